@@ -1,0 +1,102 @@
+//! Who asks, and the gates a request passes: authentication, authorization, admission. The laws behind them live in `kinds`.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use api::Status;
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::{engine::Engine, kind::Ctx};
+
+/// A user as the authenticator found it (`user.Info`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct User {
+    pub name: String,
+    pub uid: String,
+    pub groups: Vec<String>,
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+/// What the transport knows of the other end: put into the request's extensions by the TLS acceptor (from the verified client
+/// certificate) or by an in-process caller, which thereby passes the same gates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Common name and organizations of the verified client certificate.
+    pub certificate: Option<User>,
+    pub address: Option<std::net::SocketAddr>,
+}
+
+/// What is asked, as authorizers and admission see it (`authorizer.Attributes`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attributes {
+    pub user: User,
+    pub verb: String,
+    pub resource_request: bool,
+    pub group: String,
+    pub version: String,
+    pub resource: String,
+    pub subresource: String,
+    pub namespace: String,
+    pub name: String,
+    /// The URL's path, for requests that are about no resource.
+    pub path: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    Allow(String),
+    Deny(String),
+    NoOpinion(String),
+}
+
+/// A bearer token -> user. `Ok(None)`: not one of ours, ask the next.
+#[async_trait]
+pub trait Authenticator: Send + Sync {
+    async fn token(&self, engine: &Arc<Engine>, token: &str, audiences: &[String]) -> Result<Option<User>, Status>;
+}
+
+/// May this be done? Asked in order; the first that allows or denies has the word. Synchronous: it answers from memory.
+pub trait Authorizer: Send + Sync {
+    fn authorize(&self, attributes: &Attributes) -> Decision;
+    /// Called once before serving: the authorizer subscribes to what it must know ([`Engine::on_change`]).
+    fn start(&self, _engine: &Arc<Engine>) {}
+}
+
+/// What admission looks at.
+pub struct Review<'a> {
+    pub ctx: &'a Ctx<'a>,
+    pub operation: Operation,
+    /// The new object (for a subresource action its body); `None` on delete.
+    pub object: Option<&'a mut Value>,
+    pub old: Option<&'a Value>,
+    /// DeleteOptions, CreateOptions, ... as sent.
+    pub options: &'a Value,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Create,
+    Update,
+    Delete,
+    Connect,
+}
+
+/// One admission plugin. `admit` may change the object; `validate` runs when all have. A refusal is a 403 in upstream's words.
+#[async_trait]
+pub trait Admission: Send + Sync {
+    fn name(&self) -> &'static str;
+    async fn admit(&self, _review: &mut Review<'_>) -> Result<(), Status> {
+        Ok(())
+    }
+    async fn validate(&self, _review: &mut Review<'_>) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+/// The gates, in order.
+#[derive(Clone, Default)]
+pub struct Gates {
+    pub authenticators: Vec<Arc<dyn Authenticator>>,
+    pub authorizers: Vec<Arc<dyn Authorizer>>,
+    pub admission: Vec<Arc<dyn Admission>>,
+}

@@ -1,0 +1,265 @@
+//! What the engine knows of a kind: names, scope, verbs, columns, and its law. One value per kind and version, built-in or custom.
+
+use std::{borrow::Cow, sync::Arc};
+
+use api::{GroupResource, Gvk, Status, causes::Causes, time::Timestamp};
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::{engine::Engine, identity::User};
+
+pub type Name = Cow<'static, str>;
+pub type Names = Cow<'static, [&'static str]>;
+
+/// One kind in one version, as served under `/apis/<group>/<version>/<plural>`.
+pub struct Kind {
+    pub group: Name,
+    pub version: Name,
+    pub kind: Name,
+    pub plural: Name,
+    pub singular: Name,
+    pub short_names: Names,
+    pub categories: Names,
+    pub scope: Scope,
+    /// Of `create delete deletecollection get list patch update watch`, those that are served.
+    pub verbs: Names,
+    pub storage: Storage,
+    pub subresources: Vec<Subresource>,
+    /// Table columns after which [`Law::cells`] fills the rows.
+    pub columns: Cow<'static, [Column]>,
+    /// Fields that a field selector may name, besides `metadata.name` and `metadata.namespace`.
+    pub fields: Cow<'static, [Field]>,
+    /// The definition's name in the OpenAPI document: `io.k8s.api.core.v1.Pod`.
+    pub schema: Name,
+    /// True where `metadata.generation` starts at 1 and rises with each change of anything but metadata and status.
+    pub generation: bool,
+    pub law: Arc<dyn Law>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Namespaced,
+    Cluster,
+}
+
+/// Where objects of the kind are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// Under `/registry/<prefix>/[<namespace>/]<name>`, as this group, version and kind. `ttl_seconds` deletes them that long after their last write.
+    Kept { prefix: Name, ttl_seconds: Option<u64> },
+    /// Kept as another kind of the table (`group`, `version`, `plural`); [`Law::to_storage`] and [`Law::from_storage`] convert.
+    As { group: Name, version: Name, plural: Name },
+    /// Only answered (reviews): [`Law::answer`] makes the reply of a create.
+    Nowhere,
+}
+
+pub struct Subresource {
+    pub name: Name,
+    /// Kind of the body in discovery, with its group and version where they differ from the parent's.
+    pub body: Gvk,
+    pub verbs: Names,
+    pub handler: Handler,
+}
+
+pub enum Handler {
+    /// get, update, patch of the whole object, of which only `status` (and what the law lets pass) is taken.
+    Status,
+    /// `autoscaling/v1` Scale over the paths given.
+    Scale(ScalePaths),
+    /// get/update/patch of the whole object in the law's own way (e.g. `finalize`, `approval`): [`Law::prepare_subresource`].
+    Object,
+    /// create of a body that is not the object itself: binding, eviction, token.
+    Action(Arc<dyn Action>),
+    /// A stream to or through a node: log, exec, attach, portforward, proxy.
+    Connect(Arc<dyn Connect>),
+}
+
+/// JSON pointers (`/spec/replicas`); the selector is a label selector or a map.
+#[derive(Clone, Debug)]
+pub struct ScalePaths {
+    pub spec_replicas: &'static str,
+    pub status_replicas: &'static str,
+    pub selector: &'static str,
+}
+
+/// A column of a server-side Table (`metav1.TableColumnDefinition`). `priority` above 0 shows with `-o wide` only.
+#[derive(Clone, Debug)]
+pub struct Column {
+    pub name: Name,
+    /// `string`, `integer`, `date`, ...
+    pub typ: &'static str,
+    /// `name` for the first column, else empty.
+    pub format: &'static str,
+    pub description: Name,
+    pub priority: i32,
+}
+
+/// A field selector's field: where its value stands. Absent reads as `default`.
+#[derive(Clone, Debug)]
+pub struct Field {
+    pub label: Name,
+    /// JSON pointer.
+    pub pointer: Name,
+    pub default: &'static str,
+}
+
+/// What a write is about. Handed to the law's hooks.
+pub struct Ctx<'a> {
+    pub engine: &'a Arc<Engine>,
+    pub kind: &'a Arc<Kind>,
+    pub user: &'a User,
+    pub namespace: &'a str,
+    pub name: &'a str,
+    /// Empty, or the subresource's name.
+    pub subresource: &'a str,
+    pub now: Timestamp,
+    pub dry_run: bool,
+}
+
+/// How an object goes when it is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grace {
+    /// At once (finalizers apart).
+    Now,
+    /// Marked with `deletionTimestamp` and `deletionGracePeriodSeconds`; somebody deletes it again with 0.
+    Seconds(i64),
+}
+
+/// The law of one kind: a unit struct in one file of `kinds`. Every hook has the default that most kinds want.
+///
+/// The order of a write is: decode, `default`, mutating admission, `prepare_*`, `validate*`, validating admission, `allocate`, store.
+#[async_trait]
+pub trait Law: Send + Sync {
+    /// Fills in upstream's defaults. Idempotent; also run on what is read in an older shape.
+    fn default(&self, _object: &mut Value) {}
+
+    /// Strategy's `PrepareForCreate`: drops what a creator may not set (the engine has already emptied `status` where a status subresource exists).
+    fn prepare_create(&self, _ctx: &Ctx<'_>, _object: &mut Value) {}
+
+    /// Strategy's `PrepareForUpdate` (the engine has already carried `status` over where a status subresource exists).
+    fn prepare_update(&self, _ctx: &Ctx<'_>, _new: &mut Value, _old: &Value) {}
+
+    /// The same for the subresource `ctx.subresource`. For `status` the engine has already carried over all but `status` and `metadata`.
+    fn prepare_subresource(&self, _ctx: &Ctx<'_>, _new: &mut Value, _old: &Value) {}
+
+    /// How `metadata.name` must look; `None` if it is well-formed. Default: a DNS subdomain.
+    fn name_error(&self, name: &str) -> Option<String> {
+        crate::names::subdomain_error(name)
+    }
+
+    fn validate(&self, _object: &Value, _causes: &mut Causes) {}
+
+    /// Runs after [`Law::validate`] of the new object.
+    fn validate_update(&self, _new: &Value, _old: &Value, _causes: &mut Causes) {}
+
+    /// Instead of the two above, for a write to `subresource`.
+    fn validate_subresource(&self, _subresource: &str, _new: &Value, _old: &Value, _causes: &mut Causes) {}
+
+    /// Texts for `Warning` headers.
+    fn warnings(&self, _new: &Value, _old: Option<&Value>) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Whether an update to a missing object creates it (`AllowCreateOnUpdate`).
+    fn create_on_update(&self) -> bool {
+        false
+    }
+
+    /// Whether an update may leave out `resourceVersion` (`AllowUnconditionalUpdate`).
+    fn unconditional_update(&self) -> bool {
+        true
+    }
+
+    /// Last step before the store: claims what must be unique in the cluster (addresses, ports). `object` may still be filled in.
+    async fn allocate(&self, _ctx: &Ctx<'_>, _object: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
+        Ok(())
+    }
+
+    /// Gives back what `allocate` claimed: after a deletion, or after the store refused the write.
+    async fn release(&self, _ctx: &Ctx<'_>, _object: &Value) {}
+
+    /// How a deletion with `requested` seconds goes.
+    fn grace(&self, _object: &Value, _requested: Option<i64>) -> Grace {
+        Grace::Now
+    }
+
+    /// Called as the object is first marked for deletion, before it is stored so (e.g. a phase becomes Terminating).
+    fn begin_delete(&self, _ctx: &Ctx<'_>, _object: &mut Value) {}
+
+    /// Whether the object must stay although it has no metadata finalizers (e.g. a finalizer list in its spec).
+    fn holds_deletion(&self, _object: &Value) -> bool {
+        false
+    }
+
+    /// Whether dependents are orphaned where the deleter does not say (`DefaultGarbageCollectionPolicy`).
+    fn orphans_by_default(&self) -> bool {
+        false
+    }
+
+    /// The table cells of one object, one per column.
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value>;
+
+    /// Storage form -> this version's form, for [`Storage::As`].
+    fn from_storage(&self, object: Value) -> Value {
+        object
+    }
+
+    fn to_storage(&self, object: Value) -> Value {
+        object
+    }
+
+    /// The reply to a create of a kind that is kept nowhere.
+    async fn answer(&self, ctx: &Ctx<'_>, _object: Value) -> Result<Value, Status> {
+        Err(Status::method_not_allowed(&ctx.kind.group_resource(), "create"))
+    }
+}
+
+/// A create on a subresource whose body is another kind. Returns the reply's body and its HTTP status (201 most often).
+#[async_trait]
+pub trait Action: Send + Sync {
+    async fn run(&self, ctx: &Ctx<'_>, body: Value) -> Result<(u16, Value), Status>;
+}
+
+/// Where a streaming subresource leads.
+#[async_trait]
+pub trait Connect: Send + Sync {
+    /// `path` is what follows the subresource in the URL (proxy only), `query` the raw query string.
+    async fn target(&self, ctx: &Ctx<'_>, path: &str, query: &str) -> Result<Target, Status>;
+}
+
+/// The other end of a connect: the engine forwards the request there, upgrades and all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// `https` (the node's agent, with our client certificate), `http`.
+    pub scheme: &'static str,
+    pub host: String,
+    pub port: u16,
+    /// With the query string.
+    pub path_and_query: String,
+    /// Whether the peer is a node agent (its serving certificate is checked against our CA, ours is shown).
+    pub node_agent: bool,
+    /// For `proxy`: the path prefix that redirects and links are rewritten to; `None` otherwise.
+    pub rewrite_prefix: Option<String>,
+}
+
+impl Kind {
+    pub fn gvk(&self) -> Gvk {
+        Gvk::new(&self.group, &self.version, &self.kind)
+    }
+
+    pub fn group_resource(&self) -> GroupResource {
+        GroupResource::new(&self.group, &self.plural)
+    }
+
+    pub fn api_version(&self) -> String {
+        api::names::api_version(&self.group, &self.version)
+    }
+
+    pub fn list_kind(&self) -> String {
+        format!("{}List", self.kind)
+    }
+
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|s| s.name == name)
+    }
+}

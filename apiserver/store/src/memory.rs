@@ -1,0 +1,1 @@
+//! The memory back end: to be written by the store's owner.

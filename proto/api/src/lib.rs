@@ -1,0 +1,17 @@
+//! The words of the house: what crosses a wire, and nothing that decides.
+//!
+//! Kubernetes' own types come from `k8s-openapi` and are re-exported as [`k8s`]; this crate adds the few that are not generated:
+//! status errors, field causes, selectors, quantities, names, and the task group that every room runs its tasks in.
+
+pub mod causes;
+pub mod human;
+pub mod names;
+pub mod quantity;
+pub mod selector;
+pub mod status;
+pub mod task;
+pub mod time;
+
+pub use k8s_openapi as k8s;
+pub use names::{GroupResource, Gvk, Gvr, Key};
+pub use status::{Status, StatusResult};

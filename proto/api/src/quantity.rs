@@ -1,0 +1,244 @@
+//! Quantities: `100m`, `1.5Gi`, `2e3` -> exact numbers, and back into canonical form.
+//!
+//! Source: apimachinery `pkg/api/resource/quantity.go`. Values are kept in nano-units (10^-9) of an `i128`, which holds every value upstream keeps.
+
+use std::fmt;
+
+/// The regular expression that upstream's error message quotes.
+pub const RULE: &str = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+
+const NANO: i128 = 1_000_000_000;
+
+/// A number with the suffix family it was written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quantity {
+    nano: i128,
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Binary,
+    Decimal,
+    Exponent,
+}
+
+impl Quantity {
+    /// # Errors
+    /// [`RULE`], where the text is no quantity.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let end = text.find(|c: char| !(c.is_ascii_digit() || "+-.".contains(c))).unwrap_or(text.len());
+        let (number, suffix) = text.split_at(end);
+        let (multiplier, divisor, format) = scale(suffix).ok_or(RULE)?;
+        let nano = decimal_nano(number, multiplier, divisor).ok_or(RULE)?;
+        Ok(Self { nano, format })
+    }
+
+    pub fn from_units(units: i64) -> Self {
+        Self { nano: i128::from(units) * NANO, format: Format::Decimal }
+    }
+
+    pub fn from_bytes(bytes: i64) -> Self {
+        Self { nano: i128::from(bytes) * NANO, format: Format::Binary }
+    }
+
+    pub fn from_milli(milli: i64) -> Self {
+        Self { nano: i128::from(milli) * 1_000_000, format: Format::Decimal }
+    }
+
+    /// Whole units, rounded up (upstream's `Value`), saturating.
+    pub fn units(self) -> i64 {
+        saturate(ceil_div(self.nano, NANO))
+    }
+
+    /// Thousandths, rounded up (upstream's `MilliValue`), saturating.
+    pub fn milli(self) -> i64 {
+        saturate(ceil_div(self.nano, 1_000_000))
+    }
+
+    pub fn is_negative(self) -> bool {
+        self.nano < 0
+    }
+
+    pub fn is_zero(self) -> bool {
+        self.nano == 0
+    }
+
+    /// Keeps this one's format.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self { nano: self.nano.saturating_add(other.nano), format: self.format }
+    }
+
+    #[must_use]
+    pub fn minus(self, other: Self) -> Self {
+        Self { nano: self.nano.saturating_sub(other.nano), format: self.format }
+    }
+}
+
+impl PartialOrd for Quantity {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.nano.cmp(&other.nano))
+    }
+}
+
+/// Canonical form: no fraction, the largest suffix that keeps it exact.
+impl fmt::Display for Quantity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Upstream falls back to decimal where a binary number is below 1Ki or not whole.
+        if self.format == Format::Binary && self.nano.abs() >= 1024 * NANO && self.nano % NANO == 0 {
+            return binary(f, self.nano / NANO);
+        }
+        decimal(f, self.nano, self.format == Format::Exponent)
+    }
+}
+
+fn binary(f: &mut fmt::Formatter<'_>, units: i128) -> fmt::Result {
+    let (mut value, mut index) = (units, 0);
+    let suffixes = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    while value % 1024 == 0 && value != 0 && index + 1 < suffixes.len() {
+        value /= 1024;
+        index += 1;
+    }
+    write!(f, "{value}{}", suffixes[index])
+}
+
+fn decimal(f: &mut fmt::Formatter<'_>, nano: i128, exponent: bool) -> fmt::Result {
+    if nano == 0 {
+        return f.write_str("0");
+    }
+    let (mut value, mut power) = (nano, -9);
+    while value % 1000 == 0 && power < 18 {
+        value /= 1000;
+        power += 3;
+    }
+    if exponent {
+        return if power == 0 { write!(f, "{value}") } else { write!(f, "{value}e{power}") };
+    }
+    let suffix = match power {
+        -9 => "n",
+        -6 => "u",
+        -3 => "m",
+        0 => "",
+        3 => "k",
+        6 => "M",
+        9 => "G",
+        12 => "T",
+        15 => "P",
+        _ => "E",
+    };
+    write!(f, "{value}{suffix}")
+}
+
+/// Suffix -> (multiplier, divisor, family).
+fn scale(suffix: &str) -> Option<(i128, i128, Format)> {
+    let decimal = |m: i128, d: i128| Some((m, d, Format::Decimal));
+    match suffix {
+        "n" => decimal(1, NANO),
+        "u" => decimal(1, 1_000_000),
+        "m" => decimal(1, 1000),
+        "" => decimal(1, 1),
+        "k" => decimal(1000, 1),
+        "M" => decimal(1_000_000, 1),
+        "G" => decimal(NANO, 1),
+        "T" => decimal(1000 * NANO, 1),
+        "P" => decimal(1_000_000 * NANO, 1),
+        "E" => decimal(NANO * NANO, 1),
+        "Ki" => Some((1 << 10, 1, Format::Binary)),
+        "Mi" => Some((1 << 20, 1, Format::Binary)),
+        "Gi" => Some((1 << 30, 1, Format::Binary)),
+        "Ti" => Some((1 << 40, 1, Format::Binary)),
+        "Pi" => Some((1 << 50, 1, Format::Binary)),
+        "Ei" => Some((1 << 60, 1, Format::Binary)),
+        _ => exponent(suffix),
+    }
+}
+
+fn exponent(suffix: &str) -> Option<(i128, i128, Format)> {
+    let power: i32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
+    if !(-9..=18).contains(&power) {
+        return None;
+    }
+    let size = 10i128.checked_pow(power.unsigned_abs())?;
+    Some(if power < 0 { (1, size, Format::Exponent) } else { (size, 1, Format::Exponent) })
+}
+
+/// Fractions finer than a nano round up, away from zero, as upstream's parser does; too large saturates.
+fn decimal_nano(number: &str, multiplier: i128, divisor: i128) -> Option<i128> {
+    let (negative, digits) = match number.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, number.strip_prefix('+').unwrap_or(number)),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let plain = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
+    if (whole.is_empty() && fraction.is_empty()) || !plain(whole) || !plain(fraction) {
+        return None;
+    }
+    let mut value = parse_saturating(whole).saturating_mul(NANO).saturating_mul(multiplier);
+    let shown = fraction.get(..fraction.len().min(18)).unwrap_or("");
+    let unit = 10i128.pow(u32::try_from(shown.len()).ok()?);
+    let part = parse_saturating(shown).saturating_mul(NANO).saturating_mul(multiplier);
+    value = value.saturating_add(ceil_div(part, unit));
+    value = ceil_div(value, divisor).min(i128::from(i64::MAX).saturating_mul(NANO));
+    Some(if negative { -value } else { value })
+}
+
+fn parse_saturating(digits: &str) -> i128 {
+    let digits = digits.trim_start_matches('0');
+    match digits.len() {
+        0 => 0,
+        1..=27 => digits.parse().unwrap_or(0),
+        _ => i128::from(i64::MAX),
+    }
+}
+
+fn ceil_div(value: i128, by: i128) -> i128 {
+    let (quotient, rest) = (value / by, value % by);
+    if rest > 0 { quotient + 1 } else { quotient }
+}
+
+fn saturate(value: i128) -> i64 {
+    i64::try_from(value).unwrap_or(if value < 0 { i64::MIN } else { i64::MAX })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn canonical_forms() {
+        let cases = [
+            ("1", "1"),
+            ("1000m", "1"),
+            ("1500m", "1500m"),
+            ("1.5", "1500m"),
+            ("0.1", "100m"),
+            ("1024Ki", "1Mi"),
+            ("1.5Gi", "1536Mi"),
+            ("100M", "100M"),
+            ("1e3", "1e3"),
+            ("1000", "1k"),
+            ("0", "0"),
+            ("-5", "-5"),
+            ("0.5Ki", "512"),
+            ("12E", "9223372036854775807"),
+        ];
+        for (text, canonical) in cases {
+            assert_eq!(Quantity::parse(text).unwrap().to_string(), canonical, "{text}");
+        }
+    }
+
+    #[test]
+    fn values_round_up() {
+        assert_eq!(Quantity::parse("1500m").unwrap().units(), 2);
+        assert_eq!(Quantity::parse("1u").unwrap().milli(), 1);
+        assert_eq!(Quantity::parse("64Mi").unwrap().units(), 64 << 20);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for bad in ["", "x", "1x", "1 Gi", "--1", "1.2.3", "m", ".", "1e", "1e99", "１"] {
+            assert!(Quantity::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

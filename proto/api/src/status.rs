@@ -1,0 +1,188 @@
+//! Errors as Kubernetes gives them: a `metav1.Status` with code, reason, message and details.
+//!
+//! Source: apimachinery `pkg/api/errors/errors.go`.
+
+use std::fmt;
+
+use serde_json::{Map, Value, json};
+
+use crate::{Gvk, causes::Causes, names::GroupResource};
+
+/// An API failure. `code` is the HTTP status; `body` renders the whole `metav1.Status`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Status {
+    pub code: u16,
+    pub reason: &'static str,
+    pub message: String,
+    pub details: Map<String, Value>,
+}
+
+pub type StatusResult<T> = Result<T, Status>;
+
+impl Status {
+    pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { code, reason, message: message.into(), details: Map::new() }
+    }
+
+    pub fn not_found(gr: &GroupResource, name: &str) -> Self {
+        Self::new(404, "NotFound", format!("{gr} {name:?} not found")).about(gr, name)
+    }
+
+    pub fn already_exists(gr: &GroupResource, name: &str) -> Self {
+        Self::new(409, "AlreadyExists", format!("{gr} {name:?} already exists")).about(gr, name)
+    }
+
+    pub fn conflict(gr: &GroupResource, name: &str, why: &str) -> Self {
+        let message = format!("Operation cannot be fulfilled on {gr} {name:?}: {why}");
+        Self::new(409, "Conflict", message).about(gr, name)
+    }
+
+    /// The message of a stale `resourceVersion`.
+    pub fn stale(gr: &GroupResource, name: &str) -> Self {
+        let why = "the object has been modified; please apply your changes to the latest version and try again";
+        Self::conflict(gr, name, why)
+    }
+
+    pub fn forbidden(gr: &GroupResource, name: &str, why: &str) -> Self {
+        let message = match (gr.resource.is_empty(), name.is_empty()) {
+            (true, _) => format!("forbidden: {why}"),
+            (_, true) => format!("{gr} is forbidden: {why}"),
+            _ => format!("{gr} {name:?} is forbidden: {why}"),
+        };
+        Self::new(403, "Forbidden", message).about(gr, name)
+    }
+
+    /// 422 with every cause. `gvk.kind` and group are what `details` names.
+    pub fn invalid(gvk: &Gvk, name: &str, causes: &Causes) -> Self {
+        let texts: Vec<String> = causes.0.iter().map(|c| c.text()).collect();
+        let what = if texts.len() == 1 { texts[0].clone() } else { format!("[{}]", texts.join(", ")) };
+        let qualified = if gvk.group.is_empty() { gvk.kind.clone() } else { format!("{}.{}", gvk.kind, gvk.group) };
+        let mut status = Self::new(422, "Invalid", format!("{qualified} {name:?} is invalid: {what}"));
+        status.detail("name", name).detail("group", gvk.group.as_str()).detail("kind", gvk.kind.as_str());
+        let causes: Vec<Value> =
+            causes.0.iter().map(|c| json!({"reason": c.reason.word(), "message": c.message, "field": c.field})).collect();
+        status.details.insert("causes".into(), Value::Array(causes));
+        status
+    }
+
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(400, "BadRequest", message)
+    }
+
+    pub fn unauthorized() -> Self {
+        Self::new(401, "Unauthorized", "Unauthorized")
+    }
+
+    pub fn method_not_allowed(gr: &GroupResource, action: &str) -> Self {
+        let message = format!("{action} is not supported on resources of kind \"{gr}\"");
+        Self::new(405, "MethodNotAllowed", message).about(gr, "")
+    }
+
+    /// No such path or resource: the body upstream sends for an unknown URL.
+    pub fn no_such_path() -> Self {
+        Self::new(404, "NotFound", "the server could not find the requested resource")
+    }
+
+    pub fn gone(message: impl Into<String>) -> Self {
+        Self::new(410, "Expired", message)
+    }
+
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Self::new(413, "RequestEntityTooLarge", message)
+    }
+
+    pub fn not_acceptable(accepted: &[&str]) -> Self {
+        let message = format!("only the following media types are accepted: {}", accepted.join(", "));
+        Self::new(406, "NotAcceptable", message)
+    }
+
+    pub fn unsupported_media_type(accepted: &[&str]) -> Self {
+        let message = format!("the body of the request was in an unknown format - accepted media types include: {}", accepted.join(", "));
+        Self::new(415, "UnsupportedMediaType", message)
+    }
+
+    pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Self {
+        let mut status = Self::new(429, "TooManyRequests", message);
+        status.detail("retryAfterSeconds", retry_after_seconds);
+        status
+    }
+
+    pub fn internal(message: impl fmt::Display) -> Self {
+        Self::new(500, "InternalError", format!("Internal error occurred: {message}"))
+    }
+
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(503, "ServiceUnavailable", message)
+    }
+
+    pub fn timeout(message: impl Into<String>) -> Self {
+        Self::new(504, "Timeout", message)
+    }
+
+    /// Sets one key of `details`.
+    pub fn detail(&mut self, key: &str, value: impl Into<Value>) -> &mut Self {
+        self.details.insert(key.into(), value.into());
+        self
+    }
+
+    /// Adds a cause to `details.causes`.
+    pub fn cause(mut self, reason: &str, message: &str, field: &str) -> Self {
+        let cause = json!({"reason": reason, "message": message, "field": field});
+        if let Value::Array(list) = self.details.entry("causes").or_insert_with(|| json!([])) {
+            list.push(cause);
+        }
+        self
+    }
+
+    /// The `metav1.Status` object.
+    pub fn body(&self) -> Value {
+        let mut body = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": self.message, "reason": self.reason,
+        });
+        if !self.details.is_empty() {
+            body["details"] = Value::Object(self.details.clone());
+        }
+        body["code"] = self.code.into();
+        body
+    }
+
+    fn about(mut self, gr: &GroupResource, name: &str) -> Self {
+        for (key, value) in [("name", name), ("group", &gr.group), ("kind", &gr.resource)] {
+            if !value.is_empty() {
+                self.detail(key, value);
+            }
+        }
+        self
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Status {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn not_found_names_the_resource_with_its_group() {
+        let status = Status::not_found(&GroupResource::new("apps", "deployments"), "web");
+        assert_eq!(status.message, r#"deployments.apps "web" not found"#);
+        assert_eq!(status.body()["details"], json!({"name": "web", "group": "apps", "kind": "deployments"}));
+    }
+
+    #[test]
+    fn invalid_lists_every_cause() {
+        let mut causes = Causes::default();
+        causes.required("spec.a", "");
+        causes.required("spec.b", "");
+        let status = Status::invalid(&Gvk::new("", "v1", "Pod"), "x", &causes);
+        assert_eq!(status.message, r#"Pod "x" is invalid: [spec.a: Required value, spec.b: Required value]"#);
+        assert_eq!(status.body()["details"]["causes"].as_array().map(Vec::len), Some(2));
+    }
+}

@@ -1,1 +1,10 @@
-//! TODO
+//! The one way in, for our own rooms: a `kube::Client` over an in-process service or TLS, and caches that rooms share.
+//!
+//! Rooms never open the store and never call each other: they read [`Cache`]s and write through the client.
+
+mod cache;
+mod events;
+
+pub use cache::{Cache, Caches, Object};
+pub use events::Recorder;
+pub use kube;

@@ -81,6 +81,18 @@ impl Engine {
     pub async fn delete(self: &Arc<Self>, _gr: &GroupResource, _key: &Key, _options: Value, _user: &User) -> Result<(), Status> {
         todo!()
     }
+    /// Adds a server of non-resource paths. Sites are asked in the order they were mounted.
+    pub fn mount(&self, _site: Arc<dyn crate::site::Site>) {
+        todo!()
+    }
+    /// Gives the engine the shapes of its kinds; before it serves.
+    pub fn set_schemas(&self, _schemas: Arc<dyn crate::decode::Schemas>) {
+        todo!()
+    }
+    /// Resolves once everything that was in the store is in the caches.
+    pub async fn ready(&self) {
+        todo!()
+    }
     /// May `user` do this? Asks the authorizers in order.
     pub fn authorize(&self, _attributes: &crate::identity::Attributes) -> crate::identity::Decision {
         todo!()

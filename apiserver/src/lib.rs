@@ -1,6 +1,17 @@
 //! The engine: a request in, law applied, stored. Names no kind.
 
+pub mod body;
+pub mod certs;
+pub mod connect;
+pub mod decode;
 pub mod engine;
+pub mod health;
 pub mod identity;
 pub mod kind;
+pub mod metrics;
 pub mod names;
+pub mod serve;
+pub mod site;
+pub mod tls;
+pub mod version;
+pub mod wire;

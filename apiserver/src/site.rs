@@ -1,0 +1,16 @@
+//! Paths that are about no resource: health, version, metrics, discovery, OpenAPI. Each is a site; the front door asks them in turn.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use http::request::Parts;
+
+use crate::{engine::Engine, identity::User, body::Response};
+
+/// Serves some of the non-resource paths. Asked after authentication and authorization (`nonResourceURLs`), in the order of
+/// [`Engine::mount`]. `request.uri.path()` is the path as sent.
+#[async_trait]
+pub trait Site: Send + Sync {
+    /// `None`: the path is not of this site.
+    async fn serve(&self, engine: &Arc<Engine>, request: &Parts, user: &User) -> Option<Response>;
+}

@@ -1,0 +1,35 @@
+//! The few replies that everybody makes.
+
+use api::Status;
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use serde_json::Value;
+
+use crate::body::{Body, Response, full};
+
+pub fn reply(code: StatusCode, media_type: &'static str, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}
+
+pub fn json(code: StatusCode, value: &Value) -> Response {
+    reply(code, "application/json", full(value.to_string()))
+}
+
+pub fn text(code: StatusCode, words: impl Into<Bytes>) -> Response {
+    let mut response = reply(code, "text/plain; charset=utf-8", full(words));
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// The reply to a failed request: the `metav1.Status` as JSON, with `Retry-After` where it says so.
+pub fn refusal(status: &Status) -> Response {
+    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = json(code, &status.body());
+    if let Some(seconds) = status.details.get("retryAfterSeconds").and_then(Value::as_u64) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}

@@ -1,0 +1,128 @@
+//! A socket -> a runtime to call: one connection shared by all callers, one method for each call we make.
+
+use std::{path::Path, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::{
+    Streaming,
+    transport::{Channel, Endpoint, Uri},
+};
+
+use crate::{
+    call::{Error, Result, within},
+    generated::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient, *},
+};
+
+/// Looking: lists, statuses. Upstream gives every call two minutes; a list that takes longer than this has hung.
+const LOOK: Duration = Duration::from_secs(30);
+/// Changing something: creating, starting, removing.
+const CHANGE: Duration = Duration::from_secs(120);
+/// Making a sandbox: as upstream, twice as long, since the network plugin runs within it.
+const SANDBOX: Duration = Duration::from_secs(240);
+/// Pulling an image: the runtime cuts pulls without progress by itself.
+const PULL: Duration = Duration::from_secs(3600);
+/// What a call with a timeout of its own gets on top of it.
+const GRACE: Duration = Duration::from_secs(30);
+/// Answers grow with the number of containers and with what a command prints (capped at 16 MiB for each stream).
+const MESSAGE_BYTES_MAX: usize = 40 << 20;
+
+/// Container life-cycle events as they happen; ends with an error when the runtime goes.
+pub type Events = Streaming<ContainerEventResponse>;
+
+/// A container runtime. Clones share one connection, which is made at the first call and again whenever it broke.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    runtime: RuntimeServiceClient<Channel>,
+    images: ImageServiceClient<Channel>,
+}
+
+macro_rules! calls {
+    ($($(#[$doc:meta])* $name:ident: $service:ident.$method:ident($request:ident) -> $response:ident within $after:expr;)*) => {
+        impl Runtime {
+            $(
+                $(#[$doc])*
+                pub async fn $name(&self, request: $request) -> Result<$response> {
+                    let mut service = self.$service.clone();
+                    within(stringify!($method), $after, request, |r| async move { service.$name(r).await }).await
+                }
+            )*
+        }
+    };
+}
+
+calls! {
+    version: runtime.Version(VersionRequest) -> VersionResponse within LOOK;
+    status: runtime.Status(StatusRequest) -> StatusResponse within LOOK;
+    runtime_config: runtime.RuntimeConfig(RuntimeConfigRequest) -> RuntimeConfigResponse within LOOK;
+    update_runtime_config: runtime.UpdateRuntimeConfig(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse within CHANGE;
+    run_pod_sandbox: runtime.RunPodSandbox(RunPodSandboxRequest) -> RunPodSandboxResponse within SANDBOX;
+    stop_pod_sandbox: runtime.StopPodSandbox(StopPodSandboxRequest) -> StopPodSandboxResponse within CHANGE;
+    remove_pod_sandbox: runtime.RemovePodSandbox(RemovePodSandboxRequest) -> RemovePodSandboxResponse within CHANGE;
+    pod_sandbox_status: runtime.PodSandboxStatus(PodSandboxStatusRequest) -> PodSandboxStatusResponse within LOOK;
+    list_pod_sandbox: runtime.ListPodSandbox(ListPodSandboxRequest) -> ListPodSandboxResponse within LOOK;
+    create_container: runtime.CreateContainer(CreateContainerRequest) -> CreateContainerResponse within CHANGE;
+    start_container: runtime.StartContainer(StartContainerRequest) -> StartContainerResponse within CHANGE;
+    remove_container: runtime.RemoveContainer(RemoveContainerRequest) -> RemoveContainerResponse within CHANGE;
+    list_containers: runtime.ListContainers(ListContainersRequest) -> ListContainersResponse within LOOK;
+    container_status: runtime.ContainerStatus(ContainerStatusRequest) -> ContainerStatusResponse within LOOK;
+    update_container_resources: runtime.UpdateContainerResources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse within CHANGE;
+    reopen_container_log: runtime.ReopenContainerLog(ReopenContainerLogRequest) -> ReopenContainerLogResponse within LOOK;
+    /// The address at which the runtime's streaming server serves this one exec.
+    exec: runtime.Exec(ExecRequest) -> ExecResponse within LOOK;
+    attach: runtime.Attach(AttachRequest) -> AttachResponse within LOOK;
+    port_forward: runtime.PortForward(PortForwardRequest) -> PortForwardResponse within LOOK;
+    container_stats: runtime.ContainerStats(ContainerStatsRequest) -> ContainerStatsResponse within LOOK;
+    list_container_stats: runtime.ListContainerStats(ListContainerStatsRequest) -> ListContainerStatsResponse within LOOK;
+    pod_sandbox_stats: runtime.PodSandboxStats(PodSandboxStatsRequest) -> PodSandboxStatsResponse within LOOK;
+    list_pod_sandbox_stats: runtime.ListPodSandboxStats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse within LOOK;
+    list_images: images.ListImages(ListImagesRequest) -> ListImagesResponse within LOOK;
+    image_status: images.ImageStatus(ImageStatusRequest) -> ImageStatusResponse within LOOK;
+    pull_image: images.PullImage(PullImageRequest) -> PullImageResponse within PULL;
+    remove_image: images.RemoveImage(RemoveImageRequest) -> RemoveImageResponse within CHANGE;
+    image_fs_info: images.ImageFsInfo(ImageFsInfoRequest) -> ImageFsInfoResponse within LOOK;
+}
+
+impl Runtime {
+    /// A runtime at `socket`. Does not connect yet; without a listener calls fail with [`Error::Unavailable`].
+    pub fn at(socket: &Path) -> Self {
+        let socket = socket.to_owned();
+        let connect = tower::service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        let channel = Endpoint::from_static("http://runtime").connect_with_connector_lazy(connect);
+        Self {
+            runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            images: ImageServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX),
+        }
+    }
+
+    /// Stops a container: its stop signal, `grace_seconds` later SIGKILL. Returns once it is dead.
+    pub async fn stop_container(&self, id: &str, grace_seconds: u32) -> Result<()> {
+        let mut service = self.runtime.clone();
+        let request = StopContainerRequest { container_id: id.into(), timeout: i64::from(grace_seconds) };
+        let after = Duration::from_secs(u64::from(grace_seconds)) + CHANGE;
+        within("StopContainer", after, request, |r| async move { service.stop_container(r).await }).await.map(drop)
+    }
+
+    /// Runs `command` to its end, killed after `limit`. Fails with [`Error::Deadline`] then.
+    pub async fn exec_sync(&self, id: &str, command: &[String], limit: Duration) -> Result<ExecSyncResponse> {
+        let mut service = self.runtime.clone();
+        let seconds = i64::try_from(limit.as_secs().max(1)).unwrap_or(i64::MAX);
+        let request = ExecSyncRequest { container_id: id.into(), cmd: command.to_vec(), timeout: seconds };
+        within("ExecSync", limit.saturating_add(GRACE), request, |r| async move { service.exec_sync(r).await }).await
+    }
+
+    /// Subscribes to container events. [`Error::Unimplemented`] on runtimes before containerd 1.7.
+    ///
+    /// Older runtimes say so only in the stream's trailers, so that the first message is waited for elsewhere: see [`Events`].
+    pub async fn events(&self) -> Result<Events> {
+        let mut service = self.runtime.clone();
+        let send = service.get_container_events(GetEventsRequest {});
+        match tokio::time::timeout(LOOK, send).await {
+            Err(_) => Err(Error::Deadline { call: "GetContainerEvents", after: LOOK }),
+            Ok(answer) => answer.map(tonic::Response::into_inner).map_err(|status| Error::from_stream(&status)),
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! What laws share: reading and editing of `Value`, field paths, name rules, label selectors, table columns and cells, and the start of a [`Kind`].
+//!
+//! - [`Read`]: `object.text("kind")`, `object.list("items")`, `object.int("port")`, ...: absent, null and wrong types all read as absent
+//!   (the engine's decoder has already refused wrong types).
+//! - [`Path`]: a field path on the stack, written out only when something is wrong: `causes.required(path.field("name"), "")`.
+//! - [`edit`]: `child`, `default_to`, `each`: for defaults and prepare hooks.
+//! - [`words`]: name rules with upstream's texts, as `Vec<String>` of what is wrong.
+//! - [`selector`]: label selectors on `Value`: validation, matching, printing; labels and annotations.
+//! - [`table`]: columns and cells: `metadata_columns`, `age`, `column`, `containers_cells`.
+//! - [`kind`], [`view`], [`unchanged`], [`not_negative`] in this file.
+
+use std::{borrow::Cow, sync::Arc};
+
+use api::{Gvk, Status, causes::Causes};
+use apiserver::kind::{Handler, Kind, Law, Scope, Storage, Subresource};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+pub mod edit;
+pub mod path;
+pub mod read;
+pub mod selector;
+pub mod table;
+pub mod words;
+
+pub use path::Path;
+pub use read::Read;
+
+/// All verbs, for [`Kind::verbs`].
+pub const ALL_VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+/// The verbs of an object-shaped subresource (`status`, `scale`).
+pub const OBJECT_VERBS: &[&str] = &["get", "patch", "update"];
+
+/// A namespaced kind with all verbs, kept under `/registry/<plural>`, with name and age columns; the caller changes what differs.
+/// `schema` is the Go package path of the OpenAPI name: `io.k8s.api.apps.v1`.
+pub fn kind(
+    group: &'static str,
+    version: &'static str,
+    name: &'static str,
+    plural: &'static str,
+    package: &str,
+    law: impl Law + 'static,
+) -> Kind {
+    Kind {
+        group: group.into(),
+        version: version.into(),
+        kind: name.into(),
+        plural: plural.into(),
+        singular: name.to_lowercase().into(),
+        short_names: Cow::Borrowed(&[]),
+        categories: Cow::Borrowed(&[]),
+        scope: Scope::Namespaced,
+        verbs: Cow::Borrowed(ALL_VERBS),
+        storage: Storage::Kept { prefix: plural.into(), ttl_seconds: None },
+        subresources: Vec::new(),
+        columns: table::metadata_columns(),
+        fields: Cow::Borrowed(&[]),
+        schema: format!("{package}.{name}").into(),
+        generation: false,
+        law: Arc::new(law),
+    }
+}
+
+/// The `status` subresource of a kind; `body` is the kind itself.
+pub fn status(group: &str, version: &str, kind: &str) -> Subresource {
+    Subresource {
+        name: "status".into(),
+        body: Gvk::new(group, version, kind),
+        verbs: Cow::Borrowed(OBJECT_VERBS),
+        handler: Handler::Status,
+    }
+}
+
+/// A typed view for the places that read a lot of an object; never stored. Fails with 400 where the types do not fit.
+///
+/// # Errors
+/// `BadRequest` with serde's text.
+pub fn view<T: DeserializeOwned>(object: &Value) -> Result<T, Status> {
+    T::deserialize(object).map_err(|e| Status::bad_request(e.to_string()))
+}
+
+/// `field is immutable` unless both are equal (absent, null and empty are the same).
+pub fn unchanged(new: Option<&Value>, old: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
+    if !read::same(new, old) {
+        causes.invalid(path, new.cloned().unwrap_or(Value::Null), "field is immutable");
+    }
+}
+
+/// `must be greater than or equal to 0` for a number below.
+pub fn not_negative(value: Option<i64>, path: Path<'_>, causes: &mut Causes) {
+    if let Some(v) = value.filter(|v| *v < 0) {
+        causes.invalid(path, v, "must be greater than or equal to 0");
+    }
+}
+
+/// One `Invalid` cause per text of a [`words`] rule.
+pub fn well_formed(value: &str, errors: Vec<String>, path: Path<'_>, causes: &mut Causes) {
+    for error in errors {
+        causes.invalid(path, value, &error);
+    }
+}

@@ -1,0 +1,134 @@
+//! Label selectors on `Value`: are they well-formed, whom do they match, how do they print; and labels and annotations themselves.
+//!
+//! Source: apimachinery `pkg/apis/meta/v1/validation` and `pkg/apis/meta/v1/helpers.go`.
+
+use std::collections::BTreeMap;
+
+use api::{causes::Causes, selector::Labels};
+use serde_json::Value;
+
+use super::{Path, Read, words};
+
+/// `ValidateLabels`: keys are qualified names, values label values.
+pub fn labels(labels: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
+    for (key, value) in labels.and_then(Value::as_object).into_iter().flatten() {
+        super::well_formed(key, words::qualified(key), path, causes);
+        let value = value.as_str().unwrap_or("");
+        super::well_formed(value, words::label_value(value), path, causes);
+    }
+}
+
+/// `ValidateAnnotations`: keys are qualified names of any case, all together at most 256 KiB.
+pub fn annotations(annotations: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
+    let mut size = 0;
+    for (key, value) in annotations.and_then(Value::as_object).into_iter().flatten() {
+        super::well_formed(key, words::qualified(&key.to_lowercase()), path, causes);
+        size += key.len() + value.as_str().map_or(0, str::len);
+    }
+    if size > 256 << 10 {
+        causes.too_long(path, 256 << 10);
+    }
+}
+
+/// `ValidateLabelSelector` of a `metav1.LabelSelector`; absent is fine.
+pub fn well_formed(selector: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
+    labels(selector.at("matchLabels"), path.field("matchLabels"), causes);
+    let list = path.field("matchExpressions");
+    for (i, expression) in selector.list("matchExpressions").iter().enumerate() {
+        requirement(expression, list.index(i), causes);
+    }
+}
+
+/// True for an absent selector and for one without requirements.
+pub fn is_empty(selector: Option<&Value>) -> bool {
+    selector.object("matchLabels").is_none_or(|m| m.is_empty()) && selector.list("matchExpressions").is_empty()
+}
+
+/// `LabelSelectorAsSelector`: `Ok(None)` for an absent selector, which matches nothing.
+///
+/// # Errors
+/// What is wrong with it, in upstream's words.
+pub fn parse(selector: Option<&Value>) -> Result<Option<Labels>, String> {
+    use serde::Deserialize;
+    let typed = selector.map(api::k8s::apimachinery::pkg::apis::meta::v1::LabelSelector::deserialize).transpose();
+    Labels::from_selector(typed.map_err(|e| e.to_string())?.as_ref())
+}
+
+/// Whether a `metav1.LabelSelector` matches a map of labels.
+///
+/// # Errors
+/// What is wrong with the selector.
+pub fn matches(selector: Option<&Value>, labels: Option<&Value>) -> Result<bool, String> {
+    Ok(parse(selector)?.is_some_and(|s| s.matches_with(|key| labels.and_then(|l| l.get(key)).and_then(Value::as_str))))
+}
+
+/// `FormatLabelSelector`: `app=web,tier in (a,b)`; `<none>` if empty, `<error>` if it cannot be read.
+pub fn print(selector: Option<&Value>) -> String {
+    match parse(selector) {
+        Err(_) => "<error>".into(),
+        Ok(None) => "<none>".into(),
+        Ok(Some(s)) if s.is_empty() => "<none>".into(),
+        Ok(Some(s)) => s.to_string(),
+    }
+}
+
+/// `FormatLabels` of a plain map: `a=b,c=d` in the order of keys; `<none>` if empty.
+pub fn print_map(map: Option<&Value>) -> String {
+    let sorted: BTreeMap<&str, &str> =
+        map.and_then(Value::as_object).into_iter().flatten().map(|(k, v)| (k.as_str(), v.as_str().unwrap_or(""))).collect();
+    if sorted.is_empty() {
+        return "<none>".into();
+    }
+    sorted.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",")
+}
+
+fn requirement(expression: &Value, path: Path<'_>, causes: &mut Causes) {
+    let values = expression.list("values");
+    match expression.text("operator") {
+        "In" | "NotIn" if values.is_empty() => {
+            causes.required(path.field("values"), "must be specified when `operator` is 'In' or 'NotIn'");
+        }
+        "Exists" | "DoesNotExist" if !values.is_empty() => {
+            causes.forbidden(path.field("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
+        }
+        "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+        other => causes.invalid(path.field("operator"), other, "not a valid selector operator"),
+    }
+    let key = expression.text("key");
+    super::well_formed(key, words::qualified(key), path.field("key"), causes);
+    let list = path.field("values");
+    for (i, value) in values.iter().filter_map(Value::as_str).enumerate() {
+        super::well_formed(value, words::label_value(value), list.index(i), causes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::causes::Cause;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn selectors_match_and_print() {
+        let selector = json!({"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "t", "operator": "In", "values": ["b", "a"]}]});
+        assert_eq!(matches(Some(&selector), Some(&json!({"app": "web", "t": "a"}))), Ok(true));
+        assert_eq!(matches(Some(&selector), Some(&json!({"app": "web"}))), Ok(false));
+        assert_eq!(matches(None, Some(&json!({}))), Ok(false));
+        assert_eq!(print(Some(&selector)), "app=web,t in (a,b)");
+        assert_eq!(print_map(Some(&json!({"b": "2", "a": "1"}))), "a=1,b=2");
+        assert!(is_empty(Some(&json!({}))));
+    }
+
+    #[test]
+    fn malformed_selectors_have_causes() {
+        let selector =
+            json!({"matchLabels": {"a b": "ok"}, "matchExpressions": [{"key": "k", "operator": "In"}, {"key": "k", "operator": "Is"}]});
+        let mut causes = Causes::default();
+        well_formed(Some(&selector), Path::new("spec.selector"), &mut causes);
+        let fields: Vec<&str> = causes.0.iter().map(|c: &Cause| c.field.as_str()).collect();
+        let wanted =
+            ["spec.selector.matchLabels", "spec.selector.matchExpressions[0].values", "spec.selector.matchExpressions[1].operator"];
+        assert_eq!(fields, wanted);
+    }
+}

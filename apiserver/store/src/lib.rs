@@ -9,7 +9,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::Stream;
 
+mod index;
+mod local;
 pub mod memory;
+pub mod redb;
 
 /// A store revision. 0 is "before anything"; the first write makes 1 or more.
 pub type Rev = u64;

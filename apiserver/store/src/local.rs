@@ -1,0 +1,269 @@
+//! A store in this process: one writer thread; all that arrives while a commit runs joins the next.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use futures::{StreamExt, stream};
+use parking_lot::RwLock;
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::{
+    Entry, Error, Event, Events, Expect, Op, Outcome, Page, Range, Rev, Store, Txn,
+    index::{Index, Staged, TXN_BYTES_MAX},
+};
+
+/// Writes that may wait for the writer; more wait at the door.
+const QUEUE_MAX: usize = 4096;
+/// Writes that share one commit at most.
+const BATCH_MAX: usize = 1024;
+
+/// Where committed transactions are made durable.
+pub(crate) trait Disk: Send {
+    /// Makes all of `batches` durable, or none; blocks until it is so. `deadlines` holds the expiry (Unix seconds) of each key put with a TTL.
+    fn commit(&mut self, batches: &[Arc<Vec<Event>>], deadlines: &HashMap<Arc<str>, u64>) -> Result<(), Error>;
+}
+
+/// What stood on disk at the start.
+#[derive(Default)]
+pub(crate) struct Loaded {
+    pub rev: Rev,
+    pub entries: Vec<Entry>,
+    pub deadlines: HashMap<Arc<str>, u64>,
+}
+
+/// The store: an index that all read, and a queue to the one writer.
+pub struct Local {
+    index: Arc<RwLock<Index>>,
+    queue: SyncSender<Work>,
+    slots: Semaphore,
+}
+
+enum Work {
+    Write(Txn, oneshot::Sender<Result<Outcome, Error>>),
+    Close(oneshot::Sender<()>),
+}
+
+struct Writer {
+    index: Arc<RwLock<Index>>,
+    disk: Box<dyn Disk>,
+    expiry: Expiry,
+}
+
+/// Keys with a time to live, by deadline (Unix seconds).
+#[derive(Default)]
+struct Expiry {
+    by_key: HashMap<Arc<str>, u64>,
+    by_time: BTreeSet<(u64, Arc<str>)>,
+}
+
+impl Local {
+    pub(crate) fn start(disk: Box<dyn Disk>, loaded: Loaded) -> Self {
+        let index = Arc::new(RwLock::new(Index::load(loaded.entries.into_iter(), loaded.rev)));
+        let (queue, work) = sync_channel(QUEUE_MAX);
+        let mut expiry = Expiry::default();
+        loaded.deadlines.into_iter().for_each(|(key, at)| expiry.set(&key, Some(at)));
+        let writer = Writer { index: index.clone(), disk, expiry };
+        // The thread ends when the last `Local` is dropped or closed: it is the store's own, and no task of any group.
+        let started = thread::Builder::new().name("store-writer".into()).spawn(move || writer.run(&work));
+        if let Err(error) = started {
+            tracing::error!(%error, "store writer could not be started");
+        }
+        Self { index, queue, slots: Semaphore::new(QUEUE_MAX) }
+    }
+
+    async fn ask<T>(&self, work: impl FnOnce(oneshot::Sender<T>) -> Work) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        // As many slots as the queue has places: with one in hand the send below never blocks.
+        let _slot = self.slots.acquire().await.map_err(|_| closed())?;
+        self.queue.send(work(reply)).map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())
+    }
+}
+
+#[async_trait]
+impl Store for Local {
+    async fn revision(&self) -> Result<Rev, Error> {
+        Ok(self.index.read().rev())
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
+        Ok(self.index.read().get(key).cloned())
+    }
+
+    async fn range(&self, range: Range) -> Result<Page, Error> {
+        self.index.read().range(&range)
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<Outcome, Error> {
+        let size = txn.size();
+        if size > TXN_BYTES_MAX {
+            return Err(Error::TooLarge(size));
+        }
+        self.ask(|reply| Work::Write(txn, reply)).await?
+    }
+
+    async fn watch(&self, prefix: &str, after: Rev) -> Result<Events, Error> {
+        let (missed, batches) = self.index.write().watch(prefix, after)?;
+        let prefix = prefix.to_owned();
+        let first = stream::iter((!missed.is_empty()).then_some(Ok(missed)));
+        // The sender is dropped when the watcher is cut: the stream then ends, with the reason last.
+        let live = stream::unfold(Some(batches), move |batches| {
+            let prefix = prefix.clone();
+            async move {
+                let mut batches = batches?;
+                let Some(batch) = batches.recv().await else { return Some((Err(Error::Slow), None)) };
+                let events: Vec<Event> = batch.iter().filter(|e| e.key().starts_with(&prefix) && e.rev() > after).cloned().collect();
+                Some((Ok(events), Some(batches)))
+            }
+        });
+        let live = live.filter(|item| futures::future::ready(!matches!(item, Ok(events) if events.is_empty())));
+        Ok(Box::pin(first.chain(live)))
+    }
+
+    async fn compact(&self, rev: Rev) -> Result<(), Error> {
+        self.index.write().compact(rev);
+        Ok(())
+    }
+
+    async fn close(&self) {
+        // An error means that the writer has ended already.
+        let _ = self.ask(Work::Close).await;
+    }
+}
+
+impl Writer {
+    fn run(mut self, work: &Receiver<Work>) {
+        loop {
+            let first = match self.expiry.wait() {
+                None => work.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(wait) => work.recv_timeout(wait),
+            };
+            let first = match first {
+                Ok(first) => Some(first),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let batch = first.into_iter().chain(work.try_iter().take(BATCH_MAX - 1));
+            if let Some(closing) = self.carry_out(batch) {
+                self.index.write().close();
+                // Nobody waiting for the end is no error.
+                let _ = closing.send(());
+                return;
+            }
+        }
+    }
+
+    /// One commit for all of `batch`. Some: the store is to close.
+    fn carry_out(&mut self, batch: impl Iterator<Item = Work>) -> Option<oneshot::Sender<()>> {
+        let (mut staged, mut replies, mut closing) = (Staged::default(), Vec::new(), None);
+        let now = now_seconds();
+        let mut deadlines: HashMap<Arc<str>, Option<u64>> = HashMap::new();
+        {
+            let index = self.index.read();
+            for txn in self.expiry.due(now, &index) {
+                deadlines.extend(txn.deadlines(now));
+                index.stage(&mut staged, txn);
+            }
+            for work in batch {
+                match work {
+                    Work::Close(reply) => closing = Some(reply),
+                    Work::Write(txn, reply) => {
+                        let wanted = txn.deadlines(now);
+                        let outcome = index.stage(&mut staged, txn);
+                        if matches!(outcome, Outcome::Done(_)) {
+                            deadlines.extend(wanted);
+                        }
+                        replies.push((reply, outcome));
+                    }
+                }
+            }
+        }
+        let done = self.make_durable(staged, deadlines);
+        for (reply, outcome) in replies {
+            let answer = match &done {
+                Ok(()) => Ok(outcome),
+                Err(error) => Err(Error::Unavailable(error.to_string())),
+            };
+            // A caller that went away does not want to know.
+            let _ = reply.send(answer);
+        }
+        closing
+    }
+
+    fn make_durable(&mut self, staged: Staged, deadlines: HashMap<Arc<str>, Option<u64>>) -> Result<(), Error> {
+        if staged.batches.is_empty() {
+            return Ok(());
+        }
+        let lasting = deadlines.iter().filter_map(|(k, at)| at.map(|at| (k.clone(), at))).collect();
+        if let Err(error) = self.disk.commit(&staged.batches, &lasting) {
+            tracing::error!(%error, "commit failed; nothing of it was acknowledged");
+            return Err(error);
+        }
+        deadlines.into_iter().for_each(|(key, at)| self.expiry.set(&key, at));
+        self.index.write().publish(staged.batches);
+        Ok(())
+    }
+}
+
+impl Expiry {
+    fn set(&mut self, key: &Arc<str>, at: Option<u64>) {
+        if let Some(old) = self.by_key.remove(key) {
+            self.by_time.remove(&(old, key.clone()));
+        }
+        if let Some(at) = at {
+            self.by_key.insert(key.clone(), at);
+            self.by_time.insert((at, key.clone()));
+        }
+    }
+
+    /// How long until the next key is due; `None` while there is none.
+    fn wait(&self) -> Option<Duration> {
+        let (at, _) = self.by_time.first()?;
+        Some(Duration::from_secs(at.saturating_sub(now_seconds())).max(Duration::from_millis(100)))
+    }
+
+    /// Deletions of what is due. A key that was written again has another deadline by now.
+    fn due(&self, now: u64, index: &Index) -> Vec<Txn> {
+        let due = self.by_time.iter().take_while(|(at, _)| *at <= now).take(BATCH_MAX);
+        due.filter_map(|(_, key)| {
+            let entry = index.get(key)?;
+            Some(Txn { expect: vec![(key.to_string(), Expect::At(entry.rev))], ops: vec![Op::Delete { key: key.to_string() }] })
+        })
+        .collect()
+    }
+}
+
+impl Txn {
+    fn size(&self) -> usize {
+        let size = |op: &Op| match op {
+            Op::Put { key, value, .. } => key.len() + value.len(),
+            Op::Delete { key } => key.len(),
+        };
+        self.ops.iter().map(size).sum()
+    }
+
+    /// The new deadline (Unix seconds) of each key written; `None` lasts.
+    fn deadlines(&self, now: u64) -> Vec<(Arc<str>, Option<u64>)> {
+        let deadline = |op: &Op| match op {
+            Op::Put { key, ttl, .. } => (Arc::from(key.as_str()), ttl.map(|t| now + t.as_secs() + u64::from(t.subsec_nanos() > 0))),
+            Op::Delete { key } => (Arc::from(key.as_str()), None),
+        };
+        self.ops.iter().map(deadline).collect()
+    }
+}
+
+fn now_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+fn closed() -> Error {
+    Error::Unavailable("the store is closed".into())
+}

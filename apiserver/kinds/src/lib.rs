@@ -5,6 +5,7 @@ use std::sync::Arc;
 use apiserver::kind::Kind;
 
 pub mod common;
+pub mod schema;
 
 /// One line per kind, in upstream's order of groups. A kind's file has `pub fn kind() -> Kind`.
 const TABLE: &[fn() -> Kind] = &[];

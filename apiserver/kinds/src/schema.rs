@@ -1,0 +1,67 @@
+//! The shapes of the built-in kinds, as `xtask` wrote them: for checks and patches, and with their descriptions for OpenAPI.
+
+use std::sync::Arc;
+
+use apiserver::schema::Shapes;
+
+/// Structure without descriptions; read at first use.
+const STRUCTURE: &str = include_str!("schema/structure.txt");
+
+/// Described definitions, JSON in gzip: `{"io.k8s.api.core.v1.Pod": {...}, ...}`.
+pub const DEFINITIONS: &[u8] = include_bytes!("schema/definitions.json.gz");
+
+/// For `Engine::set_schemas`.
+pub fn shapes() -> Arc<Shapes> {
+    Arc::new(Shapes::new(STRUCTURE))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_definition_that_names_it() {
+        let shapes = shapes();
+        for kind in crate::table() {
+            let schema = shapes.of(&kind).unwrap_or_else(|| panic!("no definition {:?} for {}", kind.schema, kind.kind));
+            assert!(schema.root().field("kind").is_some() && schema.root().field("metadata").is_some(), "{}", kind.kind);
+        }
+    }
+
+    #[test]
+    fn definitions_and_structure_tell_of_the_same_types() {
+        let mut text = Vec::new();
+        std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(DEFINITIONS), &mut text).unwrap();
+        let described: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&text).unwrap();
+        let shapes = shapes();
+        for definition in shapes.table().definitions() {
+            let properties = described[definition.name.as_ref()]["properties"].as_object();
+            assert_eq!(properties.map_or(0, |p| p.len()), definition.fields.len(), "{}", definition.name);
+        }
+    }
+
+    #[test]
+    fn the_lists_of_a_pod_merge_as_upstream() {
+        let shapes = shapes();
+        let spec = shapes.named("io.k8s.api.core.v1.PodSpec").unwrap();
+        let key = |field: &str| spec.root().field(field).unwrap().semantics.as_ref().and_then(|s| s.merge_key.clone());
+        let table = [
+            ("containers", Some("name")),
+            ("volumes", Some("name")),
+            ("imagePullSecrets", Some("name")),
+            ("hostAliases", Some("ip")),
+            ("topologySpreadConstraints", Some("topologyKey")),
+            ("tolerations", None),
+        ];
+        for (field, wanted) in table {
+            assert_eq!(key(field).as_deref(), wanted, "{field}");
+        }
+        let pod = shapes.named("io.k8s.api.core.v1.Pod").unwrap();
+        let current = json!({"spec": {"containers": [{"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}]}]}});
+        let patch = json!({"spec": {"containers": [{"name": "a", "env": [{"name": "X", "value": "2"}]}]}});
+        let wanted = json!({"spec": {"containers": [{"name": "a", "image": "1", "env": [{"name": "X", "value": "2"}]}]}});
+        assert_eq!(apiserver::smp::apply(&pod, &current, patch).unwrap(), wanted);
+    }
+}

@@ -1,0 +1,209 @@
+//! Bytes of a request -> a JSON value and the fields that were given twice.
+
+mod seed;
+mod syntax;
+mod yaml;
+
+use api::{Gvk, Status};
+use serde_json::Value;
+
+/// Levels of nesting that are taken. Upstream takes 10,000; nothing that it accepts for its own kinds comes near this.
+pub const DEPTH_MAX: usize = 128;
+
+/// A parsed body. `duplicates` are the paths of keys that stood twice (`spec.containers[0].name`), the last value having won.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Parsed {
+    pub value: Value,
+    pub duplicates: Vec<String>,
+}
+
+/// JSON bytes. Fails with the words of Go's `encoding/json` (`invalid character 'x' looking for beginning of value`).
+pub fn json(bytes: &[u8]) -> Result<Parsed, String> {
+    let text = String::from_utf8_lossy(bytes);
+    let mut reader = serde_json::Deserializer::from_str(&text);
+    let parsed = seed::read(&mut reader).and_then(|parsed| reader.end().map(|()| parsed));
+    parsed.map_err(|error| syntax::complaint(bytes).unwrap_or_else(|| plain(&error)))
+}
+
+/// One YAML document, read as YAML 1.1 as upstream does (`yes` is true, `0644` is octal). Aliases are bounded.
+pub fn yaml(bytes: &[u8]) -> Result<Parsed, String> {
+    yaml::read(bytes)
+}
+
+/// The error of a body that cannot be parsed, where `expected` was to come.
+/// Source: apiserver `pkg/endpoints/handlers/rest.go` (transformDecodeError, summarizeData).
+pub fn unrecognized(expected: &str, why: &str, body: &[u8]) -> Status {
+    let words =
+        format!("the object provided is unrecognized (must be of type {expected}): couldn't get version/kind; json parse error: {why}");
+    Status::bad_request(format!("{words} ({})", summary(body)))
+}
+
+/// Checks that the body says nothing else than `expected` about its kind, and writes both in where they are missing.
+pub fn name_kind(expected: &Gvk, value: &mut Value, body: &[u8]) -> Result<(), Status> {
+    let word = match value {
+        Value::Object(_) => None,
+        Value::Array(_) => Some("array"),
+        Value::String(_) => Some("string"),
+        Value::Number(_) => Some("number"),
+        Value::Bool(_) => Some("bool"),
+        Value::Null => Some("null"),
+    };
+    if let Some(word) = word {
+        let why = format!("json: cannot unmarshal {word} into Go value of type struct {{ APIVersion string; Kind string }}");
+        return Err(unrecognized(&expected.kind, &why, body));
+    }
+    let kind = head(expected, value, "kind", body)?;
+    let api_version = head(expected, value, "apiVersion", body)?;
+    same_version(expected, &api_version)?;
+    same_kind(expected, &kind)?;
+    if let Value::Object(map) = value {
+        map.insert("kind".into(), expected.kind.as_str().into());
+        map.insert("apiVersion".into(), expected.api_version().into());
+    }
+    Ok(())
+}
+
+fn head(expected: &Gvk, value: &Value, field: &str, body: &[u8]) -> Result<String, Status> {
+    match &value[field] {
+        Value::Null => Ok(String::new()),
+        Value::String(text) => Ok(text.clone()),
+        other => {
+            let why = format!("json: cannot unmarshal {} into Go struct field .{field} of type string", crate::schema::word(other));
+            Err(unrecognized(&expected.kind, &why, body))
+        }
+    }
+}
+
+fn same_version(expected: &Gvk, api_version: &str) -> Result<(), Status> {
+    let ours = expected.api_version();
+    if api_version.is_empty() || api_version == ours {
+        return Ok(());
+    }
+    if api_version.matches('/').count() > 1 {
+        let why = format!("unexpected GroupVersion string: {api_version}");
+        return Err(Status::bad_request(format!("the object provided is unrecognized (must be of type {}): {why}", expected.kind)));
+    }
+    let words = format!("the API version in the data ({api_version}) does not match the expected API version ({ours})");
+    Err(Status::bad_request(words))
+}
+
+fn same_kind(expected: &Gvk, kind: &str) -> Result<(), Status> {
+    if kind.is_empty() || kind == expected.kind {
+        return Ok(());
+    }
+    let (version, wanted) = (&expected.version, &expected.kind);
+    let internal = expected.group.split('.').next().filter(|g| !g.is_empty()).unwrap_or("core");
+    let why = format!("converting ({version}.{kind}) to ({internal}.{wanted}): unknown conversion");
+    Err(Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {wanted}: {why}")))
+}
+
+fn summary(body: &[u8]) -> String {
+    const SHOWN: usize = 30;
+    let shown = body.get(..SHOWN).unwrap_or(body);
+    let text = match body.first() {
+        None => return "<empty>".into(),
+        Some(b'{') => String::from_utf8_lossy(shown).into_owned(),
+        Some(_) => shown.iter().map(|b| format!("{b:02x}")).collect(),
+    };
+    if body.len() > SHOWN { format!("{text} ...") } else { text }
+}
+
+/// serde_json's words without the position, for what Go would have taken.
+fn plain(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    if text.starts_with("recursion limit exceeded") {
+        return "exceeded max depth".into();
+    }
+    text.split(" at line ").next().unwrap_or(&text).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn duplicates_are_named_by_path_and_the_last_wins() {
+        let parsed = json(br#"{"a":{"b":[{"c":1,"c":2}]},"d":1,"d":3}"#).unwrap();
+        assert_eq!(parsed.value, json!({"a": {"b": [{"c": 2}]}, "d": 3}));
+        assert_eq!(parsed.duplicates, ["a.b[0].c", "d"]);
+    }
+
+    #[test]
+    fn malformed_json_is_refused_in_upstreams_words() {
+        let table = [
+            ("", "unexpected end of JSON input"),
+            ("{", "unexpected end of JSON input"),
+            ("abc", "invalid character 'a' looking for beginning of value"),
+            ("{a}", "invalid character 'a' looking for beginning of object key string"),
+            (r#"{"a" 1}"#, "invalid character '1' after object key"),
+            (r#"{"a":1 "b"}"#, "invalid character '\"' after object key:value pair"),
+            ("[1 2]", "invalid character '2' after array element"),
+            ("[1,]", "invalid character ']' looking for beginning of value"),
+            ("{} x", "invalid character 'x' after top-level value"),
+            ("tru3", "invalid character '3' in literal true (expecting 'e')"),
+            ("01", "invalid character '1' after top-level value"),
+            ("-x", "invalid character 'x' in numeric literal"),
+            ("1.x", "invalid character 'x' after decimal point in numeric literal"),
+            ("1ex", "invalid character 'x' in exponent of numeric literal"),
+            ("\"a\nb\"", "invalid character '\\n' in string literal"),
+            (r#""\x""#, "invalid character 'x' in string escape code"),
+            (r#""\u12g4""#, "invalid character 'g' in \\u hexadecimal character escape"),
+            ("'", "invalid character '\\'' looking for beginning of value"),
+        ];
+        for (text, words) in table {
+            assert_eq!(json(text.as_bytes()).unwrap_err(), words, "{text}");
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_and_broken_utf8_is_mended() {
+        let deep = "[".repeat(100_000);
+        assert_eq!(json(deep.as_bytes()).unwrap_err(), "exceeded max depth");
+        assert_eq!(json(b"\"a\xff\"").unwrap().value, json!("a\u{fffd}"));
+    }
+
+    #[test]
+    fn yaml_reads_as_version_1_1() {
+        let parsed = yaml(b"a: yes\nb: 0644\nc: '1'\n1: x\nd: 1.5\n").unwrap();
+        assert_eq!(parsed.value, json!({"a": true, "b": 420, "c": "1", "1": "x", "d": 1.5}));
+    }
+
+    #[test]
+    fn yaml_duplicates_and_bombs_are_refused() {
+        let parsed = yaml(b"a: 1\nb: 2\na: 3\n").unwrap();
+        assert_eq!(parsed.value, json!({"a": 3, "b": 2}));
+        assert_eq!(parsed.duplicates, ["a"]);
+        let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+        for i in 1..10 {
+            let list = vec![format!("*a{}", i - 1); 10].join(", ");
+            bomb.push_str(&format!("a{i}: &a{i} [{list}]\n"));
+        }
+        assert!(yaml(bomb.as_bytes()).is_err());
+        assert!(yaml("[".repeat(100_000).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_body_of_another_kind_is_refused() {
+        let expected = Gvk::new("", "v1", "Pod");
+        let mut value = json!({"kind": "Service", "apiVersion": "v1"});
+        let status = name_kind(&expected, &mut value, b"{}").unwrap_err();
+        assert_eq!(
+            status.message,
+            "Service in version \"v1\" cannot be handled as a Pod: converting (v1.Service) to (core.Pod): unknown conversion"
+        );
+        let mut value = json!({"kind": "Pod", "apiVersion": "apps/v1"});
+        let status = name_kind(&expected, &mut value, b"{}").unwrap_err();
+        assert_eq!(status.message, "the API version in the data (apps/v1) does not match the expected API version (v1)");
+        let mut value = json!({});
+        name_kind(&expected, &mut value, b"{}").unwrap();
+        assert_eq!(value, json!({"kind": "Pod", "apiVersion": "v1"}));
+    }
+
+    #[test]
+    fn an_unreadable_body_is_shown_in_part() {
+        let status = unrecognized("Pod", "unexpected end of JSON input", b"abcd");
+        assert!(status.message.ends_with("unexpected end of JSON input (61626364)"), "{}", status.message);
+    }
+}

@@ -1,0 +1,325 @@
+//! A parsed body and its kind's shape -> the body without what the kind does not have, and what is wrong with it.
+//!
+//! Sources: sigs.k8s.io/json (unknown and duplicate fields), Go `encoding/json` (types), the `UnmarshalJSON` of quantities, times, int-or-strings.
+
+use std::fmt::{self, Write};
+
+use api::{Gvk, Status};
+use serde_json::{Map, Value};
+
+use super::{Definition, Schema, Table, Type, go};
+use crate::decode::FieldValidation;
+
+/// More than these are not reported.
+const STRICT_ERRORS_MAX: usize = 100;
+
+/// Drops unknown fields and nulls from `object` as Go's decoder would, and checks types. `duplicates` are
+/// the parser's. Returns warnings; fails with 400 for wrong types, and under [`FieldValidation::Strict`] for what else would be a warning.
+pub fn check(schema: &Schema, gvk: &Gvk, object: &mut Value, duplicates: &[String], mode: FieldValidation) -> Result<Vec<String>, Status> {
+    let mut walk = Walk { table: &schema.table, duplicates, strict: Vec::new(), fatal: None };
+    walk.value(Type::Object(schema.root), object, &Place::ROOT);
+    let refused = |why: String| {
+        let (kind, version) = (&gvk.kind, &gvk.version);
+        Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
+    };
+    if let Some(why) = walk.fatal {
+        return Err(refused(why));
+    }
+    let found = walk.strict;
+    match mode {
+        FieldValidation::Ignore => Ok(Vec::new()),
+        FieldValidation::Warn => Ok(found),
+        FieldValidation::Strict if found.is_empty() => Ok(found),
+        FieldValidation::Strict => Err(refused(format!("strict decoding error: {}", found.join(", ")))),
+    }
+}
+
+struct Walk<'a> {
+    table: &'a Table,
+    duplicates: &'a [String],
+    strict: Vec<String>,
+    /// The first type error.
+    fatal: Option<String>,
+}
+
+/// Where the walk stands: a chain on the stack, written out only for errors.
+struct Place<'a> {
+    parent: Option<&'a Place<'a>>,
+    step: Step<'a>,
+}
+
+enum Step<'a> {
+    Root,
+    /// A field of the definition.
+    Field(&'a Definition, &'a str),
+    Key(&'a str),
+    Index(usize),
+}
+
+impl<'a> Place<'a> {
+    const ROOT: Place<'static> = Place { parent: None, step: Step::Root };
+
+    fn then(&'a self, step: Step<'a>) -> Place<'a> {
+        Place { parent: Some(self), step }
+    }
+
+    /// `Container.spec.containers.image`: the innermost object's type, then the fields from the root (as Go names it).
+    fn go_field(&self) -> Option<String> {
+        let mut owner = None;
+        let mut fields = Vec::new();
+        let mut at = Some(self);
+        while let Some(place) = at {
+            if let Step::Field(definition, name) = place.step {
+                owner = owner.or(Some(definition));
+                fields.push(name);
+            }
+            at = place.parent;
+        }
+        fields.reverse();
+        owner.map(|owner| format!("{}.{}", owner.short(), fields.join(".")))
+    }
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(parent) = self.parent else { return Ok(()) };
+        parent.fmt(f)?;
+        match self.step {
+            Step::Root => Ok(()),
+            Step::Index(at) => write!(f, "[{at}]"),
+            Step::Field(_, name) | Step::Key(name) => {
+                if parent.parent.is_some() {
+                    f.write_char('.')?;
+                }
+                f.write_str(name)
+            }
+        }
+    }
+}
+
+impl Walk<'_> {
+    fn value(&mut self, typ: Type, value: &mut Value, at: &Place<'_>) {
+        match (typ, &mut *value) {
+            (Type::Object(definition), Value::Object(map)) => self.object(self.table.definition(definition), map, at),
+            (Type::List(element), Value::Array(list)) => self.list(self.table.element(element), list, at),
+            (Type::Map(element), Value::Object(map)) => self.map(self.table.element(element), map, at),
+            (Type::Any, _) | (Type::String, Value::String(_)) | (Type::Bool, Value::Bool(_)) | (Type::Double, Value::Number(_)) => {}
+            (Type::Int64, Value::Number(n)) if n.is_i64() => {}
+            (Type::Int32, Value::Number(n)) if n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => {}
+            (Type::Int32 | Type::Int64, Value::Number(n)) => {
+                let what = format!("number {n}");
+                self.mismatch(&what, typ, at);
+            }
+            (Type::Bytes, Value::String(text)) => self.fail(go::base64_error(text)),
+            (Type::Time | Type::MicroTime, _) => self.time(typ, value),
+            (Type::Quantity, _) => self.quantity(value),
+            (Type::IntOrString, _) => self.int_or_string(value),
+            _ => self.mismatch(go::word(value), typ, at),
+        }
+    }
+
+    fn object(&mut self, definition: &Definition, map: &mut Map<String, Value>, at: &Place<'_>) {
+        map.retain(|key, value| match definition.field(key) {
+            Some(field) => {
+                let here = at.then(Step::Field(definition, &field.name));
+                self.duplicate(&here);
+                if value.is_null() {
+                    return false;
+                }
+                self.value(field.typ, value, &here);
+                true
+            }
+            None if definition.open => true,
+            None => {
+                self.strict("unknown", &at.then(Step::Key(key)));
+                false
+            }
+        });
+    }
+
+    fn list(&mut self, element: Type, list: &mut [Value], at: &Place<'_>) {
+        for (index, value) in list.iter_mut().enumerate() {
+            if value.is_null() {
+                *value = zero(element);
+            }
+            self.value(element, value, &at.then(Step::Index(index)));
+        }
+    }
+
+    fn map(&mut self, element: Type, map: &mut Map<String, Value>, at: &Place<'_>) {
+        for (key, value) in map.iter_mut() {
+            let here = at.then(Step::Key(key));
+            self.duplicate(&here);
+            if value.is_null() {
+                *value = zero(element);
+            }
+            self.value(element, value, &here);
+        }
+    }
+
+    fn duplicate(&mut self, at: &Place<'_>) {
+        if self.duplicates.is_empty() {
+            return;
+        }
+        let path = at.to_string();
+        if self.duplicates.contains(&path) {
+            self.strict("duplicate", at);
+        }
+    }
+
+    fn strict(&mut self, what: &str, at: &Place<'_>) {
+        if self.strict.len() < STRICT_ERRORS_MAX {
+            self.strict.push(format!("{what} field {:?}", at.to_string()));
+        }
+    }
+
+    fn mismatch(&mut self, what: &str, typ: Type, at: &Place<'_>) {
+        let wanted = go::type_name(self.table, typ);
+        let words = match at.go_field() {
+            Some(field) => format!("json: cannot unmarshal {what} into Go struct field {field} of type {wanted}"),
+            None => format!("json: cannot unmarshal {what} into Go value of type {wanted}"),
+        };
+        self.fail(Some(words));
+    }
+
+    fn fail(&mut self, why: Option<String>) {
+        if self.fatal.is_none() {
+            self.fatal = why;
+        }
+    }
+
+    fn time(&mut self, typ: Type, value: &Value) {
+        let layout = if typ == Type::MicroTime { "2006-01-02T15:04:05.000000Z07:00" } else { "2006-01-02T15:04:05Z07:00" };
+        match value {
+            Value::String(text) => self.fail(go::time_error(text, layout)),
+            other => self.fail(Some(format!("json: cannot unmarshal {} into Go value of type string", go::word(other)))),
+        }
+    }
+
+    /// A number is taken too, and becomes text as it stands.
+    fn quantity(&mut self, value: &mut Value) {
+        if let Value::Number(number) = value {
+            *value = Value::String(number.to_string());
+        }
+        let text = value.as_str().unwrap_or("{}");
+        self.fail(api::quantity::Quantity::parse(text).err().map(str::to_owned));
+    }
+
+    fn int_or_string(&mut self, value: &Value) {
+        let what = match value {
+            Value::String(_) => return,
+            Value::Number(n) if n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => return,
+            Value::Number(n) => format!("number {n}"),
+            other => go::word(other).to_owned(),
+        };
+        self.fail(Some(format!("json: cannot unmarshal {what} into Go value of type int32")));
+    }
+}
+
+/// What Go has where a null stands in a list or a map.
+fn zero(typ: Type) -> Value {
+    match typ {
+        Type::String | Type::Bytes => "".into(),
+        Type::Bool => false.into(),
+        Type::Int32 | Type::Int64 | Type::Double | Type::IntOrString => 0.into(),
+        Type::Quantity => "0".into(),
+        Type::Object(_) | Type::Map(_) => Value::Object(Map::new()),
+        Type::List(_) => Value::Array(Vec::new()),
+        Type::Time | Type::MicroTime | Type::Any => Value::Null,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+
+    const LINES: &str = "=x.v1.Pod\napiVersion s\nkind s\nmetadata @x.v1.Meta\nspec @x.v1.PodSpec\n\
+        =x.v1.Meta\nname s\nlabels {s\ncreationTimestamp t\n\
+        =x.v1.PodSpec\ncontainers [@x.v1.Container\nseconds l\nlimits {q\nport o\nraw x\nflag b\ndata y\n\
+        =x.v1.Container\nname s\nimage s\nargs [s\nnumber i\n";
+
+    fn run(object: &mut Value, mode: FieldValidation) -> Result<Vec<String>, Status> {
+        let schema = Schema::find(&Arc::new(Table::parse(LINES)), "x.v1.Pod").unwrap();
+        check(&schema, &Gvk::new("", "v1", "Pod"), object, &["metadata.labels.a".into()], mode)
+    }
+
+    #[test]
+    fn unknown_and_null_fields_go_and_are_reported() {
+        let mut pod = json!({
+            "foo": 1, "spec": {"containers": [{"name": "a", "Image": "b", "args": [null]}], "bar": {"x": 1}, "seconds": null},
+            "metadata": {"labels": {"a": "b", "c": null}},
+        });
+        let warnings = run(&mut pod, FieldValidation::Warn).unwrap();
+        assert_eq!(
+            warnings,
+            [
+                r#"unknown field "foo""#,
+                r#"unknown field "spec.containers[0].Image""#,
+                r#"unknown field "spec.bar""#,
+                r#"duplicate field "metadata.labels.a""#,
+            ]
+        );
+        assert_eq!(pod, json!({"spec": {"containers": [{"name": "a", "args": [""]}]}, "metadata": {"labels": {"a": "b", "c": ""}}}));
+    }
+
+    #[test]
+    fn strict_refuses_with_all_and_ignore_says_nothing() {
+        let status = run(&mut json!({"spec": {"foo": 1, "bar": 2}}), FieldValidation::Strict).unwrap_err();
+        assert_eq!(status.code, 400);
+        assert_eq!(
+            status.message,
+            "Pod in version \"v1\" cannot be handled as a Pod: strict decoding error: unknown field \"spec.foo\", unknown field \"spec.bar\""
+        );
+        assert!(run(&mut json!({"spec": {"foo": 1}}), FieldValidation::Ignore).unwrap().is_empty());
+    }
+
+    #[test]
+    fn wrong_types_are_refused_in_upstreams_words() {
+        let table = [
+            (
+                json!({"spec": {"containers": [{"image": 5}]}}),
+                "json: cannot unmarshal number into Go struct field Container.spec.containers.image of type string",
+            ),
+            (
+                json!({"spec": {"containers": "a"}}),
+                "json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type []v1.Container",
+            ),
+            (json!({"spec": []}), "json: cannot unmarshal array into Go struct field Pod.spec of type v1.PodSpec"),
+            (
+                json!({"spec": {"seconds": 1.5}}),
+                "json: cannot unmarshal number 1.5 into Go struct field PodSpec.spec.seconds of type int64",
+            ),
+            (
+                json!({"spec": {"containers": [{"number": 3_000_000_000_u32}]}}),
+                "json: cannot unmarshal number 3000000000 into Go struct field Container.spec.containers.number of type int32",
+            ),
+            (
+                json!({"metadata": {"labels": {"a": true}}}),
+                "json: cannot unmarshal bool into Go struct field Meta.metadata.labels of type string",
+            ),
+            (json!({"metadata": {"creationTimestamp": 5}}), "json: cannot unmarshal number into Go value of type string"),
+            (json!({"spec": {"limits": {"cpu": "x"}}}), api::quantity::RULE),
+            (json!({"spec": {"port": {}}}), "json: cannot unmarshal object into Go value of type int32"),
+            (json!({"spec": {"data": "!"}}), "illegal base64 data at input byte 0"),
+        ];
+        for (mut object, words) in table {
+            let status = run(&mut object, FieldValidation::Ignore).unwrap_err();
+            assert_eq!(status.message, format!("Pod in version \"v1\" cannot be handled as a Pod: {words}"));
+        }
+    }
+
+    #[test]
+    fn what_has_its_own_form_passes() {
+        let mut pod = json!({
+            "metadata": {"creationTimestamp": "2024-01-02T03:04:05Z"},
+            "spec": {"limits": {"cpu": 1, "memory": "1Gi"}, "port": "http", "raw": {"a": null}, "data": "aGk=", "flag": true},
+        });
+        run(&mut pod, FieldValidation::Strict).unwrap();
+        assert_eq!(pod["spec"]["limits"], json!({"cpu": "1", "memory": "1Gi"}));
+        assert_eq!(pod["spec"]["raw"], json!({"a": null}));
+    }
+}

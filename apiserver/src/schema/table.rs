@@ -1,0 +1,235 @@
+//! Lines of text -> the structural table. The lines are written by `xtask` and explained there (`xtask/src/table.rs`).
+
+use std::{borrow::Cow, collections::HashMap};
+
+const ATOMIC: &str = " atomic";
+
+/// Borrowed from the binary for built-in kinds, owned for custom ones.
+pub type Text = Cow<'static, str>;
+
+/// Definitions by name, and the types that their fields have.
+#[derive(Default)]
+pub struct Table {
+    definitions: Vec<Definition>,
+    /// What lists and maps are made of.
+    inner: Vec<Type>,
+    names: HashMap<Text, u32>,
+}
+
+/// The fields of one object, sorted by name.
+#[derive(Default)]
+pub struct Definition {
+    pub name: Text,
+    pub fields: Vec<Field>,
+    /// Fields that are not listed are kept.
+    pub open: bool,
+    /// Owned as a whole (`x-kubernetes-map-type: atomic`).
+    pub atomic: bool,
+}
+
+pub struct Field {
+    pub name: Text,
+    pub typ: Type,
+    pub semantics: Option<Box<Semantics>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    String,
+    Bool,
+    Int32,
+    Int64,
+    Double,
+    Bytes,
+    Time,
+    MicroTime,
+    Quantity,
+    IntOrString,
+    Any,
+    /// Index of a definition.
+    Object(u32),
+    /// Index of the element's type: see [`Table::element`].
+    List(u32),
+    Map(u32),
+}
+
+/// How a field's lists and maps merge (`x-kubernetes-list-type` and its kin).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Semantics {
+    pub list_type: ListType,
+    pub map_type: MapType,
+    pub map_keys: Vec<Text>,
+    /// Strategic merge patch: `x-kubernetes-patch-merge-key`, `x-kubernetes-patch-strategy`.
+    pub merge_key: Option<Text>,
+    pub merges: bool,
+    pub replaces: bool,
+    pub retains_keys: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ListType {
+    #[default]
+    Atomic,
+    Set,
+    Map,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MapType {
+    #[default]
+    Granular,
+    Atomic,
+}
+
+impl Table {
+    /// Reads the text that `xtask` wrote. Panics if it is not such: it is part of the binary.
+    pub fn parse(text: &'static str) -> Self {
+        let mut table = Self::default();
+        let names = text.lines().filter_map(|line| line.strip_prefix('='));
+        for (at, name) in (0u32..).zip(names) {
+            table.names.insert(name.trim_end_matches(ATOMIC).into(), at);
+        }
+        let mut seen = HashMap::new();
+        for line in text.lines() {
+            match line.strip_prefix('=') {
+                Some(name) => {
+                    let (name, atomic) = (name.trim_end_matches(ATOMIC).into(), name.ends_with(ATOMIC));
+                    table.definitions.push(Definition { name, atomic, ..Definition::default() });
+                }
+                None => {
+                    let field = table.field(line, &mut seen);
+                    table.definitions.last_mut().expect("a field follows its definition's line").fields.push(field);
+                }
+            }
+        }
+        for definition in &mut table.definitions {
+            definition.fields.sort_by(|a, b| a.name.cmp(&b.name));
+            definition.fields.shrink_to_fit();
+        }
+        table
+    }
+
+    pub fn index(&self, name: &str) -> Option<u32> {
+        self.names.get(name).copied()
+    }
+
+    pub fn definition(&self, at: u32) -> &Definition {
+        self.definitions.get(at as usize).expect("a type names a definition of its table")
+    }
+
+    /// What a list or map type holds.
+    pub fn element(&self, at: u32) -> Type {
+        self.inner.get(at as usize).copied().expect("a type names an element of its table")
+    }
+
+    pub fn definitions(&self) -> &[Definition] {
+        &self.definitions
+    }
+
+    pub(super) fn push(&mut self, definition: Definition) -> u32 {
+        let at = u32::try_from(self.definitions.len()).expect("fewer than 2^32 definitions");
+        self.names.insert(definition.name.clone(), at);
+        self.definitions.push(definition);
+        at
+    }
+
+    pub(super) fn push_element(&mut self, element: Type) -> u32 {
+        self.inner.push(element);
+        u32::try_from(self.inner.len() - 1).expect("fewer than 2^32 types")
+    }
+
+    fn field(&mut self, line: &'static str, seen: &mut HashMap<&'static str, Type>) -> Field {
+        let mut words = line.split(' ');
+        let name = words.next().expect("a line has a first word");
+        let typ = self.typ(words.next().expect("a field has a type"), seen);
+        let semantics = semantics(words.next(), words.next());
+        Field { name: name.into(), typ, semantics }
+    }
+
+    fn typ(&mut self, word: &'static str, seen: &mut HashMap<&'static str, Type>) -> Type {
+        if let Some(typ) = seen.get(word) {
+            return *typ;
+        }
+        let (first, rest) = word.split_at(1);
+        let typ = match first {
+            "s" => Type::String,
+            "b" => Type::Bool,
+            "i" => Type::Int32,
+            "l" => Type::Int64,
+            "d" => Type::Double,
+            "y" => Type::Bytes,
+            "t" => Type::Time,
+            "u" => Type::MicroTime,
+            "q" => Type::Quantity,
+            "o" => Type::IntOrString,
+            "@" => Type::Object(self.index(rest).expect("a reference names a definition")),
+            "[" | "{" => {
+                let element = self.typ(rest, seen);
+                let at = self.push_element(element);
+                if first == "[" { Type::List(at) } else { Type::Map(at) }
+            }
+            _ => Type::Any,
+        };
+        seen.insert(word, typ);
+        typ
+    }
+}
+
+impl Definition {
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        let at = self.fields.binary_search_by(|field| field.name.as_ref().cmp(name)).ok()?;
+        self.fields.get(at)
+    }
+
+    /// `Container` of `io.k8s.api.core.v1.Container`.
+    pub fn short(&self) -> &str {
+        self.name.rsplit('.').next().unwrap_or(&self.name)
+    }
+}
+
+fn semantics(list: Option<&'static str>, patch: Option<&'static str>) -> Option<Box<Semantics>> {
+    let list = list?;
+    let mut out = Semantics::default();
+    match list.split_once(':') {
+        Some((_, keys)) => {
+            out.list_type = ListType::Map;
+            out.map_keys = keys.split(',').map(Cow::Borrowed).collect();
+        }
+        None if list == "set" => out.list_type = ListType::Set,
+        None if list == "atomic-map" => out.map_type = MapType::Atomic,
+        None => {}
+    }
+    let (strategies, key) = patch.map_or(("", None), |p| p.split_once(':').map_or((p, None), |(s, k)| (s, Some(k))));
+    out.merge_key = key.map(Cow::Borrowed);
+    for strategy in strategies.split(',') {
+        match strategy {
+            "merge" => out.merges = true,
+            "replace" => out.replaces = true,
+            "retainKeys" => out.retains_keys = true,
+            _ => {}
+        }
+    }
+    Some(Box::new(out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_become_fields() {
+        let table = Table::parse("=a.v1.B\nlist [@a.v1.C map:name,kind merge,retainKeys:name\nmap {s atomic-map\nx i\n=a.v1.C\nname s\n");
+        let definition = table.definition(table.index("a.v1.B").unwrap());
+        let list = definition.field("list").unwrap();
+        let Type::List(element) = list.typ else { panic!("{:?}", list.typ) };
+        assert_eq!(table.element(element), Type::Object(1));
+        let semantics = list.semantics.as_deref().unwrap();
+        assert_eq!((semantics.list_type, semantics.merges, semantics.retains_keys), (ListType::Map, true, true));
+        assert_eq!(semantics.map_keys, ["name", "kind"]);
+        assert_eq!(semantics.merge_key.as_deref(), Some("name"));
+        assert_eq!(definition.field("map").unwrap().semantics.as_ref().unwrap().map_type, MapType::Atomic);
+        assert_eq!(definition.field("x").unwrap().typ, Type::Int32);
+        assert!(definition.field("y").is_none());
+        assert_eq!(definition.short(), "B");
+    }
+}

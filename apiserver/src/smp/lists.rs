@@ -1,0 +1,229 @@
+//! Lists of a patch -> merged by key or by value, and put in order (`$setElementOrder`).
+
+use serde_json::{Map, Value};
+
+use super::{
+    ELEMENT_ORDER, Merge, Object, PATCH, cleaned,
+    words::{self, Refusal},
+};
+use crate::schema::{Semantics, Type};
+
+type List = Vec<Value>;
+
+impl Merge<'_> {
+    /// `typ` is the list's type.
+    pub(super) fn list(&self, original: List, patch: List, typ: Type, semantics: Option<&Semantics>) -> Result<List, Refusal> {
+        match semantics.filter(|s| s.merges) {
+            None => Ok(patch),
+            Some(_) if original.is_empty() && patch.is_empty() => Ok(original),
+            Some(semantics) => self.merged(original, patch, typ, semantics.merge_key.as_deref()),
+        }
+    }
+
+    fn merged(&self, original: List, patch: List, typ: Type, key: Option<&str>) -> Result<List, Refusal> {
+        if elements(&original, &patch)? == Elements::Scalars {
+            let mut merged = original.clone();
+            merged.extend(patch.iter().cloned());
+            let (ours, rest) = split(deduplicated(merged), &patch, None)?;
+            return Ok(in_order(ours, rest, &patch, &original, None));
+        }
+        let key = key.ok_or_else(|| Refusal::KeyUndeclared(self.name(typ)))?;
+        let (original, patch) = directives(original, patch, key)?;
+        let order = patch.clone();
+        let before = original.clone();
+        let merged = self.by_key(original, patch, typ, key)?;
+        let (ours, rest) = split(merged, &order, Some(key))?;
+        Ok(in_order(ours, rest, &order, &before, Some(key)))
+    }
+
+    fn by_key(&self, mut original: List, patch: List, typ: Type, key: &str) -> Result<List, Refusal> {
+        let element = match typ {
+            Type::List(at) => self.table.element(at),
+            _ => Type::Any,
+        };
+        for item in patch {
+            let Value::Object(item) = item else { return Err(not_a_map(&item)) };
+            let wanted = item.get(key).ok_or_else(|| no_key(&item, key))?;
+            match original.iter_mut().filter_map(Value::as_object_mut).find(|o| o.get(key) == Some(wanted)) {
+                Some(current) => self.map(current, item, element)?,
+                None => original.extend(cleaned(Value::Object(item))),
+            }
+        }
+        Ok(original)
+    }
+
+    /// Carries out `$setElementOrder/<field>` together with the field itself, which leaves the patch.
+    pub(super) fn ordered_lists(&self, original: &mut Object, patch: &mut Object, typ: Type) -> Result<(), Refusal> {
+        let directives: Vec<String> = patch.keys().filter(|key| key.starts_with(ELEMENT_ORDER)).cloned().collect();
+        for directive in directives {
+            let order = patch.shift_remove(&directive);
+            let Some(Value::Array(order)) = order else {
+                return Err(Refusal::Type("[]interface {}", order.as_ref().map_or("nil", words::kind)));
+            };
+            let field = directive.strip_prefix(ELEMENT_ORDER).and_then(|rest| rest.strip_prefix('/')).ok_or(Refusal::ElementOrder)?;
+            let (list_type, semantics) = self.below(typ, field)?;
+            let current = taken(original.get(field))?;
+            let change = taken(patch.get(field))?;
+            let key = semantics.and_then(|s| s.merge_key.as_deref());
+            agrees(change.as_deref().unwrap_or_default(), &order, key)?;
+            let merged = match (current.clone(), change) {
+                (None, None) => continue,
+                (Some(current), None) => current,
+                (None, Some(change)) => change.into_iter().filter_map(cleaned).collect(),
+                (Some(current), Some(change)) => self.list(current, change, list_type, semantics)?,
+            };
+            let (ours, rest) = split(merged, &order, key)?;
+            original.insert(field.to_owned(), Value::Array(in_order(ours, rest, &order, &current.unwrap_or_default(), key)));
+            patch.shift_remove(field);
+        }
+        Ok(())
+    }
+
+    fn name(&self, typ: Type) -> String {
+        let element = match typ {
+            Type::List(at) => self.table.element(at),
+            other => other,
+        };
+        match element {
+            Type::Object(at) => self.table.definition(at).short().to_owned(),
+            _ => String::new(),
+        }
+    }
+}
+
+#[derive(PartialEq)]
+enum Elements {
+    Scalars,
+    Maps,
+}
+
+/// What both lists hold; they must hold the same.
+fn elements(original: &[Value], patch: &[Value]) -> Result<Elements, Refusal> {
+    let mut all = original.iter().chain(patch);
+    let Some(first) = all.next() else { return Ok(Elements::Scalars) };
+    if original.iter().chain(patch).any(Value::is_array) {
+        return Err(Refusal::ListOfLists);
+    }
+    match all.find(|other| words::kind(other) != words::kind(first)) {
+        Some(_) => Err(Refusal::Mixed(shown(original), shown(patch))),
+        None if first.is_object() => Ok(Elements::Maps),
+        None => Ok(Elements::Scalars),
+    }
+}
+
+/// Carries out `$patch` on elements: what they delete leaves `original`, and after a `replace` nothing of it is left.
+fn directives(mut original: List, patch: List, key: &str) -> Result<(List, List), Refusal> {
+    let mut plain = Vec::with_capacity(patch.len());
+    let mut replace = false;
+    for item in patch {
+        let map = item.as_object().ok_or_else(|| not_a_map(&item))?;
+        match map.get(PATCH).map(|d| d.as_str().unwrap_or_default()) {
+            None => plain.push(item),
+            Some("delete") => {
+                let gone = map.get(key).ok_or_else(|| no_key(map, key))?;
+                original.retain(|o| o.get(key) != Some(gone));
+            }
+            Some("replace") => replace = true,
+            Some("merge") => return Err(Refusal::MergeOfList),
+            Some(other) => return Err(Refusal::PatchType(other.to_owned(), words::go(&item))),
+        }
+    }
+    Ok(if replace { (plain, Vec::new()) } else { (original, plain) })
+}
+
+/// The elements of the patch must come in the order that `$setElementOrder` says.
+fn agrees(patch: &[Value], order: &[Value], key: Option<&str>) -> Result<(), Refusal> {
+    if order.is_empty() || patch.is_empty() {
+        return Ok(());
+    }
+    let mut rest = order.iter();
+    for item in patch.iter().filter(|item| item.get(PATCH).is_none()) {
+        let wanted = identity(item, key)?;
+        loop {
+            let next = rest.next().ok_or_else(|| mismatch(patch, order))?;
+            if identity(next, key)? == wanted {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn mismatch(patch: &[Value], order: &[Value]) -> Refusal {
+    Refusal::OrderMismatch(shown(patch), shown(order))
+}
+
+fn shown(list: &[Value]) -> String {
+    words::go(&Value::Array(list.to_vec()))
+}
+
+/// Elements that `by` has too, and the others.
+fn split(list: List, by: &[Value], key: Option<&str>) -> Result<(List, List), Refusal> {
+    let mut ours = Vec::new();
+    let mut rest = Vec::new();
+    for item in list {
+        let found = position(by, identity(&item, key)?, key).is_some();
+        if found { ours.push(item) } else { rest.push(item) }
+    }
+    Ok((ours, rest))
+}
+
+/// `ours` by `order`, `rest` by `before`, and both woven together by `before`.
+fn in_order(mut ours: List, mut rest: List, order: &[Value], before: &[Value], key: Option<&str>) -> List {
+    let place = |list: &[Value], item: &Value| identity(item, key).ok().and_then(|id| position(list, id, key));
+    ours.sort_by_key(|item| place(order, item).unwrap_or(usize::MAX));
+    rest.sort_by_key(|item| place(before, item).unwrap_or(usize::MAX));
+    let mut out = Vec::with_capacity(ours.len() + rest.len());
+    let mut rest = rest.into_iter().peekable();
+    for item in ours {
+        let at = place(before, &item);
+        while let Some(first) = rest.next_if(|other| place(before, other).zip(at).is_some_and(|(other, at)| other < at)) {
+            out.push(first);
+        }
+        out.push(item);
+    }
+    out.extend(rest);
+    out
+}
+
+/// What makes an element the same as another: the value of its merge key, or itself.
+fn identity<'v>(item: &'v Value, key: Option<&str>) -> Result<&'v Value, Refusal> {
+    match (key, item) {
+        (None, item) => Ok(item),
+        (Some(key), Value::Object(map)) => map.get(key).ok_or_else(|| no_key(map, key)),
+        (Some(_), item) => Err(not_a_map(item)),
+    }
+}
+
+fn position(list: &[Value], id: &Value, key: Option<&str>) -> Option<usize> {
+    list.iter().position(|item| match key {
+        Some(key) => item.get(key) == Some(id),
+        None => item == id,
+    })
+}
+
+fn deduplicated(list: List) -> List {
+    let mut out: List = Vec::with_capacity(list.len());
+    for item in list {
+        if !out.contains(&item) {
+            out.push(item);
+        }
+    }
+    out
+}
+
+fn taken(value: Option<&Value>) -> Result<Option<List>, Refusal> {
+    match value {
+        None => Ok(None),
+        Some(Value::Array(list)) => Ok(Some(list.clone())),
+        Some(other) => Err(Refusal::Type("[]interface {}", words::kind(other))),
+    }
+}
+
+fn no_key(map: &Map<String, Value>, key: &str) -> Refusal {
+    Refusal::NoMergeKey(words::go(&Value::Object(map.clone())), key.to_owned())
+}
+
+fn not_a_map(item: &Value) -> Refusal {
+    Refusal::Type("map[string]interface {}", words::kind(item))
+}

@@ -49,6 +49,17 @@ pub enum Decision {
     NoOpinion(String),
 }
 
+/// Rules as `SelfSubjectRulesReview` lists them: `ResourceRule`s and `NonResourceRule`s as JSON.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    pub resource: Vec<Value>,
+    pub non_resource: Vec<Value>,
+    /// True where there may be more than is listed.
+    pub incomplete: bool,
+    /// Why, or empty.
+    pub error: String,
+}
+
 /// A bearer token -> user. `Ok(None)`: not one of ours, ask the next.
 #[async_trait]
 pub trait Authenticator: Send + Sync {
@@ -58,6 +69,10 @@ pub trait Authenticator: Send + Sync {
 /// May this be done? Asked in order; the first that allows or denies has the word. Synchronous: it answers from memory.
 pub trait Authorizer: Send + Sync {
     fn authorize(&self, attributes: &Attributes) -> Decision;
+    /// What it lets `user` do in `namespace`, as far as it can be listed (`authorizer.RuleResolver`).
+    fn rules(&self, _user: &User, _namespace: &str) -> Rules {
+        Rules::default()
+    }
     /// Called once before serving: the authorizer subscribes to what it must know ([`Engine::on_change`]).
     fn start(&self, _engine: &Arc<Engine>) {}
 }

@@ -1,0 +1,405 @@
+//! A data directory -> the cluster's certificates: made at first start, renewed in time, never silently replaced.
+//!
+//! File names and subjects follow kubeadm (`cmd/kubeadm/app/constants`), so that its users find their way.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use api::{task::Group, time::Timestamp};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use parking_lot::RwLock;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+pub mod files;
+pub mod issue;
+
+use files::Files;
+pub use issue::{Pair, Seen, Subject, Usage, look};
+
+/// How often a running server looks whether a certificate wants renewal.
+const CHECK: Duration = Duration::from_secs(6 * 3600);
+
+const AUTHORITY: &str = "ca";
+const SERVING: &str = "apiserver";
+const ADMIN: &str = "admin";
+const KUBELET_CLIENT: &str = "apiserver-kubelet-client";
+const SERVICE_ACCOUNT_KEY: &str = "sa.key";
+const SERVICE_ACCOUNT_PUBLIC: &str = "sa.pub";
+
+/// The cluster's authority and what it has signed. Leaves are replaced while the server runs; [`Certs::renewals`] tells.
+pub struct Certs {
+    files: Files,
+    names: ServingNames,
+    authority: Pair,
+    authority_seen: Seen,
+    service_account_key: String,
+    service_account_public: String,
+    leaves: RwLock<Arc<Leaves>>,
+    renewed: watch::Sender<u64>,
+}
+
+/// The leaf certificates in use now.
+#[derive(Clone, Debug)]
+pub struct Leaves {
+    pub serving: Pair,
+    pub admin: Pair,
+    pub kubelet_client: Pair,
+}
+
+/// Under which names and addresses the API server answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServingNames {
+    pub dns: Vec<String>,
+    pub addresses: Vec<IpAddr>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "{}: {why}. It was left untouched: restore it from a backup, or remove it and what belongs to it to have it made anew",
+        path.display()
+    )]
+    Damaged { path: PathBuf, why: String },
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("cannot issue a certificate: {0}")]
+    Issue(#[from] rcgen::Error),
+}
+
+impl Error {
+    fn io(path: &Path, source: std::io::Error) -> Self {
+        Self::Io { path: path.to_owned(), source }
+    }
+}
+
+impl ServingNames {
+    /// The names every API server has, with this machine's host name and addresses, the first address of the service range, and
+    /// the cluster's domain (`cluster.local`).
+    pub fn standard(host_name: &str, addresses: &[IpAddr], first_service: Option<IpAddr>, domain: &str) -> Self {
+        let mut names = Self::default();
+        for dns in ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"] {
+            names.dns.push(dns.into());
+        }
+        names.dns.push(format!("kubernetes.default.svc.{domain}"));
+        if api::selector::is_dns_subdomain(host_name) && !names.dns.iter().any(|d| d == host_name) {
+            names.dns.push(host_name.into());
+        }
+        names.addresses = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        for address in first_service.into_iter().chain(addresses.iter().copied()) {
+            if !address.is_unspecified() && !names.addresses.contains(&address) {
+                names.addresses.push(address);
+            }
+        }
+        names
+    }
+
+    fn subject(&self) -> Subject {
+        Subject {
+            common_name: "kube-apiserver".into(),
+            organization: None,
+            usage: Usage::Server,
+            dns: self.dns.clone(),
+            addresses: self.addresses.clone(),
+        }
+    }
+}
+
+impl Certs {
+    /// Opens or makes all files under `dir` (`<data-dir>/tls`). Leaves are renewed when less than a third of their life is left or
+    /// when the serving names have grown.
+    pub fn open(dir: &Path, names: &ServingNames) -> Result<Self, Error> {
+        Self::open_at(dir, names, Timestamp::now())
+    }
+
+    /// The same at a given time.
+    pub fn open_at(dir: &Path, names: &ServingNames, now: Timestamp) -> Result<Self, Error> {
+        let files = Files::open(dir)?;
+        let (authority, authority_seen) = open_authority(&files, now)?;
+        let (service_account_key, service_account_public) = open_service_account(&files)?;
+        let leaves = Leaves {
+            serving: open_leaf(&files, SERVING, &names.subject(), (&authority, &authority_seen), now)?.0,
+            admin: open_leaf(&files, ADMIN, &admin(), (&authority, &authority_seen), now)?.0,
+            kubelet_client: open_leaf(&files, KUBELET_CLIENT, &kubelet_client(), (&authority, &authority_seen), now)?.0,
+        };
+        let leaves = RwLock::new(Arc::new(leaves));
+        Ok(Self {
+            files,
+            names: names.clone(),
+            authority,
+            authority_seen,
+            service_account_key,
+            service_account_public,
+            leaves,
+            renewed: watch::Sender::new(0),
+        })
+    }
+
+    /// The authority's certificate, PEM.
+    pub fn ca(&self) -> &str {
+        &self.authority.certificate
+    }
+
+    /// The leaves in use now.
+    pub fn leaves(&self) -> Arc<Leaves> {
+        self.leaves.read().clone()
+    }
+
+    /// The key that signs service-account tokens, PKCS#8 PEM.
+    pub fn service_account_key(&self) -> &str {
+        &self.service_account_key
+    }
+
+    /// Its public half, PEM.
+    pub fn service_account_public(&self) -> &str {
+        &self.service_account_public
+    }
+
+    /// A client certificate for one year: `("system:node:a", Some("system:nodes"))`.
+    pub fn issue_client(&self, common_name: &str, organization: Option<&str>) -> Result<Pair, Error> {
+        Ok(issue::leaf(&self.authority, &client(common_name, organization), Timestamp::now())?)
+    }
+
+    /// A node agent's certificate, to serve with and to show, for one year.
+    pub fn issue_node(&self, node: &str, addresses: &[IpAddr]) -> Result<Pair, Error> {
+        let mut subject = client(&format!("system:node:{node}"), Some("system:nodes"));
+        subject.usage = Usage::Both;
+        subject.dns = vec![node.to_owned(), "localhost".to_owned()];
+        subject.addresses = addresses.to_vec();
+        subject.addresses.push(Ipv4Addr::LOCALHOST.into());
+        Ok(issue::leaf(&self.authority, &subject, Timestamp::now())?)
+    }
+
+    /// Rises with each renewal.
+    pub fn renewals(&self) -> watch::Receiver<u64> {
+        self.renewed.subscribe()
+    }
+
+    /// Renews what wants it. True if something was.
+    pub fn renew(&self, now: Timestamp) -> Result<bool, Error> {
+        let authority = (&self.authority, &self.authority_seen);
+        let (serving, a) = open_leaf(&self.files, SERVING, &self.names.subject(), authority, now)?;
+        let (admin, b) = open_leaf(&self.files, ADMIN, &admin(), authority, now)?;
+        let (kubelet_client, c) = open_leaf(&self.files, KUBELET_CLIENT, &kubelet_client(), authority, now)?;
+        let fresh = [a, b, c].contains(&Origin::Made);
+        if fresh {
+            *self.leaves.write() = Arc::new(Leaves { serving, admin, kubelet_client });
+            self.renewed.send_modify(|n| *n += 1);
+        }
+        Ok(fresh)
+    }
+
+    /// Keeps the leaves fresh while the group runs.
+    pub fn keep_fresh(self: &Arc<Self>, group: &Group) {
+        let certs = self.clone();
+        group.spawn(async move {
+            loop {
+                tokio::time::sleep(CHECK).await;
+                match certs.renew(Timestamp::now()) {
+                    Ok(true) => tracing::info!("certificates renewed"),
+                    Ok(false) => {}
+                    Err(error) => tracing::error!(%error, "certificates could not be renewed"),
+                }
+            }
+        });
+    }
+
+    /// A kubeconfig of one context, `skiff`, for the administrator, as JSON (which is YAML).
+    pub fn admin_kubeconfig(&self, server_url: &str) -> Value {
+        kubeconfig(server_url, self.ca(), "kubernetes-admin", &self.leaves().admin)
+    }
+}
+
+/// A kubeconfig of one cluster, user and context with everything inside.
+pub fn kubeconfig(server_url: &str, ca: &str, user: &str, pair: &Pair) -> Value {
+    let data = |pem: &str| BASE64_STANDARD.encode(pem);
+    json!({
+        "apiVersion": "v1", "kind": "Config", "preferences": {}, "current-context": "skiff",
+        "clusters": [{"name": "skiff", "cluster": {"server": server_url, "certificate-authority-data": data(ca)}}],
+        "users": [{"name": user, "user": {
+            "client-certificate-data": data(&pair.certificate), "client-key-data": data(&pair.key),
+        }}],
+        "contexts": [{"name": "skiff", "context": {"cluster": "skiff", "user": user}}],
+    })
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Found,
+    Made,
+}
+
+fn admin() -> Subject {
+    client("kubernetes-admin", Some("system:masters"))
+}
+
+fn kubelet_client() -> Subject {
+    client("kube-apiserver-kubelet-client", Some("system:masters"))
+}
+
+fn client(common_name: &str, organization: Option<&str>) -> Subject {
+    Subject {
+        common_name: common_name.into(),
+        organization: organization.map(Into::into),
+        usage: Usage::Client,
+        dns: Vec::new(),
+        addresses: Vec::new(),
+    }
+}
+
+fn open_authority(files: &Files, now: Timestamp) -> Result<(Pair, Seen), Error> {
+    if let Some((pair, seen)) = files.pair(AUTHORITY)? {
+        if seen.not_after <= now.as_second() {
+            return Err(files.damaged("ca.crt", "the cluster's authority has expired"));
+        }
+        return Ok((pair, seen));
+    }
+    // A new authority beside old leaves would make certificates that do not belong together.
+    for leaf in [SERVING, ADMIN, KUBELET_CLIENT] {
+        if files.pair(leaf)?.is_some() {
+            return Err(files.damaged("ca.crt", format!("it is missing, though {leaf}.crt is there")));
+        }
+    }
+    let pair = issue::authority("kubernetes", now)?;
+    files.write_pair(AUTHORITY, &pair)?;
+    let seen = look(&pair.certificate).map_err(|why| files.damaged("ca.crt", why))?;
+    Ok((pair, seen))
+}
+
+fn open_leaf(files: &Files, name: &str, subject: &Subject, authority: (&Pair, &Seen), now: Timestamp) -> Result<(Pair, Origin), Error> {
+    if let Some((pair, seen)) = files.pair(name)? {
+        if seen.authority_key_id.is_none() || seen.authority_key_id != authority.1.subject_key_id {
+            return Err(files.damaged(&format!("{name}.crt"), "it was not issued by ca.crt"));
+        }
+        if !seen.wants_renewal(now) && seen.covers(subject) {
+            return Ok((pair, Origin::Found));
+        }
+    }
+    let pair = issue::leaf(authority.0, subject, now)?;
+    files.write_pair(name, &pair)?;
+    Ok((pair, Origin::Made))
+}
+
+fn open_service_account(files: &Files) -> Result<(String, String), Error> {
+    let key = match files.read(SERVICE_ACCOUNT_KEY)? {
+        Some(key) => key,
+        None => {
+            let key = issue::key()?;
+            files.write(SERVICE_ACCOUNT_KEY, &key)?;
+            key
+        }
+    };
+    let parsed = rcgen::KeyPair::from_pem(&key).map_err(|why| files.damaged(SERVICE_ACCOUNT_KEY, why))?;
+    let public = parsed.public_key_pem();
+    if files.read(SERVICE_ACCOUNT_PUBLIC)?.as_deref() != Some(&public) {
+        files.write(SERVICE_ACCOUNT_PUBLIC, &public)?;
+    }
+    Ok((key, public))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> ServingNames {
+        ServingNames::standard("host-a", &["10.0.0.5".parse().unwrap()], "10.96.0.1".parse().ok(), "cluster.local")
+    }
+
+    fn later(days: i64) -> Timestamp {
+        Timestamp::from_second(Timestamp::now().as_second() + days * 24 * 3600).unwrap()
+    }
+
+    #[test]
+    fn what_was_made_is_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Certs::open(dir.path(), &names()).unwrap();
+        let again = Certs::open(dir.path(), &names()).unwrap();
+        assert_eq!(first.ca(), again.ca());
+        assert_eq!(first.leaves().serving, again.leaves().serving);
+        assert_eq!(first.service_account_key(), again.service_account_key());
+        let seen = look(&again.leaves().serving.certificate).unwrap();
+        for name in ["localhost", "host-a", "kubernetes.default.svc.cluster.local"] {
+            assert!(seen.dns.iter().any(|d| d == name), "{name}");
+        }
+        for address in ["127.0.0.1", "::1", "10.0.0.5", "10.96.0.1"] {
+            assert!(seen.addresses.contains(&address.parse().unwrap()), "{address}");
+        }
+    }
+
+    #[test]
+    fn files_are_for_their_owner_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        Certs::open(dir.path(), &names()).unwrap();
+        let modes: Vec<u32> =
+            std::fs::read_dir(dir.path()).unwrap().map(|f| f.unwrap().metadata().unwrap().permissions().mode() & 0o777).collect();
+        assert_eq!(modes, vec![0o600; 10]);
+    }
+
+    #[test]
+    fn leaves_are_renewed_when_a_third_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let certs = Certs::open(dir.path(), &names()).unwrap();
+        let before = certs.leaves();
+        assert!(!certs.renew(later(200)).unwrap());
+        assert!(certs.renew(later(250)).unwrap());
+        assert_ne!(certs.leaves().serving, before.serving);
+        assert_eq!(*certs.renewals().borrow(), 1);
+        let reopened = Certs::open_at(dir.path(), &names(), later(700)).unwrap();
+        assert_ne!(reopened.leaves().admin, certs.leaves().admin, "expired while the server was down");
+        assert_eq!(reopened.ca(), certs.ca());
+    }
+
+    #[test]
+    fn a_new_name_makes_a_new_serving_certificate() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Certs::open(dir.path(), &names()).unwrap();
+        let mut more = names();
+        more.addresses.push("192.0.2.7".parse().unwrap());
+        let second = Certs::open(dir.path(), &more).unwrap();
+        assert_ne!(first.leaves().serving, second.leaves().serving);
+        assert_eq!(first.leaves().admin, second.leaves().admin);
+    }
+
+    #[test]
+    fn damage_is_told_and_left_alone() {
+        type Harm = fn(&Path);
+        let cases: [(Harm, &str); 6] = [
+            (|d| std::fs::write(d.join("ca.crt"), "nonsense").unwrap(), "ca.crt"),
+            (|d| std::fs::remove_file(d.join("ca.key")).unwrap(), "ca.key"),
+            (|d| std::fs::write(d.join("sa.key"), "nonsense").unwrap(), "sa.key"),
+            (|d| assert!(std::fs::copy(d.join("admin.key"), d.join("apiserver.key")).is_ok()), "apiserver.key"),
+            (|d| ["ca.crt", "ca.key"].iter().for_each(|f| std::fs::remove_file(d.join(f)).unwrap()), "ca.crt"),
+            (foreign_authority, "apiserver.crt"),
+        ];
+        for (harm, file) in cases {
+            let dir = tempfile::tempdir().unwrap();
+            Certs::open(dir.path(), &names()).unwrap();
+            harm(dir.path());
+            let before = std::fs::read(dir.path().join("apiserver.crt")).unwrap();
+            let error = Certs::open(dir.path(), &names()).err().expect("must be refused").to_string();
+            assert!(error.contains(file) && error.contains("left untouched"), "{file}: {error}");
+            assert_eq!(before, std::fs::read(dir.path().join("apiserver.crt")).unwrap());
+        }
+    }
+
+    fn foreign_authority(dir: &Path) {
+        let other = tempfile::tempdir().unwrap();
+        Certs::open(other.path(), &names()).unwrap();
+        for file in ["ca.crt", "ca.key"] {
+            std::fs::copy(other.path().join(file), dir.join(file)).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_kubeconfig_holds_everything() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Certs::open(dir.path(), &names()).unwrap().admin_kubeconfig("https://127.0.0.1:6443");
+        assert_eq!(config["clusters"][0]["cluster"]["server"], "https://127.0.0.1:6443");
+        assert_eq!(config["contexts"][0]["context"]["user"], config["users"][0]["name"]);
+    }
+}

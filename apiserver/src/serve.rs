@@ -1,0 +1,359 @@
+//! A listener -> served requests: TLS, HTTP/1.1 and 2, deadlines, upgrades, and a graceful end.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use api::{Status, task::Group, time::Timestamp};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_rustls::TlsAcceptor;
+use tower::{Service, ServiceExt};
+
+use crate::{
+    body::{BoxError, Request, Response, boxed, full},
+    identity::Peer,
+    tls::{Shown, Tls},
+};
+
+/// How long a peer may take for the TLS handshake, and for the headers of a request.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+const HEADER_READ: Duration = Duration::from_secs(32);
+/// Go's `http.DefaultMaxHeaderBytes` is 1 MiB; nobody needs that much.
+const HEADER_BYTES_MAX: usize = 256 * 1024;
+/// Connections at one time; more wait in the kernel's backlog.
+const CONNECTIONS_MAX: usize = 16 * 1024;
+/// How long open requests may go on after the group was asked to stop.
+pub const DRAIN: Duration = Duration::from_secs(5);
+/// Streams of one HTTP/2 connection, and the window of each (`server/secure_serving.go`).
+const STREAMS_MAX: u32 = 250;
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// A silent HTTP/2 peer is asked after this long whether it is still there.
+const PING: Duration = Duration::from_secs(60);
+
+/// Serves until the group stops, then drains for at most [`DRAIN`]. A connection that fails harms nobody else.
+///
+/// # Errors
+/// None today: what goes wrong with one connection is logged and ends that connection.
+pub async fn serve<S>(listener: TcpListener, tls: Arc<Tls>, service: S, group: Group) -> std::io::Result<()>
+where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = group.stopping() => return Ok(()),
+            accepted = accept(&listener, &slots) => accepted,
+        };
+        let Some((stream, address, slot)) = accepted else { continue };
+        let (tls, service, stop) = (tls.clone(), service.clone(), group.clone());
+        group.spawn_careful(async move {
+            Box::pin(connection(stream, address, tls, service, stop)).await;
+            drop(slot);
+        });
+    }
+}
+
+/// The service as an in-process caller reaches it, with `peer` as what a transport would have found. Takes and gives what
+/// `kube::Client::new` wants.
+pub fn in_process<S>(service: S, peer: Peer) -> InProcess<S> {
+    InProcess { service, peer }
+}
+
+/// See [`in_process`].
+#[derive(Clone)]
+pub struct InProcess<S> {
+    service: S,
+    peer: Peer,
+}
+
+impl<S, B> Service<http::Request<B>> for InProcess<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.service.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> S::Future {
+        let mut request = request.map(boxed);
+        request.extensions_mut().insert(self.peer.clone());
+        self.service.call(request)
+    }
+}
+
+async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+    let slot = slots.clone().acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, address)) => Some((stream, address, slot)),
+        Err(error) => {
+            tracing::warn!(%error, "cannot accept a connection");
+            // Out of file descriptors, most likely: asking again at once would spin.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            None
+        }
+    }
+}
+
+async fn connection<S>(stream: TcpStream, address: SocketAddr, tls: Arc<Tls>, service: S, group: Group)
+where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+    let shaken = tokio::select! {
+        () = group.stopping() => return,
+        shaken = tokio::time::timeout(HANDSHAKE, handshake(stream, &tls)) => shaken,
+    };
+    let stream = match shaken {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, peer = %address, "TLS handshake failed"),
+        Err(_) => return tracing::debug!(peer = %address, "TLS handshake took too long"),
+    };
+    let shown = tls.judge(stream.get_ref().1.peer_certificates().unwrap_or_default(), Timestamp::now());
+    let door = Door { service, shown: Arc::new(shown), address };
+    let service = hyper::service::service_fn(move |request| door.clone().enter(request));
+    let builder = builder();
+    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = group.stopping() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(DRAIN, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error, peer = %address, "connection ended with an error");
+    }
+}
+
+async fn handshake(mut stream: TcpStream, tls: &Tls) -> std::io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
+    stream.set_nodelay(true)?;
+    let mut first = [0u8; 1];
+    // 0x16 begins a TLS handshake; a letter begins a plain HTTP request, which Go's server answers so.
+    if stream.peek(&mut first).await? == 1 && first[0].is_ascii_uppercase() {
+        let plain = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+        stream.write_all(plain).await?;
+        return Err(std::io::Error::other("plain HTTP on the TLS port"));
+    }
+    TlsAcceptor::from(tls.config.clone()).accept(stream).await
+}
+
+fn builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ).max_buf_size(HEADER_BYTES_MAX).half_close(false);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(STREAM_WINDOW_BYTES * 16)
+        .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).unwrap_or(u32::MAX))
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(Duration::from_secs(30));
+    builder
+}
+
+/// What stands between a connection and the service: the peer is written into each request.
+#[derive(Clone)]
+struct Door<S> {
+    service: S,
+    shown: Arc<Shown>,
+    address: SocketAddr,
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+impl<S> Door<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+    fn enter(self, request: http::Request<Incoming>) -> Answer {
+        let certificate = match self.shown.as_ref() {
+            Shown::Nothing => None,
+            Shown::Good { user, not_after } if *not_after >= Timestamp::now().as_second() => Some(user.clone()),
+            // Another credential may still speak for the caller; without one the bad certificate decides.
+            _ if request.headers().contains_key(header::AUTHORIZATION) => None,
+            _ => return Box::pin(std::future::ready(Ok(unauthorized()))),
+        };
+        let mut request = request.map(boxed);
+        request.extensions_mut().insert(Peer { certificate, address: Some(self.address) });
+        Box::pin(self.service.oneshot(request))
+    }
+}
+
+fn unauthorized() -> Response {
+    status_response(&Status::unauthorized())
+}
+
+/// A failure as a reply.
+pub fn status_response(status: &Status) -> Response {
+    let mut response = Response::new(full(status.body().to_string()));
+    *response.status_mut() = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, Empty};
+    use rustls_pki_types::ServerName;
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+    use crate::{
+        certs::{Certs, Pair, ServingNames, Subject, Usage, issue},
+        tls::client_config,
+    };
+
+    const BOUND: Duration = Duration::from_secs(10);
+
+    struct House {
+        certs: Certs,
+        address: SocketAddr,
+        group: Group,
+        _dir: tempfile::TempDir,
+    }
+
+    async fn who(request: Request) -> Result<Response, Infallible> {
+        let peer = request.extensions().get::<Peer>().cloned().unwrap();
+        let name = peer.certificate.map_or("anonymous".into(), |u| format!("{}/{}", u.name, u.groups.join(",")));
+        if request.headers().contains_key("x-read") {
+            let read = request.into_body().collect().await.map(|b| b.to_bytes().len()).unwrap_or_default();
+            return Ok(Response::new(full(format!("{name} {read}"))));
+        }
+        Ok(Response::new(full(name)))
+    }
+
+    async fn house() -> House {
+        let dir = tempfile::tempdir().unwrap();
+        let certs = Certs::open(dir.path(), &ServingNames::standard("h", &[], None, "cluster.local")).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, group, tls) = (listener.local_addr().unwrap(), Group::new(), Arc::new(Tls::new(&certs).unwrap()));
+        let server = serve(listener, tls, tower::service_fn(who), group.clone());
+        group.spawn_careful(async move { server.await.unwrap() });
+        House { certs, address, group, _dir: dir }
+    }
+
+    impl House {
+        async fn ask(&self, shown: Option<&Pair>, authorization: Option<&str>) -> (u16, String) {
+            let ca = self.certs.ca();
+            let config = match shown {
+                Some(pair) => client_config(ca, pair).unwrap(),
+                None => anonymous(ca),
+            };
+            let tcp = TcpStream::connect(self.address).await.unwrap();
+            let name = ServerName::try_from("kubernetes.default").unwrap();
+            let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+            self.group.spawn(async move { drop(connection.await) });
+            let mut request = http::Request::get("/").header("host", "x");
+            if let Some(value) = authorization {
+                request = request.header("authorization", value);
+            }
+            let reply = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+            let code = reply.status().as_u16();
+            (code, String::from_utf8(reply.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
+        }
+    }
+
+    fn anonymous(ca: &str) -> rustls::ClientConfig {
+        let pair = issue::authority("nobody", Timestamp::now()).unwrap();
+        let mut config = client_config(ca, &pair).unwrap();
+        config.client_auth_cert_resolver = rustls::ClientConfig::builder_with_provider(crate::tls::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth()
+            .client_auth_cert_resolver;
+        config
+    }
+
+    fn user(seconds: u64) -> Subject {
+        let usage = Usage::Client;
+        let organization = Some(format!("org-{seconds}"));
+        Subject { common_name: "jane".into(), organization, usage, dns: Vec::new(), addresses: Vec::new() }
+    }
+
+    #[tokio::test]
+    async fn the_peer_is_known_by_its_certificate() {
+        let house = house().await;
+        assert_eq!(house.ask(None, None).await, (200, "anonymous".into()));
+        let admin = house.certs.leaves().admin.clone();
+        assert_eq!(house.ask(Some(&admin), None).await, (200, "kubernetes-admin/system:masters".into()));
+        let node = house.certs.issue_client("system:node:a", Some("system:nodes")).unwrap();
+        assert_eq!(house.ask(Some(&node), None).await, (200, "system:node:a/system:nodes".into()));
+        assert!(house.group.drain(BOUND).await);
+    }
+
+    #[tokio::test]
+    async fn foreign_and_expired_certificates_are_unauthorized() {
+        let house = house().await;
+        let dir = tempfile::tempdir().unwrap();
+        let other = Certs::open(dir.path(), &ServingNames::default()).unwrap();
+        let (code, body) = house.ask(Some(&other.leaves().admin), None).await;
+        assert_eq!(code, 401);
+        assert!(body.contains(r#""reason":"Unauthorized""#), "{body}");
+        let ca = Pair {
+            certificate: house.certs.ca().into(),
+            key: std::fs::read_to_string(house._dir.path().join("ca.key")).unwrap(),
+        };
+        let past = Timestamp::from_second(Timestamp::now().as_second() - 7200).unwrap();
+        let expired = issue::leaf_for(&ca, &user(3600), past, 3600).unwrap();
+        assert_eq!(house.ask(Some(&expired), None).await.0, 401);
+        assert_eq!(house.ask(Some(&expired), Some("Bearer x")).await, (200, "anonymous".into()), "the token decides");
+        assert!(house.group.drain(BOUND).await);
+    }
+
+    #[tokio::test]
+    async fn a_serving_certificate_does_not_speak_for_a_client() {
+        let house = house().await;
+        let serving = house.certs.leaves().serving.clone();
+        assert_eq!(house.ask(Some(&serving), None).await.0, 401);
+        assert!(house.group.drain(BOUND).await);
+    }
+
+    #[tokio::test]
+    async fn plain_http_is_told_so() {
+        use tokio::io::AsyncReadExt;
+        let house = house().await;
+        let mut tcp = TcpStream::connect(house.address).await.unwrap();
+        tcp.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut text = [0u8; 24];
+        tcp.read_exact(&mut text).await.unwrap();
+        assert_eq!(&text, b"HTTP/1.0 400 Bad Request");
+        assert!(house.group.drain(BOUND).await);
+    }
+
+    #[tokio::test]
+    async fn in_process_callers_pass_the_same_way() {
+        let user = crate::identity::User { name: "system:apiserver".into(), ..Default::default() };
+        let peer = Peer { certificate: Some(user), address: None };
+        let request = http::Request::post("/").header("x-read", "1").body(http_body_util::Full::new(Bytes::from_static(b"abc"))).unwrap();
+        let reply = in_process(tower::service_fn(who), peer).oneshot(request).await.unwrap();
+        assert_eq!(reply.into_body().collect().await.unwrap().to_bytes(), "system:apiserver/ 3");
+    }
+}

@@ -1,0 +1,236 @@
+//! Handshakes -> who is there: the serving certificate, and client certificates judged after the handshake, as upstream does.
+//!
+//! Upstream asks for a client certificate without verifying it (`tls.RequestClientCert`) and judges it in its x509 authenticator, so
+//! that a foreign or expired one gives 401 and not a broken handshake (`authentication/request/x509/x509.go`).
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use api::time::Timestamp;
+use parking_lot::RwLock;
+use rustls::{
+    ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    crypto::CryptoProvider,
+    server::{
+        ClientHello, ResolvesServerCert, WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+    sign::CertifiedKey,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
+use sha2::{Digest, Sha256};
+use x509_parser::prelude::*;
+
+use crate::{
+    certs::{Certs, Pair},
+    identity::User,
+};
+
+/// Everything the acceptor needs. Follows the renewals of [`Certs`].
+pub struct Tls {
+    pub(crate) config: Arc<ServerConfig>,
+    trust: Arc<Trust>,
+    serving: Arc<Serving>,
+}
+
+/// A client certificate as the transport found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// None was shown, or one without a common name, which says nothing.
+    Nothing,
+    /// Signed by our authority; good until this second.
+    Good { user: User, not_after: i64 },
+    /// Foreign, expired or malformed, and why.
+    Bad(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("TLS: {0}")]
+    Rustls(#[from] rustls::Error),
+    #[error("PEM: {0}")]
+    Pem(String),
+    #[error("client certificate verifier: {0}")]
+    Verifier(String),
+}
+
+impl Tls {
+    pub fn new(certs: &Certs) -> Result<Self, Error> {
+        let provider = provider();
+        let trust = Arc::new(Trust::new(certs.ca(), &provider)?);
+        let serving = Arc::new(Serving(RwLock::new(certified(&certs.leaves().serving, &provider)?)));
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(trust.clone())
+            .with_cert_resolver(serving.clone());
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self { config: Arc::new(config), trust, serving })
+    }
+
+    /// Takes the renewed serving certificate into use; connections that stand are not touched.
+    pub fn reload(&self, certs: &Certs) -> Result<(), Error> {
+        *self.serving.0.write() = certified(&certs.leaves().serving, &provider())?;
+        Ok(())
+    }
+
+    /// Reloads at each renewal while the group runs.
+    pub fn follow(self: &Arc<Self>, certs: &Arc<Certs>, group: &api::task::Group) {
+        let (tls, certs, mut renewals) = (self.clone(), certs.clone(), certs.renewals());
+        group.spawn(async move {
+            while renewals.changed().await.is_ok() {
+                if let Err(error) = tls.reload(&certs) {
+                    tracing::error!(%error, "renewed serving certificate cannot be used");
+                }
+            }
+        });
+    }
+
+    /// Judges what a client has shown, as of `now`.
+    pub fn judge(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Shown {
+        self.trust.judge(chain, now)
+    }
+}
+
+/// How we call a node's agent: its certificate is checked against `ca`, and `shown` is ours.
+pub fn client_config(ca: &str, shown: &Pair) -> Result<ClientConfig, Error> {
+    let (chain, key) = parse(shown)?;
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots(ca)?)
+        .with_client_auth_cert(chain, key)?;
+    // Upgrades (SPDY, websocket) exist in HTTP/1.1 only.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// A server of the cluster's other parts (a node's agent): client certificates are required to be ours where they are shown.
+pub fn server_config(ca: &str, serving: &Pair) -> Result<ServerConfig, Error> {
+    let (chain, key) = parse(serving)?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca)?), provider())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|e| Error::Verifier(e.to_string()))?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// The serving certificate in use now.
+struct Serving(RwLock<Arc<CertifiedKey>>);
+
+impl fmt::Debug for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Serving")
+    }
+}
+
+impl ResolvesServerCert for Serving {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().clone())
+    }
+}
+
+/// Lets every certificate through the handshake (its holder must have the key all the same) and judges it afterwards.
+#[derive(Debug)]
+struct Trust(Arc<dyn ClientCertVerifier>);
+
+impl Trust {
+    fn new(ca: &str, provider: &Arc<CryptoProvider>) -> Result<Self, Error> {
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca)?), provider.clone());
+        let verifier = builder.allow_unauthenticated().build().map_err(|e| Error::Verifier(e.to_string()))?;
+        Ok(Self(verifier))
+    }
+
+    fn judge(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Shown {
+        let Some((leaf, rest)) = chain.split_first() else { return Shown::Nothing };
+        let since = std::time::Duration::from_secs(u64::try_from(now.as_second()).unwrap_or_default());
+        if let Err(error) = self.0.verify_client_cert(leaf, rest, UnixTime::since_unix_epoch(since)) {
+            return Shown::Bad(error.to_string());
+        }
+        match parse_x509_certificate(leaf) {
+            Ok((_, parsed)) => shown(leaf, &parsed),
+            Err(error) => Shown::Bad(error.to_string()),
+        }
+    }
+}
+
+impl ClientCertVerifier for Trust {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// Common name -> user, organizations -> groups (`CommonNameUserConversion`).
+fn shown(der: &[u8], parsed: &X509Certificate<'_>) -> Shown {
+    let text = |a: &AttributeTypeAndValue<'_>| a.as_str().map(str::to_owned).unwrap_or_default();
+    let name = parsed.subject().iter_common_name().next().map(text).unwrap_or_default();
+    if name.is_empty() {
+        return Shown::Nothing;
+    }
+    let digest: String = Sha256::digest(der).iter().map(|b| format!("{b:02x}")).collect();
+    let credential = ("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={digest}")]);
+    let groups = parsed.subject().iter_organization().map(text).collect();
+    let user = User { name, uid: String::new(), groups, extra: BTreeMap::from([credential]) };
+    Shown::Good { user, not_after: parsed.validity().not_after.timestamp() }
+}
+
+fn roots(ca: &str) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
+        roots.add(certificate.map_err(|e| Error::Pem(e.to_string()))?)?;
+    }
+    Ok(roots)
+}
+
+fn parse(pair: &Pair) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Error> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pair.certificate.as_bytes()).collect();
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes());
+    Ok((chain.map_err(|e| Error::Pem(e.to_string()))?, key.map_err(|e| Error::Pem(e.to_string()))?))
+}
+
+fn certified(pair: &Pair, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, Error> {
+    let (chain, key) = parse(pair)?;
+    Ok(Arc::new(CertifiedKey::from_der(chain, key, provider)?))
+}

@@ -1,1 +1,66 @@
-fn main() {}
+//! The front door: which verb was asked for, and who carries it out.
+
+mod agent;
+mod check;
+mod dirs;
+mod down;
+mod flags;
+mod instance;
+mod kubeconfig;
+mod progress;
+mod server;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use flags::{Cli, Verb};
+
+// glibc's allocator keeps an arena per thread: several times the idle memory.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The name under which containerd calls this binary as its network plugin.
+pub const CNI_NAME: &str = "skiff-cni";
+
+fn main() -> ExitCode {
+    let called_as = std::env::args_os().next().map(std::path::PathBuf::from);
+    if called_as.as_deref().and_then(|p| p.file_name()).is_some_and(|name| name == CNI_NAME) {
+        return proxy::cni::main_cni();
+    }
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<ExitCode> {
+    let cli = Cli::read(std::env::args_os().collect::<Vec<_>>())?;
+    rustls::crypto::aws_lc_rs::default_provider().install_default().map_err(|_| anyhow::anyhow!("a TLS provider was installed before main"))?;
+    match cli.verb {
+        Verb::Up(flags) => block_on(&flags.server.common.log_level.clone(), up::run(flags))?,
+        Verb::Server(flags) => block_on(&flags.common.log_level.clone(), server::run(flags))?,
+        Verb::Kubeconfig(flags) => kubeconfig::run(&flags)?,
+        Verb::Check(_) => return Ok(if check::run() { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        Verb::Down(flags) => block_on(&flags.common.log_level.clone(), down::down(flags))?,
+        Verb::Reset(flags) => block_on(&flags.log_level.clone(), down::reset(flags))?,
+        Verb::Version => println!("skiff {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), apiserver::version::GIT_VERSION),
+        Verb::Completion { shell } => clap_complete::generate(shell, &mut Cli::command(), "skiff", &mut std::io::stdout()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn block_on(log_level: &str, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(log_level)?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    // Few threads: the work is small, and each idle thread costs memory.
+    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(threads).max_blocking_threads(64).enable_all().build()?;
+    let done = runtime.block_on(Box::pin(work));
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    done
+}

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::Stream;
 
+pub mod etcd;
 mod index;
 mod local;
 pub mod memory;
@@ -136,4 +137,15 @@ pub trait Store: Send + Sync + 'static {
     async fn compact(&self, rev: Rev) -> Result<(), Error>;
     /// Says goodbye: all acknowledged writes are on disk, files are closed.
     async fn close(&self);
+}
+
+impl Txn {
+    /// Bytes of all keys and values written.
+    pub(crate) fn size(&self) -> usize {
+        let size = |op: &Op| match op {
+            Op::Put { key, value, .. } => key.len() + value.len(),
+            Op::Delete { key } => key.len(),
+        };
+        self.ops.iter().map(size).sum()
+    }
 }

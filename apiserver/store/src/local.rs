@@ -242,14 +242,6 @@ impl Expiry {
 }
 
 impl Txn {
-    fn size(&self) -> usize {
-        let size = |op: &Op| match op {
-            Op::Put { key, value, .. } => key.len() + value.len(),
-            Op::Delete { key } => key.len(),
-        };
-        self.ops.iter().map(size).sum()
-    }
-
     /// The new deadline (Unix seconds) of each key written; `None` lasts.
     fn deadlines(&self, now: u64) -> Vec<(Arc<str>, Option<u64>)> {
         let deadline = |op: &Op| match op {

@@ -1,11 +1,22 @@
 //! The back ends under test, each fresh.
 
-use store::{Store, memory::Memory};
+use std::{
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use store::{Store, etcd::Tls, memory::Memory};
 
 pub struct Backend {
     store: Box<dyn Store>,
+    // Dropped after the store, in this order: the server, then its files.
+    _server: Option<Server>,
     _dir: Option<tempfile::TempDir>,
 }
+
+/// A child that does not outlive its test.
+struct Server(Child);
 
 impl Backend {
     pub fn store(&self) -> &dyn Store {
@@ -13,14 +24,45 @@ impl Backend {
     }
 
     pub async fn memory() -> Self {
-        Self { store: Box::new(Memory::new()), _dir: None }
+        Self { store: Box::new(Memory::new()), _server: None, _dir: None }
     }
 
     pub async fn redb() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let store = store::redb::open(dir.path()).expect("a fresh store");
-        Self { store: Box::new(store), _dir: Some(dir) }
+        Self { store: Box::new(store), _server: None, _dir: Some(dir) }
     }
+
+    /// A real etcd of its own, on loopback.
+    pub async fn etcd() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (client, peer) = (format!("http://127.0.0.1:{}", free_port()), format!("http://127.0.0.1:{}", free_port()));
+        let mut command = Command::new("etcd");
+        command.arg("--data-dir").arg(dir.path()).args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer, "--initial-cluster"]);
+        command.arg(format!("default={peer}")).args(["--log-level", "error"]).stdout(Stdio::null()).stderr(Stdio::null());
+        let server = Server(command.spawn().expect("etcd is installed: apt-get install -y etcd-server"));
+        let start = Instant::now();
+        loop {
+            match store::etcd::open(std::slice::from_ref(&client), &Tls::default()).await {
+                Ok(store) => return Self { store: Box::new(store), _server: Some(server), _dir: Some(dir) },
+                Err(error) => assert!(start.elapsed() < Duration::from_secs(30), "etcd did not start: {error}"),
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself: nothing is left to do then.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("a bound address").port()
 }
 
 /// Makes one module of tests per back end.
@@ -28,6 +70,7 @@ macro_rules! each_backend {
     ($($test:ident),* $(,)?) => {
         each_backend!(@ memory: $($test),*);
         each_backend!(@ redb: $($test),*);
+        each_backend!(@ etcd: $($test),*);
     };
     (@ $backend:ident: $($test:ident),*) => {
         mod $backend {

@@ -1,0 +1,118 @@
+//! Where things are kept, and the guard that nobody else's data is touched.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+
+/// Says that a directory is ours, and in which layout.
+const MARK: &str = "skiff-data";
+const LAYOUT: &str = "1\n";
+
+/// The layout of the data directory.
+#[derive(Clone, Debug)]
+pub struct Dirs {
+    pub root: PathBuf,
+}
+
+impl Dirs {
+    pub fn new(data_dir: Option<&Path>) -> Self {
+        let root = data_dir.map_or_else(default_root, Path::to_path_buf);
+        // Paths go into configurations of other programs: they must not depend on where we were started.
+        Self { root: std::path::absolute(&root).unwrap_or(root) }
+    }
+
+    /// Makes the directory ours, or refuses.
+    ///
+    /// # Errors
+    /// It holds somebody else's files, or was written in a newer layout; it is then left untouched.
+    pub fn claim(&self) -> anyhow::Result<()> {
+        let mark = self.root.join(MARK);
+        match fs::read_to_string(&mark) {
+            Ok(text) if text == LAYOUT => return Ok(()),
+            Ok(text) => bail!(
+                "{} has layout {:?}, this skiff knows {:?}: it was left untouched. Use the skiff that wrote it, or name another --data-dir.",
+                self.root.display(),
+                text.trim(),
+                LAYOUT.trim()
+            ),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("reading {}", mark.display())),
+        }
+        fs::create_dir_all(&self.root).with_context(|| format!("making {}", self.root.display()))?;
+        if fs::read_dir(&self.root)?.next().is_some() {
+            bail!(
+                "{} is not empty and is not skiff's: it was left untouched. Name another --data-dir, or empty it if nothing in it is needed.",
+                self.root.display()
+            );
+        }
+        fs::write(&mark, LAYOUT).with_context(|| format!("writing {}", mark.display()))
+    }
+
+    pub fn is_ours(&self) -> bool {
+        self.root.join(MARK).exists()
+    }
+
+    pub fn tls(&self) -> PathBuf {
+        self.root.join("tls")
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.root.join("store")
+    }
+
+    pub fn agent(&self) -> PathBuf {
+        self.root.join("agent")
+    }
+
+    pub fn manifests(&self) -> PathBuf {
+        self.root.join("manifests")
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.root.join("skiff.log")
+    }
+
+    /// The process that runs on this directory: its id, as text.
+    pub fn pid(&self) -> PathBuf {
+        self.root.join("skiff.pid")
+    }
+
+    /// The administrator's kubeconfig, as the running server wrote it.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.root.join("admin.kubeconfig")
+    }
+}
+
+fn default_root() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return "/var/lib/skiff".into();
+    }
+    std::env::home_dir().unwrap_or_default().join(".local/share/skiff")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_foreign_directory_is_refused_and_left_untouched() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("member"), "etcd's").unwrap();
+        let error = Dirs::new(Some(dir.path())).claim().unwrap_err();
+        assert!(error.to_string().contains("left untouched"), "{error}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn our_own_directory_is_claimed_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = Dirs::new(Some(&dir.path().join("new")));
+        dirs.claim().unwrap();
+        dirs.claim().unwrap();
+        fs::write(dirs.root.join(MARK), "99\n").unwrap();
+        assert!(dirs.claim().unwrap_err().to_string().contains("layout"));
+    }
+}

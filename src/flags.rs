@@ -1,0 +1,247 @@
+//! Command line, environment, file -> flags. Every flag is also `SKIFF_<NAME>` and a key of the `--config` file, in that order.
+
+use std::{ffi::OsString, net::IpAddr, path::PathBuf};
+
+use anyhow::{Context, bail};
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use serde_json::{Map, Value};
+
+/// Kubernetes in one binary: API server, store, scheduler, controllers, node agent, service proxy, cluster DNS.
+#[derive(Debug, Parser)]
+#[command(name = "skiff", version, about, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Bring up a cluster on this machine: control plane and node in one process
+    Up(UpFlags),
+    /// Run the control plane alone, in the foreground (no root and no containerd needed)
+    Server(ServerFlags),
+    /// Print a kubeconfig for the cluster administrator, or merge it into a file
+    Kubeconfig(KubeconfigFlags),
+    /// Tell what this machine lacks for `skiff up`, and the command that mends it
+    Check(CommonFlags),
+    /// Stop skiff; pods keep running unless --pods is given
+    Down(DownFlags),
+    /// Stop skiff and remove what it made: pods, rules, links, mounts, cgroups, data
+    Reset(CommonFlags),
+    /// Print the version
+    Version,
+    /// Print a completion script for a shell
+    Completion {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct CommonFlags {
+    /// Directory for all that is kept [default: /var/lib/skiff, or ~/.local/share/skiff without root]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// YAML file whose keys are the names of flags
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What is logged: error, warn, info, debug, trace, or per module (`info,apiserver=debug`)
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ServerFlags {
+    #[command(flatten)]
+    pub common: CommonFlags,
+    /// Address the API is served on
+    #[arg(long, value_name = "IP", default_value = "0.0.0.0")]
+    pub bind_address: IpAddr,
+    /// Port the API is served on
+    #[arg(long, value_name = "PORT", default_value_t = 6443)]
+    pub secure_port: u16,
+    /// Address that pods and nodes reach the API at [default: this machine's]
+    #[arg(long, value_name = "IP")]
+    pub advertise_address: Option<IpAddr>,
+    /// More names and addresses for the serving certificate
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub tls_san: Vec<String>,
+    /// etcd servers (https://host:2379, ...); without them the embedded store is used
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    pub etcd_servers: Vec<String>,
+    /// CA that etcd's certificate is checked against
+    #[arg(long, value_name = "FILE")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// Client certificate for etcd
+    #[arg(long, value_name = "FILE")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Key of the client certificate for etcd
+    #[arg(long, value_name = "FILE")]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// Where the objects are kept without etcd: `redb` (a file) or `memory` (forgotten at the end)
+    #[arg(long, value_name = "STORE", default_value = "redb", value_parser = ["redb", "memory"])]
+    pub storage_backend: String,
+    /// Addresses of pods
+    #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16")]
+    pub cluster_cidr: ipnet::IpNet,
+    /// Addresses of services
+    #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/12")]
+    pub service_cluster_ip_range: ipnet::IpNet,
+    /// Ports of services of type NodePort
+    #[arg(long, value_name = "FROM-TO", default_value = "30000-32767")]
+    pub service_node_port_range: String,
+    /// The cluster's DNS domain
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct AgentFlags {
+    /// This node's name [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// This node's address [default: the address of the default route]
+    #[arg(long, value_name = "IP")]
+    pub node_ip: Option<IpAddr>,
+    /// A container runtime that is already running (unix:///run/containerd/containerd.sock), instead of our own containerd
+    #[arg(long, value_name = "SOCKET")]
+    pub container_runtime_endpoint: Option<String>,
+    /// Directory of static pod manifests [default: <data-dir>/manifests]
+    #[arg(long, value_name = "DIR")]
+    pub pod_manifest_path: Option<PathBuf>,
+    /// Port of the node agent's own server
+    #[arg(long, value_name = "PORT", default_value_t = 10250)]
+    pub kubelet_port: u16,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct UpFlags {
+    #[command(flatten)]
+    pub server: ServerFlags,
+    #[command(flatten)]
+    pub agent: AgentFlags,
+    /// Stay in the foreground, as a service manager wants it
+    #[arg(long)]
+    pub foreground: bool,
+    /// The kubeconfig that the cluster's context is merged into [default: $KUBECONFIG or ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct KubeconfigFlags {
+    #[command(flatten)]
+    pub common: CommonFlags,
+    /// Merge into the default kubeconfig, as `skiff up` does, instead of printing
+    #[arg(long)]
+    pub merge: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct DownFlags {
+    #[command(flatten)]
+    pub common: CommonFlags,
+    /// Also stop all pods and our containerd
+    #[arg(long)]
+    pub pods: bool,
+}
+
+impl Cli {
+    /// Reads the process's own arguments and environment; prints help or usage errors and exits as clap does.
+    ///
+    /// # Errors
+    /// A config file that cannot be read, is no YAML map, or has a key that is no flag.
+    pub fn read(args: impl IntoIterator<Item = OsString> + Clone) -> anyhow::Result<Self> {
+        let command = with_environment(Cli::command());
+        let first = command.clone().ignore_errors(true).get_matches_from(args.clone());
+        let file = first.subcommand().and_then(|(_, m)| m.try_get_one::<PathBuf>("config").ok().flatten().cloned());
+        let command = match file {
+            Some(path) => with_file(command, &read_file(&path)?).with_context(|| format!("config file {}", path.display()))?,
+            None => command,
+        };
+        Ok(Cli::from_arg_matches(&command.get_matches_from(args)).unwrap_or_else(|e| e.exit()))
+    }
+}
+
+fn read_file(path: &PathBuf) -> anyhow::Result<Map<String, Value>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("config file {}", path.display()))?;
+    let options = serde_yaml::options! { legacy_octal_numbers: true };
+    match serde_yaml::from_str_with_options(&text, options).with_context(|| format!("config file {}", path.display()))? {
+        Value::Object(map) => Ok(map),
+        Value::Null => Ok(Map::new()),
+        _ => bail!("config file {}: not a map of flag names to values", path.display()),
+    }
+}
+
+/// `--data-dir` can also be given as `SKIFF_DATA_DIR`.
+fn with_environment(command: Command) -> Command {
+    command.mut_subcommands(|sub| {
+        sub.mut_args(|arg| match arg.get_long() {
+            Some("help" | "version") | None => arg,
+            Some(long) => {
+                let name = format!("SKIFF_{}", long.to_uppercase().replace('-', "_"));
+                arg.env(name).hide_env(true)
+            }
+        })
+    })
+}
+
+/// The file's values become the flags' defaults, so that the environment and the command line win over them.
+fn with_file(mut command: Command, file: &Map<String, Value>) -> anyhow::Result<Command> {
+    for (key, value) in file {
+        let known = |sub: &Command| sub.get_arguments().any(|a| a.get_long() == Some(key) && key != "config");
+        if !command.get_subcommands().any(known) {
+            bail!("unknown key {key:?}: keys are the names of flags, see `skiff up --help`");
+        }
+        let text = as_flag(value).with_context(|| format!("key {key:?}: a list or a map of maps is no value of a flag"))?;
+        let id = key.replace('-', "_");
+        command = command.mut_subcommands(|sub| if known(&sub) { sub.mut_arg(&id, |arg| arg.default_value(text.clone())) } else { sub });
+    }
+    Ok(command)
+}
+
+fn as_flag(value: &Value) -> Option<String> {
+    match value {
+        Value::String(s) => Some(s.clone()),
+        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+        Value::Array(items) => items.iter().map(as_flag).collect::<Option<Vec<_>>>().map(|v| v.join(",")),
+        Value::Null | Value::Object(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(file: &str, args: &[&str]) -> anyhow::Result<Cli> {
+        let Value::Object(map) = serde_yaml::from_str(file)? else { bail!("no map") };
+        let command = with_file(with_environment(Cli::command()), &map)?;
+        Ok(Cli::from_arg_matches(&command.try_get_matches_from(args)?)?)
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let file = "secure-port: 7000\netcd-servers: [http://a:1, http://b:2]\nnode-name: n1\n";
+        let Verb::Up(up) = parse(file, &["skiff", "up", "--node-name", "n2"]).unwrap().verb else { panic!() };
+        assert_eq!(up.server.secure_port, 7000);
+        assert_eq!(up.server.etcd_servers, ["http://a:1", "http://b:2"]);
+        assert_eq!(up.agent.node_name.as_deref(), Some("n2"));
+    }
+
+    #[test]
+    fn a_switch_can_be_set_in_the_file() {
+        let Verb::Up(up) = parse("foreground: true\n", &["skiff", "up"]).unwrap().verb else { panic!() };
+        assert!(up.foreground);
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error() {
+        let error = parse("secure-prot: 1\n", &["skiff", "up"]).unwrap_err();
+        assert!(error.to_string().contains("unknown key \"secure-prot\""), "{error}");
+    }
+
+    #[test]
+    fn clap_finds_no_fault_with_the_table() {
+        with_environment(Cli::command()).debug_assert();
+    }
+}

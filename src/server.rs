@@ -1,0 +1,227 @@
+//! `skiff server`: the control plane, assembled. The one place that knows all of its rooms.
+
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    ops::RangeInclusive,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use api::task::Group;
+use apiserver::{
+    certs::{Certs, ServingNames},
+    engine::Engine,
+    identity::{Peer, User},
+    serve::{self, in_process},
+    tls::Tls,
+};
+use serde_json::Value;
+use store::Store;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    dirs::Dirs,
+    flags::ServerFlags,
+    instance::Instance,
+    kubeconfig,
+    progress::Progress,
+};
+
+/// How long an orderly end may take before we go anyway.
+const END_BOUND: Duration = Duration::from_secs(8);
+
+/// A running control plane.
+pub struct Control {
+    pub group: Group,
+    pub dirs: Dirs,
+    pub certs: Arc<Certs>,
+    /// The administrator's kubeconfig.
+    pub admin: Value,
+    /// Where the API is served, as this machine reaches it.
+    pub address: SocketAddr,
+    engine: Arc<Engine>,
+    store: Arc<dyn Store>,
+    _instance: Instance,
+}
+
+pub async fn run(flags: ServerFlags) -> anyhow::Result<()> {
+    let progress = Progress::default();
+    let control = Box::pin(Control::start(&flags, &progress)).await?;
+    progress.say(&format!("\nNow try:\n  kubectl --kubeconfig {} get namespaces", control.dirs.kubeconfig().display()));
+    told_to_end(&control.group).await;
+    control.end().await;
+    Ok(())
+}
+
+impl Control {
+    /// Resolves once `/readyz` says ok.
+    pub async fn start(flags: &ServerFlags, progress: &Progress) -> anyhow::Result<Self> {
+        let dirs = Dirs::new(flags.common.data_dir.as_deref());
+        dirs.claim()?;
+        let instance = Instance::start(&dirs)?;
+        let group = Group::new();
+        let laws = laws_config(flags)?;
+        let advertised = flags.advertise_address.or_else(default_address).unwrap_or(IpAddr::from([127, 0, 0, 1]));
+
+        let certs = Arc::new(Certs::open(&dirs.tls(), &serving_names(flags, &laws, advertised))?);
+        let tls = Arc::new(Tls::new(&certs)?);
+        certs.keep_fresh(&group);
+        tls.follow(&certs, &group);
+        progress.step(&format!("certificates ({})", dirs.tls().display()));
+
+        let store = open_store(flags, &dirs).await?;
+        progress.step(&format!("store ({})", if flags.etcd_servers.is_empty() { &flags.storage_backend } else { "etcd" }));
+
+        let engine = Engine::new(store.clone(), kinds::table(&laws), kinds::gates(&laws, &certs)?, group.clone());
+        kinds::mount(&engine, &laws, &certs)?;
+        engine.ready().await;
+        let listener = TcpListener::bind((flags.bind_address, flags.secure_port)).await;
+        let listener = listener.with_context(|| format!("port {} of {}", flags.secure_port, flags.bind_address))?;
+        let port = listener.local_addr()?.port();
+        let local = if flags.bind_address.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { flags.bind_address };
+        let address = SocketAddr::new(local, port);
+        let service = apiserver::service(engine.clone());
+        group.spawn_vital("api server", Box::pin(serve::serve(listener, tls, service, group.clone())));
+
+        let admin = named(certs.admin_kubeconfig(&format!("https://{address}")));
+        kubeconfig::write_private(&dirs.kubeconfig(), &kubeconfig::to_yaml(&admin)?)?;
+        let control = Self { group, dirs, certs, admin, address, engine, store, _instance: instance };
+        Box::pin(kinds::bootstrap(&control.engine, &laws, SocketAddr::new(advertised, port))).await?;
+        control.start_loops(flags)?;
+        progress.step(&format!("API ready (https://{address})"));
+        Ok(control)
+    }
+
+    /// A client in this process that passes the same gates as anybody; it acts as `name` in `groups`.
+    pub fn client(&self, name: &str, groups: &[&str]) -> client::kube::Client {
+        let groups = groups.iter().map(|g| (*g).to_owned()).collect();
+        let user = User { name: name.into(), groups, ..User::default() };
+        let peer = Peer { certificate: Some(user), address: None };
+        client::kube::Client::new(in_process(apiserver::service(self.engine.clone()), peer), "default")
+    }
+
+    /// Ends in order: loops, connections, store.
+    pub async fn end(self) {
+        tracing::info!("ending");
+        if !self.group.drain(END_BOUND).await {
+            tracing::warn!(seconds = END_BOUND.as_secs(), "some tasks did not end in time");
+        }
+        self.store.close().await;
+    }
+
+    fn start_loops(&self, flags: &ServerFlags) -> anyhow::Result<()> {
+        let manager = self.client("system:kube-controller-manager", &[]);
+        let caches = client::Caches::new(manager, self.group.clone());
+        let config = controllers::Config { cluster_cidr: flags.cluster_cidr, root_ca: self.certs.ca().to_owned() };
+        let clients = |name: &str| {
+            let account = format!("system:serviceaccount:kube-system:{name}");
+            self.client(&account, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
+        };
+        controllers::start(&config, &caches, &clients, &self.group)?;
+        scheduler::start(self.client("system:kube-scheduler", &[]), &caches, &self.group);
+        Ok(())
+    }
+}
+
+/// Resolves on SIGTERM, SIGINT, or when the group was stopped from within.
+pub async fn told_to_end(group: &Group) {
+    let (Ok(mut term), Ok(mut int), Ok(mut hangup)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
+    else {
+        return group.stopping().await;
+    };
+    loop {
+        tokio::select! {
+            _ = term.recv() => return,
+            _ = int.recv() => return,
+            () = group.stopping() => return,
+            // The terminal that started us was closed: that does not concern us.
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+async fn open_store(flags: &ServerFlags, dirs: &Dirs) -> anyhow::Result<Arc<dyn Store>> {
+    if !flags.etcd_servers.is_empty() {
+        let tls = store::etcd::Tls { ca: flags.etcd_cafile.clone(), cert: flags.etcd_certfile.clone(), key: flags.etcd_keyfile.clone() };
+        return Ok(Arc::new(store::etcd::open(&flags.etcd_servers, &tls).await?));
+    }
+    if flags.storage_backend == "memory" {
+        return Ok(Arc::new(store::memory::Memory::new()));
+    }
+    let dir = dirs.store();
+    Ok(Arc::new(tokio::task::spawn_blocking(move || store::redb::open(&dir)).await??))
+}
+
+fn laws_config(flags: &ServerFlags) -> anyhow::Result<kinds::Config> {
+    Ok(kinds::Config {
+        service_cidr: flags.service_cluster_ip_range,
+        node_ports: port_range(&flags.service_node_port_range)?,
+        cluster_domain: flags.cluster_domain.clone(),
+    })
+}
+
+fn port_range(text: &str) -> anyhow::Result<RangeInclusive<u16>> {
+    let parsed = text.split_once('-').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    match parsed {
+        Some((from, to)) if from > 0 && from <= to => Ok(from..=to),
+        _ => bail!("--service-node-port-range {text:?}: it must be FROM-TO, as in 30000-32767"),
+    }
+}
+
+fn serving_names(flags: &ServerFlags, laws: &kinds::Config, advertised: IpAddr) -> ServingNames {
+    let mut addresses = vec![advertised];
+    if !flags.bind_address.is_unspecified() {
+        addresses.push(flags.bind_address);
+    }
+    let (more, names): (Vec<_>, Vec<_>) = flags.tls_san.iter().cloned().partition(|n| n.parse::<IpAddr>().is_ok());
+    addresses.extend(more.iter().filter_map(|a| a.parse::<IpAddr>().ok()));
+    let mut serving = ServingNames::standard(&host_name(), &addresses, Some(laws.kubernetes_address()), &laws.cluster_domain);
+    serving.dns.extend(names);
+    serving
+}
+
+/// The host's name as the kernel has it, lower case, as node names are.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().to_lowercase()
+}
+
+/// The address that packets to the world would leave from; nothing is sent.
+pub fn default_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    // TEST-NET-1 (RFC 5737): only the route to it is looked up.
+    socket.connect("192.0.2.1:9").ok()?;
+    socket.local_addr().ok().map(|a| a.ip()).filter(|ip| !ip.is_unspecified())
+}
+
+/// Gives cluster, user and context our own name, so that they stand beside others in one file.
+fn named(mut config: Value) -> Value {
+    for (list, inner) in [("clusters", None), ("users", None), ("contexts", Some("context"))] {
+        if let Some(item) = config[list].get_mut(0) {
+            item["name"] = kubeconfig::CONTEXT.into();
+            if let Some(inner) = inner {
+                item[inner]["cluster"] = kubeconfig::CONTEXT.into();
+                item[inner]["user"] = kubeconfig::CONTEXT.into();
+            }
+        }
+    }
+    config["current-context"] = kubeconfig::CONTEXT.into();
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_ranges() {
+        assert_eq!(port_range("30000-32767").unwrap(), 30000..=32767);
+        for bad in ["", "1", "5-1", "0-9", "a-b", "1-70000"] {
+            assert!(port_range(bad).is_err(), "{bad}");
+        }
+    }
+}

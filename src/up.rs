@@ -1,0 +1,99 @@
+//! `skiff up`: control plane and node in one process, in the background unless told otherwise.
+
+use std::{
+    fs,
+    os::unix::process::CommandExt,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use crate::{
+    agent, check,
+    dirs::Dirs,
+    flags::UpFlags,
+    instance, kubeconfig,
+    progress::{DONE, Progress},
+    server::{self, Control},
+};
+
+/// How long the background process may take until the node is Ready.
+const READY_BOUND: Duration = Duration::from_secs(180);
+
+pub async fn run(flags: UpFlags) -> anyhow::Result<()> {
+    if flags.foreground { Box::pin(foreground(flags)).await } else { background(&flags).await }
+}
+
+/// Starts ourselves again in the background, shows its progress, and ends when the cluster is ready.
+async fn background(flags: &UpFlags) -> anyhow::Result<()> {
+    let dirs = Dirs::new(flags.server.common.data_dir.as_deref());
+    if let Some(lacking) = check::lacking() {
+        bail!(lacking);
+    }
+    if dirs.is_ours()
+        && let Some(pid) = instance::running(&dirs)?
+    {
+        println!("skiff is running already (process {}, data in {})", pid.as_raw_nonzero(), dirs.root.display());
+        return Ok(());
+    }
+    dirs.claim()?;
+    let log = fs::OpenOptions::new().create(true).append(true).open(dirs.log()).context("opening the log")?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(std::env::args_os().skip(1)).arg("--foreground").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    // Its own process group: the terminal's Ctrl-C is not meant for it.
+    command.process_group(0);
+    let mut child = tokio::process::Command::from(command).spawn().context("starting skiff in the background")?;
+    let out = child.stdout.take().context("the child's output is piped")?;
+    match tokio::time::timeout(READY_BOUND, relay(out)).await {
+        Ok(true) => Ok(()),
+        Ok(false) => bail!("skiff did not come up: {}", last_error(&dirs)),
+        Err(_) => bail!("skiff is not ready after {} s; it goes on trying, see {}", READY_BOUND.as_secs(), dirs.log().display()),
+    }
+}
+
+/// Prints the child's lines; true when it said that it is done.
+async fn relay(out: tokio::process::ChildStdout) -> bool {
+    let mut lines = BufReader::new(out).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        if line == DONE {
+            return true;
+        }
+        println!("{line}");
+    }
+    false
+}
+
+fn last_error(dirs: &Dirs) -> String {
+    let log = fs::read_to_string(dirs.log()).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().rev().take(5).collect();
+    format!("the end of {} is:\n{}", dirs.log().display(), lines.into_iter().rev().collect::<Vec<_>>().join("\n"))
+}
+
+async fn foreground(flags: UpFlags) -> anyhow::Result<()> {
+    let progress = Progress::default();
+    let control = Box::pin(Control::start(&flags.server, &progress)).await?;
+    let started = async {
+        Box::pin(agent::start(&flags, &control, &progress)).await?;
+        let target = flags.kubeconfig.clone().unwrap_or_else(kubeconfig::default_path);
+        kubeconfig::merge_into(&target, &control.admin)?;
+        progress.step(&format!("kubectl context {:?} in {}", kubeconfig::CONTEXT, target.display()));
+        progress.say("\nNow try:\n  kubectl get nodes\n  kubectl get pods --all-namespaces\nStop with `skiff down`; remove everything with `skiff reset`.");
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        // Told to end before we were up: that is no failure.
+        () = server::told_to_end(&control.group) => {}
+        started = started => {
+            if let Err(error) = started {
+                control.end().await;
+                return Err(error);
+            }
+            progress.done();
+            server::told_to_end(&control.group).await;
+        }
+    }
+    control.end().await;
+    Ok(())
+}

@@ -36,9 +36,11 @@ pub struct Cache<K> {
 pub struct Caches {
     client: kube::Client,
     group: Group,
-    made: Arc<Mutex<HashMap<(TypeId, String), Box<dyn Any + Send + Sync>>>>,
+    made: Arc<Mutex<Made>>,
 }
 
+/// By type and field selector: a `Cache` of that type.
+type Made = HashMap<(TypeId, String), Box<dyn Any + Send + Sync>>;
 type Handler<K> = Box<dyn Fn(Option<&Arc<K>>, Option<&Arc<K>>) + Send + Sync>;
 
 struct Shared<K> {

@@ -1,1 +1,14 @@
-//! TODO
+//! Objects that changed -> look, plan, act: what all loops of the house share.
+//!
+//! A loop says which changes wake which keys ([`Wake`]), what it looks at and what it would do ([`Loop`]); the [`runner`] owns the rest:
+//! a key is queued once and never runs twice at a time; after acting it rests until the caches have seen what it wrote (this replaces
+//! upstream's expectations); failures back off per key, with jitter.
+
+mod action;
+mod ownership;
+mod queue;
+mod runner;
+
+pub use action::{Action, Plan, Propagation, reference};
+pub use ownership::{Claimed, Owner, claim, controller_of, controls};
+pub use runner::{Loop, Wake, own_key, run};

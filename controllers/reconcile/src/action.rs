@@ -1,0 +1,186 @@
+//! What a loop wants done, as data: the one place where loops write to the API.
+
+use std::time::Duration;
+
+use api::k8s::api::core::v1::ObjectReference;
+use client::{Object, kube};
+use kube::ResourceExt;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+/// What [`crate::Loop::plan`] decided.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// Carried out in order; the first failure ends the run, and the key is tried again.
+    pub actions: Vec<Action>,
+    /// Look again after this long, whatever happens.
+    pub again: Option<Duration>,
+}
+
+/// One write. Made by the functions below from typed objects; compared in tests as it is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    Create {
+        resource: &'static str,
+        path: String,
+        object: Value,
+    },
+    /// A PUT: the object carries `resourceVersion` (and with it the precondition).
+    Update {
+        resource: &'static str,
+        path: String,
+        object: Value,
+    },
+    /// A JSON merge patch.
+    Patch {
+        resource: &'static str,
+        path: String,
+        patch: Value,
+    },
+    Delete {
+        resource: &'static str,
+        path: String,
+        options: Value,
+    },
+    Tell {
+        regarding: Box<ObjectReference>,
+        warning: bool,
+        reason: &'static str,
+        message: String,
+    },
+}
+
+/// What happens to the dependents of what is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    Background,
+    Foreground,
+    Orphan,
+}
+
+impl Plan {
+    /// Nothing to do.
+    pub fn rest() -> Self {
+        Self::default()
+    }
+
+    pub fn act(actions: Vec<Action>) -> Self {
+        Self { actions, again: None }
+    }
+
+    #[must_use]
+    pub fn again_in(mut self, wait: Duration) -> Self {
+        self.again = Some(self.again.map_or(wait, |w| w.min(wait)));
+        self
+    }
+}
+
+impl Action {
+    pub fn create<K: Object + Serialize>(object: &K) -> Self {
+        Self::Create { resource: plural::<K>(), path: collection::<K>(object.namespace().as_deref()), object: value(object) }
+    }
+
+    /// Writes all of the object but its status; it must carry the `resourceVersion` it was read with.
+    pub fn update<K: Object + Serialize>(object: &K) -> Self {
+        Self::Update { resource: plural::<K>(), path: path(object), object: value(object) }
+    }
+
+    /// Writes the object's status, with the `resourceVersion` it was read with.
+    pub fn update_status<K: Object + Serialize>(object: &K) -> Self {
+        Self::Update { resource: plural::<K>(), path: format!("{}/status", path(object)), object: value(object) }
+    }
+
+    /// A merge patch, refused by the server if the object is not the same one (uid) any more.
+    pub fn patch<K: Object>(object: &K, mut patch: Value) -> Self {
+        if let Some(uid) = object.uid() {
+            patch["metadata"]["uid"] = uid.into();
+        }
+        Self::Patch { resource: plural::<K>(), path: path(object), patch }
+    }
+
+    pub fn patch_status<K: Object>(object: &K, patch: Value) -> Self {
+        match Self::patch(object, patch) {
+            Self::Patch { resource, path, patch } => Self::Patch { resource, path: format!("{path}/status"), patch },
+            other => other,
+        }
+    }
+
+    /// Deletes this very object (by uid), with its own grace period.
+    pub fn delete<K: Object>(object: &K) -> Self {
+        Self::delete_with(object, json!({}))
+    }
+
+    pub fn delete_and<K: Object>(object: &K, propagation: Propagation) -> Self {
+        Self::delete_with(object, json!({"propagationPolicy": format!("{propagation:?}")}))
+    }
+
+    /// `options` is the rest of `DeleteOptions`, e.g. `{"gracePeriodSeconds": 0}`.
+    pub fn delete_with<K: Object>(object: &K, mut options: Value) -> Self {
+        options["preconditions"] = json!({"uid": object.uid()});
+        Self::Delete { resource: plural::<K>(), path: path(object), options }
+    }
+
+    /// A `Normal` event about the object.
+    pub fn normal<K: Object>(regarding: &K, reason: &'static str, message: impl Into<String>) -> Self {
+        Self::Tell { regarding: Box::new(reference(regarding)), warning: false, reason, message: message.into() }
+    }
+
+    /// A `Warning` event about the object.
+    pub fn warning<K: Object>(regarding: &K, reason: &'static str, message: impl Into<String>) -> Self {
+        Self::Tell { regarding: Box::new(reference(regarding)), warning: true, reason, message: message.into() }
+    }
+}
+
+/// The object as events name it.
+pub fn reference<K: Object>(object: &K) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(K::api_version(&()).into_owned()),
+        kind: Some(K::kind(&()).into_owned()),
+        name: Some(object.name_any()),
+        namespace: object.namespace(),
+        uid: object.uid(),
+        resource_version: object.resource_version(),
+        field_path: None,
+    }
+}
+
+/// k8s-openapi's names are static.
+pub(crate) fn plural<K: Object>() -> &'static str {
+    match K::plural(&()) {
+        std::borrow::Cow::Borrowed(name) => name,
+        std::borrow::Cow::Owned(_) => "",
+    }
+}
+
+fn collection<K: Object>(namespace: Option<&str>) -> String {
+    K::url_path(&(), namespace)
+}
+
+fn path<K: Object>(object: &K) -> String {
+    format!("{}/{}", collection::<K>(object.namespace().as_deref()), object.name_any())
+}
+
+fn value<K: Object + Serialize>(object: &K) -> Value {
+    // k8s-openapi types have string keys only: they always serialize.
+    serde_json::to_value(object).expect("a Kubernetes object is JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::k8s::api::apps::v1::Deployment;
+
+    #[test]
+    fn actions_name_the_resource_and_carry_the_uid() {
+        let mut object = Deployment::default();
+        object.metadata.name = Some("web".into());
+        object.metadata.namespace = Some("shop".into());
+        object.metadata.uid = Some("u1".into());
+        let Action::Delete { resource, path, options } = Action::delete_and(&object, Propagation::Background) else { panic!() };
+        assert_eq!((resource, path.as_str()), ("deployments", "/apis/apps/v1/namespaces/shop/deployments/web"));
+        assert_eq!(options, json!({"propagationPolicy": "Background", "preconditions": {"uid": "u1"}}));
+        let Action::Patch { path, patch, .. } = Action::patch_status(&object, json!({"status": {}})) else { panic!() };
+        assert_eq!(path, "/apis/apps/v1/namespaces/shop/deployments/web/status");
+        assert_eq!(patch["metadata"]["uid"], "u1");
+    }
+}

@@ -1,0 +1,116 @@
+//! Objects that match a selector -> which are mine, which I adopt, which I let go.
+//!
+//! Source of the rules: `pkg/controller/controller_ref_manager.go`.
+
+use std::sync::Arc;
+
+use api::{
+    k8s::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+    selector::Labels,
+};
+use client::{Object, kube};
+use kube::ResourceExt;
+use serde_json::json;
+
+use crate::Action;
+
+/// Who claims.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    /// With `controller` and `blockOwnerDeletion` true.
+    pub reference: OwnerReference,
+    pub selector: Labels,
+    /// An owner that is being deleted adopts nothing.
+    pub deleting: bool,
+}
+
+/// The outcome of a claim. Adopted objects count as owned from the next look on.
+#[derive(Debug)]
+pub struct Claimed<K> {
+    pub owned: Vec<Arc<K>>,
+    pub actions: Vec<Action>,
+}
+
+impl Owner {
+    /// `None` where the object has no uid yet.
+    pub fn of<K: Object>(object: &K, selector: Labels) -> Option<Self> {
+        let reference = object.controller_owner_ref(&())?;
+        let reference = OwnerReference { block_owner_deletion: Some(true), ..reference };
+        Some(Self { reference, selector, deleting: object.meta().deletion_timestamp.is_some() })
+    }
+}
+
+/// Sorts `candidates` (all objects of the owner's namespace that match or are controlled by it).
+pub fn claim<K: Object>(owner: &Owner, candidates: impl IntoIterator<Item = Arc<K>>) -> Claimed<K> {
+    let mut claimed = Claimed { owned: Vec::new(), actions: Vec::new() };
+    for object in candidates {
+        let matches = owner.selector.matches(object.meta().labels.as_ref());
+        match controller_of(object.meta()) {
+            Some(reference) if reference.uid != owner.reference.uid => {}
+            Some(_) if matches => claimed.owned.push(object),
+            Some(_) if owner.deleting => {}
+            Some(_) => claimed.actions.push(release(owner, &*object)),
+            None if !matches || owner.deleting || object.meta().deletion_timestamp.is_some() => {}
+            None => claimed.actions.push(adopt(owner, &*object)),
+        }
+    }
+    claimed
+}
+
+/// The owner reference that says `controller: true`.
+pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
+    meta.owner_references.iter().flatten().find(|r| r.controller == Some(true))
+}
+
+/// Whether the object with this uid controls the one with this metadata.
+pub fn controls(uid: &str, meta: &ObjectMeta) -> bool {
+    controller_of(meta).is_some_and(|r| r.uid == uid)
+}
+
+fn adopt<K: Object>(owner: &Owner, object: &K) -> Action {
+    let mut references = object.owner_references().to_vec();
+    references.push(owner.reference.clone());
+    with_references(object, &references)
+}
+
+fn release<K: Object>(owner: &Owner, object: &K) -> Action {
+    let kept: Vec<_> = object.owner_references().iter().filter(|r| r.uid != owner.reference.uid).cloned().collect();
+    with_references(object, &kept)
+}
+
+/// A merge patch replaces the whole list: the revision guards what others put into it meanwhile.
+fn with_references<K: Object>(object: &K, references: &[OwnerReference]) -> Action {
+    Action::patch(object, json!({"metadata": {"ownerReferences": references, "resourceVersion": object.resource_version()}}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::k8s::api::{apps::v1::ReplicaSet, core::v1::Pod};
+
+    fn pod(name: &str, app: &str, owner: Option<&str>) -> Arc<Pod> {
+        let mut pod = Pod::default();
+        pod.metadata.name = Some(name.into());
+        pod.metadata.labels = Some([("app".to_owned(), app.to_owned())].into());
+        let reference = |uid: &str| OwnerReference { uid: uid.into(), controller: Some(true), ..OwnerReference::default() };
+        pod.metadata.owner_references = owner.map(|uid| vec![reference(uid)]);
+        Arc::new(pod)
+    }
+
+    fn owner(deleting: bool) -> Owner {
+        let mut set = ReplicaSet::default();
+        set.metadata.name = Some("web".into());
+        set.metadata.uid = Some("mine".into());
+        Owner { deleting, ..Owner::of(&set, Labels::parse("app=web").unwrap()).unwrap() }
+    }
+
+    #[test]
+    fn matching_orphans_are_adopted_and_strays_released() {
+        let pods = [pod("a", "web", Some("mine")), pod("b", "web", None), pod("c", "db", Some("mine")), pod("d", "web", Some("other"))];
+        let claimed = claim(&owner(false), pods.clone());
+        assert_eq!(claimed.owned.len(), 1);
+        assert_eq!(claimed.actions.len(), 2, "b adopted, c released");
+        let claimed = claim(&owner(true), pods);
+        assert_eq!((claimed.owned.len(), claimed.actions.len()), (1, 0));
+    }
+}

@@ -1,0 +1,173 @@
+//! Keys that were woken -> keys that may run: each once, one run at a time, resting where it must.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    time::Duration,
+};
+
+use api::Key;
+use parking_lot::Mutex;
+use rand::Rng;
+use tokio::sync::Notify;
+
+const BACKOFF_MIN: Duration = Duration::from_millis(5);
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+
+/// What a key wrote last: per resource, the revision that the caches must have seen before it may run again.
+pub(crate) type Written = Vec<(&'static str, u64)>;
+
+/// Bounded by the number of objects: a key stands in here once.
+#[derive(Default)]
+pub(crate) struct Queue {
+    inner: Mutex<Inner>,
+    pub woken: Notify,
+}
+
+#[derive(Default)]
+struct Inner {
+    ready: VecDeque<Key>,
+    queued: HashSet<Key>,
+    running: HashSet<Key>,
+    /// Woken while running or held: runs again afterwards.
+    dirty: HashSet<Key>,
+    held: HashMap<Key, Written>,
+    failures: HashMap<Key, u32>,
+}
+
+impl Queue {
+    pub fn wake(&self, key: Key) {
+        if self.inner.lock().wake(key) {
+            self.woken.notify_one();
+        }
+    }
+
+    /// The next key to run; it counts as running until [`Queue::finish`].
+    pub fn next(&self) -> Option<Key> {
+        let mut inner = self.inner.lock();
+        let key = inner.ready.pop_front()?;
+        inner.queued.remove(&key);
+        inner.running.insert(key.clone());
+        Some(key)
+    }
+
+    /// The run is over; `pending` is what the caches have not seen yet of what it wrote.
+    pub fn finish(&self, key: &Key, pending: Written) {
+        let mut inner = self.inner.lock();
+        inner.running.remove(key);
+        if !pending.is_empty() {
+            inner.held.insert(key.clone(), pending);
+        } else if inner.dirty.remove(key) && inner.wake(key.clone()) {
+            self.woken.notify_one();
+        }
+    }
+
+    /// The caches have seen `resource` up to `rev`: keys that waited for it go on.
+    pub fn seen(&self, resource: &'static str, rev: u64) {
+        let mut inner = self.inner.lock();
+        if inner.held.is_empty() {
+            return;
+        }
+        let mut free = Vec::new();
+        for (key, pending) in &mut inner.held {
+            pending.retain(|(r, needed)| *r != resource || *needed > rev);
+            if pending.is_empty() {
+                free.push(key.clone());
+            }
+        }
+        for key in free {
+            inner.held.remove(&key);
+            // Its own writes changed what it looks at: it has to see them, woken or not.
+            inner.dirty.remove(&key);
+            inner.wake(key);
+            self.woken.notify_one();
+        }
+    }
+
+    /// Lets a key go on although the caches have not seen its writes; true if it was held.
+    pub fn release(&self, key: &Key) -> bool {
+        let mut inner = self.inner.lock();
+        let held = inner.held.remove(key).is_some();
+        if held {
+            inner.dirty.remove(key);
+            inner.wake(key.clone());
+            self.woken.notify_one();
+        }
+        held
+    }
+
+    /// How long to wait before the next try; longer with each failure in a row.
+    pub fn failed(&self, key: &Key) -> Duration {
+        let mut inner = self.inner.lock();
+        let failures = inner.failures.entry(key.clone()).or_insert(0);
+        let wait = BACKOFF_MIN.saturating_mul(1u32.checked_shl(*failures).unwrap_or(u32::MAX)).min(BACKOFF_MAX);
+        *failures = failures.saturating_add(1);
+        wait.mul_f64(rand::rng().random_range(0.75..1.25))
+    }
+
+    pub fn succeeded(&self, key: &Key) {
+        self.inner.lock().failures.remove(key);
+    }
+}
+
+impl Inner {
+    /// True if a key became ready.
+    fn wake(&mut self, key: Key) -> bool {
+        if self.running.contains(&key) || self.held.contains_key(&key) {
+            self.dirty.insert(key);
+            return false;
+        }
+        let fresh = self.queued.insert(key.clone());
+        if fresh {
+            self.ready.push_back(key);
+        }
+        fresh
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key::new("d", name)
+    }
+
+    #[test]
+    fn a_key_is_queued_once_and_never_runs_twice_at_a_time() {
+        let queue = Queue::default();
+        queue.wake(key("a"));
+        queue.wake(key("a"));
+        assert_eq!(queue.next(), Some(key("a")));
+        assert_eq!(queue.next(), None);
+        queue.wake(key("a"));
+        assert_eq!(queue.next(), None, "it runs");
+        queue.finish(&key("a"), vec![]);
+        assert_eq!(queue.next(), Some(key("a")), "woken while it ran");
+        queue.finish(&key("a"), vec![]);
+        assert_eq!(queue.next(), None);
+    }
+
+    #[test]
+    fn a_key_rests_until_its_writes_were_seen() {
+        let queue = Queue::default();
+        queue.wake(key("a"));
+        queue.next();
+        queue.finish(&key("a"), vec![("pods", 7), ("pods", 9)]);
+        queue.wake(key("a"));
+        queue.seen("pods", 8);
+        queue.seen("nodes", 99);
+        assert_eq!(queue.next(), None);
+        queue.seen("pods", 9);
+        assert_eq!(queue.next(), Some(key("a")));
+    }
+
+    #[test]
+    fn failures_back_off_and_are_forgiven() {
+        let queue = Queue::default();
+        let waits: Vec<Duration> = (0..30).map(|_| queue.failed(&key("a"))).collect();
+        assert!(waits[0] < Duration::from_millis(10));
+        assert!(waits[29] >= Duration::from_secs(40) && waits[29] <= BACKOFF_MAX.mul_f64(1.25));
+        queue.succeeded(&key("a"));
+        assert!(queue.failed(&key("a")) < Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,287 @@
+//! A loop -> its keys run: look, plan, act, rest.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use api::{Key, task::Group};
+use client::{Cache, Object, Recorder, kube};
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use http::Request;
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio_util::time::{DelayQueue, delay_queue};
+
+use crate::{
+    Action, Plan,
+    action::plural,
+    queue::{Queue, Written},
+};
+
+/// Keys of one loop that run at the same time.
+const CONCURRENT: usize = 8;
+/// A key that waits longer than this for its own writes goes on without.
+const HOLD_MAX: Duration = Duration::from_secs(10);
+const REQUEST_BOUND: Duration = Duration::from_secs(30);
+
+/// One loop of the house.
+pub trait Loop: Send + Sync + 'static {
+    /// All that `plan` may know, the time included.
+    type World: Send;
+
+    /// As events and logs name it: `deployment-controller`.
+    fn name(&self) -> &'static str;
+
+    /// Says which changes wake which keys. Called once, before the first run.
+    fn wire(&self, wake: &Wake);
+
+    /// What the caches say about `key`; `None` if there is nothing to decide.
+    fn look(&self, key: &Key) -> Option<Self::World>;
+
+    /// What should be done. Pure: no clock, no dice, no I/O.
+    fn plan(&self, world: &Self::World, key: &Key) -> Plan;
+}
+
+/// Where a loop registers what wakes it.
+pub struct Wake {
+    queue: Arc<Queue>,
+    revisions: Mutex<HashMap<&'static str, Revision>>,
+    synced: Mutex<Vec<BoxFuture<'static, ()>>>,
+}
+
+/// How far the cache of one resource has come.
+type Revision = Box<dyn Fn() -> u64 + Send + Sync>;
+
+/// Runs the loop in `group` until it stops: its writes go through `client`, its events are told by `recorder`.
+pub fn run<L: Loop>(this: L, client: kube::Client, recorder: Recorder, group: &Group) {
+    let runner = Runner { this: Arc::new(this), act: Act { client, recorder } };
+    group.spawn(Box::pin(runner.run()));
+}
+
+impl Wake {
+    /// Any change of the collection wakes the keys that `keys` names for the old and for the new object. The loop's own writes to the
+    /// collection are waited for before a key runs again.
+    pub fn on<K: Object>(&self, cache: &Cache<K>, keys: impl Fn(&K, &mut dyn FnMut(Key)) + Send + Sync + 'static) {
+        let (resource, queue, seen) = (plural::<K>(), self.queue.clone(), cache.clone());
+        self.revisions.lock().insert(resource, Box::new(move || seen.revision()));
+        let waited = cache.clone();
+        self.synced.lock().push(Box::pin(async move { waited.synced().await }));
+        let seen = cache.clone();
+        cache.on_change(move |old, new| {
+            for object in [old, new].into_iter().flatten() {
+                keys(object, &mut |key| queue.wake(key));
+            }
+            queue.seen(resource, seen.revision());
+        });
+    }
+
+    /// Changes of the collection wake the object's own key.
+    pub fn on_own<K: Object>(&self, cache: &Cache<K>) {
+        self.on(cache, |object, wake| wake(own_key(object)));
+    }
+
+    /// The collection is only read: it wakes nothing, but the loop starts after its first list.
+    pub fn needs<K: Object>(&self, cache: &Cache<K>) {
+        let waited = cache.clone();
+        self.synced.lock().push(Box::pin(async move { waited.synced().await }));
+    }
+
+    /// A handle that wakes keys from elsewhere (timers, other sources of change).
+    pub fn handle(&self) -> impl Fn(Key) + Send + Sync + 'static {
+        let queue = self.queue.clone();
+        move |key| queue.wake(key)
+    }
+}
+
+/// Namespace and name of an object.
+pub fn own_key<K: Object>(object: &K) -> Key {
+    let meta = object.meta();
+    Key { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
+}
+
+struct Runner<L> {
+    this: Arc<L>,
+    act: Act,
+}
+
+struct Act {
+    client: kube::Client,
+    recorder: Recorder,
+}
+
+/// One timer per key.
+#[derive(Default)]
+struct Timers {
+    due: DelayQueue<Key>,
+    by_key: HashMap<Key, delay_queue::Key>,
+}
+
+/// How a run ended.
+struct Ran {
+    key: Key,
+    written: Written,
+    again: Option<Duration>,
+    error: Option<kube::Error>,
+}
+
+impl<L: Loop> Runner<L> {
+    async fn run(self) {
+        let wake = Wake { queue: Arc::default(), revisions: Mutex::default(), synced: Mutex::default() };
+        self.this.wire(&wake);
+        let waits = std::mem::take(&mut *wake.synced.lock());
+        futures::future::join_all(waits).await;
+        let (mut running, mut later, mut holds) = (FuturesUnordered::new(), Timers::default(), Timers::default());
+        loop {
+            while running.len() < CONCURRENT
+                && let Some(key) = wake.queue.next()
+            {
+                running.push(self.once(key));
+            }
+            tokio::select! {
+                () = wake.queue.woken.notified() => {}
+                Some(ran) = running.next() => self.after(&wake, ran, &mut later, &mut holds),
+                due = later.next() => wake.queue.wake(due),
+                key = holds.next() => {
+                    if wake.queue.release(&key) {
+                        tracing::warn!(controller = self.this.name(), %key, "own writes not seen in time; going on without");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn once(&self, key: Key) -> Ran {
+        let plan = self.this.look(&key).map_or_else(Plan::rest, |world| self.this.plan(&world, &key));
+        let (mut written, mut error) = (Written::new(), None);
+        for action in plan.actions {
+            match self.act.one(action).await {
+                Ok(Some(write)) => written.push(write),
+                Ok(None) => {}
+                Err(e) => {
+                    error = Some(e);
+                    break;
+                }
+            }
+        }
+        Ran { key, written, again: plan.again, error }
+    }
+
+    fn after(&self, wake: &Wake, ran: Ran, later: &mut Timers, holds: &mut Timers) {
+        let Ran { key, written, again, error } = ran;
+        let pending = wake.not_seen(written);
+        if !pending.is_empty() {
+            holds.set(key.clone(), HOLD_MAX);
+        }
+        wake.queue.finish(&key, pending.clone());
+        // What came in between looking and holding woke nobody.
+        wake.look_again(&pending);
+        let retry = match error {
+            None => {
+                wake.queue.succeeded(&key);
+                None
+            }
+            Some(error) => {
+                log_failure(self.this.name(), &key, &error);
+                Some(wake.queue.failed(&key))
+            }
+        };
+        if let Some(wait) = retry.into_iter().chain(again).min() {
+            later.set(key, wait);
+        }
+    }
+}
+
+impl Timers {
+    /// The last word counts: a key has one timer.
+    fn set(&mut self, key: Key, wait: Duration) {
+        if let Some(old) = self.by_key.remove(&key) {
+            self.due.remove(&old);
+        }
+        let slot = self.due.insert(key.clone(), wait);
+        self.by_key.insert(key, slot);
+    }
+
+    /// Pending for ever while no timer runs: to be polled beside other work.
+    async fn next(&mut self) -> Key {
+        match futures::future::poll_fn(|cx| self.due.poll_expired(cx)).await {
+            Some(due) => {
+                let key = due.into_inner();
+                self.by_key.remove(&key);
+                key
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Wake {
+    fn look_again(&self, pending: &Written) {
+        let revisions = self.revisions.lock();
+        for (resource, _) in pending {
+            if let Some(seen) = revisions.get(resource) {
+                self.queue.seen(resource, seen());
+            }
+        }
+    }
+
+    /// The newest revision per resource that the loop's own caches have not come to.
+    fn not_seen(&self, written: Written) -> Written {
+        let revisions = self.revisions.lock();
+        let mut newest: HashMap<&'static str, u64> = HashMap::new();
+        for (resource, rev) in written {
+            let slot = newest.entry(resource).or_insert(0);
+            *slot = rev.max(*slot);
+        }
+        newest.into_iter().filter(|(resource, rev)| revisions.get(resource).is_some_and(|seen| seen() < *rev)).collect()
+    }
+}
+
+impl Act {
+    /// Carries out one action; the resource and revision it wrote, if it wrote.
+    async fn one(&self, action: Action) -> Result<Option<(&'static str, u64)>, kube::Error> {
+        let (resource, request) = match action {
+            Action::Tell { regarding, warning, reason, message } => {
+                if warning {
+                    self.recorder.warning(&regarding, reason, message);
+                } else {
+                    self.recorder.normal(&regarding, reason, message);
+                }
+                return Ok(None);
+            }
+            Action::Create { resource, path, object } => (resource, request("POST", &path, "application/json", &object)),
+            Action::Update { resource, path, object } => (resource, request("PUT", &path, "application/json", &object)),
+            Action::Patch { resource, path, patch } => (resource, request("PATCH", &path, "application/merge-patch+json", &patch)),
+            Action::Delete { resource, path, options } => {
+                let sent = self.send(request("DELETE", &path, "application/json", &options)).await;
+                return match sent {
+                    // Gone, or replaced by another of the same name: either way this one is no more.
+                    Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(None),
+                    other => other.map(|reply| revision(&reply).map(|rev| (resource, rev))),
+                };
+            }
+        };
+        Ok(revision(&self.send(request).await?).map(|rev| (resource, rev)))
+    }
+
+    async fn send(&self, request: Request<Vec<u8>>) -> Result<Value, kube::Error> {
+        match tokio::time::timeout(REQUEST_BOUND, self.client.request::<Value>(request)).await {
+            Ok(reply) => reply,
+            Err(_) => Err(kube::Error::Service("the API server did not answer in time".into())),
+        }
+    }
+}
+
+fn request(method: &str, path: &str, content_type: &str, body: &Value) -> Request<Vec<u8>> {
+    let builder = Request::builder().method(method).uri(path).header("content-type", content_type);
+    builder.body(body.to_string().into_bytes()).expect("paths are made of checked names")
+}
+
+fn revision(reply: &Value) -> Option<u64> {
+    reply.pointer("/metadata/resourceVersion")?.as_str()?.parse().ok()
+}
+
+/// A conflict is how a stale view shows itself: the next look will be fresh.
+fn log_failure(controller: &'static str, key: &Key, error: &kube::Error) {
+    match error {
+        kube::Error::Api(status) if status.code == 409 => tracing::debug!(controller, %key, %error, "stale; trying again"),
+        _ => tracing::warn!(controller, %key, %error, "not carried out; trying again"),
+    }
+}

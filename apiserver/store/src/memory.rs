@@ -13,7 +13,6 @@ pub type Memory = Local;
 struct NoDisk;
 
 impl Memory {
-    #[expect(clippy::new_without_default, reason = "it starts a thread: that should be seen where it is made")]
     pub fn new() -> Self {
         Self::start(Box::new(NoDisk), Loaded::default())
     }

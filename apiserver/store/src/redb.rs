@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs,
     io::{self, Read},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
@@ -162,7 +162,7 @@ fn decode(key: &str, bytes: &[u8]) -> Option<(Entry, u64)> {
     Some((entry, u64::from_le_bytes(*deadline)))
 }
 
-fn explain(file: &PathBuf, error: DatabaseError) -> Error {
+fn explain(file: &Path, error: DatabaseError) -> Error {
     match error {
         DatabaseError::DatabaseAlreadyOpen => Error::Unusable(format!(
             "{} is open in another process: is another skiff running on this --data-dir? Stop it with `skiff down`.",

@@ -34,7 +34,7 @@ impl Law for ConfigMaps {
         let mut size = 0;
         for (key, value) in object.entries("data") {
             well_formed(key, words::config_key(key), data.key(key), causes);
-            if object.map("binaryData").is_some_and(|b| b.contains_key(key)) {
+            if object.object("binaryData").is_some_and(|b| b.contains_key(key)) {
                 causes.invalid(data.key(key), key, "duplicate of key present in binaryData");
             }
             size += value.len();
@@ -50,7 +50,7 @@ impl Law for ConfigMaps {
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
-        let count = object.map("data").map_or(0, |m| m.len()) + object.map("binaryData").map_or(0, |m| m.len());
+        let count = object.object("data").map_or(0, |m| m.len()) + object.object("binaryData").map_or(0, |m| m.len());
         vec![read::name(object).into(), count.into(), table::age(object, now)]
     }
 }

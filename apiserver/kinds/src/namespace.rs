@@ -52,7 +52,7 @@ impl Law for Namespaces {
     }
 
     fn prepare_update(&self, _ctx: &Ctx<'_>, new: &mut Value, old: &Value) {
-        let finalizers = old.at("spec").at("finalizers").cloned();
+        let finalizers = old.pointer("/spec/finalizers").cloned();
         let Some(spec) = edit::make_child(new, "spec") else { return };
         match finalizers {
             Some(list) => edit::set(spec, "finalizers", list),
@@ -137,7 +137,7 @@ fn finalizer_name(name: &str, path: Path<'_>, causes: &mut Causes) {
 }
 
 fn phase(object: &Value, causes: &mut Causes) {
-    let phase = object.at("status").text("phase");
+    let phase = read::text_at(object, "/status/phase");
     let (wanted, detail) = match object.at("metadata").at("deletionTimestamp") {
         None => ("Active", "may only be 'Active' if `deletionTimestamp` is empty"),
         Some(_) => ("Terminating", "may only be 'Terminating' if `deletionTimestamp` is not empty"),

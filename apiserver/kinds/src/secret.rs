@@ -56,7 +56,7 @@ impl Law for Secrets {
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
-        let count = object.map("data").map_or(0, Map::len);
+        let count = object.object("data").map_or(0, Map::len);
         vec![read::name(object).into(), object.text("type").into(), count.into(), table::age(object, now)]
     }
 }

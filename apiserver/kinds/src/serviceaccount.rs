@@ -3,18 +3,17 @@
 use std::borrow::Cow;
 
 use api::time::Timestamp;
-use apiserver::kind::{Ctx, Kind, Law, Subresource};
+use apiserver::kind::{Ctx, Kind, Law};
 use serde_json::{Value, json};
 
 use crate::common::{self, Read, edit, table};
 
 const MOUNTABLE: &str = "kubernetes.io/enforce-mountable-secrets";
 
-/// `token` is the token subresource (TokenRequest), which issues what an account proves itself with.
-pub fn kind(token: Subresource) -> Kind {
+pub fn kind() -> Kind {
     Kind {
         short_names: Cow::Borrowed(&["sa"]),
-        subresources: vec![token],
+        // The token subresource (TokenRequest) is `auth`'s: `subresources: vec![crate::auth::tokens::subresource()]`.
         ..common::kind("", "v1", "ServiceAccount", "serviceaccounts", "io.k8s.api.core.v1", ServiceAccounts)
     }
 }

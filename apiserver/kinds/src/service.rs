@@ -1,0 +1,124 @@
+//! Service: the law of stable addresses: cluster IPs and node ports are claimed here, types change here, and the proxy finds an endpoint here.
+//!
+//! Source: `pkg/registry/core/service`, `pkg/apis/core/validation`, `ValidateService`.
+//!
+//! - `defaults`: upstream's defaults. `prepare`: what is inferred from the old object and the type.
+//! - `validate`, `validate_update`: all causes. `pool`, `allocate`: claims. `proxy`: `services/proxy`.
+//!
+//! Upstream validates after it has allocated; here claims come last, so that nothing is claimed for an object that is refused.
+
+use std::{borrow::Cow, sync::Arc};
+
+use api::{Status, causes::Causes, time::Timestamp};
+use apiserver::kind::{Column, Ctx, Field, Kind, Law, Name, Storage};
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::{
+    common::{self, table},
+    config::Config,
+};
+
+mod allocate;
+mod cells;
+mod defaults;
+mod pool;
+mod prepare;
+mod proxy;
+mod shape;
+mod validate;
+mod validate_update;
+
+use allocate::Allocator;
+
+const COLUMNS: &[Column] = &[
+    table::NAME_COLUMN,
+    table::column("Type", "string", "type determines how the Service is exposed. Defaults to ClusterIP."),
+    table::column("Cluster-IP", "string", "clusterIP is the IP address of the service and is usually assigned randomly."),
+    table::column("External-IP", "string", "externalIPs is a list of IP addresses for which nodes in the cluster will also accept traffic for this service."),
+    table::column("Port(s)", "string", "The list of ports that are exposed by this service."),
+    table::AGE_COLUMN,
+    table::wide("Selector", "string", "Route service traffic to pods with label keys and values matching this selector."),
+];
+const FIELDS: &[Field] = &[table::field("spec.clusterIP", "/spec/clusterIP", ""), table::field("spec.type", "/spec/type", "")];
+
+pub fn kind(config: &Config) -> Kind {
+    Kind {
+        short_names: Cow::Borrowed(&["svc"]),
+        categories: Cow::Borrowed(&["all"]),
+        storage: Storage::Kept { prefix: Name::Borrowed("services/specs"), ttl_seconds: None },
+        subresources: vec![proxy::subresource(), common::status("", "v1", "Service")],
+        columns: Cow::Borrowed(COLUMNS),
+        fields: Cow::Borrowed(FIELDS),
+        ..common::kind("", "v1", "Service", "services", "io.k8s.api.core.v1", Services::new(config))
+    }
+}
+
+struct Services {
+    /// `IPv4` or `IPv6`: the one family this cluster has.
+    family: &'static str,
+    allocator: Arc<Allocator>,
+}
+
+impl Services {
+    fn new(config: &Config) -> Self {
+        let family = crate::net::family(config.service_cidr.network());
+        Self { family, allocator: Arc::new(Allocator::new(config)) }
+    }
+}
+
+#[async_trait]
+impl Law for Services {
+    fn default(&self, object: &mut Value) {
+        defaults::fill(object);
+    }
+
+    fn prepare_create(&self, _ctx: &Ctx<'_>, object: &mut Value) {
+        prepare::create(object, self.family);
+    }
+
+    fn prepare_update(&self, _ctx: &Ctx<'_>, new: &mut Value, old: &Value) {
+        prepare::update(new, old, self.family);
+    }
+
+    /// A label, since `RelaxedServiceNameValidation` (on since 1.36).
+    fn name_error(&self, name: &str) -> Option<String> {
+        apiserver::names::label_error(name)
+    }
+
+    fn validate(&self, object: &Value, causes: &mut Causes) {
+        validate::service(object, self.family, causes);
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, causes: &mut Causes) {
+        validate_update::service(new, old, causes);
+    }
+
+    fn validate_subresource(&self, _subresource: &str, new: &Value, _old: &Value, causes: &mut Causes) {
+        validate_update::load_balancer_status(new, causes);
+    }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        validate::warnings(new)
+    }
+
+    fn create_on_update(&self) -> bool {
+        true
+    }
+
+    async fn allocate(&self, ctx: &Ctx<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
+        if !ctx.subresource.is_empty() {
+            return Ok(());
+        }
+        self.allocator.follow(ctx.engine);
+        self.allocator.allocate(ctx, object, old)
+    }
+
+    async fn release(&self, ctx: &Ctx<'_>, object: &Value) {
+        self.allocator.release(ctx, object);
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        cells::cells(object, now)
+    }
+}

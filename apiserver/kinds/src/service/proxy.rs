@@ -1,0 +1,116 @@
+//! `services/proxy` -> one of a Service's ready endpoints. Source: `pkg/registry/core/service/storage/storage.go`, `ResourceLocation`.
+
+use std::{borrow::Cow, sync::Arc};
+
+use api::{GroupResource, Gvk, Key, Status};
+use apiserver::{
+    engine::Engine,
+    kind::{Connect, Ctx, Handler, Subresource, Target},
+};
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::shape;
+use crate::common::{
+    Read,
+    node::{join_path, split_scheme_name_port},
+    read::text_at,
+};
+
+pub fn subresource() -> Subresource {
+    Subresource {
+        name: "proxy".into(),
+        body: Gvk::new("", "v1", "ServiceProxyOptions"),
+        verbs: Cow::Borrowed(&["create", "delete", "get", "patch", "update"]),
+        handler: Handler::Connect(Arc::new(ToEndpoint)),
+    }
+}
+
+struct ToEndpoint;
+
+#[async_trait]
+impl Connect for ToEndpoint {
+    async fn target(&self, ctx: &Ctx<'_>, path: &str, query: &str) -> Result<Target, Status> {
+        let bad = || Status::bad_request(format!("invalid service request {:?}", ctx.name));
+        let (scheme, name, asked) = split_scheme_name_port(ctx.name).ok_or_else(bad)?;
+        let key = Key::new(ctx.namespace, name);
+        let port = match asked.parse::<i64>() {
+            Ok(number) => {
+                let service = ctx.engine.get(&GroupResource::new("", "services"), &key).await?.value();
+                port_named(&service, number, name)?
+            }
+            Err(_) => asked.to_owned(),
+        };
+        let endpoints = ctx.engine.get(&GroupResource::new("", "endpoints"), &key).await?.value();
+        let is_pod = |address: &Value| is_pod(ctx.engine, ctx.namespace, address);
+        let none = |name: &str| Status::unavailable(format!("no endpoints available for service {name:?}"));
+        if endpoints.list("subsets").is_empty() {
+            return Err(none(name));
+        }
+        let (host, port) = choose(&endpoints, &port, rand::random(), is_pod).ok_or_else(|| none(ctx.name))?;
+        let rewrite_prefix = Some(format!("/api/v1/namespaces/{}/services/{}/proxy", ctx.namespace, ctx.name));
+        let path_and_query = join_path(path, query);
+        let scheme = if scheme == "https" { "https" } else { "http" };
+        Ok(Target { scheme, host, port, path_and_query, node_agent: false, rewrite_prefix })
+    }
+}
+
+/// A number is looked up in the Service: endpoints know its ports by name.
+fn port_named(service: &Value, number: i64, name: &str) -> Result<String, Status> {
+    let port = shape::ports(service).iter().find(|p| p.int("port") == Some(number));
+    let none = || Status::unavailable(format!("no service port {number} found for service {name:?}"));
+    Ok(port.ok_or_else(none)?.text("name").to_owned())
+}
+
+/// An address and a port of that name, beginning where `dice` falls; only those that `accept` lets pass.
+fn choose(endpoints: &Value, port: &str, dice: u64, accept: impl Fn(&Value) -> bool) -> Option<(String, u16)> {
+    let found = endpoints.list("subsets").iter().filter_map(|subset| {
+        let number = subset.list("ports").iter().find(|p| p.text("name") == port)?.int("port")?;
+        Some((subset.list("addresses"), u16::try_from(number).ok()?))
+    });
+    let all: Vec<(&Value, u16)> = found.flat_map(|(addresses, number)| addresses.iter().map(move |a| (a, number))).collect();
+    let start = usize::try_from(dice % u64::try_from(all.len().max(1)).ok()?).ok()?;
+    let (before, after) = all.split_at(start.min(all.len()));
+    let chosen = after.iter().chain(before).find(|(address, _)| accept(address))?;
+    Some((chosen.0.text("ip").to_owned(), chosen.1))
+}
+
+/// Endpoints that anybody may write must not lead to where pods are not.
+fn is_pod(engine: &Engine, namespace: &str, address: &Value) -> bool {
+    let Some(target) = address.at("targetRef").filter(|t| t.text("kind") == "Pod") else { return false };
+    let wanted = if target.text("namespace").is_empty() { namespace } else { target.text("namespace") };
+    let Some(pod) = engine.cached(&GroupResource::new("", "pods"), &Key::new(wanted, target.text("name"))) else { return false };
+    let pod = pod.value();
+    let ip = address.text("ip");
+    text_at(&pod, "/status/podIP") == ip || pod.pointer("/status/podIPs").and_then(Value::as_array).into_iter().flatten().any(|p| p.text("ip") == ip)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_address_with_the_port_is_chosen() {
+        let endpoints = json!({"subsets": [
+            {"addresses": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}], "ports": [{"name": "web", "port": 80}]},
+            {"notReadyAddresses": [{"ip": "10.0.0.3"}], "ports": [{"name": "web", "port": 81}]},
+            {"addresses": [{"ip": "10.0.0.4"}], "ports": [{"name": "dns", "port": 53}]}]});
+        let at = |port: &str, dice| choose(&endpoints, port, dice, |_| true);
+        assert_eq!(at("web", 0), Some(("10.0.0.1".into(), 80)));
+        assert_eq!(at("web", 3), Some(("10.0.0.2".into(), 80)));
+        assert_eq!(at("dns", 9), Some(("10.0.0.4".into(), 53)));
+        assert_eq!(at("none", 0), None);
+        assert_eq!(choose(&endpoints, "web", 0, |a| a["ip"] == "10.0.0.2"), Some(("10.0.0.2".into(), 80)));
+        assert_eq!(choose(&endpoints, "web", 0, |_| false), None);
+        assert_eq!(choose(&json!({}), "web", 7, |_| true), None);
+    }
+
+    #[test]
+    fn numbers_become_names() {
+        let service = json!({"spec": {"ports": [{"name": "web", "port": 80}]}});
+        assert_eq!(port_named(&service, 80, "s"), Ok("web".into()));
+        assert_eq!(port_named(&service, 81, "s").unwrap_err().message, "no service port 81 found for service \"s\"");
+    }
+}

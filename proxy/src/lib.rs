@@ -1,1 +1,115 @@
-//! TODO
+//! Services and names -> packets that arrive: the pod network, the service proxy, the cluster's DNS.
+
+use std::{net::Ipv4Addr, path::Path, sync::Arc};
+
+use api::{k8s::api::core::v1::Node as NodeObject, k8s::api::discovery::v1::EndpointSlice, task::Group};
+use client::Caches;
+use ipnet::Ipv4Net;
+use parking_lot::RwLock;
+
+pub mod cni;
+mod iptables;
+mod model;
+mod sync;
+mod sysctl;
+#[cfg(test)]
+mod testing;
+mod world;
+
+/// What the service proxy of a node must know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub node_name: String,
+    /// Where pods' addresses come from: what leaves it is masqueraded. `None` leaves that to somebody else.
+    pub cluster_cidr: Option<Ipv4Net>,
+    /// Service addresses that this node answers itself: the cluster DNS address, where [`dns::run`] serves it.
+    pub answered_here: Vec<Ipv4Addr>,
+}
+
+/// Why the proxy, the DNS server or the clean-up could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{program}: {why}")]
+    Program { program: &'static str, why: String },
+    #[error("kernel setting {name}: {why}")]
+    Sysctl { name: &'static str, why: std::io::Error },
+    #[error(transparent)]
+    Link(#[from] cni::link::Error),
+    #[error("serve DNS on {address}: {why}")]
+    Bind { address: std::net::SocketAddr, why: std::io::Error },
+}
+
+/// Programs this node's packet rules: returns when the first ones are in, and goes on in `group` until it stops. The rules stay then.
+///
+/// # Errors
+/// Where the kernel's settings or rules cannot be written.
+pub async fn run(config: Config, caches: Caches, group: Group) -> Result<(), Error> {
+    prepare_kernel().await?;
+    let world = world::World::follow(&caches);
+    let node = Arc::new(RwLock::new(model::Node { name: config.node_name, zone: String::new(), answered_here: config.answered_here }));
+    follow_node(&caches, &node, &world);
+    caches.of::<api::k8s::api::core::v1::Service>().synced().await;
+    caches.of::<EndpointSlice>().synced().await;
+    let mut sync = sync::Sync::new(world, node, config.cluster_cidr, group.clone());
+    sync.once().await?;
+    group.spawn(Box::pin(sync.keep_on()));
+    Ok(())
+}
+
+/// Removes all that this crate makes on a node: rules, the bridge and the DNS address. Leases and files lie in directories of the caller's.
+///
+/// # Errors
+/// The first failure; what could be removed is.
+pub async fn cleanup() -> Result<(), Error> {
+    let rules = remove_rules().await;
+    let group = Group::new();
+    let links = remove_links(&group).await;
+    group.stop();
+    rules.and(links)
+}
+
+async fn remove_rules() -> Result<(), Error> {
+    match iptables::exec::save().await?.removal() {
+        Some(script) => iptables::exec::restore(&script).await,
+        None => Ok(()),
+    }
+}
+
+async fn remove_links(group: &Group) -> Result<(), Error> {
+    let net = cni::link::Net::here(group)?;
+    for name in [cni::BRIDGE] {
+        net.delete_link(name).await?;
+    }
+    Ok(())
+}
+
+/// Packets must pass through the node, through its bridge's rules, and from localhost to NodePorts.
+async fn prepare_kernel() -> Result<(), Error> {
+    const BRIDGE_NF: &str = "net/bridge/bridge-nf-call-iptables";
+    for name in ["net/ipv4/ip_forward", "net/ipv4/conf/all/route_localnet"] {
+        sysctl::set(Path::new(name), "1").map_err(|why| Error::Sysctl { name, why })?;
+    }
+    if !Path::new("/proc/sys").join(BRIDGE_NF).exists() {
+        // It may be built in, or on its way: the setting itself tells.
+        let _ = iptables::exec::run("modprobe", &["br_netfilter"], "").await;
+    }
+    if let Err(error) = sysctl::set(Path::new(BRIDGE_NF), "1") {
+        tracing::warn!(%error, "br_netfilter is not there: a pod does not reach its neighbour on the same node through a service");
+    }
+    Ok(())
+}
+
+/// The node's zone decides which hints are followed.
+fn follow_node(caches: &Caches, node: &Arc<RwLock<model::Node>>, world: &world::World) {
+    let name = node.read().name.clone();
+    let (node, world) = (node.clone(), world.clone());
+    caches.filtered::<NodeObject>(&format!("metadata.name={name}")).on_change(move |_, new| {
+        let labels = new.and_then(|n| n.metadata.labels.as_ref());
+        let zone = labels.and_then(|l| l.get("topology.kubernetes.io/zone")).cloned().unwrap_or_default();
+        if node.read().zone == zone {
+            return;
+        }
+        node.write().zone = zone;
+        world.mark_changed(world.keys());
+    });
+}

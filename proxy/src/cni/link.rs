@@ -1,0 +1,235 @@
+//! Links, addresses and routes of one network namespace, over rtnetlink.
+
+use std::{
+    fs::File,
+    net::{IpAddr, Ipv4Addr},
+    os::fd::{AsFd, AsRawFd},
+    path::Path,
+};
+
+use api::task::Group;
+use futures::{StreamExt, TryStreamExt};
+use ipnet::Ipv4Net;
+use nix::sched::{CloneFlags, setns};
+use rtnetlink::{
+    Handle, LinkBridge, LinkBridgePort, LinkDummy, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    packet_route::{
+        address::{AddressAttribute, AddressMessage},
+        link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage},
+        route::{RouteAddress, RouteAttribute},
+    },
+};
+
+const EEXIST: i32 = -17;
+const ENODEV: i32 = -19;
+
+/// A namespace's netlink.
+#[derive(Clone)]
+pub struct Net {
+    handle: Handle,
+}
+
+/// What we want to know of a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub index: u32,
+    pub mac: Vec<u8>,
+    pub controller: Option<u32>,
+    pub up: bool,
+}
+
+/// Why netlink would not.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {why}")]
+pub struct Error {
+    what: String,
+    why: String,
+}
+
+/// One end of a pair that is to be made: its name, link-layer address and MTU in bytes (0: the kernel's default).
+pub struct End<'a> {
+    pub name: &'a str,
+    pub mac: [u8; 6],
+    pub mtu: u32,
+}
+
+impl Net {
+    /// Of the namespace that this thread is in.
+    pub fn here(group: &Group) -> Result<Self, Error> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(|e| failed("open netlink", &e))?;
+        group.spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// Of the namespace at `path` (and the open namespace): a socket stays in the namespace it was made in, so the thread is back before
+    /// anything else runs on it.
+    pub fn within(path: &Path, group: &Group) -> Result<(Self, File), Error> {
+        let open = |path: &Path| File::open(path).map_err(|e| failed(&format!("open {}", path.display()), &e));
+        let (target, home) = (open(path)?, open(Path::new("/proc/thread-self/ns/net"))?);
+        setns(target.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|e| failed("enter the network namespace", &e))?;
+        let made = Self::here(group);
+        setns(home.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|e| failed("leave the network namespace", &e))?;
+        Ok((made?, target))
+    }
+
+    pub async fn link(&self, name: &str) -> Result<Option<Link>, Error> {
+        let mut found = Box::pin(self.handle.link().get().match_name(name).execute());
+        match found.try_next().await {
+            Ok(message) => Ok(message.map(|m| Link::from_message(&m))),
+            Err(e) if code(&e) == Some(ENODEV) => Ok(None),
+            Err(e) => Err(failed(&format!("look for link {name}"), &e)),
+        }
+    }
+
+    pub async fn must_link(&self, name: &str) -> Result<Link, Error> {
+        self.link(name).await?.ok_or_else(|| Error { what: format!("look for link {name}"), why: "it does not exist".into() })
+    }
+
+    /// True if it was there.
+    pub async fn delete_link(&self, name: &str) -> Result<bool, Error> {
+        let Some(link) = self.link(name).await? else { return Ok(false) };
+        match self.handle.link().del(link.index).execute().await {
+            Ok(()) => Ok(true),
+            // Gone in between: deleting the other end, or the namespace, takes it along.
+            Err(e) if code(&e) == Some(ENODEV) => Ok(false),
+            Err(e) => Err(failed(&format!("delete link {name}"), &e)),
+        }
+    }
+
+    /// The bridge, made if it was not there.
+    pub async fn ensure_bridge(&self, end: &End<'_>) -> Result<Link, Error> {
+        let link = match self.link(end.name).await? {
+            Some(link) => link,
+            None => {
+                self.add(with_mtu(LinkBridge::new(end.name).address(end.mac.to_vec()), end.mtu).up().build(), end.name).await?;
+                self.must_link(end.name).await?
+            }
+        };
+        if !link.up {
+            self.up(link.index).await?;
+        }
+        Ok(link)
+    }
+
+    /// A dummy link, up, made if it was not there.
+    pub async fn ensure_dummy(&self, name: &str) -> Result<Link, Error> {
+        self.add(LinkDummy::new(name).up().build(), name).await?;
+        let link = self.must_link(name).await?;
+        self.up(link.index).await?;
+        Ok(link)
+    }
+
+    /// A pair: one end here, up and in the bridge with hairpin on, the other end in the namespace `peer_ns`.
+    pub async fn add_pair(&self, host: &End<'_>, peer: &End<'_>, peer_ns: &File, bridge: u32) -> Result<(), Error> {
+        let inner = LinkMessageBuilder::<LinkUnspec>::new().name(peer.name).address(peer.mac.to_vec()).setns_by_fd(peer_ns.as_raw_fd());
+        let inner = InfoData::Veth(InfoVeth::Peer(with_mtu(inner, peer.mtu).build()));
+        let outer = LinkVeth::new(host.name, peer.name).address(host.mac.to_vec()).set_info_data(inner).controller(bridge);
+        let message = with_mtu(outer, host.mtu).up().build();
+        self.handle.link().add(message).execute().await.map_err(|e| failed(&format!("add link {}", host.name), &e))?;
+        let link = self.must_link(host.name).await?;
+        let port = LinkBridgePort::new(link.index).hairpin(true).build();
+        self.handle.link().set_port(port).execute().await.map_err(|e| failed("turn hairpin on", &e))
+    }
+
+    pub async fn up(&self, index: u32) -> Result<(), Error> {
+        let message = LinkUnspec::new_with_index(index).up().build();
+        self.handle.link().set(message).execute().await.map_err(|e| failed("set a link up", &e))
+    }
+
+    /// Fine if it is there already.
+    pub async fn ensure_address(&self, index: u32, address: Ipv4Net) -> Result<(), Error> {
+        match self.handle.address().add(index, IpAddr::V4(address.addr()), address.prefix_len()).execute().await {
+            Err(e) if code(&e) != Some(EEXIST) => Err(failed(&format!("add address {address}"), &e)),
+            _ => Ok(()),
+        }
+    }
+
+    pub async fn ensure_default_route(&self, gateway: Ipv4Addr) -> Result<(), Error> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();
+        match self.handle.route().add(route).execute().await {
+            Err(e) if code(&e) != Some(EEXIST) => Err(failed(&format!("add the default route via {gateway}"), &e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The IPv4 addresses of one link, or of all.
+    pub async fn addresses(&self, index: Option<u32>) -> Result<Vec<Ipv4Net>, Error> {
+        let request = self.handle.address().get();
+        let request = if let Some(index) = index { request.set_link_index_filter(index) } else { request };
+        let messages: Vec<AddressMessage> = request.execute().try_collect().await.map_err(|e| failed("list addresses", &e))?;
+        Ok(messages.iter().filter_map(ipv4_of).collect())
+    }
+
+    pub async fn has_default_route(&self, via: Ipv4Addr) -> Result<bool, Error> {
+        let ours = RouteAttribute::Gateway(RouteAddress::Inet(via));
+        let mut routes = Box::pin(self.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute());
+        while let Some(route) = routes.next().await {
+            let route = route.map_err(|e| failed("list routes", &e))?;
+            if route.header.destination_prefix_length == 0 && route.attributes.contains(&ours) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn add(&self, message: LinkMessage, name: &str) -> Result<(), Error> {
+        match self.handle.link().add(message).execute().await {
+            Err(e) if code(&e) != Some(EEXIST) => Err(failed(&format!("add link {name}"), &e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Link {
+    fn from_message(message: &LinkMessage) -> Self {
+        let mut link =
+            Self { index: message.header.index, mac: Vec::new(), controller: None, up: message.header.flags.contains(LinkFlags::Up) };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::Address(mac) => link.mac.clone_from(mac),
+                LinkAttribute::Controller(index) => link.controller = Some(*index),
+                _ => {}
+            }
+        }
+        link
+    }
+
+    /// `0a:58:0a:f4:00:02`
+    pub fn mac_text(&self) -> String {
+        mac_text(&self.mac)
+    }
+}
+
+/// The link-layer address of an IPv4 address: an address that is given again is then in nobody's neighbour table under a wrong one.
+pub fn mac_of(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [0x0a, 0x58, a, b, c, d]
+}
+
+pub fn mac_text(mac: &[u8]) -> String {
+    mac.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":")
+}
+
+fn with_mtu<T: std::fmt::Debug + Default>(builder: LinkMessageBuilder<T>, mtu: u32) -> LinkMessageBuilder<T> {
+    if mtu == 0 { builder } else { builder.mtu(mtu) }
+}
+
+fn ipv4_of(message: &AddressMessage) -> Option<Ipv4Net> {
+    let of = |a: &AddressAttribute| match a {
+        AddressAttribute::Local(IpAddr::V4(v4)) => Some(*v4),
+        _ => None,
+    };
+    let address = message.attributes.iter().find_map(of)?;
+    Ipv4Net::new(address, message.header.prefix_len).ok()
+}
+
+fn code(error: &rtnetlink::Error) -> Option<i32> {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => Some(message.raw_code()),
+        _ => None,
+    }
+}
+
+fn failed(what: &str, why: &dyn std::fmt::Display) -> Error {
+    Error { what: what.into(), why: why.to_string() }
+}

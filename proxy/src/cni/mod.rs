@@ -1,0 +1,72 @@
+//! Pod sandbox -> interface with an address: our own CNI plugin, the same binary called under another name.
+//!
+//! Source: CNI specification 1.1.0. One plugin does what upstream splits into `bridge`, `host-local`, `portmap` and `loopback`.
+
+use std::{io::Write, path::Path, process::ExitCode};
+
+mod attach;
+mod check;
+mod conflist;
+pub(crate) mod hostport;
+mod ipam;
+mod leases;
+pub(crate) mod link;
+mod spec;
+
+pub use conflist::{NetworkConfig, link_plugins, write_conflist};
+use spec::{Command, Fault, Request};
+
+/// The name under which the binary is our plugin.
+pub const PLUGIN: &str = "skiff-cni";
+/// containerd asks for a plugin of this name for every sandbox, before any network.
+pub const LOOPBACK: &str = "loopback";
+/// The bridge that pods hang on where the configuration names none.
+pub const BRIDGE: &str = "skiff0";
+
+/// Whether a program called as `argv0` is to be [`main_cni`].
+pub fn is_plugin_name(argv0: &str) -> bool {
+    Path::new(argv0).file_name().and_then(|n| n.to_str()).is_some_and(|n| n == PLUGIN || n == LOOPBACK)
+}
+
+/// The plugin's whole life: reads the environment and stdin, does the command, prints the result or the error to stdout.
+pub fn main_cni() -> ExitCode {
+    let (version, outcome) = match Request::read() {
+        Ok(request) => (request.conf.cni_version.clone(), run(&request)),
+        Err(fault) => (spec::NEWEST.to_owned(), Err(fault)),
+    };
+    let (text, code) = match outcome {
+        Ok(None) => return ExitCode::SUCCESS,
+        Ok(Some(result)) => (result.to_string(), ExitCode::SUCCESS),
+        Err(fault) => (fault.body(&version).to_string(), ExitCode::FAILURE),
+    };
+    // Nobody is left to tell when the caller has closed the pipe.
+    let _ = writeln!(std::io::stdout(), "{text}");
+    code
+}
+
+fn run(request: &Request) -> Result<Option<serde_json::Value>, Fault> {
+    if request.command == Command::Version {
+        return Ok(Some(spec::versions()));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| Fault::io("start the plugin", &e))?;
+    let group = api::task::Group::new();
+    runtime.block_on(async {
+        let done = dispatch(request, &group).await;
+        group.stop();
+        done
+    })
+}
+
+async fn dispatch(request: &Request, group: &api::task::Group) -> Result<Option<serde_json::Value>, Fault> {
+    if request.conf.kind == LOOPBACK {
+        return attach::loopback(request, group).await;
+    }
+    match request.command {
+        Command::Add => attach::add(request, group).await.map(Some),
+        Command::Del => attach::del(request, group).await.map(|()| None),
+        Command::Check => check::check(request, group).await.map(|()| None),
+        Command::Gc => attach::collect(request, group).await.map(|()| None),
+        Command::Status => check::status(request).map(|()| None),
+        Command::Version => Ok(Some(spec::versions())),
+    }
+}

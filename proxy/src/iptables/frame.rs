@@ -1,0 +1,128 @@
+//! The rules that are there without any service: jumps from the kernel's chains, and the chains that mark, masquerade and forward.
+//!
+//! Source: upstream `pkg/proxy/iptables/proxier.go`. Chains named SKIFF-* are our own: the pod network's way out, and through.
+
+use super::rules::{Shared, Site};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Table {
+    Filter,
+    Nat,
+}
+
+/// Where a jump stands among the rules of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    First,
+    Last,
+}
+
+/// A rule in a chain of the kernel that leads into one of ours.
+pub struct Jump {
+    pub table: Table,
+    pub from: &'static str,
+    pub to: &'static str,
+    pub when: &'static str,
+    pub place: Place,
+}
+
+const NEW: &str = "-m conntrack --ctstate NEW";
+
+/// All jumps. Those that are inserted come to stand in the reverse of this order.
+pub const JUMPS: [Jump; 16] = [
+    jump(Table::Filter, "INPUT", "KUBE-EXTERNAL-SERVICES", NEW, Place::First),
+    jump(Table::Filter, "FORWARD", "KUBE-EXTERNAL-SERVICES", NEW, Place::First),
+    jump(Table::Filter, "INPUT", "KUBE-NODEPORTS", "", Place::First),
+    jump(Table::Filter, "FORWARD", "KUBE-SERVICES", NEW, Place::First),
+    jump(Table::Filter, "OUTPUT", "KUBE-SERVICES", NEW, Place::First),
+    jump(Table::Filter, "FORWARD", "KUBE-FORWARD", "", Place::First),
+    jump(Table::Filter, "INPUT", "KUBE-PROXY-FIREWALL", NEW, Place::First),
+    jump(Table::Filter, "OUTPUT", "KUBE-PROXY-FIREWALL", NEW, Place::First),
+    jump(Table::Filter, "FORWARD", "KUBE-PROXY-FIREWALL", NEW, Place::First),
+    jump(Table::Filter, "INPUT", "KUBE-FIREWALL", "", Place::First),
+    jump(Table::Filter, "OUTPUT", "KUBE-FIREWALL", "", Place::First),
+    jump(Table::Filter, "FORWARD", "SKIFF-FORWARD", "", Place::Last),
+    jump(Table::Nat, "OUTPUT", "KUBE-SERVICES", "", Place::First),
+    jump(Table::Nat, "PREROUTING", "KUBE-SERVICES", "", Place::First),
+    jump(Table::Nat, "POSTROUTING", "KUBE-POSTROUTING", "", Place::First),
+    jump(Table::Nat, "POSTROUTING", "SKIFF-MASQ", "", Place::Last),
+];
+
+/// Chains that services share: where each stands.
+pub const SHARED: [(Shared, Table, &str); 6] = [
+    (Shared::FilterServices, Table::Filter, "KUBE-SERVICES"),
+    (Shared::FilterExternal, Table::Filter, "KUBE-EXTERNAL-SERVICES"),
+    (Shared::FilterNodePorts, Table::Filter, "KUBE-NODEPORTS"),
+    (Shared::FilterFirewall, Table::Filter, "KUBE-PROXY-FIREWALL"),
+    (Shared::NatServices, Table::Nat, "KUBE-SERVICES"),
+    (Shared::NatNodePorts, Table::Nat, "KUBE-NODEPORTS"),
+];
+
+impl Table {
+    pub fn word(self) -> &'static str {
+        match self {
+            Table::Filter => "filter",
+            Table::Nat => "nat",
+        }
+    }
+}
+
+/// What comes after all services' lines in a shared chain.
+pub fn tail(shared: Shared) -> Option<&'static str> {
+    let node_ports = "-m comment --comment \"kubernetes service nodeports; NOTE: this must be the last rule in this chain\" \
+                      -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS";
+    (shared == Shared::NatServices).then_some(node_ports)
+}
+
+/// The chains that never change, with their rules.
+pub fn fixed(site: &Site) -> Vec<(Table, &'static str, Vec<String>)> {
+    let lines = |lines: &[&str]| lines.iter().map(|l| (*l).to_owned()).collect::<Vec<_>>();
+    let (out, through) = pod_network(site);
+    vec![
+        (
+            Table::Filter,
+            "KUBE-FORWARD",
+            lines(&[
+                "-m conntrack --ctstate INVALID -j DROP",
+                "-m comment --comment \"kubernetes forwarding rules\" -m mark --mark 0x4000/0x4000 -j ACCEPT",
+                "-m comment --comment \"kubernetes forwarding conntrack rule\" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+            ]),
+        ),
+        (
+            // NodePorts on localhost need route_localnet, which would let neighbours in to services that listen on localhost.
+            Table::Filter,
+            "KUBE-FIREWALL",
+            lines(&[
+                "-m comment --comment \"block incoming localnet connections\" -d 127.0.0.0/8 ! -s 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
+            ]),
+        ),
+        (Table::Filter, "SKIFF-FORWARD", through),
+        (
+            Table::Nat,
+            "KUBE-POSTROUTING",
+            lines(&[
+                "-m mark ! --mark 0x4000/0x4000 -j RETURN",
+                // A packet may pass here twice.
+                "-j MARK --xor-mark 0x4000",
+                "-m comment --comment \"kubernetes service traffic requiring SNAT\" -j MASQUERADE --random-fully",
+            ]),
+        ),
+        (Table::Nat, "KUBE-MARK-MASQ", lines(&["-j MARK --or-mark 0x4000"])),
+        (Table::Nat, "SKIFF-MASQ", out),
+    ]
+}
+
+/// Rules by which pods reach the world, and each other where forwarding is refused by default (Docker's policy).
+fn pod_network(site: &Site) -> (Vec<String>, Vec<String>) {
+    let Some(cidr) = site.cluster_cidr else { return (Vec::new(), Vec::new()) };
+    let out = vec![
+        format!("-d {cidr} -j RETURN"),
+        "-d 224.0.0.0/4 -j RETURN".to_owned(),
+        format!("-m comment --comment \"pod traffic that leaves the cluster\" -s {cidr} -j MASQUERADE --random-fully"),
+    ];
+    (out, vec![format!("-s {cidr} -j ACCEPT"), format!("-d {cidr} -j ACCEPT")])
+}
+
+const fn jump(table: Table, from: &'static str, to: &'static str, when: &'static str, place: Place) -> Jump {
+    Jump { table, from, to, when, place }
+}

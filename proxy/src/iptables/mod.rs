@@ -1,0 +1,8 @@
+//! Portals -> packet rules, by iptables.
+
+pub mod conntrack;
+pub mod exec;
+mod frame;
+mod names;
+pub mod rules;
+pub mod table;

@@ -1,0 +1,131 @@
+//! Endpoints of a service port -> which of them this node uses. Source: upstream `pkg/proxy/topology.go`, `endpointslicecache.go`.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddrV4},
+};
+
+use api::k8s::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
+
+use super::{Backends, Node, Protocol};
+use crate::model::plan::protocol_of;
+
+/// One endpoint as the slices tell it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Found {
+    state: State,
+    local: bool,
+    zones: Vec<String>,
+    nodes: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum State {
+    Unusable,
+    /// Terminating and still serving: used where nothing is ready.
+    Leaving,
+    Ready,
+}
+
+/// Which hints are followed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Topology {
+    Anywhere,
+    SameNode,
+    SameZone,
+}
+
+/// The endpoints of the service port `name`/`protocol`.
+pub fn of_port<'a>(slices: impl Iterator<Item = &'a EndpointSlice>, name: &str, protocol: Protocol, node: &Node) -> Backends {
+    let found = collect(slices, name, protocol, node);
+    let topology = topology(&found, node);
+    let pick = |wanted: &dyn Fn(&Found) -> bool| -> Vec<SocketAddrV4> {
+        found.iter().filter(|(_, f)| wanted(f)).map(|(address, _)| *address).collect()
+    };
+    let first = |ready: Vec<SocketAddrV4>, leaving: Vec<SocketAddrV4>| if ready.is_empty() { leaving } else { ready };
+    let cluster = first(pick(&|f| f.state == State::Ready && f.fits(topology, node)), pick(&|f| f.state == State::Leaving));
+    let local = first(pick(&|f| f.local && f.state == State::Ready), pick(&|f| f.local && f.state == State::Leaving));
+    Backends { any: found.values().any(|f| f.state != State::Unusable), cluster, local }
+}
+
+fn collect<'a>(
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+    name: &str,
+    protocol: Protocol,
+    node: &Node,
+) -> BTreeMap<SocketAddrV4, Found> {
+    let mut found: BTreeMap<SocketAddrV4, Found> = BTreeMap::new();
+    for slice in slices.filter(|s| s.address_type == "IPv4") {
+        let ports = slice.ports.iter().flatten().filter(|p| is_port(p, name, protocol));
+        for port in ports.filter_map(|p| u16::try_from(p.port?).ok()) {
+            for endpoint in slice.endpoints.iter().flatten() {
+                let Some(address) = address_of(endpoint) else { continue };
+                let new = Found::of(endpoint, node);
+                let slot = found.entry(SocketAddrV4::new(address, port)).or_insert_with(|| new.clone());
+                // While an endpoint moves between slices it stands in both.
+                if new.state > slot.state {
+                    *slot = new;
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Hints count only where all ready endpoints have them and one is meant for us.
+fn topology(found: &BTreeMap<SocketAddrV4, Found>, node: &Node) -> Topology {
+    let ready = || found.values().filter(|f| f.state == State::Ready);
+    if ready().next().is_none() {
+        return Topology::Anywhere;
+    }
+    if ready().all(|f| !f.nodes.is_empty()) && ready().any(|f| f.nodes.contains(&node.name)) {
+        return Topology::SameNode;
+    }
+    if ready().all(|f| !f.zones.is_empty()) && ready().any(|f| f.zones.contains(&node.zone)) {
+        return Topology::SameZone;
+    }
+    Topology::Anywhere
+}
+
+impl Found {
+    fn of(endpoint: &Endpoint, node: &Node) -> Self {
+        let hints = endpoint.hints.as_ref();
+        Self {
+            state: State::of(endpoint),
+            local: endpoint.node_name.as_deref() == Some(node.name.as_str()),
+            zones: hints.and_then(|h| h.for_zones.as_ref()).into_iter().flatten().map(|z| z.name.clone()).collect(),
+            nodes: hints.and_then(|h| h.for_nodes.as_ref()).into_iter().flatten().map(|n| n.name.clone()).collect(),
+        }
+    }
+
+    fn fits(&self, topology: Topology, node: &Node) -> bool {
+        match topology {
+            Topology::Anywhere => true,
+            Topology::SameNode => self.nodes.contains(&node.name),
+            Topology::SameZone => self.zones.contains(&node.zone),
+        }
+    }
+}
+
+impl State {
+    /// Absent conditions read as: ready, serving as ready, not terminating.
+    fn of(endpoint: &Endpoint) -> Self {
+        let conditions = endpoint.conditions.clone().unwrap_or_default();
+        let ready = conditions.ready.unwrap_or(true);
+        let serving = conditions.serving.unwrap_or(ready);
+        match (ready, serving && conditions.terminating.unwrap_or(false)) {
+            (true, _) => State::Ready,
+            (false, true) => State::Leaving,
+            (false, false) => State::Unusable,
+        }
+    }
+}
+
+fn is_port(port: &EndpointPort, name: &str, protocol: Protocol) -> bool {
+    port.name.as_deref().unwrap_or("") == name && protocol_of(port.protocol.as_deref()) == Some(protocol)
+}
+
+fn address_of(endpoint: &Endpoint) -> Option<Ipv4Addr> {
+    // Upstream, too, uses the first only.
+    endpoint.addresses.first()?.parse().ok()
+}

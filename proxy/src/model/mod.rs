@@ -1,0 +1,101 @@
+//! Service + slices + node -> portals: what this node shall let through to where. Pure; names no back end.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use ipnet::Ipv4Net;
+
+mod backends;
+mod plan;
+
+pub use plan::portals;
+
+/// What of this node matters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    pub name: String,
+    /// Label `topology.kubernetes.io/zone`; empty if it has none.
+    pub zone: String,
+    /// Service addresses that this node answers itself (cluster DNS): no portal is made for them.
+    pub answered_here: Vec<Ipv4Addr>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+/// Which endpoints traffic may go to (`internalTrafficPolicy`, `externalTrafficPolicy`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    Cluster,
+    Local,
+}
+
+/// One port of one service, as this node shall serve it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Portal {
+    /// `namespace/name:port`, without the colon where the port has no name.
+    pub name: String,
+    pub protocol: Protocol,
+    pub cluster_ip: Ipv4Addr,
+    pub port: u16,
+    pub node_port: Option<u16>,
+    pub external_ips: Vec<Ipv4Addr>,
+    pub balancer_ips: Vec<Ipv4Addr>,
+    /// Who may use the balancer's addresses; empty: everybody.
+    pub source_ranges: Vec<Ipv4Net>,
+    /// Seconds for which a client stays with its endpoint.
+    pub affinity_seconds: Option<u32>,
+    pub internal: Policy,
+    pub external: Policy,
+    pub health_port: Option<u16>,
+    pub backends: Backends,
+}
+
+/// The endpoints of a portal by what they may be used for, each list sorted. Source: upstream's `CategorizeEndpoints`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backends {
+    /// For the policy Cluster.
+    pub cluster: Vec<SocketAddrV4>,
+    /// For the policy Local.
+    pub local: Vec<SocketAddrV4>,
+    /// Whether there are any at all, on any node.
+    pub any: bool,
+}
+
+impl Protocol {
+    pub fn word(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
+        }
+    }
+}
+
+impl Portal {
+    pub fn is_external(&self) -> bool {
+        self.node_port.is_some() || !self.balancer_ips.is_empty() || !self.external_ips.is_empty()
+    }
+
+    /// Also with the external policy Local: traffic that starts on this node goes anywhere.
+    pub fn uses_cluster(&self) -> bool {
+        self.internal == Policy::Cluster || self.is_external()
+    }
+
+    pub fn uses_local(&self) -> bool {
+        self.internal == Policy::Local || (self.external == Policy::Local && self.is_external())
+    }
+
+    /// All endpoints that this portal can lead to, sorted.
+    pub fn reachable(&self) -> Vec<SocketAddrV4> {
+        let cluster = self.backends.cluster.iter().filter(|_| self.uses_cluster());
+        let local = self.backends.local.iter().filter(|_| self.uses_local());
+        let mut all: Vec<SocketAddrV4> = cluster.chain(local).copied().collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}

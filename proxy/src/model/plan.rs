@@ -1,0 +1,196 @@
+//! One service -> its portals. Source: upstream `pkg/proxy/serviceport.go`, `servicechangetracker.go`.
+
+use std::net::Ipv4Addr;
+
+use api::k8s::api::{
+    core::v1::{Service, ServicePort, ServiceSpec},
+    discovery::v1::EndpointSlice,
+};
+use ipnet::Ipv4Net;
+
+use super::{Node, Policy, Portal, Protocol, backends};
+
+/// Another proxy serves services with this label.
+const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+/// Upstream's default, in seconds.
+const AFFINITY_SECONDS: u32 = 10_800;
+
+/// The portals of a service; none for headless and ExternalName services, and none where it has no IPv4 address.
+pub fn portals<'a>(service: &Service, slices: impl Iterator<Item = &'a EndpointSlice> + Clone, node: &Node) -> Vec<Portal> {
+    let Some(spec) = &service.spec else { return Vec::new() };
+    let elsewhere = service.metadata.labels.as_ref().is_some_and(|l| l.contains_key(PROXY_NAME));
+    let Some(cluster_ip) = cluster_ip(spec).filter(|ip| !elsewhere && !node.answered_here.contains(ip)) else {
+        return Vec::new();
+    };
+    let ports = spec.ports.iter().flatten();
+    ports.filter_map(|port| portal(service, spec, port, cluster_ip, slices.clone(), node)).collect()
+}
+
+/// `None` for a protocol that is none; absent reads as TCP.
+pub fn protocol_of(word: Option<&str>) -> Option<Protocol> {
+    match word.unwrap_or("TCP") {
+        "TCP" => Some(Protocol::Tcp),
+        "UDP" => Some(Protocol::Udp),
+        "SCTP" => Some(Protocol::Sctp),
+        _ => None,
+    }
+}
+
+/// The service's IPv4 address, if it has one (`None` and the empty string are words for having none).
+pub fn cluster_ip(spec: &ServiceSpec) -> Option<Ipv4Addr> {
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return None;
+    }
+    let all = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
+    all.filter_map(|ip| ip.parse().ok()).next()
+}
+
+fn portal<'a>(
+    service: &Service,
+    spec: &ServiceSpec,
+    port: &ServicePort,
+    cluster_ip: Ipv4Addr,
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+    node: &Node,
+) -> Option<Portal> {
+    let protocol = protocol_of(port.protocol.as_deref())?;
+    let port_name = port.name.as_deref().unwrap_or("");
+    Some(Portal {
+        name: name(service, port_name),
+        protocol,
+        cluster_ip,
+        port: number(Some(port.port))?,
+        node_port: number(port.node_port),
+        external_ips: spec.external_ips.iter().flatten().filter_map(|ip| ip.parse().ok()).collect(),
+        balancer_ips: balancer_ips(service),
+        source_ranges: source_ranges(spec),
+        affinity_seconds: affinity(spec),
+        internal: policy(spec.internal_traffic_policy.as_deref()),
+        external: policy(spec.external_traffic_policy.as_deref()),
+        health_port: number(spec.health_check_node_port),
+        backends: backends::of_port(slices, port_name, protocol, node),
+    })
+}
+
+fn name(service: &Service, port: &str) -> String {
+    let (namespace, name) = (service.metadata.namespace.as_deref().unwrap_or(""), service.metadata.name.as_deref().unwrap_or(""));
+    if port.is_empty() { format!("{namespace}/{name}") } else { format!("{namespace}/{name}:{port}") }
+}
+
+fn number(port: Option<i32>) -> Option<u16> {
+    port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0)
+}
+
+fn policy(word: Option<&str>) -> Policy {
+    if word == Some("Local") { Policy::Local } else { Policy::Cluster }
+}
+
+/// Those that packets arrive with as their destination (`ipMode` VIP).
+fn balancer_ips(service: &Service) -> Vec<Ipv4Addr> {
+    let balancer = service.status.as_ref().and_then(|s| s.load_balancer.as_ref());
+    let ingress = balancer.and_then(|b| b.ingress.as_ref()).into_iter().flatten();
+    let vips = ingress.filter(|i| i.ip_mode.as_deref().is_none_or(|mode| mode == "VIP"));
+    vips.filter_map(|i| i.ip.as_deref()?.parse().ok()).collect()
+}
+
+fn source_ranges(spec: &ServiceSpec) -> Vec<Ipv4Net> {
+    let ranges = spec.load_balancer_source_ranges.iter().flatten();
+    ranges.filter_map(|r| r.trim().parse::<Ipv4Net>().ok()).map(|n| n.trunc()).collect()
+}
+
+fn affinity(spec: &ServiceSpec) -> Option<u32> {
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return None;
+    }
+    let seconds = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
+    Some(seconds.and_then(|s| u32::try_from(s).ok()).unwrap_or(AFFINITY_SECONDS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{addr, service, slice, with};
+    use api::k8s::api::discovery::v1::{EndpointConditions, EndpointHints, ForNode, ForZone};
+    use serde_json::json;
+
+    fn node() -> Node {
+        Node { name: "n1".into(), zone: "z1".into(), answered_here: vec!["10.96.0.10".parse().unwrap()] }
+    }
+
+    fn only(service: &Service, slices: &[EndpointSlice]) -> Portal {
+        let mut all = portals(service, slices.iter(), &node());
+        assert_eq!(all.len(), 1);
+        all.remove(0)
+    }
+
+    #[test]
+    fn services_without_a_portal() {
+        let cases = [
+            json!({"clusterIP": "None", "ports": [{"port": 80}]}),
+            json!({"clusterIP": "", "ports": [{"port": 80}]}),
+            json!({"type": "ExternalName", "externalName": "x.y", "ports": [{"port": 80}]}),
+            json!({"clusterIP": "fd00::1", "ports": [{"port": 80}]}),
+            json!({"clusterIP": "10.96.0.10", "ports": [{"port": 53}]}),
+        ];
+        for spec in cases {
+            assert!(portals(&service("d/s", spec.clone()), [].iter(), &node()).is_empty(), "{spec}");
+        }
+        let mut foreign = service("d/s", json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}));
+        foreign.metadata.labels = Some([(PROXY_NAME.to_owned(), "x".to_owned())].into());
+        assert!(portals(&foreign, [].iter(), &node()).is_empty());
+    }
+
+    #[test]
+    fn ports_find_their_endpoints_by_name() {
+        let spec = json!({"clusterIP": "10.96.0.1", "ports": [{"name": "a", "port": 80}, {"name": "b", "port": 81, "protocol": "UDP"}]});
+        let slices = [slice("d/s", "a", "TCP", 8080, &["10.0.0.1@n1", "10.0.0.2@n2"]), slice("d/s", "b", "UDP", 5353, &["10.0.0.3@n2"])];
+        let all = portals(&service("d/s", spec), slices.iter(), &node());
+        assert_eq!(all[0].name, "d/s:a");
+        assert_eq!(all[0].backends.cluster, [addr("10.0.0.1:8080"), addr("10.0.0.2:8080")]);
+        assert_eq!(all[0].backends.local, [addr("10.0.0.1:8080")]);
+        assert_eq!((all[1].protocol, &all[1].backends.cluster), (Protocol::Udp, &vec![addr("10.0.0.3:5353")]));
+        assert!(all[1].backends.local.is_empty());
+    }
+
+    #[test]
+    fn leaving_endpoints_serve_only_where_nothing_is_ready() {
+        let leaving = EndpointConditions { ready: Some(false), serving: Some(true), terminating: Some(true) };
+        let dead = EndpointConditions { ready: Some(false), serving: Some(false), terminating: Some(true) };
+        let spec = json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}]});
+        let service = service("d/s", spec);
+        let base = slice("d/s", "", "TCP", 80, &["10.0.0.1@n1", "10.0.0.2@n1", "10.0.0.3@n2"]);
+        let one = with(&base, |i, e| e.conditions = (i != 2).then(|| if i == 0 { leaving.clone() } else { dead.clone() }));
+        let portal = only(&service, &[one]);
+        assert_eq!(portal.backends.cluster, [addr("10.0.0.3:80")]);
+        assert_eq!(portal.backends.local, [addr("10.0.0.1:80")]);
+        let all_leaving = with(&base, |_, e| e.conditions = Some(leaving.clone()));
+        assert_eq!(only(&service, &[all_leaving]).backends.cluster.len(), 3);
+        let all_dead = with(&base, |_, e| e.conditions = Some(dead.clone()));
+        assert!(!only(&service, &[all_dead]).backends.any);
+    }
+
+    #[test]
+    fn hints_count_only_where_everybody_has_them() {
+        let spec = json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}]});
+        let service = service("d/s", spec);
+        let base = slice("d/s", "", "TCP", 80, &["10.0.0.1@n1", "10.0.0.2@n2"]);
+        let zone = |z: &str| Some(EndpointHints { for_zones: Some(vec![ForZone { name: z.into() }]), for_nodes: None });
+        let hinted = with(&base, |i, e| e.hints = zone(if i == 0 { "z2" } else { "z1" }));
+        assert_eq!(only(&service, &[hinted]).backends.cluster, [addr("10.0.0.2:80")]);
+        let half = with(&base, |i, e| e.hints = if i == 0 { zone("z1") } else { None });
+        assert_eq!(only(&service, &[half]).backends.cluster.len(), 2);
+        let elsewhere = with(&base, |_, e| e.hints = zone("z9"));
+        assert_eq!(only(&service, &[elsewhere]).backends.cluster.len(), 2);
+        let by_node = |n: &str| Some(EndpointHints { for_nodes: Some(vec![ForNode { name: n.into() }]), for_zones: None });
+        let nodes = with(&base, |i, e| e.hints = by_node(if i == 0 { "n1" } else { "n2" }));
+        assert_eq!(only(&service, &[nodes]).backends.cluster, [addr("10.0.0.1:80")]);
+    }
+
+    #[test]
+    fn an_endpoint_in_two_slices_counts_once() {
+        let spec = json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}]});
+        let base = slice("d/s", "", "TCP", 80, &["10.0.0.1@n1"]);
+        let unready = with(&base, |_, e| e.conditions = Some(EndpointConditions { ready: Some(false), ..EndpointConditions::default() }));
+        assert_eq!(only(&service("d/s", spec), &[unready, base]).backends.cluster, [addr("10.0.0.1:80")]);
+    }
+}

@@ -1,0 +1,144 @@
+//! Changed services -> one transaction of rules: look, plan, act.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::Ipv4Addr,
+    sync::Arc,
+    time::Duration,
+};
+
+use api::{Key, task::Group};
+use ipnet::Ipv4Net;
+use parking_lot::RwLock;
+
+use crate::{
+    Error,
+    cni::link::Net,
+    iptables::{
+        conntrack, exec,
+        rules::{Fragment, Site},
+        table::{Rules, Saved},
+    },
+    model::{Node, Portal, Protocol, portals},
+    world::World,
+};
+
+/// What changes within this time after a sync goes into one transaction.
+const REST: Duration = Duration::from_millis(100);
+/// After a failure, doubled up to [`RETRY_MAX`].
+const RETRY: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// How often we look whether somebody has flushed our rules.
+const CHECK_PERIOD: Duration = Duration::from_secs(60);
+
+/// The rules of this node and what they were made from.
+pub struct Sync {
+    world: World,
+    node: Arc<RwLock<Node>>,
+    rules: Rules,
+    /// Of each service, those portals whose flows may have to be forgotten.
+    udp: HashMap<Key, Vec<Portal>>,
+    group: Group,
+    /// What the kernel holds is not known: the next transaction writes everything.
+    unknown: bool,
+}
+
+impl Sync {
+    pub fn new(world: World, node: Arc<RwLock<Node>>, cluster_cidr: Option<Ipv4Net>, group: Group) -> Self {
+        let rules = Rules::new(Site { cluster_cidr, node_ips: Vec::new() });
+        Self { world, node, rules, udp: HashMap::new(), group, unknown: true }
+    }
+
+    /// One look, plan and act.
+    ///
+    /// # Errors
+    /// Where the rules could not be written; what changed is marked again, and the next call writes everything.
+    pub async fn once(&mut self) -> Result<(), Error> {
+        let changed = self.world.take_changed();
+        if let Err(error) = self.apply(&changed).await {
+            self.unknown = true;
+            self.world.mark_changed(changed);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Goes on for ever: sleeps until something changes.
+    pub async fn keep_on(mut self) {
+        let mut retry = RETRY;
+        loop {
+            match tokio::time::timeout(CHECK_PERIOD, self.world.changed()).await {
+                Err(_) if exec::is_whole().await => continue,
+                Err(_) => {
+                    tracing::warn!("packet rules are gone; writing them again");
+                    self.unknown = true;
+                }
+                Ok(()) => {}
+            }
+            match self.once().await {
+                Ok(()) => {
+                    retry = RETRY;
+                    tokio::time::sleep(REST).await;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "packet rules not written; trying again");
+                    tokio::time::sleep(retry).await;
+                    retry = (retry * 2).min(RETRY_MAX);
+                }
+            }
+        }
+    }
+
+    async fn apply(&mut self, changed: &HashSet<Key>) -> Result<(), Error> {
+        if self.unknown {
+            let node_ips = self.node_ips().await?;
+            self.rules.set_site(Site { node_ips, ..self.rules.site().clone() });
+        }
+        let planned: Vec<(Key, Vec<Portal>)> = changed.iter().map(|key| (key.clone(), self.plan(key))).collect();
+        let fragments = planned.iter().map(|(key, portals)| (key.clone(), Fragment::of(portals, self.rules.site()))).collect();
+        let script = self.rules.update(fragments);
+        if self.unknown {
+            let saved: Saved = exec::save().await?;
+            exec::restore(&self.rules.full(&saved)).await?;
+            self.unknown = false;
+        } else if let Some(script) = script {
+            exec::restore(&script).await?;
+        }
+        self.forget_flows(planned).await;
+        Ok(())
+    }
+
+    fn plan(&self, key: &Key) -> Vec<Portal> {
+        let entry = self.world.entry(key);
+        let Some(service) = &entry.service else { return Vec::new() };
+        portals(service, entry.slices.values().map(|s| &**s), &self.node.read())
+    }
+
+    /// Failing is told, not retried: flows end by themselves in the end.
+    async fn forget_flows(&mut self, planned: Vec<(Key, Vec<Portal>)>) {
+        let (mut due, mut gone) = (Vec::new(), Vec::new());
+        for (key, portals) in planned {
+            let new: Vec<Portal> = portals.into_iter().filter(|p| p.protocol == Protocol::Udp).collect();
+            let old = if new.is_empty() { self.udp.remove(&key) } else { self.udp.insert(key, new.clone()) }.unwrap_or_default();
+            if conntrack::is_due(&old, &new) {
+                due.extend(new);
+                gone.extend(old);
+            }
+        }
+        if due.is_empty() && gone.is_empty() {
+            return;
+        }
+        let cleaned = match self.node_ips().await {
+            Ok(node_ips) => conntrack::clean(&due, &gone, &node_ips).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = cleaned {
+            tracing::warn!(%error, "stale UDP flows not forgotten");
+        }
+    }
+
+    async fn node_ips(&self) -> Result<Vec<Ipv4Addr>, Error> {
+        let addresses = Net::here(&self.group.child())?.addresses(None).await?;
+        Ok(addresses.iter().map(Ipv4Net::addr).collect())
+    }
+}

@@ -24,7 +24,7 @@ mod tests {
     #[test]
     fn every_kind_has_a_definition_that_names_it() {
         let shapes = shapes();
-        for kind in crate::table() {
+        for kind in crate::table(&crate::Config::default()) {
             let schema = shapes.of(&kind).unwrap_or_else(|| panic!("no definition {:?} for {}", kind.schema, kind.kind));
             assert!(schema.root().field("kind").is_some() && schema.root().field("metadata").is_some(), "{}", kind.kind);
         }

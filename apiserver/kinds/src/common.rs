@@ -6,6 +6,7 @@
 //! - [`edit`]: `child`, `default_to`, `each`: for defaults and prepare hooks.
 //! - [`words`]: name rules with upstream's texts, as `Vec<String>` of what is wrong.
 //! - [`selector`]: label selectors on `Value`: validation, matching, printing; labels and annotations.
+//! - [`resources`]: canonical quantities; [`query`]: query strings; [`node`]: a node agent's address, proxy names.
 //! - [`table`]: columns and cells: `metadata_columns`, `age`, `column`, `containers_cells`.
 //! - [`kind`], [`view`], [`unchanged`], [`not_negative`] in this file.
 
@@ -17,8 +18,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub mod edit;
+pub mod node;
 pub mod path;
+pub mod query;
 pub mod read;
+pub mod resources;
 pub mod selector;
 pub mod table;
 pub mod words;

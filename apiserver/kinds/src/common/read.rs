@@ -2,59 +2,64 @@
 
 use serde_json::{Map, Value};
 
-/// Reading of a field by name.
-pub trait Read {
+/// Reading of a field by name, of a value, a map, or what may not be there. What is found lives as long as the value.
+pub trait Read<'v>: Copy {
     /// The field, if it is there and not null.
-    fn at(&self, name: &str) -> Option<&Value>;
+    fn at(self, name: &str) -> Option<&'v Value>;
 
     /// A string; empty where absent.
-    fn text(&self, name: &str) -> &str {
+    fn text(self, name: &str) -> &'v str {
         self.at(name).and_then(Value::as_str).unwrap_or("")
     }
 
-    fn int(&self, name: &str) -> Option<i64> {
+    fn int(self, name: &str) -> Option<i64> {
         self.at(name).and_then(Value::as_i64)
     }
 
     /// A boolean, where its absence matters.
-    fn flag(&self, name: &str) -> Option<bool> {
+    fn flag(self, name: &str) -> Option<bool> {
         self.at(name).and_then(Value::as_bool)
     }
 
-    fn is_true(&self, name: &str) -> bool {
+    fn is_true(self, name: &str) -> bool {
         self.flag(name) == Some(true)
     }
 
-    fn list(&self, name: &str) -> &[Value] {
+    fn list(self, name: &str) -> &'v [Value] {
         self.at(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
 
-    fn object(&self, name: &str) -> Option<&Map<String, Value>> {
+    fn object(self, name: &str) -> Option<&'v Map<String, Value>> {
         self.at(name).and_then(Value::as_object)
     }
 
     /// The string entries of a map, in its order.
-    fn entries(&self, name: &str) -> impl Iterator<Item = (&str, &str)> {
+    fn entries(self, name: &str) -> impl Iterator<Item = (&'v str, &'v str)> {
         self.object(name).into_iter().flatten().map(|(k, v)| (k.as_str(), v.as_str().unwrap_or("")))
     }
 }
 
-impl Read for Value {
-    fn at(&self, name: &str) -> Option<&Value> {
+impl<'v> Read<'v> for &'v Value {
+    fn at(self, name: &str) -> Option<&'v Value> {
         self.get(name).filter(|v| !v.is_null())
     }
 }
 
-impl Read for Map<String, Value> {
-    fn at(&self, name: &str) -> Option<&Value> {
+impl<'v> Read<'v> for &'v Map<String, Value> {
+    fn at(self, name: &str) -> Option<&'v Value> {
         self.get(name).filter(|v| !v.is_null())
     }
 }
 
-impl Read for Option<&Value> {
-    fn at(&self, name: &str) -> Option<&Value> {
-        self.as_ref().and_then(|v| v.at(name))
+impl<'v> Read<'v> for Option<&'v Value> {
+    fn at(self, name: &str) -> Option<&'v Value> {
+        self.and_then(|v| v.at(name))
     }
+}
+
+/// `object.at(name)` as a function.
+pub fn part<'v>(object: &'v Value, name: &str) -> Option<&'v Value> {
+    object.at(name)
 }
 
 /// A number at a pointer, 0 where absent: for counts in `status`.
@@ -75,26 +80,59 @@ pub fn namespace(object: &Value) -> &str {
     text_at(object, "/metadata/namespace")
 }
 
-/// Semantic equality: absent, null, `{}`, `[]` and `""` fields are the same, the order of map keys does not matter
-/// (apimachinery `equality.Semantic`).
+/// Fields that are pointers in Go: there `false` and `0` differ from absent. Elsewhere a Go client leaves them out when it writes back.
+const POINTERS: &[&str] = &[
+    "activeDeadlineSeconds",
+    "allowPrivilegeEscalation",
+    "automountServiceAccountToken",
+    "defaultMode",
+    "enableServiceLinks",
+    "expirationSeconds",
+    "fsGroup",
+    "hostUsers",
+    "minDomains",
+    "mode",
+    "optional",
+    "priority",
+    "privileged",
+    "progressDeadlineSeconds",
+    "readOnlyRootFilesystem",
+    "replicas",
+    "revisionHistoryLimit",
+    "runAsGroup",
+    "runAsNonRoot",
+    "runAsUser",
+    "setHostnameAsFQDN",
+    "shareProcessNamespace",
+    "terminationGracePeriodSeconds",
+    "tolerationSeconds",
+];
+
+/// Semantic equality: what a Go client leaves out (null, `{}`, `[]`, `""`, and `false` and `0` of non-pointers) equals absent; the
+/// order of keys does not matter (apimachinery `equality.Semantic`).
 pub fn same(a: Option<&Value>, b: Option<&Value>) -> bool {
+    same_field("", a, b)
+}
+
+fn same_field(name: &str, a: Option<&Value>, b: Option<&Value>) -> bool {
     match (a, b) {
         (Some(Value::Object(a)), Some(Value::Object(b))) => {
-            a.iter().all(|(k, v)| same(Some(v), b.get(k))) && b.iter().all(|(k, v)| a.contains_key(k) || is_nothing(v))
+            a.iter().all(|(k, v)| same_field(k, Some(v), b.get(k))) && b.iter().all(|(k, v)| a.contains_key(k) || is_nothing(k, v))
         }
         (Some(Value::Array(a)), Some(Value::Array(b))) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(Some(a), Some(b))),
-        (Some(a), Some(b)) => a == b || (is_nothing(a) && is_nothing(b)),
-        (one, other) => one.is_none_or(is_nothing) && other.is_none_or(is_nothing),
+        (Some(a), Some(b)) => a == b || (is_nothing(name, a) && is_nothing(name, b)),
+        (one, other) => one.is_none_or(|v| is_nothing(name, v)) && other.is_none_or(|v| is_nothing(name, v)),
     }
 }
 
-fn is_nothing(value: &Value) -> bool {
+fn is_nothing(name: &str, value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::String(s) => s.is_empty(),
         Value::Array(a) => a.is_empty(),
         Value::Object(o) => o.is_empty(),
-        _ => false,
+        Value::Bool(b) => !b && !POINTERS.contains(&name),
+        Value::Number(n) => n.as_i64() == Some(0) && !POINTERS.contains(&name),
     }
 }
 
@@ -122,7 +160,8 @@ mod tests {
             (json!({"a": []}), json!({"a": null}), true),
             (json!({"a": 1}), json!({"a": 2}), false),
             (json!({"a": [1]}), json!({"a": [1, 2]}), false),
-            (json!({"a": false}), json!({}), false),
+            (json!({"hostPID": false}), json!({}), true),
+            (json!({"runAsUser": 0}), json!({}), false),
         ];
         for (a, b, equal) in cases {
             assert_eq!(same(Some(&a), Some(&b)), equal, "{a} {b}");

@@ -1,0 +1,155 @@
+//! Pod: one or more containers that run together on a node. Source: `pkg/registry/core/pod`.
+
+use std::{borrow::Cow, sync::Arc};
+
+use api::{Gvk, causes::Causes, time::Timestamp};
+use apiserver::kind::{Connect, Ctx, Field, Grace, Handler, Kind, Law, Subresource};
+use serde_json::Value;
+
+use crate::{
+    binding::BindPod,
+    common::{self, Read, read::text_at, table::field, words},
+    eviction::EvictPod,
+};
+
+pub mod columns;
+pub mod connect;
+pub mod defaults;
+pub mod prepare;
+pub mod qos;
+pub mod validate;
+
+const FIELDS: &[Field] = &[
+    field("spec.nodeName", "/spec/nodeName", ""),
+    field("spec.restartPolicy", "/spec/restartPolicy", ""),
+    field("spec.schedulerName", "/spec/schedulerName", ""),
+    field("spec.serviceAccountName", "/spec/serviceAccountName", ""),
+    field("spec.hostNetwork", "/spec/hostNetwork", "false"),
+    field("status.phase", "/status/phase", ""),
+    field("status.podIP", "/status/podIP", ""),
+    field("status.nominatedNodeName", "/status/nominatedNodeName", ""),
+];
+
+pub fn kind() -> Kind {
+    Kind {
+        short_names: Cow::Borrowed(&["po"]),
+        categories: Cow::Borrowed(&["all"]),
+        subresources: subresources(),
+        columns: Cow::Borrowed(columns::COLUMNS),
+        fields: Cow::Borrowed(FIELDS),
+        generation: true,
+        ..common::kind("", "v1", "Pod", "pods", "io.k8s.api.core.v1", PodLaw)
+    }
+}
+
+struct PodLaw;
+
+impl Law for PodLaw {
+    fn default(&self, object: &mut Value) {
+        defaults::pod(object);
+    }
+
+    fn prepare_create(&self, ctx: &Ctx<'_>, object: &mut Value) {
+        prepare::create(object, ctx.now);
+    }
+
+    fn prepare_subresource(&self, ctx: &Ctx<'_>, new: &mut Value, old: &Value) {
+        if ctx.subresource == "status" {
+            prepare::status(new, old);
+        }
+    }
+
+    fn validate(&self, object: &Value, causes: &mut Causes) {
+        validate::pod(object, causes);
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, causes: &mut Causes) {
+        validate::update::pod(new, old, causes);
+    }
+
+    fn validate_subresource(&self, subresource: &str, new: &Value, old: &Value, causes: &mut Causes) {
+        if subresource == "status" {
+            validate::status::update(new, old, causes);
+        }
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        let name = text_at(new, "/metadata/name");
+        let errors = words::dns_label(name);
+        if old.is_some() || errors.is_empty() {
+            return Vec::new();
+        }
+        let what = "this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended";
+        vec![format!("metadata.name: {what}: [{}]", errors.join(" "))]
+    }
+
+    /// `CheckGracefulDelete`: what no node runs goes at once.
+    fn grace(&self, object: &Value, requested: Option<i64>) -> Grace {
+        let spec = object.at("spec");
+        let ended = matches!(text_at(object, "/status/phase"), "Failed" | "Succeeded");
+        if spec.text("nodeName").is_empty() || ended {
+            return Grace::Now;
+        }
+        match requested.or(spec.int("terminationGracePeriodSeconds")).unwrap_or(0) {
+            0 => Grace::Now,
+            seconds => Grace::Seconds(if seconds < 0 { 1 } else { seconds }),
+        }
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        columns::cells(object, now)
+    }
+}
+
+fn subresources() -> Vec<Subresource> {
+    let streams: &[&str] = &["create", "get"];
+    vec![
+        stream("attach", "PodAttachOptions", streams, connect::Stream::Attach),
+        action("binding", Gvk::new("", "v1", "Binding"), Handler::Action(Arc::new(BindPod))),
+        action("eviction", Gvk::new("policy", "v1", "Eviction"), Handler::Action(Arc::new(EvictPod))),
+        stream("exec", "PodExecOptions", streams, connect::Stream::Exec),
+        stream("log", "Pod", &["get"], connect::Stream::Log),
+        stream("portforward", "PodPortForwardOptions", streams, connect::Stream::PortForward),
+        stream("proxy", "PodProxyOptions", &["create", "delete", "get", "patch", "update"], connect::Proxy),
+        common::status("", "v1", "Pod"),
+    ]
+}
+
+fn stream(name: &'static str, body: &str, verbs: &'static [&'static str], to: impl Connect + 'static) -> Subresource {
+    Subresource { name: name.into(), body: Gvk::new("", "v1", body), verbs: Cow::Borrowed(verbs), handler: Handler::Connect(Arc::new(to)) }
+}
+
+fn action(name: &'static str, body: Gvk, handler: Handler) -> Subresource {
+    Subresource { name: name.into(), body, verbs: Cow::Borrowed(&["create"]), handler }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn pods_that_no_node_runs_go_at_once() {
+        let pod =
+            |node: &str, phase: &str| json!({"spec": {"nodeName": node, "terminationGracePeriodSeconds": 30}, "status": {"phase": phase}});
+        let cases = [
+            (pod("", "Pending"), None, Grace::Now),
+            (pod("n", "Running"), None, Grace::Seconds(30)),
+            (pod("n", "Running"), Some(5), Grace::Seconds(5)),
+            (pod("n", "Running"), Some(0), Grace::Now),
+            (pod("n", "Running"), Some(-1), Grace::Seconds(1)),
+            (pod("n", "Failed"), Some(5), Grace::Now),
+        ];
+        for (object, requested, wanted) in cases {
+            assert_eq!(PodLaw.grace(&object, requested), wanted, "{object} {requested:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_with_dots_is_warned_about() {
+        let warn = |name: &str| PodLaw.warnings(&json!({"metadata": {"name": name}}), None);
+        assert!(warn("web-1").is_empty());
+        assert!(warn("web.1")[0].ends_with("a DNS label is recommended: [must not contain dots]"));
+    }
+}

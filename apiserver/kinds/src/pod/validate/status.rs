@@ -1,0 +1,4 @@
+//! TODO
+use api::causes::Causes;
+use serde_json::Value;
+pub fn update(_new: &Value, _old: &Value, _causes: &mut Causes) {}

@@ -1,0 +1,110 @@
+//! The pod template of a workload: its defaults and validation, and what ReplicationController, ReplicaSet and Deployment share.
+//!
+//! Source: `ValidatePodTemplateSpec` in `pkg/apis/core/validation`, `ValidatePodTemplateSpecForReplicaSet` in `pkg/apis/apps/validation`.
+
+use api::causes::Causes;
+use serde_json::Value;
+
+use crate::{
+    common::{
+        Path, Read,
+        edit::{make_child, remove},
+        not_negative, read, selector, words,
+    },
+    pod,
+};
+
+/// Defaults of the template under `/spec/template`. A template's pods get the rest of their defaults when they are made.
+pub fn default(object: &mut Value) {
+    let Some(template) = object.pointer_mut("/spec/template").filter(|t| t.is_object()) else { return };
+    if let Some(metadata) = make_child(template, "metadata")
+        && metadata.get("creationTimestamp").is_some_and(Value::is_null)
+    {
+        remove(metadata, "creationTimestamp");
+    }
+    if let Some(spec) = make_child(template, "spec") {
+        pod::defaults::pod_spec(spec);
+    }
+}
+
+/// `ValidatePodTemplateSpec`
+pub fn validate(template: &Value, path: Path<'_>, causes: &mut Causes) {
+    let metadata = template.at("metadata");
+    selector::labels(metadata.at("labels"), path.field("labels"), causes);
+    selector::annotations(metadata.at("annotations"), path.field("annotations"), causes);
+    let spec_path = path.field("spec");
+    let spec = template.get("spec").unwrap_or(&Value::Null);
+    pod::validate::spec(spec, spec_path, causes);
+    if !spec.list("ephemeralContainers").is_empty() {
+        causes.forbidden(spec_path.field("ephemeralContainers"), "ephemeral containers not allowed in pod template");
+    }
+}
+
+/// The template of a workload that keeps pods running: `kind` names it in messages. `matches` says whether the selector, if there is one
+/// that is not empty, selects the template's labels.
+pub fn validate_running(template: Option<&Value>, matches: bool, kind: &str, path: Path<'_>, causes: &mut Causes) {
+    let Some(template) = template else {
+        causes.required(path, "");
+        return;
+    };
+    if !matches {
+        let labels = template.at("metadata").at("labels").cloned().unwrap_or(Value::Null);
+        causes.invalid(path.field("metadata").field("labels"), labels, "`selector` does not match template `labels`");
+    }
+    validate(template, path, causes);
+    let (spec, spec_path) = (template.at("spec"), path.field("spec"));
+    let policy = spec.text("restartPolicy");
+    if policy != "Always" {
+        causes.not_supported(spec_path.field("restartPolicy"), policy, &["Always"]);
+    }
+    if spec.at("activeDeadlineSeconds").is_some() {
+        causes.forbidden(spec_path.field("activeDeadlineSeconds"), &format!("activeDeadlineSeconds in {kind} is not Supported"));
+    }
+}
+
+/// Selector and template of an `apps/v1` workload.
+pub fn validate_selected(spec: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
+    let (found, at) = (spec.at("selector"), path.field("selector"));
+    match found {
+        None => causes.required(at, ""),
+        Some(value) => {
+            selector::well_formed(found, at, causes);
+            if selector::is_empty(found) {
+                causes.invalid(at, value.clone(), "empty selector is invalid for deployment");
+            }
+        }
+    }
+    let template = spec.at("template");
+    match selector::matches(found, template.at("metadata").at("labels")) {
+        Err(_) => causes.invalid(at, found.cloned().unwrap_or(Value::Null), "invalid label selector"),
+        // Without a selector there is nothing to match against: upstream's empty-handed selector matches nothing but is not empty.
+        Ok(matches) => validate_running(template, matches || selector::is_empty(found), "ReplicaSet", path.field("template"), causes),
+    }
+}
+
+/// Counts in a workload's status: none below 0, none of `parts` above `replicas`, available within ready.
+pub fn validate_counts(status: Option<&Value>, parts: &[&str], others: &[&str], causes: &mut Causes) {
+    let path = Path::new("status");
+    let count = |name: &str| status.int(name).unwrap_or(0);
+    for name in ["replicas"].iter().chain(parts).chain(others) {
+        not_negative(status.int(name), path.field(name), causes);
+    }
+    for name in parts {
+        if count(name) > count("replicas") {
+            causes.invalid(path.field(name), count(name), "cannot be greater than status.replicas");
+        }
+    }
+    if count("availableReplicas") > count("readyReplicas") {
+        causes.invalid(path.field("availableReplicas"), count("availableReplicas"), "cannot be greater than readyReplicas");
+    }
+}
+
+/// A warning where the workload's name makes bad host names of its pods; on create only.
+pub fn name_warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let errors = words::dns_label(read::name(new));
+    if old.is_some() || errors.is_empty() {
+        return Vec::new();
+    }
+    let what = "this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended";
+    vec![format!("metadata.name: {what}: [{}]", errors.join(" "))]
+}

@@ -1,107 +1,285 @@
 //! The engine: a table of kinds over a store. What laws, gates and the front door may ask of it stands here.
 
-use std::sync::Arc;
+pub(crate) mod admit;
+pub(crate) mod cache;
+pub(crate) mod create;
+pub(crate) mod delete;
+mod follow;
+pub(crate) mod form;
+pub(crate) mod list;
+pub(crate) mod meta;
+mod object;
+pub(crate) mod ring;
+pub(crate) mod scale;
+pub(crate) mod select;
+pub(crate) mod table;
+pub(crate) mod update;
 
-use api::{GroupResource, Key, Status};
+use std::{sync::Arc, time::Duration};
+
+use api::{GroupResource, Key, Status, time::Timestamp};
 use bytes::Bytes;
-use serde_json::Value;
-use store::Store;
+use parking_lot::RwLock;
+use serde_json::{Value, json};
+use store::{Expect, Op, Outcome, Rev, Store, Txn};
+use tokio::sync::{Semaphore, watch};
+
+use admit::{Asked, Warnings};
+use table::{Served, Table};
+
+pub use cache::Change;
+pub use object::{Head, Object, Owner};
 
 use crate::{
-    identity::{Gates, User},
+    decode::{Schemas, Unchecked},
+    identity::{Attributes, Decision, Gates, User},
     kind::Kind,
+    site::Site,
 };
 
-/// One object as the cache keeps it: the bytes that are served, and a small parsed head.
-pub struct Object {
-    pub bytes: Bytes,
-    pub rev: u64,
-    pub key: Key,
-    // head: uid, labels, owner references, selectable fields: the engine's owner adds them
-}
+/// How long a request waits for the caches to reach a revision that the store already has.
+const FRESH_MAX: Duration = Duration::from_secs(3);
+/// Requests in flight, streams apart (`--max-requests-inflight`, `--max-mutating-requests-inflight`).
+const READING_MAX: usize = 400;
+const MUTATING_MAX: usize = 200;
 
-/// A change as subscribers see it, after it is durable and in the cache.
-pub struct Change {
-    pub old: Option<Arc<Object>>,
-    pub new: Option<Arc<Object>>,
+pub struct Engine {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) table: Table,
+    pub(crate) gates: Gates,
+    pub(crate) group: api::task::Group,
+    /// All caches have come this far.
+    pub(crate) applied: watch::Sender<Rev>,
+    pub(crate) loaded: watch::Sender<bool>,
+    sites: RwLock<Vec<Arc<dyn Site>>>,
+    schemas: RwLock<Arc<dyn Schemas>>,
+    pub(crate) reading: Semaphore,
+    pub(crate) mutating: Semaphore,
 }
-
-pub struct Engine {}
 
 impl Engine {
-    /// Opens the engine over a store: fills no cache yet; caches are filled at first use of a resource, or by [`Engine::warm`].
-    pub fn new(_store: Arc<dyn Store>, _kinds: Vec<Arc<Kind>>, _gates: Gates, _group: api::task::Group) -> Arc<Self> {
-        todo!()
+    /// Opens the engine over a store: the caches are filled by a task of `group`; [`Engine::ready`] says when. Must be called within a runtime.
+    pub fn new(store: Arc<dyn Store>, kinds: Vec<Arc<Kind>>, gates: Gates, group: api::task::Group) -> Arc<Self> {
+        let engine = Arc::new(Self {
+            store,
+            table: Table::new(kinds),
+            gates,
+            group,
+            applied: watch::Sender::new(0),
+            loaded: watch::Sender::new(false),
+            sites: RwLock::default(),
+            schemas: RwLock::new(Arc::new(Unchecked)),
+            reading: Semaphore::new(READING_MAX),
+            mutating: Semaphore::new(MUTATING_MAX),
+        });
+        engine.group.spawn(follow::run(engine.clone()));
+        for authorizer in &engine.gates.authorizers {
+            authorizer.start(&engine);
+        }
+        engine
     }
+
     /// All kinds, in table order.
     pub fn kinds(&self) -> Vec<Arc<Kind>> {
-        todo!()
+        self.table.kinds().cloned().collect()
     }
+
     pub fn gates(&self) -> &Gates {
-        todo!()
+        &self.gates
     }
-    /// From the cache, not older than what this process has acknowledged.
-    pub fn cached(&self, _gr: &GroupResource, _key: &Key) -> Option<Arc<Object>> {
-        todo!()
+
+    /// From the cache, not older than what this process has acknowledged. In the form it is stored in.
+    pub fn cached(&self, gr: &GroupResource, key: &Key) -> Option<Arc<Object>> {
+        self.table.resource(gr)?.cache.as_ref()?.get(key)
     }
+
     /// All of one namespace (or of all where `None`), from the cache, in key order.
-    pub fn cached_list(&self, _gr: &GroupResource, _namespace: Option<&str>) -> Vec<Arc<Object>> {
-        todo!()
+    pub fn cached_list(&self, gr: &GroupResource, namespace: Option<&str>) -> Vec<Arc<Object>> {
+        let cache = self.table.resource(gr).and_then(|served| served.cache.as_ref());
+        cache.map(|cache| cache.snapshot(namespace.unwrap_or_default(), || 0).objects).unwrap_or_default()
     }
-    /// Calls `f` for everything there is and then for every change, in order, on the cache's task: it must not block.
-    pub fn on_change(&self, _gr: &GroupResource, _f: Arc<dyn Fn(&Change) + Send + Sync>) {
-        todo!()
+
+    /// Calls `f` for everything there is and then for every change, in order, on the cache's task: it must not block, nor subscribe itself.
+    pub fn on_change(&self, gr: &GroupResource, f: Arc<dyn Fn(&Change) + Send + Sync>) {
+        if let Some(cache) = self.table.resource(gr).and_then(|served| served.cache.as_ref()) {
+            cache.listen(f);
+        }
     }
+
     /// Read, linearizable.
-    pub async fn get(&self, _gr: &GroupResource, _key: &Key) -> Result<Arc<Object>, Status> {
-        todo!()
+    pub async fn get(&self, gr: &GroupResource, key: &Key) -> Result<Arc<Object>, Status> {
+        let served = self.resource(gr)?;
+        let object = self.stored(&served, key).await?.ok_or_else(|| Status::not_found(gr, &key.name))?;
+        Ok(form::view(&served, object))
     }
+
     /// Create with all of the law and admission, as `user`.
     pub async fn create(
         self: &Arc<Self>,
-        _gr: &GroupResource,
-        _namespace: &str,
-        _object: Value,
-        _user: &User,
+        gr: &GroupResource,
+        namespace: &str,
+        mut object: Value,
+        user: &User,
     ) -> Result<Arc<Object>, Status> {
-        todo!()
+        let served = self.resource(gr)?;
+        meta::wipe(&mut object);
+        if !namespace.is_empty() {
+            meta::of(&mut object).insert("namespace".into(), namespace.into());
+        }
+        let name = meta::text(&object, "name").to_owned();
+        let (options, warnings) = (json!({}), Warnings::default());
+        let asked = inner(&served, (namespace, &name, ""), user, &options, &warnings);
+        Box::pin(create::create(self, &asked, form::typed_as(&served.kind, object))).await
     }
+
     /// Read, change, write until it fits (`GuaranteedUpdate`): `change` may run several times; law and admission apply. `subresource` may be empty.
     pub async fn update(
         self: &Arc<Self>,
-        _gr: &GroupResource,
-        _key: &Key,
-        _subresource: &str,
-        _user: &User,
-        _change: &(dyn for<'a> Fn(&'a mut Value) -> Result<(), Status> + Send + Sync),
+        gr: &GroupResource,
+        key: &Key,
+        subresource: &str,
+        user: &User,
+        change: &(dyn for<'a> Fn(&'a mut Value) -> Result<(), Status> + Send + Sync),
     ) -> Result<Arc<Object>, Status> {
-        todo!()
+        let served = self.resource(gr)?;
+        let (options, warnings) = (json!({}), Warnings::default());
+        let asked = inner(&served, (&key.namespace, &key.name, subresource), user, &options, &warnings);
+        let updated = Box::pin(update::update(self, &asked, &|value: &mut Value| change(value), update::Missing::Refuse)).await?;
+        Ok(updated.object)
     }
+
     /// Delete with the options of `metav1.DeleteOptions` (JSON).
-    pub async fn delete(self: &Arc<Self>, _gr: &GroupResource, _key: &Key, _options: Value, _user: &User) -> Result<(), Status> {
-        todo!()
+    pub async fn delete(self: &Arc<Self>, gr: &GroupResource, key: &Key, options: Value, user: &User) -> Result<(), Status> {
+        let served = self.resource(gr)?;
+        let warnings = Warnings::default();
+        let read = delete::Options::read(&options)?;
+        let asked = inner(&served, (&key.namespace, &key.name, ""), user, &options, &warnings);
+        Box::pin(delete::delete(self, &asked, &read)).await.map(drop)
     }
+
     /// Adds a server of non-resource paths. Sites are asked in the order they were mounted.
-    pub fn mount(&self, _site: Arc<dyn crate::site::Site>) {
-        todo!()
+    pub fn mount(&self, site: Arc<dyn Site>) {
+        self.sites.write().push(site);
     }
+
+    pub(crate) fn sites(&self) -> Vec<Arc<dyn Site>> {
+        self.sites.read().clone()
+    }
+
     /// Gives the engine the shapes of its kinds; before it serves.
-    pub fn set_schemas(&self, _schemas: Arc<dyn crate::decode::Schemas>) {
-        todo!()
+    pub fn set_schemas(&self, schemas: Arc<dyn Schemas>) {
+        *self.schemas.write() = schemas;
     }
+
+    pub(crate) fn schemas(&self) -> Arc<dyn Schemas> {
+        self.schemas.read().clone()
+    }
+
     /// Resolves once everything that was in the store is in the caches.
     pub async fn ready(&self) {
-        todo!()
+        let mut loaded = self.loaded.subscribe();
+        // The sender lives as long as the engine.
+        let _ = loaded.wait_for(|loaded| *loaded).await;
     }
+
+    /// Whether [`Engine::ready`] has resolved.
+    pub fn is_ready(&self) -> bool {
+        *self.loaded.borrow()
+    }
+
+    /// The task group of the engine; connections and streams belong to it.
+    pub fn group(&self) -> &api::task::Group {
+        &self.group
+    }
+
     /// May `user` do this? Asks the authorizers in order.
-    pub fn authorize(&self, _attributes: &crate::identity::Attributes) -> crate::identity::Decision {
-        todo!()
+    pub fn authorize(&self, attributes: &Attributes) -> Decision {
+        let mut reasons = Vec::new();
+        for authorizer in &self.gates.authorizers {
+            match authorizer.authorize(attributes) {
+                Decision::NoOpinion(reason) if reason.is_empty() => {}
+                Decision::NoOpinion(reason) => reasons.push(reason),
+                decided => return decided,
+            }
+        }
+        Decision::NoOpinion(reasons.join(", "))
+    }
+
+    pub(crate) fn resource(&self, gr: &GroupResource) -> Result<Served, Status> {
+        self.table.resource(gr).cloned().ok_or_else(Status::no_such_path)
+    }
+
+    pub(crate) fn served(&self, kind: &Kind) -> Result<Served, Status> {
+        self.table.find(&kind.group, &kind.version, &kind.plural).cloned().ok_or_else(Status::no_such_path)
+    }
+
+    /// One object as of now, linearizable, in the form it is stored in.
+    pub(crate) async fn stored(&self, served: &Served, key: &Key) -> Result<Option<Arc<Object>>, Status> {
+        let Some(cache) = &served.cache else { return Ok(None) };
+        let entry = self.store.get(&cache.store_key(key)).await.map_err(form::store_error)?;
+        Ok(entry.and_then(|entry| cache.object(&entry)))
+    }
+
+    /// Waits until the caches have come to `rev`.
+    pub(crate) async fn reach(&self, rev: Rev) -> Result<(), Status> {
+        if *self.applied.borrow() >= rev {
+            return Ok(());
+        }
+        let mut applied = self.applied.subscribe();
+        let reached = tokio::time::timeout(FRESH_MAX, applied.wait_for(|at| *at >= rev)).await;
+        if matches!(reached, Ok(Ok(_))) {
+            return Ok(());
+        }
+        let current = *self.applied.borrow();
+        let mut status = Status::timeout(format!("Too large resource version: {rev}, current: {current}"));
+        status.detail("retryAfterSeconds", 1);
+        Err(status.cause("ResourceVersionTooLarge", "Too large resource version", ""))
+    }
+
+    /// Waits until the caches hold all that was acknowledged, by any server, before this call.
+    pub(crate) async fn fresh(&self) -> Result<(), Status> {
+        let rev = self.store.revision().await.map_err(form::store_error)?;
+        self.reach(rev).await
+    }
+
+    /// A write is acknowledged when it is in the cache: who hears of it finds it there. Returns it as served.
+    pub(crate) async fn acknowledged(&self, served: &Served, key: &Key, stored: &Bytes, rev: Rev) -> Result<Arc<Object>, Status> {
+        let Some(cache) = &served.cache else { return Err(Status::internal("a kind that is kept nowhere was stored")) };
+        if let Err(status) = self.reach(rev).await {
+            // It is durable all the same.
+            tracing::warn!(rev, %status, "cache lags behind an acknowledged write");
+        }
+        if let Some(object) = cache.get(key).filter(|object| object.rev == rev) {
+            return Ok(form::view(served, object));
+        }
+        let object = Object::from_stored(&cache.kind, key.clone(), stored, rev).map_err(Status::internal)?;
+        Ok(form::view(served, Arc::new(object)))
+    }
+
+    /// Removes what stands at `rev`. False: somebody else was faster.
+    pub(crate) async fn erase(self: &Arc<Self>, asked: &Asked<'_>, key: &Key, rev: Rev) -> Result<bool, Status> {
+        let Some(cache) = &asked.served.cache else { return Err(Status::internal("a kind that is kept nowhere was deleted")) };
+        let at = cache.store_key(key);
+        let last = cache.get(key);
+        let txn = Txn { expect: vec![(at.clone(), Expect::At(rev))], ops: vec![Op::Delete { key: at }] };
+        let Outcome::Done(done) = self.store.txn(txn).await.map_err(form::store_error)? else { return Ok(false) };
+        if let Err(status) = self.reach(done).await {
+            tracing::warn!(rev = done, %status, "cache lags behind an acknowledged deletion");
+        }
+        if let Some(last) = last {
+            asked.served.kind.law.release(&asked.ctx(self), &form::value(asked.served, &last)).await;
+        }
+        Ok(true)
     }
 }
 
-impl Object {
-    /// Parsed afresh; for paths where the head is not enough.
-    pub fn value(&self) -> Value {
-        todo!()
-    }
+/// A request of this process's own, that came over no wire.
+fn inner<'a>(
+    served: &'a Served,
+    (namespace, name, subresource): (&'a str, &'a str, &'a str),
+    user: &'a User,
+    options: &'a Value,
+    warnings: &'a Warnings,
+) -> Asked<'a> {
+    Asked { served, namespace, name, subresource, user, options, dry_run: false, warnings, now: Timestamp::now() }
 }

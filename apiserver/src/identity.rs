@@ -40,6 +40,8 @@ pub struct Attributes {
     pub name: String,
     /// The URL's path, for requests that are about no resource.
     pub path: String,
+    /// As sent with a list, watch or deletecollection.
+    pub field_selector: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -196,6 +196,11 @@ pub trait Law: Send + Sync {
         false
     }
 
+    /// Whether a finished deletion is answered with the object instead of a Status (`ReturnDeletedObject`).
+    fn returns_deleted(&self) -> bool {
+        false
+    }
+
     /// The table cells of one object, one per column.
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value>;
 

@@ -1,0 +1,230 @@
+//! One resource's objects in memory, its recent changes, and who is told of them.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::Bound,
+    sync::Arc,
+};
+
+use api::Key;
+use parking_lot::{Mutex, RwLock};
+use store::{Entry, Rev};
+use tokio::sync::watch;
+
+use super::{
+    object::Object,
+    ring::{BYTES_MAX, Event, Expired, Ring},
+};
+use crate::kind::{Kind, Scope};
+
+/// A change as subscribers see it, after it is durable and in the cache.
+pub struct Change {
+    pub old: Option<Arc<Object>>,
+    pub new: Option<Arc<Object>>,
+}
+
+pub(crate) type Listener = Arc<dyn Fn(&Change) + Send + Sync>;
+
+/// One write as the store tells it: what stands under the key now.
+pub(crate) struct Write {
+    pub key: Arc<str>,
+    pub rev: Rev,
+    pub entry: Option<Entry>,
+}
+
+pub(crate) struct Cache {
+    pub kind: Arc<Kind>,
+    /// `/registry/<prefix>/`
+    pub prefix: String,
+    state: RwLock<State>,
+    /// Says that the ring has grown; the number is the ring's end.
+    pub grown: watch::Sender<u64>,
+    /// Held while changes are told, so that a new listener sees each exactly once.
+    listeners: Mutex<Vec<Listener>>,
+}
+
+struct State {
+    /// By the store's key without the prefix.
+    objects: BTreeMap<Arc<str>, Arc<Object>>,
+    ring: Ring,
+    rev: Rev,
+}
+
+/// Objects at one revision, in key order.
+pub(crate) struct Snapshot {
+    pub objects: Vec<Arc<Object>>,
+    pub rev: Rev,
+    /// The ring's end at that moment.
+    pub cursor: u64,
+}
+
+impl Cache {
+    pub fn new(kind: Arc<Kind>, prefix: &str) -> Self {
+        let state = State { objects: BTreeMap::new(), ring: Ring::new(BYTES_MAX), rev: 0 };
+        Self {
+            kind,
+            prefix: format!("/registry/{prefix}/"),
+            state: RwLock::new(state),
+            grown: watch::Sender::new(0),
+            listeners: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// The key within the cache.
+    pub fn tail(key: &Key) -> String {
+        if key.namespace.is_empty() { key.name.clone() } else { format!("{}/{}", key.namespace, key.name) }
+    }
+
+    pub fn store_key(&self, key: &Key) -> String {
+        format!("{}{}", self.prefix, Self::tail(key))
+    }
+
+    fn key(&self, tail: &str) -> Option<Key> {
+        match (self.kind.scope, tail.split_once('/')) {
+            (Scope::Namespaced, Some((namespace, name))) if !name.contains('/') => Some(Key::new(namespace, name)),
+            (Scope::Cluster, None) => Some(Key::new("", tail)),
+            _ => None,
+        }
+    }
+
+    pub fn get(&self, key: &Key) -> Option<Arc<Object>> {
+        self.state.read().objects.get(Self::tail(key).as_str()).cloned()
+    }
+
+    /// The object as of `entry`: the cached one where the cache is just there, else made from the entry.
+    pub fn object(&self, entry: &Entry) -> Option<Arc<Object>> {
+        let tail = entry.key.strip_prefix(&self.prefix)?;
+        let cached = self.state.read().objects.get(tail).filter(|object| object.rev == entry.rev).cloned();
+        cached.or_else(|| self.parse(tail, entry))
+    }
+
+    fn parse(&self, tail: &str, entry: &Entry) -> Option<Arc<Object>> {
+        let parsed = Object::from_stored(&self.kind, self.key(tail)?, &entry.value, entry.rev);
+        match parsed {
+            Ok(object) => Some(Arc::new(object)),
+            Err(error) => {
+                tracing::error!(key = &*entry.key, rev = entry.rev, %error, "stored object cannot be read and is left out");
+                None
+            }
+        }
+    }
+
+    /// All of one namespace, or of all; `applied` reads how far the store has been followed.
+    pub fn snapshot(&self, namespace: &str, applied: impl Fn() -> Rev) -> Snapshot {
+        let state = self.state.read();
+        let objects = state.range(namespace, None).map(|(_, object)| object.clone()).collect();
+        Snapshot { objects, rev: state.rev.max(applied()), cursor: state.ring.end() }
+    }
+
+    /// As [`Cache::snapshot`], strictly after `after`, but only if nothing has changed since `rev`.
+    pub fn unchanged_since(&self, rev: Rev, namespace: &str, after: &str) -> Option<Vec<Arc<Object>>> {
+        let state = self.state.read();
+        (state.rev <= rev).then(|| state.range(namespace, Some(after)).map(|(_, object)| object.clone()).collect())
+    }
+
+    pub fn cursor_after(&self, rev: Rev) -> Result<u64, Expired> {
+        self.state.read().ring.after(rev)
+    }
+
+    pub fn read(&self, cursor: u64, max: usize) -> Result<Vec<Arc<Event>>, Expired> {
+        self.state.read().ring.read(cursor, max)
+    }
+
+    pub fn listen(&self, listener: Listener) {
+        let mut listeners = self.listeners.lock();
+        let objects: Vec<Arc<Object>> = self.state.read().objects.values().cloned().collect();
+        for object in objects {
+            listener(&Change { old: None, new: Some(object) });
+        }
+        listeners.push(listener);
+    }
+
+    /// Takes in writes that belong to this cache, in order. What it has already seen is left out.
+    pub fn apply(&self, writes: Vec<Write>) {
+        let listeners = self.listeners.lock();
+        let parsed: Vec<_> = writes.into_iter().filter_map(|write| self.parsed(write)).collect();
+        let mut events = Vec::with_capacity(parsed.len());
+        let end = {
+            let mut state = self.state.write();
+            let seen = state.rev;
+            for (tail, rev, new) in parsed.into_iter().filter(|(_, rev, _)| *rev > seen) {
+                events.extend(state.put(tail, rev, new));
+            }
+            state.ring.end()
+        };
+        tell(&listeners, events);
+        self.grown.send_replace(end);
+    }
+
+    fn parsed(&self, write: Write) -> Option<(Arc<str>, Rev, Option<Arc<Object>>)> {
+        let tail = write.key.strip_prefix(&self.prefix)?;
+        let new = write.entry.as_ref().and_then(|entry| self.parse(tail, entry));
+        Some((tail.into(), write.rev, new))
+    }
+
+    /// Replaces all by what the store has at `rev`. Listeners hear the difference; watchers must begin anew.
+    pub fn reload(&self, entries: &[Entry], rev: Rev) {
+        let listeners = self.listeners.lock();
+        let known: HashSet<&str> = entries.iter().filter_map(|entry| entry.key.strip_prefix(&self.prefix)).collect();
+        let fresh: Vec<_> = entries.iter().filter_map(|entry| self.object(entry).map(|object| (entry, object))).collect();
+        let mut events = Vec::new();
+        let end = {
+            let mut state = self.state.write();
+            let lost: Vec<Arc<str>> = state.objects.keys().filter(|tail| !known.contains(&***tail)).cloned().collect();
+            for tail in lost {
+                events.extend(state.put(tail, rev, None));
+            }
+            for (entry, object) in fresh {
+                let Some(tail) = entry.key.strip_prefix(&self.prefix) else { continue };
+                if state.objects.get(tail).is_none_or(|old| old.rev != object.rev) {
+                    events.extend(state.put(tail.into(), entry.rev, Some(object)));
+                }
+            }
+            state.ring.reset(rev);
+            state.rev = rev;
+            state.ring.end()
+        };
+        tell(&listeners, events);
+        self.grown.send_replace(end);
+    }
+}
+
+impl State {
+    fn range(&self, namespace: &str, after: Option<&str>) -> impl Iterator<Item = (&Arc<str>, &Arc<Object>)> {
+        let (start, end) = match namespace {
+            "" => (String::new(), Bound::Unbounded),
+            // '0' is the byte after '/'.
+            ns => (format!("{ns}/"), Bound::Excluded(format!("{ns}0"))),
+        };
+        let start = match after {
+            Some(after) if after >= start.as_str() => Bound::Excluded(after.to_owned()),
+            _ => Bound::Included(start),
+        };
+        let bounds = (start.as_ref().map(String::as_str), end.as_ref().map(String::as_str));
+        self.objects.range::<str, _>(bounds)
+    }
+
+    fn put(&mut self, tail: Arc<str>, rev: Rev, new: Option<Arc<Object>>) -> Option<Arc<Event>> {
+        let old = match &new {
+            Some(object) => self.objects.insert(tail, object.clone()),
+            None => self.objects.remove(&tail),
+        };
+        self.rev = self.rev.max(rev);
+        if old.is_none() && new.is_none() {
+            return None;
+        }
+        let event = Arc::new(Event::new(rev, old, new));
+        self.ring.push(event.clone());
+        Some(event)
+    }
+}
+
+fn tell(listeners: &[Listener], events: Vec<Arc<Event>>) {
+    if listeners.is_empty() {
+        return;
+    }
+    for event in events {
+        let change = Change { old: event.old.clone(), new: event.new.clone() };
+        listeners.iter().for_each(|listener| listener(&change));
+    }
+}

@@ -1,0 +1,85 @@
+//! The store's events -> the caches: one load, then one watch for all resources, so that one revision says how far all have come.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use store::{Error, Event, Range, Rev};
+
+use super::{Engine, cache::Write};
+
+/// Pause before the store is asked again after it failed; doubles up to the second.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+pub(super) async fn run(engine: Arc<Engine>) {
+    let mut pause = RETRY.0;
+    let mut from = None;
+    loop {
+        let error = match from {
+            None => load(&engine).await.map(|rev| from = Some(rev)).err(),
+            Some(rev) => Some(follow(&engine, rev).await),
+        };
+        match error {
+            None => pause = RETRY.0,
+            // What was missed cannot be told in order any more: read all again.
+            Some(Error::Compacted { .. } | Error::Slow | Error::Future { .. }) => from = None,
+            Some(error) => {
+                tracing::warn!(%error, "store cannot be followed, trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY.1);
+                from = from.map(|_| *engine.applied.borrow());
+            }
+        }
+    }
+}
+
+async fn load(engine: &Arc<Engine>) -> Result<Rev, Error> {
+    let page = engine.store.range(Range { prefix: "/registry/".into(), ..Range::default() }).await?;
+    let mut rest = page.entries;
+    for cache in engine.table.caches() {
+        let (own, other) = rest.into_iter().partition::<Vec<_>, _>(|entry| entry.key.starts_with(&cache.prefix));
+        cache.reload(&own, page.rev);
+        rest = other;
+    }
+    if !rest.is_empty() {
+        tracing::warn!(count = rest.len(), "store holds objects of kinds that are not served");
+    }
+    engine.applied.send_replace(page.rev);
+    engine.loaded.send_replace(true);
+    Ok(page.rev)
+}
+
+/// Applies events until the watch ends; the error says why.
+async fn follow(engine: &Arc<Engine>, after: Rev) -> Error {
+    let mut events = match engine.store.watch("", after).await {
+        Ok(events) => events,
+        Err(error) => return error,
+    };
+    while let Some(batch) = events.next().await {
+        match batch {
+            Ok(batch) => apply(engine, batch),
+            Err(error) => return error,
+        }
+    }
+    Error::Unavailable("watch ended".into())
+}
+
+fn apply(engine: &Arc<Engine>, batch: Vec<Event>) {
+    let mut newest = 0;
+    let mut by_cache: HashMap<usize, Vec<Write>> = HashMap::new();
+    for event in batch {
+        let write = match event {
+            Event::Put { entry, .. } => Write { key: entry.key.clone(), rev: entry.rev, entry: Some(entry) },
+            Event::Delete { key, rev, .. } => Write { key, rev, entry: None },
+        };
+        newest = newest.max(write.rev);
+        if let Some(at) = engine.table.cache_of(&write.key) {
+            by_cache.entry(at).or_default().push(write);
+        }
+    }
+    for (at, writes) in by_cache {
+        if let Some(cache) = engine.table.caches().get(at) {
+            cache.apply(writes);
+        }
+    }
+    engine.applied.send_modify(|rev| *rev = (*rev).max(newest));
+}

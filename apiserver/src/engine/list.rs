@@ -1,0 +1,165 @@
+//! A list: objects at one revision, in pages over one snapshot. Source: apiserver `pkg/storage/continue.go`, KEP-365.
+
+use std::sync::Arc;
+
+use api::{Key, Status};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
+use store::{Range, Rev};
+
+use super::{Engine, cache::Cache, form, object::Object, select::Selection, table::Served};
+use crate::kind::Scope;
+
+const CONTINUE_EXPIRED: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.";
+/// How many entries are read at a time where the store has to be searched.
+const READ_CHUNK: usize = 500;
+
+/// As of when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    /// Not older than what was acknowledged before the request.
+    Newest,
+    /// Whatever is at hand.
+    Any,
+    NotOlderThan(Rev),
+    Exactly(Rev),
+    /// Goes on where a page ended.
+    Continue(String),
+}
+
+/// Objects as stored, and what the list's metadata says.
+pub(crate) struct Listed {
+    pub objects: Vec<Arc<Object>>,
+    pub rev: Rev,
+    /// Empty on the last page.
+    pub token: String,
+    pub remaining: Option<usize>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Token {
+    #[serde(rename = "v")]
+    version: String,
+    rv: Rev,
+    start: String,
+}
+
+/// `limit` 0 is none.
+pub(crate) async fn list(engine: &Engine, served: &Served, selection: &Selection, when: &When, limit: usize) -> Result<Listed, Status> {
+    let Some(cache) = &served.cache else { return Err(Status::method_not_allowed(&served.kind.group_resource(), "list")) };
+    match when {
+        When::Newest => engine.fresh().await?,
+        When::Any => {}
+        When::NotOlderThan(rev) => engine.reach(*rev).await?,
+        When::Exactly(rev) => {
+            return at(engine, cache, selection, *rev, "", limit, "The resourceVersion for the provided list is too old.").await;
+        }
+        When::Continue(token) => {
+            let token = decode(token)?;
+            let after = token.start.strip_suffix('\0').unwrap_or(&token.start);
+            return at(engine, cache, selection, token.rv, after, limit, CONTINUE_EXPIRED).await;
+        }
+    }
+    if let Some(key) = single(cache, selection) {
+        let rev = *engine.applied.borrow();
+        let objects: Vec<_> = cache.get(&key).into_iter().filter(|object| selection.matches(object)).collect();
+        let rev = objects.first().map_or(rev, |object| rev.max(object.rev));
+        return Ok(Listed { objects, rev, token: String::new(), remaining: None });
+    }
+    let snapshot = cache.snapshot(&selection.namespace, || *engine.applied.borrow());
+    Ok(page(snapshot.objects, snapshot.rev, selection, limit))
+}
+
+/// The one key that can match, where the selection names it.
+fn single(cache: &Cache, selection: &Selection) -> Option<Key> {
+    let name = selection.exact_name()?;
+    let placed = cache.kind.scope == Scope::Cluster || !selection.namespace.is_empty();
+    placed.then(|| Key::new(&selection.namespace, name))
+}
+
+/// Picks what matches and cuts the page.
+fn page(mut objects: Vec<Arc<Object>>, rev: Rev, selection: &Selection, limit: usize) -> Listed {
+    if !selection.is_all() {
+        objects.retain(|object| selection.matches(object));
+    }
+    let more = if limit == 0 { 0 } else { objects.len().saturating_sub(limit) };
+    objects.truncate(objects.len() - more);
+    let token = match objects.last() {
+        Some(last) if more > 0 => encode(rev, &last.key),
+        _ => String::new(),
+    };
+    let remaining = (more > 0 && selection.is_all()).then_some(more);
+    Listed { objects, rev, token, remaining }
+}
+
+/// The state at exactly `rev`, after the key `after`.
+async fn at(
+    engine: &Engine,
+    cache: &Cache,
+    selection: &Selection,
+    rev: Rev,
+    after: &str,
+    limit: usize,
+    expired: &str,
+) -> Result<Listed, Status> {
+    engine.reach(rev).await?;
+    if let Some(objects) = cache.unchanged_since(rev, &selection.namespace, after) {
+        return Ok(page(objects, rev, selection, limit));
+    }
+    let mut range = Range { prefix: cache.prefix.clone(), after: None, limit: READ_CHUNK, at: Some(rev) };
+    if !selection.namespace.is_empty() {
+        range.prefix = format!("{}{}/", cache.prefix, selection.namespace);
+    }
+    range.after = (!after.is_empty()).then(|| format!("{}{after}", cache.prefix));
+    let mut objects = Vec::new();
+    loop {
+        let read = engine.store.range(range.clone()).await.map_err(|error| match error {
+            store::Error::Compacted { .. } => Status::gone(expired),
+            other => form::store_error(other),
+        })?;
+        range.after = read.entries.last().map(|entry| entry.key.to_string());
+        let fresh = read.entries.iter().filter_map(|entry| cache.object(entry));
+        objects.extend(fresh.filter(|object| selection.matches(object)));
+        let full = limit > 0 && objects.len() > limit;
+        if read.remaining == 0 || full {
+            let mut listed = page(objects, rev, selection, limit);
+            listed.remaining = listed.remaining.map(|more| more + read.remaining);
+            return Ok(listed);
+        }
+    }
+}
+
+fn encode(rev: Rev, last: &Key) -> String {
+    let token = Token { version: "meta.k8s.io/v1".into(), rv: rev, start: format!("{}\0", Cache::tail(last)) };
+    URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).expect("a token is plain data"))
+}
+
+fn decode(token: &str) -> Result<Token, Status> {
+    let bad = |why: String| Status::bad_request(format!("continue key is not valid{why}"));
+    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|error| bad(format!(": {error}")))?;
+    let token: Token = serde_json::from_slice(&bytes).map_err(|error| bad(format!(": {error}")))?;
+    if token.version != "meta.k8s.io/v1" {
+        return Err(bad(format!(": server does not recognize this encoded version {}", token.version)));
+    }
+    if token.rv == 0 {
+        return Err(bad(": incorrect encoded start resourceVersion (version meta.k8s.io/v1)".into()));
+    }
+    if token.start.is_empty() {
+        return Err(bad(": encoded start key empty (version meta.k8s.io/v1)".into()));
+    }
+    Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_come_back_as_they_went() {
+        let token = decode(&encode(7, &Key::new("ns", "a"))).unwrap();
+        assert_eq!((token.rv, token.start.as_str()), (7, "ns/a\0"));
+        for bad in ["", "!!", "e30", &URL_SAFE_NO_PAD.encode(br#"{"v":"meta.k8s.io/v1","rv":0,"start":"a"}"#)] {
+            assert_eq!(decode(bad).err().map(|status| status.code), Some(400), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Which objects a list or watch is about: namespace, labels, fields.
+
+use api::{
+    Status,
+    selector::{Fields, Labels},
+};
+
+use super::object::Object;
+use crate::kind::Kind;
+
+/// A selection, checked against the kind's fields.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Selection {
+    pub namespace: String,
+    labels: Labels,
+    terms: Vec<Term>,
+}
+
+#[derive(Clone, Debug)]
+struct Term {
+    field: Source,
+    equal: bool,
+    value: String,
+    default: &'static str,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Name,
+    Namespace,
+    /// Index into [`Kind::fields`].
+    Field(usize),
+}
+
+impl Selection {
+    /// # Errors
+    /// 400 for selectors that cannot be read, or name a field that the kind does not have.
+    pub fn new(kind: &Kind, namespace: &str, labels: &str, fields: &str) -> Result<Self, Status> {
+        let labels = Labels::parse(labels).map_err(|why| Status::bad_request(format!("unable to parse requirement: {why}")))?;
+        let fields = Fields::parse(fields).map_err(Status::bad_request)?;
+        let terms = fields.0.into_iter().map(|term| Term::new(kind, term)).collect::<Result<_, _>>()?;
+        Ok(Self { namespace: namespace.to_owned(), labels, terms })
+    }
+
+    /// Whether it takes everything (of its namespace).
+    pub fn is_all(&self) -> bool {
+        self.labels.is_empty() && self.terms.is_empty()
+    }
+
+    pub fn matches(&self, object: &Object) -> bool {
+        (self.namespace.is_empty() || self.namespace == object.key.namespace)
+            && self.labels.matches_with(|key| object.label(key))
+            && self.terms.iter().all(|term| term.matches(object))
+    }
+
+    /// The name that every match must have, where the selection says so.
+    pub fn exact_name(&self) -> Option<&str> {
+        self.terms.iter().find(|term| term.equal && matches!(term.field, Source::Name)).map(|term| term.value.as_str())
+    }
+}
+
+impl Term {
+    fn new(kind: &Kind, term: api::selector::FieldTerm) -> Result<Self, Status> {
+        let known = kind.fields.iter().position(|field| field.label == term.field);
+        let field = match (term.field.as_str(), known) {
+            (_, Some(at)) => Source::Field(at),
+            ("metadata.name", None) => Source::Name,
+            ("metadata.namespace", None) => Source::Namespace,
+            (other, None) => return Err(Status::bad_request(format!("field label not supported: {other}"))),
+        };
+        let default = known.and_then(|at| kind.fields.get(at)).map_or("", |field| field.default);
+        Ok(Self { field, equal: term.equal, value: term.value, default })
+    }
+
+    fn matches(&self, object: &Object) -> bool {
+        let value = match self.field {
+            Source::Name => object.key.name.as_str(),
+            Source::Namespace => object.key.namespace.as_str(),
+            Source::Field(at) => object.head.fields.get(at).and_then(Option::as_deref).unwrap_or(self.default),
+        };
+        (value == self.value) == self.equal
+    }
+}

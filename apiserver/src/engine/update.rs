@@ -1,0 +1,233 @@
+//! Read, change, write until it fits. Source: apiserver `registry/store.go` `Update`, `rest/update.go` `BeforeUpdate`.
+
+use std::sync::Arc;
+
+use api::{Key, Status, causes::Causes};
+use serde_json::Value;
+use store::{Expect, Op, Outcome, Txn};
+
+use super::{
+    Engine,
+    admit::{self, Asked},
+    create::{create_named, has_status, refuse_invalid},
+    form, meta,
+    object::Object,
+    scale,
+};
+use crate::{
+    identity::Operation,
+    kind::{Ctx, Handler, Kind},
+};
+
+/// How often a write is tried against others before it is refused as a conflict.
+const ATTEMPTS: usize = 64;
+
+/// The object as it is (in the served form, with its resource version) -> as it shall be. May run several times.
+pub(crate) type Edit<'a> = dyn Fn(&mut Value) -> Result<(), Status> + Send + Sync + 'a;
+
+/// What to do about an object that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    Refuse,
+    /// Create it, where the law allows; `edit` then sees null.
+    Create,
+}
+
+pub(crate) struct Updated {
+    pub object: Arc<Object>,
+    pub created: bool,
+}
+
+/// What one round came to.
+enum Round {
+    Done(Updated),
+    /// Somebody else wrote in between.
+    Again,
+}
+
+pub(crate) async fn update(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>, missing: Missing) -> Result<Updated, Status> {
+    for _ in 0..ATTEMPTS {
+        if let Round::Done(updated) = Box::pin(round(engine, asked, edit, missing)).await? {
+            return Ok(updated);
+        }
+    }
+    Err(Status::stale(&asked.served.kind.group_resource(), asked.name))
+}
+
+async fn round(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>, missing: Missing) -> Result<Round, Status> {
+    let kind = &asked.served.kind;
+    let key = Key::new(asked.namespace, asked.name);
+    let Some(current) = engine.stored(asked.served, &key).await? else {
+        return create_missing(engine, asked, edit, missing).await;
+    };
+    let ctx = asked.ctx(engine);
+    let old = form::value(asked.served, &current);
+    let mut new = edited(kind, asked.subresource, &old, edit)?;
+    check_version(kind, &mut new, &old)?;
+    kind.law.default(&mut new);
+    admit::mutate(&ctx, Operation::Update, Some(&mut new), Some(&old), asked.options).await?;
+    let mut new = prepared(&ctx, new, &old);
+    validated(&ctx, &new, &old)?;
+    asked.warn(kind.law.warnings(&new, Some(&old)));
+    admit::validate(&ctx, Operation::Update, Some(&mut new), Some(&old), asked.options).await?;
+    if new == old {
+        return Ok(Round::Done(Updated { object: current, created: false }));
+    }
+    if finishes_deletion(kind, &new, &old) {
+        return remove(engine, asked, &key, &current, &new).await;
+    }
+    kind.law.allocate(&ctx, &mut new, Some(&old)).await?;
+    if asked.dry_run {
+        return Ok(Round::Done(Updated { object: form::loose(key, &new), created: false }));
+    }
+    let written = replace(engine, asked, &key, current.rev, new.clone()).await;
+    if !matches!(written, Ok(Some(_))) {
+        kind.law.release(&ctx, &new).await;
+    }
+    Ok(written?.map_or(Round::Again, |object| Round::Done(Updated { object, created: false })))
+}
+
+async fn create_missing(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>, missing: Missing) -> Result<Round, Status> {
+    let kind = &asked.served.kind;
+    if missing == Missing::Refuse || !kind.law.create_on_update() || !asked.subresource.is_empty() {
+        return Err(Status::not_found(&kind.group_resource(), asked.name));
+    }
+    let mut object = Value::Null;
+    edit(&mut object)?;
+    meta::wipe(&mut object);
+    meta::of(&mut object).shift_remove("resourceVersion");
+    kind.law.default(&mut object);
+    admit::mutate(&asked.ctx(engine), Operation::Create, Some(&mut object), None, asked.options).await?;
+    let object = create_named(engine, asked, object).await?;
+    Ok(Round::Done(Updated { object, created: true }))
+}
+
+/// Runs `edit` on the object, or on its scale where that is what is written.
+fn edited(kind: &Kind, subresource: &str, old: &Value, edit: &Edit<'_>) -> Result<Value, Status> {
+    let mut new = old.clone();
+    if let Some(Handler::Scale(paths)) = kind.subresource(subresource).map(|sub| &sub.handler) {
+        let mut scale = scale::of(paths, old);
+        edit(&mut scale)?;
+        scale::put(kind, paths, &mut new, &scale)?;
+    } else {
+        edit(&mut new)?;
+    }
+    Ok(new)
+}
+
+/// The resource version and uid the writer saw must be the current ones, where they are given.
+fn check_version(kind: &Kind, new: &mut Value, old: &Value) -> Result<(), Status> {
+    let gr = kind.group_resource();
+    let name = meta::text(old, "name");
+    let (current, given) = (meta::text(old, "resourceVersion"), meta::text(new, "resourceVersion"));
+    let (uid, wanted) = (meta::text(old, "uid"), meta::text(new, "uid"));
+    if !wanted.is_empty() && wanted != uid {
+        let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}");
+        return Err(Status::conflict(&gr, name, &why));
+    }
+    // "0" is what client libraries send for "none".
+    if !matches!(given, "" | "0") {
+        return if given == current { Ok(()) } else { Err(Status::stale(&gr, name)) };
+    }
+    if !kind.law.unconditional_update() {
+        let mut causes = Causes::default();
+        causes.invalid("metadata.resourceVersion", 0, "must be specified for an update");
+        return Err(Status::invalid(&kind.gvk(), name, &causes));
+    }
+    meta::of(new).insert("resourceVersion".into(), current.into());
+    Ok(())
+}
+
+/// `PrepareForUpdate` of the object or of the subresource, and what the system keeps of the metadata.
+fn prepared(ctx: &Ctx<'_>, new: Value, old: &Value) -> Value {
+    let kind = ctx.kind;
+    let mut new = form::typed_as(kind, new);
+    meta::carry_over(&mut new, old);
+    match kind.subresource(ctx.subresource).map(|sub| &sub.handler) {
+        Some(Handler::Status) => {
+            let mut carried = old.clone();
+            for part in ["metadata", "status"] {
+                carry(&mut carried, &new, part);
+            }
+            new = form::typed_as(kind, carried);
+            kind.law.prepare_subresource(ctx, &mut new, old);
+        }
+        Some(Handler::Object) => kind.law.prepare_subresource(ctx, &mut new, old),
+        _ => {
+            if has_status(kind) {
+                carry(&mut new, old, "status");
+            }
+            kind.law.prepare_update(ctx, &mut new, old);
+        }
+    }
+    if kind.generation && content(&new) != content(old) {
+        let generation = meta::field(old, "generation").and_then(Value::as_i64).unwrap_or_default();
+        meta::of(&mut new).insert("generation".into(), (generation + 1).into());
+    }
+    new
+}
+
+fn carry(to: &mut Value, from: &Value, part: &str) {
+    let Some(map) = to.as_object_mut() else { return };
+    match from.get(part) {
+        Some(value) => drop(map.insert(part.to_owned(), value.clone())),
+        None => drop(map.shift_remove(part)),
+    }
+}
+
+/// All that a generation counts the changes of.
+fn content(object: &Value) -> std::collections::BTreeMap<&str, &Value> {
+    let parts = object.as_object().into_iter().flatten();
+    let counted = |name: &str| !matches!(name, "metadata" | "status" | "kind" | "apiVersion");
+    parts.filter(|(name, _)| counted(name)).map(|(name, value)| (name.as_str(), value)).collect()
+}
+
+fn validated(ctx: &Ctx<'_>, new: &Value, old: &Value) -> Result<(), Status> {
+    let kind = ctx.kind;
+    let typed = meta::typed(new).map_err(|why| form::mistyped(kind, &why))?;
+    let mut causes = Causes::default();
+    meta::validate_update(new, old, &typed, &mut causes);
+    match kind.subresource(ctx.subresource).map(|sub| &sub.handler) {
+        None | Some(Handler::Scale(_)) => {
+            kind.law.validate(new, &mut causes);
+            kind.law.validate_update(new, old, &mut causes);
+        }
+        Some(_) => kind.law.validate_subresource(ctx.subresource, new, old, &mut causes),
+    }
+    refuse_invalid(kind, ctx.name, &causes)
+}
+
+/// Whether this update takes the last thing away that kept a deleted object (`ShouldDeleteDuringUpdate`).
+fn finishes_deletion(kind: &Kind, new: &Value, old: &Value) -> bool {
+    let grace = meta::field(old, "deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or_default();
+    let deleted = meta::field(old, "deletionTimestamp").is_some();
+    deleted && grace == 0 && meta::finalizers(new).is_empty() && !kind.law.holds_deletion(new)
+}
+
+async fn remove(engine: &Arc<Engine>, asked: &Asked<'_>, key: &Key, current: &Arc<Object>, new: &Value) -> Result<Round, Status> {
+    let done = || Ok(Round::Done(Updated { object: form::loose(key.clone(), new), created: false }));
+    if asked.dry_run {
+        return done();
+    }
+    if engine.erase(asked, key, current.rev).await? { done() } else { Ok(Round::Again) }
+}
+
+/// Writes over revision `rev`. `None`: somebody else was faster.
+pub(super) async fn replace(
+    engine: &Arc<Engine>,
+    asked: &Asked<'_>,
+    key: &Key,
+    rev: u64,
+    new: Value,
+) -> Result<Option<Arc<Object>>, Status> {
+    let served = asked.served;
+    let Some(cache) = &served.cache else { return Err(Status::method_not_allowed(&served.kind.group_resource(), "update")) };
+    let value = form::to_stored(served, new);
+    let at = cache.store_key(key);
+    let op = Op::Put { key: at.clone(), value: value.clone(), ttl: form::ttl(&cache.kind) };
+    let txn = Txn { expect: vec![(at, Expect::At(rev))], ops: vec![op] };
+    match engine.store.txn(txn).await.map_err(form::store_error)? {
+        Outcome::Done(rev) => engine.acknowledged(served, key, &value, rev).await.map(Some),
+        Outcome::Refused { .. } => Ok(None),
+    }
+}

@@ -1,0 +1,254 @@
+//! The front door: an HTTP request in, through authentication, authorization and the engine, a reply out. Sockets and in-process callers alike.
+
+mod deleting;
+mod gate;
+mod info;
+mod negotiate;
+mod patch;
+mod query;
+mod reading;
+mod render;
+mod stream;
+mod watching;
+mod writing;
+
+use std::{
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use api::{Status, time::Timestamp};
+use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
+use http::{HeaderValue, StatusCode, header, request::Parts};
+use http_body_util::BodyExt;
+use serde_json::Value;
+use tokio::sync::SemaphorePermit;
+
+use crate::{
+    body::{Body, BoxError, Request, Response, boxed},
+    connect,
+    engine::{
+        Engine,
+        admit::{self, Asked, Warnings},
+        table::Served,
+    },
+    identity::{Operation, User},
+    kind::{Handler, Scope},
+    wire,
+};
+use info::Info;
+use query::Query;
+
+/// Largest body of a request.
+const BODY_BYTES_MAX: usize = 3 << 20;
+/// How long a request may take, streams apart (`--request-timeout`).
+const REQUEST_MAX: Duration = Duration::from_secs(60);
+/// How long a request waits for the caches to be filled after start.
+const READY_MAX: Duration = Duration::from_secs(10);
+
+/// The API as a tower service. Cloning shares the engine.
+#[derive(Clone)]
+pub struct Front {
+    engine: Arc<Engine>,
+}
+
+/// The API of `engine`. Requests carry a [`crate::identity::Peer`] in their extensions where a client certificate was shown.
+pub fn service(engine: Arc<Engine>) -> Front {
+    Front { engine }
+}
+
+impl<B> tower::Service<http::Request<B>> for Front
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let engine = self.engine.clone();
+        Box::pin(handle(engine, request.map(boxed)).map(Ok))
+    }
+}
+
+/// One request on its way: what its handlers share.
+struct Call {
+    engine: Arc<Engine>,
+    parts: Parts,
+    query: Query,
+    info: Info,
+    user: User,
+    warnings: Warnings,
+    now: Timestamp,
+}
+
+async fn handle(engine: Arc<Engine>, request: Request) -> Response {
+    let takes_gzip = negotiate::takes_gzip(request.headers());
+    let served = AssertUnwindSafe(serve(engine, request)).catch_unwind().await;
+    let served = served.unwrap_or_else(|_| {
+        tracing::error!("a request handler panicked");
+        Err(Status::internal("the request handler panicked, the server's log has details"))
+    });
+    let mut response = served.unwrap_or_else(|status| wire::refusal(&status));
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+    if takes_gzip { stream::compressed(response) } else { response }
+}
+
+async fn serve(engine: Arc<Engine>, request: Request) -> Result<Response, Status> {
+    let (parts, body) = request.into_parts();
+    let query = Query::parse(parts.uri.query());
+    let info = Info::new(&parts.method, parts.uri.path(), &query);
+    if info.resource_request {
+        wait_ready(&engine).await?;
+    }
+    let user = gate::authenticate(&engine, &parts).await?;
+    let user = gate::impersonate(&engine, &parts.headers, user)?;
+    let permit = admitted(&engine, &info, &user)?;
+    gate::authorize(&engine, &info, &user)?;
+    let long = info.is_long_running();
+    let call = Call { engine: engine.clone(), parts, query, info, user, warnings: Warnings::default(), now: Timestamp::now() };
+    if long {
+        return call.run(body).await;
+    }
+    let done = tokio::time::timeout(REQUEST_MAX, call.run(body)).await;
+    drop(permit);
+    done.unwrap_or_else(|_| Err(Status::timeout("request did not complete within requested timeout")))
+}
+
+async fn wait_ready(engine: &Arc<Engine>) -> Result<(), Status> {
+    if engine.is_ready() || tokio::time::timeout(READY_MAX, engine.ready()).await.is_ok() {
+        return Ok(());
+    }
+    Err(Status::unavailable("the server is still reading its store"))
+}
+
+/// A place among the requests in flight; streams and the masters need none.
+fn admitted<'a>(engine: &'a Engine, info: &Info, user: &User) -> Result<Option<SemaphorePermit<'a>>, Status> {
+    if info.is_long_running() || gate::is_exempt(user) {
+        return Ok(None);
+    }
+    let places = if info.is_mutating() { &engine.mutating } else { &engine.reading };
+    let taken = places.try_acquire().map(Some);
+    taken.map_err(|_| Status::too_many_requests("Too many requests, please try again later.", 1))
+}
+
+impl Call {
+    fn run(self, body: Body) -> Pin<Box<dyn Future<Output = Result<Response, Status>> + Send>> {
+        Box::pin(async move {
+            if !self.info.resource_request {
+                return Ok(self.site().await);
+            }
+            let found = self.engine.table.find(&self.info.group, &self.info.version, &self.info.resource);
+            let Some(served) = found.cloned() else { return Ok(not_found()) };
+            if !self.is_placed(&served) {
+                return Ok(not_found());
+            }
+            let mut response =
+                if self.info.subresource.is_empty() { self.whole(&served, body).await? } else { self.part(&served, body).await? };
+            render::warn(&mut response, &self.warnings);
+            Ok(response)
+        })
+    }
+
+    async fn site(&self) -> Response {
+        for site in self.engine.sites() {
+            if let Some(response) = site.serve(&self.engine, &self.parts, &self.user).await {
+                return response;
+            }
+        }
+        not_found()
+    }
+
+    /// Whether the path fits the kind's scope: namespaced objects are named within a namespace, others outside of any.
+    fn is_placed(&self, served: &Served) -> bool {
+        let info = &self.info;
+        match served.kind.scope {
+            Scope::Cluster => info.namespace.is_empty() || info.resource == "namespaces",
+            Scope::Namespaced => !info.namespace.is_empty() || info.name.is_empty() || matches!(info.verb.as_str(), "list" | "watch"),
+        }
+    }
+
+    /// The namespace that objects are kept under.
+    fn namespace(&self, served: &Served) -> &str {
+        if served.kind.scope == Scope::Cluster { "" } else { &self.info.namespace }
+    }
+
+    async fn whole(&self, served: &Served, body: Body) -> Result<Response, Status> {
+        let verb = self.info.verb.as_str();
+        if !served.kind.verbs.contains(&verb) {
+            return Err(Status::method_not_allowed(&served.kind.group_resource(), verb));
+        }
+        match verb {
+            "get" => self.get(served).await,
+            "list" => self.list(served).await,
+            "watch" => self.watch(served).await,
+            "create" => self.create(served, body).await,
+            "update" => self.update(served, body).await,
+            "patch" => self.patch(served, body).await,
+            "delete" => self.delete(served, body).await,
+            "deletecollection" => self.delete_collection(served, body).await,
+            _ => Err(Status::method_not_allowed(&served.kind.group_resource(), verb)),
+        }
+    }
+
+    async fn part(&self, served: &Served, body: Body) -> Result<Response, Status> {
+        let (kind, verb) = (&served.kind, self.info.verb.as_str());
+        let Some(sub) = kind.subresource(&self.info.subresource) else { return Ok(not_found()) };
+        match (&sub.handler, verb) {
+            (Handler::Connect(connect), _) => self.connect(served, connect.as_ref(), body).await,
+            _ if !sub.verbs.contains(&verb) || !self.info.rest.is_empty() => Err(Status::method_not_allowed(&kind.group_resource(), verb)),
+            (Handler::Action(action), "create") => self.act(served, sub, action.as_ref(), body).await,
+            (Handler::Scale(paths), "get") => self.get_scale(served, paths).await,
+            (Handler::Status | Handler::Object, "get") => self.get(served).await,
+            (Handler::Status | Handler::Object | Handler::Scale(_), "update") => self.update(served, body).await,
+            (Handler::Status | Handler::Object | Handler::Scale(_), "patch") => self.patch(served, body).await,
+            _ => Err(Status::method_not_allowed(&kind.group_resource(), verb)),
+        }
+    }
+
+    async fn connect(&self, served: &Served, handler: &dyn crate::kind::Connect, body: Body) -> Result<Response, Status> {
+        let warnings = Warnings::default();
+        let options = Value::Null;
+        let asked = self.asked(served, &self.info.name, &options, false, &warnings);
+        let ctx = asked.ctx(&self.engine);
+        admit::mutate(&ctx, Operation::Connect, None, None, &options).await?;
+        admit::validate(&ctx, Operation::Connect, None, None, &options).await?;
+        let query = self.parts.uri.query().unwrap_or_default();
+        let target = handler.target(&ctx, &self.info.rest, query).await?;
+        Ok(connect::forward(&self.engine, target, Request::from_parts(self.parts.clone(), body)).await)
+    }
+
+    fn asked<'a>(&'a self, served: &'a Served, name: &'a str, options: &'a Value, dry_run: bool, warnings: &'a Warnings) -> Asked<'a> {
+        let subresource = &self.info.subresource;
+        Asked { served, namespace: self.namespace(served), name, subresource, user: &self.user, options, dry_run, warnings, now: self.now }
+    }
+
+    /// The body, bounded.
+    async fn read(&self, mut body: Body) -> Result<Bytes, Status> {
+        let mut read = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| Status::bad_request(format!("the body could not be read: {error}")))?;
+            let data = frame.into_data().unwrap_or_default();
+            if read.len() + data.len() > BODY_BYTES_MAX {
+                return Err(Status::too_large(format!("Request entity too large: limit is {BODY_BYTES_MAX}")));
+            }
+            read.extend_from_slice(&data);
+        }
+        Ok(read.freeze())
+    }
+}
+
+/// What upstream answers to a path that nobody serves.
+fn not_found() -> Response {
+    wire::text(StatusCode::NOT_FOUND, "404 page not found\n")
+}

@@ -1,0 +1,121 @@
+//! DELETE of one object or of a selection. Source: apiserver `pkg/endpoints/handlers/delete.go`.
+
+use std::sync::Arc;
+
+use api::Status;
+use futures::{StreamExt, stream};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::{
+    Call,
+    negotiate::{self, Input},
+    query::{ListOptions, WriteOptions, delete_options},
+    render::{self, ListMeta},
+};
+use crate::{
+    body::{Body, Response},
+    engine::{
+        Object,
+        delete::{self, Deleted, Options},
+        form, list, meta,
+        table::Served,
+    },
+    parse,
+};
+
+/// Deletions of one deletecollection that run at a time.
+const AT_A_TIME: usize = 8;
+
+impl Call {
+    pub(super) async fn delete(&self, served: &Served, body: Body) -> Result<Response, Status> {
+        let kind = &served.kind;
+        let output = negotiate::output(&self.parts.headers, &self.query)?;
+        let (value, dry_run) = self.delete_options(body).await?;
+        let options = Options::read(&value)?;
+        let asked = self.asked(served, &self.info.name, &value, dry_run, &self.warnings);
+        let deleted = Box::pin(delete::delete(&self.engine, &asked, &options)).await?;
+        // 202 is for old clients that asked for a cascade in the old way.
+        let accepted = !deleted.gone && options.orphan_dependents == Some(false);
+        let code = if accepted { StatusCode::ACCEPTED } else { StatusCode::OK };
+        if !deleted.gone || kind.law.returns_deleted() {
+            return Ok(render::object(kind, &output, code, deleted.object.bytes.clone(), self.now));
+        }
+        Ok(render::encoded(output.format, code, &self.success(served, &deleted)))
+    }
+
+    pub(super) async fn delete_collection(&self, served: &Served, body: Body) -> Result<Response, Status> {
+        let output = negotiate::output(&self.parts.headers, &self.query)?;
+        let (value, dry_run) = self.delete_options(body).await?;
+        let options = Options::read(&value)?;
+        let wanted = ListOptions::read(&self.query, &served.kind, self.namespace(served), false)?;
+        let listed = list::list(&self.engine, served, &wanted.selection, &wanted.when, wanted.limit).await?;
+        let objects = listed.objects.clone();
+        let mut deletions = Vec::with_capacity(objects.len());
+        for object in &objects {
+            deletions.push(self.delete_one(served, object, &value, &options, dry_run));
+        }
+        let results: Vec<Result<(), Status>> = stream::iter(deletions).buffer_unordered(AT_A_TIME).collect().await;
+        results.into_iter().collect::<Result<(), Status>>()?;
+        let values: Vec<Value> = objects.iter().map(|object| form::value(served, object)).collect();
+        let meta = ListMeta { rev: listed.rev, token: listed.token, remaining: listed.remaining };
+        let list = render::list(&served.kind, &output.shape, &meta, values, self.now);
+        Ok(render::encoded(output.format, StatusCode::OK, &list))
+    }
+
+    async fn delete_one(
+        &self,
+        served: &Served,
+        object: &Arc<Object>,
+        value: &Value,
+        options: &Options,
+        dry_run: bool,
+    ) -> Result<(), Status> {
+        let mut asked = self.asked(served, &object.key.name, value, dry_run, &self.warnings);
+        asked.namespace = &object.key.namespace;
+        match Box::pin(delete::delete(&self.engine, &asked, options)).await {
+            Err(status) if status.code == 404 => Ok(()),
+            done => done.map(drop),
+        }
+    }
+
+    /// From the body where there is one, else from the query.
+    async fn delete_options(&self, body: Body) -> Result<(Value, bool), Status> {
+        let body = self.read(body).await?;
+        let value = if body.is_empty() { delete_options(&self.query)? } else { self.options_body(&body)? };
+        let in_query = WriteOptions::read(&self.query, "DeleteOptions")?.dry_run;
+        let dry_run: Vec<&str> = value.get("dryRun").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        if dry_run.iter().any(|word| *word != "All") {
+            let mut causes = api::causes::Causes::default();
+            causes.not_supported("dryRun", json!(dry_run), &["All"]);
+            return Err(Status::invalid(&api::Gvk::new("meta.k8s.io", "v1", "DeleteOptions"), "", &causes));
+        }
+        let in_body = !dry_run.is_empty();
+        Ok((value, in_body || in_query))
+    }
+
+    fn options_body(&self, body: &[u8]) -> Result<Value, Status> {
+        let parsed = match negotiate::input(&self.parts.headers)? {
+            Input::Json => parse::json(body),
+            Input::Yaml => parse::yaml(body),
+        };
+        let value = parsed.map_err(|why| parse::unrecognized("DeleteOptions", &why, body))?.value;
+        let kind = value.get("kind").and_then(Value::as_str).unwrap_or("DeleteOptions");
+        if !value.is_object() || kind != "DeleteOptions" {
+            return Err(Status::bad_request("decoded object cannot be converted to DeleteOptions"));
+        }
+        Ok(value)
+    }
+
+    fn success(&self, served: &Served, deleted: &Deleted) -> Value {
+        let kind = &served.kind;
+        let object = deleted.object.value();
+        let mut details = json!({"name": self.info.name});
+        if !kind.group.is_empty() {
+            details["group"] = kind.group.as_ref().into();
+        }
+        details["kind"] = kind.plural.as_ref().into();
+        details["uid"] = meta::text(&object, "uid").into();
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
+    }
+}

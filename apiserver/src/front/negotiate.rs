@@ -1,0 +1,158 @@
+//! `Accept` and `Content-Type` -> the form of the reply and of the body. Source: apiserver `pkg/endpoints/handlers/negotiation`.
+
+use api::Status;
+use http::{HeaderMap, header};
+
+use super::query::Query;
+
+const ACCEPTED: [&str; 2] = ["application/json", "application/yaml"];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Json,
+    Pretty,
+    Yaml,
+}
+
+/// How much of each object a table row carries (`includeObject`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Include {
+    None,
+    Metadata,
+    Object,
+}
+
+/// What becomes of the objects on the way out. The version is that of `meta.k8s.io`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Plain,
+    Table { version: String, include: Include },
+    Partial { version: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Output {
+    pub format: Format,
+    pub shape: Shape,
+}
+
+/// The syntax of a request's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Input {
+    Json,
+    Yaml,
+}
+
+/// The form of the reply.
+///
+/// # Errors
+/// 406 where nothing that is accepted can be served.
+pub(crate) fn output(headers: &HeaderMap, query: &Query) -> Result<Output, Status> {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut offers: Vec<(f32, &str)> =
+        accept.split(',').map(str::trim).filter(|one| !one.is_empty()).map(|one| (quality(one), one)).collect();
+    if offers.is_empty() {
+        offers.push((1.0, "*/*"));
+    }
+    offers.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let found = offers.iter().find_map(|(_, one)| one_output(one, query));
+    let mut found = found.ok_or_else(|| Status::not_acceptable(&ACCEPTED))?;
+    if found.format == Format::Json && pretty(headers, query) {
+        found.format = Format::Pretty;
+    }
+    Ok(found)
+}
+
+/// The syntax of the body; JSON where the request does not say.
+///
+/// # Errors
+/// 415 for anything but JSON and YAML.
+pub(crate) fn input(headers: &HeaderMap) -> Result<Input, Status> {
+    match media_type(headers).as_str() {
+        "" | "application/json" => Ok(Input::Json),
+        "application/yaml" => Ok(Input::Yaml),
+        _ => Err(Status::unsupported_media_type(&ACCEPTED)),
+    }
+}
+
+/// The content type in lower case, without parameters.
+pub(crate) fn media_type(headers: &HeaderMap) -> String {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// Whether a large reply may be compressed.
+pub(crate) fn takes_gzip(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(',').any(|one| one.split(';').next().map(str::trim) == Some("gzip"))
+}
+
+fn pretty(headers: &HeaderMap, query: &Query) -> bool {
+    if query.all("pretty").next().is_some() {
+        return query.flag("pretty");
+    }
+    let agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    ["curl", "Wget", "Mozilla/5.0"].iter().any(|known| agent.starts_with(known))
+}
+
+fn quality(offer: &str) -> f32 {
+    let q = offer.split(';').skip(1).find_map(|param| param.trim().strip_prefix("q="));
+    q.and_then(|q| q.parse().ok()).unwrap_or(1.0)
+}
+
+fn one_output(offer: &str, query: &Query) -> Option<Output> {
+    let mut parts = offer.split(';').map(str::trim);
+    let format = match parts.next()? {
+        "application/json" | "application/*" | "*/*" => Format::Json,
+        "application/yaml" => Format::Yaml,
+        _ => return None,
+    };
+    let params: Vec<(&str, &str)> = parts.filter_map(|param| param.split_once('=')).collect();
+    let param = |name: &str| params.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
+    let version = param("v").unwrap_or("v1").to_owned();
+    let known = param("g") == Some("meta.k8s.io") && matches!(version.as_str(), "v1" | "v1beta1");
+    let shape = match param("as") {
+        None => Shape::Plain,
+        Some("Table") if known => Shape::Table { version, include: include(query)? },
+        Some("PartialObjectMetadata" | "PartialObjectMetadataList") if known => Shape::Partial { version },
+        Some(_) => return None,
+    };
+    Some(Output { format, shape })
+}
+
+fn include(query: &Query) -> Option<Include> {
+    match query.get("includeObject") {
+        "" | "Metadata" => Some(Include::Metadata),
+        "None" => Some(Include::None),
+        "Object" => Some(Include::Object),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(accept: &str) -> Option<(Format, Shape)> {
+        let headers = HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]);
+        output(&headers, &Query::default()).ok().map(|out| (out.format, out.shape))
+    }
+
+    #[test]
+    fn the_first_form_that_can_be_served_is() {
+        let table = Shape::Table { version: "v1".into(), include: Include::Metadata };
+        let cases = [
+            ("", Some((Format::Json, Shape::Plain))),
+            ("*/*", Some((Format::Json, Shape::Plain))),
+            ("application/vnd.kubernetes.protobuf", None),
+            ("application/vnd.kubernetes.protobuf, application/json", Some((Format::Json, Shape::Plain))),
+            ("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", Some((Format::Json, table))),
+            ("application/json;as=Nonsense;v=v1;g=meta.k8s.io,application/yaml", Some((Format::Yaml, Shape::Plain))),
+            ("application/json;q=0.5,application/yaml", Some((Format::Yaml, Shape::Plain))),
+            ("text/html", None),
+        ];
+        for (accept, wanted) in cases {
+            assert_eq!(shape(accept), wanted, "{accept}");
+        }
+    }
+}

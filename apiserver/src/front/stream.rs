@@ -1,0 +1,124 @@
+//! Large replies: a list as a sequence of the cached bytes, and compression on the way out.
+
+use std::{
+    io::Write,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use flate2::{Compression, write::GzEncoder};
+use http::{HeaderValue, header};
+use http_body::{Body as _, Frame, SizeHint};
+
+use crate::{
+    body::{Body, BoxError, Response, boxed},
+    engine::Object,
+};
+
+/// How much is handed to the connection at a time.
+pub(crate) const CHUNK_BYTES: usize = 128 << 10;
+/// Replies above this are compressed for those who take it (upstream's `defaultGzipThresholdBytes`).
+const GZIP_BYTES_MIN: u64 = 128 << 10;
+
+/// `{..., "items":[` the cached objects, comma-separated, `]}`; only one chunk exists at a time.
+pub(crate) struct ListBody {
+    head: Bytes,
+    objects: std::vec::IntoIter<Arc<Object>>,
+    first: bool,
+    left: u64,
+}
+
+impl ListBody {
+    /// `head` ends with the opening bracket of the items.
+    pub fn new(head: Bytes, objects: Vec<Arc<Object>>) -> Self {
+        let items: u64 = objects.iter().map(|object| object.bytes.len() as u64 + 1).sum();
+        let left = head.len() as u64 + items.saturating_sub(u64::from(!objects.is_empty())) + 2;
+        Self { head, objects: objects.into_iter(), first: true, left }
+    }
+}
+
+impl http_body::Body for ListBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let size = usize::try_from(self.left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES * 2);
+        let mut chunk = BytesMut::with_capacity(size);
+        chunk.put(std::mem::take(&mut self.head));
+        while chunk.len() < CHUNK_BYTES {
+            let Some(object) = self.objects.next() else {
+                chunk.put_slice(b"]}");
+                break;
+            };
+            if !std::mem::take(&mut self.first) {
+                chunk.put_u8(b',');
+            }
+            chunk.put_slice(&object.bytes);
+        }
+        self.left = self.left.saturating_sub(chunk.len() as u64);
+        Poll::Ready(Some(Ok(Frame::data(chunk.freeze()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+/// Compresses a reply that is large and of known size.
+pub(crate) fn compressed(response: Response) -> Response {
+    let large = response.body().size_hint().exact().is_some_and(|size| size > GZIP_BYTES_MIN);
+    if !large || response.headers().contains_key(header::CONTENT_ENCODING) {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    parts.headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let encoder = Some(GzEncoder::new(Vec::new(), Compression::new(1)));
+    Response::from_parts(parts, boxed(GzipBody { inner: body, encoder }))
+}
+
+struct GzipBody {
+    inner: Body,
+    /// `None` once the end is written.
+    encoder: Option<GzEncoder<Vec<u8>>>,
+}
+
+impl http_body::Body for GzipBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        loop {
+            let Some(mut encoder) = self.encoder.take() else { return Poll::Ready(None) };
+            let Poll::Ready(polled) = Pin::new(&mut self.inner).poll_frame(cx) else {
+                self.encoder = Some(encoder);
+                return Poll::Pending;
+            };
+            match polled {
+                None => return Poll::Ready(Some(encoder.finish().map(|rest| Frame::data(rest.into())).map_err(BoxError::from))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Ok(frame)) => {
+                    let data = frame.into_data().unwrap_or_default();
+                    if let Err(error) = encoder.write_all(&data) {
+                        return Poll::Ready(Some(Err(error.into())));
+                    }
+                    let ready = std::mem::take(encoder.get_mut());
+                    self.encoder = Some(encoder);
+                    if !ready.is_empty() {
+                        return Poll::Ready(Some(Ok(Frame::data(ready.into()))));
+                    }
+                }
+            }
+        }
+    }
+}

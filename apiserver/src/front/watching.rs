@@ -1,0 +1,254 @@
+//! A watch: the state if asked for, then every change of the selection, as frames of one stream. Source: apiserver `pkg/storage/cacher`.
+
+use std::{sync::Arc, time::Duration};
+
+use api::{Status, time::Timestamp};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::stream;
+use http::StatusCode;
+use http_body::Frame;
+use http_body_util::StreamBody;
+use rand::Rng;
+use serde_json::{Value, json};
+use store::Rev;
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    negotiate::{Format, Output, Shape},
+    query::ListOptions,
+    render::{self, Headers},
+    stream::CHUNK_BYTES,
+};
+use crate::{
+    body::{BoxError, Response, boxed},
+    engine::{
+        Engine, Object,
+        cache::Cache,
+        form,
+        list::When,
+        ring::{Event, Expired},
+        select::Selection,
+        table::Served,
+    },
+    wire,
+};
+
+/// A watch without `timeoutSeconds` lasts between this and twice this (`--min-request-timeout`).
+const LASTS: Duration = Duration::from_secs(1800);
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// Events read from the ring at a time.
+const READ_MAX: usize = 256;
+
+/// One watcher: a cursor into the resource's ring, and what it is to see.
+struct Watcher {
+    engine: Arc<Engine>,
+    served: Served,
+    cache: Arc<Cache>,
+    selection: Selection,
+    shape: Shape,
+    headers: Headers,
+    /// Objects of the initial state that are yet to be sent.
+    initial: std::vec::IntoIter<Arc<Object>>,
+    /// To be sent after them.
+    initial_end: Option<Rev>,
+    /// Where to read next; `Err` ends the stream.
+    cursor: Result<u64, Status>,
+    /// Events up to here are not news.
+    after: Rev,
+    grown: watch::Receiver<u64>,
+    bookmarks: bool,
+    next_bookmark: Instant,
+    ends: Instant,
+    done: bool,
+}
+
+/// Opens the stream. What is wrong with the revision asked for is told within the stream, as upstream does.
+pub(crate) async fn watch(engine: &Arc<Engine>, served: &Served, output: &Output, options: ListOptions) -> Result<Response, Status> {
+    if output.format == Format::Yaml {
+        return Err(Status::not_acceptable(&["application/json"]));
+    }
+    let Some(cache) = served.cache.clone() else { return Err(Status::method_not_allowed(&served.kind.group_resource(), "watch")) };
+    let now = Instant::now();
+    let lasts = options
+        .timeout_seconds
+        .filter(|seconds| *seconds > 0)
+        .map_or_else(|| LASTS.mul_f64(1.0 + rand::rng().random::<f64>()), |seconds| Duration::from_secs(seconds.min(u64::from(u32::MAX))));
+    let grown = cache.grown.subscribe();
+    let mut watcher = Watcher {
+        engine: engine.clone(),
+        served: served.clone(),
+        cache,
+        selection: options.selection.clone(),
+        shape: output.shape.clone(),
+        headers: Headers::Shown,
+        initial: Vec::new().into_iter(),
+        initial_end: None,
+        cursor: Ok(0),
+        after: 0,
+        grown,
+        bookmarks: options.bookmarks,
+        next_bookmark: now + BOOKMARK_EVERY,
+        ends: now + lasts,
+        done: false,
+    };
+    watcher.start(&options).await?;
+    let frames = stream::unfold(watcher, |mut watcher| async move {
+        let chunk = watcher.next().await?;
+        Some((Ok::<_, BoxError>(Frame::data(chunk)), watcher))
+    });
+    Ok(wire::reply(StatusCode::OK, "application/json", boxed(StreamBody::new(frames))))
+}
+
+impl Watcher {
+    async fn start(&mut self, options: &ListOptions) -> Result<(), Status> {
+        let wants_state = options.send_initial.unwrap_or(matches!(options.when, When::Newest | When::Any));
+        match &options.when {
+            When::Newest => self.engine.fresh().await?,
+            When::NotOlderThan(rev) | When::Exactly(rev) if wants_state => self.engine.reach(*rev).await?,
+            When::Continue(_) => return Err(Status::bad_request("continue is not supported for watch")),
+            When::Any | When::NotOlderThan(_) | When::Exactly(_) => {}
+        }
+        if let (When::NotOlderThan(rev) | When::Exactly(rev), false) = (&options.when, wants_state) {
+            self.after = *rev;
+            self.cursor = self.cache.cursor_after(*rev).map_err(|expired| too_old(*rev, &expired));
+            return Ok(());
+        }
+        let engine = self.engine.clone();
+        let snapshot = self.cache.snapshot(&self.selection.namespace, || *engine.applied.borrow());
+        self.cursor = Ok(snapshot.cursor);
+        self.after = snapshot.rev;
+        if wants_state {
+            let mut objects = snapshot.objects;
+            objects.retain(|object| self.selection.matches(object));
+            self.initial = objects.into_iter();
+            self.initial_end = (options.send_initial == Some(true) && options.bookmarks).then_some(snapshot.rev);
+        }
+        Ok(())
+    }
+
+    /// The next chunk of frames: all that is ready, in one piece. `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.done {
+            return None;
+        }
+        let mut out = BytesMut::new();
+        self.put_initial(&mut out);
+        while out.is_empty() {
+            // Read first: all events up to it are in the ring by now.
+            let applied = *self.engine.applied.borrow();
+            self.grown.borrow_and_update();
+            match self.read(&mut out) {
+                Ok(true) => {}
+                Ok(false) => self.rest(applied, &mut out).await,
+                Err(status) => {
+                    put_frame(&mut out, "ERROR", status.body().to_string().as_bytes());
+                    self.done = true;
+                }
+            }
+            if self.done {
+                break;
+            }
+        }
+        (!out.is_empty()).then(|| out.freeze())
+    }
+
+    fn put_initial(&mut self, out: &mut BytesMut) {
+        while out.len() < CHUNK_BYTES {
+            let Some(object) = self.initial.next() else { break };
+            self.put("ADDED", object.bytes.clone(), out);
+        }
+        if self.initial.as_slice().is_empty()
+            && let Some(rev) = self.initial_end.take()
+        {
+            self.put_bookmark(rev, json!({"k8s.io/initial-events-end": "true"}), out);
+        }
+    }
+
+    /// Takes what the ring has. `Ok(false)`: nothing new.
+    fn read(&mut self, out: &mut BytesMut) -> Result<bool, Status> {
+        let cursor = self.cursor.clone()?;
+        let events = self.cache.read(cursor, READ_MAX).map_err(|expired| too_old(self.after, &expired))?;
+        let Some(last) = events.last() else { return Ok(false) };
+        self.cursor = Ok(cursor + events.len() as u64);
+        let seen = self.after;
+        self.after = seen.max(last.rev);
+        for event in events.iter().filter(|event| event.rev > seen) {
+            self.put_event(event, out);
+        }
+        Ok(true)
+    }
+
+    /// Nothing to tell: waits for news, the next bookmark, or the end.
+    async fn rest(&mut self, applied: Rev, out: &mut BytesMut) {
+        let alarm = if self.bookmarks { self.ends.min(self.next_bookmark) } else { self.ends };
+        let group = self.engine.group.clone();
+        tokio::select! {
+            changed = self.grown.changed() => self.done = changed.is_err(),
+            () = group.stopping() => self.done = true,
+            () = tokio::time::sleep_until(alarm) => {
+                let now = Instant::now();
+                self.done = now >= self.ends;
+                if self.bookmarks {
+                    self.next_bookmark = now + BOOKMARK_EVERY;
+                    self.after = self.after.max(applied);
+                    self.put_bookmark(applied, json!({}), out);
+                }
+            }
+        }
+    }
+
+    fn put_event(&mut self, event: &Event, out: &mut BytesMut) {
+        let sees = |object: &Option<Arc<Object>>| object.as_ref().is_some_and(|object| self.selection.matches(object));
+        match (sees(&event.old), sees(&event.new), &event.new) {
+            (false, true, Some(new)) => self.put("ADDED", new.bytes.clone(), out),
+            (true, true, Some(new)) => self.put("MODIFIED", new.bytes.clone(), out),
+            (true, _, _) => self.put("DELETED", event.gone(), out),
+            _ => {}
+        }
+    }
+
+    fn put(&mut self, word: &str, stored: Bytes, out: &mut BytesMut) {
+        let bytes = form::view_bytes(&self.served, stored);
+        if self.shape == Shape::Plain {
+            return put_frame(out, word, &bytes);
+        }
+        let value: Value = serde_json::from_slice(&bytes).expect("cached bytes were parsed when they entered the cache");
+        let headers = std::mem::replace(&mut self.headers, Headers::Left);
+        let shaped = render::shaped(&self.served.kind, &self.shape, value, headers, Timestamp::now());
+        put_frame(out, word, shaped.to_string().as_bytes());
+    }
+
+    fn put_bookmark(&mut self, rev: Rev, annotations: Value, out: &mut BytesMut) {
+        let kind = &self.served.kind;
+        let mut meta = json!({"resourceVersion": rev.to_string(), "creationTimestamp": null});
+        if annotations.as_object().is_some_and(|map| !map.is_empty()) {
+            meta["annotations"] = annotations;
+        }
+        let object = json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": meta});
+        let shaped = match &self.shape {
+            // The row tells the client about the bookmark; the kind's cells would be of nothing.
+            Shape::Table { version, .. } => json!({
+                "kind": "Table", "apiVersion": format!("meta.k8s.io/{version}"),
+                "metadata": {"resourceVersion": rev.to_string()}, "columnDefinitions": null,
+                "rows": [{"cells": [], "object": {
+                    "kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": object["metadata"],
+                }}],
+            }),
+            shape => render::shaped(kind, shape, object, Headers::Left, Timestamp::now()),
+        };
+        put_frame(out, "BOOKMARK", shaped.to_string().as_bytes());
+    }
+}
+
+fn put_frame(out: &mut BytesMut, word: &str, object: &[u8]) {
+    out.reserve(object.len() + 48);
+    out.put_slice(b"{\"type\":\"");
+    out.put_slice(word.as_bytes());
+    out.put_slice(b"\",\"object\":");
+    out.put_slice(object);
+    out.put_slice(b"}\n");
+}
+
+fn too_old(rev: Rev, expired: &Expired) -> Status {
+    Status::gone(format!("too old resource version: {rev} ({})", expired.floor))
+}

@@ -1,0 +1,173 @@
+//! POST, PUT and PATCH -> the engine. Source: apiserver `pkg/endpoints/handlers/{create,update,patch}.go`.
+
+use api::{Gvk, Status};
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::Value;
+
+use super::{
+    Call,
+    negotiate::{self, Input},
+    patch,
+    query::WriteOptions,
+    render,
+};
+use crate::{
+    body::{Body, Response},
+    engine::{
+        admit, create, form, meta, scale,
+        table::Served,
+        update::{self, Missing, Updated},
+    },
+    identity::Operation,
+    kind::{Action, Handler, Kind, ScalePaths, Scope, Subresource},
+    parse::{self, Parsed},
+};
+
+impl Call {
+    pub(super) async fn create(&self, served: &Served, body: Body) -> Result<Response, Status> {
+        let kind = &served.kind;
+        if !self.info.name.is_empty() || (kind.scope == Scope::Namespaced && self.namespace(served).is_empty()) {
+            return Err(Status::method_not_allowed(&kind.group_resource(), "create"));
+        }
+        let output = negotiate::output(&self.parts.headers, &self.query)?;
+        let input = negotiate::input(&self.parts.headers)?;
+        let body = self.read(body).await?;
+        let options = WriteOptions::read(&self.query, "CreateOptions")?;
+        let mut object = self.decode(kind, input, &body, &options)?;
+        meta::wipe(&mut object);
+        self.put_namespace(served, &mut object, "provided")?;
+        meta::typed(&object).map_err(|why| form::mistyped(kind, &why))?;
+        let name = meta::text(&object, "name").to_owned();
+        let asked = self.asked(served, &name, &options.value, options.dry_run, &self.warnings);
+        let created = create::create(&self.engine, &asked, object).await?;
+        Ok(render::object(kind, &output, StatusCode::CREATED, created.bytes.clone(), self.now))
+    }
+
+    pub(super) async fn update(&self, served: &Served, body: Body) -> Result<Response, Status> {
+        let kind = &served.kind;
+        let input = negotiate::input(&self.parts.headers)?;
+        let output = negotiate::output(&self.parts.headers, &self.query)?;
+        let body = self.read(body).await?;
+        let options = WriteOptions::read(&self.query, "UpdateOptions")?;
+        let scale = self.scale(served);
+        let mut object = match scale {
+            Some((_, sub)) => decode_as(&sub.body, input, &body)?.value,
+            None => self.decode(kind, input, &body, &options)?,
+        };
+        self.put_namespace(served, &mut object, "provided")?;
+        self.check_name(&mut object)?;
+        meta::typed(&object).map_err(|why| form::mistyped(kind, &why))?;
+        let edit = |value: &mut Value| {
+            *value = object.clone();
+            Ok(())
+        };
+        let asked = self.asked(served, &self.info.name, &options.value, options.dry_run, &self.warnings);
+        let updated = update::update(&self.engine, &asked, &edit, Missing::Create).await?;
+        Ok(self.updated(served, &output, scale.map(|(paths, _)| paths), &updated))
+    }
+
+    pub(super) async fn patch(&self, served: &Served, body: Body) -> Result<Response, Status> {
+        let kind = &served.kind;
+        let output = negotiate::output(&self.parts.headers, &self.query)?;
+        let body = self.read(body).await?;
+        let (patch, duplicates) = patch::read(&self.parts.headers, &body)?;
+        let options = WriteOptions::read(&self.query, "PatchOptions")?;
+        let schemas = self.engine.schemas();
+        let scale = self.scale(served);
+        let edit = |value: &mut Value| {
+            patch.apply(schemas.as_ref(), kind, value)?;
+            if scale.is_none() {
+                let gvk = kind.gvk();
+                parse::name_kind(&gvk, value, &body)?;
+                self.warnings.lock().extend(schemas.check(kind, value, &duplicates, options.validation)?);
+            }
+            meta::typed(value).map_err(|why| form::mistyped(kind, &why)).map(drop)
+        };
+        let asked = self.asked(served, &self.info.name, &options.value, options.dry_run, &self.warnings);
+        let updated = update::update(&self.engine, &asked, &edit, Missing::Refuse).await?;
+        Ok(self.updated(served, &output, scale.map(|(paths, _)| paths), &updated))
+    }
+
+    /// A create on a subresource whose body is another kind.
+    pub(super) async fn act(&self, served: &Served, sub: &Subresource, action: &dyn Action, body: Body) -> Result<Response, Status> {
+        let output = negotiate::output(&self.parts.headers, &self.query)?;
+        let input = negotiate::input(&self.parts.headers)?;
+        let body = self.read(body).await?;
+        let options = WriteOptions::read(&self.query, "CreateOptions")?;
+        let mut object = decode_as(&sub.body, input, &body)?.value;
+        meta::typed(&object).map_err(|why| Status::bad_request(format!("{}: {why}", sub.body.kind)))?;
+        meta::of(&mut object).retain(|_, value| !value.is_null());
+        self.put_namespace(served, &mut object, "provided")?;
+        let asked = self.asked(served, &self.info.name, &options.value, options.dry_run, &self.warnings);
+        let ctx = asked.ctx(&self.engine);
+        admit::mutate(&ctx, Operation::Create, Some(&mut object), None, &options.value).await?;
+        admit::validate(&ctx, Operation::Create, Some(&mut object), None, &options.value).await?;
+        let (code, reply) = action.run(&ctx, object).await?;
+        Ok(render::encoded(output.format, StatusCode::from_u16(code).unwrap_or(StatusCode::CREATED), &reply))
+    }
+
+    fn updated(&self, served: &Served, output: &negotiate::Output, scale: Option<&ScalePaths>, updated: &Updated) -> Response {
+        let code = if updated.created { StatusCode::CREATED } else { StatusCode::OK };
+        match scale {
+            Some(paths) => render::encoded(output.format, code, &scale::of(paths, &updated.object.value())),
+            None => render::object(&served.kind, output, code, updated.object.bytes.clone(), self.now),
+        }
+    }
+
+    fn scale<'a>(&self, served: &'a Served) -> Option<(&'a ScalePaths, &'a Subresource)> {
+        let sub = served.kind.subresource(&self.info.subresource)?;
+        match &sub.handler {
+            Handler::Scale(paths) => Some((paths, sub)),
+            _ => None,
+        }
+    }
+
+    fn decode(&self, kind: &Kind, input: Input, body: &Bytes, options: &WriteOptions) -> Result<Value, Status> {
+        let mut parsed = decode_as(&kind.gvk(), input, body)?;
+        let texts = self.engine.schemas().check(kind, &mut parsed.value, &parsed.duplicates, options.validation)?;
+        self.warnings.lock().extend(texts);
+        Ok(parsed.value)
+    }
+
+    /// The object's namespace is that of the request.
+    fn put_namespace(&self, served: &Served, object: &mut Value, word: &str) -> Result<(), Status> {
+        let wanted = self.namespace(served);
+        let given = meta::text(object, "namespace");
+        if !wanted.is_empty() && !given.is_empty() && given != wanted {
+            let words = format!("the namespace of the {word} object does not match the namespace sent on the request");
+            return Err(Status::bad_request(words));
+        }
+        if wanted.is_empty() {
+            meta::of(object).shift_remove("namespace");
+        } else {
+            meta::of(object).insert("namespace".into(), wanted.into());
+        }
+        Ok(())
+    }
+
+    /// The object's name is that of the URL.
+    fn check_name(&self, object: &mut Value) -> Result<(), Status> {
+        let (given, wanted) = (meta::text(object, "name"), self.info.name.as_str());
+        if given == wanted {
+            return Ok(());
+        }
+        if given.is_empty() {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({given} based on URL) was undeterminable: name must be provided"
+            )));
+        }
+        Err(Status::bad_request(format!("the name of the object ({given}) does not match the name on the URL ({wanted})")))
+    }
+}
+
+/// Parses a body that is to be of this kind.
+pub(super) fn decode_as(gvk: &Gvk, input: Input, body: &[u8]) -> Result<Parsed, Status> {
+    let parsed = match input {
+        Input::Json => parse::json(body),
+        Input::Yaml => parse::yaml(body),
+    };
+    let mut parsed = parsed.map_err(|why| parse::unrecognized(&gvk.kind, &why, body))?;
+    parse::name_kind(gvk, &mut parsed.value, body)?;
+    Ok(parsed)
+}

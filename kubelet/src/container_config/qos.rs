@@ -1,0 +1,180 @@
+//! Pod -> quality of service: its class, and how readily the kernel kills each container for memory.
+//!
+//! Source: `pkg/apis/core/v1/helper/qos/qos.go`, `pkg/kubelet/qos/policy.go`.
+
+use std::collections::BTreeMap;
+
+use api::{
+    k8s::{
+        api::core::v1::{Container, Pod},
+        apimachinery::pkg::api::resource::Quantity as Text,
+    },
+    quantity::Quantity,
+};
+
+use crate::meta;
+
+const GUARANTEED_ADJ: i64 = -997;
+const BEST_EFFORT_ADJ: i64 = 1000;
+/// Priorities from here on are system critical (`SystemCriticalPriority`).
+const SYSTEM_CRITICAL: i32 = 2_000_000_000;
+
+/// A pod's class (`status.qosClass`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum QosClass {
+    Guaranteed,
+    Burstable,
+    BestEffort,
+}
+
+type Sums = BTreeMap<&'static str, Quantity>;
+pub(crate) type ResourceList = BTreeMap<String, Text>;
+
+impl QosClass {
+    /// The word in `status.qosClass`.
+    pub fn word(self) -> &'static str {
+        match self {
+            QosClass::Guaranteed => "Guaranteed",
+            QosClass::Burstable => "Burstable",
+            QosClass::BestEffort => "BestEffort",
+        }
+    }
+
+    /// The class the API server wrote, else the computed one.
+    pub fn of(pod: &Pod) -> Self {
+        match pod.status.as_ref().and_then(|s| s.qos_class.as_deref()) {
+            Some("Guaranteed") => QosClass::Guaranteed,
+            Some("Burstable") => QosClass::Burstable,
+            Some("BestEffort") => QosClass::BestEffort,
+            _ => Self::compute(pod),
+        }
+    }
+
+    fn compute(pod: &Pod) -> Self {
+        let (mut requests, mut limits) = (Sums::new(), Sums::new());
+        let mut both_limited = true;
+        let pod_level = pod.spec.as_ref().and_then(|s| s.resources.as_ref());
+        if let Some(resources) = pod_level {
+            add(&mut requests, resources.requests.as_ref());
+            let found = add(&mut limits, resources.limits.as_ref());
+            both_limited = resources.limits.is_none() || found == 2;
+        } else {
+            for container in meta::containers(pod) {
+                let resources = container.resources.as_ref();
+                add(&mut requests, resources.and_then(|r| r.requests.as_ref()));
+                both_limited &= add(&mut limits, resources.and_then(|r| r.limits.as_ref())) == 2;
+            }
+        }
+        classify(&requests, &limits, both_limited)
+    }
+}
+
+/// The kernel's `oom_score_adj` of a container. `memory_capacity` is the node's memory in bytes.
+pub fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: i64) -> i64 {
+    if is_node_critical(pod) {
+        return GUARANTEED_ADJ;
+    }
+    match QosClass::of(pod) {
+        QosClass::Guaranteed => return GUARANTEED_ADJ,
+        QosClass::BestEffort => return BEST_EFFORT_ADJ,
+        QosClass::Burstable => {}
+    }
+    let capacity = memory_capacity.max(1);
+    let score = |bytes: i64| 1000 - 1000i64.saturating_mul(bytes) / capacity;
+    let mut adjust = score(memory_request(container));
+    if meta::is_sidecar(container) {
+        let main = pod.spec.as_ref().map(|s| s.containers.as_slice()).unwrap_or_default();
+        // A sidecar must not go before the containers it serves.
+        adjust = adjust.min(score(main.iter().map(memory_request).min().unwrap_or(0)));
+    }
+    adjust.max(1000 + GUARANTEED_ADJ).min(BEST_EFFORT_ADJ - 1)
+}
+
+/// One entry of a resource list, parsed.
+pub(crate) fn amount(list: Option<&ResourceList>, name: &str) -> Option<Quantity> {
+    Quantity::parse(&list?.get(name)?.0).ok()
+}
+
+fn memory_request(container: &Container) -> i64 {
+    amount(container.resources.as_ref().and_then(|r| r.requests.as_ref()), "memory").map_or(0, Quantity::units)
+}
+
+/// Adds what is above zero of cpu and memory; gives how many of the two there were.
+fn add(sums: &mut Sums, list: Option<&ResourceList>) -> usize {
+    let mut found = 0;
+    for name in ["cpu", "memory"] {
+        let Some(quantity) = amount(list, name).filter(|q| !q.is_zero() && !q.is_negative()) else { continue };
+        found += 1;
+        sums.entry(name).and_modify(|sum| *sum = sum.plus(quantity)).or_insert(quantity);
+    }
+    found
+}
+
+fn classify(requests: &Sums, limits: &Sums, both_limited: bool) -> QosClass {
+    if requests.is_empty() && limits.is_empty() {
+        return QosClass::BestEffort;
+    }
+    let same = |(name, request): (&&'static str, &Quantity)| {
+        limits.get(name).is_some_and(|limit| limit.partial_cmp(request) == Some(std::cmp::Ordering::Equal))
+    };
+    if both_limited && requests.len() == limits.len() && requests.iter().all(same) {
+        return QosClass::Guaranteed;
+    }
+    QosClass::Burstable
+}
+
+/// Source: `IsNodeCriticalPod` in `pkg/kubelet/types/pod_update.go`.
+fn is_node_critical(pod: &Pod) -> bool {
+    let spec = pod.spec.as_ref();
+    let critical = meta::is_static(pod)
+        || meta::annotation(pod, "kubernetes.io/config.mirror").is_some()
+        || spec.and_then(|s| s.priority).is_some_and(|p| p >= SYSTEM_CRITICAL);
+    critical && spec.and_then(|s| s.priority_class_name.as_deref()) == Some("system-node-critical")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container_config::testing::pod;
+
+    fn with(resources: &str) -> Pod {
+        pod(&format!(r#"{{"containers":[{{"name":"a","resources":{resources}}}]}}"#))
+    }
+
+    #[test]
+    fn classes_are_upstreams() {
+        let cases = [
+            ("{}", QosClass::BestEffort),
+            (r#"{"requests":{"cpu":"0"}}"#, QosClass::BestEffort),
+            (r#"{"requests":{"cpu":"1"}}"#, QosClass::Burstable),
+            (r#"{"limits":{"cpu":"1"}}"#, QosClass::Burstable),
+            (r#"{"limits":{"cpu":"1","memory":"1Gi"},"requests":{"cpu":"1","memory":"1Gi"}}"#, QosClass::Guaranteed),
+            (r#"{"limits":{"cpu":"1","memory":"1Gi"},"requests":{"cpu":"1000m","memory":"1024Mi"}}"#, QosClass::Guaranteed),
+            (r#"{"limits":{"cpu":"2","memory":"1Gi"},"requests":{"cpu":"1","memory":"1Gi"}}"#, QosClass::Burstable),
+            (r#"{"limits":{"nvidia.com/gpu":"1"}}"#, QosClass::BestEffort),
+        ];
+        for (resources, wanted) in cases {
+            assert_eq!(QosClass::of(&with(resources)), wanted, "{resources}");
+        }
+    }
+
+    #[test]
+    fn an_unlimited_init_container_spoils_guaranteed() {
+        let full = r#"{"limits":{"cpu":"1","memory":"1"},"requests":{"cpu":"1","memory":"1"}}"#;
+        let p = pod(&format!(r#"{{"containers":[{{"name":"a","resources":{full}}}],"initContainers":[{{"name":"i"}}]}}"#));
+        assert_eq!(QosClass::of(&p), QosClass::Burstable);
+    }
+
+    #[test]
+    fn oom_scores_are_upstreams() {
+        let adj = |resources: &str| {
+            let p = with(resources);
+            oom_score_adj(&p, &p.spec.as_ref().unwrap().containers[0], 1000 << 20)
+        };
+        assert_eq!(adj("{}"), 1000);
+        assert_eq!(adj(r#"{"requests":{"memory":"100Mi"}}"#), 900);
+        assert_eq!(adj(r#"{"requests":{"cpu":"1m"}}"#), 999);
+        assert_eq!(adj(r#"{"requests":{"memory":"1000Mi"}}"#), 3);
+        assert_eq!(adj(r#"{"limits":{"cpu":"1","memory":"1Gi"},"requests":{"cpu":"1","memory":"1Gi"}}"#), -997);
+    }
+}

@@ -1,0 +1,205 @@
+//! Pods -> service account tokens bound to them: asked for once, kept, and renewed well before they expire.
+//!
+//! Source: `pkg/kubelet/token/token_manager.go`.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use api::{
+    Key,
+    k8s::api::{
+        authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
+        core::v1::{Pod, ServiceAccount},
+    },
+    time::Timestamp,
+};
+use client::kube::{Api, api::PostParams};
+use parking_lot::Mutex;
+
+use crate::meta;
+
+/// A token is renewed after a day even if it lives longer.
+const AGE_MAX_SECONDS: i64 = 24 * 3600;
+/// Renewals of tokens made together are spread over this.
+const JITTER_SECONDS: i64 = 10;
+/// How long a request may take.
+const REQUEST_WAIT: Duration = Duration::from_secs(10);
+
+/// Tokens of this node's pods. Clones share them.
+#[derive(Clone)]
+pub struct Tokens {
+    client: client::kube::Client,
+    cache: Arc<Mutex<HashMap<Wanted, Held>>>,
+}
+
+/// What a token is for. Contains nothing secret.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Wanted {
+    account: Key,
+    pod_name: String,
+    pod_uid: String,
+    audience: String,
+    seconds: i64,
+}
+
+#[derive(Clone)]
+struct Held {
+    token: String,
+    expires: Timestamp,
+    renew: Timestamp,
+}
+
+impl Tokens {
+    pub fn new(client: client::kube::Client) -> Self {
+        Self { client, cache: Arc::default() }
+    }
+
+    /// A token for the pod's service account, bound to the pod. `audience` empty: the API server's own. Living `seconds`, if the server agrees.
+    ///
+    /// # Errors
+    /// Upstream's words, where there is none and none is given.
+    pub async fn get(&self, pod: &Pod, audience: &str, seconds: i64) -> Result<String, String> {
+        let wanted = Wanted::of(pod, audience, seconds);
+        let held = self.cache.lock().get(&wanted).cloned();
+        let now = Timestamp::now();
+        if let Some(held) = held.as_ref().filter(|h| now < h.renew) {
+            return Ok(held.token.clone());
+        }
+        match self.request(&wanted).await {
+            Ok(fresh) => {
+                let token = fresh.token.clone();
+                self.cache.lock().insert(wanted, fresh);
+                Ok(token)
+            }
+            Err(why) => match held {
+                None => Err(format!("failed to fetch token: {why}")),
+                Some(held) if held.expires <= now => Err(format!("token {} expired and refresh failed: {why}", wanted.account)),
+                Some(held) => {
+                    tracing::warn!(account = %wanted.account, pod = wanted.pod_name, error = why, "token not renewed; the old one is still good");
+                    Ok(held.token)
+                }
+            },
+        }
+    }
+
+    /// Drops the tokens of a pod that is gone.
+    pub fn forget(&self, pod_uid: &str) {
+        self.cache.lock().retain(|wanted, _| wanted.pod_uid != pod_uid);
+    }
+
+    /// The uids of the pods that have a token to renew.
+    pub fn due(&self, now: Timestamp) -> HashSet<String> {
+        let cache = self.cache.lock();
+        cache.iter().filter(|(_, held)| held.renew <= now).map(|(wanted, _)| wanted.pod_uid.clone()).collect()
+    }
+
+    /// How long until the first token is to be renewed; `None` without tokens.
+    pub fn next_due(&self, now: Timestamp) -> Option<Duration> {
+        let first = self.cache.lock().values().map(|held| held.renew).min()?;
+        // A renewal that failed is due still: never again at once.
+        Some(Duration::try_from(first.duration_since(now)).unwrap_or_default().max(Duration::from_secs(1)))
+    }
+
+    async fn request(&self, wanted: &Wanted) -> Result<Held, String> {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &wanted.account.namespace);
+        let (body, params) = (wanted.request(), PostParams::default());
+        let answer = accounts.create_token_request(&wanted.account.name, &params, &body);
+        let answer = tokio::time::timeout(REQUEST_WAIT, answer).await.map_err(|_| "timed out".to_owned())?;
+        let answer = answer.map_err(|error| error.to_string())?;
+        let status = answer.status.ok_or("the answer has no status")?;
+        let expires = status.expiration_timestamp.ok_or("the answer has no expiration")?.0;
+        let token = status.token.filter(|t| !t.is_empty()).ok_or("the answer has no token")?;
+        let seconds = answer.spec.and_then(|s| s.expiration_seconds).unwrap_or(wanted.seconds);
+        let jitter = rand::random_range(0..JITTER_SECONDS);
+        Ok(Held { token, expires, renew: renew_at(expires, seconds, jitter) })
+    }
+}
+
+impl Wanted {
+    fn of(pod: &Pod, audience: &str, seconds: i64) -> Self {
+        let account = meta::spec(pod).and_then(|s| s.service_account_name.as_deref()).filter(|n| !n.is_empty());
+        Self {
+            account: Key::new(meta::namespace(pod), account.unwrap_or("default")),
+            pod_name: meta::name(pod).to_owned(),
+            pod_uid: meta::uid(pod).to_owned(),
+            audience: audience.to_owned(),
+            seconds,
+        }
+    }
+
+    fn request(&self) -> TokenRequest {
+        let bound = BoundObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Pod".into()),
+            name: Some(self.pod_name.clone()),
+            uid: Some(self.pod_uid.clone()),
+        };
+        let audiences = if self.audience.is_empty() { Vec::new() } else { vec![self.audience.clone()] };
+        let spec = TokenRequestSpec { audiences: Some(audiences), bound_object_ref: Some(bound), expiration_seconds: Some(self.seconds) };
+        TokenRequest { spec: Some(spec), ..TokenRequest::default() }
+    }
+}
+
+/// After four fifths of its life, or a day: whichever is first.
+fn renew_at(expires: Timestamp, life_seconds: i64, jitter_seconds: i64) -> Timestamp {
+    let expiry = expires.as_second();
+    let late = expiry - life_seconds * 20 / 100 - jitter_seconds;
+    let old = expiry - life_seconds + AGE_MAX_SECONDS - jitter_seconds;
+    Timestamp::from_second(late.min(old)).unwrap_or(expires)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container_config::testing::pod;
+
+    #[test]
+    fn renewal_is_at_four_fifths_or_a_day() {
+        let at = |life: i64| renew_at(Timestamp::from_second(1_000_000 + life).unwrap(), life, 0).as_second() - 1_000_000;
+        assert_eq!(at(3600), 2880);
+        assert_eq!(at(600), 480);
+        assert_eq!(at(7 * 24 * 3600), 24 * 3600);
+        assert_eq!(renew_at(Timestamp::from_second(3600).unwrap(), 3600, 5).as_second(), 2875);
+    }
+
+    #[test]
+    fn requests_are_bound_to_the_pod() {
+        let request = Wanted::of(&pod(r#"{"containers":[],"serviceAccountName":"sa"}"#), "aud", 600).request();
+        let spec = request.spec.unwrap();
+        assert_eq!(spec.audiences.unwrap(), ["aud"]);
+        assert_eq!(spec.expiration_seconds, Some(600));
+        let bound = spec.bound_object_ref.unwrap();
+        assert_eq!((bound.kind.as_deref(), bound.name.as_deref(), bound.uid.as_deref()), (Some("Pod"), Some("web"), Some("u1")));
+        assert_eq!(Wanted::of(&pod(r#"{"containers":[]}"#), "", 1).account, Key::new("default", "default"));
+    }
+
+    #[tokio::test]
+    async fn a_token_is_asked_for_once() {
+        let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = asked.clone();
+        let server = tower::service_fn(move |request: http::Request<client::kube::client::Body>| {
+            assert_eq!(request.uri().path(), "/api/v1/namespaces/default/serviceaccounts/default/token");
+            count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            async {
+                let expires = api::time::rfc3339(Timestamp::now() + jiff::SignedDuration::from_secs(3600));
+                let body = format!(
+                    r#"{{"metadata":{{}},"spec":{{"audiences":[],"expirationSeconds":3600}},"status":{{"token":"t","expirationTimestamp":"{expires}"}}}}"#
+                );
+                Ok::<_, std::convert::Infallible>(http::Response::new(client::kube::client::Body::from(body.into_bytes())))
+            }
+        });
+        let tokens = Tokens::new(client::kube::Client::new(server, "default"));
+        let p = pod(r#"{"containers":[]}"#);
+        assert_eq!(tokens.get(&p, "", 3600).await.as_deref(), Ok("t"));
+        assert_eq!(tokens.get(&p, "", 3600).await.as_deref(), Ok("t"));
+        assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 1);
+        let next = tokens.next_due(Timestamp::now()).unwrap().as_secs();
+        assert!((2800..=2880).contains(&next), "{next}");
+        assert!(tokens.due(Timestamp::now()).is_empty());
+        tokens.forget("u1");
+        assert!(tokens.next_due(Timestamp::now()).is_none());
+    }
+}

@@ -1,0 +1,146 @@
+//! emptyDir -> a directory on disk, or a tmpfs of bounded size.
+//!
+//! Source: `pkg/volume/emptydir/empty_dir.go`.
+
+use std::{ffi::CString, fs, io, os::unix::fs::PermissionsExt, path::Path};
+
+use api::{
+    k8s::api::core::v1::{EmptyDirVolumeSource, Pod},
+    quantity::Quantity,
+};
+use rustix::mount::{MountFlags, mount};
+
+use super::{mount_table, ownership, payload::fs_group};
+use crate::{container_config::Limits, downward::Allocatable};
+
+/// Makes the directory, once: what is in it already stays.
+///
+/// # Errors
+/// Upstream's words, or the system's.
+pub fn set_up(dir: &Path, ready: &Path, source: &EmptyDirVolumeSource, pod: &Pod, allocatable: Allocatable) -> Result<(), String> {
+    match source.medium.as_deref().unwrap_or_default() {
+        "" if ready.exists() && dir.is_dir() => return Ok(()),
+        "" => make(dir).map_err(|e| e.to_string())?,
+        "Memory" if mount_table::is_mounted(dir).map_err(|e| e.to_string())? => return Ok(()),
+        "Memory" => {
+            make(dir).and_then(|()| tmpfs(dir, size(source, pod, allocatable))).map_err(|e| format!("mount tmpfs: {e}"))?;
+        }
+        other => return Err(format!("unknown storage medium {other:?}")),
+    }
+    if let Some(group) = fs_group(pod) {
+        ownership::apply(dir, group, ownership::Access::ReadWrite).map_err(|e| e.to_string())?;
+    }
+    mark(ready).map_err(|e| e.to_string())
+}
+
+/// A tmpfs for what must not touch the disk (secrets, tokens), mounted once.
+///
+/// # Errors
+/// What the system says.
+pub fn private(dir: &Path) -> Result<(), String> {
+    let done = || {
+        if mount_table::is_mounted(dir)? {
+            return Ok(());
+        }
+        make(dir)?;
+        tmpfs(dir, None)
+    };
+    done().map_err(|e: io::Error| format!("mount tmpfs: {e}"))
+}
+
+/// A directory that everybody may write to.
+///
+/// # Errors
+/// What the file system says.
+pub fn make(dir: &Path) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o777))
+}
+
+fn tmpfs(dir: &Path, size_bytes: Option<i64>) -> io::Result<()> {
+    let size = size_bytes.map(|bytes| format!("size={bytes}"));
+    let options = |first: Option<&str>| {
+        let all: Vec<&str> = first.into_iter().chain(size.as_deref()).collect();
+        CString::new(all.join(",")).unwrap_or_default()
+    };
+    // Older kernels do not know `noswap`.
+    for text in [options(Some("noswap")), options(None)] {
+        match mount("tmpfs", dir, "tmpfs", MountFlags::empty(), text.as_c_str()) {
+            Err(rustix::io::Errno::INVAL) => {}
+            done => {
+                done?;
+                return fs::set_permissions(dir, fs::Permissions::from_mode(0o777));
+            }
+        }
+    }
+    Err(rustix::io::Errno::INVAL.into())
+}
+
+/// The smallest of what the volume, the pod and the node allow.
+fn size(source: &EmptyDirVolumeSource, pod: &Pod, allocatable: Allocatable) -> Option<i64> {
+    let own = source.size_limit.as_ref().and_then(|q| Quantity::parse(&q.0).ok()).map(Quantity::units);
+    let node = Some(allocatable.memory_bytes);
+    [own, Limits::of_pod(pod).memory_bytes, node].into_iter().flatten().filter(|bytes| *bytes > 0).min()
+}
+
+fn mark(ready: &Path) -> io::Result<()> {
+    if let Some(parent) = ready.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::write(ready, "")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::container_config::testing::pod;
+
+    #[test]
+    fn the_smallest_limit_holds() {
+        let source = |limit: &str| serde_json::from_str(&format!(r#"{{"medium":"Memory","sizeLimit":"{limit}"}}"#)).unwrap();
+        let node = Allocatable { memory_bytes: 1 << 30, ..Allocatable::default() };
+        let free = pod(r#"{"containers":[{"name":"a"}]}"#);
+        let limited = pod(r#"{"containers":[{"name":"a","resources":{"limits":{"memory":"1Mi"}}}]}"#);
+        assert_eq!(size(&source("64Mi"), &free, node), Some(64 << 20));
+        assert_eq!(size(&source("0"), &free, node), Some(1 << 30));
+        assert_eq!(size(&source("64Mi"), &limited, node), Some(1 << 20));
+        assert_eq!(size(&EmptyDirVolumeSource::default(), &free, Allocatable::default()), None);
+    }
+
+    #[test]
+    fn memory_is_a_tmpfs_of_that_size() {
+        let dir = tempfile::tempdir().unwrap();
+        let (volume, ready) = (dir.path().join("v"), dir.path().join("ready/v"));
+        let source: EmptyDirVolumeSource = serde_json::from_str(r#"{"medium":"Memory","sizeLimit":"1Mi"}"#).unwrap();
+        let p = pod(r#"{"securityContext":{"fsGroup":4321},"containers":[{"name":"a"}]}"#);
+        if let Err(error) = set_up(&volume, &ready, &source, &p, Allocatable::default()) {
+            return eprintln!("skipped: {error}");
+        }
+        fs::write(volume.join("kept"), "x").unwrap();
+        set_up(&volume, &ready, &source, &p, Allocatable::default()).unwrap();
+        let there = fs::metadata(&volume).unwrap();
+        let kept = volume.join("kept").exists();
+        let full = fs::write(volume.join("big"), vec![0u8; 2 << 20]).is_err();
+        mount_table::unmount_below(dir.path()).unwrap();
+        assert!(kept && full);
+        assert_eq!((there.gid(), there.mode() & 0o7777), (4321, 0o2777));
+        assert!(!mount_table::is_mounted(&volume).unwrap());
+    }
+
+    #[test]
+    fn disk_directories_keep_what_is_in_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let (volume, ready) = (dir.path().join("v"), dir.path().join("ready/v"));
+        let p = pod(r#"{"containers":[{"name":"a"}]}"#);
+        let source = EmptyDirVolumeSource::default();
+        set_up(&volume, &ready, &source, &p, Allocatable::default()).unwrap();
+        assert_eq!(fs::metadata(&volume).unwrap().mode() & 0o7777, 0o777);
+        fs::set_permissions(&volume, fs::Permissions::from_mode(0o700)).unwrap();
+        set_up(&volume, &ready, &source, &p, Allocatable::default()).unwrap();
+        assert_eq!(fs::metadata(&volume).unwrap().mode() & 0o7777, 0o700);
+        let huge: EmptyDirVolumeSource = serde_json::from_str(r#"{"medium":"HugePages"}"#).unwrap();
+        assert_eq!(set_up(&volume, &ready, &huge, &p, Allocatable::default()).unwrap_err(), "unknown storage medium \"HugePages\"");
+    }
+}

@@ -1,0 +1,270 @@
+//! Pods -> the ConfigMaps and Secrets they refer to: each watched by itself while a pod here needs it, and no others.
+//!
+//! Source: the watch-based managers of `pkg/kubelet/util/manager/watch_based_manager.go`.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    fmt::Debug,
+    sync::Arc,
+    time::Duration,
+};
+
+use api::{
+    Key,
+    k8s::api::core::v1::{ConfigMap, Pod, Secret, Volume},
+    task::Group,
+};
+use client::kube::{
+    Api,
+    runtime::{WatchStreamExt, watcher::watch_object},
+};
+use futures::StreamExt;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use crate::{
+    env::{self, Fetched},
+    meta,
+};
+
+/// Watched objects. Clones share them.
+#[derive(Clone)]
+pub struct Objects {
+    shared: Arc<Shared>,
+}
+
+/// Which object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reference {
+    ConfigMap(Key),
+    Secret(Key),
+}
+
+/// What is known of an object.
+#[derive(Clone, Debug)]
+pub enum Object {
+    Unknown,
+    Missing,
+    ConfigMap(Arc<ConfigMap>),
+    Secret(Arc<Secret>),
+    Failed(String),
+}
+
+/// Everything a pod refers to: what there is, and what could not be read, in words.
+#[derive(Clone, Debug, Default)]
+pub struct All {
+    pub fetched: Fetched,
+    pub failed: HashMap<Reference, String>,
+    pub namespace: String,
+}
+
+struct Shared {
+    client: client::kube::Client,
+    group: Group,
+    entries: Mutex<HashMap<Reference, Entry>>,
+    /// Objects that changed since they were last asked for; bounded by the number of objects.
+    changed: Mutex<BTreeSet<Reference>>,
+    change: Notify,
+}
+
+struct Entry {
+    users: HashSet<String>,
+    state: watch::Sender<Object>,
+    /// Stops the watch.
+    watching: Group,
+}
+
+impl Objects {
+    /// Watches run in `group`.
+    pub fn new(client: client::kube::Client, group: &Group) -> Self {
+        let shared = Shared { client, group: group.clone(), entries: Mutex::default(), changed: Mutex::default(), change: Notify::new() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Watches what the pod refers to, until [`Objects::release`].
+    pub fn hold(&self, pod: &Pod) {
+        let uid = meta::uid(pod);
+        let mut entries = self.shared.entries.lock();
+        for reference in references(pod) {
+            let entry = entries.entry(reference.clone()).or_insert_with(|| self.watch(&reference));
+            entry.users.insert(uid.to_owned());
+        }
+    }
+
+    /// Ends the watches that no other pod needs.
+    pub fn release(&self, uid: &str) {
+        let mut entries = self.shared.entries.lock();
+        entries.retain(|_, entry| {
+            entry.users.remove(uid);
+            let needed = !entry.users.is_empty();
+            if !needed {
+                entry.watching.stop();
+            }
+            needed
+        });
+    }
+
+    /// Waits until each object the pod refers to has been seen, or is known to be missing; at most `bound`.
+    pub async fn ready(&self, pod: &Pod, bound: Duration) {
+        let waits: Vec<watch::Receiver<Object>> = {
+            let entries = self.shared.entries.lock();
+            references(pod).iter().filter_map(|r| entries.get(r)).map(|e| e.state.subscribe()).collect()
+        };
+        let all = async {
+            for mut wait in waits {
+                // An error means that the pod was released meanwhile.
+                let _ = wait.wait_for(|o| !matches!(o, Object::Unknown)).await;
+            }
+        };
+        // What is late reads as failed.
+        let _ = tokio::time::timeout(bound, all).await;
+    }
+
+    /// All the pod refers to, as it is now.
+    pub fn all(&self, pod: &Pod) -> All {
+        let entries = self.shared.entries.lock();
+        let mut all = All { namespace: meta::namespace(pod).to_owned(), ..All::default() };
+        for reference in references(pod) {
+            let state = entries.get(&reference).map_or(Object::Unknown, |e| e.state.borrow().clone());
+            let name = reference.key().name.clone();
+            match state {
+                Object::ConfigMap(map) => drop(all.fetched.config_maps.insert(name, map)),
+                Object::Secret(secret) => drop(all.fetched.secrets.insert(name, secret)),
+                Object::Missing => {}
+                Object::Failed(why) => drop(all.failed.insert(reference, why)),
+                Object::Unknown => {
+                    let why = format!("failed to sync {} cache: timed out waiting for the condition", reference.kind());
+                    all.failed.insert(reference, why);
+                }
+            }
+        }
+        all
+    }
+
+    /// What the pod's environments refer to.
+    ///
+    /// # Errors
+    /// The first that could not be read.
+    pub fn of_environment(&self, pod: &Pod) -> Result<Fetched, String> {
+        let all = self.all(pod);
+        let (config_maps, secrets) = env::references(pod);
+        let unread = config_maps.iter().map(|n| all.failed_config_map(n)).chain(secrets.iter().map(|n| all.failed_secret(n)));
+        match unread.flatten().next() {
+            Some(why) => Err(why.clone()),
+            None => Ok(all.fetched),
+        }
+    }
+
+    /// Resolves when something has changed since [`Objects::changed`] was last called.
+    pub async fn change(&self) {
+        self.shared.change.notified().await;
+    }
+
+    /// The uids of the pods whose objects changed.
+    pub fn changed(&self) -> HashSet<String> {
+        let changed = std::mem::take(&mut *self.shared.changed.lock());
+        let entries = self.shared.entries.lock();
+        changed.iter().filter_map(|r| entries.get(r)).flat_map(|e| e.users.iter().cloned()).collect()
+    }
+
+    /// Puts an object there as if it had been watched.
+    #[cfg(test)]
+    pub fn set(&self, pod: &Pod, name: &str, object: Object) {
+        self.hold(pod);
+        let key = Key::new(meta::namespace(pod), name);
+        let reference = if matches!(object, Object::Secret(_)) { Reference::Secret(key) } else { Reference::ConfigMap(key) };
+        let state = self.shared.entries.lock()[&reference].state.clone();
+        self.shared.publish(&reference, &state, object);
+    }
+
+    fn watch(&self, reference: &Reference) -> Entry {
+        let entry = Entry { users: HashSet::new(), state: watch::channel(Object::Unknown).0, watching: self.shared.group.child() };
+        let (shared, state, about) = (self.shared.clone(), entry.state.clone(), reference.clone());
+        match reference {
+            Reference::ConfigMap(key) => {
+                let api = Api::<ConfigMap>::namespaced(self.shared.client.clone(), &key.namespace);
+                entry.watching.spawn(Box::pin(follow(api, about, shared, state, |o| Object::ConfigMap(Arc::new(o)))));
+            }
+            Reference::Secret(key) => {
+                let api = Api::<Secret>::namespaced(self.shared.client.clone(), &key.namespace);
+                entry.watching.spawn(Box::pin(follow(api, about, shared, state, |o| Object::Secret(Arc::new(o)))));
+            }
+        }
+        entry
+    }
+}
+
+impl Shared {
+    fn publish(&self, reference: &Reference, state: &watch::Sender<Object>, object: Object) {
+        state.send_replace(object);
+        self.changed.lock().insert(reference.clone());
+        self.change.notify_one();
+    }
+}
+
+impl Reference {
+    pub fn key(&self) -> &Key {
+        match self {
+            Reference::ConfigMap(key) | Reference::Secret(key) => key,
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Reference::ConfigMap(_) => "configmap",
+            Reference::Secret(_) => "secret",
+        }
+    }
+}
+
+impl All {
+    pub fn failed_config_map(&self, name: &str) -> Option<&String> {
+        self.failed.get(&Reference::ConfigMap(Key::new(&self.namespace, name)))
+    }
+
+    pub fn failed_secret(&self, name: &str) -> Option<&String> {
+        self.failed.get(&Reference::Secret(Key::new(&self.namespace, name)))
+    }
+}
+
+async fn follow<K>(api: Api<K>, about: Reference, shared: Arc<Shared>, state: watch::Sender<Object>, wrap: fn(K) -> Object)
+where
+    K: client::Object,
+{
+    let mut events = Box::pin(watch_object(api, &about.key().name).default_backoff());
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(Some(object)) => shared.publish(&about, &state, wrap(object)),
+            Ok(None) => shared.publish(&about, &state, Object::Missing),
+            Err(error) => {
+                tracing::warn!(ns = about.key().namespace, name = about.key().name, kind = about.kind(), %error, "watch failed; trying again");
+                // What was seen before stays good while the server is away.
+                if matches!(*state.borrow(), Object::Unknown | Object::Failed(_)) {
+                    let why = format!("failed to fetch {} {}: {error}", about.kind(), about.key());
+                    shared.publish(&about, &state, Object::Failed(why));
+                }
+            }
+        }
+    }
+}
+
+/// All ConfigMaps and Secrets that a pod's environments and volumes name.
+fn references(pod: &Pod) -> BTreeSet<Reference> {
+    let (mut maps, mut secrets) = env::references(pod);
+    for volume in meta::spec(pod).and_then(|s| s.volumes.as_deref()).unwrap_or_default() {
+        of_volume(volume, &mut maps, &mut secrets);
+    }
+    let key = |name: &str| Key::new(meta::namespace(pod), name);
+    let maps = maps.into_iter().filter(|n| !n.is_empty()).map(|n| Reference::ConfigMap(key(n)));
+    let secrets = secrets.into_iter().filter(|n| !n.is_empty()).map(|n| Reference::Secret(key(n)));
+    maps.chain(secrets).collect()
+}
+
+fn of_volume<'a>(volume: &'a Volume, maps: &mut Vec<&'a str>, secrets: &mut Vec<&'a str>) {
+    maps.extend(volume.config_map.as_ref().map(|c| c.name.as_str()));
+    secrets.extend(volume.secret.as_ref().and_then(|s| s.secret_name.as_deref()));
+    for source in volume.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
+        maps.extend(source.config_map.as_ref().map(|c| c.name.as_str()));
+        secrets.extend(source.secret.as_ref().map(|s| s.name.as_str()));
+    }
+}

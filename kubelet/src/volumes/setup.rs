@@ -1,0 +1,147 @@
+//! A pod's volume list -> directories, mounts and files on this node; and all of that removed.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use api::k8s::api::core::v1::{Pod, Volume};
+
+use super::{
+    Error, Mounted, atomic, empty_dir, host_path, mount_table,
+    objects::All,
+    payload::{Optional, Payload, Reading, Tokened, fs_group, mode},
+};
+use crate::{downward::Allocatable, meta};
+
+/// Where a pod's files stand on this node.
+pub struct Place {
+    /// `<root>/pods/<uid>`.
+    pub pod_dir: PathBuf,
+    pub allocatable: Allocatable,
+}
+
+/// Whether files may stand on disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Medium {
+    Disk,
+    Memory,
+}
+
+/// Sets up every volume of the pod.
+///
+/// # Errors
+/// A `FailedMount` line for each that failed; the others are done.
+pub fn all(place: &Place, pod: &Pod, objects: &All, tokens: &Tokened) -> Result<BTreeMap<String, Mounted>, Vec<String>> {
+    let reading = Reading { pod, all: objects, tokens, allocatable: place.allocatable };
+    let (mut mounted, mut failed) = (BTreeMap::new(), Vec::new());
+    for volume in meta::spec(pod).and_then(|s| s.volumes.as_deref()).unwrap_or_default() {
+        match one(place, volume, &reading) {
+            Ok(done) => drop(mounted.insert(volume.name.clone(), done)),
+            Err(why) => failed.push(format!("MountVolume.SetUp failed for volume {:?} : {why}", volume.name)),
+        }
+    }
+    if failed.is_empty() { Ok(mounted) } else { Err(failed) }
+}
+
+/// Unmounts all below the pod's directory, then deletes it.
+///
+/// # Errors
+/// [`Error::TearDown`]; nothing is deleted while anything is still mounted.
+pub fn remove(pod_dir: &Path) -> Result<(), Error> {
+    let failed = |why: String| Error::TearDown { path: pod_dir.display().to_string(), why };
+    if !pod_dir.exists() {
+        return Ok(());
+    }
+    mount_table::unmount_below(pod_dir).map_err(|e| failed(format!("unmount: {e}")))?;
+    // A bind mount still there would have its source's files deleted.
+    let left = mount_table::below(pod_dir).map_err(|e| failed(e.to_string()))?;
+    if let Some(point) = left.first() {
+        return Err(failed(format!("{} is still mounted", point.display())));
+    }
+    match fs::remove_dir_all(pod_dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error.to_string())),
+        _ => Ok(()),
+    }
+}
+
+fn one(place: &Place, volume: &Volume, reading: &Reading<'_>) -> Result<Mounted, String> {
+    let dir = |plugin: &str| place.pod_dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(&volume.name);
+    if let Some(source) = &volume.empty_dir {
+        let path = dir("empty-dir");
+        let ready = place.pod_dir.join("plugins/kubernetes.io~empty-dir").join(&volume.name).join("ready");
+        empty_dir::set_up(&path, &ready, source, reading.pod, place.allocatable)?;
+        return Ok(Mounted { path, read_only: false });
+    }
+    if let Some(source) = &volume.host_path {
+        return Ok(Mounted { path: host_path::set_up(source)?, read_only: false });
+    }
+    if let Some(c) = &volume.config_map {
+        let files = reading.config_map(&c.name, c.items.as_deref(), mode(c.default_mode), Optional::of(c.optional))?;
+        return filled(dir("configmap"), Medium::Disk, &files, reading.pod);
+    }
+    if let Some(s) = &volume.secret {
+        let name = s.secret_name.as_deref().unwrap_or_default();
+        let files = reading.secret(name, s.items.as_deref(), mode(s.default_mode), Optional::of(s.optional))?;
+        return filled(dir("secret"), Medium::Memory, &files, reading.pod);
+    }
+    if let Some(source) = &volume.projected {
+        return filled(dir("projected"), Medium::Memory, &reading.projected(source)?, reading.pod);
+    }
+    if let Some(source) = &volume.downward_api {
+        let files = reading.downward(source.items.as_deref().unwrap_or_default(), mode(source.default_mode))?;
+        return filled(dir("downward-api"), Medium::Memory, &files, reading.pod);
+    }
+    Err(format!("volumes of type {:?} are not supported", kind(volume)))
+}
+
+fn filled(path: PathBuf, medium: Medium, files: &Payload, pod: &Pod) -> Result<Mounted, String> {
+    match medium {
+        Medium::Disk => empty_dir::make(&path).map_err(|e| e.to_string())?,
+        Medium::Memory => empty_dir::private(&path)?,
+    }
+    atomic::write(&path, files, fs_group(pod))?;
+    Ok(Mounted { path, read_only: true })
+}
+
+/// The name of the source's field.
+fn kind(volume: &Volume) -> String {
+    let value = serde_json::to_value(volume).unwrap_or_default();
+    let mut keys = value.as_object().into_iter().flatten().map(|(key, _)| key.clone()).filter(|key| key != "name");
+    keys.next().unwrap_or_else(|| "unknown".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::fs::MetadataExt, sync::Arc};
+
+    use super::*;
+    use crate::container_config::testing::pod;
+
+    #[test]
+    fn secrets_are_in_memory_and_go_without_a_trace() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place { pod_dir: dir.path().join("pods/u1"), allocatable: Allocatable::default() };
+        let p = pod(r#"{"containers":[{"name":"a"}],"volumes":[{"name":"s","secret":{"secretName":"s","defaultMode":256}},
+            {"name":"h","hostPath":{"path":"/etc","type":"Directory"}},
+            {"name":"d","downwardAPI":{"items":[{"path":"n","fieldRef":{"fieldPath":"metadata.name"}}]}}]}"#);
+        let mut objects = All { namespace: "default".into(), ..All::default() };
+        let secret = serde_json::from_str(r#"{"metadata":{"name":"s"},"data":{"x":"c2VjcmV0"}}"#).unwrap();
+        objects.fetched.secrets.insert("s".into(), Arc::new(secret));
+        let done = match all(&place, &p, &objects, &Tokened::new()) {
+            Err(lines) if lines[0].contains("mount tmpfs") => return eprintln!("skipped: {lines:?}"),
+            done => done.unwrap(),
+        };
+        let secret = &done["s"].path;
+        assert_eq!(fs::read_to_string(secret.join("x")).unwrap(), "secret");
+        assert_eq!(fs::metadata(secret.join("x")).unwrap().mode() & 0o777, 0o400);
+        assert!(mount_table::is_mounted(secret).unwrap());
+        assert_eq!(done["h"], Mounted { path: "/etc".into(), read_only: false });
+        assert_eq!(fs::read_to_string(done["d"].path.join("n")).unwrap(), "web");
+        remove(&place.pod_dir).unwrap();
+        assert!(!place.pod_dir.exists() && Path::new("/etc").exists());
+        assert!(mount_table::below(dir.path()).unwrap().is_empty());
+        remove(&place.pod_dir).unwrap();
+    }
+}

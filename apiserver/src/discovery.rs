@@ -1,0 +1,214 @@
+//! The table of kinds -> discovery documents: legacy ones per path, and aggregated ones.
+//!
+//! Sources: apiserver `pkg/endpoints/discovery`, KEP-3352 (aggregated discovery). Groups come in the table's order.
+
+mod aggregated;
+mod legacy;
+
+use std::{collections::HashMap, sync::Arc};
+
+use api::Status;
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode, header, request::Parts};
+use parking_lot::Mutex;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    body::{Response, empty, full},
+    engine::Engine,
+    identity::User,
+    kind::Kind,
+    site::Site,
+    wire,
+};
+
+const ACCEPTED: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+
+/// Serves `/api`, `/apis` and what lies below them up to the version.
+#[derive(Default)]
+pub struct Discovery {
+    pages: Mutex<Option<Arc<Pages>>>,
+}
+
+/// All documents of one state of the table.
+struct Pages {
+    kinds: Vec<Arc<Kind>>,
+    legacy: HashMap<String, Bytes>,
+    aggregated: HashMap<(&'static str, &'static str), Page>,
+}
+
+struct Page {
+    bytes: Bytes,
+    etag: HeaderValue,
+}
+
+#[async_trait]
+impl Site for Discovery {
+    async fn serve(&self, engine: &Arc<Engine>, request: &Parts, _user: &User) -> Option<Response> {
+        let path = request.uri.path().trim_end_matches('/');
+        if path != "/api" && path != "/apis" && !path.starts_with("/api/") && !path.starts_with("/apis/") {
+            return None;
+        }
+        let pages = self.pages(engine.kinds());
+        let legacy = pages.legacy.get(path)?;
+        if request.method != Method::GET && request.method != Method::HEAD {
+            return Some(wire::refusal(&Status::new(
+                405,
+                "MethodNotAllowed",
+                "the server does not allow this method on the requested resource",
+            )));
+        }
+        Some(pages.reply(path, legacy, request))
+    }
+}
+
+impl Discovery {
+    /// The pages of the table as it is now; the last ones where it is the same.
+    fn pages(&self, kinds: Vec<Arc<Kind>>) -> Arc<Pages> {
+        let mut held = self.pages.lock();
+        match &*held {
+            Some(pages) if same(&pages.kinds, &kinds) => pages.clone(),
+            _ => held.insert(Arc::new(Pages::of(kinds))).clone(),
+        }
+    }
+}
+
+impl Pages {
+    fn of(kinds: Vec<Arc<Kind>>) -> Self {
+        let legacy = legacy::documents(&kinds).into_iter().map(|(path, document)| (path, Bytes::from(document.to_string()))).collect();
+        let mut pages = HashMap::new();
+        for root in ["/api", "/apis"] {
+            for version in aggregated::VERSIONS {
+                pages.insert((root, version), Page::of(&aggregated::document(&kinds, root, version)));
+            }
+        }
+        Self { kinds, legacy, aggregated: pages }
+    }
+
+    fn reply(&self, path: &str, legacy: &Bytes, request: &Parts) -> Response {
+        let accept = request.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("*/*");
+        match choose(accept) {
+            Some(Form::Aggregated(version)) => match self.aggregated.iter().find(|((root, v), _)| *root == path && *v == version) {
+                Some((_, page)) => page.reply(version, request),
+                None => plain(path, legacy, request),
+            },
+            Some(Form::Plain) => plain(path, legacy, request),
+            None => wire::refusal(&Status::not_acceptable(ACCEPTED)),
+        }
+    }
+}
+
+impl Page {
+    fn of(document: &Value) -> Self {
+        let bytes = Bytes::from(document.to_string());
+        let hash: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02X}")).collect();
+        let etag = HeaderValue::from_str(&format!("\"{hash}\"")).expect("hexadecimal digits are fit for a header");
+        Self { bytes, etag }
+    }
+
+    fn reply(&self, version: &'static str, request: &Parts) -> Response {
+        let known = request.headers.get(header::IF_NONE_MATCH) == Some(&self.etag);
+        let mut response = if known {
+            Response::new(empty())
+        } else {
+            wire::reply(StatusCode::OK, aggregated::media_type(version), full(self.bytes.clone()))
+        };
+        if known {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        }
+        let headers = response.headers_mut();
+        headers.insert(header::ETAG, self.etag.clone());
+        headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
+        response
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Form {
+    Plain,
+    Aggregated(&'static str),
+}
+
+/// The first clause of `Accept` that can be served.
+fn choose(accept: &str) -> Option<Form> {
+    accept.split(',').find_map(|clause| {
+        let mut parts = clause.split(';').map(str::trim);
+        let media = parts.next().unwrap_or_default();
+        if !matches!(media, "" | "*/*" | "application/*" | "application/json") {
+            return None;
+        }
+        let parameters: HashMap<&str, &str> = parts.filter_map(|p| p.split_once('=')).collect();
+        match parameters.get("as") {
+            None => Some(Form::Plain),
+            Some(&"APIGroupDiscoveryList") if parameters.get("g") == Some(&"apidiscovery.k8s.io") => {
+                aggregated::VERSIONS.iter().find(|v| parameters.get("v") == Some(v)).map(|v| Form::Aggregated(v))
+            }
+            Some(_) => None,
+        }
+    })
+}
+
+fn plain(path: &str, document: &Bytes, request: &Parts) -> Response {
+    let mut response = match path {
+        "/api" => wire::json(StatusCode::OK, &legacy::with_address(document, host(request))),
+        _ => wire::reply(StatusCode::OK, "application/json", full(document.clone())),
+    };
+    if path == "/api" || path == "/apis" {
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    }
+    response
+}
+
+fn host(request: &Parts) -> &str {
+    let named = request.headers.get(header::HOST).and_then(|v| v.to_str().ok());
+    named.or_else(|| request.uri.authority().map(|a| a.as_str())).unwrap_or_default()
+}
+
+fn same(a: &[Arc<Kind>], b: &[Arc<Kind>]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
+}
+
+/// Group names (`""` for the core) with their versions, in the table's order, the preferred version first.
+fn groups(kinds: &[Arc<Kind>]) -> Vec<(&str, Vec<&str>)> {
+    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+    for kind in kinds {
+        let at = groups.iter().position(|(group, _)| *group == kind.group).unwrap_or_else(|| {
+            groups.push((&kind.group, Vec::new()));
+            groups.len() - 1
+        });
+        if let Some((_, versions)) = groups.get_mut(at)
+            && !versions.contains(&kind.version.as_ref())
+        {
+            versions.push(&kind.version);
+        }
+    }
+    for (_, versions) in &mut groups {
+        versions.sort_by_key(|v| std::cmp::Reverse(priority(v)));
+    }
+    groups
+}
+
+/// Stable before beta before alpha, then the higher number. Source: apimachinery `pkg/version/helpers.go`.
+fn priority(version: &str) -> (u8, u32, u32) {
+    let digits = |text: &str| text.parse::<u32>().unwrap_or(0);
+    let Some(rest) = version.strip_prefix('v') else { return (0, 0, 0) };
+    for (word, rank) in [("alpha", 1), ("beta", 2)] {
+        if let Some((major, minor)) = rest.split_once(word) {
+            return (rank, digits(major), digits(minor));
+        }
+    }
+    if rest.bytes().all(|b| b.is_ascii_digit()) { (3, digits(rest), 0) } else { (0, 0, 0) }
+}
+
+/// The kinds of a group version, by resource name.
+fn resources<'k>(kinds: &'k [Arc<Kind>], group: &str, version: &str) -> Vec<&'k Arc<Kind>> {
+    let mut found: Vec<_> = kinds.iter().filter(|k| k.group == group && k.version == version).collect();
+    found.sort_by(|a, b| a.plural.cmp(&b.plural));
+    found
+}
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ pub mod identity;
 pub mod kind;
 pub mod metrics;
 pub mod names;
+pub mod openapi;
 pub mod parse;
 pub mod schema;
 pub mod serve;

@@ -1,0 +1,244 @@
+//! The table of kinds and the described definitions -> OpenAPI documents, v3 per group version and v2 as one.
+//!
+//! Sources: kube-openapi `pkg/handler`, `pkg/handler3`. A document is built when it is first asked for and kept compressed.
+
+mod definitions;
+mod gnostic;
+mod operations;
+mod v2;
+mod v3;
+
+use std::{
+    collections::HashMap,
+    io::{Read, Write},
+    sync::Arc,
+};
+
+use api::Status;
+use async_trait::async_trait;
+use bytes::Bytes;
+use flate2::{Compression, read::GzDecoder, write::GzEncoder};
+use http::{HeaderValue, Method, StatusCode, header, request::Parts};
+use parking_lot::Mutex;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    body::{Response, empty, full},
+    engine::Engine,
+    identity::User,
+    kind::Kind,
+    site::Site,
+    wire,
+};
+
+const JSON: &str = "application/json";
+const GNOSTIC: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// What older clients call it.
+const GNOSTIC_OLD: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// Serves `/openapi/v2` and `/openapi/v3`.
+pub struct OpenApi {
+    /// `{"io.k8s.api.core.v1.Pod": {...}, ...}`, gzip.
+    definitions: &'static [u8],
+    kept: Mutex<Kept>,
+}
+
+/// Documents of one state of the table.
+#[derive(Default)]
+struct Kept {
+    kinds: Vec<Arc<Kind>>,
+    documents: HashMap<Document, Bytes>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Document {
+    V2,
+    V2Gnostic,
+    V3 { group: String, version: String },
+}
+
+impl OpenApi {
+    /// `definitions` is the file that `xtask` wrote.
+    pub fn new(definitions: &'static [u8]) -> Self {
+        Self { definitions, kept: Mutex::default() }
+    }
+
+    /// The document's bytes, gzip.
+    async fn document(&self, kinds: Vec<Arc<Kind>>, wanted: Document) -> Result<Bytes, Status> {
+        if let Some(bytes) = self.kept(&kinds, &wanted) {
+            return Ok(bytes);
+        }
+        let (definitions, asked, table) = (self.definitions, wanted.clone(), kinds.clone());
+        let built = tokio::task::spawn_blocking(move || build(definitions, &table, &asked)).await;
+        let bytes = built.map_err(Status::internal)?.map_err(Status::internal)?;
+        let mut kept = self.kept.lock();
+        if !same(&kept.kinds, &kinds) {
+            *kept = Kept { kinds, documents: HashMap::new() };
+        }
+        kept.documents.insert(wanted, bytes.clone());
+        Ok(bytes)
+    }
+
+    fn kept(&self, kinds: &[Arc<Kind>], wanted: &Document) -> Option<Bytes> {
+        let kept = self.kept.lock();
+        same(&kept.kinds, kinds).then(|| kept.documents.get(wanted).cloned()).flatten()
+    }
+
+    /// Changes when a document does: of the definitions and of the kinds that are in it.
+    fn hash<'k>(&self, kinds: impl Iterator<Item = &'k Arc<Kind>>) -> String {
+        let mut hash = Sha256::new();
+        // The checksum at the end of a gzip file stands for its content.
+        hash.update(self.definitions.get(self.definitions.len().saturating_sub(8)..).unwrap_or_default());
+        for kind in kinds {
+            hash.update(format!("{}/{}/{} {} {:?} {:?}", kind.group, kind.version, kind.plural, kind.schema, kind.scope, kind.verbs));
+            kind.subresources.iter().for_each(|s| hash.update(format!("{}{:?}{:?}", s.name, s.body, s.verbs)));
+        }
+        hash.finalize().iter().map(|b| format!("{b:02X}")).collect()
+    }
+
+    fn root(&self, kinds: &[Arc<Kind>]) -> Value {
+        let mut paths = Map::new();
+        for kind in kinds {
+            let path = path(kind);
+            if !paths.contains_key(&path) {
+                let hash = self.hash(kinds.iter().filter(|k| k.group == kind.group && k.version == kind.version));
+                let url = format!("/openapi/v3/{path}?hash={hash}");
+                paths.insert(path, json!({"serverRelativeURL": url}));
+            }
+        }
+        json!({"paths": paths})
+    }
+
+    async fn v2(&self, kinds: Vec<Arc<Kind>>, request: &Parts) -> Result<Response, Status> {
+        let (document, media_type) = match choose(request, &[JSON, GNOSTIC, GNOSTIC_OLD]) {
+            Some(JSON) => (Document::V2, JSON),
+            Some(_) => (Document::V2Gnostic, GNOSTIC),
+            None => return Err(Status::not_acceptable(&[JSON, GNOSTIC])),
+        };
+        let etag = self.hash(kinds.iter());
+        if known(request, &etag) {
+            return Ok(finish(not_modified(), &etag));
+        }
+        let bytes = self.document(kinds, document).await?;
+        Ok(finish(packed(request, media_type, bytes)?, &etag))
+    }
+
+    async fn v3(&self, kinds: Vec<Arc<Kind>>, place: &str, request: &Parts) -> Result<Option<Response>, Status> {
+        let of: Vec<Arc<Kind>> = kinds.iter().filter(|k| path(k) == place).cloned().collect();
+        let Some(first) = of.first() else { return Ok(None) };
+        if choose(request, &[JSON]).is_none() {
+            return Err(Status::not_acceptable(&[JSON]));
+        }
+        let etag = self.hash(of.iter());
+        let asked = request.uri.query().unwrap_or_default().split('&').find_map(|p| p.strip_prefix("hash="));
+        if asked.is_some_and(|hash| !hash.is_empty() && hash != etag) {
+            return Ok(Some(moved(&format!("/openapi/v3/{place}?hash={etag}"))));
+        }
+        let document = Document::V3 { group: first.group.to_string(), version: first.version.to_string() };
+        let mut response = match known(request, &etag) {
+            true => not_modified(),
+            false => packed(request, JSON, self.document(kinds, document).await?)?,
+        };
+        if asked.is_some() {
+            let immutable = HeaderValue::from_static("public, immutable, max-age=31536000");
+            response.headers_mut().insert(header::CACHE_CONTROL, immutable);
+        }
+        Ok(Some(finish(response, &etag)))
+    }
+}
+
+#[async_trait]
+impl Site for OpenApi {
+    async fn serve(&self, engine: &Arc<Engine>, request: &Parts, _user: &User) -> Option<Response> {
+        let rest = request.uri.path().trim_end_matches('/').strip_prefix("/openapi/")?;
+        if request.method != Method::GET && request.method != Method::HEAD {
+            return Some(wire::refusal(&Status::new(
+                405,
+                "MethodNotAllowed",
+                "the server does not allow this method on the requested resource",
+            )));
+        }
+        let kinds = engine.kinds();
+        let served = match rest.split_once('/') {
+            None if rest == "v2" => self.v2(kinds, request).await.map(Some),
+            None if rest == "v3" => Ok(Some(finish(wire::json(StatusCode::OK, &self.root(&kinds)), &self.hash(kinds.iter())))),
+            Some(("v3", place)) => self.v3(kinds, place, request).await,
+            _ => Ok(None),
+        };
+        served.unwrap_or_else(|status| Some(wire::refusal(&status)))
+    }
+}
+
+fn build(definitions: &[u8], kinds: &[Arc<Kind>], wanted: &Document) -> std::io::Result<Bytes> {
+    let text = definitions::inflate(definitions)?;
+    let all = definitions::Definitions::of(&text)?;
+    let mut out = GzEncoder::new(Vec::new(), Compression::default());
+    match wanted {
+        Document::V2 => v2::write(&mut out, &all, kinds)?,
+        Document::V2Gnostic => out.write_all(&gnostic::encode(&all, kinds)?)?,
+        Document::V3 { group, version } => v3::write(&mut out, &all, kinds, group, version)?,
+    }
+    Ok(out.finish()?.into())
+}
+
+/// `api/v1`, `apis/apps/v1`.
+fn path(kind: &Kind) -> String {
+    if kind.group.is_empty() { format!("api/{}", kind.version) } else { format!("apis/{}/{}", kind.group, kind.version) }
+}
+
+/// The first of the client's media types that is among `offered`.
+fn choose<'o>(request: &Parts, offered: &[&'o str]) -> Option<&'o str> {
+    let accept = request.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("*/*");
+    accept.split(',').find_map(|clause| {
+        let media = clause.split(';').next().unwrap_or_default().trim();
+        match media {
+            "" | "*/*" | "application/*" => offered.first().copied(),
+            media => offered.iter().find(|o| **o == media).copied(),
+        }
+    })
+}
+
+/// As it is kept where the client takes gzip, else unpacked.
+fn packed(request: &Parts, media_type: &'static str, bytes: Bytes) -> Result<Response, Status> {
+    let takes = request.headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("gzip"));
+    if takes {
+        let mut response = wire::reply(StatusCode::OK, media_type, full(bytes));
+        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        return Ok(response);
+    }
+    let mut plain = Vec::new();
+    GzDecoder::new(bytes.as_ref()).read_to_end(&mut plain).map_err(Status::internal)?;
+    Ok(wire::reply(StatusCode::OK, media_type, full(plain)))
+}
+
+fn known(request: &Parts, etag: &str) -> bool {
+    request.headers.get(header::IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == format!("\"{etag}\"").as_bytes())
+}
+
+fn not_modified() -> Response {
+    let mut response = Response::new(empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    response
+}
+
+fn moved(to: &str) -> Response {
+    let mut response = Response::new(empty());
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    response.headers_mut().insert(header::LOCATION, HeaderValue::from_str(to).expect("group and version are fit for a header"));
+    response
+}
+
+fn finish(mut response: Response, etag: &str) -> Response {
+    let etag = HeaderValue::from_str(&format!("\"{etag}\"")).expect("hexadecimal digits are fit for a header");
+    response.headers_mut().insert(header::ETAG, etag);
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
+    response
+}
+
+fn same(a: &[Arc<Kind>], b: &[Arc<Kind>]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
+}
+
+#[cfg(test)]
+mod tests;

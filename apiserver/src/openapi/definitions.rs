@@ -1,0 +1,94 @@
+//! The described definitions, gzip -> the ones that a document needs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{self, Read},
+    sync::Arc,
+};
+
+use api::Gvk;
+use flate2::read::GzDecoder;
+use serde_json::{Value, json, value::RawValue};
+
+use crate::kind::Kind;
+
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
+const MARK: &str = "#/definitions/";
+
+/// Definitions by name, as text that is parsed only where needed.
+pub struct Definitions<'t> {
+    all: BTreeMap<&'t str, &'t RawValue>,
+}
+
+pub fn inflate(packed: &[u8]) -> io::Result<String> {
+    let mut text = String::new();
+    GzDecoder::new(packed).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+impl<'t> Definitions<'t> {
+    pub fn of(text: &'t str) -> io::Result<Self> {
+        Ok(Self { all: serde_json::from_str(text)? })
+    }
+
+    pub fn text(&self, name: &str) -> Option<&'t str> {
+        self.all.get(name).map(|raw| raw.get())
+    }
+
+    pub fn value(&self, name: &str) -> Option<Value> {
+        self.text(name).and_then(|text| serde_json::from_str(text).ok())
+    }
+
+    /// The name of the definition of a kind that may be in no table of its own (bodies of subresources).
+    pub fn named(&self, gvk: &Gvk) -> Option<&'t str> {
+        let group = gvk.group.split('.').next().filter(|g| !g.is_empty()).unwrap_or("core");
+        let end = format!(".{group}.{}.{}", gvk.version, gvk.kind);
+        self.all.keys().find(|name| name.ends_with(&end)).copied()
+    }
+
+    /// All that `kinds` need, with what their definitions refer to.
+    pub fn needed(&self, kinds: &[Arc<Kind>]) -> BTreeSet<&str> {
+        let own = ["DeleteOptions", "Status", "Patch", "ListMeta"].map(|name| format!("{META}{name}"));
+        let mut open: Vec<&str> = own.iter().filter_map(|name| self.all.get_key_value(name.as_str()).map(|(name, _)| *name)).collect();
+        for kind in kinds {
+            open.extend(self.all.get_key_value(kind.schema.as_ref()).map(|(name, _)| *name));
+            open.extend(kind.subresources.iter().filter_map(|s| self.named(&s.body)));
+        }
+        let mut found = BTreeSet::new();
+        while let Some(name) = open.pop() {
+            if found.insert(name) {
+                open.extend(self.text(name).into_iter().flat_map(references));
+            }
+        }
+        found
+    }
+}
+
+/// The definition of a kind's list, which the published types do not describe.
+pub fn list(kind: &Kind) -> (String, Value) {
+    let name = format!("{}List", kind.schema);
+    let own = kind.kind.as_ref();
+    let value = json!({
+        "description": format!("{own}List is a list of {own} objects."),
+        "type": "object",
+        "required": ["items"],
+        "properties": {
+            "apiVersion": {"type": "string", "description": "The version of this representation of the list."},
+            "items": {"type": "array", "items": {"$ref": format!("{MARK}{}", kind.schema)}, "description": format!("The {} objects.", own)},
+            "kind": {"type": "string", "description": "The kind of the list."},
+            "metadata": {"$ref": format!("{MARK}{META}ListMeta"), "description": "Standard list metadata."},
+        },
+        "x-kubernetes-group-version-kind": [{"group": kind.group, "version": kind.version, "kind": kind.list_kind()}],
+    });
+    (name, value)
+}
+
+/// Lists of the kinds that can be listed and have a definition.
+pub fn lists(all: &Definitions<'_>, kinds: &[Arc<Kind>]) -> Vec<(String, Value)> {
+    let listable = |kind: &&Arc<Kind>| kind.verbs.contains(&"list") && all.text(&kind.schema).is_some();
+    kinds.iter().filter(listable).map(|kind| list(kind)).collect()
+}
+
+fn references(text: &str) -> impl Iterator<Item = &str> {
+    text.split(MARK).skip(1).filter_map(|rest| rest.split('"').next())
+}

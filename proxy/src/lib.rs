@@ -10,6 +10,8 @@ use parking_lot::RwLock;
 pub mod cni;
 mod iptables;
 mod model;
+#[cfg(test)]
+mod street;
 mod sync;
 mod sysctl;
 #[cfg(test)]

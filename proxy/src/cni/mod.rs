@@ -70,3 +70,14 @@ async fn dispatch(request: &Request, group: &api::task::Group) -> Result<Option<
         Command::Version => Ok(Some(spec::versions())),
     }
 }
+
+/// ADD, in the namespace of the calling thread.
+#[cfg(test)]
+pub(crate) fn add_for_test(id: &str, netns: std::path::PathBuf, leases: &Path) {
+    let conf = serde_json::json!({
+        "cniVersion": "1.0.0", "name": "skiff", "type": PLUGIN, "ipam": {"subnet": "10.77.0.0/24", "dataDir": leases},
+    });
+    let owner = spec::Owner { container: id.into(), ifname: "eth0".into() };
+    let request = Request::from_parts(Command::Add, owner, Some(netns), &conf.to_string()).unwrap();
+    run(&request).unwrap();
+}

@@ -1,0 +1,203 @@
+//! Services -> real packets: a node in a namespace of its own, with pods on its bridge and a neighbour outside.
+
+use std::{net::UdpSocket, sync::Arc};
+
+use api::k8s::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use parking_lot::RwLock;
+use serde_json::{Value, json};
+
+use crate::{
+    cni, iptables,
+    model::Node,
+    sync::Sync,
+    testing::{service, slice},
+    world::World,
+};
+
+#[path = "../tests/netns/mod.rs"]
+mod netns;
+
+use netns::{Namespace, ask_udp};
+
+const OUTSIDE: &str = "192.0.2.9";
+const NODE: &str = "192.0.2.1";
+
+struct Street {
+    node: Namespace,
+    outside: Namespace,
+    pods: Vec<Namespace>,
+    world: World,
+    _leases: tempfile::TempDir,
+}
+
+impl Street {
+    /// Pods get 10.77.0.2, 10.77.0.3, ...; each answers on TCP 8080 and UDP 5353 with `p0`, `p1`, ...
+    fn new(pods: usize) -> Self {
+        let (node, outside, leases) = (Namespace::new("node"), Namespace::new("out"), tempfile::tempdir().unwrap());
+        node.ip(&format!("link add up0 type veth peer name eth0 netns {}", outside.name));
+        node.ip(&format!("addr add {NODE}/24 dev up0"));
+        node.ip("link set up0 up");
+        outside.ip(&format!("addr add {OUTSIDE}/24 dev eth0"));
+        outside.ip("link set eth0 up");
+        node.ip(&format!("route add default via {OUTSIDE}"));
+        outside.serve_tcp(9000, "outside");
+        let made: Vec<Namespace> = (0..pods).map(|_| Namespace::new("pod")).collect();
+        for (i, pod) in made.iter().enumerate() {
+            node.run(|| cni::add_for_test(&format!("p{i}"), pod.path(), leases.path()));
+            pod.serve_tcp(8080, &format!("p{i}"));
+            pod.serve_udp(5353, &format!("p{i}"));
+        }
+        Self { node, outside, pods: made, world: World::default(), _leases: leases }
+    }
+
+    /// The service `d/<name>` with the pods as endpoints.
+    fn serve(&self, name: &str, spec: Value, protocol: &str, pods: &[usize]) {
+        let endpoints: Vec<String> = pods.iter().map(|i| format!("10.77.0.{}@n1", i + 2)).collect();
+        let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
+        let port = if protocol == "UDP" { 5353 } else { 8080 };
+        let key = format!("d/{name}");
+        let slice: Arc<EndpointSlice> = Arc::new(slice(&key, "", protocol, port, &endpoints));
+        let service: Arc<Service> = Arc::new(service(&key, spec));
+        self.world.service(None, Some(&service));
+        self.world.slice(None, Some(&slice));
+    }
+
+    fn sync(&self) -> Syncer<'_> {
+        let node = Arc::new(RwLock::new(Node { name: "n1".into(), ..Node::default() }));
+        let cidr = Some("10.77.0.0/16".parse().unwrap());
+        Syncer { street: self, sync: Some(Sync::new(self.world.clone(), node, cidr, api::task::Group::new())) }
+    }
+
+    fn rules(&self) -> String {
+        netns::text(&netns::must(&mut self.node.command("iptables-save")))
+    }
+}
+
+struct Syncer<'a> {
+    street: &'a Street,
+    sync: Option<Sync>,
+}
+
+impl Syncer<'_> {
+    fn once(&mut self) {
+        let mut sync = self.sync.take().unwrap();
+        let sync = self.street.node.run(move || {
+            block_on(async {
+                crate::prepare_kernel().await.unwrap();
+                sync.once().await.unwrap();
+            });
+            sync
+        });
+        self.sync = Some(sync);
+    }
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+fn web(ip: &str, more: &Value) -> Value {
+    let mut spec = json!({"clusterIP": ip, "ports": [{"port": 80}]});
+    for (key, value) in more.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    spec
+}
+
+/// Asks until every word has been said.
+fn hears(from: &Namespace, address: &str, words: &[&str]) {
+    let mut missing: Vec<&str> = words.to_vec();
+    netns::eventually(&format!("{words:?} from {address}"), || {
+        let said = from.ask(address).unwrap();
+        assert!(words.iter().any(|w| said.starts_with(w)), "{said}");
+        missing.retain(|w| !said.starts_with(w));
+        missing.is_empty()
+    });
+}
+
+#[test]
+fn services_lead_to_their_pods_from_everywhere() {
+    let street = Street::new(3);
+    street.serve("web", json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80, "nodePort": 30080}]}), "TCP", &[0, 1]);
+    street.serve("own", web("10.96.0.2", &json!({})), "TCP", &[0]);
+    street.serve("none", web("10.96.0.3", &json!({})), "TCP", &[]);
+    street.serve("sticky", web("10.96.0.4", &json!({"sessionAffinity": "ClientIP"})), "TCP", &[0, 1, 2]);
+    street.serve("out", web("10.96.0.5", &json!({"externalIPs": ["192.0.2.77"]})), "TCP", &[1]);
+    street.sync().once();
+    hears(&street.pods[2], "10.96.0.1:80", &["p0 10.77.0.4", "p1 10.77.0.4"]);
+    hears(&street.node, "10.96.0.1:80", &["p0", "p1"]);
+    hears(&street.node, "127.0.0.1:30080", &["p0", "p1"]);
+    hears(&street.outside, &format!("{NODE}:30080"), &["p0", "p1"]);
+    hears(&street.pods[2], &format!("{NODE}:30080"), &["p0", "p1"]);
+    // A pod that reaches itself sees the node as its peer.
+    hears(&street.pods[0], "10.96.0.2:80", &["p0 10.77.0.1"]);
+    for from in [&street.pods[0], &street.node] {
+        assert_eq!(from.ask("10.96.0.3:80").unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+    }
+    let first = street.pods[2].ask("10.96.0.4:80").unwrap();
+    (0..10).for_each(|_| assert_eq!(street.pods[2].ask("10.96.0.4:80").unwrap(), first));
+    street.outside.ip(&format!("route add 192.0.2.77 via {NODE}"));
+    hears(&street.outside, "192.0.2.77:80", &["p1"]);
+}
+
+#[test]
+fn pods_leave_the_cluster_under_the_address_of_their_node() {
+    let street = Street::new(2);
+    street.sync().once();
+    assert_eq!(street.pods[0].ask(&format!("{OUTSIDE}:9000")).unwrap(), format!("outside {NODE}"));
+    assert_eq!(street.pods[0].ask("10.77.0.3:8080").unwrap(), "p1 10.77.0.2");
+}
+
+#[test]
+fn a_policy_local_keeps_the_source_and_drops_where_nothing_is_local() {
+    let street = Street::new(1);
+    let spec = json!({"clusterIP": "10.96.0.1", "externalTrafficPolicy": "Local", "ports": [{"port": 80, "nodePort": 30080}]});
+    street.serve("web", spec, "TCP", &[0]);
+    street.outside.ip(&format!("route add 10.77.0.0/16 via {NODE}"));
+    street.sync().once();
+    assert_eq!(street.outside.ask(&format!("{NODE}:30080")).unwrap(), format!("p0 {OUTSIDE}"));
+}
+
+#[test]
+fn udp_clients_move_when_their_endpoint_goes() {
+    let street = Street::new(3);
+    let spec = json!({"clusterIP": "10.96.0.5", "ports": [{"port": 53, "protocol": "UDP"}]});
+    street.serve("dns", spec.clone(), "UDP", &[0]);
+    let mut sync = street.sync();
+    sync.once();
+    let client: UdpSocket = street.pods[2].udp_client();
+    netns::eventually("p0", || ask_udp(&client, "10.96.0.5:53").as_deref() == Some("p0"));
+    street.serve("dns", spec, "UDP", &[1]);
+    sync.once();
+    netns::eventually("p1", || ask_udp(&client, "10.96.0.5:53").as_deref() == Some("p1"));
+}
+
+#[test]
+fn changes_are_small_restarts_are_clean_and_removal_is_whole() {
+    let street = Street::new(1);
+    let before = street.rules();
+    street.serve("a", web("10.96.0.1", &json!({})), "TCP", &[0]);
+    street.serve("b", web("10.96.0.2", &json!({})), "TCP", &[0]);
+    let mut sync = street.sync();
+    sync.once();
+    let all = street.rules();
+    // Another process starts where this one stood; a service has gone in between.
+    let gone = Arc::new(service("d/b", json!({})));
+    street.world.service(Some(&gone), None);
+    street.world.mark_changed(street.world.keys());
+    let mut again = street.sync();
+    again.once();
+    let fewer = street.rules();
+    assert!(all.contains("d/b") && !fewer.contains("d/b") && fewer.contains("d/a"));
+    assert_eq!(fewer.matches("-A OUTPUT -j KUBE-SERVICES").count(), 1);
+    hears(&street.pods[0], "10.96.0.1:80", &["p0"]);
+    netns::must(street.node.command("iptables").args(["-t", "nat", "-F"]));
+    assert!(!street.node.run(|| block_on(iptables::exec::is_whole())));
+    street.world.mark_changed(street.world.keys());
+    street.sync().once();
+    assert!(street.node.run(|| block_on(iptables::exec::is_whole())));
+    street.node.run(|| block_on(crate::cleanup())).unwrap();
+    let kept = |text: &str| text.lines().filter(|l| l.contains("KUBE-") || l.contains("SKIFF-")).count();
+    assert_eq!((kept(&before), kept(&street.rules())), (0, 0));
+    assert!(!street.node.ip("link show").contains("skiff0"));
+}

@@ -1,1 +1,64 @@
-//! TODO
+//! The cluster's will: what users asked for -> objects that make it so. One file per controller, one visible table.
+
+mod deployment;
+mod index;
+mod namespaces;
+mod nodeipam;
+mod replicas;
+mod replicaset;
+mod replicationcontroller;
+mod root_ca;
+mod serviceaccount;
+
+use api::task::Group;
+use client::{Caches, Recorder, kube};
+use ipnet::IpNet;
+use reconcile::Loop;
+
+/// What controllers must know of the cluster.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `--cluster-cidr`: nodes get their pod ranges from here.
+    pub cluster_cidr: IpNet,
+    /// The cluster's CA (PEM), published to every namespace.
+    pub root_ca: String,
+}
+
+/// A client that acts as the service account of this name in kube-system.
+pub type ClientFor<'a> = &'a dyn Fn(&str) -> kube::Client;
+
+/// What a controller is started with.
+pub struct Start<'a> {
+    pub config: &'a Config,
+    pub caches: &'a Caches,
+    pub clients: ClientFor<'a>,
+    pub group: &'a Group,
+}
+
+/// Service account in kube-system (its RBAC role is `system:controller:<account>`), component name in events, and how it starts.
+type Row = (&'static str, &'static str, fn(&Start<'_>, &'static str, &'static str));
+
+const TABLE: &[Row] = &[
+    ("replicaset-controller", "replicaset-controller", |s, a, c| s.run(a, c, replicaset::ReplicaSets::new(s.caches))),
+    ("replication-controller", "replication-controller", |s, a, c| s.run(a, c, replicationcontroller::Controllers::new(s.caches))),
+    ("deployment-controller", "deployment-controller", |s, a, c| s.run(a, c, deployment::Deployments::new(s.caches))),
+    ("service-account-controller", "serviceaccount-controller", |s, a, c| s.run(a, c, serviceaccount::ServiceAccounts::new(s.caches))),
+    ("root-ca-cert-publisher", "root-ca-cert-publisher", |s, a, c| s.run(a, c, root_ca::RootCa::new(s.caches, &s.config.root_ca))),
+    ("node-controller", "cidrAllocator", |s, a, c| s.run(a, c, nodeipam::NodeIpam::new(s.caches, s.config.cluster_cidr))),
+];
+
+/// Starts every controller of the table in `group`.
+pub fn start(config: &Config, caches: &Caches, clients: ClientFor<'_>, group: &Group) {
+    let start = Start { config, caches, clients, group };
+    for (account, component, begin) in TABLE {
+        begin(&start, account, component);
+    }
+}
+
+impl Start<'_> {
+    fn run<L: Loop>(&self, account: &str, component: &str, this: L) {
+        let client = (self.clients)(account);
+        let recorder = Recorder::new(client.clone(), component, None, self.group);
+        reconcile::run(this, client, recorder, self.group);
+    }
+}

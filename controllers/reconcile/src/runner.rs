@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use api::{Key, task::Group};
+use api::{Key, k8s::api::core::v1::ObjectReference, task::Group};
 use client::{Cache, Object, Recorder, kube};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use http::Request;
@@ -38,6 +38,11 @@ pub trait Loop: Send + Sync + 'static {
 
     /// What should be done. Pure: no clock, no dice, no I/O.
     fn plan(&self, world: &Self::World, key: &Key) -> Plan;
+
+    /// Told of an action that was refused or failed; the key is tried again in any case. What it gives back is told to the user.
+    fn failed(&self, _key: &Key, _action: &Action, _error: &kube::Error) -> Option<Action> {
+        None
+    }
 }
 
 /// Where a loop registers what wakes it.
@@ -152,10 +157,13 @@ impl<L: Loop> Runner<L> {
         let plan = self.this.look(&key).map_or_else(Plan::rest, |world| self.this.plan(&world, &key));
         let (mut written, mut error) = (Written::new(), None);
         for action in plan.actions {
-            match self.act.one(action).await {
+            match self.act.one(&action).await {
                 Ok(Some(write)) => written.push(write),
                 Ok(None) => {}
                 Err(e) => {
+                    if let Some(Action::Tell { regarding, warning, reason, message }) = self.this.failed(&key, &action, &e) {
+                        self.act.tell(&regarding, warning, reason, message);
+                    }
                     error = Some(e);
                     break;
                 }
@@ -236,29 +244,33 @@ impl Wake {
 
 impl Act {
     /// Carries out one action; the resource and revision it wrote, if it wrote.
-    async fn one(&self, action: Action) -> Result<Option<(&'static str, u64)>, kube::Error> {
+    async fn one(&self, action: &Action) -> Result<Option<(&'static str, u64)>, kube::Error> {
         let (resource, request) = match action {
             Action::Tell { regarding, warning, reason, message } => {
-                if warning {
-                    self.recorder.warning(&regarding, reason, message);
-                } else {
-                    self.recorder.normal(&regarding, reason, message);
-                }
+                self.tell(regarding, *warning, reason, message.clone());
                 return Ok(None);
             }
-            Action::Create { resource, path, object } => (resource, request("POST", &path, "application/json", &object)),
-            Action::Update { resource, path, object } => (resource, request("PUT", &path, "application/json", &object)),
-            Action::Patch { resource, path, patch } => (resource, request("PATCH", &path, "application/merge-patch+json", &patch)),
+            Action::Create { resource, path, object } => (resource, request("POST", path, "application/json", object)),
+            Action::Update { resource, path, object } => (resource, request("PUT", path, "application/json", object)),
+            Action::Patch { resource, path, patch } => (resource, request("PATCH", path, "application/merge-patch+json", patch)),
             Action::Delete { resource, path, options } => {
-                let sent = self.send(request("DELETE", &path, "application/json", &options)).await;
+                let sent = self.send(request("DELETE", path, "application/json", options)).await;
                 return match sent {
                     // Gone, or replaced by another of the same name: either way this one is no more.
                     Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(None),
-                    other => other.map(|reply| revision(&reply).map(|rev| (resource, rev))),
+                    other => other.map(|reply| revision(&reply).map(|rev| (*resource, rev))),
                 };
             }
         };
-        Ok(revision(&self.send(request).await?).map(|rev| (resource, rev)))
+        Ok(revision(&self.send(request).await?).map(|rev| (*resource, rev)))
+    }
+
+    fn tell(&self, regarding: &ObjectReference, warning: bool, reason: &'static str, message: String) {
+        if warning {
+            self.recorder.warning(regarding, reason, message);
+        } else {
+            self.recorder.normal(regarding, reason, message);
+        }
     }
 
     async fn send(&self, request: Request<Vec<u8>>) -> Result<Value, kube::Error> {

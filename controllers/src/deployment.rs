@@ -1,0 +1,149 @@
+//! Deployment -> ReplicaSets: one for each template it ever had, scaled so that the newest takes over as the strategy allows.
+//!
+//! Source: `pkg/controller/deployment`.
+
+mod math;
+mod revision;
+mod rollout;
+mod status;
+
+use std::{sync::Arc, time::Duration};
+
+use api::{
+    Key,
+    k8s::api::{
+        apps::v1::{Deployment, ReplicaSet},
+        core::v1::Pod,
+    },
+    selector::Labels,
+    time::Timestamp,
+};
+use client::{Cache, Caches, kube};
+use kube::ResourceExt;
+use reconcile::{Action, Loop, Owner, Plan, Wake, claim, controller_of, own_key};
+
+use crate::{index::ByController, replicas::is_active};
+use rollout::Rollout;
+
+pub struct Deployments {
+    deployments: Cache<Deployment>,
+    sets: Cache<ReplicaSet>,
+    pods: Cache<Pod>,
+    sets_of: ByController<ReplicaSet>,
+    pods_of: ByController<Pod>,
+}
+
+/// A deployment and what there is of it.
+pub struct World {
+    pub deployment: Arc<Deployment>,
+    /// Its sets, and the orphans of its namespace.
+    pub sets: Vec<Arc<ReplicaSet>>,
+    /// The uids of its sets that still have pods which are not over: a Recreate waits for the old ones.
+    pub with_pods: Vec<String>,
+    pub now: Timestamp,
+}
+
+impl Deployments {
+    pub fn new(caches: &Caches) -> Self {
+        let (sets, pods) = (caches.of::<ReplicaSet>(), caches.of::<Pod>());
+        Self { deployments: caches.of(), sets_of: ByController::new(sets.clone()), pods_of: ByController::new(pods.clone()), sets, pods }
+    }
+}
+
+impl Loop for Deployments {
+    type World = World;
+
+    fn name(&self) -> &'static str {
+        "deployment-controller"
+    }
+
+    fn wire(&self, wake: &Wake) {
+        wake.on_own(&self.deployments);
+        let deployments = self.deployments.clone();
+        wake.on(&self.sets, move |set, wake| match controller_of(&set.metadata) {
+            Some(owner) if owner.kind == "Deployment" => wake(Key::new(&set.namespace().unwrap_or_default(), &owner.name)),
+            Some(_) => {}
+            None => {
+                let all = deployments.in_namespace(&set.namespace().unwrap_or_default());
+                all.iter().filter(|d| selector(d).is_some_and(|s| s.matches(Some(set.labels())))).for_each(|d| wake(own_key(&**d)));
+            }
+        });
+        // Only a Recreate waits for pods, and only for the last one to go.
+        let (deployments, sets) = (self.deployments.clone(), self.sets.clone());
+        wake.on(&self.pods, move |pod, wake| {
+            if is_active(pod) {
+                return;
+            }
+            let namespace = pod.namespace().unwrap_or_default();
+            let set = controller_of(&pod.metadata).filter(|o| o.kind == "ReplicaSet").map(|o| Key::new(&namespace, &o.name));
+            let Some(set) = set.and_then(|key| sets.get(&key)) else { return };
+            let Some(owner) = controller_of(&set.metadata).filter(|o| o.kind == "Deployment") else { return };
+            let key = Key::new(&namespace, &owner.name);
+            if deployments.get(&key).is_some_and(|d| math::is_recreate(&d)) {
+                wake(key);
+            }
+        });
+    }
+
+    fn look(&self, key: &Key) -> Option<World> {
+        let deployment = self.deployments.get(key)?;
+        let sets = self.sets_of.candidates(&key.namespace, &deployment.uid().unwrap_or_default());
+        let has_pods = |uid: &String| self.pods_of.controlled_by(uid).iter().any(|pod| !is_over(pod));
+        let with_pods =
+            if math::is_recreate(&deployment) { sets.iter().filter_map(|set| set.uid()).filter(has_pods).collect() } else { Vec::new() };
+        Some(World { deployment, sets, with_pods, now: Timestamp::now() })
+    }
+
+    fn plan(&self, world: &World, _: &Key) -> Plan {
+        plan(world)
+    }
+
+    fn failed(&self, key: &Key, action: &Action, error: &kube::Error) -> Option<Action> {
+        let (Action::Create { object, .. }, kube::Error::Api(status)) = (action, error) else { return None };
+        if status.code == 409 {
+            return None;
+        }
+        let deployment = self.deployments.get(key)?;
+        let name = object.pointer("/metadata/name").and_then(|v| v.as_str()).unwrap_or_default();
+        let message = format!("Failed to create new replica set {name:?}: {}", status.message);
+        Some(Action::warning(&*deployment, "ReplicaSetCreateError", message))
+    }
+}
+
+fn plan(world: &World) -> Plan {
+    let deployment = &*world.deployment;
+    let Some(selector) = selector(deployment) else { return Plan::rest() };
+    if selector.is_empty() {
+        let message = "This deployment is selecting all pods. A non-empty selector is required.";
+        return Plan::act(vec![Action::warning(deployment, "SelectingAll", message)]);
+    }
+    let Some(owner) = Owner::of(deployment, selector) else { return Plan::rest() };
+    let claimed = claim(&owner, world.sets.iter().cloned());
+    if !claimed.actions.is_empty() {
+        return Plan::act(claimed.actions);
+    }
+    let sets = claimed.owned.iter().map(|set| (**set).clone()).collect();
+    let mut rollout = Rollout::new(deployment.clone(), sets, &owner.reference, world);
+    if !owner.deleting {
+        rollout.run();
+    }
+    let (status, again) = rollout.status();
+    let (mut actions, changed) = rollout.into_actions();
+    let wanted = Deployment { status: Some(status), ..changed };
+    if wanted.status != deployment.status || wanted.metadata.annotations != deployment.metadata.annotations {
+        actions.push(Action::update_status(&wanted));
+    }
+    let plan = Plan::act(actions);
+    again.map_or(plan.clone(), |wait| plan.again_in(wait + Duration::from_secs(1)))
+}
+
+fn selector(deployment: &Deployment) -> Option<Labels> {
+    Labels::from_selector(Some(&deployment.spec.as_ref()?.selector)).ok().flatten()
+}
+
+fn is_over(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,296 @@
+//! A count, a template, the pods there are -> pods to make and to delete. Shared by ReplicaSet and ReplicationController.
+//!
+//! Source: `pkg/controller/replicaset/replica_set.go`, `pkg/controller/controller_utils.go`.
+
+use std::{cmp::Reverse, collections::HashMap, sync::Arc, time::Duration};
+
+use api::{
+    k8s::{
+        api::core::v1::{Pod, PodTemplateSpec},
+        apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    },
+    time::Timestamp,
+};
+use client::{Object, kube};
+use kube::ResourceExt;
+use reconcile::{Action, Owner, claim};
+
+/// Pods made or deleted in one run; the next run does the rest.
+const BURST: usize = 500;
+
+/// What a set wants.
+pub struct Wanted<'a, K> {
+    pub set: &'a K,
+    pub owner: Owner,
+    pub replicas: i32,
+    pub min_ready_seconds: i32,
+    pub template: Option<&'a PodTemplateSpec>,
+}
+
+/// What there is.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The set's pods and the orphans of its namespace.
+    pub pods: Vec<Arc<Pod>>,
+    pub now: Timestamp,
+    /// Names of new pods come from here: another number each time.
+    pub dice: u64,
+    /// Why the last pod could not be made.
+    pub failure: Option<String>,
+}
+
+/// What is to be done, and what the status says.
+#[derive(Debug, Default, PartialEq)]
+pub struct Decided {
+    pub actions: Vec<Action>,
+    pub counts: Counts,
+    /// When a pod that is ready will count as available.
+    pub again: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub replicas: i32,
+    pub fully_labeled: i32,
+    pub ready: i32,
+    pub available: i32,
+    pub terminating: i32,
+}
+
+pub fn decide<K: Object>(wanted: &Wanted<'_, K>, seen: &Seen) -> Decided {
+    let claimed = claim(&wanted.owner, seen.pods.iter().cloned());
+    let (active, rest): (Vec<Arc<Pod>>, Vec<Arc<Pod>>) = claimed.owned.into_iter().partition(|pod| is_active(pod));
+    let terminating = rest.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some() && !is_over(pod)).count();
+    let counts = Counts { terminating: count(terminating), ..counts(wanted, &active, seen.now) };
+    let mut actions = claimed.actions;
+    if !wanted.owner.deleting {
+        actions.extend(changes(wanted, &active, seen));
+    }
+    Decided { actions, counts, again: next_available(wanted.min_ready_seconds, &active, seen.now) }
+}
+
+/// Neither over nor being deleted.
+pub fn is_active(pod: &Pod) -> bool {
+    !is_over(pod) && pod.metadata.deletion_timestamp.is_none()
+}
+
+/// When the pod became Ready, if it is.
+pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
+    let conditions = pod.status.as_ref()?.conditions.as_deref().unwrap_or_default();
+    let ready = conditions.iter().find(|c| c.type_ == "Ready" && c.status == "True")?;
+    Some(ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0))
+}
+
+fn is_over(pod: &Pod) -> bool {
+    matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending")
+}
+
+fn counts<K>(wanted: &Wanted<'_, K>, active: &[Arc<Pod>], now: Timestamp) -> Counts {
+    let labels = wanted.template.and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.as_ref());
+    let has_all = |pod: &Arc<Pod>| labels.into_iter().flatten().all(|(k, v)| pod.labels().get(k) == Some(v));
+    let of = |f: &dyn Fn(&Arc<Pod>) -> bool| count(active.iter().filter(|p| f(p)).count());
+    Counts {
+        replicas: count(active.len()),
+        fully_labeled: of(&has_all),
+        ready: of(&|p| ready_since(p).is_some()),
+        available: of(&|p| available_in(p, wanted.min_ready_seconds, now) == Some(0)),
+        terminating: 0,
+    }
+}
+
+/// Seconds until the pod counts as available; `None` if it is not even ready.
+fn available_in(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Option<i64> {
+    let since = ready_since(pod)?;
+    let left = i64::from(min_ready_seconds) - (now.as_second() - since.as_second());
+    Some(if min_ready_seconds == 0 { 0 } else { left.max(0) })
+}
+
+fn next_available(min_ready_seconds: i32, active: &[Arc<Pod>], now: Timestamp) -> Option<Duration> {
+    let waits = active.iter().filter_map(|p| available_in(p, min_ready_seconds, now)).filter(|s| *s > 0);
+    waits.min().map(|s| Duration::from_secs(s.unsigned_abs()))
+}
+
+fn changes<K: Object>(wanted: &Wanted<'_, K>, active: &[Arc<Pod>], seen: &Seen) -> Vec<Action> {
+    let target = usize::try_from(wanted.replicas).unwrap_or(0);
+    if active.len() < target {
+        let missing = (target - active.len()).min(BURST);
+        return (0..missing).flat_map(|i| create(wanted, seen.dice.wrapping_add(i as u64))).collect();
+    }
+    let spare = (active.len() - target).min(BURST);
+    worst_first(active, seen.now).into_iter().take(spare).flat_map(|pod| delete(wanted.set, &pod)).collect()
+}
+
+fn create<K: Object>(wanted: &Wanted<'_, K>, dice: u64) -> Vec<Action> {
+    let Some(template) = wanted.template else { return Vec::new() };
+    let prefix = format!("{}-", wanted.set.name_any());
+    let from = template.metadata.clone().unwrap_or_default();
+    let name = format!("{prefix}{}", suffix(dice));
+    let metadata = ObjectMeta {
+        name: Some(name.clone()),
+        generate_name: Some(prefix),
+        namespace: wanted.set.namespace(),
+        labels: from.labels,
+        annotations: from.annotations,
+        finalizers: from.finalizers,
+        owner_references: Some(vec![wanted.owner.reference.clone()]),
+        ..ObjectMeta::default()
+    };
+    let pod = Pod { metadata, spec: template.spec.clone(), status: None };
+    vec![Action::create(&pod), Action::normal(wanted.set, "SuccessfulCreate", format!("Created pod: {name}"))]
+}
+
+fn delete<K: Object>(set: &K, pod: &Pod) -> Vec<Action> {
+    vec![Action::delete(pod), Action::normal(set, "SuccessfulDelete", format!("Deleted pod: {}", pod.name_any()))]
+}
+
+/// Five characters of upstream's alphabet (no vowels, no look-alikes): apimachinery `pkg/util/rand`.
+fn suffix(dice: u64) -> String {
+    const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+    // A multiplicative hash spreads neighbouring numbers.
+    let mut left = (dice.wrapping_mul(0x9E37_79B9_7F4A_7C15)) >> 20;
+    let mut text = String::new();
+    for _ in 0..5 {
+        text.push(char::from(ALPHABET[usize::try_from(left % 27).unwrap_or(0)]));
+        left /= 27;
+    }
+    text
+}
+
+/// The order in which pods are given up (`ActivePodsWithRanks`).
+fn worst_first(active: &[Arc<Pod>], now: Timestamp) -> Vec<Arc<Pod>> {
+    let mut ready_on_node: HashMap<&str, i64> = HashMap::new();
+    for pod in active.iter().filter(|p| ready_since(p).is_some()) {
+        *ready_on_node.entry(node(pod)).or_default() += 1;
+    }
+    let mut pods = active.to_vec();
+    pods.sort_by_cached_key(|pod| {
+        let ready = ready_since(pod);
+        (
+            !node(pod).is_empty(),
+            ["Pending", "Unknown", "Running"].iter().position(|p| *p == phase(pod)),
+            ready.is_some(),
+            deletion_cost(pod),
+            Reverse(ready_on_node.get(node(pod)).copied().unwrap_or(0)),
+            ready.map(|at| age_bucket(at, now)),
+            Reverse(restarts(pod)),
+            pod.metadata.creation_timestamp.as_ref().map(|t| age_bucket(t.0, now)),
+            pod.uid(),
+        )
+    });
+    pods
+}
+
+fn node(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or("")
+}
+
+fn deletion_cost(pod: &Pod) -> i32 {
+    pod.annotations().get("controller.kubernetes.io/pod-deletion-cost").and_then(|v| v.parse().ok()).unwrap_or(0)
+}
+
+fn restarts(pod: &Pod) -> i32 {
+    let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_deref()).unwrap_or_default();
+    statuses.iter().map(|s| s.restart_count).max().unwrap_or(0)
+}
+
+/// Ages are compared by powers of two of seconds, so that which of two old pods goes is left to chance.
+fn age_bucket(since: Timestamp, now: Timestamp) -> u32 {
+    let age = u64::try_from(now.as_second() - since.as_second()).unwrap_or(0);
+    age.checked_ilog2().map_or(0, |bucket| bucket + 1)
+}
+
+fn count(n: usize) -> i32 {
+    i32::try_from(n).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::{
+        k8s::{
+            api::{
+                apps::v1::ReplicaSet,
+                core::v1::{PodCondition, PodSpec, PodStatus},
+            },
+            apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
+        },
+        selector::Labels,
+    };
+
+    const NOW: i64 = 1_000_000;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).unwrap()
+    }
+
+    fn set() -> ReplicaSet {
+        let mut set = ReplicaSet::default();
+        set.metadata = ObjectMeta { name: Some("web".into()), namespace: Some("d".into()), uid: Some("u".into()), ..ObjectMeta::default() };
+        set
+    }
+
+    fn pod(name: &str, node: &str, ready_at: Option<i64>) -> Arc<Pod> {
+        let owner = OwnerReference { uid: "u".into(), controller: Some(true), ..OwnerReference::default() };
+        let mut pod = Pod::default();
+        pod.metadata =
+            ObjectMeta { name: Some(name.into()), uid: Some(name.into()), owner_references: Some(vec![owner]), ..ObjectMeta::default() };
+        pod.spec = Some(PodSpec { node_name: Some(node.into()), ..PodSpec::default() });
+        let ready = |s: i64| PodCondition {
+            type_: "Ready".into(),
+            status: "True".into(),
+            last_transition_time: Some(Time(at(s))),
+            ..PodCondition::default()
+        };
+        let conditions = ready_at.map(|s| vec![ready(s)]);
+        pod.status = Some(PodStatus { phase: Some("Running".into()), conditions, ..PodStatus::default() });
+        Arc::new(pod)
+    }
+
+    fn decided(replicas: i32, min_ready_seconds: i32, pods: Vec<Arc<Pod>>) -> Decided {
+        let (set, template) = (set(), PodTemplateSpec::default());
+        let owner = Owner::of(&set, Labels::default()).unwrap();
+        let wanted = Wanted { set: &set, owner, replicas, min_ready_seconds, template: Some(&template) };
+        decide(&wanted, &Seen { pods, now: at(NOW), dice: 1, failure: None })
+    }
+
+    fn names(actions: &[Action]) -> Vec<String> {
+        let deleted = |a: &Action| match a {
+            Action::Delete { path, .. } => path.rsplit('/').next().map(str::to_owned),
+            _ => None,
+        };
+        actions.iter().filter_map(deleted).collect()
+    }
+
+    #[test]
+    fn missing_pods_are_made_with_distinct_names() {
+        let decided = decided(3, 0, vec![pod("a", "n1", None)]);
+        let made: Vec<&Action> = decided.actions.iter().filter(|a| matches!(a, Action::Create { .. })).collect();
+        assert_eq!(made.len(), 2);
+        assert_ne!(made[0], made[1]);
+    }
+
+    #[test]
+    fn unassigned_and_unready_pods_go_first() {
+        let pods = vec![pod("ready", "n1", Some(NOW - 500)), pod("unready", "n1", None), pod("unassigned", "", None)];
+        assert_eq!(names(&decided(1, 0, pods.clone()).actions), ["unassigned", "unready"]);
+        assert_eq!(names(&decided(0, 0, pods).actions).len(), 3);
+    }
+
+    #[test]
+    fn the_crowded_node_gives_first() {
+        let pods = vec![pod("alone", "n1", Some(0)), pod("one", "n2", Some(0)), pod("two", "n2", Some(0))];
+        assert_eq!(names(&decided(2, 0, pods).actions), ["one"]);
+    }
+
+    #[test]
+    fn a_pod_is_available_after_min_ready_seconds() {
+        let decided = decided(2, 30, vec![pod("old", "n", Some(NOW - 40)), pod("new", "n", Some(NOW - 10))]);
+        assert_eq!((decided.counts.ready, decided.counts.available), (2, 1));
+        assert_eq!(decided.again, Some(Duration::from_secs(20)));
+        assert!(decided.actions.is_empty());
+    }
+}

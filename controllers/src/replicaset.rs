@@ -1,0 +1,140 @@
+//! ReplicaSet -> Pods: keep the count.
+
+use std::{collections::HashMap, sync::Arc};
+
+use api::{
+    Key,
+    k8s::{
+        api::{
+            apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus},
+            core::v1::Pod,
+        },
+        apimachinery::pkg::apis::meta::v1::Time,
+    },
+    selector::Labels,
+    time::Timestamp,
+};
+use client::{Cache, Caches, kube};
+use kube::ResourceExt;
+use parking_lot::Mutex;
+use reconcile::{Action, Loop, Owner, Plan, Wake, controller_of, own_key};
+
+use crate::{
+    index::ByController,
+    replicas::{Counts, Seen, Wanted, decide},
+};
+
+const FAILURE: &str = "ReplicaFailure";
+
+pub struct ReplicaSets {
+    sets: Cache<ReplicaSet>,
+    pods: Cache<Pod>,
+    index: ByController<Pod>,
+    failures: Mutex<HashMap<Key, String>>,
+}
+
+pub struct World {
+    set: Arc<ReplicaSet>,
+    seen: Seen,
+}
+
+impl ReplicaSets {
+    pub fn new(caches: &Caches) -> Self {
+        let pods = caches.of::<Pod>();
+        Self { sets: caches.of(), index: ByController::new(pods.clone()), pods, failures: Mutex::default() }
+    }
+}
+
+impl Loop for ReplicaSets {
+    type World = World;
+
+    fn name(&self) -> &'static str {
+        "replicaset-controller"
+    }
+
+    fn wire(&self, wake: &Wake) {
+        wake.on_own(&self.sets);
+        let sets = self.sets.clone();
+        wake.on(&self.pods, move |pod, wake| match controller_of(&pod.metadata) {
+            Some(owner) if owner.kind == "ReplicaSet" => wake(Key::new(&pod.namespace().unwrap_or_default(), &owner.name)),
+            Some(_) => {}
+            None => {
+                let all = sets.in_namespace(&pod.namespace().unwrap_or_default());
+                all.iter().filter(|set| selector(set).is_some_and(|s| s.matches(Some(pod.labels())))).for_each(|set| wake(own_key(&**set)));
+            }
+        });
+    }
+
+    fn look(&self, key: &Key) -> Option<World> {
+        let Some(set) = self.sets.get(key) else {
+            self.failures.lock().remove(key);
+            return None;
+        };
+        let pods = self.index.candidates(&key.namespace, &set.uid().unwrap_or_default());
+        let failure = self.failures.lock().get(key).cloned();
+        Some(World { set, seen: Seen { pods, now: Timestamp::now(), dice: rand::random(), failure } })
+    }
+
+    fn plan(&self, world: &World, _: &Key) -> Plan {
+        let set = &*world.set;
+        let Some(owner) = selector(set).and_then(|s| Owner::of(set, s)) else { return Plan::rest() };
+        let spec = set.spec.as_ref();
+        let wanted = Wanted {
+            set,
+            owner,
+            replicas: spec.and_then(|s| s.replicas).unwrap_or(1),
+            min_ready_seconds: spec.and_then(|s| s.min_ready_seconds).unwrap_or(0),
+            template: spec.and_then(|s| s.template.as_ref()),
+        };
+        let decided = decide(&wanted, &world.seen);
+        let mut actions = decided.actions;
+        let status = status(set, wanted.replicas, decided.counts, &world.seen);
+        if set.status.as_ref() != Some(&status) {
+            // The status first: a pod that cannot be made must not keep it from being told.
+            actions.insert(0, Action::update_status(&ReplicaSet { status: Some(status), ..set.clone() }));
+        }
+        Plan { actions, again: decided.again }
+    }
+
+    fn failed(&self, key: &Key, action: &Action, error: &kube::Error) -> Option<Action> {
+        let (Action::Create { .. }, kube::Error::Api(status)) = (action, error) else { return None };
+        self.failures.lock().insert(key.clone(), status.message.clone());
+        let set = self.sets.get(key)?;
+        Some(Action::warning(&*set, "FailedCreate", format!("Error creating: {}", status.message)))
+    }
+}
+
+fn selector(set: &ReplicaSet) -> Option<Labels> {
+    Labels::from_selector(Some(&set.spec.as_ref()?.selector)).ok().flatten()
+}
+
+fn status(set: &ReplicaSet, replicas: i32, counts: Counts, seen: &Seen) -> ReplicaSetStatus {
+    let some = |n: i32| (n != 0).then_some(n);
+    let old = set.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
+    let mut conditions: Vec<ReplicaSetCondition> = old.into_iter().filter(|c| c.type_ != FAILURE).collect();
+    // An old failure is no news once the count is right.
+    if let Some(message) = seen.failure.as_ref().filter(|_| counts.replicas < replicas) {
+        conditions.push(ReplicaSetCondition {
+            type_: FAILURE.into(),
+            status: "True".into(),
+            reason: Some("FailedCreate".into()),
+            message: Some(message.clone()),
+            last_transition_time: was_since(set).or(Some(Time(seen.now))),
+        });
+    }
+    ReplicaSetStatus {
+        replicas: counts.replicas,
+        fully_labeled_replicas: some(counts.fully_labeled),
+        ready_replicas: some(counts.ready),
+        available_replicas: some(counts.available),
+        terminating_replicas: Some(counts.terminating),
+        observed_generation: set.metadata.generation,
+        conditions: (!conditions.is_empty()).then_some(conditions),
+    }
+}
+
+/// Since when the set says that it fails.
+fn was_since(set: &ReplicaSet) -> Option<Time> {
+    let conditions = set.status.as_ref()?.conditions.as_deref()?;
+    conditions.iter().find(|c| c.type_ == FAILURE)?.last_transition_time.clone()
+}

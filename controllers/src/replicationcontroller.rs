@@ -1,0 +1,102 @@
+//! ReplicationController -> Pods: keep the count. The older sister of ReplicaSet.
+
+use std::sync::Arc;
+
+use api::{
+    Key,
+    k8s::api::core::v1::{Pod, ReplicationController, ReplicationControllerStatus},
+    selector::Labels,
+    time::Timestamp,
+};
+use client::{Cache, Caches, kube};
+use kube::ResourceExt;
+use reconcile::{Action, Loop, Owner, Plan, Wake, controller_of, own_key};
+
+use crate::{
+    index::ByController,
+    replicas::{Seen, Wanted, decide},
+};
+
+pub struct Controllers {
+    controllers: Cache<ReplicationController>,
+    pods: Cache<Pod>,
+    index: ByController<Pod>,
+}
+
+pub struct World {
+    controller: Arc<ReplicationController>,
+    seen: Seen,
+}
+
+impl Controllers {
+    pub fn new(caches: &Caches) -> Self {
+        let pods = caches.of::<Pod>();
+        Self { controllers: caches.of(), index: ByController::new(pods.clone()), pods }
+    }
+}
+
+impl Loop for Controllers {
+    type World = World;
+
+    fn name(&self) -> &'static str {
+        "replication-controller"
+    }
+
+    fn wire(&self, wake: &Wake) {
+        wake.on_own(&self.controllers);
+        let controllers = self.controllers.clone();
+        wake.on(&self.pods, move |pod, wake| match controller_of(&pod.metadata) {
+            Some(owner) if owner.kind == "ReplicationController" => wake(Key::new(&pod.namespace().unwrap_or_default(), &owner.name)),
+            Some(_) => {}
+            None => {
+                let all = controllers.in_namespace(&pod.namespace().unwrap_or_default());
+                all.iter().filter(|c| selector(c).is_some_and(|s| s.matches(Some(pod.labels())))).for_each(|c| wake(own_key(&**c)));
+            }
+        });
+    }
+
+    fn look(&self, key: &Key) -> Option<World> {
+        let controller = self.controllers.get(key)?;
+        let pods = self.index.candidates(&key.namespace, &controller.uid().unwrap_or_default());
+        Some(World { controller, seen: Seen { pods, now: Timestamp::now(), dice: rand::random(), failure: None } })
+    }
+
+    fn plan(&self, world: &World, _: &Key) -> Plan {
+        let controller = &*world.controller;
+        let Some(owner) = selector(controller).and_then(|s| Owner::of(controller, s)) else { return Plan::rest() };
+        let spec = controller.spec.as_ref();
+        let wanted = Wanted {
+            set: controller,
+            owner,
+            replicas: spec.and_then(|s| s.replicas).unwrap_or(1),
+            min_ready_seconds: spec.and_then(|s| s.min_ready_seconds).unwrap_or(0),
+            template: spec.and_then(|s| s.template.as_ref()),
+        };
+        let decided = decide(&wanted, &world.seen);
+        let mut actions = decided.actions;
+        let some = |n: i32| (n != 0).then_some(n);
+        let status = ReplicationControllerStatus {
+            replicas: decided.counts.replicas,
+            fully_labeled_replicas: some(decided.counts.fully_labeled),
+            ready_replicas: some(decided.counts.ready),
+            available_replicas: some(decided.counts.available),
+            observed_generation: controller.metadata.generation,
+            conditions: controller.status.as_ref().and_then(|s| s.conditions.clone()),
+        };
+        if controller.status.as_ref() != Some(&status) {
+            actions.insert(0, Action::update_status(&ReplicationController { status: Some(status), ..controller.clone() }));
+        }
+        Plan { actions, again: decided.again }
+    }
+
+    fn failed(&self, key: &Key, action: &Action, error: &kube::Error) -> Option<Action> {
+        let (Action::Create { .. }, kube::Error::Api(status)) = (action, error) else { return None };
+        let controller = self.controllers.get(key)?;
+        Some(Action::warning(&*controller, "FailedCreate", format!("Error creating: {}", status.message)))
+    }
+}
+
+fn selector(controller: &ReplicationController) -> Option<Labels> {
+    let map = controller.spec.as_ref()?.selector.as_ref()?;
+    (!map.is_empty()).then(|| Labels::from_map(map))
+}

@@ -185,7 +185,8 @@ impl Call {
 
     async fn whole(&self, served: &Served, body: Body) -> Result<Response, Status> {
         let verb = self.info.verb.as_str();
-        if !served.kind.verbs.contains(&verb) {
+        let nameless = self.info.name.is_empty() && matches!(verb, "update" | "patch");
+        if nameless || !served.kind.verbs.contains(&verb) {
             return Err(Status::method_not_allowed(&served.kind.group_resource(), verb));
         }
         match verb {

@@ -91,3 +91,61 @@ fn apply_operations(patch: &json_patch::Patch, object: &mut Value) -> Result<(),
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    /// JSON without nulls, which a merge patch cannot write.
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![any::<bool>().prop_map(Value::from), any::<i32>().prop_map(Value::from), "[a-z~/]{0,4}".prop_map(Value::from)];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map("[a-c~/]{1,2}", inner, 0..4).prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    fn object() -> impl Strategy<Value = Value> {
+        prop::collection::btree_map("[a-c]", json(), 0..4).prop_map(|map| Value::Object(map.into_iter().collect()))
+    }
+
+    /// The merge patch that turns `from` into `to`.
+    fn difference(from: &Value, to: &Value) -> Value {
+        let (Value::Object(old), Value::Object(new)) = (from, to) else { return to.clone() };
+        let gone = old.keys().filter(|key| !new.contains_key(*key)).map(|key| (key.clone(), Value::Null));
+        let there = new.iter().map(|(key, value)| (key.clone(), old.get(key).map_or(value.clone(), |was| difference(was, value))));
+        Value::Object(gone.chain(there).collect())
+    }
+
+    proptest! {
+        #[test]
+        fn a_merge_of_the_difference_makes_the_other(from in object(), to in object()) {
+            let mut object = from.clone();
+            json_patch::merge(&mut object, &difference(&from, &to));
+            prop_assert_eq!(object, to);
+        }
+
+        #[test]
+        fn operations_of_the_difference_make_the_other(from in object(), to in object()) {
+            let mut object = from.clone();
+            let text = serde_json::to_value(json_patch::diff(&from, &to)).unwrap();
+            apply_operations(&operations(text).unwrap(), &mut object).unwrap();
+            prop_assert_eq!(object, to);
+        }
+    }
+
+    #[test]
+    fn copies_cannot_blow_an_object_up() {
+        let mut object = json!({"a": "x".repeat(1 << 20)});
+        let copies: Vec<Value> = (0..8).map(|i| json!({"op": "copy", "from": "/a", "path": format!("/b{i}")})).collect();
+        let patch = operations(Value::Array(copies)).unwrap();
+        assert_eq!(apply_operations(&patch, &mut object).err().map(|status| status.code), Some(413));
+        let many = vec![json!({"op": "remove", "path": "/a"}); OPERATIONS_MAX + 1];
+        assert_eq!(operations(Value::Array(many)).err().map(|status| status.code), Some(413));
+    }
+}

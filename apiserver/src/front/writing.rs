@@ -35,9 +35,9 @@ impl Call {
         let body = self.read(body).await?;
         let options = WriteOptions::read(&self.query, "CreateOptions")?;
         let mut object = self.decode(kind, input, &body, &options)?;
-        meta::wipe(&mut object);
-        self.put_namespace(served, &mut object, "provided")?;
         meta::typed(&object).map_err(|why| form::mistyped(kind, &why))?;
+        meta::wipe(&mut object);
+        self.put_namespace(served, &mut object)?;
         let name = meta::text(&object, "name").to_owned();
         let asked = self.asked(served, &name, &options.value, options.dry_run, &self.warnings);
         let created = create::create(&self.engine, &asked, object).await?;
@@ -55,9 +55,9 @@ impl Call {
             Some((_, sub)) => decode_as(&sub.body, input, &body)?.value,
             None => self.decode(kind, input, &body, &options)?,
         };
-        self.put_namespace(served, &mut object, "provided")?;
-        self.check_name(&mut object)?;
         meta::typed(&object).map_err(|why| form::mistyped(kind, &why))?;
+        self.put_namespace(served, &mut object)?;
+        self.check_name(&object)?;
         let edit = |value: &mut Value| {
             *value = object.clone();
             Ok(())
@@ -98,7 +98,7 @@ impl Call {
         let mut object = decode_as(&sub.body, input, &body)?.value;
         meta::typed(&object).map_err(|why| Status::bad_request(format!("{}: {why}", sub.body.kind)))?;
         meta::of(&mut object).retain(|_, value| !value.is_null());
-        self.put_namespace(served, &mut object, "provided")?;
+        self.put_namespace(served, &mut object)?;
         let asked = self.asked(served, &self.info.name, &options.value, options.dry_run, &self.warnings);
         let ctx = asked.ctx(&self.engine);
         admit::mutate(&ctx, Operation::Create, Some(&mut object), None, &options.value).await?;
@@ -131,11 +131,11 @@ impl Call {
     }
 
     /// The object's namespace is that of the request.
-    fn put_namespace(&self, served: &Served, object: &mut Value, word: &str) -> Result<(), Status> {
+    fn put_namespace(&self, served: &Served, object: &mut Value) -> Result<(), Status> {
         let wanted = self.namespace(served);
         let given = meta::text(object, "namespace");
         if !wanted.is_empty() && !given.is_empty() && given != wanted {
-            let words = format!("the namespace of the {word} object does not match the namespace sent on the request");
+            let words = "the namespace of the provided object does not match the namespace sent on the request";
             return Err(Status::bad_request(words));
         }
         if wanted.is_empty() {
@@ -147,7 +147,7 @@ impl Call {
     }
 
     /// The object's name is that of the URL.
-    fn check_name(&self, object: &mut Value) -> Result<(), Status> {
+    fn check_name(&self, object: &Value) -> Result<(), Status> {
         let (given, wanted) = (meta::text(object, "name"), self.info.name.as_str());
         if given == wanted {
             return Ok(());

@@ -1,0 +1,43 @@
+//! Who may: tokens, impersonation, refusals.
+
+use serde_json::json;
+
+use crate::kit::{Room, THINGS};
+
+#[tokio::test]
+async fn refusals_are_in_upstreams_words() {
+    let room = Room::new().await;
+    let nobody = [("authorization", "Bearer token-nobody")];
+    let status = room.raw("GET", THINGS, "", &nobody).await.refused(
+        403,
+        r#"things.test.io is forbidden: User "nobody" cannot list resource "things" in API group "test.io" in the namespace "default""#,
+    );
+    assert_eq!(status["details"], json!({"group": "test.io", "kind": "things"}));
+    let path = room.raw("GET", "/secret", "", &nobody).await;
+    path.refused(403, r#"forbidden: User "nobody" cannot get path "/secret""#);
+    let sub = room.raw("PATCH", &format!("{THINGS}/a/status"), "", &nobody).await;
+    sub.refused(403, r#"things.test.io "a" is forbidden: User "nobody" cannot patch resource "things/status""#);
+    room.raw("GET", THINGS, "", &[("authorization", "Bearer forged")]).await.refused(401, "Unauthorized");
+}
+
+#[tokio::test]
+async fn impersonation_needs_leave() {
+    let room = Room::new().await;
+    let as_nobody = room.raw("GET", THINGS, "", &[("impersonate-user", "nobody")]).await;
+    as_nobody.refused(403, r#"User "nobody" cannot list"#);
+    let ask = json!({"kind": "Ask"});
+    let reply = room.raw("POST", "/apis/test.io/v1/asks", ask.to_string(), &[("impersonate-user", "alice")]).await.ok(201);
+    assert_eq!(reply["status"]["user"], "alice");
+    let by_nobody = [("authorization", "Bearer token-nobody"), ("impersonate-user", "alice")];
+    room.raw("GET", THINGS, "", &by_nobody).await.refused(403, r#"users "alice" is forbidden: User "nobody" cannot impersonate resource "users""#);
+    room.raw("GET", THINGS, "", &[("impersonate-group", "g")]).await.refused(400, "without impersonating a user");
+}
+
+#[tokio::test]
+async fn unknown_paths_are_not_found() {
+    let room = Room::new().await;
+    for path in ["/nowhere", "/apis/test.io/v1/nothings", "/apis/test.io/v9/things", &format!("{THINGS}/a/nosub")] {
+        assert_eq!(room.get(path).await.code, 404, "{path}");
+    }
+    room.raw("PUT", THINGS, "{}", &[]).await.refused(405, "update is not supported");
+}

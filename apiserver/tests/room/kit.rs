@@ -1,0 +1,268 @@
+//! A room to test in: the real engine over the memory store, two kinds of its own, and requests without sockets.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use api::{Gvk, causes::Causes, task::Group, time::Timestamp};
+use apiserver::{
+    engine::Engine,
+    front::{self, Front},
+    identity::{Attributes, Authenticator, Authorizer, Decision, Gates, Peer, User},
+    kind::{Column, Field, Grace, Handler, Kind, Law, ScalePaths, Scope, Storage, Subresource},
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderMap, Request};
+use http_body_util::{BodyExt, Full};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+pub const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+pub const THINGS: &str = "/apis/test.io/v1/namespaces/default/things";
+pub const PLACES: &str = "/apis/test.io/v1/places";
+
+/// The law of the test's kinds.
+pub struct Plain;
+
+#[async_trait]
+impl Law for Plain {
+    fn default(&self, object: &mut Value) {
+        if object.get("kind") == Some(&json!("Thing")) && object.pointer("/spec/colour").is_none() {
+            object["spec"]["colour"] = json!("red");
+        }
+    }
+
+    fn validate(&self, object: &Value, causes: &mut Causes) {
+        if object.pointer("/spec/size").and_then(Value::as_i64).is_some_and(|size| size < 0) {
+            causes.invalid("spec.size", object["spec"]["size"].clone(), "must be greater than or equal to 0");
+        }
+    }
+
+    fn grace(&self, object: &Value, requested: Option<i64>) -> Grace {
+        match object.pointer("/spec/grace").and_then(Value::as_i64) {
+            Some(seconds) => Grace::Seconds(requested.unwrap_or(seconds)),
+            None => Grace::Now,
+        }
+    }
+
+    fn warnings(&self, new: &Value, _: Option<&Value>) -> Vec<String> {
+        new.pointer("/spec/old").map(|_| "spec.old: is \"deprecated\"".to_owned()).into_iter().collect()
+    }
+
+    fn cells(&self, object: &Value, _: Timestamp) -> Vec<Value> {
+        vec![object["metadata"]["name"].clone(), object["spec"]["colour"].clone()]
+    }
+
+    fn from_storage(&self, mut object: Value) -> Value {
+        let colour = object["spec"]["colour"].take();
+        object["spec"] = json!({"tint": colour});
+        object
+    }
+
+    fn to_storage(&self, mut object: Value) -> Value {
+        let tint = object["spec"]["tint"].take();
+        object["spec"] = json!({"colour": tint});
+        object
+    }
+
+    async fn answer(&self, ctx: &apiserver::kind::Ctx<'_>, mut object: Value) -> Result<Value, api::Status> {
+        object["status"] = json!({"user": ctx.user.name});
+        Ok(object)
+    }
+}
+
+fn kind(version: &'static str, kind: &'static str, plural: &'static str, scope: Scope, storage: Storage) -> Kind {
+    let column = |name: &'static str| Column { name: name.into(), typ: "string", format: "", description: "".into(), priority: 0 };
+    Kind {
+        group: "test.io".into(),
+        version: version.into(),
+        kind: kind.into(),
+        plural: plural.into(),
+        singular: Cow::Owned(kind.to_lowercase()),
+        short_names: Cow::Borrowed(&[]),
+        categories: Cow::Borrowed(&[]),
+        scope,
+        verbs: Cow::Borrowed(VERBS),
+        storage,
+        subresources: Vec::new(),
+        columns: vec![column("Name"), column("Colour")].into(),
+        fields: Cow::Borrowed(&[]),
+        schema: "".into(),
+        generation: false,
+        law: Arc::new(Plain),
+    }
+}
+
+fn kept(prefix: &'static str) -> Storage {
+    Storage::Kept { prefix: prefix.into(), ttl_seconds: None }
+}
+
+pub fn kinds() -> Vec<Arc<Kind>> {
+    let mut thing = kind("v1", "Thing", "things", Scope::Namespaced, kept("things"));
+    thing.generation = true;
+    thing.fields = vec![Field { label: "spec.colour".into(), pointer: "/spec/colour".into(), default: "" }].into();
+    let verbs = || Cow::Borrowed(&["get", "patch", "update"][..]);
+    let body = Gvk::new("test.io", "v1", "Thing");
+    let scale = ScalePaths { spec_replicas: "/spec/size", status_replicas: "/status/size", selector: "/spec/selector" };
+    thing.subresources = vec![
+        Subresource { name: "status".into(), body: body.clone(), verbs: verbs(), handler: Handler::Status },
+        Subresource { name: "scale".into(), body: Gvk::new("autoscaling", "v1", "Scale"), verbs: verbs(), handler: Handler::Scale(scale) },
+    ];
+    let stored_as = Storage::As { group: "test.io".into(), version: "v1".into(), plural: "things".into() };
+    let mut asked = kind("v1", "Ask", "asks", Scope::Cluster, Storage::Nowhere);
+    asked.verbs = Cow::Borrowed(&["create"]);
+    let all = [
+        thing,
+        kind("v1", "Place", "places", Scope::Cluster, kept("places")),
+        kind("v2", "Thing", "things", Scope::Namespaced, stored_as),
+        asked,
+    ];
+    all.into_iter().map(Arc::new).collect()
+}
+
+/// Everything but what `nobody` asks.
+struct Everyone;
+
+impl Authorizer for Everyone {
+    fn authorize(&self, asked: &Attributes) -> Decision {
+        if asked.user.name == "nobody" || asked.user.name == "system:anonymous" { Decision::NoOpinion(String::new()) } else { Decision::Allow(String::new()) }
+    }
+}
+
+struct Tokens;
+
+#[async_trait]
+impl Authenticator for Tokens {
+    async fn token(&self, _: &Arc<Engine>, token: &str, _: &[String]) -> Result<Option<User>, api::Status> {
+        Ok(token.strip_prefix("token-").map(|name| User { name: name.into(), ..User::default() }))
+    }
+}
+
+pub struct Room {
+    pub engine: Arc<Engine>,
+    pub front: Front,
+    pub group: Group,
+}
+
+pub struct Reply {
+    pub code: u16,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Reply {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
+    }
+
+    #[track_caller]
+    pub fn ok(self, code: u16) -> Value {
+        assert_eq!(self.code, code, "{:?}", self.body);
+        self.json()
+    }
+
+    #[track_caller]
+    pub fn refused(self, code: u16, words: &str) -> Value {
+        let value = self.ok(code);
+        assert!(value["message"].as_str().unwrap_or_default().contains(words), "{value}");
+        value
+    }
+}
+
+impl Room {
+    pub async fn new() -> Self {
+        Self::over(store::memory::Memory::new()).await
+    }
+
+    pub async fn over(store: impl store::Store) -> Self {
+        let group = Group::new();
+        let gates = Gates { authenticators: vec![Arc::new(Tokens)], authorizers: vec![Arc::new(Everyone)], admission: Vec::new() };
+        let engine = Engine::new(Arc::new(store), kinds(), gates, group.clone());
+        engine.ready().await;
+        Self { front: front::service(engine.clone()), engine, group }
+    }
+
+    /// `headers` are pairs; the caller is `tester` unless they say otherwise.
+    pub async fn send(&self, method: &str, path: &str, body: impl Into<Bytes>, headers: &[(&str, &str)]) -> http::Response<apiserver::body::Body> {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let user = User { name: "tester".into(), ..User::default() };
+        let request = request.extension(Peer { certificate: Some(user), address: None }).body(Full::new(body.into())).unwrap();
+        self.front.clone().oneshot(request).await.unwrap()
+    }
+
+    pub async fn raw(&self, method: &str, path: &str, body: impl Into<Bytes>, headers: &[(&str, &str)]) -> Reply {
+        let (parts, body) = self.send(method, path, body, headers).await.into_parts();
+        Reply { code: parts.status.as_u16(), headers: parts.headers, body: body.collect().await.unwrap().to_bytes() }
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        self.raw("GET", path, "", &[]).await
+    }
+
+    pub async fn post(&self, path: &str, value: &Value) -> Reply {
+        self.raw("POST", path, value.to_string(), &[]).await
+    }
+
+    pub async fn put(&self, path: &str, value: &Value) -> Reply {
+        self.raw("PUT", path, value.to_string(), &[]).await
+    }
+
+    pub async fn patch(&self, path: &str, kind: &str, value: &Value) -> Reply {
+        self.raw("PATCH", path, value.to_string(), &[("content-type", &format!("application/{kind}+json"))]).await
+    }
+
+    pub async fn delete(&self, path: &str, options: &Value) -> Reply {
+        self.raw("DELETE", path, options.to_string(), &[]).await
+    }
+
+    pub async fn thing(&self, name: &str, labels: &Value) -> Value {
+        self.post(THINGS, &thing(name, labels)).await.ok(201)
+    }
+
+    pub async fn watch(&self, path: &str) -> Watch {
+        self.watch_as(path, "application/json").await
+    }
+
+    pub async fn watch_as(&self, path: &str, accept: &str) -> Watch {
+        let response = self.send("GET", path, "", &[("accept", accept)]).await;
+        assert_eq!(response.status(), 200);
+        Watch { body: response.into_body(), rest: String::new() }
+    }
+}
+
+pub fn thing(name: &str, labels: &Value) -> Value {
+    json!({"kind": "Thing", "apiVersion": "test.io/v1", "metadata": {"name": name, "labels": labels}, "spec": {"size": 1}})
+}
+
+pub fn version(object: &Value) -> u64 {
+    object["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no version: {object}"))
+}
+
+/// An open watch.
+pub struct Watch {
+    body: apiserver::body::Body,
+    rest: String,
+}
+
+impl Watch {
+    /// The next event; `None` at the end of the stream.
+    pub async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some((line, rest)) = self.rest.split_once('\n') {
+                let value = serde_json::from_str(line).unwrap();
+                self.rest = rest.to_owned();
+                return Some(value);
+            }
+            let frame = tokio::time::timeout(Duration::from_secs(20), self.body.frame()).await.expect("no event in time")?;
+            self.rest.push_str(std::str::from_utf8(frame.unwrap().data_ref().unwrap()).unwrap());
+        }
+    }
+
+    /// `TYPE name` of the next event.
+    pub async fn line(&mut self) -> String {
+        let event = self.next().await.expect("the watch ended");
+        format!("{} {}", event["type"].as_str().unwrap(), event["object"]["metadata"]["name"].as_str().unwrap_or_default())
+    }
+}

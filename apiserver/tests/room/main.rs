@@ -1,0 +1,9 @@
+//! The engine and its front door over the memory store, as one room.
+
+mod delete;
+mod gates;
+mod input;
+mod kit;
+mod list;
+mod watch;
+mod write;

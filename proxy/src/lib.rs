@@ -8,6 +8,7 @@ use ipnet::Ipv4Net;
 use parking_lot::RwLock;
 
 pub mod cni;
+pub mod dns;
 mod iptables;
 mod model;
 #[cfg(test)]
@@ -79,7 +80,7 @@ async fn remove_rules() -> Result<(), Error> {
 
 async fn remove_links(group: &Group) -> Result<(), Error> {
     let net = cni::link::Net::here(group)?;
-    for name in [cni::BRIDGE] {
+    for name in [cni::BRIDGE, dns::LINK] {
         net.delete_link(name).await?;
     }
     Ok(())

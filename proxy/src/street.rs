@@ -7,7 +7,7 @@ use parking_lot::RwLock;
 use serde_json::{Value, json};
 
 use crate::{
-    cni, iptables,
+    cni, dns, iptables,
     model::Node,
     sync::Sync,
     testing::{service, slice},
@@ -47,7 +47,7 @@ impl Street {
             pod.serve_tcp(8080, &format!("p{i}"));
             pod.serve_udp(5353, &format!("p{i}"));
         }
-        Self { node, outside, pods: made, world: World::default(), _leases: leases }
+        Self { node, outside, pods: made, world: World::noting(), _leases: leases }
     }
 
     /// The service `d/<name>` with the pods as endpoints.
@@ -63,7 +63,8 @@ impl Street {
     }
 
     fn sync(&self) -> Syncer<'_> {
-        let node = Arc::new(RwLock::new(Node { name: "n1".into(), ..Node::default() }));
+        let answered_here = vec!["10.96.0.10".parse().unwrap()];
+        let node = Arc::new(RwLock::new(Node { name: "n1".into(), answered_here, ..Node::default() }));
         let cidr = Some("10.77.0.0/16".parse().unwrap());
         Syncer { street: self, sync: Some(Sync::new(self.world.clone(), node, cidr, api::task::Group::new())) }
     }
@@ -170,6 +171,30 @@ fn udp_clients_move_when_their_endpoint_goes() {
     street.serve("dns", spec, "UDP", &[1]);
     sync.once();
     netns::eventually("p1", || ask_udp(&client, "10.96.0.5:53").as_deref() == Some("p1"));
+}
+
+#[test]
+fn the_dns_address_answers_pods_and_the_node_beside_a_service_without_endpoints() {
+    let street = Street::new(1);
+    street.serve("kube-dns", json!({"clusterIP": "10.96.0.10", "ports": [{"port": 53, "protocol": "UDP"}]}), "UDP", &[]);
+    street.sync().once();
+    let (started, ready) = std::sync::mpsc::channel();
+    let name = street.node.path();
+    // The server lives until the test's process ends.
+    std::thread::spawn(move || {
+        netns::enter(&name);
+        block_on(async {
+            let group = api::task::Group::new();
+            dns::serve_for_test("10.96.0.10".parse().unwrap(), &group).await;
+            started.send(()).unwrap();
+            std::future::pending::<()>().await;
+        });
+    });
+    ready.recv().unwrap();
+    for from in [&street.pods[0], &street.node] {
+        let socket = from.udp_client();
+        netns::eventually("an answer", || dns::asks_for_test(&socket, "10.96.0.10:53").is_some_and(|said| said.contains("1.1.0")));
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 /// The label that ties a slice to its service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// All services of the cluster and their slices; shared objects, no copies. Cloning shares it.
+/// All services of the cluster and their slices; shared objects, no copies. Cloning shares it. The default one does not note changes.
 #[derive(Clone, Default)]
 pub struct World {
     inner: Arc<Mutex<Inner>>,
@@ -26,7 +26,8 @@ pub struct World {
 #[derive(Default)]
 struct Inner {
     services: HashMap<Key, Entry>,
-    changed: HashSet<Key>,
+    /// `None` where nobody will take it.
+    changed: Option<HashSet<Key>>,
 }
 
 /// One service name: the object and its slices may come in any order.
@@ -38,9 +39,16 @@ pub struct Entry {
 }
 
 impl World {
-    /// Filled by the caches from now on.
-    pub fn follow(caches: &Caches) -> Self {
+    /// One that notes what changed, for [`World::take_changed`].
+    pub fn noting() -> Self {
         let world = Self::default();
+        world.inner.lock().changed = Some(HashSet::new());
+        world
+    }
+
+    /// Filled by the caches from now on, and noting changes.
+    pub fn follow(caches: &Caches) -> Self {
+        let world = Self::noting();
         let of_services = world.clone();
         caches.of::<Service>().on_change(move |old, new| of_services.service(old, new));
         let of_slices = world.clone();
@@ -78,11 +86,11 @@ impl World {
 
     /// What changed since the last call. Bounded by the number of services.
     pub fn take_changed(&self) -> HashSet<Key> {
-        std::mem::take(&mut self.inner.lock().changed)
+        self.inner.lock().changed.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     pub fn mark_changed(&self, keys: impl IntoIterator<Item = Key>) {
-        self.inner.lock().changed.extend(keys);
+        self.inner.lock().changed.get_or_insert_default().extend(keys);
         self.changed.notify_one();
     }
 
@@ -98,13 +106,16 @@ impl World {
         if entry.service.is_none() && entry.slices.is_empty() {
             inner.services.remove(&key);
         }
-        inner.changed.insert(key);
+        if let Some(changed) = &mut inner.changed {
+            changed.insert(key);
+        }
         drop(inner);
         self.changed.notify_one();
     }
 }
 
-fn service_of(slice: &EndpointSlice) -> Option<Key> {
+/// The service that the slice belongs to.
+pub fn service_of(slice: &EndpointSlice) -> Option<Key> {
     let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
     Some(Key::new(slice.metadata.namespace.as_deref().unwrap_or(""), name))
 }
@@ -123,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_slice_follows_its_label_and_nothing_is_left_behind() {
-        let world = World::default();
+        let world = World::noting();
         let (a, b) = (slice("s", "a"), slice("s", "b"));
         world.slice(None, Some(&a));
         world.slice(Some(&a), Some(&b));

@@ -138,6 +138,7 @@ fn host_ports_lead_to_the_pod_and_go_with_it() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "nothing is waited for: the moment of the kill is varied")]
 fn a_killed_plugin_loses_no_lease() {
     let (node, a, b) = (Node::new(), Namespace::new("a"), Namespace::new("b"));
     let conf = node.conf();

@@ -4,7 +4,8 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    sync::mpsc,
+    time::Duration,
 };
 
 use super::{
@@ -14,7 +15,6 @@ use super::{
 
 /// Another plugin process holds the lock for milliseconds; one that takes this long is stuck.
 const LOCK_BOUND: Duration = Duration::from_secs(20);
-const LOCK_PAUSE: Duration = Duration::from_millis(2);
 /// Where leases are kept when the configuration does not say.
 const DATA_DIR: &str = "/var/lib/skiff/cni";
 
@@ -56,18 +56,18 @@ fn directory(conf: &Conf) -> Result<PathBuf, Fault> {
 
 fn lock(path: &Path) -> Result<File, Fault> {
     let file = File::create(path).map_err(|e| Fault::io("open the lock", &e))?;
-    let begun = Instant::now();
-    // flock has no deadline of its own.
-    while let Err(refused) = file.try_lock() {
-        match refused {
-            TryLockError::Error(e) => return Err(Fault::io("lock the leases", &e)),
-            TryLockError::WouldBlock if begun.elapsed() > LOCK_BOUND => {
-                return Err(Fault::new(11, "the leases stay locked", path.display().to_string()));
-            }
-            TryLockError::WouldBlock => std::thread::sleep(LOCK_PAUSE),
-        }
+    match file.try_lock() {
+        Ok(()) => return Ok(file),
+        Err(TryLockError::Error(e)) => return Err(Fault::io("lock the leases", &e)),
+        Err(TryLockError::WouldBlock) => {}
     }
-    Ok(file)
+    // flock has no deadline of its own: a thread waits in it, and is left there if it takes too long; the process ends soon after.
+    let (locked, waiting) = mpsc::sync_channel(1);
+    std::thread::spawn(move || locked.send(file.lock().map(|()| file)));
+    match waiting.recv_timeout(LOCK_BOUND) {
+        Ok(outcome) => outcome.map_err(|e| Fault::io("lock the leases", &e)),
+        Err(_) => Err(Fault::new(11, "the leases stay locked", path.display().to_string())),
+    }
 }
 
 fn read(path: &Path) -> Result<Leases, Fault> {

@@ -12,7 +12,7 @@ use futures::{StreamExt, TryStreamExt};
 use ipnet::Ipv4Net;
 use nix::sched::{CloneFlags, setns};
 use rtnetlink::{
-    Handle, LinkBridge, LinkBridgePort, LinkDummy, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
         address::{AddressAttribute, AddressMessage},
         link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage},
@@ -108,14 +108,6 @@ impl Net {
         if !link.up {
             self.up(link.index).await?;
         }
-        Ok(link)
-    }
-
-    /// A dummy link, up, made if it was not there.
-    pub async fn ensure_dummy(&self, name: &str) -> Result<Link, Error> {
-        self.add(LinkDummy::new(name).up().build(), name).await?;
-        let link = self.must_link(name).await?;
-        self.up(link.index).await?;
         Ok(link)
     }
 

@@ -1,11 +1,13 @@
 //! Network namespaces for tests: made under a name of this process, gone when dropped.
 
+#![allow(dead_code)] // each test target uses a part
+
 use std::{
     fs::File,
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
@@ -48,8 +50,7 @@ impl Namespace {
 
     /// Moves this thread inside, for good.
     pub fn enter(&self) {
-        let file = File::open(self.path()).unwrap();
-        setns(file.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
+        enter(&self.path());
     }
 
     /// Runs `work` on a thread that is inside.
@@ -113,6 +114,11 @@ impl Drop for Namespace {
     }
 }
 
+pub fn enter(path: &Path) {
+    let file = File::open(path).unwrap();
+    setns(file.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
+}
+
 pub fn ask_udp(socket: &UdpSocket, address: &str) -> Option<String> {
     let mut buffer = [0; 64];
     socket.send_to(b"?", address).ok()?;
@@ -137,6 +143,7 @@ pub fn fed(command: &mut Command, input: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
+#[expect(clippy::disallowed_methods, reason = "this is the wait for a condition with a bound")]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {

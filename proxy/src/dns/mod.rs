@@ -1,0 +1,102 @@
+//! Names of the cluster -> answers, on the cluster DNS address of every node; all other names -> the node's own resolvers.
+//!
+//! Source: the specification kubernetes/dns 1.1.0, and CoreDNS' plugin `kubernetes` where the specification is silent.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use api::{
+    k8s::api::{core::v1::Service, discovery::v1::EndpointSlice},
+    task::Group,
+};
+use client::Caches;
+use ipnet::Ipv4Net;
+use tokio::net::{TcpListener, UdpSocket};
+
+mod forward;
+mod index;
+mod reply;
+mod resolv;
+mod server;
+#[cfg(test)]
+mod tests;
+mod zone;
+
+use crate::{
+    Error,
+    cni::link::{End, Net, mac_of},
+};
+
+/// The link that holds the DNS address.
+pub const LINK: &str = "skiff-dns";
+
+/// What the DNS server of a node must know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Without dots at the ends: `cluster.local`.
+    pub domain: String,
+    /// The cluster DNS address: the tenth of the service range. This node takes it on a link of its own.
+    pub address: Ipv4Addr,
+    /// 53.
+    pub port: u16,
+    /// Names the servers for all other names; read again when it changes. `/etc/resolv.conf`, or what the kubelet's `--resolv-conf` names.
+    pub resolv_conf: PathBuf,
+}
+
+/// Serves DNS: returns when it listens, and goes on in `group` until it stops. Until the caches are filled, the cluster's names get SERVFAIL.
+///
+/// # Errors
+/// Where the address cannot be taken or bound.
+pub async fn run(config: Config, caches: Caches, group: Group) -> Result<(), Error> {
+    take_address(config.address, &group).await?;
+    let (udp, tcp) = bind(SocketAddr::from((config.address, config.port))).await?;
+    let index = index::Index::follow(&caches);
+    let zone = zone::Zone::new(&config.domain, config.address, index.clone());
+    let upstreams = resolv::Upstreams::new(config.resolv_conf, SocketAddr::from((config.address, config.port)));
+    let server = Arc::new(server::Server::new(zone, forward::Forwarder::new(upstreams)));
+    server.start(udp, tcp, &group);
+    group.spawn(async move {
+        caches.of::<Service>().synced().await;
+        caches.of::<EndpointSlice>().synced().await;
+        index.set_complete();
+    });
+    Ok(())
+}
+
+async fn take_address(address: Ipv4Addr, group: &Group) -> Result<(), Error> {
+    let net = Net::here(&group.child())?;
+    // A bridge without ports: kernels that can run pods have bridges, but not all have dummy links.
+    let link = net.ensure_bridge(&End { name: LINK, mac: mac_of(address), mtu: 0 }).await?;
+    net.ensure_address(link.index, Ipv4Net::from(address)).await?;
+    Ok(())
+}
+
+async fn bind(address: SocketAddr) -> Result<(UdpSocket, TcpListener), Error> {
+    let failed = |why| Error::Bind { address, why };
+    let udp = UdpSocket::bind(address).await.map_err(failed)?;
+    Ok((udp, TcpListener::bind(address).await.map_err(failed)?))
+}
+
+/// An empty zone on `address`, port 53, in the namespace of the calling thread.
+#[cfg(test)]
+pub(crate) async fn serve_for_test(address: Ipv4Addr, group: &Group) {
+    take_address(address, group).await.unwrap();
+    let own = SocketAddr::from((address, 53));
+    let (udp, tcp) = bind(own).await.unwrap();
+    let zone = zone::Zone::new("cluster.local", address, index::Index::default());
+    let upstreams = resolv::Upstreams::new("/nowhere".into(), own);
+    Arc::new(server::Server::new(zone, forward::Forwarder::new(upstreams))).start(udp, tcp, group);
+}
+
+/// What `dns-version` gets, as text.
+#[cfg(test)]
+pub(crate) fn asks_for_test(socket: &std::net::UdpSocket, server: &str) -> Option<String> {
+    let question = tests::query("dns-version.cluster.local.", hickory_proto::rr::RecordType::TXT);
+    socket.send_to(&question.to_vec().ok()?, server).ok()?;
+    let mut buffer = [0; 512];
+    let size = socket.recv(&mut buffer).ok()?;
+    Some(hickory_proto::op::Message::from_vec(buffer.get(..size)?).ok()?.answers.first()?.data.to_string())
+}

@@ -1,0 +1,201 @@
+//! Datagrams and connections -> questions; answers -> back to where they came from.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use api::task::Group;
+use hickory_proto::{
+    op::{Message, MessageType, ResponseCode},
+    rr::{DNSClass, Name, Record, RecordType},
+};
+use tokio::{
+    net::{TcpListener, TcpStream, UdpSocket},
+    sync::Semaphore,
+    time::timeout,
+};
+
+use super::{
+    forward::{Forwarder, Transport, read_message, write_message},
+    reply::{self, Parts},
+    zone::{self, Answer, Zone},
+};
+
+/// Open TCP connections; more wait to be accepted.
+const CONNECTIONS_MAX: usize = 200;
+/// After which a silent connection is closed (RFC 7766 speaks of seconds).
+const IDLE_BOUND: Duration = Duration::from_secs(10);
+/// A socket that fails is not asked again at once.
+const FAILED_REST: Duration = Duration::from_millis(100);
+/// The largest datagram.
+const DATAGRAM_MAX: usize = 65_535;
+/// How many of our own names may stand for one another in a row.
+const ALIASES_MAX: usize = 8;
+
+pub struct Server {
+    zone: Zone,
+    pub(super) forwarder: Forwarder,
+    connections: Arc<Semaphore>,
+}
+
+/// How far a question is answered without asking anybody.
+enum Looked {
+    Done(Parts),
+    /// It is not ours.
+    Elsewhere,
+    /// One of our names stands for one that is not.
+    Alias {
+        answers: Vec<Record>,
+        target: Name,
+    },
+}
+
+impl Server {
+    pub fn new(zone: Zone, forwarder: Forwarder) -> Self {
+        Self { zone, forwarder, connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+    }
+
+    pub fn start(self: &Arc<Self>, udp: UdpSocket, tcp: TcpListener, group: &Group) {
+        group.spawn(self.clone().serve_udp(Arc::new(udp), group.clone()));
+        group.spawn(self.clone().serve_tcp(tcp, group.clone()));
+        let server = self.clone();
+        group.spawn(async move { server.forwarder.probe().await });
+    }
+
+    /// What is in memory is answered at once, in turn; what must be asked for waits in a task of its own, of which there is a bounded number.
+    async fn serve_udp(self: Arc<Self>, socket: Arc<UdpSocket>, group: Group) {
+        let mut buffer = vec![0; DATAGRAM_MAX];
+        loop {
+            let (size, peer) = match socket.recv_from(&mut buffer).await {
+                Ok(received) => received,
+                Err(error) => {
+                    tracing::debug!(%error, "DNS datagram not received");
+                    tokio::time::sleep(FAILED_REST).await;
+                    continue;
+                }
+            };
+            let query = buffer.get(..size).unwrap_or_default();
+            let Some(request) = parse(query) else { continue };
+            match self.at_once(&request) {
+                Some(reply) => send(&socket, peer, reply::encode(&reply, &request, Transport::Udp)).await,
+                None => self.later(query.to_vec(), request, socket.clone(), peer, &group),
+            }
+        }
+    }
+
+    fn later(self: &Arc<Self>, query: Vec<u8>, request: Message, socket: Arc<UdpSocket>, peer: SocketAddr, group: &Group) {
+        let server = self.clone();
+        group.spawn(async move {
+            let bytes = server.with_others(&query, &request, Transport::Udp).await;
+            send(&socket, peer, bytes).await;
+        });
+    }
+
+    async fn serve_tcp(self: Arc<Self>, listener: TcpListener, group: Group) {
+        loop {
+            let Ok(permit) = self.connections.clone().acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let server = self.clone();
+                    group.spawn(async move {
+                        server.converse(stream).await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "DNS connection not accepted");
+                    tokio::time::sleep(FAILED_REST).await;
+                }
+            }
+        }
+    }
+
+    async fn converse(&self, mut stream: TcpStream) {
+        while let Ok(Ok(query)) = timeout(IDLE_BOUND, read_message(&mut stream)).await {
+            let Some(request) = parse(&query) else { return };
+            let bytes = match self.at_once(&request) {
+                Some(reply) => reply::encode(&reply, &request, Transport::Tcp),
+                None => self.with_others(&query, &request, Transport::Tcp).await,
+            };
+            let Some(bytes) = bytes else { return };
+            if !matches!(timeout(IDLE_BOUND, write_message(&mut stream, &bytes)).await, Ok(Ok(()))) {
+                return;
+            }
+        }
+    }
+
+    /// The reply, if nobody needs to be asked.
+    pub fn at_once(&self, request: &Message) -> Option<Message> {
+        let query = match reply::question(request) {
+            Ok(query) => query,
+            Err(code) => return Some(reply::failure(request, code)),
+        };
+        if query.query_class != DNSClass::IN {
+            return Some(reply::failure(request, ResponseCode::Refused));
+        }
+        if self.forwarder.is_probe(&query.name) {
+            return Some(reply::failure(request, ResponseCode::NXDomain));
+        }
+        match self.look(&query.name, query.query_type) {
+            Looked::Done(parts) => Some(reply::reply(request, parts)),
+            Looked::Elsewhere | Looked::Alias { .. } => None,
+        }
+    }
+
+    /// The reply's bytes for what [`Server::at_once`] could not answer.
+    async fn with_others(&self, query: &[u8], request: &Message, transport: Transport) -> Option<Vec<u8>> {
+        let failure = || reply::encode(&reply::failure(request, ResponseCode::ServFail), request, transport);
+        let Some(_place) = self.forwarder.place() else { return failure() };
+        let asked = reply::question(request).ok()?;
+        let Looked::Alias { mut answers, target } = self.look(&asked.name, asked.query_type) else {
+            return self.forwarder.ask(query, transport).await.or_else(failure);
+        };
+        // The client gets our part in any case, and can ask for the rest itself.
+        let (code, more) = self.forwarder.records(&target, asked.query_type).await.unwrap_or((ResponseCode::ServFail, Vec::new()));
+        answers.extend(more);
+        let parts = Parts { code: Some(code), answers, ..Parts::default() };
+        reply::encode(&reply::reply(request, parts), request, transport)
+    }
+
+    fn look(&self, name: &Name, kind: RecordType) -> Looked {
+        let (mut name, mut answers) = (name.clone(), Vec::new());
+        for _ in 0..ALIASES_MAX {
+            match self.zone.answer(&name, kind) {
+                Answer::Alias(target) => {
+                    answers.push(zone::cname(&name, &target));
+                    if !matches!(kind, RecordType::A | RecordType::AAAA) {
+                        return Looked::Done(Parts { answers, ..Parts::default() });
+                    }
+                    name = target;
+                }
+                Answer::NotOurs if answers.is_empty() => return Looked::Elsewhere,
+                Answer::NotOurs => return Looked::Alias { answers, target: name },
+                other => return Looked::Done(self.parts(other, answers)),
+            }
+        }
+        Looked::Done(Parts { code: Some(ResponseCode::ServFail), ..Parts::default() })
+    }
+
+    fn parts(&self, answer: Answer, mut answers: Vec<Record>) -> Parts {
+        let refusal = |code, answers| Parts { code: Some(code), answers, authorities: self.zone.authority(), ..Parts::default() };
+        match answer {
+            Answer::Records { answers: more, additionals } => {
+                answers.extend(more);
+                Parts { answers, additionals, ..Parts::default() }
+            }
+            Answer::NoData => refusal(ResponseCode::NoError, answers),
+            Answer::NoName => refusal(ResponseCode::NXDomain, answers),
+            Answer::NotYet | Answer::NotOurs | Answer::Alias(_) => Parts { code: Some(ResponseCode::ServFail), ..Parts::default() },
+        }
+    }
+}
+
+/// A request; answers that stray in are none.
+fn parse(bytes: &[u8]) -> Option<Message> {
+    Message::from_vec(bytes).ok().filter(|m| m.metadata.message_type == MessageType::Query)
+}
+
+async fn send(socket: &UdpSocket, peer: SocketAddr, bytes: Option<Vec<u8>>) {
+    let Some(bytes) = bytes else { return };
+    if let Err(error) = socket.send_to(&bytes, peer).await {
+        tracing::debug!(%peer, %error, "DNS reply not sent");
+    }
+}

@@ -1,1 +1,245 @@
-//! Nothing here yet: being written.
+//! What happens -> `/metrics`, in Prometheus' text form under upstream's names (`apiserver/pkg/endpoints/metrics`).
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use http::{HeaderValue, header, request::Parts};
+use parking_lot::{Mutex, RwLock};
+
+use crate::{
+    body::{Response, full},
+    engine::Engine,
+    identity::User,
+    site::Site,
+};
+
+/// Counters of the server. One per process, shared.
+#[derive(Default)]
+pub struct Metrics {
+    requests: Mutex<BTreeMap<String, u64>>,
+    durations: Mutex<BTreeMap<String, Histogram>>,
+    inflight: [AtomicI64; 2],
+    gauges: RwLock<Vec<Gauge>>,
+}
+
+/// One finished request.
+#[derive(Clone, Debug, Default)]
+pub struct Observed<'a> {
+    pub verb: &'a str,
+    pub group: &'a str,
+    pub version: &'a str,
+    pub resource: &'a str,
+    pub subresource: &'a str,
+    /// `cluster`, `namespace`, `resource` or empty.
+    pub scope: &'a str,
+    pub code: u16,
+    pub dry_run: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestKind {
+    ReadOnly,
+    Mutating,
+}
+
+/// Counts a request as in flight until dropped.
+pub struct InFlight(Arc<Metrics>, RequestKind);
+
+struct Gauge {
+    name: &'static str,
+    help: &'static str,
+    read: Box<dyn Fn() -> f64 + Send + Sync>,
+}
+
+#[derive(Clone, Default)]
+struct Histogram {
+    buckets: [u64; BUCKETS.len()],
+    count: u64,
+    sum: f64,
+}
+
+/// Seconds; upstream's `apiserver_request_duration_seconds`.
+const BUCKETS: [f64; 21] =
+    [0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0];
+
+impl Metrics {
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Counts a finished request. Watches are counted, not timed.
+    pub fn observe(&self, seen: &Observed<'_>, took: Duration) {
+        let dry_run = if seen.dry_run { "All" } else { "" };
+        let Observed { verb, group, version, resource, subresource, scope, code, .. } = seen;
+        let mut labels = format!(
+            "component=\"apiserver\",dry_run=\"{dry_run}\",group=\"{group}\",resource=\"{resource}\",scope=\"{scope}\",subresource=\"{subresource}\",verb=\"{verb}\",version=\"{version}\""
+        );
+        if *verb != "WATCH" {
+            self.durations.lock().entry(labels.clone()).or_default().add(took.as_secs_f64());
+        }
+        let _ = write!(labels, ",code=\"{code}\"");
+        *self.requests.lock().entry(labels).or_default() += 1;
+    }
+
+    pub fn enter(self: &Arc<Self>, kind: RequestKind) -> InFlight {
+        self.inflight[kind as usize].fetch_add(1, Ordering::Relaxed);
+        InFlight(self.clone(), kind)
+    }
+
+    /// A number read when asked for.
+    pub fn gauge(&self, name: &'static str, help: &'static str, read: impl Fn() -> f64 + Send + Sync + 'static) {
+        self.gauges.write().push(Gauge { name, help, read: Box::new(read) });
+    }
+
+    /// The whole page.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        self.inflight_text(&mut out);
+        self.durations_text(&mut out);
+        head(&mut out, "apiserver_request_total", "counter", "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.");
+        for (labels, count) in self.requests.lock().iter() {
+            line(&mut out, &format!("apiserver_request_total{{{labels}}}"), *count as f64);
+        }
+        for gauge in self.gauges.read().iter() {
+            head(&mut out, gauge.name, "gauge", gauge.help);
+            line(&mut out, gauge.name, (gauge.read)());
+        }
+        head(&mut out, "kubernetes_build_info", "gauge", "A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.");
+        let (major, minor, git) = (crate::version::MAJOR, crate::version::MINOR, crate::version::GIT_VERSION);
+        line(&mut out, &format!("kubernetes_build_info{{git_version=\"{git}\",major=\"{major}\",minor=\"{minor}\"}}"), 1.0);
+        process_text(&mut out);
+        out
+    }
+
+    fn inflight_text(&self, out: &mut String) {
+        let name = "apiserver_current_inflight_requests";
+        head(out, name, "gauge", "Maximal number of currently used inflight request limit of this apiserver per request kind in last second.");
+        for (kind, word) in [(RequestKind::Mutating, "mutating"), (RequestKind::ReadOnly, "readOnly")] {
+            let count = self.inflight[kind as usize].load(Ordering::Relaxed);
+            line(out, &format!("{name}{{request_kind=\"{word}\"}}"), count as f64);
+        }
+    }
+
+    fn durations_text(&self, out: &mut String) {
+        let name = "apiserver_request_duration_seconds";
+        head(out, name, "histogram", "Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.");
+        for (labels, histogram) in self.durations.lock().iter() {
+            for (bound, count) in BUCKETS.iter().zip(histogram.buckets) {
+                line(out, &format!("{name}_bucket{{{labels},le=\"{bound}\"}}"), count as f64);
+            }
+            line(out, &format!("{name}_bucket{{{labels},le=\"+Inf\"}}"), histogram.count as f64);
+            line(out, &format!("{name}_sum{{{labels}}}"), histogram.sum);
+            line(out, &format!("{name}_count{{{labels}}}"), histogram.count as f64);
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.inflight[self.1 as usize].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Histogram {
+    fn add(&mut self, seconds: f64) {
+        for (bound, count) in BUCKETS.iter().zip(self.buckets.iter_mut()) {
+            *count += u64::from(seconds <= *bound);
+        }
+        self.count += 1;
+        self.sum += seconds;
+    }
+}
+
+/// Serves `/metrics`.
+pub struct MetricsSite(pub Arc<Metrics>);
+
+#[async_trait]
+impl Site for MetricsSite {
+    async fn serve(&self, _: &Arc<Engine>, request: &Parts, _: &User) -> Option<Response> {
+        (request.uri.path() == "/metrics").then(|| {
+            let mut response = Response::new(full(self.0.text()));
+            let typ = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            response.headers_mut().insert(header::CONTENT_TYPE, typ);
+            response
+        })
+    }
+}
+
+fn head(out: &mut String, name: &str, typ: &str, help: &str) {
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {typ}");
+}
+
+fn line(out: &mut String, name: &str, value: f64) {
+    let _ = writeln!(out, "{name} {value}");
+}
+
+/// What the kernel says of this process; what cannot be read is left out.
+fn process_text(out: &mut String) {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The second field, the command, may hold spaces; what follows its closing parenthesis does not.
+    let fields: Vec<f64> =
+        stat.rsplit(')').next().unwrap_or_default().split_whitespace().map(|w| w.parse().unwrap_or_default()).collect();
+    // Linux reports these in units of 1/100 s whatever the kernel's own tick is (USER_HZ).
+    let ticks = |i: usize| fields.get(i).copied().unwrap_or_default() / 100.0;
+    let boot: f64 = number(&fs::read_to_string("/proc/stat").unwrap_or_default(), "btime ");
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let fds = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    let limit = number(&fs::read_to_string("/proc/self/limits").unwrap_or_default(), "Max open files");
+    let lines = [
+        ("process_cpu_seconds_total", "counter", "Total user and system CPU time spent in seconds.", ticks(11) + ticks(12)),
+        ("process_max_fds", "gauge", "Maximum number of open file descriptors.", limit),
+        ("process_open_fds", "gauge", "Number of open file descriptors.", fds as f64),
+        ("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", number(&status, "VmRSS:") * 1024.0),
+        ("process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.", boot + ticks(19)),
+        ("process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes.", number(&status, "VmSize:") * 1024.0),
+    ];
+    for (name, typ, help, value) in lines {
+        head(out, name, typ, help);
+        line(out, name, value);
+    }
+}
+
+/// The first number after `label` at the start of a line.
+fn number(text: &str, label: &str) -> f64 {
+    let line = text.lines().find_map(|l| l.strip_prefix(label)).unwrap_or_default();
+    line.split_whitespace().next().and_then(|w| w.parse().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_counts_what_was_seen() {
+        let metrics = Metrics::new();
+        let seen = Observed { verb: "GET", version: "v1", resource: "things", scope: "resource", code: 200, ..Default::default() };
+        metrics.observe(&seen, Duration::from_millis(30));
+        metrics.observe(&seen, Duration::from_millis(70));
+        metrics.gauge("skiff_test", "A test.", || 4.0);
+        let guard = metrics.enter(RequestKind::Mutating);
+        let text = metrics.text();
+        let labels = r#"component="apiserver",dry_run="",group="",resource="things",scope="resource",subresource="",verb="GET",version="v1""#;
+        for line in [
+            format!("apiserver_request_total{{{labels},code=\"200\"}} 2"),
+            format!("apiserver_request_duration_seconds_bucket{{{labels},le=\"0.05\"}} 1"),
+            format!("apiserver_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} 2"),
+            "apiserver_current_inflight_requests{request_kind=\"mutating\"} 1".into(),
+            "skiff_test 4".into(),
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+        let memory = text.lines().find_map(|l| l.strip_prefix("process_resident_memory_bytes ")).unwrap();
+        assert!(memory.parse::<f64>().unwrap() > 1e5, "{memory}");
+        drop(guard);
+        assert!(metrics.text().contains("{request_kind=\"mutating\"} 0"));
+    }
+}

@@ -196,13 +196,18 @@ where
             Shown::Nothing => None,
             Shown::Good { user, not_after } if *not_after >= Timestamp::now().as_second() => Some(user.clone()),
             // Another credential may still speak for the caller; without one the bad certificate decides.
-            _ if request.headers().contains_key(header::AUTHORIZATION) => None,
+            _ if has_token(&request) => None,
             _ => return Box::pin(std::future::ready(Ok(unauthorized()))),
         };
         let mut request = request.map(boxed);
         request.extensions_mut().insert(Peer { certificate, address: Some(self.address) });
         Box::pin(self.service.oneshot(request))
     }
+}
+
+fn has_token(request: &http::Request<Incoming>) -> bool {
+    let value = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    value.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer "))
 }
 
 fn unauthorized() -> Response {

@@ -115,6 +115,11 @@ pub fn key() -> Result<String, rcgen::Error> {
     Ok(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?.serialize_pem())
 }
 
+/// The public half of a PKCS#8 PEM key, PEM.
+pub fn public(key: &str) -> Result<String, rcgen::Error> {
+    Ok(KeyPair::from_pem(key)?.public_key_pem())
+}
+
 /// Reads the first certificate of `pem`; the error says what is wrong with it.
 pub fn look(pem: &str) -> Result<Seen, String> {
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| e.to_string())?;

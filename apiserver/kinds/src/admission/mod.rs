@@ -1,0 +1,60 @@
+//! Admission plugins, one file each, in upstream's order (`pkg/kubeapiserver/options/plugins.go`).
+
+use std::sync::Arc;
+
+use api::Status;
+use apiserver::identity::{Admission, Operation, Review};
+
+use crate::common::read;
+
+pub mod default_toleration_seconds;
+pub mod limit_ranger;
+pub mod namespace_lifecycle;
+pub mod node_restriction;
+pub mod priority;
+pub mod service_account;
+
+/// The chain that every write passes.
+pub fn chain() -> Vec<Arc<dyn Admission>> {
+    vec![
+        Arc::new(namespace_lifecycle::NamespaceLifecycle),
+        Arc::new(limit_ranger::LimitRanger),
+        Arc::new(service_account::ServiceAccount),
+        Arc::new(node_restriction::NodeRestriction),
+        Arc::new(priority::Priority),
+        Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+    ]
+}
+
+/// `admission.NewForbidden`: 403 about the object of the review.
+fn forbidden(review: &Review<'_>, why: &str) -> Status {
+    let object = review.object.as_deref();
+    let named = [Some(review.ctx.name), object.map(read::name), object.map(|o| read::text_at(o, "/metadata/generateName"))];
+    let name = named.into_iter().flatten().find(|n| !n.is_empty()).unwrap_or("Unknown");
+    Status::forbidden(&review.ctx.kind.group_resource(), name, why)
+}
+
+fn is(review: &Review<'_>, group: &str, resource: &str) -> bool {
+    review.ctx.kind.group == group && review.ctx.kind.plural == resource
+}
+
+fn writes(review: &Review<'_>) -> bool {
+    matches!(review.operation, Operation::Create | Operation::Update)
+}
+
+/// A new pod, and no subresource of one.
+fn creates_pod(review: &Review<'_>) -> bool {
+    review.operation == Operation::Create && is(review, "", "pods") && review.ctx.subresource.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_is_upstreams() {
+        let names: Vec<&str> = chain().iter().map(|p| p.name()).collect();
+        let order = ["NamespaceLifecycle", "LimitRanger", "ServiceAccount", "NodeRestriction", "Priority", "DefaultTolerationSeconds"];
+        assert_eq!(names, order);
+    }
+}

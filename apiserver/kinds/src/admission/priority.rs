@@ -1,0 +1,128 @@
+//! A pod's priority class -> its priority and preemption policy; and no two classes are the default.
+//!
+//! Source: `plugin/pkg/admission/priority/admission.go`.
+
+use api::{GroupResource, Key, Status};
+use apiserver::{
+    engine::Engine,
+    identity::{Admission, Operation, Review},
+};
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::{forbidden, is, writes};
+use crate::common::{Read, read};
+
+pub struct Priority;
+
+/// What a class gives.
+struct Class {
+    name: String,
+    value: i64,
+    policy: Option<String>,
+}
+
+#[async_trait]
+impl Admission for Priority {
+    fn name(&self) -> &'static str {
+        "Priority"
+    }
+
+    async fn admit(&self, review: &mut Review<'_>) -> Result<(), Status> {
+        if !is(review, "", "pods") || !review.ctx.subresource.is_empty() {
+            return Ok(());
+        }
+        match review.operation {
+            Operation::Create => give(review),
+            Operation::Update => {
+                keep(review);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn validate(&self, review: &mut Review<'_>) -> Result<(), Status> {
+        if !is(review, "scheduling.k8s.io", "priorityclasses") || !writes(review) {
+            return Ok(());
+        }
+        let Some(class) = review.object.as_deref().filter(|c| c.is_true("globalDefault")) else { return Ok(()) };
+        match default_class(review.ctx.engine) {
+            Some(other) if review.operation == Operation::Create || other.name != read::name(class) => {
+                let name = other.name;
+                Err(forbidden(review, &format!("PriorityClass {name} is already marked as default. Only one default can exist")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn give(review: &mut Review<'_>) -> Result<(), Status> {
+    let Some(pod) = review.object.as_deref() else { return Ok(()) };
+    let spec = pod.at("spec");
+    let (wanted, asked, policy) = (spec.text("priorityClassName"), spec.int("priority"), spec.text("preemptionPolicy"));
+    let class = class_of(review.ctx.engine, wanted)
+        .ok_or_else(|| forbidden(review, &format!("no PriorityClass with name {wanted} was found")))?;
+    let value = class.value;
+    if let Some(asked) = asked.filter(|asked| *asked != value) {
+        return Err(forbidden(
+            review,
+            &format!(
+                "the integer value of priority ({asked}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
+            ),
+        ));
+    }
+    if let Some(computed) = class.policy.as_deref().filter(|computed| !policy.is_empty() && *computed != policy) {
+        return Err(forbidden(
+            review,
+            &format!(
+                "the string value of PreemptionPolicy ({policy}) must not be provided in pod spec; priority admission controller computed {computed} from the given PriorityClass name"
+            ),
+        ));
+    }
+    let Some(pod) = review.object.as_deref_mut() else { return Ok(()) };
+    if !class.name.is_empty() {
+        pod["spec"]["priorityClassName"] = class.name.into();
+    }
+    pod["spec"]["priority"] = value.into();
+    if let Some(policy) = class.policy {
+        pod["spec"]["preemptionPolicy"] = policy.into();
+    }
+    Ok(())
+}
+
+/// A client that leaves the fields out of an update means no change.
+fn keep(review: &mut Review<'_>) {
+    let (Some(new), Some(old)) = (review.object.as_deref_mut(), review.old) else { return };
+    for field in ["priority", "preemptionPolicy"] {
+        if let (None, Some(value)) = (new.at("spec").at(field), old.at("spec").at(field)) {
+            new["spec"][field] = value.clone();
+        }
+    }
+}
+
+/// The class of that name, or what holds where none is named; `None` where it does not exist.
+fn class_of(engine: &Engine, name: &str) -> Option<Class> {
+    if name.is_empty() {
+        let none = Class { name: String::new(), value: 0, policy: Some("PreemptLowerPriority".into()) };
+        return Some(default_class(engine).unwrap_or(none));
+    }
+    engine.cached(&classes(), &Key::new("", name)).map(|found| Class::read(&found.value()))
+}
+
+/// Of several the one with the lowest value.
+fn default_class(engine: &Engine) -> Option<Class> {
+    let all = engine.cached_list(&classes(), None);
+    all.iter().map(|c| c.value()).filter(|c| c.is_true("globalDefault")).map(|c| Class::read(&c)).min_by_key(|c| c.value)
+}
+
+fn classes() -> GroupResource {
+    GroupResource::new("scheduling.k8s.io", "priorityclasses")
+}
+
+impl Class {
+    fn read(class: &Value) -> Self {
+        let policy = Some(class.text("preemptionPolicy").to_owned()).filter(|p| !p.is_empty());
+        Self { name: read::name(class).into(), value: class.int("value").unwrap_or(0), policy }
+    }
+}

@@ -1,0 +1,487 @@
+//! Pods, as they change -> what each node may read: kept as counts of references, answered without a scan.
+//!
+//! Source: `plugin/pkg/auth/authorizer/node/{node_authorizer,graph}.go`.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use api::{GroupResource, Key, selector::Fields};
+use apiserver::{
+    engine::{Change, Engine},
+    identity::{Attributes, Authorizer, Decision, Rules, User},
+};
+use parking_lot::RwLock;
+use serde_json::Value;
+
+use super::rules::Rule;
+use crate::common::{Read, read};
+
+/// The Node authorizer: speaks for users `system:node:<name>` of the group `system:nodes` only.
+pub struct NodeAuthorizer {
+    graph: Arc<RwLock<Graph>>,
+    /// What every node may do besides: the role `system:node`.
+    rules: Vec<Rule>,
+}
+
+/// The name of the node that `user` is; `None` where it is none.
+pub fn node_name(user: &User) -> Option<&str> {
+    let name = user.name.strip_prefix("system:node:")?;
+    user.groups.iter().any(|g| g == "system:nodes").then_some(name)
+}
+
+/// Which node runs which pod, and what pods refer to.
+#[derive(Default)]
+struct Graph {
+    pods: HashMap<Key, PodEdges>,
+    /// (node, object) -> how many pods on the node refer to it.
+    referred: HashMap<String, HashMap<Thing, usize>>,
+}
+
+struct PodEdges {
+    uid: String,
+    node: String,
+    things: BTreeSet<Thing>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Thing {
+    kind: What,
+    namespace: String,
+    name: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum What {
+    Pod,
+    Secret,
+    ConfigMap,
+    Claim,
+    ServiceAccount,
+}
+
+impl Default for NodeAuthorizer {
+    fn default() -> Self {
+        let wanted = super::policy::wanted();
+        let role = wanted.iter().find(|w| w.resource == "clusterroles" && read::name(&w.object) == "system:node");
+        Self { graph: Arc::default(), rules: role.map(|w| Rule::parse_all(&w.object)).unwrap_or_default() }
+    }
+}
+
+impl Authorizer for NodeAuthorizer {
+    fn authorize(&self, a: &Attributes) -> Decision {
+        let Some(node) = node_name(&a.user) else { return no("") };
+        if node.is_empty() {
+            return no(format!("unknown node for user {:?}", a.user.name));
+        }
+        if a.resource_request
+            && let Some(decision) = self.special(node, a)
+        {
+            return decision;
+        }
+        if self.rules.iter().any(|r| r.allows(a)) { yes() } else { no("") }
+    }
+
+    fn rules(&self, user: &User, _: &str) -> Rules {
+        match node_name(user) {
+            None => Rules::default(),
+            Some(_) => {
+                Rules { incomplete: true, error: "node authorizer does not support user rule resolution".into(), ..Rules::default() }
+            }
+        }
+    }
+
+    fn start(&self, engine: &Arc<Engine>) {
+        let graph = self.graph.clone();
+        let on = move |change: &Change| match (&change.new, &change.old) {
+            // What a pod on a node refers to is fixed, but for ephemeral containers: its many changes of status need no look.
+            (Some(new), _) if graph.read().is_settled(&new.key, &new.head.uid) && !mentions_ephemeral(&new.bytes) => {}
+            (Some(new), _) => graph.write().put(&new.key, &new.value()),
+            (None, Some(old)) => graph.write().remove(&old.key),
+            (None, None) => {}
+        };
+        engine.on_change(&GroupResource::new("", "pods"), Arc::new(on));
+    }
+}
+
+impl NodeAuthorizer {
+    /// The resources to which a node's access is subdivided; `None` for all others.
+    fn special(&self, node: &str, a: &Attributes) -> Option<Decision> {
+        Some(match (a.group.as_str(), a.resource.as_str()) {
+            ("", "secrets") => self.read_one(node, What::Secret, a),
+            ("", "configmaps") => self.read_one(node, What::ConfigMap, a),
+            ("", "persistentvolumeclaims") if a.subresource == "status" => match a.verb.as_str() {
+                "update" | "patch" => self.related(node, What::Claim, a),
+                _ => no("can only get/update/patch this type"),
+            },
+            ("", "persistentvolumeclaims") => self.get_one(node, What::Claim, a),
+            // No graph leads to these yet, as their kinds are not served.
+            ("", "persistentvolumes") | ("storage.k8s.io", "volumeattachments") | ("resource.k8s.io", "resourceclaims") => unrelated(node),
+            ("", "serviceaccounts") => self.service_account(node, a),
+            ("", "nodes") => own_node(node, a),
+            ("", "pods") => self.pod(node, a),
+            ("coordination.k8s.io", "leases") => lease(node, a),
+            ("storage.k8s.io", "csinodes") => csi_node(node, a),
+            _ => return None,
+        })
+    }
+
+    fn read_one(&self, node: &str, what: What, a: &Attributes) -> Decision {
+        match () {
+            () if !matches!(a.verb.as_str(), "get" | "list" | "watch") => no("can only read resources of this type"),
+            () if !a.subresource.is_empty() => no("cannot read subresource"),
+            () if a.namespace.is_empty() => no("can only read namespaced object of this type"),
+            () => self.related(node, what, a),
+        }
+    }
+
+    fn get_one(&self, node: &str, what: What, a: &Attributes) -> Decision {
+        match () {
+            () if a.verb != "get" => no("can only get individual resources of this type"),
+            () if !a.subresource.is_empty() => no("cannot get subresource"),
+            () => self.related(node, what, a),
+        }
+    }
+
+    fn service_account(&self, node: &str, a: &Attributes) -> Decision {
+        match () {
+            () if a.verb == "get" && a.subresource.is_empty() => self.read_one(node, What::ServiceAccount, a),
+            () if a.verb != "create" || a.name.is_empty() => no("can only create tokens for individual service accounts"),
+            () if a.subresource != "token" => no("can only create token subresource of serviceaccount"),
+            () => self.related(node, What::ServiceAccount, a),
+        }
+    }
+
+    fn pod(&self, node: &str, a: &Attributes) -> Decision {
+        match (a.subresource.as_str(), a.verb.as_str()) {
+            ("", "get") => self.get_one(node, What::Pod, a),
+            ("", "list" | "watch") => match () {
+                () if selects_node(&a.field_selector, node) => yes(),
+                () if !a.name.is_empty() => self.related(node, What::Pod, a),
+                () => no("can only list/watch pods with spec.nodeName field selector"),
+            },
+            ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => yes(),
+            _ => no(""),
+        }
+    }
+
+    fn related(&self, node: &str, kind: What, a: &Attributes) -> Decision {
+        if a.name.is_empty() {
+            return no("No Object name found");
+        }
+        let thing = Thing { kind, namespace: a.namespace.clone(), name: a.name.clone() };
+        if self.graph.read().knows(node, &thing) { yes() } else { unrelated(node) }
+    }
+}
+
+impl Graph {
+    fn put(&mut self, key: &Key, pod: &Value) {
+        self.remove(key);
+        let node = pod.at("spec").text("nodeName");
+        if node.is_empty() {
+            return;
+        }
+        let (things, uid) = (things(key, pod), read::text_at(pod, "/metadata/uid").to_owned());
+        let counts = self.referred.entry(node.to_owned()).or_default();
+        for thing in &things {
+            *counts.entry(thing.clone()).or_default() += 1;
+        }
+        self.pods.insert(key.clone(), PodEdges { uid, node: node.to_owned(), things });
+    }
+
+    fn remove(&mut self, key: &Key) {
+        let Some(old) = self.pods.remove(key) else { return };
+        let Some(counts) = self.referred.get_mut(&old.node) else { return };
+        for thing in &old.things {
+            if let Some(count) = counts.get_mut(thing) {
+                *count -= 1;
+                if *count == 0 {
+                    counts.remove(thing);
+                }
+            }
+        }
+        if counts.is_empty() {
+            self.referred.remove(&old.node);
+        }
+    }
+
+    fn is_settled(&self, key: &Key, uid: &str) -> bool {
+        self.pods.get(key).is_some_and(|edges| edges.uid == uid)
+    }
+
+    fn knows(&self, node: &str, thing: &Thing) -> bool {
+        self.referred.get(node).is_some_and(|counts| counts.contains_key(thing))
+    }
+}
+
+fn own_node(node: &str, a: &Attributes) -> Decision {
+    match (a.subresource.as_str(), a.verb.as_str(), a.name.as_str()) {
+        ("", "create" | "update" | "patch", _) | ("status", "update" | "patch", _) => yes(),
+        ("", "get" | "list" | "watch", name) if name == node => yes(),
+        ("", "get" | "list" | "watch", "") => no(format!("node '{node}' cannot read all nodes, only its own Node object")),
+        ("", "get" | "list" | "watch", name) => no(format!("node '{node}' cannot read '{name}', only its own Node object")),
+        _ => no(""),
+    }
+}
+
+fn lease(node: &str, a: &Attributes) -> Decision {
+    match () {
+        () if !matches!(a.verb.as_str(), "get" | "create" | "update" | "patch" | "delete") => {
+            no("can only get, create, update, patch, or delete a node lease")
+        }
+        () if a.namespace != "kube-node-lease" => no("can only access leases in the \"kube-node-lease\" system namespace"),
+        () if a.verb != "create" && a.name != node => no("can only access node lease with the same name as the requesting node"),
+        () => yes(),
+    }
+}
+
+fn csi_node(node: &str, a: &Attributes) -> Decision {
+    match () {
+        () if !matches!(a.verb.as_str(), "get" | "create" | "update" | "patch" | "delete") => {
+            no("can only get, create, update, patch, or delete a CSINode")
+        }
+        () if !a.subresource.is_empty() => no("cannot authorize CSINode subresources"),
+        () if a.verb != "create" && a.name != node => no("can only access CSINode with the same name as the requesting node"),
+        () => yes(),
+    }
+}
+
+fn yes() -> Decision {
+    Decision::Allow(String::new())
+}
+
+fn no(reason: impl Into<String>) -> Decision {
+    Decision::NoOpinion(reason.into())
+}
+
+fn unrelated(node: &str) -> Decision {
+    no(format!("no relationship found between node '{node}' and this object"))
+}
+
+fn mentions_ephemeral(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok_and(|text| text.contains("\"ephemeralContainers\""))
+}
+
+fn selects_node(selector: &str, node: &str) -> bool {
+    Fields::parse(selector).is_ok_and(|fields| fields.exact("spec.nodeName") == Some(node))
+}
+
+/// The resource of the first object that a pod refers to; `None` where it stands on its own (`podutil.HasAPIObjectReference`).
+pub fn first_reference(pod: &Value) -> Option<&'static str> {
+    let words = |what: What| match what {
+        What::Pod => None,
+        What::Secret => Some("secrets"),
+        What::ConfigMap => Some("configmaps"),
+        What::Claim => Some("persistentvolumeclaims"),
+        What::ServiceAccount => Some("serviceaccounts"),
+    };
+    let projected = pod.at("spec").list("volumes").iter().flat_map(|v| v.at("projected").list("sources"));
+    let token = projected.into_iter().any(|s| s.at("serviceAccountToken").is_some());
+    let mut found = references(&Key::default(), pod).into_iter().filter_map(|t| words(t.kind));
+    found.next().or(token.then_some("serviceaccounts"))
+}
+
+/// All that a pod refers to, itself among it. A mirror pod gives its node nothing: the node made it.
+fn things(key: &Key, pod: &Value) -> BTreeSet<Thing> {
+    let itself = Thing { kind: What::Pod, namespace: key.namespace.clone(), name: key.name.clone() };
+    let mut out = BTreeSet::from([itself]);
+    if pod.at("metadata").at("annotations").at("kubernetes.io/config.mirror").is_none() {
+        out.extend(references(key, pod));
+    }
+    out
+}
+
+fn references(key: &Key, pod: &Value) -> BTreeSet<Thing> {
+    let mut out = BTreeSet::new();
+    let mut add = |kind: What, name: &str| {
+        if !name.is_empty() {
+            out.insert(Thing { kind, namespace: key.namespace.clone(), name: name.to_owned() });
+        }
+    };
+    let spec = pod.at("spec");
+    add(What::ServiceAccount, spec.text("serviceAccountName"));
+    for reference in spec.list("imagePullSecrets") {
+        add(What::Secret, reference.text("name"));
+    }
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for container in spec.list(list) {
+            container_things(container, &mut add);
+        }
+    }
+    for volume in spec.list("volumes") {
+        volume_things(volume, &key.name, &mut add);
+    }
+    out
+}
+
+fn container_things(container: &Value, add: &mut impl FnMut(What, &str)) {
+    for source in container.list("envFrom") {
+        add(What::Secret, source.at("secretRef").text("name"));
+        add(What::ConfigMap, source.at("configMapRef").text("name"));
+    }
+    for variable in container.list("env") {
+        let from = variable.at("valueFrom");
+        add(What::Secret, from.at("secretKeyRef").text("name"));
+        add(What::ConfigMap, from.at("configMapKeyRef").text("name"));
+    }
+}
+
+fn volume_things(volume: &Value, pod: &str, add: &mut impl FnMut(What, &str)) {
+    add(What::Secret, volume.at("secret").text("secretName"));
+    add(What::Secret, volume.at("azureFile").text("secretName"));
+    for source in ["cephfs", "cinder", "flexVolume", "rbd", "scaleIO", "iscsi", "storageos"] {
+        add(What::Secret, volume.at(source).at("secretRef").text("name"));
+    }
+    add(What::Secret, volume.at("csi").at("nodePublishSecretRef").text("name"));
+    add(What::ConfigMap, volume.at("configMap").text("name"));
+    add(What::Claim, volume.at("persistentVolumeClaim").text("claimName"));
+    if volume.at("ephemeral").is_some() {
+        add(What::Claim, &format!("{pod}-{}", volume.text("name")));
+    }
+    for source in volume.at("projected").list("sources") {
+        add(What::Secret, source.at("secret").text("name"));
+        add(What::ConfigMap, source.at("configMap").text("name"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn house() -> NodeAuthorizer {
+        let node = NodeAuthorizer::default();
+        let pod = json!({
+            "metadata": {"name": "web", "namespace": "a"},
+            "spec": {
+                "nodeName": "n1", "serviceAccountName": "robot", "imagePullSecrets": [{"name": "pull"}],
+                "containers": [{"env": [{"valueFrom": {"secretKeyRef": {"name": "env"}}}], "envFrom": [{"configMapRef": {"name": "from"}}]}],
+                "volumes": [
+                    {"secret": {"secretName": "vol"}},
+                    {"projected": {"sources": [{"configMap": {"name": "kube-root-ca.crt"}}]}},
+                    {"persistentVolumeClaim": {"claimName": "data"}},
+                ],
+            },
+        });
+        let mirror = json!({
+            "metadata": {"name": "static", "namespace": "a", "annotations": {"kubernetes.io/config.mirror": "x"}},
+            "spec": {"nodeName": "n1", "volumes": [{"secret": {"secretName": "stolen"}}]},
+        });
+        let mut graph = node.graph.write();
+        graph.put(&Key::new("a", "web"), &pod);
+        graph.put(&Key::new("a", "static"), &mirror);
+        drop(graph);
+        node
+    }
+
+    fn ask(node: &str, verb: &str, what: &str, namespace: &str, name: &str) -> Attributes {
+        let (group, resource) = what.split_once(':').unwrap_or(("", what));
+        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        let user = User { name: format!("system:node:{node}"), groups: vec!["system:nodes".into()], ..User::default() };
+        Attributes {
+            user,
+            verb: verb.into(),
+            resource_request: true,
+            group: group.into(),
+            resource: resource.into(),
+            subresource: subresource.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+            ..Attributes::default()
+        }
+    }
+
+    #[test]
+    fn a_node_may_what_its_pods_need() {
+        let house = house();
+        let yes = [
+            ("get", "secrets", "a", "pull"),
+            ("list", "secrets", "a", "env"),
+            ("watch", "secrets", "a", "vol"),
+            ("get", "configmaps", "a", "from"),
+            ("watch", "configmaps", "a", "kube-root-ca.crt"),
+            ("get", "persistentvolumeclaims", "a", "data"),
+            ("create", "serviceaccounts/token", "a", "robot"),
+            ("get", "serviceaccounts", "a", "robot"),
+            ("get", "pods", "a", "web"),
+            ("get", "pods", "a", "static"),
+            ("patch", "pods/status", "a", "any"),
+            ("create", "pods/eviction", "a", "any"),
+            ("get", "nodes", "", "n1"),
+            ("patch", "nodes/status", "", "n1"),
+            ("update", "coordination.k8s.io:leases", "kube-node-lease", "n1"),
+            ("create", "coordination.k8s.io:leases", "kube-node-lease", ""),
+            ("create", "events", "a", ""),
+            ("list", "services", "", ""),
+            ("create", "authorization.k8s.io:subjectaccessreviews", "", ""),
+        ];
+        for (verb, what, namespace, name) in yes {
+            let decision = house.authorize(&ask("n1", verb, what, namespace, name));
+            assert!(matches!(decision, Decision::Allow(_)), "{verb} {what} {name}: {decision:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_its_own_is_refused_in_upstreams_words() {
+        let house = house();
+        let unrelated = "no relationship found between node 'n1' and this object";
+        let cases = [
+            (("get", "secrets", "b", "pull"), unrelated),
+            (("get", "secrets", "a", "stolen"), unrelated),
+            (("get", "secrets", "a", "other"), unrelated),
+            (("list", "secrets", "a", ""), "No Object name found"),
+            (("list", "secrets", "", ""), "can only read namespaced object of this type"),
+            (("update", "secrets", "a", "pull"), "can only read resources of this type"),
+            (("create", "serviceaccounts/token", "a", "other"), unrelated),
+            (("create", "serviceaccounts", "a", ""), "can only create tokens for individual service accounts"),
+            (("get", "pods", "a", "other"), unrelated),
+            (("list", "pods", "", ""), "can only list/watch pods with spec.nodeName field selector"),
+            (("list", "nodes", "", ""), "node 'n1' cannot read all nodes, only its own Node object"),
+            (("get", "nodes", "", "n2"), "node 'n1' cannot read 'n2', only its own Node object"),
+            (("delete", "nodes", "", "n1"), ""),
+            (("get", "coordination.k8s.io:leases", "a", "n1"), "can only access leases in the \"kube-node-lease\" system namespace"),
+            (
+                ("get", "coordination.k8s.io:leases", "kube-node-lease", "n2"),
+                "can only access node lease with the same name as the requesting node",
+            ),
+            (("list", "storage.k8s.io:csinodes", "", ""), "can only get, create, update, patch, or delete a CSINode"),
+            (("create", "apps:deployments", "a", ""), ""),
+        ];
+        for ((verb, what, namespace, name), why) in cases {
+            assert_eq!(house.authorize(&ask("n1", verb, what, namespace, name)), no(why), "{verb} {what} {name}");
+        }
+    }
+
+    #[test]
+    fn lists_of_pods_must_select_the_node() {
+        let house = house();
+        let mut list = ask("n1", "watch", "pods", "", "");
+        for (selector, good) in [("spec.nodeName=n1", true), ("spec.nodeName=n2", false), ("spec.nodeName!=n1", false)] {
+            list.field_selector = selector.into();
+            assert_eq!(matches!(house.authorize(&list), Decision::Allow(_)), good, "{selector}");
+        }
+    }
+
+    #[test]
+    fn what_goes_gives_nothing_any_more() {
+        let house = house();
+        let secret = ask("n1", "get", "secrets", "a", "pull");
+        assert!(matches!(house.authorize(&secret), Decision::Allow(_)));
+        house.graph.write().remove(&Key::new("a", "web"));
+        assert_eq!(house.authorize(&secret), unrelated("n1"));
+        let graph = house.graph.read();
+        assert_eq!(graph.referred["n1"].len(), 1, "only the mirror pod itself is left");
+    }
+
+    #[test]
+    fn others_are_none_of_its_business() {
+        let house = house();
+        let mut ask = ask("n1", "get", "nodes", "", "n1");
+        ask.user.groups.clear();
+        assert_eq!(house.authorize(&ask), no(""));
+        ask.user.name = "jane".into();
+        assert_eq!(house.authorize(&ask), no(""));
+    }
+}

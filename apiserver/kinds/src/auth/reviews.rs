@@ -1,0 +1,323 @@
+//! Questions about identity and rights -> answers: kinds that are kept nowhere.
+//!
+//! Source: `pkg/registry/{authentication,authorization}`, `pkg/apis/authorization/validation`.
+
+use std::{borrow::Cow, sync::Arc};
+
+use api::{
+    Status,
+    causes::Causes,
+    time::{Timestamp, rfc3339},
+};
+use apiserver::{
+    identity::{Attributes, Decision, User},
+    kind::{Ctx, Kind, Law, Scope, Storage},
+};
+use async_trait::async_trait;
+use serde_json::{Map, Value, json};
+
+use crate::common::{self, Read, read};
+
+const AUTHENTICATION: &str = "authentication.k8s.io";
+const AUTHORIZATION: &str = "authorization.k8s.io";
+
+/// All reviews.
+pub fn kinds() -> Vec<Arc<Kind>> {
+    vec![
+        review(AUTHENTICATION, "SelfSubjectReview", "selfsubjectreviews", Scope::Cluster, SelfSubjectReview),
+        review(AUTHENTICATION, "TokenReview", "tokenreviews", Scope::Cluster, TokenReview),
+        review(AUTHORIZATION, "LocalSubjectAccessReview", "localsubjectaccessreviews", Scope::Namespaced, AccessReview::Local),
+        review(AUTHORIZATION, "SelfSubjectAccessReview", "selfsubjectaccessreviews", Scope::Cluster, AccessReview::Own),
+        review(AUTHORIZATION, "SelfSubjectRulesReview", "selfsubjectrulesreviews", Scope::Cluster, SelfSubjectRulesReview),
+        review(AUTHORIZATION, "SubjectAccessReview", "subjectaccessreviews", Scope::Cluster, AccessReview::Any),
+    ]
+}
+
+fn review(group: &'static str, name: &'static str, plural: &'static str, scope: Scope, law: impl Law + 'static) -> Arc<Kind> {
+    let package = if group == AUTHENTICATION { "io.k8s.api.authentication.v1" } else { "io.k8s.api.authorization.v1" };
+    Arc::new(Kind {
+        scope,
+        verbs: Cow::Borrowed(&["create"]),
+        storage: Storage::Nowhere,
+        ..common::kind(group, "v1", name, plural, package, law)
+    })
+}
+
+struct SelfSubjectReview;
+
+#[async_trait]
+impl Law for SelfSubjectReview {
+    fn cells(&self, _: &Value, _: Timestamp) -> Vec<Value> {
+        Vec::new()
+    }
+
+    async fn answer(&self, ctx: &Ctx<'_>, mut object: Value) -> Result<Value, Status> {
+        object["metadata"] = json!({"creationTimestamp": rfc3339(ctx.now)});
+        object["status"] = json!({"userInfo": user_info(ctx.user)});
+        Ok(object)
+    }
+}
+
+struct TokenReview;
+
+#[async_trait]
+impl Law for TokenReview {
+    fn cells(&self, _: &Value, _: Timestamp) -> Vec<Value> {
+        Vec::new()
+    }
+
+    async fn answer(&self, ctx: &Ctx<'_>, mut object: Value) -> Result<Value, Status> {
+        let token = object.at("spec").text("token").to_owned();
+        if token.is_empty() {
+            return Err(Status::bad_request("token is required for TokenReview in authentication"));
+        }
+        let audiences: Vec<String> = object.at("spec").list("audiences").iter().filter_map(|a| a.as_str().map(str::to_owned)).collect();
+        object["status"] = self.verdict(ctx, &token, &audiences).await;
+        Ok(object)
+    }
+}
+
+impl TokenReview {
+    async fn verdict(&self, ctx: &Ctx<'_>, token: &str, audiences: &[String]) -> Value {
+        let mut errors = Vec::new();
+        for authenticator in &ctx.engine.gates().authenticators {
+            match authenticator.token(ctx.engine, token, audiences).await {
+                Ok(None) => {}
+                Ok(Some(user)) => return accepted(user, audiences),
+                Err(status) => errors.push(status.message),
+            }
+        }
+        let mut status = json!({"user": {}});
+        match errors.len() {
+            0 => {}
+            1 => status["error"] = errors.remove(0).into(),
+            _ => status["error"] = format!("[{}]", errors.join(", ")).into(),
+        }
+        status
+    }
+}
+
+/// How much a SubjectAccessReview may ask about.
+enum AccessReview {
+    Any,
+    /// Of its own namespace only.
+    Local,
+    /// Of the asker only.
+    Own,
+}
+
+#[async_trait]
+impl Law for AccessReview {
+    fn cells(&self, _: &Value, _: Timestamp) -> Vec<Value> {
+        Vec::new()
+    }
+
+    fn validate(&self, object: &Value, causes: &mut Causes) {
+        let spec = object.at("spec");
+        let (resource, path) = (spec.at("resourceAttributes"), spec.at("nonResourceAttributes"));
+        if let (Some(_), Some(path)) = (resource, path) {
+            causes.invalid("spec.nonResourceAttributes", path.clone(), "cannot be specified in combination with resourceAttributes");
+        }
+        if resource.is_none() && path.is_none() {
+            let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+            causes.invalid("spec.resourceAttributes", Value::Null, why);
+        }
+        if !matches!(self, Self::Own) && spec.text("user").is_empty() && spec.list("groups").is_empty() {
+            causes.invalid("spec.user", "", "at least one of user or group must be specified");
+        }
+        for selector in ["fieldSelector", "labelSelector"] {
+            selector_causes(resource.at(selector), &format!("spec.resourceAttributes.{selector}"), causes);
+        }
+        if matches!(self, Self::Local) {
+            local_causes(object, resource, path, causes);
+        }
+    }
+
+    async fn answer(&self, ctx: &Ctx<'_>, mut object: Value) -> Result<Value, Status> {
+        let spec = object.at("spec");
+        let user = if matches!(self, Self::Own) { ctx.user.clone() } else { asked_user(spec) };
+        let decision = ctx.engine.authorize(&attributes(spec, user));
+        let mut status = Map::new();
+        status.insert("allowed".into(), matches!(decision, Decision::Allow(_)).into());
+        if matches!(decision, Decision::Deny(_)) {
+            status.insert("denied".into(), true.into());
+        }
+        let (Decision::Allow(reason) | Decision::Deny(reason) | Decision::NoOpinion(reason)) = decision;
+        if !reason.is_empty() {
+            status.insert("reason".into(), reason.into());
+        }
+        object["status"] = Value::Object(status);
+        Ok(object)
+    }
+}
+
+struct SelfSubjectRulesReview;
+
+#[async_trait]
+impl Law for SelfSubjectRulesReview {
+    fn cells(&self, _: &Value, _: Timestamp) -> Vec<Value> {
+        Vec::new()
+    }
+
+    async fn answer(&self, ctx: &Ctx<'_>, mut object: Value) -> Result<Value, Status> {
+        let namespace = object.at("spec").text("namespace").to_owned();
+        if namespace.is_empty() {
+            return Err(Status::bad_request("no namespace on request"));
+        }
+        let (mut resource, mut paths, mut incomplete, mut errors) = (Vec::new(), Vec::new(), false, Vec::new());
+        for authorizer in &ctx.engine.gates().authorizers {
+            let rules = authorizer.rules(ctx.user, &namespace);
+            resource.extend(rules.resource);
+            paths.extend(rules.non_resource);
+            incomplete |= rules.incomplete;
+            errors.extend(Some(rules.error).filter(|e| !e.is_empty()));
+        }
+        object["status"] = json!({"resourceRules": resource, "nonResourceRules": paths, "incomplete": incomplete});
+        if !errors.is_empty() {
+            object["status"]["evaluationError"] = errors.join(", ").into();
+        }
+        Ok(object)
+    }
+}
+
+fn accepted(user: User, audiences: &[String]) -> Value {
+    let mut status = json!({"authenticated": true, "user": user_info(&authenticated(user))});
+    if !audiences.is_empty() {
+        status["audiences"] = json!(audiences);
+    } else {
+        status["audiences"] = json!([super::ISSUER]);
+    }
+    status
+}
+
+/// Whoever has shown a credential is of this group (`group.NewAuthenticatedGroupAdder`).
+fn authenticated(mut user: User) -> User {
+    const GROUP: &str = "system:authenticated";
+    if !user.groups.iter().any(|g| g == GROUP) {
+        user.groups.push(GROUP.into());
+    }
+    user
+}
+
+fn user_info(user: &User) -> Value {
+    let mut info = json!({"username": user.name});
+    if !user.uid.is_empty() {
+        info["uid"] = user.uid.as_str().into();
+    }
+    if !user.groups.is_empty() {
+        info["groups"] = json!(user.groups);
+    }
+    if !user.extra.is_empty() {
+        info["extra"] = json!(user.extra);
+    }
+    info
+}
+
+fn asked_user(spec: Option<&Value>) -> User {
+    let words = |v: &[Value]| v.iter().filter_map(|g| g.as_str().map(str::to_owned)).collect::<Vec<_>>();
+    let extra = spec.object("extra").into_iter().flatten();
+    User {
+        name: spec.text("user").into(),
+        uid: spec.text("uid").into(),
+        groups: words(spec.list("groups")),
+        extra: extra.map(|(k, v)| (k.to_lowercase(), words(v.as_array().map_or(&[], Vec::as_slice)))).collect(),
+    }
+}
+
+fn attributes(spec: Option<&Value>, user: User) -> Attributes {
+    if let Some(path) = spec.at("nonResourceAttributes") {
+        return Attributes { user, verb: path.text("verb").into(), path: path.text("path").into(), ..Attributes::default() };
+    }
+    let r = spec.at("resourceAttributes");
+    let version = Some(r.text("version")).filter(|v| !v.is_empty()).unwrap_or("*");
+    Attributes {
+        user,
+        verb: r.text("verb").into(),
+        resource_request: true,
+        group: r.text("group").into(),
+        version: version.into(),
+        resource: r.text("resource").into(),
+        subresource: r.text("subresource").into(),
+        namespace: r.text("namespace").into(),
+        name: r.text("name").into(),
+        field_selector: field_selector(r.at("fieldSelector")),
+        ..Attributes::default()
+    }
+}
+
+/// The raw selector, or its requirements written as one; what cannot be written is dropped, which only asks for more.
+fn field_selector(selector: Option<&Value>) -> String {
+    let raw = selector.text("rawSelector");
+    if !raw.is_empty() {
+        return raw.to_owned();
+    }
+    let terms = selector.list("requirements").iter().filter_map(|r| match (r.text("operator"), r.list("values")) {
+        ("In", [Value::String(value)]) => Some(format!("{}={value}", r.text("key"))),
+        ("NotIn", [Value::String(value)]) => Some(format!("{}!={value}", r.text("key"))),
+        _ => None,
+    });
+    terms.collect::<Vec<_>>().join(",")
+}
+
+fn selector_causes(selector: Option<&Value>, path: &str, causes: &mut Causes) {
+    let Some(selector) = selector else { return };
+    let (raw, requirements) = (selector.text("rawSelector"), selector.list("requirements"));
+    if !raw.is_empty() && !requirements.is_empty() {
+        causes.invalid(format!("{path}.rawSelector"), raw, "may not specified at the same time as requirements");
+    }
+    if raw.is_empty() && requirements.is_empty() {
+        causes.required(format!("{path}.requirements"), &format!("when {path} is specified, requirements or rawSelector is required"));
+    }
+}
+
+fn local_causes(object: &Value, resource: Option<&Value>, path: Option<&Value>, causes: &mut Causes) {
+    let asked = resource.text("namespace");
+    if resource.is_some() && asked != read::namespace(object) {
+        causes.invalid("spec.resourceAttributes.namespace", asked, "must match metadata.namespace");
+    }
+    if let Some(path) = path {
+        causes.invalid("spec.nonResourceAttributes", path.clone(), "disallowed on this kind of request");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(law: &AccessReview, object: Value) -> Vec<String> {
+        let mut causes = Causes::default();
+        law.validate(&object, &mut causes);
+        causes.0.iter().map(api::causes::Cause::text).collect()
+    }
+
+    #[test]
+    fn wrong_questions_are_refused_in_upstreams_words() {
+        let good = json!({"spec": {"user": "jane", "resourceAttributes": {"verb": "get"}}});
+        assert!(texts(&AccessReview::Any, good).is_empty());
+        assert_eq!(
+            texts(&AccessReview::Any, json!({"spec": {}})),
+            [
+                "spec.resourceAttributes: Invalid value: null: exactly one of nonResourceAttributes or resourceAttributes must be specified",
+                "spec.user: Invalid value: \"\": at least one of user or group must be specified"
+            ]
+        );
+        let both = json!({"spec": {"resourceAttributes": {}, "nonResourceAttributes": {}}});
+        assert_eq!(texts(&AccessReview::Own, both).len(), 1);
+        let elsewhere = json!({"metadata": {"namespace": "a"}, "spec": {"user": "x", "resourceAttributes": {"namespace": "b"}}});
+        assert_eq!(
+            texts(&AccessReview::Local, elsewhere),
+            ["spec.resourceAttributes.namespace: Invalid value: \"b\": must match metadata.namespace"]
+        );
+    }
+
+    #[test]
+    fn a_question_becomes_attributes() {
+        let spec = json!({"resourceAttributes": {"verb": "list", "resource": "pods", "namespace": "a",
+            "fieldSelector": {"requirements": [{"key": "spec.nodeName", "operator": "In", "values": ["n"]}]}}});
+        let asked = attributes(Some(&spec), User::default());
+        assert!(asked.resource_request);
+        assert_eq!((asked.version.as_str(), asked.field_selector.as_str()), ("*", "spec.nodeName=n"));
+        let path = attributes(Some(&json!({"nonResourceAttributes": {"verb": "get", "path": "/x"}})), User::default());
+        assert!(!path.resource_request && path.path == "/x");
+    }
+}

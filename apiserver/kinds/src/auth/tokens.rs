@@ -1,0 +1,443 @@
+//! Service accounts -> signed tokens, and tokens -> users, as long as all they are bound to still stands.
+//!
+//! Source: `pkg/serviceaccount/{claims,jwt}.go`. Tokens are JWTs of ES256; no other algorithm is accepted.
+
+use std::{collections::HashMap, sync::Arc};
+
+use api::{GroupResource, Key, Status, time::Timestamp};
+use apiserver::{
+    engine::Engine,
+    identity::{Authenticator, User},
+};
+use async_trait::async_trait;
+use base64::{Engine as _, prelude::BASE64_STANDARD, prelude::BASE64_URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+/// Clocks may differ by this much (`jwt.DefaultLeeway`).
+const LEEWAY_SECONDS: i64 = 60;
+/// How many verified signatures are remembered; all are forgotten when it is full.
+const REMEMBERED_MAX: usize = 4096;
+
+/// Signs and verifies service-account tokens.
+pub struct Tokens {
+    issuer: String,
+    signing: EncodingKey,
+    verifying: DecodingKey,
+    key_id: String,
+    jwk: Value,
+    /// Digest of a token whose signature was good -> its claims. What the claims say is checked anew each time.
+    remembered: Mutex<HashMap<[u8; 32], Arc<Claims>>>,
+}
+
+/// What a token says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    #[serde(default)]
+    pub aud: Audiences,
+    pub exp: i64,
+    pub iat: i64,
+    pub iss: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub jti: String,
+    #[serde(rename = "kubernetes.io")]
+    pub bound: Bound,
+    #[serde(default)]
+    pub nbf: i64,
+    pub sub: String,
+}
+
+/// A list, or a single string, as JWTs have it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Audiences(pub Vec<String>);
+
+/// The private claims: what the token is bound to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bound {
+    pub namespace: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Reference>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Reference>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Reference>,
+    pub serviceaccount: Reference,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warnafter: Option<i64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reference {
+    pub name: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub uid: String,
+}
+
+/// What is known of an object that a token is bound to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub uid: String,
+    /// Seconds since the epoch, if it is being deleted.
+    pub deleted: Option<i64>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("service-account key: {0}")]
+pub struct KeyError(String);
+
+impl Tokens {
+    /// `key` and `public` are PEM, of one P-256 key. `issuer` is a URL; it is the default audience too.
+    pub fn new(issuer: &str, key: &str, public: &str) -> Result<Self, KeyError> {
+        let der = pem_body(public)?;
+        // The uncompressed point, 0x04 and two coordinates of 32 bytes, ends the public key's DER.
+        let point = der.len().checked_sub(64).and_then(|at| der.get(at..)).ok_or_else(|| KeyError("public key is too short".into()))?;
+        let (x, y) = point.split_at(32);
+        let key_id = BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(&der));
+        let jwk = json!({
+            "use": "sig", "kty": "EC", "kid": key_id, "crv": "P-256", "alg": "ES256",
+            "x": BASE64_URL_SAFE_NO_PAD.encode(x), "y": BASE64_URL_SAFE_NO_PAD.encode(y),
+        });
+        Ok(Self {
+            issuer: issuer.to_owned(),
+            signing: EncodingKey::from_ec_pem(key.as_bytes()).map_err(|e| KeyError(e.to_string()))?,
+            verifying: DecodingKey::from_ec_pem(public.as_bytes()).map_err(|e| KeyError(e.to_string()))?,
+            key_id,
+            jwk,
+            remembered: Mutex::default(),
+        })
+    }
+
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// The key set under `/openid/v1/jwks`.
+    pub fn jwks(&self) -> Value {
+        json!({"keys": [self.jwk]})
+    }
+
+    /// Signs `claims` as they are.
+    pub fn sign(&self, claims: &Claims) -> Result<String, Status> {
+        let mut header = Header::new(Algorithm::ES256);
+        header.typ = None;
+        header.kid = Some(self.key_id.clone());
+        jsonwebtoken::encode(&header, claims, &self.signing).map_err(|e| Status::internal(format!("failed to generate token: {e}")))
+    }
+
+    /// Whether the token says that we issued it; nothing is verified yet.
+    pub fn is_ours(&self, token: &str) -> bool {
+        let mut parts = token.split('.');
+        let (Some(_), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else { return false };
+        let Ok(bytes) = BASE64_URL_SAFE_NO_PAD.decode(payload) else { return false };
+        serde_json::from_slice::<Value>(&bytes).is_ok_and(|claims| claims["iss"] == self.issuer)
+    }
+
+    /// The claims of a token with a good signature of ours; times are not looked at yet.
+    pub fn open(&self, token: &str) -> Result<Arc<Claims>, String> {
+        let digest: [u8; 32] = Sha256::digest(token).into();
+        if let Some(claims) = self.remembered.lock().get(&digest) {
+            return Ok(claims.clone());
+        }
+        let mut rules = Validation::new(Algorithm::ES256);
+        rules.validate_exp = false;
+        rules.validate_aud = false;
+        rules.required_spec_claims.clear();
+        let opened = jsonwebtoken::decode::<Claims>(token, &self.verifying, &rules);
+        let claims = Arc::new(opened.map_err(|e| format!("invalid bearer token: {e}"))?.claims);
+        let mut remembered = self.remembered.lock();
+        if remembered.len() >= REMEMBERED_MAX {
+            remembered.clear();
+        }
+        remembered.insert(digest, claims.clone());
+        Ok(claims)
+    }
+
+    /// Verifies a token. `Ok(None)`: not one of ours. `find` looks up `resource`, namespace and name.
+    pub fn verify(
+        &self,
+        token: &str,
+        audiences: &[String],
+        now: Timestamp,
+        find: &dyn Fn(&str, &Key) -> Option<Found>,
+    ) -> Result<Option<User>, String> {
+        if !self.is_ours(token) {
+            return Ok(None);
+        }
+        let claims = self.open(token)?;
+        self.check_audience(&claims, audiences)?;
+        check_times(&claims, now)?;
+        check_bound(&claims.bound, now, find)?;
+        Ok(Some(user(&claims)))
+    }
+
+    fn check_audience(&self, claims: &Claims, wanted: &[String]) -> Result<(), String> {
+        let own = [self.issuer.clone()];
+        let wanted = if wanted.is_empty() { &own } else { wanted };
+        if claims.aud.0.iter().any(|a| wanted.contains(a)) {
+            return Ok(());
+        }
+        let (got, wanted) = (super::rules::quoted(&claims.aud.0), super::rules::quoted(wanted));
+        Err(format!("token audiences {got} is invalid for the target audiences {wanted}"))
+    }
+}
+
+#[async_trait]
+impl Authenticator for Tokens {
+    async fn token(&self, engine: &Arc<Engine>, token: &str, audiences: &[String]) -> Result<Option<User>, Status> {
+        let find = |resource: &str, key: &Key| found(engine, resource, key);
+        self.verify(token, audiences, Timestamp::now(), &find).map_err(|why| Status::new(401, "Unauthorized", why))
+    }
+}
+
+impl<'de> Deserialize<'de> for Audiences {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            One(String),
+            Many(Vec<String>),
+        }
+        Ok(Self(match Either::deserialize(deserializer)? {
+            Either::One(one) => vec![one],
+            Either::Many(many) => many,
+        }))
+    }
+}
+
+fn found(engine: &Engine, resource: &str, key: &Key) -> Option<Found> {
+    let object = engine.cached(&GroupResource::new("", resource), key)?;
+    let uid = object.head.uid.to_string();
+    if !object.head.deleting {
+        return Some(Found { uid, deleted: None });
+    }
+    let value = object.value();
+    let at = value.pointer("/metadata/deletionTimestamp").and_then(Value::as_str).and_then(api::time::parse);
+    Some(Found { uid, deleted: Some(at.map_or(0, Timestamp::as_second)) })
+}
+
+fn check_times(claims: &Claims, now: Timestamp) -> Result<(), String> {
+    let now = now.as_second();
+    match () {
+        () if now - LEEWAY_SECONDS > claims.exp => Err("service account token has expired".into()),
+        () if now + LEEWAY_SECONDS < claims.nbf => Err("service account token is not valid yet".into()),
+        () if now + LEEWAY_SECONDS < claims.iat => Err("service account token is issued in the future".into()),
+        () => Ok(()),
+    }
+}
+
+/// All that the token is bound to must stand, under the same uid, and not have been deleted a while ago.
+fn check_bound(bound: &Bound, now: Timestamp, find: &dyn Fn(&str, &Key) -> Option<Found>) -> Result<(), String> {
+    let gone = |f: &Found| f.deleted.is_some_and(|at| at < now.as_second() - LEEWAY_SECONDS);
+    let (namespace, account) = (&bound.namespace, &bound.serviceaccount);
+    let stands =
+        find("serviceaccounts", &Key::new(namespace, &account.name)).ok_or_else(|| format!("serviceaccounts {:?} not found", account.name))?;
+    if stands.uid != account.uid {
+        return Err(format!("service account UID ({}) does not match claim ({})", stands.uid, account.uid));
+    }
+    if gone(&stands) {
+        return Err(format!("service account {namespace}/{} has been deleted", account.name));
+    }
+    // A node beside a pod only tells where the pod runs.
+    let node = bound.node.as_ref().filter(|_| bound.pod.is_none());
+    let bound_to = [
+        ("secrets", "secret", "secret", namespace.as_str(), bound.secret.as_ref()),
+        ("pods", "pod", "pod", namespace, bound.pod.as_ref()),
+        ("nodes", "node", "node", "", node),
+    ];
+    for (resource, what, claim, namespace, reference) in bound_to {
+        let Some(reference) = reference else { continue };
+        let invalidated = || "service account token has been invalidated".to_owned();
+        let stands = find(resource, &Key::new(namespace, &reference.name)).ok_or_else(invalidated)?;
+        if stands.uid != reference.uid {
+            let (real, claimed) = (&stands.uid, &reference.uid);
+            let what = if what == "secret" { "secret UID".to_owned() } else { format!("{} UID", capital(what)) };
+            return Err(format!("{what} ({real}) does not match service account {claim} ref claim ({claimed})"));
+        }
+        if gone(&stands) {
+            return Err(invalidated());
+        }
+    }
+    Ok(())
+}
+
+fn user(claims: &Claims) -> User {
+    let (bound, account) = (&claims.bound, &claims.bound.serviceaccount);
+    let mut user = User {
+        name: format!("system:serviceaccount:{}:{}", bound.namespace, account.name),
+        uid: account.uid.clone(),
+        groups: vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{}", bound.namespace)],
+        ..User::default()
+    };
+    let mut extra = |key: &str, value: String| {
+        if !value.is_empty() {
+            user.extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value]);
+        }
+    };
+    if !claims.jti.is_empty() {
+        extra("credential-id", format!("JTI={}", claims.jti));
+    }
+    for (what, reference) in [("pod", &bound.pod), ("node", &bound.node)] {
+        if let Some(reference) = reference {
+            extra(&format!("{what}-name"), reference.name.clone());
+            extra(&format!("{what}-uid"), reference.uid.clone());
+        }
+    }
+    user
+}
+
+fn capital(word: &str) -> String {
+    let mut chars = word.chars();
+    chars.next().map(|c| c.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}
+
+fn pem_body(pem: &str) -> Result<Vec<u8>, KeyError> {
+    let body: String = pem.lines().filter(|l| !l.starts_with("-----")).map(str::trim).collect();
+    BASE64_STANDARD.decode(body).map_err(|e| KeyError(e.to_string()))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
+    pub fn signer() -> Tokens {
+        let key = apiserver::certs::issue::key().unwrap();
+        Tokens::new(ISSUER, &key, &apiserver::certs::issue::public(&key).unwrap()).unwrap()
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_800_000_000).unwrap()
+    }
+
+    fn reference(name: &str, uid: &str) -> Reference {
+        Reference { name: name.into(), uid: uid.into() }
+    }
+
+    fn claims() -> Claims {
+        let at = now().as_second();
+        Claims {
+            aud: Audiences(vec![ISSUER.into()]),
+            exp: at + 600,
+            iat: at,
+            iss: ISSUER.into(),
+            jti: "j".into(),
+            bound: Bound { namespace: "a".into(), serviceaccount: reference("robot", "u1"), ..Bound::default() },
+            nbf: at,
+            sub: "system:serviceaccount:a:robot".into(),
+        }
+    }
+
+    fn find(resource: &str, key: &Key) -> Option<Found> {
+        let uid = match (resource, key.namespace.as_str(), key.name.as_str()) {
+            ("serviceaccounts", "a", "robot") => "u1",
+            ("pods", "a", "web") => "u2",
+            ("nodes", "", "n") => "u3",
+            ("pods", "a", "dying") => return Some(Found { uid: "u4".into(), deleted: Some(now().as_second() - 61) }),
+            _ => return None,
+        };
+        Some(Found { uid: uid.into(), deleted: None })
+    }
+
+    fn verdict(tokens: &Tokens, claims: &Claims) -> Result<Option<User>, String> {
+        tokens.verify(&tokens.sign(claims).unwrap(), &[], now(), &find)
+    }
+
+    #[test]
+    fn a_good_token_is_a_user() {
+        let mut claims = claims();
+        claims.bound.pod = Some(reference("web", "u2"));
+        claims.bound.node = Some(reference("gone", "any"));
+        let user = verdict(&signer(), &claims).unwrap().unwrap();
+        assert_eq!(user.name, "system:serviceaccount:a:robot");
+        assert_eq!(user.groups, ["system:serviceaccounts", "system:serviceaccounts:a"]);
+        assert_eq!(user.extra["authentication.kubernetes.io/pod-name"], ["web"]);
+        assert_eq!(user.extra["authentication.kubernetes.io/node-name"], ["gone"]);
+        assert_eq!(user.extra["authentication.kubernetes.io/credential-id"], ["JTI=j"]);
+    }
+
+    #[test]
+    fn what_does_not_hold_is_refused_in_upstreams_words() {
+        type Change = fn(&mut Claims);
+        let cases: [(Change, &str); 10] = [
+            (|c| c.exp = now().as_second() - 61, "service account token has expired"),
+            (|c| c.nbf = now().as_second() + 61, "service account token is not valid yet"),
+            (|c| c.iat = now().as_second() + 61, "service account token is issued in the future"),
+            (|c| c.aud = Audiences(vec!["x".into()]), "token audiences [\"x\"] is invalid for the target audiences"),
+            (|c| c.bound.serviceaccount.uid = "old".into(), "service account UID (u1) does not match claim (old)"),
+            (|c| c.bound.serviceaccount.name = "none".into(), "not found"),
+            (|c| c.bound.pod = Some(reference("web", "old")), "Pod UID (u2) does not match service account pod ref claim (old)"),
+            (|c| c.bound.pod = Some(reference("none", "x")), "service account token has been invalidated"),
+            (|c| c.bound.pod = Some(reference("dying", "u4")), "service account token has been invalidated"),
+            (|c| c.bound.node = Some(reference("n", "old")), "Node UID (u3) does not match"),
+        ];
+        let tokens = signer();
+        for (change, why) in cases {
+            let mut claims = claims();
+            change(&mut claims);
+            let error = verdict(&tokens, &claims).unwrap_err();
+            assert!(error.contains(why), "{error} lacks {why}");
+        }
+    }
+
+    #[test]
+    fn an_audience_that_is_asked_for_must_be_there() {
+        let tokens = signer();
+        let token = tokens.sign(&claims()).unwrap();
+        assert!(tokens.verify(&token, &["vault".into()], now(), &find).is_err());
+        let mut other = claims();
+        other.aud = Audiences(vec!["vault".into()]);
+        assert!(tokens.verify(&tokens.sign(&other).unwrap(), &["vault".into()], now(), &find).unwrap().is_some());
+    }
+
+    #[test]
+    fn forged_tokens_are_refused() {
+        let (tokens, other) = (signer(), signer());
+        assert!(tokens.verify(&other.sign(&claims()).unwrap(), &[], now(), &find).is_err(), "signed with another key");
+        let good = tokens.sign(&claims()).unwrap();
+        let parts: Vec<&str> = good.split('.').collect();
+        let b64 = |v: Value| BASE64_URL_SAFE_NO_PAD.encode(v.to_string());
+        let mut more = claims();
+        more.bound.serviceaccount.name = "admin".into();
+        let swapped = format!("{}.{}.{}", parts[0], b64(serde_json::to_value(more).unwrap()), parts[2]);
+        assert!(tokens.verify(&swapped, &[], now(), &find).is_err(), "claims swapped");
+        for header in [json!({"alg": "none"}), json!({"alg": "HS256"}), json!({"alg": "None", "typ": "JWT"})] {
+            for signature in ["", parts[2]] {
+                let forged = format!("{}.{}.{signature}", b64(header.clone()), parts[1]);
+                assert!(tokens.verify(&forged, &[], now(), &find).is_err(), "{header} {signature}");
+            }
+        }
+        let mut hmac = Header::new(Algorithm::HS256);
+        hmac.kid = Some(tokens.key_id.clone());
+        let public = tokens.jwks().to_string();
+        let confused = jsonwebtoken::encode(&hmac, &claims(), &EncodingKey::from_secret(public.as_bytes())).unwrap();
+        assert!(tokens.verify(&confused, &[], now(), &find).is_err(), "public key as HMAC secret");
+    }
+
+    #[test]
+    fn foreign_tokens_are_left_to_others() {
+        let tokens = signer();
+        let mut foreign = claims();
+        foreign.iss = "https://elsewhere".into();
+        for token in [tokens.sign(&foreign).unwrap(), "abcdef.0123456789abcdef".into(), "a.b.c".into(), String::new(), "....".into()] {
+            assert_eq!(tokens.verify(&token, &[], now(), &find), Ok(None), "{token}");
+        }
+    }
+
+    #[test]
+    fn the_key_set_names_the_signing_key() {
+        let tokens = signer();
+        let token = tokens.sign(&claims()).unwrap();
+        let kid = jsonwebtoken::decode_header(&token).unwrap().kid.unwrap();
+        let set: jsonwebtoken::jwk::JwkSet = serde_json::from_value(tokens.jwks()).unwrap();
+        let key = DecodingKey::from_jwk(set.find(&kid).unwrap()).unwrap();
+        let mut rules = Validation::new(Algorithm::ES256);
+        rules.set_audience(&[ISSUER]);
+        rules.validate_exp = false;
+        assert_eq!(jsonwebtoken::decode::<Claims>(&token, &key, &rules).unwrap().claims, claims());
+    }
+}

@@ -12,7 +12,10 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use api::{Gvk, Status, causes::Causes};
+use api::{
+    Gvk, Status,
+    causes::{Causes, Reason},
+};
 use apiserver::kind::{Handler, Kind, Law, Scope, Storage, Subresource};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -103,4 +106,20 @@ pub fn well_formed(value: &str, errors: Vec<String>, path: Path<'_>, causes: &mu
     for error in errors {
         causes.invalid(path, value, &error);
     }
+}
+
+/// One of `allowed`, which are listed in their order; empty is `Required`.
+pub fn one_of(value: &str, allowed: &[&str], path: Path<'_>, causes: &mut Causes) {
+    match value {
+        "" => causes.required(path, ""),
+        v if allowed.contains(&v) => {}
+        v => not_supported(v, allowed, path, causes),
+    }
+}
+
+/// `Unsupported value` with the supported ones in the order given: upstream sorts some lists and not others.
+pub fn not_supported(value: impl Into<Value>, allowed: &[&str], path: Path<'_>, causes: &mut Causes) {
+    let words: Vec<String> = allowed.iter().map(|w| format!("{w:?}")).collect();
+    let message = format!("Unsupported value: {}: supported values: {}", value.into(), words.join(", "));
+    causes.push(Reason::NotSupported, path, message);
 }

@@ -34,7 +34,7 @@ pub fn validate(template: &Value, path: Path<'_>, causes: &mut Causes) {
     selector::annotations(metadata.at("annotations"), path.field("annotations"), causes);
     let spec_path = path.field("spec");
     let spec = template.get("spec").unwrap_or(&Value::Null);
-    pod::validate::spec(spec, spec_path, causes);
+    pod::validate::spec(spec, pod::validate::Owner::Template, spec_path, causes);
     if !spec.list("ephemeralContainers").is_empty() {
         causes.forbidden(spec_path.field("ephemeralContainers"), "ephemeral containers not allowed in pod template");
     }

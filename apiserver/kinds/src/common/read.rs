@@ -125,7 +125,8 @@ fn same_field(name: &str, a: Option<&Value>, b: Option<&Value>) -> bool {
     }
 }
 
-fn is_nothing(name: &str, value: &Value) -> bool {
+/// What a Go client leaves out when it writes the field `name`.
+pub fn is_nothing(name: &str, value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::String(s) => s.is_empty(),

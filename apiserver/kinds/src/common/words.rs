@@ -6,6 +6,7 @@ use api::selector::{is_dns_label, is_dns_subdomain, is_label_value};
 
 const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
 const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const SUBDOMAIN_UNDERSCORE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*')";
 const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const QUALIFIED: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 const ENV_NAME: &str = "a valid environment variable name must consist only of printable ASCII characters other than '='";
@@ -28,6 +29,16 @@ pub fn dns_subdomain(value: &str) -> Vec<String> {
     let mut errors = too_long(value, 253);
     if !is_dns_subdomain_unbounded(value) {
         errors.push(SUBDOMAIN.into());
+    }
+    errors
+}
+
+/// `IsDNS1123SubdomainWithUnderscore`
+pub fn dns_subdomain_with_underscore(value: &str) -> Vec<String> {
+    let mut errors = too_long(value, 253);
+    let plain = value.split('.').map(|part| part.strip_prefix('_').unwrap_or(part).replace('_', "-")).collect::<Vec<_>>().join(".");
+    if !is_dns_subdomain_unbounded(&plain) {
+        errors.push(SUBDOMAIN_UNDERSCORE.into());
     }
     errors
 }

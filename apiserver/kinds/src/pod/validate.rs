@@ -1,17 +1,324 @@
-//! A pod -> all that is wrong with it. Source: `pkg/apis/core/validation/validation.go`.
+//! A pod -> all that is wrong with it, in upstream's words. Source: `pkg/apis/core/validation/validation.go`.
+
+use std::collections::{HashMap, HashSet};
 
 use api::causes::Causes;
 use serde_json::Value;
 
-use crate::common::Path;
+use crate::{
+    common::{Path, Read, not_supported, one_of, read, selector, well_formed, words},
+    net,
+};
 
+mod affinity;
+mod containers;
+mod env;
+mod mounts;
+mod ports;
+mod probes;
+mod projected;
+mod resources;
+mod scheduling;
+mod security;
 pub mod status;
 pub mod update;
+mod volumes;
 
-/// A whole pod.
-pub fn pod(pod: &Value, causes: &mut Causes) {
-    spec(pod.get("spec").unwrap_or(&Value::Null), Path::new("spec"), causes);
+/// Whose spec is looked at: some rules are for pods alone, so that templates of old stay valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    Pod,
+    Template,
 }
 
-/// A pod spec, in a pod or in a template.
-pub fn spec(_spec: &Value, _path: Path<'_>, _causes: &mut Causes) {}
+/// What the parts of a spec must know of the whole.
+struct Whole<'v> {
+    owner: Owner,
+    spec: &'v Value,
+    /// The well-formed volumes by name.
+    volumes: HashMap<&'v str, &'v Value>,
+    /// Names in `spec.resourceClaims`.
+    claims: HashSet<&'v str>,
+}
+
+/// `validatePodMetadataAndSpec` and `ValidatePodCreate`, but for the metadata that all kinds have.
+pub fn pod(pod: &Value, causes: &mut Causes) {
+    let found = pod.get("spec").unwrap_or(&Value::Null);
+    annotations(pod.at("metadata").at("annotations"), found, causes);
+    let path = Path::new("spec");
+    spec(found, Owner::Pod, path, causes);
+    if found.text("serviceAccountName").is_empty() {
+        projected::tokens_need_account(found, path.field("volumes"), causes);
+    }
+    if !found.list("ephemeralContainers").is_empty() {
+        causes.forbidden(path.field("ephemeralContainers"), "cannot be set on create");
+    }
+    if !found.text("nodeName").is_empty() && !found.list("schedulingGates").is_empty() {
+        causes.forbidden(path.field("nodeName"), "cannot be set until all schedulingGates have been cleared");
+    }
+}
+
+/// `ValidatePodSpec`
+pub fn spec(spec: &Value, owner: Owner, path: Path<'_>, causes: &mut Causes) {
+    if spec.at("terminationGracePeriodSeconds").is_none() {
+        causes.required(path.field("terminationGracePeriodSeconds"), "");
+    }
+    let volumes = volumes::all(spec.list("volumes"), owner, path.field("volumes"), causes);
+    let claims = spec.list("resourceClaims").iter().map(|c| c.text("name")).collect();
+    let whole = Whole { owner, spec, volumes, claims };
+    containers::regular(&whole, path.field("containers"), causes);
+    containers::init(&whole, path.field("initContainers"), causes);
+    resources::pod_level(&whole, path.field("resources"), causes);
+    host_network_ports(&whole, path.field("containers"), causes);
+    one_of(spec.text("restartPolicy"), &["Always", "OnFailure", "Never"], path.field("restartPolicy"), causes);
+    let policies = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
+    one_of(spec.text("dnsPolicy"), &policies, path.field("dnsPolicy"), causes);
+    selector::labels(spec.at("nodeSelector"), path.field("nodeSelector"), causes);
+    security::pod(spec, path, causes);
+    affinity::validate(spec.at("affinity"), path.field("affinity"), causes);
+    dns_config(spec, path.field("dnsConfig"), causes);
+    gates(spec, path, causes);
+    scheduling::topology_spread(spec.list("topologySpreadConstraints"), path.field("topologySpreadConstraints"), causes);
+    security::host_users(&whole, path, causes);
+    hostname_override(spec, path.field("hostnameOverride"), causes);
+    names(spec, path, causes);
+    scheduling::tolerations(spec.list("tolerations"), path.field("tolerations"), causes);
+    host_aliases(spec.list("hostAliases"), path.field("hostAliases"), causes);
+    if let Some(policy) = spec.at("preemptionPolicy") {
+        one_of(policy.as_str().unwrap_or(""), &["PreemptLowerPriority", "Never"], path.field("preemptionPolicy"), causes);
+    }
+    resources::overhead(spec, path.field("overhead"), causes);
+    operating_system(&whole, path, causes);
+    env::file_volumes(&whole, path, causes);
+}
+
+impl<'v> Whole<'v> {
+    /// Every container with its path's list and index, init containers first as upstream visits them.
+    fn containers(&self) -> impl Iterator<Item = (&'static str, usize, &'v Value)> {
+        let spec = self.spec;
+        ["initContainers", "containers"].into_iter().flat_map(move |l| spec.list(l).iter().enumerate().map(move |(i, c)| (l, i, c)))
+    }
+
+    fn grace_seconds(&self) -> Option<i64> {
+        self.spec.int("terminationGracePeriodSeconds")
+    }
+
+    fn os(&self) -> Option<&'v str> {
+        self.spec.at("os").map(|os| os.text("name"))
+    }
+
+    fn host_users(&self) -> bool {
+        self.spec.flag("hostUsers") != Some(false)
+    }
+}
+
+/// A DNS label that must be there.
+fn label(value: &str, path: Path<'_>, causes: &mut Causes) {
+    if value.is_empty() {
+        causes.required(path, "");
+    } else {
+        well_formed(value, words::dns_label(value), path, causes);
+    }
+}
+
+/// `ValidatePodSpecificAnnotations`
+fn annotations(annotations: Option<&Value>, spec: &Value, causes: &mut Causes) {
+    let (mirror, cost) = ("kubernetes.io/config.mirror", "controller.kubernetes.io/pod-deletion-cost");
+    let path = Path::new("metadata.annotations");
+    if annotations.at(mirror).is_some() && spec.text("nodeName").is_empty() {
+        causes.invalid(path.key(mirror), annotations.text(mirror), "must set spec.nodeName if mirror pod annotation is set");
+    }
+    let wanted = annotations.text(cost);
+    let well = wanted.parse::<i32>().is_ok_and(|n| n.to_string() == wanted);
+    if annotations.at(cost).is_some() && !well {
+        causes.invalid(path.key(cost), wanted, "must be a 32bit integer");
+    }
+}
+
+/// `validatePodHostNetworkDeps`
+fn host_network_ports(whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+    if !whole.spec.is_true("hostNetwork") {
+        return;
+    }
+    for (i, container) in whole.spec.list("containers").iter().enumerate() {
+        let at = path.index(i);
+        let list = at.field("ports");
+        for (j, port) in container.list("ports").iter().enumerate() {
+            let (host, inner) = (port.int("hostPort").unwrap_or(0), port.int("containerPort").unwrap_or(0));
+            if (whole.owner == Owner::Pod || host != 0) && host != inner {
+                let text = "must match `containerPort` when `hostNetwork` is true";
+                causes.invalid(list.index(j).field("hostPort"), host, text);
+            }
+        }
+    }
+}
+
+fn gates(spec: &Value, path: Path<'_>, causes: &mut Causes) {
+    let list = path.field("readinessGates");
+    for (i, gate) in spec.list("readinessGates").iter().enumerate() {
+        let name = gate.text("conditionType");
+        well_formed(name, words::qualified(name), list.index(i).field("conditionType"), causes);
+    }
+    let (list, mut seen) = (path.field("schedulingGates"), HashSet::new());
+    for (i, gate) in spec.list("schedulingGates").iter().enumerate() {
+        let name = gate.text("name");
+        well_formed(name, words::qualified(name), list.index(i), causes);
+        if !seen.insert(name) {
+            causes.duplicate(list.index(i), name);
+        }
+    }
+}
+
+/// Names of other things that a spec holds, and the deadline.
+fn names(spec: &Value, path: Path<'_>, causes: &mut Causes) {
+    let rules: [(&str, fn(&str) -> Vec<String>); 6] = [
+        ("serviceAccountName", words::dns_subdomain),
+        ("nodeName", words::dns_subdomain),
+        ("hostname", words::dns_label),
+        ("subdomain", words::dns_label),
+        ("priorityClassName", words::dns_subdomain),
+        ("runtimeClassName", words::dns_subdomain),
+    ];
+    for (field, rule) in rules {
+        let name = spec.text(field);
+        if !name.is_empty() {
+            well_formed(name, rule(name), path.field(field), causes);
+        }
+    }
+    if let Some(seconds) = spec.int("activeDeadlineSeconds") {
+        for error in words::in_range(seconds, 1, i64::from(i32::MAX)) {
+            causes.invalid(path.field("activeDeadlineSeconds"), seconds, &error);
+        }
+    }
+}
+
+/// `validatePodHostName`
+fn hostname_override(spec: &Value, path: Path<'_>, causes: &mut Causes) {
+    let Some(name) = spec.at("hostnameOverride").and_then(Value::as_str) else { return };
+    for field in ["setHostnameAsFQDN", "hostNetwork"] {
+        if spec.is_true(field) {
+            causes.forbidden(path, &format!("may not be specified when {field} is true"));
+        }
+    }
+    if name.len() > 64 {
+        causes.too_long(path, 64);
+    }
+    well_formed(name, words::dns_subdomain(name), path, causes);
+}
+
+/// `validatePodDNSConfig`
+fn dns_config(spec: &Value, path: Path<'_>, causes: &mut Causes) {
+    let config = spec.at("dnsConfig");
+    let servers = config.list("nameservers");
+    if spec.text("dnsPolicy") == "None" {
+        if config.is_none() {
+            return causes.required(path, "must provide `dnsConfig` when `dnsPolicy` is None");
+        }
+        if servers.is_empty() {
+            return causes.required(path.field("nameservers"), "must provide at least one DNS nameserver when `dnsPolicy` is None");
+        }
+    }
+    let list = path.field("nameservers");
+    if servers.len() > 3 {
+        causes.invalid(list, servers.to_vec(), "must not have more than 3 nameservers");
+    }
+    for (i, server) in servers.iter().filter_map(Value::as_str).enumerate() {
+        well_formed(server, net::ip(server), list.index(i), causes);
+    }
+    dns_searches(config.list("searches"), path.field("searches"), causes);
+    let options = path.field("options");
+    for (i, _) in config.list("options").iter().enumerate().filter(|(_, o)| o.text("name").is_empty()) {
+        causes.required(options.index(i), "must not be empty");
+    }
+}
+
+fn dns_searches(searches: &[Value], path: Path<'_>, causes: &mut Causes) {
+    let texts: Vec<&str> = searches.iter().filter_map(Value::as_str).collect();
+    if texts.len() > 32 {
+        causes.invalid(path, searches.to_vec(), "must not have more than 32 search paths");
+    }
+    if texts.join(" ").len() > 2048 {
+        causes.invalid(path, searches.to_vec(), "must not have more than 2048 characters (including spaces) in the search list");
+    }
+    for (i, search) in texts.iter().enumerate().filter(|(_, s)| **s != ".") {
+        let name = search.strip_suffix('.').unwrap_or(search);
+        well_formed(name, words::dns_subdomain_with_underscore(name), path.index(i), causes);
+    }
+}
+
+/// `ValidateHostAliases`
+fn host_aliases(aliases: &[Value], path: Path<'_>, causes: &mut Causes) {
+    for (i, alias) in aliases.iter().enumerate() {
+        let at = path.index(i);
+        let ip = alias.text("ip");
+        well_formed(ip, net::ip(ip), at.field("ip"), causes);
+        let list = at.field("hostnames");
+        for (j, name) in alias.list("hostnames").iter().filter_map(Value::as_str).enumerate() {
+            well_formed(name, words::dns_subdomain(name), list.index(j), causes);
+        }
+    }
+}
+
+/// `validateOS` and `validateLinux`
+fn operating_system(whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+    let Some(name) = whole.os() else { return };
+    let at = path.field("os");
+    match name {
+        "" => causes.required(at.field("name"), ""),
+        "linux" => {}
+        "windows" => return,
+        other => return not_supported(other, &["linux", "windows"], at, causes),
+    }
+    let text = "windows options cannot be set for a linux pod";
+    if whole.spec.at("securityContext").at("windowsOptions").is_some() {
+        causes.forbidden(path.field("securityContext").field("windowsOptions"), text);
+    }
+    for (list, i, _) in whole.containers().filter(|(_, _, c)| c.at("securityContext").at("windowsOptions").is_some()) {
+        causes.forbidden(path.field(list).index(i).field("securityContext").field("windowsOptions"), text);
+    }
+}
+
+/// A path within a volume: relative, without `..` (`ValidateLocalNonReservedPath`).
+fn local_path(target: &str, path: Path<'_>, causes: &mut Causes) {
+    descending_path(target, path, causes);
+    if target.starts_with("..") && !has_backsteps(target) {
+        causes.invalid(path, target, "must not start with '..'");
+    }
+}
+
+/// `validateLocalDescendingPath`
+fn descending_path(target: &str, path: Path<'_>, causes: &mut Causes) {
+    if target.starts_with('/') {
+        causes.invalid(path, target, "must be a relative path");
+    }
+    no_backsteps(target, path, causes);
+}
+
+fn no_backsteps(target: &str, path: Path<'_>, causes: &mut Causes) {
+    if has_backsteps(target) {
+        causes.invalid(path, target, "must not contain '..'");
+    }
+}
+
+fn has_backsteps(target: &str) -> bool {
+    target.split('/').any(|part| part == "..")
+}
+
+/// File permission bits: 0 to 0777.
+fn file_mode(object: &Value, field: &str, path: Path<'_>, causes: &mut Causes) {
+    if let Some(mode) = object.int(field).filter(|m| !(0..=0o777).contains(m)) {
+        causes.invalid(path.field(field), mode, "must be a number between 0 and 0777 (octal), both inclusive");
+    }
+}
+
+/// Requires a text field, and says whether it is there.
+fn require(object: &Value, field: &str, path: Path<'_>, causes: &mut Causes) -> bool {
+    let there = object.at(field).is_some_and(|v| !read::is_nothing(field, v));
+    if !there {
+        causes.required(path.field(field), "");
+    }
+    there
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+//! Requests, limits and overhead -> what is wrong with them.
+
+use std::collections::HashSet;
+
+use api::{causes::Causes, quantity::Quantity};
+use serde_json::{Map, Value};
+
+use super::Whole;
+use crate::common::{Path, Read, not_supported, resources::quantity, well_formed, words};
+
+const STANDARD: &[&str] = &[
+    "cpu",
+    "memory",
+    "ephemeral-storage",
+    "storage",
+    "requests.cpu",
+    "requests.memory",
+    "requests.ephemeral-storage",
+    "requests.storage",
+    "limits.cpu",
+    "limits.memory",
+    "limits.ephemeral-storage",
+    "pods",
+    "resourcequotas",
+    "services",
+    "replicationcontrollers",
+    "secrets",
+    "configmaps",
+    "persistentvolumeclaims",
+    "services.nodeports",
+    "services.loadbalancers",
+];
+
+type NameRule = fn(&str, Path<'_>, &mut Causes);
+
+/// `ValidateContainerResourceRequirements`
+pub fn container(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+    let Some(resources) = container.at("resources") else { return };
+    requirements(resources, container_name, path, causes);
+    claims(resources.list("claims"), whole, path.field("claims"), causes);
+}
+
+/// `validatePodResources`: requests and limits of the whole pod.
+pub fn pod_level(whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+    let Some(resources) = whole.spec.at("resources") else { return };
+    if whole.os() == Some("windows") {
+        return causes.forbidden(path, "may not be set for a windows pod");
+    }
+    if resources.at("claims").is_some() {
+        causes.forbidden(path.field("claims"), "claims may not be set for Resources at pod-level");
+    }
+    requirements(resources, pod_name, path, causes);
+    for (i, container) in whole.spec.list("containers").iter().enumerate() {
+        for (name, limit) in quantities(container.at("resources").object("limits")) {
+            let Some(most) = resources.at("limits").at(name).and_then(quantity).filter(|most| limit > *most) else { continue };
+            let at = format!("{}[{name}].limits", path.field("containers").index(i));
+            causes.invalid(at, limit.to_string(), &format!("must be less than or equal to pod limits of {most}"));
+        }
+    }
+}
+
+/// `validateOverhead`
+pub fn overhead(spec: &Value, path: Path<'_>, causes: &mut Causes) {
+    for (name, value) in spec.object("overhead").into_iter().flatten() {
+        container_name(name, path.key(name), causes);
+        amount(name, value, path.key(name), causes);
+    }
+}
+
+/// `validateResourceRequirements`
+fn requirements(resources: &Value, check_name: NameRule, path: Path<'_>, causes: &mut Causes) {
+    let (limits_at, requests_at) = (path.field("limits"), path.field("requests"));
+    let (limits, requests) = (resources.object("limits"), resources.object("requests"));
+    for (name, value) in limits.into_iter().flatten() {
+        check_name(name, limits_at.key(name), causes);
+        amount(name, value, limits_at.key(name), causes);
+    }
+    for (name, value) in requests.into_iter().flatten() {
+        check_name(name, requests_at.key(name), causes);
+        let Some(wanted) = amount(name, value, requests_at.key(name), causes) else { continue };
+        match limits.and_then(|l| l.get(name)).and_then(quantity) {
+            Some(limit) => within_limit(name, wanted, limit, requests_at, causes),
+            None if !may_overcommit(name) => causes.required(limits_at, "Limit must be set for non overcommitable resources"),
+            None => {}
+        }
+    }
+    let any = |test: fn(&str) -> bool| limits.into_iter().chain(requests).flatten().any(|(name, _)| test(name));
+    if any(is_huge_page) && !any(|name| matches!(name, "cpu" | "memory")) {
+        causes.forbidden(path, "HugePages require cpu or memory");
+    }
+}
+
+fn within_limit(name: &str, wanted: Quantity, limit: Quantity, path: Path<'_>, causes: &mut Causes) {
+    let equal = wanted.partial_cmp(&limit) == Some(std::cmp::Ordering::Equal);
+    if !equal && !may_overcommit(name) {
+        causes.invalid(path, wanted.to_string(), &format!("must be equal to {name} limit of {limit}"));
+    } else if wanted > limit {
+        causes.invalid(path, wanted.to_string(), &format!("must be less than or equal to {name} limit of {limit}"));
+    }
+}
+
+/// `ValidateResourceQuantityValue`, and the value where it can be read.
+fn amount(name: &str, value: &Value, path: Path<'_>, causes: &mut Causes) -> Option<Quantity> {
+    let Some(found) = quantity(value) else {
+        causes.invalid(path, value.clone(), api::quantity::RULE);
+        return None;
+    };
+    if found.is_negative() {
+        causes.invalid(path, found.to_string(), "must be greater than or equal to 0");
+    }
+    if is_extended(name) && found.milli() % 1000 != 0 {
+        causes.invalid(path, found.to_string(), "must be an integer");
+    }
+    if is_huge_page(name) && !divisible(name, found) {
+        causes.invalid(path, found.to_string(), &format!("{found} is not positive integer multiple of {name}"));
+    }
+    Some(found)
+}
+
+/// `validateContainerResourceName`
+fn container_name(name: &str, path: Path<'_>, causes: &mut Causes) {
+    resource_name(name, path, causes);
+    if !name.contains('/') {
+        if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !is_huge_page(name) {
+            causes.invalid(path, name, "must be a standard resource for containers");
+        }
+    } else if !is_native(name) && !is_extended(name) {
+        causes.invalid(path, name, "doesn't follow extended resource name standard");
+    }
+}
+
+/// `validatePodResourceName`
+fn pod_name(name: &str, path: Path<'_>, causes: &mut Causes) {
+    let before = causes.0.len();
+    resource_name(name, path, causes);
+    if causes.0.len() == before && !matches!(name, "cpu" | "memory") && !is_huge_page(name) {
+        not_supported(name, &["cpu", "memory"], path, causes);
+    }
+}
+
+/// `validateResourceName`
+fn resource_name(name: &str, path: Path<'_>, causes: &mut Causes) {
+    let errors = words::qualified(name);
+    let plain = !name.contains('/') && !STANDARD.contains(&name) && !is_huge_page(name);
+    if errors.is_empty() && plain {
+        causes.invalid(path, name, "must be a standard resource type or fully qualified");
+    }
+    well_formed(name, errors, path, causes);
+}
+
+/// `validateResourceClaimNames`
+fn claims(claims: &[Value], whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+    let mut seen = HashSet::new();
+    for (i, claim) in claims.iter().enumerate() {
+        let (at, name) = (path.index(i), claim.text("name"));
+        if name.is_empty() {
+            causes.required(at, "");
+        } else if !seen.insert((name, claim.text("request"))) {
+            causes.duplicate(at, name);
+        }
+        if !whole.claims.contains(name) {
+            causes.not_found(at, name);
+        }
+    }
+}
+
+fn quantities(list: Option<&Map<String, Value>>) -> impl Iterator<Item = (&str, Quantity)> {
+    list.into_iter().flatten().filter_map(|(name, value)| Some((name.as_str(), quantity(value)?)))
+}
+
+fn is_huge_page(name: &str) -> bool {
+    name.starts_with("hugepages-")
+}
+
+/// In kubernetes.io, which unprefixed names are too.
+fn is_native(name: &str) -> bool {
+    !name.contains('/') || name.contains("kubernetes.io/")
+}
+
+fn is_extended(name: &str) -> bool {
+    !is_native(name) && !name.starts_with("requests.") && words::qualified(&format!("requests.{name}")).is_empty()
+}
+
+fn may_overcommit(name: &str) -> bool {
+    is_native(name) && !is_huge_page(name)
+}
+
+fn divisible(name: &str, amount: Quantity) -> bool {
+    let page = name.strip_prefix("hugepages-").and_then(|s| Quantity::parse(s).ok()).map_or(0, Quantity::units);
+    page > 0 && amount.milli() % 1000 == 0 && amount.units() % page == 0
+}

@@ -85,7 +85,7 @@ impl Loop for Deployments {
         });
     }
 
-    fn look(&self, key: &Key) -> Option<World> {
+    async fn look(&self, key: &Key) -> Option<World> {
         let deployment = self.deployments.get(key)?;
         let sets = self.sets_of.candidates(&key.namespace, &deployment.uid().unwrap_or_default());
         let has_pods = |uid: &String| self.pods_of.controlled_by(uid).iter().any(|pod| !is_over(pod));

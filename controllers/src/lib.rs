@@ -1,7 +1,10 @@
 //! The cluster's will: what users asked for -> objects that make it so. One file per controller, one visible table.
 
+mod catalog;
 mod deployment;
+mod garbage;
 mod index;
+mod namespace;
 mod namespaces;
 mod nodeipam;
 mod replicas;
@@ -42,6 +45,8 @@ const TABLE: &[Row] = &[
     ("replicaset-controller", "replicaset-controller", |s, a, c| s.run(a, c, replicaset::ReplicaSets::new(s.caches))),
     ("replication-controller", "replication-controller", |s, a, c| s.run(a, c, replicationcontroller::Controllers::new(s.caches))),
     ("deployment-controller", "deployment-controller", |s, a, c| s.run(a, c, deployment::Deployments::new(s.caches))),
+    ("namespace-controller", "namespace-controller", |s, a, c| s.run(a, c, namespace::Namespaces::new(s.caches, (s.clients)(a)))),
+    ("generic-garbage-collector", "garbage-collector-controller", |s, a, c| s.run(a, c, garbage::Garbage::new((s.clients)(a), s.group))),
     ("service-account-controller", "serviceaccount-controller", |s, a, c| s.run(a, c, serviceaccount::ServiceAccounts::new(s.caches))),
     ("root-ca-cert-publisher", "root-ca-cert-publisher", |s, a, c| s.run(a, c, root_ca::RootCa::new(s.caches, &s.config.root_ca))),
     ("node-controller", "cidrAllocator", |s, a, c| s.run(a, c, nodeipam::NodeIpam::new(s.caches, s.config.cluster_cidr))),

@@ -52,7 +52,7 @@ impl Loop for NodeIpam {
         wake.on_own(&self.nodes);
     }
 
-    fn look(&self, key: &Key) -> Option<World> {
+    async fn look(&self, key: &Key) -> Option<World> {
         let node = self.nodes.get(key)?;
         if node.metadata.deletion_timestamp.is_some() || !ranges(&node).is_empty() {
             return None;

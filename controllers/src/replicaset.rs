@@ -65,7 +65,7 @@ impl Loop for ReplicaSets {
         });
     }
 
-    fn look(&self, key: &Key) -> Option<World> {
+    async fn look(&self, key: &Key) -> Option<World> {
         let Some(set) = self.sets.get(key) else {
             self.failures.lock().remove(key);
             return None;

@@ -55,7 +55,7 @@ impl Loop for Controllers {
         });
     }
 
-    fn look(&self, key: &Key) -> Option<World> {
+    async fn look(&self, key: &Key) -> Option<World> {
         let controller = self.controllers.get(key)?;
         let pods = self.index.candidates(&key.namespace, &controller.uid().unwrap_or_default());
         Some(World { controller, seen: Seen { pods, now: Timestamp::now(), dice: rand::random(), failure: None } })

@@ -64,7 +64,7 @@ impl Loop for RootCa {
         });
     }
 
-    fn look(&self, key: &Key) -> Option<World> {
+    async fn look(&self, key: &Key) -> Option<World> {
         let namespace = self.namespaces.get(key)?;
         is_active(&namespace).then(|| World { map: self.maps.get(&Key::new(&key.name, NAME)) })
     }

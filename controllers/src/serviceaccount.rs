@@ -47,7 +47,7 @@ impl Loop for ServiceAccounts {
         });
     }
 
-    fn look(&self, key: &Key) -> Option<World> {
+    async fn look(&self, key: &Key) -> Option<World> {
         let namespace = self.namespaces.get(key)?;
         is_active(&namespace).then(|| World { exists: self.accounts.get(&Key::new(&key.name, DEFAULT)).is_some() })
     }

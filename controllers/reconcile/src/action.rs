@@ -42,6 +42,11 @@ pub enum Action {
         path: String,
         options: Value,
     },
+    /// Deletes all of a collection, each object with its own grace period.
+    DeleteAll {
+        resource: &'static str,
+        path: String,
+    },
     Tell {
         regarding: Box<ObjectReference>,
         warning: bool,

@@ -33,8 +33,8 @@ pub trait Loop: Send + Sync + 'static {
     /// Says which changes wake which keys. Called once, before the first run.
     fn wire(&self, wake: &Wake);
 
-    /// What the caches say about `key`; `None` if there is nothing to decide.
-    fn look(&self, key: &Key) -> Option<Self::World>;
+    /// What is known about `key`, from the caches or, where they do not hold it, from the API; `None` if there is nothing to decide.
+    fn look(&self, key: &Key) -> impl Future<Output = Option<Self::World>> + Send;
 
     /// What should be done. Pure: no clock, no dice, no I/O.
     fn plan(&self, world: &Self::World, key: &Key) -> Plan;
@@ -138,7 +138,7 @@ impl<L: Loop> Runner<L> {
             while running.len() < CONCURRENT
                 && let Some(key) = wake.queue.next()
             {
-                running.push(self.once(key));
+                running.push(Box::pin(self.once(key)));
             }
             tokio::select! {
                 () = wake.queue.woken.notified() => {}
@@ -154,7 +154,7 @@ impl<L: Loop> Runner<L> {
     }
 
     async fn once(&self, key: Key) -> Ran {
-        let plan = self.this.look(&key).map_or_else(Plan::rest, |world| self.this.plan(&world, &key));
+        let plan = self.this.look(&key).await.map_or_else(Plan::rest, |world| self.this.plan(&world, &key));
         let (mut written, mut error) = (Written::new(), None);
         for action in plan.actions {
             match self.act.one(&action).await {
@@ -253,6 +253,11 @@ impl Act {
             Action::Create { resource, path, object } => (resource, request("POST", path, "application/json", object)),
             Action::Update { resource, path, object } => (resource, request("PUT", path, "application/json", object)),
             Action::Patch { resource, path, patch } => (resource, request("PATCH", path, "application/merge-patch+json", patch)),
+            Action::DeleteAll { path, .. } => {
+                let options = serde_json::json!({"propagationPolicy": "Background"});
+                self.send(request("DELETE", path, "application/json", &options)).await?;
+                return Ok(None);
+            }
             Action::Delete { resource, path, options } => {
                 let sent = self.send(request("DELETE", path, "application/json", options)).await;
                 return match sent {

@@ -64,7 +64,7 @@ impl Cluster {
                 }
                 Action::Delete { path, .. } => drop(self.sets.remove(path.rsplit('/').next().unwrap())),
                 Action::Tell { .. } => {}
-                other @ Action::Patch { .. } => panic!("unexpected {other:?}"),
+                other @ (Action::Patch { .. } | Action::DeleteAll { .. }) => panic!("unexpected {other:?}"),
             }
         }
         changed

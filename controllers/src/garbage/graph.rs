@@ -1,0 +1,205 @@
+//! Metadata of all objects that own or are owned -> who depends on whom.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use api::{Key, task::Group};
+use client::kube;
+use futures::StreamExt;
+use kube::{
+    Api,
+    core::{ApiResource, DynamicObject, PartialObjectMeta},
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event},
+    },
+};
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::catalog::{Collection, collections};
+
+/// Collections that neither own nor are owned by rule (upstream: `DefaultIgnoredResources`).
+const IGNORED: [&str; 1] = ["events"];
+
+/// One object, as far as garbage is concerned.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Node {
+    pub uid: String,
+    pub key: Key,
+    /// The object's URL.
+    pub path: String,
+    pub revision: String,
+    pub owners: Vec<Owner>,
+    pub finalizers: Vec<String>,
+    pub deleting: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Owner {
+    pub uid: String,
+    pub api_version: String,
+    pub kind: String,
+    pub name: String,
+    pub blocks: bool,
+    /// As it stands in the dependent.
+    pub reference: Value,
+}
+
+/// Objects by uid, with the edges between them.
+#[derive(Default)]
+pub struct Graph {
+    nodes: HashMap<String, Node>,
+    dependents: HashMap<String, BTreeSet<String>>,
+    collections: Vec<Collection>,
+}
+
+type WakeUid = Arc<dyn Fn(&str) + Send + Sync>;
+
+impl Graph {
+    pub fn get(&self, uid: &str) -> Option<&Node> {
+        self.nodes.get(uid)
+    }
+
+    pub fn dependents(&self, uid: &str) -> Vec<Node> {
+        self.dependents.get(uid).into_iter().flatten().filter_map(|d| self.nodes.get(d).cloned()).collect()
+    }
+
+    /// The URL of an owner; `None` for a kind that is not served.
+    pub fn path(&self, owner: &Owner, namespace: &str) -> Option<String> {
+        let served = self.collections.iter().find(|c| c.kind == owner.kind && c.api_version() == owner.api_version)?;
+        Some(format!("{}/{}", served.path(Some(namespace)), owner.name))
+    }
+
+    /// Takes in an object; the uids whose turn it is now.
+    fn put(&mut self, node: Node) -> Vec<String> {
+        let uid = node.uid.clone();
+        let mut turn = vec![uid.clone()];
+        let old = self.nodes.get(&uid);
+        let was: Vec<String> = old.iter().flat_map(|n| &n.owners).map(|o| o.uid.clone()).collect();
+        let began_to_go = node.deleting && !old.is_some_and(|n| n.deleting);
+        for owner in &was {
+            self.forget_edge(owner, &uid);
+        }
+        for owner in &node.owners {
+            self.dependents.entry(owner.uid.clone()).or_default().insert(uid.clone());
+        }
+        // An owner in its last rites counts its dependents again; dependents of one that begins to go have their turn.
+        turn.extend(was);
+        if began_to_go {
+            turn.extend(self.dependents.get(&uid).into_iter().flatten().cloned());
+        }
+        self.nodes.insert(uid, node);
+        turn
+    }
+
+    fn remove(&mut self, uid: &str) -> Vec<String> {
+        let Some(node) = self.nodes.remove(uid) else { return Vec::new() };
+        for owner in &node.owners {
+            self.forget_edge(&owner.uid, uid);
+        }
+        let mut turn: Vec<String> = node.owners.into_iter().map(|o| o.uid).collect();
+        turn.extend(self.dependents.get(uid).into_iter().flatten().cloned());
+        turn
+    }
+
+    fn forget_edge(&mut self, owner: &str, dependent: &str) {
+        if let Some(set) = self.dependents.get_mut(owner) {
+            set.remove(dependent);
+            if set.is_empty() {
+                self.dependents.remove(owner);
+            }
+        }
+    }
+}
+
+/// Watches every collection that can be deleted from, and calls `wake` with the uid of each object whose turn has come.
+pub fn follow(client: kube::Client, graph: Arc<Mutex<Graph>>, wake: WakeUid, group: &Group) {
+    let inner = group.clone();
+    group.spawn(async move {
+        let all = match collections(&client).await {
+            Ok(all) => all,
+            Err(error) => return tracing::error!(%error, "garbage collector: discovery failed"),
+        };
+        graph.lock().collections.clone_from(&all);
+        let watched = all.into_iter().filter(|c| c.can("delete") && c.can("watch") && c.can("list"));
+        for collection in watched.filter(|c| !IGNORED.contains(&c.plural.as_str())) {
+            inner.spawn(Box::pin(watch(client.clone(), collection, graph.clone(), wake.clone())));
+        }
+    });
+}
+
+async fn watch(client: kube::Client, collection: Collection, graph: Arc<Mutex<Graph>>, wake: WakeUid) {
+    let resource = ApiResource {
+        group: collection.group.clone(),
+        version: collection.version.clone(),
+        api_version: collection.api_version(),
+        kind: collection.kind.clone(),
+        plural: collection.plural.clone(),
+        ..ApiResource::erase::<api::k8s::api::core::v1::Pod>(&())
+    };
+    let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &resource);
+    let mut events = Box::pin(watcher::watcher(api, watcher::Config::default().streaming_lists()).default_backoff());
+    // What is there of this collection, to find what a new list no longer has.
+    let (mut known, mut listed): (BTreeMap<Key, String>, BTreeMap<Key, String>) = Default::default();
+    while let Some(event) = events.next().await {
+        let turn = match event {
+            Ok(Event::Init) => {
+                listed.clear();
+                continue;
+            }
+            Ok(Event::InitApply(object)) => take(&graph, &collection, object, &mut listed),
+            Ok(Event::Apply(object)) => take(&graph, &collection, object, &mut known),
+            Ok(Event::Delete(object)) => {
+                let node = node(&collection, object);
+                known.remove(&node.key);
+                graph.lock().remove(&node.uid)
+            }
+            Ok(Event::InitDone) => {
+                let old = std::mem::replace(&mut known, std::mem::take(&mut listed));
+                let gone = old.into_iter().filter(|(key, uid)| known.get(key) != Some(uid));
+                gone.flat_map(|(_, uid)| graph.lock().remove(&uid)).collect()
+            }
+            Err(error) => {
+                tracing::warn!(resource = collection.plural, %error, "watch failed; trying again");
+                continue;
+            }
+        };
+        turn.iter().for_each(|uid| wake(uid));
+    }
+}
+
+fn take(
+    graph: &Mutex<Graph>,
+    collection: &Collection,
+    object: PartialObjectMeta<DynamicObject>,
+    known: &mut BTreeMap<Key, String>,
+) -> Vec<String> {
+    let node = node(collection, object);
+    known.insert(node.key.clone(), node.uid.clone());
+    graph.lock().put(node)
+}
+
+fn node(collection: &Collection, object: PartialObjectMeta<DynamicObject>) -> Node {
+    let metadata = object.metadata;
+    let key = Key { namespace: metadata.namespace.unwrap_or_default(), name: metadata.name.unwrap_or_default() };
+    let owners = metadata.owner_references.into_iter().flatten().map(|reference| Owner {
+        uid: reference.uid.clone(),
+        api_version: reference.api_version.clone(),
+        kind: reference.kind.clone(),
+        name: reference.name.clone(),
+        blocks: reference.block_owner_deletion == Some(true),
+        reference: serde_json::to_value(reference).unwrap_or_default(),
+    });
+    Node {
+        uid: metadata.uid.unwrap_or_default(),
+        path: format!("{}/{}", collection.path(Some(&key.namespace)), key.name),
+        key,
+        revision: metadata.resource_version.unwrap_or_default(),
+        owners: owners.collect(),
+        finalizers: metadata.finalizers.unwrap_or_default(),
+        deleting: metadata.deletion_timestamp.is_some(),
+    }
+}

@@ -1,0 +1,259 @@
+//! Namespace that is to go -> its contents deleted, pods first, then itself. Source: `pkg/controller/namespace/deletion`.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use api::{
+    Key,
+    k8s::{
+        api::core::v1::{Namespace, NamespaceCondition, Pod},
+        apimachinery::pkg::apis::meta::v1::Time,
+    },
+    time::Timestamp,
+};
+use client::{Cache, Caches, kube};
+use kube::ResourceExt;
+use reconcile::{Action, Loop, Plan, Wake};
+
+use crate::{
+    catalog::{Collection, collections, get},
+    namespaces::is_active,
+};
+
+/// What is left is looked at again after this long; pods that go wake us at once.
+const AGAIN: Duration = Duration::from_secs(2);
+const FINALIZER: &str = "kubernetes";
+
+pub struct Namespaces {
+    client: kube::Client,
+    namespaces: Cache<Namespace>,
+    pods: Cache<Pod>,
+}
+
+/// A namespace that is to go, and what is in it.
+pub struct World {
+    namespace: Arc<Namespace>,
+    contents: Vec<Content>,
+    /// Why some of it could not be looked at.
+    trouble: Option<String>,
+    now: Timestamp,
+}
+
+/// The objects of one collection.
+struct Content {
+    collection: Collection,
+    count: usize,
+    finalizers: BTreeMap<String, usize>,
+}
+
+impl Namespaces {
+    pub fn new(caches: &Caches, client: kube::Client) -> Self {
+        Self { client, namespaces: caches.of(), pods: caches.of() }
+    }
+
+    async fn contents(&self, namespace: &str) -> (Vec<Content>, Option<String>) {
+        let all = match collections(&self.client).await {
+            Ok(all) => all,
+            Err(error) => return (Vec::new(), Some(error.to_string())),
+        };
+        let (mut contents, mut trouble) = (Vec::new(), None);
+        for collection in all.into_iter().filter(|c| c.namespaced && c.can("list") && c.can("delete")) {
+            match get(&self.client, &collection.path(Some(namespace))).await {
+                Ok(list) => contents.extend(content(collection, &list)),
+                Err(error) => trouble = Some(error.to_string()),
+            }
+        }
+        (contents, trouble)
+    }
+}
+
+impl Loop for Namespaces {
+    type World = World;
+
+    fn name(&self) -> &'static str {
+        "namespace-controller"
+    }
+
+    fn wire(&self, wake: &Wake) {
+        wake.on_own(&self.namespaces);
+        let (handle, namespaces) = (wake.handle(), self.namespaces.clone());
+        self.pods.on_change(move |old, new| {
+            let (Some(pod), None) = (old, new) else { return };
+            let key = Key::new("", &pod.namespace().unwrap_or_default());
+            if namespaces.get(&key).is_some_and(|ns| !is_active(&ns)) {
+                handle(key);
+            }
+        });
+    }
+
+    async fn look(&self, key: &Key) -> Option<World> {
+        let namespace = self.namespaces.get(key).filter(|ns| ns.metadata.deletion_timestamp.is_some())?;
+        finalizers(&namespace).any(|f| f == FINALIZER).then_some(())?;
+        let (contents, trouble) = self.contents(&key.name).await;
+        Some(World { namespace, contents, trouble, now: Timestamp::now() })
+    }
+
+    fn plan(&self, world: &World, _: &Key) -> Plan {
+        plan(world)
+    }
+}
+
+fn plan(world: &World) -> Plan {
+    let status = conditions(world);
+    let mut actions: Vec<Action> = status.into_iter().collect();
+    if world.contents.is_empty() && world.trouble.is_none() {
+        actions.push(finalize(&world.namespace));
+        return Plan::act(actions);
+    }
+    let name = world.namespace.name_any();
+    // What pods use (secrets, network policies, ...) stays until the last of them is gone (KEP-5080).
+    let pods = world.contents.iter().find(|c| c.collection.plural == "pods" && c.collection.group.is_empty());
+    let due: Vec<&Content> = pods.map_or_else(|| world.contents.iter().collect(), |pods| vec![pods]);
+    actions.extend(due.iter().map(|c| Action::DeleteAll { resource: "", path: c.collection.path(Some(&name)) }));
+    Plan::act(actions).again_in(AGAIN)
+}
+
+fn content(collection: Collection, list: &serde_json::Value) -> Option<Content> {
+    let items = list["items"].as_array().filter(|items| !items.is_empty())?;
+    let mut finalizers = BTreeMap::new();
+    for finalizer in items.iter().filter_map(|i| i.pointer("/metadata/finalizers")?.as_array()).flatten().filter_map(|f| f.as_str()) {
+        *finalizers.entry(finalizer.to_owned()).or_insert(0) += 1;
+    }
+    Some(Content { collection, count: items.len(), finalizers })
+}
+
+fn finalizers(namespace: &Namespace) -> impl Iterator<Item = &str> {
+    namespace.spec.iter().flat_map(|s| s.finalizers.iter().flatten()).map(String::as_str)
+}
+
+/// A PUT to `finalize` without our own finalizer.
+fn finalize(namespace: &Namespace) -> Action {
+    let mut object = namespace.clone();
+    // The server counts revisions of this very object: what the conditions changed a moment ago must not refuse it.
+    object.metadata.resource_version = None;
+    if let Some(spec) = &mut object.spec {
+        spec.finalizers = Some(finalizers(namespace).filter(|f| *f != FINALIZER).map(str::to_owned).collect());
+    }
+    match Action::update(&object) {
+        Action::Update { resource, path, object } => Action::Update { resource, path: format!("{path}/finalize"), object },
+        other => other,
+    }
+}
+
+fn conditions(world: &World) -> Option<Action> {
+    let mut wanted = vec![
+        ok("NamespaceDeletionDiscoveryFailure", "ResourcesDiscovered", "All resources successfully discovered"),
+        ok("NamespaceDeletionGroupVersionParsingFailure", "ParsedGroupVersions", "All legacy kube types successfully parsed"),
+        ok("NamespaceDeletionContentFailure", "ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
+        ok("NamespaceContentRemaining", "ContentRemoved", "All content successfully removed"),
+        ok("NamespaceFinalizersRemaining", "ContentHasNoFinalizers", "All content-preserving finalizers finished"),
+    ];
+    if let Some(trouble) = &world.trouble {
+        wanted[0] = failing("NamespaceDeletionDiscoveryFailure", "DiscoveryFailed", trouble.clone());
+    }
+    if !world.contents.is_empty() {
+        let mut lines: Vec<String> = world.contents.iter().map(Content::remaining).collect();
+        lines.sort();
+        let message = format!("Some resources are remaining: {}", lines.join(", "));
+        wanted[3] = failing("NamespaceContentRemaining", "SomeResourcesRemain", message);
+    }
+    let mut held: BTreeMap<&str, usize> = BTreeMap::new();
+    for (finalizer, count) in world.contents.iter().flat_map(|c| &c.finalizers) {
+        *held.entry(finalizer).or_insert(0) += count;
+    }
+    if !held.is_empty() {
+        let lines: Vec<String> = held.iter().map(|(f, n)| format!("{f} in {n} resource instances")).collect();
+        let message = format!("Some content in the namespace has finalizers remaining: {}", lines.join(", "));
+        wanted[4] = failing("NamespaceFinalizersRemaining", "SomeFinalizersRemain", message);
+    }
+    updated(world, wanted)
+}
+
+impl Content {
+    fn remaining(&self) -> String {
+        format!("{}.{} has {} resource instances", self.collection.plural, self.collection.group, self.count)
+    }
+}
+
+/// The status with these conditions, if that changes anything worth telling.
+fn updated(world: &World, wanted: Vec<NamespaceCondition>) -> Option<Action> {
+    let mut namespace = (*world.namespace).clone();
+    let status = namespace.status.get_or_insert_default();
+    let old = status.conditions.take().unwrap_or_default();
+    let same = |a: &NamespaceCondition, b: &NamespaceCondition| (&a.type_, &a.status, &a.message) == (&b.type_, &b.status, &b.message);
+    if wanted.iter().all(|w| old.iter().any(|o| same(o, w))) {
+        return None;
+    }
+    let since = |w: &NamespaceCondition| {
+        let kept = old.iter().find(|o| o.type_ == w.type_ && o.status == w.status);
+        kept.and_then(|o| o.last_transition_time.clone()).or(Some(Time(world.now)))
+    };
+    status.conditions = Some(wanted.iter().map(|w| NamespaceCondition { last_transition_time: since(w), ..w.clone() }).collect());
+    Some(Action::update_status(&namespace))
+}
+
+fn ok(kind: &str, reason: &str, message: &str) -> NamespaceCondition {
+    NamespaceCondition { status: "False".into(), ..failing(kind, reason, message.into()) }
+}
+
+fn failing(kind: &str, reason: &str, message: String) -> NamespaceCondition {
+    NamespaceCondition {
+        type_: kind.into(),
+        status: "True".into(),
+        reason: Some(reason.into()),
+        message: Some(message),
+        last_transition_time: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn world(contents: &[(&str, usize)]) -> World {
+        let namespace = json!({
+            "metadata": {"name": "shop", "uid": "u", "deletionTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"finalizers": ["kubernetes", "other"]}, "status": {"phase": "Terminating"},
+        });
+        let content = |(plural, count): &(&str, usize)| Content {
+            collection: Collection {
+                group: String::new(),
+                version: "v1".into(),
+                plural: (*plural).into(),
+                kind: "K".into(),
+                namespaced: true,
+                verbs: vec![],
+            },
+            count: *count,
+            finalizers: BTreeMap::new(),
+        };
+        World {
+            namespace: Arc::new(serde_json::from_value(namespace).unwrap()),
+            contents: contents.iter().map(content).collect(),
+            trouble: None,
+            now: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn deleted(plan: &Plan) -> Vec<&str> {
+        let path = |a: &Action| matches!(a, Action::DeleteAll { .. });
+        plan.actions.iter().filter(|a| path(a)).map(|a| if let Action::DeleteAll { path, .. } = a { path.as_str() } else { "" }).collect()
+    }
+
+    #[test]
+    fn pods_go_before_what_they_use() {
+        let both = plan(&world(&[("configmaps", 1), ("pods", 2)]));
+        assert_eq!(deleted(&both), ["/api/v1/namespaces/shop/pods"]);
+        assert!(both.again.is_some());
+        let rest = plan(&world(&[("configmaps", 1), ("secrets", 2)]));
+        assert_eq!(deleted(&rest).len(), 2);
+    }
+
+    #[test]
+    fn an_empty_namespace_loses_our_finalizer_only() {
+        let plan = plan(&world(&[]));
+        let Some(Action::Update { path, object, .. }) = plan.actions.last() else { panic!("{plan:?}") };
+        assert_eq!(path, "/api/v1/namespaces/shop/finalize");
+        assert_eq!(object["spec"]["finalizers"], json!(["other"]));
+    }
+}

@@ -1,0 +1,186 @@
+//! HTTPS requests -> logs, exec, attach, port-forward and the pod list of this node.
+//!
+//! Source: `pkg/kubelet/server/server.go`, `auth.go`.
+
+mod containers;
+mod gate;
+mod inotify;
+mod logs;
+mod proxy;
+mod reply;
+mod rotate;
+mod route;
+mod tls;
+
+use std::{convert::Infallible, fmt::Write as _, net::SocketAddr, sync::Arc, time::Duration};
+
+use api::task::Group;
+use client::kube;
+use cri::Runtime;
+use http::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_rustls::TlsAcceptor;
+
+use self::{
+    gate::Gate,
+    reply::{Reply, text},
+    route::Route,
+};
+pub use self::{
+    rotate::{Limits as LogLimits, rotate},
+    tls::{Error as TlsError, Serving},
+};
+use crate::view::Pods;
+
+/// Connections at a time; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 1024;
+/// For the TLS handshake.
+const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
+/// For the head of a request, and between requests on one connection.
+const HEAD_WAIT: Duration = Duration::from_secs(90);
+
+/// Where and as whom the server stands.
+pub struct Config {
+    /// `0.0.0.0:10250`
+    pub address: SocketAddr,
+    /// Its certificate, which may be replaced while it serves.
+    pub serving: Arc<Serving>,
+    /// Whose client certificates are good (PEM).
+    pub client_ca_pem: String,
+    pub node_name: String,
+}
+
+/// What is served. Clones share it.
+#[derive(Clone)]
+pub struct Node {
+    pub runtime: Runtime,
+    pub pods: Pods,
+    /// Asks the API server who a token is, and what somebody may do.
+    pub client: kube::Client,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+struct Server {
+    node: Node,
+    gate: Gate,
+    group: Group,
+}
+
+/// Listens and serves until `group` stops. Returns the address, once connections are taken.
+///
+/// # Errors
+/// [`Error`], where the address is taken or the CA is none.
+pub async fn serve(config: Config, node: Node, group: &Group) -> Result<SocketAddr, Error> {
+    let failed = |source| Error::Listen { address: config.address, source };
+    let listener = TcpListener::bind(config.address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    let acceptor = TlsAcceptor::from(tls::server_config(config.serving, &config.client_ca_pem)?);
+    let gate = Gate::new(node.client.clone(), &config.node_name);
+    let server = Arc::new(Server { node, gate, group: group.clone() });
+    group.spawn(Box::pin(accept(listener, acceptor, server)));
+    Ok(address)
+}
+
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, server: Arc<Server>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let socket = match listener.accept().await {
+            Ok((socket, _)) => socket,
+            Err(error) => {
+                tracing::warn!(%error, "connection not accepted");
+                // Out of file descriptors, most likely: let some go first.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (acceptor, server) = (acceptor.clone(), server.clone());
+        let group = server.group.clone();
+        group.spawn(Box::pin(async move {
+            connection(socket, acceptor, server).await;
+            drop(place);
+        }));
+    }
+}
+
+async fn connection(socket: TcpStream, acceptor: TlsAcceptor, server: Arc<Server>) {
+    let _ = socket.set_nodelay(true);
+    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_WAIT, acceptor.accept(socket)).await else { return };
+    let peer = Arc::new(tls::peer(&stream));
+    let service = hyper::service::service_fn(move |request| {
+        let (server, peer) = (server.clone(), peer.clone());
+        async move { Ok::<_, Infallible>(Box::pin(server.answer(request, peer.as_ref().as_ref())).await) }
+    });
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT);
+    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+impl Server {
+    async fn answer(&self, request: Request<Incoming>, peer: Option<&gate::User>) -> Reply {
+        match self.gate.pass(&request, peer).await {
+            Err(refused) => text(refused.code, refused.text),
+            Ok(()) => self.routed(request).await,
+        }
+    }
+
+    async fn routed(&self, request: Request<Incoming>) -> Reply {
+        let Some(route) = Route::of(request.uri().path()) else {
+            return text(StatusCode::NOT_FOUND, "404 page not found");
+        };
+        if !route.takes(request.method()) {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");
+        }
+        match route {
+            Route::Healthz => text(StatusCode::OK, "ok"),
+            Route::Pods => self.pods(),
+            Route::Metrics => text(StatusCode::OK, self.metrics()),
+            Route::Stats => text(StatusCode::NOT_IMPLEMENTED, "resource metrics are not available: this node does not serve them yet"),
+            Route::Logs(place) => containers::logs(&self.node, &place, request.uri().query().unwrap_or_default()).await,
+            Route::Run(place) => containers::run(&self.node, &place, request.uri().query().unwrap_or_default()).await,
+            Route::Exec(place) => containers::exec(&self.node, &place, request, &self.group).await,
+            Route::Attach(place) => containers::attach(&self.node, &place, request, &self.group).await,
+            Route::PortForward(place) => containers::port_forward(&self.node, &place, request, &self.group).await,
+        }
+    }
+
+    fn pods(&self) -> Reply {
+        let pods: Vec<_> = self.node.pods.list().iter().map(|view| view.pod.clone()).collect();
+        let items: Vec<&api::k8s::api::core::v1::Pod> = pods.iter().map(AsRef::as_ref).collect();
+        reply::json(&serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
+    }
+
+    fn metrics(&self) -> String {
+        let views = self.node.pods.list();
+        let running = views.iter().flat_map(|v| &v.containers).filter(|c| c.running).count();
+        let stopped = views.iter().map(|v| v.containers.len()).sum::<usize>() - running;
+        let mut out = String::new();
+        let _ =
+            writeln!(out, "# HELP kubelet_running_pods Number of pods that have a running pod sandbox\n# TYPE kubelet_running_pods gauge");
+        let _ = writeln!(out, "kubelet_running_pods {}", views.iter().filter(|v| v.sandbox_id.is_some()).count());
+        let _ = writeln!(out, "# HELP kubelet_running_containers Number of containers\n# TYPE kubelet_running_containers gauge");
+        let _ = writeln!(out, "kubelet_running_containers{{container_state=\"running\"}} {running}");
+        let _ = writeln!(out, "kubelet_running_containers{{container_state=\"exited\"}} {stopped}");
+        out
+    }
+}
+
+/// Methods by which streams are asked for: SPDY clients POST, WebSocket clients GET.
+const STREAM_METHODS: [Method; 2] = [Method::GET, Method::POST];
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,229 @@
+//! Logs that grow -> the newest part, and a few older ones, compressed.
+//!
+//! Only directories in which something is written are looked at, at most once in a while: silent containers cost nothing.
+//! Source: `pkg/kubelet/logs/container_log_manager.go`.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use api::{task::Group, time::Timestamp};
+use cri::{ReopenContainerLogRequest, Runtime};
+use flate2::{Compression, write::GzEncoder};
+use rustix::fs::inotify::{ReadFlags, WatchFlags};
+use tokio::time::Instant;
+
+use super::inotify::Watcher;
+use crate::view::Pods;
+
+/// How long a directory is left alone after something was written in it.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Upstream's `containerLogMaxSize` and `containerLogMaxFiles`.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub bytes_max: u64,
+    /// With the one that is being written; at least 2.
+    pub files_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { bytes_max: 10 << 20, files_max: 5 }
+    }
+}
+
+struct Rotation {
+    root: PathBuf,
+    limits: Limits,
+    pods: Pods,
+    runtime: Runtime,
+    watcher: Watcher,
+    watched: HashMap<i32, PathBuf>,
+    due: BTreeSet<(Instant, PathBuf)>,
+}
+
+/// Rotates the logs below `log_dir` (`<pod>/<container>/N.log`) of the containers that `pods` shows, until `group` stops.
+///
+/// # Errors
+/// Where the directory cannot be watched.
+pub fn rotate(log_dir: &Path, limits: Limits, pods: Pods, runtime: Runtime, group: &Group) -> io::Result<()> {
+    fs::create_dir_all(log_dir)?;
+    let mut rotation = Rotation {
+        root: log_dir.to_owned(),
+        limits,
+        pods,
+        runtime,
+        watcher: Watcher::new()?,
+        watched: HashMap::new(),
+        due: BTreeSet::new(),
+    };
+    rotation.watch(log_dir.to_owned())?;
+    group.spawn(Box::pin(async move {
+        if let Err(error) = rotation.run().await {
+            tracing::error!(%error, "logs are not rotated any more");
+        }
+    }));
+    Ok(())
+}
+
+impl Rotation {
+    async fn run(&mut self) -> io::Result<()> {
+        loop {
+            let next = self.due.first().map(|(at, _)| *at);
+            let wake = async {
+                match next {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                events = self.watcher.next() => {
+                    for event in events? {
+                        self.happened(event.watch, event.flags, &event.name);
+                    }
+                }
+                () = wake => self.look().await,
+            }
+        }
+    }
+
+    fn happened(&mut self, watch: i32, flags: ReadFlags, name: &str) {
+        let Some(dir) = self.watched.get(&watch).cloned() else { return };
+        if flags.contains(ReadFlags::CREATE) && flags.contains(ReadFlags::ISDIR) {
+            let _ = self.watch(dir.join(name));
+        } else if flags.contains(ReadFlags::MODIFY) {
+            self.due.insert((Instant::now() + PAUSE, dir));
+        }
+        if flags.contains(ReadFlags::IGNORED) {
+            // Gone, or fired its one shot.
+            self.watched.remove(&watch);
+        }
+    }
+
+    /// Watches a directory for what is made in it, or, at the containers' level, for the next write; looks at what is there already.
+    fn watch(&mut self, dir: PathBuf) -> io::Result<()> {
+        let depth = dir.strip_prefix(&self.root).map_or(0, |rest| rest.components().count());
+        let flags = if depth < 2 { WatchFlags::CREATE } else { WatchFlags::MODIFY | WatchFlags::ONESHOT };
+        let watch = self.watcher.add(&dir, flags | WatchFlags::ONLYDIR)?;
+        self.watched.insert(watch, dir.clone());
+        if depth >= 2 {
+            if self.is_over(&dir) {
+                self.due.insert((Instant::now() + PAUSE, dir));
+            }
+            return Ok(());
+        }
+        for entry in fs::read_dir(&dir)?.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+            let _ = self.watch(entry.path());
+        }
+        Ok(())
+    }
+
+    async fn look(&mut self) {
+        let now = Instant::now();
+        while let Some((at, dir)) = self.due.first().cloned().filter(|(at, _)| *at <= now) {
+            self.due.remove(&(at, dir.clone()));
+            for log in self.logs(&dir).into_iter().filter(|log| size(log) > self.limits.bytes_max) {
+                if let Err(error) = self.rotate(&log).await {
+                    tracing::warn!(log = %log.display(), %error, "log not rotated");
+                }
+            }
+            // Fails where the container is gone.
+            let _ = self.watch(dir);
+        }
+    }
+
+    fn is_over(&self, dir: &Path) -> bool {
+        self.logs(dir).iter().any(|log| size(log) > self.limits.bytes_max)
+    }
+
+    fn logs(&self, dir: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
+        entries.filter(|p| p.extension().is_some_and(|e| e == "log")).collect()
+    }
+
+    async fn rotate(&self, log: &Path) -> io::Result<()> {
+        let views = self.pods.list();
+        let id = views.iter().flat_map(|v| &v.containers).find(|c| c.running && c.log_path == log).map(|c| c.id.clone());
+        // Nobody writes to it any more; it goes with its container.
+        let Some(container_id) = id else { return Ok(()) };
+        let (old, keep) = (log.to_owned(), self.limits.files_max.saturating_sub(2));
+        let tidied = tokio::task::spawn_blocking(move || tidy(&old, keep)).await;
+        tidied.unwrap_or_else(|panic| Err(io::Error::other(panic)))?;
+        let aside = PathBuf::from(format!("{}.{}", log.display(), Timestamp::now().strftime("%Y%m%d-%H%M%S")));
+        fs::rename(log, &aside)?;
+        if let Err(error) = self.runtime.reopen_container_log(ReopenContainerLogRequest { container_id }).await {
+            // The runtime still writes to it: give it its name back.
+            fs::rename(&aside, log)?;
+            return Err(io::Error::other(error.to_string()));
+        }
+        Ok(())
+    }
+}
+
+fn size(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |m| m.len())
+}
+
+/// Compresses the older parts of a log and deletes all but the newest `keep` of them.
+fn tidy(log: &Path, keep: usize) -> io::Result<()> {
+    let (dir, name) = (log.parent().unwrap_or(Path::new("/")), log.file_name().unwrap_or_default().to_string_lossy().into_owned());
+    let prefix = format!("{name}.");
+    let mut parts: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(dir)?.flatten() {
+        let other = entry.file_name().to_string_lossy().into_owned();
+        match other.strip_prefix(&prefix) {
+            // Left by a crash while compressing.
+            Some(rest) if rest.ends_with(".tmp") => fs::remove_file(entry.path())?,
+            Some(_) => parts.push(entry.path()),
+            None => {}
+        }
+    }
+    // The names end in their time.
+    parts.sort();
+    let excess = parts.len().saturating_sub(keep);
+    for part in parts.drain(..excess) {
+        fs::remove_file(part)?;
+    }
+    parts.iter().filter(|p| p.extension().is_none_or(|e| e != "gz")).try_for_each(|part| compress(part))
+}
+
+fn compress(part: &Path) -> io::Result<()> {
+    let temporary = PathBuf::from(format!("{}.tmp", part.display()));
+    let mut packer = GzEncoder::new(fs::File::create(&temporary)?, Compression::default());
+    io::copy(&mut fs::File::open(part)?, &mut packer)?;
+    packer.finish()?;
+    fs::rename(&temporary, format!("{}.gz", part.display()))?;
+    fs::remove_file(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn older_parts_are_packed_and_the_oldest_go() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["0.log", "0.log.20260101-000001.gz", "0.log.20260101-000002.gz", "0.log.20260101-000003.gz", "0.log.20260101-000004"] {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        fs::write(dir.path().join("0.log.20260101-000009.tmp"), "x").unwrap();
+        fs::write(dir.path().join("1.log"), "x").unwrap();
+        tidy(&dir.path().join("0.log"), 3).unwrap();
+        let wanted = ["0.log", "0.log.20260101-000002.gz", "0.log.20260101-000003.gz", "0.log.20260101-000004.gz", "1.log"];
+        assert_eq!(names(dir.path()), wanted);
+        let mut text = String::new();
+        let packed = fs::File::open(dir.path().join("0.log.20260101-000004.gz")).unwrap();
+        io::Read::read_to_string(&mut flate2::read::GzDecoder::new(packed), &mut text).unwrap();
+        assert_eq!(text, "0.log.20260101-000004");
+    }
+}

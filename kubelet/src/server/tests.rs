@@ -1,0 +1,202 @@
+//! The whole server over real TLS, with a runtime's streaming server played by the test.
+
+use std::sync::Arc;
+
+use api::task::Group;
+use client::kube;
+use http_body_util::{BodyExt, Empty};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::TlsConnector;
+
+use super::*;
+use crate::{
+    container_config::testing::pod,
+    view::{ContainerView, PodView},
+};
+
+struct Ca {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    pem: String,
+    der: CertificateDer<'static>,
+}
+
+impl Ca {
+    fn new() -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap();
+        let (pem, der) = (certificate.pem(), certificate.der().clone());
+        Self { issuer: rcgen::Issuer::new(params, key), pem, der }
+    }
+
+    fn issue(&self, name: &str, organization: &str) -> (rcgen::Certificate, rcgen::KeyPair) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.distinguished_name.push(rcgen::DnType::OrganizationName, organization);
+        (params.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    fn connector(&self, client: Option<(&str, &str)>) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.der.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_root_certificates(roots);
+        TlsConnector::from(Arc::new(match client {
+            None => config.with_no_client_auth(),
+            Some((name, organization)) => {
+                let (certificate, key) = self.issue(name, organization);
+                let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+                config.with_client_auth_cert(vec![certificate.der().clone()], key).unwrap()
+            }
+        }))
+    }
+}
+
+/// An API server that denies everything.
+fn denying() -> kube::Client {
+    let server = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+        let body = r#"{"metadata":{},"spec":{},"status":{"allowed":false,"authenticated":false}}"#;
+        Ok::<_, Infallible>(http::Response::new(kube::client::Body::from(body.as_bytes().to_vec())))
+    });
+    kube::Client::new(server, "default")
+}
+
+async fn started(ca: &Ca, pods: Pods, group: &Group) -> SocketAddr {
+    let (certificate, key) = ca.issue("system:node:n1", "system:nodes");
+    let config = Config {
+        address: "127.0.0.1:0".parse().unwrap(),
+        serving: Serving::new(&certificate.pem(), &key.serialize_pem()).unwrap(),
+        client_ca_pem: ca.pem.clone(),
+        node_name: "n1".into(),
+    };
+    let node = Node { runtime: Runtime::at(std::path::Path::new("/nowhere")), pods, client: denying() };
+    serve(config, node, group).await.unwrap()
+}
+
+async fn get(address: SocketAddr, connector: &TlsConnector, path: &str) -> std::io::Result<(u16, String)> {
+    let socket = TcpStream::connect(address).await?;
+    let stream = connector.connect(ServerName::try_from("localhost").unwrap(), socket).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+    let group = Group::new();
+    group.spawn(async move { drop(connection.await) });
+    let request = Request::builder().uri(path).header("host", "localhost").body(Empty::<bytes::Bytes>::new()).unwrap();
+    let answer = sender.send_request(request).await.map_err(std::io::Error::other)?;
+    let code = answer.status().as_u16();
+    let body = answer.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
+    Ok((code, String::from_utf8_lossy(&body).into_owned()))
+}
+
+fn one_pod(log: &std::path::Path) -> Pods {
+    let mut p = pod(r#"{"containers":[{"name":"a"}]}"#);
+    p.status = serde_json::from_str(
+        r#"{"containerStatuses":[{"name":"a","image":"","imageID":"","ready":true,"restartCount":0,"containerID":"containerd://x","state":{"running":{}}}]}"#,
+    )
+    .unwrap();
+    let container = ContainerView { name: "a".into(), id: "x".into(), attempt: 0, running: true, log_path: log.to_owned() };
+    let pods = Pods::default();
+    pods.put("u1", PodView { pod: Arc::new(p), sandbox_id: None, containers: vec![container] });
+    pods
+}
+
+#[tokio::test]
+async fn who_is_not_known_or_not_allowed_gets_nothing() {
+    let (ca, group) = (Ca::new(), Group::new());
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("0.log");
+    std::fs::write(&log, "2026-01-02T03:04:05Z stdout F hello\n").unwrap();
+    let address = started(&ca, one_pod(&log), &group).await;
+    let master = ca.connector(Some(("kube-apiserver-kubelet-client", "system:masters")));
+
+    assert_eq!(get(address, &ca.connector(None), "/pods").await.unwrap(), (401, "Unauthorized".into()));
+    let (code, text) = get(address, &ca.connector(Some(("alice", "people"))), "/pods").await.unwrap();
+    assert_eq!((code, text.as_str()), (403, "Forbidden (user=alice, verb=get, resource=nodes, subresource(s)=[pods proxy])\n"));
+    let foreign = {
+        let other = Ca::new();
+        let (certificate, key) = other.issue("kube-apiserver-kubelet-client", "system:masters");
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.der.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        TlsConnector::from(Arc::new(
+            config.with_root_certificates(roots).with_client_auth_cert(vec![certificate.der().clone()], key).unwrap(),
+        ))
+    };
+    assert!(get(address, &foreign, "/pods").await.is_err(), "a foreign certificate ends the handshake");
+
+    let (code, pods) = get(address, &master, "/pods").await.unwrap();
+    assert!(code == 200 && pods.contains(r#""kind":"PodList""#) && pods.contains(r#""name":"web""#), "{pods}");
+    assert_eq!(get(address, &master, "/healthz").await.unwrap(), (200, "ok".into()));
+    assert_eq!(get(address, &master, "/containerLogs/default/web/a").await.unwrap(), (200, "hello\n".into()));
+    assert_eq!(get(address, &master, "/containerLogs/default/web/b").await.unwrap().0, 404);
+    assert_eq!(get(address, &master, "/containerLogs/default/no/a").await.unwrap(), (404, r#"pod "no" does not exist"#.into()));
+    assert_eq!(get(address, &master, "/stats/summary").await.unwrap().0, 501);
+    assert_eq!(get(address, &master, "/nothing").await.unwrap().0, 404);
+    assert_eq!(get(address, &master, "/run/default/web/a").await.unwrap().0, 405);
+    assert!(get(address, &master, "/metrics").await.unwrap().1.contains("kubelet_running_containers{container_state=\"running\"} 1"));
+    assert!(group.drain(Duration::from_secs(5)).await);
+}
+
+/// A streaming server that answers one upgrade and echoes.
+async fn echoing(listener: TcpListener) -> String {
+    let (mut socket, _) = listener.accept().await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await.unwrap());
+    }
+    socket
+        .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n")
+        .await
+        .unwrap();
+    let (mut from, mut to) = socket.split();
+    tokio::io::copy(&mut from, &mut to).await.unwrap();
+    String::from_utf8(head).unwrap()
+}
+
+#[tokio::test]
+async fn an_upgrade_is_joined_byte_for_byte() {
+    let runtime = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/exec/token", runtime.local_addr().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let group = Group::new();
+    let streams = group.clone();
+    group.spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        let service = hyper::service::service_fn(move |request| {
+            let (url, group) = (url.clone(), streams.clone());
+            async move { Ok::<_, Infallible>(proxy::forward(request, &url, &group).await) }
+        });
+        drop(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service).with_upgrades().await);
+    });
+    let talk = async {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        let head = "POST /exec/ns/p/c?command=sh HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\nContent-Length: 0\r\n\r\n";
+        socket.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(socket.read_u8().await.unwrap());
+        }
+        let answer = String::from_utf8(answer).unwrap().to_lowercase();
+        assert!(answer.starts_with("http/1.1 101") && answer.contains("x-stream-protocol-version: v4.channel.k8s.io"), "{answer}");
+        let sent: Vec<u8> = (0..300_000u32).map(|i| (i % 251) as u8).collect();
+        let (mut from, mut to) = socket.split();
+        let mut heard = vec![0; sent.len()];
+        let (wrote, read) = tokio::join!(to.write_all(&sent), from.read_exact(&mut heard));
+        wrote.unwrap();
+        read.unwrap();
+        assert!(heard == sent);
+        to.shutdown().await.unwrap();
+    };
+    let (head, ()) = tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(echoing(runtime), talk) }).await.unwrap();
+    assert!(head.starts_with("POST /exec/token HTTP/1.1\r\n"), "{head}");
+    assert!(!head.to_lowercase().contains("authorization"), "{head}");
+}

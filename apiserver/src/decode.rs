@@ -3,7 +3,7 @@
 use api::Status;
 use serde_json::Value;
 
-use crate::kind::Kind;
+use crate::{kind::Kind, parse::Parsed};
 
 /// What to do with fields that are unknown or given twice (`fieldValidation`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +22,11 @@ pub trait Schemas: Send + Sync {
 
     /// Applies a strategic merge patch by the kind's list semantics.
     fn strategic_merge(&self, kind: &Kind, original: &mut Value, patch: Value) -> Result<(), Status>;
+
+    /// A body in Kubernetes' protobuf envelope, as JSON. `expected` is the kind that was to come, for errors.
+    fn protobuf(&self, _expected: &str, _body: &[u8]) -> Result<Parsed, Status> {
+        Err(Status::unsupported_media_type(&["application/json", "application/yaml"]))
+    }
 }
 
 /// No schemas: everything passes, nothing can be merged strategically.

@@ -5,6 +5,7 @@ mod custom;
 mod go;
 mod shapes;
 mod table;
+mod wire;
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ pub use check::check;
 pub(crate) use go::word;
 pub use shapes::Shapes;
 pub use table::{Definition, Field, ListType, MapType, Semantics, Table, Text, Type};
+pub use wire::{Wire, WireError};
 
 /// The shape of one kind: a definition within a table. Cheap to clone.
 #[derive(Clone)]

@@ -1,9 +1,11 @@
 //! k8s-openapi's types -> the data files of `kinds/src/schema`: described definitions (gzip) and a bare table of their structure.
 //!
-//! Run: `cargo run --manifest-path xtask/Cargo.toml` from the repository's root.
+//! Run: `cargo run --manifest-path xtask/Cargo.toml [upstream's checkout]` from the repository's root. With a checkout, the table of protobuf
+//! field numbers is written anew too.
 
 mod patches;
 mod table;
+mod wire;
 
 use std::{collections::BTreeMap, fs, io::Write, path::Path};
 
@@ -55,6 +57,11 @@ fn main() {
     println!("{} definitions, {} bytes described ({} packed), {} bytes bare", definitions.len(), text.len(), packed.len(), table.len());
     fs::write(out.join("definitions.json.gz"), packed).expect("the directory can be written");
     fs::write(out.join("structure.txt"), table).expect("the directory can be written");
+    if let Some(upstream) = std::env::args_os().nth(1) {
+        let wire = wire::render(Path::new(&upstream));
+        println!("{} bytes of field numbers", wire.len());
+        fs::write(out.join("wire.txt"), wire).expect("the directory can be written");
+    }
 }
 
 fn definitions() -> BTreeMap<String, Value> {

@@ -7,12 +7,15 @@ use apiserver::schema::Shapes;
 /// Structure without descriptions; read at first use.
 const STRUCTURE: &str = include_str!("schema/structure.txt");
 
+/// Protobuf field numbers; read when the first such body comes.
+const WIRE: &str = include_str!("schema/wire.txt");
+
 /// Described definitions, JSON in gzip: `{"io.k8s.api.core.v1.Pod": {...}, ...}`.
 pub const DEFINITIONS: &[u8] = include_bytes!("schema/definitions.json.gz");
 
 /// For `Engine::set_schemas`.
 pub fn shapes() -> Arc<Shapes> {
-    Arc::new(Shapes::new(STRUCTURE))
+    Arc::new(Shapes::new(STRUCTURE, WIRE))
 }
 
 #[cfg(test)]

@@ -95,11 +95,13 @@ impl Call {
     }
 
     fn options_body(&self, body: &[u8]) -> Result<Value, Status> {
+        let unrecognized = |why: String| parse::unrecognized("DeleteOptions", &why, body);
         let parsed = match negotiate::input(&self.parts.headers)? {
-            Input::Json => parse::json(body),
-            Input::Yaml => parse::yaml(body),
+            Input::Json => parse::json(body).map_err(unrecognized),
+            Input::Yaml => parse::yaml(body).map_err(unrecognized),
+            Input::Protobuf => self.engine.schemas().protobuf("DeleteOptions", body),
         };
-        let value = parsed.map_err(|why| parse::unrecognized("DeleteOptions", &why, body))?.value;
+        let value = parsed?.value;
         let kind = value.get("kind").and_then(Value::as_str).unwrap_or("DeleteOptions");
         if !value.is_object() || kind != "DeleteOptions" {
             return Err(Status::bad_request("decoded object cannot be converted to DeleteOptions"));

@@ -41,6 +41,7 @@ pub(crate) struct Output {
 pub(crate) enum Input {
     Json,
     Yaml,
+    Protobuf,
 }
 
 /// The form of the reply.
@@ -66,11 +67,12 @@ pub(crate) fn output(headers: &HeaderMap, query: &Query) -> Result<Output, Statu
 /// The syntax of the body; JSON where the request does not say.
 ///
 /// # Errors
-/// 415 for anything but JSON and YAML.
+/// 415 for anything but JSON, YAML and protobuf.
 pub(crate) fn input(headers: &HeaderMap) -> Result<Input, Status> {
     match media_type(headers).as_str() {
         "" | "application/json" => Ok(Input::Json),
         "application/yaml" => Ok(Input::Yaml),
+        "application/vnd.kubernetes.protobuf" => Ok(Input::Protobuf),
         _ => Err(Status::unsupported_media_type(&ACCEPTED)),
     }
 }

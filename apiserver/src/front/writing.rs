@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     body::{Body, Response},
+    decode::Schemas,
     engine::{
         admit, create, form, meta, scale,
         table::Served,
@@ -52,7 +53,7 @@ impl Call {
         let options = WriteOptions::read(&self.query, "UpdateOptions")?;
         let scale = self.scale(served);
         let mut object = match scale {
-            Some((_, sub)) => decode_as(&sub.body, input, &body)?.value,
+            Some((_, sub)) => decode_as(&*self.engine.schemas(), &sub.body, input, &body)?.value,
             None => self.decode(kind, input, &body, &options)?,
         };
         meta::typed(&object).map_err(|why| form::mistyped(kind, &why))?;
@@ -95,7 +96,7 @@ impl Call {
         let input = negotiate::input(&self.parts.headers)?;
         let body = self.read(body).await?;
         let options = WriteOptions::read(&self.query, "CreateOptions")?;
-        let mut object = decode_as(&sub.body, input, &body)?.value;
+        let mut object = decode_as(&*self.engine.schemas(), &sub.body, input, &body)?.value;
         meta::typed(&object).map_err(|why| Status::bad_request(format!("{}: {why}", sub.body.kind)))?;
         meta::of(&mut object).retain(|_, value| !value.is_null());
         self.put_namespace(served, &mut object)?;
@@ -124,7 +125,7 @@ impl Call {
     }
 
     fn decode(&self, kind: &Kind, input: Input, body: &Bytes, options: &WriteOptions) -> Result<Value, Status> {
-        let mut parsed = decode_as(&kind.gvk(), input, body)?;
+        let mut parsed = decode_as(&*self.engine.schemas(), &kind.gvk(), input, body)?;
         let texts = self.engine.schemas().check(kind, &mut parsed.value, &parsed.duplicates, options.validation)?;
         self.warnings.lock().extend(texts);
         Ok(parsed.value)
@@ -162,12 +163,14 @@ impl Call {
 }
 
 /// Parses a body that is to be of this kind.
-pub(super) fn decode_as(gvk: &Gvk, input: Input, body: &[u8]) -> Result<Parsed, Status> {
+pub(super) fn decode_as(schemas: &dyn Schemas, gvk: &Gvk, input: Input, body: &[u8]) -> Result<Parsed, Status> {
+    let unrecognized = |why: String| parse::unrecognized(&gvk.kind, &why, body);
     let parsed = match input {
-        Input::Json => parse::json(body),
-        Input::Yaml => parse::yaml(body),
+        Input::Json => parse::json(body).map_err(unrecognized),
+        Input::Yaml => parse::yaml(body).map_err(unrecognized),
+        Input::Protobuf => schemas.protobuf(&gvk.kind, body),
     };
-    let mut parsed = parsed.map_err(|why| parse::unrecognized(&gvk.kind, &why, body))?;
+    let mut parsed = parsed?;
     parse::name_kind(gvk, &mut parsed.value, body)?;
     Ok(parsed)
 }

@@ -217,7 +217,7 @@ impl Walk<'_> {
 }
 
 /// What Go has where a null stands in a list or a map.
-fn zero(typ: Type) -> Value {
+pub(super) fn zero(typ: Type) -> Value {
     match typ {
         Type::String | Type::Bytes => "".into(),
         Type::Bool => false.into(),

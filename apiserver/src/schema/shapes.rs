@@ -9,23 +9,27 @@ use api::{Gvk, Status};
 use parking_lot::RwLock;
 use serde_json::Value;
 
-use super::{Schema, Table, check};
+use super::{Schema, Table, Wire, check};
 use crate::{
     decode::{FieldValidation, Schemas},
     kind::Kind,
+    parse::Parsed,
     smp,
 };
 
-/// All shapes. `text` is the table that `xtask` wrote.
+/// All shapes.
 pub struct Shapes {
-    text: &'static str,
+    structure: &'static str,
+    wire_numbers: &'static str,
     table: OnceLock<Arc<Table>>,
+    wire: OnceLock<Wire>,
     custom: RwLock<HashMap<Gvk, Schema>>,
 }
 
 impl Shapes {
-    pub fn new(text: &'static str) -> Self {
-        Self { text, table: OnceLock::new(), custom: RwLock::default() }
+    /// From the tables that `xtask` wrote; each is read when it is first needed.
+    pub fn new(structure: &'static str, wire_numbers: &'static str) -> Self {
+        Self { structure, wire_numbers, table: OnceLock::new(), wire: OnceLock::new(), custom: RwLock::default() }
     }
 
     /// The shape of a kind. Built-in kinds name their definition; others were given to [`Shapes::set_custom`].
@@ -50,7 +54,7 @@ impl Shapes {
     }
 
     pub fn table(&self) -> &Arc<Table> {
-        self.table.get_or_init(|| Arc::new(Table::parse(self.text)))
+        self.table.get_or_init(|| Arc::new(Table::parse(self.structure)))
     }
 
     fn required(&self, kind: &Kind) -> Result<Schema, Status> {
@@ -66,5 +70,16 @@ impl Schemas for Shapes {
     fn strategic_merge(&self, kind: &Kind, original: &mut Value, patch: Value) -> Result<(), Status> {
         *original = smp::apply(&self.required(kind)?, original, patch)?;
         Ok(())
+    }
+
+    fn protobuf(&self, expected: &str, body: &[u8]) -> Result<Parsed, Status> {
+        let wire = self.wire.get_or_init(|| Wire::parse(self.wire_numbers));
+        match wire.read(self.table(), body) {
+            Ok(value) => Ok(Parsed { value, duplicates: Vec::new() }),
+            Err(why) => {
+                let words = format!("the object provided is unrecognized (must be of type {expected}): {why}");
+                Err(Status::bad_request(words))
+            }
+        }
     }
 }

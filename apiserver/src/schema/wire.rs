@@ -1,0 +1,405 @@
+//! A protobuf body -> the JSON value it stands for, by the kinds' shapes and a table of field numbers.
+//!
+//! The table is written by `xtask` and explained there (`xtask/src/wire.rs`). Sources: apimachinery `pkg/runtime/serializer/protobuf`,
+//! `runtime.Unknown`, the `MarshalJSON` of types with a form of their own.
+
+use std::collections::HashMap;
+
+use api::time::{Timestamp, rfc3339, rfc3339_micro};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::{Map, Value};
+
+use super::{Table, Type};
+
+/// What a body begins with.
+pub const MAGIC: &[u8; 4] = b"k8s\0";
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
+const DEPTH_MAX: usize = 100;
+
+/// Field numbers by message.
+pub struct Wire {
+    messages: HashMap<&'static str, HashMap<u64, Target>>,
+}
+
+#[derive(Clone, Copy)]
+enum Target {
+    Field {
+        name: &'static str,
+        absent_if_zero: bool,
+    },
+    /// The fields of this message stand in the object itself.
+    Inline(&'static str),
+}
+
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum WireError {
+    #[error("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")]
+    Prefix,
+    #[error("unexpected EOF")]
+    Short,
+    #[error("proto: wrong wireType = {0} for field {1}")]
+    WireType(u8, String),
+    #[error("proto: illegal tag or length")]
+    Illegal,
+    #[error("exceeded max depth")]
+    Deep,
+    #[error("no kind \"{0}\" is registered for version \"{1}\"")]
+    NoKind(String, String),
+    #[error("the content encoding {0:?} is not supported")]
+    Encoding(String),
+}
+
+impl Wire {
+    /// Reads the text that `xtask` wrote. Panics if it is not such: it is part of the binary.
+    pub fn parse(text: &'static str) -> Self {
+        let mut messages: HashMap<&'static str, HashMap<u64, Target>> = HashMap::new();
+        let mut current = "";
+        for line in text.lines() {
+            if let Some(name) = line.strip_prefix('=') {
+                current = name;
+                continue;
+            }
+            let mut words = line.split(' ');
+            let name = words.next().expect("a line has a first word");
+            let number = words.next().and_then(|n| n.parse().ok()).expect("a field has a number");
+            let target = match name.strip_prefix('*') {
+                Some(message) => Target::Inline(message),
+                None => Target::Field { name, absent_if_zero: words.next() == Some("z") },
+            };
+            messages.entry(current).or_default().insert(number, target);
+        }
+        Self { messages }
+    }
+
+    /// An enveloped object, with the kind and version that the envelope says.
+    pub fn read(&self, table: &Table, body: &[u8]) -> Result<Value, WireError> {
+        let mut envelope = Reader(body.strip_prefix(MAGIC).ok_or(WireError::Prefix)?);
+        let (mut api_version, mut kind, mut raw): (String, String, &[u8]) = Default::default();
+        while let Some((number, payload)) = envelope.field()? {
+            match (number, payload) {
+                (1, Payload::Bytes(bytes)) => (api_version, kind) = type_meta(bytes)?,
+                (2, Payload::Bytes(bytes)) => raw = bytes,
+                (3, Payload::Bytes(bytes)) if !bytes.is_empty() => return Err(WireError::Encoding(text(bytes))),
+                _ => {}
+            }
+        }
+        let definition = definition(table, &api_version, &kind).ok_or_else(|| WireError::NoKind(kind.clone(), api_version.clone()))?;
+        let mut out = Map::new();
+        out.insert("kind".into(), kind.into());
+        out.insert("apiVersion".into(), api_version.into());
+        let walk = Walk { wire: self, table };
+        walk.message(&table.definition(definition).name, definition, raw, &mut out, 0)?;
+        Ok(Value::Object(out))
+    }
+}
+
+/// The definition of a kind; options of the meta group may be said to be of any group.
+fn definition(table: &Table, api_version: &str, kind: &str) -> Option<u32> {
+    let (group, version) = api::names::split_api_version(api_version)?;
+    let group = group.split('.').next().filter(|g| !g.is_empty()).unwrap_or("core");
+    let end = format!(".{group}.{version}.{kind}");
+    let found = table.definitions().iter().position(|d| d.name.ends_with(&end)).and_then(|at| u32::try_from(at).ok());
+    found.or_else(|| table.index(&format!("{META}{kind}")))
+}
+
+fn type_meta(bytes: &[u8]) -> Result<(String, String), WireError> {
+    let (mut api_version, mut kind) = (String::new(), String::new());
+    let mut reader = Reader(bytes);
+    while let Some((number, payload)) = reader.field()? {
+        match (number, payload) {
+            (1, Payload::Bytes(bytes)) => api_version = text(bytes),
+            (2, Payload::Bytes(bytes)) => kind = text(bytes),
+            _ => {}
+        }
+    }
+    Ok((api_version, kind))
+}
+
+struct Walk<'a> {
+    wire: &'a Wire,
+    table: &'a Table,
+}
+
+impl Walk<'_> {
+    /// Reads `bytes` as `message` into the object `out`, whose fields are those of definition `owner`.
+    fn message(&self, message: &str, owner: u32, bytes: &[u8], out: &mut Map<String, Value>, depth: usize) -> Result<(), WireError> {
+        if depth > DEPTH_MAX {
+            return Err(WireError::Deep);
+        }
+        let numbers = self.wire.messages.get(message);
+        let mut reader = Reader(bytes);
+        while let Some((number, payload)) = reader.field()? {
+            match (numbers.and_then(|n| n.get(&number)), payload) {
+                (Some(Target::Inline(inner)), Payload::Bytes(bytes)) => self.message(inner, owner, bytes, out, depth + 1)?,
+                (Some(Target::Field { name, absent_if_zero }), payload) => {
+                    let Some(field) = self.table.definition(owner).field(name) else { continue };
+                    self.field(field.typ, name, *absent_if_zero, payload, out, depth + 1)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn field(
+        &self,
+        typ: Type,
+        name: &str,
+        absent_if_zero: bool,
+        payload: Payload<'_>,
+        out: &mut Map<String, Value>,
+        depth: usize,
+    ) -> Result<(), WireError> {
+        match typ {
+            Type::List(at) => {
+                let value = self.value(self.table.element(at), payload, name, depth)?;
+                if let Value::Array(list) = out.entry(name).or_insert_with(|| Value::Array(Vec::new())) {
+                    list.push(value);
+                }
+            }
+            Type::Map(at) => {
+                let (key, value) = self.entry(self.table.element(at), payload, name, depth)?;
+                if let Value::Object(map) = out.entry(name).or_insert_with(|| Value::Object(Map::new())) {
+                    map.insert(key, value);
+                }
+            }
+            typ => {
+                let value = self.value(typ, payload, name, depth)?;
+                if !value.is_null() && !(absent_if_zero && is_zero(&value)) {
+                    out.insert(name.to_owned(), value);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&self, element: Type, payload: Payload<'_>, name: &str, depth: usize) -> Result<(String, Value), WireError> {
+        let mut key = String::new();
+        let mut value = super::check::zero(element);
+        let mut reader = Reader(payload.bytes(name)?);
+        while let Some((number, payload)) = reader.field()? {
+            match (number, element) {
+                (1, _) => key = text(payload.bytes(name)?),
+                // A list within a map is a message of its own: `items` is its only field.
+                (2, Type::List(at)) => {
+                    let mut list = Vec::new();
+                    let mut items = Reader(payload.bytes(name)?);
+                    while let Some((_, item)) = items.field()? {
+                        list.push(self.value(self.table.element(at), item, name, depth)?);
+                    }
+                    value = Value::Array(list);
+                }
+                (2, _) => value = self.value(element, payload, name, depth)?,
+                _ => {}
+            }
+        }
+        Ok((key, value))
+    }
+
+    fn value(&self, typ: Type, payload: Payload<'_>, name: &str, depth: usize) -> Result<Value, WireError> {
+        Ok(match typ {
+            Type::String => text(payload.bytes(name)?).into(),
+            Type::Bytes => STANDARD.encode(payload.bytes(name)?).into(),
+            Type::Bool => (payload.number(name)? != 0).into(),
+            Type::Int32 | Type::Int64 => payload.number(name)?.cast_signed().into(),
+            Type::Double => f64::from_bits(payload.number(name)?).into(),
+            Type::Time => moment(payload.bytes(name)?)?.map_or(Value::Null, |at| rfc3339(at).into()),
+            Type::MicroTime => moment(payload.bytes(name)?)?.map_or(Value::Null, |at| rfc3339_micro(at).into()),
+            Type::Quantity => first_text(payload.bytes(name)?)?.into(),
+            Type::IntOrString => int_or_string(payload.bytes(name)?)?,
+            // The bytes of embedded JSON are the first field of its message.
+            Type::Any => serde_json::from_str(&first_text(payload.bytes(name)?)?).unwrap_or(Value::Null),
+            Type::Object(at) => {
+                let mut inner = Map::new();
+                self.message(&self.table.definition(at).name, at, payload.bytes(name)?, &mut inner, depth)?;
+                Value::Object(inner)
+            }
+            Type::List(_) | Type::Map(_) => Value::Null,
+        })
+    }
+}
+
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Bool(value) => !value,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        _ => false,
+    }
+}
+
+fn moment(bytes: &[u8]) -> Result<Option<Timestamp>, WireError> {
+    let (mut seconds, mut nanos) = (0, 0);
+    let mut reader = Reader(bytes);
+    while let Some((number, payload)) = reader.field()? {
+        match number {
+            1 => seconds = payload.number("seconds")?.cast_signed(),
+            2 => nanos = i32::try_from(payload.number("nanos")?.cast_signed()).map_err(|_| WireError::Illegal)?,
+            _ => {}
+        }
+    }
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    Timestamp::new(seconds, nanos).map(Some).map_err(|_| WireError::Illegal)
+}
+
+fn first_text(bytes: &[u8]) -> Result<String, WireError> {
+    let mut reader = Reader(bytes);
+    while let Some((number, payload)) = reader.field()? {
+        if number == 1 {
+            return payload.bytes("value").map(text);
+        }
+    }
+    Ok(String::new())
+}
+
+fn int_or_string(bytes: &[u8]) -> Result<Value, WireError> {
+    let (mut is_text, mut number, mut string) = (false, 0, String::new());
+    let mut reader = Reader(bytes);
+    while let Some((field, payload)) = reader.field()? {
+        match field {
+            1 => is_text = payload.number("type")? == 1,
+            2 => number = payload.number("intVal")?.cast_signed(),
+            3 => string = text(payload.bytes("strVal")?),
+            _ => {}
+        }
+    }
+    Ok(if is_text { string.into() } else { number.into() })
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[derive(Clone, Copy)]
+enum Payload<'b> {
+    Number(u64),
+    Bytes(&'b [u8]),
+}
+
+impl<'b> Payload<'b> {
+    fn bytes(self, name: &str) -> Result<&'b [u8], WireError> {
+        match self {
+            Payload::Bytes(bytes) => Ok(bytes),
+            Payload::Number(_) => Err(WireError::WireType(0, name.to_owned())),
+        }
+    }
+
+    fn number(self, name: &str) -> Result<u64, WireError> {
+        match self {
+            Payload::Number(number) => Ok(number),
+            Payload::Bytes(_) => Err(WireError::WireType(2, name.to_owned())),
+        }
+    }
+}
+
+/// What is left of a message.
+struct Reader<'b>(&'b [u8]);
+
+impl<'b> Reader<'b> {
+    fn field(&mut self) -> Result<Option<(u64, Payload<'b>)>, WireError> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let tag = self.varint()?;
+        let payload = match tag & 7 {
+            0 => Payload::Number(self.varint()?),
+            1 => Payload::Number(u64::from_le_bytes(self.take(8)?.try_into().expect("eight bytes were taken"))),
+            2 => {
+                let length = usize::try_from(self.varint()?).map_err(|_| WireError::Illegal)?;
+                Payload::Bytes(self.take(length)?)
+            }
+            5 => Payload::Number(u32::from_le_bytes(self.take(4)?.try_into().expect("four bytes were taken")).into()),
+            _ => return Err(WireError::Illegal),
+        };
+        if tag >> 3 == 0 {
+            return Err(WireError::Illegal);
+        }
+        Ok(Some((tag >> 3, payload)))
+    }
+
+    fn varint(&mut self) -> Result<u64, WireError> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = *self.take(1)?.first().expect("one byte was taken");
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(WireError::Illegal)
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'b [u8], WireError> {
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(WireError::Short)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    const STRUCTURE: &str = "=io.k8s.api.core.v1.Pod\napiVersion s\nkind s\nmetadata @io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta\nspec @io.k8s.api.core.v1.Spec\n\
+        =io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta\nname s\nlabels {s\ncreationTimestamp t\n\
+        =io.k8s.api.core.v1.Spec\nvolumes [@io.k8s.api.core.v1.Volume\ngrace l\nhost b\nport o\nlimits {q\nextra {[s\ndata y\n\
+        =io.k8s.api.core.v1.Volume\nname s\nempty @io.k8s.api.core.v1.Empty\n\
+        =io.k8s.api.core.v1.Empty\nmedium s\n";
+    const NUMBERS: &str = "=io.k8s.api.core.v1.Pod\nmetadata 1 z\nspec 2 z\n\
+        =io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta\nname 1 z\nlabels 11 z\ncreationTimestamp 8 z\n\
+        =io.k8s.api.core.v1.Spec\nvolumes 1 z\ngrace 2\nhost 3 z\nport 4 z\nlimits 5 z\nextra 6 z\ndata 7 z\n\
+        =io.k8s.api.core.v1.Volume\nname 1\n*io.k8s.api.core.v1.Source 2\n\
+        =io.k8s.api.core.v1.Source\nempty 2\n\
+        =io.k8s.api.core.v1.Empty\nmedium 1 z\n";
+
+    fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+        [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap()], bytes].concat()
+    }
+
+    fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
+        let meta = [field(1, api_version.as_bytes()), field(2, kind.as_bytes())].concat();
+        [MAGIC.to_vec(), field(1, &meta), field(2, raw), field(3, b""), field(4, b"")].concat()
+    }
+
+    fn read(body: &[u8]) -> Result<Value, WireError> {
+        Wire::parse(NUMBERS).read(&Table::parse(STRUCTURE), body)
+    }
+
+    #[test]
+    fn a_body_becomes_json() {
+        let meta = [field(1, b"web"), field(8, b""), field(11, &[field(1, b"a"), field(2, b"b")].concat())].concat();
+        let volume = [field(1, b"v"), field(2, &field(2, &field(1, b"")))].concat();
+        let limits = [field(1, b"cpu"), field(2, &field(1, b"500m"))].concat();
+        let extra = [field(1, b"k"), field(2, &[field(1, b"x"), field(1, b"y")].concat())].concat();
+        let port = [vec![8, 1], field(3, b"http")].concat();
+        let spec = [field(1, &volume), vec![16, 0, 24, 0], field(4, &port), field(5, &limits), field(6, &extra), field(7, b"hi")].concat();
+        let body = envelope("v1", "Pod", &[field(1, &meta), field(2, &spec)].concat());
+        assert_eq!(
+            read(&body).unwrap(),
+            json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "web", "labels": {"a": "b"}}, "spec": {
+                "volumes": [{"name": "v", "empty": {}}], "grace": 0, "port": "http", "limits": {"cpu": "500m"}, "extra": {"k": ["x", "y"]}, "data": "aGk=",
+            }})
+        );
+    }
+
+    #[test]
+    fn what_is_no_such_body_is_refused() {
+        assert_eq!(read(b"{}"), Err(WireError::Prefix));
+        assert_eq!(read(&envelope("v1", "Foo", b"")).unwrap_err().to_string(), r#"no kind "Foo" is registered for version "v1""#);
+        assert_eq!(read(&envelope("v1", "Pod", &[10, 99])), Err(WireError::Short));
+        assert_eq!(read(&envelope("v1", "Pod", &[8, 1])).unwrap_err().to_string(), "proto: wrong wireType = 0 for field metadata");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            drop(read(&[MAGIC.as_slice(), &bytes].concat()));
+            drop(read(&envelope("v1", "Pod", &bytes)));
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Upstream's Go types -> the table of protobuf field numbers: facts of the tags on their fields.
+//!
+//! A message is a line `=name`; then one line per field: `name number`, `name number z` where a zero value stands for an absent one (no pointer),
+//! `*definition number` where the message's fields stand in the JSON object itself.
+
+use std::{collections::BTreeMap, fmt::Write, fs, path::Path};
+
+use regex::Regex;
+
+/// `root` is a checkout of upstream.
+pub fn render(root: &Path) -> String {
+    let mut packages = vec![
+        ("io.k8s.apimachinery.pkg.apis.meta.v1".to_owned(), root.join("staging/src/k8s.io/apimachinery/pkg/apis/meta/v1")),
+        (
+            "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1".to_owned(),
+            root.join("staging/src/k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"),
+        ),
+        (
+            "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1".to_owned(),
+            root.join("staging/src/k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"),
+        ),
+    ];
+    let api = root.join("staging/src/k8s.io/api");
+    for group in directories(&api) {
+        for version in directories(&api.join(&group)) {
+            packages.push((format!("io.k8s.api.{group}.{version}"), api.join(&group).join(&version)));
+        }
+    }
+    let mut messages = BTreeMap::new();
+    for (name, directory) in packages {
+        for file in files(&directory) {
+            read(&name, &fs::read_to_string(&file).expect("a source file is UTF-8"), &mut messages);
+        }
+    }
+    messages.into_iter().fold(String::new(), |mut out, (name, fields)| {
+        writeln!(out, "={name}\n{}", fields.join("\n")).expect("writing to memory");
+        out
+    })
+}
+
+fn directories(path: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(path)
+        .expect("upstream's sources can be read")
+        .filter_map(Result::ok)
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+fn files(path: &Path) -> Vec<std::path::PathBuf> {
+    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
+    let types = |name: &str| name.ends_with(".go") && (name.contains("types") || name == "micro_time.go") && !name.ends_with("_test.go");
+    entries.filter_map(Result::ok).map(|e| e.path()).filter(|p| p.file_name().is_some_and(|n| types(&n.to_string_lossy()))).collect()
+}
+
+fn read(package: &str, text: &str, messages: &mut BTreeMap<String, Vec<String>>) {
+    let begin = Regex::new(r"^type (\w+) struct \{").expect("valid");
+    let field = Regex::new(r#"^\s+(?:\w+\s+)?([\w.*\[\]]+)\s+`json:"([^",]*)([^"]*)"[^`]*protobuf:"\w+,(\d+),"#).expect("valid");
+    let mut current: Option<(String, Vec<String>)> = None;
+    for line in text.lines() {
+        if let Some(found) = begin.captures(line) {
+            current = Some((format!("{package}.{}", &found[1]), Vec::new()));
+        } else if line.starts_with('}') {
+            messages.extend(current.take().filter(|(_, fields)| !fields.is_empty()));
+        } else if let (Some((_, fields)), Some(found)) = (&mut current, field.captures(line)) {
+            fields.push(entry(package, &found[1], &found[2], &found[3], &found[4]));
+        }
+    }
+}
+
+fn entry(package: &str, go: &str, json: &str, options: &str, number: &str) -> String {
+    if json.is_empty() {
+        return format!("*{} {number}", qualified(package, go));
+    }
+    let absent_if_zero = !go.starts_with('*') && (options.contains("omitempty") || go.ends_with("IntOrString"));
+    format!("{json} {number}{}", if absent_if_zero { " z" } else { "" })
+}
+
+/// `v1.PodTemplateSpec` -> `io.k8s.api.core.v1.PodTemplateSpec`.
+fn qualified(package: &str, go: &str) -> String {
+    let go = go.trim_start_matches('*');
+    match go.split_once('.') {
+        None => format!("{package}.{go}"),
+        Some(("metav1", name)) => format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}"),
+        Some(("v1" | "corev1" | "core", name)) => format!("io.k8s.api.core.v1.{name}"),
+        Some((other, _)) => panic!("no such package: {other}"),
+    }
+}

@@ -29,6 +29,10 @@ pub struct Config {
     pub answered_here: Vec<Ipv4Addr>,
 }
 
+/// Programs that must be on the node, each with the Debian package that has it.
+pub const PROGRAMS: [(&str, &str); 4] =
+    [("iptables", "iptables"), ("iptables-restore", "iptables"), ("iptables-save", "iptables"), ("conntrack", "conntrack")];
+
 /// Why the proxy, the DNS server or the clean-up could not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -59,7 +63,7 @@ pub async fn run(config: Config, caches: Caches, group: Group) -> Result<(), Err
     Ok(())
 }
 
-/// Removes all that this crate makes on a node: rules, the bridge and the DNS address. Leases and files lie in directories of the caller's.
+/// Removes all that this crate makes on a node: rules, the bridge with the pods' links on it, and the DNS address. Leases and files lie in directories of the caller's.
 ///
 /// # Errors
 /// The first failure; what could be removed is.
@@ -81,7 +85,7 @@ async fn remove_rules() -> Result<(), Error> {
 async fn remove_links(group: &Group) -> Result<(), Error> {
     let net = cni::link::Net::here(group)?;
     for name in [cni::BRIDGE, dns::LINK] {
-        net.delete_link(name).await?;
+        net.delete_bridge(name).await?;
     }
     Ok(())
 }

@@ -198,6 +198,33 @@ fn the_dns_address_answers_pods_and_the_node_beside_a_service_without_endpoints(
 }
 
 #[test]
+fn rules_that_somebody_flushes_come_back() {
+    let street = Street::new(1);
+    street.serve("web", web("10.96.0.1", &json!({})), "TCP", &[0]);
+    let mut sync = street.sync();
+    sync.once();
+    let (keeping, path, stop) = (sync.sync.take().unwrap(), street.node.path(), api::task::Group::new());
+    let stopped = stop.clone();
+    let keeper = std::thread::spawn(move || {
+        netns::enter(&path);
+        block_on(async {
+            tokio::select! { () = stopped.stopping() => {}, () = keeping.keep_on() => {} }
+        });
+    });
+    let whole = || street.node.run(|| block_on(iptables::exec::is_whole()));
+    // Flushed again and again, as the watch may not have begun yet.
+    netns::eventually("rules come back", || {
+        netns::must(street.node.command("iptables").args(["-t", "nat", "-F"]));
+        let begun = std::time::Instant::now();
+        while !whole() && begun.elapsed() < std::time::Duration::from_secs(2) {}
+        whole()
+    });
+    hears(&street.pods[0], "10.96.0.1:80", &["p0"]);
+    stop.stop();
+    keeper.join().unwrap();
+}
+
+#[test]
 fn changes_are_small_restarts_are_clean_and_removal_is_whole() {
     let street = Street::new(1);
     let before = street.rules();
@@ -222,6 +249,7 @@ fn changes_are_small_restarts_are_clean_and_removal_is_whole() {
     street.sync().once();
     assert!(street.node.run(|| block_on(iptables::exec::is_whole())));
     street.node.run(|| block_on(crate::cleanup())).unwrap();
+    assert!(!street.pods[0].ip("link show").contains("eth0"));
     let kept = |text: &str| text.lines().filter(|l| l.contains("KUBE-") || l.contains("SKIFF-")).count();
     assert_eq!((kept(&before), kept(&street.rules())), (0, 0));
     assert!(!street.node.ip("link show").contains("skiff0"));

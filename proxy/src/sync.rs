@@ -10,6 +10,7 @@ use std::{
 use api::{Key, task::Group};
 use ipnet::Ipv4Net;
 use parking_lot::RwLock;
+use tokio::time::Instant;
 
 use crate::{
     Error,
@@ -18,6 +19,7 @@ use crate::{
         conntrack, exec,
         rules::{Fragment, Site},
         table::{Rules, Saved},
+        watch::Watch,
     },
     model::{Node, Portal, Protocol, portals},
     world::World,
@@ -28,8 +30,8 @@ const REST: Duration = Duration::from_millis(100);
 /// After a failure, doubled up to [`RETRY_MAX`].
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// How often we look whether somebody has flushed our rules.
-const CHECK_PERIOD: Duration = Duration::from_secs(60);
+/// Rules seldom change alone: after a change, we look once for all within this time.
+const CHECK_REST: Duration = Duration::from_secs(1);
 
 /// The rules of this node and what they were made from.
 pub struct Sync {
@@ -63,17 +65,25 @@ impl Sync {
         Ok(())
     }
 
-    /// Goes on for ever: sleeps until something changes.
+    /// Goes on for ever: rests until services change, or somebody has taken our rules away.
     pub async fn keep_on(mut self) {
-        let mut retry = RETRY;
+        let watch = Watch::new();
+        let (mut retry, mut look_at) = (RETRY, None);
         loop {
-            match tokio::time::timeout(CHECK_PERIOD, self.world.changed()).await {
-                Err(_) if exec::is_whole().await => continue,
-                Err(_) => {
-                    tracing::warn!("packet rules are gone; writing them again");
-                    self.unknown = true;
+            let look = async move { tokio::time::sleep_until(look_at.unwrap_or_else(Instant::now)).await };
+            tokio::select! {
+                () = self.world.changed() => {}
+                () = watch.disturbed(), if look_at.is_none() => {
+                    look_at = Some(Instant::now() + CHECK_REST);
+                    continue;
                 }
-                Ok(()) => {}
+                () = look, if look_at.is_some() => {
+                    look_at = None;
+                    watch.drain();
+                    if self.is_whole().await {
+                        continue;
+                    }
+                }
             }
             match self.once().await {
                 Ok(()) => {
@@ -87,6 +97,15 @@ impl Sync {
                 }
             }
         }
+    }
+
+    async fn is_whole(&mut self) -> bool {
+        let whole = exec::is_whole().await;
+        if !whole {
+            tracing::warn!("packet rules were removed by somebody; writing them again");
+            self.unknown = true;
+        }
+        whole
     }
 
     async fn apply(&mut self, changed: &HashSet<Key>) -> Result<(), Error> {

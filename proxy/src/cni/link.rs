@@ -88,7 +88,11 @@ impl Net {
     /// True if it was there.
     pub async fn delete_link(&self, name: &str) -> Result<bool, Error> {
         let Some(link) = self.link(name).await? else { return Ok(false) };
-        match self.handle.link().del(link.index).execute().await {
+        self.delete(link.index, name).await
+    }
+
+    async fn delete(&self, index: u32, name: &str) -> Result<bool, Error> {
+        match self.handle.link().del(index).execute().await {
             Ok(()) => Ok(true),
             // Gone in between: deleting the other end, or the namespace, takes it along.
             Err(e) if code(&e) == Some(ENODEV) => Ok(false),
@@ -136,6 +140,17 @@ impl Net {
         }
     }
 
+    /// The link's one address: others, of an earlier configuration, are removed.
+    pub async fn ensure_only_address(&self, index: u32, address: Ipv4Net) -> Result<(), Error> {
+        self.ensure_address(index, address).await?;
+        for message in self.address_messages(Some(index)).await? {
+            if ipv4_of(&message).is_some_and(|there| there != address) {
+                self.handle.address().del(message).execute().await.map_err(|e| failed("remove an address", &e))?;
+            }
+        }
+        Ok(())
+    }
+
     pub async fn ensure_default_route(&self, gateway: Ipv4Addr) -> Result<(), Error> {
         let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();
         match self.handle.route().add(route).execute().await {
@@ -146,10 +161,23 @@ impl Net {
 
     /// The IPv4 addresses of one link, or of all.
     pub async fn addresses(&self, index: Option<u32>) -> Result<Vec<Ipv4Net>, Error> {
+        Ok(self.address_messages(index).await?.iter().filter_map(ipv4_of).collect())
+    }
+
+    async fn address_messages(&self, index: Option<u32>) -> Result<Vec<AddressMessage>, Error> {
         let request = self.handle.address().get();
         let request = if let Some(index) = index { request.set_link_index_filter(index) } else { request };
-        let messages: Vec<AddressMessage> = request.execute().try_collect().await.map_err(|e| failed("list addresses", &e))?;
-        Ok(messages.iter().filter_map(ipv4_of).collect())
+        request.execute().try_collect().await.map_err(|e| failed("list addresses", &e))
+    }
+
+    /// Deletes the bridge and what hangs on it.
+    pub async fn delete_bridge(&self, name: &str) -> Result<(), Error> {
+        let Some(bridge) = self.link(name).await? else { return Ok(()) };
+        let links: Vec<LinkMessage> = self.handle.link().get().execute().try_collect().await.map_err(|e| failed("list links", &e))?;
+        for link in links.iter().map(Link::from_message).filter(|link| link.controller == Some(bridge.index)) {
+            self.delete(link.index, name).await?;
+        }
+        self.delete(bridge.index, name).await.map(drop)
     }
 
     pub async fn has_default_route(&self, via: Ipv4Addr) -> Result<bool, Error> {

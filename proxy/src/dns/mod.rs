@@ -70,7 +70,7 @@ async fn take_address(address: Ipv4Addr, group: &Group) -> Result<(), Error> {
     let net = Net::here(&group.child())?;
     // A bridge without ports: kernels that can run pods have bridges, but not all have dummy links.
     let link = net.ensure_bridge(&End { name: LINK, mac: mac_of(address), mtu: 0 }).await?;
-    net.ensure_address(link.index, Ipv4Net::from(address)).await?;
+    net.ensure_only_address(link.index, Ipv4Net::from(address)).await?;
     Ok(())
 }
 

@@ -6,3 +6,4 @@ mod frame;
 mod names;
 pub mod rules;
 pub mod table;
+pub mod watch;

@@ -109,7 +109,7 @@ impl Law for DeploymentLaw {
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        podtemplate::name_warnings(new, old)
+        podtemplate::warnings(new, old)
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

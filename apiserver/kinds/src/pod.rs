@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     binding::BindPod,
-    common::{self, Read, read::text_at, table::field, words},
+    common::{self, Path, Read, read::text_at, table::field, words},
     eviction::EvictPod,
 };
 
@@ -18,6 +18,7 @@ pub mod defaults;
 pub mod prepare;
 pub mod qos;
 pub mod validate;
+pub mod warnings;
 
 const FIELDS: &[Field] = &[
     field("spec.nodeName", "/spec/nodeName", ""),
@@ -74,13 +75,13 @@ impl Law for PodLaw {
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        let name = text_at(new, "/metadata/name");
-        let errors = words::dns_label(name);
-        if old.is_some() || errors.is_empty() {
+        if old.is_some() {
             return Vec::new();
         }
+        let errors = words::dns_label(text_at(new, "/metadata/name"));
         let what = "this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended";
-        vec![format!("metadata.name: {what}: [{}]", errors.join(" "))]
+        let name = (!errors.is_empty()).then(|| format!("metadata.name: {what}: [{}]", errors.join(" ")));
+        name.into_iter().chain(warnings::of(new, Path::ROOT)).collect()
     }
 
     /// `CheckGracefulDelete`: what no node runs goes at once.

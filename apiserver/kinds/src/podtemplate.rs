@@ -99,12 +99,13 @@ pub fn validate_counts(status: Option<&Value>, parts: &[&str], others: &[&str], 
     }
 }
 
-/// A warning where the workload's name makes bad host names of its pods; on create only.
-pub fn name_warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
-    let errors = words::dns_label(read::name(new));
-    if old.is_some() || errors.is_empty() {
-        return Vec::new();
-    }
+/// Warnings about a workload's name, which becomes part of host names, when it is made, and about its template when that is new.
+pub fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let errors = if old.is_none() { words::dns_label(read::name(new)) } else { Vec::new() };
     let what = "this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended";
-    vec![format!("metadata.name: {what}: [{}]", errors.join(" "))]
+    let name = (!errors.is_empty()).then(|| format!("metadata.name: {what}: [{}]", errors.join(" ")));
+    let template = |object: &Value| object.at("spec").at("template").cloned();
+    let changed = template(new).filter(|t| old.and_then(template).as_ref() != Some(t));
+    let about = changed.map(|t| pod::warnings::of(&t, Path::new("spec.template"))).unwrap_or_default();
+    name.into_iter().chain(about).collect()
 }

@@ -87,7 +87,7 @@ impl Law for ReplicaSetLaw {
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        podtemplate::name_warnings(new, old)
+        podtemplate::warnings(new, old)
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

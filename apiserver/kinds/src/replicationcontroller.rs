@@ -109,7 +109,7 @@ impl Law for ReplicationControllerLaw {
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
-        podtemplate::name_warnings(new, old)
+        podtemplate::warnings(new, old)
     }
 
     fn orphans_by_default(&self) -> bool {

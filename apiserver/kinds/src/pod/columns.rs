@@ -213,108 +213,79 @@ mod tests {
         cells.iter().map(|c| c.as_str().unwrap().to_owned()).collect()
     }
 
+    /// One row per line: spec, status, whether deleted; ready, status word, restarts.
+    type Case<'a> = (&'a Value, Value, bool, [&'a str; 3]);
+
+    fn check(cases: &[Case<'_>]) {
+        for (spec, status, deleted, wanted) in cases {
+            let found = row((*spec).clone(), status.clone(), *deleted);
+            assert_eq!(found[1..4], *wanted, "{status}");
+        }
+    }
+
+    fn running() -> Value {
+        json!({"name": "a", "ready": true, "state": {"running": {}}})
+    }
+
     #[test]
-    fn the_status_word_is_upstreams() {
-        let two = json!({"containers": [{"name": "a"}, {"name": "b"}]});
+    fn phases_and_deletion_make_the_status_word() {
         let one = json!({"containers": [{"name": "a"}]});
-        let init = json!({"containers": [{"name": "a"}], "initContainers": [{"name": "i"}, {"name": "j"}]});
-        let side = json!({"containers": [{"name": "a"}], "initContainers": [{"name": "i", "restartPolicy": "Always"}]});
-        let running = json!({"name": "a", "ready": true, "state": {"running": {}}});
+        let gated = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "reason": "SchedulingGated"}]});
+        check(&[
+            (&one, json!({"phase": "Pending"}), false, ["0/1", "Pending", "0"]),
+            (&one, json!({"phase": "Running", "containerStatuses": [running()]}), false, ["1/1", "Running", "0"]),
+            (&one, json!({"phase": "Running", "containerStatuses": [running()]}), true, ["1/1", "Terminating", "0"]),
+            (&one, json!({"phase": "Running", "reason": "NodeLost"}), true, ["0/1", "Unknown", "0"]),
+            (&one, json!({"phase": "Failed", "reason": "Evicted"}), true, ["0/1", "Evicted", "0"]),
+            (&one, gated, false, ["0/1", "SchedulingGated", "0"]),
+        ]);
+    }
+
+    #[test]
+    fn containers_make_the_status_word() {
+        let one = json!({"containers": [{"name": "a"}]});
+        let two = json!({"containers": [{"name": "a"}, {"name": "b"}]});
         let done = json!({"name": "b", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}});
         let ready = json!([{"type": "Ready", "status": "True"}]);
-        let cases = [
-            (&one, json!({"phase": "Pending"}), false, "0/1", "Pending", "0"),
-            (&one, json!({"phase": "Running", "containerStatuses": [running]}), false, "1/1", "Running", "0"),
-            (&one, json!({"phase": "Running", "containerStatuses": [running]}), true, "1/1", "Terminating", "0"),
-            (&one, json!({"phase": "Running", "reason": "NodeLost"}), true, "0/1", "Unknown", "0"),
-            (&one, json!({"phase": "Failed", "reason": "Evicted"}), true, "0/1", "Evicted", "0"),
-            (&two, json!({"phase": "Running", "conditions": ready, "containerStatuses": [done, running]}), false, "1/2", "Running", "0"),
-            (&two, json!({"phase": "Running", "containerStatuses": [done, running]}), false, "1/2", "NotReady", "0"),
+        let state = |phase: &str, state: Value| json!({"phase": phase, "containerStatuses": [{"state": state}]});
+        let mut crashing = state("Running", json!({"waiting": {"reason": "CrashLoopBackOff"}}));
+        crashing["containerStatuses"][0]["restartCount"] = json!(3);
+        crashing["containerStatuses"][0]["lastState"] = json!({"terminated": {"finishedAt": "2026-01-01T00:01:30Z"}});
+        check(&[
             (
-                &one,
-                json!({"phase": "Running", "containerStatuses": [{"restartCount": 3, "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"finishedAt": "2026-01-01T00:01:30Z"}}}]}),
+                &two,
+                json!({"phase": "Running", "conditions": ready, "containerStatuses": [done, running()]}),
                 false,
-                "0/1",
-                "CrashLoopBackOff",
-                "3 (10s ago)",
+                ["1/2", "Running", "0"],
             ),
-            (
-                &one,
-                json!({"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"exitCode": 2}}}]}),
-                false,
-                "0/1",
-                "ExitCode:2",
-                "0",
-            ),
-            (
-                &one,
-                json!({"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"exitCode": 137, "signal": 9}}}]}),
-                false,
-                "0/1",
-                "Signal:9",
-                "0",
-            ),
-            (
-                &init,
-                json!({"phase": "Pending", "initContainerStatuses": [{"name": "i", "state": {"running": {}}}, {"name": "j", "state": {"waiting": {"reason": "PodInitializing"}}}]}),
-                false,
-                "0/1",
-                "Init:0/2",
-                "0",
-            ),
-            (
-                &init,
-                json!({"phase": "Pending", "initContainerStatuses": [{"name": "i", "state": {"terminated": {"exitCode": 0}}}, {"name": "j", "state": {"waiting": {"reason": "PodInitializing"}}}]}),
-                false,
-                "0/1",
-                "Init:1/2",
-                "0",
-            ),
-            (
-                &init,
-                json!({"phase": "Pending", "initContainerStatuses": [{"name": "i", "restartCount": 2, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]}),
-                false,
-                "0/1",
-                "Init:CrashLoopBackOff",
-                "2",
-            ),
-            (
-                &init,
-                json!({"phase": "Pending", "initContainerStatuses": [{"name": "i", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}}]}),
-                false,
-                "0/1",
-                "Init:Error",
-                "0",
-            ),
+            (&two, json!({"phase": "Running", "containerStatuses": [done, running()]}), false, ["1/2", "NotReady", "0"]),
+            (&one, crashing, false, ["0/1", "CrashLoopBackOff", "3 (10s ago)"]),
+            (&one, state("Failed", json!({"terminated": {"exitCode": 2}})), false, ["0/1", "ExitCode:2", "0"]),
+            (&one, state("Failed", json!({"terminated": {"exitCode": 137, "signal": 9}})), false, ["0/1", "Signal:9", "0"]),
+            (&one, state("Pending", json!({"waiting": {"reason": "ContainerCreating"}})), false, ["0/1", "ContainerCreating", "0"]),
+        ]);
+    }
+
+    #[test]
+    fn init_containers_make_the_status_word() {
+        let init = json!({"containers": [{"name": "a"}], "initContainers": [{"name": "i"}, {"name": "j"}]});
+        let side = json!({"containers": [{"name": "a"}], "initContainers": [{"name": "i", "restartPolicy": "Always"}]});
+        let waiting = json!({"name": "j", "state": {"waiting": {"reason": "PodInitializing"}}});
+        let first = |state: Value, restarts: i64| json!({"name": "i", "restartCount": restarts, "state": state});
+        let status = |first: Value| json!({"phase": "Pending", "initContainerStatuses": [first, waiting]});
+        let sidecar = json!({"name": "i", "restartCount": 1, "started": true, "ready": true, "state": {"running": {}}});
+        check(&[
+            (&init, status(first(json!({"running": {}}), 0)), false, ["0/1", "Init:0/2", "0"]),
+            (&init, status(first(json!({"terminated": {"exitCode": 0}}), 0)), false, ["0/1", "Init:1/2", "0"]),
+            (&init, status(first(json!({"waiting": {"reason": "CrashLoopBackOff"}}), 2)), false, ["0/1", "Init:CrashLoopBackOff", "2"]),
+            (&init, status(first(json!({"terminated": {"exitCode": 1, "reason": "Error"}}), 0)), false, ["0/1", "Init:Error", "0"]),
             (
                 &side,
-                json!({"phase": "Running", "initContainerStatuses": [{"name": "i", "restartCount": 1, "started": true, "ready": true, "state": {"running": {}}}], "containerStatuses": [running]}),
+                json!({"phase": "Running", "initContainerStatuses": [sidecar], "containerStatuses": [running()]}),
                 false,
-                "2/2",
-                "Running",
-                "1",
+                ["2/2", "Running", "1"],
             ),
-            (
-                &one,
-                json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "reason": "SchedulingGated"}]}),
-                false,
-                "0/1",
-                "SchedulingGated",
-                "0",
-            ),
-            (
-                &one,
-                json!({"phase": "Pending", "containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}]}),
-                false,
-                "0/1",
-                "ContainerCreating",
-                "0",
-            ),
-        ];
-        for (spec, status, deleted, ready, word, restarts) in cases {
-            let found = row(spec.clone(), status.clone(), deleted);
-            assert_eq!((found[1].as_str(), found[2].as_str(), found[3].as_str()), (ready, word, restarts), "{status}");
-        }
+        ]);
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! log, exec, attach, portforward, proxy of a pod -> the address to forward to. Source: `pkg/registry/core/pod/strategy.go`, `rest/`.
 
-use std::net::IpAddr;
-
 use api::{GroupResource, Gvk, Key, Status, causes::Causes};
 use apiserver::kind::{Connect, Ctx, Target};
 use async_trait::async_trait;
 use serde_json::Value;
 
-use crate::common::{Read, node, query::Query, read::text_at};
+use crate::{
+    common::{Read, node, query::Query, read::text_at},
+    net,
+};
 
 /// A stream that the pod's node agent serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +85,7 @@ impl Connect for Proxy {
         let (scheme, name, port) = node::split_scheme_name_port(ctx.name).ok_or_else(invalid)?;
         let pod = get(ctx, name).await?;
         let ip = text_at(&pod, "/status/podIPs/0/ip");
-        if !ip.parse().is_ok_and(is_global_unicast) {
+        if !net::parse(ip).is_some_and(net::is_global_unicast) {
             return Err(Status::bad_request("address not allowed"));
         }
         let scheme = if scheme == "https" { "https" } else { "http" };
@@ -162,14 +163,6 @@ fn log_params(asked: &Query, pod: &str) -> Result<Query, Status> {
 fn first_port(pod: &Value) -> Option<u16> {
     let ports = pod.at("spec").list("containers").iter().find_map(|c| c.list("ports").first());
     ports.and_then(|p| p.int("containerPort")).and_then(|p| u16::try_from(p).ok())
-}
-
-/// Go's `IsGlobalUnicast`, which includes private ranges.
-fn is_global_unicast(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(v4) => !(v4.is_loopback() || v4.is_multicast() || v4.is_unspecified() || v4.is_link_local() || v4.is_broadcast()),
-        IpAddr::V6(v6) => !(v6.is_loopback() || v6.is_multicast() || v6.is_unspecified() || v6.is_unicast_link_local()),
-    }
 }
 
 #[cfg(test)]

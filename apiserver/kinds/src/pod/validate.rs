@@ -24,6 +24,9 @@ pub mod status;
 pub mod update;
 mod volumes;
 
+/// A name -> what is wrong with it.
+type Rule = fn(&str) -> Vec<String>;
+
 /// Whose spec is looked at: some rules are for pods alone, so that templates of old stay valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
@@ -171,7 +174,7 @@ fn gates(spec: &Value, path: Path<'_>, causes: &mut Causes) {
 
 /// Names of other things that a spec holds, and the deadline.
 fn names(spec: &Value, path: Path<'_>, causes: &mut Causes) {
-    let rules: [(&str, fn(&str) -> Vec<String>); 6] = [
+    let rules: [(&str, Rule); 6] = [
         ("serviceAccountName", words::dns_subdomain),
         ("nodeName", words::dns_subdomain),
         ("hostname", words::dns_label),

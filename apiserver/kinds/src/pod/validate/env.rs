@@ -30,6 +30,8 @@ const RESOURCES: &[&str] =
 
 const BYTES: &str = "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei";
 
+type Check = fn(&Value, Path<'_>, &mut Causes);
+
 /// Where a downward API reference stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -142,7 +144,7 @@ pub fn file_volumes(whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
 /// `validateEnvVarValueFrom`
 fn value_from(source: &Value, value: &str, path: Path<'_>, causes: &mut Causes) {
     let mut count = 0;
-    let checks: [(&str, fn(&Value, Path<'_>, &mut Causes)); 5] = [
+    let checks: [(&str, Check); 5] = [
         ("fieldRef", |r, p, c| field_ref(r, Place::Variable, p, c)),
         ("resourceFieldRef", |r, p, c| resource_field_ref(r, Place::Variable, p, c)),
         ("configMapKeyRef", key_ref),

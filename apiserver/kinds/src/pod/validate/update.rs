@@ -178,6 +178,8 @@ fn only_added(now: &Value, before: &Value) -> bool {
 mod tests {
     use super::*;
 
+    type Change = fn(&mut Value);
+
     fn causes(change: impl Fn(&mut Value)) -> Vec<String> {
         let old = json!({"metadata": {"annotations": {MIRROR: "x"}}, "spec": {
             "containers": [{"name": "a", "image": "x:1", "stdin": false}], "activeDeadlineSeconds": 10, "nodeName": "n",
@@ -191,7 +193,7 @@ mod tests {
 
     #[test]
     fn what_may_change_may() {
-        let changes: [fn(&mut Value); 6] = [
+        let changes: [Change; 6] = [
             |_| {},
             |p| p["spec"]["containers"][0]["image"] = json!("x:2"),
             |p| p["spec"]["activeDeadlineSeconds"] = json!(5),
@@ -207,7 +209,7 @@ mod tests {
 
     #[test]
     fn what_may_not_change_is_named() {
-        let cases: [(fn(&mut Value), &str); 6] = [
+        let cases: [(Change, &str); 6] = [
             (
                 |p| p["spec"]["activeDeadlineSeconds"] = json!(11),
                 "spec.activeDeadlineSeconds: Invalid value: 11: must be less than or equal to previous value",

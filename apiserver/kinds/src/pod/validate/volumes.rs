@@ -80,10 +80,8 @@ fn source(volume: &Value, owner: Owner, path: Path<'_>, causes: &mut Causes) {
 
 fn check(name: &str, source: &Value, owner: Owner, path: Path<'_>, causes: &mut Causes) {
     match name {
-        "emptyDir" => {
-            if source.at("sizeLimit").and_then(quantity).is_some_and(|q| q.is_negative()) {
-                causes.forbidden(path.field("sizeLimit"), "SizeLimit field must be a valid resource quantity");
-            }
+        "emptyDir" if source.at("sizeLimit").and_then(quantity).is_some_and(|q| q.is_negative()) => {
+            causes.forbidden(path.field("sizeLimit"), "SizeLimit field must be a valid resource quantity");
         }
         "hostPath" => host_path(source, path, causes),
         "gitRepo" => descending_path(source.text("directory"), path.field("directory"), causes),

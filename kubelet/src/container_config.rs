@@ -3,13 +3,12 @@
 //! Source: `generatePodSandboxConfig` in `pkg/kubelet/kuberuntime/kuberuntime_sandbox.go`, `generateContainerConfig` in
 //! `kuberuntime_container.go`, `generateLinuxContainerConfig` in `kuberuntime_container_linux.go`.
 
-mod annotations;
 mod command;
 mod expand;
 mod hostname;
 mod hosts;
 mod mounts;
-mod qos;
+pub mod qos;
 mod resources;
 mod sandbox;
 mod security;
@@ -17,90 +16,73 @@ mod subpath;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use api::k8s::api::core::v1::{Container, Pod};
+use api::k8s::api::core::v1::Container;
 
 pub(crate) use self::qos::amount;
 pub use self::{
-    annotations::hash,
     expand::expand,
     hostname::Hostname,
     qos::{QosClass, oom_score_adj},
     resources::{Limits, QUOTA_PERIOD_US, cpu_request_milli, shares},
-    sandbox::{Sandbox, sandbox},
+    sandbox::{dns_warnings, sandbox},
     security::fs_user,
 };
 use crate::{
-    context::{Attempt, PodContext},
+    context::PodContext,
     downward::{Allocatable, Facts},
     env::{self, Environment},
-    meta,
 };
 
-/// Why there is no config. The text is upstream's: the container waits with `CreateContainerConfigError` and this message.
+/// Why there is no config. The text is upstream's: the container waits with [`ConfigError::reason`] and this message.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum ConfigError {
     #[error("{0}")]
     Refused(String),
     #[error("{what}: {source}")]
     File { what: String, source: std::io::Error },
 }
 
-/// The image as the runtime has it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Image {
-    /// What the runtime is told to run: its id or reference.
-    pub reference: String,
-    /// The numeric user that the image names.
-    pub uid: Option<i64>,
-    /// The user by name, where it is not numeric.
-    pub username: String,
+impl ConfigError {
+    /// The reason of the container's waiting state.
+    pub fn reason(&self) -> &'static str {
+        "CreateContainerConfigError"
+    }
 }
 
-/// The config of one container. Makes what it mounts: its log directory, termination log, hosts file, subPath binds.
+/// The config of one container, but for what names it (metadata, labels, annotations, log path: [`crate::labels`]). Makes what it mounts:
+/// its termination log, hosts file, subPath binds.
 ///
 /// # Errors
-/// [`Error`] in upstream's words; nothing was asked of the runtime yet.
-pub fn container(cx: &PodContext, container: &Container, attempt: Attempt, image: &Image) -> Result<cri::ContainerConfig, Error> {
-    security::verify_non_root(&cx.pod, container, image).map_err(Error::Refused)?;
+/// [`ConfigError`] in upstream's words; nothing was asked of the runtime yet.
+pub async fn container(cx: &PodContext, container: &Container, image: &cri::Image) -> Result<cri::ContainerConfig, ConfigError> {
+    let (cx, container, image) = (cx.clone(), container.clone(), image.clone());
+    let made = tokio::task::spawn_blocking(move || made(&cx, &container, &image)).await;
+    made.unwrap_or_else(|panic| Err(ConfigError::Refused(format!("container config: {panic}"))))
+}
+
+fn made(cx: &PodContext, container: &Container, image: &cri::Image) -> Result<cri::ContainerConfig, ConfigError> {
+    security::verify_non_root(&cx.pod, container, image).map_err(ConfigError::Refused)?;
     if container.volume_devices.as_ref().is_some_and(|d| !d.is_empty()) {
-        return Err(Error::Refused(format!("container {:?} asks for block devices, which are not supported", container.name)));
+        return Err(ConfigError::Refused(format!("container {:?} asks for block devices, which are not supported", container.name)));
     }
     let environment = environment(cx, container)?;
     let (command, args) = command::expanded(container, &environment);
-    let config = cri::ContainerConfig {
-        metadata: Some(cri::ContainerMetadata { name: container.name.clone(), attempt: attempt.0 }),
+    Ok(cri::ContainerConfig {
         image: Some(image_spec(container, image)),
         command,
         args,
         working_dir: container.working_dir.clone().unwrap_or_default(),
         mounts: mounts::of(cx, container, &environment)?,
         envs: environment.into_iter().map(|(key, value)| cri::KeyValue { key, value: value.into() }).collect(),
-        labels: annotations::container_labels(&cx.pod, container),
-        annotations: annotations::container_annotations(&cx.pod, container, attempt),
-        log_path: log_path(container, attempt),
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
         linux: Some(linux(cx, container, image)?),
         stop_signal: command::stop_signal(container),
         ..cri::ContainerConfig::default()
-    };
-    let dir = log_directory(&cx.node.log_dir, &cx.pod).join(&container.name);
-    fs::create_dir_all(&dir).map_err(|source| Error::File {
-        what: format!("create container log directory for container {} failed", container.name),
-        source,
-    })?;
-    Ok(config)
-}
-
-/// `<log_dir>/<ns>_<name>_<uid>`.
-pub fn log_directory(log_dir: &Path, pod: &Pod) -> PathBuf {
-    log_dir.join(format!("{}_{}_{}", meta::namespace(pod), meta::name(pod), meta::uid(pod)))
+    })
 }
 
 /// `<root>/pods/<uid>`.
@@ -123,8 +105,8 @@ pub fn facts(cx: &PodContext) -> Facts {
     }
 }
 
-fn environment(cx: &PodContext, container: &Container) -> Result<Environment, Error> {
-    let fetched = cx.volumes.as_ref().map(|v| v.fetched()).transpose().map_err(Error::Refused)?.unwrap_or_default();
+fn environment(cx: &PodContext, container: &Container) -> Result<Environment, ConfigError> {
+    let fetched = cx.volumes.as_ref().map(|v| v.fetched()).transpose().map_err(ConfigError::Refused)?.unwrap_or_default();
     let facts = facts(cx);
     env::build(env::Input {
         pod: &cx.pod,
@@ -134,20 +116,16 @@ fn environment(cx: &PodContext, container: &Container) -> Result<Environment, Er
         services: &cx.services,
         master_namespace: &cx.node.master_service_namespace,
     })
-    .map_err(Error::Refused)
+    .map_err(ConfigError::Refused)
 }
 
-fn image_spec(container: &Container, image: &Image) -> cri::ImageSpec {
+fn image_spec(container: &Container, image: &cri::Image) -> cri::ImageSpec {
     let user_specified_image = container.image.clone().unwrap_or_default();
-    cri::ImageSpec { image: image.reference.clone(), user_specified_image, ..cri::ImageSpec::default() }
+    cri::ImageSpec { image: image.id.clone(), user_specified_image, ..cri::ImageSpec::default() }
 }
 
-fn log_path(container: &Container, attempt: Attempt) -> String {
-    format!("{}/{}.log", container.name, attempt.0)
-}
-
-fn linux(cx: &PodContext, container: &Container, image: &Image) -> Result<cri::LinuxContainerConfig, Error> {
-    let security = security::of_container(&cx.node, &cx.pod, container, image).map_err(Error::Refused)?;
+fn linux(cx: &PodContext, container: &Container, image: &cri::Image) -> Result<cri::LinuxContainerConfig, ConfigError> {
+    let security = security::of_container(&cx.node, &cx.pod, container, image).map_err(ConfigError::Refused)?;
     let limits = Limits::of_container(&cx.pod, container);
     let mut resources = runtime_resources(limits, cx.node.cpu_cfs_quota);
     resources.oom_score_adj = oom_score_adj(&cx.pod, container, cx.node.memory_capacity_bytes);
@@ -173,11 +151,11 @@ mod tests {
     use super::*;
     use crate::container_config::testing::{context, pod};
 
-    fn config(spec: &str) -> Result<cri::ContainerConfig, Error> {
+    fn config(spec: &str) -> Result<cri::ContainerConfig, ConfigError> {
         let dir = tempfile::tempdir().unwrap();
         let p = pod(spec);
         let first = p.spec.as_ref().unwrap().containers[0].clone();
-        container(&context(p, dir.path()), &first, Attempt(2), &Image { reference: "sha256:1".into(), uid: Some(0), ..Image::default() })
+        made(&context(p, dir.path()), &first, &cri::Image { id: "sha256:1".into(), ..cri::Image::default() })
     }
 
     #[test]
@@ -192,15 +170,9 @@ mod tests {
         assert_eq!(got.command, ["sh", "-c", "echo 1 $(X)"]);
         assert_eq!(got.args, ["$(Y)"]);
         assert_eq!((got.tty, got.stdin, got.stdin_once, got.working_dir.as_str()), (true, true, true, "/w"));
-        assert_eq!(got.log_path, "a/2.log");
-        assert_eq!(got.metadata.unwrap().attempt, 2);
         assert_eq!(got.stop_signal, 38);
         let image = got.image.unwrap();
         assert_eq!((image.image.as_str(), image.user_specified_image.as_str()), ("sha256:1", "busybox"));
-        assert_eq!(got.labels["io.kubernetes.container.name"], "a");
-        assert_eq!(got.annotations["io.kubernetes.container.restartCount"], "2");
-        assert_eq!(got.annotations["io.kubernetes.pod.terminationGracePeriod"], "30");
-        assert!(got.annotations["io.kubernetes.container.ports"].contains("80"));
         let resources = got.linux.unwrap().resources.unwrap();
         assert_eq!((resources.cpu_shares, resources.cpu_quota, resources.cpu_period), (1024, 100_000, 100_000));
         assert_eq!(resources.memory_limit_in_bytes, 64 << 20);

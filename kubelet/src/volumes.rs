@@ -41,6 +41,7 @@ struct Shared {
     root_dir: PathBuf,
     objects: Objects,
     tokens: Tokens,
+    allocatable: Mutex<Allocatable>,
     pods: Mutex<HashMap<String, Arc<Known>>>,
     again: tokio::sync::Notify,
 }
@@ -52,7 +53,7 @@ struct Known {
 }
 
 enum State {
-    Here { pod: Box<Pod>, allocatable: Allocatable },
+    Here(Box<Pod>),
     Gone,
 }
 
@@ -86,10 +87,16 @@ impl Manager {
     pub fn new(root_dir: PathBuf, client: client::kube::Client, group: &Group) -> Self {
         let objects = Objects::new(client.clone(), group);
         let tokens = Tokens::new(client);
-        let shared = Shared { root_dir, objects, tokens, pods: Mutex::default(), again: tokio::sync::Notify::new() };
+        let shared =
+            Shared { root_dir, objects, tokens, allocatable: Mutex::default(), pods: Mutex::default(), again: tokio::sync::Notify::new() };
         let manager = Self { shared: Arc::new(shared) };
         group.spawn(Box::pin(keep_current(manager.clone())));
         manager
+    }
+
+    /// What the node can give to pods: bounds memory volumes, and is what containers without limits see as theirs.
+    pub fn set_allocatable(&self, allocatable: Allocatable) {
+        *self.shared.allocatable.lock() = allocatable;
     }
 
     /// Makes and fills all volumes of a pod; again, it brings them up to date (labels and annotations may have changed). Returns once all are
@@ -97,12 +104,12 @@ impl Manager {
     ///
     /// # Errors
     /// [`Error::SetUp`] with a line for each volume that is not ready.
-    pub async fn prepare(&self, pod: &Pod, allocatable: Allocatable) -> Result<PodVolumes, Error> {
+    pub async fn prepare(&self, pod: &Pod) -> Result<PodVolumes, Error> {
         let shared = &self.shared;
         shared.objects.hold(pod);
         shared.objects.ready(pod, OBJECTS_WAIT).await;
         let known = self.known(meta::uid(pod));
-        let mounted = self.write(pod, allocatable, known).await?;
+        let mounted = self.write(pod, known).await?;
         shared.again.notify_one();
         Ok(PodVolumes { pod: Arc::new(pod.clone()), mounted, objects: shared.objects.clone() })
     }
@@ -147,10 +154,10 @@ impl Manager {
         crate::container_config::pod_directory(&self.shared.root_dir, uid)
     }
 
-    async fn write(&self, pod: &Pod, allocatable: Allocatable, known: Arc<Known>) -> Result<BTreeMap<String, Mounted>, Error> {
+    async fn write(&self, pod: &Pod, known: Arc<Known>) -> Result<BTreeMap<String, Mounted>, Error> {
         let tokens = self.tokens(pod).await;
         let fetched = self.shared.objects.all(pod);
-        let place = Place { pod_dir: self.pod_dir(meta::uid(pod)), allocatable };
+        let place = Place { pod_dir: self.pod_dir(meta::uid(pod)), allocatable: *self.shared.allocatable.lock() };
         let pod = Box::new(pod.clone());
         blocking(move || {
             let mut state = known.state.lock();
@@ -158,7 +165,7 @@ impl Manager {
                 return Err(Error::SetUp(vec!["the pod is being removed".into()]));
             }
             let done = setup::all(&place, &pod, &fetched, &tokens);
-            *state = State::Here { pod, allocatable };
+            *state = State::Here(pod);
             done.map_err(Error::SetUp)
         })
         .await
@@ -184,11 +191,11 @@ impl Manager {
         for uid in uids {
             let Some(known) = self.shared.pods.lock().get(&uid).cloned() else { continue };
             let snapshot = match &*known.state.lock() {
-                State::Here { pod, allocatable } => Some((pod.clone(), *allocatable)),
+                State::Here(pod) => Some(pod.clone()),
                 State::Gone => None,
             };
-            let Some((pod, allocatable)) = snapshot.filter(|(pod, _)| !meta::uid(pod).is_empty()) else { continue };
-            if let Err(error) = Box::pin(self.write(&pod, allocatable, known)).await {
+            let Some(pod) = snapshot.filter(|pod| !meta::uid(pod).is_empty()) else { continue };
+            if let Err(error) = Box::pin(self.write(&pod, known)).await {
                 failed = true;
                 tracing::warn!(ns = meta::namespace(&pod), name = meta::name(&pod), uid, %error, "volumes not brought up to date");
             }
@@ -214,7 +221,7 @@ impl PodVolumes {
 
 impl State {
     fn fresh() -> Self {
-        State::Here { pod: Box::default(), allocatable: Allocatable::default() }
+        State::Here(Box::default())
     }
 }
 
@@ -274,7 +281,7 @@ mod tests {
             serde_json::from_str(&format!(r#"{{"metadata":{{"name":"c","namespace":"default"}},"data":{{"k":"{value}"}}}}"#)).unwrap()
         };
         manager.objects().set(&p, "c", Object::ConfigMap(Arc::new(map("one"))));
-        let volumes = manager.prepare(&p, Allocatable::default()).await.unwrap();
+        let volumes = manager.prepare(&p).await.unwrap();
         let file = volumes.get("v").unwrap().path.join("k");
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "one");
         assert!(volumes.get("v").unwrap().read_only);
@@ -297,7 +304,7 @@ mod tests {
             r#"{"containers":[{"name":"a"}],"volumes":[{"name":"v","configMap":{"name":"c"}},{"name":"n","nfs":{"server":"s","path":"/"}}]}"#,
         );
         manager.objects().set(&p, "c", Object::Missing);
-        let Err(Error::SetUp(lines)) = manager.prepare(&p, Allocatable::default()).await else { panic!("prepared") };
+        let Err(Error::SetUp(lines)) = manager.prepare(&p).await else { panic!("prepared") };
         assert_eq!(lines[0], r#"MountVolume.SetUp failed for volume "v" : configmap "c" not found"#);
         assert_eq!(lines[1], r#"MountVolume.SetUp failed for volume "n" : volumes of type "nfs" are not supported"#);
     }

@@ -10,7 +10,7 @@ use std::{
 
 use api::k8s::api::core::v1::{Container, VolumeMount};
 
-use super::{Error, Hostname, expand::expand, hosts, pod_directory, subpath};
+use super::{ConfigError, Hostname, expand::expand, hosts, pod_directory, subpath};
 use crate::{context::PodContext, env::Environment, meta, volumes::Mounted};
 
 const ETC_HOSTS: &str = "/etc/hosts";
@@ -18,8 +18,8 @@ const ETC_HOSTS: &str = "/etc/hosts";
 /// All mounts of one container, made ready on the host.
 ///
 /// # Errors
-/// [`Error`] in upstream's words.
-pub fn of(cx: &PodContext, container: &Container, environment: &Environment) -> Result<Vec<cri::Mount>, Error> {
+/// [`ConfigError`] in upstream's words.
+pub fn of(cx: &PodContext, container: &Container, environment: &Environment) -> Result<Vec<cri::Mount>, ConfigError> {
     let listed = container.volume_mounts.as_deref().unwrap_or_default();
     let mut mounts = Vec::with_capacity(listed.len() + 2);
     for (index, mount) in listed.iter().enumerate() {
@@ -41,17 +41,17 @@ fn volume(
     mount: &VolumeMount,
     index: usize,
     environment: &Environment,
-) -> Result<cri::Mount, Error> {
+) -> Result<cri::Mount, ConfigError> {
     let found = cx.volumes.as_ref().and_then(|v| v.get(&mount.name));
-    let missing = || Error::Refused(format!("cannot find volume {:?} to mount into container {:?}", mount.name, container.name));
+    let missing = || ConfigError::Refused(format!("cannot find volume {:?} to mount into container {:?}", mount.name, container.name));
     let found = found.ok_or_else(missing)?;
-    let sub = sub_path(mount, environment).map_err(Error::Refused)?;
+    let sub = sub_path(mount, environment).map_err(ConfigError::Refused)?;
     let host_path = match sub {
         None => found.path.clone(),
         Some(sub) => bind_sub_path(cx, container, mount, index, found, &sub)?,
     };
     if mount.recursive_read_only.as_deref() == Some("Enabled") {
-        return Err(Error::Refused(format!(
+        return Err(ConfigError::Refused(format!(
             "failed to resolve recursive read-only mode: volume {:?} requested recursive read-only mode, but it is not supported by the runtime",
             mount.name
         )));
@@ -60,7 +60,7 @@ fn volume(
         container_path: absolute(&mount.mount_path),
         host_path: host_path.display().to_string(),
         readonly: mount.read_only == Some(true) || found.read_only,
-        propagation: propagation(mount.mount_propagation.as_deref()).map_err(Error::Refused)? as i32,
+        propagation: propagation(mount.mount_propagation.as_deref()).map_err(ConfigError::Refused)? as i32,
         ..cri::Mount::default()
     })
 }
@@ -101,32 +101,32 @@ fn bind_sub_path(
     index: usize,
     volume: &Mounted,
     sub: &str,
-) -> Result<PathBuf, Error> {
+) -> Result<PathBuf, ConfigError> {
     let pod_dir = pod_directory(&cx.node.root_dir, meta::uid(&cx.pod));
     let target = pod_dir.join("volume-subpaths").join(&mount.name).join(&container.name).join(index.to_string());
     subpath::bind(&volume.path, sub, &target).map_err(|error| {
         // As upstream: what exactly failed would tell the pod's author about the host's files.
         tracing::warn!(ns = meta::namespace(&cx.pod), name = meta::name(&cx.pod), volume = mount.name, %error, "subPath refused");
         let verb = if error.making { "create subPath directory" } else { "prepare subPath" };
-        Error::Refused(format!("failed to {verb} for volumeMount {:?} of container {:?}", mount.name, container.name))
+        ConfigError::Refused(format!("failed to {verb} for volumeMount {:?} of container {:?}", mount.name, container.name))
     })?;
     Ok(target)
 }
 
-fn hosts_file(cx: &PodContext) -> Result<cri::Mount, Error> {
-    let name = Hostname::of(&cx.pod, &cx.node.cluster_domain).map_err(Error::Refused)?;
+fn hosts_file(cx: &PodContext) -> Result<cri::Mount, ConfigError> {
+    let name = Hostname::of(&cx.pod, &cx.node.cluster_domain).map_err(ConfigError::Refused)?;
     let dir = pod_directory(&cx.node.root_dir, meta::uid(&cx.pod));
     let path = dir.join("etc-hosts");
     let write = || {
         fs::create_dir_all(&dir)?;
         hosts::write(&path, &cx.pod, &cx.pod_ips, &name)
     };
-    write().map_err(|source| Error::File { what: format!("write {}", path.display()), source })?;
+    write().map_err(|source| ConfigError::File { what: format!("write {}", path.display()), source })?;
     Ok(bound(&path, ETC_HOSTS))
 }
 
 /// A file of its own for each attempt, which any user in the container may write.
-fn termination_log(cx: &PodContext, container: &Container, at: &str) -> Result<cri::Mount, Error> {
+fn termination_log(cx: &PodContext, container: &Container, at: &str) -> Result<cri::Mount, ConfigError> {
     let dir = pod_directory(&cx.node.root_dir, meta::uid(&cx.pod)).join("containers").join(&container.name);
     let path = dir.join(format!("{:08x}", rand::random::<u32>()));
     let make = || {
@@ -134,7 +134,7 @@ fn termination_log(cx: &PodContext, container: &Container, at: &str) -> Result<c
         fs::File::create(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666))
     };
-    make().map_err(|source| Error::File { what: format!("create termination log {}", path.display()), source })?;
+    make().map_err(|source| ConfigError::File { what: format!("create termination log {}", path.display()), source })?;
     Ok(bound(&path, &absolute(at)))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Source: `pkg/apis/core/v1/helper/qos/qos.go`, `pkg/kubelet/qos/policy.go`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use api::{
     k8s::{
@@ -67,6 +67,17 @@ impl QosClass {
         }
         classify(&requests, &limits, both_limited)
     }
+}
+
+impl fmt::Display for QosClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// The class the API server wrote, else the computed one.
+pub fn class(pod: &Pod) -> QosClass {
+    QosClass::of(pod)
 }
 
 /// The kernel's `oom_score_adj` of a container. `memory_capacity` is the node's memory in bytes.

@@ -6,68 +6,53 @@ use std::{collections::HashMap, fs};
 
 use api::k8s::api::core::v1::{Container, Pod};
 
-use super::{Error, Hostname, Limits, annotations, log_directory, runtime_resources, security};
+use super::{ConfigError, Hostname, Limits, runtime_resources, security};
 use crate::{
     cgroups,
-    context::{Attempt, NodeContext, PodContext},
+    context::{NodeContext, PodContext},
     dns_config::{self, Dns},
     meta,
 };
 
-/// A sandbox's config, with Warning events (reason, message) that are to be told on the pod.
-#[derive(Clone, Debug, Default)]
-pub struct Sandbox {
-    pub config: cri::PodSandboxConfig,
-    pub warnings: Vec<(&'static str, String)>,
-}
-
-/// The config of a pod's sandbox. Makes its log directory.
+/// The config of a pod's sandbox, but for what names it (metadata, labels, annotations, log directory: [`crate::labels`]).
 ///
 /// # Errors
-/// [`Error`] in upstream's words (`CreatePodSandboxConfig` fails with it).
-pub fn sandbox(cx: &PodContext, attempt: Attempt) -> Result<Sandbox, Error> {
+/// [`ConfigError`] in upstream's words (`CreatePodSandboxConfig` fails with it).
+pub fn sandbox(cx: &PodContext) -> Result<cri::PodSandboxConfig, ConfigError> {
     let pod = &*cx.pod;
-    let formed = dns(&cx.node, pod)?;
-    let log_directory = log_directory(&cx.node.log_dir, pod);
-    fs::create_dir_all(&log_directory)
-        .map_err(|source| Error::File { what: format!("create pod log directory {}", log_directory.display()), source })?;
-    let config = cri::PodSandboxConfig {
-        metadata: Some(cri::PodSandboxMetadata {
-            name: meta::name(pod).into(),
-            namespace: meta::namespace(pod).into(),
-            uid: meta::uid(pod).into(),
-            attempt: attempt.0,
-        }),
+    let Dns { servers, searches, options } = dns(&cx.node, pod)?.dns;
+    Ok(cri::PodSandboxConfig {
         hostname: hostname(&cx.node, pod)?,
-        log_directory: log_directory.display().to_string(),
-        dns_config: Some(cri::DnsConfig { servers: formed.dns.servers, searches: formed.dns.searches, options: formed.dns.options }),
+        dns_config: Some(cri::DnsConfig { servers, searches, options }),
         port_mappings: meta::spec(pod).map(|s| s.containers.iter().flat_map(port_mappings).collect()).unwrap_or_default(),
-        labels: annotations::pod_labels(pod),
-        annotations: annotations::pod_annotations(pod),
         linux: Some(linux(cx)?),
         ..cri::PodSandboxConfig::default()
-    };
-    Ok(Sandbox { config, warnings: formed.warnings })
+    })
 }
 
-fn dns(node: &NodeContext, pod: &Pod) -> Result<dns_config::Formed, Error> {
+/// What of the pod's DNS configuration had to be left out: reason and message of Warning events on the pod.
+pub fn dns_warnings(cx: &PodContext) -> Vec<(&'static str, String)> {
+    dns(&cx.node, &cx.pod).map(|formed| formed.warnings).unwrap_or_default()
+}
+
+fn dns(node: &NodeContext, pod: &Pod) -> Result<dns_config::Formed, ConfigError> {
     let host = if node.resolv_conf.as_os_str().is_empty() {
         None
     } else {
         let what = || format!("resolv.conf {}", node.resolv_conf.display());
-        Some(Dns::parse(&fs::read_to_string(&node.resolv_conf).map_err(|source| Error::File { what: what(), source })?))
+        Some(Dns::parse(&fs::read_to_string(&node.resolv_conf).map_err(|source| ConfigError::File { what: what(), source })?))
     };
     let cluster_dns = node.cluster_dns.iter().map(ToString::to_string).collect();
     Ok(dns_config::for_pod(&dns_config::Node { host, cluster_dns, cluster_domain: node.cluster_domain.clone() }, pod))
 }
 
 /// Empty on the node's network: the node's own name is kept.
-fn hostname(node: &NodeContext, pod: &Pod) -> Result<String, Error> {
+fn hostname(node: &NodeContext, pod: &Pod) -> Result<String, ConfigError> {
     if meta::host_network(pod) {
         return Ok(String::new());
     }
     let name = Hostname::of(pod, &node.cluster_domain).and_then(|name| name.for_kernel(pod));
-    name.map_err(Error::Refused)
+    name.map_err(ConfigError::Refused)
 }
 
 fn port_mappings(container: &Container) -> Vec<cri::PortMapping> {
@@ -86,13 +71,13 @@ fn port_mappings(container: &Container) -> Vec<cri::PortMapping> {
     ports.iter().map(one).collect()
 }
 
-fn linux(cx: &PodContext) -> Result<cri::LinuxPodSandboxConfig, Error> {
+fn linux(cx: &PodContext) -> Result<cri::LinuxPodSandboxConfig, ConfigError> {
     let pod = &*cx.pod;
     let sysctls = meta::spec(pod).and_then(|s| s.security_context.as_ref()).and_then(|s| s.sysctls.as_ref());
     let sysctls: HashMap<String, String> = sysctls.into_iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect();
     Ok(cri::LinuxPodSandboxConfig {
         cgroup_parent: cgroups::parent(&cx.node.cgroup_root, pod),
-        security_context: Some(security::of_sandbox(pod).map_err(Error::Refused)?),
+        security_context: Some(security::of_sandbox(pod).map_err(ConfigError::Refused)?),
         sysctls,
         resources: Some(runtime_resources(Limits::of_pod(pod), cx.node.cpu_cfs_quota)),
         ..cri::LinuxPodSandboxConfig::default()
@@ -106,7 +91,7 @@ mod tests {
 
     fn made(spec: &str) -> cri::PodSandboxConfig {
         let dir = tempfile::tempdir().unwrap();
-        sandbox(&context(pod(spec), dir.path()), Attempt(1)).unwrap().config
+        sandbox(&context(pod(spec), dir.path())).unwrap()
     }
 
     #[test]
@@ -117,11 +102,9 @@ mod tests {
             "securityContext":{"sysctls":[{"name":"net.x","value":"1"}],"fsGroup":7,"supplementalGroups":[8],"runAsUser":5}}"#,
         );
         assert_eq!(got.hostname, "web");
-        assert!(got.log_directory.ends_with("/logs/default_web_u1"));
         assert_eq!(got.dns_config.unwrap().searches[0], "default.svc.cluster.local");
         assert_eq!(got.port_mappings[0].host_port, 5353);
         assert_eq!(got.port_mappings[0].protocol, cri::Protocol::Udp as i32);
-        assert_eq!(got.labels["io.kubernetes.pod.uid"], "u1");
         let linux = got.linux.unwrap();
         assert_eq!(linux.cgroup_parent, "/kubepods/besteffort/podu1");
         assert_eq!(linux.sysctls["net.x"], "1");

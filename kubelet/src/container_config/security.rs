@@ -9,7 +9,6 @@ use api::k8s::api::core::v1::{
 };
 use cri::security_profile::ProfileType;
 
-use super::Image;
 use crate::{context::NodeContext, meta};
 
 const MASKED: [&str; 12] = [
@@ -55,7 +54,7 @@ pub fn of_container(
     node: &NodeContext,
     pod: &Pod,
     container: &Container,
-    image: &Image,
+    image: &cri::Image,
 ) -> Result<cri::LinuxContainerSecurityContext, String> {
     let of_pod = meta::spec(pod).and_then(|s| s.security_context.as_ref());
     let own = effective(of_pod, container.security_context.as_ref());
@@ -85,7 +84,7 @@ pub fn of_container(
 ///
 /// # Errors
 /// Upstream's words.
-pub fn verify_non_root(pod: &Pod, container: &Container, image: &Image) -> Result<(), String> {
+pub fn verify_non_root(pod: &Pod, container: &Container, image: &cri::Image) -> Result<(), String> {
     let of_pod = meta::spec(pod).and_then(|s| s.security_context.as_ref());
     let own = effective(of_pod, container.security_context.as_ref());
     if own.run_as_non_root != Some(true) {
@@ -131,8 +130,8 @@ fn effective(pod: Option<&PodSecurityContext>, container: Option<&SecurityContex
 }
 
 /// An image that names no user runs as root.
-fn image_uid(image: &Image) -> Option<i64> {
-    image.uid.or_else(|| image.username.is_empty().then_some(0))
+fn image_uid(image: &cri::Image) -> Option<i64> {
+    image.uid.as_ref().map(|uid| uid.value).or_else(|| image.username.is_empty().then_some(0))
 }
 
 fn namespaces(pod: &Pod) -> Result<cri::NamespaceOption, String> {
@@ -235,7 +234,7 @@ mod tests {
     use super::*;
     use crate::container_config::testing::{context, pod};
 
-    fn of(spec: &str, image: &Image) -> cri::LinuxContainerSecurityContext {
+    fn of(spec: &str, image: &cri::Image) -> cri::LinuxContainerSecurityContext {
         let dir = tempfile::tempdir().unwrap();
         let p = pod(spec);
         let first = p.spec.as_ref().unwrap().containers[0].clone();
@@ -248,7 +247,7 @@ mod tests {
             r#"{"securityContext":{"runAsUser":1,"runAsGroup":2,"fsGroup":3,"seccompProfile":{"type":"RuntimeDefault"}},
             "containers":[{"name":"a","securityContext":{"runAsUser":9,"privileged":true,"readOnlyRootFilesystem":true,
             "allowPrivilegeEscalation":false,"capabilities":{"add":["NET_ADMIN"],"drop":["ALL"]},"procMount":"Unmasked"}}]}"#,
-            &Image::default(),
+            &cri::Image::default(),
         );
         assert_eq!((got.run_as_user.unwrap().value, got.run_as_group.unwrap().value), (9, 2));
         assert!(got.privileged && got.readonly_rootfs && got.no_new_privs);
@@ -261,10 +260,10 @@ mod tests {
     #[test]
     fn the_image_names_the_user_where_nobody_else_does() {
         let plain = r#"{"containers":[{"name":"a"}]}"#;
-        let named = of(plain, &Image { username: "nginx".into(), ..Image::default() });
+        let named = of(plain, &cri::Image { username: "nginx".into(), ..cri::Image::default() });
         assert_eq!((named.run_as_user, named.run_as_username.as_str()), (None, "nginx"));
-        assert_eq!(of(plain, &Image { uid: Some(7), ..Image::default() }).run_as_user.unwrap().value, 7);
-        let root = of(plain, &Image::default());
+        assert_eq!(of(plain, &cri::Image { uid: Some(int64(7)), ..cri::Image::default() }).run_as_user.unwrap().value, 7);
+        let root = of(plain, &cri::Image::default());
         assert_eq!(root.run_as_user.unwrap().value, 0);
         assert!(root.masked_paths.contains(&"/proc/kcore".to_owned()));
         assert_eq!(root.seccomp.unwrap().profile_type, ProfileType::Unconfined as i32);
@@ -275,14 +274,14 @@ mod tests {
     fn non_root_is_verified() {
         let strict = pod(r#"{"securityContext":{"runAsNonRoot":true},"containers":[{"name":"a"}]}"#);
         let c = &strict.spec.as_ref().unwrap().containers[0];
-        let check = |image: Image| verify_non_root(&strict, c, &image);
-        assert!(check(Image { uid: Some(5), ..Image::default() }).is_ok());
-        assert!(check(Image::default()).unwrap_err().starts_with("container has runAsNonRoot and image will run as root"));
-        let named = check(Image { username: "www".into(), ..Image::default() }).unwrap_err();
+        let check = |image: cri::Image| verify_non_root(&strict, c, &image);
+        assert!(check(cri::Image { uid: Some(int64(5)), ..cri::Image::default() }).is_ok());
+        assert!(check(cri::Image::default()).unwrap_err().starts_with("container has runAsNonRoot and image will run as root"));
+        let named = check(cri::Image { username: "www".into(), ..cri::Image::default() }).unwrap_err();
         assert!(named.starts_with("container has runAsNonRoot and image has non-numeric user (www)"));
         let zero = pod(r#"{"containers":[{"name":"a","securityContext":{"runAsNonRoot":true,"runAsUser":0}}]}"#);
         let c = &zero.spec.as_ref().unwrap().containers[0];
-        assert!(verify_non_root(&zero, c, &Image::default()).unwrap_err().contains("breaks non-root policy"));
+        assert!(verify_non_root(&zero, c, &cri::Image::default()).unwrap_err().contains("breaks non-root policy"));
     }
 
     #[test]

@@ -178,6 +178,9 @@ fn the_dns_address_answers_pods_and_the_node_beside_a_service_without_endpoints(
     let street = Street::new(1);
     street.serve("kube-dns", json!({"clusterIP": "10.96.0.10", "ports": [{"port": 53, "protocol": "UDP"}]}), "UDP", &[]);
     street.sync().once();
+    // As firewalls are: all is refused but what comes from the node itself.
+    netns::must(street.node.command("iptables").args(["-P", "INPUT", "DROP"]));
+    netns::must(street.node.command("iptables").args(["-A", "INPUT", "-i", "lo", "-j", "ACCEPT"]));
     let (started, ready) = std::sync::mpsc::channel();
     let name = street.node.path();
     // The server lives until the test's process ends.

@@ -47,7 +47,8 @@ pub struct Sync {
 
 impl Sync {
     pub fn new(world: World, node: Arc<RwLock<Node>>, cluster_cidr: Option<Ipv4Net>, group: Group) -> Self {
-        let rules = Rules::new(Site { cluster_cidr, node_ips: Vec::new() });
+        let answered_here = node.read().answered_here.clone();
+        let rules = Rules::new(Site { cluster_cidr, node_ips: Vec::new(), answered_here });
         Self { world, node, rules, udp: HashMap::new(), group, unknown: true }
     }
 

@@ -12,7 +12,7 @@ use super::{
     ipam::Range,
     leases::Held,
     link::{self, End, Net, mac_of, mac_text},
-    spec::{Command, Fault, Made, Owner, Request},
+    spec::{Command, Fault, Made, Owner, PortMapping, Request},
 };
 use crate::sysctl;
 
@@ -20,7 +20,7 @@ use crate::sysctl;
 pub async fn add(request: &Request, group: &Group) -> Result<Value, Fault> {
     let range = Range::of(&request.conf.ipam)?;
     let ports = hostport::checked(&request.conf.runtime_config.port_mappings)?;
-    let address = lease(request, range, &ports)?;
+    let address = lease(request, range, &ports).await?;
     match attach(request, range, address, group).await {
         Ok(made) => Ok(made.result(&request.conf.cni_version)),
         Err(fault) => {
@@ -79,12 +79,13 @@ pub fn host_name(owner: &Owner) -> String {
     format!("veth{}", hex(&digest(owner)[..4]))
 }
 
-fn lease(request: &Request, range: Range, ports: &[super::spec::PortMapping]) -> Result<Ipv4Addr, Fault> {
+async fn lease(request: &Request, range: Range, ports: &[PortMapping]) -> Result<Ipv4Addr, Fault> {
     let mut held = Held::open(&request.conf)?;
     let address = held.leases.take(range, &request.owner, ports)?;
     held.save()?;
     if !ports.is_empty() {
-        hostport::sync(&held.leases, range.subnet)?;
+        hostport::sync(&held.leases, range.subnet).await?;
+        hostport::forget_flows(ports).await;
     }
     Ok(address)
 }
@@ -140,8 +141,8 @@ async fn release(request: &Request, net: &Net, owner: &Owner) -> Result<(), Faul
     if lease.ports.is_empty() {
         return Ok(());
     }
-    hostport::sync(&held.leases, Range::of(&request.conf.ipam)?.subnet)?;
-    hostport::forget_flows(&lease.ports);
+    hostport::sync(&held.leases, Range::of(&request.conf.ipam)?.subnet).await?;
+    hostport::forget_flows(&lease.ports).await;
     Ok(())
 }
 

@@ -1,16 +1,15 @@
-//! The node's pod network -> the file that a container runtime reads, and the plugin's names in its directory.
+//! The node's pod network -> the file that a container runtime reads.
 
 use std::{
     fs, io,
     net::Ipv4Addr,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
 use ipnet::Ipv4Net;
 use serde_json::json;
 
-use super::{BRIDGE, LOOPBACK, PLUGIN};
+use super::{BRIDGE, PLUGIN};
 
 const FILE: &str = "10-skiff.conflist";
 
@@ -54,28 +53,6 @@ pub fn write_conflist(dir: &Path, network: &NetworkConfig) -> io::Result<PathBuf
     Ok(path)
 }
 
-/// Makes `bin_dir` (the runtime's `bin_dir`) name `exe` as our plugin and as `loopback`, which containerd wants for every sandbox.
-///
-/// # Errors
-/// What the file system says.
-pub fn link_plugins(bin_dir: &Path, exe: &Path) -> io::Result<()> {
-    fs::create_dir_all(bin_dir)?;
-    for name in [PLUGIN, LOOPBACK] {
-        let path = bin_dir.join(name);
-        if fs::read_link(&path).is_ok_and(|target| target == exe) {
-            continue;
-        }
-        let fresh = bin_dir.join(format!(".{name}.new"));
-        match fs::remove_file(&fresh) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        symlink(exe, &fresh)?;
-        fs::rename(&fresh, &path)?;
-    }
-    Ok(())
-}
-
 fn text(network: &NetworkConfig) -> String {
     let mut ipam = json!({"type": PLUGIN, "subnet": network.pod_cidr.to_string(), "dataDir": network.data_dir});
     if let Some(gateway) = network.gateway {
@@ -92,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_file_and_the_names_are_written_twice_without_harm() {
+    fn the_file_is_written_twice_without_harm() {
         let dir = tempfile::tempdir().unwrap();
         let network = NetworkConfig::new("10.244.0.0/24".parse().unwrap(), Path::new("/var/lib/x"));
         for _ in 0..2 {
@@ -100,8 +77,6 @@ mod tests {
             let read: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
             assert_eq!(read["plugins"][0]["ipam"]["subnet"], "10.244.0.0/24");
             assert_eq!(read["plugins"][0]["capabilities"]["portMappings"], true);
-            link_plugins(&dir.path().join("bin"), Path::new("/bin/true")).unwrap();
         }
-        assert_eq!(fs::read_link(dir.path().join("bin/loopback")).unwrap(), Path::new("/bin/true"));
     }
 }

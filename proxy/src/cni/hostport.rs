@@ -1,10 +1,6 @@
 //! Leases with port mappings -> DNAT rules: the whole of our chains is written from the leases, so that nothing is ever left over.
 
-use std::{
-    io::Write,
-    net::Ipv4Addr,
-    process::{Command, Stdio},
-};
+use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
@@ -12,6 +8,7 @@ use super::{
     ipam::Leases,
     spec::{Fault, PortMapping},
 };
+use crate::iptables::exec::{restore, run};
 
 /// Destination NAT of host ports.
 pub const CHAIN: &str = "SKIFF-HOSTPORTS";
@@ -19,7 +16,6 @@ pub const CHAIN: &str = "SKIFF-HOSTPORTS";
 pub const MASQ_CHAIN: &str = "SKIFF-HOSTPORTS-MASQ";
 /// The mark upstream's portmap plugin uses.
 const MARK: &str = "0x2000/0x2000";
-const BUSY_SECONDS: &str = "10";
 
 /// Jumps into our chains, as iptables-save prints them.
 const JUMPS: [(&str, &str); 3] = [
@@ -38,16 +34,18 @@ pub fn checked(mappings: &[PortMapping]) -> Result<Vec<PortMapping>, Fault> {
 }
 
 /// Makes the rules what the leases say.
-pub fn sync(leases: &Leases, subnet: Ipv4Net) -> Result<(), Fault> {
-    let saved = run("iptables-save", &["-t", "nat"], "")?;
-    run("iptables-restore", &["--noflush", "-w", BUSY_SECONDS], &script(leases, subnet, &saved)).map(drop)
+pub async fn sync(leases: &Leases, subnet: Ipv4Net) -> Result<(), Fault> {
+    let failed = |e| Fault::io("map the host's ports", &e);
+    let saved = run("iptables-save", &["-t", "nat"], "").await.map_err(failed)?;
+    restore(&script(leases, subnet, &saved)).await.map_err(failed)
 }
 
-/// UDP flows have no end of their own: without this a peer would go on talking to the old pod. Nothing to do where there is none.
-pub fn forget_flows(ports: &[PortMapping]) {
+/// UDP flows have no end of their own: without this a peer would go on talking to the old pod, or to nobody. Nothing to do where there
+/// is none.
+pub async fn forget_flows(ports: &[PortMapping]) {
     for port in ports.iter().filter(|p| p.protocol == "udp") {
         let host_port = port.host_port.to_string();
-        let _ = run("conntrack", &["-D", "-p", "udp", "--orig-port-dst", &host_port], "");
+        let _ = run("conntrack", &["-D", "-p", "udp", "--orig-port-dst", &host_port], "").await;
     }
 }
 
@@ -97,20 +95,6 @@ fn rules(address: Ipv4Addr, port: &PortMapping, subnet: Ipv4Net) -> String {
     let mut text: String = local.iter().map(|from| format!("{} -j MARK --set-xmark {MARK}\n", select(from))).collect();
     text.push_str(&format!("{} -j DNAT --to-destination {address}:{container_port}\n", select("")));
     text
-}
-
-fn run(program: &str, args: &[&str], input: &str) -> Result<String, Fault> {
-    let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|e| Fault::io(&format!("run {program}"), &e))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes()).map_err(|e| Fault::io(&format!("write to {program}"), &e))?;
-    }
-    let output = child.wait_with_output().map_err(|e| Fault::io(&format!("run {program}"), &e))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    Err(Fault::io(&format!("run {program}"), &String::from_utf8_lossy(&output.stderr).trim()))
 }
 
 #[cfg(test)]

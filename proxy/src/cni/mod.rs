@@ -2,7 +2,7 @@
 //!
 //! Source: CNI specification 1.1.0. One plugin does what upstream splits into `bridge`, `host-local`, `portmap` and `loopback`.
 
-use std::{io::Write, path::Path, process::ExitCode};
+use std::{io::Write, path::Path, process::ExitCode, time::Duration};
 
 mod attach;
 mod check;
@@ -13,7 +13,7 @@ mod leases;
 pub(crate) mod link;
 mod spec;
 
-pub use conflist::{NetworkConfig, link_plugins, write_conflist};
+pub use conflist::{NetworkConfig, write_conflist};
 use spec::{Command, Fault, Request};
 
 /// The name under which the binary is our plugin.
@@ -22,6 +22,9 @@ pub const PLUGIN: &str = "skiff-cni";
 pub const LOOPBACK: &str = "loopback";
 /// The bridge that pods hang on where the configuration names none.
 pub const BRIDGE: &str = "skiff0";
+
+/// More than any command takes: rules may have to wait for other writers.
+const BOUND: Duration = Duration::from_secs(90);
 
 /// Whether a program called as `argv0` is to be [`main_cni`].
 pub fn is_plugin_name(argv0: &str) -> bool {
@@ -51,9 +54,9 @@ fn run(request: &Request) -> Result<Option<serde_json::Value>, Fault> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| Fault::io("start the plugin", &e))?;
     let group = api::task::Group::new();
     runtime.block_on(async {
-        let done = dispatch(request, &group).await;
+        let done = tokio::time::timeout(BOUND, dispatch(request, &group)).await;
         group.stop();
-        done
+        done.unwrap_or_else(|_| Err(Fault::new(11, format!("not done after {} s", BOUND.as_secs()), "")))
     })
 }
 

@@ -29,7 +29,7 @@ pub struct Jump {
 const NEW: &str = "-m conntrack --ctstate NEW";
 
 /// All jumps. Those that are inserted come to stand in the reverse of this order.
-pub const JUMPS: [Jump; 16] = [
+pub const JUMPS: [Jump; 17] = [
     jump(Table::Filter, "INPUT", "KUBE-EXTERNAL-SERVICES", NEW, Place::First),
     jump(Table::Filter, "FORWARD", "KUBE-EXTERNAL-SERVICES", NEW, Place::First),
     jump(Table::Filter, "INPUT", "KUBE-NODEPORTS", "", Place::First),
@@ -41,6 +41,7 @@ pub const JUMPS: [Jump; 16] = [
     jump(Table::Filter, "FORWARD", "KUBE-PROXY-FIREWALL", NEW, Place::First),
     jump(Table::Filter, "INPUT", "KUBE-FIREWALL", "", Place::First),
     jump(Table::Filter, "OUTPUT", "KUBE-FIREWALL", "", Place::First),
+    jump(Table::Filter, "INPUT", "SKIFF-INPUT", "", Place::First),
     jump(Table::Filter, "FORWARD", "SKIFF-FORWARD", "", Place::Last),
     jump(Table::Nat, "OUTPUT", "KUBE-SERVICES", "", Place::First),
     jump(Table::Nat, "PREROUTING", "KUBE-SERVICES", "", Place::First),
@@ -96,6 +97,7 @@ pub fn fixed(site: &Site) -> Vec<(Table, &'static str, Vec<String>)> {
                 "-m comment --comment \"block incoming localnet connections\" -d 127.0.0.0/8 ! -s 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
             ]),
         ),
+        (Table::Filter, "SKIFF-INPUT", dns(site)),
         (Table::Filter, "SKIFF-FORWARD", through),
         (
             Table::Nat,
@@ -121,6 +123,12 @@ fn pod_network(site: &Site) -> (Vec<String>, Vec<String>) {
         format!("-m comment --comment \"pod traffic that leaves the cluster\" -s {cidr} -j MASQUERADE --random-fully"),
     ];
     (out, vec![format!("-s {cidr} -j ACCEPT"), format!("-d {cidr} -j ACCEPT")])
+}
+
+/// Elsewhere DNS is a pod, and a firewall of the node does not stand before it.
+fn dns(site: &Site) -> Vec<String> {
+    let rule = |ip, protocol| format!("-d {ip}/32 -p {protocol} -m {protocol} --dport 53 -j ACCEPT");
+    site.answered_here.iter().flat_map(|ip| [rule(ip, "udp"), rule(ip, "tcp")]).collect()
 }
 
 const fn jump(table: Table, from: &'static str, to: &'static str, when: &'static str, place: Place) -> Jump {

@@ -1,6 +1,9 @@
 //! Portals of one service -> its share of the rules. Pure. Source of the rules: upstream `pkg/proxy/iptables/proxier.go`.
 
-use std::{collections::BTreeMap, net::SocketAddrV4};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddrV4},
+};
 
 use ipnet::Ipv4Net;
 
@@ -19,11 +22,13 @@ pub enum Shared {
 }
 
 /// What of the node the rules speak of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Site {
     pub cluster_cidr: Option<Ipv4Net>,
     /// This node's addresses.
-    pub node_ips: Vec<std::net::Ipv4Addr>,
+    pub node_ips: Vec<Ipv4Addr>,
+    /// Service addresses where this node serves DNS itself.
+    pub answered_here: Vec<Ipv4Addr>,
 }
 
 /// One service's rules: lines for the shared chains, and chains of its own (all in the table nat).
@@ -284,7 +289,8 @@ mod tests {
 
     fn fragment(spec: Value, endpoints: &[&str]) -> Fragment {
         let node = Node { name: "n1".into(), ..Node::default() };
-        let site = Site { cluster_cidr: Some("10.0.0.0/8".parse().unwrap()), node_ips: vec!["192.0.2.2".parse().unwrap()] };
+        let site =
+            Site { cluster_cidr: Some("10.0.0.0/8".parse().unwrap()), node_ips: vec!["192.0.2.2".parse().unwrap()], ..Site::default() };
         let slices = [slice("ns1/svc1", "p80", "TCP", 80, endpoints)];
         Fragment::of(&portals(&service("ns1/svc1", spec), slices.iter(), &node), &site)
     }
@@ -379,7 +385,7 @@ KUBE-SVC-XPGD46QRK7WJZT7O -m comment --comment "ns1/svc1:p80 -> 10.180.0.1:80" -
         let mut service = service("ns1/svc1", spec);
         service.status =
             serde_json::from_value(json!({"loadBalancer": {"ingress": [{"ip": "5.6.7.8"}, {"ip": "5.6.7.9", "ipMode": "Proxy"}]}})).ok();
-        let site = Site { cluster_cidr: None, node_ips: vec!["192.0.2.2".parse().unwrap()] };
+        let site = Site { cluster_cidr: None, node_ips: vec!["192.0.2.2".parse().unwrap()], ..Site::default() };
         let slices = [slice("ns1/svc1", "p80", "TCP", 80, &["10.180.0.1@n1"])];
         let fragment = Fragment::of(&portals(&service, slices.iter(), &Node::default()), &site);
         let firewall = &fragment.chains["KUBE-FW-XPGD46QRK7WJZT7O"];

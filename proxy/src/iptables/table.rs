@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     fn rules() -> Rules {
-        Rules::new(Site { cluster_cidr: Some("10.0.0.0/8".parse().unwrap()), node_ips: Vec::new() })
+        Rules::new(Site { cluster_cidr: Some("10.0.0.0/8".parse().unwrap()), ..Site::default() })
     }
 
     fn fragment(line: &str, chains: &[(&str, &str)]) -> Fragment {

@@ -33,8 +33,7 @@ pub fn run() -> bool {
 
 /// What is lacking, in one sentence with the commands; `None` if nothing is.
 pub fn lacking() -> Option<String> {
-    let lines: Vec<String> =
-        needs().into_iter().filter(|n| !n.met).map(|n| format!("  {}: mend with: {}", n.what, n.mend)).collect();
+    let lines: Vec<String> = needs().into_iter().filter(|n| !n.met).map(|n| format!("  {}: mend with: {}", n.what, n.mend)).collect();
     (!lines.is_empty()).then(|| format!("this machine lacks:\n{}", lines.join("\n")))
 }
 
@@ -48,7 +47,11 @@ fn needs() -> Vec<Need> {
         program("iptables-restore", "iptables-restore", "apt-get install -y iptables"),
         program("conntrack", "conntrack", "apt-get install -y conntrack"),
         Need { what: "overlay file system", met: filesystem("overlay"), mend: "modprobe overlay" },
-        Need { what: "cgroups", met: Path::new("/sys/fs/cgroup").read_dir().is_ok_and(|mut d| d.next().is_some()), mend: "mount /sys/fs/cgroup" },
+        Need {
+            what: "cgroups",
+            met: Path::new("/sys/fs/cgroup").read_dir().is_ok_and(|mut d| d.next().is_some()),
+            mend: "mount /sys/fs/cgroup",
+        },
         Need { what: "network namespaces", met: Path::new("/proc/self/ns/net").exists(), mend: "use a kernel with CONFIG_NET_NS" },
     ]
 }

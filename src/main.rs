@@ -20,12 +20,9 @@ use flags::{Cli, Verb};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The name under which containerd calls this binary as its network plugin.
-pub const CNI_NAME: &str = "skiff-cni";
-
 fn main() -> ExitCode {
-    let called_as = std::env::args_os().next().map(std::path::PathBuf::from);
-    if called_as.as_deref().and_then(|p| p.file_name()).is_some_and(|name| name == CNI_NAME) {
+    // containerd calls us as its network plugins, by the name of a link.
+    if std::env::args().next().is_some_and(|name| proxy::cni::is_plugin_name(&name)) {
         return proxy::cni::main_cni();
     }
     match run() {
@@ -39,7 +36,9 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<ExitCode> {
     let cli = Cli::read(std::env::args_os().collect::<Vec<_>>())?;
-    rustls::crypto::aws_lc_rs::default_provider().install_default().map_err(|_| anyhow::anyhow!("a TLS provider was installed before main"))?;
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("a TLS provider was installed before main"))?;
     match cli.verb {
         Verb::Up(flags) => block_on(&flags.server.common.log_level.clone(), up::run(flags))?,
         Verb::Server(flags) => block_on(&flags.common.log_level.clone(), server::run(flags))?,

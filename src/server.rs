@@ -11,11 +11,17 @@ use anyhow::{Context, bail};
 use api::task::Group;
 use apiserver::{
     certs::{Certs, ServingNames},
+    discovery::Discovery,
     engine::Engine,
+    health::{Health, Latch},
     identity::{Peer, User},
+    metrics::MetricsSite,
+    openapi::OpenApi,
     serve::{self, in_process},
     tls::Tls,
+    version,
 };
+use kinds::auth::{self, OpenId, Tokens};
 use serde_json::Value;
 use store::Store;
 use tokio::{
@@ -23,13 +29,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use crate::{
-    dirs::Dirs,
-    flags::ServerFlags,
-    instance::Instance,
-    kubeconfig,
-    progress::Progress,
-};
+use crate::{dirs::Dirs, flags::ServerFlags, instance::Instance, kubeconfig, progress::Progress};
 
 /// How long an orderly end may take before we go anyway.
 const END_BOUND: Duration = Duration::from_secs(8);
@@ -76,8 +76,11 @@ impl Control {
         let store = open_store(flags, &dirs).await?;
         progress.step(&format!("store ({})", if flags.etcd_servers.is_empty() { &flags.storage_backend } else { "etcd" }));
 
-        let engine = Engine::new(store.clone(), kinds::table(&laws), kinds::gates(&laws, &certs)?, group.clone());
-        kinds::mount(&engine, &laws, &certs)?;
+        let tokens = Arc::new(Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public())?);
+        let gates = auth::gates(&tokens);
+        let engine = Engine::new(store.clone(), kinds::all(&laws, &tokens), gates, group.clone());
+        engine.set_schemas(kinds::schema::shapes());
+        let started = mount(&engine, &tokens, &group, SocketAddr::new(advertised, flags.secure_port));
         engine.ready().await;
         let listener = TcpListener::bind((flags.bind_address, flags.secure_port)).await;
         let listener = listener.with_context(|| format!("port {} of {}", flags.secure_port, flags.bind_address))?;
@@ -90,8 +93,9 @@ impl Control {
         let admin = named(certs.admin_kubeconfig(&format!("https://{address}")));
         kubeconfig::write_private(&dirs.kubeconfig(), &kubeconfig::to_yaml(&admin)?)?;
         let control = Self { group, dirs, certs, admin, address, engine, store, _instance: instance };
-        Box::pin(kinds::bootstrap(&control.engine, &laws, SocketAddr::new(advertised, port))).await?;
-        control.start_loops(flags)?;
+        Box::pin(auth::bootstrap(&control.engine)).await?;
+        started.done();
+        control.start_loops(flags);
         progress.step(&format!("API ready (https://{address})"));
         Ok(control)
     }
@@ -113,7 +117,7 @@ impl Control {
         self.store.close().await;
     }
 
-    fn start_loops(&self, flags: &ServerFlags) -> anyhow::Result<()> {
+    fn start_loops(&self, flags: &ServerFlags) {
         let manager = self.client("system:kube-controller-manager", &[]);
         let caches = client::Caches::new(manager, self.group.clone());
         let config = controllers::Config { cluster_cidr: flags.cluster_cidr, root_ca: self.certs.ca().to_owned() };
@@ -121,9 +125,7 @@ impl Control {
             let account = format!("system:serviceaccount:kube-system:{name}");
             self.client(&account, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
         };
-        controllers::start(&config, &caches, &clients, &self.group)?;
-        scheduler::start(self.client("system:kube-scheduler", &[]), &caches, &self.group);
-        Ok(())
+        controllers::start(&config, &caches, &clients, &self.group);
     }
 }
 
@@ -143,6 +145,19 @@ pub async fn told_to_end(group: &Group) {
             _ = hangup.recv() => {}
         }
     }
+}
+
+/// The paths that are about no resource. The latch is part of `/readyz`.
+fn mount(engine: &Arc<Engine>, tokens: &Arc<Tokens>, group: &Group, advertised: SocketAddr) -> Latch {
+    let health = Health::new(group);
+    let started = health.hook("rbac/bootstrap-roles");
+    engine.mount(health);
+    engine.mount(Arc::new(version::Version));
+    engine.mount(Arc::new(MetricsSite(engine.metrics().clone())));
+    engine.mount(Arc::new(Discovery::default()));
+    engine.mount(Arc::new(OpenApi::new(kinds::schema::DEFINITIONS)));
+    engine.mount(OpenId::new(tokens, &format!("https://{advertised}")));
+    started
 }
 
 async fn open_store(flags: &ServerFlags, dirs: &Dirs) -> anyhow::Result<Arc<dyn Store>> {

@@ -1,7 +1,8 @@
 //! Objects -> who controls them, so that an owner finds its own without a scan.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::Hash,
     sync::Arc,
 };
 
@@ -33,7 +34,7 @@ impl<K: Object> ByController<K> {
             }
             let mut sets = kept.write();
             if let (Some(from), Some(old)) = (from, old) {
-                remove(&mut sets, &from, &own_key(&**old));
+                forget(&mut sets, &from, &own_key(&**old));
             }
             if let (Some(to), Some(new)) = (to, new) {
                 sets.entry(to).or_default().insert(own_key(&**new));
@@ -67,7 +68,54 @@ fn place<K: Object>(object: &K) -> Place {
     }
 }
 
-fn remove(sets: &mut HashMap<Place, BTreeSet<Key>>, place: &Place, key: &Key) {
+/// The objects of one collection by each of their labels: a selector starts from the pair with the fewest.
+pub struct ByLabel<K> {
+    cache: Cache<K>,
+    sets: Arc<RwLock<HashMap<Pair, BTreeSet<Key>>>>,
+}
+
+/// Namespace, label key, label value.
+type Pair = (String, String, String);
+
+impl<K: Object> ByLabel<K> {
+    pub fn new(cache: Cache<K>) -> Self {
+        let sets: Arc<RwLock<HashMap<Pair, BTreeSet<Key>>>> = Arc::default();
+        let kept = sets.clone();
+        cache.on_change(move |old, new| {
+            let labels = |o: Option<&Arc<K>>| o.and_then(|o| o.meta().labels.clone());
+            if old.is_some() && new.is_some() && labels(old) == labels(new) {
+                return;
+            }
+            let mut sets = kept.write();
+            old.into_iter().for_each(|o| pairs(&**o).for_each(|pair| forget(&mut sets, &pair, &own_key(&**o))));
+            for object in new {
+                for pair in pairs(&**object) {
+                    sets.entry(pair).or_default().insert(own_key(&**object));
+                }
+            }
+        });
+        Self { cache, sets }
+    }
+
+    /// Those of the namespace that have all of the labels; none where none are asked for.
+    pub fn having(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Vec<Arc<K>> {
+        let sets = self.sets.read();
+        let of = |(k, v): (&String, &String)| sets.get(&(namespace.to_owned(), k.clone(), v.clone())).map(|set| (set.len(), set));
+        let Some(smallest) = labels.iter().map(of).collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().min_by_key(|(n, _)| *n))
+        else {
+            return Vec::new();
+        };
+        let has_all = |o: &Arc<K>| labels.iter().all(|(k, v)| o.meta().labels.as_ref().and_then(|l| l.get(k)) == Some(v));
+        smallest.1.iter().filter_map(|key| self.cache.get(key)).filter(has_all).collect()
+    }
+}
+
+fn pairs<K: Object>(object: &K) -> impl Iterator<Item = Pair> {
+    let namespace = object.meta().namespace.clone().unwrap_or_default();
+    object.meta().labels.iter().flatten().map(move |(k, v)| (namespace.clone(), k.clone(), v.clone()))
+}
+
+fn forget<P: Eq + Hash>(sets: &mut HashMap<P, BTreeSet<Key>>, place: &P, key: &Key) {
     if let Some(set) = sets.get_mut(place) {
         set.remove(key);
         if set.is_empty() {

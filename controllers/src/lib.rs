@@ -2,6 +2,8 @@
 
 mod catalog;
 mod deployment;
+mod endpoints;
+mod endpointslice;
 mod garbage;
 mod index;
 mod namespace;
@@ -12,6 +14,7 @@ mod replicaset;
 mod replicationcontroller;
 mod root_ca;
 mod serviceaccount;
+mod services;
 
 use api::task::Group;
 use client::{Caches, Recorder, kube};
@@ -45,6 +48,8 @@ const TABLE: &[Row] = &[
     ("replicaset-controller", "replicaset-controller", |s, a, c| s.run(a, c, replicaset::ReplicaSets::new(s.caches))),
     ("replication-controller", "replication-controller", |s, a, c| s.run(a, c, replicationcontroller::Controllers::new(s.caches))),
     ("deployment-controller", "deployment-controller", |s, a, c| s.run(a, c, deployment::Deployments::new(s.caches))),
+    ("endpoint-controller", "endpoint-controller", |s, a, c| s.run(a, c, endpoints::Endpoints::new(s.caches))),
+    ("endpointslice-controller", "endpoint-slice-controller", |s, a, c| s.run(a, c, endpointslice::EndpointSlices::new(s.caches))),
     ("namespace-controller", "namespace-controller", |s, a, c| s.run(a, c, namespace::Namespaces::new(s.caches, (s.clients)(a)))),
     ("generic-garbage-collector", "garbage-collector-controller", |s, a, c| s.run(a, c, garbage::Garbage::new((s.clients)(a), s.group))),
     ("service-account-controller", "serviceaccount-controller", |s, a, c| s.run(a, c, serviceaccount::ServiceAccounts::new(s.caches))),

@@ -119,6 +119,7 @@ fn plain(error: &serde_json::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -205,5 +206,24 @@ mod tests {
     fn an_unreadable_body_is_shown_in_part() {
         let status = unrecognized("Pod", "unexpected end of JSON input", b"abcd");
         assert!(status.message.ends_with("unexpected end of JSON input (61626364)"), "{}", status.message);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_a_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64), text in "[\\[\\]{}:,\"'a0-9.eE\\-+&*!|> \n\\\\tfn]{0,40}") {
+            drop(json(&bytes));
+            drop(yaml(&bytes));
+            drop(yaml(text.as_bytes()));
+            let ours = json(text.as_bytes());
+            prop_assert_eq!(ours.is_ok(), serde_json::from_str::<Value>(&text).is_ok());
+            if let Err(why) = ours {
+                prop_assert!(!why.is_empty());
+            }
+        }
+
+        #[test]
+        fn a_syntax_complaint_comes_only_where_serde_complains(text in "[\\[\\]{}:,\"a0-9.e\\- truefalsn]{0,24}") {
+            prop_assert_eq!(syntax::complaint(text.as_bytes()).is_some(), serde_json::from_str::<Value>(&text).is_err(), "{}", text);
+        }
     }
 }

@@ -53,15 +53,14 @@ fn main() {
     let mut gz = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
     gz.write_all(&text).expect("writing to memory");
     let packed = gz.finish().expect("writing to memory");
-    let table = table::render(&definitions);
+    if let Some(upstream) = std::env::args_os().nth(1) {
+        fs::write(out.join("wire.txt"), wire::render(Path::new(&upstream))).expect("the directory can be written");
+    }
+    let wire = fs::read_to_string(out.join("wire.txt")).expect("there is a wire table; give upstream's checkout to write it");
+    let table = table::render(&definitions, &wire);
     println!("{} definitions, {} bytes described ({} packed), {} bytes bare", definitions.len(), text.len(), packed.len(), table.len());
     fs::write(out.join("definitions.json.gz"), packed).expect("the directory can be written");
     fs::write(out.join("structure.txt"), table).expect("the directory can be written");
-    if let Some(upstream) = std::env::args_os().nth(1) {
-        let wire = wire::render(Path::new(&upstream));
-        println!("{} bytes of field numbers", wire.len());
-        fs::write(out.join("wire.txt"), wire).expect("the directory can be written");
-    }
 }
 
 fn definitions() -> BTreeMap<String, Value> {

@@ -2,6 +2,7 @@
 //!
 //! A definition is a line `=name` (`=name atomic` where it is owned as a whole); then one line per field:
 //! `name type [list-type[:key,key] [patch-strategy[:merge-key]]]`, `-` where one is left out.
+//! `~` before the type: a zero or empty value stands for an absent one (`omitempty`, and no pointer).
 //! Types: `s` string, `b` boolean, `i` int32, `l` int64, `d` double, `y` base64 bytes, `t` time, `u` time with microseconds, `q` quantity,
 //! `o` int or string, `x` any JSON, `@name` another definition, `[T` a list, `{T` a map.
 
@@ -11,16 +12,50 @@ use serde_json::Value;
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 
-pub fn render(definitions: &BTreeMap<String, Value>) -> String {
+pub fn render(definitions: &BTreeMap<String, Value>, wire: &str) -> String {
+    let zeros = Zeros::of(wire);
     let mut out = String::new();
     for (name, definition) in definitions.iter().filter(|(name, _)| leaf(name).is_none()) {
         let atomic = if definition["x-kubernetes-map-type"] == "atomic" { " atomic" } else { "" };
         writeln!(out, "={name}{atomic}").expect("writing to memory");
         for (field, property) in definition["properties"].as_object().into_iter().flatten() {
-            writeln!(out, "{field} {}{}", typ(name, field, property), semantics(property)).expect("writing to memory");
+            let typ = typ(name, field, property);
+            // Objects and types with a form of their own are never left out.
+            let zero = typ.starts_with(['s', 'b', 'i', 'l', 'd', 'y', '[', '{']) && zeros.has(name, field);
+            writeln!(out, "{field} {}{typ}{}", if zero { "~" } else { "" }, semantics(property)).expect("writing to memory");
         }
     }
     out
+}
+
+/// Fields of the wire table (`wire.rs`) that are marked with `z`, and inlined messages.
+struct Zeros<'t> {
+    messages: BTreeMap<&'t str, Vec<&'t str>>,
+}
+
+impl<'t> Zeros<'t> {
+    fn of(wire: &'t str) -> Self {
+        let mut messages: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let mut current = "";
+        for line in wire.lines() {
+            match line.strip_prefix('=') {
+                Some(name) => current = name,
+                None => messages.entry(current).or_default().push(line),
+            }
+        }
+        Self { messages }
+    }
+
+    fn has(&self, message: &str, field: &str) -> bool {
+        self.messages.get(message).into_iter().flatten().any(|line| {
+            let mut words = line.split(' ');
+            match words.next().map(|word| (word, word.strip_prefix('*'))) {
+                Some((_, Some(inner))) => self.has(inner, field),
+                Some((name, None)) => name == field && words.nth(1) == Some("z"),
+                None => false,
+            }
+        })
+    }
 }
 
 /// Types with a JSON form of their own.

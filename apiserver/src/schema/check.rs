@@ -13,7 +13,7 @@ use crate::decode::FieldValidation;
 /// More than these are not reported.
 const STRICT_ERRORS_MAX: usize = 100;
 
-/// Drops unknown fields and nulls from `object` as Go's decoder would, and checks types. `duplicates` are
+/// Drops unknown fields, nulls and zero values that stand for nothing from `object` as Go's decoder would, and checks types. `duplicates` are
 /// the parser's. Returns warnings; fails with 400 for wrong types, and under [`FieldValidation::Strict`] for what else would be a warning.
 pub fn check(schema: &Schema, gvk: &Gvk, object: &mut Value, duplicates: &[String], mode: FieldValidation) -> Result<Vec<String>, Status> {
     let mut walk = Walk { table: &schema.table, duplicates, strict: Vec::new(), fatal: None };
@@ -127,7 +127,7 @@ impl Walk<'_> {
                     return false;
                 }
                 self.value(field.typ, value, &here);
-                true
+                !field.is_absent(value)
             }
             None if definition.open => true,
             None => {
@@ -239,7 +239,7 @@ mod tests {
 
     const LINES: &str = "=x.v1.Pod\napiVersion s\nkind s\nmetadata @x.v1.Meta\nspec @x.v1.PodSpec\n\
         =x.v1.Meta\nname s\nlabels {s\ncreationTimestamp t\n\
-        =x.v1.PodSpec\ncontainers [@x.v1.Container\nseconds l\nlimits {q\nport o\nraw x\nflag b\ndata y\n\
+        =x.v1.PodSpec\ncontainers [@x.v1.Container\nseconds l\nlimits {q\nport o\nraw x\nflag b\nzero ~b\nempty ~[s\ndata y\n\
         =x.v1.Container\nname s\nimage s\nargs [s\nnumber i\n";
 
     fn run(object: &mut Value, mode: FieldValidation) -> Result<Vec<String>, Status> {
@@ -318,7 +318,10 @@ mod tests {
             "metadata": {"creationTimestamp": "2024-01-02T03:04:05Z"},
             "spec": {"limits": {"cpu": 1, "memory": "1Gi"}, "port": "http", "raw": {"a": null}, "data": "aGk=", "flag": true},
         });
+        pod["spec"]["zero"] = false.into();
+        pod["spec"]["empty"] = json!([]);
         run(&mut pod, FieldValidation::Strict).unwrap();
+        assert!(pod["spec"].get("zero").is_none() && pod["spec"].get("empty").is_none());
         assert_eq!(pod["spec"]["limits"], json!({"cpu": "1", "memory": "1Gi"}));
         assert_eq!(pod["spec"]["raw"], json!({"a": null}));
     }

@@ -25,14 +25,14 @@ fn object(table: &mut Table, name: &str, schema: &Value, root: Root) -> u32 {
         .filter(|(field, _)| root == Root::No || !["apiVersion", "kind", "metadata"].contains(&field.as_str()))
         .map(|(field, property)| {
             let typ = typ(table, &format!("{name}.{field}"), property);
-            Field { name: field.clone().into(), typ, semantics: semantics(property) }
+            Field { name: field.clone().into(), typ, absent_if_zero: false, semantics: semantics(property) }
         })
         .collect();
     let embedded = schema["x-kubernetes-embedded-resource"] == true;
     if root == Root::Yes || embedded {
         let own = [("apiVersion", Type::String), ("kind", Type::String), ("metadata", Type::Any)];
         let missing: Vec<_> = own.into_iter().filter(|(own, _)| !fields.iter().any(|f| f.name == *own)).collect();
-        fields.extend(missing.into_iter().map(|(name, typ)| Field { name: name.into(), typ, semantics: None }));
+        fields.extend(missing.into_iter().map(|(name, typ)| Field { name: name.into(), typ, absent_if_zero: false, semantics: None }));
     }
     fields.sort_by(|a, b| a.name.cmp(&b.name));
     let open = schema["x-kubernetes-preserve-unknown-fields"] == true;

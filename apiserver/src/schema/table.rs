@@ -2,7 +2,10 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
+use serde_json::Value;
+
 const ATOMIC: &str = " atomic";
+const ABSENT_IF_ZERO: char = '~';
 
 /// Borrowed from the binary for built-in kinds, owned for custom ones.
 pub type Text = Cow<'static, str>;
@@ -30,6 +33,8 @@ pub struct Definition {
 pub struct Field {
     pub name: Text,
     pub typ: Type,
+    /// A zero or empty value stands for an absent one.
+    pub absent_if_zero: bool,
     pub semantics: Option<Box<Semantics>>,
 }
 
@@ -51,6 +56,21 @@ pub enum Type {
     /// Index of the element's type: see [`Table::element`].
     List(u32),
     Map(u32),
+}
+
+impl Field {
+    /// Whether `value` need not be written: Go's `omitempty`.
+    pub fn is_absent(&self, value: &Value) -> bool {
+        self.absent_if_zero
+            && match value {
+                Value::Bool(value) => !value,
+                Value::Number(number) => number.as_f64() == Some(0.0),
+                Value::String(text) => text.is_empty(),
+                Value::Array(list) => list.is_empty(),
+                Value::Object(map) => map.is_empty(),
+                Value::Null => true,
+            }
+    }
 }
 
 /// How a field's lists and maps merge (`x-kubernetes-list-type` and its kin).
@@ -141,9 +161,10 @@ impl Table {
     fn field(&mut self, line: &'static str, seen: &mut HashMap<&'static str, Type>) -> Field {
         let mut words = line.split(' ');
         let name = words.next().expect("a line has a first word");
-        let typ = self.typ(words.next().expect("a field has a type"), seen);
+        let word = words.next().expect("a field has a type");
+        let typ = self.typ(word.trim_start_matches(ABSENT_IF_ZERO), seen);
         let semantics = semantics(words.next(), words.next());
-        Field { name: name.into(), typ, semantics }
+        Field { name: name.into(), typ, absent_if_zero: word.starts_with(ABSENT_IF_ZERO), semantics }
     }
 
     fn typ(&mut self, word: &'static str, seen: &mut HashMap<&'static str, Type>) -> Type {

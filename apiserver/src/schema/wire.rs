@@ -165,7 +165,7 @@ impl Walk<'_> {
             }
             typ => {
                 let value = self.value(typ, payload, name, depth)?;
-                if !value.is_null() && !(absent_if_zero && is_zero(&value)) {
+                if !(value.is_null() || absent_if_zero && is_zero(&value)) {
                     out.insert(name.to_owned(), value);
                 }
             }

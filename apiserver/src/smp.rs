@@ -27,6 +27,11 @@ pub fn apply(schema: &Schema, current: &Value, patch: Value) -> Result<Value, St
     Ok(Value::Object(object))
 }
 
+/// A patch as error messages show it.
+pub fn shown(patch: &Value) -> String {
+    words::go(patch)
+}
+
 struct Merge<'a> {
     table: &'a Table,
 }

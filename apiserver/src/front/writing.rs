@@ -1,6 +1,6 @@
 //! POST, PUT and PATCH -> the engine. Source: apiserver `pkg/endpoints/handlers/{create,update,patch}.go`.
 
-use api::{Gvk, Status};
+use api::{Gvk, Status, causes::Causes};
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     Call,
     negotiate::{self, Input},
-    patch,
+    patch::{self, Patch},
     query::WriteOptions,
     render,
 };
@@ -23,6 +23,7 @@ use crate::{
     identity::Operation,
     kind::{Action, Handler, Kind, ScalePaths, Scope, Subresource},
     parse::{self, Parsed},
+    smp,
 };
 
 impl Call {
@@ -81,7 +82,8 @@ impl Call {
             if scale.is_none() {
                 let gvk = kind.gvk();
                 parse::name_kind(&gvk, value, &body)?;
-                self.warnings.lock().extend(schemas.check(kind, value, &duplicates, options.validation)?);
+                let texts = schemas.check(kind, value, &duplicates, options.validation);
+                self.warnings.lock().extend(texts.map_err(|status| refused_patch(&patch, kind, value, status))?);
             }
             meta::typed(value).map_err(|why| form::mistyped(kind, &why)).map(drop)
         };
@@ -160,6 +162,18 @@ impl Call {
         }
         Err(Status::bad_request(format!("the name of the object ({given}) does not match the name on the URL ({wanted})")))
     }
+}
+
+/// What a patch leads to is no object of its kind: 422 for what would be a 400 elsewhere.
+fn refused_patch(patch: &Patch, kind: &Kind, patched: &Value, status: Status) -> Status {
+    let shown = match patch {
+        Patch::Strategic(patch) => smp::shown(patch),
+        Patch::Json(_) | Patch::Merge(_) => patched.to_string(),
+    };
+    let why = status.message.split_once(&format!(" cannot be handled as a {}: ", kind.kind)).map_or(status.message.as_str(), |(_, why)| why);
+    let mut causes = Causes::default();
+    causes.invalid("patch", shown, why);
+    Status::invalid(&Gvk::new("", "", ""), "", &causes)
 }
 
 /// Parses a body that is to be of this kind.

@@ -74,7 +74,8 @@ struct Maker<'a> {
 
 impl Maker<'_> {
     fn resource(&self, verb: &str, path: String) -> Option<Operation> {
-        let own = Some(self.kind.schema.to_string());
+        let described = self.definitions.text(&self.kind.schema).is_some();
+        let own = described.then(|| self.kind.schema.to_string());
         let verbed = self.verbed(verb)?;
         let kind = &self.kind.kind;
         let middle = if self.kind.scope == Scope::Namespaced { "Namespaced" } else { "" };
@@ -83,7 +84,7 @@ impl Maker<'_> {
             id: format!("{}{}{collection}{middle}{kind}", verbed.word, self.prefix()),
             description: format!("{} {kind}", verbed.sentence),
             reply: match verb {
-                "list" => Some(format!("{}List", self.kind.schema)),
+                "list" => own.as_ref().map(|own| format!("{own}List")),
                 "delete" | "deletecollection" => Some(format!("{META}Status")),
                 _ => own.clone(),
             },

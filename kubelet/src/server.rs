@@ -183,4 +183,6 @@ impl Server {
 const STREAM_METHODS: [Method; 2] = [Method::GET, Method::POST];
 
 #[cfg(test)]
+mod real;
+#[cfg(test)]
 mod tests;

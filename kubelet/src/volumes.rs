@@ -43,6 +43,8 @@ struct Shared {
     tokens: Tokens,
     allocatable: Mutex<Allocatable>,
     pods: Mutex<HashMap<String, Arc<Known>>>,
+    /// Pods whose object changed since they were prepared; bounded by the number of pods.
+    updated: Mutex<HashMap<String, Box<Pod>>>,
     again: tokio::sync::Notify,
 }
 
@@ -55,6 +57,13 @@ struct Known {
 enum State {
     Here(Box<Pod>),
     Gone,
+}
+
+/// Which of two pods of one uid is newer: the one that a writer was given, or the one that is known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    Given,
+    Known,
 }
 
 /// The volumes of one pod that are ready, by name.
@@ -87,8 +96,15 @@ impl Manager {
     pub fn new(root_dir: PathBuf, client: client::kube::Client, group: &Group) -> Self {
         let objects = Objects::new(client.clone(), group);
         let tokens = Tokens::new(client);
-        let shared =
-            Shared { root_dir, objects, tokens, allocatable: Mutex::default(), pods: Mutex::default(), again: tokio::sync::Notify::new() };
+        let shared = Shared {
+            root_dir,
+            objects,
+            tokens,
+            allocatable: Mutex::default(),
+            pods: Mutex::default(),
+            updated: Mutex::default(),
+            again: tokio::sync::Notify::new(),
+        };
         let manager = Self { shared: Arc::new(shared) };
         group.spawn(Box::pin(keep_current(manager.clone())));
         manager
@@ -109,9 +125,18 @@ impl Manager {
         shared.objects.hold(pod);
         shared.objects.ready(pod, OBJECTS_WAIT).await;
         let known = self.known(meta::uid(pod));
-        let mounted = self.write(pod, known).await?;
+        let mounted = self.write(pod, known, Keep::Given).await?;
         shared.again.notify_one();
         Ok(PodVolumes { pod: Arc::new(pod.clone()), mounted, objects: shared.objects.clone() })
+    }
+
+    /// Tells of a change to a pod that was prepared before: its labels and annotations appear in its files soon after. Does not block.
+    pub fn updated(&self, pod: &Pod) {
+        let uid = meta::uid(pod);
+        if self.shared.pods.lock().contains_key(uid) {
+            self.shared.updated.lock().insert(uid.to_owned(), Box::new(pod.clone()));
+            self.shared.again.notify_one();
+        }
     }
 
     /// Takes away everything under the pod's directory: unmounts, then deletes. Call it when no container of the pod is left. Idempotent.
@@ -154,19 +179,21 @@ impl Manager {
         crate::container_config::pod_directory(&self.shared.root_dir, uid)
     }
 
-    async fn write(&self, pod: &Pod, known: Arc<Known>) -> Result<BTreeMap<String, Mounted>, Error> {
+    /// Writes all volumes of the pod that is known last.
+    async fn write(&self, pod: &Pod, known: Arc<Known>, keep: Keep) -> Result<BTreeMap<String, Mounted>, Error> {
         let tokens = self.tokens(pod).await;
         let fetched = self.shared.objects.all(pod);
         let place = Place { pod_dir: self.pod_dir(meta::uid(pod)), allocatable: *self.shared.allocatable.lock() };
-        let pod = Box::new(pod.clone());
+        let given = Box::new(pod.clone());
         blocking(move || {
             let mut state = known.state.lock();
-            if matches!(*state, State::Gone) {
-                return Err(Error::SetUp(vec!["the pod is being removed".into()]));
+            if let (State::Here(pod), Keep::Given) = (&mut *state, keep) {
+                *pod = given;
             }
-            let done = setup::all(&place, &pod, &fetched, &tokens);
-            *state = State::Here(pod);
-            done.map_err(Error::SetUp)
+            match &*state {
+                State::Gone => Err(Error::SetUp(vec!["the pod is being removed".into()])),
+                State::Here(pod) => setup::all(&place, pod, &fetched, &tokens).map_err(Error::SetUp),
+            }
         })
         .await
     }
@@ -187,15 +214,13 @@ impl Manager {
         if tokens_due {
             uids.extend(self.shared.tokens.due(Timestamp::now()));
         }
+        let updated = std::mem::take(&mut *self.shared.updated.lock());
+        uids.extend(updated.keys().cloned());
         let mut failed = false;
         for uid in uids {
             let Some(known) = self.shared.pods.lock().get(&uid).cloned() else { continue };
-            let snapshot = match &*known.state.lock() {
-                State::Here(pod) => Some(pod.clone()),
-                State::Gone => None,
-            };
-            let Some(pod) = snapshot.filter(|pod| !meta::uid(pod).is_empty()) else { continue };
-            if let Err(error) = Box::pin(self.write(&pod, known)).await {
+            let Some(pod) = known.pod(updated.get(&uid).map(AsRef::as_ref)) else { continue };
+            if let Err(error) = Box::pin(self.write(&pod, known, Keep::Known)).await {
                 failed = true;
                 tracing::warn!(ns = meta::namespace(&pod), name = meta::name(&pod), uid, %error, "volumes not brought up to date");
             }
@@ -216,6 +241,18 @@ impl PodVolumes {
     /// Where one of them could not be read (not: where it is missing).
     pub fn fetched(&self) -> Result<Fetched, String> {
         self.objects.of_environment(&self.pod)
+    }
+}
+
+impl Known {
+    /// The pod as it is known, after `newer`; `None` where it was never prepared, or is gone.
+    fn pod(&self, newer: Option<&Pod>) -> Option<Box<Pod>> {
+        let mut state = self.state.lock();
+        let State::Here(pod) = &mut *state else { return None };
+        if let Some(newer) = newer {
+            **pod = newer.clone();
+        }
+        (!meta::uid(pod).is_empty()).then(|| pod.clone())
     }
 }
 
@@ -293,6 +330,28 @@ mod tests {
         manager.teardown("u1").await.unwrap();
         assert!(manager.present().is_empty());
         assert!(group.drain(Duration::from_secs(5)).await);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn labels_follow_the_pod_into_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let group = Group::new();
+        let manager = manager(dir.path(), &group);
+        let mut p = pod(
+            r#"{"containers":[{"name":"a"}],"volumes":[{"name":"d","downwardAPI":{"items":[{"path":"l","fieldRef":{"fieldPath":"metadata.labels"}}]}}]}"#,
+        );
+        manager.updated(&p);
+        assert!(manager.present().is_empty(), "not prepared yet");
+        let volumes = match manager.prepare(&p).await {
+            Err(error) if error.to_string().contains("mount tmpfs") => return eprintln!("skipped: {error}"),
+            done => done.unwrap(),
+        };
+        p.metadata.labels = Some([("a".to_owned(), "b".to_owned())].into());
+        manager.updated(&p);
+        let file = volumes.get("d").unwrap().path.join("l");
+        eventually("the new label", || std::fs::read_to_string(&file).is_ok_and(|t| t == "a=\"b\"")).await;
+        manager.teardown("u1").await.unwrap();
+        assert!(manager.present().is_empty());
     }
 
     #[tokio::test]

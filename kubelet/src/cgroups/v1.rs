@@ -76,11 +76,15 @@ fn parse(table: &str) -> Vec<(PathBuf, Vec<String>)> {
     for line in table.lines() {
         let Some((left, right)) = line.split_once(" - ") else { continue };
         let mut right = right.split(' ');
-        if right.next() != Some("cgroup") {
-            continue;
-        }
+        let hybrid = match right.next() {
+            Some("cgroup") => false,
+            // Beside v1 only for keeping track of processes: runc makes its directories there too.
+            Some("cgroup2") => true,
+            _ => continue,
+        };
         let Some(mount) = left.split(' ').nth(4).filter(|m| m.starts_with("/sys/fs/cgroup/")) else { continue };
-        let names: Vec<String> = right.nth(1).unwrap_or_default().split(',').map(str::to_owned).collect();
+        let names = if hybrid { "unified" } else { right.nth(1).unwrap_or_default() };
+        let names: Vec<String> = names.split(',').map(str::to_owned).collect();
         if !trees.iter().any(|(_, other)| *other == names) {
             trees.push((mount.into(), names));
         }
@@ -97,9 +101,11 @@ mod tests {
         let table = "30 25 0:26 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:5 - cgroup cgroup rw,cpu,cpuacct\n\
             31 25 0:27 / /sys/fs/cgroup/memory rw - cgroup none rw,memory\n\
             32 25 0:27 / /other/memory rw - cgroup none rw,memory\n\
+            34 25 0:29 / /sys/fs/cgroup/unified rw - cgroup2 none rw,memory\n\
             33 25 0:28 / / rw - ext4 /dev/vda rw\n";
         let trees = parse(table);
-        assert_eq!(trees.len(), 2);
+        assert_eq!(trees.len(), 3);
+        assert_eq!(trees[2].1, ["unified"]);
         assert_eq!(trees[0].0, Path::new("/sys/fs/cgroup/cpu,cpuacct"));
         assert_eq!(trees[0].1, ["rw", "cpu", "cpuacct"]);
     }

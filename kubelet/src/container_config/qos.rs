@@ -98,7 +98,7 @@ pub fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: i64) -> 
         // A sidecar must not go before the containers it serves.
         adjust = adjust.min(score(main.iter().map(memory_request).min().unwrap_or(0)));
     }
-    adjust.max(1000 + GUARANTEED_ADJ).min(BEST_EFFORT_ADJ - 1)
+    adjust.clamp(1000 + GUARANTEED_ADJ, BEST_EFFORT_ADJ - 1)
 }
 
 /// One entry of a resource list, parsed.

@@ -34,8 +34,7 @@ const REFUSAL_MAX: usize = 64 << 10;
 const CHUNK: usize = 32 << 10;
 
 /// What containerd's streaming server can speak over WebSocket. Clients that ask for something else fall back to SPDY when told so.
-const SUBPROTOCOLS: [&str; 6] =
-    ["", "channel.k8s.io", "base64.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io", "portforward.k8s.io"];
+const SUBPROTOCOLS: [&str; 5] = ["", "channel.k8s.io", "base64.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io"];
 
 /// Sends the request on to `url` and joins the connections if it is accepted. The joined connection lives in `group`.
 pub async fn forward(request: Request<Incoming>, url: &str, group: &Group) -> Reply {

@@ -19,14 +19,14 @@ use crate::{
     view::{ContainerView, PodView},
 };
 
-struct Ca {
+pub struct Ca {
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
     pem: String,
     der: CertificateDer<'static>,
 }
 
 impl Ca {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -43,7 +43,7 @@ impl Ca {
         (params.signed_by(&key, &self.issuer).unwrap(), key)
     }
 
-    fn connector(&self, client: Option<(&str, &str)>) -> TlsConnector {
+    pub fn connector(&self, client: Option<(&str, &str)>) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(self.der.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -61,7 +61,7 @@ impl Ca {
 }
 
 /// An API server that denies everything.
-fn denying() -> kube::Client {
+pub fn denying() -> kube::Client {
     let server = tower::service_fn(|_: http::Request<kube::client::Body>| async {
         let body = r#"{"metadata":{},"spec":{},"status":{"allowed":false,"authenticated":false}}"#;
         Ok::<_, Infallible>(http::Response::new(kube::client::Body::from(body.as_bytes().to_vec())))
@@ -70,6 +70,11 @@ fn denying() -> kube::Client {
 }
 
 async fn started(ca: &Ca, pods: Pods, group: &Group) -> SocketAddr {
+    let runtime = Runtime::at(std::path::Path::new("/nowhere"));
+    started_with(ca, Node { runtime, pods, client: denying() }, group).await
+}
+
+pub async fn started_with(ca: &Ca, node: Node, group: &Group) -> SocketAddr {
     let (certificate, key) = ca.issue("system:node:n1", "system:nodes");
     let config = Config {
         address: "127.0.0.1:0".parse().unwrap(),
@@ -77,11 +82,10 @@ async fn started(ca: &Ca, pods: Pods, group: &Group) -> SocketAddr {
         client_ca_pem: ca.pem.clone(),
         node_name: "n1".into(),
     };
-    let node = Node { runtime: Runtime::at(std::path::Path::new("/nowhere")), pods, client: denying() };
     serve(config, node, group).await.unwrap()
 }
 
-async fn get(address: SocketAddr, connector: &TlsConnector, path: &str) -> std::io::Result<(u16, String)> {
+pub async fn get(address: SocketAddr, connector: &TlsConnector, path: &str) -> std::io::Result<(u16, String)> {
     let socket = TcpStream::connect(address).await?;
     let stream = connector.connect(ServerName::try_from("localhost").unwrap(), socket).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;

@@ -170,7 +170,8 @@ fn refused_patch(patch: &Patch, kind: &Kind, patched: &Value, status: Status) ->
         Patch::Strategic(patch) => smp::shown(patch),
         Patch::Json(_) | Patch::Merge(_) => patched.to_string(),
     };
-    let why = status.message.split_once(&format!(" cannot be handled as a {}: ", kind.kind)).map_or(status.message.as_str(), |(_, why)| why);
+    let why =
+        status.message.split_once(&format!(" cannot be handled as a {}: ", kind.kind)).map_or(status.message.as_str(), |(_, why)| why);
     let mut causes = Causes::default();
     causes.invalid("patch", shown, why);
     Status::invalid(&Gvk::new("", "", ""), "", &causes)

@@ -153,7 +153,8 @@ impl Engine {
         let served = self.resource(gr)?;
         let warnings = Warnings::default();
         let read = delete::Options::read(&options)?;
-        let asked = inner(&served, (&key.namespace, &key.name, ""), user, &options, &warnings);
+        let mut asked = inner(&served, (&key.namespace, &key.name, ""), user, &options, &warnings);
+        asked.dry_run = options.get("dryRun").and_then(Value::as_array).is_some_and(|modes| !modes.is_empty());
         Box::pin(delete::delete(self, &asked, &read)).await.map(drop)
     }
 

@@ -143,7 +143,12 @@ fn prepared(ctx: &Ctx<'_>, new: Value, old: &Value) -> Value {
     let kind = ctx.kind;
     let mut new = form::typed_as(kind, new);
     meta::carry_over(&mut new, old);
-    match kind.subresource(ctx.subresource).map(|sub| &sub.handler) {
+    let handler = kind.subresource(ctx.subresource).map(|sub| &sub.handler);
+    // An action writes as the system (upstream's bindings do not pass a strategy): what it makes of the object stands, and is no new generation.
+    if matches!(handler, Some(Handler::Action(_))) {
+        return new;
+    }
+    match handler {
         Some(Handler::Status) => {
             let mut carried = old.clone();
             for part in ["metadata", "status"] {

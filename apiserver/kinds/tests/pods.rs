@@ -1,0 +1,191 @@
+//! Pods and workloads through the real engine over the memory store: the law as clients meet it.
+
+use std::sync::Arc;
+
+use api::task::Group;
+use apiserver::{
+    engine::Engine,
+    front::{self, Front},
+    identity::{Attributes, Authorizer, Decision, Gates, Peer, User},
+};
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
+
+struct Everyone;
+
+impl Authorizer for Everyone {
+    fn authorize(&self, _: &Attributes) -> Decision {
+        Decision::Allow(String::new())
+    }
+}
+
+struct Room {
+    front: Front,
+    _group: Group,
+}
+
+impl Room {
+    async fn new() -> Self {
+        let group = Group::new();
+        let kinds = [kinds::binding::kind(), kinds::pod::kind(), kinds::deployment::kind(), kinds::replicationcontroller::kind()];
+        let gates = Gates { authorizers: vec![Arc::new(Everyone)], ..Gates::default() };
+        let store = Arc::new(store::memory::Memory::new());
+        let engine = Engine::new(store, kinds.into_iter().map(Arc::new).collect(), gates, group.clone());
+        engine.ready().await;
+        Self { front: front::service(engine), _group: group }
+    }
+
+    async fn send(&self, method: &str, path: &str, accept: &str, body: &Value) -> (u16, Value) {
+        let user = User { name: "tester".into(), ..User::default() };
+        let content = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let text = if body.is_null() { String::new() } else { body.to_string() };
+        let request = Request::builder().method(method).uri(path).header("content-type", content).header("accept", accept);
+        let request = request.extension(Peer { certificate: Some(user), address: None }).body(Full::new(text.into())).unwrap();
+        let (parts, body) = self.front.clone().oneshot(request).await.unwrap().into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        (parts.status.as_u16(), serde_json::from_slice(&bytes).unwrap_or_else(|_| panic!("{bytes:?}")))
+    }
+
+    #[track_caller]
+    fn ok(reply: (u16, Value)) -> Value {
+        assert!(reply.0 < 300, "{reply:?}");
+        reply.1
+    }
+
+    async fn post(&self, path: &str, body: Value) -> (u16, Value) {
+        self.send("POST", path, "application/json", &body).await
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        Self::ok(self.send("GET", path, "application/json", &Value::Null).await)
+    }
+
+    async fn patch(&self, path: &str, body: Value) -> (u16, Value) {
+        self.send("PATCH", path, "application/json", &body).await
+    }
+
+    async fn delete(&self, path: &str) -> Value {
+        Self::ok(self.send("DELETE", path, "application/json", &Value::Null).await)
+    }
+}
+
+fn pod(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "a", "image": "nginx:1", "resources": {"limits": {"cpu": 1}}}]}, "status": {"phase": "Running"}})
+}
+
+fn deployment(labels: Value) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {
+        "selector": {"matchLabels": {"app": "web"}},
+        "template": {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "a", "image": "nginx:1"}]}}}})
+}
+
+fn binding(node: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"}, "target": {"kind": "Node", "name": node}})
+}
+
+#[tokio::test]
+async fn a_pod_is_made_bound_and_deleted_in_grace() {
+    let room = Room::new().await;
+    let made = Room::ok(room.post(PODS, pod("p")).await);
+    assert_eq!(made["status"], json!({"phase": "Pending", "qosClass": "Burstable"}));
+    assert_eq!(made["spec"]["containers"][0]["resources"], json!({"limits": {"cpu": "1"}, "requests": {"cpu": "1"}}));
+    assert_eq!(made["metadata"]["generation"], 1);
+    let (code, reply) = room.post(&format!("{PODS}/p/binding"), binding("n1")).await;
+    assert_eq!((code, &reply["status"]), (201, &json!("Success")), "{reply}");
+    let bound = room.get(&format!("{PODS}/p")).await;
+    assert_eq!(bound["spec"]["nodeName"], "n1");
+    assert_eq!(bound["status"]["conditions"][0]["type"], "PodScheduled", "{bound}");
+    assert_eq!(bound["metadata"]["generation"], 1, "a binding is no new generation");
+    let (code, reply) = room.post(&format!("{PODS}/p/binding"), binding("n2")).await;
+    assert_eq!(code, 409, "{reply}");
+    let marked = room.delete(&format!("{PODS}/p")).await;
+    assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 30);
+    room.delete(&format!("{PODS}/p?gracePeriodSeconds=0")).await;
+    let (code, _) = room.send("GET", &format!("{PODS}/p"), "application/json", &Value::Null).await;
+    assert_eq!(code, 404);
+}
+
+#[tokio::test]
+async fn what_no_node_runs_goes_at_once() {
+    let room = Room::new().await;
+    Room::ok(room.post(PODS, pod("p")).await);
+    room.delete(&format!("{PODS}/p")).await;
+    let (code, _) = room.send("GET", &format!("{PODS}/p"), "application/json", &Value::Null).await;
+    assert_eq!(code, 404);
+}
+
+#[tokio::test]
+async fn an_eviction_deletes() {
+    let room = Room::new().await;
+    Room::ok(room.post(PODS, pod("p")).await);
+    Room::ok(room.post(&format!("{PODS}/p/binding"), binding("n1")).await);
+    let eviction = |dry: bool| {
+        let options = if dry { json!({"dryRun": ["All"]}) } else { json!({"gracePeriodSeconds": 7}) };
+        json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}, "deleteOptions": options})
+    };
+    Room::ok(room.post(&format!("{PODS}/p/eviction"), eviction(true)).await);
+    assert!(room.get(&format!("{PODS}/p")).await["metadata"].get("deletionTimestamp").is_none());
+    Room::ok(room.post(&format!("{PODS}/p/eviction"), eviction(false)).await);
+    let evicted = room.get(&format!("{PODS}/p")).await;
+    assert_eq!(evicted["metadata"]["deletionGracePeriodSeconds"], 7);
+    let conditions = evicted["status"]["conditions"].as_array().unwrap();
+    assert!(conditions.iter().any(|c| c["type"] == "DisruptionTarget"), "{conditions:?}");
+}
+
+#[tokio::test]
+async fn faults_are_refused_with_all_causes() {
+    let room = Room::new().await;
+    let mut bad = pod("p");
+    bad["spec"]["restartPolicy"] = json!("Sometimes");
+    bad["spec"]["containers"][0]["name"] = json!("A");
+    let (code, reply) = room.post(PODS, bad).await;
+    assert_eq!(code, 422, "{reply}");
+    assert_eq!(reply["details"]["causes"].as_array().map(Vec::len), Some(2), "{reply}");
+    Room::ok(room.post(PODS, pod("p")).await);
+    let (code, reply) = room.patch(&format!("{PODS}/p"), json!({"spec": {"dnsPolicy": "Default"}})).await;
+    assert_eq!(code, 422);
+    let text = reply["message"].as_str().unwrap();
+    assert!(text.starts_with("Pod \"p\" is invalid: spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`"), "{text}");
+    Room::ok(room.patch(&format!("{PODS}/p"), json!({"metadata": {"labels": {"a": "b"}}})).await);
+}
+
+#[tokio::test]
+async fn a_status_is_written_by_its_subresource_alone() {
+    let room = Room::new().await;
+    Room::ok(room.post(PODS, pod("p")).await);
+    let status = json!({"status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]}});
+    Room::ok(room.patch(&format!("{PODS}/p"), status.clone()).await);
+    assert_eq!(room.get(&format!("{PODS}/p")).await["status"]["phase"], "Pending");
+    Room::ok(room.patch(&format!("{PODS}/p/status"), status).await);
+    let found = room.get(&format!("{PODS}?fieldSelector=status.podIP=10.0.0.1,spec.hostNetwork=false")).await;
+    assert_eq!(found["items"].as_array().map(Vec::len), Some(1), "{found}");
+    let table = room.send("GET", PODS, "application/json;as=Table;v=v1;g=meta.k8s.io", &Value::Null).await;
+    let table = Room::ok(table);
+    let cells = table["rows"][0]["cells"].as_array().unwrap();
+    assert_eq!(cells[..3], ["p", "0/1", "Running"]);
+}
+
+#[tokio::test]
+async fn a_deployment_keeps_its_selector_and_scales() {
+    let room = Room::new().await;
+    let (code, reply) = room.post(DEPLOYMENTS, deployment(json!({"app": "x"}))).await;
+    assert_eq!(code, 422);
+    assert!(reply["message"].as_str().unwrap().contains("`selector` does not match template `labels`"), "{reply}");
+    let made = Room::ok(room.post(DEPLOYMENTS, deployment(json!({"app": "web"}))).await);
+    assert_eq!((&made["spec"]["replicas"], &made["metadata"]["generation"]), (&json!(1), &json!(1)));
+    let other = json!({"spec": {"selector": {"matchLabels": {"app": "y"}}, "template": {"metadata": {"labels": {"app": "y"}}}}});
+    let (code, reply) = room.patch(&format!("{DEPLOYMENTS}/web"), other).await;
+    assert_eq!(code, 422);
+    assert!(reply["message"].as_str().unwrap().contains("field is immutable"), "{reply}");
+    Room::ok(room.patch(&format!("{DEPLOYMENTS}/web/scale"), json!({"spec": {"replicas": 4}})).await);
+    let scaled = room.get(&format!("{DEPLOYMENTS}/web")).await;
+    assert_eq!((&scaled["spec"]["replicas"], &scaled["metadata"]["generation"]), (&json!(4), &json!(2)));
+    let (code, _) = room.patch(&format!("{DEPLOYMENTS}/web/scale"), json!({"spec": {"replicas": -1}})).await;
+    assert_eq!(code, 422);
+}

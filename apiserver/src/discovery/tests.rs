@@ -1,3 +1,5 @@
+//! The documents of a small table, and how the door chooses among them.
+
 use std::borrow::Cow;
 
 use api::time::Timestamp;

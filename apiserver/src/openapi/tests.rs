@@ -1,3 +1,5 @@
+//! The documents of a small table read back, in every form.
+
 use std::borrow::Cow;
 
 use api::time::Timestamp;

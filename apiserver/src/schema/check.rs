@@ -233,6 +233,7 @@ pub(super) fn zero(typ: Type) -> Value {
 mod tests {
     use std::sync::Arc;
 
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -324,5 +325,32 @@ mod tests {
         assert!(pod["spec"].get("zero").is_none() && pod["spec"].get("empty").is_none());
         assert_eq!(pod["spec"]["limits"], json!({"cpu": "1", "memory": "1Gi"}));
         assert_eq!(pod["spec"]["raw"], json!({"a": null}));
+    }
+
+    fn anything() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "[a-z0-9:TZ=-]{0,20}".prop_map(Value::from)
+        ];
+        leaf.prop_recursive(5, 40, 5, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::vec(("spec|metadata|containers|limits|port|data|labels|creationTimestamp|raw|foo", inner), 0..5)
+                    .prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_passes_once_passes_again_unchanged(mut object in anything()) {
+            if run(&mut object, FieldValidation::Warn).is_ok() {
+                let before = object.clone();
+                prop_assert!(run(&mut object, FieldValidation::Warn).is_ok());
+                prop_assert_eq!(object, before);
+            }
+        }
     }
 }

@@ -208,4 +208,29 @@ proptest! {
         let found: Vec<&str> = names.into_iter().filter(|n| ordered.iter().any(|o| o == n)).collect();
         prop_assert_eq!(found, ordered.iter().map(String::as_str).collect::<Vec<_>>());
     }
+
+    #[test]
+    fn no_patch_makes_it_panic(current in anything(), patch in anything()) {
+        let once = apply(&schema(), &json!({"spec": current.clone(), "metadata": current}), json!({"spec": patch.clone(), "metadata": patch}));
+        if let Ok(value) = once {
+            prop_assert!(value.is_object());
+        }
+    }
+}
+
+/// JSON made of words that mean something to patches.
+fn anything() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i8>().prop_map(Value::from),
+        "a|b|delete|replace|merge".prop_map(Value::from),
+    ];
+    let key = "name|containers|volumes|finalizers|labels|strategy|ports|port|\\$patch|\\$retainKeys|\\$setElementOrder/containers|\\$setElementOrder/finalizers|\\$deleteFromPrimitiveList/finalizers|\\$deleteFromPrimitiveList|\\$setElementOrder";
+    leaf.prop_recursive(5, 40, 5, move |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::vec((key, inner), 0..5).prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+        ]
+    })
 }

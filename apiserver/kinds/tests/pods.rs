@@ -151,7 +151,10 @@ async fn faults_are_refused_with_all_causes() {
     let (code, reply) = room.patch(&format!("{PODS}/p"), json!({"spec": {"dnsPolicy": "Default"}})).await;
     assert_eq!(code, 422);
     let text = reply["message"].as_str().unwrap();
-    assert!(text.starts_with("Pod \"p\" is invalid: spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`"), "{text}");
+    assert!(
+        text.starts_with("Pod \"p\" is invalid: spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`"),
+        "{text}"
+    );
     Room::ok(room.patch(&format!("{PODS}/p"), json!({"metadata": {"labels": {"a": "b"}}})).await);
 }
 

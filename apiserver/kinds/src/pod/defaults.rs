@@ -186,7 +186,7 @@ fn pod_level_requests(spec: &mut Value) {
 }
 
 /// CPU and memory requests: containers and sidecars added, or the largest init container with the sidecars before it.
-fn container_requests(spec: &Value) -> Map<String, Value> {
+pub fn container_requests(spec: &Value) -> Map<String, Value> {
     let mut sums = Map::new();
     for resource in ["cpu", "memory"] {
         let request = |c: &Value| c.pointer("/resources/requests").at(resource).and_then(quantity);

@@ -6,7 +6,10 @@ use api::{causes::Causes, quantity::Quantity};
 use serde_json::{Map, Value};
 
 use super::Whole;
-use crate::common::{Path, Read, not_supported, resources::quantity, well_formed, words};
+use crate::{
+    common::{Path, Read, not_supported, resources::quantity, well_formed, words},
+    pod::defaults::container_requests,
+};
 
 const STANDARD: &[&str] = &[
     "cpu",
@@ -50,6 +53,14 @@ pub fn pod_level(whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
         causes.forbidden(path.field("claims"), "claims may not be set for Resources at pod-level");
     }
     requirements(resources, pod_name, path, causes);
+    let sums = container_requests(whole.spec);
+    for (name, sum) in quantities(Some(&sums)) {
+        let own = resources.at("requests").at(name).and_then(quantity).filter(|own| sum > *own);
+        if let Some(own) = own {
+            let text = format!("must be greater than or equal to aggregate container requests of {sum}");
+            causes.invalid(path.field("requests").key(name), own.to_string(), &text);
+        }
+    }
     for (i, container) in whole.spec.list("containers").iter().enumerate() {
         for (name, limit) in quantities(container.at("resources").object("limits")) {
             let Some(most) = resources.at("limits").at(name).and_then(quantity).filter(|most| limit > *most) else { continue };

@@ -318,6 +318,14 @@ fn resource_faults() {
             ],
         ),
         (
+            "/spec/resources",
+            json!({"requests": {"cpu": "500m"}, "limits": {"cpu": "600m"}}),
+            &[
+                "spec.resources.requests[cpu]: Invalid value: \"500m\": must be greater than or equal to aggregate container requests of 1",
+                "spec.resources.containers[0][cpu].limits: Invalid value: \"1\": must be less than or equal to pod limits of 600m",
+            ],
+        ),
+        (
             &format!("{resources}/limits/memory"),
             json!("1X"),
             &[&format!("{at}.limits[memory]: Invalid value: \"1X\": quantities must match…")],

@@ -22,7 +22,10 @@ use client::{Cache, Caches, kube};
 use kube::ResourceExt;
 use reconcile::{Action, Loop, Owner, Plan, Wake, claim, controller_of, own_key};
 
-use crate::{index::ByController, replicas::is_active};
+use crate::{
+    index::{ByController, by_controller},
+    replicas::is_active,
+};
 use rollout::Rollout;
 
 pub struct Deployments {
@@ -46,7 +49,7 @@ pub struct World {
 impl Deployments {
     pub fn new(caches: &Caches) -> Self {
         let (sets, pods) = (caches.of::<ReplicaSet>(), caches.of::<Pod>());
-        Self { deployments: caches.of(), sets_of: ByController::new(sets.clone()), pods_of: ByController::new(pods.clone()), sets, pods }
+        Self { deployments: caches.of(), sets_of: by_controller(sets.clone()), pods_of: by_controller(pods.clone()), sets, pods }
     }
 }
 

@@ -20,7 +20,7 @@ use kube::{Resource, ResourceExt};
 use reconcile::{Action, Loop, Plan, Wake};
 
 use crate::{
-    index::ByLabel,
+    index::{ByLabel, by_label},
     services::{Backend, Port, Selected, is_headless},
 };
 
@@ -50,7 +50,7 @@ pub struct World {
 impl EndpointSlices {
     pub fn new(caches: &Caches) -> Self {
         let slices = caches.of::<EndpointSlice>();
-        Self { selected: Selected::new(caches), by_label: ByLabel::new(slices.clone()), slices, nodes: caches.of() }
+        Self { selected: Selected::new(caches), by_label: by_label(slices.clone()), slices, nodes: caches.of() }
     }
 }
 

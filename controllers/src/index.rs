@@ -1,4 +1,4 @@
-//! Objects -> who controls them, so that an owner finds its own without a scan.
+//! Objects -> found by what they point at, without a scan.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -6,113 +6,97 @@ use std::{
     sync::Arc,
 };
 
-use api::Key;
+use api::{Key, k8s::api::core::v1::Pod};
 use client::{Cache, Object};
 use parking_lot::RwLock;
 use reconcile::{controller_of, own_key};
 
-/// The objects of one collection by the uid of their controller, and those without one by namespace.
-pub struct ByController<K> {
+/// The objects of one collection by place: each object says at which places it is to be found.
+pub struct Index<K, P> {
     cache: Cache<K>,
-    sets: Arc<RwLock<HashMap<Place, BTreeSet<Key>>>>,
+    sets: Arc<RwLock<HashMap<P, BTreeSet<Key>>>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Place {
-    Of(String),
-    Orphans(String),
-}
-
-impl<K: Object> ByController<K> {
-    pub fn new(cache: Cache<K>) -> Self {
-        let sets: Arc<RwLock<HashMap<Place, BTreeSet<Key>>>> = Arc::default();
+impl<K: Object, P: Eq + Hash + Clone + Send + Sync + 'static> Index<K, P> {
+    pub fn new(cache: Cache<K>, places: fn(&K) -> Vec<P>) -> Self {
+        let sets: Arc<RwLock<HashMap<P, BTreeSet<Key>>>> = Arc::default();
         let kept = sets.clone();
         cache.on_change(move |old, new| {
-            let (from, to) = (old.map(|o| place(&**o)), new.map(|o| place(&**o)));
-            if from == to {
-                return;
-            }
+            let of = |o: Option<&Arc<K>>| o.map_or_else(Vec::new, |o| places(o));
+            let (from, to) = (of(old), of(new));
+            let Some(key) = old.or(new).map(|o| own_key(&**o)).filter(|_| from != to) else { return };
             let mut sets = kept.write();
-            if let (Some(from), Some(old)) = (from, old) {
-                forget(&mut sets, &from, &own_key(&**old));
-            }
-            if let (Some(to), Some(new)) = (to, new) {
-                sets.entry(to).or_default().insert(own_key(&**new));
+            from.iter().for_each(|place| forget(&mut sets, place, &key));
+            for place in to {
+                sets.entry(place).or_default().insert(key.clone());
             }
         });
         Self { cache, sets }
     }
 
+    pub fn at(&self, place: &P) -> Vec<Arc<K>> {
+        self.sets.read().get(place).into_iter().flatten().filter_map(|key| self.cache.get(key)).collect()
+    }
+
+    fn count(&self, place: &P) -> usize {
+        self.sets.read().get(place).map_or(0, BTreeSet::len)
+    }
+}
+
+/// Who controls an object; those without a controller by namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    Of(String),
+    Orphans(String),
+}
+
+pub type ByController<K> = Index<K, Place>;
+
+pub fn by_controller<K: Object>(cache: Cache<K>) -> ByController<K> {
+    Index::new(cache, |object| match controller_of(object.meta()) {
+        Some(reference) => vec![Place::Of(reference.uid.clone())],
+        None => vec![Place::Orphans(object.meta().namespace.clone().unwrap_or_default())],
+    })
+}
+
+impl<K: Object> ByController<K> {
     /// Those the object with this uid controls.
     pub fn controlled_by(&self, uid: &str) -> Vec<Arc<K>> {
-        self.all(&Place::Of(uid.to_owned()))
+        self.at(&Place::Of(uid.to_owned()))
     }
 
     /// Those the object controls, and those of its namespace that nobody does: the candidates of a claim.
     pub fn candidates(&self, namespace: &str, uid: &str) -> Vec<Arc<K>> {
         let mut all = self.controlled_by(uid);
-        all.extend(self.all(&Place::Orphans(namespace.to_owned())));
+        all.extend(self.at(&Place::Orphans(namespace.to_owned())));
         all
     }
-
-    fn all(&self, place: &Place) -> Vec<Arc<K>> {
-        let sets = self.sets.read();
-        sets.get(place).into_iter().flatten().filter_map(|key| self.cache.get(key)).collect()
-    }
-}
-
-fn place<K: Object>(object: &K) -> Place {
-    match controller_of(object.meta()) {
-        Some(reference) => Place::Of(reference.uid.clone()),
-        None => Place::Orphans(object.meta().namespace.clone().unwrap_or_default()),
-    }
-}
-
-/// The objects of one collection by each of their labels: a selector starts from the pair with the fewest.
-pub struct ByLabel<K> {
-    cache: Cache<K>,
-    sets: Arc<RwLock<HashMap<Pair, BTreeSet<Key>>>>,
 }
 
 /// Namespace, label key, label value.
-type Pair = (String, String, String);
+pub type Label = (String, String, String);
+pub type ByLabel<K> = Index<K, Label>;
+
+pub fn by_label<K: Object>(cache: Cache<K>) -> ByLabel<K> {
+    Index::new(cache, |object| {
+        let namespace = object.meta().namespace.clone().unwrap_or_default();
+        object.meta().labels.iter().flatten().map(|(k, v)| (namespace.clone(), k.clone(), v.clone())).collect()
+    })
+}
 
 impl<K: Object> ByLabel<K> {
-    pub fn new(cache: Cache<K>) -> Self {
-        let sets: Arc<RwLock<HashMap<Pair, BTreeSet<Key>>>> = Arc::default();
-        let kept = sets.clone();
-        cache.on_change(move |old, new| {
-            let labels = |o: Option<&Arc<K>>| o.and_then(|o| o.meta().labels.clone());
-            if old.is_some() && new.is_some() && labels(old) == labels(new) {
-                return;
-            }
-            let mut sets = kept.write();
-            old.into_iter().for_each(|o| pairs(&**o).for_each(|pair| forget(&mut sets, &pair, &own_key(&**o))));
-            for object in new {
-                for pair in pairs(&**object) {
-                    sets.entry(pair).or_default().insert(own_key(&**object));
-                }
-            }
-        });
-        Self { cache, sets }
-    }
-
     /// Those of the namespace that have all of the labels; none where none are asked for.
     pub fn having(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Vec<Arc<K>> {
-        let sets = self.sets.read();
-        let of = |(k, v): (&String, &String)| sets.get(&(namespace.to_owned(), k.clone(), v.clone())).map(|set| (set.len(), set));
-        let Some(smallest) = labels.iter().map(of).collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().min_by_key(|(n, _)| *n))
-        else {
-            return Vec::new();
-        };
+        let places = labels.iter().map(|(k, v)| (namespace.to_owned(), k.clone(), v.clone()));
+        let Some(rarest) = places.min_by_key(|place| self.count(place)) else { return Vec::new() };
         let has_all = |o: &Arc<K>| labels.iter().all(|(k, v)| o.meta().labels.as_ref().and_then(|l| l.get(k)) == Some(v));
-        smallest.1.iter().filter_map(|key| self.cache.get(key)).filter(has_all).collect()
+        self.at(&rarest).into_iter().filter(has_all).collect()
     }
 }
 
-fn pairs<K: Object>(object: &K) -> impl Iterator<Item = Pair> {
-    let namespace = object.meta().namespace.clone().unwrap_or_default();
-    object.meta().labels.iter().flatten().map(move |(k, v)| (namespace.clone(), k.clone(), v.clone()))
+/// Pods by the node they are bound to; unbound ones at the empty name.
+pub fn by_node(cache: Cache<Pod>) -> Index<Pod, String> {
+    Index::new(cache, |pod| vec![pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default()])
 }
 
 fn forget<P: Eq + Hash>(sets: &mut HashMap<P, BTreeSet<Key>>, place: &P, key: &Key) {

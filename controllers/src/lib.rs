@@ -9,12 +9,15 @@ mod index;
 mod namespace;
 mod namespaces;
 mod nodeipam;
+mod nodelifecycle;
+mod podgc;
 mod replicas;
 mod replicaset;
 mod replicationcontroller;
 mod root_ca;
 mod serviceaccount;
 mod services;
+mod tainteviction;
 
 use api::task::Group;
 use client::{Caches, Recorder, kube};
@@ -52,6 +55,9 @@ const TABLE: &[Row] = &[
     ("endpointslice-controller", "endpoint-slice-controller", |s, a, c| s.run(a, c, endpointslice::EndpointSlices::new(s.caches))),
     ("namespace-controller", "namespace-controller", |s, a, c| s.run(a, c, namespace::Namespaces::new(s.caches, (s.clients)(a)))),
     ("generic-garbage-collector", "garbage-collector-controller", |s, a, c| s.run(a, c, garbage::Garbage::new((s.clients)(a), s.group))),
+    ("node-controller", "node-controller", |s, a, c| s.run(a, c, nodelifecycle::NodeLifecycle::new(s.caches))),
+    ("node-controller", "taint-eviction-controller", |s, a, c| s.run(a, c, tainteviction::TaintEviction::new(s.caches))),
+    ("pod-garbage-collector", "pod-garbage-collector", |s, a, c| s.run(a, c, podgc::PodGc::new(s.caches, (s.clients)(a)))),
     ("service-account-controller", "serviceaccount-controller", |s, a, c| s.run(a, c, serviceaccount::ServiceAccounts::new(s.caches))),
     ("root-ca-cert-publisher", "root-ca-cert-publisher", |s, a, c| s.run(a, c, root_ca::RootCa::new(s.caches, &s.config.root_ca))),
     ("node-controller", "cidrAllocator", |s, a, c| s.run(a, c, nodeipam::NodeIpam::new(s.caches, s.config.cluster_cidr))),

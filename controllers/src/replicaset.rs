@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use reconcile::{Action, Loop, Owner, Plan, Wake, controller_of, own_key};
 
 use crate::{
-    index::ByController,
+    index::{ByController, by_controller},
     replicas::{Counts, Seen, Wanted, decide},
 };
 
@@ -41,7 +41,7 @@ pub struct World {
 impl ReplicaSets {
     pub fn new(caches: &Caches) -> Self {
         let pods = caches.of::<Pod>();
-        Self { sets: caches.of(), index: ByController::new(pods.clone()), pods, failures: Mutex::default() }
+        Self { sets: caches.of(), index: by_controller(pods.clone()), pods, failures: Mutex::default() }
     }
 }
 

@@ -13,7 +13,7 @@ use kube::ResourceExt;
 use reconcile::{Action, Loop, Owner, Plan, Wake, controller_of, own_key};
 
 use crate::{
-    index::ByController,
+    index::{ByController, by_controller},
     replicas::{Seen, Wanted, decide},
 };
 
@@ -31,7 +31,7 @@ pub struct World {
 impl Controllers {
     pub fn new(caches: &Caches) -> Self {
         let pods = caches.of::<Pod>();
-        Self { controllers: caches.of(), index: ByController::new(pods.clone()), pods }
+        Self { controllers: caches.of(), index: by_controller(pods.clone()), pods }
     }
 }
 

@@ -2,21 +2,20 @@
 //!
 //! Source: `staging/src/k8s.io/endpointslice/util`, `pkg/api/v1/pod/util.go`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use api::{
-    Key,
-    k8s::{
-        api::core::v1::{ObjectReference, Pod, Service, ServicePort},
-        apimachinery::pkg::util::intstr::IntOrString,
-    },
+use api::k8s::{
+    api::core::v1::{ObjectReference, Pod, Service, ServicePort},
+    apimachinery::pkg::util::intstr::IntOrString,
 };
 use client::{Cache, Caches, kube};
 use kube::ResourceExt;
-use parking_lot::RwLock;
 use reconcile::{Wake, own_key};
 
-use crate::{index::ByLabel, replicas::ready_since};
+use crate::{
+    index::{ByLabel, Index, Label, by_label},
+    replicas::ready_since,
+};
 
 /// Services with a selector and the pods they select.
 pub struct Selected {
@@ -24,7 +23,7 @@ pub struct Selected {
     pods: Cache<Pod>,
     by_label: ByLabel<Pod>,
     /// Services by namespace and the first pair of their selector: a pod's labels lead to its services.
-    by_selector: Arc<RwLock<BTreeMap<(String, String, String), Vec<Key>>>>,
+    by_selector: Arc<ByLabel<Service>>,
 }
 
 /// One pod behind a service.
@@ -52,24 +51,8 @@ pub struct Port {
 impl Selected {
     pub fn new(caches: &Caches) -> Self {
         let (services, pods) = (caches.of::<Service>(), caches.of::<Pod>());
-        let by_selector: Arc<RwLock<BTreeMap<(String, String, String), Vec<Key>>>> = Arc::default();
-        let kept = by_selector.clone();
-        services.on_change(move |old, new| {
-            let mut all = kept.write();
-            if let Some((place, service)) = old.and_then(|s| Some((place(s)?, s))) {
-                let empty = all.get_mut(&place).is_some_and(|keys| {
-                    keys.retain(|key| *key != own_key(&**service));
-                    keys.is_empty()
-                });
-                if empty {
-                    all.remove(&place);
-                }
-            }
-            if let Some((place, service)) = new.and_then(|s| Some((place(s)?, s))) {
-                all.entry(place).or_default().push(own_key(&**service));
-            }
-        });
-        Self { services, by_label: ByLabel::new(pods.clone()), pods, by_selector }
+        let by_selector = Arc::new(Index::new(services.clone(), |service: &Service| place(service).into_iter().collect()));
+        Self { services, by_label: by_label(pods.clone()), pods, by_selector }
     }
 
     /// Wakes a service's key when it or one of its pods changes.
@@ -77,10 +60,10 @@ impl Selected {
         wake.on_own(&self.services);
         let by_selector = self.by_selector.clone();
         wake.on(&self.pods, move |pod, wake| {
-            let (namespace, all) = (pod.namespace().unwrap_or_default(), by_selector.read());
+            let namespace = pod.namespace().unwrap_or_default();
             for (key, value) in pod.labels() {
                 let place = (namespace.clone(), key.clone(), value.clone());
-                all.get(&place).into_iter().flatten().for_each(|service| wake(service.clone()));
+                by_selector.at(&place).iter().for_each(|service| wake(own_key(&**service)));
             }
         });
     }
@@ -110,7 +93,7 @@ pub fn is_headless(service: &Service) -> bool {
     address.is_empty() || address == "None"
 }
 
-fn place(service: &Service) -> Option<(String, String, String)> {
+fn place(service: &Service) -> Option<Label> {
     let (key, value) = service.spec.as_ref()?.selector.as_ref()?.iter().next()?;
     Some((service.namespace().unwrap_or_default(), key.clone(), value.clone()))
 }

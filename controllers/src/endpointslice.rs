@@ -286,7 +286,7 @@ mod tests {
     fn one_change_touches_one_slice() {
         let all: Vec<Backend> = (0..250).map(backend).collect();
         let slices = apply(&plan(&world(all.clone(), vec![])), vec![]);
-        assert_eq!(slices.iter().map(|s| count(s)).collect::<Vec<_>>(), [100, 100, 50]);
+        assert_eq!(slices.iter().map(count).collect::<Vec<_>>(), [100, 100, 50]);
         assert_eq!(plan(&world(all.clone(), slices.clone())), Plan::rest());
         let mut changed = all;
         changed[120].serving = false;
@@ -299,7 +299,7 @@ mod tests {
         let slices = apply(&plan(&world((0..150).map(backend).collect(), vec![])), vec![]);
         let slices = apply(&plan(&world((10..160).map(backend).collect(), slices.clone())), slices);
         assert_eq!(slices.len(), 2);
-        assert_eq!(slices.iter().map(|s| count(s)).sum::<usize>(), 150);
+        assert_eq!(slices.iter().map(count).sum::<usize>(), 150);
     }
 
     #[test]

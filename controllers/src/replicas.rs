@@ -228,17 +228,15 @@ mod tests {
     }
 
     fn set() -> ReplicaSet {
-        let mut set = ReplicaSet::default();
-        set.metadata = ObjectMeta { name: Some("web".into()), namespace: Some("d".into()), uid: Some("u".into()), ..ObjectMeta::default() };
-        set
+        let metadata = ObjectMeta { name: Some("web".into()), namespace: Some("d".into()), uid: Some("u".into()), ..ObjectMeta::default() };
+        ReplicaSet { metadata, ..ReplicaSet::default() }
     }
 
     fn pod(name: &str, node: &str, ready_at: Option<i64>) -> Arc<Pod> {
         let owner = OwnerReference { uid: "u".into(), controller: Some(true), ..OwnerReference::default() };
-        let mut pod = Pod::default();
-        pod.metadata =
+        let metadata =
             ObjectMeta { name: Some(name.into()), uid: Some(name.into()), owner_references: Some(vec![owner]), ..ObjectMeta::default() };
-        pod.spec = Some(PodSpec { node_name: Some(node.into()), ..PodSpec::default() });
+        let spec = Some(PodSpec { node_name: Some(node.into()), ..PodSpec::default() });
         let ready = |s: i64| PodCondition {
             type_: "Ready".into(),
             status: "True".into(),
@@ -246,8 +244,8 @@ mod tests {
             ..PodCondition::default()
         };
         let conditions = ready_at.map(|s| vec![ready(s)]);
-        pod.status = Some(PodStatus { phase: Some("Running".into()), conditions, ..PodStatus::default() });
-        Arc::new(pod)
+        let status = Some(PodStatus { phase: Some("Running".into()), conditions, ..PodStatus::default() });
+        Arc::new(Pod { metadata, spec, status })
     }
 
     fn decided(replicas: i32, min_ready_seconds: i32, pods: Vec<Arc<Pod>>) -> Decided {

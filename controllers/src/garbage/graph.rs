@@ -138,7 +138,6 @@ async fn watch(client: kube::Client, collection: Collection, graph: Arc<Mutex<Gr
         api_version: collection.api_version(),
         kind: collection.kind.clone(),
         plural: collection.plural.clone(),
-        ..ApiResource::erase::<api::k8s::api::core::v1::Pod>(&())
     };
     let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &resource);
     let mut events = Box::pin(watcher::watcher(api, watcher::Config::default().streaming_lists()).default_backoff());

@@ -130,13 +130,20 @@ impl Manager {
         Ok(PodVolumes { pod: Arc::new(pod.clone()), mounted, objects: shared.objects.clone() })
     }
 
-    /// Tells of a change to a pod that was prepared before: its labels and annotations appear in its files soon after. Does not block.
+    /// Tells of a pod that is here, at first sight and at each change of it: its labels and annotations appear in its files soon after,
+    /// and one that an earlier run of ours prepared is kept current again. Without a directory here it is left alone. Does not block.
     pub fn updated(&self, pod: &Pod) {
         let uid = meta::uid(pod);
-        if self.shared.pods.lock().contains_key(uid) {
-            self.shared.updated.lock().insert(uid.to_owned(), Box::new(pod.clone()));
-            self.shared.again.notify_one();
+        let known = self.shared.pods.lock().contains_key(uid);
+        if !known && !self.pod_dir(uid).join("volumes").exists() {
+            return;
         }
+        if !known {
+            self.known(uid);
+            self.shared.objects.hold(pod);
+        }
+        self.shared.updated.lock().insert(uid.to_owned(), Box::new(pod.clone()));
+        self.shared.again.notify_one();
     }
 
     /// Takes away everything under the pod's directory: unmounts, then deletes. Call it when no container of the pod is left. Idempotent.
@@ -220,6 +227,10 @@ impl Manager {
         for uid in uids {
             let Some(known) = self.shared.pods.lock().get(&uid).cloned() else { continue };
             let Some(pod) = known.pod(updated.get(&uid).map(AsRef::as_ref)) else { continue };
+            if !self.shared.objects.all_seen(&pod) {
+                // The first sight of each is a change: we come again.
+                continue;
+            }
             if let Err(error) = Box::pin(self.write(&pod, known, Keep::Known)).await {
                 failed = true;
                 tracing::warn!(ns = meta::namespace(&pod), name = meta::name(&pod), uid, %error, "volumes not brought up to date");
@@ -350,6 +361,12 @@ mod tests {
         manager.updated(&p);
         let file = volumes.get("d").unwrap().path.join("l");
         eventually("the new label", || std::fs::read_to_string(&file).is_ok_and(|t| t == "a=\"b\"")).await;
+        // Another run of ours finds the pod and keeps its files current.
+        let next = Group::new();
+        let manager = self::manager(dir.path(), &next);
+        p.metadata.labels = Some([("a".to_owned(), "c".to_owned())].into());
+        manager.updated(&p);
+        eventually("the newest label", || std::fs::read_to_string(&file).is_ok_and(|t| t == "a=\"c\"")).await;
         manager.teardown("u1").await.unwrap();
         assert!(manager.present().is_empty());
     }

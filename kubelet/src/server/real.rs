@@ -8,6 +8,7 @@ use std::{
 };
 
 use base64::Engine as _;
+use futures::FutureExt;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
@@ -128,6 +129,32 @@ impl World {
         pods
     }
 
+    /// A log that has grown is put aside, and the container writes to a new one.
+    async fn rotates(&self, pods: Pods, address: SocketAddr, connector: &TlsConnector) {
+        let limits = LogLimits { bytes_max: 10_000, files_max: 3, pause: Duration::from_millis(50) };
+        rotate(&self.context.node.log_dir, limits, pods, self.runtime.clone(), &self.group).unwrap();
+        let dir = labels::log_directory(&self.context.node.log_dir, &self.context.pod).join("a");
+        let script = "i=0; while [ $i -lt 400 ]; do echo 0123456789012345678901234567890123456789; i=$((i+1)); done > /proc/1/fd/1";
+        let encoded: String = script.bytes().map(|b| format!("%{b:02x}")).collect();
+        let path = format!("/exec/default/web/a?command=sh&command=-c&command={encoded}&output=1&error=1");
+        let heard = talk(address, connector, &path, None, to_the_end).await;
+        assert_eq!(on(2, &heard), "");
+        let rotated = async {
+            while fs::read_dir(&dir).unwrap().count() < 2 || !dir.join("0.log").exists() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), rotated).await.expect("a rotated log");
+        let path = "/exec/default/web/a?command=sh&command=-c&command=echo%20last%20%3E%2Fproc%2F1%2Ffd%2F1&output=1";
+        talk(address, connector, path, None, to_the_end).await;
+        let shown = async {
+            while !fs::read_to_string(dir.join("0.log")).is_ok_and(|text| text.ends_with("stdout F last\n")) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), shown).await.expect("the new log");
+    }
+
     async fn stop(self, sandbox: String) {
         self.runtime.stop_pod_sandbox(cri::StopPodSandboxRequest { pod_sandbox_id: sandbox.clone() }).await.unwrap();
         self.runtime.remove_pod_sandbox(cri::RemovePodSandboxRequest { pod_sandbox_id: sandbox }).await.unwrap();
@@ -139,20 +166,37 @@ impl World {
     }
 }
 
-/// A WebSocket conversation over v4.channel.k8s.io: all that came, by channel.
-async fn talk(address: SocketAddr, connector: &TlsConnector, path: &str, say: Option<&str>) -> Vec<(u8, Vec<u8>)> {
+type Stream = tokio_rustls::client::TlsStream<TcpStream>;
+
+const WEBSOCKET: &str = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: v4.channel.k8s.io\r\n";
+
+/// Asks for an upgrade and gets it; the answer's head is the second.
+async fn upgraded(address: SocketAddr, connector: &TlsConnector, request: &str, headers: &str) -> (Stream, String) {
     let socket = TcpStream::connect(address).await.unwrap();
     let mut stream = connector.connect(rustls_pki_types::ServerName::try_from("localhost").unwrap(), socket).await.unwrap();
     let key = base64::engine::general_purpose::STANDARD.encode([7; 16]);
     let head = format!(
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Protocol: v4.channel.k8s.io\r\n\r\n"
+        "{request} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nContent-Length: 0\r\nSec-WebSocket-Key: {key}\r\n{headers}\r\n"
     );
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
         answer.push(stream.read_u8().await.unwrap());
     }
-    assert!(answer.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&answer));
+    let answer = String::from_utf8(answer).unwrap().to_lowercase();
+    assert!(answer.starts_with("http/1.1 101"), "{answer}");
+    (stream, answer)
+}
+
+/// A WebSocket conversation over v4.channel.k8s.io: all that came until `enough` or the end, by channel.
+async fn talk(
+    address: SocketAddr,
+    connector: &TlsConnector,
+    path: &str,
+    say: Option<&str>,
+    enough: impl Fn(&[(u8, Vec<u8>)]) -> bool,
+) -> Vec<(u8, Vec<u8>)> {
+    let (mut stream, _) = upgraded(address, connector, &format!("GET {path}"), WEBSOCKET).await;
     if let Some(say) = say {
         // One masked binary frame on channel 0; the mask is zero.
         let mut frame = vec![0x82, 0x80 | u8::try_from(say.len() + 1).unwrap(), 0, 0, 0, 0, 0];
@@ -160,7 +204,9 @@ async fn talk(address: SocketAddr, connector: &TlsConnector, path: &str, say: Op
         stream.write_all(&frame).await.unwrap();
     }
     let mut heard = Vec::new();
-    while let Ok(first) = stream.read_u8().await {
+    while !enough(&heard)
+        && let Ok(first) = stream.read_u8().await
+    {
         let length = match stream.read_u8().await.unwrap() {
             126 => usize::from(stream.read_u16().await.unwrap()),
             short => usize::from(short),
@@ -177,10 +223,23 @@ async fn talk(address: SocketAddr, connector: &TlsConnector, path: &str, say: Op
     heard
 }
 
+fn to_the_end(_: &[(u8, Vec<u8>)]) -> bool {
+    false
+}
+
+/// One connection is taken and echoed to.
+async fn echo(listener: tokio::net::TcpListener) {
+    let (mut socket, _) = listener.accept().await.unwrap();
+    let (mut from, mut to) = socket.split();
+    let _ = tokio::io::copy(&mut from, &mut to).await;
+}
+
 fn on(channel: u8, heard: &[(u8, Vec<u8>)]) -> String {
     let all: Vec<u8> = heard.iter().filter(|(c, _)| *c == channel).flat_map(|(_, d)| d.clone()).collect();
-    String::from_utf8(all).unwrap()
+    String::from_utf8_lossy(&all).into_owned()
 }
+
+const BOUND: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_pod_is_what_it_was_asked_to_be() {
@@ -190,26 +249,43 @@ async fn a_real_pod_is_what_it_was_asked_to_be() {
     let mut world = World::new().await;
     let (sandbox, container) = world.start().await;
     let ca = Ca::new();
-    let node = Node { runtime: world.runtime.clone(), pods: world.shown(&sandbox, &container), client: denying() };
+    let pods = world.shown(&sandbox, &container);
+    let node = Node { runtime: world.runtime.clone(), pods: pods.clone(), client: denying() };
     let address = started_with(&ca, node, &world.group).await;
     let master = ca.connector(Some(("kube-apiserver-kubelet-client", "system:masters")));
+    let checks = async {
+        runs_as_asked(&world, address, &master).await;
+        streams(&world, address, &master).await;
+        world.rotates(pods, address, &master).await;
+        // Followed to the container's end.
+        let follow = tokio::time::timeout(BOUND, get(address, &master, "/containerLogs/default/web/a?follow=true&tailLines=1"));
+        let end = async { world.runtime.stop_container(&container, 1).await.unwrap() };
+        let (followed, ()) = tokio::join!(follow, end);
+        assert_eq!(followed.expect("the log ends with its container").unwrap().1, "last\n");
+    };
+    let checked = std::panic::AssertUnwindSafe(Box::pin(checks)).catch_unwind().await;
+    let pod_dir = world.context.node.root_dir.join("pods/u1");
+    assert!(pod_dir.exists());
+    world.stop(sandbox).await;
+    assert!(!pod_dir.exists());
+    checked.unwrap();
+}
 
-    let bound = Duration::from_secs(20);
+async fn runs_as_asked(world: &World, address: SocketAddr, master: &TlsConnector) {
     let logs = async {
         loop {
-            let (_, text) = get(address, &master, "/containerLogs/default/web/a").await.unwrap();
+            let (_, text) = get(address, master, "/containerLogs/default/web/a").await.unwrap();
             if text == "hello web\nweb\n" {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(bound, logs).await.expect("the log");
-
+    tokio::time::timeout(BOUND, logs).await.expect("the log");
     let script = "id -G; echo $WHO; echo x>/e/f; echo y>/sub/g; echo z>/m/h; ls /e/web/x; cat /etc/hosts; cat /proc/self/cgroup; echo err >&2; exit 3";
     let encoded: String = script.bytes().map(|b| format!("%{b:02x}")).collect();
     let path = format!("/exec/default/web/a?command=sh&command=-c&command={encoded}&output=1&error=1");
-    let heard = tokio::time::timeout(bound, talk(address, &master, &path, None)).await.expect("exec");
+    let heard = tokio::time::timeout(BOUND, talk(address, master, &path, None, to_the_end)).await.expect("exec");
     let out = on(1, &heard);
     assert!(out.starts_with("0 777\nweb\n") || out.starts_with("0 10 777\nweb\n"), "{out}");
     assert!(out.contains("\ng\n"), "the subPath is below the volume: {out}");
@@ -217,26 +293,31 @@ async fn a_real_pod_is_what_it_was_asked_to_be() {
     assert!(out.contains(&format!("/skiff-real-{}/burstable/podu1/", std::process::id())), "{out}");
     assert_eq!(on(2, &heard), "err\n");
     assert!(on(3, &heard).contains(r#""ExitCode","message":"3""#), "{}", on(3, &heard));
-
     let volumes = world.context.volumes.clone().unwrap();
     assert_eq!(fs::read_to_string(volumes.get("e").unwrap().path.join("f")).unwrap(), "x\n");
     assert_eq!(fs::read_to_string(volumes.get("e").unwrap().path.join("web/x/g")).unwrap(), "y\n");
+}
 
+async fn streams(world: &World, address: SocketAddr, master: &TlsConnector) {
     let path = "/exec/default/web/a?command=sh&input=1&output=1";
-    let heard = tokio::time::timeout(bound, talk(address, &master, path, Some("echo said $((6*7)); exit\n"))).await.expect("stdin");
-    assert_eq!(on(1, &heard), "said 42\n");
+    let said = talk(address, master, path, Some("echo said $((6*7)); exit\n"), to_the_end);
+    assert_eq!(on(1, &tokio::time::timeout(BOUND, said).await.expect("stdin")), "said 42\n");
 
-    let (code, text) = get(address, &master, "/exec/default/web/a?command=ls&output=1").await.unwrap();
+    let spdy = "Upgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n";
+    for path in ["/exec/default/web/a?command=ls&output=1", "/attach/default/web/a?output=1"] {
+        let (_, head) = upgraded(address, master, &format!("POST {path}"), spdy).await;
+        assert!(head.contains("x-stream-protocol-version: v4.channel.k8s.io") && head.contains("upgrade: spdy/3.1"), "{head}");
+    }
+    let spdy = "Upgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: portforward.k8s.io\r\n";
+    let (_, head) = upgraded(address, master, "POST /portForward/default/web", spdy).await;
+    assert!(head.contains("x-stream-protocol-version: portforward.k8s.io"), "{head}");
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let path = format!("/portForward/default/web?port={}", listener.local_addr().unwrap().port());
+    world.group.spawn(echo(listener));
+    let forwarded = talk(address, master, &path, Some("through"), |heard| on(0, heard).contains("through"));
+    assert!(on(0, &tokio::time::timeout(BOUND, forwarded).await.expect("port-forward")).ends_with("through"));
+
+    let (code, text) = get(address, master, "/exec/default/web/a?command=ls&output=1").await.unwrap();
     assert_eq!((code, text.as_str()), (400, "Upgrade request required"));
-
-    // Followed to the container's end.
-    let follow = tokio::time::timeout(bound, get(address, &master, "/containerLogs/default/web/a?follow=true&tailLines=1"));
-    let end = async { world.runtime.stop_container(&container, 1).await.unwrap() };
-    let (followed, ()) = tokio::join!(follow, end);
-    assert_eq!(followed.expect("the log ends with its container").unwrap().1, "web\n");
-
-    let pod_dir = world.context.node.root_dir.join("pods/u1");
-    assert!(pod_dir.exists());
-    world.stop(sandbox).await;
-    assert!(!pod_dir.exists());
 }

@@ -19,20 +19,19 @@ use tokio::time::Instant;
 use super::inotify::Watcher;
 use crate::view::Pods;
 
-/// How long a directory is left alone after something was written in it.
-const PAUSE: Duration = Duration::from_secs(10);
-
 /// Upstream's `containerLogMaxSize` and `containerLogMaxFiles`.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub bytes_max: u64,
     /// With the one that is being written; at least 2.
     pub files_max: usize,
+    /// How long a directory is left alone after something was written in it (`containerLogMonitorInterval`).
+    pub pause: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes_max: 10 << 20, files_max: 5 }
+        Self { bytes_max: 10 << 20, files_max: 5, pause: Duration::from_secs(10) }
     }
 }
 
@@ -96,7 +95,7 @@ impl Rotation {
         if flags.contains(ReadFlags::CREATE) && flags.contains(ReadFlags::ISDIR) {
             let _ = self.watch(dir.join(name));
         } else if flags.contains(ReadFlags::MODIFY) {
-            self.due.insert((Instant::now() + PAUSE, dir));
+            self.due.insert((Instant::now() + self.limits.pause, dir));
         }
         if flags.contains(ReadFlags::IGNORED) {
             // Gone, or fired its one shot.
@@ -112,7 +111,7 @@ impl Rotation {
         self.watched.insert(watch, dir.clone());
         if depth >= 2 {
             if self.is_over(&dir) {
-                self.due.insert((Instant::now() + PAUSE, dir));
+                self.due.insert((Instant::now() + self.limits.pause, dir));
             }
             return Ok(());
         }

@@ -35,10 +35,10 @@ impl Route {
         let rest: Vec<String> = parts.collect::<Option<_>>()?;
         let rest: Vec<&str> = rest.iter().map(String::as_str).filter(|p| !p.is_empty()).collect();
         match (first.as_str(), rest.as_slice()) {
-            ("healthz", [] | ["ping" | "syncloop"]) => Some(Route::Healthz),
+            ("healthz", [] | ["ping"]) => Some(Route::Healthz),
             ("pods", []) => Some(Route::Pods),
-            ("metrics", _) => Some(Route::Metrics),
-            ("stats", _) => Some(Route::Stats),
+            ("metrics", []) => Some(Route::Metrics),
+            ("stats" | "metrics", _) => Some(Route::Stats),
             ("containerLogs", [_, _, _]) => Some(Route::Logs(container(&rest)?)),
             ("run", _) => Some(Route::Run(container(&rest)?)),
             ("exec", _) => Some(Route::Exec(container(&rest)?)),
@@ -133,6 +133,7 @@ mod tests {
         assert_eq!(Route::of("/healthz"), Some(Route::Healthz));
         assert_eq!(Route::of("/pods/"), Some(Route::Pods));
         assert_eq!(Route::of("/stats/summary"), Some(Route::Stats));
+        assert_eq!(Route::of("/metrics/resource"), Some(Route::Stats));
         assert_eq!(Route::of("/containerLogs/ns/p/c"), Some(Route::Logs(place("ns", "p", "", "c"))));
         assert_eq!(Route::of("/exec/ns/p/c"), Some(Route::Exec(place("ns", "p", "", "c"))));
         assert_eq!(Route::of("/exec/ns/p/u/c"), Some(Route::Exec(place("ns", "p", "u", "c"))));

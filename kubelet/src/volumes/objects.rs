@@ -120,6 +120,12 @@ impl Objects {
         let _ = tokio::time::timeout(bound, all).await;
     }
 
+    /// Whether everything the pod refers to has been seen, or is known to be missing.
+    pub fn all_seen(&self, pod: &Pod) -> bool {
+        let entries = self.shared.entries.lock();
+        references(pod).iter().all(|r| entries.get(r).is_some_and(|e| !matches!(*e.state.borrow(), Object::Unknown)))
+    }
+
     /// All the pod refers to, as it is now.
     pub fn all(&self, pod: &Pod) -> All {
         let entries = self.shared.entries.lock();

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use api::task::Group;
+use api::{Status, task::Group, time::Timestamp};
 use apiserver::{
     engine::Engine,
     front::{self, Front},
     identity::{Attributes, Authorizer, Decision, Gates, Peer, User},
+    kind::{Ctx, Handler, Target},
 };
 use http::Request;
 use http_body_util::{BodyExt, Full};
@@ -26,18 +27,19 @@ impl Authorizer for Everyone {
 
 struct Room {
     front: Front,
+    engine: Arc<Engine>,
     _group: Group,
 }
 
 impl Room {
     async fn new() -> Self {
         let group = Group::new();
-        let kinds = [kinds::binding::kind(), kinds::pod::kind(), kinds::deployment::kind(), kinds::replicationcontroller::kind()];
+        let kinds = [kinds::binding::kind(), kinds::pod::kind(), kinds::deployment::kind(), kinds::node::kind()];
         let gates = Gates { authorizers: vec![Arc::new(Everyone)], ..Gates::default() };
         let store = Arc::new(store::memory::Memory::new());
         let engine = Engine::new(store, kinds.into_iter().map(Arc::new).collect(), gates, group.clone());
         engine.ready().await;
-        Self { front: front::service(engine), _group: group }
+        Self { front: front::service(engine.clone()), engine, _group: group }
     }
 
     async fn send(&self, method: &str, path: &str, accept: &str, body: &Value) -> (u16, Value) {
@@ -67,6 +69,17 @@ impl Room {
 
     async fn patch(&self, path: &str, body: Value) -> (u16, Value) {
         self.send("PATCH", path, "application/json", &body).await
+    }
+
+    /// Where a stream of pod `p` leads.
+    async fn target(&self, subresource: &str, query: &str) -> Result<Target, Status> {
+        let kind = self.engine.kinds().into_iter().find(|k| k.plural == "pods").unwrap();
+        let Some(Handler::Connect(handler)) = kind.subresource(subresource).map(|s| &s.handler) else {
+            panic!("{subresource} is no stream")
+        };
+        let (user, now) = (User::default(), Timestamp::now());
+        let ctx = Ctx { engine: &self.engine, kind: &kind, user: &user, namespace: "default", name: "p", subresource, now, dry_run: false };
+        handler.target(&ctx, "a/b", query).await
     }
 
     async fn delete(&self, path: &str) -> Value {
@@ -191,4 +204,30 @@ async fn a_deployment_keeps_its_selector_and_scales() {
     assert_eq!((&scaled["spec"]["replicas"], &scaled["metadata"]["generation"]), (&json!(4), &json!(2)));
     let (code, _) = room.patch(&format!("{DEPLOYMENTS}/web/scale"), json!({"spec": {"replicas": -1}})).await;
     assert_eq!(code, 422);
+}
+
+#[tokio::test]
+async fn streams_lead_to_the_pods_node() {
+    let room = Room::new().await;
+    Room::ok(room.post(PODS, pod("p")).await);
+    let early = room.target("exec", "command=sh").await.unwrap_err();
+    assert_eq!((early.code, early.message.as_str()), (400, "pod p does not have a host assigned"));
+    Room::ok(room.post("/api/v1/nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}})).await);
+    let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.7"}], "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}}}});
+    Room::ok(room.patch("/api/v1/nodes/n1/status", status).await);
+    Room::ok(room.post(&format!("{PODS}/p/binding"), binding("n1")).await);
+    let found = room.target("exec", "command=sh&stdin=true&stdout=true").await.unwrap();
+    assert_eq!((found.host.as_str(), found.port, found.node_agent), ("10.0.0.7", 10250, true));
+    assert_eq!(found.path_and_query, "/exec/default/p/a?command=sh&input=1&output=1");
+    let logs = room.target("log", "container=a&follow=true").await.unwrap();
+    assert_eq!(logs.path_and_query, "/containerLogs/default/p/a?follow=true");
+    let unknown = room.target("log", "container=z").await.unwrap_err();
+    assert_eq!(unknown.message, "container z is not valid for pod p");
+    assert_eq!(room.target("proxy", "").await.unwrap_err().message, "address not allowed");
+    Room::ok(room.patch(&format!("{PODS}/p/status"), json!({"status": {"podIP": "10.244.0.5"}})).await);
+    let through = room.target("proxy", "x=1").await.unwrap();
+    assert_eq!(
+        (through.scheme, through.host.as_str(), through.port, through.path_and_query.as_str()),
+        ("http", "10.244.0.5", 80, "/a/b?x=1")
+    );
 }

@@ -1,0 +1,214 @@
+//! Role, ClusterRole and their bindings: the law of who may do what. Source: `pkg/apis/rbac/validation`, `pkg/apis/rbac/v1/defaults.go`.
+
+use std::borrow::Cow;
+
+use api::{causes::Causes, time::Timestamp};
+use apiserver::kind::{Column, Kind, Law, Scope};
+use serde_json::Value;
+
+use crate::common::{self, Path, Read, edit, not_supported, read, selector, table, well_formed, words};
+
+const GROUP: &str = "rbac.authorization.k8s.io";
+const PACKAGE: &str = "io.k8s.api.rbac.v1";
+const ROLE_COLUMNS: &[Column] = &[table::NAME_COLUMN, table::column("Created At", "date", "When the role was made.")];
+const BINDING_COLUMNS: &[Column] = &[
+    table::NAME_COLUMN,
+    table::column("Role", "string", "The role that is bound."),
+    table::AGE_COLUMN,
+    table::wide("Users", "string", "Users that the role is bound to."),
+    table::wide("Groups", "string", "Groups that the role is bound to."),
+    table::wide("ServiceAccounts", "string", "Service accounts that the role is bound to."),
+];
+
+pub fn role() -> Kind {
+    let kind = common::kind(GROUP, "v1", "Role", "roles", PACKAGE, Roles { scope: Scope::Namespaced });
+    Kind { columns: Cow::Borrowed(ROLE_COLUMNS), ..kind }
+}
+
+pub fn cluster_role() -> Kind {
+    let kind = common::kind(GROUP, "v1", "ClusterRole", "clusterroles", PACKAGE, Roles { scope: Scope::Cluster });
+    Kind { columns: Cow::Borrowed(ROLE_COLUMNS), scope: Scope::Cluster, ..kind }
+}
+
+pub fn role_binding() -> Kind {
+    let kind = common::kind(GROUP, "v1", "RoleBinding", "rolebindings", PACKAGE, Bindings { scope: Scope::Namespaced });
+    Kind { columns: Cow::Borrowed(BINDING_COLUMNS), ..kind }
+}
+
+pub fn cluster_role_binding() -> Kind {
+    let kind = common::kind(GROUP, "v1", "ClusterRoleBinding", "clusterrolebindings", PACKAGE, Bindings { scope: Scope::Cluster });
+    Kind { columns: Cow::Borrowed(BINDING_COLUMNS), scope: Scope::Cluster, ..kind }
+}
+
+struct Roles {
+    scope: Scope,
+}
+
+struct Bindings {
+    scope: Scope,
+}
+
+impl Law for Roles {
+    fn name_error(&self, name: &str) -> Option<String> {
+        apiserver::names::path_segment_error(name)
+    }
+
+    fn validate(&self, object: &Value, causes: &mut Causes) {
+        let rules = Path::new("rules");
+        for (i, item) in object.list("rules").iter().enumerate() {
+            rule(item, self.scope, rules.index(i), causes);
+        }
+        let aggregation = Path::new("aggregationRule");
+        if let Some(found) = object.at("aggregationRule") {
+            let path = aggregation.field("clusterRoleSelectors");
+            let selectors = found.list("clusterRoleSelectors");
+            if selectors.is_empty() {
+                causes.required(path, "at least one clusterRoleSelector required if aggregationRule is non-nil");
+            }
+            for (i, item) in selectors.iter().enumerate() {
+                selector::well_formed(Some(item), path.index(i), causes);
+            }
+        }
+    }
+
+    fn cells(&self, object: &Value, _: Timestamp) -> Vec<Value> {
+        vec![read::name(object).into(), object.at("metadata").text("creationTimestamp").into()]
+    }
+}
+
+impl Law for Bindings {
+    fn name_error(&self, name: &str) -> Option<String> {
+        apiserver::names::path_segment_error(name)
+    }
+
+    fn default(&self, object: &mut Value) {
+        if let Some(reference) = edit::child(object, "roleRef") {
+            edit::default_text(reference, "apiGroup", GROUP);
+        }
+        for subject in edit::each(object, "subjects") {
+            let group = if subject.text("kind") == "ServiceAccount" { "" } else { GROUP };
+            if !group.is_empty() {
+                edit::default_text(subject, "apiGroup", group);
+            }
+        }
+    }
+
+    fn validate(&self, object: &Value, causes: &mut Causes) {
+        let (path, reference) = (Path::new("roleRef"), object.at("roleRef"));
+        if reference.text("apiGroup") != GROUP {
+            not_supported(reference.text("apiGroup"), &[GROUP], path.field("apiGroup"), causes);
+        }
+        let allowed: &[&str] = if self.scope == Scope::Namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
+        if !allowed.contains(&reference.text("kind")) {
+            not_supported(reference.text("kind"), allowed, path.field("kind"), causes);
+        }
+        match reference.text("name") {
+            "" => causes.required(path.field("name"), ""),
+            name => well_formed(name, apiserver::names::path_segment_error(name).into_iter().collect(), path.field("name"), causes),
+        }
+        let subjects = Path::new("subjects");
+        for (i, item) in object.list("subjects").iter().enumerate() {
+            subject(item, self.scope, subjects.index(i), causes);
+        }
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, causes: &mut Causes) {
+        if !read::same(new.at("roleRef"), old.at("roleRef")) {
+            causes.invalid("roleRef", new.at("roleRef").cloned().unwrap_or_default(), "cannot change roleRef");
+        }
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        let reference = object.at("roleRef");
+        let role = format!("{}/{}", reference.text("kind"), reference.text("name"));
+        let of = |kind: &str| -> Value {
+            let named = object.list("subjects").iter().filter(|s| s.text("kind") == kind);
+            let names = named.map(|s| {
+                if kind == "ServiceAccount" { format!("{}/{}", s.text("namespace"), s.text("name")) } else { s.text("name").into() }
+            });
+            names.collect::<Vec<_>>().join(", ").into()
+        };
+        vec![read::name(object).into(), role.into(), table::age(object, now), of("User"), of("Group"), of("ServiceAccount")]
+    }
+}
+
+fn rule(rule: &Value, scope: Scope, path: Path<'_>, causes: &mut Causes) {
+    if rule.list("verbs").is_empty() {
+        causes.required(path.field("verbs"), "verbs must contain at least one value");
+    }
+    let urls = rule.at("nonResourceURLs").cloned().unwrap_or_default();
+    if !rule.list("nonResourceURLs").is_empty() {
+        if scope == Scope::Namespaced {
+            causes.invalid(path.field("nonResourceURLs"), urls.clone(), "namespaced rules cannot apply to non-resource URLs");
+        }
+        if ["apiGroups", "resources", "resourceNames"].iter().any(|f| !rule.list(f).is_empty()) {
+            causes.invalid(path.field("nonResourceURLs"), urls, "rules cannot apply to both regular resources and non-resource URLs");
+        }
+        return;
+    }
+    if rule.list("apiGroups").is_empty() {
+        causes.required(path.field("apiGroups"), "resource rules must supply at least one api group");
+    }
+    if rule.list("resources").is_empty() {
+        causes.required(path.field("resources"), "resource rules must supply at least one resource");
+    }
+}
+
+fn subject(subject: &Value, scope: Scope, path: Path<'_>, causes: &mut Causes) {
+    let (name, group) = (subject.text("name"), subject.text("apiGroup"));
+    if name.is_empty() {
+        causes.required(path.field("name"), "");
+    }
+    match subject.text("kind") {
+        "ServiceAccount" => {
+            if !name.is_empty() {
+                well_formed(name, words::dns_subdomain(name), path.field("name"), causes);
+            }
+            if !group.is_empty() {
+                not_supported(group, &[""], path.field("apiGroup"), causes);
+            }
+            if scope == Scope::Cluster && subject.text("namespace").is_empty() {
+                causes.required(path.field("namespace"), "");
+            }
+        }
+        "User" | "Group" if group != GROUP => not_supported(group, &[GROUP], path.field("apiGroup"), causes),
+        "User" | "Group" => {}
+        other => not_supported(other, &["ServiceAccount", "User", "Group"], path.field("kind"), causes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn causes(law: &dyn Law, object: &Value) -> Vec<String> {
+        let mut causes = Causes::default();
+        law.validate(object, &mut causes);
+        causes.0.iter().map(|c| c.text()).collect()
+    }
+
+    #[test]
+    fn rules_name_verbs_groups_and_resources() {
+        let law = Roles { scope: Scope::Namespaced };
+        let found = causes(&law, &json!({"rules": [{}, {"verbs": ["get"], "nonResourceURLs": ["/x"], "resources": ["pods"]}]}));
+        assert_eq!(found.len(), 5, "{found:?}");
+        assert_eq!(found[0], "rules[0].verbs: Required value: verbs must contain at least one value");
+        let fine = json!({"rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]});
+        assert!(causes(&law, &fine).is_empty());
+    }
+
+    #[test]
+    fn bindings_are_defaulted_and_checked() {
+        let law = Bindings { scope: Scope::Cluster };
+        let mut binding = json!({"roleRef": {"kind": "ClusterRole", "name": "view"}, "subjects": [{"kind": "User", "name": "ann"}]});
+        law.default(&mut binding);
+        assert!(causes(&law, &binding).is_empty());
+        let bad =
+            json!({"roleRef": {"kind": "Role", "name": "a/b", "apiGroup": GROUP}, "subjects": [{"kind": "ServiceAccount", "name": "x"}]});
+        assert_eq!(causes(&law, &bad).len(), 3);
+        let mut causes = Causes::default();
+        law.validate_update(&bad, &binding, &mut causes);
+        assert!(causes.0[0].text().ends_with("cannot change roleRef"));
+    }
+}

@@ -79,6 +79,15 @@ impl Manager {
         self.set(&self.class(QosClass::BestEffort), Limits { cpu_shares: shares(0), ..Limits::default() })
     }
 
+    /// Gives all pods together what is allocatable on the node. A new cgroup's shares are few: without this, pods starve beside the system.
+    ///
+    /// # Errors
+    /// What the kernel refused: more memory may be in use already; ask again later.
+    pub fn set_allocatable(&self, cpu_milli: i64, memory_bytes: i64) -> Result<(), Error> {
+        let memory_bytes = Some(memory_bytes).filter(|bytes| *bytes > 0);
+        self.set(&self.root, Limits { cpu_shares: shares(cpu_milli), cpu_quota_us: None, memory_bytes })
+    }
+
     /// Gives the burstable class the shares of all its pods together, in thousandths of a cpu.
     ///
     /// # Errors
@@ -207,6 +216,7 @@ mod tests {
         manager.create_pod(&p).unwrap();
         manager.create_pod(&p).unwrap();
         manager.set_burstable(1500).unwrap();
+        manager.set_allocatable(2000, 1 << 30).unwrap();
         let dirs = manager.directories(manager.parent(&p).trim_start_matches('/'));
         let read = |file: &str| dirs.iter().find_map(|d| fs::read_to_string(d.join(file)).ok()).unwrap_or_default();
         if manager.version() == 1 {

@@ -129,11 +129,23 @@ fn linux(cx: &PodContext, container: &Container, image: &cri::Image) -> Result<c
     let limits = Limits::of_container(&cx.pod, container);
     let mut resources = runtime_resources(limits, cx.node.cpu_cfs_quota);
     resources.oom_score_adj = oom_score_adj(&cx.pod, container, cx.node.memory_capacity_bytes);
-    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
-        // As upstream on cgroup v2: out of memory, the whole container goes.
-        resources.unified.insert("memory.oom.group".into(), "1".into());
-    }
+    kernel_settings(&cx.node.cgroup_root, &mut resources);
     Ok(cri::LinuxContainerConfig { resources: Some(resources), security_context: Some(security) })
+}
+
+/// What depends on the kernel's interface: no swap where the kernel keeps account of it; on v2, out of memory, the whole container goes.
+fn kernel_settings(cgroup_root: &str, resources: &mut cri::LinuxContainerResources) {
+    let mount = Path::new("/sys/fs/cgroup");
+    if !mount.join("cgroup.controllers").exists() {
+        if mount.join("memory/memory.memsw.limit_in_bytes").exists() {
+            resources.memory_swap_limit_in_bytes = resources.memory_limit_in_bytes;
+        }
+        return;
+    }
+    resources.unified.insert("memory.oom.group".into(), "1".into());
+    if mount.join(cgroup_root.trim_matches('/')).join("memory.swap.max").exists() {
+        resources.unified.insert("memory.swap.max".into(), "0".into());
+    }
 }
 
 fn runtime_resources(limits: Limits, cfs_quota: bool) -> cri::LinuxContainerResources {

@@ -16,7 +16,7 @@ use api::{
     },
     time::Timestamp,
 };
-use client::kube::{Api, api::PostParams};
+use client::kube::{self, Api, api::PostParams};
 use parking_lot::Mutex;
 
 use crate::meta;
@@ -31,7 +31,7 @@ const REQUEST_WAIT: Duration = Duration::from_secs(10);
 /// Tokens of this node's pods. Clones share them.
 #[derive(Clone)]
 pub struct Tokens {
-    client: client::kube::Client,
+    client: kube::Client,
     cache: Arc<Mutex<HashMap<Wanted, Held>>>,
 }
 
@@ -53,7 +53,7 @@ struct Held {
 }
 
 impl Tokens {
-    pub fn new(client: client::kube::Client) -> Self {
+    pub fn new(client: kube::Client) -> Self {
         Self { client, cache: Arc::default() }
     }
 
@@ -108,7 +108,7 @@ impl Tokens {
         let (body, params) = (wanted.request(), PostParams::default());
         let answer = accounts.create_token_request(&wanted.account.name, &params, &body);
         let answer = tokio::time::timeout(REQUEST_WAIT, answer).await.map_err(|_| "timed out".to_owned())?;
-        let answer = answer.map_err(|error| error.to_string())?;
+        let answer = answer.map_err(|error| said(&error))?;
         let status = answer.status.ok_or("the answer has no status")?;
         let expires = status.expiration_timestamp.ok_or("the answer has no expiration")?.0;
         let token = status.token.filter(|t| !t.is_empty()).ok_or("the answer has no token")?;
@@ -140,6 +140,14 @@ impl Wanted {
         let audiences = if self.audience.is_empty() { Vec::new() } else { vec![self.audience.clone()] };
         let spec = TokenRequestSpec { audiences: Some(audiences), bound_object_ref: Some(bound), expiration_seconds: Some(self.seconds) };
         TokenRequest { spec: Some(spec), ..TokenRequest::default() }
+    }
+}
+
+/// What the server said, where it was the server: users read it in events.
+pub(crate) fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
     }
 }
 
@@ -180,7 +188,7 @@ mod tests {
     async fn a_token_is_asked_for_once() {
         let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let count = asked.clone();
-        let server = tower::service_fn(move |request: http::Request<client::kube::client::Body>| {
+        let server = tower::service_fn(move |request: http::Request<kube::client::Body>| {
             assert_eq!(request.uri().path(), "/api/v1/namespaces/default/serviceaccounts/default/token");
             count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
             async {
@@ -188,10 +196,10 @@ mod tests {
                 let body = format!(
                     r#"{{"metadata":{{}},"spec":{{"audiences":[],"expirationSeconds":3600}},"status":{{"token":"t","expirationTimestamp":"{expires}"}}}}"#
                 );
-                Ok::<_, std::convert::Infallible>(http::Response::new(client::kube::client::Body::from(body.into_bytes())))
+                Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::from(body.into_bytes())))
             }
         });
-        let tokens = Tokens::new(client::kube::Client::new(server, "default"));
+        let tokens = Tokens::new(kube::Client::new(server, "default"));
         let p = pod(r#"{"containers":[]}"#);
         assert_eq!(tokens.get(&p, "", 3600).await.as_deref(), Ok("t"));
         assert_eq!(tokens.get(&p, "", 3600).await.as_deref(), Ok("t"));

@@ -15,8 +15,11 @@ use api::{
     task::Group,
 };
 use client::kube::{
-    Api,
-    runtime::{WatchStreamExt, watcher::watch_object},
+    self, Api,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, watch_object},
+    },
 };
 use futures::StreamExt;
 use parking_lot::Mutex;
@@ -24,7 +27,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     env::{self, Fetched},
-    meta,
+    meta, tokens,
 };
 
 /// Watched objects. Clones share them.
@@ -59,7 +62,7 @@ pub struct All {
 }
 
 struct Shared {
-    client: client::kube::Client,
+    client: kube::Client,
     group: Group,
     entries: Mutex<HashMap<Reference, Entry>>,
     /// Objects that changed since they were last asked for; bounded by the number of objects.
@@ -76,7 +79,7 @@ struct Entry {
 
 impl Objects {
     /// Watches run in `group`.
-    pub fn new(client: client::kube::Client, group: &Group) -> Self {
+    pub fn new(client: kube::Client, group: &Group) -> Self {
         let shared = Shared { client, group: group.clone(), entries: Mutex::default(), changed: Mutex::default(), change: Notify::new() };
         Self { shared: Arc::new(shared) }
     }
@@ -246,11 +249,21 @@ where
                 tracing::warn!(ns = about.key().namespace, name = about.key().name, kind = about.kind(), %error, "watch failed; trying again");
                 // What was seen before stays good while the server is away.
                 if matches!(*state.borrow(), Object::Unknown | Object::Failed(_)) {
-                    let why = format!("failed to fetch {} {}: {error}", about.kind(), about.key());
+                    let why = format!("failed to fetch {} {}: {}", about.kind(), about.key(), said(&error));
                     shared.publish(&about, &state, Object::Failed(why));
                 }
             }
         }
+    }
+}
+
+fn said(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => {
+            tokens::said(error)
+        }
+        watcher::Error::WatchError(status) => status.message.clone(),
+        other => other.to_string(),
     }
 }
 
@@ -272,5 +285,72 @@ fn of_volume<'a>(volume: &'a Volume, maps: &mut Vec<&'a str>, secrets: &mut Vec<
     for source in volume.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
         maps.extend(source.config_map.as_ref().map(|c| c.name.as_str()));
         secrets.extend(source.secret.as_ref().map(|s| s.name.as_str()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+
+    use super::*;
+    use crate::container_config::testing::pod;
+
+    fn map(rev: u32, value: &str) -> String {
+        format!(
+            r#"{{"kind":"ConfigMap","apiVersion":"v1","metadata":{{"name":"c","namespace":"default","resourceVersion":"{rev}"}},"data":{{"k":"{value}"}}}}"#
+        )
+    }
+
+    /// An API server with `default/c`, which changes once it is watched, and nothing else; secrets are forbidden.
+    fn server() -> kube::Client {
+        let answer = |request: http::Request<kube::client::Body>| {
+            let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default().to_owned());
+            let list =
+                |items: &str| format!(r#"{{"kind":"List","apiVersion":"v1","metadata":{{"resourceVersion":"1"}},"items":[{items}]}}"#);
+            let mut code = 200;
+            let mut lines = Vec::new();
+            if path.ends_with("/secrets") {
+                code = 403;
+                lines.push(r#"{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","code":403,"message":"secrets \"s\" is forbidden"}"#.to_owned());
+            } else if !query.contains("watch=true") {
+                assert!(query.contains("fieldSelector=metadata.name%3D"), "{query}");
+                lines.push(list(&if query.contains("%3Dc") { map(1, "one") } else { String::new() }));
+            } else if query.contains("%3Dc") {
+                lines.push(format!("{{\"type\":\"MODIFIED\",\"object\":{}}}\n", map(2, "two")));
+            }
+            let lines = futures::stream::iter(lines.into_iter().map(|l| Ok::<_, std::io::Error>(Frame::data(Bytes::from(l)))));
+            let open = query.contains("watch=true");
+            let rest = if open { futures::stream::pending().left_stream() } else { futures::stream::empty().right_stream() };
+            let body = StreamBody::new(lines.chain(rest));
+            let reply = http::Response::builder().status(code).body(body).expect("a response");
+            std::future::ready(Ok::<_, std::convert::Infallible>(reply))
+        };
+        kube::Client::new(tower::service_fn(answer), "default")
+    }
+
+    #[tokio::test]
+    async fn objects_are_watched_one_by_one_while_they_are_used() {
+        let group = Group::new();
+        let objects = Objects::new(server(), &group);
+        let p = pod(r#"{"containers":[{"name":"a","envFrom":[{"configMapRef":{"name":"missing"}},{"secretRef":{"name":"s"}}]}],
+            "volumes":[{"name":"v","configMap":{"name":"c"}}]}"#);
+        objects.hold(&p);
+        objects.ready(&p, Duration::from_secs(10)).await;
+        assert!(objects.all_seen(&p));
+        let all = objects.all(&p);
+        assert!(all.fetched.config_map("c").is_ok() && all.fetched.config_map("missing").is_err());
+        assert_eq!(objects.of_environment(&p).unwrap_err(), "failed to fetch secret default/s: secrets \"s\" is forbidden");
+        let changed = async {
+            while objects.all(&p).fetched.config_maps["c"].data.as_ref().is_none_or(|d| d["k"] != "two") {
+                objects.change().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), changed).await.expect("the change");
+        assert_eq!(objects.changed(), HashSet::from(["u1".to_owned()]));
+        objects.release("u1");
+        assert!(objects.shared.entries.lock().is_empty());
+        assert!(group.drain(Duration::from_secs(5)).await);
     }
 }

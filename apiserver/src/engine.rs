@@ -14,6 +14,7 @@ pub(crate) mod scale;
 pub(crate) mod select;
 pub(crate) mod table;
 pub(crate) mod update;
+pub(crate) mod wake;
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,6 +35,7 @@ use crate::{
     decode::{Schemas, Unchecked},
     identity::{Attributes, Decision, Gates, User},
     kind::Kind,
+    metrics::Metrics,
     site::Site,
 };
 
@@ -53,6 +55,7 @@ pub struct Engine {
     pub(crate) loaded: watch::Sender<bool>,
     sites: RwLock<Vec<Arc<dyn Site>>>,
     schemas: RwLock<Arc<dyn Schemas>>,
+    metrics: Arc<Metrics>,
     pub(crate) reading: Semaphore,
     pub(crate) mutating: Semaphore,
 }
@@ -69,6 +72,7 @@ impl Engine {
             loaded: watch::Sender::new(false),
             sites: RwLock::default(),
             schemas: RwLock::new(Arc::new(Unchecked)),
+            metrics: Metrics::new(),
             reading: Semaphore::new(READING_MAX),
             mutating: Semaphore::new(MUTATING_MAX),
         });
@@ -188,6 +192,11 @@ impl Engine {
         *self.loaded.borrow()
     }
 
+    /// The counters that the front door keeps.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     /// The task group of the engine; connections and streams belong to it.
     pub fn group(&self) -> &api::task::Group {
         &self.group
@@ -227,9 +236,14 @@ impl Engine {
             return Ok(());
         }
         let mut applied = self.applied.subscribe();
-        let reached = tokio::time::timeout(FRESH_MAX, applied.wait_for(|at| *at >= rev)).await;
-        if matches!(reached, Ok(Ok(_))) {
-            return Ok(());
+        tokio::select! {
+            reached = tokio::time::timeout(FRESH_MAX, applied.wait_for(|at| *at >= rev)) => {
+                if matches!(reached, Ok(Ok(_))) {
+                    return Ok(());
+                }
+            }
+            // The caches are not followed any more.
+            () = self.group.stopping() => return Err(Status::unavailable("the server is shutting down")),
         }
         let current = *self.applied.borrow();
         let mut status = Status::timeout(format!("Too large resource version: {rev}, current: {current}"));
@@ -257,19 +271,16 @@ impl Engine {
         Ok(form::view(served, Arc::new(object)))
     }
 
-    /// Removes what stands at `rev`. False: somebody else was faster.
-    pub(crate) async fn erase(self: &Arc<Self>, asked: &Asked<'_>, key: &Key, rev: Rev) -> Result<bool, Status> {
+    /// Removes `current`. False: somebody else was faster.
+    pub(crate) async fn erase(self: &Arc<Self>, asked: &Asked<'_>, current: &Object) -> Result<bool, Status> {
         let Some(cache) = &asked.served.cache else { return Err(Status::internal("a kind that is kept nowhere was deleted")) };
-        let at = cache.store_key(key);
-        let last = cache.get(key);
-        let txn = Txn { expect: vec![(at.clone(), Expect::At(rev))], ops: vec![Op::Delete { key: at }] };
+        let at = cache.store_key(&current.key);
+        let txn = Txn { expect: vec![(at.clone(), Expect::At(current.rev))], ops: vec![Op::Delete { key: at }] };
         let Outcome::Done(done) = self.store.txn(txn).await.map_err(form::store_error)? else { return Ok(false) };
         if let Err(status) = self.reach(done).await {
             tracing::warn!(rev = done, %status, "cache lags behind an acknowledged deletion");
         }
-        if let Some(last) = last {
-            asked.served.kind.law.release(&asked.ctx(self), &form::value(asked.served, &last)).await;
-        }
+        asked.served.kind.law.release(&asked.ctx(self), &form::value(asked.served, current)).await;
         Ok(true)
     }
 }

@@ -18,7 +18,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use api::{Status, time::Timestamp};
@@ -39,6 +39,7 @@ use crate::{
     },
     identity::{Operation, User},
     kind::{Handler, Scope},
+    metrics::{Observed, RequestKind},
     wire,
 };
 use info::Info;
@@ -94,20 +95,36 @@ struct Call {
 
 async fn handle(engine: Arc<Engine>, request: Request) -> Response {
     let takes_gzip = negotiate::takes_gzip(request.headers());
-    let served = AssertUnwindSafe(serve(engine, request)).catch_unwind().await;
-    let served = served.unwrap_or_else(|_| {
+    let served = AssertUnwindSafe(observed(engine, request)).catch_unwind().await;
+    let mut response = served.unwrap_or_else(|_| {
         tracing::error!("a request handler panicked");
-        Err(Status::internal("the request handler panicked, the server's log has details"))
+        wire::refusal(&Status::internal("the request handler panicked, the server's log has details"))
     });
-    let mut response = served.unwrap_or_else(|status| wire::refusal(&status));
     response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     if takes_gzip { stream::compressed(response) } else { response }
 }
 
-async fn serve(engine: Arc<Engine>, request: Request) -> Result<Response, Status> {
+/// Serves and counts.
+async fn observed(engine: Arc<Engine>, request: Request) -> Response {
+    let began = Instant::now();
+    let query = Query::parse(request.uri().query());
+    let info = Info::new(request.method(), request.uri().path(), &query);
+    let dry_run = !query.get("dryRun").is_empty();
+    let kind = if info.is_mutating() { RequestKind::Mutating } else { RequestKind::ReadOnly };
+    let metrics = engine.metrics().clone();
+    let in_flight = metrics.enter(kind);
+    let (told, counted) = (info.clone(), engine.clone());
+    let response = serve(engine, request, query, info).await.unwrap_or_else(|status| wire::refusal(&status));
+    drop(in_flight);
+    if told.resource_request && counted.table.find(&told.group, &told.version, &told.resource).is_some() {
+        let seen = Observed { dry_run, code: response.status().as_u16(), ..told.observed() };
+        metrics.observe(&seen, began.elapsed());
+    }
+    response
+}
+
+async fn serve(engine: Arc<Engine>, request: Request, query: Query, info: Info) -> Result<Response, Status> {
     let (parts, body) = request.into_parts();
-    let query = Query::parse(parts.uri.query());
-    let info = Info::new(&parts.method, parts.uri.path(), &query);
     if info.resource_request {
         wait_ready(&engine).await?;
     }

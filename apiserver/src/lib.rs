@@ -21,3 +21,5 @@ pub mod smp;
 pub mod tls;
 pub mod version;
 pub mod wire;
+
+pub use front::{Front, service};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use http::request::Parts;
 
-use crate::{engine::Engine, identity::User, body::Response};
+use crate::{body::Response, engine::Engine, identity::User};
 
 /// Serves some of the non-resource paths. Asked after authentication and authorization (`nonResourceURLs`), in the order of
 /// [`Engine::mount`]. `request.uri.path()` is the path as sent.

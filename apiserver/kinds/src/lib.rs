@@ -4,19 +4,30 @@ use std::sync::Arc;
 
 use apiserver::kind::Kind;
 
+pub mod admission;
+pub mod auth;
 pub mod binding;
 pub mod common;
 pub mod config;
 pub mod configmap;
 pub mod deployment;
+pub mod endpoints;
+pub mod endpointslice;
+pub mod event;
 pub mod eviction;
+pub mod lease;
+pub mod limitrange;
 pub mod namespace;
 pub mod net;
 pub mod node;
 pub mod pod;
+
 pub mod podtemplate;
+pub mod ports;
+pub mod priorityclass;
 pub mod replicaset;
 pub mod replicationcontroller;
+pub mod roles;
 pub mod schema;
 pub mod secret;
 pub mod service;
@@ -29,6 +40,9 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     // core
     |_| binding::kind(),
     |_| configmap::kind(),
+    |_| endpoints::kind(),
+    |_| event::kind(),
+    |_| limitrange::kind(),
     |_| namespace::kind(),
     |_| node::kind(),
     |_| pod::kind(),
@@ -39,7 +53,29 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     // apps
     |_| deployment::kind(),
     |_| replicaset::kind(),
+    // coordination.k8s.io
+    |_| lease::kind(),
+    // discovery.k8s.io
+    |_| endpointslice::kind(),
+    // events.k8s.io
+    |_| event::events_kind(),
+    // rbac.authorization.k8s.io
+    |_| roles::cluster_role(),
+    |_| roles::cluster_role_binding(),
+    |_| roles::role(),
+    |_| roles::role_binding(),
+    // scheduling.k8s.io
+    |_| priorityclass::kind(),
 ];
+
+/// All that is served: the table, the token subresource, and the reviews.
+pub fn all(config: &Config, tokens: &Arc<auth::Tokens>) -> Vec<Arc<Kind>> {
+    let mut kinds: Vec<Kind> = TABLE.iter().map(|make| make(config)).collect();
+    for kind in kinds.iter_mut().filter(|k| k.plural == "serviceaccounts") {
+        kind.subresources.push(auth::token_subresource(tokens));
+    }
+    kinds.into_iter().map(Arc::new).chain(auth::kinds()).collect()
+}
 
 /// All built-in kinds, for `Engine::new`.
 pub fn table(config: &Config) -> Vec<Arc<Kind>> {

@@ -4,9 +4,8 @@
 
 use std::borrow::Cow;
 
-use api::{Gvk, Status, causes::Causes, time::Timestamp};
+use api::{Gvk, causes::Causes, time::Timestamp};
 use apiserver::kind::{Column, Ctx, Field, Handler, Kind, Law, Scope, Subresource};
-use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use crate::common::{self, Path, Read, edit, read, table, well_formed, words};
@@ -32,7 +31,6 @@ pub fn kind() -> Kind {
 
 struct Namespaces;
 
-#[async_trait]
 impl Law for Namespaces {
     fn default(&self, object: &mut Value) {
         label_with_name(object);
@@ -41,7 +39,9 @@ impl Law for Namespaces {
         }
     }
 
+    /// With `generateName` the name is known only now.
     fn prepare_create(&self, _ctx: &Ctx<'_>, object: &mut Value) {
+        label_with_name(object);
         edit::set(object, "status", json!({"phase": "Active"}));
         let Some(spec) = edit::make_child(object, "spec") else { return };
         let mut finalizers = spec.list("finalizers").to_vec();
@@ -84,12 +84,6 @@ impl Law for Namespaces {
             }
             _ => phase(new, causes),
         }
-    }
-
-    /// With `generateName` the name is known only now.
-    async fn allocate(&self, _ctx: &Ctx<'_>, object: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
-        label_with_name(object);
-        Ok(())
     }
 
     fn begin_delete(&self, _ctx: &Ctx<'_>, object: &mut Value) {
@@ -167,7 +161,10 @@ mod tests {
         let mut causes = Causes::default();
         Namespaces.validate(&json!({"spec": {"finalizers": ["kubernetes", "a.b/c", "odd"]}}), &mut causes);
         let texts: Vec<String> = causes.0.iter().map(|c| c.text()).collect();
-        assert_eq!(texts, [r#"spec.finalizers: Invalid value: "odd": name is neither a standard finalizer name nor is it fully qualified"#]);
+        assert_eq!(
+            texts,
+            [r#"spec.finalizers: Invalid value: "odd": name is neither a standard finalizer name nor is it fully qualified"#]
+        );
     }
 
     #[test]

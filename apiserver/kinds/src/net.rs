@@ -170,7 +170,16 @@ mod tests {
 
     #[test]
     fn endpoints_are_reachable_addresses() {
-        let cases = [("10.0.0.1", 0), ("0.0.0.0", 1), ("127.0.0.1", 1), ("169.254.1.1", 1), ("224.0.0.1", 1), ("fe80::1", 1), ("ff02::1", 1), ("x", 1)];
+        let cases = [
+            ("10.0.0.1", 0),
+            ("0.0.0.0", 1),
+            ("127.0.0.1", 1),
+            ("169.254.1.1", 1),
+            ("224.0.0.1", 1),
+            ("fe80::1", 1),
+            ("ff02::1", 1),
+            ("x", 1),
+        ];
         for (value, count) in cases {
             assert_eq!(endpoint_ip(value).len(), count, "{value}");
         }

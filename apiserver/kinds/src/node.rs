@@ -30,7 +30,11 @@ const COLUMNS: &[Column] = &[
     table::wide("External-IP", "string", ADDRESSES),
     table::wide("OS-Image", "string", "OS Image reported by the node from /etc/os-release (e.g. Debian GNU/Linux 7 (wheezy))."),
     table::wide("Kernel-Version", "string", "Kernel Version reported by the node from 'uname -r' (e.g. 3.16.0-0.bpo.4-amd64)."),
-    table::wide("Container-Runtime", "string", "ContainerRuntime Version reported by the node through runtime remote API (e.g. containerd://1.4.2)."),
+    table::wide(
+        "Container-Runtime",
+        "string",
+        "ContainerRuntime Version reported by the node through runtime remote API (e.g. containerd://1.4.2).",
+    ),
 ];
 const FIELDS: &[Field] = &[table::field("spec.unschedulable", "/spec/unschedulable", "false")];
 
@@ -301,7 +305,11 @@ mod tests {
             r#"metadata.taints[1]: Duplicate value: {"Key":"a","Value":"b","Effect":"NoSchedule","TimeAdded":null}: taints must be unique by key and effect pair"#
         );
         assert_eq!(found[1], "metadata.taints[2].effect: Required value");
-        assert!(found[2].starts_with(r#"metadata.taints[3].effect: Unsupported value: "x": supported values: "NoExecute""#), "{}", found[2]);
+        assert!(
+            found[2].starts_with(r#"metadata.taints[3].effect: Unsupported value: "x": supported values: "NoExecute""#),
+            "{}",
+            found[2]
+        );
         assert!(found[3].starts_with("metadata.taints[4].key: Invalid value"), "{}", found[3]);
     }
 
@@ -312,7 +320,10 @@ mod tests {
         let found = texts(&node("10.0.1.0/24"), Some(&node("10.0.0.0/24")));
         assert_eq!(found, [r#"spec.podCIDRs: Forbidden: node updates may not change podCIDR except from "" to valid"#]);
         let two = texts(&json!({"spec": {"podCIDRs": ["10.0.0.0/24", "10.0.1.0/24"]}}), None);
-        assert_eq!(two, [r#"spec.podCIDRs: Invalid value: ["10.0.0.0/24","10.0.1.0/24"]: may specify no more than one CIDR for each IP family"#]);
+        assert_eq!(
+            two,
+            [r#"spec.podCIDRs: Invalid value: ["10.0.0.0/24","10.0.1.0/24"]: may specify no more than one CIDR for each IP family"#]
+        );
     }
 
     #[test]
@@ -337,7 +348,15 @@ mod tests {
                 "nodeInfo": {"kubeletVersion": "v1.36.0", "kernelVersion": "6.1", "architecture": "amd64"}}});
         let cells = Nodes.cells(&node, Timestamp::from_second(60).unwrap());
         let wanted = json!([
-            "n", "NotReady,SchedulingDisabled", "control-plane,worker,x", "60s", "v1.36.0", "10.0.0.1", "<none>", "<unknown>", "6.1 (amd64)",
+            "n",
+            "NotReady,SchedulingDisabled",
+            "control-plane,worker,x",
+            "60s",
+            "v1.36.0",
+            "10.0.0.1",
+            "<none>",
+            "<unknown>",
+            "6.1 (amd64)",
             "<unknown>"
         ]);
         assert_eq!(Value::Array(cells), wanted);

@@ -35,7 +35,11 @@ const COLUMNS: &[Column] = &[
     table::NAME_COLUMN,
     table::column("Type", "string", "type determines how the Service is exposed. Defaults to ClusterIP."),
     table::column("Cluster-IP", "string", "clusterIP is the IP address of the service and is usually assigned randomly."),
-    table::column("External-IP", "string", "externalIPs is a list of IP addresses for which nodes in the cluster will also accept traffic for this service."),
+    table::column(
+        "External-IP",
+        "string",
+        "externalIPs is a list of IP addresses for which nodes in the cluster will also accept traffic for this service.",
+    ),
     table::column("Port(s)", "string", "The list of ports that are exposed by this service."),
     table::AGE_COLUMN,
     table::wide("Selector", "string", "Route service traffic to pods with label keys and values matching this selector."),

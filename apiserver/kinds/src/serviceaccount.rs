@@ -34,7 +34,9 @@ impl Law for ServiceAccounts {
         if !set(new) || old.is_some_and(set) {
             return Vec::new();
         }
-        vec![format!("metadata.annotations[{MOUNTABLE}]: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets")]
+        vec![format!(
+            "metadata.annotations[{MOUNTABLE}]: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets"
+        )]
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

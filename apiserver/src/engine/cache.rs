@@ -9,11 +9,11 @@ use std::{
 use api::Key;
 use parking_lot::{Mutex, RwLock};
 use store::{Entry, Rev};
-use tokio::sync::watch;
 
 use super::{
     object::Object,
     ring::{BYTES_MAX, Event, Expired, Ring},
+    wake::{Sleepers, Wakes},
 };
 use crate::kind::{Kind, Scope};
 
@@ -37,8 +37,7 @@ pub(crate) struct Cache {
     /// `/registry/<prefix>/`
     pub prefix: String,
     state: RwLock<State>,
-    /// Says that the ring has grown; the number is the ring's end.
-    pub grown: watch::Sender<u64>,
+    pub wakes: Wakes,
     /// Held while changes are told, so that a new listener sees each exactly once.
     listeners: Mutex<Vec<Listener>>,
 }
@@ -65,7 +64,7 @@ impl Cache {
             kind,
             prefix: format!("/registry/{prefix}/"),
             state: RwLock::new(state),
-            grown: watch::Sender::new(0),
+            wakes: Wakes::new(),
             listeners: Mutex::new(Vec::new()),
         }
     }
@@ -144,16 +143,17 @@ impl Cache {
         let listeners = self.listeners.lock();
         let parsed: Vec<_> = writes.into_iter().filter_map(|write| self.parsed(write)).collect();
         let mut events = Vec::with_capacity(parsed.len());
-        let end = {
+        let (end, sleepers) = {
             let mut state = self.state.write();
             let seen = state.rev;
             for (tail, rev, new) in parsed.into_iter().filter(|(_, rev, _)| *rev > seen) {
                 events.extend(state.put(tail, rev, new));
             }
-            state.ring.end()
+            let sleepers = if state.ring.turns_over() { Sleepers::Woken } else { Sleepers::Left };
+            (state.ring.end(), sleepers)
         };
-        tell(&listeners, events);
-        self.grown.send_replace(end);
+        tell(&listeners, &events);
+        self.wakes.wake(&self.kind, &events, end, sleepers);
     }
 
     fn parsed(&self, write: Write) -> Option<(Arc<str>, Rev, Option<Arc<Object>>)> {
@@ -184,8 +184,8 @@ impl Cache {
             state.rev = rev;
             state.ring.end()
         };
-        tell(&listeners, events);
-        self.grown.send_replace(end);
+        tell(&listeners, &events);
+        self.wakes.wake(&self.kind, &events, end, Sleepers::Woken);
     }
 }
 
@@ -219,7 +219,7 @@ impl State {
     }
 }
 
-fn tell(listeners: &[Listener], events: Vec<Arc<Event>>) {
+fn tell(listeners: &[Listener], events: &[Arc<Event>]) {
     if listeners.is_empty() {
         return;
     }

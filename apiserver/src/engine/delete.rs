@@ -100,7 +100,7 @@ pub(crate) async fn delete(engine: &Arc<Engine>, asked: &Asked<'_>, options: &Op
             Fate::Stays => return Ok(Deleted { object: shown(), gone: false }),
             Fate::Goes if asked.dry_run => return Ok(Deleted { object: shown(), gone: true }),
             Fate::Goes => {
-                if engine.erase(asked, &key, current.rev).await? {
+                if engine.erase(asked, &current).await? {
                     return Ok(Deleted { object: shown(), gone: true });
                 }
             }

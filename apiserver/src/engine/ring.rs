@@ -29,6 +29,8 @@ pub(crate) struct Ring {
     first: u64,
     bytes: usize,
     bytes_max: usize,
+    /// What has been pushed since the last turn was told.
+    pushed: usize,
     /// All events above this revision are there.
     floor: Rev,
 }
@@ -57,11 +59,12 @@ impl Event {
 
 impl Ring {
     pub fn new(bytes_max: usize) -> Self {
-        Self { events: VecDeque::new(), first: 1, bytes: 0, bytes_max, floor: 0 }
+        Self { events: VecDeque::new(), first: 1, bytes: 0, bytes_max, pushed: 0, floor: 0 }
     }
 
     pub fn push(&mut self, event: Arc<Event>) {
         self.bytes += event.size();
+        self.pushed += event.size();
         self.events.push_back(event);
         while self.bytes > self.bytes_max {
             let Some(old) = self.events.pop_front() else { return };
@@ -77,6 +80,15 @@ impl Ring {
         self.events.clear();
         self.bytes = 0;
         self.floor = floor;
+    }
+
+    /// True each time a quarter of the ring has been written anew: sleeping readers must look, or they fall behind.
+    pub fn turns_over(&mut self) -> bool {
+        let turned = self.pushed > self.bytes_max / 4;
+        if turned {
+            self.pushed = 0;
+        }
+        turned
     }
 
     /// The cursor behind the newest event.

@@ -1,5 +1,7 @@
 //! Which objects a list or watch is about: namespace, labels, fields.
 
+use std::sync::Arc;
+
 use api::{
     Status,
     selector::{Fields, Labels},
@@ -9,8 +11,9 @@ use super::object::Object;
 use crate::kind::Kind;
 
 /// A selection, checked against the kind's fields.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone)]
 pub(crate) struct Selection {
+    kind: Arc<Kind>,
     pub namespace: String,
     labels: Labels,
     terms: Vec<Term>,
@@ -21,11 +24,11 @@ struct Term {
     field: Source,
     equal: bool,
     value: String,
-    default: &'static str,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Source {
+/// Where a field's value comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Source {
     Name,
     Namespace,
     /// Index into [`Kind::fields`].
@@ -35,11 +38,11 @@ enum Source {
 impl Selection {
     /// # Errors
     /// 400 for selectors that cannot be read, or name a field that the kind does not have.
-    pub fn new(kind: &Kind, namespace: &str, labels: &str, fields: &str) -> Result<Self, Status> {
-        let labels = Labels::parse(labels).map_err(|why| Status::bad_request(format!("unable to parse requirement: {why}")))?;
+    pub fn new(kind: &Arc<Kind>, namespace: &str, labels: &str, fields: &str) -> Result<Self, Status> {
+        let labels = Labels::parse(labels).map_err(Status::bad_request)?;
         let fields = Fields::parse(fields).map_err(Status::bad_request)?;
         let terms = fields.0.into_iter().map(|term| Term::new(kind, term)).collect::<Result<_, _>>()?;
-        Ok(Self { namespace: namespace.to_owned(), labels, terms })
+        Ok(Self { kind: kind.clone(), namespace: namespace.to_owned(), labels, terms })
     }
 
     /// Whether it takes everything (of its namespace).
@@ -50,7 +53,13 @@ impl Selection {
     pub fn matches(&self, object: &Object) -> bool {
         (self.namespace.is_empty() || self.namespace == object.key.namespace)
             && self.labels.matches_with(|key| object.label(key))
-            && self.terms.iter().all(|term| term.matches(object))
+            && self.terms.iter().all(|term| (term.field.value(&self.kind, object) == term.value) == term.equal)
+    }
+
+    /// The value of one field that every match must have: what a watcher can wait for.
+    pub fn interest(&self) -> Option<(Source, &str)> {
+        let term = self.terms.iter().find(|term| term.equal).map(|term| (term.field, term.value.as_str()));
+        term.or((!self.namespace.is_empty()).then_some((Source::Namespace, self.namespace.as_str())))
     }
 
     /// The name that every match must have, where the selection says so.
@@ -68,16 +77,19 @@ impl Term {
             ("metadata.namespace", None) => Source::Namespace,
             (other, None) => return Err(Status::bad_request(format!("field label not supported: {other}"))),
         };
-        let default = known.and_then(|at| kind.fields.get(at)).map_or("", |field| field.default);
-        Ok(Self { field, equal: term.equal, value: term.value, default })
+        Ok(Self { field, equal: term.equal, value: term.value })
     }
+}
 
-    fn matches(&self, object: &Object) -> bool {
-        let value = match self.field {
-            Source::Name => object.key.name.as_str(),
-            Source::Namespace => object.key.namespace.as_str(),
-            Source::Field(at) => object.head.fields.get(at).and_then(Option::as_deref).unwrap_or(self.default),
-        };
-        (value == self.value) == self.equal
+impl Source {
+    pub fn value<'a>(self, kind: &Kind, object: &'a Object) -> &'a str {
+        match self {
+            Source::Name => &object.key.name,
+            Source::Namespace => &object.key.namespace,
+            Source::Field(at) => {
+                let default = kind.fields.get(at).map_or("", |field| field.default);
+                object.head.fields.get(at).and_then(Option::as_deref).unwrap_or(default)
+            }
+        }
     }
 }

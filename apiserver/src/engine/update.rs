@@ -71,10 +71,10 @@ async fn round(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>, missing
     asked.warn(kind.law.warnings(&new, Some(&old)));
     admit::validate(&ctx, Operation::Update, Some(&mut new), Some(&old), asked.options).await?;
     if new == old {
-        return Ok(Round::Done(Updated { object: current, created: false }));
+        return Ok(Round::Done(Updated { object: form::view(asked.served, current), created: false }));
     }
     if finishes_deletion(kind, &new, &old) {
-        return remove(engine, asked, &key, &current, &new).await;
+        return remove(engine, asked, &current, &new).await;
     }
     kind.law.allocate(&ctx, &mut new, Some(&old)).await?;
     if asked.dry_run {
@@ -94,6 +94,11 @@ async fn create_missing(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>
     }
     let mut object = Value::Null;
     edit(&mut object)?;
+    let uid = meta::text(&object, "uid");
+    if !uid.is_empty() {
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: ");
+        return Err(Status::conflict(&kind.group_resource(), asked.name, &why));
+    }
     meta::wipe(&mut object);
     meta::of(&mut object).shift_remove("resourceVersion");
     kind.law.default(&mut object);
@@ -209,12 +214,11 @@ fn finishes_deletion(kind: &Kind, new: &Value, old: &Value) -> bool {
     deleted && grace == 0 && meta::finalizers(new).is_empty() && !kind.law.holds_deletion(new)
 }
 
-async fn remove(engine: &Arc<Engine>, asked: &Asked<'_>, key: &Key, current: &Arc<Object>, new: &Value) -> Result<Round, Status> {
-    let done = || Ok(Round::Done(Updated { object: form::loose(key.clone(), new), created: false }));
-    if asked.dry_run {
-        return done();
+async fn remove(engine: &Arc<Engine>, asked: &Asked<'_>, current: &Arc<Object>, new: &Value) -> Result<Round, Status> {
+    if !asked.dry_run && !engine.erase(asked, current).await? {
+        return Ok(Round::Again);
     }
-    if engine.erase(asked, key, current.rev).await? { done() } else { Ok(Round::Again) }
+    Ok(Round::Done(Updated { object: form::loose(current.key.clone(), new), created: false }))
 }
 
 /// Writes over revision `rev`. `None`: somebody else was faster.

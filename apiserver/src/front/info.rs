@@ -3,6 +3,7 @@
 use http::Method;
 
 use super::query::{Query, decode};
+use crate::metrics::Observed;
 
 /// What a request is about (`RequestInfo`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,6 +55,29 @@ impl Info {
 
     pub fn is_mutating(&self) -> bool {
         !matches!(self.verb.as_str(), "get" | "list" | "watch" | "head" | "options")
+    }
+
+    /// As metrics tell of it; the code comes later.
+    pub fn observed(&self) -> Observed<'_> {
+        let verb = match self.verb.as_str() {
+            "get" => "GET",
+            "list" => "LIST",
+            "watch" => "WATCH",
+            "create" => "POST",
+            "update" => "PUT",
+            "patch" => "PATCH",
+            "delete" => "DELETE",
+            "deletecollection" => "DELETECOLLECTION",
+            _ => "other",
+        };
+        let scope = match (self.name.is_empty(), self.namespace.is_empty()) {
+            (false, _) => "resource",
+            (true, false) => "namespace",
+            (true, true) => "cluster",
+        };
+        let (group, version) = (self.group.as_str(), self.version.as_str());
+        let (resource, subresource) = (self.resource.as_str(), self.subresource.as_str());
+        Observed { verb, group, version, resource, subresource, scope, ..Observed::default() }
     }
 
     fn set_verb<'a, 'p>(&mut self, method: &Method, parts: &'a [&'p str]) -> &'a [&'p str] {

@@ -101,7 +101,8 @@ mod tests {
 
     /// JSON without nulls, which a merge patch cannot write.
     fn json() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![any::<bool>().prop_map(Value::from), any::<i32>().prop_map(Value::from), "[a-z~/]{0,4}".prop_map(Value::from)];
+        let leaf =
+            prop_oneof![any::<bool>().prop_map(Value::from), any::<i32>().prop_map(Value::from), "[a-z~/]{0,4}".prop_map(Value::from)];
         leaf.prop_recursive(4, 32, 4, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),

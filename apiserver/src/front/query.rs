@@ -1,5 +1,7 @@
 //! A query string -> options of list, watch and writes, checked. Source: apimachinery `metav1` options and `internalversion/validation`.
 
+use std::sync::Arc;
+
 use api::{Gvk, Status, causes::Causes};
 use serde_json::{Map, Value, json};
 
@@ -14,7 +16,7 @@ use crate::{
 pub(crate) struct Query(Vec<(String, String)>);
 
 /// `metav1.ListOptions` of a list or a watch.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct ListOptions {
     pub selection: Selection,
     pub limit: usize,
@@ -99,7 +101,7 @@ pub(crate) fn decode(text: &str) -> String {
 impl ListOptions {
     /// # Errors
     /// 400 for what cannot be read, 422 for options that contradict each other.
-    pub fn read(query: &Query, kind: &Kind, namespace: &str, watch: bool) -> Result<Self, Status> {
+    pub fn read(query: &Query, kind: &Arc<Kind>, namespace: &str, watch: bool) -> Result<Self, Status> {
         let selection = Selection::new(kind, namespace, query.get("labelSelector"), query.get("fieldSelector"))?;
         check(query, watch)?;
         let limit = query.number("limit")?.unwrap_or_default();
@@ -114,7 +116,7 @@ impl ListOptions {
     }
 }
 
-fn when(query: &Query, paged: bool) -> Result<When, Status> {
+pub(super) fn when(query: &Query, paged: bool) -> Result<When, Status> {
     let (token, version) = (query.get("continue"), query.get("resourceVersion"));
     if !token.is_empty() {
         if !matches!(version, "" | "0") {

@@ -7,14 +7,19 @@ use serde_json::{Map, Value};
 use super::{
     Call,
     negotiate::{self, Format, Output, Shape},
-    query::ListOptions,
+    query::{ListOptions, when},
     render::{self, ListMeta},
     stream::ListBody,
     watching,
 };
 use crate::{
     body::{Response, boxed},
-    engine::{form, list, scale, table::Served},
+    engine::{
+        form,
+        list::{self, When},
+        scale,
+        table::Served,
+    },
     kind::ScalePaths,
     wire,
 };
@@ -35,6 +40,9 @@ impl Call {
 
     async fn object(&self, served: &Served) -> Result<std::sync::Arc<crate::engine::Object>, Status> {
         let key = Key::new(self.namespace(served), &self.info.name);
+        if let When::NotOlderThan(rev) | When::Exactly(rev) = when(&self.query, false)? {
+            self.engine.reach(rev).await?;
+        }
         // "0" is content with what the cache has; everything else is answered as of now.
         let cached = served.cache.as_ref().filter(|_| self.query.get("resourceVersion") == "0").and_then(|cache| cache.get(&key));
         let found = match cached {

@@ -73,7 +73,7 @@ pub(crate) async fn watch(engine: &Arc<Engine>, served: &Served, output: &Output
         .timeout_seconds
         .filter(|seconds| *seconds > 0)
         .map_or_else(|| LASTS.mul_f64(1.0 + rand::rng().random::<f64>()), |seconds| Duration::from_secs(seconds.min(u64::from(u32::MAX))));
-    let grown = cache.grown.subscribe();
+    let grown = cache.wakes.subscribe(options.selection.interest());
     let mut watcher = Watcher {
         engine: engine.clone(),
         served: served.clone(),
@@ -178,22 +178,23 @@ impl Watcher {
         Ok(true)
     }
 
-    /// Nothing to tell: waits for news, the next bookmark, or the end.
+    /// Nothing to tell up to `applied`: a bookmark if one is due, the end if it is time, else waits for news.
     async fn rest(&mut self, applied: Rev, out: &mut BytesMut) {
+        let now = Instant::now();
+        self.done = now >= self.ends;
+        if self.bookmarks && (self.done || now >= self.next_bookmark) {
+            self.next_bookmark = now + BOOKMARK_EVERY;
+            self.after = self.after.max(applied);
+            return self.put_bookmark(applied, json!({}), out);
+        }
+        if self.done {
+            return;
+        }
         let alarm = if self.bookmarks { self.ends.min(self.next_bookmark) } else { self.ends };
-        let group = self.engine.group.clone();
         tokio::select! {
             changed = self.grown.changed() => self.done = changed.is_err(),
-            () = group.stopping() => self.done = true,
-            () = tokio::time::sleep_until(alarm) => {
-                let now = Instant::now();
-                self.done = now >= self.ends;
-                if self.bookmarks {
-                    self.next_bookmark = now + BOOKMARK_EVERY;
-                    self.after = self.after.max(applied);
-                    self.put_bookmark(applied, json!({}), out);
-                }
-            }
+            () = self.engine.group.stopping() => self.done = true,
+            () = tokio::time::sleep_until(alarm) => {}
         }
     }
 

@@ -21,7 +21,9 @@ async fn preconditions_are_kept() {
     let made = room.thing("a", &json!({})).await;
     let path = format!("{THINGS}/a");
     room.delete(&path, &json!({"preconditions": {"uid": "x"}})).await.refused(409, "the UID in the precondition (x) does not match");
-    room.delete(&path, &json!({"preconditions": {"resourceVersion": "1000"}})).await.refused(409, "the ResourceVersion in the precondition");
+    room.delete(&path, &json!({"preconditions": {"resourceVersion": "1000"}}))
+        .await
+        .refused(409, "the ResourceVersion in the precondition");
     let uid = &made["metadata"]["uid"];
     room.delete(&path, &json!({"preconditions": {"uid": uid, "resourceVersion": made["metadata"]["resourceVersion"]}})).await.ok(200);
 }

@@ -29,7 +29,9 @@ async fn impersonation_needs_leave() {
     let reply = room.raw("POST", "/apis/test.io/v1/asks", ask.to_string(), &[("impersonate-user", "alice")]).await.ok(201);
     assert_eq!(reply["status"]["user"], "alice");
     let by_nobody = [("authorization", "Bearer token-nobody"), ("impersonate-user", "alice")];
-    room.raw("GET", THINGS, "", &by_nobody).await.refused(403, r#"users "alice" is forbidden: User "nobody" cannot impersonate resource "users""#);
+    room.raw("GET", THINGS, "", &by_nobody)
+        .await
+        .refused(403, r#"users "alice" is forbidden: User "nobody" cannot impersonate resource "users""#);
     room.raw("GET", THINGS, "", &[("impersonate-group", "g")]).await.refused(400, "without impersonating a user");
 }
 

@@ -26,7 +26,9 @@ async fn nonsense_is_refused_and_nothing_is_stored() {
         assert_eq!(reply.code, code, "{shown}: {:?}", reply.body);
     }
     let wrong = json!({"kind": "Thing", "apiVersion": "test.io/v2", "metadata": {"name": "a"}});
-    room.post(THINGS, &wrong).await.refused(400, "the API version in the data (test.io/v2) does not match the expected API version (test.io/v1)");
+    room.post(THINGS, &wrong)
+        .await
+        .refused(400, "the API version in the data (test.io/v2) does not match the expected API version (test.io/v1)");
     let huge = vec![b' '; 4 << 20];
     room.raw("POST", THINGS, huge, &[]).await.refused(413, "Request entity too large: limit is 3145728");
     let mut noted = thing("a", &json!({}));

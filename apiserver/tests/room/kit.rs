@@ -124,7 +124,11 @@ struct Everyone;
 
 impl Authorizer for Everyone {
     fn authorize(&self, asked: &Attributes) -> Decision {
-        if asked.user.name == "nobody" || asked.user.name == "system:anonymous" { Decision::NoOpinion(String::new()) } else { Decision::Allow(String::new()) }
+        if asked.user.name == "nobody" || asked.user.name == "system:anonymous" {
+            Decision::NoOpinion(String::new())
+        } else {
+            Decision::Allow(String::new())
+        }
     }
 }
 
@@ -182,7 +186,13 @@ impl Room {
     }
 
     /// `headers` are pairs; the caller is `tester` unless they say otherwise.
-    pub async fn send(&self, method: &str, path: &str, body: impl Into<Bytes>, headers: &[(&str, &str)]) -> http::Response<apiserver::body::Body> {
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: impl Into<Bytes>,
+        headers: &[(&str, &str)],
+    ) -> http::Response<apiserver::body::Body> {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);

@@ -3,6 +3,7 @@
 mod delete;
 mod gates;
 mod input;
+mod inside;
 mod kit;
 mod list;
 mod watch;

@@ -73,7 +73,9 @@ async fn stale_updates_conflict_and_equal_ones_write_nothing() {
     let second = room.put(&path, &changed).await.ok(200);
     assert!(version(&second) > version(&first));
     assert_eq!(second["metadata"]["generation"], 2);
-    room.put(&path, &changed).await.refused(409, "the object has been modified; please apply your changes to the latest version and try again");
+    room.put(&path, &changed)
+        .await
+        .refused(409, "the object has been modified; please apply your changes to the latest version and try again");
     // Without a version the last writer wins; what is the system's stays.
     let third = room.put(&path, &thing("a", &json!({"l": "1"}))).await.ok(200);
     assert_eq!(third["metadata"]["uid"], first["metadata"]["uid"]);

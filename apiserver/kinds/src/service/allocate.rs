@@ -59,8 +59,10 @@ struct Write<'a, 'b> {
 impl Allocator {
     pub fn new(config: &Config) -> Self {
         let addresses = usable(config.service_cidr);
-        let ports = u64::from(*config.node_ports.end()) + 1 - u64::from(*config.node_ports.start()).min(u64::from(*config.node_ports.end()) + 1);
-        let pools = Pools { addresses: Pool::new(addresses, reserved(addresses, 16, 256)), ports: Pool::new(ports, reserved(ports, 32, 128)) };
+        let ports =
+            u64::from(*config.node_ports.end()) + 1 - u64::from(*config.node_ports.start()).min(u64::from(*config.node_ports.end()) + 1);
+        let pools =
+            Pools { addresses: Pool::new(addresses, reserved(addresses, 16, 256)), ports: Pool::new(ports, reserved(ports, 32, 128)) };
         Self { range: config.service_cidr, ports: config.node_ports.clone(), pools: Mutex::new(pools), followed: Once::new() }
     }
 
@@ -336,8 +338,10 @@ mod tests {
     #[test]
     fn claims_follow_what_is_stored() {
         let allocator = allocator();
-        let service = |kind: &str| json!({"metadata": {"namespace": "a", "name": "b"},
-            "spec": {"type": kind, "clusterIPs": ["10.96.0.5"], "ports": [{"nodePort": 30001}], "healthCheckNodePort": 30002}});
+        let service = |kind: &str| {
+            json!({"metadata": {"namespace": "a", "name": "b"},
+            "spec": {"type": kind, "clusterIPs": ["10.96.0.5"], "ports": [{"nodePort": 30001}], "healthCheckNodePort": 30002}})
+        };
         allocator.moved(None, Some(&service("LoadBalancer")));
         let free = |address: u64, port: u64| {
             let pools = allocator.pools.lock();

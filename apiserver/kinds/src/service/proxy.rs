@@ -82,7 +82,8 @@ fn is_pod(engine: &Engine, namespace: &str, address: &Value) -> bool {
     let Some(pod) = engine.cached(&GroupResource::new("", "pods"), &Key::new(wanted, target.text("name"))) else { return false };
     let pod = pod.value();
     let ip = address.text("ip");
-    text_at(&pod, "/status/podIP") == ip || pod.pointer("/status/podIPs").and_then(Value::as_array).into_iter().flatten().any(|p| p.text("ip") == ip)
+    text_at(&pod, "/status/podIP") == ip
+        || pod.pointer("/status/podIPs").and_then(Value::as_array).into_iter().flatten().any(|p| p.text("ip") == ip)
 }
 
 #[cfg(test)]

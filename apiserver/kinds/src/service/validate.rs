@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::shape;
 use crate::{
     common::{Path, Read, read::text_at, selector, well_formed, words},
-    net,
+    net, ports,
 };
 
 const SPEC: Path<'static> = Path::new("spec");
@@ -17,7 +17,7 @@ const ONLY_LOAD_BALANCER: &str = "may only be used when `type` is 'LoadBalancer'
 /// `family` is the one family that this cluster has.
 pub fn service(service: &Value, family: &str, causes: &mut Causes) {
     kind(service, causes);
-    ports(service, causes);
+    all_ports(service, causes);
     selector::labels(shape::spec(service).at("selector"), SPEC.field("selector"), causes);
     session_affinity(shape::spec(service), causes);
     if shape::needs_cluster_ip(service) {
@@ -101,7 +101,7 @@ fn external_name(service: &Value, causes: &mut Causes) {
     }
 }
 
-fn ports(service: &Value, causes: &mut Causes) {
+fn all_ports(service: &Value, causes: &mut Causes) {
     let path = SPEC.field("ports");
     let all = shape::ports(service);
     let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
@@ -133,27 +133,13 @@ fn port_name<'a>(name: &'a str, required: bool, seen: &mut BTreeSet<&'a str>, pa
 }
 
 fn one_port(port: &Value, path: Path<'_>, causes: &mut Causes) {
-    port_number(port.int("port").unwrap_or(0), path.field("port"), causes);
-    protocol(port.text("protocol"), path.field("protocol"), causes);
+    ports::number(port.int("port").unwrap_or(0), path.field("port"), causes);
+    ports::protocol(port.text("protocol"), path.field("protocol"), causes);
     match port.at("targetPort") {
         Some(Value::String(name)) => well_formed(name, words::port_name(name), path.field("targetPort"), causes),
-        number => port_number(number.and_then(Value::as_i64).unwrap_or(0), path.field("targetPort"), causes),
+        number => ports::number(number.and_then(Value::as_i64).unwrap_or(0), path.field("targetPort"), causes),
     }
-    if let Some(protocol) = port.at("appProtocol").and_then(Value::as_str) {
-        well_formed(protocol, words::qualified(protocol), path.field("appProtocol"), causes);
-    }
-}
-
-pub fn port_number(number: i64, path: Path<'_>, causes: &mut Causes) {
-    words::port_number(number).iter().for_each(|error| causes.invalid(path, number, error));
-}
-
-pub fn protocol(protocol: &str, path: Path<'_>, causes: &mut Causes) {
-    match protocol {
-        "" => causes.required(path, ""),
-        "TCP" | "UDP" | "SCTP" => {}
-        other => causes.not_supported(path, other, &["TCP", "UDP", "SCTP"]),
-    }
+    ports::app_protocol(port, path, causes);
 }
 
 fn session_affinity(spec: Option<&Value>, causes: &mut Causes) {
@@ -364,7 +350,7 @@ fn external_traffic(service: &Value, causes: &mut Causes) {
     let path = SPEC.field("healthCheckNodePort");
     // Unset is fine here: a number is claimed after validation.
     match shape::needs_health_check(service) {
-        true if number != 0 => port_number(number, path, causes),
+        true if number != 0 => ports::number(number, path, causes),
         false if number != 0 => {
             causes.invalid(path, number, "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'");
         }
@@ -395,13 +381,20 @@ fn topology_annotations(service: &Value, causes: &mut Causes) {
         && mode != hints
     {
         let detail = format!("must match annotations[{HINTS}] when both are specified");
-        causes.invalid(Path::new("metadata.annotations").key(MODE), text_at(service, "/metadata/annotations/service.kubernetes.io~1topology-mode"), &detail);
+        causes.invalid(
+            Path::new("metadata.annotations").key(MODE),
+            text_at(service, "/metadata/annotations/service.kubernetes.io~1topology-mode"),
+            &detail,
+        );
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{super::{defaults, prepare}, *};
+    use super::{
+        super::{defaults, prepare},
+        *,
+    };
 
     fn texts(spec: Value) -> Vec<String> {
         let mut object = json!({"metadata": {"name": "web"}, "spec": spec});
@@ -434,26 +427,76 @@ mod tests {
     fn each_rule_has_its_words() {
         let cases: Vec<(Value, &[&str])> = vec![
             (json!({}), &["spec.ports: Required value"]),
-            (json!({"type": "x", "ports": one()}), &[r#"spec.type: Unsupported value: "x": supported values: "ClusterIP", "ExternalName", "LoadBalancer", "NodePort""#]),
-            (json!({"ports": [{"port": 0}]}), &["spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
-                "spec.ports[0].targetPort: Invalid value: 0: must be between 1 and 65535, inclusive"]),
+            (
+                json!({"type": "x", "ports": one()}),
+                &[r#"spec.type: Unsupported value: "x": supported values: "ClusterIP", "ExternalName", "LoadBalancer", "NodePort""#],
+            ),
+            (
+                json!({"ports": [{"port": 0}]}),
+                &[
+                    "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
+                    "spec.ports[0].targetPort: Invalid value: 0: must be between 1 and 65535, inclusive",
+                ],
+            ),
             (json!({"ports": [{"port": 80}, {"port": 81}]}), &["spec.ports[0].name: Required value", "spec.ports[1].name: Required value"]),
-            (json!({"ports": [{"name": "a", "port": 80}, {"name": "a", "port": 80}]}), &[r#"spec.ports[1].name: Duplicate value: "a""#,
-                r#"spec.ports[1]: Duplicate value: {"Name":"","Protocol":"TCP","AppProtocol":null,"Port":80,"TargetPort":0,"NodePort":0}"#]),
-            (json!({"ports": [{"port": 80, "nodePort": 30080}]}), &["spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'"]),
-            (json!({"type": "NodePort", "clusterIP": "None", "ports": one()}), &[r#"spec.clusterIPs[0]: Invalid value: "None": may not be set to 'None' for NodePort services"#]),
+            (
+                json!({"ports": [{"name": "a", "port": 80}, {"name": "a", "port": 80}]}),
+                &[
+                    r#"spec.ports[1].name: Duplicate value: "a""#,
+                    r#"spec.ports[1]: Duplicate value: {"Name":"","Protocol":"TCP","AppProtocol":null,"Port":80,"TargetPort":0,"NodePort":0}"#,
+                ],
+            ),
+            (
+                json!({"ports": [{"port": 80, "nodePort": 30080}]}),
+                &["spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'"],
+            ),
+            (
+                json!({"type": "NodePort", "clusterIP": "None", "ports": one()}),
+                &[r#"spec.clusterIPs[0]: Invalid value: "None": may not be set to 'None' for NodePort services"#],
+            ),
             (json!({"type": "ExternalName"}), &["spec.externalName: Required value"]),
-            (json!({"type": "ExternalName", "externalName": "a", "clusterIP": "None"}), &["spec.clusterIPs: Forbidden: may not be set for ExternalName services"]),
-            (json!({"ports": one(), "clusterIP": "10.0.0"}), &[r#"spec.clusterIPs[0]: Invalid value: "10.0.0": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"#]),
-            (json!({"ports": one(), "clusterIPs": ["10.96.0.9"]}), &[r#"spec.clusterIPs: Invalid value: ["10.96.0.9"]: must be empty when `clusterIP` is not specified"#]),
-            (json!({"ports": one(), "ipFamilies": ["IPv6"]}), &[r#"spec.ipFamilies[0]: Invalid value: "IPv6": not configured on this cluster"#]),
-            (json!({"ports": one(), "ipFamilyPolicy": "RequireDualStack"}), &[r#"spec.ipFamilyPolicy: Invalid value: "RequireDualStack": this cluster is not configured for dual-stack services"#]),
-            (json!({"ports": one(), "sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 0}}}),
-                &["spec.sessionAffinityConfig.clientIP.timeoutSeconds: Invalid value: 0: must be greater than 0 and less than 86400"]),
-            (json!({"ports": one(), "externalTrafficPolicy": "Local"}), &[r#"spec.externalTrafficPolicy: Invalid value: "Local": may only be set for externally-accessible services"#]),
-            (json!({"ports": one(), "externalIPs": ["127.0.0.1"]}), &[r#"spec.externalIPs[0]: Invalid value: "127.0.0.1": may not be in the loopback range (127.0.0.0/8, ::1/128)"#]),
-            (json!({"ports": one(), "loadBalancerClass": "a/b"}), &["spec.loadBalancerClass: Forbidden: may only be used when `type` is 'LoadBalancer'"]),
-            (json!({"ports": one(), "healthCheckNodePort": 30000}), &["spec.healthCheckNodePort: Invalid value: 30000: may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"]),
+            (
+                json!({"type": "ExternalName", "externalName": "a", "clusterIP": "None"}),
+                &["spec.clusterIPs: Forbidden: may not be set for ExternalName services"],
+            ),
+            (
+                json!({"ports": one(), "clusterIP": "10.0.0"}),
+                &[r#"spec.clusterIPs[0]: Invalid value: "10.0.0": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"#],
+            ),
+            (
+                json!({"ports": one(), "clusterIPs": ["10.96.0.9"]}),
+                &[r#"spec.clusterIPs: Invalid value: ["10.96.0.9"]: must be empty when `clusterIP` is not specified"#],
+            ),
+            (
+                json!({"ports": one(), "ipFamilies": ["IPv6"]}),
+                &[r#"spec.ipFamilies[0]: Invalid value: "IPv6": not configured on this cluster"#],
+            ),
+            (
+                json!({"ports": one(), "ipFamilyPolicy": "RequireDualStack"}),
+                &[r#"spec.ipFamilyPolicy: Invalid value: "RequireDualStack": this cluster is not configured for dual-stack services"#],
+            ),
+            (
+                json!({"ports": one(), "sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 0}}}),
+                &["spec.sessionAffinityConfig.clientIP.timeoutSeconds: Invalid value: 0: must be greater than 0 and less than 86400"],
+            ),
+            (
+                json!({"ports": one(), "externalTrafficPolicy": "Local"}),
+                &[r#"spec.externalTrafficPolicy: Invalid value: "Local": may only be set for externally-accessible services"#],
+            ),
+            (
+                json!({"ports": one(), "externalIPs": ["127.0.0.1"]}),
+                &[r#"spec.externalIPs[0]: Invalid value: "127.0.0.1": may not be in the loopback range (127.0.0.0/8, ::1/128)"#],
+            ),
+            (
+                json!({"ports": one(), "loadBalancerClass": "a/b"}),
+                &["spec.loadBalancerClass: Forbidden: may only be used when `type` is 'LoadBalancer'"],
+            ),
+            (
+                json!({"ports": one(), "healthCheckNodePort": 30000}),
+                &[
+                    "spec.healthCheckNodePort: Invalid value: 30000: may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
+                ],
+            ),
         ];
         for (spec, wanted) in cases {
             assert_eq!(texts(spec.clone()), wanted, "{spec}");

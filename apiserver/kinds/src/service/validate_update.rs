@@ -130,7 +130,10 @@ mod tests {
     fn addresses_stay() {
         let spec = |ip: &str| json!({"type": "ClusterIP", "clusterIP": ip, "clusterIPs": [ip], "ipFamilies": ["IPv4"]});
         assert!(texts(spec("10.96.0.5"), spec("10.96.0.5")).is_empty());
-        assert_eq!(texts(spec("10.96.0.6"), spec("10.96.0.5")), [r#"spec.clusterIPs[0]: Invalid value: ["10.96.0.6"]: may not change once set"#]);
+        assert_eq!(
+            texts(spec("10.96.0.6"), spec("10.96.0.5")),
+            [r#"spec.clusterIPs[0]: Invalid value: ["10.96.0.6"]: may not change once set"#]
+        );
         assert_eq!(texts(spec("None"), spec("10.96.0.5")), [r#"spec.clusterIPs[0]: Invalid value: ["None"]: may not change once set"#]);
         assert!(texts(json!({"type": "ExternalName"}), spec("10.96.0.5")).is_empty());
     }
@@ -150,7 +153,10 @@ mod tests {
             causes.0.iter().map(|c| c.text()).collect::<Vec<_>>()
         };
         assert!(texts("LoadBalancer", json!([{"ip": "1.2.3.4", "ipMode": "VIP"}, {"hostname": "a.b"}])).is_empty());
-        assert_eq!(texts("ClusterIP", json!([{}])), ["status.loadBalancer.ingress: Forbidden: may only be used when `spec.type` is 'LoadBalancer'"]);
+        assert_eq!(
+            texts("ClusterIP", json!([{}])),
+            ["status.loadBalancer.ingress: Forbidden: may only be used when `spec.type` is 'LoadBalancer'"]
+        );
         let found = texts("LoadBalancer", json!([{"ip": "x"}, {"hostname": "1.2.3.4", "ipMode": "VIP"}]));
         assert_eq!(found.len(), 4, "{found:?}");
     }

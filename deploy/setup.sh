@@ -1,0 +1,115 @@
+#!/bin/sh
+# What this machine lacks -> installed or unpacked, each step said before it is done. Idempotent; Debian 12 and later.
+#
+#   setup.sh up      what `skiff up` needs to be built and to run
+#   setup.sh test    the same, and what the tests need
+#   setup.sh tools   only the programs that the tests unpack into target/tools, installed nowhere
+set -eu
+
+cd "$(dirname "$0")/.."
+TOOLS=$PWD/target/tools
+SUDO=
+[ "$(id -u)" = 0 ] || SUDO=sudo
+UPDATED=
+
+say() { printf 'setup: %s\n' "$*"; }
+die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+update_lists() {
+    [ -z "$UPDATED" ] || return 0
+    say "apt-get update"
+    $SUDO apt-get -q update >/dev/null
+    UPDATED=yes
+}
+
+installed() { dpkg-query -W -f '${Status}\n' "$1" 2>/dev/null | grep -q 'install ok installed'; }
+
+# package...: installs those that are missing, and stops the services that came with them: skiff runs its own.
+need_packages() {
+    missing=
+    for package in "$@"; do installed "$package" || missing="$missing $package"; done
+    [ -n "$missing" ] || return 0
+    update_lists
+    say "apt-get install$missing"
+    # shellcheck disable=SC2086  # a list of names
+    $SUDO env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $missing >/dev/null
+    for package in $missing; do
+        case $package in
+            containerd) quiet_service containerd ;;
+            etcd-server) quiet_service etcd ;;
+        esac
+    done
+}
+
+# A service that we installed just now is not wanted: only its program is. One that was there before is left alone.
+quiet_service() {
+    [ -d /run/systemd/system ] || return 0
+    say "systemctl disable --now $1 (installed by this script; skiff starts the program itself)"
+    $SUDO systemctl -q disable --now "$1" || say "could not disable $1"
+}
+
+need_cargo() {
+    command -v cargo >/dev/null || die "cargo is missing: install Rust 1.95 or newer"
+    need_packages gcc libc6-dev
+    # etcd-client compiles etcd's protocol when it is built.
+    command -v protoc >/dev/null || need_packages protobuf-compiler
+    need_packages libprotobuf-dev
+}
+
+need_runtime() { need_packages containerd runc iptables nftables conntrack; }
+
+need_kubectl() {
+    command -v kubectl >/dev/null && return 0
+    # With no kubectl on the path nobody owns /usr/bin/kubectl, unless it is a link that leads nowhere.
+    [ ! -L /usr/bin/kubectl ] || die "/usr/bin/kubectl leads nowhere: mend it, or put a kubectl on the PATH"
+    need_packages kubernetes-client
+}
+
+# release: an apt of our own, under target/tools, that knows only that Debian release. The machine's own is not touched.
+apt_of() {
+    dir=$TOOLS/apt-$1
+    mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
+    mirror=$(sed -n 's/^URIs: *//p; s/^deb \(\[.*\] \)\{0,1\}\(http[^ ]*\).*/\2/p' \
+        /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | grep -v security | head -n 1)
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${mirror:-$MIRROR} $1 main" >"$dir/sources.list"
+    echo "-o Dir::Etc::SourceList=$dir/sources.list -o Dir::Etc::SourceParts=- -o Dir::State::Lists=$dir/lists -o Dir::State::Status=/dev/null -o Dir::Cache=$dir/cache -o APT::Sandbox::User=root"
+}
+
+# release package folder: unpacks a package of that Debian release into a folder of target/tools.
+unpack() {
+    [ ! -e "$TOOLS/$3/.done" ] || return 0
+    say "unpacking Debian $1's $2 into target/tools/$3"
+    options=$(apt_of "$1")
+    # shellcheck disable=SC2086  # a list of options
+    [ -e "$TOOLS/apt-$1/updated" ] || apt-get -q $options update >/dev/null || die "apt-get update failed for Debian $1"
+    touch "$TOOLS/apt-$1/updated"
+    mkdir -p "$TOOLS/$3" "$TOOLS/debs-$1"
+    # shellcheck disable=SC2086
+    (cd "$TOOLS/debs-$1" && apt-get -q $options download "$2" >/dev/null && dpkg -x "$2"_*.deb "$TOOLS/$3") || die "cannot unpack $2"
+    touch "$TOOLS/$3/.done"
+}
+
+need_tools() {
+    unpack bookworm kubernetes-client kubernetes-client-1.20
+    unpack trixie kubectl kubernetes-client-1.32
+    ln -sf kubernetes-client-1.20/usr/bin/kubectl "$TOOLS/kubectl-1.20"
+    ln -sf kubernetes-client-1.32/usr/bin/kubectl "$TOOLS/kubectl-1.32"
+    # Programs for the images that the tests make; none of them is installed or started here.
+    unpack bookworm nginx nginx
+    unpack bookworm busybox-static busybox
+}
+
+need_test() {
+    [ "$(id -u)" = 0 ] || die "the tests make network namespaces and containers: run them as root (sudo make test)"
+    need_packages etcd-server curl iproute2 procps
+    need_tools
+}
+
+command -v apt-get >/dev/null || die "this is no Debian: install containerd, runc, iptables, conntrack, protoc and kubectl yourself"
+case ${1:-} in
+    up) need_cargo; need_runtime; need_kubectl ;;
+    test) need_cargo; need_runtime; need_test ;;
+    tools) need_tools ;;
+    *) die "usage: setup.sh up|test|tools" ;;
+esac
+say "this machine has what is needed for: $1"

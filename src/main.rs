@@ -7,6 +7,7 @@ mod down;
 mod flags;
 mod instance;
 mod kubeconfig;
+mod manifests;
 mod progress;
 mod server;
 mod up;

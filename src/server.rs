@@ -29,7 +29,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use crate::{dirs::Dirs, flags::ServerFlags, instance::Instance, kubeconfig, progress::Progress};
+use crate::{dirs::Dirs, flags::ServerFlags, instance::Instance, kubeconfig, manifests, progress::Progress};
 
 /// How long an orderly end may take before we go anyway.
 const END_BOUND: Duration = Duration::from_secs(8);
@@ -80,6 +80,7 @@ impl Control {
         let gates = auth::gates(&tokens);
         let engine = Engine::new(store.clone(), kinds::all(&laws, &tokens), gates, group.clone());
         engine.set_schemas(kinds::schema::shapes());
+        engine.agents().follow(&certs, &group)?;
         let started = mount(&engine, &tokens, &group, SocketAddr::new(advertised, flags.secure_port));
         engine.ready().await;
         let listener = TcpListener::bind((flags.bind_address, flags.secure_port)).await;
@@ -94,6 +95,8 @@ impl Control {
         kubeconfig::write_private(&dirs.kubeconfig(), &kubeconfig::to_yaml(&admin)?)?;
         let control = Self { group, dirs, certs, admin, address, engine, store, _instance: instance };
         Box::pin(auth::bootstrap(&control.engine)).await?;
+        Box::pin(kinds::bootstrap_service::kubernetes_service(&control.engine, &laws, SocketAddr::new(advertised, port))).await?;
+        Box::pin(manifests::apply(&control.engine, cluster_dns(&laws))).await?;
         started.done();
         control.start_loops(flags);
         progress.step(&format!("API ready (https://{address})"));
@@ -198,6 +201,14 @@ fn serving_names(flags: &ServerFlags, laws: &kinds::Config, advertised: IpAddr) 
     let mut serving = ServingNames::standard(&host_name(), &addresses, Some(laws.kubernetes_address()), &laws.cluster_domain);
     serving.dns.extend(names);
     serving
+}
+
+/// The cluster's DNS address: the tenth of the service range, as kubeadm has it.
+pub fn cluster_dns(laws: &kinds::Config) -> IpAddr {
+    match laws.service_cidr.network() {
+        IpAddr::V4(base) => IpAddr::V4((u32::from(base).saturating_add(10)).into()),
+        IpAddr::V6(base) => IpAddr::V6((u128::from(base).saturating_add(10)).into()),
+    }
 }
 
 /// The host's name as the kernel has it, lower case, as node names are.

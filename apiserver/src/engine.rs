@@ -54,6 +54,7 @@ pub struct Engine {
     pub(crate) applied: watch::Sender<Rev>,
     pub(crate) loaded: watch::Sender<bool>,
     sites: RwLock<Vec<Arc<dyn Site>>>,
+    agents: Arc<crate::connect::Agents>,
     schemas: RwLock<Arc<dyn Schemas>>,
     metrics: Arc<Metrics>,
     pub(crate) reading: Semaphore,
@@ -71,6 +72,7 @@ impl Engine {
             applied: watch::Sender::new(0),
             loaded: watch::Sender::new(false),
             sites: RwLock::default(),
+            agents: Arc::default(),
             schemas: RwLock::new(Arc::new(Unchecked)),
             metrics: Metrics::new(),
             reading: Semaphore::new(READING_MAX),
@@ -160,6 +162,11 @@ impl Engine {
         let mut asked = inner(&served, (&key.namespace, &key.name, ""), user, &options, &warnings);
         asked.dry_run = options.get("dryRun").and_then(Value::as_array).is_some_and(|modes| !modes.is_empty());
         Box::pin(delete::delete(self, &asked, &read)).await.map(drop)
+    }
+
+    /// How node agents are called: the front door gives it the certificates.
+    pub fn agents(&self) -> &Arc<crate::connect::Agents> {
+        &self.agents
     }
 
     /// Adds a server of non-resource paths. Sites are asked in the order they were mounted.

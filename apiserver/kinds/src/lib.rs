@@ -7,6 +7,7 @@ use apiserver::kind::Kind;
 pub mod admission;
 pub mod auth;
 pub mod binding;
+pub mod bootstrap_service;
 pub mod common;
 pub mod config;
 pub mod configmap;

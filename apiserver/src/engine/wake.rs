@@ -45,7 +45,9 @@ impl Wakes {
             return;
         }
         if sleepers == Sleepers::Woken {
-            keyed.values().for_each(|sender| drop(sender.send_replace(end)));
+            for sender in keyed.values() {
+                sender.send_replace(end);
+            }
             return;
         }
         for object in events.iter().flat_map(|event| event.old.iter().chain(&event.new)) {

@@ -47,7 +47,7 @@ pub enum Scope {
 pub enum Storage {
     /// Under `/registry/<prefix>/[<namespace>/]<name>`, as this group, version and kind. `ttl_seconds` deletes them that long after their last write.
     Kept { prefix: Name, ttl_seconds: Option<u64> },
-    /// Kept as another kind of the table (`group`, `version`, `plural`); [`Law::to_storage`] and [`Law::from_storage`] convert.
+    /// Kept as another kind of the table (`group`, `version`, `plural`); [`Law::stored_form`] and [`Law::served_form`] convert.
     As { group: Name, version: Name, plural: Name },
     /// Only answered (reviews): [`Law::answer`] makes the reply of a create.
     Nowhere,
@@ -149,6 +149,9 @@ pub trait Law: Send + Sync {
 
     fn validate(&self, _object: &Value, _causes: &mut Causes) {}
 
+    /// Runs after [`Law::validate`] of an object that is being made.
+    fn validate_create(&self, _object: &Value, _causes: &mut Causes) {}
+
     /// Runs after [`Law::validate`] of the new object.
     fn validate_update(&self, _new: &Value, _old: &Value, _causes: &mut Causes) {}
 
@@ -205,11 +208,11 @@ pub trait Law: Send + Sync {
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value>;
 
     /// Storage form -> this version's form, for [`Storage::As`].
-    fn from_storage(&self, object: Value) -> Value {
+    fn served_form(&self, object: Value) -> Value {
         object
     }
 
-    fn to_storage(&self, object: Value) -> Value {
+    fn stored_form(&self, object: Value) -> Value {
         object
     }
 

@@ -105,7 +105,12 @@ impl Metrics {
         let mut out = String::new();
         self.inflight_text(&mut out);
         self.durations_text(&mut out);
-        head(&mut out, "apiserver_request_total", "counter", "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.");
+        head(
+            &mut out,
+            "apiserver_request_total",
+            "counter",
+            "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.",
+        );
         for (labels, count) in self.requests.lock().iter() {
             line(&mut out, &format!("apiserver_request_total{{{labels}}}"), *count as f64);
         }
@@ -113,7 +118,12 @@ impl Metrics {
             head(&mut out, gauge.name, "gauge", gauge.help);
             line(&mut out, gauge.name, (gauge.read)());
         }
-        head(&mut out, "kubernetes_build_info", "gauge", "A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.");
+        head(
+            &mut out,
+            "kubernetes_build_info",
+            "gauge",
+            "A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.",
+        );
         let (major, minor, git) = (crate::version::MAJOR, crate::version::MINOR, crate::version::GIT_VERSION);
         line(&mut out, &format!("kubernetes_build_info{{git_version=\"{git}\",major=\"{major}\",minor=\"{minor}\"}}"), 1.0);
         process_text(&mut out);
@@ -122,7 +132,12 @@ impl Metrics {
 
     fn inflight_text(&self, out: &mut String) {
         let name = "apiserver_current_inflight_requests";
-        head(out, name, "gauge", "Maximal number of currently used inflight request limit of this apiserver per request kind in last second.");
+        head(
+            out,
+            name,
+            "gauge",
+            "Maximal number of currently used inflight request limit of this apiserver per request kind in last second.",
+        );
         for (kind, word) in [(RequestKind::Mutating, "mutating"), (RequestKind::ReadOnly, "readOnly")] {
             let count = self.inflight[kind as usize].load(Ordering::Relaxed);
             line(out, &format!("{name}{{request_kind=\"{word}\"}}"), count as f64);
@@ -131,7 +146,12 @@ impl Metrics {
 
     fn durations_text(&self, out: &mut String) {
         let name = "apiserver_request_duration_seconds";
-        head(out, name, "histogram", "Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.");
+        head(
+            out,
+            name,
+            "histogram",
+            "Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.",
+        );
         for (labels, histogram) in self.durations.lock().iter() {
             for (bound, count) in BUCKETS.iter().zip(histogram.buckets) {
                 line(out, &format!("{name}_bucket{{{labels},le=\"{bound}\"}}"), count as f64);
@@ -186,8 +206,7 @@ fn line(out: &mut String, name: &str, value: f64) {
 fn process_text(out: &mut String) {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // The second field, the command, may hold spaces; what follows its closing parenthesis does not.
-    let fields: Vec<f64> =
-        stat.rsplit(')').next().unwrap_or_default().split_whitespace().map(|w| w.parse().unwrap_or_default()).collect();
+    let fields: Vec<f64> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().map(|w| w.parse().unwrap_or_default()).collect();
     // Linux reports these in units of 1/100 s whatever the kernel's own tick is (USER_HZ).
     let ticks = |i: usize| fields.get(i).copied().unwrap_or_default() / 100.0;
     let boot: f64 = number(&fs::read_to_string("/proc/stat").unwrap_or_default(), "btime ");
@@ -227,7 +246,8 @@ mod tests {
         metrics.gauge("skiff_test", "A test.", || 4.0);
         let guard = metrics.enter(RequestKind::Mutating);
         let text = metrics.text();
-        let labels = r#"component="apiserver",dry_run="",group="",resource="things",scope="resource",subresource="",verb="GET",version="v1""#;
+        let labels =
+            r#"component="apiserver",dry_run="",group="",resource="things",scope="resource",subresource="",verb="GET",version="v1""#;
         for line in [
             format!("apiserver_request_total{{{labels},code=\"200\"}} 2"),
             format!("apiserver_request_duration_seconds_bucket{{{labels},le=\"0.05\"}} 1"),

@@ -322,10 +322,7 @@ mod tests {
         let (code, body) = house.ask(Some(&other.leaves().admin), None).await;
         assert_eq!(code, 401);
         assert!(body.contains(r#""reason":"Unauthorized""#), "{body}");
-        let ca = Pair {
-            certificate: house.certs.ca().into(),
-            key: std::fs::read_to_string(house._dir.path().join("ca.key")).unwrap(),
-        };
+        let ca = Pair { certificate: house.certs.ca().into(), key: std::fs::read_to_string(house._dir.path().join("ca.key")).unwrap() };
         let past = Timestamp::from_second(Timestamp::now().as_second() - 7200).unwrap();
         let expired = issue::leaf_for(&ca, &user(3600), past, 3600).unwrap();
         assert_eq!(house.ask(Some(&expired), None).await.0, 401);

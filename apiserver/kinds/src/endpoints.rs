@@ -13,11 +13,8 @@ use crate::{
 
 /// How many addresses a table cell names.
 const SHOWN_MAX: usize = 3;
-const COLUMNS: &[Column] = &[
-    table::NAME_COLUMN,
-    table::column("Endpoints", "string", "The set of all endpoints is the union of all subsets."),
-    table::AGE_COLUMN,
-];
+const COLUMNS: &[Column] =
+    &[table::NAME_COLUMN, table::column("Endpoints", "string", "The set of all endpoints is the union of all subsets."), table::AGE_COLUMN];
 
 pub fn kind() -> Kind {
     Kind {
@@ -51,7 +48,9 @@ impl Law for Endpoints {
             return Vec::new();
         }
         let subsets = new.list("subsets").iter().enumerate();
-        subsets.flat_map(|(i, subset)| ["addresses", "notReadyAddresses"].into_iter().flat_map(move |f| address_warnings(subset, i, f))).collect()
+        subsets
+            .flat_map(|(i, subset)| ["addresses", "notReadyAddresses"].into_iter().flat_map(move |f| address_warnings(subset, i, f)))
+            .collect()
     }
 
     fn create_on_update(&self) -> bool {
@@ -147,7 +146,9 @@ mod tests {
         };
         assert!(texts(json!([{"addresses": [{"ip": "10.0.0.1", "nodeName": "n", "hostname": "h"}], "ports": [{"port": 80}]}])).is_empty());
         assert_eq!(texts(json!([{}])), ["subsets[0]: Required value: must specify `addresses` or `notReadyAddresses`"]);
-        let bad = texts(json!([{"notReadyAddresses": [{"ip": "127.0.0.1"}], "ports": [{"port": 80, "name": "a"}, {"port": 0, "protocol": "x"}]}]));
+        let bad = texts(
+            json!([{"notReadyAddresses": [{"ip": "127.0.0.1"}], "ports": [{"port": 80, "name": "a"}, {"port": 0, "protocol": "x"}]}]),
+        );
         let wanted = [
             r#"subsets[0].notReadyAddresses[0].ip: Invalid value: "127.0.0.1": may not be in the loopback range (127.0.0.0/8, ::1/128)"#,
             "subsets[0].ports[1].name: Required value",

@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::BTreeSet};
 
 use api::{causes::Causes, time::Timestamp};
 use apiserver::kind::{Column, Ctx, Kind, Law};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
     common::{self, Path, Read, edit, read, selector, table, unchanged, well_formed, words},
@@ -100,7 +100,8 @@ impl Law for EndpointSlices {
 /// `deprecatedTopology` cannot be written in v1; the node's name in it is saved where an old slice had it there.
 fn drop_topology(object: &mut Value, old: Option<&Value>) {
     const HOST: &str = "kubernetes.io/hostname";
-    let before: BTreeSet<&str> = old.list("endpoints").iter().map(|e| e.at("deprecatedTopology").text(HOST)).filter(|n| !n.is_empty()).collect();
+    let before: BTreeSet<&str> =
+        old.list("endpoints").iter().map(|e| e.at("deprecatedTopology").text(HOST)).filter(|n| !n.is_empty()).collect();
     for endpoint in edit::each(object, "endpoints") {
         let host = endpoint.at("deprecatedTopology").text(HOST).to_owned();
         if endpoint.at("nodeName").is_none() && before.contains(host.as_str()) && words::dns_subdomain(&host).is_empty() {
@@ -241,6 +242,8 @@ fn shown(all: impl Iterator<Item = String>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn texts(mut object: Value) -> Vec<String> {

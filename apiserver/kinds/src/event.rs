@@ -22,9 +22,17 @@ const TTL_SECONDS: u64 = 3600;
 const COLUMNS: &[Column] = &[
     table::column("Last Seen", "string", "The time at which the most recent occurrence of this event was recorded."),
     table::column("Type", "string", "Type of this event (Normal, Warning), new types could be added in the future"),
-    table::column("Reason", "string", "This should be a short, machine understandable string that gives the reason for the transition into the object's current status."),
+    table::column(
+        "Reason",
+        "string",
+        "This should be a short, machine understandable string that gives the reason for the transition into the object's current status.",
+    ),
     table::column("Object", "string", "The object that this event is about."),
-    table::wide("Subobject", "string", "If referring to a piece of an object instead of an entire object, this string contains a valid JSON/Go field access statement."),
+    table::wide(
+        "Subobject",
+        "string",
+        "If referring to a piece of an object instead of an entire object, this string contains a valid JSON/Go field access statement.",
+    ),
     table::wide("Source", "string", "The component reporting this event. Should be a short machine understandable string."),
     table::column("Message", "string", "A human-readable description of the status of this operation."),
     table::wide("First Seen", "string", "The time at which the event was first recorded. (Time of server receipt is in TypeMeta.)"),
@@ -110,7 +118,9 @@ impl Law for Events {
         validate::always(&core, Shape::Events, causes);
     }
 
-    fn prepare_create(&self, _ctx: &apiserver::kind::Ctx<'_>, _object: &mut Value) {}
+    fn validate_create(&self, object: &Value, causes: &mut Causes) {
+        validate::create(&to_core(object.clone()), causes);
+    }
 
     fn validate_update(&self, new: &Value, old: &Value, causes: &mut Causes) {
         validate::update(&to_core(new.clone()), &to_core(old.clone()), causes);
@@ -124,11 +134,11 @@ impl Law for Events {
         cells(&to_core(object.clone()), now)
     }
 
-    fn from_storage(&self, object: Value) -> Value {
+    fn served_form(&self, object: Value) -> Value {
         to_events(object)
     }
 
-    fn to_storage(&self, object: Value) -> Value {
+    fn stored_form(&self, object: Value) -> Value {
         to_core(object)
     }
 }
@@ -159,7 +169,7 @@ fn cells(event: &Value, now: Timestamp) -> Vec<Value> {
     ]
 }
 
-fn first_of<'a>(texts: [&'a str; 2]) -> &'a str {
+fn first_of(texts: [&str; 2]) -> &str {
     if texts[0].is_empty() { texts[1] } else { texts[0] }
 }
 
@@ -203,13 +213,19 @@ mod tests {
         let event = json!({"eventTime": "1970-01-01T00:00:10.000000Z", "reportingComponent": "c", "involvedObject": {"kind": "Node"},
             "series": {"count": 7, "lastObservedTime": "1970-01-01T00:01:39.000000Z"}});
         let cells = CoreEvents.cells(&event, now);
-        assert_eq!((&cells[0], &cells[3], &cells[5], &cells[7], &cells[8]), (&json!("1s"), &json!("node"), &json!("c"), &json!("90s"), &json!(7)));
+        assert_eq!(
+            (&cells[0], &cells[3], &cells[5], &cells[7], &cells[8]),
+            (&json!("1s"), &json!("node"), &json!("c"), &json!("90s"), &json!(7))
+        );
         assert_eq!(CoreEvents.cells(&json!({}), now)[0], "<unknown>");
     }
 
     #[test]
     fn fields_stand_in_the_same_order() {
-        let core: Vec<String> = CORE_FIELDS.iter().map(|f| f.label.replace("involvedObject", "regarding").replace("reportingComponent", "reportingController")).collect();
+        let core: Vec<String> = CORE_FIELDS
+            .iter()
+            .map(|f| f.label.replace("involvedObject", "regarding").replace("reportingComponent", "reportingController"))
+            .collect();
         let events: Vec<&str> = EVENTS_FIELDS.iter().map(|f| f.label.as_ref()).collect();
         assert_eq!(core[..events.len()], events);
     }

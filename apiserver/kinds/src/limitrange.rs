@@ -13,7 +13,8 @@ use crate::common::{
 };
 
 const LISTS: [&str; 5] = ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"];
-const COLUMNS: &[Column] = &[table::NAME_COLUMN, table::column("Created At", "date", "CreationTimestamp is when the object was created, in UTC.")];
+const COLUMNS: &[Column] =
+    &[table::NAME_COLUMN, table::column("Created At", "date", "CreationTimestamp is when the object was created, in UTC.")];
 
 /// Resources that need no domain in front, besides hugepages.
 const STANDARD: [&str; 20] = [
@@ -232,14 +233,19 @@ mod tests {
             (json!([{"type": "Container", "max": {"cpu": "1"}, "min": {"cpu": "1"}}, {"type": "a.b/c"}]), &[]),
             (json!([{"type": "x"}]), &[r#"spec.limits[0].type: Invalid value: "x": must be a standard limit type or fully qualified"#]),
             (json!([{"type": "Pod"}, {"type": "Pod"}]), &[r#"spec.limits[1].type: Duplicate value: "Pod""#]),
-            (json!([{"type": "Pod", "default": {"cpu": "1"}}]), &["spec.limits[0].default: Forbidden: may not be specified when `type` is 'Pod'"]),
+            (
+                json!([{"type": "Pod", "default": {"cpu": "1"}}]),
+                &["spec.limits[0].default: Forbidden: may not be specified when `type` is 'Pod'"],
+            ),
             (
                 json!([{"type": "Container", "max": {"cpu": "1"}, "min": {"cpu": "2"}}]),
                 &[r#"spec.limits[0].min[cpu]: Invalid value: "2": min value 2 is greater than max value 1"#],
             ),
             (
                 json!([{"type": "Container", "default": {"memory": "1Gi"}, "defaultRequest": {"memory": "2Gi"}}]),
-                &[r#"spec.limits[0].defaultRequest[memory]: Invalid value: "2Gi": default request value 2Gi is greater than default limit value 1Gi"#],
+                &[
+                    r#"spec.limits[0].defaultRequest[memory]: Invalid value: "2Gi": default request value 2Gi is greater than default limit value 1Gi"#,
+                ],
             ),
             (
                 json!([{"type": "Container", "max": {"pods": "1"}}]),

@@ -14,13 +14,21 @@ pub const USER_MAX: i64 = 1_000_000_000;
 /// The classes every cluster has: name, value, description.
 pub const SYSTEM: [(&str, i64, &str); 2] = [
     ("system-node-critical", 2 * USER_MAX + 1000, "Used for system critical pods that must not be moved from their current node."),
-    ("system-cluster-critical", 2 * USER_MAX, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+    (
+        "system-cluster-critical",
+        2 * USER_MAX,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
 ];
 
 const COLUMNS: &[Column] = &[
     table::NAME_COLUMN,
     table::column("Value", "integer", "value represents the integer value of this priority class."),
-    table::column("Global-Default", "boolean", "globalDefault specifies whether this PriorityClass should be considered as the default priority for pods that do not have any priority class."),
+    table::column(
+        "Global-Default",
+        "boolean",
+        "globalDefault specifies whether this PriorityClass should be considered as the default priority for pods that do not have any priority class.",
+    ),
     table::AGE_COLUMN,
     table::column("PreemptionPolicy", "string", "preemptionPolicy is the Policy for preempting pods with lower priority."),
 ];
@@ -114,10 +122,19 @@ mod tests {
         let cases: Vec<(Value, Vec<String>)> = vec![
             (class("high", USER_MAX, true), vec![]),
             (class("low", -5, false), vec![]),
-            (class("high", USER_MAX + 1, false), vec!["value: Forbidden: maximum allowed value of a user defined priority is 1000000000".into()]),
+            (
+                class("high", USER_MAX + 1, false),
+                vec!["value: Forbidden: maximum allowed value of a user defined priority is 1000000000".into()],
+            ),
             (class("system-x", 1, false), vec![format!("{reserved} system-x is not a known system priority class")]),
-            (class("system-node-critical", 1, false), vec![format!("{reserved} value of system-node-critical PriorityClass must be 2000001000")]),
-            (class("system-cluster-critical", 2 * USER_MAX, true), vec![format!("{reserved} globalDefault of system-cluster-critical PriorityClass must be false")]),
+            (
+                class("system-node-critical", 1, false),
+                vec![format!("{reserved} value of system-node-critical PriorityClass must be 2000001000")],
+            ),
+            (
+                class("system-cluster-critical", 2 * USER_MAX, true),
+                vec![format!("{reserved} globalDefault of system-cluster-critical PriorityClass must be false")],
+            ),
         ];
         for (object, wanted) in cases {
             let mut causes = Causes::default();
@@ -141,6 +158,9 @@ mod tests {
         let mut causes = Causes::default();
         PriorityClasses.validate_update(&class(2, "Never"), &class(1, "PreemptLowerPriority"), &mut causes);
         let texts: Vec<String> = causes.0.iter().map(|c| c.text()).collect();
-        assert_eq!(texts, ["value: Forbidden: may not be changed in an update.", r#"preemptionPolicy: Invalid value: "Never": field is immutable"#]);
+        assert_eq!(
+            texts,
+            ["value: Forbidden: may not be changed in an update.", r#"preemptionPolicy: Invalid value: "Never": field is immutable"#]
+        );
     }
 }

@@ -53,6 +53,7 @@ pub(crate) async fn create(engine: &Arc<Engine>, asked: &Asked<'_>, mut object: 
 async fn answer(ctx: &Ctx<'_>, asked: &Asked<'_>, mut object: Value) -> Result<Arc<Object>, Status> {
     let mut causes = Causes::default();
     ctx.kind.law.validate(&object, &mut causes);
+    ctx.kind.law.validate_create(&object, &mut causes);
     refuse_invalid(ctx.kind, meta::text(&object, "name"), &causes)?;
     admit::validate(ctx, Operation::Create, Some(&mut object), None, asked.options).await?;
     let reply = ctx.kind.law.answer(ctx, object).await?;
@@ -68,6 +69,7 @@ pub(super) async fn create_named(engine: &Arc<Engine>, asked: &Asked<'_>, mut ob
     let mut causes = Causes::default();
     let typed = meta::typed(&object).map_err(|why| form::mistyped(kind, &why))?;
     kind.law.validate(&object, &mut causes);
+    kind.law.validate_create(&object, &mut causes);
     meta::validate(kind, &typed, &mut causes);
     refuse_invalid(kind, &name, &causes)?;
     asked.warn(kind.law.warnings(&object, None));

@@ -16,7 +16,7 @@ use crate::kind::{Kind, Storage};
 /// The value as `served` shows it, from a cached object.
 pub(crate) fn value(served: &Served, object: &Object) -> Value {
     let value = object.value();
-    if served.converts() { typed_as(&served.kind, served.kind.law.from_storage(value)) } else { value }
+    if served.converts() { typed_as(&served.kind, served.kind.law.served_form(value)) } else { value }
 }
 
 /// The object as `served` shows it: itself, where nothing is converted.
@@ -34,7 +34,7 @@ pub(crate) fn view_bytes(served: &Served, stored: Bytes) -> Bytes {
         return stored;
     }
     let value = serde_json::from_slice(&stored).expect("cached bytes were parsed when they entered the cache");
-    bytes(&typed_as(&served.kind, served.kind.law.from_storage(value)))
+    bytes(&typed_as(&served.kind, served.kind.law.served_form(value)))
 }
 
 fn head_copy(head: &Head) -> Head {
@@ -50,7 +50,7 @@ fn head_copy(head: &Head) -> Head {
 /// The bytes that are stored: in the storage kind's form, without a resource version.
 pub(crate) fn to_stored(served: &Served, mut value: Value) -> Bytes {
     if let Some(cache) = served.cache.as_ref().filter(|_| served.converts()) {
-        value = typed_as(&cache.kind, served.kind.law.to_storage(value));
+        value = typed_as(&cache.kind, served.kind.law.stored_form(value));
     } else {
         value = typed_as(&served.kind, value);
     }

@@ -52,13 +52,13 @@ impl Law for Plain {
         vec![object["metadata"]["name"].clone(), object["spec"]["colour"].clone()]
     }
 
-    fn from_storage(&self, mut object: Value) -> Value {
+    fn served_form(&self, mut object: Value) -> Value {
         let colour = object["spec"]["colour"].take();
         object["spec"] = json!({"tint": colour});
         object
     }
 
-    fn to_storage(&self, mut object: Value) -> Value {
+    fn stored_form(&self, mut object: Value) -> Value {
         let tint = object["spec"]["tint"].take();
         object["spec"] = json!({"colour": tint});
         object

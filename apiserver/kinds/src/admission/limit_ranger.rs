@@ -289,7 +289,11 @@ mod tests {
     fn what_is_out_of_bounds_is_told_in_upstreams_words() {
         let cases = [
             (json!({"min": {"cpu": "1"}}), json!({}), "minimum cpu usage per Container is 1.  No request is specified"),
-            (json!({"min": {"cpu": "1"}}), json!({"requests": {"cpu": "500m"}}), "minimum cpu usage per Container is 1, but request is 500m"),
+            (
+                json!({"min": {"cpu": "1"}}),
+                json!({"requests": {"cpu": "500m"}}),
+                "minimum cpu usage per Container is 1, but request is 500m",
+            ),
             (json!({"max": {"cpu": "1"}}), json!({}), "maximum cpu usage per Container is 1.  No limit is specified"),
             (json!({"max": {"cpu": "1"}}), json!({"limits": {"cpu": "2"}}), "maximum cpu usage per Container is 1, but limit is 2"),
             (

@@ -61,8 +61,8 @@ fn give(review: &mut Review<'_>) -> Result<(), Status> {
     let Some(pod) = review.object.as_deref() else { return Ok(()) };
     let spec = pod.at("spec");
     let (wanted, asked, policy) = (spec.text("priorityClassName"), spec.int("priority"), spec.text("preemptionPolicy"));
-    let class = class_of(review.ctx.engine, wanted)
-        .ok_or_else(|| forbidden(review, &format!("no PriorityClass with name {wanted} was found")))?;
+    let class =
+        class_of(review.ctx.engine, wanted).ok_or_else(|| forbidden(review, &format!("no PriorityClass with name {wanted} was found")))?;
     let value = class.value;
     if let Some(asked) = asked.filter(|asked| *asked != value) {
         return Err(forbidden(

@@ -69,8 +69,11 @@ impl Admission for ServiceAccount {
         if !matches!(enforced, "true" | "True" | "TRUE" | "t" | "T" | "1") {
             return Ok(());
         }
-        let lists: &[(&str, &str)] =
-            if ephemeral { &[("ephemeralContainers", "ephemeral container")] } else { &[("initContainers", "init container"), ("containers", "container")] };
+        let lists: &[(&str, &str)] = if ephemeral {
+            &[("ephemeralContainers", "ephemeral container")]
+        } else {
+            &[("initContainers", "init container"), ("containers", "container")]
+        };
         only_mountable(pod, &account, lists).map_err(|why| forbidden(review, &why))
     }
 }

@@ -168,11 +168,7 @@ fn priority_classes() -> [Value; 2] {
             "value": value, "description": description, "preemptionPolicy": "PreemptLowerPriority"})
     };
     [
-        class(
-            "system-node-critical",
-            2_000_001_000,
-            "Used for system critical pods that must not be moved from their current node.",
-        ),
+        class("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
         class(
             "system-cluster-critical",
             2_000_000_000,

@@ -119,8 +119,5 @@ fn is_master(user: &User) -> bool {
 
 fn everything() -> [Rule; 2] {
     let star = || vec!["*".to_owned()];
-    [
-        Rule { verbs: star(), groups: star(), resources: star(), ..Rule::default() },
-        Rule { verbs: star(), urls: star(), ..Rule::default() },
-    ]
+    [Rule { verbs: star(), groups: star(), resources: star(), ..Rule::default() }, Rule { verbs: star(), urls: star(), ..Rule::default() }]
 }

@@ -141,6 +141,8 @@ impl Authorizer for Rbac {
     }
 }
 
+/// Is shown the rules of one binding, or why they cannot be had; says whether to go on.
+type Visitor<'a> = &'a mut dyn for<'b> FnMut(Result<(Source<'b>, RuleSet), String>) -> bool;
 type Put = fn(&mut Index, &Value);
 type Remove = fn(&mut Index, &Key);
 
@@ -154,7 +156,7 @@ const WATCHED: [(&str, Put, Remove); 4] = [
 
 impl Index {
     /// Shows each applying binding's rules to `see` until it says false.
-    fn visit(&self, user: &User, namespace: &str, see: &mut dyn FnMut(Result<(Source<'_>, RuleSet), String>) -> bool) {
+    fn visit(&self, user: &User, namespace: &str, see: Visitor<'_>) {
         let mut namespaces = vec![""];
         if !namespace.is_empty() {
             namespaces.push(namespace);
@@ -437,9 +439,8 @@ mod tests {
     #[test]
     fn aggregated_roles_follow_what_they_select() {
         let rbac = Rbac::default();
-        let labelled = |name: &str, label: &str, rules: Value| {
-            json!({"metadata": {"name": name, "labels": {label: "true"}}, "rules": rules})
-        };
+        let labelled =
+            |name: &str, label: &str, rules: Value| json!({"metadata": {"name": name, "labels": {label: "true"}}, "rules": rules});
         let aggregate = |name: &str, label: &str, of: &str| {
             json!({"metadata": {"name": name, "labels": {label: "true"}},
                 "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {of: "true"}}]}})

@@ -63,8 +63,12 @@ impl Rule {
     pub fn compact(&self) -> String {
         let named = [("APIGroups", &self.groups), ("Resources", &self.resources), ("NonResourceURLs", &self.urls)];
         let more = [("ResourceNames", &self.names), ("Verbs", &self.verbs)];
-        let parts: Vec<String> =
-            named.iter().chain(&more).filter(|(_, words)| !words.is_empty()).map(|(name, words)| format!("{name}:{}", quoted(words))).collect();
+        let parts: Vec<String> = named
+            .iter()
+            .chain(&more)
+            .filter(|(_, words)| !words.is_empty())
+            .map(|(name, words)| format!("{name}:{}", quoted(words)))
+            .collect();
         format!("{{{}}}", parts.join(", "))
     }
 
@@ -93,7 +97,8 @@ impl Rule {
     /// Into rules of one verb, one resource and one name each.
     fn break_down(&self) -> Vec<Rule> {
         let mut out = Vec::new();
-        let names: Vec<Vec<String>> = if self.names.is_empty() { vec![vec![]] } else { self.names.iter().map(|n| vec![n.clone()]).collect() };
+        let names: Vec<Vec<String>> =
+            if self.names.is_empty() { vec![vec![]] } else { self.names.iter().map(|n| vec![n.clone()]).collect() };
         for group in &self.groups {
             for resource in &self.resources {
                 for verb in &self.verbs {
@@ -134,7 +139,7 @@ pub fn missing(held: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
 
 /// Joins the verbs of broken-down rules about one resource.
 pub fn compacted(rules: Vec<Rule>) -> Vec<Rule> {
-    let mut simple: BTreeMap<(Vec<String>, Vec<String>, Vec<String>), Rule> = BTreeMap::new();
+    let mut simple = BTreeMap::<_, Rule>::new();
     let mut out = Vec::new();
     for rule in rules {
         if !rule.urls.is_empty() {

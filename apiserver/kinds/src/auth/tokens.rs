@@ -233,8 +233,8 @@ fn check_times(claims: &Claims, now: Timestamp) -> Result<(), String> {
 fn check_bound(bound: &Bound, now: Timestamp, find: &dyn Fn(&str, &Key) -> Option<Found>) -> Result<(), String> {
     let gone = |f: &Found| f.deleted.is_some_and(|at| at < now.as_second() - LEEWAY_SECONDS);
     let (namespace, account) = (&bound.namespace, &bound.serviceaccount);
-    let stands =
-        find("serviceaccounts", &Key::new(namespace, &account.name)).ok_or_else(|| format!("serviceaccounts {:?} not found", account.name))?;
+    let stands = find("serviceaccounts", &Key::new(namespace, &account.name))
+        .ok_or_else(|| format!("serviceaccounts {:?} not found", account.name))?;
     if stands.uid != account.uid {
         return Err(format!("service account UID ({}) does not match claim ({})", stands.uid, account.uid));
     }

@@ -157,7 +157,10 @@ mod tests {
         bad["message"] = "x".repeat(1025).into();
         let found = texts(|c| always(&bad, Shape::Core, c));
         assert_eq!(found[0], "reportingComponent: Required value");
-        assert!(found.contains(&"action: Required value".to_owned()) && found.contains(&r#"message: Invalid value: "": can have at most 1024 characters"#.to_owned()));
+        assert!(
+            found.contains(&"action: Required value".to_owned())
+                && found.contains(&r#"message: Invalid value: "": can have at most 1024 characters"#.to_owned())
+        );
     }
 
     #[test]

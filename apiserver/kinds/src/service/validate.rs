@@ -423,6 +423,12 @@ mod tests {
         }
     }
 
+    fn check(cases: Vec<(Value, &[&str])>) {
+        for (spec, wanted) in cases {
+            assert_eq!(texts(spec.clone()), wanted, "{spec}");
+        }
+    }
+
     #[test]
     fn each_rule_has_its_words() {
         let cases: Vec<(Value, &[&str])> = vec![
@@ -467,6 +473,13 @@ mod tests {
                 json!({"ports": one(), "clusterIPs": ["10.96.0.9"]}),
                 &[r#"spec.clusterIPs: Invalid value: ["10.96.0.9"]: must be empty when `clusterIP` is not specified"#],
             ),
+        ];
+        check(cases);
+    }
+
+    #[test]
+    fn each_rule_of_addresses_and_policies_has_its_words() {
+        let cases: Vec<(Value, &[&str])> = vec![
             (
                 json!({"ports": one(), "ipFamilies": ["IPv6"]}),
                 &[r#"spec.ipFamilies[0]: Invalid value: "IPv6": not configured on this cluster"#],
@@ -498,9 +511,7 @@ mod tests {
                 ],
             ),
         ];
-        for (spec, wanted) in cases {
-            assert_eq!(texts(spec.clone()), wanted, "{spec}");
-        }
+        check(cases);
     }
 
     #[test]

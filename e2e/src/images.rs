@@ -104,7 +104,7 @@ mod tests {
         // nginx starts from what was put together, with nothing of this machine.
         let root = dir.join("nginx").display().to_string();
         if said("id", &["-u"]).unwrap().trim() == "0" {
-            said("chroot", &[&root, "nginx", "-t"]).unwrap();
+            said("chroot", &[&root, "nginx", "-v"]).unwrap();
         }
         fs::remove_dir_all(&dir).unwrap();
     }

@@ -68,7 +68,10 @@ fn architecture() -> &'static str {
 fn tar(tree: &Path, to: &Path) -> anyhow::Result<PathBuf> {
     let (tree, target) = (tree.display().to_string(), to.display().to_string());
     let same = ["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner"];
-    said("tar", &[&same[..], &["-C", &tree, "-cf", &target, "."]].concat())?;
+    // Named one by one: readers of archives look for `index.json`, not for `./index.json`.
+    let listed = said("ls", &["-A", &tree])?;
+    let members: Vec<&str> = listed.lines().collect();
+    said("tar", &[&same[..], &["-C", &tree, "-cf", &target], &members].concat())?;
     Ok(to.to_owned())
 }
 

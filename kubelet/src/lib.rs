@@ -1,1 +1,28 @@
-//! TODO
+//! Pods bound to this node -> containers that run, and a status that says so.
+//!
+//! One event loop ([`pods`]) turns each pod and what the runtime says of it into calls (`plan`, pure); one worker for each pod makes
+//! them. The node itself ([`node`]) is registered and kept alive beside it. The container runtime is our own child ([`containerd`])
+//! unless another is named.
+
+pub mod cgroups;
+pub mod config;
+pub mod container_config;
+pub mod containerd;
+mod context;
+pub mod dns_config;
+pub mod downward;
+pub mod env;
+pub mod labels;
+mod machine;
+pub mod meta;
+mod pods;
+mod run;
+pub mod server;
+pub mod tokens;
+mod view;
+pub mod volumes;
+
+pub use config::{Config, OnPodCidr};
+pub use context::{Attempt, NodeContext, PodContext};
+pub use run::{Agent, Error, clean, run, stop_pods};
+pub use view::{ContainerView, PodView, Pods};

@@ -23,6 +23,7 @@ use api::{k8s::api::core::v1::Pod, task::Group, time::Timestamp};
 use parking_lot::Mutex;
 
 pub use self::objects::{Object, Objects};
+pub(crate) use self::mount_table::unmount_below;
 use self::{payload::Tokened, setup::Place};
 use crate::{downward::Allocatable, env::Fetched, meta, tokens::Tokens};
 

@@ -1,0 +1,98 @@
+//! What the front door knows -> what the node agent is told at its start.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::containerd::Layout;
+
+/// Called with `spec.podCIDR` and the runtime's CNI configuration directory as soon as the CIDR is known, and again when it changes.
+/// Writes the pod network's configuration there; until it did, the node's network is not ready.
+pub type OnPodCidr = Arc<dyn Fn(&str, &Path) -> Result<(), String> + Send + Sync>;
+
+/// One node. Plain data but for the callback.
+#[derive(Clone)]
+pub struct Config {
+    /// Where all that this node keeps lies: `<data-dir>/agent`, absolute.
+    pub agent_dir: PathBuf,
+    pub node_name: String,
+    /// Shown as the node's `Hostname` address and `kubernetes.io/hostname` label.
+    pub hostname: String,
+    /// The first is `InternalIP`, `status.hostIP` of pods; at most one of each family.
+    pub node_ips: Vec<IpAddr>,
+    /// Addresses of the cluster's DNS; empty: pods get the node's.
+    pub cluster_dns: Vec<IpAddr>,
+    pub cluster_domain: String,
+    /// `/etc/resolv.conf`, or what stands in for it.
+    pub resolv_conf: PathBuf,
+    /// `unix:///run/containerd/containerd.sock`; `None`: our own containerd.
+    pub container_runtime_endpoint: Option<String>,
+    /// Directory of static pods; made if it is not there.
+    pub pod_manifest_path: Option<PathBuf>,
+    /// `kubepods`
+    pub cgroup_root: String,
+    /// Upstream's default is 110.
+    pub max_pods: u32,
+    /// Labels that the node registers with, beside its own.
+    pub labels: BTreeMap<String, String>,
+    /// `v1.36.0`
+    pub version: String,
+    /// Our own binary, real path: the runtime calls it as a CNI plugin.
+    pub program: PathBuf,
+    /// The node's own HTTPS server.
+    pub address: SocketAddr,
+    pub serving_chain_pem: String,
+    pub serving_key_pem: String,
+    /// Whose client certificates the node's server trusts.
+    pub client_ca_pem: String,
+    pub on_pod_cidr: OnPodCidr,
+}
+
+impl Config {
+    /// Upstream's defaults for everything that has one. `agent_dir` is absolute.
+    pub fn new(agent_dir: PathBuf, node_name: String, on_pod_cidr: OnPodCidr) -> Self {
+        Self {
+            agent_dir,
+            hostname: node_name.clone(),
+            node_name,
+            node_ips: Vec::new(),
+            cluster_dns: Vec::new(),
+            cluster_domain: "cluster.local".into(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            container_runtime_endpoint: None,
+            pod_manifest_path: None,
+            cgroup_root: crate::cgroups::ROOT.into(),
+            max_pods: 110,
+            labels: BTreeMap::new(),
+            version: "v1.36.0".into(),
+            program: std::env::current_exe().unwrap_or_default(),
+            address: SocketAddr::from(([0, 0, 0, 0], 10250)),
+            serving_chain_pem: String::new(),
+            serving_key_pem: String::new(),
+            client_ca_pem: String::new(),
+            on_pod_cidr,
+        }
+    }
+
+    pub fn layout(&self) -> Layout {
+        layout(&self.agent_dir)
+    }
+}
+
+/// Our containerd's directories under `<data-dir>/agent`.
+pub fn layout(agent_dir: &Path) -> Layout {
+    Layout::under(agent_dir, &agent_dir.join("run"))
+}
+
+/// Volumes, termination logs, hosts files: upstream's `/var/lib/kubelet`.
+pub fn root_dir(agent_dir: &Path) -> PathBuf {
+    agent_dir.join("kubelet")
+}
+
+/// Upstream's `/var/log/pods`.
+pub fn log_dir(agent_dir: &Path) -> PathBuf {
+    agent_dir.join("logs")
+}

@@ -1,0 +1,90 @@
+//! The runtime's lists, once a second while pods run -> which pods changed.
+//!
+//! containerd before 1.7 has no event stream. Upstream: `pkg/kubelet/pleg/generic.go`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
+
+use cri::{ListContainersRequest, ListPodSandboxRequest, Runtime};
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    node_loop::Event,
+    runtime::{RuntimePod, State},
+};
+use crate::labels;
+
+/// Upstream's `genericPlegRelistPeriod`.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// One pod's parts and their states; differs whenever there is something new to look at.
+pub type Fingerprint = BTreeSet<(String, i32)>;
+
+/// One pod as the lists show it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    pub namespace: String,
+    pub name: String,
+    pub parts: Fingerprint,
+}
+
+pub type Listing = BTreeMap<String, Listed>;
+
+/// Lists whenever `active` says that there is something to watch; the first time at once.
+pub async fn follow(runtime: Runtime, mut active: watch::Receiver<bool>, events: mpsc::Sender<Event>) {
+    loop {
+        match list(&runtime).await {
+            Ok(listing) => {
+                if events.send(Event::Listed(listing)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the runtime does not list its pods"),
+        }
+        tokio::time::sleep(PERIOD).await;
+        if active.wait_for(|active| *active).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What a look at the pod says, in the lists' terms.
+pub fn fingerprint(pod: &RuntimePod) -> Fingerprint {
+    let sandboxes = pod.sandboxes.iter().map(|s| (s.id.clone(), i32::from(!s.ready)));
+    let containers = pod.containers.iter().map(|c| (c.id.clone(), number(&c.state)));
+    sandboxes.chain(containers).collect()
+}
+
+fn number(state: &State) -> i32 {
+    let state = match state {
+        State::Created => cri::ContainerState::ContainerCreated,
+        State::Running { .. } => cri::ContainerState::ContainerRunning,
+        State::Exited(_) => cri::ContainerState::ContainerExited,
+        State::Unknown => cri::ContainerState::ContainerUnknown,
+    };
+    state.into()
+}
+
+async fn list(runtime: &Runtime) -> cri::Result<Listing> {
+    let sandboxes = runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await?.items;
+    let containers = runtime.list_containers(ListContainersRequest::default()).await?.containers;
+    let mut listing = Listing::new();
+    for sandbox in sandboxes {
+        add(&mut listing, &sandbox.labels, (sandbox.id, sandbox.state));
+    }
+    for container in containers {
+        add(&mut listing, &container.labels, (container.id, container.state));
+    }
+    Ok(listing)
+}
+
+/// What has no uid is not ours.
+fn add(listing: &mut Listing, labels: &HashMap<String, String>, part: (String, i32)) {
+    let Some(uid) = labels.get(labels::POD_UID).filter(|uid| !uid.is_empty()) else { return };
+    let listed = listing.entry(uid.clone()).or_default();
+    let label = |key: &str| labels.get(key).cloned().unwrap_or_default();
+    (listed.namespace, listed.name) = (label(labels::POD_NAMESPACE), label(labels::POD_NAME));
+    listed.parts.insert(part);
+}

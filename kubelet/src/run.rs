@@ -1,0 +1,166 @@
+//! Config -> a running node agent; and what `down` and `reset` need when it does not run.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use api::task::Group;
+use client::{Caches, kube::Client};
+use cri::Runtime;
+use tokio::sync::watch;
+
+use crate::{
+    Config, NodeContext, Pods, cgroups, config,
+    containerd::{self, Layout},
+    machine::Machine,
+    server,
+    volumes,
+};
+
+/// How long [`stop_pods`] waits for containers to end before they are killed.
+const STOP_GRACE_SECONDS: u32 = 10;
+/// Until a killed process has left its cgroup.
+const CGROUP_TRIES: u32 = 50;
+const CGROUP_PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Containerd(#[from] containerd::Error),
+    #[error("the container runtime: {0}")]
+    Runtime(#[from] cri::Error),
+    #[error(transparent)]
+    Cgroup(#[from] cgroups::Error),
+    #[error(transparent)]
+    Server(#[from] server::Error),
+    #[error("serving certificate: {0}")]
+    Tls(#[from] server::TlsError),
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("container runtime endpoint {0:?}: only unix:///path is supported")]
+    Endpoint(String),
+    #[error("node {name:?} cannot be registered: {why}")]
+    Register { name: String, why: String },
+}
+
+/// A node agent that runs. Dropping it changes nothing: its tasks live in their group.
+#[derive(Clone)]
+pub struct Agent {
+    pub pods: Pods,
+    pub runtime: Runtime,
+    pub(crate) ready: watch::Receiver<bool>,
+}
+
+impl Agent {
+    /// Resolves once the API shows the node as Ready. False where the agent ended before.
+    pub async fn ready(&self) -> bool {
+        self.ready.clone().wait_for(|ready| *ready).await.is_ok()
+    }
+}
+
+/// Starts the runtime (or finds it), the node's server, the node's registration and the pod loop; all of it goes on in `group`.
+/// `client` and `caches` act as `system:node:<name>`. Pods and containerd outlive the group: see [`stop_pods`].
+///
+/// # Errors
+/// What cannot be mended by waiting: no containerd, no cgroups, the server's port is taken.
+pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -> Result<Agent, Error> {
+    let runtime = start_runtime(&config, &group).await?;
+    let machine = Machine::look(&config.agent_dir);
+    let cgroups = cgroups::Manager::detect(&config.cgroup_root)?;
+    cgroups.setup()?;
+    let context = Arc::new(context(&config, &machine));
+    let pods = Pods::default();
+    let serving = server::Serving::new(&config.serving_chain_pem, &config.serving_key_pem)?;
+    let server_config = server::Config {
+        address: config.address,
+        serving,
+        client_ca_pem: config.client_ca_pem.clone(),
+        node_name: config.node_name.clone(),
+    };
+    let served = server::Node { runtime: runtime.clone(), pods: pods.clone(), client: client.clone() };
+    Box::pin(server::serve(server_config, served, &group)).await?;
+    let at = |source| Error::File { path: context.log_dir.clone(), source };
+    server::rotate(&context.log_dir, server::LogLimits::default(), pods.clone(), runtime.clone(), &group).map_err(at)?;
+    let ready = watch::channel(false);
+    let _ = (caches, cgroups, ready.0);
+    Ok(Agent { pods, runtime, ready: ready.1 })
+}
+
+/// Stops all pods of this node and the containerd of ours, if they run: `skiff down --pods`, `skiff reset`. For when [`run`] does not run.
+///
+/// # Errors
+/// What could not be stopped; ask again.
+pub async fn stop_pods(agent_dir: &Path) -> Result<(), Error> {
+    let layout = config::layout(agent_dir);
+    if !containerd::is_running(&layout) {
+        return Ok(());
+    }
+    let group = Group::new();
+    let runtime = Runtime::at(&layout.socket());
+    let removed = Box::pin(remove_all(&runtime)).await;
+    group.stop();
+    containerd::stop(&layout).await?;
+    removed
+}
+
+/// Unmounts and removes what pods left: volumes, root file systems, cgroups. After [`stop_pods`].
+///
+/// # Errors
+/// What could not be removed; ask again.
+pub async fn clean(agent_dir: &Path) -> Result<(), Error> {
+    let layout: Layout = config::layout(agent_dir);
+    for below in [config::root_dir(agent_dir), layout.state, layout.root] {
+        volumes::unmount_below(&below).map_err(|source| Error::File { path: below.clone(), source })?;
+    }
+    let cgroups = cgroups::Manager::detect(cgroups::ROOT)?;
+    for _ in 0..CGROUP_TRIES {
+        match cgroups.remove_all() {
+            Err(cgroups::Error::Busy(_)) => tokio::time::sleep(CGROUP_PAUSE).await,
+            done => return Ok(done?),
+        }
+    }
+    Ok(cgroups.remove_all()?)
+}
+
+async fn remove_all(runtime: &Runtime) -> Result<(), Error> {
+    let containers = runtime.list_containers(cri::ListContainersRequest::default()).await?.containers;
+    let running = containers.iter().filter(|c| c.state() == cri::ContainerState::ContainerRunning);
+    let stops = running.map(|c| Box::pin(runtime.stop_container(&c.id, STOP_GRACE_SECONDS)));
+    for stopped in futures::future::join_all(stops).await {
+        stopped.or_else(crate::pods::gone)?;
+    }
+    let sandboxes = runtime.list_pod_sandbox(cri::ListPodSandboxRequest::default()).await?.items;
+    let removals = sandboxes.iter().map(|s| Box::pin(crate::pods::remove_sandbox(runtime, &s.id)));
+    futures::future::try_join_all(removals).await?;
+    Ok(())
+}
+
+async fn start_runtime(config: &Config, group: &Group) -> Result<Runtime, Error> {
+    match &config.container_runtime_endpoint {
+        None => Ok(Box::pin(containerd::start(config.layout(), &config.program, group)).await?),
+        Some(endpoint) => {
+            let path = endpoint.strip_prefix("unix://").filter(|p| p.starts_with('/')).ok_or_else(|| Error::Endpoint(endpoint.clone()))?;
+            let runtime = Runtime::at(Path::new(path));
+            runtime.version(cri::VersionRequest::default()).await?;
+            Ok(runtime)
+        }
+    }
+}
+
+fn context(config: &Config, machine: &Machine) -> NodeContext {
+    NodeContext {
+        node_name: config.node_name.clone(),
+        node_ips: config.node_ips.clone(),
+        root_dir: config::root_dir(&config.agent_dir),
+        log_dir: config::log_dir(&config.agent_dir),
+        cluster_dns: config.cluster_dns.clone(),
+        cluster_domain: config.cluster_domain.clone(),
+        resolv_conf: config.resolv_conf.clone(),
+        cgroup_root: format!("/{}", config.cgroup_root.trim_matches('/')),
+        master_service_namespace: "default".into(),
+        cpu_cfs_quota: true,
+        memory_capacity_bytes: machine.memory_bytes,
+    }
+}

@@ -43,6 +43,8 @@ pub struct Control {
     pub admin: Value,
     /// Where the API is served, as this machine reaches it.
     pub address: SocketAddr,
+    /// What all rooms of this process see of the cluster.
+    pub caches: client::Caches,
     engine: Arc<Engine>,
     store: Arc<dyn Store>,
     _instance: Instance,
@@ -93,7 +95,8 @@ impl Control {
 
         let admin = named(certs.admin_kubeconfig(&format!("https://{address}")));
         kubeconfig::write_private(&dirs.kubeconfig(), &kubeconfig::to_yaml(&admin)?)?;
-        let control = Self { group, dirs, certs, admin, address, engine, store, _instance: instance };
+        let caches = client::Caches::new(client_as(&engine, "system:kube-controller-manager", &[]), group.clone());
+        let control = Self { group, dirs, certs, admin, address, caches, engine, store, _instance: instance };
         Box::pin(auth::bootstrap(&control.engine)).await?;
         Box::pin(kinds::bootstrap_service::kubernetes_service(&control.engine, &laws, SocketAddr::new(advertised, port))).await?;
         Box::pin(manifests::apply(&control.engine, cluster_dns(&laws))).await?;
@@ -105,10 +108,7 @@ impl Control {
 
     /// A client in this process that passes the same gates as anybody; it acts as `name` in `groups`.
     pub fn client(&self, name: &str, groups: &[&str]) -> client::kube::Client {
-        let groups = groups.iter().map(|g| (*g).to_owned()).collect();
-        let user = User { name: name.into(), groups, ..User::default() };
-        let peer = Peer { certificate: Some(user), address: None };
-        client::kube::Client::new(in_process(apiserver::service(self.engine.clone()), peer), "default")
+        client_as(&self.engine, name, groups)
     }
 
     /// Ends in order: loops, connections, store.
@@ -121,15 +121,22 @@ impl Control {
     }
 
     fn start_loops(&self, flags: &ServerFlags) {
-        let manager = self.client("system:kube-controller-manager", &[]);
-        let caches = client::Caches::new(manager, self.group.clone());
         let config = controllers::Config { cluster_cidr: flags.cluster_cidr, root_ca: self.certs.ca().to_owned() };
         let clients = |name: &str| {
             let account = format!("system:serviceaccount:kube-system:{name}");
             self.client(&account, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
         };
-        controllers::start(&config, &caches, &clients, &self.group);
+        controllers::start(&config, &self.caches, &clients, &self.group);
+        scheduler::start(self.client("system:kube-scheduler", &[]), &self.caches, &self.group);
+        scheduler::start(self.client("system:kube-scheduler", &[]), &caches, &self.group);
     }
+}
+
+fn client_as(engine: &Arc<Engine>, name: &str, groups: &[&str]) -> client::kube::Client {
+    let groups = groups.iter().map(|g| (*g).to_owned()).collect();
+    let user = User { name: name.into(), groups, ..User::default() };
+    let peer = Peer { certificate: Some(user), address: None };
+    client::kube::Client::new(in_process(apiserver::service(engine.clone()), peer), "default")
 }
 
 /// Resolves on SIGTERM, SIGINT, or when the group was stopped from within.
@@ -175,7 +182,7 @@ async fn open_store(flags: &ServerFlags, dirs: &Dirs) -> anyhow::Result<Arc<dyn 
     Ok(Arc::new(tokio::task::spawn_blocking(move || store::redb::open(&dir)).await??))
 }
 
-fn laws_config(flags: &ServerFlags) -> anyhow::Result<kinds::Config> {
+pub fn laws_config(flags: &ServerFlags) -> anyhow::Result<kinds::Config> {
     Ok(kinds::Config {
         service_cidr: flags.service_cluster_ip_range,
         node_ports: port_range(&flags.service_node_port_range)?,

@@ -1,1 +1,34 @@
-//! TODO
+//! An unscheduled pod in, a binding out.
+//!
+//! [`start`] keeps a node table current by events ([`table`]), takes the most important pod that waits ([`queue`]), decides ([`plan`]) and
+//! writes ([`run`]). A plugin is one file in [`plugins`].
+
+mod act;
+mod ask;
+mod column;
+mod counters;
+mod cycle;
+mod memo;
+mod node;
+mod plan;
+mod plugins;
+mod pod;
+mod preemption;
+mod queue;
+mod refusal;
+mod resources;
+mod run;
+mod siblings;
+mod table;
+mod taints;
+mod terms;
+#[cfg(test)]
+mod tests;
+mod topology;
+
+/// Binds pods with `schedulerName: default-scheduler` until the group stops.
+///
+/// `client` acts as `system:kube-scheduler`; `caches` may read nodes, pods, namespaces, services, replication controllers and replica sets.
+pub fn start(client: client::kube::Client, caches: &client::Caches, group: &api::task::Group) {
+    run::start(client, caches, group);
+}

@@ -1,0 +1,132 @@
+//! What was decided -> the few writes that the scheduler makes.
+
+use std::time::Duration;
+
+use api::{
+    k8s::api::core::v1::{Pod, PodCondition},
+    time::{Timestamp, rfc3339},
+};
+use client::kube;
+use http::Request;
+use serde_json::{Value, json};
+
+use crate::{pod::PodInfo, preemption::VICTIM_REASON};
+
+const REQUEST_BOUND: Duration = Duration::from_secs(30);
+
+/// A condition as it should be.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    pub kind: &'static str,
+    pub status: &'static str,
+    pub reason: &'static str,
+    pub message: &'a str,
+}
+
+/// Writes with one identity.
+#[derive(Clone)]
+pub struct Act {
+    pub client: kube::Client,
+}
+
+impl Act {
+    /// # Errors
+    /// What the API server says; 409 if the pod has a node already or is being deleted.
+    pub async fn bind(&self, pod: &PodInfo, node: &str) -> Result<(), kube::Error> {
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding",
+            "metadata": {"name": pod.key.name, "namespace": pod.key.namespace, "uid": pod.uid},
+            "target": {"kind": "Node", "name": node},
+        });
+        self.send("POST", &format!("{}/binding", path(pod)), "application/json", &binding).await
+    }
+
+    /// # Errors
+    /// What the API server says.
+    pub async fn patch_status(&self, pod: &PodInfo, mut patch: Value) -> Result<(), kube::Error> {
+        patch["metadata"] = json!({"uid": pod.uid});
+        self.send("PATCH", &format!("{}/status", path(pod)), "application/strategic-merge-patch+json", &patch).await
+    }
+
+    /// Marks the pod as a victim and deletes it. One that is gone already is no error.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn evict(&self, victim: &PodInfo, now: Timestamp) -> Result<(), kube::Error> {
+        let message = "default-scheduler: preempting to accommodate a higher priority pod";
+        let wanted = Wanted { kind: "DisruptionTarget", status: "True", reason: VICTIM_REASON, message };
+        if let Some(condition) = changed_condition(&victim.pod, wanted, now) {
+            ignore_gone(self.patch_status(victim, json!({"status": {"conditions": [condition]}})).await)?;
+        }
+        let options = json!({"preconditions": {"uid": victim.uid}});
+        ignore_gone(self.send("DELETE", &path(victim), "application/json", &options).await)
+    }
+
+    async fn send(&self, method: &str, path: &str, content_type: &str, body: &Value) -> Result<(), kube::Error> {
+        let builder = Request::builder().method(method).uri(path).header("content-type", content_type);
+        let request = builder.body(body.to_string().into_bytes()).expect("paths are made of checked names");
+        match tokio::time::timeout(REQUEST_BOUND, self.client.request::<Value>(request)).await {
+            Ok(reply) => reply.map(drop),
+            Err(_) => Err(kube::Error::Service("the API server did not answer in time".into())),
+        }
+    }
+}
+
+/// The pod is not there any more, or is another one, or was bound by somebody else.
+pub fn is_gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404 || status.code == 409)
+}
+
+/// The condition to write; `None` if the pod says so already.
+pub fn changed_condition(pod: &Pod, wanted: Wanted<'_>, now: Timestamp) -> Option<Value> {
+    let have: Option<&PodCondition> =
+        pod.status.as_ref().and_then(|s| s.conditions.as_ref()).and_then(|all| all.iter().find(|c| c.type_ == wanted.kind));
+    let same_status = have.filter(|c| c.status == wanted.status);
+    let generation = pod.metadata.generation;
+    if same_status.is_some_and(|c| {
+        c.reason.as_deref() == Some(wanted.reason)
+            && c.message.as_deref() == Some(wanted.message)
+            && (generation.is_none() || c.observed_generation == generation)
+    }) {
+        return None;
+    }
+    let since = same_status.and_then(|c| c.last_transition_time.as_ref()).map_or(now, |t| t.0);
+    let mut out = json!({
+        "type": wanted.kind, "status": wanted.status, "reason": wanted.reason, "message": wanted.message,
+        "lastProbeTime": null, "lastTransitionTime": rfc3339(since),
+    });
+    if let Some(generation) = generation {
+        out["observedGeneration"] = generation.into();
+    }
+    Some(out)
+}
+
+fn path(pod: &PodInfo) -> String {
+    format!("/api/v1/namespaces/{}/pods/{}", pod.key.namespace, pod.key.name)
+}
+
+fn ignore_gone(done: Result<(), kube::Error>) -> Result<(), kube::Error> {
+    match done {
+        Err(error) if is_gone(&error) => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_is_written_once_and_keeps_its_time() {
+        let now: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
+        let wanted = |message| Wanted { kind: "PodScheduled", status: "False", reason: "Unschedulable", message };
+        let pod: Pod = serde_json::from_value(json!({"status": {"conditions": [
+            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "m", "lastTransitionTime": "2025-01-01T00:00:00Z"}]}}))
+        .unwrap();
+        assert_eq!(changed_condition(&pod, wanted("m"), now), None);
+        let changed = changed_condition(&pod, wanted("other"), now).unwrap();
+        assert_eq!((&changed["message"], &changed["lastTransitionTime"]), (&json!("other"), &json!("2025-01-01T00:00:00Z")));
+        let first = changed_condition(&Pod::default(), wanted("m"), now).unwrap();
+        assert_eq!(first["lastTransitionTime"], "2026-01-02T00:00:00Z");
+    }
+}

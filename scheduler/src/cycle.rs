@@ -1,0 +1,34 @@
+//! One pod against the whole cluster -> counts per domain, which can be bent for "what if".
+
+use crate::{
+    ask::Ask,
+    memo::Class,
+    node::Row,
+    plugins::{interpodaffinity::Neighbours, podtopologyspread::Tallies},
+    pod::PodInfo,
+    table::Table,
+};
+
+/// The state of one plan. A clone can be asked "what if", see [`Cycle::shift`].
+#[derive(Clone)]
+pub struct Cycle<'a> {
+    pub table: &'a Table,
+    pub class: &'a Class,
+    pub ask: &'a Ask,
+    pub tallies: Tallies,
+    pub neighbours: Neighbours,
+}
+
+impl<'a> Cycle<'a> {
+    pub fn new(table: &'a Table, class: &'a Class, ask: &'a Ask) -> Self {
+        let tallies = Tallies::new(table, class, &ask.spread);
+        let neighbours = Neighbours::new(table, ask);
+        Self { table, class, ask, tallies, neighbours }
+    }
+
+    /// As if the pod were (`by` = 1) or were not (-1) on the node.
+    pub fn shift(&mut self, pod: &PodInfo, row: &Row, by: i64) {
+        self.tallies.shift(self.table, self.class, self.ask, pod, row, by);
+        self.neighbours.shift(self.table, self.ask, pod, row, by);
+    }
+}

@@ -1,0 +1,122 @@
+//! One file per plugin, one table. A plugin says which nodes do not fit, which are better, and what could change its mind.
+
+pub mod imagelocality;
+pub mod interpodaffinity;
+pub mod nodeaffinity;
+pub mod nodename;
+pub mod nodeports;
+pub mod noderesources;
+pub mod nodeunschedulable;
+pub mod podtopologyspread;
+pub mod tainttoleration;
+pub mod volumebinding;
+
+use crate::{
+    cycle::Cycle,
+    node::{Facts, Row, Slot},
+    pod::PodInfo,
+    refusal::Refusal,
+    table::Table,
+};
+
+/// All of them, in upstream's order: the first that refuses a node is the one that is told.
+pub const PLUGINS: [&dyn Plugin; 11] = [
+    &nodeunschedulable::NodeUnschedulable,
+    &nodename::NodeName,
+    &tainttoleration::TaintToleration,
+    &nodeaffinity::NodeAffinity,
+    &nodeports::NodePorts,
+    &noderesources::Fit,
+    &volumebinding::VolumeBinding,
+    &podtopologyspread::PodTopologySpread,
+    &interpodaffinity::InterPodAffinity,
+    &noderesources::BalancedAllocation,
+    &imagelocality::ImageLocality,
+];
+
+/// The best score of one plugin for one node.
+pub const SCORE_MAX: i64 = 100;
+
+/// Pure, all of it.
+pub trait Plugin: Sync {
+    /// Upstream's name.
+    fn name(&self) -> &'static str;
+
+    /// No node will do, whatever it is.
+    fn refuses_all(&self, _pod: &PodInfo) -> Option<Refusal> {
+        None
+    }
+
+    /// Looks at this node alone: remembered until the node changes.
+    fn refuses(&self, _pod: &PodInfo, _node: &Row) -> Option<Refusal> {
+        None
+    }
+
+    /// Looks at other nodes too: asked for each pod.
+    fn refuses_in(&self, _cycle: &Cycle<'_>, _node: &Row) -> Option<Refusal> {
+        None
+    }
+
+    /// What its score counts; 0 if it does not score.
+    fn weight(&self) -> i64 {
+        0
+    }
+
+    /// Looks at this node alone (and at how common images are): remembered.
+    fn score(&self, _pod: &PodInfo, _node: &Row, _table: &Table) -> i64 {
+        0
+    }
+
+    /// Makes what was remembered of the nodes that fit into scores from 0 to [`SCORE_MAX`].
+    fn compare(&self, _cycle: &Cycle<'_>, _nodes: &[Slot], _scores: &mut [i64]) {}
+
+    /// Whether the change could make the plugin take the pod that it refused.
+    fn helped_by(&self, pod: &PodInfo, change: &Change<'_>) -> bool;
+}
+
+/// What happened in the cluster.
+#[derive(Clone, Copy, Debug)]
+pub enum Change<'a> {
+    NodeAdded(&'a Facts),
+    NodeChanged(&'a Facts, &'a Facts),
+    NodeGone(&'a Facts),
+    /// A pod was bound.
+    PodPlaced(&'a PodInfo),
+    PodChanged(&'a PodInfo, &'a PodInfo),
+    /// A bound pod is over or deleted.
+    PodGone(&'a PodInfo),
+}
+
+/// Scores from 0 to the highest, stretched to 0 to 100; the other way round if `reverse`. Source: `plugins/helper/normalize_score.go`.
+fn stretch(scores: &mut [i64], order: Order) {
+    let top = scores.iter().copied().max().unwrap_or(0);
+    for score in scores {
+        let part = if top == 0 { 0 } else { SCORE_MAX * *score / top };
+        *score = if order == Order::LessIsBetter { SCORE_MAX - part } else { part };
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    MoreIsBetter,
+    LessIsBetter,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretching() {
+        let table = [
+            (vec![0, 5, 10], Order::MoreIsBetter, vec![0, 50, 100]),
+            (vec![0, 5, 10], Order::LessIsBetter, vec![100, 50, 0]),
+            (vec![0, 0], Order::MoreIsBetter, vec![0, 0]),
+            (vec![0, 0], Order::LessIsBetter, vec![100, 100]),
+        ];
+        for (mut scores, order, want) in table {
+            stretch(&mut scores, order);
+            assert_eq!(scores, want);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! NodeAffinity: nodeSelector and node affinity, required and preferred. Source: `plugins/nodeaffinity`, component-helpers `nodeaffinity`.
+
+use std::collections::BTreeSet;
+
+use api::k8s::api::core::v1::{NodeAffinity as Wanted, NodeSelectorRequirement, NodeSelectorTerm};
+
+use super::{Change, Order, Plugin, stretch};
+use crate::{
+    cycle::Cycle,
+    node::{Facts, Row, Slot},
+    pod::PodInfo,
+    refusal::Refusal,
+    table::Table,
+};
+
+pub const NAME: &str = "NodeAffinity";
+
+pub struct NodeAffinity;
+
+impl Plugin for NodeAffinity {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn refuses_all(&self, pod: &PodInfo) -> Option<Refusal> {
+        named(pod)?.is_empty().then(|| Refusal::unresolvable(NAME, "pod affinity terms conflict"))
+    }
+
+    fn refuses(&self, pod: &PodInfo, node: &Row) -> Option<Refusal> {
+        let fits = required_matches(pod, &node.facts);
+        (!fits).then(|| Refusal::unresolvable(NAME, "node(s) didn't match Pod's node affinity/selector"))
+    }
+
+    fn weight(&self) -> i64 {
+        2
+    }
+
+    fn score(&self, pod: &PodInfo, node: &Row, _table: &Table) -> i64 {
+        let preferred = wanted(pod).and_then(|w| w.preferred_during_scheduling_ignored_during_execution.as_ref());
+        let matching = preferred.into_iter().flatten().filter(|p| term_matches(&p.preference, &node.facts));
+        matching.map(|p| i64::from(p.weight)).sum()
+    }
+
+    fn compare(&self, _cycle: &Cycle<'_>, _nodes: &[Slot], scores: &mut [i64]) {
+        stretch(scores, Order::MoreIsBetter);
+    }
+
+    fn helped_by(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
+        match change {
+            Change::NodeAdded(node) => required_matches(pod, node),
+            Change::NodeChanged(old, new) => !required_matches(pod, old) && required_matches(pod, new),
+            _ => false,
+        }
+    }
+}
+
+/// The only nodes that the required terms leave, where each term names nodes.
+pub fn named(pod: &PodInfo) -> Option<BTreeSet<&str>> {
+    let required = wanted(pod)?.required_during_scheduling_ignored_during_execution.as_ref()?;
+    if required.node_selector_terms.is_empty() {
+        return None;
+    }
+    let mut names = BTreeSet::new();
+    for term in &required.node_selector_terms {
+        names.extend(names_in(term)?);
+    }
+    Some(names)
+}
+
+/// `nodeSelector` and the required node affinity.
+pub fn required_matches(pod: &PodInfo, node: &Facts) -> bool {
+    let selector = pod.spec().and_then(|s| s.node_selector.as_ref());
+    if !selector.into_iter().flatten().all(|(key, value)| node.labels.get(key) == Some(value)) {
+        return false;
+    }
+    let required = wanted(pod).and_then(|w| w.required_during_scheduling_ignored_during_execution.as_ref());
+    required.is_none_or(|r| r.node_selector_terms.iter().any(|t| term_matches(t, node)))
+}
+
+fn wanted(pod: &PodInfo) -> Option<&Wanted> {
+    pod.spec()?.affinity.as_ref()?.node_affinity.as_ref()
+}
+
+/// What every requirement of the term on the name allows; `None` if there is no such requirement.
+fn names_in(term: &NodeSelectorTerm) -> Option<BTreeSet<&str>> {
+    let on_name = term.match_fields.iter().flatten().filter(|r| r.key == "metadata.name" && r.operator == "In");
+    on_name.map(|r| r.values.iter().flatten().map(String::as_str).collect()).reduce(|a: BTreeSet<&str>, b| &a & &b)
+}
+
+/// An empty term matches nothing.
+fn term_matches(term: &NodeSelectorTerm, node: &Facts) -> bool {
+    let (labels, fields) = (term.match_expressions.as_deref().unwrap_or(&[]), term.match_fields.as_deref().unwrap_or(&[]));
+    let field = |r: &NodeSelectorRequirement| r.key == "metadata.name" && requirement_matches(r, Some(&node.name));
+    !(labels.is_empty() && fields.is_empty())
+        && labels.iter().all(|r| requirement_matches(r, node.labels.get(&r.key)))
+        && fields.iter().all(field)
+}
+
+fn requirement_matches(requirement: &NodeSelectorRequirement, value: Option<&String>) -> bool {
+    let values = requirement.values.as_deref().unwrap_or(&[]);
+    match requirement.operator.as_str() {
+        "In" => value.is_some_and(|v| values.contains(v)),
+        "NotIn" => value.is_none_or(|v| !values.contains(v)),
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        "Gt" => compared(value, values).is_some_and(|(a, b)| a > b),
+        "Lt" => compared(value, values).is_some_and(|(a, b)| a < b),
+        _ => false,
+    }
+}
+
+fn compared(value: Option<&String>, values: &[String]) -> Option<(i64, i64)> {
+    let [bound] = values else { return None };
+    Some((value?.parse().ok()?, bound.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{pod, row};
+    use serde_json::{Value, json};
+
+    fn requiring(terms: &Value) -> PodInfo {
+        pod(
+            &json!({"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}}}),
+        )
+    }
+
+    #[test]
+    fn required_terms() {
+        let node = row(&json!({"metadata": {"name": "a", "labels": {"zone": "z1", "cores": "8"}}}));
+        let expr = |key: &str, op: &str, values: &[&str]| json!([{"matchExpressions": [{"key": key, "operator": op, "values": values}]}]);
+        let table = [
+            (expr("zone", "In", &["z1", "z2"]), true),
+            (expr("zone", "In", &["z2"]), false),
+            (expr("zone", "NotIn", &["z2"]), true),
+            (expr("rack", "NotIn", &["r"]), true),
+            (expr("zone", "Exists", &[]), true),
+            (expr("rack", "Exists", &[]), false),
+            (expr("rack", "DoesNotExist", &[]), true),
+            (expr("cores", "Gt", &["4"]), true),
+            (expr("cores", "Lt", &["4"]), false),
+            (expr("zone", "Gt", &["4"]), false),
+            (json!([{}]), false),
+            (json!([{}, {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["a"]}]}]), true),
+            (json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["b"]}]}]), false),
+        ];
+        for (terms, fits) in table {
+            assert_eq!(NodeAffinity.refuses(&requiring(&terms), &node).is_none(), fits, "{terms}");
+        }
+        assert!(NodeAffinity.refuses(&pod(&json!({"spec": {"nodeSelector": {"zone": "z2"}}})), &node).is_some());
+        assert!(NodeAffinity.refuses(&pod(&json!({"spec": {"nodeSelector": {"zone": "z1"}}})), &node).is_none());
+    }
+
+    #[test]
+    fn terms_that_all_name_nodes_leave_only_those() {
+        let by_name = |names: &[&str]| json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": names}]});
+        assert_eq!(named(&requiring(&json!([by_name(&["a"]), by_name(&["b"])]))), Some(BTreeSet::from(["a", "b"])));
+        assert_eq!(named(&requiring(&json!([by_name(&["a"]), {"matchExpressions": []}]))), None);
+        let conflict = json!([{"matchFields": [
+            {"key": "metadata.name", "operator": "In", "values": ["a"]}, {"key": "metadata.name", "operator": "In", "values": ["b"]}]}]);
+        assert!(NodeAffinity.refuses_all(&requiring(&conflict)).is_some());
+    }
+
+    #[test]
+    fn preferences_add_up() {
+        let node = row(&json!({"metadata": {"name": "a", "labels": {"zone": "z1"}}}));
+        let prefer =
+            |weight: i32, key: &str| json!({"weight": weight, "preference": {"matchExpressions": [{"key": key, "operator": "Exists"}]}});
+        let terms = json!([prefer(5, "zone"), prefer(7, "rack"), prefer(2, "zone")]);
+        let pod = pod(&json!({"spec": {"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": terms}}}}));
+        assert_eq!(NodeAffinity.score(&pod, &node, &Table::default()), 7);
+    }
+}

@@ -1,0 +1,40 @@
+//! NodeName: a pod that names its node goes nowhere else. Source: `plugins/nodename`.
+
+use super::{Change, Plugin};
+use crate::{
+    node::Row,
+    pod::{PodInfo, node_of},
+    refusal::Refusal,
+};
+
+pub struct NodeName;
+
+impl Plugin for NodeName {
+    fn name(&self) -> &'static str {
+        "NodeName"
+    }
+
+    fn refuses(&self, pod: &PodInfo, node: &Row) -> Option<Refusal> {
+        let other = node_of(&pod.pod).is_some_and(|name| name != node.name());
+        other.then(|| Refusal::unresolvable(self.name(), "node(s) didn't match the requested node name"))
+    }
+
+    fn helped_by(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
+        matches!(change, Change::NodeAdded(node) if node_of(&pod.pod) == Some(&node.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{pod, row};
+    use serde_json::json;
+
+    #[test]
+    fn only_the_named_node() {
+        let node = row(&json!({"metadata": {"name": "a"}}));
+        for (name, fits) in [("", true), ("a", true), ("b", false)] {
+            assert_eq!(NodeName.refuses(&pod(&json!({"spec": {"nodeName": name}})), &node).is_none(), fits, "{name:?}");
+        }
+    }
+}

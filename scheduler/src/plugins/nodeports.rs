@@ -1,0 +1,63 @@
+//! NodePorts: a host port is had once per node. Source: `plugins/nodeports`.
+
+use super::{Change, Plugin};
+use crate::{
+    node::Row,
+    pod::{HostPort, PodInfo},
+    refusal::Refusal,
+};
+
+pub struct NodePorts;
+
+impl Plugin for NodePorts {
+    fn name(&self) -> &'static str {
+        "NodePorts"
+    }
+
+    fn refuses(&self, pod: &PodInfo, node: &Row) -> Option<Refusal> {
+        let taken = conflict(&pod.ports, &node.ports);
+        taken.then(|| Refusal::resolvable(self.name(), "node(s) didn't have free ports for the requested pod ports"))
+    }
+
+    fn helped_by(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
+        match change {
+            Change::NodeAdded(_) => true,
+            Change::PodGone(gone) => conflict(&pod.ports, &gone.ports),
+            _ => false,
+        }
+    }
+}
+
+fn conflict(wanted: &[HostPort], used: &[HostPort]) -> bool {
+    wanted.iter().any(|w| used.iter().any(|u| u.conflicts(w)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{pod, row};
+    use serde_json::{Value, json};
+    use std::sync::Arc;
+
+    fn with_port(port: &Value) -> PodInfo {
+        pod(&json!({"spec": {"containers": [{"name": "c", "ports": [port]}]}}))
+    }
+
+    #[test]
+    fn ports_conflict_by_number_protocol_and_address() {
+        let table = [
+            (json!({"containerPort": 80}), true),
+            (json!({"containerPort": 80, "hostPort": 80}), false),
+            (json!({"containerPort": 80, "hostPort": 81}), true),
+            (json!({"containerPort": 80, "hostPort": 80, "protocol": "UDP"}), true),
+            (json!({"containerPort": 80, "hostPort": 80, "hostIP": "127.0.0.1"}), false),
+            (json!({"containerPort": 80, "hostPort": 90, "hostIP": "127.0.0.1"}), true),
+        ];
+        let mut node = row(&json!({"metadata": {"name": "a"}}));
+        node.add(&Arc::new(with_port(&json!({"containerPort": 80, "hostPort": 80}))));
+        node.add(&Arc::new(with_port(&json!({"containerPort": 80, "hostPort": 90, "hostIP": "10.0.0.1"}))));
+        for (port, fits) in table {
+            assert_eq!(NodePorts.refuses(&with_port(&port), &node).is_none(), fits, "{port}");
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! PodTopologySpread: pods of a kind evenly over domains. Source: `plugins/podtopologyspread`.
+
+use api::{
+    k8s::api::core::v1::TopologySpreadConstraint,
+    selector::{Labels, Op, Requirement},
+};
+
+use super::{Change, Plugin, SCORE_MAX};
+use crate::{
+    ask::Ask,
+    column::Column,
+    counters::CounterId,
+    cycle::Cycle,
+    memo::{Cell, Class},
+    node::{Facts, Row, Slot},
+    pod::PodInfo,
+    refusal::Refusal,
+    table::Table,
+    terms::{Matcher, selector},
+    topology::{HOSTNAME, NO_DOMAIN, TopologyId},
+};
+
+const NAME: &str = "PodTopologySpread";
+
+pub struct PodTopologySpread;
+
+/// The pod's constraints.
+#[derive(Clone, Debug, Default)]
+pub struct Spread {
+    /// `DoNotSchedule`
+    hard: Vec<Constraint>,
+    /// `ScheduleAnyway`
+    soft: Vec<Constraint>,
+    /// Nodes that lack a key of a soft constraint are the worst. Not so with the cluster's defaults.
+    needs_all_keys: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Constraint {
+    max_skew: i64,
+    topology: TopologyId,
+    per_node: bool,
+    counter: CounterId,
+    matches_self: bool,
+    min_domains: usize,
+    honors_affinity: bool,
+    honors_taints: bool,
+}
+
+/// Per hard constraint: how many pods are in each domain.
+#[derive(Clone, Default)]
+pub struct Tallies(Vec<Tally>);
+
+#[derive(Clone, Default)]
+struct Tally {
+    count: Column<i64>,
+    /// Domains that count: some node in them is one the pod could use.
+    counts: Column<bool>,
+    domains: usize,
+    least: i64,
+}
+
+impl Spread {
+    /// `siblings`: see [`Ask::new`].
+    pub fn new(table: &mut Table, pod: &PodInfo, siblings: Option<Labels>) -> Self {
+        let own = pod.spec().and_then(|s| s.topology_spread_constraints.as_deref()).unwrap_or(&[]);
+        if own.is_empty() {
+            return Self::by_default(table, pod, siblings);
+        }
+        let mut out = Self { needs_all_keys: true, ..Self::default() };
+        for constraint in own {
+            let made = Constraint::new(table, pod, constraint);
+            if constraint.when_unsatisfiable == "DoNotSchedule" { out.hard.push(made) } else { out.soft.push(made) }
+        }
+        out
+    }
+
+    fn by_default(table: &mut Table, pod: &PodInfo, siblings: Option<Labels>) -> Self {
+        let Some(siblings) = siblings.filter(|s| !s.is_empty()) else { return Self::default() };
+        let mut soft = |key: &str, max_skew: i64| Constraint {
+            max_skew,
+            topology: table.topology(key),
+            per_node: key == HOSTNAME,
+            counter: table.counter(Matcher::spread(&pod.key.namespace, siblings.clone())),
+            matches_self: siblings.matches(pod.labels()),
+            min_domains: 1,
+            honors_affinity: true,
+            honors_taints: false,
+        };
+        Self { soft: vec![soft(HOSTNAME, 3), soft("topology.kubernetes.io/zone", 5)], ..Self::default() }
+    }
+}
+
+impl Constraint {
+    fn new(table: &mut Table, pod: &PodInfo, of: &TopologySpreadConstraint) -> Self {
+        let selector = meant(pod, of);
+        Self {
+            max_skew: i64::from(of.max_skew),
+            topology: table.topology(&of.topology_key),
+            per_node: of.topology_key == HOSTNAME,
+            matches_self: selector.as_ref().is_some_and(|s| s.matches(pod.labels())),
+            // An absent selector and an empty one both count nothing.
+            counter: table.counter(Matcher::spread(&pod.key.namespace, selector.unwrap_or_default())),
+            min_domains: of.min_domains.and_then(|n| usize::try_from(n).ok()).unwrap_or(1),
+            honors_affinity: of.node_affinity_policy.as_deref() != Some("Ignore"),
+            honors_taints: of.node_taints_policy.as_deref() == Some("Honor"),
+        }
+    }
+
+    fn includes(&self, cell: Option<&Cell>) -> bool {
+        cell.is_none_or(|c| (c.affinity_matches || !self.honors_affinity) && (c.taints_tolerated || !self.honors_taints))
+    }
+}
+
+impl Tallies {
+    pub fn new(table: &Table, class: &Class, spread: &Spread) -> Self {
+        let mut tallies: Vec<Tally> = spread.hard.iter().map(|_| Tally::default()).collect();
+        if tallies.is_empty() {
+            return Self(tallies);
+        }
+        for row in table.nodes().filter(|row| has_all_keys(table, &spread.hard, row.slot)) {
+            let cell = class.cell(row.slot);
+            for (constraint, tally) in spread.hard.iter().zip(&mut tallies).filter(|(c, _)| c.includes(cell)) {
+                let domain = table.topologies.domain(constraint.topology, row.slot);
+                *tally.count.slot(domain) += table.counters.count(constraint.counter, row.slot);
+                tally.domains += usize::from(!std::mem::replace(tally.counts.slot(domain), true));
+            }
+        }
+        tallies.iter_mut().for_each(Tally::find_least);
+        Self(tallies)
+    }
+
+    pub fn shift(&mut self, table: &Table, class: &Class, ask: &Ask, pod: &PodInfo, row: &Row, by: i64) {
+        if !has_all_keys(table, &ask.spread.hard, row.slot) {
+            return;
+        }
+        let cell = class.cell(row.slot);
+        for (constraint, tally) in ask.spread.hard.iter().zip(&mut self.0) {
+            if constraint.includes(cell) && !pod.terminating && table.counters.matches(constraint.counter, pod, &table.namespaces) {
+                *tally.count.slot(table.topologies.domain(constraint.topology, row.slot)) += by;
+                tally.find_least();
+            }
+        }
+    }
+}
+
+impl Tally {
+    fn find_least(&mut self) {
+        let counted = self.count.iter().zip(self.counts.iter()).filter(|(_, counts)| *counts);
+        self.least = counted.map(|(count, _)| count).min().unwrap_or(0);
+    }
+}
+
+impl Plugin for PodTopologySpread {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn refuses_in(&self, cycle: &Cycle<'_>, node: &Row) -> Option<Refusal> {
+        for (constraint, tally) in cycle.ask.spread.hard.iter().zip(&cycle.tallies.0) {
+            let domain = cycle.table.topologies.domain(constraint.topology, node.slot);
+            if domain == NO_DOMAIN {
+                let reason = "node(s) didn't match pod topology spread constraints (missing required label)";
+                return Some(Refusal::unresolvable(NAME, reason));
+            }
+            let least = if tally.domains < constraint.min_domains { 0 } else { tally.least };
+            if tally.count.get(domain) + i64::from(constraint.matches_self) - least > constraint.max_skew {
+                return Some(Refusal::resolvable(NAME, "node(s) didn't match pod topology spread constraints"));
+            }
+        }
+        None
+    }
+
+    fn weight(&self) -> i64 {
+        2
+    }
+
+    fn compare(&self, cycle: &Cycle<'_>, nodes: &[Slot], scores: &mut [i64]) {
+        let spread = &cycle.ask.spread;
+        if spread.soft.is_empty() {
+            return;
+        }
+        let ignored = |slot: Slot| spread.needs_all_keys && !has_all_keys(cycle.table, &spread.soft, slot);
+        let mut sums = vec![0.0; nodes.len()];
+        for constraint in &spread.soft {
+            add_crowd(cycle, constraint, nodes, &ignored, &mut sums);
+        }
+        let crowds: Vec<Option<i64>> =
+            nodes.iter().zip(&sums).map(|(slot, sum)| (!ignored(*slot)).then(|| f64::round(*sum) as i64)).collect();
+        let (least, most) = (crowds.iter().flatten().min().copied().unwrap_or(0), crowds.iter().flatten().max().copied().unwrap_or(0));
+        for (score, crowd) in scores.iter_mut().zip(crowds) {
+            *score = match crowd {
+                None => 0,
+                Some(_) if most == 0 => SCORE_MAX,
+                Some(crowd) => SCORE_MAX * (most + least - crowd) / most,
+            };
+        }
+    }
+
+    fn helped_by(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
+        let constraints = hard(pod);
+        let counted = |other: &PodInfo| {
+            other.key.namespace == pod.key.namespace && constraints.iter().any(|c| meant(pod, c).is_some_and(|s| s.matches(other.labels())))
+        };
+        let has_keys = |node: &Facts| constraints.iter().all(|c| node.labels.contains_key(&c.topology_key));
+        match change {
+            Change::PodPlaced(other) | Change::PodGone(other) => counted(other),
+            Change::PodChanged(old, new) => old.labels() != new.labels() && (counted(old) || counted(new)),
+            Change::NodeAdded(node) | Change::NodeGone(node) => has_keys(node),
+            Change::NodeChanged(old, new) => (has_keys(old) || has_keys(new)) && (old.labels != new.labels || old.taints != new.taints),
+        }
+    }
+}
+
+/// Adds what the constraint makes of how many matching pods are in each node's domain.
+fn add_crowd(cycle: &Cycle<'_>, constraint: &Constraint, nodes: &[Slot], ignored: &impl Fn(Slot) -> bool, sums: &mut [f64]) {
+    let (table, spread) = (cycle.table, &cycle.ask.spread);
+    let domain = |slot: Slot| table.topologies.domain(constraint.topology, slot);
+    let (mut in_domain, mut counts, mut size) = (Column::<i64>::default(), Column::<bool>::default(), 0usize);
+    for slot in nodes.iter().filter(|slot| !ignored(**slot)) {
+        let new = !std::mem::replace(counts.slot(domain(*slot)), true);
+        size += usize::from(new || constraint.per_node);
+    }
+    if !constraint.per_node {
+        for row in table.nodes().filter(|row| counts.get(domain(row.slot)) && constraint.includes(cycle.class.cell(row.slot))) {
+            if !spread.needs_all_keys || has_all_keys(table, &spread.soft, row.slot) {
+                *in_domain.slot(domain(row.slot)) += table.counters.count(constraint.counter, row.slot);
+            }
+        }
+    }
+    // Few large domains must not count less than many small ones.
+    let weight = ((size + 2) as f64).ln();
+    for (slot, sum) in nodes.iter().zip(sums).filter(|(slot, _)| !ignored(**slot) && domain(**slot) != NO_DOMAIN) {
+        let pods = if constraint.per_node { table.counters.count(constraint.counter, *slot) } else { in_domain.get(domain(*slot)) };
+        *sum += pods as f64 * weight + (constraint.max_skew - 1) as f64;
+    }
+}
+
+fn has_all_keys(table: &Table, constraints: &[Constraint], slot: Slot) -> bool {
+    constraints.iter().all(|c| table.topologies.domain(c.topology, slot) != NO_DOMAIN)
+}
+
+fn hard(pod: &PodInfo) -> Vec<&TopologySpreadConstraint> {
+    let all = pod.spec().and_then(|s| s.topology_spread_constraints.as_ref());
+    all.into_iter().flatten().filter(|c| c.when_unsatisfiable == "DoNotSchedule").collect()
+}
+
+/// The selector, with the pod's own values of `matchLabelKeys`.
+fn meant(pod: &PodInfo, constraint: &TopologySpreadConstraint) -> Option<Labels> {
+    let mut meant = selector(constraint.label_selector.as_ref())?;
+    for key in constraint.match_label_keys.iter().flatten() {
+        if let Some(value) = pod.labels().and_then(|l| l.get(key)) {
+            meant.0.push(Requirement { key: key.clone(), op: Op::In, values: vec![value.clone()] });
+        }
+    }
+    Some(meant)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{World, pod};
+    use serde_json::{Value, json};
+
+    const SKEWED: &str = "node(s) didn't match pod topology spread constraints";
+
+    /// Nodes a1 and a2 in zone a, b1 in zone b, x without a zone.
+    fn world(pods: &[(&str, &str)]) -> World {
+        let mut world = World::default();
+        for (name, zone) in [("a1", Some("a")), ("a2", Some("a")), ("b1", Some("b")), ("x", None)] {
+            world.node(name, json!({"zone": zone}));
+        }
+        for (at, (node, app)) in pods.iter().enumerate() {
+            world.bound(&format!("p{at}"), node, json!({"metadata": {"labels": {"app": app}}}));
+        }
+        world
+    }
+
+    fn wanting(constraint: Value) -> Value {
+        let mut whole = json!({"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
+            "labelSelector": {"matchLabels": {"app": "web"}}});
+        whole.as_object_mut().unwrap().extend(constraint.as_object().unwrap().clone());
+        json!({"metadata": {"name": "new", "labels": {"app": "web", "rev": "2"}}, "spec": {"topologySpreadConstraints": [whole]}})
+    }
+
+    #[test]
+    fn hard_constraints_keep_the_skew() {
+        let missing = format!("{SKEWED} (missing required label)");
+        let table = [
+            (json!({}), vec![("a1", "web")], vec!["b1"]),
+            (json!({}), vec![("a1", "web"), ("b1", "web")], vec!["a1", "a2", "b1"]),
+            (json!({"maxSkew": 2}), vec![("a1", "web")], vec!["a1", "a2", "b1"]),
+            (json!({}), vec![("a1", "db"), ("a2", "db")], vec!["a1", "a2", "b1"]),
+            (json!({"minDomains": 3}), vec![("a1", "web"), ("b1", "web")], vec![]),
+            (json!({"matchLabelKeys": ["rev"]}), vec![("a1", "web")], vec!["a1", "a2", "b1"]),
+        ];
+        for (constraint, pods, fit) in table {
+            let mut world = world(&pods);
+            let refusals = world.refusals(&wanting(constraint.clone()));
+            for (node, refusal) in refusals {
+                let want = if fit.contains(&node.as_str()) {
+                    None
+                } else if node == "x" {
+                    Some(missing.as_str())
+                } else {
+                    Some(SKEWED)
+                };
+                assert_eq!(refusal.as_deref(), want, "{constraint} {pods:?} {node}");
+            }
+        }
+    }
+
+    #[test]
+    fn nodes_that_the_pod_cannot_use_count_only_if_asked_for() {
+        let ask = |policy: &str| {
+            let mut ask = wanting(json!({"nodeAffinityPolicy": policy}));
+            ask["spec"]["nodeSelector"] = json!({"zone": "a"});
+            ask
+        };
+        let mut world = world(&[("a1", "web")]);
+        let fits = |refusals: Vec<(String, Option<String>)>| -> Vec<String> {
+            refusals.into_iter().filter(|(_, r)| r.is_none()).map(|(node, _)| node).collect()
+        };
+        assert_eq!(fits(world.refusals(&ask("Honor"))), ["a1", "a2"]);
+        assert!(fits(world.refusals(&ask("Ignore"))).is_empty());
+    }
+
+    #[test]
+    fn soft_constraints_prefer_the_emptier_domain() {
+        let mut world = world(&[("a1", "web"), ("a1", "web"), ("a2", "web")]);
+        let scores = world.scores(&PodTopologySpread, &wanting(json!({"whenUnsatisfiable": "ScheduleAnyway"})));
+        assert_eq!(scores, [("a1".to_owned(), 0), ("a2".to_owned(), 0), ("b1".to_owned(), 100), ("x".to_owned(), 0)]);
+    }
+
+    #[test]
+    fn counts_follow_pods() {
+        let mut world = world(&[("a1", "web")]);
+        let ask = wanting(json!({}));
+        assert_eq!(world.fitting(&ask), ["b1"]);
+        world.bound("more", "b1", json!({"metadata": {"labels": {"app": "web"}}}));
+        assert_eq!(world.fitting(&ask), ["a1", "a2", "b1"]);
+        world.unbound("p0");
+        assert_eq!(world.fitting(&ask), ["a1", "a2"]);
+    }
+
+    #[test]
+    fn only_pods_that_count_help() {
+        let waiting = pod(&wanting(json!({})));
+        let web = pod(&json!({"metadata": {"labels": {"app": "web"}}}));
+        let db = pod(&json!({"metadata": {"labels": {"app": "db"}}}));
+        assert!(PodTopologySpread.helped_by(&waiting, &Change::PodPlaced(&web)));
+        assert!(!PodTopologySpread.helped_by(&waiting, &Change::PodGone(&db)));
+    }
+}

@@ -1,0 +1,169 @@
+//! Pod -> what the scheduler needs to know of it, read once.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use api::{
+    Key,
+    k8s::api::core::v1::{Pod, PodSpec, Toleration},
+};
+
+use crate::{
+    resources::{Missing, Resources, is_sidecar, pod_requests},
+    terms::Term,
+};
+
+/// The scheduler that this is, in `spec.schedulerName`.
+pub const SCHEDULER: &str = "default-scheduler";
+
+#[derive(Clone, Debug)]
+pub struct PodInfo {
+    pub key: Key,
+    pub uid: String,
+    pub priority: i32,
+    pub requests: Resources,
+    /// For scoring: thousandths of a core and bytes, with a default where a container asks for nothing.
+    pub non_zero: (i64, i64),
+    pub ports: Vec<HostPort>,
+    pub affinity: Option<Box<Affinity>>,
+    pub terminating: bool,
+    pub pod: Arc<Pod>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    pub ip: String,
+    pub protocol: String,
+    pub port: i32,
+}
+
+/// The pod's terms about other pods.
+#[derive(Clone, Debug, Default)]
+pub struct Affinity {
+    pub required: Vec<Term>,
+    pub required_anti: Vec<Term>,
+    pub preferred: Vec<(i64, Term)>,
+    pub preferred_anti: Vec<(i64, Term)>,
+}
+
+impl PodInfo {
+    pub fn new(pod: &Arc<Pod>) -> Self {
+        let (meta, empty) = (&pod.metadata, PodSpec::default());
+        let spec = pod.spec.as_ref().unwrap_or(&empty);
+        let key = Key { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() };
+        let scored = pod_requests(spec, Missing::IsDefault);
+        Self {
+            affinity: affinity(spec, &key.namespace),
+            uid: meta.uid.clone().unwrap_or_default(),
+            priority: spec.priority.unwrap_or(0),
+            requests: pod_requests(spec, Missing::IsZero),
+            non_zero: (scored.milli_cpu, scored.memory),
+            ports: host_ports(spec),
+            terminating: meta.deletion_timestamp.is_some(),
+            key,
+            pod: pod.clone(),
+        }
+    }
+
+    pub fn spec(&self) -> Option<&PodSpec> {
+        self.pod.spec.as_ref()
+    }
+
+    pub fn labels(&self) -> Option<&BTreeMap<String, String>> {
+        self.pod.metadata.labels.as_ref()
+    }
+
+    pub fn tolerations(&self) -> &[Toleration] {
+        self.spec().and_then(|s| s.tolerations.as_deref()).unwrap_or(&[])
+    }
+
+    pub fn nominated(&self) -> Option<&str> {
+        self.pod.status.as_ref()?.nominated_node_name.as_deref().filter(|n| !n.is_empty())
+    }
+
+    pub fn is_gated(&self) -> bool {
+        self.spec().and_then(|s| s.scheduling_gates.as_ref()).is_some_and(|g| !g.is_empty())
+    }
+
+    /// True if it takes the place of the other in the node table without any count changing.
+    pub fn weighs_like(&self, other: &Self) -> bool {
+        let affinity = |p: &Self| p.spec().and_then(|s| s.affinity.clone());
+        self.terminating == other.terminating
+            && self.requests == other.requests
+            && self.non_zero == other.non_zero
+            && self.ports == other.ports
+            && self.labels() == other.labels()
+            && (self.affinity.is_none() && other.affinity.is_none() || affinity(self) == affinity(other))
+    }
+
+    /// Equal for pods that every node treats alike, other pods aside.
+    pub fn signature(&self) -> String {
+        let Some(spec) = self.spec() else { return String::new() };
+        let node_affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
+        let images: Vec<&str> = images(spec).collect();
+        let parts = (&spec.node_name, &spec.node_selector, node_affinity, &spec.tolerations, images);
+        let said = serde_json::to_string(&parts).unwrap_or_default();
+        format!("{said}{:?}{:?}{:?}", self.requests, self.non_zero, self.ports)
+    }
+}
+
+impl HostPort {
+    /// Two pods cannot have both on one node.
+    pub fn conflicts(&self, other: &Self) -> bool {
+        const ANY: &str = "0.0.0.0";
+        self.port == other.port && self.protocol == other.protocol && (self.ip == other.ip || self.ip == ANY || other.ip == ANY)
+    }
+}
+
+/// The node that the pod was bound to.
+pub fn node_of(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref().filter(|n| !n.is_empty())
+}
+
+/// It ran to its end and uses nothing any more.
+pub fn is_over(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
+}
+
+/// This scheduler decides about it.
+pub fn is_ours(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref()).unwrap_or(SCHEDULER) == SCHEDULER
+}
+
+/// The images of containers, init containers and image volumes.
+pub fn images(spec: &PodSpec) -> impl Iterator<Item = &str> {
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers).filter_map(|c| c.image.as_deref());
+    let volumes = spec.volumes.iter().flatten().filter_map(|v| v.image.as_ref()?.reference.as_deref());
+    containers.chain(volumes)
+}
+
+fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
+    let running = spec.init_containers.iter().flatten().filter(|c| is_sidecar(c)).chain(&spec.containers);
+    let ports = running.flat_map(|c| c.ports.iter().flatten());
+    let or = |text: &Option<String>, default: &str| text.clone().filter(|t| !t.is_empty()).unwrap_or_else(|| default.to_owned());
+    ports
+        .filter_map(|p| {
+            let port = p.host_port.filter(|port| *port > 0)?;
+            Some(HostPort { ip: or(&p.host_ip, "0.0.0.0"), protocol: or(&p.protocol, "TCP"), port })
+        })
+        .collect()
+}
+
+fn affinity(spec: &PodSpec, namespace: &str) -> Option<Box<Affinity>> {
+    let affinity = spec.affinity.as_ref()?;
+    if affinity.pod_affinity.is_none() && affinity.pod_anti_affinity.is_none() {
+        return None;
+    }
+    let mut out = Affinity::default();
+    if let Some(near) = &affinity.pod_affinity {
+        out.required = near.required_during_scheduling_ignored_during_execution.iter().flatten().map(|t| Term::new(t, namespace)).collect();
+        let preferred = near.preferred_during_scheduling_ignored_during_execution.iter().flatten();
+        out.preferred = preferred.map(|t| (i64::from(t.weight), Term::new(&t.pod_affinity_term, namespace))).collect();
+    }
+    if let Some(far) = &affinity.pod_anti_affinity {
+        out.required_anti =
+            far.required_during_scheduling_ignored_during_execution.iter().flatten().map(|t| Term::new(t, namespace)).collect();
+        let preferred = far.preferred_during_scheduling_ignored_during_execution.iter().flatten();
+        out.preferred_anti = preferred.map(|t| (i64::from(t.weight), Term::new(&t.pod_affinity_term, namespace))).collect();
+    }
+    Some(Box::new(out))
+}

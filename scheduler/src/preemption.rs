@@ -1,0 +1,136 @@
+//! A pod that fits nowhere -> the node where the least is lost by making room.
+//!
+//! Sources: scheduler `framework/preemption/preemption.go`, `plugins/defaultpreemption`. There are no PodDisruptionBudgets here yet, so none is violated.
+
+use std::{cmp::Reverse, sync::Arc};
+
+use api::{k8s::api::core::v1::Pod, time::Timestamp};
+
+use crate::{
+    cycle::Cycle,
+    node::{Row, Slot},
+    plan::fits,
+    pod::PodInfo,
+    refusal::Diagnosis,
+};
+
+/// At least so many candidates are looked at, where there are so many.
+const CANDIDATES_MIN: usize = 100;
+/// And at least this share of the nodes.
+const CANDIDATES_PERCENT: usize = 10;
+/// The reason of the condition that victims get.
+pub const VICTIM_REASON: &str = "PreemptionByScheduler";
+
+#[derive(Clone, Debug)]
+pub struct Preemption {
+    pub node: String,
+    /// Most important first.
+    pub victims: Vec<Arc<PodInfo>>,
+}
+
+/// Why nobody has to go.
+pub(crate) struct NotHelpful {
+    pub message: String,
+    pub keeps_nomination: bool,
+}
+
+/// # Errors
+/// Why preemption does not help.
+pub(crate) fn find(cycle: &Cycle<'_>, resolvable: &[Slot], dice: u64) -> Result<Preemption, NotHelpful> {
+    if let Some(message) = ineligible(cycle, resolvable) {
+        return Err(NotHelpful { message: message.into(), keeps_nomination: true });
+    }
+    let wanted = (resolvable.len() * CANDIDATES_PERCENT / 100).max(CANDIDATES_MIN).min(resolvable.len());
+    let start = usize::try_from(dice % resolvable.len().max(1) as u64).unwrap_or(0);
+    let (mut candidates, mut diagnosis, mut asked) = (Vec::new(), Diagnosis::default(), 0);
+    let (before, from) = resolvable.split_at(start.min(resolvable.len()));
+    for row in from.iter().chain(before).filter_map(|slot| cycle.table.row(*slot)) {
+        match victims_on(cycle, row) {
+            Ok(victims) => candidates.push(Preemption { node: row.name().to_owned(), victims }),
+            Err(reasons) => {
+                asked += 1;
+                reasons.iter().for_each(|r| diagnosis.count(r, 1));
+            }
+        }
+        if candidates.len() >= wanted {
+            break;
+        }
+    }
+    if let Some(best) = candidates.into_iter().min_by_key(loss) {
+        return Ok(best);
+    }
+    let all = cycle.table.len();
+    diagnosis.count("Preemption is not helpful for scheduling", all.saturating_sub(asked));
+    Err(NotHelpful { message: diagnosis.message(all), keeps_nomination: false })
+}
+
+fn ineligible(cycle: &Cycle<'_>, resolvable: &[Slot]) -> Option<&'static str> {
+    let pod = &cycle.ask.info;
+    if pod.spec().and_then(|s| s.preemption_policy.as_deref()) == Some("Never") {
+        return Some("not eligible due to preemptionPolicy=Never.");
+    }
+    let name = cycle.table.nominated_node(&pod.key).or_else(|| pod.nominated())?;
+    let row = cycle.table.find(name).filter(|r| resolvable.contains(&r.slot))?;
+    let waits = row.pods.iter().any(|p| p.priority < pod.priority && leaves_for_another(&p.pod));
+    waits.then_some("not eligible due to a terminating pod on the nominated node.")
+}
+
+/// It is being deleted because of a preemption.
+fn leaves_for_another(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
+    pod.metadata.deletion_timestamp.is_some()
+        && conditions
+            .into_iter()
+            .flatten()
+            .any(|c| c.type_ == "DisruptionTarget" && c.status == "True" && c.reason.as_deref() == Some(VICTIM_REASON))
+}
+
+/// Who must leave the node, most important first; or why that would not help.
+fn victims_on(cycle: &Cycle<'_>, row: &Row) -> Result<Vec<Arc<PodInfo>>, Vec<String>> {
+    let (mut bent, mut emptier) = (cycle.clone(), row.clone());
+    let mut weaker: Vec<Arc<PodInfo>> = row.pods.iter().filter(|p| p.priority < cycle.ask.info.priority).cloned().collect();
+    if weaker.is_empty() {
+        return Err(vec!["No preemption victims found for incoming pod".into()]);
+    }
+    for pod in &weaker {
+        emptier.remove(pod);
+        bent.shift(pod, row, -1);
+    }
+    if let Some(refusal) = fits(&bent, &emptier) {
+        return Err(refusal.reasons);
+    }
+    weaker.sort_by_key(|p| (Reverse(p.priority), started(p)));
+    // Who may stay, stays: the most important are asked first.
+    weaker.retain(|pod| {
+        emptier.add(pod);
+        bent.shift(pod, row, 1);
+        let goes = fits(&bent, &emptier).is_some();
+        if goes {
+            emptier.remove(pod);
+            bent.shift(pod, row, -1);
+        }
+        goes
+    });
+    Ok(weaker)
+}
+
+/// Smaller is better: the most important victim, the sum of their importance, how many, and how long the most important ran.
+fn loss(candidate: &Preemption) -> (i32, i64, usize, Reverse<Timestamp>) {
+    let victims = &candidate.victims;
+    let highest = victims.iter().map(|v| v.priority).max().unwrap_or(i32::MIN);
+    // Shifted, so that many of negative priority are more than few.
+    let sum = victims.iter().map(|v| i64::from(v.priority) + i64::from(i32::MAX) + 1).sum();
+    let earliest = victims.iter().filter(|v| v.priority == highest).map(|v| started(v)).min().unwrap_or(Timestamp::MIN);
+    (highest, sum, victims.len(), Reverse(earliest))
+}
+
+/// What has not started yet is the youngest.
+fn started(pod: &PodInfo) -> Timestamp {
+    pod.pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map_or(Timestamp::MAX, |t| t.0)
+}
+
+impl PartialEq for Preemption {
+    fn eq(&self, other: &Self) -> bool {
+        self.node == other.node && self.victims.iter().map(|v| &v.key).eq(other.victims.iter().map(|v| &v.key))
+    }
+}

@@ -1,0 +1,393 @@
+//! Pods that want a node -> the one that is next.
+//!
+//! Ready pods by priority, then by age; refused pods wait for a change that one of their refusers finds helpful, and rest for a while after each
+//! try. Source: scheduler `backend/queue/scheduling_queue.go`. No clock: time comes in.
+
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::{BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use api::Key;
+use tokio::time::Instant;
+
+use crate::{
+    plugins::{Change, PLUGINS},
+    pod::PodInfo,
+};
+
+const BACKOFF_MIN: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// A refused pod is tried again after so long, whatever happened.
+const WAIT_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// Bounded by the number of unbound pods: each stands in here once.
+#[derive(Debug, Default)]
+pub struct Queue {
+    entries: HashMap<Key, Entry>,
+    ready: BinaryHeap<Ready>,
+    resting: BinaryHeap<Reverse<(Instant, u64, Key)>>,
+    waiting: HashSet<Key>,
+    /// In the order they were refused.
+    flush: VecDeque<(Instant, u64, Key)>,
+    stamp: u64,
+}
+
+/// A pod that is being tried, with how often it was.
+#[derive(Clone, Debug)]
+pub struct Tried {
+    pub info: Arc<PodInfo>,
+    pub attempts: u32,
+}
+
+/// How a try ended that did not bind.
+#[derive(Clone, Debug)]
+pub enum Ended {
+    /// Refused by these plugins; nobody: anything may help.
+    Refused(BTreeSet<&'static str>),
+    /// Refused, and victims are being deleted: it waits until that was done.
+    Preempting(BTreeSet<&'static str>),
+    /// Not carried out.
+    Failed,
+}
+
+#[derive(Debug)]
+struct Entry {
+    info: Arc<PodInfo>,
+    attempts: u32,
+    /// The last try.
+    tried: Option<Instant>,
+    place: Place,
+    /// Of the one valid item in the heaps.
+    stamp: u64,
+    refusers: BTreeSet<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Ready,
+    /// `early`: may go before its time when nothing else is ready.
+    Resting {
+        early: bool,
+    },
+    Waiting,
+    /// Has scheduling gates.
+    Gated,
+    /// Its victims are being deleted; `helped` if something changed meanwhile.
+    Preempting {
+        helped: bool,
+    },
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Ready {
+    priority: i32,
+    stamp: u64,
+    key: Key,
+}
+
+impl Ord for Ready {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.priority, Reverse(self.stamp), &self.key).cmp(&(other.priority, Reverse(other.stamp), &other.key))
+    }
+}
+
+impl PartialOrd for Ready {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Queue {
+    /// A pod that is new, or that changed. What changed in its status alone wakes nobody.
+    pub fn put(&mut self, info: Arc<PodInfo>, now: Instant) {
+        let key = info.key.clone();
+        let Some(entry) = self.entries.get_mut(&key).filter(|e| e.info.uid == info.uid) else {
+            self.remove(&key);
+            return self.insert(Tried { info, attempts: 0 }, None, BTreeSet::new(), now);
+        };
+        let old = std::mem::replace(&mut entry.info, info);
+        let changed = old.pod.spec != entry.info.pod.spec || old.labels() != entry.info.labels();
+        let place = entry.place;
+        match place {
+            _ if !changed => {}
+            // Its place among the others may be another.
+            Place::Ready | Place::Gated => self.settle(&key, now),
+            Place::Preempting { .. } => entry.place = Place::Preempting { helped: true },
+            Place::Waiting | Place::Resting { .. } => self.wake(&key, now),
+        }
+    }
+
+    pub fn remove(&mut self, key: &Key) -> Option<Arc<PodInfo>> {
+        self.waiting.remove(key);
+        self.entries.remove(key).map(|e| e.info)
+    }
+
+    /// The next pod; it leaves the queue until [`Queue::back`].
+    pub fn pop(&mut self, now: Instant) -> Option<Tried> {
+        self.flush(now);
+        while let Some(Ready { stamp, key, .. }) = self.ready.pop() {
+            if self.is_current(&key, stamp) {
+                return self.take(&key);
+            }
+        }
+        // Nobody is ready: who rests only out of politeness goes first.
+        let early = self.resting.iter().filter(|Reverse((_, stamp, key))| {
+            self.entries.get(key).is_some_and(|e| e.stamp == *stamp && e.place == Place::Resting { early: true })
+        });
+        let key = early.min_by_key(|Reverse((due, stamp, _))| (*due, *stamp)).map(|Reverse((_, _, key))| key.clone())?;
+        self.take(&key)
+    }
+
+    /// The try ended without a binding.
+    pub fn back(&mut self, tried: Tried, ended: Ended, now: Instant) {
+        let key = tried.info.key.clone();
+        match ended {
+            Ended::Failed => {
+                self.insert(tried, Some(now), BTreeSet::new(), now);
+                self.rest(&key, now, Place::Resting { early: false });
+            }
+            Ended::Refused(refusers) => self.wait(tried, refusers, Place::Waiting, now),
+            Ended::Preempting(refusers) => self.wait(tried, refusers, Place::Preempting { helped: false }, now),
+        }
+    }
+
+    /// The victims are gone, or could not be deleted (`failed`).
+    pub fn preempted(&mut self, key: &Key, outcome: Result<(), ()>, now: Instant) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        let Place::Preempting { helped } = entry.place else { return };
+        entry.place = Place::Waiting;
+        self.waiting.insert(key.clone());
+        if helped || outcome.is_err() {
+            self.wake(key, now);
+        }
+    }
+
+    /// Wakes the pods that the change could help. Costs O(refused pods).
+    pub fn changed(&mut self, change: &Change<'_>, now: Instant) {
+        let helped: Vec<Key> =
+            self.waiting.iter().filter(|key| self.entries.get(*key).is_some_and(|e| e.helped_by(change))).cloned().collect();
+        for key in helped {
+            match self.entries.get_mut(&key) {
+                Some(entry) if matches!(entry.place, Place::Preempting { .. }) => entry.place = Place::Preempting { helped: true },
+                _ => self.wake(&key, now),
+            }
+        }
+    }
+
+    /// When [`Queue::pop`] could give something that it does not give now.
+    pub fn due(&self) -> Option<Instant> {
+        let rested = self.resting.peek().map(|Reverse((due, ..))| *due);
+        let flushed = self.flush.front().map(|(since, ..)| *since + WAIT_MAX);
+        rested.into_iter().chain(flushed).min()
+    }
+
+    fn insert(&mut self, tried: Tried, at: Option<Instant>, refusers: BTreeSet<&'static str>, now: Instant) {
+        let key = tried.info.key.clone();
+        let entry = Entry { info: tried.info, attempts: tried.attempts, tried: at, place: Place::Ready, stamp: 0, refusers };
+        self.entries.insert(key.clone(), entry);
+        self.settle(&key, now);
+    }
+
+    fn wait(&mut self, tried: Tried, refusers: BTreeSet<&'static str>, place: Place, now: Instant) {
+        let key = tried.info.key.clone();
+        self.stamp += 1;
+        let entry = Entry { info: tried.info, attempts: tried.attempts, tried: Some(now), place, stamp: self.stamp, refusers };
+        self.entries.insert(key.clone(), entry);
+        self.waiting.insert(key.clone());
+        self.flush.push_back((now, self.stamp, key));
+    }
+
+    /// Ready if it has no gates and has rested.
+    fn settle(&mut self, key: &Key, now: Instant) {
+        self.waiting.remove(key);
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        if entry.info.is_gated() {
+            entry.place = Place::Gated;
+            return;
+        }
+        match entry.rested().filter(|due| *due > now) {
+            Some(due) => self.rest_until(key, due, Place::Resting { early: true }),
+            None => self.make_ready(key),
+        }
+    }
+
+    fn wake(&mut self, key: &Key, now: Instant) {
+        self.settle(key, now);
+    }
+
+    fn rest(&mut self, key: &Key, now: Instant, place: Place) {
+        let due = self.entries.get(key).and_then(Entry::rested).unwrap_or(now);
+        self.rest_until(key, due, place);
+    }
+
+    fn rest_until(&mut self, key: &Key, due: Instant, place: Place) {
+        self.stamp += 1;
+        if let Some(entry) = self.entries.get_mut(key) {
+            (entry.place, entry.stamp) = (place, self.stamp);
+            self.resting.push(Reverse((due, self.stamp, key.clone())));
+        }
+    }
+
+    fn make_ready(&mut self, key: &Key) {
+        self.stamp += 1;
+        if let Some(entry) = self.entries.get_mut(key) {
+            (entry.place, entry.stamp) = (Place::Ready, self.stamp);
+            self.ready.push(Ready { priority: entry.info.priority, stamp: self.stamp, key: key.clone() });
+        }
+    }
+
+    /// Moves those whose time has come.
+    fn flush(&mut self, now: Instant) {
+        while let Some(Reverse((due, stamp, key))) = self.resting.peek() {
+            let (current, key) = (self.is_current(key, *stamp), key.clone());
+            if current && *due > now {
+                break;
+            }
+            self.resting.pop();
+            if current {
+                self.make_ready(&key);
+            }
+        }
+        while let Some((since, stamp, key)) = self.flush.front() {
+            let current = self.is_current(key, *stamp);
+            if current && *since + WAIT_MAX > now {
+                break;
+            }
+            let key = key.clone();
+            self.flush.pop_front();
+            if current {
+                self.wake(&key, now);
+            }
+        }
+    }
+
+    fn is_current(&self, key: &Key, stamp: u64) -> bool {
+        self.entries.get(key).is_some_and(|e| e.stamp == stamp)
+    }
+
+    fn take(&mut self, key: &Key) -> Option<Tried> {
+        let entry = self.entries.remove(key)?;
+        Some(Tried { info: entry.info, attempts: entry.attempts + 1 })
+    }
+}
+
+impl Entry {
+    fn helped_by(&self, change: &Change<'_>) -> bool {
+        let asked = |name: &&'static str| PLUGINS.iter().any(|p| p.name() == *name && p.helped_by(&self.info, change));
+        self.refusers.is_empty() || self.refusers.iter().any(asked)
+    }
+
+    /// When the rest after the last try is over: one second, doubled with each try.
+    fn rested(&self) -> Option<Instant> {
+        let doubled = BACKOFF_MIN.saturating_mul(1u32.checked_shl(self.attempts.saturating_sub(1)).unwrap_or(u32::MAX));
+        Some(self.tried? + doubled.min(BACKOFF_MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::pod;
+    use serde_json::json;
+
+    fn named(name: &str, priority: i32) -> Arc<PodInfo> {
+        Arc::new(pod(&json!({"metadata": {"name": name}, "spec": {"priority": priority}})))
+    }
+
+    fn popped(queue: &mut Queue, now: Instant) -> Option<String> {
+        queue.pop(now).map(|t| t.info.key.name.clone())
+    }
+
+    fn secs(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn priority_then_age() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        for (name, priority) in [("a", 0), ("b", 5), ("c", 0), ("d", 5)] {
+            queue.put(named(name, priority), now);
+        }
+        queue.put(named("a", 0), now);
+        let order: Vec<String> = std::iter::from_fn(|| popped(&mut queue, now)).collect();
+        assert_eq!(order, ["b", "d", "a", "c"]);
+    }
+
+    #[test]
+    fn the_refused_wait_for_what_helps_them() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        queue.put(named("a", 0), now);
+        let tried = queue.pop(now).unwrap();
+        queue.back(tried, Ended::Refused(BTreeSet::from(["NodeResourcesFit"])), now);
+        queue.changed(&Change::PodPlaced(&named("x", 0)), now);
+        assert_eq!(popped(&mut queue, now + secs(1)), None);
+        queue.changed(&Change::PodGone(&named("x", 0)), now + secs(2));
+        let tried = queue.pop(now + secs(2)).unwrap();
+        assert_eq!(tried.attempts, 2);
+        queue.back(tried, Ended::Refused(BTreeSet::from(["NodeResourcesFit"])), now);
+        assert_eq!(queue.due(), Some(now + WAIT_MAX));
+        assert_eq!(popped(&mut queue, now + WAIT_MAX), Some("a".into()), "after five minutes, whatever happened");
+    }
+
+    #[test]
+    fn failures_rest_longer_each_time() {
+        let (mut queue, mut now) = (Queue::default(), Instant::now());
+        queue.put(named("a", 0), now);
+        for rest in [1, 2, 4, 8, 10, 10] {
+            let tried = queue.pop(now).unwrap();
+            queue.back(tried, Ended::Failed, now);
+            assert_eq!(popped(&mut queue, now + secs(rest) - Duration::from_millis(1)), None);
+            now += secs(rest);
+        }
+    }
+
+    #[test]
+    fn the_woken_rest_only_while_others_are_ready() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        queue.put(named("a", 9), now);
+        let tried = queue.pop(now).unwrap();
+        queue.back(tried, Ended::Refused(BTreeSet::new()), now);
+        queue.changed(&Change::PodGone(&named("x", 0)), now);
+        queue.put(named("b", 0), now);
+        assert_eq!(popped(&mut queue, now), Some("b".into()));
+        assert_eq!(popped(&mut queue, now), Some("a".into()));
+        assert_eq!(popped(&mut queue, now), None);
+    }
+
+    #[test]
+    fn gates_are_waited_for() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        let gated = |gates: serde_json::Value| Arc::new(pod(&json!({"metadata": {"name": "a"}, "spec": {"schedulingGates": gates}})));
+        queue.put(gated(json!([{"name": "g"}])), now);
+        queue.changed(&Change::PodGone(&named("x", 0)), now);
+        assert_eq!(popped(&mut queue, now + WAIT_MAX), None);
+        queue.put(gated(json!([])), now);
+        assert_eq!(popped(&mut queue, now), Some("a".into()));
+    }
+
+    #[test]
+    fn a_preemptor_waits_for_its_victims() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        queue.put(named("a", 0), now);
+        let tried = queue.pop(now).unwrap();
+        queue.back(tried, Ended::Preempting(BTreeSet::from(["NodeResourcesFit"])), now);
+        queue.changed(&Change::PodGone(&named("x", 0)), now);
+        assert_eq!(popped(&mut queue, now), None, "the victims are still being deleted");
+        queue.preempted(&Key::new("default", "a"), Ok(()), now);
+        assert_eq!(popped(&mut queue, now), Some("a".into()));
+    }
+
+    #[test]
+    fn a_pod_that_was_made_anew_starts_anew() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        queue.put(named("a", 0), now);
+        let tried = queue.pop(now).unwrap();
+        queue.back(tried, Ended::Failed, now);
+        let fresh = Arc::new(pod(&json!({"metadata": {"name": "a", "uid": "other"}})));
+        queue.put(fresh, now);
+        assert_eq!(queue.pop(now).map(|t| t.attempts), Some(1));
+    }
+}

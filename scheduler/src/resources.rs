@@ -1,0 +1,200 @@
+//! Resource lists -> amounts that can be added and compared; what a pod asks for.
+//!
+//! Sources: component-helpers `resource/helpers.go` (`PodRequests`), scheduler `framework/types.go` (`Resource`).
+
+use std::collections::BTreeMap;
+
+use api::{
+    k8s::{
+        api::core::v1::{Container, PodSpec},
+        apimachinery::pkg::api::resource::Quantity as Text,
+    },
+    quantity::Quantity,
+};
+
+/// For scoring, a container that asks for no CPU counts as asking for this many thousandths of a core.
+const DEFAULT_MILLI_CPU: i64 = 100;
+/// For scoring, a container that asks for no memory counts as asking for this many bytes.
+const DEFAULT_MEMORY: i64 = 200 * 1024 * 1024;
+
+/// Amounts: thousandths of a core, bytes, bytes, pods; whole units of anything else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    pub milli_cpu: i64,
+    pub memory: i64,
+    pub storage: i64,
+    pub pods: i64,
+    pub scalar: BTreeMap<String, i64>,
+}
+
+/// What a container that says nothing is taken to ask for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    IsZero,
+    IsDefault,
+}
+
+type List = BTreeMap<String, Text>;
+
+impl Resources {
+    pub fn from_list(list: Option<&List>) -> Self {
+        let mut out = Self::default();
+        for (name, quantity) in list.into_iter().flatten() {
+            // The API server refused what is no quantity.
+            let Ok(quantity) = Quantity::parse(&quantity.0) else { continue };
+            out.set(name, quantity);
+        }
+        out
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        self.each(other, i64::saturating_add);
+    }
+
+    pub fn sub(&mut self, other: &Self) {
+        self.each(other, i64::saturating_sub);
+        self.scalar.retain(|_, amount| *amount != 0);
+    }
+
+    /// The larger of the two, amount by amount.
+    pub fn max(&mut self, other: &Self) {
+        self.each(other, Ord::max);
+    }
+
+    pub fn amount(&self, scalar: &str) -> i64 {
+        self.scalar.get(scalar).copied().unwrap_or(0)
+    }
+
+    fn each(&mut self, other: &Self, with: impl Fn(i64, i64) -> i64) {
+        self.milli_cpu = with(self.milli_cpu, other.milli_cpu);
+        self.memory = with(self.memory, other.memory);
+        self.storage = with(self.storage, other.storage);
+        self.pods = with(self.pods, other.pods);
+        for (name, amount) in &other.scalar {
+            let slot = self.scalar.entry(name.clone()).or_insert(0);
+            *slot = with(*slot, *amount);
+        }
+    }
+
+    fn set(&mut self, name: &str, quantity: Quantity) {
+        match name {
+            "cpu" => self.milli_cpu = quantity.milli(),
+            "memory" => self.memory = quantity.units(),
+            "ephemeral-storage" => self.storage = quantity.units(),
+            "pods" => self.pods = quantity.units(),
+            _ if is_scalar(name) => {
+                self.scalar.insert(name.to_owned(), quantity.units());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Containers together, or the widest moment of initialisation, whichever is more; pod-level requests instead where they are set; overhead on top.
+pub fn pod_requests(spec: &PodSpec, missing: Missing) -> Resources {
+    let mut sum = Resources::default();
+    for container in &spec.containers {
+        sum.add(&container_requests(container, missing));
+    }
+    let (mut sidecars, mut widest) = (Resources::default(), Resources::default());
+    for container in spec.init_containers.iter().flatten() {
+        let mut asks = container_requests(container, missing);
+        if is_sidecar(container) {
+            sum.add(&asks);
+            sidecars.add(&asks);
+            asks = sidecars.clone();
+        } else {
+            asks.add(&sidecars);
+        }
+        widest.max(&asks);
+    }
+    sum.max(&widest);
+    let whole = spec.resources.as_ref().and_then(|r| r.requests.as_ref());
+    for (name, quantity) in
+        whole.into_iter().flatten().filter(|(n, _)| matches!(n.as_str(), "cpu" | "memory") || n.starts_with("hugepages-"))
+    {
+        if let Ok(quantity) = Quantity::parse(&quantity.0) {
+            sum.set(name, quantity);
+        }
+    }
+    sum.add(&Resources::from_list(spec.overhead.as_ref()));
+    sum
+}
+
+/// An init container that keeps running beside the pod's containers.
+pub fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
+}
+
+fn container_requests(container: &Container, missing: Missing) -> Resources {
+    let list = container.resources.as_ref().and_then(|r| r.requests.as_ref());
+    let mut out = Resources::from_list(list);
+    if missing == Missing::IsDefault {
+        let has = |name: &str| list.is_some_and(|l| l.contains_key(name));
+        if !has("cpu") {
+            out.milli_cpu = DEFAULT_MILLI_CPU;
+        }
+        if !has("memory") {
+            out.memory = DEFAULT_MEMORY;
+        }
+    }
+    out
+}
+
+/// Extended resources, huge pages, prefixed native resources, attachable volumes.
+fn is_scalar(name: &str) -> bool {
+    name.starts_with("hugepages-") || name.starts_with("attachable-volumes-") || (name.contains('/') && !name.starts_with("requests."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn asks(spec: serde_json::Value, missing: Missing) -> (i64, i64) {
+        let spec: PodSpec = serde_json::from_value(spec).unwrap();
+        let sum = pod_requests(&spec, missing);
+        (sum.milli_cpu, sum.memory)
+    }
+
+    fn container(cpu: &str, sidecar: bool) -> serde_json::Value {
+        let mut out = json!({"name": "c", "resources": {"requests": {"cpu": cpu}}});
+        if sidecar {
+            out["restartPolicy"] = "Always".into();
+        }
+        out
+    }
+
+    #[test]
+    fn a_pod_asks_for_its_widest_moment() {
+        let table = [
+            (json!({"containers": [container("1", false), container("500m", false)]}), 1500),
+            (json!({"containers": [container("1", false)], "initContainers": [container("3", false), container("2", false)]}), 3000),
+            (json!({"containers": [container("1", false)], "initContainers": [container("1", true), container("3", false)]}), 4000),
+            (json!({"containers": [container("1", false)], "initContainers": [container("3", false), container("1", true)]}), 3000),
+            (json!({"containers": [container("1", false)], "overhead": {"cpu": "250m"}}), 1250),
+            (json!({"containers": [container("1", false)], "resources": {"requests": {"cpu": "4"}}}), 4000),
+        ];
+        for (spec, want) in table {
+            assert_eq!(asks(spec.clone(), Missing::IsZero).0, want, "{spec}");
+        }
+    }
+
+    #[test]
+    fn for_scoring_nothing_asked_is_not_nothing_used() {
+        let spec = json!({"containers": [{"name": "a"}, container("1", false)]});
+        assert_eq!(asks(spec.clone(), Missing::IsZero), (1000, 0));
+        assert_eq!(asks(spec, Missing::IsDefault), (1100, 2 * DEFAULT_MEMORY));
+    }
+
+    #[test]
+    fn scalars_are_counted_in_units() {
+        let spec: PodSpec = serde_json::from_value(
+            json!({"containers": [{"name": "a", "resources": {"requests": {"example.com/gpu": "2", "hugepages-2Mi": "4Mi", "odd": "1"}}}]}),
+        )
+        .unwrap();
+        let sum = pod_requests(&spec, Missing::IsZero);
+        assert_eq!(sum.scalar.len(), 2);
+        assert_eq!((sum.amount("example.com/gpu"), sum.amount("hugepages-2Mi")), (2, 4 << 20));
+    }
+}

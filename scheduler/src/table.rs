@@ -1,0 +1,299 @@
+//! Nodes and pods as they change -> the node table that plans read.
+//!
+//! Kept by events: a node costs its own row and labels, a pod its node's row and the counters that are about it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use api::Key;
+
+use crate::{
+    counters::{CounterId, Counters, Terms, forces},
+    node::{Facts, Row, Slot},
+    pod::PodInfo,
+    terms::{Matcher, Namespaces},
+    topology::{Topologies, TopologyId},
+};
+
+/// Rows that changed, remembered for those who keep results per row; who is further behind starts anew.
+const CHANGES_MAX: usize = 8192;
+
+#[derive(Debug, Default)]
+pub struct Table {
+    rows: Vec<Row>,
+    by_name: HashMap<String, Slot>,
+    free: Vec<Slot>,
+    live: Vec<Slot>,
+    pods: HashMap<Key, Placed>,
+    pub topologies: Topologies,
+    pub counters: Counters,
+    pub terms: Terms,
+    pub namespaces: Namespaces,
+    /// How many nodes have an image.
+    images: HashMap<String, usize>,
+    /// Changes where a score of images may change on rows that did not.
+    pub images_version: u64,
+    changes: VecDeque<Slot>,
+    /// How many changes were forgotten.
+    changes_base: u64,
+    nominated: HashMap<Key, (String, Arc<PodInfo>)>,
+    nominated_on: HashMap<String, Vec<Key>>,
+}
+
+#[derive(Debug)]
+struct Placed {
+    slot: Slot,
+    info: Arc<PodInfo>,
+    assumed: bool,
+}
+
+/// What became of a node, for those who wait for it.
+pub enum NodeChange {
+    Added(Arc<Facts>),
+    Changed(Arc<Facts>, Arc<Facts>),
+}
+
+impl Table {
+    pub fn row(&self, slot: Slot) -> Option<&Row> {
+        self.rows.get(slot)
+    }
+
+    pub fn find(&self, node: &str) -> Option<&Row> {
+        self.rows.get(*self.by_name.get(node)?).filter(|r| r.exists)
+    }
+
+    /// The nodes that exist.
+    pub fn nodes(&self) -> impl Iterator<Item = &Row> {
+        self.live.iter().filter_map(|slot| self.rows.get(*slot))
+    }
+
+    pub fn len(&self) -> usize {
+        self.live.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.live.is_empty()
+    }
+
+    /// `None` if nothing changed that matters here (a heartbeat).
+    pub fn set_node(&mut self, facts: Facts) -> Option<NodeChange> {
+        let slot = self.slot_of(&facts.name);
+        let row = self.rows.get_mut(slot)?;
+        if row.exists && *row.facts == facts {
+            return None;
+        }
+        let facts = Arc::new(facts);
+        let old = std::mem::replace(&mut row.facts, facts.clone());
+        let existed = std::mem::replace(&mut row.exists, true);
+        self.topologies.update(slot, Some(&facts.labels));
+        if existed {
+            self.swap_images(&old, &facts);
+        } else {
+            self.live.push(slot);
+            self.swap_images(&Facts::default(), &facts);
+            self.images_version += 1;
+        }
+        self.changed(slot);
+        Some(if existed { NodeChange::Changed(old, facts) } else { NodeChange::Added(facts) })
+    }
+
+    pub fn remove_node(&mut self, name: &str) -> Option<Arc<Facts>> {
+        let slot = *self.by_name.get(name)?;
+        let row = self.rows.get_mut(slot).filter(|r| r.exists)?;
+        row.exists = false;
+        let nameless = Facts { name: name.to_owned(), ..Facts::default() };
+        let old = std::mem::replace(&mut row.facts, Arc::new(nameless));
+        self.live.retain(|s| *s != slot);
+        self.topologies.update(slot, None);
+        self.swap_images(&old, &Facts::default());
+        self.images_version += 1;
+        self.changed(slot);
+        self.drop_if_unused(slot);
+        Some(old)
+    }
+
+    /// Puts the pod on the node; one of the same name that was elsewhere leaves. What was so before, if it was known.
+    pub fn put_pod(&mut self, info: Arc<PodInfo>, node: &str) -> Option<Arc<PodInfo>> {
+        let same =
+            self.pods.get(&info.key).filter(|p| self.by_name.get(node) == Some(&p.slot) && p.info.weighs_like(&info)).map(|p| p.slot);
+        let Some(slot) = same else {
+            let old = self.take_pod(&info.key);
+            self.place(info, node, false);
+            return old;
+        };
+        // Most events: the kubelet reports, or the cache shows what we assumed.
+        if let Some(row) = self.rows.get_mut(slot) {
+            row.replace(&info);
+        }
+        let placed = Placed { slot, info: info.clone(), assumed: false };
+        self.pods.insert(info.key.clone(), placed).map(|p| p.info)
+    }
+
+    /// The pod will be bound to the node: it counts from now on.
+    pub fn assume(&mut self, info: Arc<PodInfo>, node: &str) {
+        self.take_pod(&info.key);
+        self.place(info, node, true);
+    }
+
+    /// The binding failed. True if the pod was still only assumed.
+    pub fn forget(&mut self, key: &Key) -> bool {
+        let assumed = self.is_assumed(key);
+        if assumed {
+            self.take_pod(key);
+        }
+        assumed
+    }
+
+    pub fn is_assumed(&self, key: &Key) -> bool {
+        self.pods.get(key).is_some_and(|p| p.assumed)
+    }
+
+    pub fn take_pod(&mut self, key: &Key) -> Option<Arc<PodInfo>> {
+        let Placed { slot, info, .. } = self.pods.remove(key)?;
+        if let Some(row) = self.rows.get_mut(slot) {
+            row.remove(&info);
+        }
+        self.count(&info, slot, -1);
+        self.changed(slot);
+        self.drop_if_unused(slot);
+        Some(info)
+    }
+
+    pub fn set_namespace(&mut self, name: &str, labels: Option<&std::collections::BTreeMap<String, String>>) {
+        if labels.is_some() && self.namespaces.get(name) == labels {
+            return;
+        }
+        match labels {
+            Some(labels) => self.namespaces.insert(name.to_owned(), labels.clone()),
+            None => self.namespaces.remove(name),
+        };
+        let pods = &self.pods;
+        self.counters.recount(|| pods.values().map(|p| (p.slot, &*p.info)), &self.namespaces);
+    }
+
+    pub fn topology(&mut self, key: &str) -> TopologyId {
+        let nodes = self.live.iter().filter_map(|slot| self.rows.get(*slot));
+        self.topologies.intern(key, nodes.map(|r| (r.slot, &r.facts.labels)))
+    }
+
+    pub fn counter(&mut self, matcher: Matcher) -> CounterId {
+        self.counters.intern(matcher, self.pods.values().map(|p| (p.slot, &*p.info)), &self.namespaces)
+    }
+
+    pub fn nodes_with_image(&self, name: &str) -> usize {
+        self.images.get(name).copied().unwrap_or(0)
+    }
+
+    /// The pod is expected on the node once its victims are gone (`None`: no longer).
+    pub fn nominate(&mut self, info: &Arc<PodInfo>, node: Option<&str>) {
+        if let Some((old, _)) = self.nominated.remove(&info.key)
+            && let Some(keys) = self.nominated_on.get_mut(&old)
+        {
+            keys.retain(|k| *k != info.key);
+            if keys.is_empty() {
+                self.nominated_on.remove(&old);
+            }
+        }
+        if let Some(node) = node {
+            self.nominated.insert(info.key.clone(), (node.to_owned(), info.clone()));
+            self.nominated_on.entry(node.to_owned()).or_default().push(info.key.clone());
+        }
+    }
+
+    pub fn has_nominations(&self) -> bool {
+        !self.nominated.is_empty()
+    }
+
+    pub fn nominated_on(&self, node: &str) -> impl Iterator<Item = &Arc<PodInfo>> {
+        self.nominated_on.get(node).into_iter().flatten().filter_map(|key| Some(&self.nominated.get(key)?.1))
+    }
+
+    /// The nominations to the node that are worth less than `priority` end.
+    pub fn unnominate_weaker(&mut self, priority: i32, node: &str) -> Vec<Arc<PodInfo>> {
+        let weaker: Vec<Arc<PodInfo>> = self.nominated_on(node).filter(|p| p.priority < priority).cloned().collect();
+        weaker.iter().for_each(|p| self.nominate(p, None));
+        weaker
+    }
+
+    pub fn nominated_node(&self, key: &Key) -> Option<&str> {
+        self.nominated.get(key).map(|(node, _)| node.as_str())
+    }
+
+    /// How many changes of rows there were.
+    pub fn version(&self) -> u64 {
+        self.changes_base + self.changes.len() as u64
+    }
+
+    /// The rows that changed since; `None` if that is not remembered.
+    pub fn changed_since(&self, version: u64) -> Option<impl Iterator<Item = Slot> + '_> {
+        let skip = usize::try_from(version.checked_sub(self.changes_base)?).ok()?;
+        Some(self.changes.iter().skip(skip).copied())
+    }
+
+    fn place(&mut self, info: Arc<PodInfo>, node: &str, assumed: bool) {
+        let slot = self.slot_of(node);
+        if let Some(row) = self.rows.get_mut(slot) {
+            row.add(&info);
+        }
+        self.count(&info, slot, 1);
+        self.pods.insert(info.key.clone(), Placed { slot, info, assumed });
+        self.changed(slot);
+    }
+
+    fn count(&mut self, info: &PodInfo, slot: Slot, by: i32) {
+        self.counters.update(info, slot, by, &self.namespaces);
+        for (term, force) in forces(info) {
+            let topology = self.topology(&term.topology_key);
+            self.terms.update(term, force, topology, slot, by);
+        }
+    }
+
+    /// A new row, of a node that does not exist yet, where the name is new.
+    fn slot_of(&mut self, name: &str) -> Slot {
+        if let Some(slot) = self.by_name.get(name) {
+            return *slot;
+        }
+        let slot = self.free.pop().unwrap_or(self.rows.len());
+        let facts = Arc::new(Facts { name: name.to_owned(), ..Facts::default() });
+        let row = Row { slot, facts, ..Row::default() };
+        if slot == self.rows.len() {
+            self.rows.push(row);
+        } else if let Some(old) = self.rows.get_mut(slot) {
+            *old = row;
+        }
+        self.by_name.insert(name.to_owned(), slot);
+        slot
+    }
+
+    fn drop_if_unused(&mut self, slot: Slot) {
+        let Some(row) = self.rows.get(slot).filter(|r| !r.exists && r.pods.is_empty()) else { return };
+        self.by_name.remove(row.name());
+        self.free.push(slot);
+    }
+
+    fn swap_images(&mut self, old: &Facts, new: &Facts) {
+        if old.images == new.images {
+            return;
+        }
+        self.images_version += 1;
+        for name in old.images.keys() {
+            if let Some(count) = self.images.get_mut(name) {
+                *count -= 1;
+            }
+        }
+        for name in new.images.keys() {
+            *self.images.entry(name.clone()).or_insert(0) += 1;
+        }
+        self.images.retain(|_, count| *count > 0);
+    }
+
+    fn changed(&mut self, slot: Slot) {
+        self.changes.push_back(slot);
+        if self.changes.len() > CHANGES_MAX {
+            self.changes.pop_front();
+            self.changes_base += 1;
+        }
+    }
+}

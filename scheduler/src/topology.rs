@@ -1,0 +1,121 @@
+//! Node labels -> domains: small numbers per topology key, so that counting per domain compares no strings.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::{column::Column, node::Slot};
+
+/// A topology key that somebody asked about.
+pub type TopologyId = usize;
+
+/// One value of a topology key; 0 is none.
+pub type Domain = usize;
+pub const NO_DOMAIN: Domain = 0;
+
+/// The label that has one value per node.
+pub const HOSTNAME: &str = "kubernetes.io/hostname";
+
+/// All keys in use. Keys stay: there are few.
+#[derive(Debug, Default)]
+pub struct Topologies {
+    by_key: HashMap<String, TopologyId>,
+    all: Vec<Topology>,
+}
+
+#[derive(Debug, Default)]
+struct Topology {
+    key: String,
+    of: Column<Domain>,
+    values: HashMap<String, Domain>,
+    /// How many nodes are in each domain.
+    nodes: Column<usize>,
+    free: Vec<Domain>,
+    last: Domain,
+}
+
+impl Topologies {
+    /// `nodes` are those that exist: a key that is new is looked up on each of them, once.
+    pub fn intern<'a>(&mut self, key: &str, nodes: impl Iterator<Item = (Slot, &'a BTreeMap<String, String>)>) -> TopologyId {
+        if let Some(id) = self.by_key.get(key) {
+            return *id;
+        }
+        let mut topology = Topology { key: key.to_owned(), ..Topology::default() };
+        for (slot, labels) in nodes {
+            topology.put(slot, labels.get(key));
+        }
+        self.all.push(topology);
+        let id = self.all.len() - 1;
+        self.by_key.insert(key.to_owned(), id);
+        id
+    }
+
+    pub fn find(&self, key: &str) -> Option<TopologyId> {
+        self.by_key.get(key).copied()
+    }
+
+    /// The node has these labels now (`None`: it is gone).
+    pub fn update(&mut self, slot: Slot, labels: Option<&BTreeMap<String, String>>) {
+        for topology in &mut self.all {
+            topology.put(slot, labels.and_then(|l| l.get(&topology.key)));
+        }
+    }
+
+    pub fn domain(&self, id: TopologyId, slot: Slot) -> Domain {
+        self.all.get(id).map_or(NO_DOMAIN, |t| t.of.get(slot))
+    }
+}
+
+impl Topology {
+    fn put(&mut self, slot: Slot, value: Option<&String>) {
+        let old = self.of.get(slot);
+        let new = match value {
+            None => NO_DOMAIN,
+            Some(value) => self.domain_of(value),
+        };
+        if old == new {
+            return;
+        }
+        *self.of.slot(slot) = new;
+        *self.nodes.slot(new) += 1;
+        if old != NO_DOMAIN {
+            *self.nodes.slot(old) -= 1;
+            if self.nodes.get(old) == 0 {
+                self.values.retain(|_, d| *d != old);
+                self.free.push(old);
+            }
+        }
+    }
+
+    fn domain_of(&mut self, value: &str) -> Domain {
+        if let Some(domain) = self.values.get(value) {
+            return *domain;
+        }
+        let domain = self.free.pop().unwrap_or_else(|| {
+            self.last += 1;
+            self.last
+        });
+        self.values.insert(value.to_owned(), domain);
+        domain
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn zone(name: &str) -> BTreeMap<String, String> {
+        BTreeMap::from([("zone".to_owned(), name.to_owned())])
+    }
+
+    #[test]
+    fn domains_follow_labels_and_are_used_again() {
+        let (mut topologies, a, b) = (Topologies::default(), zone("a"), zone("b"));
+        let id = topologies.intern("zone", [(0, &a), (1, &b), (2, &a)].into_iter());
+        assert_eq!(topologies.domain(id, 0), topologies.domain(id, 2));
+        assert_ne!(topologies.domain(id, 0), topologies.domain(id, 1));
+        let was = topologies.domain(id, 1);
+        topologies.update(1, None);
+        assert_eq!(topologies.domain(id, 1), NO_DOMAIN);
+        topologies.update(3, Some(&zone("c")));
+        assert_eq!(topologies.domain(id, 3), was, "the number of an empty domain is free");
+    }
+}

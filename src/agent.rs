@@ -1,16 +1,98 @@
 //! The node's half of `skiff up`: node agent, service proxy and DNS, assembled.
 
-use crate::{dirs::Dirs, flags::UpFlags, progress::Progress, server::Control};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use kubelet::OnPodCidr;
+use proxy::cni::{NetworkConfig, write_conflist};
+
+use crate::{
+    dirs::Dirs,
+    flags::UpFlags,
+    progress::Progress,
+    server::{Control, cluster_dns, default_address, host_name, laws_config},
+};
+
+const DNS_PORT: u16 = 53;
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// How long the node may take to become Ready.
+const READY_BOUND: Duration = Duration::from_secs(120);
 
 /// Resolves once the node is Ready and DNS answers.
-pub async fn start(_flags: &UpFlags, _control: &Control, _progress: &Progress) -> anyhow::Result<()> {
-    anyhow::bail!("the node agent has not landed yet")
-}
+pub async fn start(flags: &UpFlags, control: &Control, progress: &Progress) -> anyhow::Result<()> {
+    let node = flags.agent.node_name.clone().unwrap_or_else(host_name);
+    let address = flags.agent.node_ip.or_else(default_address).unwrap_or(IpAddr::from([127, 0, 0, 1]));
+    let laws = laws_config(&flags.server)?;
+    let IpAddr::V4(dns) = cluster_dns(&laws) else { bail!("--service-cluster-ip-range: the node's proxy knows IPv4 only") };
 
-pub async fn stop_pods(_dirs: &Dirs) -> anyhow::Result<()> {
+    let config = config(flags, control, &node, address, dns)?;
+    let client = control.client(&format!("system:node:{node}"), &["system:nodes"]);
+    let caches = client::Caches::new(client.clone(), control.group.clone());
+    let agent = Box::pin(kubelet::run(config, client, caches, control.group.clone())).await?;
+    progress.step("container runtime");
+
+    let rules = proxy::Config { node_name: node.clone(), cluster_cidr: v4(flags.server.cluster_cidr), answered_here: vec![dns] };
+    Box::pin(proxy::run(rules, control.caches.clone(), control.group.clone())).await?;
+    progress.step("services (iptables)");
+    let names = proxy::dns::Config { domain: laws.cluster_domain, address: dns, port: DNS_PORT, resolv_conf: RESOLV_CONF.into() };
+    Box::pin(proxy::dns::run(names, control.caches.clone(), control.group.clone())).await?;
+    progress.step(&format!("DNS ({dns})"));
+
+    match tokio::time::timeout(READY_BOUND, agent.ready()).await {
+        Ok(true) => progress.step(&format!("node {node} is Ready")),
+        Ok(false) => bail!("the node agent ended before the node was Ready; see {}", control.dirs.log().display()),
+        Err(_) => bail!("node {node} is not Ready after {} s; see {}", READY_BOUND.as_secs(), control.dirs.log().display()),
+    }
     Ok(())
 }
 
-pub async fn clean(_dirs: &Dirs) -> anyhow::Result<()> {
-    Ok(())
+/// Stops all pods and our containerd, also when skiff does not run.
+pub async fn stop_pods(dirs: &Dirs) -> anyhow::Result<()> {
+    kubelet::stop_pods(&dirs.agent()).await.context("stopping the pods")
+}
+
+/// Removes rules, links, mounts and cgroups.
+pub async fn clean(dirs: &Dirs) -> anyhow::Result<()> {
+    kubelet::clean(&dirs.agent()).await.context("cleaning up after the pods")?;
+    proxy::cleanup().await.context("removing rules and links")
+}
+
+fn config(flags: &UpFlags, control: &Control, node: &str, address: IpAddr, dns: Ipv4Addr) -> anyhow::Result<kubelet::Config> {
+    let agent_dir = control.dirs.agent();
+    let serving = control.certs.issue_node(node, &[address, IpAddr::from([127, 0, 0, 1])])?;
+    let mut config = kubelet::Config::new(agent_dir.clone(), node.to_owned(), pod_network(&agent_dir));
+    config.hostname = host_name();
+    config.node_ips = vec![address];
+    config.cluster_dns = vec![IpAddr::V4(dns)];
+    config.cluster_domain.clone_from(&flags.server.cluster_domain);
+    config.container_runtime_endpoint.clone_from(&flags.agent.container_runtime_endpoint);
+    config.pod_manifest_path = Some(flags.agent.pod_manifest_path.clone().unwrap_or_else(|| control.dirs.manifests()));
+    config.version = apiserver::version::GIT_VERSION.into();
+    config.program = std::env::current_exe().and_then(std::fs::canonicalize).context("finding our own binary")?;
+    config.address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), flags.agent.kubelet_port);
+    config.serving_chain_pem = serving.certificate;
+    config.serving_key_pem = serving.key;
+    config.client_ca_pem = control.certs.ca().to_owned();
+    Ok(config)
+}
+
+/// The node's part of the cluster's range is known: the runtime learns of our network plugin.
+fn pod_network(agent_dir: &Path) -> OnPodCidr {
+    let data_dir = agent_dir.join("cni");
+    Arc::new(move |cidr, conf_dir| {
+        let cidr = cidr.parse().map_err(|_| format!("pod range {cidr:?}: only IPv4 is supported"))?;
+        write_conflist(conf_dir, &NetworkConfig::new(cidr, &data_dir)).map(drop).map_err(|e| e.to_string())
+    })
+}
+
+fn v4(range: ipnet::IpNet) -> Option<ipnet::Ipv4Net> {
+    match range {
+        ipnet::IpNet::V4(range) => Some(range),
+        ipnet::IpNet::V6(_) => None,
+    }
 }

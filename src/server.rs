@@ -128,7 +128,6 @@ impl Control {
         };
         controllers::start(&config, &self.caches, &clients, &self.group);
         scheduler::start(self.client("system:kube-scheduler", &[]), &self.caches, &self.group);
-        scheduler::start(self.client("system:kube-scheduler", &[]), &caches, &self.group);
     }
 }
 

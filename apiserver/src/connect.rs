@@ -34,7 +34,9 @@ pub async fn forward(engine: &Arc<Engine>, target: Target, request: Request) -> 
 }
 
 async fn send(engine: &Arc<Engine>, target: &Target, mut request: Request) -> Result<Response, Status> {
-    headers::refuse_unsupported(request.headers())?;
+    if target.rewrite_prefix.is_none() {
+        headers::refuse_unsupported(request.headers())?;
+    }
     let asked = headers::wants_upgrade(request.headers());
     let ours = asked.then(|| upgrade::on(&mut request));
     let stream = dial::dial(engine.agents(), target).await?;
@@ -96,7 +98,7 @@ fn unreachable(target: &Target, why: &dyn std::fmt::Display) -> Status {
 type Outgoing = http::Request<Body>;
 
 fn has_body(method: &Method) -> bool {
-    !matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS)
+    !matches!(*method, Method::GET | Method::HEAD)
 }
 
 fn host_of(target: &Target) -> String {

@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderValue, header};
 use super::{HOP, Outgoing, has_body, host_of};
 use crate::{
     body::{Request, empty},
+    identity::Peer,
     kind::Target,
 };
 
@@ -44,6 +45,9 @@ pub fn outgoing(target: &Target, request: Request) -> Result<Outgoing, Status> {
         *headers = std::mem::take(&mut parts.headers);
         // Authentication was between the caller and us.
         headers.remove(header::AUTHORIZATION);
+        let impersonation: Vec<_> = headers.keys().filter(|k| k.as_str().starts_with("impersonate-")).cloned().collect();
+        impersonation.iter().for_each(|name| drop(headers.remove(name)));
+        forwarded_for(headers, &parts.extensions);
         HOP.iter().for_each(|name| drop(headers.remove(name)));
         if !upgrade {
             headers.remove(header::CONNECTION);
@@ -51,13 +55,32 @@ pub fn outgoing(target: &Target, request: Request) -> Result<Outgoing, Status> {
         }
         headers.insert(header::HOST, HeaderValue::from_str(&host_of(target)).map_err(Status::internal)?);
         if let (Some(prefix), Some(host)) = (&target.rewrite_prefix, original_host) {
-            headers.insert("x-forwarded-uri", HeaderValue::from_str(prefix).map_err(Status::internal)?);
+            headers.insert(
+                "x-forwarded-uri",
+                HeaderValue::from_str(&forwarded_uri(prefix, &target.path_and_query)).map_err(Status::internal)?,
+            );
             headers.insert("x-forwarded-host", host);
             headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
         }
     }
     let body = if has_body(&parts.method) && !upgrade { body } else { empty() };
     builder.body(body).map_err(Status::internal)
+}
+
+/// The path as the caller knows it, without the query.
+fn forwarded_uri(prefix: &str, path_and_query: &str) -> String {
+    let path = path_and_query.split('?').next().unwrap_or_default();
+    format!("{}/{}", prefix.trim_end_matches('/'), path.trim_start_matches('/'))
+}
+
+/// Adds the caller's address to those that were there (`utilnet.AppendForwardedForHeader`).
+fn forwarded_for(headers: &mut HeaderMap, extensions: &http::Extensions) {
+    let Some(address) = extensions.get::<Peer>().and_then(|peer| peer.address) else { return };
+    let before: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok()).collect();
+    let all = before.into_iter().map(str::to_owned).chain([address.ip().to_string()]).collect::<Vec<_>>().join(", ");
+    if let Ok(value) = HeaderValue::from_str(&all) {
+        headers.insert("x-forwarded-for", value);
+    }
 }
 
 /// A redirect within what is proxied stays within it.
@@ -68,9 +91,9 @@ pub fn incoming(target: &Target, headers: &mut HeaderMap) {
     let Some(location) = headers.get(header::LOCATION).and_then(|v| v.to_str().ok()) else { return };
     let here = format!("{}://{}", target.scheme, host_of(target));
     let path = location.strip_prefix(&here).unwrap_or(location);
-    if path.starts_with('/')
-        && let Ok(value) = HeaderValue::from_str(&format!("{}{path}", prefix.trim_end_matches('/')))
-    {
+    // Another host (also as `//host/path`), a relative path and one that is right already stay as they are.
+    let elsewhere = !path.starts_with('/') || path.starts_with("//") || path.starts_with(prefix.as_str());
+    if !elsewhere && let Ok(value) = HeaderValue::from_str(&format!("{}{path}", prefix.trim_end_matches('/'))) {
         headers.insert(header::LOCATION, value);
     }
 }

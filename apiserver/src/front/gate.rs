@@ -16,16 +16,19 @@ const UNAUTHENTICATED: &str = "system:unauthenticated";
 const ANONYMOUS: &str = "system:anonymous";
 const MASTERS: &str = "system:masters";
 
-/// The user behind the request: by bearer token, by client certificate, or nobody in particular.
+/// The user behind the request: by client certificate, by bearer token, or nobody in particular.
 ///
 /// # Errors
 /// 401 for a token that is nobody's.
 pub(crate) async fn authenticate(engine: &Arc<Engine>, parts: &Parts) -> Result<User, Status> {
-    if let Some(token) = bearer(&parts.headers) {
-        return by_token(engine, token).await.map(authenticated);
+    // As upstream: a good certificate speaks before a token does (`authenticator/config.go`).
+    if let Some(user) = parts.extensions.get::<Peer>().and_then(|peer| peer.certificate.clone()) {
+        return Ok(authenticated(user));
     }
-    let certificate = parts.extensions.get::<Peer>().and_then(|peer| peer.certificate.clone());
-    Ok(certificate.map_or_else(anonymous, authenticated))
+    match bearer(&parts.headers) {
+        Some(token) => by_token(engine, token).await.map(authenticated),
+        None => Ok(anonymous()),
+    }
 }
 
 /// The user that the request wants to be, if the one it comes from may.

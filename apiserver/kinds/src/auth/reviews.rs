@@ -79,7 +79,7 @@ impl Law for TokenReview {
 
 impl TokenReview {
     async fn verdict(&self, ctx: &Ctx<'_>, token: &str, audiences: &[String]) -> Value {
-        let mut errors = Vec::new();
+        let mut errors = vec!["invalid bearer token".to_owned()];
         for authenticator in &ctx.engine.gates().authenticators {
             match authenticator.token(ctx.engine, token, audiences).await {
                 Ok(None) => {}
@@ -89,7 +89,6 @@ impl TokenReview {
         }
         let mut status = json!({"user": {}});
         match errors.len() {
-            0 => {}
             1 => status["error"] = errors.remove(0).into(),
             _ => status["error"] = format!("[{}]", errors.join(", ")).into(),
         }

@@ -1,0 +1,102 @@
+//! The gates over a real engine: what a fresh cluster lets whom do, and tokens that end with what they are bound to.
+
+use std::sync::Arc;
+
+use api::{GroupResource, Key, task::Group};
+use apiserver::{
+    engine::Engine,
+    identity::{Attributes, Authenticator, Decision, User},
+};
+use kinds::auth::{self, Tokens, itself};
+use serde_json::json;
+use store::Store;
+
+async fn house() -> (Arc<Engine>, Arc<Tokens>, Arc<dyn Store>, Group) {
+    let key = apiserver::certs::issue::key().unwrap();
+    let public = apiserver::certs::issue::public(&key).unwrap();
+    let tokens = Arc::new(Tokens::new(auth::ISSUER, &key, &public).unwrap());
+    let (store, group): (Arc<dyn Store>, _) = (Arc::new(store::memory::Memory::new()), Group::new());
+    let kinds = kinds::all(&kinds::Config::default(), &tokens);
+    let engine = Engine::new(store.clone(), kinds, auth::gates(&tokens), group.clone());
+    engine.ready().await;
+    auth::bootstrap(&engine).await.unwrap();
+    (engine, tokens, store, group)
+}
+
+fn may(engine: &Engine, user: &str, groups: &[&str], verb: &str, what: &str, namespace: &str) -> bool {
+    let (group, resource) = what.split_once(':').unwrap_or(("", what));
+    let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+    let asked = Attributes {
+        user: User { name: user.into(), groups: groups.iter().map(|g| (*g).into()).collect(), ..User::default() },
+        verb: verb.into(),
+        resource_request: true,
+        group: group.into(),
+        resource: resource.into(),
+        subresource: subresource.into(),
+        namespace: namespace.into(),
+        ..Attributes::default()
+    };
+    matches!(engine.authorize(&asked), Decision::Allow(_))
+}
+
+#[tokio::test]
+async fn a_fresh_cluster_lets_everybody_do_their_work_and_no_more() {
+    let (engine, _, store, group) = house().await;
+    assert!(may(&engine, "root", &["system:masters"], "delete", "x.io:anything", ""));
+    assert!(may(&engine, "system:kube-scheduler", &[], "create", "pods/binding", "a"));
+    assert!(!may(&engine, "system:kube-scheduler", &[], "create", "apps:deployments", "a"));
+    assert!(may(&engine, "system:serviceaccount:kube-system:deployment-controller", &[], "create", "apps:replicasets", "a"));
+    assert!(!may(&engine, "system:serviceaccount:a:deployment-controller", &[], "create", "apps:replicasets", "a"));
+    assert!(may(&engine, "jane", &["system:authenticated"], "create", "authorization.k8s.io:selfsubjectaccessreviews", ""));
+    assert!(!may(&engine, "jane", &["system:authenticated"], "get", "pods", "a"));
+    assert!(!may(&engine, "system:node:n", &["system:nodes"], "get", "secrets", "a"));
+    let before = store.revision().await.unwrap();
+    auth::bootstrap(&engine).await.unwrap();
+    assert_eq!(store.revision().await.unwrap(), before, "a second start writes nothing");
+    group.stop();
+}
+
+#[tokio::test]
+async fn what_was_taken_from_a_default_role_comes_back() {
+    let (engine, _, _, group) = house().await;
+    let (gr, key) = (GroupResource::new("rbac.authorization.k8s.io", "clusterroles"), Key::new("", "system:kube-scheduler"));
+    let empty = |object: &mut serde_json::Value| {
+        object["rules"] = json!([]);
+        Ok(())
+    };
+    engine.update(&gr, &key, "", &itself(), &empty).await.unwrap();
+    assert!(!may(&engine, "system:kube-scheduler", &[], "create", "pods/binding", "a"));
+    auth::bootstrap(&engine).await.unwrap();
+    assert!(may(&engine, "system:kube-scheduler", &[], "create", "pods/binding", "a"));
+    group.stop();
+}
+
+#[tokio::test]
+async fn a_token_ends_with_its_account() {
+    let (engine, tokens, _, group) = house().await;
+    let accounts = GroupResource::new("", "serviceaccounts");
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}});
+    let made = engine.create(&accounts, "default", account.clone(), &itself()).await.unwrap();
+    let now = api::time::Timestamp::now().as_second();
+    let claims = auth::tokens::Claims {
+        aud: auth::tokens::Audiences(vec![auth::ISSUER.into()]),
+        exp: now + 600,
+        iat: now,
+        iss: auth::ISSUER.into(),
+        bound: auth::tokens::Bound {
+            namespace: "default".into(),
+            serviceaccount: auth::tokens::Reference { name: "robot".into(), uid: made.head.uid.to_string() },
+            ..Default::default()
+        },
+        ..Default::default()
+    };
+    let token = tokens.sign(&claims).unwrap();
+    let user = tokens.token(&engine, &token, &[]).await.unwrap().unwrap();
+    assert_eq!(user.name, "system:serviceaccount:default:robot");
+    engine.delete(&accounts, &Key::new("default", "robot"), json!({}), &itself()).await.unwrap();
+    assert_eq!(tokens.token(&engine, &token, &[]).await.unwrap_err().code, 401);
+    engine.create(&accounts, "default", account, &itself()).await.unwrap();
+    let error = tokens.token(&engine, &token, &[]).await.unwrap_err();
+    assert!(error.message.contains("does not match claim"), "an account of the same name is another: {}", error.message);
+    group.stop();
+}

@@ -1,0 +1,42 @@
+//! The API as seen over HTTPS: the same tests on redb, on memory and on a real etcd.
+
+mod access;
+mod garbage;
+mod lists;
+mod objects;
+mod watches;
+mod workloads;
+mod world;
+
+/// Every test of the table, once per store.
+macro_rules! on_every_store {
+    ($($topic:ident: $($test:ident),+;)+) => {
+        on_every_store!(@store redb $($topic: $($test),+;)+);
+        on_every_store!(@store memory $($topic: $($test),+;)+);
+        on_every_store!(@store etcd $($topic: $($test),+;)+);
+    };
+    (@store $store:ident $($topic:ident: $($test:ident),+;)+) => {
+        mod $store {
+            $(mod $topic {
+                $(
+                    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                    async fn $test() {
+                        let world = crate::world::World::$store().await;
+                        Box::pin(crate::$topic::$test(&world)).await;
+                        world.server.assert_sound();
+                    }
+                )+
+            })+
+        }
+    };
+}
+
+on_every_store! {
+    objects: create_get_update_delete, names_are_generated, a_dry_run_leaves_nothing, conflicts, preconditions, patches,
+        bodies_and_forms, field_validation, status_is_apart, deletecollection, what_is_refused;
+    lists: pages_stand_still, revisions, selectors, tables;
+    watches: resumed_without_gap, selections, streaming_list, bookmarks, too_old_is_gone;
+    garbage: finalizers_hold, background, foreground, orphans, an_owner_that_never_was, a_namespace_goes_with_its_contents;
+    access: nobody_and_anybody, roles_allow, tokens, reviews;
+    workloads: a_deployment_makes_pods, a_rolling_update, scale, evictions, addresses_of_services, events_and_nodes;
+}

@@ -15,6 +15,7 @@ pub mod env;
 pub mod labels;
 mod machine;
 pub mod meta;
+mod node;
 mod pods;
 mod run;
 pub mod server;

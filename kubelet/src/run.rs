@@ -6,8 +6,11 @@ use std::{
     time::Duration,
 };
 
-use api::task::Group;
-use client::{Caches, kube::Client};
+use api::{
+    k8s::api::core::v1::{Node, Pod, Service},
+    task::Group,
+};
+use client::{Caches, Recorder, kube::Client};
 use cri::Runtime;
 use tokio::sync::watch;
 
@@ -15,8 +18,8 @@ use crate::{
     Config, NodeContext, Pods, cgroups, config,
     containerd::{self, Layout},
     machine::Machine,
-    server,
-    volumes,
+    node::{self, Reporter},
+    pods, server, volumes,
 };
 
 /// How long [`stop_pods`] waits for containers to end before they are killed.
@@ -66,26 +69,52 @@ impl Agent {
 /// # Errors
 /// What cannot be mended by waiting: no containerd, no cgroups, the server's port is taken.
 pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -> Result<Agent, Error> {
-    let runtime = start_runtime(&config, &group).await?;
+    let runtime = Box::pin(start_runtime(&config, &group)).await?;
     let machine = Machine::look(&config.agent_dir);
+    let allocatable = node::allocatable(&machine);
+    let context = Arc::new(context(&config, &machine));
+    let (ready_in, ready) = watch::channel(false);
+    let agent = Agent { pods: Pods::default(), runtime: runtime.clone(), ready };
+    Box::pin(serve(&config, &context, &agent, client.clone(), &group)).await?;
+
     let cgroups = cgroups::Manager::detect(&config.cgroup_root)?;
     cgroups.setup()?;
-    let context = Arc::new(context(&config, &machine));
-    let pods = Pods::default();
-    let serving = server::Serving::new(&config.serving_chain_pem, &config.serving_key_pem)?;
-    let server_config = server::Config {
-        address: config.address,
-        serving,
-        client_ca_pem: config.client_ca_pem.clone(),
-        node_name: config.node_name.clone(),
+    if let Err(error) = cgroups.set_allocatable(allocatable.cpu_milli, allocatable.memory_bytes) {
+        // Pods that run may have more than that already.
+        tracing::warn!(%error, "pods are not held to what is allocatable");
+    }
+    let volumes = volumes::Manager::new(context.root_dir.clone(), client.clone(), &group);
+    volumes.set_allocatable(allocatable);
+    let recorder = Recorder::new(client.clone(), "kubelet", Some(&config.node_name), &group);
+    let nodes = caches.filtered::<Node>(&format!("metadata.name={}", config.node_name));
+    let config = Arc::new(config);
+    let reporter = Reporter {
+        config: config.clone(),
+        client: client.clone(),
+        runtime: runtime.clone(),
+        nodes: nodes.clone(),
+        recorder: recorder.clone(),
+        machine,
+        ready: ready_in,
     };
-    let served = server::Node { runtime: runtime.clone(), pods: pods.clone(), client: client.clone() };
-    Box::pin(server::serve(server_config, served, &group)).await?;
-    let at = |source| Error::File { path: context.log_dir.clone(), source };
-    server::rotate(&context.log_dir, server::LogLimits::default(), pods.clone(), runtime.clone(), &group).map_err(at)?;
-    let ready = watch::channel(false);
-    let _ = (caches, cgroups, ready.0);
-    Ok(Agent { pods, runtime, ready: ready.1 })
+    let name = config.node_name.clone();
+    let registered = Box::pin(reporter.register()).await.map_err(|why| Error::Register { name, why })?;
+    reporter.start(&registered, &group);
+
+    let deps = Arc::new(pods::Deps {
+        images: pods::Images::new(runtime.clone(), client.clone()),
+        runtime,
+        node: context,
+        client,
+        recorder,
+        volumes,
+        cgroups,
+        services: caches.of::<Service>(),
+        nodes,
+    });
+    let cache = caches.filtered::<Pod>(&format!("spec.nodeName={}", config.node_name));
+    pods::start(deps, cache, agent.pods.clone(), false, &group);
+    Ok(agent)
 }
 
 /// Stops all pods of this node and the containerd of ours, if they run: `skiff down --pods`, `skiff reset`. For when [`run`] does not run.
@@ -135,6 +164,19 @@ async fn remove_all(runtime: &Runtime) -> Result<(), Error> {
     let removals = sandboxes.iter().map(|s| Box::pin(crate::pods::remove_sandbox(runtime, &s.id)));
     futures::future::try_join_all(removals).await?;
     Ok(())
+}
+
+async fn serve(config: &Config, context: &NodeContext, agent: &Agent, client: Client, group: &Group) -> Result<(), Error> {
+    let server_config = server::Config {
+        address: config.address,
+        serving: server::Serving::new(&config.serving_chain_pem, &config.serving_key_pem)?,
+        client_ca_pem: config.client_ca_pem.clone(),
+        node_name: config.node_name.clone(),
+    };
+    let served = server::Node { runtime: agent.runtime.clone(), pods: agent.pods.clone(), client };
+    server::serve(server_config, served, group).await?;
+    let at = |source| Error::File { path: context.log_dir.clone(), source };
+    server::rotate(&context.log_dir, server::LogLimits::default(), agent.pods.clone(), agent.runtime.clone(), group).map_err(at)
 }
 
 async fn start_runtime(config: &Config, group: &Group) -> Result<Runtime, Error> {

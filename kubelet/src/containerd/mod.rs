@@ -16,6 +16,7 @@ use api::task::Group;
 use cri::{ImageSpec, ImageStatusRequest, Runtime, VersionRequest};
 
 pub use config::Layout;
+pub use pause::IMAGE as PAUSE_IMAGE;
 use process::Process;
 
 /// From exec to answering; on a slow disk the first start makes its databases.

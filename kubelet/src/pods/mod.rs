@@ -1,8 +1,10 @@
 //! Pods of this node -> containers that run: the loop, its plan, and what makes its calls.
 
+mod api_calls;
 mod backoff;
 mod conditions;
 mod container_status;
+mod entry;
 mod execute;
 mod grpc_health;
 mod hooks;
@@ -11,10 +13,13 @@ mod image_name;
 mod images;
 mod init;
 mod memory;
+mod mirror;
+mod node_loop;
 mod patch;
 mod plan;
 mod probe;
 mod registry_auth;
+mod relist;
 mod restart;
 mod runtime;
 mod start;
@@ -25,3 +30,4 @@ mod termination;
 
 pub use execute::{Deps, gone, remove_sandbox};
 pub use images::Images;
+pub use node_loop::{Event, start};

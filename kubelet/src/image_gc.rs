@@ -1,0 +1,169 @@
+//! A full disk and images that nothing uses -> images removed, the longest unused first.
+//!
+//! Upstream: `pkg/kubelet/images/image_gc_manager.go`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
+
+use api::{k8s::api::core::v1::ObjectReference, task::Group, time::Timestamp};
+use client::Recorder;
+use cri::{ImageFsInfoRequest, ImageSpec, ListContainersRequest, ListImagesRequest, RemoveImageRequest, Runtime};
+
+/// Upstream's `ImageGCPeriod`.
+const EVERY: Duration = Duration::from_secs(300);
+/// Upstream's defaults for `imageGCHighThresholdPercent`, `imageGCLowThresholdPercent`, `imageMinimumGCAge`.
+const HIGH_PERCENT: i64 = 85;
+const LOW_PERCENT: i64 = 80;
+const AGE_MIN: Duration = Duration::from_secs(120);
+
+/// Removes images of `runtime` while `group` lives, on the node named so.
+pub fn start(runtime: Runtime, recorder: Recorder, node_name: String, group: &Group) {
+    let collector = Collector { runtime, recorder, node_name, seen: BTreeMap::new() };
+    group.spawn(Box::pin(collector.run()));
+}
+
+struct Collector {
+    runtime: Runtime,
+    recorder: Recorder,
+    node_name: String,
+    seen: BTreeMap<String, Seen>,
+}
+
+/// An image, and since when we know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
+    first: Timestamp,
+    /// When something was last seen to run from it.
+    used: Timestamp,
+    bytes: i64,
+    busy: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Disk {
+    capacity: i64,
+    available: i64,
+}
+
+impl Collector {
+    async fn run(mut self) {
+        loop {
+            if let Err(error) = self.once(Timestamp::now()).await {
+                tracing::warn!(node = self.node_name, %error, "image garbage collection failed");
+                self.recorder.warning(&self.node(), "ImageGCFailed", error.to_string());
+            }
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+
+    async fn once(&mut self, now: Timestamp) -> cri::Result<()> {
+        self.look(now).await?;
+        let Some(disk) = self.disk().await? else { return Ok(()) };
+        let wanted = to_free(disk);
+        if wanted <= 0 {
+            return Ok(());
+        }
+        let mut freed = 0;
+        for id in candidates(&self.seen, now) {
+            let image = Some(ImageSpec { image: id.clone(), ..ImageSpec::default() });
+            self.runtime.remove_image(RemoveImageRequest { image }).await?;
+            tracing::info!(image = id, "unused image removed");
+            freed += self.seen.remove(&id).map_or(0, |seen| seen.bytes);
+            if freed >= wanted {
+                return Ok(());
+            }
+        }
+        let used = 100 - disk.available * 100 / disk.capacity.max(1);
+        let message = format!(
+            "Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found {freed} bytes eligible to free."
+        );
+        tracing::warn!(used, "no more unused images to remove");
+        self.recorder.warning(&self.node(), "FreeDiskSpaceFailed", message);
+        Ok(())
+    }
+
+    /// Which images there are, and which of them are used.
+    async fn look(&mut self, now: Timestamp) -> cri::Result<()> {
+        let containers = self.runtime.list_containers(ListContainersRequest::default()).await?.containers;
+        let used: BTreeSet<String> = containers.into_iter().flat_map(|c| [c.image_id, c.image_ref]).filter(|r| !r.is_empty()).collect();
+        let images = self.runtime.list_images(ListImagesRequest::default()).await?.images;
+        let mut seen = BTreeMap::new();
+        for image in images.into_iter().filter(|image| !is_kept(image)) {
+            let busy = used.contains(&image.id) || image.repo_digests.iter().any(|d| used.contains(d));
+            let before = self.seen.get(&image.id);
+            let one = Seen {
+                first: before.map_or(now, |b| b.first),
+                used: if busy { now } else { before.map_or(Timestamp::UNIX_EPOCH, |b| b.used) },
+                bytes: i64::try_from(image.size).unwrap_or(i64::MAX),
+                busy,
+            };
+            seen.insert(image.id, one);
+        }
+        self.seen = seen;
+        Ok(())
+    }
+
+    /// The file system that images are on, if the runtime tells.
+    async fn disk(&self) -> cri::Result<Option<Disk>> {
+        let info = self.runtime.image_fs_info(ImageFsInfoRequest {}).await?;
+        let mountpoint = info.image_filesystems.into_iter().next().and_then(|f| f.fs_id).map(|id| PathBuf::from(id.mountpoint));
+        let Some(stat) = mountpoint.and_then(|path| rustix::fs::statvfs(path).ok()) else { return Ok(None) };
+        let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(stat.f_frsize)).unwrap_or(i64::MAX);
+        Ok(Some(Disk { capacity: bytes(stat.f_blocks), available: bytes(stat.f_bavail) }))
+    }
+
+    fn node(&self) -> ObjectReference {
+        let name = Some(self.node_name.clone());
+        ObjectReference { kind: Some("Node".into()), name: name.clone(), uid: name, ..ObjectReference::default() }
+    }
+}
+
+/// Pinned ones, and our own pause image: no registry has it.
+fn is_kept(image: &cri::Image) -> bool {
+    image.pinned || image.repo_tags.iter().any(|tag| tag == crate::containerd::PAUSE_IMAGE)
+}
+
+/// Bytes to free so that the low mark is reached; none below the high mark.
+fn to_free(disk: Disk) -> i64 {
+    let used_percent = 100 - disk.available.min(disk.capacity) * 100 / disk.capacity.max(1);
+    if disk.capacity <= 0 || used_percent < HIGH_PERCENT {
+        return 0;
+    }
+    disk.capacity / 100 * (100 - LOW_PERCENT) - disk.available
+}
+
+/// Ids of unused images that are old enough, the longest unused first.
+fn candidates(seen: &BTreeMap<String, Seen>, now: Timestamp) -> Vec<String> {
+    let old = |s: &Seen| s.first + AGE_MIN <= now;
+    let mut idle: Vec<_> = seen.iter().filter(|(_, s)| !s.busy && old(s)).collect();
+    idle.sort_by_key(|(_, s)| (s.used, s.first));
+    idle.into_iter().map(|(id, _)| id.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn the_disk_is_freed_from_the_high_to_the_low_mark() {
+        for (available, wanted) in [(200, 0), (151, 0), (150, 50), (0, 200)] {
+            assert_eq!(to_free(Disk { capacity: 1000, available }), wanted, "{available}");
+        }
+        assert_eq!(to_free(Disk { capacity: 0, available: 0 }), 0);
+    }
+
+    #[test]
+    fn the_longest_unused_goes_first_and_what_is_new_or_used_stays() {
+        let seen = |first, used, busy| Seen { first: at(first), used: at(used), bytes: 1, busy };
+        let all = [("young", seen(950, 0, false)), ("used", seen(0, 1000, true)), ("late", seen(0, 500, false)), ("early", seen(0, 400, false))];
+        let all = all.into_iter().map(|(id, s)| (id.to_owned(), s)).collect();
+        assert_eq!(candidates(&all, at(1000)), ["early", "late"]);
+    }
+}

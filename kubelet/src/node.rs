@@ -1,0 +1,207 @@
+//! This machine and its runtime -> the Node object: registered, kept current, with a lease that says that we live.
+//!
+//! Upstream: `pkg/kubelet/kubelet_node_status.go`, `pkg/kubelet/nodestatus/setters.go`.
+
+mod lease;
+mod status;
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use api::{
+    Key,
+    k8s::api::core::v1::{Node, NodeStatus, ObjectReference},
+    task::Group,
+};
+use client::{
+    Cache, Recorder,
+    kube::{
+        self, Api, Client,
+        api::{Patch, PatchParams, PostParams},
+    },
+};
+use cri::Runtime;
+use serde_json::{Value, json};
+use tokio::sync::{Notify, watch};
+
+use crate::{Config, machine::Machine};
+use status::Facts;
+pub use status::allocatable_amounts as allocatable;
+
+/// Upstream's `nodeStatusUpdateFrequency` and `nodeStatusReportFrequency`.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+const REPORT_EVERY: Duration = Duration::from_secs(300);
+/// While the node is not ready, so that it becomes so without delay.
+const LOOK_EVERY_UNREADY: Duration = Duration::from_millis(200);
+/// After that long, the machine is given some rest.
+const HURRY_MAX: Duration = Duration::from_secs(60);
+/// Registering at start: until the API answers.
+const REGISTER_MAX: Duration = Duration::from_secs(60);
+const REGISTER_PAUSE: Duration = Duration::from_millis(200);
+
+/// What keeps the Node object current.
+pub struct Reporter {
+    pub config: Arc<Config>,
+    pub client: Client,
+    pub runtime: Runtime,
+    pub nodes: Cache<Node>,
+    pub recorder: Recorder,
+    pub machine: Machine,
+    pub ready: watch::Sender<bool>,
+}
+
+/// What was last done.
+#[derive(Default)]
+struct Done {
+    status: Option<NodeStatus>,
+    at: Option<Instant>,
+    pod_cidr: Option<String>,
+    /// The status of each condition, for events.
+    told: BTreeMap<String, String>,
+}
+
+impl Reporter {
+    /// Creates the node, or fits an old object of it to what we are now.
+    ///
+    /// # Errors
+    /// What the API says, where it does not take the node within a minute.
+    pub async fn register(&self) -> Result<Node, String> {
+        let began = Instant::now();
+        loop {
+            match Box::pin(self.try_register()).await {
+                Ok(node) => return Ok(node),
+                Err(kube::Error::Api(status)) if status.code == 403 || status.code == 422 => return Err(status.message.clone()),
+                Err(error) if began.elapsed() > REGISTER_MAX => return Err(error.to_string()),
+                Err(error) => tracing::debug!(%error, "node not registered yet"),
+            }
+            tokio::time::sleep(REGISTER_PAUSE).await;
+        }
+    }
+
+    /// Keeps status and lease current while `group` lives.
+    pub fn start(self, registered: &Node, group: &Group) {
+        self.recorder.normal(&self.reference(), "Starting", "Starting kubelet.");
+        let name = self.config.node_name.clone();
+        group.spawn(Box::pin(lease::renew(self.client.clone(), name, registered.metadata.uid.clone().unwrap_or_default())));
+        let boot_id = registered.status.as_ref().and_then(|s| s.node_info.as_ref()).map(|i| i.boot_id.clone()).unwrap_or_default();
+        if !boot_id.is_empty() && boot_id != self.machine.boot_id {
+            let message = format!("Node {} has been rebooted, boot id: {}", self.config.node_name, self.machine.boot_id);
+            self.recorder.warning(&self.reference(), "Rebooted", message);
+        }
+        group.spawn(Box::pin(self.follow()));
+    }
+
+    fn api(&self) -> Api<Node> {
+        Api::all(self.client.clone())
+    }
+
+    async fn try_register(&self) -> Result<Node, kube::Error> {
+        let (name, wanted) = (&self.config.node_name, status::node(&self.config, &self.machine));
+        let there = self.api().get_opt(name).await?;
+        let Some(_) = there else { return self.api().create(&PostParams::default(), &wanted).await };
+        let metadata = json!({"labels": wanted.metadata.labels, "annotations": wanted.metadata.annotations});
+        self.api().patch(name, &PatchParams::default(), &Patch::Merge(json!({"metadata": metadata}))).await
+    }
+
+    async fn follow(self) {
+        let changed = Arc::new(Notify::new());
+        let notify = changed.clone();
+        self.nodes.on_change(move |_, new| {
+            if new.is_some() {
+                notify.notify_one();
+            }
+        });
+        let (mut done, began) = (Done::default(), Instant::now());
+        loop {
+            let ready = Box::pin(self.once(&mut done)).await;
+            let hurry = !ready && began.elapsed() < HURRY_MAX;
+            let pause = if hurry { LOOK_EVERY_UNREADY } else { LOOK_EVERY };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = changed.notified() => {}
+            }
+        }
+    }
+
+    /// Looks, and writes what differs. True where the API knows that the node is ready.
+    async fn once(&self, done: &mut Done) -> bool {
+        let Some(node) = self.nodes.get(&Key::new("", &self.config.node_name)) else {
+            return self.lost().await;
+        };
+        self.network(&node, done);
+        let there = node.status.clone().unwrap_or_default();
+        let facts = Facts::look(&self.config, &self.runtime).await;
+        let wanted = status::status(&self.config, &self.machine, &facts, &there);
+        let changes = status::changes(&there, &wanted);
+        let is_ready = status::is_ready(&wanted);
+        let repeated = done.status.as_ref().is_some_and(|last| status::changes(last, &wanted).is_none());
+        let due = done.at.is_none_or(|at| at.elapsed() >= REPORT_EVERY);
+        if !due && (changes.is_none() || repeated && status::conditions_equal(&there, &wanted)) {
+            return is_ready;
+        }
+        let body = json!({"metadata": {"uid": node.metadata.uid}, "status": status::whole(changes, &wanted)});
+        match self.patch(body).await {
+            Ok(_) => {
+                self.tell(&wanted, done);
+                (done.status, done.at) = (Some(wanted), Some(Instant::now()));
+                self.ready.send_if_modified(|was| std::mem::replace(was, is_ready) != is_ready);
+                is_ready
+            }
+            Err(error) => {
+                tracing::warn!(%error, "node status not written");
+                false
+            }
+        }
+    }
+
+    async fn patch(&self, body: Value) -> Result<Node, kube::Error> {
+        self.api().patch_status(&self.config.node_name, &PatchParams::default(), &Patch::Strategic(body)).await
+    }
+
+    /// The object is not there: deleted, or not seen yet.
+    async fn lost(&self) -> bool {
+        if self.nodes.is_synced()
+            && let Err(error) = Box::pin(self.try_register()).await
+        {
+            tracing::warn!(%error, "node not registered");
+        }
+        false
+    }
+
+    /// Hands on the pod network's address range once it is known.
+    fn network(&self, node: &Node, done: &mut Done) {
+        let Some(cidr) = node.spec.as_ref().and_then(|s| s.pod_cidr.clone()).filter(|c| !c.is_empty()) else { return };
+        if done.pod_cidr.as_ref() == Some(&cidr) {
+            return;
+        }
+        match (self.config.on_pod_cidr)(&cidr, &self.config.layout().cni_conf_dir) {
+            Ok(()) => done.pod_cidr = Some(cidr),
+            Err(error) => tracing::error!(cidr, error, "the pod network is not configured"),
+        }
+    }
+
+    /// Events for conditions that changed.
+    fn tell(&self, status: &NodeStatus, done: &mut Done) {
+        for condition in status.conditions.iter().flatten() {
+            let before = done.told.insert(condition.type_.clone(), condition.status.clone());
+            if before.as_ref() == Some(&condition.status) {
+                continue;
+            }
+            let Some(word) = status::event(&condition.type_, &condition.status) else { continue };
+            let message = format!("Node {} status is now: {word}", self.config.node_name);
+            self.recorder.normal(&self.reference(), word, message);
+        }
+    }
+
+    /// As upstream's kubelet refers to its node: by name in place of the uid.
+    fn reference(&self) -> ObjectReference {
+        reference(&self.config.node_name)
+    }
+}
+
+pub fn reference(node_name: &str) -> ObjectReference {
+    ObjectReference { kind: Some("Node".into()), name: Some(node_name.into()), uid: Some(node_name.into()), ..ObjectReference::default() }
+}

@@ -1,0 +1,356 @@
+//! One pod of the loop: its object, what the runtime has of it, what we remember, and what is under way for it.
+
+use std::sync::Arc;
+
+use api::{
+    k8s::api::core::v1::{Pod, PodSpec, PodStatus},
+    task::Group,
+    time::Timestamp,
+};
+
+use super::{
+    execute::{Outcome, StartCause},
+    memory::{Health, Memory, ProbeResults, Stop, StopCause, Waiting},
+    plan::{self, Call, Plan, World, grace_seconds},
+    probe::{Finding, Kind, Probes},
+    relist::{Fingerprint, fingerprint},
+
+    runtime::RuntimePod,
+    status::{self, Facts},
+    tell::Teller,
+};
+use crate::meta;
+
+/// A container that could not be started for a reason of its own is tried again after this. Upstream's back-off of its pod workers.
+const RETRY: std::time::Duration = std::time::Duration::from_secs(10);
+/// Calls that failed at the end of a pod's life: the first wait, doubled up to the second.
+const FAILED_MIN_SECONDS: u64 = 1;
+const FAILED_MAX_SECONDS: u64 = 16;
+
+/// Where a pod is wanted from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Api,
+    Manifest,
+    /// Nobody: found in the runtime.
+    Runtime,
+}
+
+/// The worker that makes this pod's calls.
+pub struct Worker {
+    pub group: Group,
+    pub serial: u64,
+    pub doing: Doing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doing {
+    /// Bringing the pod up, or keeping it up.
+    Bringing,
+    Stopping { grace_seconds: u32 },
+    /// Taking away what it leaves.
+    Ending,
+}
+
+impl Doing {
+    pub fn of(calls: &[Call]) -> Self {
+        match calls.first() {
+            Some(Call::StopPod { grace_seconds }) => Self::Stopping { grace_seconds: *grace_seconds },
+            Some(Call::CleanUp | Call::RemovePod) => Self::Ending,
+            _ => Self::Bringing,
+        }
+    }
+}
+
+pub struct Entry {
+    pub origin: Origin,
+    pub pod: Arc<Pod>,
+    /// The object whose status is ours to write: the pod itself, or a static pod's mirror; the newest that we have seen.
+    pub shown: Option<Arc<Pod>>,
+    /// `None` until the runtime was asked.
+    pub runtime: Option<Arc<RuntimePod>>,
+    pub memory: Memory,
+    pub probes: Probes,
+    pub worker: Option<Worker>,
+    pub looking: bool,
+    /// Something happened while we looked.
+    pub look_again: bool,
+    pub seen: Fingerprint,
+    pub wake: Option<Timestamp>,
+    /// No calls before this: some failed.
+    pub retry_at: Option<Timestamp>,
+    failures: u32,
+    pub writing: bool,
+    /// What was written last, and the revision that came of it.
+    pub written: Option<(PodStatus, u64)>,
+    /// The API object is being deleted by us.
+    pub deleting: bool,
+}
+
+impl Entry {
+    pub fn new(origin: Origin, pod: Arc<Pod>) -> Self {
+        Self {
+            origin,
+            shown: (origin == Origin::Api).then(|| pod.clone()),
+            pod,
+            runtime: None,
+            memory: Memory::default(),
+            probes: Probes::default(),
+            worker: None,
+            looking: false,
+            look_again: false,
+            seen: Fingerprint::new(),
+            wake: None,
+            retry_at: None,
+            failures: 0,
+            writing: false,
+            written: None,
+            deleting: false,
+        }
+    }
+
+    /// Takes in what the runtime has. What is adopted at the first look keeps what the API says of its probes.
+    pub fn looked(&mut self, runtime: RuntimePod) {
+        if self.runtime.is_none() {
+            self.adopt(&runtime);
+        }
+        self.memory.probes.retain(|id, _| runtime.by_id(id).is_some());
+        self.seen = fingerprint(&runtime);
+        self.runtime = Some(Arc::new(runtime));
+    }
+
+    /// The next thing to do, with the status that goes with it, and the containers that begin to wait. `None` before the runtime was asked.
+    pub fn advance(&mut self, host_ips: &[String], now: Timestamp) -> Option<(Plan, Vec<(String, Waiting)>)> {
+        let runtime = self.runtime.clone()?;
+        let pod = self.pod.clone();
+        let empty = PodSpec::default();
+        let spec = pod.spec.as_ref().unwrap_or(&empty);
+        self.stop_if_told(now);
+        let mut plan = plan::plan(World { pod: &pod, spec, runtime: &runtime, memory: &self.memory, now });
+        let newly = self.show_waiting(&plan);
+        if self.origin != Origin::Runtime && !self.memory.removed {
+            let world = World { pod: &pod, spec, runtime: &runtime, memory: &self.memory, now };
+            let status = status::generate(Facts { world, host_ips });
+            let ended = status::is_terminal(status.phase.as_deref());
+            self.memory.status = Some(status);
+            if ended && self.memory.stop.is_none() && self.worker.is_none() {
+                self.memory.stop = Some(Stop { cause: StopCause::Completed, grace_seconds: grace_seconds(&pod) });
+                plan = plan::plan(World { pod: &pod, spec, runtime: &runtime, memory: &self.memory, now });
+            }
+        }
+        if let Some(at) = self.deadline(now) {
+            plan.wake_at(at);
+        }
+        if let Some(at) = self.retry_at.filter(|at| *at > now) {
+            plan.calls.clear();
+            plan.wake_at(at);
+        }
+        first_stage(&mut plan.calls);
+        if plan.calls.is_empty() && self.memory.stop.is_none() {
+            plan.calls = leftovers(&runtime);
+        }
+        Some((plan, newly))
+    }
+
+    /// What came of calls. `runtime` is still as it was before them.
+    pub fn worked(&mut self, outcomes: &[Outcome], now: Timestamp) {
+        let failed = outcomes.iter().any(|o| matches!(o, Outcome::Failed { .. }));
+        if !failed {
+            (self.failures, self.retry_at) = (0, None);
+        }
+        for outcome in outcomes {
+            self.one_outcome(outcome, now);
+        }
+    }
+
+    pub fn found(&mut self, finding: &Finding) {
+        let results = self.memory.probes.entry(finding.container_id.clone()).or_default();
+        match finding.kind {
+            Kind::Startup => results.startup = Some(finding.health),
+            Kind::Liveness => results.liveness = Some(finding.health),
+            Kind::Readiness => results.readiness = Some(finding.health),
+        }
+    }
+
+    /// Ends the pod for `cause`; a shorter grace replaces a longer one, deletion replaces all other causes.
+    pub fn stop(&mut self, cause: StopCause, grace_seconds: u32) {
+        match &mut self.memory.stop {
+            None => self.memory.stop = Some(Stop { cause, grace_seconds }),
+            Some(stop) => {
+                stop.grace_seconds = stop.grace_seconds.min(grace_seconds);
+                if !stop.removes() || cause == StopCause::Gone {
+                    stop.cause = cause;
+                }
+            }
+        }
+    }
+
+    /// Whether what the worker does has been overtaken: the pod is to stop, or to stop faster.
+    pub fn is_overtaken(&self) -> bool {
+        let (Some(worker), Some(stop)) = (&self.worker, &self.memory.stop) else { return false };
+        match worker.doing {
+            Doing::Bringing => true,
+            Doing::Stopping { grace_seconds } => stop.grace_seconds < grace_seconds,
+            Doing::Ending => false,
+        }
+    }
+
+    /// Nothing is left of it but the API object.
+    pub fn is_finished(&self) -> bool {
+        self.worker.is_none() && self.memory.removed && self.memory.cleaned && self.memory.stop.as_ref().is_some_and(Stop::removes)
+    }
+
+    /// True where the runtime has something of it that may change by itself.
+    pub fn is_active(&self) -> bool {
+        self.worker.is_some() || self.runtime.as_ref().is_some_and(|r| !r.is_stopped())
+    }
+
+    /// True while it takes the node's room: neither ended nor ending for good.
+    pub fn is_alive(&self) -> bool {
+        let phase = self.memory.status.as_ref().or(self.pod.status.as_ref()).and_then(|s| s.phase.as_deref());
+        !status::is_terminal(phase) && self.origin != Origin::Runtime
+    }
+
+    fn adopt(&mut self, runtime: &RuntimePod) {
+        let status = self.shown.as_ref().and_then(|pod| pod.status.as_ref());
+        let lists = status.map(|s| [&s.container_statuses, &s.init_container_statuses]);
+        for status in lists.into_iter().flatten().flatten().flatten() {
+            let id = status.container_id.as_deref().and_then(|id| id.split_once("://")).map(|(_, id)| id);
+            let Some(container) = id.and_then(|id| runtime.by_id(id)).filter(|c| c.is_running()) else { continue };
+            let good = |holds: bool| holds.then_some(Health::Good);
+            let results = ProbeResults { startup: good(status.started == Some(true)), liveness: None, readiness: good(status.ready) };
+            self.memory.probes.insert(container.id.clone(), results);
+        }
+    }
+
+    fn stop_if_told(&mut self, now: Timestamp) {
+        if self.origin == Origin::Runtime {
+            return;
+        }
+        let grace = grace_seconds(&self.pod);
+        if self.pod.metadata.deletion_timestamp.is_some() {
+            // An ended pod's objects of the runtime go too.
+            return self.stop(StopCause::Deleted, grace);
+        }
+        let phase = self.pod.status.as_ref().and_then(|s| s.phase.as_deref());
+        if status::is_terminal(phase) && self.memory.stop.is_none() {
+            return self.stop(StopCause::Completed, grace);
+        }
+        if self.memory.stop.is_none() && self.deadline(now).is_some_and(|at| at <= now) {
+            let message = "Pod was active on the node longer than the specified deadline".to_owned();
+            self.stop(StopCause::Failed { reason: "DeadlineExceeded".into(), message }, grace);
+        }
+    }
+
+    /// `activeDeadlineSeconds` after its start; `None` where it has none or has ended.
+    fn deadline(&self, _now: Timestamp) -> Option<Timestamp> {
+        let seconds = self.pod.spec.as_ref()?.active_deadline_seconds.and_then(|s| u64::try_from(s).ok())?;
+        let status = self.memory.status.as_ref().or(self.pod.status.as_ref())?;
+        let began = status.start_time.as_ref()?.0;
+        self.memory.stop.is_none().then(|| began + std::time::Duration::from_secs(seconds))
+    }
+
+    fn show_waiting(&mut self, plan: &Plan) -> Vec<(String, Waiting)> {
+        let mut newly = Vec::new();
+        for (container, waiting) in &plan.waiting {
+            let before = self.memory.waiting.insert(container.clone(), waiting.clone());
+            if before.is_none_or(|before| before.reason != waiting.reason) {
+                newly.push((container.clone(), waiting.clone()));
+            }
+        }
+        newly
+    }
+
+    fn one_outcome(&mut self, outcome: &Outcome, now: Timestamp) {
+        match outcome {
+            Outcome::SandboxMade => self.memory.release(),
+            Outcome::SandboxFailed => self.memory.hold(now),
+            Outcome::Started { container } => {
+                self.tried(container, now);
+                self.memory.waiting.remove(container);
+                let image = meta::containers(&self.pod).find(|c| c.name == *container).and_then(|c| c.image.clone());
+                self.memory.pulls.remove(&image.unwrap_or_default());
+            }
+            Outcome::StartFailed { container, reason, message, cause } => {
+                let retry_at = self.start_failed(container, reason, message, cause, now);
+                let waiting = Waiting { reason: (*reason).into(), message: message.clone(), retry_at };
+                self.memory.waiting.insert(container.clone(), waiting);
+            }
+            Outcome::Cleaned => self.memory.cleaned = true,
+            Outcome::Removed => self.memory.removed = true,
+            Outcome::Failed { error } => {
+                tracing::warn!(pod = meta::format(&self.pod), error, "a call for the pod failed; trying again");
+                let seconds = (FAILED_MIN_SECONDS << self.failures.min(8)).min(FAILED_MAX_SECONDS);
+                self.failures += 1;
+                self.retry_at = Some(now + std::time::Duration::from_secs(seconds));
+            }
+        }
+    }
+
+    fn start_failed(&mut self, container: &str, reason: &str, message: &str, cause: &StartCause, now: Timestamp) -> Option<Timestamp> {
+        match cause {
+            StartCause::Pull { image } => {
+                self.memory.pull_failed(image, format!("{reason}: {message}"), now);
+                None
+            }
+            // It was made: how it ended decides when it is tried again.
+            StartCause::Other if matches!(reason, "RunContainerError" | "PostStartHookError") => {
+                self.tried(container, now);
+                None
+            }
+            StartCause::Other => Some(now + RETRY),
+        }
+    }
+
+    /// Counts a restart.
+    fn tried(&mut self, container: &str, now: Timestamp) {
+        let exit = self.runtime.as_ref().and_then(|r| r.container(container)).and_then(|c| c.exit()).cloned();
+        if let Some(exit) = exit {
+            self.memory.restarted(container, &exit, now);
+        }
+    }
+}
+
+/// Tells of containers that begin to wait for their next try.
+pub fn tell_back_offs(tell: &Teller, pod: &Pod, newly: &[(String, Waiting)]) {
+    for (name, waiting) in newly {
+        let Some(container) = meta::containers(pod).find(|c| c.name == *name) else { continue };
+        let tell = tell.container(pod, container);
+        match waiting.reason.as_str() {
+            "CrashLoopBackOff" => {
+                tell.warning("BackOff", format!("Back-off restarting failed container {name} in pod {}", meta::format(pod)));
+            }
+            "ImagePullBackOff" => {
+                tell.normal("BackOff", waiting.message.clone());
+                tell.warning("Failed", "Error: ImagePullBackOff");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Calls after one that changes what the rest were planned from are planned again when it is done.
+fn first_stage(calls: &mut Vec<Call>) {
+    let changes = |call: &Call| matches!(call, Call::StopPod { .. } | Call::CreateSandbox { .. });
+    if let Some(at) = calls.iter().position(changes) {
+        calls.truncate(at + 1);
+    }
+}
+
+/// Ended containers that are kept of each name: the newest is what `logs --previous` and the status show.
+const ENDED_KEPT: usize = 2;
+
+/// Upstream: `pkg/kubelet/kuberuntime/kuberuntime_gc.go`.
+fn leftovers(runtime: &RuntimePod) -> Vec<Call> {
+    let mut ended: std::collections::BTreeMap<&str, usize> = std::collections::BTreeMap::new();
+    let mut calls = Vec::new();
+    for container in runtime.containers.iter().filter(|c| c.exit().is_some()) {
+        let count = ended.entry(&container.name).or_default();
+        *count += 1;
+        if *count > ENDED_KEPT {
+            calls.push(Call::RemoveContainer { id: container.id.clone() });
+        }
+    }
+    calls
+}
+

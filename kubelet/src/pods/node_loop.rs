@@ -1,0 +1,489 @@
+//! What happens to this node's pods -> each pod brought on: the one event loop.
+//!
+//! The loop alone holds state; it never waits for the runtime or the API. Workers, looks and status writes are tasks that answer with
+//! an [`Event`]. Upstream: `syncLoop` and `podWorkers` in `pkg/kubelet`.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use api::{Key, k8s::api::core::v1::Pod, task::Group, time::Timestamp};
+use client::Cache;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::{
+    api_calls::{self, Answer},
+    entry::{self, Doing, Entry, Origin, Worker},
+    execute::{self, Deps, Outcome, Work},
+    memory::StopCause,
+    patch,
+    plan::{Call, grace_seconds},
+    probe::{Finding, Prober},
+    relist::{self, Listing},
+    runtime::RuntimePod,
+    tell::Teller,
+};
+use crate::{ContainerView, PodView, Pods, container_config, meta};
+
+/// Answers of tasks; each pod has at most a worker, a look and a write under way.
+const EVENTS_MAX: usize = 1024;
+const FINDINGS_MAX: usize = 256;
+/// After an API call for a pod failed.
+const API_RETRY: Duration = Duration::from_secs(2);
+/// After the runtime did not answer.
+const LOOK_RETRY: Duration = Duration::from_secs(1);
+/// What the API calls a static pod's shadow.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// All that can happen, beside changes of API objects, probe results and time.
+pub enum Event {
+    /// What is in the directory of static pods, all of it.
+    Manifests(Vec<Arc<Pod>>),
+    /// The runtime's pods, all of them.
+    Listed(Listing),
+    Looked {
+        uid: String,
+        seen: Option<RuntimePod>,
+    },
+    Worked {
+        uid: String,
+        serial: u64,
+        outcomes: Vec<Outcome>,
+    },
+    Wrote {
+        uid: String,
+        status: Box<api::k8s::api::core::v1::PodStatus>,
+        answer: Answer,
+    },
+    Deleted {
+        uid: String,
+        answer: Answer,
+    },
+    MirrorTouched {
+        key: Key,
+        answer: Answer,
+    },
+}
+
+/// Keys of API pods that changed; bounded by the number of pods of this node.
+#[derive(Clone, Default)]
+struct Changed {
+    keys: Arc<Mutex<BTreeSet<Key>>>,
+    notify: Arc<Notify>,
+}
+
+pub(super) struct Loop {
+    pub(super) deps: Arc<Deps>,
+    pub(super) group: Group,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) entries: HashMap<String, Entry>,
+    /// Mirror pods that the API has.
+    pub(super) mirrors: HashMap<Key, Arc<Pod>>,
+    /// Mirror pods that are being made or deleted.
+    pub(super) touching: BTreeSet<Key>,
+    pub(super) synced: bool,
+    timers: BTreeSet<(Timestamp, String)>,
+    cache: Cache<Pod>,
+    pods: Pods,
+    prober: Prober,
+    active: watch::Sender<bool>,
+    host_ips: Vec<String>,
+    serial: u64,
+}
+
+/// Starts the loop. `manifests` is called with the sender for static pods' events.
+pub fn start(deps: Arc<Deps>, cache: Cache<Pod>, pods: Pods, has_manifests: bool, group: &Group) -> mpsc::Sender<Event> {
+    let (events, inbox) = mpsc::channel(EVENTS_MAX);
+    let (findings_in, findings) = mpsc::channel(FINDINGS_MAX);
+    let active = watch::channel(false);
+    let changed = Changed::default();
+    let mark = changed.clone();
+    cache.on_change(move |old, new| {
+        let meta = new.or(old).map(|pod| &pod.metadata);
+        let text = |t: Option<&String>| t.cloned().unwrap_or_default();
+        let Some(meta) = meta else { return };
+        mark.keys.lock().insert(Key { namespace: text(meta.namespace.as_ref()), name: text(meta.name.as_ref()) });
+        mark.notify.notify_one();
+    });
+    group.spawn(Box::pin(relist::follow(deps.runtime.clone(), active.1, events.clone())));
+    let prober = Prober { deps: deps.clone(), group: group.clone(), findings: findings_in };
+    let this = Loop {
+        host_ips: deps.node.node_ips.iter().map(ToString::to_string).collect(),
+        deps,
+        group: group.clone(),
+        events: events.clone(),
+        entries: HashMap::new(),
+        mirrors: HashMap::new(),
+        touching: BTreeSet::new(),
+        synced: false,
+        timers: BTreeSet::new(),
+        cache,
+        pods,
+        prober,
+        active: active.0,
+        serial: 0,
+    };
+    group.spawn(Box::pin(this.run(inbox, findings, changed, has_manifests)));
+    events
+}
+
+impl Loop {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Event>, mut findings: mpsc::Receiver<Finding>, changed: Changed, has_manifests: bool) {
+        let cache = self.cache.clone();
+        let synced = cache.synced();
+        tokio::pin!(synced);
+        let (mut api_synced, mut manifests_read) = (false, !has_manifests);
+        loop {
+            let next = self.timers.first().map(|(at, _)| *at);
+            tokio::select! {
+                () = &mut synced, if !api_synced => api_synced = true,
+                () = changed.notify.notified() => {}
+                Some(event) = inbox.recv() => {
+                    manifests_read |= matches!(event, Event::Manifests(_));
+                    self.event(event);
+                }
+                Some(finding) = findings.recv() => self.found(&finding),
+                () = until(next) => self.fire(),
+            }
+            let keys = std::mem::take(&mut *changed.keys.lock());
+            keys.iter().for_each(|key| self.changed(key));
+            if !self.synced && api_synced && manifests_read {
+                self.synced = true;
+                self.sweep();
+            }
+            let active = !self.synced || self.entries.values().any(Entry::is_active);
+            self.active.send_if_modified(|was| std::mem::replace(was, active) != active);
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Manifests(pods) => self.manifests(pods),
+            Event::Listed(listing) => self.listed(listing),
+            Event::Looked { uid, seen } => self.looked(&uid, seen),
+            Event::Worked { uid, serial, outcomes } => self.worked(&uid, serial, &outcomes),
+            Event::Wrote { uid, status, answer } => self.wrote(&uid, *status, answer),
+            Event::Deleted { uid, answer } => self.deleted(&uid, &answer),
+            Event::MirrorTouched { key, answer } => self.mirror_touched(&key, answer),
+        }
+    }
+
+    /// The API's pod of that name, as the cache has it now.
+    fn changed(&mut self, key: &Key) {
+        let now = self.cache.get(key);
+        let mirror = now.as_ref().filter(|pod| meta::annotation(pod, MIRROR).is_some());
+        if mirror.is_some() || self.mirrors.contains_key(key) {
+            let mirror = mirror.cloned();
+            return self.mirror_changed(key, mirror);
+        }
+        let uid = now.as_ref().map(|pod| meta::uid(pod).to_owned());
+        let is_gone = |e: &&Entry| e.origin == Origin::Api && is_named(&e.pod, key) && uid.as_deref() != Some(meta::uid(&e.pod));
+        let gone: Vec<String> = self.entries.values().filter(is_gone).map(|e| meta::uid(&e.pod).to_owned()).collect();
+        gone.iter().for_each(|uid| self.gone(uid));
+        if let Some(pod) = now {
+            self.wanted(Origin::Api, pod);
+        }
+    }
+
+    /// A pod that is to be here, new or changed.
+    pub(super) fn wanted(&mut self, origin: Origin, pod: Arc<Pod>) {
+        let uid = meta::uid(&pod).to_owned();
+        self.deps.volumes.updated(&pod);
+        match self.entries.get_mut(&uid) {
+            Some(entry) => {
+                let newer = |known: &Arc<Pod>| revision(known) <= revision(&pod);
+                if origin == Origin::Api && entry.shown.as_ref().is_none_or(newer) {
+                    entry.shown = Some(pod.clone());
+                }
+                // One that was an orphan of an earlier run is not: it is stopped all the same once that has begun.
+                (entry.pod, entry.origin) = (pod, origin);
+                self.step(&uid);
+            }
+            None => {
+                self.entries.insert(uid.clone(), Entry::new(origin, pod));
+                self.burstable();
+                self.look(&uid);
+            }
+        }
+    }
+
+    /// Nobody wants it any more.
+    pub(super) fn gone(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        let grace = grace_seconds(&entry.pod);
+        entry.shown = None;
+        entry.stop(StopCause::Gone, grace);
+        self.step(uid);
+    }
+
+    /// Once: pods of the runtime, volumes and cgroups that nobody wants.
+    fn sweep(&mut self) {
+        let known: Vec<String> = self.deps.volumes.present().into_iter().chain(self.deps.cgroups.pods().into_keys()).collect();
+        for uid in known {
+            self.orphan(&uid, &relist::Listed::default());
+        }
+        self.fit_mirrors();
+    }
+
+    fn orphan(&mut self, uid: &str, listed: &relist::Listed) {
+        if self.entries.contains_key(uid) {
+            return;
+        }
+        let mut pod = Pod::default();
+        (pod.metadata.uid, pod.metadata.name, pod.metadata.namespace) =
+            (Some(uid.into()), Some(listed.name.clone()), Some(listed.namespace.clone()));
+        tracing::info!(uid, ns = listed.namespace, name = listed.name, "a pod that nobody wants is taken away");
+        let mut entry = Entry::new(Origin::Runtime, Arc::new(pod));
+        entry.stop(StopCause::Gone, grace_seconds(&entry.pod.clone()));
+        self.entries.insert(uid.into(), entry);
+        self.look(uid);
+    }
+
+    fn listed(&mut self, listing: Listing) {
+        for (uid, listed) in &listing {
+            match self.entries.get(uid) {
+                Some(entry) if entry.seen != listed.parts => self.look(uid),
+                None if self.synced => self.orphan(uid, listed),
+                _ => {}
+            }
+        }
+        let vanished = |(uid, e): (&String, &Entry)| (!e.seen.is_empty() && !listing.contains_key(uid)).then(|| uid.clone());
+        let vanished: Vec<String> = self.entries.iter().filter_map(vanished).collect();
+        vanished.iter().for_each(|uid| self.look(uid));
+    }
+
+    fn look(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        if std::mem::replace(&mut entry.looking, true) {
+            entry.look_again = true;
+            return;
+        }
+        let (deps, events, uid) = (self.deps.clone(), self.events.clone(), uid.to_owned());
+        self.group.spawn(Box::pin(async move {
+            let seen = execute::look(&deps, &uid).await;
+            if seen.is_none() {
+                tokio::time::sleep(LOOK_RETRY).await;
+            }
+            let _ = events.send(Event::Looked { uid, seen }).await;
+        }));
+    }
+
+    fn looked(&mut self, uid: &str, seen: Option<RuntimePod>) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        entry.looking = false;
+        let again = std::mem::take(&mut entry.look_again) || seen.is_none();
+        if let Some(seen) = seen {
+            entry.looked(seen);
+        }
+        if again {
+            return self.look(uid);
+        }
+        self.step(uid);
+    }
+
+    fn found(&mut self, finding: &Finding) {
+        let Some(entry) = self.entries.get_mut(&finding.uid) else { return };
+        entry.found(finding);
+        self.step(&finding.uid);
+    }
+
+    fn worked(&mut self, uid: &str, serial: u64, outcomes: &[Outcome]) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        if entry.worker.as_ref().is_none_or(|w| w.serial != serial) {
+            return;
+        }
+        entry.worker = None;
+        entry.worked(outcomes, Timestamp::now());
+        self.look(uid);
+    }
+
+    fn fire(&mut self) {
+        let now = Timestamp::now();
+        while let Some((_, uid)) = self.timers.first().filter(|(at, _)| *at <= now).cloned() {
+            self.timers.pop_first();
+            self.step(&uid);
+        }
+    }
+
+    /// Brings one pod on: plans, shows, and begins what is to be done.
+    pub(super) fn step(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        let Some((plan, newly)) = entry.advance(&self.host_ips, Timestamp::now()) else { return };
+        let tell = Teller::about(&self.deps.recorder, &entry.pod);
+        entry::tell_back_offs(&tell, &entry.pod, &newly);
+        let overtaken = if entry.is_overtaken() { entry.worker.take() } else { None };
+        if let Some(worker) = &overtaken {
+            worker.group.stop();
+            self.look(uid);
+        }
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        let idle = entry.worker.is_none() && !entry.looking;
+        if let Some(runtime) = entry.runtime.clone() {
+            let stopping = entry.memory.stop.is_some();
+            entry.probes.fit(&self.prober, &entry.pod, &runtime, &entry.memory.probes, stopping);
+        }
+        self.wake(uid, plan.wake);
+        if idle && !plan.calls.is_empty() {
+            self.work(uid, plan.calls, tell);
+        }
+        self.publish(uid);
+        self.write(uid);
+        self.finish(uid);
+    }
+
+    fn work(&mut self, uid: &str, calls: Vec<Call>, tell: Teller) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        let Some(runtime) = entry.runtime.clone() else { return };
+        self.serial += 1;
+        let (serial, group) = (self.serial, self.group.child());
+        entry.worker = Some(Worker { group: group.clone(), serial, doing: Doing::of(&calls) });
+        let work = Work { deps: self.deps.clone(), pod: entry.pod.clone(), runtime, tell };
+        let (events, uid) = (self.events.clone(), uid.to_owned());
+        group.spawn(Box::pin(async move {
+            let outcomes = work.run(calls).await;
+            let _ = events.send(Event::Worked { uid, serial, outcomes }).await;
+        }));
+    }
+
+    fn wake(&mut self, uid: &str, at: Option<Timestamp>) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        if let Some(old) = std::mem::replace(&mut entry.wake, at) {
+            self.timers.remove(&(old, uid.to_owned()));
+        }
+        if let Some(at) = at {
+            self.timers.insert((at, uid.to_owned()));
+        }
+    }
+
+    /// Shows the pod to the node's server.
+    fn publish(&self, uid: &str) {
+        let Some(entry) = self.entries.get(uid).filter(|e| e.origin != Origin::Runtime) else { return };
+        let mut pod = (*entry.pod).clone();
+        pod.status = entry.memory.status.clone().or(pod.status);
+        let runtime = entry.runtime.clone().unwrap_or_default();
+        let containers = runtime.containers.iter().rev().map(|c| ContainerView {
+            name: c.name.clone(),
+            id: c.id.clone(),
+            attempt: c.restart_count,
+            running: c.is_running(),
+            log_path: c.log_path.clone(),
+        });
+        let sandbox_id = runtime.ready_sandbox().map(|s| s.id.clone());
+        self.pods.put(uid, PodView { pod: Arc::new(pod), sandbox_id, containers: containers.collect() });
+    }
+
+    /// Writes the status where the API's differs; one write at a time.
+    pub(super) fn write(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        let (Some(shown), Some(status)) = (entry.shown.clone(), entry.memory.status.clone()) else { return };
+        let repeats = entry.written.as_ref().is_some_and(|(written, at)| *written == status && revision(&shown) <= *at);
+        if entry.writing || entry.deleting || repeats {
+            return;
+        }
+        let there = shown.status.clone().unwrap_or_default();
+        let Some(changes) = patch::between(&there, &status) else { return };
+        entry.writing = true;
+        let (client, events, uid) = (self.deps.client.clone(), self.events.clone(), uid.to_owned());
+        self.group.spawn(Box::pin(async move {
+            let answer = api_calls::patch_status(&client, &shown, changes).await;
+            if matches!(answer, Answer::Failed) {
+                tokio::time::sleep(API_RETRY).await;
+            }
+            let _ = events.send(Event::Wrote { uid, status: Box::new(status), answer }).await;
+        }));
+    }
+
+    fn wrote(&mut self, uid: &str, status: api::k8s::api::core::v1::PodStatus, answer: Answer) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        entry.writing = false;
+        match answer {
+            Answer::Done(pod) => {
+                entry.written = Some((status, revision(&pod)));
+                if entry.shown.as_ref().is_some_and(|known| revision(known) < revision(&pod)) {
+                    entry.shown = Some(pod);
+                }
+            }
+            // The watch will say so too.
+            Answer::Gone => entry.shown = None,
+            Answer::Failed => {}
+        }
+        self.write(uid);
+        self.finish(uid);
+    }
+
+    /// Lets go of a pod of which nothing is left: first its API object, then our own entry.
+    fn finish(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get_mut(uid).filter(|e| e.is_finished() && !e.looking) else { return };
+        let api = entry.shown.clone().filter(|_| entry.origin == Origin::Api);
+        let Some(pod) = api else {
+            self.forget(uid);
+            return;
+        };
+        if entry.writing || std::mem::replace(&mut entry.deleting, true) {
+            return;
+        }
+        let (client, events, uid) = (self.deps.client.clone(), self.events.clone(), uid.to_owned());
+        self.group.spawn(Box::pin(async move {
+            let answer = api_calls::delete(&client, &pod).await;
+            if matches!(answer, Answer::Failed) {
+                tokio::time::sleep(API_RETRY).await;
+            }
+            let _ = events.send(Event::Deleted { uid, answer }).await;
+        }));
+    }
+
+    fn deleted(&mut self, uid: &str, answer: &Answer) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        match answer {
+            Answer::Failed => {
+                entry.deleting = false;
+                self.finish(uid);
+            }
+            Answer::Gone => self.forget(uid),
+            // Finalizers may hold it: it is forgotten when the watch says so.
+            Answer::Done(_) => {}
+        }
+    }
+
+    fn forget(&mut self, uid: &str) {
+        self.wake(uid, None);
+        self.pods.remove(uid);
+        if let Some(entry) = self.entries.remove(uid) {
+            tracing::debug!(pod = meta::format(&entry.pod), "pod forgotten");
+        }
+        self.burstable();
+        self.fit_mirrors();
+    }
+
+    /// The burstable class gets what all its pods ask for.
+    fn burstable(&self) {
+        let burstable = |e: &&Entry| container_config::qos::class(&e.pod) == container_config::qos::QosClass::Burstable;
+        let milli = self.entries.values().filter(|e| e.is_alive()).filter(burstable).map(|e| container_config::cpu_request_milli(&e.pod)).sum();
+        if let Err(error) = self.deps.cgroups.set_burstable(milli) {
+            tracing::warn!(%error, "the burstable class does not get its shares");
+        }
+    }
+}
+
+pub(super) fn revision(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|rv| rv.parse().ok()).unwrap_or(0)
+}
+
+pub(super) fn is_named(pod: &Pod, key: &Key) -> bool {
+    meta::name(pod) == key.name && meta::namespace(pod) == key.namespace
+}
+
+async fn until(at: Option<Timestamp>) {
+    match at {
+        None => std::future::pending().await,
+        Some(at) => {
+            let left = at.duration_since(Timestamp::now());
+            if left.is_positive() {
+                tokio::time::sleep(left.unsigned_abs()).await;
+            }
+        }
+    }
+}

@@ -5,15 +5,17 @@
 use std::{cmp::Reverse, collections::HashMap, sync::Arc, time::Duration};
 
 use api::{
+    Key,
     k8s::{
         api::core::v1::{Pod, PodTemplateSpec},
         apimachinery::pkg::apis::meta::v1::ObjectMeta,
     },
+    selector::Labels,
     time::Timestamp,
 };
-use client::{Object, kube};
+use client::{Cache, Object, kube};
 use kube::ResourceExt;
-use reconcile::{Action, Owner, claim};
+use reconcile::{Action, Owner, Wake, claim, controller_of, own_key};
 
 /// Pods made or deleted in one run; the next run does the rest.
 const BURST: usize = 500;
@@ -67,6 +69,29 @@ pub fn decide<K: Object>(wanted: &Wanted<'_, K>, seen: &Seen) -> Decided {
         actions.extend(changes(wanted, &active, seen));
     }
     Decided { actions, counts, again: next_available(wanted.min_ready_seconds, &active, seen.now) }
+}
+
+/// A set's own changes wake it, and those of its pods; an orphan wakes every set of its namespace that would have it.
+pub fn wire<K: Object>(wake: &Wake, sets: &Cache<K>, pods: &Cache<Pod>, selector: fn(&K) -> Option<Labels>) {
+    wake.on_own(sets);
+    let sets = sets.clone();
+    wake.on(pods, move |pod, wake| {
+        let namespace = pod.namespace().unwrap_or_default();
+        match controller_of(&pod.metadata) {
+            Some(owner) if owner.kind == K::kind(&()) => wake(Key::new(&namespace, &owner.name)),
+            Some(_) => {}
+            None => {
+                let would_have = |set: &&Arc<K>| selector(set).is_some_and(|s| s.matches(Some(pod.labels())));
+                sets.in_namespace(&namespace).iter().filter(would_have).for_each(|set| wake(own_key(&**set)));
+            }
+        }
+    });
+}
+
+/// What the user is told of a pod that could not be made, and the message alone.
+pub fn creation_failed<K: Object>(set: &K, action: &Action, error: &kube::Error) -> Option<(Action, String)> {
+    let (Action::Create { .. }, kube::Error::Api(status)) = (action, error) else { return None };
+    Some((Action::warning(set, "FailedCreate", format!("Error creating: {}", status.message)), status.message.clone()))
 }
 
 /// Neither over nor being deleted.
@@ -210,15 +235,12 @@ fn count(n: usize) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use api::{
-        k8s::{
-            api::{
-                apps::v1::ReplicaSet,
-                core::v1::{PodCondition, PodSpec, PodStatus},
-            },
-            apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
+    use api::k8s::{
+        api::{
+            apps::v1::ReplicaSet,
+            core::v1::{PodCondition, PodSpec, PodStatus},
         },
-        selector::Labels,
+        apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
     };
 
     const NOW: i64 = 1_000_000;

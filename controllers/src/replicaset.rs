@@ -17,11 +17,11 @@ use api::{
 use client::{Cache, Caches, kube};
 use kube::ResourceExt;
 use parking_lot::Mutex;
-use reconcile::{Action, Loop, Owner, Plan, Wake, controller_of, own_key};
+use reconcile::{Action, Loop, Owner, Plan, Wake};
 
 use crate::{
     index::{ByController, by_controller},
-    replicas::{Counts, Seen, Wanted, decide},
+    replicas::{Counts, Seen, Wanted, creation_failed, decide, wire},
 };
 
 const FAILURE: &str = "ReplicaFailure";
@@ -53,16 +53,7 @@ impl Loop for ReplicaSets {
     }
 
     fn wire(&self, wake: &Wake) {
-        wake.on_own(&self.sets);
-        let sets = self.sets.clone();
-        wake.on(&self.pods, move |pod, wake| match controller_of(&pod.metadata) {
-            Some(owner) if owner.kind == "ReplicaSet" => wake(Key::new(&pod.namespace().unwrap_or_default(), &owner.name)),
-            Some(_) => {}
-            None => {
-                let all = sets.in_namespace(&pod.namespace().unwrap_or_default());
-                all.iter().filter(|set| selector(set).is_some_and(|s| s.matches(Some(pod.labels())))).for_each(|set| wake(own_key(&**set)));
-            }
-        });
+        wire(wake, &self.sets, &self.pods, selector);
     }
 
     async fn look(&self, key: &Key) -> Option<World> {
@@ -97,10 +88,9 @@ impl Loop for ReplicaSets {
     }
 
     fn failed(&self, key: &Key, action: &Action, error: &kube::Error) -> Option<Action> {
-        let (Action::Create { .. }, kube::Error::Api(status)) = (action, error) else { return None };
-        self.failures.lock().insert(key.clone(), status.message.clone());
-        let set = self.sets.get(key)?;
-        Some(Action::warning(&*set, "FailedCreate", format!("Error creating: {}", status.message)))
+        let (told, message) = creation_failed(&*self.sets.get(key)?, action, error)?;
+        self.failures.lock().insert(key.clone(), message);
+        Some(told)
     }
 }
 

@@ -10,11 +10,11 @@ use api::{
 };
 use client::{Cache, Caches, kube};
 use kube::ResourceExt;
-use reconcile::{Action, Loop, Owner, Plan, Wake, controller_of, own_key};
+use reconcile::{Action, Loop, Owner, Plan, Wake};
 
 use crate::{
     index::{ByController, by_controller},
-    replicas::{Seen, Wanted, decide},
+    replicas::{Seen, Wanted, creation_failed, decide, wire},
 };
 
 pub struct Controllers {
@@ -43,16 +43,7 @@ impl Loop for Controllers {
     }
 
     fn wire(&self, wake: &Wake) {
-        wake.on_own(&self.controllers);
-        let controllers = self.controllers.clone();
-        wake.on(&self.pods, move |pod, wake| match controller_of(&pod.metadata) {
-            Some(owner) if owner.kind == "ReplicationController" => wake(Key::new(&pod.namespace().unwrap_or_default(), &owner.name)),
-            Some(_) => {}
-            None => {
-                let all = controllers.in_namespace(&pod.namespace().unwrap_or_default());
-                all.iter().filter(|c| selector(c).is_some_and(|s| s.matches(Some(pod.labels())))).for_each(|c| wake(own_key(&**c)));
-            }
-        });
+        wire(wake, &self.controllers, &self.pods, selector);
     }
 
     async fn look(&self, key: &Key) -> Option<World> {
@@ -90,9 +81,7 @@ impl Loop for Controllers {
     }
 
     fn failed(&self, key: &Key, action: &Action, error: &kube::Error) -> Option<Action> {
-        let (Action::Create { .. }, kube::Error::Api(status)) = (action, error) else { return None };
-        let controller = self.controllers.get(key)?;
-        Some(Action::warning(&*controller, "FailedCreate", format!("Error creating: {}", status.message)))
+        creation_failed(&*self.controllers.get(key)?, action, error).map(|(told, _)| told)
     }
 }
 

@@ -49,7 +49,7 @@ quiet_service() {
 }
 
 need_cargo() {
-    command -v cargo >/dev/null || die "cargo is missing: install Rust 1.95 or newer"
+    command -v cargo >/dev/null || die "cargo is missing: install Rust 1.95 or newer with rustup"
     need_packages gcc libc6-dev
     # etcd-client compiles etcd's protocol when it is built.
     command -v protoc >/dev/null || need_packages protobuf-compiler
@@ -69,9 +69,10 @@ need_kubectl() {
 apt_of() {
     dir=$TOOLS/apt-$1
     mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
-    mirror=$(sed -n 's/^URIs: *//p; s/^deb \(\[.*\] \)\{0,1\}\(http[^ ]*\).*/\2/p' \
-        /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | grep -v security | head -n 1)
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${mirror:-$MIRROR} $1 main" >"$dir/sources.list"
+    # The mirror that this machine uses for its own release.
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' 'Label: Debian' 2>/dev/null | head -n 1)
+    [ -n "$mirror" ] || die "apt-get knows no Debian mirror: run apt-get update first"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $1 main" >"$dir/sources.list"
     echo "-o Dir::Etc::SourceList=$dir/sources.list -o Dir::Etc::SourceParts=- -o Dir::State::Lists=$dir/lists -o Dir::State::Status=/dev/null -o Dir::Cache=$dir/cache -o APT::Sandbox::User=root"
 }
 
@@ -79,6 +80,7 @@ apt_of() {
 unpack() {
     [ ! -e "$TOOLS/$3/.done" ] || return 0
     say "unpacking Debian $1's $2 into target/tools/$3"
+    [ -n "$(apt-get indextargets 'Identifier: Packages' 'Label: Debian')" ] || update_lists
     options=$(apt_of "$1")
     # shellcheck disable=SC2086  # a list of options
     [ -e "$TOOLS/apt-$1/updated" ] || apt-get -q $options update >/dev/null || die "apt-get update failed for Debian $1"

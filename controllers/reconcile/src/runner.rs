@@ -182,13 +182,13 @@ impl<L: Loop> Runner<L> {
         // What came in between looking and holding woke nobody.
         wake.look_again(&pending);
         let retry = match error {
-            None => {
-                wake.queue.succeeded(&key);
-                None
-            }
-            Some(error) => {
+            Some(error) if !is_moot(&error) => {
                 log_failure(self.this.name(), &key, &error);
                 Some(wake.queue.failed(&key))
+            }
+            _ => {
+                wake.queue.succeeded(&key);
+                None
             }
         };
         if let Some(wait) = retry.into_iter().chain(again).min() {
@@ -295,10 +295,18 @@ fn revision(reply: &Value) -> Option<u64> {
     reply.pointer("/metadata/resourceVersion")?.as_str()?.parse().ok()
 }
 
+/// What was to be changed is gone, or goes with its namespace: the event that says so wakes whom it concerns.
+fn is_moot(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let causes = status.details.iter().flat_map(|d| &d.causes);
+    status.code == 404 || (status.code == 403 && causes.into_iter().any(|c| c.reason == "NamespaceTerminating"))
+}
+
 /// A conflict is how a stale view shows itself: the next look will be fresh.
 fn log_failure(controller: &'static str, key: &Key, error: &kube::Error) {
     match error {
-        kube::Error::Api(status) if status.code == 409 => tracing::debug!(controller, %key, %error, "stale; trying again"),
+        kube::Error::Api(status) if status.code == 409 => tracing::debug!(controller, %key, error = status.message, "stale; trying again"),
+        kube::Error::Api(status) => tracing::warn!(controller, %key, error = status.message, "not carried out; trying again"),
         _ => tracing::warn!(controller, %key, %error, "not carried out; trying again"),
     }
 }

@@ -15,7 +15,10 @@ use super::{
     rbac::GROUP,
     rules::{Rule, missing},
 };
-use crate::common::{Read, read};
+use crate::{
+    common::{Read, read},
+    priorityclass::system_classes,
+};
 
 /// Namespaces that every cluster has; they cannot be deleted but for the last, which comes back.
 pub const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -30,7 +33,8 @@ const AUTO_UPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 /// The first write that failed.
 pub async fn bootstrap(engine: &Arc<Engine>) -> Result<(), Status> {
     let namespaces = NAMESPACES.map(|name| (GroupResource::new("", "namespaces"), namespace(name)));
-    let classes = priority_classes().map(|class| (GroupResource::new("scheduling.k8s.io", "priorityclasses"), class));
+    let to_classes = |class| (GroupResource::new("scheduling.k8s.io", "priorityclasses"), class);
+    let classes = system_classes().into_iter().map(to_classes);
     stream::iter(namespaces.into_iter().chain(classes).map(|(gr, object)| make(engine, gr, object)))
         .buffer_unordered(PARALLEL)
         .try_collect::<()>()
@@ -160,21 +164,6 @@ fn selected(selector: &Value, role: &Value) -> bool {
 
 fn namespace(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-}
-
-fn priority_classes() -> [Value; 2] {
-    let class = |name: &str, value: i64, description: &str| {
-        json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
-            "value": value, "description": description, "preemptionPolicy": "PreemptLowerPriority"})
-    };
-    [
-        class("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
-        class(
-            "system-cluster-critical",
-            2_000_000_000,
-            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
-        ),
-    ]
 }
 
 #[cfg(test)]

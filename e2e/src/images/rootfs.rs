@@ -72,7 +72,8 @@ pub fn nginx(root: &Path, scratch: &Path) -> anyhow::Result<()> {
     copy(&program, &root.join("usr/sbin/nginx"))?;
     for library in libraries(&program, scratch)? {
         let kept = library.trim_start_matches('/');
-        let inside = kept.split_once("/lib/").filter(|_| !kept.starts_with("lib")).map_or(kept.to_owned(), |(_, rest)| format!("lib/{rest}"));
+        let inside =
+            kept.split_once("/lib/").filter(|_| !kept.starts_with("lib")).map_or(kept.to_owned(), |(_, rest)| format!("lib/{rest}"));
         copy(Path::new(&library), &root.join(inside))?;
     }
     for dir in ["etc/nginx", "usr/share/nginx/html", "var/lib/nginx", "var/log/nginx"] {

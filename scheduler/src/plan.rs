@@ -183,3 +183,103 @@ fn after_preemption(cycle: &Cycle<'_>, diagnosis: Diagnosis, resolvable: &[Slot]
 fn refused(message: String, plugins: BTreeSet<&'static str>, nomination: Nomination) -> Outcome {
     Outcome::Refused(Box::new(Refused { message, plugins, nomination }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::World;
+    use serde_json::{Value, json};
+
+    fn world() -> World {
+        let mut world = World::default();
+        world.node("a", json!({"zone": "z1"}));
+        world.node("b", json!({"zone": "z2"}));
+        world
+    }
+
+    fn asking(cpu: &str) -> Value {
+        json!({"metadata": {"name": "new"}, "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}})
+    }
+
+    fn message(outcome: Outcome) -> String {
+        match outcome {
+            Outcome::Refused(refused) => refused.message,
+            Outcome::Bind(node) => panic!("bound to {node}"),
+        }
+    }
+
+    #[test]
+    fn nodes_are_refused_in_upstreams_words() {
+        let mut world = world();
+        world.set(&json!({"metadata": {"name": "c"}, "spec": {"unschedulable": true, "taints": [{"key": "k", "effect": "NoSchedule"}]}}));
+        world.set(&json!({"metadata": {"name": "d"}, "spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}}));
+        world.bound("full", "a", asking("4"));
+        let not_helpful = |n: usize| format!("{n} Preemption is not helpful for scheduling");
+        let pinned = json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["d"]}]});
+        let mut to_d = json!({"metadata": {"name": "new"}});
+        to_d["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"] = json!([pinned]);
+        let claim = json!({"spec": {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}});
+        let table = [
+            (
+                asking("5"),
+                "2 Insufficient cpu, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable".to_owned(),
+                not_helpful(4),
+            ),
+            (
+                json!({"spec": {"nodeSelector": {"zone": "z9"}}}),
+                "1 node(s) had untolerated taint(s), 1 node(s) were unschedulable, 2 node(s) didn't match Pod's node affinity/selector"
+                    .to_owned(),
+                not_helpful(4),
+            ),
+            (to_d, "1 node(s) had untolerated taint(s), 3 node(s) didn't satisfy plugin(s) [NodeAffinity]".to_owned(), not_helpful(4)),
+            (claim, "persistentvolumeclaim \"data\" not found".to_owned(), not_helpful(4)),
+        ];
+        for (ask, reasons, preemption) in table {
+            let mut parts: Vec<&str> = reasons.split(", ").collect();
+            parts.sort_unstable();
+            let want = format!("0/4 nodes are available: {}. preemption: 0/4 nodes are available: {preemption}.", parts.join(", "));
+            assert_eq!(message(world.plan(&ask, 0)), want, "{ask}");
+        }
+        assert_eq!(message(World::default().plan(&asking("1"), 0)), "no nodes available to schedule pods");
+    }
+
+    #[test]
+    fn the_emptier_node_is_taken_and_dice_break_ties() {
+        let mut world = world();
+        assert_eq!(world.plan(&asking("1"), 0), Outcome::Bind("a".into()));
+        assert_eq!(world.plan(&asking("1"), 1), Outcome::Bind("b".into()));
+        world.bound("one", "b", asking("1"));
+        for dice in 0..4 {
+            assert_eq!(world.plan(&asking("1"), dice), Outcome::Bind("a".into()));
+        }
+    }
+
+    #[test]
+    fn siblings_are_spread_by_default() {
+        let mut world = world();
+        world.bound("web", "a", json!({"metadata": {"labels": {"app": "web"}}}));
+        // As full as a, but with strangers.
+        world.bound("db", "b", json!({"metadata": {"labels": {"app": "db"}}}));
+        let siblings = api::selector::Labels::parse("app=web").unwrap();
+        for dice in 0..4 {
+            let outcome = world.plan_with(&json!({"metadata": {"name": "new", "labels": {"app": "web"}}}), dice, Some(siblings.clone()));
+            assert_eq!(outcome, Outcome::Bind("b".into()));
+        }
+    }
+
+    #[test]
+    fn nominated_pods_count_for_the_weaker_only() {
+        let mut world = world();
+        world.bound("full", "a", asking("4"));
+        let with_priority = |name: &str, priority: i32| {
+            let mut pod = asking("3");
+            pod["metadata"]["name"] = name.into();
+            pod["spec"]["priority"] = priority.into();
+            pod
+        };
+        world.nominate(&with_priority("expected", 5), "b");
+        assert!(message(world.plan(&with_priority("weak", 0), 0)).starts_with("0/2 nodes are available: 2 Insufficient cpu."));
+        assert_eq!(world.plan(&with_priority("strong", 9), 0), Outcome::Bind("b".into()));
+        assert_eq!(world.plan(&with_priority("expected", 5), 0), Outcome::Bind("b".into()), "it does not stand in its own way");
+    }
+}

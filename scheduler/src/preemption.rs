@@ -134,3 +134,92 @@ impl PartialEq for Preemption {
         self.node == other.node && self.victims.iter().map(|v| &v.key).eq(other.victims.iter().map(|v| &v.key))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        plan::{Nomination, Outcome},
+        tests::World,
+    };
+    use serde_json::{Value, json};
+
+    fn asking(priority: i32, cpu: &str) -> Value {
+        let containers = json!([{"name": "c", "resources": {"requests": {"cpu": cpu}}}]);
+        json!({"metadata": {"name": "new"}, "spec": {"priority": priority, "containers": containers}})
+    }
+
+    /// (pod, node, priority, cpu)
+    fn world(pods: &[(&str, &str, i32, &str)]) -> World {
+        let mut world = World::default();
+        world.node("a", json!({}));
+        world.node("b", json!({}));
+        for (name, node, priority, cpu) in pods {
+            world.bound(name, node, asking(*priority, cpu));
+        }
+        world
+    }
+
+    fn victims(outcome: Outcome) -> Result<(String, Vec<String>), String> {
+        let Outcome::Refused(refused) = outcome else { panic!("{outcome:?}") };
+        match refused.nomination {
+            Nomination::Preempt(p) => Ok((p.node, p.victims.iter().map(|v| v.key.name.clone()).collect())),
+            _ => Err(refused.message.split_once("preemption: ").unwrap().1.to_owned()),
+        }
+    }
+
+    #[test]
+    fn the_least_is_lost() {
+        let some = |node: &str, names: &[&str]| Ok((node.to_owned(), names.iter().map(|n| (*n).to_owned()).collect()));
+        let no = "0/2 nodes are available: 2 No preemption victims found for incoming pod.".to_owned();
+        let table = [
+            // The lower of the highest priorities goes.
+            (vec![("x", "a", 3, "4"), ("y", "b", 2, "4")], asking(5, "4"), some("b", &["y"])),
+            // One is less than two.
+            (vec![("x", "a", 2, "2"), ("y", "a", 2, "2"), ("z", "b", 2, "4")], asking(5, "4"), some("b", &["z"])),
+            // Who may stay, stays, the most important first.
+            (vec![("x", "a", 1, "2"), ("y", "a", 2, "2"), ("z", "b", 9, "4")], asking(5, "2"), some("a", &["x"])),
+            (vec![("x", "a", 5, "4"), ("y", "b", 9, "4")], asking(5, "1"), Err(no)),
+        ];
+        for (pods, ask, want) in table {
+            for dice in 0..2 {
+                assert_eq!(victims(world(&pods).plan(&ask, dice)), want, "{pods:?} {dice}");
+            }
+        }
+    }
+
+    #[test]
+    fn those_who_must_not_do_not() {
+        let mut never = asking(5, "4");
+        never["spec"]["preemptionPolicy"] = "Never".into();
+        let mut world = world(&[("x", "a", 1, "4"), ("y", "b", 9, "4")]);
+        assert_eq!(victims(world.plan(&never, 0)), Err("not eligible due to preemptionPolicy=Never.".into()));
+    }
+
+    #[test]
+    fn victims_that_are_leaving_are_waited_for() {
+        let mut world = world(&[("y", "b", 9, "4")]);
+        let mut leaving = asking(1, "4");
+        leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        leaving["status"]["conditions"] = json!([{"type": "DisruptionTarget", "status": "True", "reason": VICTIM_REASON}]);
+        world.bound("x", "a", leaving);
+        let mut nominated = asking(5, "4");
+        nominated["status"]["nominatedNodeName"] = "a".into();
+        assert_eq!(victims(world.plan(&nominated, 0)), Err("not eligible due to a terminating pod on the nominated node.".into()));
+    }
+
+    #[test]
+    fn anti_affinity_can_be_resolved_too() {
+        let mut world = world(&[]);
+        let labels = json!({"app": "db"});
+        for (name, node) in [("x", "a"), ("y", "b")] {
+            let mut db = asking(if name == "x" { 1 } else { 2 }, "1");
+            db["metadata"]["labels"] = labels.clone();
+            world.bound(name, node, db);
+        }
+        let mut far = asking(5, "1");
+        far["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] =
+            json!([{"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": labels}}]);
+        assert_eq!(victims(world.plan(&far, 0)), Ok(("a".into(), vec!["x".into()])));
+    }
+}

@@ -83,7 +83,8 @@ impl Matcher {
     }
 
     pub fn matches(&self, namespace: &str, labels: Option<&Map>, terminating: bool, all: &Namespaces) -> bool {
-        !self.terms.is_empty() && !(terminating && self.skip_terminating) && self.terms.iter().all(|t| t.matches(namespace, labels, all))
+        let passed_over = self.terms.is_empty() || (terminating && self.skip_terminating);
+        !passed_over && self.terms.iter().all(|t| t.matches(namespace, labels, all))
     }
 
     /// A namespace that all matching pods are in, if there is just one that is known by name.

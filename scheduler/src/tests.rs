@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::k8s::api::core::v1::{Node, Pod};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::{
@@ -62,8 +63,16 @@ impl World {
         self.table.take_pod(&api::Key::new("default", name));
     }
 
+    pub fn nominate(&mut self, said: &Value, node: &str) {
+        self.table.nominate(&Arc::new(pod(said)), Some(node));
+    }
+
     pub fn plan(&mut self, said: &Value, dice: u64) -> Outcome {
-        let ask = Ask::new(&mut self.table, Arc::new(pod(said)), None);
+        self.plan_with(said, dice, None)
+    }
+
+    pub fn plan_with(&mut self, said: &Value, dice: u64, siblings: Option<api::selector::Labels>) -> Outcome {
+        let ask = Ask::new(&mut self.table, Arc::new(pod(said)), siblings);
         let class = self.memo.class(&self.table, &ask);
         plan(&self.table, class, &ask, dice)
     }
@@ -103,4 +112,95 @@ fn merge(into: &mut Value, from: &Value) {
         }
         (into, from) => *into = from.clone(),
     }
+}
+
+/// One thing that happens in a cluster.
+#[derive(Clone, Debug)]
+enum Step {
+    Node { name: u8, cpu: i64, cordoned: bool },
+    NodeGone(u8),
+    Pod { cpu: i64, port: Option<i32>, app: u8, far: bool, spread: bool },
+    PodGone(u8),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        2 => (0..5u8, 1..6i64, any::<bool>()).prop_map(|(name, cpu, cordoned)| Step::Node { name, cpu, cordoned }),
+        1 => (0..5u8).prop_map(Step::NodeGone),
+        6 => (0..4i64, proptest::option::of(80..82i32), 0..2u8, any::<bool>(), any::<bool>())
+            .prop_map(|(cpu, port, app, far, spread)| Step::Pod { cpu, port, app, far, spread }),
+        2 => any::<u8>().prop_map(Step::PodGone),
+    ];
+    proptest::collection::vec(step, 1..60)
+}
+
+fn pod_json(name: usize, step: &Step) -> Value {
+    let Step::Pod { cpu, port, app, far, spread } = step else { panic!("no pod") };
+    let labels = json!({"app": app.to_string()});
+    let ports: Vec<Value> = port.iter().map(|p| json!({"containerPort": p, "hostPort": p})).collect();
+    let containers = json!([{"name": "c", "image": "i", "ports": ports, "resources": {"requests": {"cpu": cpu.to_string()}}}]);
+    let mut out = json!({"metadata": {"name": format!("p{name}"), "labels": labels}, "spec": {"containers": containers}});
+    let selector = json!({"matchLabels": labels});
+    if *far {
+        out["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] =
+            json!([{"topologyKey": "zone", "labelSelector": selector}]);
+    }
+    if *spread {
+        out["spec"]["topologySpreadConstraints"] =
+            json!([{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": selector}]);
+    }
+    out
+}
+
+proptest! {
+    /// Whatever happens: no node takes more than it has, no port is had twice, and what is remembered is what a fresh look says.
+    #[test]
+    fn nodes_are_never_overfilled(steps in steps(), dice in any::<u64>()) {
+        let mut world = World::default();
+        let mut bound: Vec<(String, String, Value)> = Vec::new();
+        // A node that shrinks under its pods is over its capacity without our doing.
+        let mut sizes = std::collections::HashMap::new();
+        for (at, step) in steps.iter().enumerate() {
+            match step {
+                Step::Node { name, cpu, cordoned } => {
+                    let cpu = *sizes.entry(*name).or_insert(*cpu);
+                    world.set(&json!({"metadata": {"name": format!("n{name}"), "labels": {"zone": (name % 3).to_string()}},
+                        "spec": {"unschedulable": cordoned}, "status": {"allocatable": {"cpu": cpu.to_string(), "memory": "8Gi", "pods": "3"}}}));
+                }
+                Step::NodeGone(name) => drop(world.table.remove_node(&format!("n{name}"))),
+                Step::Pod { .. } => {
+                    let said = pod_json(at, step);
+                    let outcome = world.plan(&said, dice);
+                    prop_assert_eq!(&outcome, &afresh(&world, &bound, &said, dice), "{:?}", step);
+                    if let Outcome::Bind(node) = outcome {
+                        world.table.assume(Arc::new(pod(&said)), &node);
+                        bound.push((format!("p{at}"), node, said));
+                    }
+                }
+                Step::PodGone(which) if !bound.is_empty() => {
+                    let (name, ..) = bound.remove(usize::from(*which) % bound.len());
+                    world.unbound(&name);
+                }
+                Step::PodGone(_) => {}
+            }
+            for row in world.table.nodes() {
+                prop_assert!(row.used.milli_cpu <= row.facts.allocatable.milli_cpu, "{}", row.name());
+                prop_assert!(row.pods.len() <= 3);
+                let twice = row.ports.iter().enumerate().any(|(i, p)| row.ports.iter().skip(i + 1).any(|q| p.conflicts(q)));
+                prop_assert!(!twice, "{:?}", row.ports);
+            }
+        }
+    }
+}
+
+/// The answer of a table that was just built from the same nodes and pods, in the same order.
+fn afresh(world: &World, bound: &[(String, String, Value)], said: &Value, dice: u64) -> Outcome {
+    let mut fresh = World::default();
+    for row in world.table.nodes() {
+        fresh.table.set_node((*row.facts).clone());
+    }
+    for (_, node, said) in bound {
+        fresh.table.put_pod(Arc::new(pod(said)), node);
+    }
+    fresh.plan(said, dice)
 }

@@ -1,0 +1,213 @@
+//! The scheduler beside the real API server over the memory store, in one process, with the rights it has in a cluster.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use api::{
+    k8s::api::core::v1::{Event, Node, Pod, ServiceAccount},
+    task::Group,
+};
+use apiserver::{
+    certs::{Certs, ServingNames},
+    engine::Engine,
+    identity::{Peer, User},
+    serve::in_process,
+};
+use client::kube::{
+    Api, Client,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
+use kinds::auth::{self, Tokens};
+use serde_json::{Value, json};
+
+const BOUND: Duration = Duration::from_secs(30);
+
+struct Room {
+    admin: Client,
+    group: Group,
+}
+
+impl Room {
+    async fn new() -> Self {
+        let _ = tracing_subscriber::fmt().with_test_writer().try_init();
+        let dir = tempfile::tempdir().unwrap();
+        let certs =
+            Certs::open(dir.path(), &ServingNames::standard("host", &[IpAddr::from([127, 0, 0, 1])], None, "cluster.local")).unwrap();
+        let tokens = Arc::new(Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public()).unwrap());
+        let config = kinds::Config {
+            service_cidr: "10.96.0.0/16".parse().unwrap(),
+            node_ports: 30000..=32767,
+            cluster_domain: "cluster.local".into(),
+        };
+        let (group, store) = (Group::new(), Arc::new(store::memory::Memory::new()));
+        let engine = Engine::new(store, kinds::all(&config, &tokens), auth::gates(&tokens), group.clone());
+        engine.set_schemas(kinds::schema::shapes());
+        engine.ready().await;
+        Box::pin(auth::bootstrap(&engine)).await.unwrap();
+        let client = |name: &str, groups: &[&str]| {
+            let user = User { name: name.into(), groups: groups.iter().map(|g| (*g).to_owned()).collect(), ..User::default() };
+            Client::new(in_process(apiserver::service(engine.clone()), Peer { certificate: Some(user), address: None }), "default")
+        };
+        let admin = client("admin", &["system:masters"]);
+        let account = serde_json::from_value::<ServiceAccount>(json!({"metadata": {"name": "default"}})).unwrap();
+        Api::<ServiceAccount>::namespaced(admin.clone(), "default").create(&PostParams::default(), &account).await.unwrap();
+        let caches = client::Caches::new(client("system:kube-controller-manager", &[]), group.clone());
+        scheduler::start(client("system:kube-scheduler", &[]), &caches, &group);
+        Self { admin, group }
+    }
+
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.admin.clone(), "default")
+    }
+
+    async fn node(&self, name: &str, cpu: &str) {
+        let allocatable = json!({"cpu": cpu, "memory": "8Gi", "pods": "110"});
+        let node = json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}});
+        let (node, nodes) = (serde_json::from_value::<Node>(node).unwrap(), Api::<Node>::all(self.admin.clone()));
+        nodes.create(&PostParams::default(), &node).await.unwrap();
+        let status = Patch::Merge(json!({"status": {"allocatable": allocatable}}));
+        nodes.patch_status(name, &PatchParams::default(), &status).await.unwrap();
+    }
+
+    async fn pod(&self, name: &str, cpu: &str, mut spec: Value) {
+        spec["containers"] = json!([{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]);
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec})).unwrap();
+        self.pods().create(&PostParams::default(), &pod).await.unwrap();
+    }
+
+    async fn until<T>(&self, what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+        let waited = tokio::time::timeout(BOUND, async {
+            loop {
+                if let Some(found) = look().await {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        match waited.await {
+            Ok(found) => found,
+            Err(_) => panic!("{what}: not in time; told was {:#?}", self.all_told().await),
+        }
+    }
+
+    async fn node_of(&self, pod: &str) -> String {
+        self.until(&format!("{pod} is bound"), async || self.pods().get(pod).await.unwrap().spec.unwrap().node_name).await
+    }
+
+    async fn all_told(&self) -> Vec<(Option<String>, Option<String>)> {
+        let events = Api::<Event>::namespaced(self.admin.clone(), "default").list(&ListParams::default()).await.unwrap();
+        events.items.into_iter().map(|e| (e.involved_object.name, e.message)).collect()
+    }
+
+    /// The message of the pod's newest event of this reason.
+    async fn told(&self, pod: &str, reason: &str, message: &str) {
+        let events = Api::<Event>::namespaced(self.admin.clone(), "default");
+        self.until(&format!("{pod} is told {reason:?} {message:?}"), async || {
+            let all = events.list(&ListParams::default()).await.unwrap();
+            let mut about = all.items.into_iter().filter(|e| e.involved_object.name.as_deref() == Some(pod));
+            about.find(|e| e.reason.as_deref() == Some(reason) && e.message.as_deref() == Some(message))
+        })
+        .await;
+    }
+
+    async fn condition(&self, pod: &str, kind: &str) -> (String, String, String) {
+        self.until(&format!("{pod} has condition {kind}"), async || {
+            let status = self.pods().get(pod).await.unwrap().status?;
+            let condition = status.conditions?.into_iter().find(|c| c.type_ == kind)?;
+            Some((condition.status, condition.reason.unwrap_or_default(), condition.message.unwrap_or_default()))
+        })
+        .await
+    }
+
+    async fn end(self) {
+        assert!(self.group.drain(BOUND).await);
+    }
+}
+
+#[tokio::test]
+async fn a_pod_waits_for_a_node_and_is_bound() {
+    let room = Room::new().await;
+    room.pod("p", "1", json!({})).await;
+    room.told("p", "FailedScheduling", "no nodes available to schedule pods").await;
+    let (status, reason, message) = room.condition("p", "PodScheduled").await;
+    assert_eq!((status.as_str(), reason.as_str(), message.as_str()), ("False", "Unschedulable", "no nodes available to schedule pods"));
+    room.node("n1", "4").await;
+    assert_eq!(room.node_of("p").await, "n1");
+    room.told("p", "Scheduled", "Successfully assigned default/p to n1").await;
+    assert_eq!(room.condition("p", "PodScheduled").await.0, "True");
+    room.end().await;
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_told_and_tried_again_when_room_is_made() {
+    let room = Room::new().await;
+    room.node("n1", "2").await;
+    room.pod("first", "2", json!({})).await;
+    assert_eq!(room.node_of("first").await, "n1");
+    room.pod("second", "1", json!({})).await;
+    let message =
+        "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
+    room.told("second", "FailedScheduling", message).await;
+    room.pod("elsewhere", "1", json!({"schedulerName": "other"})).await;
+    room.pods().delete("first", &DeleteParams::default().grace_period(0)).await.unwrap();
+    assert_eq!(room.node_of("second").await, "n1");
+    assert_eq!(room.pods().get("elsewhere").await.unwrap().spec.unwrap().node_name, None);
+    room.end().await;
+}
+
+#[tokio::test]
+async fn the_stronger_pod_takes_the_room_of_the_weaker() {
+    let room = Room::new().await;
+    room.node("n1", "2").await;
+    room.pod("weak", "2", json!({})).await;
+    assert_eq!(room.node_of("weak").await, "n1");
+    room.pod("strong", "1", json!({"priorityClassName": "system-node-critical"})).await;
+    let (status, reason, _) = room.condition("weak", "DisruptionTarget").await;
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "PreemptionByScheduler"));
+    room.told("strong", "FailedScheduling", "0/1 nodes are available: 1 Insufficient cpu.").await;
+    let strong = room.until("strong is nominated", async || {
+        Some(room.pods().get("strong").await.unwrap()).filter(|p| p.status.as_ref().unwrap().nominated_node_name.as_deref() == Some("n1"))
+    });
+    let uid = strong.await.metadata.uid.unwrap();
+    room.told("weak", "Preempted", &format!("Preempted by pod {uid} on node n1")).await;
+    room.until("weak is being deleted", async || room.pods().get("weak").await.unwrap().metadata.deletion_timestamp).await;
+    // As the kubelet does when the containers have ended.
+    room.pods().delete("weak", &DeleteParams::default().grace_period(0)).await.unwrap();
+    assert_eq!(room.node_of("strong").await, "n1");
+    room.end().await;
+}
+
+#[tokio::test]
+async fn gated_pods_wait_for_their_gates() {
+    let room = Room::new().await;
+    room.node("n1", "2").await;
+    room.pod("gated", "1", json!({"schedulingGates": [{"name": "example.com/g"}]})).await;
+    room.pod("open", "1", json!({})).await;
+    assert_eq!(room.node_of("open").await, "n1");
+    assert_eq!(room.condition("gated", "PodScheduled").await.1, "SchedulingGated");
+    let mut gated = room.pods().get("gated").await.unwrap();
+    gated.spec.as_mut().unwrap().scheduling_gates = None;
+    room.pods().replace("gated", &PostParams::default(), &gated).await.unwrap();
+    assert_eq!(room.node_of("gated").await, "n1");
+    room.end().await;
+}
+
+#[tokio::test]
+async fn a_burst_fills_nodes_and_overfills_none() {
+    let room = Room::new().await;
+    for at in 0..4 {
+        room.node(&format!("n{at}"), "2").await;
+    }
+    for at in 0..42 {
+        room.pod(&format!("p{at:02}"), "200m", json!({})).await;
+    }
+    let bound = room.until("40 pods are bound", async || {
+        let all = room.pods().list(&ListParams::default()).await.unwrap();
+        let bound: Vec<String> = all.items.into_iter().filter_map(|p| p.spec?.node_name).collect();
+        (bound.len() >= 40).then_some(bound)
+    });
+    let bound = bound.await;
+    for at in 0..4 {
+        assert_eq!(bound.iter().filter(|n| **n == format!("n{at}")).count(), 10);
+    }
+    room.end().await;
+}

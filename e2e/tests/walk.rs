@@ -5,12 +5,28 @@
 
 #[path = "walk/aboard.rs"]
 mod aboard;
+#[path = "walk/again.rs"]
+mod again;
 #[path = "walk/cluster.rs"]
 mod cluster;
+#[path = "walk/life.rs"]
+mod life;
+#[path = "walk/nodes.rs"]
+mod nodes;
 #[path = "walk/objects.rs"]
 mod objects;
+#[path = "walk/pods.rs"]
+mod pods;
+#[path = "walk/rollouts.rs"]
+mod rollouts;
+#[path = "walk/services.rs"]
+mod services;
+#[path = "walk/sets.rs"]
+mod sets;
 #[path = "walk/terminal.rs"]
 mod terminal;
+#[path = "walk/volumes.rs"]
+mod volumes;
 #[path = "walk/writing.rs"]
 mod writing;
 
@@ -32,6 +48,35 @@ const OBJECTS: &[aboard::Topic] = &[
     ("access", objects::access),
 ];
 
+/// What needs a node: root, containerd, iptables.
+const PODS: &[aboard::Topic] = &[
+    ("first-pod", pods::first_pod),
+    ("exec", pods::exec),
+    ("port-forward", pods::port_forward),
+    ("replication-controller", sets::replication_controller),
+    ("replica-set", sets::replica_set),
+    ("rollout", rollouts::rollout),
+    ("recreate", rollouts::recreate),
+    ("surge", rollouts::surge),
+    ("bad-image", rollouts::bad_image),
+    ("readiness", life::readiness),
+    ("liveness", life::liveness),
+    ("node-port", services::node_port),
+    ("cluster-ip", services::cluster_ip),
+    ("other-types", services::other_types),
+    ("logs", pods::logs),
+    ("cp", pods::cp),
+    ("init-and-hooks", life::init_and_hooks),
+    ("host", life::host),
+    ("environment", life::environment),
+    ("volumes", volumes::volumes),
+    ("account", volumes::account),
+    ("node", nodes::look),
+    ("taint", nodes::taint),
+    ("drain", nodes::drain),
+    ("restart", again::restart),
+];
+
 #[test]
 fn objects_with_kubectl_1_20() {
     aboard::walk(Place::Server, Kubectl::Old, &[OBJECTS]);
@@ -40,4 +85,14 @@ fn objects_with_kubectl_1_20() {
 #[test]
 fn objects_with_the_newer_kubectl() {
     aboard::walk(Place::Server, Kubectl::Newer, &[OBJECTS]);
+}
+
+#[test]
+fn a_node_with_kubectl_1_20() {
+    aboard::walk(Place::Node, Kubectl::Old, &[OBJECTS, PODS]);
+}
+
+#[test]
+fn a_node_with_the_newer_kubectl() {
+    aboard::walk(Place::Node, Kubectl::Newer, &[OBJECTS, PODS]);
 }

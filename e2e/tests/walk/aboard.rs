@@ -1,13 +1,19 @@
 //! A place to walk (a server, or a whole node) and a kubectl -> the topics walked in order, and everything cleaned up.
 
 use std::{
-    fs,
+    fs::{self, File},
     panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
 };
 
-use e2e::{Options, Server, images::debian, tools};
+pub use e2e::free_port;
+use e2e::{
+    Options, Server,
+    images::{self, debian},
+    tools,
+};
+use tokio::runtime::Runtime;
 
 use crate::terminal::Terminal;
 
@@ -27,14 +33,31 @@ pub enum Kubectl {
 pub enum Place {
     /// The control plane alone.
     Server,
+    /// Control plane and node, with the images imported.
+    Node,
 }
+
+/// Bridges, rules and ports are the machine's: one node at a time, whoever starts it. The file stays, its lock goes with the value.
+const NODE_LOCK: &str = "/tmp/skiff-node-test.lock";
+/// Where our containerd listens, below the data directory.
+const CONTAINERD: &str = "agent/run/containerd/containerd.sock";
+/// Apart from what a cluster of the developer's own uses.
+const NODE_FLAGS: &[&str] = &[
+    "--node-name=walk-node",
+    "--cluster-cidr=10.77.0.0/16",
+    "--service-cluster-ip-range=10.99.0.0/16",
+    "--service-node-port-range=31000-32999",
+];
 
 /// Starts, walks, and cleans up, also after a failure. Panics at the end if a topic failed.
 pub fn walk(place: Place, kubectl: Kubectl, parts: &[&[Topic]]) {
     let program = program(kubectl);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    // Given back after the server was reset: it is dropped last.
+    let _one = (place == Place::Node).then(one_node);
     let server = match place {
         Place::Server => runtime.block_on(Server::start(Options::default())),
+        Place::Node => node(&runtime),
     };
     let terminal = Terminal::new(server, runtime, kubectl, &program);
     let wanted = std::env::var("WALK").unwrap_or_default();
@@ -43,6 +66,23 @@ pub fn walk(place: Place, kubectl: Kubectl, parts: &[&[Topic]]) {
     let failed: Vec<&str> = topics.filter(|topic| !walk_topic(&terminal, topic)).map(|(name, _)| *name).collect();
     terminal.server.borrow().assert_sound();
     assert!(failed.is_empty(), "with {kubectl:?} kubectl these topics failed: {}", failed.join(", "));
+}
+
+fn one_node() -> File {
+    let file = File::options().create(true).append(true).open(NODE_LOCK).expect("a lock file in /tmp");
+    file.lock().expect("a file can be locked");
+    file
+}
+
+/// A node that has the images.
+fn node(runtime: &Runtime) -> Server {
+    let args = NODE_FLAGS.iter().map(|flag| (*flag).to_owned()).collect();
+    let server = runtime.block_on(Server::up(Options { args, ..Options::default() }));
+    let archives = images::make(&server.scratch().join("images")).unwrap_or_else(|error| panic!("no images: {error:#}"));
+    for archive in archives {
+        images::import(&server.data_dir().join(CONTAINERD), Path::new(&archive)).unwrap_or_else(|error| panic!("{error:#}"));
+    }
+    server
 }
 
 /// False if a step failed; it has been told then, with the state of the cluster.

@@ -5,7 +5,7 @@ use std::{
     fmt, fs,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -110,6 +110,18 @@ impl Terminal {
         command.stdout(file.try_clone().expect("a file can be shared")).stderr(file);
         let child = command.spawn().expect("there is a shell");
         Ongoing { terminal: self, child, line: line.into(), output }
+    }
+
+    /// SIGTERM to skiff, until it has ended.
+    pub fn stop_skiff(&self) -> ExitStatus {
+        let mut server = self.server.borrow_mut();
+        self.runtime.block_on(server.stop())
+    }
+
+    /// Starts skiff again where it was.
+    pub fn start_skiff(&self) {
+        let mut server = self.server.borrow_mut();
+        self.runtime.block_on(server.restart());
     }
 
     /// Runs a line once, whatever comes of it.

@@ -1,0 +1,71 @@
+//! Volumes: settings and secrets that change under a running pod, downward facts, and the account's token at work.
+
+use crate::terminal::Terminal;
+
+const POD: &str = "---
+{apiVersion: v1, kind: Pod, metadata: {name: reader, labels: {app: reader}, annotations: {note: first}}, spec: {
+  terminationGracePeriodSeconds: 1, serviceAccountName: robot,
+  containers: [{name: c, image: 'busybox:1.35', command: [sleep, '3600'], volumeMounts: [
+    {name: settings, mountPath: /settings}, {name: login, mountPath: /login, readOnly: true}, {name: facts, mountPath: /facts},
+    {name: one, mountPath: /one/file, subPath: colour}, {name: shared, mountPath: /shared}, {name: ram, mountPath: /ram}]},
+    {name: d, image: 'busybox:1.35', command: [sleep, '3600'], volumeMounts: [{name: shared, mountPath: /shared}]}],
+  volumes: [
+    {name: settings, configMap: {name: settings}},
+    {name: one, configMap: {name: settings}},
+    {name: login, secret: {secretName: login, defaultMode: 0400}},
+    {name: shared, emptyDir: {}}, {name: ram, emptyDir: {medium: Memory}},
+    {name: facts, downwardAPI: {items: [
+      {path: labels, fieldRef: {fieldPath: metadata.labels}}, {path: note, fieldRef: {fieldPath: \"metadata.annotations['note']\"}}]}}]}}
+";
+
+pub fn volumes(t: &Terminal) {
+    t.run("kubectl create configmap settings --from-literal=colour=blue --from-literal=size=big");
+    t.run("kubectl create serviceaccount robot");
+    t.file("reader.yaml", POD);
+    t.run("kubectl create -f reader.yaml");
+    // The secret is not there yet: the pod waits for it.
+    t.until("kubectl describe pod reader", "FailedMount .*secret \"login\" not found");
+    t.run("kubectl get pod reader").matches("^reader +0/2 +ContainerCreating ");
+    t.run("kubectl create secret generic login --from-literal=password=s3cret");
+    t.run("kubectl wait --for=condition=Ready pod/reader --timeout=180s");
+    t.run("kubectl exec reader -c c -- cat /settings/colour /settings/size /one/file").matches(r"\Abluebigblue\z");
+    t.run("kubectl exec reader -c c -- cat /login/password").matches(r"\As3cret\z");
+    t.run("kubectl exec reader -c c -- stat -L -c %a /login/password").matches("^400$");
+    t.fails("kubectl exec reader -c c -- sh -c 'echo x > /login/password'").expect("Read-only file system");
+    t.run("kubectl exec reader -c c -- cat /facts/labels /facts/note").matches("^app=\"reader\"").expect("first");
+    t.run("kubectl exec reader -c c -- sh -c 'echo both > /shared/file; mount | grep /ram'").expect("tmpfs");
+    t.run("kubectl exec reader -c d -- cat /shared/file").matches("^both$");
+    // What changes there changes here, but not below a subPath.
+    t.run("kubectl patch configmap settings -p '{\"data\":{\"colour\":\"red\",\"size\":null}}'");
+    t.run("kubectl patch secret login -p '{\"stringData\":{\"password\":\"changed\"}}'");
+    t.run("kubectl label pod reader seen=yes");
+    t.until("kubectl exec reader -c c -- cat /settings/colour", r"\Ared\z");
+    t.until("kubectl exec reader -c c -- cat /login/password", r"\Achanged\z");
+    t.until("kubectl exec reader -c c -- cat /facts/labels", "^seen=\"yes\"");
+    t.run("kubectl exec reader -c c -- ls /settings").lacks("size");
+    t.run("kubectl exec reader -c c -- cat /one/file").matches(r"\Ablue\z");
+    t.run("kubectl delete pod reader");
+}
+
+pub fn account(t: &Terminal) {
+    t.run("kubectl create serviceaccount robot");
+    t.run("kubectl create role reader --verb=get,list --resource=pods");
+    t.run("kubectl create rolebinding read --role=reader --serviceaccount=account:robot");
+    let overrides = r#"{"spec":{"serviceAccountName":"robot","terminationGracePeriodSeconds":1}}"#;
+    t.run(&format!("kubectl run inside --image=busybox:1.35 --overrides='{overrides}' --command -- sleep 3600"));
+    t.run("kubectl wait --for=condition=Ready pod/inside --timeout=90s");
+    let home = "/var/run/secrets/kubernetes.io/serviceaccount";
+    t.run(&format!("kubectl exec inside -- ls {home}")).matches("^ca.crt$").matches("^namespace$").matches("^token$");
+    t.run(&format!("kubectl exec inside -- cat {home}/namespace")).matches(r"\Aaccount\z");
+    t.run(&format!("kubectl exec inside -- cat {home}/ca.crt")).expect("BEGIN CERTIFICATE");
+    let ask = |path: &str| {
+        format!(
+            "kubectl exec inside -- sh -c 'wget -qO- -T 10 --no-check-certificate --header \"Authorization: Bearer $(cat {home}/token)\" \
+             https://kubernetes.default.svc/{path} 2>&1'"
+        )
+    };
+    t.until(&ask("api/v1/namespaces/account/pods/inside"), "\"kind\": ?\"Pod\"").expect("inside");
+    t.fails(&ask("api/v1/namespaces/account/secrets")).expect("403");
+    t.fails("kubectl exec inside -- sh -c 'wget -qO- -T 10 --no-check-certificate https://kubernetes.default.svc/api/v1/pods 2>&1'")
+        .matches("401|403");
+}

@@ -86,13 +86,12 @@ impl PodInfo {
 
     /// True if it takes the place of the other in the node table without any count changing.
     pub fn weighs_like(&self, other: &Self) -> bool {
-        let affinity = |p: &Self| p.spec().and_then(|s| s.affinity.clone());
         self.terminating == other.terminating
             && self.requests == other.requests
             && self.non_zero == other.non_zero
             && self.ports == other.ports
             && self.labels() == other.labels()
-            && (self.affinity.is_none() && other.affinity.is_none() || affinity(self) == affinity(other))
+            && self.spec().map(|s| &s.affinity) == other.spec().map(|s| &s.affinity)
     }
 
     /// Equal for pods that every node treats alike, other pods aside.

@@ -30,7 +30,7 @@ pub struct Queue {
     ready: BinaryHeap<Ready>,
     resting: BinaryHeap<Reverse<(Instant, u64, Key)>>,
     waiting: HashSet<Key>,
-    /// In the order they were refused.
+    /// In the order they were refused. Also those that left since: bounded by the refusals of [`WAIT_MAX`].
     flush: VecDeque<(Instant, u64, Key)>,
     stamp: u64,
 }
@@ -114,9 +114,8 @@ impl Queue {
         match place {
             _ if !changed => {}
             // Its place among the others may be another.
-            Place::Ready | Place::Gated => self.settle(&key, now),
             Place::Preempting { .. } => entry.place = Place::Preempting { helped: true },
-            Place::Waiting | Place::Resting { .. } => self.wake(&key, now),
+            _ => self.settle(&key, now),
         }
     }
 
@@ -161,7 +160,7 @@ impl Queue {
         entry.place = Place::Waiting;
         self.waiting.insert(key.clone());
         if helped || outcome.is_err() {
-            self.wake(key, now);
+            self.settle(key, now);
         }
     }
 
@@ -172,7 +171,7 @@ impl Queue {
         for key in helped {
             match self.entries.get_mut(&key) {
                 Some(entry) if matches!(entry.place, Place::Preempting { .. }) => entry.place = Place::Preempting { helped: true },
-                _ => self.wake(&key, now),
+                _ => self.settle(&key, now),
             }
         }
     }
@@ -212,10 +211,6 @@ impl Queue {
             Some(due) => self.rest_until(key, due, Place::Resting { early: true }),
             None => self.make_ready(key),
         }
-    }
-
-    fn wake(&mut self, key: &Key, now: Instant) {
-        self.settle(key, now);
     }
 
     fn rest(&mut self, key: &Key, now: Instant, place: Place) {
@@ -259,7 +254,7 @@ impl Queue {
             let key = key.clone();
             self.flush.pop_front();
             if current {
-                self.wake(&key, now);
+                self.settle(&key, now);
             }
         }
     }

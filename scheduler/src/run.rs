@@ -26,7 +26,7 @@ use crate::{
     preemption::Preemption,
     queue::{Ended, Queue, Tried},
     siblings::Siblings,
-    table::{NodeChange, Table},
+    table::{NodeChange, PodChange, Table},
 };
 
 /// Writes (bindings and others) that are under way at the same time.
@@ -155,7 +155,7 @@ impl Scheduler {
         let waits = {
             let state = &mut *self.state.lock();
             // Not so if the cache showed meanwhile that it was bound after all.
-            if state.table.forget(&info.key) {
+            if state.table.forget(&info) {
                 state.queue.changed(&Change::PodGone(&info), now);
             }
             // Between: somebody else bound it, deleted it, or made another of the same name.
@@ -314,13 +314,18 @@ impl State {
                 self.queue.remove(&info.key);
                 self.table.nominate(&info, None);
                 match self.table.put_pod(info.clone(), node) {
-                    Some(before) => self.queue.changed(&Change::PodChanged(&before, &info), now),
-                    None => self.queue.changed(&Change::PodPlaced(&info), now),
+                    PodChange::Changed(before) => self.queue.changed(&Change::PodChanged(&before, &info), now),
+                    PodChange::Placed => self.queue.changed(&Change::PodPlaced(&info), now),
+                    PodChange::Same => {}
                 }
             }
             // One that is assumed shows itself bound, or its binding fails.
             None if is_ours(new) && !self.table.is_assumed(&info.key) => {
-                self.table.nominate(&info, info.nominated());
+                // What we nominated ourselves is not in the object yet.
+                let before = old.filter(|_| same).and_then(|o| o.status.as_ref()?.nominated_node_name.as_deref());
+                if before != info.nominated() {
+                    self.table.nominate(&info, info.nominated());
+                }
                 self.queue.put(info, now);
             }
             None => {}

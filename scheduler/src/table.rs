@@ -55,6 +55,16 @@ pub enum NodeChange {
     Changed(Arc<Facts>, Arc<Facts>),
 }
 
+/// What became of a bound pod.
+#[derive(Debug)]
+pub enum PodChange {
+    Placed,
+    /// As it was, as far as it matters here.
+    Same,
+    /// It was like this before.
+    Changed(Arc<PodInfo>),
+}
+
 impl Table {
     pub fn row(&self, slot: Slot) -> Option<&Row> {
         self.rows.get(slot)
@@ -114,21 +124,22 @@ impl Table {
         Some(old)
     }
 
-    /// Puts the pod on the node; one of the same name that was elsewhere leaves. What was so before, if it was known.
-    pub fn put_pod(&mut self, info: Arc<PodInfo>, node: &str) -> Option<Arc<PodInfo>> {
+    /// Puts the pod on the node; one of the same name that was elsewhere leaves.
+    pub fn put_pod(&mut self, info: Arc<PodInfo>, node: &str) -> PodChange {
         let same =
             self.pods.get(&info.key).filter(|p| self.by_name.get(node) == Some(&p.slot) && p.info.weighs_like(&info)).map(|p| p.slot);
         let Some(slot) = same else {
             let old = self.take_pod(&info.key);
             self.place(info, node, false);
-            return old;
+            return old.map_or(PodChange::Placed, PodChange::Changed);
         };
         // Most events: the kubelet reports, or the cache shows what we assumed.
         if let Some(row) = self.rows.get_mut(slot) {
             row.replace(&info);
         }
         let placed = Placed { slot, info: info.clone(), assumed: false };
-        self.pods.insert(info.key.clone(), placed).map(|p| p.info)
+        self.pods.insert(info.key.clone(), placed);
+        PodChange::Same
     }
 
     /// The pod will be bound to the node: it counts from now on.
@@ -137,11 +148,11 @@ impl Table {
         self.place(info, node, true);
     }
 
-    /// The binding failed. True if the pod was still only assumed.
-    pub fn forget(&mut self, key: &Key) -> bool {
-        let assumed = self.is_assumed(key);
+    /// The binding failed. True if this very pod was still only assumed.
+    pub fn forget(&mut self, info: &PodInfo) -> bool {
+        let assumed = self.pods.get(&info.key).is_some_and(|p| p.assumed && p.info.uid == info.uid);
         if assumed {
-            self.take_pod(key);
+            self.take_pod(&info.key);
         }
         assumed
     }
@@ -295,5 +306,75 @@ impl Table {
             self.changes.pop_front();
             self.changes_base += 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{node, pod};
+    use serde_json::json;
+
+    fn facts(cpu: &str) -> Facts {
+        Facts::new(&node(&json!({"metadata": {"name": "a"}, "status": {"allocatable": {"cpu": cpu}, "conditions": []}})))
+    }
+
+    fn asking(uid: &str, cpu: &str) -> Arc<PodInfo> {
+        let containers = json!([{"name": "c", "resources": {"requests": {"cpu": cpu}}}]);
+        Arc::new(pod(&json!({"metadata": {"uid": uid}, "spec": {"containers": containers}})))
+    }
+
+    fn used(table: &Table) -> i64 {
+        table.find("a").unwrap().used.milli_cpu
+    }
+
+    #[test]
+    fn heartbeats_change_nothing() {
+        let mut table = Table::default();
+        assert!(matches!(table.set_node(facts("1")), Some(NodeChange::Added(_))));
+        let version = table.version();
+        assert!(table.set_node(facts("1")).is_none());
+        assert_eq!(table.version(), version);
+        assert!(matches!(table.set_node(facts("2")), Some(NodeChange::Changed(..))));
+    }
+
+    #[test]
+    fn assumed_pods_count_and_are_confirmed_at_no_cost() {
+        let mut table = Table::default();
+        table.set_node(facts("4"));
+        table.assume(asking("u", "1"), "a");
+        let version = table.version();
+        assert_eq!(used(&table), 1000);
+        assert!(matches!(table.put_pod(asking("u", "1"), "a"), PodChange::Same));
+        assert_eq!((used(&table), table.version()), (1000, version));
+        assert!(!table.forget(&asking("u", "1")), "it is bound now");
+        assert!(matches!(table.put_pod(asking("u", "2"), "a"), PodChange::Changed(_)));
+        assert_eq!(used(&table), 2000);
+    }
+
+    #[test]
+    fn a_failed_binding_frees_its_own_pod_only() {
+        let mut table = Table::default();
+        table.set_node(facts("4"));
+        table.assume(asking("new", "1"), "a");
+        assert!(!table.forget(&asking("old", "1")));
+        assert!(table.forget(&asking("new", "1")));
+        assert_eq!(used(&table), 0);
+    }
+
+    #[test]
+    fn pods_outlive_their_node_and_are_found_again() {
+        let mut table = Table::default();
+        table.put_pod(asking("u", "1"), "a");
+        assert!(table.is_empty());
+        table.set_node(facts("4"));
+        assert_eq!(used(&table), 1000);
+        table.remove_node("a");
+        assert!(table.find("a").is_none());
+        table.set_node(facts("4"));
+        assert_eq!(used(&table), 1000);
+        table.take_pod(&Key::new("default", "p"));
+        table.remove_node("a");
+        assert!(table.by_name.is_empty(), "nothing is left of it");
     }
 }

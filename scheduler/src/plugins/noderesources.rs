@@ -141,7 +141,8 @@ mod tests {
 
     #[test]
     fn what_is_lacking_is_named() {
-        let table: [(Vec<Value>, Value, Option<(&[&str], bool)>); 8] = [
+        type Lacks = Option<(&'static [&'static str], bool)>;
+        let table: [(Vec<Value>, Value, Lacks); 8] = [
             (vec![], json!({"cpu": "4"}), None),
             (vec![json!({"cpu": "1"})], json!({"cpu": "4"}), Some((&["Insufficient cpu"], true))),
             (vec![], json!({"cpu": "5"}), Some((&["Insufficient cpu"], false))),

@@ -7,7 +7,12 @@ use std::{
     sync::Arc,
 };
 
+use sha2::{Digest, Sha256};
+
 use crate::containerd::Layout;
+
+/// Where the first node of a machine is kept.
+const USUAL_DIR: &str = "/var/lib/skiff/agent";
 
 /// Called with `spec.podCIDR` and the runtime's CNI configuration directory as soon as the CIDR is known, and again when it changes.
 /// Writes the pod network's configuration there; until it did, the node's network is not ready.
@@ -32,7 +37,7 @@ pub struct Config {
     pub container_runtime_endpoint: Option<String>,
     /// Directory of static pods; made if it is not there.
     pub pod_manifest_path: Option<PathBuf>,
-    /// `kubepods`
+    /// [`cgroup_root`]
     pub cgroup_root: String,
     /// Upstream's default is 110.
     pub max_pods: u32,
@@ -55,6 +60,7 @@ impl Config {
     /// Upstream's defaults for everything that has one. `agent_dir` is absolute.
     pub fn new(agent_dir: PathBuf, node_name: String, on_pod_cidr: OnPodCidr) -> Self {
         Self {
+            cgroup_root: cgroup_root(&agent_dir),
             agent_dir,
             hostname: node_name.clone(),
             node_name,
@@ -64,7 +70,6 @@ impl Config {
             resolv_conf: "/etc/resolv.conf".into(),
             container_runtime_endpoint: None,
             pod_manifest_path: None,
-            cgroup_root: crate::cgroups::ROOT.into(),
             max_pods: 110,
             labels: BTreeMap::new(),
             version: "v1.36.0".into(),
@@ -85,6 +90,17 @@ impl Config {
 /// Our containerd's directories under `<data-dir>/agent`.
 pub fn layout(agent_dir: &Path) -> Layout {
     Layout::under(agent_dir, &agent_dir.join("run"))
+}
+
+/// The top cgroup of the pods of a node that is kept in `agent_dir`: `kubepods`; for a second one on the same machine a name of its own,
+/// so that none takes the other's pods for its own leftovers.
+pub fn cgroup_root(agent_dir: &Path) -> String {
+    if agent_dir == Path::new(USUAL_DIR) {
+        return crate::cgroups::ROOT.into();
+    }
+    let digest = Sha256::digest(agent_dir.as_os_str().as_encoded_bytes());
+    let short: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{short}", crate::cgroups::ROOT)
 }
 
 /// Volumes, termination logs, hosts files: upstream's `/var/lib/kubelet`.

@@ -25,7 +25,7 @@ pub use self::{
     expand::expand,
     hostname::Hostname,
     qos::{QosClass, oom_score_adj},
-    resources::{Limits, QUOTA_PERIOD_US, cpu_request_milli, shares},
+    resources::{Limits, QUOTA_PERIOD_US, cpu_request_milli, requests, shares},
     sandbox::{dns_warnings, sandbox},
     security::fs_user,
 };

@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn the_disk_is_freed_from_the_high_to_the_low_mark() {
-        for (available, wanted) in [(200, 0), (151, 0), (150, 50), (0, 200)] {
+        for (available, wanted) in [(200, 0), (160, 0), (159, 41), (150, 50), (0, 200)] {
             assert_eq!(to_free(Disk { capacity: 1000, available }), wanted, "{available}");
         }
         assert_eq!(to_free(Disk { capacity: 0, available: 0 }), 0);
@@ -162,7 +162,8 @@ mod tests {
     #[test]
     fn the_longest_unused_goes_first_and_what_is_new_or_used_stays() {
         let seen = |first, used, busy| Seen { first: at(first), used: at(used), bytes: 1, busy };
-        let all = [("young", seen(950, 0, false)), ("used", seen(0, 1000, true)), ("late", seen(0, 500, false)), ("early", seen(0, 400, false))];
+        let all =
+            [("young", seen(950, 0, false)), ("used", seen(0, 1000, true)), ("late", seen(0, 500, false)), ("early", seen(0, 400, false))];
         let all = all.into_iter().map(|(id, s)| (id.to_owned(), s)).collect();
         assert_eq!(candidates(&all, at(1000)), ["early", "late"]);
     }

@@ -112,11 +112,13 @@ fn go_arch(arch: &'static str) -> &'static str {
 
 fn huge_pages() -> Vec<HugePages> {
     let entries = fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
-    let mut found: Vec<_> = entries.filter_map(|entry| {
-        let size_kib = entry.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
-        let count = fs::read_to_string(entry.path().join("nr_hugepages")).ok()?.trim().parse().ok()?;
-        Some(HugePages { size_kib, count })
-    }).collect();
+    let mut found: Vec<_> = entries
+        .filter_map(|entry| {
+            let size_kib = entry.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+            let count = fs::read_to_string(entry.path().join("nr_hugepages")).ok()?.trim().parse().ok()?;
+            Some(HugePages { size_kib, count })
+        })
+        .collect();
     found.sort_by_key(|pages| pages.size_kib);
     found
 }

@@ -91,7 +91,7 @@ impl Reporter {
             let message = format!("Node {} has been rebooted, boot id: {}", self.config.node_name, self.machine.boot_id);
             self.recorder.warning(&self.reference(), "Rebooted", message);
         }
-        group.spawn(Box::pin(self.follow()));
+        group.spawn(Box::pin(self.follow(registered.status.clone().unwrap_or_default())));
     }
 
     fn api(&self) -> Api<Node> {
@@ -106,7 +106,8 @@ impl Reporter {
         self.api().patch(name, &PatchParams::default(), &Patch::Merge(json!({"metadata": metadata}))).await
     }
 
-    async fn follow(self) {
+    /// `before`: what was last said of the node, perhaps by an earlier run.
+    async fn follow(self, before: NodeStatus) {
         let changed = Arc::new(Notify::new());
         let notify = changed.clone();
         self.nodes.on_change(move |_, new| {
@@ -114,7 +115,10 @@ impl Reporter {
                 notify.notify_one();
             }
         });
-        let (mut done, began) = (Done::default(), Instant::now());
+        let mut done = Done::default();
+        let ready = before.conditions.iter().flatten().filter(|c| c.type_ == "Ready");
+        done.told = ready.map(|c| (c.type_.clone(), c.status.clone())).collect();
+        let began = Instant::now();
         loop {
             let ready = Box::pin(self.once(&mut done)).await;
             let hurry = !ready && began.elapsed() < HURRY_MAX;

@@ -17,9 +17,10 @@ use tokio::sync::watch;
 use crate::{
     Config, NodeContext, Pods, cgroups, config,
     containerd::{self, Layout},
+    image_gc,
     machine::Machine,
     node::{self, Reporter},
-    pods, server, volumes,
+    pods, server, static_pods, volumes,
 };
 
 /// How long [`stop_pods`] waits for containers to end before they are killed.
@@ -101,6 +102,7 @@ pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -
     let registered = Box::pin(reporter.register()).await.map_err(|why| Error::Register { name, why })?;
     reporter.start(&registered, &group);
 
+    let told = recorder.clone();
     let deps = Arc::new(pods::Deps {
         images: pods::Images::new(runtime.clone(), client.clone()),
         runtime,
@@ -113,7 +115,13 @@ pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -
         nodes,
     });
     let cache = caches.filtered::<Pod>(&format!("spec.nodeName={}", config.node_name));
-    pods::start(deps, cache, agent.pods.clone(), false, &group);
+    let room = pods::Room { allocatable, pods_max: config.max_pods };
+    let events = pods::start(deps, cache, agent.pods.clone(), room, config.pod_manifest_path.is_some(), &group);
+    if let Some(dir) = config.pod_manifest_path.clone() {
+        let at = |source| Error::File { path: dir.clone(), source };
+        static_pods::follow(dir.clone(), config.node_name.clone(), events, &group).map_err(at)?;
+    }
+    image_gc::start(agent.runtime.clone(), told, config.node_name.clone(), &group);
     Ok(agent)
 }
 
@@ -143,7 +151,7 @@ pub async fn clean(agent_dir: &Path) -> Result<(), Error> {
     for below in [config::root_dir(agent_dir), layout.state, layout.root] {
         volumes::unmount_below(&below).map_err(|source| Error::File { path: below.clone(), source })?;
     }
-    let cgroups = cgroups::Manager::detect(cgroups::ROOT)?;
+    let cgroups = cgroups::Manager::detect(&config::cgroup_root(agent_dir))?;
     for _ in 0..CGROUP_TRIES {
         match cgroups.remove_all() {
             Err(cgroups::Error::Busy(_)) => tokio::time::sleep(CGROUP_PAUSE).await,

@@ -26,6 +26,9 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
+pub(crate) use self::inotify::Watcher;
+#[doc(hidden)]
+pub use self::logs::read_all as read_log;
 use self::{
     gate::Gate,
     reply::{Reply, text},

@@ -22,8 +22,8 @@ use std::{
 use api::{k8s::api::core::v1::Pod, task::Group, time::Timestamp};
 use parking_lot::Mutex;
 
-pub use self::objects::{Object, Objects};
 pub(crate) use self::mount_table::unmount_below;
+pub use self::objects::{Object, Objects};
 use self::{payload::Tokened, setup::Place};
 use crate::{downward::Allocatable, env::Fetched, meta, tokens::Tokens};
 

@@ -71,6 +71,12 @@ pub fn cpu_request_milli(pod: &Pod) -> i64 {
     total(pod, Side::Requests, "cpu").map_or(0, Quantity::milli)
 }
 
+/// What a pod asks for: thousandths of a cpu, or units of anything else.
+pub fn requests(pod: &Pod, name: &str) -> i64 {
+    let total = total(pod, Side::Requests, name);
+    total.map_or(0, if name == "cpu" { Quantity::milli } else { Quantity::units })
+}
+
 fn quota_us(milli_cpu: i64) -> i64 {
     (milli_cpu.saturating_mul(QUOTA_PERIOD_US) / 1000).max(QUOTA_MIN_US)
 }

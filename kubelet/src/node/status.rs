@@ -1,6 +1,6 @@
 //! A machine and what its runtime says -> the Node's labels and status. Pure, but for [`Facts::look`].
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use api::{
     k8s::{
@@ -108,9 +108,7 @@ pub fn status(config: &Config, machine: &Machine, facts: &Facts, old: &NodeStatu
         allocatable: Some(allocatable(&capacity, machine)),
         capacity: Some(capacity),
         conditions: Some(conditions(machine, facts, old)),
-        daemon_endpoints: Some(NodeDaemonEndpoints {
-            kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(config.address.port()) }),
-        }),
+        daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(config.address.port()) }) }),
         images: Some(images(&facts.images)),
         node_info: Some(info(config, machine, facts)),
         ..old.clone()
@@ -186,14 +184,19 @@ fn conditions(machine: &Machine, facts: &Facts, old: &NodeStatus) -> Vec<NodeCon
     let low_disk = free.disk_bytes < machine.disk_bytes / 100 * DISK_FREE_MIN_PERCENT
         || free.inodes < free.inodes_total / 100 * INODES_FREE_MIN_PERCENT;
     let low_pids = free.pids_max > 0 && free.pids < free.pids_max / 100;
-    let either = |low: bool, yes: (&'static str, &'static str), no: (&'static str, &'static str)| if low { (true, yes) } else { (false, no) };
+    let either =
+        |low: bool, yes: (&'static str, &'static str), no: (&'static str, &'static str)| if low { (true, yes) } else { (false, no) };
     let pressures = [
         either(
             low_memory,
             ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
             ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         ),
-        either(low_disk, ("KubeletHasDiskPressure", "kubelet has disk pressure"), ("KubeletHasNoDiskPressure", "kubelet has no disk pressure")),
+        either(
+            low_disk,
+            ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+            ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ),
         either(
             low_pids,
             ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
@@ -319,12 +322,6 @@ fn object(status: &NodeStatus) -> Map<String, Value> {
         Ok(Value::Object(map)) => map,
         _ => Map::new(),
     }
-}
-
-/// The image file system, for the collector.
-pub fn disk_use_percent(dir: &Path, machine: &Machine) -> i64 {
-    let free = Free::look(dir);
-    if machine.disk_bytes == 0 { 0 } else { 100 - free.disk_bytes * 100 / machine.disk_bytes }
 }
 
 #[cfg(test)]

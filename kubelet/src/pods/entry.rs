@@ -14,7 +14,6 @@ use super::{
     plan::{self, Call, Plan, World, grace_seconds},
     probe::{Finding, Kind, Probes},
     relist::{Fingerprint, fingerprint},
-
     runtime::RuntimePod,
     status::{self, Facts},
     tell::Teller,
@@ -47,7 +46,9 @@ pub struct Worker {
 pub enum Doing {
     /// Bringing the pod up, or keeping it up.
     Bringing,
-    Stopping { grace_seconds: u32 },
+    Stopping {
+        grace_seconds: u32,
+    },
     /// Taking away what it leaves.
     Ending,
 }
@@ -83,6 +84,8 @@ pub struct Entry {
     pub writing: bool,
     /// What was written last, and the revision that came of it.
     pub written: Option<(PodStatus, u64)>,
+    /// Its `activeDeadlineSeconds` passed a moment ago: to be told.
+    pub overdue: bool,
     /// The API object is being deleted by us.
     pub deleting: bool,
 }
@@ -105,6 +108,7 @@ impl Entry {
             failures: 0,
             writing: false,
             written: None,
+            overdue: false,
             deleting: false,
         }
     }
@@ -138,7 +142,7 @@ impl Entry {
                 plan = plan::plan(World { pod: &pod, spec, runtime: &runtime, memory: &self.memory, now });
             }
         }
-        if let Some(at) = self.deadline(now) {
+        if let Some(at) = self.deadline() {
             plan.wake_at(at);
         }
         if let Some(at) = self.retry_at.filter(|at| *at > now) {
@@ -211,6 +215,11 @@ impl Entry {
         !status::is_terminal(phase) && self.origin != Origin::Runtime
     }
 
+    /// True once it was looked at, which is when its room was counted.
+    pub fn was_admitted(&self) -> bool {
+        self.runtime.is_some()
+    }
+
     fn adopt(&mut self, runtime: &RuntimePod) {
         let status = self.shown.as_ref().and_then(|pod| pod.status.as_ref());
         let lists = status.map(|s| [&s.container_statuses, &s.init_container_statuses]);
@@ -236,14 +245,15 @@ impl Entry {
         if status::is_terminal(phase) && self.memory.stop.is_none() {
             return self.stop(StopCause::Completed, grace);
         }
-        if self.memory.stop.is_none() && self.deadline(now).is_some_and(|at| at <= now) {
+        if self.memory.stop.is_none() && self.deadline().is_some_and(|at| at <= now) {
             let message = "Pod was active on the node longer than the specified deadline".to_owned();
+            self.overdue = true;
             self.stop(StopCause::Failed { reason: "DeadlineExceeded".into(), message }, grace);
         }
     }
 
     /// `activeDeadlineSeconds` after its start; `None` where it has none or has ended.
-    fn deadline(&self, _now: Timestamp) -> Option<Timestamp> {
+    fn deadline(&self) -> Option<Timestamp> {
         let seconds = self.pod.spec.as_ref()?.active_deadline_seconds.and_then(|s| u64::try_from(s).ok())?;
         let status = self.memory.status.as_ref().or(self.pod.status.as_ref())?;
         let began = status.start_time.as_ref()?.0;
@@ -353,4 +363,3 @@ fn leftovers(runtime: &RuntimePod) -> Vec<Call> {
     }
     calls
 }
-

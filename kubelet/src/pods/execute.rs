@@ -81,9 +81,9 @@ impl Work {
 
     async fn one(&self, call: Call) -> Vec<Outcome> {
         match call {
-            Call::StopPod { grace_seconds } => {
-                done(stop::pod(self, grace_seconds).await.inspect_err(|e| self.tell.warning("FailedKillPod", format!("error killing pod: {e}"))))
-            }
+            Call::StopPod { grace_seconds } => done(
+                stop::pod(self, grace_seconds).await.inspect_err(|e| self.tell.warning("FailedKillPod", format!("error killing pod: {e}"))),
+            ),
             Call::CreateSandbox { attempt } => vec![self.create_sandbox(attempt).await],
             Call::StopContainer { id, name, message, grace_seconds } => {
                 done(stop::container(self, &id, &name, &message, grace_seconds).await)

@@ -59,7 +59,11 @@ fn message(service: &str) -> Bytes {
     if let (false, Ok(length)) = (service.is_empty(), u16::try_from(service.len())) {
         field.push(0x0a);
         let (low, high) = ((length & 0x7f) as u8, (length >> 7) as u8);
-        if high == 0 { field.push(low) } else { field.extend([low | 0x80, high]) }
+        if high == 0 {
+            field.push(low)
+        } else {
+            field.extend([low | 0x80, high])
+        }
         field.extend(service.as_bytes());
     }
     let length = u32::try_from(field.len()).unwrap_or(0);

@@ -96,7 +96,11 @@ impl Images {
         let (took, waited) = (began.elapsed(), asked.elapsed());
         let text = |d: std::time::Duration| format!("{:.3}s", d.as_secs_f64());
         let size = image.size;
-        let done = format!("Successfully pulled image \"{name}\" in {} ({} including waiting). Image size: {size} bytes.", text(took), text(waited));
+        let done = format!(
+            "Successfully pulled image \"{name}\" in {} ({} including waiting). Image size: {size} bytes.",
+            text(took),
+            text(waited)
+        );
         tell.normal("Pulled", done);
         Ok(image)
     }

@@ -53,8 +53,12 @@ impl Loop {
         if !self.synced {
             return;
         }
-        let wanted: Vec<Arc<Pod>> =
-            self.entries.values().filter(|e| e.origin == Origin::Manifest && e.memory.stop.as_ref().is_none_or(|s| !s.removes())).map(|e| e.pod.clone()).collect();
+        let wanted: Vec<Arc<Pod>> = self
+            .entries
+            .values()
+            .filter(|e| e.origin == Origin::Manifest && e.memory.stop.as_ref().is_none_or(|s| !s.removes()))
+            .map(|e| e.pod.clone())
+            .collect();
         for pod in &wanted {
             match self.mirrors.get(&key(pod)) {
                 None => self.touch(key(pod), Touch::Make(pod.clone())),

@@ -1,5 +1,6 @@
 //! Pods of this node -> containers that run: the loop, its plan, and what makes its calls.
 
+mod admit;
 mod api_calls;
 mod backoff;
 mod conditions;
@@ -28,6 +29,7 @@ mod stop;
 mod tell;
 mod termination;
 
+pub use admit::Room;
 pub use execute::{Deps, gone, remove_sandbox};
 pub use images::Images;
 pub use node_loop::{Event, start};

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::{
+    admit::{self, Room},
     api_calls::{self, Answer},
     entry::{self, Doing, Entry, Origin, Worker},
     execute::{self, Deps, Outcome, Work},
@@ -91,11 +92,13 @@ pub(super) struct Loop {
     prober: Prober,
     active: watch::Sender<bool>,
     host_ips: Vec<String>,
+    room: Room,
+    burstable_milli: Option<i64>,
     serial: u64,
 }
 
-/// Starts the loop. `manifests` is called with the sender for static pods' events.
-pub fn start(deps: Arc<Deps>, cache: Cache<Pod>, pods: Pods, has_manifests: bool, group: &Group) -> mpsc::Sender<Event> {
+/// Starts the loop. Static pods come through the sender it gives; with `has_manifests` nothing is swept away before they did.
+pub fn start(deps: Arc<Deps>, cache: Cache<Pod>, pods: Pods, room: Room, has_manifests: bool, group: &Group) -> mpsc::Sender<Event> {
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
     let (findings_in, findings) = mpsc::channel(FINDINGS_MAX);
     let active = watch::channel(false);
@@ -124,6 +127,8 @@ pub fn start(deps: Arc<Deps>, cache: Cache<Pod>, pods: Pods, has_manifests: bool
         pods,
         prober,
         active: active.0,
+        room,
+        burstable_milli: None,
         serial: 0,
     };
     group.spawn(Box::pin(this.run(inbox, findings, changed, has_manifests)));
@@ -275,13 +280,35 @@ impl Loop {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         entry.looking = false;
         let again = std::mem::take(&mut entry.look_again) || seen.is_none();
+        let first = entry.runtime.is_none();
         if let Some(seen) = seen {
+            let is_new = first && seen.sandboxes.is_empty() && seen.containers.is_empty();
             entry.looked(seen);
+            if is_new {
+                self.admit(uid);
+            }
         }
         if again {
             return self.look(uid);
         }
         self.step(uid);
+    }
+
+    /// A pod of which nothing runs yet: refused where there is no room for it.
+    fn admit(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get(uid).filter(|e| e.is_alive() && e.memory.stop.is_none()) else { return };
+        let others: Vec<&Pod> = self.entries.values().filter(|e| e.is_alive() && e.was_admitted()).map(|e| &*e.pod).collect();
+        let others: Vec<&Pod> = others.into_iter().filter(|pod| meta::uid(pod) != uid).collect();
+        let node = self.deps.nodes.get(&Key::new("", &self.deps.node.node_name));
+        let Some(refusal) = admit::refusal(&entry.pod, &others, self.room, node.as_ref().and_then(|n| n.metadata.labels.as_ref())) else {
+            return;
+        };
+        Teller::about(&self.deps.recorder, &entry.pod).warning(&refusal.reason, refusal.message.clone());
+        let message = format!("Pod was rejected: {}", refusal.message);
+        let grace = grace_seconds(&entry.pod);
+        if let Some(entry) = self.entries.get_mut(uid) {
+            entry.stop(StopCause::Failed { reason: refusal.reason, message }, grace);
+        }
     }
 
     fn found(&mut self, finding: &Finding) {
@@ -313,6 +340,9 @@ impl Loop {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let Some((plan, newly)) = entry.advance(&self.host_ips, Timestamp::now()) else { return };
         let tell = Teller::about(&self.deps.recorder, &entry.pod);
+        if std::mem::take(&mut entry.overdue) {
+            tell.normal("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
+        }
         entry::tell_back_offs(&tell, &entry.pod, &newly);
         let overtaken = if entry.is_overtaken() { entry.worker.take() } else { None };
         if let Some(worker) = &overtaken {
@@ -459,11 +489,16 @@ impl Loop {
     }
 
     /// The burstable class gets what all its pods ask for.
-    fn burstable(&self) {
+    fn burstable(&mut self) {
         let burstable = |e: &&Entry| container_config::qos::class(&e.pod) == container_config::qos::QosClass::Burstable;
-        let milli = self.entries.values().filter(|e| e.is_alive()).filter(burstable).map(|e| container_config::cpu_request_milli(&e.pod)).sum();
-        if let Err(error) = self.deps.cgroups.set_burstable(milli) {
-            tracing::warn!(%error, "the burstable class does not get its shares");
+        let milli =
+            self.entries.values().filter(|e| e.is_alive()).filter(burstable).map(|e| container_config::cpu_request_milli(&e.pod)).sum();
+        if self.burstable_milli == Some(milli) {
+            return;
+        }
+        match self.deps.cgroups.set_burstable(milli) {
+            Ok(()) => self.burstable_milli = Some(milli),
+            Err(error) => tracing::warn!(%error, "the burstable class does not get its shares"),
         }
     }
 }

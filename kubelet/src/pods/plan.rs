@@ -266,3 +266,146 @@ fn restarts_before(pod: &Pod, container: &str) -> u32 {
     let ran = found.filter(|s| s.container_id.is_some());
     ran.and_then(|s| u32::try_from(s.restart_count).ok()).map_or(0, |count| count + 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::pods::{
+        memory::{ProbeResults, Stop, StopCause},
+        runtime::Exit,
+    };
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn pod(spec: Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec})).unwrap()
+    }
+
+    fn sandbox() -> Sandbox {
+        Sandbox { id: "s".into(), ready: true, ips: vec!["10.0.0.1".into()], ..Sandbox::default() }
+    }
+
+    fn record(pod: &Pod, name: &str, state: State) -> runtime::Container {
+        let spec = meta::containers(pod).find(|c| c.name == name).unwrap();
+        runtime::Container { state, hash: hash(spec), sandbox_id: "s".into(), ..runtime::Container::named(name, name) }
+    }
+
+    fn running() -> State {
+        State::Running { started_at: at(1) }
+    }
+
+    fn exited(code: i32) -> State {
+        State::Exited(Exit { code, finished_at: at(100), ..Exit::default() })
+    }
+
+    fn calls(pod: &Pod, containers: Vec<runtime::Container>, memory: &Memory, now: i64) -> Plan {
+        let runtime = RuntimePod { sandboxes: vec![sandbox()], containers };
+        plan(World { pod, spec: pod.spec.as_ref().unwrap(), runtime: &runtime, memory, now: at(now) })
+    }
+
+    fn starts(names: &[(&str, u32)]) -> Vec<Call> {
+        vec![Call::Start(names.iter().map(|(name, count)| Start { container: (*name).into(), restart_count: *count }).collect())]
+    }
+
+    #[test]
+    fn a_new_pod_gets_its_sandbox_then_all_its_containers() {
+        let pod = pod(json!({"containers": [{"name": "a"}, {"name": "b"}]}));
+        let world = |runtime| plan(World { pod: &pod, spec: pod.spec.as_ref().unwrap(), runtime, memory: &Memory::default(), now: at(0) });
+        assert_eq!(world(&RuntimePod::default()).calls, [Call::CreateSandbox { attempt: 0 }]);
+        assert_eq!(calls(&pod, vec![], &Memory::default(), 0).calls, starts(&[("a", 0), ("b", 0)]));
+        let all = vec![record(&pod, "a", running()), record(&pod, "b", running())];
+        assert_eq!(calls(&pod, all, &Memory::default(), 0), Plan::default());
+    }
+
+    #[test]
+    fn a_dead_sandbox_is_replaced_unless_nothing_is_to_run_again() {
+        for (policy, creates) in [("Always", true), ("Never", false)] {
+            let pod = pod(json!({"restartPolicy": policy, "containers": [{"name": "a"}]}));
+            let runtime =
+                RuntimePod { sandboxes: vec![Sandbox { ready: false, ..sandbox() }], containers: vec![record(&pod, "a", exited(1))] };
+            let world = World { pod: &pod, spec: pod.spec.as_ref().unwrap(), runtime: &runtime, memory: &Memory::default(), now: at(200) };
+            assert_eq!(plan(world).calls.contains(&Call::CreateSandbox { attempt: 1 }), creates, "{policy}");
+        }
+    }
+
+    #[test]
+    fn init_containers_run_one_after_the_other_and_sidecars_only_have_to_start() {
+        let inits = json!([{"name": "i"}, {"name": "side", "restartPolicy": "Always"}, {"name": "j"}]);
+        let pod = pod(json!({"initContainers": inits, "containers": [{"name": "a"}]}));
+        let memory = Memory::default();
+        let mut have = Vec::new();
+        for (next, then) in [("i", exited(0)), ("side", running()), ("j", exited(0)), ("a", running())] {
+            assert_eq!(calls(&pod, have.clone(), &memory, 0).calls, starts(&[(next, 0)]), "{next}");
+            have.push(record(&pod, next, then));
+        }
+        assert_eq!(calls(&pod, have, &memory, 0).calls, []);
+    }
+
+    #[test]
+    fn a_failed_init_container_ends_a_pod_that_never_restarts() {
+        let pod = pod(json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [{"name": "a"}]}));
+        let plan = calls(&pod, vec![record(&pod, "i", exited(1))], &Memory::default(), 200);
+        assert_eq!(plan.calls, [Call::StopPod { grace_seconds: 30 }]);
+    }
+
+    #[test]
+    fn crashes_back_off() {
+        let pod = pod(json!({"containers": [{"name": "a"}]}));
+        let dead = || vec![record(&pod, "a", exited(1))];
+        let mut memory = Memory::default();
+        assert_eq!(calls(&pod, dead(), &memory, 100).calls, starts(&[("a", 1)]), "the first restart is immediate");
+        memory.restarted("a", &Exit { finished_at: at(100), ..Exit::default() }, at(100));
+        let waits = calls(&pod, dead(), &memory, 105);
+        assert_eq!((waits.calls, waits.wake), (vec![], Some(at(110))));
+        assert_eq!(waits.waiting[0].1.reason, "CrashLoopBackOff");
+        assert_eq!(waits.waiting[0].1.message, "back-off 10s restarting failed container=a pod=p_n(u)");
+        assert_eq!(calls(&pod, dead(), &memory, 110).calls, starts(&[("a", 1)]));
+    }
+
+    #[test]
+    fn failed_pulls_back_off_and_say_so_after_a_moment() {
+        let pod = pod(json!({"containers": [{"name": "a", "image": "x"}]}));
+        let mut memory = Memory::default();
+        memory.pull_failed("x", "ErrImagePull: no".into(), at(0));
+        assert_eq!(calls(&pod, vec![], &memory, 1), Plan { wake: Some(at(5)), ..Plan::default() });
+        let waits = calls(&pod, vec![], &memory, 5);
+        assert_eq!(waits.waiting[0].1.message, "Back-off pulling image \"x\": ErrImagePull: no");
+        assert_eq!(calls(&pod, vec![], &memory, 10).calls, starts(&[("a", 0)]));
+    }
+
+    #[test]
+    fn a_container_that_fails_its_liveness_probe_is_stopped() {
+        let probe = json!({"tcpSocket": {"port": 1}, "terminationGracePeriodSeconds": 3});
+        let pod = pod(json!({"containers": [{"name": "a", "livenessProbe": probe}]}));
+        let mut memory = Memory::default();
+        memory.probes.insert("a".into(), ProbeResults { liveness: Some(Health::Bad), ..ProbeResults::default() });
+        let message = "Container a failed liveness probe, will be restarted".to_owned();
+        let stop = Call::StopContainer { id: "a".into(), name: "a".into(), message, grace_seconds: 3 };
+        assert_eq!(calls(&pod, vec![record(&pod, "a", running())], &memory, 0).calls, [stop]);
+    }
+
+    #[test]
+    fn when_the_main_containers_are_done_so_are_the_sidecars() {
+        let inits = json!([{"name": "side", "restartPolicy": "Always"}]);
+        let pod = pod(json!({"restartPolicy": "OnFailure", "initContainers": inits, "containers": [{"name": "a"}]}));
+        let have = vec![record(&pod, "a", exited(0)), record(&pod, "side", running())];
+        assert_eq!(calls(&pod, have, &Memory::default(), 200).calls, [Call::StopPod { grace_seconds: 30 }]);
+    }
+
+    #[test]
+    fn a_deleted_pod_is_stopped_cleaned_and_removed() {
+        let pod = pod(json!({"containers": [{"name": "a"}]}));
+        let stop = Some(Stop { cause: StopCause::Deleted, grace_seconds: 7 });
+        let memory = Memory { stop, ..Memory::default() };
+        let all = [Call::StopPod { grace_seconds: 7 }, Call::CleanUp, Call::RemovePod];
+        assert_eq!(calls(&pod, vec![record(&pod, "a", running())], &memory, 0).calls, all);
+        let memory = Memory { cleaned: true, removed: true, ..memory };
+        let runtime = RuntimePod::default();
+        let world = World { pod: &pod, spec: pod.spec.as_ref().unwrap(), runtime: &runtime, memory: &memory, now: at(0) };
+        assert_eq!(plan(world), Plan::default());
+    }
+}

@@ -77,10 +77,6 @@ impl RuntimePod {
         self.containers.iter().find(|c| c.id == id)
     }
 
-    pub fn running(&self) -> impl Iterator<Item = &Container> {
-        self.containers.iter().filter(|c| c.is_running())
-    }
-
     /// The sandbox that containers can be started in.
     pub fn ready_sandbox(&self) -> Option<&Sandbox> {
         self.sandboxes.first().filter(|s| s.ready)

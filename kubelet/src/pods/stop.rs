@@ -11,8 +11,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     execute::{Work, gone},
-    hooks,
-    runtime,
+    hooks, runtime,
 };
 use crate::meta;
 
@@ -32,7 +31,9 @@ pub async fn pod(work: &Work, grace_seconds: u32) -> cri::Result<()> {
         let ended = &ended;
         Box::pin(async move {
             let stopped = one(work, container, &message, grace_seconds, Some((first, ended))).await;
-            ended.send_modify(|set| drop(set.insert(container.name.clone())));
+            ended.send_modify(|set| {
+                set.insert(container.name.clone());
+            });
             stopped
         })
     });

@@ -53,6 +53,19 @@ impl Liveness for cri::Runtime {
     }
 }
 
+/// The text of a whole log in the CRI format, as a fuzz target feeds it: in pieces of `piece` bytes. `None` where the query is refused.
+#[doc(hidden)]
+pub fn read_all(data: &[u8], query: &str, piece: usize) -> Option<Vec<u8>> {
+    let (mut lines, mut out) = (Lines::new(Options::parse(query, api::time::Timestamp::UNIX_EPOCH).ok()?), Vec::new());
+    for part in data.chunks(piece.max(1)) {
+        if lines.feed(part, &mut out).is_break() {
+            return Some(out);
+        }
+    }
+    lines.finish(&mut out);
+    Some(out)
+}
+
 /// A log that is being read.
 pub struct Reader {
     file: File,

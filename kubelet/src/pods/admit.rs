@@ -1,0 +1,108 @@
+//! A pod that is new here and those that run -> whether there is room for it. Pure.
+//!
+//! The scheduler has asked already; this answers for pods that were bound past it, or two at once.
+//! Upstream: `pkg/kubelet/lifecycle/predicate.go`.
+
+use std::collections::BTreeSet;
+
+use api::k8s::api::core::v1::Pod;
+
+use crate::{container_config::requests, downward::Allocatable, meta};
+
+/// What the node can give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    pub allocatable: Allocatable,
+    pub pods_max: u32,
+}
+
+/// Why a pod is not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub reason: String,
+    /// As an event says it; the status puts "Pod was rejected: " before it.
+    pub message: String,
+}
+
+/// `None` where there is room. `others`: the pods that are here and have not ended, without `pod`.
+pub fn refusal(
+    pod: &Pod,
+    others: &[&Pod],
+    room: Room,
+    node_labels: Option<&std::collections::BTreeMap<String, String>>,
+) -> Option<Refusal> {
+    let used_pods = i64::try_from(others.len()).unwrap_or(i64::MAX);
+    let sum = |name: &str| others.iter().map(|p| requests(p, name)).sum::<i64>();
+    let of = room.allocatable;
+    let resources = [
+        ("pods", "pods", 1, used_pods, i64::from(room.pods_max)),
+        ("cpu", "cpu", requests(pod, "cpu"), sum("cpu"), of.cpu_milli),
+        ("memory", "memory", requests(pod, "memory"), sum("memory"), of.memory_bytes),
+        (
+            "ephemeral-storage",
+            "ephemeral-storage",
+            requests(pod, "ephemeral-storage"),
+            sum("ephemeral-storage"),
+            of.ephemeral_storage_bytes,
+        ),
+    ];
+    for (name, suffix, requested, used, capacity) in resources {
+        if requested > 0 && requested > capacity - used {
+            let message = format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}");
+            return Some(Refusal { reason: format!("OutOf{suffix}"), message });
+        }
+    }
+    if node_labels.is_some_and(|labels| !selected(pod, labels)) {
+        return Some(predicate("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
+    }
+    let taken: BTreeSet<_> = others.iter().flat_map(|p| host_ports(p)).collect();
+    let clash = host_ports(pod).into_iter().any(|port| taken.iter().any(|other| clash(&port, other)));
+    clash.then(|| predicate("NodePorts", "node(s) didn't have free ports for the requested pod ports"))
+}
+
+fn predicate(name: &str, why: &str) -> Refusal {
+    Refusal { reason: name.into(), message: format!("Predicate {name} failed: {why}") }
+}
+
+fn selected(pod: &Pod, labels: &std::collections::BTreeMap<String, String>) -> bool {
+    let selector = pod.spec.as_ref().and_then(|s| s.node_selector.as_ref());
+    selector.into_iter().flatten().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// Protocol, port, address; an empty address is all.
+fn host_ports(pod: &Pod) -> Vec<(String, i32, String)> {
+    let ports = meta::containers(pod).flat_map(|c| c.ports.iter().flatten());
+    let used = ports.filter_map(|p| {
+        let port = p.host_port.filter(|port| *port > 0)?;
+        let address = p.host_ip.clone().filter(|ip| ip != "0.0.0.0").unwrap_or_default();
+        Some((p.protocol.clone().unwrap_or_else(|| "TCP".into()), port, address))
+    });
+    used.collect()
+}
+
+fn clash(a: &(String, i32, String), b: &(String, i32, String)) -> bool {
+    a.0 == b.0 && a.1 == b.1 && (a.2 == b.2 || a.2.is_empty() || b.2.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container_config::testing::pod;
+
+    #[test]
+    fn what_does_not_fit_is_refused_in_upstreams_words() {
+        let room = Room { allocatable: Allocatable { cpu_milli: 2000, memory_bytes: 1 << 20, ephemeral_storage_bytes: 0 }, pods_max: 2 };
+        let asks = |cpu: &str| pod(&format!(r#"{{"containers":[{{"name":"a","resources":{{"requests":{{"cpu":"{cpu}"}}}}}}]}}"#));
+        let web = pod(r#"{"containers":[{"name":"a","ports":[{"containerPort":80,"hostPort":8080}]}]}"#);
+        let picky = pod(r#"{"containers":[],"nodeSelector":{"disk":"ssd"}}"#);
+        let (one, half) = (asks("1500m"), asks("500m"));
+        let reason = |pod: &Pod, others: &[&Pod]| refusal(pod, others, room, Some(&[].into())).map(|r| r.reason);
+        assert_eq!(reason(&half, &[&one]), None);
+        assert_eq!(reason(&asks("501m"), &[&one]).as_deref(), Some("OutOfcpu"));
+        assert_eq!(reason(&web, &[&web]).as_deref(), Some("NodePorts"));
+        assert_eq!(reason(&picky, &[]).as_deref(), Some("NodeAffinity"));
+        assert_eq!(reason(&half, &[&half, &half]).as_deref(), Some("OutOfpods"));
+        let message = refusal(&asks("3"), &[&half], room, None).unwrap().message;
+        assert_eq!(message, "Node didn't have enough resource: cpu, requested: 3000, used: 500, capacity: 2000");
+    }
+}

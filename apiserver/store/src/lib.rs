@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::Stream;
 
 pub mod etcd;
+pub mod faulty;
 mod index;
 mod local;
 pub mod memory;

@@ -1,4 +1,4 @@
-//! A store in this process: one writer thread; all that arrives while a commit runs joins the next.
+//! A store in this process: one writer thread; all that arrives while a commit runs joins the next. Or no thread: each caller writes itself.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -12,8 +12,11 @@ use std::{
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
-use parking_lot::RwLock;
-use tokio::sync::{Semaphore, oneshot};
+use parking_lot::{Mutex, RwLock};
+use tokio::{
+    sync::{Notify, Semaphore, oneshot},
+    time::{Instant, timeout},
+};
 
 use crate::{
     Entry, Error, Event, Events, Expect, Op, Outcome, Page, Range, Rev, Store, Txn,
@@ -39,11 +42,18 @@ pub(crate) struct Loaded {
     pub deadlines: HashMap<Arc<str>, u64>,
 }
 
-/// The store: an index that all read, and a queue to the one writer.
+/// The store: an index that all read, and the way to the one writer.
 pub struct Local {
     index: Arc<RwLock<Index>>,
-    queue: SyncSender<Work>,
-    slots: Semaphore,
+    hands: Hands,
+}
+
+/// Who carries writes out.
+enum Hands {
+    /// A thread of the store's own: a commit may block.
+    Thread { queue: SyncSender<Work>, slots: Semaphore },
+    /// Whoever asks, at once and in its own task: nothing happens that a simulation did not cause. `None` once closed.
+    Caller { writer: Mutex<Option<Writer>>, deadline: Notify },
 }
 
 enum Work {
@@ -55,9 +65,18 @@ struct Writer {
     index: Arc<RwLock<Index>>,
     disk: Box<dyn Disk>,
     expiry: Expiry,
+    clock: Clock,
 }
 
-/// Keys with a time to live, by deadline (Unix seconds).
+/// Where deadlines are read from, in seconds.
+enum Clock {
+    /// Unix time: deadlines outlive the process.
+    Wall,
+    /// The runtime's, which may be paused, from when the store was made.
+    Runtime(Instant),
+}
+
+/// Keys with a time to live, by deadline (seconds of the writer's clock).
 #[derive(Default)]
 struct Expiry {
     by_key: HashMap<Arc<str>, u64>,
@@ -66,25 +85,55 @@ struct Expiry {
 
 impl Local {
     pub(crate) fn start(disk: Box<dyn Disk>, loaded: Loaded) -> Self {
-        let index = Arc::new(RwLock::new(Index::load(loaded.entries.into_iter(), loaded.rev)));
+        let writer = Writer::new(disk, loaded, Clock::Wall);
+        let index = writer.index.clone();
         let (queue, work) = sync_channel(QUEUE_MAX);
-        let mut expiry = Expiry::default();
-        loaded.deadlines.into_iter().for_each(|(key, at)| expiry.set(&key, Some(at)));
-        let writer = Writer { index: index.clone(), disk, expiry };
         // The thread ends when the last `Local` is dropped or closed: it is the store's own, and no task of any group.
         let started = thread::Builder::new().name("store-writer".into()).spawn(move || writer.run(&work));
         if let Err(error) = started {
             tracing::error!(%error, "store writer could not be started");
         }
-        Self { index, queue, slots: Semaphore::new(QUEUE_MAX) }
+        Self { index, hands: Hands::Thread { queue, slots: Semaphore::new(QUEUE_MAX) } }
+    }
+
+    /// Without a thread. Keys with a time to live go while [`Local::tend`] runs. Must be called within a runtime.
+    pub(crate) fn inline(disk: Box<dyn Disk>, loaded: Loaded) -> Self {
+        let writer = Writer::new(disk, loaded, Clock::Runtime(Instant::now()));
+        Self { index: writer.index.clone(), hands: Hands::Caller { writer: Mutex::new(Some(writer)), deadline: Notify::new() } }
+    }
+
+    /// Deletes what is due, by the runtime's clock, until the store is closed: for a task of whoever made the store without a thread of its
+    /// own. A store with one needs no tending: this returns at once.
+    pub async fn tend(&self) {
+        let Hands::Caller { writer, deadline } = &self.hands else { return };
+        loop {
+            let wait = match &mut *writer.lock() {
+                None => return,
+                Some(writer) => {
+                    writer.carry_out(std::iter::empty());
+                    writer.expiry.wait(writer.clock.now())
+                }
+            };
+            // Either way it is time to look.
+            let _ = timeout(wait.unwrap_or(Duration::MAX), deadline.notified()).await;
+        }
     }
 
     async fn ask<T>(&self, work: impl FnOnce(oneshot::Sender<T>) -> Work) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
-        // As many slots as the queue has places: with one in hand the send below never blocks.
-        let _slot = self.slots.acquire().await.map_err(|_| closed())?;
-        self.queue.send(work(reply)).map_err(|_| closed())?;
-        answer.await.map_err(|_| closed())
+        match &self.hands {
+            Hands::Thread { queue, slots } => {
+                // As many slots as the queue has places: with one in hand the send below never blocks.
+                let _slot = slots.acquire().await.map_err(|_| closed())?;
+                queue.send(work(reply)).map_err(|_| closed())?;
+                answer.await.map_err(|_| closed())
+            }
+            Hands::Caller { writer, deadline } => {
+                carry_out_here(&mut writer.lock(), work(reply))?;
+                deadline.notify_one();
+                answer.await.map_err(|_| closed())
+            }
+        }
     }
 }
 
@@ -140,9 +189,16 @@ impl Store for Local {
 }
 
 impl Writer {
+    fn new(disk: Box<dyn Disk>, loaded: Loaded, clock: Clock) -> Self {
+        let index = Arc::new(RwLock::new(Index::load(loaded.entries.into_iter(), loaded.rev)));
+        let mut expiry = Expiry::default();
+        loaded.deadlines.into_iter().for_each(|(key, at)| expiry.set(&key, Some(at)));
+        Self { index, disk, expiry, clock }
+    }
+
     fn run(mut self, work: &Receiver<Work>) {
         loop {
-            let first = match self.expiry.wait() {
+            let first = match self.expiry.wait(self.clock.now()) {
                 None => work.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(wait) => work.recv_timeout(wait),
             };
@@ -164,7 +220,7 @@ impl Writer {
     /// One commit for all of `batch`. Some: the store is to close.
     fn carry_out(&mut self, batch: impl Iterator<Item = Work>) -> Option<oneshot::Sender<()>> {
         let (mut staged, mut replies, mut closing) = (Staged::default(), Vec::new(), None);
-        let now = now_seconds();
+        let now = self.clock.now();
         let mut deadlines: HashMap<Arc<str>, Option<u64>> = HashMap::new();
         {
             let index = self.index.read();
@@ -225,9 +281,9 @@ impl Expiry {
     }
 
     /// How long until the next key is due; `None` while there is none.
-    fn wait(&self) -> Option<Duration> {
+    fn wait(&self, now: u64) -> Option<Duration> {
         let (at, _) = self.by_time.first()?;
-        Some(Duration::from_secs(at.saturating_sub(now_seconds())).max(Duration::from_millis(100)))
+        Some(Duration::from_secs(at.saturating_sub(now)).max(Duration::from_millis(100)))
     }
 
     /// Deletions of what is due. A key that was written again has another deadline by now.
@@ -242,7 +298,7 @@ impl Expiry {
 }
 
 impl Txn {
-    /// The new deadline (Unix seconds) of each key written; `None` lasts.
+    /// The new deadline (by the store's clock) of each key written; `None` lasts.
     fn deadlines(&self, now: u64) -> Vec<(Arc<str>, Option<u64>)> {
         let deadline = |op: &Op| match op {
             Op::Put { key, ttl, .. } => (Arc::from(key.as_str()), ttl.map(|t| now + t.as_secs() + u64::from(t.subsec_nanos() > 0))),
@@ -252,8 +308,25 @@ impl Txn {
     }
 }
 
-fn now_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+impl Clock {
+    fn now(&self) -> u64 {
+        match self {
+            Clock::Wall => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            Clock::Runtime(start) => start.elapsed().as_secs(),
+        }
+    }
+}
+
+fn carry_out_here(writer: &mut Option<Writer>, work: Work) -> Result<(), Error> {
+    let closing = writer.as_mut().ok_or_else(closed)?.carry_out(std::iter::once(work));
+    if let Some(closing) = closing {
+        if let Some(writer) = writer.take() {
+            writer.index.write().close();
+        }
+        // Nobody waiting for the end is no error.
+        let _ = closing.send(());
+    }
+    Ok(())
 }
 
 fn closed() -> Error {

@@ -16,6 +16,12 @@ impl Memory {
     pub fn new() -> Self {
         Self::start(Box::new(NoDisk), Loaded::default())
     }
+
+    /// For simulations in one thread: writes are carried out by whoever asks, time is the runtime's. A task of the caller's must run
+    /// [`Local::tend`] if keys with a time to live are to go. Must be called within a runtime.
+    pub fn without_thread() -> Self {
+        Self::inline(Box::new(NoDisk), Loaded::default())
+    }
 }
 
 impl Disk for NoDisk {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
+use redb::{Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageBackend, StorageError, TableDefinition};
 
 use crate::{
     Entry, Error, Event, Rev,
@@ -27,6 +27,12 @@ const CACHE_BYTES: usize = 2 << 20;
 const MAGIC: &[u8; 9] = b"redb\x1A\x0A\xA9\x0D\x0A";
 const HEAD_BYTES: usize = 16;
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fresh {
+    Yes,
+    No,
+}
+
 struct RedbDisk {
     database: Database,
 }
@@ -38,11 +44,28 @@ struct RedbDisk {
 pub fn open(dir: &Path) -> Result<Local, Error> {
     let file = dir.join(FILE);
     let fresh = check(dir, &file)?;
+    let opened = if fresh == Fresh::Yes { builder().create(&file) } else { builder().open(&file) };
+    start(opened.map_err(|error| explain(&file, error))?, dir, fresh)
+}
+
+/// As [`open`], with something between redb and the file, which `backend` makes from the file's path.
+pub(crate) fn open_through<B: StorageBackend>(dir: &Path, backend: impl FnOnce(&Path) -> io::Result<B>) -> Result<Local, Error> {
+    let file = dir.join(FILE);
+    let fresh = check(dir, &file)?;
+    let backend = backend(&file).map_err(|error| unusable(&file, &error))?;
+    let opened = builder().create_with_backend(backend);
+    start(opened.map_err(|error| explain(&file, error))?, dir, fresh)
+}
+
+fn builder() -> Builder {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
-    let opened = if fresh { builder.create(&file) } else { builder.open(&file) };
-    let database = opened.map_err(|error| explain(&file, error))?;
-    if fresh {
+    builder
+}
+
+fn start(database: Database, dir: &Path, fresh: Fresh) -> Result<Local, Error> {
+    let file = dir.join(FILE);
+    if fresh == Fresh::Yes {
         found(&database).map_err(|e| damaged(&file, &e))?;
         fs::File::open(dir).and_then(|d| d.sync_all()).map_err(|e| unusable(dir, &e))?;
     }
@@ -81,14 +104,14 @@ impl RedbDisk {
     }
 }
 
-/// True: there is nothing yet, and the directory may be used.
-fn check(dir: &Path, file: &Path) -> Result<bool, Error> {
+/// Whether there is nothing yet; an error where the directory may not be used.
+fn check(dir: &Path, file: &Path) -> Result<Fresh, Error> {
     fs::create_dir_all(dir).map_err(|e| unusable(dir, &e))?;
     if file.exists() {
         let mut head = [0; HEAD_BYTES];
         let read = fs::File::open(file).and_then(|mut f| f.read_exact(&mut head));
         return match read {
-            Ok(()) if head.starts_with(MAGIC) => Ok(false),
+            Ok(()) if head.starts_with(MAGIC) => Ok(Fresh::No),
             Ok(()) => Err(damaged(file, &"it does not begin as a redb file does")),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(damaged(file, &"it is too short")),
             Err(error) => Err(unusable(file, &error)),
@@ -96,7 +119,7 @@ fn check(dir: &Path, file: &Path) -> Result<bool, Error> {
     }
     let mut others = fs::read_dir(dir).map_err(|e| unusable(dir, &e))?;
     match others.next() {
-        None => Ok(true),
+        None => Ok(Fresh::Yes),
         Some(_) => Err(Error::Unusable(format!(
             "{} is not empty and holds no skiff store: it was left untouched. Name another --data-dir, or empty it if nothing in it is needed.",
             dir.display()

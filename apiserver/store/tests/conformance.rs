@@ -1,4 +1,4 @@
-//! One contract, every back end: each test here runs on memory, on redb and on a real etcd.
+//! One contract, every back end: each test here runs on memory (with its thread and without), on redb and on a real etcd.
 
 mod backends;
 

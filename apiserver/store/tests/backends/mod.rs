@@ -3,10 +3,11 @@
 use std::{
     net::TcpListener,
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use store::{Store, etcd::Tls, memory::Memory};
+use store::{Store, etcd::Tls, faulty::Faulty, memory::Memory};
 
 pub struct Backend {
     store: Box<dyn Store>,
@@ -25,6 +26,14 @@ impl Backend {
 
     pub async fn memory() -> Self {
         Self { store: Box::new(Memory::new()), _server: None, _dir: None }
+    }
+
+    /// Writes in the caller's own task, as simulations have it, behind a faulty store whose day is good.
+    pub async fn unthreaded() -> Self {
+        let store = Arc::new(Memory::without_thread());
+        let tended = store.clone();
+        tokio::spawn(async move { tended.tend().await });
+        Self { store: Box::new(Faulty::new(store, Box::new(|| 0))), _server: None, _dir: None }
     }
 
     pub async fn redb() -> Self {
@@ -69,6 +78,7 @@ fn free_port() -> u16 {
 macro_rules! each_backend {
     ($($test:ident),* $(,)?) => {
         each_backend!(@ memory: $($test),*);
+        each_backend!(@ unthreaded: $($test),*);
         each_backend!(@ redb: $($test),*);
         each_backend!(@ etcd: $($test),*);
     };

@@ -38,8 +38,10 @@ impl Diagnosis {
     }
 
     pub fn count(&mut self, reason: &str, nodes: usize) {
-        if nodes > 0 {
-            *self.reasons.entry(reason.to_owned()).or_insert(0) += nodes;
+        match self.reasons.get_mut(reason) {
+            Some(counted) => *counted += nodes,
+            None if nodes > 0 => drop(self.reasons.insert(reason.to_owned(), nodes)),
+            None => {}
         }
     }
 

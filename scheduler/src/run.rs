@@ -334,9 +334,81 @@ impl State {
 
     fn pod_gone(&mut self, info: &Arc<PodInfo>, now: Instant) {
         self.queue.remove(&info.key);
+        // Weaker pods kept away from the node that was meant for it.
+        let expected = self.table.nominated_node(&info.key).is_some();
         self.table.nominate(info, None);
-        if let Some(gone) = self.table.take_pod(&info.key) {
-            self.queue.changed(&Change::PodGone(&gone), now);
+        if self.table.take_pod(&info.key).is_some() || expected {
+            self.queue.changed(&Change::PodGone(info), now);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{node, pod};
+
+    fn asking(name: &str, cpu: &str, node: &str, phase: &str) -> Arc<Pod> {
+        let containers = json!([{"name": "c", "resources": {"requests": {"cpu": cpu}}}]);
+        let said = json!({"metadata": {"name": name, "uid": name}, "spec": {"containers": containers, "nodeName": node}, "status": {"phase": phase}});
+        pod(&said).pod
+    }
+
+    fn state(cpu: &str) -> State {
+        let mut state = State::default();
+        let said = json!({"metadata": {"name": "a"}, "status": {"allocatable": {"cpu": cpu, "pods": "10"}}});
+        state.node_changed(None, Some(&Arc::new(node(&said))));
+        state
+    }
+
+    /// The next pod, and the node it gets.
+    fn step(state: &mut State) -> Option<(String, Option<String>)> {
+        let tried = state.queue.pop(Instant::now())?;
+        let name = tried.info.key.name.clone();
+        match state.decide(tried, None, 0) {
+            Todo::Bind(_, node) => Some((name, Some(node))),
+            _ => Some((name, None)),
+        }
+    }
+
+    #[test]
+    fn pods_that_end_make_room() {
+        let mut state = state("2");
+        let (running, over) = (asking("old", "2", "a", "Running"), asking("old", "2", "a", "Succeeded"));
+        state.pod_changed(None, Some(&running));
+        state.pod_changed(None, Some(&asking("new", "1", "", "Pending")));
+        assert_eq!(step(&mut state), Some(("new".into(), None)));
+        assert_eq!(step(&mut state), None);
+        state.pod_changed(Some(&running), Some(&over));
+        assert_eq!(step(&mut state), Some(("new".into(), Some("a".into()))));
+        state.pod_changed(Some(&over), None);
+        assert_eq!(state.table.find("a").unwrap().used.milli_cpu, 1000, "what was over is not taken away twice");
+    }
+
+    #[test]
+    fn an_assumed_pod_is_not_tried_again() {
+        let mut state = state("2");
+        let pending = asking("p", "1", "", "Pending");
+        state.pod_changed(None, Some(&pending));
+        assert_eq!(step(&mut state), Some(("p".into(), Some("a".into()))));
+        state.pod_changed(Some(&pending), Some(&pending));
+        assert_eq!(step(&mut state), None);
+        state.pod_changed(Some(&pending), None);
+        assert_eq!(state.table.find("a").unwrap().used.milli_cpu, 0);
+    }
+
+    #[test]
+    fn a_nominated_pod_that_is_deleted_frees_its_place() {
+        let mut state = state("2");
+        let mut strong = (*asking("strong", "2", "", "Pending")).clone();
+        strong.spec.as_mut().unwrap().priority = Some(9);
+        strong.spec.as_mut().unwrap().scheduling_gates = serde_json::from_value(json!([{"name": "g"}])).unwrap();
+        strong.status.as_mut().unwrap().nominated_node_name = Some("a".into());
+        let strong = Arc::new(strong);
+        state.pod_changed(None, Some(&strong));
+        state.pod_changed(None, Some(&asking("weak", "1", "", "Pending")));
+        assert_eq!(step(&mut state), Some(("weak".into(), None)));
+        state.pod_changed(Some(&strong), None);
+        assert_eq!(step(&mut state), Some(("weak".into(), Some("a".into()))));
     }
 }

@@ -14,6 +14,7 @@ use proxy::cni::{NetworkConfig, write_conflist};
 use crate::{
     dirs::Dirs,
     flags::UpFlags,
+    instance::Node,
     progress::Progress,
     server::{Control, cluster_dns, default_address, host_name, laws_config},
 };
@@ -23,8 +24,9 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How long the node may take to become Ready.
 const READY_BOUND: Duration = Duration::from_secs(120);
 
-/// Resolves once the node is Ready and DNS answers.
-pub async fn start(flags: &UpFlags, control: &Control, progress: &Progress) -> anyhow::Result<()> {
+/// Resolves once the node is Ready and DNS answers. The node is ours as long as what is returned is held.
+pub async fn start(flags: &UpFlags, control: &Control, progress: &Progress) -> anyhow::Result<Node> {
+    let claimed = Node::claim(&control.dirs)?;
     let node = flags.agent.node_name.clone().unwrap_or_else(host_name);
     let address = flags.agent.node_ip.or_else(default_address).unwrap_or(IpAddr::from([127, 0, 0, 1]));
     let laws = laws_config(&flags.server)?;
@@ -48,7 +50,7 @@ pub async fn start(flags: &UpFlags, control: &Control, progress: &Progress) -> a
         Ok(false) => bail!("the node agent ended before the node was Ready; see {}", control.dirs.log().display()),
         Err(_) => bail!("node {node} is not Ready after {} s; see {}", READY_BOUND.as_secs(), control.dirs.log().display()),
     }
-    Ok(())
+    Ok(claimed)
 }
 
 /// Stops all pods and our containerd, also when skiff does not run.
@@ -58,6 +60,7 @@ pub async fn stop_pods(dirs: &Dirs) -> anyhow::Result<()> {
 
 /// Removes rules, links, mounts and cgroups.
 pub async fn clean(dirs: &Dirs) -> anyhow::Result<()> {
+    let _claimed = Node::claim(dirs)?;
     kubelet::clean(&dirs.agent()).await.context("cleaning up after the pods")?;
     proxy::cleanup().await.context("removing rules and links")
 }

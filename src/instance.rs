@@ -11,6 +11,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::dirs::Dirs;
 
+const NODE_LOCK: &str = "/run/skiff-node.lock";
+
 /// Held as long as this process runs on the data directory.
 #[derive(Debug)]
 pub struct Instance {
@@ -31,6 +33,34 @@ impl Instance {
         write!(file, "{}", std::process::id())?;
         Ok(Self { _locked: file })
     }
+}
+
+/// Held while this process has a node on this machine: bridge, rules and DNS address are the machine's, so there is one at a time.
+#[derive(Debug)]
+pub struct Node {
+    _locked: File,
+}
+
+impl Node {
+    /// # Errors
+    /// Another skiff has a node here; it says where.
+    pub fn claim(dirs: &Dirs) -> anyhow::Result<Self> {
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = options.open(NODE_LOCK).with_context(|| format!("opening {NODE_LOCK}"))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => bail!("another skiff has a node on this machine ({}): reset that one first", whose()),
+            Err(TryLockError::Error(error)) => return Err(error).context("locking the node"),
+        }
+        file.set_len(0)?;
+        write!(file, "data in {}", dirs.root.display())?;
+        Ok(Self { _locked: file })
+    }
+}
+
+fn whose() -> String {
+    fs::read_to_string(NODE_LOCK).unwrap_or_default()
 }
 
 /// The id of the skiff that runs on this data directory.

@@ -75,21 +75,24 @@ async fn foreground(flags: UpFlags) -> anyhow::Result<()> {
     let progress = Progress::default();
     let control = Box::pin(Control::start(&flags.server, &progress)).await?;
     let started = async {
-        Box::pin(agent::start(&flags, &control, &progress)).await?;
+        let node = Box::pin(agent::start(&flags, &control, &progress)).await?;
         let target = flags.kubeconfig.clone().unwrap_or_else(kubeconfig::default_path);
         kubeconfig::merge_into(&target, &control.admin)?;
         progress.step(&format!("kubectl context {:?} in {}", kubeconfig::CONTEXT, target.display()));
         progress.say("\nNow try:\n  kubectl get nodes\n  kubectl get pods --all-namespaces\nStop with `skiff down`; remove everything with `skiff reset`.");
-        anyhow::Ok(())
+        anyhow::Ok(node)
     };
     tokio::select! {
         // Told to end before we were up: that is no failure.
         () = server::told_to_end(&control.group) => {}
         started = started => {
-            if let Err(error) = started {
-                control.end().await;
-                return Err(error);
-            }
+            let _node = match started {
+                Ok(node) => node,
+                Err(error) => {
+                    control.end().await;
+                    return Err(error);
+                }
+            };
             progress.done();
             server::told_to_end(&control.group).await;
         }

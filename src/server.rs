@@ -41,8 +41,6 @@ pub struct Control {
     pub certs: Arc<Certs>,
     /// The administrator's kubeconfig.
     pub admin: Value,
-    /// Where the API is served, as this machine reaches it.
-    pub address: SocketAddr,
     /// What all rooms of this process see of the cluster.
     pub caches: client::Caches,
     engine: Arc<Engine>,
@@ -96,7 +94,7 @@ impl Control {
         let admin = named(certs.admin_kubeconfig(&format!("https://{address}")));
         kubeconfig::write_private(&dirs.kubeconfig(), &kubeconfig::to_yaml(&admin)?)?;
         let caches = client::Caches::new(client_as(&engine, "system:kube-controller-manager", &[]), group.clone());
-        let control = Self { group, dirs, certs, admin, address, caches, engine, store, _instance: instance };
+        let control = Self { group, dirs, certs, admin, caches, engine, store, _instance: instance };
         Box::pin(auth::bootstrap(&control.engine)).await?;
         Box::pin(kinds::bootstrap_service::kubernetes_service(&control.engine, &laws, SocketAddr::new(advertised, port))).await?;
         Box::pin(manifests::apply(&control.engine, cluster_dns(&laws))).await?;

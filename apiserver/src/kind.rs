@@ -199,6 +199,11 @@ pub trait Law: Send + Sync {
         false
     }
 
+    /// Whether a creator may bring a status (upstream's strategy does not reset it).
+    fn created_with_status(&self) -> bool {
+        false
+    }
+
     /// Whether a finished deletion is answered with the object instead of a Status (`ReturnDeletedObject`).
     fn returns_deleted(&self) -> bool {
         false

@@ -53,6 +53,10 @@ pub fn kind() -> Kind {
 struct Nodes;
 
 impl Law for Nodes {
+    fn created_with_status(&self) -> bool {
+        true
+    }
+
     fn default(&self, object: &mut Value) {
         if let Some(spec) = edit::child(object, "spec") {
             pair_pod_cidrs(spec);

@@ -189,3 +189,16 @@ async fn an_event_is_one_object_in_two_shapes() {
     );
     assert_eq!(room.send("GET", &selected("regarding.name%3Dother"), Value::Null).await.1["items"], json!([]));
 }
+
+#[tokio::test]
+async fn a_node_brings_its_status_and_a_service_does_not() {
+    let room = Room::new().await;
+    let status = json!({"capacity": {"cpu": "4"}});
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}, "status": status});
+    let (code, made) = room.send("POST", "/api/v1/nodes", node).await;
+    assert_eq!((code, &made["status"]["capacity"]["cpu"]), (201, &json!("4")));
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s1"}, "spec": {"ports": [{"port": 80}]},
+        "status": {"loadBalancer": {"ingress": [{"ip": "10.1.1.1"}]}}});
+    let (code, made) = room.send("POST", SERVICES, service).await;
+    assert_eq!((code, made.pointer("/status/loadBalancer/ingress")), (201, None));
+}

@@ -92,6 +92,7 @@ pub(super) async fn create_named(engine: &Arc<Engine>, asked: &Asked<'_>, mut ob
 fn prepare(ctx: &Ctx<'_>, object: &mut Value) {
     let kind = ctx.kind;
     if has_status(kind)
+        && !kind.law.created_with_status()
         && let Some(map) = object.as_object_mut()
     {
         map.shift_remove("status");

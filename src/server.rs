@@ -110,7 +110,7 @@ impl Control {
     }
 
     /// Ends in order: loops, connections, store.
-    pub async fn end(self) {
+    pub async fn end(&self) {
         tracing::info!("ending");
         if !self.group.drain(END_BOUND).await {
             tracing::warn!(seconds = END_BOUND.as_secs(), "some tasks did not end in time");

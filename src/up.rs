@@ -3,6 +3,7 @@
 use std::{
     fs,
     os::unix::process::CommandExt,
+    pin::pin,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -82,21 +83,17 @@ async fn foreground(flags: UpFlags) -> anyhow::Result<()> {
         progress.say("\nNow try:\n  kubectl get nodes\n  kubectl get pods --all-namespaces\nStop with `skiff down`; remove everything with `skiff reset`.");
         anyhow::Ok(node)
     };
-    tokio::select! {
+    // One listener for the whole life: no signal falls between two.
+    let mut end = pin!(server::told_to_end(&control.group));
+    let node = tokio::select! {
         // Told to end before we were up: that is no failure.
-        () = server::told_to_end(&control.group) => {}
-        started = started => {
-            let _node = match started {
-                Ok(node) => node,
-                Err(error) => {
-                    control.end().await;
-                    return Err(error);
-                }
-            };
-            progress.done();
-            server::told_to_end(&control.group).await;
-        }
+        () = &mut end => Ok(None),
+        started = started => started.map(Some),
+    };
+    if let Ok(Some(_)) = &node {
+        progress.done();
+        end.await;
     }
     control.end().await;
-    Ok(())
+    node.map(drop)
 }

@@ -187,8 +187,8 @@ fn parse_saturating(digits: &str) -> i128 {
     let digits = digits.trim_start_matches('0');
     match digits.len() {
         0 => 0,
-        1..=27 => digits.parse().unwrap_or(0),
-        _ => i128::from(i64::MAX),
+        1..=38 => digits.parse().unwrap_or(i128::MAX),
+        _ => i128::MAX,
     }
 }
 
@@ -222,6 +222,7 @@ mod tests {
             ("-5", "-5"),
             ("0.5Ki", "512"),
             ("12E", "9223372036854775807"),
+            ("-1051862952838943281907132007n", "-1051862952838943281907132007n"),
         ];
         for (text, canonical) in cases {
             assert_eq!(Quantity::parse(text).unwrap().to_string(), canonical, "{text}");

@@ -46,6 +46,12 @@ pub struct Config {
     pub resolv_conf: PathBuf,
 }
 
+/// Reads a question and a resolv.conf, and does nothing: for the fuzz targets.
+#[doc(hidden)]
+pub fn read_untrusted(question: &[u8], resolv_conf: &str) -> (bool, usize) {
+    (server::parse(question).is_some(), resolv::parse(resolv_conf).count())
+}
+
 /// Serves DNS: returns when it listens, and goes on in `group` until it stops. Until the caches are filled, the cluster's names get SERVFAIL.
 ///
 /// # Errors

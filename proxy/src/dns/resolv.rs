@@ -42,7 +42,7 @@ impl Upstreams {
     }
 }
 
-fn parse(text: &str) -> impl Iterator<Item = SocketAddr> {
+pub(super) fn parse(text: &str) -> impl Iterator<Item = SocketAddr> {
     text.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
         let address = words.next().filter(|w| *w == "nameserver").and(words.next())?;

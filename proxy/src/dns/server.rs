@@ -189,7 +189,7 @@ impl Server {
 }
 
 /// A request; answers that stray in are none.
-fn parse(bytes: &[u8]) -> Option<Message> {
+pub(super) fn parse(bytes: &[u8]) -> Option<Message> {
     Message::from_vec(bytes).ok().filter(|m| m.metadata.message_type == MessageType::Query)
 }
 

@@ -1,0 +1,175 @@
+//! Broken bytes -> each decoder, for a while: it may refuse, it may not panic. The same seed gives the same bytes.
+//!
+//! `SKIFF_FUZZ_SECONDS` (60) is what all targets take together; `SKIFF_SEED` repeats a run. What fails is printed.
+
+mod corpus;
+mod mutate;
+mod requests;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::{Duration, Instant},
+};
+
+use api::{
+    quantity::Quantity,
+    selector::{Fields, Labels},
+};
+use apiserver::{decode::Schemas, parse, smp};
+use mutate::Mutator;
+
+/// How many tests there are here, `requests` among them.
+const TARGETS: u64 = 11;
+
+fn budget() -> Duration {
+    let seconds: u64 = std::env::var("SKIFF_FUZZ_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(60);
+    Duration::from_millis(seconds * 1000 / TARGETS)
+}
+
+fn seed() -> u64 {
+    let seed = std::env::var("SKIFF_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random::<u64>);
+    println!("SKIFF_SEED={seed}");
+    seed
+}
+
+/// Runs `target` on mutations of the corpus until the budget is spent.
+fn fuzz(corpus: &[&[u8]], target: impl Fn(&[u8])) {
+    let mut mutator = Mutator::new(corpus, seed());
+    let end = Instant::now() + budget();
+    let mut runs = 0_u64;
+    corpus.iter().for_each(|whole| target(whole));
+    while Instant::now() < end {
+        let input = mutator.next();
+        let done = catch_unwind(AssertUnwindSafe(|| target(&input)));
+        assert!(done.is_ok(), "it fails on {:?} ({input:02x?})", String::from_utf8_lossy(&input));
+        runs += 1;
+    }
+    println!("{runs} inputs");
+    assert!(runs > 100, "only {runs} inputs: the decoder hangs on some");
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn json() {
+    fuzz(corpus::JSON, |bytes| {
+        let Ok(parsed) = parse::json(bytes) else { return };
+        let again = parse::json(parsed.value.to_string().as_bytes()).expect("what was read can be written");
+        assert_eq!(again.value, parsed.value);
+    });
+}
+
+#[test]
+fn yaml() {
+    fuzz(corpus::YAML, |bytes| {
+        let Ok(parsed) = parse::yaml(bytes) else { return };
+        // What YAML gave is plain JSON.
+        parse::json(parsed.value.to_string().as_bytes()).expect("what was read can be written");
+    });
+}
+
+#[test]
+fn protobuf() {
+    let shapes = kinds::schema::shapes();
+    let samples = corpus::protobuf();
+    let samples: Vec<&[u8]> = samples.iter().map(Vec::as_slice).collect();
+    for sample in &samples {
+        shapes.protobuf("Pod", sample).expect("the samples are good");
+    }
+    fuzz(&samples, |bytes| {
+        if let Ok(parsed) = shapes.protobuf("Pod", bytes) {
+            assert!(parsed.value.is_object());
+        }
+    });
+}
+
+#[test]
+fn checked_and_validated() {
+    let shapes = kinds::schema::shapes();
+    let table = kinds::table(&kinds::Config::default());
+    fuzz(corpus::JSON, |bytes| {
+        let Ok(parsed) = parse::json(bytes) else { return };
+        let kind = parsed.value["kind"].as_str().unwrap_or_default().to_owned();
+        let Some(kind) = table.iter().find(|k| k.kind == kind) else { return };
+        let mut object = parsed.value;
+        if shapes.check(kind, &mut object, &parsed.duplicates, apiserver::decode::FieldValidation::Warn).is_err() {
+            return;
+        }
+        let mut causes = api::causes::Causes::default();
+        kind.law.default(&mut object);
+        kind.law.validate(&object, &mut causes);
+        kind.law.cells(&object, api::time::Timestamp::UNIX_EPOCH);
+    });
+}
+
+#[test]
+fn selectors() {
+    fuzz(corpus::SELECTORS, |bytes| {
+        let text = text(bytes);
+        if let Ok(selector) = Labels::parse(&text) {
+            selector.matches(None);
+            let shown = selector.to_string();
+            assert_eq!(Labels::parse(&shown).as_ref(), Ok(&selector), "{shown} is another selector");
+        }
+        if let Ok(selector) = Fields::parse(&text) {
+            selector.matches_with(|_| Some("x"));
+        }
+    });
+}
+
+#[test]
+fn quantities() {
+    fuzz(corpus::QUANTITIES, |bytes| {
+        let Ok(quantity) = Quantity::parse(&text(bytes)) else { return };
+        let (_, _) = (quantity.units(), quantity.milli());
+        let shown = quantity.to_string();
+        let again = Quantity::parse(&shown).expect("what was read can be written");
+        assert!(again.minus(quantity).is_zero(), "{shown} is another quantity");
+        let _ = (quantity.plus(quantity), quantity.minus(quantity));
+    });
+}
+
+#[test]
+fn strategic_merge() {
+    let shapes = kinds::schema::shapes();
+    let pod = shapes.named("io.k8s.api.core.v1.Pod").expect("pods have a shape");
+    let current: serde_json::Value = serde_json::from_slice(corpus::JSON[0]).expect("the sample is good");
+    fuzz(corpus::PATCHES, |bytes| {
+        let Ok(patch) = parse::json(bytes) else { return };
+        if let Ok(merged) = smp::apply(&pod, &current, patch.value) {
+            assert!(merged.is_object());
+        }
+    });
+}
+
+#[test]
+fn network_configs() {
+    fuzz(corpus::CNI, |bytes| {
+        let _ = proxy::cni::read_config(&text(bytes));
+    });
+}
+
+#[test]
+fn names_and_resolvers() {
+    fuzz(corpus::RESOLV, |bytes| {
+        let text = text(bytes);
+        let dns = kubelet::dns_config::Dns::parse(&text);
+        assert!(dns.servers.len() <= text.len());
+        proxy::dns::read_untrusted(bytes, &text);
+    });
+}
+
+#[test]
+fn log_lines() {
+    let queries = ["", "timestamps=true", "tailLines=2", "limitBytes=10", "sinceTime=2026-01-01T00:00:00Z", "stream=Stderr&timestamps=1"];
+    fuzz(corpus::LOGS, |bytes| {
+        for query in queries {
+            let whole = kubelet::server::read_log(bytes, query, usize::MAX);
+            // How the bytes come in pieces must not matter.
+            let pieces = kubelet::server::read_log(bytes, query, 1 + bytes.len() % 7);
+            assert_eq!(whole, pieces, "{query}");
+        }
+    });
+}

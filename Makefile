@@ -1,9 +1,9 @@
 # Two commands for users: `make up` and `make test`. Both need nothing done by hand before, and may be run again.
-# As a user who is not root they ask for sudo where it is needed.
+# A user who is not root is asked for sudo where it is needed.
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: up test setup-test
+.PHONY: up test
 
 # Installs what is missing, builds skiff, brings up a cluster on this machine.
 up:
@@ -13,11 +13,9 @@ up:
 	$(SUDO) env "HOME=$$HOME" kubectl --context skiff wait --for=condition=Ready nodes --all --timeout=60s
 	$(SUDO) env "HOME=$$HOME" kubectl --context skiff get nodes
 
-# Installs what is missing, then all floors of tests: the least powerful first (see ARCHITECTURE.md).
-test: setup-test
-	cargo test --workspace --exclude e2e --no-fail-fast
-	cargo build --workspace --bins
-	cargo test -p e2e --no-fail-fast
-
-setup-test:
+# Installs what is missing, builds once, then all floors of tests: tables first, then rooms, house and street (ARCHITECTURE.md, "Tests").
+# One selection of packages for all of it: another would be another set of features, and another build of the world.
+test:
 	./deploy/setup.sh test
+	cargo test --workspace --lib --bins
+	cargo test --workspace --test '*' --no-fail-fast

@@ -35,6 +35,8 @@ pub enum Backend {
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     pub backend: Backend,
+    /// The binary; by default `SKIFF_BIN`, or what `cargo build -p skiff` made.
+    pub bin: Option<PathBuf>,
     /// More flags, at the end of the command line.
     pub args: Vec<String>,
     /// An environment variable each.
@@ -200,7 +202,7 @@ impl Drop for Server {
         }
         kill(&mut self.child);
         if self.verb == "up" {
-            let mut reset = Command::new(skiff());
+            let mut reset = Command::new(self.options.bin.clone().unwrap_or_else(skiff));
             reset.arg("reset").arg("--data-dir").arg(self.data_dir()).stdin(Stdio::null());
             match reset.output() {
                 Ok(done) if done.status.success() => {}
@@ -211,7 +213,7 @@ impl Drop for Server {
 }
 
 fn command(verb: &str, dir: &Path, port: u16, kubelet_port: u16, options: &Options) -> Command {
-    let mut command = Command::new(skiff());
+    let mut command = Command::new(options.bin.clone().unwrap_or_else(skiff));
     command.arg(verb).arg("--data-dir").arg(dir.join("data")).arg("--secure-port").arg(port.to_string());
     if verb == "up" {
         command.arg("--foreground").arg("--kubeconfig").arg(dir.join("kubeconfig"));

@@ -5,7 +5,13 @@
 
 pub mod disk;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures::{Stream, StreamExt, stream};
@@ -41,6 +47,8 @@ pub struct Faulty {
 }
 
 struct Chance {
+    /// Writes so far that were carried out without an answer.
+    unanswered: AtomicU64,
     dice: Mutex<Dice>,
     faults: Mutex<Faults>,
 }
@@ -48,12 +56,17 @@ struct Chance {
 impl Faulty {
     /// Without faults until [`Faulty::set`].
     pub fn new(inner: Arc<dyn Store>, dice: Dice) -> Self {
-        Self { inner, chance: Arc::new(Chance { dice: Mutex::new(dice), faults: Mutex::default() }) }
+        Self { inner, chance: Arc::new(Chance { unanswered: AtomicU64::new(0), dice: Mutex::new(dice), faults: Mutex::default() }) }
     }
 
     /// From now on; watches that are open are meant too.
     pub fn set(&self, faults: Faults) {
         *self.chance.faults.lock() = faults;
+    }
+
+    /// How many writes were carried out without an answer: their authors may do them again.
+    pub fn unanswered(&self) -> u64 {
+        self.chance.unanswered.load(Ordering::Relaxed)
     }
 
     async fn read<T>(&self, call: impl Future<Output = Result<T, Error>> + Send) -> Result<T, Error> {
@@ -84,7 +97,10 @@ impl Store for Faulty {
         self.chance.fail(|f| f.lost, "no answer to a write")?;
         let outcome = self.inner.txn(txn).await;
         self.chance.wait().await;
-        self.chance.fail(|f| f.done_unanswered, "no answer to a write")?;
+        if self.chance.strikes(|f| f.done_unanswered) {
+            self.chance.unanswered.fetch_add(1, Ordering::Relaxed);
+            return Err(Error::Unavailable("no answer to a write".into()));
+        }
         outcome
     }
 

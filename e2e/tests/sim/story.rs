@@ -1,0 +1,117 @@
+//! A seed -> a story: a cluster is built, users do things while the store has bad days, then all is mended and must converge.
+
+use std::time::Duration;
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use store::faulty::Faults;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    house::House,
+    laws::{self, Watched},
+    nodes::{Luck, Nodes},
+    settle::unsettled,
+    steady::Clock,
+    user::{Manners, NODES, User},
+};
+
+const STEPS: usize = 90;
+const TICK: Duration = Duration::from_millis(20);
+const SETTLED_WITHIN: Duration = Duration::from_secs(1500);
+
+pub fn tell(seed: u64) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_test_writer().try_init();
+    runtime.block_on(Box::pin(story(seed)));
+}
+
+async fn story(seed: u64) {
+    let mut dice = StdRng::seed_from_u64(seed);
+    let start = Instant::now();
+    let clock = Clock::open();
+    let house = House::build(StdRng::seed_from_u64(dice.random())).await;
+    house.group.spawn(async move {
+        loop {
+            clock.set(u64::try_from(start.elapsed().as_micros()).unwrap());
+            sleep(TICK).await;
+        }
+    });
+    let manners = if seed % 3 == 0 { Manners::Calm } else { Manners::Wild };
+    let luck = if manners == Manners::Calm { Luck::Good } else { Luck::Mixed };
+    let watched = laws::watch(&house, luck == Luck::Mixed).await;
+    let mut nodes = Nodes::new(luck, StdRng::seed_from_u64(dice.random()));
+    (0..NODES).for_each(|number| nodes.start(&house, number));
+    let mut user = User::new(&house, watched.clone(), manners, StdRng::seed_from_u64(dice.random()));
+    for namespace in ["red", "green", "blue"] {
+        user.make_namespace(namespace).await;
+    }
+    for step in 0..STEPS {
+        if step % 15 == 0 {
+            house.set(weather(seed, &mut dice));
+        }
+        user.act(&house, &mut nodes).await;
+        let longest = if step % 10 == 9 { 60_000 } else { 4000 };
+        sleep(Duration::from_millis(dice.random_range(1..longest))).await;
+        check(&watched, &user, step);
+    }
+    house.set(Faults::default());
+    nodes.be_lucky();
+    user.mend(&house, &mut nodes).await;
+    settle(&house, &watched, &user).await;
+    let revision = watched.lock().objects.values().map(|o| o.rev).max();
+    println!("{} s of simulated time, revision {revision:?}", start.elapsed().as_secs());
+    assert!(house.group.drain(Duration::from_secs(60)).await, "tasks did not end");
+}
+
+/// A third of the days is fine.
+fn weather(seed: u64, dice: &mut StdRng) -> Faults {
+    if seed == 0 || dice.random_ratio(1, 3) {
+        return Faults::default();
+    }
+    Faults {
+        late: dice.random_range(0..300),
+        late_max: Duration::from_millis(dice.random_range(1..800)),
+        done_unanswered: dice.random_range(0..30),
+        lost: dice.random_range(0..60),
+        unread: dice.random_range(0..30),
+        cut: dice.random_range(0..20),
+        forgotten: dice.random_range(0..200),
+    }
+}
+
+async fn settle(house: &House, watched: &Watched, user: &User) {
+    let end = Instant::now() + SETTLED_WITHIN;
+    loop {
+        sleep(Duration::from_secs(5)).await;
+        check(watched, user, STEPS);
+        let left = unsettled(&watched.lock());
+        if left.is_empty() {
+            return caches_agree(house, watched);
+        }
+        assert!(Instant::now() < end, "not settled after {} s:\n{}\n{}", SETTLED_WITHIN.as_secs(), left.join("\n"), user.log.join("\n"));
+    }
+}
+
+/// What controllers see is what is stored.
+fn caches_agree(house: &House, watched: &Watched) {
+    let cached = house.caches.of::<api::k8s::api::core::v1::Pod>().list();
+    let mut cached: Vec<(String, u64)> = cached
+        .iter()
+        .map(|p| {
+            let of = |text: &Option<String>| text.clone().unwrap_or_default();
+            let key = format!("/registry/pods/{}/{}", of(&p.metadata.namespace), of(&p.metadata.name));
+            (key, of(&p.metadata.resource_version).parse().unwrap())
+        })
+        .collect();
+    cached.sort();
+    let state = watched.lock();
+    let stored: Vec<(String, u64)> =
+        state.objects.iter().filter(|(k, _)| k.starts_with("/registry/pods/")).map(|(k, s)| (k.clone(), s.rev)).collect();
+    assert_eq!(cached, stored, "the shared cache agrees with the store");
+}
+
+fn check(watched: &Watched, user: &User, step: usize) {
+    let mut state = watched.lock();
+    state.check_acknowledged();
+    assert!(state.broken.is_empty(), "after step {step}:\n{}\n{}", state.broken.join("\n"), user.log.join("\n"));
+}

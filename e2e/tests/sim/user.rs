@@ -1,0 +1,213 @@
+//! Dice -> what users ask for: deployments, services, namespaces, nodes; made, changed, deleted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
+use serde_json::{Value, json};
+
+use crate::{
+    house::{Asker, House},
+    laws::Watched,
+    nodes::{self, Nodes},
+};
+
+const NAMESPACES: [&str; 3] = ["red", "green", "blue"];
+const NAMES: [&str; 3] = ["web", "db", "queue"];
+pub const NODES: u64 = 8;
+/// Only `red/web` and `green/web` want it, two pods each at most: with as many again during rollouts they still fit the nodes.
+const HOST_PORT: u64 = 8080;
+
+/// What users of this seed do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Manners {
+    /// Nothing that makes ready pods unready but rollouts and smaller scales.
+    Calm,
+    Wild,
+}
+
+pub struct User {
+    dice: StdRng,
+    asker: Asker,
+    watched: Watched,
+    manners: Manners,
+    silent: BTreeSet<u64>,
+    /// What was asked for last, by path.
+    pub log: Vec<String>,
+    image: BTreeMap<String, u64>,
+}
+
+impl User {
+    pub fn new(house: &House, watched: Watched, manners: Manners, dice: StdRng) -> Self {
+        let asker = house.asker("admin", &["system:masters"]);
+        Self { dice, asker, watched, manners, silent: BTreeSet::new(), log: Vec::new(), image: BTreeMap::new() }
+    }
+
+    /// One thing, at random.
+    pub async fn act(&mut self, house: &House, nodes: &mut Nodes) {
+        let namespace = *NAMESPACES.choose(&mut self.dice).unwrap();
+        let name = *NAMES.choose(&mut self.dice).unwrap();
+        let path = format!("/apis/apps/v1/namespaces/{namespace}/deployments/{name}");
+        match self.dice.random_range(0..100) {
+            0..10 => self.make_namespace(namespace).await,
+            10..35 => self.make_deployment(namespace, name).await,
+            35..48 => self.scale(&path, namespace, name).await,
+            48..61 => self.new_image(&path).await,
+            61..69 => self.make_service(namespace, name).await,
+            69..74 => self.cordon().await,
+            74..78 => self.delete(&path, &format!("/registry/deployments/{namespace}/{name}")).await,
+            78..81 => {
+                self.delete(
+                    &format!("/api/v1/namespaces/{namespace}/services/{name}"),
+                    &format!("/registry/services/specs/{namespace}/{name}"),
+                )
+                .await
+            }
+            _ if self.manners == Manners::Calm => self.new_image(&path).await,
+            81..85 => self.delete_namespace(namespace).await,
+            85..90 => self.delete_a_pod().await,
+            90..95 => self.silence(nodes),
+            95..98 => self.wake(house, nodes),
+            _ => self.delete_node().await,
+        }
+    }
+
+    /// All nodes run and take pods.
+    pub async fn mend(&mut self, house: &House, nodes: &mut Nodes) {
+        while !self.silent.is_empty() {
+            self.wake(house, nodes);
+        }
+        for number in 0..NODES {
+            self.patch(&format!("/api/v1/nodes/{}", nodes::name(number)), json!({"spec": {"unschedulable": null}})).await;
+        }
+    }
+
+    pub async fn make_namespace(&mut self, name: &str) {
+        let body = json!({"metadata": {"name": name}});
+        self.make("/api/v1/namespaces", &format!("/registry/namespaces/{name}"), body).await;
+    }
+
+    async fn make_deployment(&mut self, namespace: &str, name: &str) {
+        let wants_port = name == "web" && namespace != "blue";
+        let cpu = format!("{}m", self.dice.random_range(1..9) * 100);
+        let ports = if wants_port { json!([{"containerPort": 80, "hostPort": HOST_PORT}]) } else { json!([{"containerPort": 80}]) };
+        let container = json!({"name": "c", "image": "i:0", "ports": ports, "resources": {"requests": {"cpu": cpu}}});
+        let labels = json!({"app": name});
+        let spec = json!({
+            "replicas": self.size(wants_port), "minReadySeconds": *[0, 0, 3].choose(&mut self.dice).unwrap(),
+            "strategy": self.strategy(), "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"terminationGracePeriodSeconds": 5, "containers": [container]}},
+        });
+        let body = json!({"metadata": {"name": name}, "spec": spec});
+        self.make(&format!("/apis/apps/v1/namespaces/{namespace}/deployments"), &format!("/registry/deployments/{namespace}/{name}"), body)
+            .await;
+    }
+
+    async fn make_service(&mut self, namespace: &str, name: &str) {
+        let body = json!({"metadata": {"name": name}, "spec": {"selector": {"app": name}, "ports": [{"port": 80}]}});
+        self.make(&format!("/api/v1/namespaces/{namespace}/services"), &format!("/registry/services/specs/{namespace}/{name}"), body).await;
+    }
+
+    fn size(&mut self, wants_port: bool) -> u64 {
+        self.dice.random_range(0..if wants_port { 3 } else { 6 })
+    }
+
+    fn strategy(&mut self) -> Value {
+        let (surge, unavailable) = [(json!("25%"), json!("25%")), (json!(1), json!(0)), (json!(0), json!(1)), (json!(2), json!("50%"))]
+            .choose(&mut self.dice)
+            .unwrap()
+            .clone();
+        match self.dice.random_range(0..6) {
+            0 => json!({"type": "Recreate"}),
+            _ => json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}}),
+        }
+    }
+
+    async fn scale(&mut self, path: &str, namespace: &str, name: &str) {
+        let replicas = self.size(name == "web" && namespace != "blue");
+        self.patch(path, json!({"spec": {"replicas": replicas}})).await;
+    }
+
+    async fn new_image(&mut self, path: &str) {
+        let image = self.image.entry(path.to_owned()).or_insert(0);
+        *image += 1;
+        let image = json!({"image": format!("i:{image}")});
+        self.patch(path, json!({"spec": {"template": {"metadata": {"annotations": image}}}})).await;
+    }
+
+    async fn cordon(&mut self) {
+        let unschedulable = if self.dice.random_ratio(2, 5) { json!(true) } else { Value::Null };
+        let number = self.dice.random_range(0..NODES);
+        self.patch(&format!("/api/v1/nodes/{}", nodes::name(number)), json!({"spec": {"unschedulable": unschedulable}})).await;
+    }
+
+    fn silence(&mut self, nodes: &mut Nodes) {
+        let number = self.dice.random_range(0..NODES);
+        self.log.push(format!("silence {number}"));
+        if self.silent.len() < 3 {
+            nodes.silence(number);
+            self.silent.insert(number);
+        }
+    }
+
+    fn wake(&mut self, house: &House, nodes: &mut Nodes) {
+        if let Some(number) = self.silent.pop_first() {
+            self.log.push(format!("wake {number}"));
+            nodes.start(house, number);
+        }
+    }
+
+    async fn delete_node(&mut self) {
+        let name = nodes::name(self.dice.random_range(0..NODES));
+        self.delete(&format!("/api/v1/nodes/{name}"), &format!("/registry/minions/{name}")).await;
+    }
+
+    async fn delete_a_pod(&mut self) {
+        let pods: Vec<(String, String)> = {
+            let state = self.watched.lock();
+            let name = |v: &Value, p: &str| v.pointer(p).and_then(Value::as_str).unwrap_or("").to_owned();
+            state.of("pods", "").map(|p| (name(p, "/metadata/namespace"), name(p, "/metadata/name"))).collect()
+        };
+        if let Some((namespace, name)) = pods.choose(&mut self.dice) {
+            let key = format!("/registry/pods/{namespace}/{name}");
+            self.delete(&format!("/api/v1/namespaces/{namespace}/pods/{name}"), &key).await;
+        }
+    }
+
+    async fn delete_namespace(&mut self, name: &str) {
+        self.watched.lock().may_go_with(name);
+        self.delete(&format!("/api/v1/namespaces/{name}"), &format!("/registry/namespaces/{name}")).await;
+    }
+
+    async fn delete(&mut self, path: &str, key: &str) {
+        self.watched.lock().may_go(key);
+        let policy = if self.dice.random_ratio(1, 3) { "Foreground" } else { "Background" };
+        let done = self.asker.ask("DELETE", path, &json!({"propagationPolicy": policy})).await;
+        self.note("delete", path, policy, &done);
+    }
+
+    async fn make(&mut self, collection: &str, key: &str, body: Value) {
+        let done = self.asker.ask("POST", collection, &body).await;
+        self.acknowledged(key.to_owned(), &done);
+        self.note("create", key, &body["spec"].to_string(), &done);
+    }
+
+    async fn patch(&mut self, path: &str, body: Value) {
+        let done = self.asker.ask("PATCH", path, &body).await;
+        self.note("patch", path, &body.to_string(), &done);
+    }
+
+    fn acknowledged(&self, key: String, done: &Result<Value, (u16, String)>) {
+        let rev = done.as_ref().ok().and_then(|o| o.pointer("/metadata/resourceVersion")?.as_str()?.parse().ok());
+        if let Some(rev) = rev {
+            self.watched.lock().acknowledge(key, rev);
+        }
+    }
+
+    fn note(&mut self, verb: &str, what: &str, how: &str, done: &Result<Value, (u16, String)>) {
+        let answer = match done {
+            Ok(_) => "ok".to_owned(),
+            Err((code, message)) => format!("{code} {message}"),
+        };
+        self.log.push(format!("{verb} {what} {how}: {answer}"));
+    }
+}

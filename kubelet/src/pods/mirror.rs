@@ -27,12 +27,19 @@ impl Loop {
         let gone = |(uid, e): (&String, &super::entry::Entry)| (e.origin == Origin::Manifest && !uids.contains(uid)).then(|| uid.clone());
         let gone: Vec<String> = self.entries.iter().filter_map(gone).collect();
         gone.iter().for_each(|uid| self.gone(uid));
-        for pod in pods {
-            if !self.entries.contains_key(meta::uid(&pod)) {
+        self.static_pods = pods;
+        self.begin_static_pods();
+        self.fit_mirrors();
+    }
+
+    /// Begins those that are new; one that takes the place of another of its name waits until nothing is left of that.
+    pub(super) fn begin_static_pods(&mut self) {
+        for pod in self.static_pods.clone() {
+            let place = key(&pod);
+            if !self.entries.values().any(|e| e.origin == Origin::Manifest && is_named(&e.pod, &place)) {
                 self.wanted(Origin::Manifest, pod);
             }
         }
-        self.fit_mirrors();
     }
 
     /// The API's object of that name is, or was, a mirror.
@@ -62,7 +69,7 @@ impl Loop {
         for pod in &wanted {
             match self.mirrors.get(&key(pod)) {
                 None => self.touch(key(pod), Touch::Make(pod.clone())),
-                Some(mirror) if hash(mirror) != hash(pod) => self.touch(key(pod), Touch::Delete(mirror.clone())),
+                Some(mirror) if is_stale(mirror, pod) => self.touch(key(pod), Touch::Delete(mirror.clone())),
                 Some(_) => {}
             }
         }
@@ -74,6 +81,9 @@ impl Loop {
 
     pub(super) fn mirror_touched(&mut self, key: &Key, answer: Answer) {
         self.touching.remove(key);
+        if matches!(answer, Answer::Gone) {
+            self.mirrors.remove(key);
+        }
         if let (Answer::Done(pod), Some(uid)) = (answer, self.static_uid(key))
             && pod.metadata.uid.is_some()
             && !self.mirrors.contains_key(key)
@@ -91,11 +101,12 @@ impl Loop {
         }
         let (client, events, node) = (self.deps.client.clone(), self.events.clone(), self.deps.clone());
         self.group.spawn(Box::pin(async move {
+            let makes = matches!(touch, Touch::Make(_));
             let answer = match touch {
-                Touch::Delete(mirror) => {
-                    let answer = api_calls::delete(&client, &mirror).await;
-                    if matches!(answer, Answer::Failed) { answer } else { Answer::Gone }
-                }
+                Touch::Delete(mirror) => match api_calls::delete(&client, &mirror).await {
+                    Answer::Failed => Answer::Failed,
+                    Answer::Done(_) | Answer::Gone => Answer::Gone,
+                },
                 Touch::Make(pod) => {
                     let owner = node.nodes.get(&Key::new("", &node.node.node_name)).and_then(|n| n.metadata.uid.clone());
                     match owner {
@@ -104,7 +115,8 @@ impl Loop {
                     }
                 }
             };
-            if !matches!(answer, Answer::Done(_)) {
+            // What is there already, the watch will show.
+            if matches!(answer, Answer::Failed) || makes && matches!(answer, Answer::Gone) {
                 tokio::time::sleep(RETRY).await;
             }
             let _ = events.send(Event::MirrorTouched { key, answer }).await;
@@ -129,6 +141,11 @@ impl Loop {
 enum Touch {
     Make(Arc<Pod>),
     Delete(Arc<Pod>),
+}
+
+/// Of an earlier manifest, or deleted by somebody: it is made anew.
+fn is_stale(mirror: &Pod, pod: &Pod) -> bool {
+    hash(mirror) != hash(pod) || mirror.metadata.deletion_timestamp.is_some()
 }
 
 fn hash(pod: &Pod) -> Option<&str> {

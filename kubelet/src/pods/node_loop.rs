@@ -86,6 +86,8 @@ pub(super) struct Loop {
     /// Mirror pods that are being made or deleted.
     pub(super) touching: BTreeSet<Key>,
     pub(super) synced: bool,
+    /// What the directory of manifests holds.
+    pub(super) static_pods: Vec<Arc<Pod>>,
     timers: BTreeSet<(Timestamp, String)>,
     cache: Cache<Pod>,
     pods: Pods,
@@ -122,6 +124,7 @@ pub fn start(deps: Arc<Deps>, cache: Cache<Pod>, pods: Pods, room: Room, has_man
         mirrors: HashMap::new(),
         touching: BTreeSet::new(),
         synced: false,
+        static_pods: Vec::new(),
         timers: BTreeSet::new(),
         cache,
         pods,
@@ -485,6 +488,7 @@ impl Loop {
             tracing::debug!(pod = meta::format(&entry.pod), "pod forgotten");
         }
         self.burstable();
+        self.begin_static_pods();
         self.fit_mirrors();
     }
 

@@ -96,14 +96,13 @@ need_tools() {
     unpack trixie kubectl kubernetes-client-1.32
     ln -sf kubernetes-client-1.20/usr/bin/kubectl "$TOOLS/kubectl-1.20"
     ln -sf kubernetes-client-1.32/usr/bin/kubectl "$TOOLS/kubectl-1.32"
-    # Programs for the images that the tests make; none of them is installed or started here.
-    unpack bookworm nginx nginx
-    unpack bookworm busybox-static busybox
 }
 
 need_test() {
     [ "$(id -u)" = 0 ] || die "the tests make network namespaces and containers: run them as root (sudo make test)"
-    need_packages etcd-server curl iproute2 procps
+    need_packages etcd-server curl iproute2 procps gzip git
+    # The tests fetch programs for their images with `apt-get download`, which needs the lists.
+    apt-cache show busybox-static nginx >/dev/null 2>&1 || update_lists
     need_tools
 }
 

@@ -91,8 +91,14 @@ pub async fn scale(w: &World) {
     let mut scale = w.api.get(&path).await.expect(200);
     assert_eq!((&scale["kind"], &scale["spec"]["replicas"]), (&json!("Scale"), &json!(1)));
     assert_eq!(scale["status"]["selector"], "app=s");
-    scale["spec"]["replicas"] = json!(4);
-    w.api.put(&path, &scale).await.expect(200);
+    // The controller writes to the same object meanwhile: a conflict is answered by reading again.
+    eventually("the scale is written", SOON, async || {
+        scale["spec"]["replicas"] = json!(4);
+        let reply = w.api.put(&path, &scale).await;
+        scale = w.api.get(&path).await.expect(200);
+        if reply.status == 409 { Err(reply.text()) } else { Ok(reply.expect(200)) }
+    })
+    .await;
     pods_of(w, "s", 4).await;
     w.api.patch(&path, Patch::Merge, &json!({"spec": {"replicas": 1}})).await.expect(200);
     pods_of(w, "s", 1).await;

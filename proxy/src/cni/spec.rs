@@ -75,13 +75,18 @@ pub struct RuntimeConfig {
 }
 
 /// A port of the host that leads into the sandbox.
+///
+/// containerd 1.6 writes its field names as they stand in its code (`HostPort`), others as the convention has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PortMapping {
+    #[serde(alias = "HostPort")]
     pub host_port: u16,
+    #[serde(alias = "ContainerPort")]
     pub container_port: u16,
+    #[serde(alias = "Protocol")]
     pub protocol: String,
-    #[serde(rename = "hostIP", skip_serializing_if = "String::is_empty")]
+    #[serde(rename = "hostIP", alias = "HostIP", skip_serializing_if = "String::is_empty")]
     pub host_ip: String,
 }
 
@@ -288,9 +293,14 @@ mod tests {
 
     #[test]
     fn port_mappings_come_with_the_runtime_config() {
-        let text = r#"{"cniVersion":"1.0.0","runtimeConfig":{"portMappings":[{"hostPort":80,"containerPort":8080,"protocol":"tcp","hostIP":"1.2.3.4"}]}}"#;
-        let request = request(Command::Add, "a", "eth0", Some("/x"), text).unwrap();
         let mapping = PortMapping { host_port: 80, container_port: 8080, protocol: "tcp".into(), host_ip: "1.2.3.4".into() };
-        assert_eq!(request.conf.runtime_config.port_mappings, vec![mapping]);
+        for ports in [
+            r#"{"hostPort":80,"containerPort":8080,"protocol":"tcp","hostIP":"1.2.3.4"}"#,
+            r#"{"HostPort":80,"ContainerPort":8080,"Protocol":"tcp","HostIP":"1.2.3.4"}"#,
+        ] {
+            let text = format!(r#"{{"cniVersion":"1.0.0","runtimeConfig":{{"portMappings":[{ports}]}}}}"#);
+            let request = request(Command::Add, "a", "eth0", Some("/x"), &text).unwrap();
+            assert_eq!(request.conf.runtime_config.port_mappings, [mapping.clone()]);
+        }
     }
 }

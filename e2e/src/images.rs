@@ -17,7 +17,7 @@ use crate::images::debian::said;
 /// Makes every image below `dir` and returns the archives (OCI image layouts in a tar file).
 ///
 /// - `busybox` (also `busybox:1.35`): a shell and its tools,
-/// - `nginx` (also `nginx:1.22`): "Welcome to nginx!" on port 80, its logs on stdout, with a shell,
+/// - `nginx` (also `nginx:1.22`): "Welcome to nginx!" on port 80, its logs on stdout, with a shell and openssl,
 /// - `hello:v1`, `hello:v2`: an HTTP server on port 8080 that answers its version and host name; `/healthz` is a file
 ///   (`/www/healthz`) that a test may remove.
 ///
@@ -105,6 +105,7 @@ mod tests {
         let root = dir.join("nginx").display().to_string();
         if said("id", &["-u"]).unwrap().trim() == "0" {
             said("chroot", &[&root, "nginx", "-v"]).unwrap();
+            said("chroot", &[&root, "openssl", "version"]).unwrap();
         }
         fs::remove_dir_all(&dir).unwrap();
     }

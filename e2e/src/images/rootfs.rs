@@ -66,15 +66,16 @@ pub fn shell(root: &Path, busybox: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Debian's nginx with the libraries it asks for.
+/// Debian's nginx, and openssl to ask TLS servers with, with the libraries they ask for.
 pub fn nginx(root: &Path, scratch: &Path) -> anyhow::Result<()> {
-    let program = debian::file(scratch, "nginx", "usr/sbin/nginx")?;
-    copy(&program, &root.join("usr/sbin/nginx"))?;
-    for library in libraries(&program, scratch)? {
-        let kept = library.trim_start_matches('/');
-        let inside =
-            kept.split_once("/lib/").filter(|_| !kept.starts_with("lib")).map_or(kept.to_owned(), |(_, rest)| format!("lib/{rest}"));
-        copy(Path::new(&library), &root.join(inside))?;
+    for (package, path) in [("nginx", "usr/sbin/nginx"), ("openssl", "usr/bin/openssl")] {
+        let program = debian::file(scratch, package, path)?;
+        copy(&program, &root.join(path))?;
+        for library in libraries(&program, scratch)? {
+            let kept = library.trim_start_matches('/');
+            let inside = kept.split_once("/lib/").filter(|_| !kept.starts_with("lib"));
+            copy(Path::new(&library), &root.join(inside.map_or(kept.to_owned(), |(_, rest)| format!("lib/{rest}"))))?;
+        }
     }
     for dir in ["etc/nginx", "usr/share/nginx/html", "var/lib/nginx", "var/log/nginx"] {
         fs::create_dir_all(root.join(dir))?;
@@ -107,7 +108,7 @@ fn libraries(program: &Path, scratch: &Path) -> anyhow::Result<Vec<String>> {
     }
     let path = format!("LD_LIBRARY_PATH={}", search.join(":"));
     let listed = said("env", &[&path, "ldd", &program])?;
-    anyhow::ensure!(missing(&listed).is_empty(), "nginx lacks libraries:\n{listed}");
+    anyhow::ensure!(missing(&listed).is_empty(), "{program} lacks libraries:\n{listed}");
     Ok(listed.split_whitespace().filter(|word| word.starts_with('/')).map(str::to_owned).collect())
 }
 
@@ -118,7 +119,7 @@ fn fetched_directory(library: &str, scratch: &Path) -> anyhow::Result<String> {
         Some("libssl" | "libcrypto") => "libssl3",
         Some("libcrypt") => "libcrypt1",
         Some("libz") => "zlib1g",
-        _ => anyhow::bail!("nginx needs {library}, and its package is not known here"),
+        _ => anyhow::bail!("{library} is needed, and its package is not known here"),
     };
     let root = debian::unpack(scratch, package)?.display().to_string();
     let found = said("find", &[&root, "-name", library])?;

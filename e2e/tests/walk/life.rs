@@ -38,7 +38,7 @@ pub fn init_and_hooks(t: &Terminal) {
     t.file("order.yaml", &ORDER.replace("OUTSIDE", &outside));
     t.run("kubectl create -f order.yaml");
     t.run("kubectl wait --for=condition=Ready pod/order --timeout=90s");
-    t.until("kubectl exec order -- cat /notes/log", "^main$").matches(r"\Afirst\nsecond\npost\nmain\n\z");
+    t.until("kubectl exec order -c main -- cat /notes/log", "^main$").matches(r"\Afirst\nsecond\npost\nmain\n\z");
     t.run("kubectl describe pod order").expect("Init Containers:").matches("Reason: +Completed");
     t.run("kubectl logs order -c first").lacks("Error");
     t.run("kubectl delete pod order").expect("deleted");
@@ -105,17 +105,20 @@ pub fn liveness(t: &Terminal) {
     t.run("kubectl get pod tcp").matches("^tcp +1/1 +Running +0 ");
 }
 
-const HOST: &str = "---
+const ON_HOST: &str = "---
 {apiVersion: v1, kind: Pod, metadata: {name: onhost}, spec: {hostNetwork: true, terminationGracePeriodSeconds: 1, containers: [
   {name: c, image: 'hello:v1', env: [{name: PORT, value: '18181'}]}]}}
----
+";
+
+const HOST_PORT: &str = "---
 {apiVersion: v1, kind: Pod, metadata: {name: hostport}, spec: {terminationGracePeriodSeconds: 1, containers: [
   {name: c, image: 'hello:v2', ports: [{containerPort: 8080, hostPort: 18182}]}]}}
 ";
 
 pub fn host(t: &Terminal) {
-    t.file("host.yaml", HOST);
-    t.run("kubectl create -f host.yaml");
+    t.file("onhost.yaml", ON_HOST);
+    t.file("hostport.yaml", HOST_PORT);
+    t.run("kubectl create -f onhost.yaml -f hostport.yaml").times(2, "created");
     t.run("kubectl wait --for=condition=Ready pod --all --timeout=90s").times(2, "condition met");
     let node = t.value("kubectl get node walk-node -o jsonpath='{.status.addresses[?(@.type==\"InternalIP\")].address}'");
     t.run("kubectl get pod onhost -o jsonpath='{.status.podIP}'").matches(&format!("^{node}$"));
@@ -124,7 +127,7 @@ pub fn host(t: &Terminal) {
     t.until(&format!("curl -sS --max-time 5 http://{node}:18182/"), "^Hello from v2 on hostport$");
     t.run("curl -sS --max-time 5 http://127.0.0.1:18182/").matches("^Hello from v2 on hostport$");
     // The port is taken: a second pod that asks for it has no node.
-    t.run("sed '/^---/d; /onhost/,/18181/d; s/name: hostport/name: late/' host.yaml | kubectl create -f -").expect("pod/late created");
+    t.run("sed 's/name: hostport/name: late/' hostport.yaml | kubectl create -f -").expect("pod/late created");
     t.until("kubectl describe pod late", "FailedScheduling .*didn't have free ports for the requested pod ports");
     t.run("kubectl delete pod hostport").expect("deleted");
     t.run("kubectl wait --for=condition=Ready pod/late --timeout=90s");
@@ -139,7 +142,7 @@ const ENV: &str = "---
 {apiVersion: v1, kind: Secret, metadata: {name: login}, stringData: {password: s3cret}}
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: env, labels: {app: env}}, spec: {restartPolicy: Never, terminationGracePeriodSeconds: 1, containers: [{name: c,
-  image: 'busybox:1.35', command: [sh, -c, 'env; echo args $0 $1; id; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes'],
+  image: 'busybox:1.35', command: [sh, -c, 'env; echo args $0 $1; id; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes; true'],
   args: ['$(ONE)-$(TWO)', '$$(ONE)'],
   securityContext: {runAsUser: 1000, runAsGroup: 2000},
   resources: {limits: {memory: 64Mi, cpu: 200m}},

@@ -70,7 +70,6 @@ pub fn exec(t: &Terminal) {
     t.run("kubectl exec two -- ls /usr/sbin/nginx").expect("/usr/sbin/nginx");
     t.fails("kubectl exec two -c none -- ls").expect("none");
     t.run("head -c 300000 /dev/urandom > big; kubectl exec -i nginx -- sha256sum < big | cut -c1-64 > a; sha256sum big | cut -c1-64 | cmp - a");
-    t.run("echo hello | kubectl attach -i nginx --pod-running-timeout=10s & sleep 1; kill $! 2>/dev/null; true");
     // Two containers of a pod are one machine.
     t.run("kubectl exec two -c tool -- wget -qO- http://localhost/").expect("Welcome to nginx!");
     let address = t.value("kubectl get pod nginx -o jsonpath='{.status.podIP}'");

@@ -20,11 +20,11 @@ pub fn cluster_ip(t: &Terminal) {
     t.run("kubectl describe service hello").matches("^TargetPort: +8080/TCP$").matches(r"^Endpoints: +10\.\d+\.\d+\.\d+:8080,");
     t.run("kubectl get endpointslices -l kubernetes.io/service-name=hello").matches("^hello-.* IPv4 +8080 ");
     let address = t.value("kubectl get service hello -o jsonpath='{.spec.clusterIP}'");
-    t.until(&format!("kubectl exec client -- wget -qO- -T 5 http://{address}/"), "^Hello from v1 on hello-");
+    t.until(&format!("kubectl exec client -- timeout 5 wget -qO- http://{address}/"), "^Hello from v1 on hello-");
     for name in ["hello", "hello.cluster-ip", "hello.cluster-ip.svc", "hello.cluster-ip.svc.cluster.local"] {
-        t.run(&format!("kubectl exec client -- wget -qO- -T 5 http://{name}/")).expect("Hello from v1 on hello-");
+        t.run(&format!("kubectl exec client -- timeout 5 wget -qO- http://{name}/")).expect("Hello from v1 on hello-");
     }
-    t.run("kubectl exec client -- sh -c 'wget -qO- -T 5 http://$HELLO_SERVICE_HOST:$HELLO_SERVICE_PORT/'")
+    t.run("kubectl exec client -- sh -c 'timeout 5 wget -qO- http://$HELLO_SERVICE_HOST:$HELLO_SERVICE_PORT/'")
         .expect("Hello from v1 on hello-");
     t.run("kubectl exec client -- env").expect(&format!("HELLO_SERVICE_HOST={address}")).matches(r"^HELLO_PORT=tcp://10\..*:80$");
     t.run("kubectl exec client -- nslookup hello.cluster-ip.svc.cluster.local").expect(&address);
@@ -35,7 +35,7 @@ pub fn cluster_ip(t: &Terminal) {
     t.run(&format!("curl -sS --max-time 5 http://{address}/")).expect("Hello from v1");
     // A service without pods refuses, one of a pod to itself works.
     t.run("kubectl create service clusterip empty --tcp=80");
-    t.fails("kubectl exec client -- wget -qO- -T 3 http://empty/");
+    t.fails("kubectl exec client -- timeout 3 wget -qO- http://empty/");
     let pod = t.value("kubectl get pods -l app=hello -o jsonpath='{.items[0].metadata.name}'");
     t.run("kubectl scale deployment hello --replicas=1");
     t.until_gone("kubectl get pods -l app=hello", "(?s)(hello-.*){2}");
@@ -44,7 +44,7 @@ pub fn cluster_ip(t: &Terminal) {
     } else {
         t.value("kubectl get pods -l app=hello -o jsonpath='{.items[0].metadata.name}'")
     };
-    t.until(&format!("kubectl exec {pod} -- wget -qO- -T 5 http://{address}/"), &format!("^Hello from v1 on {pod}$"));
+    t.until(&format!("kubectl exec {pod} -- timeout 5 wget -qO- http://{address}/"), &format!("^Hello from v1 on {pod}$"));
     // Headless: the pods' own addresses.
     t.run("kubectl create service clusterip hello-bare --clusterip=None --dry-run=client -o yaml | sed 's/app: hello-bare/app: hello/' | kubectl create -f -");
     let own = t.value(&format!("kubectl get pod {pod} -o jsonpath='{{.status.podIP}}'"));
@@ -80,12 +80,12 @@ pub fn other_types(t: &Terminal) {
         "kubectl exec client -- nslookup elsewhere.other-types.svc.cluster.local",
         "canonical name = hello.other-types.svc.cluster.local",
     );
-    t.until("kubectl exec client -- wget -qO- -T 5 http://elsewhere/", "^Hello from v1");
+    t.until("kubectl exec client -- timeout 5 wget -qO- http://elsewhere/", "^Hello from v1");
     t.run("kubectl expose deployment hello --name=balanced --type=LoadBalancer --port=80 --target-port=8080")
         .expect("service/balanced exposed");
     t.run("kubectl get service balanced").matches(r"^balanced +LoadBalancer +10\.\S+ +<pending> +80:3\d{4}/TCP ");
     // It works inside all the same.
-    t.until("kubectl exec client -- wget -qO- -T 5 http://balanced/", "^Hello from v1");
+    t.until("kubectl exec client -- timeout 5 wget -qO- http://balanced/", "^Hello from v1");
     t.run("kubectl describe service balanced").lacks("Warning");
     t.file("named.yaml", "---
 {apiVersion: v1, kind: Pod, metadata: {name: named, labels: {app: named}}, spec: {containers: [
@@ -95,6 +95,6 @@ pub fn other_types(t: &Terminal) {
   {name: one, port: 81, targetPort: web}, {name: two, port: 82, targetPort: pages}]}}");
     t.run("kubectl create -f named.yaml");
     t.run("kubectl wait --for=condition=Ready pod/named --timeout=90s");
-    t.until("kubectl exec client -- wget -qO- -T 5 http://named:81/", "^Hello from v2 on named");
-    t.until("kubectl exec client -- wget -qO- -T 5 http://named:82/", "Welcome to nginx!");
+    t.until("kubectl exec client -- timeout 5 wget -qO- http://named:81/", "^Hello from v2 on named");
+    t.until("kubectl exec client -- timeout 5 wget -qO- http://named:82/", "Welcome to nginx!");
 }

@@ -52,20 +52,26 @@ pub fn account(t: &Terminal) {
     t.run("kubectl create role reader --verb=get,list --resource=pods");
     t.run("kubectl create rolebinding read --role=reader --serviceaccount=account:robot");
     let overrides = r#"{"spec":{"serviceAccountName":"robot","terminationGracePeriodSeconds":1}}"#;
-    t.run(&format!("kubectl run inside --image=busybox:1.35 --overrides='{overrides}' --command -- sleep 3600"));
+    t.run(&format!("kubectl run inside --image=nginx:1.22 --overrides='{overrides}'"));
     t.run("kubectl wait --for=condition=Ready pod/inside --timeout=90s");
     let home = "/var/run/secrets/kubernetes.io/serviceaccount";
     t.run(&format!("kubectl exec inside -- ls {home}")).matches("^ca.crt$").matches("^namespace$").matches("^token$");
     t.run(&format!("kubectl exec inside -- cat {home}/namespace")).matches(r"\Aaccount\z");
     t.run(&format!("kubectl exec inside -- cat {home}/ca.crt")).expect("BEGIN CERTIFICATE");
-    let ask = |path: &str| {
+    // Against the mounted CA, under the name that the service has.
+    let ask = |path: &str, header: &str| {
         format!(
-            "kubectl exec inside -- sh -c 'wget -qO- -T 10 --no-check-certificate --header \"Authorization: Bearer $(cat {home}/token)\" \
-             https://kubernetes.default.svc/{path} 2>&1'"
+            "kubectl exec inside -- sh -c '(printf \"GET /{path} HTTP/1.1\\r\\nHost: kubernetes.default.svc\\r\\nConnection: close\\r\\n{header}\\r\\n\"; \
+             sleep 1) | timeout 10 openssl s_client -quiet -CAfile {home}/ca.crt -verify_return_error \
+             -verify_hostname kubernetes.default.svc -servername kubernetes.default.svc -connect kubernetes.default.svc:443 2>/dev/null'"
         )
     };
-    t.until(&ask("api/v1/namespaces/account/pods/inside"), "\"kind\": ?\"Pod\"").expect("inside");
-    t.fails(&ask("api/v1/namespaces/account/secrets")).expect("403");
-    t.fails("kubectl exec inside -- sh -c 'wget -qO- -T 10 --no-check-certificate https://kubernetes.default.svc/api/v1/pods 2>&1'")
-        .matches("401|403");
+    let token = format!("Authorization: Bearer $(cat {home}/token)\\r\\n");
+    t.until(&ask("api/v1/namespaces/account/pods/inside", &token), "^HTTP/1.1 200 OK").matches("\"kind\": ?\"Pod\"").expect("walk-node");
+    t.run(&ask("api/v1/namespaces/account/secrets", &token))
+        .expect("403 Forbidden")
+        .expect("system:serviceaccount:account:robot")
+        .expect("cannot list resource");
+    t.run(&ask("api/v1/pods", "")).matches("40[13] ");
+    t.run(&ask("version", "Authorization: Bearer forged\\r\\n")).expect("401 Unauthorized");
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -49,6 +50,17 @@ impl Dirs {
             );
         }
         fs::write(&mark, LAYOUT).with_context(|| format!("writing {}", mark.display()))
+    }
+
+    /// Makes the store's directory, and closes it to others: it holds the Secrets. etcd keeps its own so as well.
+    ///
+    /// # Errors
+    /// It cannot be made, or is not ours to close.
+    pub fn private_store(&self) -> anyhow::Result<PathBuf> {
+        let store = self.store();
+        let made = fs::create_dir_all(&store).and_then(|()| fs::set_permissions(&store, fs::Permissions::from_mode(0o700)));
+        made.with_context(|| format!("making {}", store.display()))?;
+        Ok(store)
     }
 
     pub fn is_ours(&self) -> bool {
@@ -104,6 +116,16 @@ mod tests {
         let error = Dirs::new(Some(dir.path())).claim().unwrap_err();
         assert!(error.to_string().contains("left untouched"), "{error}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_store_is_closed_to_others_even_where_it_was_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = Dirs::new(Some(dir.path()));
+        fs::create_dir(dirs.store()).unwrap();
+        fs::set_permissions(dirs.store(), fs::Permissions::from_mode(0o755)).unwrap();
+        let store = dirs.private_store().unwrap();
+        assert_eq!(fs::metadata(store).unwrap().permissions().mode() & 0o777, 0o700);
     }
 
     #[test]

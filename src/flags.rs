@@ -46,7 +46,7 @@ pub struct CommonFlags {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// What is logged: error, warn, info, debug, trace, or per module (`info,apiserver=debug`)
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = log_level)]
     pub log_level: String,
 }
 
@@ -64,7 +64,7 @@ pub struct ServerFlags {
     #[arg(long, value_name = "IP")]
     pub advertise_address: Option<IpAddr>,
     /// More names and addresses for the serving certificate
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = host)]
     pub tls_san: Vec<String>,
     /// etcd servers (https://host:2379, ...); without them the embedded store is used
     #[arg(long, value_name = "URL", value_delimiter = ',')]
@@ -91,7 +91,7 @@ pub struct ServerFlags {
     #[arg(long, value_name = "FROM-TO", default_value = "30000-32767")]
     pub service_node_port_range: String,
     /// The cluster's DNS domain
-    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", value_parser = domain)]
     pub cluster_domain: String,
 }
 
@@ -200,6 +200,39 @@ fn with_file(mut command: Command, file: &Map<String, Value>) -> anyhow::Result<
     Ok(command)
 }
 
+/// Without `=`, each part is a level: the filter itself would take a misspelt level for a module's name.
+fn log_level(text: &str) -> Result<String, String> {
+    let known =
+        |part: &str| part.contains('=') || ["off", "error", "warn", "info", "debug", "trace"].contains(&part.to_lowercase().as_str());
+    if let Some(part) = text.split(',').map(str::trim).find(|part| !known(part)) {
+        return Err(format!("{part:?} is no level: error, warn, info, debug or trace"));
+    }
+    tracing_subscriber::EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
+}
+
+fn domain(text: &str) -> Result<String, String> {
+    let label = |l: &str| {
+        let inside = l.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+        inside && !l.is_empty() && l.len() <= 63 && !l.starts_with('-') && !l.ends_with('-')
+    };
+    if text.len() <= 253 && text.split('.').all(label) {
+        Ok(text.to_owned())
+    } else {
+        Err("it must be a DNS name, as in cluster.local".to_owned())
+    }
+}
+
+/// An address, or a DNS name whose first label may be `*`.
+fn host(text: &str) -> Result<String, String> {
+    let name = text.strip_prefix("*.").unwrap_or(text).to_lowercase();
+    if text.parse::<IpAddr>().is_ok() || domain(&name).is_ok() {
+        Ok(text.to_owned())
+    } else {
+        Err("it must be an IP address or a DNS name".to_owned())
+    }
+}
+
 fn as_flag(value: &Value) -> Option<String> {
     match value {
         Value::String(s) => Some(s.clone()),
@@ -238,6 +271,29 @@ mod tests {
     fn an_unknown_key_is_an_error() {
         let error = parse("secure-prot: 1\n", &["skiff", "up"]).unwrap_err();
         assert!(error.to_string().contains("unknown key \"secure-prot\""), "{error}");
+    }
+
+    #[test]
+    fn values_that_nothing_could_use_are_usage_errors() {
+        let accepted = |arg: &str| parse("{}", &["skiff", "server", arg]).is_ok();
+        for good in [
+            "--log-level=info,apiserver=debug",
+            "--cluster-domain=a.b-c",
+            "--tls-san=a.example,10.0.0.1,::1,*.b.example",
+            "--log-level=WARN",
+        ] {
+            assert!(accepted(good), "{good}");
+        }
+        for bad in [
+            "--log-level=blah",
+            "--log-level=info,blah",
+            "--cluster-domain=bad domain!",
+            "--cluster-domain=",
+            "--tls-san=bad name!!",
+            "--tls-san=a,",
+        ] {
+            assert!(!accepted(bad), "{bad}");
+        }
     }
 
     #[test]

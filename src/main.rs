@@ -12,7 +12,7 @@ mod progress;
 mod server;
 mod up;
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use clap::CommandFactory;
 use flags::{Cli, Verb};
@@ -48,9 +48,24 @@ fn run() -> anyhow::Result<ExitCode> {
         Verb::Down(flags) => block_on(&flags.common.log_level.clone(), down::down(flags))?,
         Verb::Reset(flags) => block_on(&flags.log_level.clone(), down::reset(flags))?,
         Verb::Version => println!("skiff {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), apiserver::version::GIT_VERSION),
-        Verb::Completion { shell } => clap_complete::generate(shell, &mut Cli::command(), "skiff", &mut std::io::stdout()),
+        Verb::Completion { shell } => write_out(&completion(shell))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn completion(shell: clap_complete::Shell) -> Vec<u8> {
+    // clap panics where its writer fails: a vector does not.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "skiff", &mut script);
+    script
+}
+
+/// A reader that closed the pipe (`| head`) has what it wanted.
+fn write_out(text: &[u8]) -> std::io::Result<()> {
+    match std::io::stdout().write_all(text) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
 }
 
 fn block_on(log_level: &str, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
@@ -63,4 +78,17 @@ fn block_on(log_level: &str, work: impl Future<Output = anyhow::Result<()>>) -> 
     let done = runtime.block_on(Box::pin(work));
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shell_gets_a_script_that_names_the_commands() {
+        for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
+            let script = String::from_utf8(completion(shell)).unwrap();
+            assert!(script.contains("kubeconfig"), "{shell}");
+        }
+    }
 }

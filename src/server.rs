@@ -34,6 +34,9 @@ use crate::{dirs::Dirs, flags::ServerFlags, instance::Instance, kubeconfig, mani
 /// How long an orderly end may take before we go anyway.
 const END_BOUND: Duration = Duration::from_secs(8);
 
+/// Watches may resume from this far back, at least.
+const COMPACT_EACH: Duration = Duration::from_secs(300);
+
 /// A running control plane.
 pub struct Control {
     pub group: Group,
@@ -76,6 +79,9 @@ impl Control {
         let store = open_store(flags, &dirs).await?;
         progress.step(&format!("store ({})", if flags.etcd_servers.is_empty() { &flags.storage_backend } else { "etcd" }));
 
+        if !flags.etcd_servers.is_empty() {
+            group.spawn(forget_history(store.clone()));
+        }
         let tokens = Arc::new(Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public())?);
         let gates = auth::gates(&tokens);
         let engine = Engine::new(store.clone(), kinds::all(&laws, &tokens), gates, group.clone());
@@ -129,6 +135,21 @@ impl Control {
     }
 }
 
+/// etcd keeps every revision until it is told otherwise (upstream: `etcd3/compact.go`); the embedded store bounds its own history.
+async fn forget_history(store: Arc<dyn Store>) {
+    let mut seen = None;
+    loop {
+        tokio::time::sleep(COMPACT_EACH).await;
+        let now = store.revision().await;
+        if let (Some(then), Ok(_)) = (seen, &now)
+            && let Err(error) = store.compact(then).await
+        {
+            tracing::warn!(%error, rev = then, "compaction failed; trying again in five minutes");
+        }
+        seen = now.ok().or(seen);
+    }
+}
+
 fn client_as(engine: &Arc<Engine>, name: &str, groups: &[&str]) -> client::kube::Client {
     let groups = groups.iter().map(|g| (*g).to_owned()).collect();
     let user = User { name: name.into(), groups, ..User::default() };
@@ -175,8 +196,15 @@ async fn open_store(flags: &ServerFlags, dirs: &Dirs) -> anyhow::Result<Arc<dyn 
     if flags.storage_backend == "memory" {
         return Ok(Arc::new(store::memory::Memory::new()));
     }
-    let dir = dirs.store();
-    Ok(Arc::new(tokio::task::spawn_blocking(move || store::redb::open(&dir)).await??))
+    let dir = dirs.private_store()?;
+    match tokio::task::spawn_blocking(move || store::redb::open(&dir)).await {
+        Ok(opened) => Ok(Arc::new(opened?)),
+        // redb panics on some damage that its checksums do not cover.
+        Err(error) => bail!(
+            "{} cannot be read, it is damaged ({error}): it was left untouched. Put a backup in its place, or move it away to start with an empty cluster.",
+            dirs.store().display()
+        ),
+    }
 }
 
 pub fn laws_config(flags: &ServerFlags) -> anyhow::Result<kinds::Config> {

@@ -2,7 +2,7 @@
 
 mod graph;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use api::{Key, task::Group};
 use client::kube;
@@ -15,6 +15,8 @@ use graph::{Graph, Node, Owner};
 
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
+/// Until a server that did not say what an owner is may be asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Keys are uids.
 pub struct Garbage {
@@ -98,8 +100,11 @@ fn plan(world: &World) -> Plan {
     if node.deleting {
         return deleting(world);
     }
-    if world.owners.is_empty() || world.owners.iter().any(|(_, state)| *state == State::Unknown) {
+    if world.owners.is_empty() {
         return Plan::rest();
+    }
+    if world.owners.iter().any(|(_, state)| *state == State::Unknown) {
+        return Plan::rest().again_in(ASK_AGAIN);
     }
     let with = |wanted: State| world.owners.iter().filter(move |(_, state)| *state == wanted);
     let (solid, waiting) = (with(State::Solid).count(), with(State::Waiting).count());
@@ -191,7 +196,7 @@ mod tests {
     fn what_has_no_owner_left_goes() {
         assert_eq!(policy(&plan(&world(&[("a", State::Absent)]))), Some(&json!("Background")));
         assert_eq!(plan(&world(&[("a", State::Solid)])), Plan::rest());
-        assert_eq!(plan(&world(&[("a", State::Absent), ("b", State::Unknown)])), Plan::rest(), "never on a guess");
+        assert_eq!(plan(&world(&[("a", State::Absent), ("b", State::Unknown)])), Plan::rest().again_in(ASK_AGAIN), "never on a guess");
     }
 
     #[test]

@@ -102,15 +102,16 @@ fn status(set: &ReplicaSet, replicas: i32, counts: Counts, seen: &Seen) -> Repli
     let some = |n: i32| (n != 0).then_some(n);
     let old = set.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
     let mut conditions: Vec<ReplicaSetCondition> = old.into_iter().filter(|c| c.type_ != FAILURE).collect();
-    // An old failure is no news once the count is right.
+    // An old failure is no news once the count is right. While it lasts the condition stays as it is: a message that names another pod each
+    // time would be a change, and wake the set again at once.
     if let Some(message) = seen.failure.as_ref().filter(|_| counts.replicas < replicas) {
-        conditions.push(ReplicaSetCondition {
+        conditions.push(failing(set).cloned().unwrap_or_else(|| ReplicaSetCondition {
             type_: FAILURE.into(),
             status: "True".into(),
             reason: Some("FailedCreate".into()),
             message: Some(message.clone()),
-            last_transition_time: was_since(set).or(Some(Time(seen.now))),
-        });
+            last_transition_time: Some(Time(seen.now)),
+        }));
     }
     ReplicaSetStatus {
         replicas: counts.replicas,
@@ -123,8 +124,8 @@ fn status(set: &ReplicaSet, replicas: i32, counts: Counts, seen: &Seen) -> Repli
     }
 }
 
-/// Since when the set says that it fails.
-fn was_since(set: &ReplicaSet) -> Option<Time> {
+/// What the set says of its failing already.
+fn failing(set: &ReplicaSet) -> Option<&ReplicaSetCondition> {
     let conditions = set.status.as_ref()?.conditions.as_deref()?;
-    conditions.iter().find(|c| c.type_ == FAILURE)?.last_transition_time.clone()
+    conditions.iter().find(|c| c.type_ == FAILURE)
 }

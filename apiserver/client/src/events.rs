@@ -83,10 +83,20 @@ impl Recorder {
 async fn write_all(client: Client, mut queue: mpsc::Receiver<Told>) {
     let mut remembered = Remembered::default();
     while let Some(told) = queue.recv().await {
-        if let Err(error) = write(&client, &mut remembered, &told).await {
-            tracing::warn!(reason = told.reason, %error, "event not written");
+        match write(&client, &mut remembered, &told).await {
+            Ok(()) => {}
+            // Its namespace goes or is gone, and the event with it.
+            Err(kube::Error::Api(status)) if status.code == 404 || is_terminating(&status) => {
+                tracing::debug!(reason = told.reason, error = status.message, "event not written");
+            }
+            Err(kube::Error::Api(status)) => tracing::warn!(reason = told.reason, error = status.message, "event not written"),
+            Err(error) => tracing::warn!(reason = told.reason, %error, "event not written"),
         }
     }
+}
+
+fn is_terminating(status: &kube::core::Status) -> bool {
+    status.details.iter().flat_map(|d| &d.causes).any(|c| c.reason == "NamespaceTerminating")
 }
 
 async fn write(client: &Client, remembered: &mut Remembered, told: &Told) -> Result<(), kube::Error> {

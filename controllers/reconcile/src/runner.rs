@@ -39,7 +39,8 @@ pub trait Loop: Send + Sync + 'static {
     /// What should be done. Pure: no clock, no dice, no I/O.
     fn plan(&self, world: &Self::World, key: &Key) -> Plan;
 
-    /// Told of an action that was refused or failed; the key is tried again in any case. What it gives back is told to the user.
+    /// Told of an action that was refused or failed, unless what it was about is gone or going; the key is tried again. What it gives back
+    /// is told to the user.
     fn failed(&self, _key: &Key, _action: &Action, _error: &kube::Error) -> Option<Action> {
         None
     }
@@ -161,7 +162,9 @@ impl<L: Loop> Runner<L> {
                 Ok(Some(write)) => written.push(write),
                 Ok(None) => {}
                 Err(e) => {
-                    if let Some(Action::Tell { regarding, warning, reason, message }) = self.this.failed(&key, &action, &e) {
+                    if !is_moot(&e)
+                        && let Some(Action::Tell { regarding, warning, reason, message }) = self.this.failed(&key, &action, &e)
+                    {
                         self.act.tell(&regarding, warning, reason, message);
                     }
                     error = Some(e);

@@ -102,6 +102,8 @@ fn walk_topic(terminal: &Terminal, (name, steps): &Topic) -> bool {
         let lines: Vec<&str> = log.lines().collect();
         eprintln!("--- the end of skiff's log\n{}", lines[lines.len().saturating_sub(25)..].join("\n"));
     }
+    // A topic that failed half way leaves nothing in the way of the next.
+    terminal.once("kubectl uncordon walk-node; kubectl taint node walk-node go- only-");
     terminal.once(&format!("kubectl config set-context --current --namespace=default; kubectl delete namespace {name} --wait=false"));
     walked.is_ok()
 }

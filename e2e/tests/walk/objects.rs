@@ -54,13 +54,17 @@ pub fn create(t: &Terminal) {
     t.until_gone("kubectl get replicasets,pods", "web-");
 }
 
+/// No node has their label: they stay Pending, here and on a node.
 const THREE_PODS: &str = r"
 ---
-{apiVersion: v1, kind: Pod, metadata: {name: a, labels: {app: shop, tier: front, env: prod}}, spec: {containers: [{name: c, image: 'busybox:1.35'}]}}
+{apiVersion: v1, kind: Pod, metadata: {name: a, labels: {app: shop, tier: front, env: prod}},
+  spec: {nodeSelector: {walk: nowhere}, containers: [{name: c, image: 'busybox:1.35'}]}}
 ---
-{apiVersion: v1, kind: Pod, metadata: {name: b, labels: {app: shop, tier: back, env: test}}, spec: {containers: [{name: c, image: 'busybox:1.35'}]}}
+{apiVersion: v1, kind: Pod, metadata: {name: b, labels: {app: shop, tier: back, env: test}},
+  spec: {nodeSelector: {walk: nowhere}, containers: [{name: c, image: 'busybox:1.35'}]}}
 ---
-{apiVersion: v1, kind: Pod, metadata: {name: c, labels: {app: blog}}, spec: {containers: [{name: c, image: 'busybox:1.35'}]}}
+{apiVersion: v1, kind: Pod, metadata: {name: c, labels: {app: blog}},
+  spec: {nodeSelector: {walk: nowhere}, containers: [{name: c, image: 'busybox:1.35'}]}}
 ";
 
 pub fn labels(t: &Terminal) {

@@ -10,6 +10,7 @@ pub mod front;
 pub mod health;
 pub mod identity;
 pub mod kind;
+mod linger;
 pub mod metrics;
 pub mod names;
 pub mod openapi;

@@ -28,6 +28,7 @@ use tower::{Service, ServiceExt};
 use crate::{
     body::{BoxError, Request, Response, boxed, full},
     identity::Peer,
+    linger,
     tls::{Shown, Tls},
 };
 
@@ -199,9 +200,17 @@ where
             _ if has_token(&request) => None,
             _ => return Box::pin(std::future::ready(Ok(unauthorized()))),
         };
-        let mut request = request.map(boxed);
+        let (parts, body) = request.into_parts();
+        let (body, rest) = linger::lend(boxed(body));
+        let mut request = Request::from_parts(parts, body);
         request.extensions_mut().insert(Peer { certificate, address: Some(self.address) });
-        Box::pin(self.service.oneshot(request))
+        let serving: Answer = Box::pin(self.service.oneshot(request));
+        let Some(rest) = rest else { return serving };
+        Box::pin(async move {
+            let answer = serving.await;
+            rest.forget().await;
+            answer
+        })
     }
 }
 

@@ -49,7 +49,7 @@ pub async fn watch(house: &House, pods_fail: bool) -> Watched {
         faulty: house.faulty.clone(),
         limits: HashMap::new(),
         floors: HashMap::new(),
-        unanswered: VecDeque::new(),
+        unanswered: [(Instant::now(), 0)].into(),
         acknowledged: BTreeMap::new(),
         pods_fail,
     }));
@@ -215,18 +215,19 @@ impl State {
         }
         let limit = limits.iter().map(|(_, limit)| *limit).max().unwrap_or(0) + slack;
         if active > limit {
-            self.broken.push(format!("its deployment may have {limit} pods and has {active}"));
+            let sets = self.sizes(&uid, text(pod, "/metadata/namespace"));
+            self.broken.push(format!("its deployment may have {limit} pods and has {active}; sets {sets:?}"));
         }
     }
 
     fn unanswered_lately(&mut self) -> i64 {
         let (now, all) = (Instant::now(), self.faulty.unanswered());
         self.unanswered.push_back((now, all));
-        while self.unanswered.len() > 1 && self.unanswered.front().is_some_and(|(at, _)| *at + STALE < now) {
+        // The last count from before the window stays: all that is above it failed within.
+        while self.unanswered.get(1).is_some_and(|(at, _)| *at + STALE < now) {
             self.unanswered.pop_front();
         }
         let before = self.unanswered.front().map_or(0, |(_, n)| *n);
-        // What failed just before the window counts too.
         i64::try_from(all - before).unwrap_or(i64::MAX)
     }
 
@@ -249,6 +250,13 @@ impl State {
         {
             self.broken.push(format!("its deployment must keep {floor} pods ready and has {ready}"));
         }
+    }
+
+    /// Names, sizes asked for and told of a deployment's sets.
+    fn sizes(&self, uid: &str, namespace: &str) -> Vec<String> {
+        let own = |set: &&Value| set.pointer("/metadata/ownerReferences/0/uid").and_then(Value::as_str) == Some(uid);
+        let size = |set: &Value| format!("{}: {} {}", text(set, "/metadata/name"), set["spec"]["replicas"], set["status"]["replicas"]);
+        self.of("replicasets", namespace).filter(own).map(size).collect()
     }
 
     fn deployment_of(&self, pod: &Value) -> Option<&Value> {

@@ -12,7 +12,7 @@ mod story;
 mod user;
 
 /// What CI looks at: about a minute of two cores.
-const SEEDS: std::ops::Range<u64> = 0..2;
+const SEEDS: std::ops::Range<u64> = 0..10;
 
 #[test]
 fn the_laws_hold_under_every_seed() {

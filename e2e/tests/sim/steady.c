@@ -1,13 +1,15 @@
 // One seed -> a process whose dice and wall clock are the simulation's. Preloaded into the simulator's own process only.
 //
-// Hash tables, uids, jitter and the runtime's choices all draw from getrandom(2): each thread gets its own sequence from the seed. The wall
-// clock is what the simulation wrote into a file it shares with us; the monotonic clock is left alone.
+// Hash tables, uids, jitter and the runtime's choices all draw from getrandom(2), some from the clock: each thread gets its own sequence
+// from the seed. The wall clock is what the simulation wrote into a file it shares with us, and so is the monotonic clock of its thread.
 
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <time.h>
@@ -47,8 +49,16 @@ ssize_t getrandom(void *buffer, size_t length, unsigned int flags) {
     return (ssize_t)length;
 }
 
+static int tells_the_story(void) {
+    static __thread int known;
+    char name[16] = "";
+    if (!known) known = prctl(PR_GET_NAME, name) == 0 && strcmp(name, "story") == 0;
+    return known;
+}
+
 int clock_gettime(clockid_t clock, struct timespec *at) {
-    if (clock != CLOCK_REALTIME || !micros) return (int)syscall(SYS_clock_gettime, clock, at);
+    int ours = clock == CLOCK_REALTIME || (clock == CLOCK_MONOTONIC && tells_the_story());
+    if (!ours || !micros) return (int)syscall(SYS_clock_gettime, clock, at);
     at->tv_sec = START_SECONDS + (time_t)(*micros / 1000000);
     at->tv_nsec = (long)(*micros % 1000000) * 1000;
     return 0;

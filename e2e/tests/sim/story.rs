@@ -1,6 +1,9 @@
 //! A seed -> a story: a cluster is built, users do things while the store has bad days, then all is mended and must converge.
 
-use std::time::Duration;
+use std::{
+    sync::mpsc::{RecvTimeoutError, sync_channel},
+    time::Duration,
+};
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use store::faulty::Faults;
@@ -16,13 +19,31 @@ use crate::{
 };
 
 const STEPS: usize = 90;
+/// Real time that a story may take: it takes about ten seconds.
+const WALL_BOUND: Duration = Duration::from_secs(150);
+const STACK_BYTES: usize = 16 << 20;
 const TICK: Duration = Duration::from_millis(20);
 const SETTLED_WITHIN: Duration = Duration::from_secs(1500);
 
+/// In a thread of its own: what this process did before, or what it logs, moves none of the story's dice.
 pub fn tell(seed: u64) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_test_writer().try_init();
-    runtime.block_on(Box::pin(story(seed)));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .try_init();
+    let (end, ended) = sync_channel::<()>(1);
+    let told = std::thread::Builder::new().name("story".into()).stack_size(STACK_BYTES).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let _end = end;
+        runtime.block_on(Box::pin(story(seed)));
+    });
+    // The story sends nothing: it drops its end of the channel, also when it panics.
+    if ended.recv_timeout(WALL_BOUND) == Err(RecvTimeoutError::Timeout) {
+        panic!("no end after {} s of wall time: something runs without time passing", WALL_BOUND.as_secs());
+    }
+    if let Err(broken) = told.unwrap().join() {
+        std::panic::resume_unwind(broken);
+    }
 }
 
 async fn story(seed: u64) {
@@ -36,7 +57,7 @@ async fn story(seed: u64) {
             sleep(TICK).await;
         }
     });
-    let manners = if seed % 3 == 0 { Manners::Calm } else { Manners::Wild };
+    let manners = if seed.is_multiple_of(3) { Manners::Calm } else { Manners::Wild };
     let luck = if manners == Manners::Calm { Luck::Good } else { Luck::Mixed };
     let watched = laws::watch(&house, luck == Luck::Mixed).await;
     let mut nodes = Nodes::new(luck, StdRng::seed_from_u64(dice.random()));
@@ -46,7 +67,7 @@ async fn story(seed: u64) {
         user.make_namespace(namespace).await;
     }
     for step in 0..STEPS {
-        if step % 15 == 0 {
+        if step.is_multiple_of(15) {
             house.set(weather(seed, &mut dice));
         }
         user.act(&house, &mut nodes).await;

@@ -5,14 +5,17 @@
 mod aggregated;
 mod legacy;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use api::Status;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header, request::Parts};
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -48,6 +51,10 @@ struct Page {
 impl Site for Discovery {
     async fn serve(&self, engine: &Arc<Engine>, request: &Parts, _user: &User) -> Option<Response> {
         let path = request.uri.path().trim_end_matches('/');
+        if path.is_empty() && request.method == Method::GET {
+            let pages = self.pages(engine.kinds());
+            return Some(wire::reply(StatusCode::OK, "application/json", full(root(pages.legacy.keys()).to_string())));
+        }
         if path != "/api" && path != "/apis" && !path.starts_with("/api/") && !path.starts_with("/apis/") {
             return None;
         }
@@ -73,6 +80,23 @@ impl Discovery {
             _ => held.insert(Arc::new(Pages::of(kinds))).clone(),
         }
     }
+}
+
+/// What `/` tells: the paths that can be asked (upstream's `pkg/server/routes/index.go`).
+fn root<'a>(documents: impl Iterator<Item = &'a String>) -> Value {
+    let others = [
+        "/.well-known/openid-configuration",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ];
+    let paths: BTreeSet<&str> = documents.map(String::as_str).chain(others).collect();
+    json!({ "paths": paths })
 }
 
 impl Pages {

@@ -128,3 +128,12 @@ fn a_known_etag_is_answered_with_304() {
     assert_eq!(first.headers()[header::CONTENT_TYPE], aggregated::media_type("v2"));
     assert_eq!(ask(first.headers().get(header::ETAG)).status(), StatusCode::NOT_MODIFIED);
 }
+
+#[test]
+fn the_root_names_every_path() {
+    let pages = Pages::of(table());
+    let paths = root(pages.legacy.keys());
+    for path in ["/api", "/api/v1", "/apis", "/readyz"] {
+        assert!(paths["paths"].as_array().unwrap().contains(&json!(path)), "{path}");
+    }
+}

@@ -71,7 +71,11 @@ impl Query {
     fn number(&self, key: &str) -> Result<Option<u64>, Status> {
         match self.get(key) {
             "" => Ok(None),
-            text => text.parse().map(Some).map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
+            // A negative limit or timeout is none, as upstream's readers take it.
+            text => text
+                .parse::<i64>()
+                .map(|n| Some(n.max(0).unsigned_abs()))
+                .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
         }
     }
 }
@@ -262,6 +266,13 @@ mod tests {
         assert!(query.flag("f"));
         assert_eq!(query.get("g"), "%zz%2");
         assert!(!Query::parse(Some("watch=0")).flag("watch"));
+    }
+
+    #[test]
+    fn a_negative_limit_is_none() {
+        for (text, number) in [("limit=-1", Some(Some(0))), ("limit=5", Some(Some(5))), ("", Some(None)), ("limit=x", None)] {
+            assert_eq!(Query::parse(Some(text)).number("limit").ok(), number, "{text}");
+        }
     }
 
     #[test]

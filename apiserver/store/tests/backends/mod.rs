@@ -8,9 +8,11 @@ use std::{
 };
 
 use store::{Store, etcd::Tls, faulty::Faulty, memory::Memory};
+use tokio::task::JoinSet;
 
 pub struct Backend {
     store: Box<dyn Store>,
+    _tending: JoinSet<()>,
     // Dropped after the store, in this order: the server, then its files.
     _server: Option<Server>,
     _dir: Option<tempfile::TempDir>,
@@ -25,21 +27,22 @@ impl Backend {
     }
 
     pub async fn memory() -> Self {
-        Self { store: Box::new(Memory::new()), _server: None, _dir: None }
+        Self { store: Box::new(Memory::new()), _tending: JoinSet::new(), _server: None, _dir: None }
     }
 
     /// Writes in the caller's own task, as simulations have it, behind a faulty store whose day is good.
     pub async fn unthreaded() -> Self {
         let store = Arc::new(Memory::without_thread());
         let tended = store.clone();
-        tokio::spawn(async move { tended.tend().await });
-        Self { store: Box::new(Faulty::new(store, Box::new(|| 0))), _server: None, _dir: None }
+        let mut tending = JoinSet::new();
+        tending.spawn(async move { tended.tend().await });
+        Self { store: Box::new(Faulty::new(store, Box::new(|| 0))), _tending: tending, _server: None, _dir: None }
     }
 
     pub async fn redb() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let store = store::redb::open(dir.path()).expect("a fresh store");
-        Self { store: Box::new(store), _server: None, _dir: Some(dir) }
+        Self { store: Box::new(store), _tending: JoinSet::new(), _server: None, _dir: Some(dir) }
     }
 
     /// A real etcd of its own, on loopback.
@@ -54,7 +57,7 @@ impl Backend {
         let start = Instant::now();
         loop {
             match store::etcd::open(std::slice::from_ref(&client), &Tls::default()).await {
-                Ok(store) => return Self { store: Box::new(store), _server: Some(server), _dir: Some(dir) },
+                Ok(store) => return Self { store: Box::new(store), _tending: JoinSet::new(), _server: Some(server), _dir: Some(dir) },
                 Err(error) => assert!(start.elapsed() < Duration::from_secs(30), "etcd did not start: {error}"),
             }
         }

@@ -300,7 +300,7 @@ mod tests {
         ] {
             let text = format!(r#"{{"cniVersion":"1.0.0","runtimeConfig":{{"portMappings":[{ports}]}}}}"#);
             let request = request(Command::Add, "a", "eth0", Some("/x"), &text).unwrap();
-            assert_eq!(request.conf.runtime_config.port_mappings, [mapping.clone()]);
+            assert_eq!(request.conf.runtime_config.port_mappings, std::slice::from_ref(&mapping));
         }
     }
 }

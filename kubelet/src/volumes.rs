@@ -152,9 +152,8 @@ impl Manager {
     /// # Errors
     /// [`Error::TearDown`], where something cannot be unmounted or deleted; ask again.
     pub async fn teardown(&self, uid: &str) -> Result<(), Error> {
-        let known = self.shared.pods.lock().remove(uid);
-        self.shared.objects.release(uid);
-        self.shared.tokens.forget(uid);
+        let known = self.shared.pods.lock().get(uid).cloned();
+        self.forget(uid);
         let dir = self.pod_dir(uid);
         blocking(move || {
             // Waits for a writer that is at it, and keeps later ones out.
@@ -165,6 +164,13 @@ impl Manager {
             setup::remove(&dir)
         })
         .await
+    }
+
+    /// Ends what goes on for a pod: watches of its objects, its tokens. Its files stay.
+    pub fn forget(&self, uid: &str) {
+        self.shared.objects.release(uid);
+        self.shared.tokens.forget(uid);
+        self.shared.pods.lock().remove(uid);
     }
 
     /// The uids that have a directory here, of pods known and forgotten.

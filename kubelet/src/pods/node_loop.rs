@@ -482,6 +482,8 @@ impl Loop {
     }
 
     fn forget(&mut self, uid: &str) {
+        // Whatever held its objects last: nobody watches them for a pod that is no more.
+        self.deps.volumes.forget(uid);
         self.wake(uid, None);
         self.pods.remove(uid);
         if let Some(entry) = self.entries.remove(uid) {

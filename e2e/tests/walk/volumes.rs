@@ -61,8 +61,8 @@ pub fn account(t: &Terminal) {
     // Against the mounted CA, under the name that the service has.
     let ask = |path: &str, header: &str| {
         format!(
-            "kubectl exec inside -- sh -c '(printf \"GET /{path} HTTP/1.1\\r\\nHost: kubernetes.default.svc\\r\\nConnection: close\\r\\n{header}\\r\\n\"; \
-             sleep 1) | timeout 10 openssl s_client -quiet -CAfile {home}/ca.crt -verify_return_error \
+            "kubectl exec inside -- sh -c 'printf \"GET /{path} HTTP/1.1\\r\\nHost: kubernetes.default.svc\\r\\nConnection: close\\r\\n{header}\\r\\n\" | \
+             timeout 10 openssl s_client -quiet -CAfile {home}/ca.crt -verify_return_error \
              -verify_hostname kubernetes.default.svc -servername kubernetes.default.svc -connect kubernetes.default.svc:443 2>/dev/null'"
         )
     };

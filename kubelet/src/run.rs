@@ -148,6 +148,7 @@ pub async fn stop_pods(agent_dir: &Path) -> Result<(), Error> {
 /// What could not be removed; ask again.
 pub async fn clean(agent_dir: &Path) -> Result<(), Error> {
     let layout: Layout = config::layout(agent_dir);
+    containerd::end_shims(&layout).await?;
     for below in [config::root_dir(agent_dir), layout.state, layout.root] {
         volumes::unmount_below(&below).map_err(|source| Error::File { path: below.clone(), source })?;
     }

@@ -69,6 +69,14 @@ pub async fn stop(layout: &Layout) -> Result<(), Error> {
     }
 }
 
+/// Ends the shims that are left when pods and containerd are gone.
+pub async fn end_shims(layout: &Layout) -> Result<(), Error> {
+    for shim in Process::shims(layout) {
+        shim.stop(STOP_MAX).await?;
+    }
+    Ok(())
+}
+
 /// True while the containerd of `layout` runs.
 pub fn is_running(layout: &Layout) -> bool {
     matches!(Process::recorded(layout), Ok(Some(_)))

@@ -3,7 +3,11 @@
 use std::{
     fs::File,
     io,
-    os::{fd::OwnedFd, unix::process::CommandExt},
+    os::{
+        fd::OwnedFd,
+        unix::{ffi::OsStrExt, process::CommandExt},
+    },
+    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -79,6 +83,14 @@ impl Process {
         Err(Error::DoesNotEnd(self.pid))
     }
 
+    /// The shims of the containerd of `layout` that are still there: one can outlive the sandbox it was started for.
+    pub fn shims(layout: &Layout) -> Vec<Self> {
+        let socket = layout.socket();
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        pids.filter(|pid| is_shim(*pid, &socket)).filter_map(|pid| Self::open(pid).ok()).collect()
+    }
+
     fn open(pid: u32) -> io::Result<Self> {
         let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
         let handle = pidfd_open(number, PidfdFlags::NONBLOCK)?;
@@ -87,4 +99,12 @@ impl Process {
         let handle = AsyncFd::with_interest(handle, tokio::io::Interest::READABLE)?;
         Ok(Self { pid, handle })
     }
+}
+
+/// `containerd-shim-runc-v2 -namespace k8s.io -id ... -address <socket>`
+fn is_shim(pid: u32, socket: &Path) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+    let program = words.first().map(|w| String::from_utf8_lossy(w).into_owned()).unwrap_or_default();
+    program.contains("containerd-shim") && words.contains(&socket.as_os_str().as_bytes())
 }

@@ -204,6 +204,8 @@ impl Drop for Server {
         if self.verb == "up" {
             let mut reset = Command::new(self.options.bin.clone().unwrap_or_else(skiff));
             reset.arg("reset").arg("--data-dir").arg(self.data_dir()).stdin(Stdio::null());
+            // Not the developer's own, which may have a context of the same name.
+            reset.env("KUBECONFIG", self.dir.path().join("kubeconfig"));
             match reset.output() {
                 Ok(done) if done.status.success() => {}
                 other => eprintln!("skiff reset failed: {other:?}"),

@@ -26,8 +26,11 @@ fn budget() -> Duration {
     Duration::from_millis(seconds * 1000 / TARGETS)
 }
 
+/// Of a run that names none: a build fails for its own change only. Other seeds are for whoever goes looking: `SKIFF_SEED=$RANDOM`.
+const SEED: u64 = 36;
+
 fn seed() -> u64 {
-    let seed = std::env::var("SKIFF_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random::<u64>);
+    let seed = std::env::var("SKIFF_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(SEED);
     println!("SKIFF_SEED={seed}");
     seed
 }

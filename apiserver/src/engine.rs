@@ -6,6 +6,7 @@ pub(crate) mod create;
 pub(crate) mod delete;
 mod follow;
 pub(crate) mod form;
+mod head;
 pub(crate) mod list;
 pub(crate) mod meta;
 mod object;
@@ -29,7 +30,7 @@ use admit::{Asked, Warnings};
 use table::{Served, Table};
 
 pub use cache::Change;
-pub use object::{Head, Object, Owner};
+pub use object::Object;
 
 use crate::{
     decode::{Schemas, Unchecked},

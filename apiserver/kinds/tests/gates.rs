@@ -85,7 +85,7 @@ async fn a_token_ends_with_its_account() {
         iss: auth::ISSUER.into(),
         bound: auth::tokens::Bound {
             namespace: "default".into(),
-            serviceaccount: auth::tokens::Reference { name: "robot".into(), uid: made.head.uid.to_string() },
+            serviceaccount: auth::tokens::Reference { name: "robot".into(), uid: made.uid().to_owned() },
             ..Default::default()
         },
         ..Default::default()

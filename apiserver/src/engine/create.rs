@@ -115,7 +115,7 @@ async fn put(engine: &Arc<Engine>, ctx: &Ctx<'_>, key: &Key, object: &Value) -> 
         Outcome::Refused { found, .. } => {
             let mut status = Status::already_exists(&ctx.kind.group_resource(), &key.name);
             let there = found.into_iter().flatten().next();
-            if there.and_then(|entry| cache.object(&entry)).is_some_and(|object| object.head.deleting) {
+            if there.and_then(|entry| cache.object(&entry)).is_some_and(|object| object.is_deleting()) {
                 status.message = format!("object is being deleted: {}", status.message);
             }
             Err(status)

@@ -3,19 +3,20 @@
 use std::{sync::Arc, time::Duration};
 
 use api::{Key, Status};
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::{Map, Value};
 
-use super::{
-    meta,
-    object::{Head, Object},
-    table::Served,
-};
+use super::{meta, object::Object, table::Served};
 use crate::kind::{Kind, Storage};
 
 /// The value as `served` shows it, from a cached object.
 pub(crate) fn value(served: &Served, object: &Object) -> Value {
-    let value = object.value();
+    value_at(served, object, object.rev)
+}
+
+/// As [`value`] under another resource version.
+pub(crate) fn value_at(served: &Served, object: &Object, rev: u64) -> Value {
+    let value = object.value_at(rev);
     if served.converts() { typed_as(&served.kind, served.kind.law.served_form(value)) } else { value }
 }
 
@@ -25,25 +26,15 @@ pub(crate) fn view(served: &Served, object: Arc<Object>) -> Arc<Object> {
         return object;
     }
     let bytes = bytes(&value(served, &object));
-    Arc::new(Object { bytes, rev: object.rev, key: object.key.clone(), head: head_copy(&object.head) })
+    Arc::new(Object::from_shown(&served.kind, object.key.clone(), bytes, object.rev))
 }
 
-/// The bytes of an event's object as `served` shows it.
-pub(crate) fn view_bytes(served: &Served, stored: Bytes) -> Bytes {
-    if !served.converts() {
-        return stored;
-    }
-    let value = serde_json::from_slice(&stored).expect("cached bytes were parsed when they entered the cache");
-    bytes(&typed_as(&served.kind, served.kind.law.served_form(value)))
-}
-
-fn head_copy(head: &Head) -> Head {
-    Head {
-        uid: head.uid.clone(),
-        labels: head.labels.clone(),
-        owners: head.owners.clone(),
-        fields: head.fields.clone(),
-        deleting: head.deleting,
+/// Appends an object as `served` shows it, under the resource version `rev`.
+pub(crate) fn put_at(served: &Served, object: &Object, rev: u64, out: &mut BytesMut) {
+    if served.converts() {
+        out.put_slice(&bytes(&value_at(served, object, rev)));
+    } else {
+        object.put_at(rev, out);
     }
 }
 
@@ -75,11 +66,12 @@ pub(crate) fn typed_as(kind: &Kind, value: Value) -> Value {
 
 /// An object that is not in the store: the reply to a dry run or a review.
 pub(crate) fn loose(key: Key, value: &Value) -> Arc<Object> {
-    Arc::new(Object { bytes: bytes(value), rev: 0, key, head: Head::default() })
+    Arc::new(Object::loose(key, bytes(value)))
 }
 
+/// In a buffer of exactly their size: what is stored stays in memory.
 pub(crate) fn bytes(value: &Value) -> Bytes {
-    value.to_string().into()
+    value.to_string().into_bytes().into_boxed_slice().into()
 }
 
 pub(crate) fn ttl(kind: &Kind) -> Option<Duration> {

@@ -1,82 +1,140 @@
-//! Stored bytes -> a cache entry: the bytes as served, and a small parsed head.
+//! Stored bytes -> a cache entry: the store's own bytes, where the resource version goes, and a small head of places in them.
+//!
+//! The version is no part of what is stored: it is put in while an object is written out, so that nothing is held twice.
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
 use api::Key;
 use bytes::{BufMut, Bytes, BytesMut};
-use serde::{
-    Deserialize, Deserializer,
-    de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
-};
+use serde::de::Error as _;
 use serde_json::Value;
 
+use super::{head::Head, meta};
 use crate::kind::Kind;
 
-/// One object as the cache keeps it: the bytes that are served, and a small parsed head.
+const VERSION: &[u8] = b"\"resourceVersion\":\"";
+/// Digits of the largest revision.
+const DIGITS_MAX: usize = 20;
+
+/// One object as the cache keeps it. Its bytes are those of the store, shared with it.
 pub struct Object {
-    /// JSON with `metadata.resourceVersion`.
-    pub bytes: Bytes,
+    stored: Bytes,
+    version: Version,
     pub rev: u64,
     pub key: Key,
-    pub head: Head,
+    head: Head,
 }
 
-/// What of an object is asked for often enough to be kept parsed.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Head {
-    pub uid: Box<str>,
-    /// Sorted by key.
-    pub labels: Box<[(Box<str>, Box<str>)]>,
-    pub owners: Box<[Owner]>,
-    /// Values of the kind's selectable fields, in the order of [`Kind::fields`]; `None` where absent.
-    pub fields: Box<[Option<Box<str>>]>,
-    /// Whether `metadata.deletionTimestamp` is set.
-    pub deleting: bool,
-}
-
-/// One of `metadata.ownerReferences`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Owner {
-    pub api_version: Box<str>,
-    pub kind: Box<str>,
-    pub name: Box<str>,
-    pub uid: Box<str>,
-    pub controller: bool,
-    pub block_owner_deletion: bool,
+/// Where `metadata.resourceVersion` goes when the object is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    /// The bytes are as shown.
+    Within,
+    /// At this offset, and a comma behind it.
+    Before(u32),
+    /// At this offset, with nothing behind it.
+    Alone(u32),
 }
 
 impl Object {
-    /// Parsed afresh; for paths where the head is not enough.
-    pub fn value(&self) -> Value {
-        serde_json::from_slice(&self.bytes).expect("cached bytes were parsed when they entered the cache")
-    }
-
-    pub fn label(&self, key: &str) -> Option<&str> {
-        let labels = &self.head.labels;
-        labels.binary_search_by(|(k, _)| (**k).cmp(key)).ok().and_then(|at| labels.get(at)).map(|(_, value)| &**value)
-    }
-
     /// From bytes as stored (without a resource version), written at `rev`.
     ///
     /// # Errors
     /// What is wrong with the JSON.
     pub(crate) fn from_stored(kind: &Kind, key: Key, stored: &Bytes, rev: u64) -> Result<Self, serde_json::Error> {
-        let head = head(kind, stored)?;
-        let bytes = with_version(stored, rev).ok_or_else(|| serde_json::Error::custom("no metadata"))?;
-        Ok(Self { bytes, rev, key, head })
+        let head = Head::scan(kind, stored)?;
+        let version = Version::find(stored).ok_or_else(|| serde_json::Error::custom("no metadata"))?;
+        Ok(Self { stored: stored.clone(), version, rev, key, head })
     }
 
-    /// The same state under another resource version, as deletions show it.
-    pub(crate) fn bytes_at(&self, rev: u64) -> Bytes {
-        let old = format!("\"resourceVersion\":\"{}\"", self.rev);
-        let Some(at) = find(&self.bytes, old.as_bytes()) else { return self.bytes.clone() };
-        let new = format!("\"resourceVersion\":\"{rev}\"");
-        let mut out = BytesMut::with_capacity(self.bytes.len() + new.len());
-        out.put_slice(&self.bytes[..at]);
-        out.put_slice(new.as_bytes());
-        out.put_slice(&self.bytes[at + old.len()..]);
+    /// From bytes as shown: an object that is in no cache.
+    pub(crate) fn from_shown(kind: &Kind, key: Key, shown: Bytes, rev: u64) -> Self {
+        let head = Head::scan(kind, &shown).unwrap_or_default();
+        Self { stored: shown, version: Version::Within, rev, key, head }
+    }
+
+    /// As [`Object::from_shown`], of which only the bytes are asked for.
+    pub(crate) fn loose(key: Key, shown: Bytes) -> Self {
+        Self { stored: shown, version: Version::Within, rev: 0, key, head: Head::default() }
+    }
+
+    /// Parsed afresh; for paths where the head is not enough.
+    pub fn value(&self) -> Value {
+        self.value_at(self.rev)
+    }
+
+    /// As [`Object::value`] under another resource version.
+    pub(crate) fn value_at(&self, rev: u64) -> Value {
+        let mut value: Value = serde_json::from_slice(&self.stored).expect("cached bytes were parsed when they entered the cache");
+        if self.version != Version::Within {
+            meta::of(&mut value).shift_insert(0, "resourceVersion".into(), rev.to_string().into());
+        }
+        value
+    }
+
+    pub fn uid(&self) -> &str {
+        self.head.uid(&self.stored)
+    }
+
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.head.label(&self.stored, key)
+    }
+
+    /// Whether `metadata.deletionTimestamp` is set.
+    pub fn is_deleting(&self) -> bool {
+        self.head.deleting
+    }
+
+    /// The value of the kind's selectable field at this index of [`Kind::fields`]; `None` where absent.
+    pub(crate) fn field(&self, at: usize) -> Option<&str> {
+        self.head.field(&self.stored, at)
+    }
+
+    /// JSON as it is stored, without a resource version.
+    pub fn stored(&self) -> &Bytes {
+        &self.stored
+    }
+
+    /// JSON as it is shown, in a buffer of its own.
+    pub fn bytes(&self) -> Bytes {
+        if self.version == Version::Within {
+            return self.stored.clone();
+        }
+        let mut out = BytesMut::with_capacity(self.shown_len());
+        self.put(&mut out);
         out.freeze()
+    }
+
+    /// Length of what [`Object::put`] writes.
+    pub(crate) fn shown_len(&self) -> usize {
+        let extra = |comma: usize| VERSION.len() + Digits::of(self.rev).text().len() + 1 + comma;
+        self.stored.len()
+            + match self.version {
+                Version::Within => 0,
+                Version::Before(_) => extra(1),
+                Version::Alone(_) => extra(0),
+            }
+    }
+
+    /// Appends the object as it is shown.
+    pub(crate) fn put(&self, out: &mut BytesMut) {
+        self.put_at(self.rev, out);
+    }
+
+    /// Appends the same state under another resource version, as deletions show it.
+    pub(crate) fn put_at(&self, rev: u64, out: &mut BytesMut) {
+        let (at, comma) = match self.version {
+            Version::Within => return out.put_slice(&self.stored),
+            Version::Before(at) => (at, &b"\","[..]),
+            Version::Alone(at) => (at, &b"\""[..]),
+        };
+        let (before, after) = self.stored.split_at(at as usize);
+        out.reserve(self.stored.len() + VERSION.len() + DIGITS_MAX + comma.len());
+        out.put_slice(before);
+        out.put_slice(VERSION);
+        out.put_slice(Digits::of(rev).text());
+        out.put_slice(comma);
+        out.put_slice(after);
     }
 }
 
@@ -86,17 +144,39 @@ impl fmt::Debug for Object {
     }
 }
 
-/// Puts `metadata.resourceVersion` in front of the other metadata. `None` where there is no metadata object.
-pub(crate) fn with_version(stored: &[u8], rev: u64) -> Option<Bytes> {
-    let at = metadata_start(stored)?;
-    let (before, after) = stored.split_at(at);
-    let empty = after.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'}');
-    let version = format!("\"resourceVersion\":\"{rev}\"{}", if empty { "" } else { "," });
-    let mut out = BytesMut::with_capacity(stored.len() + version.len());
-    out.put_slice(before);
-    out.put_slice(version.as_bytes());
-    out.put_slice(after);
-    Some(out.freeze())
+impl Version {
+    /// In front of the other metadata. `None` where there is no metadata object.
+    fn find(stored: &[u8]) -> Option<Self> {
+        let at = metadata_start(stored)?;
+        let empty = stored.get(at..)?.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'}');
+        let at = u32::try_from(at).ok()?;
+        Some(if empty { Self::Alone(at) } else { Self::Before(at) })
+    }
+}
+
+/// A number in decimal, on the stack.
+struct Digits {
+    digits: [u8; DIGITS_MAX],
+    used: Range<usize>,
+}
+
+impl Digits {
+    fn of(mut number: u64) -> Self {
+        let (mut digits, mut at) = ([b'0'; DIGITS_MAX], DIGITS_MAX);
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' + (number % 10) as u8;
+            number /= 10;
+            at -= 1;
+            if number == 0 {
+                break;
+            }
+        }
+        Self { digits, used: at..DIGITS_MAX }
+    }
+
+    fn text(&self) -> &[u8] {
+        &self.digits[self.used.clone()]
+    }
 }
 
 /// Where the content of the top-level `metadata` object begins, just after its brace. `json` is well-formed.
@@ -142,154 +222,21 @@ fn string_end(json: &[u8], open: usize) -> Option<usize> {
     }
 }
 
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|window| window == needle)
-}
-
-/// The parsed part of an object's metadata.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Meta {
-    uid: Option<Box<str>>,
-    labels: Option<std::collections::BTreeMap<Box<str>, Option<Box<str>>>>,
-    owner_references: Option<Vec<Option<OwnerIn>>>,
-    deletion_timestamp: Option<IgnoredAny>,
-}
-
-/// [`Owner`] with what may be null.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct OwnerIn {
-    api_version: Option<Box<str>>,
-    kind: Option<Box<str>>,
-    name: Option<Box<str>>,
-    uid: Option<Box<str>>,
-    controller: Option<bool>,
-    block_owner_deletion: Option<bool>,
-}
-
-impl From<OwnerIn> for Owner {
-    fn from(o: OwnerIn) -> Self {
-        Self {
-            api_version: o.api_version.unwrap_or_default(),
-            kind: o.kind.unwrap_or_default(),
-            name: o.name.unwrap_or_default(),
-            uid: o.uid.unwrap_or_default(),
-            controller: o.controller.unwrap_or_default(),
-            block_owner_deletion: o.block_owner_deletion.unwrap_or_default(),
-        }
-    }
-}
-
-fn head(kind: &Kind, json: &[u8]) -> Result<Head, serde_json::Error> {
-    let paths: Vec<Vec<&str>> = kind.fields.iter().map(|f| f.pointer.split('/').skip(1).collect()).collect();
-    let mut out = Scanned { meta: Meta::default(), fields: vec![None; paths.len()] };
-    let wanted: Vec<usize> = (0..paths.len()).collect();
-    let mut parser = serde_json::Deserializer::from_slice(json);
-    Scan { paths: &paths, wanted: &wanted, depth: 0, out: &mut out }.deserialize(&mut parser)?;
-    parser.end()?;
-    let labels = out.meta.labels.unwrap_or_default().into_iter().map(|(k, v)| (k, v.unwrap_or_default())).collect();
-    Ok(Head {
-        uid: out.meta.uid.unwrap_or_default(),
-        labels,
-        owners: out.meta.owner_references.unwrap_or_default().into_iter().flatten().map(Owner::from).collect(),
-        fields: out.fields.into(),
-        deleting: out.meta.deletion_timestamp.is_some(),
-    })
-}
-
-struct Scanned {
-    meta: Meta,
-    fields: Vec<Option<Box<str>>>,
-}
-
-/// Walks the JSON along the wanted paths and skips all else.
-struct Scan<'a> {
-    paths: &'a [Vec<&'a str>],
-    wanted: &'a [usize],
-    depth: usize,
-    out: &'a mut Scanned,
-}
-
-impl Scan<'_> {
-    fn leaf(self, text: &str) {
-        for at in self.wanted {
-            if self.paths[*at].len() == self.depth {
-                self.out.fields[*at] = Some(text.into());
-            }
-        }
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Scan<'_> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Scan<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-            if self.depth == 0 && key == "metadata" {
-                self.out.meta = map.next_value()?;
-                continue;
-            }
-            let on_path = |at: &&usize| self.paths[**at].get(self.depth) == Some(&&*key);
-            let wanted: Vec<usize> = self.wanted.iter().filter(on_path).copied().collect();
-            if wanted.is_empty() {
-                map.next_value::<IgnoredAny>()?;
-            } else {
-                map.next_value_seed(Scan { paths: self.paths, wanted: &wanted, depth: self.depth + 1, out: self.out })?;
-            }
-        }
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<(), E> {
-        self.leaf(text);
-        Ok(())
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
-        self.leaf(if value { "true" } else { "false" });
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
-        self.leaf(&value.to_string());
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
-        self.leaf(&value.to_string());
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
-        self.leaf(&value.to_string());
-        Ok(())
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn shown(stored: &'static str, rev: u64) -> Option<String> {
+        let stored = Bytes::from_static(stored.as_bytes());
+        let version = Version::find(&stored)?;
+        let object = Object { stored, version, rev: 3, key: Key::default(), head: Head::default() };
+        assert_eq!(serde_json::from_slice::<Value>(&object.bytes()).unwrap(), object.value());
+        assert_eq!(object.bytes().len(), object.shown_len());
+        let mut out = BytesMut::new();
+        object.put_at(rev, &mut out);
+        assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), object.value_at(rev));
+        Some(String::from_utf8(out.to_vec()).unwrap())
+    }
 
     #[test]
     fn the_version_goes_into_the_top_level_metadata() {
@@ -302,9 +249,16 @@ mod tests {
             ),
         ];
         for (stored, served) in cases {
-            assert_eq!(with_version(stored.as_bytes(), 7).unwrap(), served);
+            assert_eq!(shown(stored, 7).unwrap(), served);
         }
-        assert_eq!(with_version(br#"{"kind":"metadata"}"#, 7), None);
-        assert_eq!(with_version(br#"["metadata",{"a":1}]"#, 7), None);
+        assert_eq!(shown(r#"{"kind":"metadata"}"#, 7), None);
+        assert_eq!(shown(r#"["metadata",{"a":1}]"#, 7), None);
+    }
+
+    #[test]
+    fn digits_are_those_of_the_number() {
+        for number in [0, 7, 10, 4_294_967_296, u64::MAX] {
+            assert_eq!(Digits::of(number).text(), number.to_string().as_bytes());
+        }
     }
 }

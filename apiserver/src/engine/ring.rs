@@ -1,11 +1,7 @@
 //! Changes of one kind of object, newest last, bounded in bytes; watchers keep cursors into it.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, OnceLock},
-};
+use std::{collections::VecDeque, sync::Arc};
 
-use bytes::Bytes;
 use store::Rev;
 
 use super::object::Object;
@@ -20,7 +16,6 @@ pub(crate) struct Event {
     pub rev: Rev,
     pub old: Option<Arc<Object>>,
     pub new: Option<Arc<Object>>,
-    gone: OnceLock<Bytes>,
 }
 
 pub(crate) struct Ring {
@@ -43,17 +38,11 @@ pub(crate) struct Expired {
 
 impl Event {
     pub fn new(rev: Rev, old: Option<Arc<Object>>, new: Option<Arc<Object>>) -> Self {
-        Self { rev, old, new, gone: OnceLock::new() }
-    }
-
-    /// The last state under the revision of its going, as a DELETED event shows it; made once for all watchers.
-    pub fn gone(&self) -> Bytes {
-        let make = || self.old.as_ref().map(|old| old.bytes_at(self.rev)).unwrap_or_default();
-        self.gone.get_or_init(make).clone()
+        Self { rev, old, new }
     }
 
     fn size(&self) -> usize {
-        EVENT_BYTES + self.new.as_ref().or(self.old.as_ref()).map_or(0, |object| object.bytes.len())
+        EVENT_BYTES + self.new.as_ref().or(self.old.as_ref()).map_or(0, |object| object.stored().len())
     }
 }
 

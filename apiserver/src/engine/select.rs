@@ -88,7 +88,7 @@ impl Source {
             Source::Namespace => &object.key.namespace,
             Source::Field(at) => {
                 let default = kind.fields.get(at).map_or("", |field| field.default);
-                object.head.fields.get(at).and_then(Option::as_deref).unwrap_or(default)
+                object.field(at).unwrap_or(default)
             }
         }
     }

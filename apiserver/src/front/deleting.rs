@@ -39,7 +39,7 @@ impl Call {
         let accepted = !deleted.gone && options.orphan_dependents == Some(false);
         let code = if accepted { StatusCode::ACCEPTED } else { StatusCode::OK };
         if !deleted.gone || kind.law.returns_deleted() {
-            return Ok(render::object(kind, &output, code, deleted.object.bytes.clone(), self.now));
+            return Ok(render::object(kind, &output, code, deleted.object.bytes(), self.now));
         }
         Ok(render::encoded(output.format, code, &self.success(served, &deleted)))
     }

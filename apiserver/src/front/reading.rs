@@ -29,7 +29,7 @@ impl Call {
         let output = negotiate::output(&self.parts.headers, &self.query)?;
         let object = self.object(served).await?;
         let object = form::view(served, object);
-        Ok(render::object(&served.kind, &output, StatusCode::OK, object.bytes.clone(), self.now))
+        Ok(render::object(&served.kind, &output, StatusCode::OK, object.bytes(), self.now))
     }
 
     pub(super) async fn get_scale(&self, served: &Served, paths: &ScalePaths) -> Result<Response, Status> {

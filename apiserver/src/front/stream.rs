@@ -33,7 +33,7 @@ pub(crate) struct ListBody {
 impl ListBody {
     /// `head` ends with the opening bracket of the items.
     pub fn new(head: Bytes, objects: Vec<Arc<Object>>) -> Self {
-        let items: u64 = objects.iter().map(|object| object.bytes.len() as u64 + 1).sum();
+        let items: u64 = objects.iter().map(|object| object.shown_len() as u64 + 1).sum();
         let left = head.len() as u64 + items.saturating_sub(u64::from(!objects.is_empty())) + 2;
         Self { head, objects: objects.into_iter(), first: true, left }
     }
@@ -58,7 +58,7 @@ impl http_body::Body for ListBody {
             if !std::mem::take(&mut self.first) {
                 chunk.put_u8(b',');
             }
-            chunk.put_slice(&object.bytes);
+            object.put(&mut chunk);
         }
         self.left = self.left.saturating_sub(chunk.len() as u64);
         Poll::Ready(Some(Ok(Frame::data(chunk.freeze()))))

@@ -141,7 +141,7 @@ impl Watcher {
                 Ok(true) => {}
                 Ok(false) => self.rest(applied, &mut out).await,
                 Err(status) => {
-                    put_frame(&mut out, "ERROR", status.body().to_string().as_bytes());
+                    put_frame(&mut out, "ERROR", |out| out.put_slice(status.body().to_string().as_bytes()));
                     self.done = true;
                 }
             }
@@ -155,7 +155,7 @@ impl Watcher {
     fn put_initial(&mut self, out: &mut BytesMut) {
         while out.len() < CHUNK_BYTES {
             let Some(object) = self.initial.next() else { break };
-            self.put("ADDED", object.bytes.clone(), out);
+            self.put("ADDED", &object, object.rev, out);
         }
         if self.initial.as_slice().is_empty()
             && let Some(rev) = self.initial_end.take()
@@ -201,22 +201,26 @@ impl Watcher {
     fn put_event(&mut self, event: &Event, out: &mut BytesMut) {
         let sees = |object: &Option<Arc<Object>>| object.as_ref().is_some_and(|object| self.selection.matches(object));
         match (sees(&event.old), sees(&event.new), &event.new) {
-            (false, true, Some(new)) => self.put("ADDED", new.bytes.clone(), out),
-            (true, true, Some(new)) => self.put("MODIFIED", new.bytes.clone(), out),
-            (true, _, _) => self.put("DELETED", event.gone(), out),
+            (false, true, Some(new)) => self.put("ADDED", new, new.rev, out),
+            (true, true, Some(new)) => self.put("MODIFIED", new, new.rev, out),
+            (true, _, _) => {
+                // The last state, under the revision of its going.
+                if let Some(old) = &event.old {
+                    self.put("DELETED", old, event.rev, out);
+                }
+            }
             _ => {}
         }
     }
 
-    fn put(&mut self, word: &str, stored: Bytes, out: &mut BytesMut) {
-        let bytes = form::view_bytes(&self.served, stored);
+    fn put(&mut self, word: &str, object: &Object, rev: Rev, out: &mut BytesMut) {
         if self.shape == Shape::Plain {
-            return put_frame(out, word, &bytes);
+            return put_frame(out, word, |out| form::put_at(&self.served, object, rev, out));
         }
-        let value: Value = serde_json::from_slice(&bytes).expect("cached bytes were parsed when they entered the cache");
+        let value = form::value_at(&self.served, object, rev);
         let headers = std::mem::replace(&mut self.headers, Headers::Left);
         let shaped = render::shaped(&self.served.kind, &self.shape, value, headers, Timestamp::now());
-        put_frame(out, word, shaped.to_string().as_bytes());
+        put_frame(out, word, |out| out.put_slice(shaped.to_string().as_bytes()));
     }
 
     fn put_bookmark(&mut self, rev: Rev, annotations: Value, out: &mut BytesMut) {
@@ -237,16 +241,15 @@ impl Watcher {
             }),
             shape => render::shaped(kind, shape, object, Headers::Left, Timestamp::now()),
         };
-        put_frame(out, "BOOKMARK", shaped.to_string().as_bytes());
+        put_frame(out, "BOOKMARK", |out| out.put_slice(shaped.to_string().as_bytes()));
     }
 }
 
-fn put_frame(out: &mut BytesMut, word: &str, object: &[u8]) {
-    out.reserve(object.len() + 48);
+fn put_frame(out: &mut BytesMut, word: &str, object: impl FnOnce(&mut BytesMut)) {
     out.put_slice(b"{\"type\":\"");
     out.put_slice(word.as_bytes());
     out.put_slice(b"\",\"object\":");
-    out.put_slice(object);
+    object(out);
     out.put_slice(b"}\n");
 }
 

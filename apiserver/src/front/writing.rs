@@ -43,7 +43,7 @@ impl Call {
         let name = meta::text(&object, "name").to_owned();
         let asked = self.asked(served, &name, &options.value, options.dry_run, &self.warnings);
         let created = create::create(&self.engine, &asked, object).await?;
-        Ok(render::object(kind, &output, StatusCode::CREATED, created.bytes.clone(), self.now))
+        Ok(render::object(kind, &output, StatusCode::CREATED, created.bytes(), self.now))
     }
 
     pub(super) async fn update(&self, served: &Served, body: Body) -> Result<Response, Status> {
@@ -114,7 +114,7 @@ impl Call {
         let code = if updated.created { StatusCode::CREATED } else { StatusCode::OK };
         match scale {
             Some(paths) => render::encoded(output.format, code, &scale::of(paths, &updated.object.value())),
-            None => render::object(&served.kind, output, code, updated.object.bytes.clone(), self.now),
+            None => render::object(&served.kind, output, code, updated.object.bytes(), self.now),
         }
     }
 

@@ -31,7 +31,7 @@ async fn what_was_acknowledged_is_in_the_cache() {
         let cached = engine.cached(&things(), &key).unwrap();
         assert!(Arc::ptr_eq(&made, &cached));
         assert_eq!((cached.label("a"), cached.label("b")), (Some("b"), None));
-        assert_eq!(&*cached.head.uid, cached.value()["metadata"]["uid"].as_str().unwrap());
+        assert_eq!(cached.uid(), cached.value()["metadata"]["uid"].as_str().unwrap());
     }
     assert_eq!(engine.cached_list(&things(), Some("default")).len(), 50);
     assert_eq!(engine.cached_list(&things(), Some("other")).len(), 0);

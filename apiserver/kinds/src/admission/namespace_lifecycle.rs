@@ -39,7 +39,7 @@ impl Admission for NamespaceLifecycle {
             None => ctx.engine.get(&gr, &key).await?,
         };
         // Only one that is being deleted can be terminating: the others need not be parsed.
-        let terminating = namespace.head.deleting && namespace.value().at("status").text("phase") == "Terminating";
+        let terminating = namespace.is_deleting() && namespace.value().at("status").text("phase") == "Terminating";
         if review.operation != Operation::Create || !terminating {
             return Ok(());
         }

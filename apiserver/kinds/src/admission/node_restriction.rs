@@ -117,7 +117,7 @@ fn own_uid(node: &str, pod: &Value, review: &Review<'_>) -> Result<(), Status> {
     let claimed = pod.at("metadata").list("ownerReferences").first().text("uid").to_owned();
     let gr = GroupResource::new("", "nodes");
     let found = review.ctx.engine.cached(&gr, &Key::new("", node)).ok_or_else(|| Status::not_found(&gr, node))?;
-    let real = &*found.head.uid;
+    let real = found.uid();
     if real == claimed {
         return Ok(());
     }

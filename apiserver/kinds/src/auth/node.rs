@@ -96,7 +96,7 @@ impl Authorizer for NodeAuthorizer {
         let graph = self.graph.clone();
         let on = move |change: &Change| match (&change.new, &change.old) {
             // What a pod on a node refers to is fixed, but for ephemeral containers: its many changes of status need no look.
-            (Some(new), _) if graph.read().is_settled(&new.key, &new.head.uid) && !mentions_ephemeral(&new.bytes) => {}
+            (Some(new), _) if graph.read().is_settled(&new.key, new.uid()) && !mentions_ephemeral(new.stored()) => {}
             (Some(new), _) => graph.write().put(&new.key, &new.value()),
             (None, Some(old)) => graph.write().remove(&old.key),
             (None, None) => {}

@@ -54,7 +54,7 @@ impl Action for TokenRequest {
         body["apiVersion"] = "authentication.k8s.io/v1".into();
         body["kind"] = "TokenRequest".into();
         body["metadata"] = json!({
-            "name": ctx.name, "namespace": ctx.namespace, "uid": &*account.head.uid, "creationTimestamp": rfc3339(ctx.now),
+            "name": ctx.name, "namespace": ctx.namespace, "uid": account.uid(), "creationTimestamp": rfc3339(ctx.now),
         });
         body["spec"]["audiences"] = json!(spec.audiences);
         body["spec"]["expirationSeconds"] = spec.seconds.into();
@@ -71,7 +71,7 @@ impl TokenRequest {
     async fn bind(&self, ctx: &Ctx<'_>, reference: Option<&Value>, account: &Object) -> Result<Bound, Status> {
         let mut bound = Bound {
             namespace: ctx.namespace.into(),
-            serviceaccount: Reference { name: ctx.name.into(), uid: account.head.uid.to_string() },
+            serviceaccount: Reference { name: ctx.name.into(), uid: account.uid().to_owned() },
             ..Bound::default()
         };
         let Some(reference) = reference else { return Ok(bound) };
@@ -90,7 +90,7 @@ impl TokenRequest {
                 return Err(Status::bad_request(format!("cannot bind token to object of type {shown}")));
             }
         };
-        let (wanted, uid) = (reference.text("uid"), found.head.uid.to_string());
+        let (wanted, uid) = (reference.text("uid"), found.uid().to_owned());
         if !wanted.is_empty() && wanted != uid {
             let why = format!(
                 "the UID in the bound object reference ({wanted}) does not match the UID in record. The object might have been deleted and then recreated"
@@ -169,7 +169,7 @@ fn node_of(ctx: &Ctx<'_>, pod: &Object) -> Result<Option<Reference>, Status> {
     if node.is_empty() {
         return Ok(None);
     }
-    let uid = ctx.engine.cached(&GroupResource::new("", "nodes"), &Key::new("", node)).map(|n| n.head.uid.to_string());
+    let uid = ctx.engine.cached(&GroupResource::new("", "nodes"), &Key::new("", node)).map(|n| n.uid().to_owned());
     Ok(Some(Reference { name: node.into(), uid: uid.unwrap_or_default() }))
 }
 
@@ -186,7 +186,7 @@ fn matches_url(body: &Value, ctx: &Ctx<'_>) -> Result<(), Status> {
 }
 
 fn same_uid(body: &Value, account: &Object, ctx: &Ctx<'_>) -> Result<(), Status> {
-    let (asked, real) = (read::text_at(body, "/metadata/uid"), &*account.head.uid);
+    let (asked, real) = (read::text_at(body, "/metadata/uid"), account.uid());
     if asked.is_empty() || asked == real {
         return Ok(());
     }

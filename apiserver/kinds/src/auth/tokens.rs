@@ -210,8 +210,8 @@ impl<'de> Deserialize<'de> for Audiences {
 
 fn found(engine: &Engine, resource: &str, key: &Key) -> Option<Found> {
     let object = engine.cached(&GroupResource::new("", resource), key)?;
-    let uid = object.head.uid.to_string();
-    if !object.head.deleting {
+    let uid = object.uid().to_owned();
+    if !object.is_deleting() {
         return Some(Found { uid, deleted: None });
     }
     let value = object.value();

@@ -230,6 +230,11 @@ pub trait Law: Send + Sync {
 /// A create on a subresource whose body is another kind. Returns the reply's body and its HTTP status (201 most often).
 #[async_trait]
 pub trait Action: Send + Sync {
+    /// Whether a body that names this other `apiVersion` is read as [`Subresource::body`] all the same (`AcceptsGroupVersion`).
+    fn accepts(&self, _api_version: &str) -> bool {
+        false
+    }
+
     async fn run(&self, ctx: &Ctx<'_>, body: Value) -> Result<(u16, Value), Status>;
 }
 

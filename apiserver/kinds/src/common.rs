@@ -8,6 +8,7 @@
 //! - [`selector`]: label selectors on `Value`: validation, matching, printing; labels and annotations.
 //! - [`resources`]: canonical quantities; [`query`]: query strings; [`node`]: a node agent's address, proxy names.
 //! - [`table`]: columns and cells: `metadata_columns`, `age`, `column`, `containers_cells`.
+//! - [`amount`]: numbers or percentages; [`conditions`]: lists of `metav1.Condition`.
 //! - [`kind`], [`view`], [`unchanged`], [`not_negative`] in this file.
 
 use std::{borrow::Cow, sync::Arc};
@@ -20,6 +21,8 @@ use apiserver::kind::{Handler, Kind, Law, Scope, Storage, Subresource};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+pub mod amount;
+pub mod conditions;
 pub mod edit;
 pub mod node;
 pub mod path;

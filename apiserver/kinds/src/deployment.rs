@@ -9,12 +9,13 @@ use serde_json::{Value, json};
 use crate::{
     common::{
         self, Path, Read,
+        amount::{amount, at_most_all, int_or_percent},
         edit::{carry, child, default_text, default_to, make_child},
         not_negative,
         read::{count, name},
         selector,
         table::{AGE_COLUMN, NAME_COLUMN, age, column, containers_cells, wide},
-        unchanged, well_formed, words,
+        unchanged,
     },
     podtemplate,
     replicationcontroller::scale,
@@ -161,31 +162,10 @@ fn rolling_update(rolling: Option<&Value>, path: Path<'_>, causes: &mut Causes) 
     let at = path.field("maxUnavailable");
     int_or_percent(unavailable, at, causes);
     int_or_percent(surge, path.field("maxSurge"), causes);
-    let shown = || unavailable.cloned().unwrap_or(Value::Null);
     if amount(unavailable) == 0 && amount(surge) == 0 {
-        causes.invalid(at, shown(), "may not be 0 when `maxSurge` is 0");
+        causes.invalid(at, unavailable.cloned().unwrap_or(Value::Null), "may not be 0 when `maxSurge` is 0");
     }
-    if unavailable.is_some_and(Value::is_string) && amount(unavailable) > 100 {
-        causes.invalid(at, shown(), "must not be greater than 100%");
-    }
-}
-
-/// `ValidatePositiveIntOrPercent`
-fn int_or_percent(value: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
-    match value {
-        Some(Value::String(text)) => well_formed(text, words::percent(text), path, causes),
-        Some(number) => not_negative(number.as_i64(), path, causes),
-        None => {}
-    }
-}
-
-/// The number, or the number of per cent; 0 for what is neither.
-fn amount(value: Option<&Value>) -> i64 {
-    match value {
-        Some(Value::String(text)) => text.strip_suffix('%').and_then(|t| t.parse().ok()).unwrap_or(0),
-        Some(number) => number.as_i64().unwrap_or(0),
-        None => 0,
-    }
+    at_most_all(unavailable, at, causes);
 }
 
 #[cfg(test)]

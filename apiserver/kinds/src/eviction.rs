@@ -1,9 +1,14 @@
-//! Eviction -> the pod is marked as disrupted and deleted. Source: `pkg/registry/core/pod/storage/eviction.go`.
-//!
-//! There are no PodDisruptionBudgets yet, so nothing holds an eviction back.
+//! Eviction -> the pod is marked as disrupted and deleted, if its budget allows. Source: `pkg/registry/core/pod/storage/eviction.go`.
+
+mod budget;
+
+use std::sync::Arc;
 
 use api::{GroupResource, Gvk, Key, Status, causes::Causes, time::Timestamp};
-use apiserver::kind::{Action, Ctx};
+use apiserver::{
+    engine::Object,
+    kind::{Action, Ctx},
+};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
@@ -16,30 +21,127 @@ use crate::{
     },
     pod::prepare::set_condition,
 };
+use budget::Answer;
+
+/// How often a pod that changes meanwhile is looked at again.
+const ATTEMPTS: usize = 20;
 
 /// `POST .../pods/<name>/eviction`.
 pub struct EvictPod;
 
 #[async_trait]
 impl Action for EvictPod {
+    /// Clients of old servers send it in the version that came first.
+    fn accepts(&self, api_version: &str) -> bool {
+        api_version == "policy/v1beta1"
+    }
+
     async fn run(&self, ctx: &Ctx<'_>, body: Value) -> Result<(u16, Value), Status> {
         if ctx.name != read::name(&body) {
             return Err(Status::bad_request("name in URL does not match name in Eviction object"));
         }
         let mut options = delete_options(&body, ctx.name)?;
-        let (pods, key) = (GroupResource::new("", "pods"), Key::new(ctx.namespace, ctx.name));
-        let dry = ctx.dry_run || !options.list("dryRun").is_empty();
-        if dry {
+        if ctx.dry_run {
             set(&mut options, "dryRun", json!(["All"]));
-        } else {
-            let now = ctx.now;
-            let mark = |pod: &mut Value| disrupt(pod, &options, now);
-            let marked = ctx.engine.update(&pods, &key, "status", ctx.user, &mark).await?;
-            follow(&mut options, marked.rev);
         }
-        ctx.engine.delete(&pods, &key, options, ctx.user).await?;
+        let eviction = Eviction { ctx, dry: !options.list("dryRun").is_empty(), options };
+        if let Some(guarded) = eviction.unguarded().await? {
+            eviction.guarded(&guarded).await?;
+        }
         Ok((201, success()))
     }
+}
+
+/// One request on its way.
+struct Eviction<'a> {
+    ctx: &'a Ctx<'a>,
+    /// DeleteOptions as sent.
+    options: Value,
+    dry: bool,
+}
+
+impl Eviction<'_> {
+    /// Evicts a pod that no budget guards: one that is over, going, or never ran. Else gives it back.
+    async fn unguarded(&self) -> Result<Option<Arc<Object>>, Status> {
+        let mut last = Status::stale(&pods(), self.ctx.name);
+        for _ in 0..ATTEMPTS {
+            let pod = self.ctx.engine.get(&pods(), &self.key()).await?;
+            let Some(guard) = guard(&pod.value()) else { return Ok(Some(pod)) };
+            let options = if guard == Guard::Revision { self.options_at(&pod) } else { self.options.clone() };
+            match self.evict(options).await {
+                Ok(()) => return Ok(None),
+                Err(status) if status.reason == "Conflict" && self.asked_revision().is_empty() => last = status,
+                Err(status) => return Err(status),
+            }
+        }
+        Err(last)
+    }
+
+    /// Evicts a pod that a budget may guard.
+    async fn guarded(&self, pod: &Arc<Object>) -> Result<(), Status> {
+        let at_revision = match budget::ask(self.ctx, &pod.value(), self.dry).await? {
+            Answer::Allowed => return self.evict(self.options.clone()).await,
+            Answer::Unhealthy(budget) => budget,
+        };
+        // It must not have become healthy since.
+        match self.evict(self.options_at(pod)).await {
+            Err(status) if status.reason == "Conflict" && self.asked_revision().is_empty() => Err(budget::busy(&at_revision)),
+            done => done,
+        }
+    }
+
+    async fn evict(&self, mut options: Value) -> Result<(), Status> {
+        let Ctx { engine, user, now, .. } = *self.ctx;
+        if !self.dry {
+            let mark = |pod: &mut Value| disrupt(pod, &options, now);
+            let marked = engine.update(&pods(), &self.key(), "status", user, &mark).await?;
+            follow(&mut options, marked.rev);
+        }
+        engine.delete(&pods(), &self.key(), options, user).await
+    }
+
+    fn asked_revision(&self) -> &str {
+        self.options.at("preconditions").text("resourceVersion")
+    }
+
+    /// The options, about the pod as it was seen; what the client asked for has the word.
+    fn options_at(&self, pod: &Object) -> Value {
+        let mut options = self.options.clone();
+        if self.asked_revision().is_empty()
+            && let Some(preconditions) = make_child(&mut options, "preconditions")
+        {
+            set(preconditions, "resourceVersion", pod.rev.to_string());
+        }
+        options
+    }
+
+    fn key(&self) -> Key {
+        Key::new(self.ctx.namespace, self.ctx.name)
+    }
+}
+
+/// What keeps a pod without budget from being evicted by mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guard {
+    Nothing,
+    /// It must still be as it was seen: a pending pod may become ready.
+    Revision,
+}
+
+/// `canIgnorePDB`, `shouldEnforceResourceVersion`; `None` where budgets count.
+fn guard(pod: &Value) -> Option<Guard> {
+    if pod.at("metadata").at("deletionTimestamp").is_some() {
+        return Some(Guard::Nothing);
+    }
+    match pod.at("status").text("phase") {
+        "Succeeded" | "Failed" => Some(Guard::Nothing),
+        "Pending" => Some(Guard::Revision),
+        _ => None,
+    }
+}
+
+fn pods() -> GroupResource {
+    GroupResource::new("", "pods")
 }
 
 fn delete_options(body: &Value, name: &str) -> Result<Value, Status> {
@@ -84,6 +186,17 @@ fn follow(options: &mut Value, rev: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn budgets_guard_pods_that_run() {
+        let pod = |phase: &str| json!({"metadata": {}, "status": {"phase": phase}});
+        let cases = [("Running", None), ("Pending", Some(Guard::Revision)), ("Failed", Some(Guard::Nothing))];
+        for (phase, wanted) in cases {
+            assert_eq!(guard(&pod(phase)), wanted, "{phase}");
+        }
+        let going = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": "Running"}});
+        assert_eq!(guard(&going), Some(Guard::Nothing));
+    }
 
     #[test]
     fn the_pod_meant_is_marked() {

@@ -11,6 +11,7 @@ pub mod bootstrap_service;
 pub mod common;
 pub mod config;
 pub mod configmap;
+pub mod customresourcedefinition;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
@@ -22,7 +23,7 @@ pub mod namespace;
 pub mod net;
 pub mod node;
 pub mod pod;
-
+pub mod poddisruptionbudget;
 pub mod podtemplate;
 pub mod ports;
 pub mod priorityclass;
@@ -51,6 +52,8 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| secret::kind(),
     |_| serviceaccount::kind(),
     service::kind,
+    // apiextensions.k8s.io
+    |_| customresourcedefinition::kind(),
     // apps
     |_| deployment::kind(),
     |_| replicaset::kind(),
@@ -60,6 +63,8 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| endpointslice::kind(),
     // events.k8s.io
     |_| event::events_kind(),
+    // policy
+    |_| poddisruptionbudget::kind(),
     // rbac.authorization.k8s.io
     |_| roles::cluster_role(),
     |_| roles::cluster_role_binding(),

@@ -98,7 +98,11 @@ impl Call {
         let input = negotiate::input(&self.parts.headers)?;
         let body = self.read(body).await?;
         let options = WriteOptions::read(&self.query, "CreateOptions")?;
-        let mut object = decode_as(&*self.engine.schemas(), &sub.body, input, &body)?.value;
+        let mut object = parse_as(&*self.engine.schemas(), &sub.body, input, &body)?.value;
+        if object.get("apiVersion").and_then(Value::as_str).is_some_and(|version| action.accepts(version)) {
+            object["apiVersion"] = sub.body.api_version().into();
+        }
+        parse::name_kind(&sub.body, &mut object, &body)?;
         meta::typed(&object).map_err(|why| Status::bad_request(format!("{}: {why}", sub.body.kind)))?;
         meta::of(&mut object).retain(|_, value| !value.is_null());
         self.put_namespace(served, &mut object)?;
@@ -179,13 +183,16 @@ fn refused_patch(patch: &Patch, kind: &Kind, patched: &Value, status: Status) ->
 
 /// Parses a body that is to be of this kind.
 pub(super) fn decode_as(schemas: &dyn Schemas, gvk: &Gvk, input: Input, body: &[u8]) -> Result<Parsed, Status> {
+    let mut parsed = parse_as(schemas, gvk, input, body)?;
+    parse::name_kind(gvk, &mut parsed.value, body)?;
+    Ok(parsed)
+}
+
+fn parse_as(schemas: &dyn Schemas, gvk: &Gvk, input: Input, body: &[u8]) -> Result<Parsed, Status> {
     let unrecognized = |why: String| parse::unrecognized(&gvk.kind, &why, body);
-    let parsed = match input {
+    match input {
         Input::Json => parse::json(body).map_err(unrecognized),
         Input::Yaml => parse::yaml(body).map_err(unrecognized),
         Input::Protobuf => schemas.protobuf(&gvk.kind, body),
-    };
-    let mut parsed = parsed?;
-    parse::name_kind(gvk, &mut parsed.value, body)?;
-    Ok(parsed)
+    }
 }

@@ -48,6 +48,8 @@ pub fn replica_set(t: &Terminal) {
     t.until("kubectl get pods -l tier=front", "(?s)(1/1 +Running.*){4}");
     t.run(&format!("kubectl get {pod} -o jsonpath='{{.metadata.ownerReferences}}'")).lacks("ReplicaSet");
     t.run(&format!("kubectl delete {pod}"));
+    // What the scaling down above ended may still be on its way.
+    t.until_gone("kubectl get pods", "(?s)(web-.*){5}");
     // Its pods may be left behind, and are taken up again.
     t.run("kubectl delete rs web --cascade=orphan");
     t.run("kubectl get pods -l app=web").times(4, "Running");

@@ -1,7 +1,10 @@
 //! The cluster's will: what users asked for -> objects that make it so. One file per controller, one visible table.
 
+mod aggregation;
+mod amount;
 mod catalog;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 mod garbage;
@@ -60,6 +63,11 @@ const TABLE: &[Row] = &[
     ("pod-garbage-collector", "pod-garbage-collector", |s, a, c| s.run(a, c, podgc::PodGc::new(s.caches, (s.clients)(a)))),
     ("service-account-controller", "serviceaccount-controller", |s, a, c| s.run(a, c, serviceaccount::ServiceAccounts::new(s.caches))),
     ("root-ca-cert-publisher", "root-ca-cert-publisher", |s, a, c| s.run(a, c, root_ca::RootCa::new(s.caches, &s.config.root_ca))),
+    ("disruption-controller", "controllermanager", |s, a, c| s.run(a, c, disruption::Budgets::new(s.caches, (s.clients)(a)))),
+    ("disruption-controller", "controllermanager", |s, a, c| s.run(a, c, disruption::StaleDisruptions::new(s.caches))),
+    ("clusterrole-aggregation-controller", "clusterrole-aggregation-controller", |s, a, c| {
+        s.run(a, c, aggregation::Aggregation::new(s.caches))
+    }),
     ("node-controller", "cidrAllocator", |s, a, c| s.run(a, c, nodeipam::NodeIpam::new(s.caches, s.config.cluster_cidr))),
 ];
 

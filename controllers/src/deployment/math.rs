@@ -1,19 +1,12 @@
 //! How many: surge, unavailable, proportions. Source: `pkg/controller/deployment/util/deployment_util.go`.
 
-use api::k8s::{
-    api::apps::v1::{Deployment, ReplicaSet},
-    apimachinery::pkg::util::intstr::IntOrString,
-};
+use api::k8s::api::apps::v1::{Deployment, ReplicaSet};
 use client::kube::ResourceExt;
+
+use crate::amount::{Round, scaled};
 
 pub const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
 pub const MAX: &str = "deployment.kubernetes.io/max-replicas";
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Round {
-    Up,
-    Down,
-}
 
 pub fn is_recreate(deployment: &Deployment) -> bool {
     let strategy = deployment.spec.as_ref().and_then(|s| s.strategy.as_ref());
@@ -87,17 +80,4 @@ fn fraction(deployment: &Deployment, set: &ReplicaSet) -> i32 {
     #[expect(clippy::cast_possible_truncation, reason = "numbers of replicas")]
     let rounded = scaled.round() as i32;
     rounded - size(set)
-}
-
-fn scaled(value: Option<&IntOrString>, of: i32, round: Round) -> i32 {
-    match value {
-        None => 0,
-        Some(IntOrString::Int(n)) => *n,
-        Some(IntOrString::String(text)) => {
-            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
-            let exact = percent * i64::from(of);
-            let rounded = if round == Round::Up { (exact + 99) / 100 } else { exact / 100 };
-            i32::try_from(rounded).unwrap_or(i32::MAX)
-        }
-    }
 }

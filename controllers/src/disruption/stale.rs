@@ -1,0 +1,109 @@
+//! A pod that was to be disrupted and was not -> its condition DisruptionTarget says so. Source: `syncStalePodDisruption`.
+
+use std::{sync::Arc, time::Duration};
+
+use api::{
+    Key,
+    k8s::{
+        api::core::v1::{Pod, PodCondition},
+        apimachinery::pkg::apis::meta::v1::Time,
+    },
+    time::Timestamp,
+};
+use client::{Cache, Caches};
+use reconcile::{Action, Loop, Plan, Wake, own_key};
+use serde_json::json;
+
+const TARGET: &str = "DisruptionTarget";
+/// How long a pod may stand as disrupted without being deleted.
+const TIMEOUT_SECONDS: i64 = 120;
+
+pub struct StaleDisruptions {
+    pods: Cache<Pod>,
+}
+
+pub struct World {
+    pod: Arc<Pod>,
+    now: Timestamp,
+}
+
+impl StaleDisruptions {
+    pub fn new(caches: &Caches) -> Self {
+        Self { pods: caches.of() }
+    }
+}
+
+impl Loop for StaleDisruptions {
+    type World = World;
+
+    fn name(&self) -> &'static str {
+        "stale-disruption-controller"
+    }
+
+    fn wire(&self, wake: &Wake) {
+        wake.on(&self.pods, |pod, wake| {
+            if promised(pod).is_some() {
+                wake(own_key(pod));
+            }
+        });
+    }
+
+    async fn look(&self, key: &Key) -> Option<World> {
+        Some(World { pod: self.pods.get(key)?, now: Timestamp::now() })
+    }
+
+    fn plan(&self, world: &World, _: &Key) -> Plan {
+        plan(&world.pod, world.now)
+    }
+}
+
+fn plan(pod: &Pod, now: Timestamp) -> Plan {
+    let Some(promise) = promised(pod) else { return Plan::rest() };
+    let since = promise.last_transition_time.as_ref().map_or(now, |t| t.0);
+    let left = TIMEOUT_SECONDS - (now.as_second() - since.as_second());
+    if left > 0 {
+        return Plan::rest().again_in(Duration::from_secs(left.unsigned_abs()));
+    }
+    let mut conditions = pod.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
+    for condition in conditions.iter_mut().filter(|c| c.type_ == TARGET) {
+        *condition = PodCondition {
+            type_: TARGET.into(),
+            status: "False".into(),
+            observed_generation: condition.observed_generation,
+            last_transition_time: Some(Time(now)),
+            ..PodCondition::default()
+        };
+    }
+    let metadata = json!({"resourceVersion": pod.metadata.resource_version});
+    Plan::act(vec![Action::patch_status(pod, json!({"metadata": metadata, "status": {"conditions": conditions}}))])
+}
+
+/// The condition of a pod that is to go and does not. What a node agent ends itself may take its time.
+fn promised(pod: &Pod) -> Option<&PodCondition> {
+    let status = pod.status.as_ref().filter(|_| pod.metadata.deletion_timestamp.is_none())?;
+    if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        return None;
+    }
+    let found = status.conditions.iter().flatten().find(|c| c.type_ == TARGET && c.status == "True")?;
+    (found.reason.as_deref() != Some("TerminationByKubelet")).then_some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_promise_that_is_not_kept_is_taken_back() {
+        let pod = |reason: &str| -> Pod {
+            let condition = json!({"type": TARGET, "status": "True", "reason": reason, "lastTransitionTime": "2026-01-01T00:00:00Z"});
+            serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"}, "status": {"conditions": [condition]}}))
+                .unwrap()
+        };
+        let at = |text: &str| api::time::parse(text).unwrap();
+        assert_eq!(plan(&pod("X"), at("2026-01-01T00:01:00Z")), Plan::rest().again_in(Duration::from_secs(60)));
+        assert_eq!(plan(&pod("TerminationByKubelet"), at("2026-01-01T01:00:00Z")), Plan::rest());
+        let done = plan(&pod("X"), at("2026-01-01T00:02:00Z"));
+        let [Action::Patch { path, patch, .. }] = done.actions.as_slice() else { panic!("{done:?}") };
+        assert_eq!((path.as_str(), &patch["status"]["conditions"][0]["status"]), ("/api/v1/namespaces/d/pods/p/status", &json!("False")));
+    }
+}

@@ -33,7 +33,9 @@ pub struct World {
 
 impl RootCa {
     pub fn new(caches: &Caches, ca: &str) -> Self {
-        Self { namespaces: caches.of(), maps: caches.of(), data: [("ca.crt".to_owned(), ca.to_owned())].into() }
+        // Of all config maps, those that this loop writes.
+        let maps = caches.filtered(&format!("metadata.name={NAME}"));
+        Self { namespaces: caches.of(), maps, data: [("ca.crt".to_owned(), ca.to_owned())].into() }
     }
 
     fn wanted(&self, namespace: &str) -> ConfigMap {

@@ -34,14 +34,19 @@ pub(super) async fn run(engine: Arc<Engine>) {
 
 async fn load(engine: &Arc<Engine>) -> Result<Rev, Error> {
     let page = engine.store.range(Range { prefix: "/registry/".into(), ..Range::default() }).await?;
-    let mut rest = page.entries;
-    for cache in engine.table.caches() {
-        let (own, other) = rest.into_iter().partition::<Vec<_>, _>(|entry| entry.key.starts_with(&cache.prefix));
-        cache.reload(&own, page.rev);
-        rest = other;
+    let caches = engine.table.caches();
+    let (mut by_cache, mut unserved) = (vec![Vec::new(); caches.len()], 0);
+    for entry in page.entries {
+        match engine.table.cache_of(&entry.key).and_then(|at| by_cache.get_mut(at)) {
+            Some(own) => own.push(entry),
+            None => unserved += 1,
+        }
     }
-    if !rest.is_empty() {
-        tracing::warn!(count = rest.len(), "store holds objects of kinds that are not served");
+    for (cache, own) in caches.iter().zip(by_cache) {
+        cache.reload(&own, page.rev);
+    }
+    if unserved > 0 {
+        tracing::warn!(count = unserved, "store holds objects of kinds that are not served");
     }
     engine.applied.send_replace(page.rev);
     engine.loaded.send_replace(true);

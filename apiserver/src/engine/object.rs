@@ -123,18 +123,31 @@ impl Object {
 
     /// Appends the same state under another resource version, as deletions show it.
     pub(crate) fn put_at(&self, rev: u64, out: &mut BytesMut) {
+        self.put_part(0..self.stored.len(), rev, out);
+    }
+
+    /// Appends `metadata` alone, as an object, under the resource version `rev`. False: it could not be found, and nothing was written.
+    pub(crate) fn put_metadata_at(&self, rev: u64, out: &mut BytesMut) -> bool {
+        let (Version::Before(at) | Version::Alone(at)) = self.version else { return false };
+        let Some(end) = object_end(&self.stored, at as usize) else { return false };
+        out.put_u8(b'{');
+        self.put_part(at as usize..end, rev, out);
+        true
+    }
+
+    /// Appends a part of the bytes within which the version goes.
+    fn put_part(&self, part: Range<usize>, rev: u64, out: &mut BytesMut) {
         let (at, comma) = match self.version {
-            Version::Within => return out.put_slice(&self.stored),
-            Version::Before(at) => (at, &b"\","[..]),
-            Version::Alone(at) => (at, &b"\""[..]),
+            Version::Within => return out.put_slice(&self.stored[part]),
+            Version::Before(at) => (at as usize, &b"\","[..]),
+            Version::Alone(at) => (at as usize, &b"\""[..]),
         };
-        let (before, after) = self.stored.split_at(at as usize);
-        out.reserve(self.stored.len() + VERSION.len() + DIGITS_MAX + comma.len());
-        out.put_slice(before);
+        out.reserve(part.len() + VERSION.len() + DIGITS_MAX + comma.len());
+        out.put_slice(&self.stored[part.start..at]);
         out.put_slice(VERSION);
         out.put_slice(Digits::of(rev).text());
         out.put_slice(comma);
-        out.put_slice(after);
+        out.put_slice(&self.stored[at..part.end]);
     }
 }
 
@@ -210,6 +223,21 @@ fn object_start(json: &[u8], from: usize) -> Option<usize> {
     (json.get(from + skipped) == Some(&b'{')).then_some(from + skipped + 1)
 }
 
+/// Behind the brace that closes the object whose content begins at `from`.
+fn object_end(json: &[u8], from: usize) -> Option<usize> {
+    let (mut at, mut depth) = (from, 1_usize);
+    loop {
+        match json.get(at)? {
+            b'"' => at = string_end(json, at)?,
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' if depth == 1 => return Some(at + 1),
+            b'}' | b']' => depth -= 1,
+            _ => {}
+        }
+        at += 1;
+    }
+}
+
 /// The closing quote of the string that opens at `open`.
 fn string_end(json: &[u8], open: usize) -> Option<usize> {
     let mut at = open + 1;
@@ -235,6 +263,9 @@ mod tests {
         let mut out = BytesMut::new();
         object.put_at(rev, &mut out);
         assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), object.value_at(rev));
+        let mut metadata = BytesMut::new();
+        assert!(object.put_metadata_at(rev, &mut metadata));
+        assert_eq!(serde_json::from_slice::<Value>(&metadata).unwrap(), object.value_at(rev)["metadata"]);
         Some(String::from_utf8(out.to_vec()).unwrap())
     }
 

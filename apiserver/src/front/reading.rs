@@ -9,6 +9,7 @@ use super::{
     negotiate::{self, Format, Output, Shape},
     query::{ListOptions, when},
     render::{self, ListMeta},
+    scale as shown,
     stream::ListBody,
     watching,
 };
@@ -35,7 +36,7 @@ impl Call {
     pub(super) async fn get_scale(&self, served: &Served, paths: &ScalePaths) -> Result<Response, Status> {
         let output = negotiate::output(&self.parts.headers, &self.query)?;
         let object = self.object(served).await?;
-        Ok(render::encoded(output.format, StatusCode::OK, &scale::of(paths, &form::value(served, &object))))
+        Ok(shown::reply(&output, StatusCode::OK, scale::of(paths, &form::value(served, &object)), self.now))
     }
 
     async fn object(&self, served: &Served) -> Result<std::sync::Arc<crate::engine::Object>, Status> {

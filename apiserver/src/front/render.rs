@@ -1,13 +1,14 @@
 //! Objects -> the form that was asked for: as they are, as a Table, as metadata alone; JSON or YAML.
 
 use api::time::Timestamp;
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::negotiate::{Format, Include, Output, Shape};
 use crate::{
     body::{Response, full},
+    engine::Object,
     kind::Kind,
     wire,
 };
@@ -89,6 +90,17 @@ pub(crate) fn encoded(format: Format, code: StatusCode, value: &Value) -> Respon
         }
         Format::Yaml => wire::reply(code, "application/yaml", full(serde_yaml::to_string(value).unwrap_or_default())),
     }
+}
+
+/// The metadata of a cached object, cut out of its bytes. Metadata is the same in all forms of a kind.
+pub(crate) fn partial_bytes(version: &str, object: &Object, rev: u64) -> Option<Bytes> {
+    let mut out = BytesMut::with_capacity(1024);
+    out.put_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/");
+    out.put_slice(version.as_bytes());
+    out.put_slice(b"\",\"metadata\":");
+    let found = object.put_metadata_at(rev, &mut out);
+    out.put_u8(b'}');
+    found.then(|| out.freeze())
 }
 
 fn partial(version: &str, object: &Value) -> Value {

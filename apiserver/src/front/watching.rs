@@ -217,6 +217,11 @@ impl Watcher {
         if self.shape == Shape::Plain {
             return put_frame(out, word, |out| form::put_at(&self.served, object, rev, out));
         }
+        if let Shape::Partial { version } = &self.shape
+            && let Some(partial) = render::partial_bytes(version, object, rev)
+        {
+            return put_frame(out, word, |out| out.put(partial));
+        }
         let value = form::value_at(&self.served, object, rev);
         let headers = std::mem::replace(&mut self.headers, Headers::Left);
         let shaped = render::shaped(&self.served.kind, &self.shape, value, headers, Timestamp::now());

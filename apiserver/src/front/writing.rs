@@ -10,7 +10,7 @@ use super::{
     negotiate::{self, Input},
     patch::{self, Patch},
     query::WriteOptions,
-    render,
+    render, scale as shown,
 };
 use crate::{
     body::{Body, Response},
@@ -117,7 +117,7 @@ impl Call {
     fn updated(&self, served: &Served, output: &negotiate::Output, scale: Option<&ScalePaths>, updated: &Updated) -> Response {
         let code = if updated.created { StatusCode::CREATED } else { StatusCode::OK };
         match scale {
-            Some(paths) => render::encoded(output.format, code, &scale::of(paths, &updated.object.value())),
+            Some(paths) => shown::reply(output, code, scale::of(paths, &updated.object.value()), self.now),
             None => render::object(&served.kind, output, code, updated.object.bytes(), self.now),
         }
     }

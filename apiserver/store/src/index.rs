@@ -11,8 +11,8 @@ use crate::{Entry, Error, Event, Expect, Op, Outcome, Page, Range, Rev, Txn};
 
 /// Recent events kept for watches that resume and for reads of the recent past.
 const HISTORY_BYTES_MAX: usize = 8 << 20;
-/// Transactions a watcher may fall behind before it is cut.
-const WATCHER_QUEUE_MAX: usize = 8192;
+/// Commits a watcher may fall behind before it is cut.
+const WATCHER_QUEUE_MAX: usize = 4096;
 /// etcd's default limit on a request.
 pub(crate) const TXN_BYTES_MAX: usize = 3 << 20;
 
@@ -35,11 +35,13 @@ pub(crate) struct Staged {
     over: HashMap<Arc<str>, Option<Entry>>,
 }
 
-pub(crate) type Batches = mpsc::Receiver<Arc<Vec<Event>>>;
+/// The transactions of one commit: a watcher hears of them at once, and is woken once.
+pub(crate) type Commit = Arc<[Arc<Vec<Event>>]>;
+pub(crate) type Commits = mpsc::Receiver<Commit>;
 
 struct Watcher {
     prefix: String,
-    queue: mpsc::Sender<Arc<Vec<Event>>>,
+    queue: mpsc::Sender<Commit>,
 }
 
 impl Index {
@@ -86,7 +88,8 @@ impl Index {
 
     /// Makes staged transactions current and tells the watchers. Call only once they are durable.
     pub fn publish(&mut self, batches: Vec<Arc<Vec<Event>>>) {
-        for batch in batches {
+        let commit: Commit = batches.into();
+        for batch in commit.iter() {
             self.rev += 1;
             for event in batch.iter() {
                 self.history_bytes += event.cost();
@@ -95,9 +98,9 @@ impl Index {
                     Event::Delete { key, .. } => drop(self.current.remove(key)),
                 }
             }
-            self.watchers.retain(|w| w.offer(&batch));
-            self.history.push_back(batch);
+            self.history.push_back(batch.clone());
         }
+        self.watchers.retain(|w| w.offer(&commit));
         while self.history_bytes > HISTORY_BYTES_MAX && self.forget_oldest() {}
     }
 
@@ -106,16 +109,16 @@ impl Index {
     }
 
     /// Everything after `after` that is still remembered, and all that follows.
-    pub fn watch(&mut self, prefix: &str, after: Rev) -> Result<(Vec<Event>, Batches), Error> {
+    pub fn watch(&mut self, prefix: &str, after: Rev) -> Result<(Vec<Event>, Commits), Error> {
         if after < self.floor {
             return Err(Error::Compacted { oldest: self.floor });
         }
         let skip = usize::try_from(after - self.floor).unwrap_or(usize::MAX);
         let missed = self.history.iter().skip(skip).flat_map(|b| b.iter()).filter(|e| e.key().starts_with(prefix)).cloned().collect();
-        let (queue, batches) = mpsc::channel(WATCHER_QUEUE_MAX);
+        let (queue, commits) = mpsc::channel(WATCHER_QUEUE_MAX);
         self.watchers.retain(|w| !w.queue.is_closed());
         self.watchers.push(Watcher { prefix: prefix.to_owned(), queue });
-        Ok((missed, batches))
+        Ok((missed, commits))
     }
 
     /// Ends all watches.
@@ -200,11 +203,11 @@ impl Index {
 
 impl Watcher {
     /// False cuts the watcher: it is gone, or too slow to wait for.
-    fn offer(&self, batch: &Arc<Vec<Event>>) -> bool {
-        if !batch.iter().any(|e| e.key().starts_with(&self.prefix)) {
+    fn offer(&self, commit: &Commit) -> bool {
+        if !commit.iter().flat_map(|b| b.iter()).any(|e| e.key().starts_with(&self.prefix)) {
             return true;
         }
-        self.queue.try_send(batch.clone()).is_ok()
+        self.queue.try_send(commit.clone()).is_ok()
     }
 }
 

@@ -160,17 +160,18 @@ impl Store for Local {
     }
 
     async fn watch(&self, prefix: &str, after: Rev) -> Result<Events, Error> {
-        let (missed, batches) = self.index.write().watch(prefix, after)?;
+        let (missed, commits) = self.index.write().watch(prefix, after)?;
         let prefix = prefix.to_owned();
         let first = stream::iter((!missed.is_empty()).then_some(Ok(missed)));
         // The sender is dropped when the watcher is cut: the stream then ends, with the reason last.
-        let live = stream::unfold(Some(batches), move |batches| {
+        let live = stream::unfold(Some(commits), move |commits| {
             let prefix = prefix.clone();
             async move {
-                let mut batches = batches?;
-                let Some(batch) = batches.recv().await else { return Some((Err(Error::Slow), None)) };
-                let events: Vec<Event> = batch.iter().filter(|e| e.key().starts_with(&prefix) && e.rev() > after).cloned().collect();
-                Some((Ok(events), Some(batches)))
+                let mut commits = commits?;
+                let Some(commit) = commits.recv().await else { return Some((Err(Error::Slow), None)) };
+                let all = commit.iter().flat_map(|b| b.iter());
+                let events: Vec<Event> = all.filter(|e| e.key().starts_with(&prefix) && e.rev() > after).cloned().collect();
+                Some((Ok(events), Some(commits)))
             }
         });
         let live = live.filter(|item| futures::future::ready(!matches!(item, Ok(events) if events.is_empty())));

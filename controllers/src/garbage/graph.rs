@@ -56,6 +56,20 @@ pub struct Graph {
     collections: Vec<Collection>,
 }
 
+impl Node {
+    /// Whether nothing is changed that garbage is about.
+    fn is_same(&self, other: &Self) -> bool {
+        let Self { uid, key, path, revision: _, owners, finalizers, deleting } = self;
+        let there = (&other.uid, &other.key, &other.path, &other.owners, &other.finalizers, other.deleting);
+        (uid, key, path, owners, finalizers, *deleting) == there
+    }
+
+    /// Whether there is nothing to do about it, as long as nobody refers to it.
+    fn stands_alone(&self) -> bool {
+        self.owners.is_empty() && !self.deleting
+    }
+}
+
 type WakeUid = Arc<dyn Fn(&str) + Send + Sync>;
 
 impl Graph {
@@ -76,8 +90,12 @@ impl Graph {
     /// Takes in an object; the uids whose turn it is now.
     fn put(&mut self, node: Node) -> Vec<String> {
         let uid = node.uid.clone();
-        let mut turn = vec![uid.clone()];
         let old = self.nodes.get(&uid);
+        if old.is_some_and(|old| old.is_same(&node)) || (old.is_none() && node.stands_alone() && !self.dependents.contains_key(&uid)) {
+            self.nodes.insert(uid, node);
+            return Vec::new();
+        }
+        let mut turn = vec![uid.clone()];
         let was: Vec<String> = old.iter().flat_map(|n| &n.owners).map(|o| o.uid.clone()).collect();
         let began_to_go = node.deleting && !old.is_some_and(|n| n.deleting);
         for owner in &was {

@@ -3,17 +3,20 @@
 //! etcd's own words are used as they are: `mod_revision` is [`Rev`], a lease carries a TTL. Watches of etcd-client never reconnect:
 //! they are resumed here, from the last revision seen.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+mod tls;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, GetOptions, Identity, KeyValue, PutOptions, TlsOptions, TxnOp, TxnOpResponse,
-    WatchOptions, WatchStream,
+    Client, Compare, CompareOp, ConnectOptions, GetOptions, KeyValue, PutOptions, TxnOp, TxnOpResponse, WatchOptions, WatchStream,
 };
 use futures::stream;
 use tokio::{sync::Mutex, time::Instant};
 
+use self::tls::Files;
+pub use self::tls::Tls;
 use crate::{Entry, Error, Event, Events, Expect, Op, Outcome, Page, Range, Rev, Store, Txn, index::TXN_BYTES_MAX};
 
 const CONNECT_BOUND: Duration = Duration::from_secs(5);
@@ -25,14 +28,6 @@ const RETRY_MAX: Duration = Duration::from_secs(3);
 /// Keys with the same TTL share a lease for this part of it, but no longer than [`LEASE_SHARED_MAX`] (upstream: `etcd3/lease_manager.go`).
 const LEASE_SHARED_PART: u64 = 20;
 const LEASE_SHARED_MAX: Duration = Duration::from_secs(60);
-
-/// Files (PEM) for TLS to etcd; without a CA the connection is plain.
-#[derive(Clone, Debug, Default)]
-pub struct Tls {
-    pub ca: Option<PathBuf>,
-    pub cert: Option<PathBuf>,
-    pub key: Option<PathBuf>,
-}
 
 /// A store kept by etcd. See [`Store`].
 pub struct Etcd {
@@ -56,24 +51,31 @@ struct Following {
 }
 
 /// # Errors
-/// No server answers within a few seconds, or the TLS files cannot be read.
+/// No server answers within a few seconds, or the TLS files cannot be used. The text says why, for each server.
 pub async fn open(servers: &[String], tls: &Tls) -> Result<Etcd, Error> {
     let mut options = ConnectOptions::new()
         .with_connect_timeout(CONNECT_BOUND)
         .with_timeout(REQUEST_BOUND)
         .with_keep_alive(KEEP_ALIVE, KEEP_ALIVE)
         .with_keep_alive_while_idle(true);
-    if let Some(tls) = tls_options(tls)? {
-        options = options.with_tls(tls);
+    let files = Files::read(servers, tls)?;
+    if let Some(files) = &files {
+        options = options.with_tls(files.options());
     }
     let client = Client::connect(servers, Some(options)).await.map_err(explain)?;
     let store = Etcd { client, leases: Mutex::default() };
     let first = tokio::time::timeout(CONNECT_BOUND, store.revision()).await;
-    match first {
-        Ok(Ok(_)) => Ok(store),
-        Ok(Err(error)) => Err(Error::Unusable(format!("etcd at {} does not answer: {error}", servers.join(",")))),
-        Err(_) => Err(Error::Unusable(format!("etcd at {} does not answer within {} s", servers.join(","), CONNECT_BOUND.as_secs()))),
+    let why = match first {
+        Ok(Ok(_)) => return Ok(store),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {} s", CONNECT_BOUND.as_secs()),
+    };
+    let mut reasons = Vec::new();
+    for server in servers {
+        let seen = tls::diagnose(server, files.as_ref()).await;
+        reasons.push(format!("etcd at {server} does not answer: {}", seen.as_ref().unwrap_or(&why)));
     }
+    Err(Error::Unusable(reasons.join("; ")))
 }
 
 #[async_trait]
@@ -236,16 +238,6 @@ impl Following {
             Err(error) => Err(error),
         }
     }
-}
-
-fn tls_options(tls: &Tls) -> Result<Option<TlsOptions>, Error> {
-    let read = |path: &PathBuf| std::fs::read(path).map_err(|e| Error::Unusable(format!("{}: {e}", path.display())));
-    let Some(ca) = &tls.ca else { return Ok(None) };
-    let mut options = TlsOptions::new().ca_certificate(Certificate::from_pem(read(ca)?));
-    if let (Some(cert), Some(key)) = (&tls.cert, &tls.key) {
-        options = options.identity(Identity::from_pem(read(cert)?, read(key)?));
-    }
-    Ok(Some(options))
 }
 
 fn compare((key, expect): &(String, Expect)) -> Compare {

@@ -79,15 +79,16 @@ impl Control {
         let store = open_store(flags, &dirs).await?;
         progress.step(&format!("store ({})", if flags.etcd_servers.is_empty() { &flags.storage_backend } else { "etcd" }));
 
-        if !flags.etcd_servers.is_empty() {
-            group.spawn(forget_history(store.clone()));
+        let etcd = (!flags.etcd_servers.is_empty()).then(|| store.clone());
+        if let Some(etcd) = &etcd {
+            group.spawn(forget_history(etcd.clone()));
         }
         let tokens = Arc::new(Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public())?);
         let gates = auth::gates(&tokens);
         let engine = Engine::new(store.clone(), kinds::all(&laws, &tokens), gates, group.clone());
         engine.set_schemas(kinds::schema::shapes());
         engine.agents().follow(&certs, &group)?;
-        let started = mount(&engine, &tokens, &group, SocketAddr::new(advertised, flags.secure_port));
+        let started = mount(&engine, &tokens, &group, SocketAddr::new(advertised, flags.secure_port), etcd);
         engine.ready().await;
         let listener = TcpListener::bind((flags.bind_address, flags.secure_port)).await;
         let listener = listener.with_context(|| format!("port {} of {}", flags.secure_port, flags.bind_address))?;
@@ -175,9 +176,12 @@ pub async fn told_to_end(group: &Group) {
     }
 }
 
-/// The paths that are about no resource. The latch is part of `/readyz`.
-fn mount(engine: &Arc<Engine>, tokens: &Arc<Tokens>, group: &Group, advertised: SocketAddr) -> Latch {
+/// The paths that are about no resource. The latch is part of `/readyz`, and so is a store that may be away.
+fn mount(engine: &Arc<Engine>, tokens: &Arc<Tokens>, group: &Group, advertised: SocketAddr, etcd: Option<Arc<dyn Store>>) -> Latch {
     let health = Health::new(group);
+    if let Some(etcd) = etcd {
+        health.probe(etcd);
+    }
     let started = health.hook("rbac/bootstrap-roles");
     engine.mount(health);
     engine.mount(Arc::new(version::Version));

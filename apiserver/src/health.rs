@@ -1,14 +1,20 @@
 //! Checks by name -> `/healthz`, `/livez`, `/readyz`, in upstream's words (`apiserver/pkg/server/healthz`).
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use api::task::Group;
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use http::{HeaderValue, StatusCode, header, request::Parts};
 use parking_lot::RwLock;
+use store::Store;
+use tokio::time::Instant;
 
 use crate::{
     body::{Response, full},
@@ -17,8 +23,18 @@ use crate::{
     site::Site,
 };
 
+/// Upstream's `--etcd-healthcheck-timeout` and `--etcd-readycheck-timeout`.
+const PROBE_BOUND: Duration = Duration::from_secs(2);
+/// The store is asked no oftener, however many ask us; they get the last answer (upstream: half of the bound).
+const PROBE_EACH: Duration = Duration::from_secs(1);
+/// Upstream's key; nothing stands there.
+const PROBE_KEY: &str = "/registry/health";
+
 /// `Err` says why; the text is logged and shown at the check's own path, never in the list.
-pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+pub type Checked = Result<(), String>;
+
+/// Has a deadline of its own.
+pub type Check = Arc<dyn Fn() -> BoxFuture<'static, Checked> + Send + Sync>;
 
 /// Serves the three health endpoints and a path for each check.
 pub struct Health {
@@ -48,16 +64,18 @@ impl Health {
     /// With `ping`, and with `shutdown`, which fails readiness as soon as the group stops.
     pub fn new(group: &Group) -> Arc<Self> {
         let health = Self { checks: RwLock::default() };
-        health.add(Where::Everywhere, "ping", Arc::new(|| Ok(())));
+        health.add(Where::Everywhere, "ping", at_once(|| Ok(())));
         let group = group.clone();
         let running = move || if group.is_stopping() { Err("process is shutting down".to_owned()) } else { Ok(()) };
-        health.add(Where::Ready, "shutdown", Arc::new(running));
+        health.add(Where::Ready, "shutdown", at_once(running));
         Arc::new(health)
     }
 
-    /// Registers a check. It is called for each request, so it answers from memory.
+    /// Registers a check: it is called for each request. `shutdown` stays the last, as upstream lists it.
     pub fn add(&self, place: Where, name: &str, check: Check) {
-        self.checks.write().push((place, name.to_owned(), check));
+        let mut checks = self.checks.write();
+        let at = checks.iter().position(|(_, n, _)| n == "shutdown").unwrap_or(checks.len());
+        checks.insert(at, (place, name.to_owned(), check));
     }
 
     /// A check `poststarthook/<name>` that fails until the latch is done.
@@ -65,12 +83,20 @@ impl Health {
         let latch = Latch::default();
         let seen = latch.0.clone();
         let check = move || if seen.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".to_owned()) };
-        self.add(Where::Everywhere, &format!("poststarthook/{name}"), Arc::new(check));
+        self.add(Where::Everywhere, &format!("poststarthook/{name}"), at_once(check));
         latch
     }
 
+    /// Checks `etcd` and `etcd-readiness`: whether the store answers. Nothing is asked while nobody asks.
+    pub fn probe(&self, store: Arc<dyn Store>) {
+        let probe = Arc::new(Probe { store, last: tokio::sync::Mutex::default() });
+        let check: Check = Arc::new(move || Box::pin(probe.clone().look()));
+        self.add(Where::Everywhere, "etcd", check.clone());
+        self.add(Where::Ready, "etcd-readiness", check);
+    }
+
     /// The reply to `path` with `query`; `None` where the path is not about health.
-    pub fn answer(&self, path: &str, query: &str) -> Option<(StatusCode, String)> {
+    pub async fn answer(&self, path: &str, query: &str) -> Option<(StatusCode, String)> {
         let path = path.strip_prefix('/')?;
         let (endpoint, check) = path.split_once('/').unwrap_or((path, ""));
         let ready = match endpoint {
@@ -84,19 +110,19 @@ impl Health {
         };
         if !check.is_empty() {
             let (_, check) = checks.iter().find(|(name, _)| name == check)?;
-            return Some(match check() {
+            return Some(match check().await {
                 Ok(()) => (StatusCode::OK, "ok".into()),
                 Err(why) => (StatusCode::INTERNAL_SERVER_ERROR, format!("internal server error: {why}\n")),
             });
         }
-        Some(whole(endpoint, &checks, query))
+        Some(whole(endpoint, &checks, query).await)
     }
 }
 
 #[async_trait]
 impl Site for Health {
     async fn serve(&self, _: &Arc<Engine>, request: &Parts, _: &User) -> Option<Response> {
-        let (code, text) = self.answer(request.uri.path(), request.uri.query().unwrap_or_default())?;
+        let (code, text) = self.answer(request.uri.path(), request.uri.query().unwrap_or_default()).await?;
         let mut response = Response::new(full(text));
         *response.status_mut() = code;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -105,7 +131,37 @@ impl Site for Health {
     }
 }
 
-fn whole(endpoint: &str, checks: &[(String, Check)], query: &str) -> (StatusCode, String) {
+/// A store that may be away, and what was seen when it was asked last.
+struct Probe {
+    store: Arc<dyn Store>,
+    // Held while the store is asked, so that all who come meanwhile get that answer.
+    last: tokio::sync::Mutex<Option<(Instant, Checked)>>,
+}
+
+impl Probe {
+    async fn look(self: Arc<Self>) -> Checked {
+        let mut last = self.last.lock().await;
+        if let Some((at, seen)) = &*last
+            && at.elapsed() < PROBE_EACH
+        {
+            return seen.clone();
+        }
+        let seen = match tokio::time::timeout(PROBE_BOUND, self.store.get(PROBE_KEY)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(format!("error getting data from etcd: {error}")),
+            Err(_) => Err("error getting data from etcd: context deadline exceeded".to_owned()),
+        };
+        *last = Some((Instant::now(), seen.clone()));
+        seen
+    }
+}
+
+/// A check that answers from memory.
+fn at_once(check: impl Fn() -> Checked + Send + Sync + 'static) -> Check {
+    Arc::new(move || Box::pin(std::future::ready(check())))
+}
+
+async fn whole(endpoint: &str, checks: &[(String, Check)], query: &str) -> (StatusCode, String) {
     let (verbose, mut excluded) = options(query);
     let mut unknown: Vec<String> = excluded.iter().filter(|e| !checks.iter().any(|(n, _)| n == *e)).cloned().collect();
     excluded.retain(|e| !unknown.contains(e));
@@ -115,7 +171,7 @@ fn whole(endpoint: &str, checks: &[(String, Check)], query: &str) -> (StatusCode
             out.push_str(&format!("[+]{name} excluded: ok\n"));
             continue;
         }
-        match check() {
+        match check().await {
             Ok(()) => out.push_str(&format!("[+]{name} ok\n")),
             Err(error) => {
                 failed = true;
@@ -153,33 +209,68 @@ fn options(query: &str) -> (bool, Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use store::{
+        faulty::{Faults, Faulty},
+        memory::Memory,
+    };
 
-    #[test]
-    fn replies_read_as_upstream_writes_them() {
+    async fn ask(health: &Health, path: &str, query: &str) -> Option<(u16, String)> {
+        health.answer(path, query).await.map(|(code, text)| (code.as_u16(), text))
+    }
+
+    #[tokio::test]
+    async fn replies_read_as_upstream_writes_them() {
         let group = Group::new();
         let health = Health::new(&group);
         let latch = health.hook("rbac/bootstrap-roles");
-        let ask = |path: &str, query: &str| health.answer(path, query).map(|(code, text)| (code.as_u16(), text));
+        let ask = async |path: &str, query: &str| ask(&health, path, query).await;
         let bad = "[+]ping ok\n[-]poststarthook/rbac/bootstrap-roles failed: reason withheld\nlivez check failed\n";
-        assert_eq!(ask("/livez", ""), Some((500, bad.into())));
+        assert_eq!(ask("/livez", "").await, Some((500, bad.into())));
         let good = "[+]ping ok\n[+]poststarthook/rbac/bootstrap-roles excluded: ok\nlivez check passed\n";
-        assert_eq!(ask("/livez", "verbose=true&exclude=poststarthook/rbac/bootstrap-roles"), Some((200, good.into())));
-        assert_eq!(ask("/healthz/poststarthook/rbac/bootstrap-roles", ""), Some((500, "internal server error: not finished\n".into())));
+        assert_eq!(ask("/livez", "verbose=true&exclude=poststarthook/rbac/bootstrap-roles").await, Some((200, good.into())));
+        assert_eq!(ask("/healthz/poststarthook/rbac/bootstrap-roles", "").await, Some((500, "internal server error: not finished\n".into())));
         latch.done();
-        assert_eq!(ask("/readyz", ""), Some((200, "ok".into())));
-        assert_eq!(ask("/readyz/ping", ""), Some((200, "ok".into())));
-        assert_eq!(ask("/readyz/none", ""), None);
-        assert_eq!(ask("/version", ""), None);
-        let warned = ask("/livez", "verbose&exclude=x").unwrap().1;
+        assert_eq!(ask("/readyz", "").await, Some((200, "ok".into())));
+        assert_eq!(ask("/readyz/ping", "").await, Some((200, "ok".into())));
+        assert_eq!(ask("/readyz/none", "").await, None);
+        assert_eq!(ask("/version", "").await, None);
+        let warned = ask("/livez", "verbose&exclude=x").await.unwrap().1;
         assert!(warned.contains("warn: some health checks cannot be excluded: no matches for \"x\"\n"), "{warned}");
     }
 
-    #[test]
-    fn readiness_ends_before_life() {
+    #[tokio::test]
+    async fn readiness_ends_before_life() {
         let group = Group::new();
         let health = Health::new(&group);
         group.stop();
-        assert_eq!(health.answer("/readyz", "").unwrap().0, StatusCode::INTERNAL_SERVER_ERROR);
-        assert_eq!(health.answer("/livez", "").unwrap().0, StatusCode::OK);
+        assert_eq!(ask(&health, "/readyz", "").await.unwrap().0, 500);
+        assert_eq!(ask(&health, "/livez", "").await.unwrap().0, 200);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_away_is_asked_once_for_all_and_heals() {
+        let asked = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let counter = asked.clone();
+        let store = Arc::new(Faulty::new(Arc::new(Memory::new()), Box::new(move || counter.fetch_add(1, Ordering::Relaxed))));
+        store.set(Faults { unread: 1000, ..Faults::default() });
+        let health = Health::new(&Group::new());
+        health.probe(store.clone());
+        let began = Instant::now();
+        let asks = (0..20).map(|_| ask(&health, "/readyz", ""));
+        let bad = "[+]ping ok\n[-]etcd failed: reason withheld\n[-]etcd-readiness failed: reason withheld\n[+]shutdown ok\nreadyz check failed\n";
+        for answer in futures::future::join_all(asks).await {
+            assert_eq!(answer, Some((500, bad.to_owned())));
+        }
+        assert!(asked.load(Ordering::Relaxed) <= 1 + began.elapsed().as_secs(), "each request asks the store");
+        let why = "internal server error: error getting data from etcd: store is unavailable: no answer to a read\n";
+        assert_eq!(ask(&health, "/livez/etcd", "").await, Some((500, why.to_owned())));
+
+        store.set(Faults::default());
+        let healed = async {
+            while ask(&health, "/livez", "").await != Some((200, "ok".to_owned())) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(10 * PROBE_EACH, healed).await.expect("it heals");
     }
 }

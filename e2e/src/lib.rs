@@ -7,11 +7,12 @@ mod etcd;
 mod eventually;
 pub mod images;
 mod kubectl;
+pub mod node;
 mod process;
 mod server;
 
 pub use api::{Api, Patch, Reply, Watch, object, path_of};
-pub use etcd::Etcd;
+pub use etcd::{Etcd, EtcdTls};
 pub use eventually::{Verdict, eventually};
 pub use kubectl::{Background, Done, Kubectl};
 pub use process::{free_port, tools};

@@ -148,6 +148,21 @@ impl Server {
         eventually("skiff ends when asked to", END_BOUND, async || self.child.try_wait().ok().flatten()).await
     }
 
+    /// Waits until it ends by itself, as after flags that cannot be met.
+    pub async fn ended(&mut self) -> ExitStatus {
+        eventually("skiff ends by itself", READY_BOUND, async || self.child.try_wait().ok().flatten()).await
+    }
+
+    /// `skiff reset`, while it runs: it is stopped, and what it made is removed.
+    ///
+    /// # Errors
+    /// What the command said.
+    pub fn reset(mut self) -> Result<String, String> {
+        let said = run_reset(&self);
+        kill(&mut self.child);
+        said
+    }
+
     /// A client of the administrator, on connections of its own.
     pub fn api(&self) -> Api {
         Api::from_kubeconfig(&self.kubeconfig()).expect("the server wrote a kubeconfig")
@@ -201,16 +216,21 @@ impl Drop for Server {
             eprintln!("--- the end of the server's log ---\n{}", tail(&self.log(), 40));
         }
         kill(&mut self.child);
-        if self.verb == "up" {
-            let mut reset = Command::new(self.options.bin.clone().unwrap_or_else(skiff));
-            reset.arg("reset").arg("--data-dir").arg(self.data_dir()).stdin(Stdio::null());
-            // Not the developer's own, which may have a context of the same name.
-            reset.env("KUBECONFIG", self.dir.path().join("kubeconfig"));
-            match reset.output() {
-                Ok(done) if done.status.success() => {}
-                other => eprintln!("skiff reset failed: {other:?}"),
-            }
+        if self.verb == "up" && self.data_dir().exists() {
+            let _ = run_reset(self).map_err(|error| eprintln!("skiff reset failed: {error}"));
         }
+    }
+}
+
+/// What it printed, or all that is known of why it failed.
+fn run_reset(server: &Server) -> Result<String, String> {
+    let mut reset = Command::new(server.options.bin.clone().unwrap_or_else(skiff));
+    reset.arg("reset").arg("--data-dir").arg(server.data_dir()).stdin(Stdio::null());
+    // Not the developer's own, which may have a context of the same name.
+    reset.env("KUBECONFIG", server.dir.path().join("kubeconfig"));
+    match reset.output() {
+        Ok(done) if done.status.success() => Ok(String::from_utf8_lossy(&done.stdout).into_owned()),
+        other => Err(format!("{other:?}")),
     }
 }
 

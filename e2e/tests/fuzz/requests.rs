@@ -1,12 +1,10 @@
 //! Broken requests -> the real server: it answers each, with no 5xx and no panic, and goes on.
 
-use std::time::Instant;
-
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use e2e::{Backend, Options, Server};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use crate::{budget, corpus, mutate::Mutator, seed};
+use crate::{corpus, mutate::Mutator, run::Run};
 
 const TYPES: &[(&str, &str)] = &[
     ("POST", "application/json"),
@@ -44,7 +42,8 @@ fn is_upstreams(status: u16, text: &str) -> bool {
 async fn requests() {
     let server = Server::start(Options { backend: Backend::Memory, ..Options::default() }).await;
     let api = server.api();
-    let seed = seed();
+    let mut run = Run::new("requests::requests");
+    let seed = run.seed;
     let mut dice = StdRng::seed_from_u64(seed);
     let samples = corpus::protobuf();
     let bodies: Vec<&[u8]> =
@@ -52,9 +51,8 @@ async fn requests() {
     let token = br#"{"v":"meta.k8s.io/v1","rv":3,"start":"default/a\u0000"}"#;
     let (mut body, mut query, mut tokens) = (Mutator::new(&bodies, seed), Mutator::new(QUERIES, seed), Mutator::new(&[token], seed));
     // The first value of a key counts: a watch that was asked for by accident would not end.
-    let end = Instant::now() + budget();
     let mut answers = std::collections::BTreeMap::new();
-    while Instant::now() < end {
+    while run.next() {
         let resource = ["pods", "configmaps", "services", "secrets"][dice.random_range(0..4)];
         let base = format!("/api/v1/namespaces/default/{resource}");
         let (method, typ) = TYPES[dice.random_range(0..TYPES.len())];
@@ -71,6 +69,7 @@ async fn requests() {
         *answers.entry(reply.status).or_insert(0_u32) += 1;
     }
     println!("{answers:?}");
+    run.end();
     server.assert_sound();
     assert_eq!(api.get("/readyz").await.status, 200);
 }

@@ -16,9 +16,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("controllers", &["api", "client", "reconcile"]),
     ("scheduler", &["api", "client", "reconcile"]),
     ("kubelet", &["api", "client", "cri", "reconcile"]),
+    ("hollow", &["api", "client"]),
     ("proxy", &["api", "client", "reconcile"]),
-    ("e2e", &["api", "apiserver", "client", "controllers", "kinds", "kubelet", "proxy", "reconcile", "scheduler", "store"]),
-    ("skiff", &["api", "apiserver", "client", "controllers", "kinds", "kubelet", "proxy", "reconcile", "scheduler", "store"]),
+    ("e2e", &["api", "apiserver", "client", "controllers", "hollow", "kinds", "kubelet", "proxy", "reconcile", "scheduler", "store"]),
+    ("skiff", &["api", "apiserver", "client", "controllers", "hollow", "kinds", "kubelet", "proxy", "reconcile", "scheduler", "store"]),
 ];
 
 pub fn offences() -> Vec<String> {

@@ -8,6 +8,7 @@ mod patch;
 mod query;
 mod reading;
 mod render;
+mod scale;
 mod stream;
 mod watching;
 mod writing;
@@ -169,6 +170,9 @@ impl Call {
             let Some(served) = found.cloned() else { return Ok(not_found()) };
             if !self.is_placed(&served) {
                 return Ok(not_found());
+            }
+            if self.info.verb.is_empty() {
+                return Err(Status::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource"));
             }
             let mut response =
                 if self.info.subresource.is_empty() { self.whole(&served, body).await? } else { self.part(&served, body).await? };

@@ -13,6 +13,7 @@ pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod priority;
 pub mod service_account;
+pub mod taint_nodes_by_condition;
 
 /// The chain that every write passes.
 pub fn chain() -> Vec<Arc<dyn Admission>> {
@@ -21,6 +22,7 @@ pub fn chain() -> Vec<Arc<dyn Admission>> {
         Arc::new(limit_ranger::LimitRanger),
         Arc::new(service_account::ServiceAccount),
         Arc::new(node_restriction::NodeRestriction),
+        Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
         Arc::new(priority::Priority),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
     ]
@@ -54,7 +56,15 @@ mod tests {
     #[test]
     fn the_order_is_upstreams() {
         let names: Vec<&str> = chain().iter().map(|p| p.name()).collect();
-        let order = ["NamespaceLifecycle", "LimitRanger", "ServiceAccount", "NodeRestriction", "Priority", "DefaultTolerationSeconds"];
+        let order = [
+            "NamespaceLifecycle",
+            "LimitRanger",
+            "ServiceAccount",
+            "NodeRestriction",
+            "TaintNodesByCondition",
+            "Priority",
+            "DefaultTolerationSeconds",
+        ];
         assert_eq!(names, order);
     }
 }

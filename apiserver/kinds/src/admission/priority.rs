@@ -11,7 +11,10 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::{forbidden, is, writes};
-use crate::common::{Read, read};
+use crate::{
+    common::{Read, read},
+    priorityclass::SYSTEM,
+};
 
 pub struct Priority;
 
@@ -29,6 +32,9 @@ impl Admission for Priority {
     }
 
     async fn admit(&self, review: &mut Review<'_>) -> Result<(), Status> {
+        if is(review, "scheduling.k8s.io", "priorityclasses") && review.operation == Operation::Delete {
+            return keep_system_class(review);
+        }
         if !is(review, "", "pods") || !review.ctx.subresource.is_empty() {
             return Ok(());
         }
@@ -87,6 +93,14 @@ fn give(review: &mut Review<'_>) -> Result<(), Status> {
     pod["spec"]["priority"] = value.into();
     if let Some(policy) = class.policy {
         pod["spec"]["preemptionPolicy"] = policy.into();
+    }
+    Ok(())
+}
+
+/// Upstream refuses this in the kind's storage (`pkg/registry/scheduling/priorityclass/storage`).
+fn keep_system_class(review: &Review<'_>) -> Result<(), Status> {
+    if SYSTEM.iter().any(|(name, ..)| *name == review.ctx.name) {
+        return Err(forbidden(review, "this is a system priority class and cannot be deleted"));
     }
     Ok(())
 }

@@ -1,0 +1,85 @@
+//! A Scale -> the form that was asked for; its table has columns of its own. Source: `printScale` in `pkg/printers/internalversion/printers.go`.
+
+use std::{
+    borrow::Cow,
+    sync::{Arc, LazyLock},
+};
+
+use api::{human, time::Timestamp};
+use http::StatusCode;
+use serde_json::Value;
+
+use super::{
+    negotiate::{Output, Shape},
+    render::{self, Headers},
+};
+use crate::{
+    body::Response,
+    kind::{Column, Kind, Law, Name, Scope, Storage},
+};
+
+const COLUMNS: &[Column] = &[
+    column("Name", "string", "Name of the scaled object."),
+    column("Desired", "integer", "replicas is the desired number of instances for the scaled object."),
+    column("Available", "integer", "replicas is the actual number of observed instances of the scaled object."),
+    column("Age", "string", "Time since the scaled object was made."),
+];
+
+/// Served as a subresource only: it has no verbs and no place of its own.
+static KIND: LazyLock<Kind> = LazyLock::new(|| Kind {
+    group: Name::Borrowed("autoscaling"),
+    version: Name::Borrowed("v1"),
+    kind: Name::Borrowed("Scale"),
+    plural: Name::Borrowed("scales"),
+    singular: Name::Borrowed("scale"),
+    short_names: Cow::Borrowed(&[]),
+    categories: Cow::Borrowed(&[]),
+    scope: Scope::Namespaced,
+    verbs: Cow::Borrowed(&[]),
+    storage: Storage::Nowhere,
+    subresources: Vec::new(),
+    columns: Cow::Borrowed(COLUMNS),
+    fields: Cow::Borrowed(&[]),
+    schema: Name::Borrowed("io.k8s.api.autoscaling.v1.Scale"),
+    generation: false,
+    law: Arc::new(Cells),
+});
+
+pub(super) fn reply(output: &Output, code: StatusCode, scale: Value, now: Timestamp) -> Response {
+    match output.shape {
+        Shape::Plain => render::encoded(output.format, code, &scale),
+        _ => render::encoded(output.format, code, &render::shaped(&KIND, &output.shape, scale, Headers::Shown, now)),
+    }
+}
+
+struct Cells;
+
+impl Law for Cells {
+    fn cells(&self, scale: &Value, now: Timestamp) -> Vec<Value> {
+        let number = |pointer: &str| scale.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+        let made = scale.pointer("/metadata/creationTimestamp").and_then(Value::as_str).and_then(api::time::parse);
+        let age = made.map_or_else(|| "<unknown>".to_owned(), |at| human::duration(now.as_second() - at.as_second()));
+        let name = scale.pointer("/metadata/name").cloned().unwrap_or_default();
+        vec![name, number("/spec/replicas").into(), number("/status/replicas").into(), age.into()]
+    }
+}
+
+const fn column(name: &'static str, typ: &'static str, description: &'static str) -> Column {
+    Column { name: Name::Borrowed(name), typ, format: "", description: Name::Borrowed(description), priority: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_scale_has_four_cells() {
+        let metadata = json!({"name": "web", "creationTimestamp": "2026-01-01T00:00:00Z"});
+        let scale = json!({"metadata": metadata, "spec": {"replicas": 3}, "status": {"replicas": 2}});
+        let cells = Cells.cells(&scale, api::time::parse("2026-01-01T00:05:00Z").unwrap());
+        assert_eq!(Value::from(cells), json!(["web", 3, 2, "5m"]));
+        assert_eq!(COLUMNS.len(), 4);
+    }
+}

@@ -67,7 +67,6 @@ pub async fn clean(dirs: &Dirs) -> anyhow::Result<()> {
 
 fn config(flags: &UpFlags, control: &Control, node: &str, address: IpAddr, dns: Ipv4Addr) -> anyhow::Result<kubelet::Config> {
     let agent_dir = control.dirs.agent();
-    let serving = control.certs.issue_node(node, &[address, IpAddr::from([127, 0, 0, 1])])?;
     let mut config = kubelet::Config::new(agent_dir.clone(), node.to_owned(), pod_network(&agent_dir));
     config.hostname = host_name();
     config.node_ips = vec![address];
@@ -78,10 +77,18 @@ fn config(flags: &UpFlags, control: &Control, node: &str, address: IpAddr, dns: 
     config.version = apiserver::version::GIT_VERSION.into();
     config.program = std::env::current_exe().and_then(std::fs::canonicalize).context("finding our own binary")?;
     config.address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), flags.agent.kubelet_port);
-    config.serving_chain_pem = serving.certificate;
-    config.serving_key_pem = serving.key;
+    config.serving = serving(control, node, address);
     config.client_ca_pem = control.certs.ca().to_owned();
     Ok(config)
+}
+
+/// This process has the authority itself: it issues whatever its node needs.
+fn serving(control: &Control, node: &str, address: IpAddr) -> kubelet::Issuer {
+    let (certs, node) = (control.certs.clone(), node.to_owned());
+    Arc::new(move || {
+        let issued = certs.issue_node(&node, &[address, IpAddr::from([127, 0, 0, 1])]).map_err(|e| e.to_string());
+        Box::pin(std::future::ready(issued.map(|pair| kubelet::Issued { chain_pem: pair.certificate, key_pem: pair.key })))
+    })
 }
 
 /// The node's part of the cluster's range is known: the runtime learns of our network plugin.

@@ -9,7 +9,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use crate::containerd::Layout;
+use crate::{containerd::Layout, serving::Issuer};
 
 /// Where the first node of a machine is kept.
 const USUAL_DIR: &str = "/var/lib/skiff/agent";
@@ -18,7 +18,7 @@ const USUAL_DIR: &str = "/var/lib/skiff/agent";
 /// Writes the pod network's configuration there; until it did, the node's network is not ready.
 pub type OnPodCidr = Arc<dyn Fn(&str, &Path) -> Result<(), String> + Send + Sync>;
 
-/// One node. Plain data but for the callback.
+/// One node. Plain data but for the callbacks.
 #[derive(Clone)]
 pub struct Config {
     /// Where all that this node keeps lies: `<data-dir>/agent`, absolute.
@@ -49,8 +49,8 @@ pub struct Config {
     pub program: PathBuf,
     /// The node's own HTTPS server.
     pub address: SocketAddr,
-    pub serving_chain_pem: String,
-    pub serving_key_pem: String,
+    /// Called at the start, and again before what it gave expires.
+    pub serving: Issuer,
     /// Whose client certificates the node's server trusts.
     pub client_ca_pem: String,
     pub on_pod_cidr: OnPodCidr,
@@ -75,8 +75,7 @@ impl Config {
             version: "v1.36.0".into(),
             program: std::env::current_exe().unwrap_or_default(),
             address: SocketAddr::from(([0, 0, 0, 0], 10250)),
-            serving_chain_pem: String::new(),
-            serving_key_pem: String::new(),
+            serving: Arc::new(|| Box::pin(std::future::ready(Err("nobody issues one".into())))),
             client_ca_pem: String::new(),
             on_pod_cidr,
         }

@@ -1,6 +1,7 @@
 //! Config -> a running node agent; and what `down` and `reset` need when it does not run.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -19,8 +20,9 @@ use crate::{
     containerd::{self, Layout},
     image_gc,
     machine::Machine,
+    metrics::Metrics,
     node::{self, Reporter},
-    pods, server, static_pods, volumes,
+    pods, server, serving, static_pods, volumes,
 };
 
 /// How long [`stop_pods`] waits for containers to end before they are killed.
@@ -39,8 +41,8 @@ pub enum Error {
     Cgroup(#[from] cgroups::Error),
     #[error(transparent)]
     Server(#[from] server::Error),
-    #[error("serving certificate: {0}")]
-    Tls(#[from] server::TlsError),
+    #[error(transparent)]
+    Serving(#[from] serving::Error),
     #[error("{path}: {source}")]
     File { path: PathBuf, source: std::io::Error },
     #[error("container runtime endpoint {0:?}: only unix:///path is supported")]
@@ -54,7 +56,11 @@ pub enum Error {
 pub struct Agent {
     pub pods: Pods,
     pub runtime: Runtime,
+    /// Where the node's server is.
+    pub address: SocketAddr,
     pub(crate) ready: watch::Receiver<bool>,
+    #[cfg(test)]
+    pub(crate) metrics: Metrics,
 }
 
 impl Agent {
@@ -70,13 +76,21 @@ impl Agent {
 /// # Errors
 /// What cannot be mended by waiting: no containerd, no cgroups, the server's port is taken.
 pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -> Result<Agent, Error> {
-    let runtime = Box::pin(start_runtime(&config, &group)).await?;
+    let metrics = Metrics::default();
+    let runtime = Box::pin(start_runtime(&config, &group)).await?.observed(metrics.observer());
     let machine = Machine::look(&config.agent_dir);
     let allocatable = node::allocatable(&machine);
     let context = Arc::new(context(&config, &machine));
     let (ready_in, ready) = watch::channel(false);
-    let agent = Agent { pods: Pods::default(), runtime: runtime.clone(), ready };
-    Box::pin(serve(&config, &context, &agent, client.clone(), &group)).await?;
+    let served = server::Node { runtime: runtime.clone(), pods: Pods::default(), client: client.clone(), metrics: metrics.clone() };
+    let agent = Agent {
+        pods: served.pods.clone(),
+        runtime: runtime.clone(),
+        address: Box::pin(serve(&config, &context, served, &group)).await?,
+        ready,
+        #[cfg(test)]
+        metrics: metrics.clone(),
+    };
 
     let cgroups = cgroups::Manager::detect(&config.cgroup_root)?;
     cgroups.setup()?;
@@ -113,6 +127,7 @@ pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -
         cgroups,
         services: caches.of::<Service>(),
         nodes,
+        metrics,
     });
     let cache = caches.filtered::<Pod>(&format!("spec.nodeName={}", config.node_name));
     let room = pods::Room { allocatable, pods_max: config.max_pods };
@@ -175,17 +190,17 @@ async fn remove_all(runtime: &Runtime) -> Result<(), Error> {
     Ok(())
 }
 
-async fn serve(config: &Config, context: &NodeContext, agent: &Agent, client: Client, group: &Group) -> Result<(), Error> {
+async fn serve(config: &Config, context: &NodeContext, served: server::Node, group: &Group) -> Result<SocketAddr, Error> {
     let server_config = server::Config {
         address: config.address,
-        serving: server::Serving::new(&config.serving_chain_pem, &config.serving_key_pem)?,
+        serving: serving::start(config.serving.clone(), group).await?,
         client_ca_pem: config.client_ca_pem.clone(),
         node_name: config.node_name.clone(),
     };
-    let served = server::Node { runtime: agent.runtime.clone(), pods: agent.pods.clone(), client };
-    server::serve(server_config, served, group).await?;
+    let address = server::serve(server_config, served.clone(), group).await?;
     let at = |source| Error::File { path: context.log_dir.clone(), source };
-    server::rotate(&context.log_dir, server::LogLimits::default(), agent.pods.clone(), agent.runtime.clone(), group).map_err(at)
+    server::rotate(&context.log_dir, server::LogLimits::default(), served.pods, served.runtime, group).map_err(at)?;
+    Ok(address)
 }
 
 async fn start_runtime(config: &Config, group: &Group) -> Result<Runtime, Error> {

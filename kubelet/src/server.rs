@@ -38,7 +38,7 @@ pub use self::{
     rotate::{Limits as LogLimits, rotate},
     tls::{Error as TlsError, Serving},
 };
-use crate::view::Pods;
+use crate::{metrics::Metrics, view::Pods};
 
 /// Connections at a time; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 1024;
@@ -65,6 +65,7 @@ pub struct Node {
     pub pods: Pods,
     /// Asks the API server who a token is, and what somebody may do.
     pub client: kube::Client,
+    pub(crate) metrics: Metrics,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -178,6 +179,7 @@ impl Server {
         let _ = writeln!(out, "# HELP kubelet_running_containers Number of containers\n# TYPE kubelet_running_containers gauge");
         let _ = writeln!(out, "kubelet_running_containers{{container_state=\"running\"}} {running}");
         let _ = writeln!(out, "kubelet_running_containers{{container_state=\"exited\"}} {stopped}");
+        self.node.metrics.render(&mut out);
         out
     }
 }
@@ -186,6 +188,6 @@ impl Server {
 const STREAM_METHODS: [Method; 2] = [Method::GET, Method::POST];
 
 #[cfg(test)]
-mod real;
+pub(crate) mod real;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,10 +1,10 @@
-//! runtime.v1.proto -> Rust: messages and clients, without a protoc.
+//! runtime.v1.proto, events.proto -> Rust: messages and clients, without a protoc.
 
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo:rerun-if-changed=runtime.v1.proto");
-    let files = protox::compile(["runtime.v1.proto"], ["."])?;
-    tonic_prost_build::configure().build_server(false).compile_fds(files)?;
+    let files = ["runtime.v1.proto", "events.proto"];
+    files.iter().for_each(|file| println!("cargo:rerun-if-changed={file}"));
+    tonic_prost_build::configure().build_server(false).compile_fds(protox::compile(files, ["."])?)?;
     Ok(())
 }

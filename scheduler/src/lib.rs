@@ -5,6 +5,7 @@
 
 mod act;
 mod ask;
+mod budgets;
 mod column;
 mod counters;
 mod cycle;
@@ -28,7 +29,7 @@ mod topology;
 
 /// Binds pods with `schedulerName: default-scheduler` until the group stops.
 ///
-/// `client` acts as `system:kube-scheduler`; `caches` may read nodes, pods, namespaces, services, replication controllers and replica sets.
+/// `client` acts as `system:kube-scheduler`; `caches` may read nodes, pods, namespaces, services, replication controllers, replica sets and disruption budgets.
 pub fn start(client: client::kube::Client, caches: &client::Caches, group: &api::task::Group) {
     run::start(client, caches, group);
 }

@@ -1,6 +1,6 @@
 //! A pod that fits nowhere -> the node where the least is lost by making room.
 //!
-//! Sources: scheduler `framework/preemption/preemption.go`, `plugins/defaultpreemption`. There are no PodDisruptionBudgets here yet, so none is violated.
+//! Sources: scheduler `framework/preemption/preemption.go`, `plugins/defaultpreemption`.
 
 use std::{cmp::Reverse, sync::Arc};
 
@@ -24,8 +24,10 @@ pub const VICTIM_REASON: &str = "PreemptionByScheduler";
 #[derive(Clone, Debug)]
 pub struct Preemption {
     pub node: String,
-    /// Most important first.
+    /// Those whose budget it breaks first, then the most important.
     pub victims: Vec<Arc<PodInfo>>,
+    /// How many of them go against a budget.
+    pub violations: usize,
 }
 
 /// Why nobody has to go.
@@ -46,13 +48,13 @@ pub(crate) fn find(cycle: &Cycle<'_>, resolvable: &[Slot], dice: u64) -> Result<
     let (before, from) = resolvable.split_at(start.min(resolvable.len()));
     for row in from.iter().chain(before).filter_map(|slot| cycle.table.row(*slot)) {
         match victims_on(cycle, row) {
-            Ok(victims) => candidates.push(Preemption { node: row.name().to_owned(), victims }),
+            Ok(candidate) => candidates.push(candidate),
             Err(reasons) => {
                 asked += 1;
                 reasons.iter().for_each(|r| diagnosis.count(r, 1));
             }
         }
-        if candidates.len() >= wanted {
+        if candidates.len() >= wanted && candidates.iter().any(|c| c.violations == 0) {
             break;
         }
     }
@@ -85,8 +87,8 @@ fn leaves_for_another(pod: &Pod) -> bool {
             .any(|c| c.type_ == "DisruptionTarget" && c.status == "True" && c.reason.as_deref() == Some(VICTIM_REASON))
 }
 
-/// Who must leave the node, most important first; or why that would not help.
-fn victims_on(cycle: &Cycle<'_>, row: &Row) -> Result<Vec<Arc<PodInfo>>, Vec<String>> {
+/// Who must leave the node; or why that would not help.
+fn victims_on(cycle: &Cycle<'_>, row: &Row) -> Result<Preemption, Vec<String>> {
     let (mut bent, mut emptier) = (cycle.clone(), row.clone());
     let mut weaker: Vec<Arc<PodInfo>> = row.pods.iter().filter(|p| p.priority < cycle.ask.info.priority).cloned().collect();
     if weaker.is_empty() {
@@ -100,8 +102,9 @@ fn victims_on(cycle: &Cycle<'_>, row: &Row) -> Result<Vec<Arc<PodInfo>>, Vec<Str
         return Err(refusal.reasons);
     }
     weaker.sort_by_key(|p| (Reverse(p.priority), started(p)));
-    // Who may stay, stays: the most important are asked first.
-    weaker.retain(|pod| {
+    // Who may stay, stays: those with a budget to keep are asked first, then the most important.
+    let (guarded, free) = cycle.table.budgets.split(weaker);
+    let mut goes = |pod: &Arc<PodInfo>| {
         emptier.add(pod);
         bent.shift(pod, row, 1);
         let goes = fits(&bent, &emptier).is_some();
@@ -110,18 +113,21 @@ fn victims_on(cycle: &Cycle<'_>, row: &Row) -> Result<Vec<Arc<PodInfo>>, Vec<Str
             bent.shift(pod, row, -1);
         }
         goes
-    });
-    Ok(weaker)
+    };
+    let mut victims: Vec<Arc<PodInfo>> = guarded.into_iter().filter(&mut goes).collect();
+    let violations = victims.len();
+    victims.extend(free.into_iter().filter(&mut goes));
+    Ok(Preemption { node: row.name().to_owned(), victims, violations })
 }
 
-/// Smaller is better: the most important victim, the sum of their importance, how many, and how long the most important ran.
-fn loss(candidate: &Preemption) -> (i32, i64, usize, Reverse<Timestamp>) {
+/// Smaller is better: broken budgets, the most important victim, the sum of their importance, how many, and how long the most important ran.
+fn loss(candidate: &Preemption) -> (usize, i32, i64, usize, Reverse<Timestamp>) {
     let victims = &candidate.victims;
     let highest = victims.iter().map(|v| v.priority).max().unwrap_or(i32::MIN);
     // Shifted, so that many of negative priority are more than few.
     let sum = victims.iter().map(|v| i64::from(v.priority) + i64::from(i32::MAX) + 1).sum();
     let earliest = victims.iter().filter(|v| v.priority == highest).map(|v| started(v)).min().unwrap_or(Timestamp::MIN);
-    (highest, sum, victims.len(), Reverse(earliest))
+    (candidate.violations, highest, sum, victims.len(), Reverse(earliest))
 }
 
 /// What has not started yet is the youngest.
@@ -186,6 +192,34 @@ mod tests {
                 assert_eq!(victims(world(&pods).plan(&ask, dice)), want, "{pods:?} {dice}");
             }
         }
+    }
+
+    #[test]
+    fn budgets_are_kept_where_they_can_be() {
+        let guard = |world: &mut World| {
+            let budget = json!({"spec": {"selector": {"matchLabels": {"app": "db"}}}, "status": {"disruptionsAllowed": 0}});
+            world.table.budgets.set(&api::Key::new("default", "guard"), Some(&serde_json::from_value(budget).unwrap()));
+        };
+        let of_db = |priority: i32, cpu: &str| {
+            let mut pod = asking(priority, cpu);
+            pod["metadata"]["labels"] = json!({"app": "db"});
+            pod
+        };
+        // The weaker pod is guarded: the stronger one on the other node goes.
+        let mut elsewhere = world(&[("y", "b", 3, "4")]);
+        elsewhere.bound("x", "a", of_db(1, "4"));
+        guard(&mut elsewhere);
+        assert_eq!(victims(elsewhere.plan(&asking(5, "4"), 0)), Ok(("b".into(), vec!["y".into()])));
+        // On one node the guarded pod stays although it matters less.
+        let mut beside = world(&[("y", "a", 3, "2"), ("z", "b", 9, "4")]);
+        beside.bound("x", "a", of_db(1, "2"));
+        guard(&mut beside);
+        assert_eq!(victims(beside.plan(&asking(5, "2"), 0)), Ok(("a".into(), vec!["y".into()])));
+        // Where there is no other way the budget is broken.
+        let mut forced = world(&[("y", "a", 9, "2"), ("z", "b", 9, "4")]);
+        forced.bound("x", "a", of_db(1, "2"));
+        guard(&mut forced);
+        assert_eq!(victims(forced.plan(&asking(5, "2"), 0)), Ok(("a".into(), vec!["x".into()])));
     }
 
     #[test]

@@ -5,7 +5,11 @@
 use std::sync::Arc;
 
 use api::{
-    k8s::api::core::v1::{Namespace, Node, Pod},
+    Key,
+    k8s::api::{
+        core::v1::{Namespace, Node, Pod},
+        policy::v1::PodDisruptionBudget,
+    },
     task::Group,
     time::Timestamp,
 };
@@ -39,6 +43,7 @@ pub fn start(client: kube::Client, caches: &Caches, group: &Group) {
         act: Act { client },
         recorder,
         pods: caches.of(),
+        budgets: caches.of(),
         siblings: Siblings::new(caches),
         state: Mutex::default(),
         woken: Notify::new(),
@@ -52,6 +57,7 @@ struct Scheduler {
     act: Act,
     recorder: Recorder,
     pods: Cache<Pod>,
+    budgets: Cache<PodDisruptionBudget>,
     siblings: Siblings,
     state: Mutex<State>,
     woken: Notify,
@@ -82,6 +88,12 @@ impl Scheduler {
             this.state.lock().table.set_namespace(&name, labels);
         });
         let this = self.clone();
+        self.budgets.on_change(move |old, new| {
+            let Some(meta) = new.or(old).map(|budget| &budget.metadata) else { return };
+            let key = Key::new(meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""));
+            this.state.lock().table.budgets.set(&key, new.map(|budget| &**budget));
+        });
+        let this = self.clone();
         nodes.on_change(move |old, new| {
             this.state.lock().node_changed(old, new);
             this.woken.notify_one();
@@ -94,7 +106,7 @@ impl Scheduler {
     }
 
     async fn run(self: Arc<Self>, nodes: Cache<Node>, namespaces: Cache<Namespace>) {
-        tokio::join!(nodes.synced(), namespaces.synced(), self.pods.synced(), self.siblings.synced());
+        tokio::join!(nodes.synced(), namespaces.synced(), self.pods.synced(), self.budgets.synced(), self.siblings.synced());
         let mut in_flight: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
         loop {
             while in_flight.len() < IN_FLIGHT_MAX

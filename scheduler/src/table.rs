@@ -10,6 +10,7 @@ use std::{
 use api::Key;
 
 use crate::{
+    budgets::Budgets,
     counters::{CounterId, Counters, Terms, forces},
     node::{Facts, Row, Slot},
     pod::PodInfo,
@@ -31,6 +32,7 @@ pub struct Table {
     pub counters: Counters,
     pub terms: Terms,
     pub namespaces: Namespaces,
+    pub budgets: Budgets,
     /// How many nodes have an image.
     images: HashMap<String, usize>,
     /// Changes where a score of images may change on rows that did not.

@@ -64,6 +64,8 @@ impl Room {
         let node = json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}});
         let (node, nodes) = (serde_json::from_value::<Node>(node).unwrap(), Api::<Node>::all(self.admin.clone()));
         nodes.create(&PostParams::default(), &node).await.unwrap();
+        // Nobody here takes the taint away that new nodes get.
+        nodes.patch(name, &PatchParams::default(), &Patch::Merge(json!({"spec": {"taints": null}}))).await.unwrap();
         let status = Patch::Merge(json!({"status": {"allocatable": allocatable}}));
         nodes.patch_status(name, &PatchParams::default(), &status).await.unwrap();
     }

@@ -1,12 +1,17 @@
 //! One pod of the loop: its object, what the runtime has of it, what we remember, and what is under way for it.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use api::{
     k8s::api::core::v1::{Pod, PodSpec, PodStatus},
     task::Group,
     time::Timestamp,
 };
+use cri::TaskEvent;
 
 use super::{
     execute::{Outcome, StartCause},
@@ -14,17 +19,22 @@ use super::{
     plan::{self, Call, Plan, World, grace_seconds},
     probe::{Finding, Kind, Probes},
     relist::{Fingerprint, fingerprint},
-    runtime::RuntimePod,
+    runtime::{Made, RuntimePod, State},
     status::{self, Facts},
     tell::Teller,
 };
 use crate::meta;
 
 /// A container that could not be started for a reason of its own is tried again after this. Upstream's back-off of its pod workers.
-const RETRY: std::time::Duration = std::time::Duration::from_secs(10);
+const RETRY: Duration = Duration::from_secs(10);
 /// Calls that failed at the end of a pod's life: the first wait, doubled up to the second.
 const FAILED_MIN_SECONDS: u64 = 1;
 const FAILED_MAX_SECONDS: u64 = 16;
+/// What was told of shows in the runtime's status once it is on its disk: looks for it, each twice as long after the one before.
+const LATE_MIN: Duration = Duration::from_millis(5);
+const LATE_MAX: u32 = 9;
+/// As CRI names it.
+const OOM_KILLED: &str = "OOMKilled";
 
 /// Where a pod is wanted from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +87,12 @@ pub struct Entry {
     /// Something happened while we looked.
     pub look_again: bool,
     pub seen: Fingerprint,
+    /// What is said to have ended and does not show it yet.
+    ended: BTreeSet<String>,
+    /// Looks in a row that did not show it.
+    late: u32,
+    /// Containers that lost a process for want of memory.
+    oom_killed: BTreeSet<String>,
     pub wake: Option<Timestamp>,
     /// No calls before this: some failed.
     pub retry_at: Option<Timestamp>,
@@ -84,6 +100,9 @@ pub struct Entry {
     pub writing: bool,
     /// What was written last, and the revision that came of it.
     pub written: Option<(PodStatus, u64)>,
+    pub first_seen: Instant,
+    /// It came while we were here, and does not run yet.
+    pub is_starting: bool,
     /// Its `activeDeadlineSeconds` passed a moment ago: to be told.
     pub overdue: bool,
     /// The API object is being deleted by us.
@@ -103,24 +122,63 @@ impl Entry {
             looking: false,
             look_again: false,
             seen: Fingerprint::new(),
+            ended: BTreeSet::new(),
+            late: 0,
+            oom_killed: BTreeSet::new(),
             wake: None,
             retry_at: None,
             failures: 0,
             writing: false,
             written: None,
+            first_seen: Instant::now(),
+            is_starting: false,
             overdue: false,
             deleting: false,
         }
     }
 
     /// Takes in what the runtime has. What is adopted at the first look keeps what the API says of its probes.
-    pub fn looked(&mut self, runtime: RuntimePod) {
+    pub fn looked(&mut self, mut runtime: RuntimePod) {
         if self.runtime.is_none() {
             self.adopt(&runtime);
         }
         self.memory.probes.retain(|id, _| runtime.by_id(id).is_some());
+        self.oom_killed.retain(|id| runtime.by_id(id).is_some());
+        self.ended.retain(|id| runtime.runs(id));
+        // The runtime says so too, but only once it has worked through its own events.
+        let ended = runtime.containers.iter_mut().filter(|c| self.oom_killed.contains(&c.id));
+        for exit in ended.filter_map(|c| if let State::Exited(exit) = &mut c.state { Some(exit) } else { None }) {
+            exit.reason = OOM_KILLED.into();
+        }
         self.seen = fingerprint(&runtime);
         self.runtime = Some(Arc::new(runtime));
+    }
+
+    /// Takes in what the runtime told of one of this pod's parts. False where it is not known.
+    pub fn told(&mut self, event: &TaskEvent) -> bool {
+        let (TaskEvent::Ended { id } | TaskEvent::OutOfMemory { id }) = event;
+        if !self.runtime.as_ref().is_some_and(|r| r.has(id)) {
+            return false;
+        }
+        match event {
+            TaskEvent::Ended { .. } => {
+                self.late = 0;
+                self.ended.insert(id.clone())
+            }
+            TaskEvent::OutOfMemory { .. } => self.oom_killed.insert(id.clone()),
+        };
+        true
+    }
+
+    /// After a look: when to look again, where what was told does not show yet. A few times; then the lists are left to find it.
+    pub fn look_late(&mut self) -> Option<Duration> {
+        if self.ended.is_empty() || self.late >= LATE_MAX {
+            self.ended.clear();
+            self.late = 0;
+            return None;
+        }
+        self.late += 1;
+        Some(LATE_MIN * (1 << self.late))
     }
 
     /// The next thing to do, with the status that goes with it, and the containers that begin to wait. `None` before the runtime was asked.
@@ -156,15 +214,20 @@ impl Entry {
         Some((plan, newly))
     }
 
-    /// What came of calls. `runtime` is still as it was before them.
-    pub fn worked(&mut self, outcomes: &[Outcome], now: Timestamp) {
+    /// What came of calls. False where the runtime has to be looked at to know.
+    pub fn worked(&mut self, outcomes: Vec<Outcome>, now: Timestamp) -> bool {
         let failed = outcomes.iter().any(|o| matches!(o, Outcome::Failed { .. }));
         if !failed {
             (self.failures, self.retry_at) = (0, None);
         }
-        for outcome in outcomes {
-            self.one_outcome(outcome, now);
-        }
+        // `runtime` is still as it was before them.
+        outcomes.iter().for_each(|outcome| self.one_outcome(outcome, now));
+        let made: Option<Vec<Made>> = outcomes.into_iter().map(made).collect();
+        let Some((made, runtime)) = made.zip(self.runtime.as_ref()) else { return false };
+        let mut runtime = RuntimePod::clone(runtime);
+        made.into_iter().for_each(|made| runtime.merge(made));
+        self.looked(runtime);
+        true
     }
 
     pub fn found(&mut self, finding: &Finding) {
@@ -207,6 +270,10 @@ impl Entry {
     /// True where the runtime has something of it that may change by itself.
     pub fn is_active(&self) -> bool {
         self.worker.is_some() || self.runtime.as_ref().is_some_and(|r| !r.is_stopped())
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.memory.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")
     }
 
     /// True while it takes the node's room: neither ended nor ending for good.
@@ -257,7 +324,7 @@ impl Entry {
         let seconds = self.pod.spec.as_ref()?.active_deadline_seconds.and_then(|s| u64::try_from(s).ok())?;
         let status = self.memory.status.as_ref().or(self.pod.status.as_ref())?;
         let began = status.start_time.as_ref()?.0;
-        self.memory.stop.is_none().then(|| began + std::time::Duration::from_secs(seconds))
+        self.memory.stop.is_none().then(|| began + Duration::from_secs(seconds))
     }
 
     fn show_waiting(&mut self, plan: &Plan) -> Vec<(String, Waiting)> {
@@ -273,9 +340,10 @@ impl Entry {
 
     fn one_outcome(&mut self, outcome: &Outcome, now: Timestamp) {
         match outcome {
-            Outcome::SandboxMade => self.memory.release(),
+            Outcome::Done => {}
+            Outcome::SandboxMade { .. } => self.memory.release(),
             Outcome::SandboxFailed => self.memory.hold(now),
-            Outcome::Started { container } => {
+            Outcome::Started { container, .. } => {
                 self.tried(container, now);
                 self.memory.waiting.remove(container);
                 let image = meta::containers(&self.pod).find(|c| c.name == *container).and_then(|c| c.image.clone());
@@ -292,7 +360,7 @@ impl Entry {
                 tracing::warn!(pod = meta::format(&self.pod), error, "a call for the pod failed; trying again");
                 let seconds = (FAILED_MIN_SECONDS << self.failures.min(8)).min(FAILED_MAX_SECONDS);
                 self.failures += 1;
-                self.retry_at = Some(now + std::time::Duration::from_secs(seconds));
+                self.retry_at = Some(now + Duration::from_secs(seconds));
             }
         }
     }
@@ -318,6 +386,14 @@ impl Entry {
         if let Some(exit) = exit {
             self.memory.restarted(container, &exit, now);
         }
+    }
+}
+
+fn made(outcome: Outcome) -> Option<Made> {
+    match outcome {
+        Outcome::SandboxMade { made } => made.map(Made::Sandbox),
+        Outcome::Started { made, .. } => made.map(Made::Container),
+        _ => None,
     }
 }
 

@@ -9,11 +9,15 @@ use cri::{RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
 use super::{
     images::Images,
     plan::Call,
-    runtime::{self, RuntimePod},
+    runtime::{self, RuntimePod, Sandbox},
     start, stop,
     tell::Teller,
 };
-use crate::{NodeContext, PodContext, cgroups, container_config, labels, meta, volumes};
+use crate::{
+    NodeContext, PodContext, cgroups, container_config, labels, meta,
+    metrics::{CGROUPS, Metrics, VOLUMES},
+    volumes,
+};
 
 /// What every worker needs; shared by all.
 pub struct Deps {
@@ -26,6 +30,7 @@ pub struct Deps {
     pub images: Images,
     pub services: Cache<Service>,
     pub nodes: Cache<Node>,
+    pub metrics: Metrics,
 }
 
 /// One pod's calls and what they are made with.
@@ -39,11 +44,15 @@ pub struct Work {
 /// What came of a call, where the loop has to remember it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    SandboxMade,
+    /// `None` where the runtime did not show what it made.
+    SandboxMade {
+        made: Option<Sandbox>,
+    },
     /// The sandbox, its cgroup or its volumes; events have been told.
     SandboxFailed,
     Started {
         container: String,
+        made: Option<Box<runtime::Container>>,
     },
     StartFailed {
         container: String,
@@ -51,6 +60,8 @@ pub enum Outcome {
         message: String,
         cause: StartCause,
     },
+    /// What it changed in the runtime is to be looked at.
+    Done,
     Cleaned,
     Removed,
     Failed {
@@ -123,6 +134,11 @@ impl Work {
         Ok(config)
     }
 
+    /// The pod's volumes, made or brought up to date.
+    pub async fn volumes(&self) -> Result<volumes::PodVolumes, volumes::Error> {
+        self.deps.metrics.timed(VOLUMES, "", self.deps.volumes.prepare(&self.pod)).await
+    }
+
     pub fn container(&self, name: &str) -> Option<&Container> {
         meta::containers(&self.pod).find(|c| c.name == name)
     }
@@ -140,20 +156,22 @@ impl Work {
         if attempt > 0 {
             self.tell.normal("SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
         }
-        // Volumes first: a pod whose volumes are missing shows no sandbox, as upstream.
-        if let Err(error) = self.deps.volumes.prepare(&self.pod).await {
+        // Volumes before the sandbox: a pod whose volumes are missing shows none, as upstream.
+        let cgroup = self.deps.metrics.timed(CGROUPS, "create", self.with_cgroups(|cgroups, pod| cgroups.create_pod(pod)));
+        let (volumes, cgroup) = tokio::join!(Box::pin(self.volumes()), cgroup);
+        if let Err(error) = volumes {
             start::tell_mounts(self, &error);
             return Outcome::SandboxFailed;
         }
         for (reason, message) in container_config::dns_warnings(&self.context(None)) {
             self.tell.warning(reason, message);
         }
-        if let Err(error) = self.with_cgroups(|cgroups, pod| cgroups.create_pod(pod)).await {
+        if let Err(error) = cgroup {
             self.tell.warning("FailedCreatePodContainer", format!("unable to ensure pod container exists: {error}"));
             return Outcome::SandboxFailed;
         }
         match Box::pin(self.run_sandbox(attempt)).await {
-            Ok(()) => Outcome::SandboxMade,
+            Ok(made) => Outcome::SandboxMade { made },
             Err(error) => {
                 self.tell.warning("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"));
                 Outcome::SandboxFailed
@@ -161,11 +179,12 @@ impl Work {
         }
     }
 
-    async fn run_sandbox(&self, attempt: u32) -> Result<(), String> {
+    async fn run_sandbox(&self, attempt: u32) -> Result<Option<Sandbox>, String> {
         let config = self.sandbox_config(&self.context(None), attempt).map_err(|e| e.to_string())?;
         tokio::fs::create_dir_all(&config.log_directory).await.map_err(|e| format!("{}: {e}", config.log_directory))?;
         let request = RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
-        self.deps.runtime.run_pod_sandbox(request).await.map(drop).map_err(|e| e.to_string())
+        let id = self.deps.runtime.run_pod_sandbox(request).await.map_err(|e| e.to_string())?.pod_sandbox_id;
+        Ok(runtime::inspect_sandbox(&self.deps.runtime, &id).await.unwrap_or_default())
     }
 
     async fn remove_container(&self, id: &str) -> cri::Result<()> {
@@ -242,7 +261,7 @@ pub async fn look(deps: &Deps, uid: &str) -> Option<RuntimePod> {
 
 fn done(result: cri::Result<()>) -> Vec<Outcome> {
     match result {
-        Ok(()) => Vec::new(),
+        Ok(()) => vec![Outcome::Done],
         Err(error) => vec![Outcome::Failed { error: error.to_string() }],
     }
 }

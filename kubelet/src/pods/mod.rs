@@ -19,6 +19,8 @@ mod node_loop;
 mod patch;
 mod plan;
 mod probe;
+#[cfg(test)]
+mod real;
 mod registry_auth;
 mod relist;
 mod restart;
@@ -28,6 +30,7 @@ mod status;
 mod stop;
 mod tell;
 mod termination;
+mod told;
 
 pub use admit::Room;
 pub use execute::{Deps, gone, remove_sandbox};

@@ -4,13 +4,14 @@
 //! an [`Event`]. Upstream: `syncLoop` and `podWorkers` in `pkg/kubelet`.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
 use api::{Key, k8s::api::core::v1::Pod, task::Group, time::Timestamp};
 use client::Cache;
+use cri::TaskEvent;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -26,12 +27,18 @@ use super::{
     relist::{self, Listing},
     runtime::RuntimePod,
     tell::Teller,
+    told,
 };
-use crate::{ContainerView, PodView, Pods, container_config, meta};
+use crate::{
+    ContainerView, PodView, Pods, container_config, meta,
+    metrics::{POD_START, STATUS_SYNC, WORKER_START},
+};
 
 /// Answers of tasks; each pod has at most a worker, a look and a write under way.
 const EVENTS_MAX: usize = 1024;
 const FINDINGS_MAX: usize = 256;
+/// More than can end between a start and the moment that we hear of it.
+const EARLY_MAX: usize = 256;
 /// After an API call for a pod failed.
 const API_RETRY: Duration = Duration::from_secs(2);
 /// After the runtime did not answer.
@@ -45,6 +52,8 @@ pub enum Event {
     Manifests(Vec<Arc<Pod>>),
     /// The runtime's pods, all of them.
     Listed(Listing),
+    /// Something in the runtime ended.
+    Told(TaskEvent),
     Looked {
         uid: String,
         seen: Option<RuntimePod>,
@@ -86,6 +95,10 @@ pub(super) struct Loop {
     /// Mirror pods that are being made or deleted.
     pub(super) touching: BTreeSet<Key>,
     pub(super) synced: bool,
+    /// The pods that the runtime had when it was listed last; `None` before that.
+    listed: Option<BTreeSet<String>>,
+    /// What was told of parts that nobody knew: a worker may be about to say that it made them.
+    early: VecDeque<TaskEvent>,
     /// What the directory of manifests holds.
     pub(super) static_pods: Vec<Arc<Pod>>,
     timers: BTreeSet<(Timestamp, String)>,
@@ -93,6 +106,8 @@ pub(super) struct Loop {
     pods: Pods,
     prober: Prober,
     active: watch::Sender<bool>,
+    /// Asks for a list of the runtime's pods.
+    nudge: Arc<Notify>,
     host_ips: Vec<String>,
     room: Room,
     burstable_milli: Option<i64>,
@@ -113,7 +128,10 @@ pub fn start(deps: Arc<Deps>, cache: Cache<Pod>, pods: Pods, room: Room, has_man
         mark.keys.lock().insert(Key { namespace: text(meta.namespace.as_ref()), name: text(meta.name.as_ref()) });
         mark.notify.notify_one();
     });
-    group.spawn(Box::pin(relist::follow(deps.runtime.clone(), active.1, events.clone())));
+    let nudge = Arc::new(Notify::new());
+    let (runtime, metrics) = (deps.runtime.clone(), deps.metrics.clone());
+    let lookout = told::Lookout { runtime, active: active.1, nudge: nudge.clone(), out: events.clone(), metrics };
+    group.spawn(Box::pin(told::follow(lookout)));
     let prober = Prober { deps: deps.clone(), group: group.clone(), findings: findings_in };
     let this = Loop {
         host_ips: deps.node.node_ips.iter().map(ToString::to_string).collect(),
@@ -124,12 +142,15 @@ pub fn start(deps: Arc<Deps>, cache: Cache<Pod>, pods: Pods, room: Room, has_man
         mirrors: HashMap::new(),
         touching: BTreeSet::new(),
         synced: false,
+        listed: None,
+        early: VecDeque::new(),
         static_pods: Vec::new(),
         timers: BTreeSet::new(),
         cache,
         pods,
         prober,
         active: active.0,
+        nudge,
         room,
         burstable_milli: None,
         serial: 0,
@@ -171,8 +192,9 @@ impl Loop {
         match event {
             Event::Manifests(pods) => self.manifests(pods),
             Event::Listed(listing) => self.listed(listing),
+            Event::Told(event) => self.told(event),
             Event::Looked { uid, seen } => self.looked(&uid, seen),
-            Event::Worked { uid, serial, outcomes } => self.worked(&uid, serial, &outcomes),
+            Event::Worked { uid, serial, outcomes } => self.worked(&uid, serial, outcomes),
             Event::Wrote { uid, status, answer } => self.wrote(&uid, *status, answer),
             Event::Deleted { uid, answer } => self.deleted(&uid, &answer),
             Event::MirrorTouched { key, answer } => self.mirror_touched(&key, answer),
@@ -213,6 +235,10 @@ impl Loop {
             None => {
                 self.entries.insert(uid.clone(), Entry::new(origin, pod));
                 self.burstable();
+                // What the runtime did not have, only we can have made; who made it asks the runtime before it lets go of the pod.
+                if self.listed.as_ref().is_some_and(|listed| !listed.contains(&uid)) {
+                    return self.looked(&uid, Some(RuntimePod::default()));
+                }
                 self.look(&uid);
             }
         }
@@ -261,9 +287,34 @@ impl Loop {
         let vanished = |(uid, e): (&String, &Entry)| (!e.seen.is_empty() && !listing.contains_key(uid)).then(|| uid.clone());
         let vanished: Vec<String> = self.entries.iter().filter_map(vanished).collect();
         vanished.iter().for_each(|uid| self.look(uid));
+        self.listed = Some(listing.into_keys().collect());
+    }
+
+    fn told(&mut self, event: TaskEvent) {
+        match self.entries.iter_mut().find_map(|(uid, e)| e.told(&event).then(|| uid.clone())) {
+            Some(uid) => self.look(&uid),
+            None => {
+                self.early.truncate(EARLY_MAX - 1);
+                self.early.push_front(event);
+            }
+        }
+    }
+
+    /// What was told of this pod's parts before they were known.
+    fn told_early(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        let before = self.early.len();
+        self.early.retain(|event| !entry.told(event));
+        if self.early.len() < before {
+            self.look(uid);
+        }
     }
 
     fn look(&mut self, uid: &str) {
+        self.look_after(uid, Duration::ZERO);
+    }
+
+    fn look_after(&mut self, uid: &str, pause: Duration) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         if std::mem::replace(&mut entry.looking, true) {
             entry.look_again = true;
@@ -271,6 +322,7 @@ impl Loop {
         }
         let (deps, events, uid) = (self.deps.clone(), self.events.clone(), uid.to_owned());
         self.group.spawn(Box::pin(async move {
+            tokio::time::sleep(pause).await;
             let seen = execute::look(&deps, &uid).await;
             if seen.is_none() {
                 tokio::time::sleep(LOOK_RETRY).await;
@@ -288,11 +340,15 @@ impl Loop {
             let is_new = first && seen.sandboxes.is_empty() && seen.containers.is_empty();
             entry.looked(seen);
             if is_new {
+                entry.is_starting = true;
                 self.admit(uid);
             }
         }
-        if again {
-            return self.look(uid);
+        self.told_early(uid);
+        match self.entries.get_mut(uid).and_then(Entry::look_late) {
+            Some(pause) => self.look_after(uid, pause),
+            None if again => self.look(uid),
+            None => {}
         }
         self.step(uid);
     }
@@ -320,14 +376,18 @@ impl Loop {
         self.step(&finding.uid);
     }
 
-    fn worked(&mut self, uid: &str, serial: u64, outcomes: &[Outcome]) {
+    fn worked(&mut self, uid: &str, serial: u64, outcomes: Vec<Outcome>) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         if entry.worker.as_ref().is_none_or(|w| w.serial != serial) {
             return;
         }
         entry.worker = None;
-        entry.worked(outcomes, Timestamp::now());
-        self.look(uid);
+        // A look under way may have begun before the calls were made.
+        if !entry.worked(outcomes, Timestamp::now()) || entry.looking {
+            return self.look(uid);
+        }
+        self.told_early(uid);
+        self.step(uid);
     }
 
     fn fire(&mut self) {
@@ -351,6 +411,8 @@ impl Loop {
         if let Some(worker) = &overtaken {
             worker.group.stop();
             self.look(uid);
+            // What the worker asked for may come to be after that look.
+            self.nudge.notify_one();
         }
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let idle = entry.worker.is_none() && !entry.looking;
@@ -362,14 +424,27 @@ impl Loop {
         if idle && !plan.calls.is_empty() {
             self.work(uid, plan.calls, tell);
         }
+        self.started(uid);
         self.publish(uid);
         self.write(uid);
         self.finish(uid);
     }
 
+    /// Measures, once, how long a pod took to run that came while we were here.
+    fn started(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get_mut(uid).filter(|e| e.is_starting && e.is_running()) else { return };
+        entry.is_starting = false;
+        let took = entry.first_seen.elapsed();
+        self.deps.metrics.observe(POD_START, "", took);
+        tracing::debug!(pod = meta::format(&entry.pod), ?took, "pod runs");
+    }
+
     fn work(&mut self, uid: &str, calls: Vec<Call>, tell: Teller) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let Some(runtime) = entry.runtime.clone() else { return };
+        if entry.is_starting && runtime.sandboxes.is_empty() {
+            self.deps.metrics.observe(WORKER_START, "", entry.first_seen.elapsed());
+        }
         self.serial += 1;
         let (serial, group) = (self.serial, self.group.child());
         entry.worker = Some(Worker { group: group.clone(), serial, doing: Doing::of(&calls) });
@@ -419,9 +494,9 @@ impl Loop {
         let there = shown.status.clone().unwrap_or_default();
         let Some(changes) = patch::between(&there, &status) else { return };
         entry.writing = true;
-        let (client, events, uid) = (self.deps.client.clone(), self.events.clone(), uid.to_owned());
+        let (deps, events, uid) = (self.deps.clone(), self.events.clone(), uid.to_owned());
         self.group.spawn(Box::pin(async move {
-            let answer = api_calls::patch_status(&client, &shown, changes).await;
+            let answer = deps.metrics.timed(STATUS_SYNC, "", api_calls::patch_status(&deps.client, &shown, changes)).await;
             if matches!(answer, Answer::Failed) {
                 tokio::time::sleep(API_RETRY).await;
             }

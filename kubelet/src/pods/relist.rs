@@ -1,23 +1,13 @@
-//! The runtime's lists, once a second while pods run -> which pods changed.
+//! The runtime's lists -> which pods changed.
 //!
-//! containerd before 1.7 has no event stream. Upstream: `pkg/kubelet/pleg/generic.go`.
+//! Upstream: `pkg/kubelet/pleg/generic.go`.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use cri::{ListContainersRequest, ListPodSandboxRequest, Runtime};
-use tokio::sync::{mpsc, watch};
 
-use super::{
-    node_loop::Event,
-    runtime::{RuntimePod, State},
-};
+use super::runtime::{RuntimePod, State};
 use crate::labels;
-
-/// Upstream's `genericPlegRelistPeriod`.
-const PERIOD: Duration = Duration::from_secs(1);
 
 /// One pod's parts and their states; differs whenever there is something new to look at.
 pub type Fingerprint = BTreeSet<(String, i32)>;
@@ -32,22 +22,19 @@ pub struct Listed {
 
 pub type Listing = BTreeMap<String, Listed>;
 
-/// Lists whenever `active` says that there is something to watch; the first time at once.
-pub async fn follow(runtime: Runtime, mut active: watch::Receiver<bool>, events: mpsc::Sender<Event>) {
-    loop {
-        match list(&runtime).await {
-            Ok(listing) => {
-                if events.send(Event::Listed(listing)).await.is_err() {
-                    return;
-                }
-            }
-            Err(error) => tracing::warn!(%error, "the runtime does not list its pods"),
-        }
-        tokio::time::sleep(PERIOD).await;
-        if active.wait_for(|active| *active).await.is_err() {
-            return;
-        }
+/// All pods of the runtime.
+pub async fn list(runtime: &Runtime) -> cri::Result<Listing> {
+    let sandboxes = runtime.list_pod_sandbox(ListPodSandboxRequest::default());
+    let containers = runtime.list_containers(ListContainersRequest::default());
+    let (sandboxes, containers) = tokio::try_join!(sandboxes, containers)?;
+    let mut listing = Listing::new();
+    for sandbox in sandboxes.items {
+        add(&mut listing, &sandbox.labels, (sandbox.id, sandbox.state));
     }
+    for container in containers.containers {
+        add(&mut listing, &container.labels, (container.id, container.state));
+    }
+    Ok(listing)
 }
 
 /// What a look at the pod says, in the lists' terms.
@@ -65,19 +52,6 @@ fn number(state: &State) -> i32 {
         State::Unknown => cri::ContainerState::ContainerUnknown,
     };
     state.into()
-}
-
-async fn list(runtime: &Runtime) -> cri::Result<Listing> {
-    let sandboxes = runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await?.items;
-    let containers = runtime.list_containers(ListContainersRequest::default()).await?.containers;
-    let mut listing = Listing::new();
-    for sandbox in sandboxes {
-        add(&mut listing, &sandbox.labels, (sandbox.id, sandbox.state));
-    }
-    for container in containers {
-        add(&mut listing, &container.labels, (container.id, container.state));
-    }
-    Ok(listing)
 }
 
 /// What has no uid is not ours.

@@ -7,6 +7,7 @@ use cri::{
     ContainerFilter, ContainerStatus, ContainerStatusRequest, ListContainersRequest, ListPodSandboxRequest, NamespaceMode,
     PodSandboxFilter, PodSandboxStatusRequest, Runtime,
 };
+use futures::future::try_join_all;
 
 use super::termination;
 use crate::labels;
@@ -67,6 +68,13 @@ pub struct Exit {
     pub finished_at: Timestamp,
 }
 
+/// What a call has made, as the runtime showed it right after.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Made {
+    Sandbox(Sandbox),
+    Container(Box<Container>),
+}
+
 impl RuntimePod {
     /// The newest container of that name.
     pub fn container(&self, name: &str) -> Option<&Container> {
@@ -80,6 +88,35 @@ impl RuntimePod {
     /// The sandbox that containers can be started in.
     pub fn ready_sandbox(&self) -> Option<&Sandbox> {
         self.sandboxes.first().filter(|s| s.ready)
+    }
+
+    /// Whether something of that id, a container or a sandbox, is not known to have ended.
+    pub fn runs(&self, id: &str) -> bool {
+        self.by_id(id).is_some_and(|c| c.exit().is_none()) || self.sandboxes.iter().any(|s| s.id == id && s.ready)
+    }
+
+    pub fn has(&self, id: &str) -> bool {
+        self.by_id(id).is_some() || self.sandboxes.iter().any(|s| s.id == id)
+    }
+
+    /// Puts what was just made beside what was known.
+    pub fn merge(&mut self, made: Made) {
+        match made {
+            Made::Sandbox(sandbox) => {
+                self.sandboxes.retain(|s| s.id != sandbox.id);
+                self.sandboxes.push(sandbox);
+            }
+            Made::Container(container) => {
+                self.containers.retain(|c| c.id != container.id);
+                self.containers.push(*container);
+            }
+        }
+        self.sort();
+    }
+
+    fn sort(&mut self) {
+        self.sandboxes.sort_by_key(|s| std::cmp::Reverse(s.created_at));
+        self.containers.sort_by_key(|c| std::cmp::Reverse((c.created_at, c.restart_count)));
     }
 
     /// True once nothing of the pod runs: neither containers nor sandboxes.
@@ -122,23 +159,21 @@ impl Container {
 pub async fn inspect(runtime: &Runtime, uid: &str) -> cri::Result<RuntimePod> {
     let selector = [(labels::POD_UID.to_owned(), uid.to_owned())];
     let filter = PodSandboxFilter { label_selector: selector.clone().into(), ..PodSandboxFilter::default() };
-    let sandboxes = runtime.list_pod_sandbox(ListPodSandboxRequest { filter: Some(filter) }).await?.items;
+    let sandboxes = runtime.list_pod_sandbox(ListPodSandboxRequest { filter: Some(filter) });
     let filter = ContainerFilter { label_selector: selector.into(), ..ContainerFilter::default() };
-    let containers = runtime.list_containers(ListContainersRequest { filter: Some(filter) }).await?.containers;
-    let mut pod = RuntimePod::default();
-    for sandbox in sandboxes {
-        pod.sandboxes.extend(inspect_sandbox(runtime, &sandbox.id).await?);
-    }
-    for container in containers {
-        pod.containers.extend(inspect_container(runtime, &container.id, &container.pod_sandbox_id).await?);
-    }
-    pod.sandboxes.sort_by_key(|s| std::cmp::Reverse(s.created_at));
-    pod.containers.sort_by_key(|c| std::cmp::Reverse((c.created_at, c.restart_count)));
+    let containers = runtime.list_containers(ListContainersRequest { filter: Some(filter) });
+    let (sandboxes, containers) = tokio::try_join!(sandboxes, containers)?;
+    let sandboxes = try_join_all(sandboxes.items.iter().map(|s| Box::pin(inspect_sandbox(runtime, &s.id))));
+    let containers = containers.containers.iter().map(|c| Box::pin(inspect_container(runtime, &c.id, &c.pod_sandbox_id)));
+    let (sandboxes, containers) = tokio::try_join!(sandboxes, try_join_all(containers))?;
+    let (sandboxes, containers) = (sandboxes.into_iter().flatten().collect(), containers.into_iter().flatten().collect());
+    let mut pod = RuntimePod { sandboxes, containers };
+    pod.sort();
     Ok(pod)
 }
 
-/// `None` where it went away since it was listed.
-async fn inspect_sandbox(runtime: &Runtime, id: &str) -> cri::Result<Option<Sandbox>> {
+/// One sandbox; `None` where there is none of that id.
+pub async fn inspect_sandbox(runtime: &Runtime, id: &str) -> cri::Result<Option<Sandbox>> {
     let request = PodSandboxStatusRequest { pod_sandbox_id: id.into(), verbose: false };
     let status = match runtime.pod_sandbox_status(request).await {
         Err(error) if error.is_not_found() => return Ok(None),
@@ -160,7 +195,8 @@ async fn inspect_sandbox(runtime: &Runtime, id: &str) -> cri::Result<Option<Sand
     }))
 }
 
-async fn inspect_container(runtime: &Runtime, id: &str, sandbox_id: &str) -> cri::Result<Option<Container>> {
+/// One container; `None` where there is none of that id.
+pub async fn inspect_container(runtime: &Runtime, id: &str, sandbox_id: &str) -> cri::Result<Option<Container>> {
     let request = ContainerStatusRequest { container_id: id.into(), verbose: false };
     let status = match runtime.container_status(request).await {
         Err(error) if error.is_not_found() => return Ok(None),

@@ -13,7 +13,7 @@ use super::{
     execute::{Outcome, StartCause, Work},
     hooks,
     plan::{self, Start},
-    stop,
+    runtime, stop,
 };
 use crate::{PodContext, container_config, labels, volumes};
 
@@ -39,7 +39,7 @@ struct Failure {
 
 /// Starts all of `starts`; one outcome for each.
 pub async fn all(work: &Work, starts: Vec<Start>) -> Vec<Outcome> {
-    let volumes = match work.deps.volumes.prepare(&work.pod).await {
+    let volumes = match work.volumes().await {
         Ok(volumes) => Arc::new(volumes),
         Err(error) => {
             tell_mounts(work, &error);
@@ -68,12 +68,13 @@ impl Batch<'_> {
         };
         self.turn.send_modify(|passed| *passed = (*passed).max(turn + 1));
         match result {
-            Ok(()) => Outcome::Started { container: name },
+            Ok(id) => Outcome::Started { made: self.made(&id).await, container: name },
             Err(Failure { reason, message, cause }) => Outcome::StartFailed { container: name, reason, message, cause },
         }
     }
 
-    async fn start(&self, turn: usize, container: &Container, restart_count: u32) -> Result<(), Failure> {
+    /// The id of the container that runs now.
+    async fn start(&self, turn: usize, container: &Container, restart_count: u32) -> Result<String, Failure> {
         let tell = self.work.tell.container(&self.work.pod, container);
         let failed = |reason, message: String| {
             tell.warning("Failed", format!("Error: {message}"));
@@ -98,7 +99,13 @@ impl Batch<'_> {
         let started = self.work.deps.runtime.start_container(StartContainerRequest { container_id: id.clone() }).await;
         started.map_err(|e| failed("RunContainerError", e.to_string()))?;
         tell.normal("Started", "Container started");
-        self.post_start(container, &id).await
+        self.post_start(container, &id).await?;
+        Ok(id)
+    }
+
+    async fn made(&self, id: &str) -> Option<Box<runtime::Container>> {
+        let seen = runtime::inspect_container(&self.work.deps.runtime, id, &self.sandbox_id).await;
+        seen.unwrap_or_default().map(Box::new)
     }
 
     async fn wait_turn(&self, turn: usize) {

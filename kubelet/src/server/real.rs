@@ -26,10 +26,10 @@ use crate::{
     volumes,
 };
 
-const IMAGE: &str = "skiff.test/busybox:1";
+pub const IMAGE: &str = "skiff.test/busybox:1";
 
 /// A docker archive with nothing but busybox.
-fn image(dir: &Path) -> PathBuf {
+pub fn image(dir: &Path) -> PathBuf {
     let run = |command: &mut Command| assert!(command.status().unwrap().success());
     let root = dir.join("rootfs");
     for sub in ["bin", "tmp", "etc", "proc", "dev", "sys"] {
@@ -250,7 +250,7 @@ async fn a_real_pod_is_what_it_was_asked_to_be() {
     let (sandbox, container) = world.start().await;
     let ca = Ca::new();
     let pods = world.shown(&sandbox, &container);
-    let node = Node { runtime: world.runtime.clone(), pods: pods.clone(), client: denying() };
+    let node = Node { runtime: world.runtime.clone(), pods: pods.clone(), client: denying(), metrics: Metrics::default() };
     let address = started_with(&ca, node, &world.group).await;
     let master = ca.connector(Some(("kube-apiserver-kubelet-client", "system:masters")));
     let checks = async {

@@ -20,8 +20,8 @@ use crate::{
 };
 
 pub struct Ca {
-    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-    pem: String,
+    pub issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    pub pem: String,
     der: CertificateDer<'static>,
 }
 
@@ -71,7 +71,7 @@ pub fn denying() -> kube::Client {
 
 async fn started(ca: &Ca, pods: Pods, group: &Group) -> SocketAddr {
     let runtime = Runtime::at(std::path::Path::new("/nowhere"));
-    started_with(ca, Node { runtime, pods, client: denying() }, group).await
+    started_with(ca, Node { runtime, pods, client: denying(), metrics: Metrics::default() }, group).await
 }
 
 pub async fn started_with(ca: &Ca, node: Node, group: &Group) -> SocketAddr {
@@ -108,6 +108,45 @@ fn one_pod(log: &std::path::Path) -> Pods {
     let pods = Pods::default();
     pods.put("u1", PodView { pod: Arc::new(p), sandbox_id: None, containers: vec![container] });
     pods
+}
+
+/// Issues certificates of a short life, each with a key of its own.
+fn short_lived(ca: &Arc<Ca>) -> crate::Issuer {
+    let ca = ca.clone();
+    Arc::new(move || {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let (epoch, now) = (rcgen::date_time_ymd(1970, 1, 1), api::time::Timestamp::now().as_second().unsigned_abs());
+        (params.not_before, params.not_after) = (epoch + Duration::from_secs(now), epoch + Duration::from_secs(now + 4));
+        let certificate = params.signed_by(&key, &ca.issuer).unwrap();
+        Box::pin(std::future::ready(Ok(crate::Issued { chain_pem: certificate.pem(), key_pem: key.serialize_pem() })))
+    })
+}
+
+async fn shown(address: SocketAddr, connector: &TlsConnector) -> Vec<u8> {
+    let socket = TcpStream::connect(address).await.unwrap();
+    let stream = connector.connect(ServerName::try_from("localhost").unwrap(), socket).await.expect("a certificate that is good now");
+    stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+}
+
+#[tokio::test]
+async fn the_certificate_is_renewed_before_it_expires() {
+    let (ca, group) = (Arc::new(Ca::new()), Group::new());
+    let serving = crate::serving::start(short_lived(&ca), &group).await.unwrap();
+    let config = Config { address: "127.0.0.1:0".parse().unwrap(), serving, client_ca_pem: ca.pem.clone(), node_name: "n1".into() };
+    let runtime = Runtime::at(std::path::Path::new("/nowhere"));
+    let node = Node { runtime, pods: Pods::default(), client: denying(), metrics: Metrics::default() };
+    let address = serve(config, node, &group).await.unwrap();
+    let (connector, mut seen) = (ca.connector(None), std::collections::BTreeSet::new());
+    // Two renewals: longer than the first certificate lives. Every handshake on the way checks what is shown.
+    let renewed = async {
+        while seen.len() < 3 {
+            seen.insert(shown(address, &connector).await);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), renewed).await.expect("two renewals");
+    group.stop();
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::time::Timestamp;
 use parking_lot::RwLock;
 use rustls::{
     RootCertStore, ServerConfig,
@@ -36,6 +37,15 @@ impl Serving {
     /// Where the two are no PEM, or do not belong together.
     pub fn new(chain_pem: &str, key_pem: &str) -> Result<Arc<Self>, Error> {
         Ok(Arc::new(Self { current: RwLock::new(parse(chain_pem, key_pem)?) }))
+    }
+
+    /// From when to when it is valid.
+    pub fn life(&self) -> (Timestamp, Timestamp) {
+        let current = self.current.read().clone();
+        let parsed = current.cert.first().and_then(|der| x509_parser::parse_x509_certificate(der).ok());
+        let validity = parsed.map(|(_, certificate)| certificate.validity().clone());
+        let second = |at: x509_parser::time::ASN1Time| Timestamp::from_second(at.timestamp()).unwrap_or_default();
+        validity.map(|v| (second(v.not_before), second(v.not_after))).unwrap_or_default()
     }
 
     /// # Errors

@@ -43,8 +43,8 @@ impl Error {
     }
 
     /// The end of an event stream.
-    pub fn from_stream(status: &Status) -> Self {
-        Self::of("GetContainerEvents", Duration::ZERO, status)
+    pub(crate) fn from_stream(call: &'static str, status: &Status) -> Self {
+        Self::of(call, Duration::ZERO, status)
     }
 
     pub fn is_not_found(&self) -> bool {

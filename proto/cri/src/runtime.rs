@@ -1,16 +1,20 @@
 //! A socket -> a runtime to call: one connection shared by all callers, one method for each call we make.
 
-use std::{path::Path, time::Duration};
+use std::{
+    fmt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
-use tonic::{
-    Streaming,
-    transport::{Channel, Endpoint, Uri},
-};
+use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::{
-    call::{Error, Result, within},
+    call::{Result, within},
+    containerd::events_client::EventsClient,
+    events::{self, Events, TaskEvent},
     generated::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient, *},
 };
 
@@ -27,14 +31,19 @@ const GRACE: Duration = Duration::from_secs(30);
 /// Answers grow with the number of containers and with what a command prints (capped at 16 MiB for each stream).
 const MESSAGE_BYTES_MAX: usize = 40 << 20;
 
-/// Container life-cycle events as they happen; ends with an error when the runtime goes.
-pub type Events = Streaming<ContainerEventResponse>;
+/// Told of each call: its name (`run_pod_sandbox`), how long it took, and whether it failed.
+pub type Observe = Arc<dyn Fn(&'static str, Duration, bool) + Send + Sync>;
+
+#[derive(Clone, Default)]
+struct Observer(Option<Observe>);
 
 /// A container runtime. Clones share one connection, which is made at the first call and again whenever it broke.
 #[derive(Clone, Debug)]
 pub struct Runtime {
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
+    containerd: EventsClient<Channel>,
+    observer: Observer,
 }
 
 macro_rules! calls {
@@ -44,7 +53,8 @@ macro_rules! calls {
                 $(#[$doc])*
                 pub async fn $name(&self, request: $request) -> Result<$response> {
                     let mut service = self.$service.clone();
-                    within(stringify!($method), $after, request, |r| async move { service.$name(r).await }).await
+                    let call = within(stringify!($method), $after, request, |r| async move { service.$name(r).await });
+                    self.observer.watch(stringify!($name), call).await
                 }
             )*
         }
@@ -84,7 +94,7 @@ calls! {
 }
 
 impl Runtime {
-    /// A runtime at `socket`. Does not connect yet; without a listener calls fail with [`Error::Unavailable`].
+    /// A runtime at `socket`. Does not connect yet; without a listener calls fail with [`crate::Error::Unavailable`].
     pub fn at(socket: &Path) -> Self {
         let socket = socket.to_owned();
         let connect = tower::service_fn(move |_: Uri| {
@@ -94,8 +104,15 @@ impl Runtime {
         let channel = Endpoint::from_static("http://runtime").connect_with_connector_lazy(connect);
         Self {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            containerd: EventsClient::new(channel.clone()),
             images: ImageServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            observer: Observer::default(),
         }
+    }
+
+    /// The same runtime, whose calls `observe` is told of.
+    pub fn observed(self, observe: Observe) -> Self {
+        Self { observer: Observer(Some(observe)), ..self }
     }
 
     /// Stops a container: its stop signal, `grace_seconds` later SIGKILL. Returns once it is dead.
@@ -103,26 +120,43 @@ impl Runtime {
         let mut service = self.runtime.clone();
         let request = StopContainerRequest { container_id: id.into(), timeout: i64::from(grace_seconds) };
         let after = Duration::from_secs(u64::from(grace_seconds)) + CHANGE;
-        within("StopContainer", after, request, |r| async move { service.stop_container(r).await }).await.map(drop)
+        let call = within("StopContainer", after, request, |r| async move { service.stop_container(r).await });
+        self.observer.watch("stop_container", call).await.map(drop)
     }
 
-    /// Runs `command` to its end, killed after `limit`. Fails with [`Error::Deadline`] then.
+    /// Runs `command` to its end, killed after `limit`. Fails with [`crate::Error::Deadline`] then.
     pub async fn exec_sync(&self, id: &str, command: &[String], limit: Duration) -> Result<ExecSyncResponse> {
         let mut service = self.runtime.clone();
         let seconds = i64::try_from(limit.as_secs().max(1)).unwrap_or(i64::MAX);
         let request = ExecSyncRequest { container_id: id.into(), cmd: command.to_vec(), timeout: seconds };
-        within("ExecSync", limit.saturating_add(GRACE), request, |r| async move { service.exec_sync(r).await }).await
+        let call = within("ExecSync", limit.saturating_add(GRACE), request, |r| async move { service.exec_sync(r).await });
+        self.observer.watch("exec_sync", call).await
     }
 
-    /// Subscribes to container events. [`Error::Unimplemented`] on runtimes before containerd 1.7.
-    ///
-    /// Older runtimes say so only in the stream's trailers, so that the first message is waited for elsewhere: see [`Events`].
-    pub async fn events(&self) -> Result<Events> {
-        let mut service = self.runtime.clone();
-        let send = service.get_container_events(GetEventsRequest {});
-        match tokio::time::timeout(LOOK, send).await {
-            Err(_) => Err(Error::Deadline { call: "GetContainerEvents", after: LOOK }),
-            Ok(answer) => answer.map(tonic::Response::into_inner).map_err(|status| Error::from_stream(&status)),
+    /// CRI's container events; not on containerd before 1.7.
+    pub fn container_events(&self) -> Events<ContainerEventResponse> {
+        events::container_events(self.runtime.clone())
+    }
+
+    /// containerd's own events, where the runtime is containerd.
+    pub fn task_events(&self) -> Events<TaskEvent> {
+        events::task_events(self.containerd.clone())
+    }
+}
+
+impl Observer {
+    async fn watch<T>(&self, name: &'static str, call: impl Future<Output = Result<T>>) -> Result<T> {
+        let began = Instant::now();
+        let answer = call.await;
+        if let Some(observe) = &self.0 {
+            observe(name, began.elapsed(), answer.is_err());
         }
+        answer
+    }
+}
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Observer")
     }
 }

@@ -1,0 +1,208 @@
+//! The whole node agent beside the real API server, on a real containerd. Needs root, containerd, runc and a static busybox.
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use api::{
+    k8s::api::core::v1::{ContainerStatus, Pod, ServiceAccount},
+    task::Group,
+};
+use apiserver::{
+    certs::{Certs, ServingNames},
+    engine::Engine,
+    identity::{Peer, User},
+    serve::in_process,
+};
+use client::kube::{
+    Api, Client,
+    api::{DeleteParams, ListParams, PostParams},
+};
+use futures::FutureExt;
+use kinds::auth::{self, Tokens};
+use serde_json::{Value, json};
+
+use crate::{
+    Agent, Config, Issued, clean, containerd,
+    metrics::{POD_START, RELIST},
+    run,
+    server::real::{IMAGE, image},
+    stop_pods,
+};
+
+const BOUND: Duration = Duration::from_secs(60);
+const NODE: &str = "n1";
+
+struct House {
+    dir: tempfile::TempDir,
+    admin: Client,
+    agent: Agent,
+    /// Of the node alone.
+    group: Group,
+}
+
+/// The control plane's door over the memory store: a client for each user.
+async fn door(dir: &Path, group: &Group) -> (Arc<Certs>, impl Fn(&str, &str) -> Client + use<>) {
+    let names = ServingNames::standard("host", &[IpAddr::from([127, 0, 0, 1])], None, "cluster.local");
+    let certs = Arc::new(Certs::open(&dir.join("tls"), &names).unwrap());
+    let tokens = Arc::new(Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public()).unwrap());
+    let config =
+        kinds::Config { service_cidr: "10.96.0.0/16".parse().unwrap(), node_ports: 30000..=32767, cluster_domain: "cluster.local".into() };
+    let store = Arc::new(store::memory::Memory::new());
+    let engine = Engine::new(store, kinds::all(&config, &tokens), auth::gates(&tokens), group.clone());
+    engine.set_schemas(kinds::schema::shapes());
+    engine.ready().await;
+    Box::pin(auth::bootstrap(&engine)).await.unwrap();
+    let client = move |name: &str, user_group: &str| {
+        let user = User { name: name.into(), groups: vec![user_group.into()], ..User::default() };
+        Client::new(in_process(apiserver::service(engine.clone()), Peer { certificate: Some(user), address: None }), "default")
+    };
+    (certs, client)
+}
+
+fn config(dir: &Path, certs: &Arc<Certs>) -> Config {
+    let mut config = Config::new(dir.join("agent"), NODE.into(), Arc::new(|_, _| Ok(())));
+    config.node_ips = vec![IpAddr::from([127, 0, 0, 1])];
+    config.program = "/bin/true".into();
+    config.address = "127.0.0.1:0".parse().unwrap();
+    config.client_ca_pem = certs.ca().to_owned();
+    let certs = certs.clone();
+    config.serving = Arc::new(move || {
+        let pair = certs.issue_node(NODE, &[IpAddr::from([127, 0, 0, 1])]).map_err(|e| e.to_string());
+        Box::pin(std::future::ready(pair.map(|p| Issued { chain_pem: p.certificate, key_pem: p.key })))
+    });
+    config
+}
+
+impl House {
+    async fn new() -> Self {
+        let _ = tracing_subscriber::fmt().with_test_writer().try_init();
+        let (dir, group) = (tempfile::tempdir().unwrap(), Group::new());
+        let (certs, client) = door(dir.path(), &group).await;
+        let admin = client("admin", "system:masters");
+        let account = serde_json::from_value::<ServiceAccount>(json!({"metadata": {"name": "default"}})).unwrap();
+        Api::<ServiceAccount>::namespaced(admin.clone(), "default").create(&PostParams::default(), &account).await.unwrap();
+        let as_node = client(&format!("system:node:{NODE}"), "system:nodes");
+        let caches = client::Caches::new(as_node.clone(), group.clone());
+        let config = config(dir.path(), &certs);
+        let layout = config.layout();
+        let agent = Box::pin(run(config, as_node, caches, group.clone())).await.unwrap();
+        containerd::import_image(&layout, &image(dir.path())).await.unwrap();
+        Self { dir, admin, agent, group }
+    }
+
+    fn agent_dir(&self) -> PathBuf {
+        self.dir.path().join("agent")
+    }
+
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.admin.clone(), "default")
+    }
+
+    /// One container on the host's network, bound to this node from the beginning.
+    async fn pod(&self, name: &str, policy: &str, script: &str, more: Value) {
+        let mut container = json!({"name": "c", "image": IMAGE, "command": ["sh", "-c", script]});
+        container.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let volumes = json!([{"name": "h", "hostPath": {"path": self.dir.path()}}]);
+        let spec = json!({"nodeName": NODE, "hostNetwork": true, "restartPolicy": policy, "automountServiceAccountToken": false,
+            "terminationGracePeriodSeconds": 1, "containers": [container], "volumes": volumes});
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec})).unwrap();
+        self.pods().create(&PostParams::default(), &pod).await.unwrap();
+    }
+
+    async fn until(&self, pod: &str, holds: impl Fn(&Pod) -> bool) -> Pod {
+        let mut last = None;
+        let waited = tokio::time::timeout(BOUND, async {
+            loop {
+                let now = self.pods().get(pod).await.unwrap();
+                if holds(&now) {
+                    return now;
+                }
+                last = now.status;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        let found = waited.await;
+        found.unwrap_or_else(|_| panic!("{pod}: not in time; its status is {last:#?}"))
+    }
+
+    async fn end(self) {
+        self.pods().delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
+        self.group.drain(Duration::from_secs(10)).await;
+        stop_pods(&self.agent_dir()).await.unwrap();
+        clean(&self.agent_dir()).await.unwrap();
+    }
+}
+
+fn container(pod: &Pod) -> ContainerStatus {
+    pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten()).next().cloned().unwrap_or_default()
+}
+
+fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
+}
+
+/// Reason and exit code of a container that has ended, now or before its last restart.
+fn ended(pod: &Pod) -> Option<(String, i32)> {
+    let status = container(pod);
+    let state = status.state.and_then(|s| s.terminated).or(status.last_state.and_then(|s| s.terminated));
+    state.map(|t| (t.reason.unwrap_or_default(), t.exit_code))
+}
+
+async fn in_a_house(checks: impl AsyncFnOnce(&House)) {
+    if !Path::new("/bin/busybox").exists() {
+        return eprintln!("skipped: no busybox");
+    }
+    let house = House::new().await;
+    let checked = std::panic::AssertUnwindSafe(Box::pin(checks(&house))).catch_unwind().await;
+    house.end().await;
+    checked.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_is_told_and_nothing_is_listed_for_it() {
+    in_a_house(async |house| {
+        // Longer than the lists at the start go on: only events can tell of these ends.
+        house.pod("ends", "Never", "sleep 3; exit 3", json!({})).await;
+        house.pod("again", "Always", "sleep 3; exit 4", json!({})).await;
+        let limits = json!({"resources": {"limits": {"memory": "24Mi"}}});
+        house.pod("eats", "Never", "sleep 3; x=0123456789abcdef; while true; do x=$x$x; done", limits.clone()).await;
+        house.pod("eats-again", "Always", "sleep 3; x=0123456789abcdef; while true; do x=$x$x; done", limits).await;
+        let pod = house.until("ends", |p| phase(p) == "Failed").await;
+        assert_eq!(ended(&pod), Some(("Error".into(), 3)));
+        house.until("again", |p| container(p).restart_count >= 1).await;
+        for eater in ["eats", "eats-again"] {
+            let pod = house.until(eater, |p| ended(p).is_some_and(|(reason, _)| reason == "OOMKilled")).await;
+            assert_eq!(ended(&pod), Some(("OOMKilled".into(), 137)), "{eater}");
+        }
+        let metrics = &house.agent.metrics;
+        assert!(metrics.count(RELIST, "") <= 2, "the runtime was listed {} times", metrics.count(RELIST, ""));
+        assert_eq!(metrics.count(POD_START, ""), 4);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_that_came_back_is_heard_again() {
+    in_a_house(async |house| {
+        let more = json!({"volumeMounts": [{"name": "h", "mountPath": "/h"}]});
+        for (name, file) in [("first", "a"), ("second", "b")] {
+            house.pod(name, "Never", &format!("while [ ! -e /h/{file} ]; do sleep 0.1; done; exit 7"), more.clone()).await;
+            house.until(name, |p| phase(p) == "Running").await;
+        }
+        let pid: i32 = std::fs::read_to_string(house.agent_dir().join("run/containerd/containerd.pid")).unwrap().trim().parse().unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+        // One ends while nobody listens, the other when containerd is back.
+        std::fs::write(house.dir.path().join("a"), "").unwrap();
+        house.until("first", |p| phase(p) == "Failed").await;
+        let before = house.agent.metrics.count(RELIST, "");
+        std::fs::write(house.dir.path().join("b"), "").unwrap();
+        let pod = house.until("second", |p| phase(p) == "Failed").await;
+        assert_eq!(ended(&pod), Some(("Error".into(), 7)));
+        assert!(house.agent.metrics.count(RELIST, "") <= before + 1, "it is listed again and again");
+    })
+    .await;
+}

@@ -37,8 +37,6 @@ use crate::{
 /// Answers of tasks; each pod has at most a worker, a look and a write under way.
 const EVENTS_MAX: usize = 1024;
 const FINDINGS_MAX: usize = 256;
-/// More than can end between a start and the moment that we hear of it.
-const EARLY_MAX: usize = 256;
 /// After an API call for a pod failed.
 const API_RETRY: Duration = Duration::from_secs(2);
 /// After the runtime did not answer.
@@ -98,7 +96,7 @@ pub(super) struct Loop {
     /// The pods that the runtime had when it was listed last; `None` before that.
     listed: Option<BTreeSet<String>>,
     /// What was told of parts that nobody knew: a worker may be about to say that it made them.
-    early: VecDeque<TaskEvent>,
+    pub(super) early: VecDeque<TaskEvent>,
     /// What the directory of manifests holds.
     pub(super) static_pods: Vec<Arc<Pod>>,
     timers: BTreeSet<(Timestamp, String)>,
@@ -290,27 +288,7 @@ impl Loop {
         self.listed = Some(listing.into_keys().collect());
     }
 
-    fn told(&mut self, event: TaskEvent) {
-        match self.entries.iter_mut().find_map(|(uid, e)| e.told(&event).then(|| uid.clone())) {
-            Some(uid) => self.look(&uid),
-            None => {
-                self.early.truncate(EARLY_MAX - 1);
-                self.early.push_front(event);
-            }
-        }
-    }
-
-    /// What was told of this pod's parts before they were known.
-    fn told_early(&mut self, uid: &str) {
-        let Some(entry) = self.entries.get_mut(uid) else { return };
-        let before = self.early.len();
-        self.early.retain(|event| !entry.told(event));
-        if self.early.len() < before {
-            self.look(uid);
-        }
-    }
-
-    fn look(&mut self, uid: &str) {
+    pub(super) fn look(&mut self, uid: &str) {
         self.look_after(uid, Duration::ZERO);
     }
 

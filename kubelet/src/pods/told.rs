@@ -12,7 +12,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{node_loop::Event, relist};
+use super::{
+    node_loop::{Event, Loop},
+    relist,
+};
 use crate::metrics::{Metrics, RELIST};
 
 /// Upstream's `eventedPlegRelistPeriod`.
@@ -27,6 +30,9 @@ const RETRY: Duration = Duration::from_secs(1);
 const BROKEN_MAX: u32 = 5;
 /// A stream that lasted longer is not one of a row.
 const LASTED: Duration = Duration::from_secs(60);
+
+/// More than can end between a start and the moment that the loop hears of it.
+const EARLY_MAX: usize = 256;
 
 /// What is followed, and for whom.
 pub struct Lookout {
@@ -153,4 +159,66 @@ async fn next<T>(events: &mut Option<Events<T>>) -> cri::Result<Option<T>> {
 fn stopped(event: &ContainerEventResponse) -> Option<TaskEvent> {
     let stopped = event.container_event_type() == ContainerEventType::ContainerStoppedEvent;
     stopped.then(|| TaskEvent::Ended { id: event.container_id.clone() })
+}
+
+impl Loop {
+    /// What was told goes to its pod, which is looked at.
+    pub(super) fn told(&mut self, event: TaskEvent) {
+        match self.entries.iter_mut().find_map(|(uid, e)| e.told(&event).then(|| uid.clone())) {
+            Some(uid) => self.look(&uid),
+            None => {
+                self.early.truncate(EARLY_MAX - 1);
+                self.early.push_front(event);
+            }
+        }
+    }
+
+    /// What was told of this pod's parts before they were known.
+    pub(super) fn told_early(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        let before = self.early.len();
+        self.early.retain(|event| !entry.told(event));
+        if self.early.len() < before {
+            self.look(uid);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+
+    use super::*;
+
+    fn events<T: Send + 'static>(all: Vec<cri::Result<T>>) -> Option<Events<T>> {
+        Some(stream::iter(all).chain(stream::pending()).boxed())
+    }
+
+    fn end(id: &str) -> TaskEvent {
+        TaskEvent::Ended { id: id.into() }
+    }
+
+    #[tokio::test]
+    async fn containerds_events_are_heard_where_cri_has_none() {
+        let by_cri = events(vec![Err(Error::Unimplemented("GetContainerEvents"))]);
+        let mut streams = Streams { by_cri, by_containerd: None };
+        assert!(matches!(streams.next().await, Ok(None)));
+        assert!(streams.are_none(), "neither is served: lists are read");
+        streams.by_containerd = events(vec![Ok(end("c"))]);
+        assert!(matches!(streams.next().await, Ok(Some(Event::Told(told))) if told == end("c")));
+    }
+
+    #[tokio::test]
+    async fn cris_events_go_first_but_for_memory() {
+        let oom = TaskEvent::OutOfMemory { id: "c".into() };
+        let by_containerd = events(vec![Ok(end("c")), Ok(oom.clone())]);
+        let mut streams = Streams { by_cri: events(vec![]), by_containerd };
+        assert!(matches!(streams.next().await, Ok(None)), "CRI will tell of it");
+        assert!(matches!(streams.next().await, Ok(Some(Event::Told(told))) if told == oom));
+        let stopped = ContainerEventType::ContainerStoppedEvent.into();
+        let event = ContainerEventResponse { container_id: "c".into(), container_event_type: stopped, ..ContainerEventResponse::default() };
+        streams.by_cri = events(vec![Ok(event), Err(Error::Unavailable("gone".into()))]);
+        assert!(matches!(streams.next().await, Ok(Some(Event::Told(told))) if told == end("c")));
+        assert!(matches!(streams.next().await, Err(Error::Unavailable(_))));
+    }
 }

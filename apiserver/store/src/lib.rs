@@ -13,6 +13,7 @@ pub mod etcd;
 pub mod faulty;
 mod index;
 mod local;
+mod log;
 pub mod memory;
 pub mod redb;
 

@@ -32,6 +32,8 @@ const BATCH_MAX: usize = 1024;
 pub(crate) trait Disk: Send {
     /// Makes all of `batches` durable, or none; blocks until it is so. `deadlines` holds the expiry (Unix seconds) of each key put with a TTL.
     fn commit(&mut self, batches: &[Arc<Vec<Event>>], deadlines: &HashMap<Arc<str>, u64>) -> Result<(), Error>;
+    /// Nothing more comes: leaves all in order for the next start.
+    fn close(&mut self) {}
 }
 
 /// What stood on disk at the start.
@@ -210,6 +212,7 @@ impl Writer {
             };
             let batch = first.into_iter().chain(work.try_iter().take(BATCH_MAX - 1));
             if let Some(closing) = self.carry_out(batch) {
+                self.disk.close();
                 self.index.write().close();
                 // Nobody waiting for the end is no error.
                 let _ = closing.send(());
@@ -321,7 +324,8 @@ impl Clock {
 fn carry_out_here(writer: &mut Option<Writer>, work: Work) -> Result<(), Error> {
     let closing = writer.as_mut().ok_or_else(closed)?.carry_out(std::iter::once(work));
     if let Some(closing) = closing {
-        if let Some(writer) = writer.take() {
+        if let Some(mut writer) = writer.take() {
+            writer.disk.close();
             writer.index.write().close();
         }
         // Nobody waiting for the end is no error.

@@ -1,7 +1,8 @@
-//! The embedded back end: memory is the database, a redb file is its durability.
+//! The embedded back end: memory is the database, its durability are a log that each commit is written to, and a redb file that takes
+//! over what the log holds once that is much: a tree of pages costs many writes where few keys change.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs,
     io::{self, Read},
     path::Path,
@@ -14,14 +15,19 @@ use redb::{Builder, Database, DatabaseError, Durability, ReadableDatabase, Reada
 use crate::{
     Entry, Error, Event, Rev,
     local::{Disk, Loaded, Local},
+    log::{Log, Plain, Told},
 };
 
 /// Key -> revision (8 bytes LE), deadline (Unix seconds, 8 bytes LE, 0 lasts), value.
 const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
 /// `format` -> [`FORMAT`]; `revision` -> the newest revision.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-const FORMAT: u64 = 1;
+/// 1 had no log.
+const FORMAT: u64 = 2;
 const FILE: &str = "skiff.redb";
+const LOG: &str = "skiff.log";
+/// A log of this size is taken over into the tree.
+const LOG_BYTES_MAX: u64 = 16 << 20;
 /// The index holds everything already; redb's own cache only has to hold the pages of a commit.
 const CACHE_BYTES: usize = 2 << 20;
 const MAGIC: &[u8; 9] = b"redb\x1A\x0A\xA9\x0D\x0A";
@@ -35,6 +41,13 @@ enum Fresh {
 
 struct RedbDisk {
     database: Database,
+    log: Log,
+    /// What the log holds and the tree does not, by key: `None` is gone.
+    ahead: BTreeMap<Arc<str>, Option<(Entry, u64)>>,
+    rev: Rev,
+    log_bytes_max: u64,
+    /// The log's size at which it is taken over.
+    full: u64,
 }
 
 /// Opens the store in `dir`, which is made where it does not exist.
@@ -45,16 +58,21 @@ pub fn open(dir: &Path) -> Result<Local, Error> {
     let file = dir.join(FILE);
     let fresh = check(dir, &file)?;
     let opened = if fresh == Fresh::Yes { builder().create(&file) } else { builder().open(&file) };
-    start(opened.map_err(|error| explain(&file, error))?, dir, fresh)
+    let opened = opened.map_err(|error| explain(&file, error))?;
+    start(opened, dir, fresh, LOG_BYTES_MAX, |path| Plain::open(path))
 }
 
-/// As [`open`], with something between redb and the file, which `backend` makes from the file's path.
-pub(crate) fn open_through<B: StorageBackend>(dir: &Path, backend: impl FnOnce(&Path) -> io::Result<B>) -> Result<Local, Error> {
+/// As [`open`], with something between us and the files, which `backend` makes from their paths, and a log of this size.
+pub(crate) fn open_through<B: StorageBackend>(
+    dir: &Path,
+    log_bytes_max: u64,
+    mut backend: impl FnMut(&Path) -> io::Result<B>,
+) -> Result<Local, Error> {
     let file = dir.join(FILE);
     let fresh = check(dir, &file)?;
-    let backend = backend(&file).map_err(|error| unusable(&file, &error))?;
-    let opened = builder().create_with_backend(backend);
-    start(opened.map_err(|error| explain(&file, error))?, dir, fresh)
+    let through = backend(&file).map_err(|error| unusable(&file, &error))?;
+    let opened = builder().create_with_backend(through).map_err(|error| explain(&file, error))?;
+    start(opened, dir, fresh, log_bytes_max, backend)
 }
 
 fn builder() -> Builder {
@@ -63,44 +81,112 @@ fn builder() -> Builder {
     builder
 }
 
-fn start(database: Database, dir: &Path, fresh: Fresh) -> Result<Local, Error> {
-    let file = dir.join(FILE);
-    if fresh == Fresh::Yes {
-        found(&database).map_err(|e| damaged(&file, &e))?;
-        fs::File::open(dir).and_then(|d| d.sync_all()).map_err(|e| unusable(dir, &e))?;
+fn start<B: StorageBackend>(
+    database: Database,
+    dir: &Path,
+    fresh: Fresh,
+    log_bytes_max: u64,
+    backend: impl FnOnce(&Path) -> io::Result<B>,
+) -> Result<Local, Error> {
+    let (file, path) = (dir.join(FILE), dir.join(LOG));
+    let (format, mut loaded) = match fresh {
+        Fresh::Yes => (None, Loaded::default()),
+        Fresh::No => load(&database, &file)?,
+    };
+    if format == Some(FORMAT) && !path.exists() {
+        return Err(damaged(&path, &"it is missing"));
     }
-    let loaded = load(&database, &file)?;
-    Ok(Local::start(Box::new(RedbDisk { database }), loaded))
+    let through = Box::new(backend(&path).map_err(|error| unusable(&path, &error))?);
+    let (log, told) = if format == Some(FORMAT) {
+        Log::open(through, loaded.rev).map_err(|error| damaged(&path, &error))?
+    } else {
+        let log = Log::create(through).map_err(|error| unusable(&path, &error))?;
+        fs::File::open(dir).and_then(|d| d.sync_all()).map_err(|e| unusable(dir, &e))?;
+        // From here on the log is a part of the store.
+        found(&database).map_err(|e| damaged(&file, &e))?;
+        (log, Told { changes: Vec::new(), rev: loaded.rev })
+    };
+    let ahead = take_in(&mut loaded, told);
+    let disk = RedbDisk { database, log, ahead, rev: loaded.rev, log_bytes_max, full: log_bytes_max };
+    Ok(Local::start(Box::new(disk), loaded))
+}
+
+/// Brings what stood in the tree up to what the log tells. Returns the difference.
+fn take_in(loaded: &mut Loaded, told: Told) -> BTreeMap<Arc<str>, Option<(Entry, u64)>> {
+    let ahead: BTreeMap<_, _> = told.changes.into_iter().map(|change| (change.key, change.put)).collect();
+    loaded.rev = told.rev;
+    if ahead.is_empty() {
+        return ahead;
+    }
+    loaded.entries.retain(|entry| !ahead.contains_key(&entry.key));
+    loaded.deadlines.retain(|key, _| !ahead.contains_key(key));
+    for (entry, deadline) in ahead.values().flatten() {
+        loaded.entries.push(entry.clone());
+        if *deadline != 0 {
+            loaded.deadlines.insert(entry.key.clone(), *deadline);
+        }
+    }
+    ahead
 }
 
 impl Disk for RedbDisk {
     fn commit(&mut self, batches: &[Arc<Vec<Event>>], deadlines: &HashMap<Arc<str>, u64>) -> Result<(), Error> {
-        self.write(batches, deadlines).map_err(|error| Error::Unavailable(format!("writing to disk failed: {error}")))
+        self.log.append(batches, deadlines).map_err(|error| Error::Unavailable(format!("writing to disk failed: {error}")))?;
+        for event in batches.iter().flat_map(|batch| batch.iter()) {
+            self.rev = event.rev();
+            let put = match event {
+                Event::Put { entry, .. } => Some((entry.clone(), deadlines.get(&entry.key).copied().unwrap_or(0))),
+                Event::Delete { .. } => None,
+            };
+            self.ahead.insert(event.key().clone(), put);
+        }
+        if self.log.len() > self.full {
+            self.take_over();
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        self.take_over();
     }
 }
 
 impl RedbDisk {
-    fn write(&self, batches: &[Arc<Vec<Event>>], deadlines: &HashMap<Arc<str>, u64>) -> Result<(), redb::Error> {
+    /// The tree takes over what the log holds. Where that fails the log has it still, and goes on.
+    fn take_over(&mut self) {
+        if self.ahead.is_empty() {
+            return;
+        }
+        match self.write() {
+            Ok(()) => self.full = self.log_bytes_max,
+            Err(error) => {
+                tracing::error!(%error, "the log could not be taken over into the tree; trying again when it has grown");
+                self.full = self.log.len() + self.log_bytes_max;
+            }
+        }
+    }
+
+    fn write(&mut self) -> Result<(), redb::Error> {
         let mut txn = self.database.begin_write()?;
         txn.set_durability(Durability::Immediate)?;
         {
-            let mut objects = txn.open_table(OBJECTS)?;
-            let mut newest = None;
-            for event in batches.iter().flat_map(|b| b.iter()) {
-                newest = Some(event.rev());
-                match event {
-                    Event::Put { entry, .. } => {
-                        let deadline = deadlines.get(&entry.key).copied().unwrap_or(0);
-                        objects.insert(&*entry.key, encode(entry, deadline).as_slice())?;
+            let (mut objects, mut row) = (txn.open_table(OBJECTS)?, Vec::new());
+            // In key order: each page is written once.
+            for (key, put) in &self.ahead {
+                match put {
+                    Some((entry, deadline)) => {
+                        encode(&mut row, entry, *deadline);
+                        objects.insert(&**key, row.as_slice())?;
                     }
-                    Event::Delete { key, .. } => drop(objects.remove(&**key)?),
+                    None => drop(objects.remove(&**key)?),
                 }
             }
-            if let Some(rev) = newest {
-                txn.open_table(META)?.insert("revision", rev)?;
-            }
+            txn.open_table(META)?.insert("revision", self.rev)?;
         }
-        Ok(txn.commit()?)
+        txn.commit()?;
+        self.log.clear()?;
+        self.ahead.clear();
+        Ok(())
     }
 }
 
@@ -134,11 +220,12 @@ fn found(database: &Database) -> Result<(), redb::Error> {
     Ok(txn.commit()?)
 }
 
-fn load(database: &Database, file: &Path) -> Result<Loaded, Error> {
+/// The format, and what stands in the tree.
+fn load(database: &Database, file: &Path) -> Result<(Option<u64>, Loaded), Error> {
     let (format, loaded) = read(database).map_err(|error| damaged(file, &error))?;
     match (format, loaded) {
-        (Some(FORMAT), Some(loaded)) => Ok(loaded),
-        (Some(FORMAT), None) => Err(damaged(file, &"an object in it is cut short")),
+        (Some(1..=FORMAT), Some(loaded)) => Ok((format, loaded)),
+        (Some(1..=FORMAT), None) => Err(damaged(file, &"an object in it is cut short")),
         (Some(other), _) => Err(Error::Unusable(format!(
             "{} has store format {other}, this skiff knows {FORMAT}: it was left untouched. Use the skiff that wrote it, or name another --data-dir.",
             file.display()
@@ -157,7 +244,7 @@ fn read(database: &Database) -> Result<(Option<u64>, Option<Loaded>), redb::Erro
     let format = meta.get("format")?.map(|v| v.value());
     let rev: Rev = meta.get("revision")?.map_or(0, |v| v.value());
     let mut loaded = Loaded { rev, ..Loaded::default() };
-    if format == Some(FORMAT) {
+    if matches!(format, Some(1..=FORMAT)) {
         for row in txn.open_table(OBJECTS)?.iter()? {
             let (key, value) = row?;
             let Some((entry, deadline)) = decode(key.value(), value.value()) else { return Ok((format, None)) };
@@ -170,12 +257,11 @@ fn read(database: &Database) -> Result<(Option<u64>, Option<Loaded>), redb::Erro
     Ok((format, Some(loaded)))
 }
 
-fn encode(entry: &Entry, deadline: u64) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEAD_BYTES + entry.value.len());
+fn encode(out: &mut Vec<u8>, entry: &Entry, deadline: u64) {
+    out.clear();
     out.extend_from_slice(&entry.rev.to_le_bytes());
     out.extend_from_slice(&deadline.to_le_bytes());
     out.extend_from_slice(&entry.value);
-    out
 }
 
 fn decode(key: &str, bytes: &[u8]) -> Option<(Entry, u64)> {

@@ -1,10 +1,11 @@
-//! A file, dice -> a file whose power goes at some sync: what was not yet synced is kept, lost or torn. For tests of the redb back end.
+//! Files, dice -> files whose power goes at some sync: what was not yet synced is kept, lost or torn. For tests of the redb back end.
 
 use std::{
     fs::{File, OpenOptions},
     io,
     os::unix::fs::FileExt,
     path::Path,
+    sync::Arc,
 };
 
 use parking_lot::Mutex;
@@ -15,6 +16,8 @@ use crate::{Error, local::Local};
 
 /// The smallest part that is written whole.
 const SECTOR: usize = 512;
+/// So little that the log is taken over several times in a test.
+const LOG_BYTES_MAX: u64 = 24 << 10;
 
 /// Opens the store in `dir` as [`crate::redb::open`] does, on a disk that fails at the sync after `syncs` good ones, and for ever after.
 ///
@@ -23,7 +26,8 @@ const SECTOR: usize = 512;
 /// # Errors
 /// As [`crate::redb::open`], and where the power goes before it is open.
 pub fn open(dir: &Path, syncs: u64, dice: Dice) -> Result<Local, Error> {
-    crate::redb::open_through(dir, |path| FailingFile::open(path, syncs, dice))
+    let power = Arc::new(Mutex::new(Power { syncs_left: syncs, dead: false, dice }));
+    crate::redb::open_through(dir, LOG_BYTES_MAX, |path| FailingFile::open(path, power.clone()))
 }
 
 #[derive(Debug)]
@@ -34,6 +38,11 @@ struct State {
     /// What a reader sees: the page cache.
     seen: Vec<u8>,
     unsynced: Vec<Write>,
+    power: Arc<Mutex<Power>>,
+}
+
+/// One for all files of the disk.
+struct Power {
     syncs_left: u64,
     dead: bool,
     dice: Dice,
@@ -45,11 +54,11 @@ enum Write {
 }
 
 impl FailingFile {
-    fn open(path: &Path, syncs_left: u64, dice: Dice) -> io::Result<Self> {
+    fn open(path: &Path, power: Arc<Mutex<Power>>) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let mut seen = vec![0; usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?];
         file.read_exact_at(&mut seen, 0)?;
-        Ok(Self(Mutex::new(State { file, seen, unsynced: Vec::new(), syncs_left, dead: false, dice })))
+        Ok(Self(Mutex::new(State { file, seen, unsynced: Vec::new(), power })))
     }
 }
 
@@ -81,8 +90,11 @@ impl StorageBackend for FailingFile {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.0.lock();
         let from = usize::try_from(offset).map_err(io::Error::other)?;
-        let part = state.alive()?.seen.get_mut(from..from + data.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-        part.copy_from_slice(data);
+        let seen = &mut state.alive()?.seen;
+        if seen.len() < from + data.len() {
+            seen.resize(from + data.len(), 0);
+        }
+        seen[from..from + data.len()].copy_from_slice(data);
         state.unsynced.push(Write::Bytes(offset, data.to_vec()));
         Ok(())
     }
@@ -90,28 +102,32 @@ impl StorageBackend for FailingFile {
 
 impl State {
     fn alive(&mut self) -> io::Result<&mut Self> {
-        if self.dead { Err(io::Error::other("the disk is gone")) } else { Ok(self) }
+        if self.power.lock().dead { Err(io::Error::other("the disk is gone")) } else { Ok(self) }
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        let unsynced = std::mem::take(&mut self.unsynced);
-        if self.syncs_left == 0 {
-            self.dead = true;
-            unsynced.into_iter().try_for_each(|write| self.perhaps(write))?;
+        if self.power.lock().goes() {
+            self.fall()?;
             return Err(io::Error::other("the power went"));
         }
-        self.syncs_left -= 1;
+        let unsynced = std::mem::take(&mut self.unsynced);
         unsynced.into_iter().try_for_each(|write| self.store(&write))?;
         self.file.sync_data()
     }
 
+    /// What becomes of the unsynced writes when the power is gone.
+    fn fall(&mut self) -> io::Result<()> {
+        let unsynced = std::mem::take(&mut self.unsynced);
+        unsynced.into_iter().try_for_each(|write| self.perhaps(write))
+    }
+
     fn perhaps(&mut self, write: Write) -> io::Result<()> {
-        let fate = (self.dice)();
+        let (fate, torn) = self.power.lock().throw();
         match (fate % 3, write) {
             (0, _) => Ok(()),
             (1, Write::Bytes(offset, mut bytes)) => {
                 let sectors = bytes.len().div_ceil(SECTOR) as u64;
-                bytes.truncate(usize::try_from((self.dice)() % (sectors + 1)).unwrap_or(0) * SECTOR);
+                bytes.truncate(usize::try_from(torn % (sectors + 1)).unwrap_or(0) * SECTOR);
                 self.store(&Write::Bytes(offset, bytes))
             }
             (_, write) => self.store(&write),
@@ -126,8 +142,31 @@ impl State {
     }
 }
 
+impl Power {
+    /// Whether it goes with this sync.
+    fn goes(&mut self) -> bool {
+        self.dead = self.syncs_left == 0;
+        self.syncs_left = self.syncs_left.saturating_sub(1);
+        self.dead
+    }
+
+    fn throw(&mut self) -> (u64, u64) {
+        ((self.dice)(), (self.dice)())
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        if self.power.lock().dead
+            && let Err(error) = self.fall()
+        {
+            tracing::error!(%error, "a failing disk failed in its own way");
+        }
+    }
+}
+
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("syncs_left", &self.syncs_left).field("dead", &self.dead).finish_non_exhaustive()
+        f.debug_struct("State").field("length", &self.seen.len()).finish_non_exhaustive()
     }
 }

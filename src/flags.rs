@@ -20,6 +20,8 @@ pub enum Verb {
     Up(UpFlags),
     /// Run the control plane alone, in the foreground (no root and no containerd needed)
     Server(ServerFlags),
+    /// Run simulated nodes for any cluster, in the foreground (--hollow N; no root and no containerd needed)
+    Agent(AgentVerbFlags),
     /// Print a kubeconfig for the cluster administrator, or merge it into a file
     Kubeconfig(KubeconfigFlags),
     /// Tell what this machine lacks for `skiff up`, and the command that mends it
@@ -112,6 +114,55 @@ pub struct AgentFlags {
     /// Port of the node agent's own server
     #[arg(long, value_name = "PORT", default_value_t = 10250)]
     pub kubelet_port: u16,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct AgentVerbFlags {
+    #[command(flatten)]
+    pub common: CommonFlags,
+    #[command(flatten)]
+    pub hollow: HollowFlags,
+    /// The cluster to join, and who we are there [default: $KUBECONFIG or ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The kubeconfig's context [default: its current one]
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+}
+
+/// Simulated nodes: docs/hollow.md.
+#[derive(Args, Clone, Debug)]
+pub struct HollowFlags {
+    /// Simulate that many nodes in this process
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub hollow: Option<u32>,
+    /// YAML file that says what becomes of hollow pods and nodes, when, and how likely [default: they run, end and go within seconds]
+    #[arg(long, value_name = "FILE")]
+    pub stages: Option<PathBuf>,
+    /// Hollow nodes are named <PREFIX>-0, <PREFIX>-1, ...
+    #[arg(long, value_name = "PREFIX", default_value = "hollow", value_parser = domain)]
+    pub hollow_prefix: String,
+    /// CPU of each hollow node
+    #[arg(long, value_name = "QUANTITY", default_value = "32", value_parser = quantity)]
+    pub hollow_cpu: String,
+    /// Memory of each hollow node
+    #[arg(long, value_name = "QUANTITY", default_value = "256Gi", value_parser = quantity)]
+    pub hollow_memory: String,
+    /// Pods that fit on each hollow node
+    #[arg(long, value_name = "N", default_value_t = 110, value_parser = clap::value_parser!(u32).range(0..=250))]
+    pub hollow_pods: u32,
+    /// Labels of the nodes (key=value, ...)
+    #[arg(long, value_name = "LABELS", value_delimiter = ',', value_parser = label)]
+    pub node_labels: Vec<String>,
+    /// Spread the hollow nodes over that many zones (topology.kubernetes.io/zone)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub zones: u32,
+    /// The dice of hollow pods: equal seeds, equal throws
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub hollow_seed: u64,
+    /// How long a node's Lease holds; it is renewed each quarter of that
+    #[arg(long, value_name = "SECONDS", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub node_lease_duration_seconds: u32,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -223,6 +274,16 @@ fn domain(text: &str) -> Result<String, String> {
     }
 }
 
+fn quantity(text: &str) -> Result<String, String> {
+    let parsed = api::quantity::Quantity::parse(text)?;
+    if parsed.is_negative() { Err("it must not be negative".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+fn label(text: &str) -> Result<String, String> {
+    let known = |(key, value): (&str, &str)| api::selector::is_label_key(key) && api::selector::is_label_value(value);
+    if text.split_once('=').is_some_and(known) { Ok(text.to_owned()) } else { Err("it must be a label, as in disk=ssd".to_owned()) }
+}
+
 /// An address, or a DNS name whose first label may be `*`.
 fn host(text: &str) -> Result<String, String> {
     let name = text.strip_prefix("*.").unwrap_or(text).to_lowercase();
@@ -294,6 +355,19 @@ mod tests {
         ] {
             assert!(!accepted(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn hollow_nodes_have_flags_that_are_checked() {
+        let accepted = |arg: &str| parse("{}", &["skiff", "agent", "--hollow=3", arg]).is_ok();
+        for good in ["--hollow-cpu=500m", "--hollow-memory=1Gi", "--node-labels=a=b,c.d/e=f", "--zones=3", "--hollow-prefix=a-b"] {
+            assert!(accepted(good), "{good}");
+        }
+        for bad in ["--hollow-cpu=-1", "--hollow-memory=much", "--node-labels=a", "--hollow-prefix=A_b", "--hollow-pods=251"] {
+            assert!(!accepted(bad), "{bad}");
+        }
+        let Verb::Agent(agent) = parse("hollow: 7\nnode-labels: [a=b]\n", &["skiff", "agent"]).unwrap().verb else { panic!() };
+        assert_eq!((agent.hollow.hollow, agent.hollow.node_labels), (Some(7), vec!["a=b".to_owned()]));
     }
 
     #[test]

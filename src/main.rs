@@ -5,6 +5,7 @@ mod check;
 mod dirs;
 mod down;
 mod flags;
+mod hollow;
 mod instance;
 mod kubeconfig;
 mod manifests;
@@ -43,6 +44,7 @@ fn run() -> anyhow::Result<ExitCode> {
     match cli.verb {
         Verb::Up(flags) => block_on(&flags.server.common.log_level.clone(), up::run(flags))?,
         Verb::Server(flags) => block_on(&flags.common.log_level.clone(), server::run(flags))?,
+        Verb::Agent(flags) => block_on(&flags.common.log_level.clone(), hollow::run(flags))?,
         Verb::Kubeconfig(flags) => kubeconfig::run(&flags)?,
         Verb::Check(_) => return Ok(if check::run() { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
         Verb::Down(flags) => block_on(&flags.common.log_level.clone(), down::down(flags))?,

@@ -31,7 +31,7 @@ pub fn tools() -> PathBuf {
 }
 
 /// The binary under test: `SKIFF_BIN`, else what `cargo build -p skiff` made.
-pub(crate) fn skiff() -> PathBuf {
+pub fn skiff() -> PathBuf {
     let bin = std::env::var_os("SKIFF_BIN").map_or_else(|| target().join("debug/skiff"), PathBuf::from);
     assert!(bin.is_file(), "{} is not there: run `cargo build -p skiff`, or name the binary in SKIFF_BIN", bin.display());
     bin

@@ -49,20 +49,39 @@ impl Watcher {
     /// Reads until it has seen so many events in all; `look` is given each line.
     pub async fn until(&mut self, events: usize, mut look: impl FnMut(&[u8])) -> anyhow::Result<()> {
         while self.seen.events < events {
-            let Self { conn, line, seen } = self;
-            let goes_on = conn
-                .piece(|piece| {
-                    lines(piece, line, |l| {
-                        seen.take(l);
-                        look(l);
-                    })
-                })
-                .await?;
-            if let Some(wrong) = &self.seen.wrong {
-                bail!("{wrong}");
-            }
-            ensure!(goes_on, "the watch ended after {} of {events} events", self.seen.events);
+            self.some(&mut look).await.with_context(|| format!("after {} of {events} events", self.seen.events))?;
         }
+        Ok(())
+    }
+
+    /// Reads until an event is what is waited for, or one is wrong.
+    pub async fn until_one(&mut self, mut is: impl FnMut(&[u8]) -> anyhow::Result<bool>) -> anyhow::Result<()> {
+        loop {
+            let mut found = Ok(false);
+            let look = |line: &[u8]| {
+                if matches!(found, Ok(false)) {
+                    found = is(line);
+                }
+            };
+            self.some(look).await?;
+            if found? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads what has come.
+    async fn some(&mut self, mut look: impl FnMut(&[u8])) -> anyhow::Result<()> {
+        let Self { conn, line, seen } = self;
+        let mut take = |l: &[u8]| {
+            seen.take(l);
+            look(l);
+        };
+        let goes_on = conn.piece(|piece| lines(piece, line, &mut take)).await?;
+        if let Some(wrong) = &self.seen.wrong {
+            bail!("{wrong}");
+        }
+        ensure!(goes_on, "the watch ended");
         Ok(())
     }
 }
@@ -106,10 +125,6 @@ impl Watchers {
         }
         Ok(())
     }
-
-    pub fn each(&self) -> impl Iterator<Item = &Seen> {
-        self.0.iter().map(|w| &w.seen)
-    }
 }
 
 impl Seen {
@@ -143,7 +158,7 @@ pub fn text_after<'a>(bytes: &'a [u8], key: &[u8]) -> Option<&'a str> {
     std::str::from_utf8(&rest[..memchr::memchr(b'"', rest)?]).ok()
 }
 
-fn lines(mut piece: &[u8], begun: &mut Vec<u8>, mut each: impl FnMut(&[u8])) {
+fn lines(mut piece: &[u8], begun: &mut Vec<u8>, each: &mut impl FnMut(&[u8])) {
     while let Some(end) = memchr::memchr(b'\n', piece) {
         if begun.is_empty() {
             each(&piece[..end]);
@@ -167,7 +182,7 @@ mod tests {
         let text = [line("ADDED", 5), line("BOOKMARK", 9), line("MODIFIED", 7)].concat();
         for cut in 1..text.len() {
             let (mut seen, mut begun) = (Seen::default(), Vec::new());
-            text.as_bytes().chunks(cut).for_each(|p| lines(p, &mut begun, |l| seen.take(l)));
+            text.as_bytes().chunks(cut).for_each(|p| lines(p, &mut begun, &mut |l: &[u8]| seen.take(l)));
             assert_eq!((seen.events, seen.revision, seen.wrong.clone()), (2, 7, None), "cut every {cut}");
             seen.take(line("DELETED", 6).trim().as_bytes());
             assert!(seen.wrong.is_some());

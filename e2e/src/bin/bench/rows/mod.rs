@@ -1,12 +1,20 @@
 //! The rows of the table, and what they have in common.
 
+mod crash;
+mod custom;
+mod dns;
+mod hollow;
 mod idle;
 mod leases;
 mod lists;
+mod namespaces;
 mod nodes;
 mod objects;
+mod pods;
+mod rollout;
 mod schedule;
 mod start;
+mod up;
 mod watches;
 mod writes;
 
@@ -40,6 +48,7 @@ macro_rules! row {
 pub const ROWS: &[Row] = &[
     row!("cold-start", start::cold, "exec to readyz, to the default ServiceAccount, to a first Deployment's pod bound"),
     row!("idle", idle::bare, "memory, CPU and bytes written of a server that has nothing to do"),
+    row!("idle-hollow", hollow::idle, "the same with 100 hollow nodes"),
     row!("loaded", idle::loaded, "memory with 1,000 nodes, 30,000 pods and 10,000 ConfigMaps"),
     row!("create", writes::create, "1 KiB ConfigMaps, durable, over 1, 64 and 512 connections"),
     row!("get", writes::get, "one of them"),
@@ -55,6 +64,13 @@ pub const ROWS: &[Row] = &[
     row!("schedule-spread", schedule::spread, "pods spread over zones with a skew of one"),
     row!("schedule-preempt", schedule::preemption, "pods that must evict others first"),
     row!("schedule-mixed", schedule::mixed, "a fifth of the pods fits nowhere"),
+    row!("rollout", rollout::deployment, "a Deployment from 0 to 2,000 replicas on 100 hollow nodes, a rolling update, deletion"),
+    row!("namespace", namespaces::delete, "deletion of a namespace with 5,000 pods, 5,000 ConfigMaps, 1,000 Services"),
+    row!("custom", custom::resources, "10,000 custom resources created, applied, listed"),
+    row!("crash", crash::kill_9, "kill -9 under load with 100,000 objects, until ready and listed again"),
+    row!("hollow", hollow::agent, "what the agent of 5,000 hollow nodes needs itself"),
+    row!("pods", pods::start, "30 pods one by one, 30 and 50 at once, on real containerd: create to Running"),
+    row!("dns", dns::queries, "questions to the cluster's DNS"),
 ];
 
 /// One run of a row on one side.

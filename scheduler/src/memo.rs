@@ -6,6 +6,7 @@ use crate::{
     ask::Ask,
     node::{Row, Slot},
     plugins::{PLUGINS, nodeaffinity},
+    ranking::Ranking,
     refusal::Refusal,
     table::Table,
     taints,
@@ -23,7 +24,19 @@ pub struct Memo {
 /// What each node says to one class of pods, other nodes aside.
 #[derive(Debug, Default)]
 pub struct Class {
-    cells: Vec<Cell>,
+    cells: Vec<Option<Cell>>,
+    /// The nodes that fit, by the sum of the scores that need no comparing.
+    pub ranking: Ranking,
+    /// How many nodes say so.
+    pub refusals: HashMap<Refusal, usize>,
+    /// The nodes where fewer pods could help.
+    pub resolvable: Ranking,
+    /// Nodes that fit and have a score that wants comparing, by plugin.
+    uneven: [usize; PLUGINS.len()],
+    /// Nodes that the pods' own node affinity rules out.
+    pub foreign: usize,
+    /// Nodes with a taint that the pods do not tolerate.
+    pub untolerated: usize,
     version: u64,
     images_version: u64,
     asked: u64,
@@ -61,26 +74,69 @@ impl Memo {
 
 impl Class {
     pub fn cell(&self, slot: Slot) -> Option<&Cell> {
-        self.cells.get(slot)
+        self.cells.get(slot)?.as_ref()
+    }
+
+    /// All nodes that fit have 0 of the plugin with this number.
+    pub fn is_even(&self, plugin: usize) -> bool {
+        self.uneven.get(plugin).is_none_or(|nodes| *nodes == 0)
     }
 
     fn refresh(&mut self, table: &Table, ask: &Ask) {
         let fresh = self.version == 0 || self.images_version != table.images_version;
         match table.changed_since(self.version).filter(|_| !fresh) {
             Some(changed) => changed.for_each(|slot| self.look(table, ask, slot)),
-            None => table.nodes().for_each(|row| self.look(table, ask, row.slot)),
+            None => {
+                *self = Self { asked: self.asked, ..Self::default() };
+                table.nodes().for_each(|row| self.look(table, ask, row.slot));
+            }
         }
         self.version = table.version();
         self.images_version = table.images_version;
     }
 
     fn look(&mut self, table: &Table, ask: &Ask, slot: Slot) {
-        let Some(row) = table.row(slot).filter(|r| r.exists) else { return };
+        let cell = table.row(slot).filter(|r| r.exists).map(|row| Cell::new(table, ask, row));
         if slot >= self.cells.len() {
-            self.cells.resize(slot + 1, Cell::default());
+            self.cells.resize(slot + 1, None);
         }
-        if let Some(cell) = self.cells.get_mut(slot) {
-            *cell = Cell::new(table, ask, row);
+        let Some(place) = self.cells.get_mut(slot) else { return };
+        if let Some(old) = std::mem::replace(place, cell) {
+            self.uncount(slot, &old);
+        }
+        self.count(slot);
+    }
+
+    fn count(&mut self, slot: Slot) {
+        let Some(Some(cell)) = self.cells.get(slot) else { return };
+        self.foreign += usize::from(!cell.affinity_matches);
+        self.untolerated += usize::from(!cell.taints_tolerated);
+        let Some(refusal) = &cell.refusal else {
+            self.uneven.iter_mut().zip(cell.wanting()).for_each(|(nodes, wants)| *nodes += usize::from(wants));
+            return self.ranking.put(slot, cell.total());
+        };
+        match self.refusals.get_mut(refusal) {
+            Some(nodes) => *nodes += 1,
+            None => drop(self.refusals.insert(refusal.clone(), 1)),
+        }
+        if refusal.resolvable {
+            self.resolvable.put(slot, 0);
+        }
+    }
+
+    fn uncount(&mut self, slot: Slot, old: &Cell) {
+        self.foreign -= usize::from(!old.affinity_matches);
+        self.untolerated -= usize::from(!old.taints_tolerated);
+        let Some(refusal) = &old.refusal else {
+            self.uneven.iter_mut().zip(old.wanting()).for_each(|(nodes, wants)| *nodes -= usize::from(wants));
+            return self.ranking.remove(slot);
+        };
+        self.resolvable.remove(slot);
+        if let Some(nodes) = self.refusals.get_mut(refusal) {
+            *nodes -= 1;
+            if *nodes == 0 {
+                self.refusals.remove(refusal);
+            }
         }
     }
 }
@@ -98,5 +154,16 @@ impl Cell {
         let affinity_matches = nodeaffinity::required_matches(info, &row.facts);
         let taints_tolerated = taints::untolerated(&row.facts.taints, info.tolerations()).is_none();
         Self { refusal, affinity_matches, taints_tolerated, scores }
+    }
+
+    /// By plugin: it has a score that wants comparing.
+    fn wanting(&self) -> impl Iterator<Item = bool> + '_ {
+        self.scores.iter().zip(PLUGINS).map(|(score, plugin)| *score != 0 && plugin.compares())
+    }
+
+    /// The sum of the scores that need no comparing.
+    fn total(&self) -> usize {
+        let known = self.scores.iter().zip(PLUGINS).filter(|(_, plugin)| !plugin.compares());
+        usize::try_from(known.map(|(score, plugin)| plugin.weight() * score).sum::<i64>()).unwrap_or(0)
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     cycle::Cycle,
     memo::Class,
     node::{Row, Slot},
-    plugins::{PLUGINS, nodeaffinity},
+    plugins::{PLUGINS, Plugin, nodeaffinity},
     preemption::{self, Preemption},
     refusal::{Diagnosis, Refusal},
     table::Table,
@@ -40,14 +40,6 @@ pub enum Nomination {
     Preempt(Preemption),
 }
 
-/// The nodes' answers to one pod.
-pub(crate) struct Answers<'a> {
-    pub feasible: Vec<Slot>,
-    pub refused: Vec<(Slot, Cow<'a, Refusal>)>,
-    /// Nodes that were not asked, and why.
-    pub absent: Option<String>,
-}
-
 /// Where the pod goes. Equal arguments give equal answers; `class` is the pod's, as the table is; `dice` break ties.
 pub fn plan(table: &Table, class: &Class, ask: &Ask, dice: u64) -> Outcome {
     if table.is_empty() {
@@ -60,11 +52,9 @@ pub fn plan(table: &Table, class: &Class, ask: &Ask, dice: u64) -> Outcome {
     if let Some(node) = nominated(&cycle) {
         return Outcome::Bind(node.name().to_owned());
     }
-    let answers = ask_nodes(&cycle);
-    match answers.feasible.as_slice() {
-        [] => diagnose(&cycle, &answers, dice),
-        [only] => bind(table, *only),
-        many => bind(table, best(&cycle, many, dice)),
+    match nodeaffinity::named(&ask.info) {
+        Some(names) => among_named(&cycle, &names, dice),
+        None => among_all(&cycle, dice),
     }
 }
 
@@ -115,50 +105,84 @@ fn nominated<'a>(cycle: &Cycle<'a>) -> Option<&'a Row> {
     cycle.table.find(name).filter(|row| answer(cycle, row).is_none())
 }
 
-fn ask_nodes<'a>(cycle: &Cycle<'a>) -> Answers<'a> {
-    let mut answers = Answers { feasible: Vec::new(), refused: Vec::new(), absent: None };
-    let mut put = |row: &Row| match answer(cycle, row) {
-        None => answers.feasible.push(row.slot),
-        Some(refusal) => answers.refused.push((row.slot, refusal)),
+fn among_all(cycle: &Cycle<'_>, dice: u64) -> Outcome {
+    let fits = |slot: &Slot| cycle.table.row(*slot).is_some_and(|row| answer(cycle, row).is_none());
+    let best = if compared(cycle).next().is_none() {
+        cycle.class.ranking.best_first(dice).find(fits)
+    } else {
+        let feasible: Vec<Slot> = cycle.class.ranking.slots().filter(fits).collect();
+        best(cycle, &feasible, dice)
     };
-    match nodeaffinity::named(&cycle.ask.info) {
-        Some(names) => {
-            names.iter().filter_map(|name| cycle.table.find(name)).for_each(&mut put);
-            answers.absent = Some(format!("node(s) didn't satisfy plugin(s) [{}]", nodeaffinity::NAME));
-        }
-        None => cycle.table.nodes().for_each(put),
-    }
-    answers
+    best.map_or_else(|| diagnose(cycle, dice), |slot| bind(cycle.table, slot))
 }
 
-fn best(cycle: &Cycle<'_>, nodes: &[Slot], dice: u64) -> Slot {
-    let mut totals = vec![0; nodes.len()];
+/// The pod's node affinity names the only nodes that could do.
+fn among_named(cycle: &Cycle<'_>, names: &BTreeSet<&str>, dice: u64) -> Outcome {
+    let (mut feasible, mut diagnosis, mut resolvable, mut asked) = (Vec::new(), Diagnosis::default(), Vec::new(), 0);
+    for row in names.iter().filter_map(|name| cycle.table.find(name)) {
+        asked += 1;
+        match answer(cycle, row) {
+            None => feasible.push(row.slot),
+            Some(refusal) => {
+                diagnosis.add(&refusal, 1);
+                resolvable.extend(refusal.resolvable.then_some(row.slot));
+            }
+        }
+    }
+    if let Some(slot) = best(cycle, &feasible, dice) {
+        return bind(cycle.table, slot);
+    }
+    diagnosis.plugins.insert(nodeaffinity::NAME);
+    diagnosis.count(&format!("node(s) didn't satisfy plugin(s) [{}]", nodeaffinity::NAME), cycle.table.len() - asked);
+    after_preemption(cycle, diagnosis, &resolvable, dice)
+}
+
+/// The plugins whose scores differ between nodes only when they are compared, with their numbers.
+fn compared<'a>(cycle: &'a Cycle<'_>) -> impl Iterator<Item = (usize, &'static dyn Plugin)> + 'a {
+    let plugins = PLUGINS.into_iter().enumerate().filter(|(_, p)| p.compares() && p.weight() > 0);
+    plugins.filter(|(at, p)| !(cycle.class.is_even(*at) && p.is_even(cycle)))
+}
+
+/// One with the highest score; all of `nodes` fit.
+fn best(cycle: &Cycle<'_>, nodes: &[Slot], dice: u64) -> Option<Slot> {
+    let totals = totals(cycle, nodes);
+    let top = totals.iter().copied().max()?;
+    let equal = totals.iter().filter(|t| **t == top).count();
+    let nth = usize::try_from(dice % equal.max(1) as u64).unwrap_or(0);
+    totals.iter().zip(nodes).filter(|(t, _)| **t == top).nth(nth).map(|(_, slot)| *slot)
+}
+
+fn totals(cycle: &Cycle<'_>, nodes: &[Slot]) -> Vec<i64> {
+    let mut totals: Vec<i64> = nodes.iter().map(|slot| i64::try_from(cycle.class.ranking.score(*slot)).unwrap_or(i64::MAX)).collect();
     let mut scores = Vec::with_capacity(nodes.len());
-    for (at, plugin) in PLUGINS.iter().enumerate().filter(|(_, p)| p.weight() > 0) {
+    for (at, plugin) in compared(cycle) {
         scores.clear();
-        scores.extend(nodes.iter().map(|slot| cycle.class.cell(*slot).and_then(|c| c.scores.get(at)).copied().unwrap_or(0)));
+        if cycle.class.is_even(at) {
+            scores.resize(nodes.len(), 0);
+        } else {
+            scores.extend(nodes.iter().map(|slot| cycle.class.cell(*slot).and_then(|c| c.scores.get(at)).copied().unwrap_or(0)));
+        }
         plugin.compare(cycle, nodes, &mut scores);
         totals.iter_mut().zip(&scores).for_each(|(total, score)| *total += plugin.weight() * score);
     }
-    let top = totals.iter().copied().max().unwrap_or(0);
-    let equal = totals.iter().filter(|t| **t == top).count();
-    let nth = usize::try_from(dice % equal.max(1) as u64).unwrap_or(0);
-    let chosen = totals.iter().zip(nodes).filter(|(t, _)| **t == top).nth(nth);
-    chosen.map_or(0, |(_, slot)| *slot)
+    totals
 }
 
 fn bind(table: &Table, slot: Slot) -> Outcome {
     Outcome::Bind(table.row(slot).map(|r| r.name().to_owned()).unwrap_or_default())
 }
 
-fn diagnose(cycle: &Cycle<'_>, answers: &Answers<'_>, dice: u64) -> Outcome {
+/// Why no node fits. What single nodes said is counted already; the rest said no because of others.
+fn diagnose(cycle: &Cycle<'_>, dice: u64) -> Outcome {
     let mut diagnosis = Diagnosis::default();
-    answers.refused.iter().for_each(|(_, refusal)| diagnosis.add(refusal));
-    if let Some(reason) = &answers.absent {
-        diagnosis.plugins.insert(nodeaffinity::NAME);
-        diagnosis.count(reason, cycle.table.len() - answers.refused.len());
+    cycle.class.refusals.iter().for_each(|(refusal, nodes)| diagnosis.add(refusal, *nodes));
+    let mut resolvable: Vec<Slot> = cycle.class.resolvable.slots().collect();
+    for row in cycle.class.ranking.slots().filter_map(|slot| cycle.table.row(slot)) {
+        if let Some(refusal) = answer(cycle, row) {
+            diagnosis.add(&refusal, 1);
+            resolvable.extend(refusal.resolvable.then_some(row.slot));
+        }
     }
-    let resolvable: Vec<Slot> = answers.refused.iter().filter(|(_, r)| r.resolvable).map(|(slot, _)| *slot).collect();
     after_preemption(cycle, diagnosis, &resolvable, dice)
 }
 

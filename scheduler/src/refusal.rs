@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Why one plugin does not want the pod on a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Refusal {
     pub plugin: &'static str,
     /// Fewer pods on the node could help (upstream's `Unschedulable`, as against `UnschedulableAndUnresolvable`).
@@ -32,9 +32,10 @@ impl Refusal {
 }
 
 impl Diagnosis {
-    pub fn add(&mut self, refusal: &Refusal) {
+    /// So many nodes say so.
+    pub fn add(&mut self, refusal: &Refusal, nodes: usize) {
         self.plugins.insert(refusal.plugin);
-        refusal.reasons.iter().for_each(|r| self.count(r, 1));
+        refusal.reasons.iter().for_each(|r| self.count(r, nodes));
     }
 
     pub fn count(&mut self, reason: &str, nodes: usize) {
@@ -69,7 +70,7 @@ mod tests {
         let mut diagnosis = Diagnosis::default();
         diagnosis.count("b", 10);
         diagnosis.count("a", 9);
-        diagnosis.add(&Refusal { plugin: "X", resolvable: true, reasons: vec!["a".into(), "c".into()] });
+        diagnosis.add(&Refusal { plugin: "X", resolvable: true, reasons: vec!["a".into(), "c".into()] }, 1);
         assert_eq!(diagnosis.message(21), "0/21 nodes are available: 1 c, 10 a, 10 b.");
         diagnosis.of_all = Some("no".into());
         assert_eq!(diagnosis.message(21), "0/21 nodes are available: no.");

@@ -91,6 +91,22 @@ impl World {
         self.refusals(said).into_iter().filter(|(_, refusal)| refusal.is_none()).map(|(node, _)| node).collect()
     }
 
+    /// The nodes that fit, with all scores of all plugins: nothing is left out because it would make no difference.
+    fn totals(&mut self, said: &Value) -> Vec<(String, i64)> {
+        let ask = Ask::new(&mut self.table, Arc::new(pod(said)), None);
+        let class = self.memo.class(&self.table, &ask);
+        let cycle = Cycle::new(&self.table, class, &ask);
+        let fitting: Vec<&Row> = self.table.nodes().filter(|row| fits(&cycle, row).is_none()).collect();
+        let nodes: Vec<usize> = fitting.iter().map(|row| row.slot).collect();
+        let mut totals = vec![0; nodes.len()];
+        for plugin in PLUGINS.iter().filter(|p| p.weight() > 0) {
+            let mut scores: Vec<i64> = fitting.iter().map(|row| plugin.score(&ask.info, row, &self.table)).collect();
+            plugin.compare(&cycle, &nodes, &mut scores);
+            totals.iter_mut().zip(scores).for_each(|(total, score)| *total += plugin.weight() * score);
+        }
+        fitting.iter().map(|row| row.name().to_owned()).zip(totals).collect()
+    }
+
     pub fn scores(&mut self, plugin: &dyn Plugin, said: &Value) -> Vec<(String, i64)> {
         let ask = Ask::new(&mut self.table, Arc::new(pod(said)), None);
         let class = self.memo.class(&self.table, &ask);
@@ -119,36 +135,59 @@ fn merge(into: &mut Value, from: &Value) {
 enum Step {
     Node { name: u8, cpu: i64, cordoned: bool },
     NodeGone(u8),
-    Pod { cpu: i64, port: Option<i32>, app: u8, far: bool, spread: bool },
+    Pod { cpu: i64, port: Option<i32>, app: u8, about: About },
     PodGone(u8),
+}
+
+/// What the pod says about its like.
+#[derive(Clone, Copy, Debug)]
+enum About {
+    Nothing,
+    Far,
+    Near,
+    Likes,
+    Spread,
+    SoftlySpread,
+    /// Both, and on each node of its own.
+    SpreadOverNodes,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        2 => (0..5u8, 1..6i64, any::<bool>()).prop_map(|(name, cpu, cordoned)| Step::Node { name, cpu, cordoned }),
-        1 => (0..5u8).prop_map(Step::NodeGone),
-        6 => (0..4i64, proptest::option::of(80..82i32), 0..2u8, any::<bool>(), any::<bool>())
-            .prop_map(|(cpu, port, app, far, spread)| Step::Pod { cpu, port, app, far, spread }),
+        2 => (0..6u8, 1..6i64, any::<bool>()).prop_map(|(name, cpu, cordoned)| Step::Node { name, cpu, cordoned }),
+        1 => (0..6u8).prop_map(Step::NodeGone),
+        6 => (0..4i64, proptest::option::of(80..82i32), 0..2u8, about()).prop_map(|(cpu, port, app, about)| Step::Pod { cpu, port, app, about }),
         2 => any::<u8>().prop_map(Step::PodGone),
     ];
     proptest::collection::vec(step, 1..60)
 }
 
+fn about() -> impl Strategy<Value = About> {
+    use About::{Far, Likes, Near, Nothing, SoftlySpread, Spread, SpreadOverNodes};
+    proptest::sample::select(vec![Nothing, Nothing, Far, Near, Likes, Spread, SoftlySpread, SpreadOverNodes])
+}
+
 fn pod_json(name: usize, step: &Step) -> Value {
-    let Step::Pod { cpu, port, app, far, spread } = step else { panic!("no pod") };
+    let Step::Pod { cpu, port, app, about } = step else { panic!("no pod") };
     let labels = json!({"app": app.to_string()});
     let ports: Vec<Value> = port.iter().map(|p| json!({"containerPort": p, "hostPort": p})).collect();
     let containers = json!([{"name": "c", "image": "i", "ports": ports, "resources": {"requests": {"cpu": cpu.to_string()}}}]);
     let mut out = json!({"metadata": {"name": format!("p{name}"), "labels": labels}, "spec": {"containers": containers}});
-    let selector = json!({"matchLabels": labels});
-    if *far {
-        out["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] =
-            json!([{"topologyKey": "zone", "labelSelector": selector}]);
-    }
-    if *spread {
-        out["spec"]["topologySpreadConstraints"] =
-            json!([{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": selector}]);
-    }
+    let term = json!({"topologyKey": "zone", "labelSelector": {"matchLabels": labels}});
+    let evenly = |key: &str, otherwise: &str| json!({"maxSkew": 1, "topologyKey": key, "whenUnsatisfiable": otherwise, "labelSelector": {"matchLabels": labels}});
+    let (affinity, spread) = match about {
+        About::Nothing => (json!({}), json!([])),
+        About::Far => (json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}), json!([])),
+        About::Near => (json!({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}), json!([])),
+        About::Likes => {
+            let preferred = json!([{"weight": 3, "podAffinityTerm": term}]);
+            (json!({"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}), json!([]))
+        }
+        About::Spread => (json!({}), json!([evenly("zone", "DoNotSchedule")])),
+        About::SoftlySpread => (json!({}), json!([evenly("zone", "ScheduleAnyway")])),
+        About::SpreadOverNodes => (json!({}), json!([evenly("zone", "DoNotSchedule"), evenly("name", "DoNotSchedule")])),
+    };
+    (out["spec"]["affinity"], out["spec"]["topologySpreadConstraints"]) = (affinity, spread);
     out
 }
 
@@ -164,14 +203,23 @@ proptest! {
             match step {
                 Step::Node { name, cpu, cordoned } => {
                     let cpu = *sizes.entry(*name).or_insert(*cpu);
-                    world.set(&json!({"metadata": {"name": format!("n{name}"), "labels": {"zone": (name % 3).to_string()}},
+                    // A cordon comes with another zone, and some nodes have none.
+                    let mut labels = json!({"name": format!("n{name}"), "zone": ((name + u8::from(*cordoned)) % 3).to_string()});
+                    if *name == 4 {
+                        labels.as_object_mut().unwrap().remove("zone");
+                    }
+                    world.set(&json!({"metadata": {"name": format!("n{name}"), "labels": labels},
                         "spec": {"unschedulable": cordoned}, "status": {"allocatable": {"cpu": cpu.to_string(), "memory": "8Gi", "pods": "3"}}}));
                 }
                 Step::NodeGone(name) => drop(world.table.remove_node(&format!("n{name}"))),
                 Step::Pod { .. } => {
                     let said = pod_json(at, step);
                     let outcome = world.plan(&said, dice);
-                    prop_assert_eq!(&outcome, &afresh(&world, &bound, &said, dice), "{:?}", step);
+                    match (&outcome, afresh(&world, &bound, &said, dice)) {
+                        (Outcome::Bind(node), Ok(best)) => prop_assert!(best.contains(node), "{:?}: {} is not of {:?}", step, node, best),
+                        (_, Err(refused)) => prop_assert_eq!(&outcome, &refused, "{:?}", step),
+                        (_, Ok(best)) => prop_assert!(false, "{:?}: {:?}, but {:?} would do", step, outcome, best),
+                    }
                     if let Outcome::Bind(node) = outcome {
                         world.table.assume(Arc::new(pod(&said)), &node);
                         bound.push((format!("p{at}"), node, said));
@@ -193,8 +241,8 @@ proptest! {
     }
 }
 
-/// The answer of a table that was just built from the same nodes and pods, in the same order.
-fn afresh(world: &World, bound: &[(String, String, Value)], said: &Value, dice: u64) -> Outcome {
+/// The best nodes, or the refusal, of a table that was just built from the same nodes and pods: every node is asked by every plugin.
+fn afresh(world: &World, bound: &[(String, String, Value)], said: &Value, dice: u64) -> Result<Vec<String>, Outcome> {
     let mut fresh = World::default();
     for row in world.table.nodes() {
         fresh.table.set_node((*row.facts).clone());
@@ -202,5 +250,7 @@ fn afresh(world: &World, bound: &[(String, String, Value)], said: &Value, dice: 
     for (_, node, said) in bound {
         fresh.table.put_pod(Arc::new(pod(said)), node);
     }
-    fresh.plan(said, dice)
+    let (totals, outcome) = (fresh.totals(said), fresh.plan(said, dice));
+    let top = totals.iter().map(|(_, total)| *total).max().ok_or(outcome)?;
+    Ok(totals.into_iter().filter(|(_, total)| *total == top).map(|(node, _)| node).collect())
 }

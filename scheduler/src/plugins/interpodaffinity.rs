@@ -124,6 +124,15 @@ impl Plugin for InterPodAffinity {
         2
     }
 
+    fn compares(&self) -> bool {
+        true
+    }
+
+    fn is_even(&self, cycle: &Cycle<'_>) -> bool {
+        let pulled = || cycle.table.terms.about(&cycle.ask.info, &cycle.table.namespaces).any(|g| matches!(g.force, Force::Pulls(_)));
+        cycle.ask.wishes.preferred.is_empty() && !pulled()
+    }
+
     fn compare(&self, cycle: &Cycle<'_>, nodes: &[Slot], scores: &mut [i64]) {
         let table = cycle.table;
         let mut pulls = Vec::new();

@@ -67,7 +67,17 @@ pub trait Plugin: Sync {
         0
     }
 
-    /// Makes what was remembered of the nodes that fit into scores from 0 to [`SCORE_MAX`].
+    /// Scores say nothing before they were compared with other nodes'.
+    fn compares(&self) -> bool {
+        false
+    }
+
+    /// Comparing would make all nodes equal, if all that was remembered is 0.
+    fn is_even(&self, _cycle: &Cycle<'_>) -> bool {
+        true
+    }
+
+    /// Makes what was remembered of the nodes that fit into scores from 0 to [`SCORE_MAX`]. Called where [`Plugin::compares`].
     fn compare(&self, _cycle: &Cycle<'_>, _nodes: &[Slot], _scores: &mut [i64]) {}
 
     /// Whether the change could make the plugin take the pod that it refused.

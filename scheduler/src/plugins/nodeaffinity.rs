@@ -41,6 +41,10 @@ impl Plugin for NodeAffinity {
         matching.map(|p| i64::from(p.weight)).sum()
     }
 
+    fn compares(&self) -> bool {
+        true
+    }
+
     fn compare(&self, _cycle: &Cycle<'_>, _nodes: &[Slot], scores: &mut [i64]) {
         stretch(scores, Order::MoreIsBetter);
     }

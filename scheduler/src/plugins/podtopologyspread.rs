@@ -175,6 +175,14 @@ impl Plugin for PodTopologySpread {
         2
     }
 
+    fn compares(&self) -> bool {
+        true
+    }
+
+    fn is_even(&self, cycle: &Cycle<'_>) -> bool {
+        cycle.ask.spread.soft.is_empty()
+    }
+
     fn compare(&self, cycle: &Cycle<'_>, nodes: &[Slot], scores: &mut [i64]) {
         let spread = &cycle.ask.spread;
         if spread.soft.is_empty() {

@@ -36,6 +36,10 @@ impl Plugin for TaintToleration {
         i64::try_from(taints::disliked(&node.facts.taints, &tolerations)).unwrap_or(i64::MAX)
     }
 
+    fn compares(&self) -> bool {
+        true
+    }
+
     fn compare(&self, _cycle: &Cycle<'_>, _nodes: &[Slot], scores: &mut [i64]) {
         stretch(scores, Order::LessIsBetter);
     }

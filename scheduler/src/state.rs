@@ -1,0 +1,215 @@
+//! Changes of nodes and pods, and the next pod -> what is to be written. All that the scheduler knows; no I/O, time and dice come in.
+
+use std::sync::Arc;
+
+use api::{
+    k8s::api::core::v1::{Node, Pod},
+    selector::Labels,
+};
+use tokio::time::Instant;
+
+use crate::{
+    ask::Ask,
+    memo::Memo,
+    node::Facts,
+    plan::{Nomination, Outcome, Refused, plan},
+    plugins::Change,
+    pod::{PodInfo, is_ours, is_over, node_of},
+    queue::{Ended, Queue, Tried},
+    table::{NodeChange, PodChange, Table},
+};
+
+#[derive(Default)]
+pub struct State {
+    pub table: Table,
+    pub queue: Queue,
+    memo: Memo,
+}
+
+/// What one try wants written.
+pub enum Todo {
+    Bind(Tried, String),
+    /// The pod stays where it is; the refusal is told.
+    Tell(Arc<PodInfo>, Box<Refused>),
+    Skip(Arc<PodInfo>),
+}
+
+impl State {
+    /// Decides about the next pod; the decision holds in the table before anybody else decides. `siblings`: see [`Ask::new`].
+    pub fn next(&mut self, now: Instant, siblings: impl FnOnce(&Pod) -> Option<Labels>, dice: u64) -> Option<Todo> {
+        let tried = loop {
+            let tried = self.queue.pop(now)?;
+            if !self.table.is_assumed(&tried.info.key) {
+                break tried;
+            }
+        };
+        if tried.info.terminating {
+            return Some(Todo::Skip(tried.info));
+        }
+        let siblings = siblings(&tried.info.pod);
+        Some(self.decide(tried, siblings, dice))
+    }
+
+    fn decide(&mut self, tried: Tried, siblings: Option<Labels>, dice: u64) -> Todo {
+        let info = tried.info.clone();
+        let ask = Ask::new(&mut self.table, info.clone(), siblings);
+        let class = self.memo.class(&self.table, &ask);
+        match plan(&self.table, class, &ask, dice) {
+            Outcome::Bind(node) => {
+                self.table.nominate(&info, None);
+                self.table.assume(info.clone(), &node);
+                self.queue.changed(&Change::PodPlaced(&info), Instant::now());
+                Todo::Bind(tried, node)
+            }
+            Outcome::Refused(refused) => {
+                let plugins = refused.plugins.clone();
+                let ended = match &refused.nomination {
+                    Nomination::Keep => Ended::Refused(plugins),
+                    Nomination::Clear => {
+                        self.table.nominate(&info, None);
+                        Ended::Refused(plugins)
+                    }
+                    Nomination::Preempt(preemption) => {
+                        self.table.nominate(&info, Some(&preemption.node));
+                        Ended::Preempting(plugins)
+                    }
+                };
+                self.queue.back(tried, ended, Instant::now());
+                Todo::Tell(info, refused)
+            }
+        }
+    }
+
+    pub fn node_changed(&mut self, old: Option<&Arc<Node>>, new: Option<&Arc<Node>>) {
+        let now = Instant::now();
+        match (old, new) {
+            (_, Some(node)) => match self.table.set_node(Facts::new(node)) {
+                Some(NodeChange::Added(facts)) => self.queue.changed(&Change::NodeAdded(&facts), now),
+                Some(NodeChange::Changed(old, new)) => self.queue.changed(&Change::NodeChanged(&old, &new), now),
+                None => {}
+            },
+            (Some(node), None) => {
+                let name = node.metadata.name.as_deref().unwrap_or("");
+                if let Some(facts) = self.table.remove_node(name) {
+                    self.queue.changed(&Change::NodeGone(&facts), now);
+                }
+            }
+            (None, None) => {}
+        }
+    }
+
+    pub fn pod_changed(&mut self, old: Option<&Arc<Pod>>, new: Option<&Arc<Pod>>) {
+        let now = Instant::now();
+        let same = old.zip(new).is_some_and(|(old, new)| old.metadata.uid == new.metadata.uid);
+        if let Some(old) = old.filter(|_| !same) {
+            self.pod_gone(&Arc::new(PodInfo::new(old)), now);
+        }
+        let Some(new) = new else { return };
+        let info = Arc::new(PodInfo::new(new));
+        if is_over(new) {
+            return self.pod_gone(&info, now);
+        }
+        match node_of(new) {
+            Some(node) => {
+                self.queue.remove(&info.key);
+                self.table.nominate(&info, None);
+                match self.table.put_pod(info.clone(), node) {
+                    PodChange::Changed(before) => self.queue.changed(&Change::PodChanged(&before, &info), now),
+                    PodChange::Placed => self.queue.changed(&Change::PodPlaced(&info), now),
+                    PodChange::Same => {}
+                }
+            }
+            // One that is assumed shows itself bound, or its binding fails.
+            None if is_ours(new) && !self.table.is_assumed(&info.key) => {
+                // What we nominated ourselves is not in the object yet.
+                let before = old.filter(|_| same).and_then(|o| o.status.as_ref()?.nominated_node_name.as_deref());
+                if before != info.nominated() {
+                    self.table.nominate(&info, info.nominated());
+                }
+                self.queue.put(info, now);
+            }
+            None => {}
+        }
+    }
+
+    fn pod_gone(&mut self, info: &Arc<PodInfo>, now: Instant) {
+        self.queue.remove(&info.key);
+        // Weaker pods kept away from the node that was meant for it.
+        let expected = self.table.nominated_node(&info.key).is_some();
+        self.table.nominate(info, None);
+        if self.table.take_pod(&info.key).is_some() || expected {
+            self.queue.changed(&Change::PodGone(info), now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{node, pod};
+    use serde_json::json;
+
+    fn asking(name: &str, cpu: &str, node: &str, phase: &str) -> Arc<Pod> {
+        let containers = json!([{"name": "c", "resources": {"requests": {"cpu": cpu}}}]);
+        let said = json!({"metadata": {"name": name, "uid": name}, "spec": {"containers": containers, "nodeName": node}, "status": {"phase": phase}});
+        pod(&said).pod
+    }
+
+    fn state(cpu: &str) -> State {
+        let mut state = State::default();
+        let said = json!({"metadata": {"name": "a"}, "status": {"allocatable": {"cpu": cpu, "pods": "10"}}});
+        state.node_changed(None, Some(&Arc::new(node(&said))));
+        state
+    }
+
+    /// The next pod, and the node it gets.
+    fn step(state: &mut State) -> Option<(String, Option<String>)> {
+        let tried = state.queue.pop(Instant::now())?;
+        let name = tried.info.key.name.clone();
+        match state.decide(tried, None, 0) {
+            Todo::Bind(_, node) => Some((name, Some(node))),
+            _ => Some((name, None)),
+        }
+    }
+
+    #[test]
+    fn pods_that_end_make_room() {
+        let mut state = state("2");
+        let (running, over) = (asking("old", "2", "a", "Running"), asking("old", "2", "a", "Succeeded"));
+        state.pod_changed(None, Some(&running));
+        state.pod_changed(None, Some(&asking("new", "1", "", "Pending")));
+        assert_eq!(step(&mut state), Some(("new".into(), None)));
+        assert_eq!(step(&mut state), None);
+        state.pod_changed(Some(&running), Some(&over));
+        assert_eq!(step(&mut state), Some(("new".into(), Some("a".into()))));
+        state.pod_changed(Some(&over), None);
+        assert_eq!(state.table.find("a").unwrap().used.milli_cpu, 1000, "what was over is not taken away twice");
+    }
+
+    #[test]
+    fn an_assumed_pod_is_not_tried_again() {
+        let mut state = state("2");
+        let pending = asking("p", "1", "", "Pending");
+        state.pod_changed(None, Some(&pending));
+        assert_eq!(step(&mut state), Some(("p".into(), Some("a".into()))));
+        state.pod_changed(Some(&pending), Some(&pending));
+        assert_eq!(step(&mut state), None);
+        state.pod_changed(Some(&pending), None);
+        assert_eq!(state.table.find("a").unwrap().used.milli_cpu, 0);
+    }
+
+    #[test]
+    fn a_nominated_pod_that_is_deleted_frees_its_place() {
+        let mut state = state("2");
+        let mut strong = (*asking("strong", "2", "", "Pending")).clone();
+        strong.spec.as_mut().unwrap().priority = Some(9);
+        strong.spec.as_mut().unwrap().scheduling_gates = serde_json::from_value(json!([{"name": "g"}])).unwrap();
+        strong.status.as_mut().unwrap().nominated_node_name = Some("a".into());
+        let strong = Arc::new(strong);
+        state.pod_changed(None, Some(&strong));
+        state.pod_changed(None, Some(&asking("weak", "1", "", "Pending")));
+        assert_eq!(step(&mut state), Some(("weak".into(), None)));
+        state.pod_changed(Some(&strong), None);
+        assert_eq!(step(&mut state), Some(("weak".into(), Some("a".into()))));
+    }
+}

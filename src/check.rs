@@ -50,7 +50,7 @@ fn needs() -> Vec<Need> {
         Need {
             what: "cgroups",
             met: Path::new("/sys/fs/cgroup").read_dir().is_ok_and(|mut d| d.next().is_some()),
-            mend: "mount /sys/fs/cgroup",
+            mend: "mount -t cgroup2 cgroup2 /sys/fs/cgroup",
         },
         Need { what: "network namespaces", met: Path::new("/proc/self/ns/net").exists(), mend: "use a kernel with CONFIG_NET_NS" },
     ]

@@ -12,6 +12,11 @@ use crate::{
 };
 
 const STOP_BOUND: Duration = Duration::from_secs(20);
+/// Our pod network's name.
+const NETWORK: &str = "skiff";
+/// Where containerd's network library keeps what plugins answered. It cannot be told another place, and leaves entries behind whose
+/// sandbox went without it.
+const RESULTS: &str = "/var/lib/cni/results";
 
 pub async fn down(flags: DownFlags) -> anyhow::Result<()> {
     let dirs = ours(&flags.common)?;
@@ -36,6 +41,7 @@ pub async fn reset(flags: CommonFlags) -> anyhow::Result<()> {
         agent::stop_pods(&dirs).await?;
         println!(" \u{2713} pods and containerd stopped");
         agent::clean(&dirs).await?;
+        forget_results(Path::new(RESULTS)).context("removing cached results of the pod network")?;
         println!(" \u{2713} rules, links, mounts and cgroups removed");
     }
     kubeconfig::remove_from(&kubeconfig::default_path())?;
@@ -53,6 +59,36 @@ fn ours(flags: &CommonFlags) -> anyhow::Result<Dirs> {
     Ok(dirs)
 }
 
+/// Removes the results of our network, named `skiff-<sandbox>-<interface>`, and of the same sandboxes' loopback.
+fn forget_results(dir: &Path) -> std::io::Result<()> {
+    let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
+    let names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let sandboxes: Vec<&str> =
+        names.iter().filter_map(|name| Some(name.strip_prefix(NETWORK)?.strip_prefix('-')?.rsplit_once('-')?.0)).collect();
+    let ours = |name: &&String| {
+        sandboxes.iter().any(|id| **name == format!("cni-loopback-{id}-lo") || name.starts_with(&format!("{NETWORK}-{id}-")))
+    };
+    names.iter().filter(ours).try_for_each(|name| fs::remove_file(dir.join(name)))
+}
+
 fn remove(root: &Path) -> anyhow::Result<()> {
     fs::remove_dir_all(root).with_context(|| format!("removing {}", root.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_our_network_are_forgotten_and_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = ["skiff-1a-eth0", "cni-loopback-1a-lo", "cni-loopback-2b-lo", "bridge-2b-eth0", "skiffs-2b-eth0"];
+        for name in names {
+            fs::write(dir.path().join(name), "{}").unwrap();
+        }
+        forget_results(dir.path()).unwrap();
+        let left = |name: &&&str| dir.path().join(name).exists();
+        assert_eq!(names.iter().filter(left).collect::<Vec<_>>(), [&"cni-loopback-2b-lo", &"bridge-2b-eth0", &"skiffs-2b-eth0"]);
+        forget_results(&dir.path().join("none")).unwrap();
+    }
 }

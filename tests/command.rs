@@ -1,6 +1,10 @@
 //! The built binary's own words: version, help, and what it refuses before it does anything.
 
-use std::process::{Command, Output};
+use std::{
+    collections::HashMap,
+    path::Path,
+    process::{Command, Output},
+};
 
 fn skiff(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_skiff")).args(args).env_clear().output().unwrap()
@@ -46,4 +50,70 @@ fn somebody_elses_folder_is_refused_and_left_as_it_was() {
     let out = skiff(&["server", "--secure-port", "1", "--data-dir", dir.path().to_str().unwrap()]);
     assert!(!out.status.success() && said(&out.stderr).contains("left untouched"), "{out:?}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+/// A machine without programs, overlay and cgroups: this one, with other folders where they are.
+const BARE: &str = "set -e
+mount --make-rprivate /
+mount -t tmpfs none /usr/sbin 2>/dev/null
+mount -t tmpfs none /sys/fs/cgroup
+mount -t tmpfs none /lib/modules || true
+echo nodev sysfs > \"$DIR/filesystems\"
+mount --bind \"$DIR/filesystems\" /proc/filesystems
+PATH=/nowhere exec \"$SKIFF\" check";
+
+#[test]
+fn check_names_what_is_lacking_and_the_command_that_mends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new("unshare");
+    // Without a namespace of its own nothing is hidden: the tests run as root.
+    command.args(["--mount", "/bin/sh", "-c", BARE]).env("DIR", dir.path()).env("SKIFF", env!("CARGO_BIN_EXE_skiff"));
+    let out = command.output().unwrap();
+    let text = said(&out.stdout);
+    assert_eq!(out.status.code(), Some(1), "{text}{}", said(&out.stderr));
+    let mended = lacking(&text);
+    let wanted = [
+        ("containerd", "apt-get install -y containerd"),
+        ("ctr (comes with containerd)", "apt-get install -y containerd"),
+        ("runc", "apt-get install -y runc"),
+        ("iptables-restore", "apt-get install -y iptables"),
+        ("conntrack", "apt-get install -y conntrack"),
+        ("overlay file system", "modprobe overlay"),
+        ("cgroups", "mount -t cgroup2 cgroup2 /sys/fs/cgroup"),
+    ];
+    for (what, mend) in wanted {
+        assert_eq!(mended.get(what).map(String::as_str), Some(mend), "{what}:\n{text}");
+    }
+    assert!(text.contains("this machine lacks 7 of 9 things for `skiff up`"), "{text}");
+    assert!(text.contains(" \u{2713} root\n"), "{text}");
+}
+
+/// `make test` installs them: nothing is lacking then, and each program that is needed comes from the package that is named.
+#[test]
+fn check_is_content_with_this_machine_and_names_the_right_packages() {
+    let out = Command::new(env!("CARGO_BIN_EXE_skiff")).arg("check").output().unwrap();
+    let text = said(&out.stdout);
+    assert!(out.status.success() && text.ends_with("this machine can run `skiff up`\n"), "{text}");
+    assert!(!text.contains("mend with"), "{text}");
+    for (program, package) in [
+        ("containerd", "containerd"),
+        ("ctr", "containerd"),
+        ("runc", "runc"),
+        ("iptables-restore", "iptables"),
+        ("conntrack", "conntrack"),
+    ] {
+        let path = ["/usr/sbin", "/usr/bin"].map(|dir| Path::new(dir).join(program)).into_iter().find(|path| path.is_file());
+        let path = path.unwrap_or_else(|| panic!("no {program}")).canonicalize().unwrap();
+        let owner = said(&Command::new("dpkg").arg("-S").arg(&path).output().unwrap().stdout);
+        assert!(owner.starts_with(&format!("{package}:")), "{}: {owner}", path.display());
+    }
+}
+
+/// What is lacking -> what mends it.
+fn lacking(text: &str) -> HashMap<String, String> {
+    let lines: Vec<&str> = text.lines().collect();
+    let lacks = lines.iter().zip(lines.iter().skip(1));
+    lacks
+        .filter_map(|(what, mend)| Some((what.strip_prefix(" \u{2717} ")?.into(), mend.trim().strip_prefix("mend with: ")?.into())))
+        .collect()
 }

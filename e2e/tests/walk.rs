@@ -52,6 +52,8 @@ const OBJECTS: &[aboard::Topic] = &[
 const PODS: &[aboard::Topic] = &[
     ("first-pod", pods::first_pod),
     ("exec", pods::exec),
+    ("attach", pods::attach),
+    ("run-it", pods::run_interactive),
     ("port-forward", pods::port_forward),
     ("replication-controller", sets::replication_controller),
     ("replica-set", sets::replica_set),
@@ -68,6 +70,7 @@ const PODS: &[aboard::Topic] = &[
     ("cp", pods::cp),
     ("init-and-hooks", life::init_and_hooks),
     ("host", life::host),
+    ("classes", life::classes),
     ("environment", life::environment),
     ("volumes", volumes::volumes),
     ("account", volumes::account),
@@ -75,6 +78,7 @@ const PODS: &[aboard::Topic] = &[
     ("taint", nodes::taint),
     ("drain", nodes::drain),
     ("restart", again::restart),
+    ("killed", again::killed),
 ];
 
 #[test]

@@ -87,7 +87,13 @@ impl Model {
         if rev < self.last {
             self.offences.push(format!("a list at {rev} after revision {} was seen", self.last));
         }
-        self.objects = standing.into_iter().filter_map(|(n, s)| Some((n, s.rev?))).collect();
+        let objects: HashMap<String, u64> = standing.into_iter().filter_map(|(n, s)| Some((n, s.rev?))).collect();
+        for (name, known) in &self.objects {
+            if objects.get(name).is_some_and(|listed| listed < known) {
+                self.offences.push(format!("{name} was seen at {known}, and is listed at {:?}", objects.get(name)));
+            }
+        }
+        self.objects = objects;
         (self.last, self.listed) = (rev, rev);
         self.lists += 1;
         self.expired = false;

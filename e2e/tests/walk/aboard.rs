@@ -1,19 +1,14 @@
 //! A place to walk (a server, or a whole node) and a kubectl -> the topics walked in order, and everything cleaned up.
 
 use std::{
-    fs::{self, File},
+    fs,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
 };
 
 pub use e2e::free_port;
-use e2e::{
-    Options, Server,
-    images::{self, debian},
-    tools,
-};
-use tokio::runtime::Runtime;
+use e2e::{Options, Server, images::debian, node, tools};
 
 use crate::terminal::Terminal;
 
@@ -37,52 +32,27 @@ pub enum Place {
     Node,
 }
 
-/// Bridges, rules and ports are the machine's: one node at a time, whoever starts it. The file stays, its lock goes with the value.
-const NODE_LOCK: &str = "/tmp/skiff-node-test.lock";
-/// Where our containerd listens, below the data directory.
-const CONTAINERD: &str = "agent/run/containerd/containerd.sock";
-/// Apart from what a cluster of the developer's own uses.
-const NODE_FLAGS: &[&str] = &[
-    "--node-name=walk-node",
-    "--cluster-cidr=10.77.0.0/16",
-    "--service-cluster-ip-range=10.99.0.0/16",
-    "--service-node-port-range=31000-32999",
-];
-
 /// Starts, walks, and cleans up, also after a failure. Panics at the end if a topic failed.
 pub fn walk(place: Place, kubectl: Kubectl, parts: &[&[Topic]]) {
     let program = program(kubectl);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     // Given back after the server was reset: it is dropped last.
-    let _one = (place == Place::Node).then(one_node);
-    let server = match place {
-        Place::Server => runtime.block_on(Server::start(Options::default())),
-        Place::Node => node(&runtime),
+    let claim = (place == Place::Node).then(node::claim);
+    let server = match &claim {
+        None => runtime.block_on(Server::start(Options::default())),
+        Some(claim) => runtime.block_on(node::start(claim)),
     };
     let terminal = Terminal::new(server, runtime, kubectl, &program);
     let wanted = std::env::var("WALK").unwrap_or_default();
     let chosen = |name: &str| wanted.is_empty() || wanted.split(',').any(|w| w == name);
     let topics = parts.iter().copied().flatten().filter(|(name, _)| chosen(name));
     let failed: Vec<&str> = topics.filter(|topic| !walk_topic(&terminal, topic)).map(|(name, _)| *name).collect();
-    terminal.server.borrow().assert_sound();
-    assert!(failed.is_empty(), "with {kubectl:?} kubectl these topics failed: {}", failed.join(", "));
-}
-
-fn one_node() -> File {
-    let file = File::options().create(true).append(true).open(NODE_LOCK).expect("a lock file in /tmp");
-    file.lock().expect("a file can be locked");
-    file
-}
-
-/// A node that has the images.
-fn node(runtime: &Runtime) -> Server {
-    let args = NODE_FLAGS.iter().map(|flag| (*flag).to_owned()).collect();
-    let server = runtime.block_on(Server::up(Options { args, ..Options::default() }));
-    let archives = images::make(&server.scratch().join("images")).unwrap_or_else(|error| panic!("no images: {error:#}"));
-    for archive in archives {
-        images::import(&server.data_dir().join(CONTAINERD), Path::new(&archive)).unwrap_or_else(|error| panic!("{error:#}"));
+    let server = terminal.server.into_inner();
+    server.assert_sound();
+    if let Some(claim) = claim {
+        claim.end(server);
     }
-    server
+    assert!(failed.is_empty(), "with {kubectl:?} kubectl these topics failed: {}", failed.join(", "));
 }
 
 /// False if a step failed; it has been told then, with the state of the cluster.

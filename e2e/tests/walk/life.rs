@@ -59,6 +59,9 @@ const READY: &str = "---
 {apiVersion: v1, kind: Pod, metadata: {name: ready, labels: {app: ready}}, spec: {containers: [{name: c, image: 'hello:v1',
   readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1, failureThreshold: 1}}]}}
 ---
+{apiVersion: v1, kind: Pod, metadata: {name: exec}, spec: {terminationGracePeriodSeconds: 1, containers: [{name: c, image: 'busybox:1.35',
+  command: [sleep, '3600'], readinessProbe: {exec: {command: [cat, /tmp/ready]}, periodSeconds: 1, failureThreshold: 1}}]}}
+---
 {apiVersion: v1, kind: Service, metadata: {name: ready}, spec: {selector: {app: ready}, ports: [{port: 80, targetPort: 8080}]}}
 ";
 
@@ -74,6 +77,13 @@ pub fn readiness(t: &Terminal) {
     t.run("kubectl exec ready -- touch /www/healthz");
     t.until("kubectl get endpoints ready", r"^ready +10\.\d+\.\d+\.\d+:8080 ");
     t.until("kubectl get pod ready", "^ready +1/1 +Running +0 ");
+    // The same by a command.
+    t.until("kubectl describe pod exec", "Unhealthy +.*Readiness probe failed: cat: can't open '/tmp/ready'");
+    t.run("kubectl get pod exec").matches("^exec +0/1 +Running +0 ");
+    t.run("kubectl exec exec -- touch /tmp/ready");
+    t.run("kubectl wait --for=condition=Ready pod/exec --timeout=60s");
+    t.run("kubectl exec exec -- rm /tmp/ready");
+    t.until("kubectl get pod exec", "^exec +0/1 +Running +0 ");
 }
 
 const ALIVE: &str = "---
@@ -134,6 +144,35 @@ pub fn host(t: &Terminal) {
     t.until(&format!("curl -sS --max-time 5 http://{node}:18182/"), "^Hello from v2 on late$");
     t.run("kubectl delete pods --all").expect("deleted");
     t.fails(&format!("curl -sS --max-time 2 http://{node}:18182/"));
+}
+
+const CLASSES: &str = "---
+{apiVersion: v1, kind: Pod, metadata: {name: guaranteed}, spec: {terminationGracePeriodSeconds: 1, containers: [{name: c, image: 'busybox:1.35',
+  command: [sleep, '3600'], resources: {limits: {cpu: 50m, memory: 32Mi}}}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: burstable}, spec: {terminationGracePeriodSeconds: 1, containers: [{name: c, image: 'busybox:1.35',
+  command: [sleep, '3600'], resources: {requests: {cpu: 10m, memory: 16Mi}}}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: besteffort}, spec: {terminationGracePeriodSeconds: 1, containers: [{name: c, image: 'busybox:1.35',
+  command: [sleep, '3600']}]}}
+";
+
+/// A class is more than a word: a cgroup of its own, and who is killed first.
+pub fn classes(t: &Terminal) {
+    t.file("classes.yaml", CLASSES);
+    t.run("kubectl create -f classes.yaml");
+    t.run("kubectl wait --for=condition=Ready pod --all --timeout=90s").times(3, "condition met");
+    for (pod, class, below, score) in [
+        // Not every machine lets its root lower the score: a container without CAP_SYS_RESOURCE does not.
+        ("guaranteed", "Guaranteed", "", "(-997|0)"),
+        ("burstable", "Burstable", "/burstable", r"9\d\d"),
+        ("besteffort", "BestEffort", "/besteffort", "1000"),
+    ] {
+        t.run(&format!("kubectl get pod {pod} -o jsonpath='{{.status.qosClass}}'")).matches(&format!("^{class}$"));
+        t.run(&format!("kubectl exec {pod} -- cat /proc/1/oom_score_adj")).matches(&format!("^{score}$"));
+        let uid = t.value(&format!("kubectl get pod {pod} -o jsonpath='{{.metadata.uid}}'"));
+        t.run(&format!("find /sys/fs/cgroup -type d -name pod{uid}")).matches(&format!("/kubepods[^/]*{below}/pod{uid}$"));
+    }
 }
 
 const ENV: &str = "---

@@ -1,6 +1,6 @@
 //! The node: described, tainted, cordoned, drained.
 
-use crate::{aboard::Kubectl, terminal::Terminal};
+use crate::terminal::Terminal;
 
 pub fn look(t: &Terminal) {
     t.run("kubectl get nodes").matches(r"^walk-node +Ready +\S+ +\S+ +v1\.36");
@@ -50,6 +50,10 @@ pub fn taint(t: &Terminal) {
     t.run("kubectl taint node walk-node go:NoExecute-");
 }
 
+const BUDGET: &str = "---
+{apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: web}, spec: {minAvailable: 2, selector: {matchLabels: {app: web}}}}
+";
+
 pub fn drain(t: &Terminal) {
     t.run("kubectl create deployment web --image=nginx:1.22 --replicas=2");
     t.run("kubectl run alone --image=nginx:1.22");
@@ -60,12 +64,18 @@ pub fn drain(t: &Terminal) {
     t.run("kubectl get nodes").matches("^walk-node +Ready,SchedulingDisabled ");
     t.run("kubectl run late --image=nginx:1.22");
     t.until("kubectl describe pod late", "0/1 nodes are available: 1 node\\(s\\) were unschedulable");
-    let drain = "kubectl drain walk-node --ignore-daemonsets --delete-emptydir-data --timeout=90s --pod-selector='app in (web),!none'";
-    // 1.20 evicts only where the group policy is served, else it deletes.
-    match t.kubectl {
-        Kubectl::Newer => t.run(drain).matches("evicting pod drain/web-").expect("node/walk-node drained"),
-        Kubectl::Old => t.run(drain).matches("pod/web-.* (evicted|deleted)").matches("node/walk-node (evicted|deleted)"),
+    let drain = |seconds| {
+        let flags = "--ignore-daemonsets --delete-emptydir-data --pod-selector='app in (web),!none'";
+        format!("kubectl drain walk-node {flags} --timeout={seconds}s")
     };
+    // Evicted, not deleted: a budget that allows none is respected.
+    t.file("budget.yaml", BUDGET);
+    t.run("kubectl create -f budget.yaml").expect("poddisruptionbudget.policy/web created");
+    t.until("kubectl get poddisruptionbudget web", "^web +2 +N/A +0 ");
+    t.fails(&drain(7)).matches("evicting pod drain/web-").expect("Cannot evict pod as it would violate the pod's disruption budget");
+    before.split_whitespace().fold(t.run("kubectl get pods -l app=web").times(2, "1/1"), |shown, name| shown.expect(name));
+    t.run("kubectl delete poddisruptionbudget web");
+    t.run(&drain(90)).matches("evicting pod drain/web-").matches("node/walk-node (drained|evicted)");
     t.until("kubectl get pods -l app=web", "(?s)(web-.* Pending.*){2}");
     before.split_whitespace().fold(t.run("kubectl get pods"), |shown, name| shown.lacks(name));
     t.fails("kubectl drain walk-node --ignore-daemonsets --timeout=30s --pod-selector=run=alone").matches("cannot delete Pods|use --force");

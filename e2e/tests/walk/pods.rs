@@ -1,5 +1,7 @@
 //! One pod: created, looked at, entered, reached, followed, copied from.
 
+use std::net::TcpListener;
+
 use crate::{aboard::free_port, terminal::Terminal};
 
 const NGINX: &str = "\
@@ -56,13 +58,7 @@ pub fn exec(t: &Terminal) {
     t.run("kubectl exec nginx -- hostname").matches("^nginx$");
     t.run("kubectl exec nginx -- nginx -v").expect("nginx version: nginx/");
     t.run("echo 'echo from-$((20+22)); exit' | kubectl exec -i nginx -- sh").matches("^from-42$");
-    // A terminal: the shell finds one, echoes what is typed, and knows its size.
-    let typed = "(echo 'tty; echo from-$((20+22)); stty size'; echo exit)";
-    t.run(&format!("{typed} | script -qec 'stty rows 33 cols 101; kubectl exec -it nginx -- sh' /dev/null"))
-        .expect("/dev/pts/0")
-        .expect("from-42")
-        .matches(r"^33 101\s*$")
-        .expect("echo from-$((20+22))");
+    at_a_terminal(t);
     t.fails("kubectl exec nginx -- sh -c 'echo words; exit 7'").expect("words").expect("command terminated with exit code 7");
     t.fails("kubectl exec nginx -- no-such-program").matches("no-such-program|executable file not found");
     t.run("kubectl exec two -c tool -- ps").expect("sleep 3600");
@@ -78,9 +74,112 @@ pub fn exec(t: &Terminal) {
     t.run("kubectl exec two -c tool -- wget -qO- http://example.invalid/ 2>&1 || true").expect("bad address");
 }
 
+/// Somebody sits there, reads, and types.
+fn at_a_terminal(t: &Terminal) {
+    let mut shell = t.sit_down("kubectl exec -it nginx -- sh");
+    shell.until("^/ # ");
+    shell.types("tty; echo from-$((20+22))\n");
+    shell.until(r"^from-42\s*$").matches(r"^/dev/pts/\d+\s*$").expect("echo from-$((20+22))");
+    shell.types("stty size\n");
+    shell.until(r"^33 101\s*$");
+    shell.types("ls /usr/sbin/nginx\n");
+    shell.until(r"^/usr/sbin/nginx\s*$");
+    // Control-C is the program's in there, not kubectl's.
+    shell.types("echo beg$((0))n; sleep 1000\n");
+    shell.until(r"^beg0n\s*$");
+    shell.types("\x03");
+    shell.types("echo after-$((1+1))\n");
+    shell.until(r"^after-2\s*$");
+    shell.types("exit 5\n");
+    shell.ends(5).expect("command terminated with exit code 5");
+    let mut shell = t.sit_down("kubectl exec -it two -c tool -- sh");
+    shell.until("^/ # ");
+    shell.types("ps | grep '[s]leep 3600'; exit\n");
+    shell.ends(0).matches(r"^ +\d+ .*sleep 3600\s*$");
+}
+
+const TO_ATTACH: &str = "---
+{apiVersion: v1, kind: Pod, metadata: {name: ticks}, spec: {terminationGracePeriodSeconds: 1, containers: [{name: c, image: 'busybox:1.35',
+  command: [sh, -c, 'i=0; while true; do i=$((i+1)); echo tick $i; sleep 1; done']}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: reader}, spec: {terminationGracePeriodSeconds: 1, containers: [{name: c, image: 'busybox:1.35',
+  stdin: true, command: [sh, -c, 'while read line; do echo \"got $line\"; done']}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: once}, spec: {restartPolicy: Never, containers: [{name: c, image: 'busybox:1.35',
+  stdin: true, stdinOnce: true, command: [sh, -c, 'while read line; do echo \"got $line\"; done; echo the end']}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: shell}, spec: {restartPolicy: Never, terminationGracePeriodSeconds: 1, containers: [
+  {name: other, image: 'busybox:1.35', command: [sleep, '3600']}, {name: c, image: 'busybox:1.35', stdin: true, tty: true, command: [sh]}]}}
+";
+
+pub fn attach(t: &Terminal) {
+    t.file("attach.yaml", TO_ATTACH);
+    t.run("kubectl create -f attach.yaml").times(4, "created");
+    t.run("kubectl wait --for=condition=Ready pod --all --timeout=90s").times(4, "condition met");
+    let ticks = t.start("kubectl attach ticks");
+    ticks.until(r"(?s)^tick \d+$.*^tick \d+$");
+    drop(ticks);
+    // What is written there arrives; who goes away takes nothing with him.
+    for word in ["one", "two"] {
+        let reader = t.start(&format!("(echo {word}; sleep 100) | kubectl attach -i reader"));
+        reader.until(&format!("^got {word}$"));
+    }
+    t.until("kubectl logs reader", "^got two$").matches("^got one$");
+    t.run("echo three | kubectl attach -i once").matches("^got three$").matches("^the end$");
+    t.until("kubectl get pod once", "^once +0/1 +Completed +0 ");
+    t.fails("kubectl attach once").expect("cannot attach a container in a completed pod; current phase is Succeeded");
+    t.fails("kubectl attach shell -c none").expect("none");
+
+    let mut shell = t.sit_down("kubectl attach -it shell -c c");
+    shell.until("If you don't see a command prompt, try pressing enter");
+    shell.types("\n");
+    shell.until("^/ # ");
+    shell.types("echo from-$((20+22)); kept=$((6*7)); tty\n");
+    shell.until(r"^from-42\s*$");
+    shell.until(r"^/dev/pts/\d+\s*$");
+    shell.types("stty size\n");
+    shell.until(r"^33 101\s*$");
+    drop(shell);
+    let mut shell = t.sit_down("kubectl attach -it shell -c c");
+    shell.types("\n");
+    shell.until("# ");
+    shell.types("echo kept-$kept\n");
+    shell.until(r"^kept-42\s*$");
+    shell.types("exit 3\n");
+    shell.ends(0);
+    let exit = "{.status.containerStatuses[?(@.name==\"c\")].state.terminated.exitCode}";
+    t.until(&format!("kubectl get pod shell -o jsonpath='{exit}'"), "^3$");
+}
+
+/// `kubectl run -it --rm`: a pod for as long as somebody sits there.
+pub fn run_interactive(t: &Terminal) {
+    let mut shell = t.sit_down("kubectl run box --image=busybox:1.35 -it --rm --restart=Never -- sh");
+    shell.until("If you don't see a command prompt, try pressing enter");
+    shell.types("\n");
+    shell.until("/ # ");
+    shell.types("hostname; echo $((20+22))\n");
+    shell.until(r"^box\s*$");
+    shell.until(r"^42\s*$");
+    shell.types("exit\n");
+    shell.ends(0).expect("pod \"box\" deleted");
+    t.fails("kubectl get pod box").expect("not found");
+}
+
+/// As it stands in the notes; who has something on that port is told.
+fn forward_8080(t: &Terminal) {
+    let free = TcpListener::bind(("127.0.0.1", 8080));
+    assert!(free.is_ok(), "port 8080 of this machine is taken, which the walk needs: `ss -ltnp sport = :8080` says by whom");
+    drop(free);
+    let forward = t.start("kubectl port-forward nginx 8080:80");
+    forward.until("Forwarding from 127.0.0.1:8080 -> 80");
+    t.run("curl -sS --max-time 10 http://localhost:8080/").expect("<h1>Welcome to nginx!</h1>");
+    forward.until("Handling connection for 8080");
+}
+
 pub fn port_forward(t: &Terminal) {
     t.run("kubectl run nginx --image=nginx:1.22 --port=80");
     t.run("kubectl wait --for=condition=Ready pod/nginx --timeout=90s");
+    forward_8080(t);
     let port = free_port();
     let forward = t.start(&format!("kubectl port-forward pod/nginx {port}:80"));
     forward.until(&format!("Forwarding from 127.0.0.1:{port} -> 80"));

@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     fmt, fs,
+    io::Write,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -103,10 +104,20 @@ impl Terminal {
 
     /// Starts a line that goes on.
     pub fn start(&self, line: &str) -> Ongoing<'_> {
+        self.begin(line, self.shell(line), Stdio::null())
+    }
+
+    /// Types the line at a real terminal of 33 rows and 101 columns; what is typed there afterwards is the program's.
+    pub fn sit_down(&self, line: &str) -> Ongoing<'_> {
+        let mut command = self.shell("exec script -qefc 'stty rows 33 cols 101; eval \"$TYPED\"' /dev/null");
+        command.env("TYPED", line);
+        self.begin(line, command, Stdio::piped())
+    }
+
+    fn begin(&self, line: &str, mut command: Command, input: Stdio) -> Ongoing<'_> {
         let output = self.dir.join(format!("ongoing-{:x}", rand_suffix()));
         let file = fs::File::create(&output).expect("a file in our own folder");
-        let mut command = self.shell(line);
-        command.process_group(0).stdin(Stdio::null());
+        command.process_group(0).stdin(input);
         command.stdout(file.try_clone().expect("a file can be shared")).stderr(file);
         let child = command.spawn().expect("there is a shell");
         Ongoing { terminal: self, child, line: line.into(), output }
@@ -116,6 +127,11 @@ impl Terminal {
     pub fn stop_skiff(&self) -> ExitStatus {
         let mut server = self.server.borrow_mut();
         self.runtime.block_on(server.stop())
+    }
+
+    /// kill -9 to skiff.
+    pub fn kill_skiff(&self) {
+        self.server.borrow_mut().kill_9();
     }
 
     /// Starts skiff again where it was.
@@ -219,6 +235,27 @@ impl Ongoing<'_> {
             if shown.has(wanted) { Ok(shown) } else { Err(shown) }
         };
         self.terminal.runtime.block_on(eventually(&format!("{:?} shows {wanted:?}", self.line), BOUND, look))
+    }
+
+    /// What a user types at a terminal that [`Terminal::sit_down`] gave.
+    #[track_caller]
+    pub fn types(&mut self, text: &str) {
+        let input = self.child.stdin.as_mut().expect("it was started with somebody at the keyboard");
+        let typed = input.write_all(text.as_bytes()).and_then(|()| input.flush());
+        typed.unwrap_or_else(|error| panic!("typing {text:?}: {error}\n{}", self.so_far()));
+    }
+
+    /// Waits until it ends by itself, with this exit code.
+    #[track_caller]
+    pub fn ends(&mut self, code: i32) -> Shown {
+        let child = &mut self.child;
+        let ended = self.terminal.runtime.block_on(eventually(&format!("{:?} ends", self.line), BOUND, async || match child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            _ => Err(fs::read_to_string(&self.output)),
+        }));
+        let shown = Shown { code: ended.code(), ..self.so_far() };
+        assert!(shown.code == Some(code), "it should have ended with {code}:\n{shown}");
+        shown
     }
 
     /// What it has shown so far.

@@ -103,7 +103,7 @@ impl Engine {
     /// All of one namespace (or of all where `None`), from the cache, in key order.
     pub fn cached_list(&self, gr: &GroupResource, namespace: Option<&str>) -> Vec<Arc<Object>> {
         let cache = self.table.resource(gr).and_then(|served| served.cache.as_ref());
-        cache.map(|cache| cache.snapshot(namespace.unwrap_or_default(), || 0).objects).unwrap_or_default()
+        cache.map(|cache| cache.snapshot(namespace.unwrap_or_default(), || 0).objects.to_vec()).unwrap_or_default()
     }
 
     /// Calls `f` for everything there is and then for every change, in order, on the cache's task: it must not block, nor subscribe itself.

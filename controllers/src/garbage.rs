@@ -134,7 +134,7 @@ fn deleting(world: &World) -> Plan {
     if !node.has(FOREGROUND) {
         return Plan::rest();
     }
-    let blocks = |d: &&Node| d.owners.iter().any(|o| o.uid == node.uid && o.blocks);
+    let blocks = |d: &&Node| d.owners.iter().any(|o| *o.uid == *node.uid && o.blocks);
     let blocking: Vec<&Node> = world.dependents.iter().filter(blocks).collect();
     if blocking.is_empty() {
         return Plan::act(vec![node.without_finalizer(FOREGROUND)]);
@@ -149,12 +149,13 @@ impl Node {
     }
 
     fn delete(&self, policy: &str) -> Action {
-        let options = json!({"propagationPolicy": policy, "preconditions": {"uid": self.uid}});
+        let options = json!({"propagationPolicy": policy, "preconditions": {"uid": *self.uid}});
         Action::Delete { resource: "", path: self.path.clone(), options }
     }
 
     fn without_owners(&self, uids: &[&str]) -> Action {
-        let kept: Vec<&Value> = self.owners.iter().filter(|o| !uids.contains(&o.uid.as_str())).map(|o| &o.reference).collect();
+        let kept = self.owners.iter().filter(|o| !uids.contains(&o.uid.as_str()));
+        let kept: Vec<Value> = kept.filter_map(|o| serde_json::from_str(&o.reference).ok()).collect();
         self.patch(json!({"ownerReferences": if kept.is_empty() { Value::Null } else { json!(kept) }}))
     }
 
@@ -165,7 +166,7 @@ impl Node {
 
     /// The revision guards what others put into the list meanwhile.
     fn patch(&self, mut metadata: Value) -> Action {
-        metadata["uid"] = self.uid.as_str().into();
+        metadata["uid"] = (*self.uid).into();
         metadata["resourceVersion"] = self.revision.as_str().into();
         Action::Patch { resource: "", path: self.path.clone(), patch: json!({"metadata": metadata}) }
     }
@@ -176,7 +177,7 @@ mod tests {
     use super::*;
 
     fn node(uid: &str, owners: &[&str]) -> Node {
-        let owner = |uid: &&str| Owner { uid: (*uid).into(), blocks: true, reference: json!({"uid": uid}), ..Owner::default() };
+        let owner = |uid: &&str| Owner { uid: (*uid).into(), blocks: true, reference: json!({"uid": uid}).to_string().into(), ..Owner::default() };
         Node { uid: uid.into(), path: format!("/{uid}"), owners: owners.iter().map(owner).collect(), ..Node::default() }
     }
 

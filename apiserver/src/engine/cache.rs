@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     ops::Bound,
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use api::Key;
@@ -13,6 +13,7 @@ use store::{Entry, Rev};
 use super::{
     object::Object,
     ring::{BYTES_MAX, Event, Expired, Ring},
+    select::Selection,
     wake::{Sleepers, Wakes},
 };
 use crate::kind::{Kind, Scope};
@@ -40,6 +41,15 @@ pub(crate) struct Cache {
     pub wakes: Wakes,
     /// Held while changes are told, so that a new listener sees each exactly once.
     listeners: Mutex<Vec<Listener>>,
+    /// The last whole snapshot, for as long as somebody reads it: lists at one time share it.
+    whole: Mutex<Whole>,
+}
+
+#[derive(Default)]
+struct Whole {
+    rev: Rev,
+    namespace: Box<str>,
+    objects: Weak<Vec<Arc<Object>>>,
 }
 
 struct State {
@@ -51,10 +61,12 @@ struct State {
 
 /// Objects at one revision, in key order.
 pub(crate) struct Snapshot {
-    pub objects: Vec<Arc<Object>>,
+    pub objects: Arc<Vec<Arc<Object>>>,
     pub rev: Rev,
     /// The ring's end at that moment.
     pub cursor: u64,
+    /// How many come after the last: all there are, but for a selection only whether there are any.
+    pub more: usize,
 }
 
 impl Cache {
@@ -66,6 +78,7 @@ impl Cache {
             state: RwLock::new(state),
             wakes: Wakes::new(),
             listeners: Mutex::new(Vec::new()),
+            whole: Mutex::default(),
         }
     }
 
@@ -111,14 +124,40 @@ impl Cache {
     /// All of one namespace, or of all; `applied` reads how far the store has been followed.
     pub fn snapshot(&self, namespace: &str, applied: impl Fn() -> Rev) -> Snapshot {
         let state = self.state.read();
-        let objects = state.range(namespace, None).map(|(_, object)| object.clone()).collect();
-        Snapshot { objects, rev: state.rev.max(applied()), cursor: state.ring.end() }
+        let objects = self.shared(&state, namespace);
+        Snapshot { objects, rev: state.rev.max(applied()), cursor: state.ring.end(), more: 0 }
     }
 
-    /// As [`Cache::snapshot`], strictly after `after`, but only if nothing has changed since `rev`.
-    pub fn unchanged_since(&self, rev: Rev, namespace: &str, after: &str) -> Option<Vec<Arc<Object>>> {
+    /// What `selection` takes, at most `limit` (0 is no limit).
+    pub fn select(&self, selection: &Selection, limit: usize, applied: impl Fn() -> Rev) -> Snapshot {
         let state = self.state.read();
-        (state.rev <= rev).then(|| state.range(namespace, Some(after)).map(|(_, object)| object.clone()).collect())
+        let (objects, more) = match (selection.is_all(), limit) {
+            (true, 0) => (self.shared(&state, &selection.namespace), 0),
+            _ => state.select(selection, None, limit),
+        };
+        Snapshot { objects, rev: state.rev.max(applied()), cursor: state.ring.end(), more }
+    }
+
+    /// As [`Cache::select`], strictly after `after`, but only if nothing has changed since `rev`.
+    pub fn unchanged_since(&self, rev: Rev, selection: &Selection, after: &str, limit: usize) -> Option<Snapshot> {
+        let state = self.state.read();
+        if state.rev > rev {
+            return None;
+        }
+        let (objects, more) = state.select(selection, Some(after), limit);
+        Some(Snapshot { objects, rev, cursor: state.ring.end(), more })
+    }
+
+    fn shared(&self, state: &State, namespace: &str) -> Arc<Vec<Arc<Object>>> {
+        let mut whole = self.whole.lock();
+        if (whole.rev, &*whole.namespace) == (state.rev, namespace)
+            && let Some(objects) = whole.objects.upgrade()
+        {
+            return objects;
+        }
+        let objects = Arc::new(state.range(namespace, None).map(|(_, object)| object.clone()).collect());
+        *whole = Whole { rev: state.rev, namespace: namespace.into(), objects: Arc::downgrade(&objects) };
+        objects
     }
 
     pub fn cursor_after(&self, rev: Rev) -> Result<u64, Expired> {
@@ -202,6 +241,14 @@ impl State {
         };
         let bounds = (start.as_ref().map(String::as_str), end.as_ref().map(String::as_str));
         self.objects.range::<str, _>(bounds)
+    }
+
+    fn select(&self, selection: &Selection, after: Option<&str>, limit: usize) -> (Arc<Vec<Arc<Object>>>, usize) {
+        let limit = if limit == 0 { usize::MAX } else { limit };
+        let mut taken = self.range(&selection.namespace, after).map(|(_, object)| object).filter(|object| selection.matches(object));
+        let objects = taken.by_ref().take(limit).cloned().collect();
+        let more = if selection.is_all() { taken.count() } else { usize::from(taken.next().is_some()) };
+        (Arc::new(objects), more)
     }
 
     fn put(&mut self, tail: Arc<str>, rev: Rev, new: Option<Arc<Object>>) -> Option<Arc<Event>> {

@@ -29,7 +29,7 @@ pub(crate) enum When {
 
 /// Objects as stored, and what the list's metadata says.
 pub(crate) struct Listed {
-    pub objects: Vec<Arc<Object>>,
+    pub objects: Arc<Vec<Arc<Object>>>,
     pub rev: Rev,
     /// Empty on the last page.
     pub token: String,
@@ -64,10 +64,10 @@ pub(crate) async fn list(engine: &Engine, served: &Served, selection: &Selection
         let rev = *engine.applied.borrow();
         let objects: Vec<_> = cache.get(&key).into_iter().filter(|object| selection.matches(object)).collect();
         let rev = objects.first().map_or(rev, |object| rev.max(object.rev));
-        return Ok(Listed { objects, rev, token: String::new(), remaining: None });
+        return Ok(Listed { objects: Arc::new(objects), rev, token: String::new(), remaining: None });
     }
-    let snapshot = cache.snapshot(&selection.namespace, || *engine.applied.borrow());
-    Ok(page(snapshot.objects, snapshot.rev, selection, limit))
+    let found = cache.select(selection, limit, || *engine.applied.borrow());
+    Ok(page(found.objects, found.more, found.rev, selection))
 }
 
 /// The one key that can match, where the selection names it.
@@ -77,13 +77,8 @@ fn single(cache: &Cache, selection: &Selection) -> Option<Key> {
     placed.then(|| Key::new(&selection.namespace, name))
 }
 
-/// Picks what matches and cuts the page.
-fn page(mut objects: Vec<Arc<Object>>, rev: Rev, selection: &Selection, limit: usize) -> Listed {
-    if !selection.is_all() {
-        objects.retain(|object| selection.matches(object));
-    }
-    let more = if limit == 0 { 0 } else { objects.len().saturating_sub(limit) };
-    objects.truncate(objects.len() - more);
+/// A page, with `more` objects behind it.
+fn page(objects: Arc<Vec<Arc<Object>>>, more: usize, rev: Rev, selection: &Selection) -> Listed {
     let token = match objects.last() {
         Some(last) if more > 0 => encode(rev, &last.key),
         _ => String::new(),
@@ -103,8 +98,8 @@ async fn at(
     expired: &str,
 ) -> Result<Listed, Status> {
     engine.reach(rev).await?;
-    if let Some(objects) = cache.unchanged_since(rev, &selection.namespace, after) {
-        return Ok(page(objects, rev, selection, limit));
+    if let Some(found) = cache.unchanged_since(rev, selection, after, limit) {
+        return Ok(page(found.objects, found.more, rev, selection));
     }
     let mut range = Range { prefix: cache.prefix.clone(), after: None, limit: READ_CHUNK, at: Some(rev) };
     if !selection.namespace.is_empty() {
@@ -122,7 +117,9 @@ async fn at(
         objects.extend(fresh.filter(|object| selection.matches(object)));
         let full = limit > 0 && objects.len() > limit;
         if read.remaining == 0 || full {
-            let mut listed = page(objects, rev, selection, limit);
+            let more = if limit == 0 { 0 } else { objects.len().saturating_sub(limit) };
+            objects.truncate(objects.len() - more);
+            let mut listed = page(Arc::new(objects), more, rev, selection);
             listed.remaining = listed.remaining.map(|more| more + read.remaining);
             return Ok(listed);
         }

@@ -41,7 +41,8 @@ impl Event {
         Self { rev, old, new }
     }
 
-    fn size(&self) -> usize {
+    /// Bytes it keeps, about; at least those of its frame.
+    pub fn size(&self) -> usize {
         EVENT_BYTES + self.new.as_ref().or(self.old.as_ref()).map_or(0, |object| object.stored().len())
     }
 }

@@ -5,15 +5,23 @@ use std::{collections::HashMap, sync::Arc};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{object::Object, ring::Event, select::Source};
+use super::{ring::Event, select::Source};
 use crate::kind::Kind;
 
-/// A field and the value of it that a watcher waits for.
-type Interest = (Source, Box<str>);
+/// How many values are kept before those are looked for that nobody waits for any more.
+const SWEEP_MIN: usize = 64;
 
 pub(crate) struct Wakes {
     all: watch::Sender<u64>,
-    keyed: Mutex<HashMap<Interest, watch::Sender<u64>>>,
+    keyed: Mutex<Keyed>,
+}
+
+/// By a field, and by the value of it that a watcher waits for.
+#[derive(Default)]
+struct Keyed {
+    by_field: HashMap<Source, HashMap<Box<str>, watch::Sender<u64>>>,
+    values: usize,
+    sweep_at: usize,
 }
 
 /// Whom to wake besides those whom the events concern.
@@ -32,27 +40,22 @@ impl Wakes {
     /// Hears of changes to objects of this value, or of every change.
     pub fn subscribe(&self, interest: Option<(Source, &str)>) -> watch::Receiver<u64> {
         let Some((source, value)) = interest else { return self.all.subscribe() };
-        let mut keyed = self.keyed.lock();
-        keyed.retain(|_, sender| sender.receiver_count() > 0);
-        keyed.entry((source, value.into())).or_insert_with(|| watch::Sender::new(0)).subscribe()
+        self.keyed.lock().subscribe(source, value)
     }
 
     /// The ring has grown to `end` by `events`.
     pub fn wake(&self, kind: &Kind, events: &[Arc<Event>], end: u64, sleepers: Sleepers) {
         self.all.send_replace(end);
         let keyed = self.keyed.lock();
-        if keyed.is_empty() {
-            return;
-        }
         if sleepers == Sleepers::Woken {
-            for sender in keyed.values() {
+            for sender in keyed.by_field.values().flat_map(HashMap::values) {
                 sender.send_replace(end);
             }
             return;
         }
-        for object in events.iter().flat_map(|event| event.old.iter().chain(&event.new)) {
-            for interest in interests(kind, object) {
-                if let Some(sender) = keyed.get(&interest) {
+        for (source, senders) in &keyed.by_field {
+            for object in events.iter().flat_map(|event| event.old.iter().chain(&event.new)) {
+                if let Some(sender) = senders.get(source.value(kind, object)) {
                     sender.send_replace(end);
                 }
             }
@@ -60,8 +63,26 @@ impl Wakes {
     }
 }
 
-fn interests(kind: &Kind, object: &Object) -> impl Iterator<Item = Interest> {
-    let fields = (0..kind.fields.len()).map(Source::Field);
-    let sources = [Source::Name, Source::Namespace].into_iter().chain(fields);
-    sources.map(|source| (source, source.value(kind, object).into()))
+impl Keyed {
+    fn subscribe(&mut self, source: Source, value: &str) -> watch::Receiver<u64> {
+        if let Some(sender) = self.by_field.get(&source).and_then(|senders| senders.get(value)) {
+            return sender.subscribe();
+        }
+        if self.values >= self.sweep_at {
+            self.sweep();
+        }
+        let (sender, receiver) = watch::channel(0);
+        self.by_field.entry(source).or_default().insert(value.into(), sender);
+        self.values += 1;
+        receiver
+    }
+
+    fn sweep(&mut self) {
+        for senders in self.by_field.values_mut() {
+            senders.retain(|_, sender| sender.receiver_count() > 0);
+        }
+        self.by_field.retain(|_, senders| !senders.is_empty());
+        self.values = self.by_field.values().map(HashMap::len).sum();
+        self.sweep_at = (self.values * 2).max(SWEEP_MIN);
+    }
 }

@@ -52,7 +52,7 @@ impl Call {
         let listed = list::list(&self.engine, served, &wanted.selection, &wanted.when, wanted.limit).await?;
         let objects = listed.objects.clone();
         let mut deletions = Vec::with_capacity(objects.len());
-        for object in &objects {
+        for object in objects.iter() {
             deletions.push(self.delete_one(served, object, &value, &options, dry_run));
         }
         let results: Vec<Result<(), Status>> = stream::iter(deletions).buffer_unordered(AT_A_TIME).collect().await;

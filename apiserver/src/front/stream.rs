@@ -25,17 +25,17 @@ const GZIP_BYTES_MIN: u64 = 128 << 10;
 /// `{..., "items":[` the cached objects, comma-separated, `]}`; only one chunk exists at a time.
 pub(crate) struct ListBody {
     head: Bytes,
-    objects: std::vec::IntoIter<Arc<Object>>,
-    first: bool,
+    objects: Arc<Vec<Arc<Object>>>,
+    next: usize,
     left: u64,
 }
 
 impl ListBody {
     /// `head` ends with the opening bracket of the items.
-    pub fn new(head: Bytes, objects: Vec<Arc<Object>>) -> Self {
+    pub fn new(head: Bytes, objects: Arc<Vec<Arc<Object>>>) -> Self {
         let items: u64 = objects.iter().map(|object| object.shown_len() as u64 + 1).sum();
         let left = head.len() as u64 + items.saturating_sub(u64::from(!objects.is_empty())) + 2;
-        Self { head, objects: objects.into_iter(), first: true, left }
+        Self { head, objects, next: 0, left }
     }
 }
 
@@ -51,14 +51,15 @@ impl http_body::Body for ListBody {
         let mut chunk = BytesMut::with_capacity(size);
         chunk.put(std::mem::take(&mut self.head));
         while chunk.len() < CHUNK_BYTES {
-            let Some(object) = self.objects.next() else {
+            let Some(object) = self.objects.get(self.next) else {
                 chunk.put_slice(b"]}");
                 break;
             };
-            if !std::mem::take(&mut self.first) {
+            if self.next > 0 {
                 chunk.put_u8(b',');
             }
             object.put(&mut chunk);
+            self.next += 1;
         }
         self.left = self.left.saturating_sub(chunk.len() as u64);
         Poll::Ready(Some(Ok(Frame::data(chunk.freeze()))))

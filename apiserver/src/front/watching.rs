@@ -1,6 +1,6 @@
 //! A watch: the state if asked for, then every change of the selection, as frames of one stream. Source: apiserver `pkg/storage/cacher`.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use api::{Status, time::Timestamp};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -11,7 +11,10 @@ use http_body_util::StreamBody;
 use rand::Rng;
 use serde_json::{Value, json};
 use store::Rev;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, Sleep},
+};
 
 use super::{
     negotiate::{Format, Output, Shape},
@@ -48,7 +51,8 @@ struct Watcher {
     shape: Shape,
     headers: Headers,
     /// Objects of the initial state that are yet to be sent.
-    initial: std::vec::IntoIter<Arc<Object>>,
+    initial: Arc<Vec<Arc<Object>>>,
+    next_initial: usize,
     /// To be sent after them.
     initial_end: Option<Rev>,
     /// Where to read next; `Err` ends the stream.
@@ -59,6 +63,9 @@ struct Watcher {
     bookmarks: bool,
     next_bookmark: Instant,
     ends: Instant,
+    /// Kept from one rest to the next: a watcher is woken often, and seldom by these.
+    alarm: Pin<Box<Sleep>>,
+    stopping: Pin<Box<dyn Future<Output = ()> + Send>>,
     done: bool,
 }
 
@@ -81,7 +88,8 @@ pub(crate) async fn watch(engine: &Arc<Engine>, served: &Served, output: &Output
         selection: options.selection.clone(),
         shape: output.shape.clone(),
         headers: Headers::Shown,
-        initial: Vec::new().into_iter(),
+        initial: Arc::default(),
+        next_initial: 0,
         initial_end: None,
         cursor: Ok(0),
         after: 0,
@@ -89,6 +97,8 @@ pub(crate) async fn watch(engine: &Arc<Engine>, served: &Served, output: &Output
         bookmarks: options.bookmarks,
         next_bookmark: now + BOOKMARK_EVERY,
         ends: now + lasts,
+        alarm: Box::pin(tokio::time::sleep_until(now + lasts)),
+        stopping: Box::pin(stopped(engine.group.clone())),
         done: false,
     };
     watcher.start(&options).await?;
@@ -118,9 +128,7 @@ impl Watcher {
         self.cursor = Ok(snapshot.cursor);
         self.after = snapshot.rev;
         if wants_state {
-            let mut objects = snapshot.objects;
-            objects.retain(|object| self.selection.matches(object));
-            self.initial = objects.into_iter();
+            self.initial = snapshot.objects;
             self.initial_end = (options.send_initial == Some(true) && options.bookmarks).then_some(snapshot.rev);
         }
         Ok(())
@@ -154,13 +162,21 @@ impl Watcher {
 
     fn put_initial(&mut self, out: &mut BytesMut) {
         while out.len() < CHUNK_BYTES {
-            let Some(object) = self.initial.next() else { break };
-            self.put("ADDED", &object, object.rev, out);
+            let Some(object) = self.initial.get(self.next_initial).cloned() else { break };
+            self.next_initial += 1;
+            if self.selection.matches(&object) {
+                self.put("ADDED", &object, object.rev, out);
+            }
         }
-        if self.initial.as_slice().is_empty()
+        if self.next_initial >= self.initial.len()
             && let Some(rev) = self.initial_end.take()
         {
             self.put_bookmark(rev, json!({"k8s.io/initial-events-end": "true"}), out);
+        }
+        if self.next_initial >= self.initial.len() {
+            // Others may share it: it is not to be kept for as long as a watch lasts.
+            self.initial = Arc::default();
+            self.next_initial = 0;
         }
     }
 
@@ -172,6 +188,9 @@ impl Watcher {
         self.cursor = Ok(cursor + events.len() as u64);
         let seen = self.after;
         self.after = seen.max(last.rev);
+        if self.selection.is_all() {
+            out.reserve(events.iter().map(|event| event.size()).sum::<usize>().min(CHUNK_BYTES));
+        }
         for event in events.iter().filter(|event| event.rev > seen) {
             self.put_event(event, out);
         }
@@ -191,10 +210,13 @@ impl Watcher {
             return;
         }
         let alarm = if self.bookmarks { self.ends.min(self.next_bookmark) } else { self.ends };
+        if self.alarm.deadline() != alarm {
+            self.alarm.as_mut().reset(alarm);
+        }
         tokio::select! {
             changed = self.grown.changed() => self.done = changed.is_err(),
-            () = self.engine.group.stopping() => self.done = true,
-            () = tokio::time::sleep_until(alarm) => {}
+            () = &mut self.stopping => self.done = true,
+            () = &mut self.alarm => {}
         }
     }
 
@@ -256,6 +278,10 @@ fn put_frame(out: &mut BytesMut, word: &str, object: impl FnOnce(&mut BytesMut))
     out.put_slice(b"\",\"object\":");
     object(out);
     out.put_slice(b"}\n");
+}
+
+async fn stopped(group: api::task::Group) {
+    group.stopping().await;
 }
 
 fn too_old(rev: Rev, expired: &Expired) -> Status {

@@ -17,7 +17,6 @@ use kube::{
     },
 };
 use parking_lot::Mutex;
-use serde_json::Value;
 
 use crate::catalog::{Collection, collections};
 
@@ -27,7 +26,8 @@ const IGNORED: [&str; 1] = ["events"];
 /// One object, as far as garbage is concerned.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Node {
-    pub uid: String,
+    /// Shared with all that stands under it.
+    pub uid: Arc<str>,
     pub key: Key,
     /// The object's URL.
     pub path: String,
@@ -44,15 +44,15 @@ pub struct Owner {
     pub kind: String,
     pub name: String,
     pub blocks: bool,
-    /// As it stands in the dependent.
-    pub reference: Value,
+    /// As it stands in the dependent: JSON, for a parsed one is five times as large.
+    pub reference: Box<str>,
 }
 
 /// Objects by uid, with the edges between them.
 #[derive(Default)]
 pub struct Graph {
-    nodes: HashMap<String, Node>,
-    dependents: HashMap<String, BTreeSet<String>>,
+    nodes: HashMap<Arc<str>, Node>,
+    dependents: HashMap<String, BTreeSet<Arc<str>>>,
     collections: Vec<Collection>,
 }
 
@@ -88,15 +88,15 @@ impl Graph {
     }
 
     /// Takes in an object; the uids whose turn it is now.
-    fn put(&mut self, node: Node) -> Vec<String> {
+    fn put(&mut self, node: Node) -> Vec<Arc<str>> {
         let uid = node.uid.clone();
         let old = self.nodes.get(&uid);
-        if old.is_some_and(|old| old.is_same(&node)) || (old.is_none() && node.stands_alone() && !self.dependents.contains_key(&uid)) {
+        if old.is_some_and(|old| old.is_same(&node)) || (old.is_none() && node.stands_alone() && !self.dependents.contains_key(&*uid)) {
             self.nodes.insert(uid, node);
             return Vec::new();
         }
         let mut turn = vec![uid.clone()];
-        let was: Vec<String> = old.iter().flat_map(|n| &n.owners).map(|o| o.uid.clone()).collect();
+        let was: Vec<Arc<str>> = old.iter().flat_map(|n| &n.owners).map(|o| o.uid.as_str().into()).collect();
         let began_to_go = node.deleting && !old.is_some_and(|n| n.deleting);
         for owner in &was {
             self.forget_edge(owner, &uid);
@@ -107,18 +107,18 @@ impl Graph {
         // An owner in its last rites counts its dependents again; dependents of one that begins to go have their turn.
         turn.extend(was);
         if began_to_go {
-            turn.extend(self.dependents.get(&uid).into_iter().flatten().cloned());
+            turn.extend(self.dependents.get(&*uid).into_iter().flatten().cloned());
         }
         self.nodes.insert(uid, node);
         turn
     }
 
-    fn remove(&mut self, uid: &str) -> Vec<String> {
+    fn remove(&mut self, uid: &str) -> Vec<Arc<str>> {
         let Some(node) = self.nodes.remove(uid) else { return Vec::new() };
         for owner in &node.owners {
             self.forget_edge(&owner.uid, uid);
         }
-        let mut turn: Vec<String> = node.owners.into_iter().map(|o| o.uid).collect();
+        let mut turn: Vec<Arc<str>> = node.owners.into_iter().map(|o| o.uid.into()).collect();
         turn.extend(self.dependents.get(uid).into_iter().flatten().cloned());
         turn
     }
@@ -160,7 +160,7 @@ async fn watch(client: kube::Client, collection: Collection, graph: Arc<Mutex<Gr
     let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &resource);
     let mut events = Box::pin(watcher::watcher(api, watcher::Config::default().streaming_lists()).default_backoff());
     // What is there of this collection, to find what a new list no longer has.
-    let (mut known, mut listed): (BTreeMap<Key, String>, BTreeMap<Key, String>) = Default::default();
+    let (mut known, mut listed): (BTreeMap<Key, Arc<str>>, BTreeMap<Key, Arc<str>>) = Default::default();
     while let Some(event) = events.next().await {
         let turn = match event {
             Ok(Event::Init) => {
@@ -192,8 +192,8 @@ fn take(
     graph: &Mutex<Graph>,
     collection: &Collection,
     object: PartialObjectMeta<DynamicObject>,
-    known: &mut BTreeMap<Key, String>,
-) -> Vec<String> {
+    known: &mut BTreeMap<Key, Arc<str>>,
+) -> Vec<Arc<str>> {
     let node = node(collection, object);
     known.insert(node.key.clone(), node.uid.clone());
     graph.lock().put(node)
@@ -208,10 +208,10 @@ fn node(collection: &Collection, object: PartialObjectMeta<DynamicObject>) -> No
         kind: reference.kind.clone(),
         name: reference.name.clone(),
         blocks: reference.block_owner_deletion == Some(true),
-        reference: serde_json::to_value(reference).unwrap_or_default(),
+        reference: serde_json::to_string(&reference).unwrap_or_default().into(),
     });
     Node {
-        uid: metadata.uid.unwrap_or_default(),
+        uid: metadata.uid.unwrap_or_default().into(),
         path: format!("{}/{}", collection.path(Some(&key.namespace)), key.name),
         key,
         revision: metadata.resource_version.unwrap_or_default(),

@@ -1,7 +1,7 @@
 //! Pods that come and go -> counts per node, for every question that was asked about pods.
 //!
 //! Two kinds: how many pods a selector matches (asked by the pod that is to be placed), and how many pods have a term (asked about by
-//! every pod). Each event touches only the counters of its namespace.
+//! every pod). Each event touches only the counters of its namespace. Where somebody asks about a topology key, sums per domain are kept too.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use crate::{
     node::Slot,
     pod::PodInfo,
     terms::{Matcher, Namespaces, Term},
-    topology::TopologyId,
+    topology::{Move, NO_DOMAIN, Topologies, TopologyId},
 };
 
 /// Counters that are kept; beyond it those that nobody asked for lately go.
@@ -32,6 +32,8 @@ pub struct Counters {
 struct Counter {
     matcher: Matcher,
     count: Column<i32>,
+    /// By the topologies that were asked for.
+    sums: Vec<(TopologyId, Column<i64>)>,
     asked: u64,
 }
 
@@ -60,7 +62,9 @@ pub struct Group {
     pub term: Term,
     pub force: Force,
     pub topology: TopologyId,
-    pub count: Column<i32>,
+    count: Column<i32>,
+    /// Per domain of its topology.
+    pub sums: Column<i64>,
     total: i64,
 }
 
@@ -80,7 +84,7 @@ impl Counters {
         let id = self.all.iter().position(Option::is_none).unwrap_or(self.all.len());
         self.by_id.insert(matcher.id.clone(), id);
         self.by_namespace.entry(matcher.home().unwrap_or("").to_owned()).or_default().push(id);
-        let mut counter = Counter { matcher, count: Column::default(), asked: self.tick };
+        let mut counter = Counter { matcher, count: Column::default(), sums: Vec::new(), asked: self.tick };
         counter.recount(pods, namespaces);
         if id == self.all.len() {
             self.all.push(Some(counter));
@@ -90,12 +94,40 @@ impl Counters {
         id
     }
 
+    /// From now on, [`Counters::sums`] of this topology are there.
+    pub fn sum(&mut self, id: CounterId, topology: TopologyId, topologies: &Topologies) {
+        let Some(Some(counter)) = self.all.get_mut(id) else { return };
+        if counter.sums.iter().any(|(t, _)| *t == topology) {
+            return;
+        }
+        let mut sums = Column::default();
+        for (slot, count) in counter.count.iter().enumerate() {
+            shift(&mut sums, topologies, topology, slot, count);
+        }
+        counter.sums.push((topology, sums));
+    }
+
+    /// Pods per domain; `None` if nobody asked for them.
+    pub fn sums(&self, id: CounterId, topology: TopologyId) -> Option<&Column<i64>> {
+        self.all.get(id)?.as_ref()?.sums.iter().find(|(t, _)| *t == topology).map(|(_, sums)| sums)
+    }
+
+    /// Labels of a node changed.
+    pub fn moved(&mut self, moves: &[Move]) {
+        for counter in self.all.iter_mut().flatten() {
+            for to in moves {
+                let count = counter.count.get(to.slot);
+                counter.sums.iter_mut().filter(|(t, _)| *t == to.topology).for_each(|(_, sums)| carry(sums, to, count));
+            }
+        }
+    }
+
     /// A pod came to the node (`by` = 1) or left it (-1).
-    pub fn update(&mut self, pod: &PodInfo, slot: Slot, by: i32, namespaces: &Namespaces) {
+    pub fn update(&mut self, pod: &PodInfo, slot: Slot, by: i32, namespaces: &Namespaces, topologies: &Topologies) {
         for home in [pod.key.namespace.as_str(), ""] {
             for id in self.by_namespace.get(home).into_iter().flatten() {
                 if let Some(Some(counter)) = self.all.get_mut(*id) {
-                    counter.update(pod, slot, by, namespaces);
+                    counter.update(pod, slot, by, namespaces, topologies);
                 }
             }
         }
@@ -136,16 +168,19 @@ impl Counters {
 }
 
 impl Counter {
-    fn update(&mut self, pod: &PodInfo, slot: Slot, by: i32, namespaces: &Namespaces) {
+    fn update(&mut self, pod: &PodInfo, slot: Slot, by: i32, namespaces: &Namespaces, topologies: &Topologies) {
         if self.matcher.matches(&pod.key.namespace, pod.labels(), pod.terminating, namespaces) {
             *self.count.slot(slot) += by;
+            self.sums.iter_mut().for_each(|(topology, sums)| shift(sums, topologies, *topology, slot, by));
         }
     }
 
+    /// The sums are made anew when they are asked for.
     fn recount<'a>(&mut self, pods: impl Iterator<Item = (Slot, &'a PodInfo)>, namespaces: &Namespaces) {
         self.count.clear();
+        self.sums.clear();
         for (slot, pod) in pods {
-            self.update(pod, slot, 1, namespaces);
+            self.update(pod, slot, 1, namespaces, &Topologies::default());
         }
     }
 }
@@ -162,26 +197,38 @@ pub fn forces(pod: &PodInfo) -> impl Iterator<Item = (&Term, Force)> {
 }
 
 impl Terms {
-    pub fn update(&mut self, term: &Term, force: Force, topology: TopologyId, slot: Slot, by: i32) {
+    pub fn update(&mut self, term: &Term, force: Force, topology: TopologyId, slot: Slot, by: i32, topologies: &Topologies) {
         let id = format!("{topology}{force:?}{}", term.selected.id());
         let at = self.by_id.get(&id).copied().unwrap_or_else(|| self.insert(id, term, force, topology));
         let Some(Some(group)) = self.all.get_mut(at) else { return };
         *group.count.slot(slot) += by;
+        shift(&mut group.sums, topologies, topology, slot, by);
         group.total += i64::from(by);
         if group.total == 0 {
             self.remove(at);
         }
     }
 
+    /// Labels of a node changed.
+    pub fn moved(&mut self, moves: &[Move]) {
+        for group in self.all.iter_mut().flatten() {
+            let count = |to: &Move| group.count.get(to.slot);
+            for to in moves.iter().filter(|to| to.topology == group.topology) {
+                carry(&mut group.sums, to, count(to));
+            }
+        }
+    }
+
     /// The terms of placed pods that mean this pod.
-    pub fn about<'a>(&'a self, pod: &'a PodInfo, namespaces: &'a Namespaces) -> impl Iterator<Item = &'a Group> {
+    pub fn about<'a, 'b>(&'a self, pod: &'b PodInfo, namespaces: &'b Namespaces) -> impl Iterator<Item = &'a Group> + use<'a, 'b> {
         let ids = [pod.key.namespace.as_str(), ""].into_iter().flat_map(|home| self.by_namespace.get(home).into_iter().flatten());
         let groups = ids.filter_map(|id| self.all.get(*id)?.as_ref());
         groups.filter(|g| g.term.selected.matches(&pod.key.namespace, pod.labels(), namespaces))
     }
 
     fn insert(&mut self, id: String, term: &Term, force: Force, topology: TopologyId) -> usize {
-        let group = Group { id: id.clone(), term: term.clone(), force, topology, count: Column::default(), total: 0 };
+        let group =
+            Group { id: id.clone(), term: term.clone(), force, topology, count: Column::default(), sums: Column::default(), total: 0 };
         let at = self.free.pop().unwrap_or(self.all.len());
         if at == self.all.len() {
             self.all.push(Some(group));
@@ -210,4 +257,24 @@ impl Terms {
 /// The namespaces a term names, or "" where a selector chooses.
 fn homes(term: &Term) -> Vec<String> {
     term.selected.limited_to().map_or_else(|| vec![String::new()], |spaces| spaces.iter().cloned().collect())
+}
+
+/// Nodes without the key have no domain, and count nowhere.
+fn shift(sums: &mut Column<i64>, topologies: &Topologies, topology: TopologyId, slot: Slot, by: i32) {
+    let domain = topologies.domain(topology, slot);
+    if domain != NO_DOMAIN && by != 0 {
+        *sums.slot(domain) += i64::from(by);
+    }
+}
+
+fn carry(sums: &mut Column<i64>, to: &Move, count: i32) {
+    if count == 0 {
+        return;
+    }
+    if to.from != NO_DOMAIN {
+        *sums.slot(to.from) -= i64::from(count);
+    }
+    if to.to != NO_DOMAIN {
+        *sums.slot(to.to) += i64::from(count);
+    }
 }

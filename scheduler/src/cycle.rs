@@ -15,8 +15,8 @@ pub struct Cycle<'a> {
     pub table: &'a Table,
     pub class: &'a Class,
     pub ask: &'a Ask,
-    pub tallies: Tallies,
-    pub neighbours: Neighbours,
+    pub tallies: Tallies<'a>,
+    pub neighbours: Neighbours<'a>,
 }
 
 impl<'a> Cycle<'a> {
@@ -24,6 +24,11 @@ impl<'a> Cycle<'a> {
         let tallies = Tallies::new(table, class, &ask.spread);
         let neighbours = Neighbours::new(table, ask);
         Self { table, class, ask, tallies, neighbours }
+    }
+
+    /// No node that fits by itself is refused because of other nodes or pods.
+    pub fn stands_alone(&self) -> bool {
+        self.tallies.is_empty() && self.neighbours.is_empty() && !self.table.has_nominations()
     }
 
     /// As if the pod were (`by` = 1) or were not (-1) on the node.

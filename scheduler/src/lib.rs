@@ -23,6 +23,7 @@ mod resources;
 mod run;
 mod siblings;
 mod state;
+mod sums;
 mod table;
 mod taints;
 mod terms;

@@ -106,7 +106,8 @@ fn nominated<'a>(cycle: &Cycle<'a>) -> Option<&'a Row> {
 }
 
 fn among_all(cycle: &Cycle<'_>, dice: u64) -> Outcome {
-    let fits = |slot: &Slot| cycle.table.row(*slot).is_some_and(|row| answer(cycle, row).is_none());
+    let alone = cycle.stands_alone();
+    let fits = |slot: &Slot| alone || cycle.table.row(*slot).is_some_and(|row| answer(cycle, row).is_none());
     let best = if compared(cycle).next().is_none() {
         cycle.class.ranking.best_first(dice).find(fits)
     } else {

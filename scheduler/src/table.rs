@@ -99,7 +99,7 @@ impl Table {
         let facts = Arc::new(facts);
         let old = std::mem::replace(&mut row.facts, facts.clone());
         let existed = std::mem::replace(&mut row.exists, true);
-        self.topologies.update(slot, Some(&facts.labels));
+        self.relabel(slot, Some(&facts.labels));
         if existed {
             self.swap_images(&old, &facts);
         } else {
@@ -118,7 +118,7 @@ impl Table {
         let nameless = Facts { name: name.to_owned(), ..Facts::default() };
         let old = std::mem::replace(&mut row.facts, Arc::new(nameless));
         self.live.retain(|s| *s != slot);
-        self.topologies.update(slot, None);
+        self.relabel(slot, None);
         self.swap_images(&old, &Facts::default());
         self.images_version += 1;
         self.changed(slot);
@@ -195,6 +195,13 @@ impl Table {
         self.counters.intern(matcher, self.pods.values().map(|p| (p.slot, &*p.info)), &self.namespaces)
     }
 
+    /// The counter, with its sums per domain.
+    pub fn summed(&mut self, matcher: Matcher, topology: TopologyId) -> CounterId {
+        let id = self.counter(matcher);
+        self.counters.sum(id, topology, &self.topologies);
+        id
+    }
+
     pub fn nodes_with_image(&self, name: &str) -> usize {
         self.images.get(name).copied().unwrap_or(0)
     }
@@ -245,6 +252,12 @@ impl Table {
         Some(self.changes.iter().skip(skip).copied())
     }
 
+    fn relabel(&mut self, slot: Slot, labels: Option<&std::collections::BTreeMap<String, String>>) {
+        let moves = self.topologies.update(slot, labels);
+        self.counters.moved(&moves);
+        self.terms.moved(&moves);
+    }
+
     fn place(&mut self, info: Arc<PodInfo>, node: &str, assumed: bool) {
         let slot = self.slot_of(node);
         if let Some(row) = self.rows.get_mut(slot) {
@@ -256,10 +269,10 @@ impl Table {
     }
 
     fn count(&mut self, info: &PodInfo, slot: Slot, by: i32) {
-        self.counters.update(info, slot, by, &self.namespaces);
+        self.counters.update(info, slot, by, &self.namespaces, &self.topologies);
         for (term, force) in forces(info) {
             let topology = self.topology(&term.topology_key);
-            self.terms.update(term, force, topology, slot, by);
+            self.terms.update(term, force, topology, slot, by, &self.topologies);
         }
     }
 

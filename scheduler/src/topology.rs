@@ -14,6 +14,15 @@ pub const NO_DOMAIN: Domain = 0;
 /// The label that has one value per node.
 pub const HOSTNAME: &str = "kubernetes.io/hostname";
 
+/// A node whose domain of one topology key is another now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Move {
+    pub topology: TopologyId,
+    pub slot: Slot,
+    pub from: Domain,
+    pub to: Domain,
+}
+
 /// All keys in use. Keys stay: there are few.
 #[derive(Debug, Default)]
 pub struct Topologies {
@@ -28,6 +37,8 @@ struct Topology {
     values: HashMap<String, Domain>,
     /// How many nodes are in each domain.
     nodes: Column<usize>,
+    /// How many nodes have the key.
+    labelled: usize,
     free: Vec<Domain>,
     last: Domain,
 }
@@ -53,10 +64,31 @@ impl Topologies {
     }
 
     /// The node has these labels now (`None`: it is gone).
-    pub fn update(&mut self, slot: Slot, labels: Option<&BTreeMap<String, String>>) {
-        for topology in &mut self.all {
+    pub fn update(&mut self, slot: Slot, labels: Option<&BTreeMap<String, String>>) -> Vec<Move> {
+        let mut moves = Vec::new();
+        for (id, topology) in self.all.iter_mut().enumerate() {
+            let from = topology.of.get(slot);
             topology.put(slot, labels.and_then(|l| l.get(&topology.key)));
+            let to = topology.of.get(slot);
+            if from != to {
+                moves.push(Move { topology: id, slot, from, to });
+            }
         }
+        moves
+    }
+
+    /// How many nodes have the key.
+    pub fn labelled(&self, id: TopologyId) -> usize {
+        self.all.get(id).map_or(0, |t| t.labelled)
+    }
+
+    /// The domains that have nodes.
+    pub fn domains(&self, id: TopologyId) -> impl Iterator<Item = Domain> + '_ {
+        self.all.get(id).into_iter().flat_map(|t| t.values.values().copied())
+    }
+
+    pub fn size(&self, id: TopologyId) -> usize {
+        self.all.get(id).map_or(0, |t| t.values.len())
     }
 
     pub fn domain(&self, id: TopologyId, slot: Slot) -> Domain {
@@ -76,6 +108,8 @@ impl Topology {
         }
         *self.of.slot(slot) = new;
         *self.nodes.slot(new) += 1;
+        self.labelled += usize::from(new != NO_DOMAIN);
+        self.labelled -= usize::from(old != NO_DOMAIN);
         if old != NO_DOMAIN {
             *self.nodes.slot(old) -= 1;
             if self.nodes.get(old) == 0 {

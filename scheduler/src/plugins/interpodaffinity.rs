@@ -3,15 +3,15 @@
 use super::{Change, Plugin, SCORE_MAX};
 use crate::{
     ask::Ask,
-    column::Column,
     counters::{CounterId, Force, forces},
     cycle::Cycle,
     node::{Row, Slot},
     pod::PodInfo,
     refusal::Refusal,
+    sums::Sums,
     table::Table,
     terms::{Matcher, Namespaces, Term},
-    topology::{NO_DOMAIN, TopologyId},
+    topology::{Domain, NO_DOMAIN, TopologyId},
 };
 
 const NAME: &str = "InterPodAffinity";
@@ -35,24 +35,33 @@ struct Near {
     matches_self: bool,
 }
 
-/// Pods per domain, by topology.
+/// Pods per domain, for each question.
 #[derive(Clone, Default)]
-pub struct Neighbours {
-    near: Vec<(TopologyId, Column<i64>)>,
-    far: Vec<(TopologyId, Column<i64>)>,
+pub struct Neighbours<'a> {
+    near: Vec<Asked<'a>>,
+    /// Nowhere is a pod that the pod wants to be near to.
+    lonely: bool,
+    far: Vec<Asked<'a>>,
     /// Placed pods that want this one far.
-    repelling: Vec<(TopologyId, Column<i64>)>,
+    repelling: Vec<Asked<'a>>,
 }
+
+type Asked<'a> = (TopologyId, Sums<'a>);
 
 impl Wishes {
     pub fn new(table: &mut Table, pod: &PodInfo) -> Self {
         let Some(affinity) = &pod.affinity else { return Self::default() };
-        let near = (!affinity.required.is_empty()).then(|| Near {
-            counter: table.counter(Matcher::all_of(&affinity.required)),
-            topologies: affinity.required.iter().map(|t| table.topology(&t.topology_key)).collect(),
-            matches_self: affinity.required.iter().all(|t| means(t, pod, &table.namespaces)),
+        let near = (!affinity.required.is_empty()).then(|| {
+            let topologies: Vec<TopologyId> = affinity.required.iter().map(|t| table.topology(&t.topology_key)).collect();
+            let counter = table.counter(Matcher::all_of(&affinity.required));
+            topologies.iter().for_each(|topology| table.counters.sum(counter, *topology, &table.topologies));
+            let matches_self = affinity.required.iter().all(|t| means(t, pod, &table.namespaces));
+            Near { counter, topologies, matches_self }
         });
-        let mut one = |term: &Term| (table.counter(Matcher::all_of([term])), table.topology(&term.topology_key));
+        let mut one = |term: &Term| {
+            let topology = table.topology(&term.topology_key);
+            (table.summed(Matcher::all_of([term]), topology), topology)
+        };
         let far = affinity.required_anti.iter().map(&mut one).collect();
         let likes = affinity.preferred.iter().map(|(weight, term)| (*weight, term));
         let dislikes = affinity.preferred_anti.iter().map(|(weight, term)| (-weight, term));
@@ -64,40 +73,51 @@ impl Wishes {
     }
 }
 
-impl Neighbours {
-    pub fn new(table: &Table, ask: &Ask) -> Self {
+impl<'a> Neighbours<'a> {
+    pub fn new(table: &'a Table, ask: &Ask) -> Self {
         let (mut out, wishes) = (Self::default(), &ask.wishes);
+        let sums = |counter: CounterId, topology: TopologyId| (topology, Sums::shared(table.counters.sums(counter, topology)));
         if let Some(near) = &wishes.near {
-            for topology in &near.topologies {
-                add(&mut out.near, table, *topology, 1, |slot| table.counters.count(near.counter, slot));
-            }
+            out.near = near.topologies.iter().map(|topology| sums(near.counter, *topology)).collect();
+            out.look_around();
         }
-        for (counter, topology) in &wishes.far {
-            add(&mut out.far, table, *topology, 1, |slot| table.counters.count(*counter, slot));
-        }
-        for group in table.terms.about(&ask.info, &table.namespaces).filter(|g| g.force == Force::Repels) {
-            add(&mut out.repelling, table, group.topology, 1, |slot| i64::from(group.count.get(slot)));
-        }
+        out.far = wishes.far.iter().map(|(counter, topology)| sums(*counter, *topology)).collect();
+        let repelling = table.terms.about(&ask.info, &table.namespaces).filter(|g| g.force == Force::Repels);
+        out.repelling = repelling.map(|group| (group.topology, Sums::shared(Some(&group.sums)))).collect();
         out
+    }
+
+    /// Nobody's wishes speak about the pod, nor its own about others.
+    pub fn is_empty(&self) -> bool {
+        self.near.is_empty() && self.far.is_empty() && self.repelling.is_empty()
     }
 
     pub fn shift(&mut self, table: &Table, ask: &Ask, pod: &PodInfo, row: &Row, by: i64) {
         let wishes = &ask.wishes;
+        let domain = |topology: TopologyId| table.topologies.domain(topology, row.slot);
         let matches = |counter: CounterId| table.counters.matches(counter, pod, &table.namespaces);
-        if let Some(near) = wishes.near.as_ref().filter(|n| matches(n.counter)) {
-            for topology in &near.topologies {
-                bump(&mut self.near, table, *topology, row.slot, by);
-            }
+        if wishes.near.as_ref().is_some_and(|n| matches(n.counter)) {
+            self.near.iter_mut().for_each(|(topology, sums)| bend(sums, domain(*topology), by));
+            self.look_around();
         }
-        for (_, topology) in wishes.far.iter().filter(|(counter, _)| matches(*counter)) {
-            bump(&mut self.far, table, *topology, row.slot, by);
+        for ((_, sums), (counter, topology)) in self.far.iter_mut().zip(&wishes.far) {
+            if matches(*counter) {
+                bend(sums, domain(*topology), by);
+            }
         }
         let repels = forces(pod).filter(|(term, force)| *force == Force::Repels && means(term, &ask.info, &table.namespaces));
-        for (term, _) in repels {
-            if let Some(topology) = table.topologies.find(&term.topology_key) {
-                bump(&mut self.repelling, table, topology, row.slot, by);
+        for topology in repels.filter_map(|(term, _)| table.topologies.find(&term.topology_key)) {
+            if !self.repelling.iter().any(|(t, _)| *t == topology) {
+                self.repelling.push((topology, Sums::shared(None)));
+            }
+            if let Some((_, sums)) = self.repelling.iter_mut().find(|(t, _)| *t == topology) {
+                bend(sums, domain(topology), by);
             }
         }
+    }
+
+    fn look_around(&mut self) {
+        self.lonely = self.near.iter().all(|(_, sums)| sums.is_empty());
     }
 }
 
@@ -135,17 +155,18 @@ impl Plugin for InterPodAffinity {
 
     fn compare(&self, cycle: &Cycle<'_>, nodes: &[Slot], scores: &mut [i64]) {
         let table = cycle.table;
-        let mut pulls = Vec::new();
-        for (weight, counter, topology) in &cycle.ask.wishes.preferred {
-            add(&mut pulls, table, *topology, *weight, |slot| table.counters.count(*counter, slot));
-        }
-        for group in table.terms.about(&cycle.ask.info, &table.namespaces) {
-            if let Force::Pulls(weight) = group.force {
-                add(&mut pulls, table, group.topology, weight, |slot| i64::from(group.count.get(slot)));
+        let wishes = cycle.ask.wishes.preferred.iter().map(|(weight, counter, t)| (*weight, *t, table.counters.sums(*counter, *t)));
+        let groups = table.terms.about(&cycle.ask.info, &table.namespaces).filter_map(|group| match group.force {
+            Force::Pulls(weight) => Some((weight, group.topology, Some(&group.sums))),
+            Force::Repels => None,
+        });
+        scores.fill(0);
+        // Node by node within a question: what is read then lies together.
+        for (weight, topology, sums) in wishes.chain(groups).filter_map(|(w, t, sums)| Some((w, t, sums?))) {
+            for (score, slot) in scores.iter_mut().zip(nodes) {
+                *score += weight * sums.get(table.topologies.domain(topology, *slot));
             }
         }
-        let pull = |slot: Slot| -> i64 { pulls.iter().map(|(topology, sums)| sums.get(table.topologies.domain(*topology, slot))).sum() };
-        scores.iter_mut().zip(nodes).for_each(|(score, slot)| *score = if pulls.is_empty() { 0 } else { pull(*slot) });
         let (least, most) = (scores.iter().copied().min().unwrap_or(0), scores.iter().copied().max().unwrap_or(0));
         for score in scores {
             *score = if most == least { 0 } else { (SCORE_MAX as f64 * ((*score - least) as f64 / (most - least) as f64)) as i64 };
@@ -167,46 +188,26 @@ impl Plugin for InterPodAffinity {
 }
 
 fn is_near(cycle: &Cycle<'_>, near: &Near, slot: Slot) -> bool {
-    let (table, counts) = (cycle.table, &cycle.neighbours.near);
-    if near.topologies.iter().any(|t| table.topologies.domain(*t, slot) == NO_DOMAIN) {
+    let (topologies, neighbours) = (&cycle.table.topologies, &cycle.neighbours);
+    if near.topologies.iter().any(|t| topologies.domain(*t, slot) == NO_DOMAIN) {
         return false;
     }
-    let all = counts.iter().all(|(topology, count)| count.get(table.topologies.domain(*topology, slot)) > 0);
+    let all = neighbours.near.iter().all(|(topology, sums)| sums.get(topologies.domain(*topology, slot)) > 0);
     // The first of its kind may start anywhere.
-    all || (near.matches_self && counts.iter().all(|(_, count)| count.iter().all(|n| n <= 0)))
+    all || (near.matches_self && neighbours.lonely)
 }
 
-fn any_at(counts: &[(TopologyId, Column<i64>)], table: &Table, slot: Slot) -> bool {
-    counts.iter().any(|(topology, count)| {
+fn any_at(asked: &[Asked<'_>], table: &Table, slot: Slot) -> bool {
+    asked.iter().any(|(topology, sums)| {
         let domain = table.topologies.domain(*topology, slot);
-        domain != NO_DOMAIN && count.get(domain) > 0
+        domain != NO_DOMAIN && sums.get(domain) > 0
     })
 }
 
-/// Adds the nodes' counts to their domains. Nodes without a domain do not count.
-fn add(sums: &mut Vec<(TopologyId, Column<i64>)>, table: &Table, topology: TopologyId, weight: i64, count: impl Fn(Slot) -> i64) {
-    let column = column(sums, topology);
-    for row in table.nodes() {
-        let (domain, count) = (table.topologies.domain(topology, row.slot), count(row.slot));
-        if domain != NO_DOMAIN && count != 0 {
-            *column.slot(domain) += weight * count;
-        }
-    }
-}
-
-fn bump(sums: &mut Vec<(TopologyId, Column<i64>)>, table: &Table, topology: TopologyId, slot: Slot, by: i64) {
-    let domain = table.topologies.domain(topology, slot);
+fn bend(sums: &mut Sums<'_>, domain: Domain, by: i64) {
     if domain != NO_DOMAIN {
-        *column(sums, topology).slot(domain) += by;
+        sums.bend(domain, by);
     }
-}
-
-fn column(sums: &mut Vec<(TopologyId, Column<i64>)>, topology: TopologyId) -> &mut Column<i64> {
-    let at = sums.iter().position(|(t, _)| *t == topology).unwrap_or_else(|| {
-        sums.push((topology, Column::default()));
-        sums.len() - 1
-    });
-    &mut sums.get_mut(at).expect("it was found or just pushed").1
 }
 
 fn means(term: &Term, pod: &PodInfo, namespaces: &Namespaces) -> bool {

@@ -15,12 +15,15 @@ use crate::{
     node::{Facts, Row, Slot},
     pod::PodInfo,
     refusal::Refusal,
+    sums::Sums,
     table::Table,
     terms::{Matcher, selector},
-    topology::{HOSTNAME, NO_DOMAIN, TopologyId},
+    topology::{Domain, HOSTNAME, NO_DOMAIN, TopologyId},
 };
 
 const NAME: &str = "PodTopologySpread";
+/// In place of a crowd: the node lacks a key.
+const IGNORED: i64 = -1;
 
 pub struct PodTopologySpread;
 
@@ -49,14 +52,13 @@ struct Constraint {
 
 /// Per hard constraint: how many pods are in each domain.
 #[derive(Clone, Default)]
-pub struct Tallies(Vec<Tally>);
+pub struct Tallies<'a>(Vec<Tally<'a>>);
 
-#[derive(Clone, Default)]
-struct Tally {
-    count: Column<i64>,
-    /// Domains that count: some node in them is one the pod could use.
-    counts: Column<bool>,
-    domains: usize,
+#[derive(Clone)]
+struct Tally<'a> {
+    sums: Sums<'a>,
+    /// The domains that count: some node in them is one the pod could use.
+    counted: Vec<Domain>,
     least: i64,
 }
 
@@ -75,13 +77,19 @@ impl Spread {
         out
     }
 
+    fn counter(table: &mut Table, matcher: Matcher, key: &str) -> CounterId {
+        let topology = table.topology(key);
+        table.summed(matcher, topology)
+    }
+
     fn by_default(table: &mut Table, pod: &PodInfo, siblings: Option<Labels>) -> Self {
         let Some(siblings) = siblings.filter(|s| !s.is_empty()) else { return Self::default() };
+        let matcher = Matcher::spread(&pod.key.namespace, siblings.clone());
         let mut soft = |key: &str, max_skew: i64| Constraint {
             max_skew,
             topology: table.topology(key),
             per_node: key == HOSTNAME,
-            counter: table.counter(Matcher::spread(&pod.key.namespace, siblings.clone())),
+            counter: Self::counter(table, matcher.clone(), key),
             matches_self: siblings.matches(pod.labels()),
             min_domains: 1,
             honors_affinity: true,
@@ -100,11 +108,16 @@ impl Constraint {
             per_node: of.topology_key == HOSTNAME,
             matches_self: selector.as_ref().is_some_and(|s| s.matches(pod.labels())),
             // An absent selector and an empty one both count nothing.
-            counter: table.counter(Matcher::spread(&pod.key.namespace, selector.unwrap_or_default())),
+            counter: Spread::counter(table, Matcher::spread(&pod.key.namespace, selector.unwrap_or_default()), &of.topology_key),
             min_domains: of.min_domains.and_then(|n| usize::try_from(n).ok()).unwrap_or(1),
             honors_affinity: of.node_affinity_policy.as_deref() != Some("Ignore"),
             honors_taints: of.node_taints_policy.as_deref() == Some("Honor"),
         }
+    }
+
+    /// Every node counts, as far as its key is not asked for.
+    fn includes_all(&self, class: &Class) -> bool {
+        (class.foreign == 0 || !self.honors_affinity) && (class.untolerated == 0 || !self.honors_taints)
     }
 
     fn includes(&self, cell: Option<&Cell>) -> bool {
@@ -112,22 +125,15 @@ impl Constraint {
     }
 }
 
-impl Tallies {
-    pub fn new(table: &Table, class: &Class, spread: &Spread) -> Self {
-        let mut tallies: Vec<Tally> = spread.hard.iter().map(|_| Tally::default()).collect();
-        if tallies.is_empty() {
-            return Self(tallies);
-        }
-        for row in table.nodes().filter(|row| has_all_keys(table, &spread.hard, row.slot)) {
-            let cell = class.cell(row.slot);
-            for (constraint, tally) in spread.hard.iter().zip(&mut tallies).filter(|(c, _)| c.includes(cell)) {
-                let domain = table.topologies.domain(constraint.topology, row.slot);
-                *tally.count.slot(domain) += table.counters.count(constraint.counter, row.slot);
-                tally.domains += usize::from(!std::mem::replace(tally.counts.slot(domain), true));
-            }
-        }
-        tallies.iter_mut().for_each(Tally::find_least);
-        Self(tallies)
+impl<'a> Tallies<'a> {
+    pub fn new(table: &'a Table, class: &Class, spread: &Spread) -> Self {
+        let all_counted = all_have_keys(table, &spread.hard) && spread.hard.iter().all(|c| c.includes_all(class));
+        let tally = |c: &Constraint| if all_counted { Tally::shared(table, c) } else { Tally::counted(table, class, &spread.hard, c) };
+        Self(spread.hard.iter().map(tally).collect())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub fn shift(&mut self, table: &Table, class: &Class, ask: &Ask, pod: &PodInfo, row: &Row, by: i64) {
@@ -137,17 +143,41 @@ impl Tallies {
         let cell = class.cell(row.slot);
         for (constraint, tally) in ask.spread.hard.iter().zip(&mut self.0) {
             if constraint.includes(cell) && !pod.terminating && table.counters.matches(constraint.counter, pod, &table.namespaces) {
-                *tally.count.slot(table.topologies.domain(constraint.topology, row.slot)) += by;
+                tally.sums.bend(table.topologies.domain(constraint.topology, row.slot), by);
                 tally.find_least();
             }
         }
     }
 }
 
-impl Tally {
+impl<'a> Tally<'a> {
+    /// All nodes count: the sums are those of the table.
+    fn shared(table: &'a Table, constraint: &Constraint) -> Self {
+        let counted = table.topologies.domains(constraint.topology).collect();
+        Self::new(Sums::shared(table.counters.sums(constraint.counter, constraint.topology)), counted)
+    }
+
+    /// Only nodes with all keys count that the pod could use.
+    fn counted(table: &Table, class: &Class, all: &[Constraint], constraint: &Constraint) -> Self {
+        let (mut sums, mut counts, mut counted) = (Column::default(), Column::<bool>::default(), Vec::new());
+        for row in table.nodes().filter(|row| has_all_keys(table, all, row.slot) && constraint.includes(class.cell(row.slot))) {
+            let domain = table.topologies.domain(constraint.topology, row.slot);
+            *sums.slot(domain) += table.counters.count(constraint.counter, row.slot);
+            if !std::mem::replace(counts.slot(domain), true) {
+                counted.push(domain);
+            }
+        }
+        Self::new(Sums::own(sums), counted)
+    }
+
+    fn new(sums: Sums<'a>, counted: Vec<Domain>) -> Self {
+        let mut tally = Self { sums, counted, least: 0 };
+        tally.find_least();
+        tally
+    }
+
     fn find_least(&mut self) {
-        let counted = self.count.iter().zip(self.counts.iter()).filter(|(_, counts)| *counts);
-        self.least = counted.map(|(count, _)| count).min().unwrap_or(0);
+        self.least = self.counted.iter().map(|domain| self.sums.get(*domain)).min().unwrap_or(0);
     }
 }
 
@@ -163,8 +193,8 @@ impl Plugin for PodTopologySpread {
                 let reason = "node(s) didn't match pod topology spread constraints (missing required label)";
                 return Some(Refusal::unresolvable(NAME, reason));
             }
-            let least = if tally.domains < constraint.min_domains { 0 } else { tally.least };
-            if tally.count.get(domain) + i64::from(constraint.matches_self) - least > constraint.max_skew {
+            let least = if tally.counted.len() < constraint.min_domains { 0 } else { tally.least };
+            if tally.sums.get(domain) + i64::from(constraint.matches_self) - least > constraint.max_skew {
                 return Some(Refusal::resolvable(NAME, "node(s) didn't match pod topology spread constraints"));
             }
         }
@@ -188,19 +218,25 @@ impl Plugin for PodTopologySpread {
         if spread.soft.is_empty() {
             return;
         }
-        let ignored = |slot: Slot| spread.needs_all_keys && !has_all_keys(cycle.table, &spread.soft, slot);
+        let some_lack_keys = spread.needs_all_keys && !all_have_keys(cycle.table, &spread.soft);
+        let ignored = |slot: Slot| some_lack_keys && !has_all_keys(cycle.table, &spread.soft, slot);
         let mut sums = vec![0.0; nodes.len()];
         for constraint in &spread.soft {
             add_crowd(cycle, constraint, nodes, &ignored, &mut sums);
         }
-        let crowds: Vec<Option<i64>> =
-            nodes.iter().zip(&sums).map(|(slot, sum)| (!ignored(*slot)).then(|| f64::round(*sum) as i64)).collect();
-        let (least, most) = (crowds.iter().flatten().min().copied().unwrap_or(0), crowds.iter().flatten().max().copied().unwrap_or(0));
-        for (score, crowd) in scores.iter_mut().zip(crowds) {
-            *score = match crowd {
-                None => 0,
-                Some(_) if most == 0 => SCORE_MAX,
-                Some(crowd) => SCORE_MAX * (most + least - crowd) / most,
+        // The crowd of a node that is ignored is never looked at.
+        let (mut least, mut most) = (i64::MAX, 0);
+        for ((score, sum), slot) in scores.iter_mut().zip(&sums).zip(nodes) {
+            *score = if ignored(*slot) { IGNORED } else { sum.round() as i64 };
+            if *score != IGNORED {
+                (least, most) = (least.min(*score), most.max(*score));
+            }
+        }
+        for score in scores {
+            *score = match *score {
+                IGNORED => 0,
+                _ if most == 0 => SCORE_MAX,
+                crowd => SCORE_MAX * (most + least - crowd) / most,
             };
         }
     }
@@ -222,26 +258,55 @@ impl Plugin for PodTopologySpread {
 
 /// Adds what the constraint makes of how many matching pods are in each node's domain.
 fn add_crowd(cycle: &Cycle<'_>, constraint: &Constraint, nodes: &[Slot], ignored: &impl Fn(Slot) -> bool, sums: &mut [f64]) {
-    let (table, spread) = (cycle.table, &cycle.ask.spread);
+    let table = cycle.table;
     let domain = |slot: Slot| table.topologies.domain(constraint.topology, slot);
-    let (mut in_domain, mut counts, mut size) = (Column::<i64>::default(), Column::<bool>::default(), 0usize);
-    for slot in nodes.iter().filter(|slot| !ignored(**slot)) {
-        let new = !std::mem::replace(counts.slot(domain(*slot)), true);
-        size += usize::from(new || constraint.per_node);
-    }
-    if !constraint.per_node {
-        for row in table.nodes().filter(|row| counts.get(domain(row.slot)) && constraint.includes(cycle.class.cell(row.slot))) {
-            if !spread.needs_all_keys || has_all_keys(table, &spread.soft, row.slot) {
-                *in_domain.slot(domain(row.slot)) += table.counters.count(constraint.counter, row.slot);
-            }
-        }
-    }
+    let counting = || nodes.iter().filter(|slot| !ignored(**slot));
+    let (in_domain, size) = if constraint.per_node {
+        (None, counting().count())
+    } else {
+        let nowhere = table.topologies.labelled(constraint.topology) < table.len();
+        let most = table.topologies.size(constraint.topology) + usize::from(nowhere);
+        let (seen, size) = domains_of(counting().map(|slot| domain(*slot)), most);
+        (Some(pods_per_domain(cycle, constraint, &seen)), size)
+    };
     // Few large domains must not count less than many small ones.
     let weight = ((size + 2) as f64).ln();
-    for (slot, sum) in nodes.iter().zip(sums).filter(|(slot, _)| !ignored(**slot) && domain(**slot) != NO_DOMAIN) {
-        let pods = if constraint.per_node { table.counters.count(constraint.counter, *slot) } else { in_domain.get(domain(*slot)) };
+    for (slot, sum) in nodes.iter().zip(sums).filter(|(slot, _)| domain(**slot) != NO_DOMAIN) {
+        let pods = in_domain.as_ref().map_or_else(|| table.counters.count(constraint.counter, *slot), |pods| pods.get(domain(*slot)));
         *sum += pods as f64 * weight + (constraint.max_skew - 1) as f64;
     }
+}
+
+/// The domains among these, and how many, of which there are at most so many. "None" is one, too.
+fn domains_of(domains: impl Iterator<Item = Domain>, most: usize) -> (Column<bool>, usize) {
+    let (mut seen, mut size) = (Column::<bool>::default(), 0);
+    for domain in domains {
+        size += usize::from(!std::mem::replace(seen.slot(domain), true));
+        if size >= most {
+            break;
+        }
+    }
+    (seen, size)
+}
+
+fn pods_per_domain<'a>(cycle: &Cycle<'a>, constraint: &Constraint, seen: &Column<bool>) -> Sums<'a> {
+    let (table, spread) = (cycle.table, &cycle.ask.spread);
+    if constraint.includes_all(cycle.class) && (!spread.needs_all_keys || all_have_keys(table, &spread.soft)) {
+        return Sums::shared(table.counters.sums(constraint.counter, constraint.topology));
+    }
+    let domain = |slot: Slot| table.topologies.domain(constraint.topology, slot);
+    let mut pods = Column::default();
+    for row in table.nodes().filter(|row| seen.get(domain(row.slot)) && constraint.includes(cycle.class.cell(row.slot))) {
+        if !spread.needs_all_keys || has_all_keys(table, &spread.soft, row.slot) {
+            *pods.slot(domain(row.slot)) += table.counters.count(constraint.counter, row.slot);
+        }
+    }
+    Sums::own(pods)
+}
+
+/// On every node.
+fn all_have_keys(table: &Table, constraints: &[Constraint]) -> bool {
+    constraints.iter().all(|c| table.topologies.labelled(c.topology) == table.len())
 }
 
 fn has_all_keys(table: &Table, constraints: &[Constraint], slot: Slot) -> bool {

@@ -1,0 +1,61 @@
+//! Pods per domain as the table counts them, which can be bent for "what if".
+
+use std::borrow::Cow;
+
+use crate::{column::Column, topology::Domain};
+
+/// Shared with the table; what was bent stands beside it.
+#[derive(Clone, Debug)]
+pub struct Sums<'a> {
+    table: Cow<'a, Column<i64>>,
+    bent: Vec<(Domain, i64)>,
+}
+
+impl<'a> Sums<'a> {
+    /// `None` counts nothing.
+    pub fn shared(column: Option<&'a Column<i64>>) -> Self {
+        Self { table: column.map_or_else(|| Cow::Owned(Column::default()), Cow::Borrowed), bent: Vec::new() }
+    }
+
+    pub fn own(column: Column<i64>) -> Self {
+        Self { table: Cow::Owned(column), bent: Vec::new() }
+    }
+
+    pub fn get(&self, domain: Domain) -> i64 {
+        let bent: i64 = self.bent.iter().filter(|(d, _)| *d == domain).map(|(_, by)| by).sum();
+        self.table.get(domain) + bent
+    }
+
+    pub fn bend(&mut self, domain: Domain, by: i64) {
+        match self.bent.iter_mut().find(|(d, _)| *d == domain) {
+            Some((_, sum)) => *sum += by,
+            None => self.bent.push((domain, by)),
+        }
+    }
+
+    /// No domain has any.
+    pub fn is_empty(&self) -> bool {
+        let bends = |domain: Domain| self.bent.iter().any(|(d, _)| *d == domain);
+        let counted = self.table.iter().enumerate().any(|(domain, n)| n > 0 && !bends(domain));
+        !counted && self.bent.iter().all(|(domain, _)| self.get(*domain) <= 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bending_leaves_the_table_as_it_is() {
+        let mut column = Column::default();
+        *column.slot(2) = 1;
+        let mut sums = Sums::shared(Some(&column));
+        assert!(!sums.is_empty());
+        sums.bend(2, -1);
+        assert!(sums.is_empty());
+        sums.bend(5, 2);
+        sums.bend(2, 1);
+        assert_eq!((sums.get(2), sums.get(5), sums.get(9), column.get(5)), (1, 2, 0, 0));
+        assert!(!sums.is_empty());
+    }
+}

@@ -55,7 +55,11 @@ impl Files {
             Some(_) if servers.iter().any(|s| s.starts_with("http://")) => {
                 Err(unusable("a CA for etcd is named, but a server begins with http://: TLS servers begin with https://"))
             }
-            Some(ca) => Ok(Some(Self { ca: certificates(ca)?, identity })),
+            Some(ca) => {
+                let files = Self { ca: certificates(ca)?, identity };
+                files.config().map_err(Error::Unusable)?;
+                Ok(Some(files))
+            }
             None if identity.is_some() || servers.iter().any(|s| s.starts_with("https://")) => {
                 Err(unusable("TLS to etcd needs the CA that signed its certificate: the machine's own authorities are not asked"))
             }

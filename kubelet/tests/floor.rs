@@ -102,9 +102,9 @@ async fn floor() {
     };
     println!("one by one, ms (least, median): whole {:?}", sorted(&|t| t.iter().sum()));
     for (at, name) in ["RunPodSandbox", "CreateContainer", "StartContainer"].into_iter().enumerate() {
-        println!("  {name} {:?}", sorted(&|t| t[at]));
+        println!("- {name} {:?}", sorted(&|t| t[at]));
     }
-    println!("  CPU ms of the runtime for each pod: {}", (cpu(&layout) - before) as f64 / 15.0);
+    println!("- CPU ms of the runtime for each pod: {}", (cpu(&layout) - before) as f64 / 15.0);
     for width in [1_usize, 2, 3, 4, 8, 30] {
         let (from, before, began) = (1000 * width, cpu(&layout), Instant::now());
         let places = tokio::sync::Semaphore::new(width);

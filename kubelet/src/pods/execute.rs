@@ -7,6 +7,7 @@ use client::{Cache, Recorder, kube::Client};
 use cri::{RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, Runtime, StopPodSandboxRequest};
 
 use super::{
+    gate::Gate,
     images::Images,
     plan::Call,
     runtime::{self, RuntimePod, Sandbox},
@@ -31,6 +32,7 @@ pub struct Deps {
     pub services: Cache<Service>,
     pub nodes: Cache<Node>,
     pub metrics: Metrics,
+    pub gate: Gate,
 }
 
 /// One pod's calls and what they are made with.
@@ -183,7 +185,8 @@ impl Work {
         let config = self.sandbox_config(&self.context(None), attempt).map_err(|e| e.to_string())?;
         tokio::fs::create_dir_all(&config.log_directory).await.map_err(|e| format!("{}: {e}", config.log_directory))?;
         let request = RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
-        let id = self.deps.runtime.run_pod_sandbox(request).await.map_err(|e| e.to_string())?.pod_sandbox_id;
+        let made = self.deps.gate.sandboxes.during(self.deps.runtime.run_pod_sandbox(request)).await;
+        let id = made.map_err(|e| e.to_string())?.pod_sandbox_id;
         Ok(runtime::inspect_sandbox(&self.deps.runtime, &id).await.unwrap_or_default())
     }
 

@@ -7,6 +7,7 @@ mod conditions;
 mod container_status;
 mod entry;
 mod execute;
+mod gate;
 mod grpc_health;
 mod hooks;
 mod http;
@@ -34,5 +35,6 @@ mod told;
 
 pub use admit::Room;
 pub use execute::{Deps, gone, remove_sandbox};
+pub use gate::Gate;
 pub use images::Images;
 pub use node_loop::{Event, start};

@@ -96,11 +96,17 @@ impl Batch<'_> {
         let id = created.map_err(|e| failed("CreateContainerError", e.to_string()))?.container_id;
         tell.normal("Created", "Container created");
         self.wait_turn(turn).await;
-        let started = self.work.deps.runtime.start_container(StartContainerRequest { container_id: id.clone() }).await;
+        let started = self.start_container(&id).await;
         started.map_err(|e| failed("RunContainerError", e.to_string()))?;
         tell.normal("Started", "Container started");
         self.post_start(container, &id).await?;
         Ok(id)
+    }
+
+    async fn start_container(&self, id: &str) -> cri::Result<()> {
+        let deps = &self.work.deps;
+        let start = deps.runtime.start_container(StartContainerRequest { container_id: id.into() });
+        deps.gate.containers.during(start).await.map(drop)
     }
 
     async fn made(&self, id: &str) -> Option<Box<runtime::Container>> {

@@ -38,9 +38,14 @@ pub async fn start(flags: &UpFlags, control: &Control, progress: &Progress) -> a
     let agent = Box::pin(kubelet::run(config, client, caches, control.group.clone())).await?;
     progress.step("container runtime");
 
-    let rules = proxy::Config { node_name: node.clone(), cluster_cidr: v4(flags.server.cluster_cidr), answered_here: vec![dns] };
+    let rules = proxy::Config {
+        mode: flags.agent.proxy_mode,
+        node_name: node.clone(),
+        cluster_cidr: v4(flags.server.cluster_cidr),
+        answered_here: vec![dns],
+    };
     Box::pin(proxy::run(rules, control.caches.clone(), control.group.clone())).await?;
-    progress.step("services (iptables)");
+    progress.step(&format!("services ({})", flags.agent.proxy_mode));
     let names = proxy::dns::Config { domain: laws.cluster_domain, address: dns, port: DNS_PORT, resolv_conf: RESOLV_CONF.into() };
     Box::pin(proxy::dns::run(names, control.caches.clone(), control.group.clone())).await?;
     progress.step(&format!("DNS ({dns})"));

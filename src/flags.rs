@@ -114,6 +114,9 @@ pub struct AgentFlags {
     /// Port of the node agent's own server
     #[arg(long, value_name = "PORT", default_value_t = 10250)]
     pub kubelet_port: u16,
+    /// How services are led to their endpoints: iptables or nftables
+    #[arg(long, value_name = "MODE", default_value_t = proxy::Mode::Iptables)]
+    pub proxy_mode: proxy::Mode,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -7,10 +7,13 @@ use client::Caches;
 use ipnet::Ipv4Net;
 use parking_lot::RwLock;
 
+mod backend;
+pub mod bench;
 pub mod cni;
 pub mod dns;
 mod iptables;
 mod model;
+mod nftables;
 #[cfg(test)]
 mod street;
 mod sync;
@@ -19,9 +22,36 @@ mod sysctl;
 mod testing;
 mod world;
 
+/// How packets are led (`--proxy-mode`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    #[default]
+    Iptables,
+    Nftables,
+}
+
+impl std::str::FromStr for Mode {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "iptables" => Ok(Mode::Iptables),
+            "nftables" => Ok(Mode::Nftables),
+            _ => Err(format!("unknown proxy mode {word:?}: iptables or nftables")),
+        }
+    }
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if *self == Mode::Iptables { "iptables" } else { "nftables" })
+    }
+}
+
 /// What the service proxy of a node must know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    pub mode: Mode,
     pub node_name: String,
     /// Where pods' addresses come from: what leaves it is masqueraded. `None` leaves that to somebody else.
     pub cluster_cidr: Option<Ipv4Net>,
@@ -41,6 +71,8 @@ pub enum Error {
     #[error("kernel setting {name}: {why}")]
     Sysctl { name: &'static str, why: std::io::Error },
     #[error(transparent)]
+    Nftables(#[from] nftables::Error),
+    #[error(transparent)]
     Link(#[from] cni::link::Error),
     #[error("serve DNS on {address}: {why}")]
     Bind { address: std::net::SocketAddr, why: std::io::Error },
@@ -57,7 +89,7 @@ pub async fn run(config: Config, caches: Caches, group: Group) -> Result<(), Err
     follow_node(&caches, &node, &world);
     caches.of::<api::k8s::api::core::v1::Service>().synced().await;
     caches.of::<EndpointSlice>().synced().await;
-    let mut sync = sync::Sync::new(world, node, config.cluster_cidr, group.clone());
+    let mut sync = sync::Sync::new(config.mode, world, node, config.cluster_cidr, group.clone());
     sync.once().await?;
     group.spawn(Box::pin(sync.keep_on()));
     Ok(())
@@ -68,7 +100,7 @@ pub async fn run(config: Config, caches: Caches, group: Group) -> Result<(), Err
 /// # Errors
 /// The first failure; what could be removed is.
 pub async fn cleanup() -> Result<(), Error> {
-    let rules = remove_rules().await;
+    let rules = remove_rules().await.and(remove_table());
     let group = Group::new();
     let links = remove_links(&group).await;
     group.stop();
@@ -79,6 +111,17 @@ async fn remove_rules() -> Result<(), Error> {
     match iptables::exec::save().await?.removal() {
         Some(script) => iptables::exec::restore(&script).await,
         None => Ok(()),
+    }
+}
+
+/// A kernel without nf_tables has no table of ours.
+fn remove_table() -> Result<(), Error> {
+    match nftables::Table::remove() {
+        Err(nftables::Error::Io(error)) => {
+            tracing::debug!(%error, "this kernel has no nf_tables");
+            Ok(())
+        }
+        other => Ok(other?),
     }
 }
 

@@ -7,8 +7,9 @@ use parking_lot::RwLock;
 use serde_json::{Value, json};
 
 use crate::{
-    cni, dns, iptables,
+    Mode, cni, dns, iptables,
     model::Node,
+    nftables::Table,
     sync::Sync,
     testing::{service, slice},
     world::World,
@@ -57,20 +58,39 @@ impl Street {
         let port = if protocol == "UDP" { 5353 } else { 8080 };
         let key = format!("d/{name}");
         let slice: Arc<EndpointSlice> = Arc::new(slice(&key, "", protocol, port, &endpoints));
-        let service: Arc<Service> = Arc::new(service(&key, spec));
+        let (mut spec, key) = (spec, key);
+        let status = spec.as_object_mut().and_then(|s| s.remove("status"));
+        let mut service: Service = service(&key, spec);
+        service.status = status.and_then(|s| serde_json::from_value(s).ok());
+        let service = Arc::new(service);
         self.world.service(None, Some(&service));
         self.world.slice(None, Some(&slice));
     }
 
-    fn sync(&self) -> Syncer<'_> {
+    fn sync(&self, mode: Mode) -> Syncer<'_> {
         let answered_here = vec!["10.96.0.10".parse().unwrap()];
         let node = Arc::new(RwLock::new(Node { name: "n1".into(), answered_here, ..Node::default() }));
         let cidr = Some("10.77.0.0/16".parse().unwrap());
-        Syncer { street: self, sync: Some(Sync::new(self.world.clone(), node, cidr, api::task::Group::new())) }
+        Syncer { street: self, sync: Some(Sync::new(mode, self.world.clone(), node, cidr, api::task::Group::new())) }
     }
 
     fn rules(&self) -> String {
-        netns::text(&netns::must(&mut self.node.command("iptables-save")))
+        netns::text(&netns::must(&mut self.node.command("iptables-save"))) + &self.node.run(elements)
+    }
+
+    fn is_whole(&self, mode: Mode) -> bool {
+        match mode {
+            Mode::Iptables => self.node.run(|| block_on(iptables::exec::is_whole())),
+            Mode::Nftables => self.node.run(|| Table::default().is_whole()),
+        }
+    }
+
+    /// As somebody does who knows nothing of us.
+    fn flush(&self, mode: Mode) {
+        match mode {
+            Mode::Iptables => drop(netns::must(self.node.command("iptables").args(["-t", "nat", "-F"]))),
+            Mode::Nftables => self.node.run(|| Table::remove().unwrap()),
+        }
     }
 }
 
@@ -91,6 +111,13 @@ impl Syncer<'_> {
         });
         self.sync = Some(sync);
     }
+}
+
+/// Addresses of services in our table, as text.
+fn elements() -> String {
+    let bytes = Table::listing("service-ips");
+    let services = bytes.windows(4).filter(|ip| ip.starts_with(&[10, 96]));
+    services.map(|ip| format!("kube-proxy 10.96.{}.{}\n", ip[2], ip[3])).collect()
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {
@@ -116,15 +143,39 @@ fn hears(from: &Namespace, address: &str, words: &[&str]) {
     });
 }
 
-#[test]
-fn services_lead_to_their_pods_from_everywhere() {
+macro_rules! in_both_modes {
+    ($($name:ident),* $(,)?) => {
+        mod by_iptables {
+            $(#[test] fn $name() { super::$name(crate::Mode::Iptables) })*
+        }
+        mod by_nftables {
+            $(#[test] fn $name() { super::$name(crate::Mode::Nftables) })*
+        }
+    };
+}
+
+in_both_modes!(
+    services_lead_to_their_pods_from_everywhere,
+    pods_leave_the_cluster_under_the_address_of_their_node,
+    a_policy_local_keeps_the_source_and_drops_where_nothing_is_local,
+    udp_clients_move_when_their_endpoint_goes,
+    the_dns_address_answers_pods_and_the_node_beside_a_service_without_endpoints,
+    rules_that_somebody_flushes_come_back,
+    changes_are_small_restarts_are_clean_and_removal_is_whole,
+    sources_of_a_balancer_are_kept_to,
+    clients_that_stick_move_when_their_endpoint_goes,
+    traffic_is_spread_over_endpoints_that_come_and_go,
+    another_mode_takes_over,
+);
+
+fn services_lead_to_their_pods_from_everywhere(mode: Mode) {
     let street = Street::new(3);
     street.serve("web", json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80, "nodePort": 30080}]}), "TCP", &[0, 1]);
     street.serve("own", web("10.96.0.2", &json!({})), "TCP", &[0]);
     street.serve("none", web("10.96.0.3", &json!({})), "TCP", &[]);
     street.serve("sticky", web("10.96.0.4", &json!({"sessionAffinity": "ClientIP"})), "TCP", &[0, 1, 2]);
     street.serve("out", web("10.96.0.5", &json!({"externalIPs": ["192.0.2.77"]})), "TCP", &[1]);
-    street.sync().once();
+    street.sync(mode).once();
     hears(&street.pods[2], "10.96.0.1:80", &["p0 10.77.0.4", "p1 10.77.0.4"]);
     hears(&street.node, "10.96.0.1:80", &["p0", "p1"]);
     hears(&street.node, "127.0.0.1:30080", &["p0", "p1"]);
@@ -141,30 +192,27 @@ fn services_lead_to_their_pods_from_everywhere() {
     hears(&street.outside, "192.0.2.77:80", &["p1"]);
 }
 
-#[test]
-fn pods_leave_the_cluster_under_the_address_of_their_node() {
+fn pods_leave_the_cluster_under_the_address_of_their_node(mode: Mode) {
     let street = Street::new(2);
-    street.sync().once();
+    street.sync(mode).once();
     assert_eq!(street.pods[0].ask(&format!("{OUTSIDE}:9000")).unwrap(), format!("outside {NODE}"));
     assert_eq!(street.pods[0].ask("10.77.0.3:8080").unwrap(), "p1 10.77.0.2");
 }
 
-#[test]
-fn a_policy_local_keeps_the_source_and_drops_where_nothing_is_local() {
+fn a_policy_local_keeps_the_source_and_drops_where_nothing_is_local(mode: Mode) {
     let street = Street::new(1);
     let spec = json!({"clusterIP": "10.96.0.1", "externalTrafficPolicy": "Local", "ports": [{"port": 80, "nodePort": 30080}]});
     street.serve("web", spec, "TCP", &[0]);
     street.outside.ip(&format!("route add 10.77.0.0/16 via {NODE}"));
-    street.sync().once();
+    street.sync(mode).once();
     assert_eq!(street.outside.ask(&format!("{NODE}:30080")).unwrap(), format!("p0 {OUTSIDE}"));
 }
 
-#[test]
-fn udp_clients_move_when_their_endpoint_goes() {
+fn udp_clients_move_when_their_endpoint_goes(mode: Mode) {
     let street = Street::new(3);
     let spec = json!({"clusterIP": "10.96.0.5", "ports": [{"port": 53, "protocol": "UDP"}]});
     street.serve("dns", spec.clone(), "UDP", &[0]);
-    let mut sync = street.sync();
+    let mut sync = street.sync(mode);
     sync.once();
     let client: UdpSocket = street.pods[2].udp_client();
     netns::eventually("p0", || ask_udp(&client, "10.96.0.5:53").as_deref() == Some("p0"));
@@ -173,11 +221,10 @@ fn udp_clients_move_when_their_endpoint_goes() {
     netns::eventually("p1", || ask_udp(&client, "10.96.0.5:53").as_deref() == Some("p1"));
 }
 
-#[test]
-fn the_dns_address_answers_pods_and_the_node_beside_a_service_without_endpoints() {
+fn the_dns_address_answers_pods_and_the_node_beside_a_service_without_endpoints(mode: Mode) {
     let street = Street::new(1);
     street.serve("kube-dns", json!({"clusterIP": "10.96.0.10", "ports": [{"port": 53, "protocol": "UDP"}]}), "UDP", &[]);
-    street.sync().once();
+    street.sync(mode).once();
     // As firewalls are: all is refused but what comes from the node itself.
     netns::must(street.node.command("iptables").args(["-P", "INPUT", "DROP"]));
     netns::must(street.node.command("iptables").args(["-A", "INPUT", "-i", "lo", "-j", "ACCEPT"]));
@@ -200,11 +247,10 @@ fn the_dns_address_answers_pods_and_the_node_beside_a_service_without_endpoints(
     }
 }
 
-#[test]
-fn rules_that_somebody_flushes_come_back() {
+fn rules_that_somebody_flushes_come_back(mode: Mode) {
     let street = Street::new(1);
     street.serve("web", web("10.96.0.1", &json!({})), "TCP", &[0]);
-    let mut sync = street.sync();
+    let mut sync = street.sync(mode);
     sync.once();
     let (keeping, path, stop) = (sync.sync.take().unwrap(), street.node.path(), api::task::Group::new());
     let stopped = stop.clone();
@@ -214,10 +260,10 @@ fn rules_that_somebody_flushes_come_back() {
             tokio::select! { () = stopped.stopping() => {}, () = keeping.keep_on() => {} }
         });
     });
-    let whole = || street.node.run(|| block_on(iptables::exec::is_whole()));
+    let whole = || street.is_whole(mode);
     // Flushed again and again, as the watch may not have begun yet.
     netns::eventually("rules come back", || {
-        netns::must(street.node.command("iptables").args(["-t", "nat", "-F"]));
+        street.flush(mode);
         let begun = std::time::Instant::now();
         while !whole() && begun.elapsed() < std::time::Duration::from_secs(2) {}
         whole()
@@ -227,33 +273,100 @@ fn rules_that_somebody_flushes_come_back() {
     keeper.join().unwrap();
 }
 
-#[test]
-fn changes_are_small_restarts_are_clean_and_removal_is_whole() {
+fn changes_are_small_restarts_are_clean_and_removal_is_whole(mode: Mode) {
     let street = Street::new(1);
     let before = street.rules();
     street.serve("a", web("10.96.0.1", &json!({})), "TCP", &[0]);
     street.serve("b", web("10.96.0.2", &json!({})), "TCP", &[0]);
-    let mut sync = street.sync();
+    let mut sync = street.sync(mode);
     sync.once();
     let all = street.rules();
     // Another process starts where this one stood; a service has gone in between.
     let gone = Arc::new(service("d/b", json!({})));
     street.world.service(Some(&gone), None);
     street.world.mark_changed(street.world.keys());
-    let mut again = street.sync();
+    let mut again = street.sync(mode);
     again.once();
     let fewer = street.rules();
-    assert!(all.contains("d/b") && !fewer.contains("d/b") && fewer.contains("d/a"));
-    assert_eq!(fewer.matches("-A OUTPUT -j KUBE-SERVICES").count(), 1);
+    assert!(all.contains("10.96.0.2") && !fewer.contains("10.96.0.2") && fewer.contains("10.96.0.1"), "{all}\n{fewer}");
+    assert_eq!(fewer.matches("-A OUTPUT -j KUBE-SERVICES").count(), usize::from(mode == Mode::Iptables));
     hears(&street.pods[0], "10.96.0.1:80", &["p0"]);
-    netns::must(street.node.command("iptables").args(["-t", "nat", "-F"]));
-    assert!(!street.node.run(|| block_on(iptables::exec::is_whole())));
+    street.flush(mode);
+    assert!(!street.is_whole(mode));
     street.world.mark_changed(street.world.keys());
-    street.sync().once();
-    assert!(street.node.run(|| block_on(iptables::exec::is_whole())));
+    street.sync(mode).once();
+    assert!(street.is_whole(mode));
     street.node.run(|| block_on(crate::cleanup())).unwrap();
     assert!(!street.pods[0].ip("link show").contains("eth0"));
-    let kept = |text: &str| text.lines().filter(|l| l.contains("KUBE-") || l.contains("SKIFF-")).count();
+    let kept = |text: &str| text.lines().filter(|l| l.contains("KUBE-") || l.contains("SKIFF-") || l.contains("kube-proxy")).count();
     assert_eq!((kept(&before), kept(&street.rules())), (0, 0));
     assert!(!street.node.ip("link show").contains("skiff0"));
+}
+
+fn sources_of_a_balancer_are_kept_to(mode: Mode) {
+    let street = Street::new(1);
+    let status = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.77"}]}});
+    let balancer =
+        |ranges: &[&str]| web("10.96.0.1", &json!({"type": "LoadBalancer", "loadBalancerSourceRanges": ranges, "status": status}));
+    street.outside.ip(&format!("route add 192.0.2.77 via {NODE}"));
+    street.serve("web", balancer(&["198.51.100.0/24", "192.0.2.8/31"]), "TCP", &[0]);
+    let mut sync = street.sync(mode);
+    sync.once();
+    hears(&street.outside, "192.0.2.77:80", &["p0"]);
+    street.serve("web", balancer(&["198.51.100.0/24"]), "TCP", &[0]);
+    sync.once();
+    assert_eq!(street.outside.ask("192.0.2.77:80").unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+    hears(&street.pods[0], "10.96.0.1:80", &["p0"]);
+}
+
+fn clients_that_stick_move_when_their_endpoint_goes(mode: Mode) {
+    let street = Street::new(3);
+    let spec = json!({"clusterIP": "10.96.0.4", "sessionAffinity": "ClientIP", "ports": [{"port": 80}]});
+    street.serve("sticky", spec.clone(), "TCP", &[0, 1]);
+    let mut sync = street.sync(mode);
+    sync.once();
+    let said = |ip: &str| street.pods[2].ask(ip).unwrap().split(' ').next().unwrap().to_owned();
+    let (first, other) = if said("10.96.0.4:80") == "p0" { ("p0", 1) } else { ("p1", 0) };
+    (0..8).for_each(|_| assert_eq!(said("10.96.0.4:80"), first));
+    street.serve("sticky", spec.clone(), "TCP", &[other]);
+    sync.once();
+    let second = format!("p{other}");
+    (0..4).for_each(|_| assert_eq!(said("10.96.0.4:80"), second));
+    street.serve("sticky", spec, "TCP", &[0, 1]);
+    sync.once();
+    (0..8).for_each(|_| assert_eq!(said("10.96.0.4:80"), second));
+}
+
+fn traffic_is_spread_over_endpoints_that_come_and_go(mode: Mode) {
+    let street = Street::new(3);
+    let spec = web("10.96.0.1", &json!({}));
+    let mut sync = street.sync(mode);
+    for pods in [&[0, 1, 2][..], &[2, 1], &[0, 2], &[0], &[2, 1, 0]] {
+        street.serve("web", spec.clone(), "TCP", pods);
+        sync.once();
+        let words: Vec<String> = pods.iter().map(|i| format!("p{i}")).collect();
+        hears(&street.node, "10.96.0.1:80", &words.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    street.serve("web", spec.clone(), "TCP", &[]);
+    sync.once();
+    assert_eq!(street.node.ask("10.96.0.1:80").unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+    street.serve("web", spec, "TCP", &[1]);
+    sync.once();
+    hears(&street.node, "10.96.0.1:80", &["p1"]);
+}
+
+/// Also where the other one has left services that are gone.
+fn another_mode_takes_over(mode: Mode) {
+    let other = if mode == Mode::Iptables { Mode::Nftables } else { Mode::Iptables };
+    let street = Street::new(2);
+    street.serve("web", web("10.96.0.1", &json!({})), "TCP", &[0]);
+    street.sync(other).once();
+    hears(&street.pods[1], "10.96.0.1:80", &["p0"]);
+    street.serve("web", web("10.96.0.1", &json!({})), "TCP", &[1]);
+    street.world.mark_changed(street.world.keys());
+    street.sync(mode).once();
+    (0..4).for_each(|_| hears(&street.pods[0], "10.96.0.1:80", &["p1"]));
+    let rules = street.rules();
+    assert_eq!((rules.contains("KUBE-SERVICES"), rules.contains("kube-proxy")), (mode == Mode::Iptables, mode == Mode::Nftables));
+    assert!(rules.contains("-A FORWARD -j SKIFF-FORWARD"));
 }

@@ -13,20 +13,17 @@ use parking_lot::RwLock;
 use tokio::time::Instant;
 
 use crate::{
-    Error,
+    Error, Mode,
+    backend::Backend,
     cni::link::Net,
-    iptables::{
-        conntrack, exec,
-        rules::{Fragment, Site},
-        table::{Rules, Saved},
-        watch::Watch,
-    },
-    model::{Node, Portal, Protocol, portals},
+    iptables::{conntrack, watch::Watch},
+    model::{Node, Portal, Protocol, Site, portals},
     world::World,
 };
 
-/// What changes within this time after a sync goes into one transaction.
-const REST: Duration = Duration::from_millis(100);
+/// What changes within this time after a sync goes into one transaction. A program runs for each one of iptables.
+const REST_IPTABLES: Duration = Duration::from_millis(100);
+const REST_NFTABLES: Duration = Duration::from_millis(1);
 /// After a failure, doubled up to [`RETRY_MAX`].
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -37,7 +34,9 @@ const CHECK_REST: Duration = Duration::from_secs(1);
 pub struct Sync {
     world: World,
     node: Arc<RwLock<Node>>,
-    rules: Rules,
+    backend: Backend,
+    mode: Mode,
+    cluster_cidr: Option<Ipv4Net>,
     /// Of each service, those portals whose flows may have to be forgotten.
     udp: HashMap<Key, Vec<Portal>>,
     group: Group,
@@ -46,10 +45,9 @@ pub struct Sync {
 }
 
 impl Sync {
-    pub fn new(world: World, node: Arc<RwLock<Node>>, cluster_cidr: Option<Ipv4Net>, group: Group) -> Self {
-        let answered_here = node.read().answered_here.clone();
-        let rules = Rules::new(Site { cluster_cidr, node_ips: Vec::new(), answered_here });
-        Self { world, node, rules, udp: HashMap::new(), group, unknown: true }
+    pub fn new(mode: Mode, world: World, node: Arc<RwLock<Node>>, cluster_cidr: Option<Ipv4Net>, group: Group) -> Self {
+        let backend = Backend::new(mode);
+        Self { world, node, backend, mode, cluster_cidr, udp: HashMap::new(), group, unknown: true }
     }
 
     /// One look, plan and act.
@@ -89,7 +87,7 @@ impl Sync {
             match self.once().await {
                 Ok(()) => {
                     retry = RETRY;
-                    tokio::time::sleep(REST).await;
+                    tokio::time::sleep(rest(self.mode)).await;
                 }
                 Err(error) => {
                     tracing::error!(%error, "packet rules not written; trying again");
@@ -101,7 +99,7 @@ impl Sync {
     }
 
     async fn is_whole(&mut self) -> bool {
-        let whole = exec::is_whole().await;
+        let whole = self.backend.is_whole().await;
         if !whole {
             tracing::warn!("packet rules were removed by somebody; writing them again");
             self.unknown = true;
@@ -110,22 +108,21 @@ impl Sync {
     }
 
     async fn apply(&mut self, changed: &HashSet<Key>) -> Result<(), Error> {
-        if self.unknown {
-            let node_ips = self.node_ips().await?;
-            self.rules.set_site(Site { node_ips, ..self.rules.site().clone() });
-        }
         let planned: Vec<(Key, Vec<Portal>)> = changed.iter().map(|key| (key.clone(), self.plan(key))).collect();
-        let fragments = planned.iter().map(|(key, portals)| (key.clone(), Fragment::of(portals, self.rules.site()))).collect();
-        let script = self.rules.update(fragments);
         if self.unknown {
-            let saved: Saved = exec::save().await?;
-            exec::restore(&self.rules.full(&saved)).await?;
+            let site = self.site().await?;
+            self.backend.write_all(site, &planned).await?;
             self.unknown = false;
-        } else if let Some(script) = script {
-            exec::restore(&script).await?;
+        } else {
+            self.backend.write(&planned).await?;
         }
         self.forget_flows(planned).await;
         Ok(())
+    }
+
+    async fn site(&self) -> Result<Site, Error> {
+        let answered_here = self.node.read().answered_here.clone();
+        Ok(Site { cluster_cidr: self.cluster_cidr, node_ips: self.node_ips().await?, answered_here })
     }
 
     fn plan(&self, key: &Key) -> Vec<Portal> {
@@ -160,5 +157,12 @@ impl Sync {
     async fn node_ips(&self) -> Result<Vec<Ipv4Addr>, Error> {
         let addresses = Net::here(&self.group.child())?.addresses(None).await?;
         Ok(addresses.iter().map(Ipv4Net::addr).collect())
+    }
+}
+
+fn rest(mode: Mode) -> Duration {
+    match mode {
+        Mode::Iptables => REST_IPTABLES,
+        Mode::Nftables => REST_NFTABLES,
     }
 }

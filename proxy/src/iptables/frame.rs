@@ -2,7 +2,8 @@
 //!
 //! Source: upstream `pkg/proxy/iptables/proxier.go`. Chains named SKIFF-* are our own: the pod network's way out, and through.
 
-use super::rules::{Shared, Site};
+use super::rules::Shared;
+use crate::model::Site;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Table {
@@ -58,6 +59,9 @@ pub const SHARED: [(Shared, Table, &str); 6] = [
     (Shared::NatServices, Table::Nat, "KUBE-SERVICES"),
     (Shared::NatNodePorts, Table::Nat, "KUBE-NODEPORTS"),
 ];
+
+/// Chains that a node's own firewall needs, whoever serves its services: a verdict of another table cannot undo a refusal of this one.
+pub const GUARDS: [&str; 2] = ["SKIFF-INPUT", "SKIFF-FORWARD"];
 
 impl Table {
     pub fn word(self) -> &'static str {

@@ -1,14 +1,9 @@
 //! Portals of one service -> its share of the rules. Pure. Source of the rules: upstream `pkg/proxy/iptables/proxier.go`.
 
-use std::{
-    collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddrV4},
-};
-
-use ipnet::Ipv4Net;
+use std::{collections::BTreeMap, net::SocketAddrV4};
 
 use super::names;
-use crate::model::{Policy, Portal};
+use crate::model::{Policy, Portal, Site};
 
 /// Chains that all services write into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,16 +14,6 @@ pub enum Shared {
     FilterExternal,
     FilterNodePorts,
     FilterFirewall,
-}
-
-/// What of the node the rules speak of.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Site {
-    pub cluster_cidr: Option<Ipv4Net>,
-    /// This node's addresses.
-    pub node_ips: Vec<Ipv4Addr>,
-    /// Service addresses where this node serves DNS itself.
-    pub answered_here: Vec<Ipv4Addr>,
 }
 
 /// One service's rules: lines for the shared chains, and chains of its own (all in the table nat).

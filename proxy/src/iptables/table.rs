@@ -10,8 +10,9 @@ use api::Key;
 use super::{
     frame::{self, JUMPS, Jump, Place, SHARED, Table},
     names::PREFIXES,
-    rules::{Fragment, Shared, Site},
+    rules::{Fragment, Shared},
 };
+use crate::model::Site;
 
 /// What the kernel should hold: the frame, and each service's fragment as it was last written.
 pub struct Rules {
@@ -117,8 +118,22 @@ impl Saved {
 
     /// What takes all of ours away again: chains with our names, and the rules of others that lead into them.
     pub fn removal(&self) -> Option<String> {
-        let mut script = Script::default();
-        let ours: BTreeSet<&(Table, String)> = self.chains.iter().filter(|(_, chain)| is_ours(chain)).collect();
+        self.remove_into(Script::default(), |_| false).text()
+    }
+
+    /// For a node whose services are served in another way: of ours, only what lets the pod network through the node's firewall.
+    pub fn guards(&self, site: &Site) -> Option<String> {
+        let mut script = self.remove_into(Script::default(), |chain| frame::GUARDS.contains(&chain));
+        for (table, chain, lines) in frame::fixed(site).into_iter().filter(|(_, chain, _)| frame::GUARDS.contains(chain)) {
+            script.chain(table, chain, lines.iter().map(String::as_str));
+        }
+        let missing = |jump: &&Jump| frame::GUARDS.contains(&jump.to) && !self.has(jump);
+        JUMPS.iter().filter(missing).for_each(|jump| script.jump(jump));
+        script.text()
+    }
+
+    fn remove_into(&self, mut script: Script, keep: impl Fn(&str) -> bool) -> Script {
+        let ours: BTreeSet<&(Table, String)> = self.chains.iter().filter(|(_, chain)| is_ours(chain) && !keep(chain)).collect();
         for (table, line) in &self.lines {
             let inside = line.split_whitespace().nth(1).is_some_and(is_ours);
             let target = line.rsplit_once(" -j ").map(|(_, target)| target).and_then(|t| t.split_whitespace().next());
@@ -127,7 +142,7 @@ impl Saved {
             }
         }
         ours.into_iter().for_each(|(table, chain)| script.delete(*table, chain));
-        script.text()
+        script
     }
 
     fn has(&self, jump: &Jump) -> bool {

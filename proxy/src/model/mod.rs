@@ -19,6 +19,16 @@ pub struct Node {
     pub answered_here: Vec<Ipv4Addr>,
 }
 
+/// What of the node the rules speak of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Site {
+    pub cluster_cidr: Option<Ipv4Net>,
+    /// This node's addresses.
+    pub node_ips: Vec<Ipv4Addr>,
+    /// Service addresses where this node serves DNS itself.
+    pub answered_here: Vec<Ipv4Addr>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     Tcp,

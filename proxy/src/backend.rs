@@ -1,0 +1,94 @@
+//! Changed services -> the kernel, in the way that was chosen for this node.
+
+use api::Key;
+
+use crate::{
+    Error, Mode,
+    iptables::{
+        exec,
+        rules::Fragment,
+        table::{Rules, Saved},
+    },
+    model::{Portal, Site},
+    nftables::Table,
+};
+
+/// What the kernel should hold, in one of two forms.
+pub enum Backend {
+    Iptables(Rules),
+    Nftables(Box<Table>),
+}
+
+impl Backend {
+    pub fn new(mode: Mode) -> Self {
+        match mode {
+            Mode::Iptables => Self::Iptables(Rules::new(Site::default())),
+            Mode::Nftables => Self::Nftables(Box::default()),
+        }
+    }
+
+    /// Everything, in one transaction in place of what may be there; and what another mode has left behind goes.
+    ///
+    /// # Errors
+    /// Where it could not be written.
+    pub async fn write_all(&mut self, site: Site, changes: &[(Key, Vec<Portal>)]) -> Result<(), Error> {
+        match self {
+            Self::Iptables(rules) => {
+                rules.set_site(site);
+                rules.update(fragments(rules, changes));
+                let saved: Saved = exec::save().await?;
+                exec::restore(&rules.full(&saved)).await?;
+                crate::remove_table()
+            }
+            Self::Nftables(table) => {
+                if let Some(transaction) = table.full(site.clone(), changes) {
+                    table.commit(transaction).await?;
+                }
+                open_firewall(&site).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Only what changed.
+    ///
+    /// # Errors
+    /// Where it could not be written; what the kernel holds is not known then.
+    pub async fn write(&mut self, changes: &[(Key, Vec<Portal>)]) -> Result<(), Error> {
+        match self {
+            Self::Iptables(rules) => match rules.update(fragments(rules, changes)) {
+                Some(script) => exec::restore(&script).await,
+                None => Ok(()),
+            },
+            Self::Nftables(table) => match table.update(changes) {
+                Some(transaction) => Ok(table.commit(transaction).await?),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Whether what was written is still there.
+    pub async fn is_whole(&mut self) -> bool {
+        match self {
+            Self::Iptables(_) => exec::is_whole().await,
+            Self::Nftables(table) => table.is_whole(),
+        }
+    }
+}
+
+fn fragments(rules: &Rules, changes: &[(Key, Vec<Portal>)]) -> Vec<(Key, Fragment)> {
+    changes.iter().map(|(key, portals)| (key.clone(), Fragment::of(portals, rules.site()))).collect()
+}
+
+/// Removes iptables' rules for services, and lets the pod network through where the node has a firewall by iptables.
+async fn open_firewall(site: &Site) {
+    let opened = async {
+        match exec::save().await?.guards(site) {
+            Some(script) => exec::restore(&script).await,
+            None => Ok(()),
+        }
+    };
+    if let Err(error) = opened.await {
+        tracing::warn!(%error, "iptables is not there: a firewall of the node may stand before the pod network");
+    }
+}

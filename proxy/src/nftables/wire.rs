@@ -1,0 +1,160 @@
+//! Messages of nf_tables -> bytes, as nfnetlink wants them: native headers, attributes in network order.
+//!
+//! Source: the kernel's `linux/netlink.h`, `nfnetlink.h`.
+
+/// What the subsystem nf_tables calls its messages (`enum nf_tables_msg_types`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Verb {
+    NewTable = 0,
+    DelTable = 2,
+    NewChain = 3,
+    NewRule = 6,
+    GetRule = 7,
+    NewSet = 9,
+    NewElement = 12,
+    #[cfg(test)]
+    GetElement = 13,
+    DelElement = 14,
+}
+
+const SUBSYSTEM: u16 = 10;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+const FAMILY_IPV4: u8 = 2;
+const REQUEST: u16 = 1;
+const ACK: u16 = 4;
+const DUMP: u16 = 0x300;
+const CREATE: u16 = 0x400;
+const APPEND: u16 = 0x800;
+const NESTED: u16 = 0x8000;
+/// Lists have elements of this type.
+pub const LIST_ELEMENT: u16 = 1;
+
+/// Messages, one after another.
+#[derive(Default)]
+pub struct Writer {
+    bytes: Vec<u8>,
+    messages: u32,
+    /// Where the flags of the last message stand.
+    last_flags: usize,
+}
+
+impl Writer {
+    /// A transaction: closed by [`Writer::finish`].
+    pub fn batch() -> Self {
+        let mut writer = Self::default();
+        writer.message(BATCH_BEGIN, REQUEST, 0, SUBSYSTEM, |_| {});
+        writer
+    }
+
+    /// A question for all objects that fit.
+    pub fn dump(verb: Verb, body: impl FnOnce(&mut Self)) -> Vec<u8> {
+        let mut writer = Self::default();
+        writer.message(kind(verb), REQUEST | DUMP, FAMILY_IPV4, 0, body);
+        writer.bytes
+    }
+
+    /// The transaction's bytes; its last change is acknowledged, which tells that all of it was taken. `None` if nothing was written.
+    pub fn finish(mut self) -> Option<Vec<u8>> {
+        if self.messages < 2 {
+            return None;
+        }
+        let flags = self.bytes.get(self.last_flags..).and_then(<[u8]>::first_chunk).map_or(0, |b| u16::from_ne_bytes(*b));
+        self.patch(self.last_flags, (flags | ACK).to_ne_bytes());
+        self.message(BATCH_END, REQUEST, 0, SUBSYSTEM, |_| {});
+        Some(self.bytes)
+    }
+
+    /// One change of a transaction.
+    pub fn change(&mut self, verb: Verb, body: impl FnOnce(&mut Self)) {
+        let flags = match verb {
+            Verb::NewRule => CREATE | APPEND,
+            Verb::NewTable | Verb::NewChain | Verb::NewSet | Verb::NewElement => CREATE,
+            Verb::DelTable | Verb::DelElement | Verb::GetRule => 0,
+            #[cfg(test)]
+            Verb::GetElement => 0,
+        };
+        self.message(kind(verb), REQUEST | flags, FAMILY_IPV4, 0, body);
+    }
+
+    pub fn attr(&mut self, kind: u16, value: &[u8]) {
+        let size = u16::try_from(value.len() + 4).expect("attributes are cut to fit: elements come in messages of bounded size");
+        self.bytes.extend(size.to_ne_bytes());
+        self.bytes.extend(kind.to_ne_bytes());
+        self.bytes.extend(value);
+        self.pad();
+    }
+
+    pub fn text(&mut self, kind: u16, value: &str) {
+        let terminated: Vec<u8> = value.bytes().chain([0]).collect();
+        self.attr(kind, &terminated);
+    }
+
+    /// A number in network order, as nf_tables wants all but data.
+    pub fn number(&mut self, kind: u16, value: u32) {
+        self.attr(kind, &value.to_be_bytes());
+    }
+
+    pub fn number64(&mut self, kind: u16, value: u64) {
+        self.attr(kind, &value.to_be_bytes());
+    }
+
+    pub fn nested(&mut self, kind: u16, body: impl FnOnce(&mut Self)) {
+        let start = self.bytes.len();
+        self.bytes.extend([0; 2]);
+        self.bytes.extend((kind | NESTED).to_ne_bytes());
+        body(self);
+        let size = u16::try_from(self.bytes.len() - start).expect("attributes are cut to fit: elements come in messages of bounded size");
+        self.patch(start, size.to_ne_bytes());
+    }
+
+    fn message(&mut self, kind: u16, flags: u16, family: u8, resource: u16, body: impl FnOnce(&mut Self)) {
+        let start = self.bytes.len();
+        self.messages += 1;
+        self.last_flags = start + 6;
+        self.bytes.extend([0; 4]);
+        self.bytes.extend(kind.to_ne_bytes());
+        self.bytes.extend(flags.to_ne_bytes());
+        self.bytes.extend(self.messages.to_ne_bytes());
+        self.bytes.extend([0; 4]);
+        self.bytes.extend([family, 0]);
+        self.bytes.extend(resource.to_be_bytes());
+        body(self);
+        let size = u32::try_from(self.bytes.len() - start).expect("a message is far smaller than 4 GiB");
+        self.patch(start, size.to_ne_bytes());
+    }
+
+    fn patch<const N: usize>(&mut self, at: usize, value: [u8; N]) {
+        if let Some(place) = self.bytes.get_mut(at..at + N) {
+            place.copy_from_slice(&value);
+        }
+    }
+
+    fn pad(&mut self) {
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+}
+
+fn kind(verb: Verb) -> u16 {
+    SUBSYSTEM << 8 | verb as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_is_framed_and_its_last_change_acknowledged() {
+        assert_eq!(Writer::batch().finish(), None);
+        let mut writer = Writer::batch();
+        writer.change(Verb::NewTable, |w| w.text(1, "abc"));
+        writer.change(Verb::DelTable, |w| w.nested(2, |w| w.number(1, 7)));
+        let bytes = writer.finish().unwrap();
+        assert_eq!(bytes.len(), 20 + (20 + 8) + (20 + 12) + 20);
+        assert_eq!(&bytes[20..48], [28, 0, 0, 0, 0, 10, 1, 4, 2, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 8, 0, 1, 0, b'a', b'b', b'c', 0]);
+        assert_eq!(bytes[48 + 6], 5);
+        assert_eq!(&bytes[68..80], [12, 0, 2, 0x80, 8, 0, 1, 0, 0, 0, 0, 7]);
+        assert_eq!(bytes[84..86], [0x11, 0]);
+    }
+}

@@ -1,9 +1,10 @@
 //! What happens -> `/metrics`, in Prometheus' text form under upstream's names (`apiserver/pkg/endpoints/metrics`).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fmt::Write,
     fs,
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -25,8 +26,8 @@ use crate::{
 /// Counters of the server. One per process, shared.
 #[derive(Default)]
 pub struct Metrics {
-    requests: Mutex<BTreeMap<String, u64>>,
-    durations: Mutex<BTreeMap<String, Histogram>>,
+    /// By a hash of what they count: a request looks its series up without writing the labels out.
+    series: Mutex<HashMap<u64, Series>>,
     inflight: [AtomicI64; 2],
     gauges: RwLock<Vec<Gauge>>,
 }
@@ -43,6 +44,16 @@ pub struct Observed<'a> {
     pub scope: &'a str,
     pub code: u16,
     pub dry_run: bool,
+}
+
+/// The requests of one set of labels and one code.
+struct Series {
+    names: [Box<str>; 6],
+    code: u16,
+    dry_run: bool,
+    count: u64,
+    /// Empty for watches, which are counted and not timed.
+    took: Histogram,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,16 +89,19 @@ impl Metrics {
 
     /// Counts a finished request. Watches are counted, not timed.
     pub fn observe(&self, seen: &Observed<'_>, took: Duration) {
-        let dry_run = if seen.dry_run { "All" } else { "" };
-        let Observed { verb, group, version, resource, subresource, scope, code, .. } = seen;
-        let mut labels = format!(
-            "component=\"apiserver\",dry_run=\"{dry_run}\",group=\"{group}\",resource=\"{resource}\",scope=\"{scope}\",subresource=\"{subresource}\",verb=\"{verb}\",version=\"{version}\""
-        );
-        if *verb != "WATCH" {
-            self.durations.lock().entry(labels.clone()).or_default().add(took.as_secs_f64());
+        let names = seen.names();
+        let mut hasher = DefaultHasher::new();
+        (names, seen.code, seen.dry_run).hash(&mut hasher);
+        let mut at = hasher.finish();
+        let mut all = self.series.lock();
+        while all.get(&at).is_some_and(|series| !series.is_of(seen)) {
+            at = at.wrapping_add(1);
         }
-        let _ = write!(labels, ",code=\"{code}\"");
-        *self.requests.lock().entry(labels).or_default() += 1;
+        let series = all.entry(at).or_insert_with(|| Series::new(seen));
+        series.count += 1;
+        if seen.verb != "WATCH" {
+            series.took.add(took.as_secs_f64());
+        }
     }
 
     pub fn enter(self: &Arc<Self>, kind: RequestKind) -> InFlight {
@@ -111,8 +125,10 @@ impl Metrics {
             "counter",
             "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.",
         );
-        for (labels, count) in self.requests.lock().iter() {
-            line(&mut out, &format!("apiserver_request_total{{{labels}}}"), *count as f64);
+        let counts: BTreeMap<String, u64> =
+            self.series.lock().values().map(|s| (format!("{},code=\"{}\"", s.labels(), s.code), s.count)).collect();
+        for (labels, count) in counts {
+            line(&mut out, &format!("apiserver_request_total{{{labels}}}"), count as f64);
         }
         for gauge in self.gauges.read().iter() {
             head(&mut out, gauge.name, "gauge", gauge.help);
@@ -152,7 +168,11 @@ impl Metrics {
             "histogram",
             "Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.",
         );
-        for (labels, histogram) in self.durations.lock().iter() {
+        let mut durations: BTreeMap<String, Histogram> = BTreeMap::new();
+        for series in self.series.lock().values().filter(|series| series.took.count > 0) {
+            durations.entry(series.labels()).or_default().add_all(&series.took);
+        }
+        for (labels, histogram) in durations {
             for (bound, count) in BUCKETS.iter().zip(histogram.buckets) {
                 line(out, &format!("{name}_bucket{{{labels},le=\"{bound}\"}}"), count as f64);
             }
@@ -163,6 +183,32 @@ impl Metrics {
     }
 }
 
+impl<'a> Observed<'a> {
+    fn names(&self) -> [&'a str; 6] {
+        [self.group, self.resource, self.scope, self.subresource, self.verb, self.version]
+    }
+}
+
+impl Series {
+    fn new(seen: &Observed<'_>) -> Self {
+        let names = seen.names().map(Box::from);
+        Self { names, code: seen.code, dry_run: seen.dry_run, count: 0, took: Histogram::default() }
+    }
+
+    fn is_of(&self, seen: &Observed<'_>) -> bool {
+        (self.code, self.dry_run) == (seen.code, seen.dry_run) && self.names.iter().zip(seen.names()).all(|(own, other)| **own == *other)
+    }
+
+    /// All but the code.
+    fn labels(&self) -> String {
+        let dry_run = if self.dry_run { "All" } else { "" };
+        let [group, resource, scope, subresource, verb, version] = &self.names;
+        format!(
+            "component=\"apiserver\",dry_run=\"{dry_run}\",group=\"{group}\",resource=\"{resource}\",scope=\"{scope}\",subresource=\"{subresource}\",verb=\"{verb}\",version=\"{version}\""
+        )
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.inflight[self.1 as usize].fetch_sub(1, Ordering::Relaxed);
@@ -170,6 +216,14 @@ impl Drop for InFlight {
 }
 
 impl Histogram {
+    fn add_all(&mut self, other: &Self) {
+        for (count, more) in self.buckets.iter_mut().zip(other.buckets) {
+            *count += more;
+        }
+        self.count += other.count;
+        self.sum += other.sum;
+    }
+
     fn add(&mut self, seconds: f64) {
         for (bound, count) in BUCKETS.iter().zip(self.buckets.iter_mut()) {
             *count += u64::from(seconds <= *bound);

@@ -4,6 +4,8 @@ mod seed;
 mod syntax;
 mod yaml;
 
+use std::borrow::Cow;
+
 use api::{Gvk, Status};
 use serde_json::Value;
 
@@ -19,7 +21,8 @@ pub struct Parsed {
 
 /// JSON bytes. Fails with the words of Go's `encoding/json` (`invalid character 'x' looking for beginning of value`).
 pub fn json(bytes: &[u8]) -> Result<Parsed, String> {
-    let text = String::from_utf8_lossy(bytes);
+    // Checked as a whole first: mending is slower, and seldom needed.
+    let text = std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed);
     let mut reader = serde_json::Deserializer::from_str(&text);
     let parsed = seed::read(&mut reader).and_then(|parsed| reader.end().map(|()| parsed));
     parsed.map_err(|error| syntax::complaint(bytes).unwrap_or_else(|| plain(&error)))

@@ -106,7 +106,7 @@ fn prepare(ctx: &Ctx<'_>, object: &mut Value) {
 async fn put(engine: &Arc<Engine>, ctx: &Ctx<'_>, key: &Key, object: &Value) -> Result<Arc<Object>, Status> {
     let served = engine.served(ctx.kind)?;
     let cache = served.cache.as_ref().ok_or_else(|| Status::method_not_allowed(&ctx.kind.group_resource(), "create"))?;
-    let value = form::to_stored(&served, object.clone());
+    let value = form::to_stored(&served, object);
     let at = cache.store_key(key);
     let op = Op::Put { key: at.clone(), value: value.clone(), ttl: form::ttl(&cache.kind) };
     let txn = Txn { expect: vec![(at, Expect::Absent)], ops: vec![op] };

@@ -107,7 +107,7 @@ pub(crate) async fn delete(engine: &Arc<Engine>, asked: &Asked<'_>, options: &Op
             Fate::Marked(marked) if marked == object => return Ok(Deleted { object: shown(), gone: false }),
             Fate::Marked(marked) if asked.dry_run => return Ok(Deleted { object: form::loose(key, &marked), gone: false }),
             Fate::Marked(marked) => {
-                if let Some(object) = replace(engine, asked, &key, current.rev, marked).await? {
+                if let Some(object) = replace(engine, asked, &key, current.rev, &marked).await? {
                     return Ok(Deleted { object, gone: false });
                 }
             }

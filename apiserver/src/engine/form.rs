@@ -4,10 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use api::{Key, Status};
 use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Map, Value};
 
-use super::{meta, object::Object, table::Served};
+use super::{object::Object, table::Served};
 use crate::kind::{Kind, Storage};
+
+/// Room for most objects.
+const STORED_BYTES_USUAL: usize = 2048;
 
 /// The value as `served` shows it, from a cached object.
 pub(crate) fn value(served: &Served, object: &Object) -> Value {
@@ -39,14 +43,50 @@ pub(crate) fn put_at(served: &Served, object: &Object, rev: u64, out: &mut Bytes
 }
 
 /// The bytes that are stored: in the storage kind's form, without a resource version.
-pub(crate) fn to_stored(served: &Served, mut value: Value) -> Bytes {
-    if let Some(cache) = served.cache.as_ref().filter(|_| served.converts()) {
-        value = typed_as(&cache.kind, served.kind.law.stored_form(value));
-    } else {
-        value = typed_as(&served.kind, value);
+pub(crate) fn to_stored(served: &Served, value: &Value) -> Bytes {
+    match served.cache.as_ref().filter(|_| served.converts()) {
+        Some(cache) => stored(&cache.kind, &served.kind.law.stored_form(value.clone())),
+        None => stored(&served.kind, value),
     }
-    meta::of(&mut value).shift_remove("resourceVersion");
-    bytes(&value)
+}
+
+/// Written out as [`typed_as`] orders it, without a copy of the object.
+fn stored(kind: &Kind, value: &Value) -> Bytes {
+    let Value::Object(map) = value else { return bytes(value) };
+    let mut out = Vec::with_capacity(STORED_BYTES_USUAL);
+    serde_json::to_writer(&mut out, &Stored { kind, map }).expect("a value can be written to memory");
+    out.into_boxed_slice().into()
+}
+
+struct Stored<'a> {
+    kind: &'a Kind,
+    map: &'a Map<String, Value>,
+}
+
+impl Serialize for Stored<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut out = serializer.serialize_map(None)?;
+        out.serialize_entry("kind", &*self.kind.kind)?;
+        out.serialize_entry("apiVersion", &self.kind.api_version())?;
+        match self.map.get("metadata") {
+            Some(Value::Object(metadata)) => out.serialize_entry("metadata", &Unversioned(metadata))?,
+            // Nothing can be stored without: the version goes into it.
+            _ => out.serialize_entry("metadata", &Unversioned(&Map::new()))?,
+        }
+        for (name, value) in self.map.iter().filter(|(name, _)| !matches!(name.as_str(), "kind" | "apiVersion" | "metadata")) {
+            out.serialize_entry(name, value)?;
+        }
+        out.end()
+    }
+}
+
+/// Metadata without its resource version.
+struct Unversioned<'a>(&'a Map<String, Value>);
+
+impl Serialize for Unversioned<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().filter(|(name, _)| *name != "resourceVersion"))
+    }
 }
 
 /// `kind`, `apiVersion` and `metadata` come first, as upstream writes them; a reader finds the metadata at once.

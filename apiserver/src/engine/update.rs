@@ -80,7 +80,7 @@ async fn round(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>, missing
     if asked.dry_run {
         return Ok(Round::Done(Updated { object: form::loose(key, &new), created: false }));
     }
-    let written = replace(engine, asked, &key, current.rev, new.clone()).await;
+    let written = replace(engine, asked, &key, current.rev, &new).await;
     if !matches!(written, Ok(Some(_))) {
         kind.law.release(&ctx, &new).await;
     }
@@ -227,7 +227,7 @@ pub(super) async fn replace(
     asked: &Asked<'_>,
     key: &Key,
     rev: u64,
-    new: Value,
+    new: &Value,
 ) -> Result<Option<Arc<Object>>, Status> {
     let served = asked.served;
     let Some(cache) = &served.cache else { return Err(Status::method_not_allowed(&served.kind.group_resource(), "update")) };

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, fmt};
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Number, Value, map::Entry};
 
 use super::{DEPTH_MAX, Parsed};
 
@@ -114,10 +114,13 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let mut map = Map::new();
         while let Some(Key(key)) = access.next_key()? {
             let value = access.next_value_seed(self.below(&Place::Key(self.at, &key)))?;
-            if map.contains_key(&key) {
-                self.duplicates.borrow_mut().push(Place::Key(self.at, &key).to_string());
+            match map.entry(key) {
+                Entry::Vacant(place) => drop(place.insert(value)),
+                Entry::Occupied(mut place) => {
+                    self.duplicates.borrow_mut().push(Place::Key(self.at, place.key()).to_string());
+                    place.insert(value);
+                }
             }
-            map.insert(key, value);
         }
         Ok(Value::Object(map))
     }

@@ -60,7 +60,7 @@ async fn kill_under_load(server: &mut Server, ledgers: &mut Vec<Ledger>, dice: &
     sleep(moment(dice, 500)).await;
     server.kill_9();
     *ledgers = writers.stop().await;
-    if round % 5 == 0 {
+    if round.is_multiple_of(5) {
         // Another cut while it comes up again.
         server.respawn();
         sleep(moment(dice, 400)).await;

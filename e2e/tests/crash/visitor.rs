@@ -5,7 +5,8 @@ use std::{
     net::{SocketAddr, TcpStream},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
+        mpsc::{self, RecvTimeoutError, SyncSender},
     },
     thread::JoinHandle,
     time::Duration,
@@ -21,26 +22,27 @@ const EVERY: Duration = Duration::from_millis(10);
 pub struct Visitor {
     served: Arc<AtomicU64>,
     unserved: Arc<Mutex<Vec<String>>>,
-    stop: Arc<AtomicBool>,
+    // It ends when this is dropped.
+    stop: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Visitor {
     /// Whoever answers must say `wanted`.
     pub fn start(address: SocketAddr, wanted: &'static str) -> Self {
-        let (served, unserved, stop) = (Arc::<AtomicU64>::default(), Arc::<Mutex<Vec<String>>>::default(), Arc::<AtomicBool>::default());
-        let (count, misses, ended) = (served.clone(), unserved.clone(), stop.clone());
+        let (served, unserved) = (Arc::<AtomicU64>::default(), Arc::<Mutex<Vec<String>>>::default());
+        let (count, misses) = (served.clone(), unserved.clone());
+        let (stop, ended) = mpsc::sync_channel(1);
         let thread = std::thread::spawn(move || {
-            while !ended.load(Ordering::Relaxed) {
+            while ended.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
                 match visit(address) {
                     Ok(page) if page.contains(wanted) => drop(count.fetch_add(1, Ordering::Relaxed)),
                     Ok(page) => misses.lock().push(page),
                     Err(error) => misses.lock().push(error.to_string()),
                 }
-                std::thread::sleep(EVERY);
             }
         });
-        Self { served, unserved, stop, thread: Some(thread) }
+        Self { served, unserved, stop: Some(stop), thread: Some(thread) }
     }
 
     /// How often it was served so far. Panics if it once was not.
@@ -53,7 +55,7 @@ impl Visitor {
 
 impl Drop for Visitor {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop = None;
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }

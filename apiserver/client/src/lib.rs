@@ -4,6 +4,7 @@
 
 mod cache;
 mod events;
+pub mod thin;
 
 pub use cache::{Cache, Caches, Object};
 pub use events::Recorder;

@@ -152,18 +152,20 @@ impl Manager {
     /// # Errors
     /// [`Error::TearDown`], where something cannot be unmounted or deleted; ask again.
     pub async fn teardown(&self, uid: &str) -> Result<(), Error> {
-        let known = self.shared.pods.lock().get(uid).cloned();
-        self.forget(uid);
+        // Known as gone until nothing is left of it, so that a late update of the pod does not begin to write it again.
+        let known = self.known(uid);
+        self.shared.objects.release(uid);
+        self.shared.tokens.forget(uid);
         let dir = self.pod_dir(uid);
         blocking(move || {
             // Waits for a writer that is at it, and keeps later ones out.
-            let mut guard = known.as_ref().map(|k| k.state.lock());
-            if let Some(state) = guard.as_deref_mut() {
-                *state = State::Gone;
-            }
+            let mut state = known.state.lock();
+            *state = State::Gone;
             setup::remove(&dir)
         })
-        .await
+        .await?;
+        self.shared.pods.lock().remove(uid);
+        Ok(())
     }
 
     /// Ends what goes on for a pod: watches of its objects, its tokens. Its files stay.
@@ -348,6 +350,35 @@ mod tests {
         manager.teardown("u1").await.unwrap();
         assert!(manager.present().is_empty());
         assert!(group.drain(Duration::from_secs(5)).await);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn late_updates_do_not_bring_back_a_pod_that_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let group = Group::new();
+        let manager = manager(dir.path(), &group);
+        let p = pod(
+            r#"{"containers":[{"name":"a"}],"volumes":[{"name":"d","downwardAPI":{"items":[{"path":"l","fieldRef":{"fieldPath":"metadata.name"}}]}}]}"#,
+        );
+        for _ in 0..20 {
+            match manager.prepare(&p).await {
+                Err(error) if error.to_string().contains("mount tmpfs") => return eprintln!("skipped: {error}"),
+                done => drop(done.unwrap()),
+            }
+            let (telling, told, done) = (manager.clone(), p.clone(), Arc::new(std::sync::atomic::AtomicBool::new(false)));
+            let ended = done.clone();
+            let teller = tokio::task::spawn_blocking(move || {
+                while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                    telling.updated(&told);
+                }
+            });
+            let gone = manager.teardown("u1").await;
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            teller.await.unwrap();
+            gone.unwrap();
+            assert!(manager.present().is_empty());
+        }
+        assert!(manager.shared.pods.lock().is_empty());
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,10 @@
 //!
 //! Upstream: `pkg/probe/http`. Certificates are not checked, redirects to other hosts are not followed.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use api::k8s::{
     api::core::v1::{Container, HTTPGetAction},
@@ -25,6 +28,16 @@ use tokio::{
 
 /// What of an answer is read. Upstream: `maxRespBodyLength`.
 const BODY_BYTES_MAX: usize = 10 << 10;
+
+/// Made once, and only where a probe asks for TLS.
+static UNCHECKED: LazyLock<Result<Arc<ClientConfig>, rustls::Error>> = LazyLock::new(|| {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let mut config = builder.dangerous().with_custom_certificate_verifier(Arc::new(Unchecked(provider))).with_no_client_auth();
+    // Each probe is a connection of its own, as upstream's: nothing of the last is to be remembered.
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
+});
 
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +113,8 @@ async fn ask(target: &Target) -> Result<(StatusCode, String), String> {
         return send(target, stream).await;
     }
     let name = ServerName::try_from(target.host.clone()).map_err(|e| e.to_string())?;
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(unchecked()?));
+    let config = UNCHECKED.clone().map_err(|e| e.to_string())?;
+    let connector = tokio_rustls::TlsConnector::from(config);
     let stream = connector.connect(name, stream).await.map_err(|e| format!("tls: {e}"))?;
     send(target, stream).await
 }
@@ -142,13 +156,10 @@ fn request(target: &Target) -> Result<Request<Empty<Bytes>>, String> {
     request.body(Empty::new()).map_err(|e| e.to_string())
 }
 
-fn unchecked() -> Result<ClientConfig, String> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
-    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(Unchecked(provider))).with_no_client_auth())
-}
-
 /// A pod's own certificate is nobody's business but its clients': probes only ask whether it answers.
+///
+/// The API server's proxy subresource has one like it (`apiserver/src/connect/dial.rs`). The two rooms share only `api`, which has no TLS
+/// and is compiled into everything: thirty lines twice cost less than a crate for them.
 #[derive(Debug)]
 struct Unchecked(Arc<CryptoProvider>);
 

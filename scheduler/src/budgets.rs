@@ -9,9 +9,14 @@ use api::{Key, k8s::api::policy::v1::PodDisruptionBudget, selector::Labels};
 
 use crate::{pod::PodInfo, terms::selector};
 
-/// Per namespace, per name.
+/// All there are.
 #[derive(Debug, Default)]
-pub struct Budgets(HashMap<String, HashMap<String, Budget>>);
+pub struct Budgets {
+    /// Per namespace, per name.
+    all: HashMap<String, HashMap<String, Budget>>,
+    /// How often one changed.
+    pub version: u64,
+}
 
 #[derive(Debug)]
 struct Budget {
@@ -23,21 +28,22 @@ struct Budget {
 
 impl Budgets {
     pub fn set(&mut self, key: &Key, budget: Option<&PodDisruptionBudget>) {
+        self.version += 1;
         let Some(budget) = budget.and_then(Budget::new) else {
-            if let Some(others) = self.0.get_mut(&key.namespace) {
+            if let Some(others) = self.all.get_mut(&key.namespace) {
                 others.remove(&key.name);
                 if others.is_empty() {
-                    self.0.remove(&key.namespace);
+                    self.all.remove(&key.namespace);
                 }
             }
             return;
         };
-        self.0.entry(key.namespace.clone()).or_default().insert(key.name.clone(), budget);
+        self.all.entry(key.namespace.clone()).or_default().insert(key.name.clone(), budget);
     }
 
     /// Those whose eviction would break a budget, if they go in this order, and the rest.
     pub fn split(&self, pods: Vec<Arc<PodInfo>>) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
-        if self.0.is_empty() {
+        if self.all.is_empty() {
             return (Vec::new(), pods);
         }
         let mut taken: HashMap<(&str, &str), i32> = HashMap::new();
@@ -53,7 +59,7 @@ impl Budgets {
     }
 
     fn of<'a, 'p>(&'a self, pod: &'p PodInfo) -> impl Iterator<Item = ((&'a str, &'a str), &'a Budget)> + use<'a, 'p> {
-        let budgets = self.0.get_key_value(&pod.key.namespace).into_iter();
+        let budgets = self.all.get_key_value(&pod.key.namespace).into_iter();
         let placed =
             budgets.flat_map(|(namespace, all)| all.iter().map(move |(name, budget)| ((namespace.as_str(), name.as_str()), budget)));
         placed.filter(|(_, budget)| budget.selector.matches(pod.labels()) && !budget.disrupted.contains(&pod.key.name))
@@ -93,6 +99,6 @@ mod tests {
             assert_eq!(names(budgets.split(pods()).0), breaking, "{allowed}");
         }
         budgets.set(&key, None);
-        assert!(budgets.0.is_empty());
+        assert!(budgets.all.is_empty());
     }
 }

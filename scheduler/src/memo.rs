@@ -1,11 +1,12 @@
 //! Pods that are alike -> what single nodes say to them, asked once per change of a node and not once per pod.
 
-use std::collections::HashMap;
+use std::{cell::RefCell, collections::HashMap};
 
 use crate::{
     ask::Ask,
     node::{Row, Slot},
     plugins::{PLUGINS, nodeaffinity},
+    preemption::Evictions,
     ranking::Ranking,
     refusal::Refusal,
     table::Table,
@@ -37,6 +38,8 @@ pub struct Class {
     pub foreign: usize,
     /// Nodes with a taint that the pods do not tolerate.
     pub untolerated: usize,
+    /// What was found out about making room. A lookaside: it changes how long a plan takes, not what it says.
+    pub evictions: RefCell<Evictions>,
     version: u64,
     images_version: u64,
     asked: u64,

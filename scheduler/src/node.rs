@@ -18,6 +18,8 @@ pub type Slot = usize;
 #[derive(Clone, Debug, Default)]
 pub struct Row {
     pub slot: Slot,
+    /// Another number whenever anything here is another, and when a nomination comes or goes.
+    pub stamp: u64,
     pub facts: Arc<Facts>,
     /// False for a node that pods are bound to but that we do not know (yet, or any more).
     pub exists: bool,
@@ -66,6 +68,7 @@ impl Row {
     }
 
     pub fn add(&mut self, pod: &Arc<PodInfo>) {
+        self.stamp += 1;
         self.used.add(&pod.requests);
         self.used_non_zero = (self.used_non_zero.0 + pod.non_zero.0, self.used_non_zero.1 + pod.non_zero.1);
         self.ports.extend(pod.ports.iter().cloned());
@@ -74,12 +77,14 @@ impl Row {
 
     /// A newer view of a pod that weighs the same.
     pub fn replace(&mut self, pod: &Arc<PodInfo>) {
+        self.stamp += 1;
         if let Some(slot) = self.pods.iter_mut().find(|p| p.key == pod.key) {
             *slot = pod.clone();
         }
     }
 
     pub fn remove(&mut self, pod: &PodInfo) {
+        self.stamp += 1;
         let Some(at) = self.pods.iter().position(|p| p.key == pod.key) else { return };
         let pod = self.pods.swap_remove(at);
         self.used.sub(&pod.requests);

@@ -9,7 +9,7 @@ use crate::{
     cycle::Cycle,
     memo::Class,
     node::{Row, Slot},
-    plugins::{PLUGINS, Plugin, nodeaffinity},
+    plugins::{LOOKING_AROUND, PLUGINS, Plugin, nodeaffinity},
     preemption::{self, Preemption},
     refusal::{Diagnosis, Refusal},
     table::Table,
@@ -64,11 +64,11 @@ pub(crate) fn fits(cycle: &Cycle<'_>, row: &Row) -> Option<Refusal> {
 }
 
 fn refuses_now(cycle: &Cycle<'_>, row: &Row) -> Option<Refusal> {
-    PLUGINS.iter().find_map(|p| p.refuses(&cycle.ask.info, row)).or_else(|| refuses_in(cycle, row))
+    PLUGINS.iter().find_map(|p| p.refuses(&cycle.ask.info, row)).or_else(|| refuses_in(cycle, row.slot))
 }
 
-fn refuses_in(cycle: &Cycle<'_>, row: &Row) -> Option<Refusal> {
-    PLUGINS.iter().find_map(|p| p.refuses_in(cycle, row))
+fn refuses_in(cycle: &Cycle<'_>, slot: Slot) -> Option<Refusal> {
+    LOOKING_AROUND.iter().find_map(|p| p.refuses_in(cycle, slot))
 }
 
 /// It must fit with the stronger pods that are expected on the node, and without: they may not come.
@@ -90,13 +90,16 @@ fn with_nominated(cycle: &Cycle<'_>, row: &Row, asked: impl Fn(&Cycle<'_>, &Row)
 
 /// What was remembered of the node, and what depends on others.
 fn answer<'a>(cycle: &Cycle<'a>, row: &Row) -> Option<Cow<'a, Refusal>> {
-    if let Some(refusal) = cycle.class.cell(row.slot).and_then(|c| c.refusal.as_ref()) {
-        return Some(Cow::Borrowed(refusal));
+    let remembered = cycle.class.cell(row.slot).and_then(|c| c.refusal.as_ref());
+    remembered.map(Cow::Borrowed).or_else(|| refused_for_others(cycle, row.slot).map(Cow::Owned))
+}
+
+/// Why a node that fits by itself does not do.
+fn refused_for_others(cycle: &Cycle<'_>, slot: Slot) -> Option<Refusal> {
+    if !cycle.table.has_nominations() {
+        return refuses_in(cycle, slot);
     }
-    if cycle.table.has_nominations() {
-        return with_nominated(cycle, row, refuses_in).map(Cow::Owned);
-    }
-    refuses_in(cycle, row).map(Cow::Owned)
+    with_nominated(cycle, cycle.table.row(slot)?, |cycle, row| refuses_in(cycle, row.slot))
 }
 
 /// The node that was made free for it, if it fits there now.
@@ -107,7 +110,7 @@ fn nominated<'a>(cycle: &Cycle<'a>) -> Option<&'a Row> {
 
 fn among_all(cycle: &Cycle<'_>, dice: u64) -> Outcome {
     let alone = cycle.stands_alone();
-    let fits = |slot: &Slot| alone || cycle.table.row(*slot).is_some_and(|row| answer(cycle, row).is_none());
+    let fits = |slot: &Slot| alone || refused_for_others(cycle, *slot).is_none();
     let best = if compared(cycle).next().is_none() {
         cycle.class.ranking.best_first(dice).find(fits)
     } else {
@@ -178,10 +181,10 @@ fn diagnose(cycle: &Cycle<'_>, dice: u64) -> Outcome {
     let mut diagnosis = Diagnosis::default();
     cycle.class.refusals.iter().for_each(|(refusal, nodes)| diagnosis.add(refusal, *nodes));
     let mut resolvable: Vec<Slot> = cycle.class.resolvable.slots().collect();
-    for row in cycle.class.ranking.slots().filter_map(|slot| cycle.table.row(slot)) {
-        if let Some(refusal) = answer(cycle, row) {
+    for slot in cycle.class.ranking.slots() {
+        if let Some(refusal) = refused_for_others(cycle, slot) {
             diagnosis.add(&refusal, 1);
-            resolvable.extend(refusal.resolvable.then_some(row.slot));
+            resolvable.extend(refusal.resolvable.then_some(slot));
         }
     }
     after_preemption(cycle, diagnosis, &resolvable, dice)

@@ -103,6 +103,13 @@ impl PodInfo {
         let said = serde_json::to_string(&parts).unwrap_or_default();
         format!("{said}{:?}{:?}{:?}", self.requests, self.non_zero, self.ports)
     }
+
+    /// Equal for pods that are helped by the same changes, if the same plugins refused them.
+    pub fn likeness(&self) -> String {
+        let spec = self.spec();
+        let about_others = (&self.key.namespace, self.labels(), spec.map(|s| (&s.affinity, &s.topology_spread_constraints, &s.volumes)));
+        format!("{}{}{}", self.priority, serde_json::to_string(&about_others).unwrap_or_default(), self.signature())
+    }
 }
 
 impl HostPort {

@@ -2,7 +2,7 @@
 //!
 //! Sources: scheduler `framework/preemption/preemption.go`, `plugins/defaultpreemption`.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
 use api::{k8s::api::core::v1::Pod, time::Timestamp};
 
@@ -18,6 +18,8 @@ use crate::{
 const CANDIDATES_MIN: usize = 100;
 /// And at least this share of the nodes.
 const CANDIDATES_PERCENT: usize = 10;
+/// Priorities that a class remembers nodes for.
+const PRIORITIES_MAX: usize = 8;
 /// The reason of the condition that victims get.
 pub const VICTIM_REASON: &str = "PreemptionByScheduler";
 
@@ -26,9 +28,28 @@ pub struct Preemption {
     pub node: String,
     /// Those whose budget it breaks first, then the most important.
     pub victims: Vec<Arc<PodInfo>>,
-    /// How many of them go against a budget.
-    pub violations: usize,
 }
+
+/// What is known of single nodes, for pods of one class: asked again only when the node changed.
+#[derive(Debug, Default)]
+pub struct Evictions {
+    by_priority: HashMap<i32, Vec<Option<(u64, Answer)>>>,
+    /// The version of the budgets.
+    budgets: u64,
+}
+
+#[derive(Debug)]
+struct Eviction {
+    loss: Loss,
+    victims: Vec<Arc<PodInfo>>,
+    /// How many of them go against a budget.
+    violations: usize,
+}
+
+type Answer = Result<Arc<Eviction>, Arc<Vec<String>>>;
+
+/// See [`loss`].
+type Loss = (usize, i32, i64, usize, Reverse<Timestamp>);
 
 /// Why nobody has to go.
 pub(crate) struct NotHelpful {
@@ -44,26 +65,68 @@ pub(crate) fn find(cycle: &Cycle<'_>, resolvable: &[Slot], dice: u64) -> Result<
     }
     let wanted = (resolvable.len() * CANDIDATES_PERCENT / 100).max(CANDIDATES_MIN).min(resolvable.len());
     let start = usize::try_from(dice % resolvable.len().max(1) as u64).unwrap_or(0);
-    let (mut candidates, mut diagnosis, mut asked) = (Vec::new(), Diagnosis::default(), 0);
+    let (mut best, mut found, mut sound) = (None::<(Loss, Arc<Eviction>, &Row)>, 0, false);
+    let (mut diagnosis, mut asked) = (Diagnosis::default(), 0);
     let (before, from) = resolvable.split_at(start.min(resolvable.len()));
+    let mut evictions = cycle.class.evictions.borrow_mut();
     for row in from.iter().chain(before).filter_map(|slot| cycle.table.row(*slot)) {
-        match victims_on(cycle, row) {
-            Ok(candidate) => candidates.push(candidate),
+        match evictions.on(cycle, row) {
+            Ok(eviction) => {
+                found += 1;
+                sound |= eviction.violations == 0;
+                if best.as_ref().is_none_or(|(loss, ..)| eviction.loss < *loss) {
+                    best = Some((eviction.loss, eviction, row));
+                }
+            }
             Err(reasons) => {
                 asked += 1;
                 reasons.iter().for_each(|r| diagnosis.count(r, 1));
             }
         }
-        if candidates.len() >= wanted && candidates.iter().any(|c| c.violations == 0) {
+        if found >= wanted && sound {
             break;
         }
     }
-    if let Some(best) = candidates.into_iter().min_by_key(loss) {
-        return Ok(best);
+    if let Some((_, eviction, row)) = best {
+        return Ok(Preemption { node: row.name().to_owned(), victims: eviction.victims.clone() });
     }
     let all = cycle.table.len();
     diagnosis.count("Preemption is not helpful for scheduling", all.saturating_sub(asked));
     Err(NotHelpful { message: diagnosis.message(all), keeps_nomination: false })
+}
+
+impl Evictions {
+    fn on(&mut self, cycle: &Cycle<'_>, row: &Row) -> Answer {
+        if !depends_on_the_node_alone(cycle, row) {
+            return victims_on(cycle, row);
+        }
+        if self.budgets != cycle.table.budgets.version {
+            *self = Self { budgets: cycle.table.budgets.version, ..Self::default() };
+        }
+        if !self.by_priority.contains_key(&cycle.ask.info.priority) && self.by_priority.len() >= PRIORITIES_MAX {
+            self.by_priority.clear();
+        }
+        let known = self.by_priority.entry(cycle.ask.info.priority).or_default();
+        if row.slot >= known.len() {
+            known.resize(row.slot + 1, None);
+        }
+        match known.get_mut(row.slot) {
+            Some(Some((stamp, answer))) if *stamp == row.stamp => answer.clone(),
+            place => {
+                let answer = victims_on(cycle, row);
+                if let Some(place) = place {
+                    *place = Some((row.stamp, answer.clone()));
+                }
+                answer
+            }
+        }
+    }
+}
+
+/// Pods of one class and priority get the same answer.
+fn depends_on_the_node_alone(cycle: &Cycle<'_>, row: &Row) -> bool {
+    let plain = |p: &Arc<PodInfo>| p.affinity.is_none() && p.key != cycle.ask.info.key;
+    cycle.tallies.is_empty() && cycle.neighbours.is_empty() && cycle.table.nominated_on(row.name()).all(plain)
 }
 
 fn ineligible(cycle: &Cycle<'_>, resolvable: &[Slot]) -> Option<&'static str> {
@@ -88,18 +151,18 @@ fn leaves_for_another(pod: &Pod) -> bool {
 }
 
 /// Who must leave the node; or why that would not help.
-fn victims_on(cycle: &Cycle<'_>, row: &Row) -> Result<Preemption, Vec<String>> {
+fn victims_on(cycle: &Cycle<'_>, row: &Row) -> Answer {
     let (mut bent, mut emptier) = (cycle.clone(), row.clone());
     let mut weaker: Vec<Arc<PodInfo>> = row.pods.iter().filter(|p| p.priority < cycle.ask.info.priority).cloned().collect();
     if weaker.is_empty() {
-        return Err(vec!["No preemption victims found for incoming pod".into()]);
+        return Err(Arc::new(vec!["No preemption victims found for incoming pod".into()]));
     }
     for pod in &weaker {
         emptier.remove(pod);
         bent.shift(pod, row, -1);
     }
     if let Some(refusal) = fits(&bent, &emptier) {
-        return Err(refusal.reasons);
+        return Err(Arc::new(refusal.reasons));
     }
     weaker.sort_by_key(|p| (Reverse(p.priority), started(p)));
     // Who may stay, stays: those with a budget to keep are asked first, then the most important.
@@ -117,17 +180,16 @@ fn victims_on(cycle: &Cycle<'_>, row: &Row) -> Result<Preemption, Vec<String>> {
     let mut victims: Vec<Arc<PodInfo>> = guarded.into_iter().filter(&mut goes).collect();
     let violations = victims.len();
     victims.extend(free.into_iter().filter(&mut goes));
-    Ok(Preemption { node: row.name().to_owned(), victims, violations })
+    Ok(Arc::new(Eviction { loss: loss(&victims, violations), victims, violations }))
 }
 
 /// Smaller is better: broken budgets, the most important victim, the sum of their importance, how many, and how long the most important ran.
-fn loss(candidate: &Preemption) -> (usize, i32, i64, usize, Reverse<Timestamp>) {
-    let victims = &candidate.victims;
+fn loss(victims: &[Arc<PodInfo>], violations: usize) -> Loss {
     let highest = victims.iter().map(|v| v.priority).max().unwrap_or(i32::MIN);
     // Shifted, so that many of negative priority are more than few.
     let sum = victims.iter().map(|v| i64::from(v.priority) + i64::from(i32::MAX) + 1).sum();
     let earliest = victims.iter().filter(|v| v.priority == highest).map(|v| started(v)).min().unwrap_or(Timestamp::MIN);
-    (candidate.violations, highest, sum, victims.len(), Reverse(earliest))
+    (violations, highest, sum, victims.len(), Reverse(earliest))
 }
 
 /// What has not started yet is the youngest.

@@ -14,7 +14,7 @@ use api::Key;
 use tokio::time::Instant;
 
 use crate::{
-    plugins::{Change, PLUGINS},
+    plugins::{Change, Freed, More, PLUGINS},
     pod::PodInfo,
 };
 
@@ -29,7 +29,10 @@ pub struct Queue {
     entries: HashMap<Key, Entry>,
     ready: BinaryHeap<Ready>,
     resting: BinaryHeap<Reverse<(Instant, u64, Key)>>,
-    waiting: HashSet<Key>,
+    /// Those of the resting that may go before their time.
+    early: BinaryHeap<Reverse<(Instant, u64, Key)>>,
+    /// By what they have in common: what helps one of them helps all.
+    waiting: HashMap<Arc<str>, HashSet<Key>>,
     /// In the order they were refused. Also those that left since: bounded by the refusals of [`WAIT_MAX`].
     flush: VecDeque<(Instant, u64, Key)>,
     stamp: u64,
@@ -63,6 +66,10 @@ struct Entry {
     /// Of the one valid item in the heaps.
     stamp: u64,
     refusers: BTreeSet<&'static str>,
+    /// Where it stands in `waiting`, if it does.
+    kin: Option<Arc<str>>,
+    /// It has its victims: it needs no others.
+    preempts: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +127,7 @@ impl Queue {
     }
 
     pub fn remove(&mut self, key: &Key) -> Option<Arc<PodInfo>> {
-        self.waiting.remove(key);
+        self.wait_no_more(key);
         self.entries.remove(key).map(|e| e.info)
     }
 
@@ -133,11 +140,12 @@ impl Queue {
             }
         }
         // Nobody is ready: who rests only out of politeness goes first.
-        let early = self.resting.iter().filter(|Reverse((_, stamp, key))| {
-            self.entries.get(key).is_some_and(|e| e.stamp == *stamp && e.place == Place::Resting { early: true })
-        });
-        let key = early.min_by_key(|Reverse((due, stamp, _))| (*due, *stamp)).map(|Reverse((_, _, key))| key.clone())?;
-        self.take(&key)
+        while let Some(Reverse((_, stamp, key))) = self.early.pop() {
+            if self.is_current(&key, stamp) {
+                return self.take(&key);
+            }
+        }
+        None
     }
 
     /// The try ended without a binding.
@@ -158,16 +166,23 @@ impl Queue {
         let Some(entry) = self.entries.get_mut(key) else { return };
         let Place::Preempting { helped } = entry.place else { return };
         entry.place = Place::Waiting;
-        self.waiting.insert(key.clone());
         if helped || outcome.is_err() {
             self.settle(key, now);
         }
     }
 
-    /// Wakes the pods that the change could help. Costs O(refused pods).
+    /// Wakes the pods that the change could help. Costs O(kinds of refused pods), and what is woken.
     pub fn changed(&mut self, change: &Change<'_>, now: Instant) {
-        let helped: Vec<Key> =
-            self.waiting.iter().filter(|key| self.entries.get(*key).is_some_and(|e| e.helped_by(change))).cloned().collect();
+        let expected = if let Change::PodGone(_, Some(freed)) = change { freed.nominated } else { &[] };
+        let is_helped = |key: &Key| self.entries.get(key).is_some_and(|e| e.helped_by(change));
+        // For who is expected there the room means something else than for its kin.
+        let mut helped: Vec<Key> = expected.iter().map(|p| &p.key).filter(|key| self.is_waiting(key) && is_helped(key)).cloned().collect();
+        for kin in self.waiting.values() {
+            let others = || kin.iter().filter(|key| !expected.iter().any(|p| p.key == **key));
+            if others().next().is_some_and(is_helped) {
+                helped.extend(others().cloned());
+            }
+        }
         for key in helped {
             match self.entries.get_mut(&key) {
                 Some(entry) if matches!(entry.place, Place::Preempting { .. }) => entry.place = Place::Preempting { helped: true },
@@ -185,23 +200,50 @@ impl Queue {
 
     fn insert(&mut self, tried: Tried, at: Option<Instant>, refusers: BTreeSet<&'static str>, now: Instant) {
         let key = tried.info.key.clone();
-        let entry = Entry { info: tried.info, attempts: tried.attempts, tried: at, place: Place::Ready, stamp: 0, refusers };
+        self.wait_no_more(&key);
+        let entry = Entry {
+            info: tried.info,
+            attempts: tried.attempts,
+            tried: at,
+            place: Place::Ready,
+            stamp: 0,
+            refusers,
+            kin: None,
+            preempts: false,
+        };
         self.entries.insert(key.clone(), entry);
         self.settle(&key, now);
     }
 
     fn wait(&mut self, tried: Tried, refusers: BTreeSet<&'static str>, place: Place, now: Instant) {
         let key = tried.info.key.clone();
+        self.wait_no_more(&key);
         self.stamp += 1;
-        let entry = Entry { info: tried.info, attempts: tried.attempts, tried: Some(now), place, stamp: self.stamp, refusers };
+        let (stamp, preempts) = (self.stamp, matches!(place, Place::Preempting { .. }));
+        let kin: Arc<str> = format!("{preempts}{refusers:?}{}", tried.info.likeness()).into();
+        let (info, attempts) = (tried.info, tried.attempts);
+        let entry = Entry { info, attempts, tried: Some(now), place, stamp, refusers, kin: Some(kin.clone()), preempts };
         self.entries.insert(key.clone(), entry);
-        self.waiting.insert(key.clone());
+        self.waiting.entry(kin).or_default().insert(key.clone());
         self.flush.push_back((now, self.stamp, key));
+    }
+
+    fn is_waiting(&self, key: &Key) -> bool {
+        self.entries.get(key).is_some_and(|e| e.kin.is_some())
+    }
+
+    fn wait_no_more(&mut self, key: &Key) {
+        let Some(kin) = self.entries.get_mut(key).and_then(|e| e.kin.take()) else { return };
+        let Some(keys) = self.waiting.get_mut(&kin) else { return };
+        keys.remove(key);
+        if keys.is_empty() {
+            self.waiting.remove(&kin);
+        }
     }
 
     /// Ready if it has no gates and has rested.
     fn settle(&mut self, key: &Key, now: Instant) {
-        self.waiting.remove(key);
+        self.wait_no_more(key);
         let Some(entry) = self.entries.get_mut(key) else { return };
         if entry.info.is_gated() {
             entry.place = Place::Gated;
@@ -223,6 +265,9 @@ impl Queue {
         if let Some(entry) = self.entries.get_mut(key) {
             (entry.place, entry.stamp) = (place, self.stamp);
             self.resting.push(Reverse((due, self.stamp, key.clone())));
+            if place == (Place::Resting { early: true }) {
+                self.early.push(Reverse((due, self.stamp, key.clone())));
+            }
         }
     }
 
@@ -245,6 +290,9 @@ impl Queue {
             if current {
                 self.make_ready(&key);
             }
+        }
+        while self.early.peek().is_some_and(|Reverse((_, stamp, key))| !self.is_current(key, *stamp)) {
+            self.early.pop();
         }
         while let Some((since, stamp, key)) = self.flush.front() {
             let current = self.is_current(key, *stamp);
@@ -271,6 +319,10 @@ impl Queue {
 
 impl Entry {
     fn helped_by(&self, change: &Change<'_>) -> bool {
+        let change = &match *change {
+            Change::PodGone(gone, Some(freed)) if self.preempts => Change::PodGone(gone, Some(Freed { more: More::AsItIs, ..freed })),
+            other => other,
+        };
         let asked = |name: &&'static str| PLUGINS.iter().any(|p| p.name() == *name && p.helped_by(&self.info, change));
         self.refusers.is_empty() || self.refusers.iter().any(asked)
     }
@@ -319,7 +371,7 @@ mod tests {
         queue.back(tried, Ended::Refused(BTreeSet::from(["NodeResourcesFit"])), now);
         queue.changed(&Change::PodPlaced(&named("x", 0)), now);
         assert_eq!(popped(&mut queue, now + secs(1)), None);
-        queue.changed(&Change::PodGone(&named("x", 0)), now + secs(2));
+        queue.changed(&Change::PodGone(&named("x", 0), None), now + secs(2));
         let tried = queue.pop(now + secs(2)).unwrap();
         assert_eq!(tried.attempts, 2);
         queue.back(tried, Ended::Refused(BTreeSet::from(["NodeResourcesFit"])), now);
@@ -345,7 +397,7 @@ mod tests {
         queue.put(named("a", 9), now);
         let tried = queue.pop(now).unwrap();
         queue.back(tried, Ended::Refused(BTreeSet::new()), now);
-        queue.changed(&Change::PodGone(&named("x", 0)), now);
+        queue.changed(&Change::PodGone(&named("x", 0), None), now);
         queue.put(named("b", 0), now);
         assert_eq!(popped(&mut queue, now), Some("b".into()));
         assert_eq!(popped(&mut queue, now), Some("a".into()));
@@ -357,7 +409,7 @@ mod tests {
         let (mut queue, now) = (Queue::default(), Instant::now());
         let gated = |gates: serde_json::Value| Arc::new(pod(&json!({"metadata": {"name": "a"}, "spec": {"schedulingGates": gates}})));
         queue.put(gated(json!([{"name": "g"}])), now);
-        queue.changed(&Change::PodGone(&named("x", 0)), now);
+        queue.changed(&Change::PodGone(&named("x", 0), None), now);
         assert_eq!(popped(&mut queue, now + WAIT_MAX), None);
         queue.put(gated(json!([])), now);
         assert_eq!(popped(&mut queue, now), Some("a".into()));
@@ -369,7 +421,7 @@ mod tests {
         queue.put(named("a", 0), now);
         let tried = queue.pop(now).unwrap();
         queue.back(tried, Ended::Preempting(BTreeSet::from(["NodeResourcesFit"])), now);
-        queue.changed(&Change::PodGone(&named("x", 0)), now);
+        queue.changed(&Change::PodGone(&named("x", 0), None), now);
         assert_eq!(popped(&mut queue, now), None, "the victims are still being deleted");
         queue.preempted(&Key::new("default", "a"), Ok(()), now);
         assert_eq!(popped(&mut queue, now), Some("a".into()));

@@ -138,7 +138,7 @@ impl Scheduler {
             let state = &mut *self.state.lock();
             // Not so if the cache showed meanwhile that it was bound after all.
             if state.table.forget(&info) {
-                state.queue.changed(&Change::PodGone(&info), now);
+                state.queue.changed(&Change::PodGone(&info, None), now);
             }
             // Between: somebody else bound it, deleted it, or made another of the same name.
             let current = self.pods.get(&info.key).filter(|p| p.metadata.uid.as_deref() == Some(&info.uid) && node_of(p).is_none());

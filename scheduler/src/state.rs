@@ -13,7 +13,7 @@ use crate::{
     memo::Memo,
     node::Facts,
     plan::{Nomination, Outcome, Refused, plan},
-    plugins::Change,
+    plugins::{Change, Freed, More},
     pod::{PodInfo, is_ours, is_over, node_of},
     queue::{Ended, Queue, Tried},
     table::{NodeChange, PodChange, Table},
@@ -134,12 +134,14 @@ impl State {
 
     fn pod_gone(&mut self, info: &Arc<PodInfo>, now: Instant) {
         self.queue.remove(&info.key);
-        // Weaker pods kept away from the node that was meant for it.
-        let expected = self.table.nominated_node(&info.key).is_some();
+        // Where it was, or where weaker pods kept away because it was expected.
+        let node = self.table.node_of(&info.key).or_else(|| self.table.nominated_node(&info.key)).map(str::to_owned);
         self.table.nominate(info, None);
-        if self.table.take_pod(&info.key).is_some() || expected {
-            self.queue.changed(&Change::PodGone(info), now);
-        }
+        self.table.take_pod(&info.key);
+        let Some(node) = node else { return };
+        let nominated: Vec<Arc<PodInfo>> = self.table.nominated_on(&node).cloned().collect();
+        let freed = self.table.find(&node).map(|row| Freed { row, nominated: &nominated, more: More::WeakerCouldLeave });
+        self.queue.changed(&Change::PodGone(info, freed), now);
     }
 }
 

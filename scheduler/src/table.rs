@@ -97,6 +97,7 @@ impl Table {
             return None;
         }
         let facts = Arc::new(facts);
+        row.stamp += 1;
         let old = std::mem::replace(&mut row.facts, facts.clone());
         let existed = std::mem::replace(&mut row.exists, true);
         self.relabel(slot, Some(&facts.labels));
@@ -115,6 +116,7 @@ impl Table {
         let slot = *self.by_name.get(name)?;
         let row = self.rows.get_mut(slot).filter(|r| r.exists)?;
         row.exists = false;
+        row.stamp += 1;
         let nameless = Facts { name: name.to_owned(), ..Facts::default() };
         let old = std::mem::replace(&mut row.facts, Arc::new(nameless));
         self.live.retain(|s| *s != slot);
@@ -157,6 +159,11 @@ impl Table {
             self.take_pod(&info.key);
         }
         assumed
+    }
+
+    /// The node that the pod counts on.
+    pub fn node_of(&self, key: &Key) -> Option<&str> {
+        Some(self.rows.get(self.pods.get(key)?.slot)?.name())
     }
 
     pub fn is_assumed(&self, key: &Key) -> bool {
@@ -208,17 +215,25 @@ impl Table {
 
     /// The pod is expected on the node once its victims are gone (`None`: no longer).
     pub fn nominate(&mut self, info: &Arc<PodInfo>, node: Option<&str>) {
-        if let Some((old, _)) = self.nominated.remove(&info.key)
-            && let Some(keys) = self.nominated_on.get_mut(&old)
-        {
-            keys.retain(|k| *k != info.key);
-            if keys.is_empty() {
-                self.nominated_on.remove(&old);
+        if let Some((old, _)) = self.nominated.remove(&info.key) {
+            if let Some(keys) = self.nominated_on.get_mut(&old) {
+                keys.retain(|k| *k != info.key);
+                if keys.is_empty() {
+                    self.nominated_on.remove(&old);
+                }
             }
+            self.stamp(&old);
         }
         if let Some(node) = node {
             self.nominated.insert(info.key.clone(), (node.to_owned(), info.clone()));
             self.nominated_on.entry(node.to_owned()).or_default().push(info.key.clone());
+            self.stamp(node);
+        }
+    }
+
+    fn stamp(&mut self, node: &str) {
+        if let Some(row) = self.by_name.get(node).and_then(|slot| self.rows.get_mut(*slot)) {
+            row.stamp += 1;
         }
     }
 
@@ -283,7 +298,9 @@ impl Table {
         }
         let slot = self.free.pop().unwrap_or(self.rows.len());
         let facts = Arc::new(Facts { name: name.to_owned(), ..Facts::default() });
-        let row = Row { slot, facts, ..Row::default() };
+        // A number that this slot has not had.
+        let stamp = self.rows.get(slot).map_or(0, |row| row.stamp + 1);
+        let row = Row { slot, stamp, facts, ..Row::default() };
         if slot == self.rows.len() {
             self.rows.push(row);
         } else if let Some(old) = self.rows.get_mut(slot) {

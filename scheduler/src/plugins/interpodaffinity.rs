@@ -126,15 +126,15 @@ impl Plugin for InterPodAffinity {
         NAME
     }
 
-    fn refuses_in(&self, cycle: &Cycle<'_>, node: &Row) -> Option<Refusal> {
+    fn refuses_in(&self, cycle: &Cycle<'_>, node: Slot) -> Option<Refusal> {
         let neighbours = &cycle.neighbours;
-        if cycle.ask.wishes.near.as_ref().is_some_and(|near| !is_near(cycle, near, node.slot)) {
+        if cycle.ask.wishes.near.as_ref().is_some_and(|near| !is_near(cycle, near, node)) {
             return Some(Refusal::unresolvable(NAME, "node(s) didn't match pod affinity rules"));
         }
-        if any_at(&neighbours.far, cycle.table, node.slot) {
+        if any_at(&neighbours.far, cycle.table, node) {
             return Some(Refusal::resolvable(NAME, "node(s) didn't match pod anti-affinity rules"));
         }
-        if any_at(&neighbours.repelling, cycle.table, node.slot) {
+        if any_at(&neighbours.repelling, cycle.table, node) {
             return Some(Refusal::resolvable(NAME, "node(s) didn't satisfy existing pods anti-affinity rules"));
         }
         None
@@ -178,7 +178,7 @@ impl Plugin for InterPodAffinity {
         match change {
             Change::PodPlaced(new) => wants(new),
             // It was in the way, or it was the one that kept a lonely pod from being the first of its kind.
-            Change::PodGone(old) => wants(old) || in_the_way(pod, old),
+            Change::PodGone(old, _) => wants(old) || in_the_way(pod, old),
             Change::PodChanged(old, new) => old.labels() != new.labels() && (wants(new) || in_the_way(pod, old)),
             Change::NodeAdded(_) => true,
             Change::NodeChanged(old, new) => old.labels != new.labels,
@@ -313,8 +313,8 @@ mod tests {
         let waiting = pod(&saying("new", "web", "podAntiAffinity", &json!([term("db")])));
         let db = pod(&json!({"metadata": {"labels": {"app": "db"}}}));
         let other = pod(&json!({"metadata": {"labels": {"app": "x"}}}));
-        assert!(InterPodAffinity.helped_by(&waiting, &Change::PodGone(&db)));
-        assert!(!InterPodAffinity.helped_by(&waiting, &Change::PodGone(&other)));
+        assert!(InterPodAffinity.helped_by(&waiting, &Change::PodGone(&db, None)));
+        assert!(!InterPodAffinity.helped_by(&waiting, &Change::PodGone(&other, None)));
         assert!(!InterPodAffinity.helped_by(&waiting, &Change::PodPlaced(&db)));
     }
 }

@@ -11,6 +11,8 @@ pub mod podtopologyspread;
 pub mod tainttoleration;
 pub mod volumebinding;
 
+use std::sync::Arc;
+
 use crate::{
     cycle::Cycle,
     node::{Facts, Row, Slot},
@@ -34,6 +36,9 @@ pub const PLUGINS: [&dyn Plugin; 11] = [
     &imagelocality::ImageLocality,
 ];
 
+/// Those of them that look at other nodes too ([`Plugin::refuses_in`]), in the same order.
+pub const LOOKING_AROUND: [&dyn Plugin; 2] = [&podtopologyspread::PodTopologySpread, &interpodaffinity::InterPodAffinity];
+
 /// The best score of one plugin for one node.
 pub const SCORE_MAX: i64 = 100;
 
@@ -53,7 +58,7 @@ pub trait Plugin: Sync {
     }
 
     /// Looks at other nodes too: asked for each pod.
-    fn refuses_in(&self, _cycle: &Cycle<'_>, _node: &Row) -> Option<Refusal> {
+    fn refuses_in(&self, _cycle: &Cycle<'_>, _node: Slot) -> Option<Refusal> {
         None
     }
 
@@ -93,8 +98,24 @@ pub enum Change<'a> {
     /// A pod was bound.
     PodPlaced(&'a PodInfo),
     PodChanged(&'a PodInfo, &'a PodInfo),
-    /// A bound pod is over or deleted.
-    PodGone(&'a PodInfo),
+    /// A bound pod is over or deleted; what its node has now, if that is known.
+    PodGone(&'a PodInfo, Option<Freed<'a>>),
+}
+
+/// A node that a pod has left.
+#[derive(Clone, Copy, Debug)]
+pub struct Freed<'a> {
+    pub row: &'a Row,
+    /// Pods that are expected on it.
+    pub nominated: &'a [Arc<PodInfo>],
+    /// Whether weaker pods could be made to leave, too: not for one that has its victims already.
+    pub more: More,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum More {
+    WeakerCouldLeave,
+    AsItIs,
 }
 
 /// Scores from 0 to the highest, stretched to 0 to 100; the other way round if `reverse`. Source: `plugins/helper/normalize_score.go`.

@@ -22,7 +22,7 @@ impl Plugin for NodePorts {
     fn helped_by(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
         match change {
             Change::NodeAdded(_) => true,
-            Change::PodGone(gone) => conflict(&pod.ports, &gone.ports),
+            Change::PodGone(gone, _) => conflict(&pod.ports, &gone.ports),
             _ => false,
         }
     }

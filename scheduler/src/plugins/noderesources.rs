@@ -1,6 +1,6 @@
 //! NodeResourcesFit and NodeResourcesBalancedAllocation: what is left, and how evenly. Source: `plugins/noderesources`.
 
-use super::{Change, Plugin, SCORE_MAX};
+use super::{Change, Freed, More, Plugin, SCORE_MAX};
 use crate::{
     node::{Facts, Row},
     pod::PodInfo,
@@ -37,7 +37,7 @@ impl Plugin for Fit {
 
     fn helped_by(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
         match change {
-            Change::PodGone(_) => true,
+            Change::PodGone(_, freed) => freed.is_none_or(|freed| could_use(pod, &freed)),
             Change::PodChanged(old, new) => less_of_wanted(&pod.requests, &new.requests, &old.requests),
             Change::NodeAdded(node) => could_ever(pod, node),
             Change::NodeChanged(old, new) => {
@@ -92,6 +92,25 @@ fn lacking(asks: &Resources, all: &Resources, used: &Resources, pods: usize) -> 
         check(name, *amount, all.amount(name), used.amount(name));
     }
     (!reasons.is_empty()).then_some(Refusal { plugin: "NodeResourcesFit", resolvable, reasons })
+}
+
+/// Nothing changed on other nodes: it is this one or none.
+fn could_use(pod: &PodInfo, freed: &Freed<'_>) -> bool {
+    let row = freed.row;
+    let (mut used, mut pods) = (row.used.clone(), row.pods.len());
+    for stronger in freed.nominated.iter().filter(|p| p.priority >= pod.priority && p.key != pod.key) {
+        used.add(&stronger.requests);
+        pods += 1;
+    }
+    let fits = |used: &Resources, pods: usize| lacking(&pod.requests, &row.facts.allocatable, used, pods).is_none();
+    if fits(&used, pods) || freed.more == More::AsItIs {
+        return fits(&used, pods);
+    }
+    for weaker in row.pods.iter().filter(|p| p.priority < pod.priority) {
+        used.sub(&weaker.requests);
+        pods -= 1;
+    }
+    fits(&used, pods)
 }
 
 /// An empty node of this size would do.
@@ -191,6 +210,26 @@ mod tests {
         assert!(Fit.helped_by(&ask, &Change::NodeChanged(&facts("3", "1"), &facts("5", "1"))));
         assert!(!Fit.helped_by(&ask, &Change::NodeChanged(&facts("5", "1"), &facts("5", "2"))));
         assert!(!Fit.helped_by(&ask, &Change::NodeAdded(&facts("3", "1"))));
-        assert!(Fit.helped_by(&ask, &Change::PodGone(&ask)));
+        assert!(Fit.helped_by(&ask, &Change::PodGone(&ask, None)));
+    }
+
+    #[test]
+    fn a_pod_that_goes_helps_where_there_is_room_then() {
+        let strong = |name: &str, cpu: &str, priority: i32| {
+            let containers = json!([{"name": "c", "resources": {"requests": {"cpu": cpu}}}]);
+            Arc::new(pod(&json!({"metadata": {"name": name}, "spec": {"priority": priority, "containers": containers}})))
+        };
+        let helped = |asks: &PodInfo, on: &[&Arc<PodInfo>], nominated: &[Arc<PodInfo>], more: More| {
+            let mut row = node(&[]);
+            on.iter().for_each(|p| row.add(p));
+            Fit.helped_by(asks, &Change::PodGone(asks, Some(Freed { row: &row, nominated, more })))
+        };
+        let (ask, weak, equal) = (strong("ask", "3", 5), strong("weak", "2", 1), strong("equal", "2", 5));
+        assert!(helped(&ask, &[], &[], More::AsItIs));
+        assert!(!helped(&ask, &[&equal], &[], More::WeakerCouldLeave));
+        assert!(!helped(&ask, &[&weak], &[], More::AsItIs));
+        assert!(helped(&ask, &[&weak], &[], More::WeakerCouldLeave));
+        assert!(!helped(&ask, &[], &[equal], More::WeakerCouldLeave), "somebody else waits for that room");
+        assert!(helped(&ask, &[], &[weak, ask.clone()], More::AsItIs));
     }
 }

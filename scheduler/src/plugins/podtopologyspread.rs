@@ -186,9 +186,9 @@ impl Plugin for PodTopologySpread {
         NAME
     }
 
-    fn refuses_in(&self, cycle: &Cycle<'_>, node: &Row) -> Option<Refusal> {
+    fn refuses_in(&self, cycle: &Cycle<'_>, node: Slot) -> Option<Refusal> {
         for (constraint, tally) in cycle.ask.spread.hard.iter().zip(&cycle.tallies.0) {
-            let domain = cycle.table.topologies.domain(constraint.topology, node.slot);
+            let domain = cycle.table.topologies.domain(constraint.topology, node);
             if domain == NO_DOMAIN {
                 let reason = "node(s) didn't match pod topology spread constraints (missing required label)";
                 return Some(Refusal::unresolvable(NAME, reason));
@@ -248,7 +248,7 @@ impl Plugin for PodTopologySpread {
         };
         let has_keys = |node: &Facts| constraints.iter().all(|c| node.labels.contains_key(&c.topology_key));
         match change {
-            Change::PodPlaced(other) | Change::PodGone(other) => counted(other),
+            Change::PodPlaced(other) | Change::PodGone(other, _) => counted(other),
             Change::PodChanged(old, new) => old.labels() != new.labels() && (counted(old) || counted(new)),
             Change::NodeAdded(node) | Change::NodeGone(node) => has_keys(node),
             Change::NodeChanged(old, new) => (has_keys(old) || has_keys(new)) && (old.labels != new.labels || old.taints != new.taints),
@@ -422,6 +422,6 @@ mod tests {
         let web = pod(&json!({"metadata": {"labels": {"app": "web"}}}));
         let db = pod(&json!({"metadata": {"labels": {"app": "db"}}}));
         assert!(PodTopologySpread.helped_by(&waiting, &Change::PodPlaced(&web)));
-        assert!(!PodTopologySpread.helped_by(&waiting, &Change::PodGone(&db)));
+        assert!(!PodTopologySpread.helped_by(&waiting, &Change::PodGone(&db, None)));
     }
 }

@@ -1,6 +1,6 @@
 //! Many watches at once -> how many events each saw, and that their revisions rose.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use anyhow::{Context, bail, ensure};
 use tokio::task::JoinSet;
@@ -15,6 +15,8 @@ pub struct Watcher {
     conn: Conn,
     /// The beginning of a line whose end has not come.
     line: Vec<u8>,
+    /// Events read, and not looked at yet by [`Watcher::until_one`].
+    ahead: VecDeque<Vec<u8>>,
     pub seen: Seen,
 }
 
@@ -43,7 +45,7 @@ impl Watcher {
             while conn.piece(|piece| text.extend_from_slice(piece)).await? {}
             bail!("GET {path}: {status} {}", String::from_utf8_lossy(&text));
         }
-        Ok(Self { conn, line: Vec::new(), seen: Seen::default() })
+        Ok(Self { conn, line: Vec::new(), ahead: VecDeque::new(), seen: Seen::default() })
     }
 
     /// Reads until it has seen so many events in all; `look` is given each line.
@@ -57,22 +59,22 @@ impl Watcher {
     /// Reads until an event is what is waited for, or one is wrong.
     pub async fn until_one(&mut self, mut is: impl FnMut(&[u8]) -> anyhow::Result<bool>) -> anyhow::Result<()> {
         loop {
-            let mut found = Ok(false);
-            let look = |line: &[u8]| {
-                if matches!(found, Ok(false)) {
-                    found = is(line);
+            // What came in one piece with the last that was waited for is looked at first.
+            while let Some(line) = self.ahead.pop_front() {
+                if is(&line)? {
+                    return Ok(());
                 }
-            };
-            self.some(look).await?;
-            if found? {
-                return Ok(());
             }
+            let mut ahead = std::mem::take(&mut self.ahead);
+            let read = self.some(|line| ahead.push_back(line.to_vec())).await;
+            self.ahead = ahead;
+            read?;
         }
     }
 
     /// Reads what has come.
     async fn some(&mut self, mut look: impl FnMut(&[u8])) -> anyhow::Result<()> {
-        let Self { conn, line, seen } = self;
+        let Self { conn, line, seen, .. } = self;
         let mut take = |l: &[u8]| {
             seen.take(l);
             look(l);

@@ -73,11 +73,11 @@ async fn one_by_one(
         let begun = Instant::now();
         pool.must("POST", &path, &pod(&name, &ctx.args.image)).await?;
         let running = |line: &[u8]| Ok(running(line)?.as_deref() == Some(&name));
-        bounded(watcher.until_one(running)).await?;
+        bounded(&format!("{name} runs"), watcher.until_one(running)).await?;
         times.push(begun.elapsed().as_secs_f64() * 1000.0);
         pool.must("DELETE", &format!("{path}/{name}"), &Value::Null).await?;
         let gone = |line: &[u8]| Ok(line.starts_with(b"{\"type\":\"DELETED\""));
-        bounded(watcher.until_one(gone)).await?;
+        bounded(&format!("{name} is gone"), watcher.until_one(gone)).await?;
     }
     Ok(times)
 }
@@ -97,7 +97,7 @@ async fn all_at_once(ctx: &Ctx<'_>, subject: &Subject, pool: &mut Pool, namespac
         }
         Ok(times.len() == count)
     };
-    bounded(watcher.until_one(all)).await?;
+    bounded("all run", watcher.until_one(all)).await?;
     let took = begun.elapsed().as_secs_f64();
     let mut times: Vec<f64> = times.into_values().collect();
     times.sort_by(f64::total_cmp);
@@ -132,8 +132,8 @@ fn running(line: &[u8]) -> anyhow::Result<Option<String>> {
     Ok(Some(name))
 }
 
-async fn bounded<T>(wait: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::time::timeout(BOUND, wait).await.ok().with_context(|| format!("pods are not there within {} s", BOUND.as_secs()))?
+async fn bounded<T>(what: &str, wait: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::time::timeout(BOUND, wait).await.ok().with_context(|| format!("{what}: not within {} s", BOUND.as_secs()))?
 }
 
 fn pod(name: &str, image: &str) -> Value {

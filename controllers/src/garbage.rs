@@ -177,7 +177,8 @@ mod tests {
     use super::*;
 
     fn node(uid: &str, owners: &[&str]) -> Node {
-        let owner = |uid: &&str| Owner { uid: (*uid).into(), blocks: true, reference: json!({"uid": uid}).to_string().into(), ..Owner::default() };
+        let owner =
+            |uid: &&str| Owner { uid: (*uid).into(), blocks: true, reference: json!({"uid": uid}).to_string().into(), ..Owner::default() };
         Node { uid: uid.into(), path: format!("/{uid}"), owners: owners.iter().map(owner).collect(), ..Node::default() }
     }
 

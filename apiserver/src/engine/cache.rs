@@ -204,13 +204,11 @@ impl Cache {
     /// Replaces all by what the store has at `rev`. Listeners hear the difference; watchers must begin anew.
     pub fn reload(&self, entries: &[Entry], rev: Rev) {
         let listeners = self.listeners.lock();
-        let known: HashSet<&str> = entries.iter().filter_map(|entry| entry.key.strip_prefix(&self.prefix)).collect();
         let fresh: Vec<_> = entries.iter().filter_map(|entry| self.object(entry).map(|object| (entry, object))).collect();
         let mut events = Vec::new();
         let end = {
             let mut state = self.state.write();
-            let lost: Vec<Arc<str>> = state.objects.keys().filter(|tail| !known.contains(&***tail)).cloned().collect();
-            for tail in lost {
+            for tail in state.lost(&self.prefix, entries) {
                 events.extend(state.put(tail, rev, None));
             }
             for (entry, object) in fresh {
@@ -241,6 +239,15 @@ impl State {
         };
         let bounds = (start.as_ref().map(String::as_str), end.as_ref().map(String::as_str));
         self.objects.range::<str, _>(bounds)
+    }
+
+    /// What is here and not among `entries`.
+    fn lost(&self, prefix: &str, entries: &[Entry]) -> Vec<Arc<str>> {
+        if self.objects.is_empty() {
+            return Vec::new();
+        }
+        let known: HashSet<&str> = entries.iter().filter_map(|entry| entry.key.strip_prefix(prefix)).collect();
+        self.objects.keys().filter(|tail| !known.contains(&***tail)).cloned().collect()
     }
 
     fn select(&self, selection: &Selection, after: Option<&str>, limit: usize) -> (Arc<Vec<Arc<Object>>>, usize) {

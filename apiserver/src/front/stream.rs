@@ -18,7 +18,9 @@ use crate::{
 };
 
 /// How much is handed to the connection at a time.
-pub(crate) const CHUNK_BYTES: usize = 128 << 10;
+pub(crate) const CHUNK_BYTES: usize = 64 << 10;
+/// Room for the object that ends a chunk; a larger one makes it grow.
+const LAST_BYTES: usize = 8 << 10;
 /// Replies above this are compressed for those who take it (upstream's `defaultGzipThresholdBytes`).
 const GZIP_BYTES_MIN: u64 = 128 << 10;
 
@@ -47,7 +49,7 @@ impl http_body::Body for ListBody {
         if self.left == 0 {
             return Poll::Ready(None);
         }
-        let size = usize::try_from(self.left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES * 2);
+        let size = usize::try_from(self.left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES + LAST_BYTES);
         let mut chunk = BytesMut::with_capacity(size);
         chunk.put(std::mem::take(&mut self.head));
         while chunk.len() < CHUNK_BYTES {

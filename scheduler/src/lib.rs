@@ -19,6 +19,7 @@ mod preemption;
 mod queue;
 mod ranking;
 mod refusal;
+mod remembered;
 mod resources;
 mod run;
 mod siblings;

@@ -1,6 +1,6 @@
 //! Pods that are alike -> what single nodes say to them, asked once per change of a node and not once per pod.
 
-use std::{cell::RefCell, collections::HashMap};
+use std::{cell::RefCell, collections::HashMap, sync::Arc};
 
 use crate::{
     ask::Ask,
@@ -9,6 +9,7 @@ use crate::{
     preemption::Evictions,
     ranking::Ranking,
     refusal::Refusal,
+    remembered::Remembered,
     table::Table,
     taints,
 };
@@ -38,8 +39,10 @@ pub struct Class {
     pub foreign: usize,
     /// Nodes with a taint that the pods do not tolerate.
     pub untolerated: usize,
-    /// What was found out about making room. A lookaside: it changes how long a plan takes, not what it says.
+    /// Who would have to leave.
     pub evictions: RefCell<Evictions>,
+    /// Of nodes where other pods are expected: whether they do besides these.
+    pub shared: RefCell<Remembered<Option<Arc<Refusal>>>>,
     version: u64,
     images_version: u64,
     asked: u64,

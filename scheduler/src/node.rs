@@ -20,6 +20,8 @@ pub struct Row {
     pub slot: Slot,
     /// Another number whenever anything here is another, and when a nomination comes or goes.
     pub stamp: u64,
+    /// How many pods are nominated to the node.
+    pub expected: usize,
     pub facts: Arc<Facts>,
     /// False for a node that pods are bound to but that we do not know (yet, or any more).
     pub exists: bool,

@@ -2,7 +2,7 @@
 //!
 //! Source: scheduler `schedule_one.go` (`schedulePod`, `findNodesThatFitPod`, `prioritizeNodes`). Pure: dice come in.
 
-use std::{borrow::Cow, collections::BTreeSet};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use crate::{
     ask::Ask,
@@ -73,6 +73,9 @@ fn refuses_in(cycle: &Cycle<'_>, slot: Slot) -> Option<Refusal> {
 
 /// It must fit with the stronger pods that are expected on the node, and without: they may not come.
 fn with_nominated(cycle: &Cycle<'_>, row: &Row, asked: impl Fn(&Cycle<'_>, &Row) -> Option<Refusal>) -> Option<Refusal> {
+    if row.expected == 0 {
+        return asked(cycle, row);
+    }
     let own = &cycle.ask.info;
     let stronger: Vec<_> = cycle.table.nominated_on(row.name()).filter(|p| p.priority >= own.priority && p.key != own.key).collect();
     if !stronger.is_empty() {
@@ -91,15 +94,18 @@ fn with_nominated(cycle: &Cycle<'_>, row: &Row, asked: impl Fn(&Cycle<'_>, &Row)
 /// What was remembered of the node, and what depends on others.
 fn answer<'a>(cycle: &Cycle<'a>, row: &Row) -> Option<Cow<'a, Refusal>> {
     let remembered = cycle.class.cell(row.slot).and_then(|c| c.refusal.as_ref());
-    remembered.map(Cow::Borrowed).or_else(|| refused_for_others(cycle, row.slot).map(Cow::Owned))
+    remembered.map(Cow::Borrowed).or_else(|| refused_for_others(cycle, row.slot).map(|r| Cow::Owned((*r).clone())))
 }
 
 /// Why a node that fits by itself does not do.
-fn refused_for_others(cycle: &Cycle<'_>, slot: Slot) -> Option<Refusal> {
-    if !cycle.table.has_nominations() {
-        return refuses_in(cycle, slot);
+fn refused_for_others(cycle: &Cycle<'_>, slot: Slot) -> Option<Arc<Refusal>> {
+    let expecting = || cycle.table.row(slot).filter(|row| row.expected > 0);
+    let Some(row) = cycle.table.has_nominations().then(expecting).flatten() else { return refuses_in(cycle, slot).map(Arc::new) };
+    let ask = || with_nominated(cycle, row, |cycle, row| refuses_in(cycle, row.slot)).map(Arc::new);
+    if !cycle.depends_on_itself(row) {
+        return ask();
     }
-    with_nominated(cycle, cycle.table.row(slot)?, |cycle, row| refuses_in(cycle, row.slot))
+    cycle.class.shared.borrow_mut().or_ask(cycle.ask.info.priority, row, ask)
 }
 
 /// The node that was made free for it, if it fits there now.

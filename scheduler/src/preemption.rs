@@ -2,7 +2,10 @@
 //!
 //! Sources: scheduler `framework/preemption/preemption.go`, `plugins/defaultpreemption`.
 
-use std::{cmp::Reverse, collections::HashMap, sync::Arc};
+use std::{
+    cmp::Reverse,
+    sync::{Arc, LazyLock},
+};
 
 use api::{k8s::api::core::v1::Pod, time::Timestamp};
 
@@ -12,16 +15,18 @@ use crate::{
     plan::fits,
     pod::PodInfo,
     refusal::Diagnosis,
+    remembered::Remembered,
 };
 
 /// At least so many candidates are looked at, where there are so many.
 const CANDIDATES_MIN: usize = 100;
 /// And at least this share of the nodes.
 const CANDIDATES_PERCENT: usize = 10;
-/// Priorities that a class remembers nodes for.
-const PRIORITIES_MAX: usize = 8;
 /// The reason of the condition that victims get.
 pub const VICTIM_REASON: &str = "PreemptionByScheduler";
+
+/// What most nodes say, once.
+static NO_VICTIMS: LazyLock<Arc<Vec<String>>> = LazyLock::new(|| Arc::new(vec!["No preemption victims found for incoming pod".to_owned()]));
 
 #[derive(Clone, Debug)]
 pub struct Preemption {
@@ -33,7 +38,7 @@ pub struct Preemption {
 /// What is known of single nodes, for pods of one class: asked again only when the node changed.
 #[derive(Debug, Default)]
 pub struct Evictions {
-    by_priority: HashMap<i32, Vec<Option<(u64, Answer)>>>,
+    answers: Remembered<Answer>,
     /// The version of the budgets.
     budgets: u64,
 }
@@ -66,7 +71,7 @@ pub(crate) fn find(cycle: &Cycle<'_>, resolvable: &[Slot], dice: u64) -> Result<
     let wanted = (resolvable.len() * CANDIDATES_PERCENT / 100).max(CANDIDATES_MIN).min(resolvable.len());
     let start = usize::try_from(dice % resolvable.len().max(1) as u64).unwrap_or(0);
     let (mut best, mut found, mut sound) = (None::<(Loss, Arc<Eviction>, &Row)>, 0, false);
-    let (mut diagnosis, mut asked) = (Diagnosis::default(), 0);
+    let mut told: Vec<(Arc<Vec<String>>, usize)> = Vec::new();
     let (before, from) = resolvable.split_at(start.min(resolvable.len()));
     let mut evictions = cycle.class.evictions.borrow_mut();
     for row in from.iter().chain(before).filter_map(|slot| cycle.table.row(*slot)) {
@@ -78,10 +83,10 @@ pub(crate) fn find(cycle: &Cycle<'_>, resolvable: &[Slot], dice: u64) -> Result<
                     best = Some((eviction.loss, eviction, row));
                 }
             }
-            Err(reasons) => {
-                asked += 1;
-                reasons.iter().for_each(|r| diagnosis.count(r, 1));
-            }
+            Err(reasons) => match told.iter_mut().find(|(r, _)| Arc::ptr_eq(r, &reasons) || *r == reasons) {
+                Some((_, nodes)) => *nodes += 1,
+                None => told.push((reasons, 1)),
+            },
         }
         if found >= wanted && sound {
             break;
@@ -90,43 +95,23 @@ pub(crate) fn find(cycle: &Cycle<'_>, resolvable: &[Slot], dice: u64) -> Result<
     if let Some((_, eviction, row)) = best {
         return Ok(Preemption { node: row.name().to_owned(), victims: eviction.victims.clone() });
     }
-    let all = cycle.table.len();
+    let (all, asked) = (cycle.table.len(), told.iter().map(|(_, nodes)| nodes).sum());
+    let mut diagnosis = Diagnosis::default();
+    told.iter().for_each(|(reasons, nodes)| reasons.iter().for_each(|r| diagnosis.count(r, *nodes)));
     diagnosis.count("Preemption is not helpful for scheduling", all.saturating_sub(asked));
     Err(NotHelpful { message: diagnosis.message(all), keeps_nomination: false })
 }
 
 impl Evictions {
     fn on(&mut self, cycle: &Cycle<'_>, row: &Row) -> Answer {
-        if !depends_on_the_node_alone(cycle, row) {
+        if !cycle.depends_on_itself(row) {
             return victims_on(cycle, row);
         }
         if self.budgets != cycle.table.budgets.version {
             *self = Self { budgets: cycle.table.budgets.version, ..Self::default() };
         }
-        if !self.by_priority.contains_key(&cycle.ask.info.priority) && self.by_priority.len() >= PRIORITIES_MAX {
-            self.by_priority.clear();
-        }
-        let known = self.by_priority.entry(cycle.ask.info.priority).or_default();
-        if row.slot >= known.len() {
-            known.resize(row.slot + 1, None);
-        }
-        match known.get_mut(row.slot) {
-            Some(Some((stamp, answer))) if *stamp == row.stamp => answer.clone(),
-            place => {
-                let answer = victims_on(cycle, row);
-                if let Some(place) = place {
-                    *place = Some((row.stamp, answer.clone()));
-                }
-                answer
-            }
-        }
+        self.answers.or_ask(cycle.ask.info.priority, row, || victims_on(cycle, row))
     }
-}
-
-/// Pods of one class and priority get the same answer.
-fn depends_on_the_node_alone(cycle: &Cycle<'_>, row: &Row) -> bool {
-    let plain = |p: &Arc<PodInfo>| p.affinity.is_none() && p.key != cycle.ask.info.key;
-    cycle.tallies.is_empty() && cycle.neighbours.is_empty() && cycle.table.nominated_on(row.name()).all(plain)
 }
 
 fn ineligible(cycle: &Cycle<'_>, resolvable: &[Slot]) -> Option<&'static str> {
@@ -155,7 +140,7 @@ fn victims_on(cycle: &Cycle<'_>, row: &Row) -> Answer {
     let (mut bent, mut emptier) = (cycle.clone(), row.clone());
     let mut weaker: Vec<Arc<PodInfo>> = row.pods.iter().filter(|p| p.priority < cycle.ask.info.priority).cloned().collect();
     if weaker.is_empty() {
-        return Err(Arc::new(vec!["No preemption victims found for incoming pod".into()]));
+        return Err(NO_VICTIMS.clone());
     }
     for pod in &weaker {
         emptier.remove(pod);

@@ -222,17 +222,20 @@ impl Table {
                     self.nominated_on.remove(&old);
                 }
             }
-            self.stamp(&old);
+            self.expect(&old);
         }
         if let Some(node) = node {
             self.nominated.insert(info.key.clone(), (node.to_owned(), info.clone()));
             self.nominated_on.entry(node.to_owned()).or_default().push(info.key.clone());
-            self.stamp(node);
+            self.expect(node);
         }
     }
 
-    fn stamp(&mut self, node: &str) {
+    /// Nominations of the node came or went.
+    fn expect(&mut self, node: &str) {
+        let expected = self.nominated_on.get(node).map_or(0, Vec::len);
         if let Some(row) = self.by_name.get(node).and_then(|slot| self.rows.get_mut(*slot)) {
+            row.expected = expected;
             row.stamp += 1;
         }
     }
@@ -300,7 +303,8 @@ impl Table {
         let facts = Arc::new(Facts { name: name.to_owned(), ..Facts::default() });
         // A number that this slot has not had.
         let stamp = self.rows.get(slot).map_or(0, |row| row.stamp + 1);
-        let row = Row { slot, stamp, facts, ..Row::default() };
+        let expected = self.nominated_on.get(name).map_or(0, Vec::len);
+        let row = Row { slot, stamp, expected, facts, ..Row::default() };
         if slot == self.rows.len() {
             self.rows.push(row);
         } else if let Some(old) = self.rows.get_mut(slot) {

@@ -1,7 +1,5 @@
 //! One pod against the whole cluster -> counts per domain, which can be bent for "what if".
 
-use std::sync::Arc;
-
 use crate::{
     ask::Ask,
     memo::Class,
@@ -28,16 +26,10 @@ impl<'a> Cycle<'a> {
         Self { table, class, ask, tallies, neighbours }
     }
 
-    /// No node that fits by itself is refused because of other nodes or pods.
+    /// No node that fits by itself is refused because of other nodes or pods: what it says, and what it would say without some of its
+    /// pods, is the same for all pods of the class.
     pub fn stands_alone(&self) -> bool {
-        self.tallies.is_empty() && self.neighbours.is_empty() && !self.table.has_nominations()
-    }
-
-    /// What the node says, and what it would say without some of its pods, is the same for all pods of the class and priority.
-    pub fn depends_on_itself(&self, row: &Row) -> bool {
-        let plain = |p: &Arc<PodInfo>| p.affinity.is_none() && p.key != self.ask.info.key;
-        let alone = self.tallies.is_empty() && self.neighbours.is_empty();
-        alone && (row.expected == 0 || self.table.nominated_on(row.name()).all(plain))
+        self.tallies.is_empty() && self.neighbours.is_empty() && !self.table.has_speaking_nominations()
     }
 
     /// As if the pod were (`by` = 1) or were not (-1) on the node.

@@ -1,6 +1,6 @@
 //! Pods that are alike -> what single nodes say to them, asked once per change of a node and not once per pod.
 
-use std::{cell::RefCell, collections::HashMap, sync::Arc};
+use std::{cell::RefCell, collections::HashMap};
 
 use crate::{
     ask::Ask,
@@ -9,7 +9,6 @@ use crate::{
     preemption::Evictions,
     ranking::Ranking,
     refusal::Refusal,
-    remembered::Remembered,
     table::Table,
     taints,
 };
@@ -41,8 +40,6 @@ pub struct Class {
     pub untolerated: usize,
     /// Who would have to leave.
     pub evictions: RefCell<Evictions>,
-    /// Of nodes where other pods are expected: whether they do besides these.
-    pub shared: RefCell<Remembered<Option<Arc<Refusal>>>>,
     version: u64,
     images_version: u64,
     asked: u64,
@@ -150,7 +147,14 @@ impl Class {
 impl Cell {
     fn new(table: &Table, ask: &Ask, row: &Row) -> Self {
         let info = &*ask.info;
-        let refusal = PLUGINS.iter().find_map(|p| p.refuses(info, row));
+        // Who is expected here and at least as strong counts; who asks for itself is asked about its own node apart.
+        let stronger: Vec<_> = table.expected_on(row).filter(|p| p.priority >= info.priority).collect();
+        let fuller = (!stronger.is_empty()).then(|| {
+            let mut fuller = row.clone();
+            stronger.iter().for_each(|p| fuller.add(p));
+            fuller
+        });
+        let refusal = PLUGINS.iter().find_map(|p| p.refuses(info, fuller.as_ref().unwrap_or(row)));
         let mut scores = [0; PLUGINS.len()];
         if refusal.is_none() {
             for (score, plugin) in scores.iter_mut().zip(PLUGINS) {

@@ -2,7 +2,7 @@
 //!
 //! Source: scheduler `schedule_one.go` (`schedulePod`, `findNodesThatFitPod`, `prioritizeNodes`). Pure: dice come in.
 
-use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet};
 
 use crate::{
     ask::Ask,
@@ -94,24 +94,21 @@ fn with_nominated(cycle: &Cycle<'_>, row: &Row, asked: impl Fn(&Cycle<'_>, &Row)
 /// What was remembered of the node, and what depends on others.
 fn answer<'a>(cycle: &Cycle<'a>, row: &Row) -> Option<Cow<'a, Refusal>> {
     let remembered = cycle.class.cell(row.slot).and_then(|c| c.refusal.as_ref());
-    remembered.map(Cow::Borrowed).or_else(|| refused_for_others(cycle, row.slot).map(|r| Cow::Owned((*r).clone())))
+    remembered.map(Cow::Borrowed).or_else(|| refused_for_others(cycle, row.slot).map(Cow::Owned))
 }
 
 /// Why a node that fits by itself does not do.
-fn refused_for_others(cycle: &Cycle<'_>, slot: Slot) -> Option<Arc<Refusal>> {
-    let expecting = || cycle.table.row(slot).filter(|row| row.expected > 0);
-    let Some(row) = cycle.table.has_nominations().then(expecting).flatten() else { return refuses_in(cycle, slot).map(Arc::new) };
-    let ask = || with_nominated(cycle, row, |cycle, row| refuses_in(cycle, row.slot)).map(Arc::new);
-    if !cycle.depends_on_itself(row) {
-        return ask();
+fn refused_for_others(cycle: &Cycle<'_>, slot: Slot) -> Option<Refusal> {
+    if !cycle.table.has_nominations() {
+        return refuses_in(cycle, slot);
     }
-    cycle.class.shared.borrow_mut().or_ask(cycle.ask.info.priority, row, ask)
+    with_nominated(cycle, cycle.table.row(slot)?, |cycle, row| refuses_in(cycle, row.slot))
 }
 
 /// The node that was made free for it, if it fits there now.
 fn nominated<'a>(cycle: &Cycle<'a>) -> Option<&'a Row> {
     let name = cycle.table.nominated_node(&cycle.ask.info.key).or_else(|| cycle.ask.info.nominated())?;
-    cycle.table.find(name).filter(|row| answer(cycle, row).is_none())
+    cycle.table.find(name).filter(|row| fits(cycle, row).is_none())
 }
 
 fn among_all(cycle: &Cycle<'_>, dice: u64) -> Outcome {

@@ -104,13 +104,14 @@ pub(crate) fn find(cycle: &Cycle<'_>, resolvable: &[Slot], dice: u64) -> Result<
 
 impl Evictions {
     fn on(&mut self, cycle: &Cycle<'_>, row: &Row) -> Answer {
-        if !cycle.depends_on_itself(row) {
+        let own = row.expected > 0 && cycle.table.nominated_node(&cycle.ask.info.key) == Some(row.name());
+        if own || !cycle.stands_alone() {
             return victims_on(cycle, row);
         }
         if self.budgets != cycle.table.budgets.version {
             *self = Self { budgets: cycle.table.budgets.version, ..Self::default() };
         }
-        self.answers.or_ask(cycle.ask.info.priority, row, || victims_on(cycle, row))
+        self.answers.or_ask(row, || victims_on(cycle, row))
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Table {
     changes_base: u64,
     nominated: HashMap<Key, (String, Arc<PodInfo>)>,
     nominated_on: HashMap<String, Vec<Key>>,
+    /// How many of the nominated speak about other pods.
+    nominated_speaking: usize,
 }
 
 #[derive(Debug)]
@@ -215,7 +217,8 @@ impl Table {
 
     /// The pod is expected on the node once its victims are gone (`None`: no longer).
     pub fn nominate(&mut self, info: &Arc<PodInfo>, node: Option<&str>) {
-        if let Some((old, _)) = self.nominated.remove(&info.key) {
+        if let Some((old, was)) = self.nominated.remove(&info.key) {
+            self.nominated_speaking -= usize::from(was.affinity.is_some());
             if let Some(keys) = self.nominated_on.get_mut(&old) {
                 keys.retain(|k| *k != info.key);
                 if keys.is_empty() {
@@ -226,6 +229,7 @@ impl Table {
         }
         if let Some(node) = node {
             self.nominated.insert(info.key.clone(), (node.to_owned(), info.clone()));
+            self.nominated_speaking += usize::from(info.affinity.is_some());
             self.nominated_on.entry(node.to_owned()).or_default().push(info.key.clone());
             self.expect(node);
         }
@@ -234,10 +238,22 @@ impl Table {
     /// Nominations of the node came or went.
     fn expect(&mut self, node: &str) {
         let expected = self.nominated_on.get(node).map_or(0, Vec::len);
-        if let Some(row) = self.by_name.get(node).and_then(|slot| self.rows.get_mut(*slot)) {
+        let Some(slot) = self.by_name.get(node).copied() else { return };
+        if let Some(row) = self.rows.get_mut(slot) {
             row.expected = expected;
             row.stamp += 1;
         }
+        self.changed(slot);
+    }
+
+    /// Some nominated pod speaks about other pods.
+    pub fn has_speaking_nominations(&self) -> bool {
+        self.nominated_speaking > 0
+    }
+
+    pub fn expected_on(&self, row: &Row) -> impl Iterator<Item = &Arc<PodInfo>> {
+        let node = (row.expected > 0).then(|| row.name());
+        node.into_iter().flat_map(|node| self.nominated_on(node))
     }
 
     pub fn has_nominations(&self) -> bool {

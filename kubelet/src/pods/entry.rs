@@ -223,7 +223,12 @@ impl Entry {
         // `runtime` is still as it was before them.
         outcomes.iter().for_each(|outcome| self.one_outcome(outcome, now));
         let made: Option<Vec<Made>> = outcomes.into_iter().map(made).collect();
-        let Some((made, runtime)) = made.zip(self.runtime.as_ref()) else { return false };
+        made.is_some_and(|made| self.made(made))
+    }
+
+    /// Puts what was made beside what was known. False where nothing is known yet.
+    pub fn made(&mut self, made: impl IntoIterator<Item = Made>) -> bool {
+        let Some(runtime) = &self.runtime else { return false };
         let mut runtime = RuntimePod::clone(runtime);
         made.into_iter().for_each(|made| runtime.merge(made));
         self.looked(runtime);
@@ -382,7 +387,9 @@ impl Entry {
 
     /// Counts a restart.
     fn tried(&mut self, container: &str, now: Timestamp) {
-        let exit = self.runtime.as_ref().and_then(|r| r.container(container)).and_then(|c| c.exit()).cloned();
+        // Its successor may be known already.
+        let ended = self.runtime.iter().flat_map(|r| &r.containers).filter(|c| c.name == container);
+        let exit = ended.filter_map(|c| c.exit()).next().cloned();
         if let Some(exit) = exit {
             self.memory.restarted(container, &exit, now);
         }
@@ -438,4 +445,43 @@ fn leftovers(runtime: &RuntimePod) -> Vec<Call> {
         }
     }
     calls
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::runtime::{Container, Exit},
+        *,
+    };
+
+    #[test]
+    fn a_restart_counts_though_the_new_container_is_known_already() {
+        let mut entry = Entry::new(Origin::Api, Arc::new(Pod::default()));
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let exited = State::Exited(Exit { code: 1, finished_at: at(10), ..Exit::default() });
+        let old = Container { state: exited, ..Container::named("old", "a") };
+        entry.looked(RuntimePod { sandboxes: Vec::new(), containers: vec![old] });
+        let running = State::Running { started_at: at(20) };
+        let new = Box::new(Container { state: running, created_at: at(20), ..Container::named("new", "a") });
+        assert!(entry.made([Made::Container(new.clone())]));
+        assert!(entry.worked(vec![Outcome::Started { container: "a".into(), made: Some(new) }], at(20)));
+        assert!(entry.memory.crashes.contains_key("a"));
+        assert_eq!(entry.runtime.unwrap().container("a").unwrap().id, "new");
+    }
+
+    #[test]
+    fn what_is_told_is_looked_for_until_it_shows() {
+        let mut entry = Entry::new(Origin::Api, Arc::new(Pod::default()));
+        let runs = Container { state: State::Running { started_at: Timestamp::UNIX_EPOCH }, ..Container::named("c", "a") };
+        let pod = |container: &Container| RuntimePod { sandboxes: Vec::new(), containers: vec![container.clone()] };
+        assert!(!entry.told(&TaskEvent::Ended { id: "c".into() }), "nothing is known of it yet");
+        entry.looked(pod(&runs));
+        assert!(entry.told(&TaskEvent::Ended { id: "c".into() }) && entry.told(&TaskEvent::OutOfMemory { id: "c".into() }));
+        entry.looked(pod(&runs));
+        assert!(entry.look_late().is_some());
+        let exited = Container { state: State::Exited(Exit { reason: "Error".into(), ..Exit::default() }), ..runs };
+        entry.looked(pod(&exited));
+        assert_eq!(entry.look_late(), None);
+        assert_eq!(entry.runtime.unwrap().by_id("c").unwrap().exit().unwrap().reason, OOM_KILLED);
+    }
 }

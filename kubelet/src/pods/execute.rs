@@ -5,10 +5,12 @@ use std::sync::Arc;
 use api::k8s::api::core::v1::{Container, Node, Pod, Service};
 use client::{Cache, Recorder, kube::Client};
 use cri::{RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, Runtime, StopPodSandboxRequest};
+use tokio::sync::mpsc;
 
 use super::{
     gate::Gate,
     images::Images,
+    node_loop::Event,
     plan::Call,
     runtime::{self, RuntimePod, Sandbox},
     start, stop,
@@ -41,6 +43,8 @@ pub struct Work {
     pub pod: Arc<Pod>,
     pub runtime: Arc<RuntimePod>,
     pub tell: Teller,
+    /// For what is worth knowing before all is done.
+    pub events: mpsc::Sender<Event>,
 }
 
 /// What came of a call, where the loop has to remember it.

@@ -25,7 +25,7 @@ use super::{
     plan::{Call, grace_seconds},
     probe::{Finding, Prober},
     relist::{self, Listing},
-    runtime::RuntimePod,
+    runtime::{Container, Made, RuntimePod},
     tell::Teller,
     told,
 };
@@ -55,6 +55,11 @@ pub enum Event {
     Looked {
         uid: String,
         seen: Option<RuntimePod>,
+    },
+    /// A worker that goes on has started one of several.
+    Made {
+        uid: String,
+        container: Box<Container>,
     },
     Worked {
         uid: String,
@@ -192,6 +197,7 @@ impl Loop {
             Event::Listed(listing) => self.listed(listing),
             Event::Told(event) => self.told(event),
             Event::Looked { uid, seen } => self.looked(&uid, seen),
+            Event::Made { uid, container } => self.made(&uid, container),
             Event::Worked { uid, serial, outcomes } => self.worked(&uid, serial, outcomes),
             Event::Wrote { uid, status, answer } => self.wrote(&uid, *status, answer),
             Event::Deleted { uid, answer } => self.deleted(&uid, &answer),
@@ -354,6 +360,16 @@ impl Loop {
         self.step(&finding.uid);
     }
 
+    fn made(&mut self, uid: &str, container: Box<Container>) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        entry.made([Made::Container(container)]);
+        if entry.looking {
+            return self.look(uid);
+        }
+        self.told_early(uid);
+        self.step(uid);
+    }
+
     fn worked(&mut self, uid: &str, serial: u64, outcomes: Vec<Outcome>) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         if entry.worker.as_ref().is_none_or(|w| w.serial != serial) {
@@ -426,7 +442,7 @@ impl Loop {
         self.serial += 1;
         let (serial, group) = (self.serial, self.group.child());
         entry.worker = Some(Worker { group: group.clone(), serial, doing: Doing::of(&calls) });
-        let work = Work { deps: self.deps.clone(), pod: entry.pod.clone(), runtime, tell };
+        let work = Work { deps: self.deps.clone(), pod: entry.pod.clone(), runtime, tell, events: self.events.clone() };
         let (events, uid) = (self.events.clone(), uid.to_owned());
         group.spawn(Box::pin(async move {
             let outcomes = work.run(calls).await;

@@ -206,3 +206,20 @@ async fn a_runtime_that_came_back_is_heard_again() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_container_runs_while_the_other_is_pulled() {
+    in_a_house(async |house| {
+        // A registry that never answers.
+        let registry = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let image = format!("{}/x:1", registry.local_addr().unwrap());
+        let spec = json!({"nodeName": NODE, "hostNetwork": true, "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "a", "image": IMAGE, "command": ["sleep", "1000"]}, {"name": "b", "image": image}]});
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "two"}, "spec": spec})).unwrap();
+        house.pods().create(&PostParams::default(), &pod).await.unwrap();
+        let pod = house.until("two", |p| container(p).state.is_some_and(|s| s.running.is_some())).await;
+        let waits = pod.status.and_then(|s| s.container_statuses).unwrap().into_iter().find(|s| s.name == "b").unwrap();
+        assert_eq!(waits.state.and_then(|s| s.waiting).and_then(|w| w.reason).as_deref(), Some("ContainerCreating"));
+    })
+    .await;
+}

@@ -12,10 +12,11 @@ use tokio::sync::watch;
 use super::{
     execute::{Outcome, StartCause, Work},
     hooks,
+    node_loop::Event,
     plan::{self, Start},
     runtime, stop,
 };
-use crate::{PodContext, container_config, labels, volumes};
+use crate::{PodContext, container_config, labels, meta, volumes};
 
 /// Upstream gives postStart hooks no limit; a hook that takes longer than this has hung.
 const POST_START_MAX: Duration = Duration::from_secs(3600);
@@ -29,6 +30,8 @@ struct Batch<'a> {
     /// How many containers of the batch have passed their turn. Users rely on a postStart hook ending before the next container starts.
     turn: watch::Sender<usize>,
     ordered: bool,
+    /// There is more than one.
+    siblings: bool,
 }
 
 struct Failure {
@@ -55,7 +58,8 @@ pub async fn all(work: &Work, starts: Vec<Start>) -> Vec<Outcome> {
         Err(error) => return vec![Outcome::Failed { error: error.to_string() }],
     };
     let ordered = starts.iter().filter_map(|s| work.container(&s.container)).any(|c| post_start(c).is_some());
-    let batch = Batch { work, context, sandbox_id: sandbox.id.clone(), sandbox: config, turn: watch::channel(0).0, ordered };
+    let siblings = starts.len() > 1;
+    let batch = Batch { siblings, work, context, sandbox_id: sandbox.id.clone(), sandbox: config, turn: watch::channel(0).0, ordered };
     join_all(starts.into_iter().enumerate().map(|(turn, start)| Box::pin(batch.one(turn, start)))).await
 }
 
@@ -68,7 +72,11 @@ impl Batch<'_> {
         };
         self.turn.send_modify(|passed| *passed = (*passed).max(turn + 1));
         match result {
-            Ok(id) => Outcome::Started { made: self.made(&id).await, container: name },
+            Ok(id) => {
+                let made = self.made(&id).await;
+                self.show(made.as_deref()).await;
+                Outcome::Started { made, container: name }
+            }
             Err(Failure { reason, message, cause }) => Outcome::StartFailed { container: name, reason, message, cause },
         }
     }
@@ -107,6 +115,14 @@ impl Batch<'_> {
         let deps = &self.work.deps;
         let start = deps.runtime.start_container(StartContainerRequest { container_id: id.into() });
         deps.gate.containers.during(start).await.map(drop)
+    }
+
+    /// Its siblings may be pulled for a long time yet.
+    async fn show(&self, made: Option<&runtime::Container>) {
+        if let Some(container) = made.filter(|_| self.siblings) {
+            let uid = meta::uid(&self.work.pod).to_owned();
+            let _ = self.work.events.send(Event::Made { uid, container: Box::new(container.clone()) }).await;
+        }
     }
 
     async fn made(&self, id: &str) -> Option<Box<runtime::Container>> {

@@ -2,8 +2,13 @@
 
 use api::names::api_version;
 use client::kube;
+use futures::{StreamExt, TryStreamExt, stream};
 use http::Request;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+/// Questions of one kind that are asked at the same time.
+pub const AT_ONCE_MAX: usize = 16;
 
 /// One collection in its preferred version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,14 +45,23 @@ pub async fn collections(client: &kube::Client) -> Result<Vec<Collection>, kube:
     let groups = get(client, "/apis").await?;
     let preferred = |group: &Value| group.pointer("/preferredVersion/groupVersion")?.as_str().map(|gv| format!("/apis/{gv}"));
     let listed = groups["groups"].as_array().into_iter().flatten().filter_map(preferred);
+    let paths: Vec<String> = std::iter::once("/api/v1".to_owned()).chain(listed).collect();
+    let lists: Vec<Value> =
+        stream::iter(paths).map(|path| async move { get(client, &path).await }).buffered(AT_ONCE_MAX).try_collect().await?;
     let mut all = Vec::new();
-    for path in std::iter::once("/api/v1".to_owned()).chain(listed) {
-        let list = get(client, &path).await?;
+    for list in lists {
         let gv = list["groupVersion"].as_str().unwrap_or_default();
         let Some((group, version)) = api::names::split_api_version(gv) else { continue };
         all.extend(list["resources"].as_array().into_iter().flatten().filter_map(|r| collection(group, version, r)));
     }
     Ok(all)
+}
+
+/// One LIST of metadata alone.
+pub async fn list_metadata<T: DeserializeOwned>(client: &kube::Client, path: &str) -> Result<T, kube::Error> {
+    let accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+    let request = Request::get(path).header("accept", accept);
+    client.request(request.body(Vec::new()).expect("paths are made of checked names")).await
 }
 
 /// One GET, as JSON.

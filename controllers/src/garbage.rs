@@ -50,14 +50,24 @@ impl Garbage {
 
     /// What an owner is, asked of the server where the graph does not know it.
     async fn state(&self, owner: &Owner, namespace: &str) -> State {
-        if let Some(known) = self.graph.lock().get(&owner.uid) {
-            return if known.deleting && known.has(FOREGROUND) { State::Waiting } else { State::Solid };
-        }
-        let Some(path) = self.graph.lock().path(owner, namespace) else { return State::Unknown };
+        let path = {
+            let graph = self.graph.lock();
+            if let Some(known) = graph.get(&owner.uid) {
+                return if known.deleting && known.has(FOREGROUND) { State::Waiting } else { State::Solid };
+            }
+            if graph.is_gone(&owner.uid) {
+                return State::Absent;
+            }
+            graph.path(owner, namespace)
+        };
+        let Some(path) = path else { return State::Unknown };
         match get(&self.client, &path).await {
             Ok(object) if object.pointer("/metadata/uid").and_then(Value::as_str) == Some(&owner.uid) => State::Solid,
-            Ok(_) => State::Absent,
-            Err(kube::Error::Api(status)) if status.code == 404 => State::Absent,
+            Err(kube::Error::Api(status)) if status.code != 404 => State::Unknown,
+            Ok(_) | Err(kube::Error::Api(_)) => {
+                self.graph.lock().note_gone(&owner.uid);
+                State::Absent
+            }
             Err(_) => State::Unknown,
         }
     }
@@ -84,7 +94,8 @@ impl Loop for Garbage {
             return None;
         }
         let mut owners = Vec::new();
-        for owner in &node.owners {
+        // What is being deleted goes whatever becomes of its owners.
+        for owner in node.owners.iter().filter(|_| !node.deleting) {
             owners.push((owner.clone(), self.state(owner, &node.key.namespace).await));
         }
         Some(World { node, owners, dependents })
@@ -128,7 +139,10 @@ fn deleting(world: &World) -> Plan {
     let node = &world.node;
     if node.has(ORPHAN) {
         let mut actions: Vec<Action> = world.dependents.iter().map(|d| d.without_owners(&[&node.uid])).collect();
-        actions.push(node.without_finalizer(ORPHAN));
+        if actions.is_empty() {
+            actions.push(node.without_finalizer(ORPHAN));
+        }
+        // The last one that is let go brings the turn of the owner itself.
         return Plan::act(actions);
     }
     if !node.has(FOREGROUND) {
@@ -230,9 +244,12 @@ mod tests {
         leaving.node.deleting = true;
         leaving.node.finalizers = vec![ORPHAN.into(), "x".into()];
         leaving.dependents = vec![node("child", &["me", "other"])];
-        let plan = plan(&leaving);
-        let [Action::Patch { patch: child, .. }, Action::Patch { patch: me, .. }] = plan.actions.as_slice() else { panic!("{plan:?}") };
+        let first = plan(&leaving);
+        let [Action::Patch { patch: child, .. }] = first.actions.as_slice() else { panic!("{first:?}") };
         assert_eq!(child["metadata"]["ownerReferences"], json!([{"uid": "other"}]));
+        leaving.dependents.clear();
+        let then = plan(&leaving);
+        let [Action::Patch { patch: me, .. }] = then.actions.as_slice() else { panic!("{then:?}") };
         assert_eq!(me["metadata"]["finalizers"], json!(["x"]));
     }
 }

@@ -22,6 +22,7 @@ mod serviceaccount;
 mod services;
 mod tainteviction;
 
+use aggregation::Aggregation;
 use api::task::Group;
 use client::{Caches, Recorder, kube};
 use ipnet::IpNet;
@@ -65,9 +66,7 @@ const TABLE: &[Row] = &[
     ("root-ca-cert-publisher", "root-ca-cert-publisher", |s, a, c| s.run(a, c, root_ca::RootCa::new(s.caches, &s.config.root_ca))),
     ("disruption-controller", "controllermanager", |s, a, c| s.run(a, c, disruption::Budgets::new(s.caches, (s.clients)(a)))),
     ("disruption-controller", "controllermanager", |s, a, c| s.run(a, c, disruption::StaleDisruptions::new(s.caches))),
-    ("clusterrole-aggregation-controller", "clusterrole-aggregation-controller", |s, a, c| {
-        s.run(a, c, aggregation::Aggregation::new(s.caches))
-    }),
+    ("clusterrole-aggregation-controller", "clusterrole-aggregation-controller", |s, a, c| s.run(a, c, Aggregation::new(s.caches))),
     ("node-controller", "cidrAllocator", |s, a, c| s.run(a, c, nodeipam::NodeIpam::new(s.caches, s.config.cluster_cidr))),
 ];
 

@@ -1,6 +1,10 @@
 //! Namespace that is to go -> its contents deleted, pods first, then itself. Source: `pkg/controller/namespace/deletion`.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use api::{
     Key,
@@ -11,15 +15,19 @@ use api::{
     time::Timestamp,
 };
 use client::{Cache, Caches, kube};
+use futures::{StreamExt, stream};
 use kube::ResourceExt;
+use parking_lot::Mutex;
 use reconcile::{Action, Loop, Plan, Wake};
 
+use serde::Deserialize;
+
 use crate::{
-    catalog::{Collection, collections, get},
+    catalog::{AT_ONCE_MAX, Collection, collections, list_metadata},
     namespaces::is_active,
 };
 
-/// What is left is looked at again after this long; pods that go wake us at once.
+/// What is left, and grew no less, is looked at again after this long; the last pod that goes wakes us at once.
 const AGAIN: Duration = Duration::from_secs(2);
 const FINALIZER: &str = "kubernetes";
 
@@ -27,6 +35,8 @@ pub struct Namespaces {
     client: kube::Client,
     namespaces: Cache<Namespace>,
     pods: Cache<Pod>,
+    /// What was left when it was looked at last.
+    left: Mutex<HashMap<Key, usize>>,
 }
 
 /// A namespace that is to go, and what is in it.
@@ -35,6 +45,8 @@ pub struct World {
     contents: Vec<Content>,
     /// Why some of it could not be looked at.
     trouble: Option<String>,
+    /// Less is left than last time.
+    moved: bool,
     now: Timestamp,
 }
 
@@ -42,12 +54,33 @@ pub struct World {
 struct Content {
     collection: Collection,
     count: usize,
+    /// Those whose deletion has begun.
+    going: usize,
     finalizers: BTreeMap<String, usize>,
+}
+
+#[derive(Deserialize)]
+struct List {
+    #[serde(default)]
+    items: Vec<Item>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Item {
+    metadata: Metadata,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Metadata {
+    deletion_timestamp: Option<String>,
+    finalizers: Vec<String>,
 }
 
 impl Namespaces {
     pub fn new(caches: &Caches, client: kube::Client) -> Self {
-        Self { client, namespaces: caches.of(), pods: caches.of() }
+        Self { client, namespaces: caches.of(), pods: caches.of(), left: Mutex::default() }
     }
 
     async fn contents(&self, namespace: &str) -> (Vec<Content>, Option<String>) {
@@ -55,14 +88,25 @@ impl Namespaces {
             Ok(all) => all,
             Err(error) => return (Vec::new(), Some(error.to_string())),
         };
+        let ours = all.into_iter().filter(|c| c.namespaced && c.can("list") && c.can("delete"));
+        let listed = stream::iter(ours).map(|collection| async {
+            let list = list_metadata::<List>(&self.client, &collection.path(Some(namespace))).await;
+            list.map(|list| content(collection, &list))
+        });
         let (mut contents, mut trouble) = (Vec::new(), None);
-        for collection in all.into_iter().filter(|c| c.namespaced && c.can("list") && c.can("delete")) {
-            match get(&self.client, &collection.path(Some(namespace))).await {
-                Ok(list) => contents.extend(content(collection, &list)),
+        for outcome in listed.buffered(AT_ONCE_MAX).collect::<Vec<_>>().await {
+            match outcome {
+                Ok(found) => contents.extend(found),
                 Err(error) => trouble = Some(error.to_string()),
             }
         }
         (contents, trouble)
+    }
+
+    /// Notes what is left; whether it is less than before.
+    fn moved(&self, key: &Key, contents: &[Content]) -> bool {
+        let now = contents.iter().map(|c| c.count).sum();
+        self.left.lock().insert(key.clone(), now).is_none_or(|before| now < before)
     }
 }
 
@@ -76,20 +120,27 @@ impl Loop for Namespaces {
     fn wire(&self, wake: &Wake) {
         wake.on_own(&self.namespaces);
         let (handle, namespaces) = (wake.handle(), self.namespaces.clone());
+        let counts: Mutex<HashMap<String, usize>> = Mutex::default();
         self.pods.on_change(move |old, new| {
-            let (Some(pod), None) = (old, new) else { return };
-            let key = Key::new("", &pod.namespace().unwrap_or_default());
-            if namespaces.get(&key).is_some_and(|ns| !is_active(&ns)) {
-                handle(key);
+            let Some(namespace) = old.xor(new).and_then(|pod| pod.namespace()) else { return };
+            if is_last(&counts, &namespace, new.is_some()) {
+                let key = Key::new("", &namespace);
+                if namespaces.get(&key).is_some_and(|ns| !is_active(&ns)) {
+                    handle(key);
+                }
             }
         });
     }
 
     async fn look(&self, key: &Key) -> Option<World> {
-        let namespace = self.namespaces.get(key).filter(|ns| ns.metadata.deletion_timestamp.is_some())?;
-        finalizers(&namespace).any(|f| f == FINALIZER).then_some(())?;
+        let going = |ns: &Arc<Namespace>| ns.metadata.deletion_timestamp.is_some() && finalizers(ns).any(|f| f == FINALIZER);
+        let Some(namespace) = self.namespaces.get(key).filter(going) else {
+            self.left.lock().remove(key);
+            return None;
+        };
         let (contents, trouble) = self.contents(&key.name).await;
-        Some(World { namespace, contents, trouble, now: Timestamp::now() })
+        let moved = self.moved(key, &contents);
+        Some(World { namespace, contents, trouble, moved, now: Timestamp::now() })
     }
 
     fn plan(&self, world: &World, _: &Key) -> Plan {
@@ -108,17 +159,32 @@ fn plan(world: &World) -> Plan {
     // What pods use (secrets, network policies, ...) stays until the last of them is gone (KEP-5080).
     let pods = world.contents.iter().find(|c| c.collection.plural == "pods" && c.collection.group.is_empty());
     let due: Vec<&Content> = pods.map_or_else(|| world.contents.iter().collect(), |pods| vec![pods]);
-    actions.extend(due.iter().map(|c| Action::DeleteAll { resource: "", path: c.collection.path(Some(&name)) }));
-    Plan::act(actions).again_in(AGAIN)
+    let fresh = due.into_iter().filter(|c| c.going < c.count);
+    actions.extend(fresh.map(|c| Action::DeleteAll { resource: "", path: c.collection.path(Some(&name)) }));
+    // Most deletions are done when they are answered: what is left shows at once.
+    Plan::act(actions).again_in(if world.moved { Duration::ZERO } else { AGAIN })
 }
 
-fn content(collection: Collection, list: &serde_json::Value) -> Option<Content> {
-    let items = list["items"].as_array().filter(|items| !items.is_empty())?;
-    let mut finalizers = BTreeMap::new();
-    for finalizer in items.iter().filter_map(|i| i.pointer("/metadata/finalizers")?.as_array()).flatten().filter_map(|f| f.as_str()) {
-        *finalizers.entry(finalizer.to_owned()).or_insert(0) += 1;
+/// Counts the pods of a namespace; true if the last one went.
+fn is_last(counts: &Mutex<HashMap<String, usize>>, namespace: &str, came: bool) -> bool {
+    let mut counts = counts.lock();
+    if came {
+        *counts.entry(namespace.to_owned()).or_insert(0) += 1;
+        return false;
     }
-    Some(Content { collection, count: items.len(), finalizers })
+    let Some(count) = counts.get_mut(namespace) else { return false };
+    *count = count.saturating_sub(1);
+    *count == 0 && counts.remove(namespace).is_some()
+}
+
+fn content(collection: Collection, list: &List) -> Option<Content> {
+    let items = Some(&list.items).filter(|items| !items.is_empty())?;
+    let mut finalizers = BTreeMap::new();
+    for finalizer in items.iter().flat_map(|i| &i.metadata.finalizers) {
+        *finalizers.entry(finalizer.clone()).or_insert(0) += 1;
+    }
+    let going = items.iter().filter(|i| i.metadata.deletion_timestamp.is_some()).count();
+    Some(Content { collection, count: items.len(), going, finalizers })
 }
 
 fn finalizers(namespace: &Namespace) -> impl Iterator<Item = &str> {
@@ -225,12 +291,14 @@ mod tests {
                 verbs: vec![],
             },
             count: *count,
+            going: 0,
             finalizers: BTreeMap::new(),
         };
         World {
             namespace: Arc::new(serde_json::from_value(namespace).unwrap()),
             contents: contents.iter().map(content).collect(),
             trouble: None,
+            moved: true,
             now: Timestamp::UNIX_EPOCH,
         }
     }
@@ -247,6 +315,21 @@ mod tests {
         assert!(both.again.is_some());
         let rest = plan(&world(&[("configmaps", 1), ("secrets", 2)]));
         assert_eq!(deleted(&rest).len(), 2);
+    }
+
+    #[test]
+    fn what_goes_already_is_waited_for() {
+        let mut waiting = world(&[("pods", 2)]);
+        (waiting.contents[0].going, waiting.moved) = (2, false);
+        let plan = plan(&waiting);
+        assert_eq!((deleted(&plan).len(), plan.again), (0, Some(AGAIN)));
+    }
+
+    #[test]
+    fn the_last_pod_is_known() {
+        let counts = Mutex::default();
+        let came = |came| is_last(&counts, "shop", came);
+        assert_eq!([came(true), came(true), came(false), came(false), came(false)], [false, false, false, true, false]);
     }
 
     #[test]

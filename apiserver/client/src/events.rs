@@ -1,8 +1,11 @@
 //! Something worth telling -> an Event object, counted instead of repeated.
 
+mod correlate;
+
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, hash_map::Entry},
     sync::Arc,
+    time::Duration,
 };
 
 use api::{
@@ -13,28 +16,36 @@ use api::{
     task::Group,
     time::Timestamp,
 };
+use futures::{StreamExt, stream::FuturesUnordered};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
 };
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::mpsc;
 
+use correlate::{Correlator, Write};
+
 /// Events that wait to be written; more are dropped with a log line: telling must not hold up doing.
 const QUEUE_MAX: usize = 1024;
-/// Distinct events that are remembered for counting.
-const REMEMBERED_MAX: usize = 512;
+/// Events of one component that are being written at the same time.
+const AT_ONCE_MAX: usize = 8;
+const WRITE_BOUND: Duration = Duration::from_secs(30);
 
 /// Records core/v1 Events for one component. Cloning shares the queue.
 ///
-/// The same event (object, type, reason, message) again raises `count` and `lastTimestamp` of the first, as client-go's
-/// `tools/record/events_cache.go` does.
+/// The same event (object, type, reason, message) again raises `count` and `lastTimestamp` of the first; the tenth message of one object and
+/// reason, and those after it, become one event; a component tells 25 events about an object, and then one in five minutes
+/// (client-go's `tools/record/events_cache.go`).
 #[derive(Clone)]
 pub struct Recorder {
-    queue: mpsc::Sender<Told>,
+    queue: mpsc::Sender<Write>,
+    correlator: Arc<Mutex<Correlator>>,
     source: Arc<EventSource>,
 }
 
+#[derive(Debug)]
 struct Told {
     regarding: ObjectReference,
     kind: &'static str,
@@ -44,19 +55,13 @@ struct Told {
     at: Timestamp,
 }
 
-#[derive(Default)]
-struct Remembered {
-    seen: HashMap<String, (String, i32)>,
-    order: VecDeque<String>,
-}
-
 impl Recorder {
     /// `component` as in upstream's events (`kubelet`, `default-scheduler`, `deployment-controller`); `host` is the node's name, where one matters.
     pub fn new(client: Client, component: &str, host: Option<&str>, group: &Group) -> Self {
         let (queue, receiver) = mpsc::channel(QUEUE_MAX);
         group.spawn(Box::pin(write_all(client, receiver)));
         let source = EventSource { component: Some(component.into()), host: host.map(Into::into) };
-        Self { queue, source: Arc::new(source) }
+        Self { queue, correlator: Arc::default(), source: Arc::new(source) }
     }
 
     /// A `Normal` event.
@@ -69,78 +74,94 @@ impl Recorder {
         self.tell(regarding, "Warning", reason, message.into());
     }
 
-    fn tell(&self, regarding: &ObjectReference, kind: &'static str, reason: &str, mut message: String) {
-        // Upstream's API refuses more than 1024 bytes.
-        truncate(&mut message, 1024);
+    fn tell(&self, regarding: &ObjectReference, kind: &'static str, reason: &str, message: String) {
         let told =
             Told { regarding: regarding.clone(), kind, reason: reason.into(), message, source: self.source.clone(), at: Timestamp::now() };
-        if self.queue.try_send(told).is_err() {
+        let Some(mut write) = self.correlator.lock().correlate(told) else { return };
+        // Upstream's API refuses more than 1024 bytes.
+        truncate(&mut write.told.message, 1024);
+        if self.queue.try_send(write).is_err() {
             tracing::warn!(reason, "event dropped: the queue is full");
         }
     }
 }
 
-async fn write_all(client: Client, mut queue: mpsc::Receiver<Told>) {
-    let mut remembered = Remembered::default();
-    while let Some(told) = queue.recv().await {
-        match write(&client, &mut remembered, &told).await {
-            Ok(()) => {}
-            // Its namespace goes or is gone, and the event with it.
-            Err(kube::Error::Api(status)) if status.code == 404 || is_terminating(&status) => {
-                tracing::debug!(reason = told.reason, error = status.message, "event not written");
+async fn write_all(client: Client, mut queue: mpsc::Receiver<Write>) {
+    let mut running = FuturesUnordered::new();
+    // Events that are being written, and what there is to write of the same one afterwards: the newest says it all.
+    let mut busy: HashMap<u64, Option<Write>> = HashMap::new();
+    let mut open = true;
+    loop {
+        tokio::select! {
+            next = queue.recv(), if open && running.len() < AT_ONCE_MAX => match next {
+                None => open = false,
+                Some(write) => match busy.entry(write.key) {
+                    Entry::Occupied(mut waiting) => drop(waiting.insert(Some(write))),
+                    Entry::Vacant(free) => {
+                        free.insert(None);
+                        running.push(one(&client, write));
+                    }
+                },
+            },
+            Some(key) = running.next() => {
+                if let Some(write) = busy.remove(&key).flatten() {
+                    busy.insert(key, None);
+                    running.push(one(&client, write));
+                }
             }
-            Err(kube::Error::Api(status)) => tracing::warn!(reason = told.reason, error = status.message, "event not written"),
-            Err(error) => tracing::warn!(reason = told.reason, %error, "event not written"),
+            else => return,
         }
     }
+}
+
+/// Writes one event; its key.
+async fn one(client: &Client, write: Write) -> u64 {
+    let reason = &write.told.reason;
+    match tokio::time::timeout(WRITE_BOUND, Box::pin(write.write(client))).await {
+        Ok(Ok(())) => {}
+        // Its namespace goes or is gone, and the event with it.
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 || is_terminating(&status) => {
+            tracing::debug!(reason, error = status.message, "event not written");
+        }
+        Ok(Err(kube::Error::Api(status))) => tracing::warn!(reason, error = status.message, "event not written"),
+        Ok(Err(error)) => tracing::warn!(reason, %error, "event not written"),
+        Err(_) => tracing::warn!(reason, "event not written in time"),
+    }
+    write.key
 }
 
 fn is_terminating(status: &kube::core::Status) -> bool {
     status.details.iter().flat_map(|d| &d.causes).any(|c| c.reason == "NamespaceTerminating")
 }
 
-async fn write(client: &Client, remembered: &mut Remembered, told: &Told) -> Result<(), kube::Error> {
-    let namespace = told.regarding.namespace.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| "default".into());
-    let events: Api<Event> = Api::namespaced(client.clone(), &namespace);
-    let digest = told.digest();
-    if let Some((name, count)) = remembered.again(&digest) {
-        let patch = json!({"count": count, "lastTimestamp": Time(told.at)});
-        match events.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => remembered.forget(&digest),
-            done => return done.map(drop),
+impl Write {
+    async fn write(&self, client: &Client) -> Result<(), kube::Error> {
+        let namespace = self.told.regarding.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or("default");
+        let events: Api<Event> = Api::namespaced(client.clone(), namespace);
+        if self.count > 1 {
+            let patch = json!({"count": self.count, "lastTimestamp": Time(self.told.at), "message": self.told.message});
+            match events.patch(&self.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                // Its time was up: it begins anew.
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                done => return done.map(drop),
+            }
         }
-    }
-    let event = told.event(&namespace);
-    let name = event.metadata.name.clone().unwrap_or_default();
-    events.create(&PostParams::default(), &event).await?;
-    remembered.remember(digest, name);
-    Ok(())
-}
-
-impl Told {
-    fn digest(&self) -> String {
-        let r = &self.regarding;
-        let parts = [&r.kind, &r.namespace, &r.name, &r.uid, &r.field_path].map(|p| p.as_deref().unwrap_or(""));
-        format!("{}|{}|{}|{}", parts.join("|"), self.kind, self.reason, self.message)
+        events.create(&PostParams::default(), &self.event(namespace)).await.map(drop)
     }
 
     fn event(&self, namespace: &str) -> Event {
-        let name = self.regarding.name.as_deref().unwrap_or("unknown");
-        let at = Some(Time(self.at));
+        let told = &self.told;
+        let at = Some(Time(told.at));
         Event {
-            metadata: ObjectMeta {
-                name: Some(format!("{name}.{:x}", self.at.as_nanosecond())),
-                namespace: Some(namespace.into()),
-                ..ObjectMeta::default()
-            },
-            involved_object: self.regarding.clone(),
-            reason: Some(self.reason.clone()),
-            message: Some(self.message.clone()),
-            type_: Some(self.kind.into()),
-            source: Some((*self.source).clone()),
-            reporting_component: self.source.component.clone(),
-            reporting_instance: self.source.host.clone(),
-            count: Some(1),
+            metadata: ObjectMeta { name: Some(self.name.clone()), namespace: Some(namespace.into()), ..ObjectMeta::default() },
+            involved_object: told.regarding.clone(),
+            reason: Some(told.reason.clone()),
+            message: Some(told.message.clone()),
+            type_: Some(told.kind.into()),
+            source: Some((*told.source).clone()),
+            reporting_component: told.source.component.clone(),
+            reporting_instance: told.source.host.clone(),
+            count: Some(self.count),
             first_timestamp: at.clone(),
             last_timestamp: at,
             ..Event::default()
@@ -148,27 +169,10 @@ impl Told {
     }
 }
 
-impl Remembered {
-    /// The event's name and its new count, if it was told before.
-    fn again(&mut self, digest: &str) -> Option<(String, i32)> {
-        let (name, count) = self.seen.get_mut(digest)?;
-        *count = count.saturating_add(1);
-        Some((name.clone(), *count))
-    }
-
-    fn remember(&mut self, digest: String, name: String) {
-        self.seen.insert(digest.clone(), (name, 1));
-        self.order.push_back(digest);
-        if self.order.len() > REMEMBERED_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.seen.remove(&oldest);
-        }
-    }
-
-    fn forget(&mut self, digest: &str) {
-        self.seen.remove(digest);
-        self.order.retain(|d| d != digest);
+impl Told {
+    /// Of an event that is made for this.
+    fn fresh_name(&self) -> String {
+        format!("{}.{:x}", self.regarding.name.as_deref().unwrap_or("unknown"), self.at.as_nanosecond())
     }
 }
 

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 /// What [`crate::Loop::plan`] decided.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
-    /// Carried out in order; the first failure ends the run, and the key is tried again.
+    /// Carried out in order, but neighbours of one verb in one collection together: no order is meant between them. An event is told once
+    /// the write before it is done. The first failure ends the run, and the key is tried again.
     pub actions: Vec<Action>,
     /// Look again after this long, whatever happens.
     pub again: Option<Duration>,

@@ -4,6 +4,7 @@
 //! a key is queued once and never runs twice at a time; after acting it rests until the caches have seen what it wrote (this replaces
 //! upstream's expectations); failures back off per key, with jitter.
 
+mod act;
 mod action;
 mod ownership;
 mod queue;

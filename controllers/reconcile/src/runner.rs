@@ -1,26 +1,31 @@
 //! A loop -> its keys run: look, plan, act, rest.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use api::{Key, k8s::api::core::v1::ObjectReference, task::Group};
+use api::{Key, task::Group};
 use client::{Cache, Object, Recorder, kube};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use http::Request;
 use parking_lot::Mutex;
-use serde_json::Value;
 use tokio_util::time::{DelayQueue, delay_queue};
 
 use crate::{
     Action, Plan,
+    act::{Act, Acted},
     action::plural,
     queue::{Queue, Written},
 };
 
 /// Keys of one loop that run at the same time.
-const CONCURRENT: usize = 8;
+const CONCURRENT: usize = 20;
 /// A key that waits longer than this for its own writes goes on without.
 const HOLD_MAX: Duration = Duration::from_secs(10);
-const REQUEST_BOUND: Duration = Duration::from_secs(30);
 
 /// One loop of the house.
 pub trait Loop: Send + Sync + 'static {
@@ -53,8 +58,9 @@ pub struct Wake {
     synced: Mutex<Vec<BoxFuture<'static, ()>>>,
 }
 
-/// How far the cache of one resource has come.
-type Revision = Box<dyn Fn() -> u64 + Send + Sync>;
+/// How far the cache of one resource has come, and all that is built on it (indices hear of a change before the loop does): what the cache
+/// itself says is a moment too early.
+type Revision = Arc<AtomicU64>;
 
 /// Runs the loop in `group` until it stops: its writes go through `client`, its events are told by `recorder`.
 pub fn run<L: Loop>(this: L, client: kube::Client, recorder: Recorder, group: &Group) {
@@ -66,8 +72,8 @@ impl Wake {
     /// Any change of the collection wakes the keys that `keys` names for the old and for the new object. The loop's own writes to the
     /// collection are waited for before a key runs again.
     pub fn on<K: Object>(&self, cache: &Cache<K>, keys: impl Fn(&K, &mut dyn FnMut(Key)) + Send + Sync + 'static) {
-        let (resource, queue, seen) = (plural::<K>(), self.queue.clone(), cache.clone());
-        self.revisions.lock().insert(resource, Box::new(move || seen.revision()));
+        let (resource, queue, revision) = (plural::<K>(), self.queue.clone(), Revision::default());
+        self.revisions.lock().insert(resource, revision.clone());
         let waited = cache.clone();
         self.synced.lock().push(Box::pin(async move { waited.synced().await }));
         let seen = cache.clone();
@@ -75,7 +81,9 @@ impl Wake {
             for object in [old, new].into_iter().flatten() {
                 keys(object, &mut |key| queue.wake(key));
             }
-            queue.seen(resource, seen.revision());
+            let now = seen.revision();
+            revision.store(now, Ordering::Release);
+            queue.seen(resource, now);
         });
     }
 
@@ -106,11 +114,6 @@ pub fn own_key<K: Object>(object: &K) -> Key {
 struct Runner<L> {
     this: Arc<L>,
     act: Act,
-}
-
-struct Act {
-    client: kube::Client,
-    recorder: Recorder,
 }
 
 /// One timer per key.
@@ -156,23 +159,15 @@ impl<L: Loop> Runner<L> {
 
     async fn once(&self, key: Key) -> Ran {
         let plan = self.this.look(&key).await.map_or_else(Plan::rest, |world| self.this.plan(&world, &key));
-        let (mut written, mut error) = (Written::new(), None);
-        for action in plan.actions {
-            match self.act.one(&action).await {
-                Ok(Some(write)) => written.push(write),
-                Ok(None) => {}
-                Err(e) => {
-                    if !is_moot(&e)
-                        && let Some(Action::Tell { regarding, warning, reason, message }) = self.this.failed(&key, &action, &e)
-                    {
-                        self.act.tell(&regarding, warning, reason, message);
-                    }
-                    error = Some(e);
-                    break;
-                }
+        let Acted { written, failed } = self.act.all(plan.actions).await;
+        for (action, error) in failed.iter().filter(|(_, error)| !is_moot(error)) {
+            if let Some(told) = self.this.failed(&key, action, error) {
+                self.act.tell(&told);
             }
         }
-        Ran { key, written, again: plan.again, error }
+        // One that has to be tried again counts more than one that is moot.
+        let (moot, real): (Vec<_>, Vec<_>) = failed.into_iter().map(|(_, error)| error).partition(is_moot);
+        Ran { key, written, again: plan.again, error: real.into_iter().chain(moot).next() }
     }
 
     fn after(&self, wake: &Wake, ran: Ran, later: &mut Timers, holds: &mut Timers) {
@@ -228,7 +223,7 @@ impl Wake {
         let revisions = self.revisions.lock();
         for (resource, _) in pending {
             if let Some(seen) = revisions.get(resource) {
-                self.queue.seen(resource, seen());
+                self.queue.seen(resource, seen.load(Ordering::Acquire));
             }
         }
     }
@@ -241,61 +236,11 @@ impl Wake {
             let slot = newest.entry(resource).or_insert(0);
             *slot = rev.max(*slot);
         }
-        newest.into_iter().filter(|(resource, rev)| revisions.get(resource).is_some_and(|seen| seen() < *rev)).collect()
+        newest
+            .into_iter()
+            .filter(|(resource, rev)| revisions.get(resource).is_some_and(|seen| seen.load(Ordering::Acquire) < *rev))
+            .collect()
     }
-}
-
-impl Act {
-    /// Carries out one action; the resource and revision it wrote, if it wrote.
-    async fn one(&self, action: &Action) -> Result<Option<(&'static str, u64)>, kube::Error> {
-        let (resource, request) = match action {
-            Action::Tell { regarding, warning, reason, message } => {
-                self.tell(regarding, *warning, reason, message.clone());
-                return Ok(None);
-            }
-            Action::Create { resource, path, object } => (resource, request("POST", path, "application/json", object)),
-            Action::Update { resource, path, object } => (resource, request("PUT", path, "application/json", object)),
-            Action::Patch { resource, path, patch } => (resource, request("PATCH", path, "application/merge-patch+json", patch)),
-            Action::DeleteAll { path, .. } => {
-                let options = serde_json::json!({"propagationPolicy": "Background"});
-                self.send(request("DELETE", path, "application/json", &options)).await?;
-                return Ok(None);
-            }
-            Action::Delete { resource, path, options } => {
-                let sent = self.send(request("DELETE", path, "application/json", options)).await;
-                return match sent {
-                    // Gone, or replaced by another of the same name: either way this one is no more.
-                    Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(None),
-                    other => other.map(|reply| revision(&reply).map(|rev| (*resource, rev))),
-                };
-            }
-        };
-        Ok(revision(&self.send(request).await?).map(|rev| (*resource, rev)))
-    }
-
-    fn tell(&self, regarding: &ObjectReference, warning: bool, reason: &'static str, message: String) {
-        if warning {
-            self.recorder.warning(regarding, reason, message);
-        } else {
-            self.recorder.normal(regarding, reason, message);
-        }
-    }
-
-    async fn send(&self, request: Request<Vec<u8>>) -> Result<Value, kube::Error> {
-        match tokio::time::timeout(REQUEST_BOUND, self.client.request::<Value>(request)).await {
-            Ok(reply) => reply,
-            Err(_) => Err(kube::Error::Service("the API server did not answer in time".into())),
-        }
-    }
-}
-
-fn request(method: &str, path: &str, content_type: &str, body: &Value) -> Request<Vec<u8>> {
-    let builder = Request::builder().method(method).uri(path).header("content-type", content_type);
-    builder.body(body.to_string().into_bytes()).expect("paths are made of checked names")
-}
-
-fn revision(reply: &Value) -> Option<u64> {
-    reply.pointer("/metadata/resourceVersion")?.as_str()?.parse().ok()
 }
 
 /// What was to be changed is gone, or goes with its namespace: the event that says so wakes whom it concerns.

@@ -165,7 +165,8 @@ impl<'a> Rollout<'a> {
             shrunk |= self.resize(*i, size(&self.sets[*i]) - broken);
             spare -= broken;
         }
-        let mut working = self.sets.iter().map(available).sum::<i32>() - min_available;
+        // A set that is just being made smaller still counts pods that are as good as gone.
+        let mut working = self.sets.iter().map(|set| available(set).min(size(set))).sum::<i32>() - min_available;
         for i in old {
             let given = size(&self.sets[i]).min(working).max(0);
             shrunk |= self.resize(i, size(&self.sets[i]) - given);

@@ -146,6 +146,23 @@ fn a_rolling_update_keeps_within_its_bounds() {
 }
 
 #[test]
+fn pods_of_an_old_set_that_are_to_go_count_no_more() {
+    let mut cluster = Cluster::new(20, &rolling(&json!("25%"), &json!("25%")));
+    cluster.settle(|_| {});
+    cluster.set_image("v2");
+    while cluster.step() {}
+    assert_eq!((cluster.image("v1"), cluster.image("v2")), (15, 10));
+    for set in cluster.sets.values_mut() {
+        // One of the old pods that are to go is gone; half of the new ones are up.
+        let up = if math::size(set) == 15 { 19 } else { 5 };
+        let status = set.status.get_or_insert_default();
+        (status.replicas, status.available_replicas) = (up, Some(up));
+    }
+    while cluster.step() {}
+    assert_eq!(cluster.image("v1"), 10, "with five new ones that is what must be available");
+}
+
+#[test]
 fn recreate_lets_the_old_go_first() {
     let mut cluster = Cluster::new(3, &json!({"type": "Recreate"}));
     cluster.settle(|_| {});

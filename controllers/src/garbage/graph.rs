@@ -1,7 +1,7 @@
 //! Metadata of all objects that own or are owned -> who depends on whom.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -22,6 +22,9 @@ use crate::catalog::{Collection, collections};
 
 /// Collections that neither own nor are owned by rule (upstream: `DefaultIgnoredResources`).
 const IGNORED: [&str; 1] = ["events"];
+
+/// Uids of owners that are gone for good (upstream's `absentOwnerCache`).
+const GONE_MAX: usize = 500;
 
 /// One object, as far as garbage is concerned.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -54,6 +57,8 @@ pub struct Graph {
     nodes: HashMap<Arc<str>, Node>,
     dependents: HashMap<String, BTreeSet<Arc<str>>>,
     collections: Vec<Collection>,
+    /// The newest last.
+    gone: (HashSet<Arc<str>>, VecDeque<Arc<str>>),
 }
 
 impl Node {
@@ -85,6 +90,24 @@ impl Graph {
     pub fn path(&self, owner: &Owner, namespace: &str) -> Option<String> {
         let served = self.collections.iter().find(|c| c.kind == owner.kind && c.api_version() == owner.api_version)?;
         Some(format!("{}/{}", served.path(Some(namespace)), owner.name))
+    }
+
+    /// Whether an object of this uid was there, or was looked for, and is no more: it will not come back.
+    pub fn is_gone(&self, uid: &str) -> bool {
+        self.gone.0.contains(uid)
+    }
+
+    pub fn note_gone(&mut self, uid: &str) {
+        let (set, order) = &mut self.gone;
+        let uid: Arc<str> = uid.into();
+        if set.insert(uid.clone()) {
+            order.push_back(uid);
+        }
+        if order.len() > GONE_MAX
+            && let Some(oldest) = order.pop_front()
+        {
+            set.remove(&oldest);
+        }
     }
 
     /// Takes in an object; the uids whose turn it is now.
@@ -119,7 +142,11 @@ impl Graph {
             self.forget_edge(&owner.uid, uid);
         }
         let mut turn: Vec<Arc<str>> = node.owners.into_iter().map(|o| o.uid.into()).collect();
-        turn.extend(self.dependents.get(uid).into_iter().flatten().cloned());
+        if let Some(dependents) = self.dependents.get(uid) {
+            turn.extend(dependents.iter().cloned());
+            // None of them needs to ask the server.
+            self.note_gone(uid);
+        }
         turn
     }
 

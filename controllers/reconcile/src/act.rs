@@ -1,0 +1,230 @@
+//! A plan's actions -> requests: in order where order matters, many at a time where it does not.
+
+use std::{collections::HashSet, mem::discriminant, time::Duration};
+
+use api::k8s::api::core::v1::ObjectReference;
+use client::{Recorder, kube};
+use futures::{StreamExt, stream::FuturesUnordered};
+use http::Request;
+use serde_json::{Value, json};
+
+use crate::{Action, queue::Written};
+
+/// Requests of one plan that are under way at the same time.
+const AT_ONCE_MAX: usize = 64;
+const REQUEST_BOUND: Duration = Duration::from_secs(30);
+
+/// Who writes, and who tells.
+pub(crate) struct Act {
+    pub client: kube::Client,
+    pub recorder: Recorder,
+}
+
+/// What came of a plan: what was written, and what failed; after the first failure nothing new was begun.
+#[derive(Default)]
+pub(crate) struct Acted {
+    pub written: Written,
+    pub failed: Vec<(Action, kube::Error)>,
+}
+
+/// One write, and what is told once it is done.
+struct Step {
+    write: Action,
+    told: Vec<Action>,
+}
+
+/// The writes that are under way together.
+#[derive(Default)]
+struct Batch {
+    first: Option<Action>,
+    paths: HashSet<String>,
+}
+
+impl Act {
+    /// Carries out the actions. Neighbours of one verb in one collection run together, at first one, then, with each that succeeds, one
+    /// more (upstream's slow start: what is refused is not tried five hundred times); all else waits for what stands before it.
+    pub async fn all(&self, actions: Vec<Action>) -> Acted {
+        let (mut acted, mut running, mut batch) = (Acted::default(), FuturesUnordered::new(), Batch::default());
+        let mut left = self.steps(actions).into_iter().peekable();
+        let mut at_once = 1;
+        loop {
+            while acted.failed.is_empty()
+                && running.len() < at_once
+                && let Some(step) = left.next_if(|step| running.is_empty() || batch.takes(&step.write))
+            {
+                if running.is_empty() && !batch.takes(&step.write) {
+                    batch = Batch::default();
+                }
+                batch.add(&step.write);
+                running.push(Box::pin(async move { (self.one(&step.write).await, step) }));
+            }
+            let Some((done, step)) = running.next().await else { return acted };
+            match done {
+                Ok(write) => {
+                    acted.written.extend(write);
+                    step.told.iter().for_each(|told| self.tell(told));
+                    at_once = (at_once + 1).min(AT_ONCE_MAX);
+                }
+                Err(error) => acted.failed.push((step.write, error)),
+            }
+        }
+    }
+
+    /// Tells what is an event; nothing else.
+    pub fn tell(&self, action: &Action) {
+        let Action::Tell { regarding, warning, reason, message } = action else { return };
+        let regarding: &ObjectReference = regarding;
+        if *warning {
+            self.recorder.warning(regarding, reason, message.clone());
+        } else {
+            self.recorder.normal(regarding, reason, message.clone());
+        }
+    }
+
+    /// Events that stand before the first write are told at once.
+    fn steps(&self, actions: Vec<Action>) -> Vec<Step> {
+        let mut steps: Vec<Step> = Vec::with_capacity(actions.len());
+        for action in actions {
+            match (action, steps.last_mut()) {
+                (told @ Action::Tell { .. }, Some(step)) => step.told.push(told),
+                (told @ Action::Tell { .. }, None) => self.tell(&told),
+                (write, _) => steps.push(Step { write, told: Vec::new() }),
+            }
+        }
+        steps
+    }
+
+    /// Carries out one write; the resource and revision that came of it.
+    async fn one(&self, action: &Action) -> Result<Option<(&'static str, u64)>, kube::Error> {
+        let (resource, request) = match action {
+            Action::Tell { .. } => return Ok(None),
+            Action::Create { resource, path, object } => (resource, request("POST", path, "application/json", object)),
+            Action::Update { resource, path, object } => (resource, request("PUT", path, "application/json", object)),
+            Action::Patch { resource, path, patch } => (resource, request("PATCH", path, "application/merge-patch+json", patch)),
+            Action::DeleteAll { path, .. } => {
+                let options = json!({"propagationPolicy": "Background"});
+                return self.send_blindly(request("DELETE", path, "application/json", &options)).await.map(|()| None);
+            }
+            Action::Delete { resource, path, options } => {
+                let sent = self.send(request("DELETE", path, "application/json", options)).await;
+                return match sent {
+                    // Gone, or replaced by another of the same name: either way this one is no more.
+                    Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(None),
+                    other => other.map(|reply| revision(&reply).map(|rev| (*resource, rev))),
+                };
+            }
+        };
+        Ok(revision(&self.send(request).await?).map(|rev| (*resource, rev)))
+    }
+
+    async fn send(&self, request: Request<Vec<u8>>) -> Result<Value, kube::Error> {
+        bounded(self.client.request::<Value>(request)).await
+    }
+
+    /// What a whole collection held when it was deleted is long, and nobody reads it.
+    async fn send_blindly(&self, request: Request<Vec<u8>>) -> Result<(), kube::Error> {
+        bounded(self.client.request_text(request)).await.map(drop)
+    }
+}
+
+impl Batch {
+    fn takes(&self, action: &Action) -> bool {
+        self.first.as_ref().is_some_and(|first| are_alike(first, action)) && !self.repeats(action)
+    }
+
+    fn add(&mut self, action: &Action) {
+        self.paths.insert(path(action).to_owned());
+        self.first.get_or_insert_with(|| action.clone());
+    }
+
+    /// Objects are made at their collection's path: there, the same path is another object.
+    fn repeats(&self, action: &Action) -> bool {
+        !matches!(action, Action::Create { .. }) && self.paths.contains(path(action))
+    }
+}
+
+/// One verb on neighbours in one collection: no order is meant between them.
+fn are_alike(a: &Action, b: &Action) -> bool {
+    discriminant(a) == discriminant(b)
+        && match a {
+            Action::DeleteAll { .. } => true,
+            Action::Create { .. } => path(a) == path(b),
+            _ => collection(a) == collection(b),
+        }
+}
+
+fn path(action: &Action) -> &str {
+    match action {
+        Action::Create { path, .. }
+        | Action::Update { path, .. }
+        | Action::Patch { path, .. }
+        | Action::Delete { path, .. }
+        | Action::DeleteAll { path, .. } => path,
+        Action::Tell { .. } => "",
+    }
+}
+
+/// The path without its last word: that of an object's subresource is no collection's.
+fn collection(action: &Action) -> &str {
+    path(action).rsplit_once('/').map_or("", |(collection, _)| collection)
+}
+
+async fn bounded<T>(reply: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
+    match tokio::time::timeout(REQUEST_BOUND, reply).await {
+        Ok(reply) => reply,
+        Err(_) => Err(kube::Error::Service("the API server did not answer in time".into())),
+    }
+}
+
+fn request(method: &str, path: &str, content_type: &str, body: &Value) -> Request<Vec<u8>> {
+    let builder = Request::builder().method(method).uri(path).header("content-type", content_type);
+    builder.body(body.to_string().into_bytes()).expect("paths are made of checked names")
+}
+
+fn revision(reply: &Value) -> Option<u64> {
+    reply.pointer("/metadata/resourceVersion")?.as_str()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn patch(path: &str) -> Action {
+        Action::Patch { resource: "x", path: path.into(), patch: Value::Null }
+    }
+
+    fn create(path: &str) -> Action {
+        Action::Create { resource: "x", path: path.into(), object: Value::Null }
+    }
+
+    fn delete_all(path: &str) -> Action {
+        Action::DeleteAll { resource: "", path: path.into() }
+    }
+
+    #[test]
+    fn only_neighbours_of_one_verb_go_together() {
+        let cases = [
+            (create("/pods"), create("/pods"), true),
+            (create("/pods"), create("/services"), false),
+            (patch("/pods/a"), patch("/pods/b"), true),
+            (patch("/pods/a"), patch("/pods/a"), false),
+            (patch("/pods/a"), patch("/pods/a/status"), false),
+            (patch("/pods/a"), patch("/services/a"), false),
+            (patch("/pods/a"), create("/pods"), false),
+            (delete_all("/pods"), delete_all("/services"), true),
+        ];
+        for (first, second, together) in cases {
+            let mut batch = Batch::default();
+            assert!(!batch.takes(&first), "an empty batch is begun, not joined");
+            batch.add(&first);
+            assert_eq!(batch.takes(&second), together, "{first:?}, {second:?}");
+        }
+    }
+
+    #[test]
+    fn an_object_is_in_a_batch_once() {
+        let mut batch = Batch::default();
+        ["/pods/a", "/pods/b"].map(|path| batch.add(&patch(path)));
+        assert!(!batch.takes(&patch("/pods/a")) && batch.takes(&patch("/pods/c")));
+    }
+}

@@ -41,7 +41,8 @@ impl Siblings {
         let mut labels = BTreeMap::new();
         for service in self.services.in_namespace(namespace) {
             let selects = service.spec.as_ref().and_then(|s| s.selector.as_ref()).filter(|s| !s.is_empty());
-            if let Some(selects) = selects.filter(|s| Labels::from_map(s.iter()).matches(meta.labels.as_ref())) {
+            let has = |(key, value): (&String, &String)| meta.labels.as_ref().is_some_and(|l| l.get(key) == Some(value));
+            if let Some(selects) = selects.filter(|s| s.iter().all(has)) {
                 labels.extend(selects.clone());
             }
         }

@@ -114,17 +114,17 @@ impl Scanned<'_> {
         }
     }
 
-    fn placed(&mut self, text: &Cow<'_, str>) -> Span {
-        match text {
+    fn placed(&mut self, text: Text<'_>) -> Span {
+        match text.0 {
             Cow::Borrowed(text) => self.borrowed(text),
-            Cow::Owned(text) => self.copied(text),
+            Cow::Owned(text) => self.copied(&text),
         }
     }
 
     fn take(&mut self, meta: Meta<'_>) {
-        self.uid = meta.uid.map(|uid| self.placed(&uid.0)).unwrap_or_default();
+        self.uid = meta.uid.map(|uid| self.placed(uid)).unwrap_or_default();
         for (key, value) in meta.labels.map(|labels| labels.0).unwrap_or_default() {
-            let label = (self.placed(&key.0), value.map(|value| self.placed(&value.0)).unwrap_or_default());
+            let label = (self.placed(key), value.map(|value| self.placed(value)).unwrap_or_default());
             self.labels.push(label);
         }
         self.deleting = meta.deletion_timestamp.is_some();

@@ -228,7 +228,10 @@ mod tests {
         Arc::new(vec![Event::Put { entry, prev: None }])
     }
 
-    fn told(path: &Path, rev: Rev) -> io::Result<(Vec<(String, Option<u64>)>, Rev)> {
+    /// Keys, with the revision of what was put there.
+    type Changes = Vec<(String, Option<Rev>)>;
+
+    fn told(path: &Path, rev: Rev) -> io::Result<(Changes, Rev)> {
         let (_, told) = Log::open(Box::new(Plain::open(path)?), rev)?;
         Ok((told.changes.iter().map(|c| (c.key.to_string(), c.put.as_ref().map(|(e, _)| e.rev))).collect(), told.rev))
     }

@@ -59,7 +59,7 @@ pub fn open(dir: &Path) -> Result<Local, Error> {
     let fresh = check(dir, &file)?;
     let opened = if fresh == Fresh::Yes { builder().create(&file) } else { builder().open(&file) };
     let opened = opened.map_err(|error| explain(&file, error))?;
-    start(opened, dir, fresh, LOG_BYTES_MAX, |path| Plain::open(path))
+    start(opened, dir, fresh, LOG_BYTES_MAX, Plain::open)
 }
 
 /// As [`open`], with something between us and the files, which `backend` makes from their paths, and a log of this size.

@@ -46,7 +46,12 @@ impl Figure {
 
     /// Read from `/proc`: means nothing where no process was named.
     pub fn of_process(&self) -> bool {
-        self.unit.contains("CPU") || self.unit.contains("core") || self.unit.ends_with("MiB") || self.unit == "B/s"
+        self.unit.contains("CPU")
+            || self.unit.contains("core")
+            || self.unit.ends_with("MiB")
+            || self.unit == "KiB"
+            || self.unit == "B"
+            || self.unit == "B/s"
     }
 }
 
@@ -141,7 +146,7 @@ fn number(value: f64) -> String {
     if magnitude >= 1000.0 {
         let whole = format!("{value:.0}");
         let cut = whole.len() % 3;
-        let mut parts: Vec<&str> = whole[cut..].as_bytes().chunks(3).filter_map(|c| std::str::from_utf8(c).ok()).collect();
+        let mut parts: Vec<&str> = whole.as_bytes()[cut..].chunks(3).filter_map(|c| std::str::from_utf8(c).ok()).collect();
         if cut > 0 {
             parts.insert(0, &whole[..cut]);
         }

@@ -13,6 +13,7 @@ mod objects;
 mod pods;
 mod rollout;
 mod schedule;
+mod services;
 mod start;
 mod up;
 mod watches;
@@ -49,6 +50,7 @@ pub const ROWS: &[Row] = &[
     row!("cold-start", start::cold, "exec to readyz, to the default ServiceAccount, to a first Deployment's pod bound"),
     row!("idle", idle::bare, "memory, CPU and bytes written of a server that has nothing to do"),
     row!("idle-hollow", hollow::idle, "the same with 100 hollow nodes"),
+    row!("idle-up", idle::whole, "the same of `skiff up`: with node agent, proxy and DNS"),
     row!("loaded", idle::loaded, "memory with 1,000 nodes, 30,000 pods and 10,000 ConfigMaps"),
     row!("create", writes::create, "1 KiB ConfigMaps, durable, over 1, 64 and 512 connections"),
     row!("get", writes::get, "one of them"),
@@ -69,6 +71,7 @@ pub const ROWS: &[Row] = &[
     row!("custom", custom::resources, "10,000 custom resources created, applied, listed"),
     row!("crash", crash::kill_9, "kill -9 under load with 100,000 objects, until ready and listed again"),
     row!("hollow", hollow::agent, "what the agent of 5,000 hollow nodes needs itself"),
+    row!("proxy", services::alone, "the service proxy alone with 1,000, 10,000 and 30,000 services: cold, one change, first packet"),
     row!("pods", pods::start, "30 pods one by one, 30 and 50 at once, on real containerd: create to Running"),
     row!("dns", dns::queries, "questions to the cluster's DNS"),
 ];

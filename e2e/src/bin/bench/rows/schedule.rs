@@ -82,7 +82,7 @@ pub async fn affinity(ctx: &Ctx<'_>) -> Found {
     };
     let (mut stage, plan) = hard(ctx, 1, Arc::new(shape)).await?;
     let (figures, pods) = stage.bind(&plan).await?;
-    for (group, zones) in by_group(&pods, |pod| zone_of(pod))? {
+    for (group, zones) in by_group(&pods, zone_of)? {
         ensure!(zones.iter().collect::<HashSet<_>>().len() == 1, "group {group} is in more than one zone");
     }
     Ok(figures)
@@ -114,7 +114,7 @@ pub async fn spread(ctx: &Ctx<'_>) -> Found {
     };
     let (mut stage, plan) = hard(ctx, 1, Arc::new(shape)).await?;
     let (figures, pods) = stage.bind(&plan).await?;
-    for (group, zones) in by_group(&pods, |pod| zone_of(pod))? {
+    for (group, zones) in by_group(&pods, zone_of)? {
         let mut counts: HashMap<String, usize> = (0..nodes::ZONES).map(|z| (nodes::zone(z), 0)).collect();
         zones.into_iter().for_each(|zone| *counts.entry(zone).or_default() += 1);
         let (least, most) = (counts.values().min().copied().unwrap_or(0), counts.values().max().copied().unwrap_or(0));

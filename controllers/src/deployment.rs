@@ -49,7 +49,7 @@ pub struct World {
 impl Deployments {
     pub fn new(caches: &Caches) -> Self {
         let (sets, pods) = (caches.of::<ReplicaSet>(), caches.of::<Pod>());
-        Self { deployments: caches.of(), sets_of: by_controller(sets.clone()), pods_of: by_controller(pods.clone()), sets, pods }
+        Self { deployments: caches.of(), sets_of: by_controller(&sets), pods_of: by_controller(&pods), sets, pods }
     }
 }
 

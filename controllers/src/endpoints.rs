@@ -47,6 +47,10 @@ impl Loop for Endpoints {
         "endpoints-controller"
     }
 
+    fn is_paced(&self) -> bool {
+        true
+    }
+
     fn wire(&self, wake: &Wake) {
         self.selected.wire(wake);
         wake.on_own(&self.endpoints);

@@ -50,7 +50,7 @@ pub struct World {
 impl EndpointSlices {
     pub fn new(caches: &Caches) -> Self {
         let slices = caches.of::<EndpointSlice>();
-        Self { selected: Selected::new(caches), by_label: by_label(slices.clone()), slices, nodes: caches.of() }
+        Self { selected: Selected::new(caches), by_label: by_label(&slices), slices, nodes: caches.of() }
     }
 }
 
@@ -59,6 +59,10 @@ impl Loop for EndpointSlices {
 
     fn name(&self) -> &'static str {
         "endpointslice-controller"
+    }
+
+    fn is_paced(&self) -> bool {
+        true
     }
 
     fn wire(&self, wake: &Wake) {

@@ -1,7 +1,7 @@
 //! Objects -> found by what they point at, without a scan.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     hash::Hash,
     sync::Arc,
 };
@@ -13,33 +13,36 @@ use reconcile::{controller_of, own_key};
 
 /// The objects of one collection by place: each object says at which places it is to be found.
 pub struct Index<K, P> {
-    cache: Cache<K>,
-    sets: Arc<RwLock<HashMap<P, BTreeSet<Key>>>>,
+    sets: Arc<RwLock<Sets<K, P>>>,
 }
 
+/// The objects themselves: a set of thousands is read much more often than one of them changes.
+type Sets<K, P> = HashMap<P, BTreeMap<Key, Arc<K>>>;
+
 impl<K: Object, P: Eq + Hash + Clone + Send + Sync + 'static> Index<K, P> {
-    pub fn new(cache: Cache<K>, places: fn(&K) -> Vec<P>) -> Self {
-        let sets: Arc<RwLock<HashMap<P, BTreeSet<Key>>>> = Arc::default();
+    pub fn new(cache: &Cache<K>, places: fn(&K) -> Vec<P>) -> Self {
+        let sets: Arc<RwLock<Sets<K, P>>> = Arc::default();
         let kept = sets.clone();
         cache.on_change(move |old, new| {
             let of = |o: Option<&Arc<K>>| o.map_or_else(Vec::new, |o| places(o));
             let (from, to) = (of(old), of(new));
-            let Some(key) = old.or(new).map(|o| own_key(&**o)).filter(|_| from != to) else { return };
+            let Some(key) = old.or(new).map(|o| own_key(&**o)) else { return };
             let mut sets = kept.write();
-            from.iter().for_each(|place| forget(&mut sets, place, &key));
+            from.iter().filter(|place| !to.contains(place)).for_each(|place| forget(&mut sets, place, &key));
+            let Some(object) = new else { return };
             for place in to {
-                sets.entry(place).or_default().insert(key.clone());
+                sets.entry(place).or_default().insert(key.clone(), object.clone());
             }
         });
-        Self { cache, sets }
+        Self { sets }
     }
 
     pub fn at(&self, place: &P) -> Vec<Arc<K>> {
-        self.sets.read().get(place).into_iter().flatten().filter_map(|key| self.cache.get(key)).collect()
+        self.sets.read().get(place).into_iter().flat_map(BTreeMap::values).cloned().collect()
     }
 
     fn count(&self, place: &P) -> usize {
-        self.sets.read().get(place).map_or(0, BTreeSet::len)
+        self.sets.read().get(place).map_or(0, BTreeMap::len)
     }
 }
 
@@ -52,7 +55,7 @@ pub enum Place {
 
 pub type ByController<K> = Index<K, Place>;
 
-pub fn by_controller<K: Object>(cache: Cache<K>) -> ByController<K> {
+pub fn by_controller<K: Object>(cache: &Cache<K>) -> ByController<K> {
     Index::new(cache, |object| match controller_of(object.meta()) {
         Some(reference) => vec![Place::Of(reference.uid.clone())],
         None => vec![Place::Orphans(object.meta().namespace.clone().unwrap_or_default())],
@@ -77,7 +80,7 @@ impl<K: Object> ByController<K> {
 pub type Label = (String, String, String);
 pub type ByLabel<K> = Index<K, Label>;
 
-pub fn by_label<K: Object>(cache: Cache<K>) -> ByLabel<K> {
+pub fn by_label<K: Object>(cache: &Cache<K>) -> ByLabel<K> {
     Index::new(cache, |object| {
         let namespace = object.meta().namespace.clone().unwrap_or_default();
         object.meta().labels.iter().flatten().map(|(k, v)| (namespace.clone(), k.clone(), v.clone())).collect()
@@ -95,11 +98,11 @@ impl<K: Object> ByLabel<K> {
 }
 
 /// Pods by the node they are bound to; unbound ones at the empty name.
-pub fn by_node(cache: Cache<Pod>) -> Index<Pod, String> {
+pub fn by_node(cache: &Cache<Pod>) -> Index<Pod, String> {
     Index::new(cache, |pod| vec![pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default()])
 }
 
-fn forget<P: Eq + Hash>(sets: &mut HashMap<P, BTreeSet<Key>>, place: &P, key: &Key) {
+fn forget<K, P: Eq + Hash>(sets: &mut Sets<K, P>, place: &P, key: &Key) {
     if let Some(set) = sets.get_mut(place) {
         set.remove(key);
         if set.is_empty() {

@@ -1,6 +1,5 @@
 //! The cluster's will: what users asked for -> objects that make it so. One file per controller, one visible table.
 
-mod aggregation;
 mod amount;
 mod catalog;
 mod deployment;
@@ -17,12 +16,12 @@ mod podgc;
 mod replicas;
 mod replicaset;
 mod replicationcontroller;
+mod roles;
 mod root_ca;
 mod serviceaccount;
 mod services;
 mod tainteviction;
 
-use aggregation::Aggregation;
 use api::task::Group;
 use client::{Caches, Recorder, kube};
 use ipnet::IpNet;
@@ -66,7 +65,7 @@ const TABLE: &[Row] = &[
     ("root-ca-cert-publisher", "root-ca-cert-publisher", |s, a, c| s.run(a, c, root_ca::RootCa::new(s.caches, &s.config.root_ca))),
     ("disruption-controller", "controllermanager", |s, a, c| s.run(a, c, disruption::Budgets::new(s.caches, (s.clients)(a)))),
     ("disruption-controller", "controllermanager", |s, a, c| s.run(a, c, disruption::StaleDisruptions::new(s.caches))),
-    ("clusterrole-aggregation-controller", "clusterrole-aggregation-controller", |s, a, c| s.run(a, c, Aggregation::new(s.caches))),
+    ("clusterrole-aggregation-controller", "clusterrole-aggregation-controller", |s, a, c| s.run(a, c, roles::Roles::new(s.caches))),
     ("node-controller", "cidrAllocator", |s, a, c| s.run(a, c, nodeipam::NodeIpam::new(s.caches, s.config.cluster_cidr))),
 ];
 

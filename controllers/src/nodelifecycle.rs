@@ -53,7 +53,7 @@ pub struct World {
 
 impl NodeLifecycle {
     pub fn new(caches: &Caches) -> Self {
-        Self { nodes: caches.of(), leases: caches.of(), pods: by_node(caches.of()), signs: Mutex::default() }
+        Self { nodes: caches.of(), leases: caches.of(), pods: by_node(&caches.of()), signs: Mutex::default() }
     }
 
     fn heard(&self, node: &Node, now: Timestamp) -> Timestamp {

@@ -52,7 +52,7 @@ enum Fate {
 impl PodGc {
     pub fn new(caches: &Caches, client: kube::Client) -> Self {
         let pods = caches.of::<Pod>();
-        Self { client, on_node: Arc::new(by_node(pods.clone())), pods, nodes: caches.of(), terminated: Arc::default() }
+        Self { client, on_node: Arc::new(by_node(&pods)), pods, nodes: caches.of(), terminated: Arc::default() }
     }
 
     async fn fate(&self, pod: &Pod, key: &Key, now: Timestamp) -> Fate {

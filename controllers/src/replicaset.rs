@@ -41,7 +41,7 @@ pub struct World {
 impl ReplicaSets {
     pub fn new(caches: &Caches) -> Self {
         let pods = caches.of::<Pod>();
-        Self { sets: caches.of(), index: by_controller(pods.clone()), pods, failures: Mutex::default() }
+        Self { sets: caches.of(), index: by_controller(&pods), pods, failures: Mutex::default() }
     }
 }
 
@@ -50,6 +50,10 @@ impl Loop for ReplicaSets {
 
     fn name(&self) -> &'static str {
         "replicaset-controller"
+    }
+
+    fn is_paced(&self) -> bool {
+        true
     }
 
     fn wire(&self, wake: &Wake) {

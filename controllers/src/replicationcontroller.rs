@@ -31,7 +31,7 @@ pub struct World {
 impl Controllers {
     pub fn new(caches: &Caches) -> Self {
         let pods = caches.of::<Pod>();
-        Self { controllers: caches.of(), index: by_controller(pods.clone()), pods }
+        Self { controllers: caches.of(), index: by_controller(&pods), pods }
     }
 }
 
@@ -40,6 +40,10 @@ impl Loop for Controllers {
 
     fn name(&self) -> &'static str {
         "replication-controller"
+    }
+
+    fn is_paced(&self) -> bool {
+        true
     }
 
     fn wire(&self, wake: &Wake) {

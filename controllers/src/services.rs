@@ -51,8 +51,8 @@ pub struct Port {
 impl Selected {
     pub fn new(caches: &Caches) -> Self {
         let (services, pods) = (caches.of::<Service>(), caches.of::<Pod>());
-        let by_selector = Arc::new(Index::new(services.clone(), |service: &Service| place(service).into_iter().collect()));
-        Self { services, by_label: by_label(pods.clone()), pods, by_selector }
+        let by_selector = Arc::new(Index::new(&services, |service: &Service| place(service).into_iter().collect()));
+        Self { services, by_label: by_label(&pods), pods, by_selector }
     }
 
     /// Wakes a service's key when it or one of its pods changes.

@@ -32,7 +32,7 @@ pub struct World {
 impl TaintEviction {
     pub fn new(caches: &Caches) -> Self {
         let pods = caches.of::<Pod>();
-        Self { on_node: Arc::new(by_node(pods.clone())), pods, nodes: caches.of() }
+        Self { on_node: Arc::new(by_node(&pods)), pods, nodes: caches.of() }
     }
 }
 

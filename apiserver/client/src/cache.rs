@@ -174,12 +174,12 @@ impl<K: Object> Shared<K> {
         let old = {
             let mut state = self.state.write();
             state.revision = state.revision.max(revision_of(&*object));
+            // A watch that was opened again repeats what we have: handlers keep the one they were shown.
+            if state.objects.get(&key).is_some_and(|old| old.resource_version() == object.resource_version()) {
+                return;
+            }
             state.objects.insert(key, object.clone())
         };
-        // A watch that was opened again repeats what we have.
-        if old.as_deref().is_some_and(|o| o.resource_version() == object.resource_version()) {
-            return;
-        }
         handlers.iter().for_each(|h| h(old.as_ref(), Some(&object)));
     }
 

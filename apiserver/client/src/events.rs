@@ -4,7 +4,10 @@ mod correlate;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,10 +30,10 @@ use tokio::sync::mpsc;
 
 use correlate::{Correlator, Write};
 
-/// Events that wait to be written; more are dropped with a log line: telling must not hold up doing.
+/// Events that wait to be written; more are dropped with a log line (client-go holds 1,000): telling must not hold up doing.
 const QUEUE_MAX: usize = 1024;
 /// Events of one component that are being written at the same time.
-const AT_ONCE_MAX: usize = 8;
+const AT_ONCE_MAX: usize = 16;
 const WRITE_BOUND: Duration = Duration::from_secs(30);
 
 /// Records core/v1 Events for one component. Cloning shares the queue.
@@ -42,6 +45,8 @@ const WRITE_BOUND: Duration = Duration::from_secs(30);
 pub struct Recorder {
     queue: mpsc::Sender<Write>,
     correlator: Arc<Mutex<Correlator>>,
+    /// The last event was dropped: that is said once, not for each.
+    full: Arc<AtomicBool>,
     source: Arc<EventSource>,
 }
 
@@ -61,7 +66,7 @@ impl Recorder {
         let (queue, receiver) = mpsc::channel(QUEUE_MAX);
         group.spawn(Box::pin(write_all(client, receiver)));
         let source = EventSource { component: Some(component.into()), host: host.map(Into::into) };
-        Self { queue, correlator: Arc::default(), source: Arc::new(source) }
+        Self { queue, correlator: Arc::default(), full: Arc::default(), source: Arc::new(source) }
     }
 
     /// A `Normal` event.
@@ -80,9 +85,11 @@ impl Recorder {
         let Some(mut write) = self.correlator.lock().correlate(told) else { return };
         // Upstream's API refuses more than 1024 bytes.
         truncate(&mut write.told.message, 1024);
-        if self.queue.try_send(write).is_err() {
-            tracing::warn!(reason, "event dropped: the queue is full");
+        let dropped = self.queue.try_send(write).is_err();
+        if dropped && !self.full.swap(dropped, Ordering::Relaxed) {
+            tracing::warn!(reason, "events dropped: the queue is full");
         }
+        self.full.store(dropped, Ordering::Relaxed);
     }
 }
 

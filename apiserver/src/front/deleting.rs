@@ -24,8 +24,8 @@ use crate::{
     parse,
 };
 
-/// Deletions of one deletecollection that run at a time.
-const AT_A_TIME: usize = 8;
+/// Deletions of one deletecollection that run at a time: those that wait share a commit.
+const AT_A_TIME: usize = 32;
 
 impl Call {
     pub(super) async fn delete(&self, served: &Served, body: Body) -> Result<Response, Status> {

@@ -6,6 +6,7 @@ use api::k8s::api::core::v1::ObjectReference;
 use client::{Recorder, kube};
 use futures::{StreamExt, stream::FuturesUnordered};
 use http::Request;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{Action, queue::Written};
@@ -25,6 +26,19 @@ pub(crate) struct Act {
 pub(crate) struct Acted {
     pub written: Written,
     pub failed: Vec<(Action, kube::Error)>,
+}
+
+/// All that is read of the answer to a write; a `Status` has no revision.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Reply {
+    metadata: Metadata,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Metadata {
+    resource_version: String,
 }
 
 /// One write, and what is told once it is done.
@@ -110,15 +124,17 @@ impl Act {
                 return match sent {
                     // Gone, or replaced by another of the same name: either way this one is no more.
                     Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(None),
-                    other => other.map(|reply| revision(&reply).map(|rev| (*resource, rev))),
+                    other => other.map(|rev| rev.map(|rev| (*resource, rev))),
                 };
             }
         };
-        Ok(revision(&self.send(request).await?).map(|rev| (*resource, rev)))
+        Ok(self.send(request).await?.map(|rev| (*resource, rev)))
     }
 
-    async fn send(&self, request: Request<Vec<u8>>) -> Result<Value, kube::Error> {
-        bounded(self.client.request::<Value>(request)).await
+    /// The revision that came of it.
+    async fn send(&self, request: Request<Vec<u8>>) -> Result<Option<u64>, kube::Error> {
+        let reply: Reply = bounded(self.client.request(request)).await?;
+        Ok(reply.metadata.resource_version.parse().ok())
     }
 
     /// What a whole collection held when it was deleted is long, and nobody reads it.
@@ -181,10 +197,6 @@ fn request(method: &str, path: &str, content_type: &str, body: &Value) -> Reques
     builder.body(body.to_string().into_bytes()).expect("paths are made of checked names")
 }
 
-fn revision(reply: &Value) -> Option<u64> {
-    reply.pointer("/metadata/resourceVersion")?.as_str()?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,7 +236,7 @@ mod tests {
     #[test]
     fn an_object_is_in_a_batch_once() {
         let mut batch = Batch::default();
-        ["/pods/a", "/pods/b"].map(|path| batch.add(&patch(path)));
+        ["/pods/a", "/pods/b"].iter().for_each(|path| batch.add(&patch(path)));
         assert!(!batch.takes(&patch("/pods/a")) && batch.takes(&patch("/pods/c")));
     }
 }

@@ -13,6 +13,7 @@ use api::{Key, task::Group};
 use client::{Cache, Object, Recorder, kube};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tokio_util::time::{DelayQueue, delay_queue};
 
 use crate::{
@@ -26,6 +27,12 @@ use crate::{
 const CONCURRENT: usize = 20;
 /// A key that waits longer than this for its own writes goes on without.
 const HOLD_MAX: Duration = Duration::from_secs(10);
+/// A paced key that thought for longer than this...
+const THOUGHT_FREE: Duration = Duration::from_millis(2);
+/// ... rests for so many times as long...
+const REST_FACTOR: u32 = 4;
+/// ... but no longer.
+const REST_MAX: Duration = Duration::from_millis(250);
 
 /// One loop of the house.
 pub trait Loop: Send + Sync + 'static {
@@ -43,6 +50,12 @@ pub trait Loop: Send + Sync + 'static {
 
     /// What should be done. Pure: no clock, no dice, no I/O.
     fn plan(&self, world: &Self::World, key: &Key) -> Plan;
+
+    /// Whether a key rests after a run in proportion to what the run cost: for loops whose every run costs O(pods), while pods change one by
+    /// one. A small set is looked at for each change, a large one for many changes at once (upstream: `endpointUpdatesBatchPeriod`).
+    fn is_paced(&self) -> bool {
+        false
+    }
 
     /// Told of an action that was refused or failed, unless what it was about is gone or going; the key is tried again. What it gives back
     /// is told to the user.
@@ -158,12 +171,17 @@ impl<L: Loop> Runner<L> {
     }
 
     async fn once(&self, key: Key) -> Ran {
+        let begun = Instant::now();
         let plan = self.this.look(&key).await.map_or_else(Plan::rest, |world| self.this.plan(&world, &key));
+        let thought = begun.elapsed();
         let Acted { written, failed } = self.act.all(plan.actions).await;
         for (action, error) in failed.iter().filter(|(_, error)| !is_moot(error)) {
             if let Some(told) = self.this.failed(&key, action, error) {
                 self.act.tell(&told);
             }
+        }
+        if self.this.is_paced() && thought > THOUGHT_FREE {
+            tokio::time::sleep((thought * REST_FACTOR).min(REST_MAX)).await;
         }
         // One that has to be tried again counts more than one that is moot.
         let (moot, real): (Vec<_>, Vec<_>) = failed.into_iter().map(|(_, error)| error).partition(is_moot);

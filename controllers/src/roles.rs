@@ -12,7 +12,7 @@ use kube::ResourceExt;
 use reconcile::{Action, Loop, Plan, Wake, own_key};
 use serde_json::json;
 
-pub struct Aggregation {
+pub struct Roles {
     roles: Cache<ClusterRole>,
 }
 
@@ -22,13 +22,13 @@ pub struct World {
     all: Vec<Arc<ClusterRole>>,
 }
 
-impl Aggregation {
+impl Roles {
     pub fn new(caches: &Caches) -> Self {
         Self { roles: caches.of() }
     }
 }
 
-impl Loop for Aggregation {
+impl Loop for Roles {
     type World = World;
 
     fn name(&self) -> &'static str {

@@ -10,14 +10,12 @@ use crate::{
     common::{
         self, Path, Read,
         edit::{default_to, make_child},
-        not_negative,
-        read::name,
-        selector,
-        table::{AGE_COLUMN, NAME_COLUMN, age, column, containers_cells, wide},
+        not_negative, selector,
+        table::{AGE_COLUMN, CONTAINERS_COLUMN, IMAGES_COLUMN, NAME_COLUMN, column, wide},
         unchanged,
     },
     podtemplate,
-    replicationcontroller::{FIELDS, counts, scale},
+    replicationcontroller::{FIELDS, scale, set_cells},
 };
 
 const COLUMNS: &[Column] = &[
@@ -34,8 +32,8 @@ const COLUMNS: &[Column] = &[
     ),
     column("Ready", "integer", "The number of non-terminating pods targeted by this ReplicaSet with a Ready Condition."),
     AGE_COLUMN,
-    wide("Containers", "string", "Names of each container in the template."),
-    wide("Images", "string", "Images referenced by each container in the template."),
+    CONTAINERS_COLUMN,
+    IMAGES_COLUMN,
     wide(
         "Selector",
         "string",
@@ -91,10 +89,7 @@ impl Law for ReplicaSetLaw {
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
-        let [names, images] = containers_cells(object.pointer("/spec/template/spec"));
-        let selector = selector::print(object.pointer("/spec/selector")).into();
-        let [desired, current, ready] = counts(object);
-        vec![name(object).into(), desired, current, ready, age(object, now), names, images, selector]
+        set_cells(object, selector::print(object.pointer("/spec/selector")), now)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
         not_negative,
         read::{count, name},
         selector,
-        table::{AGE_COLUMN, NAME_COLUMN, age, column, containers_cells, field, wide},
+        table::{AGE_COLUMN, CONTAINERS_COLUMN, IMAGES_COLUMN, NAME_COLUMN, age, column, containers_cells, field, wide},
     },
     podtemplate,
 };
@@ -32,8 +32,8 @@ pub const COLUMNS: &[Column] = &[
     ),
     column("Ready", "integer", "The number of ready replicas for this replication controller."),
     AGE_COLUMN,
-    wide("Containers", "string", "Names of each container in the template."),
-    wide("Images", "string", "Images referenced by each container in the template."),
+    CONTAINERS_COLUMN,
+    IMAGES_COLUMN,
     wide(
         "Selector",
         "string",
@@ -117,16 +117,16 @@ impl Law for ReplicationControllerLaw {
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
-        let [names, images] = containers_cells(object.pointer("/spec/template/spec"));
-        let selector = selector::print_map(object.pointer("/spec/selector")).into();
-        let [desired, current, ready] = counts(object);
-        vec![name(object).into(), desired, current, ready, age(object, now), names, images, selector]
+        set_cells(object, selector::print_map(object.pointer("/spec/selector")), now)
     }
 }
 
-/// Desired, current and ready replicas.
-pub fn counts(object: &Value) -> [Value; 3] {
-    ["/spec/replicas", "/status/replicas", "/status/readyReplicas"].map(|pointer| count(object, pointer).into())
+/// The cells of what keeps a number of pods; `selector` as it is printed.
+pub fn set_cells(object: &Value, selector: String, now: Timestamp) -> Vec<Value> {
+    let [names, images] = containers_cells(object.pointer("/spec/template/spec"));
+    let [desired, current, ready] =
+        ["/spec/replicas", "/status/replicas", "/status/readyReplicas"].map(|pointer| count(object, pointer).into());
+    vec![name(object).into(), desired, current, ready, age(object, now), names, images, selector.into()]
 }
 
 #[cfg(test)]

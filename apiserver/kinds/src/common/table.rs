@@ -16,6 +16,9 @@ const METADATA: &[Column] = &[NAME_COLUMN, AGE_COLUMN];
 pub const NAME_COLUMN: Column =
     Column { name: Name::Borrowed("Name"), typ: "string", format: "name", description: Name::Borrowed(NAME), priority: 0 };
 pub const AGE_COLUMN: Column = column("Age", "string", AGE);
+/// With [`IMAGES_COLUMN`], for what has a pod template; filled by [`containers_cells`].
+pub const CONTAINERS_COLUMN: Column = wide("Containers", "string", "Names of each container in the template.");
+pub const IMAGES_COLUMN: Column = wide("Images", "string", "Images referenced by each container in the template.");
 
 /// Name and age.
 pub const fn metadata_columns() -> Cow<'static, [Column]> {

@@ -122,6 +122,66 @@ pub async fn evictions(w: &World) {
     w.is_gone(&format!("{PODS}/e")).await;
 }
 
+/// A deployment of three, of which one may go at a time.
+pub async fn budgets(w: &World) {
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    w.api.post(DEPLOYMENTS, &deployment("guarded", 3)).await.expect(201);
+    let list = pods_of(w, "guarded", 3).await;
+    let spec = json!({"maxUnavailable": 1, "selector": {"matchLabels": {"app": "guarded"}}});
+    w.api.post(budgets, &object("policy/v1", "PodDisruptionBudget", "guard", json!({"spec": spec}))).await.expect(201);
+    let ready = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+    for name in names(&list) {
+        w.api.patch(&format!("{PODS}/{name}/status"), Patch::Merge, &ready).await.expect(200);
+    }
+    eventually("one may go", SOON, async || {
+        let status = w.api.get(&format!("{budgets}/guard")).await.expect(200)["status"].clone();
+        let counts = ["expectedPods", "currentHealthy", "desiredHealthy", "disruptionsAllowed"].map(|field| status[field].as_i64());
+        if counts == [Some(3), Some(3), Some(2), Some(1)] { Ok(()) } else { Err(status.to_string()) }
+    })
+    .await;
+    let [first, second, ..] = names(&list)[..] else { panic!("{list}") };
+    // As kubectl 1.20 sends it.
+    let evict = |name: &str| object("policy/v1beta1", "Eviction", name, json!({}));
+    w.api.post(&format!("{PODS}/{first}/eviction"), &evict(first)).await.expect(201);
+    let refused = w.api.post(&format!("{PODS}/{second}/eviction"), &evict(second)).await.refused(429, "TooManyRequests");
+    assert_eq!(refused["details"]["causes"][0]["reason"], "DisruptionBudget", "{refused}");
+    w.is_gone(&format!("{PODS}/{first}")).await;
+    // The one that replaces it is not ready: nobody else may go.
+    pods_of(w, "guarded", 3).await;
+    eventually("the controller has seen the pod go", SOON, async || {
+        let status = w.api.get(&format!("{budgets}/guard")).await.expect(200)["status"].clone();
+        let settled =
+            status["disruptedPods"].is_null() && status["currentHealthy"] == 2 && status["conditions"][0]["reason"] == "InsufficientPods";
+        if settled { Ok(()) } else { Err(status.to_string()) }
+    })
+    .await;
+    let refused = w.api.post(&format!("{PODS}/{second}/eviction"), &evict(second)).await.refused(429, "TooManyRequests");
+    let why = &refused["details"]["causes"][0]["message"];
+    assert_eq!(why, "The disruption budget guard needs 2 healthy pods and has 2 currently", "{refused}");
+}
+
+/// The stored rules of an aggregated role follow the roles that it takes them from.
+pub async fn aggregated_roles(w: &World) {
+    let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    let rule = |resource: &str| json!([{"verbs": ["get"], "apiGroups": ["example.test"], "resources": [resource]}]);
+    let role = |name: &str, body: Value| object("rbac.authorization.k8s.io/v1", "ClusterRole", name, body);
+    let selectors = json!({"clusterRoleSelectors": [{"matchLabels": {"sum": "yes"}}]});
+    w.api.post(roles, &role("sum", json!({"aggregationRule": selectors, "rules": []}))).await.expect(201);
+    let has = async |wanted: Value| {
+        eventually("the rules are gathered", SOON, async || {
+            let rules = w.api.get(&format!("{roles}/sum")).await.expect(200)["rules"].clone();
+            if rules == wanted { Ok(()) } else { Err(rules.to_string()) }
+        })
+        .await;
+    };
+    w.api.post(roles, &role("part", json!({"metadata": {"labels": {"sum": "yes"}}, "rules": rule("a")}))).await.expect(201);
+    has(rule("a")).await;
+    w.api.patch(&format!("{roles}/part"), Patch::Merge, &json!({"rules": rule("b")})).await.expect(200);
+    has(rule("b")).await;
+    w.api.delete(&format!("{roles}/part")).await.expect(200);
+    has(json!([])).await;
+}
+
 pub async fn addresses_of_services(w: &World) {
     let service = |name: &str, spec: Value| object("v1", "Service", name, json!({"spec": spec}));
     let ports = json!([{"port": 80}]);

@@ -99,7 +99,7 @@ impl Alone {
     /// From two endpoints to the third alone, or back; and looks whether that is so.
     async fn change_one(&mut self, turn: usize) -> Result<Duration, Fault> {
         let number = self.services / 2;
-        let wanted = if turn % 2 == 0 { &ENDPOINTS[2..] } else { &ENDPOINTS[..2] };
+        let wanted = if turn.is_multiple_of(2) { &ENDPOINTS[2..] } else { &ENDPOINTS[..2] };
         let changed = Arc::new(slice(number, wanted)?);
         let begun = Instant::now();
         self.world.slice(None, Some(&changed));

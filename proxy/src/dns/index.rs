@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -27,6 +27,7 @@ pub struct Index {
     world: World,
     reverse: Arc<RwLock<Reverse>>,
     complete: Arc<AtomicBool>,
+    generation: Arc<AtomicU64>,
 }
 
 /// Who an address belongs to. Services come before endpoints, as CoreDNS looks for them first.
@@ -67,6 +68,7 @@ impl Index {
         let mut reverse = self.reverse.write();
         old.into_iter().for_each(|s| reverse.service(s, Change::Gone));
         new.into_iter().for_each(|s| reverse.service(s, Change::Come));
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
     pub fn slice(&self, old: Option<&Arc<EndpointSlice>>, new: Option<&Arc<EndpointSlice>>) {
@@ -74,11 +76,13 @@ impl Index {
         let mut reverse = self.reverse.write();
         old.into_iter().for_each(|s| reverse.slice(s, Change::Gone));
         new.into_iter().for_each(|s| reverse.slice(s, Change::Come));
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
     /// The caches are filled: what is not here is not there.
     pub fn set_complete(&self) {
         self.complete.store(true, Ordering::Release);
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
     pub fn is_complete(&self) -> bool {
@@ -92,6 +96,11 @@ impl Index {
     /// Whether the namespace has any services.
     pub fn has_namespace(&self, namespace: &str) -> bool {
         self.reverse.read().namespaces.contains_key(namespace)
+    }
+
+    /// Rises after each change: what was read under one number holds for as long as it stands.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     pub fn holders(&self, address: IpAddr) -> Vec<Holder> {

@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, UdpSocket};
 
 mod forward;
 mod index;
+mod prepared;
 mod reply;
 mod resolv;
 mod server;

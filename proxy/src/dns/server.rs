@@ -15,6 +15,7 @@ use tokio::{
 
 use super::{
     forward::{Forwarder, Transport, read_message, write_message},
+    prepared::Prepared,
     reply::{self, Parts},
     zone::{self, Answer, Zone},
 };
@@ -62,7 +63,7 @@ impl Server {
 
     /// What is in memory is answered at once, in turn; what must be asked for waits in a task of its own, of which there is a bounded number.
     async fn serve_udp(self: Arc<Self>, socket: Arc<UdpSocket>, group: Group) {
-        let mut buffer = vec![0; DATAGRAM_MAX];
+        let (mut buffer, mut prepared) = (vec![0; DATAGRAM_MAX], Prepared::default());
         loop {
             let (size, peer) = match socket.recv_from(&mut buffer).await {
                 Ok(received) => received,
@@ -73,9 +74,19 @@ impl Server {
                 }
             };
             let query = buffer.get(..size).unwrap_or_default();
+            // Before anything is looked up: what changes meanwhile has a later one.
+            let generation = self.zone.generation();
+            if let Some(answer) = prepared.answer(generation, query) {
+                send(&socket, peer, answer).await;
+                continue;
+            }
             let Some(request) = parse(query) else { continue };
             match self.at_once(&request) {
-                Some(reply) => send(&socket, peer, reply::encode(&reply, &request, Transport::Udp)).await,
+                Some(reply) => {
+                    let Some(bytes) = reply::encode(&reply, &request, Transport::Udp) else { continue };
+                    prepared.keep(generation, query, &reply, &bytes);
+                    send(&socket, peer, &bytes).await;
+                }
                 None => self.later(query.to_vec(), request, socket.clone(), peer, &group),
             }
         }
@@ -85,7 +96,9 @@ impl Server {
         let server = self.clone();
         group.spawn(async move {
             let bytes = server.with_others(&query, &request, Transport::Udp).await;
-            send(&socket, peer, bytes).await;
+            if let Some(bytes) = bytes {
+                send(&socket, peer, &bytes).await;
+            }
         });
     }
 
@@ -193,9 +206,8 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Message> {
     Message::from_vec(bytes).ok().filter(|m| m.metadata.message_type == MessageType::Query)
 }
 
-async fn send(socket: &UdpSocket, peer: SocketAddr, bytes: Option<Vec<u8>>) {
-    let Some(bytes) = bytes else { return };
-    if let Err(error) = socket.send_to(&bytes, peer).await {
+async fn send(socket: &UdpSocket, peer: SocketAddr, bytes: &[u8]) {
+    if let Err(error) = socket.send_to(bytes, peer).await {
         tracing::debug!(%peer, %error, "DNS reply not sent");
     }
 }

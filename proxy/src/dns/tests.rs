@@ -272,3 +272,22 @@ async fn what_does_not_fit_is_cut_over_udp_and_whole_over_tcp() {
     let reply = Message::from_vec(&tokio::time::timeout(BOUND, read_message(&mut stream)).await.unwrap().unwrap()).unwrap();
     assert!(!reply.metadata.truncation && reply.answers.len() == 100);
 }
+
+#[tokio::test]
+async fn an_answer_that_was_kept_goes_when_its_service_changes() {
+    let house = House::new(&[]).await;
+    let moved = |ip: &str| Arc::new(service("d/moved", json!({"clusterIP": ip, "ports": [{"port": 80}]})));
+    let name = "moved.d.svc.cluster.local.";
+    let (first, second) = (moved("10.96.0.50"), moved("10.96.0.51"));
+    house.index.service(None, Some(&first));
+    house.index.set_complete();
+    for _ in 0..3 {
+        assert_eq!(house.hears(name, RecordType::A).await, (ResponseCode::NoError, vec!["A 10.96.0.50".to_owned()]));
+    }
+    house.index.service(Some(&first), Some(&second));
+    assert_eq!(house.hears(name, RecordType::A).await.1, ["A 10.96.0.51"]);
+    house.index.service(Some(&second), None);
+    for _ in 0..2 {
+        assert_eq!(house.hears(name, RecordType::A).await.0, ResponseCode::NXDomain);
+    }
+}

@@ -67,6 +67,11 @@ impl Zone {
         Self { domain: apex.split('.').map(str::to_owned).collect(), apex, address, serial: u32::try_from(serial).unwrap_or(1), index }
     }
 
+    /// Rises when answers may have changed.
+    pub fn generation(&self) -> u64 {
+        self.index.generation()
+    }
+
     pub fn answer(&self, name: &Name, kind: RecordType) -> Answer {
         let labels: Vec<String> = name.iter().map(|l| String::from_utf8_lossy(l).to_lowercase()).collect();
         if let Some(address) = reverse_address(&labels) {

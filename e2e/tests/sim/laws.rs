@@ -203,12 +203,13 @@ impl State {
         }
     }
 
-    /// A new pod of a deployment: within what the deployment allowed not long ago. A write without an answer may have been done twice.
+    /// A new pod of a deployment: within what the deployment allowed not long ago. A write without an answer may have been done twice. The
+    /// surge bounds what the sets are told: pods that another set was told to give up, and has not yet, do not count.
     fn not_too_many(&mut self, pod: &Value) {
         let slack = self.unanswered_lately();
         let Some(deployment) = self.deployment_of(pod) else { return };
         let (uid, now) = (text(deployment, "/metadata/uid").to_owned(), Instant::now());
-        let active = self.pods_of(deployment).filter(|p| is_active(p)).count() as i64;
+        let active = self.counted(deployment, pod);
         let Some(limits) = self.limits.get_mut(&uid) else { return };
         while limits.len() > 1 && limits.front().is_some_and(|(until, _)| *until + STALE < now) {
             limits.pop_front();
@@ -257,6 +258,16 @@ impl State {
         let own = |set: &&Value| set.pointer("/metadata/ownerReferences/0/uid").and_then(Value::as_str) == Some(uid);
         let size = |set: &Value| format!("{}: {} {}", text(set, "/metadata/name"), set["spec"]["replicas"], set["status"]["replicas"]);
         self.of("replicasets", namespace).filter(own).map(size).collect()
+    }
+
+    /// The active pods of the deployment; of sets other than that of `new` no more than they should have.
+    fn counted(&self, deployment: &Value, new: &Value) -> i64 {
+        let sets = self.of("replicasets", text(deployment, "/metadata/namespace")).filter(|set| controls(deployment, set));
+        let of = |set: &Value| {
+            let active = self.pods_of(deployment).filter(|p| is_active(p) && controls(set, p)).count() as i64;
+            if controls(set, new) { active } else { active.min(set["spec"]["replicas"].as_i64().unwrap_or(0)) }
+        };
+        sets.map(of).sum()
     }
 
     fn deployment_of(&self, pod: &Value) -> Option<&Value> {

@@ -228,7 +228,10 @@ mod tests {
         assert_eq!(ask("/livez", "").await, Some((500, bad.into())));
         let good = "[+]ping ok\n[+]poststarthook/rbac/bootstrap-roles excluded: ok\nlivez check passed\n";
         assert_eq!(ask("/livez", "verbose=true&exclude=poststarthook/rbac/bootstrap-roles").await, Some((200, good.into())));
-        assert_eq!(ask("/healthz/poststarthook/rbac/bootstrap-roles", "").await, Some((500, "internal server error: not finished\n".into())));
+        assert_eq!(
+            ask("/healthz/poststarthook/rbac/bootstrap-roles", "").await,
+            Some((500, "internal server error: not finished\n".into()))
+        );
         latch.done();
         assert_eq!(ask("/readyz", "").await, Some((200, "ok".into())));
         assert_eq!(ask("/readyz/ping", "").await, Some((200, "ok".into())));
@@ -257,7 +260,8 @@ mod tests {
         health.probe(store.clone());
         let began = Instant::now();
         let asks = (0..20).map(|_| ask(&health, "/readyz", ""));
-        let bad = "[+]ping ok\n[-]etcd failed: reason withheld\n[-]etcd-readiness failed: reason withheld\n[+]shutdown ok\nreadyz check failed\n";
+        let bad =
+            "[+]ping ok\n[-]etcd failed: reason withheld\n[-]etcd-readiness failed: reason withheld\n[+]shutdown ok\nreadyz check failed\n";
         for answer in futures::future::join_all(asks).await {
             assert_eq!(answer, Some((500, bad.to_owned())));
         }

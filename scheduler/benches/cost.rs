@@ -155,7 +155,7 @@ fn spread() -> Value {
 }
 
 fn mixed(i: usize) -> Value {
-    if i % 5 == 0 {
+    if i.is_multiple_of(5) {
         json!({"metadata": {"labels": {"hopeless": "yes"}}, "spec": {"containers": [{"resources": {"requests": {"cpu": "500"}}}]}})
     } else {
         json!({})

@@ -72,7 +72,7 @@ async fn what_is_wrong_with_tls_is_told() {
     let (ca, cert, key) = (path("ca.crt"), path("client.crt"), path("client.key"));
     let (other_ca, foreign_cert, foreign_key) = (path("other-ca.crt"), path("foreign.crt"), path("foreign.key"));
     let second_key = path("second.key");
-    let table: [(&str, &[(&str, &Path)], &str); 6] = [
+    let table: [(&str, Files<'_>, &str); 6] = [
         ("a CA of somebody else", &[("cafile", &other_ca), ("certfile", &cert), ("keyfile", &key)], "UnknownIssuer"),
         ("no client certificate", &[("cafile", &ca)], "it wants a client certificate, and none was named"),
         (
@@ -89,6 +89,9 @@ async fn what_is_wrong_with_tls_is_told() {
         assert!(said.contains(want), "{what}: {said}");
     }
 }
+
+/// Flags after `--etcd-`, and the files they name.
+type Files<'a> = &'a [(&'a str, &'a Path)];
 
 /// The status and body of a health endpoint.
 async fn health(api: &Api, path: &str) -> (u16, String) {

@@ -1,6 +1,9 @@
 # Two commands for users: `make up` and `make test`. Both need nothing done by hand before, and may be run again.
 # A user who is not root is asked for sudo where it is needed.
 
+# Where Debian keeps iptables and its like: not on PATH after a plain `su`, nor for those who are not root.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .PHONY: up test

@@ -11,6 +11,8 @@ TOOLS=$PWD/target/tools
 SUDO=
 [ "$(id -u)" = 0 ] || SUDO=sudo
 UPDATED=
+# dpkg needs them; they are not on PATH after a plain `su`.
+export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }

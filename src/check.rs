@@ -1,9 +1,6 @@
 //! This machine -> what it lacks for `skiff up`, and the command that mends it.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 /// One thing that is needed.
 pub struct Need {
@@ -38,7 +35,7 @@ pub fn lacking() -> Option<String> {
 }
 
 fn needs() -> Vec<Need> {
-    let program = |what, name, mend| Need { what, met: on_path(name).is_some(), mend };
+    let program = |what, name, mend| Need { what, met: api::programs::find(name).is_some(), mend };
     vec![
         Need { what: "root", met: rustix::process::geteuid().is_root(), mend: "run it with sudo" },
         program("containerd", "containerd", "apt-get install -y containerd"),
@@ -54,12 +51,6 @@ fn needs() -> Vec<Need> {
         },
         Need { what: "network namespaces", met: Path::new("/proc/self/ns/net").exists(), mend: "use a kernel with CONFIG_NET_NS" },
     ]
-}
-
-fn on_path(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(sbin).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
 fn filesystem(name: &str) -> bool {

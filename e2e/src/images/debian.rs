@@ -56,8 +56,7 @@ pub fn unpack(dir: &Path, package: &str) -> anyhow::Result<PathBuf> {
 /// # Errors
 /// It is missing, or failed: with all that it said.
 pub fn said(program: &str, args: &[&str]) -> anyhow::Result<String> {
-    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-    let output = Command::new(program).args(args).env("PATH", path).output();
+    let output = api::programs::command(program).args(args).output();
     let output = output.with_context(|| format!("{program} is missing"))?;
     let out = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {

@@ -173,7 +173,7 @@ async fn import_pause(layout: &Layout, runtime: &Runtime) -> Result<(), Error> {
 
 /// Imports an image archive (OCI or docker) so that pods can use it without a registry. The error is `ctr`'s own text.
 pub async fn import_image(layout: &Layout, archive: &Path) -> Result<(), String> {
-    let mut command = tokio::process::Command::new("ctr");
+    let mut command = tokio::process::Command::from(api::programs::command("ctr"));
     command.arg("--address").arg(layout.socket()).args(["--namespace", "k8s.io", "images", "import"]);
     if std::fs::read_to_string(layout.config_file()).is_ok_and(|text| text.contains("snapshotter = \"native\"")) {
         command.args(["--snapshotter", "native"]);

@@ -8,7 +8,7 @@ use std::{
         unix::{ffi::OsStrExt, process::CommandExt},
     },
     path::Path,
-    process::{Command, Stdio},
+    process::Stdio,
     time::Duration,
 };
 
@@ -31,7 +31,7 @@ impl Process {
         let log = layout.log_file();
         let output = File::options().create(true).append(true).open(&log).map_err(at(&log))?;
         let errors = output.try_clone().map_err(at(&log))?;
-        let mut command = Command::new("containerd");
+        let mut command = api::programs::command("containerd");
         command.arg("--config").arg(layout.config_file());
         command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
         let child = tokio::process::Command::from(command).spawn().map_err(|error| match error.kind() {

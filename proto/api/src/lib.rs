@@ -6,6 +6,7 @@
 pub mod causes;
 pub mod human;
 pub mod names;
+pub mod programs;
 pub mod quantity;
 pub mod selector;
 pub mod status;

@@ -34,7 +34,7 @@ pub async fn is_whole() -> bool {
 /// [`Error::Program`] where it cannot be run, fails, or takes longer than [`BOUND`].
 pub async fn run(program: &'static str, args: &[&str], input: &str) -> Result<String, Error> {
     let failed = |why: String| Error::Program { program, why };
-    let mut command = Command::new(program);
+    let mut command = Command::from(api::programs::command(program));
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(|e| failed(e.to_string()))?;
     let stdin = child.stdin.take();

@@ -27,7 +27,7 @@ pub struct Namespace {
 impl Namespace {
     pub fn new(label: &str) -> Self {
         let name = format!("px{}-{}-{label}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
-        must(Command::new("ip").args(["netns", "add", &name]));
+        must(api::programs::command("ip").args(["netns", "add", &name]));
         let made = Self { name };
         made.ip("link set lo up");
         made
@@ -39,13 +39,13 @@ impl Namespace {
 
     /// A program that runs inside.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("ip");
+        let mut command = api::programs::command("ip");
         command.args(["netns", "exec", &self.name, program]);
         command
     }
 
     pub fn ip(&self, args: &str) -> String {
-        text(&must(Command::new("ip").args(["-n", &self.name]).args(args.split_whitespace())))
+        text(&must(api::programs::command("ip").args(["-n", &self.name]).args(args.split_whitespace())))
     }
 
     /// Moves this thread inside, for good.
@@ -110,7 +110,7 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
+        let _ = api::programs::command("ip").args(["netns", "del", &self.name]).output();
     }
 }
 

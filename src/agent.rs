@@ -79,6 +79,7 @@ fn config(flags: &UpFlags, control: &Control, node: &str, address: IpAddr, dns: 
     config.cluster_domain.clone_from(&flags.server.cluster_domain);
     config.container_runtime_endpoint.clone_from(&flags.agent.container_runtime_endpoint);
     config.pod_manifest_path = Some(flags.agent.pod_manifest_path.clone().unwrap_or_else(|| control.dirs.manifests()));
+    config.eviction_hard = flags.agent.eviction_hard;
     config.version = apiserver::version::GIT_VERSION.into();
     config.program = std::env::current_exe().and_then(std::fs::canonicalize).context("finding our own binary")?;
     config.address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), flags.agent.kubelet_port);

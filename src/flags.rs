@@ -114,6 +114,9 @@ pub struct AgentFlags {
     /// Port of the node agent's own server
     #[arg(long, value_name = "PORT", default_value_t = 10250)]
     pub kubelet_port: u16,
+    /// How much must be free before the node says that it is under pressure, and takes no more pods
+    #[arg(long, value_name = "SIGNAL<AMOUNT,...", default_value = kubelet::EvictionHard::DEFAULT)]
+    pub eviction_hard: kubelet::EvictionHard,
     /// How services are led to their endpoints: iptables or nftables
     #[arg(long, value_name = "MODE", default_value_t = proxy::Mode::Iptables)]
     pub proxy_mode: proxy::Mode,

@@ -240,6 +240,8 @@ fn command(verb: &str, dir: &Path, port: u16, kubelet_port: u16, options: &Optio
     if verb == "up" {
         command.arg("--foreground").arg("--kubeconfig").arg(dir.join("kubeconfig"));
         command.arg("--kubelet-port").arg(kubelet_port.to_string());
+        // A disk that builds have filled is no reason for a test to fail.
+        command.args(["--eviction-hard", "memory.available<100Mi"]);
     } else {
         command.args(["--bind-address", "127.0.0.1"]);
     }

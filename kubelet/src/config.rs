@@ -9,7 +9,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use crate::{containerd::Layout, serving::Issuer};
+use crate::{containerd::Layout, eviction::EvictionHard, serving::Issuer};
 
 /// Where the first node of a machine is kept.
 const USUAL_DIR: &str = "/var/lib/skiff/agent";
@@ -39,6 +39,8 @@ pub struct Config {
     pub pod_manifest_path: Option<PathBuf>,
     /// [`cgroup_root`]
     pub cgroup_root: String,
+    /// When the node says that it is under pressure, and what pods may not have of it.
+    pub eviction_hard: EvictionHard,
     /// Upstream's default is 110.
     pub max_pods: u32,
     /// Labels that the node registers with, beside its own.
@@ -70,6 +72,7 @@ impl Config {
             resolv_conf: "/etc/resolv.conf".into(),
             container_runtime_endpoint: None,
             pod_manifest_path: None,
+            eviction_hard: EvictionHard::default(),
             max_pods: 110,
             labels: BTreeMap::new(),
             version: "v1.36.0".into(),

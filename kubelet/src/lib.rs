@@ -12,6 +12,7 @@ mod context;
 pub mod dns_config;
 pub mod downward;
 pub mod env;
+mod eviction;
 mod image_gc;
 pub mod labels;
 mod machine;
@@ -29,6 +30,7 @@ pub mod volumes;
 
 pub use config::{Config, OnPodCidr};
 pub use context::{Attempt, NodeContext, PodContext};
+pub use eviction::EvictionHard;
 pub use run::{Agent, Error, clean, run, stop_pods};
 pub use serving::{Error as ServingError, Issued, Issuer};
 pub use view::{ContainerView, PodView, Pods};

@@ -31,8 +31,8 @@ pub struct HugePages {
 pub struct Free {
     pub memory_bytes: i64,
     pub disk_bytes: i64,
-    pub inodes: u64,
-    pub inodes_total: u64,
+    pub inodes: i64,
+    pub inodes_total: i64,
     pub pids: i64,
     pub pids_max: i64,
 }
@@ -68,8 +68,8 @@ impl Free {
         Self {
             memory_bytes: kib(&memory, "MemAvailable:") << 10,
             disk_bytes: disk.as_ref().map_or(0, |s| blocks(s.f_bavail, s.f_frsize)),
-            inodes: disk.as_ref().map_or(0, |s| s.f_favail),
-            inodes_total: disk.as_ref().map_or(0, |s| s.f_files),
+            inodes: disk.as_ref().map_or(0, |s| blocks(s.f_favail, 1)),
+            inodes_total: disk.as_ref().map_or(0, |s| blocks(s.f_files, 1)),
             pids: pids_max - tasks,
             pids_max,
         }

@@ -79,7 +79,7 @@ pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -
     let metrics = Metrics::default();
     let runtime = Box::pin(start_runtime(&config, &group)).await?.observed(metrics.observer());
     let machine = Machine::look(&config.agent_dir);
-    let allocatable = node::allocatable(&machine);
+    let allocatable = node::allocatable(&config, &machine);
     let context = Arc::new(context(&config, &machine));
     let (ready_in, ready) = watch::channel(false);
     let served = server::Node { runtime: runtime.clone(), pods: Pods::default(), client: client.clone(), metrics: metrics.clone() };

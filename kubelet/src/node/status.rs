@@ -23,10 +23,7 @@ use crate::{
     machine::{Free, Machine},
 };
 
-/// Upstream's defaults: `evictionHard`, `nodeStatusMaxImages`, `MaxNamesPerImageInNodeStatus`.
-const MEMORY_FREE_MIN: i64 = 100 << 20;
-const DISK_FREE_MIN_PERCENT: i64 = 10;
-const INODES_FREE_MIN_PERCENT: u64 = 5;
+/// Upstream's defaults: `nodeStatusMaxImages`, `MaxNamesPerImageInNodeStatus`.
 const IMAGES_MAX: usize = 50;
 const NAMES_MAX: usize = 5;
 
@@ -105,9 +102,9 @@ pub fn status(config: &Config, machine: &Machine, facts: &Facts, old: &NodeStatu
     let capacity = capacity(config, machine);
     NodeStatus {
         addresses: Some(addresses(config)),
-        allocatable: Some(allocatable(&capacity, machine)),
+        allocatable: Some(allocatable(&capacity, config, machine)),
         capacity: Some(capacity),
-        conditions: Some(conditions(machine, facts, old)),
+        conditions: Some(conditions(config, machine, facts, old)),
         daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(config.address.port()) }) }),
         images: Some(images(&facts.images)),
         node_info: Some(info(config, machine, facts)),
@@ -116,11 +113,11 @@ pub fn status(config: &Config, machine: &Machine, facts: &Facts, old: &NodeStatu
 }
 
 /// The memory, cpu and disk that pods may have together.
-pub fn allocatable_amounts(machine: &Machine) -> crate::downward::Allocatable {
+pub fn allocatable_amounts(config: &Config, machine: &Machine) -> crate::downward::Allocatable {
     crate::downward::Allocatable {
         cpu_milli: machine.cpus * 1000,
-        memory_bytes: (machine.memory_bytes - reserved_huge(machine) - MEMORY_FREE_MIN).max(0),
-        ephemeral_storage_bytes: machine.disk_bytes - machine.disk_bytes / 100 * DISK_FREE_MIN_PERCENT,
+        memory_bytes: (machine.memory_bytes - reserved_huge(machine) - config.eviction_hard.memory.of(machine.memory_bytes)).max(0),
+        ephemeral_storage_bytes: machine.disk_bytes - config.eviction_hard.disk.of(machine.disk_bytes),
     }
 }
 
@@ -178,12 +175,11 @@ pub fn event(condition: &str, status: &str) -> Option<&'static str> {
 
 const OWN: [&str; 4] = ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"];
 
-fn conditions(machine: &Machine, facts: &Facts, old: &NodeStatus) -> Vec<NodeCondition> {
-    let free = facts.free;
-    let low_memory = free.memory_bytes < MEMORY_FREE_MIN;
-    let low_disk = free.disk_bytes < machine.disk_bytes / 100 * DISK_FREE_MIN_PERCENT
-        || free.inodes < free.inodes_total / 100 * INODES_FREE_MIN_PERCENT;
-    let low_pids = free.pids_max > 0 && free.pids < free.pids_max / 100;
+fn conditions(config: &Config, machine: &Machine, facts: &Facts, old: &NodeStatus) -> Vec<NodeCondition> {
+    let (free, hard) = (facts.free, config.eviction_hard);
+    let low_memory = free.memory_bytes < hard.memory.of(machine.memory_bytes);
+    let low_disk = free.disk_bytes < hard.disk.of(machine.disk_bytes) || free.inodes < hard.inodes.of(free.inodes_total);
+    let low_pids = free.pids < hard.pids.of(free.pids_max);
     let either =
         |low: bool, yes: (&'static str, &'static str), no: (&'static str, &'static str)| if low { (true, yes) } else { (false, no) };
     let pressures = [
@@ -245,8 +241,8 @@ fn capacity(config: &Config, machine: &Machine) -> BTreeMap<String, Quantity> {
     capacity
 }
 
-fn allocatable(capacity: &BTreeMap<String, Quantity>, machine: &Machine) -> BTreeMap<String, Quantity> {
-    let amounts = allocatable_amounts(machine);
+fn allocatable(capacity: &BTreeMap<String, Quantity>, config: &Config, machine: &Machine) -> BTreeMap<String, Quantity> {
+    let amounts = allocatable_amounts(config, machine);
     let mut allocatable = capacity.clone();
     allocatable.insert("memory".into(), kib(amounts.memory_bytes));
     allocatable.insert("ephemeral-storage".into(), Quantity(amounts.ephemeral_storage_bytes.to_string()));
@@ -352,6 +348,19 @@ mod tests {
         assert_eq!(value["allocatable"]["memory"], "946176Ki");
         assert_eq!(value["addresses"][0], json!({"type": "InternalIP", "address": "10.0.0.1"}));
         assert_eq!(value["conditions"][1]["reason"], "KubeletHasNoDiskPressure");
+    }
+
+    #[test]
+    fn pressure_is_what_the_thresholds_call_it() {
+        let facts = Facts { free: Free { disk_bytes: 99 << 20, ..healthy().free }, ..healthy() };
+        for (hard, pressure) in
+            [(crate::EvictionHard::DEFAULT, "True"), ("nodefs.available<9%", "False"), ("memory.available<1Gi", "False")]
+        {
+            let config = Config { eviction_hard: hard.parse().unwrap(), ..config() };
+            let value = json!(status(&config, &machine(), &facts, &NodeStatus::default()));
+            assert_eq!(value["conditions"][1]["status"], pressure, "{hard}");
+            assert_eq!(value["conditions"][0]["status"], if hard.starts_with("memory") { "True" } else { "False" }, "{hard}");
+        }
     }
 
     #[test]

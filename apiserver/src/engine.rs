@@ -10,12 +10,13 @@ mod head;
 pub(crate) mod list;
 pub(crate) mod meta;
 mod object;
+pub(crate) mod reader;
 pub(crate) mod ring;
 pub(crate) mod scale;
 pub(crate) mod select;
 pub(crate) mod table;
 pub(crate) mod update;
-pub(crate) mod wake;
+mod wake;
 
 use std::{sync::Arc, time::Duration};
 

@@ -2,19 +2,20 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    ops::Bound,
+    ops::{Bound, Range},
     sync::{Arc, Weak},
 };
 
 use api::Key;
 use parking_lot::{Mutex, RwLock};
 use store::{Entry, Rev};
+use tokio::sync::watch;
 
 use super::{
     object::Object,
     ring::{BYTES_MAX, Event, Expired, Ring},
     select::Selection,
-    wake::{Sleepers, Wakes},
+    wake::{Interest, Marks, Pushed, Wakes},
 };
 use crate::kind::{Kind, Scope};
 
@@ -38,7 +39,7 @@ pub(crate) struct Cache {
     /// `/registry/<prefix>/`
     pub prefix: String,
     state: RwLock<State>,
-    pub wakes: Wakes,
+    wakes: Wakes,
     /// Held while changes are told, so that a new listener sees each exactly once.
     listeners: Mutex<Vec<Listener>>,
     /// The last whole snapshot, for as long as somebody reads it: lists at one time share it.
@@ -160,12 +161,25 @@ impl Cache {
         objects
     }
 
-    pub fn cursor_after(&self, rev: Rev) -> Result<u64, Expired> {
+    pub fn subscribe(&self, interest: Interest<'_>) -> watch::Receiver<Marks> {
+        self.wakes.subscribe(interest)
+    }
+
+    /// The cursors of the events above `rev`.
+    pub fn cursors_after(&self, rev: Rev) -> Result<Range<u64>, Expired> {
         self.state.read().ring.after(rev)
     }
 
-    pub fn read(&self, cursor: u64, max: usize) -> Result<Vec<Arc<Event>>, Expired> {
-        self.state.read().ring.read(cursor, max)
+    pub fn read(&self, cursors: Range<u64>, max: usize) -> Result<Vec<Arc<Event>>, Expired> {
+        self.state.read().ring.read(cursors, max)
+    }
+
+    pub fn pick(&self, cursors: impl Iterator<Item = u64>) -> Result<Vec<Arc<Event>>, Expired> {
+        self.state.read().ring.pick(cursors)
+    }
+
+    pub fn expired(&self) -> Expired {
+        self.state.read().ring.expired()
     }
 
     pub fn listen(&self, listener: Listener) {
@@ -182,17 +196,16 @@ impl Cache {
         let listeners = self.listeners.lock();
         let parsed: Vec<_> = writes.into_iter().filter_map(|write| self.parsed(write)).collect();
         let mut events = Vec::with_capacity(parsed.len());
-        let (end, sleepers) = {
+        let held = {
             let mut state = self.state.write();
             let seen = state.rev;
             for (tail, rev, new) in parsed.into_iter().filter(|(_, rev, _)| *rev > seen) {
                 events.extend(state.put(tail, rev, new));
             }
-            let sleepers = if state.ring.turns_over() { Sleepers::Woken } else { Sleepers::Left };
-            (state.ring.end(), sleepers)
+            state.ring.held()
         };
         tell(&listeners, &events);
-        self.wakes.wake(&self.kind, &events, end, sleepers);
+        self.wakes.wake(&self.kind, &Pushed { events: &events, held });
     }
 
     fn parsed(&self, write: Write) -> Option<(Arc<str>, Rev, Option<Arc<Object>>)> {
@@ -206,7 +219,7 @@ impl Cache {
         let listeners = self.listeners.lock();
         let fresh: Vec<_> = entries.iter().filter_map(|entry| self.object(entry).map(|object| (entry, object))).collect();
         let mut events = Vec::new();
-        let end = {
+        {
             let mut state = self.state.write();
             for tail in state.lost(&self.prefix, entries) {
                 events.extend(state.put(tail, rev, None));
@@ -219,10 +232,9 @@ impl Cache {
             }
             state.ring.reset(rev);
             state.rev = rev;
-            state.ring.end()
-        };
+        }
         tell(&listeners, &events);
-        self.wakes.wake(&self.kind, &events, end, Sleepers::Woken);
+        self.wakes.reset();
     }
 }
 

@@ -1,6 +1,6 @@
 //! Changes of one kind of object, newest last, bounded in bytes; watchers keep cursors into it.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use store::Rev;
 
@@ -24,8 +24,6 @@ pub(crate) struct Ring {
     first: u64,
     bytes: usize,
     bytes_max: usize,
-    /// What has been pushed since the last turn was told.
-    pushed: usize,
     /// All events above this revision are there.
     floor: Rev,
 }
@@ -49,12 +47,11 @@ impl Event {
 
 impl Ring {
     pub fn new(bytes_max: usize) -> Self {
-        Self { events: VecDeque::new(), first: 1, bytes: 0, bytes_max, pushed: 0, floor: 0 }
+        Self { events: VecDeque::new(), first: 1, bytes: 0, bytes_max, floor: 0 }
     }
 
     pub fn push(&mut self, event: Arc<Event>) {
         self.bytes += event.size();
-        self.pushed += event.size();
         self.events.push_back(event);
         while self.bytes > self.bytes_max {
             let Some(old) = self.events.pop_front() else { return };
@@ -72,33 +69,43 @@ impl Ring {
         self.floor = floor;
     }
 
-    /// True each time a quarter of the ring has been written anew: sleeping readers must look, or they fall behind.
-    pub fn turns_over(&mut self) -> bool {
-        let turned = self.pushed > self.bytes_max / 4;
-        if turned {
-            self.pushed = 0;
-        }
-        turned
-    }
-
     /// The cursor behind the newest event.
     pub fn end(&self) -> u64 {
         self.first + self.events.len() as u64
     }
 
-    /// The cursor of the first event above `rev`.
-    pub fn after(&self, rev: Rev) -> Result<u64, Expired> {
-        if rev < self.floor {
-            return Err(Expired { floor: self.floor });
-        }
-        Ok(self.first + self.events.partition_point(|event| event.rev <= rev) as u64)
+    /// The cursors of all that is there.
+    pub fn held(&self) -> Range<u64> {
+        self.first..self.end()
     }
 
-    /// Up to `max` events from `cursor` on.
-    pub fn read(&self, cursor: u64, max: usize) -> Result<Vec<Arc<Event>>, Expired> {
-        let Some(skip) = cursor.checked_sub(self.first) else { return Err(Expired { floor: self.floor }) };
-        let skip = usize::try_from(skip).unwrap_or(usize::MAX).min(self.events.len());
-        Ok(self.events.range(skip..).take(max).cloned().collect())
+    /// The cursors of the events above `rev`.
+    pub fn after(&self, rev: Rev) -> Result<Range<u64>, Expired> {
+        if rev < self.floor {
+            return Err(self.expired());
+        }
+        Ok(self.first + self.events.partition_point(|event| event.rev <= rev) as u64..self.end())
+    }
+
+    /// Up to `max` events of `cursors`.
+    pub fn read(&self, cursors: Range<u64>, max: usize) -> Result<Vec<Arc<Event>>, Expired> {
+        let (start, end) = (self.place(cursors.start)?, self.place(cursors.end)?);
+        Ok(self.events.range(start..end).take(max).cloned().collect())
+    }
+
+    /// The event at each of `cursors`.
+    pub fn pick(&self, cursors: impl Iterator<Item = u64>) -> Result<Vec<Arc<Event>>, Expired> {
+        cursors.map(|cursor| self.events.get(self.place(cursor)?).cloned().ok_or_else(|| self.expired())).collect()
+    }
+
+    pub fn expired(&self) -> Expired {
+        Expired { floor: self.floor }
+    }
+
+    /// How many events are there before `cursor`.
+    fn place(&self, cursor: u64) -> Result<usize, Expired> {
+        let skip = cursor.checked_sub(self.first).ok_or_else(|| self.expired())?;
+        Ok(usize::try_from(skip).unwrap_or(usize::MAX).min(self.events.len()))
     }
 }
 
@@ -114,14 +121,17 @@ mod tests {
     fn cursors_survive_turnover_and_expire_behind_it() {
         let mut ring = Ring::new(EVENT_BYTES * 3);
         (1..=3).for_each(|rev| ring.push(event(rev)));
-        let start = ring.after(0).unwrap();
-        assert_eq!(ring.read(start, 9).unwrap().len(), 3);
+        let all = ring.after(0).unwrap();
+        assert_eq!(ring.read(all.clone(), 9).unwrap().len(), 3);
+        assert_eq!(ring.read(all.start..all.start + 1, 9).unwrap().len(), 1);
         ring.push(event(4));
-        assert_eq!(ring.read(start, 9).err(), Some(Expired { floor: 1 }));
+        assert_eq!(ring.read(all.clone(), 9).err(), Some(Expired { floor: 1 }));
+        assert_eq!(ring.pick([all.start].into_iter()).err(), Some(Expired { floor: 1 }));
         assert_eq!(ring.after(0), Err(Expired { floor: 1 }));
-        let revs: Vec<Rev> = ring.read(ring.after(2).unwrap(), 9).unwrap().iter().map(|e| e.rev).collect();
-        assert_eq!(revs, [3, 4]);
-        assert!(ring.read(ring.end(), 9).unwrap().is_empty());
+        let revs = |events: Vec<Arc<Event>>| events.iter().map(|event| event.rev).collect::<Vec<_>>();
+        assert_eq!(revs(ring.read(ring.after(2).unwrap(), 9).unwrap()), [3, 4]);
+        assert_eq!(revs(ring.pick([all.start + 1, all.end].into_iter()).unwrap()), [2, 4]);
+        assert!(ring.read(ring.end()..u64::MAX, 9).unwrap().is_empty());
     }
 
     #[test]
@@ -130,7 +140,7 @@ mod tests {
         ring.push(event(5));
         let end = ring.end();
         ring.reset(9);
-        assert!(ring.read(end, 1).is_err());
-        assert_eq!(ring.after(9), Ok(ring.end()));
+        assert!(ring.read(end..u64::MAX, 1).is_err());
+        assert_eq!(ring.after(9), Ok(ring.end()..ring.end()));
     }
 }

@@ -7,7 +7,7 @@ use api::{
     selector::{Fields, Labels},
 };
 
-use super::object::Object;
+use super::{object::Object, wake::Interest};
 use crate::kind::Kind;
 
 /// A selection, checked against the kind's fields.
@@ -57,7 +57,7 @@ impl Selection {
     }
 
     /// The value of one field that every match must have: what a watcher can wait for.
-    pub fn interest(&self) -> Option<(Source, &str)> {
+    pub fn interest(&self) -> Interest<'_> {
         let term = self.terms.iter().find(|term| term.equal).map(|term| (term.field, term.value.as_str()));
         term.or((!self.namespace.is_empty()).then_some((Source::Namespace, self.namespace.as_str())))
     }

@@ -11,10 +11,7 @@ use http_body_util::StreamBody;
 use rand::Rng;
 use serde_json::{Value, json};
 use store::Rev;
-use tokio::{
-    sync::watch,
-    time::{Instant, Sleep},
-};
+use tokio::time::{Instant, Sleep};
 
 use super::{
     negotiate::{Format, Output, Shape},
@@ -25,10 +22,9 @@ use super::{
 use crate::{
     body::{BoxError, Response, boxed},
     engine::{
-        Engine, Object,
-        cache::Cache,
-        form,
+        Engine, Object, form,
         list::When,
+        reader::Reader,
         ring::{Event, Expired},
         select::Selection,
         table::Served,
@@ -39,14 +35,13 @@ use crate::{
 /// A watch without `timeoutSeconds` lasts between this and twice this (`--min-request-timeout`).
 const LASTS: Duration = Duration::from_secs(1800);
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
-/// Events read from the ring at a time.
+/// Events read at a time.
 const READ_MAX: usize = 256;
 
-/// One watcher: a cursor into the resource's ring, and what it is to see.
+/// One watcher: a place in the resource's changes, and what it is to see of them.
 struct Watcher {
     engine: Arc<Engine>,
     served: Served,
-    cache: Arc<Cache>,
     selection: Selection,
     shape: Shape,
     headers: Headers,
@@ -55,11 +50,11 @@ struct Watcher {
     next_initial: usize,
     /// To be sent after them.
     initial_end: Option<Rev>,
-    /// Where to read next; `Err` ends the stream.
-    cursor: Result<u64, Status>,
+    reader: Reader,
+    /// Why it cannot begin: all that the stream will tell.
+    refused: Option<Status>,
     /// Events up to here are not news.
     after: Rev,
-    grown: watch::Receiver<u64>,
     bookmarks: bool,
     next_bookmark: Instant,
     ends: Instant,
@@ -80,20 +75,19 @@ pub(crate) async fn watch(engine: &Arc<Engine>, served: &Served, output: &Output
         .timeout_seconds
         .filter(|seconds| *seconds > 0)
         .map_or_else(|| LASTS.mul_f64(1.0 + rand::rng().random::<f64>()), |seconds| Duration::from_secs(seconds.min(u64::from(u32::MAX))));
-    let grown = cache.wakes.subscribe(options.selection.interest());
+    let reader = Reader::new(&cache, options.selection.interest());
     let mut watcher = Watcher {
         engine: engine.clone(),
         served: served.clone(),
-        cache,
         selection: options.selection.clone(),
         shape: output.shape.clone(),
         headers: Headers::Shown,
         initial: Arc::default(),
         next_initial: 0,
         initial_end: None,
-        cursor: Ok(0),
+        reader,
+        refused: None,
         after: 0,
-        grown,
         bookmarks: options.bookmarks,
         next_bookmark: now + BOOKMARK_EVERY,
         ends: now + lasts,
@@ -120,12 +114,11 @@ impl Watcher {
         }
         if let (When::NotOlderThan(rev) | When::Exactly(rev), false) = (&options.when, wants_state) {
             self.after = *rev;
-            self.cursor = self.cache.cursor_after(*rev).map_err(|expired| too_old(*rev, &expired));
+            self.refused = self.reader.place_after(*rev).err().map(|expired| too_old(*rev, &expired));
             return Ok(());
         }
         let engine = self.engine.clone();
-        let snapshot = self.cache.snapshot(&self.selection.namespace, || *engine.applied.borrow());
-        self.cursor = Ok(snapshot.cursor);
+        let snapshot = self.reader.place_at_state(&self.selection.namespace, || *engine.applied.borrow());
         self.after = snapshot.rev;
         if wants_state {
             self.initial = snapshot.objects;
@@ -142,9 +135,8 @@ impl Watcher {
         let mut out = BytesMut::new();
         self.put_initial(&mut out);
         while out.is_empty() {
-            // Read first: all events up to it are in the ring by now.
+            // Asked first: all events up to it can be read by now.
             let applied = *self.engine.applied.borrow();
-            self.grown.borrow_and_update();
             match self.read(&mut out) {
                 Ok(true) => {}
                 Ok(false) => self.rest(applied, &mut out).await,
@@ -180,12 +172,13 @@ impl Watcher {
         }
     }
 
-    /// Takes what the ring has. `Ok(false)`: nothing new.
+    /// Takes what there is. `Ok(false)`: nothing new.
     fn read(&mut self, out: &mut BytesMut) -> Result<bool, Status> {
-        let cursor = self.cursor.clone()?;
-        let events = self.cache.read(cursor, READ_MAX).map_err(|expired| too_old(self.after, &expired))?;
+        if let Some(status) = self.refused.take() {
+            return Err(status);
+        }
+        let events = self.reader.read(READ_MAX).map_err(|expired| too_old(self.after, &expired))?;
         let Some(last) = events.last() else { return Ok(false) };
-        self.cursor = Ok(cursor + events.len() as u64);
         let seen = self.after;
         self.after = seen.max(last.rev);
         if self.selection.is_all() {
@@ -214,7 +207,7 @@ impl Watcher {
             self.alarm.as_mut().reset(alarm);
         }
         tokio::select! {
-            changed = self.grown.changed() => self.done = changed.is_err(),
+            more = self.reader.news() => self.done = !more,
             () = &mut self.stopping => self.done = true,
             () = &mut self.alarm => {}
         }

@@ -1,6 +1,15 @@
 //! A room to test in: the real engine over the memory store, two kinds of its own, and requests without sockets.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Wake, Waker},
+    time::Duration,
+};
 
 use api::{Gvk, causes::Causes, task::Group, time::Timestamp};
 use apiserver::{
@@ -12,6 +21,7 @@ use apiserver::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, Request};
+use http_body::Body as _;
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -258,7 +268,37 @@ pub struct Watch {
     rest: String,
 }
 
+/// A watch that sleeps, and how often it was woken since.
+pub struct Counted {
+    pub watch: Watch,
+    wakes: Arc<Wakes>,
+}
+
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Counted {
+    pub fn wakes(&self) -> usize {
+        self.wakes.0.load(Ordering::Relaxed)
+    }
+}
+
 impl Watch {
+    /// Looks once, at a watch that has nothing to tell.
+    pub fn counted(mut self) -> Counted {
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(wakes.clone());
+        let looked = Pin::new(&mut self.body).poll_frame(&mut Context::from_waker(&waker));
+        assert!(looked.is_pending(), "the watch has something to tell");
+        Counted { watch: self, wakes }
+    }
+
     /// The next event; `None` at the end of the stream.
     pub async fn next(&mut self) -> Option<Value> {
         loop {

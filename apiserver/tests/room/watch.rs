@@ -133,3 +133,66 @@ async fn a_stopping_house_ends_its_watches() {
     room.group.stop();
     assert_eq!(watch.next().await, None);
 }
+
+const RED: &str = "watch=1&allowWatchBookmarks=true&fieldSelector=spec.colour%3Dred";
+
+async fn paint(room: &Room, name: &str, colour: &str) {
+    room.patch(&format!("{THINGS}/{name}"), "merge-patch", &json!({"spec": {"colour": colour}})).await.ok(200);
+}
+
+#[tokio::test]
+async fn what_gets_or_loses_the_value_of_a_field_is_added_and_deleted() {
+    let room = Room::new().await;
+    let first = room.thing("a", &json!({})).await;
+    paint(&room, "a", "blue").await;
+    room.thing("b", &json!({})).await;
+    // What happened before it came, then what happens from now on.
+    let mut watch = room.watch(&format!("{THINGS}?{RED}&resourceVersion={}", version(&first))).await;
+    assert_eq!([watch.line().await, watch.line().await], ["DELETED a", "ADDED b"]);
+    for (name, colour) in [("a", "green"), ("b", "green"), ("a", "red"), ("b", "red")] {
+        paint(&room, name, colour).await;
+    }
+    room.delete(&format!("{THINGS}/a"), &json!({})).await.ok(200);
+    let mut other = room.watch("/apis/test.io/v1/namespaces/other/things?watch=1&fieldSelector=spec.colour%3Dred").await;
+    let seen = [watch.line().await, watch.line().await, watch.line().await, watch.line().await];
+    assert_eq!(seen, ["DELETED b", "ADDED a", "ADDED b", "DELETED a"]);
+    room.post("/apis/test.io/v1/namespaces/other/things", &crate::kit::thing("o", &json!({}))).await.ok(201);
+    room.thing("c", &json!({})).await;
+    assert_eq!([other.line().await, watch.line().await], ["ADDED o", "ADDED c"]);
+}
+
+#[tokio::test]
+async fn a_watch_that_slept_through_others_events_gets_a_bookmark_of_now() {
+    let room = Room::new().await;
+    let first = room.thing("a", &json!({})).await;
+    paint(&room, "a", "blue").await;
+    let mut watch = room.watch(&format!("{THINGS}?{RED}&resourceVersion={}&timeoutSeconds=1", version(&first) + 1)).await;
+    for colour in ["green", "blue", "green"] {
+        paint(&room, "a", colour).await;
+    }
+    let bookmark = watch.next().await.unwrap();
+    assert_eq!((&bookmark["type"], version(&bookmark["object"])), (&json!("BOOKMARK"), version(&first) + 4));
+    assert_eq!(watch.next().await, None);
+}
+
+#[tokio::test]
+async fn events_of_others_wake_no_watch() {
+    let room = Room::new().await;
+    let first = room.thing("mine", &json!({})).await;
+    let from = |selector: &str| format!("{THINGS}?watch=1&resourceVersion={}&{selector}", version(&first));
+    let selectors =
+        ["fieldSelector=spec.colour%3Dgreen", "fieldSelector=metadata.name%3Dmine", "fieldSelector=spec.colour%3Dgreen,spec.colour!%3Dred"];
+    let mut watches = Vec::new();
+    for selector in selectors {
+        watches.push(room.watch(&from(selector)).await);
+    }
+    watches.push(room.watch(&format!("/apis/test.io/v1/namespaces/other/things?watch=1&resourceVersion={}", version(&first))).await);
+    let mut watched: Vec<_> = watches.into_iter().map(crate::kit::Watch::counted).collect();
+    for i in 0..20 {
+        room.thing(&format!("other{i}"), &json!({})).await;
+    }
+    assert_eq!(watched.iter().map(|watch| watch.wakes()).collect::<Vec<_>>(), [0; 4]);
+    paint(&room, "mine", "green").await;
+    assert_eq!(watched.iter().map(|watch| watch.wakes()).collect::<Vec<_>>(), [1, 1, 1, 0]);
+    assert_eq!(watched[1].watch.line().await, "MODIFIED mine");
+}

@@ -1,0 +1,205 @@
+//! Readers of one cache: what they are told, what they are not, and when they are cut.
+
+use std::{
+    borrow::Cow,
+    sync::atomic::{AtomicUsize, Ordering},
+    task::{Context, Poll, Wake, Waker},
+};
+
+use api::time::Timestamp;
+use bytes::Bytes;
+use serde_json::Value;
+use store::Entry;
+
+use super::*;
+use crate::{
+    engine::{cache::Write, ring::BYTES_MAX, select::Selection},
+    kind::{Field, Kind, Law, Storage},
+};
+
+struct NoLaw;
+
+impl Law for NoLaw {
+    fn cells(&self, _: &Value, _: Timestamp) -> Vec<Value> {
+        Vec::new()
+    }
+}
+
+#[derive(Default)]
+struct Counter(AtomicUsize);
+
+impl Wake for Counter {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A cache, and the revision of its newest write.
+struct Written(Arc<Cache>, Rev);
+
+impl Written {
+    fn new() -> Self {
+        let kind = Kind {
+            group: "test.io".into(),
+            version: "v1".into(),
+            kind: "Thing".into(),
+            plural: "things".into(),
+            singular: "thing".into(),
+            short_names: Cow::Borrowed(&[]),
+            categories: Cow::Borrowed(&[]),
+            scope: crate::kind::Scope::Namespaced,
+            verbs: Cow::Borrowed(&["watch"]),
+            storage: Storage::Kept { prefix: "things".into(), ttl_seconds: None },
+            subresources: Vec::new(),
+            columns: Cow::Borrowed(&[]),
+            fields: Cow::Owned(vec![Field { label: "spec.colour".into(), pointer: "/spec/colour".into(), default: "" }]),
+            schema: "".into(),
+            generation: false,
+            law: Arc::new(NoLaw),
+        };
+        Self(Arc::new(Cache::new(Arc::new(kind), "things")), 0)
+    }
+
+    fn reader(&self, namespace: &str, fields: &str) -> Reader {
+        let selection = Selection::new(&self.0.kind, namespace, "", fields).unwrap();
+        let mut reader = Reader::new(&self.0, selection.interest());
+        reader.place_at_state("", || 0);
+        reader
+    }
+
+    fn colours(&self, colours: impl IntoIterator<Item = usize>) -> Vec<Reader> {
+        colours.into_iter().map(|colour| self.reader("", &format!("spec.colour=c{colour}"))).collect()
+    }
+
+    /// One commit: each name gets this colour; an empty one deletes it.
+    fn put(&mut self, names: &[(&str, &str)]) {
+        self.put_padded(names, "");
+    }
+
+    fn put_padded(&mut self, names: &[(&str, &str)], pad: &str) {
+        let mut write = |(tail, colour): &(&str, &str)| {
+            self.1 += 1;
+            let key: Arc<str> = format!("/registry/things/{tail}").into();
+            let json = format!(r#"{{"metadata":{{"name":"x"}},"spec":{{"colour":"{colour}","pad":"{pad}"}}}}"#);
+            let entry = (!colour.is_empty()).then(|| Entry { key: key.clone(), value: Bytes::from(json), rev: self.1 });
+            Write { key, rev: self.1, entry }
+        };
+        let writes = names.iter().map(&mut write).collect();
+        self.0.apply(writes);
+    }
+
+    /// Writes of colour `c` that a ring cannot hold.
+    fn overflow(&mut self, colour: &str) {
+        let pad = "p".repeat(BYTES_MAX / 16);
+        (0..17).for_each(|_| self.put_padded(&[("ns/big", colour)], &pad));
+    }
+}
+
+impl Reader {
+    fn revs(&mut self) -> Result<Vec<Rev>, Expired> {
+        let mut revs = Vec::new();
+        loop {
+            let events = self.read(2)?;
+            revs.extend(events.iter().map(|event| event.rev));
+            if events.is_empty() {
+                return Ok(revs);
+            }
+        }
+    }
+
+    fn is_woken(&self) -> bool {
+        self.news.has_changed().unwrap()
+    }
+}
+
+#[test]
+fn events_of_others_wake_nobody() {
+    let mut things = Written::new();
+    let readers = things.colours(0..1000);
+    let mut everything = things.reader("", "");
+    for i in 0..200 {
+        things.put(&[(&format!("ns/{i}"), "other"), (&format!("ns/again{i}"), "other")]);
+    }
+    things.overflow("other");
+    assert_eq!(readers.iter().filter(|reader| reader.is_woken()).count(), 0);
+    assert!(everything.is_woken() && everything.read(1).is_err(), "who watches all is woken, and was too slow");
+    things.put(&[("ns/mine", "c7"), ("ns/theirs", "other")]);
+    let (mut woken, mut sleeping): (Vec<_>, Vec<_>) = readers.into_iter().partition(Reader::is_woken);
+    assert_eq!((woken.len(), woken[0].revs()), (1, Ok(vec![things.1 - 1])));
+    assert_eq!(sleeping[0].revs(), Ok(vec![]), "the ring has turned over and nothing of it was theirs");
+}
+
+#[test]
+fn what_enters_leaves_or_moves_concerns_both_values() {
+    let mut things = Written::new();
+    let mut readers = things.colours(0..3);
+    let mut named = [things.reader("ns", ""), things.reader("other", ""), things.reader("ns", "metadata.name=b")];
+    things.put(&[("ns/a", "c0")]);
+    things.put(&[("ns/a", "c1"), ("ns/b", "c1"), ("ns/a", "c1")]);
+    things.put(&[("ns/a", "c2"), ("other/a", "c9"), ("ns/a", "c9")]);
+    things.put(&[("ns/b", "")]);
+    let seen: Vec<_> = readers.iter_mut().map(|reader| reader.revs().unwrap()).collect();
+    assert_eq!(seen, [vec![1, 2], vec![2, 3, 4, 5, 8], vec![5, 7]]);
+    let seen: Vec<_> = named.iter_mut().map(|reader| reader.revs().unwrap()).collect();
+    assert_eq!(seen, [vec![1, 2, 3, 4, 5, 7, 8], vec![6], vec![3, 8]]);
+}
+
+#[test]
+fn one_commit_wakes_once() {
+    let mut things = Written::new();
+    let mut reader = things.colours([0]).remove(0);
+    let counter = Arc::new(Counter::default());
+    let waker = Waker::from(counter.clone());
+    let mut news = Box::pin(reader.news());
+    assert!(news.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    let names: Vec<_> = (0..9).map(|i| format!("ns/{i}")).collect();
+    things.put(&names.iter().map(|name| (name.as_str(), "c0")).collect::<Vec<_>>());
+    assert_eq!(counter.0.load(Ordering::Relaxed), 1);
+    assert_eq!(news.as_mut().poll(&mut Context::from_waker(&waker)), Poll::Ready(true));
+    drop(news);
+    assert_eq!(reader.revs().unwrap().len(), 9);
+    assert!(!reader.is_woken());
+}
+
+#[test]
+fn a_reader_that_resumes_sees_each_event_once() {
+    let mut things = Written::new();
+    (0..5).for_each(|_| things.put(&[("ns/a", "c0"), ("ns/b", "other")]));
+    let mut late = Reader::new(&things.0, Selection::new(&things.0.kind, "", "", "spec.colour=c0").unwrap().interest());
+    // Comes between the reader and its place: it is in the backlog, and marked.
+    things.put(&[("ns/a", "c0"), ("ns/c", "c0"), ("ns/d", "c0")]);
+    late.place_after(6).unwrap();
+    things.put(&[("ns/c", "c1")]);
+    assert_eq!(late.revs(), Ok(vec![7, 8, 9, 10, 11, 12, 13, 14]), "the backlog is told whole");
+    things.put(&[("ns/x", "other"), ("ns/a", "c1")]);
+    assert_eq!(late.revs(), Ok(vec![16]));
+}
+
+#[test]
+fn who_is_too_slow_for_its_own_events_is_cut() {
+    let mut things = Written::new();
+    let mut readers = things.colours([0, 1]);
+    things.put(&[("ns/a", "c0"), ("ns/b", "c1")]);
+    assert_eq!(readers[1].revs(), Ok(vec![2]));
+    things.overflow("other");
+    let mut late = Reader::new(&things.0, None);
+    assert!(late.place_after(1).is_err(), "too old to resume from");
+    assert!(readers[0].revs().is_err(), "it had not read what the ring has lost");
+    assert_eq!(readers[1].revs(), Ok(vec![]));
+    things.overflow("c1");
+    assert!(readers[1].revs().is_err());
+}
+
+#[test]
+fn a_reload_cuts_all() {
+    let mut things = Written::new();
+    let mut readers = things.colours([0]);
+    readers.push(things.reader("", ""));
+    things.put(&[("ns/a", "c1")]);
+    things.0.reload(&[], 9);
+    things.1 = 9;
+    assert!(readers.iter_mut().all(|reader| reader.is_woken() && reader.revs().is_err()));
+    let mut fresh = things.colours([0]).remove(0);
+    things.put(&[("ns/a", "c0")]);
+    assert_eq!(fresh.revs(), Ok(vec![10]));
+}

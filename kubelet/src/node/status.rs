@@ -353,9 +353,11 @@ mod tests {
     #[test]
     fn pressure_is_what_the_thresholds_call_it() {
         let facts = Facts { free: Free { disk_bytes: 99 << 20, ..healthy().free }, ..healthy() };
-        for (hard, pressure) in
-            [(crate::EvictionHard::DEFAULT, "True"), ("nodefs.available<9%", "False"), ("memory.available<1Gi", "False")]
-        {
+        for (hard, memory, disk) in [
+            (crate::EvictionHard::DEFAULT, "False", "True"),
+            ("nodefs.available<9%", "False", "False"),
+            ("memory.available<1Gi", "True", "False"),
+        ] {
             let config = Config { eviction_hard: hard.parse().unwrap(), ..config() };
             let value = json!(status(&config, &machine(), &facts, &NodeStatus::default()));
             let of = |i: usize| value["conditions"][i]["status"].clone();

@@ -242,6 +242,8 @@ fn command(verb: &str, dir: &Path, port: u16, kubelet_port: u16, options: &Optio
         command.arg("--kubelet-port").arg(kubelet_port.to_string());
         // A disk that builds have filled is no reason for a test to fail.
         command.args(["--eviction-hard", "memory.available<100Mi"]);
+        // As after a plain `su`: skiff finds iptables and runc all the same.
+        command.env("PATH", "/usr/bin:/bin");
     } else {
         command.args(["--bind-address", "127.0.0.1"]);
     }

@@ -166,6 +166,7 @@ in_both_modes!(
     clients_that_stick_move_when_their_endpoint_goes,
     traffic_is_spread_over_endpoints_that_come_and_go,
     another_mode_takes_over,
+    the_nodes_own_programs_show_our_rules_and_keep_theirs,
 );
 
 fn services_lead_to_their_pods_from_everywhere(mode: Mode) {
@@ -369,4 +370,51 @@ fn another_mode_takes_over(mode: Mode) {
     let rules = street.rules();
     assert_eq!((rules.contains("KUBE-SERVICES"), rules.contains("kube-proxy")), (mode == Mode::Iptables, mode == Mode::Nftables));
     assert!(rules.contains("-A FORWARD -j SKIFF-FORWARD"));
+}
+
+/// `nft` before 1.0.7 cannot show a rule that looks up what another map holds: there are none.
+fn the_nodes_own_programs_show_our_rules_and_keep_theirs(mode: Mode) {
+    let street = Street::new(3);
+    let status = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.77"}]}});
+    let ports = json!([{"port": 80, "nodePort": 30080}]);
+    let local = json!({"externalTrafficPolicy": "Local", "externalIPs": ["192.0.2.78"], "ports": ports, "status": status,
+        "type": "LoadBalancer", "loadBalancerSourceRanges": ["192.0.2.0/28"]});
+    street.serve("plain", web("10.96.0.1", &json!({})), "TCP", &[0, 1]);
+    street.serve("local", web("10.96.0.2", &local), "TCP", &[0, 2]);
+    street.serve("none", web("10.96.0.3", &json!({"externalIPs": ["192.0.2.79"]})), "TCP", &[]);
+    let sticky = json!({"sessionAffinity": "ClientIP", "ports": [{"port": 80, "nodePort": 30081}]});
+    street.serve("sticky", web("10.96.0.4", &sticky), "TCP", &[0, 1, 2]);
+    let mut sync = street.sync(mode);
+    sync.once();
+    street.pods[1].ask("10.96.0.4:80").unwrap();
+    let said = |words: &str| {
+        let (program, args) = words.split_once(' ').unwrap();
+        netns::text(&netns::must(street.node.command(program).args(args.split(' '))))
+    };
+    said("iptables-nft -A FORWARD -s 203.0.113.7 -j DROP");
+    said("nft add table inet theirs");
+    let shown = [said("nft list ruleset"), said("nft -j list ruleset")];
+    for (shown, ip) in shown.iter().flat_map(|shown| (1..=4).map(move |n| (shown, format!("10.96.0.{n}")))) {
+        assert!(shown.contains(&ip) && shown.contains("203.0.113.7") && shown.contains("theirs"), "{ip} in\n{shown}");
+    }
+    assert!(said("iptables-save -t filter").contains("203.0.113.7"));
+    assert!(said("nft list tables").contains("table inet theirs"));
+    if mode == Mode::Nftables {
+        let ours = said("nft list table ip kube-proxy");
+        let wanted = [
+            "10.96.0.1 . tcp . 80 . 1 : 10.77.0.3 . 8080",
+            "dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 2 map @service-endpoints",
+            "ip daddr . meta l4proto . th dport . ip saddr != @firewall-sources drop",
+            "tcp . 30080 . 1000000 : 10.77.0.2 . 8080",
+            "10.96.0.4 . tcp . 80 : goto ip-masq-outsiders-cluster-1-sticky-",
+            "192.0.2.77 . tcp . 80 . 192.0.2.0/28",
+            "10.77.0.3 timeout 3h expires",
+        ];
+        wanted.into_iter().for_each(|line| assert!(ours.contains(line), "{line} in\n{ours}"));
+        // What nft shows, nft can make.
+        said("nft delete table ip kube-proxy");
+        let made = netns::fed(street.node.command("nft").args(["-f", "-"]), &ours);
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        hears(&street.pods[2], "10.96.0.1:80", &["p0", "p1"]);
+    }
 }

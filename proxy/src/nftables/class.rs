@@ -1,16 +1,17 @@
 //! What a destination's packets get -> the rules for all destinations of that kind.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, num::NonZeroU32};
 
 use ipnet::Ipv4Net;
 
 use super::{
-    elements::{ENDPOINTS, MEMBERS, NODE_PORT_IDS, SERVICE_IDS, word},
+    elements::word,
     expr::{Field, LOCAL, Reg, Step, Verdict},
-    frame::{AFFINITY, REJECT},
+    sets::Set,
+    sticky,
 };
 
-/// What packets to a destination have in common. Equal ones share a chain.
+/// What packets to a destination have in common. Equal ones share a set and a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Class {
     pub door: Door,
@@ -20,9 +21,8 @@ pub struct Class {
     pub list: List,
     /// Endpoints of the list.
     pub count: u32,
-    /// Seconds for which a client stays with its endpoint.
-    pub affinity_seconds: Option<u32>,
-    pub left: Left,
+    /// The portal whose clients stay with their endpoints: it has chains of its own, and counts are 0 or 1.
+    pub sticky: Option<NonZeroU32>,
 }
 
 /// How a destination is told.
@@ -47,51 +47,49 @@ pub enum List {
     Local,
 }
 
-/// What becomes of packets that no endpoint was found for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Left {
-    Pass,
-    Reject,
-    Drop,
-}
-
 /// The bit of the mark that says: masquerade this.
 pub const MARK: u32 = 0x4000;
-const ALL: u32 = u32::MAX;
-
-// The destination stands in the first registers, (service, number or client) and what is found after them.
-const DESTINATION: Reg = Reg(0);
-const ID: Reg = Reg(4);
-const AFTER_ID: Reg = Reg(5);
-const FOUND: Reg = Reg(8);
-const AFTER_FOUND: Reg = Reg(9);
+/// The places of a destination's list Local begin here, far above those of the list Cluster.
+const LOCAL_PLACES: u32 = 1_000_000;
 const SPARE: Reg = Reg(12);
 
 impl Class {
-    /// Its chain in the hooks that change destinations; none where there is nothing to choose from.
+    /// Its set and its chain, as `nft` shows them.
+    pub fn name(&self) -> String {
+        let door = if self.door == Door::Address { "ip" } else { "nodeport" };
+        let masquerade = match self.masquerade {
+            Masquerade::Never => "",
+            Masquerade::Outsiders => "-masq-outsiders",
+            Masquerade::Always => "-masq",
+        };
+        let list = if self.list == List::Cluster { "cluster" } else { "local" };
+        let insiders = if self.insiders > 0 { format!("-or-cluster-{}", self.insiders) } else { String::new() };
+        let sticky = self.sticky.map(|id| format!("-sticky-{id}")).unwrap_or_default();
+        format!("{door}{masquerade}-{list}-{}{insiders}{sticky}", self.count)
+    }
+
+    /// The lists that it chooses from.
+    pub fn lists(&self) -> impl Iterator<Item = List> {
+        let chosen = (self.count > 0).then_some(self.list);
+        let of_insiders = (self.insiders > 0).then_some(List::Cluster);
+        chosen.into_iter().chain(of_insiders)
+    }
+
+    /// Its chain in the hooks that change destinations.
     pub fn rules(&self, cluster_cidr: Option<Ipv4Net>) -> Vec<Vec<Step>> {
         let mut rules = self.masquerading(cluster_cidr);
         if self.insiders > 0 {
             let local = vec![Step::Load(Field::SourceKind, SPARE), Step::Is(SPARE, LOCAL)];
             if let Some(cidr) = cluster_cidr {
-                rules.extend(self.pick(&within(cidr), List::Cluster, self.insiders));
+                rules.push(self.pick(&within(cidr), List::Cluster, self.insiders));
             }
             rules.push([local.clone(), mark()].concat());
-            rules.extend(self.pick(&local, List::Cluster, self.insiders));
+            rules.push(self.pick(&local, List::Cluster, self.insiders));
         }
         if self.count > 0 {
-            rules.extend(self.pick(&[], self.list, self.count));
+            rules.push(self.pick(&[], self.list, self.count));
         }
         rules
-    }
-
-    /// What the filters say, of packets that still have this destination.
-    pub fn refusal(&self) -> Option<Verdict> {
-        match self.left {
-            Left::Pass => None,
-            Left::Reject => Some(Verdict::Goto(REJECT.to_owned())),
-            Left::Drop => Some(Verdict::Drop),
-        }
     }
 
     fn masquerading(&self, cluster_cidr: Option<Ipv4Net>) -> Vec<Vec<Step>> {
@@ -102,35 +100,26 @@ impl Class {
         }
     }
 
-    fn pick(&self, when: &[Step], list: List, count: u32) -> Vec<Vec<Step>> {
-        let rule = |steps: &[Step]| [when, &self.id(list, ID), steps].concat();
-        let draw = [Step::Draw { to: AFTER_ID, count, first: 0 }, Step::Lookup(ENDPOINTS, ID, FOUND)];
-        let fresh = rule(&[&draw[..], &[Step::Dnat(FOUND)]].concat());
-        let Some(seconds) = self.affinity_seconds else { return vec![fresh] };
-        let client = Step::Load(Field::Source, AFTER_ID);
-        // An endpoint that is gone is no member, though clients may still be remembered for it.
-        let found = [client.clone(), Step::Lookup(AFFINITY, ID, AFTER_ID), Step::Among(MEMBERS, ID)];
-        let again = [Step::Load(Field::Source, AFTER_FOUND), remember(FOUND, AFTER_ID, seconds), Step::Dnat(AFTER_ID)];
-        let back = rule(&[&found[..], &self.id(list, FOUND), &again].concat());
-        let new = [client.clone(), Step::Forget { map: AFFINITY, key: ID }];
-        let keep = [client, remember(ID, FOUND, seconds), Step::Dnat(FOUND)];
-        // The last one is for a map that is full.
-        vec![back, rule(&[&new[..], &draw, &keep].concat()), fresh]
-    }
-
-    /// The number of the destination's list of endpoints.
-    fn id(&self, list: List, to: Reg) -> Vec<Step> {
-        let ids = if self.door == Door::Address { SERVICE_IDS } else { NODE_PORT_IDS };
-        let mut steps = destination(self.door);
-        steps.push(Step::Lookup(ids, DESTINATION, to));
-        if list == List::Local {
-            steps.push(Step::Bits(to, ALL, 1));
+    fn pick(&self, when: &[Step], list: List, count: u32) -> Vec<Step> {
+        if let Some(id) = self.sticky {
+            return [when, &[Step::End(Verdict::Goto(sticky::chain(id.get(), list)))]].concat();
         }
-        steps
+        let (key, found) = (destination(self.door), Reg(0));
+        let place = Reg(u8::try_from(key.len()).unwrap_or(0));
+        let draw =
+            [Step::Draw { to: place, count, first: list.first_place() }, Step::Lookup(Set::Endpoints(self.door).name(), found, found)];
+        [when, &key, &draw, &[Step::Dnat(found)]].concat()
     }
 }
 
-/// Loads what maps of destinations are asked with.
+impl List {
+    /// Where its places begin among those of a destination.
+    pub fn first_place(self) -> u32 {
+        if self == List::Local { LOCAL_PLACES } else { 0 }
+    }
+}
+
+/// Loads what sets of destinations are asked with, from the first register on.
 pub fn destination(door: Door) -> Vec<Step> {
     match door {
         Door::Address => {
@@ -159,8 +148,4 @@ fn net_test(field: Field, net: Ipv4Net, test: impl Fn(Reg, u32) -> Step) -> Vec<
 
 fn mark() -> Vec<Step> {
     vec![Step::Load(Field::Mark, SPARE), Step::Bits(SPARE, !MARK, MARK), Step::SetMark(SPARE)]
-}
-
-fn remember(key: Reg, value: Reg, seconds: u32) -> Step {
-    Step::Remember { map: AFFINITY, key, value, seconds }
 }

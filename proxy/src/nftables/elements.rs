@@ -1,42 +1,24 @@
-//! Portals of one service -> its elements of the maps. Pure.
+//! Portals of one service -> its elements of the sets and maps. Pure.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddrV4},
+    num::NonZeroU32,
+};
 
 use ipnet::Ipv4Net;
 
-use super::class::{Class, Door, Left, List, Masquerade};
+use super::{
+    class::{Class, Door, List, Masquerade},
+    sets::{Refusal, Set},
+    sticky::Sticky,
+};
 use crate::model::{Policy, Portal, Protocol, Site};
-
-/// The maps and sets whose elements services are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Set {
-    ClusterIps,
-    Services,
-    ServiceIds,
-    NodePorts,
-    NodePortIds,
-    Endpoints,
-    Members,
-    Hairpin,
-    Firewalled,
-    FirewallSources,
-}
-
-pub const SERVICES: &str = "service-ips";
-pub const SERVICE_IDS: &str = "service-ids";
-pub const NODE_PORTS: &str = "service-nodeports";
-pub const NODE_PORT_IDS: &str = "service-nodeport-ids";
-pub const ENDPOINTS: &str = "service-endpoints";
-pub const MEMBERS: &str = "affinity-endpoints";
-pub const CLUSTER_IPS: &str = "cluster-ips";
-pub const HAIRPIN: &str = "hairpin-connections";
-pub const FIREWALLED: &str = "firewall-ips";
-pub const FIREWALL_SOURCES: &str = "firewall-sources";
 
 /// Four words as registers have them; those that a set does not use are 0.
 pub type Words = [u32; 4];
 
-/// One element. `data` is the value of a map's; for [`Set::FirewallSources`] its first word is where the range of sources ends.
+/// One element. `data` is the value of a map's, if that is words; for [`Set::FirewallSources`] its first word is where the range of sources ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Element {
     pub set: Set,
@@ -44,22 +26,39 @@ pub struct Element {
     pub data: [u32; 2],
 }
 
+/// What packets are sent to: the words that sets of destinations are asked with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Destination {
+    door: Door,
+    key: [u32; 3],
+}
+
 /// One portal as the kernel has it: its number, and its endpoints by place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Line {
-    /// Even: it is the number of the list Cluster. The next one is that of the list Local.
+    /// Even, not 0: it is the number of the list Cluster. The next one is that of the list Local.
     pub id: u32,
     pub cluster: Vec<SocketAddrV4>,
     pub local: Vec<SocketAddrV4>,
 }
 
+/// All that a service needs.
+#[derive(Debug, Default)]
+pub struct Needs {
+    /// What only one service can have: its destinations, each with what hangs on it.
+    pub own: BTreeMap<Destination, Vec<Element>>,
+    /// What others may need as well.
+    pub shared: Vec<Element>,
+    /// Chains of portals whose clients stay, by number.
+    pub sticky: BTreeMap<u32, Sticky>,
+}
+
 /// One portal, while its elements are written.
-struct Writer<'a, N> {
+struct Writer<'a> {
     portal: &'a Portal,
     line: &'a Line,
     site: &'a Site,
-    number: N,
-    out: Vec<Element>,
+    out: &'a mut Needs,
 }
 
 impl Line {
@@ -75,84 +74,89 @@ impl Line {
             local: places(old.map(|l| &l.local), &portal.backends.local, portal.uses_local()),
         }
     }
+
+    fn list(&self, list: List) -> &[SocketAddrV4] {
+        if list == List::Local { &self.local } else { &self.cluster }
+    }
 }
 
-/// The elements of a portal; `number` tells the number of a class.
-pub fn elements(portal: &Portal, line: &Line, site: &Site, number: impl FnMut(Class) -> u32) -> Vec<Element> {
-    let mut writer = Writer { portal, line, site, number, out: Vec::new() };
-    writer.doors();
-    writer.firewall();
-    writer.endpoints(List::Cluster);
-    writer.endpoints(List::Local);
-    writer.out
+impl Needs {
+    /// Adds a portal's.
+    pub fn add(&mut self, portal: &Portal, line: &Line, site: &Site) {
+        let mut writer = Writer { portal, line, site, out: self };
+        writer.destinations();
+        writer.shared();
+        writer.sticky();
+    }
 }
 
-impl<'a, N: FnMut(Class) -> u32> Writer<'a, N> {
-    fn list(&self, list: List) -> &'a [SocketAddrV4] {
-        if list == List::Local { &self.line.local } else { &self.line.cluster }
-    }
-
-    fn doors(&mut self) {
-        let internal = self.internal();
-        self.put(Set::ClusterIps, &[word(self.portal.cluster_ip)], [0; 2]);
-        self.address(self.portal.cluster_ip, internal);
-        let external = self.external(Door::Address);
-        self.portal.external_ips.iter().chain(&self.portal.balancer_ips).for_each(|ip| self.address(*ip, external));
-        if let Some(port) = self.portal.node_port {
-            let class = self.external(Door::NodePort);
-            let class = (self.number)(class);
-            let key = [protocol(self.portal.protocol), port_word(port)];
-            self.put(Set::NodePorts, &key, [class, 0]);
-            self.put(Set::NodePortIds, &key, [self.line.id, 0]);
-        }
-    }
-
-    fn address(&mut self, ip: Ipv4Addr, class: Class) {
-        let class = (self.number)(class);
-        let key = self.key(ip);
-        self.put(Set::Services, &key, [class, 0]);
-        self.put(Set::ServiceIds, &key, [self.line.id, 0]);
-    }
-
-    fn internal(&self) -> Class {
-        let list = list(self.portal.internal);
+impl Writer<'_> {
+    fn destinations(&mut self) {
         let masquerade = if self.site.cluster_cidr.is_some() { Masquerade::Outsiders } else { Masquerade::Never };
-        self.class(Door::Address, masquerade, 0, list)
+        let internal = list(self.portal.internal);
+        self.destination(Door::Address, self.portal.cluster_ip, self.class(Door::Address, masquerade, 0, internal), internal);
+        for ip in &self.portal.external_ips {
+            self.external(Door::Address, *ip);
+        }
+        for ip in &self.portal.balancer_ips {
+            self.external(Door::Address, *ip);
+            self.firewall(*ip);
+        }
+        if self.portal.node_port.is_some() {
+            self.external(Door::NodePort, Ipv4Addr::UNSPECIFIED);
+        }
     }
 
     /// With the policy Local, who is inside the cluster goes anywhere all the same.
-    fn external(&self, door: Door) -> Class {
-        match self.portal.external {
-            Policy::Cluster => self.class(door, Masquerade::Always, 0, List::Cluster),
-            Policy::Local => self.class(door, Masquerade::Never, count(&self.line.cluster), List::Local),
-        }
-    }
-
-    fn class(&self, door: Door, masquerade: Masquerade, insiders: u32, list: List) -> Class {
-        let count = count(self.list(list));
-        let left = match (count, self.portal.backends.any) {
-            (1.., _) => Left::Pass,
-            // Nothing here: another node might be asked. Nothing anywhere: say so.
-            (0, true) => Left::Drop,
-            (0, false) => Left::Reject,
+    fn external(&mut self, door: Door, ip: Ipv4Addr) {
+        let list = list(self.portal.external);
+        let class = match self.portal.external {
+            Policy::Cluster => self.class(door, Masquerade::Always, 0, list),
+            Policy::Local => self.class(door, Masquerade::Never, count(&self.line.cluster), list),
         };
-        if count == 0 && insiders == 0 {
-            return Class {
-                door: Door::Address,
-                masquerade: Masquerade::Never,
-                insiders,
-                list: List::Cluster,
-                count,
-                affinity_seconds: None,
-                left,
-            };
-        }
-        Class { door, masquerade, insiders, list, count, affinity_seconds: self.portal.affinity_seconds, left }
+        self.destination(door, ip, class, list);
     }
 
-    fn firewall(&mut self) {
+    fn class(&self, door: Door, masquerade: Masquerade, insiders: u32, list: List) -> Option<Class> {
+        let count = count(self.line.list(list));
+        let sticky = self.portal.affinity_seconds.and_then(|_| NonZeroU32::new(self.line.id));
+        let size = |count: u32| if sticky.is_some() { count.min(1) } else { count };
+        let class = Class { door, masquerade, insiders: size(insiders), list, count: size(count), sticky };
+        (class.count > 0 || class.insiders > 0).then_some(class)
+    }
+
+    fn destination(&mut self, door: Door, ip: Ipv4Addr, class: Option<Class>, list: List) {
+        let to = self.key(door, ip);
+        // The first one counts: an address may be given twice.
+        if self.out.own.contains_key(&to) {
+            return;
+        }
+        let mut elements = Vec::new();
+        if let Some(class) = class {
+            elements.extend([to.among(Set::Services(door)), to.among(Set::Class(class))]);
+            let lists = class.lists().filter(|_| class.sticky.is_none());
+            lists.for_each(|list| self.endpoints(&to, list, &mut elements));
+        }
+        elements.extend(self.refusal(list).map(|refusal| to.among(Set::Refused(door, refusal))));
+        self.out.own.insert(to, elements);
+    }
+
+    /// What the filters say, of packets that still have their destination.
+    fn refusal(&self, list: List) -> Option<Refusal> {
+        let why = if self.portal.backends.any { Refusal::Drop } else { Refusal::Reject };
+        self.line.list(list).is_empty().then_some(why)
+    }
+
+    fn endpoints(&self, to: &Destination, list: List, elements: &mut Vec<Element>) {
+        for (place, endpoint) in (list.first_place()..).zip(self.line.list(list)) {
+            let data = [word(*endpoint.ip()), port_word(endpoint.port())];
+            elements.push(Element { set: Set::Endpoints(to.door), key: to.and(place), data });
+        }
+    }
+
+    fn firewall(&mut self, ip: Ipv4Addr) {
         let ranges = &self.portal.source_ranges;
-        if !self.portal.backends.any || ranges.is_empty() || self.portal.balancer_ips.is_empty() {
+        if !self.portal.backends.any || ranges.is_empty() {
             return;
         }
         let mut allowed = ranges.clone();
@@ -160,35 +164,49 @@ impl<'a, N: FnMut(Class) -> u32> Writer<'a, N> {
         if ranges.iter().any(|range| self.site.node_ips.iter().any(|ip| range.contains(ip))) {
             allowed.extend(self.portal.balancer_ips.iter().map(|ip| Ipv4Net::from(*ip)));
         }
-        for ip in &self.portal.balancer_ips {
-            let key = self.key(*ip);
-            self.put(Set::Firewalled, &key, [self.line.id, 0]);
-        }
+        let to = self.key(Door::Address, ip);
+        let elements = self.out.own.entry(to).or_default();
+        elements.push(to.among(Set::Firewalled));
         for range in Ipv4Net::aggregate(&allowed) {
-            self.put(Set::FirewallSources, &[self.line.id, word(range.network())], [word(range.broadcast()), 0]);
+            let (key, data) = (to.and(word(range.network())), [word(range.broadcast()), 0]);
+            elements.push(Element { set: Set::FirewallSources, key, data });
         }
     }
 
-    fn endpoints(&mut self, list: List) {
-        let id = self.line.id + u32::from(list == List::Local);
-        for (place, endpoint) in (0..).zip(self.list(list)) {
-            let address = [word(*endpoint.ip()), port_word(endpoint.port())];
-            self.put(Set::Endpoints, &[id, place], address);
-            self.put(Set::Hairpin, &[address[0], address[0]], [0; 2]);
-            if self.portal.affinity_seconds.is_some() {
-                self.put(Set::Members, &[id, address[0], address[1]], [0; 2]);
-            }
+    fn shared(&mut self) {
+        let put = |set, key| Element { set, key, data: [0; 2] };
+        self.out.shared.push(put(Set::ClusterIps, [word(self.portal.cluster_ip), 0, 0, 0]));
+        let all = self.line.cluster.iter().chain(&self.line.local).map(|endpoint| word(*endpoint.ip()));
+        self.out.shared.extend(all.map(|ip| put(Set::Hairpin, [ip, ip, 0, 0])));
+    }
+
+    fn sticky(&mut self) {
+        for (number, list) in (self.line.id..).zip([List::Cluster, List::Local]) {
+            let made = Sticky::of(self.portal, self.line.list(list));
+            self.out.sticky.extend(made.map(|sticky| (number, sticky)));
         }
     }
 
-    fn key(&self, ip: Ipv4Addr) -> [u32; 3] {
-        [word(ip), protocol(self.portal.protocol), port_word(self.portal.port)]
+    fn key(&self, door: Door, ip: Ipv4Addr) -> Destination {
+        let protocol = protocol(self.portal.protocol);
+        let key = match door {
+            Door::Address => [word(ip), protocol, port_word(self.portal.port)],
+            Door::NodePort => [protocol, port_word(self.portal.node_port.unwrap_or(0)), 0],
+        };
+        Destination { door, key }
+    }
+}
+
+impl Destination {
+    fn among(&self, set: Set) -> Element {
+        let [a, b, c] = self.key;
+        Element { set, key: [a, b, c, 0], data: [0; 2] }
     }
 
-    fn put(&mut self, set: Set, key: &[u32], data: [u32; 2]) {
-        let mut words = Words::default();
-        words.iter_mut().zip(key).for_each(|(to, from)| *to = *from);
-        self.out.push(Element { set, key: words, data });
+    /// The key of a set that asks for one thing more.
+    fn and(&self, more: u32) -> Words {
+        let [a, b, c] = self.key;
+        if self.door == Door::Address { [a, b, c, more] } else { [a, b, more, 0] }
     }
 }
 
@@ -218,12 +236,14 @@ pub fn word(ip: Ipv4Addr) -> u32 {
     u32::from_ne_bytes(ip.octets())
 }
 
-fn port_word(port: u16) -> u32 {
+/// As a register has it.
+pub fn port_word(port: u16) -> u32 {
     let [high, low] = port.to_be_bytes();
     u32::from_ne_bytes([high, low, 0, 0])
 }
 
-fn protocol(protocol: Protocol) -> u32 {
+/// Its number as a register has it.
+pub fn protocol(protocol: Protocol) -> u32 {
     let number = match protocol {
         Protocol::Tcp => 6,
         Protocol::Udp => 17,
@@ -241,7 +261,7 @@ mod tests {
     };
     use serde_json::{Value, json};
 
-    fn written(spec: Value, endpoints: &[&str]) -> (Vec<Element>, Vec<Class>) {
+    fn written(spec: Value, endpoints: &[&str]) -> (Needs, Vec<Class>) {
         let mut spec = spec;
         let status = spec.as_object_mut().unwrap().remove("status");
         let mut service = service("d/s", spec);
@@ -251,12 +271,12 @@ mod tests {
         let portals = portals(&service, slices.iter(), &node);
         let site =
             Site { cluster_cidr: Some("10.77.0.0/16".parse().unwrap()), node_ips: vec!["192.0.2.1".parse().unwrap()], ..Site::default() };
-        let (line, mut classes) = (Line::next(None, 2, &portals[0]), Vec::new());
-        let all = elements(&portals[0], &line, &site, |class| {
-            classes.push(class);
-            u32::try_from(classes.len()).unwrap()
-        });
-        (all, classes)
+        let (line, mut needs, mut classes) = (Line::next(None, 2, &portals[0]), Needs::default(), Vec::new());
+        needs.add(&portals[0], &line, &site);
+        for element in needs.own.values().flatten() {
+            classes.extend(if let Set::Class(class) = element.set { Some(class) } else { None });
+        }
+        (needs, classes)
     }
 
     fn spec(more: Value) -> Value {
@@ -265,37 +285,52 @@ mod tests {
         spec
     }
 
-    fn in_set(all: &[Element], set: Set) -> Vec<(Words, [u32; 2])> {
-        all.iter().filter(|e| e.set == set).map(|e| (e.key, e.data)).collect()
+    fn in_set(needs: &Needs, set: Set) -> Vec<(Words, [u32; 2])> {
+        let all = needs.own.values().flatten().chain(&needs.shared);
+        all.filter(|e| e.set == set).map(|e| (e.key, e.data)).collect()
     }
 
     #[test]
-    fn a_cluster_ip_is_four_kinds_of_elements() {
+    fn a_cluster_ip_is_a_member_of_its_class_with_its_endpoints_by_place() {
         let (all, classes) = written(spec(json!({})), &["10.77.0.2@n1", "10.77.0.3@n2"]);
-        let door = [word("10.96.0.1".parse().unwrap()), protocol(Protocol::Tcp), port_word(80), 0];
-        assert_eq!(in_set(&all, Set::Services), [(door, [1, 0])]);
-        assert_eq!(in_set(&all, Set::ServiceIds), [(door, [2, 0])]);
+        let [ip, tcp, port] = [word("10.96.0.1".parse().unwrap()), protocol(Protocol::Tcp), port_word(80)];
+        for set in [Set::Services(Door::Address), Set::Class(classes[0])] {
+            assert_eq!(in_set(&all, set), [([ip, tcp, port, 0], [0, 0])]);
+        }
         let second = [word("10.77.0.3".parse().unwrap()), port_word(8080)];
-        assert_eq!(in_set(&all, Set::Endpoints)[1], ([2, 1, 0, 0], second));
+        assert_eq!(in_set(&all, Set::Endpoints(Door::Address))[1], ([ip, tcp, port, 1], second));
         assert_eq!(in_set(&all, Set::Hairpin).len(), 2);
-        assert!(in_set(&all, Set::Members).is_empty());
+        assert!(all.sticky.is_empty());
         assert_eq!((classes.len(), classes[0].count, classes[0].masquerade), (1, 2, Masquerade::Outsiders));
+        assert_eq!(classes[0].name(), "ip-masq-outsiders-cluster-2");
     }
 
     #[test]
-    fn policies_and_missing_endpoints_are_told_by_the_class() {
+    fn policies_are_told_by_the_class_and_missing_endpoints_by_a_refusal() {
         let node_port = json!({"ports": [{"port": 80, "nodePort": 30080}], "externalTrafficPolicy": "Local"});
-        let class = |more: Value, endpoints: &[&str]| written(spec(more), endpoints).1;
-        let local = class(node_port.clone(), &["10.77.0.2@n1", "10.77.0.3@n2"])[1];
-        assert_eq!((local.insiders, local.count, local.list, local.left), (2, 1, List::Local, Left::Pass));
-        let elsewhere = class(node_port.clone(), &["10.77.0.3@n2"])[1];
-        assert_eq!((elsewhere.insiders, elsewhere.count, elsewhere.left), (1, 0, Left::Drop));
-        assert_eq!(class(node_port, &[])[1].left, Left::Reject);
-        let internal = class(json!({"internalTrafficPolicy": "Local"}), &["10.77.0.3@n2"])[0];
-        assert_eq!((internal.count, internal.left), (0, Left::Drop));
-        assert!(internal.rules(None).is_empty());
-        let sticky = class(json!({"sessionAffinity": "ClientIP"}), &["10.77.0.2@n1"])[0];
-        assert_eq!((sticky.affinity_seconds, sticky.rules(None).len()), (Some(10_800), 3));
+        let refused = |needs: &Needs, door, refusal| in_set(needs, Set::Refused(door, refusal)).len();
+        let (local, classes) = written(spec(node_port.clone()), &["10.77.0.2@n1", "10.77.0.3@n2"]);
+        assert_eq!((classes[1].insiders, classes[1].count, classes[1].list), (2, 1, List::Local));
+        assert_eq!(classes[1].name(), "nodeport-local-1-or-cluster-2");
+        let places: Vec<u32> = in_set(&local, Set::Endpoints(Door::NodePort)).iter().map(|(key, _)| key[2]).collect();
+        assert_eq!(places, [1_000_000, 0, 1]);
+        let (elsewhere, classes) = written(spec(node_port.clone()), &["10.77.0.3@n2"]);
+        assert_eq!((classes[1].insiders, classes[1].count), (1, 0));
+        assert_eq!(refused(&elsewhere, Door::NodePort, Refusal::Drop), 1);
+        let (nowhere, classes) = written(spec(node_port), &[]);
+        assert_eq!((classes.len(), in_set(&nowhere, Set::Services(Door::NodePort)).len()), (0, 0));
+        assert_eq!(refused(&nowhere, Door::NodePort, Refusal::Reject) + refused(&nowhere, Door::Address, Refusal::Reject), 2);
+        let (internal, classes) = written(spec(json!({"internalTrafficPolicy": "Local"})), &["10.77.0.3@n2"]);
+        assert_eq!((classes.len(), refused(&internal, Door::Address, Refusal::Drop)), (0, 1));
+    }
+
+    #[test]
+    fn clients_that_stay_have_chains_of_their_own() {
+        let (all, classes) = written(spec(json!({"sessionAffinity": "ClientIP"})), &["10.77.0.2@n1", "10.77.0.3@n2"]);
+        assert_eq!((classes[0].sticky, classes[0].count), (NonZeroU32::new(2), 1));
+        assert_eq!(classes[0].name(), "ip-masq-outsiders-cluster-1-sticky-2");
+        assert_eq!(all.sticky.keys().copied().collect::<Vec<_>>(), [2]);
+        assert!(in_set(&all, Set::Endpoints(Door::Address)).is_empty());
     }
 
     #[test]
@@ -307,7 +342,7 @@ mod tests {
         assert_eq!(in_set(&all, Set::Firewalled).len(), 1);
         // This node stands in one of them, so the balancer's address may be a source.
         let end = |ip: &str| word(ip.parse().unwrap());
-        let mut found: Vec<(u32, u32)> = in_set(&all, Set::FirewallSources).iter().map(|(key, data)| (key[1], data[0])).collect();
+        let mut found: Vec<(u32, u32)> = in_set(&all, Set::FirewallSources).iter().map(|(key, data)| (key[3], data[0])).collect();
         found.sort_by_key(|(start, _)| u32::from_be(*start));
         let whole = [("192.0.2.0", "192.0.2.255"), ("198.51.100.0", "198.51.100.255"), ("203.0.113.5", "203.0.113.5")];
         assert_eq!(found, whole.map(|(a, b)| (end(a), end(b))));

@@ -1,5 +1,7 @@
 //! Steps of a rule -> expressions of nf_tables. Source of the numbers: the kernel's `linux/netfilter/nf_tables.h`.
 
+use std::borrow::Cow;
+
 use super::wire::{LIST_ELEMENT, Writer};
 
 /// A place of four bytes; what is wider takes those that follow.
@@ -29,6 +31,9 @@ pub enum Verdict {
     Goto(String),
 }
 
+/// Of a set or map.
+pub type Name = Cow<'static, str>;
+
 /// One step; a rule ends where a condition does not hold. Words are as registers have them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -37,28 +42,27 @@ pub enum Step {
     Bits(Reg, u32, u32),
     Is(Reg, u32),
     IsNot(Reg, u32),
-    Among(&'static str, Reg),
-    NotAmong(&'static str, Reg),
+    /// For fields of one byte.
+    IsByte(Reg, u8),
+    Among(Name, Reg),
+    NotAmong(Name, Reg),
     /// Map, key, value.
-    Lookup(&'static str, Reg, Reg),
+    Lookup(Name, Reg, Reg),
     /// A map of verdicts.
-    Branch(&'static str, Reg),
+    Branch(Name, Reg),
+    /// So many bytes of a word.
+    Put(Reg, u32, usize),
     /// A random one of `count` numbers from `first` on.
     Draw {
         to: Reg,
         count: u32,
         first: u32,
     },
-    /// Writes an element from here on for some time.
+    /// Writes an element of a set, for some time from here on.
     Remember {
-        map: &'static str,
+        set: String,
         key: Reg,
-        value: Reg,
         seconds: u32,
-    },
-    Forget {
-        map: &'static str,
-        key: Reg,
     },
     SetMark(Reg),
     /// The address, and the port in the register after it.
@@ -102,14 +106,14 @@ impl Step {
             Step::Load(Field::CtState | Field::CtStatus, _) => "ct",
             Step::Load(Field::SourceKind | Field::DestinationKind, _) => "fib",
             Step::Bits(..) => "bitwise",
-            Step::Is(..) | Step::IsNot(..) => "cmp",
+            Step::Is(..) | Step::IsNot(..) | Step::IsByte(..) => "cmp",
             Step::Among(..) | Step::NotAmong(..) | Step::Lookup(..) | Step::Branch(..) => "lookup",
             Step::Draw { .. } => "numgen",
-            Step::Remember { .. } | Step::Forget { .. } => "dynset",
+            Step::Remember { .. } => "dynset",
             Step::Dnat(_) => "nat",
             Step::Masquerade => "masq",
             Step::Reject => "reject",
-            Step::End(_) => "immediate",
+            Step::End(_) | Step::Put(..) => "immediate",
         }
     }
 
@@ -121,19 +125,22 @@ impl Step {
                 word(w, 4, *mask);
                 word(w, 5, *flip);
             }
-            Step::Is(reg, value) => compare(*reg, 0, *value, w),
-            Step::IsNot(reg, value) => compare(*reg, 1, *value, w),
+            Step::Is(reg, value) => compare(*reg, 0, &value.to_ne_bytes(), w),
+            Step::IsNot(reg, value) => compare(*reg, 1, &value.to_ne_bytes(), w),
+            Step::IsByte(reg, value) => compare(*reg, 0, &[*value], w),
             Step::Among(set, reg) => lookup(set, &[(2, reg.number())], w),
             Step::NotAmong(set, reg) => lookup(set, &[(2, reg.number()), (5, 1)], w),
             Step::Lookup(map, key, value) => lookup(map, &[(2, key.number()), (3, value.number())], w),
             Step::Branch(map, key) => lookup(map, &[(2, key.number()), (3, VERDICT_REG)], w),
             Step::Draw { to, count, first } => numbers(w, &[(1, to.number()), (2, *count), (3, 1), (4, *first)]),
-            Step::Remember { map, key, value, seconds } => {
-                lookup(map, &[(3, 1), (4, key.number()), (5, value.number())], w);
+            Step::Remember { set, key, seconds } => {
+                lookup(set, &[(3, 1), (4, key.number())], w);
                 w.number64(6, u64::from(*seconds) * 1000);
             }
-            // A map wants a value also where nothing is written.
-            Step::Forget { map, key } => lookup(map, &[(3, 2), (4, key.number()), (5, key.number())], w),
+            Step::Put(to, value, bytes) => {
+                numbers(w, &[(1, to.number())]);
+                w.nested(2, |w| w.attr(1, value.to_ne_bytes().get(..*bytes).unwrap_or_default()));
+            }
             Step::SetMark(reg) => numbers(w, &[(2, 3), (3, reg.number())]),
             Step::Dnat(reg) => numbers(w, &[(1, 1), (2, 2), (3, reg.number()), (5, reg.number() + 1)]),
             Step::Masquerade => w.number(1, 16),
@@ -184,9 +191,9 @@ fn load(field: Field, to: Reg, w: &mut Writer) {
     }
 }
 
-fn compare(reg: Reg, operation: u32, value: u32, w: &mut Writer) {
+fn compare(reg: Reg, operation: u32, value: &[u8], w: &mut Writer) {
     numbers(w, &[(1, reg.number()), (2, operation)]);
-    word(w, 3, value);
+    w.nested(3, |w| w.attr(1, value));
 }
 
 fn lookup(set: &str, attributes: &[(u16, u32)], w: &mut Writer) {

@@ -1,15 +1,19 @@
-//! Portals -> elements of nf_tables' maps, written over netlink.
+//! Portals -> elements of nf_tables' sets and maps, written over netlink.
 //!
-//! A packet's way is the same for one service and for many: its destination is looked up once for its *class* (how many endpoints,
-//! what to masquerade, ...), the class' chain draws a number, and (service, number) is looked up for the endpoint. Services and
-//! endpoints are plain data, no chains, so that a change is a few elements and the kernel need not check the whole table again.
-//! Source of what packets get: upstream `pkg/proxy/nftables/proxier.go`; the maps are our own.
+//! A packet's destination is looked up in a set per *class* (how many endpoints, what to masquerade, ...). The class' chain draws a
+//! number, and (destination, number) is looked up for the endpoint. Services and endpoints are plain data, so that a change is a few
+//! elements: a verdict for each service instead, as upstream has it, would have the kernel check all of them at every change of one.
+//! What a lookup finds is never looked up again, which `nft` could not show. Source of what packets get: upstream
+//! `pkg/proxy/nftables/proxier.go`; the sets and maps are our own.
 
 mod class;
 mod elements;
 mod expr;
 mod frame;
+mod sets;
+mod slots;
 mod socket;
+mod sticky;
 mod table;
 mod wire;
 

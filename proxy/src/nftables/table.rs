@@ -1,7 +1,7 @@
 //! Services' portals -> transactions: all at once, then only the elements that changed. Pure but for the sending.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -9,15 +9,18 @@ use api::Key;
 
 use super::{
     class::Class,
-    elements::{Element, Line, Set, Words, elements},
+    elements::{Destination, Element, Line, Needs},
     expr::Verdict,
-    frame::{self, CLASSES, REFUSALS, SetSpec, TABLE, WITNESS},
+    frame::{self, TABLE, WITNESS},
+    sets::{Form, Set},
+    slots::Slots,
     socket::{Error, Socket},
+    sticky::Sticky,
     wire::{LIST_ELEMENT, Verb, Writer},
 };
 use crate::model::{Portal, Protocol, Site};
 
-/// A list of elements must be below 64 KiB; one takes up to 64 bytes.
+/// A list of elements must be below 64 KiB; one takes up to 112 bytes.
 const ELEMENTS_PER_MESSAGE: usize = 500;
 /// Larger transactions are worked on beside the other tasks.
 const INLINE_BYTES: usize = 64 * 1024;
@@ -28,62 +31,70 @@ pub struct Table {
     site: Site,
     socket: Option<Arc<Socket>>,
     services: HashMap<Key, Held>,
-    slots: HashMap<(Set, Words), Slot>,
-    /// What other services want of a slot that one has taken. Empty but for moments.
-    rivals: HashMap<(Set, Words), Vec<[u32; 2]>>,
-    classes: Classes,
-    next_id: u32,
+    slots: Slots,
+    /// The service that has a destination, by its number.
+    owners: HashMap<Destination, u32>,
+    /// Other services that want it, in the order they came. Empty on a sound cluster.
+    waiting: HashMap<Destination, VecDeque<Key>>,
+    /// Those whose sets and chains stand in the kernel.
+    written: HashSet<Class>,
+    /// Lists of endpoints whose clients stay, by number.
+    sticky: BTreeMap<u32, Sticky>,
+    /// Those that were touched as they were before; `None`: not there.
+    sticky_before: BTreeMap<u32, Option<Sticky>>,
+    next_number: u32,
 }
 
-/// One service: its portals by port and protocol, and what of the slots it has claimed.
+/// One service: its number, its portals by port and protocol, and what it claims.
 #[derive(Default)]
 struct Held {
+    number: u32,
     lines: BTreeMap<(u16, Protocol), Line>,
-    elements: Vec<Element>,
+    own: BTreeMap<Destination, Vec<Element>>,
+    shared: Vec<Element>,
+    sticky: Vec<u32>,
 }
-
-/// One element, and how many claim it as it is.
-#[derive(Clone, Copy)]
-struct Slot {
-    data: [u32; 2],
-    claims: u32,
-}
-
-/// Numbers of classes. Their chains stay until everything is written anew.
-#[derive(Default)]
-struct Classes {
-    numbers: HashMap<Class, u32>,
-    fresh: Vec<(Class, u32)>,
-    next: u32,
-}
-
-/// Slots as they were before they were touched; `None`: empty.
-type Before = HashMap<(Set, Words), Option<[u32; 2]>>;
 
 impl Table {
     /// Takes changed services; the transaction that brings the kernel there, `None` if nothing differs.
     pub fn update(&mut self, changes: &[(Key, Vec<Portal>)]) -> Option<Vec<u8>> {
-        let mut before = Before::new();
-        changes.iter().for_each(|(key, portals)| self.take(key, portals, &mut before));
+        changes.iter().for_each(|(key, portals)| self.take(key, portals));
+        let changes = self.slots.take_changes();
+        let (mut born, mut gone): (Vec<Class>, Vec<Class>) = changes.classes.iter().partition(|class| self.slots.is_used(class));
+        born.retain(|class| self.written.insert(*class));
+        gone.retain(|class| self.written.remove(class));
+        let sticky = self.take_sticky_changes();
         let mut writer = Writer::batch();
-        std::mem::take(&mut self.classes.fresh).iter().for_each(|(class, number)| self.write_class(class, *number, &mut writer));
-        self.write_changes(before, &mut writer);
+        for (number, old, new) in &sticky {
+            new.iter().for_each(|new| new.write(*number, old.as_ref(), &mut writer));
+        }
+        born.iter().for_each(|class| self.write_class(class, &mut writer));
+        write_elements(Verb::DelElement, changes.gone, &mut writer);
+        write_elements(Verb::NewElement, changes.come, &mut writer);
+        if born.iter().chain(&gone).any(|class| class.sticky.is_none()) {
+            frame::write_ways(self.slots.classes().iter(), &mut writer);
+        }
+        gone.iter().for_each(|class| remove_class(class, &mut writer));
+        for (number, old, new) in &sticky {
+            old.iter().for_each(|old| old.write_gone(*number, new.as_ref(), &mut writer));
+        }
         writer.finish()
     }
 
     /// Everything, in place of whatever stands in the kernel; `site` is as it is now.
     pub fn full(&mut self, site: Site, changes: &[(Key, Vec<Portal>)]) -> Option<Vec<u8>> {
         self.site = site;
-        let mut before = Before::new();
-        changes.iter().for_each(|(key, portals)| self.take(key, portals, &mut before));
-        self.forget_classes();
+        changes.iter().for_each(|(key, portals)| self.take(key, portals));
+        self.slots.take_changes();
+        self.sticky_before.clear();
+        let classes = self.slots.classes();
+        self.written = classes.iter().copied().collect();
         let mut writer = Writer::batch();
         frame::write(&self.site, &mut writer);
-        let mut classes: Vec<(&Class, &u32)> = self.classes.numbers.iter().collect();
-        classes.sort_unstable_by_key(|(_, number)| **number);
-        classes.into_iter().for_each(|(class, number)| self.write_class(class, *number, &mut writer));
-        let all = self.slots.iter().map(|((set, key), slot)| Element { set: *set, key: *key, data: slot.data });
-        write_elements(Verb::NewElement, all.collect(), &mut writer);
+        self.sticky.iter().for_each(|(number, sticky)| sticky.write(*number, None, &mut writer));
+        classes.iter().for_each(|class| self.write_class(class, &mut writer));
+        write_elements(Verb::NewElement, self.slots.all(), &mut writer);
+        frame::write_ways(classes.iter(), &mut writer);
         writer.finish()
     }
 
@@ -136,159 +147,149 @@ impl Table {
         self.socket.clone().ok_or(Error::Silent)
     }
 
-    fn take(&mut self, key: &Key, portals: &[Portal], before: &mut Before) {
-        let old = self.services.remove(key).unwrap_or_default();
-        let mut new = Held::default();
+    fn take(&mut self, key: &Key, portals: &[Portal]) {
+        let mut old = self.services.remove(key).unwrap_or_default();
+        let (lines, needs) = self.needs(&mut old, portals);
+        for (to, elements) in old.own.iter().filter(|(to, _)| !needs.own.contains_key(to)) {
+            self.leave(key, old.number, to, elements);
+        }
+        for (to, elements) in &needs.own {
+            self.enter(key, old.number, to, old.own.get(to).map_or(&[], Vec::as_slice), elements);
+        }
+        old.shared.iter().for_each(|element| self.slots.release(element));
+        needs.shared.iter().for_each(|element| self.slots.claim(element));
+        let sticky = needs.sticky.keys().copied().collect();
+        self.take_sticky(&old.sticky, needs.sticky);
+        if !lines.is_empty() {
+            self.services.insert(key.clone(), Held { number: old.number, lines, own: needs.own, shared: needs.shared, sticky });
+        }
+    }
+
+    /// Numbers are given where there are none yet.
+    fn needs(&mut self, old: &mut Held, portals: &[Portal]) -> (BTreeMap<(u16, Protocol), Line>, Needs) {
+        let (mut lines, mut needs) = (BTreeMap::new(), Needs::default());
+        if old.number == 0 {
+            old.number = self.fresh_number();
+        }
         for portal in portals {
             let of = (portal.port, portal.protocol);
             let was = old.lines.get(&of);
-            let id = was.map_or_else(|| self.fresh_id(), |line| line.id);
+            let id = was.map_or_else(|| self.fresh_number(), |line| line.id);
             let line = Line::next(was, id, portal);
-            new.elements.extend(elements(portal, &line, &self.site, |class| self.classes.number(class)));
-            new.lines.insert(of, line);
+            needs.add(portal, &line, &self.site);
+            lines.insert(of, line);
         }
-        old.elements.iter().for_each(|element| self.release(element, before));
-        new.elements.iter().for_each(|element| self.claim(element, before));
-        if !new.lines.is_empty() {
-            self.services.insert(key.clone(), new);
-        }
+        (lines, needs)
     }
 
     /// Never used again: clients may be remembered under it.
-    fn fresh_id(&mut self) -> u32 {
-        self.next_id = self.next_id.wrapping_add(2);
-        self.next_id
+    fn fresh_number(&mut self) -> u32 {
+        self.next_number = self.next_number.wrapping_add(2).max(2);
+        self.next_number
     }
 
-    fn claim(&mut self, element: &Element, before: &mut Before) {
-        let at = (element.set, element.key);
-        before.entry(at).or_insert_with(|| self.slots.get(&at).map(|slot| slot.data));
-        match self.slots.get_mut(&at) {
-            None => drop(self.slots.insert(at, Slot { data: element.data, claims: 1 })),
-            Some(slot) if slot.data == element.data => slot.claims += 1,
-            Some(_) => self.rivals.entry(at).or_default().push(element.data),
+    /// The service wants a destination; who has it keeps it.
+    fn enter(&mut self, key: &Key, number: u32, to: &Destination, old: &[Element], new: &[Element]) {
+        let owner = *self.owners.entry(*to).or_insert(number);
+        if owner == number {
+            old.iter().for_each(|element| self.slots.release(element));
+            new.iter().for_each(|element| self.slots.claim(element));
+            return;
+        }
+        let waiting = self.waiting.entry(*to).or_default();
+        if !waiting.contains(key) {
+            waiting.push_back(key.clone());
         }
     }
 
-    fn release(&mut self, element: &Element, before: &mut Before) {
-        let at = (element.set, element.key);
-        before.entry(at).or_insert_with(|| self.slots.get(&at).map(|slot| slot.data));
-        match self.slots.get_mut(&at) {
-            Some(slot) if slot.data == element.data && slot.claims > 1 => slot.claims -= 1,
-            Some(slot) if slot.data == element.data => self.vacate(at),
-            _ => self.withdraw(at, element.data),
+    /// The destination goes to the next who wants it.
+    fn leave(&mut self, key: &Key, number: u32, to: &Destination, elements: &[Element]) {
+        if self.owners.get(to) != Some(&number) {
+            return self.edit_waiting(to, |waiting| waiting.retain(|other| other != key));
+        }
+        elements.iter().for_each(|element| self.slots.release(element));
+        self.owners.remove(to);
+        let mut next = None;
+        self.edit_waiting(to, |waiting| next = waiting.pop_front());
+        if let Some(held) = next.and_then(|next| self.services.get(&next)) {
+            self.owners.insert(*to, held.number);
+            held.own.get(to).into_iter().flatten().for_each(|element| self.slots.claim(element));
         }
     }
 
-    /// The slot goes to the next who wants it.
-    fn vacate(&mut self, at: (Set, Words)) {
-        self.slots.remove(&at);
-        let Some(waiting) = self.rivals.remove(&at) else { return };
-        for data in waiting {
-            self.claim(&Element { set: at.0, key: at.1, data }, &mut Before::new());
-        }
-    }
-
-    fn withdraw(&mut self, at: (Set, Words), data: [u32; 2]) {
-        let Some(waiting) = self.rivals.get_mut(&at) else { return };
-        if let Some(place) = waiting.iter().position(|d| *d == data) {
-            waiting.swap_remove(place);
-        }
+    fn edit_waiting(&mut self, to: &Destination, edit: impl FnOnce(&mut VecDeque<Key>)) {
+        let Some(waiting) = self.waiting.get_mut(to) else { return };
+        edit(waiting);
         if waiting.is_empty() {
-            self.rivals.remove(&at);
+            self.waiting.remove(to);
         }
     }
 
-    fn write_changes(&self, before: Before, writer: &mut Writer) {
-        let (mut gone, mut come) = (Vec::new(), Vec::new());
-        for ((set, key), old) in before {
-            let new = self.slots.get(&(set, key)).map(|slot| slot.data);
-            if old == new {
-                continue;
-            }
-            gone.extend(old.map(|data| Element { set, key, data }));
-            come.extend(new.map(|data| Element { set, key, data }));
+    fn take_sticky(&mut self, old: &[u32], new: BTreeMap<u32, Sticky>) {
+        for number in old.iter().chain(new.keys()) {
+            self.sticky_before.entry(*number).or_insert_with(|| self.sticky.get(number).cloned());
         }
-        write_elements(Verb::DelElement, gone, writer);
-        write_elements(Verb::NewElement, come, writer);
+        old.iter().for_each(|number| drop(self.sticky.remove(number)));
+        self.sticky.extend(new);
     }
 
-    fn write_class(&self, class: &Class, number: u32, writer: &mut Writer) {
-        let rules = class.rules(self.site.cluster_cidr);
-        if !rules.is_empty() {
-            let name = format!("class-{number}");
-            frame::chain(&name, writer);
-            rules.iter().for_each(|steps| frame::rule(&name, steps, writer));
-            write_verdict(CLASSES, number, &Verdict::Goto(name), writer);
-        }
-        if let Some(verdict) = class.refusal() {
-            write_verdict(REFUSALS, number, &verdict, writer);
-        }
+    /// Number, before, now.
+    fn take_sticky_changes(&mut self) -> Vec<(u32, Option<Sticky>, Option<Sticky>)> {
+        let touched = std::mem::take(&mut self.sticky_before).into_iter();
+        let all = touched.map(|(number, old)| (number, old, self.sticky.get(&number).cloned()));
+        all.filter(|(_, old, new)| old != new).collect()
     }
 
-    /// Those that no destination has any more.
-    fn forget_classes(&mut self) {
-        let doors = self.slots.iter().filter(|((set, _), _)| matches!(set, Set::Services | Set::NodePorts));
-        let used: std::collections::HashSet<u32> = doors.map(|(_, slot)| slot.data[0]).collect();
-        let waiting: std::collections::HashSet<u32> = self.rivals.values().flatten().map(|data| data[0]).collect();
-        self.classes.numbers.retain(|_, number| used.contains(number) || waiting.contains(number));
-        self.classes.fresh.clear();
+    fn write_class(&self, class: &Class, writer: &mut Writer) {
+        let name = class.name();
+        if class.sticky.is_none() {
+            Set::Class(*class).write(writer);
+        }
+        frame::chain(&name, writer);
+        class.rules(self.site.cluster_cidr).iter().for_each(|steps| frame::rule(&name, steps, writer));
     }
 }
 
-impl Classes {
-    fn number(&mut self, class: Class) -> u32 {
-        if let Some(number) = self.numbers.get(&class) {
-            return *number;
-        }
-        self.next += 1;
-        self.numbers.insert(class, self.next);
-        self.fresh.push((class, self.next));
-        self.next
+fn remove_class(class: &Class, writer: &mut Writer) {
+    frame::remove(Verb::DelChain, &class.name(), writer);
+    if class.sticky.is_none() {
+        frame::remove(Verb::DelSet, &class.name(), writer);
     }
-}
-
-fn write_verdict(map: &str, class: u32, verdict: &Verdict, writer: &mut Writer) {
-    write_list(Verb::NewElement, map, writer, |w| {
-        w.nested(LIST_ELEMENT, |w| {
-            w.nested(1, |w| w.attr(1, &class.to_ne_bytes()));
-            w.nested(2, |w| verdict.write(w));
-        });
-    });
 }
 
 fn write_elements(verb: Verb, mut all: Vec<Element>, writer: &mut Writer) {
     all.sort_unstable();
     for of_set in all.chunk_by(|a, b| a.set == b.set) {
-        let Some(spec) = of_set.first().map(|e| e.set.spec()) else { continue };
+        let Some(set) = of_set.first().map(|e| e.set) else { continue };
+        let (name, form) = (set.name(), set.form());
         for part in of_set.chunks(ELEMENTS_PER_MESSAGE) {
-            write_list(verb, spec.name, writer, |w| part.iter().for_each(|element| write_element(verb, spec, element, w)));
+            writer.change(verb, |w| {
+                w.text(1, TABLE);
+                w.text(2, &name);
+                w.nested(3, |w| part.iter().for_each(|element| write_element(verb, &form, element, w)));
+            });
         }
     }
 }
 
-fn write_list(verb: Verb, set: &str, writer: &mut Writer, body: impl FnOnce(&mut Writer)) {
-    writer.change(verb, |w| {
-        w.text(1, TABLE);
-        w.text(2, set);
-        w.nested(3, body);
-    });
-}
-
-fn write_element(verb: Verb, spec: &SetSpec, element: &Element, w: &mut Writer) {
+fn write_element(verb: Verb, form: &Form, element: &Element, w: &mut Writer) {
     let words = |words: &[u32], count: usize| words.iter().take(count).flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
     w.nested(LIST_ELEMENT, |w| {
-        w.nested(1, |w| w.attr(1, &words(&element.key, spec.key_words())));
-        if spec.is_interval() {
-            let [first, _, ..] = element.key;
-            w.nested(10, |w| w.attr(1, &words(&[first, element.data[0]], spec.key_words())));
+        w.nested(1, |w| w.attr(1, &words(&element.key, form.key_words())));
+        if form.is_interval() {
+            let [a, b, c, _] = element.key;
+            w.nested(10, |w| w.attr(1, &words(&[a, b, c, element.data[0]], form.key_words())));
         }
-        if verb == Verb::NewElement && spec.value_words() > 0 {
-            w.nested(2, |w| w.attr(1, &words(&element.data, spec.value_words())));
+        if verb != Verb::NewElement {
+            return;
+        }
+        match element.set {
+            Set::Class(class) if class.sticky.is_some() => w.nested(2, |w| Verdict::Goto(class.name()).write(w)),
+            _ if form.value_words() > 0 => w.nested(2, |w| w.attr(1, &words(&element.data, form.value_words()))),
+            _ => {}
         }
     });
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -309,36 +310,52 @@ mod tests {
         numbers.map(|n| format!("10.77.0.{n}@n1")).collect()
     }
 
+    fn is_empty(table: &Table) -> bool {
+        table.slots.all().is_empty()
+            && table.owners.is_empty()
+            && table.waiting.is_empty()
+            && table.services.is_empty()
+            && table.written.is_empty()
+    }
+
     #[test]
     fn one_endpoint_is_a_few_elements_among_many() {
         let mut table = Table::default();
-        let first = table.full(Site::default(), &[change("a", "10.96.0.1", &pods(1..50)), change("b", "10.96.0.2", &pods(1..3))]).unwrap();
+        let many: Vec<_> = (3..200).map(|n| change(&format!("s{n}"), &format!("10.96.0.{n}"), &pods(1..2 + n % 3))).collect();
+        let all = [vec![change("a", "10.96.0.1", &pods(1..50)), change("b", "10.96.0.2", &pods(1..50))], many].concat();
+        let first = table.full(Site::default(), &all).unwrap();
         assert_eq!(table.update(&[change("a", "10.96.0.1", &pods(1..50))]), None);
         let more = table.update(&[change("a", "10.96.0.1", &pods(1..51))]).unwrap();
-        // The class of 50 is new.
-        assert!(more.len() < first.len() / 3, "{} {}", more.len(), first.len());
-        let less = table.update(&[change("a", "10.96.0.1", &pods(2..51))]).unwrap();
-        let (gone, come) = (2 * 20 + 24 + 20 + 20 + 16, 20 + 24);
-        assert!(less.len() < 40 + 8 * (gone + come), "{}", less.len());
-        assert!(table.update(&[(Key::new("d", "a"), Vec::new())]).is_some());
-        assert_eq!(table.services.len(), 1);
+        // The class of 50 is new, so the way to all classes is written.
+        assert!(more.len() < 4000 && more.len() < first.len() / 5, "{} {}", more.len(), first.len());
+        assert_eq!(table.written.len(), 5);
+        let less = table.update(&[change("a", "10.96.0.1", &pods(2..50)), change("b", "10.96.0.2", &pods(2..50))]).unwrap();
+        assert!(table.written.len() == 4 && less.len() < 4000, "{} {}", less.len(), table.written.len());
+        let other = table.update(&[change("a", "10.96.0.1", &pods(3..51)), change("b", "10.96.0.2", &pods(2..50))]).unwrap();
+        // Same classes: one place gets another endpoint.
+        assert!(other.len() < 600, "{}", other.len());
+        table.update(&all.into_iter().map(|(key, _)| (key, Vec::new())).collect::<Vec<_>>());
+        assert!(is_empty(&table));
     }
 
     #[test]
     fn an_address_passes_from_one_service_to_the_next() {
         let mut table = Table::default();
-        let slot = |table: &Table| {
-            let ids: Vec<u32> = table.slots.iter().filter(|((set, _), _)| *set == Set::ServiceIds).map(|(_, s)| s.data[0]).collect();
-            assert!(ids.len() <= 1);
-            ids.first().copied()
+        let endpoints = |table: &Table| {
+            let all = table.slots.all().into_iter().filter(|e| matches!(e.set, Set::Endpoints(_)));
+            all.map(|e| e.data[0].to_ne_bytes()[3]).collect::<std::collections::BTreeSet<u8>>()
         };
-        table.update(&[change("a", "10.96.0.1", &pods(1..2))]);
-        let of_a = slot(&table);
-        table.update(&[change("b", "10.96.0.1", &pods(2..3))]);
-        assert_eq!(slot(&table), of_a);
-        table.update(&[(Key::new("d", "a"), Vec::new())]);
-        assert!(slot(&table).is_some() && slot(&table) != of_a);
+        table.update(&[
+            change("a", "10.96.0.1", &pods(1..2)),
+            change("b", "10.96.0.1", &pods(2..5)),
+            change("c", "10.96.0.1", &pods(5..6)),
+        ]);
+        assert_eq!(endpoints(&table), [1].into());
+        table.update(&[change("a", "10.96.0.1", &pods(7..9))]);
+        assert_eq!(endpoints(&table), [7, 8].into());
+        table.update(&[(Key::new("d", "c"), Vec::new()), (Key::new("d", "a"), Vec::new())]);
+        assert_eq!((endpoints(&table), table.waiting.len()), ([2, 3, 4].into(), 0));
         table.update(&[(Key::new("d", "b"), Vec::new())]);
-        assert!(table.slots.is_empty() && table.rivals.is_empty() && table.services.is_empty());
+        assert!(is_empty(&table));
     }
 }

@@ -9,9 +9,12 @@ pub enum Verb {
     NewTable = 0,
     DelTable = 2,
     NewChain = 3,
+    DelChain = 5,
     NewRule = 6,
     GetRule = 7,
+    DelRule = 8,
     NewSet = 9,
+    DelSet = 11,
     NewElement = 12,
     #[cfg(test)]
     GetElement = 13,
@@ -71,11 +74,16 @@ impl Writer {
         let flags = match verb {
             Verb::NewRule => CREATE | APPEND,
             Verb::NewTable | Verb::NewChain | Verb::NewSet | Verb::NewElement => CREATE,
-            Verb::DelTable | Verb::DelElement | Verb::GetRule => 0,
+            Verb::DelTable | Verb::DelChain | Verb::DelRule | Verb::DelSet | Verb::DelElement | Verb::GetRule => 0,
             #[cfg(test)]
             Verb::GetElement => 0,
         };
         self.message(kind(verb), REQUEST | flags, FAMILY_IPV4, 0, body);
+    }
+
+    /// The number of the message that comes next: no other one of the transaction has it.
+    pub fn place(&self) -> u32 {
+        self.messages + 1
     }
 
     pub fn attr(&mut self, kind: u16, value: &[u8]) {

@@ -1,61 +1,27 @@
 //! Services, namespaces and events through the real engine over the memory store: claims are given once and come back.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
-use api::task::Group;
-use apiserver::{
-    engine::Engine,
-    front::{self, Front},
-    identity::{Attributes, Authorizer, Decision, Gates, Peer, User},
-};
+use apiserver::identity::Gates;
 use futures::future::join_all;
-use http::Request;
-use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
-use tower::ServiceExt;
+
+use crate::room::Room;
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 
-struct Everyone;
-
-impl Authorizer for Everyone {
-    fn authorize(&self, _: &Attributes) -> Decision {
-        Decision::Allow(String::new())
-    }
-}
-
-struct Room {
-    front: Front,
-    _group: Group,
+/// 14 addresses, 4 node ports.
+async fn room() -> Room {
+    let config = kinds::Config { service_cidr: "10.96.0.0/28".parse().unwrap(), node_ports: 30000..=30003, ..Default::default() };
+    Room::new(kinds::table(&config), Gates::default()).await
 }
 
 impl Room {
-    /// 14 addresses, 4 node ports.
-    async fn new() -> Self {
-        let group = Group::new();
-        let config = kinds::Config { service_cidr: "10.96.0.0/28".parse().unwrap(), node_ports: 30000..=30003, ..Default::default() };
-        let gates = Gates { authorizers: vec![Arc::new(Everyone)], ..Gates::default() };
-        let engine = Engine::new(Arc::new(store::memory::Memory::new()), kinds::table(&config), gates, group.clone());
-        engine.ready().await;
-        Self { front: front::service(engine), _group: group }
-    }
-
-    async fn send(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
-        let user = User { name: "tester".into(), ..User::default() };
-        let content = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
-        let text = if body.is_null() { String::new() } else { body.to_string() };
-        let request = Request::builder().method(method).uri(path).header("content-type", content);
-        let request = request.extension(Peer { certificate: Some(user), address: None }).body(Full::new(text.into())).unwrap();
-        let (parts, body) = self.front.clone().oneshot(request).await.unwrap().into_parts();
-        let bytes = body.collect().await.unwrap().to_bytes();
-        (parts.status.as_u16(), serde_json::from_slice(&bytes).unwrap_or_else(|_| panic!("{bytes:?}")))
-    }
-
     async fn make(&self, name: &str, mut spec: Value) -> (u16, Value) {
         if spec.get("ports").is_none() {
             spec["ports"] = json!([{"port": 80}]);
         }
-        self.send("POST", SERVICES, json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec})).await
+        self.post(SERVICES, json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec})).await
     }
 
     async fn drop(&self, name: &str) {
@@ -69,7 +35,7 @@ fn message(reply: &(u16, Value)) -> &str {
 
 #[tokio::test]
 async fn every_address_is_given_once_and_comes_back() {
-    let room = Room::new().await;
+    let room = room().await;
     let names: Vec<String> = (0..16).map(|i| format!("s{i}")).collect();
     let replies = join_all(names.iter().map(|name| room.make(name, json!({})))).await;
     let made: Vec<&Value> = replies.iter().filter(|r| r.0 == 201).map(|r| &r.1).collect();
@@ -85,7 +51,7 @@ async fn every_address_is_given_once_and_comes_back() {
 
 #[tokio::test]
 async fn what_is_asked_for_is_given_or_refused_in_upstreams_words() {
-    let room = Room::new().await;
+    let room = room().await;
     assert_eq!(room.make("a", json!({"clusterIP": "10.96.0.5"})).await.0, 201);
     let taken = room.make("b", json!({"clusterIP": "10.96.0.5"})).await;
     let text = r#"Service "b" is invalid: spec.clusterIPs: Invalid value: ["10.96.0.5"]: failed to allocate IP 10.96.0.5: provided IP is already allocated"#;
@@ -108,7 +74,7 @@ async fn what_is_asked_for_is_given_or_refused_in_upstreams_words() {
 /// A create that the store refuses must not free what the stored object of that name holds, nor keep what it claimed itself.
 #[tokio::test]
 async fn refused_writes_leave_no_trace() {
-    let room = Room::new().await;
+    let room = room().await;
     let node = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30000}], "clusterIP": "10.96.0.5"});
     assert_eq!(room.make("a", node.clone()).await.0, 201);
     for _ in 0..20 {
@@ -136,30 +102,30 @@ async fn refused_writes_leave_no_trace() {
 
 #[tokio::test]
 async fn changing_the_type_gives_back_and_claims_anew() {
-    let room = Room::new().await;
+    let room = room().await;
     assert_eq!(
         room.make("a", json!({"type": "NodePort", "clusterIP": "10.96.0.5", "ports": [{"port": 80, "nodePort": 30001}]})).await.0,
         201
     );
     let path = format!("{SERVICES}/a");
-    let kept = room.send("PATCH", &path, json!({"metadata": {"labels": {"x": "y"}}})).await;
+    let kept = room.patch(&path, json!({"metadata": {"labels": {"x": "y"}}})).await;
     assert_eq!((kept.0, &kept.1["spec"]["ports"][0]["nodePort"]), (200, &json!(30001)));
-    let fixed = room.send("PATCH", &path, json!({"spec": {"clusterIP": "10.96.0.6"}})).await;
+    let fixed = room.patch(&path, json!({"spec": {"clusterIP": "10.96.0.6"}})).await;
     assert!(fixed.0 == 422 && message(&fixed).contains("may not change once set"), "{fixed:?}");
-    let external = room.send("PATCH", &path, json!({"spec": {"type": "ExternalName", "externalName": "a.b"}})).await;
+    let external = room.patch(&path, json!({"spec": {"type": "ExternalName", "externalName": "a.b"}})).await;
     assert_eq!((external.0, external.1["spec"].get("clusterIP")), (200, None));
     assert_eq!(
         room.make("b", json!({"type": "NodePort", "clusterIP": "10.96.0.5", "ports": [{"port": 80, "nodePort": 30001}]})).await.0,
         201
     );
-    let back = room.send("PATCH", &path, json!({"spec": {"type": "NodePort"}})).await;
+    let back = room.patch(&path, json!({"spec": {"type": "NodePort"}})).await;
     assert!(back.0 == 200 && back.1["spec"]["clusterIP"] != "10.96.0.5" && back.1["spec"]["ports"][0]["nodePort"] != 30001, "{back:?}");
 }
 
 #[tokio::test]
 async fn a_namespace_goes_when_its_finalizer_does() {
-    let room = Room::new().await;
-    let made = room.send("POST", "/api/v1/namespaces", json!({"metadata": {"generateName": "n-"}})).await;
+    let room = room().await;
+    let made = room.post("/api/v1/namespaces", json!({"metadata": {"generateName": "n-"}})).await;
     let name = made.1["metadata"]["name"].as_str().unwrap().to_owned();
     assert_eq!(made.1["metadata"]["labels"]["kubernetes.io/metadata.name"], name.as_str());
     assert_eq!((&made.1["spec"]["finalizers"], &made.1["status"]["phase"]), (&json!(["kubernetes"]), &json!("Active")));
@@ -175,10 +141,10 @@ async fn a_namespace_goes_when_its_finalizer_does() {
 
 #[tokio::test]
 async fn an_event_is_one_object_in_two_shapes() {
-    let room = Room::new().await;
+    let room = room().await;
     let event = json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "name": "web", "namespace": "default"}, "reason": "Pulled",
         "message": "m", "type": "Normal", "source": {"component": "kubelet"}, "firstTimestamp": "2026-01-01T00:00:00Z"});
-    let made = room.send("POST", "/api/v1/namespaces/default/events", event).await;
+    let made = room.post("/api/v1/namespaces/default/events", event).await;
     assert_eq!(made.0, 201, "{made:?}");
     let selected = |field: &str| format!("/apis/events.k8s.io/v1/namespaces/default/events?fieldSelector={field}");
     let list = room.send("GET", &selected("regarding.name%3Dweb,type%3DNormal"), Value::Null).await.1;
@@ -192,13 +158,13 @@ async fn an_event_is_one_object_in_two_shapes() {
 
 #[tokio::test]
 async fn a_node_brings_its_status_and_a_service_does_not() {
-    let room = Room::new().await;
+    let room = room().await;
     let status = json!({"capacity": {"cpu": "4"}});
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}, "status": status});
-    let (code, made) = room.send("POST", "/api/v1/nodes", node).await;
+    let (code, made) = room.post("/api/v1/nodes", node).await;
     assert_eq!((code, &made["status"]["capacity"]["cpu"]), (201, &json!("4")));
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s1"}, "spec": {"ports": [{"port": 80}]},
         "status": {"loadBalancer": {"ingress": [{"ip": "10.1.1.1"}]}}});
-    let (code, made) = room.send("POST", SERVICES, service).await;
+    let (code, made) = room.post(SERVICES, service).await;
     assert_eq!((code, made.pointer("/status/loadBalancer/ingress")), (201, None));
 }

@@ -2,75 +2,24 @@
 
 use std::sync::Arc;
 
-use api::{Status, task::Group, time::Timestamp};
+use api::{Status, time::Timestamp};
 use apiserver::{
-    engine::Engine,
-    front::{self, Front},
-    identity::{Attributes, Authorizer, Decision, Gates, Peer, User},
+    identity::{Gates, User},
     kind::{Ctx, Handler, Target},
 };
-use http::Request;
-use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
-use tower::ServiceExt;
+
+use crate::room::Room;
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 
-struct Everyone;
-
-impl Authorizer for Everyone {
-    fn authorize(&self, _: &Attributes) -> Decision {
-        Decision::Allow(String::new())
-    }
-}
-
-struct Room {
-    front: Front,
-    engine: Arc<Engine>,
-    _group: Group,
+async fn room() -> Room {
+    let kinds = [kinds::binding::kind(), kinds::pod::kind(), kinds::deployment::kind(), kinds::node::kind()];
+    Room::new(kinds.into_iter().map(Arc::new).collect(), Gates::default()).await
 }
 
 impl Room {
-    async fn new() -> Self {
-        let group = Group::new();
-        let kinds = [kinds::binding::kind(), kinds::pod::kind(), kinds::deployment::kind(), kinds::node::kind()];
-        let gates = Gates { authorizers: vec![Arc::new(Everyone)], ..Gates::default() };
-        let store = Arc::new(store::memory::Memory::new());
-        let engine = Engine::new(store, kinds.into_iter().map(Arc::new).collect(), gates, group.clone());
-        engine.ready().await;
-        Self { front: front::service(engine.clone()), engine, _group: group }
-    }
-
-    async fn send(&self, method: &str, path: &str, accept: &str, body: &Value) -> (u16, Value) {
-        let user = User { name: "tester".into(), ..User::default() };
-        let content = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
-        let text = if body.is_null() { String::new() } else { body.to_string() };
-        let request = Request::builder().method(method).uri(path).header("content-type", content).header("accept", accept);
-        let request = request.extension(Peer { certificate: Some(user), address: None }).body(Full::new(text.into())).unwrap();
-        let (parts, body) = self.front.clone().oneshot(request).await.unwrap().into_parts();
-        let bytes = body.collect().await.unwrap().to_bytes();
-        (parts.status.as_u16(), serde_json::from_slice(&bytes).unwrap_or_else(|_| panic!("{bytes:?}")))
-    }
-
-    #[track_caller]
-    fn ok(reply: (u16, Value)) -> Value {
-        assert!(reply.0 < 300, "{reply:?}");
-        reply.1
-    }
-
-    async fn post(&self, path: &str, body: Value) -> (u16, Value) {
-        self.send("POST", path, "application/json", &body).await
-    }
-
-    async fn get(&self, path: &str) -> Value {
-        Self::ok(self.send("GET", path, "application/json", &Value::Null).await)
-    }
-
-    async fn patch(&self, path: &str, body: Value) -> (u16, Value) {
-        self.send("PATCH", path, "application/json", &body).await
-    }
-
     /// Where a stream of pod `p` leads.
     async fn target(&self, subresource: &str, query: &str) -> Result<Target, Status> {
         let kind = self.engine.kinds().into_iter().find(|k| k.plural == "pods").unwrap();
@@ -80,10 +29,6 @@ impl Room {
         let (user, now) = (User::default(), Timestamp::now());
         let ctx = Ctx { engine: &self.engine, kind: &kind, user: &user, namespace: "default", name: "p", subresource, now, dry_run: false };
         handler.target(&ctx, "a/b", query).await
-    }
-
-    async fn delete(&self, path: &str) -> Value {
-        Self::ok(self.send("DELETE", path, "application/json", &Value::Null).await)
     }
 }
 
@@ -104,7 +49,7 @@ fn binding(node: &str) -> Value {
 
 #[tokio::test]
 async fn a_pod_is_made_bound_and_deleted_in_grace() {
-    let room = Room::new().await;
+    let room = room().await;
     let made = Room::ok(room.post(PODS, pod("p")).await);
     assert_eq!(made["status"], json!({"phase": "Pending", "qosClass": "Burstable"}));
     assert_eq!(made["spec"]["containers"][0]["resources"], json!({"limits": {"cpu": "1"}, "requests": {"cpu": "1"}}));
@@ -120,22 +65,22 @@ async fn a_pod_is_made_bound_and_deleted_in_grace() {
     let marked = room.delete(&format!("{PODS}/p")).await;
     assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 30);
     room.delete(&format!("{PODS}/p?gracePeriodSeconds=0")).await;
-    let (code, _) = room.send("GET", &format!("{PODS}/p"), "application/json", &Value::Null).await;
+    let (code, _) = room.send("GET", &format!("{PODS}/p"), Value::Null).await;
     assert_eq!(code, 404);
 }
 
 #[tokio::test]
 async fn what_no_node_runs_goes_at_once() {
-    let room = Room::new().await;
+    let room = room().await;
     Room::ok(room.post(PODS, pod("p")).await);
     room.delete(&format!("{PODS}/p")).await;
-    let (code, _) = room.send("GET", &format!("{PODS}/p"), "application/json", &Value::Null).await;
+    let (code, _) = room.send("GET", &format!("{PODS}/p"), Value::Null).await;
     assert_eq!(code, 404);
 }
 
 #[tokio::test]
 async fn an_eviction_deletes() {
-    let room = Room::new().await;
+    let room = room().await;
     Room::ok(room.post(PODS, pod("p")).await);
     Room::ok(room.post(&format!("{PODS}/p/binding"), binding("n1")).await);
     let eviction = |dry: bool| {
@@ -153,7 +98,7 @@ async fn an_eviction_deletes() {
 
 #[tokio::test]
 async fn faults_are_refused_with_all_causes() {
-    let room = Room::new().await;
+    let room = room().await;
     let mut bad = pod("p");
     bad["spec"]["restartPolicy"] = json!("Sometimes");
     bad["spec"]["containers"][0]["name"] = json!("A");
@@ -173,7 +118,7 @@ async fn faults_are_refused_with_all_causes() {
 
 #[tokio::test]
 async fn a_status_is_written_by_its_subresource_alone() {
-    let room = Room::new().await;
+    let room = room().await;
     Room::ok(room.post(PODS, pod("p")).await);
     let status = json!({"status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]}});
     Room::ok(room.patch(&format!("{PODS}/p"), status.clone()).await);
@@ -181,7 +126,7 @@ async fn a_status_is_written_by_its_subresource_alone() {
     Room::ok(room.patch(&format!("{PODS}/p/status"), status).await);
     let found = room.get(&format!("{PODS}?fieldSelector=status.podIP=10.0.0.1,spec.hostNetwork=false")).await;
     assert_eq!(found["items"].as_array().map(Vec::len), Some(1), "{found}");
-    let table = room.send("GET", PODS, "application/json;as=Table;v=v1;g=meta.k8s.io", &Value::Null).await;
+    let table = room.ask("GET", PODS, "application/json;as=Table;v=v1;g=meta.k8s.io", Value::Null).await;
     let table = Room::ok(table);
     let cells = table["rows"][0]["cells"].as_array().unwrap();
     assert_eq!(cells[..3], ["p", "0/1", "Running"]);
@@ -189,7 +134,7 @@ async fn a_status_is_written_by_its_subresource_alone() {
 
 #[tokio::test]
 async fn a_deployment_keeps_its_selector_and_scales() {
-    let room = Room::new().await;
+    let room = room().await;
     let (code, reply) = room.post(DEPLOYMENTS, deployment(json!({"app": "x"}))).await;
     assert_eq!(code, 422);
     assert!(reply["message"].as_str().unwrap().contains("`selector` does not match template `labels`"), "{reply}");
@@ -208,7 +153,7 @@ async fn a_deployment_keeps_its_selector_and_scales() {
 
 #[tokio::test]
 async fn streams_lead_to_the_pods_node() {
-    let room = Room::new().await;
+    let room = room().await;
     Room::ok(room.post(PODS, pod("p")).await);
     let early = room.target("exec", "command=sh").await.unwrap_err();
     assert_eq!((early.code, early.message.as_str()), (400, "pod p does not have a host assigned"));

@@ -1,89 +1,44 @@
 //! Evictions and budgets, and a few answers of the front door, through the real engine over the memory store.
 
-use std::sync::Arc;
-
-use api::task::Group;
-use apiserver::{
-    engine::Engine,
-    front::{self, Front},
-    identity::{Attributes, Authorizer, Decision, Gates, Peer, User},
-};
-use http::Request;
-use http_body_util::{BodyExt, Full};
+use apiserver::identity::Gates;
 use serde_json::{Value, json};
-use tower::ServiceExt;
+
+use crate::room::Room;
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const BUDGETS: &str = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
 const CLASSES: &str = "/apis/scheduling.k8s.io/v1/priorityclasses";
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
-struct Everyone;
-
-impl Authorizer for Everyone {
-    fn authorize(&self, _: &Attributes) -> Decision {
-        Decision::Allow(String::new())
-    }
-}
-
-struct Room {
-    front: Front,
-    _group: Group,
+async fn room() -> Room {
+    let gates = Gates { admission: kinds::admission::chain(), ..Gates::default() };
+    let room = Room::new(kinds::table(&kinds::Config::default()), gates).await;
+    Room::ok(room.post("/api/v1/namespaces", json!({"metadata": {"name": "default"}})).await);
+    Room::ok(room.post("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await);
+    room
 }
 
 impl Room {
-    async fn new() -> Self {
-        let group = Group::new();
-        let gates = Gates { authorizers: vec![Arc::new(Everyone)], admission: kinds::admission::chain(), ..Gates::default() };
-        let engine = Engine::new(Arc::new(store::memory::Memory::new()), kinds::table(&kinds::Config::default()), gates, group.clone());
-        engine.ready().await;
-        let room = Self { front: front::service(engine), _group: group };
-        room.made("/api/v1/namespaces", json!({"metadata": {"name": "default"}})).await;
-        room.made("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
-        room
-    }
-
-    async fn send(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
-        self.ask(method, path, "application/json", body).await
-    }
-
-    async fn ask(&self, method: &str, path: &str, accept: &str, body: Value) -> (u16, Value) {
-        let user = User { name: "tester".into(), ..User::default() };
-        let content = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
-        let text = if body.is_null() { String::new() } else { body.to_string() };
-        let request = Request::builder().method(method).uri(path).header("content-type", content).header("accept", accept);
-        let request = request.extension(Peer { certificate: Some(user), address: None }).body(Full::new(text.into())).unwrap();
-        let (parts, body) = self.front.clone().oneshot(request).await.unwrap().into_parts();
-        let bytes = body.collect().await.unwrap().to_bytes();
-        (parts.status.as_u16(), serde_json::from_slice(&bytes).unwrap_or_else(|_| panic!("{bytes:?}")))
-    }
-
-    async fn made(&self, path: &str, object: Value) -> Value {
-        let (code, reply) = self.send("POST", path, object).await;
-        assert!(code < 300, "{reply}");
-        reply
-    }
-
     /// A pod with label `app: db` that runs, ready or not.
     async fn running(&self, name: &str, ready: &str) {
         let spec = json!({"containers": [{"name": "c", "image": "i"}]});
-        self.made(PODS, json!({"metadata": {"name": name, "labels": {"app": "db"}}, "spec": spec})).await;
+        Room::ok(self.post(PODS, json!({"metadata": {"name": name, "labels": {"app": "db"}}, "spec": spec})).await);
         let status = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]});
-        let (code, reply) = self.send("PATCH", &format!("{PODS}/{name}/status"), json!({"status": status})).await;
+        let (code, reply) = self.patch(&format!("{PODS}/{name}/status"), json!({"status": status})).await;
         assert_eq!(code, 200, "{reply}");
     }
 
     async fn budget(&self, name: &str, mut status: Value) {
         let spec = json!({"minAvailable": 1, "selector": {"matchLabels": {"app": "db"}}});
-        self.made(BUDGETS, json!({"metadata": {"name": name}, "spec": spec})).await;
+        Room::ok(self.post(BUDGETS, json!({"metadata": {"name": name}, "spec": spec})).await);
         status["observedGeneration"] = 1.into();
-        let (code, reply) = self.send("PATCH", &format!("{BUDGETS}/{name}/status"), json!({"status": status})).await;
+        let (code, reply) = self.patch(&format!("{BUDGETS}/{name}/status"), json!({"status": status})).await;
         assert_eq!(code, 200, "{reply}");
     }
 
     async fn evict(&self, name: &str, query: &str) -> (u16, Value) {
         let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}});
-        self.send("POST", &format!("{PODS}/{name}/eviction{query}"), eviction).await
+        self.post(&format!("{PODS}/{name}/eviction{query}"), eviction).await
     }
 
     async fn is_there(&self, path: &str) -> bool {
@@ -97,7 +52,7 @@ fn reason(reply: &Value) -> &str {
 
 #[tokio::test]
 async fn a_budget_holds_evictions_back() {
-    let room = Room::new().await;
+    let room = room().await;
     for name in ["a", "b", "c"] {
         room.running(name, "True").await;
     }
@@ -125,7 +80,7 @@ async fn a_budget_holds_evictions_back() {
     let unconditional = room.send("PUT", &format!("{BUDGETS}/guard"), json!({"metadata": {"name": "guard"}, "spec": {}})).await;
     assert_eq!(unconditional.0, 422, "updates say what they are based on");
     let (code, reply) =
-        room.send("PATCH", &format!("{BUDGETS}/guard"), json!({"metadata": {"resourceVersion": version}, "spec": changed["spec"]})).await;
+        room.patch(&format!("{BUDGETS}/guard"), json!({"metadata": {"resourceVersion": version}, "spec": changed["spec"]})).await;
     assert_eq!((code, &reply["metadata"]["generation"]), (200, &json!(2)));
     let (code, reply) = room.evict("b", "").await;
     assert_eq!((code, reason(&reply)), (429, "The disruption budget guard is still being processed by the server."));
@@ -134,15 +89,20 @@ async fn a_budget_holds_evictions_back() {
 
 #[tokio::test]
 async fn budgets_do_not_guard_what_does_not_run_or_count() {
-    let room = Room::new().await;
+    let room = room().await;
     room.running("sick", "False").await;
-    room.made(PODS, json!({"metadata": {"name": "new", "labels": {"app": "db"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}))
-        .await;
+    Room::ok(
+        room.post(
+            PODS,
+            json!({"metadata": {"name": "new", "labels": {"app": "db"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}),
+        )
+        .await,
+    );
     room.budget("guard", json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 1})).await;
     assert_eq!(room.evict("new", "").await.0, 201, "it never ran");
     assert_eq!(room.evict("sick", "").await.0, 429, "too few are healthy");
     let always = json!({"spec": {"unhealthyPodEvictionPolicy": "AlwaysAllow"}});
-    let (code, reply) = room.send("PATCH", &format!("{BUDGETS}/guard"), always).await;
+    let (code, reply) = room.patch(&format!("{BUDGETS}/guard"), always).await;
     assert_eq!(code, 200, "{reply}");
     assert_eq!(room.evict("sick", "").await.0, 201);
     room.running("one", "True").await;
@@ -154,26 +114,26 @@ async fn budgets_do_not_guard_what_does_not_run_or_count() {
 
 #[tokio::test]
 async fn bodies_of_the_first_version_are_taken_for_evictions_alone() {
-    let room = Room::new().await;
+    let room = room().await;
     room.running("a", "True").await;
     let old = |name: &str| json!({"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": {"name": name, "namespace": "default"}});
     let other = json!({"apiVersion": "policy/v2", "kind": "Eviction", "metadata": {"name": "a"}});
-    let (code, reply) = room.send("POST", &format!("{PODS}/a/eviction"), other).await;
+    let (code, reply) = room.post(&format!("{PODS}/a/eviction"), other).await;
     assert_eq!(code, 400, "{reply}");
-    let (code, reply) = room.send("POST", &format!("{PODS}/a/eviction"), old("a")).await;
+    let (code, reply) = room.post(&format!("{PODS}/a/eviction"), old("a")).await;
     assert_eq!(code, 201, "{reply}");
     let budget = json!({"apiVersion": "policy/v1beta1", "kind": "PodDisruptionBudget", "metadata": {"name": "x"}});
-    assert_eq!(room.send("POST", BUDGETS, budget).await.0, 400);
+    assert_eq!(room.post(BUDGETS, budget).await.0, 400);
 }
 
 #[tokio::test]
 async fn scales_have_a_table_of_their_own() {
-    let room = Room::new().await;
+    let room = room().await;
     let sets = "/apis/apps/v1/namespaces/default/replicasets";
     let labels = json!({"app": "web"});
     let template = json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
     let spec = json!({"replicas": 3, "selector": {"matchLabels": labels}, "template": template});
-    room.made(sets, json!({"metadata": {"name": "web"}, "spec": spec})).await;
+    Room::ok(room.post(sets, json!({"metadata": {"name": "web"}, "spec": spec})).await);
     let accept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
     let (code, table) = room.ask("GET", &format!("{sets}/web/scale"), accept, Value::Null).await;
     let names: Vec<&str> = table["columnDefinitions"].as_array().unwrap().iter().filter_map(|c| c["name"].as_str()).collect();
@@ -184,27 +144,27 @@ async fn scales_have_a_table_of_their_own() {
 
 #[tokio::test]
 async fn what_is_not_done_is_refused_in_upstreams_words() {
-    let room = Room::new().await;
+    let room = room().await;
     let (code, reply) = room.send("OPTIONS", PODS, Value::Null).await;
     assert_eq!((code, &reply["message"]), (405, &json!("the server does not allow this method on the requested resource")));
     let (code, list) = room.send("GET", DEFINITIONS, Value::Null).await;
     assert_eq!((code, &list["kind"], &list["items"]), (200, &json!("CustomResourceDefinitionList"), &json!([])));
-    let (code, reply) = room.send("POST", DEFINITIONS, json!({"metadata": {"name": "x.example.com"}})).await;
+    let (code, reply) = room.post(DEFINITIONS, json!({"metadata": {"name": "x.example.com"}})).await;
     assert_eq!((code, &reply["reason"]), (405, &json!("MethodNotAllowed")));
     for class in kinds::priorityclass::system_classes() {
-        room.made(CLASSES, class).await;
+        Room::ok(room.post(CLASSES, class).await);
     }
     let (code, reply) = room.send("DELETE", &format!("{CLASSES}/system-node-critical"), Value::Null).await;
     let words =
         r#"priorityclasses.scheduling.k8s.io "system-node-critical" is forbidden: this is a system priority class and cannot be deleted"#;
     assert_eq!((code, &reply["message"]), (403, &json!(words)));
-    room.made(CLASSES, json!({"metadata": {"name": "mine"}, "value": 5})).await;
+    Room::ok(room.post(CLASSES, json!({"metadata": {"name": "mine"}, "value": 5})).await);
     assert_eq!(room.send("DELETE", &format!("{CLASSES}/mine"), Value::Null).await.0, 200);
 }
 
 #[tokio::test]
 async fn a_new_node_is_tainted_until_it_is_found_ready() {
-    let room = Room::new().await;
-    let node = room.made("/api/v1/nodes", json!({"metadata": {"name": "n"}})).await;
+    let room = room().await;
+    let node = Room::ok(room.post("/api/v1/nodes", json!({"metadata": {"name": "n"}})).await);
     assert_eq!(node["spec"]["taints"], json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]));
 }

@@ -1,0 +1,9 @@
+//! The law of the built-in kinds as clients meet it: through the real engine over the memory store.
+
+mod budgets;
+mod documents;
+mod gates;
+mod pods;
+mod robust;
+mod room;
+mod services;

@@ -64,13 +64,12 @@ disabled_plugins = [
   "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
   "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs",
   "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing",
+  # Sets LD_LIBRARY_PATH: each shim and runc looked for its libraries in six places where none are, its working directory among them.
+  "io.containerd.internal.v1.opt",
 ]
 
 [grpc]
   address = {socket}
-
-[plugins."io.containerd.internal.v1.opt"]
-  path = {opt}
 
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{pause}"
@@ -96,7 +95,6 @@ disabled_plugins = [
         root = quote(&layout.root),
         state = quote(&layout.state),
         socket = quote(&layout.socket()),
-        opt = quote(&layout.root.join("opt")),
         pause = pause::IMAGE,
         restrict = !can.sys_resource,
         cni_bin = quote(&layout.cni_bin_dir),

@@ -101,7 +101,6 @@ impl Control {
         let admin = named(certs.admin_kubeconfig(&format!("https://{address}")));
         kubeconfig::write_private(&dirs.kubeconfig(), &kubeconfig::to_yaml(&admin)?)?;
         let caches = client::Caches::new(client_as(&engine, "system:kube-controller-manager", &[]), group.clone());
-        let caches = caches.keeping(client::thin::pod);
         let control = Self { group, dirs, certs, admin, caches, engine, store, _instance: instance };
         Box::pin(auth::bootstrap(&control.engine)).await?;
         Box::pin(kinds::bootstrap_service::kubernetes_service(&control.engine, &laws, SocketAddr::new(advertised, port))).await?;

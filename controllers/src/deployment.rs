@@ -11,14 +11,11 @@ use std::{sync::Arc, time::Duration};
 
 use api::{
     Key,
-    k8s::api::{
-        apps::v1::{Deployment, ReplicaSet},
-        core::v1::Pod,
-    },
+    k8s::api::apps::v1::{Deployment, ReplicaSet},
     selector::Labels,
     time::Timestamp,
 };
-use client::{Cache, Caches, kube};
+use client::{Cache, Caches, kube, pods::Pod};
 use kube::ResourceExt;
 use reconcile::{Action, Loop, Owner, Plan, Wake, claim, controller_of, own_key};
 

@@ -9,10 +9,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use api::{
     Key,
     k8s::{
-        api::{
-            core::v1::Pod,
-            policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus},
-        },
+        api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus},
         apimachinery::pkg::{
             apis::meta::v1::{Condition, Time},
             util::intstr::IntOrString,
@@ -21,7 +18,7 @@ use api::{
     selector::Labels,
     time::Timestamp,
 };
-use client::{Cache, Caches, kube};
+use client::{Cache, Caches, kube, pods::Pod};
 use kube::ResourceExt;
 use reconcile::{Action, Loop, Plan, Wake, controller_of};
 

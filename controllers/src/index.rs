@@ -6,8 +6,8 @@ use std::{
     sync::Arc,
 };
 
-use api::{Key, k8s::api::core::v1::Pod};
-use client::{Cache, Object};
+use api::Key;
+use client::{Cache, Object, pods::Pod};
 use parking_lot::RwLock;
 use reconcile::{controller_of, own_key};
 

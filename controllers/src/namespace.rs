@@ -9,12 +9,12 @@ use std::{
 use api::{
     Key,
     k8s::{
-        api::core::v1::{Namespace, NamespaceCondition, Pod},
+        api::core::v1::{Namespace, NamespaceCondition},
         apimachinery::pkg::apis::meta::v1::Time,
     },
     time::Timestamp,
 };
-use client::{Cache, Caches, kube};
+use client::{Cache, Caches, kube, pods::Pod};
 use futures::{StreamExt, stream};
 use kube::ResourceExt;
 use parking_lot::Mutex;

@@ -7,13 +7,13 @@ use api::{
     k8s::{
         api::{
             coordination::v1::Lease,
-            core::v1::{Node, NodeCondition, Pod, Taint},
+            core::v1::{Node, NodeCondition, Taint},
         },
         apimachinery::pkg::apis::meta::v1::Time,
     },
     time::{Timestamp, rfc3339},
 };
-use client::{Cache, Caches, kube};
+use client::{Cache, Caches, kube, pods::Pod};
 use kube::ResourceExt;
 use parking_lot::Mutex;
 use reconcile::{Action, Loop, Plan, Wake, own_key};

@@ -2,12 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use api::{
-    Key,
-    k8s::api::core::v1::{Node, Pod},
-    time::Timestamp,
-};
-use client::{Cache, Caches, kube};
+use api::{Key, k8s::api::core::v1::Node, time::Timestamp};
+use client::{Cache, Caches, kube, pods::Pod};
 use parking_lot::Mutex;
 use reconcile::{Action, Loop, Plan, Wake, own_key};
 use serde_json::json;

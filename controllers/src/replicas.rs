@@ -7,13 +7,13 @@ use std::{cmp::Reverse, collections::HashMap, sync::Arc, time::Duration};
 use api::{
     Key,
     k8s::{
-        api::core::v1::{Pod, PodTemplateSpec},
+        api::core::v1::{self, PodTemplateSpec},
         apimachinery::pkg::apis::meta::v1::ObjectMeta,
     },
     selector::Labels,
     time::Timestamp,
 };
-use client::{Cache, Object, kube};
+use client::{Cache, Object, kube, pods::Pod};
 use kube::ResourceExt;
 use reconcile::{Action, Owner, Wake, claim, controller_of, own_key};
 
@@ -164,7 +164,7 @@ fn create<K: Object>(wanted: &Wanted<'_, K>, dice: u64) -> Vec<Action> {
         owner_references: Some(vec![wanted.owner.reference.clone()]),
         ..ObjectMeta::default()
     };
-    let pod = Pod { metadata, spec: template.spec.clone(), status: None };
+    let pod = v1::Pod { metadata, spec: template.spec.clone(), status: None };
     vec![Action::create(&pod), Action::normal(wanted.set, "SuccessfulCreate", format!("Created pod: {name}"))]
 }
 
@@ -236,12 +236,10 @@ fn count(n: usize) -> i32 {
 mod tests {
     use super::*;
     use api::k8s::{
-        api::{
-            apps::v1::ReplicaSet,
-            core::v1::{PodCondition, PodSpec, PodStatus},
-        },
+        api::{apps::v1::ReplicaSet, core::v1::PodCondition},
         apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
     };
+    use client::pods::{PodSpec, PodStatus};
 
     const NOW: i64 = 1_000_000;
 

@@ -5,16 +5,13 @@ use std::{collections::HashMap, sync::Arc};
 use api::{
     Key,
     k8s::{
-        api::{
-            apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus},
-            core::v1::Pod,
-        },
+        api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus},
         apimachinery::pkg::apis::meta::v1::Time,
     },
     selector::Labels,
     time::Timestamp,
 };
-use client::{Cache, Caches, kube};
+use client::{Cache, Caches, kube, pods::Pod};
 use kube::ResourceExt;
 use parking_lot::Mutex;
 use reconcile::{Action, Loop, Owner, Plan, Wake};

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use api::{
     Key,
-    k8s::api::core::v1::{Pod, ReplicationController, ReplicationControllerStatus},
+    k8s::api::core::v1::{ReplicationController, ReplicationControllerStatus},
     selector::Labels,
     time::Timestamp,
 };
-use client::{Cache, Caches, kube};
+use client::{Cache, Caches, kube, pods::Pod};
 use kube::ResourceExt;
 use reconcile::{Action, Loop, Owner, Plan, Wake};
 

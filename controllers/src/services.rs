@@ -5,10 +5,10 @@
 use std::sync::Arc;
 
 use api::k8s::{
-    api::core::v1::{ObjectReference, Pod, Service, ServicePort},
+    api::core::v1::{ObjectReference, Service, ServicePort},
     apimachinery::pkg::util::intstr::IntOrString,
 };
-use client::{Cache, Caches, kube};
+use client::{Cache, Caches, kube, pods::Pod};
 use kube::ResourceExt;
 use reconcile::{Wake, own_key};
 

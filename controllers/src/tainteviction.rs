@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use api::{
     Key,
-    k8s::api::core::v1::{Node, Pod, Taint, Toleration},
+    k8s::api::core::v1::{Node, Taint, Toleration},
     time::Timestamp,
 };
-use client::{Cache, Caches, kube};
+use client::{Cache, Caches, kube, pods::Pod};
 use kube::ResourceExt;
 use reconcile::{Action, Loop, Plan, Wake, own_key};
 use serde_json::json;

@@ -10,9 +10,10 @@ use std::{
 };
 
 use api::{
-    k8s::api::core::v1::{Namespace, Node, Pod},
+    k8s::api::core::v1::{Namespace, Node},
     selector::Labels,
 };
+use client::pods::Pod;
 use scheduler::offline::{Decision, Offline};
 use serde_json::{Value, json};
 use tokio::time::Instant;

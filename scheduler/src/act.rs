@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use api::{
-    k8s::api::core::v1::{Pod, PodCondition},
+    k8s::api::core::v1::PodCondition,
     time::{Timestamp, rfc3339},
 };
-use client::kube;
+use client::{kube, pods::Pod};
 use http::Request;
 use serde_json::{Value, json};
 

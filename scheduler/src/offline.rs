@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use api::{
-    k8s::api::core::v1::{Namespace, Node, Pod},
+    k8s::api::core::v1::{Namespace, Node},
     selector::Labels,
 };
+use client::pods::Pod;
 use tokio::time::Instant;
 
 use crate::{

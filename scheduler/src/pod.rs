@@ -2,10 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use api::{
-    Key,
-    k8s::api::core::v1::{Pod, PodSpec, Toleration},
-};
+use api::{Key, k8s::api::core::v1::Toleration};
+use client::pods::{Pod, PodSpec};
 
 use crate::{
     resources::{Missing, Resources, is_sidecar, pod_requests},

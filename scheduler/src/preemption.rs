@@ -7,7 +7,8 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use api::{k8s::api::core::v1::Pod, time::Timestamp};
+use api::time::Timestamp;
+use client::pods::Pod;
 
 use crate::{
     cycle::Cycle,

@@ -4,13 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use api::{
-    k8s::{
-        api::core::v1::{Container, PodSpec},
-        apimachinery::pkg::api::resource::Quantity as Text,
-    },
-    quantity::Quantity,
-};
+use api::{k8s::apimachinery::pkg::api::resource::Quantity as Text, quantity::Quantity};
+use client::pods::{Container, PodSpec};
 
 /// For scoring, a container that asks for no CPU counts as asking for this many thousandths of a core.
 const DEFAULT_MILLI_CPU: i64 = 100;

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use api::{
     Key,
     k8s::api::{
-        core::v1::{Namespace, Node, Pod},
+        core::v1::{Namespace, Node},
         policy::v1::PodDisruptionBudget,
     },
     task::Group,
     time::Timestamp,
 };
-use client::{Cache, Caches, Recorder, kube};
+use client::{Cache, Caches, Recorder, kube, pods::Pod};
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use serde_json::{Value, json};

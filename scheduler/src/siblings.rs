@@ -6,11 +6,11 @@ use api::{
     Key,
     k8s::api::{
         apps::v1::ReplicaSet,
-        core::v1::{Pod, ReplicationController, Service},
+        core::v1::{ReplicationController, Service},
     },
     selector::Labels,
 };
-use client::{Cache, Caches};
+use client::{Cache, Caches, pods::Pod};
 
 use crate::terms::selector;
 

@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use api::{
-    k8s::api::core::v1::{Node, Pod},
-    selector::Labels,
-};
+use api::{k8s::api::core::v1::Node, selector::Labels};
+use client::pods::Pod;
 use tokio::time::Instant;
 
 use crate::{
@@ -203,11 +201,10 @@ mod tests {
     #[test]
     fn a_nominated_pod_that_is_deleted_frees_its_place() {
         let mut state = state("2");
-        let mut strong = (*asking("strong", "2", "", "Pending")).clone();
-        strong.spec.as_mut().unwrap().priority = Some(9);
-        strong.spec.as_mut().unwrap().scheduling_gates = serde_json::from_value(json!([{"name": "g"}])).unwrap();
-        strong.status.as_mut().unwrap().nominated_node_name = Some("a".into());
-        let strong = Arc::new(strong);
+        let containers = json!([{"name": "c", "resources": {"requests": {"cpu": "2"}}}]);
+        let spec = json!({"containers": containers, "priority": 9, "schedulingGates": [{"name": "g"}]});
+        let strong = json!({"metadata": {"name": "strong", "uid": "strong"}, "spec": spec, "status": {"nominatedNodeName": "a"}});
+        let strong = pod(&strong).pod;
         state.pod_changed(None, Some(&strong));
         state.pod_changed(None, Some(&asking("weak", "1", "", "Pending")));
         assert_eq!(step(&mut state), Some(("weak".into(), None)));

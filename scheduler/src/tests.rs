@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use api::k8s::api::core::v1::{Node, Pod};
+use api::k8s::api::core::v1::Node;
+use client::pods::Pod;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

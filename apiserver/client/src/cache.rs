@@ -20,7 +20,7 @@ use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-/// What can be cached: any k8s-openapi type that is served as a collection.
+/// What can be cached: any k8s-openapi type that is served as a collection, and what is read of one ([`crate::pods`]).
 pub trait Object: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static {}
 impl<K> Object for K where K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static {}
 
@@ -37,14 +37,10 @@ pub struct Caches {
     client: kube::Client,
     group: Group,
     made: Arc<Mutex<Made>>,
-    /// By type: a `Thin` of that type.
-    thin: Arc<HashMap<TypeId, Box<dyn Any + Send + Sync>>>,
 }
 
 /// By type and field selector: a `Cache` of that type.
 type Made = HashMap<(TypeId, String), Box<dyn Any + Send + Sync>>;
-/// Leaves out of an object what nobody in this process reads.
-type Thin<K> = fn(&mut K);
 type Handler<K> = Box<dyn Fn(Option<&Arc<K>>, Option<&Arc<K>>) + Send + Sync>;
 
 struct Shared<K> {
@@ -62,16 +58,7 @@ struct State<K> {
 impl Caches {
     /// Watches run in `group`, as the user of `client`.
     pub fn new(client: kube::Client, group: Group) -> Self {
-        Self { client, group, made: Arc::default(), thin: Arc::default() }
-    }
-
-    /// Keeps objects of this type as `thin` leaves them: before the first cache of the type is asked for, see [`crate::thin`].
-    #[must_use]
-    pub fn keeping<K: Object>(mut self, thin: fn(&mut K)) -> Self {
-        if let Some(all) = Arc::get_mut(&mut self.thin) {
-            all.insert(TypeId::of::<K>(), Box::new(thin));
-        }
-        self
+        Self { client, group, made: Arc::default() }
     }
 
     pub fn client(&self) -> kube::Client {
@@ -96,8 +83,7 @@ impl Caches {
         config.field_selector = (!field_selector.is_empty()).then(|| field_selector.to_owned());
         let api = Api::<K>::all(self.client.clone());
         let shared = cache.shared.clone();
-        let thin = self.thin.get(&TypeId::of::<K>()).and_then(|thin| thin.downcast_ref::<Thin<K>>()).copied();
-        self.group.spawn(Box::pin(follow(api, config, shared, thin.unwrap_or(|_| {}))));
+        self.group.spawn(Box::pin(follow(api, config, shared)));
         cache
     }
 }
@@ -208,21 +194,15 @@ impl<K: Object> Shared<K> {
     }
 }
 
-async fn follow<K: Object>(api: Api<K>, config: watcher::Config, shared: Arc<Shared<K>>, thin: Thin<K>) {
+async fn follow<K: Object>(api: Api<K>, config: watcher::Config, shared: Arc<Shared<K>>) {
     let mut events = Box::pin(watcher::watcher(api, config).default_backoff());
     let mut listed = Vec::new();
     while let Some(event) = events.next().await {
         match event {
             Ok(Event::Init) => listed.clear(),
-            Ok(Event::InitApply(mut object)) => {
-                thin(&mut object);
-                listed.push(object);
-            }
+            Ok(Event::InitApply(object)) => listed.push(object),
             Ok(Event::InitDone) => shared.replace(std::mem::take(&mut listed)),
-            Ok(Event::Apply(mut object)) => {
-                thin(&mut object);
-                shared.put(object);
-            }
+            Ok(Event::Apply(object)) => shared.put(object),
             Ok(Event::Delete(object)) => shared.remove(&object),
             Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "watch failed; trying again"),
         }

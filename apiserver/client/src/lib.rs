@@ -4,7 +4,7 @@
 
 mod cache;
 mod events;
-pub mod thin;
+pub mod pods;
 
 pub use cache::{Cache, Caches, Object};
 pub use events::Recorder;

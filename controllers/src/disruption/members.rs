@@ -5,12 +5,8 @@ use std::{
     sync::Arc,
 };
 
-use api::{
-    Key,
-    k8s::api::{core::v1::Pod, policy::v1::PodDisruptionBudget},
-    selector::Labels,
-};
-use client::{Cache, kube};
+use api::{Key, k8s::api::policy::v1::PodDisruptionBudget, selector::Labels};
+use client::{Cache, kube, pods::Pod};
 use kube::ResourceExt;
 use parking_lot::Mutex;
 use reconcile::own_key;

@@ -7,13 +7,13 @@ use api::{
     k8s::{
         api::{
             apps::v1::{Deployment, ReplicaSet},
-            core::v1::{Pod, ReplicationController},
+            core::v1::ReplicationController,
         },
         apimachinery::pkg::apis::meta::v1::OwnerReference,
     },
     names::split_api_version,
 };
-use client::{Cache, Caches, kube};
+use client::{Cache, Caches, kube, pods::Pod};
 use kube::ResourceExt;
 use reconcile::{Wake, controller_of};
 

@@ -4,13 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use api::{
     Key,
-    k8s::{
-        api::core::v1::{Pod, PodCondition},
-        apimachinery::pkg::apis::meta::v1::Time,
-    },
+    k8s::{api::core::v1::PodCondition, apimachinery::pkg::apis::meta::v1::Time},
     time::Timestamp,
 };
-use client::{Cache, Caches};
+use client::{Cache, Caches, pods::Pod};
 use reconcile::{Action, Loop, Plan, Wake, own_key};
 use serde_json::json;
 

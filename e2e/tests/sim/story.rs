@@ -115,7 +115,7 @@ async fn settle(house: &House, watched: &Watched, user: &User) {
 
 /// What controllers see is what is stored.
 fn caches_agree(house: &House, watched: &Watched) {
-    let cached = house.caches.of::<api::k8s::api::core::v1::Pod>().list();
+    let cached = house.caches.of::<client::pods::Pod>().list();
     let mut cached: Vec<(String, u64)> = cached
         .iter()
         .map(|p| {

@@ -1,0 +1,94 @@
+//! Pods as JSON -> what is kept of them.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn pod(name: &str, node: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "labels": {"k": "v"}, "annotations": {LAST_APPLIED: "{}", "x": "y"},
+            "managedFields": [{"manager": "kubectl"}], "ownerReferences": [{"apiVersion": "v1", "kind": "K", "name": "o", "uid": "u"}]},
+        "spec": {
+            "nodeName": node, "hostname": "h", "subdomain": "s", "schedulerName": "mine", "priority": 7, "preemptionPolicy": "Never",
+            "nodeSelector": {"a": "b"}, "overhead": {"cpu": "1m"}, "resources": {"requests": {"cpu": "2"}},
+            "resourceClaims": [{"name": "r"}], "schedulingGates": [{"name": "g"}],
+            "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}},
+            "tolerations": [{"key": "t", "operator": "Exists", "tolerationSeconds": 300}],
+            "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "z", "whenUnsatisfiable": "DoNotSchedule"}],
+            "containers": [{"name": "c", "image": "i", "env": [{"name": "A", "value": name}], "ports": [{"name": "p", "containerPort": 1}],
+                "resources": {"requests": {"cpu": "1"}}, "volumeMounts": [{"name": name, "mountPath": "/t"}]}],
+            "initContainers": [{"name": "i", "image": "j", "restartPolicy": "Always"}],
+            "volumes": [{"name": name, "projected": {}}, {"name": "p", "persistentVolumeClaim": {"claimName": "q"}}, {"name": "e", "emptyDir": {}},
+                {"name": "f", "ephemeral": {}}, {"name": "g", "image": {"reference": "r"}}],
+        },
+        "status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}], "nominatedNodeName": "m",
+            "startTime": "2026-01-01T00:00:00Z", "conditions": [{"type": "Ready", "status": "True", "message": "m"}],
+            "containerStatuses": [{"name": "c", "image": "i", "imageID": "x", "ready": true, "restartCount": 3}]},
+    })
+}
+
+fn read(from: &Value) -> Pod {
+    serde_json::from_str(&from.to_string()).unwrap()
+}
+
+/// What is read of a pod, from either type: the fields have the same names.
+macro_rules! read_of {
+    ($pod:expr) => {{
+        let (spec, status) = ($pod.spec.as_ref().unwrap(), $pod.status.as_ref().unwrap());
+        macro_rules! containers {
+            ($all:expr) => {
+                $all.iter().map(|c| (c.image.clone(), c.ports.clone(), c.resources.clone(), c.restart_policy.clone())).collect::<Vec<_>>()
+            };
+        }
+        format!(
+            "{:?}",
+            (
+                (&$pod.metadata.name, &$pod.metadata.labels, &$pod.metadata.owner_references),
+                (&spec.node_name, &spec.hostname, &spec.subdomain, &spec.scheduler_name, spec.priority, &spec.preemption_policy),
+                (&spec.node_selector, &spec.overhead, &spec.resources, &spec.resource_claims, &spec.scheduling_gates),
+                (&spec.affinity, &spec.tolerations, &spec.topology_spread_constraints),
+                (containers!(spec.containers), containers!(spec.init_containers.as_ref().unwrap())),
+                (&status.phase, &status.pod_ip, &status.pod_ips, &status.nominated_node_name, &status.start_time, &status.conditions),
+                status.container_statuses.iter().flatten().map(|c| c.restart_count).collect::<Vec<_>>(),
+            )
+        )
+    }};
+}
+
+#[test]
+fn it_says_what_the_whole_pod_says() {
+    let said = pod("a", "n");
+    let (whole, kept): (Full, Pod) = (serde_json::from_value(said.clone()).unwrap(), read(&said));
+    assert_eq!(read_of!(kept), read_of!(whole));
+    let names: Vec<&str> = kept.spec.iter().flat_map(|s| s.volumes.iter().flatten()).map(|v| v.name.as_str()).collect();
+    assert_eq!(names, ["p", "f", "g"], "volumes that are not the same everywhere");
+    assert_eq!(kept.metadata.annotations, Some([("x".to_owned(), "y".to_owned())].into()));
+    assert_eq!(kept.metadata.managed_fields, None);
+}
+
+#[test]
+fn pods_of_one_template_share_what_it_says() {
+    let (a, b) = (read(&pod("a", "n")), read(&pod("b", "m")));
+    let (a, b) = (a.spec.unwrap(), b.spec.unwrap());
+    assert!(std::ptr::eq(&raw const *a.shape, &raw const *b.shape));
+    assert!(std::ptr::eq(&raw const **a.affinity.as_ref().unwrap(), &raw const **b.affinity.as_ref().unwrap()));
+    let mut other = pod("c", "n");
+    other["spec"]["containers"][0]["image"] = "newer".into();
+    assert_ne!(a.shape, read(&other).spec.unwrap().shape);
+}
+
+#[test]
+fn what_is_null_or_absent_is_empty() {
+    for said in
+        [json!({}), json!({"metadata": {"creationTimestamp": null}, "spec": {"containers": null}, "status": {"containerStatuses": [{}]}})]
+    {
+        let pod = read(&said);
+        assert_eq!(pod.spec.map_or(0, |s| s.containers.len()), 0, "{said}");
+    }
+}
+
+#[test]
+fn it_is_small() {
+    let (kept, whole) = (size_of::<Pod>(), size_of::<Full>());
+    assert!(kept <= 700 && whole > 2000, "{kept} {whole}");
+}

@@ -1,16 +1,17 @@
-//! A question that is not ours -> what the first upstream server that answers says, byte for byte.
+//! A question that is not ours -> what the first upstream server that answers says, byte for byte; and for as long as that holds, again.
 
 use std::{
     io,
     net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hickory_proto::{
     op::{Message, MessageType, OpCode, Query, ResponseCode},
     rr::{Name, Record, RecordType},
 };
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
@@ -18,7 +19,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::resolv::Upstreams;
+use super::{cache::Cache, question::Key, resolv::Upstreams};
 
 /// Questions that wait for an upstream server; more are refused (CoreDNS' `max_concurrent`).
 const WAITING_MAX: usize = 1000;
@@ -40,6 +41,8 @@ pub enum Transport {
 pub struct Forwarder {
     upstreams: Upstreams,
     waiting: Semaphore,
+    /// Of answers over UDP: what is asked for over TCP is too large, mostly.
+    cache: Mutex<Cache>,
     /// A name that nobody but us asks for.
     probe: String,
     looping: AtomicBool,
@@ -48,7 +51,7 @@ pub struct Forwarder {
 impl Forwarder {
     pub fn new(upstreams: Upstreams) -> Self {
         let probe = format!("{:016x}", rand::random::<u64>());
-        Self { upstreams, waiting: Semaphore::new(WAITING_MAX), probe, looping: AtomicBool::new(false) }
+        Self { upstreams, waiting: Semaphore::new(WAITING_MAX), cache: Mutex::default(), probe, looping: AtomicBool::new(false) }
     }
 
     /// Asks the upstream servers for a name of our own making: if the question comes back to us, they ask us in turn, and every
@@ -79,12 +82,29 @@ impl Forwarder {
         self.waiting.try_acquire().ok()
     }
 
+    /// Tells the answer that is kept, if one is.
+    pub fn tell_kept<T>(&self, key: &Key, query: &[u8], now: Instant, tell: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        self.cache.lock().tell(key, query, now).map(tell)
+    }
+
     /// `None` where no server answers, or there is none.
     pub async fn ask(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        let mut refused = None;
         if self.is_looping() {
             return None;
         }
+        let Some(key) = Key::of(query) else { return self.ask_servers(query, transport).await };
+        if let Some(kept) = self.tell_kept(&key, query, Instant::now(), <[u8]>::to_vec) {
+            return Some(kept);
+        }
+        let reply = self.ask_servers(query, transport).await?;
+        if transport == Transport::Udp {
+            self.cache.lock().keep(&key, query, &reply, Instant::now());
+        }
+        Some(reply)
+    }
+
+    async fn ask_servers(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        let mut refused = None;
         for server in self.upstreams.servers().iter() {
             let asked = async {
                 match transport {

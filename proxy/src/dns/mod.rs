@@ -3,6 +3,7 @@
 //! Source: the specification kubernetes/dns 1.1.0, and CoreDNS' plugin `kubernetes` where the specification is silent.
 
 use std::{
+    io,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -14,16 +15,24 @@ use api::{
 };
 use client::Caches;
 use ipnet::Ipv4Net;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt::set_socket_reuseport};
 use tokio::net::{TcpListener, UdpSocket};
 
+mod batch;
+mod cache;
 mod forward;
 mod index;
+mod kept;
+#[doc(hidden)]
+pub mod load;
 mod prepared;
+mod question;
 mod reply;
 mod resolv;
 mod server;
 #[cfg(test)]
 mod tests;
+mod wire;
 mod zone;
 
 use crate::{
@@ -33,6 +42,9 @@ use crate::{
 
 /// The link that holds the DNS address.
 pub const LINK: &str = "skiff-dns";
+
+/// Sockets that share the address, each with its own task.
+const UDP_SOCKETS: usize = 1;
 
 /// What the DNS server of a node must know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,10 +93,22 @@ async fn take_address(address: Ipv4Addr, group: &Group) -> Result<(), Error> {
     Ok(())
 }
 
-async fn bind(address: SocketAddr) -> Result<(UdpSocket, TcpListener), Error> {
+/// The TCP listener comes first and alone: where somebody serves already, that is found out.
+async fn bind(address: SocketAddr) -> Result<(Vec<UdpSocket>, TcpListener), Error> {
     let failed = |why| Error::Bind { address, why };
-    let udp = UdpSocket::bind(address).await.map_err(failed)?;
-    Ok((udp, TcpListener::bind(address).await.map_err(failed)?))
+    let tcp = TcpListener::bind(address).await.map_err(failed)?;
+    let address = tcp.local_addr().map_err(failed)?;
+    let udp = (0..UDP_SOCKETS).map(|_| bind_shared(address)).collect::<Result<_, _>>().map_err(failed)?;
+    Ok((udp, tcp))
+}
+
+/// One of several sockets of one address: the kernel spreads askers over them.
+fn bind_shared(address: SocketAddr) -> io::Result<UdpSocket> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::DGRAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?;
+    set_socket_reuseport(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    UdpSocket::from_std(socket.into())
 }
 
 /// An empty zone on `address`, port 53, in the namespace of the calling thread.
@@ -104,6 +128,7 @@ pub(crate) fn asks_for_test(socket: &std::net::UdpSocket, server: &str) -> Optio
     let question = tests::query("dns-version.cluster.local.", hickory_proto::rr::RecordType::TXT);
     socket.send_to(&question.to_vec().ok()?, server).ok()?;
     let mut buffer = [0; 512];
-    let size = socket.recv(&mut buffer).ok()?;
+    let (size, sender) = socket.recv_from(&mut buffer).ok()?;
+    assert_eq!(sender.to_string(), server, "an answer comes from where it was asked");
     Some(hickory_proto::op::Message::from_vec(buffer.get(..size)?).ok()?.answers.first()?.data.to_string())
 }

@@ -9,7 +9,7 @@ use hickory_proto::{
 use super::forward::Transport;
 
 /// What every path carries unfragmented (DNS flag day 2020).
-const UDP_PAYLOAD: u16 = 1232;
+pub const UDP_PAYLOAD: u16 = 1232;
 /// RFC 1035, for askers that do not say.
 const UDP_PLAIN: u16 = 512;
 

@@ -1,6 +1,10 @@
 //! Datagrams and connections -> questions; answers -> back to where they came from.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use api::task::Group;
 use hickory_proto::{
@@ -14,9 +18,13 @@ use tokio::{
 };
 
 use super::{
+    batch::{Inbox, Outbox},
     forward::{Forwarder, Transport, read_message, write_message},
-    prepared::Prepared,
+    kept::{Age, Kept},
+    prepared::{Known, Prepared},
+    question::Key,
     reply::{self, Parts},
+    wire,
     zone::{self, Answer, Zone},
 };
 
@@ -26,8 +34,6 @@ const CONNECTIONS_MAX: usize = 200;
 const IDLE_BOUND: Duration = Duration::from_secs(10);
 /// A socket that fails is not asked again at once.
 const FAILED_REST: Duration = Duration::from_millis(100);
-/// The largest datagram.
-const DATAGRAM_MAX: usize = 65_535;
 /// How many of our own names may stand for one another in a row.
 const ALIASES_MAX: usize = 8;
 
@@ -49,13 +55,23 @@ enum Looked {
     },
 }
 
+/// When a question is answered: what changes later has a later generation.
+#[derive(Clone, Copy)]
+struct Moment {
+    generation: u64,
+    now: Instant,
+}
+
 impl Server {
     pub fn new(zone: Zone, forwarder: Forwarder) -> Self {
         Self { zone, forwarder, connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
     }
 
-    pub fn start(self: &Arc<Self>, udp: UdpSocket, tcp: TcpListener, group: &Group) {
-        group.spawn(self.clone().serve_udp(Arc::new(udp), group.clone()));
+    /// Serves on all these sockets, which share one address.
+    pub fn start(self: &Arc<Self>, udp: Vec<UdpSocket>, tcp: TcpListener, group: &Group) {
+        for socket in udp {
+            group.spawn(self.clone().serve_udp(Arc::new(socket), group.clone()));
+        }
         group.spawn(self.clone().serve_tcp(tcp, group.clone()));
         let server = self.clone();
         group.spawn(async move { server.forwarder.probe().await });
@@ -63,33 +79,60 @@ impl Server {
 
     /// What is in memory is answered at once, in turn; what must be asked for waits in a task of its own, of which there is a bounded number.
     async fn serve_udp(self: Arc<Self>, socket: Arc<UdpSocket>, group: Group) {
-        let (mut buffer, mut prepared) = (vec![0; DATAGRAM_MAX], Prepared::default());
+        let (mut inbox, mut outbox, mut prepared) = (Inbox::default(), Outbox::default(), Prepared::default());
         loop {
-            let (size, peer) = match socket.recv_from(&mut buffer).await {
-                Ok(received) => received,
-                Err(error) => {
-                    tracing::debug!(%error, "DNS datagram not received");
-                    tokio::time::sleep(FAILED_REST).await;
-                    continue;
-                }
-            };
-            let query = buffer.get(..size).unwrap_or_default();
-            // Before anything is looked up: what changes meanwhile has a later one.
-            let generation = self.zone.generation();
-            if let Some(answer) = prepared.answer(generation, query) {
-                send(&socket, peer, answer).await;
+            if let Err(error) = inbox.receive(&socket).await {
+                tracing::debug!(%error, "DNS datagrams not received");
+                tokio::time::sleep(FAILED_REST).await;
                 continue;
             }
-            let Some(request) = parse(query) else { continue };
-            match self.at_once(&request) {
-                Some(reply) => {
-                    let Some(bytes) = reply::encode(&reply, &request, Transport::Udp) else { continue };
-                    prepared.keep(generation, query, &reply, &bytes);
-                    send(&socket, peer, &bytes).await;
+            let moment = Moment { generation: self.zone.generation(), now: Instant::now() };
+            for (query, peer) in inbox.datagrams() {
+                if let Some(request) = self.answer(query, moment, &mut prepared, |bytes| outbox.add(Some(peer), bytes)) {
+                    self.later(query.to_vec(), request, socket.clone(), peer, &group);
                 }
-                None => self.later(query.to_vec(), request, socket.clone(), peer, &group),
+            }
+            outbox.send(&socket).await;
+            if inbox.is_full() {
+                tokio::task::yield_now().await;
             }
         }
+    }
+
+    /// Tells the answer to a datagram, if it is a question; returns the request where others must be asked.
+    fn answer(&self, query: &[u8], at: Moment, prepared: &mut Prepared, mut tell: impl FnMut(&[u8])) -> Option<Message> {
+        let Some(key) = Key::of(query) else { return self.answer_in_full(query, |bytes| tell(bytes)) };
+        let mut is_told = |key: &Key| self.forwarder.tell_kept(key, query, at.now, &mut tell).is_some();
+        match prepared.find(at.generation, &key) {
+            Some(Known::Elsewhere) if is_told(&key) => return None,
+            Some(Known::Elsewhere) => return parse(query),
+            Some(Known::Answer(kept)) => {
+                tell(kept.tell(&key, query, Age::Never));
+                return None;
+            }
+            None => {}
+        }
+        let mut settled = None;
+        let request = self.answer_in_full(query, |bytes| {
+            settled = Kept::new(&key, query, bytes).filter(|_| is_settled(bytes)).map(Known::Answer);
+            tell(bytes);
+        });
+        if request.is_some() {
+            settled = Some(Known::Elsewhere);
+        }
+        if let Some(known) = settled {
+            prepared.keep(at.generation, &key, known);
+        }
+        request.filter(|_| self.forwarder.tell_kept(&key, query, at.now, &mut tell).is_none())
+    }
+
+    fn answer_in_full(&self, query: &[u8], tell: impl FnOnce(&[u8])) -> Option<Message> {
+        let request = parse(query)?;
+        let Some(reply) = self.at_once(&request) else { return Some(request) };
+        if let Some(bytes) = reply::encode(&reply, &request, Transport::Udp) {
+            tell(&bytes);
+        }
+        None
     }
 
     fn later(self: &Arc<Self>, query: Vec<u8>, request: Message, socket: Arc<UdpSocket>, peer: SocketAddr, group: &Group) {
@@ -199,6 +242,11 @@ impl Server {
             Answer::NotYet | Answer::NotOurs | Answer::Alias(_) => Parts { code: Some(ResponseCode::ServFail), ..Parts::default() },
         }
     }
+}
+
+/// Whether the answer would be the same again: about our names, and no failure.
+fn is_settled(reply: &[u8]) -> bool {
+    wire::is_authoritative(reply) && matches!(wire::code(reply), Some(wire::NO_ERROR | wire::NO_NAME))
 }
 
 /// A request; answers that stray in are none.

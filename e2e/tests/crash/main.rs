@@ -3,113 +3,66 @@
 //! `SKIFF_SEED` repeats a run's dice, `SKIFF_CRASH_ROUNDS` sets how often skiff is killed (50), once as a server and once with a node.
 
 mod ledger;
+mod load;
 mod pods;
 mod resume;
 mod visitor;
 mod watcher;
 mod writers;
 
-use std::time::Duration;
-
-use e2e::{Backend, Etcd, Options, Server, eventually, node};
-use ledger::Ledger;
-use rand::{Rng, SeedableRng, rngs::StdRng};
-use tokio::time::sleep;
+use e2e::{Backend, Etcd, Options, Server, node};
+use load::Load;
 use visitor::Visitor;
-use watcher::Watcher;
-use writers::Writers;
 
-const HEALED_BOUND: Duration = Duration::from_secs(60);
-const WRITERS: usize = 4;
 const ETCD_ROUNDS: u32 = 10;
-
-fn dice() -> StdRng {
-    let seed = std::env::var("SKIFF_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random::<u64>);
-    println!("SKIFF_SEED={seed}");
-    StdRng::seed_from_u64(seed)
-}
 
 fn rounds() -> u32 {
     std::env::var("SKIFF_CRASH_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(50)
 }
 
-fn moment(dice: &mut StdRng, max_ms: u64) -> Duration {
-    Duration::from_millis(dice.random_range(1..max_ms))
-}
-
-/// All acknowledged writes are there, and the watcher has seen them or a list that holds them.
-async fn check(server: &Server, ledgers: &mut [Ledger], watcher: &Watcher) {
-    let api = server.api();
-    let list = eventually("the list is answered", HEALED_BOUND, async || {
-        let reply = api.send("GET", ledger::LIST, &[], Vec::new()).await.map_err(|e| format!("{e:#}"))?;
-        if reply.status == 200 { Ok(reply.json()) } else { Err(reply.text()) }
-    })
-    .await;
-    let (standing, rev) = ledger::standing(&list);
-    assert!(rev >= watcher.last(), "a watcher saw revision {} which is gone: the newest is {rev}", watcher.last());
-    for ledger in &mut *ledgers {
-        ledger.check(&standing);
-    }
-    let acknowledged: Vec<u64> = ledgers.iter_mut().flat_map(Ledger::take_acknowledged).collect();
-    eventually("the watcher has caught up", HEALED_BOUND, async || watcher.caught_up(&standing, &acknowledged)).await;
-}
-
-/// Writers, a kill in the midst of it, and a new start; how many writes were acknowledged.
-async fn kill_under_load(server: &mut Server, ledgers: &mut Vec<Ledger>, dice: &mut StdRng, round: u32) -> usize {
-    let writers = Writers::start(&server.api(), std::mem::take(ledgers), dice.random());
-    sleep(moment(dice, 500)).await;
+/// Writers, a kill in the midst of it, and a new start; all that was acknowledged is there.
+async fn kill_under_load(server: &mut Server, load: &mut Load, round: u32) {
+    let writers = load.begin(server);
+    load.moment(500).await;
     server.kill_9();
-    *ledgers = writers.stop().await;
+    load.stop(writers).await;
     if round.is_multiple_of(5) {
         // Another cut while it comes up again.
         server.respawn();
-        sleep(moment(dice, 400)).await;
+        load.moment(400).await;
         server.kill_9();
     }
     server.restart().await;
-    ledgers.iter().map(Ledger::acknowledged).sum()
+    load.check(server).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_random_moments_skiff_loses_nothing() {
-    let mut dice = dice();
-    let rounds = rounds();
     let mut server = Server::start(Options::default()).await;
-    let watcher = Watcher::start(server.kubeconfig());
-    let mut ledgers: Vec<Ledger> = (0..WRITERS).map(Ledger::new).collect();
-    let mut acknowledged = 0;
-    for round in 0..rounds {
-        acknowledged += kill_under_load(&mut server, &mut ledgers, &mut dice, round).await;
-        check(&server, &mut ledgers, &watcher).await;
-        server.assert_sound();
+    let mut load = Load::new(&server);
+    for round in 0..rounds() {
+        kill_under_load(&mut server, &mut load, round).await;
     }
-    println!("{rounds} kills, {acknowledged} acknowledged writes, {} lists by the watcher", watcher.lists());
-    assert!(acknowledged > rounds as usize, "the load was no load: {acknowledged} writes");
+    load.end(rounds());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_go_on_undisturbed_while_skiff_is_killed() {
-    let mut dice = dice();
-    let rounds = rounds();
     let claim = node::claim();
     let mut server = node::start(&claim).await;
     let address = pods::start(&server.api()).await;
     let before = pods::state(&server).await;
     let visitor = Visitor::start(address, "Hello from v1 on steady-");
-    let watcher = Watcher::start(server.kubeconfig());
-    let mut ledgers: Vec<Ledger> = (0..WRITERS).map(Ledger::new).collect();
-    let mut acknowledged = 0;
-    for round in 0..rounds {
-        acknowledged += kill_under_load(&mut server, &mut ledgers, &mut dice, round).await;
-        check(&server, &mut ledgers, &watcher).await;
+    let mut load = Load::new(&server);
+    for round in 0..rounds() {
+        kill_under_load(&mut server, &mut load, round).await;
         assert_eq!(pods::state(&server).await, before, "round {round}: pods were touched");
         visitor.served();
-        server.assert_sound();
     }
     pods::ready(&server.api(), before.len()).await;
-    println!("{rounds} kills, {acknowledged} acknowledged writes, {} lists by the watcher", watcher.lists());
+    load.end(rounds());
     println!("{} visitors were served, {} numbers counted", visitor.served(), pods::counted(&server.api()).await);
-    drop((visitor, watcher));
+    drop(visitor);
     pods::replaced(&server.api()).await;
     server.assert_sound();
     claim.end(server);
@@ -117,24 +70,18 @@ async fn pods_go_on_undisturbed_while_skiff_is_killed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn etcd_killed_under_load_loses_nothing_and_heals() {
-    let mut dice = dice();
     let mut etcd = Etcd::start().await;
     let server = Server::start(Options { backend: Backend::Etcd(etcd.url()), ..Options::default() }).await;
-    let watcher = Watcher::start(server.kubeconfig());
-    let mut ledgers: Vec<Ledger> = (0..WRITERS).map(Ledger::new).collect();
-    let mut acknowledged = 0;
+    let mut load = Load::new(&server);
     for _ in 0..ETCD_ROUNDS {
-        let writers = Writers::start(&server.api(), ledgers, dice.random());
-        sleep(moment(&mut dice, 500)).await;
+        let writers = load.begin(&server);
+        load.moment(500).await;
         etcd.kill_9();
-        sleep(moment(&mut dice, 1000)).await;
+        load.moment(1000).await;
         etcd.restart().await;
-        ledgers = writers.stop().await;
-        acknowledged += ledgers.iter().map(Ledger::acknowledged).sum::<usize>();
-        writers::heals(&server.api(), HEALED_BOUND).await;
-        check(&server, &mut ledgers, &watcher).await;
-        server.assert_sound();
+        load.stop(writers).await;
+        writers::heals(&server.api(), load::HEALED_BOUND).await;
+        load.check(&server).await;
     }
-    println!("{ETCD_ROUNDS} kills of etcd, {acknowledged} acknowledged writes, {} lists by the watcher", watcher.lists());
-    assert!(acknowledged > ETCD_ROUNDS as usize, "the load was no load: {acknowledged} writes");
+    load.end(ETCD_ROUNDS);
 }

@@ -34,6 +34,7 @@ pub use cache::Change;
 pub use object::Object;
 
 use crate::{
+    bell::Stop,
     decode::{Schemas, Unchecked},
     identity::{Attributes, Decision, Gates, User},
     kind::Kind,
@@ -52,6 +53,7 @@ pub struct Engine {
     pub(crate) table: Table,
     pub(crate) gates: Gates,
     pub(crate) group: api::task::Group,
+    pub(crate) stop: Arc<Stop>,
     /// All caches have come this far.
     pub(crate) applied: watch::Sender<Rev>,
     pub(crate) loaded: watch::Sender<bool>,
@@ -66,11 +68,13 @@ pub struct Engine {
 impl Engine {
     /// Opens the engine over a store: the caches are filled by a task of `group`; [`Engine::ready`] says when. Must be called within a runtime.
     pub fn new(store: Arc<dyn Store>, kinds: Vec<Arc<Kind>>, gates: Gates, group: api::task::Group) -> Arc<Self> {
+        let stop = Stop::of(&group);
         let engine = Arc::new(Self {
             store,
             table: Table::new(kinds),
             gates,
             group,
+            stop,
             applied: watch::Sender::new(0),
             loaded: watch::Sender::new(false),
             sites: RwLock::default(),

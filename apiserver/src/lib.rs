@@ -1,5 +1,6 @@
 //! The engine: a request in, law applied, stored. Names no kind.
 
+mod bell;
 pub mod body;
 pub mod certs;
 pub mod connect;
@@ -19,6 +20,7 @@ pub mod schema;
 pub mod serve;
 pub mod site;
 pub mod smp;
+mod socket;
 pub mod tls;
 pub mod version;
 pub mod wire;

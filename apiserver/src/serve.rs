@@ -26,9 +26,11 @@ use tokio_rustls::TlsAcceptor;
 use tower::{Service, ServiceExt};
 
 use crate::{
+    bell::{Stop, Stopped},
     body::{BoxError, Request, Response, boxed, full},
     identity::Peer,
     linger,
+    socket::Socket,
     tls::{Shown, Tls},
 };
 
@@ -57,6 +59,7 @@ where
     S::Future: Send + 'static,
 {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let stop = Stop::of(&group);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -64,9 +67,9 @@ where
             accepted = accept(&listener, &slots) => accepted,
         };
         let Some((stream, address, slot)) = accepted else { continue };
-        let (tls, service, stop) = (tls.clone(), service.clone(), group.clone());
+        let (tls, service, stopped) = (tls.clone(), service.clone(), stop.stopped());
         group.spawn_careful(async move {
-            Box::pin(connection(stream, address, tls, service, stop)).await;
+            Box::pin(connection(stream, address, tls, service, stopped)).await;
             drop(slot);
         });
     }
@@ -119,13 +122,13 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> Option<(TcpSt
     }
 }
 
-async fn connection<S>(stream: TcpStream, address: SocketAddr, tls: Arc<Tls>, service: S, group: Group)
+async fn connection<S>(stream: TcpStream, address: SocketAddr, tls: Arc<Tls>, service: S, mut stopped: Stopped)
 where
     S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
     let shaken = tokio::select! {
-        () = group.stopping() => return,
+        () = &mut stopped => return,
         shaken = tokio::time::timeout(HANDSHAKE, handshake(stream, &tls)) => shaken,
     };
     let stream = match shaken {
@@ -139,8 +142,9 @@ where
     let builder = builder();
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let ended = tokio::select! {
+        biased;
         ended = connection.as_mut() => ended,
-        () = group.stopping() => {
+        () = &mut stopped => {
             connection.as_mut().graceful_shutdown();
             tokio::time::timeout(DRAIN, connection).await.unwrap_or(Ok(()))
         }
@@ -150,7 +154,7 @@ where
     }
 }
 
-async fn handshake(mut stream: TcpStream, tls: &Tls) -> std::io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
+async fn handshake(mut stream: TcpStream, tls: &Tls) -> std::io::Result<tokio_rustls::server::TlsStream<Socket>> {
     stream.set_nodelay(true)?;
     let mut first = [0u8; 1];
     // 0x16 begins a TLS handshake; a letter begins a plain HTTP request, which Go's server answers so.
@@ -159,7 +163,7 @@ async fn handshake(mut stream: TcpStream, tls: &Tls) -> std::io::Result<tokio_ru
         stream.write_all(plain).await?;
         return Err(std::io::Error::other("plain HTTP on the TLS port"));
     }
-    TlsAcceptor::from(tls.config.clone()).accept(stream).await
+    TlsAcceptor::from(tls.config.clone()).accept(Socket(stream)).await
 }
 
 fn builder() -> auto::Builder<TokioExecutor> {

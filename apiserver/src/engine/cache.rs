@@ -9,13 +9,12 @@ use std::{
 use api::Key;
 use parking_lot::{Mutex, RwLock};
 use store::{Entry, Rev};
-use tokio::sync::watch;
 
 use super::{
     object::Object,
     ring::{BYTES_MAX, Event, Expired, Ring},
     select::Selection,
-    wake::{Interest, Marks, Pushed, Wakes},
+    wake::{Interest, Pushed, Topic, Wakes},
 };
 use crate::kind::{Kind, Scope};
 
@@ -161,8 +160,8 @@ impl Cache {
         objects
     }
 
-    pub fn subscribe(&self, interest: Interest<'_>) -> watch::Receiver<Marks> {
-        self.wakes.subscribe(interest)
+    pub fn topic(&self, interest: Interest<'_>) -> Arc<Topic> {
+        self.wakes.topic(interest)
     }
 
     /// The cursors of the events above `rev`.

@@ -1,19 +1,29 @@
 //! A watcher's place in the changes of one resource: what was there when it came, then what concerns it.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
 use store::Rev;
-use tokio::sync::watch;
 
 use super::{
     cache::{Cache, Snapshot},
     ring::{Event, Expired},
-    wake::{Interest, Marks},
+    wake::{Interest, Topic},
 };
+use crate::bell::Sleeper;
+
+/// Events read at a time.
+const READ_MAX: usize = 256;
 
 pub(crate) struct Reader {
     cache: Arc<Cache>,
-    news: watch::Receiver<Marks>,
+    topic: Arc<Topic>,
+    sleeper: Arc<Sleeper>,
+    /// Something may be there that was not read.
+    unread: bool,
     scope: Scope,
     /// Cursors of events that are looked at one by one: those in the ring when the reader came, or all.
     backlog: Range<u64>,
@@ -31,9 +41,15 @@ impl Reader {
     /// Hears of all that is pushed from now on; reads nothing before it is placed.
     pub fn new(cache: &Arc<Cache>, interest: Interest<'_>) -> Self {
         let scope = if interest.is_some() { Scope::Marked } else { Scope::All };
-        let news = cache.subscribe(interest);
-        let next = news.borrow().end();
-        Self { cache: cache.clone(), news, scope, backlog: 0..0, next }
+        let (topic, sleeper) = (cache.topic(interest), Arc::default());
+        topic.bell.add(&sleeper);
+        let next = topic.marks.lock().end();
+        Self { cache: cache.clone(), topic, sleeper, unread: true, scope, backlog: 0..0, next }
+    }
+
+    /// What wakes the reader; others may ring for it, too.
+    pub fn sleeper(&self) -> &Arc<Sleeper> {
+        &self.sleeper
     }
 
     /// Begins behind `rev`.
@@ -56,12 +72,26 @@ impl Reader {
         };
     }
 
-    /// Up to `max` events, oldest first; none where there is nothing new. Not all concern the reader.
-    pub fn read(&mut self, max: usize) -> Result<Vec<Arc<Event>>, Expired> {
-        let marks = self.news.borrow_and_update();
+    /// Some events, oldest first; not all of them concern the reader. Pending: all that happened before the call has been read.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<Arc<Event>>, Expired>> {
+        loop {
+            if !self.unread {
+                ready!(self.sleeper.poll_rung(cx));
+            }
+            self.unread = true;
+            let events = self.read(READ_MAX)?;
+            if !events.is_empty() {
+                return Poll::Ready(Ok(events));
+            }
+            self.unread = false;
+        }
+    }
+
+    fn read(&mut self, max: usize) -> Result<Vec<Arc<Event>>, Expired> {
         if !self.backlog.is_empty() {
             let events = self.cache.read(self.backlog.clone(), max)?;
             self.backlog.start += events.len() as u64;
+            self.unread = self.scope == Scope::Marked || events.len() == max;
             if !events.is_empty() {
                 return Ok(events);
             }
@@ -69,18 +99,15 @@ impl Reader {
         if self.scope == Scope::All {
             return Ok(Vec::new());
         }
+        let marks = self.topic.marks.lock();
         let Some(cursors) = marks.since(self.next) else { return Err(self.cache.expired()) };
         // What was in the ring when the reader came may have been marked only after that.
         let (mut taken, backlog) = (0, self.backlog.end);
         let cursors = cursors.inspect(|_| taken += 1).skip_while(|cursor| *cursor < backlog).take(max);
         let events = self.cache.pick(cursors)?;
         self.next += taken;
+        self.unread = events.len() == max;
         Ok(events)
-    }
-
-    /// Waits for something new. False: nothing more comes.
-    pub async fn news(&mut self) -> bool {
-        self.news.changed().await.is_ok()
     }
 }
 

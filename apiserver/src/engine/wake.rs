@@ -7,25 +7,31 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use super::{ring::Event, select::Source};
-use crate::kind::Kind;
+use crate::{bell::Bell, kind::Kind};
 
 /// How many values are kept before those are looked for that nobody watches any more.
 const SWEEP_MIN: usize = 64;
 
 pub(crate) struct Wakes {
-    all: watch::Sender<Marks>,
+    all: Arc<Topic>,
     keyed: Mutex<Keyed>,
 }
 
 /// By a field, and by the value of it that a watcher waits for.
 #[derive(Default)]
 struct Keyed {
-    by_field: HashMap<Source, HashMap<Box<str>, watch::Sender<Marks>>>,
+    by_field: HashMap<Source, HashMap<Box<str>, Arc<Topic>>>,
     values: usize,
     sweep_at: usize,
+}
+
+/// The changes that the same watchers are told of.
+#[derive(Default)]
+pub(crate) struct Topic {
+    pub marks: Mutex<Marks>,
+    pub bell: Bell,
 }
 
 /// Where in the ring the events of one value are: its watchers go from mark to mark, and all others' events pass them by. Who watches
@@ -50,12 +56,12 @@ pub(crate) type Interest<'a> = Option<(Source, &'a str)>;
 
 impl Wakes {
     pub fn new() -> Self {
-        Self { all: watch::Sender::new(Marks::default()), keyed: Mutex::default() }
+        Self { all: Arc::default(), keyed: Mutex::default() }
     }
 
-    pub fn subscribe(&self, interest: Interest<'_>) -> watch::Receiver<Marks> {
-        let Some((source, value)) = interest else { return self.all.subscribe() };
-        self.keyed.lock().subscribe(source, value)
+    pub fn topic(&self, interest: Interest<'_>) -> Arc<Topic> {
+        let Some((source, value)) = interest else { return self.all.clone() };
+        self.keyed.lock().topic(source, value)
     }
 
     /// Marks the events for those whom they concern, and wakes these, each once.
@@ -63,20 +69,20 @@ impl Wakes {
         if pushed.events.is_empty() {
             return;
         }
-        self.all.send_modify(|_| ());
+        self.all.bell.ring();
         let keyed = self.keyed.lock();
-        for (source, senders) in &keyed.by_field {
-            for sender in pushed.mark(kind, *source, senders) {
-                sender.send_modify(|_| ());
-            }
+        for (source, topics) in &keyed.by_field {
+            // All is marked first: who is woken earlier would be woken again.
+            pushed.mark(kind, *source, topics).into_iter().for_each(|topic| topic.bell.ring());
         }
     }
 
     /// The ring has been reset: all who read it must begin anew.
     pub fn reset(&self) {
-        self.all.send_modify(|_| ());
-        for sender in self.keyed.lock().by_field.values().flat_map(HashMap::values) {
-            sender.send_modify(Marks::reset);
+        self.all.bell.ring();
+        for topic in self.keyed.lock().by_field.values().flat_map(HashMap::values) {
+            topic.marks.lock().reset();
+            topic.bell.ring();
         }
     }
 }
@@ -111,49 +117,43 @@ impl Marks {
 }
 
 impl Pushed<'_> {
-    /// Marks the events by one field; returns who is to be woken.
-    fn mark<'s>(&self, kind: &Kind, source: Source, senders: &'s HashMap<Box<str>, watch::Sender<Marks>>) -> Vec<&'s watch::Sender<Marks>> {
+    /// Marks the events by one field; returns whose watchers are to be woken.
+    fn mark<'t>(&self, kind: &Kind, source: Source, topics: &'t HashMap<Box<str>, Arc<Topic>>) -> Vec<&'t Topic> {
         let batch = self.held.end - self.events.len() as u64;
-        let mut woken = Vec::new();
+        let mut marked: Vec<&Topic> = Vec::new();
         for (event, cursor) in self.events.iter().zip(batch..) {
             let old = event.old.as_deref().map(|object| source.value(kind, object));
             let new = event.new.as_deref().map(|object| source.value(kind, object));
             for value in old.into_iter().chain(new.filter(|new| old != Some(*new))) {
-                let Some(sender) = senders.get(value) else { continue };
-                let mut is_first = false;
-                // Told later: who is woken now would be woken again by the next event.
-                sender.send_if_modified(|marks| {
-                    is_first = marks.push(cursor, self.held.start, batch);
-                    false
-                });
-                if is_first {
-                    woken.push(sender);
+                let Some(topic) = topics.get(value) else { continue };
+                if topic.marks.lock().push(cursor, self.held.start, batch) {
+                    marked.push(topic);
                 }
             }
         }
-        woken
+        marked
     }
 }
 
 impl Keyed {
-    fn subscribe(&mut self, source: Source, value: &str) -> watch::Receiver<Marks> {
-        if let Some(sender) = self.by_field.get(&source).and_then(|senders| senders.get(value)) {
-            return sender.subscribe();
+    fn topic(&mut self, source: Source, value: &str) -> Arc<Topic> {
+        if let Some(topic) = self.by_field.get(&source).and_then(|topics| topics.get(value)) {
+            return topic.clone();
         }
         if self.values >= self.sweep_at {
             self.sweep();
         }
-        let (sender, receiver) = watch::channel(Marks::default());
-        self.by_field.entry(source).or_default().insert(value.into(), sender);
+        let topic = Arc::<Topic>::default();
+        self.by_field.entry(source).or_default().insert(value.into(), topic.clone());
         self.values += 1;
-        receiver
+        topic
     }
 
     fn sweep(&mut self) {
-        for senders in self.by_field.values_mut() {
-            senders.retain(|_, sender| sender.receiver_count() > 0);
+        for topics in self.by_field.values_mut() {
+            topics.retain(|_, topic| Arc::strong_count(topic) > 1);
         }
-        self.by_field.retain(|_, senders| !senders.is_empty());
+        self.by_field.retain(|_, topics| !topics.is_empty());
         self.values = self.by_field.values().map(HashMap::len).sum();
         self.sweep_at = (self.values * 2).max(SWEEP_MIN);
     }

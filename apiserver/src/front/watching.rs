@@ -1,13 +1,16 @@
 //! A watch: the state if asked for, then every change of the selection, as frames of one stream. Source: apiserver `pkg/storage/cacher`.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
 
 use api::{Status, time::Timestamp};
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::stream;
 use http::StatusCode;
 use http_body::Frame;
-use http_body_util::StreamBody;
 use rand::Rng;
 use serde_json::{Value, json};
 use store::Rev;
@@ -35,8 +38,8 @@ use crate::{
 /// A watch without `timeoutSeconds` lasts between this and twice this (`--min-request-timeout`).
 const LASTS: Duration = Duration::from_secs(1800);
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
-/// Events read at a time.
-const READ_MAX: usize = 256;
+/// What a frame takes besides its object as it is stored.
+const FRAME_BYTES: usize = 96;
 
 /// One watcher: a place in the resource's changes, and what it is to see of them.
 struct Watcher {
@@ -58,9 +61,11 @@ struct Watcher {
     bookmarks: bool,
     next_bookmark: Instant,
     ends: Instant,
-    /// Kept from one rest to the next: a watcher is woken often, and seldom by these.
     alarm: Pin<Box<Sleep>>,
-    stopping: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Whom the alarm wakes. It stays set from one event to the next: a watcher is woken often, and seldom by it.
+    alarmed: Option<Waker>,
+    /// The alarm went when the caches had come so far; what is due is done when all up to there has been told.
+    due: Option<Rev>,
     done: bool,
 }
 
@@ -75,6 +80,7 @@ pub(crate) async fn watch(engine: &Arc<Engine>, served: &Served, output: &Output
         .timeout_seconds
         .filter(|seconds| *seconds > 0)
         .map_or_else(|| LASTS.mul_f64(1.0 + rand::rng().random::<f64>()), |seconds| Duration::from_secs(seconds.min(u64::from(u32::MAX))));
+    let alarm = now + if options.bookmarks { lasts.min(BOOKMARK_EVERY) } else { lasts };
     let reader = Reader::new(&cache, options.selection.interest());
     let mut watcher = Watcher {
         engine: engine.clone(),
@@ -91,16 +97,39 @@ pub(crate) async fn watch(engine: &Arc<Engine>, served: &Served, output: &Output
         bookmarks: options.bookmarks,
         next_bookmark: now + BOOKMARK_EVERY,
         ends: now + lasts,
-        alarm: Box::pin(tokio::time::sleep_until(now + lasts)),
-        stopping: Box::pin(stopped(engine.group.clone())),
+        alarm: Box::pin(tokio::time::sleep_until(alarm)),
+        alarmed: None,
+        due: None,
         done: false,
     };
+    engine.stop.wakes(watcher.reader.sleeper());
     watcher.start(&options).await?;
-    let frames = stream::unfold(watcher, |mut watcher| async move {
-        let chunk = watcher.next().await?;
-        Some((Ok::<_, BoxError>(Frame::data(chunk)), watcher))
-    });
-    Ok(wire::reply(StatusCode::OK, "application/json", boxed(StreamBody::new(frames))))
+    Ok(wire::reply(StatusCode::OK, "application/json", boxed(watcher)))
+}
+
+impl http_body::Body for Watcher {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    /// The next chunk of frames: all that is ready, in one piece.
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut out = BytesMut::new();
+        if !self.done {
+            self.put_initial(&mut out);
+        }
+        while out.is_empty() && !self.done {
+            match self.poll_events(cx) {
+                Poll::Ready(Ok(events)) => self.put_events(&events, &mut out),
+                Poll::Ready(Err(status)) => {
+                    put_frame(&mut out, "ERROR", |out| out.put_slice(status.body().to_string().as_bytes()));
+                    self.done = true;
+                }
+                Poll::Pending if self.engine.stop.is_stopping() => self.done = true,
+                Poll::Pending => ready!(self.poll_due(cx, &mut out)),
+            }
+        }
+        Poll::Ready((!out.is_empty()).then(|| Ok(Frame::data(out.freeze()))))
+    }
 }
 
 impl Watcher {
@@ -127,31 +156,6 @@ impl Watcher {
         Ok(())
     }
 
-    /// The next chunk of frames: all that is ready, in one piece. `None` at the end.
-    async fn next(&mut self) -> Option<Bytes> {
-        if self.done {
-            return None;
-        }
-        let mut out = BytesMut::new();
-        self.put_initial(&mut out);
-        while out.is_empty() {
-            // Asked first: all events up to it can be read by now.
-            let applied = *self.engine.applied.borrow();
-            match self.read(&mut out) {
-                Ok(true) => {}
-                Ok(false) => self.rest(applied, &mut out).await,
-                Err(status) => {
-                    put_frame(&mut out, "ERROR", |out| out.put_slice(status.body().to_string().as_bytes()));
-                    self.done = true;
-                }
-            }
-            if self.done {
-                break;
-            }
-        }
-        (!out.is_empty()).then(|| out.freeze())
-    }
-
     fn put_initial(&mut self, out: &mut BytesMut) {
         while out.len() < CHUNK_BYTES {
             let Some(object) = self.initial.get(self.next_initial).cloned() else { break };
@@ -172,45 +176,56 @@ impl Watcher {
         }
     }
 
-    /// Takes what there is. `Ok(false)`: nothing new.
-    fn read(&mut self, out: &mut BytesMut) -> Result<bool, Status> {
+    fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<Arc<Event>>, Status>> {
         if let Some(status) = self.refused.take() {
-            return Err(status);
+            return Poll::Ready(Err(status));
         }
-        let events = self.reader.read(READ_MAX).map_err(|expired| too_old(self.after, &expired))?;
-        let Some(last) = events.last() else { return Ok(false) };
+        self.reader.poll_read(cx).map_err(|expired| too_old(self.after, &expired))
+    }
+
+    fn put_events(&mut self, events: &[Arc<Event>], out: &mut BytesMut) {
         let seen = self.after;
-        self.after = seen.max(last.rev);
+        self.after = events.last().map_or(seen, |last| seen.max(last.rev));
         if self.selection.is_all() {
             out.reserve(events.iter().map(|event| event.size()).sum::<usize>().min(CHUNK_BYTES));
         }
         for event in events.iter().filter(|event| event.rev > seen) {
             self.put_event(event, out);
         }
-        Ok(true)
     }
 
-    /// Nothing to tell up to `applied`: a bookmark if one is due, the end if it is time, else waits for news.
-    async fn rest(&mut self, applied: Rev, out: &mut BytesMut) {
+    /// There is nothing to tell: waits for the alarm, then does what is due once all is told that had happened by then.
+    fn poll_due(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<()> {
+        if let Some(applied) = self.due.take() {
+            self.act(applied, out);
+        } else {
+            ready!(self.poll_alarm(cx));
+            self.due = Some(*self.engine.applied.borrow());
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_alarm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let is_set = self.alarmed.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if is_set && !self.alarm.is_elapsed() {
+            return Poll::Pending;
+        }
+        self.alarmed = Some(cx.waker().clone());
+        self.alarm.as_mut().poll(cx)
+    }
+
+    /// A bookmark if one is due, the end if it is time; all up to `applied` has been told.
+    fn act(&mut self, applied: Rev, out: &mut BytesMut) {
         let now = Instant::now();
         self.done = now >= self.ends;
         if self.bookmarks && (self.done || now >= self.next_bookmark) {
             self.next_bookmark = now + BOOKMARK_EVERY;
             self.after = self.after.max(applied);
-            return self.put_bookmark(applied, json!({}), out);
-        }
-        if self.done {
-            return;
+            self.put_bookmark(self.after, json!({}), out);
         }
         let alarm = if self.bookmarks { self.ends.min(self.next_bookmark) } else { self.ends };
-        if self.alarm.deadline() != alarm {
-            self.alarm.as_mut().reset(alarm);
-        }
-        tokio::select! {
-            more = self.reader.news() => self.done = !more,
-            () = &mut self.stopping => self.done = true,
-            () = &mut self.alarm => {}
-        }
+        self.alarm.as_mut().reset(alarm);
+        self.alarmed = None;
     }
 
     fn put_event(&mut self, event: &Event, out: &mut BytesMut) {
@@ -230,6 +245,7 @@ impl Watcher {
 
     fn put(&mut self, word: &str, object: &Object, rev: Rev, out: &mut BytesMut) {
         if self.shape == Shape::Plain {
+            out.reserve(FRAME_BYTES + object.stored().len());
             return put_frame(out, word, |out| form::put_at(&self.served, object, rev, out));
         }
         if let Shape::Partial { version } = &self.shape
@@ -271,10 +287,6 @@ fn put_frame(out: &mut BytesMut, word: &str, object: impl FnOnce(&mut BytesMut))
     out.put_slice(b"\",\"object\":");
     object(out);
     out.put_slice(b"}\n");
-}
-
-async fn stopped(group: api::task::Group) {
-    group.stopping().await;
 }
 
 fn too_old(rev: Rev, expired: &Expired) -> Status {

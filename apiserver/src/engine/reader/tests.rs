@@ -98,35 +98,43 @@ impl Written {
 impl Reader {
     fn revs(&mut self) -> Result<Vec<Rev>, Expired> {
         let mut revs = Vec::new();
-        loop {
-            let events = self.read(2)?;
-            revs.extend(events.iter().map(|event| event.rev));
-            if events.is_empty() {
-                return Ok(revs);
-            }
+        while let Poll::Ready(events) = self.poll_read(&mut Context::from_waker(Waker::noop())) {
+            revs.extend(events?.iter().map(|event| event.rev));
         }
+        Ok(revs)
     }
 
-    fn is_woken(&self) -> bool {
-        self.news.has_changed().unwrap()
+    /// Sleeps; the counter says how often it was woken.
+    fn sleep(&mut self) -> Arc<Counter> {
+        let counter = Arc::new(Counter::default());
+        let waker = Waker::from(counter.clone());
+        assert!(self.poll_read(&mut Context::from_waker(&waker)).is_pending());
+        counter
+    }
+}
+
+impl Counter {
+    fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
 #[test]
 fn events_of_others_wake_nobody() {
     let mut things = Written::new();
-    let readers = things.colours(0..1000);
+    let mut readers = things.colours(0..1000);
     let mut everything = things.reader("", "");
+    let (wakes, all): (Vec<_>, _) = (readers.iter_mut().map(Reader::sleep).collect(), everything.sleep());
     for i in 0..200 {
         things.put(&[(&format!("ns/{i}"), "other"), (&format!("ns/again{i}"), "other")]);
     }
     things.overflow("other");
-    assert_eq!(readers.iter().filter(|reader| reader.is_woken()).count(), 0);
-    assert!(everything.is_woken() && everything.read(1).is_err(), "who watches all is woken, and was too slow");
+    assert_eq!(wakes.iter().map(|wakes| wakes.get()).sum::<usize>(), 0);
+    assert_eq!((all.get(), everything.revs().is_err()), (1, true), "who watches all is woken, and was too slow");
     things.put(&[("ns/mine", "c7"), ("ns/theirs", "other")]);
-    let (mut woken, mut sleeping): (Vec<_>, Vec<_>) = readers.into_iter().partition(Reader::is_woken);
-    assert_eq!((woken.len(), woken[0].revs()), (1, Ok(vec![things.1 - 1])));
-    assert_eq!(sleeping[0].revs(), Ok(vec![]), "the ring has turned over and nothing of it was theirs");
+    assert_eq!((wakes[7].get(), wakes.iter().map(|wakes| wakes.get()).sum::<usize>()), (1, 1));
+    assert_eq!(readers[7].revs(), Ok(vec![things.1 - 1]));
+    assert_eq!(readers[8].revs(), Ok(vec![]), "the ring has turned over and nothing of it was theirs");
 }
 
 #[test]
@@ -148,17 +156,12 @@ fn what_enters_leaves_or_moves_concerns_both_values() {
 fn one_commit_wakes_once() {
     let mut things = Written::new();
     let mut reader = things.colours([0]).remove(0);
-    let counter = Arc::new(Counter::default());
-    let waker = Waker::from(counter.clone());
-    let mut news = Box::pin(reader.news());
-    assert!(news.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    let wakes = reader.sleep();
     let names: Vec<_> = (0..9).map(|i| format!("ns/{i}")).collect();
     things.put(&names.iter().map(|name| (name.as_str(), "c0")).collect::<Vec<_>>());
-    assert_eq!(counter.0.load(Ordering::Relaxed), 1);
-    assert_eq!(news.as_mut().poll(&mut Context::from_waker(&waker)), Poll::Ready(true));
-    drop(news);
+    assert_eq!(wakes.get(), 1);
     assert_eq!(reader.revs().unwrap().len(), 9);
-    assert!(!reader.is_woken());
+    reader.sleep();
 }
 
 #[test]
@@ -195,10 +198,11 @@ fn a_reload_cuts_all() {
     let mut things = Written::new();
     let mut readers = things.colours([0]);
     readers.push(things.reader("", ""));
-    things.put(&[("ns/a", "c1")]);
+    let wakes: Vec<_> = readers.iter_mut().map(Reader::sleep).collect();
     things.0.reload(&[], 9);
     things.1 = 9;
-    assert!(readers.iter_mut().all(|reader| reader.is_woken() && reader.revs().is_err()));
+    assert!(wakes.iter().all(|wakes| wakes.get() == 1));
+    assert!(readers.iter_mut().all(|reader| reader.revs().is_err()));
     let mut fresh = things.colours([0]).remove(0);
     things.put(&[("ns/a", "c0")]);
     assert_eq!(fresh.revs(), Ok(vec![10]));

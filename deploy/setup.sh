@@ -58,7 +58,7 @@ need_cargo() {
     need_packages libprotobuf-dev
 }
 
-need_runtime() { need_packages containerd runc iptables nftables conntrack; }
+need_runtime() { need_packages containerd runc iptables nftables; }
 
 need_kubectl() {
     command -v kubectl >/dev/null && return 0
@@ -110,7 +110,7 @@ need_test() {
     need_tools
 }
 
-command -v apt-get >/dev/null || die "this is no Debian: install containerd, runc, iptables, conntrack, protoc and kubectl yourself"
+command -v apt-get >/dev/null || die "this is no Debian: install containerd, runc, iptables, protoc and kubectl yourself"
 case ${1:-} in
     up) need_cargo; need_runtime; need_kubectl ;;
     test) need_cargo; need_runtime; need_test ;;

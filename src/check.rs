@@ -42,7 +42,6 @@ fn needs() -> Vec<Need> {
         program("ctr (comes with containerd)", "ctr", "apt-get install -y containerd"),
         program("runc", "runc", "apt-get install -y runc"),
         program("iptables-restore", "iptables-restore", "apt-get install -y iptables"),
-        program("conntrack", "conntrack", "apt-get install -y conntrack"),
         Need { what: "overlay file system", met: filesystem("overlay"), mend: "modprobe overlay" },
         Need {
             what: "cgroups",

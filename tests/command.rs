@@ -77,14 +77,13 @@ fn check_names_what_is_lacking_and_the_command_that_mends_it() {
         ("ctr (comes with containerd)", "apt-get install -y containerd"),
         ("runc", "apt-get install -y runc"),
         ("iptables-restore", "apt-get install -y iptables"),
-        ("conntrack", "apt-get install -y conntrack"),
         ("overlay file system", "modprobe overlay"),
         ("cgroups", "mount -t cgroup2 cgroup2 /sys/fs/cgroup"),
     ];
     for (what, mend) in wanted {
         assert_eq!(mended.get(what).map(String::as_str), Some(mend), "{what}:\n{text}");
     }
-    assert!(text.contains("this machine lacks 7 of 9 things for `skiff up`"), "{text}");
+    assert!(text.contains("this machine lacks 6 of 8 things for `skiff up`"), "{text}");
     assert!(text.contains(" \u{2713} root\n"), "{text}");
 }
 
@@ -95,13 +94,7 @@ fn check_is_content_with_this_machine_and_names_the_right_packages() {
     let text = said(&out.stdout);
     assert!(out.status.success() && text.ends_with("this machine can run `skiff up`\n"), "{text}");
     assert!(!text.contains("mend with"), "{text}");
-    for (program, package) in [
-        ("containerd", "containerd"),
-        ("ctr", "containerd"),
-        ("runc", "runc"),
-        ("iptables-restore", "iptables"),
-        ("conntrack", "conntrack"),
-    ] {
+    for (program, package) in [("containerd", "containerd"), ("ctr", "containerd"), ("runc", "runc"), ("iptables-restore", "iptables")] {
         let path = ["/usr/sbin", "/usr/bin"].map(|dir| Path::new(dir).join(program)).into_iter().find(|path| path.is_file());
         let path = path.unwrap_or_else(|| panic!("no {program}")).canonicalize().unwrap();
         let owner = said(&Command::new("dpkg").arg("-S").arg(&path).output().unwrap().stdout);

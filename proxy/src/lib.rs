@@ -10,9 +10,11 @@ use parking_lot::RwLock;
 mod backend;
 pub mod bench;
 pub mod cni;
+mod conntrack;
 pub mod dns;
 mod iptables;
 mod model;
+mod netlink;
 mod nftables;
 #[cfg(test)]
 mod street;
@@ -59,10 +61,6 @@ pub struct Config {
     pub answered_here: Vec<Ipv4Addr>,
 }
 
-/// Programs that must be on the node, each with the Debian package that has it.
-pub const PROGRAMS: [(&str, &str); 4] =
-    [("iptables", "iptables"), ("iptables-restore", "iptables"), ("iptables-save", "iptables"), ("conntrack", "conntrack")];
-
 /// Why the proxy, the DNS server or the clean-up could not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -71,7 +69,7 @@ pub enum Error {
     #[error("kernel setting {name}: {why}")]
     Sysctl { name: &'static str, why: std::io::Error },
     #[error(transparent)]
-    Nftables(#[from] nftables::Error),
+    Netfilter(#[from] netlink::Error),
     #[error(transparent)]
     Link(#[from] cni::link::Error),
     #[error("serve DNS on {address}: {why}")]
@@ -117,7 +115,7 @@ async fn remove_rules() -> Result<(), Error> {
 /// A kernel without nf_tables has no table of ours.
 fn remove_table() -> Result<(), Error> {
     match nftables::Table::remove() {
-        Err(nftables::Error::Io(error)) => {
+        Err(netlink::Error::Io(error)) => {
             tracing::debug!(%error, "this kernel has no nf_tables");
             Ok(())
         }

@@ -16,7 +16,8 @@ use crate::{
     Error, Mode,
     backend::Backend,
     cni::link::Net,
-    iptables::{conntrack, watch::Watch},
+    conntrack,
+    iptables::watch::Watch,
     model::{Node, Portal, Protocol, Site, portals},
     world::World,
 };
@@ -146,7 +147,7 @@ impl Sync {
             return;
         }
         let cleaned = match self.node_ips().await {
-            Ok(node_ips) => conntrack::clean(&due, &gone, &node_ips).await,
+            Ok(node_ips) => conntrack::clean(due, gone, node_ips).await.map_err(Error::from),
             Err(error) => Err(error),
         };
         if let Err(error) = cleaned {

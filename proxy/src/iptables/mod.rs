@@ -1,6 +1,5 @@
 //! Portals -> packet rules, by iptables.
 
-pub mod conntrack;
 pub mod exec;
 mod frame;
 mod names;

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::wire::{LIST_ELEMENT, Writer};
+use crate::netlink::{LIST_ELEMENT, Writer};
 
 /// A place of four bytes; what is wider takes those that follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,9 +4,11 @@ use super::{
     class::{Class, Door, MARK, destination, outside, towards, within},
     expr::{CT_DNAT, CT_INVALID, CT_KNOWN, CT_NEW, Field, LOCAL, Reg, Step, Verdict},
     sets::{Refusal, Set},
-    wire::{Verb, Writer},
 };
-use crate::model::Site;
+use crate::{
+    model::Site,
+    netlink::{Verb, Writer},
+};
 
 /// Upstream's name: who takes a node over from it replaces its table.
 pub const TABLE: &str = "kube-proxy";

@@ -12,10 +12,7 @@ mod expr;
 mod frame;
 mod sets;
 mod slots;
-mod socket;
 mod sticky;
 mod table;
-mod wire;
 
-pub use socket::Error;
 pub use table::Table;

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use super::{
     class::{Class, Door},
     frame::TABLE,
-    wire::{LIST_ELEMENT, Verb, Writer},
 };
+use crate::netlink::{LIST_ELEMENT, Verb, Writer};
 
 /// The sets and maps whose elements services are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,9 +7,11 @@ use super::{
     elements::{port_word, protocol, word},
     expr::{Field, Reg, Step},
     frame, sets,
-    wire::{Verb, Writer},
 };
-use crate::model::{Portal, Protocol};
+use crate::{
+    model::{Portal, Protocol},
+    netlink::{Verb, Writer},
+};
 
 /// One list of endpoints of such a portal.
 #[derive(Clone, Debug, PartialEq, Eq)]

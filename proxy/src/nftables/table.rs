@@ -14,11 +14,12 @@ use super::{
     frame::{self, TABLE, WITNESS},
     sets::{Form, Set},
     slots::Slots,
-    socket::{Error, Socket},
     sticky::Sticky,
-    wire::{LIST_ELEMENT, Verb, Writer},
 };
-use crate::model::{Portal, Protocol, Site};
+use crate::{
+    model::{Portal, Protocol, Site},
+    netlink::{Error, LIST_ELEMENT, Socket, Verb, Writer},
+};
 
 /// A list of elements must be below 64 KiB; one takes up to 112 bytes.
 const ELEMENTS_PER_MESSAGE: usize = 500;
@@ -122,7 +123,9 @@ impl Table {
             w.text(1, TABLE);
             w.text(2, WITNESS);
         });
-        self.socket().and_then(|socket| socket.count(&question)).is_ok_and(|rules| rules > 0)
+        let mut rules = 0;
+        let listed = self.socket().and_then(|socket| socket.list(&question, |_| rules += 1));
+        listed.is_ok() && rules > 0
     }
 
     /// What the kernel holds of a set, as it says it; empty where there is no such set.
@@ -132,7 +135,9 @@ impl Table {
             w.text(1, TABLE);
             w.text(2, set);
         });
-        Socket::open().unwrap().listing(&question).unwrap_or_default()
+        let mut all = Vec::new();
+        let _ = Socket::open().unwrap().list(&question, |message| all.extend(message));
+        all
     }
 
     /// Takes the table away, if it is there.
@@ -248,7 +253,9 @@ impl Table {
     /// Of classes that were touched: those that must be written, and those that must go.
     fn settle(&mut self, touched: HashSet<Class>) -> (Vec<Class>, Vec<Class>) {
         let (used, mut gone): (Vec<Class>, Vec<Class>) = touched.into_iter().partition(|class| self.slots.is_used(class));
-        used.iter().for_each(|class| drop(self.idle.remove(class)));
+        for class in &used {
+            self.idle.remove(class);
+        }
         let born = used.into_iter().filter(|class| self.written.insert(*class)).collect();
         gone.retain(|class| self.written.contains(class));
         self.idle.extend(gone.iter().filter(|class| class.sticky.is_none()));
@@ -256,7 +263,9 @@ impl Table {
         if self.idle.len() > CLASSES_KEPT {
             gone.extend(self.idle.drain());
         }
-        gone.iter().for_each(|class| drop(self.written.remove(class)));
+        for class in &gone {
+            self.written.remove(class);
+        }
         (born, gone)
     }
 

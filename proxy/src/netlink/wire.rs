@@ -1,27 +1,32 @@
-//! Messages of nf_tables -> bytes, as nfnetlink wants them: native headers, attributes in network order.
+//! Messages to netfilter -> bytes, as nfnetlink wants them: native headers, attributes in network order.
 //!
-//! Source: the kernel's `linux/netlink.h`, `nfnetlink.h`.
+//! Source: the kernel's `linux/netlink.h`, `nfnetlink.h`, `nf_tables.h`, `nfnetlink_conntrack.h`.
 
-/// What the subsystem nf_tables calls its messages (`enum nf_tables_msg_types`).
+/// What can be asked for: the subsystem (nf_tables, conntrack), and what it calls the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
+#[repr(u16)]
 pub enum Verb {
-    NewTable = 0,
-    DelTable = 2,
-    NewChain = 3,
-    DelChain = 5,
-    NewRule = 6,
-    GetRule = 7,
-    DelRule = 8,
-    NewSet = 9,
-    DelSet = 11,
-    NewElement = 12,
+    NewTable = NF_TABLES,
+    DelTable = NF_TABLES + 2,
+    NewChain = NF_TABLES + 3,
+    DelChain = NF_TABLES + 5,
+    NewRule = NF_TABLES + 6,
+    GetRule = NF_TABLES + 7,
+    DelRule = NF_TABLES + 8,
+    NewSet = NF_TABLES + 9,
+    DelSet = NF_TABLES + 11,
+    NewElement = NF_TABLES + 12,
     #[cfg(test)]
-    GetElement = 13,
-    DelElement = 14,
+    GetElement = NF_TABLES + 13,
+    DelElement = NF_TABLES + 14,
+    GetFlow = CONNTRACK + 1,
+    DelFlow = CONNTRACK + 2,
 }
 
-const SUBSYSTEM: u16 = 10;
+const NF_TABLES: u16 = 10 << 8;
+const CONNTRACK: u16 = 1 << 8;
+/// As the header of a batch names it.
+const BATCH_OF: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const FAMILY_IPV4: u8 = 2;
@@ -47,14 +52,21 @@ impl Writer {
     /// A transaction: closed by [`Writer::finish`].
     pub fn batch() -> Self {
         let mut writer = Self::default();
-        writer.message(BATCH_BEGIN, REQUEST, 0, SUBSYSTEM, |_| {});
+        writer.message(BATCH_BEGIN, REQUEST, 0, BATCH_OF, |_| {});
         writer
     }
 
     /// A question for all objects that fit.
     pub fn dump(verb: Verb, body: impl FnOnce(&mut Self)) -> Vec<u8> {
         let mut writer = Self::default();
-        writer.message(kind(verb), REQUEST | DUMP, FAMILY_IPV4, 0, body);
+        writer.message(verb as u16, REQUEST | DUMP, FAMILY_IPV4, 0, body);
+        writer.bytes
+    }
+
+    /// One change that is no transaction; it is acknowledged.
+    pub fn single(verb: Verb, body: impl FnOnce(&mut Self)) -> Vec<u8> {
+        let mut writer = Self::default();
+        writer.message(verb as u16, REQUEST | ACK, FAMILY_IPV4, 0, body);
         writer.bytes
     }
 
@@ -65,7 +77,7 @@ impl Writer {
         }
         let flags = self.bytes.get(self.last_flags..).and_then(<[u8]>::first_chunk).map_or(0, |b| u16::from_ne_bytes(*b));
         self.patch(self.last_flags, (flags | ACK).to_ne_bytes());
-        self.message(BATCH_END, REQUEST, 0, SUBSYSTEM, |_| {});
+        self.message(BATCH_END, REQUEST, 0, BATCH_OF, |_| {});
         Some(self.bytes)
     }
 
@@ -74,11 +86,9 @@ impl Writer {
         let flags = match verb {
             Verb::NewRule => CREATE | APPEND,
             Verb::NewTable | Verb::NewChain | Verb::NewSet | Verb::NewElement => CREATE,
-            Verb::DelTable | Verb::DelChain | Verb::DelRule | Verb::DelSet | Verb::DelElement | Verb::GetRule => 0,
-            #[cfg(test)]
-            Verb::GetElement => 0,
+            _ => 0,
         };
-        self.message(kind(verb), REQUEST | flags, FAMILY_IPV4, 0, body);
+        self.message(verb as u16, REQUEST | flags, FAMILY_IPV4, 0, body);
     }
 
     /// The number of the message that comes next: no other one of the transaction has it.
@@ -142,10 +152,6 @@ impl Writer {
     fn pad(&mut self) {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
-}
-
-fn kind(verb: Verb) -> u16 {
-    SUBSYSTEM << 8 | verb as u16
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Transactions -> the kernel's word on them.
+//! Transactions and questions -> the kernel's word on them.
 
 use std::{io, os::fd::OwnedFd};
 
@@ -13,6 +13,10 @@ const ERROR: u16 = 2;
 /// `NLMSG_DONE`: the end of an answer in many parts.
 const DONE: u16 = 3;
 const HEADER: usize = 16;
+/// Netlink's, and the subsystem's.
+const HEADERS: usize = 20;
+/// Flags in the type of an attribute.
+const KIND: u16 = 0x3fff;
 /// Answers are acknowledgements, errors, or parts of a listing.
 const ANSWER_BYTES: usize = 64 * 1024;
 /// What a transaction takes beside its own size.
@@ -23,14 +27,14 @@ const SEND_SLACK: usize = 64 * 1024;
 pub enum Error {
     #[error("netlink: {0}")]
     Io(#[from] io::Error),
-    /// `kind` is the kernel's `NFT_MSG_*`, `number` the place in the transaction.
-    #[error("nf_tables change {number} of kind {kind}: {why}")]
-    Refused { number: u32, kind: u8, why: io::Error },
-    #[error("nf_tables did not answer")]
+    /// `kind` is the message's, `number` its place in the transaction.
+    #[error("netfilter refused change {number} of kind {kind:#x}: {why}")]
+    Refused { number: u32, kind: u16, why: io::Error },
+    #[error("netfilter did not answer")]
     Silent,
 }
 
-/// A socket to nf_tables in the network namespace of the thread that opened it.
+/// A socket to netfilter in the network namespace of the thread that opened it.
 pub struct Socket(OwnedFd);
 
 impl Socket {
@@ -64,34 +68,22 @@ impl Socket {
         }
     }
 
-    /// How many messages answer a question for a listing.
+    /// Asks for a listing; `take` gets what each of its messages has after the headers.
     ///
     /// # Errors
     /// With the kernel's refusal.
-    pub fn count(&self, question: &[u8]) -> Result<usize, Error> {
+    pub fn list(&self, question: &[u8], mut take: impl FnMut(&[u8])) -> Result<(), Error> {
         self.ask(question)?;
-        let (mut count, mut refused) = (0, None);
+        let mut refused = None;
         self.answers(|message| {
             match acknowledgement(message) {
                 Some(word) => refused = word.err(),
                 None if kind_of(message) == DONE => return false,
-                None => count += 1,
+                None => take(message.get(HEADERS..).unwrap_or_default()),
             }
             refused.is_none()
         })?;
-        refused.map_or(Ok(count), Err)
-    }
-
-    /// All that answers a question.
-    #[cfg(test)]
-    pub fn listing(&self, question: &[u8]) -> Result<Vec<u8>, Error> {
-        self.ask(question)?;
-        let mut all = Vec::new();
-        self.answers(|message| {
-            all.extend(message);
-            kind_of(message) != DONE
-        })?;
-        Ok(all)
+        refused.map_or(Ok(()), Err)
     }
 
     fn ask(&self, bytes: &[u8]) -> Result<(), Error> {
@@ -120,6 +112,17 @@ impl Socket {
     }
 }
 
+/// The attributes of a message, or of what one holds: kind and value. Ends where they make no sense.
+pub fn parts(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let size = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
+        let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?) & KIND;
+        let value = bytes.get(4..size)?;
+        bytes = bytes.get(size.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
 /// The first message, and what follows it.
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let size = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
@@ -143,5 +146,5 @@ fn acknowledgement(message: &[u8]) -> Option<Result<(), Error>> {
     let of = message.get(HEADER + 4..)?;
     let number = of.get(8..).and_then(<[u8]>::first_chunk).map_or(0, |b| u32::from_ne_bytes(*b));
     let why = io::Error::from_raw_os_error(-code);
-    Some(Err(Error::Refused { number, kind: kind_of(of).to_le_bytes()[0], why }))
+    Some(Err(Error::Refused { number, kind: kind_of(of), why }))
 }

@@ -56,12 +56,24 @@ pub fn is_due(old: &[Portal], new: &[Portal]) -> bool {
 /// # Errors
 /// Where the kernel does not tell its flows, or refuses to forget one.
 pub async fn clean(portals: Vec<Portal>, gone: Vec<Portal>, node_ips: Vec<Ipv4Addr>) -> Result<usize, Error> {
+    forget_those(move |flows| stale(flows, &portals, &gone, &node_ips)).await
+}
+
+/// Forgets the flows to these ports of whatever address. How many those were.
+///
+/// # Errors
+/// As [`clean`].
+pub async fn forget_to_ports(ports: Vec<u16>) -> Result<usize, Error> {
+    forget_those(move |flows| flows.iter().filter(|flow| ports.contains(&flow.dport)).cloned().collect()).await
+}
+
+async fn forget_those(choose: impl FnOnce(&[Flow]) -> Vec<Flow> + Send + 'static) -> Result<usize, Error> {
     // Here: it is of this thread's network namespace.
     let socket = Socket::open()?;
     // A busy node has hundreds of thousands of flows to look through.
     let work = tokio::task::spawn_blocking(move || {
-        let stale = stale(&flows(&socket)?, &portals, &gone, &node_ips);
-        stale.iter().try_for_each(|flow| forget(&socket, flow)).map(|()| stale.len())
+        let chosen = choose(&flows(&socket)?);
+        chosen.iter().try_for_each(|flow| forget(&socket, flow)).map(|()| chosen.len())
     });
     work.await.unwrap_or_else(|error| Err(std::io::Error::other(error).into()))
 }

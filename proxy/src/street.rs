@@ -7,7 +7,9 @@ use parking_lot::RwLock;
 use serde_json::{Value, json};
 
 use crate::{
-    Mode, cni, dns, iptables,
+    Mode,
+    cni::{self, Verb},
+    dns, iptables,
     model::Node,
     nftables::Table,
     sync::Sync,
@@ -28,7 +30,7 @@ struct Street {
     outside: Namespace,
     pods: Vec<Namespace>,
     world: World,
-    _leases: tempfile::TempDir,
+    leases: tempfile::TempDir,
 }
 
 impl Street {
@@ -44,16 +46,21 @@ impl Street {
         outside.serve_tcp(9000, "outside");
         let made: Vec<Namespace> = (0..pods).map(|_| Namespace::new("pod")).collect();
         for (i, pod) in made.iter().enumerate() {
-            node.run(|| cni::add_for_test(&format!("p{i}"), pod.path(), leases.path()));
+            node.run(|| cni::run_for_test(Verb::Add, &format!("p{i}"), pod.path(), leases.path(), &json!([])));
             pod.serve_tcp(8080, &format!("p{i}"));
             pod.serve_udp(5353, &format!("p{i}"));
         }
-        Self { node, outside, pods: made, world: World::noting(), _leases: leases }
+        Self { node, outside, pods: made, world: World::noting(), leases }
     }
 
     /// The service `d/<name>` with the pods as endpoints.
     fn serve(&self, name: &str, spec: Value, protocol: &str, pods: &[usize]) {
-        let endpoints: Vec<String> = pods.iter().map(|i| format!("10.77.0.{}@n1", i + 2)).collect();
+        self.serve_at(name, spec, protocol, &pods.iter().map(|pod| (*pod, "n1")).collect::<Vec<_>>());
+    }
+
+    /// The same with pods of which it is said on what nodes they are: this one is `n1`.
+    fn serve_at(&self, name: &str, spec: Value, protocol: &str, pods: &[(usize, &str)]) {
+        let endpoints: Vec<String> = pods.iter().map(|(i, node)| format!("10.77.0.{}@{node}", i + 2)).collect();
         let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
         let port = if protocol == "UDP" { 5353 } else { 8080 };
         let key = format!("d/{name}");
@@ -158,7 +165,9 @@ in_both_modes!(
     services_lead_to_their_pods_from_everywhere,
     pods_leave_the_cluster_under_the_address_of_their_node,
     a_policy_local_keeps_the_source_and_drops_where_nothing_is_local,
+    policies_local_keep_to_this_node_but_insiders_go_anywhere,
     udp_clients_move_when_their_endpoint_goes,
+    ports_of_the_host_stand_beside_services,
     the_dns_address_answers_pods_and_the_node_beside_a_service_without_endpoints,
     rules_that_somebody_flushes_come_back,
     changes_are_small_restarts_are_clean_and_removal_is_whole,
@@ -180,7 +189,7 @@ fn services_lead_to_their_pods_from_everywhere(mode: Mode) {
     hears(&street.pods[2], "10.96.0.1:80", &["p0 10.77.0.4", "p1 10.77.0.4"]);
     hears(&street.node, "10.96.0.1:80", &["p0", "p1"]);
     hears(&street.node, "127.0.0.1:30080", &["p0", "p1"]);
-    hears(&street.outside, &format!("{NODE}:30080"), &["p0", "p1"]);
+    hears(&street.outside, &format!("{NODE}:30080"), &["p0 10.77.0.1", "p1 10.77.0.1"]);
     hears(&street.pods[2], &format!("{NODE}:30080"), &["p0", "p1"]);
     // A pod that reaches itself sees the node as its peer.
     hears(&street.pods[0], "10.96.0.2:80", &["p0 10.77.0.1"]);
@@ -209,17 +218,76 @@ fn a_policy_local_keeps_the_source_and_drops_where_nothing_is_local(mode: Mode) 
     assert_eq!(street.outside.ask(&format!("{NODE}:30080")).unwrap(), format!("p0 {OUTSIDE}"));
 }
 
+fn policies_local_keep_to_this_node_but_insiders_go_anywhere(mode: Mode) {
+    let street = Street::new(3);
+    let timed_out = |from: &Namespace, address: &str| {
+        assert_eq!(from.ask(address).unwrap_err().kind(), std::io::ErrorKind::TimedOut, "{address}");
+    };
+    let outer = |port| json!({"externalTrafficPolicy": "Local", "externalIPs": ["192.0.2.77"], "ports": [{"port": port, "nodePort": 30000 + port}]});
+    let inner = json!({"internalTrafficPolicy": "Local", "ports": [{"port": 80, "nodePort": 30088}]});
+    street.serve_at("away", web("10.96.0.1", &outer(80)), "TCP", &[(0, "n2")]);
+    street.serve_at("both", web("10.96.0.2", &outer(81)), "TCP", &[(0, "n2"), (1, "n1")]);
+    street.serve_at("inner", web("10.96.0.3", &inner), "TCP", &[(0, "n2"), (1, "n1")]);
+    street.serve_at("inner-away", web("10.96.0.4", &json!({"internalTrafficPolicy": "Local"})), "TCP", &[(0, "n2")]);
+    street.outside.ip(&format!("route add 10.77.0.0/16 via {NODE}"));
+    street.outside.ip(&format!("route add 192.0.2.77 via {NODE}"));
+    street.sync(mode).once();
+    for address in [format!("{NODE}:30081"), "192.0.2.77:81".to_owned()] {
+        (0..6).for_each(|_| assert_eq!(street.outside.ask(&address).unwrap(), format!("p1 {OUTSIDE}")));
+        hears(&street.node, &address, &["p0 10.77.0.1", "p1 10.77.0.1"]);
+        hears(&street.pods[2], &address, &["p0 10.77.0.4", "p1 10.77.0.4"]);
+    }
+    hears(&street.node, &format!("{NODE}:30080"), &["p0"]);
+    hears(&street.pods[2], "192.0.2.77:80", &["p0"]);
+    hears(&street.pods[2], "10.96.0.1:80", &["p0"]);
+    (0..6).for_each(|_| assert_eq!(street.pods[2].ask("10.96.0.3:80").unwrap(), "p1 10.77.0.4"));
+    hears(&street.outside, &format!("{NODE}:30088"), &["p0", "p1"]);
+    std::thread::scope(|all| {
+        all.spawn(|| timed_out(&street.outside, &format!("{NODE}:30080")));
+        all.spawn(|| timed_out(&street.outside, "192.0.2.77:80"));
+        all.spawn(|| timed_out(&street.pods[2], "10.96.0.4:80"));
+    });
+}
+
+/// Whatever serves the services: host ports are iptables', and their flows are forgotten, too.
+fn ports_of_the_host_stand_beside_services(mode: Mode) {
+    let street = Street::new(1);
+    street.serve("web", web("10.96.0.1", &json!({"ports": [{"port": 80, "nodePort": 30080}]})), "TCP", &[0]);
+    street.sync(mode).once();
+    let ports =
+        json!([{"hostPort": 8090, "containerPort": 8080, "protocol": "TCP"}, {"hostPort": 5390, "containerPort": 5353, "protocol": "UDP"}]);
+    let client = street.outside.udp_client();
+    for word in ["first", "second"] {
+        let pod = Namespace::new("host");
+        let plugin = |command| street.node.run(|| cni::run_for_test(command, word, pod.path(), street.leases.path(), &ports));
+        plugin(Verb::Add);
+        pod.serve_tcp(8080, word);
+        pod.serve_udp(5353, word);
+        assert_eq!(street.outside.ask(&format!("{NODE}:8090")).unwrap(), format!("{word} {OUTSIDE}"));
+        for (from, address) in [(&street.node, "127.0.0.1:8090"), (&street.pods[0], "192.0.2.1:8090"), (&pod, "192.0.2.1:8090")] {
+            hears(from, address, &[word]);
+        }
+        netns::eventually(word, || ask_udp(&client, &format!("{NODE}:5390")).as_deref() == Some(word));
+        hears(&street.outside, &format!("{NODE}:30080"), &["p0"]);
+        plugin(Verb::Del);
+    }
+}
+
 fn udp_clients_move_when_their_endpoint_goes(mode: Mode) {
     let street = Street::new(3);
-    let spec = json!({"clusterIP": "10.96.0.5", "ports": [{"port": 53, "protocol": "UDP"}]});
+    let spec = json!({"clusterIP": "10.96.0.5", "ports": [{"port": 53, "protocol": "UDP", "nodePort": 30053}]});
     street.serve("dns", spec.clone(), "UDP", &[0]);
     let mut sync = street.sync(mode);
     sync.once();
     let client: UdpSocket = street.pods[2].udp_client();
+    let visitor: UdpSocket = street.outside.udp_client();
+    let node_port = format!("{NODE}:30053");
     netns::eventually("p0", || ask_udp(&client, "10.96.0.5:53").as_deref() == Some("p0"));
+    netns::eventually("p0", || ask_udp(&visitor, &node_port).as_deref() == Some("p0"));
     street.serve("dns", spec, "UDP", &[1]);
     sync.once();
     netns::eventually("p1", || ask_udp(&client, "10.96.0.5:53").as_deref() == Some("p1"));
+    netns::eventually("p1", || ask_udp(&visitor, &node_port).as_deref() == Some("p1"));
 }
 
 fn the_dns_address_answers_pods_and_the_node_beside_a_service_without_endpoints(mode: Mode) {

@@ -8,7 +8,10 @@ use super::{
     ipam::Leases,
     spec::{Fault, PortMapping},
 };
-use crate::iptables::exec::{restore, run};
+use crate::{
+    conntrack,
+    iptables::exec::{restore, run},
+};
 
 /// Destination NAT of host ports.
 pub const CHAIN: &str = "SKIFF-HOSTPORTS";
@@ -43,9 +46,9 @@ pub async fn sync(leases: &Leases, subnet: Ipv4Net) -> Result<(), Fault> {
 /// UDP flows have no end of their own: without this a peer would go on talking to the old pod, or to nobody. Nothing to do where there
 /// is none.
 pub async fn forget_flows(ports: &[PortMapping]) {
-    for port in ports.iter().filter(|p| p.protocol == "udp") {
-        let host_port = port.host_port.to_string();
-        let _ = run("conntrack", &["-D", "-p", "udp", "--orig-port-dst", &host_port], "").await;
+    let udp: Vec<u16> = ports.iter().filter(|p| p.protocol == "udp").map(|p| p.host_port).collect();
+    if !udp.is_empty() {
+        let _ = conntrack::forget_to_ports(udp).await;
     }
 }
 

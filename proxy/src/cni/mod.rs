@@ -14,6 +14,8 @@ pub(crate) mod link;
 mod spec;
 
 pub use conflist::{NetworkConfig, write_conflist};
+#[cfg(test)]
+pub(crate) use spec::Command as Verb;
 use spec::{Command, Fault, Request};
 
 /// The name under which the binary is our plugin.
@@ -81,13 +83,14 @@ async fn dispatch(request: &Request, group: &api::task::Group) -> Result<Option<
     }
 }
 
-/// ADD, in the namespace of the calling thread.
+/// ADD or DEL in the namespace of the calling thread; `ports` are mappings as a runtime gives them.
 #[cfg(test)]
-pub(crate) fn add_for_test(id: &str, netns: std::path::PathBuf, leases: &Path) {
+pub(crate) fn run_for_test(command: Command, id: &str, netns: std::path::PathBuf, leases: &Path, ports: &serde_json::Value) {
     let conf = serde_json::json!({
         "cniVersion": "1.0.0", "name": "skiff", "type": PLUGIN, "ipam": {"subnet": "10.77.0.0/24", "dataDir": leases},
+        "runtimeConfig": {"portMappings": ports},
     });
     let owner = spec::Owner { container: id.into(), ifname: "eth0".into() };
-    let request = Request::from_parts(Command::Add, owner, Some(netns), &conf.to_string()).unwrap();
+    let request = Request::from_parts(command, owner, Some(netns), &conf.to_string()).unwrap();
     run(&request).unwrap();
 }

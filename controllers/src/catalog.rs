@@ -11,7 +11,7 @@ use serde_json::Value;
 pub const AT_ONCE_MAX: usize = 16;
 
 /// One collection in its preferred version.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Collection {
     pub group: String,
     pub version: String,

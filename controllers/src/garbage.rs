@@ -120,7 +120,7 @@ fn plan(world: &World) -> Plan {
     let with = |wanted: State| world.owners.iter().filter(move |(_, state)| *state == wanted);
     let (solid, waiting) = (with(State::Solid).count(), with(State::Waiting).count());
     if solid > 0 {
-        let gone: Vec<&str> = world.owners.iter().filter(|(_, s)| *s != State::Solid).map(|(o, _)| o.uid.as_str()).collect();
+        let gone: Vec<&str> = world.owners.iter().filter(|(_, s)| *s != State::Solid).map(|(o, _)| &*o.uid).collect();
         return if gone.is_empty() { Plan::rest() } else { Plan::act(vec![node.without_owners(&gone)]) };
     }
     // An owner that waits for us wants us gone with all that is ours.
@@ -164,11 +164,11 @@ impl Node {
 
     fn delete(&self, policy: &str) -> Action {
         let options = json!({"propagationPolicy": policy, "preconditions": {"uid": *self.uid}});
-        Action::Delete { resource: "", path: self.path.clone(), options }
+        Action::Delete { resource: "", path: self.path(), options }
     }
 
     fn without_owners(&self, uids: &[&str]) -> Action {
-        let kept = self.owners.iter().filter(|o| !uids.contains(&o.uid.as_str()));
+        let kept = self.owners.iter().filter(|o| !uids.contains(&&*o.uid));
         let kept: Vec<Value> = kept.filter_map(|o| serde_json::from_str(&o.reference).ok()).collect();
         self.patch(json!({"ownerReferences": if kept.is_empty() { Value::Null } else { json!(kept) }}))
     }
@@ -181,8 +181,8 @@ impl Node {
     /// The revision guards what others put into the list meanwhile.
     fn patch(&self, mut metadata: Value) -> Action {
         metadata["uid"] = (*self.uid).into();
-        metadata["resourceVersion"] = self.revision.as_str().into();
-        Action::Patch { resource: "", path: self.path.clone(), patch: json!({"metadata": metadata}) }
+        metadata["resourceVersion"] = (*self.revision).into();
+        Action::Patch { resource: "", path: self.path(), patch: json!({"metadata": metadata}) }
     }
 }
 
@@ -193,7 +193,7 @@ mod tests {
     fn node(uid: &str, owners: &[&str]) -> Node {
         let owner =
             |uid: &&str| Owner { uid: (*uid).into(), blocks: true, reference: json!({"uid": uid}).to_string().into(), ..Owner::default() };
-        Node { uid: uid.into(), path: format!("/{uid}"), owners: owners.iter().map(owner).collect(), ..Node::default() }
+        Node { uid: uid.into(), key: Key::new("", uid), owners: owners.iter().map(owner).collect(), ..Node::default() }
     }
 
     fn world(states: &[(&'static str, State)]) -> World {

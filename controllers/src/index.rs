@@ -1,15 +1,15 @@
 //! Objects -> found by what they point at, without a scan.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet, HashMap},
     hash::Hash,
     sync::Arc,
 };
 
-use api::Key;
 use client::{Cache, Object, pods::Pod};
 use parking_lot::RwLock;
-use reconcile::{controller_of, own_key};
+use reconcile::controller_of;
 
 /// The objects of one collection by place: each object says at which places it is to be found.
 pub struct Index<K, P> {
@@ -17,34 +17,64 @@ pub struct Index<K, P> {
 }
 
 /// The objects themselves: a set of thousands is read much more often than one of them changes.
-type Sets<K, P> = HashMap<P, BTreeMap<Key, Arc<K>>>;
+type Sets<K, P> = HashMap<P, BTreeSet<Named<K>>>;
+
+/// Stands where its namespace and name put it: a key beside it would take ten times its room.
+struct Named<K>(Arc<K>);
 
 impl<K: Object, P: Eq + Hash + Clone + Send + Sync + 'static> Index<K, P> {
     pub fn new(cache: &Cache<K>, places: fn(&K) -> Vec<P>) -> Self {
         let sets: Arc<RwLock<Sets<K, P>>> = Arc::default();
         let kept = sets.clone();
         cache.on_change(move |old, new| {
-            let of = |o: Option<&Arc<K>>| o.map_or_else(Vec::new, |o| places(o));
-            let (from, to) = (of(old), of(new));
-            let Some(key) = old.or(new).map(|o| own_key(&**o)) else { return };
+            let to = new.map_or_else(Vec::new, |new| places(new));
             let mut sets = kept.write();
-            from.iter().filter(|place| !to.contains(place)).for_each(|place| forget(&mut sets, place, &key));
-            let Some(object) = new else { return };
+            if let Some(old) = old {
+                places(old).iter().filter(|place| !to.contains(place)).for_each(|place| forget(&mut sets, place, old));
+            }
+            let Some(new) = new else { return };
             for place in to {
-                sets.entry(place).or_default().insert(key.clone(), object.clone());
+                sets.entry(place).or_default().replace(Named(new.clone()));
             }
         });
         Self { sets }
     }
 
     pub fn at(&self, place: &P) -> Vec<Arc<K>> {
-        self.sets.read().get(place).into_iter().flat_map(BTreeMap::values).cloned().collect()
+        self.sets.read().get(place).into_iter().flatten().map(|named| named.0.clone()).collect()
     }
 
     fn count(&self, place: &P) -> usize {
-        self.sets.read().get(place).map_or(0, BTreeMap::len)
+        self.sets.read().get(place).map_or(0, BTreeSet::len)
     }
 }
+
+impl<K: Object> Named<K> {
+    fn name(&self) -> (Option<&str>, Option<&str>) {
+        let meta = self.0.meta();
+        (meta.namespace.as_deref(), meta.name.as_deref())
+    }
+}
+
+impl<K: Object> Ord for Named<K> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.name().cmp(&other.name())
+    }
+}
+
+impl<K: Object> PartialOrd for Named<K> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<K: Object> PartialEq for Named<K> {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl<K: Object> Eq for Named<K> {}
 
 /// Who controls an object; those without a controller by namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -102,9 +132,9 @@ pub fn by_node(cache: &Cache<Pod>) -> Index<Pod, String> {
     Index::new(cache, |pod| vec![pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default()])
 }
 
-fn forget<K, P: Eq + Hash>(sets: &mut Sets<K, P>, place: &P, key: &Key) {
+fn forget<K: Object, P: Eq + Hash>(sets: &mut Sets<K, P>, place: &P, object: &Arc<K>) {
     if let Some(set) = sets.get_mut(place) {
-        set.remove(key);
+        set.remove(&Named(object.clone()));
         if set.is_empty() {
             sets.remove(place);
         }

@@ -1,7 +1,7 @@
 //! Metadata of all objects that own or are owned -> who depends on whom.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -31,21 +31,21 @@ const GONE_MAX: usize = 500;
 pub struct Node {
     /// Shared with all that stands under it.
     pub uid: Arc<str>,
+    pub collection: Arc<Collection>,
     pub key: Key,
-    /// The object's URL.
-    pub path: String,
-    pub revision: String,
-    pub owners: Vec<Owner>,
+    pub revision: Box<str>,
+    /// Shared with a sibling that has the same.
+    pub owners: Arc<[Owner]>,
     pub finalizers: Vec<String>,
     pub deleting: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Owner {
-    pub uid: String,
-    pub api_version: String,
-    pub kind: String,
-    pub name: String,
+    pub uid: Box<str>,
+    pub api_version: Box<str>,
+    pub kind: Box<str>,
+    pub name: Box<str>,
     pub blocks: bool,
     /// As it stands in the dependent: JSON, for a parsed one is five times as large.
     pub reference: Box<str>,
@@ -56,17 +56,22 @@ pub struct Owner {
 pub struct Graph {
     nodes: HashMap<Arc<str>, Node>,
     dependents: HashMap<String, BTreeSet<Arc<str>>>,
-    collections: Vec<Collection>,
+    collections: Vec<Arc<Collection>>,
     /// The newest last.
     gone: (HashSet<Arc<str>>, VecDeque<Arc<str>>),
 }
 
 impl Node {
+    /// The object's URL.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.collection.path(Some(&self.key.namespace)), self.key.name)
+    }
+
     /// Whether nothing is changed that garbage is about.
     fn is_same(&self, other: &Self) -> bool {
-        let Self { uid, key, path, revision: _, owners, finalizers, deleting } = self;
-        let there = (&other.uid, &other.key, &other.path, &other.owners, &other.finalizers, other.deleting);
-        (uid, key, path, owners, finalizers, *deleting) == there
+        let Self { uid, collection, key, revision: _, owners, finalizers, deleting } = self;
+        let there = (&other.uid, &other.collection, &other.key, &other.owners, &other.finalizers, other.deleting);
+        (uid, collection, key, owners, finalizers, *deleting) == there
     }
 
     /// Whether there is nothing to do about it, as long as nobody refers to it.
@@ -88,7 +93,7 @@ impl Graph {
 
     /// The URL of an owner; `None` for a kind that is not served.
     pub fn path(&self, owner: &Owner, namespace: &str) -> Option<String> {
-        let served = self.collections.iter().find(|c| c.kind == owner.kind && c.api_version() == owner.api_version)?;
+        let served = self.collections.iter().find(|c| c.kind == *owner.kind && c.api_version() == *owner.api_version)?;
         Some(format!("{}/{}", served.path(Some(namespace)), owner.name))
     }
 
@@ -111,21 +116,24 @@ impl Graph {
     }
 
     /// Takes in an object; the uids whose turn it is now.
-    fn put(&mut self, node: Node) -> Vec<Arc<str>> {
+    fn put(&mut self, mut node: Node) -> Vec<Arc<str>> {
         let uid = node.uid.clone();
+        if let Some(sibling) = self.sibling(&node) {
+            node.owners = sibling.owners.clone();
+        }
         let old = self.nodes.get(&uid);
         if old.is_some_and(|old| old.is_same(&node)) || (old.is_none() && node.stands_alone() && !self.dependents.contains_key(&*uid)) {
             self.nodes.insert(uid, node);
             return Vec::new();
         }
         let mut turn = vec![uid.clone()];
-        let was: Vec<Arc<str>> = old.iter().flat_map(|n| &n.owners).map(|o| o.uid.as_str().into()).collect();
+        let was: Vec<Arc<str>> = old.iter().flat_map(|n| &*n.owners).map(|o| (*o.uid).into()).collect();
         let began_to_go = node.deleting && !old.is_some_and(|n| n.deleting);
         for owner in &was {
             self.forget_edge(owner, &uid);
         }
-        for owner in &node.owners {
-            self.dependents.entry(owner.uid.clone()).or_default().insert(uid.clone());
+        for owner in &*node.owners {
+            self.dependents.entry(owner.uid.to_string()).or_default().insert(uid.clone());
         }
         // An owner in its last rites counts its dependents again; dependents of one that begins to go have their turn.
         turn.extend(was);
@@ -136,12 +144,18 @@ impl Graph {
         turn
     }
 
+    /// Some other object with the same owners.
+    fn sibling(&self, node: &Node) -> Option<&Node> {
+        let first = self.dependents.get(&*node.owners.first()?.uid)?.first()?;
+        self.nodes.get(first).filter(|sibling| sibling.owners == node.owners)
+    }
+
     fn remove(&mut self, uid: &str) -> Vec<Arc<str>> {
         let Some(node) = self.nodes.remove(uid) else { return Vec::new() };
-        for owner in &node.owners {
+        for owner in &*node.owners {
             self.forget_edge(&owner.uid, uid);
         }
-        let mut turn: Vec<Arc<str>> = node.owners.into_iter().map(|o| o.uid.into()).collect();
+        let mut turn: Vec<Arc<str>> = node.owners.iter().map(|o| (*o.uid).into()).collect();
         if let Some(dependents) = self.dependents.get(uid) {
             turn.extend(dependents.iter().cloned());
             // None of them needs to ask the server.
@@ -165,7 +179,7 @@ pub fn follow(client: kube::Client, graph: Arc<Mutex<Graph>>, wake: WakeUid, gro
     let inner = group.clone();
     group.spawn(async move {
         let all = match collections(&client).await {
-            Ok(all) => all,
+            Ok(all) => all.into_iter().map(Arc::new).collect::<Vec<_>>(),
             Err(error) => return tracing::error!(%error, "garbage collector: discovery failed"),
         };
         graph.lock().collections.clone_from(&all);
@@ -176,7 +190,7 @@ pub fn follow(client: kube::Client, graph: Arc<Mutex<Graph>>, wake: WakeUid, gro
     });
 }
 
-async fn watch(client: kube::Client, collection: Collection, graph: Arc<Mutex<Graph>>, wake: WakeUid) {
+async fn watch(client: kube::Client, collection: Arc<Collection>, graph: Arc<Mutex<Graph>>, wake: WakeUid) {
     let resource = ApiResource {
         group: collection.group.clone(),
         version: collection.version.clone(),
@@ -187,7 +201,7 @@ async fn watch(client: kube::Client, collection: Collection, graph: Arc<Mutex<Gr
     let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &resource);
     let mut events = Box::pin(watcher::watcher(api, watcher::Config::default().streaming_lists()).default_backoff());
     // What is there of this collection, to find what a new list no longer has.
-    let (mut known, mut listed): (BTreeMap<Key, Arc<str>>, BTreeMap<Key, Arc<str>>) = Default::default();
+    let (mut known, mut listed): (HashSet<Arc<str>>, HashSet<Arc<str>>) = Default::default();
     while let Some(event) = events.next().await {
         let turn = match event {
             Ok(Event::Init) => {
@@ -197,14 +211,13 @@ async fn watch(client: kube::Client, collection: Collection, graph: Arc<Mutex<Gr
             Ok(Event::InitApply(object)) => take(&graph, &collection, object, &mut listed),
             Ok(Event::Apply(object)) => take(&graph, &collection, object, &mut known),
             Ok(Event::Delete(object)) => {
-                let node = node(&collection, object);
-                known.remove(&node.key);
-                graph.lock().remove(&node.uid)
+                let uid = object.metadata.uid.unwrap_or_default();
+                known.remove(&*uid);
+                graph.lock().remove(&uid)
             }
             Ok(Event::InitDone) => {
                 let old = std::mem::replace(&mut known, std::mem::take(&mut listed));
-                let gone = old.into_iter().filter(|(key, uid)| known.get(key) != Some(uid));
-                gone.flat_map(|(_, uid)| graph.lock().remove(&uid)).collect()
+                old.difference(&known).flat_map(|uid| graph.lock().remove(uid)).collect()
             }
             Err(error) => {
                 tracing::warn!(resource = collection.plural, %error, "watch failed; trying again");
@@ -217,31 +230,31 @@ async fn watch(client: kube::Client, collection: Collection, graph: Arc<Mutex<Gr
 
 fn take(
     graph: &Mutex<Graph>,
-    collection: &Collection,
+    collection: &Arc<Collection>,
     object: PartialObjectMeta<DynamicObject>,
-    known: &mut BTreeMap<Key, Arc<str>>,
+    known: &mut HashSet<Arc<str>>,
 ) -> Vec<Arc<str>> {
     let node = node(collection, object);
-    known.insert(node.key.clone(), node.uid.clone());
+    known.insert(node.uid.clone());
     graph.lock().put(node)
 }
 
-fn node(collection: &Collection, object: PartialObjectMeta<DynamicObject>) -> Node {
+fn node(collection: &Arc<Collection>, object: PartialObjectMeta<DynamicObject>) -> Node {
     let metadata = object.metadata;
     let key = Key { namespace: metadata.namespace.unwrap_or_default(), name: metadata.name.unwrap_or_default() };
     let owners = metadata.owner_references.into_iter().flatten().map(|reference| Owner {
-        uid: reference.uid.clone(),
-        api_version: reference.api_version.clone(),
-        kind: reference.kind.clone(),
-        name: reference.name.clone(),
-        blocks: reference.block_owner_deletion == Some(true),
         reference: serde_json::to_string(&reference).unwrap_or_default().into(),
+        blocks: reference.block_owner_deletion == Some(true),
+        uid: reference.uid.into(),
+        api_version: reference.api_version.into(),
+        kind: reference.kind.into(),
+        name: reference.name.into(),
     });
     Node {
         uid: metadata.uid.unwrap_or_default().into(),
-        path: format!("{}/{}", collection.path(Some(&key.namespace)), key.name),
+        collection: collection.clone(),
         key,
-        revision: metadata.resource_version.unwrap_or_default(),
+        revision: metadata.resource_version.unwrap_or_default().into(),
         owners: owners.collect(),
         finalizers: metadata.finalizers.unwrap_or_default(),
         deleting: metadata.deletion_timestamp.is_some(),

@@ -35,14 +35,15 @@ pub fn node_name(user: &User) -> Option<&str> {
 #[derive(Default)]
 struct Graph {
     pods: HashMap<Key, PodEdges>,
-    /// (node, object) -> how many pods on the node refer to it.
-    referred: HashMap<String, HashMap<Thing, usize>>,
+    /// Node -> object -> how many pods on the node refer to it.
+    referred: HashMap<Arc<str>, HashMap<Arc<Thing>, usize>>,
 }
 
+/// Node and things are shared with the node's other pods: most pods refer to what their neighbours refer to.
 struct PodEdges {
-    uid: String,
-    node: String,
-    things: BTreeSet<Thing>,
+    uid: Box<str>,
+    node: Arc<str>,
+    things: Box<[Arc<Thing>]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -182,12 +183,15 @@ impl Graph {
         if node.is_empty() {
             return;
         }
-        let (things, uid) = (things(key, pod), read::text_at(pod, "/metadata/uid").to_owned());
-        let counts = self.referred.entry(node.to_owned()).or_default();
-        for thing in &things {
-            *counts.entry(thing.clone()).or_default() += 1;
-        }
-        self.pods.insert(key.clone(), PodEdges { uid, node: node.to_owned(), things });
+        let node = self.referred.get_key_value(node).map_or_else(|| node.into(), |(known, _)| known.clone());
+        let counts = self.referred.entry(node.clone()).or_default();
+        let count = |thing: Thing| {
+            let shared = counts.get_key_value(&thing).map(|(known, _)| known.clone()).unwrap_or_else(|| thing.into());
+            *counts.entry(shared.clone()).or_default() += 1;
+            shared
+        };
+        let things = things(key, pod).into_iter().map(count).collect();
+        self.pods.insert(key.clone(), PodEdges { uid: read::text_at(pod, "/metadata/uid").into(), node, things });
     }
 
     fn remove(&mut self, key: &Key) {
@@ -207,10 +211,13 @@ impl Graph {
     }
 
     fn is_settled(&self, key: &Key, uid: &str) -> bool {
-        self.pods.get(key).is_some_and(|edges| edges.uid == uid)
+        self.pods.get(key).is_some_and(|edges| *edges.uid == *uid)
     }
 
     fn knows(&self, node: &str, thing: &Thing) -> bool {
+        if thing.kind == What::Pod {
+            return self.pods.get(&Key::new(&thing.namespace, &thing.name)).is_some_and(|edges| *edges.node == *node);
+        }
         self.referred.get(node).is_some_and(|counts| counts.contains_key(thing))
     }
 }
@@ -282,14 +289,10 @@ pub fn first_reference(pod: &Value) -> Option<&'static str> {
     found.next().or(token.then_some("serviceaccounts"))
 }
 
-/// All that a pod refers to, itself among it. A mirror pod gives its node nothing: the node made it.
+/// All that a pod gives its node to read besides itself. A mirror pod gives nothing: the node made it.
 fn things(key: &Key, pod: &Value) -> BTreeSet<Thing> {
-    let itself = Thing { kind: What::Pod, namespace: key.namespace.clone(), name: key.name.clone() };
-    let mut out = BTreeSet::from([itself]);
-    if pod.at("metadata").at("annotations").at("kubernetes.io/config.mirror").is_none() {
-        out.extend(references(key, pod));
-    }
-    out
+    let is_mirror = pod.at("metadata").at("annotations").at("kubernetes.io/config.mirror").is_some();
+    if is_mirror { BTreeSet::new() } else { references(key, pod) }
 }
 
 fn references(key: &Key, pod: &Value) -> BTreeSet<Thing> {
@@ -472,7 +475,7 @@ mod tests {
         house.graph.write().remove(&Key::new("a", "web"));
         assert_eq!(house.authorize(&secret), unrelated("n1"));
         let graph = house.graph.read();
-        assert_eq!(graph.referred["n1"].len(), 1, "only the mirror pod itself is left");
+        assert_eq!((graph.pods.len(), graph.referred.len()), (1, 0), "only the mirror pod itself is left");
     }
 
     #[test]

@@ -20,11 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         return serve();
     }
     let (count, window) = (number(0, 1_000_000), number(1, 32));
-    let mut server = Command::new(std::env::current_exe()?)
-        .arg("serve")
-        .stdout(Stdio::piped())
-        .stdin(Stdio::piped())
-        .spawn()?;
+    let mut server = Command::new(std::env::current_exe()?).arg("serve").stdout(Stdio::piped()).stdin(Stdio::piped()).spawn()?;
     BufReader::new(server.stdout.take().ok_or("no output")?).read_line(&mut String::new())?;
     let (before, begun) = (cpu(server.id())?, Instant::now());
     let askers: Vec<_> = (0..ASKERS).map(|_| std::thread::spawn(move || ask(count / ASKERS, window))).collect();

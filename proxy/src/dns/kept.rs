@@ -136,6 +136,7 @@ mod tests {
         op::Message,
         rr::{Name, RData, Record, RecordType, rdata},
     };
+    use proptest::prelude::*;
     use std::collections::BTreeSet;
 
     fn name(text: &str) -> Name {
@@ -231,5 +232,25 @@ mod tests {
         let mut cut = whole;
         cut[2] |= 0b10;
         assert!(kept(&asked, &cut).is_none());
+    }
+
+    proptest! {
+        /// Whatever another server sends: it is kept and told at its length, or not kept.
+        #[test]
+        fn a_reply_of_any_bytes_breaks_nothing(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), age: u32) {
+            let asked = query("a.example.", RecordType::A);
+            let soa = RData::SOA(rdata::SOA::new(name("ns.example."), name("h.example."), 1, 7200, 1800, 86400, 11));
+            let answers = (1..=3).map(|i| address("a.example.", 60, i)).collect();
+            let mut bytes = reply(&asked, answers, vec![Record::from_rdata(name("example."), 900, soa)]);
+            for (at, byte) in &changes {
+                *at.get_mut(&mut bytes) = *byte;
+            }
+            if let Some(mut kept) = kept(&asked, &bytes) {
+                let question = asked.to_vec().unwrap();
+                let told = kept.tell(&Key::of(&question).unwrap(), &question, Age::Seconds(age)).to_vec();
+                prop_assert_eq!(told.len(), bytes.len());
+                prop_assert_eq!(&told[..2], &question[..2]);
+            }
+        }
     }
 }

@@ -35,8 +35,7 @@ pub async fn serve(address: SocketAddr, service: Ipv4Addr, group: &Group) -> Res
     index.set_complete();
     let zone = zone::Zone::new("cluster.local", service, index);
     let forwarder = forward::Forwarder::new(resolv::Upstreams::new("/nowhere".into(), address));
-    Arc::new(server::Server::new(zone, forwarder)).start(udp, tcp, group);
-    Ok(())
+    Arc::new(server::Server::new(zone, forwarder)).start(udp, tcp, group).map_err(|why| Error::Bind { address, why })
 }
 
 /// Asks `question` so many times, at most `window` at once, and shows each answer to `check`; how many were never answered. Blocks.

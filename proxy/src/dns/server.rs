@@ -1,6 +1,7 @@
 //! Datagrams and connections -> questions; answers -> back to where they came from.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -21,6 +22,7 @@ use super::{
     batch::{Inbox, Outbox},
     forward::{Forwarder, Transport, read_message, write_message},
     kept::{Age, Kept},
+    lane,
     prepared::{Known, Prepared},
     question::Key,
     reply::{self, Parts},
@@ -67,14 +69,24 @@ impl Server {
         Self { zone, forwarder, connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
     }
 
-    /// Serves on all these sockets, which share one address.
-    pub fn start(self: &Arc<Self>, udp: Vec<UdpSocket>, tcp: TcpListener, group: &Group) {
+    /// Serves on these sockets, of which those for datagrams share one address.
+    ///
+    /// # Errors
+    /// Where there is no thread for one of them.
+    pub fn start(self: &Arc<Self>, udp: Vec<std::net::UdpSocket>, tcp: TcpListener, group: &Group) -> io::Result<()> {
         for socket in udp {
-            group.spawn(self.clone().serve_udp(Arc::new(socket), group.clone()));
+            let (server, tasks) = (self.clone(), group.clone());
+            lane::run("dns", group, move || async move {
+                match UdpSocket::from_std(socket) {
+                    Ok(socket) => server.serve_udp(Arc::new(socket), tasks).await,
+                    Err(error) => tracing::error!(%error, "DNS socket not served"),
+                }
+            })?;
         }
         group.spawn(self.clone().serve_tcp(tcp, group.clone()));
         let server = self.clone();
         group.spawn(async move { server.forwarder.probe().await });
+        Ok(())
     }
 
     /// What is in memory is answered at once, in turn; what must be asked for waits in a task of its own, of which there is a bounded number.

@@ -58,7 +58,7 @@ impl House {
         let zone = Zone::new("cluster.local", "10.96.0.10".parse().unwrap(), index.clone());
         let forwarder = Forwarder::new(Upstreams::new(resolv.path().into(), address));
         let server = Arc::new(Server::new(zone, forwarder));
-        server.start(udp, tcp, &group);
+        server.start(udp, tcp, &group).unwrap();
         Self { address, index, server, group, _resolv: resolv }
     }
 
@@ -415,6 +415,12 @@ async fn answers_come_from_the_address_that_was_asked_to_whoever_asked() {
         // Each asker has a port of its own; `ask` looks at the sender.
         assert_eq!(house.hears("web.d.svc.cluster.local.", RecordType::A).await.1, ["A 10.96.0.1"]);
     }
+}
+
+#[tokio::test]
+async fn an_address_that_is_served_already_is_not_shared() {
+    let house = House::new(&[]).await;
+    assert!(bind(house.address).await.is_err());
 }
 
 #[tokio::test]

@@ -64,6 +64,11 @@ impl Subject {
         Self { door, pids: vec![server.pid()], kubeconfig: server.kubeconfig(), own: Some(server), made: Mutex::default() }
     }
 
+    /// The folder of a server that was started here: all that it starts in turn is told it.
+    pub fn folder(&self) -> Option<PathBuf> {
+        self.own.as_ref().map(Server::data_dir)
+    }
+
     pub async fn pool(&self, connections: usize) -> anyhow::Result<Pool> {
         Pool::open(&self.door, connections).await
     }

@@ -1,7 +1,9 @@
 //! Process ids -> what they have used: CPU time, memory, bytes written.
 
 use std::{
+    collections::HashSet,
     fs,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -71,6 +73,23 @@ pub fn usage(pids: &[u32]) -> Usage {
     })
 }
 
+/// CPU milliseconds so far of the processes whose command line names `folder`, but for `apart`: with all that they started, be it
+/// there still or waited for.
+pub fn cpu_ms_below(folder: &Path, apart: &[u32]) -> f64 {
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let read = |pid: u32, name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    let stats: Vec<(u32, String)> = pids.map(|pid| (pid, String::from_utf8_lossy(&read(pid, "stat")).into_owned())).collect();
+    let folder = folder.as_os_str().as_encoded_bytes();
+    let names = |pid: u32| memchr::memmem::find(&read(pid, "cmdline"), folder).is_some();
+    let mut family: HashSet<u32> = stats.iter().map(|(pid, _)| *pid).filter(|pid| !apart.contains(pid) && names(*pid)).collect();
+    // Children may come before their parents.
+    while let Some((child, _)) = stats.iter().find(|(pid, stat)| !family.contains(pid) && family.contains(&parent(stat))) {
+        family.insert(*child);
+    }
+    let used = |(_, stat): &(u32, String)| cpu_ms(stat) + [16, 17].iter().map(|i| field(stat, *i) as f64 * TICK_MS).sum::<f64>();
+    stats.iter().filter(|(pid, _)| family.contains(pid)).map(used).sum()
+}
+
 /// The peak begins anew at what is resident now, where the kernel lets us.
 pub fn forget_peak(pids: &[u32]) {
     for pid in pids {
@@ -95,11 +114,19 @@ fn of(pid: u32) -> Usage {
     }
 }
 
+/// Without children: user and system time.
 fn cpu_ms(stat: &str) -> f64 {
-    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-    // proc(5): utime and stime are fields 14 and 15, in ticks; the state, after the name, is field 3.
-    let ticks = |i: usize| fields.get(i - 3).and_then(|t| t.parse::<u64>().ok()).unwrap_or(0);
-    (ticks(14) + ticks(15)) as f64 * TICK_MS
+    (field(stat, 14) + field(stat, 15)) as f64 * TICK_MS
+}
+
+fn parent(stat: &str) -> u32 {
+    u32::try_from(field(stat, 4)).unwrap_or(0)
+}
+
+/// proc(5): the state, after the name, is field 3.
+fn field(stat: &str, number: usize) -> u64 {
+    let fields = stat.rsplit(") ").next().unwrap_or_default();
+    fields.split(' ').nth(number - 3).and_then(|t| t.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -110,6 +137,22 @@ mod tests {
     fn names_with_brackets_and_spaces_do_not_shift_the_fields() {
         let stat = "12 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0";
         assert!((cpu_ms(stat) - 3000.0).abs() < f64::EPSILON);
+        assert_eq!(parent(stat), 1);
+    }
+
+    #[test]
+    fn what_a_process_started_counts_as_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        // Its child is waited for, and uses what shows in ticks.
+        let script = "sh -c 'i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done'; echo done; read line";
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", script, "sh"]).arg(dir.path()).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0; 4]).unwrap();
+        assert!(cpu_ms_below(dir.path(), &[]) > 0.0);
+        assert!(cpu_ms_below(dir.path(), &[child.id()]) < f64::EPSILON);
+        drop(child.stdin.take());
+        child.wait().unwrap();
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod lists;
 mod namespaces;
 mod nodes;
 mod objects;
+mod parts;
 mod pods;
 mod rollout;
 mod schedule;
@@ -72,7 +73,7 @@ pub const ROWS: &[Row] = &[
     row!("crash", crash::kill_9, "kill -9 under load with 100,000 objects, until ready and listed again"),
     row!("hollow", hollow::agent, "what the agent of 5,000 hollow nodes needs itself"),
     row!("proxy", services::alone, "the service proxy alone with 1,000, 10,000 and 30,000 services: cold, one change, first packet"),
-    row!("pods", pods::start, "30 pods one by one, 30 and 50 at once, on real containerd: create to Running"),
+    row!("pods", pods::start, "30 pods one by one, 30 and 50 at once, on real containerd: create to Running, and the stages of a start"),
     row!("dns", dns::queries, "questions to the cluster's DNS"),
 ];
 

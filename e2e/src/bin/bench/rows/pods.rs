@@ -8,12 +8,16 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
-use super::{Ctx, Found, up};
+use super::{
+    Ctx, Found,
+    parts::{self, Moments, Parts},
+    up,
+};
 use crate::{
     load::Pool,
     report::{less, more},
     subject::Subject,
-    usage::Meter,
+    usage::{Meter, cpu_ms_below},
     watch::{Watcher, text_after},
 };
 
@@ -23,7 +27,7 @@ pub async fn start(ctx: &Ctx<'_>) -> Found {
     let node = up::node(ctx).await?;
     let subject = &node.subject;
     let mut pool = subject.pool(1).await?;
-    ensure_node(&mut pool).await?;
+    let name = real_node(&mut pool).await?;
     let namespace = subject.namespace(&mut pool, "pods").await?;
     let (single, burst) = (ctx.scale.of(3, 30), ctx.scale.of(6, 50));
     // The first pays what is paid once.
@@ -38,22 +42,48 @@ pub async fn start(ctx: &Ctx<'_>) -> Found {
         less("one by one, p90", "ms", at(0.9)),
         less("one by one, each pod", "CPU-ms", spent.cpu_ms_each(single)),
     ];
+    figures.extend(stages(ctx, subject, &mut pool, &namespace, &name).await?);
     for count in [ctx.scale.of(4, 30), burst] {
-        let (took, p50) = all_at_once(ctx, subject, &mut pool, &namespace, count).await?;
-        let rate = more(format!("{count} at once"), "pods/s", count as f64 / took);
+        let all = all_at_once(ctx, subject, &mut pool, &namespace, count).await?;
+        let rate = more(format!("{count} at once"), "pods/s", count as f64 / all.seconds);
         figures.push(if count == 30 { rate.goal(14.0) } else { rate });
-        figures.push(less(format!("{count} at once, p50"), "ms", p50));
+        figures.push(less(format!("{count} at once, p50"), "ms", all.p50_ms));
+        figures.push(less(format!("{count} at once, each, skiff"), "CPU-ms", all.own_cpu_ms / count as f64));
+        if let Some(cpu_ms) = all.runtime_cpu_ms {
+            figures.push(less(format!("{count} at once, each, containerd and what it starts"), "CPU-ms", cpu_ms / count as f64));
+        }
     }
     Ok(figures)
 }
 
-async fn ensure_node(pool: &mut Pool) -> anyhow::Result<()> {
+/// The name of a node that has containers.
+async fn real_node(pool: &mut Pool) -> anyhow::Result<String> {
     let nodes = pool.must("GET", "/api/v1/nodes", &Value::Null).await?;
-    let real = nodes["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-    if real.iter().all(|n| n["status"]["nodeInfo"]["containerRuntimeVersion"].as_str().is_none_or(|v| !v.starts_with("containerd://"))) {
-        bail!(super::Skip("no node with containerd".into()));
+    let all = nodes["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let runtime = |n: &Value| n["status"]["nodeInfo"]["containerRuntimeVersion"].as_str().is_some_and(|v| v.starts_with("containerd://"));
+    match all.iter().find(|n| runtime(n)) {
+        Some(node) => Ok(node["metadata"]["name"].as_str().unwrap_or_default().to_owned()),
+        None => bail!(super::Skip("no node with containerd".into())),
     }
-    Ok(())
+}
+
+/// Some more, one by one, with a look at the agent's metrics before and after each.
+async fn stages(ctx: &Ctx<'_>, subject: &Subject, pool: &mut Pool, namespace: &str, node: &str) -> Found {
+    let path = format!("/api/v1/namespaces/{namespace}/pods");
+    let mut watcher = watch(subject, pool, &path).await?;
+    let mut all = Parts::default();
+    for n in 0..ctx.scale.of(3, 15) {
+        let name = format!("stages{n}");
+        let before = parts::read(pool, node).await?;
+        let begun = Instant::now();
+        pool.must("POST", &path, &pod(&name, &ctx.args.image)).await?;
+        let mut moments = Moments::answered(begun);
+        let is_running = |line: &[u8]| Ok(running(line)?.as_deref() == Some(&name));
+        let whole = bounded(&format!("{name} runs"), parts::until_running(&mut watcher, &mut moments, is_running)).await?;
+        all.add(&moments, whole, &before, &parts::read(pool, node).await?)?;
+        remove(pool, &mut watcher, &path, &name).await?;
+    }
+    all.figures()
 }
 
 /// Milliseconds of each.
@@ -75,18 +105,32 @@ async fn one_by_one(
         let running = |line: &[u8]| Ok(running(line)?.as_deref() == Some(&name));
         bounded(&format!("{name} runs"), watcher.until_one(running)).await?;
         times.push(begun.elapsed().as_secs_f64() * 1000.0);
-        pool.must("DELETE", &format!("{path}/{name}"), &Value::Null).await?;
-        let gone = |line: &[u8]| Ok(line.starts_with(b"{\"type\":\"DELETED\""));
-        bounded(&format!("{name} is gone"), watcher.until_one(gone)).await?;
+        remove(pool, &mut watcher, &path, &name).await?;
     }
     Ok(times)
 }
 
-/// Seconds until the last runs, and the median in milliseconds, both from the first creation.
-async fn all_at_once(ctx: &Ctx<'_>, subject: &Subject, pool: &mut Pool, namespace: &str, count: usize) -> anyhow::Result<(f64, f64)> {
+async fn remove(pool: &mut Pool, watcher: &mut Watcher, path: &str, name: &str) -> anyhow::Result<()> {
+    pool.must("DELETE", &format!("{path}/{name}"), &Value::Null).await?;
+    let gone = |line: &[u8]| Ok(line.starts_with(b"{\"type\":\"DELETED\""));
+    bounded(&format!("{name} is gone"), watcher.until_one(gone)).await
+}
+
+/// A burst, from the first creation until the last pod runs.
+struct Burst {
+    seconds: f64,
+    p50_ms: f64,
+    own_cpu_ms: f64,
+    runtime_cpu_ms: Option<f64>,
+}
+
+async fn all_at_once(ctx: &Ctx<'_>, subject: &Subject, pool: &mut Pool, namespace: &str, count: usize) -> anyhow::Result<Burst> {
     let path = format!("/api/v1/namespaces/{namespace}/pods");
     let mut watcher = watch(subject, pool, &path).await?;
     let image = ctx.args.image.clone();
+    let folder = subject.folder();
+    let runtime = || folder.as_deref().map(|folder| cpu_ms_below(folder, &subject.pids));
+    let (meter, runtime_before) = (Meter::start(&subject.pids), runtime());
     let begun = Instant::now();
     let mut makers = subject.pool(8).await?;
     makers.create(&path, count, move |n| pod(&format!("burst{n}"), &image).to_string()).await?;
@@ -98,7 +142,8 @@ async fn all_at_once(ctx: &Ctx<'_>, subject: &Subject, pool: &mut Pool, namespac
         Ok(times.len() == count)
     };
     bounded("all run", watcher.until_one(all)).await?;
-    let took = begun.elapsed().as_secs_f64();
+    let seconds = begun.elapsed().as_secs_f64();
+    let (own_cpu_ms, runtime_cpu_ms) = (meter.stop().cpu_ms, runtime().zip(runtime_before).map(|(after, before)| after - before));
     let mut times: Vec<f64> = times.into_values().collect();
     times.sort_by(f64::total_cmp);
     let list = pool.must("GET", &path, &Value::Null).await?;
@@ -110,7 +155,7 @@ async fn all_at_once(ctx: &Ctx<'_>, subject: &Subject, pool: &mut Pool, namespac
     }
     let none = |list: &Value| list["items"].as_array().is_some_and(Vec::is_empty);
     pool.until("the pods are gone", &path, BOUND, none).await?;
-    Ok((took, times[times.len() / 2] * 1000.0))
+    Ok(Burst { seconds, p50_ms: times[times.len() / 2] * 1000.0, own_cpu_ms, runtime_cpu_ms })
 }
 
 async fn watch(subject: &Subject, pool: &mut Pool, path: &str) -> anyhow::Result<Watcher> {

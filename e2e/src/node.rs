@@ -41,8 +41,13 @@ pub fn claim() -> Claim {
 }
 
 /// `skiff up`, with all images imported.
-pub async fn start(_claim: &Claim) -> Server {
-    let args = FLAGS.iter().map(|flag| (*flag).to_owned()).collect();
+pub async fn start(claim: &Claim) -> Server {
+    start_with(claim, &[]).await
+}
+
+/// The same with these flags, too.
+pub async fn start_with(_claim: &Claim, flags: &[&str]) -> Server {
+    let args = FLAGS.iter().chain(flags).map(|flag| (*flag).to_owned()).collect();
     let server = Server::up(Options { args, ..Options::default() }).await;
     let archives = images::make(&server.scratch().join("images")).unwrap_or_else(|error| panic!("no images: {error:#}"));
     for archive in archives {
@@ -86,6 +91,8 @@ fn traces() -> BTreeSet<String> {
         let rules = said(command, &[]).unwrap_or_default();
         add(command, rules.lines().filter(|rule| rule.contains("KUBE-") || rule.contains("SKIFF-")).map(uncounted).collect());
     }
+    let tables = said("nft", &["list", "tables"]).unwrap_or_default();
+    add("nft", tables.lines().filter(|table| table.contains("kube-proxy")).map(str::to_owned).collect());
     add("network namespace", names(Path::new("/run/netns")).into_iter().filter(|name| name.starts_with("cni-")).collect());
     add("cached result", names(Path::new(RESULTS)));
     add("cgroup", cgroups(Path::new(CGROUPS), CGROUP_DEPTH));

@@ -81,6 +81,10 @@ const PODS: &[aboard::Topic] = &[
     ("killed", again::killed),
 ];
 
+/// What packets decide, where nftables leads them.
+const PACKETS: &[aboard::Topic] =
+    &[("cluster-ip", services::cluster_ip), ("node-port", services::node_port), ("tables", services::tables), ("restart", again::restart)];
+
 #[test]
 fn objects_with_kubectl_1_20() {
     aboard::walk(Place::Server, Kubectl::Old, &[OBJECTS]);
@@ -99,4 +103,9 @@ fn a_node_with_kubectl_1_20() {
 #[test]
 fn a_node_with_the_newer_kubectl() {
     aboard::walk(Place::Node, Kubectl::Newer, &[OBJECTS, PODS]);
+}
+
+#[test]
+fn a_node_with_nftables() {
+    aboard::walk(Place::NftablesNode, Kubectl::Newer, &[PACKETS]);
 }

@@ -30,6 +30,8 @@ pub enum Place {
     Server,
     /// Control plane and node, with the images imported.
     Node,
+    /// The same with the service proxy's other mode.
+    NftablesNode,
 }
 
 /// Starts, walks, and cleans up, also after a failure. Panics at the end if a topic failed.
@@ -37,10 +39,11 @@ pub fn walk(place: Place, kubectl: Kubectl, parts: &[&[Topic]]) {
     let program = program(kubectl);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     // Given back after the server was reset: it is dropped last.
-    let claim = (place == Place::Node).then(node::claim);
+    let claim = (place != Place::Server).then(node::claim);
+    let flags: &[&str] = if place == Place::NftablesNode { &["--proxy-mode=nftables"] } else { &[] };
     let server = match &claim {
         None => runtime.block_on(Server::start(Options::default())),
-        Some(claim) => runtime.block_on(node::start(claim)),
+        Some(claim) => runtime.block_on(node::start_with(claim, flags)),
     };
     let terminal = Terminal::new(server, runtime, kubectl, &program);
     let wanted = std::env::var("WALK").unwrap_or_default();

@@ -98,3 +98,18 @@ pub fn other_types(t: &Terminal) {
     t.until("kubectl exec client -- timeout 5 wget -qO- http://named:81/", "^Hello from v2 on named");
     t.until("kubectl exec client -- timeout 5 wget -qO- http://named:82/", "Welcome to nginx!");
 }
+
+/// The rules stand in a table that the node's own program can show, and nowhere else.
+pub fn tables(t: &Terminal) {
+    t.run("kubectl create deployment hello --image=hello:v1 --replicas=2");
+    t.run("kubectl expose deployment hello --port=80 --target-port=8080");
+    t.run("kubectl rollout status deployment/hello --timeout=90s");
+    let address = t.value("kubectl get service hello -o jsonpath='{.spec.clusterIP}'");
+    t.until("nft list table ip kube-proxy", &format!(r"{address} \. tcp \. 80 \. 1 : 10\.\d+\.\d+\.\d+ \. 8080"));
+    t.run("nft list ruleset").expect("map @service-endpoints");
+    t.until(&format!("for i in $(seq 40); do curl -sS --max-time 5 http://{address}/; done | sort | uniq -c"), "(?s)(on hello-.*){2}");
+    t.run("iptables-save").expect("SKIFF-FORWARD").lacks("KUBE-SVC-");
+    t.run("kubectl scale deployment hello --replicas=0");
+    t.until("nft list set ip kube-proxy rejected-ips", &format!(r"{address} \. tcp \. 80"));
+    t.fails(&format!("curl -sS --max-time 2 http://{address}/")).lacks("timed out");
+}

@@ -1,9 +1,10 @@
-//! The store's events -> the caches: one load, then one watch for all resources, so that one revision says how far all have come.
+//! The store's events -> the caches: one load, then one watch for all resources, so that one revision says how far all have come. A store
+//! that commits in this process tells us itself: what is answered is in the caches then, and its author waits for nobody else.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::StreamExt;
-use store::{Error, Event, Range, Rev};
+use store::{Error, Event, Listener, Range, Rev};
 
 use super::{Engine, cache::Write};
 
@@ -55,27 +56,48 @@ async fn load(engine: &Arc<Engine>) -> Result<Rev, Error> {
 
 /// Applies events until the watch ends; the error says why.
 async fn follow(engine: &Arc<Engine>, after: Rev) -> Error {
+    let listener = listener(engine);
+    match engine.store.listen(after, &listener) {
+        Some(Ok(())) => {
+            // Until the house stops.
+            std::future::pending::<()>().await;
+            drop(listener);
+        }
+        Some(Err(error)) => return error,
+        None => {}
+    }
     let mut events = match engine.store.watch("", after).await {
         Ok(events) => events,
         Err(error) => return error,
     };
     while let Some(batch) = events.next().await {
         match batch {
-            Ok(batch) => apply(engine, batch),
+            Ok(batch) => apply(engine, batch.iter()),
             Err(error) => return error,
         }
     }
     Error::Unavailable("watch ended".into())
 }
 
-fn apply(engine: &Arc<Engine>, batch: Vec<Event>) {
+fn listener(engine: &Arc<Engine>) -> Listener {
+    // The engine has the store, which has the listener.
+    let engine = Arc::downgrade(engine);
+    Arc::new(move |commit| {
+        if let Some(engine) = engine.upgrade() {
+            apply(&engine, commit.iter().flat_map(|events| events.iter()));
+        }
+    })
+}
+
+fn apply<'a>(engine: &Engine, events: impl Iterator<Item = &'a Event>) {
     let mut newest = 0;
     let mut by_cache: HashMap<usize, Vec<Write>> = HashMap::new();
-    for event in batch {
-        let write = match event {
-            Event::Put { entry, .. } => Write { key: entry.key.clone(), rev: entry.rev, entry: Some(entry) },
-            Event::Delete { key, rev, .. } => Write { key, rev, entry: None },
+    for event in events {
+        let entry = match event {
+            Event::Put { entry, .. } => Some(entry.clone()),
+            Event::Delete { .. } => None,
         };
+        let write = Write { key: event.key().clone(), rev: event.rev(), entry };
         newest = newest.max(write.rev);
         if let Some(at) = engine.table.cache_of(&write.key) {
             by_cache.entry(at).or_default().push(write);

@@ -11,14 +11,14 @@ use super::{
     Call,
     negotiate::{self, Input},
     query::{ListOptions, WriteOptions, delete_options},
-    render::{self, ListMeta},
+    render,
 };
 use crate::{
     body::{Body, Response},
     engine::{
         Object,
         delete::{self, Deleted, Options},
-        form, list, meta,
+        list, meta,
         table::Served,
     },
     parse,
@@ -57,10 +57,7 @@ impl Call {
         }
         let results: Vec<Result<(), Status>> = stream::iter(deletions).buffer_unordered(AT_A_TIME).collect().await;
         results.into_iter().collect::<Result<(), Status>>()?;
-        let values: Vec<Value> = objects.iter().map(|object| form::value(served, object)).collect();
-        let meta = ListMeta { rev: listed.rev, token: listed.token, remaining: listed.remaining };
-        let list = render::list(&served.kind, &output.shape, &meta, values, self.now);
-        Ok(render::encoded(output.format, StatusCode::OK, &list))
+        Ok(self.listed(served, &output, listed))
     }
 
     async fn delete_one(

@@ -2,7 +2,7 @@
 
 use api::{Key, Status};
 use http::StatusCode;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{
     Call,
@@ -14,10 +14,10 @@ use super::{
     watching,
 };
 use crate::{
-    body::{Response, boxed},
+    body::{Response, boxed, full},
     engine::{
         form,
-        list::{self, When},
+        list::{self, Listed, When},
         scale,
         table::Served,
     },
@@ -57,13 +57,27 @@ impl Call {
         let output = negotiate::output(&self.parts.headers, &self.query)?;
         let options = ListOptions::read(&self.query, &served.kind, self.namespace(served), false)?;
         let listed = list::list(&self.engine, served, &options.selection, &options.when, options.limit).await?;
+        Ok(self.listed(served, &output, listed))
+    }
+
+    /// JSON of objects as they are, and of their metadata, is made of the cached bytes; all else of parsed objects.
+    pub(super) fn listed(&self, served: &Served, output: &Output, listed: Listed) -> Response {
         let meta = ListMeta { rev: listed.rev, token: listed.token, remaining: listed.remaining };
-        if output == (Output { format: Format::Json, shape: Shape::Plain }) && !served.converts() {
-            return Ok(wire::reply(StatusCode::OK, "application/json", boxed(ListBody::new(head(served, &meta).into(), listed.objects))));
+        let json = |body| wire::reply(StatusCode::OK, "application/json", body);
+        match (output.format, &output.shape) {
+            (Format::Json, Shape::Plain) if !served.converts() => {
+                let head = render::list_head(&served.kind.list_kind(), &served.kind.api_version(), &meta);
+                return json(boxed(ListBody::new(head.into(), listed.objects)));
+            }
+            (Format::Json, Shape::Partial { version }) => {
+                if let Some(bytes) = render::partial_list_bytes(version, &meta, &listed.objects) {
+                    return json(full(bytes));
+                }
+            }
+            _ => {}
         }
         let values: Vec<Value> = listed.objects.iter().map(|object| form::value(served, object)).collect();
-        let list = render::list(&served.kind, &output.shape, &meta, values, self.now);
-        Ok(render::encoded(output.format, StatusCode::OK, &list))
+        render::encoded(output.format, StatusCode::OK, &render::list(&served.kind, &output.shape, &meta, values, self.now))
     }
 
     pub(super) async fn watch(&self, served: &Served) -> Result<Response, Status> {
@@ -76,16 +90,4 @@ impl Call {
         let options = ListOptions::read(&query, &served.kind, self.namespace(served), true)?;
         watching::watch(&self.engine, served, &output, options).await
     }
-}
-
-/// All of a list that comes before its items.
-fn head(served: &Served, meta: &ListMeta) -> String {
-    let mut head = Map::new();
-    head.insert("kind".into(), served.kind.list_kind().into());
-    head.insert("apiVersion".into(), served.kind.api_version().into());
-    head.insert("metadata".into(), meta.value());
-    let mut text = Value::Object(head).to_string();
-    text.pop();
-    text.push_str(",\"items\":[");
-    text
 }

@@ -1,5 +1,7 @@
 //! Objects -> the form that was asked for: as they are, as a Table, as metadata alone; JSON or YAML.
 
+use std::sync::Arc;
+
 use api::time::Timestamp;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::StatusCode;
@@ -12,6 +14,9 @@ use crate::{
     kind::Kind,
     wire,
 };
+
+/// Room for the metadata of most objects.
+const PARTIAL_BYTES_USUAL: usize = 512;
 
 /// The metadata of a list.
 #[derive(Clone, Debug, Default)]
@@ -95,12 +100,42 @@ pub(crate) fn encoded(format: Format, code: StatusCode, value: &Value) -> Respon
 /// The metadata of a cached object, cut out of its bytes. Metadata is the same in all forms of a kind.
 pub(crate) fn partial_bytes(version: &str, object: &Object, rev: u64) -> Option<Bytes> {
     let mut out = BytesMut::with_capacity(1024);
+    put_partial(version, object, rev, &mut out).then(|| out.freeze())
+}
+
+/// All of a list that comes before its items, as JSON.
+pub(crate) fn list_head(kind: &str, api_version: &str, meta: &ListMeta) -> String {
+    let mut text = json!({"kind": kind, "apiVersion": api_version, "metadata": meta.value()}).to_string();
+    text.pop();
+    text.push_str(",\"items\":[");
+    text
+}
+
+/// As [`list`] with [`Shape::Partial`], as JSON: no object is parsed.
+pub(crate) fn partial_list_bytes(version: &str, meta: &ListMeta, objects: &[Arc<Object>]) -> Option<Bytes> {
+    let head = list_head("PartialObjectMetadataList", &format!("meta.k8s.io/{version}"), meta);
+    let mut out = BytesMut::with_capacity(head.len() + PARTIAL_BYTES_USUAL * objects.len());
+    out.put_slice(head.as_bytes());
+    for (at, object) in objects.iter().enumerate() {
+        if at > 0 {
+            out.put_u8(b',');
+        }
+        if !put_partial(version, object, object.rev, &mut out) {
+            return None;
+        }
+    }
+    out.put_slice(b"]}");
+    Some(out.freeze())
+}
+
+/// False: its metadata could not be found.
+fn put_partial(version: &str, object: &Object, rev: u64, out: &mut BytesMut) -> bool {
     out.put_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/");
     out.put_slice(version.as_bytes());
     out.put_slice(b"\",\"metadata\":");
-    let found = object.put_metadata_at(rev, &mut out);
+    let found = object.put_metadata_at(rev, out);
     out.put_u8(b'}');
-    found.then(|| out.freeze())
+    found
 }
 
 fn partial(version: &str, object: &Value) -> Value {

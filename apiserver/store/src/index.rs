@@ -87,7 +87,7 @@ impl Index {
     }
 
     /// Makes staged transactions current and tells the watchers. Call only once they are durable.
-    pub fn publish(&mut self, batches: Vec<Arc<Vec<Event>>>) {
+    pub fn publish(&mut self, batches: Vec<Arc<Vec<Event>>>) -> Commit {
         let commit: Commit = batches.into();
         for batch in commit.iter() {
             self.rev += 1;
@@ -102,6 +102,15 @@ impl Index {
         }
         self.watchers.retain(|w| w.offer(&commit));
         while self.history_bytes > HISTORY_BYTES_MAX && self.forget_oldest() {}
+        commit
+    }
+
+    /// All transactions after `after`.
+    pub fn since(&self, after: Rev) -> Result<impl Iterator<Item = &Arc<Vec<Event>>>, Error> {
+        if after < self.floor {
+            return Err(Error::Compacted { oldest: self.floor });
+        }
+        Ok(self.history.iter().skip(usize::try_from(after - self.floor).unwrap_or(usize::MAX)))
     }
 
     pub fn compact(&mut self, rev: Rev) {
@@ -110,11 +119,7 @@ impl Index {
 
     /// Everything after `after` that is still remembered, and all that follows.
     pub fn watch(&mut self, prefix: &str, after: Rev) -> Result<(Vec<Event>, Commits), Error> {
-        if after < self.floor {
-            return Err(Error::Compacted { oldest: self.floor });
-        }
-        let skip = usize::try_from(after - self.floor).unwrap_or(usize::MAX);
-        let missed = self.history.iter().skip(skip).flat_map(|b| b.iter()).filter(|e| e.key().starts_with(prefix)).cloned().collect();
+        let missed = self.since(after)?.flat_map(|b| b.iter()).filter(|e| e.key().starts_with(prefix)).cloned().collect();
         let (queue, commits) = mpsc::channel(WATCHER_QUEUE_MAX);
         self.watchers.retain(|w| !w.queue.is_closed());
         self.watchers.push(Watcher { prefix: prefix.to_owned(), queue });

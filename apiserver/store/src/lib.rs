@@ -102,6 +102,9 @@ pub enum Outcome {
 /// Events in order. Each item is one or more events, never a part of a transaction; revisions never go back.
 pub type Events = Pin<Box<dyn Stream<Item = Result<Vec<Event>, Error>> + Send>>;
 
+/// Is told of commits: their transactions, each with its events, in revision order.
+pub type Listener = Arc<dyn Fn(&[Arc<Vec<Event>>]) + Send + Sync>;
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The revision asked for is gone: the oldest that can still be read is `oldest`.
@@ -135,6 +138,12 @@ pub trait Store: Send + Sync + 'static {
     async fn txn(&self, txn: Txn) -> Result<Outcome, Error>;
     /// All events under `prefix` with a revision above `after`. `Compacted` (at once or later) where history does not reach back.
     async fn watch(&self, prefix: &str, after: Rev) -> Result<Events, Error>;
+    /// As a watch of everything, for as long as `listener` is not dropped, by whoever commits: once a commit is durable and current, and
+    /// before its authors are answered. The listener must neither block nor call the store. `None`: nobody commits here, watch instead.
+    fn listen(&self, after: Rev, listener: &Listener) -> Option<Result<(), Error>> {
+        let _ = (after, listener);
+        None
+    }
     /// Forgets history below `rev`; what is current stays.
     async fn compact(&self, rev: Rev) -> Result<(), Error>;
     /// Says goodbye: all acknowledged writes are on disk, files are closed.

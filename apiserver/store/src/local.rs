@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{
-        Arc,
+        Arc, Weak,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread,
@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    Entry, Error, Event, Events, Expect, Op, Outcome, Page, Range, Rev, Store, Txn,
+    Entry, Error, Event, Events, Expect, Listener, Op, Outcome, Page, Range, Rev, Store, Txn,
     index::{Index, Staged, TXN_BYTES_MAX},
 };
 
@@ -47,8 +47,12 @@ pub(crate) struct Loaded {
 /// The store: an index that all read, and the way to the one writer.
 pub struct Local {
     index: Arc<RwLock<Index>>,
+    listeners: Arc<Listeners>,
     hands: Hands,
 }
+
+/// Locked while a commit is published, so that a new listener hears of each exactly once.
+type Listeners = Mutex<Vec<Weak<dyn Fn(&[Arc<Vec<Event>>]) + Send + Sync>>>;
 
 /// Who carries writes out.
 enum Hands {
@@ -65,6 +69,7 @@ enum Work {
 
 struct Writer {
     index: Arc<RwLock<Index>>,
+    listeners: Arc<Listeners>,
     disk: Box<dyn Disk>,
     expiry: Expiry,
     clock: Clock,
@@ -88,20 +93,21 @@ struct Expiry {
 impl Local {
     pub(crate) fn start(disk: Box<dyn Disk>, loaded: Loaded) -> Self {
         let writer = Writer::new(disk, loaded, Clock::Wall);
-        let index = writer.index.clone();
+        let (index, listeners) = (writer.index.clone(), writer.listeners.clone());
         let (queue, work) = sync_channel(QUEUE_MAX);
         // The thread ends when the last `Local` is dropped or closed: it is the store's own, and no task of any group.
         let started = thread::Builder::new().name("store-writer".into()).spawn(move || writer.run(&work));
         if let Err(error) = started {
             tracing::error!(%error, "store writer could not be started");
         }
-        Self { index, hands: Hands::Thread { queue, slots: Semaphore::new(QUEUE_MAX) } }
+        Self { index, listeners, hands: Hands::Thread { queue, slots: Semaphore::new(QUEUE_MAX) } }
     }
 
     /// Without a thread. Keys with a time to live go while [`Local::tend`] runs. Must be called within a runtime.
     pub(crate) fn inline(disk: Box<dyn Disk>, loaded: Loaded) -> Self {
         let writer = Writer::new(disk, loaded, Clock::Runtime(Instant::now()));
-        Self { index: writer.index.clone(), hands: Hands::Caller { writer: Mutex::new(Some(writer)), deadline: Notify::new() } }
+        let (index, listeners) = (writer.index.clone(), writer.listeners.clone());
+        Self { index, listeners, hands: Hands::Caller { writer: Mutex::new(Some(writer)), deadline: Notify::new() } }
     }
 
     /// Deletes what is due, by the runtime's clock, until the store is closed: for a task of whoever made the store without a thread of its
@@ -180,6 +186,19 @@ impl Store for Local {
         Ok(Box::pin(first.chain(live)))
     }
 
+    fn listen(&self, after: Rev, listener: &Listener) -> Option<Result<(), Error>> {
+        let mut listeners = self.listeners.lock();
+        let missed: Vec<_> = match self.index.read().since(after) {
+            Ok(missed) => missed.cloned().collect(),
+            Err(error) => return Some(Err(error)),
+        };
+        if !missed.is_empty() {
+            listener(&missed);
+        }
+        listeners.push(Arc::downgrade(listener));
+        Some(Ok(()))
+    }
+
     async fn compact(&self, rev: Rev) -> Result<(), Error> {
         self.index.write().compact(rev);
         Ok(())
@@ -196,7 +215,7 @@ impl Writer {
         let index = Arc::new(RwLock::new(Index::load(loaded.entries.into_iter(), loaded.rev)));
         let mut expiry = Expiry::default();
         loaded.deadlines.into_iter().for_each(|(key, at)| expiry.set(&key, Some(at)));
-        Self { index, disk, expiry, clock }
+        Self { index, listeners: Arc::default(), disk, expiry, clock }
     }
 
     fn run(mut self, work: &Receiver<Work>) {
@@ -268,8 +287,14 @@ impl Writer {
             return Err(error);
         }
         deadlines.into_iter().for_each(|(key, at)| self.expiry.set(&key, at));
-        self.index.write().publish(staged.batches);
+        self.publish(staged.batches);
         Ok(())
+    }
+
+    fn publish(&self, batches: Vec<Arc<Vec<Event>>>) {
+        let mut listeners = self.listeners.lock();
+        let commit = self.index.write().publish(batches);
+        listeners.retain(|listener| listener.upgrade().map(|tell| tell(&commit)).is_some());
     }
 }
 

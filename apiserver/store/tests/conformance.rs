@@ -2,12 +2,16 @@
 
 mod backends;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use backends::{Backend, each_backend};
 use bytes::Bytes;
 use futures::StreamExt;
-use store::{Error, Event, Expect, Op, Outcome, Range, Rev, Store, Txn};
+use store::{Error, Event, Expect, Listener, Op, Outcome, Range, Rev, Store, Txn};
 
 each_backend! {
     a_key_is_created_once,
@@ -16,6 +20,7 @@ each_backend! {
     a_range_is_one_snapshot,
     a_watch_resumes_without_gap_or_duplicate,
     a_watch_sees_its_prefix_only,
+    a_listener_hears_before_the_author,
     compacted_history_is_refused,
     a_future_revision_is_refused,
     a_key_with_a_ttl_goes,
@@ -128,6 +133,39 @@ async fn a_watch_sees_its_prefix_only(backend: &Backend) {
     let rev = put(s, "/x/1", "1").await;
     let events = next(&mut watch).await;
     assert_eq!(events.iter().map(Event::rev).collect::<Vec<_>>(), vec![rev]);
+}
+
+async fn a_listener_hears_before_the_author(backend: &Backend) {
+    let s = backend.store();
+    let start = put(s, "/l/0", "0").await;
+    let missed = put(s, "/l/1", "1").await;
+    let heard: Arc<Mutex<Vec<Rev>>> = Arc::default();
+    let told = heard.clone();
+    let listener: Listener =
+        Arc::new(move |commit| told.lock().unwrap().extend(commit.iter().flat_map(|events| events.iter()).map(Event::rev)));
+    // A back end whose commits are made elsewhere has no listeners.
+    let Some(listening) = s.listen(start, &listener) else { return };
+    listening.unwrap();
+    let mut expected = vec![missed];
+    assert_eq!(*heard.lock().unwrap(), expected);
+    for write in 0..20 {
+        expected.push(put(s, "/l/2", &write.to_string()).await);
+        assert_eq!(*heard.lock().unwrap(), expected);
+    }
+    // One transaction is one revision, whatever it writes; many at a time are heard in order.
+    expected.push(done(s.txn(Txn { expect: vec![], ops: vec![op("/l/3", "3"), op("/l/4", "4")] }).await));
+    expected.push(*expected.last().unwrap());
+    let mut together = futures::future::join_all((0..20).map(|n| async move { put(s, &format!("/l/many{n}"), "1").await })).await;
+    together.sort_unstable();
+    expected.extend(together);
+    assert_eq!(*heard.lock().unwrap(), expected);
+    let count = expected.len();
+    drop(listener);
+    let last = put(s, "/l/0", "1").await;
+    assert_eq!(heard.lock().unwrap().len(), count, "nobody listens any more");
+    s.compact(last).await.unwrap();
+    let late: Listener = Arc::new(|_| {});
+    assert!(matches!(s.listen(start, &late), Some(Err(Error::Compacted { .. }))));
 }
 
 async fn compacted_history_is_refused(backend: &Backend) {

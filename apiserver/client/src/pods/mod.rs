@@ -88,13 +88,15 @@ pub struct Volume {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PodStatus {
+    #[serde(deserialize_with = "shrunk")]
     pub conditions: Option<Vec<PodCondition>>,
+    #[serde(deserialize_with = "shrunk")]
     pub container_statuses: Option<Vec<ContainerStatus>>,
     pub nominated_node_name: Option<String>,
     pub phase: Option<String>,
     #[serde(rename = "podIP")]
     pub pod_ip: Option<String>,
-    #[serde(rename = "podIPs")]
+    #[serde(rename = "podIPs", deserialize_with = "shrunk")]
     pub pod_ips: Option<Vec<PodIP>>,
     pub start_time: Option<Time>,
 }
@@ -216,6 +218,11 @@ fn metadata<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta, D::Error> 
         owners.shrink_to_fit();
     }
     Ok(metadata)
+}
+
+/// Vectors grow to more than they hold.
+fn shrunk<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<Vec<T>>, D::Error> {
+    Ok(Option::<Box<[T]>>::deserialize(from)?.map(<[T]>::into_vec))
 }
 
 /// Null is as good as absent.

@@ -27,7 +27,7 @@ impl Backend {
         }
     }
 
-    /// Everything, in one transaction in place of what may be there; and what another mode has left behind goes.
+    /// Everything in place of what may be there, so that packets always find a whole; and what another mode has left behind goes.
     ///
     /// # Errors
     /// Where it could not be written.
@@ -37,7 +37,7 @@ impl Backend {
                 rules.set_site(site);
                 rules.update(fragments(rules, changes));
                 let saved: Saved = exec::save().await?;
-                exec::restore(&rules.full(&saved)).await?;
+                exec::restore_all(rules.full(&saved)).await?;
                 crate::remove_table()
             }
             Self::Nftables(table) => {
@@ -56,10 +56,7 @@ impl Backend {
     /// Where it could not be written; what the kernel holds is not known then.
     pub async fn write(&mut self, changes: &[(Key, Vec<Portal>)]) -> Result<(), Error> {
         match self {
-            Self::Iptables(rules) => match rules.update(fragments(rules, changes)) {
-                Some(script) => exec::restore(&script).await,
-                None => Ok(()),
-            },
+            Self::Iptables(rules) => exec::restore_all(rules.update(fragments(rules, changes))).await,
             Self::Nftables(table) => match table.update(changes) {
                 Some(transaction) => Ok(table.commit(transaction).await?),
                 None => Ok(()),
@@ -83,10 +80,8 @@ fn fragments(rules: &Rules, changes: &[(Key, Vec<Portal>)]) -> Vec<(Key, Fragmen
 /// Removes iptables' rules for services, and lets the pod network through where the node has a firewall by iptables.
 async fn open_firewall(site: &Site) {
     let opened = async {
-        match exec::save().await?.guards(site) {
-            Some(script) => exec::restore(&script).await,
-            None => Ok(()),
-        }
+        let scripts = exec::save().await?.guards(site);
+        exec::restore_all(scripts).await
     };
     if let Err(error) = opened.await {
         tracing::warn!(%error, "iptables is not there: a firewall of the node may stand before the pod network");

@@ -106,10 +106,8 @@ pub async fn cleanup() -> Result<(), Error> {
 }
 
 async fn remove_rules() -> Result<(), Error> {
-    match iptables::exec::save().await?.removal() {
-        Some(script) => iptables::exec::restore(&script).await,
-        None => Ok(()),
-    }
+    let scripts = iptables::exec::save().await?.removal();
+    iptables::exec::restore_all(scripts).await
 }
 
 /// A kernel without nf_tables has no table of ours.

@@ -18,6 +18,17 @@ pub async fn restore(script: &str) -> Result<(), Error> {
     run("iptables-restore", &["--noflush", "-w", "10"], script).await.map(drop)
 }
 
+/// One after another.
+///
+/// # Errors
+/// As [`restore`]; what came before stays.
+pub async fn restore_all(scripts: Vec<String>) -> Result<(), Error> {
+    for script in scripts {
+        restore(&script).await?;
+    }
+    Ok(())
+}
+
 /// # Errors
 /// [`Error::Program`].
 pub async fn save() -> Result<Saved, Error> {

@@ -1,4 +1,4 @@
-//! Fragments of all services -> the input of `iptables-restore --noflush`: everything once, then only the chains that changed. Pure.
+//! Fragments of all services -> inputs of `iptables-restore --noflush`: everything once, then only the chains that changed. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,6 +13,14 @@ use super::{
     rules::{Fragment, Shared},
 };
 use crate::model::Site;
+
+/// `iptables-restore` looks for each line's chain in a list of all that its input names: one of 30,000 chains took it a minute, 150 of a
+/// few hundred take it five seconds.
+const SERVICES_PER_SCRIPT: usize = 200;
+const CHAINS_PER_SCRIPT: usize = 3 * SERVICES_PER_SCRIPT;
+
+/// A service's chains that are to be written.
+type Chains<'a> = Vec<(&'a String, &'a Vec<String>)>;
 
 /// What the kernel should hold: the frame, and each service's fragment as it was last written.
 pub struct Rules {
@@ -37,7 +45,7 @@ struct Script {
 struct Part {
     chains: String,
     rules: String,
-    deletions: String,
+    deletions: Vec<String>,
 }
 
 impl Rules {
@@ -54,42 +62,46 @@ impl Rules {
         self.site = site;
     }
 
-    /// Takes the services' new fragments; the script that brings the kernel there, `None` if nothing differs.
-    pub fn update(&mut self, changes: Vec<(Key, Fragment)>) -> Option<String> {
-        let (mut script, mut dirty) = (Script::default(), BTreeSet::new());
-        for (key, new) in changes {
-            let old = self.fragments.get(&key).cloned().unwrap_or_default();
-            script.changed_chains(&old, &new);
+    /// Takes the services' new fragments; the scripts that bring the kernel there, none if nothing differs.
+    pub fn update(&mut self, changes: Vec<(Key, Fragment)>) -> Vec<String> {
+        let swapped: Vec<(Key, Fragment)> = changes.into_iter().map(|(key, new)| (key.clone(), self.swap(key, new))).collect();
+        let (mut script, mut dirty, mut fresh, none) = (Script::default(), BTreeSet::new(), Vec::new(), Fragment::default());
+        for (key, old) in &swapped {
+            let new = self.fragments.get(key).unwrap_or(&none);
             dirty.extend(Shared::all().filter(|s| old.shared.get(s) != new.shared.get(s)));
-            self.keep(key, new);
+            fresh.push(new.chains.iter().filter(|(chain, lines)| old.chains.get(*chain) != Some(*lines)).collect());
+            old.chains.keys().filter(|chain| !new.chains.contains_key(*chain)).for_each(|chain| script.delete(Table::Nat, chain));
         }
+        let mut scripts = script.services(&fresh);
         dirty.into_iter().for_each(|shared| self.write_shared(shared, &mut script));
-        script.text()
+        scripts.extend(script.texts());
+        scripts
     }
 
     /// All there should be, from scratch; `saved` tells which jumps are missing and which chains are left over.
-    pub fn full(&self, saved: &Saved) -> String {
-        let mut script = Script::default();
+    pub fn full(&self, saved: &Saved) -> Vec<String> {
+        let (mut script, mut scripts) = (Script::default(), Vec::new());
         for (table, chain, lines) in frame::fixed(&self.site) {
             script.chain(table, chain, lines.iter().map(String::as_str));
         }
-        Shared::all().for_each(|shared| self.write_shared(shared, &mut script));
-        let mut ours = BTreeSet::new();
-        for (chain, lines) in self.fragments.values().flat_map(|f| &f.chains) {
-            script.chain(Table::Nat, chain, lines.iter().map(String::as_str));
-            ours.insert(chain.as_str());
+        if self.fragments.len() > SERVICES_PER_SCRIPT {
+            // What services' chains jump to must be there.
+            scripts.extend(std::mem::take(&mut script).texts());
         }
+        let all: Vec<Chains> = self.fragments.values().map(|f| f.chains.iter().collect()).collect();
+        scripts.extend(script.services(&all));
+        Shared::all().for_each(|shared| self.write_shared(shared, &mut script));
+        let ours: BTreeSet<&str> = self.fragments.values().flat_map(|f| f.chains.keys()).map(String::as_str).collect();
         saved.service_chains().filter(|c| !ours.contains(c)).for_each(|chain| script.delete(Table::Nat, chain));
         JUMPS.iter().filter(|jump| !saved.has(jump)).for_each(|jump| script.jump(jump));
-        script.text().unwrap_or_default()
+        scripts.extend(script.texts());
+        scripts
     }
 
-    fn keep(&mut self, key: Key, fragment: Fragment) {
-        if fragment == Fragment::default() {
-            self.fragments.remove(&key);
-        } else {
-            self.fragments.insert(key, fragment);
-        }
+    /// The new one in place of the old one.
+    fn swap(&mut self, key: Key, fragment: Fragment) -> Fragment {
+        let old = if fragment == Fragment::default() { self.fragments.remove(&key) } else { self.fragments.insert(key, fragment) };
+        old.unwrap_or_default()
     }
 
     fn write_shared(&self, shared: Shared, script: &mut Script) {
@@ -117,19 +129,19 @@ impl Saved {
     }
 
     /// What takes all of ours away again: chains with our names, and the rules of others that lead into them.
-    pub fn removal(&self) -> Option<String> {
-        self.remove_into(Script::default(), |_| false).text()
+    pub fn removal(&self) -> Vec<String> {
+        self.remove_into(Script::default(), |_| false).texts()
     }
 
     /// For a node whose services are served in another way: of ours, only what lets the pod network through the node's firewall.
-    pub fn guards(&self, site: &Site) -> Option<String> {
+    pub fn guards(&self, site: &Site) -> Vec<String> {
         let mut script = self.remove_into(Script::default(), |chain| frame::GUARDS.contains(&chain));
         for (table, chain, lines) in frame::fixed(site).into_iter().filter(|(_, chain, _)| frame::GUARDS.contains(chain)) {
             script.chain(table, chain, lines.iter().map(String::as_str));
         }
         let missing = |jump: &&Jump| frame::GUARDS.contains(&jump.to) && !self.has(jump);
         JUMPS.iter().filter(missing).for_each(|jump| script.jump(jump));
-        script.text()
+        script.texts()
     }
 
     fn remove_into(&self, mut script: Script, keep: impl Fn(&str) -> bool) -> Script {
@@ -171,9 +183,7 @@ impl Script {
     }
 
     fn delete(&mut self, table: Table, chain: &str) {
-        let part = self.part(table);
-        let _ = writeln!(part.chains, ":{chain} - [0:0]");
-        let _ = writeln!(part.deletions, "-X {chain}");
+        self.part(table).deletions.push(chain.to_owned());
     }
 
     fn jump(&mut self, jump: &Jump) {
@@ -182,17 +192,51 @@ impl Script {
         let _ = writeln!(self.part(jump.table).rules, "{verb} {} {when}-j {}", jump.from, jump.to);
     }
 
-    fn changed_chains(&mut self, old: &Fragment, new: &Fragment) {
-        for (chain, lines) in new.chains.iter().filter(|(chain, lines)| old.chains.get(*chain) != Some(*lines)) {
-            self.chain(Table::Nat, chain, lines.iter().map(String::as_str));
+    /// Services' own chains. Many come before, some services at a time: nothing leads there yet, or what does is whole already.
+    fn services(&mut self, fresh: &[Chains<'_>]) -> Vec<String> {
+        let many = fresh.len() > SERVICES_PER_SCRIPT;
+        let mut before = Vec::new();
+        for some in fresh.chunks(SERVICES_PER_SCRIPT) {
+            let mut own = Script::default();
+            let script = if many { &mut own } else { &mut *self };
+            let chains: BTreeMap<&String, &Vec<String>> = some.iter().flatten().copied().collect();
+            chains.into_iter().for_each(|(chain, lines)| script.chain(Table::Nat, chain, lines.iter().map(String::as_str)));
+            before.extend(own.texts());
         }
-        old.chains.keys().filter(|chain| !new.chains.contains_key(*chain)).for_each(|chain| self.delete(Table::Nat, chain));
+        before
     }
 
-    fn text(self) -> Option<String> {
-        let part = |(table, p): (Table, Part)| format!("*{}\n{}{}{}COMMIT\n", table.word(), p.chains, p.rules, p.deletions);
-        let text: String = self.parts.into_iter().map(part).collect();
-        (!text.is_empty()).then_some(text)
+    /// One text, and more where many chains go: those that lead to others first, and all after what leads to them was rewritten.
+    fn texts(self) -> Vec<String> {
+        let (mut first, mut later) = (String::new(), Vec::new());
+        for (table, mut part) in self.parts {
+            let gone = std::mem::take(&mut part.deletions);
+            if gone.len() <= CHAINS_PER_SCRIPT {
+                part.deletions = gone;
+                first.push_str(&part.text(table));
+                continue;
+            }
+            first.push_str(&part.text(table));
+            let mut gone: Vec<(usize, String)> = gone.into_iter().map(|chain| (distance(&chain), chain)).collect();
+            gone.sort_unstable();
+            for some in gone.chunks(CHAINS_PER_SCRIPT) {
+                let deletions = some.iter().map(|(_, chain)| chain.clone()).collect();
+                later.push(Part { deletions, ..Part::default() }.text(table));
+            }
+        }
+        std::iter::once(first).chain(later).filter(|text| !text.is_empty()).collect()
+    }
+}
+
+impl Part {
+    fn text(&self, table: Table) -> String {
+        let (mut flushed, mut deleted) = (String::new(), String::new());
+        for chain in &self.deletions {
+            let _ = writeln!(flushed, ":{chain} - [0:0]");
+            let _ = writeln!(deleted, "-X {chain}");
+        }
+        let text = format!("{}{flushed}{}{deleted}", self.chains, self.rules);
+        if text.is_empty() { text } else { format!("*{}\n{text}COMMIT\n", table.word()) }
     }
 }
 
@@ -200,6 +244,15 @@ impl Shared {
     fn all() -> impl Iterator<Item = Shared> {
         SHARED.iter().map(|(shared, ..)| *shared)
     }
+}
+
+/// How many jumps it is away from the kernel's chains, at most.
+fn distance(chain: &str) -> usize {
+    const ON_THE_WAY: [&str; 5] = ["KUBE-FW-", "KUBE-EXT-", "KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-"];
+    if chain == "KUBE-MARK-MASQ" {
+        return ON_THE_WAY.len() + 1;
+    }
+    ON_THE_WAY.iter().position(|prefix| chain.starts_with(prefix)).map_or(0, |place| place + 1)
 }
 
 fn is_ours(chain: &str) -> bool {
@@ -230,12 +283,12 @@ mod tests {
         let (a, b) = (Key::new("d", "a"), Key::new("d", "b"));
         let first = fragment("-j KUBE-SVC-A", &[("KUBE-SVC-A", "-j KUBE-SEP-1"), ("KUBE-SEP-1", "-j DNAT")]);
         rules.update(vec![(a.clone(), first.clone()), (b, fragment("-j KUBE-SVC-B", &[]))]);
-        assert_eq!(rules.update(vec![(a.clone(), first)]), None);
+        assert_eq!(rules.update(vec![(a.clone(), first)]), Vec::<String>::new());
         let second = fragment("-j KUBE-SVC-A", &[("KUBE-SVC-A", "-j KUBE-SEP-2"), ("KUBE-SEP-2", "-j DNAT")]);
         let wanted = "*nat\n:KUBE-SEP-2 - [0:0]\n:KUBE-SVC-A - [0:0]\n:KUBE-SEP-1 - [0:0]\n\
             -A KUBE-SEP-2 -j DNAT\n-A KUBE-SVC-A -j KUBE-SEP-2\n-X KUBE-SEP-1\nCOMMIT\n";
-        assert_eq!(rules.update(vec![(a.clone(), second)]).as_deref(), Some(wanted));
-        let gone = rules.update(vec![(a, Fragment::default())]).unwrap();
+        assert_eq!(rules.update(vec![(a.clone(), second)]), [wanted]);
+        let gone = rules.update(vec![(a, Fragment::default())]).remove(0);
         assert!(gone.contains(":KUBE-SERVICES - [0:0]\n") && gone.contains("-A KUBE-SERVICES -j KUBE-SVC-B\n"));
         assert!(!gone.contains("-j KUBE-SVC-A") && gone.contains("-X KUBE-SVC-A\n"));
     }
@@ -246,11 +299,35 @@ mod tests {
             "*nat\n:PREROUTING ACCEPT [0:0]\n:KUBE-SERVICES - [0:0]\n:KUBE-SEP-OLD - [0:0]\n:OTHER - [0:0]\n\
              -A PREROUTING -m comment --comment \"x\" -j KUBE-SERVICES\nCOMMIT\n*mangle\n:KUBE-SEP-X - [0:0]\nCOMMIT\n",
         );
-        let text = rules().full(&saved);
+        let text = rules().full(&saved).remove(0);
         assert!(!text.contains("-I PREROUTING") && text.contains("-I OUTPUT -j KUBE-SERVICES\n"));
         assert!(text.contains("-X KUBE-SEP-OLD\n") && !text.contains("OTHER") && !text.contains("KUBE-SEP-X"));
         let last = text.lines().rfind(|l| l.starts_with("-A KUBE-SERVICES")).unwrap();
         assert!(last.ends_with("-j KUBE-NODEPORTS"));
+    }
+
+    #[test]
+    fn many_services_come_before_what_leads_to_them() {
+        let mut rules = rules();
+        let chains =
+            |n: usize| [(format!("KUBE-SVC-{n}"), vec![format!("-j KUBE-SEP-{n}")]), (format!("KUBE-SEP-{n}"), vec!["-j DNAT".to_owned()])];
+        let of = |n: usize| Fragment { shared: [(Shared::NatServices, vec![format!("-j KUBE-SVC-{n}")])].into(), chains: chains(n).into() };
+        let all = |range: std::ops::Range<usize>| range.map(|n| (Key::new("d", &n.to_string()), of(n))).collect::<Vec<_>>();
+        let few = rules.update(all(0..SERVICES_PER_SCRIPT));
+        assert_eq!((few.len(), rules.full(&Saved::default()).len()), (1, 1));
+        let scripts = rules.update(all(SERVICES_PER_SCRIPT..3 * SERVICES_PER_SCRIPT + 1));
+        assert_eq!(scripts.len(), 3 + 1);
+        let full = rules.full(&Saved::default());
+        assert_eq!(full.len(), 1 + 4 + 1);
+        assert!(full[0].contains("-A KUBE-MARK-MASQ ") && full[0].contains("*filter") && !full[0].contains("-I "));
+        for (scripts, served) in [(&scripts[..3], 2 * SERVICES_PER_SCRIPT + 1), (&full[1..5], 3 * SERVICES_PER_SCRIPT + 1)] {
+            let text = scripts.concat();
+            assert_eq!(text.matches("-A KUBE-SVC-").count(), served);
+            assert!(!text.contains("KUBE-SERVICES") && !text.contains("*filter"));
+        }
+        let last = &full[5];
+        assert_eq!(last.matches("-A KUBE-SERVICES -j KUBE-SVC-").count(), 3 * SERVICES_PER_SCRIPT + 1);
+        assert!(last.contains("-I OUTPUT -j KUBE-SERVICES") && !last.contains(":KUBE-SVC-"));
     }
 
     #[test]
@@ -260,7 +337,22 @@ mod tests {
              -A FORWARD -j KUBE-ROUTER\n-A KUBE-FORWARD -j ACCEPT\nCOMMIT\n",
         );
         let wanted = "*filter\n:KUBE-FORWARD - [0:0]\n-D FORWARD -m x -j KUBE-FORWARD\n-X KUBE-FORWARD\nCOMMIT\n";
-        assert_eq!(saved.removal().as_deref(), Some(wanted));
-        assert_eq!(Saved::parse("").removal(), None);
+        assert_eq!(saved.removal(), [wanted]);
+        assert_eq!(Saved::parse("").removal(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn many_chains_go_in_the_order_of_what_leads_to_them() {
+        let each = |n: usize| format!(":KUBE-SEP-{n} - [0:0]\n:KUBE-SVC-{n} - [0:0]\n:KUBE-EXT-{n} - [0:0]\n");
+        let chains: String = (0..CHAINS_PER_SCRIPT).map(each).collect();
+        let saved =
+            Saved::parse(&format!("*nat\n:KUBE-MARK-MASQ - [0:0]\n:KUBE-SERVICES - [0:0]\n{chains}-A OUTPUT -j KUBE-SERVICES\nCOMMIT\n"));
+        let scripts = saved.removal();
+        assert_eq!(scripts.len(), 1 + 4);
+        assert_eq!(scripts[0], "*nat\n-D OUTPUT -j KUBE-SERVICES\nCOMMIT\n");
+        let order: Vec<&str> = scripts.iter().flat_map(|s| s.lines()).filter_map(|line| line.strip_prefix("-X KUBE-")).collect();
+        assert_eq!((order.len(), order[0], order[1], order.last()), (3 * CHAINS_PER_SCRIPT + 2, "SERVICES", "EXT-0", Some(&"MARK-MASQ")));
+        let place = |prefix: &str| order.iter().position(|chain| chain.starts_with(prefix)).unwrap();
+        assert!(place("EXT-") < place("SVC-") && place("SVC-") < place("SEP-"));
     }
 }

@@ -5,7 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::{
+    fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx},
+    io::Errno,
+    mount::{UnmountFlags, unmount},
+};
 
 /// All mount points at or below `dir`, innermost first.
 ///
@@ -18,10 +22,20 @@ pub fn below(dir: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// Whether `path` itself is a mount point.
 ///
+/// Asks for the path alone: the table grows with every pod, and each look at a pod's volumes would read all of it.
+///
 /// # Errors
-/// Where the table cannot be read.
+/// Where the path, or (before Linux 5.8) the table, cannot be read.
 pub fn is_mounted(path: &Path) -> io::Result<bool> {
-    Ok(below(path)?.iter().any(|p| p == path))
+    match statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, StatxFlags::empty()) {
+        Ok(seen) if seen.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) => {
+            Ok(seen.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+        }
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+        // An older kernel does not say, or does not know the call.
+        Ok(_) | Err(Errno::NOSYS) => Ok(below(path)?.iter().any(|p| p == path)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Unmounts all at or below `dir`.
@@ -62,6 +76,19 @@ fn unescaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mount_point_is_told_from_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/proc", dir.path().join("link")).unwrap();
+        let wanted = [("/proc", true), ("/proc/self", false), ("/", true)];
+        for (path, mounted) in wanted {
+            assert_eq!(is_mounted(Path::new(path)).unwrap(), mounted, "{path}");
+        }
+        for name in [".", "link", "none", "none/deeper"] {
+            assert!(!is_mounted(&dir.path().join(name)).unwrap(), "{name}");
+        }
+    }
 
     #[test]
     fn the_table_is_read() {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg};
-use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, addr::SocketAddrArg, sendmmsg};
+use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, addr::SocketAddrArg, sendmmsg, sendto};
 use tokio::{io::Interest, net::UdpSocket, time::timeout};
 
 /// Datagrams to a call: what a few hundred askers at once can fill, and less than a millisecond's work.
@@ -19,9 +19,11 @@ const DATAGRAM_MAX: usize = 4096;
 /// After which answers that the kernel does not take are dropped, as a network would drop them.
 const SEND_BOUND: Duration = Duration::from_millis(100);
 
-/// What came. The memory is reused from batch to batch, and untouched where few come at a time.
+/// What came. The memory is reused from batch to batch, and untouched where few come at a time. For one socket: the room that the kernel
+/// has for a sender's address is what the last one needed.
 pub struct Inbox {
     space: Box<[u8]>,
+    headers: MultiHeaders<SockaddrStorage>,
     /// Length and sender of each datagram; 0 where it did not fit.
     came: Vec<(usize, SocketAddr)>,
 }
@@ -35,7 +37,8 @@ pub struct Outbox {
 
 impl Default for Inbox {
     fn default() -> Self {
-        Self { space: vec![0; BATCH * DATAGRAM_MAX].into(), came: Vec::with_capacity(BATCH) }
+        let headers = MultiHeaders::preallocate(BATCH, None);
+        Self { space: vec![0; BATCH * DATAGRAM_MAX].into(), headers, came: Vec::with_capacity(BATCH) }
     }
 }
 
@@ -66,10 +69,9 @@ impl Inbox {
     /// The socket's; then nothing came.
     pub fn take(&mut self, socket: &impl AsFd) -> io::Result<usize> {
         self.came.clear();
-        let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, None);
         let mut slots: Vec<[IoSliceMut<'_>; 1]> = self.space.chunks_exact_mut(DATAGRAM_MAX).map(|s| [IoSliceMut::new(s)]).collect();
         let fd = socket.as_fd().as_raw_fd();
-        for message in recvmmsg(fd, &mut headers, slots.iter_mut(), MsgFlags::MSG_WAITFORONE, None)? {
+        for message in recvmmsg(fd, &mut self.headers, slots.iter_mut(), MsgFlags::MSG_WAITFORONE, None)? {
             let fits = !message.flags.contains(MsgFlags::MSG_TRUNC);
             let sender = message.address.as_ref().and_then(socket_address);
             let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
@@ -124,6 +126,9 @@ impl Outbox {
     /// Of the first.
     pub fn put(&self, socket: &impl AsFd, gone: usize) -> io::Result<usize> {
         let parcels = self.parcels.get(gone..).unwrap_or_default();
+        if let [(part, Some(to))] = parcels {
+            return Ok(sendto(socket, self.bytes.get(part.clone()).unwrap_or_default(), SendFlags::empty(), to).map(|_| 1)?);
+        }
         let bodies: Vec<[IoSlice<'_>; 1]> =
             parcels.iter().map(|(part, _)| [IoSlice::new(self.bytes.get(part.clone()).unwrap_or_default())]).collect();
         let mut controls: Vec<SendAncillaryBuffer<'_, '_, '_>> = parcels.iter().map(|_| SendAncillaryBuffer::default()).collect();

@@ -50,6 +50,8 @@ impl Inbox {
     pub async fn receive(&mut self, socket: &UdpSocket) -> io::Result<()> {
         loop {
             socket.readable().await?;
+            // Where the wake-up was for nothing, the socket is not even asked, and the last batch must not be answered twice.
+            self.came.clear();
             let taken = socket.try_io(Interest::READABLE, || match self.take(socket)? {
                 BATCH => Ok(()),
                 // The socket is empty: there is no need to hear that from the kernel.

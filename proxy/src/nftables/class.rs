@@ -15,7 +15,6 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Class {
     pub door: Door,
-    pub masquerade: Masquerade,
     /// Endpoints of the list Cluster for pods and this node itself, where others get the list Local; else 0.
     pub insiders: u32,
     pub list: List,
@@ -30,14 +29,6 @@ pub struct Class {
 pub enum Door {
     Address,
     NodePort,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Masquerade {
-    Never,
-    /// Who is not of the cluster's network.
-    Outsiders,
-    Always,
 }
 
 /// Which of a portal's two lists of endpoints.
@@ -57,15 +48,10 @@ impl Class {
     /// Its set and its chain, as `nft` shows them.
     pub fn name(&self) -> String {
         let door = if self.door == Door::Address { "ip" } else { "nodeport" };
-        let masquerade = match self.masquerade {
-            Masquerade::Never => "",
-            Masquerade::Outsiders => "-masq-outsiders",
-            Masquerade::Always => "-masq",
-        };
         let list = if self.list == List::Cluster { "cluster" } else { "local" };
         let insiders = if self.insiders > 0 { format!("-or-cluster-{}", self.insiders) } else { String::new() };
         let sticky = self.sticky.map(|id| format!("-sticky-{id}")).unwrap_or_default();
-        format!("{door}{masquerade}-{list}-{}{insiders}{sticky}", self.count)
+        format!("{door}-{list}-{}{insiders}{sticky}", self.count)
     }
 
     /// The lists that it chooses from.
@@ -75,40 +61,40 @@ impl Class {
         chosen.into_iter().chain(of_insiders)
     }
 
-    /// Its chain in the hooks that change destinations.
+    /// Whether it takes more than one rule to choose an endpoint.
+    pub fn has_chain(&self) -> bool {
+        self.insiders > 0 || self.sticky.is_some()
+    }
+
+    /// What is done with packets to its destinations, which stand in the first registers.
+    pub fn way(&self) -> Vec<Step> {
+        if self.has_chain() { vec![Step::End(Verdict::Goto(self.name()))] } else { self.pick(self.list, self.count) }
+    }
+
+    /// Its chain, if it has one.
     pub fn rules(&self, cluster_cidr: Option<Ipv4Net>) -> Vec<Vec<Step>> {
-        let mut rules = self.masquerading(cluster_cidr);
+        let mut rules = Vec::new();
+        let load = if self.sticky.is_some() { Vec::new() } else { destination(self.door) };
         if self.insiders > 0 {
+            let cluster = [load.clone(), self.pick(List::Cluster, self.insiders)].concat();
             let local = vec![Step::Load(Field::SourceKind, SPARE), Step::Is(SPARE, LOCAL)];
-            if let Some(cidr) = cluster_cidr {
-                rules.push(self.pick(&within(cidr), List::Cluster, self.insiders));
-            }
+            rules.extend(cluster_cidr.map(|cidr| [within(cidr), cluster.clone()].concat()));
             rules.push([local.clone(), mark()].concat());
-            rules.push(self.pick(&local, List::Cluster, self.insiders));
+            rules.push([local, cluster].concat());
         }
         if self.count > 0 {
-            rules.push(self.pick(&[], self.list, self.count));
+            rules.push([load, self.pick(self.list, self.count)].concat());
         }
         rules
     }
 
-    fn masquerading(&self, cluster_cidr: Option<Ipv4Net>) -> Vec<Vec<Step>> {
-        match (self.masquerade, cluster_cidr) {
-            (Masquerade::Always, _) => vec![mark()],
-            (Masquerade::Outsiders, Some(cidr)) => vec![[outside(cidr), mark()].concat()],
-            (Masquerade::Outsiders, None) | (Masquerade::Never, _) => Vec::new(),
-        }
-    }
-
-    fn pick(&self, when: &[Step], list: List, count: u32) -> Vec<Step> {
+    fn pick(&self, list: List, count: u32) -> Vec<Step> {
         if let Some(id) = self.sticky {
-            return [when, &[Step::End(Verdict::Goto(sticky::chain(id.get(), list)))]].concat();
+            return vec![Step::End(Verdict::Goto(sticky::chain(id.get(), list)))];
         }
-        let (key, found) = (destination(self.door), Reg(0));
-        let place = Reg(u8::try_from(key.len()).unwrap_or(0));
-        let draw =
-            [Step::Draw { to: place, count, first: list.first_place() }, Step::Lookup(Set::Endpoints(self.door).name(), found, found)];
-        [when, &key, &draw, &[Step::Dnat(found)]].concat()
+        let (found, place) = (Reg(0), if self.door == Door::Address { Reg(3) } else { Reg(2) });
+        let draw = Step::Draw { to: place, count, first: list.first_place() };
+        vec![draw, Step::Lookup(Set::Endpoints(self.door).name(), found, found), Step::Dnat(found)]
     }
 }
 
@@ -146,6 +132,7 @@ fn net_test(field: Field, net: Ipv4Net, test: impl Fn(Reg, u32) -> Step) -> Vec<
     vec![Step::Load(field, SPARE), Step::Bits(SPARE, address(net.netmask()), 0), test(SPARE, address(net.network()))]
 }
 
-fn mark() -> Vec<Step> {
+/// Has a packet masqueraded when it leaves.
+pub fn mark() -> Vec<Step> {
     vec![Step::Load(Field::Mark, SPARE), Step::Bits(SPARE, !MARK, MARK), Step::SetMark(SPARE)]
 }

@@ -9,7 +9,7 @@ use std::{
 use ipnet::Ipv4Net;
 
 use super::{
-    class::{Class, Door, List, Masquerade},
+    class::{Class, Door, List},
     sets::{Refusal, Set},
     sticky::Sticky,
 };
@@ -92,9 +92,9 @@ impl Needs {
 
 impl Writer<'_> {
     fn destinations(&mut self) {
-        let masquerade = if self.site.cluster_cidr.is_some() { Masquerade::Outsiders } else { Masquerade::Never };
+        let masquerade = self.site.cluster_cidr.map(|_| Set::MasqueradedOutsiders);
         let internal = list(self.portal.internal);
-        self.destination(Door::Address, self.portal.cluster_ip, self.class(Door::Address, masquerade, 0, internal), internal);
+        self.destination(Door::Address, self.portal.cluster_ip, self.class(Door::Address, 0, internal), internal, masquerade);
         for ip in &self.portal.external_ips {
             self.external(Door::Address, *ip);
         }
@@ -111,21 +111,22 @@ impl Writer<'_> {
     fn external(&mut self, door: Door, ip: Ipv4Addr) {
         let list = list(self.portal.external);
         let class = match self.portal.external {
-            Policy::Cluster => self.class(door, Masquerade::Always, 0, list),
-            Policy::Local => self.class(door, Masquerade::Never, count(&self.line.cluster), list),
+            Policy::Cluster => self.class(door, 0, list),
+            Policy::Local => self.class(door, count(&self.line.cluster), list),
         };
-        self.destination(door, ip, class, list);
+        let masquerade = (self.portal.external == Policy::Cluster).then_some(Set::Masqueraded(door));
+        self.destination(door, ip, class, list, masquerade);
     }
 
-    fn class(&self, door: Door, masquerade: Masquerade, insiders: u32, list: List) -> Option<Class> {
+    fn class(&self, door: Door, insiders: u32, list: List) -> Option<Class> {
         let count = count(self.line.list(list));
         let sticky = self.portal.affinity_seconds.and_then(|_| NonZeroU32::new(self.line.id));
         let size = |count: u32| if sticky.is_some() { count.min(1) } else { count };
-        let class = Class { door, masquerade, insiders: size(insiders), list, count: size(count), sticky };
+        let class = Class { door, insiders: size(insiders), list, count: size(count), sticky };
         (class.count > 0 || class.insiders > 0).then_some(class)
     }
 
-    fn destination(&mut self, door: Door, ip: Ipv4Addr, class: Option<Class>, list: List) {
+    fn destination(&mut self, door: Door, ip: Ipv4Addr, class: Option<Class>, list: List, masquerade: Option<Set>) {
         let to = self.key(door, ip);
         // The first one counts: an address may be given twice.
         if self.out.own.contains_key(&to) {
@@ -134,6 +135,7 @@ impl Writer<'_> {
         let mut elements = Vec::new();
         if let Some(class) = class {
             elements.extend([to.among(Set::Services(door)), to.among(Set::Class(class))]);
+            elements.extend(masquerade.map(|set| to.among(set)));
             let lists = class.lists().filter(|_| class.sticky.is_none());
             lists.for_each(|list| self.endpoints(&to, list, &mut elements));
         }
@@ -301,8 +303,8 @@ mod tests {
         assert_eq!(in_set(&all, Set::Endpoints(Door::Address))[1], ([ip, tcp, port, 1], second));
         assert_eq!(in_set(&all, Set::Hairpin).len(), 2);
         assert!(all.sticky.is_empty());
-        assert_eq!((classes.len(), classes[0].count, classes[0].masquerade), (1, 2, Masquerade::Outsiders));
-        assert_eq!(classes[0].name(), "ip-masq-outsiders-cluster-2");
+        assert_eq!((classes.len(), classes[0].count, in_set(&all, Set::MasqueradedOutsiders).len()), (1, 2, 1));
+        assert_eq!(classes[0].name(), "ip-cluster-2");
     }
 
     #[test]
@@ -328,7 +330,7 @@ mod tests {
     fn clients_that_stay_have_chains_of_their_own() {
         let (all, classes) = written(spec(json!({"sessionAffinity": "ClientIP"})), &["10.77.0.2@n1", "10.77.0.3@n2"]);
         assert_eq!((classes[0].sticky, classes[0].count), (NonZeroU32::new(2), 1));
-        assert_eq!(classes[0].name(), "ip-masq-outsiders-cluster-1-sticky-2");
+        assert_eq!(classes[0].name(), "ip-cluster-1-sticky-2");
         assert_eq!(all.sticky.keys().copied().collect::<Vec<_>>(), [2]);
         assert!(in_set(&all, Set::Endpoints(Door::Address)).is_empty());
     }

@@ -1,7 +1,7 @@
 //! What stands in the table without any service: chains at the kernel's hooks, and what they do. Source: upstream `pkg/proxy/nftables/proxier.go`.
 
 use super::{
-    class::{Class, Door, MARK, destination, outside, towards, within},
+    class::{Class, Door, MARK, destination, mark, outside, towards, within},
     expr::{CT_DNAT, CT_INVALID, CT_KNOWN, CT_NEW, Field, LOCAL, Reg, Step, Verdict},
     sets::{Refusal, Set},
 };
@@ -94,14 +94,15 @@ pub fn remove(verb: Verb, name: &str, w: &mut Writer) {
     });
 }
 
-/// The chains that find the class of a service's destination, anew: of classes that stand in front, it is found sooner.
+/// The chains that find the class of a service's destination, anew: of classes that stand in front, it is found sooner. The kernel looks
+/// through a map for each chain that is new to it, so classes share these.
 pub fn write_ways<'a>(classes: impl Iterator<Item = &'a Class> + Clone, w: &mut Writer) {
     for door in BOTH_DOORS {
         let chain = by_class(door);
         empty(chain, w);
         rule(chain, &[&destination(door)[..], &[Step::Branch(Set::Sticky(door).name(), Reg(0))]].concat(), w);
         for class in classes.clone().filter(|class| class.door == door && class.sticky.is_none()) {
-            rule(chain, &[among(Set::Class(*class), door), vec![Step::End(Verdict::Goto(class.name()))]].concat(), w);
+            rule(chain, &[among(Set::Class(*class), door), class.way()].concat(), w);
         }
     }
 }
@@ -140,11 +141,15 @@ fn rules(site: &Site) -> Vec<(&'static str, Vec<Step>)> {
         (FIREWALL_CHECK, firewall()),
         (CLUSTER_IPS_CHECK, vec![Step::Load(Field::Destination, Reg(0)), Step::Among(Set::ClusterIps.name(), Reg(0)), Step::Reject]),
     ];
+    if let Some(cidr) = site.cluster_cidr {
+        rules.push((SERVICE_CHAIN, at(Set::MasqueradedOutsiders, Door::Address, &[outside(cidr), mark()].concat())));
+    }
     for door in BOTH_DOORS {
         let onward = Step::End(Verdict::Goto(by_class(door).to_owned()));
-        rules.push((SERVICE_CHAIN, at(Set::Services(door), door, onward)));
-        rules.push((ENDPOINTS_CHECK, at(Set::Refused(door, Refusal::Reject), door, Step::Reject)));
-        rules.push((ENDPOINTS_CHECK, at(Set::Refused(door, Refusal::Drop), door, Step::End(Verdict::Drop))));
+        rules.push((SERVICE_CHAIN, at(Set::Masqueraded(door), door, &mark())));
+        rules.push((SERVICE_CHAIN, at(Set::Services(door), door, &[onward])));
+        rules.push((ENDPOINTS_CHECK, at(Set::Refused(door, Refusal::Reject), door, &[Step::Reject])));
+        rules.push((ENDPOINTS_CHECK, at(Set::Refused(door, Refusal::Drop), door, &[Step::End(Verdict::Drop)])));
     }
     rules.extend(postrouting(site).into_iter().map(|steps| ("nat-postrouting", steps)));
     rules
@@ -160,10 +165,10 @@ fn among(set: Set, door: Door) -> Vec<Step> {
 }
 
 /// What is done with packets to a destination of a set.
-fn at(set: Set, door: Door, then: Step) -> Vec<Step> {
+fn at(set: Set, door: Door, then: &[Step]) -> Vec<Step> {
     let here = [Step::Load(Field::DestinationKind, Reg(0)), Step::Is(Reg(0), LOCAL)];
     let here: &[Step] = if door == Door::NodePort { &here } else { &[] };
-    [&among(set, door), here, &[then]].concat()
+    [&among(set, door), here, then].concat()
 }
 
 fn firewall() -> Vec<Step> {

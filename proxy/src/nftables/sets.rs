@@ -21,6 +21,10 @@ pub enum Set {
     /// Destination and place -> endpoint.
     Endpoints(Door),
     Refused(Door, Refusal),
+    /// What is sent there is masqueraded.
+    Masqueraded(Door),
+    /// The same for who is not of the cluster's network.
+    MasqueradedOutsiders,
     Hairpin,
     Firewalled,
     FirewallSources,
@@ -76,9 +80,11 @@ impl Set {
     pub fn standing() -> impl Iterator<Item = Set> {
         let by_door = |door| {
             let refused = [Set::Refused(door, Refusal::Reject), Set::Refused(door, Refusal::Drop)];
-            [Set::Services(door), Set::Sticky(door), Set::Endpoints(door)].into_iter().chain(refused)
+            [Set::Services(door), Set::Sticky(door), Set::Endpoints(door), Set::Masqueraded(door)].into_iter().chain(refused)
         };
-        [Set::ClusterIps, Set::Hairpin, Set::Firewalled, Set::FirewallSources].into_iter().chain(BOTH_DOORS.into_iter().flat_map(by_door))
+        [Set::ClusterIps, Set::MasqueradedOutsiders, Set::Hairpin, Set::Firewalled, Set::FirewallSources]
+            .into_iter()
+            .chain(BOTH_DOORS.into_iter().flat_map(by_door))
     }
 
     pub fn name(self) -> Cow<'static, str> {
@@ -96,6 +102,9 @@ impl Set {
             Set::Refused(Door::Address, Refusal::Drop) => "dropped-ips",
             Set::Refused(Door::NodePort, Refusal::Reject) => "rejected-nodeports",
             Set::Refused(Door::NodePort, Refusal::Drop) => "dropped-nodeports",
+            Set::Masqueraded(Door::Address) => "masq-ips",
+            Set::Masqueraded(Door::NodePort) => "masq-nodeports",
+            Set::MasqueradedOutsiders => "masq-outsiders-ips",
             Set::Hairpin => "hairpin-connections",
             Set::Firewalled => "firewall-ips",
             Set::FirewallSources => "firewall-sources",
@@ -109,12 +118,12 @@ impl Set {
         match self {
             Set::ClusterIps => set(&[Address]),
             Set::Class(class) if class.sticky.is_some() => Set::Sticky(class.door).form(),
-            Set::Services(door) | Set::Refused(door, _) | Set::Class(Class { door, .. }) => set(destination(door)),
+            Set::Services(door) | Set::Refused(door, _) | Set::Masqueraded(door) | Set::Class(Class { door, .. }) => set(destination(door)),
             Set::Sticky(door) => map(destination(door), Value::Verdict),
             Set::Endpoints(Door::Address) => map(&[Address, Protocol, Port, Number], place),
             Set::Endpoints(Door::NodePort) => map(&[Protocol, Port, Number], place),
             Set::Hairpin => set(&[Address, Address]),
-            Set::Firewalled => set(destination(Door::Address)),
+            Set::Firewalled | Set::MasqueradedOutsiders => set(destination(Door::Address)),
             Set::FirewallSources => Form { key: &[Address, Protocol, Port, Address], value: Value::None, flags: INTERVAL | CONCAT },
         }
     }

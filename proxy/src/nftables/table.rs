@@ -26,8 +26,8 @@ const ELEMENTS_PER_MESSAGE: usize = 500;
 /// Larger transactions are worked on beside the other tasks.
 const INLINE_BYTES: usize = 64 * 1024;
 
-/// Classes without destinations that stay. Making one is dearer than all else: the kernel looks through the map of endpoints for each
-/// new chain that asks it.
+/// Classes without destinations that stay: services go back and forth between few sizes, and for a class that comes or goes the way to all
+/// is written.
 const CLASSES_KEPT: usize = 32;
 
 /// What the kernel should hold, and the way there.
@@ -99,8 +99,9 @@ impl Table {
         frame::write(&self.site, &mut writer);
         self.sticky.iter().for_each(|(number, sticky)| sticky.write(*number, None, &mut writer));
         classes.iter().for_each(|class| self.write_class(class, &mut writer));
-        write_elements(Verb::NewElement, self.slots.all(), &mut writer);
+        // Before there are elements to look through.
         frame::write_ways(classes.iter(), &mut writer);
+        write_elements(Verb::NewElement, self.slots.all(), &mut writer);
         writer.finish()
     }
 
@@ -281,13 +282,18 @@ impl Table {
         if class.sticky.is_none() {
             Set::Class(*class).write(writer);
         }
+        if !class.has_chain() {
+            return;
+        }
         frame::chain(&name, writer);
         class.rules(self.site.cluster_cidr).iter().for_each(|steps| frame::rule(&name, steps, writer));
     }
 }
 
 fn remove_class(class: &Class, writer: &mut Writer) {
-    frame::remove(Verb::DelChain, &class.name(), writer);
+    if class.has_chain() {
+        frame::remove(Verb::DelChain, &class.name(), writer);
+    }
     if class.sticky.is_none() {
         frame::remove(Verb::DelSet, &class.name(), writer);
     }

@@ -26,17 +26,7 @@ impl<K: Object, P: Eq + Hash + Clone + Send + Sync + 'static> Index<K, P> {
     pub fn new(cache: &Cache<K>, places: fn(&K) -> Vec<P>) -> Self {
         let sets: Arc<RwLock<Sets<K, P>>> = Arc::default();
         let kept = sets.clone();
-        cache.on_change(move |old, new| {
-            let to = new.map_or_else(Vec::new, |new| places(new));
-            let mut sets = kept.write();
-            if let Some(old) = old {
-                places(old).iter().filter(|place| !to.contains(place)).for_each(|place| forget(&mut sets, place, old));
-            }
-            let Some(new) = new else { return };
-            for place in to {
-                sets.entry(place).or_default().replace(Named(new.clone()));
-            }
-        });
+        cache.on_change(move |old, new| change(&mut kept.write(), places, old, new));
         Self { sets }
     }
 
@@ -132,11 +122,56 @@ pub fn by_node(cache: &Cache<Pod>) -> Index<Pod, String> {
     Index::new(cache, |pod| vec![pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default()])
 }
 
+fn change<K: Object, P: Eq + Hash>(sets: &mut Sets<K, P>, places: fn(&K) -> Vec<P>, old: Option<&Arc<K>>, new: Option<&Arc<K>>) {
+    let to = new.map_or_else(Vec::new, |new| places(new));
+    if let Some(old) = old {
+        places(old).iter().filter(|place| !to.contains(place)).for_each(|place| forget(sets, place, old));
+    }
+    let Some(new) = new else { return };
+    for place in to {
+        sets.entry(place).or_default().replace(Named(new.clone()));
+    }
+}
+
 fn forget<K: Object, P: Eq + Hash>(sets: &mut Sets<K, P>, place: &P, object: &Arc<K>) {
     if let Some(set) = sets.get_mut(place) {
         set.remove(&Named(object.clone()));
         if set.is_empty() {
             sets.remove(place);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(name: &str, node: &str, version: &str) -> Arc<Pod> {
+        let metadata = serde_json::json!({"name": name, "namespace": "d", "resourceVersion": version});
+        Arc::new(serde_json::from_value(serde_json::json!({"metadata": metadata, "spec": {"nodeName": node}})).unwrap())
+    }
+
+    fn node(pod: &Pod) -> Vec<String> {
+        pod.spec.iter().filter_map(|s| s.node_name.clone()).collect()
+    }
+
+    fn at(sets: &Sets<Pod, String>, place: &str) -> Vec<String> {
+        let version =
+            |p: &Named<Pod>| format!("{}@{}", p.0.metadata.name.as_deref().unwrap(), p.0.metadata.resource_version.as_deref().unwrap());
+        sets.get(place).into_iter().flatten().map(version).collect()
+    }
+
+    #[test]
+    fn the_newest_of_each_name_stands_at_its_places_alone() {
+        let mut sets = Sets::default();
+        let (first, second, moved) = (pod("a", "n", "1"), pod("a", "n", "2"), pod("a", "m", "3"));
+        change(&mut sets, node, None, Some(&first));
+        change(&mut sets, node, None, Some(&pod("b", "n", "1")));
+        change(&mut sets, node, Some(&first), Some(&second));
+        assert_eq!(at(&sets, "n"), ["a@2", "b@1"]);
+        change(&mut sets, node, Some(&second), Some(&moved));
+        assert_eq!((at(&sets, "n"), at(&sets, "m")), (vec!["b@1".to_owned()], vec!["a@3".to_owned()]));
+        change(&mut sets, node, Some(&moved), None);
+        assert_eq!(sets.keys().collect::<Vec<_>>(), ["n"], "nothing is left of a place without objects");
     }
 }

@@ -479,6 +479,19 @@ mod tests {
     }
 
     #[test]
+    fn what_pods_share_stays_with_the_last_of_them() {
+        let house = NodeAuthorizer::default();
+        let pod = json!({"metadata": {}, "spec": {"nodeName": "n1", "imagePullSecrets": [{"name": "pull"}, {"name": "pull"}]}});
+        let (one, two) = (Key::new("a", "one"), Key::new("a", "two"));
+        [&one, &two, &two].into_iter().for_each(|key| house.graph.write().put(key, &pod));
+        let may = |what, name| matches!(house.authorize(&ask("n1", "get", what, "a", name)), Decision::Allow(_));
+        house.graph.write().remove(&one);
+        assert_eq!((may("secrets", "pull"), may("pods", "one"), may("pods", "two")), (true, false, true));
+        house.graph.write().remove(&two);
+        assert_eq!((may("secrets", "pull"), may("pods", "two")), (false, false));
+    }
+
+    #[test]
     fn others_are_none_of_its_business() {
         let house = house();
         let mut ask = ask("n1", "get", "nodes", "", "n1");

@@ -164,8 +164,8 @@ mod tests {
 
     #[test]
     fn both_modes_serve_what_the_bench_asks() {
-        for mode in [Mode::Iptables, Mode::Nftables] {
-            let figures = measure(mode, 20).unwrap();
+        for (mode, services) in [(Mode::Iptables, 250), (Mode::Nftables, 600)] {
+            let figures = measure(mode, services).unwrap();
             assert_eq!((figures.change.len(), figures.first_packet.len()), (CHANGES, 30));
         }
     }

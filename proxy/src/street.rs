@@ -429,15 +429,19 @@ fn another_mode_takes_over(mode: Mode) {
     let other = if mode == Mode::Iptables { Mode::Nftables } else { Mode::Iptables };
     let street = Street::new(2);
     street.serve("web", web("10.96.0.1", &json!({})), "TCP", &[0]);
+    // More than iptables writes or removes at once.
+    (0..250).for_each(|n| street.serve(&format!("many{n}"), web(&format!("10.96.1.{n}"), &json!({})), "TCP", &[0, 1]));
     street.sync(other).once();
     hears(&street.pods[1], "10.96.0.1:80", &["p0"]);
+    hears(&street.pods[1], "10.96.1.249:80", &["p0", "p1"]);
     street.serve("web", web("10.96.0.1", &json!({})), "TCP", &[1]);
     street.world.mark_changed(street.world.keys());
     street.sync(mode).once();
     (0..4).for_each(|_| hears(&street.pods[0], "10.96.0.1:80", &["p1"]));
     let rules = street.rules();
     assert_eq!((rules.contains("KUBE-SERVICES"), rules.contains("kube-proxy")), (mode == Mode::Iptables, mode == Mode::Nftables));
-    assert!(rules.contains("-A FORWARD -j SKIFF-FORWARD"));
+    assert!(rules.contains("-A FORWARD -j SKIFF-FORWARD") && rules.contains("KUBE-SVC-") == (mode == Mode::Iptables));
+    hears(&street.pods[0], "10.96.1.249:80", &["p0", "p1"]);
 }
 
 /// `nft` before 1.0.7 cannot show a rule that looks up what another map holds: there are none.

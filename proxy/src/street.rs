@@ -475,7 +475,8 @@ fn the_nodes_own_programs_show_our_rules_and_keep_theirs(mode: Mode) {
         let ours = said("nft list table ip kube-proxy");
         let wanted = [
             "10.96.0.1 . tcp . 80 . 1 : 10.77.0.3 . 8080",
-            "@ip-cluster-2 dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 2 map @service-endpoints",
+            "goto ip-cluster-2",
+            "dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 2 map @service-endpoints",
             "ip daddr . meta l4proto . th dport . ip saddr != @firewall-sources drop",
             "tcp . 30080 . 1000000 : 10.77.0.2 . 8080",
             "10.96.0.4 . tcp . 80 : goto ip-cluster-1-sticky-",

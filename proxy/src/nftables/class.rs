@@ -42,6 +42,7 @@ pub enum List {
 pub const MARK: u32 = 0x4000;
 /// The places of a destination's list Local begin here, far above those of the list Cluster.
 const LOCAL_PLACES: u32 = 1_000_000;
+const COMMON_SIZES: u32 = 16;
 const SPARE: Reg = Reg(12);
 
 impl Class {
@@ -61,17 +62,17 @@ impl Class {
         chosen.into_iter().chain(of_insiders)
     }
 
-    /// Whether it takes more than one rule to choose an endpoint.
-    pub fn has_chain(&self) -> bool {
-        self.insiders > 0 || self.sticky.is_some()
+    /// Sizes that services mostly have, of both doors.
+    pub fn common() -> impl Iterator<Item = Class> {
+        let of = |count| [Door::Address, Door::NodePort].map(|door| Class { door, insiders: 0, list: List::Cluster, count, sticky: None });
+        (1..=COMMON_SIZES).flat_map(of)
     }
 
-    /// What is done with packets to its destinations, which stand in the first registers.
-    pub fn way(&self) -> Vec<Step> {
-        if self.has_chain() { vec![Step::End(Verdict::Goto(self.name()))] } else { self.pick(self.list, self.count) }
+    pub fn is_common(&self) -> bool {
+        Self::common().any(|class| class == *self)
     }
 
-    /// Its chain, if it has one.
+    /// Its chain.
     pub fn rules(&self, cluster_cidr: Option<Ipv4Net>) -> Vec<Vec<Step>> {
         let mut rules = Vec::new();
         let load = if self.sticky.is_some() { Vec::new() } else { destination(self.door) };

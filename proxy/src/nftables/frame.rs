@@ -94,15 +94,15 @@ pub fn remove(verb: Verb, name: &str, w: &mut Writer) {
     });
 }
 
-/// The chains that find the class of a service's destination, anew: of classes that stand in front, it is found sooner. The kernel looks
-/// through a map for each chain that is new to it, so classes share these.
+/// The chains that find the class of a service's destination, anew: of classes that stand in front, it is found sooner. These
+/// rules ask no map but a small one: for each that does, the kernel looks through all of the map's elements.
 pub fn write_ways<'a>(classes: impl Iterator<Item = &'a Class> + Clone, w: &mut Writer) {
     for door in BOTH_DOORS {
         let chain = by_class(door);
         empty(chain, w);
         rule(chain, &[&destination(door)[..], &[Step::Branch(Set::Sticky(door).name(), Reg(0))]].concat(), w);
         for class in classes.clone().filter(|class| class.door == door && class.sticky.is_none()) {
-            rule(chain, &[among(Set::Class(*class), door), class.way()].concat(), w);
+            rule(chain, &[among(Set::Class(*class), door), vec![Step::End(Verdict::Goto(class.name()))]].concat(), w);
         }
     }
 }

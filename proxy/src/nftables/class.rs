@@ -42,7 +42,7 @@ pub enum List {
 pub const MARK: u32 = 0x4000;
 /// The places of a destination's list Local begin here, far above those of the list Cluster.
 const LOCAL_PLACES: u32 = 1_000_000;
-const COMMON_SIZES: u32 = 16;
+const COMMON_SIZES: u32 = 8;
 const SPARE: Reg = Reg(12);
 
 impl Class {

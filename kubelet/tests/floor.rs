@@ -2,7 +2,7 @@
 //!
 //! `SKIFF=target/release/skiff cargo test -p kubelet --test floor -- --ignored --nocapture`
 //!
-//! `WIDTHS="3 3 3"` for other rounds. What containerd inherits (`GOMAXPROCS`, ...) can be set for the test.
+//! `WIDTHS="3 3 3"` for other rounds, `TMPDIR` and `RUN_DIR` for containerd's data and its state on other file systems. What containerd inherits (`GOMAXPROCS`, ...) can be set for the test.
 
 use std::{
     path::{Path, PathBuf},
@@ -100,7 +100,8 @@ fn list(name: &str, or: &str) -> Vec<usize> {
 #[ignore = "a measurement"]
 async fn floor() {
     let dir = tempfile::tempdir().unwrap();
-    let layout = Layout::under(&dir.path().join("data"), &dir.path().join("run"));
+    let run_dir = std::env::var_os("RUN_DIR").map_or_else(|| dir.path().join("run"), PathBuf::from);
+    let layout = Layout::under(&dir.path().join("data"), &run_dir);
     let (group, accounts) = (Group::new(), Accounts::open());
     let plugin = std::env::var_os("SKIFF").map_or_else(|| PathBuf::from("/bin/true"), |p| std::fs::canonicalize(p).unwrap());
     let runtime = containerd::start(layout.clone(), &plugin, &group).await.unwrap();

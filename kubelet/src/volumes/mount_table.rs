@@ -1,6 +1,7 @@
 //! The kernel's mount table -> what is mounted below a directory, and that unmounted.
 
 use std::{
+    borrow::Cow,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -17,7 +18,9 @@ use rustix::{
 /// Where the table cannot be read.
 pub fn below(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let table = fs::read_to_string("/proc/self/mountinfo")?;
-    Ok(points(&table).into_iter().rev().filter(|p| p.starts_with(dir)).collect())
+    let mut points = points(&table, dir);
+    points.reverse();
+    Ok(points)
 }
 
 /// Whether `path` itself is a mount point.
@@ -49,12 +52,17 @@ pub fn unmount_below(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn points(table: &str) -> Vec<PathBuf> {
-    table.lines().filter_map(|line| line.split(' ').nth(4)).map(|p| PathBuf::from(unescaped(p))).collect()
+/// In the table's order, outermost first.
+fn points(table: &str, dir: &Path) -> Vec<PathBuf> {
+    let all = table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescaped);
+    all.filter(|point| Path::new(&**point).starts_with(dir)).map(|point| PathBuf::from(point.into_owned())).collect()
 }
 
 /// Space, tab, newline and backslash stand as `\040` and so on.
-fn unescaped(text: &str) -> String {
+fn unescaped(text: &str) -> Cow<'_, str> {
+    if !text.contains('\\') {
+        return Cow::Borrowed(text);
+    }
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('\\') {
@@ -70,7 +78,7 @@ fn unescaped(text: &str) -> String {
             }
         }
     }
-    out + rest
+    Cow::Owned(out + rest)
 }
 
 #[cfg(test)]
@@ -92,7 +100,8 @@ mod tests {
 
     #[test]
     fn the_table_is_read() {
-        let table = "1 0 8:1 / / rw - ext4 x rw\n2 1 0:5 / /a\\040b rw shared:1 - tmpfs x rw\n";
-        assert_eq!(points(table), [PathBuf::from("/"), PathBuf::from("/a b")]);
+        let table = "1 0 8:1 / / rw - ext4 x rw\n2 1 0:5 / /a\\040b rw shared:1 - tmpfs x rw\n3 1 0:6 / /ab rw - tmpfs x rw\n";
+        assert_eq!(points(table, Path::new("/")), [PathBuf::from("/"), PathBuf::from("/a b"), PathBuf::from("/ab")]);
+        assert_eq!(points(table, Path::new("/a b")), [PathBuf::from("/a b")]);
     }
 }

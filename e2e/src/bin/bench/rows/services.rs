@@ -8,6 +8,9 @@ use proxy::Mode;
 use super::{Ctx, Found, Skip};
 use crate::report::{Figure, less};
 
+/// More of them take iptables minutes, if it ends at all.
+const IPTABLES_MAX: usize = 10_000;
+
 /// Not the server's: the proxy is the one this program was built with.
 pub async fn alone(ctx: &Ctx<'_>) -> Found {
     if !rustix::process::geteuid().is_root() {
@@ -20,6 +23,10 @@ pub async fn alone(ctx: &Ctx<'_>) -> Found {
     let mut figures = Vec::new();
     for (mode, name) in [(Mode::Nftables, "nftables"), (Mode::Iptables, "iptables")] {
         for (at, services) in sizes.into_iter().enumerate() {
+            if mode == Mode::Iptables && services > IPTABLES_MAX {
+                figures.push(less(format!("{name}, {services}: left out, it takes minutes"), "times", 1.0));
+                continue;
+            }
             let measured = tokio::task::spawn_blocking(move || proxy::bench::measure(mode, services)).await?;
             let measured = match measured.map_err(|error| error.to_string()) {
                 // Too slow is no wrong result; with more services it would be slower still.

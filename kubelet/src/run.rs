@@ -206,7 +206,11 @@ async fn serve(config: &Config, context: &NodeContext, served: server::Node, gro
 
 async fn start_runtime(config: &Config, group: &Group) -> Result<Runtime, Error> {
     match &config.container_runtime_endpoint {
-        None => Ok(Box::pin(containerd::start(config.layout(), &config.program, group)).await?),
+        None => {
+            let layout = config.layout();
+            containerd::in_memory(&layout)?;
+            Ok(Box::pin(containerd::start(layout, &config.program, group)).await?)
+        }
         Some(endpoint) => {
             let path = endpoint.strip_prefix("unix://").filter(|p| p.starts_with('/')).ok_or_else(|| Error::Endpoint(endpoint.clone()))?;
             let runtime = Runtime::at(Path::new(path));

@@ -86,6 +86,7 @@ disabled_plugins = [
       runtime_type = "io.containerd.runc.v2"
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
         SystemdCgroup = false
+        Root = {runc}
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = {cni_bin}
     conf_dir = {cni_conf}
@@ -94,6 +95,7 @@ disabled_plugins = [
 "#,
         root = quote(&layout.root),
         state = quote(&layout.state),
+        runc = quote(&layout.state.join("runc")),
         socket = quote(&layout.socket()),
         pause = pause::IMAGE,
         restrict = !can.sys_resource,

@@ -3,6 +3,7 @@
 mod config;
 mod pause;
 mod process;
+mod state;
 mod tar;
 
 use std::{
@@ -18,6 +19,7 @@ use cri::{ImageSpec, ImageStatusRequest, Runtime, VersionRequest};
 pub use config::Layout;
 pub use pause::IMAGE as PAUSE_IMAGE;
 use process::Process;
+pub use state::in_memory;
 
 /// From exec to answering; on a slow disk the first start makes its databases.
 const START_MAX: Duration = Duration::from_secs(60);

@@ -57,7 +57,7 @@ impl Bell {
     }
 
     pub fn ring(&self) {
-        self.0.lock().all.retain(|sleeper| sleeper.upgrade().is_some_and(|sleeper| sleeper.ring()));
+        self.0.lock().all.retain(|sleeper| sleeper.upgrade().map(|sleeper| sleeper.ring()).is_some());
     }
 }
 
@@ -75,12 +75,10 @@ impl Sleeper {
         self.rung.load(Ordering::Relaxed) && self.rung.swap(false, Ordering::AcqRel)
     }
 
-    /// True: stays at the bell.
-    fn ring(&self) -> bool {
+    fn ring(&self) {
         if !self.rung.swap(true, Ordering::AcqRel) {
             self.waker.wake();
         }
-        true
     }
 }
 

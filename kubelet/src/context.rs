@@ -24,6 +24,8 @@ pub struct NodeContext {
     pub master_service_namespace: String,
     pub cpu_cfs_quota: bool,
     pub memory_capacity_bytes: i64,
+    /// The seccomp profile of sandboxes, where their program is ours; without it they have the runtime's own.
+    pub sandbox_profile: Option<PathBuf>,
 }
 
 /// One pod at the moment its sandbox or one of its containers is made.

@@ -233,5 +233,6 @@ fn context(config: &Config, machine: &Machine) -> NodeContext {
         master_service_namespace: "default".into(),
         cpu_cfs_quota: true,
         memory_capacity_bytes: machine.memory_bytes,
+        sandbox_profile: config.container_runtime_endpoint.is_none().then(|| config.layout().pause_profile()),
     }
 }

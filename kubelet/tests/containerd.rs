@@ -1,17 +1,24 @@
 //! The real containerd under our supervision: needs root, containerd and runc.
 
-use std::{path::Path, time::Duration};
+use std::{collections::HashMap, path::Path, time::Duration};
 
 use api::task::Group;
 use cri::{
     LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
-    RemovePodSandboxRequest, RunPodSandboxRequest,
+    RemovePodSandboxRequest, RunPodSandboxRequest, Runtime, SecurityProfile, security_profile::ProfileType,
 };
 use kubelet::containerd::{self, Layout};
 
-fn host_network_sandbox(dir: &Path) -> PodSandboxConfig {
+/// On the host's network, under the profile of our pause program.
+fn host_network_sandbox(dir: &Path, layout: &Layout) -> PodSandboxConfig {
     let namespaces = NamespaceOption { network: NamespaceMode::Node.into(), ..NamespaceOption::default() };
-    let security = LinuxSandboxSecurityContext { namespace_options: Some(namespaces), ..LinuxSandboxSecurityContext::default() };
+    let localhost_ref = layout.pause_profile().display().to_string();
+    let profile = SecurityProfile { profile_type: ProfileType::Localhost.into(), localhost_ref };
+    let security = LinuxSandboxSecurityContext {
+        namespace_options: Some(namespaces),
+        seccomp: Some(profile),
+        ..LinuxSandboxSecurityContext::default()
+    };
     PodSandboxConfig {
         metadata: Some(PodSandboxMetadata { name: "p".into(), uid: "u".into(), namespace: "n".into(), attempt: 0 }),
         log_directory: dir.join("logs").to_string_lossy().into(),
@@ -20,13 +27,50 @@ fn host_network_sandbox(dir: &Path) -> PodSandboxConfig {
     }
 }
 
+async fn remove(runtime: &Runtime, id: String) {
+    runtime.stop_pod_sandbox(cri::StopPodSandboxRequest { pod_sandbox_id: id.clone() }).await.unwrap();
+    runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: id }).await.unwrap();
+}
+
+/// The kernel's word on a sandbox's process.
+async fn process_status(runtime: &Runtime, id: &str) -> HashMap<String, String> {
+    let request = cri::PodSandboxStatusRequest { pod_sandbox_id: id.into(), verbose: true };
+    let info = runtime.pod_sandbox_status(request).await.unwrap().info;
+    let info: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", info["pid"])).unwrap();
+    status.lines().filter_map(|line| line.split_once(':')).map(|(k, v)| (k.into(), v.trim().into())).collect()
+}
+
+/// A call of the program's own that the filter forbids would show as a process that is busy, or gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pause_program_sleeps_under_its_filter() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Layout::under(&dir.path().join("data"), &dir.path().join("run"));
+    let group = Group::new();
+    let runtime = containerd::start(layout.clone(), Path::new("/bin/true"), &group).await.unwrap();
+    let request = RunPodSandboxRequest { config: Some(host_network_sandbox(dir.path(), &layout)), runtime_handler: String::new() };
+    let id = runtime.run_pod_sandbox(request).await.unwrap().pod_sandbox_id;
+    let sleeps = async {
+        while !process_status(&runtime, &id).await["State"].starts_with('S') {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), sleeps).await.expect("it sleeps");
+    let status = process_status(&runtime, &id).await;
+    let read = |field: &str| status[field].clone();
+    assert_eq!((read("Name"), read("Seccomp"), read("NoNewPrivs")), ("pause".into(), "2".into(), "1".into()));
+    remove(&runtime, id).await;
+    group.drain(Duration::from_secs(5)).await;
+    containerd::stop(&layout).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sandbox_outlives_our_group_and_is_found_again() {
     let dir = tempfile::tempdir().unwrap();
     let layout = Layout::under(&dir.path().join("data"), &dir.path().join("run"));
     let group = Group::new();
     let runtime = containerd::start(layout.clone(), Path::new("/bin/true"), &group).await.unwrap();
-    let request = RunPodSandboxRequest { config: Some(host_network_sandbox(dir.path())), runtime_handler: String::new() };
+    let request = RunPodSandboxRequest { config: Some(host_network_sandbox(dir.path(), &layout)), runtime_handler: String::new() };
     let id = runtime.run_pod_sandbox(request).await.unwrap().pod_sandbox_id;
     assert!(group.drain(Duration::from_secs(5)).await);
     assert!(containerd::is_running(&layout));
@@ -38,8 +82,7 @@ async fn a_sandbox_outlives_our_group_and_is_found_again() {
         sandboxes.iter().map(|s| (s.id.as_str(), s.state())).collect::<Vec<_>>(),
         [(id.as_str(), cri::PodSandboxState::SandboxReady)]
     );
-    runtime.stop_pod_sandbox(cri::StopPodSandboxRequest { pod_sandbox_id: id.clone() }).await.unwrap();
-    runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: id }).await.unwrap();
+    remove(&runtime, id).await;
     group.drain(Duration::from_secs(5)).await;
     containerd::stop(&layout).await.unwrap();
     assert!(!containerd::is_running(&layout));

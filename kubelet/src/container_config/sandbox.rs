@@ -77,7 +77,7 @@ fn linux(cx: &PodContext) -> Result<cri::LinuxPodSandboxConfig, ConfigError> {
     let sysctls: HashMap<String, String> = sysctls.into_iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect();
     Ok(cri::LinuxPodSandboxConfig {
         cgroup_parent: cgroups::parent(&cx.node.cgroup_root, pod),
-        security_context: Some(security::of_sandbox(pod).map_err(ConfigError::Refused)?),
+        security_context: Some(security::of_sandbox(&cx.node, pod).map_err(ConfigError::Refused)?),
         sysctls,
         resources: Some(runtime_resources(Limits::of_pod(pod), cx.node.cpu_cfs_quota)),
         ..cri::LinuxPodSandboxConfig::default()

@@ -27,15 +27,18 @@ const MASKED: [&str; 12] = [
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// The sandbox's context: the pod's, under the runtime's own seccomp profile.
+/// The sandbox's context: the pod's, under a seccomp profile that knows its program, or the runtime's own.
 ///
 /// # Errors
 /// Upstream's words for what the runtime cannot be asked for.
-pub fn of_sandbox(pod: &Pod) -> Result<cri::LinuxSandboxSecurityContext, String> {
+pub fn of_sandbox(node: &NodeContext, pod: &Pod) -> Result<cri::LinuxSandboxSecurityContext, String> {
     let context = meta::spec(pod).and_then(|s| s.security_context.as_ref());
     Ok(cri::LinuxSandboxSecurityContext {
         privileged: meta::containers(pod).any(|c| c.security_context.as_ref().is_some_and(|s| s.privileged == Some(true))),
-        seccomp: Some(profile(ProfileType::RuntimeDefault)),
+        seccomp: Some(match &node.sandbox_profile {
+            Some(path) => localhost(path.display().to_string()),
+            None => profile(ProfileType::RuntimeDefault),
+        }),
         namespace_options: Some(namespaces(pod)?),
         run_as_user: context.and_then(|c| c.run_as_user).map(int64),
         run_as_group: context.and_then(|c| c.run_as_group).map(int64),
@@ -255,6 +258,16 @@ mod tests {
         assert_eq!(got.capabilities.unwrap().drop_capabilities, ["ALL"]);
         assert!(got.masked_paths.is_empty() && got.readonly_paths.is_empty());
         assert_eq!(got.seccomp.unwrap().profile_type, ProfileType::RuntimeDefault as i32);
+    }
+
+    #[test]
+    fn a_sandbox_has_the_profile_of_its_program_or_the_runtimes() {
+        let dir = tempfile::tempdir().unwrap();
+        let p = pod(r#"{"containers":[{"name":"a"}]}"#);
+        let mut node = NodeContext::clone(&context(p.clone(), dir.path()).node);
+        assert_eq!(of_sandbox(&node, &p).unwrap().seccomp, Some(profile(ProfileType::RuntimeDefault)));
+        node.sandbox_profile = Some("/data/pause.json".into());
+        assert_eq!(of_sandbox(&node, &p).unwrap().seccomp, Some(localhost("/data/pause.json".into())));
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub fn context(pod: Pod, dir: &Path) -> PodContext {
         master_service_namespace: "default".into(),
         cpu_cfs_quota: true,
         memory_capacity_bytes: 1 << 30,
+        sandbox_profile: None,
     };
     PodContext {
         node: Arc::new(node),

@@ -38,6 +38,11 @@ impl Layout {
         self.state.join("containerd.sock")
     }
 
+    /// What the pause program may do: an OCI seccomp profile.
+    pub fn pause_profile(&self) -> PathBuf {
+        self.root.join("pause-seccomp.json")
+    }
+
     pub(super) fn pid_file(&self) -> PathBuf {
         self.state.join("containerd.pid")
     }

@@ -88,6 +88,8 @@ fn prepare(layout: &Layout, plugin: &Path) -> Result<(), Error> {
     for dir in [&layout.root, &layout.state, &layout.cni_conf_dir, &layout.cni_bin_dir] {
         std::fs::create_dir_all(dir).map_err(at(dir))?;
     }
+    let profile = layout.pause_profile();
+    std::fs::write(&profile, pause::seccomp_profile()).map_err(at(&profile))?;
     for name in CNI_NAMES {
         let link = layout.cni_bin_dir.join(name);
         if std::fs::read_link(&link).is_ok_and(|to| to == plugin) {

@@ -1,11 +1,26 @@
-//! The platform -> how the `skiff` program is linked.
+//! The platform -> how the `skiff` program is linked; the network plugin's small program, which it carries.
+
+use std::{env, path::PathBuf, process::Command};
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    // A position-independent program's 57,000 relative relocations as bitmaps: 2 MB less, and less to do in each exec (the network
-    // plugin is one, twice a pod). Needs glibc 2.36 (Debian 12), which says so where it is older.
-    let target = |part: &str| std::env::var(format!("CARGO_CFG_TARGET_{part}")).unwrap_or_default();
+    compile_plugin();
+    // A position-independent program's 57,000 relative relocations as bitmaps: 2 MB less. Needs glibc 2.36 (Debian 12), which says so where it is older.
+    let target = |part: &str| env::var(format!("CARGO_CFG_TARGET_{part}")).unwrap_or_default();
     if (target("OS"), target("ENV"), target("ARCH")) == ("linux".into(), "gnu".into(), "x86_64".into()) {
         println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     }
+}
+
+/// `src/plugin.rs` -> `OUT_DIR/plugin`, by the compiler alone: one file that needs nothing but std, and is made to be small.
+fn compile_plugin() {
+    println!("cargo:rerun-if-changed=src/plugin.rs");
+    let var = |name: &str| env::var_os(name).unwrap_or_else(|| panic!("cargo sets {name}"));
+    let to = PathBuf::from(var("OUT_DIR")).join("plugin");
+    let small = ["opt-level=s", "panic=abort", "strip=symbols", "lto=fat", "codegen-units=1"];
+    let mut compiler = Command::new(var("RUSTC"));
+    compiler.args(["--edition", "2024", "--crate-type", "bin", "--crate-name", "plugin", "--target"]).arg(var("TARGET"));
+    compiler.args(small.iter().flat_map(|option| ["-C", option])).arg("-o").arg(to).arg("src/plugin.rs");
+    let done = compiler.status().unwrap_or_else(|error| panic!("{compiler:?}: {error}"));
+    assert!(done.success(), "{compiler:?}: {done}");
 }

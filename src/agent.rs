@@ -8,8 +8,9 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use api::task::Group;
 use kubelet::OnPodCidr;
-use proxy::cni::{NetworkConfig, write_conflist};
+use proxy::cni::{self, NetworkConfig, write_conflist};
 
 use crate::{
     dirs::Dirs,
@@ -19,6 +20,8 @@ use crate::{
     server::{Control, cluster_dns, default_address, host_name, laws_config},
 };
 
+/// What the runtime calls as its network plugins: `src/plugin.rs`.
+pub const PLUGIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/plugin"));
 const DNS_PORT: u16 = 53;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How long the node may take to become Ready.
@@ -33,6 +36,7 @@ pub async fn start(flags: &UpFlags, control: &Control, progress: &Progress) -> a
     let IpAddr::V4(dns) = cluster_dns(&laws) else { bail!("--service-cluster-ip-range: the node's proxy knows IPv4 only") };
 
     let config = config(flags, control, &node, address, dns)?;
+    network_plugin(&config.layout().cni_bin_dir, &control.group)?;
     let client = control.client(&format!("system:node:{node}"), &["system:nodes"]);
     let caches = client::Caches::new(client.clone(), control.group.clone());
     let agent = Box::pin(kubelet::run(config, client, caches, control.group.clone())).await?;
@@ -81,7 +85,6 @@ fn config(flags: &UpFlags, control: &Control, node: &str, address: IpAddr, dns: 
     config.pod_manifest_path = Some(flags.agent.pod_manifest_path.clone().unwrap_or_else(|| control.dirs.manifests()));
     config.eviction_hard = flags.agent.eviction_hard;
     config.version = apiserver::version::GIT_VERSION.into();
-    config.program = std::env::current_exe().and_then(std::fs::canonicalize).context("finding our own binary")?;
     config.address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), flags.agent.kubelet_port);
     config.serving = serving(control, node, address);
     config.client_ca_pem = control.certs.ca().to_owned();
@@ -95,6 +98,14 @@ fn serving(control: &Control, node: &str, address: IpAddr) -> kubelet::Issuer {
         let issued = certs.issue_node(&node, &[address, IpAddr::from([127, 0, 0, 1])]).map_err(|e| e.to_string());
         Box::pin(std::future::ready(issued.map(|pair| kubelet::Issued { chain_pem: pair.certificate, key_pem: pair.key })))
     })
+}
+
+/// The plugin's programs, and who answers them: the socket stands beside their directory.
+fn network_plugin(bin_dir: &Path, group: &Group) -> anyhow::Result<()> {
+    let whole = std::env::current_exe().and_then(std::fs::canonicalize).context("finding our own binary")?;
+    cni::install(bin_dir, PLUGIN, &whole).with_context(|| format!("network plugin in {}", bin_dir.display()))?;
+    let socket = bin_dir.with_file_name("agent.sock");
+    cni::serve(&socket, group).with_context(|| socket.display().to_string())
 }
 
 /// The node's part of the cluster's range is known: the runtime learns of our network plugin.

@@ -9,6 +9,10 @@ mod hollow;
 mod instance;
 mod kubeconfig;
 mod manifests;
+// A program of its own, which build.rs compiles; here for its test and the lints.
+#[cfg(test)]
+#[expect(dead_code)]
+mod plugin;
 mod progress;
 mod server;
 mod up;

@@ -47,8 +47,6 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// `v1.36.0`
     pub version: String,
-    /// Our own binary, real path: the runtime calls it as a CNI plugin.
-    pub program: PathBuf,
     /// The node's own HTTPS server.
     pub address: SocketAddr,
     /// Called at the start, and again before what it gave expires.
@@ -76,7 +74,6 @@ impl Config {
             max_pods: 110,
             labels: BTreeMap::new(),
             version: "v1.36.0".into(),
-            program: std::env::current_exe().unwrap_or_default(),
             address: SocketAddr::from(([0, 0, 0, 0], 10250)),
             serving: Arc::new(|| Box::pin(std::future::ready(Err("nobody issues one".into())))),
             client_ca_pem: String::new(),

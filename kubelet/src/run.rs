@@ -209,7 +209,7 @@ async fn start_runtime(config: &Config, group: &Group) -> Result<Runtime, Error>
         None => {
             let layout = config.layout();
             containerd::in_memory(&layout)?;
-            Ok(Box::pin(containerd::start(layout, &config.program, group)).await?)
+            Ok(Box::pin(containerd::start(layout, group)).await?)
         }
         Some(endpoint) => {
             let path = endpoint.strip_prefix("unix://").filter(|p| p.starts_with('/')).ok_or_else(|| Error::Endpoint(endpoint.clone()))?;

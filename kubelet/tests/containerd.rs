@@ -47,7 +47,7 @@ async fn the_pause_program_sleeps_under_its_filter() {
     let dir = tempfile::tempdir().unwrap();
     let layout = Layout::under(&dir.path().join("data"), &dir.path().join("run"));
     let group = Group::new();
-    let runtime = containerd::start(layout.clone(), Path::new("/bin/true"), &group).await.unwrap();
+    let runtime = containerd::start(layout.clone(), &group).await.unwrap();
     let request = RunPodSandboxRequest { config: Some(host_network_sandbox(dir.path(), &layout)), runtime_handler: String::new() };
     let id = runtime.run_pod_sandbox(request).await.unwrap().pod_sandbox_id;
     let sleeps = async {
@@ -69,14 +69,14 @@ async fn a_sandbox_outlives_our_group_and_is_found_again() {
     let dir = tempfile::tempdir().unwrap();
     let layout = Layout::under(&dir.path().join("data"), &dir.path().join("run"));
     let group = Group::new();
-    let runtime = containerd::start(layout.clone(), Path::new("/bin/true"), &group).await.unwrap();
+    let runtime = containerd::start(layout.clone(), &group).await.unwrap();
     let request = RunPodSandboxRequest { config: Some(host_network_sandbox(dir.path(), &layout)), runtime_handler: String::new() };
     let id = runtime.run_pod_sandbox(request).await.unwrap().pod_sandbox_id;
     assert!(group.drain(Duration::from_secs(5)).await);
     assert!(containerd::is_running(&layout));
 
     let group = Group::new();
-    let runtime = containerd::start(layout.clone(), Path::new("/bin/true"), &group).await.unwrap();
+    let runtime = containerd::start(layout.clone(), &group).await.unwrap();
     let sandboxes = runtime.list_pod_sandbox(cri::ListPodSandboxRequest::default()).await.unwrap().items;
     assert_eq!(
         sandboxes.iter().map(|s| (s.id.as_str(), s.state())).collect::<Vec<_>>(),

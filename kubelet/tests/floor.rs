@@ -103,8 +103,11 @@ async fn floor() {
     let run_dir = std::env::var_os("RUN_DIR").map_or_else(|| dir.path().join("run"), PathBuf::from);
     let layout = Layout::under(&dir.path().join("data"), &run_dir);
     let (group, accounts) = (Group::new(), Accounts::open());
+    let runtime = containerd::start(layout.clone(), &group).await.unwrap();
     let plugin = std::env::var_os("SKIFF").map_or_else(|| PathBuf::from("/bin/true"), |p| std::fs::canonicalize(p).unwrap());
-    let runtime = containerd::start(layout.clone(), &plugin, &group).await.unwrap();
+    for name in ["skiff-cni", "loopback"] {
+        std::os::unix::fs::symlink(&plugin, layout.cni_bin_dir.join(name)).unwrap();
+    }
     let conflist = r#"{"cniVersion":"0.4.0","name":"floor","plugins":[{"type":"skiff-cni","bridge":"skiff-floor","ipam":{"type":"skiff-cni","subnet":"10.250.0.0/24","dataDir":"DIR"}}]}"#;
     std::fs::write(layout.cni_conf_dir.join("10.conflist"), conflist.replace("DIR", &dir.path().join("cni").to_string_lossy())).unwrap();
     tag(&layout);

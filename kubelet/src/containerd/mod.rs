@@ -8,7 +8,6 @@ mod tar;
 
 use std::{
     io,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -29,8 +28,6 @@ const RESTART_DELAY_MIN: Duration = Duration::from_secs(1);
 const RESTART_DELAY_MAX: Duration = Duration::from_secs(60);
 /// Between looks at whether something that was asked for is there yet.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// Names under which the runtime calls our binary as a CNI plugin; containerd 1.6 always calls `loopback`.
-const CNI_NAMES: [&str; 2] = ["skiff-cni", "loopback"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -53,9 +50,8 @@ pub enum Error {
 /// Starts our containerd, or finds the one that an earlier run of ours left, and keeps it running while `group` lives.
 ///
 /// Returns when it answers and has the pause image. It is never stopped with the group: pods outlive us. See [`stop`].
-/// `plugin` is the binary that CNI names are linked to.
-pub async fn start(layout: Layout, plugin: &Path, group: &Group) -> Result<Runtime, Error> {
-    prepare(&layout, plugin)?;
+pub async fn start(layout: Layout, group: &Group) -> Result<Runtime, Error> {
+    prepare(&layout)?;
     let runtime = Runtime::at(&layout.socket());
     let process = find_or_start(&layout, &runtime).await?;
     import_pause(&layout, &runtime).await?;
@@ -84,21 +80,12 @@ pub fn is_running(layout: &Layout) -> bool {
     matches!(Process::recorded(layout), Ok(Some(_)))
 }
 
-fn prepare(layout: &Layout, plugin: &Path) -> Result<(), Error> {
+fn prepare(layout: &Layout) -> Result<(), Error> {
     for dir in [&layout.root, &layout.state, &layout.cni_conf_dir, &layout.cni_bin_dir] {
         std::fs::create_dir_all(dir).map_err(at(dir))?;
     }
     let profile = layout.pause_profile();
-    std::fs::write(&profile, pause::seccomp_profile()).map_err(at(&profile))?;
-    for name in CNI_NAMES {
-        let link = layout.cni_bin_dir.join(name);
-        if std::fs::read_link(&link).is_ok_and(|to| to == plugin) {
-            continue;
-        }
-        let _ = std::fs::remove_file(&link);
-        symlink(plugin, &link).map_err(at(&link))?;
-    }
-    Ok(())
+    std::fs::write(&profile, pause::seccomp_profile()).map_err(at(&profile))
 }
 
 /// Reuses the running one only if it was started with the configuration that we would write now.

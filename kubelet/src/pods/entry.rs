@@ -30,6 +30,8 @@ const RETRY: Duration = Duration::from_secs(10);
 /// Calls that failed at the end of a pod's life: the first wait, doubled up to the second.
 const FAILED_MIN_SECONDS: u64 = 1;
 const FAILED_MAX_SECONDS: u64 = 16;
+/// The same calls once more, after they succeeded this often and nothing came of it: then the waits above hold for them, too.
+const IN_VAIN_MAX: u32 = 3;
 /// What was told of shows in the runtime's status once it is on its disk: looks for it, each twice as long after the one before.
 const LATE_MIN: Duration = Duration::from_millis(5);
 const LATE_MAX: u32 = 9;
@@ -97,6 +99,8 @@ pub struct Entry {
     /// No calls before this: some failed.
     pub retry_at: Option<Timestamp>,
     failures: u32,
+    /// What the workers did last, how often in a row, and from when on it may be done again.
+    done: (Vec<Call>, u32, Timestamp),
     pub writing: bool,
     /// What was written last, and the revision that came of it.
     pub written: Option<(PodStatus, u64)>,
@@ -128,6 +132,7 @@ impl Entry {
             wake: None,
             retry_at: None,
             failures: 0,
+            done: (Vec::new(), 0, Timestamp::UNIX_EPOCH),
             writing: false,
             written: None,
             first_seen: Instant::now(),
@@ -203,15 +208,24 @@ impl Entry {
         if let Some(at) = self.deadline() {
             plan.wake_at(at);
         }
-        if let Some(at) = self.retry_at.filter(|at| *at > now) {
-            plan.calls.clear();
-            plan.wake_at(at);
-        }
         first_stage(&mut plan.calls);
         if plan.calls.is_empty() && self.memory.stop.is_none() {
             plan.calls = leftovers(&runtime);
         }
+        let in_vain = (plan.calls == self.done.0).then_some(self.done.2);
+        if let Some(at) = self.retry_at.max(in_vain).filter(|at| *at > now) {
+            plan.calls.clear();
+            plan.wake_at(at);
+        }
         Some((plan, newly))
+    }
+
+    /// A worker begins with these. A runtime that answers well and changes nothing is asked less and less often.
+    pub fn begun(&mut self, calls: &[Call], now: Timestamp) {
+        let (last, times, at) = &mut self.done;
+        *times = if *last == calls { *times + 1 } else { 0 };
+        calls.clone_into(last);
+        *at = times.checked_sub(IN_VAIN_MAX).map_or(now, |waits| now + delay(waits));
     }
 
     /// What came of calls. False where the runtime has to be looked at to know.
@@ -363,9 +377,8 @@ impl Entry {
             Outcome::Removed => self.memory.removed = true,
             Outcome::Failed { error } => {
                 tracing::warn!(pod = meta::format(&self.pod), error, "a call for the pod failed; trying again");
-                let seconds = (FAILED_MIN_SECONDS << self.failures.min(8)).min(FAILED_MAX_SECONDS);
+                self.retry_at = Some(now + delay(self.failures));
                 self.failures += 1;
-                self.retry_at = Some(now + Duration::from_secs(seconds));
             }
         }
     }
@@ -394,6 +407,11 @@ impl Entry {
             self.memory.restarted(container, &exit, now);
         }
     }
+}
+
+/// After so many that failed.
+fn delay(failures: u32) -> Duration {
+    Duration::from_secs((FAILED_MIN_SECONDS << failures.min(8)).min(FAILED_MAX_SECONDS))
 }
 
 fn made(outcome: Outcome) -> Option<Made> {
@@ -467,6 +485,28 @@ mod tests {
         assert!(entry.worked(vec![Outcome::Started { container: "a".into(), made: Some(new) }], at(20)));
         assert!(entry.memory.crashes.contains_key("a"));
         assert_eq!(entry.runtime.unwrap().container("a").unwrap().id, "new");
+    }
+
+    #[test]
+    fn calls_that_change_nothing_are_made_less_and_less_often() {
+        let mut entry = Entry::new(Origin::Api, Arc::new(Pod::default()));
+        let unknown = RuntimePod { sandboxes: Vec::new(), containers: vec![Container::named("c", "a")] };
+        entry.stop(StopCause::Deleted, 0);
+        let mut made = Vec::new();
+        for second in 0..60 {
+            let now = Timestamp::from_second(second).unwrap();
+            entry.looked(unknown.clone());
+            let (plan, _) = entry.advance(&[], now).unwrap();
+            if plan.calls.is_empty() {
+                assert!(plan.wake.unwrap() > now);
+                continue;
+            }
+            assert_eq!(plan.calls, [Call::StopPod { grace_seconds: 0 }]);
+            entry.begun(&plan.calls, now);
+            entry.worked(vec![Outcome::Done], now);
+            made.push(second);
+        }
+        assert_eq!(made, [0, 1, 2, 3, 4, 6, 10, 18, 34, 50]);
     }
 
     #[test]

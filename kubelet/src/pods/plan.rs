@@ -333,6 +333,23 @@ mod tests {
     }
 
     #[test]
+    fn what_was_never_started_needs_no_stop() {
+        let pod = pod(json!({"containers": [{"name": "a"}]}));
+        let created = vec![record(&pod, "a", State::Created)];
+        let mut runtime = RuntimePod { sandboxes: vec![Sandbox { ready: false, ..sandbox() }], containers: created };
+        let deleted = Memory { stop: Some(Stop { cause: StopCause::Deleted, grace_seconds: 7 }), ..Memory::default() };
+        let kept = Memory::default();
+        let calls = |runtime: &RuntimePod, memory: &Memory| {
+            plan(World { pod: &pod, spec: pod.spec.as_ref().unwrap(), runtime, memory, now: at(0) }).calls
+        };
+        assert_eq!(calls(&runtime, &deleted), [Call::CleanUp, Call::RemovePod]);
+        assert_eq!(calls(&runtime, &kept), [Call::CreateSandbox { attempt: 1 }]);
+        runtime.sandboxes[0].ready = true;
+        assert_eq!(calls(&runtime, &deleted)[0], Call::StopPod { grace_seconds: 7 });
+        assert_eq!(calls(&runtime, &kept)[0], Call::RemoveContainer { id: "a".into() });
+    }
+
+    #[test]
     fn init_containers_run_one_after_the_other_and_sidecars_only_have_to_start() {
         let inits = json!([{"name": "i"}, {"name": "side", "restartPolicy": "Always"}, {"name": "j"}]);
         let pod = pod(json!({"initContainers": inits, "containers": [{"name": "a"}]}));

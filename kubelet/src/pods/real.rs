@@ -66,7 +66,6 @@ async fn door(dir: &Path, group: &Group) -> (Arc<Certs>, impl Fn(&str, &str) -> 
 fn config(dir: &Path, certs: &Arc<Certs>) -> Config {
     let mut config = Config::new(dir.join("agent"), NODE.into(), Arc::new(|_, _| Ok(())));
     config.node_ips = vec![IpAddr::from([127, 0, 0, 1])];
-    config.program = "/bin/true".into();
     config.address = "127.0.0.1:0".parse().unwrap();
     config.client_ca_pem = certs.ca().to_owned();
     let certs = certs.clone();

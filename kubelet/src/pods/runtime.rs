@@ -119,9 +119,10 @@ impl RuntimePod {
         self.containers.sort_by_key(|c| std::cmp::Reverse((c.created_at, c.restart_count)));
     }
 
-    /// True once nothing of the pod runs: neither containers nor sandboxes.
+    /// True once nothing of the pod runs: neither containers nor sandboxes. What was created and never started cannot be stopped, and
+    /// does not start without a sandbox.
     pub fn is_stopped(&self) -> bool {
-        self.containers.iter().all(|c| matches!(c.state, State::Exited(_))) && self.sandboxes.iter().all(|s| !s.ready)
+        !self.containers.iter().any(Container::may_run) && self.sandboxes.iter().all(|s| !s.ready)
     }
 }
 
@@ -141,6 +142,11 @@ impl Container {
             log_path: PathBuf::new(),
             user: None,
         }
+    }
+
+    /// It runs, or the runtime does not know.
+    pub fn may_run(&self) -> bool {
+        matches!(self.state, State::Running { .. } | State::Unknown)
     }
 
     pub fn is_running(&self) -> bool {

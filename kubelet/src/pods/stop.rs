@@ -22,7 +22,7 @@ type Ended = watch::Sender<BTreeSet<String>>;
 
 /// Stops all containers, then the sandboxes.
 pub async fn pod(work: &Work, grace_seconds: u32) -> cri::Result<()> {
-    let running: Vec<&runtime::Container> = work.runtime.containers.iter().filter(|c| c.exit().is_none()).collect();
+    let running: Vec<&runtime::Container> = work.runtime.containers.iter().filter(|c| c.may_run()).collect();
     let names: BTreeSet<String> = running.iter().map(|c| c.name.clone()).collect();
     let ended = Ended::new(BTreeSet::new());
     let stops = running.iter().map(|container| {

@@ -77,7 +77,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::under(&dir.path().join("data"), &dir.path().join("run"));
         let group = Group::new();
-        let runtime = containerd::start(layout.clone(), Path::new("/bin/true"), &group).await.unwrap();
+        let runtime = containerd::start(layout.clone(), &group).await.unwrap();
         containerd::import_image(&layout, &image(dir.path())).await.unwrap();
         let cgroups = cgroups::Manager::detect(&format!("skiff-real-{}", std::process::id())).unwrap();
         cgroups.setup().unwrap();

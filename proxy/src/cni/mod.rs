@@ -7,13 +7,17 @@ use std::{io::Write, path::Path, process::ExitCode, time::Duration};
 mod attach;
 mod check;
 mod conflist;
+mod door;
 pub(crate) mod hostport;
+mod install;
 mod ipam;
 mod leases;
 pub(crate) mod link;
 mod spec;
 
 pub use conflist::{NetworkConfig, write_conflist};
+pub use door::serve;
+pub use install::install;
 #[cfg(test)]
 pub(crate) use spec::Command as Verb;
 use spec::{Command, Fault, Request};
@@ -35,18 +39,29 @@ pub fn is_plugin_name(argv0: &str) -> bool {
 
 /// The plugin's whole life: reads the environment and stdin, does the command, prints the result or the error to stdout.
 pub fn main_cni() -> ExitCode {
-    let (version, outcome) = match Request::read() {
+    let Answer { text, code } = answer(Request::read());
+    // Nobody is left to tell when the caller has closed the pipe.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::from(code)
+}
+
+/// What a plugin's program leaves: a text for stdout, and its exit status.
+struct Answer {
+    text: String,
+    code: u8,
+}
+
+/// Does what is asked. Visits network namespaces: on a thread that is nobody else's.
+fn answer(request: Result<Request, Fault>) -> Answer {
+    let (version, outcome) = match request {
         Ok(request) => (request.conf.cni_version.clone(), run(&request)),
         Err(fault) => (spec::NEWEST.to_owned(), Err(fault)),
     };
-    let (text, code) = match outcome {
-        Ok(None) => return ExitCode::SUCCESS,
-        Ok(Some(result)) => (result.to_string(), ExitCode::SUCCESS),
-        Err(fault) => (fault.body(&version).to_string(), ExitCode::FAILURE),
-    };
-    // Nobody is left to tell when the caller has closed the pipe.
-    let _ = writeln!(std::io::stdout(), "{text}");
-    code
+    match outcome {
+        Ok(None) => Answer { text: String::new(), code: 0 },
+        Ok(Some(result)) => Answer { text: format!("{result}\n"), code: 0 },
+        Err(fault) => Answer { text: format!("{}\n", fault.body(&version)), code: 1 },
+    }
 }
 
 /// Reads a network configuration as ADD does, and does nothing: for the fuzz target. The code of the refusal, if it is one.

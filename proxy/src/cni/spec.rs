@@ -11,7 +11,7 @@ pub const SUPPORTED: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 /// The version in which an error is told when the request's could not be read.
 pub const NEWEST: &str = "1.1.0";
 /// More is no network configuration.
-const STDIN_BYTES_MAX: u64 = 1 << 20;
+pub const STDIN_BYTES_MAX: u64 = 1 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -113,12 +113,20 @@ impl Request {
     /// # Errors
     /// Codes 4 (environment), 5 (stdin), 6 (not JSON), 1 (version we do not speak).
     pub fn read() -> Result<Self, Fault> {
-        let command = command(&env("CNI_COMMAND"))?;
-        let mut text = String::new();
-        std::io::stdin().take(STDIN_BYTES_MAX).read_to_string(&mut text).map_err(|e| Fault::io("read stdin", &e))?;
-        let netns = Some(env("CNI_NETNS")).filter(|n| !n.is_empty()).map(PathBuf::from);
-        let owner = Owner { container: env("CNI_CONTAINERID"), ifname: env("CNI_IFNAME") };
-        Self::from_parts(command, owner, netns, &text)
+        let variable = |name: &str| std::env::var(name).unwrap_or_default();
+        Self::of(variable, || {
+            let mut text = String::new();
+            std::io::stdin().take(STDIN_BYTES_MAX).read_to_string(&mut text).map_err(|e| Fault::io("read stdin", &e))?;
+            Ok(text)
+        })
+    }
+
+    /// From variables (empty where they are not set) and the text on stdin, which is only read where the command is one.
+    pub fn of(variable: impl Fn(&str) -> String, stdin: impl FnOnce() -> Result<String, Fault>) -> Result<Self, Fault> {
+        let command = command(&variable("CNI_COMMAND"))?;
+        let netns = Some(variable("CNI_NETNS")).filter(|n| !n.is_empty()).map(PathBuf::from);
+        let owner = Owner { container: variable("CNI_CONTAINERID"), ifname: variable("CNI_IFNAME") };
+        Self::from_parts(command, owner, netns, &stdin()?)
     }
 
     pub fn from_parts(command: Command, owner: Owner, netns: Option<PathBuf>, text: &str) -> Result<Self, Fault> {
@@ -213,10 +221,6 @@ pub fn versions() -> Value {
 
 fn parse(text: &str) -> Result<Conf, Fault> {
     serde_json::from_str(text).map_err(|e| Fault::new(6, "failed to decode the network configuration", e.to_string()))
-}
-
-fn env(name: &str) -> String {
-    std::env::var(name).unwrap_or_default()
 }
 
 fn command(word: &str) -> Result<Command, Fault> {

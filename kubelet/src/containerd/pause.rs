@@ -6,7 +6,11 @@ use sha2::{Digest, Sha256};
 use super::tar::Tar;
 
 /// The name containerd finds it by.
-pub const IMAGE: &str = "skiff.local/pause:1";
+pub const IMAGE: &str = "skiff.local/pause:2";
+
+/// Where a runtime mounts something into a sandbox. What is not there it would make for each, on a disk.
+const DIRECTORIES: [&str; 4] = ["dev", "etc", "proc", "sys"];
+const MOUNTED_FILE: &str = "etc/resolv.conf";
 
 /// Where the program is loaded; anything page-aligned and low will do for a static program.
 const BASE: u64 = 0x40_0000;
@@ -48,6 +52,8 @@ pub fn seccomp_profile() -> String {
 pub fn archive() -> Option<Vec<u8>> {
     let machine = machine(std::env::consts::ARCH)?;
     let mut layer = Tar::default();
+    DIRECTORIES.iter().for_each(|name| layer.directory(name, 0o755));
+    layer.file(MOUNTED_FILE, 0o644, b"");
     layer.file("pause", 0o755, &elf(&machine));
     let layer = layer.finish();
     let config = json!({

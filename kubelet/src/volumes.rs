@@ -1,6 +1,7 @@
 //! Pod -> its volumes on this node: made, filled, kept current, and taken away.
 //!
-//! Everything stands under `<root>/pods/<uid>/volumes/kubernetes.io~<plugin>/<name>`, as upstream's.
+//! Everything stands under `<root>/pods/<uid>/volumes/kubernetes.io~<plugin>/<name>`, as upstream's, but what must not touch the disk:
+//! `<root>/private/<uid>/<plugin>/<name>`.
 //! Source: `pkg/kubelet/volumemanager`, `pkg/volume/*`.
 
 mod atomic;
@@ -10,10 +11,11 @@ mod mount_table;
 mod objects;
 mod ownership;
 mod payload;
+mod private;
 mod setup;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -24,7 +26,7 @@ use parking_lot::Mutex;
 
 pub(crate) use self::mount_table::unmount_below;
 pub use self::objects::{Object, Objects};
-use self::{payload::Tokened, setup::Place};
+use self::{payload::Tokened, private::Private, setup::Place};
 use crate::{downward::Allocatable, env::Fetched, meta, tokens::Tokens};
 
 /// How long a pod waits for the first sight of its ConfigMaps and Secrets before they count as failed.
@@ -40,6 +42,7 @@ pub struct Manager {
 
 struct Shared {
     root_dir: PathBuf,
+    private: Arc<Private>,
     objects: Objects,
     tokens: Tokens,
     allocatable: Mutex<Allocatable>,
@@ -98,6 +101,7 @@ impl Manager {
         let objects = Objects::new(client.clone(), group);
         let tokens = Tokens::new(client);
         let shared = Shared {
+            private: Arc::new(Private::below(&root_dir)),
             root_dir,
             objects,
             tokens,
@@ -136,7 +140,8 @@ impl Manager {
     pub fn updated(&self, pod: &Pod) {
         let uid = meta::uid(pod);
         let known = self.shared.pods.lock().contains_key(uid);
-        if !known && !self.pod_dir(uid).join("volumes").exists() {
+        let is_here = || self.pod_dir(uid).join("volumes").exists() || self.shared.private.of_pod(uid).exists();
+        if !known && !is_here() {
             return;
         }
         if !known {
@@ -156,12 +161,12 @@ impl Manager {
         let known = self.known(uid);
         self.shared.objects.release(uid);
         self.shared.tokens.forget(uid);
-        let dir = self.pod_dir(uid);
+        let (dir, private) = (self.pod_dir(uid), self.shared.private.of_pod(uid));
         blocking(move || {
             // Waits for a writer that is at it, and keeps later ones out.
             let mut state = known.state.lock();
             *state = State::Gone;
-            setup::remove(&dir)
+            setup::remove(&dir, &private)
         })
         .await?;
         self.shared.pods.lock().remove(uid);
@@ -176,8 +181,9 @@ impl Manager {
     }
 
     /// The uids that have a directory here, of pods known and forgotten.
-    pub fn present(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.shared.root_dir.join("pods")).into_iter().flatten().flatten();
+    pub fn present(&self) -> BTreeSet<String> {
+        let dirs = [self.shared.root_dir.join("pods"), self.shared.private.dir().to_owned()];
+        let entries = dirs.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
         entries.filter_map(|e| e.file_name().into_string().ok()).collect()
     }
 
@@ -199,7 +205,11 @@ impl Manager {
     async fn write(&self, pod: &Pod, known: Arc<Known>, keep: Keep) -> Result<BTreeMap<String, Mounted>, Error> {
         let tokens = self.tokens(pod).await;
         let fetched = self.shared.objects.all(pod);
-        let place = Place { pod_dir: self.pod_dir(meta::uid(pod)), allocatable: *self.shared.allocatable.lock() };
+        let place = Place {
+            pod_dir: self.pod_dir(meta::uid(pod)),
+            private: self.shared.private.clone(),
+            allocatable: *self.shared.allocatable.lock(),
+        };
         let given = Box::new(pod.clone());
         blocking(move || {
             let mut state = known.state.lock();
@@ -345,7 +355,7 @@ mod tests {
         assert!(volumes.get("e").unwrap().path.ends_with("pods/u1/volumes/kubernetes.io~empty-dir/e"));
         manager.objects().set(&p, "c", Object::ConfigMap(Arc::new(map("two"))));
         eventually("the new content", || std::fs::read_to_string(&file).is_ok_and(|t| t == "two")).await;
-        assert_eq!(manager.present(), ["u1"]);
+        assert_eq!(manager.present(), BTreeSet::from(["u1".to_owned()]));
         manager.teardown("u1").await.unwrap();
         manager.teardown("u1").await.unwrap();
         assert!(manager.present().is_empty());
@@ -379,6 +389,7 @@ mod tests {
             assert!(manager.present().is_empty());
         }
         assert!(manager.shared.pods.lock().is_empty());
+        unmount_below(dir.path()).unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -397,6 +408,7 @@ mod tests {
         };
         p.metadata.labels = Some([("a".to_owned(), "b".to_owned())].into());
         manager.updated(&p);
+        assert_eq!(manager.present(), BTreeSet::from(["u1".to_owned()]));
         let file = volumes.get("d").unwrap().path.join("l");
         eventually("the new label", || std::fs::read_to_string(&file).is_ok_and(|t| t == "a=\"b\"")).await;
         // Another run of ours finds the pod and keeps its files current.
@@ -407,6 +419,7 @@ mod tests {
         eventually("the newest label", || std::fs::read_to_string(&file).is_ok_and(|t| t == "a=\"c\"")).await;
         manager.teardown("u1").await.unwrap();
         assert!(manager.present().is_empty());
+        unmount_below(dir.path()).unwrap();
     }
 
     #[tokio::test]

@@ -33,21 +33,6 @@ pub fn set_up(dir: &Path, ready: &Path, source: &EmptyDirVolumeSource, pod: &Pod
     mark(ready).map_err(|e| e.to_string())
 }
 
-/// A tmpfs for what must not touch the disk (secrets, tokens), mounted once.
-///
-/// # Errors
-/// What the system says.
-pub fn private(dir: &Path) -> Result<(), String> {
-    let done = || {
-        if mount_table::is_mounted(dir)? {
-            return Ok(());
-        }
-        make(dir)?;
-        tmpfs(dir, None)
-    };
-    done().map_err(|e: io::Error| format!("mount tmpfs: {e}"))
-}
-
 /// A directory that everybody may write to.
 ///
 /// # Errors
@@ -57,7 +42,11 @@ pub fn make(dir: &Path) -> io::Result<()> {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o777))
 }
 
-fn tmpfs(dir: &Path, size_bytes: Option<i64>) -> io::Result<()> {
+/// Mounts memory; everybody may write to it.
+///
+/// # Errors
+/// What the system says.
+pub fn tmpfs(dir: &Path, size_bytes: Option<i64>) -> io::Result<()> {
     let size = size_bytes.map(|bytes| format!("size={bytes}"));
     let options = |first: Option<&str>| {
         let all: Vec<&str> = first.into_iter().chain(size.as_deref()).collect();

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use api::k8s::api::core::v1::{Pod, Volume};
@@ -12,6 +13,7 @@ use super::{
     Error, Mounted, atomic, empty_dir, host_path, mount_table,
     objects::All,
     payload::{Optional, Payload, Reading, Tokened, fs_group, mode},
+    private::Private,
 };
 use crate::{downward::Allocatable, meta};
 
@@ -19,14 +21,8 @@ use crate::{downward::Allocatable, meta};
 pub struct Place {
     /// `<root>/pods/<uid>`.
     pub pod_dir: PathBuf,
+    pub private: Arc<Private>,
     pub allocatable: Allocatable,
-}
-
-/// Whether files may stand on disk.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Medium {
-    Disk,
-    Memory,
 }
 
 /// Sets up every volume of the pod.
@@ -45,12 +41,13 @@ pub fn all(place: &Place, pod: &Pod, objects: &All, tokens: &Tokened) -> Result<
     if failed.is_empty() { Ok(mounted) } else { Err(failed) }
 }
 
-/// Unmounts all below the pod's directory, then deletes it.
+/// Unmounts all below the pod's directory, then deletes it, and what it has in memory.
 ///
 /// # Errors
 /// [`Error::TearDown`]; nothing is deleted while anything is still mounted.
-pub fn remove(pod_dir: &Path) -> Result<(), Error> {
+pub fn remove(pod_dir: &Path, private: &Path) -> Result<(), Error> {
     let failed = |why: String| Error::TearDown { path: pod_dir.display().to_string(), why };
+    delete(private).map_err(|e| failed(e.to_string()))?;
     if !pod_dir.exists() {
         return Ok(());
     }
@@ -60,14 +57,23 @@ pub fn remove(pod_dir: &Path) -> Result<(), Error> {
     if let Some(point) = left.first() {
         return Err(failed(format!("{} is still mounted", point.display())));
     }
-    match fs::remove_dir_all(pod_dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error.to_string())),
+    delete(pod_dir).map_err(|e| failed(e.to_string()))
+}
+
+fn delete(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
 fn one(place: &Place, volume: &Volume, reading: &Reading<'_>) -> Result<Mounted, String> {
     let dir = |plugin: &str| place.pod_dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(&volume.name);
+    let in_memory = |plugin: &str, files: &Payload| {
+        let path = place.private.of_pod(meta::uid(reading.pod)).join(plugin).join(&volume.name);
+        place.private.make(&path)?;
+        filled(path, files, reading.pod)
+    };
     if let Some(source) = &volume.empty_dir {
         let path = dir("empty-dir");
         let ready = place.pod_dir.join("plugins/kubernetes.io~empty-dir").join(&volume.name).join("ready");
@@ -79,28 +85,26 @@ fn one(place: &Place, volume: &Volume, reading: &Reading<'_>) -> Result<Mounted,
     }
     if let Some(c) = &volume.config_map {
         let files = reading.config_map(&c.name, c.items.as_deref(), mode(c.default_mode), Optional::of(c.optional))?;
-        return filled(dir("configmap"), Medium::Disk, &files, reading.pod);
+        let path = dir("configmap");
+        empty_dir::make(&path).map_err(|e| e.to_string())?;
+        return filled(path, &files, reading.pod);
     }
     if let Some(s) = &volume.secret {
         let name = s.secret_name.as_deref().unwrap_or_default();
         let files = reading.secret(name, s.items.as_deref(), mode(s.default_mode), Optional::of(s.optional))?;
-        return filled(dir("secret"), Medium::Memory, &files, reading.pod);
+        return in_memory("secret", &files);
     }
     if let Some(source) = &volume.projected {
-        return filled(dir("projected"), Medium::Memory, &reading.projected(source)?, reading.pod);
+        return in_memory("projected", &reading.projected(source)?);
     }
     if let Some(source) = &volume.downward_api {
         let files = reading.downward(source.items.as_deref().unwrap_or_default(), mode(source.default_mode))?;
-        return filled(dir("downward-api"), Medium::Memory, &files, reading.pod);
+        return in_memory("downward-api", &files);
     }
     Err(format!("volumes of type {:?} are not supported", kind(volume)))
 }
 
-fn filled(path: PathBuf, medium: Medium, files: &Payload, pod: &Pod) -> Result<Mounted, String> {
-    match medium {
-        Medium::Disk => empty_dir::make(&path).map_err(|e| e.to_string())?,
-        Medium::Memory => empty_dir::private(&path)?,
-    }
+fn filled(path: PathBuf, files: &Payload, pod: &Pod) -> Result<Mounted, String> {
     atomic::write(&path, files, fs_group(pod))?;
     Ok(Mounted { path, read_only: true })
 }
@@ -122,7 +126,8 @@ mod tests {
     #[test]
     fn secrets_are_in_memory_and_go_without_a_trace() {
         let dir = tempfile::tempdir().unwrap();
-        let place = Place { pod_dir: dir.path().join("pods/u1"), allocatable: Allocatable::default() };
+        let private = Arc::new(Private::below(dir.path()));
+        let place = Place { pod_dir: dir.path().join("pods/u1"), private: private.clone(), allocatable: Allocatable::default() };
         let p = pod(r#"{"containers":[{"name":"a"}],"volumes":[{"name":"s","secret":{"secretName":"s","defaultMode":256}},
             {"name":"h","hostPath":{"path":"/etc","type":"Directory"}},
             {"name":"d","downwardAPI":{"items":[{"path":"n","fieldRef":{"fieldPath":"metadata.name"}}]}}]}"#);
@@ -136,12 +141,13 @@ mod tests {
         let secret = &done["s"].path;
         assert_eq!(fs::read_to_string(secret.join("x")).unwrap(), "secret");
         assert_eq!(fs::metadata(secret.join("x")).unwrap().mode() & 0o777, 0o400);
-        assert!(mount_table::is_mounted(secret).unwrap());
+        assert!(secret.starts_with(private.of_pod("u1")));
         assert_eq!(done["h"], Mounted { path: "/etc".into(), read_only: false });
         assert_eq!(fs::read_to_string(done["d"].path.join("n")).unwrap(), "web");
-        remove(&place.pod_dir).unwrap();
-        assert!(!place.pod_dir.exists() && Path::new("/etc").exists());
-        assert!(mount_table::below(dir.path()).unwrap().is_empty());
-        remove(&place.pod_dir).unwrap();
+        for _ in 0..2 {
+            remove(&place.pod_dir, &private.of_pod("u1")).unwrap();
+            assert!(!place.pod_dir.exists() && !secret.exists() && Path::new("/etc").exists());
+        }
+        mount_table::unmount_below(dir.path()).unwrap();
     }
 }

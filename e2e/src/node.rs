@@ -92,7 +92,7 @@ fn traces() -> BTreeSet<String> {
         add(command, rules.lines().filter(|rule| rule.contains("KUBE-") || rule.contains("SKIFF-")).map(uncounted).collect());
     }
     let tables = said("nft", &["list", "tables"]).unwrap_or_default();
-    add("nft", tables.lines().filter(|table| table.contains("kube-proxy")).map(str::to_owned).collect());
+    add("nft", tables.lines().map(str::to_owned).collect());
     add("network namespace", names(Path::new("/run/netns")).into_iter().filter(|name| name.starts_with("cni-")).collect());
     add("cached result", names(Path::new(RESULTS)));
     add("cgroup", cgroups(Path::new(CGROUPS), CGROUP_DEPTH));

@@ -107,7 +107,9 @@ pub async fn cleanup() -> Result<(), Error> {
 
 async fn remove_rules() -> Result<(), Error> {
     let scripts = iptables::exec::save().await?.removal();
-    iptables::exec::restore_all(scripts).await
+    iptables::exec::restore_all(scripts).await?;
+    iptables::unused::remove().await;
+    Ok(())
 }
 
 /// A kernel without nf_tables has no table of ours.

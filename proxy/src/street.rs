@@ -369,6 +369,8 @@ fn changes_are_small_restarts_are_clean_and_removal_is_whole(mode: Mode) {
     assert!(!street.pods[0].ip("link show").contains("eth0"));
     let kept = |text: &str| text.lines().filter(|l| l.contains("KUBE-") || l.contains("SKIFF-") || l.contains("kube-proxy")).count();
     assert_eq!((kept(&before), kept(&street.rules())), (0, 0));
+    let tables = netns::text(&netns::must(street.node.command("nft").args(["list", "tables"])));
+    assert_eq!(tables, "", "each costs every packet");
     assert!(!street.node.ip("link show").contains("skiff0"));
 }
 

@@ -5,4 +5,5 @@ mod frame;
 mod names;
 pub mod rules;
 pub mod table;
+pub mod unused;
 pub mod watch;

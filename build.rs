@@ -1,6 +1,6 @@
 //! The platform -> how the `skiff` program is linked; the network plugin's small program, which it carries.
 
-use std::{env, path::PathBuf, process::Command};
+use std::{env, ffi::OsString, path::PathBuf, process::Command};
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -21,6 +21,11 @@ fn compile_plugin() {
     let mut compiler = Command::new(var("RUSTC"));
     compiler.args(["--edition", "2024", "--crate-type", "bin", "--crate-name", "plugin", "--target"]).arg(var("TARGET"));
     compiler.args(small.iter().flat_map(|option| ["-C", option])).arg("-o").arg(to).arg("src/plugin.rs");
+    if let Some(linker) = env::var_os("RUSTC_LINKER") {
+        compiler.arg("-C").arg([OsString::from("linker="), linker].into_iter().collect::<OsString>());
+    }
+    let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    compiler.args(flags.split('\u{1f}').filter(|flag| !flag.is_empty()));
     let done = compiler.status().unwrap_or_else(|error| panic!("{compiler:?}: {error}"));
     assert!(done.success(), "{compiler:?}: {done}");
 }

@@ -27,7 +27,7 @@ use flags::{Cli, Verb};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // containerd calls us as its network plugins, by the name of a link.
+    // The network plugin runs us under its own name where no agent answers it.
     if std::env::args().next().is_some_and(|name| proxy::cni::is_plugin_name(&name)) {
         return proxy::cni::main_cni();
     }

@@ -18,7 +18,9 @@ const BOUND: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
     let me = env::args_os().next().unwrap_or_default();
-    let dir = Path::new(&me).parent().unwrap_or(Path::new("/"));
+    // By way of a link, too.
+    let program = env::current_exe().unwrap_or_default();
+    let dir = program.parent().unwrap_or(Path::new("/"));
     let Ok(agent) = UnixStream::connect(dir.join("../agent.sock")) else {
         // Standard input is still unread: it is the other program's now.
         return failed(&Command::new(dir.join("skiff")).arg0(&me).exec());

@@ -51,14 +51,17 @@ async fn the_pause_program_sleeps_under_its_filter() {
     let request = RunPodSandboxRequest { config: Some(host_network_sandbox(dir.path(), &layout)), runtime_handler: String::new() };
     let id = runtime.run_pod_sandbox(request).await.unwrap().pod_sandbox_id;
     let sleeps = async {
-        while !process_status(&runtime, &id).await["State"].starts_with('S') {
-            tokio::task::yield_now().await;
+        loop {
+            let status = process_status(&runtime, &id).await;
+            if status["Name"] == "pause" && status["State"].starts_with('S') {
+                return status;
+            }
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), sleeps).await.expect("it sleeps");
-    let status = process_status(&runtime, &id).await;
-    let read = |field: &str| status[field].clone();
-    assert_eq!((read("Name"), read("Seccomp"), read("NoNewPrivs")), ("pause".into(), "2".into(), "1".into()));
+    let status = tokio::time::timeout(Duration::from_secs(10), sleeps).await.expect("it sleeps");
+    assert_eq!((status["Seccomp"].as_str(), status["NoNewPrivs"].as_str()), ("2", "1"));
+    let ignored = u64::from_str_radix(&status["SigIgn"], 16).unwrap();
+    assert!(ignored & (1 << 16) != 0, "SIGCHLD");
     remove(&runtime, id).await;
     group.drain(Duration::from_secs(5)).await;
     containerd::stop(&layout).await.unwrap();

@@ -6,6 +6,10 @@ use std::process::Output;
 
 use netns::{Namespace, fed, must, text};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
 
 /// A node in a namespace of its own, with the leases of its network.
 struct Node {
@@ -157,6 +161,47 @@ fn a_killed_plugin_loses_no_lease() {
     assert_ne!(first["ips"][0]["address"], second["ips"][0]["address"]);
     ping(&b, first["ips"][0]["address"].as_str().unwrap().trim_end_matches("/29"));
     assert_eq!(node.leases(), 2);
+}
+
+/// The small program asks the agent over a socket; a caller that is gone when its ADD is done leaves nothing.
+#[test]
+fn the_agent_answers_and_undoes_what_nobody_hears_of() {
+    let (node, a, b) = (Node::new(), Namespace::new("a"), Namespace::new("b"));
+    let conf = node.conf().to_string();
+    let call = |command: &str, id: &str, ns: &Namespace| {
+        format!("CNI_COMMAND={command}\0CNI_CONTAINERID={id}\0CNI_IFNAME=eth0\0CNI_NETNS={}\0\0{conf}", ns.path().display())
+    };
+    let socket = node.dir.path().join("agent.sock");
+    let group = api::task::Group::new();
+    let ask = async |text: String| {
+        let mut agent = UnixStream::connect(&socket).await.unwrap();
+        agent.write_all(text.as_bytes()).await.unwrap();
+        agent.shutdown().await.unwrap();
+        agent
+    };
+    let hear = async |text: String| {
+        let mut answer = Vec::new();
+        ask(text).await.read_to_end(&mut answer).await.unwrap();
+        (answer[0], serde_json::from_slice(&answer[1..]).unwrap_or(Value::Null))
+    };
+    node.ns.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            proxy::cni::serve(&socket, &group).unwrap();
+            let (code, made) = hear(call("ADD", "a", &a)).await;
+            assert_eq!((code, &made["ips"][0]["address"]), (0, &json!("10.77.0.2/29")));
+            let (code, fault) = hear(call("ADD", "b", &a).replace("eth0", "a/b")).await;
+            assert_eq!((code, &fault["code"]), (1, &json!(4)));
+            drop(ask(call("ADD", "b", &b)).await);
+            // Calls are taken in their order, and the group ends when all have ended.
+            assert_eq!(hear(call("VERSION", "", &b)).await.0, 0);
+            assert!(group.drain(std::time::Duration::from_secs(30)).await);
+        });
+    });
+    ping(&a, "10.77.0.1");
+    assert_eq!(node.leases(), 1);
+    assert!(!b.ip("link show").contains("eth0"));
+    node.done("DEL", "a", Some(&a), &node.conf());
 }
 
 #[test]

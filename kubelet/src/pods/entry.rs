@@ -99,8 +99,7 @@ pub struct Entry {
     /// No calls before this: some failed.
     pub retry_at: Option<Timestamp>,
     failures: u32,
-    /// What the workers did last, how often in a row, and from when on it may be done again.
-    done: (Vec<Call>, u32, Timestamp),
+    in_vain: InVain,
     pub writing: bool,
     /// What was written last, and the revision that came of it.
     pub written: Option<(PodStatus, u64)>,
@@ -111,6 +110,25 @@ pub struct Entry {
     pub overdue: bool,
     /// The API object is being deleted by us.
     pub deleting: bool,
+}
+
+/// Calls that were begun, of which nothing has come so far: how often in a row, and from when on they may be made again.
+#[derive(Default)]
+struct InVain {
+    calls: Vec<Call>,
+    times: u32,
+    not_before: Timestamp,
+}
+
+impl InVain {
+    /// Where anything came of them they begin anew, and failures have waits of their own.
+    fn after(&mut self, outcomes: &[Outcome], now: Timestamp) {
+        if outcomes.iter().any(|outcome| *outcome != Outcome::Done) {
+            return *self = Self::default();
+        }
+        self.times += 1;
+        self.not_before = now + self.times.checked_sub(IN_VAIN_MAX).map(delay).unwrap_or_default();
+    }
 }
 
 impl Entry {
@@ -132,7 +150,7 @@ impl Entry {
             wake: None,
             retry_at: None,
             failures: 0,
-            done: (Vec::new(), 0, Timestamp::UNIX_EPOCH),
+            in_vain: InVain::default(),
             writing: false,
             written: None,
             first_seen: Instant::now(),
@@ -212,7 +230,7 @@ impl Entry {
         if plan.calls.is_empty() && self.memory.stop.is_none() {
             plan.calls = leftovers(&runtime);
         }
-        let in_vain = (plan.calls == self.done.0).then_some(self.done.2);
+        let in_vain = (plan.calls == self.in_vain.calls).then_some(self.in_vain.not_before);
         if let Some(at) = self.retry_at.max(in_vain).filter(|at| *at > now) {
             plan.calls.clear();
             plan.wake_at(at);
@@ -221,11 +239,10 @@ impl Entry {
     }
 
     /// A worker begins with these. A runtime that answers well and changes nothing is asked less and less often.
-    pub fn begun(&mut self, calls: &[Call], now: Timestamp) {
-        let (last, times, at) = &mut self.done;
-        *times = if *last == calls { *times + 1 } else { 0 };
-        calls.clone_into(last);
-        *at = times.checked_sub(IN_VAIN_MAX).map_or(now, |waits| now + delay(waits));
+    pub fn begun(&mut self, calls: &[Call]) {
+        if self.in_vain.calls != calls {
+            self.in_vain = InVain { calls: calls.to_vec(), ..InVain::default() };
+        }
     }
 
     /// What came of calls. False where the runtime has to be looked at to know.
@@ -234,6 +251,7 @@ impl Entry {
         if !failed {
             (self.failures, self.retry_at) = (0, None);
         }
+        self.in_vain.after(&outcomes, now);
         // `runtime` is still as it was before them.
         outcomes.iter().for_each(|outcome| self.one_outcome(outcome, now));
         let made: Option<Vec<Made>> = outcomes.into_iter().map(made).collect();
@@ -502,11 +520,11 @@ mod tests {
                 continue;
             }
             assert_eq!(plan.calls, [Call::StopPod { grace_seconds: 0 }]);
-            entry.begun(&plan.calls, now);
+            entry.begun(&plan.calls);
             entry.worked(vec![Outcome::Done], now);
             made.push(second);
         }
-        assert_eq!(made, [0, 1, 2, 3, 4, 6, 10, 18, 34, 50]);
+        assert_eq!(made, [0, 1, 2, 3, 5, 9, 17, 33, 49]);
     }
 
     #[test]

@@ -441,7 +441,7 @@ impl Loop {
         }
         self.serial += 1;
         let (serial, group) = (self.serial, self.group.child());
-        entry.begun(&calls, Timestamp::now());
+        entry.begun(&calls);
         entry.worker = Some(Worker { group: group.clone(), serial, doing: Doing::of(&calls) });
         let work = Work { deps: self.deps.clone(), pod: entry.pod.clone(), runtime, tell, events: self.events.clone() };
         let (events, uid) = (self.events.clone(), uid.to_owned());

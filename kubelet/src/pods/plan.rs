@@ -77,6 +77,9 @@ fn ending(world: World<'_>, grace_seconds: u32, removes: bool) -> Plan {
     if !world.runtime.is_stopped() {
         calls.push(Call::StopPod { grace_seconds });
     }
+    // One that is being started this moment is not removed, and nothing is taken from under it.
+    let created = world.runtime.containers.iter().filter(|c| c.state == State::Created);
+    calls.extend(created.map(|c| Call::RemoveContainer { id: c.id.clone() }));
     if !world.memory.cleaned {
         calls.push(Call::CleanUp);
     }
@@ -120,6 +123,7 @@ fn needs_sandbox(world: World<'_>) -> bool {
     world.spec.containers.iter().any(|c| match world.runtime.container(&c.name).map(|c| &c.state) {
         Some(State::Running { .. }) => restart::after_exit(world.spec, c, 137),
         Some(State::Exited(exit)) => restart::after_exit(world.spec, c, exit.code),
+        Some(State::Created) => true,
         _ => world.spec.restart_policy.as_deref() != Some("Never"),
     })
 }
@@ -334,7 +338,8 @@ mod tests {
 
     #[test]
     fn what_was_never_started_needs_no_stop() {
-        let pod = pod(json!({"containers": [{"name": "a"}]}));
+        let pod = pod(json!({"restartPolicy": "Never", "containers": [{"name": "a"}]}));
+        let remove = Call::RemoveContainer { id: "a".into() };
         let created = vec![record(&pod, "a", State::Created)];
         let mut runtime = RuntimePod { sandboxes: vec![Sandbox { ready: false, ..sandbox() }], containers: created };
         let deleted = Memory { stop: Some(Stop { cause: StopCause::Deleted, grace_seconds: 7 }), ..Memory::default() };
@@ -342,11 +347,11 @@ mod tests {
         let calls = |runtime: &RuntimePod, memory: &Memory| {
             plan(World { pod: &pod, spec: pod.spec.as_ref().unwrap(), runtime, memory, now: at(0) }).calls
         };
-        assert_eq!(calls(&runtime, &deleted), [Call::CleanUp, Call::RemovePod]);
+        assert_eq!(calls(&runtime, &deleted), [remove.clone(), Call::CleanUp, Call::RemovePod]);
         assert_eq!(calls(&runtime, &kept), [Call::CreateSandbox { attempt: 1 }]);
         runtime.sandboxes[0].ready = true;
         assert_eq!(calls(&runtime, &deleted)[0], Call::StopPod { grace_seconds: 7 });
-        assert_eq!(calls(&runtime, &kept)[0], Call::RemoveContainer { id: "a".into() });
+        assert_eq!(calls(&runtime, &kept)[0], remove);
     }
 
     #[test]

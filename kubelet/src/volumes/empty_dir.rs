@@ -23,7 +23,7 @@ pub fn set_up(dir: &Path, ready: &Path, source: &EmptyDirVolumeSource, pod: &Pod
         "" => make(dir).map_err(|e| e.to_string())?,
         "Memory" if mount_table::is_mounted(dir).map_err(|e| e.to_string())? => return Ok(()),
         "Memory" => {
-            make(dir).and_then(|()| tmpfs(dir, size(source, pod, allocatable))).map_err(|e| format!("mount tmpfs: {e}"))?;
+            make(dir).and_then(|()| tmpfs(dir, size(source, pod, allocatable), 0o777)).map_err(|e| format!("mount tmpfs: {e}"))?;
         }
         other => return Err(format!("unknown storage medium {other:?}")),
     }
@@ -42,24 +42,21 @@ pub fn make(dir: &Path) -> io::Result<()> {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o777))
 }
 
-/// Mounts memory; everybody may write to it.
+/// Mounts memory, open to whom `mode` says.
 ///
 /// # Errors
 /// What the system says.
-pub fn tmpfs(dir: &Path, size_bytes: Option<i64>) -> io::Result<()> {
-    let size = size_bytes.map(|bytes| format!("size={bytes}"));
+pub fn tmpfs(dir: &Path, size_bytes: Option<i64>, mode: u32) -> io::Result<()> {
+    let (mode, size) = (format!("mode={mode:o}"), size_bytes.map(|bytes| format!("size={bytes}")));
     let options = |first: Option<&str>| {
-        let all: Vec<&str> = first.into_iter().chain(size.as_deref()).collect();
+        let all: Vec<&str> = first.into_iter().chain(size.as_deref()).chain([mode.as_str()]).collect();
         CString::new(all.join(",")).unwrap_or_default()
     };
     // Older kernels do not know `noswap`.
     for text in [options(Some("noswap")), options(None)] {
         match mount("tmpfs", dir, "tmpfs", MountFlags::empty(), text.as_c_str()) {
             Err(rustix::io::Errno::INVAL) => {}
-            done => {
-                done?;
-                return fs::set_permissions(dir, fs::Permissions::from_mode(0o777));
-            }
+            done => return Ok(done?),
         }
     }
     Err(rustix::io::Errno::INVAL.into())

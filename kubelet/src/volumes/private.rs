@@ -1,11 +1,10 @@
 //! What must not touch the disk (secrets, tokens) -> directories in one tmpfs of the node's.
 //!
 //! Upstream mounts one for each volume. Every process of a container's start reads the whole mount table, several times: one mount a pod less
-//! of five. Containers only read these volumes, so none can fill it.
+//! of five. Containers only read these volumes; all of them together may take half of the machine's memory, as each may upstream.
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -49,13 +48,14 @@ impl Private {
             return Ok(());
         }
         fs::create_dir_all(&self.dir)?;
-        empty_dir::tmpfs(&self.dir, None)?;
-        fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o700))
+        empty_dir::tmpfs(&self.dir, None, 0o700)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -72,7 +72,7 @@ mod tests {
         let mode = fs::metadata(&private.dir).unwrap().permissions().mode();
         let mounts = mount_table::below(root.path());
         mount_table::unmount_below(root.path()).unwrap();
-        assert_eq!(mounts.unwrap(), [private.dir.clone()]);
+        assert_eq!(mounts.unwrap(), std::slice::from_ref(&private.dir));
         assert_eq!(mode & 0o777, 0o700);
         assert_eq!(fs::read_dir(&private.dir).unwrap().count(), 0, "nothing was on the disk");
     }

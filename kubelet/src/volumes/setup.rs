@@ -41,35 +41,37 @@ pub fn all(place: &Place, pod: &Pod, objects: &All, tokens: &Tokened) -> Result<
     if failed.is_empty() { Ok(mounted) } else { Err(failed) }
 }
 
-/// Unmounts all below the pod's directory, then deletes it, and what it has in memory.
+/// Unmounts all below a pod's directories, on disk and in memory, then deletes them.
 ///
 /// # Errors
-/// [`Error::TearDown`]; nothing is deleted while anything is still mounted.
+/// [`Error::TearDown`]; nothing is deleted of a directory while anything below it is still mounted.
 pub fn remove(pod_dir: &Path, private: &Path) -> Result<(), Error> {
-    let failed = |why: String| Error::TearDown { path: pod_dir.display().to_string(), why };
-    delete(private).map_err(|e| failed(e.to_string()))?;
-    if !pod_dir.exists() {
-        return Ok(());
-    }
-    mount_table::unmount_below(pod_dir).map_err(|e| failed(format!("unmount: {e}")))?;
-    // A bind mount still there would have its source's files deleted.
-    let left = mount_table::below(pod_dir).map_err(|e| failed(e.to_string()))?;
-    if let Some(point) = left.first() {
-        return Err(failed(format!("{} is still mounted", point.display())));
-    }
-    delete(pod_dir).map_err(|e| failed(e.to_string()))
-}
-
-fn delete(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    [pod_dir, private].into_iter().try_for_each(|dir| {
+        let failed = |why: String| Error::TearDown { path: dir.display().to_string(), why };
+        if !dir.exists() {
+            return Ok(());
+        }
+        mount_table::unmount_below(dir).map_err(|e| failed(format!("unmount: {e}")))?;
+        // A bind mount still there would have its source's files deleted.
+        let left = mount_table::below(dir).map_err(|e| failed(e.to_string()))?;
+        if let Some(point) = left.first() {
+            return Err(failed(format!("{} is still mounted", point.display())));
+        }
+        match fs::remove_dir_all(dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error.to_string())),
+            _ => Ok(()),
+        }
+    })
 }
 
 fn one(place: &Place, volume: &Volume, reading: &Reading<'_>) -> Result<Mounted, String> {
     let dir = |plugin: &str| place.pod_dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(&volume.name);
     let in_memory = |plugin: &str, files: &Payload| {
+        // An earlier version mounted each there; containers that run see that one.
+        let old = dir(plugin);
+        if mount_table::is_mounted(&old).map_err(|e| e.to_string())? {
+            return filled(old, files, reading.pod);
+        }
         let path = place.private.of_pod(meta::uid(reading.pod)).join(plugin).join(&volume.name);
         place.private.make(&path)?;
         filled(path, files, reading.pod)

@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     Answer, answer,
-    spec::{Fault, Request, STDIN_BYTES_MAX},
+    spec::{Command, Fault, Request, STDIN_BYTES_MAX},
 };
 
 /// The variables besides: container, interface, namespace, arguments, search path.
@@ -38,7 +38,8 @@ pub fn serve(socket: &Path, group: &Group) -> io::Result<()> {
     group.spawn(async move {
         loop {
             match listener.accept().await {
-                Ok((caller, _)) => calls.spawn(Box::pin(one(caller))),
+                // To its end, also while the group stops: half an attachment is nobody's.
+                Ok((caller, _)) => calls.spawn_careful(Box::pin(one(caller))),
                 // No descriptors left: the caller runs the whole program.
                 Err(error) => {
                     tracing::warn!(%error, "a call of the network plugin is not taken");
@@ -64,15 +65,22 @@ async fn converse(caller: &mut UnixStream) -> io::Result<()> {
     let mut asked = Vec::new();
     let mut limited = (&mut *caller).take(ENVIRONMENT_BYTES_MAX + STDIN_BYTES_MAX);
     tokio::time::timeout(READ_BOUND, limited.read_to_end(&mut asked)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let request = request(&asked);
+    let undo = request.as_ref().ok().filter(|r| r.command == Command::Add).map(|r| Request { command: Command::Del, ..r.clone() });
+    let Answer { text, code } = on_a_thread(request).await?;
+    let told = caller.write_all(&[&[code], text.as_bytes()].concat()).await;
+    if let (Err(_), Some(undo)) = (&told, undo) {
+        // Who asked was ended meanwhile, and its own DEL may have come before this ADD was done.
+        on_a_thread(Ok(undo)).await?;
+    }
+    told
+}
+
+/// A thread of its own: it visits other namespaces, and waits for the lock of the leases.
+async fn on_a_thread(request: Result<Request, Fault>) -> io::Result<Answer> {
     let (told, hear) = oneshot::channel();
-    // A thread of its own: it visits other namespaces, and waits for the lock of the leases.
-    std::thread::Builder::new().name("cni".into()).spawn(move || {
-        // Nobody hears it when the agent is stopping.
-        let _ = told.send(answer(request(&asked)));
-    })?;
-    let Answer { text, code } = hear.await.map_err(|_| io::ErrorKind::Other)?;
-    caller.write_all(&[code]).await?;
-    caller.write_all(text.as_bytes()).await
+    std::thread::Builder::new().name("cni".into()).spawn(move || told.send(answer(request)))?;
+    hear.await.map_err(|_| io::ErrorKind::Other.into())
 }
 
 fn request(asked: &[u8]) -> Result<Request, Fault> {
@@ -88,7 +96,6 @@ fn request(asked: &[u8]) -> Result<Request, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cni::spec::Command;
 
     #[test]
     fn a_call_is_read_from_its_bytes() {

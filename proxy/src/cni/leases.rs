@@ -1,4 +1,4 @@
-//! Leases <-> a file, under a lock that all plugin processes of one network share.
+//! Leases <-> a file, under a lock that all calls of the plugin for one network share.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -13,7 +13,7 @@ use super::{
     spec::{Conf, Fault},
 };
 
-/// Another plugin process holds the lock for milliseconds; one that takes this long is stuck.
+/// Another call holds the lock for milliseconds; one that takes this long is stuck.
 const LOCK_BOUND: Duration = Duration::from_secs(20);
 /// Where leases are kept when the configuration does not say.
 const DATA_DIR: &str = "/var/lib/skiff/cni";
@@ -61,7 +61,7 @@ fn lock(path: &Path) -> Result<File, Fault> {
         Err(TryLockError::Error(e)) => return Err(Fault::io("lock the leases", &e)),
         Err(TryLockError::WouldBlock) => {}
     }
-    // flock has no deadline of its own: a thread waits in it, and is left there if it takes too long; the process ends soon after.
+    // flock has no deadline of its own: a thread waits in it; where that takes too long, it gives the lock back as soon as it has it.
     let (locked, waiting) = mpsc::sync_channel(1);
     std::thread::spawn(move || locked.send(file.lock().map(|()| file)));
     match waiting.recv_timeout(LOCK_BOUND) {

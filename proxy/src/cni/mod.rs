@@ -1,4 +1,4 @@
-//! Pod sandbox -> interface with an address: our own CNI plugin, the same binary called under another name.
+//! Pod sandbox -> interface with an address: our own CNI plugin. The agent answers its calls, or the whole binary called under another name.
 //!
 //! Source: CNI specification 1.1.0. One plugin does what upstream splits into `bridge`, `host-local`, `portmap` and `loopback`.
 

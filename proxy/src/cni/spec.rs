@@ -24,7 +24,7 @@ pub enum Command {
 }
 
 /// One call of the plugin.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Request {
     pub command: Command,
     pub owner: Owner,

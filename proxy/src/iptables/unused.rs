@@ -7,7 +7,12 @@ use serde_json::Value;
 
 use super::exec::run;
 
-/// Those that we use, and only where nothing is in them. Where there is no `nft`, or iptables is of the old kind, nothing is to be done.
+/// The chains that iptables makes with a table.
+const CHAINS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+
+/// Those tables that we use, and only where nothing is in them. Where there is no `nft`, or iptables is of the old kind, there are none.
+///
+/// A rule that somebody adds between the look and the deletion, some milliseconds while skiff is reset, would go too.
 pub async fn remove() {
     for table in ["filter", "nat"] {
         let listed = run("nft", &["--json", "list", "table", "ip", table], "").await;
@@ -19,12 +24,13 @@ pub async fn remove() {
     }
 }
 
-/// Nothing but the chains that every such table has, which let all pass.
+/// Nothing but the chains that iptables makes, which let all pass.
 fn is_unused(listed: &str) -> bool {
     let parsed: Value = serde_json::from_str(listed).unwrap_or_default();
     let Some(all) = parsed["nftables"].as_array() else { return false };
     all.iter().all(|item| {
-        let lets_pass = |chain: &Value| chain["hook"].is_string() && chain["policy"] == "accept";
+        let lets_pass =
+            |chain: &Value| CHAINS.iter().any(|name| chain["name"] == *name) && chain["hook"].is_string() && chain["policy"] == "accept";
         item.get("metainfo").is_some() || item.get("table").is_some() || item.get("chain").is_some_and(lets_pass)
     })
 }
@@ -42,6 +48,7 @@ mod tests {
             (String::new(), true),
             (base.clone(), true),
             (chain(r#","type":"nat","hook":"output","prio":-100,"policy":"drop""#), false),
+            (base.replace("OUTPUT", "mine"), false),
             (base.clone() + &chain(""), false),
             (base + r#",{"rule":{"family":"ip","table":"nat","chain":"OUTPUT","handle":2,"expr":[]}}"#, false),
         ];

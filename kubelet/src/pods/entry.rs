@@ -238,8 +238,9 @@ impl Entry {
         Some((plan, newly))
     }
 
-    /// A worker begins with these. A runtime that answers well and changes nothing is asked less and less often.
-    pub fn begun(&mut self, calls: &[Call]) {
+    /// The worker makes these. A runtime that answers well and changes nothing is asked less and less often.
+    pub fn begin(&mut self, calls: &[Call], worker: Worker) {
+        self.worker = Some(worker);
         if self.in_vain.calls != calls {
             self.in_vain = InVain { calls: calls.to_vec(), ..InVain::default() };
         }
@@ -520,7 +521,8 @@ mod tests {
                 continue;
             }
             assert_eq!(plan.calls, [Call::StopPod { grace_seconds: 0 }]);
-            entry.begun(&plan.calls);
+            entry.begin(&plan.calls, Worker { group: Group::new(), serial: 1, doing: Doing::of(&plan.calls) });
+            entry.worker = None;
             entry.worked(vec![Outcome::Done], now);
             made.push(second);
         }

@@ -441,8 +441,7 @@ impl Loop {
         }
         self.serial += 1;
         let (serial, group) = (self.serial, self.group.child());
-        entry.begun(&calls);
-        entry.worker = Some(Worker { group: group.clone(), serial, doing: Doing::of(&calls) });
+        entry.begin(&calls, Worker { group: group.clone(), serial, doing: Doing::of(&calls) });
         let work = Work { deps: self.deps.clone(), pod: entry.pod.clone(), runtime, tell, events: self.events.clone() };
         let (events, uid) = (self.events.clone(), uid.to_owned());
         group.spawn(Box::pin(async move {

@@ -27,6 +27,14 @@ fn host_network_sandbox(dir: &Path, layout: &Layout) -> PodSandboxConfig {
     }
 }
 
+/// A containerd that was started, and the id of a sandbox that runs in it.
+async fn with_a_sandbox(dir: &Path, layout: &Layout, group: &Group) -> (Runtime, String) {
+    let runtime = containerd::start(layout.clone(), group).await.unwrap();
+    let request = RunPodSandboxRequest { config: Some(host_network_sandbox(dir, layout)), runtime_handler: String::new() };
+    let id = runtime.run_pod_sandbox(request).await.unwrap().pod_sandbox_id;
+    (runtime, id)
+}
+
 async fn remove(runtime: &Runtime, id: String) {
     runtime.stop_pod_sandbox(cri::StopPodSandboxRequest { pod_sandbox_id: id.clone() }).await.unwrap();
     runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: id }).await.unwrap();
@@ -47,9 +55,7 @@ async fn the_pause_program_sleeps_under_its_filter() {
     let dir = tempfile::tempdir().unwrap();
     let layout = Layout::under(&dir.path().join("data"), &dir.path().join("run"));
     let group = Group::new();
-    let runtime = containerd::start(layout.clone(), &group).await.unwrap();
-    let request = RunPodSandboxRequest { config: Some(host_network_sandbox(dir.path(), &layout)), runtime_handler: String::new() };
-    let id = runtime.run_pod_sandbox(request).await.unwrap().pod_sandbox_id;
+    let (runtime, id) = with_a_sandbox(dir.path(), &layout, &group).await;
     let sleeps = async {
         loop {
             let status = process_status(&runtime, &id).await;
@@ -72,9 +78,7 @@ async fn a_sandbox_outlives_our_group_and_is_found_again() {
     let dir = tempfile::tempdir().unwrap();
     let layout = Layout::under(&dir.path().join("data"), &dir.path().join("run"));
     let group = Group::new();
-    let runtime = containerd::start(layout.clone(), &group).await.unwrap();
-    let request = RunPodSandboxRequest { config: Some(host_network_sandbox(dir.path(), &layout)), runtime_handler: String::new() };
-    let id = runtime.run_pod_sandbox(request).await.unwrap().pod_sandbox_id;
+    let (_, id) = with_a_sandbox(dir.path(), &layout, &group).await;
     assert!(group.drain(Duration::from_secs(5)).await);
     assert!(containerd::is_running(&layout));
 

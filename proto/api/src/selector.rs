@@ -129,25 +129,24 @@ impl Requirement {
 }
 
 impl Fields {
-    /// Parses `a=b,c==d,e!=f`; `\\`, `\,` and `\=` are escapes in values.
+    /// Parses `a=b,c==d,e!=f`; `\\`, `\,` and `\=` are escapes in values. The first operator of a term is the one that counts.
     ///
     /// # Errors
-    /// A term without an operator, in upstream's words.
+    /// A term without an operator, or a value that is not escaped as it must be, in upstream's words.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut terms = Vec::new();
         for part in split_unescaped(text).into_iter().filter(|p| !p.is_empty()) {
-            let (field, equal, value) = if let Some((f, v)) = part.split_once("!=") {
-                (f, false, v)
-            } else if let Some((f, v)) = part.split_once("==") {
-                (f, true, v)
-            } else if let Some((f, v)) = part.split_once('=') {
-                (f, true, v)
-            } else {
+            let Some((field, equal, value)) = split_term(&part) else {
                 return Err(format!("invalid selector: '{text}'; can't understand '{part}'"));
             };
-            terms.push(FieldTerm { field: field.to_owned(), equal, value: unescape(value) });
+            terms.push(FieldTerm { field: field.to_owned(), equal, value: unescape(value)? });
         }
         Ok(Self(terms))
+    }
+
+    /// `field=value`.
+    pub fn one(field: &str, value: &str) -> Self {
+        Self(vec![FieldTerm { field: field.to_owned(), equal: true, value: value.to_owned() }])
     }
 
     pub fn is_empty(&self) -> bool {
@@ -343,17 +342,33 @@ fn split_unescaped(text: &str) -> Vec<String> {
     parts
 }
 
-fn unescape(value: &str) -> String {
-    let (mut out, mut escaped) = (String::new(), false);
-    for c in value.chars() {
-        if c == '\\' && !escaped {
-            escaped = true;
-        } else {
-            out.push(c);
-            escaped = false;
+/// Field, whether it is to be equal, and the value as written (`splitTerm`).
+fn split_term(term: &str) -> Option<(&str, bool, &str)> {
+    let (field, rest) = term.split_at(term.find('=')?);
+    match field.strip_suffix('!') {
+        Some(field) => Some((field, false, rest.strip_prefix('=')?)),
+        None => Some((field, true, rest.strip_prefix("==").or(rest.strip_prefix('='))?)),
+    }
+}
+
+/// `UnescapeValue`
+fn unescape(value: &str) -> Result<String, String> {
+    let mut out = String::with_capacity(value.len());
+    let mut chars = value.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => match chars.next() {
+                Some(c @ ('\\' | ',' | '=')) => out.push(c),
+                other => {
+                    let sequence: String = ['\\'].into_iter().chain(other).collect();
+                    return Err(format!("invalid field selector: invalid escape sequence: {sequence}"));
+                }
+            },
+            ',' | '=' => return Err(format!("invalid field selector: unescaped character in value: {}", u32::from(c))),
+            other => out.push(other),
         }
     }
-    out
+    Ok(out)
 }
 
 #[cfg(test)]
@@ -390,6 +405,21 @@ mod tests {
         assert!(!fields.matches_with(|_| Some("a")));
         assert!(Fields::parse("a").is_err());
         assert_eq!(Fields::parse("a=b\\,c").unwrap().exact("a"), Some("b,c"));
+    }
+
+    #[test]
+    fn fields_are_split_at_the_first_operator() {
+        let terms = |text: &str| Fields::parse(text).map(|f| f.0.into_iter().map(|t| (t.field, t.equal, t.value)).collect::<Vec<_>>());
+        let one = |field: &str, equal, value: &str| Ok(vec![(field.to_owned(), equal, value.to_owned())]);
+        assert_eq!(terms("a==b"), one("a", true, "b"));
+        assert_eq!(terms("a!=b"), one("a", false, "b"));
+        assert_eq!(terms("a!b=c"), one("a!b", true, "c"));
+        assert_eq!(terms("a=!b"), one("a", true, "!b"));
+        assert_eq!(terms("a=b\\\\\\="), one("a", true, "b\\="));
+        assert_eq!(terms("a=b!=c"), Err("invalid field selector: unescaped character in value: 61".into()));
+        assert_eq!(terms("a=b\\c"), Err("invalid field selector: invalid escape sequence: \\c".into()));
+        assert_eq!(terms("a=b\\"), Err("invalid field selector: invalid escape sequence: \\".into()));
+        assert_eq!(terms("a,b=c"), Err("invalid selector: 'a,b=c'; can't understand 'a'".into()));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::{
     wire,
 };
 
-pub use dial::Agents;
+pub use dial::{Agents, is_global_unicast};
 
 /// How long the other end may take until its reply begins. Streams begin at once; a proxied page may think.
 const REPLY_BOUND: Duration = Duration::from_secs(60);

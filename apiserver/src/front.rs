@@ -2,12 +2,14 @@
 
 mod deleting;
 mod gate;
+mod impersonate;
 mod info;
 mod negotiate;
 mod patch;
 mod query;
 mod reading;
 mod render;
+mod route;
 mod scale;
 mod stream;
 mod watching;
@@ -25,7 +27,7 @@ use std::{
 use api::{Status, time::Timestamp};
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
-use http::{HeaderValue, StatusCode, header, request::Parts};
+use http::{HeaderValue, header, request::Parts};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio::sync::SemaphorePermit;
@@ -39,12 +41,13 @@ use crate::{
         table::Served,
     },
     identity::{Operation, User},
-    kind::{Handler, Scope},
+    kind::Handler,
     metrics::{Observed, RequestKind},
     wire,
 };
 use info::Info;
 use query::Query;
+use route::NoRoute;
 
 /// Largest body of a request.
 const BODY_BYTES_MAX: usize = 3 << 20;
@@ -83,12 +86,12 @@ where
     }
 }
 
-/// One request on its way: what its handlers share.
+/// One request on its way: what its handlers share. What it is about stands in `info` alone; `query` has options only.
 struct Call {
     engine: Arc<Engine>,
     parts: Parts,
     query: Query,
-    info: Info,
+    info: Arc<Info>,
     user: User,
     warnings: Warnings,
     now: Timestamp,
@@ -105,40 +108,53 @@ async fn handle(engine: Arc<Engine>, request: Request) -> Response {
     if takes_gzip { stream::compressed(response) } else { response }
 }
 
+/// What is asked, by whom it is served, and its options.
+struct Asking {
+    info: Arc<Info>,
+    route: Result<Served, NoRoute>,
+    query: Query,
+}
+
 /// Serves and counts.
 async fn observed(engine: Arc<Engine>, request: Request) -> Response {
     let began = Instant::now();
-    let query = Query::parse(request.uri().query());
-    let info = Info::new(request.method(), request.uri().path(), &query);
+    let mut query = Query::parse(request.uri().query());
+    let info = match Info::new(request.method(), request.uri().path(), &mut query) {
+        Ok(info) => Arc::new(info),
+        Err(status) => return wire::refusal(&status),
+    };
+    let route = if info.resource_request { route::find(&engine.table, &info) } else { Err(NoRoute::Nowhere) };
+    let is_counted = matches!(route, Ok(_) | Err(NoRoute::Method));
     let dry_run = !query.get("dryRun").is_empty();
     let kind = if info.is_mutating() { RequestKind::Mutating } else { RequestKind::ReadOnly };
     let metrics = engine.metrics().clone();
     let in_flight = metrics.enter(kind);
-    let (told, counted) = (info.clone(), engine.clone());
-    let response = serve(engine, request, query, info).await.unwrap_or_else(|status| wire::refusal(&status));
+    let told = info.clone();
+    let response = serve(engine, request, Asking { info, route, query }).await.unwrap_or_else(|status| wire::refusal(&status));
     drop(in_flight);
-    if told.resource_request && counted.table.find(&told.group, &told.version, &told.resource).is_some() {
+    if is_counted {
         let seen = Observed { dry_run, code: response.status().as_u16(), ..told.observed() };
         metrics.observe(&seen, began.elapsed());
     }
     response
 }
 
-async fn serve(engine: Arc<Engine>, request: Request, query: Query, info: Info) -> Result<Response, Status> {
+async fn serve(engine: Arc<Engine>, request: Request, asking: Asking) -> Result<Response, Status> {
+    let Asking { info, route, query } = asking;
     let (parts, body) = request.into_parts();
     if info.resource_request {
         wait_ready(&engine).await?;
     }
     let user = gate::authenticate(&engine, &parts).await?;
-    let user = gate::impersonate(&engine, &parts.headers, user)?;
+    let user = impersonate::acting(&engine, &info, &parts.headers, user)?;
     let permit = admitted(&engine, &info, &user)?;
     gate::authorize(&engine, &info, &user)?;
     let long = info.is_long_running();
     let call = Call { engine: engine.clone(), parts, query, info, user, warnings: Warnings::default(), now: Timestamp::now() };
     if long {
-        return call.run(body).await;
+        return call.run(route, body).await;
     }
-    let done = tokio::time::timeout(REQUEST_MAX, call.run(body)).await;
+    let done = tokio::time::timeout(REQUEST_MAX, call.run(route, body)).await;
     drop(permit);
     done.unwrap_or_else(|_| Err(Status::timeout("request did not complete within requested timeout")))
 }
@@ -161,19 +177,15 @@ fn admitted<'a>(engine: &'a Engine, info: &Info, user: &User) -> Result<Option<S
 }
 
 impl Call {
-    fn run(self, body: Body) -> Pin<Box<dyn Future<Output = Result<Response, Status>> + Send>> {
+    fn run(self, route: Result<Served, NoRoute>, body: Body) -> Pin<Box<dyn Future<Output = Result<Response, Status>> + Send>> {
         Box::pin(async move {
             if !self.info.resource_request {
                 return Ok(self.site().await);
             }
-            let found = self.engine.table.find(&self.info.group, &self.info.version, &self.info.resource);
-            let Some(served) = found.cloned() else { return Ok(not_found()) };
-            if !self.is_placed(&served) {
-                return Ok(not_found());
-            }
-            if self.info.verb.is_empty() {
-                return Err(Status::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource"));
-            }
+            let served = match route {
+                Ok(served) => served,
+                Err(none) => return none.reply(),
+            };
             let mut response =
                 if self.info.subresource.is_empty() { self.whole(&served, body).await? } else { self.part(&served, body).await? };
             render::warn(&mut response, &self.warnings);
@@ -182,35 +194,23 @@ impl Call {
     }
 
     async fn site(&self) -> Response {
+        // Sites read the path as sent: it must be the one that was authorized.
+        if self.parts.uri.path() != self.info.path {
+            return route::not_found();
+        }
         for site in self.engine.sites() {
             if let Some(response) = site.serve(&self.engine, &self.parts, &self.user).await {
                 return response;
             }
         }
-        not_found()
-    }
-
-    /// Whether the path fits the kind's scope: namespaced objects are named within a namespace, others outside of any.
-    fn is_placed(&self, served: &Served) -> bool {
-        let info = &self.info;
-        match served.kind.scope {
-            Scope::Cluster => info.namespace.is_empty() || info.resource == "namespaces",
-            Scope::Namespaced => !info.namespace.is_empty() || info.name.is_empty() || matches!(info.verb.as_str(), "list" | "watch"),
-        }
-    }
-
-    /// The namespace that objects are kept under.
-    fn namespace(&self, served: &Served) -> &str {
-        if served.kind.scope == Scope::Cluster { "" } else { &self.info.namespace }
+        route::not_found()
     }
 
     async fn whole(&self, served: &Served, body: Body) -> Result<Response, Status> {
         let verb = self.info.verb.as_str();
-        let nameless = self.info.name.is_empty() && matches!(verb, "update" | "patch");
-        if nameless || !served.kind.verbs.contains(&verb) {
-            return Err(Status::method_not_allowed(&served.kind.group_resource(), verb));
-        }
         match verb {
+            // A list may become a watch by its query.
+            "watch" if !served.kind.verbs.contains(&"watch") => Err(Status::method_not_allowed(&served.kind.group_resource(), verb)),
             "get" => self.get(served).await,
             "list" => self.list(served).await,
             "watch" => self.watch(served).await,
@@ -225,10 +225,9 @@ impl Call {
 
     async fn part(&self, served: &Served, body: Body) -> Result<Response, Status> {
         let (kind, verb) = (&served.kind, self.info.verb.as_str());
-        let Some(sub) = kind.subresource(&self.info.subresource) else { return Ok(not_found()) };
+        let Some(sub) = kind.subresource(&self.info.subresource) else { return Err(Status::no_such_path()) };
         match (&sub.handler, verb) {
             (Handler::Connect(connect), _) => self.connect(served, connect.as_ref(), body).await,
-            _ if !sub.verbs.contains(&verb) || !self.info.rest.is_empty() => Err(Status::method_not_allowed(&kind.group_resource(), verb)),
             (Handler::Action(action), "create") => self.act(served, sub, action.as_ref(), body).await,
             (Handler::Scale(paths), "get") => self.get_scale(served, paths).await,
             (Handler::Status | Handler::Object, "get") => self.get(served).await,
@@ -239,12 +238,18 @@ impl Call {
     }
 
     async fn connect(&self, served: &Served, handler: &dyn crate::kind::Connect, body: Body) -> Result<Response, Status> {
+        if !self.query.get("dryRun").is_empty() {
+            return Err(Status::bad_request("dryRun is not supported"));
+        }
         let warnings = Warnings::default();
         let options = Value::Null;
         let asked = self.asked(served, &self.info.name, &options, false, &warnings);
         let ctx = asked.ctx(&self.engine);
         admit::mutate(&ctx, Operation::Connect, None, None, &options).await?;
         admit::validate(&ctx, Operation::Connect, None, None, &options).await?;
+        if let Some(verb) = handler.also_needs() {
+            gate::authorize_also(&self.engine, &self.info, &self.user, verb)?;
+        }
         let query = self.parts.uri.query().unwrap_or_default();
         let target = handler.target(&ctx, &self.info.rest, query).await?;
         Ok(connect::forward(&self.engine, target, Request::from_parts(self.parts.clone(), body)).await)
@@ -252,7 +257,7 @@ impl Call {
 
     fn asked<'a>(&'a self, served: &'a Served, name: &'a str, options: &'a Value, dry_run: bool, warnings: &'a Warnings) -> Asked<'a> {
         let subresource = &self.info.subresource;
-        Asked { served, namespace: self.namespace(served), name, subresource, user: &self.user, options, dry_run, warnings, now: self.now }
+        Asked { served, namespace: self.info.place(), name, subresource, user: &self.user, options, dry_run, warnings, now: self.now }
     }
 
     /// The body, bounded.
@@ -268,9 +273,4 @@ impl Call {
         }
         Ok(read.freeze())
     }
-}
-
-/// What upstream answers to a path that nobody serves.
-fn not_found() -> Response {
-    wire::text(StatusCode::NOT_FOUND, "404 page not found\n")
 }

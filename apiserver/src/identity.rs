@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use api::Status;
+use api::{Status, selector::Fields};
 use async_trait::async_trait;
 use serde_json::Value;
 
@@ -40,8 +40,8 @@ pub struct Attributes {
     pub name: String,
     /// The URL's path, for requests that are about no resource.
     pub path: String,
-    /// As sent with a list, watch or deletecollection.
-    pub field_selector: String,
+    /// What a list, watch or deletecollection selects; nothing where it could not be read, which is to ask for all.
+    pub fields: Fields,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,10 +62,20 @@ pub struct Rules {
     pub error: String,
 }
 
+/// Who a token speaks for, and to whom (`authenticator.Response`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    pub user: User,
+    /// Of the audiences that were asked for (or, where none were, of the API server's own) those the token is meant for; never empty.
+    pub audiences: Vec<String>,
+}
+
 /// A bearer token -> user. `Ok(None)`: not one of ours, ask the next.
 #[async_trait]
 pub trait Authenticator: Send + Sync {
-    async fn token(&self, engine: &Arc<Engine>, token: &str, audiences: &[String]) -> Result<Option<User>, Status>;
+    /// # Errors
+    /// The token is one of ours and not good, or for none of `audiences`.
+    async fn token(&self, engine: &Arc<Engine>, token: &str, audiences: &[String]) -> Result<Option<Known>, Status>;
 }
 
 /// May this be done? Asked in order; the first that allows or denies has the word. Synchronous: it answers from memory.

@@ -241,6 +241,16 @@ pub trait Action: Send + Sync {
 /// Where a streaming subresource leads.
 #[async_trait]
 pub trait Connect: Send + Sync {
+    /// Whether the URL goes on after the subresource; such a one also takes HEAD and OPTIONS.
+    fn takes_path(&self) -> bool {
+        false
+    }
+
+    /// A verb that the caller must be allowed besides that of the request.
+    fn also_needs(&self) -> Option<&'static str> {
+        None
+    }
+
     /// `path` is what follows the subresource in the URL (proxy only), `query` the raw query string.
     async fn target(&self, ctx: &Ctx<'_>, path: &str, query: &str) -> Result<Target, Status>;
 }
@@ -250,6 +260,7 @@ pub trait Connect: Send + Sync {
 pub struct Target {
     /// `https` (the node's agent, with our client certificate), `http`.
     pub scheme: &'static str,
+    /// A name or an address; what it stands for is looked at before it is called, and must be neither loopback nor link-local.
     pub host: String,
     pub port: u16,
     /// With the query string.

@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+pub use apiserver::connect::is_global_unicast;
+
 /// Parses an address as upstream's `ParseIPSloppy` does: leading zeros in IPv4 parts are passed over.
 pub fn parse(value: &str) -> Option<IpAddr> {
     value.parse().ok().or_else(|| without_zeros(value).parse::<Ipv4Addr>().ok().map(IpAddr::V4))
@@ -55,7 +57,8 @@ pub fn cidr(value: &str) -> Vec<String> {
 
 /// `ValidateEndpointIP`: an address that traffic may be sent to.
 pub fn endpoint_ip(value: &str) -> Vec<String> {
-    let Some(address) = parse(value) else { return vec!["must be a valid IP address".into()] };
+    // As Go: an IPv4 address is one in its IPv6 clothes, too.
+    let Some(address) = parse(value).map(|address| address.to_canonical()) else { return vec!["must be a valid IP address".into()] };
     let mut errors = Vec::new();
     if address.is_unspecified() {
         errors.push(format!("may not be unspecified ({value})"));
@@ -70,12 +73,6 @@ pub fn endpoint_ip(value: &str) -> Vec<String> {
         errors.push("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".into());
     }
     errors
-}
-
-/// `IsGlobalUnicast` of Go: an address the API server may proxy to.
-pub fn is_global_unicast(address: IpAddr) -> bool {
-    let broadcast = matches!(address, IpAddr::V4(four) if four.is_broadcast());
-    !(broadcast || address.is_unspecified() || address.is_loopback() || address.is_multicast() || is_link_local(address))
 }
 
 /// `GetWarningsForIP`: how an address that is let pass should rather be written. `path` is the field.

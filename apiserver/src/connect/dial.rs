@@ -1,6 +1,11 @@
 //! A target -> a byte stream to it: plain, TLS, or TLS to a node's agent with certificates on both sides.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use api::{Status, task::Group};
 use parking_lot::RwLock;
@@ -58,16 +63,34 @@ impl Agents {
     }
 }
 
-/// # Errors
-/// The target cannot be reached, or is not who it should be.
-pub async fn dial(agents: &Agents, target: &Target) -> Result<Box<dyn Stream>, Status> {
-    let dialing = tokio::time::timeout(DIAL_BOUND, connect(agents, target));
-    let stream = dialing.await.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "i/o timeout")));
-    stream.map_err(|error| unreachable(target, &plain(&error)))
+/// Why there is no stream.
+enum Failed {
+    /// The name stands for an address that is nobody's but ours.
+    NotAllowed,
+    Io(io::Error),
 }
 
-async fn connect(agents: &Agents, target: &Target) -> io::Result<Box<dyn Stream>> {
-    let stream = TcpStream::connect((target.host.as_str(), target.port)).await?;
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// # Errors
+/// 400 for a target that would lead to ourselves or our link, else it cannot be reached or is not who it should be.
+pub async fn dial(agents: &Agents, target: &Target) -> Result<Box<dyn Stream>, Status> {
+    let dialing = tokio::time::timeout(DIAL_BOUND, connect(agents, target));
+    let stream = dialing.await.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "i/o timeout").into()));
+    stream.map_err(|failed| match failed {
+        Failed::NotAllowed => Status::bad_request("address not allowed"),
+        Failed::Io(error) => unreachable(target, &plain(&error)),
+    })
+}
+
+async fn connect(agents: &Agents, target: &Target) -> Result<Box<dyn Stream>, Failed> {
+    // The addresses that were looked at are those that are dialled: a name may say something else a moment later.
+    let addresses = resolved(&target.host, target.port).await?;
+    let stream = TcpStream::connect(addresses.as_slice()).await?;
     stream.set_nodelay(true)?;
     if target.scheme != "https" {
         return Ok(Box::new(stream));
@@ -79,6 +102,25 @@ async fn connect(agents: &Agents, target: &Target) -> io::Result<Box<dyn Stream>
     };
     let name = ServerName::try_from(target.host.clone()).map_err(io::Error::other)?;
     Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?))
+}
+
+/// All addresses of a host, each of which we may call (`isProxyableHostname` in `pkg/registry/core/node/strategy.go`).
+async fn resolved(host: &str, port: u16) -> Result<Vec<SocketAddr>, Failed> {
+    let found: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
+    match () {
+        () if found.is_empty() => Err(io::Error::new(io::ErrorKind::NotFound, "no addresses for hostname").into()),
+        () if found.iter().any(|address| !is_global_unicast(address.ip())) => Err(Failed::NotAllowed),
+        () => Ok(found),
+    }
+}
+
+/// `IsGlobalUnicast` of Go: an address the API server may call on behalf of others. An IPv4 address is one in IPv6 clothes, too.
+pub fn is_global_unicast(address: IpAddr) -> bool {
+    let (address, link_local) = match address.to_canonical() {
+        IpAddr::V4(four) => (IpAddr::V4(four), four.is_link_local() || four.is_broadcast()),
+        IpAddr::V6(six) => (IpAddr::V6(six), six.is_unicast_link_local()),
+    };
+    !(link_local || address.is_unspecified() || address.is_loopback() || address.is_multicast())
 }
 
 /// Go's words for the errors that users know.
@@ -132,5 +174,43 @@ impl ServerCertVerifier for Anybody {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         tls::provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn target(host: &str, port: u16, node_agent: bool, prefix: Option<&str>) -> Target {
+        let rewrite_prefix = prefix.map(str::to_owned);
+        Target { scheme: "http", host: host.into(), port, path_and_query: "/".into(), node_agent, rewrite_prefix }
+    }
+
+    #[tokio::test]
+    async fn nobody_is_led_to_our_own_loopback_or_link() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let hosts =
+            ["localhost", "127.0.0.1", "127.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::", "169.254.169.254", "fe80::1"];
+        for host in hosts {
+            for target in [target(host, port, true, None), target(host, port, true, Some("/p")), target(host, port, false, Some("/p"))] {
+                let refused = dial(&Agents::default(), &target).await.err().map(|status| (status.code, status.message));
+                assert_eq!(refused, Some((400, "address not allowed".into())), "{target:?}");
+            }
+        }
+        assert!(listener.accept().now_or_never().is_none(), "a connection was made before it was refused");
+    }
+
+    #[test]
+    fn addresses_of_one_host_alone_are_not_called() {
+        for yes in ["10.0.0.1", "192.168.1.1", "8.8.8.8", "fd00::1", "2001:db8::1", "::ffff:10.0.0.1"] {
+            assert!(is_global_unicast(yes.parse().unwrap()), "{yes}");
+        }
+        for no in ["255.255.255.255", "224.0.0.1", "ff02::1", "169.254.0.1", "::ffff:169.254.0.1", "::ffff:0.0.0.0"] {
+            assert!(!is_global_unicast(no.parse().unwrap()), "{no}");
+        }
     }
 }

@@ -24,7 +24,7 @@ pub fn refuse_unsupported(headers: &HeaderMap) -> Result<(), Status> {
     if !websocket {
         return Ok(());
     }
-    let offered: Vec<&str> = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok()).collect();
+    let offered: Vec<_> = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().map(|v| String::from_utf8_lossy(v.as_bytes())).collect();
     let offered: Vec<&str> = offered.iter().flat_map(|line| line.split(',')).map(str::trim).collect();
     if offered.is_empty() || offered.iter().any(|protocol| WEBSOCKET.contains(protocol)) {
         return Ok(());
@@ -76,9 +76,10 @@ fn forwarded_uri(prefix: &str, path_and_query: &str) -> String {
 /// Adds the caller's address to those that were there (`utilnet.AppendForwardedForHeader`).
 fn forwarded_for(headers: &mut HeaderMap, extensions: &http::Extensions) {
     let Some(address) = extensions.get::<Peer>().and_then(|peer| peer.address) else { return };
-    let before: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok()).collect();
-    let all = before.into_iter().map(str::to_owned).chain([address.ip().to_string()]).collect::<Vec<_>>().join(", ");
-    if let Ok(value) = HeaderValue::from_str(&all) {
+    let own = address.ip().to_string();
+    let before = headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);
+    let all = before.chain([own.as_bytes()]).collect::<Vec<_>>().join(&b", "[..]);
+    if let Ok(value) = HeaderValue::from_bytes(&all) {
         headers.insert("x-forwarded-for", value);
     }
 }

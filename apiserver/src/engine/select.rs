@@ -37,10 +37,8 @@ pub(crate) enum Source {
 
 impl Selection {
     /// # Errors
-    /// 400 for selectors that cannot be read, or name a field that the kind does not have.
-    pub fn new(kind: &Arc<Kind>, namespace: &str, labels: &str, fields: &str) -> Result<Self, Status> {
-        let labels = Labels::parse(labels).map_err(Status::bad_request)?;
-        let fields = Fields::parse(fields).map_err(Status::bad_request)?;
+    /// 400 for a field that the kind does not have.
+    pub fn new(kind: &Arc<Kind>, namespace: &str, labels: Labels, fields: Fields) -> Result<Self, Status> {
         let terms = fields.0.into_iter().map(|term| Term::new(kind, term)).collect::<Result<_, _>>()?;
         Ok(Self { kind: kind.clone(), namespace: namespace.to_owned(), labels, terms })
     }

@@ -68,6 +68,11 @@ impl Table {
         self.served.get(*self.by_path.get(&path(group, version, plural))?)
     }
 
+    /// Whether anything is served under the group and version.
+    pub fn serves(&self, group: &str, version: &str) -> bool {
+        self.served.iter().any(|served| served.kind.group == group && served.kind.version == version)
+    }
+
     /// The first in table order of those versions that serve the resource.
     pub fn resource(&self, gr: &GroupResource) -> Option<&Served> {
         self.served.get(*self.by_resource.get(gr)?)

@@ -26,11 +26,11 @@ const ATTEMPTS: usize = 64;
 pub(crate) type Edit<'a> = dyn Fn(&mut Value) -> Result<(), Status> + Send + Sync + 'a;
 
 /// What to do about an object that is not there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Missing {
+#[derive(Clone, Copy)]
+pub(crate) enum Missing<'a> {
     Refuse,
-    /// Create it, where the law allows; `edit` then sees null.
-    Create,
+    /// Create it, where the law allows and this does not say no; `edit` then sees null.
+    Create(&'a (dyn Fn() -> Result<(), Status> + Send + Sync)),
 }
 
 pub(crate) struct Updated {
@@ -45,7 +45,7 @@ enum Round {
     Again,
 }
 
-pub(crate) async fn update(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>, missing: Missing) -> Result<Updated, Status> {
+pub(crate) async fn update(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>, missing: Missing<'_>) -> Result<Updated, Status> {
     for _ in 0..ATTEMPTS {
         if let Round::Done(updated) = Box::pin(round(engine, asked, edit, missing)).await? {
             return Ok(updated);
@@ -54,7 +54,7 @@ pub(crate) async fn update(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<
     Err(Status::stale(&asked.served.kind.group_resource(), asked.name))
 }
 
-async fn round(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>, missing: Missing) -> Result<Round, Status> {
+async fn round(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>, missing: Missing<'_>) -> Result<Round, Status> {
     let kind = &asked.served.kind;
     let key = Key::new(asked.namespace, asked.name);
     let Some(current) = engine.stored(asked.served, &key).await? else {
@@ -87,11 +87,14 @@ async fn round(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>, missing
     Ok(written?.map_or(Round::Again, |object| Round::Done(Updated { object, created: false })))
 }
 
-async fn create_missing(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>, missing: Missing) -> Result<Round, Status> {
+async fn create_missing(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>, missing: Missing<'_>) -> Result<Round, Status> {
     let kind = &asked.served.kind;
-    if missing == Missing::Refuse || !kind.law.create_on_update() || !asked.subresource.is_empty() {
-        return Err(Status::not_found(&kind.group_resource(), asked.name));
+    let not_found = || Status::not_found(&kind.group_resource(), asked.name);
+    let Missing::Create(allowed) = missing else { return Err(not_found()) };
+    if !kind.law.create_on_update() || !asked.subresource.is_empty() {
+        return Err(not_found());
     }
+    allowed()?;
     let mut object = Value::Null;
     edit(&mut object)?;
     let uid = meta::text(&object, "uid");

@@ -48,7 +48,7 @@ impl Call {
         let output = negotiate::output(&self.parts.headers, &self.query)?;
         let (value, dry_run) = self.delete_options(body).await?;
         let options = Options::read(&value)?;
-        let wanted = ListOptions::read(&self.query, &served.kind, self.namespace(served), false)?;
+        let wanted = ListOptions::read(&self.query, &self.info, &served.kind)?;
         let listed = list::list(&self.engine, served, &wanted.selection, &wanted.when, wanted.limit).await?;
         let objects = listed.objects.clone();
         let mut deletions = Vec::with_capacity(objects.len());

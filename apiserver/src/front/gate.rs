@@ -12,8 +12,8 @@ use crate::{
 };
 
 const AUTHENTICATED: &str = "system:authenticated";
-const UNAUTHENTICATED: &str = "system:unauthenticated";
-const ANONYMOUS: &str = "system:anonymous";
+pub(super) const UNAUTHENTICATED: &str = "system:unauthenticated";
+pub(super) const ANONYMOUS: &str = "system:anonymous";
 const MASTERS: &str = "system:masters";
 
 /// The user behind the request: by client certificate, by bearer token, or nobody in particular.
@@ -25,31 +25,48 @@ pub(crate) async fn authenticate(engine: &Arc<Engine>, parts: &Parts) -> Result<
     if let Some(user) = parts.extensions.get::<Peer>().and_then(|peer| peer.certificate.clone()) {
         return Ok(authenticated(user));
     }
-    match bearer(&parts.headers) {
+    match bearer(&parts.headers)? {
         Some(token) => by_token(engine, token).await.map(authenticated),
         None => Ok(anonymous()),
     }
 }
 
-/// The user that the request wants to be, if the one it comes from may.
-pub(crate) fn impersonate(engine: &Engine, headers: &HeaderMap, user: User) -> Result<User, Status> {
-    let wanted = wanted(headers)?;
-    let Some(wanted) = wanted else { return Ok(user) };
-    for asked in impersonations(&wanted, &user) {
-        if !matches!(engine.authorize(&asked), Decision::Allow(_)) {
-            return Err(refused(&asked, ""));
+/// # Errors
+/// 403 in upstream's words.
+pub(crate) fn authorize(engine: &Engine, info: &Info, user: &User) -> Result<(), Status> {
+    allowed(engine, &attributes(info, user))
+}
+
+/// The same request under another verb.
+///
+/// # Errors
+/// 403 in upstream's words.
+pub(crate) fn authorize_as(engine: &Engine, info: &Info, user: &User, verb: &str) -> Result<(), Status> {
+    allowed(engine, &Attributes { verb: verb.into(), ..attributes(info, user) })
+}
+
+/// A verb that is needed besides the request's own (`ensureAuthorizedForVerb` in `pkg/registry/core/pod/rest/authorize.go`).
+///
+/// # Errors
+/// 403, with the authorizers' reason alone.
+pub(crate) fn authorize_also(engine: &Engine, info: &Info, user: &User, verb: &str) -> Result<(), Status> {
+    if info.verb == verb {
+        return Ok(());
+    }
+    match engine.authorize(&Attributes { verb: verb.into(), ..attributes(info, user) }) {
+        Decision::Allow(_) => Ok(()),
+        Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+            Err(Status::forbidden(&GroupResource::new(&info.group, &info.resource), &info.name, &reason))
         }
     }
-    Ok(completed(wanted))
 }
 
 /// # Errors
 /// 403 in upstream's words.
-pub(crate) fn authorize(engine: &Engine, info: &Info, user: &User) -> Result<(), Status> {
-    let asked = attributes(info, user);
-    match engine.authorize(&asked) {
+pub(super) fn allowed(engine: &Engine, asked: &Attributes) -> Result<(), Status> {
+    match engine.authorize(asked) {
         Decision::Allow(_) => Ok(()),
-        Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(refused(&asked, &reason)),
+        Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(refused(asked, &reason)),
     }
 }
 
@@ -58,17 +75,25 @@ pub(crate) fn is_exempt(user: &User) -> bool {
     user.groups.iter().any(|group| group == MASTERS)
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?.trim();
-    let (scheme, token) = value.split_once(' ')?;
-    let token = token.trim_start().split(' ').next().unwrap_or_default();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+/// The token that the request bears. A header is bytes: what is no text is a token all the same, and nobody's.
+///
+/// # Errors
+/// 401 for a token that is no text.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Status> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+    let mut parts = value.as_bytes().trim_ascii().splitn(3, |byte| *byte == b' ');
+    match (parts.next(), parts.next()) {
+        (Some(scheme), Some(token)) if scheme.eq_ignore_ascii_case(b"bearer") && !token.is_empty() => {
+            std::str::from_utf8(token).map(Some).map_err(|_| Status::unauthorized())
+        }
+        _ => Ok(None),
+    }
 }
 
 async fn by_token(engine: &Arc<Engine>, token: &str) -> Result<User, Status> {
     for authenticator in &engine.gates.authenticators {
         match authenticator.token(engine, token, &[]).await {
-            Ok(Some(user)) => return Ok(user),
+            Ok(Some(known)) => return Ok(known.user),
             Ok(None) => {}
             Err(status) => tracing::debug!(%status, "token refused"),
         }
@@ -76,7 +101,7 @@ async fn by_token(engine: &Arc<Engine>, token: &str) -> Result<User, Status> {
     Err(Status::unauthorized())
 }
 
-fn authenticated(mut user: User) -> User {
+pub(super) fn authenticated(mut user: User) -> User {
     let known = [AUTHENTICATED, UNAUTHENTICATED].iter().any(|group| user.groups.iter().any(|g| g == group));
     if !known && user.name != ANONYMOUS {
         user.groups.push(AUTHENTICATED.into());
@@ -88,7 +113,7 @@ fn anonymous() -> User {
     User { name: ANONYMOUS.into(), groups: vec![UNAUTHENTICATED.into()], ..User::default() }
 }
 
-fn attributes(info: &Info, user: &User) -> Attributes {
+pub(super) fn attributes(info: &Info, user: &User) -> Attributes {
     Attributes {
         user: user.clone(),
         verb: info.verb.clone(),
@@ -100,11 +125,11 @@ fn attributes(info: &Info, user: &User) -> Attributes {
         namespace: info.namespace.clone(),
         name: info.name.clone(),
         path: info.path.clone(),
-        field_selector: info.field_selector.clone(),
+        fields: info.authorized_fields(),
     }
 }
 
-fn refused(asked: &Attributes, reason: &str) -> Status {
+pub(super) fn refused(asked: &Attributes, reason: &str) -> Status {
     let words = format!("{}{}{reason}", refusal_words(asked), if reason.is_empty() { "" } else { ": " });
     Status::forbidden(&GroupResource::new(&asked.group, &asked.resource), &asked.name, &words)
 }
@@ -121,78 +146,6 @@ fn refusal_words(asked: &Attributes) -> String {
     }
     let place = if namespace.is_empty() { "at the cluster scope".to_owned() } else { format!("in the namespace {namespace:?}") };
     clean(format!("User {:?} cannot {verb} resource {resource:?} in API group {group:?} {place}", user.name))
-}
-
-/// The user that the headers name; `None` where they name nobody.
-fn wanted(headers: &HeaderMap) -> Result<Option<User>, Status> {
-    let texts = |name: &str| headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect::<Vec<_>>();
-    let mut user = User {
-        name: texts("impersonate-user").into_iter().next().unwrap_or_default(),
-        uid: texts("impersonate-uid").into_iter().next().unwrap_or_default(),
-        groups: texts("impersonate-group"),
-        ..User::default()
-    };
-    for name in headers.keys() {
-        if let Some(key) = name.as_str().strip_prefix("impersonate-extra-") {
-            user.extra.insert(super::query::decode(key), texts(name.as_str()));
-        }
-    }
-    if !user.name.is_empty() {
-        return Ok(Some(user));
-    }
-    if user.uid.is_empty() && user.groups.is_empty() && user.extra.is_empty() {
-        return Ok(None);
-    }
-    Err(Status::bad_request("requested impersonation of groups, uid or extra without impersonating a user"))
-}
-
-/// What the impersonator must be allowed.
-fn impersonations(wanted: &User, user: &User) -> Vec<Attributes> {
-    let ask = |group: &str, resource: &str, namespace: &str, name: &str, subresource: &str| Attributes {
-        user: user.clone(),
-        verb: "impersonate".into(),
-        resource_request: true,
-        group: group.into(),
-        version: "v1".into(),
-        resource: resource.into(),
-        subresource: subresource.into(),
-        namespace: namespace.into(),
-        name: name.into(),
-        path: String::new(),
-        field_selector: String::new(),
-    };
-    let mut asked = vec![match service_account(&wanted.name) {
-        Some((namespace, name)) => ask("", "serviceaccounts", namespace, name, ""),
-        None => ask("", "users", "", &wanted.name, ""),
-    }];
-    asked.extend(wanted.groups.iter().map(|group| ask("", "groups", "", group, "")));
-    if !wanted.uid.is_empty() {
-        asked.push(ask("authentication.k8s.io", "uids", "", &wanted.uid, ""));
-    }
-    for (key, values) in &wanted.extra {
-        asked.extend(values.iter().map(|value| ask("authentication.k8s.io", "userextras", "", value, key)));
-    }
-    asked
-}
-
-fn service_account(name: &str) -> Option<(&str, &str)> {
-    name.strip_prefix("system:serviceaccount:")?.split_once(':')
-}
-
-/// With the groups that come with a name by itself.
-fn completed(mut user: User) -> User {
-    if user.name == ANONYMOUS {
-        if user.groups.is_empty() {
-            user.groups.push(UNAUTHENTICATED.into());
-        }
-        return user;
-    }
-    if user.groups.is_empty()
-        && let Some((namespace, _)) = service_account(&user.name)
-    {
-        user.groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
-    }
-    authenticated(user)
 }
 
 #[cfg(test)]
@@ -220,10 +173,14 @@ mod tests {
 
     #[test]
     fn only_bearer_tokens_are_tokens() {
-        let headers = |value: &str| HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())]);
-        assert_eq!(bearer(&headers("Bearer abc")), Some("abc"));
-        assert_eq!(bearer(&headers("bearer  abc")), Some("abc"));
-        assert_eq!(bearer(&headers("Basic abc")), None);
-        assert_eq!(bearer(&headers("Bearer ")), None);
+        let headers = |value: &[u8]| HeaderMap::from_iter([(header::AUTHORIZATION, http::HeaderValue::from_bytes(value).unwrap())]);
+        let token = |value: &str| bearer(&headers(value.as_bytes())).unwrap().map(str::to_owned);
+        assert_eq!(token("Bearer abc").as_deref(), Some("abc"));
+        assert_eq!(token(" bearer abc def").as_deref(), Some("abc"));
+        assert_eq!(token("Bearer stra\u{df}e").as_deref(), Some("stra\u{df}e"));
+        for none in ["Basic abc", "Bearer ", "Bearer  abc", "Bearer", ""] {
+            assert_eq!(token(none), None, "{none}");
+        }
+        assert_eq!(bearer(&headers(b"Bearer \xff")).unwrap_err().code, 401);
     }
 }

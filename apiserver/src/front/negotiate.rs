@@ -1,7 +1,9 @@
 //! `Accept` and `Content-Type` -> the form of the reply and of the body. Source: apiserver `pkg/endpoints/handlers/negotiation`.
 
+use std::borrow::Cow;
+
 use api::Status;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, header};
 
 use super::query::Query;
 
@@ -49,7 +51,7 @@ pub(crate) enum Input {
 /// # Errors
 /// 406 where nothing that is accepted can be served.
 pub(crate) fn output(headers: &HeaderMap, query: &Query) -> Result<Output, Status> {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let accept = text(headers, &header::ACCEPT);
     let mut offers: Vec<(f32, &str)> =
         accept.split(',').map(str::trim).filter(|one| !one.is_empty()).map(|one| (quality(one), one)).collect();
     if offers.is_empty() {
@@ -79,7 +81,7 @@ pub(crate) fn input(headers: &HeaderMap) -> Result<Input, Status> {
 
 /// The content type in lower case, without parameters.
 pub(crate) fn media_type(headers: &HeaderMap) -> String {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let value = text(headers, &header::CONTENT_TYPE);
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
@@ -87,6 +89,11 @@ pub(crate) fn media_type(headers: &HeaderMap) -> String {
 pub(crate) fn takes_gzip(headers: &HeaderMap) -> bool {
     let value = headers.get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split(',').any(|one| one.split(';').next().map(str::trim) == Some("gzip"))
+}
+
+/// A header that is there is never as good as absent: what of it is no text is replaced, and then no known word.
+fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Cow<'h, str> {
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes())).unwrap_or_default()
 }
 
 fn pretty(headers: &HeaderMap, query: &Query) -> bool {

@@ -1,10 +1,11 @@
 //! A query string -> options of list, watch and writes, checked. Source: apimachinery `metav1` options and `internalversion/validation`.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use api::{Gvk, Status, causes::Causes};
 use serde_json::{Map, Value, json};
 
+use super::info::{Info, Selectors};
 use crate::{
     decode::FieldValidation,
     engine::{list::When, select::Selection},
@@ -36,17 +37,23 @@ pub(crate) struct WriteOptions {
 }
 
 impl Query {
+    /// What cannot be decoded is left out, as Go's `url.ParseQuery` does.
     pub fn parse(raw: Option<&str>) -> Self {
-        let pairs = raw.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
-        let decoded = pairs.map(|pair| {
+        let pairs = raw.unwrap_or_default().split('&').filter(|pair| !pair.is_empty() && !pair.contains(';'));
+        let plain = |text: &str| unescaped(&text.replace('+', " ")).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let decoded = pairs.filter_map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decode(&key.replace('+', " ")), decode(&value.replace('+', " ")))
+            Some((plain(key)?, plain(value)?))
         });
         Self(decoded.collect())
     }
 
-    pub fn push(&mut self, key: &str, value: &str) {
-        self.0.push((key.to_owned(), value.to_owned()));
+    /// The first value of `key`, which with all others of it is then gone.
+    pub fn take(&mut self, key: &str) -> Option<String> {
+        let at = self.0.iter().position(|(k, _)| k == key)?;
+        let (_, value) = self.0.remove(at);
+        self.0.retain(|(k, _)| k != key);
+        Some(value)
     }
 
     /// The first value of `key`, empty where there is none.
@@ -80,34 +87,37 @@ impl Query {
     }
 }
 
-/// Percent-decoding; what is no valid UTF-8 is replaced.
-pub(crate) fn decode(text: &str) -> String {
+/// Percent-decoding; `None` for a bad escape, and for what is no UTF-8 then.
+pub(crate) fn decoded(text: &str) -> Option<String> {
+    String::from_utf8(unescaped(text)?.into_owned()).ok()
+}
+
+/// Whether every `%` begins an escape.
+pub(crate) fn is_escaped(text: &str) -> bool {
+    unescaped(text).is_some()
+}
+
+/// `None` for a `%` that two hexadecimal digits do not follow.
+fn unescaped(text: &str) -> Option<Cow<'_, [u8]>> {
     if !text.contains('%') {
-        return text.to_owned();
+        return Some(Cow::Borrowed(text.as_bytes()));
     }
-    let (bytes, mut out, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
-    while let Some(&byte) = bytes.get(at) {
-        let hex = bytes.get(at + 1..at + 3).and_then(|two| std::str::from_utf8(two).ok());
-        match (byte, hex.and_then(|two| u8::from_str_radix(two, 16).ok())) {
-            (b'%', Some(decoded)) => {
-                out.push(decoded);
-                at += 3;
-            }
-            _ => {
-                out.push(byte);
-                at += 1;
-            }
-        }
+    let digit = |byte: Option<u8>| char::from(byte?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let (mut bytes, mut out) = (text.bytes(), Vec::with_capacity(text.len()));
+    while let Some(byte) = bytes.next() {
+        out.push(if byte == b'%' { digit(bytes.next())? << 4 | digit(bytes.next())? } else { byte });
     }
-    String::from_utf8_lossy(&out).into_owned()
+    Some(Cow::Owned(out))
 }
 
 impl ListOptions {
     /// # Errors
     /// 400 for what cannot be read, 422 for options that contradict each other.
-    pub fn read(query: &Query, kind: &Arc<Kind>, namespace: &str, watch: bool) -> Result<Self, Status> {
-        let selection = Selection::new(kind, namespace, query.get("labelSelector"), query.get("fieldSelector"))?;
-        check(query, watch)?;
+    pub fn read(query: &Query, info: &Info, kind: &Arc<Kind>) -> Result<Self, Status> {
+        let Selectors { fields, labels } = info.selectors.clone();
+        let (fields, labels) = (fields.map_err(Status::bad_request)?, labels.map_err(Status::bad_request)?);
+        let selection = Selection::new(kind, info.place(), labels, fields)?;
+        check(query, info.verb == "watch")?;
         let limit = query.number("limit")?.unwrap_or_default();
         Ok(Self {
             selection,
@@ -261,10 +271,11 @@ mod tests {
 
     #[test]
     fn queries_are_decoded() {
-        let query = Query::parse(Some("a=b%20c&a=d+e&f&g=%zz%2"));
+        let mut query = Query::parse(Some("a=b%20c&a=d+e&f&g=%zz&h=%2&i=j;k=l"));
         assert_eq!(query.all("a").collect::<Vec<_>>(), ["b c", "d e"]);
         assert!(query.flag("f"));
-        assert_eq!(query.get("g"), "%zz%2");
+        assert_eq!(query.0.len(), 3, "what cannot be read is left out");
+        assert_eq!((query.take("a").as_deref(), query.take("a")), (Some("b c"), None));
         assert!(!Query::parse(Some("watch=0")).flag("watch"));
     }
 

@@ -40,7 +40,7 @@ impl Call {
     }
 
     async fn object(&self, served: &Served) -> Result<std::sync::Arc<crate::engine::Object>, Status> {
-        let key = Key::new(self.namespace(served), &self.info.name);
+        let key = Key::new(self.info.place(), &self.info.name);
         if let When::NotOlderThan(rev) | When::Exactly(rev) = when(&self.query, false)? {
             self.engine.reach(rev).await?;
         }
@@ -55,7 +55,7 @@ impl Call {
 
     pub(super) async fn list(&self, served: &Served) -> Result<Response, Status> {
         let output = negotiate::output(&self.parts.headers, &self.query)?;
-        let options = ListOptions::read(&self.query, &served.kind, self.namespace(served), false)?;
+        let options = ListOptions::read(&self.query, &self.info, &served.kind)?;
         let listed = list::list(&self.engine, served, &options.selection, &options.when, options.limit).await?;
         Ok(self.listed(served, &output, listed))
     }
@@ -82,12 +82,7 @@ impl Call {
 
     pub(super) async fn watch(&self, served: &Served) -> Result<Response, Status> {
         let output = negotiate::output(&self.parts.headers, &self.query)?;
-        let mut query = self.query.clone();
-        // The old path form names one object: .../watch/.../<name>.
-        if !self.info.name.is_empty() && self.query.get("fieldSelector").is_empty() {
-            query.push("fieldSelector", &format!("metadata.name={}", self.info.name));
-        }
-        let options = ListOptions::read(&query, &served.kind, self.namespace(served), true)?;
+        let options = ListOptions::read(&self.query, &self.info, &served.kind)?;
         watching::watch(&self.engine, served, &output, options).await
     }
 }

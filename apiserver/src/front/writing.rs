@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde_json::Value;
 
 use super::{
-    Call,
+    Call, gate,
     negotiate::{self, Input},
     patch::{self, Patch},
     query::WriteOptions,
@@ -21,7 +21,7 @@ use crate::{
         update::{self, Missing, Updated},
     },
     identity::Operation,
-    kind::{Action, Handler, Kind, ScalePaths, Scope, Subresource},
+    kind::{Action, Handler, Kind, ScalePaths, Subresource},
     parse::{self, Parsed},
     smp,
 };
@@ -29,9 +29,6 @@ use crate::{
 impl Call {
     pub(super) async fn create(&self, served: &Served, body: Body) -> Result<Response, Status> {
         let kind = &served.kind;
-        if !self.info.name.is_empty() || (kind.scope == Scope::Namespaced && self.namespace(served).is_empty()) {
-            return Err(Status::method_not_allowed(&kind.group_resource(), "create"));
-        }
         let output = negotiate::output(&self.parts.headers, &self.query)?;
         let input = negotiate::input(&self.parts.headers)?;
         let body = self.read(body).await?;
@@ -39,7 +36,7 @@ impl Call {
         let mut object = self.decode(kind, input, &body, &options)?;
         meta::typed(&object).map_err(|why| form::mistyped(kind, &why))?;
         meta::wipe(&mut object);
-        self.put_namespace(served, &mut object)?;
+        self.put_namespace(&mut object)?;
         let name = meta::text(&object, "name").to_owned();
         let asked = self.asked(served, &name, &options.value, options.dry_run, &self.warnings);
         let created = create::create(&self.engine, &asked, object).await?;
@@ -58,14 +55,14 @@ impl Call {
             None => self.decode(kind, input, &body, &options)?,
         };
         meta::typed(&object).map_err(|why| form::mistyped(kind, &why))?;
-        self.put_namespace(served, &mut object)?;
+        self.put_namespace(&mut object)?;
         self.check_name(&object)?;
         let edit = |value: &mut Value| {
             *value = object.clone();
             Ok(())
         };
         let asked = self.asked(served, &self.info.name, &options.value, options.dry_run, &self.warnings);
-        let updated = update::update(&self.engine, &asked, &edit, Missing::Create).await?;
+        let updated = update::update(&self.engine, &asked, &edit, Missing::Create(&|| self.may_create())).await?;
         Ok(self.updated(served, &output, scale.map(|(paths, _)| paths), &updated))
     }
 
@@ -105,7 +102,7 @@ impl Call {
         parse::name_kind(&sub.body, &mut object, &body)?;
         meta::typed(&object).map_err(|why| Status::bad_request(format!("{}: {why}", sub.body.kind)))?;
         meta::of(&mut object).retain(|_, value| !value.is_null());
-        self.put_namespace(served, &mut object)?;
+        self.put_namespace(&mut object)?;
         let asked = self.asked(served, &self.info.name, &options.value, options.dry_run, &self.warnings);
         let ctx = asked.ctx(&self.engine);
         admit::mutate(&ctx, Operation::Create, Some(&mut object), None, &options.value).await?;
@@ -137,9 +134,14 @@ impl Call {
         Ok(parsed.value)
     }
 
+    /// An update that makes an object is a create as well (`withAuthorization` in `update.go`).
+    fn may_create(&self) -> Result<(), Status> {
+        gate::authorize_as(&self.engine, &self.info, &self.user, "create")
+    }
+
     /// The object's namespace is that of the request.
-    fn put_namespace(&self, served: &Served, object: &mut Value) -> Result<(), Status> {
-        let wanted = self.namespace(served);
+    fn put_namespace(&self, object: &mut Value) -> Result<(), Status> {
+        let wanted = self.info.place();
         let given = meta::text(object, "namespace");
         if !wanted.is_empty() && !given.is_empty() && given != wanted {
             let words = "the namespace of the provided object does not match the namespace sent on the request";

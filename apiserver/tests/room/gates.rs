@@ -31,8 +31,8 @@ async fn impersonation_needs_leave() {
     let by_nobody = [("authorization", "Bearer token-nobody"), ("impersonate-user", "alice")];
     room.raw("GET", THINGS, "", &by_nobody)
         .await
-        .refused(403, r#"users "alice" is forbidden: User "nobody" cannot impersonate resource "users""#);
-    room.raw("GET", THINGS, "", &[("impersonate-group", "g")]).await.refused(400, "without impersonating a user");
+        .refused(403, r#"things.test.io is forbidden: User "nobody" cannot impersonate-on:user-info:list resource "things""#);
+    room.raw("GET", THINGS, "", &[("impersonate-group", "g")]).await.refused(400, "without impersonating a user name");
 }
 
 #[tokio::test]
@@ -41,5 +41,5 @@ async fn unknown_paths_are_not_found() {
     for path in ["/nowhere", "/apis/test.io/v1/nothings", "/apis/test.io/v9/things", &format!("{THINGS}/a/nosub")] {
         assert_eq!(room.get(path).await.code, 404, "{path}");
     }
-    room.raw("PUT", THINGS, "{}", &[]).await.refused(405, "update is not supported");
+    room.raw("PUT", THINGS, "{}", &[]).await.refused(405, "the server does not allow this method on the requested resource");
 }

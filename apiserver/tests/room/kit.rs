@@ -15,7 +15,7 @@ use api::{Gvk, causes::Causes, task::Group, time::Timestamp};
 use apiserver::{
     engine::Engine,
     front::{self, Front},
-    identity::{Attributes, Authenticator, Authorizer, Decision, Gates, Peer, User},
+    identity::{Attributes, Authenticator, Authorizer, Decision, Gates, Known, Peer, User},
     kind::{Column, Field, Grace, Handler, Kind, Law, ScalePaths, Scope, Storage, Subresource},
 };
 use async_trait::async_trait;
@@ -146,8 +146,9 @@ struct Tokens;
 
 #[async_trait]
 impl Authenticator for Tokens {
-    async fn token(&self, _: &Arc<Engine>, token: &str, _: &[String]) -> Result<Option<User>, api::Status> {
-        Ok(token.strip_prefix("token-").map(|name| User { name: name.into(), ..User::default() }))
+    async fn token(&self, _: &Arc<Engine>, token: &str, _: &[String]) -> Result<Option<Known>, api::Status> {
+        let user = token.strip_prefix("token-").map(|name| User { name: name.into(), ..User::default() });
+        Ok(user.map(|user| Known { user, audiences: vec!["test".into()] }))
     }
 }
 

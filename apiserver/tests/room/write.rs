@@ -184,7 +184,7 @@ async fn reviews_are_answered_and_not_kept() {
     let room = Room::new().await;
     let reply = room.post("/apis/test.io/v1/asks", &json!({"kind": "Ask", "spec": {}})).await.ok(201);
     assert_eq!(reply["status"]["user"], "tester");
-    room.get("/apis/test.io/v1/asks").await.refused(405, "not supported");
+    room.get("/apis/test.io/v1/asks").await.refused(405, "the server does not allow this method on the requested resource");
 }
 
 #[tokio::test]
@@ -195,7 +195,9 @@ async fn cluster_scoped_objects_live_outside_of_namespaces() {
     assert_eq!(room.get(&format!("{PLACES}/p")).await.code, 200);
     assert_eq!(room.post("/apis/test.io/v1/namespaces/x/places", &object).await.code, 404);
     assert_eq!(room.get("/apis/test.io/v1/things/a").await.code, 404);
-    room.post("/apis/test.io/v1/things", &thing("a", &json!({}))).await.refused(405, "not supported");
+    room.post("/apis/test.io/v1/things", &thing("a", &json!({})))
+        .await
+        .refused(405, "the server does not allow this method on the requested resource");
     let mut other = thing("a", &json!({}));
     other["metadata"]["namespace"] = json!("elsewhere");
     room.post(THINGS, &other).await.refused(400, "the namespace of the provided object does not match the namespace sent on the request");

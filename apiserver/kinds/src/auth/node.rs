@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use api::{GroupResource, Key, selector::Fields};
+use api::{GroupResource, Key};
 use apiserver::{
     engine::{Change, Engine},
     identity::{Attributes, Authorizer, Decision, Rules, User},
@@ -158,7 +158,7 @@ impl NodeAuthorizer {
         match (a.subresource.as_str(), a.verb.as_str()) {
             ("", "get") => self.get_one(node, What::Pod, a),
             ("", "list" | "watch") => match () {
-                () if selects_node(&a.field_selector, node) => yes(),
+                () if a.fields.exact("spec.nodeName") == Some(node) => yes(),
                 () if !a.name.is_empty() => self.related(node, What::Pod, a),
                 () => no("can only list/watch pods with spec.nodeName field selector"),
             },
@@ -270,10 +270,6 @@ fn mentions_ephemeral(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok_and(|text| text.contains("\"ephemeralContainers\""))
 }
 
-fn selects_node(selector: &str, node: &str) -> bool {
-    Fields::parse(selector).is_ok_and(|fields| fields.exact("spec.nodeName") == Some(node))
-}
-
 /// The resource of the first object that a pod refers to; `None` where it stands on its own (`podutil.HasAPIObjectReference`).
 pub fn first_reference(pod: &Value) -> Option<&'static str> {
     let words = |what: What| match what {
@@ -350,6 +346,7 @@ fn volume_things(volume: &Value, pod: &str, add: &mut impl FnMut(What, &str)) {
 
 #[cfg(test)]
 mod tests {
+    use api::selector::Fields;
     use serde_json::json;
 
     use super::*;
@@ -462,7 +459,7 @@ mod tests {
         let house = house();
         let mut list = ask("n1", "watch", "pods", "", "");
         for (selector, good) in [("spec.nodeName=n1", true), ("spec.nodeName=n2", false), ("spec.nodeName!=n1", false)] {
-            list.field_selector = selector.into();
+            list.fields = Fields::parse(selector).unwrap();
             assert_eq!(matches!(house.authorize(&list), Decision::Allow(_)), good, "{selector}");
         }
     }

@@ -7,10 +7,11 @@ use std::{borrow::Cow, sync::Arc};
 use api::{
     Status,
     causes::Causes,
+    selector::{FieldTerm, Fields},
     time::{Timestamp, rfc3339},
 };
 use apiserver::{
-    identity::{Attributes, Decision, User},
+    identity::{Attributes, Decision, Known, User},
     kind::{Ctx, Kind, Law, Scope, Storage},
 };
 use async_trait::async_trait;
@@ -83,7 +84,7 @@ impl TokenReview {
         for authenticator in &ctx.engine.gates().authenticators {
             match authenticator.token(ctx.engine, token, audiences).await {
                 Ok(None) => {}
-                Ok(Some(user)) => return accepted(user, audiences),
+                Ok(Some(known)) => return accepted(known),
                 Err(status) => errors.push(status.message),
             }
         }
@@ -179,14 +180,8 @@ impl Law for SelfSubjectRulesReview {
     }
 }
 
-fn accepted(user: User, audiences: &[String]) -> Value {
-    let mut status = json!({"authenticated": true, "user": user_info(&authenticated(user))});
-    if !audiences.is_empty() {
-        status["audiences"] = json!(audiences);
-    } else {
-        status["audiences"] = json!([super::ISSUER]);
-    }
-    status
+fn accepted(known: Known) -> Value {
+    json!({"authenticated": true, "user": user_info(&authenticated(known.user)), "audiences": known.audiences})
 }
 
 /// Whoever has shown a credential is of this group (`group.NewAuthenticatedGroupAdder`).
@@ -239,23 +234,27 @@ fn attributes(spec: Option<&Value>, user: User) -> Attributes {
         subresource: r.text("subresource").into(),
         namespace: r.text("namespace").into(),
         name: r.text("name").into(),
-        field_selector: field_selector(r.at("fieldSelector")),
+        fields: fields(r.at("fieldSelector")),
         ..Attributes::default()
     }
 }
 
-/// The raw selector, or its requirements written as one; what cannot be written is dropped, which only asks for more.
-fn field_selector(selector: Option<&Value>) -> String {
+/// The raw selector, or its requirements; what cannot be read of them is left out, which only asks for more.
+fn fields(selector: Option<&Value>) -> Fields {
     let raw = selector.text("rawSelector");
     if !raw.is_empty() {
-        return raw.to_owned();
+        return Fields::parse(raw).unwrap_or_default();
     }
-    let terms = selector.list("requirements").iter().filter_map(|r| match (r.text("operator"), r.list("values")) {
-        ("In", [Value::String(value)]) => Some(format!("{}={value}", r.text("key"))),
-        ("NotIn", [Value::String(value)]) => Some(format!("{}!={value}", r.text("key"))),
-        _ => None,
+    let terms = selector.list("requirements").iter().filter_map(|requirement| {
+        let equal = match requirement.text("operator") {
+            "In" => true,
+            "NotIn" => false,
+            _ => return None,
+        };
+        let [Value::String(value)] = requirement.list("values") else { return None };
+        Some(FieldTerm { field: requirement.text("key").to_owned(), equal, value: value.clone() })
     });
-    terms.collect::<Vec<_>>().join(",")
+    Fields(terms.collect())
 }
 
 fn selector_causes(selector: Option<&Value>, path: &str, causes: &mut Causes) {
@@ -315,7 +314,10 @@ mod tests {
             "fieldSelector": {"requirements": [{"key": "spec.nodeName", "operator": "In", "values": ["n"]}]}}});
         let asked = attributes(Some(&spec), User::default());
         assert!(asked.resource_request);
-        assert_eq!((asked.version.as_str(), asked.field_selector.as_str()), ("*", "spec.nodeName=n"));
+        assert_eq!((asked.version.as_str(), &asked.fields), ("*", &Fields::one("spec.nodeName", "n")));
+        let two = json!({"requirements": [{"key": "a", "operator": "In", "values": ["n,b=c"]}, {"key": "d", "operator": "In", "values": ["x", "y"]}]});
+        assert_eq!(fields(Some(&two)), Fields::one("a", "n,b=c"), "a value is a value, and of several nothing is known");
+        assert_eq!(fields(Some(&json!({"rawSelector": "a"}))), Fields::default());
         let path = attributes(Some(&json!({"nonResourceAttributes": {"verb": "get", "path": "/x"}})), User::default());
         assert!(!path.resource_request && path.path == "/x");
     }

@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc};
 use api::{GroupResource, Key, Status, time::Timestamp};
 use apiserver::{
     engine::Engine,
-    identity::{Authenticator, User},
+    identity::{Authenticator, Known, User},
 };
 use async_trait::async_trait;
 use base64::{Engine as _, prelude::BASE64_STANDARD, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -163,22 +163,24 @@ impl Tokens {
         audiences: &[String],
         now: Timestamp,
         find: &dyn Fn(&str, &Key) -> Option<Found>,
-    ) -> Result<Option<User>, String> {
+    ) -> Result<Option<Known>, String> {
         if !self.is_ours(token) {
             return Ok(None);
         }
         let claims = self.open(token)?;
-        self.check_audience(&claims, audiences)?;
+        let audiences = self.audiences(&claims, audiences)?;
         check_times(&claims, now)?;
         check_bound(&claims.bound, now, find)?;
-        Ok(Some(user(&claims)))
+        Ok(Some(Known { user: user(&claims), audiences }))
     }
 
-    fn check_audience(&self, claims: &Claims, wanted: &[String]) -> Result<(), String> {
+    /// Those of the wanted audiences (none: our own) that the token has.
+    fn audiences(&self, claims: &Claims, wanted: &[String]) -> Result<Vec<String>, String> {
         let own = [self.issuer.clone()];
         let wanted = if wanted.is_empty() { &own } else { wanted };
-        if claims.aud.0.iter().any(|a| wanted.contains(a)) {
-            return Ok(());
+        let both: Vec<String> = wanted.iter().filter(|audience| claims.aud.0.contains(audience)).cloned().collect();
+        if !both.is_empty() {
+            return Ok(both);
         }
         let (got, wanted) = (super::rules::quoted(&claims.aud.0), super::rules::quoted(wanted));
         Err(format!("token audiences {got} is invalid for the target audiences {wanted}"))
@@ -187,7 +189,7 @@ impl Tokens {
 
 #[async_trait]
 impl Authenticator for Tokens {
-    async fn token(&self, engine: &Arc<Engine>, token: &str, audiences: &[String]) -> Result<Option<User>, Status> {
+    async fn token(&self, engine: &Arc<Engine>, token: &str, audiences: &[String]) -> Result<Option<Known>, Status> {
         let find = |resource: &str, key: &Key| found(engine, resource, key);
         self.verify(token, audiences, Timestamp::now(), &find).map_err(|why| Status::new(401, "Unauthorized", why))
     }
@@ -343,7 +345,7 @@ pub(super) mod tests {
         Some(Found { uid: uid.into(), deleted: None })
     }
 
-    fn verdict(tokens: &Tokens, claims: &Claims) -> Result<Option<User>, String> {
+    fn verdict(tokens: &Tokens, claims: &Claims) -> Result<Option<Known>, String> {
         tokens.verify(&tokens.sign(claims).unwrap(), &[], now(), &find)
     }
 
@@ -352,7 +354,8 @@ pub(super) mod tests {
         let mut claims = claims();
         claims.bound.pod = Some(reference("web", "u2"));
         claims.bound.node = Some(reference("gone", "any"));
-        let user = verdict(&signer(), &claims).unwrap().unwrap();
+        let Known { user, audiences } = verdict(&signer(), &claims).unwrap().unwrap();
+        assert_eq!(audiences, [ISSUER]);
         assert_eq!(user.name, "system:serviceaccount:a:robot");
         assert_eq!(user.groups, ["system:serviceaccounts", "system:serviceaccounts:a"]);
         assert_eq!(user.extra["authentication.kubernetes.io/pod-name"], ["web"]);

@@ -1,5 +1,7 @@
 //! A node's name -> where its agent listens; and the parts of a proxy's name. Source: `pkg/kubelet/client/kubelet_client.go`.
 
+use std::fmt::Write;
+
 use api::{GroupResource, Key, Status};
 use apiserver::kind::Ctx;
 use serde_json::Value;
@@ -40,10 +42,22 @@ pub fn split_scheme_name_port(id: &str) -> Option<(&str, &str, &str)> {
     (!name.is_empty() && matches!(scheme, "" | "http" | "https")).then_some((scheme, name, port))
 }
 
-/// What follows the subresource in the URL, and the raw query -> `/path?query`.
+/// What follows the subresource in the URL, decoded, and the raw query -> `/path?query`, the path encoded as Go does.
 pub fn join_path(path: &str, query: &str) -> String {
-    let path = path.strip_prefix('/').unwrap_or(path);
-    if query.is_empty() { format!("/{path}") } else { format!("/{path}?{query}") }
+    let mut out = String::from("/");
+    for byte in path.strip_prefix('/').unwrap_or(path).bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => out.push(char::from(byte)),
+            byte if b"-_.~$&+,/:;=@".contains(&byte) => out.push(char::from(byte)),
+            // Writing to a string does not fail.
+            byte => drop(write!(out, "%{byte:02X}")),
+        }
+    }
+    if !query.is_empty() {
+        out.push('?');
+        out.push_str(query);
+    }
+    out
 }
 
 #[cfg(test)]
@@ -71,5 +85,7 @@ mod tests {
             assert_eq!(split_scheme_name_port(bad), None, "{bad}");
         }
         assert_eq!(join_path("a/b", "x=1"), "/a/b?x=1");
+        assert_eq!(join_path("a b/?c=d/%2f/\r\n#", "x=%20"), "/a%20b/%3Fc=d/%252f/%0D%0A%23?x=%20", "what was decoded is no query");
+        assert_eq!((join_path("", "").as_str(), join_path("a//b/", "").as_str()), ("/", "/a//b/"));
     }
 }

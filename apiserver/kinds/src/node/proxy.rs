@@ -1,15 +1,12 @@
 //! `nodes/proxy` -> the agent of a node, or a port on it. Source: `pkg/registry/core/node/strategy.go`, `ResourceLocation`.
 
-use std::{borrow::Cow, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, sync::Arc};
 
 use api::{Gvk, Status};
 use apiserver::kind::{Connect, Ctx, Handler, Subresource, Target};
 use async_trait::async_trait;
 
-use crate::{
-    common::node::{agent, join_path, split_scheme_name_port},
-    net,
-};
+use crate::common::node::{agent, join_path, split_scheme_name_port};
 
 pub fn subresource() -> Subresource {
     Subresource {
@@ -24,11 +21,14 @@ struct ToNode;
 
 #[async_trait]
 impl Connect for ToNode {
+    fn takes_path(&self) -> bool {
+        true
+    }
+
     async fn target(&self, ctx: &Ctx<'_>, path: &str, query: &str) -> Result<Target, Status> {
         let bad = || Status::bad_request(format!("invalid node request {:?}", ctx.name));
         let (scheme, name, asked) = split_scheme_name_port(ctx.name).ok_or_else(bad)?;
         let (host, port) = agent(ctx, name).await?;
-        proxyable(&host)?;
         let rewrite_prefix = Some(format!("/api/v1/nodes/{}/proxy", ctx.name));
         let path_and_query = join_path(path, query);
         if asked.is_empty() || asked == port.to_string() {
@@ -37,24 +37,5 @@ impl Connect for ToNode {
         let port = asked.parse().map_err(|_| bad())?;
         let scheme = if scheme == "https" { "https" } else { "http" };
         Ok(Target { scheme, host, port, path_and_query, node_agent: false, rewrite_prefix })
-    }
-}
-
-/// A node must not lead us to ourselves.
-fn proxyable(host: &str) -> Result<(), Status> {
-    match host.parse::<IpAddr>() {
-        Ok(address) if !net::is_global_unicast(address) => Err(Status::bad_request("address not allowed")),
-        _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::proxyable;
-
-    #[test]
-    fn loopback_is_not_proxied_to() {
-        assert!(proxyable("10.0.0.1").is_ok() && proxyable("name").is_ok());
-        assert!(proxyable("127.0.0.1").is_err() && proxyable("169.254.0.1").is_err());
     }
 }

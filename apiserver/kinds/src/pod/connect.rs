@@ -24,6 +24,11 @@ pub struct Proxy;
 
 #[async_trait]
 impl Connect for Stream {
+    /// A WebSocket begins with a GET, but what is done is more than reading (`rest/authorize.go`).
+    fn also_needs(&self) -> Option<&'static str> {
+        (*self != Stream::Log).then_some("create")
+    }
+
     async fn target(&self, ctx: &Ctx<'_>, _path: &str, query: &str) -> Result<Target, Status> {
         let asked = Query::parse(query);
         let params = self.params(&asked, ctx.name)?;
@@ -80,6 +85,10 @@ impl Stream {
 
 #[async_trait]
 impl Connect for Proxy {
+    fn takes_path(&self) -> bool {
+        true
+    }
+
     async fn target(&self, ctx: &Ctx<'_>, path: &str, query: &str) -> Result<Target, Status> {
         let invalid = || Status::bad_request(format!("invalid pod request {:?}", ctx.name));
         let (scheme, name, port) = node::split_scheme_name_port(ctx.name).ok_or_else(invalid)?;

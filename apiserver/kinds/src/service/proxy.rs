@@ -30,6 +30,10 @@ struct ToEndpoint;
 
 #[async_trait]
 impl Connect for ToEndpoint {
+    fn takes_path(&self) -> bool {
+        true
+    }
+
     async fn target(&self, ctx: &Ctx<'_>, path: &str, query: &str) -> Result<Target, Status> {
         let bad = || Status::bad_request(format!("invalid service request {:?}", ctx.name));
         let (scheme, name, asked) = split_scheme_name_port(ctx.name).ok_or_else(bad)?;

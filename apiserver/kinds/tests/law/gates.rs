@@ -91,7 +91,7 @@ async fn a_token_ends_with_its_account() {
         ..Default::default()
     };
     let token = tokens.sign(&claims).unwrap();
-    let user = tokens.token(&engine, &token, &[]).await.unwrap().unwrap();
+    let user = tokens.token(&engine, &token, &[]).await.unwrap().unwrap().user;
     assert_eq!(user.name, "system:serviceaccount:default:robot");
     engine.delete(&accounts, &Key::new("default", "robot"), json!({}), &itself()).await.unwrap();
     assert_eq!(tokens.token(&engine, &token, &[]).await.unwrap_err().code, 401);

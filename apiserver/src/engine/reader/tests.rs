@@ -6,7 +6,10 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use api::time::Timestamp;
+use api::{
+    selector::{Fields, Labels},
+    time::Timestamp,
+};
 use bytes::Bytes;
 use serde_json::Value;
 use store::Entry;
@@ -61,7 +64,7 @@ impl Written {
     }
 
     fn reader(&self, namespace: &str, fields: &str) -> Reader {
-        let selection = Selection::new(&self.0.kind, namespace, "", fields).unwrap();
+        let selection = Selection::new(&self.0.kind, namespace, Labels::default(), Fields::parse(fields).unwrap()).unwrap();
         let mut reader = Reader::new(&self.0, selection.interest());
         reader.place_at_state("", || 0);
         reader
@@ -168,7 +171,8 @@ fn one_commit_wakes_once() {
 fn a_reader_that_resumes_sees_each_event_once() {
     let mut things = Written::new();
     (0..5).for_each(|_| things.put(&[("ns/a", "c0"), ("ns/b", "other")]));
-    let mut late = Reader::new(&things.0, Selection::new(&things.0.kind, "", "", "spec.colour=c0").unwrap().interest());
+    let mut late =
+        Reader::new(&things.0, Selection::new(&things.0.kind, "", Labels::default(), Fields::one("spec.colour", "c0")).unwrap().interest());
     // Comes between the reader and its place: it is in the backlog, and marked.
     things.put(&[("ns/a", "c0"), ("ns/c", "c0"), ("ns/d", "c0")]);
     late.place_after(6).unwrap();

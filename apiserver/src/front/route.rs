@@ -1,0 +1,129 @@
+//! What is asked -> the kind that serves it, or why nobody does. Pure: the routes that upstream installs, written as a function.
+//!
+//! Source: apiserver `pkg/endpoints/installer.go`, `pkg/server/handler.go`.
+
+use api::Status;
+use http::{Method, StatusCode};
+
+use super::info::Info;
+use crate::{
+    body::Response,
+    engine::table::{Served, Table},
+    kind::{Handler, Kind, Scope, Subresource},
+    wire,
+};
+
+/// Why a request that was allowed leads nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoRoute {
+    /// The group and version is nobody's.
+    Nowhere,
+    /// The group and version has no such path.
+    Unknown,
+    /// The path is there for other methods.
+    Method,
+    /// A part of a path that names something is empty.
+    NoName,
+    NoNamespace,
+}
+
+impl NoRoute {
+    /// # Errors
+    /// All but the plain text that upstream's mux says.
+    pub fn reply(self) -> Result<Response, Status> {
+        Err(match self {
+            Self::Nowhere => return Ok(not_found()),
+            Self::Unknown => Status::no_such_path(),
+            Self::Method => Status::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource"),
+            Self::NoName => Status::bad_request("name must be provided"),
+            Self::NoNamespace => Status::bad_request("Namespace parameter required."),
+        })
+    }
+}
+
+/// What upstream answers to a path that nobody serves.
+pub(crate) fn not_found() -> Response {
+    wire::text(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
+pub(crate) fn find(table: &Table, info: &Info) -> Result<Served, NoRoute> {
+    if info.path.starts_with("//") {
+        return Err(NoRoute::Nowhere);
+    }
+    match table.find(&info.group, &info.version, &info.resource) {
+        Some(served) => fits(&served.kind, info).map(|()| served.clone()),
+        None if table.serves(&info.group, &info.version) => Err(NoRoute::Unknown),
+        None => Err(NoRoute::Nowhere),
+    }
+}
+
+/// Whether the kind is served under a path of this form: namespaced objects below a namespace, others below none.
+fn fits(kind: &Kind, info: &Info) -> Result<(), NoRoute> {
+    let form = info.form;
+    let placed = match kind.scope {
+        Scope::Cluster => !form.below_namespace,
+        Scope::Namespaced => form.below_namespace || form.depth == 1,
+    };
+    if !placed || info.verb == "proxy" {
+        return Err(NoRoute::Unknown);
+    }
+    match form.depth {
+        1 => collection(kind, info),
+        2 => item(kind, info),
+        _ => part(kind.subresource(&info.subresource).ok_or(NoRoute::Unknown)?, info),
+    }?;
+    let whole = form.depth == 1 && info.method == Method::GET;
+    match () {
+        () if form.depth > 1 && info.name.is_empty() => Err(NoRoute::NoName),
+        () if form.below_namespace && info.namespace.is_empty() && !whole => Err(NoRoute::NoNamespace),
+        () => Ok(()),
+    }
+}
+
+fn collection(kind: &Kind, info: &Info) -> Result<(), NoRoute> {
+    let has = |verb: &str| kind.verbs.contains(&verb);
+    if info.form.verb_in_path {
+        return among(info, &[(Method::GET, has("list") && has("watch"))]);
+    }
+    // Of all namespaces at once there are lists only.
+    let one_place = kind.scope == Scope::Cluster || info.form.below_namespace;
+    let routes =
+        [(Method::GET, has("list")), (Method::POST, one_place && has("create")), (Method::DELETE, one_place && has("deletecollection"))];
+    among(info, &routes)
+}
+
+fn item(kind: &Kind, info: &Info) -> Result<(), NoRoute> {
+    let has = |verb: &str| kind.verbs.contains(&verb);
+    if info.form.verb_in_path {
+        return among(info, &[(Method::GET, has("watch"))]);
+    }
+    let routes = [(Method::GET, has("get")), (Method::PUT, has("update")), (Method::PATCH, has("patch")), (Method::DELETE, has("delete"))];
+    among(info, &routes)
+}
+
+fn part(sub: &Subresource, info: &Info) -> Result<(), NoRoute> {
+    let takes_path = matches!(&sub.handler, Handler::Connect(connect) if connect.takes_path());
+    if info.form.verb_in_path || (info.form.depth > 3 && !takes_path) {
+        return Err(NoRoute::Unknown);
+    }
+    let has = |verb: &str| sub.verbs.contains(&verb);
+    let routes = [
+        (Method::GET, has("get")),
+        (Method::POST, has("create")),
+        (Method::PUT, has("update")),
+        (Method::PATCH, has("patch")),
+        (Method::DELETE, has("delete")),
+        (Method::HEAD, takes_path),
+        (Method::OPTIONS, takes_path),
+    ];
+    among(info, &routes)
+}
+
+fn among(info: &Info, routes: &[(Method, bool)]) -> Result<(), NoRoute> {
+    let mut served = routes.iter().filter(|(_, served)| *served).peekable();
+    match () {
+        () if served.peek().is_none() => Err(NoRoute::Unknown),
+        () if served.any(|(method, _)| *method == info.method) => Ok(()),
+        () => Err(NoRoute::Method),
+    }
+}

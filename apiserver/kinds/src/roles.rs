@@ -49,6 +49,10 @@ struct Bindings {
 }
 
 impl Law for Roles {
+    fn create_on_update(&self) -> bool {
+        true
+    }
+
     fn name_error(&self, name: &str) -> Option<String> {
         apiserver::names::path_segment_error(name)
     }
@@ -77,6 +81,10 @@ impl Law for Roles {
 }
 
 impl Law for Bindings {
+    fn create_on_update(&self) -> bool {
+        true
+    }
+
     fn name_error(&self, name: &str) -> Option<String> {
         apiserver::names::path_segment_error(name)
     }

@@ -36,13 +36,25 @@ impl Admission for NoEscalation {
         let Some(object) = review.object.as_deref() else { return Ok(()) };
         let gr = ctx.kind.group_resource();
         let asked = Question { rbac: &self.0, engine: ctx.engine, user: ctx.user, namespace: ctx.namespace };
-        let verdict = match gr.resource.as_str() {
+        match gr.resource.as_str() {
+            _ if review.old.is_some_and(|old| is_garbage_collection(object, old)) => Ok(()),
             "roles" | "clusterroles" => asked.role(&gr, ctx.name, object, review.old),
-            "rolebindings" | "clusterrolebindings" => asked.binding(object, review.old),
+            "rolebindings" | "clusterrolebindings" => asked.binding(&gr, object),
             _ => Ok(()),
-        };
-        verdict.map_err(|why| Status::forbidden(&gr, read::name(object), &why))
+        }
     }
+}
+
+/// Whether nothing but owner references and finalizers differ (`IsOnlyMutatingGCFields`). A label is no such thing: labels aggregate.
+fn is_garbage_collection(new: &Value, old: &Value) -> bool {
+    let rest = |object: &Value| {
+        let mut object = object.clone();
+        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+            ["ownerReferences", "finalizers", "selfLink", "managedFields"].iter().for_each(|field| drop(metadata.shift_remove(*field)));
+        }
+        object
+    };
+    read::same(Some(&rest(new)), Some(&rest(old)))
 }
 
 struct Question<'a> {
@@ -53,30 +65,29 @@ struct Question<'a> {
 }
 
 impl Question<'_> {
-    fn role(&self, gr: &GroupResource, name: &str, new: &Value, old: Option<&Value>) -> Result<(), String> {
-        let unchanged = |field: &str| old.is_some_and(|old| read::same(old.at(field), new.at(field)));
-        if unchanged("rules") && unchanged("aggregationRule") || self.may("escalate", &gr.resource, name) {
+    fn role(&self, gr: &GroupResource, name: &str, new: &Value, old: Option<&Value>) -> Result<(), Status> {
+        if self.may("escalate", &gr.resource, name) {
             return Ok(());
         }
-        if new.at("aggregationRule").is_some() && !unchanged("aggregationRule") {
-            self.holds(&everything()).map_err(|_| "must have cluster-admin privileges to use an aggregationRule".to_owned())?;
+        let refused = |why: String| Status::forbidden(gr, read::name(new), &why);
+        self.holds(&Rule::parse_all(new)).map_err(refused)?;
+        // Who aggregates gathers anything, and who ends it stops what was tightened from taking hold.
+        if gr.resource == "clusterroles" && (aggregates(new) || old.is_some_and(aggregates)) {
+            self.holds(&everything()).map_err(|_| refused("must have cluster-admin privileges to use the aggregationRule".into()))?;
         }
-        self.holds(&Rule::parse_all(new))
+        Ok(())
     }
 
-    fn binding(&self, new: &Value, old: Option<&Value>) -> Result<(), String> {
-        let same = |old: &Value| read::same(old.at("subjects"), new.at("subjects")) && read::same(old.at("roleRef"), new.at("roleRef"));
-        if old.is_some_and(same) {
-            return Ok(());
-        }
+    fn binding(&self, gr: &GroupResource, new: &Value) -> Result<(), Status> {
         let role = new.at("roleRef");
         let (kind, name) = (role.text("kind"), role.text("name"));
         let resource = if kind == "Role" { "roles" } else { "clusterroles" };
         if self.may("bind", resource, name) {
             return Ok(());
         }
-        let rules = self.rbac.role_rules(kind, name, self.namespace)?;
-        self.holds(&rules)
+        let missing = |_| Status::not_found(&GroupResource::new(GROUP, resource), name);
+        let rules = self.rbac.role_rules(kind, name, self.namespace).map_err(missing)?;
+        self.holds(&rules).map_err(|why| Status::forbidden(gr, read::name(new), &why))
     }
 
     fn may(&self, verb: &str, resource: &str, name: &str) -> bool {
@@ -113,6 +124,10 @@ impl Question<'_> {
     }
 }
 
+fn aggregates(role: &Value) -> bool {
+    !role.at("aggregationRule").list("clusterRoleSelectors").is_empty()
+}
+
 fn is_master(user: &User) -> bool {
     user.groups.iter().any(|g| g == super::MASTERS)
 }
@@ -120,4 +135,36 @@ fn is_master(user: &User) -> bool {
 fn everything() -> [Rule; 2] {
     let star = || vec!["*".to_owned()];
     [Rule { verbs: star(), groups: star(), resources: star(), ..Rule::default() }, Rule { verbs: star(), urls: star(), ..Rule::default() }]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_what_the_garbage_collector_writes_is_free() {
+        let old = json!({"metadata": {"name": "r", "labels": {"a": "b"}, "finalizers": ["f"]}, "rules": [{"verbs": ["get"]}]});
+        let with = |pointer: &str, value: Value| {
+            let mut new = old.clone();
+            if let Some(place) = new.pointer_mut(pointer) {
+                *place = value;
+            }
+            new
+        };
+        let free = [
+            with("/metadata/finalizers", json!([])),
+            with("/metadata", json!({"name": "r", "labels": {"a": "b"}, "ownerReferences": [{"name": "o"}], "managedFields": [{}]})),
+            with("/rules/0", json!({"verbs": ["get"], "resourceNames": []})),
+        ];
+        assert!(free.iter().all(|new| is_garbage_collection(new, &old)));
+        let checked = [
+            with("/metadata/labels", json!({"a": "b", "rbac.authorization.k8s.io/aggregate-to-view": "true"})),
+            with("/metadata/labels", json!({})),
+            with("/metadata", json!({"name": "r", "labels": {"a": "b"}, "annotations": {"k": "v"}})),
+            with("/rules", json!([])),
+        ];
+        assert!(checked.iter().all(|new| !is_garbage_collection(new, &old)));
+    }
 }

@@ -2,8 +2,11 @@
 
 mod budgets;
 mod documents;
+mod door;
 mod gates;
 mod pods;
 mod robust;
 mod room;
 mod services;
+mod stock;
+mod tenant;

@@ -17,11 +17,13 @@ use api::{
 };
 use client::{Cache, Caches, kube, pods::Pod};
 use kube::ResourceExt;
-use reconcile::{Action, Loop, Owner, Plan, Wake, claim, controller_of, own_key};
+use reconcile::{Action, Loop, Owner, Plan, Wake, claim, controller_of};
 
 use crate::{
     index::{ByController, by_controller},
+    owned::Owned,
     replicas::is_active,
+    selectors,
 };
 use rollout::Rollout;
 
@@ -30,7 +32,7 @@ pub struct Deployments {
     sets: Cache<ReplicaSet>,
     pods: Cache<Pod>,
     sets_of: ByController<ReplicaSet>,
-    pods_of: ByController<Pod>,
+    owned: Owned,
 }
 
 /// A deployment and what there is of it.
@@ -44,9 +46,9 @@ pub struct World {
 }
 
 impl Deployments {
-    pub fn new(caches: &Caches) -> Self {
-        let (sets, pods) = (caches.of::<ReplicaSet>(), caches.of::<Pod>());
-        Self { deployments: caches.of(), sets_of: by_controller(&sets), pods_of: by_controller(&pods), sets, pods }
+    pub fn new(caches: &Caches, owned: &Owned) -> Self {
+        let sets = caches.of::<ReplicaSet>();
+        Self { deployments: caches.of(), sets_of: by_controller(&sets), owned: owned.clone(), sets, pods: caches.of() }
     }
 }
 
@@ -59,13 +61,13 @@ impl Loop for Deployments {
 
     fn wire(&self, wake: &Wake) {
         wake.on_own(&self.deployments);
-        let deployments = self.deployments.clone();
+        let selectors = selectors::follow(&self.deployments, selector);
         wake.on(&self.sets, move |set, wake| match controller_of(&set.metadata) {
             Some(owner) if owner.kind == "Deployment" => wake(Key::new(&set.namespace().unwrap_or_default(), &owner.name)),
             Some(_) => {}
             None => {
-                let all = deployments.in_namespace(&set.namespace().unwrap_or_default());
-                all.iter().filter(|d| selector(d).is_some_and(|s| s.matches(Some(set.labels())))).for_each(|d| wake(own_key(&**d)));
+                let namespace = set.namespace().unwrap_or_default();
+                selectors.read().matching(&namespace, set.labels()).for_each(|name| wake(Key::new(&namespace, name)));
             }
         });
         // Only a Recreate waits for pods, and only for the last one to go.
@@ -88,7 +90,7 @@ impl Loop for Deployments {
     async fn look(&self, key: &Key) -> Option<World> {
         let deployment = self.deployments.get(key)?;
         let sets = self.sets_of.candidates(&key.namespace, &deployment.uid().unwrap_or_default());
-        let has_pods = |uid: &String| self.pods_of.controlled_by(uid).iter().any(|pod| !is_over(pod));
+        let has_pods = |uid: &String| self.owned.has_living(&key.namespace, uid);
         let with_pods =
             if math::is_recreate(&deployment) { sets.iter().filter_map(|set| set.uid()).filter(has_pods).collect() } else { Vec::new() };
         Some(World { deployment, sets, with_pods, now: Timestamp::now() })
@@ -139,10 +141,6 @@ fn plan(world: &World) -> Plan {
 
 fn selector(deployment: &Deployment) -> Option<Labels> {
     Labels::from_selector(Some(&deployment.spec.as_ref()?.selector)).ok().flatten()
-}
-
-fn is_over(pod: &Pod) -> bool {
-    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
 #[cfg(test)]

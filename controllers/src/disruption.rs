@@ -1,6 +1,5 @@
 //! PodDisruptionBudget + the pods it selects -> how many of them may be evicted now. Source: `pkg/controller/disruption`.
 
-mod members;
 mod scales;
 mod stale;
 
@@ -24,9 +23,9 @@ use reconcile::{Action, Loop, Plan, Wake, controller_of};
 
 use crate::{
     amount::{Round, scaled},
+    members::Members,
     replicas::ready_since,
 };
-use members::Memberships;
 use scales::{Finder, Scales};
 
 pub use stale::StaleDisruptions;
@@ -38,7 +37,7 @@ const ALLOWED: &str = "DisruptionAllowed";
 pub struct Budgets {
     budgets: Cache<PodDisruptionBudget>,
     pods: Cache<Pod>,
-    members: Memberships,
+    members: Members,
     finder: Finder,
 }
 
@@ -61,7 +60,7 @@ struct Expected {
 impl Budgets {
     pub fn new(caches: &Caches, client: kube::Client) -> Self {
         let (budgets, pods) = (caches.of(), caches.of());
-        Self { members: Memberships::new(&budgets, &pods), finder: Finder::new(caches, client), budgets, pods }
+        Self { members: Members::new(&budgets, &pods, selector), finder: Finder::new(caches, client), budgets, pods }
     }
 }
 
@@ -72,16 +71,20 @@ impl Loop for Budgets {
         "disruption-controller"
     }
 
+    fn weight(&self, world: &World) -> usize {
+        world.pods.len()
+    }
+
     fn wire(&self, wake: &Wake) {
         self.finder.wire(wake);
         wake.on_own(&self.budgets);
         let members = self.members.clone();
-        wake.on(&self.pods, move |pod, wake| members.budgets(pod).into_iter().for_each(wake));
+        wake.on(&self.pods, move |pod, wake| members.owners(pod, wake));
     }
 
     async fn look(&self, key: &Key) -> Option<World> {
         let budget = self.budgets.get(key)?;
-        let pods: Vec<Arc<Pod>> = self.members.pods(key).iter().filter_map(|key| self.pods.get(key)).collect();
+        let pods = self.members.pods(key);
         let scales = if counts_controllers(&budget) { self.finder.of(&pods).await } else { Scales::new() };
         Some(World { budget, pods, scales, now: Timestamp::now() })
     }
@@ -116,6 +119,10 @@ fn plan(world: &World) -> Plan {
         told.push(Action::update_status(&PodDisruptionBudget { status: Some(status), ..budget.clone() }));
     }
     Plan { actions: told, again }
+}
+
+fn selector(budget: &PodDisruptionBudget) -> Option<Labels> {
+    Labels::from_selector(budget.spec.as_ref()?.selector.as_ref()).ok().flatten()
 }
 
 /// Whether the budget is a share of what the pods' controllers want, rather than a number.

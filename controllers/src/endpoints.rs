@@ -24,7 +24,7 @@ const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 const ADDRESSES_MAX: usize = 1000;
 
 pub struct Endpoints {
-    selected: Selected,
+    selected: Arc<Selected>,
     endpoints: Cache<Object>,
 }
 
@@ -35,8 +35,8 @@ pub struct World {
 }
 
 impl Endpoints {
-    pub fn new(caches: &Caches) -> Self {
-        Self { selected: Selected::new(caches), endpoints: caches.of() }
+    pub fn new(caches: &Caches, selected: &Arc<Selected>) -> Self {
+        Self { selected: selected.clone(), endpoints: caches.of() }
     }
 }
 
@@ -47,8 +47,8 @@ impl Loop for Endpoints {
         "endpoints-controller"
     }
 
-    fn is_paced(&self) -> bool {
-        true
+    fn weight(&self, world: &World) -> usize {
+        world.backends.as_ref().map_or(0, Vec::len)
     }
 
     fn wire(&self, wake: &Wake) {

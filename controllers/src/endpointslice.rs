@@ -32,7 +32,7 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 const ENDPOINTS_MAX: usize = 100;
 
 pub struct EndpointSlices {
-    selected: Selected,
+    selected: Arc<Selected>,
     slices: Cache<EndpointSlice>,
     by_label: ByLabel<EndpointSlice>,
     nodes: Cache<Node>,
@@ -48,9 +48,9 @@ pub struct World {
 }
 
 impl EndpointSlices {
-    pub fn new(caches: &Caches) -> Self {
+    pub fn new(caches: &Caches, selected: &Arc<Selected>) -> Self {
         let slices = caches.of::<EndpointSlice>();
-        Self { selected: Selected::new(caches), by_label: by_label(&slices), slices, nodes: caches.of() }
+        Self { selected: selected.clone(), by_label: by_label(&slices), slices, nodes: caches.of() }
     }
 }
 
@@ -61,8 +61,8 @@ impl Loop for EndpointSlices {
         "endpointslice-controller"
     }
 
-    fn is_paced(&self) -> bool {
-        true
+    fn weight(&self, world: &World) -> usize {
+        world.backends.as_ref().map_or(0, Vec::len)
     }
 
     fn wire(&self, wake: &Wake) {

@@ -69,7 +69,8 @@ impl<K: Object> Eq for Named<K> {}
 /// Who controls an object; those without a controller by namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
-    Of(String),
+    /// In a namespace, by uid: who controls what in another one controls nothing.
+    Of(String, String),
     Orphans(String),
 }
 
@@ -77,20 +78,15 @@ pub type ByController<K> = Index<K, Place>;
 
 pub fn by_controller<K: Object>(cache: &Cache<K>) -> ByController<K> {
     Index::new(cache, |object| match controller_of(object.meta()) {
-        Some(reference) => vec![Place::Of(reference.uid.clone())],
+        Some(reference) => vec![Place::Of(object.meta().namespace.clone().unwrap_or_default(), reference.uid.clone())],
         None => vec![Place::Orphans(object.meta().namespace.clone().unwrap_or_default())],
     })
 }
 
 impl<K: Object> ByController<K> {
-    /// Those the object with this uid controls.
-    pub fn controlled_by(&self, uid: &str) -> Vec<Arc<K>> {
-        self.at(&Place::Of(uid.to_owned()))
-    }
-
     /// Those the object controls, and those of its namespace that nobody does: the candidates of a claim.
     pub fn candidates(&self, namespace: &str, uid: &str) -> Vec<Arc<K>> {
-        let mut all = self.controlled_by(uid);
+        let mut all = self.at(&Place::Of(namespace.to_owned(), uid.to_owned()));
         all.extend(self.at(&Place::Orphans(namespace.to_owned())));
         all
     }

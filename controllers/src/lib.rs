@@ -8,19 +8,24 @@ mod endpoints;
 mod endpointslice;
 mod garbage;
 mod index;
+mod members;
 mod namespace;
 mod namespaces;
 mod nodeipam;
 mod nodelifecycle;
+mod owned;
 mod podgc;
 mod replicas;
 mod replicaset;
 mod replicationcontroller;
 mod roles;
 mod root_ca;
+mod selectors;
 mod serviceaccount;
 mod services;
 mod tainteviction;
+
+use std::sync::Arc;
 
 use api::task::Group;
 use client::{Caches, Recorder, kube};
@@ -45,17 +50,24 @@ pub struct Start<'a> {
     pub caches: &'a Caches,
     pub clients: ClientFor<'a>,
     pub group: &'a Group,
+    /// What several controllers ask about pods is kept once.
+    owned: owned::Owned,
+    selected: Arc<services::Selected>,
 }
 
 /// Service account in kube-system (its RBAC role is `system:controller:<account>`), component name in events, and how it starts.
 type Row = (&'static str, &'static str, fn(&Start<'_>, &'static str, &'static str));
 
 const TABLE: &[Row] = &[
-    ("replicaset-controller", "replicaset-controller", |s, a, c| s.run(a, c, replicaset::ReplicaSets::new(s.caches))),
-    ("replication-controller", "replication-controller", |s, a, c| s.run(a, c, replicationcontroller::Controllers::new(s.caches))),
-    ("deployment-controller", "deployment-controller", |s, a, c| s.run(a, c, deployment::Deployments::new(s.caches))),
-    ("endpoint-controller", "endpoint-controller", |s, a, c| s.run(a, c, endpoints::Endpoints::new(s.caches))),
-    ("endpointslice-controller", "endpoint-slice-controller", |s, a, c| s.run(a, c, endpointslice::EndpointSlices::new(s.caches))),
+    ("replicaset-controller", "replicaset-controller", |s, a, c| s.run(a, c, replicaset::ReplicaSets::new(s.caches, &s.owned))),
+    ("replication-controller", "replication-controller", |s, a, c| {
+        s.run(a, c, replicationcontroller::Controllers::new(s.caches, &s.owned))
+    }),
+    ("deployment-controller", "deployment-controller", |s, a, c| s.run(a, c, deployment::Deployments::new(s.caches, &s.owned))),
+    ("endpoint-controller", "endpoint-controller", |s, a, c| s.run(a, c, endpoints::Endpoints::new(s.caches, &s.selected))),
+    ("endpointslice-controller", "endpoint-slice-controller", |s, a, c| {
+        s.run(a, c, endpointslice::EndpointSlices::new(s.caches, &s.selected))
+    }),
     ("namespace-controller", "namespace-controller", |s, a, c| s.run(a, c, namespace::Namespaces::new(s.caches, (s.clients)(a)))),
     ("generic-garbage-collector", "garbage-collector-controller", |s, a, c| s.run(a, c, garbage::Garbage::new((s.clients)(a), s.group))),
     ("node-controller", "node-controller", |s, a, c| s.run(a, c, nodelifecycle::NodeLifecycle::new(s.caches))),
@@ -71,7 +83,8 @@ const TABLE: &[Row] = &[
 
 /// Starts every controller of the table in `group`.
 pub fn start(config: &Config, caches: &Caches, clients: ClientFor<'_>, group: &Group) {
-    let start = Start { config, caches, clients, group };
+    let (owned, selected) = (owned::Owned::new(&caches.of()), Arc::new(services::Selected::new(caches)));
+    let start = Start { config, caches, clients, group, owned, selected };
     for (account, component, begin) in TABLE {
         begin(&start, account, component);
     }

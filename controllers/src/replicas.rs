@@ -15,7 +15,12 @@ use api::{
 };
 use client::{Cache, Object, kube, pods::Pod};
 use kube::ResourceExt;
-use reconcile::{Action, Owner, Wake, claim, controller_of, own_key};
+use reconcile::{Action, Owner, Wake, claim, controller_of};
+
+use crate::{
+    owned::{Owned, Tally},
+    selectors,
+};
 
 /// Pods made or deleted in one run; the next run does the rest.
 const BURST: usize = 500;
@@ -32,13 +37,21 @@ pub struct Wanted<'a, K> {
 /// What there is.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// The set's pods and the orphans of its namespace.
-    pub pods: Vec<Arc<Pod>>,
+    pub pods: Pods,
     pub now: Timestamp,
     /// Names of new pods come from here: another number each time.
     pub dice: u64,
     /// Why the last pod could not be made.
     pub failure: Option<String>,
+}
+
+/// The pods as far as they have to be known.
+#[derive(Clone, Debug)]
+pub enum Pods {
+    /// None of them is to be changed: their number says it all.
+    Counted(Tally),
+    /// The set's pods, and the orphans that it would have.
+    Listed(Vec<Arc<Pod>>),
 }
 
 /// What is to be done, and what the status says.
@@ -59,8 +72,69 @@ pub struct Counts {
     pub terminating: i32,
 }
 
+impl Pods {
+    /// Those of the set with this uid. Only a set that has to give up pods, to adopt or to release some costs O(pods).
+    pub fn look(
+        owned: &Owned,
+        set: &ObjectMeta,
+        selector: Option<&Labels>,
+        (replicas, min_ready_seconds): (i32, i32),
+        now: Timestamp,
+    ) -> Self {
+        let (namespace, uid) = (set.namespace.as_deref().unwrap_or_default(), set.uid.as_deref().unwrap_or_default());
+        let Some(selector) = selector else { return Self::Counted(Tally::default()) };
+        let adopts = set.deletion_timestamp.is_none();
+        let mut orphans = if adopts { owned.orphans(namespace, selector) } else { Vec::new() };
+        orphans.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+        let young = Timestamp::from_second(now.as_second().saturating_sub(i64::from(min_ready_seconds.max(0)))).unwrap_or(Timestamp::MIN);
+        let tally = owned.tally(namespace, uid, young);
+        if orphans.is_empty() && tally.is_within(selector) && tally.active() <= usize::try_from(replicas).unwrap_or(0) {
+            return Self::Counted(tally);
+        }
+        let mut all = owned.pods(namespace, uid);
+        all.append(&mut orphans);
+        Self::Listed(all)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Counted(tally) => tally.active(),
+            Self::Listed(pods) => pods.len(),
+        }
+    }
+}
+
 pub fn decide<K: Object>(wanted: &Wanted<'_, K>, seen: &Seen) -> Decided {
-    let claimed = claim(&wanted.owner, seen.pods.iter().cloned());
+    match &seen.pods {
+        Pods::Counted(tally) => from_count(wanted, tally, seen),
+        Pods::Listed(pods) => from_list(wanted, pods, seen),
+    }
+}
+
+fn from_count<K: Object>(wanted: &Wanted<'_, K>, tally: &Tally, seen: &Seen) -> Decided {
+    let labels = wanted.template.and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.as_ref());
+    let now = seen.now.as_second();
+    let left = |since: i64| i64::from(wanted.min_ready_seconds) - now.saturating_sub(since);
+    let young = tally.newly_ready().filter(|(since, _)| wanted.min_ready_seconds > 0 && left(*since) > 0);
+    let (again, waiting) = young.fold((None, 0), |(soonest, all), (since, pods)| (least(soonest, left(since)), all + pods));
+    let counts = Counts {
+        replicas: count(tally.active()),
+        fully_labeled: count(tally.having(labels)),
+        ready: count(tally.ready()),
+        available: count(tally.ready().saturating_sub(waiting)),
+        terminating: count(tally.terminating()),
+    };
+    let actions = if wanted.owner.deleting { Vec::new() } else { additions(wanted, tally.active(), seen) };
+    Decided { actions, counts, again: again.map(|s| Duration::from_secs(s.unsigned_abs())) }
+}
+
+fn least(a: Option<i64>, b: i64) -> Option<i64> {
+    Some(a.map_or(b, |a| a.min(b)))
+}
+
+fn from_list<K: Object>(wanted: &Wanted<'_, K>, pods: &[Arc<Pod>], seen: &Seen) -> Decided {
+    let claimed = claim(&wanted.owner, pods.iter().cloned());
     let (active, rest): (Vec<Arc<Pod>>, Vec<Arc<Pod>>) = claimed.owned.into_iter().partition(|pod| is_active(pod));
     let terminating = rest.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some() && !is_over(pod)).count();
     let counts = Counts { terminating: count(terminating), ..counts(wanted, &active, seen.now) };
@@ -74,16 +148,13 @@ pub fn decide<K: Object>(wanted: &Wanted<'_, K>, seen: &Seen) -> Decided {
 /// A set's own changes wake it, and those of its pods; an orphan wakes every set of its namespace that would have it.
 pub fn wire<K: Object>(wake: &Wake, sets: &Cache<K>, pods: &Cache<Pod>, selector: fn(&K) -> Option<Labels>) {
     wake.on_own(sets);
-    let sets = sets.clone();
+    let selectors = selectors::follow(sets, selector);
     wake.on(pods, move |pod, wake| {
         let namespace = pod.namespace().unwrap_or_default();
         match controller_of(&pod.metadata) {
             Some(owner) if owner.kind == K::kind(&()) => wake(Key::new(&namespace, &owner.name)),
             Some(_) => {}
-            None => {
-                let would_have = |set: &&Arc<K>| selector(set).is_some_and(|s| s.matches(Some(pod.labels())));
-                sets.in_namespace(&namespace).iter().filter(would_have).for_each(|set| wake(own_key(&**set)));
-            }
+            None => selectors.read().matching(&namespace, pod.labels()).for_each(|name| wake(Key::new(&namespace, name))),
         }
     });
 }
@@ -106,7 +177,8 @@ pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
     Some(ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0))
 }
 
-fn is_over(pod: &Pod) -> bool {
+/// It ran to its end.
+pub fn is_over(pod: &Pod) -> bool {
     matches!(phase(pod), "Succeeded" | "Failed")
 }
 
@@ -141,12 +213,17 @@ fn next_available(min_ready_seconds: i32, active: &[Arc<Pod>], now: Timestamp) -
 
 fn changes<K: Object>(wanted: &Wanted<'_, K>, active: &[Arc<Pod>], seen: &Seen) -> Vec<Action> {
     let target = usize::try_from(wanted.replicas).unwrap_or(0);
-    if active.len() < target {
-        let missing = (target - active.len()).min(BURST);
-        return (0..missing).flat_map(|i| create(wanted, seen.dice.wrapping_add(i as u64))).collect();
+    let spare = active.len().saturating_sub(target).min(BURST);
+    if spare == 0 {
+        return additions(wanted, active.len(), seen);
     }
-    let spare = (active.len() - target).min(BURST);
     worst_first(active, seen.now).into_iter().take(spare).flat_map(|pod| delete(wanted.set, &pod)).collect()
+}
+
+/// What is missing where so many are active.
+fn additions<K: Object>(wanted: &Wanted<'_, K>, active: usize, seen: &Seen) -> Vec<Action> {
+    let missing = usize::try_from(wanted.replicas).unwrap_or(0).saturating_sub(active).min(BURST);
+    (0..missing).flat_map(|i| create(wanted, seen.dice.wrapping_add(i as u64))).collect()
 }
 
 fn create<K: Object>(wanted: &Wanted<'_, K>, dice: u64) -> Vec<Action> {
@@ -268,7 +345,22 @@ mod tests {
         Arc::new(Pod { metadata, spec, status })
     }
 
+    /// Counting them says what looking at them says, wherever none has to go.
     fn decided(replicas: i32, min_ready_seconds: i32, pods: Vec<Arc<Pod>>) -> Decided {
+        let listed = with(replicas, min_ready_seconds, Pods::Listed(pods.clone()));
+        let owned = Owned::default();
+        pods.iter().for_each(|pod| owned.put(None, Some(pod)));
+        let set = ObjectMeta { uid: Some("u".into()), namespace: Some(String::new()), ..ObjectMeta::default() };
+        let looked = Pods::look(&owned, &set, Some(&Labels::default()), (replicas, min_ready_seconds), at(NOW));
+        let is_counted = matches!(looked, Pods::Counted(_));
+        assert_eq!(is_counted, pods.iter().filter(|pod| is_active(pod)).count() <= usize::try_from(replicas).unwrap());
+        if is_counted {
+            assert_eq!(with(replicas, min_ready_seconds, looked), listed);
+        }
+        listed
+    }
+
+    fn with(replicas: i32, min_ready_seconds: i32, pods: Pods) -> Decided {
         let (set, template) = (set(), PodTemplateSpec::default());
         let owner = Owner::of(&set, Labels::default()).unwrap();
         let wanted = Wanted { set: &set, owner, replicas, min_ready_seconds, template: Some(&template) };

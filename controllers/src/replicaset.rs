@@ -12,13 +12,12 @@ use api::{
     time::Timestamp,
 };
 use client::{Cache, Caches, kube, pods::Pod};
-use kube::ResourceExt;
 use parking_lot::Mutex;
 use reconcile::{Action, Loop, Owner, Plan, Wake};
 
 use crate::{
-    index::{ByController, by_controller},
-    replicas::{Counts, Seen, Wanted, creation_failed, decide, wire},
+    owned::Owned,
+    replicas::{Counts, Pods, Seen, Wanted, creation_failed, decide, wire},
 };
 
 const FAILURE: &str = "ReplicaFailure";
@@ -26,7 +25,7 @@ const FAILURE: &str = "ReplicaFailure";
 pub struct ReplicaSets {
     sets: Cache<ReplicaSet>,
     pods: Cache<Pod>,
-    index: ByController<Pod>,
+    owned: Owned,
     failures: Mutex<HashMap<Key, String>>,
 }
 
@@ -36,9 +35,8 @@ pub struct World {
 }
 
 impl ReplicaSets {
-    pub fn new(caches: &Caches) -> Self {
-        let pods = caches.of::<Pod>();
-        Self { sets: caches.of(), index: by_controller(&pods), pods, failures: Mutex::default() }
+    pub fn new(caches: &Caches, owned: &Owned) -> Self {
+        Self { sets: caches.of(), owned: owned.clone(), pods: caches.of(), failures: Mutex::default() }
     }
 }
 
@@ -49,8 +47,9 @@ impl Loop for ReplicaSets {
         "replicaset-controller"
     }
 
-    fn is_paced(&self) -> bool {
-        true
+    /// Every run may write the status.
+    fn weight(&self, world: &World) -> usize {
+        world.seen.pods.count()
     }
 
     fn wire(&self, wake: &Wake) {
@@ -62,22 +61,18 @@ impl Loop for ReplicaSets {
             self.failures.lock().remove(key);
             return None;
         };
-        let pods = self.index.candidates(&key.namespace, &set.uid().unwrap_or_default());
+        let now = Timestamp::now();
+        let pods = Pods::look(&self.owned, &set.metadata, selector(&set).as_ref(), bounds(&set), now);
         let failure = self.failures.lock().get(key).cloned();
-        Some(World { set, seen: Seen { pods, now: Timestamp::now(), dice: rand::random(), failure } })
+        Some(World { set, seen: Seen { pods, now, dice: rand::random(), failure } })
     }
 
     fn plan(&self, world: &World, _: &Key) -> Plan {
         let set = &*world.set;
         let Some(owner) = selector(set).and_then(|s| Owner::of(set, s)) else { return Plan::rest() };
-        let spec = set.spec.as_ref();
-        let wanted = Wanted {
-            set,
-            owner,
-            replicas: spec.and_then(|s| s.replicas).unwrap_or(1),
-            min_ready_seconds: spec.and_then(|s| s.min_ready_seconds).unwrap_or(0),
-            template: spec.and_then(|s| s.template.as_ref()),
-        };
+        let (replicas, min_ready_seconds) = bounds(set);
+        let template = set.spec.as_ref().and_then(|s| s.template.as_ref());
+        let wanted = Wanted { set, owner, replicas, min_ready_seconds, template };
         let decided = decide(&wanted, &world.seen);
         let mut actions = decided.actions;
         let status = status(set, wanted.replicas, decided.counts, &world.seen);
@@ -93,6 +88,12 @@ impl Loop for ReplicaSets {
         self.failures.lock().insert(key.clone(), message);
         Some(told)
     }
+}
+
+/// How many pods it wants, and for how many seconds they must be ready to count as available.
+fn bounds(set: &ReplicaSet) -> (i32, i32) {
+    let spec = set.spec.as_ref();
+    (spec.and_then(|s| s.replicas).unwrap_or(1), spec.and_then(|s| s.min_ready_seconds).unwrap_or(0))
 }
 
 fn selector(set: &ReplicaSet) -> Option<Labels> {

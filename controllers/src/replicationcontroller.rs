@@ -9,18 +9,17 @@ use api::{
     time::Timestamp,
 };
 use client::{Cache, Caches, kube, pods::Pod};
-use kube::ResourceExt;
 use reconcile::{Action, Loop, Owner, Plan, Wake};
 
 use crate::{
-    index::{ByController, by_controller},
-    replicas::{Seen, Wanted, creation_failed, decide, wire},
+    owned::Owned,
+    replicas::{Pods, Seen, Wanted, creation_failed, decide, wire},
 };
 
 pub struct Controllers {
     controllers: Cache<ReplicationController>,
     pods: Cache<Pod>,
-    index: ByController<Pod>,
+    owned: Owned,
 }
 
 pub struct World {
@@ -29,9 +28,8 @@ pub struct World {
 }
 
 impl Controllers {
-    pub fn new(caches: &Caches) -> Self {
-        let pods = caches.of::<Pod>();
-        Self { controllers: caches.of(), index: by_controller(&pods), pods }
+    pub fn new(caches: &Caches, owned: &Owned) -> Self {
+        Self { controllers: caches.of(), owned: owned.clone(), pods: caches.of() }
     }
 }
 
@@ -42,8 +40,8 @@ impl Loop for Controllers {
         "replication-controller"
     }
 
-    fn is_paced(&self) -> bool {
-        true
+    fn weight(&self, world: &World) -> usize {
+        world.seen.pods.count()
     }
 
     fn wire(&self, wake: &Wake) {
@@ -52,21 +50,17 @@ impl Loop for Controllers {
 
     async fn look(&self, key: &Key) -> Option<World> {
         let controller = self.controllers.get(key)?;
-        let pods = self.index.candidates(&key.namespace, &controller.uid().unwrap_or_default());
-        Some(World { controller, seen: Seen { pods, now: Timestamp::now(), dice: rand::random(), failure: None } })
+        let now = Timestamp::now();
+        let pods = Pods::look(&self.owned, &controller.metadata, selector(&controller).as_ref(), bounds(&controller), now);
+        Some(World { controller, seen: Seen { pods, now, dice: rand::random(), failure: None } })
     }
 
     fn plan(&self, world: &World, _: &Key) -> Plan {
         let controller = &*world.controller;
         let Some(owner) = selector(controller).and_then(|s| Owner::of(controller, s)) else { return Plan::rest() };
-        let spec = controller.spec.as_ref();
-        let wanted = Wanted {
-            set: controller,
-            owner,
-            replicas: spec.and_then(|s| s.replicas).unwrap_or(1),
-            min_ready_seconds: spec.and_then(|s| s.min_ready_seconds).unwrap_or(0),
-            template: spec.and_then(|s| s.template.as_ref()),
-        };
+        let (replicas, min_ready_seconds) = bounds(controller);
+        let template = controller.spec.as_ref().and_then(|s| s.template.as_ref());
+        let wanted = Wanted { set: controller, owner, replicas, min_ready_seconds, template };
         let decided = decide(&wanted, &world.seen);
         let mut actions = decided.actions;
         let some = |n: i32| (n != 0).then_some(n);
@@ -87,6 +81,11 @@ impl Loop for Controllers {
     fn failed(&self, key: &Key, action: &Action, error: &kube::Error) -> Option<Action> {
         creation_failed(&*self.controllers.get(key)?, action, error).map(|(told, _)| told)
     }
+}
+
+fn bounds(controller: &ReplicationController) -> (i32, i32) {
+    let spec = controller.spec.as_ref();
+    (spec.and_then(|s| s.replicas).unwrap_or(1), spec.and_then(|s| s.min_ready_seconds).unwrap_or(0))
 }
 
 fn selector(controller: &ReplicationController) -> Option<Labels> {

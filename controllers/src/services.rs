@@ -2,28 +2,24 @@
 //!
 //! Source: `staging/src/k8s.io/endpointslice/util`, `pkg/api/v1/pod/util.go`.
 
-use std::sync::Arc;
-
-use api::k8s::{
-    api::core::v1::{ObjectReference, Service, ServicePort},
-    apimachinery::pkg::util::intstr::IntOrString,
+use api::{
+    k8s::{
+        api::core::v1::{ObjectReference, Service, ServicePort},
+        apimachinery::pkg::util::intstr::IntOrString,
+    },
+    selector::Labels,
 };
 use client::{Cache, Caches, kube, pods::Pod};
 use kube::ResourceExt;
 use reconcile::{Wake, own_key};
 
-use crate::{
-    index::{ByLabel, Index, Label, by_label},
-    replicas::ready_since,
-};
+use crate::{members::Members, replicas::ready_since};
 
 /// Services with a selector and the pods they select.
 pub struct Selected {
     pub services: Cache<Service>,
     pods: Cache<Pod>,
-    by_label: ByLabel<Pod>,
-    /// Services by namespace and the first pair of their selector: a pod's labels lead to its services.
-    by_selector: Arc<ByLabel<Service>>,
+    members: Members,
 }
 
 /// One pod behind a service.
@@ -51,31 +47,20 @@ pub struct Port {
 impl Selected {
     pub fn new(caches: &Caches) -> Self {
         let (services, pods) = (caches.of::<Service>(), caches.of::<Pod>());
-        let by_selector = Arc::new(Index::new(&services, |service: &Service| place(service).into_iter().collect()));
-        Self { services, by_label: by_label(&pods), pods, by_selector }
+        Self { members: Members::new(&services, &pods, selector), services, pods }
     }
 
     /// Wakes a service's key when it or one of its pods changes.
     pub fn wire(&self, wake: &Wake) {
         wake.on_own(&self.services);
-        let by_selector = self.by_selector.clone();
-        wake.on(&self.pods, move |pod, wake| {
-            let namespace = pod.namespace().unwrap_or_default();
-            for (key, value) in pod.labels() {
-                let place = (namespace.clone(), key.clone(), value.clone());
-                by_selector.at(&place).iter().for_each(|service| wake(own_key(&**service)));
-            }
-        });
+        let members = self.members.clone();
+        wake.on(&self.pods, move |pod, wake| members.owners(pod, wake));
     }
 
     /// The backends of a service, in the order of their pods' names; `None` where somebody else keeps its endpoints.
     pub fn backends(&self, service: &Service) -> Option<Vec<Backend>> {
-        let spec = service.spec.as_ref()?;
-        if spec.type_.as_deref() == Some("ExternalName") {
-            return None;
-        }
-        let selector = spec.selector.as_ref().filter(|s| !s.is_empty())?;
-        let pods = self.by_label.having(&service.namespace().unwrap_or_default(), selector);
+        selector(service)?;
+        let pods = self.members.pods(&own_key(service));
         Some(pods.iter().filter_map(|pod| backend(service, pod)).collect())
     }
 }
@@ -93,9 +78,10 @@ pub fn is_headless(service: &Service) -> bool {
     address.is_empty() || address == "None"
 }
 
-fn place(service: &Service) -> Option<Label> {
-    let (key, value) = service.spec.as_ref()?.selector.as_ref()?.iter().next()?;
-    Some((service.namespace().unwrap_or_default(), key.clone(), value.clone()))
+/// Whose endpoints we keep: an empty selector leaves them to somebody else.
+fn selector(service: &Service) -> Option<Labels> {
+    let spec = service.spec.as_ref().filter(|s| s.type_.as_deref() != Some("ExternalName"))?;
+    Some(Labels::from_map(spec.selector.as_ref().filter(|s| !s.is_empty())?))
 }
 
 fn backend(service: &Service, pod: &Pod) -> Option<Backend> {

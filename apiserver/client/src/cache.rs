@@ -2,7 +2,7 @@
 
 use std::{
     any::{Any, TypeId},
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     fmt::Debug,
     sync::Arc,
 };
@@ -51,7 +51,8 @@ struct Shared<K> {
 }
 
 struct State<K> {
-    objects: BTreeMap<Key, Arc<K>>,
+    /// By namespace, by name: most questions are about one object, and orders are made for those who list.
+    objects: HashMap<String, HashMap<String, Arc<K>>>,
     revision: u64,
 }
 
@@ -90,23 +91,24 @@ impl Caches {
 
 impl<K: Object> Cache<K> {
     pub fn get(&self, key: &Key) -> Option<Arc<K>> {
-        self.shared.state.read().objects.get(key).cloned()
+        self.shared.state.read().get(key).cloned()
     }
 
     /// All objects, in key order. Costs O(collection): not for one event.
     pub fn list(&self) -> Vec<Arc<K>> {
-        self.shared.state.read().objects.values().cloned().collect()
+        let all = self.shared.state.read().objects.values().flat_map(HashMap::values).cloned().collect();
+        in_order(all)
     }
 
     /// All objects of one namespace, in name order; costs O(namespace).
     pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
-        let state = self.shared.state.read();
-        let from = Key::new(namespace, "");
-        state.objects.range(from..).take_while(|(k, _)| k.namespace == namespace).map(|(_, o)| o.clone()).collect()
+        let all = self.shared.state.read().objects.get(namespace).into_iter().flat_map(HashMap::values).cloned().collect();
+        in_order(all)
     }
 
+    /// Costs O(namespaces).
     pub fn len(&self) -> usize {
-        self.shared.state.read().objects.len()
+        self.shared.state.read().objects.values().map(HashMap::len).sum()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -148,8 +150,30 @@ impl<K> Clone for Cache<K> {
 
 impl<K> Default for Shared<K> {
     fn default() -> Self {
-        let state = RwLock::new(State { objects: BTreeMap::new(), revision: 0 });
+        let state = RwLock::new(State { objects: HashMap::new(), revision: 0 });
         Self { state, handlers: Mutex::default(), synced: watch::channel(false).0 }
+    }
+}
+
+impl<K> State<K> {
+    fn get(&self, key: &Key) -> Option<&Arc<K>> {
+        self.objects.get(&key.namespace)?.get(&key.name)
+    }
+
+    fn insert(&mut self, key: Key, object: Arc<K>) -> Option<Arc<K>> {
+        match self.objects.get_mut(&key.namespace) {
+            Some(of_namespace) => of_namespace.insert(key.name, object),
+            None => self.objects.entry(key.namespace).or_default().insert(key.name, object),
+        }
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Arc<K>> {
+        let of_namespace = self.objects.get_mut(&key.namespace)?;
+        let old = of_namespace.remove(&key.name);
+        if of_namespace.is_empty() {
+            self.objects.remove(&key.namespace);
+        }
+        old
     }
 }
 
@@ -161,10 +185,10 @@ impl<K: Object> Shared<K> {
             let mut state = self.state.write();
             state.revision = state.revision.max(revision_of(&*object));
             // A watch that was opened again repeats what we have: handlers keep the one they were shown.
-            if state.objects.get(&key).is_some_and(|old| old.resource_version() == object.resource_version()) {
+            if state.get(&key).is_some_and(|old| old.resource_version() == object.resource_version()) {
                 return;
             }
-            state.objects.insert(key, object.clone())
+            state.insert(key, object.clone())
         };
         handlers.iter().for_each(|h| h(old.as_ref(), Some(&object)));
     }
@@ -174,7 +198,7 @@ impl<K: Object> Shared<K> {
         let old = {
             let mut state = self.state.write();
             state.revision = state.revision.max(revision_of(object));
-            state.objects.remove(&key_of(object))
+            state.remove(&key_of(object))
         };
         if let Some(old) = old {
             handlers.iter().for_each(|h| h(Some(&old), None));
@@ -183,11 +207,13 @@ impl<K: Object> Shared<K> {
 
     /// What was not listed again is gone.
     fn replace(&self, listed: Vec<K>) {
-        let keys: std::collections::BTreeSet<Key> = listed.iter().map(key_of).collect();
+        let keys: std::collections::HashSet<Key> = listed.iter().map(key_of).collect();
         let gone: Vec<Arc<K>> = {
             let state = self.state.read();
-            state.objects.iter().filter(|(k, _)| !keys.contains(k)).map(|(_, o)| o.clone()).collect()
+            let all = state.objects.values().flat_map(HashMap::values);
+            all.filter(|object| !keys.contains(&key_of(&***object))).cloned().collect()
         };
+        let gone = in_order(gone);
         gone.iter().for_each(|object| self.remove(object));
         listed.into_iter().for_each(|object| self.put(object));
         self.synced.send_replace(true);
@@ -207,6 +233,11 @@ async fn follow<K: Object>(api: Api<K>, config: watcher::Config, shared: Arc<Sha
             Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "watch failed; trying again"),
         }
     }
+}
+
+fn in_order<K: Resource>(mut objects: Vec<Arc<K>>) -> Vec<Arc<K>> {
+    objects.sort_by(|a, b| (&a.meta().namespace, &a.meta().name).cmp(&(&b.meta().namespace, &b.meta().name)));
+    objects
 }
 
 fn key_of<K: Resource>(object: &K) -> Key {

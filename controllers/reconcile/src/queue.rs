@@ -28,9 +28,11 @@ struct Inner {
     ready: VecDeque<Key>,
     queued: HashSet<Key>,
     running: HashSet<Key>,
-    /// Woken while running or held: runs again afterwards.
+    /// Woken while running, held or resting: runs again afterwards.
     dirty: HashSet<Key>,
     held: HashMap<Key, Written>,
+    /// Until [`Queue::rested`].
+    resting: HashSet<Key>,
     failures: HashMap<Key, u32>,
 }
 
@@ -50,13 +52,35 @@ impl Queue {
         Some(key)
     }
 
+    /// From the end of its run on, the key runs no more until [`Queue::rested`]: what happens meanwhile is seen in one look.
+    pub fn rest(&self, key: &Key) {
+        self.inner.lock().resting.insert(key.clone());
+    }
+
+    /// The rest is over: a key that was woken meanwhile goes on.
+    pub fn rested(&self, key: &Key) {
+        let mut inner = self.inner.lock();
+        inner.resting.remove(key);
+        let due = !inner.running.contains(key) && !inner.held.contains_key(key) && inner.dirty.remove(key);
+        if due && inner.wake(key.clone()) {
+            self.woken.notify_one();
+        }
+    }
+
+    /// Ends the rest of a key that somebody changed himself: he waits for it.
+    pub fn hurry(&self, key: &Key) {
+        if self.inner.lock().resting.contains(key) {
+            self.rested(key);
+        }
+    }
+
     /// The run is over; `pending` is what the caches have not seen yet of what it wrote.
     pub fn finish(&self, key: &Key, pending: Written) {
         let mut inner = self.inner.lock();
         inner.running.remove(key);
         if !pending.is_empty() {
             inner.held.insert(key.clone(), pending);
-        } else if inner.dirty.remove(key) && inner.wake(key.clone()) {
+        } else if !inner.resting.contains(key) && inner.dirty.remove(key) && inner.wake(key.clone()) {
             self.woken.notify_one();
         }
     }
@@ -112,7 +136,7 @@ impl Queue {
 impl Inner {
     /// True if a key became ready.
     fn wake(&mut self, key: Key) -> bool {
-        if self.running.contains(&key) || self.held.contains_key(&key) {
+        if self.running.contains(&key) || self.held.contains_key(&key) || self.resting.contains(&key) {
             self.dirty.insert(key);
             return false;
         }
@@ -159,6 +183,35 @@ mod tests {
         assert_eq!(queue.next(), None);
         queue.seen("pods", 9);
         assert_eq!(queue.next(), Some(key("a")));
+    }
+
+    #[test]
+    fn a_key_that_rests_sees_all_that_happened_in_one_run() {
+        let queue = Queue::default();
+        let run = |pending| {
+            assert_eq!(queue.next(), Some(key("a")));
+            queue.rest(&key("a"));
+            queue.finish(&key("a"), pending);
+        };
+        queue.wake(key("a"));
+        run(vec![]);
+        queue.rested(&key("a"));
+        assert_eq!(queue.next(), None, "nothing happened");
+        queue.wake(key("a"));
+        run(vec![]);
+        queue.wake(key("a"));
+        queue.wake(key("a"));
+        assert_eq!(queue.next(), None, "it rests");
+        queue.rested(&key("a"));
+        run(vec![("pods", 7)]);
+        queue.rested(&key("a"));
+        assert_eq!(queue.next(), None, "its own writes were not seen");
+        queue.seen("pods", 7);
+        run(vec![("pods", 9)]);
+        queue.seen("pods", 9);
+        assert_eq!(queue.next(), None, "they were, but it rests");
+        queue.hurry(&key("a"));
+        assert_eq!(queue.next(), Some(key("a")), "somebody is waiting");
     }
 
     #[test]

@@ -13,7 +13,6 @@ use api::{Key, task::Group};
 use client::{Cache, Object, Recorder, kube};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use parking_lot::Mutex;
-use tokio::time::Instant;
 use tokio_util::time::{DelayQueue, delay_queue};
 
 use crate::{
@@ -27,12 +26,12 @@ use crate::{
 const CONCURRENT: usize = 20;
 /// A key that waits longer than this for its own writes goes on without.
 const HOLD_MAX: Duration = Duration::from_secs(10);
-/// A paced key that thought for longer than this...
-const THOUGHT_FREE: Duration = Duration::from_millis(2);
-/// ... rests for so many times as long...
-const REST_FACTOR: u32 = 4;
-/// ... but no longer.
-const REST_MAX: Duration = Duration::from_millis(250);
+/// A key rests for so long for each object that its set has (see [`Loop::weight`])...
+const REST_EACH: Duration = Duration::from_micros(10);
+/// ... not at all for less than this...
+const REST_MIN: Duration = Duration::from_millis(2);
+/// ... and no longer than this (upstream bounds its batches, `endpointUpdatesBatchPeriod`, at half a minute).
+const REST_MAX: Duration = Duration::from_secs(1);
 
 /// One loop of the house.
 pub trait Loop: Send + Sync + 'static {
@@ -51,10 +50,11 @@ pub trait Loop: Send + Sync + 'static {
     /// What should be done. Pure: no clock, no dice, no I/O.
     fn plan(&self, world: &Self::World, key: &Key) -> Plan;
 
-    /// Whether a key rests after a run in proportion to what the run cost: for loops whose every run costs O(pods), while pods change one by
-    /// one. A small set is looked at for each change, a large one for many changes at once (upstream: `endpointUpdatesBatchPeriod`).
-    fn is_paced(&self) -> bool {
-        false
+    /// How many objects a run is about that change one by one, each change waking the key: pods of a set. The key rests after the run in
+    /// proportion, so that a small set is looked at for each change, a large one for many changes at once, and a change costs the same in both
+    /// (upstream: `endpointUpdatesBatchPeriod`).
+    fn weight(&self, _world: &Self::World) -> usize {
+        0
     }
 
     /// Told of an action that was refused or failed, unless what it was about is gone or going; the key is tried again. What it gives back
@@ -100,9 +100,17 @@ impl Wake {
         });
     }
 
-    /// Changes of the collection wake the object's own key.
+    /// Changes of the collection wake the object's own key; a new generation does not let it rest.
     pub fn on_own<K: Object>(&self, cache: &Cache<K>) {
         self.on(cache, |object, wake| wake(own_key(object)));
+        let queue = self.queue.clone();
+        cache.on_change(move |old, new| {
+            if let (Some(old), Some(new)) = (old, new)
+                && old.meta().generation != new.meta().generation
+            {
+                queue.hurry(&own_key(&**new));
+            }
+        });
     }
 
     /// The collection is only read: it wakes nothing, but the loop starts after its first list.
@@ -141,6 +149,7 @@ struct Ran {
     key: Key,
     written: Written,
     again: Option<Duration>,
+    rest: Duration,
     error: Option<kube::Error>,
 }
 
@@ -150,7 +159,8 @@ impl<L: Loop> Runner<L> {
         self.this.wire(&wake);
         let waits = std::mem::take(&mut *wake.synced.lock());
         futures::future::join_all(waits).await;
-        let (mut running, mut later, mut holds) = (FuturesUnordered::new(), Timers::default(), Timers::default());
+        let mut running = FuturesUnordered::new();
+        let (mut later, mut holds, mut rests) = (Timers::default(), Timers::default(), Timers::default());
         loop {
             while running.len() < CONCURRENT
                 && let Some(key) = wake.queue.next()
@@ -159,7 +169,14 @@ impl<L: Loop> Runner<L> {
             }
             tokio::select! {
                 () = wake.queue.woken.notified() => {}
-                Some(ran) = running.next() => self.after(&wake, ran, &mut later, &mut holds),
+                Some(ran) = running.next() => {
+                    if !ran.rest.is_zero() {
+                        wake.queue.rest(&ran.key);
+                        rests.set(ran.key.clone(), ran.rest);
+                    }
+                    self.after(&wake, ran, &mut later, &mut holds);
+                }
+                key = rests.next() => wake.queue.rested(&key),
                 due = later.next() => wake.queue.wake(due),
                 key = holds.next() => {
                     if wake.queue.release(&key) {
@@ -171,25 +188,22 @@ impl<L: Loop> Runner<L> {
     }
 
     async fn once(&self, key: Key) -> Ran {
-        let begun = Instant::now();
-        let plan = self.this.look(&key).await.map_or_else(Plan::rest, |world| self.this.plan(&world, &key));
-        let thought = begun.elapsed();
+        let world = self.this.look(&key).await;
+        let rest = world.as_ref().map_or(Duration::ZERO, |world| rest_of(self.this.weight(world)));
+        let plan = world.map_or_else(Plan::rest, |world| self.this.plan(&world, &key));
         let Acted { written, failed } = self.act.all(plan.actions).await;
         for (action, error) in failed.iter().filter(|(_, error)| !is_moot(error)) {
             if let Some(told) = self.this.failed(&key, action, error) {
                 self.act.tell(&told);
             }
         }
-        if self.this.is_paced() && thought > THOUGHT_FREE {
-            tokio::time::sleep((thought * REST_FACTOR).min(REST_MAX)).await;
-        }
         // One that has to be tried again counts more than one that is moot.
         let (moot, real): (Vec<_>, Vec<_>) = failed.into_iter().map(|(_, error)| error).partition(is_moot);
-        Ran { key, written, again: plan.again, error: real.into_iter().chain(moot).next() }
+        Ran { key, written, again: plan.again, rest, error: real.into_iter().chain(moot).next() }
     }
 
     fn after(&self, wake: &Wake, ran: Ran, later: &mut Timers, holds: &mut Timers) {
-        let Ran { key, written, again, error } = ran;
+        let Ran { key, written, again, error, rest: _ } = ran;
         let pending = wake.not_seen(written);
         if !pending.is_empty() {
             holds.set(key.clone(), HOLD_MAX);
@@ -259,6 +273,11 @@ impl Wake {
             .filter(|(resource, rev)| revisions.get(resource).is_some_and(|seen| seen.load(Ordering::Acquire) < *rev))
             .collect()
     }
+}
+
+fn rest_of(weight: usize) -> Duration {
+    let rest = REST_EACH.saturating_mul(u32::try_from(weight).unwrap_or(u32::MAX));
+    if rest < REST_MIN { Duration::ZERO } else { rest.min(REST_MAX) }
 }
 
 /// What was to be changed is gone, or goes with its namespace: the event that says so wakes whom it concerns.

@@ -8,6 +8,7 @@ pub mod human;
 pub mod names;
 pub mod programs;
 pub mod quantity;
+pub mod runs;
 pub mod selector;
 pub mod status;
 pub mod task;

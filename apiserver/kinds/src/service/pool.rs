@@ -3,7 +3,9 @@
 //! A claim is *pending* from its allocation until the object that carries it is seen in the cache (then it is *kept*), or until the store
 //! refused the write. An index is free when it is neither. Only claims take memory, not the range.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+
+use api::runs::Runs;
 
 /// Who claims: `namespace/name` of the object.
 pub type Owner = String;
@@ -13,7 +15,9 @@ pub type Owner = String;
 pub struct Pool {
     size: u64,
     reserved: u64,
-    claims: BTreeMap<u64, Claim>,
+    claims: HashMap<u64, Claim>,
+    /// The claimed indexes once more: a free one is found however full the range is.
+    taken: Runs,
 }
 
 #[derive(Debug)]
@@ -31,7 +35,7 @@ pub struct Taken;
 
 impl Pool {
     pub fn new(size: u64, reserved: u64) -> Self {
-        Self { size, reserved: reserved.min(size), claims: BTreeMap::new() }
+        Self { size, reserved: reserved.min(size), claims: HashMap::new(), taken: Runs::default() }
     }
 
     /// Claims one index. Claiming again what the same owner has is no error: writes of one object may cross.
@@ -39,7 +43,7 @@ impl Pool {
     /// # Errors
     /// [`Taken`] if another owner has it.
     pub fn take(&mut self, index: u64, owner: &str) -> Result<(), Taken> {
-        let claim = self.claims.entry(index).or_insert_with(|| Claim { owner: owner.to_owned(), pending: 0, kept: false });
+        let claim = self.claim(index, owner);
         if claim.owner != owner {
             return Err(Taken);
         }
@@ -63,7 +67,7 @@ impl Pool {
 
     /// The stored object carries it (seen in the cache). Ends one pending write.
     pub fn keep(&mut self, index: u64, owner: &str) {
-        let claim = self.claims.entry(index).or_insert_with(|| Claim { owner: owner.to_owned(), pending: 0, kept: false });
+        let claim = self.claim(index, owner);
         if claim.owner == owner && !claim.kept {
             claim.kept = true;
             claim.pending = claim.pending.saturating_sub(1);
@@ -80,11 +84,20 @@ impl Pool {
         self.claims.len()
     }
 
+    /// The claim on the index: a new one of `owner` where there was none.
+    fn claim(&mut self, index: u64, owner: &str) -> &mut Claim {
+        self.claims.entry(index).or_insert_with(|| {
+            self.taken.take(index, index.saturating_add(1));
+            Claim { owner: owner.to_owned(), pending: 0, kept: false }
+        })
+    }
+
     fn change(&mut self, index: u64, owner: &str, change: impl FnOnce(&mut Claim)) {
         let Some(claim) = self.claims.get_mut(&index).filter(|c| c.owner == owner) else { return };
         change(claim);
         if claim.pending == 0 && !claim.kept {
             self.claims.remove(&index);
+            self.taken.free(index, index.saturating_add(1));
         }
     }
 
@@ -98,13 +111,7 @@ impl Pool {
 
     /// The first unclaimed index of `low..high`.
     fn gap(&self, low: u64, high: u64) -> Option<u64> {
-        let mut at = low;
-        for taken in self.claims.range(low..high).map(|(index, _)| *index) {
-            if taken != at {
-                break;
-            }
-            at += 1;
-        }
+        let at = self.taken.next_free(low);
         (at < high).then_some(at)
     }
 }

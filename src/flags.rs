@@ -95,6 +95,15 @@ pub struct ServerFlags {
     /// The cluster's DNS domain
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", value_parser = domain)]
     pub cluster_domain: String,
+    /// With --max-mutating-requests-inflight, how many requests are served at a time (without priority and fairness: of those that only read; 0 is no limit)
+    #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub max_requests_inflight: u32,
+    /// With --max-requests-inflight, how many requests are served at a time (without priority and fairness: of those that change something; 0 is no limit)
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub max_mutating_requests_inflight: u32,
+    /// Share what is served at a time between users, by upstream's priority levels; false: first come, first served
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub enable_priority_and_fairness: bool,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -201,6 +210,14 @@ pub struct DownFlags {
     /// Also stop all pods and our containerd
     #[arg(long)]
     pub pods: bool,
+}
+
+impl ServerFlags {
+    /// Requests served at a time.
+    pub fn limits(&self) -> apiserver::fairness::Limits {
+        let (reading, mutating) = (self.max_requests_inflight as usize, self.max_mutating_requests_inflight as usize);
+        apiserver::fairness::Limits { reading, mutating, fair: self.enable_priority_and_fairness }
+    }
 }
 
 impl Cli {
@@ -374,6 +391,22 @@ mod tests {
         }
         let Verb::Agent(agent) = parse("hollow: 7\nnode-labels: [a=b]\n", &["skiff", "agent"]).unwrap().verb else { panic!() };
         assert_eq!((agent.hollow.hollow, agent.hollow.node_labels), (Some(7), vec!["a=b".to_owned()]));
+    }
+
+    #[test]
+    fn the_limits_on_requests_are_flags() {
+        let limits = |args: &[&str]| {
+            let args: Vec<&str> = ["skiff", "server"].iter().chain(args).copied().collect();
+            let Verb::Server(server) = parse("{}", &args).unwrap().verb else { panic!() };
+            server.limits()
+        };
+        assert_eq!(limits(&[]), apiserver::fairness::Limits::default());
+        let set = limits(&["--max-requests-inflight=3", "--max-mutating-requests-inflight=0", "--enable-priority-and-fairness=false"]);
+        assert_eq!(set, apiserver::fairness::Limits { reading: 3, mutating: 0, fair: false });
+        assert!(limits(&["--enable-priority-and-fairness"]).fair);
+        assert!(parse("{}", &["skiff", "server", "--max-requests-inflight=-1"]).is_err());
+        let Verb::Server(server) = parse("enable-priority-and-fairness: false\n", &["skiff", "server"]).unwrap().verb else { panic!() };
+        assert!(!server.limits().fair);
     }
 
     #[test]

@@ -87,6 +87,7 @@ impl Control {
         let gates = auth::gates(&tokens);
         let engine = Engine::new(store.clone(), kinds::all(&laws, &tokens), gates, group.clone());
         engine.set_schemas(kinds::schema::shapes());
+        engine.set_fairness(&kinds::flow::config(flags.limits()));
         engine.agents().follow(&certs, &group)?;
         let started = mount(&engine, &tokens, &group, SocketAddr::new(advertised, flags.secure_port), etcd);
         engine.ready().await;

@@ -18,14 +18,17 @@ pub(crate) mod table;
 pub(crate) mod update;
 mod wake;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use api::{GroupResource, Key, Status, time::Timestamp};
 use bytes::Bytes;
 use parking_lot::RwLock;
 use serde_json::{Value, json};
 use store::{Expect, Op, Outcome, Rev, Store, Txn};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use admit::{Asked, Warnings};
 use table::{Served, Table};
@@ -36,6 +39,7 @@ pub use object::Object;
 use crate::{
     bell::Stop,
     decode::{Schemas, Unchecked},
+    fairness::{self, Fairness},
     identity::{Attributes, Decision, Gates, User},
     kind::Kind,
     metrics::Metrics,
@@ -44,9 +48,6 @@ use crate::{
 
 /// How long a request waits for the caches to reach a revision that the store already has.
 const FRESH_MAX: Duration = Duration::from_secs(3);
-/// Requests in flight, streams apart (`--max-requests-inflight`, `--max-mutating-requests-inflight`).
-const READING_MAX: usize = 400;
-const MUTATING_MAX: usize = 200;
 
 pub struct Engine {
     pub(crate) store: Arc<dyn Store>,
@@ -61,8 +62,7 @@ pub struct Engine {
     agents: Arc<crate::connect::Agents>,
     schemas: RwLock<Arc<dyn Schemas>>,
     metrics: Arc<Metrics>,
-    pub(crate) reading: Semaphore,
-    pub(crate) mutating: Semaphore,
+    fairness: OnceLock<Arc<Fairness>>,
 }
 
 impl Engine {
@@ -81,8 +81,7 @@ impl Engine {
             agents: Arc::default(),
             schemas: RwLock::new(Arc::new(Unchecked)),
             metrics: Metrics::new(),
-            reading: Semaphore::new(READING_MAX),
-            mutating: Semaphore::new(MUTATING_MAX),
+            fairness: OnceLock::new(),
         });
         engine.group.spawn(follow::run(engine.clone()));
         for authorizer in &engine.gates.authorizers {
@@ -191,6 +190,21 @@ impl Engine {
 
     pub(crate) fn schemas(&self) -> Arc<dyn Schemas> {
         self.schemas.read().clone()
+    }
+
+    /// Says how requests share the server; before it serves. What is not said is upstream's mandatory configuration.
+    pub fn set_fairness(&self, config: &fairness::Config) {
+        self.fairness.get_or_init(|| self.counted(Fairness::new(config)));
+    }
+
+    pub(crate) fn fairness(&self) -> &Arc<Fairness> {
+        self.fairness.get_or_init(|| self.counted(Fairness::new(&fairness::Config::mandatory(fairness::Limits::default()))))
+    }
+
+    fn counted(&self, fairness: Arc<Fairness>) -> Arc<Fairness> {
+        let told = fairness.clone();
+        self.metrics.part(move |out| told.text(out));
+        fairness
     }
 
     /// Resolves once everything that was in the store is in the caches.

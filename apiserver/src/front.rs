@@ -11,6 +11,7 @@ mod reading;
 mod render;
 mod route;
 mod scale;
+mod seats;
 mod stream;
 mod watching;
 mod writing;
@@ -25,12 +26,10 @@ use std::{
 };
 
 use api::{Status, time::Timestamp};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::FutureExt;
-use http::{HeaderValue, header, request::Parts};
-use http_body_util::BodyExt;
+use http::{HeaderValue, StatusCode, header, request::Parts};
 use serde_json::Value;
-use tokio::sync::SemaphorePermit;
 
 use crate::{
     body::{Body, BoxError, Request, Response, boxed},
@@ -40,6 +39,7 @@ use crate::{
         admit::{self, Asked, Warnings},
         table::Served,
     },
+    fairness::{self, Class},
     identity::{Operation, User},
     kind::Handler,
     metrics::{Observed, RequestKind},
@@ -48,9 +48,8 @@ use crate::{
 use info::Info;
 use query::Query;
 use route::NoRoute;
+use seats::Holds;
 
-/// Largest body of a request.
-const BODY_BYTES_MAX: usize = 3 << 20;
 /// How long a request may take, streams apart (`--request-timeout`).
 const REQUEST_MAX: Duration = Duration::from_secs(60);
 /// How long a request waits for the caches to be filled after start.
@@ -95,6 +94,8 @@ struct Call {
     user: User,
     warnings: Warnings,
     now: Timestamp,
+    class: Class,
+    holds: Holds,
 }
 
 async fn handle(engine: Arc<Engine>, request: Request) -> Response {
@@ -130,7 +131,7 @@ async fn observed(engine: Arc<Engine>, request: Request) -> Response {
     let metrics = engine.metrics().clone();
     let in_flight = metrics.enter(kind);
     let told = info.clone();
-    let response = serve(engine, request, Asking { info, route, query }).await.unwrap_or_else(|status| wire::refusal(&status));
+    let response = serve(engine, request, Asking { info, route, query }).await.unwrap_or_else(|status| refused(&status));
     drop(in_flight);
     if is_counted {
         let seen = Observed { dry_run, code: response.status().as_u16(), ..told.observed() };
@@ -147,15 +148,15 @@ async fn serve(engine: Arc<Engine>, request: Request, asking: Asking) -> Result<
     }
     let user = gate::authenticate(&engine, &parts).await?;
     let user = impersonate::acting(&engine, &info, &parts.headers, user)?;
-    let permit = admitted(&engine, &info, &user)?;
     gate::authorize(&engine, &info, &user)?;
     let long = info.is_long_running();
-    let call = Call { engine: engine.clone(), parts, query, info, user, warnings: Warnings::default(), now: Timestamp::now() };
+    let class = engine.fairness().classify(&info.asked(&user));
+    let (warnings, now) = (Warnings::default(), Timestamp::now());
+    let call = Call { engine: engine.clone(), parts, query, info, user, warnings, now, class, holds: Holds::default() };
     if long {
         return call.run(route, body).await;
     }
     let done = tokio::time::timeout(REQUEST_MAX, call.run(route, body)).await;
-    drop(permit);
     done.unwrap_or_else(|_| Err(Status::timeout("request did not complete within requested timeout")))
 }
 
@@ -166,21 +167,13 @@ async fn wait_ready(engine: &Arc<Engine>) -> Result<(), Status> {
     Err(Status::unavailable("the server is still reading its store"))
 }
 
-/// A place among the requests in flight; streams and the masters need none.
-fn admitted<'a>(engine: &'a Engine, info: &Info, user: &User) -> Result<Option<SemaphorePermit<'a>>, Status> {
-    if info.is_long_running() || gate::is_exempt(user) {
-        return Ok(None);
-    }
-    let places = if info.is_mutating() { &engine.mutating } else { &engine.reading };
-    let taken = places.try_acquire().map(Some);
-    taken.map_err(|_| Status::too_many_requests("Too many requests, please try again later.", 1))
-}
-
 impl Call {
     fn run(self, route: Result<Served, NoRoute>, body: Body) -> Pin<Box<dyn Future<Output = Result<Response, Status>> + Send>> {
         Box::pin(async move {
             if !self.info.resource_request {
-                return Ok(self.site().await);
+                self.sit(1).await?;
+                let response = self.site().await;
+                return Ok(self.holds.until_gone(response));
             }
             let served = match route {
                 Ok(served) => served,
@@ -189,7 +182,7 @@ impl Call {
             let mut response =
                 if self.info.subresource.is_empty() { self.whole(&served, body).await? } else { self.part(&served, body).await? };
             render::warn(&mut response, &self.warnings);
-            Ok(response)
+            Ok(self.holds.until_gone(response))
         })
     }
 
@@ -211,9 +204,9 @@ impl Call {
         match verb {
             // A list may become a watch by its query.
             "watch" if !served.kind.verbs.contains(&"watch") => Err(Status::method_not_allowed(&served.kind.group_resource(), verb)),
-            "get" => self.get(served).await,
-            "list" => self.list(served).await,
-            "watch" => self.watch(served).await,
+            "get" => self.seated(1, self.get(served)).await,
+            "list" => self.seated(self.width(served), self.list(served)).await,
+            "watch" => self.seated(self.width(served), self.watch(served)).await,
             "create" => self.create(served, body).await,
             "update" => self.update(served, body).await,
             "patch" => self.patch(served, body).await,
@@ -229,8 +222,8 @@ impl Call {
         match (&sub.handler, verb) {
             (Handler::Connect(connect), _) => self.connect(served, connect.as_ref(), body).await,
             (Handler::Action(action), "create") => self.act(served, sub, action.as_ref(), body).await,
-            (Handler::Scale(paths), "get") => self.get_scale(served, paths).await,
-            (Handler::Status | Handler::Object, "get") => self.get(served).await,
+            (Handler::Scale(paths), "get") => self.seated(1, self.get_scale(served, paths)).await,
+            (Handler::Status | Handler::Object, "get") => self.seated(1, self.get(served)).await,
             (Handler::Status | Handler::Object | Handler::Scale(_), "update") => self.update(served, body).await,
             (Handler::Status | Handler::Object | Handler::Scale(_), "patch") => self.patch(served, body).await,
             _ => Err(Status::method_not_allowed(&kind.group_resource(), verb)),
@@ -259,18 +252,15 @@ impl Call {
         let subresource = &self.info.subresource;
         Asked { served, namespace: self.info.place(), name, subresource, user: &self.user, options, dry_run, warnings, now: self.now }
     }
+}
 
-    /// The body, bounded.
-    async fn read(&self, mut body: Body) -> Result<Bytes, Status> {
-        let mut read = BytesMut::new();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| Status::bad_request(format!("the body could not be read: {error}")))?;
-            let data = frame.into_data().unwrap_or_default();
-            if read.len() + data.len() > BODY_BYTES_MAX {
-                return Err(Status::too_large(format!("Request entity too large: limit is {BODY_BYTES_MAX}")));
-            }
-            read.extend_from_slice(&data);
-        }
-        Ok(read.freeze())
+/// A failure as a reply; a request that found no seat is answered in plain text, as upstream does.
+fn refused(status: &Status) -> Response {
+    let mut response = wire::refusal(status);
+    if status.code == 429 && status.message == fairness::REFUSED {
+        let after = response.headers_mut().remove(header::RETRY_AFTER);
+        response = wire::text(StatusCode::TOO_MANY_REQUESTS, format!("{}\n", fairness::REFUSED));
+        response.headers_mut().extend(after.map(|after| (header::RETRY_AFTER, after)));
     }
+    response
 }

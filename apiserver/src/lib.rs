@@ -7,6 +7,7 @@ pub mod connect;
 pub mod decode;
 pub mod discovery;
 pub mod engine;
+pub mod fairness;
 pub mod front;
 pub mod health;
 pub mod identity;

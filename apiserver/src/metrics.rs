@@ -30,6 +30,7 @@ pub struct Metrics {
     series: Mutex<HashMap<u64, Series>>,
     inflight: [AtomicI64; 2],
     gauges: RwLock<Vec<Gauge>>,
+    parts: RwLock<Vec<Part>>,
 }
 
 /// One finished request.
@@ -64,6 +65,9 @@ pub enum RequestKind {
 
 /// Counts a request as in flight until dropped.
 pub struct InFlight(Arc<Metrics>, RequestKind);
+
+/// Writes some lines of the page.
+type Part = Box<dyn Fn(&mut String) + Send + Sync>;
 
 struct Gauge {
     name: &'static str,
@@ -114,6 +118,11 @@ impl Metrics {
         self.gauges.write().push(Gauge { name, help, read: Box::new(read) });
     }
 
+    /// A part of the page, written when asked for.
+    pub fn part(&self, write: impl Fn(&mut String) + Send + Sync + 'static) {
+        self.parts.write().push(Box::new(write));
+    }
+
     /// The whole page.
     pub fn text(&self) -> String {
         let mut out = String::new();
@@ -134,6 +143,7 @@ impl Metrics {
             head(&mut out, gauge.name, "gauge", gauge.help);
             line(&mut out, gauge.name, (gauge.read)());
         }
+        self.parts.read().iter().for_each(|write| write(&mut out));
         head(
             &mut out,
             "kubernetes_build_info",
@@ -248,7 +258,7 @@ impl Site for MetricsSite {
     }
 }
 
-fn head(out: &mut String, name: &str, typ: &str, help: &str) {
+pub(crate) fn head(out: &mut String, name: &str, typ: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {typ}");
 }
 

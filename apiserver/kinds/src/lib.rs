@@ -17,6 +17,7 @@ pub mod endpoints;
 pub mod endpointslice;
 pub mod event;
 pub mod eviction;
+pub mod flow;
 pub mod lease;
 pub mod limitrange;
 pub mod namespace;

@@ -57,6 +57,8 @@ struct State {
     objects: BTreeMap<Arc<str>, Arc<Object>>,
     ring: Ring,
     rev: Rev,
+    /// Of all objects, as they are stored.
+    bytes: usize,
 }
 
 /// Objects at one revision, in key order.
@@ -71,7 +73,7 @@ pub(crate) struct Snapshot {
 
 impl Cache {
     pub fn new(kind: Arc<Kind>, prefix: &str) -> Self {
-        let state = State { objects: BTreeMap::new(), ring: Ring::new(BYTES_MAX), rev: 0 };
+        let state = State { objects: BTreeMap::new(), ring: Ring::new(BYTES_MAX), rev: 0, bytes: 0 };
         Self {
             kind,
             prefix: format!("/registry/{prefix}/"),
@@ -119,6 +121,12 @@ impl Cache {
                 None
             }
         }
+    }
+
+    /// How many objects there are, and their bytes as they are stored.
+    pub fn size(&self) -> (usize, usize) {
+        let state = self.state.read();
+        (state.objects.len(), state.bytes)
     }
 
     /// All of one namespace, or of all; `applied` reads how far the store has been followed.
@@ -275,6 +283,8 @@ impl State {
             None => self.objects.remove(&tail),
         };
         self.rev = self.rev.max(rev);
+        let size = |object: &Option<Arc<Object>>| object.as_ref().map_or(0, |object| object.stored().len());
+        self.bytes = (self.bytes + size(&new)).saturating_sub(size(&old));
         if old.is_none() && new.is_none() {
             return None;
         }

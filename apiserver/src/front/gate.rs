@@ -14,7 +14,6 @@ use crate::{
 const AUTHENTICATED: &str = "system:authenticated";
 pub(super) const UNAUTHENTICATED: &str = "system:unauthenticated";
 pub(super) const ANONYMOUS: &str = "system:anonymous";
-const MASTERS: &str = "system:masters";
 
 /// The user behind the request: by client certificate, by bearer token, or nobody in particular.
 ///
@@ -68,11 +67,6 @@ pub(super) fn allowed(engine: &Engine, asked: &Attributes) -> Result<(), Status>
         Decision::Allow(_) => Ok(()),
         Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(refused(asked, &reason)),
     }
-}
-
-/// Whether the user stands above the limits on requests in flight.
-pub(crate) fn is_exempt(user: &User) -> bool {
-    user.groups.iter().any(|group| group == MASTERS)
 }
 
 /// The token that the request bears. A header is bytes: what is no text is a token all the same, and nobody's.

@@ -83,6 +83,6 @@ impl Call {
     pub(super) async fn watch(&self, served: &Served) -> Result<Response, Status> {
         let output = negotiate::output(&self.parts.headers, &self.query)?;
         let options = ListOptions::read(&self.query, &self.info, &served.kind)?;
-        watching::watch(&self.engine, served, &output, options).await
+        watching::watch(&self.engine, served, &output, options, self.holds.permit()).await
     }
 }

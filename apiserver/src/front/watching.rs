@@ -32,6 +32,7 @@ use crate::{
         select::Selection,
         table::Served,
     },
+    fairness::Permit,
     wire,
 };
 
@@ -51,6 +52,8 @@ struct Watcher {
     /// Objects of the initial state that are yet to be sent.
     initial: Arc<Vec<Arc<Object>>>,
     next_initial: usize,
+    /// Until the initial state is sent.
+    seat: Option<Permit>,
     /// To be sent after them.
     initial_end: Option<Rev>,
     reader: Reader,
@@ -70,7 +73,13 @@ struct Watcher {
 }
 
 /// Opens the stream. What is wrong with the revision asked for is told within the stream, as upstream does.
-pub(crate) async fn watch(engine: &Arc<Engine>, served: &Served, output: &Output, options: ListOptions) -> Result<Response, Status> {
+pub(crate) async fn watch(
+    engine: &Arc<Engine>,
+    served: &Served,
+    output: &Output,
+    options: ListOptions,
+    seat: Option<Permit>,
+) -> Result<Response, Status> {
     if output.format == Format::Yaml {
         return Err(Status::not_acceptable(&["application/json"]));
     }
@@ -90,6 +99,7 @@ pub(crate) async fn watch(engine: &Arc<Engine>, served: &Served, output: &Output
         headers: Headers::Shown,
         initial: Arc::default(),
         next_initial: 0,
+        seat,
         initial_end: None,
         reader,
         refused: None,
@@ -104,6 +114,9 @@ pub(crate) async fn watch(engine: &Arc<Engine>, served: &Served, output: &Output
     };
     engine.stop.wakes(watcher.reader.sleeper());
     watcher.start(&options).await?;
+    if watcher.initial.is_empty() {
+        watcher.seat = None;
+    }
     Ok(wire::reply(StatusCode::OK, "application/json", boxed(watcher)))
 }
 
@@ -173,6 +186,7 @@ impl Watcher {
             // Others may share it: it is not to be kept for as long as a watch lasts.
             self.initial = Arc::default();
             self.next_initial = 0;
+            self.seat = None;
         }
     }
 

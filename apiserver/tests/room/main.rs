@@ -1,6 +1,7 @@
 //! The engine and its front door over the memory store, as one room.
 
 mod delete;
+mod fair;
 mod gates;
 mod input;
 mod inside;

@@ -1,0 +1,50 @@
+//! A reply, and what its request holds -> a reply that lets go of it when its body is done or dropped.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+
+use super::Permit;
+use crate::body::{Body, BoxError, Response, boxed};
+
+/// A reply up to this size has left with its head, as far as the server can tell: the connection takes it at once.
+const SMALL_BYTES: u64 = 16 << 10;
+
+/// The permit stays taken until the body is gone.
+pub fn hold(response: Response, permit: Permit) -> Response {
+    if response.body().size_hint().exact().is_some_and(|size| size <= SMALL_BYTES) {
+        return response;
+    }
+    response.map(|inner| boxed(Held { inner, permit: Some(permit) }))
+}
+
+struct Held {
+    inner: Body,
+    permit: Option<Permit>,
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        // A body of known size is not asked again after its last frame; its owner drops it when that has been taken.
+        if frame.is_none() {
+            self.permit = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,210 @@
+//! Many requests at a time: whose turn it is, what waits for what, and what is held how long.
+
+use std::{sync::Arc, time::Duration};
+
+use apiserver::{
+    body::{BoxError, Response},
+    fairness::{Config, Level, Limits, Queuing, Response as Answer},
+    identity::{Peer, User},
+};
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, future::join_all};
+use http::Request;
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tower::ServiceExt;
+
+use crate::kit::{Room, THINGS, thing};
+
+const ASKS: &str = "/apis/test.io/v1/asks";
+const BOUND: Duration = Duration::from_secs(60);
+
+/// A room of few seats, in which everybody but masters is of one level with queues.
+async fn narrow(seats: usize) -> Room {
+    let room = Room::new().await;
+    let mut config = Config::mandatory(Limits { reading: seats, mutating: 0, fair: true });
+    for level in &mut config.levels {
+        if level.name == "catch-all" {
+            *level = Level { response: Answer::Queue(Queuing { queues: 64, hand: 6, length: 50 }), ..level.clone() };
+        }
+    }
+    room.engine.set_fairness(&config);
+    room
+}
+
+fn request(user: &str, method: &str, path: &str) -> http::request::Builder {
+    let certificate = Some(User { name: user.into(), ..User::default() });
+    Request::builder().method(method).uri(path).extension(Peer { certificate, address: None })
+}
+
+async fn send(room: &Room, user: &str, method: &str, path: &str, body: &str) -> Response {
+    let body = Full::new(Bytes::from(body.to_owned()));
+    room.front.clone().oneshot(request(user, method, path).body(body).unwrap()).await.unwrap()
+}
+
+/// A POST whose body comes when it is sent.
+fn slow_post(room: &Room, user: &str, path: &str) -> (mpsc::Sender<Bytes>, impl Future<Output = Response> + use<>) {
+    let (sender, receiver) = mpsc::channel::<Bytes>(1);
+    let frames = futures::stream::unfold(receiver, async |mut receiver| {
+        let data = receiver.recv().await?;
+        Some((Ok::<_, BoxError>(Frame::data(data)), receiver))
+    });
+    let request = request(user, "POST", path).body(StreamBody::new(frames)).unwrap();
+    let front = room.front.clone();
+    (sender, async move { front.oneshot(request).await.unwrap() })
+}
+
+fn number(room: &Room, line: &str) -> f64 {
+    let page = room.engine.metrics().text();
+    let found = page.lines().find_map(|l| l.strip_prefix(line)).unwrap_or_else(|| panic!("no {line}\n{page}"));
+    found.trim().parse().unwrap()
+}
+
+fn executing(room: &Room) -> f64 {
+    number(room, r#"apiserver_flowcontrol_current_executing_requests{flow_schema="catch-all",priority_level="catch-all"}"#)
+}
+
+async fn with_things(room: &Room, count: usize) {
+    let text = "x".repeat(2_000);
+    for i in 0..count {
+        let mut object = thing(&format!("t{i:03}"), &json!({}));
+        object["spec"]["text"] = json!(text);
+        room.post(THINGS, &object).await.ok(201);
+    }
+}
+
+#[tokio::test]
+async fn slow_bodies_take_no_seat() {
+    let room = narrow(6).await;
+    let mut posts = Vec::new();
+    for _ in 0..100 {
+        let (sender, reply) = slow_post(&room, "slow", ASKS);
+        let mut reply = Box::pin(reply);
+        sender.send(Bytes::from_static(b"{\"kind\":\"Ask\",")).await.unwrap();
+        assert!((&mut reply).now_or_never().is_none(), "its body is not there yet");
+        posts.push((sender, reply));
+        // Each begins with a whole turn of the scheduler's budget.
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(executing(&room), 0.0);
+    for user in ["slow", "other"] {
+        assert_eq!(send(&room, user, "GET", THINGS, "").await.status(), 200);
+    }
+    let ends = posts.into_iter().map(async |(sender, reply)| {
+        let rest = async move { sender.send(Bytes::from_static(b"\"apiVersion\":\"test.io/v1\"}")).await.unwrap() };
+        tokio::join!(rest, reply).1.status().as_u16()
+    });
+    let codes = tokio::time::timeout(BOUND, join_all(ends)).await.unwrap();
+    assert!(codes.iter().all(|code| *code == 201), "{codes:?}");
+    assert_eq!(executing(&room), 0.0);
+}
+
+#[tokio::test]
+async fn readers_that_do_not_read_leave_seats_for_others() {
+    let room = narrow(40).await;
+    with_things(&room, 50).await;
+    let mut unread = Vec::new();
+    let mut waiting = Vec::new();
+    for _ in 0..400 {
+        let mut reply = Box::pin(send(&room, "greedy", "GET", THINGS, ""));
+        match (&mut reply).now_or_never() {
+            Some(reply) => unread.push(reply),
+            None => waiting.push(reply),
+        }
+        tokio::task::yield_now().await;
+    }
+    assert!(unread.iter().all(|reply| reply.status() == 200 || reply.status() == 429));
+    let held = unread.iter().filter(|reply| reply.status() == 200).count() as f64;
+    assert_eq!(executing(&room), held, "whoever has not read its list has its seat");
+    assert!(held > 10.0 && !waiting.is_empty(), "{held} of 400 sit");
+    for user in ["ann", "bob", "eve"] {
+        assert_eq!(send(&room, user, "GET", &format!("{THINGS}/t001"), "").now_or_never().unwrap().status(), 200);
+    }
+    // A list that is read, or given up, makes room for the next one.
+    drop(waiting);
+    let all: Value = serde_json::from_slice(&read(unread.swap_remove(0)).await).unwrap();
+    assert_eq!(all["items"].as_array().unwrap().len(), 50);
+    drop(unread);
+    assert_eq!(executing(&room), 0.0);
+}
+
+async fn read(reply: Response) -> Bytes {
+    assert_eq!(reply.status(), 200);
+    reply.into_body().collect().await.unwrap().to_bytes()
+}
+
+#[tokio::test]
+async fn who_finds_no_seat_is_told_so_as_upstream_tells_it() {
+    let room = narrow(3).await;
+    with_things(&room, 50).await;
+    // Not before: the store works on a thread of its own, which a paused clock would not wait for.
+    tokio::time::pause();
+    let mut held = Vec::new();
+    while let Some(reply) = send(&room, "greedy", "GET", THINGS, "").now_or_never() {
+        held.push(reply);
+    }
+    let refused = send(&room, "greedy", "GET", THINGS, "").await;
+    assert_eq!(refused.status(), 429);
+    let header = |name: &str| refused.headers()[name].to_str().unwrap().to_owned();
+    assert_eq!((header("retry-after"), header("content-type")), ("1".into(), "text/plain; charset=utf-8".into()));
+    let text = refused.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(text, "Too many requests, please try again later.\n");
+    // The administrators' are served.
+    let certificate = Some(User { name: "root".into(), groups: vec!["system:masters".into()], ..User::default() });
+    let request = Request::builder().uri(THINGS).extension(Peer { certificate, address: None }).body(Full::new(Bytes::new())).unwrap();
+    assert_eq!(room.front.clone().oneshot(request).await.unwrap().status(), 200);
+    held.clear();
+    assert_eq!(send(&room, "greedy", "GET", THINGS, "").await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_watch_has_a_seat_until_it_has_sent_what_is_there() {
+    let room = narrow(200).await;
+    let quiet = send(&room, "ann", "GET", "/apis/test.io/v1/places?watch=1", "").await;
+    assert_eq!((quiet.status().as_u16(), executing(&room)), (200, 0.0), "there is nothing to send");
+    with_things(&room, 50).await;
+    let mut watch = send(&room, "ann", "GET", &format!("{THINGS}?watch=1"), "").await.into_body();
+    assert_eq!(executing(&room), 1.0);
+    let mut seen = 0;
+    while seen < 50 {
+        let frame = watch.frame().await.unwrap().unwrap().into_data().unwrap();
+        seen += frame.iter().filter(|byte| **byte == b'\n').count();
+    }
+    assert_eq!(executing(&room), 0.0);
+    let given_up = send(&room, "ann", "GET", &format!("{THINGS}?watch=1"), "").await;
+    assert_eq!(executing(&room), 1.0);
+    drop(given_up);
+    assert_eq!(executing(&room), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_stalls_is_cut_and_its_memory_given_back() {
+    let room = narrow(6).await;
+    let (sender, reply) = slow_post(&room, "slow", ASKS);
+    let (_, code) = tokio::join!(sender.send(Bytes::from_static(b"{")), async { reply.await.status().as_u16() });
+    assert_eq!(code, 504);
+    assert_eq!(number(&room, "skiff_request_body_bytes"), 0.0);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_leaves_nothing_behind() {
+    let room = Arc::new(narrow(6).await);
+    with_things(&room, 50).await;
+    let dice = futures::stream::iter(0..300).map(|i| {
+        let room = room.clone();
+        async move {
+            let user = format!("u{}", i % 7);
+            let mut reply = Box::pin(send(&room, &user, "GET", THINGS, ""));
+            if i % 3 == 0 {
+                return drop((&mut reply).now_or_never());
+            }
+            drop(reply.await);
+        }
+    });
+    let all = dice.buffer_unordered(50).collect::<Vec<()>>();
+    tokio::time::timeout(BOUND, all).await.unwrap();
+    assert_eq!(executing(&room), 0.0);
+    assert_eq!(number(&room, r#"apiserver_flowcontrol_current_inqueue_requests{flow_schema="catch-all",priority_level="catch-all"}"#), 0.0);
+}

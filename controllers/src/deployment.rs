@@ -17,13 +17,12 @@ use api::{
 };
 use client::{Cache, Caches, kube, pods::Pod};
 use kube::ResourceExt;
-use reconcile::{Action, Loop, Owner, Plan, Wake, claim, controller_of};
+use reconcile::{Action, Loop, Owner, Plan, Wake, claim, controller_of, selectors};
 
 use crate::{
     index::{ByController, by_controller},
     owned::Owned,
     replicas::is_active,
-    selectors,
 };
 use rollout::Rollout;
 

@@ -20,7 +20,6 @@ mod replicaset;
 mod replicationcontroller;
 mod roles;
 mod root_ca;
-mod selectors;
 mod serviceaccount;
 mod services;
 mod tainteviction;

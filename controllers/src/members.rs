@@ -9,9 +9,7 @@ use api::{Key, selector::Labels};
 use client::{Cache, Object, kube, pods::Pod};
 use kube::ResourceExt;
 use parking_lot::RwLock;
-use reconcile::own_key;
-
-use crate::selectors::Selectors;
+use reconcile::{own_key, selectors::Selectors};
 
 /// A change of a pod costs O(its labels and the owners that select it); a change of a selector O(pods of the namespace).
 #[derive(Clone, Default)]

@@ -9,12 +9,12 @@ use api::{selector::Labels, time::Timestamp};
 use client::{Cache, kube, pods::Pod};
 use kube::ResourceExt;
 use parking_lot::RwLock;
-use reconcile::controller_of;
-
-use crate::{
-    replicas::{is_over, ready_since},
+use reconcile::{
+    controller_of,
     selectors::{Map, anchor},
 };
+
+use crate::replicas::{is_over, ready_since};
 
 /// By namespace: who owns what in another one owns nothing. A change of a pod costs O(its labels).
 #[derive(Clone, Default)]

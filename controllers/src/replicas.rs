@@ -15,12 +15,9 @@ use api::{
 };
 use client::{Cache, Object, kube, pods::Pod};
 use kube::ResourceExt;
-use reconcile::{Action, Owner, Wake, claim, controller_of};
+use reconcile::{Action, Owner, Wake, claim, controller_of, selectors};
 
-use crate::{
-    owned::{Owned, Tally},
-    selectors,
-};
+use crate::owned::{Owned, Tally};
 
 /// Pods made or deleted in one run; the next run does the rest.
 const BURST: usize = 500;

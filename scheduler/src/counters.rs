@@ -35,6 +35,7 @@ struct Counter {
     /// By the topologies that were asked for.
     sums: Vec<(TopologyId, Column<i64>)>,
     asked: u64,
+    born: u64,
 }
 
 /// What a term of a pod means for pods that come after it.
@@ -84,7 +85,7 @@ impl Counters {
         let id = self.all.iter().position(Option::is_none).unwrap_or(self.all.len());
         self.by_id.insert(matcher.id.clone(), id);
         self.by_namespace.entry(matcher.home().unwrap_or("").to_owned()).or_default().push(id);
-        let mut counter = Counter { matcher, count: Column::default(), sums: Vec::new(), asked: self.tick };
+        let mut counter = Counter { matcher, count: Column::default(), sums: Vec::new(), asked: self.tick, born: self.tick };
         counter.recount(pods, namespaces);
         if id == self.all.len() {
             self.all.push(Some(counter));
@@ -142,6 +143,11 @@ impl Counters {
 
     pub fn count(&self, id: CounterId, slot: Slot) -> i64 {
         self.all.get(id).and_then(Option::as_ref).map_or(0, |c| i64::from(c.count.get(slot)))
+    }
+
+    /// Another one for each counter that ever had the id.
+    pub fn born(&self, id: CounterId) -> u64 {
+        self.all.get(id).and_then(Option::as_ref).map_or(0, |c| c.born)
     }
 
     pub fn matches(&self, id: CounterId, pod: &PodInfo, namespaces: &Namespaces) -> bool {

@@ -8,6 +8,7 @@ mod ask;
 mod budgets;
 mod column;
 mod counters;
+mod crowds;
 mod cycle;
 mod memo;
 mod node;

@@ -4,6 +4,7 @@ use std::{cell::RefCell, collections::HashMap};
 
 use crate::{
     ask::Ask,
+    crowds::Crowds,
     node::{Row, Slot},
     plugins::{PLUGINS, nodeaffinity},
     preemption::Evictions,
@@ -40,6 +41,8 @@ pub struct Class {
     pub untolerated: usize,
     /// Who would have to leave.
     pub evictions: RefCell<Evictions>,
+    /// The nodes that fit, by their crowds.
+    pub crowds: RefCell<Crowds>,
     version: u64,
     images_version: u64,
     asked: u64,

@@ -6,10 +6,11 @@ use std::{borrow::Cow, collections::BTreeSet};
 
 use crate::{
     ask::Ask,
+    crowds::{Answer, Question},
     cycle::Cycle,
     memo::Class,
     node::{Row, Slot},
-    plugins::{LOOKING_AROUND, PLUGINS, Plugin, nodeaffinity},
+    plugins::{LOOKING_AROUND, PLUGINS, Plugin, nodeaffinity, podtopologyspread},
     preemption::{self, Preemption},
     refusal::{Diagnosis, Refusal},
     table::Table,
@@ -116,6 +117,8 @@ fn among_all(cycle: &Cycle<'_>, dice: u64) -> Outcome {
     let fits = |slot: &Slot| alone || refused_for_others(cycle, *slot).is_none();
     let best = if compared(cycle).next().is_none() {
         cycle.class.ranking.best_first(dice).find(fits)
+    } else if let Some(questions) = only_spread(cycle).filter(|_| alone) {
+        best_spread(cycle, &questions, dice)
     } else {
         let feasible: Vec<Slot> = cycle.class.ranking.slots().filter(fits).collect();
         best(cycle, &feasible, dice)
@@ -148,6 +151,32 @@ fn among_named(cycle: &Cycle<'_>, names: &BTreeSet<&str>, dice: u64) -> Outcome 
 fn compared<'a>(cycle: &'a Cycle<'_>) -> impl Iterator<Item = (usize, &'static dyn Plugin)> + 'a {
     let plugins = PLUGINS.into_iter().enumerate().filter(|(_, p)| p.compares() && p.weight() > 0);
     plugins.filter(|(at, p)| !(cycle.class.is_even(*at) && p.is_even(cycle)))
+}
+
+/// What spreading asks about the nodes, where nothing else has to compare them.
+fn only_spread(cycle: &Cycle<'_>) -> Option<Vec<Question>> {
+    let mut compared = compared(cycle);
+    let (at, plugin) = compared.next()?;
+    let only = plugin.name() == podtopologyspread::NAME && compared.next().is_none() && cycle.class.is_even(at);
+    if only { podtopologyspread::questions(cycle) } else { None }
+}
+
+/// As [`best`] of all that fit: nodes of equal crowds differ in the scores that need no comparing alone.
+fn best_spread(cycle: &Cycle<'_>, questions: &[Question], dice: u64) -> Option<Slot> {
+    let mut crowds = cycle.class.crowds.borrow_mut();
+    let grouping = crowds.grouping(cycle.table, &cycle.class.ranking, questions);
+    let groups: Vec<(&[Answer], usize)> = grouping.groups().map(|g| (&*g.answers, g.ranking.len())).collect();
+    let scores = podtopologyspread::compare_groups(cycle, &groups);
+    let tops = grouping.groups().zip(&scores).filter_map(|(group, score)| {
+        let (known, nodes) = group.ranking.top()?;
+        Some((i64::try_from(known).unwrap_or(i64::MAX) + podtopologyspread::WEIGHT * score, nodes))
+    });
+    let tops: Vec<(i64, &[Slot])> = tops.collect();
+    let top = tops.iter().map(|(total, _)| *total).max()?;
+    let equal = || tops.iter().filter(|(total, _)| *total == top).flat_map(|(_, nodes)| *nodes);
+    let count: usize = tops.iter().filter(|(total, _)| *total == top).map(|(_, nodes)| nodes.len()).sum();
+    let nth = usize::try_from(dice % count.max(1) as u64).unwrap_or(0);
+    equal().nth(nth).copied()
 }
 
 /// One with the highest score; all of `nodes` fit.

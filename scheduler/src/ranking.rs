@@ -9,6 +9,7 @@ use crate::{column::Column, node::Slot};
 pub struct Ranking {
     buckets: Vec<Vec<Slot>>,
     at: Column<Place>,
+    count: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,6 +28,7 @@ impl Ranking {
         }
         if let Some(bucket) = self.buckets.get_mut(score) {
             bucket.push(slot);
+            self.count += 1;
             *self.at.slot(slot) = Place { score, nth: bucket.len() };
         }
     }
@@ -39,6 +41,7 @@ impl Ranking {
         *self.at.slot(slot) = Place::default();
         let Some(bucket) = self.buckets.get_mut(score) else { return };
         bucket.swap_remove(nth - 1);
+        self.count -= 1;
         if let Some(moved) = bucket.get(nth - 1) {
             *self.at.slot(*moved) = Place { score, nth };
         }
@@ -50,6 +53,26 @@ impl Ranking {
     /// 0 if it is not in here.
     pub fn score(&self, slot: Slot) -> usize {
         self.at.get(slot).score
+    }
+
+    /// `None` if it is not in here.
+    pub fn score_of(&self, slot: Slot) -> Option<usize> {
+        let place = self.at.get(slot);
+        (place.nth > 0).then_some(place.score)
+    }
+
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.buckets.is_empty()
+    }
+
+    /// The highest score, and who has it.
+    pub fn top(&self) -> Option<(usize, &[Slot])> {
+        let score = self.buckets.len().checked_sub(1)?;
+        self.buckets.get(score).map(|slots| (score, slots.as_slice()))
     }
 
     /// All of them, in no order that means anything.

@@ -1,6 +1,6 @@
 //! A pod's services and controller -> the pods it is one of. Source: `plugins/helper/spread.go` (`DefaultSelector`).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use api::{
     Key,
@@ -11,26 +11,32 @@ use api::{
     selector::Labels,
 };
 use client::{Cache, Caches, pods::Pod};
+use parking_lot::RwLock;
+use reconcile::selectors::{self, Selectors};
 
 use crate::terms::selector;
 
 /// What selects pods.
 pub struct Siblings {
     pub services: Cache<Service>,
+    /// Which services select which labels.
+    selecting: Arc<RwLock<Selectors>>,
     pub controllers: Cache<ReplicationController>,
     pub sets: Cache<ReplicaSet>,
 }
 
 impl Siblings {
     pub fn new(caches: &Caches) -> Self {
-        Self { services: caches.of(), controllers: caches.of(), sets: caches.of() }
+        let services = caches.of();
+        let selecting = selectors::follow(&services, selects);
+        Self { services, selecting, controllers: caches.of(), sets: caches.of() }
     }
 
     pub async fn synced(&self) {
         tokio::join!(self.services.synced(), self.controllers.synced(), self.sets.synced());
     }
 
-    /// The pods that all of the pod's services and its controller select; `None` if there are none of these. Costs O(services of the namespace).
+    /// The pods that all of the pod's services and its controller select; `None` if there are none of these. Costs O(labels, and the pod's services).
     pub fn of(&self, pod: &Pod) -> Option<Labels> {
         let meta = &pod.metadata;
         // Pods that say how to spread are not asked this.
@@ -39,13 +45,12 @@ impl Siblings {
         }
         let namespace = meta.namespace.as_deref().unwrap_or("");
         let mut labels = BTreeMap::new();
-        for service in self.services.in_namespace(namespace) {
-            let selects = service.spec.as_ref().and_then(|s| s.selector.as_ref()).filter(|s| !s.is_empty());
-            let has = |(key, value): (&String, &String)| meta.labels.as_ref().is_some_and(|l| l.get(key) == Some(value));
-            if let Some(selects) = selects.filter(|s| s.iter().all(has)) {
-                labels.extend(selects.clone());
-            }
+        let (empty, selecting) = (BTreeMap::new(), self.selecting.read());
+        for name in selecting.matching(namespace, meta.labels.as_ref().unwrap_or(&empty)) {
+            let service = self.services.get(&Key::new(namespace, name));
+            labels.extend(service.and_then(|s| s.spec.as_ref()?.selector.clone()).unwrap_or_default());
         }
+        drop(selecting);
         let owner = meta.owner_references.iter().flatten().find(|o| o.controller == Some(true));
         let key = owner.map(|o| Key::new(namespace, &o.name));
         let mut out = None;
@@ -63,4 +68,8 @@ impl Siblings {
         all.0.extend(out.unwrap_or_default().0);
         Some(all).filter(|s| !s.is_empty())
     }
+}
+
+fn selects(service: &Service) -> Option<Labels> {
+    Some(Labels::from_map(service.spec.as_ref()?.selector.as_ref().filter(|s| !s.is_empty())?))
 }

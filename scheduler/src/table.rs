@@ -11,6 +11,7 @@ use api::Key;
 
 use crate::{
     budgets::Budgets,
+    column::Column,
     counters::{CounterId, Counters, Terms, forces},
     node::{Facts, Row, Slot},
     pod::PodInfo,
@@ -27,6 +28,8 @@ pub struct Table {
     by_name: HashMap<String, Slot>,
     free: Vec<Slot>,
     live: Vec<Slot>,
+    /// Where a slot stands among the living, counted from 1; 0 is nowhere.
+    live_at: Column<usize>,
     pods: HashMap<Key, Placed>,
     pub topologies: Topologies,
     pub counters: Counters,
@@ -107,8 +110,9 @@ impl Table {
             self.swap_images(&old, &facts);
         } else {
             self.live.push(slot);
+            *self.live_at.slot(slot) = self.live.len();
             self.swap_images(&Facts::default(), &facts);
-            self.images_version += 1;
+            self.share_of_images_changed();
         }
         self.changed(slot);
         Some(if existed { NodeChange::Changed(old, facts) } else { NodeChange::Added(facts) })
@@ -121,10 +125,10 @@ impl Table {
         row.stamp += 1;
         let nameless = Facts { name: name.to_owned(), ..Facts::default() };
         let old = std::mem::replace(&mut row.facts, Arc::new(nameless));
-        self.live.retain(|s| *s != slot);
+        self.bury(slot);
         self.relabel(slot, None);
         self.swap_images(&old, &Facts::default());
-        self.images_version += 1;
+        self.share_of_images_changed();
         self.changed(slot);
         self.drop_if_unused(slot);
         Some(old)
@@ -341,15 +345,30 @@ impl Table {
             return;
         }
         self.images_version += 1;
-        for name in old.images.keys() {
-            if let Some(count) = self.images.get_mut(name) {
-                *count -= 1;
-            }
-        }
         for name in new.images.keys() {
             *self.images.entry(name.clone()).or_insert(0) += 1;
         }
-        self.images.retain(|_, count| *count > 0);
+        for name in old.images.keys() {
+            if let Some(count) = self.images.get_mut(name) {
+                *count -= 1;
+                if *count == 0 {
+                    self.images.remove(name);
+                }
+            }
+        }
+    }
+
+    /// How common an image is depends on how many nodes there are: of no account while no node has any.
+    fn share_of_images_changed(&mut self) {
+        self.images_version += u64::from(!self.images.is_empty());
+    }
+
+    fn bury(&mut self, slot: Slot) {
+        let Some(at) = std::mem::take(self.live_at.slot(slot)).checked_sub(1) else { return };
+        self.live.swap_remove(at);
+        if let Some(moved) = self.live.get(at) {
+            *self.live_at.slot(*moved) = at + 1;
+        }
     }
 
     fn changed(&mut self, slot: Slot) {

@@ -151,6 +151,8 @@ enum About {
     SoftlySpread,
     /// Both, and on each node of its own.
     SpreadOverNodes,
+    /// As the cluster's default.
+    SoftlyOverNodes,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -164,8 +166,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn about() -> impl Strategy<Value = About> {
-    use About::{Far, Likes, Near, Nothing, SoftlySpread, Spread, SpreadOverNodes};
-    proptest::sample::select(vec![Nothing, Nothing, Far, Near, Likes, Spread, SoftlySpread, SpreadOverNodes])
+    use About::{Far, Likes, Near, Nothing, SoftlyOverNodes, SoftlySpread, Spread, SpreadOverNodes};
+    let all = [Nothing, Nothing, Far, Near, Likes, Spread, SoftlySpread, SpreadOverNodes, SoftlyOverNodes, SoftlyOverNodes];
+    proptest::sample::select(all.to_vec())
 }
 
 fn pod_json(name: usize, step: &Step) -> Value {
@@ -186,6 +189,9 @@ fn pod_json(name: usize, step: &Step) -> Value {
         }
         About::Spread => (json!({}), json!([evenly("zone", "DoNotSchedule")])),
         About::SoftlySpread => (json!({}), json!([evenly("zone", "ScheduleAnyway")])),
+        About::SoftlyOverNodes => {
+            (json!({}), json!([evenly("kubernetes.io/hostname", "ScheduleAnyway"), evenly("zone", "ScheduleAnyway")]))
+        }
         About::SpreadOverNodes => (json!({}), json!([evenly("zone", "DoNotSchedule"), evenly("name", "DoNotSchedule")])),
     };
     (out["spec"]["affinity"], out["spec"]["topologySpreadConstraints"]) = (affinity, spread);
@@ -205,7 +211,7 @@ proptest! {
                 Step::Node { name, cpu, cordoned } => {
                     let cpu = *sizes.entry(*name).or_insert(*cpu);
                     // A cordon comes with another zone, and some nodes have none.
-                    let mut labels = json!({"name": format!("n{name}"), "zone": ((name + u8::from(*cordoned)) % 3).to_string()});
+                    let mut labels = json!({"name": format!("n{name}"), "kubernetes.io/hostname": format!("n{name}"), "zone": ((name + u8::from(*cordoned)) % 3).to_string()});
                     if *name == 4 {
                         labels.as_object_mut().unwrap().remove("zone");
                     }

@@ -35,6 +35,8 @@ struct Topology {
     key: String,
     of: Column<Domain>,
     values: HashMap<String, Domain>,
+    /// The value of each domain.
+    names: HashMap<Domain, String>,
     /// How many nodes are in each domain.
     nodes: Column<usize>,
     /// How many nodes have the key.
@@ -113,7 +115,9 @@ impl Topology {
         if old != NO_DOMAIN {
             *self.nodes.slot(old) -= 1;
             if self.nodes.get(old) == 0 {
-                self.values.retain(|_, d| *d != old);
+                if let Some(name) = self.names.remove(&old) {
+                    self.values.remove(&name);
+                }
                 self.free.push(old);
             }
         }
@@ -128,6 +132,7 @@ impl Topology {
             self.last
         });
         self.values.insert(value.to_owned(), domain);
+        self.names.insert(domain, value.to_owned());
         domain
     }
 }

@@ -9,6 +9,7 @@ mod action;
 mod ownership;
 mod queue;
 mod runner;
+pub mod selectors;
 
 pub use action::{Action, Plan, Propagation, reference};
 pub use ownership::{Claimed, Owner, claim, controller_of, controls};

@@ -79,6 +79,8 @@ pub enum Job {
 #[derive(Default)]
 pub struct Lane {
     waiting: VecDeque<Job>,
+    /// Registrations: thousands come at once, and nodes that are there must be heard of meanwhile.
+    joining: VecDeque<Job>,
     flying: usize,
 }
 
@@ -95,7 +97,14 @@ struct Trouble {
 
 impl Lane {
     pub fn push(&mut self, job: Job) {
-        self.waiting.push_back(job);
+        match job {
+            Job::Register(_) => self.joining.push_back(job),
+            _ => self.waiting.push_back(job),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Job> {
+        self.waiting.pop_front().or_else(|| self.joining.pop_front())
     }
 }
 
@@ -315,12 +324,12 @@ impl Fleet {
     /// Sends what waits, as far as there is room.
     fn launch(&mut self) {
         while self.calm.flying < CALM_MAX
-            && let Some(job) = self.calm.waiting.pop_front()
+            && let Some(job) = self.calm.pop()
         {
             self.calm.flying += usize::from(self.fly(job));
         }
         while self.busy.flying < BUSY_MAX
-            && let Some(job) = self.busy.waiting.pop_front()
+            && let Some(job) = self.busy.pop()
         {
             self.busy.flying += usize::from(self.fly(job));
         }
@@ -445,5 +454,20 @@ impl Fleet {
             Err(error) => error.clone(),
         };
         tracing::warn!(failed = self.trouble.many, last, "requests failed; trying again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_there_is_heard_of_before_others_join() {
+        let mut lane = Lane::default();
+        (0..3).for_each(|number| lane.push(Job::Register(number)));
+        lane.push(Job::Lease(0));
+        lane.push(Job::Report(0, None));
+        let order: Vec<Job> = std::iter::from_fn(|| lane.pop()).collect();
+        assert_eq!(order, [Job::Lease(0), Job::Report(0, None), Job::Register(0), Job::Register(1), Job::Register(2)]);
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     ask::Ask,
     column::Column,
     counters::CounterId,
+    crowds::{Answer, Question},
     cycle::Cycle,
     memo::{Cell, Class},
     node::{Facts, Row, Slot},
@@ -21,7 +22,8 @@ use crate::{
     topology::{Domain, HOSTNAME, NO_DOMAIN, TopologyId},
 };
 
-const NAME: &str = "PodTopologySpread";
+pub const NAME: &str = "PodTopologySpread";
+pub const WEIGHT: i64 = 2;
 /// In place of a crowd: the node lacks a key.
 const IGNORED: i64 = -1;
 
@@ -202,7 +204,7 @@ impl Plugin for PodTopologySpread {
     }
 
     fn weight(&self) -> i64 {
-        2
+        WEIGHT
     }
 
     fn compares(&self) -> bool {
@@ -225,20 +227,10 @@ impl Plugin for PodTopologySpread {
             add_crowd(cycle, constraint, nodes, &ignored, &mut sums);
         }
         // The crowd of a node that is ignored is never looked at.
-        let (mut least, mut most) = (i64::MAX, 0);
         for ((score, sum), slot) in scores.iter_mut().zip(&sums).zip(nodes) {
             *score = if ignored(*slot) { IGNORED } else { sum.round() as i64 };
-            if *score != IGNORED {
-                (least, most) = (least.min(*score), most.max(*score));
-            }
         }
-        for score in scores {
-            *score = match *score {
-                IGNORED => 0,
-                _ if most == 0 => SCORE_MAX,
-                crowd => SCORE_MAX * (most + least - crowd) / most,
-            };
-        }
+        less_is_better(scores);
     }
 
     fn helped_by(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
@@ -254,6 +246,56 @@ impl Plugin for PodTopologySpread {
             Change::NodeChanged(old, new) => (has_keys(old) || has_keys(new)) && (old.labels != new.labels || old.taints != new.taints),
         }
     }
+}
+
+fn less_is_better(crowds: &mut [i64]) {
+    let counted = || crowds.iter().copied().filter(|crowd| *crowd != IGNORED);
+    let (least, most) = (counted().min().unwrap_or(i64::MAX), counted().max().unwrap_or(0));
+    for crowd in crowds {
+        *crowd = match *crowd {
+            IGNORED => 0,
+            _ if most == 0 => SCORE_MAX,
+            n => SCORE_MAX * (most + least - n) / most,
+        };
+    }
+}
+
+/// What the soft constraints ask of each node; `None` where nodes that the pod cannot use, or that lack keys, have to be left out one by one.
+pub fn questions(cycle: &Cycle<'_>) -> Option<Vec<Question>> {
+    let spread = &cycle.ask.spread;
+    let lacking = spread.needs_all_keys && !all_have_keys(cycle.table, &spread.soft);
+    if lacking || spread.soft.iter().any(|c| !c.per_node && !c.includes_all(cycle.class)) {
+        return None;
+    }
+    let question =
+        |c: &Constraint| Question { topology: c.topology, per_node: c.per_node.then(|| (c.counter, cycle.table.counters.born(c.counter))) };
+    Some(spread.soft.iter().map(question).collect())
+}
+
+/// As comparing all nodes of these groups, of which there are so many in each: the score of each group.
+pub fn compare_groups(cycle: &Cycle<'_>, groups: &[(&[Answer], usize)]) -> Vec<i64> {
+    let mut sums = vec![0.0; groups.len()];
+    for (at, constraint) in cycle.ask.spread.soft.iter().enumerate() {
+        let answers = || groups.iter().filter_map(|(answers, _)| answers.get(at).copied());
+        let size = if constraint.per_node {
+            groups.iter().map(|(_, nodes)| nodes).sum()
+        } else {
+            answers().collect::<std::collections::HashSet<_>>().len()
+        };
+        let in_domain = Sums::shared(cycle.table.counters.sums(constraint.counter, constraint.topology));
+        let weight = ((size + 2) as f64).ln();
+        for (sum, answer) in sums.iter_mut().zip(answers()) {
+            let pods = match answer {
+                Answer::Domain(NO_DOMAIN) => continue,
+                Answer::Domain(domain) => in_domain.get(domain),
+                Answer::Pods(pods) => pods,
+            };
+            *sum += pods as f64 * weight + (constraint.max_skew - 1) as f64;
+        }
+    }
+    let mut scores: Vec<i64> = sums.iter().map(|sum: &f64| sum.round() as i64).collect();
+    less_is_better(&mut scores);
+    scores
 }
 
 /// Adds what the constraint makes of how many matching pods are in each node's domain.

@@ -11,7 +11,8 @@ use api::{
 };
 use client::{Cache, Object};
 use parking_lot::RwLock;
-use reconcile::own_key;
+
+use crate::own_key;
 
 pub type Map = BTreeMap<String, String>;
 

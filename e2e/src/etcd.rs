@@ -1,19 +1,29 @@
 //! A real etcd on a folder and ports of its own.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
+use anyhow::{Context, ensure};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustix::process::Signal;
+use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 
 use crate::{
     eventually, free_port,
-    process::{append_to, kill},
+    process::{append_to, kill, signal},
 };
 
 const READY_BOUND: Duration = Duration::from_secs(30);
+const ASK_BOUND: Duration = Duration::from_secs(10);
 
 /// Files (PEM) of an etcd that speaks TLS only, and only to holders of certificates by `client_ca`.
 #[derive(Clone, Debug)]
@@ -23,56 +33,134 @@ pub struct EtcdTls {
     pub client_ca: PathBuf,
 }
 
-/// A single etcd server; killed and removed when dropped.
+/// An etcd server, alone or a member of a cluster; killed and removed when dropped.
 pub struct Etcd {
     child: Child,
-    dir: TempDir,
+    place: Place,
+    // After its server.
+    _dir: TempDir,
+}
+
+/// Where a server stands, and with whom.
+struct Place {
+    path: PathBuf,
     client_port: u16,
     peer_port: u16,
+    name: String,
+    /// `name=url,...` of all members.
+    cluster: String,
     tls: Option<EtcdTls>,
 }
 
 impl Etcd {
     /// Resolves once it accepts connections.
     pub async fn start() -> Self {
-        Self::on(None).await
+        Self::alone(None).await
     }
 
     /// The same over TLS, on 127.0.0.1.
     pub async fn start_tls(tls: EtcdTls) -> Self {
-        Self::on(Some(tls)).await
+        Self::alone(Some(tls)).await
     }
 
-    async fn on(tls: Option<EtcdTls>) -> Self {
-        let dir = tempfile::Builder::new().prefix("skiff-etcd-").tempdir().expect("a temporary folder");
-        let (client_port, peer_port) = (free_port(), free_port());
-        let started = command(dir.path(), client_port, peer_port, tls.as_ref()).spawn();
-        let child = started.expect("etcd is installed: apt-get install etcd-server");
-        let etcd = Self { child, dir, client_port, peer_port, tls };
+    /// A cluster of so many.
+    pub async fn cluster(members: usize) -> Vec<Self> {
+        let ports: Vec<u16> = (0..members).map(|_| free_port()).collect();
+        let names: Vec<String> = ports.iter().enumerate().map(|(n, port)| format!("m{n}={}", url(*port, None))).collect();
+        let cluster = names.join(",");
+        let started: Vec<Self> = ports.iter().enumerate().map(|(n, port)| Self::spawn(&format!("m{n}"), *port, &cluster, None)).collect();
+        for member in &started {
+            member.ready().await;
+        }
+        started
+    }
+
+    async fn alone(tls: Option<EtcdTls>) -> Self {
+        let port = free_port();
+        let etcd = Self::spawn("default", port, &format!("default={}", url(port, None)), tls);
         etcd.ready().await;
         etcd
     }
 
+    fn spawn(name: &str, peer_port: u16, cluster: &str, tls: Option<EtcdTls>) -> Self {
+        let dir = tempfile::Builder::new().prefix("skiff-etcd-").tempdir().expect("a temporary folder");
+        let path = dir.path().to_path_buf();
+        let place = Place { path, client_port: free_port(), peer_port, name: name.into(), cluster: cluster.into(), tls };
+        let child = place.command().spawn().expect("etcd is installed: apt-get install etcd-server");
+        Self { child, place, _dir: dir }
+    }
+
     /// For `--etcd-servers`.
     pub fn url(&self) -> String {
-        url(self.client_port, self.tls.as_ref())
+        url(self.place.client_port, self.place.tls.as_ref())
+    }
+
+    pub fn port(&self) -> u16 {
+        self.place.client_port
     }
 
     pub fn kill_9(&mut self) {
         kill(&mut self.child);
     }
 
+    /// It stands still, and its connections with it: nobody is told.
+    pub fn pause(&self) {
+        signal(&self.child, Signal::STOP);
+    }
+
+    pub fn resume(&self) {
+        signal(&self.child, Signal::CONT);
+    }
+
     /// Starts it again on what it had.
     pub async fn restart(&mut self) {
         kill(&mut self.child);
-        let mut command = command(self.dir.path(), self.client_port, self.peer_port, self.tls.as_ref());
-        self.child = command.spawn().expect("etcd started before");
+        self.child = self.place.command().spawn().expect("etcd started before");
         self.ready().await;
     }
 
+    /// Writes past everybody, and returns the revision.
+    pub async fn put(&self, key: &str, value: &str) -> anyhow::Result<u64> {
+        let reply = self.ask("kv/put", &json!({"key": STANDARD.encode(key), "value": STANDARD.encode(value)})).await?;
+        number(&reply["header"]["revision"])
+    }
+
+    /// Forgets the history below `rev`.
+    pub async fn compact(&self, rev: u64) -> anyhow::Result<()> {
+        self.ask("kv/compaction", &json!({"revision": rev.to_string(), "physical": true})).await.map(drop)
+    }
+
+    /// Whether this member leads, as far as it knows.
+    pub async fn leads(&self) -> anyhow::Result<bool> {
+        let status = self.ask("maintenance/status", &json!({})).await?;
+        Ok(number(&status["leader"])? == number(&status["header"]["member_id"])?)
+    }
+
+    /// etcd's JSON over HTTP.
+    async fn ask(&self, what: &str, body: &Value) -> anyhow::Result<Value> {
+        let exchange = async {
+            let stream = TcpStream::connect(("127.0.0.1", self.place.client_port)).await?;
+            let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+            let request = http::Request::post(format!("/v3/{what}")).header("host", "etcd").body(Full::<Bytes>::from(body.to_string()))?;
+            let asking = async {
+                let reply = sender.send_request(request).await?;
+                anyhow::Ok((reply.status(), reply.into_body().collect().await?.to_bytes()))
+            };
+            let (_, answer) = tokio::join!(connection, async {
+                let answer = asking.await;
+                drop(sender);
+                answer
+            });
+            let (status, text) = answer?;
+            ensure!(status.is_success(), "etcd: {what}: {status} {}", String::from_utf8_lossy(&text));
+            anyhow::Ok(serde_json::from_slice(&text)?)
+        };
+        tokio::time::timeout(ASK_BOUND, exchange).await.context("etcd does not answer")?
+    }
+
     async fn ready(&self) {
-        let address = ("127.0.0.1", self.client_port);
-        eventually("etcd accepts connections", READY_BOUND, async || tokio::net::TcpStream::connect(address).await).await;
+        let address = ("127.0.0.1", self.place.client_port);
+        eventually("etcd accepts connections", READY_BOUND, async || TcpStream::connect(address).await).await;
     }
 }
 
@@ -82,22 +170,29 @@ impl Drop for Etcd {
     }
 }
 
+impl Place {
+    fn command(&self) -> Command {
+        let (client, peer) = (url(self.client_port, self.tls.as_ref()), url(self.peer_port, None));
+        let mut command = Command::new("etcd");
+        command.arg("--data-dir").arg(self.path.join("data")).args(["--name", &self.name]);
+        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        command.args(["--initial-cluster", &self.cluster, "--log-level", "warn"]);
+        if let Some(tls) = &self.tls {
+            command.arg("--cert-file").arg(&tls.cert).arg("--key-file").arg(&tls.key);
+            command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(&tls.client_ca);
+        }
+        let log = append_to(&self.path.join("log"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command
+    }
+}
+
 fn url(port: u16, tls: Option<&EtcdTls>) -> String {
     format!("{}://127.0.0.1:{port}", if tls.is_some() { "https" } else { "http" })
 }
 
-fn command(dir: &Path, client_port: u16, peer_port: u16, tls: Option<&EtcdTls>) -> Command {
-    let (client, peer) = (url(client_port, tls), url(peer_port, None));
-    let mut command = Command::new("etcd");
-    command.arg("--data-dir").arg(dir.join("data"));
-    command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
-    command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-    command.args(["--initial-cluster", &format!("default={peer}"), "--log-level", "warn"]);
-    if let Some(tls) = tls {
-        command.arg("--cert-file").arg(&tls.cert).arg("--key-file").arg(&tls.key);
-        command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(&tls.client_ca);
-    }
-    let log = append_to(&dir.join("log"));
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    command
+/// etcd writes 64-bit numbers as strings.
+fn number(value: &Value) -> anyhow::Result<u64> {
+    value.as_str().and_then(|text| text.parse().ok()).with_context(|| format!("no number: {value}"))
 }

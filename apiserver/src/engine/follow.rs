@@ -22,7 +22,11 @@ pub(super) async fn run(engine: Arc<Engine>) {
         match error {
             None => pause = RETRY.0,
             // What was missed cannot be told in order any more: read all again.
-            Some(Error::Compacted { .. } | Error::Slow | Error::Future { .. }) => from = None,
+            Some(error @ (Error::Compacted { .. } | Error::Slow | Error::Future { .. })) => {
+                tracing::warn!(%error, "store was followed too slowly, or was put back: reading all again");
+                from = None;
+                tokio::time::sleep(RETRY.0).await;
+            }
             Some(error) => {
                 tracing::warn!(%error, "store cannot be followed, trying again");
                 tokio::time::sleep(pause).await;

@@ -134,6 +134,11 @@ pub(crate) fn store_error(error: store::Error) -> Status {
             tracing::warn!(%error, "store failed a request");
             Status::unavailable(error.to_string())
         }
+        // As upstream where the request's own time is up: the client has to look.
+        store::Error::Undecided(_) => {
+            tracing::warn!(%error, "store did not say what became of a write");
+            Status::timeout(error.to_string())
+        }
         error => Status::internal(error),
     }
 }

@@ -116,9 +116,12 @@ pub enum Error {
     /// The watcher fell so far behind that it was cut; it must list again or resume from what it has.
     #[error("watch was too slow and has been cut")]
     Slow,
-    /// The back end does not answer; nothing is known of the outcome of a write.
+    /// The back end does not answer. Of a write, where it may have been begun, no more is known (etcd says [`Error::Undecided`] then).
     #[error("store is unavailable: {0}")]
     Unavailable(String),
+    /// A write was sent and not answered, and it could not be found out whether it was, or will be, carried out.
+    #[error("the outcome of the write is unknown: {0}")]
+    Undecided(String),
     /// The data directory is not ours, or is damaged; it was left untouched. The text says what to do.
     #[error("{0}")]
     Unusable(String),

@@ -1,6 +1,7 @@
 //! One contract, every back end: each test here runs on memory (with its thread and without), on redb and on a real etcd.
 
 mod backends;
+mod lost;
 
 use std::{
     collections::BTreeMap,
@@ -18,6 +19,7 @@ each_backend! {
     an_update_needs_the_revision_it_saw,
     a_refused_transaction_does_nothing,
     a_range_is_one_snapshot,
+    a_range_of_many_keys_is_one_snapshot,
     a_watch_resumes_without_gap_or_duplicate,
     a_watch_sees_its_prefix_only,
     a_listener_hears_before_the_author,
@@ -101,6 +103,27 @@ async fn a_range_is_one_snapshot(backend: &Backend) {
     assert_eq!(&old.entries[0].value[..], b"1");
     let now = s.range(Range { prefix: "/p/".into(), ..Range::default() }).await.unwrap();
     assert_eq!(keys(&now), vec!["/p/a", "/p/b", "/p/d"]);
+}
+
+async fn a_range_of_many_keys_is_one_snapshot(backend: &Backend) {
+    let s = backend.store();
+    let mut last = 0;
+    for hundred in 0..25 {
+        let ops = (0..100).map(|n| op(&format!("/many/{:04}", hundred * 100 + n), "1")).collect();
+        last = done(s.txn(Txn { expect: vec![], ops }).await);
+    }
+    let (whole, writing) = tokio::join!(s.range(Range { prefix: "/many/".into(), ..Range::default() }), async {
+        for n in (0..2500).step_by(100) {
+            put(s, &format!("/many/{n:04}"), "2").await;
+        }
+    });
+    let (whole, ()) = (whole.unwrap(), writing);
+    assert_eq!((whole.entries.len(), whole.remaining), (2500, 0));
+    assert!(whole.entries.is_sorted_by(|a, b| a.key < b.key));
+    assert!(whole.rev >= last && whole.entries.iter().all(|entry| entry.rev <= whole.rev));
+    let some = s.range(Range { prefix: "/many/".into(), limit: 1200, at: Some(whole.rev), ..Range::default() }).await.unwrap();
+    assert_eq!((some.entries.len(), some.remaining), (1200, 1300));
+    assert_eq!(some.entries[..], whole.entries[..1200]);
 }
 
 async fn a_watch_resumes_without_gap_or_duplicate(backend: &Backend) {

@@ -1,6 +1,8 @@
 //! skiff over a real etcd: with TLS and client certificates, and while etcd is away.
 
 mod certificates;
+mod line;
+mod lost;
 
 use std::{path::Path, time::Duration};
 

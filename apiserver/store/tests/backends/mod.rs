@@ -12,6 +12,8 @@ use tokio::task::JoinSet;
 
 pub struct Backend {
     store: Box<dyn Store>,
+    /// Of its server; empty where there is none.
+    url: String,
     _tending: JoinSet<()>,
     // Dropped after the store, in this order: the server, then its files.
     _server: Option<Server>,
@@ -26,8 +28,13 @@ impl Backend {
         &*self.store
     }
 
+    /// Where its server listens, for an etcd.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     pub async fn memory() -> Self {
-        Self { store: Box::new(Memory::new()), _tending: JoinSet::new(), _server: None, _dir: None }
+        Self { store: Box::new(Memory::new()), url: String::new(), _tending: JoinSet::new(), _server: None, _dir: None }
     }
 
     /// Writes in the caller's own task, as simulations have it, behind a faulty store whose day is good.
@@ -36,13 +43,13 @@ impl Backend {
         let tended = store.clone();
         let mut tending = JoinSet::new();
         tending.spawn(async move { tended.tend().await });
-        Self { store: Box::new(Faulty::new(store, Box::new(|| 0))), _tending: tending, _server: None, _dir: None }
+        Self { store: Box::new(Faulty::new(store, Box::new(|| 0))), url: String::new(), _tending: tending, _server: None, _dir: None }
     }
 
     pub async fn redb() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let store = store::redb::open(dir.path()).expect("a fresh store");
-        Self { store: Box::new(store), _tending: JoinSet::new(), _server: None, _dir: Some(dir) }
+        Self { store: Box::new(store), url: String::new(), _tending: JoinSet::new(), _server: None, _dir: Some(dir) }
     }
 
     /// A real etcd of its own, on loopback.
@@ -57,7 +64,10 @@ impl Backend {
         let start = Instant::now();
         loop {
             match store::etcd::open(std::slice::from_ref(&client), &Tls::default()).await {
-                Ok(store) => return Self { store: Box::new(store), _tending: JoinSet::new(), _server: Some(server), _dir: Some(dir) },
+                Ok(store) => {
+                    let (store, _tending) = (Box::new(store), JoinSet::new());
+                    return Self { store, url: client, _tending, _server: Some(server), _dir: Some(dir) };
+                }
                 Err(error) => assert!(start.elapsed() < Duration::from_secs(30), "etcd did not start: {error}"),
             }
         }

@@ -73,13 +73,15 @@ impl Subject {
         Pool::open(&self.door, connections).await
     }
 
-    /// A fresh namespace in which pods can be made.
+    /// A fresh namespace in which pods can be made, and in which nothing but the row makes anything any more: rows count what comes.
     pub async fn namespace(&self, pool: &mut Pool, row: &str) -> anyhow::Result<String> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("bench-{row}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         self.object(pool, "/api/v1/namespaces", &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).await?;
-        let account = format!("/api/v1/namespaces/{name}/serviceaccounts/default");
-        pool.until("the namespace gets its account", &account, Duration::from_secs(30), |_| true).await?;
+        for own in ["serviceaccounts/default", "configmaps/kube-root-ca.crt"] {
+            let path = format!("/api/v1/namespaces/{name}/{own}");
+            pool.until(&format!("the namespace gets its {own}"), &path, Duration::from_secs(30), |_| true).await?;
+        }
         Ok(name)
     }
 

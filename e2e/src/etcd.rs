@@ -142,15 +142,12 @@ impl Etcd {
             let stream = TcpStream::connect(("127.0.0.1", self.place.client_port)).await?;
             let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
             let request = http::Request::post(format!("/v3/{what}")).header("host", "etcd").body(Full::<Bytes>::from(body.to_string()))?;
-            let asking = async {
+            // The connection ends with its sender.
+            let asking = async move {
                 let reply = sender.send_request(request).await?;
                 anyhow::Ok((reply.status(), reply.into_body().collect().await?.to_bytes()))
             };
-            let (_, answer) = tokio::join!(connection, async {
-                let answer = asking.await;
-                drop(sender);
-                answer
-            });
+            let (_, answer) = tokio::join!(connection, asking);
             let (status, text) = answer?;
             ensure!(status.is_success(), "etcd: {what}: {status} {}", String::from_utf8_lossy(&text));
             anyhow::Ok(serde_json::from_slice(&text)?)

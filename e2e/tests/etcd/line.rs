@@ -52,9 +52,10 @@ async fn accept(listener: TcpListener, target: u16, dead: watch::Sender<bool>) {
                     let _ = copy_bidirectional(&mut client, &mut server).await;
                 }
             };
+            let dying = async { drop(dies.wait_for(|dead| *dead).await) };
             tokio::select! {
                 biased;
-                _ = dies.wait_for(|dead| *dead) => std::future::pending::<()>().await,
+                () = dying => std::future::pending::<()>().await,
                 () = passing => {}
             }
         });

@@ -122,8 +122,9 @@ impl Act {
             Action::Delete { resource, path, options } => {
                 let sent = self.send(request("DELETE", path, "application/json", options)).await;
                 return match sent {
-                    // Gone, or replaced by another of the same name: either way this one is no more.
-                    Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(None),
+                    // Gone, or replaced by another of the same name: either way this one is no more. What was to go only as it was seen, and
+                    // has changed, is looked at again.
+                    Err(kube::Error::Api(status)) if status.code == 404 || (status.code == 409 && !is_of_revision(options)) => Ok(None),
                     other => other.map(|rev| rev.map(|rev| (*resource, rev))),
                 };
             }
@@ -178,6 +179,11 @@ fn path(action: &Action) -> &str {
         | Action::DeleteAll { path, .. } => path,
         Action::Tell { .. } => "",
     }
+}
+
+/// Whether a deletion is refused where the object is not as it was seen.
+fn is_of_revision(options: &Value) -> bool {
+    options.pointer("/preconditions/resourceVersion").is_some_and(|rev| !rev.is_null())
 }
 
 /// The path without its last word: that of an object's subresource is no collection's.

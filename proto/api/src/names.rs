@@ -1,6 +1,9 @@
 //! Names of things: group-version-kind, group-version-resource, namespace/name.
 
-use std::fmt;
+use std::{
+    borrow::Cow,
+    fmt::{self, Write},
+};
 
 /// Group, version and kind, as in an object's `apiVersion` and `kind`. The core group is the empty string.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,6 +77,30 @@ pub fn split_api_version(api_version: &str) -> Option<(&str, &str)> {
     }
 }
 
+/// A name as one segment of a URL's path: what may not stand there as it is comes percent-encoded (RFC 3986, 3.3).
+pub fn segment(name: &str) -> Cow<'_, str> {
+    let stays = |b: u8| b.is_ascii_alphanumeric() || b"-._~:@".contains(&b);
+    if name.bytes().all(stays) {
+        return Cow::Borrowed(name);
+    }
+    let mut out = String::with_capacity(name.len() + 8);
+    for byte in name.bytes() {
+        if stays(byte) {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// Whether an object of any kind can have this name: one that cannot be a segment of a path is refused for all of them. Source: apimachinery
+/// `pkg/api/validation/path/name.go`.
+pub fn is_possible(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '%'])
+}
+
 impl fmt::Display for GroupResource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.resource)?;
@@ -84,5 +111,30 @@ impl fmt::Display for GroupResource {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_name_is_one_segment() {
+        let cases = [
+            ("web", "web"),
+            ("system:node", "system:node"),
+            ("a b", "a%20b"),
+            ("a/b?c#d", "a%2Fb%3Fc%23d"),
+            ("\u{e9}\r\n", "%C3%A9%0D%0A"),
+        ];
+        for (name, wanted) in cases {
+            assert_eq!(segment(name), wanted);
+        }
+    }
+
+    #[test]
+    fn some_names_are_nobodys() {
+        assert!(["web", "a b", "system:node", "..."].iter().all(|n| is_possible(n)));
+        assert!(["", ".", "..", "a/b", "a%20b"].iter().all(|n| !is_possible(n)));
     }
 }

@@ -1,8 +1,7 @@
 //! Discovery -> the collections that the server serves, custom ones included.
 
-use api::names::api_version;
+use api::names::{api_version, segment};
 use client::kube;
-use futures::{StreamExt, TryStreamExt, stream};
 use http::Request;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -11,7 +10,7 @@ use serde_json::Value;
 pub const AT_ONCE_MAX: usize = 16;
 
 /// One collection in its preferred version.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Collection {
     pub group: String,
     pub version: String,
@@ -26,9 +25,14 @@ impl Collection {
     pub fn path(&self, namespace: Option<&str>) -> String {
         let root = if self.group.is_empty() { format!("/api/{}", self.version) } else { format!("/apis/{}/{}", self.group, self.version) };
         match namespace.filter(|ns| self.namespaced && !ns.is_empty()) {
-            Some(namespace) => format!("{root}/namespaces/{namespace}/{}", self.plural),
+            Some(namespace) => format!("{root}/namespaces/{}/{}", segment(namespace), self.plural),
             None => format!("{root}/{}", self.plural),
         }
+    }
+
+    /// The URL of one object.
+    pub fn object(&self, namespace: &str, name: &str) -> String {
+        format!("{}/{}", self.path(Some(namespace)), segment(name))
     }
 
     pub fn can(&self, verb: &str) -> bool {
@@ -40,44 +44,104 @@ impl Collection {
     }
 }
 
-/// All collections, each in its group's preferred version.
+/// A collection in one of the versions that the server has of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    pub collection: Collection,
+    /// The first version that has it: its objects are to be had there once, and all of them.
+    pub preferred: bool,
+    /// The server knows it from hearsay alone: who serves it does not answer.
+    pub stale: bool,
+}
+
+/// All collections, each in its preferred version.
+///
+/// # Errors
+/// Also where a group does not answer: what is in it is not known.
 pub async fn collections(client: &kube::Client) -> Result<Vec<Collection>, kube::Error> {
-    let groups = get(client, "/apis").await?;
-    let preferred = |group: &Value| group.pointer("/preferredVersion/groupVersion")?.as_str().map(|gv| format!("/apis/{gv}"));
-    let listed = groups["groups"].as_array().into_iter().flatten().filter_map(preferred);
-    let paths: Vec<String> = std::iter::once("/api/v1".to_owned()).chain(listed).collect();
-    let lists: Vec<Value> =
-        stream::iter(paths).map(|path| async move { get(client, &path).await }).buffered(AT_ONCE_MAX).try_collect().await?;
+    let all = served(client).await?;
+    if let Some(stale) = all.iter().find(|s| s.stale) {
+        return Err(kube::Error::Service(format!("discovery of {} is stale", stale.collection.api_version()).into()));
+    }
+    Ok(all.into_iter().filter(|s| s.preferred).map(|s| s.collection).collect())
+}
+
+/// All collections in all their versions (KEP-3352: two documents tell everything).
+pub async fn served(client: &kube::Client) -> Result<Vec<Served>, kube::Error> {
     let mut all = Vec::new();
-    for list in lists {
-        let gv = list["groupVersion"].as_str().unwrap_or_default();
-        let Some((group, version)) = api::names::split_api_version(gv) else { continue };
-        all.extend(list["resources"].as_array().into_iter().flatten().filter_map(|r| collection(group, version, r)));
+    for root in ["/api", "/apis"] {
+        let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+        let document: Value = client.request(request(root, accept)?).await?;
+        all.extend(document["items"].as_array().into_iter().flatten().flat_map(group));
     }
     Ok(all)
 }
 
+fn group(group: &Value) -> Vec<Served> {
+    let name = group.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let mut all: Vec<Served> = Vec::new();
+    for version in group["versions"].as_array().into_iter().flatten() {
+        let stale = version["freshness"].as_str().is_some_and(|f| f != "Current");
+        let of_version = version["version"].as_str().unwrap_or_default();
+        for resource in version["resources"].as_array().into_iter().flatten() {
+            let Some(collection) = collection(name, of_version, resource) else { continue };
+            let preferred = !all.iter().any(|s| s.collection.plural == collection.plural);
+            all.push(Served { collection, preferred, stale });
+        }
+    }
+    all
+}
+
 /// One LIST of metadata alone.
 pub async fn list_metadata<T: DeserializeOwned>(client: &kube::Client, path: &str) -> Result<T, kube::Error> {
-    let accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
-    let request = Request::get(path).header("accept", accept);
-    client.request(request.body(Vec::new()).expect("paths are made of checked names")).await
+    client.request(request(path, "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1")?).await
 }
 
 /// One GET, as JSON.
 pub async fn get(client: &kube::Client, path: &str) -> Result<Value, kube::Error> {
-    client.request(Request::get(path).body(Vec::new()).expect("paths are made of checked names")).await
+    client.request(request(path, "application/json")?).await
+}
+
+/// One GET of an object's metadata.
+pub async fn get_metadata<T: DeserializeOwned>(client: &kube::Client, path: &str) -> Result<T, kube::Error> {
+    client.request(request(path, "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")?).await
+}
+
+/// Whether the server has the collection, and no object of this name in it: a path that is not served is answered with 404, too, but names
+/// no object.
+pub fn is_absent(error: &kube::Error, name: &str) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    status.code == 404 && status.details.as_ref().is_some_and(|d| d.name == name)
+}
+
+fn request(path: &str, accept: &str) -> Result<Request<Vec<u8>>, kube::Error> {
+    Request::get(path).header("accept", accept).body(Vec::new()).map_err(kube::Error::HttpError)
 }
 
 fn collection(group: &str, version: &str, resource: &Value) -> Option<Collection> {
-    let plural = resource["name"].as_str().filter(|name| !name.contains('/'))?;
-    let verbs = resource["verbs"].as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect();
     Some(Collection {
         group: group.into(),
         version: version.into(),
-        plural: plural.into(),
-        kind: resource["kind"].as_str()?.into(),
-        namespaced: resource["namespaced"].as_bool()?,
-        verbs,
+        plural: resource["resource"].as_str()?.into(),
+        kind: resource.pointer("/responseKind/kind")?.as_str()?.into(),
+        namespaced: resource["scope"] == "Namespaced",
+        verbs: resource["verbs"].as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_collection_is_read_in_the_first_version_that_has_it() {
+        let resource = |name: &str| json!({"resource": name, "responseKind": {"kind": "K"}, "scope": "Namespaced", "verbs": ["get"]});
+        let document = json!({"metadata": {"name": "g"}, "versions": [
+            {"version": "v2", "freshness": "Current", "resources": [resource("a")]},
+            {"version": "v1", "freshness": "Stale", "resources": [resource("a"), resource("b")]}]});
+        let all: Vec<_> = group(&document).into_iter().map(|s| (s.collection.version, s.collection.plural, s.preferred, s.stale)).collect();
+        let of = |v: &str, p: &str, preferred, stale| (v.to_owned(), p.to_owned(), preferred, stale);
+        assert_eq!(all, [of("v2", "a", true, false), of("v1", "a", false, true), of("v1", "b", true, true)]);
+    }
 }

@@ -95,7 +95,7 @@ impl Finder {
         let all = collections(&self.client).await.map_err(|error| error.to_string())?;
         let unknown = || format!("no matches for kind {:?} in version {:?}", owner.kind, owner.api_version);
         let found = all.iter().find(|c| c.group == group && c.version == version && c.kind == owner.kind).ok_or_else(unknown)?;
-        let scale = match get(&self.client, &format!("{}/{}/scale", found.path(Some(namespace)), owner.name)).await {
+        let scale = match get(&self.client, &format!("{}/scale", found.object(namespace, &owner.name))).await {
             Err(kube::Error::Api(status)) if status.code == 404 && status.details.as_ref().is_none_or(|d| d.name.is_empty()) => {
                 let resource = if group.is_empty() { found.plural.clone() } else { format!("{}.{group}", found.plural) };
                 return Err(format!("{resource} does not implement the scale subresource"));

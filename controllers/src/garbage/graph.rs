@@ -5,26 +5,14 @@ use std::{
     sync::Arc,
 };
 
-use api::{Key, task::Group};
-use client::kube;
-use futures::StreamExt;
-use kube::{
-    Api,
-    core::{ApiResource, DynamicObject, PartialObjectMeta},
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event},
-    },
-};
-use parking_lot::Mutex;
+use api::{Key, names::split_api_version};
 
-use crate::catalog::{Collection, collections};
+use crate::catalog::{Collection, Served};
 
-/// Collections that neither own nor are owned by rule (upstream: `DefaultIgnoredResources`).
-const IGNORED: [&str; 1] = ["events"];
-
-/// Uids of owners that are gone for good (upstream's `absentOwnerCache`).
-const GONE_MAX: usize = 500;
+/// Owners that are gone for good (upstream's `absentOwnerCache`).
+const ABSENT_MAX: usize = 500;
+pub const FOREGROUND: &str = "foregroundDeletion";
+pub const ORPHAN: &str = "orphan";
 
 /// One object, as far as garbage is concerned.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -51,20 +39,59 @@ pub struct Owner {
     pub reference: Box<str>,
 }
 
+/// An owner as a reference names it, and where it was looked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    pub namespace: Box<str>,
+    pub api_version: Box<str>,
+    pub kind: Box<str>,
+    pub name: Box<str>,
+    pub uid: Box<str>,
+}
+
+/// What the graph knows of an owner, without asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    Solid,
+    /// It is being deleted and waits for its dependents.
+    Waiting,
+    /// It was not seen.
+    Unseen,
+    /// An object of this uid is there, but goes by another name or kind than the reference says.
+    Elsewhere,
+    /// ... in another namespace.
+    Foreign,
+}
+
 /// Objects by uid, with the edges between them.
 #[derive(Default)]
 pub struct Graph {
     nodes: HashMap<Arc<str>, Node>,
     dependents: HashMap<String, BTreeSet<Arc<str>>>,
-    collections: Vec<Arc<Collection>>,
-    /// The newest last.
-    gone: (HashSet<Arc<str>>, VecDeque<Arc<str>>),
+    /// All that is served, in all versions.
+    served: Vec<Arc<Collection>>,
+    /// Collections whose first list is not in.
+    unlisted: HashSet<Arc<Collection>>,
+    absent: Absent,
 }
+
+/// The newest last.
+#[derive(Default)]
+struct Absent(HashSet<Arc<Place>>, VecDeque<Arc<Place>>);
 
 impl Node {
     /// The object's URL.
     pub fn path(&self) -> String {
-        format!("{}/{}", self.collection.path(Some(&self.key.namespace)), self.key.name)
+        self.collection.object(&self.key.namespace, &self.key.name)
+    }
+
+    pub fn has(&self, finalizer: &str) -> bool {
+        self.finalizers.iter().any(|f| f == finalizer)
+    }
+
+    /// Being deleted, and something is to be done about it.
+    pub fn is_leaving(&self) -> bool {
+        self.deleting && (self.has(ORPHAN) || self.has(FOREGROUND))
     }
 
     /// Whether nothing is changed that garbage is about.
@@ -74,13 +101,34 @@ impl Node {
         (uid, collection, key, owners, finalizers, *deleting) == there
     }
 
-    /// Whether there is nothing to do about it, as long as nobody refers to it.
-    fn stands_alone(&self) -> bool {
-        self.owners.is_empty() && !self.deleting
+    /// Where this object is, as those below it should say.
+    fn place(&self) -> Place {
+        Place {
+            namespace: self.key.namespace.as_str().into(),
+            api_version: self.collection.api_version().into(),
+            kind: self.collection.kind.as_str().into(),
+            name: self.key.name.as_str().into(),
+            uid: (*self.uid).into(),
+        }
+    }
+
+    fn is(&self, owner: &Owner) -> bool {
+        let Collection { group, version, kind, .. } = &*self.collection;
+        *owner.name == *self.key.name && *owner.kind == **kind && split_api_version(&owner.api_version) == Some((group, version))
     }
 }
 
-type WakeUid = Arc<dyn Fn(&str) + Send + Sync>;
+impl Owner {
+    pub fn at(&self, namespace: &str) -> Place {
+        Place {
+            namespace: namespace.into(),
+            api_version: self.api_version.clone(),
+            kind: self.kind.clone(),
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+        }
+    }
+}
 
 impl Graph {
     pub fn get(&self, uid: &str) -> Option<&Node> {
@@ -91,24 +139,64 @@ impl Graph {
         self.dependents.get(uid).into_iter().flatten().filter_map(|d| self.nodes.get(d).cloned()).collect()
     }
 
-    /// The URL of an owner; `None` for a kind that is not served.
-    pub fn path(&self, owner: &Owner, namespace: &str) -> Option<String> {
-        let served = self.collections.iter().find(|c| c.kind == *owner.kind && c.api_version() == *owner.api_version)?;
-        Some(format!("{}/{}", served.path(Some(namespace)), owner.name))
-    }
-
-    /// Whether an object of this uid was there, or was looked for, and is no more: it will not come back.
-    pub fn is_gone(&self, uid: &str) -> bool {
-        self.gone.0.contains(uid)
-    }
-
-    pub fn note_gone(&mut self, uid: &str) {
-        let (set, order) = &mut self.gone;
-        let uid: Arc<str> = uid.into();
-        if set.insert(uid.clone()) {
-            order.push_back(uid);
+    /// What is known of an owner that an object in `namespace` names.
+    pub fn known(&self, owner: &Owner, namespace: &str) -> Known {
+        match self.nodes.get(&*owner.uid) {
+            None => Known::Unseen,
+            Some(node) if !node.key.namespace.is_empty() && node.key.namespace != namespace => Known::Foreign,
+            Some(node) if !node.is(owner) => Known::Elsewhere,
+            Some(node) if node.deleting && node.has(FOREGROUND) => Known::Waiting,
+            Some(_) => Known::Solid,
         }
-        if order.len() > GONE_MAX
+    }
+
+    /// Whether an object has its turn: it leaves, or one of its owners may be no more.
+    pub fn is_in_doubt(&self, node: &Node) -> bool {
+        let doubtful = |owner: &Owner| self.known(owner, &node.key.namespace) != Known::Solid;
+        if node.deleting { node.is_leaving() } else { node.owners.iter().any(doubtful) }
+    }
+
+    /// The collection that an owner is in; `None` for a kind that is not served.
+    pub fn collection(&self, owner: &Owner) -> Option<Arc<Collection>> {
+        let of = split_api_version(&owner.api_version)?;
+        self.served.iter().find(|c| c.kind == *owner.kind && (&*c.group, &*c.version) == of).cloned()
+    }
+
+    pub fn serve(&mut self, served: &[Served]) {
+        self.served = served.iter().map(|s| Arc::new(s.collection.clone())).collect();
+    }
+
+    /// Its objects are not known until it is listed.
+    pub fn expect(&mut self, collection: Arc<Collection>) {
+        self.unlisted.insert(collection);
+    }
+
+    pub fn listed(&mut self, collection: &Collection) {
+        self.unlisted.remove(collection);
+    }
+
+    /// Whether all that there is has been seen once.
+    pub fn is_whole(&self) -> bool {
+        !self.served.is_empty() && self.unlisted.is_empty()
+    }
+
+    /// Those whose list is not waited for any more.
+    pub fn give_up_waiting(&mut self) -> Vec<String> {
+        self.unlisted.drain().map(|c| c.plural.clone()).collect()
+    }
+
+    /// Whether nothing is there: it was looked for, or it was seen to go. It will not come back.
+    pub fn is_absent(&self, place: &Place) -> bool {
+        self.absent.0.contains(place)
+    }
+
+    pub fn note_absent(&mut self, place: Place) {
+        let Absent(set, order) = &mut self.absent;
+        let place = Arc::new(place);
+        if set.insert(place.clone()) {
+            order.push_back(place);
+        }
+        if order.len() > ABSENT_MAX
             && let Some(oldest) = order.pop_front()
         {
             set.remove(&oldest);
@@ -116,17 +204,17 @@ impl Graph {
     }
 
     /// Takes in an object; the uids whose turn it is now.
-    fn put(&mut self, mut node: Node) -> Vec<Arc<str>> {
+    pub fn put(&mut self, mut node: Node) -> Vec<Arc<str>> {
         let uid = node.uid.clone();
         if let Some(sibling) = self.sibling(&node) {
             node.owners = sibling.owners.clone();
         }
         let old = self.nodes.get(&uid);
-        if old.is_some_and(|old| old.is_same(&node)) || (old.is_none() && node.stands_alone() && !self.dependents.contains_key(&*uid)) {
+        if old.is_some_and(|old| old.is_same(&node)) {
             self.nodes.insert(uid, node);
             return Vec::new();
         }
-        let mut turn = vec![uid.clone()];
+        let is_new = old.is_none();
         let was: Vec<Arc<str>> = old.iter().flat_map(|n| &*n.owners).map(|o| (*o.uid).into()).collect();
         let began_to_go = node.deleting && !old.is_some_and(|n| n.deleting);
         for owner in &was {
@@ -135,12 +223,15 @@ impl Graph {
         for owner in &*node.owners {
             self.dependents.entry(owner.uid.to_string()).or_default().insert(uid.clone());
         }
-        // An owner in its last rites counts its dependents again; dependents of one that begins to go have their turn.
-        turn.extend(was);
-        if began_to_go {
-            turn.extend(self.dependents.get(&*uid).into_iter().flatten().cloned());
+        let mut turn: Vec<Arc<str>> = self.is_in_doubt(&node).then(|| uid.clone()).into_iter().collect();
+        self.nodes.insert(uid.clone(), node);
+        // An owner in its last rites counts its dependents again.
+        turn.extend(was.into_iter().filter(|owner| self.nodes.get(owner).is_some_and(Node::is_leaving)));
+        // Dependents of one that begins to go have their turn, and so have those that were judged before it was seen and call it otherwise.
+        if began_to_go || is_new {
+            let below = self.dependents.get(&*uid).into_iter().flatten();
+            turn.extend(below.filter(|d| self.nodes.get(*d).is_some_and(|d| self.is_in_doubt(d))).cloned());
         }
-        self.nodes.insert(uid, node);
         turn
     }
 
@@ -150,16 +241,19 @@ impl Graph {
         self.nodes.get(first).filter(|sibling| sibling.owners == node.owners)
     }
 
-    fn remove(&mut self, uid: &str) -> Vec<Arc<str>> {
+    /// An object is no more; the uids whose turn it is now. None of those that name it has to ask where it was `seen` to go.
+    pub fn remove(&mut self, uid: &str, seen: bool) -> Vec<Arc<str>> {
         let Some(node) = self.nodes.remove(uid) else { return Vec::new() };
         for owner in &*node.owners {
             self.forget_edge(&owner.uid, uid);
         }
-        let mut turn: Vec<Arc<str>> = node.owners.iter().map(|o| (*o.uid).into()).collect();
+        let owners = node.owners.iter().filter_map(|o| self.nodes.get(&*o.uid)).filter(|owner| owner.is_leaving());
+        let mut turn: Vec<Arc<str>> = owners.map(|owner| owner.uid.clone()).collect();
         if let Some(dependents) = self.dependents.get(uid) {
             turn.extend(dependents.iter().cloned());
-            // None of them needs to ask the server.
-            self.note_gone(uid);
+            if seen {
+                self.note_absent(node.place());
+            }
         }
         turn
     }
@@ -174,89 +268,96 @@ impl Graph {
     }
 }
 
-/// Watches every collection that can be deleted from, and calls `wake` with the uid of each object whose turn has come.
-pub fn follow(client: kube::Client, graph: Arc<Mutex<Graph>>, wake: WakeUid, group: &Group) {
-    let inner = group.clone();
-    group.spawn(async move {
-        let all = match collections(&client).await {
-            Ok(all) => all.into_iter().map(Arc::new).collect::<Vec<_>>(),
-            Err(error) => return tracing::error!(%error, "garbage collector: discovery failed"),
-        };
-        graph.lock().collections.clone_from(&all);
-        let watched = all.into_iter().filter(|c| c.can("delete") && c.can("watch") && c.can("list"));
-        for collection in watched.filter(|c| !IGNORED.contains(&c.plural.as_str())) {
-            inner.spawn(Box::pin(watch(client.clone(), collection, graph.clone(), wake.clone())));
-        }
-    });
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-async fn watch(client: kube::Client, collection: Arc<Collection>, graph: Arc<Mutex<Graph>>, wake: WakeUid) {
-    let resource = ApiResource {
-        group: collection.group.clone(),
-        version: collection.version.clone(),
-        api_version: collection.api_version(),
-        kind: collection.kind.clone(),
-        plural: collection.plural.clone(),
-    };
-    let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &resource);
-    let mut events = Box::pin(watcher::watcher(api, watcher::Config::default().streaming_lists()).default_backoff());
-    // What is there of this collection, to find what a new list no longer has.
-    let (mut known, mut listed): (HashSet<Arc<str>>, HashSet<Arc<str>>) = Default::default();
-    while let Some(event) = events.next().await {
-        let turn = match event {
-            Ok(Event::Init) => {
-                listed.clear();
-                continue;
-            }
-            Ok(Event::InitApply(object)) => take(&graph, &collection, object, &mut listed),
-            Ok(Event::Apply(object)) => take(&graph, &collection, object, &mut known),
-            Ok(Event::Delete(object)) => {
-                let uid = object.metadata.uid.unwrap_or_default();
-                known.remove(&*uid);
-                graph.lock().remove(&uid)
-            }
-            Ok(Event::InitDone) => {
-                let old = std::mem::replace(&mut known, std::mem::take(&mut listed));
-                old.difference(&known).flat_map(|uid| graph.lock().remove(uid)).collect()
-            }
-            Err(error) => {
-                tracing::warn!(resource = collection.plural, %error, "watch failed; trying again");
-                continue;
-            }
-        };
-        turn.iter().for_each(|uid| wake(uid));
+    fn maps() -> Arc<Collection> {
+        let (version, plural, kind) = ("v1".into(), "configmaps".into(), "ConfigMap".into());
+        Arc::new(Collection { version, plural, kind, namespaced: true, ..Collection::default() })
     }
-}
 
-fn take(
-    graph: &Mutex<Graph>,
-    collection: &Arc<Collection>,
-    object: PartialObjectMeta<DynamicObject>,
-    known: &mut HashSet<Arc<str>>,
-) -> Vec<Arc<str>> {
-    let node = node(collection, object);
-    known.insert(node.uid.clone());
-    graph.lock().put(node)
-}
+    fn owner(uid: &str) -> Owner {
+        Owner { uid: uid.into(), api_version: "v1".into(), kind: "ConfigMap".into(), name: uid.into(), ..Owner::default() }
+    }
 
-fn node(collection: &Arc<Collection>, object: PartialObjectMeta<DynamicObject>) -> Node {
-    let metadata = object.metadata;
-    let key = Key { namespace: metadata.namespace.unwrap_or_default(), name: metadata.name.unwrap_or_default() };
-    let owners = metadata.owner_references.into_iter().flatten().map(|reference| Owner {
-        reference: serde_json::to_string(&reference).unwrap_or_default().into(),
-        blocks: reference.block_owner_deletion == Some(true),
-        uid: reference.uid.into(),
-        api_version: reference.api_version.into(),
-        kind: reference.kind.into(),
-        name: reference.name.into(),
-    });
-    Node {
-        uid: metadata.uid.unwrap_or_default().into(),
-        collection: collection.clone(),
-        key,
-        revision: metadata.resource_version.unwrap_or_default().into(),
-        owners: owners.collect(),
-        finalizers: metadata.finalizers.unwrap_or_default(),
-        deleting: metadata.deletion_timestamp.is_some(),
+    fn node(namespace: &str, uid: &str, owners: &[Owner]) -> Node {
+        Node { uid: uid.into(), collection: maps(), key: Key::new(namespace, uid), owners: owners.into(), ..Node::default() }
+    }
+
+    fn names(turn: &[Arc<str>]) -> Vec<&str> {
+        turn.iter().map(|uid| &**uid).collect()
+    }
+
+    #[test]
+    fn an_owner_is_who_has_all_that_the_reference_says() {
+        let mut graph = Graph::default();
+        graph.put(node("a", "o", &[]));
+        let of = |change: &dyn Fn(&mut Owner)| {
+            let mut owner = owner("o");
+            change(&mut owner);
+            owner
+        };
+        let known = |graph: &Graph, owner: &Owner, namespace: &str| graph.known(owner, namespace);
+        assert_eq!(known(&graph, &owner("o"), "a"), Known::Solid);
+        assert_eq!(known(&graph, &owner("o"), "b"), Known::Foreign);
+        assert_eq!(known(&graph, &owner("x"), "a"), Known::Unseen);
+        for wrong in
+            [&|o: &mut Owner| o.name = "y".into(), &|o: &mut Owner| o.kind = "Secret".into(), &|o: &mut Owner| o.api_version = "v2".into()]
+                as [&dyn Fn(&mut Owner); 3]
+        {
+            assert_eq!(known(&graph, &of(wrong), "a"), Known::Elsewhere);
+        }
+        let mut cluster = node("", "c", &[]);
+        cluster.finalizers = vec![FOREGROUND.into()];
+        graph.put(cluster.clone());
+        assert_eq!(known(&graph, &owner("c"), "b"), Known::Solid, "cluster-scoped owners own in every namespace");
+        graph.put(Node { deleting: true, ..cluster });
+        assert_eq!(known(&graph, &owner("c"), "b"), Known::Waiting);
+    }
+
+    #[test]
+    fn whose_owners_stand_has_no_turn() {
+        let mut graph = Graph::default();
+        assert!(graph.put(node("a", "o", &[])).is_empty());
+        assert!(graph.put(node("a", "d", &[owner("o")])).is_empty());
+        assert_eq!(names(&graph.put(node("a", "e", &[owner("o"), owner("p")]))), ["e"], "one was not seen");
+        assert!(graph.put(node("a", "p", &[])).is_empty(), "and is what the reference says");
+        assert_eq!(names(&graph.put(node("b", "f", &[owner("q")]))), ["f"]);
+        assert_eq!(names(&graph.put(node("a", "q", &[]))), ["f"], "seen, but elsewhere");
+        assert_eq!(names(&graph.remove("o", true)), ["d", "e"]);
+        assert!(graph.is_absent(&owner("o").at("a")) && !graph.is_absent(&owner("o").at("b")), "absent there, and nowhere else");
+    }
+
+    #[test]
+    fn owners_that_leave_count_their_dependents_again() {
+        let mut graph = Graph::default();
+        let leaving = Node { deleting: true, finalizers: vec![FOREGROUND.into()], ..node("a", "o", &[]) };
+        graph.put(node("a", "o", &[]));
+        graph.put(node("a", "d", &[owner("o")]));
+        assert_eq!(names(&graph.put(leaving)), ["o", "d"]);
+        assert_eq!(names(&graph.put(node("a", "d", &[]))), ["o"]);
+        graph.put(node("a", "e", &[owner("o")]));
+        assert_eq!(names(&graph.remove("e", false)), ["o"]);
+        graph.remove("o", false);
+        assert!(!graph.is_absent(&owner("o").at("a")), "missed in a list is not seen to go");
+    }
+
+    #[test]
+    fn the_graph_is_whole_once_all_is_listed() {
+        let mut graph = Graph::default();
+        assert!(!graph.is_whole(), "nothing is known");
+        graph.serve(&[Served { collection: (*maps()).clone(), preferred: true, stale: false }]);
+        graph.expect(maps());
+        assert!(!graph.is_whole());
+        graph.listed(&maps());
+        assert!(graph.is_whole());
+    }
+
+    #[test]
+    fn what_is_absent_is_bounded() {
+        let mut graph = Graph::default();
+        (0..2 * ABSENT_MAX).for_each(|n| graph.note_absent(owner(&n.to_string()).at("a")));
+        assert_eq!((graph.absent.0.len(), graph.absent.1.len()), (ABSENT_MAX, ABSENT_MAX));
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     priorityclass::system_classes,
 };
 
-/// Namespaces that every cluster has; they cannot be deleted but for the last, which comes back.
+/// Namespaces that every cluster has; they cannot be deleted but for the last, and come back ([`super::keep_namespaces`]).
 pub const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 /// Writes in flight at one time: the store puts them into one commit.
 const PARALLEL: usize = 64;
@@ -32,14 +32,17 @@ const AUTO_UPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 /// # Errors
 /// The first write that failed.
 pub async fn bootstrap(engine: &Arc<Engine>) -> Result<(), Status> {
-    let namespaces = NAMESPACES.map(|name| (GroupResource::new("", "namespaces"), namespace(name)));
-    let to_classes = |class| (GroupResource::new("scheduling.k8s.io", "priorityclasses"), class);
-    let classes = system_classes().into_iter().map(to_classes);
-    stream::iter(namespaces.into_iter().chain(classes).map(|(gr, object)| make(engine, gr, object)))
-        .buffer_unordered(PARALLEL)
-        .try_collect::<()>()
-        .await?;
+    make_namespaces(engine).await?;
+    let classes = GroupResource::new("scheduling.k8s.io", "priorityclasses");
+    let classes = system_classes().into_iter().map(|class| make(engine, classes.clone(), class));
+    stream::iter(classes).buffer_unordered(PARALLEL).try_collect::<()>().await?;
     stream::iter(wanted().into_iter().map(|w| reconcile(engine, w))).buffer_unordered(PARALLEL).try_collect::<()>().await
+}
+
+/// Makes the system namespaces that are not there.
+pub async fn make_namespaces(engine: &Arc<Engine>) -> Result<(), Status> {
+    let missing = NAMESPACES.map(|name| make(engine, GroupResource::new("", "namespaces"), namespace(name)));
+    futures::future::try_join_all(missing).await.map(drop)
 }
 
 /// Who the API server is to itself.

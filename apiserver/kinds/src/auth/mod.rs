@@ -18,11 +18,13 @@ pub mod policy;
 pub mod rbac;
 pub mod reviews;
 pub mod rules;
+mod system_namespaces;
 pub mod token_request;
 pub mod tokens;
 
 pub use bootstrap::{bootstrap, itself};
 pub use openid::OpenId;
+pub use system_namespaces::keep_namespaces;
 pub use tokens::Tokens;
 
 /// Who issues service-account tokens, and their audience where none is asked for.

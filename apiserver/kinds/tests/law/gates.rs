@@ -72,6 +72,27 @@ async fn what_was_taken_from_a_default_role_comes_back() {
 }
 
 #[tokio::test]
+async fn system_namespaces_come_back() {
+    let (engine, _, store, group) = house().await;
+    let (gr, key) = (GroupResource::new("", "namespaces"), Key::new("", "kube-node-lease"));
+    let uid = async || Some(engine.get(&gr, &key).await.ok()?.value()["metadata"]["uid"].clone());
+    let first = uid().await;
+    let before = store.revision().await.unwrap();
+    auth::bootstrap::make_namespaces(&engine).await.unwrap();
+    assert_eq!(store.revision().await.unwrap(), before, "what is there is left alone");
+    engine.delete(&gr, &key, json!({}), &itself()).await.unwrap();
+    let emptied = |object: &mut serde_json::Value| {
+        object["spec"]["finalizers"] = json!([]);
+        Ok(())
+    };
+    engine.update(&gr, &key, "finalize", &itself(), &emptied).await.unwrap();
+    assert_eq!(uid().await, None);
+    auth::bootstrap::make_namespaces(&engine).await.unwrap();
+    assert!(uid().await.is_some() && uid().await != first);
+    group.stop();
+}
+
+#[tokio::test]
 async fn a_token_ends_with_its_account() {
     let (engine, tokens, _, group) = house().await;
     let accounts = GroupResource::new("", "serviceaccounts");

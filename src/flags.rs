@@ -1,10 +1,14 @@
 //! Command line, environment, file -> flags. Every flag is also `SKIFF_<NAME>` and a key of the `--config` file, in that order.
 
+mod nodes;
+
 use std::{ffi::OsString, net::IpAddr, path::PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::{Map, Value};
+
+pub use nodes::NodesFlags;
 
 /// Kubernetes in one binary: API server, store, scheduler, controllers, node agent, service proxy, cluster DNS.
 #[derive(Debug, Parser)]
@@ -104,6 +108,8 @@ pub struct ServerFlags {
     /// Share what is served at a time between users, by upstream's priority levels; false: first come, first served
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub enable_priority_and_fairness: bool,
+    #[command(flatten)]
+    pub nodes: NodesFlags,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -127,7 +127,13 @@ impl Control {
     }
 
     fn start_loops(&self, flags: &ServerFlags) {
-        let config = controllers::Config { cluster_cidr: flags.cluster_cidr, root_ca: self.certs.ca().to_owned() };
+        self.group.spawn(auth::keep_namespaces(self.engine.clone()));
+        let config = controllers::Config {
+            cluster_cidr: flags.cluster_cidr,
+            root_ca: self.certs.ca().to_owned(),
+            nodes: flags.nodes.config(),
+            terminated_pods_max: flags.nodes.terminated_pod_gc_threshold,
+        };
         let clients = |name: &str| {
             let account = format!("system:serviceaccount:kube-system:{name}");
             self.client(&account, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])

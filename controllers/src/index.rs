@@ -34,7 +34,7 @@ impl<K: Object, P: Eq + Hash + Clone + Send + Sync + 'static> Index<K, P> {
         self.sets.read().get(place).into_iter().flatten().map(|named| named.0.clone()).collect()
     }
 
-    fn count(&self, place: &P) -> usize {
+    pub fn count(&self, place: &P) -> usize {
         self.sets.read().get(place).map_or(0, BTreeSet::len)
     }
 }

@@ -4,6 +4,7 @@ mod amount;
 mod catalog;
 mod deployment;
 mod disruption;
+mod doomed;
 mod endpoints;
 mod endpointslice;
 mod garbage;
@@ -26,6 +27,8 @@ mod tainteviction;
 
 use std::sync::Arc;
 
+pub use nodelifecycle::NodeConfig;
+
 use api::task::Group;
 use client::{Caches, Recorder, kube};
 use ipnet::IpNet;
@@ -38,7 +41,14 @@ pub struct Config {
     pub cluster_cidr: IpNet,
     /// The cluster's CA (PEM), published to every namespace.
     pub root_ca: String,
+    /// When nodes are given up.
+    pub nodes: NodeConfig,
+    /// `--terminated-pod-gc-threshold`: so many terminated pods may stay; 0 is any number.
+    pub terminated_pods_max: usize,
 }
+
+/// Upstream's `--terminated-pod-gc-threshold`.
+pub const TERMINATED_PODS_MAX: usize = 12_500;
 
 /// A client that acts as the service account of this name in kube-system.
 pub type ClientFor<'a> = &'a dyn Fn(&str) -> kube::Client;
@@ -69,9 +79,11 @@ const TABLE: &[Row] = &[
     }),
     ("namespace-controller", "namespace-controller", |s, a, c| s.run(a, c, namespace::Namespaces::new(s.caches, (s.clients)(a)))),
     ("generic-garbage-collector", "garbage-collector-controller", |s, a, c| s.run(a, c, garbage::Garbage::new((s.clients)(a), s.group))),
-    ("node-controller", "node-controller", |s, a, c| s.run(a, c, nodelifecycle::NodeLifecycle::new(s.caches))),
+    ("node-controller", "node-controller", |s, a, c| s.run(a, c, nodelifecycle::NodeLifecycle::new(s.caches, &s.config.nodes))),
     ("node-controller", "taint-eviction-controller", |s, a, c| s.run(a, c, tainteviction::TaintEviction::new(s.caches))),
-    ("pod-garbage-collector", "pod-garbage-collector", |s, a, c| s.run(a, c, podgc::PodGc::new(s.caches, (s.clients)(a)))),
+    ("pod-garbage-collector", "pod-garbage-collector", |s, a, c| {
+        s.run(a, c, podgc::PodGc::new(s.caches, (s.clients)(a), s.config.terminated_pods_max));
+    }),
     ("service-account-controller", "serviceaccount-controller", |s, a, c| s.run(a, c, serviceaccount::ServiceAccounts::new(s.caches))),
     ("root-ca-cert-publisher", "root-ca-cert-publisher", |s, a, c| s.run(a, c, root_ca::RootCa::new(s.caches, &s.config.root_ca))),
     ("disruption-controller", "controllermanager", |s, a, c| s.run(a, c, disruption::Budgets::new(s.caches, (s.clients)(a)))),

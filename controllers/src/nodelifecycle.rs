@@ -1,72 +1,179 @@
 //! A node that falls silent -> Ready Unknown, its taints, its pods not ready. Source: `pkg/controller/nodelifecycle`.
+//!
+//! What a node's silence means depends on the others: [`zones`] says how fast nodes may be given up, and whether at all.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+mod signs;
+mod taints;
+#[cfg(test)]
+mod tests;
+mod zones;
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use api::{
     Key,
     k8s::{
         api::{
             coordination::v1::Lease,
-            core::v1::{Node, NodeCondition, Taint},
+            core::v1::{Node, NodeCondition},
         },
         apimachinery::pkg::apis::meta::v1::Time,
     },
-    time::{Timestamp, rfc3339},
+    time::Timestamp,
 };
 use client::{Cache, Caches, kube, pods::Pod};
 use kube::ResourceExt;
 use parking_lot::Mutex;
-use reconcile::{Action, Loop, Plan, Wake, own_key};
+use reconcile::{Action, Loop, Plan, Wake};
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::{
     index::{Index, by_node},
     replicas::ready_since,
 };
+use signs::Signs;
+use taints::{Execute, NOT_READY, UNREACHABLE};
+use zones::{Answer, Turn, Zones};
 
 const LEASES: &str = "kube-node-lease";
-/// `--node-monitor-grace-period`.
-const GRACE_SECONDS: i64 = 50;
-/// `--node-startup-grace-period`.
-const STARTUP_SECONDS: i64 = 60;
 /// Conditions a silent node can no longer vouch for.
 const VOUCHED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
-pub const NOT_READY: &str = "node.kubernetes.io/not-ready";
-pub const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
-const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+/// How long a node has to be not ready before it may be given up: one renewal of a lease. Nodes that fall silent at the same moment are found
+/// out one after the other within that time, and no verdict is passed on the first before the last is known.
+const SETTLING: Duration = Duration::from_secs(10);
+
+/// When nodes count as silent, and how fast silent ones are given up. Flags of kube-controller-manager's names.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// `--node-monitor-grace-period`.
+    pub monitor_grace: Duration,
+    /// `--node-startup-grace-period`.
+    pub startup_grace: Duration,
+    /// `--node-eviction-rate`: nodes per second, in each zone.
+    pub eviction_rate: f32,
+    /// `--secondary-node-eviction-rate`: the same in a large zone where most nodes are not ready; in a small one it is none.
+    pub secondary_eviction_rate: f32,
+    /// `--unhealthy-zone-threshold`: the part of a zone's nodes (at least three) that makes it unhealthy.
+    pub unhealthy_zone_threshold: f32,
+    /// `--large-cluster-size-threshold`: a zone of more nodes is large.
+    pub large_cluster_size: usize,
+}
 
 pub struct NodeLifecycle {
     nodes: Cache<Node>,
     leases: Cache<Lease>,
     pods: Index<Pod, String>,
-    /// Per node: the last sign of life, and when we saw it. Nodes' clocks are not trusted.
-    signs: Mutex<HashMap<String, (String, Timestamp)>>,
+    health: Arc<Mutex<Health>>,
+    config: NodeConfig,
+    /// Wakes another node's key.
+    wake: OnceLock<WakeNode>,
+}
+
+type WakeNode = Box<dyn Fn(Key) + Send + Sync>;
+
+struct Health {
+    signs: Signs,
+    zones: Zones,
 }
 
 pub struct World {
     node: Arc<Node>,
+    /// Until the node counts as silent; zero once it does.
+    left: Duration,
+    /// Its pods, where it cannot vouch for them.
     pods: Vec<Arc<Pod>>,
-    /// When the node last showed a sign of life, by our own clock.
-    heard: Timestamp,
+    execute: Execute,
+    /// When more can be said about `execute`.
+    again: Option<Duration>,
     now: Timestamp,
 }
 
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            monitor_grace: Duration::from_secs(50),
+            startup_grace: Duration::from_secs(60),
+            eviction_rate: 0.1,
+            secondary_eviction_rate: 0.01,
+            unhealthy_zone_threshold: 0.55,
+            large_cluster_size: 50,
+        }
+    }
+}
+
 impl NodeLifecycle {
-    pub fn new(caches: &Caches) -> Self {
-        Self { nodes: caches.of(), leases: caches.of(), pods: by_node(&caches.of()), signs: Mutex::default() }
+    pub fn new(caches: &Caches, config: &NodeConfig) -> Self {
+        let health = Health { signs: Signs::default(), zones: Zones::new(config.clone()) };
+        let pods = by_node(&caches.of());
+        let health = Arc::new(Mutex::new(health));
+        Self { nodes: caches.of(), leases: caches.of(), pods, health, config: config.clone(), wake: OnceLock::new() }
+    }
+}
+
+impl Health {
+    /// The nodes whose turn has come.
+    fn take_in(&mut self, old: Option<&Node>, new: Option<&Node>, now: Instant) -> Vec<Arc<str>> {
+        let turn = match (old, new) {
+            (_, Some(node)) => {
+                self.signs.reported(node, now);
+                self.zones.put(&node.name_any(), &seen(node), now)
+            }
+            (Some(node), None) => {
+                self.signs.forget(&node.name_any());
+                self.zones.remove(&node.name_any(), now)
+            }
+            (None, None) => Turn::Nobodys,
+        };
+        match turn {
+            Turn::Nobodys => Vec::new(),
+            Turn::Of(node) => vec![node],
+            Turn::Everybodys => self.zones.all().cloned().collect(),
+        }
     }
 
-    fn heard(&self, node: &Node, now: Timestamp) -> Timestamp {
-        let lease = self.leases.get(&Key::new(LEASES, &node.name_any()));
-        let renewed = lease.and_then(|l| l.spec.as_ref()?.renew_time.clone()).map(|t| t.0.to_string());
-        let reported = condition(node, "Ready").and_then(|c| c.last_heartbeat_time.as_ref()).map(|t| t.0.to_string());
-        let sign = format!("{renewed:?} {reported:?}");
-        let mut signs = self.signs.lock();
-        let known = signs.entry(node.name_any()).or_insert_with(|| (sign.clone(), now));
-        if known.0 != sign {
-            *known = (sign, now);
+    /// When the node is silent, unless it is heard of before.
+    fn silent_at(&self, node: &Node, config: &NodeConfig, now: Instant) -> Instant {
+        let grace = if condition(node, "Ready").is_some() { config.monitor_grace } else { config.startup_grace };
+        self.counted_from(self.signs.heard(&node.name_any()).unwrap_or(now)) + grace
+    }
+
+    /// What was before the cluster was found again does not count.
+    fn counted_from(&self, at: Instant) -> Instant {
+        self.zones.back().map_or(at, |back| back.max(at))
+    }
+
+    /// What becomes of the taints that drive pods away; when more can be said; whose turn it is next.
+    fn judge(&mut self, node: &Node, silent_at: Instant, now: Instant) -> (Execute, Option<Duration>, Turn) {
+        let name = node.name_any();
+        let (right, other) = match condition(node, "Ready").map(|c| c.status.as_str()) {
+            Some("False") => (NOT_READY, UNREACHABLE),
+            Some("Unknown") => (UNREACHABLE, NOT_READY),
+            None => return (Execute::Kept, None, self.zones.withdraw(&name)),
+            Some(_) => return (Execute::Without, None, self.zones.withdraw(&name)),
+        };
+        if self.zones.is_cut_off() {
+            return (Execute::Without, None, self.zones.withdraw(&name));
         }
-        known.1
+        if taints::has(node, right, "NoExecute") || taints::has(node, other, "NoExecute") {
+            // Given up already: only the reason may have to be another.
+            return (Execute::Only(right), None, self.zones.withdraw(&name));
+        }
+        let since = self.counted_from(self.zones.unready_since(&name).unwrap_or(now));
+        // After a start, a node of which it is written that it is silent has all its time to speak.
+        let since = if right == UNREACHABLE { since.max(silent_at) } else { since };
+        let wait = (since + SETTLING).saturating_duration_since(now);
+        if wait > Duration::ZERO {
+            return (Execute::Kept, Some(wait), self.zones.withdraw(&name));
+        }
+        match self.zones.ask(&name, now) {
+            (Answer::Yes, turn) => (Execute::Only(right), None, turn),
+            (Answer::In(wait), turn) => (Execute::Kept, Some(wait), turn),
+            (Answer::Waits, turn) => (Execute::Kept, None, turn),
+        }
     }
 }
 
@@ -78,23 +185,37 @@ impl Loop for NodeLifecycle {
     }
 
     fn wire(&self, wake: &Wake) {
-        wake.on_own(&self.nodes);
-        wake.on(&self.leases, |lease, wake| {
-            let key = own_key(lease);
-            if key.namespace == LEASES {
-                wake(Key::new("", &key.name));
-            }
+        // A renewal wakes nobody: the node's own timer finds it.
+        let health = self.health.clone();
+        wake.needs(&self.leases);
+        self.leases.on_change(move |old, new| {
+            let Some(lease) = new.or(old).filter(|l| l.metadata.namespace.as_deref() == Some(LEASES)) else { return };
+            let signs = &mut health.lock().signs;
+            if new.is_some() { signs.renewed(lease, Instant::now()) } else { signs.forget_lease(lease) }
         });
+        let (health, handle) = (self.health.clone(), wake.handle());
+        self.nodes.on_change(move |old, new| {
+            let woken = health.lock().take_in(old.map(|n| &**n), new.map(|n| &**n), Instant::now());
+            woken.iter().for_each(|name| handle(Key::new("", name)));
+        });
+        wake.on_own(&self.nodes);
+        // Wired once.
+        let _ = self.wake.set(Box::new(wake.handle()));
     }
 
     async fn look(&self, key: &Key) -> Option<World> {
-        let Some(node) = self.nodes.get(key) else {
-            self.signs.lock().remove(&key.name);
-            return None;
+        let node = self.nodes.get(key)?;
+        let (left, (execute, again, turn)) = {
+            let (mut health, now) = (self.health.lock(), Instant::now());
+            let silent_at = health.silent_at(&node, &self.config, now);
+            (silent_at.saturating_duration_since(now), health.judge(&node, silent_at, now))
         };
-        let now = Timestamp::now();
-        let heard = self.heard(&node, now);
-        Some(World { pods: self.pods.at(&key.name), heard, node, now })
+        if let (Turn::Of(next), Some(wake)) = (turn, self.wake.get()) {
+            wake(Key::new("", &next));
+        }
+        let vouched = left > Duration::ZERO && condition(&node, "Ready").is_none_or(|c| c.status != "Unknown");
+        let pods = if vouched { Vec::new() } else { self.pods.at(&key.name) };
+        Some(World { node, left, pods, execute, again, now: Timestamp::now() })
     }
 
     fn plan(&self, world: &World, _: &Key) -> Plan {
@@ -103,108 +224,69 @@ impl Loop for NodeLifecycle {
 }
 
 fn plan(world: &World) -> Plan {
-    let mut node = (*world.node).clone();
-    let grace = if condition(&node, "Ready").is_some() { GRACE_SECONDS } else { STARTUP_SECONDS };
-    let left = grace - (world.now.as_second() - world.heard.as_second());
+    let silenced = if world.left.is_zero() { silenced(&world.node, world.now) } else { None };
+    let node = silenced.as_ref().unwrap_or(&world.node);
     let mut actions = Vec::new();
-    if left <= 0
-        && let Some(conditions) = silenced(&node, world.now)
-    {
-        let patch = json!({"status": {"conditions": conditions}});
-        actions.push(Action::patch_status(&node, patch));
-        actions.push(Action::normal(&node, "NodeNotReady", format!("Node {} status is now: NodeNotReady", node.name_any())));
-        node.status.get_or_insert_default().conditions = Some(conditions);
+    if let Some(node) = &silenced {
+        let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+        actions.push(Action::patch_status(node, json!({"status": {"conditions": conditions}})));
+        if condition(&world.node, "Ready").is_some_and(|c| c.status == "True") {
+            actions.push(Action::normal(node, "NodeNotReady", format!("Node {} status is now: NodeNotReady", node.name_any())));
+        }
     }
-    actions.extend(taints(&node, world.now));
-    if condition(&node, "Ready").is_some_and(|c| c.status != "True") {
+    actions.extend(taints::taints(node, world.execute, world.now));
+    if condition(node, "Ready").is_some_and(|c| c.status == "Unknown") {
         actions.extend(world.pods.iter().filter(|pod| ready_since(pod).is_some()).flat_map(|pod| not_ready(pod, world.now)));
     }
-    let plan = Plan::act(actions);
-    if left > 0 { plan.again_in(Duration::from_secs(left.unsigned_abs())) } else { plan }
+    let left = (!world.left.is_zero()).then_some(world.left);
+    left.into_iter().chain(world.again).fold(Plan::act(actions), Plan::again_in)
 }
 
 fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a NodeCondition> {
     node.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == kind)
 }
 
-/// The conditions of a node nobody hears of; `None` if they say so already.
-fn silenced(node: &Node, now: Timestamp) -> Option<Vec<NodeCondition>> {
-    let mut conditions = node.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
-    let mut changed = false;
+fn seen(node: &Node) -> zones::Seen {
+    let labels = node.labels();
+    let one_of = |old: &str, new: &str| labels.get(old).or_else(|| labels.get(new)).map_or("", String::as_str);
+    let zone = one_of("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone");
+    let region = one_of("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region");
+    zones::Seen {
+        zone: if zone.is_empty() && region.is_empty() { String::new() } else { format!("{region}:\0:{zone}") },
+        ready: condition(node, "Ready").is_some_and(|c| c.status == "True"),
+        excluded: labels.contains_key("node.kubernetes.io/exclude-disruption"),
+    }
+}
+
+/// A node that nobody hears of; `None` if its conditions say so already.
+fn silenced(node: &Node, now: Timestamp) -> Option<Node> {
+    if condition(node, "Ready").is_some_and(|c| c.status == "Unknown") {
+        return None;
+    }
+    let mut node = node.clone();
+    let created = node.metadata.creation_timestamp.clone();
+    let conditions = node.status.get_or_insert_default().conditions.get_or_insert_default();
     for kind in VOUCHED {
         let found = conditions.iter_mut().find(|c| c.type_ == kind);
-        let never = found.is_none();
-        let (reason, message) = if never {
-            ("NodeStatusNeverUpdated", "Kubelet never posted node status.")
-        } else {
-            ("NodeStatusUnknown", "Kubelet stopped posting node status.")
+        let (reason, message) = match &found {
+            None => ("NodeStatusNeverUpdated", "Kubelet never posted node status."),
+            Some(_) => ("NodeStatusUnknown", "Kubelet stopped posting node status."),
         };
         let unknown = NodeCondition {
             type_: kind.into(),
             status: "Unknown".into(),
             reason: Some(reason.into()),
             message: Some(message.into()),
-            last_heartbeat_time: found.as_ref().and_then(|c| c.last_heartbeat_time.clone()),
+            last_heartbeat_time: found.as_ref().map_or_else(|| created.clone(), |c| c.last_heartbeat_time.clone()),
             last_transition_time: Some(Time(now)),
         };
         match found {
-            Some(condition) if condition.status == "Unknown" => continue,
+            Some(condition) if condition.status == "Unknown" => {}
             Some(condition) => *condition = unknown,
             None => conditions.push(unknown),
         }
-        changed = true;
     }
-    changed.then_some(conditions)
-}
-
-/// The taints that follow from the conditions; others are left alone.
-fn taints(node: &Node, now: Timestamp) -> Option<Action> {
-    let current = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
-    let wanted = wanted_taints(node);
-    let managed = |t: &Taint| MANAGED.contains(&t.key.as_str()) && (t.effect == "NoSchedule" || is_condition_taint(t));
-    let has = |list: &[(&str, &str)], t: &Taint| list.iter().any(|(k, e)| *k == t.key && *e == t.effect);
-    let mut next: Vec<Taint> = current.iter().filter(|t| !managed(t) || has(&wanted, t)).cloned().collect();
-    for (key, effect) in &wanted {
-        if !next.iter().any(|t| t.key == *key && t.effect == *effect) {
-            let time_added = (*effect == "NoExecute").then_some(Time(now));
-            next.push(Taint { key: (*key).into(), effect: (*effect).into(), time_added, value: None });
-        }
-    }
-    (next != current)
-        .then(|| Action::patch(node, json!({"spec": {"taints": next}, "metadata": {"resourceVersion": node.resource_version()}})))
-}
-
-const MANAGED: [&str; 7] = [
-    NOT_READY,
-    UNREACHABLE,
-    UNSCHEDULABLE,
-    "node.kubernetes.io/memory-pressure",
-    "node.kubernetes.io/disk-pressure",
-    "node.kubernetes.io/pid-pressure",
-    "node.kubernetes.io/network-unavailable",
-];
-
-fn is_condition_taint(taint: &Taint) -> bool {
-    taint.effect == "NoExecute" && (taint.key == NOT_READY || taint.key == UNREACHABLE)
-}
-
-fn wanted_taints(node: &Node) -> Vec<(&'static str, &'static str)> {
-    let mut wanted = Vec::new();
-    match condition(node, "Ready").map(|c| c.status.as_str()) {
-        Some("False") => wanted.extend([(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")]),
-        Some("Unknown") => wanted.extend([(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")]),
-        _ => {}
-    }
-    let pressures = ["MemoryPressure", "DiskPressure", "PIDPressure", "NetworkUnavailable"];
-    for (kind, key) in pressures.iter().zip(&MANAGED[3..]) {
-        if condition(node, kind).is_some_and(|c| c.status == "True") {
-            wanted.push((*key, "NoSchedule"));
-        }
-    }
-    if node.spec.as_ref().and_then(|s| s.unschedulable) == Some(true) {
-        wanted.push((UNSCHEDULABLE, "NoSchedule"));
-    }
-    wanted
+    Some(node)
 }
 
 fn not_ready(pod: &Pod, now: Timestamp) -> Vec<Action> {
@@ -216,61 +298,4 @@ fn not_ready(pod: &Pod, now: Timestamp) -> Vec<Action> {
     let metadata = json!({"resourceVersion": pod.resource_version()});
     let patch = json!({"metadata": metadata, "status": {"conditions": conditions}});
     vec![Action::patch_status(pod, patch), Action::warning(pod, "NodeNotReady", "Node is not ready")]
-}
-
-/// For conditions that are put into a pod's status by name.
-pub fn disruption(reason: &str, message: &str, now: Timestamp) -> serde_json::Value {
-    json!({"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message, "lastTransitionTime": rfc3339(now)})
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn world(ready: &str, silent_seconds: i64) -> World {
-        let node = json!({
-            "metadata": {"name": "n1", "uid": "u", "resourceVersion": "5"}, "spec": {"taints": [{"key": "mine", "effect": "NoSchedule"}]},
-            "status": {"conditions": [{"type": "Ready", "status": ready}]},
-        });
-        let pod = json!({"metadata": {"name": "p", "namespace": "d", "uid": "p"},
-            "status": {"conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
-        let now = Timestamp::from_second(1_000_000).unwrap();
-        World {
-            node: Arc::new(serde_json::from_value(node).unwrap()),
-            pods: vec![Arc::new(serde_json::from_value(pod).unwrap())],
-            heard: Timestamp::from_second(1_000_000 - silent_seconds).unwrap(),
-            now,
-        }
-    }
-
-    fn taint_keys(plan: &Plan) -> Vec<String> {
-        let patch = |a: &Action| match a {
-            Action::Patch { patch, .. } => patch.pointer("/spec/taints").cloned(),
-            _ => None,
-        };
-        let taints: Vec<Taint> = plan.actions.iter().find_map(patch).map(|t| serde_json::from_value(t).unwrap()).unwrap_or_default();
-        taints.into_iter().map(|t| format!("{}:{}", t.key, t.effect)).collect()
-    }
-
-    #[test]
-    fn a_node_that_speaks_is_left_alone() {
-        let plan = plan(&world("True", 10));
-        assert!(plan.actions.is_empty(), "{plan:?}");
-        assert_eq!(plan.again, Some(Duration::from_secs(40)));
-    }
-
-    #[test]
-    fn a_silent_node_is_tainted_and_its_pods_are_not_ready() {
-        let plan = plan(&world("True", 60));
-        let keys = taint_keys(&plan);
-        assert_eq!(keys, ["mine:NoSchedule", &format!("{UNREACHABLE}:NoSchedule"), &format!("{UNREACHABLE}:NoExecute")]);
-        let statuses = plan.actions.iter().filter(|a| matches!(a, Action::Patch { path, .. } if path.ends_with("/status"))).count();
-        assert_eq!(statuses, 2, "the node's and the pod's");
-    }
-
-    #[test]
-    fn a_node_that_says_it_is_not_ready_is_tainted_so() {
-        let keys = taint_keys(&plan(&world("False", 1)));
-        assert!(keys.contains(&format!("{NOT_READY}:NoExecute")), "{keys:?}");
-    }
 }

@@ -71,7 +71,13 @@ impl House {
     }
 
     fn start_loops(&self) {
-        let config = controllers::Config { cluster_cidr: "10.244.0.0/16".parse().unwrap(), root_ca: "the authority".into() };
+        self.group.spawn(auth::keep_namespaces(self.engine.clone()));
+        let config = controllers::Config {
+            cluster_cidr: "10.244.0.0/16".parse().unwrap(),
+            root_ca: "the authority".into(),
+            nodes: controllers::NodeConfig::default(),
+            terminated_pods_max: controllers::TERMINATED_PODS_MAX,
+        };
         let clients = |name: &str| {
             let account = format!("system:serviceaccount:kube-system:{name}");
             client_as(&self.engine, &account, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])

@@ -4,6 +4,7 @@
 //! status errors, field causes, selectors, quantities, names, and the task group that every room runs its tasks in.
 
 pub mod causes;
+pub mod faults;
 pub mod human;
 pub mod names;
 pub mod programs;

@@ -1,6 +1,13 @@
-//! Instants as Kubernetes writes them: RFC 3339 in UTC, whole seconds (`Time`) or microseconds (`MicroTime`).
+//! Instants as Kubernetes writes them: RFC 3339 in UTC, whole seconds (`Time`) or microseconds (`MicroTime`), and spans that objects name.
+//!
+//! Objects say any number of seconds: sums end at the last instant there is, and what is negative or too long is cut, never an overflow.
+
+use std::time::Duration;
 
 pub use jiff::Timestamp;
+
+/// A wait that is longer is as good as for ever: 30 years, as far as timers reach.
+pub const SPAN_MAX: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// `2026-01-02T03:04:05Z`
 pub fn rfc3339(at: Timestamp) -> String {
@@ -15,4 +22,40 @@ pub fn rfc3339_micro(at: Timestamp) -> String {
 /// Reads either form; `None` where it is not RFC 3339.
 pub fn parse(text: &str) -> Option<Timestamp> {
     text.parse().ok()
+}
+
+/// A number of seconds that an object names, as a wait: negative ones are none, and none is longer than [`SPAN_MAX`].
+pub fn span(seconds: impl Into<i64>) -> Duration {
+    Duration::from_secs(seconds.into().max(0).unsigned_abs()).min(SPAN_MAX)
+}
+
+/// `span` later than `at`, or the last instant there is.
+pub fn after(at: Timestamp, span: Duration) -> Timestamp {
+    at.saturating_add(span.min(SPAN_MAX)).unwrap_or(Timestamp::MAX)
+}
+
+/// Seconds from `now` until `seconds` after `since`; negative once that is past. Whatever `since` and `seconds` are, this is a number.
+pub fn left(since: Timestamp, seconds: impl Into<i64>, now: Timestamp) -> i64 {
+    since.as_second().saturating_add(seconds.into()).saturating_sub(now.as_second())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_an_object_says_is_a_time() {
+        let instants = [Timestamp::MIN, Timestamp::UNIX_EPOCH, Timestamp::MAX];
+        let numbers = [i64::MIN, -1, 0, 1, i64::from(i32::MAX), 100_000_000, i64::MAX];
+        for (a, b, n) in instants.iter().flat_map(|a| instants.iter().flat_map(move |b| numbers.map(|n| (*a, *b, n)))) {
+            let wait = span(n);
+            assert!(wait <= SPAN_MAX && (n > 0) == (wait > Duration::ZERO), "{n}");
+            // A timer takes it.
+            assert!(std::time::Instant::now().checked_add(wait).is_some());
+            assert!(after(a, wait) >= a && after(a, Duration::MAX) >= a);
+            let _ = left(a, n, b);
+        }
+        let at = |second| Timestamp::from_second(second).unwrap();
+        assert_eq!((span(7), after(at(1), span(7)), left(at(1), 7, at(3))), (Duration::from_secs(7), at(8), 5));
+    }
 }

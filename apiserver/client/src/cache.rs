@@ -2,23 +2,27 @@
 
 use std::{
     any::{Any, TypeId},
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt::Debug,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
-use api::{Key, task::Group};
-use futures::StreamExt;
-use kube::{
-    Api, Resource, ResourceExt,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event},
-    },
+use api::{
+    Key,
+    faults::{catch, unreadable},
+    k8s::api::core::v1::ObjectReference,
+    task::Group,
 };
+use kube::{Resource, ResourceExt};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+
+use crate::{
+    Recorder,
+    lenient::Seen,
+    watch::{Change, Query, follow},
+};
 
 /// What can be cached: any k8s-openapi type that is served as a collection, and what is read of one ([`crate::pods`]).
 pub trait Object: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static {}
@@ -27,6 +31,10 @@ impl<K> Object for K where K: Resource<DynamicType = ()> + Clone + DeserializeOw
 /// One collection, kept current by a watch. Cloning shares it.
 ///
 /// Reads never block on the network and give what the server had published at some recent moment; see [`Cache::revision`].
+///
+/// An object that cannot be read as its type says ([`crate::lenient`]) is there all the same, so that nothing is deleted on its account: in
+/// its place stands the last view that could be read, with the metadata of now, or, where there was none, what can be read of it.
+/// [`Cache::is_unreadable`] tells; who acts on objects leaves such alone (`reconcile` does so for every loop).
 pub struct Cache<K> {
     shared: Arc<Shared<K>>,
 }
@@ -37,6 +45,8 @@ pub struct Caches {
     client: kube::Client,
     group: Group,
     made: Arc<Mutex<Made>>,
+    /// Tells of objects that cannot be read; made when the first is found.
+    recorder: Arc<OnceLock<Recorder>>,
 }
 
 /// By type and field selector: a `Cache` of that type.
@@ -53,13 +63,20 @@ struct Shared<K> {
 struct State<K> {
     /// By namespace, by name: most questions are about one object, and orders are made for those who list.
     objects: HashMap<String, HashMap<String, Arc<K>>>,
+    /// Those that cannot be read, and why. There are hardly ever any.
+    unreadable: BTreeMap<Key, String>,
     revision: u64,
 }
+
+/// Who writes the event of an object that cannot be read.
+const COMPONENT: &str = "skiff";
+/// Upstream's word for it (`metav1.StatusReasonStoreReadError`).
+const REASON: &str = "StorageReadError";
 
 impl Caches {
     /// Watches run in `group`, as the user of `client`.
     pub fn new(client: kube::Client, group: Group) -> Self {
-        Self { client, group, made: Arc::default() }
+        Self { client, group, made: Arc::default(), recorder: Arc::default() }
     }
 
     pub fn client(&self) -> kube::Client {
@@ -80,12 +97,35 @@ impl Caches {
 
     fn start<K: Object>(&self, field_selector: &str) -> Cache<K> {
         let cache = Cache { shared: Arc::new(Shared::default()) };
-        let mut config = watcher::Config::default().streaming_lists();
-        config.field_selector = (!field_selector.is_empty()).then(|| field_selector.to_owned());
-        let api = Api::<K>::all(self.client.clone());
-        let shared = cache.shared.clone();
-        self.group.spawn(Box::pin(follow(api, config, shared)));
+        let query = Query { namespace: None, field_selector: field_selector.to_owned() };
+        let (shared, this) = (cache.shared.clone(), self.clone());
+        self.group.spawn_loop("cache", Box::pin(follow(self.client.clone(), query, move |change| this.take(&shared, change))));
         cache
+    }
+
+    fn take<K: Object>(&self, shared: &Shared<K>, change: Change<K>) {
+        match change {
+            Change::Listed(all) => shared.replace(all, &|object, why| self.tell(object, why)),
+            Change::Put(seen) => shared.put(seen, &|object, why| self.tell(object, why)),
+            Change::Gone(seen) => shared.remove(&key_of(&seen.object), revision_of(&seen.object)),
+            Change::Failed(error) => tracing::warn!(kind = %K::kind(&()), %error, "watch failed; trying again"),
+        }
+    }
+
+    fn tell<K: Object>(&self, object: &K, why: &str) {
+        let (kind, meta) = (K::kind(&()), object.meta());
+        tracing::warn!(%kind, ns = meta.namespace, name = meta.name, why, "an object cannot be read; it is left as it is");
+        let regarding = ObjectReference {
+            api_version: Some(K::api_version(&()).into_owned()),
+            kind: Some(kind.into_owned()),
+            name: meta.name.clone(),
+            namespace: meta.namespace.clone(),
+            uid: meta.uid.clone(),
+            resource_version: meta.resource_version.clone(),
+            field_path: None,
+        };
+        let recorder = self.recorder.get_or_init(|| Recorder::new(self.client.clone(), COMPONENT, None, &self.group));
+        recorder.warning(&regarding, REASON, format!("The object cannot be read, and is left as it is: {why}"));
     }
 }
 
@@ -106,6 +146,18 @@ impl<K: Object> Cache<K> {
         in_order(all)
     }
 
+    /// Whether what stands here for the object is not all of it: nobody may write it back, or act on what it says. False where there is none.
+    pub fn is_unreadable(&self, key: &Key) -> bool {
+        let state = self.shared.state.read();
+        !state.unreadable.is_empty() && state.unreadable.contains_key(key)
+    }
+
+    /// Those that [`Cache::is_unreadable`].
+    pub fn unreadable(&self) -> Vec<Arc<K>> {
+        let state = self.shared.state.read();
+        state.unreadable.keys().filter_map(|key| state.get(key)).cloned().collect()
+    }
+
     /// Costs O(namespaces).
     pub fn len(&self) -> usize {
         self.shared.state.read().objects.values().map(HashMap::len).sum()
@@ -124,10 +176,11 @@ impl<K: Object> Cache<K> {
     /// duplicate. The cache already shows the change. `handler` runs on the watch's task: it must not block, and must not call `on_change`.
     pub fn on_change(&self, handler: impl Fn(Option<&Arc<K>>, Option<&Arc<K>>) + Send + Sync + 'static) {
         let mut handlers = self.shared.handlers.lock();
+        let handler: Handler<K> = Box::new(handler);
         for object in self.list() {
-            handler(None, Some(&object));
+            told(std::slice::from_ref(&handler), None, Some(&object));
         }
-        handlers.push(Box::new(handler));
+        handlers.push(handler);
     }
 
     /// Resolves once the first list is in.
@@ -150,7 +203,7 @@ impl<K> Clone for Cache<K> {
 
 impl<K> Default for Shared<K> {
     fn default() -> Self {
-        let state = RwLock::new(State { objects: HashMap::new(), revision: 0 });
+        let state = RwLock::new(State { objects: HashMap::new(), unreadable: BTreeMap::new(), revision: 0 });
         Self { state, handlers: Mutex::default(), synced: watch::channel(false).0 }
     }
 }
@@ -177,60 +230,90 @@ impl<K> State<K> {
     }
 }
 
+/// Told of an object when it turns out that it cannot be read.
+type Tell<'a, K> = &'a dyn Fn(&K, &str);
+
 impl<K: Object> Shared<K> {
-    fn put(&self, object: K) {
+    fn put(&self, seen: Seen<K>, tell: Tell<'_, K>) {
         let handlers = self.handlers.lock();
-        let (key, object) = (key_of(&object), Arc::new(object));
-        let old = {
+        let key = key_of(&seen.object);
+        let (old, object, fault) = {
             let mut state = self.state.write();
-            state.revision = state.revision.max(revision_of(&*object));
+            state.revision = state.revision.max(revision_of(&seen.object));
             // A watch that was opened again repeats what we have: handlers keep the one they were shown.
-            if state.get(&key).is_some_and(|old| old.resource_version() == object.resource_version()) {
+            if state.get(&key).is_some_and(|old| old.resource_version() == seen.object.resource_version()) {
                 return;
             }
-            state.insert(key, object.clone())
+            let object = Arc::new(state.readable(&key, seen.object, seen.fault.as_deref()));
+            let is_told = state.set_unreadable(&key, seen.fault.clone());
+            (state.insert(key, object.clone()), object, seen.fault.filter(|_| is_told))
         };
-        handlers.iter().for_each(|h| h(old.as_ref(), Some(&object)));
+        if let Some(why) = fault {
+            tell(&object, &why);
+        }
+        told(&handlers, old.as_ref(), Some(&object));
     }
 
-    fn remove(&self, object: &K) {
+    fn remove(&self, key: &Key, revision: u64) {
         let handlers = self.handlers.lock();
         let old = {
             let mut state = self.state.write();
-            state.revision = state.revision.max(revision_of(object));
-            state.remove(&key_of(object))
+            state.revision = state.revision.max(revision);
+            state.set_unreadable(key, None);
+            state.remove(key)
         };
         if let Some(old) = old {
-            handlers.iter().for_each(|h| h(Some(&old), None));
+            told(&handlers, Some(&old), None);
         }
     }
 
     /// What was not listed again is gone.
-    fn replace(&self, listed: Vec<K>) {
-        let keys: std::collections::HashSet<Key> = listed.iter().map(key_of).collect();
+    fn replace(&self, listed: Vec<Seen<K>>, tell: Tell<'_, K>) {
+        let keys: std::collections::HashSet<Key> = listed.iter().map(|seen| key_of(&seen.object)).collect();
         let gone: Vec<Arc<K>> = {
             let state = self.state.read();
             let all = state.objects.values().flat_map(HashMap::values);
             all.filter(|object| !keys.contains(&key_of(&***object))).cloned().collect()
         };
         let gone = in_order(gone);
-        gone.iter().for_each(|object| self.remove(object));
-        listed.into_iter().for_each(|object| self.put(object));
+        gone.iter().for_each(|object| self.remove(&key_of(&**object), revision_of(&**object)));
+        listed.into_iter().for_each(|seen| self.put(seen, tell));
         self.synced.send_replace(true);
     }
 }
 
-async fn follow<K: Object>(api: Api<K>, config: watcher::Config, shared: Arc<Shared<K>>) {
-    let mut events = Box::pin(watcher::watcher(api, config).default_backoff());
-    let mut listed = Vec::new();
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(Event::Init) => listed.clear(),
-            Ok(Event::InitApply(object)) => listed.push(object),
-            Ok(Event::InitDone) => shared.replace(std::mem::take(&mut listed)),
-            Ok(Event::Apply(object)) => shared.put(object),
-            Ok(Event::Delete(object)) => shared.remove(&object),
-            Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "watch failed; trying again"),
+impl<K: Object> State<K> {
+    /// The new object, or where it has a fault and the one before was read: that one, with the metadata of now.
+    fn readable(&self, key: &Key, object: K, fault: Option<&str>) -> K {
+        let last = self.get(key).filter(|old| fault.is_some() && old.meta().uid == object.meta().uid);
+        let Some(last) = last else { return object };
+        let mut stands = (**last).clone();
+        stands.meta_mut().clone_from(object.meta());
+        stands
+    }
+
+    /// Whether it could be read before and cannot be now.
+    fn set_unreadable(&mut self, key: &Key, fault: Option<String>) -> bool {
+        let is_new = fault.is_some();
+        let old = match fault {
+            Some(why) => self.unreadable.insert(key.clone(), why),
+            None if self.unreadable.is_empty() => None,
+            None => self.unreadable.remove(key),
+        };
+        let by = i64::from(is_new) - i64::from(old.is_some());
+        if by != 0 {
+            unreadable(&K::kind(&()), by);
+        }
+        by > 0
+    }
+}
+
+/// A handler that panics misses this change; the others, and the watch, go on.
+fn told<K: Object>(handlers: &[Handler<K>], old: Option<&Arc<K>>, new: Option<&Arc<K>>) {
+    for handler in handlers {
+        if let Err(panic) = catch("cache handler", || handler(old, new)) {
+            let key = new.or(old).map(|object| key_of(&**object));
+            tracing::error!(kind = %K::kind(&()), key = key.map(|k| k.to_string()), error = %panic, "a change was not taken in");
         }
     }
 }
@@ -262,21 +345,58 @@ mod tests {
         object
     }
 
+    fn seen(name: &str, rev: &str) -> Seen<ConfigMap> {
+        Seen::whole(map(name, rev))
+    }
+
+    fn cache(listed: Vec<Seen<ConfigMap>>) -> Cache<ConfigMap> {
+        let cache = Cache::<ConfigMap> { shared: Arc::new(Shared::default()) };
+        cache.shared.replace(listed, &|_, _| {});
+        cache
+    }
+
     #[test]
     fn a_handler_sees_each_change_once_across_a_relist() {
-        let cache = Cache::<ConfigMap> { shared: Arc::new(Shared::default()) };
-        cache.shared.replace(vec![map("a", "1"), map("b", "2")]);
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let log = seen.clone();
+        let cache = cache(vec![seen("a", "1"), seen("b", "2")]);
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let logged = log.clone();
+        cache.on_change(|_, _| panic!("a handler before it that panics"));
         cache.on_change(move |old, new| {
             let name = |o: Option<&Arc<ConfigMap>>| o.map(|o| o.name_any());
-            log.lock().push((name(old), name(new)));
+            logged.lock().push((name(old), name(new)));
         });
-        cache.shared.replace(vec![map("b", "2"), map("c", "3")]);
-        cache.shared.remove(&map("c", "4"));
+        cache.shared.replace(vec![seen("b", "2"), seen("c", "3")], &|_, _| {});
+        cache.shared.remove(&Key::new("d", "c"), 4);
         let (a, b, c) = (Some("a".to_owned()), Some("b".to_owned()), Some("c".to_owned()));
-        assert_eq!(*seen.lock(), vec![(None, a.clone()), (None, b), (a, None), (None, c.clone()), (c, None)]);
+        assert_eq!(*log.lock(), vec![(None, a.clone()), (None, b), (a, None), (None, c.clone()), (c, None)]);
         assert_eq!(cache.revision(), 4);
         assert!(cache.is_synced());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_there_with_its_last_good_view() {
+        let mut good = map("a", "1");
+        good.data = Some([("k".to_owned(), "v".to_owned())].into());
+        let cache = cache(vec![Seen::whole(good)]);
+        let told = Mutex::new(Vec::new());
+        let (key, key_b) = (Key::new("d", "a"), Key::new("d", "b"));
+        let bad = |name: &str, rev: &str| {
+            let mut object = map(name, rev);
+            object.metadata.labels = Some([("new".to_owned(), String::new())].into());
+            Seen { object, fault: Some("data: invalid".into()) }
+        };
+        let tell = |object: &ConfigMap, why: &str| told.lock().push(format!("{} {why}", object.name_any()));
+        cache.shared.put(bad("a", "2"), &tell);
+        cache.shared.put(bad("a", "3"), &tell);
+        cache.shared.put(bad("b", "4"), &tell);
+        assert_eq!(*told.lock(), ["a data: invalid", "b data: invalid"], "once for each");
+        let (a, b) = (cache.get(&key).unwrap(), cache.get(&key_b).unwrap());
+        assert_eq!((a.data.as_ref().unwrap()["k"].as_str(), a.labels().len(), a.resource_version().as_deref()), ("v", 1, Some("3")));
+        assert_eq!((b.data.as_ref(), cache.list().len(), cache.unreadable().len()), (None, 2, 2));
+        assert!(cache.is_unreadable(&key) && cache.is_unreadable(&key_b));
+        cache.shared.put(seen("a", "5"), &tell);
+        cache.shared.remove(&key_b, 6);
+        assert!(!cache.is_unreadable(&key) && !cache.is_unreadable(&key_b));
+        assert_eq!(cache.get(&key).unwrap().data, None, "what can be read counts again");
     }
 }

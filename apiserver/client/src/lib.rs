@@ -4,7 +4,9 @@
 
 mod cache;
 mod events;
+pub mod lenient;
 pub mod pods;
+pub mod watch;
 
 pub use cache::{Cache, Caches, Object};
 pub use events::Recorder;

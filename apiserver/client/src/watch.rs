@@ -1,0 +1,207 @@
+//! A collection over the API -> its objects at once, and each change after that; whatever happens, it goes on.
+//!
+//! An object that cannot be read as its type says neither ends the watch nor is left out ([`crate::lenient`]).
+//! Upstream: client-go `tools/cache/reflector.go`.
+
+use std::{pin::pin, time::Duration};
+
+use api::names::segment;
+use futures::{AsyncBufRead, AsyncBufReadExt};
+use kube::{
+    Error, ResourceExt,
+    api::{WatchEvent, WatchParams},
+    core::Request,
+};
+use rand::Rng;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use crate::{
+    cache::Object,
+    lenient::{Seen, decode_again},
+};
+
+/// An object has 3 MiB at most, and escapes may double it; a line that is longer is no event.
+const LINE_MAX: usize = 32 << 20;
+/// Between tries, doubled each time; half of it is left to the dice.
+const RETRY_MIN: Duration = Duration::from_millis(800);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// A watch that ended sooner counts as one that failed.
+const LASTED: Duration = Duration::from_secs(1);
+
+/// Which objects.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    /// `None` is all namespaces.
+    pub namespace: Option<String>,
+    /// `spec.nodeName=n1`; empty selects all.
+    pub field_selector: String,
+}
+
+/// What a watch tells.
+#[derive(Debug)]
+pub enum Change<K> {
+    /// All there is; what is not in it is gone.
+    Listed(Vec<Seen<K>>),
+    /// New or changed.
+    Put(Seen<K>),
+    Gone(Seen<K>),
+    /// The server was not reached, or refused; what was told before stays as it was. It is tried again.
+    Failed(Error),
+}
+
+/// Follows the collection for ever.
+pub async fn follow<K: Object>(client: kube::Client, query: Query, mut tell: impl FnMut(Change<K>)) {
+    let (mut from, mut failures) = (None, 0);
+    loop {
+        let began = Instant::now();
+        let ended = once(&client, &query, &mut from, &mut tell).await;
+        let is_good = ended.is_ok() && began.elapsed() >= LASTED;
+        if let Err(error) = ended {
+            // What comes next has been forgotten by the server: all is listed again.
+            if matches!(&error, Error::Api(status) if status.code == 410) {
+                from = None;
+            }
+            tell(Change::Failed(error));
+        }
+        failures = if is_good || began.elapsed() >= 4 * RETRY_MAX { 0 } else { failures + 1 };
+        if failures > 0 {
+            tokio::time::sleep(pause(failures)).await;
+        }
+    }
+}
+
+/// Reads one object.
+///
+/// # Errors
+/// What the API server says, or where the answer is no object.
+pub async fn get<K: Object>(client: &kube::Client, namespace: Option<&str>, name: &str) -> Result<Seen<K>, Error> {
+    let request = requests::<K>(namespace).get(&segment(name), &kube::api::GetParams::default());
+    send(client, request.map_err(Error::BuildRequest)?).await
+}
+
+/// Sends a request that is answered with an object.
+///
+/// # Errors
+/// What the API server says, or where the answer is no object.
+pub async fn send<K: Object>(client: &kube::Client, request: http::Request<Vec<u8>>) -> Result<Seen<K>, Error> {
+    let text = client.request_text(request).await?;
+    crate::lenient::decode(text.as_bytes()).map_err(Error::SerdeError)
+}
+
+/// Makes requests about a collection, in a namespace where one is given. Names in them are to be made segments.
+pub fn requests<K: Object>(namespace: Option<&str>) -> Request {
+    Request::new(K::url_path(&(), namespace.map(segment).as_deref()))
+}
+
+impl Query {
+    /// The one object of that name.
+    pub fn named(namespace: &str, name: &str) -> Self {
+        // Upstream: apimachinery `pkg/fields` (`EscapeValue`).
+        let escaped = name.replace('\\', "\\\\").replace(',', "\\,").replace('=', "\\=");
+        Self { namespace: Some(namespace.to_owned()), field_selector: format!("metadata.name={escaped}") }
+    }
+}
+
+fn pause(failures: u32) -> Duration {
+    let whole = RETRY_MIN.saturating_mul(1 << (failures - 1).min(8)).min(RETRY_MAX);
+    whole.mul_f64(rand::rng().random_range(0.5..1.0))
+}
+
+/// One watch, from where the last one ended: to its end.
+async fn once<K: Object>(
+    client: &kube::Client,
+    query: &Query,
+    from: &mut Option<String>,
+    tell: &mut impl FnMut(Change<K>),
+) -> Result<(), Error> {
+    let params = WatchParams {
+        field_selector: (!query.field_selector.is_empty()).then(|| query.field_selector.clone()),
+        bookmarks: true,
+        send_initial_events: from.is_none(),
+        ..WatchParams::default()
+    };
+    let request = requests::<K>(query.namespace.as_deref()).watch(&params, from.as_deref().unwrap_or("0")).map_err(Error::BuildRequest)?;
+    let mut lines = pin!(client.request_stream(request).await?);
+    let (mut line, mut listed) = (Vec::new(), from.is_none().then(Vec::new));
+    while next_line(&mut lines, &mut line).await? {
+        match read::<K>(&line)? {
+            WatchEvent::Added(seen) | WatchEvent::Modified(seen) => match &mut listed {
+                Some(listed) => listed.push(seen),
+                None => {
+                    *from = seen.object.resource_version().or(from.take());
+                    tell(Change::Put(seen));
+                }
+            },
+            WatchEvent::Deleted(seen) => {
+                if listed.is_none() {
+                    *from = seen.object.resource_version().or(from.take());
+                }
+                tell(Change::Gone(seen));
+            }
+            WatchEvent::Bookmark(mark) => {
+                if let Some(all) = listed.take_if(|_| mark.metadata.annotations.contains_key("k8s.io/initial-events-end")) {
+                    tell(Change::Listed(all));
+                }
+                if listed.is_none() {
+                    *from = Some(mark.metadata.resource_version);
+                }
+            }
+            WatchEvent::Error(status) => return Err(Error::Api(status)),
+        }
+    }
+    Ok(())
+}
+
+/// False at the end.
+async fn next_line(lines: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>) -> Result<bool, Error> {
+    line.clear();
+    loop {
+        let chunk = lines.fill_buf().await.map_err(Error::ReadEvents)?;
+        if chunk.is_empty() {
+            // What was cut off within a line is no event.
+            return Ok(false);
+        }
+        let end = memchr::memchr(b'\n', chunk);
+        let taken = end.map_or(chunk.len(), |at| at + 1);
+        line.extend_from_slice(chunk.get(..taken).unwrap_or_default());
+        lines.consume_unpin(taken);
+        if line.len() > LINE_MAX {
+            return Err(Error::LinesCodecMaxLineLengthExceeded);
+        }
+        if end.is_some() {
+            return Ok(true);
+        }
+    }
+}
+
+/// An event whose object is any.
+#[derive(Deserialize)]
+struct Event<'a> {
+    r#type: String,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+fn read<K: Object>(line: &[u8]) -> Result<WatchEvent<Seen<K>>, Error> {
+    let error = match serde_json::from_slice::<WatchEvent<K>>(line) {
+        Ok(WatchEvent::Added(object)) => return Ok(WatchEvent::Added(Seen::whole(object))),
+        Ok(WatchEvent::Modified(object)) => return Ok(WatchEvent::Modified(Seen::whole(object))),
+        Ok(WatchEvent::Deleted(object)) => return Ok(WatchEvent::Deleted(Seen::whole(object))),
+        Ok(WatchEvent::Bookmark(mark)) => return Ok(WatchEvent::Bookmark(mark)),
+        Ok(WatchEvent::Error(status)) => return Ok(WatchEvent::Error(status)),
+        Err(error) => error,
+    };
+    let Ok(event) = serde_json::from_slice::<Event<'_>>(line) else {
+        // A plain `Status` in place of events.
+        return serde_json::from_slice(line).map(WatchEvent::Error).map_err(|_| Error::SerdeError(error));
+    };
+    let seen = || decode_again(event.object.get().as_bytes(), &error).map_err(Error::SerdeError);
+    match event.r#type.as_str() {
+        "ADDED" => seen().map(WatchEvent::Added),
+        "MODIFIED" => seen().map(WatchEvent::Modified),
+        "DELETED" => seen().map(WatchEvent::Deleted),
+        _ => Err(Error::SerdeError(error)),
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, mem::discriminant, time::Duration};
 
-use api::k8s::api::core::v1::ObjectReference;
+use api::{Key, k8s::api::core::v1::ObjectReference};
 use client::{Recorder, kube};
 use futures::{StreamExt, stream::FuturesUnordered};
 use http::Request;
@@ -19,6 +19,8 @@ const REQUEST_BOUND: Duration = Duration::from_secs(30);
 pub(crate) struct Act {
     pub client: kube::Client,
     pub recorder: Recorder,
+    /// Whether the object of that resource and key is there but cannot be read.
+    pub unreadable: Box<dyn Fn(&str, &Key) -> bool + Send + Sync>,
 }
 
 /// What came of a plan: what was written, and what failed; after the first failure nothing new was begun.
@@ -102,25 +104,36 @@ impl Act {
             match (action, steps.last_mut()) {
                 (told @ Action::Tell { .. }, Some(step)) => step.told.push(told),
                 (told @ Action::Tell { .. }, None) => self.tell(&told),
+                (write, _) if self.spares(&write) => {}
                 (write, _) => steps.push(Step { write, told: Vec::new() }),
             }
         }
         steps
     }
 
+    /// What cannot be read is neither written over with what could be read of it, nor deleted on its account.
+    fn spares(&self, action: &Action) -> bool {
+        let (Action::Update { resource, path, .. } | Action::Delete { resource, path, .. }) = action else { return false };
+        let spared = key_of(resource, path).is_some_and(|key| (self.unreadable)(resource, &key));
+        if spared {
+            tracing::debug!(path, "left alone: it cannot be read");
+        }
+        spared
+    }
+
     /// Carries out one write; the resource and revision that came of it.
     async fn one(&self, action: &Action) -> Result<Option<(&'static str, u64)>, kube::Error> {
         let (resource, request) = match action {
             Action::Tell { .. } => return Ok(None),
-            Action::Create { resource, path, object } => (resource, request("POST", path, "application/json", object)),
-            Action::Update { resource, path, object } => (resource, request("PUT", path, "application/json", object)),
-            Action::Patch { resource, path, patch } => (resource, request("PATCH", path, "application/merge-patch+json", patch)),
+            Action::Create { resource, path, object } => (resource, request("POST", path, "application/json", object)?),
+            Action::Update { resource, path, object } => (resource, request("PUT", path, "application/json", object)?),
+            Action::Patch { resource, path, patch } => (resource, request("PATCH", path, "application/merge-patch+json", patch)?),
             Action::DeleteAll { path, .. } => {
                 let options = json!({"propagationPolicy": "Background"});
-                return self.send_blindly(request("DELETE", path, "application/json", &options)).await.map(|()| None);
+                return self.send_blindly(request("DELETE", path, "application/json", &options)?).await.map(|()| None);
             }
             Action::Delete { resource, path, options } => {
-                let sent = self.send(request("DELETE", path, "application/json", options)).await;
+                let sent = self.send(request("DELETE", path, "application/json", options)?).await;
                 return match sent {
                     // Gone, or replaced by another of the same name: either way this one is no more. What was to go only as it was seen, and
                     // has changed, is looked at again.
@@ -198,9 +211,23 @@ async fn bounded<T>(reply: impl Future<Output = Result<T, kube::Error>>) -> Resu
     }
 }
 
-fn request(method: &str, path: &str, content_type: &str, body: &Value) -> Request<Vec<u8>> {
+/// Which object a path under a resource's collection is about.
+fn key_of(resource: &str, path: &str) -> Option<Key> {
+    let mut words = path.split('/');
+    let mut namespace = "";
+    while let Some(word) = words.next() {
+        match word {
+            "namespaces" if resource != "namespaces" => namespace = words.next()?,
+            word if word == resource => return words.next().map(|name| Key::new(namespace, name)),
+            _ => {}
+        }
+    }
+    None
+}
+
+fn request(method: &str, path: &str, content_type: &str, body: &Value) -> Result<Request<Vec<u8>>, kube::Error> {
     let builder = Request::builder().method(method).uri(path).header("content-type", content_type);
-    builder.body(body.to_string().into_bytes()).expect("paths are made of checked names")
+    builder.body(body.to_string().into_bytes()).map_err(kube::Error::HttpError)
 }
 
 #[cfg(test)]
@@ -237,6 +264,14 @@ mod tests {
             batch.add(&first);
             assert_eq!(batch.takes(&second), together, "{first:?}, {second:?}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_a_path_is_an_error_of_its_action() {
+        assert!(request("DELETE", "/api/v1/namespaces/a b/pods/p", "application/json", &Value::Null).is_err());
+        assert_eq!(key_of("pods", "/api/v1/namespaces/pods/pods/p/status"), Some(Key::new("pods", "p")));
+        assert_eq!(key_of("namespaces", "/api/v1/namespaces/n"), Some(Key::new("", "n")));
+        assert_eq!(key_of("pods", "/api/v1/namespaces/n/services/p"), None);
     }
 
     #[test]

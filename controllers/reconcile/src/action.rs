@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api::k8s::api::core::v1::ObjectReference;
+use api::{k8s::api::core::v1::ObjectReference, names::segment};
 use client::{Object, kube};
 use kube::ResourceExt;
 use serde::Serialize;
@@ -159,11 +159,11 @@ pub(crate) fn plural<K: Object>() -> &'static str {
 }
 
 fn collection<K: Object>(namespace: Option<&str>) -> String {
-    K::url_path(&(), namespace)
+    K::url_path(&(), namespace.map(segment).as_deref())
 }
 
 fn path<K: Object>(object: &K) -> String {
-    format!("{}/{}", collection::<K>(object.namespace().as_deref()), object.name_any())
+    format!("{}/{}", collection::<K>(object.namespace().as_deref()), segment(&object.name_any()))
 }
 
 fn value<K: Object + Serialize>(object: &K) -> Value {
@@ -175,6 +175,15 @@ fn value<K: Object + Serialize>(object: &K) -> Value {
 mod tests {
     use super::*;
     use api::k8s::api::apps::v1::Deployment;
+
+    #[test]
+    fn any_name_makes_a_path() {
+        let mut object = Deployment::default();
+        object.metadata.name = Some("a b/../?c#%41".into());
+        object.metadata.namespace = Some("n/ä".into());
+        let Action::Delete { path, .. } = Action::delete(&object) else { panic!() };
+        assert_eq!(path, "/apis/apps/v1/namespaces/n%2F%C3%A4/deployments/a%20b%2F..%2F%3Fc%23%2541");
+    }
 
     #[test]
     fn actions_name_the_resource_and_carry_the_uid() {

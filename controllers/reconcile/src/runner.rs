@@ -9,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-use api::{Key, task::Group};
+use api::{
+    Key,
+    faults::{Panic, catch_all},
+    task::Group,
+};
 use client::{Cache, Object, Recorder, kube};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use parking_lot::Mutex;
@@ -32,8 +36,11 @@ const REST_EACH: Duration = Duration::from_micros(10);
 const REST_MIN: Duration = Duration::from_millis(2);
 /// ... and no longer than this (upstream bounds its batches, `endpointUpdatesBatchPeriod`, at half a minute).
 const REST_MAX: Duration = Duration::from_secs(1);
+/// A timer reaches two years: who waits longer is woken once more before.
+const TIMER_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// One loop of the house.
+/// One loop of the house. A panic in any of its functions is an error of the key it ran for: it is logged and counted, the key is tried again
+/// later and later, and the others go on. A key whose own object cannot be read is left alone until it can be.
 pub trait Loop: Send + Sync + 'static {
     /// All that `plan` may know, the time included.
     type World: Send;
@@ -68,8 +75,13 @@ pub trait Loop: Send + Sync + 'static {
 pub struct Wake {
     queue: Arc<Queue>,
     revisions: Mutex<HashMap<&'static str, Revision>>,
+    /// Whether an object can be read: those the loop's own keys are about, and those of each resource.
+    own: Mutex<Vec<Unreadable>>,
+    unreadable: Arc<Mutex<HashMap<&'static str, Unreadable>>>,
     synced: Mutex<Vec<BoxFuture<'static, ()>>>,
 }
+
+type Unreadable = Box<dyn Fn(&Key) -> bool + Send + Sync>;
 
 /// How far the cache of one resource has come, and all that is built on it (indices hear of a change before the loop does): what the cache
 /// itself says is a moment too early.
@@ -77,8 +89,9 @@ type Revision = Arc<AtomicU64>;
 
 /// Runs the loop in `group` until it stops: its writes go through `client`, its events are told by `recorder`.
 pub fn run<L: Loop>(this: L, client: kube::Client, recorder: Recorder, group: &Group) {
-    let runner = Runner { this: Arc::new(this), act: Act { client, recorder } };
-    group.spawn(Box::pin(runner.run()));
+    let (name, unreadable) = (this.name(), Arc::default());
+    let runner = Runner { this: Arc::new(this), act: Act { client, recorder, unreadable: reads(&unreadable) }, unreadable };
+    group.spawn_loop(name, Box::pin(runner.run()));
 }
 
 impl Wake {
@@ -89,6 +102,7 @@ impl Wake {
         self.revisions.lock().insert(resource, revision.clone());
         let waited = cache.clone();
         self.synced.lock().push(Box::pin(async move { waited.synced().await }));
+        self.knows(cache);
         let seen = cache.clone();
         cache.on_change(move |old, new| {
             for object in [old, new].into_iter().flatten() {
@@ -102,6 +116,8 @@ impl Wake {
 
     /// Changes of the collection wake the object's own key; a new generation does not let it rest.
     pub fn on_own<K: Object>(&self, cache: &Cache<K>) {
+        let own = cache.clone();
+        self.own.lock().push(Box::new(move |key| own.is_unreadable(key)));
         self.on(cache, |object, wake| wake(own_key(object)));
         let queue = self.queue.clone();
         cache.on_change(move |old, new| {
@@ -117,6 +133,17 @@ impl Wake {
     pub fn needs<K: Object>(&self, cache: &Cache<K>) {
         let waited = cache.clone();
         self.synced.lock().push(Box::pin(async move { waited.synced().await }));
+        self.knows(cache);
+    }
+
+    fn knows<K: Object>(&self, cache: &Cache<K>) {
+        let known = cache.clone();
+        self.unreadable.lock().insert(plural::<K>(), Box::new(move |key| known.is_unreadable(key)));
+    }
+
+    /// Whether the key is about an object that cannot be read.
+    fn is_unreadable(&self, key: &Key) -> bool {
+        self.own.lock().iter().any(|is_unreadable| is_unreadable(key))
     }
 
     /// A handle that wakes keys from elsewhere (timers, other sources of change).
@@ -135,6 +162,7 @@ pub fn own_key<K: Object>(object: &K) -> Key {
 struct Runner<L> {
     this: Arc<L>,
     act: Act,
+    unreadable: Arc<Mutex<HashMap<&'static str, Unreadable>>>,
 }
 
 /// One timer per key.
@@ -145,17 +173,34 @@ struct Timers {
 }
 
 /// How a run ended.
+#[derive(Default)]
 struct Ran {
-    key: Key,
     written: Written,
     again: Option<Duration>,
     rest: Duration,
-    error: Option<kube::Error>,
+    error: Option<Failure>,
+}
+
+enum Failure {
+    Refused(kube::Error),
+    Panicked(Panic),
+}
+
+impl Ran {
+    fn panicked(panic: Panic) -> Self {
+        Self { error: Some(Failure::Panicked(panic)), ..Self::default() }
+    }
 }
 
 impl<L: Loop> Runner<L> {
     async fn run(self) {
-        let wake = Wake { queue: Arc::default(), revisions: Mutex::default(), synced: Mutex::default() };
+        let wake = Wake {
+            queue: Arc::default(),
+            revisions: Mutex::default(),
+            own: Mutex::default(),
+            unreadable: self.unreadable.clone(),
+            synced: Mutex::default(),
+        };
         self.this.wire(&wake);
         let waits = std::mem::take(&mut *wake.synced.lock());
         futures::future::join_all(waits).await;
@@ -165,16 +210,21 @@ impl<L: Loop> Runner<L> {
             while running.len() < CONCURRENT
                 && let Some(key) = wake.queue.next()
             {
-                running.push(Box::pin(self.once(key)));
+                if wake.is_unreadable(&key) {
+                    tracing::debug!(controller = self.this.name(), %key, "left alone: it cannot be read");
+                    wake.queue.finish(&key, Written::new());
+                    continue;
+                }
+                running.push(Box::pin(self.caught(key)));
             }
             tokio::select! {
                 () = wake.queue.woken.notified() => {}
-                Some(ran) = running.next() => {
+                Some((key, ran)) = running.next() => {
                     if !ran.rest.is_zero() {
-                        wake.queue.rest(&ran.key);
-                        rests.set(ran.key.clone(), ran.rest);
+                        wake.queue.rest(&key);
+                        rests.set(key.clone(), ran.rest);
                     }
-                    self.after(&wake, ran, &mut later, &mut holds);
+                    self.after(&wake, key, ran, &mut later, &mut holds);
                 }
                 key = rests.next() => wake.queue.rested(&key),
                 due = later.next() => wake.queue.wake(due),
@@ -187,23 +237,28 @@ impl<L: Loop> Runner<L> {
         }
     }
 
-    async fn once(&self, key: Key) -> Ran {
-        let world = self.this.look(&key).await;
+    async fn caught(&self, key: Key) -> (Key, Ran) {
+        let ran = catch_all(self.this.name(), self.once(&key)).await;
+        (key, ran.unwrap_or_else(Ran::panicked))
+    }
+
+    async fn once(&self, key: &Key) -> Ran {
+        let world = self.this.look(key).await;
         let rest = world.as_ref().map_or(Duration::ZERO, |world| rest_of(self.this.weight(world)));
-        let plan = world.map_or_else(Plan::rest, |world| self.this.plan(&world, &key));
+        let plan = world.map_or_else(Plan::rest, |world| self.this.plan(&world, key));
         let Acted { written, failed } = self.act.all(plan.actions).await;
         for (action, error) in failed.iter().filter(|(_, error)| !is_moot(error)) {
-            if let Some(told) = self.this.failed(&key, action, error) {
+            if let Some(told) = self.this.failed(key, action, error) {
                 self.act.tell(&told);
             }
         }
         // One that has to be tried again counts more than one that is moot.
         let (moot, real): (Vec<_>, Vec<_>) = failed.into_iter().map(|(_, error)| error).partition(is_moot);
-        Ran { key, written, again: plan.again, rest, error: real.into_iter().chain(moot).next() }
+        Ran { written, again: plan.again, rest, error: real.into_iter().chain(moot).next().map(Failure::Refused) }
     }
 
-    fn after(&self, wake: &Wake, ran: Ran, later: &mut Timers, holds: &mut Timers) {
-        let Ran { key, written, again, error, rest: _ } = ran;
+    fn after(&self, wake: &Wake, key: Key, ran: Ran, later: &mut Timers, holds: &mut Timers) {
+        let Ran { written, again, error, rest: _ } = ran;
         let pending = wake.not_seen(written);
         if !pending.is_empty() {
             holds.set(key.clone(), HOLD_MAX);
@@ -212,7 +267,11 @@ impl<L: Loop> Runner<L> {
         // What came in between looking and holding woke nobody.
         wake.look_again(&pending);
         let retry = match error {
-            Some(error) if !is_moot(&error) => {
+            Some(Failure::Panicked(panic)) => {
+                tracing::error!(controller = self.this.name(), %key, error = %panic, "the key is tried again");
+                Some(wake.queue.failed(&key))
+            }
+            Some(Failure::Refused(error)) if !is_moot(&error) => {
                 log_failure(self.this.name(), &key, &error);
                 Some(wake.queue.failed(&key))
             }
@@ -229,11 +288,12 @@ impl<L: Loop> Runner<L> {
 
 impl Timers {
     /// The last word counts: a key has one timer.
+    #[expect(clippy::disallowed_methods, reason = "no timer is longer than TIMER_MAX")]
     fn set(&mut self, key: Key, wait: Duration) {
         if let Some(old) = self.by_key.remove(&key) {
             self.due.remove(&old);
         }
-        let slot = self.due.insert(key.clone(), wait);
+        let slot = self.due.insert(key.clone(), wait.min(TIMER_MAX));
         self.by_key.insert(key, slot);
     }
 
@@ -278,6 +338,12 @@ impl Wake {
 fn rest_of(weight: usize) -> Duration {
     let rest = REST_EACH.saturating_mul(u32::try_from(weight).unwrap_or(u32::MAX));
     if rest < REST_MIN { Duration::ZERO } else { rest.min(REST_MAX) }
+}
+
+/// Whether an object of that resource cannot be read.
+fn reads(unreadable: &Arc<Mutex<HashMap<&'static str, Unreadable>>>) -> Box<dyn Fn(&str, &Key) -> bool + Send + Sync> {
+    let all = unreadable.clone();
+    Box::new(move |resource, key| all.lock().get(resource).is_some_and(|is_unreadable| is_unreadable(key)))
 }
 
 /// What was to be changed is gone, or goes with its namespace: the event that says so wakes whom it concerns.

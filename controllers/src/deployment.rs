@@ -135,7 +135,10 @@ fn plan(world: &World) -> Plan {
         actions.push(Action::update_status(&wanted));
     }
     let plan = Plan::act(actions);
-    again.map_or(plan.clone(), |wait| plan.again_in(wait + Duration::from_secs(1)))
+    match again {
+        Some(wait) => plan.again_in(wait.saturating_add(Duration::from_secs(1))),
+        None => plan,
+    }
 }
 
 fn selector(deployment: &Deployment) -> Option<Labels> {

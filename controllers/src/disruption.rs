@@ -15,7 +15,7 @@ use api::{
         },
     },
     selector::Labels,
-    time::Timestamp,
+    time::{Timestamp, left, span},
 };
 use client::{Cache, Caches, kube, pods::Pod};
 use kube::ResourceExt;
@@ -162,7 +162,7 @@ fn total_scale(world: &World) -> Result<(i32, bool), String> {
             Some(Ok(None)) | None => return Err(format!("found no controllers for pod {:?}", pod.name_any())),
         }
     }
-    Ok((wanted.values().sum(), unmanaged))
+    Ok((wanted.values().fold(0, |sum: i32, n| sum.saturating_add(*n)), unmanaged))
 }
 
 /// `buildDisruptedPodMap`: who is still to go, when to look again, and who should have gone and did not.
@@ -171,13 +171,13 @@ fn disrupted(world: &World) -> (BTreeMap<String, Time>, Option<Duration>, Vec<&A
     let (mut waiting, mut again, mut late) = (BTreeMap::new(), None, Vec::new());
     for pod in world.pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
         let Some(since) = told.and_then(|map| map.get(&pod.name_any())) else { continue };
-        let left = since.0.as_second() + DELETION_SECONDS - world.now.as_second();
+        let left = left(since.0, DELETION_SECONDS, world.now);
         if left < 0 {
             late.push(pod);
             continue;
         }
         // One second more, so that it is over then.
-        let wait = Duration::from_secs(left.unsigned_abs() + 1);
+        let wait = span(left + 1);
         again = Some(again.map_or(wait, |soonest: Duration| soonest.min(wait)));
         waiting.insert(pod.name_any(), since.clone());
     }
@@ -189,7 +189,7 @@ fn status(world: &World, expected: &Expected, disrupted: BTreeMap<String, Time>)
         pod.metadata.deletion_timestamp.is_none() && !disrupted.contains_key(&pod.name_any()) && ready_since(pod).is_some()
     };
     let current = i32::try_from(world.pods.iter().filter(healthy).count()).unwrap_or(i32::MAX);
-    let allowed = if expected.pods > 0 { (current - expected.healthy).max(0) } else { 0 };
+    let allowed = if expected.pods > 0 { current.saturating_sub(expected.healthy).max(0) } else { 0 };
     let (state, reason) = if allowed > 0 { ("True", "SufficientPods") } else { ("False", "InsufficientPods") };
     let generation = world.budget.metadata.generation;
     PodDisruptionBudgetStatus {

@@ -11,7 +11,7 @@ use api::{
         apimachinery::pkg::apis::meta::v1::ObjectMeta,
     },
     selector::Labels,
-    time::Timestamp,
+    time::{Timestamp, left, span},
 };
 use client::{Cache, Object, kube, pods::Pod};
 use kube::ResourceExt;
@@ -199,13 +199,12 @@ fn counts<K>(wanted: &Wanted<'_, K>, active: &[Arc<Pod>], now: Timestamp) -> Cou
 /// Seconds until the pod counts as available; `None` if it is not even ready.
 fn available_in(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Option<i64> {
     let since = ready_since(pod)?;
-    let left = i64::from(min_ready_seconds) - (now.as_second() - since.as_second());
-    Some(if min_ready_seconds == 0 { 0 } else { left.max(0) })
+    Some(if min_ready_seconds == 0 { 0 } else { left(since, min_ready_seconds, now).max(0) })
 }
 
 fn next_available(min_ready_seconds: i32, active: &[Arc<Pod>], now: Timestamp) -> Option<Duration> {
     let waits = active.iter().filter_map(|p| available_in(p, min_ready_seconds, now)).filter(|s| *s > 0);
-    waits.min().map(|s| Duration::from_secs(s.unsigned_abs()))
+    waits.min().map(span)
 }
 
 fn changes<K: Object>(wanted: &Wanted<'_, K>, active: &[Arc<Pod>], seen: &Seen) -> Vec<Action> {

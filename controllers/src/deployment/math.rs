@@ -1,4 +1,6 @@
 //! How many: surge, unavailable, proportions. Source: `pkg/controller/deployment/util/deployment_util.go`.
+//!
+//! Any of these numbers may be the largest there is: sums end there, where upstream's wrap around.
 
 use api::k8s::api::apps::v1::{Deployment, ReplicaSet};
 use client::kube::ResourceExt;
@@ -44,7 +46,11 @@ pub fn available(set: &ReplicaSet) -> i32 {
 }
 
 pub fn total<'a>(sets: impl IntoIterator<Item = &'a ReplicaSet>) -> i32 {
-    sets.into_iter().map(size).sum()
+    sum(sets.into_iter().map(size))
+}
+
+pub fn sum(counts: impl Iterator<Item = i32>) -> i32 {
+    counts.fold(0, i32::saturating_add)
 }
 
 /// How large the new set may be now (`NewRSNewReplicas`); `all` includes it at `current`.
@@ -53,8 +59,8 @@ pub fn new_size(deployment: &Deployment, all: i32, current: i32) -> i32 {
     if is_recreate(deployment) {
         return desired;
     }
-    let limit = desired + max_surge(deployment);
-    if all >= limit { current } else { current + (limit - all).min(desired - current) }
+    let limit = desired.saturating_add(max_surge(deployment));
+    if all >= limit { current } else { current.saturating_add(limit.saturating_sub(all).min(desired.saturating_sub(current))) }
 }
 
 /// The set's share of `to_add` replicas (negative: to take away), of which `added` are given already.
@@ -62,15 +68,15 @@ pub fn proportion(deployment: &Deployment, set: &ReplicaSet, to_add: i32, added:
     if size(set) == 0 || to_add == 0 || to_add == added {
         return 0;
     }
-    let (fraction, allowed) = (fraction(deployment, set), to_add - added);
+    let (fraction, allowed) = (fraction(deployment, set), to_add.saturating_sub(added));
     if to_add > 0 { fraction.min(allowed) } else { fraction.max(allowed) }
 }
 
 fn fraction(deployment: &Deployment, set: &ReplicaSet) -> i32 {
     if desired(deployment) == 0 {
-        return -size(set);
+        return size(set).saturating_neg();
     }
-    let max_now = desired(deployment) + max_surge(deployment);
+    let max_now = desired(deployment).saturating_add(max_surge(deployment));
     let annotated = set.annotations().get(MAX).and_then(|v| v.parse::<i32>().ok()).filter(|n| *n != 0);
     let max_before = annotated.or(deployment.status.as_ref().and_then(|s| s.replicas)).unwrap_or(0);
     if max_before == 0 {
@@ -79,5 +85,5 @@ fn fraction(deployment: &Deployment, set: &ReplicaSet) -> i32 {
     let scaled = f64::from(size(set)) * f64::from(max_now) / f64::from(max_before);
     #[expect(clippy::cast_possible_truncation, reason = "numbers of replicas")]
     let rounded = scaled.round() as i32;
-    rounded - size(set)
+    rounded.saturating_sub(size(set))
 }

@@ -78,7 +78,7 @@ pub fn annotate_size(deployment: &Deployment, set: &mut ReplicaSet) {
     let desired = desired(deployment);
     let annotations = set.metadata.annotations.get_or_insert_default();
     annotations.insert(DESIRED.into(), desired.to_string());
-    annotations.insert(MAX.into(), (desired + max_surge(deployment)).to_string());
+    annotations.insert(MAX.into(), desired.saturating_add(max_surge(deployment)).to_string());
 }
 
 fn remember(annotations: &mut BTreeMap<String, String>, old: &str) {

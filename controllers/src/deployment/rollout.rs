@@ -12,7 +12,7 @@ use reconcile::{Action, Propagation};
 
 use super::{
     World,
-    math::{available, desired, fences, is_recreate, max_surge, new_size, proportion, size, total},
+    math::{available, desired, fences, is_recreate, max_surge, new_size, proportion, size, sum, total},
     revision::{REVISION, annotate_new, annotate_size, find_new, new_set, revision},
     status::{NEW_CREATED, NEW_FOUND, PAUSED, RESUMED, progressing, set_progressing},
 };
@@ -101,10 +101,10 @@ impl<'a> Rollout<'a> {
         if self.sets.iter().any(|other| other.name_any() == set.name_any()) {
             // Another template has the same hash: the next one will have another.
             let status = self.deployment.status.get_or_insert_default();
-            status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
+            status.collision_count = Some(status.collision_count.unwrap_or(0).saturating_add(1));
             return;
         }
-        let number = self.newest_old() + 1;
+        let number = self.newest_old().saturating_add(1);
         let count = new_size(&self.deployment, total(&self.sets), 0);
         if let Some(spec) = &mut set.spec {
             spec.replicas = Some(count);
@@ -123,7 +123,7 @@ impl<'a> Rollout<'a> {
 
     /// The new set has the highest number; the deployment shows it.
     fn number_revision(&mut self) {
-        let (Some(new), number) = (self.new, self.newest_old() + 1) else { return };
+        let (Some(new), number) = (self.new, self.newest_old().saturating_add(1)) else { return };
         let mut set = self.sets[new].clone();
         annotate_new(&self.deployment, &mut set, number, false);
         if let (Some(spec), Some(wanted)) = (&mut set.spec, &self.deployment.spec) {
@@ -152,21 +152,21 @@ impl<'a> Rollout<'a> {
         if old.iter().all(|i| size(&self.sets[*i]) == 0) {
             return false;
         }
-        let min_available = desired(&self.deployment) - fences(&self.deployment).1;
-        let new_unavailable = size(&self.sets[new]) - available(&self.sets[new]);
-        let mut spare = total(&self.sets) - min_available - new_unavailable;
+        let min_available = desired(&self.deployment).saturating_sub(fences(&self.deployment).1);
+        let new_unavailable = size(&self.sets[new]).saturating_sub(available(&self.sets[new]));
+        let mut spare = total(&self.sets).saturating_sub(min_available).saturating_sub(new_unavailable);
         if spare <= 0 {
             return false;
         }
         let mut shrunk = false;
         // First the pods that do no work anyway.
         for i in &old {
-            let broken = (size(&self.sets[*i]) - available(&self.sets[*i])).clamp(0, spare);
+            let broken = size(&self.sets[*i]).saturating_sub(available(&self.sets[*i])).clamp(0, spare);
             shrunk |= self.resize(*i, size(&self.sets[*i]) - broken);
             spare -= broken;
         }
         // A set that is just being made smaller still counts pods that are as good as gone.
-        let mut working = self.sets.iter().map(|set| available(set).min(size(set))).sum::<i32>() - min_available;
+        let mut working = sum(self.sets.iter().map(|set| available(set).min(size(set)))).saturating_sub(min_available);
         for i in old {
             let given = size(&self.sets[i]).min(working).max(0);
             shrunk |= self.resize(i, size(&self.sets[i]) - given);
@@ -197,20 +197,23 @@ impl<'a> Rollout<'a> {
 
     fn share_out(&mut self, mut active: Vec<usize>) {
         let desired = desired(&self.deployment);
-        let allowed = if desired > 0 { desired + max_surge(&self.deployment) } else { 0 };
-        let to_add = allowed - total(active.iter().map(|i| &self.sets[*i]));
+        let allowed = if desired > 0 { desired.saturating_add(max_surge(&self.deployment)) } else { 0 };
+        let to_add = allowed.saturating_sub(total(active.iter().map(|i| &self.sets[*i])));
         // Growing, the newest of the largest come first; shrinking, the oldest of them.
         active.sort_by_key(|i| {
-            (-size(&self.sets[*i]), if to_add > 0 { -(i64::try_from(*i).unwrap_or(0)) } else { i64::try_from(*i).unwrap_or(0) })
+            (
+                size(&self.sets[*i]).saturating_neg(),
+                if to_add > 0 { -(i64::try_from(*i).unwrap_or(0)) } else { i64::try_from(*i).unwrap_or(0) },
+            )
         });
         let (mut added, mut sizes) = (0, Vec::new());
         for i in &active {
             let share = proportion(&self.deployment, &self.sets[*i], to_add, added);
-            sizes.push(size(&self.sets[*i]) + share);
-            added += share;
+            sizes.push(size(&self.sets[*i]).saturating_add(share));
+            added = added.saturating_add(share);
         }
         if let Some(first) = sizes.first_mut() {
-            *first = (*first + to_add - added).max(0);
+            *first = first.saturating_add(to_add.saturating_sub(added)).max(0);
         }
         for (i, count) in active.into_iter().zip(sizes) {
             self.resize(i, count);

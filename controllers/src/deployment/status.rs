@@ -7,12 +7,12 @@ use api::{
         api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet},
         apimachinery::pkg::apis::meta::v1::Time,
     },
-    time::Timestamp,
+    time::{Timestamp, left, span},
 };
 use client::kube::ResourceExt;
 
 use super::{
-    math::{available, desired, fences},
+    math::{available, desired, fences, sum, total},
     rollout::Rollout,
 };
 
@@ -58,17 +58,17 @@ impl Rollout<'_> {
     }
 
     fn counts(&self) -> DeploymentStatus {
-        let sum = |of: fn(&ReplicaSet) -> i32| self.sets.iter().map(of).sum::<i32>();
-        let (total, ready, available) = (sum(replicas), sum(ready), sum(available));
+        let all = |of: fn(&ReplicaSet) -> i32| sum(self.sets.iter().map(of));
+        let (there, ready, available) = (all(replicas), all(ready), all(available));
         let some = |n: i32| (n != 0).then_some(n);
-        let terminating = sum(|set| set.status.as_ref().and_then(|s| s.terminating_replicas).unwrap_or(0));
+        let terminating = all(|set| set.status.as_ref().and_then(|s| s.terminating_replicas).unwrap_or(0));
         DeploymentStatus {
             observed_generation: self.deployment.metadata.generation,
-            replicas: some(total),
+            replicas: some(there),
             updated_replicas: some(self.new.map_or(0, |i| replicas(&self.sets[i]))),
             ready_replicas: some(ready),
             available_replicas: some(available),
-            unavailable_replicas: some((self.sets.iter().map(super::math::size).sum::<i32>() - available).max(0)),
+            unavailable_replicas: some(total(&self.sets).saturating_sub(available).max(0)),
             terminating_replicas: Some(terminating),
             collision_count: self.deployment.status.as_ref().and_then(|s| s.collision_count),
             conditions: self.deployment.status.as_ref().and_then(|s| s.conditions.clone()),
@@ -76,7 +76,7 @@ impl Rollout<'_> {
     }
 
     fn availability(&self, status: &DeploymentStatus) -> DeploymentCondition {
-        let enough = status.available_replicas.unwrap_or(0) >= desired(&self.deployment) - fences(&self.deployment).1;
+        let enough = status.available_replicas.unwrap_or(0) >= desired(&self.deployment).saturating_sub(fences(&self.deployment).1);
         let (word, reason, message) = if enough {
             ("True", "MinimumReplicasAvailable", "Deployment has minimum availability.")
         } else {
@@ -121,7 +121,7 @@ impl Rollout<'_> {
     fn has_moved(&self, status: &DeploymentStatus) -> bool {
         let before = self.before.status.clone().unwrap_or_default();
         let n = |value: Option<i32>| value.unwrap_or(0);
-        let old_pods = |s: &DeploymentStatus| n(s.replicas) - n(s.updated_replicas);
+        let old_pods = |s: &DeploymentStatus| n(s.replicas).saturating_sub(n(s.updated_replicas));
         n(status.updated_replicas) > n(before.updated_replicas)
             || old_pods(status) < old_pods(&before)
             || n(status.ready_replicas) > n(before.ready_replicas)
@@ -138,8 +138,7 @@ impl Rollout<'_> {
 
     /// Seconds until the deadline passes.
     fn left(&self, current: &DeploymentCondition) -> Option<i64> {
-        let since = current.last_update_time.as_ref()?.0.as_second();
-        Some(since + i64::from(deadline(&self.deployment)?) - self.now.as_second())
+        Some(left(current.last_update_time.as_ref()?.0, deadline(&self.deployment)?, self.now))
     }
 
     fn until_deadline(&self, status: &DeploymentStatus, conditions: &[DeploymentCondition]) -> Option<Duration> {
@@ -147,7 +146,7 @@ impl Rollout<'_> {
         if self.is_complete_with(status) || matches!(current.reason.as_deref(), Some(TIMED_OUT | NEW_AVAILABLE | PAUSED)) {
             return None;
         }
-        self.left(current).map(|left| Duration::from_secs(left.max(0).unsigned_abs()))
+        self.left(current).map(span)
     }
 
     fn failure(&self) -> Option<DeploymentCondition> {

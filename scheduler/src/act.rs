@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use api::{
     k8s::api::core::v1::PodCondition,
+    names::segment,
     time::{Timestamp, rfc3339},
 };
 use client::{kube, pods::Pod};
@@ -64,7 +65,7 @@ impl Act {
 
     async fn send(&self, method: &str, path: &str, content_type: &str, body: &Value) -> Result<(), kube::Error> {
         let builder = Request::builder().method(method).uri(path).header("content-type", content_type);
-        let request = builder.body(body.to_string().into_bytes()).expect("paths are made of checked names");
+        let request = builder.body(body.to_string().into_bytes()).map_err(kube::Error::HttpError)?;
         match tokio::time::timeout(REQUEST_BOUND, self.client.request::<Value>(request)).await {
             Ok(reply) => reply.map(drop),
             Err(_) => Err(kube::Error::Service("the API server did not answer in time".into())),
@@ -102,7 +103,7 @@ pub fn changed_condition(pod: &Pod, wanted: Wanted<'_>, now: Timestamp) -> Optio
 }
 
 fn path(pod: &PodInfo) -> String {
-    format!("/api/v1/namespaces/{}/pods/{}", pod.key.namespace, pod.key.name)
+    format!("/api/v1/namespaces/{}/pods/{}", segment(&pod.key.namespace), segment(&pod.key.name))
 }
 
 fn ignore_gone(done: Result<(), kube::Error>) -> Result<(), kube::Error> {

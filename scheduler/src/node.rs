@@ -72,7 +72,7 @@ impl Row {
     pub fn add(&mut self, pod: &Arc<PodInfo>) {
         self.stamp += 1;
         self.used.add(&pod.requests);
-        self.used_non_zero = (self.used_non_zero.0 + pod.non_zero.0, self.used_non_zero.1 + pod.non_zero.1);
+        self.used_non_zero = (self.used_non_zero.0.saturating_add(pod.non_zero.0), self.used_non_zero.1.saturating_add(pod.non_zero.1));
         self.ports.extend(pod.ports.iter().cloned());
         self.pods.push(pod.clone());
     }
@@ -90,7 +90,7 @@ impl Row {
         let Some(at) = self.pods.iter().position(|p| p.key == pod.key) else { return };
         let pod = self.pods.swap_remove(at);
         self.used.sub(&pod.requests);
-        self.used_non_zero = (self.used_non_zero.0 - pod.non_zero.0, self.used_non_zero.1 - pod.non_zero.1);
+        self.used_non_zero = (self.used_non_zero.0.saturating_sub(pod.non_zero.0), self.used_non_zero.1.saturating_sub(pod.non_zero.1));
         for port in &pod.ports {
             if let Some(at) = self.ports.iter().position(|p| p == port) {
                 self.ports.swap_remove(at);

@@ -53,7 +53,7 @@ impl Offline {
 
     /// Decides about the next pod; `None` if none is due. `siblings` selects the pods that the pod's services and its controller select.
     pub fn decide(&mut self, now: Instant, siblings: Option<Labels>, dice: u64) -> Option<Decision> {
-        Some(match self.0.next(now, |_| siblings, dice)? {
+        Some(match self.0.next(now, |_| siblings.clone(), dice)? {
             Todo::Bind(tried, node) => Decision::Bound { pod: tried.info.pod.clone(), node },
             Todo::Skip(info) => Decision::Refused { pod: info.pod.clone(), message: "it is being deleted".into() },
             Todo::Tell(info, refused) => match refused.nomination {

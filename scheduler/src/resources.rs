@@ -9,6 +9,9 @@ use client::pods::{Container, PodSpec};
 
 /// For scoring, a container that asks for no CPU counts as asking for this many thousandths of a core.
 const DEFAULT_MILLI_CPU: i64 = 100;
+/// An amount that is larger counts as this: 1 PiB, or a million million cores. What no node has fits no node either way, and the amounts of all
+/// pods of a node can be added and taken away again exactly.
+const AMOUNT_MAX: i64 = 1 << 50;
 /// For scoring, a container that asks for no memory counts as asking for this many bytes.
 const DEFAULT_MEMORY: i64 = 200 * 1024 * 1024;
 
@@ -72,13 +75,14 @@ impl Resources {
     }
 
     fn set(&mut self, name: &str, quantity: Quantity) {
+        let units = quantity.units().clamp(0, AMOUNT_MAX);
         match name {
-            "cpu" => self.milli_cpu = quantity.milli(),
-            "memory" => self.memory = quantity.units(),
-            "ephemeral-storage" => self.storage = quantity.units(),
-            "pods" => self.pods = quantity.units(),
+            "cpu" => self.milli_cpu = quantity.milli().clamp(0, AMOUNT_MAX),
+            "memory" => self.memory = units,
+            "ephemeral-storage" => self.storage = units,
+            "pods" => self.pods = units,
             _ if is_scalar(name) => {
-                self.scalar.insert(name.to_owned(), quantity.units());
+                self.scalar.insert(name.to_owned(), units);
             }
             _ => {}
         }
@@ -113,6 +117,10 @@ pub fn pod_requests(spec: &PodSpec, missing: Missing) -> Resources {
         }
     }
     sum.add(&Resources::from_list(spec.overhead.as_ref()));
+    sum.each(&Resources::default(), |amount, _| amount.min(AMOUNT_MAX));
+    for amount in sum.scalar.values_mut() {
+        *amount = (*amount).min(AMOUNT_MAX);
+    }
     sum
 }
 
@@ -173,6 +181,21 @@ mod tests {
         for (spec, want) in table {
             assert_eq!(asks(spec.clone(), Missing::IsZero).0, want, "{spec}");
         }
+    }
+
+    #[test]
+    fn amounts_of_any_size_are_added_and_taken_away_exactly() {
+        let huge =
+            json!({"requests": {"cpu": "9223372036854775807", "memory": "9E", "ephemeral-storage": "1e30", "example.com/gpu": "9E"}});
+        let spec = json!({"containers": [{"name": "a", "resources": huge}, {"name": "b", "resources": huge}], "overhead": {"cpu": "9E"}});
+        let asks = pod_requests(&serde_json::from_value(spec).unwrap(), Missing::IsZero);
+        let mut small = Resources { milli_cpu: 7, memory: 7, storage: 7, ..Resources::default() };
+        small.scalar.insert("example.com/gpu".into(), 7);
+        let mut used = small.clone();
+        (0..1000).for_each(|_| used.add(&asks));
+        assert!(used.memory > asks.memory && used.memory < i64::MAX);
+        (0..1000).for_each(|_| used.sub(&asks));
+        assert_eq!(used, small);
     }
 
     #[test]

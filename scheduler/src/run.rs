@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use api::{
     Key,
+    faults::catch_all,
     k8s::api::{
         core::v1::{Namespace, Node},
         policy::v1::PodDisruptionBudget,
@@ -16,6 +17,7 @@ use api::{
 use client::{Cache, Caches, Recorder, kube, pods::Pod};
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use parking_lot::Mutex;
+use reconcile::own_key;
 use serde_json::{Value, json};
 use tokio::{sync::Notify, time::Instant};
 
@@ -47,7 +49,7 @@ pub fn start(client: kube::Client, caches: &Caches, group: &Group) {
     });
     let (nodes, namespaces) = (caches.of(), caches.of());
     scheduler.clone().wire(&nodes, &namespaces);
-    group.spawn(Box::pin(scheduler.run(nodes, namespaces)));
+    group.spawn_loop(SCHEDULER, Box::pin(scheduler.run(nodes, namespaces)));
 }
 
 struct Scheduler {
@@ -82,6 +84,12 @@ impl Scheduler {
         });
         let this = self.clone();
         self.pods.on_change(move |old, new| {
+            // What it asks for is not known: it takes what could be read of that where it is, and is not placed anew.
+            let waits = new.filter(|pod| node_of(pod).is_none());
+            if waits.is_some_and(|pod| this.pods.is_unreadable(&own_key(&**pod))) {
+                this.state.lock().pod_changed(old, None);
+                return;
+            }
             this.state.lock().pod_changed(old, new);
             this.woken.notify_one();
         });
@@ -94,7 +102,7 @@ impl Scheduler {
             while in_flight.len() < IN_FLIGHT_MAX
                 && let Some(todo) = self.next()
             {
-                in_flight.push(self.carry_out(todo).boxed());
+                in_flight.push(self.caught(todo).boxed());
             }
             let due = self.state.lock().queue.due().unwrap_or_else(|| Instant::now() + std::time::Duration::from_secs(3600));
             let full = in_flight.len() >= IN_FLIGHT_MAX;
@@ -108,6 +116,20 @@ impl Scheduler {
 
     fn next(&self) -> Option<Todo> {
         self.state.lock().next(Instant::now(), |pod| self.siblings.of(pod), rand::random())
+    }
+
+    /// A binding that panics counts as one that was refused.
+    async fn caught(&self, todo: Todo) {
+        let (bound, key) = match &todo {
+            Todo::Bind(tried, _) => (Some(tried.clone()), tried.info.key.clone()),
+            Todo::Tell(info, _) | Todo::Skip(info) => (None, info.key.clone()),
+        };
+        if let Err(panic) = catch_all(SCHEDULER, self.carry_out(todo)).await {
+            tracing::error!(ns = key.namespace, name = key.name, error = %panic, "not carried out");
+            if let Some(tried) = bound {
+                self.back(tried);
+            }
+        }
     }
 
     async fn carry_out(&self, todo: Todo) {
@@ -133,28 +155,31 @@ impl Scheduler {
     }
 
     async fn not_bound(&self, tried: Tried, error: &kube::Error) {
-        let (info, now) = (tried.info.clone(), Instant::now());
-        let waits = {
-            let state = &mut *self.state.lock();
-            // Not so if the cache showed meanwhile that it was bound after all.
-            if state.table.forget(&info) {
-                state.queue.changed(&Change::PodGone(&info, None), now);
-            }
-            // Between: somebody else bound it, deleted it, or made another of the same name.
-            let current = self.pods.get(&info.key).filter(|p| p.metadata.uid.as_deref() == Some(&info.uid) && node_of(p).is_none());
-            if let Some(pod) = &current {
-                state.queue.back(Tried { info: Arc::new(PodInfo::new(pod)), ..tried }, Ended::Failed, now);
-            }
-            current.is_some()
-        };
-        self.woken.notify_one();
-        if !waits || is_gone(error) {
+        let info = tried.info.clone();
+        if !self.back(tried) || is_gone(error) {
             tracing::debug!(ns = info.key.namespace, name = info.key.name, %error, "pod not bound: it changed");
             return;
         }
         tracing::warn!(ns = info.key.namespace, name = info.key.name, %error, "pod not bound; trying again");
         let message = format!("running Bind plugin \"DefaultBinder\": {error}");
         self.say(&info, "SchedulerError", &message, Some(Value::Null)).await;
+    }
+
+    /// Takes the pod from where it was to be, and lets it wait again; false where it does not wait any more.
+    fn back(&self, tried: Tried) -> bool {
+        let (info, now) = (tried.info.clone(), Instant::now());
+        let state = &mut *self.state.lock();
+        // Not so if the cache showed meanwhile that it was bound after all.
+        if state.table.forget(&info) {
+            state.queue.changed(&Change::PodGone(&info, None), now);
+        }
+        // Between: somebody else bound it, deleted it, or made another of the same name.
+        let current = self.pods.get(&info.key).filter(|p| p.metadata.uid.as_deref() == Some(&info.uid) && node_of(p).is_none());
+        if let Some(pod) = &current {
+            state.queue.back(Tried { info: Arc::new(PodInfo::new(pod)), ..tried }, Ended::Failed, now);
+        }
+        self.woken.notify_one();
+        current.is_some()
     }
 
     async fn tell(&self, info: &Arc<PodInfo>, refused: Refused) {

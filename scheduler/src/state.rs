@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{k8s::api::core::v1::Node, selector::Labels};
+use api::{faults::catch, k8s::api::core::v1::Node, selector::Labels};
 use client::pods::Pod;
 use tokio::time::Instant;
 
@@ -34,18 +34,32 @@ pub enum Todo {
 
 impl State {
     /// Decides about the next pod; the decision holds in the table before anybody else decides. `siblings`: see [`Ask::new`].
-    pub fn next(&mut self, now: Instant, siblings: impl FnOnce(&Pod) -> Option<Labels>, dice: u64) -> Option<Todo> {
-        let tried = loop {
+    ///
+    /// A pod about which deciding panics is tried again later, as one that could not be bound; what was remembered of its like is forgotten.
+    pub fn next(&mut self, now: Instant, siblings: impl Fn(&Pod) -> Option<Labels>, dice: u64) -> Option<Todo> {
+        loop {
             let tried = self.queue.pop(now)?;
-            if !self.table.is_assumed(&tried.info.key) {
-                break tried;
+            if self.table.is_assumed(&tried.info.key) {
+                continue;
             }
-        };
-        if tried.info.terminating {
-            return Some(Todo::Skip(tried.info));
+            if tried.info.terminating {
+                return Some(Todo::Skip(tried.info));
+            }
+            let again = tried.clone();
+            let decided = catch("default-scheduler", || {
+                let siblings = siblings(&tried.info.pod);
+                self.decide(tried, siblings, dice)
+            });
+            match decided {
+                Ok(todo) => return Some(todo),
+                Err(panic) => {
+                    tracing::error!(ns = again.info.key.namespace, name = again.info.key.name, error = %panic, "pod not decided about");
+                    self.memo = Memo::default();
+                    self.table.forget(&again.info);
+                    self.queue.back(again, Ended::Failed, now);
+                }
+            }
         }
-        let siblings = siblings(&tried.info.pod);
-        Some(self.decide(tried, siblings, dice))
     }
 
     fn decide(&mut self, tried: Tried, siblings: Option<Labels>, dice: u64) -> Todo {

@@ -30,7 +30,7 @@ impl Plugin for ImageLocality {
         if node.facts.images.is_empty() {
             return 0;
         }
-        let sum: i64 = images(spec).map(|image| here(&tagged(image), node, table)).sum();
+        let sum = images(spec).map(|image| here(&tagged(image), node, table)).fold(0, i64::saturating_add);
         let containers = spec.containers.len() + spec.init_containers.as_ref().map_or(0, Vec::len);
         scaled(sum, i64::try_from(containers).unwrap_or(1))
     }

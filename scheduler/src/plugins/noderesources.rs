@@ -30,7 +30,7 @@ impl Plugin for Fit {
 
     fn score(&self, pod: &PodInfo, node: &Row, _table: &Table) -> i64 {
         let (all, used) = (&node.facts.allocatable, node.used_non_zero);
-        let shares = [(all.milli_cpu, used.0 + pod.non_zero.0), (all.memory, used.1 + pod.non_zero.1)];
+        let shares = [(all.milli_cpu, used.0.saturating_add(pod.non_zero.0)), (all.memory, used.1.saturating_add(pod.non_zero.1))];
         let scores: Vec<i64> = shares.iter().filter(|(all, _)| *all > 0).map(|(all, used)| left(*used, *all)).collect();
         if scores.is_empty() { 0 } else { scores.iter().sum::<i64>() / scores.len() as i64 }
     }
@@ -65,7 +65,8 @@ impl Plugin for BalancedAllocation {
         }
         let (all, used) = (&node.facts.allocatable, &node.used);
         let now = balance([(used.milli_cpu, all.milli_cpu), (used.memory, all.memory)]);
-        let then = balance([(used.milli_cpu + pod.requests.milli_cpu, all.milli_cpu), (used.memory + pod.requests.memory, all.memory)]);
+        let (cpu, memory) = (used.milli_cpu.saturating_add(pod.requests.milli_cpu), used.memory.saturating_add(pod.requests.memory));
+        let then = balance([(cpu, all.milli_cpu), (memory, all.memory)]);
         SCORE_MAX / 2 + (SCORE_MAX / 2 + then - now) / 2
     }
 
@@ -80,7 +81,7 @@ fn lacking(asks: &Resources, all: &Resources, used: &Resources, pods: usize) -> 
         reasons.push("Too many pods".to_owned());
     }
     let mut check = |name: &str, asks: i64, all: i64, used: i64| {
-        if asks > 0 && asks > all - used {
+        if asks > 0 && asks > all.saturating_sub(used) {
             reasons.push(format!("Insufficient {name}"));
             resolvable &= asks <= all;
         }

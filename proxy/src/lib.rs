@@ -12,6 +12,8 @@ pub mod bench;
 pub mod cni;
 mod conntrack;
 pub mod dns;
+#[doc(hidden)]
+pub mod dry;
 mod iptables;
 mod model;
 mod netlink;
@@ -72,6 +74,10 @@ pub enum Error {
     Netfilter(#[from] netlink::Error),
     #[error(transparent)]
     Link(#[from] cni::link::Error),
+    #[error(transparent)]
+    Panicked(#[from] api::faults::Panic),
+    #[error("{0} services could not be planned")]
+    Unplanned(usize),
     #[error("serve DNS on {address}: {why}")]
     Bind { address: std::net::SocketAddr, why: std::io::Error },
 }
@@ -89,7 +95,7 @@ pub async fn run(config: Config, caches: Caches, group: Group) -> Result<(), Err
     caches.of::<EndpointSlice>().synced().await;
     let mut sync = sync::Sync::new(config.mode, world, node, config.cluster_cidr, group.clone());
     sync.once().await?;
-    group.spawn(Box::pin(sync.keep_on()));
+    group.spawn_loop("service proxy", Box::pin(sync.keep_on()));
     Ok(())
 }
 

@@ -7,7 +7,11 @@ use std::{
     time::Duration,
 };
 
-use api::{Key, task::Group};
+use api::{
+    Key,
+    faults::{catch, catch_all},
+    task::Group,
+};
 use ipnet::Ipv4Net;
 use parking_lot::RwLock;
 use tokio::time::Instant;
@@ -54,15 +58,22 @@ impl Sync {
     /// One look, plan and act.
     ///
     /// # Errors
-    /// Where the rules could not be written; what changed is marked again, and the next call writes everything.
+    /// Where the rules could not be written; what changed is marked again, and the next call writes everything. Also where a service's rules
+    /// could not be planned: it is left as it is and marked again, all others are written.
     pub async fn once(&mut self) -> Result<(), Error> {
         let changed = self.world.take_changed();
-        if let Err(error) = self.apply(&changed).await {
-            self.unknown = true;
-            self.world.mark_changed(changed);
-            return Err(error);
+        match catch_all("service proxy", self.apply(&changed)).await {
+            Ok(Ok(left)) => {
+                let count = left.len();
+                self.world.mark_changed(left);
+                if count == 0 { Ok(()) } else { Err(Error::Unplanned(count)) }
+            }
+            failed => {
+                self.unknown = true;
+                self.world.mark_changed(changed);
+                failed.unwrap_or_else(|panic| Err(Error::Panicked(panic))).map(drop)
+            }
         }
-        Ok(())
     }
 
     /// Goes on for ever: rests until services change, or somebody has taken our rules away.
@@ -108,8 +119,18 @@ impl Sync {
         whole
     }
 
-    async fn apply(&mut self, changed: &HashSet<Key>) -> Result<(), Error> {
-        let planned: Vec<(Key, Vec<Portal>)> = changed.iter().map(|key| (key.clone(), self.plan(key))).collect();
+    /// The services that were left out, because they could not be planned.
+    async fn apply(&mut self, changed: &HashSet<Key>) -> Result<Vec<Key>, Error> {
+        let (mut planned, mut left) = (Vec::with_capacity(changed.len()), Vec::new());
+        for key in changed {
+            match catch("service proxy", || self.plan(key)) {
+                Ok(portals) => planned.push((key.clone(), portals)),
+                Err(panic) => {
+                    tracing::error!(%key, error = %panic, "a service's rules stay as they are");
+                    left.push(key.clone());
+                }
+            }
+        }
         if self.unknown {
             let site = self.site().await?;
             self.backend.write_all(site, &planned).await?;
@@ -118,7 +139,7 @@ impl Sync {
             self.backend.write(&planned).await?;
         }
         self.forget_flows(planned).await;
-        Ok(())
+        Ok(left)
     }
 
     async fn site(&self) -> Result<Site, Error> {

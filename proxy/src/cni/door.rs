@@ -35,7 +35,7 @@ pub fn serve(socket: &Path, group: &Group) -> io::Result<()> {
     let listener = UnixListener::bind(socket)?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
     let calls = group.clone();
-    group.spawn(async move {
+    group.spawn_loop("network plugin", async move {
         loop {
             match listener.accept().await {
                 // To its end, also while the group stops: half an attachment is nobody's.

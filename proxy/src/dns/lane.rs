@@ -5,7 +5,8 @@ use std::{future::Future, io, thread};
 use api::task::Group;
 use tokio::{runtime::Builder, select, sync::oneshot};
 
-/// Runs what `work` makes until it ends or the group stops; what that spawns runs on the same thread. The group waits for the thread as for a task.
+/// Runs what `work` makes until the group stops; what that spawns runs on the same thread. The group waits for the thread as for a task, and ends
+/// with it where it ends before.
 ///
 /// # Errors
 /// Where there is no thread to be had, or no descriptor to wait with.
@@ -23,9 +24,11 @@ pub fn run<F: Future<Output = ()>>(name: &str, group: &Group, work: impl FnOnce(
             }
         });
     })?;
+    let ends = group.clone();
     group.spawn_careful(async move {
         // Nothing is ever sent: it is dropped when the thread ends, however that is.
         let _ = ended.await;
+        ends.fail("lane", "a thread ended unasked");
     });
     Ok(())
 }
@@ -46,5 +49,14 @@ mod tests {
         run("lane", &group, work).unwrap();
         assert_eq!(begun.await.unwrap().as_deref(), Some("lane"), "what is spawned there runs there");
         assert!(group.drain(Duration::from_secs(5)).await);
+        assert_eq!(group.fault(), None);
+    }
+
+    #[tokio::test]
+    async fn a_lane_that_panics_ends_its_group() {
+        let group = Group::new();
+        run("lane", &group, || async { panic!("in the lane") }).unwrap();
+        tokio::time::timeout(Duration::from_secs(5), group.stopping()).await.unwrap();
+        assert_eq!(group.fault(), Some("lane: a thread ended unasked"));
     }
 }

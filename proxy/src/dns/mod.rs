@@ -37,6 +37,9 @@ mod tests;
 mod wire;
 mod zone;
 
+pub(crate) use index::Index;
+pub(crate) use zone::Zone;
+
 use crate::{
     Error,
     cni::link::{End, Net, mac_of},

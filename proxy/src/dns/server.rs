@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use api::task::Group;
+use api::{faults::catch, task::Group};
 use hickory_proto::{
     op::{Message, MessageType, ResponseCode},
     rr::{DNSClass, Name, Record, RecordType},
@@ -83,7 +83,7 @@ impl Server {
                 }
             })?;
         }
-        group.spawn(self.clone().serve_tcp(tcp, group.clone()));
+        group.spawn_loop("dns tcp", self.clone().serve_tcp(tcp, group.clone()));
         let server = self.clone();
         group.spawn(async move { server.forwarder.probe().await });
         Ok(())
@@ -100,8 +100,10 @@ impl Server {
             }
             let moment = Moment { generation: self.zone.generation(), now: Instant::now() };
             for (query, peer) in inbox.datagrams() {
-                if let Some(request) = self.answer(query, moment, &mut prepared, |bytes| outbox.add(Some(peer), bytes)) {
-                    self.later(query.to_vec(), request, socket.clone(), peer, &group);
+                match catch("dns", || self.answer(query, moment, &mut prepared, |bytes| outbox.add(Some(peer), bytes))) {
+                    Ok(Some(request)) => self.later(query.to_vec(), request, socket.clone(), peer, &group),
+                    Ok(None) => {}
+                    Err(panic) => tracing::error!(%peer, error = %panic, "a question is not answered"),
                 }
             }
             outbox.send(&socket).await;

@@ -1,0 +1,80 @@
+//! Caches -> rules and answers that go nowhere: for the fuzz targets.
+
+use std::net::Ipv4Addr;
+
+use api::Key;
+use client::Caches;
+use hickory_proto::rr::{Name, RecordType};
+
+use crate::{
+    dns::{Index, Zone},
+    iptables::rules::Fragment,
+    model::{Node, Portal, Site, portals},
+    nftables::Table,
+    world::World,
+};
+
+/// The model of both back ends and the cluster's zone, kept current by the caches.
+#[doc(hidden)]
+pub struct Dry {
+    world: World,
+    zone: Zone,
+}
+
+/// What came of one service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[doc(hidden)]
+pub struct Came {
+    pub portals: usize,
+    pub rules: usize,
+    pub answers: usize,
+}
+
+impl Dry {
+    pub fn follow(caches: &Caches) -> Self {
+        let index = Index::follow(caches);
+        index.set_complete();
+        Self { world: World::follow(caches), zone: Zone::new("cluster.local", Ipv4Addr::new(10, 96, 0, 10), index) }
+    }
+
+    /// Plans and asks for all services that changed since.
+    pub fn changed(&self) -> Vec<(Key, Came)> {
+        self.world.take_changed().into_iter().map(|key| (key.clone(), self.one(&key))).collect()
+    }
+
+    pub fn one(&self, key: &Key) -> Came {
+        let entry = self.world.entry(key);
+        let node = Node { name: "n1".into(), zone: "a".into(), answered_here: Vec::new() };
+        let slices = || entry.slices.values().map(|slice| &**slice);
+        let portals: Vec<Portal> = entry.service.iter().flat_map(|service| portals(service, slices(), &node)).collect();
+        let site = Site { node_ips: vec![Ipv4Addr::new(192, 0, 2, 1)], ..Site::default() };
+        let rules = Fragment::of(&portals, &site).chains.len();
+        let count = portals.len();
+        let _ = Table::default().full(site, &[(key.clone(), portals)]);
+        Came { portals: count, rules, answers: self.ask(key) }
+    }
+
+    /// All questions that a service's own names allow.
+    fn ask(&self, key: &Key) -> usize {
+        let entry = self.world.entry(key);
+        let own = format!("{}.{}.svc.cluster.local.", key.name, key.namespace);
+        let mut names = vec![own.clone(), format!("_p._tcp.{own}"), format!("{}.svc.cluster.local.", key.namespace)];
+        let ports = entry.service.iter().filter_map(|s| s.spec.as_ref()?.ports.as_ref()).flatten();
+        names.extend(ports.filter_map(|p| p.name.as_ref()).map(|port| format!("_{port}._tcp.{own}")));
+        let endpoints = entry.slices.values().flat_map(|s| s.endpoints.iter().flatten());
+        for endpoint in endpoints {
+            names.extend(endpoint.hostname.iter().map(|host| format!("{host}.{own}")));
+            let reverse = |ip: Ipv4Addr| ip.octets().iter().rev().map(u8::to_string).collect::<Vec<_>>().join(".") + ".in-addr.arpa.";
+            names.extend(endpoint.addresses.iter().filter_map(|a| a.parse().ok()).map(reverse));
+        }
+        let kinds = [RecordType::A, RecordType::AAAA, RecordType::SRV, RecordType::PTR, RecordType::ANY];
+        // What is no name is nothing that anybody could ask for.
+        let names = names.iter().filter_map(|name| Name::from_ascii(name).ok());
+        names.map(|name| kinds.iter().map(|kind| self.zone.answer(&name, *kind)).count()).sum()
+    }
+
+    /// Whether the service's own name has an address, and its rules.
+    pub fn knows(&self, namespace: &str, name: &str) -> bool {
+        self.one(&Key::new(namespace, name)).portals > 0
+    }
+}

@@ -22,7 +22,7 @@ const AGE_MIN: Duration = Duration::from_secs(120);
 /// Removes images of `runtime` while `group` lives, on the node named so.
 pub fn start(runtime: Runtime, recorder: Recorder, node_name: String, group: &Group) {
     let collector = Collector { runtime, recorder, node_name, seen: BTreeMap::new() };
-    group.spawn(Box::pin(collector.run()));
+    group.spawn_loop("image garbage collection", Box::pin(collector.run()));
 }
 
 struct Collector {

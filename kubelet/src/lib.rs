@@ -31,6 +31,8 @@ pub mod volumes;
 pub use config::{Config, OnPodCidr};
 pub use context::{Attempt, NodeContext, PodContext};
 pub use eviction::EvictionHard;
+#[doc(hidden)]
+pub use pods::rehearse;
 pub use run::{Agent, Error, clean, run, stop_pods};
 pub use serving::{Error as ServingError, Issued, Issuer};
 pub use view::{ContainerView, PodView, Pods};

@@ -85,13 +85,16 @@ impl Reporter {
     pub fn start(self, registered: &Node, group: &Group) {
         self.recorder.normal(&self.reference(), "Starting", "Starting kubelet.");
         let name = self.config.node_name.clone();
-        group.spawn(Box::pin(lease::renew(self.client.clone(), name, registered.metadata.uid.clone().unwrap_or_default())));
+        group.spawn_loop(
+            "node lease",
+            Box::pin(lease::renew(self.client.clone(), name, registered.metadata.uid.clone().unwrap_or_default())),
+        );
         let boot_id = registered.status.as_ref().and_then(|s| s.node_info.as_ref()).map(|i| i.boot_id.clone()).unwrap_or_default();
         if !boot_id.is_empty() && boot_id != self.machine.boot_id {
             let message = format!("Node {} has been rebooted, boot id: {}", self.config.node_name, self.machine.boot_id);
             self.recorder.warning(&self.reference(), "Rebooted", message);
         }
-        group.spawn(Box::pin(self.follow(registered.status.clone().unwrap_or_default())));
+        group.spawn_loop("node status", Box::pin(self.follow(registered.status.clone().unwrap_or_default())));
     }
 
     fn api(&self) -> Api<Node> {
@@ -100,10 +103,14 @@ impl Reporter {
 
     async fn try_register(&self) -> Result<Node, kube::Error> {
         let (name, wanted) = (&self.config.node_name, status::node(&self.config, &self.machine));
-        let there = self.api().get_opt(name).await?;
-        let Some(_) = there else { return self.api().create(&PostParams::default(), &wanted).await };
+        match client::watch::get::<Node>(&self.client, None, name).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => return self.api().create(&PostParams::default(), &wanted).await,
+            there => drop(there?),
+        }
         let metadata = json!({"labels": wanted.metadata.labels, "annotations": wanted.metadata.annotations});
-        self.api().patch(name, &PatchParams::default(), &Patch::Merge(json!({"metadata": metadata}))).await
+        let patch = Patch::Merge(json!({"metadata": metadata}));
+        let request = client::watch::requests::<Node>(None).patch(name, &PatchParams::default(), &patch);
+        client::watch::send(&self.client, request.map_err(kube::Error::BuildRequest)?).await.map(|node| node.object)
     }
 
     /// `before`: what was last said of the node, perhaps by an earlier run.
@@ -148,7 +155,7 @@ impl Reporter {
         }
         let body = json!({"metadata": {"uid": node.metadata.uid}, "status": status::whole(changes, &wanted)});
         match self.patch(body).await {
-            Ok(_) => {
+            Ok(()) => {
                 self.tell(&wanted, done);
                 (done.status, done.at) = (Some(wanted), Some(Instant::now()));
                 self.ready.send_if_modified(|was| std::mem::replace(was, is_ready) != is_ready);
@@ -161,8 +168,10 @@ impl Reporter {
         }
     }
 
-    async fn patch(&self, body: Value) -> Result<Node, kube::Error> {
-        self.api().patch_status(&self.config.node_name, &PatchParams::default(), &Patch::Strategic(body)).await
+    async fn patch(&self, body: Value) -> Result<(), kube::Error> {
+        let requests = client::watch::requests::<Node>(None);
+        let request = requests.patch_subresource("status", &self.config.node_name, &PatchParams::default(), &Patch::Strategic(body));
+        self.client.request_text(request.map_err(kube::Error::BuildRequest)?).await.map(drop)
     }
 
     /// The object is not there: deleted, or not seen yet.

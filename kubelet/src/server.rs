@@ -93,7 +93,7 @@ pub async fn serve(config: Config, node: Node, group: &Group) -> Result<SocketAd
     let acceptor = TlsAcceptor::from(tls::server_config(config.serving, &config.client_ca_pem)?);
     let gate = Gate::new(node.client.clone(), &config.node_name);
     let server = Arc::new(Server { node, gate, group: group.clone() });
-    group.spawn(Box::pin(accept(listener, acceptor, server)));
+    group.spawn_loop("node server", Box::pin(accept(listener, acceptor, server)));
     Ok(address)
 }
 

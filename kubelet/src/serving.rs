@@ -44,7 +44,7 @@ pub enum Error {
 pub async fn start(issuer: Issuer, group: &Group) -> Result<Arc<Serving>, Error> {
     let first = issue(&issuer).await?;
     let serving = Serving::new(&first.chain_pem, &first.key_pem)?;
-    group.spawn(Box::pin(keep_fresh(serving.clone(), issuer)));
+    group.spawn_loop("serving certificate", Box::pin(keep_fresh(serving.clone(), issuer)));
     Ok(serving)
 }
 

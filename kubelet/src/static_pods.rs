@@ -29,25 +29,28 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// Reads the directory, makes it where it is not there, and tells of all its pods now and whenever something in it changes.
 pub fn follow(dir: PathBuf, node_name: String, events: mpsc::Sender<Event>, group: &Group) -> io::Result<()> {
     fs::create_dir_all(&dir)?;
-    let watcher = watch(&dir).inspect_err(|error| tracing::warn!(%error, "manifests are looked for by time")).ok();
-    group.spawn(Box::pin(async move {
-        loop {
-            let (path, node) = (dir.clone(), node_name.clone());
-            let read = tokio::task::spawn_blocking(move || read(&path, &node)).await.unwrap_or_default();
-            if events.send(Event::Manifests(read.into_iter().map(Arc::new).collect())).await.is_err() {
-                return;
-            }
-            match &watcher {
-                None => tokio::time::sleep(CHECK_EVERY).await,
-                Some(watcher) => {
-                    if let Err(error) = watcher.next().await {
-                        return tracing::error!(%error, "manifests are not followed any more");
-                    }
-                    tokio::time::sleep(SETTLE).await;
+    let mut watcher = watch(&dir).inspect_err(|error| tracing::warn!(%error, "manifests are looked for by time")).ok();
+    group.spawn_loop(
+        "static pods",
+        Box::pin(async move {
+            loop {
+                let (path, node) = (dir.clone(), node_name.clone());
+                let read = tokio::task::spawn_blocking(move || read(&path, &node)).await.unwrap_or_default();
+                if events.send(Event::Manifests(read.into_iter().map(Arc::new).collect())).await.is_err() {
+                    return;
                 }
+                let Some(told) = &watcher else {
+                    tokio::time::sleep(CHECK_EVERY).await;
+                    continue;
+                };
+                if let Err(error) = told.next().await {
+                    tracing::error!(%error, "manifests are looked for by time");
+                    watcher = None;
+                }
+                tokio::time::sleep(SETTLE).await;
             }
-        }
-    }));
+        }),
+    );
     Ok(())
 }
 

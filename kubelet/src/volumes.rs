@@ -111,7 +111,7 @@ impl Manager {
             again: tokio::sync::Notify::new(),
         };
         let manager = Self { shared: Arc::new(shared) };
-        group.spawn(Box::pin(keep_current(manager.clone())));
+        group.spawn_loop("volumes", Box::pin(keep_current(manager.clone())));
         manager
     }
 

@@ -88,10 +88,10 @@ pub fn run(config: Config, stages: Stages, client: &Client, group: &Group) -> Ho
     let labels = if stages.read_labels() { Labels::Keep } else { Labels::Drop };
     for what in [What::Nodes, What::Pods] {
         let follow = Follow { client: client.clone(), what, labels, out: tell.clone() };
-        group.spawn(Box::pin(follow.run()));
+        group.spawn_loop("hollow watch", Box::pin(follow.run()));
     }
     let (say, registered) = watch::channel(0);
     let nodes = config.nodes;
-    group.spawn(Box::pin(Fleet::new(config, stages, client.clone(), say).run(news)));
+    group.spawn_loop("hollow nodes", Box::pin(Fleet::new(config, stages, client.clone(), say).run(news)));
     Hollow { registered, nodes }
 }

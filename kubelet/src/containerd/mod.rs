@@ -55,7 +55,7 @@ pub async fn start(layout: Layout, group: &Group) -> Result<Runtime, Error> {
     let runtime = Runtime::at(&layout.socket());
     let process = find_or_start(&layout, &runtime).await?;
     import_pause(&layout, &runtime).await?;
-    group.spawn(Box::pin(supervise(layout, runtime.clone(), process)));
+    group.spawn_loop("containerd", Box::pin(supervise(layout, runtime.clone(), process)));
     Ok(runtime)
 }
 

@@ -10,7 +10,7 @@ use api::k8s::api::core::v1::Pod;
 use crate::{container_config::requests, downward::Allocatable, meta};
 
 /// What the node can give.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Room {
     pub allocatable: Allocatable,
     pub pods_max: u32,
@@ -32,7 +32,7 @@ pub fn refusal(
     node_labels: Option<&std::collections::BTreeMap<String, String>>,
 ) -> Option<Refusal> {
     let used_pods = i64::try_from(others.len()).unwrap_or(i64::MAX);
-    let sum = |name: &str| others.iter().map(|p| requests(p, name)).sum::<i64>();
+    let sum = |name: &str| others.iter().map(|p| requests(p, name)).fold(0, i64::saturating_add);
     let of = room.allocatable;
     let resources = [
         ("pods", "pods", 1, used_pods, i64::from(room.pods_max)),
@@ -47,7 +47,7 @@ pub fn refusal(
         ),
     ];
     for (name, suffix, requested, used, capacity) in resources {
-        if requested > 0 && requested > capacity - used {
+        if requested > 0 && requested > capacity.saturating_sub(used) {
             let message = format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}");
             return Some(Refusal { reason: format!("OutOf{suffix}"), message });
         }

@@ -3,10 +3,17 @@
 use std::sync::Arc;
 
 use api::{Key, k8s::api::core::v1::Pod};
-use client::kube::{
-    Api, Client, Error,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+use client::{
+    kube::{
+        Client, Error,
+        api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+        core::Request,
+        core::request::Error as RequestError,
+    },
+    lenient,
+    watch::requests,
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::meta;
@@ -24,25 +31,39 @@ pub enum Answer {
 /// Changes the status of exactly this pod.
 pub async fn patch_status(client: &Client, pod: &Pod, changes: Value) -> Answer {
     let body = json!({"metadata": {"uid": meta::uid(pod)}, "status": changes});
-    let patched = of(client, pod).patch_status(meta::name(pod), &PatchParams::default(), &Patch::Strategic(body)).await;
-    answer(patched.map(Some), pod, "pod status not written")
+    let request = of(pod).patch_subresource("status", meta::name(pod), &PatchParams::default(), &Patch::Strategic(body));
+    answer(sent(client, request).await, pod, "pod status not written")
 }
 
 /// Deletes exactly this pod at once.
 pub async fn delete(client: &Client, pod: &Pod) -> Answer {
     let preconditions = Some(Preconditions { uid: Some(meta::uid(pod).into()), resource_version: None });
     let params = DeleteParams { grace_period_seconds: Some(0), preconditions, ..DeleteParams::default() };
-    let deleted = of(client, pod).delete(meta::name(pod), &params).await;
-    answer(deleted.map(|deleted| deleted.left()), pod, "pod not deleted")
+    answer(sent(client, of(pod).delete(meta::name(pod), &params)).await, pod, "pod not deleted")
 }
 
 pub async fn create(client: &Client, pod: &Pod) -> Answer {
-    let created = of(client, pod).create(&PostParams::default(), pod).await;
-    answer(created.map(Some), pod, "mirror pod not made")
+    let request = serde_json::to_vec(pod).map_err(RequestError::SerializeBody);
+    let request = request.and_then(|body| of(pod).create(&PostParams::default(), body));
+    answer(sent(client, request).await, pod, "mirror pod not made")
 }
 
-fn of(client: &Client, pod: &Pod) -> Api<Pod> {
-    Api::namespaced(client.clone(), meta::namespace(pod))
+fn of(pod: &Pod) -> Request {
+    requests::<Pod>(Some(meta::namespace(pod)))
+}
+
+/// The pod as it is now, unless the answer is that nothing is left of it.
+async fn sent(client: &Client, request: Result<http::Request<Vec<u8>>, RequestError>) -> Result<Option<Pod>, Error> {
+    #[derive(Deserialize)]
+    struct Answered {
+        kind: Option<String>,
+    }
+    let text = client.request_text(request.map_err(Error::BuildRequest)?).await?;
+    let answered: Answered = serde_json::from_str(&text).map_err(Error::SerdeError)?;
+    if answered.kind.as_deref() == Some("Status") {
+        return Ok(None);
+    }
+    lenient::decode(text.as_bytes()).map(|seen| Some(seen.object)).map_err(Error::SerdeError)
 }
 
 fn answer(result: Result<Option<Pod>, Error>, pod: &Pod, what: &'static str) -> Answer {

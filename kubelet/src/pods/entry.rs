@@ -9,7 +9,7 @@ use std::{
 use api::{
     k8s::api::core::v1::{Pod, PodSpec, PodStatus},
     task::Group,
-    time::Timestamp,
+    time::{Timestamp, after, span},
 };
 use cri::TaskEvent;
 
@@ -359,10 +359,10 @@ impl Entry {
 
     /// `activeDeadlineSeconds` after its start; `None` where it has none or has ended.
     fn deadline(&self) -> Option<Timestamp> {
-        let seconds = self.pod.spec.as_ref()?.active_deadline_seconds.and_then(|s| u64::try_from(s).ok())?;
+        let seconds = self.pod.spec.as_ref()?.active_deadline_seconds.filter(|s| *s >= 0)?;
         let status = self.memory.status.as_ref().or(self.pod.status.as_ref())?;
         let began = status.start_time.as_ref()?.0;
-        self.memory.stop.is_none().then(|| began + Duration::from_secs(seconds))
+        self.memory.stop.is_none().then(|| after(began, span(seconds)))
     }
 
     fn show_waiting(&mut self, plan: &Plan) -> Vec<(String, Waiting)> {

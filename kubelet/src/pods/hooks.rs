@@ -32,7 +32,7 @@ pub async fn run(work: &Work, container: &Container, id: &str, hook: &LifecycleH
         return asked.await.map_err(|error| format!("HTTP lifecycle hook ({path}) {} - error: {error}", who()));
     }
     if let Some(sleep) = &hook.sleep {
-        tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
+        tokio::time::sleep(api::time::span(sleep.seconds)).await;
         return Ok(());
     }
     Err("Cannot run handler: invalid handler: only exec, httpGet and sleep are run".into())

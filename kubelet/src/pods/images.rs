@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Instant};
 
 use api::k8s::api::core::v1::{Container, Pod, Secret};
-use client::kube::{Api, Client};
+use client::kube::Client;
 use cri::{AuthConfig, ImageSpec, ImageStatusRequest, PodSandboxConfig, PullImageRequest, Runtime};
 use tokio::sync::Semaphore;
 
@@ -119,11 +119,10 @@ impl Images {
 
     async fn pull_secrets(&self, pod: &Pod, tell: &Teller) -> Vec<Secret> {
         let names = pod.spec.iter().flat_map(|s| s.image_pull_secrets.iter().flatten()).map(|r| r.name.clone());
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), meta::namespace(pod));
         let (mut found, mut missing) = (Vec::new(), Vec::new());
         for name in names.filter(|name| !name.is_empty()) {
-            match api.get(&name).await {
-                Ok(secret) => found.push(secret),
+            match client::watch::get::<Secret>(&self.client, Some(meta::namespace(pod)), &name).await {
+                Ok(secret) => found.push(secret.object),
                 Err(_) => missing.push(name),
             }
         }

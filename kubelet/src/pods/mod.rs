@@ -23,6 +23,7 @@ mod probe;
 #[cfg(test)]
 mod real;
 mod registry_auth;
+mod rehearse;
 mod relist;
 mod restart;
 mod runtime;
@@ -32,9 +33,12 @@ mod stop;
 mod tell;
 mod termination;
 mod told;
+mod written;
 
 pub use admit::Room;
 pub use execute::{Deps, gone, remove_sandbox};
 pub use gate::Gate;
 pub use images::Images;
 pub use node_loop::{Event, start};
+#[doc(hidden)]
+pub use rehearse::rehearse;

@@ -9,7 +9,13 @@ use std::{
     time::Duration,
 };
 
-use api::{Key, k8s::api::core::v1::Pod, task::Group, time::Timestamp};
+use api::{
+    Key,
+    faults::{catch, catch_all},
+    k8s::api::core::v1::Pod,
+    task::Group,
+    time::{Timestamp, after},
+};
 use client::Cache;
 use cri::TaskEvent;
 use parking_lot::Mutex;
@@ -17,11 +23,10 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::{
     admit::{self, Room},
-    api_calls::{self, Answer},
+    api_calls::Answer,
     entry::{self, Doing, Entry, Origin, Worker},
     execute::{self, Deps, Outcome, Work},
     memory::StopCause,
-    patch,
     plan::{Call, grace_seconds},
     probe::{Finding, Prober},
     relist::{self, Listing},
@@ -31,16 +36,16 @@ use super::{
 };
 use crate::{
     ContainerView, PodView, Pods, container_config, meta,
-    metrics::{POD_START, STATUS_SYNC, WORKER_START},
+    metrics::{POD_START, WORKER_START},
 };
 
 /// Answers of tasks; each pod has at most a worker, a look and a write under way.
 const EVENTS_MAX: usize = 1024;
 const FINDINGS_MAX: usize = 256;
-/// After an API call for a pod failed.
-const API_RETRY: Duration = Duration::from_secs(2);
 /// After the runtime did not answer.
 const LOOK_RETRY: Duration = Duration::from_secs(1);
+/// After a pod's plan panicked.
+const PANIC_RETRY: Duration = Duration::from_secs(10);
 /// What the API calls a static pod's shadow.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
@@ -134,7 +139,7 @@ pub fn start(deps: Arc<Deps>, cache: Cache<Pod>, pods: Pods, room: Room, has_man
     let nudge = Arc::new(Notify::new());
     let (runtime, metrics) = (deps.runtime.clone(), deps.metrics.clone());
     let lookout = told::Lookout { runtime, active: active.1, nudge: nudge.clone(), out: events.clone(), metrics };
-    group.spawn(Box::pin(told::follow(lookout)));
+    group.spawn_loop("runtime events", Box::pin(told::follow(lookout)));
     let prober = Prober { deps: deps.clone(), group: group.clone(), findings: findings_in };
     let this = Loop {
         host_ips: deps.node.node_ips.iter().map(ToString::to_string).collect(),
@@ -158,7 +163,7 @@ pub fn start(deps: Arc<Deps>, cache: Cache<Pod>, pods: Pods, room: Room, has_man
         burstable_milli: None,
         serial: 0,
     };
-    group.spawn(Box::pin(this.run(inbox, findings, changed, has_manifests)));
+    group.spawn_loop("pods", Box::pin(this.run(inbox, findings, changed, has_manifests)));
     events
 }
 
@@ -175,19 +180,26 @@ impl Loop {
                 () = changed.notify.notified() => {}
                 Some(event) = inbox.recv() => {
                     manifests_read |= matches!(event, Event::Manifests(_));
-                    self.event(event);
+                    self.caught(|this| this.event(event));
                 }
-                Some(finding) = findings.recv() => self.found(&finding),
-                () = until(next) => self.fire(),
+                Some(finding) = findings.recv() => self.caught(|this| this.found(&finding)),
+                () = until(next) => self.caught(Self::fire),
             }
             let keys = std::mem::take(&mut *changed.keys.lock());
-            keys.iter().for_each(|key| self.changed(key));
+            keys.iter().for_each(|key| self.caught(|this| this.changed(key)));
             if !self.synced && api_synced && manifests_read {
                 self.synced = true;
-                self.sweep();
+                self.caught(Self::sweep);
             }
             let active = !self.synced || self.entries.values().any(Entry::is_active);
             self.active.send_if_modified(|was| std::mem::replace(was, active) != active);
+        }
+    }
+
+    /// What panics is about one pod: the others go on.
+    fn caught(&mut self, work: impl FnOnce(&mut Self)) {
+        if let Err(panic) = catch("pods", || work(self)) {
+            tracing::error!(error = %panic, "a pod is not brought on");
         }
     }
 
@@ -208,6 +220,15 @@ impl Loop {
     /// The API's pod of that name, as the cache has it now.
     fn changed(&mut self, key: &Key) {
         let now = self.cache.get(key);
+        if let Some(pod) = now.as_ref().filter(|_| self.cache.is_unreadable(key)) {
+            // What it wants is not known: what runs of it runs on, and of an end we can tell.
+            if let Some(entry) = self.entries.get_mut(meta::uid(pod)) {
+                let stands = Pod { metadata: pod.metadata.clone(), ..(*entry.pod).clone() };
+                entry.pod = Arc::new(stands);
+                self.step(meta::uid(pod));
+            }
+            return;
+        }
         let mirror = now.as_ref().filter(|pod| meta::annotation(pod, MIRROR).is_some());
         if mirror.is_some() || self.mirrors.contains_key(key) {
             let mirror = mirror.cloned();
@@ -267,7 +288,7 @@ impl Loop {
     }
 
     fn orphan(&mut self, uid: &str, listed: &relist::Listed) {
-        if self.entries.contains_key(uid) {
+        if self.entries.contains_key(uid) || self.cache.unreadable().iter().any(|pod| meta::uid(pod) == uid) {
             return;
         }
         let mut pod = Pod::default();
@@ -307,7 +328,10 @@ impl Loop {
         let (deps, events, uid) = (self.deps.clone(), self.events.clone(), uid.to_owned());
         self.group.spawn(Box::pin(async move {
             tokio::time::sleep(pause).await;
-            let seen = execute::look(&deps, &uid).await;
+            let seen = catch_all("pods", execute::look(&deps, &uid)).await.unwrap_or_else(|panic| {
+                tracing::error!(uid, error = %panic, "a pod was not looked at");
+                None
+            });
             if seen.is_none() {
                 tokio::time::sleep(LOOK_RETRY).await;
             }
@@ -392,8 +416,16 @@ impl Loop {
         }
     }
 
-    /// Brings one pod on: plans, shows, and begins what is to be done.
+    /// Brings one pod on: plans, shows, and begins what is to be done. One that panics is tried again after a while.
     pub(super) fn step(&mut self, uid: &str) {
+        if let Err(panic) = catch("pods", || self.step_once(uid)) {
+            let pod = self.entries.get(uid).map(|entry| meta::format(&entry.pod));
+            tracing::error!(pod, uid, error = %panic, "the pod is not brought on; trying again");
+            self.wake(uid, Some(after(Timestamp::now(), PANIC_RETRY)));
+        }
+    }
+
+    fn step_once(&mut self, uid: &str) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let Some((plan, newly)) = entry.advance(&self.host_ips, Timestamp::now()) else { return };
         let tell = Teller::about(&self.deps.recorder, &entry.pod);
@@ -445,7 +477,8 @@ impl Loop {
         let work = Work { deps: self.deps.clone(), pod: entry.pod.clone(), runtime, tell, events: self.events.clone() };
         let (events, uid) = (self.events.clone(), uid.to_owned());
         group.spawn(Box::pin(async move {
-            let outcomes = work.run(calls).await;
+            let outcomes = catch_all("pods", work.run(calls)).await;
+            let outcomes = outcomes.unwrap_or_else(|panic| vec![Outcome::Failed { error: panic.to_string() }]);
             let _ = events.send(Event::Worked { uid, serial, outcomes }).await;
         }));
     }
@@ -477,80 +510,7 @@ impl Loop {
         self.pods.put(uid, PodView { pod: Arc::new(pod), sandbox_id, containers: containers.collect() });
     }
 
-    /// Writes the status where the API's differs; one write at a time.
-    pub(super) fn write(&mut self, uid: &str) {
-        let Some(entry) = self.entries.get_mut(uid) else { return };
-        let (Some(shown), Some(status)) = (entry.shown.clone(), entry.memory.status.clone()) else { return };
-        let repeats = entry.written.as_ref().is_some_and(|(written, at)| *written == status && revision(&shown) <= *at);
-        if entry.writing || entry.deleting || repeats {
-            return;
-        }
-        let there = shown.status.clone().unwrap_or_default();
-        let Some(changes) = patch::between(&there, &status) else { return };
-        entry.writing = true;
-        let (deps, events, uid) = (self.deps.clone(), self.events.clone(), uid.to_owned());
-        self.group.spawn(Box::pin(async move {
-            let answer = deps.metrics.timed(STATUS_SYNC, "", api_calls::patch_status(&deps.client, &shown, changes)).await;
-            if matches!(answer, Answer::Failed) {
-                tokio::time::sleep(API_RETRY).await;
-            }
-            let _ = events.send(Event::Wrote { uid, status: Box::new(status), answer }).await;
-        }));
-    }
-
-    fn wrote(&mut self, uid: &str, status: api::k8s::api::core::v1::PodStatus, answer: Answer) {
-        let Some(entry) = self.entries.get_mut(uid) else { return };
-        entry.writing = false;
-        match answer {
-            Answer::Done(pod) => {
-                entry.written = Some((status, revision(&pod)));
-                if entry.shown.as_ref().is_some_and(|known| revision(known) < revision(&pod)) {
-                    entry.shown = Some(pod);
-                }
-            }
-            // The watch will say so too.
-            Answer::Gone => entry.shown = None,
-            Answer::Failed => {}
-        }
-        self.write(uid);
-        self.finish(uid);
-    }
-
-    /// Lets go of a pod of which nothing is left: first its API object, then our own entry.
-    fn finish(&mut self, uid: &str) {
-        let Some(entry) = self.entries.get_mut(uid).filter(|e| e.is_finished() && !e.looking) else { return };
-        let api = entry.shown.clone().filter(|_| entry.origin == Origin::Api);
-        let Some(pod) = api else {
-            self.forget(uid);
-            return;
-        };
-        if entry.writing || std::mem::replace(&mut entry.deleting, true) {
-            return;
-        }
-        let (client, events, uid) = (self.deps.client.clone(), self.events.clone(), uid.to_owned());
-        self.group.spawn(Box::pin(async move {
-            let answer = api_calls::delete(&client, &pod).await;
-            if matches!(answer, Answer::Failed) {
-                tokio::time::sleep(API_RETRY).await;
-            }
-            let _ = events.send(Event::Deleted { uid, answer }).await;
-        }));
-    }
-
-    fn deleted(&mut self, uid: &str, answer: &Answer) {
-        let Some(entry) = self.entries.get_mut(uid) else { return };
-        match answer {
-            Answer::Failed => {
-                entry.deleting = false;
-                self.finish(uid);
-            }
-            Answer::Gone => self.forget(uid),
-            // Finalizers may hold it: it is forgotten when the watch says so.
-            Answer::Done(_) => {}
-        }
-    }
-
-    fn forget(&mut self, uid: &str) {
+    pub(super) fn forget(&mut self, uid: &str) {
         // Whatever held its objects last: nobody watches them for a pod that is no more.
         self.deps.volumes.forget(uid);
         self.wake(uid, None);
@@ -566,8 +526,13 @@ impl Loop {
     /// The burstable class gets what all its pods ask for.
     fn burstable(&mut self) {
         let burstable = |e: &&Entry| container_config::qos::class(&e.pod) == container_config::qos::QosClass::Burstable;
-        let milli =
-            self.entries.values().filter(|e| e.is_alive()).filter(burstable).map(|e| container_config::cpu_request_milli(&e.pod)).sum();
+        let milli = self
+            .entries
+            .values()
+            .filter(|e| e.is_alive())
+            .filter(burstable)
+            .map(|e| container_config::cpu_request_milli(&e.pod))
+            .fold(0, i64::saturating_add);
         if self.burstable_milli == Some(milli) {
             return;
         }

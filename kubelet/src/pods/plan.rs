@@ -104,7 +104,7 @@ fn sandbox(world: World<'_>) -> Plan {
         calls.push(Call::StopPod { grace_seconds: grace_seconds(world.pod) });
     }
     if needs_sandbox(world) {
-        let attempt = world.runtime.sandboxes.first().map_or(0, |s| s.attempt + 1);
+        let attempt = world.runtime.sandboxes.first().map_or(0, |s| s.attempt.saturating_add(1));
         calls.push(Call::CreateSandbox { attempt });
     }
     Plan { calls, ..Plan::default() }
@@ -162,7 +162,7 @@ pub(super) fn one(world: World<'_>, container: &Container, plan: &mut Plan, star
             }
             match world.memory.crash_until(&container.name, exit, world.now) {
                 Some(until) => back_off(world, container, until, plan),
-                None => start(world, container, ended.restart_count + 1, plan, starts),
+                None => start(world, container, ended.restart_count.saturating_add(1), plan, starts),
             }
             true
         }
@@ -192,7 +192,7 @@ fn stop_if_unfit(world: World<'_>, container: &Container, running: &runtime::Con
         message += ", will be restarted";
         // Where any exit restarts it, the next plan does, after its back-off. Elsewhere the exit must not decide.
         if !restart::after_exit(world.spec, container, 0) {
-            starts.push(Start { container: container.name.clone(), restart_count: running.restart_count + 1 });
+            starts.push(Start { container: container.name.clone(), restart_count: running.restart_count.saturating_add(1) });
         }
     }
     plan.calls.push(Call::StopContainer { id: running.id.clone(), name: container.name.clone(), message, grace_seconds: grace });
@@ -247,7 +247,7 @@ impl Plan {
 pub fn grace_seconds(pod: &Pod) -> u32 {
     let deletion = pod.metadata.deletion_grace_period_seconds;
     let own = deletion.or(pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds));
-    own.and_then(|seconds| u32::try_from(seconds.max(0)).ok()).unwrap_or(30)
+    own.map_or(30, |seconds| u32::try_from(seconds.max(0)).unwrap_or(u32::MAX))
 }
 
 /// Identifies the part of a container whose change restarts it: its name and image, as upstream
@@ -268,7 +268,7 @@ fn restarts_before(pod: &Pod, container: &str) -> u32 {
     let lists = [&status.container_statuses, &status.init_container_statuses];
     let found = lists.into_iter().flatten().flatten().find(|s| s.name == container);
     let ran = found.filter(|s| s.container_id.is_some());
-    ran.and_then(|s| u32::try_from(s.restart_count).ok()).map_or(0, |count| count + 1)
+    ran.and_then(|s| u32::try_from(s.restart_count).ok()).map_or(0, |count| count.saturating_add(1))
 }
 
 #[cfg(test)]

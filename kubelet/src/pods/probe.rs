@@ -9,9 +9,10 @@ use std::{
 };
 
 use api::{
+    faults::catch_all,
     k8s::api::core::v1::{Container, Pod, Probe},
     task::Group,
-    time::Timestamp,
+    time::{Timestamp, after, span},
 };
 use tokio::sync::mpsc;
 
@@ -150,15 +151,19 @@ impl Task {
     }
 
     async fn run(mut self) {
-        let seconds = |value: Option<i32>, default: u64| value.and_then(|v| u64::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default);
+        let seconds = |value: Option<i32>, default: i32| span(value.filter(|v| *v > 0).unwrap_or(default));
         let count = |value: Option<i32>, default: u32| value.and_then(|v| u32::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default);
-        let period = Duration::from_secs(seconds(self.probe.period_seconds, 10));
-        let limit = Duration::from_secs(seconds(self.probe.timeout_seconds, 1));
+        let period = seconds(self.probe.period_seconds, 10);
+        let limit = seconds(self.probe.timeout_seconds, 1);
         let (good_min, bad_min) = (count(self.probe.success_threshold, 1), count(self.probe.failure_threshold, 3));
         self.initial_delay().await;
         let (mut last, mut in_a_row) = (None, 0_u32);
         loop {
-            let health = self.once(limit).await;
+            let Ok(health) = catch_all("probe", self.once(limit)).await else {
+                // It says nothing about the container.
+                tokio::time::sleep(period).await;
+                continue;
+            };
             in_a_row = if last == Some(health) { in_a_row.saturating_add(1) } else { 1 };
             last = Some(health);
             let needed = if health == Health::Good { good_min } else { bad_min };
@@ -170,8 +175,7 @@ impl Task {
     }
 
     async fn initial_delay(&self) {
-        let delay = self.probe.initial_delay_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(0);
-        let ready_at = self.started_at + Duration::from_secs(delay);
+        let ready_at = after(self.started_at, span(self.probe.initial_delay_seconds.unwrap_or(0)));
         let left = ready_at.duration_since(Timestamp::now());
         if left.is_positive() {
             tokio::time::sleep(left.unsigned_abs()).await;

@@ -61,11 +61,15 @@ pub fn rotate(log_dir: &Path, limits: Limits, pods: Pods, runtime: Runtime, grou
         due: BTreeSet::new(),
     };
     rotation.watch(log_dir.to_owned())?;
-    group.spawn(Box::pin(async move {
-        if let Err(error) = rotation.run().await {
-            tracing::error!(%error, "logs are not rotated any more");
-        }
-    }));
+    group.spawn_loop(
+        "log rotation",
+        Box::pin(async move {
+            while let Err(error) = rotation.run().await {
+                tracing::error!(%error, "logs are not watched; trying again");
+                tokio::time::sleep(rotation.limits.pause).await;
+            }
+        }),
+    );
     Ok(())
 }
 

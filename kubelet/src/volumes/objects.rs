@@ -14,14 +14,11 @@ use api::{
     k8s::api::core::v1::{ConfigMap, Pod, Secret, Volume},
     task::Group,
 };
-use client::kube::{
-    self, Api,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, watch_object},
-    },
+use client::{
+    kube,
+    lenient::Seen,
+    watch::{Change, Query},
 };
-use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
@@ -190,13 +187,13 @@ impl Objects {
         let entry = Entry { users: HashSet::new(), state: watch::channel(Object::Unknown).0, watching: self.shared.group.child() };
         let (shared, state, about) = (self.shared.clone(), entry.state.clone(), reference.clone());
         match reference {
-            Reference::ConfigMap(key) => {
-                let api = Api::<ConfigMap>::namespaced(self.shared.client.clone(), &key.namespace);
-                entry.watching.spawn(Box::pin(follow(api, about, shared, state, |o| Object::ConfigMap(Arc::new(o)))));
+            Reference::ConfigMap(_) => {
+                entry
+                    .watching
+                    .spawn_loop("config map", Box::pin(follow(about, shared, state, |o: ConfigMap| Object::ConfigMap(Arc::new(o)))));
             }
-            Reference::Secret(key) => {
-                let api = Api::<Secret>::namespaced(self.shared.client.clone(), &key.namespace);
-                entry.watching.spawn(Box::pin(follow(api, about, shared, state, |o| Object::Secret(Arc::new(o)))));
+            Reference::Secret(_) => {
+                entry.watching.spawn_loop("secret", Box::pin(follow(about, shared, state, |o: Secret| Object::Secret(Arc::new(o)))));
             }
         }
         entry
@@ -236,34 +233,32 @@ impl All {
     }
 }
 
-async fn follow<K>(api: Api<K>, about: Reference, shared: Arc<Shared>, state: watch::Sender<Object>, wrap: fn(K) -> Object)
+async fn follow<K>(about: Reference, shared: Arc<Shared>, state: watch::Sender<Object>, wrap: fn(K) -> Object)
 where
     K: client::Object,
 {
-    let mut events = Box::pin(watch_object(api, &about.key().name).default_backoff());
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(Some(object)) => shared.publish(&about, &state, wrap(object)),
-            Ok(None) => shared.publish(&about, &state, Object::Missing),
-            Err(error) => {
-                tracing::warn!(ns = about.key().namespace, name = about.key().name, kind = about.kind(), %error, "watch failed; trying again");
-                // What was seen before stays good while the server is away.
-                if matches!(*state.borrow(), Object::Unknown | Object::Failed(_)) {
-                    let why = format!("failed to fetch {} {}: {}", about.kind(), about.key(), said(&error));
-                    shared.publish(&about, &state, Object::Failed(why));
-                }
-            }
+    let (client, query) = (shared.client.clone(), Query::named(&about.key().namespace, &about.key().name));
+    let show = |seen: Option<Seen<K>>| match seen {
+        None => shared.publish(&about, &state, Object::Missing),
+        Some(Seen { object, fault: None }) => shared.publish(&about, &state, wrap(object)),
+        Some(Seen { fault: Some(why), .. }) => failed(&about, &shared, &state, &format!("it cannot be read: {why}")),
+    };
+    client::watch::follow(client, query, |change| match change {
+        Change::Listed(all) => show(all.into_iter().next()),
+        Change::Put(seen) => show(Some(seen)),
+        Change::Gone(_) => show(None),
+        Change::Failed(error) => {
+            tracing::warn!(ns = about.key().namespace, name = about.key().name, kind = about.kind(), %error, "watch failed; trying again");
+            failed(&about, &shared, &state, &tokens::said(&error));
         }
-    }
+    })
+    .await;
 }
 
-fn said(error: &watcher::Error) -> String {
-    match error {
-        watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => {
-            tokens::said(error)
-        }
-        watcher::Error::WatchError(status) => status.message.clone(),
-        other => other.to_string(),
+/// What was seen before stays good while the server is away, or the object cannot be read.
+fn failed(about: &Reference, shared: &Shared, state: &watch::Sender<Object>, why: &str) {
+    if matches!(*state.borrow(), Object::Unknown | Object::Failed(_)) {
+        shared.publish(about, state, Object::Failed(format!("failed to fetch {} {}: {why}", about.kind(), about.key())));
     }
 }
 
@@ -291,6 +286,7 @@ fn of_volume<'a>(volume: &'a Volume, maps: &mut Vec<&'a str>, secrets: &mut Vec<
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use futures::StreamExt;
     use http_body::Frame;
     use http_body_util::StreamBody;
 

@@ -10,7 +10,7 @@ use client::kube::config::{KubeConfigOptions, Kubeconfig};
 use crate::{
     flags::{AgentVerbFlags, HollowFlags},
     progress::Progress,
-    server::told_to_end,
+    server::{told_to_end, unfaulted},
 };
 
 /// How long an orderly end may take before we go anyway.
@@ -38,7 +38,7 @@ pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
         () = registered => {}
     }
     group.drain(END_BOUND).await;
-    Ok(())
+    unfaulted(&group)
 }
 
 async fn kubeconfig(flags: &AgentVerbFlags) -> anyhow::Result<client::kube::Config> {

@@ -57,7 +57,13 @@ pub async fn run(flags: ServerFlags) -> anyhow::Result<()> {
     progress.say(&format!("\nNow try:\n  kubectl --kubeconfig {} get namespaces", control.dirs.kubeconfig().display()));
     told_to_end(&control.group).await;
     control.end().await;
-    Ok(())
+    unfaulted(&control.group)
+}
+
+/// # Errors
+/// What ended the group unasked: the process tells whoever started it.
+pub fn unfaulted(group: &Group) -> anyhow::Result<()> {
+    group.fault().map_or(Ok(()), |fault| bail!("{fault}"))
 }
 
 impl Control {
@@ -81,7 +87,7 @@ impl Control {
 
         let etcd = (!flags.etcd_servers.is_empty()).then(|| store.clone());
         if let Some(etcd) = &etcd {
-            group.spawn(forget_history(etcd.clone()));
+            group.spawn_loop("compaction", forget_history(etcd.clone()));
         }
         let tokens = Arc::new(Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public())?);
         let gates = auth::gates(&tokens);

@@ -196,7 +196,7 @@ impl Certs {
     /// Keeps the leaves fresh while the group runs.
     pub fn keep_fresh(self: &Arc<Self>, group: &Group) {
         let certs = self.clone();
-        group.spawn(async move {
+        group.spawn_loop("certificates", async move {
             loop {
                 tokio::time::sleep(CHECK).await;
                 match certs.renew(Timestamp::now()) {

@@ -83,7 +83,7 @@ impl Engine {
             metrics: Metrics::new(),
             fairness: OnceLock::new(),
         });
-        engine.group.spawn(follow::run(engine.clone()));
+        engine.group.spawn_loop("watch cache", follow::run(engine.clone()));
         for authorizer in &engine.gates.authorizers {
             authorizer.start(&engine);
         }

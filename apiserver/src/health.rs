@@ -61,10 +61,13 @@ impl Latch {
 }
 
 impl Health {
-    /// With `ping`, and with `shutdown`, which fails readiness as soon as the group stops.
+    /// With `ping`; `loops`, which fails for good once a task that should run for ever has ended (in this group or a part of it); and
+    /// `shutdown`, which fails readiness as soon as the group stops.
     pub fn new(group: &Group) -> Arc<Self> {
         let health = Self { checks: RwLock::default() };
         health.add(Where::Everywhere, "ping", at_once(|| Ok(())));
+        let loops = group.clone();
+        health.add(Where::Everywhere, "loops", at_once(move || loops.fault().map_or(Ok(()), |fault| Err(fault.to_owned()))));
         let group = group.clone();
         let running = move || if group.is_stopping() { Err("process is shutting down".to_owned()) } else { Ok(()) };
         health.add(Where::Ready, "shutdown", at_once(running));
@@ -224,9 +227,9 @@ mod tests {
         let health = Health::new(&group);
         let latch = health.hook("rbac/bootstrap-roles");
         let ask = async |path: &str, query: &str| ask(&health, path, query).await;
-        let bad = "[+]ping ok\n[-]poststarthook/rbac/bootstrap-roles failed: reason withheld\nlivez check failed\n";
+        let bad = "[+]ping ok\n[+]loops ok\n[-]poststarthook/rbac/bootstrap-roles failed: reason withheld\nlivez check failed\n";
         assert_eq!(ask("/livez", "").await, Some((500, bad.into())));
-        let good = "[+]ping ok\n[+]poststarthook/rbac/bootstrap-roles excluded: ok\nlivez check passed\n";
+        let good = "[+]ping ok\n[+]loops ok\n[+]poststarthook/rbac/bootstrap-roles excluded: ok\nlivez check passed\n";
         assert_eq!(ask("/livez", "verbose=true&exclude=poststarthook/rbac/bootstrap-roles").await, Some((200, good.into())));
         assert_eq!(
             ask("/healthz/poststarthook/rbac/bootstrap-roles", "").await,
@@ -239,6 +242,22 @@ mod tests {
         assert_eq!(ask("/version", "").await, None);
         let warned = ask("/livez", "verbose&exclude=x").await.unwrap().1;
         assert!(warned.contains("warn: some health checks cannot be excluded: no matches for \"x\"\n"), "{warned}");
+    }
+
+    #[tokio::test]
+    async fn a_loop_that_ended_is_seen() {
+        let group = Group::new();
+        let health = Health::new(&group);
+        // A part of the house, so that the house still answers.
+        let part = group.child();
+        part.spawn_loop("deployment-controller", async { panic!("no way on") });
+        part.stopping().await;
+        for endpoint in ["/livez", "/readyz", "/healthz"] {
+            let text = ask(&health, endpoint, "").await.unwrap();
+            assert!(text.0 == 500 && text.1.contains("[-]loops failed: reason withheld\n"), "{text:?}");
+        }
+        let why = "internal server error: deployment-controller: panic: no way on\n";
+        assert_eq!(ask(&health, "/livez/loops", "").await, Some((500, why.to_owned())));
     }
 
     #[tokio::test]
@@ -260,8 +279,7 @@ mod tests {
         health.probe(store.clone());
         let began = Instant::now();
         let asks = (0..20).map(|_| ask(&health, "/readyz", ""));
-        let bad =
-            "[+]ping ok\n[-]etcd failed: reason withheld\n[-]etcd-readiness failed: reason withheld\n[+]shutdown ok\nreadyz check failed\n";
+        let bad = "[+]ping ok\n[+]loops ok\n[-]etcd failed: reason withheld\n[-]etcd-readiness failed: reason withheld\n[+]shutdown ok\nreadyz check failed\n";
         for answer in futures::future::join_all(asks).await {
             assert_eq!(answer, Some((500, bad.to_owned())));
         }

@@ -152,6 +152,7 @@ impl Metrics {
         );
         let (major, minor, git) = (crate::version::MAJOR, crate::version::MINOR, crate::version::GIT_VERSION);
         line(&mut out, &format!("kubernetes_build_info{{git_version=\"{git}\",major=\"{major}\",minor=\"{minor}\"}}"), 1.0);
+        out.push_str(&api::faults::metrics());
         process_text(&mut out);
         out
     }

@@ -38,5 +38,5 @@ on_every_store! {
     watches: resumed_without_gap, selections, streaming_list, bookmarks, too_old_is_gone;
     garbage: finalizers_hold, background, foreground, orphans, an_owner_that_never_was, a_namespace_goes_with_its_contents;
     access: nobody_and_anybody, roles_allow, tokens, reviews;
-    workloads: a_deployment_makes_pods, a_rolling_update, scale, evictions, budgets, aggregated_roles, addresses_of_services, events_and_nodes;
+    workloads: a_deployment_makes_pods, a_rolling_update, odd_objects_stop_no_loop, scale, evictions, budgets, aggregated_roles, addresses_of_services, events_and_nodes;
 }

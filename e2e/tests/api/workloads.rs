@@ -61,6 +61,39 @@ pub async fn a_deployment_makes_pods(w: &World) {
     pods_of(w, "web", 0).await;
 }
 
+/// Seconds of any number, and the null that upstream's own conformance test writes.
+pub async fn odd_objects_stop_no_loop(w: &World) {
+    let mut odd = deployment("odd", 1);
+    odd["spec"]["progressDeadlineSeconds"] = 2_147_483_647.into();
+    odd["spec"]["minReadySeconds"] = 2_147_483_646.into();
+    w.api.post(DEPLOYMENTS, &odd).await.expect(201);
+    let pods = pods_of(w, "odd", 1).await;
+    let service = object("v1", "Service", "odd", json!({"spec": {"selector": {"app": "odd"}, "ports": [{"port": 80}]}}));
+    w.api.post(SERVICES, &service).await.expect(201);
+    let ready = json!([{"type": "Ready", "status": "True", "lastTransitionTime": null}]);
+    let status = json!({"status": {"phase": "Running", "podIP": "10.9.9.9", "podIPs": [{"ip": "10.9.9.9"}], "conditions": ready}});
+    w.api.patch(&format!("{PODS}/{}/status", names(&pods)[0]), Patch::Merge, &status).await.expect(200);
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io/service-name%3Dodd";
+    let sliced = async || {
+        let list = w.api.get(slices).await.expect(200);
+        let name = names(&list).first().map(|name| (*name).to_owned());
+        if list.to_string().contains("10.9.9.9") { Ok(name) } else { Err(list) }
+    };
+    let before = eventually("the pod is behind its service", SOON, sliced).await;
+    let conditions = json!([{"type": "Odd", "status": "True", "reason": "Odd", "message": "", "lastTransitionTime": null}]);
+    let path = format!("{SERVICES}/odd/status");
+    w.api.patch(&path, Patch::Merge, &json!({"status": {"conditions": conditions}})).await.expect(200);
+    // What comes after it is seen by the same loops, and the slice is the same one.
+    w.api.patch(&format!("{SERVICES}/odd"), Patch::Merge, &json!({"metadata": {"labels": {"later": "yes"}}})).await.expect(200);
+    eventually("the slice has the service's new label", SOON, async || {
+        let list = w.api.get(&format!("{slices},later%3Dyes")).await.expect(200);
+        if names(&list).first().map(|name| (*name).to_owned()) == before { Ok(()) } else { Err(list) }
+    })
+    .await;
+    w.api.post(DEPLOYMENTS, &deployment("plain", 1)).await.expect(201);
+    pods_of(w, "plain", 1).await;
+}
+
 pub async fn a_rolling_update(w: &World) {
     w.api.post(DEPLOYMENTS, &deployment("roll", 2)).await.expect(201);
     pods_of(w, "roll", 2).await;

@@ -4,6 +4,7 @@
 //! repeats it: the seed, and with `SKIFF_FUZZ_INPUTS` the number of inputs to the failure.
 
 mod corpus;
+mod loops;
 mod mutate;
 mod requests;
 mod run;

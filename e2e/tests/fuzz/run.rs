@@ -24,8 +24,17 @@ enum Until {
 
 impl Run {
     pub fn new(target: &'static str) -> Self {
+        Self::within(target, budget(TARGETS))
+    }
+
+    /// For a target whose inputs are whole histories: half of the time, beside the others.
+    pub fn long(target: &'static str) -> Self {
+        Self::within(target, budget(2))
+    }
+
+    fn within(target: &'static str, budget: Duration) -> Self {
         let seed = number("SKIFF_SEED").unwrap_or(SEED);
-        let until = number("SKIFF_FUZZ_INPUTS").map_or_else(|| Until::Time(Instant::now() + budget()), Until::Inputs);
+        let until = number("SKIFF_FUZZ_INPUTS").map_or_else(|| Until::Time(Instant::now() + budget), Until::Inputs);
         println!("SKIFF_SEED={seed}");
         Self { seed, target, until, inputs: 0 }
     }
@@ -38,6 +47,11 @@ impl Run {
         };
         self.inputs += u64::from(goes_on);
         goes_on
+    }
+
+    /// One more within what [`Run::next`] allowed.
+    pub fn count(&mut self) {
+        self.inputs += 1;
     }
 
     pub fn end(self) {
@@ -56,8 +70,8 @@ impl Drop for Run {
     }
 }
 
-fn budget() -> Duration {
-    Duration::from_millis(number("SKIFF_FUZZ_SECONDS").unwrap_or(60) * 1000 / TARGETS)
+fn budget(parts: u64) -> Duration {
+    Duration::from_millis(number("SKIFF_FUZZ_SECONDS").unwrap_or(60) * 1000 / parts)
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -6,6 +6,7 @@
 mod house;
 mod laws;
 mod nodes;
+mod odd;
 mod settle;
 mod steady;
 mod story;

@@ -13,6 +13,7 @@ use crate::{
     house::House,
     laws::{self, Watched},
     nodes::{Luck, Nodes},
+    odd,
     settle::unsettled,
     steady::Clock,
     user::{Manners, NODES, User},
@@ -74,11 +75,13 @@ async fn story(seed: u64) {
         let longest = if step % 10 == 9 { 60_000 } else { 4000 };
         sleep(Duration::from_millis(dice.random_range(1..longest))).await;
         check(&watched, &user, step);
+        odd::check(&house);
     }
     house.set(Faults::default());
     nodes.be_lucky();
     user.mend(&house, &mut nodes).await;
     settle(&house, &watched, &user).await;
+    odd::check(&house);
     let revision = watched.lock().objects.values().map(|o| o.rev).max();
     println!("{} s of simulated time, revision {revision:?}", start.elapsed().as_secs());
     assert!(house.group.drain(Duration::from_secs(60)).await, "tasks did not end");

@@ -9,6 +9,7 @@ use crate::{
     house::{Asker, House},
     laws::Watched,
     nodes::{self, Nodes},
+    odd,
 };
 
 const NAMESPACES: [&str; 3] = ["red", "green", "blue"];
@@ -92,11 +93,12 @@ impl User {
         let ports = if wants_port { json!([{"containerPort": 80, "hostPort": HOST_PORT}]) } else { json!([{"containerPort": 80}]) };
         let container = json!({"name": "c", "image": "i:0", "ports": ports, "resources": {"requests": {"cpu": cpu}}});
         let labels = json!({"app": name});
-        let spec = json!({
+        let mut spec = json!({
             "replicas": self.size(wants_port), "minReadySeconds": *[0, 0, 3].choose(&mut self.dice).unwrap(),
             "strategy": self.strategy(), "selector": {"matchLabels": labels},
             "template": {"metadata": {"labels": labels}, "spec": {"terminationGracePeriodSeconds": 5, "containers": [container]}},
         });
+        odd::spice(&mut spec, &mut self.dice);
         let body = json!({"metadata": {"name": name}, "spec": spec});
         self.make(&format!("/apis/apps/v1/namespaces/{namespace}/deployments"), &format!("/registry/deployments/{namespace}/{name}"), body)
             .await;
@@ -105,6 +107,10 @@ impl User {
     async fn make_service(&mut self, namespace: &str, name: &str) {
         let body = json!({"metadata": {"name": name}, "spec": {"selector": {"app": name}, "ports": [{"port": 80}]}});
         self.make(&format!("/api/v1/namespaces/{namespace}/services"), &format!("/registry/services/specs/{namespace}/{name}"), body).await;
+        self.patch(&format!("/api/v1/namespaces/{namespace}/services/{name}/status"), odd::service_status()).await;
+        let (collection, body) = odd::beside(&mut self.dice);
+        let done = self.asker.ask("POST", collection, &body).await;
+        self.note("create", collection, &body.to_string(), &done);
     }
 
     fn size(&mut self, wants_port: bool) -> u64 {

@@ -123,7 +123,8 @@ impl Room {
     }
 
     async fn marked(&self, name: &str) {
-        self.until(name, async || self.maps().get(name).await.unwrap().labels().contains_key("seen")).await;
+        let seen = async || client::watch::get::<ConfigMap>(&self.admin, Some("default"), name).await.unwrap().object;
+        self.until(name, async || seen().await.labels().contains_key("seen")).await;
     }
 
     async fn until(&self, what: &str, mut is_so: impl AsyncFnMut() -> bool) {

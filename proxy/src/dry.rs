@@ -7,7 +7,7 @@ use client::Caches;
 use hickory_proto::rr::{Name, RecordType};
 
 use crate::{
-    dns::{Index, Zone},
+    dns::{Answer, Index, Zone},
     iptables::rules::Fragment,
     model::{Node, Portal, Site, portals},
     nftables::Table,
@@ -54,7 +54,7 @@ impl Dry {
         Came { portals: count, rules, answers: self.ask(key) }
     }
 
-    /// All questions that a service's own names allow.
+    /// All questions that a service's own names allow; how many have an answer.
     fn ask(&self, key: &Key) -> usize {
         let entry = self.world.entry(key);
         let own = format!("{}.{}.svc.cluster.local.", key.name, key.namespace);
@@ -70,7 +70,7 @@ impl Dry {
         let kinds = [RecordType::A, RecordType::AAAA, RecordType::SRV, RecordType::PTR, RecordType::ANY];
         // What is no name is nothing that anybody could ask for.
         let names = names.iter().filter_map(|name| Name::from_ascii(name).ok());
-        names.map(|name| kinds.iter().map(|kind| self.zone.answer(&name, *kind)).count()).sum()
+        names.map(|name| kinds.iter().filter(|kind| matches!(self.zone.answer(&name, **kind), Answer::Records { .. })).count()).sum()
     }
 
     /// Whether the service's own name has an address, and its rules.

@@ -20,8 +20,11 @@ pub(crate) struct Act {
     pub client: kube::Client,
     pub recorder: Recorder,
     /// Whether the object of that resource and key is there but cannot be read.
-    pub unreadable: Box<dyn Fn(&str, &Key) -> bool + Send + Sync>,
+    pub unreadable: Spared,
 }
+
+/// By resource and key.
+pub(crate) type Spared = Box<dyn Fn(&str, &Key) -> bool + Send + Sync>;
 
 /// What came of a plan: what was written, and what failed; after the first failure nothing new was begun.
 #[derive(Default)]

@@ -21,7 +21,7 @@ use tokio_util::time::{DelayQueue, delay_queue};
 
 use crate::{
     Action, Plan,
-    act::{Act, Acted},
+    act::{Act, Acted, Spared},
     action::plural,
     queue::{Queue, Written},
 };
@@ -341,7 +341,7 @@ fn rest_of(weight: usize) -> Duration {
 }
 
 /// Whether an object of that resource cannot be read.
-fn reads(unreadable: &Arc<Mutex<HashMap<&'static str, Unreadable>>>) -> Box<dyn Fn(&str, &Key) -> bool + Send + Sync> {
+fn reads(unreadable: &Arc<Mutex<HashMap<&'static str, Unreadable>>>) -> Spared {
     let all = unreadable.clone();
     Box::new(move |resource, key| all.lock().get(resource).is_some_and(|is_unreadable| is_unreadable(key)))
 }

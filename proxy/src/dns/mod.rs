@@ -38,7 +38,7 @@ mod wire;
 mod zone;
 
 pub(crate) use index::Index;
-pub(crate) use zone::Zone;
+pub(crate) use zone::{Answer, Zone};
 
 use crate::{
     Error,

@@ -1,6 +1,7 @@
 //! The API as seen over HTTPS: the same tests on redb, on memory and on a real etcd.
 
 mod access;
+mod door;
 mod garbage;
 mod lists;
 mod objects;
@@ -38,5 +39,7 @@ on_every_store! {
     watches: resumed_without_gap, selections, streaming_list, bookmarks, too_old_is_gone;
     garbage: finalizers_hold, background, foreground, orphans, an_owner_that_never_was, a_namespace_goes_with_its_contents;
     access: nobody_and_anybody, roles_allow, tokens, reviews;
+    door: a_tenant_stays_at_home, a_name_and_a_selector_agree, an_update_that_creates_needs_create, labels_are_rights, streams_need_create,
+        nobody_is_led_to_the_server_itself, who_impersonates_is_not_himself, tokens_have_audiences;
     workloads: a_deployment_makes_pods, a_rolling_update, odd_objects_stop_no_loop, scale, evictions, budgets, aggregated_roles, addresses_of_services, events_and_nodes;
 }

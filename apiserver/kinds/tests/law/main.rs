@@ -5,6 +5,7 @@ mod documents;
 mod door;
 mod gates;
 mod pods;
+mod rights;
 mod robust;
 mod room;
 mod services;

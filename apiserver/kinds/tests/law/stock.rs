@@ -39,6 +39,8 @@ pub struct Item {
     pub name: String,
 }
 
+/// Names and values, which are bytes.
+pub type Headers<'h> = &'h [(&'h str, &'h [u8])];
 /// What stands under each key.
 pub type State = BTreeMap<String, Bytes>;
 
@@ -97,8 +99,15 @@ impl Stock {
 
     /// What is asked as `user`; of a stream, what it says before it waits.
     pub async fn ask(&self, user: &User, method: &str, target: &str, body: Option<&Value>) -> Option<Answer> {
+        self.ask_with(user, method, target, &[], body).await
+    }
+
+    pub async fn ask_with(&self, user: &User, method: &str, target: &str, headers: Headers<'_>, body: Option<&Value>) -> Option<Answer> {
         let content = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
-        let request = Request::builder().method(method).uri(target).header("content-type", content);
+        let mut request = Request::builder().method(method).uri(target).header("content-type", content);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         let request = request.extension(Peer { certificate: Some(user.clone()), address: None });
         // What is no URI comes over no wire.
         let request = request.body(full(body.map(Value::to_string).unwrap_or_default())).ok()?;

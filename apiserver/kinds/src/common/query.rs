@@ -7,10 +7,11 @@ use std::fmt::Write;
 pub struct Query(Vec<(String, String)>);
 
 impl Query {
+    /// What cannot be decoded is left out, as Go's `url.ParseQuery` does.
     pub fn parse(raw: &str) -> Self {
-        let pairs = raw.split('&').filter(|p| !p.is_empty()).map(|pair| {
+        let pairs = raw.split('&').filter(|p| !p.is_empty() && !p.contains(';')).filter_map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decode(key), decode(value))
+            Some((decode(key)?, decode(value)?))
         });
         Self(pairs.collect())
     }
@@ -46,21 +47,22 @@ impl Query {
     }
 }
 
-fn decode(text: &str) -> String {
+/// `None` for a `%` that two hexadecimal digits do not follow.
+fn decode(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
         match byte {
             b'+' => out.push(b' '),
-            b'%' => out.push(hex(bytes.next()) << 4 | hex(bytes.next())),
+            b'%' => out.push(hex(bytes.next())? << 4 | hex(bytes.next())?),
             other => out.push(other),
         }
     }
-    String::from_utf8_lossy(&out).into_owned()
+    Some(String::from_utf8_lossy(&out).into_owned())
 }
 
-fn hex(digit: Option<u8>) -> u8 {
-    digit.and_then(|d| char::from(d).to_digit(16)).and_then(|d| u8::try_from(d).ok()).unwrap_or(0)
+fn hex(digit: Option<u8>) -> Option<u8> {
+    char::from(digit?).to_digit(16).and_then(|d| u8::try_from(d).ok())
 }
 
 fn encode(text: &str) -> String {
@@ -87,5 +89,6 @@ mod tests {
         assert_eq!((query.flag("stdin"), query.flag("tty"), query.flag("x"), query.flag("y")), (true, false, true, false));
         assert_eq!(query.encode(), "command=sh&command=-c&command=echo+a%26b&stdin=true&tty=0&x=");
         assert_eq!(Query::default().after("/p"), "/p");
+        assert_eq!(Query::parse("a=%zz&b=%2&c=%00;d&e=1"), Query(vec![("e".into(), "1".into())]));
     }
 }

@@ -79,11 +79,16 @@ fn choose(endpoints: &Value, port: &str, dice: u64, accept: impl Fn(&Value) -> b
     Some((chosen.0.text("ip").to_owned(), chosen.1))
 }
 
-/// Endpoints that anybody may write must not lead to where pods are not.
+/// The pod of the Service's own namespace that an address says it belongs to (`isValidAddress`).
+fn own_pod<'a>(namespace: &str, address: &'a Value) -> Option<&'a str> {
+    let target = address.at("targetRef").filter(|t| t.text("kind") == "Pod" && t.text("namespace") == namespace)?;
+    Some(target.text("name")).filter(|name| !name.is_empty())
+}
+
+/// Endpoints that anybody may write must not lead to where pods are not, nor to those of other namespaces.
 fn is_pod(engine: &Engine, namespace: &str, address: &Value) -> bool {
-    let Some(target) = address.at("targetRef").filter(|t| t.text("kind") == "Pod") else { return false };
-    let wanted = if target.text("namespace").is_empty() { namespace } else { target.text("namespace") };
-    let Some(pod) = engine.cached(&GroupResource::new("", "pods"), &Key::new(wanted, target.text("name"))) else { return false };
+    let Some(name) = own_pod(namespace, address) else { return false };
+    let Some(pod) = engine.cached(&GroupResource::new("", "pods"), &Key::new(namespace, name)) else { return false };
     let pod = pod.value();
     let ip = address.text("ip");
     text_at(&pod, "/status/podIP") == ip
@@ -110,6 +115,21 @@ mod tests {
         assert_eq!(choose(&endpoints, "web", 0, |a| a["ip"] == "10.0.0.2"), Some(("10.0.0.2".into(), 80)));
         assert_eq!(choose(&endpoints, "web", 0, |_| false), None);
         assert_eq!(choose(&json!({}), "web", 7, |_| true), None);
+    }
+
+    #[test]
+    fn addresses_lead_to_pods_of_their_own_namespace_only() {
+        let of = |target: Value| own_pod("a", &json!({"ip": "10.0.0.1", "targetRef": target})).map(str::to_owned);
+        assert_eq!(of(json!({"kind": "Pod", "namespace": "a", "name": "p"})).as_deref(), Some("p"));
+        for foreign in [
+            json!({"kind": "Pod", "namespace": "b", "name": "p"}),
+            json!({"kind": "Pod", "name": "p"}),
+            json!({"kind": "Node", "namespace": "a", "name": "p"}),
+            json!({"kind": "Pod", "namespace": "a"}),
+            Value::Null,
+        ] {
+            assert_eq!(of(foreign.clone()), None, "{foreign}");
+        }
     }
 
     #[test]

@@ -322,3 +322,83 @@ async fn a_token_is_for_the_audiences_it_has() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_node_sees_what_its_pods_name_and_no_more() {
+    let house = House::new().await;
+    let kinds = &house.stock.kinds;
+    let [secret, pod] = ["secrets", "pods"].map(|plural| kinds.iter().find(|kind| kind.plural == plural).unwrap().clone());
+    for name in ["mine", "theirs"] {
+        house.make("", "secrets", "default", body(&secret, "default", name)).await;
+    }
+    for (name, node) in [("here", "n1"), ("there", "n2")] {
+        let mut object = body(&pod, "default", name);
+        object["spec"]["nodeName"] = node.into();
+        object["spec"]["volumes"] = json!([{"name": "v", "secret": {"secretName": if node == "n1" { "mine" } else { "theirs" }}}]);
+        house.make("", "pods", "default", object).await;
+    }
+    let node = User { groups: vec!["system:nodes".into()], ..user("system:node:n1") };
+    let secrets = "/api/v1/namespaces/default/secrets";
+    let watched = "/api/v1/watch/namespaces/default";
+    let allowed = [
+        format!("{secrets}/mine"),
+        format!("{secrets}?fieldSelector=metadata.name%3Dmine"),
+        format!("{secrets}?watch=1&fieldSelector=metadata.name%3Dmine"),
+        format!("{watched}/secrets/mine"),
+        format!("{watched}/secrets/mine?fieldSelector="),
+        "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1".into(),
+        "/api/v1/pods?watch=1&fieldSelector=spec.nodeName%3Dn1,metadata.name!%3Dx".into(),
+        format!("{watched}/pods/here"),
+    ];
+    let refused = [
+        (format!("{watched}/secrets/mine?fieldSelector=metadata.name!%3Dx"), 400),
+        (format!("{watched}/secrets/mine?fieldSelector=metadata.name%3Dtheirs"), 400),
+        (format!("{secrets}?fieldSelector=metadata.name!%3Dx"), 403),
+        (format!("{secrets}?fieldSelector=&fieldSelector=metadata.name%3Dmine"), 403),
+        (format!("{secrets}?fieldSelector=metadata.name%3Dtheirs,metadata.name%3Dmine"), 403),
+        (format!("{watched}/secrets?fieldSelector=metadata.name%3Dmine"), 403),
+        ("/api/v1/pods?fieldSelector=spec.nodeName!%3Dn2".into(), 403),
+        ("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1%5C".into(), 403),
+        ("/api/v1/watch/pods?fieldSelector=spec.nodeName%3Dn1".into(), 403),
+        (format!("{watched}/pods/here?fieldSelector=spec.nodeName%3Dn2"), 400),
+    ];
+    for target in allowed {
+        let answer = house.stock.ask(&node, "GET", &target, None).await.unwrap();
+        let (own, foreign) = (answer.body.contains("\"mine\"") || answer.body.contains("\"here\""), ["theirs", "there"]);
+        assert!(
+            answer.code == 200 && own && !foreign.iter().any(|name| answer.body.contains(&format!("\"{name}\""))),
+            "{target}: {}",
+            answer.body
+        );
+    }
+    for (target, code) in refused {
+        let answer = house.stock.ask(&node, "GET", &target, None).await.unwrap();
+        assert_eq!(answer.code, code, "{target}: {}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn a_service_leads_to_pods_of_its_own_namespace() {
+    let house = House::new().await;
+    let pod = house.stock.kinds.iter().find(|kind| kind.plural == "pods").unwrap().clone();
+    house
+        .make("", "serviceaccounts", "kube-system", json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}))
+        .await;
+    house.make("", "pods", "kube-system", body(&pod, "kube-system", "theirs")).await;
+    let status = |value: &mut Value| {
+        value["status"]["podIP"] = "192.0.2.9".into();
+        value["status"]["podIPs"] = json!([{"ip": "192.0.2.9"}]);
+        Ok(())
+    };
+    let (pods, key) = (GroupResource::new("", "pods"), api::Key::new("kube-system", "theirs"));
+    house.stock.engine.update(&pods, &key, "status", &auth::itself(), &status).await.unwrap();
+    house.grant("tenant", &["*|core|*"]).await;
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}});
+    assert_eq!(house.ask("tenant", "POST", "/api/v1/namespaces/default/services", service).await.0, 201);
+    let target = json!({"kind": "Pod", "namespace": "kube-system", "name": "theirs"});
+    let subsets = json!([{"addresses": [{"ip": "192.0.2.9", "targetRef": target}], "ports": [{"port": 80}]}]);
+    let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "s"}, "subsets": subsets});
+    assert_eq!(house.ask("tenant", "POST", "/api/v1/namespaces/default/endpoints", endpoints).await.0, 201);
+    let answer = house.ask("tenant", "GET", "/api/v1/namespaces/default/services/s/proxy/", Value::Null).await;
+    assert_eq!(answer, (503, "no endpoints available for service \"s\"".into()));
+}

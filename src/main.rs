@@ -4,6 +4,7 @@ mod agent;
 mod check;
 mod dirs;
 mod down;
+mod files;
 mod flags;
 mod hollow;
 mod instance;

@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use api::task::Group;
+use api::{
+    seats::{Limits, Seats},
+    task::Group,
+};
 use apiserver::{
     certs::{Certs, ServingNames},
     discovery::Discovery,
@@ -22,6 +25,7 @@ use apiserver::{
     version,
 };
 use kinds::auth::{self, OpenId, Tokens};
+use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle};
 use serde_json::Value;
 use store::Store;
 use tokio::{
@@ -29,10 +33,13 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use crate::{dirs::Dirs, flags::ServerFlags, instance::Instance, kubeconfig, manifests, progress::Progress};
+use crate::{dirs::Dirs, files, flags::ServerFlags, instance::Instance, kubeconfig, manifests, progress::Progress};
 
 /// How long an orderly end may take before we go anyway.
 const END_BOUND: Duration = Duration::from_secs(8);
+
+/// A silent TCP connection is asked whether it is still there (upstream: `defaultKeepAlivePeriod`, `server/secure_serving.go`).
+const TCP_SILENCE: Duration = Duration::from_secs(180);
 
 /// Watches may resume from this far back, at least.
 const COMPACT_EACH: Duration = Duration::from_secs(300);
@@ -72,7 +79,7 @@ impl Control {
         let dirs = Dirs::new(flags.common.data_dir.as_deref());
         dirs.claim()?;
         let instance = Instance::start(&dirs)?;
-        let group = Group::new();
+        let (group, files) = (Group::new(), files::raise());
         let laws = laws_config(flags)?;
         let advertised = flags.advertise_address.or_else(default_address).unwrap_or(IpAddr::from([127, 0, 0, 1]));
 
@@ -97,13 +104,13 @@ impl Control {
         engine.agents().follow(&certs, &group)?;
         let started = mount(&engine, &tokens, &group, SocketAddr::new(advertised, flags.secure_port), etcd);
         engine.ready().await;
-        let listener = TcpListener::bind((flags.bind_address, flags.secure_port)).await;
-        let listener = listener.with_context(|| format!("port {} of {}", flags.secure_port, flags.bind_address))?;
+        let listener = listen(flags).await.with_context(|| format!("port {} of {}", flags.secure_port, flags.bind_address))?;
+        let seats = Seats::new(Limits::for_files(serve::CONNECTIONS_MAX, files));
         let port = listener.local_addr()?.port();
         let local = if flags.bind_address.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { flags.bind_address };
         let address = SocketAddr::new(local, port);
         let service = apiserver::service(engine.clone());
-        group.spawn_vital("api server", Box::pin(serve::serve(listener, tls, service, group.clone())));
+        group.spawn_vital("api server", Box::pin(serve::serve(listener, seats, tls, service, group.clone())));
 
         let admin = named(certs.admin_kubeconfig(&format!("https://{address}")));
         kubeconfig::write_private(&dirs.kubeconfig(), &kubeconfig::to_yaml(&admin)?)?;
@@ -147,6 +154,14 @@ impl Control {
         controllers::start(&config, &self.caches, &clients, &self.group);
         scheduler::start(self.client("system:kube-scheduler", &[]), &self.caches, &self.group);
     }
+}
+
+/// Connections whose other end has vanished are found out: accepted sockets have what their listener has.
+async fn listen(flags: &ServerFlags) -> std::io::Result<TcpListener> {
+    let listener = TcpListener::bind((flags.bind_address, flags.secure_port)).await?;
+    set_socket_keepalive(&listener, true)?;
+    set_tcp_keepidle(&listener, TCP_SILENCE)?;
+    Ok(listener)
 }
 
 /// etcd keeps every revision until it is told otherwise (upstream: `etcd3/compact.go`); the embedded store bounds its own history.

@@ -21,7 +21,6 @@ pub mod schema;
 pub mod serve;
 pub mod site;
 pub mod smp;
-mod socket;
 pub mod tls;
 pub mod version;
 pub mod wire;

@@ -9,8 +9,14 @@ use std::{
     time::Duration,
 };
 
-use api::{Status, task::Group, time::Timestamp};
+use api::{
+    Status,
+    seats::{Held, Limits, Patience, Seat, Seats, Socket, Standing},
+    task::Group,
+    time::Timestamp,
+};
 use bytes::Bytes;
+use futures::TryFutureExt;
 use http::{HeaderValue, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -20,58 +26,63 @@ use hyper_util::{
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
 };
 use tokio_rustls::TlsAcceptor;
 use tower::{Service, ServiceExt};
 
 use crate::{
     bell::{Stop, Stopped},
-    body::{BoxError, Request, Response, boxed, full},
+    body::{Body, BoxError, Request, Response, boxed, full},
     identity::Peer,
     linger,
-    socket::Socket,
     tls::{Shown, Tls},
 };
 
-/// How long a peer may take for the TLS handshake, and for the headers of a request.
+/// How long a peer may take for the TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-const HEADER_READ: Duration = Duration::from_secs(32);
+/// Upstream: `ReadHeaderTimeout` and `IdleTimeout` (`server/secure_serving.go`).
+const HTTP1: Patience = Patience { first: Duration::from_secs(32), head: Some(Duration::from_secs(32)), idle: Duration::from_secs(90) };
+/// Go's HTTP/2 server waits ten seconds for the preface.
+const HTTP2: Patience = Patience { first: Duration::from_secs(10), head: None, idle: Duration::from_secs(90) };
+/// How long a connection that is told to go may take for that.
+const GOODBYE: Duration = Duration::from_secs(1);
 /// Go's `http.DefaultMaxHeaderBytes` is 1 MiB; nobody needs that much.
 const HEADER_BYTES_MAX: usize = 256 * 1024;
-/// Connections at one time; more wait in the kernel's backlog.
-const CONNECTIONS_MAX: usize = 16 * 1024;
+/// Connections at one time, if as many files may be open.
+pub const CONNECTIONS_MAX: Limits = Limits { arriving: 2048, strangers: 6144, known: 8192 };
 /// How long open requests may go on after the group was asked to stop.
 pub const DRAIN: Duration = Duration::from_secs(5);
-/// Streams of one HTTP/2 connection, and the window of each (`server/secure_serving.go`).
-const STREAMS_MAX: u32 = 250;
+/// Streams of one HTTP/2 connection, the window of each, and of all (`server/secure_serving.go`).
+const STREAMS_MAX: u32 = 100;
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 16 * STREAM_WINDOW_BYTES;
+/// Streams of one HTTP/2 connection that were reset before they were looked at, and that we reset for an error of the peer's: h2 ends
+/// the connection then. CONTINUATION frames are bounded by [`HEADER_BYTES_MAX`]; PING and SETTINGS are answered before more is read.
+const RESETS_PENDING_MAX: usize = 20;
+const RESETS_LOCAL_MAX: usize = 256;
 /// A silent HTTP/2 peer is asked after this long whether it is still there.
 const PING: Duration = Duration::from_secs(60);
 
-/// Serves until the group stops, then drains for at most [`DRAIN`]. A connection that fails harms nobody else.
+/// Serves until the group stops, then drains for at most [`DRAIN`]. A connection that fails harms nobody else. `seats` says how many
+/// connections there may be.
 ///
 /// # Errors
 /// None today: what goes wrong with one connection is logged and ends that connection.
-pub async fn serve<S>(listener: TcpListener, tls: Arc<Tls>, service: S, group: Group) -> std::io::Result<()>
+pub async fn serve<S>(listener: TcpListener, seats: Arc<Seats>, tls: Arc<Tls>, service: S, group: Group) -> std::io::Result<()>
 where
     S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let stop = Stop::of(&group);
     loop {
         let accepted = tokio::select! {
             biased;
             () = group.stopping() => return Ok(()),
-            accepted = accept(&listener, &slots) => accepted,
+            accepted = accept(&listener, &seats) => accepted,
         };
-        let Some((stream, address, slot)) = accepted else { continue };
+        let Some((stream, address, seat)) = accepted else { continue };
         let (tls, service, stopped) = (tls.clone(), service.clone(), stop.stopped());
-        group.spawn_careful(async move {
-            Box::pin(connection(stream, address, tls, service, stopped)).await;
-            drop(slot);
-        });
+        group.spawn_careful(Box::pin(connection(stream, address, Arc::new(seat), tls, service, stopped)));
     }
 }
 
@@ -109,27 +120,34 @@ where
     }
 }
 
-async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
-    let slot = slots.clone().acquire_owned().await.ok()?;
+async fn accept(listener: &TcpListener, seats: &Arc<Seats>) -> Option<(TcpStream, SocketAddr, Seat)> {
     match listener.accept().await {
-        Ok((stream, address)) => Some((stream, address, slot)),
+        Ok((stream, address)) => {
+            let seat = seats.arrive(address.ip());
+            if seat.is_none() {
+                tracing::debug!(peer = %address, "connection refused: too many are open");
+            }
+            seat.map(|seat| (stream, address, seat))
+        }
         Err(error) => {
             tracing::warn!(%error, "cannot accept a connection");
-            // Out of file descriptors, most likely: asking again at once would spin.
+            // Out of file descriptors, most likely: one that is idle is closed, and asking again at once would spin.
+            seats.relieve();
             tokio::time::sleep(Duration::from_millis(100)).await;
             None
         }
     }
 }
 
-async fn connection<S>(stream: TcpStream, address: SocketAddr, tls: Arc<Tls>, service: S, mut stopped: Stopped)
+async fn connection<S>(stream: TcpStream, address: SocketAddr, seat: Arc<Seat>, tls: Arc<Tls>, service: S, mut stopped: Stopped)
 where
     S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
     let shaken = tokio::select! {
         () = &mut stopped => return,
-        shaken = tokio::time::timeout(HANDSHAKE, handshake(stream, &tls)) => shaken,
+        _ = seat.over(&HTTP1) => return,
+        shaken = tokio::time::timeout(HANDSHAKE, handshake(stream, &seat, &tls)) => shaken,
     };
     let stream = match shaken {
         Ok(Ok(stream)) => stream,
@@ -137,24 +155,35 @@ where
         Err(_) => return tracing::debug!(peer = %address, "TLS handshake took too long"),
     };
     let shown = tls.judge(stream.get_ref().1.peer_certificates().unwrap_or_default(), Timestamp::now());
-    let door = Door { service, shown: Arc::new(shown), address };
-    let service = hyper::service::service_fn(move |request| door.clone().enter(request));
-    let builder = builder();
-    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        biased;
-        ended = connection.as_mut() => ended,
-        () = &mut stopped => {
-            connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(DRAIN, connection).await.unwrap_or(Ok(()))
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(error, peer = %address, "connection ended with an error");
+    let standing = if matches!(shown, Shown::Good { .. }) { Standing::Known } else { Standing::Stranger };
+    if !seat.settle(standing) {
+        return tracing::debug!(peer = %address, ?standing, "connection closed: too many are open");
     }
+    let (builder, patience) = match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => (http2(), HTTP2),
+        _ => (http1(), HTTP1),
+    };
+    let door = Door { service, shown: Arc::new(shown), address, seat: seat.clone() };
+    let service = hyper::service::service_fn(move |request| door.clone().enter(request));
+    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let (bound, why) = tokio::select! {
+        biased;
+        ended = connection.as_mut() => {
+            if let Err(error) = ended {
+                tracing::debug!(error, peer = %address, "connection ended with an error");
+            }
+            return;
+        }
+        () = &mut stopped => (DRAIN, "the server stops"),
+        why = seat.over(&patience) => (GOODBYE, why),
+    };
+    tracing::debug!(peer = %address, why, "connection closed");
+    connection.as_mut().graceful_shutdown();
+    // Whoever does not go is dropped.
+    let _ = tokio::time::timeout(bound, connection).await;
 }
 
-async fn handshake(mut stream: TcpStream, tls: &Tls) -> std::io::Result<tokio_rustls::server::TlsStream<Socket>> {
+async fn handshake(mut stream: TcpStream, seat: &Arc<Seat>, tls: &Tls) -> std::io::Result<tokio_rustls::server::TlsStream<Socket>> {
     stream.set_nodelay(true)?;
     let mut first = [0u8; 1];
     // 0x16 begins a TLS handshake; a letter begins a plain HTTP request, which Go's server answers so.
@@ -163,19 +192,27 @@ async fn handshake(mut stream: TcpStream, tls: &Tls) -> std::io::Result<tokio_ru
         stream.write_all(plain).await?;
         return Err(std::io::Error::other("plain HTTP on the TLS port"));
     }
-    TlsAcceptor::from(tls.config.clone()).accept(Socket(stream)).await
+    TlsAcceptor::from(tls.config.clone()).accept(Socket::new(stream, seat.clone())).await
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ).max_buf_size(HEADER_BYTES_MAX).half_close(false);
+fn http1() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+    // How long a head may take, and silence, is the seat's to say.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(HEADER_BYTES_MAX).half_close(false);
+    builder
+}
+
+fn http2() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(STREAM_WINDOW_BYTES * 16)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+        .max_local_error_reset_streams(RESETS_LOCAL_MAX)
         .keep_alive_interval(PING)
         .keep_alive_timeout(Duration::from_secs(30));
     builder
@@ -187,9 +224,10 @@ struct Door<S> {
     service: S,
     shown: Arc<Shown>,
     address: SocketAddr,
+    seat: Arc<Seat>,
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Held<Body>>, Infallible>> + Send>>;
 
 impl<S> Door<S>
 where
@@ -197,23 +235,26 @@ where
     S::Future: Send + 'static,
 {
     fn enter(self, request: http::Request<Incoming>) -> Answer {
+        let work = self.seat.work();
         let certificate = match self.shown.as_ref() {
             Shown::Nothing => None,
             Shown::Good { user, not_after } if *not_after >= Timestamp::now().as_second() => Some(user.clone()),
             // Another credential may still speak for the caller; without one the bad certificate decides.
             _ if has_token(&request) => None,
-            _ => return Box::pin(std::future::ready(Ok(unauthorized()))),
+            _ => return Box::pin(std::future::ready(Ok(unauthorized().map(|body| Held::new(body, work))))),
         };
         let (parts, body) = request.into_parts();
         let (body, rest) = linger::lend(boxed(body));
         let mut request = Request::from_parts(parts, body);
         request.extensions_mut().insert(Peer { certificate, address: Some(self.address) });
-        let serving: Answer = Box::pin(self.service.oneshot(request));
-        let Some(rest) = rest else { return serving };
+        let serving = self.service.oneshot(request);
+        let held = |answer: Response| answer.map(|body| Held::new(body, work));
+        let Some(rest) = rest else { return Box::pin(serving.map_ok(held)) };
+        let serving: Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>> = Box::pin(serving);
         Box::pin(async move {
-            let answer = serving.await;
+            let answer = serving.await?;
             rest.forget().await;
-            answer
+            Ok(held(answer))
         })
     }
 }
@@ -267,11 +308,15 @@ mod tests {
     }
 
     async fn house() -> House {
+        house_for(CONNECTIONS_MAX).await
+    }
+
+    async fn house_for(limits: Limits) -> House {
         let dir = tempfile::tempdir().unwrap();
         let certs = Certs::open(dir.path(), &ServingNames::standard("h", &[], None, "cluster.local")).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, group, tls) = (listener.local_addr().unwrap(), Group::new(), Arc::new(Tls::new(&certs).unwrap()));
-        let server = serve(listener, tls, tower::service_fn(who), group.clone());
+        let server = serve(listener, Seats::new(limits), tls, tower::service_fn(who), group.clone());
         group.spawn_careful(async move { server.await.unwrap() });
         House { certs, address, group, _dir: dir }
     }
@@ -360,6 +405,17 @@ mod tests {
         let mut text = [0u8; 24];
         tcp.read_exact(&mut text).await.unwrap();
         assert_eq!(&text, b"HTTP/1.0 400 Bad Request");
+        assert!(house.group.drain(BOUND).await);
+    }
+
+    #[tokio::test]
+    async fn those_who_say_nothing_make_way() {
+        let house = house_for(Limits { arriving: 8, strangers: 8, known: 8 }).await;
+        let mut silent = Vec::new();
+        for _ in 0..40 {
+            silent.push(TcpStream::connect(house.address).await.unwrap());
+            assert_eq!(house.ask(None, None).await, (200, "anonymous".into()));
+        }
         assert!(house.group.drain(BOUND).await);
     }
 

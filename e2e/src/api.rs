@@ -33,7 +33,7 @@ pub struct Api {
 
 struct Door {
     address: String,
-    connector: TlsConnector,
+    tls: Arc<ClientConfig>,
 }
 
 /// An answer, read to its end.
@@ -91,16 +91,27 @@ impl Api {
         let server = cluster["server"].as_str().context("a kubeconfig names the server")?;
         let address = server.strip_prefix("https://").context("the server is spoken to over TLS")?.to_owned();
         let tls = tls_config(&data(cluster, "certificate-authority-data")?, certificate)?;
-        let door = Arc::new(Door { address, connector: TlsConnector::from(Arc::new(tls)) });
+        let door = Arc::new(Door { address, tls: Arc::new(tls) });
         Ok(Self { door, token: None, idle: Arc::default(), group: Group::new() })
     }
 
-    /// A TLS connection and nothing more, for those who speak for themselves.
+    /// A TLS connection and nothing more, for those who speak for themselves: HTTP/1.1.
     pub async fn connect(&self) -> anyhow::Result<TlsStream<TcpStream>> {
+        self.dial(self.door.tls.clone()).await
+    }
+
+    /// The same for HTTP/2.
+    pub async fn connect_h2(&self) -> anyhow::Result<TlsStream<TcpStream>> {
+        let mut tls = ClientConfig::clone(&self.door.tls);
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        self.dial(Arc::new(tls)).await
+    }
+
+    async fn dial(&self, tls: Arc<ClientConfig>) -> anyhow::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(&self.door.address).await?;
         stream.set_nodelay(true)?;
         let host = self.door.address.rsplit_once(':').context("host and port")?.0;
-        Ok(self.door.connector.connect(ServerName::try_from(host.to_owned())?, stream).await?)
+        Ok(TlsConnector::from(tls).connect(ServerName::try_from(host.to_owned())?, stream).await?)
     }
 
     /// Any request. The path may hold a query.

@@ -12,18 +12,18 @@ mod rotate;
 mod route;
 mod tls;
 
-use std::{convert::Infallible, fmt::Write as _, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt::Write as _, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use api::task::Group;
+use api::{
+    seats::{Held, Limits, Patience, Seat, Seats, Socket, Standing},
+    task::Group,
+};
 use client::kube;
 use cri::Runtime;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 pub(crate) use self::inotify::Watcher;
@@ -40,12 +40,16 @@ pub use self::{
 };
 use crate::{metrics::Metrics, view::Pods};
 
-/// Connections at a time; more wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 1024;
+/// Connections at a time, each with one to the runtime behind it.
+const CONNECTIONS_MAX: Limits = Limits { arriving: 256, strangers: 256, known: 512 };
 /// For the TLS handshake.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
-/// For the head of a request, and between requests on one connection.
-const HEAD_WAIT: Duration = Duration::from_secs(90);
+/// Upstream's `IdleTimeout` (`pkg/kubelet/server/server.go`), and the API server's `ReadHeaderTimeout`.
+const PATIENCE: Patience = Patience { first: Duration::from_secs(32), head: Some(Duration::from_secs(32)), idle: Duration::from_secs(90) };
+/// How long a connection that is told to go may take for that.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// As the API server has it; Go's default is 1 MiB.
+const HEADER_BYTES_MAX: usize = 256 * 1024;
 
 /// Where and as whom the server stands.
 pub struct Config {
@@ -98,40 +102,59 @@ pub async fn serve(config: Config, node: Node, group: &Group) -> Result<SocketAd
 }
 
 async fn accept(listener: TcpListener, acceptor: TlsAcceptor, server: Arc<Server>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let seats = Seats::new(CONNECTIONS_MAX);
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let socket = match listener.accept().await {
-            Ok((socket, _)) => socket,
+        let (socket, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "connection not accepted");
                 // Out of file descriptors, most likely: let some go first.
+                seats.relieve();
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        let (acceptor, server) = (acceptor.clone(), server.clone());
+        let Some(seat) = seats.arrive(address.ip()) else { continue };
         let group = server.group.clone();
-        group.spawn(Box::pin(async move {
-            connection(socket, acceptor, server).await;
-            drop(place);
-        }));
+        group.spawn(Box::pin(connection(socket, Arc::new(seat), acceptor.clone(), server.clone())));
     }
 }
 
-async fn connection(socket: TcpStream, acceptor: TlsAcceptor, server: Arc<Server>) {
+async fn connection(socket: TcpStream, seat: Arc<Seat>, acceptor: TlsAcceptor, server: Arc<Server>) {
     let _ = socket.set_nodelay(true);
-    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_WAIT, acceptor.accept(socket)).await else { return };
+    let shaken = tokio::select! {
+        _ = seat.over(&PATIENCE) => return,
+        shaken = tokio::time::timeout(HANDSHAKE_WAIT, acceptor.accept(Socket::new(socket, seat.clone()))) => shaken,
+    };
+    let Ok(Ok(stream)) = shaken else { return };
     let peer = Arc::new(tls::peer(&stream));
+    if !seat.settle(if peer.is_some() { Standing::Known } else { Standing::Stranger }) {
+        return;
+    }
+    let working = seat.clone();
     let service = hyper::service::service_fn(move |request| {
-        let (server, peer) = (server.clone(), peer.clone());
-        async move { Ok::<_, Infallible>(Box::pin(server.answer(request, peer.as_ref().as_ref())).await) }
+        let (server, peer, work) = (server.clone(), peer.clone(), working.work());
+        async move {
+            let reply = Box::pin(server.answer(request, peer.as_ref().as_ref())).await;
+            Ok::<_, Infallible>(reply.map(|body| Held::new(body, work)))
+        }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT);
-    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await {
-        tracing::debug!(%error, "connection ended");
+    // How long a head may take, and silence, is the seat's to say.
+    http.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(HEADER_BYTES_MAX);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    tokio::select! {
+        ended = connection.as_mut() => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "connection ended");
+            }
+            return;
+        }
+        why = seat.over(&PATIENCE) => tracing::debug!(why, "connection closed"),
     }
+    connection.as_mut().graceful_shutdown();
+    // Whoever does not go is dropped.
+    let _ = tokio::time::timeout(GOODBYE, connection).await;
 }
 
 impl Server {

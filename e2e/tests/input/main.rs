@@ -2,6 +2,8 @@
 
 mod bodies;
 mod credentials;
+mod flood;
+mod frames;
 mod wire;
 
 use std::time::Duration;

@@ -11,7 +11,6 @@ use rustls::{
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::gate::User;
@@ -78,7 +77,7 @@ pub fn server_config(serving: Arc<Serving>, client_ca_pem: &str) -> Result<Arc<S
 }
 
 /// Common name and organizations of the verified client certificate.
-pub fn peer(stream: &TlsStream<TcpStream>) -> Option<User> {
+pub fn peer<S>(stream: &TlsStream<S>) -> Option<User> {
     let certificate = stream.get_ref().1.peer_certificates()?.first()?;
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let text = |a: &x509_parser::x509::AttributeTypeAndValue<'_>| a.as_str().ok().map(str::to_owned);

@@ -1,7 +1,8 @@
 //! The words of the house: what crosses a wire, and nothing that decides.
 //!
 //! Kubernetes' own types come from `k8s-openapi` and are re-exported as [`k8s`]; this crate adds the few that are not generated:
-//! status errors, field causes, selectors, quantities, names, and the task group that every room runs its tasks in.
+//! status errors, field causes, selectors, quantities, names, the task group that every
+//! room runs its tasks in, and the seats that every server gives its connections.
 
 pub mod causes;
 pub mod faults;
@@ -10,6 +11,7 @@ pub mod names;
 pub mod programs;
 pub mod quantity;
 pub mod runs;
+pub mod seats;
 pub mod selector;
 pub mod status;
 pub mod task;

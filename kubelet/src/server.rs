@@ -40,8 +40,8 @@ pub use self::{
 };
 use crate::{metrics::Metrics, view::Pods};
 
-/// Connections at a time, each with one to the runtime behind it.
-const CONNECTIONS_MAX: Limits = Limits { arriving: 256, strangers: 256, known: 512 };
+/// Connections at a time. Half of the last are one address: the API server, for all who stream.
+const CONNECTIONS_MAX: Limits = Limits { arriving: 256, strangers: 256, known: 2048 };
 /// For the TLS handshake.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
 /// Upstream's `IdleTimeout` (`pkg/kubelet/server/server.go`), and the API server's `ReadHeaderTimeout`.

@@ -155,6 +155,8 @@ impl Seat {
         if !rooms[Standing::Arriving as usize].leave(self.id, self.home) {
             return false;
         }
+        // What was heard so far was the handshake.
+        self.state.heard.store(0, Ordering::Relaxed);
         self.state.since.store(self.state.now(), Ordering::Relaxed);
         rooms[standing as usize].take(self.id, self.home, &self.state)
     }

@@ -94,6 +94,15 @@ async fn silence_has_an_end() {
     assert!(is_over(&seat), "it has not ended");
 
     let seat = seats.arrive(at(1)).unwrap();
+    seat.heard();
+    past(20).await;
+    assert!(seat.settle(Standing::Stranger));
+    past(31).await;
+    assert!(!is_over(&seat), "the handshake is not the first request's head");
+    past(1).await;
+    assert!(is_over(&seat));
+
+    let seat = seats.arrive(at(1)).unwrap();
     let work = seat.work();
     past(1000).await;
     assert!(!is_over(&seat), "at work");

@@ -53,6 +53,7 @@ impl House {
         };
         let engine = Engine::new(faulty.clone(), kinds::all(&laws, &tokens), auth::gates(&tokens), group.clone());
         engine.set_schemas(kinds::schema::shapes());
+        engine.set_fairness(&kinds::flow::config(apiserver::fairness::Limits::default()));
         engine.mount(Arc::new(Discovery::default()));
         engine.ready().await;
         Box::pin(auth::bootstrap(&engine)).await.unwrap();

@@ -1,5 +1,7 @@
 //! The table of upstream's `requestinfo_test.go`, and what it leaves open.
 
+use proptest::{collection::vec, prelude::*, sample::select};
+
 use super::*;
 
 fn read(method: &str, target: &str) -> Result<Info, Status> {
@@ -157,4 +159,32 @@ fn odd_paths_have_one_meaning() {
         assert_eq!(read("GET", unreadable).unwrap_err().code, 400, "{unreadable}");
     }
     assert_eq!(read("GET", "/api/v1/watch").unwrap_err().code, 500);
+}
+
+proptest! {
+    /// Whatever is sent: it is read without a panic, in one place, and a name is never narrower than what is selected.
+    #[test]
+    fn whatever_is_sent_has_one_meaning(
+        method in select(vec!["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
+        segments in vec(select(vec!["api", "apis", "v1", "namespaces", "watch", "proxy", "pods", "a", "", "..", "status", "log", "%2F", "%zz", "%61"]), 1..9),
+        pairs in vec(
+            (select(vec!["fieldSelector", "labelSelector", "watch", "x"]), select(vec!["", "1", "metadata.name=a", "metadata.name!=a", "a=b", ",", "=", "%3D"])),
+            0..4,
+        ),
+    ) {
+        let path = format!("/{}", segments.join("/"));
+        let query = pairs.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join("&");
+        let Ok(i) = read(method, &format!("{path}?{query}")) else { return Ok(()) };
+        prop_assert!(i.place().is_empty() || i.place() == i.namespace);
+        prop_assert!(i.resource_request || i.place().is_empty());
+        if matches!(i.verb.as_str(), "list" | "watch") && !i.name.is_empty() {
+            let selected = i.selectors.fields.as_ref().map(|fields| fields.exact(NAME).map(str::to_owned));
+            prop_assert!(selected.is_err() || selected == Ok(Some(i.name.clone())), "{i:?}");
+        }
+        let told = i.authorized_fields();
+        prop_assert!(told.is_empty() || i.selectors.fields == Ok(told));
+        let slashed = read(method, &format!("{path}/?{query}")).unwrap();
+        let same = |i: Info| Info { path: String::new(), rest: i.rest.trim_end_matches('/').to_owned(), ..i };
+        prop_assert_eq!(same(i), same(slashed));
+    }
 }

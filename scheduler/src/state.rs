@@ -201,6 +201,28 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_that_panics_rests_and_the_others_are_placed() {
+        let mut state = state("2");
+        // The older one comes first.
+        state.pod_changed(None, Some(&asking("bad", "1", "", "Pending")));
+        state.pod_changed(None, Some(&asking("good", "1", "", "Pending")));
+        let (panics, now) = (api::faults::panics(), Instant::now());
+        let siblings = |pod: &Pod| -> Option<Labels> {
+            assert_ne!(pod.metadata.name.as_deref(), Some("bad"), "it is not to be looked at");
+            None
+        };
+        let placed = |todo: Option<Todo>| match todo {
+            Some(Todo::Bind(tried, node)) => Some((tried.info.key.name.clone(), node)),
+            _ => None,
+        };
+        assert_eq!(placed(state.next(now, siblings, 0)), Some(("good".into(), "a".into())));
+        assert!(placed(state.next(now, siblings, 0)).is_none() && api::faults::panics() > panics);
+        let due = state.queue.due().expect("it is tried again");
+        assert!(due > now);
+        assert_eq!(placed(state.next(due, |_| None, 0)), Some(("bad".into(), "a".into())));
+    }
+
+    #[test]
     fn an_assumed_pod_is_not_tried_again() {
         let mut state = state("2");
         let pending = asking("p", "1", "", "Pending");

@@ -27,8 +27,8 @@ const LINE_MAX: usize = 32 << 20;
 /// Between tries, doubled each time; half of it is left to the dice.
 const RETRY_MIN: Duration = Duration::from_millis(800);
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// A watch that ended sooner counts as one that failed.
-const LASTED: Duration = Duration::from_secs(1);
+/// A watch that told changes for so long was a good one, however it ended: what is wrong now is new. One that ended sooner counts as failed.
+const LASTED: Duration = Duration::from_secs(2);
 
 /// Which objects.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +57,12 @@ pub async fn follow<K: Object>(client: kube::Client, query: Query, mut tell: imp
     loop {
         let began = Instant::now();
         let ended = once(&client, &query, &mut from, &mut tell).await;
-        let is_good = ended.is_ok() && began.elapsed() >= LASTED;
+        if began.elapsed() >= LASTED {
+            failures = 0;
+        }
+        if ended.is_err() || began.elapsed() < LASTED {
+            failures += 1;
+        }
         if let Err(error) = ended {
             // What comes next has been forgotten by the server: all is listed again.
             if matches!(&error, Error::Api(status) if status.code == 410) {
@@ -65,7 +70,6 @@ pub async fn follow<K: Object>(client: kube::Client, query: Query, mut tell: imp
             }
             tell(Change::Failed(error));
         }
-        failures = if is_good || began.elapsed() >= 4 * RETRY_MAX { 0 } else { failures + 1 };
         if failures > 0 {
             tokio::time::sleep(pause(failures)).await;
         }
@@ -203,5 +207,50 @@ fn read<K: Object>(line: &[u8]) -> Result<WatchEvent<Seen<K>>, Error> {
         "MODIFIED" => seen().map(WatchEvent::Modified),
         "DELETED" => seen().map(WatchEvent::Deleted),
         _ => Err(Error::SerdeError(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::k8s::api::core::v1::ConfigMap;
+    use futures::{TryStreamExt, stream};
+
+    #[test]
+    fn an_event_is_read_whatever_its_object_is() {
+        let event = |word: &str, data: &str| {
+            let line = format!(r#"{{"type":"{word}","object":{{"metadata":{{"name":"a","resourceVersion":"5"}},"data":{data}}}}}"#);
+            read::<ConfigMap>(line.as_bytes())
+        };
+        assert!(matches!(event("ADDED", r#"{"k":"v"}"#), Ok(WatchEvent::Added(seen)) if seen.fault.is_none()));
+        assert!(matches!(event("MODIFIED", r#"{"k":null}"#), Ok(WatchEvent::Modified(seen)) if seen.fault.is_none()));
+        let Ok(WatchEvent::Deleted(seen)) = event("DELETED", "7") else { panic!("it is told that it is gone") };
+        assert_eq!((seen.object.resource_version().as_deref(), seen.fault.is_some()), (Some("5"), true));
+        assert!(event("NONSENSE", "7").is_err());
+        let status = r#"{"kind":"Status","status":"Failure","code":410,"message":"gone","reason":"Expired"}"#;
+        for line in [status.to_owned(), format!(r#"{{"type":"ERROR","object":{status}}}"#)] {
+            assert!(matches!(read::<ConfigMap>(line.as_bytes()), Ok(WatchEvent::Error(status)) if status.code == 410), "{line}");
+        }
+        assert!(read::<ConfigMap>(b"<html>").is_err());
+    }
+
+    #[tokio::test]
+    async fn lines_come_in_any_pieces_and_have_a_bound() {
+        let pieces = ["a\nb", "c", "\n", "\nd", "no end"];
+        let body = stream::iter(pieces.map(|piece| Ok::<_, std::io::Error>(piece.as_bytes())));
+        let (mut lines, mut line, mut all) = (body.into_async_read(), Vec::new(), Vec::new());
+        while next_line(&mut lines, &mut line).await.unwrap() {
+            all.push(String::from_utf8(line.clone()).unwrap());
+        }
+        assert_eq!(all, ["a\n", "bc\n", "\n"]);
+        let piece = vec![b'x'; 1 << 20];
+        let mut endless = stream::repeat_with(|| Ok::<_, std::io::Error>(piece.as_slice())).into_async_read();
+        let error = next_line(&mut endless, &mut line).await.unwrap_err();
+        assert!(matches!(error, Error::LinesCodecMaxLineLengthExceeded) && line.len() <= LINE_MAX + piece.len());
+    }
+
+    #[test]
+    fn names_are_escaped_in_selectors() {
+        assert_eq!(Query::named("n", "a,b=c\\").field_selector, "metadata.name=a\\,b\\=c\\\\");
     }
 }

@@ -45,7 +45,7 @@ pub type WakeUid = Arc<dyn Fn(&str) + Send + Sync>;
 /// Watches every collection that can be deleted from, and calls `wake` with the uid of each object whose turn has come.
 pub fn follow(client: kube::Client, graph: Arc<Mutex<Graph>>, wake: WakeUid, group: &Group) {
     let monitors = Monitors { client, graph, wake, group: group.clone(), running: HashMap::new(), begun: None };
-    group.spawn(Box::pin(monitors.run()));
+    group.spawn_loop("garbage collector discovery", Box::pin(monitors.run()));
 }
 
 struct Monitors {
@@ -135,7 +135,7 @@ impl Monitors {
         }
         let monitor = Monitor { version: collection.version.clone(), group: self.group.child(), known: known.clone() };
         let (client, graph, wake) = (self.client.clone(), self.graph.clone(), self.wake.clone());
-        monitor.group.spawn(Box::pin(watch(client, collection, graph, known, wake)));
+        monitor.group.spawn_loop("garbage collector watch", Box::pin(watch(client, collection, graph, known, wake)));
         if let Some(old) = self.running.insert(name, monitor) {
             old.group.stop();
         }

@@ -112,6 +112,7 @@ const NUMBERS: &[i64] = &[
     i64::MAX,
     i64::MIN,
 ];
+/// No range that holds the cluster's pods: a node that says it has all of it leaves none for the others, upstream, too.
 const WORDS: &[&str] = &[
     "",
     "a",
@@ -193,7 +194,7 @@ const WORDS: &[&str] = &[
     "::",
     "fe80::1%eth0",
     "10.0.0.0/33",
-    "10.244.0.0/16",
+    "10.245.0.0/16",
     "host.example.",
     "2147483647%",
     "99999999999999999999",

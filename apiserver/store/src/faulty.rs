@@ -113,6 +113,10 @@ impl Store for Faulty {
         Ok(Box::pin(cut_by_chance(events, self.chance.clone())))
     }
 
+    fn condition(&self) -> Option<tokio::sync::watch::Receiver<crate::Condition>> {
+        self.inner.condition()
+    }
+
     async fn compact(&self, rev: Rev) -> Result<(), Error> {
         self.inner.compact(rev).await
     }

@@ -8,14 +8,19 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::Stream;
+use tokio::sync::watch;
 
 pub mod etcd;
 pub mod faulty;
+pub mod files;
 mod index;
 mod local;
 mod log;
 pub mod memory;
 pub mod redb;
+mod trouble;
+
+pub use trouble::Condition;
 
 /// A store revision. 0 is "before anything"; the first write makes 1 or more.
 pub type Rev = u64;
@@ -122,6 +127,9 @@ pub enum Error {
     /// A write was sent and not answered, and it could not be found out whether it was, or will be, carried out.
     #[error("the outcome of the write is unknown: {0}")]
     Undecided(String),
+    /// Nothing was written, and nothing of it will be there at the next start. The disk is full, say; reads go on, and so do writes once they can.
+    #[error("nothing was written: {0}")]
+    Unwritten(String),
     /// The data directory is not ours, or is damaged; it was left untouched. The text says what to do.
     #[error("{0}")]
     Unusable(String),
@@ -145,6 +153,10 @@ pub trait Store: Send + Sync + 'static {
     /// before its authors are answered. The listener must neither block nor call the store. `None`: nobody commits here, watch instead.
     fn listen(&self, after: Rev, listener: &Listener) -> Option<Result<(), Error>> {
         let _ = (after, listener);
+        None
+    }
+    /// Whether writes are taken, for a store that knows: `None` where only asking tells.
+    fn condition(&self) -> Option<watch::Receiver<Condition>> {
         None
     }
     /// Forgets history below `rev`; what is current stays.

@@ -14,13 +14,14 @@ use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use parking_lot::{Mutex, RwLock};
 use tokio::{
-    sync::{Notify, Semaphore, oneshot},
+    sync::{Notify, Semaphore, oneshot, watch},
     time::{Instant, timeout},
 };
 
 use crate::{
-    Entry, Error, Event, Events, Expect, Listener, Op, Outcome, Page, Range, Rev, Store, Txn,
+    Condition, Entry, Error, Event, Events, Expect, Listener, Op, Outcome, Page, Range, Rev, Store, Txn,
     index::{Index, Staged, TXN_BYTES_MAX},
+    trouble::{Health, PROBE_EACH, Trouble},
 };
 
 /// Writes that may wait for the writer; more wait at the door.
@@ -31,7 +32,15 @@ const BATCH_MAX: usize = 1024;
 /// Where committed transactions are made durable.
 pub(crate) trait Disk: Send {
     /// Makes all of `batches` durable, or none; blocks until it is so. `deadlines` holds the expiry (Unix seconds) of each key put with a TTL.
-    fn commit(&mut self, batches: &[Arc<Vec<Event>>], deadlines: &HashMap<Arc<str>, u64>) -> Result<(), Error>;
+    fn commit(&mut self, batches: &[Arc<Vec<Event>>], deadlines: &HashMap<Arc<str>, u64>) -> Result<(), Trouble>;
+    /// Work that may be put off until what was committed is answered: an error of it says nothing about that.
+    fn tidy(&mut self) -> Result<(), Trouble> {
+        Ok(())
+    }
+    /// Whether a commit would go now, after one that did not.
+    fn probe(&mut self) -> Result<(), Trouble> {
+        Ok(())
+    }
     /// Nothing more comes: leaves all in order for the next start.
     fn close(&mut self) {}
 }
@@ -48,6 +57,7 @@ pub(crate) struct Loaded {
 pub struct Local {
     index: Arc<RwLock<Index>>,
     listeners: Arc<Listeners>,
+    condition: watch::Receiver<Condition>,
     hands: Hands,
 }
 
@@ -71,6 +81,7 @@ struct Writer {
     index: Arc<RwLock<Index>>,
     listeners: Arc<Listeners>,
     disk: Box<dyn Disk>,
+    health: Health,
     expiry: Expiry,
     clock: Clock,
 }
@@ -92,7 +103,7 @@ struct Expiry {
 
 impl Local {
     pub(crate) fn start(disk: Box<dyn Disk>, loaded: Loaded) -> Self {
-        let writer = Writer::new(disk, loaded, Clock::Wall);
+        let (writer, condition) = Writer::new(disk, loaded, Clock::Wall);
         let (index, listeners) = (writer.index.clone(), writer.listeners.clone());
         let (queue, work) = sync_channel(QUEUE_MAX);
         // The thread ends when the last `Local` is dropped or closed: it is the store's own, and no task of any group.
@@ -100,14 +111,14 @@ impl Local {
         if let Err(error) = started {
             tracing::error!(%error, "store writer could not be started");
         }
-        Self { index, listeners, hands: Hands::Thread { queue, slots: Semaphore::new(QUEUE_MAX) } }
+        Self { index, listeners, condition, hands: Hands::Thread { queue, slots: Semaphore::new(QUEUE_MAX) } }
     }
 
     /// Without a thread. Keys with a time to live go while [`Local::tend`] runs. Must be called within a runtime.
     pub(crate) fn inline(disk: Box<dyn Disk>, loaded: Loaded) -> Self {
-        let writer = Writer::new(disk, loaded, Clock::Runtime(Instant::now()));
+        let (writer, condition) = Writer::new(disk, loaded, Clock::Runtime(Instant::now()));
         let (index, listeners) = (writer.index.clone(), writer.listeners.clone());
-        Self { index, listeners, hands: Hands::Caller { writer: Mutex::new(Some(writer)), deadline: Notify::new() } }
+        Self { index, listeners, condition, hands: Hands::Caller { writer: Mutex::new(Some(writer)), deadline: Notify::new() } }
     }
 
     /// Deletes what is due, by the runtime's clock, until the store is closed: for a task of whoever made the store without a thread of its
@@ -118,8 +129,9 @@ impl Local {
             let wait = match &mut *writer.lock() {
                 None => return,
                 Some(writer) => {
+                    writer.look_again();
                     writer.carry_out(std::iter::empty());
-                    writer.expiry.wait(writer.clock.now())
+                    writer.wait()
                 }
             };
             // Either way it is time to look.
@@ -204,6 +216,10 @@ impl Store for Local {
         Ok(())
     }
 
+    fn condition(&self) -> Option<watch::Receiver<Condition>> {
+        Some(self.condition.clone())
+    }
+
     async fn close(&self) {
         // An error means that the writer has ended already.
         let _ = self.ask(Work::Close).await;
@@ -211,22 +227,26 @@ impl Store for Local {
 }
 
 impl Writer {
-    fn new(disk: Box<dyn Disk>, loaded: Loaded, clock: Clock) -> Self {
+    fn new(disk: Box<dyn Disk>, loaded: Loaded, clock: Clock) -> (Self, watch::Receiver<Condition>) {
         let index = Arc::new(RwLock::new(Index::load(loaded.entries.into_iter(), loaded.rev)));
         let mut expiry = Expiry::default();
         loaded.deadlines.into_iter().for_each(|(key, at)| expiry.set(&key, Some(at)));
-        Self { index, listeners: Arc::default(), disk, expiry, clock }
+        let (health, condition) = Health::new();
+        (Self { index, listeners: Arc::default(), disk, health, expiry, clock }, condition)
     }
 
     fn run(mut self, work: &Receiver<Work>) {
         loop {
-            let first = match self.expiry.wait(self.clock.now()) {
+            let first = match self.wait() {
                 None => work.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(wait) => work.recv_timeout(wait),
             };
             let first = match first {
                 Ok(first) => Some(first),
-                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.look_again();
+                    None
+                }
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             let batch = first.into_iter().chain(work.try_iter().take(BATCH_MAX - 1));
@@ -237,6 +257,23 @@ impl Writer {
                 let _ = closing.send(());
                 return;
             }
+        }
+    }
+
+    /// How long until there is something to do unasked.
+    fn wait(&self) -> Option<Duration> {
+        match self.health.now() {
+            Condition::Sound => self.expiry.wait(self.clock.now()),
+            // What is due would be tried in vain until the disk takes writes again.
+            Condition::Failing(_) => Some(PROBE_EACH),
+            Condition::Ended(_) => None,
+        }
+    }
+
+    fn look_again(&mut self) {
+        if matches!(self.health.now(), Condition::Failing(_)) {
+            let done = self.disk.probe();
+            self.health.note(done.as_ref().copied());
         }
     }
 
@@ -269,23 +306,30 @@ impl Writer {
         for (reply, outcome) in replies {
             let answer = match &done {
                 Ok(()) => Ok(outcome),
-                Err(error) => Err(Error::Unavailable(error.to_string())),
+                Err(trouble) => Err(trouble.answer()),
             };
             // A caller that went away does not want to know.
             let _ = reply.send(answer);
         }
+        if done.is_ok()
+            && let Err(trouble) = self.disk.tidy()
+        {
+            self.health.note(Err(&trouble));
+        }
         closing
     }
 
-    fn make_durable(&mut self, staged: Staged, deadlines: HashMap<Arc<str>, Option<u64>>) -> Result<(), Error> {
+    fn make_durable(&mut self, staged: Staged, deadlines: HashMap<Arc<str>, Option<u64>>) -> Result<(), Trouble> {
         if staged.batches.is_empty() {
             return Ok(());
         }
-        let lasting = deadlines.iter().filter_map(|(k, at)| at.map(|at| (k.clone(), at))).collect();
-        if let Err(error) = self.disk.commit(&staged.batches, &lasting) {
-            tracing::error!(%error, "commit failed; nothing of it was acknowledged");
-            return Err(error);
+        if let Condition::Ended(why) = self.health.now() {
+            return Err(Trouble::Ended(why.clone()));
         }
+        let lasting = deadlines.iter().filter_map(|(k, at)| at.map(|at| (k.clone(), at))).collect();
+        let done = self.disk.commit(&staged.batches, &lasting);
+        self.health.note(done.as_ref().copied());
+        done?;
         deadlines.into_iter().for_each(|(key, at)| self.expiry.set(&key, at));
         self.publish(staged.batches);
         Ok(())

@@ -3,8 +3,9 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
-    Error, Event,
+    Event,
     local::{Disk, Loaded, Local},
+    trouble::Trouble,
 };
 
 /// A store that forgets.
@@ -25,7 +26,7 @@ impl Memory {
 }
 
 impl Disk for NoDisk {
-    fn commit(&mut self, _: &[Arc<Vec<Event>>], _: &HashMap<Arc<str>, u64>) -> Result<(), Error> {
+    fn commit(&mut self, _: &[Arc<Vec<Event>>], _: &HashMap<Arc<str>, u64>) -> Result<(), Trouble> {
         Ok(())
     }
 }

@@ -1,53 +1,65 @@
 //! The embedded back end: memory is the database, its durability are a log that each commit is written to, and a redb file that takes
 //! over what the log holds once that is much: a tree of pages costs many writes where few keys change.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fs,
-    io::{self, Read},
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::HashMap, io, path::Path, sync::Arc};
 
-use bytes::Bytes;
-use redb::{Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageBackend, StorageError, TableDefinition};
+mod backend;
+mod tree;
+
+use tree::{Ahead, Tree};
 
 use crate::{
-    Entry, Error, Event, Rev,
+    Error, Event, Rev,
+    files::{self, Dir, Files},
     local::{Disk, Loaded, Local},
-    log::{Log, Plain, Told},
+    log::{self, Damage, Log, Told},
+    trouble::Trouble,
 };
 
-/// Key -> revision (8 bytes LE), deadline (Unix seconds, 8 bytes LE, 0 lasts), value.
-const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
-/// `format` -> [`FORMAT`]; `revision` -> the newest revision.
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-/// 1 had no log.
-const FORMAT: u64 = 2;
-const FILE: &str = "skiff.redb";
-const LOG: &str = "skiff.log";
-/// A log of this size is taken over into the tree.
-const LOG_BYTES_MAX: u64 = 16 << 20;
-/// The index holds everything already; redb's own cache only has to hold the pages of a commit.
-const CACHE_BYTES: usize = 2 << 20;
-const MAGIC: &[u8; 9] = b"redb\x1A\x0A\xA9\x0D\x0A";
-const HEAD_BYTES: usize = 16;
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fresh {
-    Yes,
-    No,
+/// When the log is too long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// It is taken over into the tree.
+    pub take_over_bytes: u64,
+    /// It could not be taken over, again and again: nothing more is written to it until it can.
+    pub refuse_bytes: u64,
 }
 
+pub(crate) const BOUNDS: Bounds = Bounds { take_over_bytes: 16 << 20, refuse_bytes: 256 << 20 };
+
 struct RedbDisk {
-    database: Database,
+    tree: Tree,
     log: Log,
     /// What the log holds and the tree does not, by key: `None` is gone.
-    ahead: BTreeMap<Arc<str>, Option<(Entry, u64)>>,
+    ahead: Ahead,
     rev: Rev,
-    log_bytes_max: u64,
+    bounds: Bounds,
     /// The log's size at which it is taken over.
     full: u64,
+    /// Why it could not be, the last time.
+    stuck: Option<String>,
+    ended: bool,
+}
+
+/// What a directory holds, as `skiff check` tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub format: u64,
+    pub rev: Rev,
+    pub objects: usize,
+    pub log_records: usize,
+    /// What was being written when the last run was cut off; it was never acknowledged.
+    pub loose_bytes: usize,
+}
+
+/// What stands on the disk, all of it checked and nothing of it touched.
+struct Stored {
+    tree: Tree,
+    format: u64,
+    /// `None`: there is none, as in format 1.
+    log: Option<log::Found>,
+    told: Told,
+    loaded: Loaded,
 }
 
 /// Opens the store in `dir`, which is made where it does not exist.
@@ -55,83 +67,151 @@ struct RedbDisk {
 /// # Errors
 /// [`Error::Unusable`] where the directory holds somebody else's data, a damaged file, or another skiff has it open. It is then as it was.
 pub fn open(dir: &Path) -> Result<Local, Error> {
-    let file = dir.join(FILE);
-    let fresh = check(dir, &file)?;
-    let opened = if fresh == Fresh::Yes { builder().create(&file) } else { builder().open(&file) };
-    let opened = opened.map_err(|error| explain(&file, error))?;
-    start(opened, dir, fresh, LOG_BYTES_MAX, Plain::open)
+    let files = Dir::open(dir).map_err(|error| unusable(dir, &error))?;
+    let (disk, loaded) = open_in(Arc::new(files), BOUNDS)?;
+    Ok(Local::start(disk, loaded))
 }
 
-/// As [`open`], with something between us and the files, which `backend` makes from their paths, and a log of this size.
-pub(crate) fn open_through<B: StorageBackend>(
-    dir: &Path,
-    log_bytes_max: u64,
-    mut backend: impl FnMut(&Path) -> io::Result<B>,
-) -> Result<Local, Error> {
-    let file = dir.join(FILE);
-    let fresh = check(dir, &file)?;
-    let through = backend(&file).map_err(|error| unusable(&file, &error))?;
-    let opened = builder().create_with_backend(through).map_err(|error| explain(&file, error))?;
-    start(opened, dir, fresh, log_bytes_max, backend)
-}
-
-fn builder() -> Builder {
-    let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_BYTES);
-    builder
-}
-
-fn start<B: StorageBackend>(
-    database: Database,
-    dir: &Path,
-    fresh: Fresh,
-    log_bytes_max: u64,
-    backend: impl FnOnce(&Path) -> io::Result<B>,
-) -> Result<Local, Error> {
-    let (file, path) = (dir.join(FILE), dir.join(LOG));
-    let (format, mut loaded) = match fresh {
-        Fresh::Yes => (None, Loaded::default()),
-        Fresh::No => load(&database, &file)?,
-    };
-    if format == Some(FORMAT) && !path.exists() {
-        return Err(damaged(&path, &"it is missing"));
+/// Reads the store in `dir` as [`open`] does, down to the last checksum, and changes nothing. `None`: it was never used.
+///
+/// # Errors
+/// As of [`open`].
+pub fn check(dir: &Path) -> Result<Option<Seen>, Error> {
+    let files: Arc<dyn Files> = Arc::new(Dir::read_only(dir));
+    let names = files.names().map_err(|error| unusable(dir, &error))?;
+    if is_fresh(&*files, &names)? {
+        return Ok(None);
     }
-    let through = Box::new(backend(&path).map_err(|error| unusable(&path, &error))?);
-    let (log, told) = if format == Some(FORMAT) {
-        Log::open(through, loaded.rev).map_err(|error| damaged(&path, &error))?
-    } else {
-        let log = Log::create(through).map_err(|error| unusable(&path, &error))?;
-        fs::File::open(dir).and_then(|d| d.sync_all()).map_err(|e| unusable(dir, &e))?;
-        // From here on the log is a part of the store.
-        found(&database).map_err(|e| damaged(&file, &e))?;
-        (log, Told { changes: Vec::new(), rev: loaded.rev })
-    };
-    let ahead = take_in(&mut loaded, told);
-    let disk = RedbDisk { database, log, ahead, rev: loaded.rev, log_bytes_max, full: log_bytes_max };
-    Ok(Local::start(Box::new(disk), loaded))
+    let Some(stored) = read(&files)? else { return Ok(None) };
+    let Stored { format, told, loaded, .. } = stored;
+    Ok(Some(Seen { format, rev: loaded.rev, objects: loaded.entries.len(), log_records: told.records, loose_bytes: told.loose_bytes }))
 }
 
-/// Brings what stood in the tree up to what the log tells. Returns the difference.
-fn take_in(loaded: &mut Loaded, told: Told) -> BTreeMap<Arc<str>, Option<(Entry, u64)>> {
-    let ahead: BTreeMap<_, _> = told.changes.into_iter().map(|change| (change.key, change.put)).collect();
+/// As [`open`], with something of the caller's between us and the disk.
+pub(crate) fn open_in(files: Arc<dyn Files>, bounds: Bounds) -> Result<(Box<dyn Disk>, Loaded), Error> {
+    let here = files.path("");
+    // What an earlier life renamed may be seen and not be durable yet.
+    files.sync().map_err(|error| unusable(&here, &error))?;
+    let names = files.names().map_err(|error| unusable(&here, &error))?;
+    let stored = if is_fresh(&*files, &names)? { None } else { read(&files)? };
+    let (disk, loaded) = match stored {
+        None => (begin(files, bounds)?, Loaded::default()),
+        Some(stored) => go_on(files, stored, bounds)?,
+    };
+    Ok((Box::new(disk), loaded))
+}
+
+/// Whether the directory holds nothing, or what an interrupted first start left: the log is made first, the tree last.
+fn is_fresh(files: &dyn Files, names: &[String]) -> Result<bool, Error> {
+    if names.iter().any(|name| name == tree::NAME) {
+        return Ok(false);
+    }
+    for name in names.iter().filter(|name| ![tree::NEW, log::NEW].contains(&name.as_str())) {
+        let path = files.path(name);
+        if name != log::NAME {
+            return Err(Error::Unusable(format!(
+                "{} is not empty and holds no skiff store: it was left untouched. Name another --data-dir, or empty it if nothing in it is needed.",
+                files.path("").display()
+            )));
+        }
+        if !log::is_unused(&files::read(files, name).map_err(|error| unusable(&path, &error))?) {
+            return Err(damaged(&files.path(tree::NAME), &"it is missing, though its log is there"));
+        }
+    }
+    Ok(true)
+}
+
+fn begin(files: Arc<dyn Files>, bounds: Bounds) -> Result<RedbDisk, Error> {
+    let log = Log::create(files.clone(), 0).map_err(|trouble| cannot(&files.path(log::NAME), trouble))?;
+    let tree = Tree::create(files)?;
+    Ok(RedbDisk { tree, log, ahead: Ahead::new(), rev: 0, bounds, full: bounds.take_over_bytes, stuck: None, ended: false })
+}
+
+/// All there is. `None`: an older skiff was interrupted before it had put anything there.
+fn read(files: &Arc<dyn Files>) -> Result<Option<Stored>, Error> {
+    let (path, log_path) = (files.path(tree::NAME), files.path(log::NAME));
+    let file = files.open(tree::NAME).map_err(|error| unusable(&path, &error))?;
+    if !file.try_lock().map_err(|error| unusable(&path, &error))? {
+        return Err(Error::Unusable(format!(
+            "{} is open in another process: is another skiff running on this --data-dir? Stop it with `skiff down`.",
+            path.display()
+        )));
+    }
+    let log = match files.open(log::NAME) {
+        Ok(log) => Some(log),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(unusable(&log_path, &error)),
+    };
+    // A sync that failed in an earlier life may have left what can be read and is not on the disk.
+    log.iter().chain([&file]).try_for_each(|file| file.forget()).map_err(|error| unusable(&path, &error))?;
+    let (tree, contents) = Tree::open(files.clone(), file)?;
+    let mut loaded = contents.loaded;
+    let (log, told) = match (contents.format, log) {
+        (Some(1), _) => (None, Told::none(loaded.rev)),
+        (Some(_), Some(log)) => {
+            Log::read(log, loaded.rev).map(|(log, told)| (Some(log), told)).map_err(|damage| told_where(&log_path, &damage))?
+        }
+        (Some(_), None) => return Err(damaged(&log_path, &"it is missing")),
+        (None, log) => {
+            let held = log.is_some_and(|log| files::whole(&*log).map_or(true, |bytes| bytes.len() > 16));
+            return if held { Err(damaged(&path, &"it is empty, though its log is not")) } else { Ok(None) };
+        }
+    };
+    let format = contents.format.unwrap_or_default();
+    take_in(&mut loaded, &told);
+    Ok(Some(Stored { tree, format, log, told, loaded }))
+}
+
+/// Brings what stood in the tree up to what the log tells.
+fn take_in(loaded: &mut Loaded, told: &Told) {
     loaded.rev = told.rev;
-    if ahead.is_empty() {
-        return ahead;
+    if told.changes.is_empty() {
+        return;
     }
-    loaded.entries.retain(|entry| !ahead.contains_key(&entry.key));
-    loaded.deadlines.retain(|key, _| !ahead.contains_key(key));
-    for (entry, deadline) in ahead.values().flatten() {
+    // The last word on each key.
+    let last: HashMap<&str, &log::Change> = told.changes.iter().map(|change| (&*change.key, change)).collect();
+    loaded.entries.retain(|entry| !last.contains_key(&*entry.key));
+    loaded.deadlines.retain(|key, _| !last.contains_key(&**key));
+    for (entry, deadline) in last.values().filter_map(|change| change.put.as_ref()) {
         loaded.entries.push(entry.clone());
         if *deadline != 0 {
             loaded.deadlines.insert(entry.key.clone(), *deadline);
         }
     }
-    ahead
+}
+
+/// Writes on where the last life ended.
+fn go_on(files: Arc<dyn Files>, stored: Stored, bounds: Bounds) -> Result<(RedbDisk, Loaded), Error> {
+    let Stored { mut tree, format, log, told, loaded } = stored;
+    let log_path = files.path(log::NAME);
+    tree.let_through()?;
+    let ahead: Ahead = told.changes.into_iter().map(|change| (change.key, change.put)).collect();
+    let log = match log {
+        Some(log) => log.go_on(files.clone(), loaded.rev).map_err(|error| unusable(&log_path, &error))?,
+        None => None,
+    };
+    if let (Some(log), tree::FORMAT) = (log, format) {
+        return Ok((
+            RedbDisk { tree, log, ahead, rev: loaded.rev, bounds, full: bounds.take_over_bytes, stuck: None, ended: false },
+            loaded,
+        ));
+    }
+    // An older format: all goes into the tree, and the log begins anew.
+    tree.commit(&ahead, loaded.rev).map_err(|trouble| cannot(&files.path(tree::NAME), trouble))?;
+    let log = Log::create(files, loaded.rev).map_err(|trouble| cannot(&log_path, trouble))?;
+    let full = bounds.take_over_bytes;
+    Ok((RedbDisk { tree, log, ahead: Ahead::new(), rev: loaded.rev, bounds, full, stuck: None, ended: false }, loaded))
 }
 
 impl Disk for RedbDisk {
-    fn commit(&mut self, batches: &[Arc<Vec<Event>>], deadlines: &HashMap<Arc<str>, u64>) -> Result<(), Error> {
-        self.log.append(batches, deadlines).map_err(|error| Error::Unavailable(format!("writing to disk failed: {error}")))?;
+    fn commit(&mut self, batches: &[Arc<Vec<Event>>], deadlines: &HashMap<Arc<str>, u64>) -> Result<(), Trouble> {
+        if self.log.len() > self.bounds.refuse_bytes {
+            let why = self.stuck.as_deref().unwrap_or("it was not tried yet");
+            return Err(Trouble::Unwritten(format!("the log holds {} bytes that could not be taken over: {why}", self.log.len())));
+        }
+        let done = self.log.append(batches, deadlines);
+        self.note(&done);
+        done?;
         for event in batches.iter().flat_map(|batch| batch.iter()) {
             self.rev = event.rev();
             let put = match event {
@@ -140,153 +220,91 @@ impl Disk for RedbDisk {
             };
             self.ahead.insert(event.key().clone(), put);
         }
-        if self.log.len() > self.full {
-            self.take_over();
-        }
         Ok(())
     }
 
+    fn tidy(&mut self) -> Result<(), Trouble> {
+        if self.log.len() <= self.full {
+            return Ok(());
+        }
+        match self.take_over() {
+            Err(ended @ Trouble::Ended(_)) => Err(ended),
+            // The log has it still, and goes on.
+            Err(_) | Ok(()) => Ok(()),
+        }
+    }
+
+    fn probe(&mut self) -> Result<(), Trouble> {
+        if self.log.len() > self.bounds.refuse_bytes {
+            return self.take_over();
+        }
+        let done = self.log.probe();
+        self.note(&done);
+        done
+    }
+
     fn close(&mut self) {
-        self.take_over();
+        if self.ended {
+            self.tree.abandon();
+        } else if !self.log.is_empty() {
+            // Said where it failed; the next start reads the log.
+            let _ = self.take_over();
+        }
     }
 }
 
 impl RedbDisk {
-    /// The tree takes over what the log holds. Where that fails the log has it still, and goes on.
-    fn take_over(&mut self) {
-        if self.ahead.is_empty() {
-            return;
-        }
-        match self.write() {
-            Ok(()) => self.full = self.log_bytes_max,
-            Err(error) => {
-                tracing::error!(%error, "the log could not be taken over into the tree; trying again when it has grown");
-                self.full = self.log.len() + self.log_bytes_max;
+    /// The tree takes over what the log holds, and a new log begins.
+    fn take_over(&mut self) -> Result<(), Trouble> {
+        let done = self.tree.commit(&self.ahead, self.rev).and_then(|()| {
+            self.ahead.clear();
+            self.log.renew()
+        });
+        self.note(&done);
+        match &done {
+            Ok(()) => {
+                self.full = self.bounds.take_over_bytes;
+                self.stuck = None;
+            }
+            Err(Trouble::Unwritten(why) | Trouble::Open(why) | Trouble::Ended(why)) => {
+                tracing::error!(
+                    why,
+                    bytes = self.log.len(),
+                    "the log could not be taken over into the tree; trying again when it has grown"
+                );
+                self.full = self.log.len() + self.bounds.take_over_bytes;
+                self.stuck = Some(why.clone());
             }
         }
+        done
     }
 
-    fn write(&mut self) -> Result<(), redb::Error> {
-        let mut txn = self.database.begin_write()?;
-        txn.set_durability(Durability::Immediate)?;
-        {
-            let (mut objects, mut row) = (txn.open_table(OBJECTS)?, Vec::new());
-            // In key order: each page is written once.
-            for (key, put) in &self.ahead {
-                match put {
-                    Some((entry, deadline)) => {
-                        encode(&mut row, entry, *deadline);
-                        objects.insert(&**key, row.as_slice())?;
-                    }
-                    None => drop(objects.remove(&**key)?),
-                }
-            }
-            txn.open_table(META)?.insert("revision", self.rev)?;
-        }
-        txn.commit()?;
-        self.log.clear()?;
-        self.ahead.clear();
-        Ok(())
+    fn note(&mut self, done: &Result<(), Trouble>) {
+        self.ended |= matches!(done, Err(Trouble::Ended(_)));
     }
 }
 
-/// Whether there is nothing yet; an error where the directory may not be used.
-fn check(dir: &Path, file: &Path) -> Result<Fresh, Error> {
-    fs::create_dir_all(dir).map_err(|e| unusable(dir, &e))?;
-    if file.exists() {
-        let mut head = [0; HEAD_BYTES];
-        let read = fs::File::open(file).and_then(|mut f| f.read_exact(&mut head));
-        return match read {
-            Ok(()) if head.starts_with(MAGIC) => Ok(Fresh::No),
-            Ok(()) => Err(damaged(file, &"it does not begin as a redb file does")),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(damaged(file, &"it is too short")),
-            Err(error) => Err(unusable(file, &error)),
-        };
-    }
-    let mut others = fs::read_dir(dir).map_err(|e| unusable(dir, &e))?;
-    match others.next() {
-        None => Ok(Fresh::Yes),
-        Some(_) => Err(Error::Unusable(format!(
-            "{} is not empty and holds no skiff store: it was left untouched. Name another --data-dir, or empty it if nothing in it is needed.",
-            dir.display()
-        ))),
-    }
-}
-
-fn found(database: &Database) -> Result<(), redb::Error> {
-    let txn = database.begin_write()?;
-    txn.open_table(META)?.insert("format", FORMAT)?;
-    txn.open_table(OBJECTS)?;
-    Ok(txn.commit()?)
-}
-
-/// The format, and what stands in the tree.
-fn load(database: &Database, file: &Path) -> Result<(Option<u64>, Loaded), Error> {
-    let (format, loaded) = read(database).map_err(|error| damaged(file, &error))?;
-    match (format, loaded) {
-        (Some(1..=FORMAT), Some(loaded)) => Ok((format, loaded)),
-        (Some(1..=FORMAT), None) => Err(damaged(file, &"an object in it is cut short")),
-        (Some(other), _) => Err(Error::Unusable(format!(
-            "{} has store format {other}, this skiff knows {FORMAT}: it was left untouched. Use the skiff that wrote it, or name another --data-dir.",
-            file.display()
-        ))),
-        (None, _) => Err(damaged(file, &"it is a redb file, but not skiff's")),
-    }
-}
-
-fn read(database: &Database) -> Result<(Option<u64>, Option<Loaded>), redb::Error> {
-    let txn = database.begin_read()?;
-    let meta = match txn.open_table(META) {
-        Ok(meta) => meta,
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok((None, None)),
-        Err(error) => return Err(error.into()),
-    };
-    let format = meta.get("format")?.map(|v| v.value());
-    let rev: Rev = meta.get("revision")?.map_or(0, |v| v.value());
-    let mut loaded = Loaded { rev, ..Loaded::default() };
-    if matches!(format, Some(1..=FORMAT)) {
-        for row in txn.open_table(OBJECTS)?.iter()? {
-            let (key, value) = row?;
-            let Some((entry, deadline)) = decode(key.value(), value.value()) else { return Ok((format, None)) };
-            if deadline != 0 {
-                loaded.deadlines.insert(entry.key.clone(), deadline);
-            }
-            loaded.entries.push(entry);
-        }
-    }
-    Ok((format, Some(loaded)))
-}
-
-fn encode(out: &mut Vec<u8>, entry: &Entry, deadline: u64) {
-    out.clear();
-    out.extend_from_slice(&entry.rev.to_le_bytes());
-    out.extend_from_slice(&deadline.to_le_bytes());
-    out.extend_from_slice(&entry.value);
-}
-
-fn decode(key: &str, bytes: &[u8]) -> Option<(Entry, u64)> {
-    let (rev, rest) = bytes.split_first_chunk::<8>()?;
-    let (deadline, value) = rest.split_first_chunk::<8>()?;
-    let entry = Entry { key: Arc::from(key), value: Bytes::copy_from_slice(value), rev: u64::from_le_bytes(*rev) };
-    Some((entry, u64::from_le_bytes(*deadline)))
-}
-
-fn explain(file: &Path, error: DatabaseError) -> Error {
-    match error {
-        DatabaseError::DatabaseAlreadyOpen => Error::Unusable(format!(
-            "{} is open in another process: is another skiff running on this --data-dir? Stop it with `skiff down`.",
-            file.display()
-        )),
-        DatabaseError::Storage(StorageError::Io(error)) => unusable(file, &error),
-        other => damaged(file, &other),
-    }
+fn told_where(path: &Path, damage: &Damage) -> Error {
+    let cut =
+        damage.at.map(|at| format!(" What stands from there on, and only that, is given up by `truncate -s {at} {}`.", path.display()));
+    Error::Unusable(format!(
+        "{} is damaged {damage}. It was left untouched. Put a backup of the directory in its place; `skiff check --data-dir` tells whether that is sound.{}",
+        path.display(),
+        cut.unwrap_or_default()
+    ))
 }
 
 fn damaged(file: &Path, why: &dyn std::fmt::Display) -> Error {
     Error::Unusable(format!(
-        "{} cannot be read as a skiff store ({why}): it was left untouched. Put a backup in its place, or move it away to start with an empty cluster.",
+        "{} cannot be read as a skiff store ({why}): it was left untouched. Put a backup of the directory in its place, or move it away to start with an \
+         empty cluster; `skiff check --data-dir` tells whether it is sound.",
         file.display()
     ))
+}
+
+fn cannot(path: &Path, trouble: Trouble) -> Error {
+    let (Trouble::Unwritten(why) | Trouble::Open(why) | Trouble::Ended(why)) = trouble;
+    Error::Unusable(format!("{}: {why}", path.display()))
 }
 
 fn unusable(path: &Path, error: &io::Error) -> Error {

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 pub mod files;
 pub mod issue;
 
-use files::Files;
+use files::{Files, Fresh, add_pair};
 pub use issue::{Pair, Seen, Subject, Usage, look};
 
 /// How often a running server looks whether a certificate wants renewal.
@@ -118,14 +118,15 @@ impl Certs {
 
     /// The same at a given time.
     pub fn open_at(dir: &Path, names: &ServingNames, now: Timestamp) -> Result<Self, Error> {
-        let files = Files::open(dir)?;
-        let (authority, authority_seen) = open_authority(&files, now)?;
-        let (service_account_key, service_account_public) = open_service_account(&files)?;
-        let leaves = Leaves {
-            serving: open_leaf(&files, SERVING, &names.subject(), (&authority, &authority_seen), now)?.0,
-            admin: open_leaf(&files, ADMIN, &admin(), (&authority, &authority_seen), now)?.0,
-            kubelet_client: open_leaf(&files, KUBELET_CLIENT, &kubelet_client(), (&authority, &authority_seen), now)?.0,
-        };
+        Self::open_in(Files::open(dir)?, names, now)
+    }
+
+    fn open_in(files: Files, names: &ServingNames, now: Timestamp) -> Result<Self, Error> {
+        let mut fresh = Fresh::new();
+        let (authority, authority_seen) = open_authority(&files, &mut fresh, now)?;
+        let (service_account_key, service_account_public) = open_service_account(&files, &mut fresh)?;
+        let leaves = open_leaves(&files, &mut fresh, names, (&authority, &authority_seen), now)?;
+        files.write(&fresh)?;
         let leaves = RwLock::new(Arc::new(leaves));
         Ok(Self {
             files,
@@ -181,16 +182,14 @@ impl Certs {
 
     /// Renews what wants it. True if something was.
     pub fn renew(&self, now: Timestamp) -> Result<bool, Error> {
-        let authority = (&self.authority, &self.authority_seen);
-        let (serving, a) = open_leaf(&self.files, SERVING, &self.names.subject(), authority, now)?;
-        let (admin, b) = open_leaf(&self.files, ADMIN, &admin(), authority, now)?;
-        let (kubelet_client, c) = open_leaf(&self.files, KUBELET_CLIENT, &kubelet_client(), authority, now)?;
-        let fresh = [a, b, c].contains(&Origin::Made);
-        if fresh {
-            *self.leaves.write() = Arc::new(Leaves { serving, admin, kubelet_client });
+        let mut fresh = Fresh::new();
+        let leaves = open_leaves(&self.files, &mut fresh, &self.names, (&self.authority, &self.authority_seen), now)?;
+        self.files.write(&fresh)?;
+        if !fresh.is_empty() {
+            *self.leaves.write() = Arc::new(leaves);
             self.renewed.send_modify(|n| *n += 1);
         }
-        Ok(fresh)
+        Ok(!fresh.is_empty())
     }
 
     /// Keeps the leaves fresh while the group runs.
@@ -214,6 +213,28 @@ impl Certs {
     }
 }
 
+/// Reads what stands in `dir` and holds it against each other; nothing is changed.
+///
+/// # Errors
+/// As of [`Certs::open`].
+pub fn check(dir: &Path) -> Result<String, Error> {
+    let files = Files::read_only(dir);
+    let authority = files.pair(AUTHORITY)?;
+    let mut pairs = usize::from(authority.is_some());
+    for leaf in [SERVING, ADMIN, KUBELET_CLIENT] {
+        let Some((_, seen)) = files.pair(leaf)? else { continue };
+        let issuer = authority.as_ref().and_then(|(_, seen)| seen.subject_key_id.as_ref());
+        if issuer.is_none() || seen.authority_key_id.as_ref() != issuer {
+            return Err(files.damaged(&format!("{leaf}.crt"), "it was not issued by ca.crt"));
+        }
+        pairs += 1;
+    }
+    if let Some(key) = files.read(SERVICE_ACCOUNT_KEY)? {
+        issue::public(&key).map_err(|why| files.damaged(SERVICE_ACCOUNT_KEY, why))?;
+    }
+    Ok(format!("{pairs} with their keys"))
+}
+
 /// A kubeconfig of one cluster, user and context with everything inside.
 pub fn kubeconfig(server_url: &str, ca: &str, user: &str, pair: &Pair) -> Value {
     let data = |pem: &str| BASE64_STANDARD.encode(pem);
@@ -225,12 +246,6 @@ pub fn kubeconfig(server_url: &str, ca: &str, user: &str, pair: &Pair) -> Value 
         }}],
         "contexts": [{"name": "skiff", "context": {"cluster": "skiff", "user": user}}],
     })
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Origin {
-    Found,
-    Made,
 }
 
 fn admin() -> Subject {
@@ -251,7 +266,7 @@ fn client(common_name: &str, organization: Option<&str>) -> Subject {
     }
 }
 
-fn open_authority(files: &Files, now: Timestamp) -> Result<(Pair, Seen), Error> {
+fn open_authority(files: &Files, fresh: &mut Fresh, now: Timestamp) -> Result<(Pair, Seen), Error> {
     if let Some((pair, seen)) = files.pair(AUTHORITY)? {
         if seen.not_after <= now.as_second() {
             return Err(files.damaged("ca.crt", "the cluster's authority has expired"));
@@ -265,44 +280,62 @@ fn open_authority(files: &Files, now: Timestamp) -> Result<(Pair, Seen), Error> 
         }
     }
     let pair = issue::authority("kubernetes", now)?;
-    files.write_pair(AUTHORITY, &pair)?;
+    add_pair(fresh, AUTHORITY, &pair);
     let seen = look(&pair.certificate).map_err(|why| files.damaged("ca.crt", why))?;
     Ok((pair, seen))
 }
 
-fn open_leaf(files: &Files, name: &str, subject: &Subject, authority: (&Pair, &Seen), now: Timestamp) -> Result<(Pair, Origin), Error> {
+fn open_leaves(files: &Files, fresh: &mut Fresh, names: &ServingNames, authority: (&Pair, &Seen), now: Timestamp) -> Result<Leaves, Error> {
+    let mut open = |name: &str, subject: &Subject| open_leaf(files, fresh, name, subject, authority, now);
+    Ok(Leaves {
+        serving: open(SERVING, &names.subject())?,
+        admin: open(ADMIN, &admin())?,
+        kubelet_client: open(KUBELET_CLIENT, &kubelet_client())?,
+    })
+}
+
+fn open_leaf(
+    files: &Files,
+    fresh: &mut Fresh,
+    name: &str,
+    subject: &Subject,
+    authority: (&Pair, &Seen),
+    now: Timestamp,
+) -> Result<Pair, Error> {
     if let Some((pair, seen)) = files.pair(name)? {
         if seen.authority_key_id.is_none() || seen.authority_key_id != authority.1.subject_key_id {
             return Err(files.damaged(&format!("{name}.crt"), "it was not issued by ca.crt"));
         }
         if !seen.wants_renewal(now) && seen.covers(subject) {
-            return Ok((pair, Origin::Found));
+            return Ok(pair);
         }
     }
     let pair = issue::leaf(authority.0, subject, now)?;
-    files.write_pair(name, &pair)?;
-    Ok((pair, Origin::Made))
+    add_pair(fresh, name, &pair);
+    Ok(pair)
 }
 
-fn open_service_account(files: &Files) -> Result<(String, String), Error> {
-    let key = match files.read(SERVICE_ACCOUNT_KEY)? {
-        Some(key) => key,
-        None => {
-            let key = issue::key()?;
-            files.write(SERVICE_ACCOUNT_KEY, &key)?;
-            key
-        }
+fn open_service_account(files: &Files, fresh: &mut Fresh) -> Result<(String, String), Error> {
+    let found = files.read(SERVICE_ACCOUNT_KEY)?;
+    let key = match &found {
+        Some(key) => key.clone(),
+        None => issue::key()?,
     };
     let parsed = rcgen::KeyPair::from_pem(&key).map_err(|why| files.damaged(SERVICE_ACCOUNT_KEY, why))?;
     let public = parsed.public_key_pem();
+    if found.is_none() {
+        fresh.push((SERVICE_ACCOUNT_KEY.into(), key.clone()));
+    }
     if files.read(SERVICE_ACCOUNT_PUBLIC)?.as_deref() != Some(&public) {
-        files.write(SERVICE_ACCOUNT_PUBLIC, &public)?;
+        fresh.push((SERVICE_ACCOUNT_PUBLIC.into(), public.clone()));
     }
     Ok((key, public))
 }
 
 #[cfg(test)]
 mod tests {
+    use store::faulty::disk::{Disk, Fault};
+
     use super::*;
 
     fn names() -> ServingNames {
@@ -392,6 +425,64 @@ mod tests {
         Certs::open(other.path(), &names()).unwrap();
         for file in ["ca.crt", "ca.key"] {
             std::fs::copy(other.path().join(file), dir.join(file)).unwrap();
+        }
+    }
+
+    fn dice(seed: u64) -> store::faulty::Dice {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        Box::new(move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state >> 33
+        })
+    }
+
+    fn on(disk: &Disk, names: &ServingNames) -> Result<Certs, Error> {
+        Certs::open_in(Files::open_in(Arc::new(disk.clone()))?, names, Timestamp::now())
+    }
+
+    /// The first start, and one that makes a new serving certificate, each with one call that fails.
+    fn interrupted(call: u64, fault: Fault, seed: u64) {
+        let disk = Disk::new(dice(seed));
+        let mut more = names();
+        more.addresses.push("192.0.2.7".parse().unwrap());
+        let mut ca = None;
+        for (names, dark) in [(names(), seed.is_multiple_of(2)), (more.clone(), true)] {
+            disk.meet(call, fault);
+            if let Ok(certs) = on(&disk, &names) {
+                let before = ca.replace(certs.ca().to_owned());
+                assert!(before.is_none_or(|before| before == certs.ca()), "{fault:?} at {call}: the authority is another");
+            }
+            disk.kill();
+            disk.next_life(dark);
+        }
+        let certs = on(&disk, &more).unwrap_or_else(|error| panic!("{fault:?} at {call}: {error}"));
+        assert!(ca.is_none_or(|ca| ca == certs.ca()), "{fault:?} at {call}: the authority is another");
+        assert_eq!(disk.image().len(), 10, "{fault:?} at {call}: {:?}", disk.image().keys());
+    }
+
+    #[test]
+    fn a_start_that_is_interrupted_anywhere_leaves_all_of_a_set_or_nothing_of_it() {
+        let whole = Disk::new(dice(0));
+        on(&whole, &names()).unwrap();
+        assert!(whole.calls() > 40, "{}", whole.calls());
+        for call in 0..whole.calls() {
+            for fault in [Fault::Refused, Fault::Partly, Fault::Done, Fault::Killed, Fault::Dark] {
+                interrupted(call, fault, call);
+            }
+        }
+    }
+
+    #[test]
+    fn what_an_older_first_start_left_when_it_was_killed_is_made_anew() {
+        for (left, whole) in [(&["ca.key"][..], "ca"), (&["ca.key", "ca.crt", "sa.key", "apiserver.key"], "apiserver")] {
+            let (dir, from) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            Certs::open(from.path(), &names()).unwrap();
+            for file in left {
+                std::fs::copy(from.path().join(file), dir.path().join(file)).unwrap();
+            }
+            Certs::open(dir.path(), &names()).unwrap();
+            assert!(Files::open(dir.path()).unwrap().pair(whole).unwrap().is_some());
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 10);
         }
     }
 

@@ -1,13 +1,13 @@
-//! A directory -> certificates and keys: read, checked against each other, written whole and only where nothing stands.
+//! A directory -> certificates and keys: read, checked against each other, written whole, all or none, and only where nothing stands.
 
 use std::{
-    fs,
-    io::{ErrorKind, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    io::ErrorKind,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rcgen::{KeyPair, PublicKeyData};
+use store::files::{self, Dir};
 
 use super::{
     Error,
@@ -16,17 +16,30 @@ use super::{
 
 /// The directory the files stand in.
 #[derive(Clone, Debug)]
-pub struct Files(PathBuf);
+pub struct Files(Arc<dyn files::Files>);
+
+/// Files to be written, by name.
+pub type Fresh = Vec<(String, String)>;
 
 impl Files {
-    /// Makes the directory where it is missing, for its owner alone.
+    /// Makes the directory where it is missing, for its owner alone, and ends what an interrupted run began.
     pub fn open(dir: &Path) -> Result<Self, Error> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| Error::io(dir, e))?;
-        Ok(Self(dir.to_owned()))
+        let files = Dir::open(dir).map_err(|e| Error::io(dir, e))?;
+        Self::open_in(Arc::new(files))
+    }
+
+    /// For looking only, as things stand.
+    pub fn read_only(dir: &Path) -> Self {
+        Self(Arc::new(Dir::read_only(dir)))
+    }
+
+    pub(super) fn open_in(files: Arc<dyn files::Files>) -> Result<Self, Error> {
+        files::settle(&*files).map_err(|e| Error::io(&files.path(""), e))?;
+        Ok(Self(files))
     }
 
     pub fn path(&self, file: &str) -> PathBuf {
-        self.0.join(file)
+        self.0.path(file)
     }
 
     pub fn damaged(&self, file: &str, why: impl ToString) -> Error {
@@ -35,21 +48,19 @@ impl Files {
 
     /// `None` where the file does not exist.
     pub fn read(&self, file: &str) -> Result<Option<String>, Error> {
-        let path = self.path(file);
-        match fs::read(&path) {
+        match files::read(&*self.0, file) {
             Ok(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| self.damaged(file, "it is not PEM text")),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io(&path, error)),
+            Err(error) => Err(Error::io(&self.path(file), error)),
         }
     }
 
-    /// `<name>.crt` and `<name>.key`: both or neither, and of one key.
+    /// `<name>.crt` and `<name>.key`, of one key. A key alone counts as nothing: whoever made it was interrupted before it was used.
     pub fn pair(&self, name: &str) -> Result<Option<(Pair, Seen)>, Error> {
         let (cert_file, key_file) = (format!("{name}.crt"), format!("{name}.key"));
         let (certificate, key) = match (self.read(&cert_file)?, self.read(&key_file)?) {
-            (None, None) => return Ok(None),
+            (None, _) => return Ok(None),
             (Some(_), None) => return Err(self.damaged(&key_file, format!("it is missing, though {cert_file} is there"))),
-            (None, Some(_)) => return Err(self.damaged(&cert_file, format!("it is missing, though {key_file} is there"))),
             (Some(certificate), Some(key)) => (certificate, key),
         };
         let seen = look(&certificate).map_err(|why| self.damaged(&cert_file, why))?;
@@ -60,20 +71,14 @@ impl Files {
         Ok(Some((Pair { certificate, key }, seen)))
     }
 
-    pub fn write_pair(&self, name: &str, pair: &Pair) -> Result<(), Error> {
-        self.write(&format!("{name}.key"), &pair.key)?;
-        self.write(&format!("{name}.crt"), &pair.certificate)
+    /// All of them or, whenever this is interrupted, none.
+    pub fn write(&self, fresh: &Fresh) -> Result<(), Error> {
+        files::replace_all(&*self.0, fresh).map_err(|e| Error::io(&self.path(""), e))
     }
+}
 
-    /// Written beside, synced, then moved into place: never half there.
-    pub fn write(&self, file: &str, text: &str) -> Result<(), Error> {
-        let (path, beside) = (self.path(file), self.path(&format!(".{file}.new")));
-        self.write_beside(&beside, text).and_then(|()| fs::rename(&beside, &path)).map_err(|e| Error::io(&path, e))
-    }
-
-    fn write_beside(&self, beside: &Path, text: &str) -> std::io::Result<()> {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(beside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    }
+/// Adds both files of a pair.
+pub fn add_pair(fresh: &mut Fresh, name: &str, pair: &Pair) {
+    fresh.push((format!("{name}.key"), pair.key.clone()));
+    fresh.push((format!("{name}.crt"), pair.certificate.clone()));
 }

@@ -27,10 +27,11 @@ use apiserver::{
 use kinds::auth::{self, OpenId, Tokens};
 use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle};
 use serde_json::Value;
-use store::Store;
+use store::{Condition, Store};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    sync::watch,
 };
 
 use crate::{dirs::Dirs, files, flags::ServerFlags, instance::Instance, kubeconfig, manifests, progress::Progress};
@@ -102,7 +103,10 @@ impl Control {
         engine.set_schemas(kinds::schema::shapes());
         engine.set_fairness(&kinds::flow::config(flags.limits()));
         engine.agents().follow(&certs, &group)?;
-        let started = mount(&engine, &tokens, &group, SocketAddr::new(advertised, flags.secure_port), etcd);
+        if let Some(condition) = store.condition() {
+            group.spawn_vital("store", store_ends(condition));
+        }
+        let started = mount(&engine, &tokens, &group, SocketAddr::new(advertised, flags.secure_port), etcd, store.condition());
         engine.ready().await;
         let listener = listen(flags).await.with_context(|| format!("port {} of {}", flags.secure_port, flags.bind_address))?;
         let seats = Seats::new(Limits::for_files(serve::CONNECTIONS_MAX, files));
@@ -164,6 +168,16 @@ async fn listen(flags: &ServerFlags) -> std::io::Result<TcpListener> {
     Ok(listener)
 }
 
+/// Waits until nothing will be written any more.
+async fn store_ends(mut condition: watch::Receiver<Condition>) -> Result<(), String> {
+    match condition.wait_for(|now| matches!(now, Condition::Ended(_))).await.as_deref() {
+        Ok(Condition::Ended(why)) => Err(why.clone()),
+        Ok(_) => Ok(()),
+        // Closed in order, or its thread is gone.
+        Err(_) => Err("its writer has ended".into()),
+    }
+}
+
 /// etcd keeps every revision until it is told otherwise (upstream: `etcd3/compact.go`); the embedded store bounds its own history.
 async fn forget_history(store: Arc<dyn Store>) {
     let mut seen = None;
@@ -205,8 +219,18 @@ pub async fn told_to_end(group: &Group) {
 }
 
 /// The paths that are about no resource. The latch is part of `/readyz`, and so is a store that may be away.
-fn mount(engine: &Arc<Engine>, tokens: &Arc<Tokens>, group: &Group, advertised: SocketAddr, etcd: Option<Arc<dyn Store>>) -> Latch {
+fn mount(
+    engine: &Arc<Engine>,
+    tokens: &Arc<Tokens>,
+    group: &Group,
+    advertised: SocketAddr,
+    etcd: Option<Arc<dyn Store>>,
+    condition: Option<watch::Receiver<Condition>>,
+) -> Latch {
     let health = Health::new(group);
+    if let Some(condition) = condition {
+        health.watch_store(condition);
+    }
     if let Some(etcd) = etcd {
         health.probe(etcd);
     }
@@ -229,14 +253,7 @@ async fn open_store(flags: &ServerFlags, dirs: &Dirs) -> anyhow::Result<Arc<dyn 
         return Ok(Arc::new(store::memory::Memory::new()));
     }
     let dir = dirs.private_store()?;
-    match tokio::task::spawn_blocking(move || store::redb::open(&dir)).await {
-        Ok(opened) => Ok(Arc::new(opened?)),
-        // redb panics on some damage that its checksums do not cover.
-        Err(error) => bail!(
-            "{} cannot be read, it is damaged ({error}): it was left untouched. Put a backup in its place, or move it away to start with an empty cluster.",
-            dirs.store().display()
-        ),
-    }
+    Ok(Arc::new(tokio::task::spawn_blocking(move || store::redb::open(&dir)).await??))
 }
 
 pub fn laws_config(flags: &ServerFlags) -> anyhow::Result<kinds::Config> {

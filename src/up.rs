@@ -34,9 +34,9 @@ async fn background(flags: &UpFlags) -> anyhow::Result<()> {
         bail!(lacking);
     }
     if dirs.is_ours()
-        && let Some(pid) = instance::running(&dirs)?
+        && let Some(running) = instance::running(&dirs)?
     {
-        println!("skiff is running already (process {}, data in {})", pid.as_raw_nonzero(), dirs.root.display());
+        println!("skiff is running already (process {}, data in {})", running.pid, dirs.root.display());
         return Ok(());
     }
     dirs.claim()?;
@@ -95,5 +95,5 @@ async fn foreground(flags: UpFlags) -> anyhow::Result<()> {
         end.await;
     }
     control.end().await;
-    node.map(drop)
+    node.map(drop).and_then(|()| server::unfaulted(&control.group))
 }

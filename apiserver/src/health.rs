@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use http::{HeaderValue, StatusCode, header, request::Parts};
 use parking_lot::RwLock;
-use store::Store;
-use tokio::time::Instant;
+use store::{Condition, Store};
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     body::{Response, full},
@@ -96,6 +96,28 @@ impl Health {
         let check: Check = Arc::new(move || Box::pin(probe.clone().look()));
         self.add(Where::Everywhere, "etcd", check.clone());
         self.add(Where::Ready, "etcd-readiness", check);
+    }
+
+    /// Checks `store`, which fails once nothing will be written any more, and `store-writable`, which fails while nothing can be: for a
+    /// store that knows without being asked.
+    pub fn watch_store(&self, condition: watch::Receiver<Condition>) {
+        let of = condition.clone();
+        self.add(
+            Where::Everywhere,
+            "store",
+            at_once(move || match &*of.borrow() {
+                Condition::Ended(why) => Err(format!("no more writes are taken: {why}")),
+                _ => Ok(()),
+            }),
+        );
+        self.add(
+            Where::Ready,
+            "store-writable",
+            at_once(move || match &*condition.borrow() {
+                Condition::Sound => Ok(()),
+                Condition::Failing(why) | Condition::Ended(why) => Err(format!("writes are refused: {why}")),
+            }),
+        );
     }
 
     /// The reply to `path` with `query`; `None` where the path is not about health.
@@ -258,6 +280,23 @@ mod tests {
         }
         let why = "internal server error: deployment-controller: panic: no way on\n";
         assert_eq!(ask(&health, "/livez/loops", "").await, Some((500, why.to_owned())));
+    }
+
+    #[tokio::test]
+    async fn a_store_that_takes_no_writes_is_not_ready_and_one_that_will_take_none_is_dead() {
+        let health = Health::new(&Group::new());
+        let (tell, condition) = watch::channel(Condition::Sound);
+        health.watch_store(condition);
+        let codes = async || [ask(&health, "/readyz", "").await.unwrap().0, ask(&health, "/livez", "").await.unwrap().0];
+        assert_eq!(codes().await, [200, 200]);
+        tell.send_replace(Condition::Failing("no space left on device".into()));
+        assert_eq!(codes().await, [500, 200]);
+        let why = "internal server error: writes are refused: no space left on device\n";
+        assert_eq!(ask(&health, "/readyz/store-writable", "").await, Some((500, why.to_owned())));
+        tell.send_replace(Condition::Sound);
+        assert_eq!(codes().await, [200, 200]);
+        tell.send_replace(Condition::Ended("syncing the log: input/output error".into()));
+        assert_eq!(codes().await, [500, 500]);
     }
 
     #[tokio::test]

@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     Condition, Entry, Error, Event, Events, Expect, Listener, Op, Outcome, Page, Range, Rev, Store, Txn,
     index::{Index, Staged, TXN_BYTES_MAX},
-    trouble::{Health, PROBE_EACH, Trouble},
+    trouble::{Answer, Health, PROBE_EACH, Trouble},
 };
 
 /// Writes that may wait for the writer; more wait at the door.
@@ -306,7 +306,7 @@ impl Writer {
         for (reply, outcome) in replies {
             let answer = match &done {
                 Ok(()) => Ok(outcome),
-                Err(trouble) => Err(trouble.answer()),
+                Err((error, why)) => Err(error(why.clone())),
             };
             // A caller that went away does not want to know.
             let _ = reply.send(answer);
@@ -319,17 +319,17 @@ impl Writer {
         closing
     }
 
-    fn make_durable(&mut self, staged: Staged, deadlines: HashMap<Arc<str>, Option<u64>>) -> Result<(), Trouble> {
+    fn make_durable(&mut self, staged: Staged, deadlines: HashMap<Arc<str>, Option<u64>>) -> Result<(), Answer> {
         if staged.batches.is_empty() {
             return Ok(());
         }
         if let Condition::Ended(why) = self.health.now() {
-            return Err(Trouble::Ended(why.clone()));
+            return Err((Error::Unavailable, format!("no more writes are taken: {why}")));
         }
         let lasting = deadlines.iter().filter_map(|(k, at)| at.map(|at| (k.clone(), at))).collect();
         let done = self.disk.commit(&staged.batches, &lasting);
         self.health.note(done.as_ref().copied());
-        done?;
+        done.map_err(Trouble::answer)?;
         deadlines.into_iter().for_each(|(key, at)| self.expiry.set(&key, at));
         self.publish(staged.batches);
         Ok(())

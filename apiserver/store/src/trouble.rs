@@ -42,14 +42,17 @@ impl Trouble {
     }
 
     /// What the author of the write is told.
-    pub fn answer(&self) -> Error {
+    pub fn answer(self) -> Answer {
         match self {
-            Self::Unwritten(why) => Error::Unwritten(why.clone()),
-            Self::Open(why) => Error::Unavailable(format!("it is not known whether this was written: {why}")),
-            Self::Ended(why) => Error::Unavailable(format!("no more writes are taken, what was last written may be lost: {why}")),
+            Self::Unwritten(why) => (Error::Unwritten, why),
+            Self::Open(why) => (Error::Undecided, why),
+            Self::Ended(why) => (Error::Undecided, format!("{why}; no more writes are taken")),
         }
     }
 }
+
+/// An error for each of several.
+pub(crate) type Answer = (fn(String) -> Error, String);
 
 /// The condition of a store, told only when it changes.
 pub(crate) struct Health {

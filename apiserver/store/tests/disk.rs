@@ -154,7 +154,7 @@ async fn write(store: &dyn Store, told: &mut Told, changes: Vec<Change>, what: &
             assert!(matches!(condition(store), Condition::Failing(_)), "{what}");
             true
         }
-        Err(Error::Unavailable(_)) => {
+        Err(Error::Undecided(_)) => {
             told.open = Some(changes);
             !matches!(condition(store), Condition::Ended(_))
         }

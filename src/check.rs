@@ -1,6 +1,10 @@
-//! This machine -> what it lacks for `skiff up`, and the command that mends it.
+//! This machine -> what it lacks for `skiff up`, and the command that mends it. Or a data directory -> whether it is sound.
 
 use std::{fs, path::Path};
+
+use anyhow::bail;
+
+use crate::{dirs::Dirs, flags::CommonFlags};
 
 /// One thing that is needed.
 pub struct Need {
@@ -10,8 +14,52 @@ pub struct Need {
     pub mend: &'static str,
 }
 
+/// Prints what was asked for; true if all is well.
+///
+/// # Errors
+/// There is no data directory of ours where one was named.
+pub fn run(flags: &CommonFlags) -> anyhow::Result<bool> {
+    if flags.data_dir.is_some() { data(&Dirs::new(flags.data_dir.as_deref())) } else { Ok(machine()) }
+}
+
+/// Reads all that is kept, down to the last checksum, and changes nothing.
+fn data(dirs: &Dirs) -> anyhow::Result<bool> {
+    if !dirs.is_ours() {
+        bail!("{} is no data directory of skiff", dirs.root.display());
+    }
+    let store = store(dirs);
+    let tls = dirs.tls().is_dir().then(|| apiserver::certs::check(&dirs.tls()).map_err(|error| error.to_string()));
+    let mut sound = true;
+    for (what, found) in [("store", store), ("certificates", tls.unwrap_or_else(|| Ok("none yet".into())))] {
+        let (sign, text) = match &found {
+            Ok(text) => ("\u{2713}", text),
+            Err(text) => ("\u{2717}", text),
+        };
+        println!(" {sign} {what}: {text}");
+        sound &= found.is_ok();
+    }
+    Ok(sound)
+}
+
+fn store(dirs: &Dirs) -> Result<String, String> {
+    if !dirs.store().is_dir() {
+        return Ok("none yet".into());
+    }
+    match store::redb::check(&dirs.store()).map_err(|error| error.to_string())? {
+        None => Ok("nothing was ever written".into()),
+        Some(seen) => {
+            let cut = match seen.loose_bytes {
+                0 => String::new(),
+                n => format!(", and {n} bytes of a write that was cut off and never acknowledged"),
+            };
+            let (objects, rev, records) = (seen.objects, seen.rev, seen.log_records);
+            Ok(format!("{objects} objects at revision {rev}, {records} commits of it in the log{cut} (format {})", seen.format))
+        }
+    }
+}
+
 /// Prints every need; true if all are met.
-pub fn run() -> bool {
+fn machine() -> bool {
     let needs = needs();
     for need in &needs {
         let sign = if need.met { "\u{2713}" } else { "\u{2717}" };

@@ -28,7 +28,7 @@ pub enum Verb {
     Agent(AgentVerbFlags),
     /// Print a kubeconfig for the cluster administrator, or merge it into a file
     Kubeconfig(KubeconfigFlags),
-    /// Tell what this machine lacks for `skiff up`, and the command that mends it
+    /// Tell what this machine lacks for `skiff up`; with --data-dir: whether what is kept there is sound (nothing is changed)
     Check(CommonFlags),
     /// Stop skiff; pods keep running unless --pods is given
     Down(DownFlags),

@@ -51,7 +51,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Verb::Server(flags) => block_on(&flags.common.log_level.clone(), server::run(flags))?,
         Verb::Agent(flags) => block_on(&flags.common.log_level.clone(), hollow::run(flags))?,
         Verb::Kubeconfig(flags) => kubeconfig::run(&flags)?,
-        Verb::Check(_) => return Ok(if check::run() { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        Verb::Check(flags) => return Ok(if check::run(&flags)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
         Verb::Down(flags) => block_on(&flags.common.log_level.clone(), down::down(flags))?,
         Verb::Reset(flags) => block_on(&flags.log_level.clone(), down::reset(flags))?,
         Verb::Version => println!("skiff {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), apiserver::version::GIT_VERSION),

@@ -7,10 +7,13 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use store::files::{self, Dir, Files};
 
 /// Says that a directory is ours, and in which layout.
 const MARK: &str = "skiff-data";
 const LAYOUT: &str = "1\n";
+/// What an interrupted start leaves while it makes the mark.
+const MARK_BESIDE: &str = ".skiff-data.new";
 
 /// The layout of the data directory.
 #[derive(Clone, Debug)]
@@ -33,6 +36,7 @@ impl Dirs {
         let mark = self.root.join(MARK);
         match fs::read_to_string(&mark) {
             Ok(text) if text == LAYOUT => return Ok(()),
+            Ok(text) if text.is_empty() => {}
             Ok(text) => bail!(
                 "{} has layout {:?}, this skiff knows {:?}: it was left untouched. Use the skiff that wrote it, or name another --data-dir.",
                 self.root.display(),
@@ -42,14 +46,17 @@ impl Dirs {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("reading {}", mark.display())),
         }
-        fs::create_dir_all(&self.root).with_context(|| format!("making {}", self.root.display()))?;
-        if fs::read_dir(&self.root)?.next().is_some() {
+        let dir = Dir::open(&self.root).with_context(|| format!("making {}", self.root.display()))?;
+        // An empty mark is what older skiffs left when they were killed while they made it.
+        if dir.names()?.iter().any(|name| ![MARK, MARK_BESIDE].contains(&name.as_str())) {
             bail!(
                 "{} is not empty and is not skiff's: it was left untouched. Name another --data-dir, or empty it if nothing in it is needed.",
                 self.root.display()
             );
         }
-        fs::write(&mark, LAYOUT).with_context(|| format!("writing {}", mark.display()))
+        // Others may pass through, as into a container's files, but not look around.
+        fs::set_permissions(&self.root, fs::Permissions::from_mode(0o711))?;
+        files::replace(&dir, MARK, LAYOUT.as_bytes()).with_context(|| format!("writing {}", mark.display()))
     }
 
     /// Makes the store's directory, and closes it to others: it holds the Secrets. etcd keeps its own so as well.
@@ -115,6 +122,17 @@ mod tests {
         fs::write(dir.path().join("member"), "etcd's").unwrap();
         let error = Dirs::new(Some(dir.path())).claim().unwrap_err();
         assert!(error.to_string().contains("left untouched"), "{error}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_first_start_that_was_killed_is_begun_again() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(MARK_BESIDE), "").unwrap();
+        fs::write(dir.path().join(MARK), "").unwrap();
+        let dirs = Dirs::new(Some(dir.path()));
+        dirs.claim().unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join(MARK)).unwrap(), LAYOUT);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 

@@ -1,13 +1,20 @@
 //! One running skiff per data directory: its id in a locked file, found and stopped through it.
+//!
+//! Locks are for their owner alone: whoever can open a file can lock it, and keep us from starting.
 
 use std::{
-    fs::{self, File, TryLockError},
-    io::Write,
+    fs::{self, File, Metadata, TryLockError},
+    io::{self, Write},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    },
+    path::Path,
     time::Duration,
 };
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::dirs::Dirs;
 
@@ -23,7 +30,7 @@ impl Instance {
     /// # Errors
     /// Another skiff runs on this data directory.
     pub fn start(dirs: &Dirs) -> anyhow::Result<Self> {
-        let mut file = open(dirs)?;
+        let mut file = open(&dirs.pid())?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => bail!("skiff already runs on {}; `skiff down` stops it", dirs.root.display()),
@@ -45,12 +52,17 @@ impl Node {
     /// # Errors
     /// Another skiff has a node here; it says where.
     pub fn claim(dirs: &Dirs) -> anyhow::Result<Self> {
-        let mut options = fs::OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        let mut file = options.open(NODE_LOCK).with_context(|| format!("opening {NODE_LOCK}"))?;
+        Self::claim_at(Path::new(NODE_LOCK), dirs)
+    }
+
+    fn claim_at(path: &Path, dirs: &Dirs) -> anyhow::Result<Self> {
+        let mut file = open(path)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => bail!("another skiff has a node on this machine ({}): reset that one first", whose()),
+            Err(TryLockError::WouldBlock) => {
+                let whose = fs::read_to_string(path).unwrap_or_default();
+                bail!("another skiff has a node on this machine ({whose}): reset that one first")
+            }
             Err(TryLockError::Error(error)) => return Err(error).context("locking the node"),
         }
         file.set_len(0)?;
@@ -59,46 +71,78 @@ impl Node {
     }
 }
 
-fn whose() -> String {
-    fs::read_to_string(NODE_LOCK).unwrap_or_default()
+/// A process that is sure to be the skiff of a data directory: the handle cannot come to mean another, as its number can.
+#[derive(Debug)]
+pub struct Running {
+    pub pid: Pid,
+    handle: OwnedFd,
 }
 
-/// The id of the skiff that runs on this data directory.
-pub fn running(dirs: &Dirs) -> anyhow::Result<Option<Pid>> {
-    if !dirs.pid().exists() {
+/// The skiff that runs on this data directory.
+///
+/// # Errors
+/// Somebody has the lock who is not the process that is written down.
+pub fn running(dirs: &Dirs) -> anyhow::Result<Option<Running>> {
+    let path = dirs.pid();
+    if !path.exists() {
         return Ok(None);
     }
-    match open(dirs)?.try_lock() {
-        Ok(()) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error).context("looking at the pid file"),
-        Err(TryLockError::WouldBlock) => {
-            let text = fs::read_to_string(dirs.pid())?;
-            let pid = text.trim().parse().ok().and_then(Pid::from_raw);
-            Ok(Some(pid.with_context(|| format!("{} is locked but holds no process id", dirs.pid().display()))?))
-        }
+    let file = open(&path)?;
+    match file.try_lock() {
+        Ok(()) => return Ok(None),
+        Err(TryLockError::Error(error)) => return Err(error).context("looking at the pid file"),
+        Err(TryLockError::WouldBlock) => {}
     }
+    let text = fs::read_to_string(&path)?;
+    let pid = text.trim().parse().ok().and_then(Pid::from_raw);
+    let pid = pid.with_context(|| format!("{} is locked but holds no process id", path.display()))?;
+    let handle = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(handle) => handle,
+        Err(rustix::io::Errno::SRCH) => bail!("{} is locked, but not by process {pid}, which it names: that one is gone", path.display()),
+        Err(error) => return Err(error).with_context(|| format!("looking at process {pid}")),
+    };
+    // Looked at after the handle is open: what is seen is that process.
+    if !has_open(pid, &file.metadata()?) {
+        bail!("{} is locked, but process {pid}, which it names, does not have it open: it is not ours and was left alone", path.display());
+    }
+    Ok(Some(Running { pid, handle }))
 }
 
 /// Asks the running skiff to end and waits for it; false if none was running.
 ///
 /// # Errors
-/// It did not end within `bound`.
+/// It did not end within `bound`, or it is not certain who runs.
 pub async fn stop(dirs: &Dirs, bound: Duration) -> anyhow::Result<bool> {
-    let Some(pid) = running(dirs)? else { return Ok(false) };
-    kill_process(pid, Signal::TERM).with_context(|| format!("stopping process {}", pid.as_raw_nonzero()))?;
+    let Some(Running { pid, handle }) = running(dirs)? else { return Ok(false) };
+    match pidfd_send_signal(&handle, Signal::TERM) {
+        // Gone in the meantime.
+        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        Err(error) => return Err(error).with_context(|| format!("stopping process {pid}")),
+    }
     // The lock falls when the process is gone, however it went.
-    let file = open(dirs)?;
+    let file = open(&dirs.pid())?;
     let gone = tokio::task::spawn_blocking(move || file.lock());
     match tokio::time::timeout(bound, gone).await {
         Ok(locked) => locked?.context("waiting for the pid file").map(|()| true),
-        Err(_) => bail!("process {} did not end within {} s; see {}", pid.as_raw_nonzero(), bound.as_secs(), dirs.log().display()),
+        Err(_) => bail!("process {pid} did not end within {} s; see {}", bound.as_secs(), dirs.log().display()),
     }
 }
 
-fn open(dirs: &Dirs) -> anyhow::Result<File> {
-    let mut options = fs::OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    options.open(dirs.pid()).with_context(|| format!("opening {}", dirs.pid().display()))
+/// Whether a process has this very file open. False where we may not look: then it is another user's.
+fn has_open(pid: Pid, file: &Metadata) -> bool {
+    let links = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let seen = links.filter_map(|link| fs::metadata(link.path()).ok());
+    seen.into_iter().any(|seen| (seen.dev(), seen.ino()) == (file.dev(), file.ino()))
+}
+
+/// For its owner alone, also where an older skiff left it open to others.
+fn open(path: &Path) -> anyhow::Result<File> {
+    let private = || -> io::Result<File> {
+        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        Ok(file)
+    };
+    private().with_context(|| format!("opening {}", path.display()))
 }
 
 #[cfg(test)]
@@ -109,12 +153,54 @@ mod tests {
     fn a_second_one_is_refused_while_the_first_runs() {
         let dir = tempfile::tempdir().unwrap();
         let dirs = Dirs::new(Some(dir.path()));
-        assert_eq!(running(&dirs).unwrap(), None);
+        assert!(running(&dirs).unwrap().is_none());
         let first = Instance::start(&dirs).unwrap();
         assert!(Instance::start(&dirs).is_err());
-        assert_eq!(running(&dirs).unwrap().map(|p| p.as_raw_nonzero().get().unsigned_abs()), Some(std::process::id()));
+        let found = running(&dirs).unwrap().expect("it runs");
+        assert_eq!(found.pid.as_raw_nonzero().get().unsigned_abs(), std::process::id());
         drop(first);
-        assert_eq!(running(&dirs).unwrap(), None);
+        assert!(running(&dirs).unwrap().is_none());
         Instance::start(&dirs).unwrap();
+    }
+
+    #[test]
+    fn locks_are_closed_to_others_even_where_they_were_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = Dirs::new(Some(dir.path()));
+        let node = dir.path().join("node.lock");
+        for path in [dirs.pid(), node.clone()] {
+            fs::write(&path, "").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        }
+        let _held = (Instance::start(&dirs).unwrap(), Node::claim_at(&node, &dirs).unwrap());
+        for path in [dirs.pid(), node] {
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{}", path.display());
+        }
+    }
+
+    /// A process that has nothing to do with us.
+    struct Bystander(std::process::Child);
+
+    impl Drop for Bystander {
+        fn drop(&mut self) {
+            // It may be gone, which is what the test then says.
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_does_not_have_our_file_is_never_signalled() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = Dirs::new(Some(dir.path()));
+        let mut bystander = Bystander(std::process::Command::new("sleep").arg("60").spawn().unwrap());
+        let held = Instance::start(&dirs).unwrap();
+        fs::write(dirs.pid(), bystander.0.id().to_string()).unwrap();
+        let error = stop(&dirs, Duration::from_secs(1)).await.unwrap_err().to_string();
+        assert!(error.contains("it is not ours and was left alone"), "{error}");
+        assert!(bystander.0.try_wait().unwrap().is_none(), "it was ended");
+        drop(held);
+        assert!(!stop(&dirs, Duration::from_secs(1)).await.unwrap(), "a stale id is nobody's");
+        assert!(bystander.0.try_wait().unwrap().is_none(), "it was ended");
     }
 }

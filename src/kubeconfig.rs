@@ -81,6 +81,8 @@ pub fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
     io::Write::write_all(&mut file, text.as_bytes())?;
+    // Without it a power cut may leave an empty file under the name.
+    file.sync_all()?;
     fs::rename(&temporary, path).with_context(|| format!("writing {}", path.display()))
 }
 

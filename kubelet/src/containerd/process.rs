@@ -88,7 +88,9 @@ impl Process {
         let socket = layout.socket();
         let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        pids.filter(|pid| is_shim(*pid, &socket)).filter_map(|pid| Self::open(pid).ok()).collect()
+        // Looked at again once the handle is open: the number may have come to mean another process in between.
+        let opened = pids.filter(|pid| is_shim(*pid, &socket)).filter_map(|pid| Self::open(pid).ok());
+        opened.filter(|process| is_shim(process.pid, &socket)).collect()
     }
 
     fn open(pid: u32) -> io::Result<Self> {

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, TryLockError},
     io,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::mpsc,
     time::Duration,
@@ -55,7 +56,7 @@ fn directory(conf: &Conf) -> Result<PathBuf, Fault> {
 }
 
 fn lock(path: &Path) -> Result<File, Fault> {
-    let file = File::create(path).map_err(|e| Fault::io("open the lock", &e))?;
+    let file = private(path).map_err(|e| Fault::io("open the lock", &e))?;
     match file.try_lock() {
         Ok(()) => return Ok(file),
         Err(TryLockError::Error(e)) => return Err(Fault::io("lock the leases", &e)),
@@ -68,6 +69,13 @@ fn lock(path: &Path) -> Result<File, Fault> {
         Ok(outcome) => outcome.map_err(|e| Fault::io("lock the leases", &e)),
         Err(_) => Err(Fault::new(11, "the leases stay locked", path.display().to_string())),
     }
+}
+
+/// A lock that others cannot open, and so cannot hold.
+fn private(path: &Path) -> io::Result<File> {
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    Ok(file)
 }
 
 fn read(path: &Path) -> Result<Leases, Fault> {
@@ -115,6 +123,17 @@ mod tests {
         given.dedup();
         assert_eq!(given.len(), 40);
         assert_eq!(Held::open(&conf).unwrap().leases.leases.len(), 40);
+    }
+
+    #[test]
+    fn the_lock_is_closed_to_others_even_where_it_was_open() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("skiff")).unwrap();
+        let lock = dir.path().join("skiff/lock");
+        fs::write(&lock, "").unwrap();
+        fs::set_permissions(&lock, fs::Permissions::from_mode(0o644)).unwrap();
+        let _held = Held::open(&conf(dir.path())).unwrap();
+        assert_eq!(fs::metadata(&lock).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]

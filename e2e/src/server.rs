@@ -163,6 +163,11 @@ impl Server {
         said
     }
 
+    /// What the next start is given.
+    pub fn options(&mut self) -> &mut Options {
+        &mut self.options
+    }
+
     /// A client of the administrator, on connections of its own.
     pub fn api(&self) -> Api {
         Api::from_kubeconfig(&self.kubeconfig()).expect("the server wrote a kubeconfig")

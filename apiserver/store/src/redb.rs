@@ -142,6 +142,9 @@ fn read(files: &Arc<dyn Files>) -> Result<Option<Stored>, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(unusable(&log_path, &error)),
     };
+    if log.is_none() && Tree::is_blank(&*file).map_err(|error| unusable(&path, &error))? {
+        return Ok(None);
+    }
     // A sync that failed in an earlier life may have left what can be read and is not on the disk.
     log.iter().chain([&file]).try_for_each(|file| file.forget()).map_err(|error| unusable(&path, &error))?;
     let (tree, contents) = Tree::open(files.clone(), file)?;

@@ -73,6 +73,14 @@ impl Tree {
         Ok(tree)
     }
 
+    /// Whether redb had not yet put its sign there when it was interrupted: older skiffs made the file in place.
+    pub fn is_blank(file: &dyn OneFile) -> std::io::Result<bool> {
+        let mut head = [0; HEAD_BYTES];
+        let there = usize::try_from(file.size()?).unwrap_or(HEAD_BYTES).min(HEAD_BYTES);
+        file.read(0, &mut head[..there])?;
+        Ok(head == [0; HEAD_BYTES])
+    }
+
     /// What there is, checked to the last page. The file is not touched until [`Tree::let_through`].
     ///
     /// # Errors

@@ -48,7 +48,7 @@ impl Files {
 
     /// `None` where the file does not exist.
     pub fn read(&self, file: &str) -> Result<Option<String>, Error> {
-        match files::read(&*self.0, file) {
+        match files::read_settled(&*self.0, file) {
             Ok(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| self.damaged(file, "it is not PEM text")),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io(&self.path(file), error)),

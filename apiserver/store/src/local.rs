@@ -252,7 +252,10 @@ impl Writer {
             let batch = first.into_iter().chain(work.try_iter().take(BATCH_MAX - 1));
             if let Some(closing) = self.carry_out(batch) {
                 self.disk.close();
-                self.index.write().close();
+                let index = self.index.clone();
+                // Files are closed before we say that they are.
+                drop(self);
+                index.write().close();
                 // Nobody waiting for the end is no error.
                 let _ = closing.send(());
                 return;

@@ -132,10 +132,7 @@ fn read(files: &Arc<dyn Files>) -> Result<Option<Stored>, Error> {
     let (path, log_path) = (files.path(tree::NAME), files.path(log::NAME));
     let file = files.open(tree::NAME).map_err(|error| unusable(&path, &error))?;
     if !file.try_lock().map_err(|error| unusable(&path, &error))? {
-        return Err(Error::Unusable(format!(
-            "{} is open in another process: is another skiff running on this --data-dir? Stop it with `skiff down`.",
-            path.display()
-        )));
+        return Err(in_use(&path));
     }
     let log = match files.open(log::NAME) {
         Ok(log) => Some(log),
@@ -302,6 +299,13 @@ fn damaged(file: &Path, why: &dyn std::fmt::Display) -> Error {
         "{} cannot be read as a skiff store ({why}): it was left untouched. Put a backup of the directory in its place, or move it away to start with an \
          empty cluster; `skiff check --data-dir` tells whether it is sound.",
         file.display()
+    ))
+}
+
+fn in_use(path: &Path) -> Error {
+    Error::Unusable(format!(
+        "{} is open in another process: is another skiff running on this --data-dir? Stop it with `skiff down`.",
+        path.display()
     ))
 }
 

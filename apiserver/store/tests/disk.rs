@@ -268,6 +268,19 @@ async fn each_call_fails_in_turn_while_the_tree_is_large() {
     histories(SHAPES[3], 3).await;
 }
 
+#[tokio::test]
+async fn a_store_is_open_once() {
+    let dir = tempfile::tempdir().unwrap();
+    for life in ["the first", "the second"] {
+        let first = store::redb::open(dir.path()).unwrap();
+        let second = store::redb::open(dir.path()).err().unwrap_or_else(|| panic!("{life}: opened twice")).to_string();
+        assert!(second.contains("open in another process"), "{life}: {second}");
+        assert!(store::redb::check(dir.path()).is_err(), "{life}: what is being written cannot be checked");
+        first.close().await;
+        assert!(store::redb::check(dir.path()).unwrap().is_some(), "{life}: it is closed");
+    }
+}
+
 /// What an older skiff left where its first start was killed: it made its files in place, the tree first.
 #[tokio::test(start_paused = true)]
 async fn what_an_older_first_start_left_when_it_was_killed_is_begun_again() {

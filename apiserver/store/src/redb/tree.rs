@@ -13,7 +13,7 @@ use redb::{Builder, Database, DatabaseError, Durability, ReadableDatabase, Reada
 
 use super::{
     backend::{Backend, Door},
-    damaged, unusable,
+    damaged, in_use, unusable,
 };
 use crate::{
     Entry, Error, Rev,
@@ -65,6 +65,9 @@ impl Tree {
     pub fn create(files: Arc<dyn Files>) -> Result<Self, Error> {
         let (new, path) = (files.path(NEW), files.path(NAME));
         let file = files.create(NEW).map_err(|error| unusable(&new, &error))?;
+        if !file.try_lock().map_err(|error| unusable(&new, &error))? {
+            return Err(in_use(&new));
+        }
         let (backend, door) = Backend::open(file.clone());
         let database = builder().create_with_backend(backend).map_err(|error| explain(&new, error))?;
         let mut tree = Self { files, file, open: Some(Open { database, door }), rev: 0 };

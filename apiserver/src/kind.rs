@@ -101,6 +101,16 @@ pub struct Field {
     /// JSON pointer.
     pub pointer: Name,
     pub default: &'static str,
+    pub lookup: Lookup,
+}
+
+/// How objects are found that have a certain value in a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// All are looked at.
+    Scan,
+    /// By an index: for fields that divide many objects into small parts, each asked for by somebody else.
+    Index,
 }
 
 /// What a write is about. Handed to the law's hooks.

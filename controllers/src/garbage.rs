@@ -120,6 +120,13 @@ impl Loop for Garbage {
         follow::follow(self.client.clone(), self.graph.clone(), wake.clone(), &self.group);
     }
 
+    fn weight(&self, world: &World) -> usize {
+        match world {
+            World::Leaving { dependents, .. } | World::Doubtful { dependents, .. } => dependents.len(),
+            _ => 0,
+        }
+    }
+
     async fn look(&self, key: &Key) -> Option<World> {
         let seen = {
             let graph = self.graph.lock();

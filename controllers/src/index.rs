@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use api::steps;
 use client::{Cache, Object, pods::Pod};
 use parking_lot::RwLock;
 use reconcile::controller_of;
@@ -31,7 +32,7 @@ impl<K: Object, P: Eq + Hash + Clone + Send + Sync + 'static> Index<K, P> {
     }
 
     pub fn at(&self, place: &P) -> Vec<Arc<K>> {
-        self.sets.read().get(place).into_iter().flatten().map(|named| named.0.clone()).collect()
+        steps::counted(self.sets.read().get(place).into_iter().flatten()).map(|named| named.0.clone()).collect()
     }
 
     pub fn count(&self, place: &P) -> usize {

@@ -21,6 +21,8 @@ mod replicaset;
 mod replicationcontroller;
 mod roles;
 mod root_ca;
+#[cfg(test)]
+mod scale;
 mod serviceaccount;
 mod services;
 mod tainteviction;
@@ -62,6 +64,8 @@ pub struct Start<'a> {
     /// What several controllers ask about pods is kept once.
     owned: owned::Owned,
     selected: Arc<services::Selected>,
+    #[cfg(test)]
+    stills: Option<scale::Stills>,
 }
 
 /// Service account in kube-system (its RBAC role is `system:controller:<account>`), component name in events, and how it starts.
@@ -95,14 +99,27 @@ const TABLE: &[Row] = &[
 /// Starts every controller of the table in `group`.
 pub fn start(config: &Config, caches: &Caches, clients: ClientFor<'_>, group: &Group) {
     let (owned, selected) = (owned::Owned::new(&caches.of()), Arc::new(services::Selected::new(caches)));
-    let start = Start { config, caches, clients, group, owned, selected };
+    let start = Start {
+        config,
+        caches,
+        clients,
+        group,
+        owned,
+        selected,
+        #[cfg(test)]
+        stills: None,
+    };
     for (account, component, begin) in TABLE {
         begin(&start, account, component);
     }
 }
 
 impl Start<'_> {
-    fn run<L: Loop>(&self, account: &str, component: &str, this: L) {
+    fn run<L: Loop>(&self, account: &str, component: &'static str, this: L) {
+        #[cfg(test)]
+        if let Some(stills) = &self.stills {
+            return stills.borrow_mut().push((component, std::rc::Rc::new(reconcile::Still::new(this))));
+        }
         let client = (self.clients)(account);
         let recorder = Recorder::new(client.clone(), component, None, self.group);
         reconcile::run(this, client, recorder, self.group);

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use api::{Key, selector::Labels};
+use api::{Key, selector::Labels, steps};
 use client::{Cache, Object, kube, pods::Pod};
 use kube::ResourceExt;
 use parking_lot::RwLock;
@@ -43,7 +43,7 @@ impl Members {
 
     /// The pods of the owner, in the order of their names.
     pub fn pods(&self, owner: &Key) -> Vec<Arc<Pod>> {
-        self.kept.read().pods.get(owner).into_iter().flat_map(BTreeMap::values).cloned().collect()
+        steps::counted(self.kept.read().pods.get(owner).into_iter().flat_map(BTreeMap::values)).cloned().collect()
     }
 
     /// Calls `each` with those whose selector matches the pod.

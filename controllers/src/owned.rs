@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use api::{selector::Labels, time::Timestamp};
+use api::{selector::Labels, steps, time::Timestamp};
 use client::{Cache, kube, pods::Pod};
 use kube::ResourceExt;
 use parking_lot::RwLock;
@@ -77,15 +77,16 @@ impl Owned {
     pub fn pods(&self, namespace: &str, uid: &str) -> Vec<Arc<Pod>> {
         let spaces = self.spaces.read();
         let entry = spaces.get(namespace).and_then(|space| space.by_owner.get(uid));
-        entry.into_iter().flat_map(|entry| entry.pods.values()).cloned().collect()
+        steps::counted(entry.into_iter().flat_map(|entry| entry.pods.values())).cloned().collect()
     }
 
     /// How they stand. Of the times only those after `since` are told. Costs O(different labels, and seconds since then).
     pub fn tally(&self, namespace: &str, uid: &str, since: Timestamp) -> Tally {
         let spaces = self.spaces.read();
         let Some(entry) = spaces.get(namespace).and_then(|space| space.by_owner.get(uid)) else { return Tally::default() };
-        let after = since.as_second().saturating_add(1);
-        Tally { groups: entry.tally.groups.clone(), ready: entry.tally.ready.range(after..).map(|(at, n)| (*at, *n)).collect() }
+        let young = steps::counted(entry.tally.ready.range(since.as_second().saturating_add(1)..));
+        steps::took(entry.tally.groups.len());
+        Tally { ready: young.map(|(at, n)| (*at, *n)).collect(), groups: entry.tally.groups.clone() }
     }
 
     /// Pods without a controller that the selector matches, by name. Costs O(those that have one of its labels).
@@ -96,9 +97,9 @@ impl Owned {
         match anchor(selector) {
             Some((label, value)) => {
                 let names = orphans.by_label.get(label).and_then(|values| values.get(value)).into_iter().flatten();
-                names.filter_map(|name| orphans.by_name.get(name)).filter(matches).cloned().collect()
+                steps::counted(names).filter_map(|name| orphans.by_name.get(name)).filter(matches).cloned().collect()
             }
-            None => orphans.by_name.values().filter(matches).cloned().collect(),
+            None => steps::counted(orphans.by_name.values()).filter(matches).cloned().collect(),
         }
     }
 

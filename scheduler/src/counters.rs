@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use api::steps;
+
 use crate::{
     column::Column,
     node::Slot,
@@ -126,7 +128,7 @@ impl Counters {
     /// A pod came to the node (`by` = 1) or left it (-1).
     pub fn update(&mut self, pod: &PodInfo, slot: Slot, by: i32, namespaces: &Namespaces, topologies: &Topologies) {
         for home in [pod.key.namespace.as_str(), ""] {
-            for id in self.by_namespace.get(home).into_iter().flatten() {
+            for id in steps::counted(self.by_namespace.get(home).into_iter().flatten()) {
                 if let Some(Some(counter)) = self.all.get_mut(*id) {
                     counter.update(pod, slot, by, namespaces, topologies);
                 }
@@ -228,7 +230,7 @@ impl Terms {
     /// The terms of placed pods that mean this pod.
     pub fn about<'a, 'b>(&'a self, pod: &'b PodInfo, namespaces: &'b Namespaces) -> impl Iterator<Item = &'a Group> + use<'a, 'b> {
         let ids = [pod.key.namespace.as_str(), ""].into_iter().flat_map(|home| self.by_namespace.get(home).into_iter().flatten());
-        let groups = ids.filter_map(|id| self.all.get(*id)?.as_ref());
+        let groups = steps::counted(ids).filter_map(|id| self.all.get(*id)?.as_ref());
         groups.filter(|g| g.term.selected.matches(&pod.key.namespace, pod.labels(), namespaces))
     }
 

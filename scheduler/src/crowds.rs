@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 
+use api::steps;
+
 use crate::{
     column::Column,
     counters::CounterId,
@@ -80,7 +82,7 @@ impl Crowds {
 impl Grouping {
     /// Groups that have nodes.
     pub fn groups(&self) -> impl Iterator<Item = &Group> {
-        self.groups.iter().filter(|group| !group.ranking.is_empty())
+        steps::counted(self.groups.iter()).filter(|group| !group.ranking.is_empty())
     }
 
     fn refresh(&mut self, table: &Table, fitting: &Ranking, questions: &[Question]) {

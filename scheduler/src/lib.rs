@@ -23,6 +23,8 @@ mod refusal;
 mod remembered;
 mod resources;
 mod run;
+#[cfg(test)]
+mod scale;
 mod siblings;
 mod state;
 mod sums;

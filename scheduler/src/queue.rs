@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use api::Key;
+use api::{Key, steps};
 use tokio::time::Instant;
 
 use crate::{
@@ -177,13 +177,13 @@ impl Queue {
         let is_helped = |key: &Key| self.entries.get(key).is_some_and(|e| e.helped_by(change));
         // For who is expected there the room means something else than for its kin.
         let mut helped: Vec<Key> = expected.iter().map(|p| &p.key).filter(|key| self.is_waiting(key) && is_helped(key)).cloned().collect();
-        for kin in self.waiting.values() {
+        for kin in steps::counted(self.waiting.values()) {
             let others = || kin.iter().filter(|key| !expected.iter().any(|p| p.key == **key));
             if others().next().is_some_and(is_helped) {
                 helped.extend(others().cloned());
             }
         }
-        for key in helped {
+        for key in steps::counted(helped.into_iter()) {
             match self.entries.get_mut(&key) {
                 Some(entry) if matches!(entry.place, Place::Preempting { .. }) => entry.place = Place::Preempting { helped: true },
                 _ => self.settle(&key, now),

@@ -2,6 +2,8 @@
 //!
 //! A bucket per score: scores are small whole numbers, so that moving a node costs two swaps and finding the best one look.
 
+use api::steps;
+
 use crate::{column::Column, node::Slot};
 
 /// Nodes that fit, by score.
@@ -77,16 +79,17 @@ impl Ranking {
 
     /// All of them, in no order that means anything.
     pub fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
-        self.buckets.iter().flatten().copied()
+        steps::counted(self.buckets.iter().flatten()).copied()
     }
 
     /// The highest score first; among equals one after the other, from one that the dice choose.
     pub fn best_first(&self, dice: u64) -> impl Iterator<Item = Slot> + '_ {
-        self.buckets.iter().rev().flat_map(move |bucket| {
+        let slots = self.buckets.iter().rev().flat_map(move |bucket| {
             let from = usize::try_from(dice % bucket.len().max(1) as u64).unwrap_or(0);
             let (before, after) = bucket.split_at(from);
             after.iter().chain(before).copied()
-        })
+        });
+        steps::counted(slots)
     }
 }
 

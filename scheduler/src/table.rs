@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use api::Key;
+use api::{Key, steps};
 
 use crate::{
     budgets::Budgets,
@@ -83,7 +83,7 @@ impl Table {
 
     /// The nodes that exist.
     pub fn nodes(&self) -> impl Iterator<Item = &Row> {
-        self.live.iter().filter_map(|slot| self.rows.get(*slot))
+        steps::counted(self.live.iter()).filter_map(|slot| self.rows.get(*slot))
     }
 
     pub fn len(&self) -> usize {
@@ -196,16 +196,16 @@ impl Table {
             None => self.namespaces.remove(name),
         };
         let pods = &self.pods;
-        self.counters.recount(|| pods.values().map(|p| (p.slot, &*p.info)), &self.namespaces);
+        self.counters.recount(|| steps::counted(pods.values()).map(|p| (p.slot, &*p.info)), &self.namespaces);
     }
 
     pub fn topology(&mut self, key: &str) -> TopologyId {
-        let nodes = self.live.iter().filter_map(|slot| self.rows.get(*slot));
+        let nodes = steps::counted(self.live.iter()).filter_map(|slot| self.rows.get(*slot));
         self.topologies.intern(key, nodes.map(|r| (r.slot, &r.facts.labels)))
     }
 
     pub fn counter(&mut self, matcher: Matcher) -> CounterId {
-        self.counters.intern(matcher, self.pods.values().map(|p| (p.slot, &*p.info)), &self.namespaces)
+        self.counters.intern(matcher, steps::counted(self.pods.values()).map(|p| (p.slot, &*p.info)), &self.namespaces)
     }
 
     /// The counter, with its sums per domain.
@@ -287,7 +287,7 @@ impl Table {
     /// The rows that changed since; `None` if that is not remembered.
     pub fn changed_since(&self, version: u64) -> Option<impl Iterator<Item = Slot> + '_> {
         let skip = usize::try_from(version.checked_sub(self.changes_base)?).ok()?;
-        Some(self.changes.iter().skip(skip).copied())
+        Some(steps::counted(self.changes.iter().skip(skip)).copied())
     }
 
     fn relabel(&mut self, slot: Slot, labels: Option<&std::collections::BTreeMap<String, String>>) {

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use api::steps;
+
 use crate::{column::Column, node::Slot};
 
 /// A topology key that somebody asked about.
@@ -86,7 +88,7 @@ impl Topologies {
 
     /// The domains that have nodes.
     pub fn domains(&self, id: TopologyId) -> impl Iterator<Item = Domain> + '_ {
-        self.all.get(id).into_iter().flat_map(|t| t.values.values().copied())
+        steps::counted(self.all.get(id).into_iter().flat_map(|t| t.values.values().copied()))
     }
 
     pub fn size(&self, id: TopologyId) -> usize {

@@ -11,6 +11,7 @@ use api::{
     Key,
     faults::{catch, unreadable},
     k8s::api::core::v1::ObjectReference,
+    steps,
     task::Group,
 };
 use kube::{Resource, ResourceExt};
@@ -47,6 +48,15 @@ pub struct Caches {
     made: Arc<Mutex<Made>>,
     /// Tells of objects that cannot be read; made when the first is found.
     recorder: Arc<OnceLock<Recorder>>,
+    source: Source,
+}
+
+/// Who fills the caches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Watches,
+    /// See [`Cache::feed`].
+    Caller,
 }
 
 /// By type and field selector: a `Cache` of that type.
@@ -76,7 +86,12 @@ const REASON: &str = "StorageReadError";
 impl Caches {
     /// Watches run in `group`, as the user of `client`.
     pub fn new(client: kube::Client, group: Group) -> Self {
-        Self { client, group, made: Arc::default(), recorder: Arc::default() }
+        Self { client, group, made: Arc::default(), recorder: Arc::default(), source: Source::Watches }
+    }
+
+    /// Empty ones that nobody fills but the caller ([`Cache::feed`]): to try what is built on caches at sizes that no server is filled with.
+    pub fn unfollowed(client: kube::Client, group: Group) -> Self {
+        Self { source: Source::Caller, ..Self::new(client, group) }
     }
 
     pub fn client(&self) -> kube::Client {
@@ -97,6 +112,10 @@ impl Caches {
 
     fn start<K: Object>(&self, field_selector: &str) -> Cache<K> {
         let cache = Cache { shared: Arc::new(Shared::default()) };
+        if self.source == Source::Caller {
+            cache.shared.synced.send_replace(true);
+            return cache;
+        }
         let query = Query { namespace: None, field_selector: field_selector.to_owned() };
         let (shared, this) = (cache.shared.clone(), self.clone());
         self.group.spawn_loop("cache", Box::pin(follow(self.client.clone(), query, move |change| this.take(&shared, change))));
@@ -181,6 +200,15 @@ impl<K: Object> Cache<K> {
             told(std::slice::from_ref(&handler), None, Some(&object));
         }
         handlers.push(handler);
+    }
+
+    /// As if the watch had told it: the object is so now, or, where `gone`, this was its last state. For [`Caches::unfollowed`].
+    pub fn feed(&self, object: K, gone: bool) {
+        if gone {
+            self.shared.remove(&key_of(&object), revision_of(&object));
+        } else {
+            self.shared.put(Seen::whole(object), &|_, _| {});
+        }
     }
 
     /// Resolves once the first list is in.
@@ -319,6 +347,7 @@ fn told<K: Object>(handlers: &[Handler<K>], old: Option<&Arc<K>>, new: Option<&A
 }
 
 fn in_order<K: Resource>(mut objects: Vec<Arc<K>>) -> Vec<Arc<K>> {
+    steps::took(objects.len());
     objects.sort_by(|a, b| (&a.meta().namespace, &a.meta().name).cmp(&(&b.meta().namespace, &b.meta().name)));
     objects
 }

@@ -8,7 +8,12 @@ use serde_json::Value;
 
 use crate::{
     binding::BindPod,
-    common::{self, Path, Read, read::text_at, table::field, words},
+    common::{
+        self, Path, Read,
+        read::text_at,
+        table::{field, indexed},
+        words,
+    },
     eviction::EvictPod,
 };
 
@@ -21,7 +26,7 @@ pub mod validate;
 pub mod warnings;
 
 const FIELDS: &[Field] = &[
-    field("spec.nodeName", "/spec/nodeName", ""),
+    indexed("spec.nodeName", "/spec/nodeName"),
     field("spec.restartPolicy", "/spec/restartPolicy", ""),
     field("spec.schedulerName", "/spec/schedulerName", ""),
     field("spec.serviceAccountName", "/spec/serviceAccountName", ""),

@@ -1,22 +1,22 @@
 //! One resource's objects in memory, its recent changes, and who is told of them.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     ops::{Bound, Range},
     sync::{Arc, Weak},
 };
 
-use api::Key;
+use api::{Key, steps};
 use parking_lot::{Mutex, RwLock};
 use store::{Entry, Rev};
 
 use super::{
     object::Object,
     ring::{BYTES_MAX, Event, Expired, Ring},
-    select::Selection,
+    select::{Selection, Source},
     wake::{Interest, Pushed, Topic, Wakes},
 };
-use crate::kind::{Kind, Scope};
+use crate::kind::{Kind, Lookup, Scope};
 
 /// A change as subscribers see it, after it is durable and in the cache.
 pub struct Change {
@@ -59,7 +59,11 @@ struct State {
     rev: Rev,
     /// Of all objects, as they are stored.
     bytes: usize,
+    /// By field that is looked up so: the keys that have each value.
+    indexes: Vec<(usize, Index)>,
 }
+
+type Index = HashMap<Box<str>, BTreeSet<Arc<str>>>;
 
 /// Objects at one revision, in key order.
 pub(crate) struct Snapshot {
@@ -73,7 +77,9 @@ pub(crate) struct Snapshot {
 
 impl Cache {
     pub fn new(kind: Arc<Kind>, prefix: &str) -> Self {
-        let state = State { objects: BTreeMap::new(), ring: Ring::new(BYTES_MAX), rev: 0, bytes: 0 };
+        let indexed = kind.fields.iter().enumerate().filter(|(_, field)| field.lookup == Lookup::Index);
+        let indexes = indexed.map(|(at, _)| (at, Index::default())).collect();
+        let state = State { objects: BTreeMap::new(), ring: Ring::new(BYTES_MAX), rev: 0, bytes: 0, indexes };
         Self {
             kind,
             prefix: format!("/registry/{prefix}/"),
@@ -134,6 +140,22 @@ impl Cache {
         let state = self.state.read();
         let objects = self.shared(&state, namespace);
         Snapshot { objects, rev: state.rev.max(applied()), cursor: state.ring.end(), more: 0 }
+    }
+
+    /// At least what `selection` takes, and no more than all of its namespace.
+    pub fn state(&self, selection: &Selection, applied: impl Fn() -> Rev) -> Snapshot {
+        let state = self.state.read();
+        let objects = match (selection.single(), selection.indexed()) {
+            (Some(key), _) => Arc::new(state.objects.get(Self::tail(&key).as_str()).cloned().into_iter().collect()),
+            (None, Some(_)) => state.select(selection, None, 0).0,
+            (None, None) => self.shared(&state, &selection.namespace),
+        };
+        Snapshot { objects, rev: state.rev.max(applied()), cursor: state.ring.end(), more: 0 }
+    }
+
+    #[cfg(test)]
+    pub fn is_index_empty(&self) -> bool {
+        self.state.read().indexes.iter().all(|(_, index)| index.is_empty())
     }
 
     /// What `selection` takes, at most `limit` (0 is no limit).
@@ -207,7 +229,7 @@ impl Cache {
             let mut state = self.state.write();
             let seen = state.rev;
             for (tail, rev, new) in parsed.into_iter().filter(|(_, rev, _)| *rev > seen) {
-                events.extend(state.put(tail, rev, new));
+                events.extend(state.put(&self.kind, tail, rev, new));
             }
             state.ring.held()
         };
@@ -229,12 +251,12 @@ impl Cache {
         {
             let mut state = self.state.write();
             for tail in state.lost(&self.prefix, entries) {
-                events.extend(state.put(tail, rev, None));
+                events.extend(state.put(&self.kind, tail, rev, None));
             }
             for (entry, object) in fresh {
                 let Some(tail) = entry.key.strip_prefix(&self.prefix) else { continue };
                 if state.objects.get(tail).is_none_or(|old| old.rev != object.rev) {
-                    events.extend(state.put(tail.into(), entry.rev, Some(object)));
+                    events.extend(state.put(&self.kind, tail.into(), entry.rev, Some(object)));
                 }
             }
             state.ring.reset(rev);
@@ -257,7 +279,7 @@ impl State {
             _ => Bound::Included(start),
         };
         let bounds = (start.as_ref().map(String::as_str), end.as_ref().map(String::as_str));
-        self.objects.range::<str, _>(bounds)
+        steps::counted(self.objects.range::<str, _>(bounds))
     }
 
     /// What is here and not among `entries`.
@@ -271,13 +293,32 @@ impl State {
 
     fn select(&self, selection: &Selection, after: Option<&str>, limit: usize) -> (Arc<Vec<Arc<Object>>>, usize) {
         let limit = if limit == 0 { usize::MAX } else { limit };
+        if let Some((at, value)) = selection.indexed() {
+            return self.select_indexed(selection, (at, value), after, limit);
+        }
         let mut taken = self.range(&selection.namespace, after).map(|(_, object)| object).filter(|object| selection.matches(object));
         let objects = taken.by_ref().take(limit).cloned().collect();
         let more = if selection.is_all() { taken.count() } else { usize::from(taken.next().is_some()) };
         (Arc::new(objects), more)
     }
 
-    fn put(&mut self, tail: Arc<str>, rev: Rev, new: Option<Arc<Object>>) -> Option<Arc<Event>> {
+    fn select_indexed(
+        &self,
+        selection: &Selection,
+        (field, value): (usize, &str),
+        after: Option<&str>,
+        limit: usize,
+    ) -> (Arc<Vec<Arc<Object>>>, usize) {
+        let index = self.indexes.iter().find(|(at, _)| *at == field).and_then(|(_, index)| index.get(value));
+        let tails = steps::counted(index.into_iter().flatten()).filter(|tail| after.is_none_or(|after| ***tail > *after));
+        let mut taken = tails.filter_map(|tail| self.objects.get(tail)).filter(|object| selection.matches(object));
+        let objects = taken.by_ref().take(limit).cloned().collect();
+        let more = usize::from(taken.next().is_some());
+        (Arc::new(objects), more)
+    }
+
+    fn put(&mut self, kind: &Kind, tail: Arc<str>, rev: Rev, new: Option<Arc<Object>>) -> Option<Arc<Event>> {
+        let key = (!self.indexes.is_empty()).then(|| tail.clone());
         let old = match &new {
             Some(object) => self.objects.insert(tail, object.clone()),
             None => self.objects.remove(&tail),
@@ -288,9 +329,37 @@ impl State {
         if old.is_none() && new.is_none() {
             return None;
         }
+        if let Some(key) = key {
+            self.index(kind, &key, old.as_deref(), new.as_deref());
+        }
         let event = Arc::new(Event::new(rev, old, new));
         self.ring.push(event.clone());
         Some(event)
+    }
+}
+
+impl State {
+    /// Most changes leave the fields of indexes as they are.
+    fn index(&mut self, kind: &Kind, key: &Arc<str>, old: Option<&Object>, new: Option<&Object>) {
+        for (at, index) in &mut self.indexes {
+            let default = kind.fields.get(*at).map_or("", |field| field.default);
+            let value = |object| Some(Source::Field(*at).value(kind, object)).filter(|value| !value.is_empty() && *value != default);
+            let (old, new) = (old.and_then(value), new.and_then(value));
+            if old == new {
+                continue;
+            }
+            if let Some(old) = old
+                && let Some(keys) = index.get_mut(old)
+            {
+                keys.remove(key);
+                if keys.is_empty() {
+                    index.remove(old);
+                }
+            }
+            if let Some(new) = new {
+                index.entry(new.into()).or_default().insert(key.clone());
+            }
+        }
     }
 }
 

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use store::{Range, Rev};
 
 use super::{Engine, cache::Cache, form, object::Object, select::Selection, table::Served};
-use crate::kind::Scope;
 
 const CONTINUE_EXPIRED: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.";
 /// How many entries are read at a time where the store has to be searched.
@@ -60,7 +59,7 @@ pub(crate) async fn list(engine: &Engine, served: &Served, selection: &Selection
             return at(engine, cache, selection, token.rv, after, limit, CONTINUE_EXPIRED).await;
         }
     }
-    if let Some(key) = single(cache, selection) {
+    if let Some(key) = selection.single() {
         let rev = *engine.applied.borrow();
         let objects: Vec<_> = cache.get(&key).into_iter().filter(|object| selection.matches(object)).collect();
         let rev = objects.first().map_or(rev, |object| rev.max(object.rev));
@@ -68,13 +67,6 @@ pub(crate) async fn list(engine: &Engine, served: &Served, selection: &Selection
     }
     let found = cache.select(selection, limit, || *engine.applied.borrow());
     Ok(page(found.objects, found.more, found.rev, selection))
-}
-
-/// The one key that can match, where the selection names it.
-fn single(cache: &Cache, selection: &Selection) -> Option<Key> {
-    let name = selection.exact_name()?;
-    let placed = cache.kind.scope == Scope::Cluster || !selection.namespace.is_empty();
-    placed.then(|| Key::new(&selection.namespace, name))
 }
 
 /// A page, with `more` objects behind it.

@@ -11,6 +11,7 @@ use store::Rev;
 use super::{
     cache::{Cache, Snapshot},
     ring::{Event, Expired},
+    select::Selection,
     wake::{Interest, Topic},
 };
 use crate::bell::Sleeper;
@@ -58,9 +59,9 @@ impl Reader {
         Ok(())
     }
 
-    /// Begins behind the state of now, which it returns; `applied` reads how far the store has been followed.
-    pub fn place_at_state(&mut self, namespace: &str, applied: impl Fn() -> Rev) -> Snapshot {
-        let snapshot = self.cache.snapshot(namespace, applied);
+    /// Begins behind the state of now, which it returns: at least what `selection` takes; `applied` reads how far the store has been followed.
+    pub fn place_at_state(&mut self, selection: &Selection, applied: impl Fn() -> Rev) -> Snapshot {
+        let snapshot = self.cache.state(selection, applied);
         self.place(snapshot.cursor..snapshot.cursor);
         snapshot
     }

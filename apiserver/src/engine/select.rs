@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use api::{
-    Status,
+    Key, Status,
     selector::{Fields, Labels},
 };
 
 use super::{object::Object, wake::Interest};
-use crate::kind::Kind;
+use crate::kind::{Kind, Lookup, Scope};
 
 /// A selection, checked against the kind's fields.
 #[derive(Clone)]
@@ -60,8 +60,27 @@ impl Selection {
         term.or((!self.namespace.is_empty()).then_some((Source::Namespace, self.namespace.as_str())))
     }
 
+    /// The field of an index, and the value of it that every match must have.
+    pub fn indexed(&self) -> Option<(usize, &str)> {
+        self.terms.iter().find_map(|term| match term.field {
+            // What has none is not in the index.
+            Source::Field(at) if term.equal && !term.value.is_empty() => {
+                let field = self.kind.fields.get(at)?;
+                (field.lookup == Lookup::Index && field.default != term.value).then_some((at, term.value.as_str()))
+            }
+            _ => None,
+        })
+    }
+
+    /// The one key that can match, where the selection names it.
+    pub fn single(&self) -> Option<Key> {
+        let name = self.exact_name()?;
+        let placed = self.kind.scope == Scope::Cluster || !self.namespace.is_empty();
+        placed.then(|| Key::new(&self.namespace, name))
+    }
+
     /// The name that every match must have, where the selection says so.
-    pub fn exact_name(&self) -> Option<&str> {
+    fn exact_name(&self) -> Option<&str> {
         self.terms.iter().find(|term| term.equal && matches!(term.field, Source::Name)).map(|term| term.value.as_str())
     }
 }

@@ -160,7 +160,7 @@ impl Watcher {
             return Ok(());
         }
         let engine = self.engine.clone();
-        let snapshot = self.reader.place_at_state(&self.selection.namespace, || *engine.applied.borrow());
+        let snapshot = self.reader.place_at_state(&self.selection, || *engine.applied.borrow());
         self.after = snapshot.rev;
         if wants_state {
             self.initial = snapshot.objects;

@@ -109,7 +109,9 @@ fn kept(prefix: &'static str) -> Storage {
 pub fn kinds() -> Vec<Arc<Kind>> {
     let mut thing = kind("v1", "Thing", "things", Scope::Namespaced, kept("things"));
     thing.generation = true;
-    thing.fields = vec![Field { label: "spec.colour".into(), pointer: "/spec/colour".into(), default: "" }].into();
+    thing.fields =
+        vec![Field { label: "spec.colour".into(), pointer: "/spec/colour".into(), default: "", lookup: apiserver::kind::Lookup::Index }]
+            .into();
     let verbs = || Cow::Borrowed(&["get", "patch", "update"][..]);
     let body = Gvk::new("test.io", "v1", "Thing");
     let scale = ScalePaths { spec_replicas: "/spec/size", status_replicas: "/status/size", selector: "/spec/selector" };

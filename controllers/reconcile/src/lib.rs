@@ -10,7 +10,9 @@ mod ownership;
 mod queue;
 mod runner;
 pub mod selectors;
+mod still;
 
 pub use action::{Action, Plan, Propagation, reference};
 pub use ownership::{Claimed, Owner, claim, controller_of, controls};
 pub use runner::{Loop, Wake, own_key, run};
+pub use still::Still;

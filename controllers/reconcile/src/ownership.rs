@@ -7,6 +7,7 @@ use std::sync::Arc;
 use api::{
     k8s::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
     selector::Labels,
+    steps,
 };
 use client::{Object, kube};
 use kube::ResourceExt;
@@ -43,7 +44,7 @@ impl Owner {
 /// Sorts `candidates` (all objects of the owner's namespace that match or are controlled by it).
 pub fn claim<K: Object>(owner: &Owner, candidates: impl IntoIterator<Item = Arc<K>>) -> Claimed<K> {
     let mut claimed = Claimed { owned: Vec::new(), actions: Vec::new() };
-    for object in candidates {
+    for object in steps::counted(candidates.into_iter()) {
         let matches = owner.selector.matches(object.meta().labels.as_ref());
         match controller_of(object.meta()) {
             Some(reference) if reference.uid != owner.reference.uid => {}

@@ -1,11 +1,11 @@
 //! Keys that were woken -> keys that may run: each once, one run at a time, resting where it must.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
-use api::Key;
+use api::{Key, steps};
 use parking_lot::Mutex;
 use rand::Rng;
 use tokio::sync::Notify;
@@ -30,10 +30,24 @@ struct Inner {
     running: HashSet<Key>,
     /// Woken while running, held or resting: runs again afterwards.
     dirty: HashSet<Key>,
-    held: HashMap<Key, Written>,
+    held: HashMap<Key, Hold>,
+    /// By resource, by revision: the keys that wait for it, each with the stamp of its hold.
+    awaited: HashMap<&'static str, Awaited>,
+    stamp: u64,
     /// Until [`Queue::rested`].
     resting: HashSet<Key>,
     failures: HashMap<Key, u32>,
+}
+
+/// By revision: who waits for it.
+type Awaited = BTreeMap<u64, Vec<(Key, u64)>>;
+
+/// A key that waits for the caches.
+struct Hold {
+    /// Others of the key's are over.
+    stamp: u64,
+    /// Resources of which the caches have not seen enough.
+    left: usize,
 }
 
 impl Queue {
@@ -79,7 +93,7 @@ impl Queue {
         let mut inner = self.inner.lock();
         inner.running.remove(key);
         if !pending.is_empty() {
-            inner.held.insert(key.clone(), pending);
+            inner.hold(key, pending);
         } else if !inner.resting.contains(key) && inner.dirty.remove(key) && inner.wake(key.clone()) {
             self.woken.notify_one();
         }
@@ -89,16 +103,15 @@ impl Queue {
     pub fn seen(&self, resource: &'static str, rev: u64) {
         let mut inner = self.inner.lock();
         if inner.held.is_empty() {
+            inner.awaited.clear();
             return;
         }
-        let mut free = Vec::new();
-        for (key, pending) in &mut inner.held {
-            pending.retain(|(r, needed)| *r != resource || *needed > rev);
-            if pending.is_empty() {
-                free.push(key.clone());
+        for (key, stamp) in inner.reached(resource, rev) {
+            let Some(hold) = inner.held.get_mut(&key).filter(|hold| hold.stamp == stamp) else { continue };
+            hold.left = hold.left.saturating_sub(1);
+            if hold.left > 0 {
+                continue;
             }
-        }
-        for key in free {
             inner.held.remove(&key);
             // Its own writes changed what it looks at: it has to see them, woken or not.
             inner.dirty.remove(&key);
@@ -134,6 +147,25 @@ impl Queue {
 }
 
 impl Inner {
+    fn hold(&mut self, key: &Key, pending: Written) {
+        self.stamp += 1;
+        self.held.insert(key.clone(), Hold { stamp: self.stamp, left: pending.len() });
+        for (resource, rev) in pending {
+            self.awaited.entry(resource).or_default().entry(rev).or_default().push((key.clone(), self.stamp));
+        }
+    }
+
+    /// Who waited for the resource at a revision up to this.
+    fn reached(&mut self, resource: &'static str, rev: u64) -> Vec<(Key, u64)> {
+        let Some(waiting) = self.awaited.get_mut(resource) else { return Vec::new() };
+        let mut out = Vec::new();
+        while let Some(first) = waiting.first_entry().filter(|first| *first.key() <= rev) {
+            out.append(&mut first.remove());
+        }
+        steps::took(out.len());
+        out
+    }
+
     /// True if a key became ready.
     fn wake(&mut self, key: Key) -> bool {
         if self.running.contains(&key) || self.held.contains_key(&key) || self.resting.contains(&key) {

@@ -146,6 +146,10 @@ impl Wake {
         self.own.lock().iter().any(|is_unreadable| is_unreadable(key))
     }
 
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
     /// A handle that wakes keys from elsewhere (timers, other sources of change).
     pub fn handle(&self) -> impl Fn(Key) + Send + Sync + 'static {
         let queue = self.queue.clone();
@@ -194,13 +198,7 @@ impl Ran {
 
 impl<L: Loop> Runner<L> {
     async fn run(self) {
-        let wake = Wake {
-            queue: Arc::default(),
-            revisions: Mutex::default(),
-            own: Mutex::default(),
-            unreadable: self.unreadable.clone(),
-            synced: Mutex::default(),
-        };
+        let wake = wake_on(self.unreadable.clone());
         self.this.wire(&wake);
         let waits = std::mem::take(&mut *wake.synced.lock());
         futures::future::join_all(waits).await;
@@ -335,7 +333,11 @@ impl Wake {
     }
 }
 
-fn rest_of(weight: usize) -> Duration {
+pub(crate) fn wake_on(unreadable: Arc<Mutex<HashMap<&'static str, Unreadable>>>) -> Wake {
+    Wake { queue: Arc::default(), revisions: Mutex::default(), own: Mutex::default(), unreadable, synced: Mutex::default() }
+}
+
+pub(crate) fn rest_of(weight: usize) -> Duration {
     let rest = REST_EACH.saturating_mul(u32::try_from(weight).unwrap_or(u32::MAX));
     if rest < REST_MIN { Duration::ZERO } else { rest.min(REST_MAX) }
 }

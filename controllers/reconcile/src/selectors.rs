@@ -8,6 +8,7 @@ use std::{
 use api::{
     Key,
     selector::{Labels, Op},
+    steps,
 };
 use client::{Cache, Object};
 use parking_lot::RwLock;
@@ -56,7 +57,7 @@ impl Selectors {
         self.spaces.get(namespace).into_iter().flat_map(move |space| {
             let anchored = labels.iter().filter_map(|(label, value)| space.anchored.get(label)?.get(value)).flatten();
             let all = anchored.chain(&space.loose);
-            all.filter(|name| space.by_name.get(*name).is_some_and(|s| s.matches(Some(labels)))).map(String::as_str)
+            steps::counted(all).filter(|name| space.by_name.get(*name).is_some_and(|s| s.matches(Some(labels)))).map(String::as_str)
         })
     }
 }

@@ -14,6 +14,7 @@ pub mod runs;
 pub mod seats;
 pub mod selector;
 pub mod status;
+pub mod steps;
 pub mod task;
 pub mod time;
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use api::{human, time::Timestamp};
-use apiserver::kind::{Column, Field, Name};
+use apiserver::kind::{Column, Field, Lookup, Name};
 use serde_json::Value;
 
 use super::{Read, read};
@@ -37,7 +37,12 @@ pub const fn wide(name: &'static str, typ: &'static str, description: &'static s
 
 /// A selectable field that reads as `default` where absent.
 pub const fn field(label: &'static str, pointer: &'static str, default: &'static str) -> Field {
-    Field { label: Name::Borrowed(label), pointer: Name::Borrowed(pointer), default }
+    Field { label: Name::Borrowed(label), pointer: Name::Borrowed(pointer), default, lookup: Lookup::Scan }
+}
+
+/// One by which many objects are found in small parts.
+pub const fn indexed(label: &'static str, pointer: &'static str) -> Field {
+    Field { label: Name::Borrowed(label), pointer: Name::Borrowed(pointer), default: "", lookup: Lookup::Index }
 }
 
 /// The cells of [`metadata_columns`].

@@ -17,7 +17,7 @@ use store::Entry;
 use super::*;
 use crate::{
     engine::{cache::Write, ring::BYTES_MAX, select::Selection},
-    kind::{Field, Kind, Law, Storage},
+    kind::{Field, Kind, Law, Lookup, Storage},
 };
 
 struct NoLaw;
@@ -42,6 +42,10 @@ struct Written(Arc<Cache>, Rev);
 
 impl Written {
     fn new() -> Self {
+        Self::with(Lookup::Scan)
+    }
+
+    fn with(lookup: Lookup) -> Self {
         let kind = Kind {
             group: "test.io".into(),
             version: "v1".into(),
@@ -55,7 +59,7 @@ impl Written {
             storage: Storage::Kept { prefix: "things".into(), ttl_seconds: None },
             subresources: Vec::new(),
             columns: Cow::Borrowed(&[]),
-            fields: Cow::Owned(vec![Field { label: "spec.colour".into(), pointer: "/spec/colour".into(), default: "" }]),
+            fields: Cow::Owned(vec![Field { label: "spec.colour".into(), pointer: "/spec/colour".into(), default: "", lookup }]),
             schema: "".into(),
             generation: false,
             law: Arc::new(NoLaw),
@@ -66,7 +70,7 @@ impl Written {
     fn reader(&self, namespace: &str, fields: &str) -> Reader {
         let selection = Selection::new(&self.0.kind, namespace, Labels::default(), Fields::parse(fields).unwrap()).unwrap();
         let mut reader = Reader::new(&self.0, selection.interest());
-        reader.place_at_state("", || 0);
+        reader.place_at_state(&selection, || 0);
         reader
     }
 
@@ -210,4 +214,67 @@ fn a_reload_cuts_all() {
     let mut fresh = things.colours([0]).remove(0);
     things.put(&[("ns/a", "c0")]);
     assert_eq!(fresh.revs(), Ok(vec![10]));
+}
+
+#[test]
+fn the_state_of_a_selection_is_what_a_scan_finds() {
+    let (mut scanned, mut indexed) = (Written::new(), Written::with(Lookup::Index));
+    let selected = |written: &Written, namespace: &str, fields: &str| -> Vec<String> {
+        let selection = Selection::new(&written.0.kind, namespace, Labels::default(), Fields::parse(fields).unwrap()).unwrap();
+        let listed = written.0.select(&selection, 0, || 0).objects;
+        let mut reader = Reader::new(&written.0, selection.interest());
+        let state = reader.place_at_state(&selection, || 0).objects;
+        let names = |objects: &[Arc<crate::engine::Object>]| -> Vec<String> {
+            objects.iter().filter(|object| selection.matches(object)).map(|object| Cache::tail(&object.key)).collect()
+        };
+        assert_eq!(names(&listed), names(&state));
+        names(&listed)
+    };
+    let steps: [&[(&str, &str)]; 4] = [
+        &[("a/x", "red"), ("a/y", "blue"), ("b/x", "red"), ("b/y", "")],
+        &[("a/x", "blue"), ("b/z", "red")],
+        &[("b/x", ""), ("a/y", "blue")],
+        &[("a/x", ""), ("a/y", ""), ("b/z", "")],
+    ];
+    for writes in steps {
+        scanned.put(writes);
+        indexed.put(writes);
+        for fields in [
+            "spec.colour=red",
+            "spec.colour=blue",
+            "spec.colour=",
+            "spec.colour!=red",
+            "spec.colour=red,metadata.name=x",
+            "metadata.name=x",
+        ] {
+            for namespace in ["", "a", "b"] {
+                assert_eq!(selected(&scanned, namespace, fields), selected(&indexed, namespace, fields), "{fields} in {namespace:?}");
+            }
+        }
+    }
+    assert!(indexed.0.is_index_empty(), "nothing is left behind");
+}
+
+#[test]
+fn one_event_costs_the_same_however_many_objects_there_are() {
+    let mut written = Written::with(Lookup::Index);
+    let (mut count, mut costs): (usize, std::collections::BTreeMap<&str, Vec<u64>>) = Default::default();
+    for size in [1_000, 10_000, 100_000] {
+        while count < size {
+            let name = format!("ns{}/{count}", count % 3);
+            written.put(&[(&name, &format!("c{}", count / 20))]);
+            count += 1;
+        }
+        let (red, all) = (written.reader("", "spec.colour=c1"), written.reader("", ""));
+        let mut cost = |what, happens: &mut dyn FnMut()| costs.entry(what).or_default().push(api::steps::of(happens).1);
+        cost("a change", &mut || written.put(&[("ns0/0", "c0")]));
+        cost("a deletion", &mut || written.put(&[("ns0/0", "")]));
+        cost("a creation", &mut || written.put(&[("ns0/0", "c0")]));
+        cost("a watch of one value", &mut || drop(written.reader("", "spec.colour=c7")));
+        cost("a watch of one object", &mut || drop(written.reader("ns1", "metadata.name=1")));
+        let selection = Selection::new(&written.0.kind, "", Labels::default(), Fields::parse("spec.colour=c9").unwrap()).unwrap();
+        cost("a list of one value", &mut || drop(written.0.select(&selection, 500, || 0)));
+        drop((red, all));
+    }
+    costs.iter().for_each(|(what, costs)| api::steps::must_not_grow(what, costs));
 }

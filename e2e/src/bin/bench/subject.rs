@@ -40,8 +40,8 @@ pub struct Subject {
 }
 
 impl Side {
-    /// A server that says it is ready.
-    pub async fn subject(&self) -> anyhow::Result<Subject> {
+    /// A server that says it is ready; one that is started here gets these flags.
+    pub async fn subject(&self, flags: &[&str]) -> anyhow::Result<Subject> {
         match self {
             Self::Running { kubeconfig, pids } => Ok(Subject {
                 door: Arc::new(Door::open(kubeconfig)?),
@@ -51,7 +51,8 @@ impl Side {
                 made: Mutex::default(),
             }),
             Self::Binary(bin) => {
-                let server = Server::spawn("server", options(bin));
+                let options = Options { args: flags.iter().map(|flag| (*flag).to_owned()).collect(), ..options(bin) };
+                let server = Server::spawn("server", options);
                 let (door, _) = ready(&server, Instant::now()).await?;
                 Ok(Subject::of(server, door))
             }

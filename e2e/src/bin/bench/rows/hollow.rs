@@ -128,7 +128,7 @@ pub async fn agent(ctx: &Ctx<'_>) -> Found {
     ])
 }
 
-async fn all_ready(subject: &Subject, count: usize) -> anyhow::Result<()> {
+pub async fn all_ready(subject: &Subject, count: usize) -> anyhow::Result<()> {
     let mut pool = subject.pool(1).await?;
     let nodes = pool.must("GET", "/api/v1/nodes", &Value::Null).await?;
     let is_ready = |node: &&Value| {

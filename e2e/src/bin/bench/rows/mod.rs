@@ -13,6 +13,7 @@ mod objects;
 mod parts;
 mod pods;
 mod rollout;
+mod scale;
 mod schedule;
 mod services;
 mod start;
@@ -68,6 +69,8 @@ pub const ROWS: &[Row] = &[
     row!("schedule-preempt", schedule::preemption, "pods that must evict others first"),
     row!("schedule-mixed", schedule::mixed, "a fifth of the pods fits nowhere"),
     row!("rollout", rollout::deployment, "a Deployment from 0 to 2,000 replicas on 100 hollow nodes, a rolling update, deletion"),
+    row!("nodes-20000", scale::nodes, "20,000 hollow nodes that join at once, and stay Ready"),
+    row!("pods-100000", scale::pods, "ten Deployments of 10,000 replicas on 5,000 hollow nodes"),
     row!("namespace", namespaces::delete, "deletion of a namespace with 5,000 pods, 5,000 ConfigMaps, 1,000 Services"),
     row!("custom", custom::resources, "10,000 custom resources created, applied, listed"),
     row!("crash", crash::kill_9, "kill -9 under load with 100,000 objects, until ready and listed again"),
@@ -104,7 +107,12 @@ impl<'a> Ctx<'a> {
 
     /// A server to measure. What the row makes there is cleared up after it.
     pub async fn subject(&self) -> anyhow::Result<Arc<Subject>> {
-        let subject = Arc::new(self.side.subject().await?);
+        self.subject_with(&[]).await
+    }
+
+    /// As [`Ctx::subject`]; a server that is started here gets these flags.
+    pub async fn subject_with(&self, flags: &[&str]) -> anyhow::Result<Arc<Subject>> {
+        let subject = Arc::new(self.side.subject(flags).await?);
         self.subjects.lock().push(subject.clone());
         Ok(subject)
     }

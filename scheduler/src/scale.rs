@@ -1,0 +1,121 @@
+//! What one event costs the scheduler at 1,000, 10,000 and 100,000 nodes with a pod on each: counted, not timed.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use api::{k8s::api::core::v1::Node, selector::Labels, steps};
+use client::pods::Pod;
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::{
+    state::{State, Todo},
+    tests::{node, pod},
+};
+
+const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
+const ZONES: usize = 10;
+
+#[derive(Default)]
+struct World {
+    state: State,
+    count: usize,
+    template: Option<Arc<Pod>>,
+}
+
+type Costs = BTreeMap<&'static str, Vec<u64>>;
+
+#[test]
+fn one_event_costs_the_same_however_many_objects_there_are() {
+    let (mut world, mut costs) = (World::default(), Costs::new());
+    for size in SIZES {
+        world.grow(size);
+        world.measure(&mut costs);
+    }
+    costs.iter().for_each(|(event, costs)| steps::must_not_grow(event, costs));
+}
+
+impl World {
+    fn grow(&mut self, size: usize) {
+        while self.count < size {
+            let at = self.count;
+            self.state.node_changed(None, Some(&self.node(at)));
+            let placed = self.pod(&format!("p{at}"), Some(&format!("n{at}")));
+            self.state.pod_changed(None, Some(&placed));
+            self.count += 1;
+        }
+        // What is remembered is brought up to date once, whoever asks first.
+        for name in ["first", "second"] {
+            let asking = self.pod(name, None);
+            self.state.pod_changed(None, Some(&asking));
+            self.decide();
+            self.state.pod_changed(Some(&asking), None);
+        }
+        let large = self.large(0);
+        self.state.pod_changed(None, Some(&large));
+        self.decide();
+        self.state.pod_changed(Some(&large), None);
+    }
+
+    fn measure(&mut self, costs: &mut Costs) {
+        let mut cost = |event: &'static str, happens: &mut dyn FnMut()| costs.entry(event).or_default().push(steps::of(happens).1);
+        let waits = self.pod("new", None);
+        let mut chosen = String::new();
+        cost("a pod is made, and gets a node", &mut || {
+            self.state.pod_changed(None, Some(&waits));
+            chosen = self.decide().expect("there is room");
+        });
+        let bound = self.pod("new", Some(&chosen));
+        cost("it shows itself bound", &mut || self.state.pod_changed(Some(&waits), Some(&bound)));
+        cost("it changes", &mut || self.state.pod_changed(Some(&bound), Some(&bound)));
+        let large = self.large(self.count);
+        cost("a pod fits nowhere", &mut || {
+            self.state.pod_changed(None, Some(&large));
+            assert_eq!(self.decide(), None);
+        });
+        self.state.pod_changed(Some(&large), None);
+        cost("a pod is gone", &mut || self.state.pod_changed(Some(&bound), None));
+        let node = self.node(1);
+        cost("a node reports", &mut || self.state.node_changed(Some(&node), Some(&node)));
+        let joins = self.node(self.count + 1);
+        cost("a node joins", &mut || self.state.node_changed(None, Some(&joins)));
+        let next = self.pod("next", None);
+        cost("and the next pod gets a node", &mut || {
+            self.state.pod_changed(None, Some(&next));
+            self.decide().expect("there is room");
+        });
+        cost("a node is gone", &mut || self.state.node_changed(Some(&joins), None));
+        self.state.pod_changed(Some(&next), None);
+    }
+
+    /// The node that the next pod gets.
+    fn decide(&mut self) -> Option<String> {
+        let siblings = |_: &Pod| Some(Labels::parse("app=web").unwrap());
+        match self.state.next(Instant::now(), siblings, 5)? {
+            Todo::Bind(_, node) => Some(node),
+            _ => None,
+        }
+    }
+
+    fn node(&self, at: usize) -> Arc<Node> {
+        let name = format!("n{at}");
+        let labels = json!({"kubernetes.io/hostname": name, "topology.kubernetes.io/zone": format!("z{}", at % ZONES)});
+        let allocatable = json!({"cpu": "4", "memory": "8Gi", "pods": "110"});
+        Arc::new(node(&json!({"metadata": {"name": name, "labels": labels}, "status": {"allocatable": allocatable}})))
+    }
+
+    fn pod(&mut self, name: &str, node: Option<&str>) -> Arc<Pod> {
+        let said = || json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "10m"}}}]}});
+        let mut made = (**self.template.get_or_insert_with(|| pod(&said()).pod)).clone();
+        (made.metadata.name, made.metadata.uid) = (Some(name.to_owned()), Some(name.to_owned()));
+        if let Some(spec) = &mut made.spec {
+            spec.node_name = node.map(str::to_owned);
+        }
+        Arc::new(made)
+    }
+
+    fn large(&self, number: usize) -> Arc<Pod> {
+        pod(&json!({"metadata": {"name": format!("large-{number}"), "uid": format!("large-{number}")},
+            "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "100"}}}]}}))
+        .pod
+    }
+}

@@ -3,7 +3,10 @@
 //! Source: apimachinery `pkg/util/strategicpatch/patch.go` (as the server calls it: deletions carried out, unmatched nulls dropped).
 
 mod lists;
+mod places;
 mod words;
+
+use std::collections::HashSet;
 
 use api::Status;
 use serde_json::{Map, Value};
@@ -37,6 +40,8 @@ struct Merge<'a> {
 }
 
 type Object = Map<String, Value>;
+/// Fields that are to leave an object.
+type Gone = HashSet<String>;
 
 impl<'a> Merge<'a> {
     fn map(&self, original: &mut Object, mut patch: Object, typ: Type) -> Result<(), Refusal> {
@@ -45,24 +50,30 @@ impl<'a> Merge<'a> {
         }
         retain_keys(original, &mut patch)?;
         self.ordered_lists(original, &mut patch, typ)?;
+        // Taken out at the end, all at once: each removal moves what stands behind it.
+        let mut gone = Gone::new();
         for (key, value) in patch {
             match key.strip_prefix(DELETE_FROM) {
                 Some(rest) => {
                     let field = rest.strip_prefix('/').ok_or(Refusal::PrimitiveList)?;
-                    delete_from(original, field, value)?;
+                    delete_from(original, field, value, &mut gone)?;
                 }
-                None => self.field(original, key, value, typ)?,
+                None => self.field(original, key, value, typ, &mut gone)?,
             }
+        }
+        if !gone.is_empty() {
+            original.retain(|key, _| !gone.contains(key));
         }
         Ok(())
     }
 
-    fn field(&self, original: &mut Object, key: String, patch: Value, typ: Type) -> Result<(), Refusal> {
+    fn field(&self, original: &mut Object, key: String, patch: Value, typ: Type, gone: &mut Gone) -> Result<(), Refusal> {
         if patch.is_null() {
-            original.shift_remove(&key);
+            gone.insert(key);
             return Ok(());
         }
-        match (original.get_mut(&key), patch) {
+        let was_gone = gone.remove(&key);
+        match (original.get_mut(&key).filter(|_| !was_gone), patch) {
             (Some(Value::Object(current)), Value::Object(patch)) => {
                 let (below, semantics) = self.below(typ, &key)?;
                 match semantics.is_some_and(|s| s.replaces) {
@@ -76,7 +87,7 @@ impl<'a> Merge<'a> {
             }
             (_, patch) => match cleaned(patch) {
                 Some(value) => drop(original.insert(key, value)),
-                None => drop(original.shift_remove(&key)),
+                None => drop(gone.insert(key)),
             },
         }
         Ok(())
@@ -116,7 +127,8 @@ fn whole(original: &mut Object, mut patch: Object, directive: &Value) -> Result<
 fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), Refusal> {
     let Some(keys) = patch.shift_remove(RETAIN_KEYS) else { return Ok(()) };
     let keys = keys.as_array().ok_or(Refusal::RetainKeys)?;
-    let named = |key: &str| keys.iter().any(|k| k == key);
+    let keys: HashSet<&str> = keys.iter().filter_map(Value::as_str).collect();
+    let named = |key: &str| keys.contains(key);
     let directive = |key: &str| key.starts_with(DELETE_FROM) || key.starts_with(ELEMENT_ORDER);
     if patch.iter().any(|(key, value)| !value.is_null() && !directive(key) && !named(key)) {
         return Err(Refusal::RetainKeys);
@@ -126,15 +138,16 @@ fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), Refusal>
 }
 
 /// `$deleteFromPrimitiveList/<field>`.
-fn delete_from(original: &mut Object, field: &str, gone: Value) -> Result<(), Refusal> {
-    match (original.get_mut(field), gone) {
-        (Some(Value::Array(list)), Value::Array(gone)) => {
-            if list.iter().chain(&gone).any(Value::is_array) {
+fn delete_from(original: &mut Object, field: &str, items: Value, gone: &mut Gone) -> Result<(), Refusal> {
+    match (original.get_mut(field).filter(|_| !gone.contains(field)), items) {
+        (Some(Value::Array(list)), Value::Array(items)) => {
+            if list.iter().chain(&items).any(Value::is_array) {
                 return Err(Refusal::ListOfLists);
             }
-            list.retain(|item| !gone.contains(item));
+            let items: HashSet<&Value> = items.iter().collect();
+            list.retain(|item| !items.contains(item));
         }
-        (Some(_), Value::Null) => drop(original.shift_remove(field)),
+        (Some(_), Value::Null) => drop(gone.insert(field.to_owned())),
         _ => {}
     }
     Ok(())

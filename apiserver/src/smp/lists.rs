@@ -1,9 +1,12 @@
 //! Lists of a patch -> merged by key or by value, and put in order (`$setElementOrder`).
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use super::{
     ELEMENT_ORDER, Merge, Object, PATCH, cleaned,
+    places::{Keyed, Places},
     words::{self, Refusal},
 };
 use crate::schema::{Semantics, Type};
@@ -22,18 +25,17 @@ impl Merge<'_> {
 
     fn merged(&self, original: List, patch: List, typ: Type, key: Option<&str>) -> Result<List, Refusal> {
         if elements(&original, &patch)? == Elements::Scalars {
-            let mut merged = original.clone();
-            merged.extend(patch.iter().cloned());
-            let (ours, rest) = split(deduplicated(merged), &patch, None)?;
-            return Ok(in_order(ours, rest, &patch, &original, None));
+            let (ours, rest) = split(union(&original, &patch), &Places::of(&patch, None))?;
+            return Ok(in_order(ours, rest, &Places::of(&patch, None), &Places::of(&original, None)));
         }
         let key = key.ok_or_else(|| Refusal::KeyUndeclared(self.name(typ)))?;
         let (original, patch) = directives(original, patch, key)?;
         let order = patch.clone();
         let before = original.clone();
         let merged = self.by_key(original, patch, typ, key)?;
-        let (ours, rest) = split(merged, &order, Some(key))?;
-        Ok(in_order(ours, rest, &order, &before, Some(key)))
+        let order = Places::of(&order, Some(key));
+        let (ours, rest) = split(merged, &order)?;
+        Ok(in_order(ours, rest, &order, &Places::of(&before, Some(key))))
     }
 
     fn by_key(&self, mut original: List, patch: List, typ: Type, key: &str) -> Result<List, Refusal> {
@@ -41,12 +43,20 @@ impl Merge<'_> {
             Type::List(at) => self.table.element(at),
             _ => Type::Any,
         };
+        let mut places = Keyed::of(&original, key);
         for item in patch {
             let Value::Object(item) = item else { return Err(not_a_map(&item)) };
             let wanted = item.get(key).ok_or_else(|| no_key(&item, key))?;
-            match original.iter_mut().filter_map(Value::as_object_mut).find(|o| o.get(key) == Some(wanted)) {
+            let there = places.find(&original, key, wanted);
+            match there.and_then(|at| original.get_mut(at)).and_then(Value::as_object_mut) {
                 Some(current) => self.map(current, item, element)?,
-                None => original.extend(cleaned(Value::Object(item))),
+                None => {
+                    let Some(item) = cleaned(Value::Object(item)) else { continue };
+                    if let Some(id) = item.get(key) {
+                        places.add(original.len(), id);
+                    }
+                    original.push(item);
+                }
             }
         }
         Ok(original)
@@ -54,28 +64,32 @@ impl Merge<'_> {
 
     /// Carries out `$setElementOrder/<field>` together with the field itself, which leaves the patch.
     pub(super) fn ordered_lists(&self, original: &mut Object, patch: &mut Object, typ: Type) -> Result<(), Refusal> {
-        let directives: Vec<String> = patch.keys().filter(|key| key.starts_with(ELEMENT_ORDER)).cloned().collect();
-        for directive in directives {
-            let order = patch.shift_remove(&directive);
-            let Some(Value::Array(order)) = order else {
-                return Err(Refusal::Type("[]interface {}", order.as_ref().map_or("nil", words::kind)));
-            };
+        if !patch.keys().any(|key| key.starts_with(ELEMENT_ORDER)) {
+            return Ok(());
+        }
+        let (directives, rest) = std::mem::take(patch).into_iter().partition::<Vec<_>, _>(|(key, _)| key.starts_with(ELEMENT_ORDER));
+        *patch = rest.into_iter().collect();
+        let mut done = HashSet::new();
+        for (directive, order) in &directives {
+            let Value::Array(order) = order else { return Err(Refusal::Type("[]interface {}", words::kind(order))) };
             let field = directive.strip_prefix(ELEMENT_ORDER).and_then(|rest| rest.strip_prefix('/')).ok_or(Refusal::ElementOrder)?;
             let (list_type, semantics) = self.below(typ, field)?;
             let current = taken(original.get(field))?;
             let change = taken(patch.get(field))?;
             let key = semantics.and_then(|s| s.merge_key.as_deref());
-            agrees(change.as_deref().unwrap_or_default(), &order, key)?;
+            agrees(change.as_deref().unwrap_or_default(), order, key)?;
             let merged = match (current.clone(), change) {
                 (None, None) => continue,
                 (Some(current), None) => current,
                 (None, Some(change)) => change.into_iter().filter_map(cleaned).collect(),
                 (Some(current), Some(change)) => self.list(current, change, list_type, semantics)?,
             };
-            let (ours, rest) = split(merged, &order, key)?;
-            original.insert(field.to_owned(), Value::Array(in_order(ours, rest, &order, &current.unwrap_or_default(), key)));
-            patch.shift_remove(field);
+            let (order, before) = (Places::of(order, key), current.unwrap_or_default());
+            let (ours, rest) = split(merged, &order)?;
+            original.insert(field.to_owned(), Value::Array(in_order(ours, rest, &order, &Places::of(&before, key))));
+            done.insert(field);
         }
+        patch.retain(|key, _| !done.contains(key.as_str()));
         Ok(())
     }
 
@@ -114,21 +128,27 @@ fn elements(original: &[Value], patch: &[Value]) -> Result<Elements, Refusal> {
 /// Carries out `$patch` on elements: what they delete leaves `original`, and after a `replace` nothing of it is left.
 fn directives(mut original: List, patch: List, key: &str) -> Result<(List, List), Refusal> {
     let mut plain = Vec::with_capacity(patch.len());
+    let mut gone: HashSet<Value> = HashSet::new();
     let mut replace = false;
     for item in patch {
         let map = item.as_object().ok_or_else(|| not_a_map(&item))?;
         match map.get(PATCH).map(|d| d.as_str().unwrap_or_default()) {
             None => plain.push(item),
             Some("delete") => {
-                let gone = map.get(key).ok_or_else(|| no_key(map, key))?;
-                original.retain(|o| o.get(key) != Some(gone));
+                gone.insert(map.get(key).ok_or_else(|| no_key(map, key))?.clone());
             }
             Some("replace") => replace = true,
             Some("merge") => return Err(Refusal::MergeOfList),
             Some(other) => return Err(Refusal::PatchType(other.to_owned(), words::go(&item))),
         }
     }
-    Ok(if replace { (plain, Vec::new()) } else { (original, plain) })
+    if replace {
+        return Ok((plain, Vec::new()));
+    }
+    if !gone.is_empty() {
+        original.retain(|item| item.get(key).is_none_or(|id| !gone.contains(id)));
+    }
+    Ok((original, plain))
 }
 
 /// The elements of the patch must come in the order that `$setElementOrder` says.
@@ -154,40 +174,39 @@ fn mismatch(patch: &[Value], order: &[Value]) -> Refusal {
 }
 
 fn shown(list: &[Value]) -> String {
-    words::go(&Value::Array(list.to_vec()))
+    words::go_list(list)
 }
 
 /// Elements that `by` has too, and the others.
-fn split(list: List, by: &[Value], key: Option<&str>) -> Result<(List, List), Refusal> {
+fn split(list: List, by: &Places<'_>) -> Result<(List, List), Refusal> {
     let mut ours = Vec::new();
     let mut rest = Vec::new();
     for item in list {
-        let found = position(by, identity(&item, key)?, key).is_some();
-        if found { ours.push(item) } else { rest.push(item) }
+        if by.of_item(&item)?.is_some() { ours.push(item) } else { rest.push(item) }
     }
     Ok((ours, rest))
 }
 
 /// `ours` by `order`, `rest` by `before`, and both woven together by `before`.
-fn in_order(mut ours: List, mut rest: List, order: &[Value], before: &[Value], key: Option<&str>) -> List {
-    let place = |list: &[Value], item: &Value| identity(item, key).ok().and_then(|id| position(list, id, key));
-    ours.sort_by_key(|item| place(order, item).unwrap_or(usize::MAX));
-    rest.sort_by_key(|item| place(before, item).unwrap_or(usize::MAX));
+fn in_order(mut ours: List, mut rest: List, order: &Places<'_>, before: &Places<'_>) -> List {
+    let place = |places: &Places<'_>, item: &Value| places.of_item(item).ok().flatten();
+    ours.sort_by_cached_key(|item| place(order, item).unwrap_or(usize::MAX));
+    rest.sort_by_cached_key(|item| place(before, item).unwrap_or(usize::MAX));
     let mut out = Vec::with_capacity(ours.len() + rest.len());
-    let mut rest = rest.into_iter().peekable();
+    let mut rest = rest.into_iter().map(|item| (place(before, &item), item)).peekable();
     for item in ours {
         let at = place(before, &item);
-        while let Some(first) = rest.next_if(|other| place(before, other).zip(at).is_some_and(|(other, at)| other < at)) {
+        while let Some((_, first)) = rest.next_if(|(other, _)| other.zip(at).is_some_and(|(other, at)| other < at)) {
             out.push(first);
         }
         out.push(item);
     }
-    out.extend(rest);
+    out.extend(rest.map(|(_, item)| item));
     out
 }
 
 /// What makes an element the same as another: the value of its merge key, or itself.
-fn identity<'v>(item: &'v Value, key: Option<&str>) -> Result<&'v Value, Refusal> {
+pub(super) fn identity<'v>(item: &'v Value, key: Option<&str>) -> Result<&'v Value, Refusal> {
     match (key, item) {
         (None, item) => Ok(item),
         (Some(key), Value::Object(map)) => map.get(key).ok_or_else(|| no_key(map, key)),
@@ -195,21 +214,10 @@ fn identity<'v>(item: &'v Value, key: Option<&str>) -> Result<&'v Value, Refusal
     }
 }
 
-fn position(list: &[Value], id: &Value, key: Option<&str>) -> Option<usize> {
-    list.iter().position(|item| match key {
-        Some(key) => item.get(key) == Some(id),
-        None => item == id,
-    })
-}
-
-fn deduplicated(list: List) -> List {
-    let mut out: List = Vec::with_capacity(list.len());
-    for item in list {
-        if !out.contains(&item) {
-            out.push(item);
-        }
-    }
-    out
+/// All of both, each once.
+fn union(original: &[Value], patch: &[Value]) -> List {
+    let mut seen = HashSet::with_capacity(original.len() + patch.len());
+    original.iter().chain(patch).filter(|item| seen.insert(*item)).cloned().collect()
 }
 
 fn taken(value: Option<&Value>) -> Result<Option<List>, Refusal> {
@@ -221,7 +229,7 @@ fn taken(value: Option<&Value>) -> Result<Option<List>, Refusal> {
 }
 
 fn no_key(map: &Map<String, Value>, key: &str) -> Refusal {
-    Refusal::NoMergeKey(words::go(&Value::Object(map.clone())), key.to_owned())
+    Refusal::NoMergeKey(words::go_map(map), key.to_owned())
 }
 
 fn not_a_map(item: &Value) -> Refusal {

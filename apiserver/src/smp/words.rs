@@ -1,7 +1,9 @@
 //! Why a strategic merge patch is refused, in upstream's words. Source: apimachinery `pkg/util/mergepatch/errors.go`.
 
+use std::fmt::{self, Display, Formatter, Write};
+
 use api::Status;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Refusal {
@@ -44,16 +46,55 @@ impl Refusal {
 
 /// A value as Go's `%v` prints it.
 pub fn go(value: &Value) -> String {
-    match value {
-        Value::Null => "<nil>".into(),
-        Value::String(text) => text.clone(),
-        Value::Array(list) => format!("[{}]", list.iter().map(go).collect::<Vec<_>>().join(" ")),
-        Value::Object(map) => {
-            let mut keys: Vec<_> = map.iter().collect();
-            keys.sort_by_key(|(key, _)| *key);
-            format!("map[{}]", keys.into_iter().map(|(k, v)| format!("{k}:{}", go(v))).collect::<Vec<_>>().join(" "))
+    Go(value).to_string()
+}
+
+pub fn go_list(list: &[Value]) -> String {
+    GoList(list).to_string()
+}
+
+pub fn go_map(map: &Map<String, Value>) -> String {
+    GoMap(map).to_string()
+}
+
+/// Written into one text: a value is as deep as its sender likes.
+struct Go<'a>(&'a Value);
+struct GoList<'a>(&'a [Value]);
+struct GoMap<'a>(&'a Map<String, Value>);
+
+impl Display for Go<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Value::Null => f.write_str("<nil>"),
+            Value::String(text) => f.write_str(text),
+            Value::Array(list) => GoList(list).fmt(f),
+            Value::Object(map) => GoMap(map).fmt(f),
+            other => other.fmt(f),
         }
-        other => other.to_string(),
+    }
+}
+
+impl Display for GoList<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_char('[')?;
+        for (at, item) in self.0.iter().enumerate() {
+            f.write_str(if at > 0 { " " } else { "" })?;
+            Go(item).fmt(f)?;
+        }
+        f.write_char(']')
+    }
+}
+
+impl Display for GoMap<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let mut keys: Vec<_> = self.0.iter().collect();
+        keys.sort_by_key(|(key, _)| *key);
+        f.write_str("map[")?;
+        for (at, (key, value)) in keys.into_iter().enumerate() {
+            f.write_str(if at > 0 { " " } else { "" })?;
+            write!(f, "{key}:{}", Go(value))?;
+        }
+        f.write_char(']')
     }
 }
 

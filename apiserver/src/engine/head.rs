@@ -56,6 +56,10 @@ impl Head {
         Some(self.text(json, *value).unwrap_or_default())
     }
 
+    pub fn labels<'a>(&'a self, json: &'a [u8]) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.labels.iter().map(|(key, value)| (self.text(json, *key).unwrap_or_default(), self.text(json, *value).unwrap_or_default()))
+    }
+
     /// `None` where absent.
     pub fn field<'a>(&'a self, json: &'a [u8], at: usize) -> Option<&'a str> {
         self.text(json, *self.fields.get(at)?)

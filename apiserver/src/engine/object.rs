@@ -80,6 +80,10 @@ impl Object {
         self.head.label(&self.stored, key)
     }
 
+    pub fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.head.labels(&self.stored)
+    }
+
     /// Whether `metadata.deletionTimestamp` is set.
     pub fn is_deleting(&self) -> bool {
         self.head.deleting

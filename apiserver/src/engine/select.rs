@@ -1,10 +1,10 @@
 //! Which objects a list or watch is about: namespace, labels, fields.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use api::{
     Key, Status,
-    selector::{Fields, Labels},
+    selector::{Fields, Labels, Matcher},
 };
 
 use super::{object::Object, wake::Interest};
@@ -15,15 +15,10 @@ use crate::kind::{Kind, Lookup, Scope};
 pub(crate) struct Selection {
     kind: Arc<Kind>,
     pub namespace: String,
-    labels: Labels,
-    terms: Vec<Term>,
-}
-
-#[derive(Clone, Debug)]
-struct Term {
-    field: Source,
-    equal: bool,
-    value: String,
+    labels: Matcher,
+    equal: Vec<(Source, String)>,
+    /// Values that a field may not have: as many as a URL has room for.
+    unequal: Vec<(Source, HashSet<String>)>,
 }
 
 /// Where a field's value comes from.
@@ -39,34 +34,39 @@ impl Selection {
     /// # Errors
     /// 400 for a field that the kind does not have.
     pub fn new(kind: &Arc<Kind>, namespace: &str, labels: Labels, fields: Fields) -> Result<Self, Status> {
-        let terms = fields.0.into_iter().map(|term| Term::new(kind, term)).collect::<Result<_, _>>()?;
-        Ok(Self { kind: kind.clone(), namespace: namespace.to_owned(), labels, terms })
+        let (namespace, labels) = (namespace.to_owned(), Matcher::new(labels));
+        let mut selection = Self { kind: kind.clone(), namespace, labels, equal: Vec::new(), unequal: Vec::new() };
+        for term in fields.0 {
+            selection.add(Source::named(kind, &term.field)?, term.equal, term.value);
+        }
+        Ok(selection)
     }
 
     /// Whether it takes everything (of its namespace).
     pub fn is_all(&self) -> bool {
-        self.labels.is_empty() && self.terms.is_empty()
+        self.labels.is_empty() && self.equal.is_empty() && self.unequal.is_empty()
     }
 
     pub fn matches(&self, object: &Object) -> bool {
         (self.namespace.is_empty() || self.namespace == object.key.namespace)
-            && self.labels.matches_with(|key| object.label(key))
-            && self.terms.iter().all(|term| (term.field.value(&self.kind, object) == term.value) == term.equal)
+            && self.labels.matches(|key| object.label(key), || object.labels())
+            && self.equal.iter().all(|(field, value)| field.value(&self.kind, object) == value)
+            && self.unequal.iter().all(|(field, values)| !values.contains(field.value(&self.kind, object)))
     }
 
     /// The value of one field that every match must have: what a watcher can wait for.
     pub fn interest(&self) -> Interest<'_> {
-        let term = self.terms.iter().find(|term| term.equal).map(|term| (term.field, term.value.as_str()));
+        let term = self.equal.first().map(|(field, value)| (*field, value.as_str()));
         term.or((!self.namespace.is_empty()).then_some((Source::Namespace, self.namespace.as_str())))
     }
 
     /// The field of an index, and the value of it that every match must have.
     pub fn indexed(&self) -> Option<(usize, &str)> {
-        self.terms.iter().find_map(|term| match term.field {
+        self.equal.iter().find_map(|(field, value)| match field {
             // What has none is not in the index.
-            Source::Field(at) if term.equal && !term.value.is_empty() => {
-                let field = self.kind.fields.get(at)?;
-                (field.lookup == Lookup::Index && field.default != term.value).then_some((at, term.value.as_str()))
+            Source::Field(at) if !value.is_empty() => {
+                let field = self.kind.fields.get(*at)?;
+                (field.lookup == Lookup::Index && field.default != value).then_some((*at, value.as_str()))
             }
             _ => None,
         })
@@ -81,24 +81,35 @@ impl Selection {
 
     /// The name that every match must have, where the selection says so.
     fn exact_name(&self) -> Option<&str> {
-        self.terms.iter().find(|term| term.equal && matches!(term.field, Source::Name)).map(|term| term.value.as_str())
+        self.equal.iter().find(|(field, _)| *field == Source::Name).map(|(_, value)| value.as_str())
     }
-}
 
-impl Term {
-    fn new(kind: &Kind, term: api::selector::FieldTerm) -> Result<Self, Status> {
-        let known = kind.fields.iter().position(|field| field.label == term.field);
-        let field = match (term.field.as_str(), known) {
-            (_, Some(at)) => Source::Field(at),
-            ("metadata.name", None) => Source::Name,
-            ("metadata.namespace", None) => Source::Namespace,
-            (other, None) => return Err(Status::bad_request(format!("field label not supported: {other}"))),
-        };
-        Ok(Self { field, equal: term.equal, value: term.value })
+    /// What is said twice is asked once; a second value for the same field is never met.
+    fn add(&mut self, field: Source, equal: bool, value: String) {
+        if !equal {
+            return match self.unequal.iter_mut().find(|(known, _)| *known == field) {
+                Some((_, values)) => drop(values.insert(value)),
+                None => self.unequal.push((field, HashSet::from([value]))),
+            };
+        }
+        let mut known = self.equal.iter().filter(|(known, _)| *known == field);
+        if known.all(|(_, known)| *known != value) && self.equal.iter().filter(|(known, _)| *known == field).count() < 2 {
+            self.equal.push((field, value));
+        }
     }
 }
 
 impl Source {
+    fn named(kind: &Kind, label: &str) -> Result<Self, Status> {
+        let known = kind.fields.iter().position(|field| field.label == label);
+        match (label, known) {
+            (_, Some(at)) => Ok(Source::Field(at)),
+            ("metadata.name", None) => Ok(Source::Name),
+            ("metadata.namespace", None) => Ok(Source::Namespace),
+            (other, None) => Err(Status::bad_request(format!("field label not supported: {other}"))),
+        }
+    }
+
     pub fn value<'a>(self, kind: &Kind, object: &'a Object) -> &'a str {
         match self {
             Source::Name => &object.key.name,

@@ -2,9 +2,13 @@
 //!
 //! Grammar and messages: apimachinery `pkg/labels/selector.go` and `pkg/fields/selector.go`.
 
+mod matcher;
+
 use std::{collections::BTreeMap, fmt};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+pub use matcher::Matcher;
 
 /// A conjunction of requirements on labels; empty matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,13 +113,17 @@ impl Labels {
 impl Requirement {
     pub fn matches(&self, value: Option<&str>) -> bool {
         match (self.op, value) {
-            (Op::In, Some(v)) => self.values.iter().any(|x| x == v),
-            (Op::NotIn, Some(v)) => self.values.iter().all(|x| x != v),
+            (Op::In, Some(v)) => self.has(v),
+            (Op::NotIn, Some(v)) => !self.has(v),
             (Op::Exists, v) => v.is_some(),
             (Op::NotIn | Op::DoesNotExist, None) => true,
             (Op::Gt | Op::Lt, Some(v)) => self.compares(v),
             (Op::DoesNotExist, Some(_)) | (Op::In | Op::Gt | Op::Lt, None) => false,
         }
+    }
+
+    fn has(&self, value: &str) -> bool {
+        self.values.binary_search_by(|own| own.as_str().cmp(value)).is_ok()
     }
 
     fn compares(&self, value: &str) -> bool {

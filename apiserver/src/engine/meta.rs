@@ -1,5 +1,7 @@
 //! `metadata` of an object: read, filled in by the system, validated. Source: apimachinery `pkg/api/validation/objectmeta.go`.
 
+use std::collections::HashSet;
+
 use api::{
     causes::Causes,
     k8s::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
@@ -145,7 +147,7 @@ pub(crate) fn validate(kind: &Kind, meta: &ObjectMeta, causes: &mut Causes) {
 /// `ValidateObjectMetaUpdate`.
 pub(crate) fn validate_update(new: &Value, old: &Value, meta: &ObjectMeta, causes: &mut Causes) {
     if field(old, "deletionTimestamp").is_some() {
-        let had = finalizers(old);
+        let had: HashSet<String> = finalizers(old).into_iter().collect();
         let extra: Vec<String> = finalizers(new).into_iter().filter(|f| !had.contains(f)).map(|f| format!("{f:?}")).collect();
         if !extra.is_empty() {
             let found = format!("[]string{{{}}}", extra.join(", "));
@@ -201,6 +203,10 @@ fn validate_owners(owners: &[OwnerReference], causes: &mut Causes) {
         }
         let this = format!("{}/{}", owner.kind, owner.name);
         if let Some(first) = &controller {
+            // All of the references are shown with each.
+            if causes.is_full() {
+                return;
+            }
             let why = format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}");
             causes.invalid(at, serde_json::to_value(owners).unwrap_or_default(), &why);
         } else {

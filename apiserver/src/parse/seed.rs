@@ -7,10 +7,30 @@ use serde_json::{Map, Number, Value, map::Entry};
 
 use super::{DEPTH_MAX, Parsed};
 
+/// More keys that stand twice are not noted, nor more once they take so much room: a path is as long as the keys in it.
+const DUPLICATES_MAX: usize = 100;
+const DUPLICATES_BYTES_MAX: usize = 1 << 20;
+
 pub fn read<'de, D: Deserializer<'de>>(reader: D) -> Result<Parsed, D::Error> {
-    let duplicates = RefCell::new(Vec::new());
+    let duplicates = RefCell::default();
     let value = Seed { at: &Place::Root, depth: 0, duplicates: &duplicates }.deserialize(reader)?;
-    Ok(Parsed { value, duplicates: duplicates.into_inner() })
+    Ok(Parsed { value, duplicates: duplicates.into_inner().paths })
+}
+
+#[derive(Default)]
+struct Duplicates {
+    paths: Vec<String>,
+    bytes: usize,
+}
+
+impl Duplicates {
+    fn note(&mut self, at: &Place<'_>) {
+        if self.paths.len() < DUPLICATES_MAX && self.bytes < DUPLICATES_BYTES_MAX {
+            let path = at.to_string();
+            self.bytes += path.len();
+            self.paths.push(path);
+        }
+    }
 }
 
 enum Place<'a> {
@@ -33,7 +53,7 @@ impl fmt::Display for Place<'_> {
 struct Seed<'a> {
     at: &'a Place<'a>,
     depth: usize,
-    duplicates: &'a RefCell<Vec<String>>,
+    duplicates: &'a RefCell<Duplicates>,
 }
 
 impl<'de> DeserializeSeed<'de> for Seed<'_> {
@@ -117,7 +137,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             match map.entry(key) {
                 Entry::Vacant(place) => drop(place.insert(value)),
                 Entry::Occupied(mut place) => {
-                    self.duplicates.borrow_mut().push(Place::Key(self.at, place.key()).to_string());
+                    self.duplicates.borrow_mut().note(&Place::Key(self.at, place.key()));
                     place.insert(value);
                 }
             }

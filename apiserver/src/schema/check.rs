@@ -2,7 +2,11 @@
 //!
 //! Sources: sigs.k8s.io/json (unknown and duplicate fields), Go `encoding/json` (types), the `UnmarshalJSON` of quantities, times, int-or-strings.
 
-use std::fmt::{self, Write};
+use std::{
+    collections::HashSet,
+    fmt::{self, Write},
+    hash::{BuildHasher, DefaultHasher, Hasher, RandomState},
+};
 
 use api::{Gvk, Status};
 use serde_json::{Map, Value};
@@ -10,13 +14,14 @@ use serde_json::{Map, Value};
 use super::{Definition, Schema, Table, Type, go};
 use crate::decode::FieldValidation;
 
-/// More than these are not reported.
+/// More than these are not reported, nor more once they take so much room: a path is as long as the keys in it.
 const STRICT_ERRORS_MAX: usize = 100;
+const STRICT_BYTES_MAX: usize = 1 << 20;
 
 /// Drops unknown fields, nulls and zero values that stand for nothing from `object` as Go's decoder would, and checks types. `duplicates` are
 /// the parser's. Returns warnings; fails with 400 for wrong types, and under [`FieldValidation::Strict`] for what else would be a warning.
 pub fn check(schema: &Schema, gvk: &Gvk, object: &mut Value, duplicates: &[String], mode: FieldValidation) -> Result<Vec<String>, Status> {
-    let mut walk = Walk { table: &schema.table, duplicates, strict: Vec::new(), fatal: None };
+    let mut walk = Walk { table: &schema.table, twice: Twice::new(duplicates), strict: Vec::new(), strict_bytes: 0, fatal: None };
     walk.value(Type::Object(schema.root), object, &Place::ROOT);
     let refused = |why: String| {
         let (kind, version) = (&gvk.kind, &gvk.version);
@@ -36,10 +41,54 @@ pub fn check(schema: &Schema, gvk: &Gvk, object: &mut Value, duplicates: &[Strin
 
 struct Walk<'a> {
     table: &'a Table,
-    duplicates: &'a [String],
+    twice: Option<Twice<'a>>,
     strict: Vec<String>,
+    strict_bytes: usize,
     /// The first type error.
     fatal: Option<String>,
+}
+
+/// The paths that were given twice, known again without writing out the path of every field: that is as long as all keys above it.
+struct Twice<'a> {
+    paths: HashSet<&'a str>,
+    hashes: HashSet<u64>,
+    /// Of the path to where the walk stands, one for each step.
+    trail: Vec<DefaultHasher>,
+}
+
+impl<'a> Twice<'a> {
+    /// `None` where nothing was given twice, as nearly always.
+    fn new(duplicates: &'a [String]) -> Option<Self> {
+        if duplicates.is_empty() {
+            return None;
+        }
+        let root = RandomState::new().build_hasher();
+        let hash = |path: &String| {
+            let mut hasher = root.clone();
+            hasher.write(path.as_bytes());
+            hasher.finish()
+        };
+        let hashes = duplicates.iter().map(hash).collect();
+        Some(Self { paths: duplicates.iter().map(String::as_str).collect(), hashes, trail: vec![root] })
+    }
+
+    /// One step down; whether what is there may have been given twice.
+    fn enter(&mut self, step: &Step<'_>) -> bool {
+        let mut hasher = self.trail.last().cloned().unwrap_or_default();
+        match step {
+            Step::Root => {}
+            Step::Index(at) => hasher.write(format!("[{at}]").as_bytes()),
+            Step::Field(_, name) | Step::Key(name) => {
+                if self.trail.len() > 1 {
+                    hasher.write(b".");
+                }
+                hasher.write(name.as_bytes());
+            }
+        }
+        let met = self.hashes.contains(&hasher.finish());
+        self.trail.push(hasher);
+        met
+    }
 }
 
 /// Where the walk stands: a chain on the stack, written out only for errors.
@@ -99,6 +148,9 @@ impl fmt::Display for Place<'_> {
 
 impl Walk<'_> {
     fn value(&mut self, typ: Type, value: &mut Value, at: &Place<'_>) {
+        if self.fatal.is_some() {
+            return;
+        }
         match (typ, &mut *value) {
             (Type::Object(definition), Value::Object(map)) => self.object(self.table.definition(definition), map, at),
             (Type::List(element), Value::Array(list)) => self.list(self.table.element(element), list, at),
@@ -122,12 +174,12 @@ impl Walk<'_> {
         map.retain(|key, value| match definition.field(key) {
             Some(field) => {
                 let here = at.then(Step::Field(definition, &field.name));
-                self.duplicate(&here);
-                if value.is_null() {
-                    return false;
+                self.enter(&here);
+                if !value.is_null() {
+                    self.value(field.typ, value, &here);
                 }
-                self.value(field.typ, value, &here);
-                !field.is_absent(value)
+                self.leave();
+                !value.is_null() && !field.is_absent(value)
             }
             None if definition.open => true,
             None => {
@@ -142,34 +194,51 @@ impl Walk<'_> {
             if value.is_null() {
                 *value = zero(element);
             }
-            self.value(element, value, &at.then(Step::Index(index)));
+            let here = at.then(Step::Index(index));
+            self.enter(&here);
+            self.value(element, value, &here);
+            self.leave();
         }
     }
 
     fn map(&mut self, element: Type, map: &mut Map<String, Value>, at: &Place<'_>) {
         for (key, value) in map.iter_mut() {
             let here = at.then(Step::Key(key));
-            self.duplicate(&here);
+            self.enter(&here);
             if value.is_null() {
                 *value = zero(element);
             }
             self.value(element, value, &here);
+            self.leave();
         }
     }
 
-    fn duplicate(&mut self, at: &Place<'_>) {
-        if self.duplicates.is_empty() {
-            return;
-        }
-        let path = at.to_string();
-        if self.duplicates.contains(&path) {
+    /// Steps down to `at`, and reports it if it was given twice.
+    fn enter(&mut self, at: &Place<'_>) {
+        let Some(twice) = &mut self.twice else { return };
+        if twice.enter(&at.step)
+            && self.has_room()
+            && self.twice.as_ref().is_some_and(|twice| twice.paths.contains(at.to_string().as_str()))
+        {
             self.strict("duplicate", at);
         }
     }
 
+    fn leave(&mut self) {
+        if let Some(twice) = &mut self.twice {
+            twice.trail.pop();
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.strict.len() < STRICT_ERRORS_MAX && self.strict_bytes < STRICT_BYTES_MAX
+    }
+
     fn strict(&mut self, what: &str, at: &Place<'_>) {
-        if self.strict.len() < STRICT_ERRORS_MAX {
-            self.strict.push(format!("{what} field {:?}", at.to_string()));
+        if self.has_room() {
+            let text = format!("{what} field {:?}", at.to_string());
+            self.strict_bytes += text.len();
+            self.strict.push(text);
         }
     }
 

@@ -27,9 +27,12 @@ pub struct Cause {
     pub message: String,
 }
 
-/// All that is wrong with one object, in the order it was found.
+/// All that is wrong with one object, in the order it was found; no more once the texts are larger than what anybody reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Causes(pub Vec<Cause>);
+pub struct Causes(pub Vec<Cause>, usize);
+
+/// Bytes of the texts of one object's causes after which no more are taken: a body of 3 MiB may be wrong in a million places, or be shown whole with each.
+pub const CAUSES_BYTES_MAX: usize = 1 << 20;
 
 impl Reason {
     /// The word in `status.details.causes[].reason`.
@@ -52,6 +55,11 @@ impl Reason {
 impl Causes {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether no more are taken.
+    pub fn is_full(&self) -> bool {
+        self.1 >= CAUSES_BYTES_MAX
     }
 
     pub fn invalid(&mut self, field: impl Into<String>, value: impl Into<Value>, detail: &str) {
@@ -95,10 +103,18 @@ impl Causes {
     }
 
     pub fn push(&mut self, reason: Reason, field: impl Into<String>, message: String) {
-        self.0.push(Cause { reason, field: field.into(), message });
+        if self.is_full() {
+            return;
+        }
+        let field = field.into();
+        self.1 += field.len() + message.len();
+        self.0.push(Cause { reason, field, message });
     }
 
     fn with_value(&mut self, reason: Reason, field: impl Into<String>, what: &str, value: &Value, detail: &str) {
+        if self.is_full() {
+            return;
+        }
         let shown = match value {
             Value::String(s) => format!("{s:?}"),
             Value::Null => "null".to_owned(),
@@ -119,6 +135,17 @@ impl Cause {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_is_told_within_bounds() {
+        let mut causes = Causes::default();
+        let long = "x".repeat(1000);
+        for _ in 0..10_000 {
+            causes.invalid("spec.x", long.as_str(), "");
+        }
+        assert!(causes.is_full() && causes.0.len() > 1000);
+        assert!(causes.0.iter().map(|cause| cause.text().len()).sum::<usize>() < CAUSES_BYTES_MAX + 100_000);
+    }
 
     #[test]
     fn causes_read_as_upstream_writes_them() {

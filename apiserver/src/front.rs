@@ -6,6 +6,7 @@ mod impersonate;
 mod info;
 mod negotiate;
 mod patch;
+mod pieces;
 mod query;
 mod reading;
 mod render;
@@ -49,6 +50,8 @@ use info::Info;
 use query::Query;
 use route::NoRoute;
 use seats::Holds;
+
+pub(crate) use stream::CHUNK_BYTES;
 
 /// How long a request may take, streams apart (`--request-timeout`).
 const REQUEST_MAX: Duration = Duration::from_secs(60);

@@ -2,11 +2,11 @@
 
 use api::{Key, Status};
 use http::StatusCode;
-use serde_json::Value;
 
 use super::{
     Call,
     negotiate::{self, Format, Output, Shape},
+    pieces,
     query::{ListOptions, when},
     render::{self, ListMeta},
     scale as shown,
@@ -14,7 +14,7 @@ use super::{
     watching,
 };
 use crate::{
-    body::{Response, boxed, full},
+    body::{Response, boxed},
     engine::{
         form,
         list::{self, Listed, When},
@@ -60,24 +60,14 @@ impl Call {
         Ok(self.listed(served, &output, listed))
     }
 
-    /// JSON of objects as they are, and of their metadata, is made of the cached bytes; all else of parsed objects.
+    /// JSON of objects as they are, and of their metadata, is made of the cached bytes; all else of parsed objects, one at a time.
     pub(super) fn listed(&self, served: &Served, output: &Output, listed: Listed) -> Response {
         let meta = ListMeta { rev: listed.rev, token: listed.token, remaining: listed.remaining };
-        let json = |body| wire::reply(StatusCode::OK, "application/json", body);
-        match (output.format, &output.shape) {
-            (Format::Json, Shape::Plain) if !served.converts() => {
-                let head = render::list_head(&served.kind.list_kind(), &served.kind.api_version(), &meta);
-                return json(boxed(ListBody::new(head.into(), listed.objects)));
-            }
-            (Format::Json, Shape::Partial { version }) => {
-                if let Some(bytes) = render::partial_list_bytes(version, &meta, &listed.objects) {
-                    return json(full(bytes));
-                }
-            }
-            _ => {}
+        if *output == (Output { format: Format::Json, shape: Shape::Plain }) && !served.converts() {
+            let head = render::list_head(&served.kind.list_kind(), &served.kind.api_version(), &meta);
+            return wire::reply(StatusCode::OK, "application/json", boxed(ListBody::new(head.into(), listed.objects)));
         }
-        let values: Vec<Value> = listed.objects.iter().map(|object| form::value(served, object)).collect();
-        render::encoded(output.format, StatusCode::OK, &render::list(&served.kind, &output.shape, &meta, values, self.now))
+        pieces::reply(served, output, &meta, listed.objects, self.now)
     }
 
     pub(super) async fn watch(&self, served: &Served) -> Result<Response, Status> {

@@ -1,6 +1,6 @@
 //! Objects -> the form that was asked for: as they are, as a Table, as metadata alone; JSON or YAML.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 
 use api::time::Timestamp;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -15,8 +15,9 @@ use crate::{
     wire,
 };
 
-/// Room for the metadata of most objects.
-const PARTIAL_BYTES_USUAL: usize = 512;
+/// Characters of all `Warning` headers together, and of each where all are more (`truncateAtTotalRunes`, `truncateItemRunes`).
+const WARNINGS_CHARS_MAX: usize = 4 << 10;
+const WARNING_CHARS_MAX: usize = 256;
 
 /// The metadata of a list.
 #[derive(Clone, Debug, Default)]
@@ -67,22 +68,27 @@ pub(crate) fn shaped(kind: &Kind, shape: &Shape, object: Value, headers: Headers
         Shape::Partial { version } => partial(version, &object),
         Shape::Table { version, include } => {
             let meta = json!({"resourceVersion": object.pointer("/metadata/resourceVersion").cloned().unwrap_or_default()});
-            table(kind, version, *include, meta, vec![object], headers, now)
+            table(kind, version, *include, meta, object, headers, now)
         }
     }
 }
 
-/// A list of objects in the shape asked for.
-pub(crate) fn list(kind: &Kind, shape: &Shape, meta: &ListMeta, objects: Vec<Value>, now: Timestamp) -> Value {
+/// One of a list's items, or a table's rows.
+pub(crate) fn item(kind: &Kind, shape: &Shape, object: Value, now: Timestamp) -> Value {
     match shape {
-        Shape::Plain => json!({"kind": kind.list_kind(), "apiVersion": kind.api_version(), "metadata": meta.value(), "items": objects}),
-        Shape::Partial { version } => {
-            let items: Vec<Value> = objects.iter().map(|object| partial(version, object)).collect();
-            let api_version = format!("meta.k8s.io/{version}");
-            json!({"kind": "PartialObjectMetadataList", "apiVersion": api_version, "metadata": meta.value(), "items": items})
-        }
-        Shape::Table { version, include } => table(kind, version, *include, meta.value(), objects, Headers::Shown, now),
+        Shape::Plain => object,
+        Shape::Partial { version } => partial(version, &object),
+        Shape::Table { version, include } => row(kind, version, *include, object, now),
     }
+}
+
+/// A table without its rows.
+pub(crate) fn table_head(kind: &Kind, version: &str, meta: Value) -> Value {
+    let columns: Vec<Value> = kind.columns.iter().map(column).collect();
+    json!({
+        "kind": "Table", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": meta,
+        "columnDefinitions": if columns.is_empty() { Value::Null } else { Value::Array(columns) },
+    })
 }
 
 /// Any value in the syntax asked for.
@@ -111,30 +117,17 @@ pub(crate) fn list_head(kind: &str, api_version: &str, meta: &ListMeta) -> Strin
     text
 }
 
-/// As [`list`] with [`Shape::Partial`], as JSON: no object is parsed.
-pub(crate) fn partial_list_bytes(version: &str, meta: &ListMeta, objects: &[Arc<Object>]) -> Option<Bytes> {
-    let head = list_head("PartialObjectMetadataList", &format!("meta.k8s.io/{version}"), meta);
-    let mut out = BytesMut::with_capacity(head.len() + PARTIAL_BYTES_USUAL * objects.len());
-    out.put_slice(head.as_bytes());
-    for (at, object) in objects.iter().enumerate() {
-        if at > 0 {
-            out.put_u8(b',');
-        }
-        if !put_partial(version, object, object.rev, &mut out) {
-            return None;
-        }
-    }
-    out.put_slice(b"]}");
-    Some(out.freeze())
-}
-
-/// False: its metadata could not be found.
-fn put_partial(version: &str, object: &Object, rev: u64, out: &mut BytesMut) -> bool {
+/// Writes the metadata of a cached object, cut out of its bytes. False: it could not be found, and nothing was written.
+pub(crate) fn put_partial(version: &str, object: &Object, rev: u64, out: &mut BytesMut) -> bool {
+    let before = out.len();
     out.put_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/");
     out.put_slice(version.as_bytes());
     out.put_slice(b"\",\"metadata\":");
     let found = object.put_metadata_at(rev, out);
     out.put_u8(b'}');
+    if !found {
+        out.truncate(before);
+    }
     found
 }
 
@@ -143,16 +136,13 @@ fn partial(version: &str, object: &Value) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": metadata})
 }
 
-fn table(kind: &Kind, version: &str, include: Include, meta: Value, objects: Vec<Value>, headers: Headers, now: Timestamp) -> Value {
-    let columns: Vec<Value> = match headers {
-        Headers::Left => Vec::new(),
-        Headers::Shown => kind.columns.iter().map(column).collect(),
-    };
-    let rows: Vec<Value> = objects.into_iter().map(|object| row(kind, version, include, object, now)).collect();
-    json!({
-        "kind": "Table", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": meta,
-        "columnDefinitions": if columns.is_empty() { Value::Null } else { Value::Array(columns) }, "rows": rows,
-    })
+fn table(kind: &Kind, version: &str, include: Include, meta: Value, object: Value, headers: Headers, now: Timestamp) -> Value {
+    let mut table = table_head(kind, version, meta);
+    if headers == Headers::Left {
+        table["columnDefinitions"] = Value::Null;
+    }
+    table["rows"] = json!([row(kind, version, include, object, now)]);
+    table
 }
 
 fn column(column: &crate::kind::Column) -> Value {
@@ -174,16 +164,45 @@ fn row(kind: &Kind, version: &str, include: Include, object: Value, now: Timesta
 
 /// `Warning: 299 - "text"` for each text, once. Source: apiserver `pkg/endpoints/filters/warning.go`.
 pub(crate) fn warn(response: &mut Response, warnings: &crate::engine::admit::Warnings) {
-    let mut seen: Vec<String> = Vec::new();
-    for text in std::mem::take(&mut *warnings.lock()) {
+    let texts = std::mem::take(&mut *warnings.lock());
+    for text in warnings_shown(texts) {
         let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         let quoted = format!("299 - \"{}\"", clean.replace('\\', "\\\\").replace('"', "\\\""));
-        if seen.contains(&quoted) {
-            continue;
-        }
         if let Ok(value) = http::HeaderValue::from_bytes(quoted.as_bytes()) {
             response.headers_mut().append(http::header::WARNING, value);
         }
-        seen.push(quoted);
+    }
+}
+
+/// Each text once. If they are more than a header may carry, the beginnings of as many as fit.
+fn warnings_shown(mut texts: Vec<String>) -> Vec<String> {
+    let mut seen = HashSet::new();
+    texts.retain(|text| !text.is_empty() && seen.insert(text.clone()));
+    let chars = |text: &String| text.chars().count();
+    if texts.iter().map(chars).sum::<usize>() <= WARNINGS_CHARS_MAX {
+        return texts;
+    }
+    let mut left = WARNINGS_CHARS_MAX;
+    let mut shortened: Vec<String> = texts.into_iter().map(|text| text.chars().take(WARNING_CHARS_MAX).collect()).collect();
+    shortened.retain(|text| {
+        let fits = left > 0;
+        left = left.saturating_sub(chars(text));
+        fits
+    });
+    shortened
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_have_upstreams_bounds() {
+        let texts = |count: usize, chars: usize| (0..count).map(|i| format!("{i:04}{}", "ä".repeat(chars - 4))).collect::<Vec<_>>();
+        assert_eq!(warnings_shown(texts(2, 2048)), texts(2, 2048), "as much as fits is whole");
+        assert_eq!(warnings_shown([texts(1, 4096), texts(1, 4096)].concat()), texts(1, 4096), "each once");
+        assert_eq!(warnings_shown(texts(3, 2000)), texts(3, 256), "then all are shortened");
+        assert_eq!(warnings_shown(texts(9000, 2000)), texts(16, 256), "and end where the bound is reached");
+        assert_eq!(warnings_shown(texts(1, 1 << 20)), texts(1, 256));
     }
 }

@@ -22,7 +22,7 @@ pub(crate) const CHUNK_BYTES: usize = 64 << 10;
 /// Room for the object that ends a chunk; a larger one makes it grow.
 const LAST_BYTES: usize = 8 << 10;
 /// Replies above this are compressed for those who take it (upstream's `defaultGzipThresholdBytes`).
-const GZIP_BYTES_MIN: u64 = 128 << 10;
+pub(crate) const GZIP_BYTES_MIN: u64 = 128 << 10;
 
 /// `{..., "items":[` the cached objects, comma-separated, `]}`; only one chunk exists at a time.
 pub(crate) struct ListBody {
@@ -76,9 +76,9 @@ impl http_body::Body for ListBody {
     }
 }
 
-/// Compresses a reply that is large and of known size.
+/// Compresses a reply that is known to be large.
 pub(crate) fn compressed(response: Response) -> Response {
-    let large = response.body().size_hint().exact().is_some_and(|size| size > GZIP_BYTES_MIN);
+    let large = response.body().size_hint().lower() > GZIP_BYTES_MIN;
     if !large || response.headers().contains_key(header::CONTENT_ENCODING) {
         return response;
     }

@@ -2,6 +2,8 @@
 
 use std::io::Read;
 
+use bytes::Bytes;
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use crate::kit::{Room, THINGS, thing, version};
@@ -123,6 +125,55 @@ async fn tables_metadata_and_yaml() {
     let pretty = room.get(&format!("{THINGS}/t00?pretty=true")).await;
     assert!(pretty.body.contains(&b'\n'));
     room.raw("GET", THINGS, "", &[("accept", "application/vnd.kubernetes.protobuf")]).await.refused(406, "only the following media types");
+}
+
+/// The frames of a reply.
+async fn frames(room: &Room, path: &str, accept: &str) -> Vec<Bytes> {
+    let mut body = room.send("GET", path, "", &[("accept", accept)]).await.into_body();
+    let mut frames = Vec::new();
+    while let Some(frame) = body.frame().await {
+        frames.push(frame.unwrap().into_data().unwrap());
+    }
+    frames
+}
+
+#[tokio::test]
+async fn lists_of_every_form_come_in_pieces_that_make_the_whole() {
+    const V2: &str = "/apis/test.io/v2/namespaces/default/things";
+    let shaped = |form: &str| format!("application/json;as={form};v=v1;g=meta.k8s.io");
+    let table = format!("{THINGS}?includeObject=Object");
+    let pretty = |path: &str| format!("{path}{}pretty=true", if path.contains('?') { '&' } else { '?' });
+    let json = "application/json".to_owned();
+    let forms = [
+        (THINGS.to_owned(), "application/yaml".to_owned(), true),
+        (pretty(THINGS), json.clone(), true),
+        (table.clone(), shaped("Table"), true),
+        (pretty(&table), shaped("Table"), true),
+        (V2.to_owned(), json, false),
+        (THINGS.to_owned(), shaped("PartialObjectMetadataList"), false),
+    ];
+    let room = Room::new().await;
+    for count in [0, 1, 60] {
+        for (path, accept, is_large) in &forms {
+            let frames = frames(&room, path, accept).await;
+            let text = String::from_utf8(frames.concat()).unwrap();
+            let whole = match accept.as_str() {
+                "application/yaml" => serde_yaml::to_string(&serde_yaml::from_str::<Value>(&text).unwrap()).unwrap(),
+                _ if path.contains("pretty") => serde_json::to_string_pretty(&serde_json::from_str::<Value>(&text).unwrap()).unwrap(),
+                _ => serde_json::from_str::<Value>(&text).unwrap().to_string(),
+            };
+            assert_eq!(text, whole, "{path} as {accept}");
+            let largest = frames.iter().map(Bytes::len).max().unwrap_or_default();
+            assert!(largest < 160 << 10, "{path} as {accept}: a frame of {largest} bytes");
+            assert!(frames.len() > 1 || count < 60 || !is_large, "{path} as {accept}: one piece");
+        }
+        for i in count..if count == 0 { 1 } else { 60 } {
+            let mut object = thing(&format!("t{i:02}"), &json!({"a": "b"}));
+            object["spec"]["text"] = format!("{}\n\n  two: 'lines' # ä\n", "x y".repeat(3000)).into();
+            object["spec"]["list"] = json!([[], {}, [1, {"a": null}], "", "- x"]);
+            room.post(THINGS, &object).await.ok(201);
+        }
+    }
 }
 
 /// One store under two owners.

@@ -12,7 +12,7 @@ use store::{Entry, Rev};
 
 use super::{
     object::Object,
-    ring::{BYTES_MAX, Event, Expired, Ring},
+    ring::{BYTES_MAX, Batch, Event, Expired, Ring},
     select::{Selection, Source},
     wake::{Interest, Pushed, Topic, Wakes},
 };
@@ -199,11 +199,11 @@ impl Cache {
         self.state.read().ring.after(rev)
     }
 
-    pub fn read(&self, cursors: Range<u64>, max: usize) -> Result<Vec<Arc<Event>>, Expired> {
-        self.state.read().ring.read(cursors, max)
+    pub fn read(&self, cursors: Range<u64>) -> Result<Batch, Expired> {
+        self.state.read().ring.read(cursors)
     }
 
-    pub fn pick(&self, cursors: impl Iterator<Item = u64>) -> Result<Vec<Arc<Event>>, Expired> {
+    pub fn pick(&self, cursors: impl Iterator<Item = u64>) -> Result<Batch, Expired> {
         self.state.read().ring.pick(cursors)
     }
 

@@ -10,14 +10,11 @@ use store::Rev;
 
 use super::{
     cache::{Cache, Snapshot},
-    ring::{Event, Expired},
+    ring::{Batch, Event, Expired},
     select::Selection,
     wake::{Interest, Topic},
 };
 use crate::bell::Sleeper;
-
-/// Events read at a time.
-const READ_MAX: usize = 256;
 
 pub(crate) struct Reader {
     cache: Arc<Cache>,
@@ -80,7 +77,7 @@ impl Reader {
                 ready!(self.sleeper.poll_rung(cx));
             }
             self.unread = true;
-            let events = self.read(READ_MAX)?;
+            let events = self.read()?;
             if !events.is_empty() {
                 return Poll::Ready(Ok(events));
             }
@@ -88,11 +85,11 @@ impl Reader {
         }
     }
 
-    fn read(&mut self, max: usize) -> Result<Vec<Arc<Event>>, Expired> {
+    fn read(&mut self) -> Result<Vec<Arc<Event>>, Expired> {
         if !self.backlog.is_empty() {
-            let events = self.cache.read(self.backlog.clone(), max)?;
+            let Batch { events, more } = self.cache.read(self.backlog.clone())?;
             self.backlog.start += events.len() as u64;
-            self.unread = self.scope == Scope::Marked || events.len() == max;
+            self.unread = self.scope == Scope::Marked || more;
             if !events.is_empty() {
                 return Ok(events);
             }
@@ -104,10 +101,10 @@ impl Reader {
         let Some(cursors) = marks.since(self.next) else { return Err(self.cache.expired()) };
         // What was in the ring when the reader came may have been marked only after that.
         let (mut taken, backlog) = (0, self.backlog.end);
-        let cursors = cursors.inspect(|_| taken += 1).skip_while(|cursor| *cursor < backlog).take(max);
-        let events = self.cache.pick(cursors)?;
+        let cursors = cursors.inspect(|_| taken += 1).skip_while(|cursor| *cursor < backlog);
+        let Batch { events, more } = self.cache.pick(cursors)?;
         self.next += taken;
-        self.unread = events.len() == max;
+        self.unread = more;
         Ok(events)
     }
 }

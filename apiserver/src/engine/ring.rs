@@ -34,6 +34,29 @@ pub(crate) struct Expired {
     pub floor: Rev,
 }
 
+/// Events that are read at one time: what a reader holds of them it holds for as long as it is not heard.
+pub(crate) struct Batch {
+    pub events: Vec<Arc<Event>>,
+    /// There may be more.
+    pub more: bool,
+}
+
+impl Batch {
+    pub const EVENTS_MAX: usize = 256;
+    /// Once they are of this size there is no further event.
+    pub const BYTES_MIN: usize = 64 << 10;
+
+    fn of(mut found: impl Iterator<Item = Result<Arc<Event>, Expired>>) -> Result<Self, Expired> {
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        while events.len() < Self::EVENTS_MAX && bytes < Self::BYTES_MIN {
+            let Some(event) = found.next().transpose()? else { return Ok(Self { events, more: false }) };
+            bytes += event.size();
+            events.push(event);
+        }
+        Ok(Self { events, more: true })
+    }
+}
+
 impl Event {
     pub fn new(rev: Rev, old: Option<Arc<Object>>, new: Option<Arc<Object>>) -> Self {
         Self { rev, old, new }
@@ -87,15 +110,15 @@ impl Ring {
         Ok(self.first + self.events.partition_point(|event| event.rev <= rev) as u64..self.end())
     }
 
-    /// Up to `max` events of `cursors`.
-    pub fn read(&self, cursors: Range<u64>, max: usize) -> Result<Vec<Arc<Event>>, Expired> {
+    /// A batch of the events at `cursors`.
+    pub fn read(&self, cursors: Range<u64>) -> Result<Batch, Expired> {
         let (start, end) = (self.place(cursors.start)?, self.place(cursors.end)?);
-        Ok(self.events.range(start..end).take(max).cloned().collect())
+        Batch::of(self.events.range(start..end).map(|event| Ok(event.clone())))
     }
 
-    /// The event at each of `cursors`.
-    pub fn pick(&self, cursors: impl Iterator<Item = u64>) -> Result<Vec<Arc<Event>>, Expired> {
-        cursors.map(|cursor| self.events.get(self.place(cursor)?).cloned().ok_or_else(|| self.expired())).collect()
+    /// A batch of the events at each of `cursors`. No cursor is taken whose event is not.
+    pub fn pick(&self, cursors: impl Iterator<Item = u64>) -> Result<Batch, Expired> {
+        Batch::of(cursors.map(|cursor| self.events.get(self.place(cursor)?).cloned().ok_or_else(|| self.expired())))
     }
 
     pub fn expired(&self) -> Expired {
@@ -122,16 +145,31 @@ mod tests {
         let mut ring = Ring::new(EVENT_BYTES * 3);
         (1..=3).for_each(|rev| ring.push(event(rev)));
         let all = ring.after(0).unwrap();
-        assert_eq!(ring.read(all.clone(), 9).unwrap().len(), 3);
-        assert_eq!(ring.read(all.start..all.start + 1, 9).unwrap().len(), 1);
+        assert_eq!(ring.read(all.clone()).unwrap().events.len(), 3);
+        assert_eq!(ring.read(all.start..all.start + 1).unwrap().events.len(), 1);
         ring.push(event(4));
-        assert_eq!(ring.read(all.clone(), 9).err(), Some(Expired { floor: 1 }));
+        assert_eq!(ring.read(all.clone()).err(), Some(Expired { floor: 1 }));
         assert_eq!(ring.pick([all.start].into_iter()).err(), Some(Expired { floor: 1 }));
         assert_eq!(ring.after(0), Err(Expired { floor: 1 }));
-        let revs = |events: Vec<Arc<Event>>| events.iter().map(|event| event.rev).collect::<Vec<_>>();
-        assert_eq!(revs(ring.read(ring.after(2).unwrap(), 9).unwrap()), [3, 4]);
+        let revs = |batch: Batch| batch.events.iter().map(|event| event.rev).collect::<Vec<_>>();
+        assert_eq!(revs(ring.read(ring.after(2).unwrap()).unwrap()), [3, 4]);
         assert_eq!(revs(ring.pick([all.start + 1, all.end].into_iter()).unwrap()), [2, 4]);
-        assert!(ring.read(ring.end()..u64::MAX, 9).unwrap().is_empty());
+        assert!(ring.read(ring.end()..u64::MAX).unwrap().events.is_empty());
+    }
+
+    #[test]
+    fn a_batch_is_bounded_in_bytes_and_loses_nothing() {
+        let mut ring = Ring::new(1 << 20);
+        let stored = bytes::Bytes::from("x".repeat(Batch::BYTES_MIN / 4));
+        let large = Arc::new(Object::loose(api::Key::default(), stored));
+        (1..=10).for_each(|rev| ring.push(Arc::new(Event::new(rev, None, Some(large.clone())))));
+        let (mut taken, mut seen) = (0, Vec::new());
+        for more in [true, true, false] {
+            let batch = ring.pick(ring.after(0).unwrap().skip(taken).inspect(|_| taken += 1)).unwrap();
+            assert!(batch.events.len() <= 4 && batch.more == more);
+            seen.extend(batch.events.iter().map(|event| event.rev));
+        }
+        assert_eq!(seen, (1..=10).collect::<Vec<_>>());
     }
 
     #[test]
@@ -140,7 +178,7 @@ mod tests {
         ring.push(event(5));
         let end = ring.end();
         ring.reset(9);
-        assert!(ring.read(end..u64::MAX, 1).is_err());
+        assert!(ring.read(end..u64::MAX).is_err());
         assert_eq!(ring.after(9), Ok(ring.end()..ring.end()));
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     body::{Body, Request, Response, boxed, empty},
     engine::Engine,
     kind::Target,
+    stall::Patient,
     wire,
 };
 
@@ -30,7 +31,9 @@ const ERROR_BYTES_MAX: usize = 2048;
 /// Sends `request` on to `target` and brings the reply back, upgrades and all.
 pub async fn forward(engine: &Arc<Engine>, target: Target, request: Request) -> Response {
     let sent = Box::pin(send(engine, &target, request)).await;
-    sent.unwrap_or_else(|status| wire::refusal(&status))
+    let mut response = sent.unwrap_or_else(|status| wire::refusal(&status));
+    response.extensions_mut().insert(Patient);
+    response
 }
 
 async fn send(engine: &Arc<Engine>, target: &Target, mut request: Request) -> Result<Response, Status> {

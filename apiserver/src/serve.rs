@@ -11,16 +11,16 @@ use std::{
 
 use api::{
     Status,
-    seats::{Held, Limits, Patience, Seat, Seats, Socket, Standing},
+    seats::{self, Held, Limits, Patience, Seat, Seats, Standing},
     task::Group,
     time::Timestamp,
 };
 use bytes::Bytes;
 use futures::TryFutureExt;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
 use tokio::{
@@ -35,6 +35,8 @@ use crate::{
     body::{Body, BoxError, Request, Response, boxed, full},
     identity::Peer,
     linger,
+    socket::{Leave, Socket},
+    stall,
     tls::{Shown, Tls},
 };
 
@@ -163,7 +165,8 @@ where
         Some(b"h2") => (http2(), HTTP2),
         _ => (http1(), HTTP1),
     };
-    let door = Door { service, shown: Arc::new(shown), address, seat: seat.clone() };
+    let leave = stream.get_ref().0.leave();
+    let door = Door { service, shown: Arc::new(shown), address, seat: seat.clone(), leave };
     let service = hyper::service::service_fn(move |request| door.clone().enter(request));
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let (bound, why) = tokio::select! {
@@ -192,22 +195,23 @@ async fn handshake(mut stream: TcpStream, seat: &Arc<Seat>, tls: &Tls) -> std::i
         stream.write_all(plain).await?;
         return Err(std::io::Error::other("plain HTTP on the TLS port"));
     }
-    TlsAcceptor::from(tls.config.clone()).accept(Socket::new(stream, seat.clone())).await
+    TlsAcceptor::from(tls.config.clone()).accept(Socket::new(seats::Socket::new(stream, seat.clone()))).await
 }
 
-fn http1() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+fn http1() -> auto::Builder<stall::Streams> {
+    let mut builder = auto::Builder::new(stall::Streams::default()).http1_only();
     // How long a head may take, and silence, is the seat's to say.
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(HEADER_BYTES_MAX).half_close(false);
     builder
 }
 
-fn http2() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
+fn http2() -> auto::Builder<stall::Streams> {
+    let mut builder = auto::Builder::new(stall::Streams::default()).http2_only();
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
+        .max_send_buf_size(stall::STREAM_BUFFER_BYTES_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).unwrap_or(u32::MAX))
@@ -225,6 +229,7 @@ struct Door<S> {
     shown: Arc<Shown>,
     address: SocketAddr,
     seat: Arc<Seat>,
+    leave: Leave,
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Held<Body>>, Infallible>> + Send>>;
@@ -245,9 +250,16 @@ where
         };
         let (parts, body) = request.into_parts();
         let (body, rest) = linger::lend(boxed(body));
+        let (version, leave) = (parts.version, self.leave);
         let mut request = Request::from_parts(parts, body);
         request.extensions_mut().insert(Peer { certificate, address: Some(self.address) });
-        let serving = self.service.oneshot(request);
+        let serving = self.service.oneshot(request).map_ok(move |answer| {
+            // What is read by a person has an HTTP/1.1 connection of its own.
+            if version < Version::HTTP_2 && answer.extensions().get::<stall::Patient>().is_some() {
+                leave.give();
+            }
+            stall::paced(answer)
+        });
         let held = |answer: Response| answer.map(|body| Held::new(body, work));
         let Some(rest) = rest else { return Box::pin(serving.map_ok(held)) };
         let serving: Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>> = Box::pin(serving);

@@ -1,0 +1,286 @@
+//! What a peer does not take -> given up after a while: a reply that waits for its reader holds memory, and there may be thousands.
+//!
+//! Two things can stand still: the connection (nothing of it is read; [`crate::socket`]), and one stream of HTTP/2, whose reader gives no
+//! window while it reads other streams. hyper has no bound for the second: each stream is a task here that ends when its body waits too long.
+
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::future::poll_fn;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper_util::rt::TokioExecutor;
+use parking_lot::Mutex;
+use tokio::time::{Instant, Sleep};
+
+use crate::{
+    body::{Body, BoxError, Response, boxed},
+    front::CHUNK_BYTES,
+};
+
+/// How long a reply may wait for its reader to take any of it.
+pub(crate) const STALL_MAX: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(60) };
+/// Bytes of one reply that may wait in HTTP/2's buffers, besides one chunk.
+pub(crate) const STREAM_BUFFER_BYTES_MAX: usize = 64 << 10;
+
+/// Since when something stands still.
+#[derive(Default)]
+pub(crate) struct Stall {
+    since: Option<Instant>,
+    /// Stays set when the wait is over: the next one is seldom far.
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+/// A reply whose reader may take as long as it likes: a person reads it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patient;
+
+impl Stall {
+    /// It stands still from now on, if it did not already.
+    pub fn begin(&mut self) {
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    pub fn end(&mut self) {
+        self.since = None;
+    }
+
+    /// Ready when it has stood still for too long.
+    pub fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(since) = self.since else { return Poll::Pending };
+        let ends = since + STALL_MAX;
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(ends)));
+        loop {
+            ready!(alarm.as_mut().poll(cx));
+            if Instant::now() >= ends {
+                return Poll::Ready(());
+            }
+            alarm.as_mut().reset(ends);
+        }
+    }
+}
+
+tokio::task_local! {
+    /// Of the stream that this task serves.
+    static PACE: Arc<Mutex<Stall>>;
+}
+
+/// Runs the streams of HTTP/2 connections, each as a task that gives up when its reply stands still.
+#[derive(Clone, Default)]
+pub(crate) struct Streams(TokioExecutor);
+
+impl<F> hyper::rt::Executor<F> for Streams
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        self.0.execute(async move {
+            let pace = Arc::<Mutex<Stall>>::default();
+            let mut stream = pin!(PACE.scope(pace.clone(), stream));
+            poll_fn(|cx| {
+                if stream.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                let over = pace.lock().poll_over(cx);
+                over.map(|()| tracing::debug!("a reply was not read: its stream is reset"))
+            })
+            .await;
+        });
+    }
+}
+
+/// The reply of a stream, in pieces: what of it waits is known, and its task is there until the last one is taken.
+pub(crate) fn paced(response: Response) -> Response {
+    if response.body().size_hint().exact().is_some_and(|size| size <= CHUNK_BYTES as u64)
+        || response.extensions().get::<Patient>().is_some()
+    {
+        return response;
+    }
+    let Ok(pace) = PACE.try_with(Arc::clone) else { return response };
+    response.map(|inner| boxed(Paced { inner, rest: Bytes::new(), pace }))
+}
+
+struct Paced {
+    inner: Body,
+    /// Of the frame that is being given out.
+    rest: Bytes,
+    pace: Arc<Mutex<Stall>>,
+}
+
+impl http_body::Body for Paced {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        // Who asks for more has room for it.
+        self.pace.lock().end();
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.inner).poll_frame(cx)).transpose()?.map(Frame::into_data) {
+                Some(Ok(data)) => self.rest = data,
+                Some(Err(other)) => return Poll::Ready(Some(Ok(other))),
+                None => return Poll::Ready(None),
+            }
+        }
+        let size = self.rest.len().min(2 * CHUNK_BYTES);
+        let piece = self.rest.split_to(size);
+        self.pace.lock().begin();
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (inner, rest) = (self.inner.size_hint(), self.rest.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(inner.lower() + rest);
+        if let Some(upper) = inner.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        net::SocketAddr,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use api::{seats::Seats, task::Group};
+    use http_body_util::Empty;
+    use hyper::client::conn::{http1, http2};
+    use hyper_util::rt::TokioIo;
+    use rustls_pki_types::ServerName;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_rustls::{TlsConnector, client::TlsStream};
+
+    use super::*;
+    use crate::{
+        body::Request,
+        certs::{Certs, ServingNames},
+        serve,
+        tls::{Tls, client_config},
+    };
+
+    const BOUND: Duration = Duration::from_secs(20);
+
+    /// A reply without end, and how much of it was asked for.
+    #[derive(Clone, Default)]
+    struct Endless(Arc<AtomicUsize>);
+
+    impl http_body::Body for Endless {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            static PIECE: [u8; CHUNK_BYTES] = [0; CHUNK_BYTES];
+            self.0.fetch_add(CHUNK_BYTES, Ordering::Relaxed);
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&PIECE)))))
+        }
+    }
+
+    impl Endless {
+        fn asked_bytes(&self) -> usize {
+            self.0.load(Ordering::Relaxed)
+        }
+
+        async fn is_dropped_in_time(&self) {
+            let dropped = async {
+                while Arc::strong_count(&self.0) > 2 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(BOUND, dropped).await.expect("the reply is kept");
+        }
+    }
+
+    struct House {
+        endless: Endless,
+        certs: Certs,
+        address: SocketAddr,
+        group: Group,
+        _dir: tempfile::TempDir,
+    }
+
+    impl House {
+        /// `/endless` is without end, all else is short. The house holds the reply twice: itself, and in its service.
+        async fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let certs = Certs::open(dir.path(), &ServingNames::standard("h", &[], None, "cluster.local")).unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let (address, group, tls, endless) =
+                (listener.local_addr().unwrap(), Group::new(), Arc::new(Tls::new(&certs).unwrap()), Endless::default());
+            let served = endless.clone();
+            let service = tower::service_fn(move |request: Request| {
+                let body = if request.uri().path() == "/endless" { boxed(served.clone()) } else { crate::body::full("short") };
+                async move { Ok::<_, Infallible>(Response::new(body)) }
+            });
+            let server = serve::serve(listener, Seats::new(serve::CONNECTIONS_MAX), tls, service, group.clone());
+            group.spawn_careful(async move { server.await.unwrap() });
+            Self { endless, certs, address, group, _dir: dir }
+        }
+
+        async fn connect(&self) -> TokioIo<TlsStream<TcpStream>> {
+            let config = client_config(self.certs.ca(), &self.certs.leaves().admin).unwrap();
+            let tcp = TcpStream::connect(self.address).await.unwrap();
+            let name = ServerName::try_from("kubernetes.default").unwrap();
+            TokioIo::new(TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap())
+        }
+    }
+
+    fn ask(path: &str) -> http::Request<Empty<Bytes>> {
+        http::Request::get(format!("https://h{path}")).header("host", "h").body(Empty::new()).unwrap()
+    }
+
+    // The service is cloned once more for each connection, and for each request while it is answered.
+    #[tokio::test]
+    async fn a_connection_that_nobody_reads_ends() {
+        let house = House::new().await;
+        let (mut sender, connection) = http1::handshake(house.connect().await).await.unwrap();
+        {
+            let mut connection = pin!(connection);
+            let reply = tokio::select! {
+                reply = sender.send_request(ask("/endless")) => reply.unwrap(),
+                _ = &mut connection => panic!("the connection ended"),
+            };
+            house.endless.is_dropped_in_time().await;
+            assert_eq!(reply.status(), 200);
+        }
+        assert!(house.endless.asked_bytes() < 32 << 20, "no more than the kernel takes: {}", house.endless.asked_bytes());
+        assert!(house.group.drain(BOUND).await);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_nobody_reads_is_reset_and_the_others_go_on() {
+        let house = House::new().await;
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), house.connect().await).await.unwrap();
+        house.group.spawn(async move { drop(connection.await) });
+        let mut replies = Vec::new();
+        for _ in 0..10 {
+            replies.push(sender.send_request(ask("/endless")).await.unwrap());
+        }
+        let of_streams = house.endless.clone();
+        let reset = async {
+            // What is left belongs to the house and the connection, and is this clone.
+            while Arc::strong_count(&of_streams.0) > 4 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(BOUND, reset).await.expect("the streams are kept");
+        // hyper's client has a window of 2 MiB a stream.
+        let most = 10 * ((2 << 20) + STREAM_BUFFER_BYTES_MAX + 4 * CHUNK_BYTES);
+        assert!(of_streams.asked_bytes() <= most, "{} > {most}", of_streams.asked_bytes());
+        let short = sender.send_request(ask("/")).await.unwrap();
+        assert_eq!(short.status(), 200);
+        drop(replies);
+        assert!(house.group.drain(BOUND).await);
+    }
+}

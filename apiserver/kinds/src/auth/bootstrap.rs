@@ -105,7 +105,7 @@ fn mend(object: &mut Value, wanted: &Value) {
         }
     }
     if wanted.at("aggregationRule").is_none() {
-        let lacking = missing(&Rule::parse_all(object), &Rule::parse_all(wanted));
+        let lacking = missing(&Rule::parse_all(object), &Rule::parse_all(wanted)).unwrap_or_else(|_| Rule::parse_all(wanted));
         append(object, "rules", lacking.iter().map(Rule::json).collect());
     }
     let absent = |field: &str, of: &Value| -> Vec<Value> {

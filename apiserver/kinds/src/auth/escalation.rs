@@ -107,7 +107,7 @@ impl Question<'_> {
 
     fn holds(&self, wanted: &[Rule]) -> Result<(), String> {
         let (held, errors) = self.rbac.rules_for(self.user, self.namespace);
-        let lacking = missing(&held, wanted);
+        let lacking = missing(&held, wanted)?;
         if lacking.is_empty() {
             return Ok(());
         }

@@ -3,7 +3,7 @@
 //! Source: `plugin/pkg/auth/authorizer/rbac/rbac.go`, `pkg/registry/rbac/validation/rule.go`.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -164,13 +164,15 @@ impl Index {
         for namespace in namespaces {
             let Some(scope) = self.scopes.get(namespace) else { continue };
             let of_user = std::iter::once((Kind::User, user.name.as_str())).chain(user.groups.iter().map(|g| (Kind::Group, g.as_str())));
+            // Sorted.
             let mut seen: Vec<*const Binding> = Vec::new();
             for (kind, name) in of_user {
                 for binding in scope.of(kind, name) {
-                    if seen.contains(&Arc::as_ptr(binding)) {
-                        continue;
+                    let pointer = Arc::as_ptr(binding);
+                    match seen.binary_search(&pointer) {
+                        Ok(_) => continue,
+                        Err(at) => seen.insert(at, pointer),
                     }
-                    seen.push(Arc::as_ptr(binding));
                     let rules = self.resolve(&binding.role_kind, &binding.role_name, namespace);
                     if !see(rules.map(|rules| (Source { binding, kind, name }, rules))) {
                         return;
@@ -328,12 +330,8 @@ impl std::fmt::Display for Source<'_> {
 
 /// Errors as `utilerrors.NewAggregate` prints them: each once.
 fn aggregate(errors: Vec<String>) -> String {
-    let mut unique: Vec<String> = Vec::new();
-    for error in errors {
-        if !unique.contains(&error) {
-            unique.push(error);
-        }
-    }
+    let mut seen = HashSet::new();
+    let mut unique: Vec<String> = errors.into_iter().filter(|error| seen.insert(error.clone())).collect();
     match unique.len() {
         0 => String::new(),
         1 => unique.remove(0),

@@ -2,7 +2,7 @@
 //!
 //! Source: `pkg/apis/rbac/v1/evaluation_helpers.go`, `component-helpers/auth/rbac/validation/policy_comparator.go`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use apiserver::identity::Attributes;
 use serde_json::{Map, Value, json};
@@ -93,48 +93,173 @@ impl Rule {
     fn matches_name(&self, name: &str) -> bool {
         self.names.is_empty() || self.names.iter().any(|n| n == name)
     }
+}
 
-    /// Into rules of one verb, one resource and one name each.
-    fn break_down(&self) -> Vec<Rule> {
-        let mut out = Vec::new();
-        let names: Vec<Vec<String>> =
-            if self.names.is_empty() { vec![vec![]] } else { self.names.iter().map(|n| vec![n.clone()]).collect() };
-        for group in &self.groups {
-            for resource in &self.resources {
-                for verb in &self.verbs {
-                    for names in &names {
-                        let (verbs, groups, resources) = (vec![verb.clone()], vec![group.clone()], vec![resource.clone()]);
-                        out.push(Rule { verbs, groups, resources, names: names.clone(), urls: Vec::new() });
+/// A rule as it is compared with others: its lists may be long.
+struct Held<'a> {
+    verbs: Words<'a>,
+    groups: Words<'a>,
+    resources: Words<'a>,
+    /// The `x` of each `*/x` among the resources.
+    subresources: HashSet<&'a str>,
+    /// Empty for any name.
+    names: HashSet<&'a str>,
+    urls: &'a [String],
+}
+
+struct Words<'a> {
+    all: bool,
+    words: HashSet<&'a str>,
+}
+
+impl<'a> Words<'a> {
+    fn of(words: &'a [String]) -> Self {
+        let words: HashSet<&str> = words.iter().map(String::as_str).collect();
+        Self { all: words.contains("*"), words }
+    }
+
+    fn has(&self, word: &str) -> bool {
+        self.all || self.words.contains(word)
+    }
+}
+
+impl<'a> Held<'a> {
+    fn of(rule: &'a Rule) -> Self {
+        Self {
+            verbs: Words::of(&rule.verbs),
+            groups: Words::of(&rule.groups),
+            resources: Words::of(&rule.resources),
+            subresources: rule.resources.iter().filter_map(|r| r.strip_prefix("*/")).collect(),
+            names: rule.names.iter().map(String::as_str).collect(),
+            urls: &rule.urls,
+        }
+    }
+
+    fn covers_resource(&self, resource: &str) -> bool {
+        self.resources.has(resource) || resource.split_once('/').is_some_and(|(_, sub)| self.subresources.contains(sub))
+    }
+
+    /// `None` is any name.
+    fn covers_name(&self, name: Option<&str>) -> bool {
+        self.names.is_empty() || name.is_some_and(|name| self.names.contains(name))
+    }
+
+    fn covers_url(&self, url: &str) -> bool {
+        self.urls.iter().any(|own| own == url || url_covers(own, url))
+    }
+
+    fn covers(&self, one: &One<'_>) -> bool {
+        self.verbs.has(one.verb) && self.groups.has(one.group) && self.covers_resource(one.resource) && self.covers_name(one.name)
+    }
+
+    /// Whether it covers `rule` alone and as a whole.
+    fn covers_all(&self, rule: &Rule) -> bool {
+        let named = rule.names.iter().all(|name| self.covers_name(Some(name)));
+        rule.verbs.iter().all(|verb| self.verbs.has(verb))
+            && rule.groups.iter().all(|group| self.groups.has(group))
+            && rule.resources.iter().all(|resource| self.covers_resource(resource))
+            && rule.urls.iter().all(|url| self.covers_url(url))
+            && (self.names.is_empty() || !rule.names.is_empty() && named)
+    }
+}
+
+/// A rule of one verb, one resource and at most one name.
+struct One<'a> {
+    verb: &'a str,
+    group: &'a str,
+    resource: &'a str,
+    name: Option<&'a str>,
+}
+
+impl One<'_> {
+    fn rule(&self) -> Rule {
+        let (verbs, groups, resources) = (vec![self.verb.to_owned()], vec![self.group.to_owned()], vec![self.resource.to_owned()]);
+        Rule { verbs, groups, resources, names: self.name.map(str::to_owned).into_iter().collect(), urls: Vec::new() }
+    }
+}
+
+/// How often two rules may be compared in one check, and how many of those that are missing are told: a rule is as many as its lists multiplied.
+const COMPARISONS_MAX: usize = 4 << 20;
+const MISSING_MAX: usize = 1000;
+
+/// What of `wanted` the rules `held` do not cover, broken down.
+///
+/// # Errors
+/// They are too many to be compared.
+pub fn missing(held: &[Rule], wanted: &[Rule]) -> Result<Vec<Rule>, String> {
+    let held: Vec<Held<'_>> = held.iter().map(Held::of).collect();
+    let mut check = Check { held: &held, missing: Vec::new(), left: COMPARISONS_MAX };
+    for rule in wanted {
+        check.rule(rule)?;
+    }
+    Ok(check.missing)
+}
+
+struct Check<'a> {
+    held: &'a [Held<'a>],
+    missing: Vec<Rule>,
+    left: usize,
+}
+
+impl Check<'_> {
+    fn rule(&mut self, rule: &Rule) -> Result<(), String> {
+        let words = rule.parts().iter().map(|(_, words)| words.len()).sum::<usize>();
+        self.spend(words + 1)?;
+        if self.held.iter().any(|own| own.covers_all(rule)) {
+            return Ok(());
+        }
+        let names: Vec<Option<&str>> =
+            if rule.names.is_empty() { vec![None] } else { rule.names.iter().map(|name| Some(name.as_str())).collect() };
+        for group in &rule.groups {
+            for resource in &rule.resources {
+                for verb in &rule.verbs {
+                    for name in &names {
+                        if self.is_told() {
+                            return Ok(());
+                        }
+                        self.one(&One { verb, group, resource, name: *name })?;
                     }
                 }
             }
         }
-        for url in &self.urls {
-            for verb in &self.verbs {
-                out.push(Rule { verbs: vec![verb.clone()], urls: vec![url.clone()], ..Rule::default() });
+        for url in &rule.urls {
+            for verb in &rule.verbs {
+                if self.is_told() {
+                    return Ok(());
+                }
+                self.url(verb, url)?;
             }
         }
-        out
+        Ok(())
     }
 
-    /// Whether this covers `small`, which has been broken down.
-    fn covers(&self, small: &Rule) -> bool {
-        small.verbs.iter().all(|v| has(&self.verbs, v))
-            && small.groups.iter().all(|g| has(&self.groups, g))
-            && small.resources.iter().all(|r| self.covers_resource(r))
-            && small.urls.iter().all(|url| self.urls.iter().any(|own| own == url || url_covers(own, url)))
-            && (self.names.is_empty() || (!small.names.is_empty() && small.names.iter().all(|n| self.names.contains(n))))
+    fn one(&mut self, one: &One<'_>) -> Result<(), String> {
+        self.spend(1)?;
+        if !self.held.iter().any(|own| own.covers(one)) {
+            self.missing.push(one.rule());
+        }
+        Ok(())
     }
 
-    fn covers_resource(&self, resource: &str) -> bool {
-        has(&self.resources, resource)
-            || resource.split_once('/').is_some_and(|(_, sub)| self.resources.iter().any(|r| r.strip_prefix("*/") == Some(sub)))
+    fn url(&mut self, verb: &str, url: &str) -> Result<(), String> {
+        self.spend(self.held.iter().map(|own| own.urls.len()).max().unwrap_or_default() + 1)?;
+        if !self.held.iter().any(|own| own.verbs.has(verb) && own.names.is_empty() && own.covers_url(url)) {
+            self.missing.push(Rule { verbs: vec![verb.to_owned()], urls: vec![url.to_owned()], ..Rule::default() });
+        }
+        Ok(())
     }
-}
 
-/// What of `wanted` the rules `held` do not cover, broken down.
-pub fn missing(held: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
-    wanted.iter().flat_map(Rule::break_down).filter(|small| !held.iter().any(|own| own.covers(small))).collect()
+    /// Whether as much is known to be missing as anybody is told.
+    fn is_told(&self) -> bool {
+        self.missing.len() >= MISSING_MAX
+    }
+
+    /// Each held rule is compared `times` times.
+    fn spend(&mut self, times: usize) -> Result<(), String> {
+        let rest = self.left.checked_sub(times.saturating_mul(self.held.len().max(1)));
+        self.left = rest.ok_or("the rules are too many to be compared with those that are held")?;
+        Ok(())
+    }
 }
 
 /// Joins the verbs of broken-down rules about one resource.
@@ -235,9 +360,9 @@ mod tests {
             rule("list", "core", "pods", "one"),
             Rule::default(),
         ];
-        assert_eq!(missing(&held, &none), []);
+        assert_eq!(missing(&held, &none).unwrap(), []);
         let wanted = [rule("get delete watch", "core", "pods", ""), rule("get", "apps", "deployments", "")];
-        let texts: Vec<String> = compacted(missing(&held, &wanted)).iter().map(Rule::compact).collect();
+        let texts: Vec<String> = compacted(missing(&held, &wanted).unwrap()).iter().map(Rule::compact).collect();
         assert_eq!(
             texts,
             [
@@ -245,5 +370,16 @@ mod tests {
                 r#"{APIGroups:["apps"], Resources:["deployments"], Verbs:["get"]}"#
             ]
         );
+    }
+
+    #[test]
+    fn lists_that_multiply_are_refused_or_told_in_part() {
+        let many = |letter: char| (0..1000).map(|i| format!("{letter}{i}")).collect::<Vec<_>>();
+        let wide = Rule { verbs: many('v'), groups: many('g'), resources: many('r'), names: many('n'), urls: Vec::new() };
+        assert_eq!(missing(&[], std::slice::from_ref(&wide)).unwrap().len(), MISSING_MAX, "none is held");
+        assert_eq!(missing(std::slice::from_ref(&wide), std::slice::from_ref(&wide)).unwrap(), [], "one rule covers it");
+        let halves =
+            [Rule { verbs: wide.verbs[..500].to_vec(), ..wide.clone() }, Rule { verbs: wide.verbs[500..].to_vec(), ..wide.clone() }];
+        assert!(missing(&halves, &[wide]).is_err(), "10^12 comparisons");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Source: `plugin/pkg/admission/limitranger/admission.go`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use api::{GroupResource, Status, quantity::Quantity};
 use apiserver::identity::{Admission, Operation, Review};
@@ -251,12 +251,8 @@ fn amounts(holder: Option<&Value>, field: &str) -> Amounts {
 
 /// As `utilerrors.NewAggregate` prints: each message once.
 fn aggregate(errors: Vec<String>) -> String {
-    let mut unique: Vec<String> = Vec::new();
-    for error in errors {
-        if !unique.contains(&error) {
-            unique.push(error);
-        }
-    }
+    let mut seen = HashSet::new();
+    let mut unique: Vec<String> = errors.into_iter().filter(|error| seen.insert(error.clone())).collect();
     if unique.len() == 1 { unique.remove(0) } else { format!("[{}]", unique.join(", ")) }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Source: `plugin/pkg/admission/serviceaccount/admission.go`.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use api::{GroupResource, Key, Status};
 use apiserver::identity::{Admission, Operation, Review};
@@ -164,7 +164,9 @@ fn pull_with(pod: &mut Value, account: &Value) {
 /// An account may say that its pods use only the secrets it lists.
 fn only_mountable(pod: &Value, account: &Value, lists: &[(&str, &str)]) -> Result<(), String> {
     let (spec, name) = (pod.at("spec"), read::name(account));
-    let allowed = |secret: &str| account.list("secrets").iter().any(|s| s.text("name") == secret);
+    let named = |list: &str| account.list(list).iter().map(|s| s.text("name")).collect::<HashSet<_>>();
+    let (secrets, pull_secrets) = (named("secrets"), named("imagePullSecrets"));
+    let allowed = |secret: &str| secrets.contains(secret);
     let refused = |what: String| Err(format!("{what} is not allowed because service account {name} does not reference that secret"));
     let ephemeral = lists.iter().any(|(list, _)| *list == "ephemeralContainers");
     for volume in spec.list("volumes").iter().filter(|v| !ephemeral && v.at("secret").is_some()) {
@@ -193,7 +195,7 @@ fn only_mountable(pod: &Value, account: &Value, lists: &[(&str, &str)]) -> Resul
     }
     for (i, pull) in spec.list("imagePullSecrets").iter().enumerate().filter(|_| !ephemeral) {
         let secret = pull.text("name");
-        if !account.list("imagePullSecrets").iter().any(|s| s.text("name") == secret) {
+        if !pull_secrets.contains(secret) {
             return Err(format!(
                 "imagePullSecrets[{i}].name=\"{secret}\" is not allowed because service account {name} does not reference that imagePullSecret"
             ));

@@ -1,5 +1,7 @@
 //! A pod -> its row in `kubectl get pods`, with the status word. Source: `printPod` in `pkg/printers/internalversion/printers.go`.
 
+use std::collections::HashSet;
+
 use api::time::Timestamp;
 use apiserver::kind::Column;
 use serde_json::Value;
@@ -90,9 +92,10 @@ fn summary(pod: &Value) -> Summary {
 /// Whether the pod still initializes; and restarts of the sidecars alone, which count on after that.
 fn init_containers(pod: &Value, sum: &mut Summary) -> (bool, (i64, String)) {
     let specs = pod.at("spec").list("initContainers");
+    let named: HashSet<&str> = specs.iter().filter(|c| is_sidecar(c)).map(|c| c.text("name")).collect();
     let mut sidecars = (0, String::new());
     for (i, status) in pod.at("status").list("initContainerStatuses").iter().enumerate() {
-        let sidecar = specs.iter().any(|c| c.text("name") == status.text("name") && is_sidecar(c));
+        let sidecar = named.contains(status.text("name"));
         count_restarts(status, &mut sum.restarts, &mut sum.last_restart);
         if sidecar {
             count_restarts(status, &mut sidecars.0, &mut sidecars.1);

@@ -6,6 +6,9 @@ use serde_json::Value;
 
 use crate::common::{Path, Read, resources::quantity};
 
+/// More warnings than these do not fit into the headers that carry them, however short they are.
+const SHOWN_MAX: usize = 4096;
+
 const NODE_LABELS: &[(&str, &str)] = &[
     ("beta.kubernetes.io/arch", "deprecated since v1.14; use \"kubernetes.io/arch\" instead"),
     ("beta.kubernetes.io/os", "deprecated since v1.14; use \"kubernetes.io/os\" instead"),
@@ -150,7 +153,7 @@ fn hidden_variables(container: &Value, path: Path<'_>, out: &mut Vec<String>) {
 }
 
 fn ports(spec: Option<&Value>, path: Path<'_>, out: &mut Vec<String>) {
-    let mut numbers: HashMap<(i64, &str), Vec<(String, &Value)>> = HashMap::new();
+    let mut numbers: HashMap<(i64, &str), Known<'_>> = HashMap::new();
     let mut names: HashMap<&str, String> = HashMap::new();
     let mut named = Vec::new();
     for list in ["initContainers", "containers"] {
@@ -158,8 +161,12 @@ fn ports(spec: Option<&Value>, path: Path<'_>, out: &mut Vec<String>) {
             for (j, port) in container.list("ports").iter().enumerate() {
                 let at = format!("{}.ports[{j}]", path.field(list).index(i));
                 let others = numbers.entry((port.int("containerPort").unwrap_or(0), port.text("protocol"))).or_default();
-                out.extend(others.iter().filter_map(|(other_at, other)| Some(format!("{at}: {} with {other_at}", clash(port, other)?))));
-                others.push((at.clone(), port));
+                let clashing = others.near(port).into_iter().filter_map(|(at, other)| Some((at, clash(port, other)?)));
+                out.extend(clashing.map(|(other_at, how)| format!("{at}: {how} with {other_at}")));
+                others.add(at.clone(), port);
+                if out.len() >= SHOWN_MAX {
+                    return;
+                }
                 match names.get(port.text("name")) {
                     Some(first) => named.push(duplicate_name(&at, port.text("name"), first)),
                     None if !port.text("name").is_empty() => drop(names.insert(port.text("name"), at)),
@@ -169,6 +176,41 @@ fn ports(spec: Option<&Value>, path: Path<'_>, out: &mut Vec<String>) {
         }
     }
     out.extend(named);
+}
+
+/// Ports of one number and protocol, found by what may get into each other's way: each may clash with all others.
+#[derive(Default)]
+struct Known<'v> {
+    all: Vec<(String, &'v Value)>,
+    /// By port of the host.
+    hosts: HashMap<i64, Vec<usize>>,
+    /// By port and address of the host.
+    places: HashMap<(i64, &'v str), Vec<usize>>,
+}
+
+impl<'v> Known<'v> {
+    /// Those that may clash with `port`, in the order they were added; not more than can be told.
+    fn near(&self, port: &Value) -> Vec<&(String, &'v Value)> {
+        let (host, ip) = (port.int("hostPort").unwrap_or(0), port.text("hostIP"));
+        if host == 0 {
+            return self.all.iter().take(SHOWN_MAX).collect();
+        }
+        // Where one of both has no address, the other's does not matter.
+        let near = match ip {
+            "" => [self.hosts.get(&0), self.hosts.get(&host), None],
+            ip => [self.hosts.get(&0), self.places.get(&(host, ip)), self.places.get(&(host, ""))],
+        };
+        let mut found: Vec<usize> = near.into_iter().flatten().flat_map(|list| list.iter().copied().take(SHOWN_MAX)).collect();
+        found.sort_unstable();
+        found.iter().filter_map(|i| self.all.get(*i)).collect()
+    }
+
+    fn add(&mut self, at: String, port: &'v Value) {
+        let host = port.int("hostPort").unwrap_or(0);
+        self.hosts.entry(host).or_default().push(self.all.len());
+        self.places.entry((host, port.text("hostIP"))).or_default().push(self.all.len());
+        self.all.push((at, port));
+    }
 }
 
 fn duplicate_name(at: &str, name: &str, first: &str) -> String {

@@ -4,7 +4,7 @@
 //! so two servers over one etcd could give out the same address at the same moment; one server runs today (COMPAT.md).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     net::IpAddr,
     ops::RangeInclusive,
     sync::{Arc, Once},
@@ -122,7 +122,10 @@ impl Allocator {
         let mut pools = self.pools.lock();
         after.0.iter().for_each(|i| pools.addresses.keep(*i, &owner));
         after.1.iter().for_each(|i| pools.ports.keep(*i, &owner));
-        let without = |list: &[u64], other: &[u64]| list.iter().copied().filter(|i| !other.contains(i)).collect::<Vec<_>>();
+        let without = |list: &[u64], other: &[u64]| {
+            let other: HashSet<&u64> = other.iter().collect();
+            list.iter().copied().filter(|i| !other.contains(i)).collect::<Vec<_>>()
+        };
         pools.drop_kept(&without(&before.0, &after.0), &without(&before.1, &after.1), &owner);
     }
 
@@ -179,7 +182,7 @@ impl Allocator {
             return Ok(());
         }
         let hand_out = shape::kind(service) == "NodePort" || shape::spec(service).is_true("allocateLoadBalancerNodePorts");
-        let before = write.old.map(shape::node_ports).unwrap_or_default();
+        let before: HashSet<i64> = write.old.map(shape::node_ports).unwrap_or_default().into_iter().collect();
         let mut by_port: BTreeMap<i64, i64> = BTreeMap::new();
         for (port, node) in shape::ports(service).iter().map(|p| (p.int("port").unwrap_or(0), shape::node_port(p))) {
             if node != 0 {
@@ -188,14 +191,15 @@ impl Allocator {
         }
         let wanted: Vec<(i64, i64)> = shape::ports(service).iter().map(|p| (p.int("port").unwrap_or(0), shape::node_port(p))).collect();
         let mut given: Vec<i64> = Vec::with_capacity(wanted.len());
+        let mut known: HashSet<i64> = HashSet::new();
         for (i, (port, asked)) in wanted.into_iter().enumerate() {
             let shared = by_port.get(&port).copied().filter(|_| write.old.is_none()).unwrap_or(0);
             let node = match (asked, shared) {
                 (0, _) if !hand_out => 0,
                 (0, 0) => self.any_port(pools, write, claimed, "a nodePort")?,
                 (0, shared) => shared,
-                (asked, _) if before.contains(&asked) || given.contains(&asked) && write.old.is_some() => asked,
-                (asked, shared) if given.contains(&asked) && asked == shared => asked,
+                (asked, _) if before.contains(&asked) || known.contains(&asked) && write.old.is_some() => asked,
+                (asked, shared) if known.contains(&asked) && asked == shared => asked,
                 (asked, _) => {
                     let path = format!("spec.ports[{i}].nodePort");
                     self.asked_port(pools, write, asked, claimed).map_err(|why| {
@@ -209,6 +213,7 @@ impl Allocator {
                 by_port.entry(port).or_insert(node);
             }
             given.push(node);
+            known.insert(node);
         }
         edit_spec(service, |spec| {
             edit::each(spec, "ports").zip(given).filter(|(_, node)| *node != 0).for_each(|(port, node)| edit::set(port, "nodePort", node));

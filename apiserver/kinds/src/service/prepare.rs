@@ -165,7 +165,7 @@ fn no_load_balancer(service: &mut Value) {
 }
 
 fn no_new_node_ports(new: &Value, old: &Value) -> bool {
-    let before = shape::node_ports(old);
+    let before: BTreeSet<i64> = shape::node_ports(old).into_iter().collect();
     shape::node_ports(new).iter().all(|n| before.contains(n))
 }
 

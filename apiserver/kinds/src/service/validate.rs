@@ -262,9 +262,11 @@ fn families_of_cluster(service: &Value, family: &str, causes: &mut Causes) {
     for (i, wanted) in families.iter().enumerate().filter(|(_, f)| **f != family) {
         causes.invalid(SPEC.field("ipFamilies").index(i), *wanted, "not configured on this cluster");
     }
+    let asked: BTreeSet<&str> = families.iter().copied().collect();
     for (i, ip) in ips.iter().enumerate() {
-        let other = net::parse(ip).map(net::family).filter(|f| *f != family && !families.contains(f));
-        if let Some(other) = other {
+        let other = net::parse(ip).map(net::family).filter(|f| *f != family && !asked.contains(f));
+        // All of them are shown with each.
+        if let Some(other) = other.filter(|_| !causes.is_full()) {
             causes.invalid(SPEC.field("clusterIPs").index(i), json!(ips), &format!("{other} is not configured on this cluster"));
         }
     }

@@ -66,7 +66,11 @@ fn addresses(new: &Value, old: &Value, causes: &mut Causes) {
     let path = SPEC.field("clusterIPs");
     let (now, before) = (shape::texts(new, "clusterIPs"), shape::texts(old, "clusterIPs"));
     if now.len() == before.len() {
+        // All of them are shown with each.
         for (i, _) in before.iter().zip(&now).enumerate().filter(|(_, (a, b))| a != b) {
+            if causes.is_full() {
+                break;
+            }
             causes.invalid(path.index(i), json!(now), FIXED);
         }
         return;
@@ -89,7 +93,12 @@ fn families(new: &Value, old: &Value, causes: &mut Causes) {
     let path = path.index(0);
     let (now, before) = (shape::texts(new, "ipFamilies"), shape::texts(old, "ipFamilies"));
     if now.len() == before.len() {
-        before.iter().zip(&now).filter(|(a, b)| a != b).for_each(|_| causes.invalid(path, json!(now), FIXED));
+        for _ in before.iter().zip(&now).filter(|(a, b)| a != b) {
+            if causes.is_full() {
+                break;
+            }
+            causes.invalid(path, json!(now), FIXED);
+        }
         return;
     }
     if !now.is_empty() && !before.is_empty() && now.first() != before.first() {

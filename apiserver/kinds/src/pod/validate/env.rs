@@ -1,5 +1,7 @@
 //! Environment variables and their sources -> what is wrong with them; and the downward API's references, which volumes share.
 
+use std::collections::HashMap;
+
 use api::causes::Causes;
 use serde_json::Value;
 
@@ -126,13 +128,16 @@ pub fn resource_field_ref(reference: &Value, place: Place, path: Path<'_>, cause
 
 /// `validateFileKeyRefVolumes`: a variable's file comes from an emptyDir of the pod.
 pub fn file_volumes(whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+    let mut volumes: HashMap<&str, &Value> = HashMap::new();
+    for volume in whole.spec.list("volumes") {
+        volumes.entry(volume.text("name")).or_insert(volume);
+    }
     for (list, i, container) in whole.containers() {
         for (j, variable) in container.list("env").iter().enumerate() {
             let Some(reference) = variable.at("valueFrom").at("fileKeyRef") else { continue };
             let name = reference.text("volumeName");
-            let volume = whole.spec.list("volumes").iter().find(|v| v.text("name") == name);
             let at = format!("{}.env[{j}].valueFrom.fileKeyRef.volumeName", path.field(list).index(i));
-            match volume {
+            match volumes.get(name) {
                 None => causes.not_found(at, name),
                 Some(v) if v.at("emptyDir").is_none() => causes.invalid(at, name, "referenced volume must be of type emptyDir"),
                 Some(_) => {}

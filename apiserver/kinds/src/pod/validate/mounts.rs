@@ -12,6 +12,7 @@ use crate::common::{Path, Read, not_supported};
 pub fn mounts(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
     let devices = container.list("volumeDevices");
     let mut places = HashSet::new();
+    let (taken_names, taken_places) = (texts(devices, "name"), texts(devices, "devicePath"));
     for (i, mount) in container.list("volumeMounts").iter().enumerate() {
         let at = path.index(i);
         let (name, place) = (mount.text("name"), mount.text("mountPath"));
@@ -27,10 +28,10 @@ pub fn mounts(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut
         if !places.insert(place) {
             causes.invalid(at.field("mountPath"), place, "must be unique");
         }
-        if devices.iter().any(|d| d.text("name") == name) {
+        if taken_names.contains(name) {
             causes.invalid(at.field("name"), name, "must not already exist in volumeDevices");
         }
-        if devices.iter().any(|d| d.text("devicePath") == place) {
+        if taken_places.contains(place) {
             causes.invalid(at.field("mountPath"), place, "must not already exist as a path in volumeDevices");
         }
         sub_paths(mount, path, at, causes);
@@ -42,6 +43,7 @@ pub fn mounts(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut
 /// `ValidateVolumeDevices`
 pub fn devices(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
     let mounts = container.list("volumeMounts");
+    let (taken_names, taken_places) = (texts(mounts, "name"), texts(mounts, "mountPath"));
     let (mut names, mut places) = (HashSet::new(), HashSet::new());
     for (i, device) in container.list("volumeDevices").iter().enumerate() {
         let at = path.index(i);
@@ -67,13 +69,17 @@ pub fn devices(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mu
         } else if !places.insert(place) {
             causes.invalid(place_at, place, "must be unique");
         }
-        if mounts.iter().any(|m| m.text("name") == name) {
+        if taken_names.contains(name) {
             causes.invalid(name_at, name, "must not already exist in volumeMounts");
         }
-        if mounts.iter().any(|m| m.text("mountPath") == place) {
+        if taken_places.contains(place) {
             causes.invalid(place_at, place, "must not already exist as a path in volumeMounts");
         }
     }
+}
+
+fn texts<'v>(list: &'v [Value], field: &str) -> HashSet<&'v str> {
+    list.iter().map(|item| item.text(field)).collect()
 }
 
 /// `list` is the path of all mounts: upstream names some faults there, without the index.

@@ -1,5 +1,7 @@
 //! Tolerations and topology spread constraints -> what is wrong with them.
 
+use std::collections::{HashMap, HashSet};
+
 use api::causes::Causes;
 use serde_json::Value;
 
@@ -30,6 +32,8 @@ pub fn tolerations(tolerations: &[Value], path: Path<'_>, causes: &mut Causes) {
 
 /// `validateTopologySpreadConstraints`
 pub fn topology_spread(constraints: &[Value], path: Path<'_>, causes: &mut Causes) {
+    let pair = |c: &'_ Value| (c.text("topologyKey").to_owned(), c.text("whenUnsatisfiable").to_owned());
+    let last: HashMap<_, usize> = constraints.iter().enumerate().map(|(i, c)| (pair(c), i)).collect();
     for (i, constraint) in constraints.iter().enumerate() {
         let at = path.index(i);
         let skew = constraint.int("maxSkew").unwrap_or(0);
@@ -43,8 +47,7 @@ pub fn topology_spread(constraints: &[Value], path: Path<'_>, causes: &mut Cause
         if !matches!(action, "DoNotSchedule" | "ScheduleAnyway") {
             not_supported(action, &["DoNotSchedule", "ScheduleAnyway"], at.field("whenUnsatisfiable"), causes);
         }
-        let later = constraints.get(i + 1..).unwrap_or(&[]);
-        if later.iter().any(|c| c.text("topologyKey") == key && c.text("whenUnsatisfiable") == action) {
+        if last.get(&pair(constraint)).is_some_and(|last| *last > i) {
             causes.duplicate(at.field("{topologyKey, whenUnsatisfiable}"), format!("{{{key}, {action}}}"));
         }
         min_domains(constraint.int("minDomains"), action, at.field("minDomains"), causes);
@@ -74,16 +77,21 @@ pub fn label_keys(term: &Value, path: Path<'_>, causes: &mut Causes) {
     }
     let matched = term.list("matchLabelKeys");
     // Preparation has added one expression per key: a second one is the user's.
-    let mut seen: Vec<&str> = selector.object("matchLabels").into_iter().flatten().map(|(k, _)| k.as_str()).collect();
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    for (i, key) in matched.iter().enumerate().filter_map(|(i, key)| Some((i, key.as_str()?))) {
+        places.entry(key).or_insert(i);
+    }
+    let mut seen: HashSet<&str> = selector.object("matchLabels").into_iter().flatten().map(|(k, _)| k.as_str()).collect();
     for expression in selector.list("matchExpressions") {
         let key = expression.text("key");
-        if let Some(i) = matched.iter().position(|k| k.as_str() == Some(key)).filter(|_| seen.contains(&key)) {
-            causes.invalid(path.index(i), key, "exists in both matchLabelKeys and labelSelector");
+        if let Some(i) = places.get(key).filter(|_| seen.contains(key)) {
+            causes.invalid(path.index(*i), key, "exists in both matchLabelKeys and labelSelector");
         }
-        seen.push(key);
+        seen.insert(key);
     }
     let list = path.field("matchLabelKeys");
-    for (i, key) in matched.iter().enumerate().filter(|(_, k)| term.list("mismatchLabelKeys").contains(k)) {
+    let mismatched: HashSet<&Value> = term.list("mismatchLabelKeys").iter().collect();
+    for (i, key) in matched.iter().enumerate().filter(|(_, k)| mismatched.contains(k)) {
         causes.invalid(list.index(i), key.clone(), "exists in both matchLabelKeys and mismatchLabelKeys");
     }
 }

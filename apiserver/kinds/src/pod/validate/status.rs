@@ -1,5 +1,7 @@
 //! A new status of a pod -> what may not be so. Source: `ValidatePodStatusUpdate`.
 
+use std::collections::{HashMap, HashSet};
+
 use api::causes::Causes;
 use serde_json::Value;
 
@@ -68,16 +70,25 @@ fn transitions(new: &[Value], old: &[Value], spec: Option<&Value>, list: &str, p
     if all.flat_map(|c| c.list("restartPolicyRules")).any(restarts_all) {
         return;
     }
+    let (states, containers) = (by_name(new), by_name(spec.list(list)));
     for (i, before) in old.iter().enumerate() {
         let Some(ended) = before.at("state").at("terminated") else { continue };
         let name = before.text("name");
-        let running_again = new.iter().find(|s| s.text("name") == name).is_some_and(|s| s.at("state").at("terminated").is_none());
-        let container = spec.list(list).iter().find(|c| c.text("name") == name);
-        let may = container.is_some_and(|c| restarts(c, spec.text("restartPolicy"), ended.int("exitCode").unwrap_or(0)));
+        let running_again = states.get(name).is_some_and(|s| s.at("state").at("terminated").is_none());
+        let may = containers.get(name).is_some_and(|c| restarts(c, spec.text("restartPolicy"), ended.int("exitCode").unwrap_or(0)));
         if running_again && !may {
             causes.forbidden(path.index(i).field("state"), "may not be transitioned to non-terminated state");
         }
     }
+}
+
+/// The first of each name.
+fn by_name(list: &[Value]) -> HashMap<&str, &Value> {
+    let mut out = HashMap::with_capacity(list.len());
+    for item in list {
+        out.entry(item.text("name")).or_insert(item);
+    }
+    out
 }
 
 /// `ContainerShouldRestart`
@@ -104,9 +115,10 @@ fn restarts(container: &Value, pod_policy: &str, exit_code: i64) -> bool {
 
 /// `validatePodIPs`, `validateHostIPs`: addresses, at most one of each family.
 fn addresses(new: &[Value], old: &[Value], path: Path<'_>, causes: &mut Causes) {
+    let known: HashSet<&str> = old.iter().map(|o| o.text("ip")).collect();
     for (i, address) in new.iter().enumerate() {
         let ip = address.text("ip");
-        if !old.iter().any(|o| o.text("ip") == ip) {
+        if !known.contains(ip) {
             well_formed(ip, net::ip(ip), path.index(i), causes);
         }
     }

@@ -1,5 +1,7 @@
 //! A pod and what it was -> what may not have changed. Source: `ValidatePodUpdate`.
 
+use std::collections::HashSet;
+
 use api::causes::Causes;
 use serde_json::{Value, json};
 
@@ -82,14 +84,12 @@ fn deadline(new: &Value, old: &Value, path: Path<'_>, causes: &mut Causes) -> bo
 
 /// `validateOnlyAddedTolerations`
 fn tolerations(new: &Value, old: &Value, path: Path<'_>, causes: &mut Causes) {
-    let bare = |t: &Value| {
-        let mut t = t.clone();
-        t.as_object_mut().map(|t| t.shift_remove("tolerationSeconds"));
-        t
-    };
-    let after: Vec<Value> = new.list("tolerations").iter().map(bare).collect();
-    let kept = |t: &Value| after.iter().any(|a| same(Some(a), Some(&bare(t))));
-    if !old.list("tolerations").iter().all(kept) {
+    // All but its seconds.
+    fn bare(t: &Value) -> [&str; 4] {
+        ["key", "operator", "value", "effect"].map(|field| t.text(field))
+    }
+    let after: HashSet<_> = new.list("tolerations").iter().map(bare).collect();
+    if !old.list("tolerations").iter().all(|t| after.contains(&bare(t))) {
         causes.forbidden(path, "existing toleration can not be modified except its tolerationSeconds");
         return;
     }
@@ -98,10 +98,10 @@ fn tolerations(new: &Value, old: &Value, path: Path<'_>, causes: &mut Causes) {
 
 /// `validateOnlyDeletedSchedulingGates`
 fn scheduling_gates(new: &Value, old: &Value, path: Path<'_>, causes: &mut Causes) {
-    let before = old.list("schedulingGates");
+    let before: HashSet<&str> = old.list("schedulingGates").iter().map(|gate| gate.text("name")).collect();
     for (i, gate) in new.list("schedulingGates").iter().enumerate() {
         let name = gate.text("name");
-        if !before.iter().any(|g| g.text("name") == name) {
+        if !before.contains(name) {
             let text = format!("only deletion is allowed, but found new scheduling gate '{name}'");
             causes.forbidden(path.index(i).field("name"), &text);
         }

@@ -21,11 +21,12 @@ pub fn unified(old: &Value, new: &Value) -> String {
     let (a, b): (Vec<&str>, Vec<&str>) = (old.lines().collect(), new.lines().collect());
     let lines = edits(&a, &b);
     let mut out = String::new();
-    let mut from = 0;
+    let (mut from, mut before) = (0, (0, 0));
     while let Some(first) = lines.iter().skip(from).position(|l| !matches!(l, Line::Same(_))) {
         let start = (from + first).saturating_sub(CONTEXT).max(from);
         let end = hunk_end(&lines, from + first);
-        hunk(&lines, start, end, &mut out);
+        before = sum(before, count(&lines, from, start));
+        before = sum(before, hunk(&lines, start, end, before, &mut out));
         from = end;
     }
     out
@@ -43,14 +44,24 @@ fn hunk_end(lines: &[Line<'_>], change: usize) -> usize {
     (last + CONTEXT + 1).min(lines.len())
 }
 
-fn hunk(lines: &[Line<'_>], start: usize, end: usize, out: &mut String) {
-    let count = |range: &[Line<'_>]| {
-        let old = range.iter().filter(|l| !matches!(l, Line::New(_))).count();
-        let new = range.iter().filter(|l| !matches!(l, Line::Old(_))).count();
-        (old, new)
-    };
-    let (before, shown) = (lines.get(..start).unwrap_or(&[]), lines.get(start..end).unwrap_or(&[]));
-    let ((old_at, new_at), (old, new)) = (count(before), count(shown));
+/// Lines of the old and of the new text.
+type Counts = (usize, usize);
+
+fn count(lines: &[Line<'_>], start: usize, end: usize) -> Counts {
+    let range = lines.get(start..end).unwrap_or(&[]);
+    let old = range.iter().filter(|l| !matches!(l, Line::New(_))).count();
+    let new = range.iter().filter(|l| !matches!(l, Line::Old(_))).count();
+    (old, new)
+}
+
+fn sum(a: Counts, b: Counts) -> Counts {
+    (a.0 + b.0, a.1 + b.1)
+}
+
+/// Writes one hunk, with so many lines `before` it; returns how many it has.
+fn hunk(lines: &[Line<'_>], start: usize, end: usize, before: Counts, out: &mut String) -> Counts {
+    let shown = lines.get(start..end).unwrap_or(&[]);
+    let ((old_at, new_at), (old, new)) = (before, count(lines, start, end));
     *out += &format!("@@ -{},{old} +{},{new} @@\n", old_at + 1, new_at + 1);
     for line in shown {
         let (mark, text) = match line {
@@ -60,6 +71,7 @@ fn hunk(lines: &[Line<'_>], start: usize, end: usize, out: &mut String) {
         };
         *out += &format!("{mark}{text}\n");
     }
+    (old, new)
 }
 
 /// Common lines at both ends, and the longest common subsequence between.

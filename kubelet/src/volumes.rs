@@ -162,13 +162,14 @@ impl Manager {
         self.shared.objects.release(uid);
         self.shared.tokens.forget(uid);
         let (dir, private) = (self.pod_dir(uid), self.shared.private.of_pod(uid));
-        blocking(move || {
+        let removed = blocking(move || {
             // Waits for a writer that is at it, and keeps later ones out.
             let mut state = known.state.lock();
             *state = State::Gone;
             setup::remove(&dir, &private)
-        })
-        .await?;
+        });
+        removed.await?;
+        self.shared.private.forget(uid);
         self.shared.pods.lock().remove(uid);
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use cri::{ContainerState, ContainerStatus};
+use rustix::fs::OFlags;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use crate::labels;
@@ -50,11 +51,16 @@ async fn log_end(path: &str) -> String {
     joined.get(cut..).unwrap_or_default().to_owned()
 }
 
-/// The last `max` bytes; nothing where there is no such file.
+/// The last `max` bytes; nothing where there is no such file. What a container has put there may be a pipe, which would be waited for, or a link.
 async fn tail(path: &Path, max: u64) -> String {
     let read = async {
-        let mut file = tokio::fs::File::open(path).await?;
-        let size = file.metadata().await?.len();
+        let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+        let mut file = tokio::fs::OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path).await?;
+        let there = file.metadata().await?;
+        if !there.is_file() {
+            return Ok(String::new());
+        }
+        let size = there.len();
         file.seek(std::io::SeekFrom::Start(size.saturating_sub(max))).await?;
         let mut bytes = Vec::new();
         file.take(max).read_to_end(&mut bytes).await?;
@@ -81,6 +87,24 @@ mod tests {
             .into(),
             ..ContainerStatus::default()
         }
+    }
+
+    #[tokio::test]
+    async fn a_pipe_or_a_link_is_no_message() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let dir = tempfile::tempdir().unwrap();
+        let (path, secret) = (dir.path().join("message"), dir.path().join("secret"));
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let status = ended(dir.path(), "File", 1);
+        let read = tokio::time::timeout(std::time::Duration::from_secs(10), message(&status));
+        assert_eq!(read.await.expect("a thread waits for the pipe"), "");
+        std::fs::write(&secret, "secret").unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&secret, &path).unwrap();
+        assert_eq!(message(&ended(dir.path(), "File", 1)).await, "");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "x".repeat(10_000)).unwrap();
+        assert_eq!(message(&ended(dir.path(), "File", 1)).await.len(), 4096);
     }
 
     #[tokio::test]

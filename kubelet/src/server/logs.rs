@@ -73,6 +73,8 @@ pub struct Reader {
     lines: Lines,
     follow: Option<Follow>,
     chunk: Vec<u8>,
+    /// To be read once the end of `file` is reached, which has been rotated.
+    next_file: Option<File>,
     ended: bool,
 }
 
@@ -95,7 +97,7 @@ pub async fn open(path: &Path, options: Options, liveness: Arc<dyn Liveness>, co
         let start = tail::start(&mut file, count).await?;
         file.seek(SeekFrom::Start(start)).await?;
     }
-    Ok(Reader { file, path: path.to_owned(), lines: Lines::new(options), follow, chunk: vec![0; CHUNK], ended: false })
+    Ok(Reader { file, path: path.to_owned(), lines: Lines::new(options), follow, chunk: vec![0; CHUNK], next_file: None, ended: false })
 }
 
 impl Reader {
@@ -130,13 +132,14 @@ impl Reader {
             self.lines.finish(out);
             return Ok(false);
         };
-        if let Some(new) = rotated(&self.file, &self.path).await? {
-            // What was written between our last read and the rotation.
-            let mut rest = Vec::new();
-            self.file.read_to_end(&mut rest).await?;
-            let ended = self.lines.feed(&rest, out).is_break();
-            self.file = new;
-            return Ok(!ended);
+        if let Some(next) = self.next_file.take() {
+            self.file = next;
+            return Ok(true);
+        }
+        self.next_file = rotated(&self.file, &self.path).await?;
+        if self.next_file.is_some() {
+            // There may be what was written between our last read and the rotation.
+            return Ok(true);
         }
         if follow.last_round {
             self.lines.finish(out);

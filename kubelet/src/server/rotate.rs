@@ -29,9 +29,29 @@ pub struct Limits {
     pub pause: Duration,
 }
 
+/// The first look after a silence comes so soon, and no two looks come sooner after each other: who writes without end is met before the disk is full.
+const PAUSE_FIRST: Duration = Duration::from_secs(1);
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+
 impl Default for Limits {
     fn default() -> Self {
         Self { bytes_max: 10 << 20, files_max: 5, pause: Duration::from_secs(10) }
+    }
+}
+
+/// How much was there, and how long to wait when something is written again.
+#[derive(Clone, Copy)]
+struct Grown {
+    bytes: u64,
+    pause: Duration,
+}
+
+impl Limits {
+    /// How long a directory may be left alone in which `bytes` were written within `within`: half of what a log may have comes no sooner.
+    fn pause_after(&self, bytes: u64, within: Duration) -> Duration {
+        let times = (self.bytes_max as f64 / 2.0) / (bytes.max(1) as f64);
+        let calm = within.as_secs_f64() * times;
+        Duration::from_secs_f64(calm.min(self.pause.as_secs_f64())).max(PAUSE_MIN.min(self.pause))
     }
 }
 
@@ -42,6 +62,8 @@ struct Rotation {
     runtime: Runtime,
     watcher: Watcher,
     watched: HashMap<i32, PathBuf>,
+    /// Directories that were written to, as they were when they were looked at last.
+    grown: HashMap<PathBuf, Grown>,
     due: BTreeSet<(Instant, PathBuf)>,
 }
 
@@ -58,6 +80,7 @@ pub fn rotate(log_dir: &Path, limits: Limits, pods: Pods, runtime: Runtime, grou
         runtime,
         watcher: Watcher::new()?,
         watched: HashMap::new(),
+        grown: HashMap::new(),
         due: BTreeSet::new(),
     };
     rotation.watch(log_dir.to_owned())?;
@@ -99,7 +122,9 @@ impl Rotation {
         if flags.contains(ReadFlags::CREATE) && flags.contains(ReadFlags::ISDIR) {
             let _ = self.watch(dir.join(name));
         } else if flags.contains(ReadFlags::MODIFY) {
-            self.due.insert((Instant::now() + self.limits.pause, dir));
+            let first = PAUSE_FIRST.min(self.limits.pause);
+            let pause = self.grown.get(&dir).map_or(first, |grown| grown.pause);
+            self.due.insert((Instant::now() + pause, dir));
         }
         if flags.contains(ReadFlags::IGNORED) {
             // Gone, or fired its one shot.
@@ -129,14 +154,27 @@ impl Rotation {
         let now = Instant::now();
         while let Some((at, dir)) = self.due.first().cloned().filter(|(at, _)| *at <= now) {
             self.due.remove(&(at, dir.clone()));
+            self.measure(&dir);
             for log in self.logs(&dir).into_iter().filter(|log| size(log) > self.limits.bytes_max) {
                 if let Err(error) = self.rotate(&log).await {
                     tracing::warn!(log = %log.display(), %error, "log not rotated");
                 }
             }
-            // Fails where the container is gone.
-            let _ = self.watch(dir);
+            if self.watch(dir.clone()).is_err() {
+                // The container is gone.
+                self.grown.remove(&dir);
+            }
         }
+    }
+
+    /// Notes how fast the logs of a directory grow.
+    fn measure(&mut self, dir: &Path) {
+        let bytes = self.logs(dir).iter().map(|log| size(log)).sum::<u64>();
+        let known = self.grown.get(dir).copied().unwrap_or(Grown { bytes: 0, pause: PAUSE_FIRST.min(self.limits.pause) });
+        // After a rotation all of it is new.
+        let written = bytes.checked_sub(known.bytes).unwrap_or(bytes);
+        let pause = self.limits.pause_after(written, known.pause);
+        self.grown.insert(dir.to_owned(), Grown { bytes, pause });
     }
 
     fn is_over(&self, dir: &Path) -> bool {
@@ -211,6 +249,21 @@ mod tests {
         let mut names: Vec<String> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn who_writes_without_end_is_looked_at_sooner() {
+        let limits = Limits::default();
+        let mut pause = PAUSE_FIRST;
+        let mut looks = |bytes_per_second: u64| {
+            (0..6).for_each(|_| pause = limits.pause_after((bytes_per_second as f64 * pause.as_secs_f64()) as u64, pause));
+            pause
+        };
+        assert_eq!(looks(1000), limits.pause, "upstream's interval");
+        assert_eq!(looks(500 << 20), PAUSE_MIN);
+        let steady = looks(5 << 20);
+        assert!(steady > Duration::from_millis(900) && steady < Duration::from_millis(1100), "{steady:?}");
+        assert_eq!(looks(0), limits.pause, "calm again");
     }
 
     #[test]

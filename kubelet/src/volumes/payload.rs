@@ -31,6 +31,43 @@ pub type Wanted = (String, i64);
 /// What became of each token that was asked for.
 pub type Tokened = BTreeMap<Wanted, Result<String, String>>;
 
+/// Most that the files of one volume may take, in bytes as [`room`] counts them: a few lines of a pod show one key under ten thousand names.
+pub const VOLUME_BYTES_MAX: u64 = 32 << 20;
+
+/// What a file takes of a file system in memory: whole pages, and one for its name.
+fn room(file: &File) -> u64 {
+    const PAGE: u64 = 4096;
+    (file.data.len() as u64).next_multiple_of(PAGE) + PAGE
+}
+
+/// What all files of a volume take.
+pub fn size(files: &Payload) -> u64 {
+    files.values().map(room).sum()
+}
+
+/// The files of one volume, as they are gathered.
+#[derive(Default)]
+struct Gathered {
+    files: Payload,
+    bytes: u64,
+}
+
+impl Gathered {
+    fn add(&mut self, path: &str, data: &[u8], mode: u32) -> Result<(), String> {
+        let file = File { data: data.to_vec(), mode, owner: None };
+        self.bytes += room(&file);
+        self.files.insert(path.to_owned(), file);
+        fits(self.bytes)
+    }
+}
+
+fn fits(bytes: u64) -> Result<(), String> {
+    if bytes <= VOLUME_BYTES_MAX {
+        return Ok(());
+    }
+    Err(format!("the volume's files take more than {VOLUME_BYTES_MAX} bytes"))
+}
+
 const MODE: i32 = 0o644;
 /// Of `expirationSeconds` where it is not given.
 const TOKEN_SECONDS: i64 = 3600;
@@ -92,7 +129,7 @@ impl Reading<'_> {
     /// # Errors
     /// Upstream's words.
     pub fn downward(&self, items: &[DownwardAPIVolumeFile], mode_default: u32) -> Result<Payload, String> {
-        let mut payload = Payload::new();
+        let mut gathered = Gathered::default();
         for item in items {
             let value = match (&item.field_ref, &item.resource_field_ref) {
                 (Some(field), _) => downward::field(self.pod, &field.field_path)?,
@@ -100,9 +137,9 @@ impl Reading<'_> {
                 (None, None) => String::new(),
             };
             let mode = item.mode.map_or(mode_default, |m| mode(Some(m)));
-            payload.insert(item.path.clone(), File { data: value.into_bytes(), mode, owner: None });
+            gathered.add(&item.path, value.as_bytes(), mode)?;
         }
-        Ok(payload)
+        Ok(gathered.files)
     }
 
     /// All sources over each other; the later wins.
@@ -114,7 +151,10 @@ impl Reading<'_> {
         let (mut payload, mut wrong) = (Payload::new(), Vec::new());
         for one in source.sources.iter().flatten() {
             match self.projection(one, mode) {
-                Ok(files) => payload.extend(files),
+                Ok(files) => {
+                    payload.extend(files);
+                    fits(size(&payload))?;
+                }
                 Err(why) => wrong.push(why),
             }
         }
@@ -177,21 +217,19 @@ fn select(
     optional: Optional,
     missing: &str,
 ) -> Result<Payload, String> {
-    let file = |bytes: &[u8], mode| File { data: bytes.to_vec(), mode, owner: None };
+    let mut gathered = Gathered::default();
     let Some(items) = items.filter(|i| !i.is_empty()) else {
-        return Ok(data.iter().map(|(key, bytes)| ((*key).to_owned(), file(bytes, mode_default))).collect());
+        data.iter().try_for_each(|(key, bytes)| gathered.add(key, bytes, mode_default))?;
+        return Ok(gathered.files);
     };
-    let mut payload = Payload::new();
     for item in items {
         match data.get(item.key.as_str()) {
-            Some(bytes) => {
-                payload.insert(item.path.clone(), file(bytes, item.mode.map_or(mode_default, |m| mode(Some(m)))));
-            }
+            Some(bytes) => gathered.add(&item.path, bytes, item.mode.map_or(mode_default, |m| mode(Some(m))))?,
             None if optional == Optional::Yes => {}
             None => return Err(format!("{missing}{}", item.key)),
         }
     }
-    Ok(payload)
+    Ok(gathered.files)
 }
 
 #[cfg(test)]
@@ -208,6 +246,18 @@ mod tests {
         all.fetched.config_maps.insert("c".into(), Arc::new(map));
         all.fetched.secrets.insert("s".into(), Arc::new(secret));
         all
+    }
+
+    #[test]
+    fn a_key_shown_over_and_over_is_refused() {
+        let large = vec![b'x'; 1 << 20];
+        let data = BTreeMap::from([("k", large.as_slice())]);
+        let items = |count: usize| (0..count).map(|i| KeyToPath { key: "k".into(), path: format!("p{i}"), mode: None }).collect::<Vec<_>>();
+        let gather = |count: usize| select(&data, Some(&items(count)), 0o644, Optional::No, "");
+        assert_eq!(gather(20).unwrap().len(), 20);
+        assert!(gather(40_000).unwrap_err().contains("take more than"));
+        let tiny = BTreeMap::from([("k", b"x".as_slice())]);
+        assert!(select(&tiny, Some(&items(40_000)), 0o644, Optional::No, "").is_err(), "names take room, too");
     }
 
     fn projected(p: &Pod, json: &str) -> Result<Payload, String> {

@@ -12,7 +12,7 @@ use api::k8s::api::core::v1::{Pod, Volume};
 use super::{
     Error, Mounted, atomic, empty_dir, host_path, mount_table,
     objects::All,
-    payload::{Optional, Payload, Reading, Tokened, fs_group, mode},
+    payload::{self, Optional, Payload, Reading, Tokened, fs_group, mode},
     private::Private,
 };
 use crate::{downward::Allocatable, meta};
@@ -74,6 +74,7 @@ fn one(place: &Place, volume: &Volume, reading: &Reading<'_>) -> Result<Mounted,
         }
         let path = place.private.of_pod(meta::uid(reading.pod)).join(plugin).join(&volume.name);
         place.private.make(&path)?;
+        place.private.admit(reading.pod, &path, payload::size(files))?;
         filled(path, files, reading.pod)
     };
     if let Some(source) = &volume.empty_dir {

@@ -152,6 +152,16 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_never_ends_is_not_kept() {
+        let mut lines = Lines::new(Options::parse("", Timestamp::UNIX_EPOCH).unwrap());
+        let (mut out, piece) = (Vec::new(), vec![b'x'; 64 << 10]);
+        for _ in 0..1024 {
+            assert!(lines.feed(&piece, &mut out).is_continue());
+            assert!(out.is_empty() && lines.begun.capacity() <= 2 * LINE_MAX);
+        }
+    }
+
+    #[test]
     fn a_line_without_end_is_shown_at_the_end() {
         assert_eq!(read(&["2026-01-02T03:04:05Z stdout F a\n2026-01-02T03:04:05Z stdout F b"], ""), "a\nb");
         assert_eq!(read(&["2026-01-02T03:04:05Z stdout F"], ""), "");

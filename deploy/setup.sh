@@ -102,7 +102,7 @@ need_tools() {
 
 need_test() {
     [ "$(id -u)" = 0 ] || die "the tests make network namespaces and containers: run them as root (sudo make test)"
-    need_packages etcd-server curl iproute2 procps gzip git
+    need_packages etcd-server curl iproute2 procps gzip git valgrind
     # busybox and busybox-static exclude each other: either will do.
     command -v busybox >/dev/null || need_packages busybox-static
     # The tests fetch programs for their images with `apt-get download`, which needs the lists.

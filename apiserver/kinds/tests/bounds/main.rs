@@ -1,0 +1,189 @@
+//! The worst bodies that kinds can be sent, small and large -> instructions counted: four times the bytes are not more than about four times the work.
+//!
+//! The shapes of the kinds say what a body may hold, so that a new kind, list or text is covered when it is there. All of it takes an hour
+//! ([`by_hand`]); a commit tries those places that were once too slow, and others that are drawn by its seed.
+
+mod run;
+mod worst;
+
+use std::{path::Path, process::Command, sync::Arc, time::Instant};
+
+use apiserver::schema::Shapes;
+use rand::{SeedableRng, rngs::StdRng, seq::IndexedRandom};
+
+use run::Input;
+use worst::{ELEMENTS, Elements, Place, TEXTS};
+
+/// Bytes of the small body; the large one has four times as many.
+const SMALL: usize = 3 << 10;
+const TIMES: usize = 4;
+/// The large body may take so many times the work: n log n takes 4.6 times, n² 16 times.
+const MOST: f64 = 6.0;
+/// Places drawn by the seed.
+const DRAWN: usize = 6;
+
+/// Kind, path and elements of what was slower once: a list was compared with itself or with another, or shown whole with each of its faults.
+const ONCE: &[(&str, &str, Elements)] = &[
+    ("ConfigMap", "metadata.ownerReferences", Elements::Full),
+    ("ConfigMap", "metadata.finalizers", Elements::Few),
+    ("ConfigMap", "data", Elements::Few),
+    ("Pod", "spec.containers", Elements::Few),
+    ("Pod", "spec.containers.*.env", Elements::Same),
+    ("Pod", "spec.containers.*.ports", Elements::Same),
+    ("Pod", "spec.containers.*.ports", Elements::Few),
+    ("Pod", "spec.containers.*.volumeMounts", Elements::Few),
+    ("Pod", "spec.containers.*.volumeDevices", Elements::Few),
+    ("Pod", "spec.tolerations", Elements::Full),
+    ("Pod", "spec.schedulingGates", Elements::Few),
+    ("Pod", "spec.topologySpreadConstraints", Elements::Few),
+    ("Pod", "spec.volumes", Elements::Few),
+    ("Pod", "status.containerStatuses", Elements::Few),
+    ("Pod", "status.podIPs", Elements::Few),
+    ("Service", "spec.ports", Elements::Few),
+    ("Service", "spec.clusterIPs", Elements::Few),
+    ("EndpointSlice", "endpoints", Elements::Full),
+    ("Endpoints", "subsets", Elements::Few),
+    ("Node", "spec.taints", Elements::Full),
+    ("Role", "rules.*.verbs", Elements::Few),
+];
+
+/// The body of so many bytes.
+type Make = dyn Fn(&Shapes, usize) -> Input;
+
+/// One way to be bad, of one kind.
+struct Case {
+    name: String,
+    make: Box<Make>,
+    work: fn(&Shapes, &Input),
+}
+
+/// All places of all kinds; those of pod templates are those of pods.
+fn places(shapes: &Shapes) -> Vec<(Arc<apiserver::kind::Kind>, Place)> {
+    let kinds = kinds::table(&kinds::Config::default());
+    let of = |kind: Arc<apiserver::kind::Kind>| {
+        let schema = shapes.of(&kind).expect("every kind has a shape");
+        let own = |place: &Place| !place.path.iter().any(|step| step == "template") && (kind.kind == "Pod" || place.path[0] != "metadata");
+        worst::places(&schema).into_iter().filter(own).map(|place| (kind.clone(), place)).collect::<Vec<_>>()
+    };
+    kinds.into_iter().flat_map(of).collect()
+}
+
+fn is_text(place: &Place) -> bool {
+    !matches!(place.typ, apiserver::schema::Type::List(_) | apiserver::schema::Type::Map(_))
+}
+
+/// The ways to be bad in one place: as a write, and as a patch where a list or map may be merged.
+fn cases(kind: &Arc<apiserver::kind::Kind>, place: &Place, ways: &[Elements], texts: &[&'static str]) -> Vec<Case> {
+    let name = |how: &str| format!("{} {} {how}", kind.kind, place.path.join("."));
+    if is_text(place) {
+        let case = |part: &'static str| {
+            let (kind, place) = (kind.clone(), place.clone());
+            let make = move |shapes: &Shapes, size: usize| {
+                let schema = shapes.of(&kind).expect("every kind has a shape");
+                let body = worst::text(&schema, &place, part, size);
+                Input { kind: kind.clone(), stored: worst::text(&schema, &place, "b", 8), body: body.to_string() }
+            };
+            Case { name: name(&format!("text {part:?}")), make: Box::new(make), work: run::write }
+        };
+        return texts.iter().map(|part| case(part)).collect();
+    }
+    let case = |elements: Elements, work: fn(&Shapes, &Input), how: &str| {
+        let (kind, place) = (kind.clone(), place.clone());
+        let make = move |shapes: &Shapes, size: usize| {
+            let schema = shapes.of(&kind).expect("every kind has a shape");
+            let body = worst::object(&schema, &place, elements, size).to_string();
+            Input { kind: kind.clone(), stored: worst::reversed(&schema, &place, elements, size), body }
+        };
+        Case { name: name(&format!("{elements:?} {how}")), make: Box::new(make), work }
+    };
+    ways.iter().flat_map(|elements| [case(*elements, run::write, "write"), case(*elements, run::patch, "patch")]).collect()
+}
+
+fn chosen(shapes: &Shapes) -> Vec<Case> {
+    let all = places(shapes);
+    let mut out = Vec::new();
+    for (kind, path, elements) in ONCE {
+        let whole = kinds::table(&kinds::Config::default()).into_iter().find(|k| k.kind == *kind).expect("a kind of the table");
+        let found = worst::places(&shapes.of(&whole).expect("a shape")).into_iter().find(|place| place.path.join(".") == *path);
+        out.extend(cases(&whole, &found.unwrap_or_else(|| panic!("no {path} of {kind}")), &[*elements], &[]));
+    }
+    let seed = std::env::var("SKIFF_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(36);
+    let mut dice = StdRng::seed_from_u64(seed);
+    for (kind, place) in all.choose_multiple(&mut dice, DRAWN) {
+        let elements = *ELEMENTS.choose(&mut dice).expect("there are some");
+        out.extend(cases(kind, place, &[elements], &[TEXTS.choose(&mut dice).expect("there are some")]));
+    }
+    out
+}
+
+/// What is counted: callgrind knows the function by its name.
+#[inline(never)]
+fn counted_work(case: &Case, shapes: &Shapes, input: &Input) {
+    (case.work)(shapes, input);
+}
+
+/// The program under valgrind: does the work of each case twice, small and large.
+#[test]
+#[ignore = "run by the_worst_bodies_take_no_more_than_n_log_n, and counted"]
+fn the_counted_program() {
+    let shapes = kinds::schema::shapes();
+    let chosen = chosen(&shapes);
+    // The first count has all in it that came before.
+    counted_work(&chosen[0], &shapes, &(chosen[0].make)(&shapes, 64));
+    for case in chosen {
+        // What is made at first use is not counted.
+        (case.work)(&shapes, &(case.make)(&shapes, 64));
+        for size in [SMALL, TIMES * SMALL] {
+            counted_work(&case, &shapes, &(case.make)(&shapes, size));
+        }
+    }
+}
+
+#[test]
+fn the_worst_bodies_take_no_more_than_n_log_n() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let program = Command::new("valgrind")
+        .args(["--tool=callgrind", "--dump-after=*counted_work*", "--zero-before=*counted_work*"])
+        .arg(format!("--callgrind-out-file={}", out.display()))
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "the_counted_program", "--ignored", "--test-threads=1"])
+        .output()
+        .expect("valgrind is installed (deploy/setup.sh test)");
+    assert!(program.status.success(), "{}", String::from_utf8_lossy(&program.stderr));
+    let cases = chosen(&kinds::schema::shapes());
+    let counts: Vec<u64> = (2..2 + 2 * cases.len()).map(|at| instructions(&dir.path().join(format!("out.{at}")))).collect();
+    let too_slow: Vec<String> = (cases.iter().zip(counts.chunks(2)))
+        .filter(|(_, count)| count[1] as f64 > MOST * count[0] as f64)
+        .map(|(case, count)| format!("{}: {} instructions, of four times the bytes {}", case.name, count[0], count[1]))
+        .collect();
+    assert!(counts.iter().all(|count| *count > 10_000), "nothing was counted");
+    assert!(too_slow.is_empty(), "{}", too_slow.join("\n"));
+}
+
+fn instructions(dump: &Path) -> u64 {
+    let text = std::fs::read_to_string(dump).unwrap_or_else(|error| panic!("{}: {error}", dump.display()));
+    let total = text.lines().find_map(|line| line.strip_prefix("totals: "));
+    total.and_then(|count| count.trim().parse().ok()).unwrap_or_else(|| panic!("no totals in {}", dump.display()))
+}
+
+/// All places, large, by the clock: to find what [`ONCE`] does not know. Prints what takes long or grows fast.
+#[test]
+#[ignore = "by hand: takes long"]
+fn by_hand() {
+    let shapes = kinds::schema::shapes();
+    let only = std::env::var("SKIFF_BOUNDS_ONLY").unwrap_or_default();
+    for (kind, place) in places(&shapes) {
+        for case in cases(&kind, &place, &ELEMENTS, &TEXTS).into_iter().filter(|case| case.name.contains(&only)) {
+            let seconds = [24 << 10, 96 << 10].map(|size| {
+                let input = (case.make)(&shapes, size);
+                let began = Instant::now();
+                (case.work)(&shapes, &input);
+                began.elapsed().as_secs_f64()
+            });
+            if seconds[1] > 0.05 && seconds[1] > MOST * seconds[0] || seconds[1] > 1.0 {
+                println!("{:8.3} {:8.3} {}", seconds[0], seconds[1], case.name);
+            }
+        }
+    }
+}

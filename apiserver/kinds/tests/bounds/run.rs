@@ -1,0 +1,49 @@
+//! One body of one kind -> through everything that is done to a body: read, checked, defaulted, judged, warned about, shown, merged.
+
+use std::sync::Arc;
+
+use api::{causes::Causes, time::Timestamp};
+use apiserver::{
+    decode::{FieldValidation, Schemas},
+    kind::Kind,
+    parse,
+    schema::Shapes,
+    smp,
+};
+use serde_json::Value;
+
+/// A body, and another state of the same object that is stored.
+pub struct Input {
+    pub kind: Arc<Kind>,
+    pub body: String,
+    pub stored: Value,
+}
+
+/// As a write of it does. What it says of the body does not matter.
+pub fn write(shapes: &Shapes, input: &Input) {
+    let Ok(parsed) = parse::json(input.body.as_bytes()) else { return };
+    let (kind, mut new) = (&input.kind, parsed.value);
+    drop(shapes.check(kind, &mut new, &parsed.duplicates, FieldValidation::Warn));
+    let law = &kind.law;
+    law.default(&mut new);
+    let mut causes = Causes::default();
+    law.validate(&new, &mut causes);
+    law.validate_create(&new, &mut causes);
+    drop(law.warnings(&new, None));
+    drop(law.cells(&new, Timestamp::UNIX_EPOCH));
+    for old in [&new, &input.stored] {
+        let mut causes = Causes::default();
+        law.validate_update(&new, old, &mut causes);
+        for sub in &kind.subresources {
+            law.validate_subresource(&sub.name, &new, old, &mut causes);
+        }
+        drop(law.warnings(&new, Some(old)));
+    }
+}
+
+/// As a strategic merge patch that names all of it.
+pub fn patch(shapes: &Shapes, input: &Input) {
+    let Some(schema) = shapes.of(&input.kind) else { return };
+    let Ok(parsed) = parse::json(input.body.as_bytes()) else { return };
+    drop(smp::apply(&schema, &input.stored, parsed.value));
+}

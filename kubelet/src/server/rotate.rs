@@ -49,9 +49,9 @@ struct Grown {
 impl Limits {
     /// How long a directory may be left alone in which `bytes` were written within `within`: half of what a log may have comes no sooner.
     fn pause_after(&self, bytes: u64, within: Duration) -> Duration {
-        let times = (self.bytes_max as f64 / 2.0) / (bytes.max(1) as f64);
-        let calm = within.as_secs_f64() * times;
-        Duration::from_secs_f64(calm.min(self.pause.as_secs_f64())).max(PAUSE_MIN.min(self.pause))
+        let calm_millis = within.as_millis() * u128::from(self.bytes_max / 2) / u128::from(bytes.max(1));
+        let calm = u64::try_from(calm_millis).map_or(self.pause, Duration::from_millis);
+        calm.min(self.pause).max(PAUSE_MIN.min(self.pause))
     }
 }
 
@@ -256,7 +256,10 @@ mod tests {
         let limits = Limits::default();
         let mut pause = PAUSE_FIRST;
         let mut looks = |bytes_per_second: u64| {
-            (0..6).for_each(|_| pause = limits.pause_after((bytes_per_second as f64 * pause.as_secs_f64()) as u64, pause));
+            for _ in 0..6 {
+                let millis = u64::try_from(pause.as_millis()).unwrap();
+                pause = limits.pause_after(bytes_per_second * millis / 1000, pause);
+            }
             pause
         };
         assert_eq!(looks(1000), limits.pause, "upstream's interval");

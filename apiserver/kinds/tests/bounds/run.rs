@@ -41,6 +41,14 @@ pub fn write(shapes: &Shapes, input: &Input) {
     }
 }
 
+/// As [`write`], and what no law may do: each element is looked for among all others.
+pub fn write_in_pairs(shapes: &Shapes, input: &Input) {
+    write(shapes, input);
+    let list = input.stored["spec"]["containers"].as_array().cloned().unwrap_or_default();
+    let unique = list.iter().enumerate().filter(|(i, one)| list.iter().skip(i + 1).all(|other| other["name"] != one["name"])).count();
+    assert_eq!(unique, list.len());
+}
+
 /// As a strategic merge patch that names all of it.
 pub fn patch(shapes: &Shapes, input: &Input) {
     let Some(schema) = shapes.of(&input.kind) else { return };

@@ -44,7 +44,7 @@ pub fn write(shapes: &Shapes, input: &Input) {
 /// As [`write`], and what no law may do: each element is looked for among all others.
 pub fn write_in_pairs(shapes: &Shapes, input: &Input) {
     write(shapes, input);
-    let list = input.stored["spec"]["containers"].as_array().cloned().unwrap_or_default();
+    let list = input.stored["spec"]["ports"].as_array().cloned().unwrap_or_default();
     let unique = list.iter().enumerate().filter(|(i, one)| list.iter().skip(i + 1).all(|other| other["name"] != one["name"])).count();
     assert_eq!(unique, list.len());
 }

@@ -27,7 +27,7 @@ mod serviceaccount;
 mod services;
 mod tainteviction;
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 pub use nodelifecycle::NodeConfig;
 
@@ -68,32 +68,33 @@ pub struct Start<'a> {
     stills: Option<scale::Stills>,
 }
 
+/// A row of the table that is being started.
+pub struct Entry<'a> {
+    start: &'a Start<'a>,
+    account: &'static str,
+    component: &'static str,
+}
+
 /// Service account in kube-system (its RBAC role is `system:controller:<account>`), component name in events, and how it starts.
-type Row = (&'static str, &'static str, fn(&Start<'_>, &'static str, &'static str));
+type Row = (&'static str, &'static str, fn(&Entry<'_>));
 
 const TABLE: &[Row] = &[
-    ("replicaset-controller", "replicaset-controller", |s, a, c| s.run(a, c, replicaset::ReplicaSets::new(s.caches, &s.owned))),
-    ("replication-controller", "replication-controller", |s, a, c| {
-        s.run(a, c, replicationcontroller::Controllers::new(s.caches, &s.owned))
-    }),
-    ("deployment-controller", "deployment-controller", |s, a, c| s.run(a, c, deployment::Deployments::new(s.caches, &s.owned))),
-    ("endpoint-controller", "endpoint-controller", |s, a, c| s.run(a, c, endpoints::Endpoints::new(s.caches, &s.selected))),
-    ("endpointslice-controller", "endpoint-slice-controller", |s, a, c| {
-        s.run(a, c, endpointslice::EndpointSlices::new(s.caches, &s.selected))
-    }),
-    ("namespace-controller", "namespace-controller", |s, a, c| s.run(a, c, namespace::Namespaces::new(s.caches, (s.clients)(a)))),
-    ("generic-garbage-collector", "garbage-collector-controller", |s, a, c| s.run(a, c, garbage::Garbage::new((s.clients)(a), s.group))),
-    ("node-controller", "node-controller", |s, a, c| s.run(a, c, nodelifecycle::NodeLifecycle::new(s.caches, &s.config.nodes))),
-    ("node-controller", "taint-eviction-controller", |s, a, c| s.run(a, c, tainteviction::TaintEviction::new(s.caches))),
-    ("pod-garbage-collector", "pod-garbage-collector", |s, a, c| {
-        s.run(a, c, podgc::PodGc::new(s.caches, (s.clients)(a), s.config.terminated_pods_max));
-    }),
-    ("service-account-controller", "serviceaccount-controller", |s, a, c| s.run(a, c, serviceaccount::ServiceAccounts::new(s.caches))),
-    ("root-ca-cert-publisher", "root-ca-cert-publisher", |s, a, c| s.run(a, c, root_ca::RootCa::new(s.caches, &s.config.root_ca))),
-    ("disruption-controller", "controllermanager", |s, a, c| s.run(a, c, disruption::Budgets::new(s.caches, (s.clients)(a)))),
-    ("disruption-controller", "controllermanager", |s, a, c| s.run(a, c, disruption::StaleDisruptions::new(s.caches))),
-    ("clusterrole-aggregation-controller", "clusterrole-aggregation-controller", |s, a, c| s.run(a, c, roles::Roles::new(s.caches))),
-    ("node-controller", "cidrAllocator", |s, a, c| s.run(a, c, nodeipam::NodeIpam::new(s.caches, s.config.cluster_cidr))),
+    ("replicaset-controller", "replicaset-controller", |s| s.run(replicaset::ReplicaSets::new(s.caches, &s.owned))),
+    ("replication-controller", "replication-controller", |s| s.run(replicationcontroller::Controllers::new(s.caches, &s.owned))),
+    ("deployment-controller", "deployment-controller", |s| s.run(deployment::Deployments::new(s.caches, &s.owned))),
+    ("endpoint-controller", "endpoint-controller", |s| s.run(endpoints::Endpoints::new(s.caches, &s.selected))),
+    ("endpointslice-controller", "endpoint-slice-controller", |s| s.run(endpointslice::EndpointSlices::new(s.caches, &s.selected))),
+    ("namespace-controller", "namespace-controller", |s| s.run(namespace::Namespaces::new(s.caches, s.client()))),
+    ("generic-garbage-collector", "garbage-collector-controller", |s| s.run(garbage::Garbage::new(s.client(), s.group))),
+    ("node-controller", "node-controller", |s| s.run(nodelifecycle::NodeLifecycle::new(s.caches, &s.config.nodes))),
+    ("node-controller", "taint-eviction-controller", |s| s.run(tainteviction::TaintEviction::new(s.caches))),
+    ("pod-garbage-collector", "pod-garbage-collector", |s| s.run(podgc::PodGc::new(s.caches, s.client(), s.config.terminated_pods_max))),
+    ("service-account-controller", "serviceaccount-controller", |s| s.run(serviceaccount::ServiceAccounts::new(s.caches))),
+    ("root-ca-cert-publisher", "root-ca-cert-publisher", |s| s.run(root_ca::RootCa::new(s.caches, &s.config.root_ca))),
+    ("disruption-controller", "controllermanager", |s| s.run(disruption::Budgets::new(s.caches, s.client()))),
+    ("disruption-controller", "controllermanager", |s| s.run(disruption::StaleDisruptions::new(s.caches))),
+    ("clusterrole-aggregation-controller", "clusterrole-aggregation-controller", |s| s.run(roles::Roles::new(s.caches))),
+    ("node-controller", "cidrAllocator", |s| s.run(nodeipam::NodeIpam::new(s.caches, s.config.cluster_cidr))),
 ];
 
 /// Starts every controller of the table in `group`.
@@ -109,19 +110,31 @@ pub fn start(config: &Config, caches: &Caches, clients: ClientFor<'_>, group: &G
         #[cfg(test)]
         stills: None,
     };
-    for (account, component, begin) in TABLE {
-        begin(&start, account, component);
+    for &(account, component, begin) in TABLE {
+        begin(&Entry { start: &start, account, component });
     }
 }
 
-impl Start<'_> {
-    fn run<L: Loop>(&self, account: &str, component: &'static str, this: L) {
+impl Entry<'_> {
+    /// A client that is this controller's service account.
+    fn client(&self) -> kube::Client {
+        (self.clients)(self.account)
+    }
+
+    fn run<L: Loop>(&self, this: L) {
         #[cfg(test)]
         if let Some(stills) = &self.stills {
-            return stills.borrow_mut().push((component, std::rc::Rc::new(reconcile::Still::new(this))));
+            return stills.borrow_mut().push((self.component, std::rc::Rc::new(reconcile::Still::new(this))));
         }
-        let client = (self.clients)(account);
-        let recorder = Recorder::new(client.clone(), component, None, self.group);
-        reconcile::run(this, client, recorder, self.group);
+        let recorder = Recorder::new(self.client(), self.component, None, self.group);
+        reconcile::run(this, self.client(), recorder, self.group);
+    }
+}
+
+impl<'a> Deref for Entry<'a> {
+    type Target = Start<'a>;
+
+    fn deref(&self) -> &Start<'a> {
+        self.start
     }
 }

@@ -26,7 +26,7 @@ use reconcile::{Loop, Still};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::{Config, Start, TABLE, owned::Owned, services::Selected};
+use crate::{Config, Entry, Start, TABLE, owned::Owned, services::Selected};
 
 const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
 const NAMESPACE: &str = "crowd";
@@ -100,7 +100,7 @@ impl World {
             selected: Arc::new(Selected::new(&caches)),
             stills: Some(stills.clone()),
         };
-        TABLE.iter().for_each(|(account, component, begin)| begin(&start, account, component));
+        TABLE.iter().for_each(|&(account, component, begin)| begin(&Entry { start: &start, account, component }));
         let template = of(json!({
             "metadata": {"namespace": NAMESPACE, "labels": {"app": "web", "pod-template-hash": "h"}, "ownerReferences": [owner("ReplicaSet", "web-h", "set")]},
             "spec": {"containers": [{"name": "c", "image": "i"}]},

@@ -141,6 +141,9 @@ impl Loop for Garbage {
                 let (object, dependents) = (Box::new(seen.clone()), graph.dependents(&key.name));
                 return Some(if graph.is_whole() { World::Leaving { object, dependents } } else { World::Unanswered });
             }
+            if seen.owners.iter().any(|owner| ask::is_unserved(&graph, owner)) {
+                return Some(World::Unserved);
+            }
             seen.clone()
         };
         self.doubtful(key, &seen).await

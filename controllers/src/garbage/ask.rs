@@ -35,6 +35,11 @@ pub async fn object(client: &kube::Client, collection: &Arc<Collection>, namespa
     }
 }
 
+/// Whether nobody can say what an owner is. One that was seen under the name of its reference is what it was.
+pub fn is_unserved(graph: &Graph, owner: &Owner) -> bool {
+    is_possible(&owner.name) && graph.collection(owner).is_none() && graph.get(&owner.uid).is_none()
+}
+
 /// Where an owner is to be looked for, or what it is without a look.
 pub fn place(graph: &Graph, owner: &Owner, namespace: &str) -> Result<(Arc<Collection>, Place), State> {
     if !is_possible(&owner.name) {

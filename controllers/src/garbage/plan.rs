@@ -20,6 +20,8 @@ pub enum World {
     Doubtful { object: Box<Node>, owners: Vec<Judged>, dependents: Vec<Node>, contested: bool },
     /// Not enough is known yet.
     Unanswered,
+    /// One of its owners is of a kind that is not served: nothing is done until it is, or is no more an owner.
+    Unserved,
 }
 
 /// An owner, what it is, and what the graph knew of it.
@@ -47,10 +49,13 @@ pub enum State {
 pub fn plan(world: &World) -> Plan {
     match world {
         World::Unanswered => Plan::rest().again_in(ASK_AGAIN),
+        World::Unserved => Plan::rest().again_in(UNSEEN_AGAIN),
         World::Leaving { object, dependents } => leaving(object, dependents),
         World::Doubtful { object, owners, dependents, contested } => {
             let mut plan = doubtful(object, owners, dependents, *contested);
-            let foreign = owners.iter().filter(|o| o.known == Known::Foreign);
+            // Told once, when something follows from it or nothing ever will.
+            let is_last_word = !plan.actions.is_empty() || owners.iter().any(|o| o.state == State::Misplaced);
+            let foreign = owners.iter().filter(|o| is_last_word && o.known == Known::Foreign);
             plan.actions.splice(0..0, foreign.map(|judged| object.names_foreigner(&judged.owner)));
             plan
         }
@@ -231,6 +236,7 @@ mod tests {
             assert_eq!(plan(&world(&[("a", other), ("b", State::Misplaced)])), Plan::rest());
         }
         assert_eq!(plan(&World::Unanswered), Plan::rest().again_in(ASK_AGAIN));
+        assert_eq!(plan(&World::Unserved), Plan::rest().again_in(UNSEEN_AGAIN));
     }
 
     #[test]
@@ -244,11 +250,16 @@ mod tests {
 
     #[test]
     fn an_owner_in_another_namespace_is_told_of() {
-        let mut foreign = world(&[("a", State::Absent)]);
-        if let World::Doubtful { owners, .. } = &mut foreign {
-            owners[0].known = Known::Foreign;
-        }
-        let plan = plan(&foreign);
+        let foreign = |states: &[(&str, State)]| {
+            let mut world = world(states);
+            if let World::Doubtful { owners, .. } = &mut world {
+                owners[0].known = Known::Foreign;
+            }
+            plan(&world)
+        };
+        assert!(foreign(&[("a", State::Absent), ("b", State::Unknown)]).actions.is_empty(), "not each time");
+        assert_eq!(foreign(&[("a", State::Misplaced)]).actions.len(), 1);
+        let plan = foreign(&[("a", State::Absent)]);
         let [Action::Tell { reason: "OwnerRefInvalidNamespace", warning: true, message, .. }, Action::Delete { .. }] = &plan.actions[..]
         else {
             panic!("{plan:?}")

@@ -84,6 +84,72 @@ pub async fn an_owner_that_never_was(w: &World) {
     assert_eq!(w.api.get(&at("ghost")).await.status, 200);
 }
 
+/// Names that a reference may have and no object can: nobody's names, and the collector goes on after them.
+pub async fn odd_owners(w: &World) {
+    let owner = w.configmap("owner", json!({})).await;
+    let mut unserved = owned_by("unserved", &owner, true);
+    unserved["metadata"]["ownerReferences"][0]["apiVersion"] = "example.test/v9".into();
+    w.api.post(CONFIGMAPS, &unserved).await.expect(201);
+    for (number, name) in ["a b", "a/b", "..", "\u{dc}?x=y#z", "%2e%2e", "line\nfeed"].iter().enumerate() {
+        let mut odd = owned_by(&format!("odd-{number}"), &owner, true);
+        odd["metadata"]["ownerReferences"][0]["name"] = (*name).into();
+        w.api.post(CONFIGMAPS, &odd).await.expect(201);
+        w.is_gone(&at(&format!("odd-{number}"))).await;
+    }
+    w.api.post(CONFIGMAPS, &owned_by("child", &owner, true)).await.expect(201);
+    w.api.delete(&at("owner")).await.expect(200);
+    w.is_gone(&at("child")).await;
+    w.api.get(&at("unserved")).await.expect(200);
+}
+
+pub async fn owners_in_other_namespaces(w: &World) {
+    let owner = w.configmap("owner", json!({})).await;
+    w.api.post("/api/v1/namespaces", &object("v1", "Namespace", "other", json!({}))).await.expect(201);
+    let other = "/api/v1/namespaces/other";
+    w.api.post(&format!("{other}/configmaps"), &owned_by("stray", &owner, false)).await.expect(201);
+    w.is_gone(&format!("{other}/configmaps/stray")).await;
+    let told = format!(
+        "ownerRef [v1/ConfigMap, namespace: other, name: owner, uid: {}] does not exist in namespace \"other\"",
+        owner["metadata"]["uid"].as_str().unwrap_or_default()
+    );
+    eventually("it is told why", SOON, async || {
+        let events = w.api.get(&format!("{other}/events")).await.expect(200);
+        let is_it = |e: &Value| e["reason"] == "OwnerRefInvalidNamespace" && e["involvedObject"]["name"] == "stray" && e["message"] == told;
+        if events["items"].as_array().is_some_and(|items| items.iter().any(is_it)) { Ok(()) } else { Err(events) }
+    })
+    .await;
+    w.api.get(&at("owner")).await.expect(200);
+}
+
+/// Those that are freed at the moment in which their owner goes: who was told that it is free stays.
+pub async fn freed_in_time(w: &World) {
+    for round in 0..4 {
+        let (owner, names) = (w.configmap(&format!("owner-{round}"), json!({})).await, (0..25).map(|n| format!("free-{round}-{n}")));
+        let names: Vec<String> = names.collect();
+        for name in &names {
+            w.api.post(CONFIGMAPS, &owned_by(name, &owner, true)).await.expect(201);
+        }
+        let freed = futures::future::join_all(names.iter().map(async |name| {
+            let answer = w.api.patch(&at(name), Patch::Merge, &json!({"metadata": {"ownerReferences": null}})).await;
+            (name, answer.status == 200 && answer.json()["metadata"]["deletionTimestamp"].is_null())
+        }));
+        let owner_path = at(&format!("owner-{round}"));
+        let (freed, _) = tokio::join!(freed, w.api.delete(&owner_path));
+        // The collector is through with all that came before this one.
+        let mut ghost = owner.clone();
+        ghost["metadata"]["uid"] = format!("00000000-0000-4000-8000-00000000000{round}").into();
+        w.api.post(CONFIGMAPS, &owned_by("last", &ghost, false)).await.expect(201);
+        w.is_gone(&at("last")).await;
+        for (name, free) in freed {
+            if free {
+                w.api.get(&at(name)).await.expect(200);
+            } else {
+                w.is_gone(&at(name)).await;
+            }
+        }
+    }
+}
+
 pub async fn a_namespace_goes_with_its_contents(w: &World) {
     w.api.post("/api/v1/namespaces", &object("v1", "Namespace", "short", json!({}))).await.expect(201);
     w.pods_can_be_made_in("short").await;

@@ -5,6 +5,7 @@ mod door;
 mod fair;
 mod garbage;
 mod lists;
+mod losses;
 mod objects;
 mod watches;
 mod workloads;
@@ -38,7 +39,9 @@ on_every_store! {
         bodies_and_forms, field_validation, status_is_apart, deletecollection, what_is_refused;
     lists: pages_stand_still, revisions, selectors, tables;
     watches: resumed_without_gap, selections, streaming_list, bookmarks, too_old_is_gone;
-    garbage: finalizers_hold, background, foreground, orphans, an_owner_that_never_was, a_namespace_goes_with_its_contents;
+    garbage: finalizers_hold, background, foreground, orphans, an_owner_that_never_was, odd_owners, owners_in_other_namespaces,
+        freed_in_time, a_namespace_goes_with_its_contents;
+    losses: system_namespaces_come_back, taints_drive_pods_away_in_time;
     access: nobody_and_anybody, roles_allow, tokens, reviews;
     door: a_tenant_stays_at_home, a_name_and_a_selector_agree, an_update_that_creates_needs_create, labels_are_rights, streams_need_create,
         nobody_is_led_to_the_server_itself, who_impersonates_is_not_himself, tokens_have_audiences;

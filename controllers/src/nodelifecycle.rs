@@ -84,7 +84,7 @@ pub struct World {
     node: Arc<Node>,
     /// Until the node counts as silent; zero once it does.
     left: Duration,
-    /// Its pods, where it cannot vouch for them.
+    /// Its pods, where it is silent.
     pods: Vec<Arc<Pod>>,
     execute: Execute,
     /// When more can be said about `execute`.
@@ -213,8 +213,8 @@ impl Loop for NodeLifecycle {
         if let (Turn::Of(next), Some(wake)) = (turn, self.wake.get()) {
             wake(Key::new("", &next));
         }
-        let vouched = left > Duration::ZERO && condition(&node, "Ready").is_none_or(|c| c.status != "Unknown");
-        let pods = if vouched { Vec::new() } else { self.pods.at(&key.name) };
+        // A node that speaks again speaks for its pods, whatever is still written of it.
+        let pods = if left > Duration::ZERO { Vec::new() } else { self.pods.at(&key.name) };
         Some(World { node, left, pods, execute, again, now: Timestamp::now() })
     }
 

@@ -144,7 +144,7 @@ impl Control {
     }
 
     fn start_loops(&self, flags: &ServerFlags) {
-        self.group.spawn(auth::keep_namespaces(self.engine.clone()));
+        self.group.spawn_loop("system namespaces", auth::keep_namespaces(self.engine.clone()));
         let config = controllers::Config {
             cluster_cidr: flags.cluster_cidr,
             root_ca: self.certs.ca().to_owned(),

@@ -28,8 +28,9 @@ use crate::{
 
 /// Keys of one loop that run at the same time.
 const CONCURRENT: usize = 20;
-/// A key that waits longer than this for its own writes goes on without.
-const HOLD_MAX: Duration = Duration::from_secs(10);
+/// A key that waits longer than this for its own writes goes on without: a watch that was cut lists again after half of that at the latest. Upstream's
+/// expectations hold for five minutes.
+const HOLD_MAX: Duration = Duration::from_secs(60);
 /// A key rests for so long for each object that its set has (see [`Loop::weight`])...
 const REST_EACH: Duration = Duration::from_micros(10);
 /// ... not at all for less than this...

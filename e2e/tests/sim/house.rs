@@ -72,7 +72,7 @@ impl House {
     }
 
     fn start_loops(&self) {
-        self.group.spawn(auth::keep_namespaces(self.engine.clone()));
+        self.group.spawn_loop("system namespaces", auth::keep_namespaces(self.engine.clone()));
         let config = controllers::Config {
             cluster_cidr: "10.244.0.0/16".parse().unwrap(),
             root_ca: "the authority".into(),

@@ -12,10 +12,10 @@ use serde_json::Value;
 use store::{Entry, Event, Range, Rev, Store, faulty::Faulty};
 use tokio::time::Instant;
 
-use crate::{house::House, nodes};
+use crate::{house::House, losses::Losses, nodes};
 
 /// How old a view a controller may act upon: its watch may be cut, its request late, and it backs off in between.
-const STALE: Duration = Duration::from_secs(60);
+pub const STALE: Duration = Duration::from_secs(60);
 
 pub type Watched = Arc<Mutex<State>>;
 
@@ -31,6 +31,7 @@ pub struct State {
     unanswered: VecDeque<(Instant, u64)>,
     acknowledged: BTreeMap<String, Rev>,
     pods_fail: bool,
+    pub losses: Losses,
 }
 
 pub struct Stored {
@@ -52,6 +53,7 @@ pub async fn watch(house: &House, pods_fail: bool) -> Watched {
         unanswered: [(Instant::now(), 0)].into(),
         acknowledged: BTreeMap::new(),
         pods_fail,
+        losses: Losses::default(),
     }));
     let watched = state.clone();
     house.group.spawn(async move {
@@ -77,6 +79,7 @@ impl State {
 
     /// Somebody asked for its end, or for that of all below it.
     pub fn may_go(&mut self, key: &str) {
+        self.losses.ask(key);
         self.acknowledged.retain(|k, _| k != key);
     }
 
@@ -106,11 +109,14 @@ impl State {
                 let value = new.value.clone();
                 self.objects.insert(key.clone(), new);
                 self.put(&key, old.as_ref(), &value);
+                self.broken.extend(self.losses.put(&key, old.as_ref(), &value, &self.objects));
             }
             Event::Delete { prev, .. } => {
                 self.objects.remove(&key);
                 if let Some(prev) = prev {
-                    self.gone(&key, &stored(&prev).value);
+                    let old = stored(&prev).value;
+                    self.gone(&key, &old);
+                    self.broken.extend(self.losses.gone(&key, &old, &self.objects));
                 }
             }
         }

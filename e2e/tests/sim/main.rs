@@ -3,8 +3,10 @@
 //! Each seed is one process of its own: [`steady`] gives it its dice and its clock, so that a seed replays to the letter. A failure prints
 //! the seed; `SKIFF_SIM_SEED=n cargo test -p e2e --test sim -- --nocapture` replays it. `SKIFF_SIM_SEEDS=a..b` looks at others.
 
+mod families;
 mod house;
 mod laws;
+mod losses;
 mod nodes;
 mod odd;
 mod settle;

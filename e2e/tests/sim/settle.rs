@@ -2,11 +2,14 @@
 
 use serde_json::Value;
 
-use crate::laws::{State, controls, is_active, is_over, is_ready, text};
+use crate::{
+    laws::{State, controls, is_active, is_over, is_ready, text},
+    losses,
+};
 
 /// All that has not converged.
 pub fn unsettled(state: &State) -> Vec<String> {
-    let mut left = Vec::new();
+    let mut left = losses::unsettled(&state.objects);
     for deployment in state.of("deployments", "") {
         left.extend(of_deployment(state, deployment).into_iter().map(|why| format!("deployment {}: {why}", name(deployment))));
     }

@@ -71,7 +71,7 @@ async fn story(seed: u64) {
         if step.is_multiple_of(15) {
             house.set(weather(seed, &mut dice));
         }
-        user.act(&house, &mut nodes).await;
+        Box::pin(user.act(&house, &mut nodes)).await;
         let longest = if step % 10 == 9 { 60_000 } else { 4000 };
         sleep(Duration::from_millis(dice.random_range(1..longest))).await;
         check(&watched, &user, step);
@@ -79,7 +79,7 @@ async fn story(seed: u64) {
     }
     house.set(Faults::default());
     nodes.be_lucky();
-    user.mend(&house, &mut nodes).await;
+    Box::pin(user.mend(&house, &mut nodes)).await;
     settle(&house, &watched, &user).await;
     odd::check(&house);
     let revision = watched.lock().objects.values().map(|o| o.rev).max();
@@ -137,5 +137,7 @@ fn caches_agree(house: &House, watched: &Watched) {
 fn check(watched: &Watched, user: &User, step: usize) {
     let mut state = watched.lock();
     state.check_acknowledged();
+    let overdue = state.losses.overdue();
+    state.broken.extend(overdue);
     assert!(state.broken.is_empty(), "after step {step}:\n{}\n{}", state.broken.join("\n"), user.log.join("\n"));
 }

@@ -1,22 +1,31 @@
 //! Dice -> what users ask for: deployments, services, namespaces, nodes; made, changed, deleted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use crate::{
+    families::Families,
     house::{Asker, House},
     laws::Watched,
     nodes::{self, Nodes},
     odd,
 };
 
-const NAMESPACES: [&str; 3] = ["red", "green", "blue"];
+pub const NAMESPACES: [&str; 3] = ["red", "green", "blue"];
 const NAMES: [&str; 3] = ["web", "db", "queue"];
 pub const NODES: u64 = 8;
 /// Only `red/web` and `green/web` want it, two pods each at most: with as many again during rollouts they still fit the nodes.
 const HOST_PORT: u64 = 8080;
+
+/// What `kubectl taint node n maintenance=v:NoExecute` puts there: without a time.
+const TAINT: &str = "maintenance";
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// What users of this seed do.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,20 +36,30 @@ pub enum Manners {
 }
 
 pub struct User {
-    dice: StdRng,
-    asker: Asker,
-    watched: Watched,
+    pub dice: StdRng,
+    pub asker: Asker,
+    pub watched: Watched,
     manners: Manners,
     silent: BTreeSet<u64>,
     /// What was asked for last, by path.
     pub log: Vec<String>,
     image: BTreeMap<String, u64>,
+    pub families: Families,
 }
 
 impl User {
     pub fn new(house: &House, watched: Watched, manners: Manners, dice: StdRng) -> Self {
         let asker = house.asker("admin", &["system:masters"]);
-        Self { dice, asker, watched, manners, silent: BTreeSet::new(), log: Vec::new(), image: BTreeMap::new() }
+        Self {
+            dice,
+            asker,
+            watched,
+            manners,
+            silent: BTreeSet::new(),
+            log: Vec::new(),
+            image: BTreeMap::new(),
+            families: Families::default(),
+        }
     }
 
     /// One thing, at random.
@@ -48,6 +67,12 @@ impl User {
         let namespace = *NAMESPACES.choose(&mut self.dice).unwrap();
         let name = *NAMES.choose(&mut self.dice).unwrap();
         let path = format!("/apis/apps/v1/namespaces/{namespace}/deployments/{name}");
+        if self.dice.random_ratio(1, 6) {
+            return self.family(namespace).await;
+        }
+        if self.manners == Manners::Wild && self.dice.random_ratio(1, 10) {
+            return self.trouble(house, nodes).await;
+        }
         match self.dice.random_range(0..100) {
             0..10 => self.make_namespace(namespace).await,
             10..35 => self.make_deployment(namespace, name).await,
@@ -79,7 +104,52 @@ impl User {
         }
         for number in 0..NODES {
             self.patch(&format!("/api/v1/nodes/{}", nodes::name(number)), json!({"spec": {"unschedulable": null}})).await;
+            while !self.taint(number, false).await {
+                sleep(AGAIN).await;
+            }
         }
+    }
+
+    /// What befalls all, or many.
+    async fn trouble(&mut self, house: &House, nodes: &mut Nodes) {
+        match self.dice.random_range(0..10) {
+            0 => self.blackout(house, nodes).await,
+            1 => self.delete("/api/v1/namespaces/kube-node-lease", "/registry/namespaces/kube-node-lease").await,
+            _ => {
+                let (number, on) = (self.dice.random_range(0..NODES), self.dice.random_ratio(1, 2));
+                self.taint(number, on).await;
+            }
+        }
+    }
+
+    /// All nodes fall silent at once, and speak again some time later.
+    async fn blackout(&mut self, house: &House, nodes: &mut Nodes) {
+        let others: Vec<u64> = (0..NODES).filter(|n| !self.silent.contains(n)).collect();
+        let seconds = self.dice.random_range(20..500);
+        self.log.push(format!("blackout of {seconds} s"));
+        others.iter().for_each(|number| nodes.silence(*number));
+        sleep(Duration::from_secs(seconds)).await;
+        others.iter().for_each(|number| nodes.start(house, *number));
+    }
+
+    /// As `kubectl taint` does; whether that is so now.
+    async fn taint(&mut self, number: u64, on: bool) -> bool {
+        let path = format!("/api/v1/nodes/{}", nodes::name(number));
+        let node = match self.asker.ask("GET", &path, &Value::Null).await {
+            Ok(node) => node,
+            Err((code, _)) => return code == 404 && !on,
+        };
+        let mut taints = node.pointer("/spec/taints").and_then(Value::as_array).cloned().unwrap_or_default();
+        let had = taints.len();
+        taints.retain(|t| t["key"] != TAINT);
+        if on {
+            taints.push(json!({"key": TAINT, "value": "v", "effect": "NoExecute"}));
+        } else if taints.len() == had {
+            return true;
+        }
+        let taints = if taints.is_empty() { Value::Null } else { json!(taints) };
+        let version = &node["metadata"]["resourceVersion"];
+        self.patch(&path, json!({"metadata": {"resourceVersion": version}, "spec": {"taints": taints}})).await
     }
 
     pub async fn make_namespace(&mut self, name: &str) {
@@ -96,7 +166,8 @@ impl User {
         let mut spec = json!({
             "replicas": self.size(wants_port), "minReadySeconds": *[0, 0, 3].choose(&mut self.dice).unwrap(),
             "strategy": self.strategy(), "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": {"terminationGracePeriodSeconds": 5, "containers": [container]}},
+            "template": {"metadata": {"labels": labels},
+                "spec": {"terminationGracePeriodSeconds": 5, "containers": [container], "tolerations": self.tolerations()}},
         });
         odd::spice(&mut spec, &mut self.dice);
         let body = json!({"metadata": {"name": name}, "spec": spec});
@@ -115,6 +186,14 @@ impl User {
 
     fn size(&mut self, wants_port: bool) -> u64 {
         self.dice.random_range(0..if wants_port { 3 } else { 6 })
+    }
+
+    fn tolerations(&mut self) -> Value {
+        let seconds = *[0, 20, 20, i64::MAX, 100_000_000, -1].choose(&mut self.dice).unwrap();
+        match self.dice.random_range(0..2) {
+            0 => json!([]),
+            _ => json!([{"key": TAINT, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}]),
+        }
     }
 
     fn strategy(&mut self) -> Value {
@@ -191,15 +270,16 @@ impl User {
         self.note("delete", path, policy, &done);
     }
 
-    async fn make(&mut self, collection: &str, key: &str, body: Value) {
+    pub async fn make(&mut self, collection: &str, key: &str, body: Value) {
         let done = self.asker.ask("POST", collection, &body).await;
         self.acknowledged(key.to_owned(), &done);
         self.note("create", key, &body["spec"].to_string(), &done);
     }
 
-    async fn patch(&mut self, path: &str, body: Value) {
+    pub async fn patch(&mut self, path: &str, body: Value) -> bool {
         let done = self.asker.ask("PATCH", path, &body).await;
         self.note("patch", path, &body.to_string(), &done);
+        done.is_ok()
     }
 
     fn acknowledged(&self, key: String, done: &Result<Value, (u16, String)>) {
@@ -209,7 +289,7 @@ impl User {
         }
     }
 
-    fn note(&mut self, verb: &str, what: &str, how: &str, done: &Result<Value, (u16, String)>) {
+    pub fn note(&mut self, verb: &str, what: &str, how: &str, done: &Result<Value, (u16, String)>) {
         let answer = match done {
             Ok(_) => "ok".to_owned(),
             Err((code, message)) => format!("{code} {message}"),

@@ -172,6 +172,10 @@ impl Hollow {
             let over = matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Failed" | "Succeeded"));
             let due = self.soon(200, 5000);
             self.lives.insert(uid, Life { stage: if over { Stage::Over } else { Stage::Starting }, due });
+        } else if !is_ready(pod) && self.lives.get(&uid).is_some_and(|life| life.stage == Stage::Ready) {
+            // Somebody took it for unready while we were silent: as any node agent, we say again what is.
+            let due = self.soon(200, 5000);
+            self.lives.insert(uid, Life { stage: Stage::Unready, due });
         }
     }
 
@@ -232,6 +236,11 @@ impl Hollow {
         self.next_ip += 1;
         format!("10.{}.{}.{}", 100 + self.number, self.next_ip / 250, 1 + self.next_ip % 250)
     }
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 fn status() -> Value {

@@ -160,7 +160,10 @@ async fn a_failed_sync_ends_the_server_and_nothing_acknowledged_is_lost() {
 async fn the_first_start_can_be_killed_at_any_call_and_started_again() {
     let shim = Shim::new();
     let counts = shim.path("counts");
-    let server = Server::start(Options { env: shim.env(&[("DISK_COUNTS", counts.display().to_string())]), ..Options::default() }).await;
+    let options = Options { env: shim.env(&[("DISK_COUNTS", counts.display().to_string())]), ..Options::default() };
+    let server = Server::spawn("server", options);
+    // Up to here each start makes the same calls; what follows are first objects, in more or fewer commits.
+    eventually("its files are made", SOON, async || server.kubeconfig().exists().then_some(())).await;
     let calls = fs::read(&counts).ok().and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes).expect("the calls were counted");
     drop(server);
     assert!(calls > KILLS, "{calls} calls: the shim does not see them");

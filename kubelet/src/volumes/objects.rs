@@ -299,26 +299,26 @@ mod tests {
         )
     }
 
+    const LISTED: &str = r#"{"type":"BOOKMARK","object":{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"1","annotations":{"k8s.io/initial-events-end":"true"}}}}"#;
+
     /// An API server with `default/c`, which changes once it is watched, and nothing else; secrets are forbidden.
     fn server() -> kube::Client {
         let answer = |request: http::Request<kube::client::Body>| {
             let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default().to_owned());
-            let list =
-                |items: &str| format!(r#"{{"kind":"List","apiVersion":"v1","metadata":{{"resourceVersion":"1"}},"items":[{items}]}}"#);
             let mut code = 200;
             let mut lines = Vec::new();
             if path.ends_with("/secrets") {
                 code = 403;
                 lines.push(r#"{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","code":403,"message":"secrets \"s\" is forbidden"}"#.to_owned());
-            } else if !query.contains("watch=true") {
-                assert!(query.contains("fieldSelector=metadata.name%3D"), "{query}");
-                lines.push(list(&if query.contains("%3Dc") { map(1, "one") } else { String::new() }));
-            } else if query.contains("%3Dc") {
-                lines.push(format!("{{\"type\":\"MODIFIED\",\"object\":{}}}\n", map(2, "two")));
+            } else {
+                assert!(query.contains("fieldSelector=metadata.name%3D") && query.contains("sendInitialEvents=true"), "{query}");
+                let is_there = query.contains("%3Dc");
+                lines.extend(is_there.then(|| format!("{{\"type\":\"ADDED\",\"object\":{}}}\n", map(1, "one"))));
+                lines.push(format!("{LISTED}\n"));
+                lines.extend(is_there.then(|| format!("{{\"type\":\"MODIFIED\",\"object\":{}}}\n", map(2, "two"))));
             }
             let lines = futures::stream::iter(lines.into_iter().map(|l| Ok::<_, std::io::Error>(Frame::data(Bytes::from(l)))));
-            let open = query.contains("watch=true");
-            let rest = if open { futures::stream::pending().left_stream() } else { futures::stream::empty().right_stream() };
+            let rest = if code == 200 { futures::stream::pending().left_stream() } else { futures::stream::empty().right_stream() };
             let body = StreamBody::new(lines.chain(rest));
             let reply = http::Response::builder().status(code).body(body).expect("a response");
             std::future::ready(Ok::<_, std::convert::Infallible>(reply))

@@ -31,7 +31,8 @@ pub fn offences(product: &[Source]) -> Vec<String> {
     assert!(bounds.len() > 100 && !rows.is_empty(), "{} limits, {} rows: the rule checks nothing", bounds.len(), rows.len());
     let flags: String = product.iter().filter(|s| s.path.starts_with("src/flags")).map(|s| s.text.as_str()).collect();
     let mut found = missing(&bounds, &rows);
-    found.extend(rows.iter().filter_map(|row| stale(row, &bounds)));
+    let known: Vec<Bound> = product.iter().filter(|s| s.path.starts_with("src/flags")).flat_map(defaults_of).chain(bounds).collect();
+    found.extend(rows.iter().filter_map(|row| stale(row, &known)));
     found.extend(rows.iter().filter_map(|row| no_flag(row, &flags)));
     found
 }
@@ -67,6 +68,13 @@ fn row(line: usize, text: &str) -> Option<Row> {
     let [_, value, flag, path, name] = cells.as_slice() else { return None };
     let code = |cell: &str| Some(cell.strip_prefix('`')?.strip_suffix('`')?.to_owned());
     Some(Row { line, value: (*value).to_owned(), flag: (*flag).to_owned(), path: code(path)?, name: code(name)? })
+}
+
+/// The defaults of flags: a row may name the flag's field in place of a constant.
+fn defaults_of(source: &Source) -> Vec<Bound> {
+    static FLAG: LazyLock<Regex> = LazyLock::new(|| Regex::new(r#"default_value(?:_t)? = "?([^",)]+)"?[^\n]*\n\s*pub (\w+):"#).unwrap());
+    let flag = |found: regex::Captures| Bound { path: source.path.clone(), name: found[2].to_owned(), value: found[1].to_owned() };
+    FLAG.captures_iter(&source.text).map(flag).collect()
 }
 
 fn bounds_of(source: &Source) -> Vec<Bound> {

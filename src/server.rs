@@ -193,11 +193,12 @@ async fn forget_history(store: Arc<dyn Store>) {
     }
 }
 
+/// A full queue of its level is no failure of what it does: it waits as long as the server says.
 fn client_as(engine: &Arc<Engine>, name: &str, groups: &[&str]) -> client::kube::Client {
     let groups = groups.iter().map(|g| (*g).to_owned()).collect();
     let user = User { name: name.into(), groups, ..User::default() };
     let peer = Peer { certificate: Some(user), address: None };
-    client::kube::Client::new(in_process(apiserver::service(engine.clone()), peer), "default")
+    client::patient(in_process(apiserver::service(engine.clone()), peer))
 }
 
 /// Resolves on SIGTERM, SIGINT, or when the group was stopped from within.

@@ -6,8 +6,10 @@ mod cache;
 mod events;
 pub mod lenient;
 pub mod pods;
+mod retry;
 pub mod watch;
 
 pub use cache::{Cache, Caches, Object};
 pub use events::Recorder;
 pub use kube;
+pub use retry::patient;

@@ -8,19 +8,23 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use http::Request;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::{Action, queue::Written};
 
 /// Requests of one plan that are under way at the same time.
 const AT_ONCE_MAX: usize = 64;
+/// Requests of one loop, whatever its keys plan: a few such loops fit into the queues that one namespace has in its level (six of 50).
+const IN_FLIGHT_MAX: usize = 64;
 const REQUEST_BOUND: Duration = Duration::from_secs(30);
 
 /// Who writes, and who tells.
 pub(crate) struct Act {
-    pub client: kube::Client,
-    pub recorder: Recorder,
+    client: kube::Client,
+    recorder: Recorder,
     /// Whether the object of that resource and key is there but cannot be read.
-    pub unreadable: Spared,
+    unreadable: Spared,
+    places: Semaphore,
 }
 
 /// By resource and key.
@@ -60,6 +64,10 @@ struct Batch {
 }
 
 impl Act {
+    pub fn new(client: kube::Client, recorder: Recorder, unreadable: Spared) -> Self {
+        Self { client, recorder, unreadable, places: Semaphore::new(IN_FLIGHT_MAX) }
+    }
+
     /// Carries out the actions. Neighbours of one verb in one collection run together, at first one, then, with each that succeeds, one
     /// more (upstream's slow start: what is refused is not tried five hundred times); all else waits for what stands before it.
     pub async fn all(&self, actions: Vec<Action>) -> Acted {
@@ -126,6 +134,8 @@ impl Act {
 
     /// Carries out one write; the resource and revision that came of it.
     async fn one(&self, action: &Action) -> Result<Option<(&'static str, u64)>, kube::Error> {
+        // Who has a place gives it back within REQUEST_BOUND.
+        let _place = self.places.acquire().await.map_err(|_| kube::Error::Service("the loop has ended".into()))?;
         let (resource, request) = match action {
             Action::Tell { .. } => return Ok(None),
             Action::Create { resource, path, object } => (resource, request("POST", path, "application/json", object)?),
@@ -235,6 +245,16 @@ fn request(method: &str, path: &str, content_type: &str, body: &Value) -> Result
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        convert::Infallible,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
+
+    use api::task::Group;
+
     use super::*;
 
     fn patch(path: &str) -> Action {
@@ -247,6 +267,27 @@ mod tests {
 
     fn delete_all(path: &str) -> Action {
         Action::DeleteAll { resource: "", path: path.into() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_keys_of_a_loop_share_its_places() {
+        let (under_way, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (now, seen) = (under_way.clone(), most.clone());
+        let server = tower::service_fn(move |_: Request<kube::client::Body>| {
+            let under_way = now.clone();
+            seen.fetch_max(under_way.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                under_way.fetch_sub(1, Ordering::Relaxed);
+                let body = kube::client::Body::from(br#"{"metadata": {"resourceVersion": "7"}}"#.to_vec());
+                Ok::<_, Infallible>(http::Response::builder().status(201).body(body).unwrap())
+            }
+        });
+        let (client, group) = (kube::Client::new(server, "default"), Group::new());
+        let act = Act::new(client.clone(), Recorder::new(client, "test", None, &group), Box::new(|_, _| false));
+        let acted = futures::future::join_all((0..10).map(|_| act.all(vec![create("/api/v1/pods"); 500]))).await;
+        assert!(acted.iter().all(|done| done.failed.is_empty() && done.written.len() == 500));
+        assert_eq!(most.load(Ordering::Relaxed), IN_FLIGHT_MAX);
     }
 
     #[test]

@@ -91,7 +91,7 @@ type Revision = Arc<AtomicU64>;
 /// Runs the loop in `group` until it stops: its writes go through `client`, its events are told by `recorder`.
 pub fn run<L: Loop>(this: L, client: kube::Client, recorder: Recorder, group: &Group) {
     let (name, unreadable) = (this.name(), Arc::default());
-    let runner = Runner { this: Arc::new(this), act: Act { client, recorder, unreadable: reads(&unreadable) }, unreadable };
+    let runner = Runner { this: Arc::new(this), act: Act::new(client, recorder, reads(&unreadable)), unreadable };
     group.spawn_loop(name, Box::pin(runner.run()));
 }
 

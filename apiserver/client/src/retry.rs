@@ -1,0 +1,131 @@
+//! A request that the server refuses for now -> the same request again, when the server said so.
+//!
+//! Source: client-go `rest/with_retry.go`. kube's own policy also repeats what was refused without a word about when.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Request, Response, StatusCode, header::RETRY_AFTER};
+use kube::{Client, client::Body};
+use tower::{BoxError, Service, ServiceExt};
+
+/// How often one request is repeated (client-go's `maxRetries`).
+const RETRIES_MAX: u32 = 10;
+/// No server's word makes us wait longer; ours says half a minute at most.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// A client over `service` that waits out refusals: 429, and 5xx, with `Retry-After`.
+pub fn patient<S, B>(service: S) -> Client
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError> + Send,
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    Client::new(Patient(service), "default")
+}
+
+#[derive(Clone)]
+struct Patient<S>(S);
+
+impl<S, B> Service<Request<Body>> for Patient<S>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send,
+    B: Send + 'static,
+{
+    type Response = Response<B>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<B>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(ask(self.0.clone(), request))
+    }
+}
+
+async fn ask<S, B>(mut service: S, mut request: Request<Body>) -> Result<Response<B>, S::Error>
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+{
+    for _ in 0..RETRIES_MAX {
+        // What is sent as a stream cannot be sent again.
+        let Some(copy) = copy(&request) else { break };
+        let answer = service.ready().await?.call(request).await?;
+        let Some(wait) = wait_of(&answer) else { return Ok(answer) };
+        drop(answer);
+        tokio::time::sleep(wait).await;
+        request = copy;
+    }
+    service.ready().await?.call(request).await
+}
+
+fn copy(request: &Request<Body>) -> Option<Request<Body>> {
+    let mut copy = Request::new(request.body().try_clone()?);
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    copy.headers_mut().clone_from(request.headers());
+    copy.extensions_mut().clone_from(request.extensions());
+    Some(copy)
+}
+
+/// When it may be asked again; `None` where this is the answer.
+fn wait_of<B>(answer: &Response<B>) -> Option<Duration> {
+    let refused = answer.status() == StatusCode::TOO_MANY_REQUESTS || answer.status().is_server_error();
+    let after = answer.headers().get(RETRY_AFTER).filter(|_| refused)?;
+    after.to_str().ok()?.parse().ok().map(|seconds| Duration::from_secs(seconds).min(WAIT_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        sync::{
+            Arc,
+            atomic::{AtomicU32, Ordering},
+        },
+    };
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// Asks a server that refuses `refusals` times: the last code, how often it was asked, and the seconds that took.
+    async fn asked(refusals: u32, code: u16, after: Option<&'static str>) -> (u16, u32, u64) {
+        let asked = Arc::new(AtomicU32::new(0));
+        let counted = asked.clone();
+        let server = tower::service_fn(move |request: Request<Body>| {
+            assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/pods"));
+            let refuses = counted.fetch_add(1, Ordering::Relaxed) < refusals;
+            let mut answer = Response::builder().status(if refuses { code } else { 201 });
+            if let Some(after) = after.filter(|_| refuses) {
+                answer = answer.header(RETRY_AFTER, after);
+            }
+            std::future::ready(Ok::<_, Infallible>(answer.body(Body::from(b"{}".to_vec())).unwrap()))
+        });
+        let began = Instant::now();
+        let request = Request::post("/pods").body(Body::from(b"{}".to_vec())).unwrap();
+        let answer = patient(server).send(request).await.unwrap();
+        (answer.status().as_u16(), asked.load(Ordering::Relaxed), began.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_refused_for_now_is_asked_again_when_the_server_said() {
+        assert_eq!(asked(0, 429, Some("1")).await, (201, 1, 0));
+        assert_eq!(asked(2, 429, Some("3")).await, (201, 3, 6));
+        assert_eq!(asked(1, 503, Some("1")).await, (201, 2, 1));
+        assert_eq!(asked(1, 429, None).await, (429, 1, 0), "an eviction that a budget refuses, say");
+        assert_eq!(asked(1, 429, Some("soon")).await, (429, 1, 0));
+        assert_eq!(asked(1, 409, Some("1")).await, (409, 1, 0));
+        assert_eq!(asked(u32::MAX, 429, Some("1")).await, (429, 11, 10), "not for ever");
+        assert_eq!(asked(1, 429, Some("18446744073709551615")).await, (201, 2, 60));
+    }
+}

@@ -1,5 +1,7 @@
 //! One TLS connection, HTTP/1.1 by hand: bytes out, status and body in. Cheap, since it shares the cores with what is measured.
 
+use std::time::Instant;
+
 use anyhow::{Context, bail, ensure};
 use bytes::{Buf, BytesMut};
 use tokio::{
@@ -18,6 +20,8 @@ pub struct Conn {
     stream: TlsStream<TcpStream>,
     read: BytesMut,
     body: Framing,
+    /// When it was last written to or read from.
+    pub used: Instant,
 }
 
 /// What is left of the body being read.
@@ -39,7 +43,7 @@ enum Chunks {
 
 impl Conn {
     pub async fn open(door: &Door) -> anyhow::Result<Self> {
-        Ok(Self { stream: door.connect().await?, read: BytesMut::new(), body: Framing::Length(0) })
+        Ok(Self { stream: door.connect().await?, read: BytesMut::new(), body: Framing::Length(0), used: Instant::now() })
     }
 
     /// Sends a request and reads the whole answer: its status; the body goes into `body`.
@@ -93,6 +97,7 @@ impl Conn {
         self.read.reserve(READ_AT_ONCE);
         let count = self.stream.read_buf(&mut self.read).await?;
         ensure!(count > 0, "the server closed the connection");
+        self.used = Instant::now();
         Ok(())
     }
 }

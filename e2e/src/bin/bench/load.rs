@@ -18,6 +18,8 @@ use crate::{conn::Conn, door::Door};
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 /// A request that is refused so often has failed.
 const REFUSALS_MAX: usize = 600;
+/// A connection that nobody used for so long may be closed by the server any moment (Go's and ours: after 90 s); it is not used again.
+const IDLE_MAX: Duration = Duration::from_secs(45);
 
 /// Connections that are open and idle.
 pub struct Pool {
@@ -94,6 +96,7 @@ impl Pool {
             Value::Null => request = self.door.bare(method, path, crate::door::JSON),
             body => self.door.full(method, path, content_type, body.to_string().as_bytes(), &mut request),
         }
+        self.conns.retain(|conn| conn.used.elapsed() < IDLE_MAX);
         let mut conn = match self.conns.pop() {
             Some(conn) => conn,
             None => Conn::open(&self.door).await?,

@@ -6,6 +6,8 @@ mod ask;
 mod follow;
 mod graph;
 mod plan;
+#[cfg(test)]
+mod scale;
 
 use std::{collections::HashMap, sync::Arc};
 

@@ -8,6 +8,7 @@ use std::{
 use api::{
     Key,
     k8s::api::{core::v1::Service, discovery::v1::EndpointSlice},
+    steps,
 };
 use client::Caches;
 use parking_lot::Mutex;
@@ -74,9 +75,19 @@ impl World {
         }
     }
 
-    /// The entry as it is now; empty where there is nothing of that name.
+    /// The entry as it is now; empty where there is nothing of that name. O(its slices).
     pub fn entry(&self, key: &Key) -> Entry {
-        self.inner.lock().services.get(key).cloned().unwrap_or_default()
+        let entry = self.inner.lock().services.get(key).cloned().unwrap_or_default();
+        steps::took(entry.slices.len());
+        entry
+    }
+
+    /// As [`World::entry`], with those of its slices alone.
+    pub fn entry_with(&self, key: &Key, slices: &[Arc<str>]) -> Entry {
+        let inner = self.inner.lock();
+        let Some(entry) = inner.services.get(key) else { return Entry::default() };
+        let named = steps::counted(slices.iter()).filter_map(|name| entry.slices.get_key_value(&**name));
+        Entry { service: entry.service.clone(), slices: named.map(|(name, slice)| (name.clone(), slice.clone())).collect() }
     }
 
     /// All names that have something. O(services): for full syncs only.

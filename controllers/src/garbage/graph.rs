@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use api::{Key, names::split_api_version};
+use api::{Key, names::split_api_version, steps};
 
 use crate::catalog::{Collection, Served};
 
@@ -136,7 +136,7 @@ impl Graph {
     }
 
     pub fn dependents(&self, uid: &str) -> Vec<Node> {
-        self.dependents.get(uid).into_iter().flatten().filter_map(|d| self.nodes.get(d).cloned()).collect()
+        steps::counted(self.dependents.get(uid).into_iter().flatten()).filter_map(|d| self.nodes.get(d).cloned()).collect()
     }
 
     /// What is known of an owner that an object in `namespace` names.
@@ -220,7 +220,7 @@ impl Graph {
         for owner in &was {
             self.forget_edge(owner, &uid);
         }
-        for owner in &*node.owners {
+        for owner in steps::counted(node.owners.iter()) {
             self.dependents.entry(owner.uid.to_string()).or_default().insert(uid.clone());
         }
         let mut turn: Vec<Arc<str>> = self.is_in_doubt(&node).then(|| uid.clone()).into_iter().collect();
@@ -229,7 +229,7 @@ impl Graph {
         turn.extend(was.into_iter().filter(|owner| self.nodes.get(owner).is_some_and(Node::is_leaving)));
         // Dependents of one that begins to go have their turn, and so have those that were judged before it was seen and call it otherwise.
         if began_to_go || is_new {
-            let below = self.dependents.get(&*uid).into_iter().flatten();
+            let below = steps::counted(self.dependents.get(&*uid).into_iter().flatten());
             turn.extend(below.filter(|d| self.nodes.get(*d).is_some_and(|d| self.is_in_doubt(d))).cloned());
         }
         turn
@@ -244,13 +244,13 @@ impl Graph {
     /// An object is no more; the uids whose turn it is now. None of those that name it has to ask where it was `seen` to go.
     pub fn remove(&mut self, uid: &str, seen: bool) -> Vec<Arc<str>> {
         let Some(node) = self.nodes.remove(uid) else { return Vec::new() };
-        for owner in &*node.owners {
+        for owner in steps::counted(node.owners.iter()) {
             self.forget_edge(&owner.uid, uid);
         }
         let owners = node.owners.iter().filter_map(|o| self.nodes.get(&*o.uid)).filter(|owner| owner.is_leaving());
         let mut turn: Vec<Arc<str>> = owners.map(|owner| owner.uid.clone()).collect();
         if let Some(dependents) = self.dependents.get(uid) {
-            turn.extend(dependents.iter().cloned());
+            turn.extend(steps::counted(dependents.iter()).cloned());
             if seen {
                 self.note_absent(node.place());
             }

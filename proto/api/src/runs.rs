@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::steps;
+
 /// Kept as runs: neighbours that are taken are one entry. Every call costs O(log runs); memory goes with the runs, not with the numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Runs {
@@ -23,6 +25,7 @@ impl Runs {
         }
         // Each run that is swallowed was taken once: it costs its own taking.
         while let Some((next, its_end)) = self.ends.range(start..=end).next().map(|(s, e)| (*s, *e)) {
+            steps::took(1);
             self.ends.remove(&next);
             end = end.max(its_end);
         }
@@ -43,6 +46,7 @@ impl Runs {
             }
         }
         while let Some((start, end)) = self.ends.range(from..to).next().map(|(s, e)| (*s, *e)) {
+            steps::took(1);
             self.ends.remove(&start);
             if end > to {
                 self.ends.insert(to, end);

@@ -15,6 +15,7 @@ use api::{
         core::v1::Service,
         discovery::v1::{Endpoint, EndpointSlice},
     },
+    steps,
 };
 use client::Caches;
 use parking_lot::RwLock;
@@ -44,6 +45,8 @@ struct Reverse {
     holders: HashMap<IpAddr, BTreeMap<Holder, usize>>,
     /// Services per namespace.
     namespaces: BTreeMap<String, usize>,
+    /// By service, by an endpoint's name in lower case: the slices that it is in, each as often as it names it.
+    places: HashMap<Key, HashMap<Box<str>, Vec<Arc<str>>>>,
 }
 
 #[derive(Clone, Copy)]
@@ -89,8 +92,21 @@ impl Index {
         self.complete.load(Ordering::Acquire)
     }
 
+    /// A service and all of its slices. O(slices).
     pub fn entry(&self, namespace: &str, name: &str) -> Entry {
         self.world.entry(&Key::new(namespace, name))
+    }
+
+    /// A service without its slices.
+    pub fn alone(&self, namespace: &str, name: &str) -> Option<Arc<Service>> {
+        self.world.entry_with(&Key::new(namespace, name), &[]).service
+    }
+
+    /// A service and those of its slices that have an endpoint of that name, which is in lower case.
+    pub fn entry_with(&self, namespace: &str, name: &str, endpoint: &str) -> Entry {
+        let key = Key::new(namespace, name);
+        let slices = self.reverse.read().places.get(&key).and_then(|places| places.get(endpoint)).cloned().unwrap_or_default();
+        self.world.entry_with(&key, &slices)
     }
 
     /// Whether the namespace has any services.
@@ -132,11 +148,34 @@ impl Reverse {
 
     fn slice(&mut self, slice: &EndpointSlice, change: Change) {
         let Some(key) = service_of(slice) else { return };
-        for endpoint in slice.endpoints.iter().flatten().filter(|e| is_ready(e)) {
+        let slice_name: Arc<str> = slice.metadata.name.as_deref().unwrap_or_default().into();
+        for endpoint in steps::counted(slice.endpoints.iter().flatten()) {
             for address in endpoint.addresses.iter().filter_map(|a| a.parse().ok()) {
-                let holder = Holder::Endpoint(key.clone(), endpoint_name(endpoint, address));
-                count(self.holders.entry(address).or_default(), holder, change);
-                self.drop_empty(address);
+                let name = endpoint_name(endpoint, address);
+                self.place(&key, &name, &slice_name, change);
+                if is_ready(endpoint) {
+                    count(self.holders.entry(address).or_default(), Holder::Endpoint(key.clone(), name), change);
+                    self.drop_empty(address);
+                }
+            }
+        }
+        if self.places.get(&key).is_some_and(HashMap::is_empty) {
+            self.places.remove(&key);
+        }
+    }
+
+    fn place(&mut self, service: &Key, endpoint: &str, slice: &Arc<str>, change: Change) {
+        let (places, name) = (self.places.entry(service.clone()).or_default(), endpoint.to_ascii_lowercase());
+        match change {
+            Change::Come => places.entry(name.into()).or_default().push(slice.clone()),
+            Change::Gone => {
+                let Some(slices) = places.get_mut(&*name) else { return };
+                if let Some(at) = slices.iter().position(|other| other == slice) {
+                    slices.swap_remove(at);
+                }
+                if slices.is_empty() {
+                    places.remove(&*name);
+                }
             }
         }
     }
@@ -190,6 +229,8 @@ mod tests {
         index.slice(Some(&slices[1]), None);
         index.service(Some(&web), None);
         assert!(index.holders("10.0.0.1".parse().unwrap()).is_empty());
-        assert!(index.reverse.read().holders.is_empty() && !index.has_namespace("d"));
+        assert!(!index.has_namespace("d"));
+        let reverse = index.reverse.read();
+        assert!(reverse.holders.is_empty() && reverse.places.is_empty(), "nothing is left behind");
     }
 }

@@ -31,6 +31,8 @@ mod prepared;
 mod question;
 mod reply;
 mod resolv;
+#[cfg(test)]
+mod scale;
 mod server;
 #[cfg(test)]
 mod tests;

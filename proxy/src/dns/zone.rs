@@ -5,9 +5,12 @@ use std::{
     str::FromStr,
 };
 
-use api::k8s::api::{
-    core::v1::ServiceSpec,
-    discovery::v1::{Endpoint, EndpointPort},
+use api::{
+    k8s::api::{
+        core::v1::ServiceSpec,
+        discovery::v1::{Endpoint, EndpointPort},
+    },
+    steps,
 };
 use hickory_proto::rr::{
     Name, RData, Record, RecordType,
@@ -137,15 +140,15 @@ impl Zone {
     }
 
     fn service(&self, name: &Name, service: &str, namespace: &str, kind: RecordType, ports: &PortFilter<'_>) -> Answer {
-        let entry = self.index.entry(namespace, service);
-        let Some((object, spec)) = entry.service.as_deref().and_then(|s| Some((s, s.spec.as_ref()?))) else { return Answer::NoName };
+        let there = self.index.alone(namespace, service);
+        let Some((object, spec)) = there.as_deref().and_then(|s| Some((s, s.spec.as_ref()?))) else { return Answer::NoName };
         if spec.type_.as_deref() == Some("ExternalName") {
             return if ports.0.is_none() { alias(spec) } else { Answer::NoName };
         }
         let ips = cluster_ips(object);
         let target = format!("{service}.{namespace}.svc");
         if ips.is_empty() {
-            return self.headless(name, &entry, &target, kind, ports);
+            return self.headless(name, &self.index.entry(namespace, service), &target, kind, ports);
         }
         let matching: Vec<u16> = service_ports(spec, ports).collect();
         match (kind, &ports.0) {
@@ -179,7 +182,7 @@ impl Zone {
     }
 
     fn endpoint(&self, name: &Name, endpoint: &str, service: &str, namespace: &str, kind: RecordType) -> Answer {
-        let entry = self.index.entry(namespace, service);
+        let entry = self.index.entry_with(namespace, service, endpoint);
         let is_there = entry.service.as_ref().and_then(|s| s.spec.as_ref()).is_some_and(|s| s.type_.as_deref() != Some("ExternalName"));
         let all = endpoints(&entry);
         let matching: Vec<&Found<'_>> = all.iter().filter(|f| f.name.eq_ignore_ascii_case(endpoint)).collect();
@@ -241,7 +244,7 @@ fn endpoints(entry: &Entry) -> Vec<Found<'_>> {
     let mut all = Vec::new();
     for slice in entry.slices.values() {
         let ports = slice.ports.as_deref().unwrap_or(&[]);
-        let published = slice.endpoints.iter().flatten().filter(|e| everybody || is_ready(e));
+        let published = steps::counted(slice.endpoints.iter().flatten()).filter(|e| everybody || is_ready(e));
         all.extend(published.flat_map(|endpoint| addresses_of(endpoint, ports)));
     }
     all

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use api::runs::Runs;
+use api::{runs::Runs, steps};
 
 /// Who claims: `namespace/name` of the object.
 pub type Owner = String;
@@ -111,6 +111,7 @@ impl Pool {
 
     /// The first unclaimed index of `low..high`.
     fn gap(&self, low: u64, high: u64) -> Option<u64> {
+        steps::took(1);
         let at = self.taken.next_free(low);
         (at < high).then_some(at)
     }
@@ -118,7 +119,7 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
 
@@ -164,6 +165,33 @@ mod tests {
         pool.give_back(5, "a");
         pool.drop_kept(5, "a");
         assert!(!pool.is_free_for(5, "a"));
+    }
+
+    #[test]
+    fn one_claim_costs_the_same_however_many_there_are() {
+        let mut costs: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+        for size in [1_000_u64, 10_000, 100_000] {
+            // Every other index is taken, which is as many runs as there can be.
+            let mut pool = Pool::new(2 * size, 16);
+            (0..size).for_each(|at| pool.keep(2 * at, &at.to_string()));
+            let mut cost =
+                |what, happens: &mut dyn FnMut(&mut Pool)| costs.entry(what).or_default().push(steps::of(|| happens(&mut pool)).1);
+            let mut free = 0;
+            cost("a free one is found", &mut |pool| free = pool.next_free(size).unwrap());
+            cost("it is claimed", &mut |pool| pool.take(free, "new").unwrap());
+            cost("it is stored", &mut |pool| pool.keep(free, "new"));
+            cost("it is stored no more", &mut |pool| pool.drop_kept(free, "new"));
+            cost("one that is taken is asked for", &mut |pool| assert_eq!(pool.take(size / 2 * 2, "new"), Err(Taken)));
+            cost("a write is refused", &mut |pool| {
+                pool.take(free, "new").unwrap();
+                pool.give_back(free, "new");
+            });
+            (0..size - 1).for_each(|at| pool.keep(2 * at + 1, "x"));
+            let (last, steps) = steps::of(|| pool.next_free(5));
+            assert_eq!(last, Some(2 * size - 1));
+            costs.entry("the last free one is found").or_default().push(steps);
+        }
+        costs.iter().for_each(|(what, costs)| steps::must_not_grow(what, costs));
     }
 
     proptest! {

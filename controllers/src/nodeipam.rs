@@ -69,7 +69,10 @@ impl Loop for NodeIpam {
                 let ranges = json!({"spec": {"podCIDR": range.to_string(), "podCIDRs": [range.to_string()]}});
                 Plan::act(vec![Action::patch(&*world.node, ranges)])
             }
-            Promise::NoneLeft => Plan::act(vec![Action::normal(&*world.node, "CIDRNotAvailable", "Node status is now: CIDRNotAvailable")]),
+            Promise::NoneLeft => {
+                let message = format!("Node {} status is now: CIDRNotAvailable", world.node.name_any());
+                Plan::act(vec![Action::normal(&*world.node, "CIDRNotAvailable", message)])
+            }
             Promise::Waits => Plan::rest(),
         }
     }

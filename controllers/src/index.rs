@@ -1,9 +1,8 @@
 //! Objects -> found by what they point at, without a scan.
 
 use std::{
-    cmp::Ordering,
-    collections::{BTreeMap, BTreeSet, HashMap},
-    hash::Hash,
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::{Hash, Hasher},
     sync::Arc,
 };
 
@@ -17,10 +16,10 @@ pub struct Index<K, P> {
     sets: Arc<RwLock<Sets<K, P>>>,
 }
 
-/// The objects themselves: a set of thousands is read much more often than one of them changes.
-type Sets<K, P> = HashMap<P, BTreeSet<Named<K>>>;
+/// The objects themselves, in no order: one of a hundred thousand comes and goes without being compared with its neighbours.
+type Sets<K, P> = HashMap<P, HashSet<Named<K>>>;
 
-/// Stands where its namespace and name put it: a key beside it would take ten times its room.
+/// Found by its namespace and name: a key beside it would take ten times its room.
 struct Named<K>(Arc<K>);
 
 impl<K: Object, P: Eq + Hash + Clone + Send + Sync + 'static> Index<K, P> {
@@ -31,37 +30,32 @@ impl<K: Object, P: Eq + Hash + Clone + Send + Sync + 'static> Index<K, P> {
         Self { sets }
     }
 
+    /// In the order of their names.
     pub fn at(&self, place: &P) -> Vec<Arc<K>> {
-        steps::counted(self.sets.read().get(place).into_iter().flatten()).map(|named| named.0.clone()).collect()
+        let mut all: Vec<Arc<K>> = steps::counted(self.sets.read().get(place).into_iter().flatten()).map(|named| named.0.clone()).collect();
+        all.sort_unstable_by(|a, b| name(a).cmp(&name(b)));
+        all
     }
 
     pub fn count(&self, place: &P) -> usize {
-        self.sets.read().get(place).map_or(0, BTreeSet::len)
+        self.sets.read().get(place).map_or(0, HashSet::len)
     }
 }
 
-impl<K: Object> Named<K> {
-    fn name(&self) -> (Option<&str>, Option<&str>) {
-        let meta = self.0.meta();
-        (meta.namespace.as_deref(), meta.name.as_deref())
-    }
+fn name<K: Object>(object: &Arc<K>) -> (Option<&str>, Option<&str>) {
+    let meta = object.meta();
+    (meta.namespace.as_deref(), meta.name.as_deref())
 }
 
-impl<K: Object> Ord for Named<K> {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.name().cmp(&other.name())
-    }
-}
-
-impl<K: Object> PartialOrd for Named<K> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
+impl<K: Object> Hash for Named<K> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        name(&self.0).hash(state);
     }
 }
 
 impl<K: Object> PartialEq for Named<K> {
     fn eq(&self, other: &Self) -> bool {
-        self.name() == other.name()
+        name(&self.0) == name(&other.0)
     }
 }
 
@@ -155,7 +149,9 @@ mod tests {
     fn at(sets: &Sets<Pod, String>, place: &str) -> Vec<String> {
         let version =
             |p: &Named<Pod>| format!("{}@{}", p.0.metadata.name.as_deref().unwrap(), p.0.metadata.resource_version.as_deref().unwrap());
-        sets.get(place).into_iter().flatten().map(version).collect()
+        let mut all: Vec<String> = sets.get(place).into_iter().flatten().map(version).collect();
+        all.sort_unstable();
+        all
     }
 
     #[test]

@@ -29,6 +29,11 @@ use crate::{
 /// What changes within this time after a sync goes into one transaction. A program runs for each one of iptables.
 const REST_IPTABLES: Duration = Duration::from_millis(100);
 const REST_NFTABLES: Duration = Duration::from_millis(1);
+/// ... or within this time for each endpoint of the services that were planned: a change of one of ten thousand endpoints means a look at all, so
+/// that a stream of changes costs the same each, however large the service is...
+const REST_EACH: Duration = Duration::from_micros(10);
+/// ... and no longer than this, which is upstream's default for all services (`minSyncPeriod`).
+const REST_MAX: Duration = Duration::from_secs(1);
 /// After a failure, doubled up to [`RETRY_MAX`].
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -47,12 +52,14 @@ pub struct Sync {
     group: Group,
     /// What the kernel holds is not known: the next transaction writes everything.
     unknown: bool,
+    /// Endpoints of the services of the last transaction.
+    looked_at: usize,
 }
 
 impl Sync {
     pub fn new(mode: Mode, world: World, node: Arc<RwLock<Node>>, cluster_cidr: Option<Ipv4Net>, group: Group) -> Self {
         let backend = Backend::new(mode);
-        Self { world, node, backend, mode, cluster_cidr, udp: HashMap::new(), group, unknown: true }
+        Self { world, node, backend, mode, cluster_cidr, udp: HashMap::new(), group, unknown: true, looked_at: 0 }
     }
 
     /// One look, plan and act.
@@ -99,7 +106,7 @@ impl Sync {
             match self.once().await {
                 Ok(()) => {
                     retry = RETRY;
-                    tokio::time::sleep(rest(self.mode)).await;
+                    tokio::time::sleep(rest(self.mode, self.looked_at)).await;
                 }
                 Err(error) => {
                     tracing::error!(%error, "packet rules not written; trying again");
@@ -131,6 +138,7 @@ impl Sync {
                 }
             }
         }
+        self.looked_at = planned.iter().flat_map(|(_, portals)| portals).map(|p| p.backends.cluster.len() + p.backends.local.len()).sum();
         if self.unknown {
             let site = self.site().await?;
             self.backend.write_all(site, &planned).await?;
@@ -182,9 +190,11 @@ impl Sync {
     }
 }
 
-fn rest(mode: Mode) -> Duration {
-    match mode {
+/// How long to wait after a transaction for whose services so many endpoints were looked at.
+pub(crate) fn rest(mode: Mode, endpoints: usize) -> Duration {
+    let least = match mode {
         Mode::Iptables => REST_IPTABLES,
         Mode::Nftables => REST_NFTABLES,
-    }
+    };
+    REST_EACH.saturating_mul(u32::try_from(endpoints).unwrap_or(u32::MAX)).clamp(least, REST_MAX)
 }

@@ -5,7 +5,10 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4},
 };
 
-use api::k8s::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
+use api::{
+    k8s::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice},
+    steps,
+};
 
 use super::{Backends, Node, Protocol};
 use crate::model::plan::protocol_of;
@@ -58,7 +61,7 @@ fn collect<'a>(
     for slice in slices.filter(|s| s.address_type == "IPv4") {
         let ports = slice.ports.iter().flatten().filter(|p| is_port(p, name, protocol));
         for port in ports.filter_map(|p| u16::try_from(p.port?).ok()) {
-            for endpoint in slice.endpoints.iter().flatten() {
+            for endpoint in steps::counted(slice.endpoints.iter().flatten()) {
                 let Some(address) = address_of(endpoint) else { continue };
                 let new = Found::of(endpoint, node);
                 let slot = found.entry(SocketAddrV4::new(address, port)).or_insert_with(|| new.clone());

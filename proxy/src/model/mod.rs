@@ -6,6 +6,8 @@ use ipnet::Ipv4Net;
 
 mod backends;
 mod plan;
+#[cfg(test)]
+mod scale;
 
 pub use plan::portals;
 

@@ -219,8 +219,13 @@ fn keep_places(old: &[SocketAddrV4], new: &[SocketAddrV4]) -> Vec<SocketAddrV4> 
     let mut fresh = new.iter().filter(|e| !held.contains(e)).copied();
     let mut places: Vec<Option<SocketAddrV4>> = old.iter().map(|e| if wanted.contains(e) { Some(*e) } else { fresh.next() }).collect();
     places.extend(fresh.map(Some));
-    while let Some(hole) = places.iter().position(Option::is_none) {
-        places.swap_remove(hole);
+    let mut at = 0;
+    while let Some(place) = places.get(at) {
+        if place.is_some() {
+            at += 1;
+        } else {
+            places.swap_remove(at);
+        }
     }
     places.into_iter().flatten().collect()
 }

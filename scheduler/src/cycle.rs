@@ -29,7 +29,12 @@ impl<'a> Cycle<'a> {
     /// No node that fits by itself is refused because of other nodes or pods: what it says, and what it would say without some of its
     /// pods, is the same for all pods of the class.
     pub fn stands_alone(&self) -> bool {
-        self.tallies.is_empty() && self.neighbours.is_empty() && !self.table.has_speaking_nominations()
+        self.tallies.is_empty() && self.is_spread_alone()
+    }
+
+    /// As [`Cycle::stands_alone`], but for what the pod's own constraints on spreading say.
+    pub fn is_spread_alone(&self) -> bool {
+        self.neighbours.is_empty() && !self.table.has_speaking_nominations()
     }
 
     /// As if the pod were (`by` = 1) or were not (-1) on the node.

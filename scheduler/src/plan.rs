@@ -6,7 +6,7 @@ use std::{borrow::Cow, collections::BTreeSet};
 
 use crate::{
     ask::Ask,
-    crowds::{Answer, Question},
+    crowds::{Answer, Group, Question},
     cycle::Cycle,
     memo::Class,
     node::{Row, Slot},
@@ -115,10 +115,10 @@ fn nominated<'a>(cycle: &Cycle<'a>) -> Option<&'a Row> {
 fn among_all(cycle: &Cycle<'_>, dice: u64) -> Outcome {
     let alone = cycle.stands_alone();
     let fits = |slot: &Slot| alone || refused_for_others(cycle, *slot).is_none();
-    let best = if compared(cycle).next().is_none() {
-        cycle.class.ranking.best_first(dice).find(fits)
-    } else if let Some(questions) = only_spread(cycle).filter(|_| alone) {
+    let best = if let Some(questions) = only_spread(cycle) {
         best_spread(cycle, &questions, dice)
+    } else if compared(cycle).next().is_none() {
+        cycle.class.ranking.best_first(dice).find(fits)
     } else {
         let feasible: Vec<Slot> = cycle.class.ranking.slots().filter(fits).collect();
         best(cycle, &feasible, dice)
@@ -153,21 +153,27 @@ fn compared<'a>(cycle: &'a Cycle<'_>) -> impl Iterator<Item = (usize, &'static d
     plugins.filter(|(at, p)| !(cycle.class.is_even(*at) && p.is_even(cycle)))
 }
 
-/// What spreading asks about the nodes, where nothing else has to compare them.
+/// What spreading asks about the nodes, where nothing else compares them, or refuses one because of others.
 fn only_spread(cycle: &Cycle<'_>) -> Option<Vec<Question>> {
     let mut compared = compared(cycle);
-    let (at, plugin) = compared.next()?;
-    let only = plugin.name() == podtopologyspread::NAME && compared.next().is_none() && cycle.class.is_even(at);
-    if only { podtopologyspread::questions(cycle) } else { None }
+    let only = match compared.next() {
+        Some((at, plugin)) => plugin.name() == podtopologyspread::NAME && compared.next().is_none() && cycle.class.is_even(at),
+        None => !cycle.tallies.is_empty(),
+    };
+    if only && cycle.is_spread_alone() { podtopologyspread::questions(cycle) } else { None }
 }
 
 /// As [`best`] of all that fit: nodes of equal crowds differ in the scores that need no comparing alone.
 fn best_spread(cycle: &Cycle<'_>, questions: &[Question], dice: u64) -> Option<Slot> {
     let mut crowds = cycle.class.crowds.borrow_mut();
     let grouping = crowds.grouping(cycle.table, &cycle.class.ranking, questions);
-    let groups: Vec<(&[Answer], usize)> = grouping.groups().map(|g| (&*g.answers, g.ranking.len())).collect();
+    // What is said of one node of a group is said of all.
+    let fits =
+        |group: &&Group| group.ranking.top().and_then(|(_, nodes)| nodes.first()).is_some_and(|slot| refuses_in(cycle, *slot).is_none());
+    let fitting: Vec<&Group> = grouping.groups().filter(fits).collect();
+    let groups: Vec<(&[Answer], usize)> = fitting.iter().map(|g| (&*g.answers, g.ranking.len())).collect();
     let scores = podtopologyspread::compare_groups(cycle, &groups);
-    let tops = grouping.groups().zip(&scores).filter_map(|(group, score)| {
+    let tops = fitting.iter().zip(&scores).filter_map(|(group, score)| {
         let (known, nodes) = group.ranking.top()?;
         Some((i64::try_from(known).unwrap_or(i64::MAX) + podtopologyspread::WEIGHT * score, nodes))
     });

@@ -36,6 +36,10 @@ fn one_event_costs_the_same_however_many_objects_there_are() {
 
 impl World {
     fn grow(&mut self, size: usize) {
+        if self.count == 0 {
+            let only = self.even("only", Some("n0"));
+            self.state.pod_changed(None, Some(&only));
+        }
         while self.count < size {
             let at = self.count;
             self.state.node_changed(None, Some(&self.node(at)));
@@ -50,10 +54,11 @@ impl World {
             self.decide();
             self.state.pod_changed(Some(&asking), None);
         }
-        let large = self.large(0);
-        self.state.pod_changed(None, Some(&large));
-        self.decide();
-        self.state.pod_changed(Some(&large), None);
+        for asking in [self.large(0), self.even("first", None), self.even("second", None)] {
+            self.state.pod_changed(None, Some(&asking));
+            self.decide();
+            self.state.pod_changed(Some(&asking), None);
+        }
     }
 
     fn measure(&mut self, costs: &mut Costs) {
@@ -73,6 +78,13 @@ impl World {
             assert_eq!(self.decide(), None);
         });
         self.state.pod_changed(Some(&large), None);
+        let even = self.even("even", None);
+        cost("a pod must be spread, and the best nodes are in a zone that is full", &mut || {
+            self.state.pod_changed(None, Some(&even));
+            chosen = self.decide().expect("there is room");
+        });
+        assert!(!chosen.ends_with('0'), "{chosen} is in the zone that has one already");
+        self.state.pod_changed(Some(&even), None);
         cost("a pod is gone", &mut || self.state.pod_changed(Some(&bound), None));
         let node = self.node(1);
         cost("a node reports", &mut || self.state.node_changed(Some(&node), Some(&node)));
@@ -99,7 +111,8 @@ impl World {
     fn node(&self, at: usize) -> Arc<Node> {
         let name = format!("n{at}");
         let labels = json!({"kubernetes.io/hostname": name, "topology.kubernetes.io/zone": format!("z{}", at % ZONES)});
-        let allocatable = json!({"cpu": "4", "memory": "8Gi", "pods": "110"});
+        // Those of the first zone are the emptiest.
+        let allocatable = json!({"cpu": if at.is_multiple_of(ZONES) { "8" } else { "4" }, "memory": "8Gi", "pods": "110"});
         Arc::new(node(&json!({"metadata": {"name": name, "labels": labels}, "status": {"allocatable": allocatable}})))
     }
 
@@ -111,6 +124,14 @@ impl World {
             spec.node_name = node.map(str::to_owned);
         }
         Arc::new(made)
+    }
+
+    /// One whose like are to be as many in each zone.
+    fn even(&self, name: &str, node: Option<&str>) -> Arc<Pod> {
+        let labels = json!({"app": "even"});
+        let constraint = json!({"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": labels}});
+        let metadata = json!({"name": name, "uid": name, "labels": labels});
+        pod(&json!({"metadata": metadata, "spec": {"nodeName": node, "topologySpreadConstraints": [constraint]}})).pod
     }
 
     fn large(&self, number: usize) -> Arc<Pod> {

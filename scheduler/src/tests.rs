@@ -151,6 +151,8 @@ enum About {
     SoftlySpread,
     /// Both, and on each node of its own.
     SpreadOverNodes,
+    /// Zones by all means, nodes where that can be.
+    SpreadOverBoth,
     /// As the cluster's default.
     SoftlyOverNodes,
 }
@@ -166,8 +168,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn about() -> impl Strategy<Value = About> {
-    use About::{Far, Likes, Near, Nothing, SoftlyOverNodes, SoftlySpread, Spread, SpreadOverNodes};
-    let all = [Nothing, Nothing, Far, Near, Likes, Spread, SoftlySpread, SpreadOverNodes, SoftlyOverNodes, SoftlyOverNodes];
+    use About::{Far, Likes, Near, Nothing, SoftlyOverNodes, SoftlySpread, Spread, SpreadOverBoth, SpreadOverNodes};
+    let all = [Nothing, Nothing, Far, Near, Likes, Spread, SoftlySpread, SpreadOverNodes, SpreadOverBoth, SoftlyOverNodes, SoftlyOverNodes];
     proptest::sample::select(all.to_vec())
 }
 
@@ -192,6 +194,7 @@ fn pod_json(name: usize, step: &Step) -> Value {
         About::SoftlyOverNodes => {
             (json!({}), json!([evenly("kubernetes.io/hostname", "ScheduleAnyway"), evenly("zone", "ScheduleAnyway")]))
         }
+        About::SpreadOverBoth => (json!({}), json!([evenly("zone", "DoNotSchedule"), evenly("kubernetes.io/hostname", "ScheduleAnyway")])),
         About::SpreadOverNodes => (json!({}), json!([evenly("zone", "DoNotSchedule"), evenly("name", "DoNotSchedule")])),
     };
     (out["spec"]["affinity"], out["spec"]["topologySpreadConstraints"]) = (affinity, spread);

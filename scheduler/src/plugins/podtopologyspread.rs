@@ -260,16 +260,17 @@ fn less_is_better(crowds: &mut [i64]) {
     }
 }
 
-/// What the soft constraints ask of each node; `None` where nodes that the pod cannot use, or that lack keys, have to be left out one by one.
+/// What the soft constraints ask of each node, then the hard ones; `None` where nodes that the pod cannot use, or that lack keys, have to be
+/// left out one by one, and where a hard one has as many domains as there are nodes.
 pub fn questions(cycle: &Cycle<'_>) -> Option<Vec<Question>> {
     let spread = &cycle.ask.spread;
     let lacking = spread.needs_all_keys && !all_have_keys(cycle.table, &spread.soft);
-    if lacking || spread.soft.iter().any(|c| !c.per_node && !c.includes_all(cycle.class)) {
+    if lacking || spread.soft.iter().any(|c| !c.per_node && !c.includes_all(cycle.class)) || spread.hard.iter().any(|c| c.per_node) {
         return None;
     }
     let question =
         |c: &Constraint| Question { topology: c.topology, per_node: c.per_node.then(|| (c.counter, cycle.table.counters.born(c.counter))) };
-    Some(spread.soft.iter().map(question).collect())
+    Some(spread.soft.iter().chain(&spread.hard).map(question).collect())
 }
 
 /// As comparing all nodes of these groups, of which there are so many in each: the score of each group.

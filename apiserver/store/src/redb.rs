@@ -121,8 +121,13 @@ fn is_fresh(files: &dyn Files, names: &[String]) -> Result<bool, Error> {
     Ok(true)
 }
 
+/// A new log that goes on from `rev`, in place of the one there is.
+fn begun(files: &Arc<dyn Files>, rev: Rev) -> Result<Log, Error> {
+    Log::create(files.clone(), rev).map_err(|trouble| cannot(&files.path(log::NAME), trouble))
+}
+
 fn begin(files: Arc<dyn Files>, bounds: Bounds) -> Result<RedbDisk, Error> {
-    let log = Log::create(files.clone(), 0).map_err(|trouble| cannot(&files.path(log::NAME), trouble))?;
+    let log = begun(&files, 0)?;
     let tree = Tree::create(files)?;
     Ok(RedbDisk { tree, log, ahead: Ahead::new(), rev: 0, bounds, full: bounds.take_over_bytes, stuck: None, ended: false })
 }
@@ -196,9 +201,10 @@ fn go_on(files: Arc<dyn Files>, stored: Stored, bounds: Bounds) -> Result<(RedbD
             loaded,
         ));
     }
-    // An older format: all goes into the tree, and the log begins anew.
+    // An older format: all goes into the tree, and the log begins anew. The tree says that there is a log: where there was none, that comes first.
+    let first = if format == 1 { Some(begun(&files, loaded.rev)?) } else { None };
     tree.commit(&ahead, loaded.rev).map_err(|trouble| cannot(&files.path(tree::NAME), trouble))?;
-    let log = Log::create(files, loaded.rev).map_err(|trouble| cannot(&log_path, trouble))?;
+    let log = first.map_or_else(|| begun(&files, loaded.rev), Ok)?;
     let full = bounds.take_over_bytes;
     Ok((RedbDisk { tree, log, ahead: Ahead::new(), rev: loaded.rev, bounds, full, stuck: None, ended: false }, loaded))
 }

@@ -18,8 +18,8 @@ pub(super) fn read(bytes: &[u8], rev: Rev) -> Result<Told, Damage> {
         let (before, body) = number(body).ok_or_else(unreadable)?;
         match last {
             // What an older log left behind: clearing one did not take its records off the disk at once.
-            Some(last) if before != last => return Ok(told),
-            None if before > rev => return Err(Damage::at(at, "what comes before it is missing")),
+            Some(last) if before < last => break,
+            _ if before > last.unwrap_or(rev) => return Err(Damage::at(at, "what comes before it is missing")),
             _ => {}
         }
         let changes = changes(body).ok_or_else(unreadable)?;
@@ -27,8 +27,10 @@ pub(super) fn read(bytes: &[u8], rev: Rev) -> Result<Told, Damage> {
         last = Some(newest);
         told.rev = told.rev.max(newest);
         told.changes.extend(changes.into_iter().filter(|change| change.rev > rev));
+        told.records += 1;
         at += len;
     }
+    told.loose_bytes = bytes.len() - at;
     match behind(&bytes[at..], last.unwrap_or(rev)) {
         Some(found) => {
             Err(Damage::at(at, &format!("what stands there is no record, but good ones stand behind it, from byte {} on", at + found)))

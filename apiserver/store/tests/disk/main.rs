@@ -1,5 +1,7 @@
 //! Histories on a disk that fails, one call each -> nothing acknowledged is lost, nothing else is told, and damage is never read as less.
 
+mod old;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,

@@ -42,6 +42,7 @@ use crate::{
     fairness::{self, Fairness},
     identity::{Attributes, Decision, Gates, User},
     kind::Kind,
+    lane::Lane,
     metrics::Metrics,
     site::Site,
 };
@@ -55,6 +56,7 @@ pub struct Engine {
     pub(crate) gates: Gates,
     pub(crate) group: api::task::Group,
     pub(crate) stop: Arc<Stop>,
+    pub(crate) lane: Lane,
     /// All caches have come this far.
     pub(crate) applied: watch::Sender<Rev>,
     pub(crate) loaded: watch::Sender<bool>,
@@ -75,6 +77,7 @@ impl Engine {
             gates,
             group,
             stop,
+            lane: Lane::new(),
             applied: watch::Sender::new(0),
             loaded: watch::Sender::new(false),
             sites: RwLock::default(),

@@ -12,6 +12,7 @@ pub mod front;
 pub mod health;
 pub mod identity;
 pub mod kind;
+mod lane;
 mod linger;
 pub mod metrics;
 pub mod names;

@@ -11,6 +11,8 @@ use serde_json::Value;
 
 /// Levels of nesting that are taken. Upstream takes 10,000; nothing that it accepts for its own kinds comes near this.
 pub const DEPTH_MAX: usize = 128;
+/// Objects within a body. The defaults of one may be some hundred times what it says itself: 3 MiB of `{}` would be gigabytes.
+pub const OBJECTS_MAX: usize = 64 << 10;
 
 /// A parsed body. `duplicates` are the paths of keys that stood twice (`spec.containers[0].name`), the last value having won.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -166,6 +168,16 @@ mod tests {
         let deep = "[".repeat(100_000);
         assert_eq!(json(deep.as_bytes()).unwrap_err(), "exceeded max depth");
         assert_eq!(json(b"\"a\xff\"").unwrap().value, json!("a\u{fffd}"));
+    }
+
+    #[test]
+    fn objects_are_counted_in_each_syntax() {
+        let of = |objects: usize| format!("[{}]", vec!["{}"; objects].join(","));
+        for read in [json, yaml] {
+            assert_eq!(read(of(OBJECTS_MAX).as_bytes()).map(|parsed| parsed.duplicates), Ok(Vec::new()));
+            let refused = read(of(OBJECTS_MAX + 1).as_bytes()).unwrap_err();
+            assert!(refused.contains("more than 65536 objects"), "{refused}");
+        }
     }
 
     #[test]

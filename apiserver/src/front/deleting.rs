@@ -1,6 +1,6 @@
 //! DELETE of one object or of a selection. Source: apiserver `pkg/endpoints/handlers/delete.go`.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use api::Status;
 use futures::{StreamExt, stream};
@@ -11,7 +11,7 @@ use super::{
     Call,
     negotiate::{self, Input},
     query::{ListOptions, WriteOptions, delete_options},
-    render,
+    render, writing,
 };
 use crate::{
     body::{Body, Response},
@@ -57,7 +57,7 @@ impl Call {
         }
         let results: Vec<Result<(), Status>> = stream::iter(deletions).buffer_unordered(AT_A_TIME).collect().await;
         results.into_iter().collect::<Result<(), Status>>()?;
-        Ok(self.listed(served, &output, listed))
+        Ok(self.listed(served, &output, listed).await)
     }
 
     async fn delete_one(
@@ -79,7 +79,12 @@ impl Call {
     /// From the body where there is one, else from the query.
     async fn delete_options(&self, body: Body) -> Result<(Value, bool), Status> {
         let body = self.read(body).await?;
-        let value = if body.is_empty() { delete_options(&self.query)? } else { self.options_body(&body)? };
+        let value = if body.is_empty() {
+            delete_options(&self.query)?
+        } else {
+            let weight = writing::weight(negotiate::input(&self.parts.headers)?, &body);
+            self.engine.lane.run(weight, pin!(async { self.options_body(&body) })).await?
+        };
         let in_query = WriteOptions::read(&self.query, "DeleteOptions")?.dry_run;
         let dry_run: Vec<&str> = value.get("dryRun").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
         if dry_run.iter().any(|word| *word != "All") {

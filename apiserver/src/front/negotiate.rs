@@ -38,6 +38,11 @@ pub(crate) struct Output {
     pub shape: Shape,
 }
 
+impl Output {
+    /// The bytes as they are kept.
+    pub const JSON: Self = Self { format: Format::Json, shape: Shape::Plain };
+}
+
 /// The syntax of a request's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Input {

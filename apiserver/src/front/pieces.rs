@@ -1,9 +1,11 @@
 //! A list in any form but that of the cached bytes -> its reply in pieces: one object at a time is parsed, shaped and written.
+//!
+//! What is written may be much less than what is parsed for it (a table's row): both are bounded before others have their turn.
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use api::time::Timestamp;
@@ -21,21 +23,31 @@ use super::{
 use crate::{
     body::{BoxError, Response, boxed, full},
     engine::{Object, form, table::Served},
+    lane::{self, Lane, Turns, Weight},
     wire,
 };
 
+/// Of objects that are parsed before the task makes room for others.
+const PARSED_BYTES_MAX: usize = 256 << 10;
+
 /// The reply. One that is short is made at once, and says how long it is.
-pub(crate) fn reply(served: &Served, output: &Output, meta: &ListMeta, objects: Arc<Vec<Arc<Object>>>, now: Timestamp) -> Response {
+pub(crate) async fn reply(
+    lane: &Lane,
+    served: &Served,
+    output: &Output,
+    meta: &ListMeta,
+    objects: Arc<Vec<Arc<Object>>>,
+    now: Timestamp,
+) -> Response {
     let media_type = if output.format == Format::Yaml { "application/yaml" } else { "application/json" };
-    let mut pieces =
-        Pieces { served: served.clone(), output: output.clone(), now, objects, next: 0, begun: BytesMut::new(), is_done: false };
+    let (served, output, turns) = (served.clone(), output.clone(), lane.turns());
+    let mut pieces = Pieces { served, output, now, objects, turns, next: 0, begun: BytesMut::new(), parsed_bytes: 0, is_done: false };
     pieces.begin(meta);
-    let mut begun = std::mem::take(&mut pieces.begun);
-    pieces.fill(&mut begun, usize::try_from(GZIP_BYTES_MIN).unwrap_or(CHUNK_BYTES) + 1);
+    let weight = pieces.weight();
+    lane.run(weight, pin!(async { pieces.fill(usize::try_from(GZIP_BYTES_MIN).unwrap_or(CHUNK_BYTES) + 1, weight) })).await;
     if pieces.is_done {
-        return wire::reply(StatusCode::OK, media_type, full(begun.freeze()));
+        return wire::reply(StatusCode::OK, media_type, full(pieces.begun.freeze()));
     }
-    pieces.begun = begun;
     wire::reply(StatusCode::OK, media_type, boxed(pieces))
 }
 
@@ -44,9 +56,12 @@ struct Pieces {
     output: Output,
     now: Timestamp,
     objects: Arc<Vec<Arc<Object>>>,
+    turns: Turns,
     next: usize,
     /// What has been written and not yet sent.
     begun: BytesMut,
+    /// Since others had their turn.
+    parsed_bytes: usize,
     is_done: bool,
 }
 
@@ -54,11 +69,17 @@ impl http_body::Body for Pieces {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut out = std::mem::take(&mut self.begun);
-        if !self.is_done {
-            self.fill(&mut out, CHUNK_BYTES);
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if this.parsed_bytes >= PARSED_BYTES_MAX {
+            this.parsed_bytes = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
+        if !this.is_done {
+            ready!(this.poll_fill(cx));
+        }
+        let out = std::mem::take(&mut this.begun);
         Poll::Ready((!out.is_empty()).then(|| Ok(Frame::data(out.freeze()))))
     }
 
@@ -93,9 +114,23 @@ impl Pieces {
         self.begun.put_slice(text.as_bytes());
     }
 
-    /// Writes items until there are `size` bytes, and the end behind the last one.
-    fn fill(&mut self, out: &mut BytesMut, size: usize) {
-        while out.len() < size {
+    /// Of the next object.
+    fn weight(&self) -> Weight {
+        self.objects.get(self.next).map_or(Weight::Light, |object| Weight::of(object.shown_len()))
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let weight = self.weight();
+        let _turn = ready!(self.turns.poll_next(cx, weight));
+        lane::apart(weight, || self.fill(CHUNK_BYTES, weight));
+        Poll::Ready(())
+    }
+
+    /// Writes items until there are `size` bytes or enough was parsed, and the end behind the last one. Those that are heavier than `weight`
+    /// are left for another time.
+    fn fill(&mut self, size: usize, weight: Weight) {
+        let mut out = std::mem::take(&mut self.begun);
+        while out.len() < size && self.parsed_bytes < PARSED_BYTES_MAX && (weight == Weight::Heavy || self.weight() == Weight::Light) {
             let Some(object) = self.objects.get(self.next).cloned() else {
                 let end = match (self.output.format, self.next) {
                     (Format::Json, _) => "]}",
@@ -105,14 +140,16 @@ impl Pieces {
                 };
                 out.put_slice(end.as_bytes());
                 self.is_done = true;
-                return;
+                break;
             };
             if self.next > 0 && self.output.format != Format::Yaml {
                 out.put_u8(b',');
             }
             self.next += 1;
-            self.put(&object, out);
+            self.parsed_bytes += object.shown_len();
+            self.put(&object, &mut out);
         }
+        self.begun = out;
     }
 
     fn put(&self, object: &Object, out: &mut BytesMut) {

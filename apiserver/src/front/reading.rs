@@ -1,11 +1,13 @@
 //! GET of one object, of its scale, and LIST.
 
+use std::pin::pin;
+
 use api::{Key, Status};
 use http::StatusCode;
 
 use super::{
     Call,
-    negotiate::{self, Format, Output, Shape},
+    negotiate::{self, Output},
     pieces,
     query::{ListOptions, when},
     render::{self, ListMeta},
@@ -22,6 +24,7 @@ use crate::{
         table::Served,
     },
     kind::ScalePaths,
+    lane::Weight,
     wire,
 };
 
@@ -30,7 +33,11 @@ impl Call {
         let output = negotiate::output(&self.parts.headers, &self.query)?;
         let object = self.object(served).await?;
         let object = form::view(served, object);
-        Ok(render::object(&served.kind, &output, StatusCode::OK, object.bytes(), self.now))
+        let bytes = object.bytes();
+        // As they are, they need no work.
+        let weight = if output == Output::JSON { Weight::Light } else { Weight::of(bytes.len()) };
+        let shown = async { render::object(&served.kind, &output, StatusCode::OK, bytes, self.now) };
+        Ok(self.engine.lane.run(weight, pin!(shown)).await)
     }
 
     pub(super) async fn get_scale(&self, served: &Served, paths: &ScalePaths) -> Result<Response, Status> {
@@ -57,17 +64,17 @@ impl Call {
         let output = negotiate::output(&self.parts.headers, &self.query)?;
         let options = ListOptions::read(&self.query, &self.info, &served.kind)?;
         let listed = list::list(&self.engine, served, &options.selection, &options.when, options.limit).await?;
-        Ok(self.listed(served, &output, listed))
+        Ok(self.listed(served, &output, listed).await)
     }
 
     /// JSON of objects as they are, and of their metadata, is made of the cached bytes; all else of parsed objects, one at a time.
-    pub(super) fn listed(&self, served: &Served, output: &Output, listed: Listed) -> Response {
+    pub(super) async fn listed(&self, served: &Served, output: &Output, listed: Listed) -> Response {
         let meta = ListMeta { rev: listed.rev, token: listed.token, remaining: listed.remaining };
-        if *output == (Output { format: Format::Json, shape: Shape::Plain }) && !served.converts() {
+        if *output == Output::JSON && !served.converts() {
             let head = render::list_head(&served.kind.list_kind(), &served.kind.api_version(), &meta);
             return wire::reply(StatusCode::OK, "application/json", boxed(ListBody::new(head.into(), listed.objects)));
         }
-        pieces::reply(served, output, &meta, listed.objects, self.now)
+        pieces::reply(&self.engine.lane, served, output, &meta, listed.objects, self.now).await
     }
 
     pub(super) async fn watch(&self, served: &Served) -> Result<Response, Status> {

@@ -53,7 +53,7 @@ impl ListMeta {
 
 /// One object, of which `bytes` is the JSON.
 pub(crate) fn object(kind: &Kind, output: &Output, code: StatusCode, bytes: Bytes, now: Timestamp) -> Response {
-    if *output == (Output { format: Format::Json, shape: Shape::Plain }) {
+    if *output == Output::JSON {
         return wire::reply(code, "application/json", full(bytes));
     }
     let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();

@@ -1,4 +1,8 @@
 //! POST, PUT and PATCH -> the engine. Source: apiserver `pkg/endpoints/handlers/{create,update,patch}.go`.
+//!
+//! A body is read here; what is done with it is done apart where it may take long ([`crate::lane`]).
+
+use std::pin::pin;
 
 use api::{Gvk, Status, causes::Causes};
 use bytes::Bytes;
@@ -7,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     Call, gate,
-    negotiate::{self, Input},
+    negotiate::{self, Input, Output},
     patch::{self, Patch},
     query::WriteOptions,
     render, scale as shown,
@@ -22,37 +26,46 @@ use crate::{
     },
     identity::Operation,
     kind::{Action, Handler, Kind, ScalePaths, Subresource},
+    lane::Weight,
     parse::{self, Parsed},
     smp,
 };
 
 impl Call {
     pub(super) async fn create(&self, served: &Served, body: Body) -> Result<Response, Status> {
-        let kind = &served.kind;
         let output = negotiate::output(&self.parts.headers, &self.query)?;
         let input = negotiate::input(&self.parts.headers)?;
         let body = self.read(body).await?;
+        self.engine.lane.run(weight(input, &body), pin!(self.create_from(served, &output, input, &body))).await
+    }
+
+    async fn create_from(&self, served: &Served, output: &Output, input: Input, body: &Bytes) -> Result<Response, Status> {
+        let kind = &served.kind;
         let options = WriteOptions::read(&self.query, "CreateOptions")?;
-        let mut object = self.decode(kind, input, &body, &options)?;
+        let mut object = self.decode(kind, input, body, &options)?;
         meta::typed(&object).map_err(|why| form::mistyped(kind, &why))?;
         meta::wipe(&mut object);
         self.put_namespace(&mut object)?;
         let name = meta::text(&object, "name").to_owned();
         let asked = self.asked(served, &name, &options.value, options.dry_run, &self.warnings);
         let created = create::create(&self.engine, &asked, object).await?;
-        Ok(render::object(kind, &output, StatusCode::CREATED, created.bytes(), self.now))
+        Ok(render::object(kind, output, StatusCode::CREATED, created.bytes(), self.now))
     }
 
     pub(super) async fn update(&self, served: &Served, body: Body) -> Result<Response, Status> {
-        let kind = &served.kind;
         let input = negotiate::input(&self.parts.headers)?;
         let output = negotiate::output(&self.parts.headers, &self.query)?;
         let body = self.read(body).await?;
+        self.engine.lane.run(weight(input, &body), pin!(self.update_from(served, &output, input, &body))).await
+    }
+
+    async fn update_from(&self, served: &Served, output: &Output, input: Input, body: &Bytes) -> Result<Response, Status> {
+        let kind = &served.kind;
         let options = WriteOptions::read(&self.query, "UpdateOptions")?;
         let scale = self.scale(served);
         let mut object = match scale {
-            Some((_, sub)) => decode_as(&*self.engine.schemas(), &sub.body, input, &body)?.value,
-            None => self.decode(kind, input, &body, &options)?,
+            Some((_, sub)) => decode_as(&*self.engine.schemas(), &sub.body, input, body)?.value,
+            None => self.decode(kind, input, body, &options)?,
         };
         meta::typed(&object).map_err(|why| form::mistyped(kind, &why))?;
         self.put_namespace(&mut object)?;
@@ -63,14 +76,18 @@ impl Call {
         };
         let asked = self.asked(served, &self.info.name, &options.value, options.dry_run, &self.warnings);
         let updated = update::update(&self.engine, &asked, &edit, Missing::Create(&|| self.may_create())).await?;
-        Ok(self.updated(served, &output, scale.map(|(paths, _)| paths), &updated))
+        Ok(self.updated(served, output, scale.map(|(paths, _)| paths), &updated))
     }
 
     pub(super) async fn patch(&self, served: &Served, body: Body) -> Result<Response, Status> {
-        let kind = &served.kind;
         let output = negotiate::output(&self.parts.headers, &self.query)?;
         let body = self.read(body).await?;
-        let (patch, duplicates) = patch::read(&self.parts.headers, &body)?;
+        self.engine.lane.run(Weight::of(body.len()), pin!(self.patch_from(served, &output, &body))).await
+    }
+
+    async fn patch_from(&self, served: &Served, output: &Output, body: &Bytes) -> Result<Response, Status> {
+        let kind = &served.kind;
+        let (patch, duplicates) = patch::read(&self.parts.headers, body)?;
         let options = WriteOptions::read(&self.query, "PatchOptions")?;
         let schemas = self.engine.schemas();
         let scale = self.scale(served);
@@ -78,7 +95,7 @@ impl Call {
             patch.apply(schemas.as_ref(), kind, value)?;
             if scale.is_none() {
                 let gvk = kind.gvk();
-                parse::name_kind(&gvk, value, &body)?;
+                parse::name_kind(&gvk, value, body)?;
                 let texts = schemas.check(kind, value, &duplicates, options.validation);
                 self.warnings.lock().extend(texts.map_err(|status| refused_patch(&patch, kind, value, status))?);
             }
@@ -86,7 +103,7 @@ impl Call {
         };
         let asked = self.asked(served, &self.info.name, &options.value, options.dry_run, &self.warnings);
         let updated = update::update(&self.engine, &asked, &edit, Missing::Refuse).await?;
-        Ok(self.updated(served, &output, scale.map(|(paths, _)| paths), &updated))
+        Ok(self.updated(served, output, scale.map(|(paths, _)| paths), &updated))
     }
 
     /// A create on a subresource whose body is another kind.
@@ -94,12 +111,25 @@ impl Call {
         let output = negotiate::output(&self.parts.headers, &self.query)?;
         let input = negotiate::input(&self.parts.headers)?;
         let body = self.read(body).await?;
+        let work = pin!(self.act_on(served, sub, action, &output, input, &body));
+        self.engine.lane.run(weight(input, &body), work).await
+    }
+
+    async fn act_on(
+        &self,
+        served: &Served,
+        sub: &Subresource,
+        action: &dyn Action,
+        output: &Output,
+        input: Input,
+        body: &Bytes,
+    ) -> Result<Response, Status> {
         let options = WriteOptions::read(&self.query, "CreateOptions")?;
-        let mut object = parse_as(&*self.engine.schemas(), &sub.body, input, &body)?.value;
+        let mut object = parse_as(&*self.engine.schemas(), &sub.body, input, body)?.value;
         if object.get("apiVersion").and_then(Value::as_str).is_some_and(|version| action.accepts(version)) {
             object["apiVersion"] = sub.body.api_version().into();
         }
-        parse::name_kind(&sub.body, &mut object, &body)?;
+        parse::name_kind(&sub.body, &mut object, body)?;
         meta::typed(&object).map_err(|why| Status::bad_request(format!("{}: {why}", sub.body.kind)))?;
         meta::of(&mut object).retain(|_, value| !value.is_null());
         self.put_namespace(&mut object)?;
@@ -111,7 +141,7 @@ impl Call {
         Ok(render::encoded(output.format, StatusCode::from_u16(code).unwrap_or(StatusCode::CREATED), &reply))
     }
 
-    fn updated(&self, served: &Served, output: &negotiate::Output, scale: Option<&ScalePaths>, updated: &Updated) -> Response {
+    fn updated(&self, served: &Served, output: &Output, scale: Option<&ScalePaths>, updated: &Updated) -> Response {
         let code = if updated.created { StatusCode::CREATED } else { StatusCode::OK };
         match scale {
             Some(paths) => shown::reply(output, code, scale::of(paths, &updated.object.value()), self.now),
@@ -181,6 +211,11 @@ fn refused_patch(patch: &Patch, kind: &Kind, patched: &Value, status: Status) ->
     let mut causes = Causes::default();
     causes.invalid("patch", shown, why);
     Status::invalid(&Gvk::new("", "", ""), "", &causes)
+}
+
+/// A short YAML may name the same thing over and over.
+pub(super) fn weight(input: Input, body: &[u8]) -> Weight {
+    if input == Input::Yaml { Weight::Heavy } else { Weight::of(body.len()) }
 }
 
 /// Parses a body that is to be of this kind.

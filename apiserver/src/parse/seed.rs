@@ -1,19 +1,22 @@
 //! A serde reader -> a JSON value, noting keys that stand twice.
 
-use std::{cell::RefCell, fmt};
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+};
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value, map::Entry};
 
-use super::{DEPTH_MAX, Parsed};
+use super::{DEPTH_MAX, OBJECTS_MAX, Parsed};
 
 /// More keys that stand twice are not noted, nor more once they take so much room: a path is as long as the keys in it.
 const DUPLICATES_MAX: usize = 100;
 const DUPLICATES_BYTES_MAX: usize = 1 << 20;
 
 pub fn read<'de, D: Deserializer<'de>>(reader: D) -> Result<Parsed, D::Error> {
-    let duplicates = RefCell::default();
-    let value = Seed { at: &Place::Root, depth: 0, duplicates: &duplicates }.deserialize(reader)?;
+    let (duplicates, objects) = (RefCell::default(), Cell::new(0));
+    let value = Seed { at: &Place::Root, depth: 0, objects: &objects, duplicates: &duplicates }.deserialize(reader)?;
     Ok(Parsed { value, duplicates: duplicates.into_inner().paths })
 }
 
@@ -53,6 +56,7 @@ impl fmt::Display for Place<'_> {
 struct Seed<'a> {
     at: &'a Place<'a>,
     depth: usize,
+    objects: &'a Cell<usize>,
     duplicates: &'a RefCell<Duplicates>,
 }
 
@@ -69,11 +73,16 @@ impl Seed<'_> {
     where
         Self: 'b,
     {
-        Seed { at, depth: self.depth + 1, duplicates: self.duplicates }
+        Seed { at, depth: self.depth + 1, objects: self.objects, duplicates: self.duplicates }
     }
 
     fn shallow<E: Error>(&self) -> Result<(), E> {
         if self.depth > DEPTH_MAX { Err(E::custom("exceeded max depth")) } else { Ok(()) }
+    }
+
+    fn few<E: Error>(&self) -> Result<(), E> {
+        self.objects.set(self.objects.get() + 1);
+        if self.objects.get() > OBJECTS_MAX { Err(E::custom(format_args!("more than {OBJECTS_MAX} objects in it"))) } else { Ok(()) }
     }
 }
 
@@ -131,6 +140,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         self.shallow()?;
+        self.few()?;
         let mut map = Map::new();
         while let Some(Key(key)) = access.next_key()? {
             let value = access.next_value_seed(self.below(&Place::Key(self.at, &key)))?;

@@ -3,13 +3,14 @@
 //! The table is written by `xtask` and explained there (`xtask/src/wire.rs`). Sources: apimachinery `pkg/runtime/serializer/protobuf`,
 //! `runtime.Unknown`, the `MarshalJSON` of types with a form of their own.
 
-use std::collections::HashMap;
+use std::{cell::Cell, collections::HashMap};
 
 use api::time::{Timestamp, rfc3339, rfc3339_micro};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value};
 
 use super::{Table, Type};
+use crate::parse::OBJECTS_MAX;
 
 /// What a body begins with.
 pub const MAGIC: &[u8; 4] = b"k8s\0";
@@ -43,6 +44,8 @@ pub enum WireError {
     Illegal,
     #[error("exceeded max depth")]
     Deep,
+    #[error("more than {OBJECTS_MAX} objects in it")]
+    Many,
     #[error("no kind \"{0}\" is registered for version \"{1}\"")]
     NoKind(String, String),
     #[error("the content encoding {0:?} is not supported")]
@@ -87,7 +90,7 @@ impl Wire {
         let mut out = Map::new();
         out.insert("kind".into(), kind.into());
         out.insert("apiVersion".into(), api_version.into());
-        let walk = Walk { wire: self, table };
+        let walk = Walk { wire: self, table, objects: Cell::new(0) };
         walk.message(&table.definition(definition).name, definition, raw, &mut out, 0)?;
         Ok(Value::Object(out))
     }
@@ -118,6 +121,7 @@ fn type_meta(bytes: &[u8]) -> Result<(String, String), WireError> {
 struct Walk<'a> {
     wire: &'a Wire,
     table: &'a Table,
+    objects: Cell<usize>,
 }
 
 impl Walk<'_> {
@@ -210,6 +214,10 @@ impl Walk<'_> {
             // The bytes of embedded JSON are the first field of its message.
             Type::Any => serde_json::from_str(&first_text(payload.bytes(name)?)?).unwrap_or(Value::Null),
             Type::Object(at) => {
+                self.objects.set(self.objects.get() + 1);
+                if self.objects.get() > OBJECTS_MAX {
+                    return Err(WireError::Many);
+                }
                 let mut inner = Map::new();
                 self.message(&self.table.definition(at).name, at, payload.bytes(name)?, &mut inner, depth)?;
                 Value::Object(inner)
@@ -358,7 +366,14 @@ mod tests {
         =io.k8s.api.core.v1.Empty\nmedium 1 z\n";
 
     fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
-        [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap()], bytes].concat()
+        let mut length = vec![];
+        let mut left = bytes.len();
+        while left > 0x7f {
+            length.push(u8::try_from(left & 0x7f).unwrap() | 0x80);
+            left >>= 7;
+        }
+        length.push(u8::try_from(left).unwrap());
+        [&[number << 3 | 2], length.as_slice(), bytes].concat()
     }
 
     fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
@@ -392,6 +407,9 @@ mod tests {
         assert_eq!(read(b"{}"), Err(WireError::Prefix));
         assert_eq!(read(&envelope("v1", "Foo", b"")).unwrap_err().to_string(), r#"no kind "Foo" is registered for version "v1""#);
         assert_eq!(read(&envelope("v1", "Pod", &[10, 99])), Err(WireError::Short));
+        let volumes = |count: usize| envelope("v1", "Pod", &field(2, &vec![field(1, b""); count].concat()));
+        assert!(read(&volumes(OBJECTS_MAX - 1)).is_ok());
+        assert_eq!(read(&volumes(OBJECTS_MAX)), Err(WireError::Many));
         assert_eq!(read(&envelope("v1", "Pod", &[8, 1])).unwrap_err().to_string(), "proto: wrong wireType = 0 for field metadata");
     }
 

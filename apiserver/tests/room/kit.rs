@@ -15,7 +15,7 @@ use api::{Gvk, causes::Causes, task::Group, time::Timestamp};
 use apiserver::{
     engine::Engine,
     front::{self, Front},
-    identity::{Attributes, Authenticator, Authorizer, Decision, Gates, Known, Peer, User},
+    identity::{Admission, Attributes, Authenticator, Authorizer, Decision, Gates, Known, Peer, User},
     kind::{Column, Field, Grace, Handler, Kind, Law, ScalePaths, Scope, Storage, Subresource},
 };
 use async_trait::async_trait;
@@ -191,8 +191,12 @@ impl Room {
     }
 
     pub async fn over(store: impl store::Store) -> Self {
+        Self::with(store, Vec::new()).await
+    }
+
+    pub async fn with(store: impl store::Store, admission: Vec<Arc<dyn Admission>>) -> Self {
         let group = Group::new();
-        let gates = Gates { authenticators: vec![Arc::new(Tokens)], authorizers: vec![Arc::new(Everyone)], admission: Vec::new() };
+        let gates = Gates { authenticators: vec![Arc::new(Tokens)], authorizers: vec![Arc::new(Everyone)], admission };
         let engine = Engine::new(Arc::new(store), kinds(), gates, group.clone());
         engine.ready().await;
         Self { front: front::service(engine.clone()), engine, group }

@@ -6,6 +6,7 @@ mod gates;
 mod input;
 mod inside;
 mod kit;
+mod lane;
 mod list;
 mod watch;
 mod write;

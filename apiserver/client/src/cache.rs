@@ -4,7 +4,10 @@ use std::{
     any::{Any, TypeId},
     collections::{BTreeMap, HashMap},
     fmt::Debug,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use api::{
@@ -22,7 +25,7 @@ use tokio::sync::watch;
 use crate::{
     Recorder,
     lenient::Seen,
-    watch::{Change, Query, follow},
+    watch::{Change, Listed, Query, follow},
 };
 
 /// What can be cached: any k8s-openapi type that is served as a collection, and what is read of one ([`crate::pods`]).
@@ -62,12 +65,20 @@ enum Source {
 /// By type and field selector: a `Cache` of that type.
 type Made = HashMap<(TypeId, String), Box<dyn Any + Send + Sync>>;
 type Handler<K> = Box<dyn Fn(Option<&Arc<K>>, Option<&Arc<K>>) + Send + Sync>;
+type RevisionHandler = Box<dyn Fn(u64) + Send + Sync>;
 
 struct Shared<K> {
     state: RwLock<State<K>>,
+    /// See [`Cache::revision`].
+    revision: AtomicU64,
     /// Held while handlers run, so that a new handler sees each change exactly once.
-    handlers: Mutex<Vec<Handler<K>>>,
+    handlers: Mutex<Handlers<K>>,
     synced: watch::Sender<bool>,
+}
+
+struct Handlers<K> {
+    change: Vec<Handler<K>>,
+    revision: Vec<RevisionHandler>,
 }
 
 struct State<K> {
@@ -75,7 +86,6 @@ struct State<K> {
     objects: HashMap<String, HashMap<String, Arc<K>>>,
     /// Those that cannot be read, and why. There are hardly ever any.
     unreadable: BTreeMap<Key, String>,
-    revision: u64,
 }
 
 /// Who writes the event of an object that cannot be read.
@@ -124,8 +134,9 @@ impl Caches {
 
     fn take<K: Object>(&self, shared: &Shared<K>, change: Change<K>) {
         match change {
-            Change::Listed(all) => shared.replace(all, &|object, why| self.tell(object, why)),
+            Change::Listed(all, revision) => shared.replace(all, revision, &|object, why| self.tell(object, why)),
             Change::Put(seen) => shared.put(seen, &|object, why| self.tell(object, why)),
+            Change::Reached(revision) => shared.reached(revision),
             Change::Gone(seen) => shared.remove(&key_of(&seen.object), revision_of(&seen.object)),
             Change::Failed(error) => tracing::warn!(kind = %K::kind(&()), %error, "watch failed; trying again"),
         }
@@ -186,9 +197,20 @@ impl<K: Object> Cache<K> {
         self.len() == 0
     }
 
-    /// The newest `resourceVersion` seen in this collection: a loop that wrote revision r may rest until this is at least r.
+    /// All that happened to this collection up to this revision is in the cache, and every handler has been told: a loop that wrote revision r
+    /// may rest until this is at least r. It comes from events, bookmarks, and the end of a list; the objects of a list do not tell, since
+    /// those that were newer may be gone.
     pub fn revision(&self) -> u64 {
-        self.shared.state.read().revision
+        self.shared.revision.load(Ordering::Acquire)
+    }
+
+    /// Calls `handler` with what [`Cache::revision`] is, now and whenever it grows: after the handlers of the change that made it grow, whoever
+    /// registered first. The same holds for it as for those of [`Cache::on_change`].
+    pub fn on_revision(&self, handler: impl Fn(u64) + Send + Sync + 'static) {
+        let mut handlers = self.shared.handlers.lock();
+        let handler: RevisionHandler = Box::new(handler);
+        caught_up::<K>(std::slice::from_ref(&handler), self.revision());
+        handlers.revision.push(handler);
     }
 
     /// Calls `handler(old, new)` for each object there is (`old` = `None`) and for each change after it, in order, without gap or
@@ -199,7 +221,7 @@ impl<K: Object> Cache<K> {
         for object in self.list() {
             told(std::slice::from_ref(&handler), None, Some(&object));
         }
-        handlers.push(handler);
+        handlers.change.push(handler);
     }
 
     /// As if the watch had told it: the object is so now, or, where `gone`, this was its last state. For [`Caches::unfollowed`].
@@ -231,8 +253,9 @@ impl<K> Clone for Cache<K> {
 
 impl<K> Default for Shared<K> {
     fn default() -> Self {
-        let state = RwLock::new(State { objects: HashMap::new(), unreadable: BTreeMap::new(), revision: 0 });
-        Self { state, handlers: Mutex::default(), synced: watch::channel(false).0 }
+        let state = RwLock::new(State { objects: HashMap::new(), unreadable: BTreeMap::new() });
+        let handlers = Mutex::new(Handlers { change: Vec::new(), revision: Vec::new() });
+        Self { state, revision: AtomicU64::new(0), handlers, synced: watch::channel(false).0 }
     }
 }
 
@@ -263,11 +286,38 @@ type Tell<'a, K> = &'a dyn Fn(&K, &str);
 
 impl<K: Object> Shared<K> {
     fn put(&self, seen: Seen<K>, tell: Tell<'_, K>) {
+        let (handlers, revision) = (self.handlers.lock(), revision_of(&seen.object));
+        self.set(&handlers, key_of(&seen.object), seen, tell);
+        self.grown(&handlers, revision);
+    }
+
+    fn remove(&self, key: &Key, revision: u64) {
         let handlers = self.handlers.lock();
-        let key = key_of(&seen.object);
+        self.unset(&handlers, key);
+        self.grown(&handlers, revision);
+    }
+
+    /// What was not listed again is gone. The revision is reached with the last object of all: they come in the order of their names.
+    fn replace(&self, listed: Listed<K>, revision: u64, tell: Tell<'_, K>) {
+        let gone: Vec<Arc<K>> = {
+            let state = self.state.read();
+            let all = state.objects.values().flat_map(HashMap::values);
+            all.filter(|object| !listed.contains_key(&key_of(&***object))).cloned().collect()
+        };
+        // A lock for each: who registers a handler meanwhile does not wait for all of them.
+        in_order(gone).iter().for_each(|object| self.unset(&self.handlers.lock(), &key_of(&**object)));
+        listed.into_iter().for_each(|(key, seen)| self.set(&self.handlers.lock(), key, seen, tell));
+        self.reached(revision);
+        self.synced.send_replace(true);
+    }
+
+    fn reached(&self, revision: u64) {
+        self.grown(&self.handlers.lock(), revision);
+    }
+
+    fn set(&self, handlers: &Handlers<K>, key: Key, seen: Seen<K>, tell: Tell<'_, K>) {
         let (old, object, fault) = {
             let mut state = self.state.write();
-            state.revision = state.revision.max(revision_of(&seen.object));
             // A watch that was opened again repeats what we have: handlers keep the one they were shown.
             if state.get(&key).is_some_and(|old| old.resource_version() == seen.object.resource_version()) {
                 return;
@@ -279,34 +329,24 @@ impl<K: Object> Shared<K> {
         if let Some(why) = fault {
             tell(&object, &why);
         }
-        told(&handlers, old.as_ref(), Some(&object));
+        told(&handlers.change, old.as_ref(), Some(&object));
     }
 
-    fn remove(&self, key: &Key, revision: u64) {
-        let handlers = self.handlers.lock();
+    fn unset(&self, handlers: &Handlers<K>, key: &Key) {
         let old = {
             let mut state = self.state.write();
-            state.revision = state.revision.max(revision);
             state.set_unreadable(key, None);
             state.remove(key)
         };
         if let Some(old) = old {
-            told(&handlers, Some(&old), None);
+            told(&handlers.change, Some(&old), None);
         }
     }
 
-    /// What was not listed again is gone.
-    fn replace(&self, listed: Vec<Seen<K>>, tell: Tell<'_, K>) {
-        let keys: std::collections::HashSet<Key> = listed.iter().map(|seen| key_of(&seen.object)).collect();
-        let gone: Vec<Arc<K>> = {
-            let state = self.state.read();
-            let all = state.objects.values().flat_map(HashMap::values);
-            all.filter(|object| !keys.contains(&key_of(&***object))).cloned().collect()
-        };
-        let gone = in_order(gone);
-        gone.iter().for_each(|object| self.remove(&key_of(&**object), revision_of(&**object)));
-        listed.into_iter().for_each(|seen| self.put(seen, tell));
-        self.synced.send_replace(true);
+    fn grown(&self, handlers: &Handlers<K>, revision: u64) {
+        if self.revision.fetch_max(revision, Ordering::AcqRel) < revision {
+            caught_up::<K>(&handlers.revision, revision);
+        }
     }
 }
 
@@ -346,13 +386,22 @@ fn told<K: Object>(handlers: &[Handler<K>], old: Option<&Arc<K>>, new: Option<&A
     }
 }
 
+/// As [`told`].
+fn caught_up<K: Object>(handlers: &[RevisionHandler], revision: u64) {
+    for handler in handlers {
+        if let Err(panic) = catch("cache handler", || handler(revision)) {
+            tracing::error!(kind = %K::kind(&()), revision, error = %panic, "a revision was not taken in");
+        }
+    }
+}
+
 fn in_order<K: Resource>(mut objects: Vec<Arc<K>>) -> Vec<Arc<K>> {
     steps::took(objects.len());
     objects.sort_by(|a, b| (&a.meta().namespace, &a.meta().name).cmp(&(&b.meta().namespace, &b.meta().name)));
     objects
 }
 
-fn key_of<K: Resource>(object: &K) -> Key {
+pub(crate) fn key_of<K: Resource>(object: &K) -> Key {
     let meta = object.meta();
     Key { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
 }
@@ -378,15 +427,19 @@ mod tests {
         Seen::whole(map(name, rev))
     }
 
-    fn cache(listed: Vec<Seen<ConfigMap>>) -> Cache<ConfigMap> {
+    fn all<const N: usize>(seen: [Seen<ConfigMap>; N]) -> Listed<ConfigMap> {
+        seen.into_iter().map(|seen| (key_of(&seen.object), seen)).collect()
+    }
+
+    fn cache(listed: Listed<ConfigMap>, revision: u64) -> Cache<ConfigMap> {
         let cache = Cache::<ConfigMap> { shared: Arc::new(Shared::default()) };
-        cache.shared.replace(listed, &|_, _| {});
+        cache.shared.replace(listed, revision, &|_, _| {});
         cache
     }
 
     #[test]
     fn a_handler_sees_each_change_once_across_a_relist() {
-        let cache = cache(vec![seen("a", "1"), seen("b", "2")]);
+        let cache = cache(all([seen("a", "1"), seen("b", "2")]), 2);
         let log = Arc::new(Mutex::new(Vec::new()));
         let logged = log.clone();
         cache.on_change(|_, _| panic!("a handler before it that panics"));
@@ -394,7 +447,7 @@ mod tests {
             let name = |o: Option<&Arc<ConfigMap>>| o.map(|o| o.name_any());
             logged.lock().push((name(old), name(new)));
         });
-        cache.shared.replace(vec![seen("b", "2"), seen("c", "3")], &|_, _| {});
+        cache.shared.replace(all([seen("b", "2"), seen("c", "3")]), 3, &|_, _| {});
         cache.shared.remove(&Key::new("d", "c"), 4);
         let (a, b, c) = (Some("a".to_owned()), Some("b".to_owned()), Some("c".to_owned()));
         assert_eq!(*log.lock(), vec![(None, a.clone()), (None, b), (a, None), (None, c.clone()), (c, None)]);
@@ -403,10 +456,38 @@ mod tests {
     }
 
     #[test]
+    fn a_revision_is_told_once_all_up_to_it_has_been() {
+        let cache = cache(all([seen("a", "9"), seen("b", "2")]), 11);
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (revisions, changes) = (log.clone(), log.clone());
+        cache.on_revision(|_| panic!("a handler before it that panics"));
+        cache.on_revision(move |revision| revisions.lock().push(revision.to_string()));
+        assert_eq!(std::mem::take(&mut *log.lock()), ["11"], "what is known already is told at once");
+        // Who registers later hears of a change before its revision is told all the same.
+        cache.on_change(move |old, new| {
+            let name = new.or(old).map(|o| o.name_any()).unwrap_or_default();
+            changes.lock().push(if new.is_some() { name } else { format!("-{name}") });
+        });
+        log.lock().clear();
+        let told = |work: &dyn Fn(&Shared<ConfigMap>)| {
+            work(&cache.shared);
+            std::mem::take(&mut *log.lock()).join(" ")
+        };
+        assert_eq!(told(&|cache| cache.put(seen("b", "12"), &|_, _| {})), "b 12");
+        assert_eq!(told(&|cache| cache.remove(&Key::new("d", "unknown"), 13)), "13", "of what is not here, too");
+        assert_eq!(told(&|cache| cache.reached(15)), "15", "a bookmark");
+        assert_eq!(told(&|cache| cache.reached(15)), "", "it has been told");
+        // The list names a newer one first, and none of the revision it was made at: that one was deleted.
+        let listed = || all([seen("a", "17"), seen("c", "16")]);
+        assert_eq!(told(&|cache| cache.replace(listed(), 20, &|_, _| {})), "-b a c 20");
+        assert_eq!(told(&|cache| cache.replace(listed(), 21, &|_, _| {})), "21", "the same once more");
+    }
+
+    #[test]
     fn what_cannot_be_read_is_there_with_its_last_good_view() {
         let mut good = map("a", "1");
         good.data = Some([("k".to_owned(), "v".to_owned())].into());
-        let cache = cache(vec![Seen::whole(good)]);
+        let cache = cache(all([Seen::whole(good)]), 1);
         let told = Mutex::new(Vec::new());
         let (key, key_b) = (Key::new("d", "a"), Key::new("d", "b"));
         let bad = |name: &str, rev: &str| {

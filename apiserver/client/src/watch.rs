@@ -3,9 +3,9 @@
 //! An object that cannot be read as its type says neither ends the watch nor is left out ([`crate::lenient`]).
 //! Upstream: client-go `tools/cache/reflector.go`.
 
-use std::{pin::pin, time::Duration};
+use std::{collections::BTreeMap, pin::pin, time::Duration};
 
-use api::names::segment;
+use api::{Key, names::segment};
 use futures::{AsyncBufRead, AsyncBufReadExt};
 use kube::{
     Error, ResourceExt,
@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use crate::{
-    cache::Object,
+    cache::{Object, key_of},
     lenient::{Seen, decode_again},
 };
 
@@ -42,14 +42,19 @@ pub struct Query {
 /// What a watch tells.
 #[derive(Debug)]
 pub enum Change<K> {
-    /// All there is; what is not in it is gone.
-    Listed(Vec<Seen<K>>),
+    /// All there is at this revision; what is not in it is gone. No object in it tells the revision: the newest may have been deleted since.
+    Listed(Listed<K>, u64),
     /// New or changed.
     Put(Seen<K>),
     Gone(Seen<K>),
+    /// All that happened up to this revision has been told.
+    Reached(u64),
     /// The server was not reached, or refused; what was told before stays as it was. It is tried again.
     Failed(Error),
 }
+
+/// A whole collection, by key.
+pub type Listed<K> = BTreeMap<Key, Seen<K>>;
 
 /// Follows the collection for ever.
 pub async fn follow<K: Object>(client: kube::Client, query: Query, mut tell: impl FnMut(Change<K>)) {
@@ -128,34 +133,51 @@ async fn once<K: Object>(
     };
     let request = requests::<K>(query.namespace.as_deref()).watch(&params, from.as_deref().unwrap_or("0")).map_err(Error::BuildRequest)?;
     let mut lines = pin!(client.request_stream(request).await?);
-    let (mut line, mut listed) = (Vec::new(), from.is_none().then(Vec::new));
+    let (mut line, mut listing) = (Vec::new(), from.is_none().then(BTreeMap::new));
     while next_line(&mut lines, &mut line).await? {
-        match read::<K>(&line)? {
-            WatchEvent::Added(seen) | WatchEvent::Modified(seen) => match &mut listed {
-                Some(listed) => listed.push(seen),
-                None => {
-                    *from = seen.object.resource_version().or(from.take());
-                    tell(Change::Put(seen));
-                }
-            },
-            WatchEvent::Deleted(seen) => {
-                if listed.is_none() {
-                    *from = seen.object.resource_version().or(from.take());
-                }
-                tell(Change::Gone(seen));
-            }
-            WatchEvent::Bookmark(mark) => {
-                if let Some(all) = listed.take_if(|_| mark.metadata.annotations.contains_key("k8s.io/initial-events-end")) {
-                    tell(Change::Listed(all));
-                }
-                if listed.is_none() {
-                    *from = Some(mark.metadata.resource_version);
-                }
-            }
-            WatchEvent::Error(status) => return Err(Error::Api(status)),
+        if let Some(change) = take(read::<K>(&line)?, from, &mut listing)? {
+            tell(change);
         }
     }
     Ok(())
+}
+
+/// What is to be told of an event. Until the end of a list nothing is: what was deleted while it was sent is not in it (upstream: `temporaryStore`
+/// in `handleAnyWatch`).
+fn take<K: Object>(
+    event: WatchEvent<Seen<K>>,
+    from: &mut Option<String>,
+    listing: &mut Option<Listed<K>>,
+) -> Result<Option<Change<K>>, Error> {
+    let change = match (event, listing.as_mut()) {
+        (WatchEvent::Added(seen) | WatchEvent::Modified(seen), Some(all)) => {
+            all.insert(key_of(&seen.object), seen);
+            return Ok(None);
+        }
+        (WatchEvent::Deleted(seen), Some(all)) => {
+            all.remove(&key_of(&seen.object));
+            return Ok(None);
+        }
+        (WatchEvent::Added(seen) | WatchEvent::Modified(seen), None) => {
+            *from = seen.object.resource_version().or(from.take());
+            Change::Put(seen)
+        }
+        (WatchEvent::Deleted(seen), None) => {
+            *from = seen.object.resource_version().or(from.take());
+            Change::Gone(seen)
+        }
+        (WatchEvent::Bookmark(mark), _) => {
+            let all = listing.take_if(|_| mark.metadata.annotations.contains_key("k8s.io/initial-events-end"));
+            if listing.is_some() {
+                return Ok(None);
+            }
+            let revision = mark.metadata.resource_version.parse().unwrap_or(0);
+            *from = Some(mark.metadata.resource_version);
+            all.map_or(Change::Reached(revision), |all| Change::Listed(all, revision))
+        }
+        (WatchEvent::Error(status), _) => return Err(Error::Api(status)),
+    };
+    Ok(Some(change))
 }
 
 /// False at the end.
@@ -232,6 +254,39 @@ mod tests {
             assert!(matches!(read::<ConfigMap>(line.as_bytes()), Ok(WatchEvent::Error(status)) if status.code == 410), "{line}");
         }
         assert!(read::<ConfigMap>(b"<html>").is_err());
+    }
+
+    #[test]
+    fn a_list_has_the_revision_of_its_end_and_nothing_that_was_deleted_meanwhile() {
+        let (mut from, mut listing) = (None, Some(BTreeMap::new()));
+        let mut say = |word: &str, name: &str, rev: &str, notes: &str| {
+            let line = format!(
+                r#"{{"type":"{word}","object":{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}","resourceVersion":"{rev}","annotations":{notes}}}}}}}"#
+            );
+            let change = take(read::<ConfigMap>(line.as_bytes()).unwrap(), &mut from, &mut listing).unwrap();
+            let told = change.map(|change| match change {
+                Change::Listed(all, rev) => {
+                    let all: Vec<String> = all.into_iter().map(|(key, seen)| key.name + &seen.object.resource_version().unwrap()).collect();
+                    format!("all {all:?} at {rev}")
+                }
+                Change::Put(seen) => format!("put {}", seen.object.name_any()),
+                Change::Gone(seen) => format!("gone {}", seen.object.name_any()),
+                Change::Reached(rev) => format!("reached {rev}"),
+                Change::Failed(error) => panic!("{error}"),
+            });
+            (told.unwrap_or_default(), from.clone().unwrap_or_default())
+        };
+        let said = |told: &str, from: &str| (told.to_owned(), from.to_owned());
+        for (word, name, rev) in
+            [("ADDED", "a", "3"), ("ADDED", "b", "7"), ("MODIFIED", "a", "8"), ("DELETED", "b", "9"), ("BOOKMARK", "", "9")]
+        {
+            assert_eq!(say(word, name, rev, "{}"), said("", ""), "{word}: nothing is told, and nothing resumed from, before the end");
+        }
+        let end = say("BOOKMARK", "", "12", r#"{"k8s.io/initial-events-end":"true"}"#);
+        assert_eq!(end, said("all [\"a8\"] at 12", "12"));
+        assert_eq!(say("ADDED", "c", "13", "{}"), said("put c", "13"));
+        assert_eq!(say("DELETED", "a", "14", "{}"), said("gone a", "14"));
+        assert_eq!(say("BOOKMARK", "", "20", "{}"), said("reached 20", "20"));
     }
 
     #[tokio::test]

@@ -28,8 +28,8 @@ use crate::{
 
 /// Keys of one loop that run at the same time.
 const CONCURRENT: usize = 20;
-/// A key that waits longer than this for its own writes goes on without: a watch that was cut lists again after half of that at the latest. Upstream's
-/// expectations hold for five minutes.
+/// A key that waits longer than this for its own writes goes on without: a watch that was cut lists again after half of that at the latest, and what
+/// the list was made at counts as seen. Upstream's expectations hold for five minutes.
 const HOLD_MAX: Duration = Duration::from_secs(60);
 /// A key rests for so long for each object that its set has (see [`Loop::weight`])...
 const REST_EACH: Duration = Duration::from_micros(10);
@@ -84,8 +84,7 @@ pub struct Wake {
 
 type Unreadable = Box<dyn Fn(&Key) -> bool + Send + Sync>;
 
-/// How far the cache of one resource has come, and all that is built on it (indices hear of a change before the loop does): what the cache
-/// itself says is a moment too early.
+/// How far the cache of one resource has come, and all that is built on it (indices hear of a change before its revision is told).
 type Revision = Arc<AtomicU64>;
 
 /// Runs the loop in `group` until it stops: its writes go through `client`, its events are told by `recorder`.
@@ -104,12 +103,13 @@ impl Wake {
         let waited = cache.clone();
         self.synced.lock().push(Box::pin(async move { waited.synced().await }));
         self.knows(cache);
-        let seen = cache.clone();
+        let woken = queue.clone();
         cache.on_change(move |old, new| {
             for object in [old, new].into_iter().flatten() {
-                keys(object, &mut |key| queue.wake(key));
+                keys(object, &mut |key| woken.wake(key));
             }
-            let now = seen.revision();
+        });
+        cache.on_revision(move |now| {
             revision.store(now, Ordering::Release);
             queue.seen(resource, now);
         });

@@ -244,9 +244,10 @@ where
         Some(Seen { fault: Some(why), .. }) => failed(&about, &shared, &state, &format!("it cannot be read: {why}")),
     };
     client::watch::follow(client, query, |change| match change {
-        Change::Listed(all) => show(all.into_iter().next()),
+        Change::Listed(all, _) => show(all.into_values().next()),
         Change::Put(seen) => show(Some(seen)),
         Change::Gone(_) => show(None),
+        Change::Reached(_) => {}
         Change::Failed(error) => {
             tracing::warn!(ns = about.key().namespace, name = about.key().name, kind = about.kind(), %error, "watch failed; trying again");
             failed(&about, &shared, &state, &tokens::said(&error));
@@ -263,7 +264,7 @@ fn failed(about: &Reference, shared: &Shared, state: &watch::Sender<Object>, why
 }
 
 /// All ConfigMaps and Secrets that a pod's environments and volumes name.
-fn references(pod: &Pod) -> BTreeSet<Reference> {
+pub(super) fn references(pod: &Pod) -> BTreeSet<Reference> {
     let (mut maps, mut secrets) = env::references(pod);
     for volume in meta::spec(pod).and_then(|s| s.volumes.as_deref()).unwrap_or_default() {
         of_volume(volume, &mut maps, &mut secrets);

@@ -1,25 +1,17 @@
 //! The scheduler beside the real API server over the memory store, in one process, with the rights it has in a cluster.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use api::{
-    k8s::api::core::v1::{Event, Node, Pod, ServiceAccount},
+    k8s::api::core::v1::{Event, Node, Pod},
     task::Group,
-};
-use apiserver::{
-    certs::{Certs, ServingNames},
-    engine::Engine,
-    identity::{Peer, User},
-    serve::in_process,
 };
 use client::kube::{
     Api, Client,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
-use kinds::auth::{self, Tokens};
+use door::{BOUND, Door};
 use serde_json::{Value, json};
-
-const BOUND: Duration = Duration::from_secs(30);
 
 struct Room {
     admin: Client,
@@ -29,30 +21,12 @@ struct Room {
 impl Room {
     async fn new() -> Self {
         let _ = tracing_subscriber::fmt().with_test_writer().try_init();
-        let dir = tempfile::tempdir().unwrap();
-        let certs =
-            Certs::open(dir.path(), &ServingNames::standard("host", &[IpAddr::from([127, 0, 0, 1])], None, "cluster.local")).unwrap();
-        let tokens = Arc::new(Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public()).unwrap());
-        let config = kinds::Config {
-            service_cidr: "10.96.0.0/16".parse().unwrap(),
-            node_ports: 30000..=32767,
-            cluster_domain: "cluster.local".into(),
-        };
-        let (group, store) = (Group::new(), Arc::new(store::memory::Memory::new()));
-        let engine = Engine::new(store, kinds::all(&config, &tokens), auth::gates(&tokens), group.clone());
-        engine.set_schemas(kinds::schema::shapes());
-        engine.ready().await;
-        Box::pin(auth::bootstrap(&engine)).await.unwrap();
-        let client = |name: &str, groups: &[&str]| {
-            let user = User { name: name.into(), groups: groups.iter().map(|g| (*g).to_owned()).collect(), ..User::default() };
-            Client::new(in_process(apiserver::service(engine.clone()), Peer { certificate: Some(user), address: None }), "default")
-        };
-        let admin = client("admin", &["system:masters"]);
-        let account = serde_json::from_value::<ServiceAccount>(json!({"metadata": {"name": "default"}})).unwrap();
-        Api::<ServiceAccount>::namespaced(admin.clone(), "default").create(&PostParams::default(), &account).await.unwrap();
-        let caches = client::Caches::new(client("system:kube-controller-manager", &[]), group.clone());
-        scheduler::start(client("system:kube-scheduler", &[]), &caches, &group);
-        Self { admin, group }
+        let group = Group::new();
+        let door = Door::new(&group).await;
+        door.make_account().await;
+        let caches = client::Caches::new(door.client("system:kube-controller-manager", &[]), group.clone());
+        scheduler::start(door.client("system:kube-scheduler", &[]), &caches, &group);
+        Self { admin: door.admin(), group }
     }
 
     fn pods(&self) -> Api<Pod> {

@@ -1,12 +1,8 @@
 //! A loop beside the real API server over the memory store: what happens to it when a key panics, or its object cannot be read.
 
-use std::{
-    net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
 };
 
 use api::{
@@ -14,30 +10,30 @@ use api::{
     k8s::api::core::v1::{ConfigMap, Event},
     task::Group,
 };
-use apiserver::{
-    certs::{Certs, ServingNames},
-    engine::Engine,
-    identity::{Peer, User},
-    serve::in_process,
-};
 use client::{
     Cache, Caches, Recorder,
     kube::{
         Api, Client, ResourceExt,
-        api::{ListParams, PostParams},
+        api::{DeleteParams, ListParams, PostParams},
+        client::Body,
     },
 };
-use kinds::auth::{self, Tokens};
+use door::{Door, until};
+use futures::StreamExt;
+use http::{Request, Response};
+use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
 use reconcile::{Action, Loop, Plan, Wake};
 use serde_json::json;
 use store::{Op, Store, Txn, memory::Memory};
+use tokio::sync::watch;
+use tower::{BoxError, ServiceExt, service_fn};
 
-const BOUND: Duration = Duration::from_secs(30);
-
-/// Marks every ConfigMap of `default`; those with certain names it cannot bear. Deletes what is called `spare`.
+/// Marks every ConfigMap of `default`; those with certain names it cannot bear. Deletes what is called `spare`. Its watches are lost as it
+/// looks at `lost`.
 struct Marks {
     maps: Cache<ConfigMap>,
     ran: Arc<AtomicU32>,
+    lost: watch::Sender<bool>,
 }
 
 impl Loop for Marks {
@@ -55,6 +51,9 @@ impl Loop for Marks {
     async fn look(&self, key: &Key) -> Option<Arc<ConfigMap>> {
         tokio::task::yield_now().await;
         assert_ne!(key.name, "look", "a look that panics");
+        if key.name == "lost" && self.ran.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.lost.send_replace(true);
+        }
         self.maps.get(key).filter(|map| map.namespace().as_deref() == Some("default"))
     }
 
@@ -77,29 +76,23 @@ struct Room {
     admin: Client,
     store: Arc<Memory>,
     group: Group,
+    door: Door,
+    /// Whether watches are lost, and so is what the server knows of them.
+    lost: watch::Sender<bool>,
 }
 
 impl Room {
     async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let names = ServingNames::standard("host", &[IpAddr::from([127, 0, 0, 1])], None, "cluster.local");
-        let certs = Certs::open(dir.path(), &names).unwrap();
-        let tokens = Arc::new(Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public()).unwrap());
         let (group, store) = (Group::new(), Arc::new(Memory::new()));
-        let engine = Engine::new(store.clone(), kinds::all(&kinds::Config::default(), &tokens), auth::gates(&tokens), group.clone());
-        engine.set_schemas(kinds::schema::shapes());
-        engine.ready().await;
-        Box::pin(auth::bootstrap(&engine)).await.unwrap();
-        let user = User { name: "admin".into(), groups: vec!["system:masters".into()], ..User::default() };
-        let peer = Peer { certificate: Some(user), address: None };
-        let admin = Client::new(in_process(apiserver::service(engine), peer), "default");
-        Self { admin, store, group }
+        let door = Door::over(store.clone(), &group).await;
+        Self { admin: door.admin(), store, group, door, lost: watch::channel(false).0 }
     }
 
     fn start(&self) -> (Cache<ConfigMap>, Arc<AtomicU32>) {
-        let (maps, ran) = (Caches::new(self.admin.clone(), self.group.clone()).of(), Arc::default());
+        let caches = Caches::new(forgetful(&self.door, self.lost.subscribe()), self.group.clone());
+        let (maps, ran) = (caches.of(), Arc::default());
         let recorder = Recorder::new(self.admin.clone(), "marks", None, &self.group);
-        let marks = Marks { maps, ran: Arc::clone(&ran) };
+        let marks = Marks { maps, ran: Arc::clone(&ran), lost: self.lost.clone() };
         let maps = marks.maps.clone();
         reconcile::run(marks, self.admin.clone(), recorder, &self.group);
         (maps, ran)
@@ -124,17 +117,37 @@ impl Room {
 
     async fn marked(&self, name: &str) {
         let seen = async || client::watch::get::<ConfigMap>(&self.admin, Some("default"), name).await.unwrap().object;
-        self.until(name, async || seen().await.labels().contains_key("seen")).await;
+        until(name, async || seen().await.labels().contains_key("seen").then_some(())).await;
     }
+}
 
-    async fn until(&self, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-        let waited = tokio::time::timeout(BOUND, async {
-            while !is_so().await {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+/// A client whose watches end while `lost` says so: those that would go on from where they were are told that it is forgotten, as after a
+/// compaction, and lists wait until it is over.
+fn forgetful(door: &Door, lost: watch::Receiver<bool>) -> Client {
+    let server = door.service("admin", &["system:masters"]);
+    let service = service_fn(move |request: Request<Body>| {
+        let (server, mut lost) = (server.clone(), lost.clone());
+        async move {
+            let query = request.uri().query().unwrap_or_default();
+            let (is_watch, lists) = (query.contains("watch=true"), query.contains("sendInitialEvents=true"));
+            if is_watch && *lost.borrow() && !lists {
+                let gone = json!({"kind": "Status", "status": "Failure", "code": 410, "reason": "Expired", "message": "forgotten"});
+                let body = Full::new(gone.to_string().into()).map_err(BoxError::from).boxed_unsync();
+                return Ok::<_, BoxError>(Response::builder().status(410).body(body).unwrap());
             }
-        });
-        assert!(waited.await.is_ok(), "{what}: not in time");
-    }
+            if is_watch {
+                lost.wait_for(|lost| !lost).await?;
+            }
+            let response = server.oneshot(request).await?;
+            let end = async move {
+                if !is_watch || lost.wait_for(|lost| *lost).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            Ok(response.map(|body| StreamBody::new(BodyStream::new(body).take_until(Box::pin(end))).map_err(BoxError::from).boxed_unsync()))
+        }
+    });
+    Client::new(service, "default")
 }
 
 #[tokio::test]
@@ -146,7 +159,7 @@ async fn a_panic_is_an_error_of_its_key_alone() {
         room.make(name).await;
     }
     room.marked("a").await;
-    room.until("it is tried again", async || ran.load(Ordering::Relaxed) >= 3).await;
+    until("it is tried again", async || (ran.load(Ordering::Relaxed) >= 3).then_some(())).await;
     // It has its own turn, however often the others panic.
     room.make("b").await;
     room.marked("b").await;
@@ -174,16 +187,30 @@ async fn what_cannot_be_read_is_there_and_is_left_alone() {
     }
     assert!(faults::metrics().contains("skiff_unreadable_objects{kind=\"ConfigMap\"} 2\n"), "{}", faults::metrics());
     let events = Api::<Event>::namespaced(room.admin.clone(), "default");
-    room.until("it is told", async || {
+    until("it is told", async || {
         let all = events.list(&ListParams::default()).await.unwrap().items;
         let told = |name: &str| {
             all.iter().any(|e| e.involved_object.name.as_deref() == Some(name) && e.reason.as_deref() == Some("StorageReadError"))
         };
-        told("spare") && told("later")
+        (told("spare") && told("later")).then_some(())
     })
     .await;
     // Once it can be read it is as any other.
     room.write("spare", json!({"a": "b"})).await;
     room.marked("spare").await;
     assert!(!maps.is_unreadable(&Key::new("default", "spare")));
+}
+
+/// What it wrote is in no list: it was deleted before one was made. A key held for longer than a test waits is one that is held for good.
+#[tokio::test]
+async fn a_key_whose_write_no_list_shows_goes_on_once_the_list_is_newer() {
+    let room = Room::new().await;
+    let (maps, ran) = room.start();
+    room.make("lost").await;
+    room.marked("lost").await;
+    assert!(*room.lost.borrow() && ran.load(Ordering::Relaxed) == 1, "it wrote while nobody watched");
+    room.maps().delete("lost", &DeleteParams::default()).await.unwrap();
+    room.lost.send_replace(false);
+    until("the list shows it no more", async || maps.get(&Key::new("default", "lost")).is_none().then_some(())).await;
+    until("it is looked at again", async || (ran.load(Ordering::Relaxed) == 2).then_some(())).await;
 }

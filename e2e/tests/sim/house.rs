@@ -1,18 +1,12 @@
 //! Store, engine, controllers, scheduler -> one control plane in this thread.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use api::task::Group;
-use apiserver::{
-    certs::{Certs, ServingNames},
-    discovery::Discovery,
-    engine::Engine,
-    identity::{Peer, User},
-    serve::in_process,
-};
 use client::kube::Client;
+use door::Door;
 use http::Request;
-use kinds::auth::{self, Tokens};
+use kinds::auth;
 use rand::{Rng, rngs::StdRng};
 use serde_json::Value;
 use store::{
@@ -29,7 +23,7 @@ pub struct House {
     /// What the engine sees of it.
     pub faulty: Arc<Faulty>,
     pub caches: client::Caches,
-    engine: Arc<Engine>,
+    door: Door,
 }
 
 /// Who asks, in process.
@@ -42,29 +36,15 @@ impl House {
         let tended = memory.clone();
         group.spawn(async move { tended.tend().await });
         let faulty = Arc::new(Faulty::new(memory.clone(), Box::new(move || dice.random())));
-        let dir = tempfile::tempdir().unwrap();
-        let names = ServingNames::standard("host", &[IpAddr::from([127, 0, 0, 1])], None, "cluster.local");
-        let certs = Certs::open(dir.path(), &names).unwrap();
-        let tokens = Arc::new(Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public()).unwrap());
-        let laws = kinds::Config {
-            service_cidr: "10.96.0.0/16".parse().unwrap(),
-            node_ports: 30000..=32767,
-            cluster_domain: "cluster.local".into(),
-        };
-        let engine = Engine::new(faulty.clone(), kinds::all(&laws, &tokens), auth::gates(&tokens), group.clone());
-        engine.set_schemas(kinds::schema::shapes());
-        engine.set_fairness(&kinds::flow::config(apiserver::fairness::Limits::default()));
-        engine.mount(Arc::new(Discovery::default()));
-        engine.ready().await;
-        Box::pin(auth::bootstrap(&engine)).await.unwrap();
-        let caches = client::Caches::new(client_as(&engine, "system:kube-controller-manager", &[]), group.clone());
-        let house = Self { group, memory, faulty, caches, engine };
+        let door = Door::over(faulty.clone(), &group).await;
+        let caches = client::Caches::new(door.client("system:kube-controller-manager", &[]), group.clone());
+        let house = Self { group, memory, faulty, caches, door };
         house.start_loops();
         house
     }
 
     pub fn asker(&self, name: &str, groups: &[&str]) -> Asker {
-        Asker(client_as(&self.engine, name, groups))
+        Asker(self.door.client(name, groups))
     }
 
     pub fn set(&self, faults: Faults) {
@@ -72,7 +52,7 @@ impl House {
     }
 
     fn start_loops(&self) {
-        self.group.spawn_loop("system namespaces", auth::keep_namespaces(self.engine.clone()));
+        self.group.spawn_loop("system namespaces", auth::keep_namespaces(self.door.engine.clone()));
         let config = controllers::Config {
             cluster_cidr: "10.244.0.0/16".parse().unwrap(),
             root_ca: "the authority".into(),
@@ -81,10 +61,10 @@ impl House {
         };
         let clients = |name: &str| {
             let account = format!("system:serviceaccount:kube-system:{name}");
-            client_as(&self.engine, &account, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
+            self.door.client(&account, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
         };
         controllers::start(&config, &self.caches, &clients, &self.group);
-        scheduler::start(client_as(&self.engine, "system:kube-scheduler", &[]), &self.caches, &self.group);
+        scheduler::start(self.door.client("system:kube-scheduler", &[]), &self.caches, &self.group);
     }
 }
 
@@ -101,10 +81,4 @@ impl Asker {
             Err(_) => Err((0, "no answer in time".into())),
         }
     }
-}
-
-fn client_as(engine: &Arc<Engine>, name: &str, groups: &[&str]) -> Client {
-    let user = User { name: name.into(), groups: groups.iter().map(|g| (*g).to_owned()).collect(), ..User::default() };
-    let peer = Peer { certificate: Some(user), address: None };
-    Client::new(in_process(apiserver::service(engine.clone()), peer), "default")
 }

@@ -1,21 +1,14 @@
 //! Hollow nodes beside the real API server over the memory store, in one process.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::net::IpAddr;
 
 use api::task::Group;
-use apiserver::{
-    certs::{Certs, ServingNames},
-    engine::Engine,
-    identity::{Peer, User},
-    serve::in_process,
-};
 use client::kube::{Client, Error};
+use door::{BOUND, Door, until};
 use hollow::{Config, Stages};
 use http::Request;
-use kinds::auth::{self, Tokens};
 use serde_json::{Value, json};
 
-const BOUND: Duration = Duration::from_secs(30);
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 /// Without delays, so that tests are quick.
@@ -39,26 +32,10 @@ impl Drop for Room {
 
 impl Room {
     async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let names = ServingNames::standard("host", &[IpAddr::from([127, 0, 0, 1])], None, "cluster.local");
-        let certs = Certs::open(dir.path(), &names).unwrap();
-        let tokens = Arc::new(Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public()).unwrap());
-        let config = kinds::Config {
-            service_cidr: "10.96.0.0/16".parse().unwrap(),
-            node_ports: 30000..=32767,
-            cluster_domain: "cluster.local".into(),
-        };
-        let (group, store) = (Group::new(), Arc::new(store::memory::Memory::new()));
-        let engine = Engine::new(store, kinds::all(&config, &tokens), auth::gates(&tokens), group.clone());
-        engine.set_schemas(kinds::schema::shapes());
-        engine.ready().await;
-        Box::pin(auth::bootstrap(&engine)).await.unwrap();
-        let user = User { name: "admin".into(), groups: vec!["system:masters".into()], ..User::default() };
-        let peer = Peer { certificate: Some(user), address: None };
-        let admin = Client::new(in_process(apiserver::service(engine), peer), "default");
-        let room = Self { admin, group };
-        room.ok("POST", "/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "default"}})).await;
-        room
+        let group = Group::new();
+        let door = Door::new(&group).await;
+        door.make_account().await;
+        Self { admin: door.admin(), group }
     }
 
     /// Nodes in a group of their own.
@@ -90,21 +67,9 @@ impl Room {
         self.ok("POST", PODS, &json!({"metadata": {"name": name, "labels": labels}, "spec": more})).await;
     }
 
-    async fn until<T>(&self, what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-        let waited = tokio::time::timeout(BOUND, async {
-            loop {
-                if let Some(found) = look().await {
-                    return found;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        });
-        waited.await.unwrap_or_else(|_| panic!("{what}: not in time"))
-    }
-
     async fn phase(&self, name: &str, phase: &str) -> Value {
         let path = format!("{PODS}/{name}");
-        self.until(&format!("{name} is {phase}"), async || self.get(&path).await.filter(|p| p["status"]["phase"] == phase)).await
+        until(&format!("{name} is {phase}"), async || self.get(&path).await.filter(|p| p["status"]["phase"] == phase)).await
     }
 }
 
@@ -128,9 +93,9 @@ async fn nodes_register_and_renew() {
     let time =
         async |n: usize| room.get(&format!("{LEASES}/hollow-{n}")).await.map(|l| l["spec"]["renewTime"].as_str().unwrap().to_owned());
     for n in [0, 7, 19] {
-        let first = room.until("a lease is made", async || time(n).await).await;
-        let second = room.until("it is renewed", async || time(n).await.filter(|t| *t > first)).await;
-        room.until("and again", async || time(n).await.filter(|t| *t > second)).await;
+        let first = until("a lease is made", async || time(n).await).await;
+        let second = until("it is renewed", async || time(n).await.filter(|t| *t > first)).await;
+        until("and again", async || time(n).await.filter(|t| *t > second)).await;
     }
     let lease = room.get(&format!("{LEASES}/hollow-3")).await.unwrap();
     assert_eq!((&lease["spec"]["holderIdentity"], &lease["spec"]["leaseDurationSeconds"]), (&json!("hollow-3"), &json!(2)));
@@ -142,13 +107,13 @@ async fn a_lease_that_others_write_or_delete_is_renewed_all_the_same() {
     let room = Room::new().await;
     room.nodes(&Config { lease_seconds: 2, ..Config::new(2) }, QUICK).await;
     let path = format!("{LEASES}/hollow-1");
-    room.until("a lease is made", async || room.get(&path).await).await;
+    until("a lease is made", async || room.get(&path).await).await;
     room.ok("PATCH", &path, &json!({"metadata": {"labels": {"touched": "yes"}}, "spec": {"renewTime": "2020-01-01T00:00:00.000000Z"}}))
         .await;
     let renewed = async || room.get(&path).await.filter(|l| !l["spec"]["renewTime"].as_str().unwrap().starts_with("2020"));
-    room.until("it is renewed after a conflict", renewed).await;
+    until("it is renewed after a conflict", renewed).await;
     room.ok("DELETE", &path, &Value::Null).await;
-    room.until("it is made again", async || room.get(&path).await).await;
+    until("it is made again", async || room.get(&path).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -181,7 +146,7 @@ async fn pods_live_and_go() {
 
     for name in ["web", "job", "net", "bad"] {
         room.ok("DELETE", &format!("{PODS}/{name}"), &Value::Null).await;
-        room.until("it is gone", async || room.get(&format!("{PODS}/{name}")).await.is_none().then_some(())).await;
+        until("it is gone", async || room.get(&format!("{PODS}/{name}")).await.is_none().then_some(())).await;
     }
     assert_eq!(room.get(&format!("{PODS}/other")).await.unwrap()["status"]["phase"], "Pending", "not ours");
 }
@@ -191,7 +156,7 @@ async fn a_second_life_takes_up_what_the_first_left() {
     let room = Room::new().await;
     let config = Config { lease_seconds: 4, ..Config::new(2) };
     let first = room.nodes(&config, QUICK).await;
-    room.until("a lease is made", async || room.get(&format!("{LEASES}/hollow-0")).await).await;
+    until("a lease is made", async || room.get(&format!("{LEASES}/hollow-0")).await).await;
     first.stop();
     // As the control plane marks a node that it does not hear of.
     let unknown = json!({"status": {"conditions": [{"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"}]}});
@@ -202,14 +167,14 @@ async fn a_second_life_takes_up_what_the_first_left() {
     room.nodes(&config, QUICK).await;
     room.phase("p", "Running").await;
     let ready = async || room.get("/api/v1/nodes/hollow-0").await.filter(|n| condition(n, "Ready")["status"] == "True");
-    let node = room.until("it is ready again", ready).await;
+    let node = until("it is ready again", ready).await;
     assert!(condition(&node, "Ready")["lastTransitionTime"].is_string());
     let renewed =
         async || room.get(&format!("{LEASES}/hollow-0")).await.filter(|l| l["spec"]["renewTime"].as_str().unwrap() > before.as_str());
-    room.until("its lease is renewed", renewed).await;
+    until("its lease is renewed", renewed).await;
     // Said to be unknown while it lives: it objects.
     room.ok("PATCH", "/api/v1/nodes/hollow-0/status", &unknown).await;
-    room.until("it is ready again", ready).await;
+    until("it is ready again", ready).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -219,7 +184,7 @@ async fn nodes_fall_silent_and_come_back() {
     room.nodes(&Config { lease_seconds: 1, ..Config::new(1) }, &stages).await;
     let path = format!("{LEASES}/hollow-0");
     let time = async || room.get(&path).await.and_then(|l| api::time::parse(l["spec"]["renewTime"].as_str().unwrap()));
-    let mut last = room.until("a lease is made", time).await;
+    let mut last = until("a lease is made", time).await;
     // A renewal each quarter of a second, but for a gap of three seconds.
     let gap = async || {
         let now = time().await?;
@@ -227,7 +192,7 @@ async fn nodes_fall_silent_and_come_back() {
         last = now;
         (gap.as_secs() >= 2).then_some(())
     };
-    room.until("the lease was not renewed for a while, and then again", gap).await;
+    until("the lease was not renewed for a while, and then again", gap).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -237,7 +202,7 @@ async fn a_node_that_was_deleted_stays_away() {
     room.ok("DELETE", "/api/v1/nodes/hollow-0", &Value::Null).await;
     let time =
         async |n: usize| room.get(&format!("{LEASES}/hollow-{n}")).await.map(|l| l["spec"]["renewTime"].as_str().unwrap().to_owned());
-    let first = room.until("the other has a lease", async || time(1).await).await;
-    room.until("and renews it", async || time(1).await.filter(|t| *t > first)).await;
+    let first = until("the other has a lease", async || time(1).await).await;
+    until("and renews it", async || time(1).await.filter(|t| *t > first)).await;
     assert!(room.get("/api/v1/nodes/hollow-0").await.is_none());
 }

@@ -8,21 +8,16 @@ use std::{
 };
 
 use api::{
-    k8s::api::core::v1::{ContainerStatus, Pod, ServiceAccount},
+    k8s::api::core::v1::{ContainerStatus, Pod},
     task::Group,
 };
-use apiserver::{
-    certs::{Certs, ServingNames},
-    engine::Engine,
-    identity::{Peer, User},
-    serve::in_process,
-};
+use apiserver::certs::Certs;
 use client::kube::{
     Api, Client,
     api::{DeleteParams, ListParams, PostParams},
 };
+use door::Door;
 use futures::FutureExt;
-use kinds::auth::{self, Tokens};
 use serde_json::{Value, json};
 
 use crate::{
@@ -44,25 +39,6 @@ struct House {
     group: Group,
 }
 
-/// The control plane's door over the memory store: a client for each user.
-async fn door(dir: &Path, group: &Group) -> (Arc<Certs>, impl Fn(&str, &str) -> Client + use<>) {
-    let names = ServingNames::standard("host", &[IpAddr::from([127, 0, 0, 1])], None, "cluster.local");
-    let certs = Arc::new(Certs::open(&dir.join("tls"), &names).unwrap());
-    let tokens = Arc::new(Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public()).unwrap());
-    let config =
-        kinds::Config { service_cidr: "10.96.0.0/16".parse().unwrap(), node_ports: 30000..=32767, cluster_domain: "cluster.local".into() };
-    let store = Arc::new(store::memory::Memory::new());
-    let engine = Engine::new(store, kinds::all(&config, &tokens), auth::gates(&tokens), group.clone());
-    engine.set_schemas(kinds::schema::shapes());
-    engine.ready().await;
-    Box::pin(auth::bootstrap(&engine)).await.unwrap();
-    let client = move |name: &str, user_group: &str| {
-        let user = User { name: name.into(), groups: vec![user_group.into()], ..User::default() };
-        Client::new(in_process(apiserver::service(engine.clone()), Peer { certificate: Some(user), address: None }), "default")
-    };
-    (certs, client)
-}
-
 fn config(dir: &Path, certs: &Arc<Certs>) -> Config {
     let mut config = Config::new(dir.join("agent"), NODE.into(), Arc::new(|_, _| Ok(())));
     config.node_ips = vec![IpAddr::from([127, 0, 0, 1])];
@@ -80,13 +56,11 @@ impl House {
     async fn new() -> Self {
         let _ = tracing_subscriber::fmt().with_test_writer().try_init();
         let (dir, group) = (tempfile::tempdir().unwrap(), Group::new());
-        let (certs, client) = door(dir.path(), &group).await;
-        let admin = client("admin", "system:masters");
-        let account = serde_json::from_value::<ServiceAccount>(json!({"metadata": {"name": "default"}})).unwrap();
-        Api::<ServiceAccount>::namespaced(admin.clone(), "default").create(&PostParams::default(), &account).await.unwrap();
-        let as_node = client(&format!("system:node:{NODE}"), "system:nodes");
+        let door = Door::new(&group).await;
+        door.make_account().await;
+        let (admin, as_node) = (door.admin(), door.client(&format!("system:node:{NODE}"), &["system:nodes"]));
         let caches = client::Caches::new(as_node.clone(), group.clone());
-        let config = config(dir.path(), &certs);
+        let config = config(dir.path(), &door.certs);
         let layout = config.layout();
         let agent = Box::pin(run(config, as_node, caches, group.clone())).await.unwrap();
         containerd::import_image(&layout, &image(dir.path())).await.unwrap();

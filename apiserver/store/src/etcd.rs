@@ -132,7 +132,7 @@ impl Store for Etcd {
     }
 
     async fn watch(&self, prefix: &str, after: Rev) -> Result<Events, Error> {
-        watch::watch(&self.members, prefix, after).await
+        watch::watch(&self.members, prefix, after, watch::Before::Untold).await
     }
 
     async fn compact(&self, rev: Rev) -> Result<(), Error> {

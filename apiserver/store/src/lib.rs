@@ -34,7 +34,7 @@ pub struct Entry {
     pub rev: Rev,
 }
 
-/// One change. `prev` is what stood there before, where the back end still has it.
+/// One change. `prev` is what stood there before, where the back end has it at hand: the embedded ones do, etcd would read it for each event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     Put {

@@ -13,7 +13,12 @@ use etcd_client::{Compare, TxnOp};
 use futures::StreamExt;
 use tokio::sync::Mutex;
 
-use super::{Etcd, members::CALL_BOUND, watch::watch, words::unchanged};
+use super::{
+    Etcd,
+    members::CALL_BOUND,
+    watch::{Before, watch},
+    words::unchanged,
+};
 use crate::{Entry, Error, Event, Expect, Op, Rev, Txn};
 
 /// Beside upstream's `/registry`, and after it in key order. All servers share it: moving it costs the others a second try.
@@ -77,7 +82,7 @@ impl Etcd {
     }
 
     async fn look_back(&self, txn: &Txn, since: Rev, fence: Rev) -> Result<Option<Rev>, Error> {
-        let mut history = watch(&self.members, "", since).await?;
+        let mut history = watch(&self.members, "", since, Before::Told).await?;
         while let Some(events) = history.next().await {
             for one in events?.chunk_by(|a, b| a.rev() == b.rev()) {
                 match one.first().map(Event::rev) {

@@ -15,9 +15,17 @@ use crate::{Error, Event, Events, Rev};
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(3);
 
+/// Whether events say what stood there before: etcd reads and sends it for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    Told,
+    Untold,
+}
+
 struct Following {
     members: Arc<Members>,
     prefix: String,
+    before: Before,
     seen: Rev,
     /// With the turn of the member that it comes from.
     stream: Option<(usize, WatchStream)>,
@@ -25,8 +33,9 @@ struct Following {
 }
 
 /// See [`crate::Store::watch`].
-pub(super) async fn watch(members: &Arc<Members>, prefix: &str, after: Rev) -> Result<Events, Error> {
-    let mut following = Following { members: members.clone(), prefix: prefix.into(), seen: after, stream: None, backoff: RETRY_MIN };
+pub(super) async fn watch(members: &Arc<Members>, prefix: &str, after: Rev, before: Before) -> Result<Events, Error> {
+    let (members, prefix) = (members.clone(), prefix.into());
+    let mut following = Following { members, prefix, before, seen: after, stream: None, backoff: RETRY_MIN };
     let mut patience = Patience::new(CALL_BOUND);
     while let Err(verdict) = following.connect().await {
         match verdict {
@@ -103,7 +112,8 @@ impl Following {
     }
 
     async fn connect(&mut self) -> Result<(), Verdict> {
-        let options = WatchOptions::new().with_range(end_of(&self.prefix)).with_start_revision(number(self.seen + 1)).with_prev_key();
+        let options = WatchOptions::new().with_range(end_of(&self.prefix)).with_start_revision(number(self.seen + 1));
+        let options = if self.before == Before::Told { options.with_prev_key() } else { options };
         let (turn, member) = self.members.current();
         let mut client = member.watch.clone();
         let verdict = match tokio::time::timeout(ATTEMPT_BOUND, client.watch(self.prefix.as_str(), Some(options))).await {

@@ -9,6 +9,7 @@ use crate::{
         rules::Fragment,
         table::{Rules, Saved},
     },
+    late,
     model::{Portal, Site},
     nftables::Table,
 };
@@ -27,40 +28,49 @@ impl Backend {
         }
     }
 
-    /// Everything in place of what may be there, so that packets always find a whole; and what another mode has left behind goes.
+    /// Everything in place of what may be there, so that packets always find a whole; and what another mode has left behind goes. The
+    /// services whose rules could not be worked out: they have those they had.
     ///
     /// # Errors
     /// Where it could not be written.
-    pub async fn write_all(&mut self, site: Site, changes: &[(Key, Vec<Portal>)]) -> Result<(), Error> {
+    pub async fn write_all(&mut self, site: Site, changes: &[(Key, Vec<Portal>)]) -> Result<Vec<Key>, Error> {
         match self {
             Self::Iptables(rules) => {
                 rules.set_site(site);
-                rules.update(fragments(rules, changes));
+                let (fragments, left) = fragments(rules, changes);
+                rules.update(fragments);
                 let saved: Saved = exec::save().await?;
                 exec::restore_all(rules.full(&saved)).await?;
-                crate::remove_table()
+                crate::remove_table()?;
+                Ok(left)
             }
             Self::Nftables(table) => {
                 if let Some(transaction) = table.full(site.clone(), changes) {
                     table.commit(transaction).await?;
                 }
                 open_firewall(&site).await;
-                Ok(())
+                Ok(table.take_left())
             }
         }
     }
 
-    /// Only what changed.
+    /// Only what changed; gives back what [`Backend::write_all`] does.
     ///
     /// # Errors
     /// Where it could not be written; what the kernel holds is not known then.
-    pub async fn write(&mut self, changes: &[(Key, Vec<Portal>)]) -> Result<(), Error> {
+    pub async fn write(&mut self, changes: &[(Key, Vec<Portal>)]) -> Result<Vec<Key>, Error> {
         match self {
-            Self::Iptables(rules) => exec::restore_all(rules.update(fragments(rules, changes))).await,
-            Self::Nftables(table) => match table.update(changes) {
-                Some(transaction) => Ok(table.commit(transaction).await?),
-                None => Ok(()),
-            },
+            Self::Iptables(rules) => {
+                let (fragments, left) = fragments(rules, changes);
+                exec::restore_all(rules.update(fragments)).await?;
+                Ok(left)
+            }
+            Self::Nftables(table) => {
+                if let Some(transaction) = table.update(changes) {
+                    table.commit(transaction).await?;
+                }
+                Ok(table.take_left())
+            }
         }
     }
 
@@ -73,8 +83,15 @@ impl Backend {
     }
 }
 
-fn fragments(rules: &Rules, changes: &[(Key, Vec<Portal>)]) -> Vec<(Key, Fragment)> {
-    changes.iter().map(|(key, portals)| (key.clone(), Fragment::of(portals, rules.site()))).collect()
+fn fragments(rules: &Rules, changes: &[(Key, Vec<Portal>)]) -> (Vec<(Key, Fragment)>, Vec<Key>) {
+    let (mut made, mut left) = (Vec::with_capacity(changes.len()), Vec::new());
+    for (key, portals) in changes {
+        match late::one(key, || Fragment::of(portals, rules.site())) {
+            Some(fragment) => made.push((key.clone(), fragment)),
+            None => left.push(key.clone()),
+        }
+    }
+    (made, left)
 }
 
 /// Removes iptables' rules for services, and lets the pod network through where the node has a firewall by iptables.

@@ -15,6 +15,7 @@ pub mod dns;
 #[doc(hidden)]
 pub mod dry;
 mod iptables;
+mod late;
 mod model;
 mod netlink;
 mod nftables;
@@ -76,8 +77,6 @@ pub enum Error {
     Link(#[from] cni::link::Error),
     #[error(transparent)]
     Panicked(#[from] api::faults::Panic),
-    #[error("{0} services could not be planned")]
-    Unplanned(usize),
     #[error("serve DNS on {address}: {why}")]
     Bind { address: std::net::SocketAddr, why: std::io::Error },
 }

@@ -10,11 +10,11 @@ use crate::{
     Mode,
     cni::{self, Verb},
     dns, iptables,
-    model::Node,
+    model::{Node, Portal},
     nftables::Table,
     sync::Sync,
     testing::{service, slice},
-    world::World,
+    world::{Entry, World},
 };
 
 #[path = "../tests/netns/mod.rs"]
@@ -176,6 +176,7 @@ in_both_modes!(
     traffic_is_spread_over_endpoints_that_come_and_go,
     another_mode_takes_over,
     the_nodes_own_programs_show_our_rules_and_keep_theirs,
+    a_service_that_panics_keeps_its_rules_and_the_others_go_on,
 );
 
 fn services_lead_to_their_pods_from_everywhere(mode: Mode) {
@@ -492,4 +493,36 @@ fn the_nodes_own_programs_show_our_rules_and_keep_theirs(mode: Mode) {
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         hears(&street.pods[2], "10.96.0.1:80", &["p0", "p1"]);
     }
+}
+
+/// A service cannot be planned as long as its label says so.
+fn touchy(entry: &Entry, node: &Node) -> Vec<Portal> {
+    let labels = entry.service.as_ref().and_then(|s| s.metadata.labels.as_ref());
+    assert!(!labels.is_some_and(|l| l.contains_key("bad")), "a plan that panics");
+    crate::sync::plan(entry, node)
+}
+
+fn a_service_that_panics_keeps_its_rules_and_the_others_go_on(mode: Mode) {
+    let street = Street::new(2);
+    let mut sync = street.sync(mode);
+    sync.sync = sync.sync.map(|sync| sync.planned_by(touchy));
+    street.serve("bad", web("10.96.0.1", &json!({})), "TCP", &[0]);
+    street.serve("good", web("10.96.0.2", &json!({})), "TCP", &[0]);
+    sync.once();
+    let mut bad = service("d/bad", web("10.96.0.1", &json!({})));
+    bad.metadata.labels = Some([("bad".to_owned(), String::new())].into());
+    street.serve("bad", web("10.96.0.1", &json!({})), "TCP", &[1]);
+    street.serve("good", web("10.96.0.2", &json!({})), "TCP", &[1]);
+    street.world.service(None, Some(&Arc::new(bad)));
+    sync.once();
+    (0..4).for_each(|_| hears(&street.pods[0], "10.96.0.1:80", &["p0"]));
+    (0..4).for_each(|_| hears(&street.pods[0], "10.96.0.2:80", &["p1"]));
+    assert!(api::faults::metrics().contains("skiff_panics_total{loop=\"service proxy\"}"));
+    // Everything written anew leaves it as it was, too.
+    street.world.mark_changed(street.world.keys());
+    sync.once();
+    (0..4).for_each(|_| hears(&street.pods[0], "10.96.0.1:80", &["p0"]));
+    street.serve("bad", web("10.96.0.1", &json!({})), "TCP", &[1]);
+    sync.once();
+    (0..4).for_each(|_| hears(&street.pods[0], "10.96.0.1:80", &["p1"]));
 }

@@ -2,16 +2,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    future::pending,
     net::Ipv4Addr,
     sync::Arc,
     time::Duration,
 };
 
-use api::{
-    Key,
-    faults::{catch, catch_all},
-    task::Group,
-};
+use api::{Key, faults::catch_all, task::Group};
 use ipnet::Ipv4Net;
 use parking_lot::RwLock;
 use tokio::time::Instant;
@@ -22,8 +19,9 @@ use crate::{
     cni::link::Net,
     conntrack,
     iptables::watch::Watch,
+    late::{self, Late},
     model::{Node, Portal, Protocol, Site, portals},
-    world::World,
+    world::{Entry, World},
 };
 
 /// What changes within this time after a sync goes into one transaction. A program runs for each one of iptables.
@@ -34,7 +32,7 @@ const REST_NFTABLES: Duration = Duration::from_millis(1);
 const REST_EACH: Duration = Duration::from_micros(10);
 /// ... and no longer than this, which is upstream's default for all services (`minSyncPeriod`).
 const REST_MAX: Duration = Duration::from_secs(1);
-/// After a failure, doubled up to [`RETRY_MAX`].
+/// After a failure to write, doubled up to [`RETRY_MAX`].
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Rules seldom change alone: after a change, we look once for all within this time.
@@ -49,6 +47,9 @@ pub struct Sync {
     cluster_cidr: Option<Ipv4Net>,
     /// Of each service, those portals whose flows may have to be forgotten.
     udp: HashMap<Key, Vec<Portal>>,
+    /// Services whose rules could not be worked out.
+    late: Late,
+    planner: Planner,
     group: Group,
     /// What the kernel holds is not known: the next transaction writes everything.
     unknown: bool,
@@ -56,24 +57,36 @@ pub struct Sync {
     looked_at: usize,
 }
 
+/// What one service asks for. Pure.
+pub type Planner = fn(&Entry, &Node) -> Vec<Portal>;
+
 impl Sync {
     pub fn new(mode: Mode, world: World, node: Arc<RwLock<Node>>, cluster_cidr: Option<Ipv4Net>, group: Group) -> Self {
         let backend = Backend::new(mode);
-        Self { world, node, backend, mode, cluster_cidr, udp: HashMap::new(), group, unknown: true, looked_at: 0 }
+        let (udp, late) = (HashMap::new(), Late::default());
+        Self { world, node, backend, mode, cluster_cidr, udp, late, planner: plan, group, unknown: true, looked_at: 0 }
+    }
+
+    /// Another that plans in place of ours: one that panics.
+    #[cfg(test)]
+    pub fn planned_by(self, planner: Planner) -> Self {
+        Self { planner, ..self }
     }
 
     /// One look, plan and act.
     ///
     /// # Errors
-    /// Where the rules could not be written; what changed is marked again, and the next call writes everything. Also where a service's rules
-    /// could not be planned: it is left as it is and marked again, all others are written.
+    /// Where the rules could not be written; what changed is marked again, and the next call writes everything. A service that makes the work
+    /// panic is no error: it is left as it is and tried again by itself, all others are written.
     pub async fn once(&mut self) -> Result<(), Error> {
-        let changed = self.world.take_changed();
+        let mut changed = self.world.take_changed();
+        changed.extend(self.late.take_due(Instant::now()));
         match catch_all("service proxy", self.apply(&changed)).await {
             Ok(Ok(left)) => {
-                let count = left.len();
-                self.world.mark_changed(left);
-                if count == 0 { Ok(()) } else { Err(Error::Unplanned(count)) }
+                let (now, left) = (Instant::now(), left.into_iter().collect::<HashSet<Key>>());
+                changed.difference(&left).for_each(|key| self.late.succeeded(key));
+                left.into_iter().for_each(|key| self.late.failed(key, now));
+                Ok(())
             }
             failed => {
                 self.unknown = true;
@@ -88,9 +101,11 @@ impl Sync {
         let watch = Watch::new();
         let (mut retry, mut look_at) = (RETRY, None);
         loop {
+            let late = until(self.late.next());
             let look = async move { tokio::time::sleep_until(look_at.unwrap_or_else(Instant::now)).await };
             tokio::select! {
                 () = self.world.changed() => {}
+                () = late => {}
                 () = watch.disturbed(), if look_at.is_none() => {
                     look_at = Some(Instant::now() + CHECK_REST);
                     continue;
@@ -126,25 +141,16 @@ impl Sync {
         whole
     }
 
-    /// The services that were left out, because they could not be planned.
+    /// The services that were left out, because their rules could not be worked out.
     async fn apply(&mut self, changed: &HashSet<Key>) -> Result<Vec<Key>, Error> {
-        let (mut planned, mut left) = (Vec::with_capacity(changed.len()), Vec::new());
-        for key in changed {
-            match catch("service proxy", || self.plan(key)) {
-                Ok(portals) => planned.push((key.clone(), portals)),
-                Err(panic) => {
-                    tracing::error!(%key, error = %panic, "a service's rules stay as they are");
-                    left.push(key.clone());
-                }
-            }
-        }
+        let (planned, mut left) = late::each(changed.iter().cloned(), |key| (self.planner)(&self.world.entry(key), &self.node.read()));
         self.looked_at = planned.iter().flat_map(|(_, portals)| portals).map(|p| p.backends.cluster.len() + p.backends.local.len()).sum();
         if self.unknown {
             let site = self.site().await?;
-            self.backend.write_all(site, &planned).await?;
+            left.extend(self.backend.write_all(site, &planned).await?);
             self.unknown = false;
         } else {
-            self.backend.write(&planned).await?;
+            left.extend(self.backend.write(&planned).await?);
         }
         self.forget_flows(planned).await;
         Ok(left)
@@ -153,12 +159,6 @@ impl Sync {
     async fn site(&self) -> Result<Site, Error> {
         let answered_here = self.node.read().answered_here.clone();
         Ok(Site { cluster_cidr: self.cluster_cidr, node_ips: self.node_ips().await?, answered_here })
-    }
-
-    fn plan(&self, key: &Key) -> Vec<Portal> {
-        let entry = self.world.entry(key);
-        let Some(service) = &entry.service else { return Vec::new() };
-        portals(service, entry.slices.values().map(|s| &**s), &self.node.read())
     }
 
     /// Failing is told, not retried: flows end by themselves in the end.
@@ -187,6 +187,18 @@ impl Sync {
     async fn node_ips(&self) -> Result<Vec<Ipv4Addr>, Error> {
         let addresses = Net::here(&self.group.child())?.addresses(None).await?;
         Ok(addresses.iter().map(Ipv4Net::addr).collect())
+    }
+}
+
+pub fn plan(entry: &Entry, node: &Node) -> Vec<Portal> {
+    let Some(service) = &entry.service else { return Vec::new() };
+    portals(service, entry.slices.values().map(|s| &**s), node)
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => pending().await,
     }
 }
 

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use api::{faults::catch, task::Group};
+use api::{
+    faults::{Panic, catch, catch_all},
+    task::Group,
+};
 use hickory_proto::{
     op::{Message, MessageType, ResponseCode},
     rr::{DNSClass, Name, Record, RecordType},
@@ -27,7 +30,7 @@ use super::{
     question::Key,
     reply::{self, Parts},
     wire,
-    zone::{self, Answer, Zone},
+    zone::{self, Answer, Names, Zone},
 };
 
 /// Open TCP connections; more wait to be accepted.
@@ -39,8 +42,9 @@ const FAILED_REST: Duration = Duration::from_millis(100);
 /// How many of our own names may stand for one another in a row.
 const ALIASES_MAX: usize = 8;
 
-pub struct Server {
-    zone: Zone,
+/// A question whose answer panics is refused, as CoreDNS does (`core/dnsserver/server.go`); no other notices.
+pub struct Server<N = Zone> {
+    zone: N,
     pub(super) forwarder: Forwarder,
     connections: Arc<Semaphore>,
 }
@@ -64,8 +68,8 @@ struct Moment {
     now: Instant,
 }
 
-impl Server {
-    pub fn new(zone: Zone, forwarder: Forwarder) -> Self {
+impl<N: Names> Server<N> {
+    pub fn new(zone: N, forwarder: Forwarder) -> Self {
         Self { zone, forwarder, connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
     }
 
@@ -103,7 +107,11 @@ impl Server {
                 match catch("dns", || self.answer(query, moment, &mut prepared, |bytes| outbox.add(Some(peer), bytes))) {
                     Ok(Some(request)) => self.later(query.to_vec(), request, socket.clone(), peer, &group),
                     Ok(None) => {}
-                    Err(panic) => tracing::error!(%peer, error = %panic, "a question is not answered"),
+                    Err(panic) => {
+                        if let Some(bytes) = refused(&panic, query, Transport::Udp) {
+                            outbox.add(Some(peer), &bytes);
+                        }
+                    }
                 }
             }
             outbox.send(&socket).await;
@@ -152,8 +160,8 @@ impl Server {
     fn later(self: &Arc<Self>, query: Vec<u8>, request: Message, socket: Arc<UdpSocket>, peer: SocketAddr, group: &Group) {
         let server = self.clone();
         group.spawn(async move {
-            let bytes = server.with_others(&query, &request, Transport::Udp).await;
-            if let Some(bytes) = bytes {
+            let answered = catch_all("dns", server.with_others(&query, &request, Transport::Udp)).await;
+            if let Some(bytes) = answered.unwrap_or_else(|panic| refused(&panic, &query, Transport::Udp)) {
                 send(&socket, peer, &bytes).await;
             }
         });
@@ -180,15 +188,19 @@ impl Server {
 
     async fn converse(&self, mut stream: TcpStream) {
         while let Ok(Ok(query)) = timeout(IDLE_BOUND, read_message(&mut stream)).await {
-            let Some(request) = parse(&query) else { return };
-            let bytes = match self.at_once(&request) {
-                Some(reply) => reply::encode(&reply, &request, Transport::Tcp),
-                None => self.with_others(&query, &request, Transport::Tcp).await,
-            };
-            let Some(bytes) = bytes else { return };
+            let answered = catch_all("dns", self.answer_whole(&query)).await;
+            let Some(bytes) = answered.unwrap_or_else(|panic| refused(&panic, &query, Transport::Tcp)) else { return };
             if !matches!(timeout(IDLE_BOUND, write_message(&mut stream, &bytes)).await, Ok(Ok(()))) {
                 return;
             }
+        }
+    }
+
+    async fn answer_whole(&self, query: &[u8]) -> Option<Vec<u8>> {
+        let request = parse(query)?;
+        match self.at_once(&request) {
+            Some(reply) => reply::encode(&reply, &request, Transport::Tcp),
+            None => self.with_others(query, &request, Transport::Tcp).await,
         }
     }
 
@@ -256,6 +268,16 @@ impl Server {
             Answer::NotYet | Answer::NotOurs | Answer::Alias(_) => Parts { code: Some(ResponseCode::ServFail), ..Parts::default() },
         }
     }
+}
+
+/// What is answered where the answer panicked; nothing where the question cannot even be read without a panic.
+fn refused(panic: &Panic, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
+    tracing::error!(error = %panic, "a question is not answered");
+    let refusal = catch("dns", || {
+        let request = parse(query)?;
+        reply::encode(&reply::failure(&request, ResponseCode::ServFail), &request, transport)
+    });
+    refusal.ok().flatten()
 }
 
 /// Whether the answer would be the same again: about our names, and no failure.

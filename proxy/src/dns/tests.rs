@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -30,7 +30,7 @@ use super::{
     reply::encode,
     resolv::Upstreams,
     server::Server,
-    zone::Zone,
+    zone::{Answer, Names, Zone},
 };
 use crate::testing::{service, slice, with};
 
@@ -257,7 +257,7 @@ async fn without_a_resolver_other_names_fail() {
     assert_eq!(house.hears("www.example.com.", RecordType::A).await.0, ResponseCode::ServFail);
     let zone = Zone::new("cluster.local", "10.96.0.10".parse().unwrap(), Index::default());
     let name = Name::from_ascii("web.d.svc.cluster.local.").unwrap();
-    assert_eq!(zone.answer(&name, RecordType::A), super::zone::Answer::NotYet);
+    assert_eq!(zone.answer(&name, RecordType::A), Answer::NotYet);
 }
 
 #[tokio::test]
@@ -473,5 +473,59 @@ async fn what_others_answered_is_ours_once_a_service_has_it() {
     assert_eq!(house.hears(name, RecordType::PTR).await.1, ["PTR late.d.svc.cluster.local."]);
     house.index.service(Some(&late), None);
     assert_eq!(house.hears(name, RecordType::PTR).await.1, ["PTR host.example."]);
+    group.stop();
+}
+
+/// The cluster's names, of which one panics at once, and one that is not ours when it is looked at again.
+struct Touchy {
+    zone: Zone,
+    looked: AtomicBool,
+}
+
+impl Names for Touchy {
+    fn generation(&self) -> u64 {
+        self.zone.generation()
+    }
+
+    fn answer(&self, name: &Name, kind: RecordType) -> Answer {
+        match name.iter().next() {
+            Some(b"panic") => panic!("an answer that panics"),
+            Some(b"late") if self.looked.swap(true, Ordering::SeqCst) => panic!("an answer that panics later"),
+            _ => self.zone.answer(name, kind),
+        }
+    }
+
+    fn authority(&self) -> Vec<Record> {
+        self.zone.authority()
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_a_failure_of_its_question_alone() {
+    let (group, resolv) = (Group::new(), tempfile::NamedTempFile::new().unwrap());
+    let (udp, tcp) = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = tcp.local_addr().unwrap();
+    let zone = Zone::new("cluster.local", "10.96.0.10".parse().unwrap(), cluster());
+    let forwarder = Forwarder::new(Upstreams::new(resolv.path().into(), address));
+    Arc::new(Server::new(Touchy { zone, looked: AtomicBool::new(false) }, forwarder)).start(udp, tcp, &group).unwrap();
+    let bad = query("panic.d.svc.cluster.local.", RecordType::A);
+    let good = query("web.d.svc.cluster.local.", RecordType::A);
+    let heard = |reply: &Message| (reply.metadata.response_code, reply.answers.len());
+    for _ in 0..3 {
+        assert_eq!(heard(&ask(address, &bad).await), (ResponseCode::ServFail, 0));
+        assert_eq!(heard(&ask(address, &good).await), (ResponseCode::NoError, 1));
+    }
+    let late = ask(address, &query("late.example.", RecordType::A)).await;
+    assert_eq!(heard(&late), (ResponseCode::ServFail, 0), "while others were asked");
+    // One connection goes on, too.
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    for (question, code) in [(&bad, ResponseCode::ServFail), (&good, ResponseCode::NoError)] {
+        write_message(&mut stream, &question.to_vec().unwrap()).await.unwrap();
+        let reply = tokio::time::timeout(BOUND, read_message(&mut stream)).await.unwrap().unwrap();
+        assert_eq!(Message::from_vec(&reply).unwrap().metadata.response_code, code);
+    }
+    let metrics = api::faults::metrics();
+    assert!(metrics.contains("skiff_panics_total{loop=\"dns\"} 5\n"), "each is counted once: {metrics}");
+    assert_eq!(group.fault(), None);
     group.stop();
 }

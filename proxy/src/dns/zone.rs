@@ -36,6 +36,17 @@ pub struct Zone {
     index: Index,
 }
 
+/// What a server answers from.
+pub trait Names: Send + Sync + 'static {
+    /// Rises when answers may have changed.
+    fn generation(&self) -> u64;
+
+    fn answer(&self, name: &Name, kind: RecordType) -> Answer;
+
+    /// What a refusal carries, so that it may be kept for as long as an answer.
+    fn authority(&self) -> Vec<Record>;
+}
+
 /// What a question gets.
 #[derive(Debug, PartialEq)]
 pub enum Answer {
@@ -63,16 +74,26 @@ struct Found<'a> {
 /// Which ports an SRV question is about: `_name._protocol`, or all.
 struct PortFilter<'a>(Option<(&'a str, &'a str)>);
 
+impl Names for Zone {
+    fn generation(&self) -> u64 {
+        self.index.generation()
+    }
+
+    fn answer(&self, name: &Name, kind: RecordType) -> Answer {
+        Zone::answer(self, name, kind)
+    }
+
+    fn authority(&self) -> Vec<Record> {
+        let Some(apex) = self.full("") else { return Vec::new() };
+        self.soa().map(|soa| record(&apex, soa)).into_iter().collect()
+    }
+}
+
 impl Zone {
     pub fn new(domain: &str, address: Ipv4Addr, index: Index) -> Self {
         let apex = domain.trim_matches('.').to_lowercase();
         let serial = api::time::Timestamp::now().as_second();
         Self { domain: apex.split('.').map(str::to_owned).collect(), apex, address, serial: u32::try_from(serial).unwrap_or(1), index }
-    }
-
-    /// Rises when answers may have changed.
-    pub fn generation(&self) -> u64 {
-        self.index.generation()
     }
 
     pub fn answer(&self, name: &Name, kind: RecordType) -> Answer {
@@ -94,12 +115,6 @@ impl Zone {
             [rest @ .., "pod"] => self.in_pods(name, rest, kind),
             _ => Answer::NoName,
         }
-    }
-
-    /// What a refusal carries, so that it may be kept for as long as an answer.
-    pub fn authority(&self) -> Vec<Record> {
-        let Some(apex) = self.full("") else { return Vec::new() };
-        self.soa().map(|soa| record(&apex, soa)).into_iter().collect()
     }
 
     fn apex(&self, name: &Name, kind: RecordType) -> Answer {

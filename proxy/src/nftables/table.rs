@@ -17,6 +17,7 @@ use super::{
     sticky::Sticky,
 };
 use crate::{
+    late,
     model::{Portal, Protocol, Site},
     netlink::{Error, LIST_ELEMENT, Socket, Verb, Writer},
 };
@@ -50,6 +51,8 @@ pub struct Table {
     /// Those that were touched as they were before; `None`: not there.
     sticky_before: BTreeMap<u32, Option<Sticky>>,
     next_number: u32,
+    /// Services that are as they were, because what they ask for could not be worked out.
+    left: Vec<Key>,
 }
 
 /// One service: its number, its portals by port and protocol, and what it claims.
@@ -160,9 +163,20 @@ impl Table {
         self.socket.clone().ok_or(Error::Silent)
     }
 
+    /// Those that were left as they are since the last call.
+    pub fn take_left(&mut self) -> Vec<Key> {
+        std::mem::take(&mut self.left)
+    }
+
     fn take(&mut self, key: &Key, portals: &[Portal]) {
         let mut old = self.services.remove(key).unwrap_or_default();
-        let (lines, needs) = self.needs(&mut old, portals);
+        let Some((lines, needs)) = late::one(key, || self.needs(&mut old, portals)) else {
+            self.left.push(key.clone());
+            if !old.lines.is_empty() {
+                self.services.insert(key.clone(), old);
+            }
+            return;
+        };
         for (to, elements) in old.own.iter().filter(|(to, _)| !needs.own.contains_key(to)) {
             self.leave(key, old.number, to, elements);
         }

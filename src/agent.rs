@@ -13,11 +13,12 @@ use kubelet::OnPodCidr;
 use proxy::cni::{self, NetworkConfig, write_conflist};
 
 use crate::{
+    address::default_address,
     dirs::Dirs,
     flags::UpFlags,
     instance::Node,
     progress::Progress,
-    server::{Control, cluster_dns, default_address, host_name, laws_config},
+    server::{Control, cluster_dns, host_name, laws_config},
 };
 
 /// What the runtime calls as its network plugins: `src/plugin.rs`.

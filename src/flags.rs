@@ -117,7 +117,7 @@ pub struct AgentFlags {
     /// This node's name [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
-    /// This node's address [default: the address of the default route]
+    /// This node's address [default: the address of the default route, else of an interface]
     #[arg(long, value_name = "IP")]
     pub node_ip: Option<IpAddr>,
     /// A container runtime that is already running (unix:///run/containerd/containerd.sock), instead of our own containerd

@@ -1,5 +1,6 @@
 //! The front door: which verb was asked for, and who carries it out.
 
+mod address;
 mod agent;
 mod check;
 mod dirs;

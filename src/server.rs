@@ -1,7 +1,7 @@
 //! `skiff server`: the control plane, assembled. The one place that knows all of its rooms.
 
 use std::{
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     sync::Arc,
     time::Duration,
@@ -34,7 +34,9 @@ use tokio::{
     sync::watch,
 };
 
-use crate::{dirs::Dirs, files, flags::ServerFlags, instance::Instance, kubeconfig, manifests, progress::Progress};
+use crate::{
+    address::default_address, dirs::Dirs, files, flags::ServerFlags, instance::Instance, kubeconfig, manifests, progress::Progress,
+};
 
 /// How long an orderly end may take before we go anyway.
 const END_BOUND: Duration = Duration::from_secs(8);
@@ -296,14 +298,6 @@ pub fn cluster_dns(laws: &kinds::Config) -> IpAddr {
 /// The host's name as the kernel has it, lower case, as node names are.
 pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().to_lowercase()
-}
-
-/// The address that packets to the world would leave from; nothing is sent.
-pub fn default_address() -> Option<IpAddr> {
-    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
-    // TEST-NET-1 (RFC 5737): only the route to it is looked up.
-    socket.connect("192.0.2.1:9").ok()?;
-    socket.local_addr().ok().map(|a| a.ip()).filter(|ip| !ip.is_unspecified())
 }
 
 /// Gives cluster, user and context our own name, so that they stand beside others in one file.

@@ -1,0 +1,115 @@
+//! The machine's interfaces -> the address that others reach it at.
+//!
+//! Upstream: apimachinery `pkg/util/net/interface.go` (`ChooseHostInterface`), which refuses a machine with no default route; there we take what it
+//! takes where it cannot see the routes (`chooseIPFromHostInterfaces`).
+
+use std::{
+    net::{IpAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
+    path::Path,
+};
+
+use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
+
+/// One address of an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Here {
+    link: String,
+    flags: InterfaceFlags,
+    /// Pods, containers or virtual machines may be all there is behind it.
+    bridge: bool,
+    ip: IpAddr,
+}
+
+/// The address that packets to the world would leave from; without a route there, one of an interface. `None` where only the machine itself is
+/// reached at any.
+pub fn default_address() -> Option<IpAddr> {
+    routed().or_else(|| choose(&here()))
+}
+
+/// Nothing is sent.
+fn routed() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    // TEST-NET-1 (RFC 5737): only the route to it is looked up.
+    socket.connect("192.0.2.1:9").ok()?;
+    socket.local_addr().ok().map(|a| a.ip()).filter(|ip| !ip.is_unspecified())
+}
+
+fn here() -> Vec<Here> {
+    let all = getifaddrs().into_iter().flatten();
+    let here = all.filter_map(|one| {
+        let address = one.address?;
+        let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(*SocketAddrV4::from(*a).ip()));
+        let ip = v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(*SocketAddrV6::from(*a).ip())))?;
+        let bridge = Path::new("/sys/class/net").join(&one.interface_name).join("bridge").exists();
+        Some(Here { link: one.interface_name, flags: one.flags, bridge, ip })
+    });
+    here.collect()
+}
+
+/// IPv4 before IPv6, then in the kernel's order: the first global address of an interface that is up, is no loopback and leads to more than one
+/// peer. Ours are for pods; what else is a bridge only where there is nothing else.
+fn choose(here: &[Here]) -> Option<IpAddr> {
+    let away = InterfaceFlags::IFF_LOOPBACK | InterfaceFlags::IFF_POINTOPOINT;
+    let is_meant = |one: &&Here| one.flags.contains(InterfaceFlags::IFF_UP) && !one.flags.intersects(away) && !is_ours(&one.link);
+    let all = here.iter().filter(is_meant).filter(|one| is_global(one.ip));
+    all.min_by_key(|one| (one.ip.is_ipv6(), one.bridge)).map(|one| one.ip)
+}
+
+fn is_ours(link: &str) -> bool {
+    link == proxy::cni::BRIDGE || link == proxy::dns::LINK
+}
+
+/// As Go's `IsGlobalUnicast`.
+fn is_global(ip: IpAddr) -> bool {
+    let link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    !link_local && !ip.is_unspecified() && !ip.is_loopback() && !ip.is_multicast()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UP: InterfaceFlags = InterfaceFlags::IFF_UP;
+
+    fn one(link: &str, flags: InterfaceFlags, ip: &str) -> Here {
+        Here { link: link.into(), flags, bridge: link.starts_with("br"), ip: ip.parse().unwrap() }
+    }
+
+    #[test]
+    fn a_machine_without_a_default_route_has_the_address_of_an_interface() {
+        let passed_over = [
+            one("lo", UP | InterfaceFlags::IFF_LOOPBACK, "192.0.2.1"),
+            one("eth9", InterfaceFlags::empty(), "192.0.2.2"),
+            one("tun0", UP | InterfaceFlags::IFF_POINTOPOINT, "192.0.2.3"),
+            one("skiff0", UP, "10.244.0.1"),
+            one("skiff-dns", UP, "10.96.0.10"),
+            one("eth0", UP, "169.254.7.7"),
+            one("eth0", UP, "fe80::1"),
+            one("eth0", UP, "0.0.0.0"),
+        ];
+        assert_eq!(choose(&passed_over), None);
+        let chosen = |more: &[(&str, &str)]| {
+            let more = more.iter().map(|(link, ip)| one(link, UP, ip));
+            choose(&passed_over.iter().cloned().chain(more).collect::<Vec<_>>()).map(|ip| ip.to_string())
+        };
+        let cases: [(&[(&str, &str)], &str); 5] = [
+            (&[("eth0", "10.0.0.5"), ("eth1", "10.0.0.6")], "10.0.0.5"),
+            (&[("eth0", "fd00::5"), ("eth1", "10.0.0.6")], "10.0.0.6"),
+            (&[("eth0", "fd00::5")], "fd00::5"),
+            (&[("br-1", "172.17.0.1"), ("eth1", "10.0.0.6")], "10.0.0.6"),
+            (&[("br-1", "192.168.1.5"), ("eth1", "fd00::6")], "192.168.1.5"),
+        ];
+        for (more, wanted) in cases {
+            assert_eq!(chosen(more).as_deref(), Some(wanted), "{more:?}");
+        }
+    }
+
+    #[test]
+    fn this_machine_s_interfaces_are_read() {
+        let lo = here().into_iter().find(|one| one.ip.is_loopback()).expect("every machine has one");
+        assert!(lo.flags.contains(InterfaceFlags::IFF_LOOPBACK) && !lo.bridge);
+    }
+}

@@ -9,18 +9,22 @@ mod hostname;
 mod hosts;
 mod mounts;
 pub mod qos;
+mod rehearse;
 mod resources;
 mod sandbox;
 mod security;
 mod subpath;
-#[cfg(test)]
 pub(crate) mod testing;
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt::Display,
+    path::{Path, PathBuf},
+};
 
-use api::k8s::api::core::v1::Container;
+use api::{faults::catch, k8s::api::core::v1::Container};
 
 pub(crate) use self::qos::amount;
+pub(crate) use self::rehearse::rehearse;
 pub use self::{
     expand::expand,
     hostname::Hostname,
@@ -58,8 +62,9 @@ impl ConfigError {
 /// [`ConfigError`] in upstream's words; nothing was asked of the runtime yet.
 pub async fn container(cx: &PodContext, container: &Container, image: &cri::Image) -> Result<cri::ContainerConfig, ConfigError> {
     let (cx, container, image) = (cx.clone(), container.clone(), image.clone());
-    let made = tokio::task::spawn_blocking(move || made(&cx, &container, &image)).await;
-    made.unwrap_or_else(|panic| Err(ConfigError::Refused(format!("container config: {panic}"))))
+    let made = tokio::task::spawn_blocking(move || catch("pods", || made(&cx, &container, &image))).await;
+    let failed = |why: &dyn Display| Err(ConfigError::Refused(format!("container config: {why}")));
+    made.map_or_else(|ended| failed(&ended), |made| made.unwrap_or_else(|panic| failed(&panic)))
 }
 
 fn made(cx: &PodContext, container: &Container, image: &cri::Image) -> Result<cri::ContainerConfig, ConfigError> {

@@ -20,6 +20,7 @@ pub mod meta;
 mod metrics;
 mod node;
 mod pods;
+mod rehearse;
 mod run;
 pub mod server;
 mod serving;
@@ -32,7 +33,7 @@ pub use config::{Config, OnPodCidr};
 pub use context::{Attempt, NodeContext, PodContext};
 pub use eviction::EvictionHard;
 #[doc(hidden)]
-pub use pods::rehearse;
+pub use rehearse::{Beside, Rehearsed, rehearse};
 pub use run::{Agent, Error, clean, run, stop_pods};
 pub use serving::{Error as ServingError, Issued, Issuer};
 pub use view::{ContainerView, PodView, Pods};

@@ -3,26 +3,33 @@
 //! Upstream: `pkg/kubelet/config/file_linux.go`, `common.go`.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use api::{
+    faults::catch,
     k8s::api::core::v1::{Pod, Toleration},
     task::Group,
     time::{self, Timestamp},
 };
+use client::lenient;
 use rustix::fs::inotify::WatchFlags;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
-use crate::{pods::Event, server::Watcher};
+use crate::{meta, pods::Event, server::Watcher};
 
 /// Upstream's `fileCheckFrequency`, used only where the kernel cannot tell.
 const CHECK_EVERY: Duration = Duration::from_secs(20);
+/// Of one manifest, in bytes (upstream: `maxConfigLength`).
+const MANIFEST_BYTES_MAX: u64 = 10 << 20;
+/// Of a name that becomes one of a file.
+const NAME_MAX: usize = 253;
 /// Writers are given this long to finish.
 const SETTLE: Duration = Duration::from_millis(50);
 
@@ -35,9 +42,18 @@ pub fn follow(dir: PathBuf, node_name: String, events: mpsc::Sender<Event>, grou
         Box::pin(async move {
             loop {
                 let (path, node) = (dir.clone(), node_name.clone());
-                let read = tokio::task::spawn_blocking(move || read(&path, &node)).await.unwrap_or_default();
-                if events.send(Event::Manifests(read.into_iter().map(Arc::new).collect())).await.is_err() {
-                    return;
+                let read = tokio::task::spawn_blocking(move || read(&path, &node)).await.map_err(io::Error::other);
+                match read.flatten() {
+                    Ok(read) => {
+                        if events.send(Event::Manifests(read.into_iter().map(Arc::new).collect())).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, dir = %dir.display(), "manifests not read; static pods stay as they are");
+                        tokio::time::sleep(CHECK_EVERY).await;
+                        continue;
+                    }
                 }
                 let Some(told) = &watcher else {
                     tokio::time::sleep(CHECK_EVERY).await;
@@ -61,15 +77,22 @@ fn watch(dir: &Path) -> io::Result<Watcher> {
     Ok(watcher)
 }
 
-/// All pods of the directory, in the order of their files' names. What is no pod is logged and left out.
-fn read(dir: &Path, node_name: &str) -> Vec<Pod> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+/// All pods of the directory, in the order of their files' names; none where it is not there. What is no pod is logged and left out.
+///
+/// # Errors
+/// Where the directory cannot be read: what is in it is not known then.
+fn read(dir: &Path, node_name: &str) -> io::Result<Vec<Pod>> {
+    let listed = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        listed => listed?,
+    };
+    let mut paths = listed.map(|entry| entry.map(|e| e.path())).collect::<io::Result<Vec<PathBuf>>>()?;
     paths.retain(|path| path.is_file() && !path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b".")));
     paths.sort();
     let mut pods: Vec<Pod> = Vec::new();
     for path in paths {
-        let parsed = fs::read_to_string(&path).map_err(|e| e.to_string()).and_then(|text| parse(&text, &path, node_name));
-        match parsed {
+        let parsed = catch("static pods", || parse(&text_of(&path)?, &path, node_name));
+        match parsed.map_err(|panic| panic.to_string()).flatten() {
             Ok(pod) if pods.iter().any(|other| same_name(other, &pod)) => {
                 tracing::error!(file = %path.display(), "a pod of that name is there already")
             }
@@ -77,7 +100,14 @@ fn read(dir: &Path, node_name: &str) -> Vec<Pod> {
             Err(error) => tracing::error!(file = %path.display(), error, "no static pod"),
         }
     }
-    pods
+    Ok(pods)
+}
+
+fn text_of(path: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    let file = fs::File::open(path).map_err(|e| e.to_string())?;
+    file.take(MANIFEST_BYTES_MAX + 1).read_to_string(&mut text).map_err(|e| e.to_string())?;
+    if text.len() as u64 > MANIFEST_BYTES_MAX { Err(format!("longer than {MANIFEST_BYTES_MAX} bytes")) } else { Ok(text) }
 }
 
 fn same_name(a: &Pod, b: &Pod) -> bool {
@@ -90,7 +120,8 @@ fn parse(text: &str, path: &Path, node_name: &str) -> Result<Pod, String> {
     if (value["apiVersion"].as_str(), value["kind"].as_str()) != (Some("v1"), Some("Pod")) {
         return Err(format!("not a v1 Pod: {} {}", value["apiVersion"], value["kind"]));
     }
-    let mut pod: Pod = serde_json::from_value(value.clone()).map_err(|e| e.to_string())?;
+    let seen = lenient::decode::<Pod>(value.to_string().as_bytes()).map_err(|e| e.to_string())?;
+    let mut pod = seen.fault.map_or(Ok(seen.object), Err)?;
     let name = pod.metadata.name.clone().filter(|name| !name.is_empty()).ok_or("metadata.name: Required value")?;
     let spec = pod.spec.as_mut().filter(|spec| !spec.containers.is_empty()).ok_or("spec.containers: Required value")?;
     spec.node_name = Some(node_name.into());
@@ -107,7 +138,26 @@ fn parse(text: &str, path: &Path, node_name: &str) -> Result<Pod, String> {
     let own = [("config.hash", uid), ("config.seen", time::rfc3339(Timestamp::now())), ("config.source", "file".into())];
     annotations.extend(own.map(|(key, value)| (format!("kubernetes.io/{key}"), value)));
     pod.status = None;
+    pathable(&pod)?;
     Ok(pod)
+}
+
+/// No law of the API server stands before a manifest: what becomes a file's name must be one.
+fn pathable(pod: &Pod) -> Result<(), String> {
+    let containers = meta::containers(pod).map(|c| ("container's name", c.name.as_str()));
+    let volumes = meta::spec(pod).and_then(|s| s.volumes.as_deref()).unwrap_or_default().iter().map(|v| ("volume's name", v.name.as_str()));
+    let own = [("metadata.name", meta::name(pod)), ("metadata.namespace", meta::namespace(pod)), ("metadata.uid", meta::uid(pod))];
+    let is_name = |name: &str| !matches!(name, "" | "." | "..") && name.len() <= NAME_MAX && !name.contains(['/', '\0']);
+    match own.into_iter().chain(containers).chain(volumes).find(|(_, name)| !is_name(name)) {
+        Some((field, name)) => Err(format!("{field}: Invalid value: {name:?}")),
+        None => Ok(()),
+    }
+}
+
+/// A pod as if it stood in a manifest; whether it was read: for the fuzz targets.
+pub fn rehearse(pod: &Pod) -> bool {
+    let manifest = serde_json::to_string(pod).unwrap_or_default();
+    parse(&manifest, Path::new("/manifests/pod.json"), "n1").is_ok()
 }
 
 /// Of content and place: a changed file is another pod.
@@ -130,11 +180,33 @@ mod tests {
         write(".hidden", "no");
         write("broken.yaml", "a: [");
         write("other.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: s}\n");
-        let pods = read(dir.path(), "N1");
+        let pods = read(dir.path(), "N1").unwrap();
         assert_eq!(pods.iter().map(meta::name).collect::<Vec<_>>(), ["z-n1", "web-n1"]);
         assert!(pods.iter().all(|pod| meta::is_static(pod) && meta::namespace(pod) == "default" && meta::uid(pod).len() == 32));
         let before = meta::uid(&pods[1]).to_owned();
         write("web.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: a, image: c}]}\n");
-        assert_ne!(before, meta::uid(&read(dir.path(), "N1")[1]));
+        assert_ne!(before, meta::uid(&read(dir.path(), "N1").unwrap()[1]));
+    }
+
+    #[test]
+    fn a_file_is_no_other_file_s_fault_and_what_cannot_be_read_is_not_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = |name: &str, more: &str| {
+            let text = format!(
+                r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{name}"{more}}},"spec":{{"containers":[{{"name":"a","image":"b","ports":[null],"args":null}}],"volumes":null}}}}"#
+            );
+            fs::write(dir.path().join(format!("{}.json", name.replace('/', "-"))), text).unwrap();
+        };
+        manifest("nulls", r#","labels":null,"creationTimestamp":null"#);
+        for (name, more) in [("a/b", ""), ("up", r#","uid":"../../etc""#), ("dots", r#","namespace":"..""#), ("types", r#","labels":[7]"#)]
+        {
+            manifest(name, more);
+        }
+        fs::write(dir.path().join("long.yaml"), vec![b' '; usize::try_from(MANIFEST_BYTES_MAX).unwrap() + 1]).unwrap();
+        fs::write(dir.path().join("latin.yaml"), b"\xe4").unwrap();
+        let names = |dir: &Path| read(dir, "n1").map(|pods| pods.iter().map(|pod| meta::name(pod).to_owned()).collect::<Vec<_>>());
+        assert_eq!(names(dir.path()).unwrap(), ["nulls-n1"]);
+        assert_eq!(names(&dir.path().join("nowhere")).unwrap(), Vec::<String>::new());
+        assert!(names(&dir.path().join("nulls.json")).is_err(), "no directory");
     }
 }

@@ -12,6 +12,7 @@ mod objects;
 mod ownership;
 mod payload;
 mod private;
+mod rehearse;
 mod setup;
 
 use std::{
@@ -21,11 +22,17 @@ use std::{
     time::Duration,
 };
 
-use api::{k8s::api::core::v1::Pod, task::Group, time::Timestamp};
+use api::{
+    faults::{catch, catch_all},
+    k8s::api::core::v1::Pod,
+    task::Group,
+    time::Timestamp,
+};
 use parking_lot::Mutex;
 
 pub(crate) use self::mount_table::unmount_below;
 pub use self::objects::{Object, Objects};
+pub(crate) use self::rehearse::rehearse;
 use self::{payload::Tokened, private::Private, setup::Place};
 use crate::{downward::Allocatable, env::Fetched, meta, tokens::Tokens};
 
@@ -251,7 +258,8 @@ impl Manager {
                 // The first sight of each is a change: we come again.
                 continue;
             }
-            if let Err(error) = Box::pin(self.write(&pod, known, Keep::Known)).await {
+            let written = catch_all("volumes", Box::pin(self.write(&pod, known, Keep::Known))).await;
+            if let Err(error) = written.unwrap_or_else(|panic| Err(Error::SetUp(vec![panic.to_string()]))) {
                 failed = true;
                 tracing::warn!(ns = meta::namespace(&pod), name = meta::name(&pod), uid, %error, "volumes not brought up to date");
             }
@@ -315,8 +323,9 @@ async fn sleep(wait: Option<Duration>) {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
-    let joined = tokio::task::spawn_blocking(work).await;
-    joined.unwrap_or_else(|panic| Err(Error::SetUp(vec![format!("volume task failed: {panic}")])))
+    let joined = tokio::task::spawn_blocking(|| catch("volumes", work)).await;
+    let failed = |why: &dyn std::fmt::Display| Err(Error::SetUp(vec![format!("volume task failed: {why}")]));
+    joined.map_or_else(|ended| failed(&ended), |done| done.unwrap_or_else(|panic| failed(&panic)))
 }
 
 #[cfg(test)]

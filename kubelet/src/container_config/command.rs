@@ -22,7 +22,7 @@ pub fn stop_signal(container: &Container) -> i32 {
     let name = container.lifecycle.as_ref().and_then(|l| l.stop_signal.as_deref()).unwrap_or_default();
     let real_time = |base: i32, sign: i32, rest: &str| match rest {
         "" => Some(base),
-        rest => rest.get(1..)?.parse().ok().map(|n: i32| base + sign * n),
+        rest => rest.get(1..)?.parse().ok().map(|n: u8| base + sign * i32::from(n)),
     };
     let number = match (name.strip_prefix("SIGRTMIN"), name.strip_prefix("SIGRTMAX")) {
         (Some(rest), _) => real_time(SIGRTMIN, 1, rest),

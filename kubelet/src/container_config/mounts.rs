@@ -66,7 +66,7 @@ fn volume(
 }
 
 /// The path below the volume, `None` for the volume itself.
-fn sub_path(mount: &VolumeMount, environment: &Environment) -> Result<Option<String>, String> {
+pub(super) fn sub_path(mount: &VolumeMount, environment: &Environment) -> Result<Option<String>, String> {
     let written = mount.sub_path.clone().unwrap_or_default();
     let sub = match mount.sub_path_expr.as_deref().filter(|e| !e.is_empty()) {
         Some(expression) => expanded(expression, environment)?,
@@ -142,11 +142,11 @@ fn bound(host: &Path, container_path: &str) -> cri::Mount {
     cri::Mount { container_path: container_path.into(), host_path: host.display().to_string(), ..cri::Mount::default() }
 }
 
-fn absolute(path: &str) -> String {
+pub(super) fn absolute(path: &str) -> String {
     if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
 }
 
-fn propagation(mode: Option<&str>) -> Result<cri::MountPropagation, String> {
+pub(super) fn propagation(mode: Option<&str>) -> Result<cri::MountPropagation, String> {
     match mode {
         None | Some("None") => Ok(cri::MountPropagation::PropagationPrivate),
         Some("HostToContainer") => Ok(cri::MountPropagation::PropagationHostToContainer),

@@ -1,4 +1,4 @@
-//! Text -> pods and contexts, for tests.
+//! Text -> pods and contexts, for tests and the fuzz targets.
 
 use std::{path::Path, sync::Arc};
 
@@ -7,6 +7,7 @@ use api::k8s::api::core::v1::Pod;
 use crate::context::{NodeContext, PodContext};
 
 /// A pod `default/web` with uid `u1` and this spec.
+#[cfg(test)]
 pub fn pod(spec: &str) -> Pod {
     let text = format!(r#"{{"metadata":{{"name":"web","namespace":"default","uid":"u1"}},"spec":{spec}}}"#);
     serde_json::from_str(&text).expect("a well-formed pod")

@@ -47,6 +47,10 @@ pub enum Origin {
     Runtime,
 }
 
+/// What [`Entry::advance`] comes to.
+pub type Advanced = Option<(Plan, Vec<(String, Waiting)>)>;
+pub type Advance = fn(&mut Entry, &[String], Timestamp) -> Advanced;
+
 /// The worker that makes this pod's calls.
 pub struct Worker {
     pub group: Group,
@@ -205,7 +209,7 @@ impl Entry {
     }
 
     /// The next thing to do, with the status that goes with it, and the containers that begin to wait. `None` before the runtime was asked.
-    pub fn advance(&mut self, host_ips: &[String], now: Timestamp) -> Option<(Plan, Vec<(String, Waiting)>)> {
+    pub fn advance(&mut self, host_ips: &[String], now: Timestamp) -> Advanced {
         let runtime = self.runtime.clone()?;
         let pod = self.pod.clone();
         let empty = PodSpec::default();

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use api::k8s::api::core::v1::{Container, Node, Pod, Service};
+use api::{
+    faults::catch,
+    k8s::api::core::v1::{Container, Node, Pod, Service},
+};
 use client::{Cache, Recorder, kube::Client};
 use cri::{RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, Runtime, StopPodSandboxRequest};
 use tokio::sync::mpsc;
@@ -219,8 +222,8 @@ impl Work {
         F: FnOnce(&cgroups::Manager, &Pod) -> Result<(), cgroups::Error> + Send + 'static,
     {
         let (cgroups, pod) = (self.deps.cgroups.clone(), self.pod.clone());
-        let done = tokio::task::spawn_blocking(move || work(&cgroups, &pod)).await;
-        done.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+        let done = tokio::task::spawn_blocking(move || catch("pods", || work(&cgroups, &pod))).await;
+        done.map_err(|e| e.to_string())?.map_err(|panic| panic.to_string())?.map_err(|e| e.to_string())
     }
 
     async fn remove_pod(&self) -> cri::Result<()> {

@@ -17,6 +17,8 @@ mod init;
 mod memory;
 mod mirror;
 mod node_loop;
+#[cfg(test)]
+mod panics;
 mod patch;
 mod plan;
 mod probe;
@@ -40,5 +42,4 @@ pub use execute::{Deps, gone, remove_sandbox};
 pub use gate::Gate;
 pub use images::Images;
 pub use node_loop::{Event, start};
-#[doc(hidden)]
 pub use rehearse::rehearse;

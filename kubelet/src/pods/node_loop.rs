@@ -3,6 +3,8 @@
 //! The loop alone holds state; it never waits for the runtime or the API. Workers, looks and status writes are tasks that answer with
 //! an [`Event`]. Upstream: `syncLoop` and `podWorkers` in `pkg/kubelet`.
 
+mod begin;
+
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
@@ -11,7 +13,7 @@ use std::{
 
 use api::{
     Key,
-    faults::{catch, catch_all},
+    faults::{Panic, catch, catch_all},
     k8s::api::core::v1::Pod,
     task::Group,
     time::{Timestamp, after},
@@ -21,10 +23,11 @@ use cri::TaskEvent;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 
+pub use self::begin::start;
 use super::{
     admit::{self, Room},
     api_calls::Answer,
-    entry::{self, Doing, Entry, Origin, Worker},
+    entry::{self, Advance, Doing, Entry, Origin, Worker},
     execute::{self, Deps, Outcome, Work},
     memory::StopCause,
     plan::{Call, grace_seconds},
@@ -32,16 +35,12 @@ use super::{
     relist::{self, Listing},
     runtime::{Container, Made, RuntimePod},
     tell::Teller,
-    told,
 };
 use crate::{
     ContainerView, PodView, Pods, container_config, meta,
     metrics::{POD_START, WORKER_START},
 };
 
-/// Answers of tasks; each pod has at most a worker, a look and a write under way.
-const EVENTS_MAX: usize = 1024;
-const FINDINGS_MAX: usize = 256;
 /// After the runtime did not answer.
 const LOOK_RETRY: Duration = Duration::from_secs(1);
 /// After a pod's plan panicked.
@@ -112,6 +111,8 @@ pub(super) struct Loop {
     timers: BTreeSet<(Timestamp, String)>,
     cache: Cache<Pod>,
     pods: Pods,
+    /// [`Entry::advance`].
+    advance: Advance,
     prober: Prober,
     active: watch::Sender<bool>,
     /// Asks for a list of the runtime's pods.
@@ -120,51 +121,6 @@ pub(super) struct Loop {
     room: Room,
     burstable_milli: Option<i64>,
     serial: u64,
-}
-
-/// Starts the loop. Static pods come through the sender it gives; with `has_manifests` nothing is swept away before they did.
-pub fn start(deps: Arc<Deps>, cache: Cache<Pod>, pods: Pods, room: Room, has_manifests: bool, group: &Group) -> mpsc::Sender<Event> {
-    let (events, inbox) = mpsc::channel(EVENTS_MAX);
-    let (findings_in, findings) = mpsc::channel(FINDINGS_MAX);
-    let active = watch::channel(false);
-    let changed = Changed::default();
-    let mark = changed.clone();
-    cache.on_change(move |old, new| {
-        let meta = new.or(old).map(|pod| &pod.metadata);
-        let text = |t: Option<&String>| t.cloned().unwrap_or_default();
-        let Some(meta) = meta else { return };
-        mark.keys.lock().insert(Key { namespace: text(meta.namespace.as_ref()), name: text(meta.name.as_ref()) });
-        mark.notify.notify_one();
-    });
-    let nudge = Arc::new(Notify::new());
-    let (runtime, metrics) = (deps.runtime.clone(), deps.metrics.clone());
-    let lookout = told::Lookout { runtime, active: active.1, nudge: nudge.clone(), out: events.clone(), metrics };
-    group.spawn_loop("runtime events", Box::pin(told::follow(lookout)));
-    let prober = Prober { deps: deps.clone(), group: group.clone(), findings: findings_in };
-    let this = Loop {
-        host_ips: deps.node.node_ips.iter().map(ToString::to_string).collect(),
-        deps,
-        group: group.clone(),
-        events: events.clone(),
-        entries: HashMap::new(),
-        mirrors: HashMap::new(),
-        touching: BTreeSet::new(),
-        synced: false,
-        listed: None,
-        early: VecDeque::new(),
-        static_pods: Vec::new(),
-        timers: BTreeSet::new(),
-        cache,
-        pods,
-        prober,
-        active: active.0,
-        nudge,
-        room,
-        burstable_milli: None,
-        serial: 0,
-    };
-    group.spawn_loop("pods", Box::pin(this.run(inbox, findings, changed, has_manifests)));
-    events
 }
 
 impl Loop {
@@ -180,16 +136,24 @@ impl Loop {
                 () = changed.notify.notified() => {}
                 Some(event) = inbox.recv() => {
                     manifests_read |= matches!(event, Event::Manifests(_));
-                    self.caught(|this| this.event(event));
+                    let _ = self.caught(|this| this.event(event));
                 }
-                Some(finding) = findings.recv() => self.caught(|this| this.found(&finding)),
-                () = until(next) => self.caught(Self::fire),
+                Some(finding) = findings.recv() => drop(self.caught(|this| this.found(&finding))),
+                () = until(next) => drop(self.caught(Self::fire)),
             }
             let keys = std::mem::take(&mut *changed.keys.lock());
-            keys.iter().for_each(|key| self.caught(|this| this.changed(key)));
+            for key in keys {
+                if self.caught(|this| this.changed(&key)).is_err() {
+                    let changed = changed.clone();
+                    self.group.spawn(async move {
+                        tokio::time::sleep(PANIC_RETRY).await;
+                        changed.mark(key);
+                    });
+                }
+            }
             if !self.synced && api_synced && manifests_read {
                 self.synced = true;
-                self.caught(Self::sweep);
+                let _ = self.caught(Self::sweep);
             }
             let active = !self.synced || self.entries.values().any(Entry::is_active);
             self.active.send_if_modified(|was| std::mem::replace(was, active) != active);
@@ -197,13 +161,11 @@ impl Loop {
     }
 
     /// What panics is about one pod: the others go on.
-    fn caught(&mut self, work: impl FnOnce(&mut Self)) {
-        if let Err(panic) = catch("pods", || work(self)) {
-            tracing::error!(error = %panic, "a pod is not brought on");
-        }
+    fn caught(&mut self, work: impl FnOnce(&mut Self)) -> Result<(), Panic> {
+        catch("pods", || work(self)).inspect_err(|panic| tracing::error!(error = %panic, "a pod is not brought on"))
     }
 
-    fn event(&mut self, event: Event) {
+    pub(super) fn event(&mut self, event: Event) {
         match event {
             Event::Manifests(pods) => self.manifests(pods),
             Event::Listed(listing) => self.listed(listing),
@@ -349,7 +311,11 @@ impl Loop {
             entry.looked(seen);
             if is_new {
                 entry.is_starting = true;
-                self.admit(uid);
+                if let Err(panic) = catch("pods", || self.admit(uid)) {
+                    // It is looked at, and admitted, anew.
+                    self.entries.entry(uid.to_owned()).and_modify(|entry| entry.runtime = None);
+                    return self.fell(uid, &panic);
+                }
             }
         }
         self.told_early(uid);
@@ -412,22 +378,31 @@ impl Loop {
         let now = Timestamp::now();
         while let Some((_, uid)) = self.timers.first().filter(|(at, _)| *at <= now).cloned() {
             self.timers.pop_first();
-            self.step(&uid);
+            // One that was not admitted is admitted at a look.
+            match self.entries.get(&uid) {
+                Some(entry) if entry.runtime.is_none() => self.look(&uid),
+                _ => self.step(&uid),
+            }
         }
     }
 
     /// Brings one pod on: plans, shows, and begins what is to be done. One that panics is tried again after a while.
     pub(super) fn step(&mut self, uid: &str) {
         if let Err(panic) = catch("pods", || self.step_once(uid)) {
-            let pod = self.entries.get(uid).map(|entry| meta::format(&entry.pod));
-            tracing::error!(pod, uid, error = %panic, "the pod is not brought on; trying again");
-            self.wake(uid, Some(after(Timestamp::now(), PANIC_RETRY)));
+            self.fell(uid, &panic);
         }
+    }
+
+    /// It is tried again after a while.
+    fn fell(&mut self, uid: &str, panic: &Panic) {
+        let pod = self.entries.get(uid).map(|entry| meta::format(&entry.pod));
+        tracing::error!(pod, uid, error = %panic, "the pod is not brought on; trying again");
+        self.wake(uid, Some(after(Timestamp::now(), PANIC_RETRY)));
     }
 
     fn step_once(&mut self, uid: &str) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        let Some((plan, newly)) = entry.advance(&self.host_ips, Timestamp::now()) else { return };
+        let Some((plan, newly)) = (self.advance)(entry, &self.host_ips, Timestamp::now()) else { return };
         let tell = Teller::about(&self.deps.recorder, &entry.pod);
         if std::mem::take(&mut entry.overdue) {
             tell.normal("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");

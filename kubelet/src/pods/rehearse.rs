@@ -8,6 +8,7 @@ use super::{
     admit::{self, Room},
     entry::{Entry, Origin},
     execute::Outcome,
+    image_name,
     memory::StopCause,
     plan::{Call, grace_seconds, hash},
     runtime::{Container, Exit, RuntimePod, Sandbox, State},
@@ -18,9 +19,12 @@ use crate::{container_config::qos, meta};
 const STEPS_MAX: u32 = 24;
 
 /// From nothing to running, through an end of all its containers, to its own end; how many calls that took.
-#[doc(hidden)]
 pub fn rehearse(pod: &Arc<Pod>, now: Timestamp) -> usize {
     let _ = (admit::refusal(pod, &[pod], Room::default(), None), qos::class(pod));
+    for container in meta::containers(pod) {
+        let image = container.image.as_deref().unwrap_or_default();
+        let _ = (image_name::with_default_tag(image).is_ok(), image_name::registry(image));
+    }
     let mut entry = Entry::new(Origin::Api, pod.clone());
     entry.looked(RuntimePod::default());
     let mut calls = bring(&mut entry, now);

@@ -63,7 +63,7 @@ pub fn tmpfs(dir: &Path, size_bytes: Option<i64>, mode: u32) -> io::Result<()> {
 }
 
 /// The smallest of what the volume, the pod and the node allow.
-fn size(source: &EmptyDirVolumeSource, pod: &Pod, allocatable: Allocatable) -> Option<i64> {
+pub(super) fn size(source: &EmptyDirVolumeSource, pod: &Pod, allocatable: Allocatable) -> Option<i64> {
     let own = source.size_limit.as_ref().and_then(|q| Quantity::parse(&q.0).ok()).map(Quantity::units);
     let node = Some(allocatable.memory_bytes);
     [own, Limits::of_pod(pod).memory_bytes, node].into_iter().flatten().filter(|bytes| *bytes > 0).min()

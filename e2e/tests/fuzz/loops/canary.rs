@@ -44,7 +44,10 @@ impl Canary<'_> {
     async fn make(&self) -> Result<(), String> {
         let labels = json!({"app": "canary"});
         // One node alone takes it, so that it shows whether that one was chosen.
-        let spec = json!({"nodeSelector": {"canary": self.namespace}, "containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80}]}]});
+        let volume = json!({"name": "v", "downwardAPI": {"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}});
+        let container =
+            json!({"name": "c", "image": "i", "ports": [{"containerPort": 80}], "volumeMounts": [{"name": "v", "mountPath": "/v"}]});
+        let spec = json!({"nodeSelector": {"canary": self.namespace}, "containers": [container], "volumes": [volume]});
         let template = json!({"metadata": {"labels": labels}, "spec": spec});
         let ns = self.namespace;
         let all = [
@@ -99,7 +102,7 @@ impl Canary<'_> {
         let end = tokio::time::Instant::now() + BOUND;
         while !self.watchers.would_run(self.namespace, &name) {
             if tokio::time::Instant::now() > end {
-                return Err("the node agent's plan: no calls for the canary's pod".into());
+                return Err("the node agent: no calls, no configs or no files for the canary's pod".into());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -1,0 +1,93 @@
+//! A pod whose step panics -> an error of that pod: the others go on, and it is tried again.
+
+use std::{convert::Infallible, path::Path, sync::Arc};
+
+use api::{
+    k8s::api::core::v1::Pod,
+    task::Group,
+    time::{Timestamp, after},
+};
+use client::{Caches, Recorder, kube::Client};
+use tokio::sync::mpsc;
+
+use super::{
+    admit::Room,
+    entry::{Advanced, Entry, Origin},
+    execute::Deps,
+    gate::Gate,
+    images::Images,
+    node_loop::{Event, Loop},
+    probe::Prober,
+    relist::Listing,
+};
+use crate::{Pods, cgroups, container_config::testing, meta, metrics::Metrics, volumes};
+
+/// As long as its label says so, a pod cannot be planned.
+fn touchy(entry: &mut Entry, host_ips: &[String], now: Timestamp) -> Advanced {
+    assert!(!entry.pod.metadata.labels.as_ref().is_some_and(|l| l.contains_key("bad")), "a plan that panics");
+    entry.advance(host_ips, now)
+}
+
+/// The loop of a node whose runtime and API server do not answer.
+fn a_loop(dir: &Path, pods: &Pods, group: &Group) -> (Loop, mpsc::Receiver<Event>) {
+    let never = tower::service_fn(|_: http::Request<client::kube::client::Body>| async {
+        std::future::pending::<Result<http::Response<client::kube::client::Body>, Infallible>>().await
+    });
+    let client = Client::new(never, "default");
+    let caches = Caches::unfollowed(client.clone(), group.clone());
+    let runtime = cri::Runtime::at(&dir.join("nobody"));
+    let deps = Arc::new(Deps {
+        images: Images::new(runtime.clone(), client.clone()),
+        runtime,
+        node: testing::context(Pod::default(), dir).node,
+        recorder: Recorder::new(client.clone(), "kubelet", None, group),
+        volumes: volumes::Manager::new(dir.join("root"), client.clone(), group),
+        client,
+        cgroups: cgroups::Manager::detect("skiff-panics-test").unwrap(),
+        services: caches.of(),
+        nodes: caches.of(),
+        metrics: Metrics::default(),
+        gate: Gate::new(),
+    });
+    let (events, inbox) = mpsc::channel(64);
+    let prober = Prober { deps: deps.clone(), group: group.clone(), findings: mpsc::channel(64).0 };
+    (Loop::new(deps, caches.of(), pods.clone(), Room { pods_max: 9, ..Room::default() }, prober, events, group).advanced_by(touchy), inbox)
+}
+
+fn pod(name: &str, labels: &str) -> Arc<Pod> {
+    let text = format!(
+        r#"{{"metadata":{{"name":"{name}","namespace":"d","uid":"u-{name}","labels":{labels}}},"spec":{{"containers":[{{"name":"c","image":"i"}}]}}}}"#
+    );
+    Arc::new(serde_json::from_str(&text).unwrap())
+}
+
+fn panics() -> u64 {
+    let metrics = api::faults::metrics();
+    let line = metrics.lines().find_map(|line| line.strip_prefix("skiff_panics_total{loop=\"pods\"} "));
+    line.map_or(0, |count| count.parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_pod_that_panics_is_tried_again_and_the_others_go_on() {
+    let (dir, group, pods) = (tempfile::tempdir().unwrap(), Group::new(), Pods::default());
+    let (mut this, _inbox) = a_loop(dir.path(), &pods, &group);
+    let (began, before) = (Timestamp::now(), panics());
+    // What the runtime has is known: nothing.
+    this.event(Event::Listed(Listing::default()));
+    for name in ["bad", "good"] {
+        let labels = if name == "bad" { r#"{"bad":""}"# } else { "{}" };
+        this.wanted(Origin::Api, pod(name, labels));
+    }
+    assert_eq!(panics() - before, 1, "it is counted once");
+    assert!(pods.by_uid("u-bad").is_none() && pods.by_name("d", "good").is_some_and(|v| meta::uid(&v.pod) == "u-good"));
+    assert!(this.entries["u-good"].worker.is_some(), "it is being made");
+    let wake = this.entries["u-bad"].wake.expect("it is tried again");
+    assert!(wake > after(began, std::time::Duration::from_secs(5)), "not at once");
+    // Each try counts, and whatever is told of it is a try; once it can be planned it is as any other.
+    this.step("u-bad");
+    assert_eq!(panics() - before, 2);
+    this.wanted(Origin::Api, pod("bad", "{}"));
+    assert!(pods.by_uid("u-bad").is_some() && this.entries["u-bad"].worker.is_some());
+    assert_eq!((panics() - before, group.fault()), (2, None));
+    group.stop();
+}

@@ -50,3 +50,27 @@ pub fn rehearse(pod: &Arc<Pod>, beside: &Beside, dir: &Path, now: Timestamp) -> 
         is_static: static_pods::rehearse(pod),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_of_a_pod_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let pod = container_config::testing::pod(
+            r#"{"containers":[{"name":"c","image":"i","env":[{"name":"K","valueFrom":{"configMapKeyRef":{"name":"m","key":"k"}}}],
+                "volumeMounts":[{"name":"m","mountPath":"/m"}],"terminationMessagePath":"/dev/termination-log"}],
+            "volumes":[{"name":"m","configMap":{"name":"m"}},{"name":"none","secret":{"secretName":"none"}},{"name":"e","emptyDir":{}},
+                {"name":"d","downwardAPI":{"items":[{"path":"a/n","fieldRef":{"fieldPath":"metadata.name"}}]}}]}"#,
+        );
+        let map = serde_json::from_str(r#"{"metadata":{"name":"m"},"data":{"k":"v"}}"#).unwrap();
+        let fetched = Fetched { config_maps: [("m".to_owned(), Arc::new(map))].into(), ..Fetched::default() };
+        let beside = Beside { fetched, ..Beside::default() };
+        let came = rehearse(&Arc::new(pod), &beside, dir.path(), Timestamp::now()).unwrap();
+        // Of the configs: the sandbox's, the environment, the mounts (one more of the volume), and of each of two images two.
+        assert_eq!((came.parts, came.volumes, came.is_static), (8, 2, true));
+        assert!(came.calls > 4, "{came:?}");
+        assert_eq!(std::fs::read(dir.path().join("volumes/0/k")).unwrap(), b"v");
+    }
+}

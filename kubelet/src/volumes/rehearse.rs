@@ -22,7 +22,12 @@ pub fn rehearse(pod: &Pod, fetched: &Fetched, dir: &Path) -> usize {
     let shown = volumes.filter(|(volume, number): &(&Volume, u32)| {
         let _ = volume.empty_dir.as_ref().map(|source| empty_dir::size(source, pod, allocatable));
         let files = files(volume, &reading);
-        files.is_some_and(|files| files.and_then(|files| atomic::write(&dir.join(number.to_string()), &files, fs_group(pod))).is_ok())
+        let write = |files: Payload| {
+            let path = dir.join(number.to_string());
+            empty_dir::make(&path).map_err(|e| e.to_string())?;
+            atomic::write(&path, &files, fs_group(pod))
+        };
+        files.is_some_and(|files| files.and_then(write).is_ok())
     });
     shown.count()
 }

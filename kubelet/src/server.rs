@@ -32,7 +32,7 @@ pub use self::logs::read_all as read_log;
 use self::{
     gate::Gate,
     reply::{Reply, text},
-    route::Route,
+    route::{Asked, Route},
 };
 pub use self::{
     rotate::{Limits as LogLimits, rotate},
@@ -159,14 +159,15 @@ async fn connection(socket: TcpStream, seat: Arc<Seat>, acceptor: TlsAcceptor, s
 
 impl Server {
     async fn answer(&self, request: Request<Incoming>, peer: Option<&gate::User>) -> Reply {
-        match self.gate.pass(&request, peer).await {
+        let asked = Asked::new(request.method(), request.uri().path());
+        match self.gate.pass(&request, &asked, peer).await {
             Err(refused) => text(refused.code, refused.text),
-            Ok(()) => self.routed(request).await,
+            Ok(()) => self.routed(request, asked.route).await,
         }
     }
 
-    async fn routed(&self, request: Request<Incoming>) -> Reply {
-        let Some(route) = Route::of(request.uri().path()) else {
+    async fn routed(&self, request: Request<Incoming>, route: Option<Route>) -> Reply {
+        let Some(route) = route else {
             return text(StatusCode::NOT_FOUND, "404 page not found");
         };
         if !route.takes(request.method()) {

@@ -28,21 +28,45 @@ pub enum Route {
     PortForward(Place),
 }
 
+/// What a request asks of the node: what of it is judged, and what is then done. Both are of one reading of its method and path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    pub verb: &'static str,
+    /// The subresources of `nodes` of which one must be allowed.
+    pub subresources: &'static [&'static str],
+    /// `None`: there is no such path.
+    pub route: Option<Route>,
+}
+
+impl Asked {
+    pub fn new(method: &Method, path: &str) -> Self {
+        // What cannot be decoded leads nowhere, and is judged as what has no name of its own.
+        let parts = parts(path).unwrap_or_default();
+        let (first, rest) = parts.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
+        let verb = match method.as_str() {
+            "POST" => "create",
+            "GET" => "get",
+            "PUT" => "update",
+            "PATCH" => "patch",
+            "DELETE" => "delete",
+            _ => "",
+        };
+        let rest: Vec<&str> = rest.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+        Self { verb, subresources: subresources(first), route: Route::of(first, &rest) }
+    }
+}
+
 impl Route {
-    pub fn of(path: &str) -> Option<Self> {
-        let mut parts = path.strip_prefix('/')?.split('/').map(decoded);
-        let first = parts.next()??;
-        let rest: Vec<String> = parts.collect::<Option<_>>()?;
-        let rest: Vec<&str> = rest.iter().map(String::as_str).filter(|p| !p.is_empty()).collect();
-        match (first.as_str(), rest.as_slice()) {
+    fn of(first: &str, rest: &[&str]) -> Option<Self> {
+        match (first, rest) {
             ("healthz", [] | ["ping"]) => Some(Route::Healthz),
             ("pods", []) => Some(Route::Pods),
             ("metrics", []) => Some(Route::Metrics),
             ("stats" | "metrics", _) => Some(Route::Stats),
-            ("containerLogs", [_, _, _]) => Some(Route::Logs(container(&rest)?)),
-            ("run", _) => Some(Route::Run(container(&rest)?)),
-            ("exec", _) => Some(Route::Exec(container(&rest)?)),
-            ("attach", _) => Some(Route::Attach(container(&rest)?)),
+            ("containerLogs", [_, _, _]) => Some(Route::Logs(container(rest)?)),
+            ("run", _) => Some(Route::Run(container(rest)?)),
+            ("exec", _) => Some(Route::Exec(container(rest)?)),
+            ("attach", _) => Some(Route::Attach(container(rest)?)),
             ("portForward", [namespace, pod]) => Some(Route::PortForward(place(namespace, pod, "", ""))),
             ("portForward", [namespace, pod, uid]) => Some(Route::PortForward(place(namespace, pod, uid, ""))),
             _ => None,
@@ -58,27 +82,25 @@ impl Route {
     }
 }
 
-/// The subresources of which one must be allowed, and the verb.
-pub fn attributes(method: &Method, path: &str) -> (&'static str, &'static [&'static str]) {
-    let verb = match method.as_str() {
-        "POST" => "create",
-        "PUT" => "update",
-        "PATCH" => "patch",
-        "DELETE" => "delete",
-        _ => "get",
-    };
-    let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
-    let subresources: &[&str] = match first {
+/// The parts of a path, decoded.
+fn parts(path: &str) -> Option<Vec<String>> {
+    path.strip_prefix('/')?.split('/').map(decoded).collect()
+}
+
+/// What the first part of a path counts as.
+fn subresources(first: &str) -> &'static [&'static str] {
+    match first {
         "pods" | "runningpods" => &["pods", "proxy"],
         "healthz" => &["healthz", "proxy"],
         "configz" => &["configz", "proxy"],
+        "flagz" => &["configz"],
+        "statusz" => &["statusz"],
         "stats" => &["stats"],
         "metrics" => &["metrics"],
         "logs" => &["log"],
         "checkpoint" => &["checkpoint"],
         _ => &["proxy"],
-    };
-    (verb, subresources)
+    }
 }
 
 /// The values of one key of a query string, decoded, in order.
@@ -128,27 +150,92 @@ fn decoded(text: &str) -> Option<String> {
 mod tests {
     use super::*;
 
+    fn route(path: &str) -> Option<Route> {
+        Asked::new(&Method::GET, path).route
+    }
+
     #[test]
     fn paths_are_upstreams() {
-        assert_eq!(Route::of("/healthz"), Some(Route::Healthz));
-        assert_eq!(Route::of("/pods/"), Some(Route::Pods));
-        assert_eq!(Route::of("/stats/summary"), Some(Route::Stats));
-        assert_eq!(Route::of("/metrics/resource"), Some(Route::Stats));
-        assert_eq!(Route::of("/containerLogs/ns/p/c"), Some(Route::Logs(place("ns", "p", "", "c"))));
-        assert_eq!(Route::of("/exec/ns/p/c"), Some(Route::Exec(place("ns", "p", "", "c"))));
-        assert_eq!(Route::of("/exec/ns/p/u/c"), Some(Route::Exec(place("ns", "p", "u", "c"))));
-        assert_eq!(Route::of("/portForward/ns/p"), Some(Route::PortForward(place("ns", "p", "", ""))));
+        assert_eq!(route("/healthz"), Some(Route::Healthz));
+        assert_eq!(route("/pods/"), Some(Route::Pods));
+        assert_eq!(route("/stats/summary"), Some(Route::Stats));
+        assert_eq!(route("/metrics/resource"), Some(Route::Stats));
+        assert_eq!(route("/containerLogs/ns/p/c"), Some(Route::Logs(place("ns", "p", "", "c"))));
+        assert_eq!(route("/exec/ns/p/c"), Some(Route::Exec(place("ns", "p", "", "c"))));
+        assert_eq!(route("/exec/ns/p/u/c"), Some(Route::Exec(place("ns", "p", "u", "c"))));
+        assert_eq!(route("/portForward/ns/p"), Some(Route::PortForward(place("ns", "p", "", ""))));
         for bad in ["", "/", "/exec", "/exec/a/b", "/containerLogs/a/b/c/d", "/x", "/exec/%zz/b/c"] {
-            assert_eq!(Route::of(bad), None, "{bad}");
+            assert_eq!(route(bad), None, "{bad}");
         }
     }
 
     #[test]
     fn permissions_are_upstreams() {
-        assert_eq!(attributes(&Method::POST, "/exec/a/b/c"), ("create", &["proxy"][..]));
-        assert_eq!(attributes(&Method::GET, "/pods"), ("get", &["pods", "proxy"][..]));
-        assert_eq!(attributes(&Method::GET, "/metrics/cadvisor"), ("get", &["metrics"][..]));
-        assert_eq!(attributes(&Method::GET, "/stats/summary"), ("get", &["stats"][..]));
+        let asked = |method: Method, path: &str| {
+            let Asked { verb, subresources, .. } = Asked::new(&method, path);
+            (verb, subresources)
+        };
+        assert_eq!(asked(Method::POST, "/exec/a/b/c"), ("create", &["proxy"][..]));
+        assert_eq!(asked(Method::GET, "/pods"), ("get", &["pods", "proxy"][..]));
+        assert_eq!(asked(Method::GET, "/metrics/cadvisor"), ("get", &["metrics"][..]));
+        assert_eq!(asked(Method::GET, "/stats/summary"), ("get", &["stats"][..]));
+        assert_eq!(asked(Method::HEAD, "/flagz"), ("", &["configz"][..]));
+    }
+
+    /// One word, in the forms that a path can have it in.
+    fn forms(word: &str) -> Vec<String> {
+        let encoded = |letters: usize| {
+            word.char_indices()
+                .map(|(at, c)| if at < letters { format!("%{:02x}", u32::from(c)) } else { c.to_string() })
+                .collect::<String>()
+        };
+        let whole = encoded(usize::MAX);
+        let mut forms = vec![word.to_owned(), encoded(1), whole.to_uppercase(), whole, word.to_uppercase()];
+        for around in ["/{}", "//{}", "%2f{}", "{}%2f", "{}%2fexec", "{}%00", "./{}", "x/../{}", "%2e%2e/{}", "{};x", "{}%zz", "{}%25"] {
+            forms.push(around.replace("{}", word));
+        }
+        forms
+    }
+
+    #[test]
+    fn what_is_judged_is_what_is_done() {
+        let words = [
+            "healthz",
+            "pods",
+            "runningpods",
+            "configz",
+            "statusz",
+            "flagz",
+            "metrics",
+            "stats",
+            "logs",
+            "checkpoint",
+            "containerLogs",
+            "run",
+            "exec",
+            "attach",
+            "portForward",
+            "x",
+            "",
+        ];
+        let tails =
+            ["", "/", "/ping", "/a", "/a/b", "/a/b/c", "/a/b/c/d", "//a//b//c//", "/../exec/a/b/c", "/%2e%2e/pods", "/metrics", "/%zz"];
+        let mut served = std::collections::HashSet::new();
+        for path in words.iter().flat_map(|word| forms(word)).flat_map(|form| tails.map(|tail| format!("/{form}{tail}"))) {
+            let Asked { subresources, route, .. } = Asked::new(&Method::GET, &path);
+            let Some(route) = route else { continue };
+            let allowed: &[&[&str]] = match route {
+                Route::Healthz => &[&["healthz", "proxy"]],
+                Route::Pods => &[&["pods", "proxy"]],
+                Route::Metrics => &[&["metrics"]],
+                // Of both it answers that there is nothing.
+                Route::Stats => &[&["stats"], &["metrics"]],
+                _ => &[&["proxy"]],
+            };
+            assert!(allowed.contains(&subresources), "{path}: {route:?} for {subresources:?}");
+            served.insert((std::mem::discriminant(&route), path.contains('%')));
+        }
+        assert_eq!(served.len(), 2 * 9, "every route is reached, plain and encoded");
     }
 
     #[test]

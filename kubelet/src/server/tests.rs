@@ -188,6 +188,46 @@ async fn who_is_not_known_or_not_allowed_gets_nothing() {
     assert!(group.drain(Duration::from_secs(5)).await);
 }
 
+/// Many who say nothing, and some who say too much.
+#[tokio::test]
+async fn floods_leave_room_for_others() {
+    let (ca, group) = (Ca::new(), Group::new());
+    let address = started(&ca, Pods::default(), &group).await;
+    let master = ca.connector(Some(("kube-apiserver-kubelet-client", "system:masters")));
+    let (stranger, mut kept, mut idle) = (ca.connector(None), Vec::new(), Vec::new());
+    // More than half of a room: what one address may take.
+    for n in 0..300 {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        if n % 2 == 0 {
+            socket.write_all(b"\x16\x03\x01\x02").await.unwrap();
+        }
+        kept.push(socket);
+        if n % 2 == 0 {
+            let socket = TcpStream::connect(address).await.unwrap();
+            let name = ServerName::try_from("localhost").unwrap();
+            idle.push(stranger.connect(name, socket).await.expect("a handshake among those that do not end"));
+        }
+        if n % 50 == 49 {
+            assert_eq!(get(address, &master, "/healthz").await.unwrap(), (200, "ok".into()));
+        }
+    }
+    for (sent, answer) in [
+        (format!("GET /healthz HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(2 * HEADER_BYTES_MAX)), "HTTP/1.1 431"),
+        (format!("GET /healthz HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(5000)), "HTTP/1.1 431"),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), "HTTP/1.1 400"),
+    ] {
+        let socket = TcpStream::connect(address).await.unwrap();
+        let mut stream = master.connect(ServerName::try_from("localhost").unwrap(), socket).await.unwrap();
+        let mut heard = [0; 12];
+        // What was not read may cost the answer: the connection is reset.
+        let talk = async { stream.write_all(sent.as_bytes()).await.is_ok() && stream.read_exact(&mut heard).await.is_ok() };
+        let is_answered = tokio::time::timeout(Duration::from_secs(20), talk).await.expect("an answer, or the end");
+        assert!(!is_answered || heard == *answer.as_bytes(), "{:?} is not {answer}", str::from_utf8(&heard));
+    }
+    assert_eq!(get(address, &master, "/healthz").await.unwrap(), (200, "ok".into()));
+    assert!(group.drain(Duration::from_secs(5)).await);
+}
+
 /// A streaming server that answers one upgrade and echoes.
 async fn echoing(listener: TcpListener) -> String {
     let (mut socket, _) = listener.accept().await.unwrap();

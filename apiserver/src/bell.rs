@@ -6,7 +6,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Wake, Waker},
 };
 
 use api::task::Group;
@@ -44,6 +44,13 @@ pub(crate) struct Stop {
 pub(crate) struct Stopped {
     stop: Arc<Stop>,
     sleeper: Arc<Sleeper>,
+}
+
+/// A future that seldom has anything to say, beside one that is polled all the time: it is polled when it was woken itself.
+pub(crate) struct Rarely<F> {
+    inner: F,
+    sleeper: Arc<Sleeper>,
+    waker: Waker,
 }
 
 impl Bell {
@@ -111,6 +118,39 @@ impl Stop {
     }
 }
 
+impl Wake for Sleeper {
+    fn wake(self: Arc<Self>) {
+        self.ring();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.ring();
+    }
+}
+
+impl<F> Rarely<F> {
+    pub fn new(inner: F) -> Self {
+        let sleeper = Arc::<Sleeper>::default();
+        // It is asked once at first.
+        sleeper.ring();
+        Self { inner, waker: Waker::from(sleeper.clone()), sleeper }
+    }
+}
+
+impl<F: Future + Unpin> Future for Rarely<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        // Before the question: whoever wakes it from then on wakes this task.
+        self.sleeper.waker.register(cx.waker());
+        if !self.sleeper.was_rung() {
+            return Poll::Pending;
+        }
+        let this = &mut *self;
+        Pin::new(&mut this.inner).poll(&mut Context::from_waker(&this.waker))
+    }
+}
+
 impl Future for Stopped {
     type Output = ();
 
@@ -123,7 +163,7 @@ impl Future for Stopped {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::atomic::AtomicUsize, task::Wake, task::Waker};
+    use std::{future::poll_fn, sync::atomic::AtomicUsize};
 
     use super::*;
 
@@ -153,6 +193,24 @@ mod tests {
         assert!(sleeper.poll_rung(&mut cx).is_pending());
         other.ring();
         assert_eq!(counter.0.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn who_is_not_woken_is_not_asked() {
+        let (asked, notify) = (Arc::new(AtomicUsize::new(0)), Arc::new(tokio::sync::Notify::new()));
+        let (count, told) = (asked.clone(), notify.clone());
+        let mut inner = Box::pin(async move { told.notified().await });
+        let mut rarely = Rarely::new(poll_fn(move |cx| {
+            count.fetch_add(1, Ordering::Relaxed);
+            inner.as_mut().poll(cx)
+        }));
+        for _ in 0..100 {
+            assert!(futures::poll!(&mut rarely).is_pending());
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        notify.notify_one();
+        rarely.await;
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
     }
 
     #[test]

@@ -22,7 +22,6 @@ pub mod schema;
 pub mod serve;
 pub mod site;
 pub mod smp;
-mod socket;
 mod stall;
 pub mod tls;
 pub mod version;

@@ -11,7 +11,7 @@ use std::{
 
 use api::{
     Status,
-    seats::{self, Held, Limits, Patience, Seat, Seats, Standing},
+    seats::{Held, Limits, Patience, Seat, Seats, Socket, Standing, bound_unsent},
     task::Group,
     time::Timestamp,
 };
@@ -31,12 +31,10 @@ use tokio_rustls::TlsAcceptor;
 use tower::{Service, ServiceExt};
 
 use crate::{
-    bell::{Stop, Stopped},
+    bell::{Rarely, Stop, Stopped},
     body::{Body, BoxError, Request, Response, boxed, full},
     identity::Peer,
-    linger,
-    socket::{Leave, Socket},
-    stall,
+    linger, stall,
     tls::{Shown, Tls},
 };
 
@@ -69,12 +67,13 @@ const PING: Duration = Duration::from_secs(60);
 /// connections there may be.
 ///
 /// # Errors
-/// None today: what goes wrong with one connection is logged and ends that connection.
+/// Where the listener cannot be set up. What goes wrong with one connection is logged and ends that connection.
 pub async fn serve<S>(listener: TcpListener, seats: Arc<Seats>, tls: Arc<Tls>, service: S, group: Group) -> std::io::Result<()>
 where
     S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
+    bound_unsent(&listener)?;
     let stop = Stop::of(&group);
     loop {
         let accepted = tokio::select! {
@@ -165,10 +164,10 @@ where
         Some(b"h2") => (http2(), HTTP2),
         _ => (http1(), HTTP1),
     };
-    let leave = stream.get_ref().0.leave();
-    let door = Door { service, shown: Arc::new(shown), address, seat: seat.clone(), leave };
+    let door = Door { service, shown: Arc::new(shown), address, seat: seat.clone() };
     let service = hyper::service::service_fn(move |request| door.clone().enter(request));
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let over = pin!(seat.over(&patience));
     let (bound, why) = tokio::select! {
         biased;
         ended = connection.as_mut() => {
@@ -178,7 +177,7 @@ where
             return;
         }
         () = &mut stopped => (DRAIN, "the server stops"),
-        why = seat.over(&patience) => (GOODBYE, why),
+        why = Rarely::new(over) => (GOODBYE, why),
     };
     tracing::debug!(peer = %address, why, "connection closed");
     connection.as_mut().graceful_shutdown();
@@ -195,7 +194,7 @@ async fn handshake(mut stream: TcpStream, seat: &Arc<Seat>, tls: &Tls) -> std::i
         stream.write_all(plain).await?;
         return Err(std::io::Error::other("plain HTTP on the TLS port"));
     }
-    TlsAcceptor::from(tls.config.clone()).accept(Socket::new(seats::Socket::new(stream, seat.clone()))).await
+    TlsAcceptor::from(tls.config.clone()).accept(Socket::new(stream, seat.clone(), stall::PACE)).await
 }
 
 fn http1() -> auto::Builder<stall::Streams> {
@@ -229,7 +228,6 @@ struct Door<S> {
     shown: Arc<Shown>,
     address: SocketAddr,
     seat: Arc<Seat>,
-    leave: Leave,
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Held<Body>>, Infallible>> + Send>>;
@@ -250,13 +248,13 @@ where
         };
         let (parts, body) = request.into_parts();
         let (body, rest) = linger::lend(boxed(body));
-        let (version, leave) = (parts.version, self.leave);
+        let (version, seat) = (parts.version, self.seat);
         let mut request = Request::from_parts(parts, body);
         request.extensions_mut().insert(Peer { certificate, address: Some(self.address) });
         let serving = self.service.oneshot(request).map_ok(move |answer| {
             // What is read by a person has an HTTP/1.1 connection of its own.
             if version < Version::HTTP_2 && answer.extensions().get::<stall::Patient>().is_some() {
-                leave.give();
+                seat.need_not_hurry();
             }
             stall::paced(answer)
         });

@@ -1,72 +1,52 @@
 //! What a peer does not take -> given up after a while: a reply that waits for its reader holds memory, and there may be thousands.
 //!
-//! Two things can stand still: the connection (nothing of it is read; [`crate::socket`]), and one stream of HTTP/2, whose reader gives no
+//! Two things can stand still: the connection (nothing of it is read; `api::seats`), and one stream of HTTP/2, whose reader gives no
 //! window while it reads other streams. hyper has no bound for the second: each stream is a task here that ends when its body waits too long.
 
 use std::{
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use api::seats::{Pace, Stall};
 use bytes::Bytes;
 use futures::future::poll_fn;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper_util::rt::TokioExecutor;
-use parking_lot::Mutex;
-use tokio::time::{Instant, Sleep};
 
-use crate::{
-    body::{Body, BoxError, Response, boxed},
-    front::CHUNK_BYTES,
-};
+use crate::body::{Body, BoxError, Response, boxed};
 
-/// How long a reply may wait for its reader to take any of it.
+/// How long a reply may wait for its reader, all waits together, until [`TAKEN_BYTES_MIN`] of it are taken.
 pub(crate) const STALL_MAX: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(60) };
+/// What a reader must take in that time.
+pub(crate) const TAKEN_BYTES_MIN: usize = 64 << 10;
+/// The slowest that a connection or a stream may be read.
+pub(crate) const PACE: Pace = Pace { window: STALL_MAX, bytes: TAKEN_BYTES_MIN };
 /// Bytes of one reply that may wait in HTTP/2's buffers, besides one chunk.
 pub(crate) const STREAM_BUFFER_BYTES_MAX: usize = 64 << 10;
-
-/// Since when something stands still.
-#[derive(Default)]
-pub(crate) struct Stall {
-    since: Option<Instant>,
-    /// Stays set when the wait is over: the next one is seldom far.
-    alarm: Option<Pin<Box<Sleep>>>,
-}
+/// What of a reply is handed to HTTP/2 at a time, which takes it as soon as its reader has room for one byte: so much may stay there unseen,
+/// of a small reply, and of the end of a large one.
+const PIECE_BYTES_MAX: usize = 16 << 10;
 
 /// A reply whose reader may take as long as it likes: a person reads it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patient;
 
-impl Stall {
-    /// It stands still from now on, if it did not already.
-    pub fn begin(&mut self) {
-        self.since.get_or_insert_with(Instant::now);
-    }
-
-    pub fn end(&mut self) {
-        self.since = None;
-    }
-
-    /// Ready when it has stood still for too long.
-    pub fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(since) = self.since else { return Poll::Pending };
-        let ends = since + STALL_MAX;
-        let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(ends)));
-        loop {
-            ready!(alarm.as_mut().poll(cx));
-            if Instant::now() >= ends {
-                return Poll::Ready(());
-            }
-            alarm.as_mut().reset(ends);
-        }
-    }
+/// The bytes of a stream's reply that were handed out, and how many of them HTTP/2 has found room for. Only the stream's own task uses it.
+#[derive(Default)]
+struct Ledger {
+    given: AtomicUsize,
+    taken: AtomicUsize,
 }
 
 tokio::task_local! {
     /// Of the stream that this task serves.
-    static PACE: Arc<Mutex<Stall>>;
+    static LEDGER: Arc<Ledger>;
 }
 
 /// Runs the streams of HTTP/2 connections, each as a task that gives up when its reply stands still.
@@ -79,36 +59,44 @@ where
 {
     fn execute(&self, stream: F) {
         self.0.execute(async move {
-            let pace = Arc::<Mutex<Stall>>::default();
-            let mut stream = pin!(PACE.scope(pace.clone(), stream));
+            let ledger = Arc::<Ledger>::default();
+            let mut stream = pin!(LEDGER.scope(ledger.clone(), stream));
+            let (mut stall, mut seen) = (Stall::default(), 0);
             poll_fn(|cx| {
                 if stream.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(());
                 }
-                let over = pace.lock().poll_over(cx);
-                over.map(|()| tracing::debug!("a reply was not read: its stream is reset"))
+                let taken = ledger.taken.load(Relaxed);
+                if taken != seen {
+                    stall.went(taken.wrapping_sub(seen), PACE);
+                    seen = taken;
+                }
+                if ledger.given.load(Relaxed) == taken {
+                    return Poll::Pending;
+                }
+                stall.poll_over(cx, PACE).map(|()| tracing::debug!("a reply was not read: its stream is reset"))
             })
             .await;
         });
     }
 }
 
-/// The reply of a stream, in pieces: what of it waits is known, and its task is there until the last one is taken.
+/// The reply of a stream, in pieces: what of it waits is known, and its task is there until the last one had room.
 pub(crate) fn paced(response: Response) -> Response {
-    if response.body().size_hint().exact().is_some_and(|size| size <= CHUNK_BYTES as u64)
+    if response.body().size_hint().exact().is_some_and(|size| size <= PIECE_BYTES_MAX as u64)
         || response.extensions().get::<Patient>().is_some()
     {
         return response;
     }
-    let Ok(pace) = PACE.try_with(Arc::clone) else { return response };
-    response.map(|inner| boxed(Paced { inner, rest: Bytes::new(), pace }))
+    let Ok(ledger) = LEDGER.try_with(Arc::clone) else { return response };
+    response.map(|inner| boxed(Paced { inner, rest: Bytes::new(), ledger }))
 }
 
 struct Paced {
     inner: Body,
     /// Of the frame that is being given out.
     rest: Bytes,
-    pace: Arc<Mutex<Stall>>,
+    ledger: Arc<Ledger>,
 }
 
 impl http_body::Body for Paced {
@@ -116,8 +104,9 @@ impl http_body::Body for Paced {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        // Who asks for more has room for it.
-        self.pace.lock().end();
+        // Who asks for more had room for what went before.
+        let given = self.ledger.given.load(Relaxed);
+        self.ledger.taken.store(given, Relaxed);
         if self.rest.is_empty() {
             match ready!(Pin::new(&mut self.inner).poll_frame(cx)).transpose()?.map(Frame::into_data) {
                 Some(Ok(data)) => self.rest = data,
@@ -125,9 +114,9 @@ impl http_body::Body for Paced {
                 None => return Poll::Ready(None),
             }
         }
-        let size = self.rest.len().min(2 * CHUNK_BYTES);
+        let size = self.rest.len().min(PIECE_BYTES_MAX);
         let piece = self.rest.split_to(size);
-        self.pace.lock().begin();
+        self.ledger.given.store(given.wrapping_add(size), Relaxed);
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
@@ -155,7 +144,7 @@ mod tests {
     };
 
     use api::{seats::Seats, task::Group};
-    use http_body_util::Empty;
+    use http_body_util::{BodyExt, Empty};
     use hyper::client::conn::{http1, http2};
     use hyper_util::rt::TokioIo;
     use rustls_pki_types::ServerName;
@@ -171,6 +160,8 @@ mod tests {
     };
 
     const BOUND: Duration = Duration::from_secs(20);
+    const LONG_BYTES: usize = 100 << 10;
+    const CHUNK_BYTES: usize = 64 << 10;
 
     /// A reply without end, and how much of it was asked for.
     #[derive(Clone, Default)]
@@ -184,6 +175,15 @@ mod tests {
             static PIECE: [u8; CHUNK_BYTES] = [0; CHUNK_BYTES];
             self.0.fetch_add(CHUNK_BYTES, Ordering::Relaxed);
             Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&PIECE)))))
+        }
+    }
+
+    /// A reply of known size that does not fit the stream's window, kept as endless ones are.
+    struct Long(#[expect(dead_code, reason = "counted")] Endless);
+
+    impl AsRef<[u8]> for Long {
+        fn as_ref(&self) -> &[u8] {
+            &[0; LONG_BYTES]
         }
     }
 
@@ -211,7 +211,7 @@ mod tests {
     }
 
     impl House {
-        /// `/endless` is without end, all else is short. The house holds the reply twice: itself, and in its service.
+        /// `/endless` is without end, `/long` longer than what is left to HTTP/2, all else is short. The house holds the reply twice: itself, and in its service.
         async fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let certs = Certs::open(dir.path(), &ServingNames::standard("h", &[], None, "cluster.local")).unwrap();
@@ -220,7 +220,11 @@ mod tests {
                 (listener.local_addr().unwrap(), Group::new(), Arc::new(Tls::new(&certs).unwrap()), Endless::default());
             let served = endless.clone();
             let service = tower::service_fn(move |request: Request| {
-                let body = if request.uri().path() == "/endless" { boxed(served.clone()) } else { crate::body::full("short") };
+                let body = match request.uri().path() {
+                    "/endless" => boxed(served.clone()),
+                    "/long" => crate::body::full(Bytes::from_owner(Long(served.clone()))),
+                    _ => crate::body::full("short"),
+                };
                 async move { Ok::<_, Infallible>(Response::new(body)) }
             });
             let server = serve::serve(listener, Seats::new(serve::CONNECTIONS_MAX), tls, service, group.clone());
@@ -238,6 +242,33 @@ mod tests {
 
     fn ask(path: &str) -> http::Request<Empty<Bytes>> {
         http::Request::get(format!("https://h{path}")).header("host", "h").body(Empty::new()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_reply_is_not_kept_for_who_does_not_read_it() {
+        let house = House::new().await;
+        let mut client = http2::Builder::new(TokioExecutor::new());
+        client.initial_stream_window_size(1 << 10);
+        let (mut sender, connection) = client.handshake(house.connect().await).await.unwrap();
+        house.group.spawn(async move { drop(connection.await) });
+        let mut replies = Vec::new();
+        for _ in 0..10 {
+            replies.push(sender.send_request(ask("/long")).await.unwrap());
+        }
+        let of_streams = house.endless.clone();
+        let reset = async {
+            while Arc::strong_count(&of_streams.0) > 4 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(BOUND, reset).await.expect("the ends of the replies are kept");
+        for reply in replies {
+            assert!(reply.into_body().collect().await.is_err(), "it was reset");
+        }
+        // Who reads has all of it.
+        let read = sender.send_request(ask("/long")).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(read.len(), LONG_BYTES);
+        assert!(house.group.drain(BOUND).await);
     }
 
     // The service is cloned once more for each connection, and for each request while it is answered.

@@ -15,7 +15,7 @@ mod tls;
 use std::{convert::Infallible, fmt::Write as _, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use api::{
-    seats::{Held, Limits, Patience, Seat, Seats, Socket, Standing},
+    seats::{Held, Limits, Pace, Patience, Seat, Seats, Socket, Standing, bound_unsent},
     task::Group,
 };
 use client::kube;
@@ -46,6 +46,10 @@ const CONNECTIONS_MAX: Limits = Limits { arriving: 256, strangers: 256, known: 2
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
 /// Upstream's `IdleTimeout` (`pkg/kubelet/server/server.go`), and the API server's `ReadHeaderTimeout`.
 const PATIENCE: Patience = Patience { first: Duration::from_secs(32), head: Some(Duration::from_secs(32)), idle: Duration::from_secs(90) };
+/// The slowest that a reply may be read, streams and logs apart: so many bytes in so much waiting, as the API server has it.
+const PACE: Pace = Pace { window: STALL_MAX, bytes: TAKEN_BYTES_MIN };
+const STALL_MAX: Duration = Duration::from_secs(60);
+const TAKEN_BYTES_MIN: usize = 64 << 10;
 /// How long a connection that is told to go may take for that.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// As the API server has it; Go's default is 1 MiB.
@@ -93,6 +97,7 @@ struct Server {
 pub async fn serve(config: Config, node: Node, group: &Group) -> Result<SocketAddr, Error> {
     let failed = |source| Error::Listen { address: config.address, source };
     let listener = TcpListener::bind(config.address).await.map_err(failed)?;
+    bound_unsent(&listener).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let acceptor = TlsAcceptor::from(tls::server_config(config.serving, &config.client_ca_pem)?);
     let gate = Gate::new(node.client.clone(), &config.node_name);
@@ -124,7 +129,7 @@ async fn connection(socket: TcpStream, seat: Arc<Seat>, acceptor: TlsAcceptor, s
     let _ = socket.set_nodelay(true);
     let shaken = tokio::select! {
         _ = seat.over(&PATIENCE) => return,
-        shaken = tokio::time::timeout(HANDSHAKE_WAIT, acceptor.accept(Socket::new(socket, seat.clone()))) => shaken,
+        shaken = tokio::time::timeout(HANDSHAKE_WAIT, acceptor.accept(Socket::new(socket, seat.clone(), PACE))) => shaken,
     };
     let Ok(Ok(stream)) = shaken else { return };
     let peer = Arc::new(tls::peer(&stream));
@@ -133,9 +138,10 @@ async fn connection(socket: TcpStream, seat: Arc<Seat>, acceptor: TlsAcceptor, s
     }
     let working = seat.clone();
     let service = hyper::service::service_fn(move |request| {
-        let (server, peer, work) = (server.clone(), peer.clone(), working.work());
+        let (server, peer, seat) = (server.clone(), peer.clone(), working.clone());
         async move {
-            let reply = Box::pin(server.answer(request, peer.as_ref().as_ref())).await;
+            let work = seat.work();
+            let reply = Box::pin(server.answer(request, peer.as_ref().as_ref(), &seat)).await;
             Ok::<_, Infallible>(reply.map(|body| Held::new(body, work)))
         }
     });
@@ -158,18 +164,21 @@ async fn connection(socket: TcpStream, seat: Arc<Seat>, acceptor: TlsAcceptor, s
 }
 
 impl Server {
-    async fn answer(&self, request: Request<Incoming>, peer: Option<&gate::User>) -> Reply {
+    async fn answer(&self, request: Request<Incoming>, peer: Option<&gate::User>, seat: &Seat) -> Reply {
         let asked = Asked::new(request.method(), request.uri().path());
         match self.gate.pass(&request, &asked, peer).await {
             Err(refused) => text(refused.code, refused.text),
-            Ok(()) => self.routed(request, asked.route).await,
+            Ok(()) => self.routed(request, asked.route, seat).await,
         }
     }
 
-    async fn routed(&self, request: Request<Incoming>, route: Option<Route>) -> Reply {
+    async fn routed(&self, request: Request<Incoming>, route: Option<Route>, seat: &Seat) -> Reply {
         let Some(route) = route else {
             return text(StatusCode::NOT_FOUND, "404 page not found");
         };
+        if route.is_read_by_people() {
+            seat.need_not_hurry();
+        }
         if !route.takes(request.method()) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");
         }

@@ -73,6 +73,11 @@ impl Route {
         }
     }
 
+    /// Logs and streams: whoever reads them may take as long as it likes.
+    pub fn is_read_by_people(&self) -> bool {
+        matches!(self, Route::Logs(_) | Route::Run(_) | Route::Exec(_) | Route::Attach(_) | Route::PortForward(_))
+    }
+
     pub fn takes(&self, method: &Method) -> bool {
         match self {
             Route::Run(_) => method == Method::POST,

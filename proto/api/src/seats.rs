@@ -3,11 +3,12 @@
 //! A door that takes whoever comes can be held shut by one client with many connections. So there are three rooms: for those that have not
 //! shaken hands yet, for strangers, and for holders of a certificate. In each, one address may take a part only. Where there is no room,
 //! the one that has been idle longest goes; a newcomer is refused only where all are at work. How long a connection may say nothing is
-//! said here as well, after Go's `http.Server` (upstream: `apiserver/pkg/server/secure_serving.go`).
+//! said here as well, after Go's `http.Server` (upstream: `apiserver/pkg/server/secure_serving.go`), and how slowly its peer may read.
 
 mod held;
 mod room;
 mod socket;
+mod stall;
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -25,7 +26,11 @@ use tokio::{
 };
 
 use self::room::Room;
-pub use self::{held::Held, socket::Socket};
+pub use self::{
+    held::Held,
+    socket::{Socket, UNSENT_BYTES_MAX, bound_unsent},
+    stall::{Pace, Stall},
+};
 
 /// Requests that a client gave up before they were answered, more than those that were: then the connection goes (HTTP/2 rapid reset).
 const GIVEN_UP_MAX: i32 = 1000;
@@ -91,6 +96,8 @@ struct State {
     served: AtomicBool,
     credit: AtomicI32,
     told: AtomicBool,
+    /// A person reads: that may take as long as it likes.
+    unhurried: AtomicBool,
     leave: Notify,
 }
 
@@ -122,6 +129,7 @@ impl Seats {
             served: AtomicBool::new(false),
             credit: AtomicI32::new(GIVEN_UP_MAX),
             told: AtomicBool::new(false),
+            unhurried: AtomicBool::new(false),
             leave: Notify::new(),
         });
         state.since.store(state.now(), Ordering::Relaxed);
@@ -174,6 +182,15 @@ impl Seat {
         if state.heard.load(Ordering::Relaxed) == 0 && state.working.load(Ordering::Relaxed) == 0 {
             state.heard.store(state.now(), Ordering::Relaxed);
         }
+    }
+
+    /// What is sent from now on may take its reader as long as it likes.
+    pub fn need_not_hurry(&self) {
+        self.state.unhurried.store(true, Ordering::Relaxed);
+    }
+
+    fn hurries(&self) -> bool {
+        !self.state.unhurried.load(Ordering::Relaxed)
     }
 
     /// Resolves when the connection has been silent for too long, or has been told to go; with the reason.

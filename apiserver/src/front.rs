@@ -1,4 +1,5 @@
-//! The front door: an HTTP request in, through authentication, authorization and the engine, a reply out. Sockets and in-process callers alike.
+//! The front door: an HTTP request in, through authentication, its turn, authorization and the engine, a reply out. Sockets and in-process
+//! callers alike.
 
 mod deleting;
 mod gate;
@@ -50,8 +51,6 @@ use info::Info;
 use query::Query;
 use route::NoRoute;
 use seats::Holds;
-
-pub(crate) use stream::CHUNK_BYTES;
 
 /// How long a request may take, streams apart (`--request-timeout`).
 const REQUEST_MAX: Duration = Duration::from_secs(60);
@@ -151,7 +150,6 @@ async fn serve(engine: Arc<Engine>, request: Request, asking: Asking) -> Result<
     }
     let user = gate::authenticate(&engine, &parts).await?;
     let user = impersonate::acting(&engine, &info, &parts.headers, user)?;
-    gate::authorize(&engine, &info, &user)?;
     let long = info.is_long_running();
     let class = engine.fairness().classify(&info.asked(&user));
     let (warnings, now) = (Warnings::default(), Timestamp::now());
@@ -173,8 +171,8 @@ async fn wait_ready(engine: &Arc<Engine>) -> Result<(), Status> {
 impl Call {
     fn run(self, route: Result<Served, NoRoute>, body: Body) -> Pin<Box<dyn Future<Output = Result<Response, Status>> + Send>> {
         Box::pin(async move {
+            self.enter(route.as_ref().ok()).await?;
             if !self.info.resource_request {
-                self.sit(1).await?;
                 let response = self.site().await;
                 return Ok(self.holds.until_gone(response));
             }
@@ -187,6 +185,20 @@ impl Call {
             render::warn(&mut response, &self.warnings);
             Ok(self.holds.until_gone(response))
         })
+    }
+
+    /// Its turn comes before the question whether it may (`DefaultBuildHandlerChain` in apiserver `pkg/server/config.go`): what is refused is
+    /// work as well, and a flood of it is kept within its level. Streams to nodes and pods take no seat.
+    async fn enter(&self, served: Option<&Served>) -> Result<(), Status> {
+        if !served.is_some_and(|served| self.is_stream(served)) {
+            self.sit(self.seats(served)).await?;
+        }
+        gate::authorize(&self.engine, &self.info, &self.user)
+    }
+
+    fn is_stream(&self, served: &Served) -> bool {
+        let handler = served.kind.subresource(&self.info.subresource).map(|sub| &sub.handler);
+        self.info.is_long_running() && matches!(handler, Some(Handler::Connect(_)))
     }
 
     async fn site(&self) -> Response {
@@ -207,9 +219,9 @@ impl Call {
         match verb {
             // A list may become a watch by its query.
             "watch" if !served.kind.verbs.contains(&"watch") => Err(Status::method_not_allowed(&served.kind.group_resource(), verb)),
-            "get" => self.seated(1, self.get(served)).await,
-            "list" => self.seated(self.width(served), self.list(served)).await,
-            "watch" => self.seated(self.width(served), self.watch(served)).await,
+            "get" => self.get(served).await,
+            "list" => self.list(served).await,
+            "watch" => self.watch(served).await,
             "create" => self.create(served, body).await,
             "update" => self.update(served, body).await,
             "patch" => self.patch(served, body).await,
@@ -225,8 +237,8 @@ impl Call {
         match (&sub.handler, verb) {
             (Handler::Connect(connect), _) => self.connect(served, connect.as_ref(), body).await,
             (Handler::Action(action), "create") => self.act(served, sub, action.as_ref(), body).await,
-            (Handler::Scale(paths), "get") => self.seated(1, self.get_scale(served, paths)).await,
-            (Handler::Status | Handler::Object, "get") => self.seated(1, self.get(served)).await,
+            (Handler::Scale(paths), "get") => self.get_scale(served, paths).await,
+            (Handler::Status | Handler::Object, "get") => self.get(served).await,
             (Handler::Status | Handler::Object | Handler::Scale(_), "update") => self.update(served, body).await,
             (Handler::Status | Handler::Object | Handler::Scale(_), "patch") => self.patch(served, body).await,
             _ => Err(Status::method_not_allowed(&kind.group_resource(), verb)),

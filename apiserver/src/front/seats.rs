@@ -1,10 +1,14 @@
-//! A request's body and its seat: the one is read before the other is taken, both are given back when the request is done.
+//! A request's seat and its body: no seat is kept for a body that is yet to come, and no body is read for who may not send it. Both are given
+//! back when the request is done.
+
+use std::pin::pin;
 
 use api::{
     Status,
     selector::{Fields, Labels},
 };
 use bytes::Bytes;
+use futures::future::poll_immediate;
 use parking_lot::Mutex;
 
 use super::{Call, info::Selectors};
@@ -35,11 +39,21 @@ impl Holds {
 }
 
 impl Call {
-    /// The body, bounded; the request has its seat when all of it is there.
+    /// The body, bounded. One that is there already costs no second turn; for any other the seat is given up, and taken again when all is there.
     pub(super) async fn read(&self, body: Body) -> Result<Bytes, Status> {
-        let (bytes, charge) = self.engine.fairness().read(self.class, body).await?;
+        let mut reading = pin!(self.engine.fairness().read(self.class, body));
+        let (read, has_seat) = match poll_immediate(reading.as_mut()).await {
+            Some(read) => (read, true),
+            None => {
+                drop(self.holds.permit());
+                (reading.await, false)
+            }
+        };
+        let (bytes, charge) = read?;
         self.holds.0.lock().1 = Some(charge);
-        self.sit(1).await?;
+        if !has_seat {
+            self.sit(1).await?;
+        }
         Ok(bytes)
     }
 
@@ -51,14 +65,16 @@ impl Call {
         Ok(())
     }
 
-    /// Waits for its turn, then does what was asked.
-    pub(super) async fn seated(&self, seats: usize, work: impl Future<Output = Result<Response, Status>>) -> Result<Response, Status> {
-        self.sit(seats).await?;
-        work.await
+    /// How many seats the request takes.
+    pub(super) fn seats(&self, served: Option<&Served>) -> usize {
+        match served {
+            Some(served) if self.info.subresource.is_empty() && matches!(self.info.verb.as_str(), "list" | "watch") => self.width(served),
+            _ => 1,
+        }
     }
 
     /// How many seats a list takes, and a watch until it has sent what is there.
-    pub(super) fn width(&self, served: &Served) -> usize {
+    fn width(&self, served: &Served) -> usize {
         let (query, version) = (&self.query, self.query.get("resourceVersion"));
         if self.info.verb == "watch" && !query.flag("sendInitialEvents") && !matches!(version, "" | "0") {
             return 1;

@@ -1,10 +1,13 @@
 //! Many requests at a time: whose turn it is, what waits for what, and what is held how long.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use apiserver::{
     body::{BoxError, Response},
-    fairness::{Config, Level, Limits, Queuing, Response as Answer},
+    fairness::{Config, Level, Limits, Queuing, Response as Answer, Rule, Schema, Subject},
     identity::{Peer, User},
 };
 use bytes::Bytes;
@@ -24,14 +27,28 @@ const BOUND: Duration = Duration::from_secs(60);
 /// A room of few seats, in which everybody but masters is of one level with queues.
 async fn narrow(seats: usize) -> Room {
     let room = Room::new().await;
+    room.engine.set_fairness(&few(seats));
+    room
+}
+
+/// The same, and a level for `bob` with as many seats.
+async fn narrow_beside_bob(seats: usize) -> Room {
+    let (room, mut config) = (Room::new().await, few(2 * seats));
+    let (level, subjects) = (config.levels[1].clone(), vec![Subject::User("bob".into())]);
+    config.levels.push(Level { name: "bobs".into(), ..level });
+    config.schemas.push(Schema { name: "bob".into(), level: "bobs".into(), precedence: 5, by: None, rules: vec![Rule::all_of(subjects)] });
+    room.engine.set_fairness(&config);
+    room
+}
+
+fn few(seats: usize) -> Config {
     let mut config = Config::mandatory(Limits { reading: seats, mutating: 0, fair: true });
     for level in &mut config.levels {
         if level.name == "catch-all" {
             *level = Level { response: Answer::Queue(Queuing { queues: 64, hand: 6, length: 50 }), ..level.clone() };
         }
     }
-    room.engine.set_fairness(&config);
-    room
+    config
 }
 
 fn request(user: &str, method: &str, path: &str) -> http::request::Builder {
@@ -99,6 +116,75 @@ async fn slow_bodies_take_no_seat() {
     let codes = tokio::time::timeout(BOUND, join_all(ends)).await.unwrap();
     assert!(codes.iter().all(|code| *code == 201), "{codes:?}");
     assert_eq!(executing(&room), 0.0);
+}
+
+/// Requests of every sort that end in 403, 404 or 405 for who may nothing.
+const REFUSED: [(&str, &str); 10] = [
+    ("GET", "/apis/test.io/v1/namespaces/default/things"),
+    ("GET", "/apis/test.io/v1/namespaces/default/things?watch=1"),
+    ("GET", "/apis/test.io/v1/namespaces/default/things/t000"),
+    ("POST", "/apis/test.io/v1/namespaces/default/things"),
+    ("PATCH", "/apis/test.io/v1/namespaces/default/things/t000/status"),
+    ("DELETE", "/apis/test.io/v1/namespaces/default/things/t000"),
+    ("GET", "/apis/test.io/v1/nothings/a/log"),
+    ("PUT", "/apis/test.io/v1/namespaces/default/things"),
+    ("GET", "/apis/nobody.io/v1/things"),
+    ("GET", "/secret"),
+];
+
+#[tokio::test]
+async fn what_is_refused_waits_for_its_turn_as_well() {
+    let room = narrow_beside_bob(3).await;
+    with_things(&room, 50).await;
+    // All seats of the level are taken, by lists that nobody reads.
+    let mut unread = Vec::new();
+    for user in 0..10 {
+        while let Some(reply) = send(&room, &format!("greedy-{user}"), "GET", THINGS, "").now_or_never() {
+            unread.push(reply);
+        }
+    }
+    let asked = || room.refused.load(Ordering::SeqCst);
+    let (mut waiting, mut too_many) = (Vec::new(), 0);
+    for (method, path) in REFUSED.iter().cycle().take(400) {
+        let mut reply = Box::pin(send(&room, "nobody", method, path, "{}"));
+        match (&mut reply).now_or_never() {
+            Some(reply) => {
+                assert_eq!(reply.status(), 429, "{method} {path}");
+                too_many += 1;
+            }
+            None => waiting.push(reply),
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((asked(), executing(&room) as usize), (0, unread.len()), "nobody is judged before its turn");
+    assert!(too_many > 0 && waiting.len() >= 100, "{too_many} of 400 are too many");
+    // The other level has its own, and the administrators' has no end.
+    for user in ["bob", "root"] {
+        let groups = if user == "root" { vec!["system:masters".into()] } else { Vec::new() };
+        let certificate = Some(User { name: user.into(), groups, ..User::default() });
+        for _ in 0..50 {
+            let peer = Peer { certificate: certificate.clone(), address: None };
+            let request = Request::builder().uri(format!("{THINGS}/t001")).extension(peer).body(Full::new(Bytes::new())).unwrap();
+            let reply = room.front.clone().oneshot(request).now_or_never().expect("at once").unwrap();
+            assert_eq!(reply.status(), 200, "{user}");
+        }
+    }
+    drop(unread);
+    let count = waiting.len();
+    let codes = tokio::time::timeout(BOUND, join_all(waiting)).await.unwrap();
+    assert!(codes.iter().all(|reply| reply.status() == 403), "they are refused in their turn");
+    assert_eq!((asked(), executing(&room)), (count, 0.0));
+}
+
+#[tokio::test]
+async fn no_body_is_read_for_who_may_not_send_it() {
+    let room = narrow(3).await;
+    for _ in 0..100 {
+        // Its body never comes.
+        let (_sender, reply) = slow_post(&room, "nobody", ASKS);
+        assert_eq!(reply.now_or_never().expect("at once").status(), 403);
+        assert_eq!((executing(&room), number(&room, "skiff_request_body_bytes")), (0.0, 0.0));
+    }
 }
 
 #[tokio::test]

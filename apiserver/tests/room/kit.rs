@@ -131,12 +131,14 @@ pub fn kinds() -> Vec<Arc<Kind>> {
     all.into_iter().map(Arc::new).collect()
 }
 
-/// Everything but what `nobody` asks.
-struct Everyone;
+/// Everything but what `nobody` asks, which is counted.
+#[derive(Default)]
+struct Everyone(Arc<AtomicUsize>);
 
 impl Authorizer for Everyone {
     fn authorize(&self, asked: &Attributes) -> Decision {
         if asked.user.name == "nobody" || asked.user.name == "system:anonymous" {
+            self.0.fetch_add(1, Ordering::SeqCst);
             Decision::NoOpinion(String::new())
         } else {
             Decision::Allow(String::new())
@@ -158,6 +160,8 @@ pub struct Room {
     pub engine: Arc<Engine>,
     pub front: Front,
     pub group: Group,
+    /// How often somebody was refused.
+    pub refused: Arc<AtomicUsize>,
 }
 
 pub struct Reply {
@@ -195,11 +199,12 @@ impl Room {
     }
 
     pub async fn with(store: impl store::Store, admission: Vec<Arc<dyn Admission>>) -> Self {
-        let group = Group::new();
-        let gates = Gates { authenticators: vec![Arc::new(Tokens)], authorizers: vec![Arc::new(Everyone)], admission };
+        let (group, everyone) = (Group::new(), Everyone::default());
+        let refused = everyone.0.clone();
+        let gates = Gates { authenticators: vec![Arc::new(Tokens)], authorizers: vec![Arc::new(everyone)], admission };
         let engine = Engine::new(Arc::new(store), kinds(), gates, group.clone());
         engine.ready().await;
-        Self { front: front::service(engine.clone()), engine, group }
+        Self { front: front::service(engine.clone()), engine, group, refused }
     }
 
     /// `headers` are pairs; the caller is `tester` unless they say otherwise.

@@ -169,6 +169,52 @@ async fn heads_that_are_too_large() {
     victim.unharmed().await;
 }
 
+/// What the kernel keeps to be sent from a port: bytes, of how many connections.
+fn kept_by_kernel(port: u16) -> (usize, usize) {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel tells");
+    let queues: Vec<usize> = table
+        .lines()
+        .skip(1)
+        .filter_map(|line| {
+            let mut fields = line.split_whitespace().skip(1);
+            let (local, queues) = (fields.next()?, fields.nth(2)?);
+            let is_of_port = u16::from_str_radix(local.split_once(':')?.1, 16) == Ok(port);
+            usize::from_str_radix(queues.split_once(':')?.0, 16).ok().filter(|bytes| is_of_port && *bytes > 0)
+        })
+        .collect();
+    (queues.iter().sum(), queues.len())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watches_that_nobody_reads() {
+    const WATCHES: usize = 100;
+    let victim = Victim::new().await;
+    let api = victim.server.api();
+    // More in all than the kernel would take for one reader.
+    let data = json!({"data": {"text": "x".repeat(900_000)}});
+    for n in 0..8 {
+        api.post(CONFIGMAPS, &object("v1", "ConfigMap", &format!("large-{n}"), data.clone())).await.expect(201);
+    }
+    let mut unread = Vec::new();
+    for _ in 0..WATCHES {
+        let mut line = victim.api.connect().await.unwrap();
+        rustix::net::sockopt::set_socket_recv_buffer_size(line.get_ref().0, 4 << 10).unwrap();
+        line.write_all(format!("GET {CONFIGMAPS}?watch=1 HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+        unread.push(line);
+    }
+    let port = victim.server.port();
+    eventually("all wait for their readers", BOUND, async || kept_by_kernel(port).1 == WATCHES).await;
+    served(&victim).await;
+    let (bytes, _) = kept_by_kernel(port);
+    // What is unsent, and a segment on its way.
+    assert!(bytes <= WATCHES * (512 << 10), "the kernel keeps {bytes} bytes for {WATCHES} readers");
+    drop(unread);
+    for n in 0..8 {
+        api.delete(&format!("{CONFIGMAPS}/large-{n}")).await.expect(200);
+    }
+    victim.unharmed().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn frames_whose_answers_nobody_reads() {
     let victim = Victim::new().await;

@@ -211,7 +211,8 @@ mod tests {
     }
 
     impl House {
-        /// `/endless` is without end, `/long` longer than what is left to HTTP/2, all else is short. The house holds the reply twice: itself, and in its service.
+        /// `/endless` is without end, `/long` longer than what is left to HTTP/2, all else is short. The house holds the reply twice: itself, and
+        /// in its service.
         async fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let certs = Certs::open(dir.path(), &ServingNames::standard("h", &[], None, "cluster.local")).unwrap();

@@ -21,11 +21,16 @@ use super::{Pace, Seat, Stall};
 /// is 4 MiB each (`tcp_wmem`). A writer is woken when half of it has gone.
 pub const UNSENT_BYTES_MAX: u32 = 256 << 10;
 
+/// What is read of a connection in one go; then it is others' turn. Frames of a few bytes cost far more than what carries them.
+const TURN_BYTES_MAX: usize = 32 << 10;
+
 pub struct Socket {
     stream: TcpStream,
     seat: Arc<Seat>,
     stall: Stall,
     pace: Pace,
+    /// Bytes read since there was nothing to read.
+    turn: usize,
 }
 
 /// Bounds what the kernel keeps for readers. Connections have it from their listener.
@@ -39,7 +44,7 @@ pub fn bound_unsent(listener: &TcpListener) -> io::Result<()> {
 impl Socket {
     /// `pace`: the slowest that its peer may read, unless the seat says that it need not hurry.
     pub fn new(stream: TcpStream, seat: Arc<Seat>, pace: Pace) -> Self {
-        Self { stream, seat, stall: Stall::default(), pace }
+        Self { stream, seat, stall: Stall::default(), pace, turn: 0 }
     }
 
     /// What came of a write, or the error that it has come to too little for too long.
@@ -63,10 +68,19 @@ impl Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.turn >= TURN_BYTES_MAX {
+            self.turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = into.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, into);
-        if into.filled().len() > before {
-            self.seat.heard();
+        match into.filled().len() - before {
+            0 => self.turn = 0,
+            bytes => {
+                self.turn += bytes;
+                self.seat.heard();
+            }
         }
         read
     }
@@ -103,7 +117,7 @@ impl AsyncWrite for Socket {
 mod tests {
     use std::{future::poll_fn, time::Duration};
 
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::{
         super::{Limits, Seats},
@@ -163,6 +177,31 @@ mod tests {
             }
         });
         assert_eq!(ended.await.expect("it ends").kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn who_sends_without_end_is_read_in_turns() {
+        const ALL: usize = 4 << 20;
+        let (mut socket, mut peer, _seat) = pair(SOON).await;
+        let (mut read, mut longest, mut piece) = (0, 0, [0; 4 << 10]);
+        let reading = poll_fn(|cx| {
+            let begun = read;
+            loop {
+                let mut into = ReadBuf::new(&mut piece);
+                let polled = Pin::new(&mut socket).poll_read(cx, &mut into);
+                read += into.filled().len();
+                longest = longest.max(read - begun);
+                match polled {
+                    Poll::Ready(done) if done.is_err() || read == ALL => return Poll::Ready(done),
+                    Poll::Ready(_) => {}
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        });
+        let sent = vec![7; ALL];
+        let (wrote, done) = tokio::time::timeout(BOUND, async { tokio::join!(peer.write_all(&sent), reading) }).await.expect("all arrives");
+        wrote.and(done).unwrap();
+        assert!(longest <= TURN_BYTES_MAX + piece.len(), "{longest} bytes in one turn");
     }
 
     #[tokio::test]

@@ -184,9 +184,14 @@ impl Seat {
         }
     }
 
-    /// What is sent from now on may take its reader as long as it likes.
+    /// The answer that comes now may take its reader as long as it likes.
     pub fn need_not_hurry(&self) {
         self.state.unhurried.store(true, Ordering::Relaxed);
+    }
+
+    /// This answer may not, whatever the one before.
+    pub fn must_hurry(&self) {
+        self.state.unhurried.store(false, Ordering::Relaxed);
     }
 
     fn hurries(&self) -> bool {
@@ -232,11 +237,9 @@ impl Drop for Work {
         if !self.answered && self.state.credit.fetch_sub(1, Ordering::Relaxed) <= 1 {
             self.state.tell();
         }
-        // Before the count: who sees the connection idle sees since when.
-        if self.state.working.load(Ordering::Acquire) == 1 {
-            self.state.since.store(self.state.now(), Ordering::Relaxed);
-            self.state.heard.store(0, Ordering::Relaxed);
-        }
+        // Before the count, and whoever else is at work: two may end at once, and who sees the connection idle sees since when.
+        self.state.since.store(self.state.now(), Ordering::Relaxed);
+        self.state.heard.store(0, Ordering::Relaxed);
         self.state.working.fetch_sub(1, Ordering::AcqRel);
     }
 }

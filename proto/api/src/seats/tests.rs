@@ -132,6 +132,19 @@ async fn requests_given_up_cost_the_connection() {
     assert_eq!(seat.over(&PATIENCE).await, "it was told to go");
 }
 
+/// Two requests that end at once each see the other still at work: each says when it ended all the same.
+#[tokio::test(start_paused = true)]
+async fn every_end_is_noted_before_it_is_counted() {
+    let seats = seats(10, 10, 10);
+    let seat = seats.arrive(at(1)).unwrap();
+    let (first, second) = (seat.work(), seat.work());
+    past(1000).await;
+    drop(first);
+    assert_eq!(seat.state.since.load(Ordering::Relaxed), seat.state.now());
+    drop(second);
+    assert!(!is_over(&seat), "it has only just become idle");
+}
+
 #[test]
 fn few_files_make_small_rooms() {
     let whole = Limits { arriving: 2000, strangers: 6000, known: 8000 };

@@ -31,7 +31,11 @@ const ERROR_BYTES_MAX: usize = 2048;
 /// Sends `request` on to `target` and brings the reply back, upgrades and all.
 pub async fn forward(engine: &Arc<Engine>, target: Target, request: Request) -> Response {
     let sent = Box::pin(send(engine, &target, request)).await;
-    let mut response = sent.unwrap_or_else(|status| wire::refusal(&status));
+    // A refusal of our own is an answer like any other.
+    let mut response = match sent {
+        Ok(response) => response,
+        Err(status) => return wire::refusal(&status),
+    };
     response.extensions_mut().insert(Patient);
     response
 }

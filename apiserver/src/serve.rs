@@ -252,9 +252,12 @@ where
         let mut request = Request::from_parts(parts, body);
         request.extensions_mut().insert(Peer { certificate, address: Some(self.address) });
         let serving = self.service.oneshot(request).map_ok(move |answer| {
-            // What is read by a person has an HTTP/1.1 connection of its own.
-            if version < Version::HTTP_2 && answer.extensions().get::<stall::Patient>().is_some() {
-                seat.need_not_hurry();
+            // What is read by a person has an HTTP/1.1 connection of its own, for as long as this answer lasts.
+            if version < Version::HTTP_2 {
+                match answer.extensions().get::<stall::Patient>() {
+                    Some(_) => seat.need_not_hurry(),
+                    None => seat.must_hurry(),
+                }
             }
             stall::paced(answer)
         });

@@ -31,7 +31,7 @@ pub(crate) const PACE: Pace = Pace { window: STALL_MAX, bytes: TAKEN_BYTES_MIN }
 pub(crate) const STREAM_BUFFER_BYTES_MAX: usize = 64 << 10;
 /// What of a reply is handed to HTTP/2 at a time, which takes it as soon as its reader has room for one byte: so much may stay there unseen,
 /// of a small reply, and of the end of a large one.
-const PIECE_BYTES_MAX: usize = 16 << 10;
+pub(crate) const PIECE_BYTES_MAX: usize = 16 << 10;
 
 /// A reply whose reader may take as long as it likes: a person reads it.
 #[derive(Clone, Copy, Debug)]
@@ -81,11 +81,16 @@ where
     }
 }
 
-/// The reply of a stream, in pieces: what of it waits is known, and its task is there until the last one had room.
+/// The reply of a stream, whatever its size: what of it waits is known. A large one goes in pieces, and its task is there until the last one
+/// had room.
 pub(crate) fn paced(response: Response) -> Response {
-    if response.body().size_hint().exact().is_some_and(|size| size <= PIECE_BYTES_MAX as u64)
-        || response.extensions().get::<Patient>().is_some()
-    {
+    if response.extensions().get::<Patient>().is_some() {
+        return response;
+    }
+    let size = response.body().size_hint().exact().and_then(|size| usize::try_from(size).ok());
+    if let Some(size) = size.filter(|size| *size <= PIECE_BYTES_MAX) {
+        // HTTP/2 takes it whole, and then the task ends; or it waits for room.
+        let _ = LEDGER.try_with(|ledger| ledger.given.store(size, Relaxed));
         return response;
     }
     let Ok(ledger) = LEDGER.try_with(Arc::clone) else { return response };
@@ -161,6 +166,7 @@ mod tests {
 
     const BOUND: Duration = Duration::from_secs(20);
     const LONG_BYTES: usize = 100 << 10;
+    const SMALL_BYTES: usize = 1 << 10;
     const CHUNK_BYTES: usize = 64 << 10;
 
     /// A reply without end, and how much of it was asked for.
@@ -178,12 +184,13 @@ mod tests {
         }
     }
 
-    /// A reply of known size that does not fit the stream's window, kept as endless ones are.
-    struct Long(#[expect(dead_code, reason = "counted")] Endless);
+    /// A reply of known size, kept as endless ones are.
+    struct Kept(#[expect(dead_code, reason = "counted")] Endless, usize);
 
-    impl AsRef<[u8]> for Long {
+    impl AsRef<[u8]> for Kept {
         fn as_ref(&self) -> &[u8] {
-            &[0; LONG_BYTES]
+            static ZEROS: [u8; LONG_BYTES] = [0; LONG_BYTES];
+            &ZEROS[..self.1]
         }
     }
 
@@ -211,7 +218,7 @@ mod tests {
     }
 
     impl House {
-        /// `/endless` is without end, `/long` longer than what is left to HTTP/2, all else is short. The house holds the reply twice: itself, and
+        /// `/endless` is without end, `/long` longer than what is left to HTTP/2, `/small` not. The house holds the reply twice: itself, and
         /// in its service.
         async fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
@@ -223,7 +230,8 @@ mod tests {
             let service = tower::service_fn(move |request: Request| {
                 let body = match request.uri().path() {
                     "/endless" => boxed(served.clone()),
-                    "/long" => crate::body::full(Bytes::from_owner(Long(served.clone()))),
+                    "/long" => crate::body::full(Bytes::from_owner(Kept(served.clone(), LONG_BYTES))),
+                    "/small" => crate::body::full(Bytes::from_owner(Kept(served.clone(), SMALL_BYTES))),
                     _ => crate::body::full("short"),
                 };
                 async move { Ok::<_, Infallible>(Response::new(body)) }
@@ -245,30 +253,37 @@ mod tests {
         http::Request::get(format!("https://h{path}")).header("host", "h").body(Empty::new()).unwrap()
     }
 
-    #[tokio::test]
-    async fn the_end_of_a_reply_is_not_kept_for_who_does_not_read_it() {
-        let house = House::new().await;
+    /// Ten replies over a connection whose streams have so much room, until the server has reset them.
+    async fn unread(house: &House, path: &str, window: u32) -> http2::SendRequest<Empty<Bytes>> {
         let mut client = http2::Builder::new(TokioExecutor::new());
-        client.initial_stream_window_size(1 << 10);
+        client.initial_stream_window_size(window);
         let (mut sender, connection) = client.handshake(house.connect().await).await.unwrap();
         house.group.spawn(async move { drop(connection.await) });
         let mut replies = Vec::new();
         for _ in 0..10 {
-            replies.push(sender.send_request(ask("/long")).await.unwrap());
+            replies.push(sender.send_request(ask(path)).await.unwrap());
         }
-        let of_streams = house.endless.clone();
         let reset = async {
-            while Arc::strong_count(&of_streams.0) > 4 {
+            while Arc::strong_count(&house.endless.0) > 3 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(BOUND, reset).await.expect("the ends of the replies are kept");
+        tokio::time::timeout(BOUND, reset).await.expect("replies are kept");
         for reply in replies {
             assert!(reply.into_body().collect().await.is_err(), "it was reset");
         }
-        // Who reads has all of it.
+        sender
+    }
+
+    #[tokio::test]
+    async fn no_reply_is_kept_for_who_does_not_read_it_whatever_its_size() {
+        let house = House::new().await;
+        drop(unread(&house, "/small", 0).await);
+        drop(unread(&house, "/long", 0).await);
+        // It may not be the end either that is kept.
+        let mut sender = unread(&house, "/long", 1 << 10).await;
         let read = sender.send_request(ask("/long")).await.unwrap().into_body().collect().await.unwrap().to_bytes();
-        assert_eq!(read.len(), LONG_BYTES);
+        assert_eq!(read.len(), LONG_BYTES, "who reads has all of it");
         assert!(house.group.drain(BOUND).await);
     }
 

@@ -177,7 +177,9 @@ impl Server {
             return text(StatusCode::NOT_FOUND, "404 page not found");
         };
         if route.is_read_by_people() {
-            seat.need_not_hurry();
+            seat.need_not_hurry()
+        } else {
+            seat.must_hurry()
         }
         if !route.takes(request.method()) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");

@@ -11,8 +11,8 @@ use http_body::{Body as _, Frame, SizeHint};
 use super::Permit;
 use crate::body::{Body, BoxError, Response, boxed};
 
-/// A reply up to this size has left with its head, as far as the server can tell: the connection takes it at once.
-const SMALL_BYTES: u64 = 16 << 10;
+/// A reply up to this size has left with its head, as far as the server can tell: the connection takes it at once, or it is reset in time.
+const SMALL_BYTES: u64 = crate::stall::PIECE_BYTES_MAX as u64;
 
 /// The permit stays taken until the body is gone.
 pub fn hold(response: Response, permit: Permit) -> Response {

@@ -53,7 +53,7 @@ pub fn decode<K: DeserializeOwned>(json: &[u8]) -> serde_json::Result<Seen<K>> {
 }
 
 /// Reads what could not be decoded as it is, because of `error`.
-pub(crate) fn decode_again<K: DeserializeOwned>(json: &[u8], error: &serde_json::Error) -> serde_json::Result<Seen<K>> {
+fn decode_again<K: DeserializeOwned>(json: &[u8], error: &serde_json::Error) -> serde_json::Result<Seen<K>> {
     if let Ok(tree) = serde_json::from_slice::<Value>(json)
         && let Some(seen) = repair::decode(tree)
     {

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::{
     cache::{Object, key_of},
-    lenient::{Seen, decode_again},
+    lenient::{Seen, decode},
 };
 
 /// An object has 3 MiB at most, and escapes may double it; a line that is longer is no event.
@@ -210,26 +210,38 @@ struct Event<'a> {
     object: &'a RawValue,
 }
 
+/// The type stands first, as every API server writes it, ours and Go's: nothing is read twice then. In any other order it may be.
+fn split(line: &[u8]) -> Option<(&str, &[u8])> {
+    let rest = line.strip_prefix(br#"{"type":""#)?;
+    let end = memchr::memchr(b'"', rest)?;
+    let (word, rest) = rest.split_at_checked(end)?;
+    let object = rest.strip_prefix(br#"","object":"#)?.trim_ascii_end().strip_suffix(b"}")?;
+    Some((std::str::from_utf8(word).ok()?, object))
+}
+
 fn read<K: Object>(line: &[u8]) -> Result<WatchEvent<Seen<K>>, Error> {
-    let error = match serde_json::from_slice::<WatchEvent<K>>(line) {
-        Ok(WatchEvent::Added(object)) => return Ok(WatchEvent::Added(Seen::whole(object))),
-        Ok(WatchEvent::Modified(object)) => return Ok(WatchEvent::Modified(Seen::whole(object))),
-        Ok(WatchEvent::Deleted(object)) => return Ok(WatchEvent::Deleted(Seen::whole(object))),
-        Ok(WatchEvent::Bookmark(mark)) => return Ok(WatchEvent::Bookmark(mark)),
-        Ok(WatchEvent::Error(status)) => return Ok(WatchEvent::Error(status)),
-        Err(error) => error,
-    };
-    let Ok(event) = serde_json::from_slice::<Event<'_>>(line) else {
-        // A plain `Status` in place of events.
-        return serde_json::from_slice(line).map(WatchEvent::Error).map_err(|_| Error::SerdeError(error));
-    };
-    let seen = || decode_again(event.object.get().as_bytes(), &error).map_err(Error::SerdeError);
-    match event.r#type.as_str() {
-        "ADDED" => seen().map(WatchEvent::Added),
-        "MODIFIED" => seen().map(WatchEvent::Modified),
-        "DELETED" => seen().map(WatchEvent::Deleted),
-        _ => Err(Error::SerdeError(error)),
+    if let Some((word, object)) = split(line)
+        && let Ok(event) = read_object(word, object)
+    {
+        return Ok(event);
     }
+    match serde_json::from_slice::<Event<'_>>(line) {
+        Ok(event) => read_object(&event.r#type, event.object.get().as_bytes()),
+        // A plain `Status` in place of events.
+        Err(error) => serde_json::from_slice(line).map(WatchEvent::Error).map_err(|_| Error::SerdeError(error)),
+    }
+}
+
+fn read_object<K: Object>(word: &str, object: &[u8]) -> Result<WatchEvent<Seen<K>>, Error> {
+    let event = match word {
+        "ADDED" => decode(object).map(WatchEvent::Added),
+        "MODIFIED" => decode(object).map(WatchEvent::Modified),
+        "DELETED" => decode(object).map(WatchEvent::Deleted),
+        "BOOKMARK" => serde_json::from_slice(object).map(WatchEvent::Bookmark),
+        "ERROR" => serde_json::from_slice(object).map(WatchEvent::Error),
+        _ => Err(serde::de::Error::unknown_variant(word, &["ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"])),
+    };
+    event.map_err(Error::SerdeError)
 }
 
 #[cfg(test)]
@@ -249,6 +261,9 @@ mod tests {
         let Ok(WatchEvent::Deleted(seen)) = event("DELETED", "7") else { panic!("it is told that it is gone") };
         assert_eq!((seen.object.resource_version().as_deref(), seen.fault.is_some()), (Some("5"), true));
         assert!(event("NONSENSE", "7").is_err());
+        assert!(read::<ConfigMap>(br#"{"type":"ADDED","object":{"metadata":{"name":"a"}},"and":1}"#).is_ok(), "a field more");
+        assert!(read::<ConfigMap>(br#"{"object":{"metadata":{"name":"a"}},"type":"ADDED"}"#).is_ok(), "in another order");
+        assert!(read::<ConfigMap>(br#"{"type":"ADDED","object":{"metadata":{"name":"a"}}"#).is_err(), "cut off");
         let status = r#"{"kind":"Status","status":"Failure","code":410,"message":"gone","reason":"Expired"}"#;
         for line in [status.to_owned(), format!(r#"{{"type":"ERROR","object":{status}}}"#)] {
             assert!(matches!(read::<ConfigMap>(line.as_bytes()), Ok(WatchEvent::Error(status)) if status.code == 410), "{line}");

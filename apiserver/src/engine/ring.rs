@@ -47,7 +47,7 @@ impl Batch {
     pub const BYTES_MIN: usize = 64 << 10;
 
     fn of(mut found: impl Iterator<Item = Result<Arc<Event>, Expired>>) -> Result<Self, Expired> {
-        let (mut events, mut bytes) = (Vec::new(), 0);
+        let (mut events, mut bytes) = (Vec::with_capacity(found.size_hint().0.min(Self::EVENTS_MAX)), 0);
         while events.len() < Self::EVENTS_MAX && bytes < Self::BYTES_MIN {
             let Some(event) = found.next().transpose()? else { return Ok(Self { events, more: false }) };
             bytes += event.size();

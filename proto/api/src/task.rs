@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::Future,
+    pin::Pin,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -24,6 +25,9 @@ pub struct Group {
     fault: Arc<OnceLock<String>>,
 }
 
+/// Boxed, so that what stands around a task is compiled once and not for each sort of task: the runtime's part alone is some kilobytes.
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 impl Group {
     pub fn new() -> Self {
         Self::default()
@@ -39,6 +43,10 @@ impl Group {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        self.spawn_boxed(Box::pin(work));
+    }
+
+    fn spawn_boxed(&self, work: Work) {
         let stop = self.stop.clone();
         self.tracker.spawn(async move {
             tokio::select! {
@@ -54,7 +62,7 @@ impl Group {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.tracker.spawn(job(work));
+        self.tracker.spawn(job(Box::pin(work)));
     }
 
     /// Runs `work`, which ends only with the group: if it panics or returns before, that is the group's fault and its end.
@@ -75,14 +83,18 @@ impl Group {
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: fmt::Display + Send + 'static,
     {
+        self.spawn_vital_boxed(name, Box::pin(async move { work.await.map_err(|error| error.to_string()) }));
+    }
+
+    fn spawn_vital_boxed(&self, name: &'static str, work: Pin<Box<dyn Future<Output = Result<(), String>> + Send>>) {
         let group = self.clone();
-        self.spawn(async move {
+        self.spawn_boxed(Box::pin(async move {
             match catch_all(name, work).await {
                 Ok(Ok(())) => group.fail(name, "ended unasked"),
                 Ok(Err(error)) => group.fail(name, error),
                 Err(panic) => group.fail(name, panic),
             }
-        });
+        }));
     }
 
     /// What cannot go on is told once, and the group stops; nothing where it was stopping anyway.
@@ -123,7 +135,7 @@ impl Group {
     }
 }
 
-async fn job<F: Future<Output = ()>>(work: F) {
+async fn job(work: Work) {
     if let Err(panic) = catch_all("job", work).await {
         tracing::error!(error = %panic, "a task ended");
     }

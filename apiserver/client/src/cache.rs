@@ -3,7 +3,6 @@
 use std::{
     any::{Any, TypeId},
     collections::{BTreeMap, HashMap},
-    fmt::Debug,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -19,18 +18,13 @@ use api::{
 };
 use kube::{Resource, ResourceExt};
 use parking_lot::{Mutex, RwLock};
-use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::{
-    Recorder,
+    Object, Recorder,
     lenient::Seen,
     watch::{Change, Listed, Query, follow},
 };
-
-/// What can be cached: any k8s-openapi type that is served as a collection, and what is read of one ([`crate::pods`]).
-pub trait Object: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static {}
-impl<K> Object for K where K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static {}
 
 /// One collection, kept current by a watch. Cloning shares it.
 ///

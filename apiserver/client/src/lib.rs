@@ -5,11 +5,13 @@
 mod cache;
 mod events;
 pub mod lenient;
+mod objects;
 pub mod pods;
 mod retry;
 pub mod watch;
 
-pub use cache::{Cache, Caches, Object};
+pub use cache::{Cache, Caches};
 pub use events::Recorder;
 pub use kube;
+pub use objects::Object;
 pub use retry::patient;

@@ -17,10 +17,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use crate::{
-    cache::{Object, key_of},
-    lenient::{Seen, decode},
-};
+use crate::{Object, cache::key_of, lenient::Seen};
 
 /// An object has 3 MiB at most, and escapes may double it; a line that is longer is no event.
 const LINE_MAX: usize = 32 << 20;
@@ -96,7 +93,7 @@ pub async fn get<K: Object>(client: &kube::Client, namespace: Option<&str>, name
 /// What the API server says, or where the answer is no object.
 pub async fn send<K: Object>(client: &kube::Client, request: http::Request<Vec<u8>>) -> Result<Seen<K>, Error> {
     let text = client.request_text(request).await?;
-    crate::lenient::decode(text.as_bytes()).map_err(Error::SerdeError)
+    K::read(text.as_bytes()).map_err(Error::SerdeError)
 }
 
 /// Makes requests about a collection, in a namespace where one is given. Names in them are to be made segments.
@@ -234,9 +231,9 @@ fn read<K: Object>(line: &[u8]) -> Result<WatchEvent<Seen<K>>, Error> {
 
 fn read_object<K: Object>(word: &str, object: &[u8]) -> Result<WatchEvent<Seen<K>>, Error> {
     let event = match word {
-        "ADDED" => decode(object).map(WatchEvent::Added),
-        "MODIFIED" => decode(object).map(WatchEvent::Modified),
-        "DELETED" => decode(object).map(WatchEvent::Deleted),
+        "ADDED" => K::read(object).map(WatchEvent::Added),
+        "MODIFIED" => K::read(object).map(WatchEvent::Modified),
+        "DELETED" => K::read(object).map(WatchEvent::Deleted),
         "BOOKMARK" => serde_json::from_slice(object).map(WatchEvent::Bookmark),
         "ERROR" => serde_json::from_slice(object).map(WatchEvent::Error),
         _ => Err(serde::de::Error::unknown_variant(word, &["ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"])),

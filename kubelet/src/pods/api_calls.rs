@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use api::{Key, k8s::api::core::v1::Pod};
 use client::{
+    Object,
     kube::{
         Client, Error,
         api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
         core::Request,
         core::request::Error as RequestError,
     },
-    lenient,
     watch::requests,
 };
 use serde::Deserialize;
@@ -63,7 +63,7 @@ async fn sent(client: &Client, request: Result<http::Request<Vec<u8>>, RequestEr
     if answered.kind.as_deref() == Some("Status") {
         return Ok(None);
     }
-    lenient::decode(text.as_bytes()).map(|seen| Some(seen.object)).map_err(Error::SerdeError)
+    Pod::read(text.as_bytes()).map(|seen| Some(seen.object)).map_err(Error::SerdeError)
 }
 
 fn answer(result: Result<Option<Pod>, Error>, pod: &Pod, what: &'static str) -> Answer {

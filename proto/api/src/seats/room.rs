@@ -8,8 +8,10 @@ use std::{
 
 use super::State;
 
-/// How many seats are looked at for one that is idle, and among how many idle ones the longest is sought: a full room must stay cheap.
-const LOOKED_AT_MAX: usize = 1024;
+/// How many seats are looked at for one that is idle: all of the largest room, so that nobody is refused while one is idle. Only a room full
+/// of those at work is looked through that far, which costs less than the handshake before it.
+const LOOKED_AT_MAX: usize = 8192;
+/// Among how many idle ones the longest is sought: a full room must stay cheap.
 const IDLE_MAX: usize = 64;
 
 pub(super) struct Room {

@@ -63,6 +63,21 @@ async fn who_is_at_work_is_not_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nobody_is_refused_while_one_of_very_many_is_idle() {
+    let seats = seats(10, 10, 4000);
+    let come = |host| {
+        let seat = seats.arrive(at(host)).unwrap();
+        seat.settle(Standing::Known).then_some(seat)
+    };
+    let mut all: Vec<Seat> = (0..3999).map(|n| come(if n % 2 == 0 { 1 } else { 2 }).expect("there is room")).collect();
+    let working: Vec<Work> = all.iter().map(Seat::work).collect();
+    all.push(come(3).expect("the last seat"));
+    assert!(come(4).is_some(), "it gets the seat of the one that is idle");
+    assert!(told(&all[3999]) && !all[..3999].iter().any(told));
+    drop(working);
+}
+
+#[tokio::test(start_paused = true)]
 async fn too_few_files_cost_a_stranger_its_seat() {
     let seats = seats(10, 10, 10);
     let (stranger, known) = (seats.arrive(at(1)).unwrap(), seats.arrive(at(2)).unwrap());

@@ -13,6 +13,7 @@ bench: what a Kubernetes API server costs, over HTTP alone.
   --kubeconfig FILE         or measure the server that this file names (client certificate or token)
   --pid-a N,N               its processes: CPU time, memory and written bytes are read from /proc
   --skiff-b FILE            the other side: the rows run A B B A
+  --rounds N                so many times (1 unless told otherwise); the figure of a side is the median of its runs
   --kubeconfig-b FILE, --pid-b N,N
   --rows NAME,NAME          only these (`--rows list` prints them); a name that ends with a dash takes all that begin so
   --scale small|full        full unless told otherwise
@@ -34,6 +35,7 @@ pub struct Args {
     pub names: Vec<String>,
     pub rows: Vec<String>,
     pub scale: Scale,
+    pub rounds: usize,
     pub hollow: Option<PathBuf>,
     pub up: bool,
     pub image: String,
@@ -56,6 +58,7 @@ impl Args {
             names: Vec::new(),
             rows: Vec::new(),
             scale: Scale::Full,
+            rounds: 1,
             hollow: None,
             up: false,
             image: "docker.io/library/busybox:1.35".into(),
@@ -96,6 +99,7 @@ impl Args {
                     _ => bail!("--scale is small or full"),
                 }
             }
+            "--rounds" => self.rounds = value.parse().context("--rounds is a number")?,
             "--hollow" => self.hollow = Some(binary()?),
             "--image" => self.image = value,
             "--json" => self.json = Some(value.into()),
@@ -146,11 +150,18 @@ mod tests {
     #[test]
     fn sides_are_read_and_checked() {
         let parse = |line: &str| Args::parse(line.split_whitespace().map(str::to_owned));
-        let args = parse("--kubeconfig a --pid-a 1,2 --kubeconfig-b b --rows create,get --scale small").unwrap();
+        let args = parse("--kubeconfig a --pid-a 1,2 --kubeconfig-b b --rows create,get --scale small --rounds 3").unwrap();
         assert_eq!(args.names, ["a", "b"]);
         assert!(matches!(&args.sides[0], Side::Running { pids, .. } if pids == &[1, 2]));
-        assert_eq!((args.scale, args.rows.len()), (Scale::Small, 2));
-        for wrong in ["", "--kubeconfig", "--kubeconfig a --pid-a x", "--kubeconfig a --nothing b", "--kubeconfig a --scale big"] {
+        assert_eq!((args.scale, args.rows.len(), args.rounds), (Scale::Small, 2, 3));
+        for wrong in [
+            "",
+            "--kubeconfig",
+            "--kubeconfig a --pid-a x",
+            "--kubeconfig a --nothing b",
+            "--kubeconfig a --scale big",
+            "--kubeconfig a --rounds x",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

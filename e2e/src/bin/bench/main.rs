@@ -71,11 +71,11 @@ async fn run(args: &Args) -> anyhow::Result<bool> {
 async fn one_row(row: &'static Row, args: &Args) -> Outcome {
     let order: &[usize] = if args.sides.len() == 2 { &[0, 1, 1, 0] } else { &[0] };
     let mut outcome = Outcome { row: row.name, runs: [Vec::new(), Vec::new()], skipped: None, failed: None };
-    for side in order {
-        match run_once(row, args, *side).await {
-            Ok(figures) => outcome.runs[*side].push(figures),
+    for side in order.repeat(args.rounds) {
+        match run_once(row, args, side).await {
+            Ok(figures) => outcome.runs[side].push(figures),
             Err(error) => {
-                let name = if args.sides.len() == 2 { format!("{}: ", args.names[*side]) } else { String::new() };
+                let name = if args.sides.len() == 2 { format!("{}: ", args.names[side]) } else { String::new() };
                 match error.downcast_ref::<Skip>() {
                     Some(skip) => outcome.skipped = Some(format!("{name}{}", skip.0)),
                     None => outcome.failed = Some(format!("{name}{error:#}")),

@@ -106,20 +106,25 @@ struct Line {
     b: Option<f64>,
 }
 
-/// The mean over the runs of each side, for every figure that one of them has.
+/// The median over the runs of each side, for every figure that one of them has.
 fn merged(outcome: &Outcome) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     for figure in outcome.runs.iter().flatten().flatten() {
         if lines.iter().any(|l| l.figure.name == figure.name) {
             continue;
         }
-        let mean = |runs: &[Vec<Figure>]| {
-            let same: Vec<f64> = runs.iter().flatten().filter(|f| f.name == figure.name).map(|f| f.value).collect();
-            (!same.is_empty()).then(|| same.iter().sum::<f64>() / same.len() as f64)
-        };
-        lines.push(Line { a: mean(&outcome.runs[0]), b: mean(&outcome.runs[1]), figure: figure.clone() });
+        let of = |runs: &[Vec<Figure>]| median(runs.iter().flatten().filter(|f| f.name == figure.name).map(|f| f.value).collect());
+        lines.push(Line { a: of(&outcome.runs[0]), b: of(&outcome.runs[1]), figure: figure.clone() });
     }
     lines
+}
+
+/// Of two it is the mean.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    let upper = values.get(middle)?;
+    Some(if values.len() % 2 == 1 { *upper } else { f64::midpoint(values[middle - 1], *upper) })
 }
 
 fn ratio(figure: &Figure, a: Option<f64>, b: Option<f64>) -> String {
@@ -181,6 +186,12 @@ mod tests {
         let table = table(&[outcome], &["ours".into(), "theirs".into()]);
         assert!(table.contains("| create | cpu | 0.750 ms | 3.00 ms | 4.00x | <= 1.00 (met) |"), "{table}");
         assert!(table.contains("| create | rate | 3,000 /s | 1,000 /s | 3.00x |  |"), "{table}");
+    }
+
+    #[test]
+    fn one_run_that_was_disturbed_does_not_count() {
+        assert_eq!(median(vec![]), None);
+        assert_eq!((median(vec![2.0]), median(vec![1.0, 2.0]), median(vec![90.0, 1.0, 2.0])), (Some(2.0), Some(1.5), Some(2.0)));
     }
 
     #[test]

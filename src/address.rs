@@ -112,4 +112,29 @@ mod tests {
         let lo = here().into_iter().find(|one| one.ip.is_loopback()).expect("every machine has one");
         assert!(lo.flags.contains(InterfaceFlags::IFF_LOOPBACK) && !lo.bridge);
     }
+
+    /// Needs root, as all tests that need a network of their own.
+    #[test]
+    fn without_a_route_the_kernel_s_list_leads_to_an_address() {
+        let apart = std::thread::spawn(|| {
+            if let Err(error) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
+                return eprintln!("skipped: {error}");
+            }
+            let ip = |words: &str| {
+                let done = std::process::Command::new("ip").args(words.split(' ')).status().expect("iproute2 is there");
+                assert!(done.success(), "ip {words}");
+            };
+            assert_eq!(default_address(), None, "there is nothing but a loopback that is down");
+            ["link set lo up", "link add eth0 type veth peer name eth1", "addr add 192.0.3.5/24 dev eth0"]
+                .iter()
+                .for_each(|words| ip(words));
+            assert_eq!(default_address(), None, "it is down");
+            ["link set eth0 up", "link set eth1 up"].iter().for_each(|words| ip(words));
+            assert_eq!(default_address(), Some(IpAddr::from([192, 0, 3, 5])));
+            ["link add br0 type bridge", "addr add 192.0.4.1/24 dev br0", "link set br0 up"].iter().for_each(|words| ip(words));
+            ip("route add default via 192.0.4.2");
+            assert_eq!(default_address(), Some(IpAddr::from([192, 0, 4, 1])), "where there is a route, it decides");
+        });
+        apart.join().expect("the thread's own checks hold");
+    }
 }

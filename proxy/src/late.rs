@@ -76,7 +76,34 @@ pub fn one<T>(key: &Key, work: impl FnOnce() -> T) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use tracing::{Event, Level, Metadata, Subscriber, span};
+
     use super::*;
+
+    /// Counts what is logged as an error.
+    #[derive(Clone, Default)]
+    struct Errors(Arc<AtomicUsize>);
+
+    impl Subscriber for Errors {
+        fn enabled(&self, what: &Metadata<'_>) -> bool {
+            *what.level() == Level::ERROR
+        }
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+        fn event(&self, _: &Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        fn enter(&self, _: &span::Id) {}
+        fn exit(&self, _: &span::Id) {}
+    }
 
     fn key(name: &str) -> Key {
         Key::new("d", name)
@@ -85,10 +112,14 @@ mod tests {
     #[test]
     fn a_key_that_panics_is_tried_later_and_later_and_no_other_waits() {
         let (mut late, begun, panics) = (Late::default(), Instant::now(), api::faults::panics());
-        let (done, left) = each(["a", "bad", "b"].map(key), |key| {
-            assert_ne!(key.name, "bad");
-            key.name.clone()
+        let errors = Errors::default();
+        let (done, left) = tracing::subscriber::with_default(errors.clone(), || {
+            each(["a", "bad", "b"].map(key), |key| {
+                assert_ne!(key.name, "bad");
+                key.name.clone()
+            })
         });
+        assert_eq!(errors.0.load(Ordering::Relaxed), 1, "it is told once");
         assert_eq!((done, left), (vec![(key("a"), "a".to_owned()), (key("b"), "b".to_owned())], vec![key("bad")]));
         assert!(api::faults::panics() > panics && api::faults::metrics().contains("skiff_panics_total{loop=\"service proxy\"}"));
         let (mut now, mut waits) = (begun, Vec::new());

@@ -1,6 +1,6 @@
 //! A pod whose step panics -> an error of that pod: the others go on, and it is tried again.
 
-use std::{convert::Infallible, path::Path, sync::Arc};
+use std::{convert::Infallible, io, path::Path, sync::Arc};
 
 use api::{
     k8s::api::core::v1::Pod,
@@ -8,6 +8,7 @@ use api::{
     time::{Timestamp, after},
 };
 use client::{Caches, Recorder, kube::Client};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::{
@@ -61,6 +62,24 @@ fn pod(name: &str, labels: &str) -> Arc<Pod> {
     Arc::new(serde_json::from_str(&text).unwrap())
 }
 
+/// What is logged as an error on this thread while it is held.
+fn errors() -> (tracing::subscriber::DefaultGuard, Arc<Mutex<Vec<u8>>>) {
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+    impl io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let into = log.clone();
+    let told = tracing_subscriber::fmt().with_max_level(tracing::Level::ERROR).with_ansi(false).with_writer(move || Sink(into.clone()));
+    (tracing::subscriber::set_default(told.finish()), log)
+}
+
 fn panics() -> u64 {
     let metrics = api::faults::metrics();
     let line = metrics.lines().find_map(|line| line.strip_prefix("skiff_panics_total{loop=\"pods\"} "));
@@ -72,22 +91,26 @@ async fn a_pod_that_panics_is_tried_again_and_the_others_go_on() {
     let (dir, group, pods) = (tempfile::tempdir().unwrap(), Group::new(), Pods::default());
     let (mut this, _inbox) = a_loop(dir.path(), &pods, &group);
     let (began, before) = (Timestamp::now(), panics());
+    let (_held, log) = errors();
+    let logged = || String::from_utf8_lossy(&std::mem::take(&mut *log.lock())).lines().map(str::to_owned).collect::<Vec<_>>();
     // What the runtime has is known: nothing.
     this.event(Event::Listed(Listing::default()));
     for name in ["bad", "good"] {
         let labels = if name == "bad" { r#"{"bad":""}"# } else { "{}" };
         this.wanted(Origin::Api, pod(name, labels));
     }
-    assert_eq!(panics() - before, 1, "it is counted once");
+    let lines = logged();
+    assert_eq!((panics() - before, lines.len()), (1, 1), "it is counted once, and told once: {lines:?}");
+    assert!(lines[0].contains("trying again") && lines[0].contains("bad_d(u-bad)"), "{lines:?}");
     assert!(pods.by_uid("u-bad").is_none() && pods.by_name("d", "good").is_some_and(|v| meta::uid(&v.pod) == "u-good"));
     assert!(this.entries["u-good"].worker.is_some(), "it is being made");
     let wake = this.entries["u-bad"].wake.expect("it is tried again");
     assert!(wake > after(began, std::time::Duration::from_secs(5)), "not at once");
     // Each try counts, and whatever is told of it is a try; once it can be planned it is as any other.
     this.step("u-bad");
-    assert_eq!(panics() - before, 2);
+    assert_eq!((panics() - before, logged().len()), (2, 1));
     this.wanted(Origin::Api, pod("bad", "{}"));
     assert!(pods.by_uid("u-bad").is_some() && this.entries["u-bad"].worker.is_some());
-    assert_eq!((panics() - before, group.fault()), (2, None));
+    assert_eq!((panics() - before, logged().len(), group.fault()), (2, 0, None));
     group.stop();
 }

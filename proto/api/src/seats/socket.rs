@@ -6,7 +6,8 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use socket2::SockRef;
@@ -62,7 +63,10 @@ impl Socket {
         if !self.seat.hurries() {
             return Poll::Pending;
         }
-        self.stall.poll_over(cx, self.pace).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        ready!(self.stall.poll_over(cx, self.pace));
+        // What is unsent goes with the connection; else the kernel keeps it for minutes more.
+        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -115,7 +119,7 @@ impl AsyncWrite for Socket {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, time::Duration};
+    use std::future::poll_fn;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -159,6 +163,7 @@ mod tests {
         let (kept, error) = tokio::time::timeout(BOUND, filled(&mut socket)).await.expect("it ends");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(kept < (UNSENT_BYTES_MAX as usize) + (1 << 20), "{kept} bytes");
+        assert_eq!(SockRef::from(&socket.stream).linger().unwrap(), Some(Duration::ZERO), "nothing is kept of it when it is closed");
     }
 
     #[tokio::test]

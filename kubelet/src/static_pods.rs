@@ -16,7 +16,7 @@ use api::{
     task::Group,
     time::{self, Timestamp},
 };
-use client::lenient;
+use client::Object;
 use rustix::fs::inotify::WatchFlags;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -120,7 +120,7 @@ fn parse(text: &str, path: &Path, node_name: &str) -> Result<Pod, String> {
     if (value["apiVersion"].as_str(), value["kind"].as_str()) != (Some("v1"), Some("Pod")) {
         return Err(format!("not a v1 Pod: {} {}", value["apiVersion"], value["kind"]));
     }
-    let seen = lenient::decode::<Pod>(value.to_string().as_bytes()).map_err(|e| e.to_string())?;
+    let seen = Pod::read(value.to_string().as_bytes()).map_err(|e| e.to_string())?;
     let mut pod = seen.fault.map_or(Ok(seen.object), Err)?;
     let name = pod.metadata.name.clone().filter(|name| !name.is_empty()).ok_or("metadata.name: Required value")?;
     let spec = pod.spec.as_mut().filter(|spec| !spec.containers.is_empty()).ok_or("spec.containers: Required value")?;

@@ -14,6 +14,8 @@ use crate::{
 const AUTHENTICATED: &str = "system:authenticated";
 pub(super) const UNAUTHENTICATED: &str = "system:unauthenticated";
 pub(super) const ANONYMOUS: &str = "system:anonymous";
+/// Of each word of a request that its refusal repeats. No name of an object is longer.
+const REPEATED_BYTES_MAX: usize = 1024;
 
 /// The user behind the request: by client certificate, by bearer token, or nobody in particular.
 ///
@@ -125,21 +127,27 @@ pub(super) fn attributes(info: &Info, user: &User) -> Attributes {
 
 pub(super) fn refused(asked: &Attributes, reason: &str) -> Status {
     let words = format!("{}{}{reason}", refusal_words(asked), if reason.is_empty() { "" } else { ": " });
-    Status::forbidden(&GroupResource::new(&asked.group, &asked.resource), &asked.name, &words)
+    Status::forbidden(&GroupResource::new(cut(&asked.group), cut(&asked.resource)), cut(&asked.name), &words)
+}
+
+/// As much of a word of the request as a refusal repeats: strangers are refused, and what they wait for is kept for them.
+fn cut(word: &str) -> &str {
+    word.get(..word.floor_char_boundary(REPEATED_BYTES_MAX)).unwrap_or_default()
 }
 
 fn refusal_words(asked: &Attributes) -> String {
-    let Attributes { user, verb, group, namespace, path, .. } = asked;
+    let [verb, group, namespace, path] = [&asked.verb, &asked.group, &asked.namespace, &asked.path].map(|word| cut(word));
+    let user = cut(&asked.user.name);
     let clean = |text: String| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     if !asked.resource_request {
-        return clean(format!("User {:?} cannot {verb} path {path:?}", user.name));
+        return clean(format!("User {user:?} cannot {verb} path {path:?}"));
     }
-    let mut resource = asked.resource.clone();
+    let mut resource = cut(&asked.resource).to_owned();
     if !asked.subresource.is_empty() {
-        resource = format!("{resource}/{}", asked.subresource);
+        resource = format!("{resource}/{}", cut(&asked.subresource));
     }
     let place = if namespace.is_empty() { "at the cluster scope".to_owned() } else { format!("in the namespace {namespace:?}") };
-    clean(format!("User {:?} cannot {verb} resource {resource:?} in API group {group:?} {place}", user.name))
+    clean(format!("User {user:?} cannot {verb} resource {resource:?} in API group {group:?} {place}"))
 }
 
 #[cfg(test)]
@@ -163,6 +171,28 @@ mod tests {
         assert!(refused(&asked, "").message.ends_with("at the cluster scope"));
         let path = Attributes { resource_request: false, resource: String::new(), verb: "get".into(), path: "/x".into(), ..asked };
         assert_eq!(refused(&path, "").message, r#"forbidden: User "x" cannot get path "/x""#);
+    }
+
+    #[test]
+    fn a_refusal_is_short_however_long_the_request_was() {
+        let long = "&\u{e9}".repeat(100_000);
+        for resource_request in [false, true] {
+            let asked = Attributes {
+                user: User { name: long.clone(), ..User::default() },
+                resource_request,
+                verb: "get".into(),
+                group: long.clone(),
+                version: long.clone(),
+                resource: long.clone(),
+                subresource: long.clone(),
+                namespace: long.clone(),
+                name: long.clone(),
+                path: long.clone(),
+                ..Attributes::default()
+            };
+            let size = refused(&asked, "").body().to_string().len();
+            assert!(size < 40 * REPEATED_BYTES_MAX, "{size}");
+        }
     }
 
     #[test]

@@ -11,9 +11,11 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
 use super::{
+    covers::missing,
     policy::{Wanted, wanted},
     rbac::GROUP,
-    rules::{Rule, missing},
+    rules::Rule,
+    ruleset::RuleSet,
 };
 use crate::{
     common::{Read, read},
@@ -105,7 +107,7 @@ fn mend(object: &mut Value, wanted: &Value) {
         }
     }
     if wanted.at("aggregationRule").is_none() {
-        let lacking = missing(&Rule::parse_all(object), &Rule::parse_all(wanted)).unwrap_or_else(|_| Rule::parse_all(wanted));
+        let lacking = missing([&RuleSet::of_role(object)], &RuleSet::of_role(wanted)).unwrap_or_else(|_| Rule::parse_all(wanted));
         append(object, "rules", lacking.iter().map(Rule::json).collect());
     }
     let absent = |field: &str, of: &Value| -> Vec<Value> {
@@ -205,7 +207,7 @@ mod tests {
     fn aggregated_roles_are_whole_from_the_start() {
         let mut admin = wanted().into_iter().find(|w| read::name(&w.object) == "admin").unwrap().object;
         give_aggregated_rules(&mut admin);
-        let rules = Rule::parse_all(&admin);
+        let rules = RuleSet::of_role(&admin);
         let all = |verb: &str, group: &str, resource: &str| {
             let ask = apiserver::identity::Attributes {
                 verb: verb.into(),
@@ -214,7 +216,7 @@ mod tests {
                 resource: resource.into(),
                 ..Default::default()
             };
-            rules.iter().any(|r| r.allows(&ask))
+            rules.allows(&ask)
         };
         assert!(all("create", GROUP, "roles"), "admin's own");
         assert!(all("delete", "apps", "deployments"), "edit's");

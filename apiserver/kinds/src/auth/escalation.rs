@@ -13,8 +13,10 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::{
+    covers::missing,
     rbac::{GROUP, Rbac},
-    rules::{Rule, compacted, missing, quoted},
+    rules::{Rule, compacted, quoted},
+    ruleset::RuleSet,
 };
 use crate::common::{Read, read};
 
@@ -70,7 +72,7 @@ impl Question<'_> {
             return Ok(());
         }
         let refused = |why: String| Status::forbidden(gr, read::name(new), &why);
-        self.holds(&Rule::parse_all(new)).map_err(refused)?;
+        self.holds(&RuleSet::of_role(new)).map_err(refused)?;
         // Who aggregates gathers anything, and who ends it stops what was tightened from taking hold.
         if gr.resource == "clusterroles" && (aggregates(new) || old.is_some_and(aggregates)) {
             self.holds(&everything()).map_err(|_| refused("must have cluster-admin privileges to use the aggregationRule".into()))?;
@@ -105,9 +107,9 @@ impl Question<'_> {
         matches!(self.engine.authorize(&asked), Decision::Allow(_))
     }
 
-    fn holds(&self, wanted: &[Rule]) -> Result<(), String> {
+    fn holds(&self, wanted: &RuleSet) -> Result<(), String> {
         let (held, errors) = self.rbac.rules_for(self.user, self.namespace);
-        let lacking = missing(&held, wanted)?;
+        let lacking = missing(held.iter().map(AsRef::as_ref), wanted)?;
         if lacking.is_empty() {
             return Ok(());
         }
@@ -132,9 +134,12 @@ fn is_master(user: &User) -> bool {
     user.groups.iter().any(|g| g == super::MASTERS)
 }
 
-fn everything() -> [Rule; 2] {
+fn everything() -> RuleSet {
     let star = || vec!["*".to_owned()];
-    [Rule { verbs: star(), groups: star(), resources: star(), ..Rule::default() }, Rule { verbs: star(), urls: star(), ..Rule::default() }]
+    RuleSet::of(&[
+        Rule { verbs: star(), groups: star(), resources: star(), ..Rule::default() },
+        Rule { verbs: star(), urls: star(), ..Rule::default() },
+    ])
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::admission;
 
 pub mod bootstrap;
+mod covers;
 pub mod escalation;
 pub mod node;
 pub mod openid;
@@ -18,6 +19,7 @@ pub mod policy;
 pub mod rbac;
 pub mod reviews;
 pub mod rules;
+mod ruleset;
 mod system_namespaces;
 pub mod token_request;
 pub mod tokens;

@@ -18,14 +18,14 @@ use apiserver::{
 use parking_lot::RwLock;
 use serde_json::Value;
 
-use super::rules::Rule;
+use super::ruleset::RuleSet;
 use crate::common::{Read, read};
 
 /// The Node authorizer: speaks for users `system:node:<name>` of the group `system:nodes` only.
 pub struct NodeAuthorizer {
     graph: Arc<RwLock<Graph>>,
     /// What every node may do besides: the role `system:node`.
-    rules: Vec<Rule>,
+    rules: RuleSet,
 }
 
 /// The name of the node that `user` is; `None` where it is none.
@@ -69,7 +69,7 @@ impl Default for NodeAuthorizer {
     fn default() -> Self {
         let wanted = super::policy::wanted();
         let role = wanted.iter().find(|w| w.resource == "clusterroles" && read::name(&w.object) == "system:node");
-        Self { graph: Arc::default(), rules: role.map(|w| Rule::parse_all(&w.object)).unwrap_or_default() }
+        Self { graph: Arc::default(), rules: role.map(|w| RuleSet::of_role(&w.object)).unwrap_or_default() }
     }
 }
 
@@ -84,7 +84,7 @@ impl Authorizer for NodeAuthorizer {
         {
             return decision;
         }
-        if self.rules.iter().any(|r| r.allows(a)) { yes() } else { no("") }
+        if self.rules.allows(a) { yes() } else { no("") }
     }
 
     fn rules(&self, user: &User, _: &str) -> Rules {

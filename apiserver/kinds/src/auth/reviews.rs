@@ -172,7 +172,10 @@ impl Law for SelfSubjectRulesReview {
             incomplete |= rules.incomplete;
             errors.extend(Some(rules.error).filter(|e| !e.is_empty()));
         }
-        object["status"] = json!({"resourceRules": resource, "nonResourceRules": paths, "incomplete": incomplete});
+        object["status"] = json!({"resourceRules": Value::Null, "nonResourceRules": Value::Null, "incomplete": incomplete});
+        // Moved: `json!` copies.
+        object["status"]["resourceRules"] = Value::Array(resource);
+        object["status"]["nonResourceRules"] = Value::Array(paths);
         if !errors.is_empty() {
             object["status"]["evaluationError"] = errors.join(", ").into();
         }

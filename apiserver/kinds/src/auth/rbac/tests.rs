@@ -1,0 +1,114 @@
+//! Roles and bindings that come and go -> what their subjects may.
+
+use super::*;
+
+fn rules(verbs: &[&str], group: &str, resources: &[&str]) -> Value {
+    json!([{"verbs": verbs, "apiGroups": [group], "resources": resources}])
+}
+
+fn role(namespace: &str, name: &str, rules: Value) -> Value {
+    json!({"metadata": {"namespace": namespace, "name": name}, "rules": rules})
+}
+
+fn binding(namespace: &str, name: &str, role: (&str, &str), subjects: Value) -> Value {
+    let metadata = json!({"namespace": namespace, "name": name});
+    json!({"metadata": metadata, "roleRef": {"kind": role.0, "name": role.1}, "subjects": subjects})
+}
+
+fn user(name: &str, groups: &[&str]) -> User {
+    User { name: name.into(), groups: groups.iter().map(|g| (*g).into()).collect(), ..User::default() }
+}
+
+fn ask(user: User, verb: &str, namespace: &str, resource: &str) -> Attributes {
+    let (verb, namespace, resource) = (verb.into(), namespace.into(), resource.into());
+    Attributes { user, verb, namespace, resource, resource_request: true, ..Attributes::default() }
+}
+
+fn house() -> Rbac {
+    let rbac = Rbac::default();
+    let index = rbac.index.clone();
+    index.put_cluster_role(&role("", "reader", rules(&["get", "list"], "", &["pods"])));
+    index.put_role(&role("a", "writer", rules(&["create"], "", &["pods"])));
+    index.put_binding(&binding("", "everyone", ("ClusterRole", "reader"), json!([{"kind": "Group", "name": "staff"}])));
+    let robot = json!([{"kind": "ServiceAccount", "name": "robot"}, {"kind": "User", "name": "jane"}]);
+    index.put_binding(&binding("a", "writers", ("Role", "writer"), robot));
+    index.put_binding(&binding("b", "lost", ("Role", "none"), json!([{"kind": "User", "name": "jane"}])));
+    rbac
+}
+
+#[test]
+fn bindings_give_what_their_roles_say_where_they_stand() {
+    let cases = [
+        (ask(user("x", &["staff"]), "get", "a", "pods"), true),
+        (ask(user("x", &["staff"]), "get", "", "pods"), true),
+        (ask(user("x", &["staff"]), "create", "a", "pods"), false),
+        (ask(user("x", &[]), "get", "a", "pods"), false),
+        (ask(user("staff", &[]), "get", "a", "pods"), false),
+        (ask(user("jane", &[]), "create", "a", "pods"), true),
+        (ask(user("jane", &[]), "create", "b", "pods"), false),
+        (ask(user("jane", &[]), "create", "", "pods"), false),
+        (ask(user("system:serviceaccount:a:robot", &[]), "create", "a", "pods"), true),
+        (ask(user("system:serviceaccount:b:robot", &[]), "create", "a", "pods"), false),
+    ];
+    let rbac = house();
+    for (ask, yes) in cases {
+        assert_eq!(matches!(rbac.authorize(&ask), Decision::Allow(_)), yes, "{ask:?}");
+    }
+}
+
+#[test]
+fn reasons_read_as_upstream_writes_them() {
+    let rbac = house();
+    let reason = |ask: Attributes| match rbac.authorize(&ask) {
+        Decision::Allow(reason) | Decision::Deny(reason) | Decision::NoOpinion(reason) => reason,
+    };
+    let cluster = reason(ask(user("x", &["staff"]), "get", "a", "pods"));
+    assert_eq!(cluster, r#"RBAC: allowed by ClusterRoleBinding "everyone" of ClusterRole "reader" to Group "staff""#);
+    let own = reason(ask(user("system:serviceaccount:a:robot", &[]), "create", "a", "pods"));
+    assert_eq!(own, r#"RBAC: allowed by RoleBinding "writers/a" of Role "writer" to ServiceAccount "robot/a""#);
+    let lost = reason(ask(user("jane", &[]), "get", "b", "pods"));
+    assert_eq!(lost, r#"RBAC: role.rbac.authorization.k8s.io "none" not found"#);
+}
+
+#[test]
+fn what_is_taken_away_is_gone() {
+    let rbac = house();
+    let question = ask(user("jane", &[]), "create", "a", "pods");
+    assert!(matches!(rbac.authorize(&question), Decision::Allow(_)));
+    let fewer = binding("a", "writers", ("Role", "writer"), json!([{"kind": "User", "name": "joe"}]));
+    rbac.index.put_binding(&fewer);
+    assert!(matches!(rbac.authorize(&question), Decision::NoOpinion(_)));
+    assert!(matches!(rbac.authorize(&ask(user("joe", &[]), "create", "a", "pods")), Decision::Allow(_)));
+    rbac.index.remove_binding(&Key::new("a", "writers"));
+    assert!(matches!(rbac.authorize(&ask(user("joe", &[]), "create", "a", "pods")), Decision::NoOpinion(_)));
+    assert!(rbac.index.is_forgotten("a"), "no scope, no binding");
+}
+
+#[test]
+fn aggregated_roles_follow_what_they_select() {
+    let rbac = Rbac::default();
+    let labelled = |name: &str, label: &str, rules: Value| json!({"metadata": {"name": name, "labels": {label: "true"}}, "rules": rules});
+    let aggregate = |name: &str, label: &str, of: &str| {
+        json!({"metadata": {"name": name, "labels": {label: "true"}},
+            "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {of: "true"}}]}})
+    };
+    let put = |role: Value| rbac.index.put_cluster_role(&role);
+    put(aggregate("admin", "x", "to-admin"));
+    put(aggregate("edit", "to-admin", "to-edit"));
+    put(labelled("one", "to-edit", rules(&["get"], "", &["pods"])));
+    let of_user = json!([{"kind": "User", "name": "jane"}]);
+    rbac.index.put_binding(&binding("a", "admins", ("ClusterRole", "admin"), of_user));
+    let question = ask(user("jane", &[]), "get", "a", "pods");
+    assert!(matches!(rbac.authorize(&question), Decision::Allow(_)));
+    rbac.index.remove_cluster_role(&Key::new("", "one"));
+    assert!(matches!(rbac.authorize(&question), Decision::NoOpinion(_)));
+    put(labelled("two", "to-admin", rules(&["get"], "", &["pods"])));
+    assert!(matches!(rbac.authorize(&question), Decision::Allow(_)));
+}
+
+#[test]
+fn rules_are_listed_for_a_user() {
+    let rules = house().rules(&user("jane", &["staff"]), "a");
+    assert_eq!(rules.resource.len(), 2);
+    assert!(!rules.incomplete && rules.error.is_empty());
+}

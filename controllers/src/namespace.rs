@@ -30,6 +30,8 @@ use crate::{
 /// What is left, and grew no less, is looked at again after this long; the last pod that goes wakes us at once.
 const AGAIN: Duration = Duration::from_secs(2);
 const FINALIZER: &str = "kubernetes";
+/// What a condition tells is made of words of the namespace's users, of which there may be any number (`metav1.Condition.message`).
+const MESSAGE_BYTES_MAX: usize = 32_768;
 
 pub struct Namespaces {
     client: kube::Client,
@@ -148,19 +150,21 @@ impl Loop for Namespaces {
     }
 }
 
+/// What is done stands before what is told of it: a status that cannot be written keeps nothing.
 fn plan(world: &World) -> Plan {
-    let status = conditions(world);
-    let mut actions: Vec<Action> = status.into_iter().collect();
     if world.contents.is_empty() && world.trouble.is_none() {
-        actions.push(finalize(&world.namespace));
-        return Plan::act(actions);
+        let namespace = &world.namespace;
+        let stays = finalizers(namespace).any(|f| f != FINALIZER) || !namespace.finalizers().is_empty();
+        let told = conditions(world).filter(|_| stays).map(of_any_revision);
+        return Plan::act([finalize(namespace)].into_iter().chain(told).collect());
     }
     let name = world.namespace.name_any();
     // What pods use (secrets, network policies, ...) stays until the last of them is gone (KEP-5080).
     let pods = world.contents.iter().find(|c| c.collection.plural == "pods" && c.collection.group.is_empty());
     let due: Vec<&Content> = pods.map_or_else(|| world.contents.iter().collect(), |pods| vec![pods]);
     let fresh = due.into_iter().filter(|c| c.going < c.count);
-    actions.extend(fresh.map(|c| Action::DeleteAll { resource: "", path: c.collection.path(Some(&name)) }));
+    let deletions = fresh.map(|c| Action::DeleteAll { resource: "", path: c.collection.path(Some(&name)) });
+    let actions = deletions.chain(conditions(world)).collect();
     // Most deletions are done when they are answered: what is left shows at once.
     Plan::act(actions).again_in(if world.moved { Duration::ZERO } else { AGAIN })
 }
@@ -191,11 +195,19 @@ fn finalizers(namespace: &Namespace) -> impl Iterator<Item = &str> {
     namespace.spec.iter().flat_map(|s| s.finalizers.iter().flatten()).map(String::as_str)
 }
 
+/// The server counts revisions of this very object: what was changed of it a moment ago must not refuse the second write.
+fn of_any_revision(mut action: Action) -> Action {
+    if let Action::Update { object, .. } = &mut action
+        && let Some(metadata) = object["metadata"].as_object_mut()
+    {
+        metadata.remove("resourceVersion");
+    }
+    action
+}
+
 /// A PUT to `finalize` without our own finalizer.
 fn finalize(namespace: &Namespace) -> Action {
     let mut object = namespace.clone();
-    // The server counts revisions of this very object: what the conditions changed a moment ago must not refuse it.
-    object.metadata.resource_version = None;
     if let Some(spec) = &mut object.spec {
         spec.finalizers = Some(finalizers(namespace).filter(|f| *f != FINALIZER).map(str::to_owned).collect());
     }
@@ -266,9 +278,18 @@ fn failing(kind: &str, reason: &str, message: String) -> NamespaceCondition {
         type_: kind.into(),
         status: "True".into(),
         reason: Some(reason.into()),
-        message: Some(message),
+        message: Some(shortened(message)),
         last_transition_time: None,
     }
+}
+
+fn shortened(mut message: String) -> String {
+    const MORE: &str = "...";
+    if message.len() > MESSAGE_BYTES_MAX {
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX - MORE.len()));
+        message.push_str(MORE);
+    }
+    message
 }
 
 #[cfg(test)]
@@ -278,7 +299,7 @@ mod tests {
 
     fn world(contents: &[(&str, usize)]) -> World {
         let namespace = json!({
-            "metadata": {"name": "shop", "uid": "u", "deletionTimestamp": "2026-01-01T00:00:00Z"},
+            "metadata": {"name": "shop", "uid": "u", "resourceVersion": "7", "deletionTimestamp": "2026-01-01T00:00:00Z"},
             "spec": {"finalizers": ["kubernetes", "other"]}, "status": {"phase": "Terminating"},
         });
         let content = |(plural, count): &(&str, usize)| Content {
@@ -318,6 +339,16 @@ mod tests {
     }
 
     #[test]
+    fn all_is_deleted_before_it_is_told_what_is_left_and_that_is_short() {
+        let mut full = world(&[("configmaps", 15_000), ("secrets", 1)]);
+        full.contents[0].finalizers = (0..15_000).map(|n| (format!("{n}.example.com/{}", "\u{e9}".repeat(60)), 1)).collect();
+        let plan = plan(&full);
+        let Some((Action::Update { path, object, .. }, before)) = plan.actions.split_last() else { panic!("{plan:?}") };
+        assert_eq!((path.as_str(), before.len()), ("/api/v1/namespaces/shop/status", deleted(&plan).len()));
+        assert!(object.to_string().len() < 2 * MESSAGE_BYTES_MAX);
+    }
+
+    #[test]
     fn what_goes_already_is_waited_for() {
         let mut waiting = world(&[("pods", 2)]);
         (waiting.contents[0].going, waiting.moved) = (2, false);
@@ -335,8 +366,11 @@ mod tests {
     #[test]
     fn an_empty_namespace_loses_our_finalizer_only() {
         let plan = plan(&world(&[]));
-        let Some(Action::Update { path, object, .. }) = plan.actions.last() else { panic!("{plan:?}") };
-        assert_eq!(path, "/api/v1/namespaces/shop/finalize");
+        let [Action::Update { path, object, .. }, Action::Update { path: told, object: status, .. }] = &plan.actions[..] else {
+            panic!("{plan:?}")
+        };
+        assert_eq!((path.as_str(), told.as_str()), ("/api/v1/namespaces/shop/finalize", "/api/v1/namespaces/shop/status"));
         assert_eq!(object["spec"]["finalizers"], json!(["other"]));
+        assert_eq!((status["metadata"]["resourceVersion"].as_str(), status["metadata"]["uid"].as_str()), (None, Some("u")));
     }
 }

@@ -69,13 +69,14 @@ impl Act {
     }
 
     /// Carries out the actions. Neighbours of one verb in one collection run together, at first one, then, with each that succeeds, one
-    /// more (upstream's slow start: what is refused is not tried five hundred times); all else waits for what stands before it.
+    /// more (upstream's slow start: what is refused is not tried five hundred times); all else waits for what stands before it, and is not
+    /// begun where that failed. Deletions of whole collections are no condition of anything: what stands behind them is done all the same.
     pub async fn all(&self, actions: Vec<Action>) -> Acted {
         let (mut acted, mut running, mut batch) = (Acted::default(), FuturesUnordered::new(), Batch::default());
         let mut left = self.steps(actions).into_iter().peekable();
-        let mut at_once = 1;
+        let (mut at_once, mut is_stopped) = (1, false);
         loop {
-            while acted.failed.is_empty()
+            while !is_stopped
                 && running.len() < at_once
                 && let Some(step) = left.next_if(|step| running.is_empty() || batch.takes(&step.write))
             {
@@ -92,7 +93,10 @@ impl Act {
                     step.told.iter().for_each(|told| self.tell(told));
                     at_once = (at_once + 1).min(AT_ONCE_MAX);
                 }
-                Err(error) => acted.failed.push((step.write, error)),
+                Err(error) => {
+                    is_stopped |= !matches!(step.write, Action::DeleteAll { .. });
+                    acted.failed.push((step.write, error));
+                }
             }
         }
     }
@@ -288,6 +292,22 @@ mod tests {
         let acted = futures::future::join_all((0..10).map(|_| act.all(vec![create("/api/v1/pods"); 500]))).await;
         assert!(acted.iter().all(|done| done.failed.is_empty() && done.written.len() == 500));
         assert_eq!(most.load(Ordering::Relaxed), IN_FLIGHT_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_collection_that_cannot_be_deleted_keeps_nothing_else_from_being_done() {
+        let asked = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let seen = asked.clone();
+        let server = tower::service_fn(move |request: Request<kube::client::Body>| {
+            seen.lock().push(request.uri().path().to_owned());
+            let refused = br#"{"kind":"Status","status":"Failure","code":403,"reason":"Forbidden","message":"no"}"#;
+            async { Ok::<_, Infallible>(http::Response::builder().status(403).body(kube::client::Body::from(refused.to_vec())).unwrap()) }
+        });
+        let (client, group) = (kube::Client::new(server, "default"), Group::new());
+        let act = Act::new(client.clone(), Recorder::new(client, "test", None, &group), Box::new(|_, _| false));
+        let acted = act.all(vec![delete_all("/a"), delete_all("/b"), patch("/n/status"), patch("/m/x")]).await;
+        assert_eq!(acted.failed.len(), 3);
+        assert_eq!(*asked.lock(), ["/a", "/b", "/n/status"], "the last stands behind a write that failed");
     }
 
     #[test]

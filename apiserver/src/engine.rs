@@ -16,6 +16,7 @@ pub(crate) mod scale;
 pub(crate) mod select;
 pub(crate) mod table;
 pub(crate) mod update;
+mod view;
 mod wake;
 
 use std::{
@@ -35,6 +36,7 @@ use table::{Served, Table};
 
 pub use cache::Change;
 pub use object::Object;
+pub use view::{TooMuch, VIEW_BYTES_MAX, View, Viewed};
 
 use crate::{
     bell::Stop,
@@ -89,6 +91,12 @@ impl Engine {
         engine.group.spawn_loop("watch cache", follow::run(engine.clone()));
         for authorizer in &engine.gates.authorizers {
             authorizer.start(&engine);
+        }
+        for plugin in &engine.gates.admission {
+            plugin.start(&engine);
+        }
+        for kind in engine.table.kinds() {
+            kind.subresources.iter().for_each(|sub| sub.handler.start(&engine));
         }
         engine
     }

@@ -118,6 +118,8 @@ pub trait Admission: Send + Sync {
     async fn validate(&self, _review: &mut Review<'_>) -> Result<(), Status> {
         Ok(())
     }
+    /// Called once before serving: the plugin begins to follow what it looks at ([`View`](crate::engine::View)).
+    fn start(&self, _engine: &Arc<Engine>) {}
 }
 
 /// The gates, in order.

@@ -74,6 +74,14 @@ pub enum Handler {
     Connect(Arc<dyn Connect>),
 }
 
+impl Handler {
+    pub(crate) fn start(&self, engine: &Arc<Engine>) {
+        if let Handler::Action(action) = self {
+            action.start(engine);
+        }
+    }
+}
+
 /// JSON pointers (`/spec/replicas`); the selector is a label selector or a map.
 #[derive(Clone, Debug)]
 pub struct ScalePaths {
@@ -246,6 +254,9 @@ pub trait Action: Send + Sync {
     }
 
     async fn run(&self, ctx: &Ctx<'_>, body: Value) -> Result<(u16, Value), Status>;
+
+    /// Called once before serving: the action begins to follow what it looks at ([`View`](crate::engine::View)).
+    fn start(&self, _engine: &Arc<Engine>) {}
 }
 
 /// Where a streaming subresource leads.

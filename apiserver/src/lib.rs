@@ -17,6 +17,7 @@ mod linger;
 pub mod metrics;
 pub mod names;
 pub mod openapi;
+pub mod pace;
 pub mod parse;
 pub mod schema;
 pub mod serve;

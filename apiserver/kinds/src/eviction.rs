@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use api::{GroupResource, Gvk, Key, Status, causes::Causes, time::Timestamp};
 use apiserver::{
-    engine::Object,
+    engine::{Engine, Object, View},
     kind::{Action, Ctx},
 };
 use async_trait::async_trait;
@@ -27,13 +27,20 @@ use budget::Answer;
 const ATTEMPTS: usize = 20;
 
 /// `POST .../pods/<name>/eviction`.
-pub struct EvictPod;
+#[derive(Default)]
+pub struct EvictPod {
+    guards: View<budget::Guard>,
+}
 
 #[async_trait]
 impl Action for EvictPod {
     /// Clients of old servers send it in the version that came first.
     fn accepts(&self, api_version: &str) -> bool {
         api_version == "policy/v1beta1"
+    }
+
+    fn start(&self, engine: &Arc<Engine>) {
+        self.guards.follow(engine, &budget::budgets());
     }
 
     async fn run(&self, ctx: &Ctx<'_>, body: Value) -> Result<(u16, Value), Status> {
@@ -44,7 +51,7 @@ impl Action for EvictPod {
         if ctx.dry_run {
             set(&mut options, "dryRun", json!(["All"]));
         }
-        let eviction = Eviction { ctx, dry: !options.list("dryRun").is_empty(), options };
+        let eviction = Eviction { ctx, guards: &self.guards, dry: !options.list("dryRun").is_empty(), options };
         if let Some(guarded) = eviction.unguarded().await? {
             eviction.guarded(&guarded).await?;
         }
@@ -55,6 +62,7 @@ impl Action for EvictPod {
 /// One request on its way.
 struct Eviction<'a> {
     ctx: &'a Ctx<'a>,
+    guards: &'a View<budget::Guard>,
     /// DeleteOptions as sent.
     options: Value,
     dry: bool,
@@ -79,7 +87,7 @@ impl Eviction<'_> {
 
     /// Evicts a pod that a budget may guard.
     async fn guarded(&self, pod: &Arc<Object>) -> Result<(), Status> {
-        let at_revision = match budget::ask(self.ctx, &pod.value(), self.dry).await? {
+        let at_revision = match budget::ask(self.ctx, self.guards, &pod.value(), self.dry).await? {
             Answer::Allowed => return self.evict(self.options.clone()).await,
             Answer::Unhealthy(budget) => budget,
         };

@@ -112,7 +112,7 @@ fn subresources() -> Vec<Subresource> {
     vec![
         stream("attach", "PodAttachOptions", streams, connect::Stream::Attach),
         action("binding", Gvk::new("", "v1", "Binding"), Handler::Action(Arc::new(BindPod))),
-        action("eviction", Gvk::new("policy", "v1", "Eviction"), Handler::Action(Arc::new(EvictPod))),
+        action("eviction", Gvk::new("policy", "v1", "Eviction"), Handler::Action(Arc::new(EvictPod::default()))),
         stream("exec", "PodExecOptions", streams, connect::Stream::Exec),
         stream("log", "Pod", &["get"], connect::Stream::Log),
         stream("portforward", "PodPortForwardOptions", streams, connect::Stream::PortForward),

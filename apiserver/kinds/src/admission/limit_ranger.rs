@@ -2,19 +2,36 @@
 //!
 //! Source: `plugin/pkg/admission/limitranger/admission.go`.
 
-use std::collections::{BTreeMap, HashSet};
+mod range;
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use api::{GroupResource, Status, quantity::Quantity};
-use apiserver::identity::{Admission, Operation, Review};
+use apiserver::{
+    engine::{Engine, TooMuch, View},
+    identity::{Admission, Operation, Review},
+    pace::{LOOK_BYTES, Turn},
+};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::{forbidden, is};
 use crate::common::Read;
+use range::{Limit, Range, Texts, Type};
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
+/// Most that defaults add to one pod, as JSON: what is larger cannot be stored anyway.
+const ADDED_BYTES_MAX: usize = 3 << 20;
+/// Most that one refusal tells.
+const ERRORS_MAX: usize = 1000;
 
-pub struct LimitRanger;
+#[derive(Default)]
+pub struct LimitRanger {
+    ranges: View<Range>,
+}
 
 /// Resources by name; each quantity beside its text.
 type Amounts = BTreeMap<String, Quantity>;
@@ -25,15 +42,23 @@ impl Admission for LimitRanger {
         "LimitRanger"
     }
 
+    fn start(&self, engine: &Arc<Engine>) {
+        self.ranges.follow(engine, &GroupResource::new("", "limitranges"));
+    }
+
     async fn admit(&self, review: &mut Review<'_>) -> Result<(), Status> {
         if !is(review, "", "pods") || !concerns(review) {
             return Ok(());
         }
-        let ranges = ranges(review);
-        if let Some(pod) = review.object.as_deref_mut() {
-            for range in &ranges {
-                fill(pod, range);
+        let (ranges, mut turn, mut left) = (self.ranges(review)?, Turn::default(), ADDED_BYTES_MAX);
+        for range in ranges.iter() {
+            let Some(pod) = review.object.as_deref_mut() else { return Ok(()) };
+            let looks = fill(pod, range, &mut left);
+            if left == 0 {
+                return Err(Status::too_large("Request entity too large: the defaults of LimitRanges make the pod too large".to_owned()));
             }
+            turn.took(looks * LOOK_BYTES);
+            turn.rest().await;
         }
         Ok(())
     }
@@ -42,14 +67,25 @@ impl Admission for LimitRanger {
         if !concerns(review) {
             return Ok(());
         }
-        let Some(object) = review.object.as_deref() else { return Ok(()) };
-        for range in ranges(review) {
-            let errors = if is(review, "", "pods") { pod_errors(object, &range) } else { claim_errors(object, &range) };
+        let ranges = self.ranges(review)?;
+        let Some(object) = review.object.as_deref().filter(|_| !ranges.is_empty()) else { return Ok(()) };
+        let (asked, mut turn) = (if is(review, "", "pods") { Asked::by_pod(object) } else { Asked::by_claim(object) }, Turn::default());
+        for range in ranges.iter() {
+            let errors = asked.errors(range);
             if !errors.is_empty() {
                 return Err(forbidden(review, &aggregate(errors)));
             }
+            turn.took(asked.looks(range) * LOOK_BYTES);
+            turn.rest().await;
         }
         Ok(())
+    }
+}
+
+impl LimitRanger {
+    fn ranges(&self, review: &Review<'_>) -> Result<Arc<[Arc<Range>]>, Status> {
+        let why = "the LimitRanges of this namespace are too large to be looked through";
+        self.ranges.of(review.ctx.namespace).map_err(|_: TooMuch| forbidden(review, why))
     }
 }
 
@@ -68,24 +104,15 @@ fn concerns(review: &Review<'_>) -> bool {
     }
 }
 
-fn ranges(review: &Review<'_>) -> Vec<Value> {
-    let found = review.ctx.engine.cached_list(&GroupResource::new("", "limitranges"), Some(review.ctx.namespace));
-    found.iter().map(|r| r.value()).collect()
-}
-
-/// Gives every container what the range has as default.
-fn fill(pod: &mut Value, range: &Value) {
-    let (mut requests, mut limits) = (BTreeMap::new(), BTreeMap::new());
-    for limit in range.at("spec").list("limits").iter().filter(|l| l.text("type") == "Container") {
-        requests.extend(limit.entries("defaultRequest").map(|(k, v)| (k.to_owned(), v.to_owned())));
-        limits.extend(limit.entries("default").map(|(k, v)| (k.to_owned(), v.to_owned())));
-    }
-    let mut notes = Vec::new();
+/// Gives every container what the range has as default, for no more than `left` bytes; tells how many entries were looked at.
+fn fill(pod: &mut Value, range: &Range, left: &mut usize) -> usize {
+    let (mut notes, mut looks) = (Vec::new(), 1);
     for (list, what) in [("containers", "container"), ("initContainers", "init container")] {
         for container in pod["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            looks += range.default_requests.len() + range.default_limits.len();
             let name = container.text("name").to_owned();
-            let set_limits = set(container, "limits", &limits);
-            for (words, kind) in [(set(container, "requests", &requests), "request"), (set_limits, "limit")] {
+            let set_limits = set(container, "limits", &range.default_limits, left);
+            for (words, kind) in [(set(container, "requests", &range.default_requests, left), "request"), (set_limits, "limit")] {
                 if !words.is_empty() {
                     notes.push(format!("{} {kind} for {what} {name}", words.join(", ")));
                 }
@@ -96,72 +123,91 @@ fn fill(pod: &mut Value, range: &Value) {
         let text = format!("LimitRanger plugin set: {}", notes.join("; "));
         pod["metadata"]["annotations"][ANNOTATION] = text.into();
     }
+    looks
 }
 
-/// Sets what is missing; gives the names set, sorted.
-fn set(container: &mut Value, field: &str, defaults: &BTreeMap<String, String>) -> Vec<String> {
+/// Sets what is missing; gives the names set, sorted. Nothing is set any more once no bytes are `left`.
+fn set<'a>(container: &mut Value, field: &str, defaults: &'a Texts, left: &mut usize) -> Vec<&'a str> {
     let mut names = Vec::new();
     for (name, amount) in defaults {
         if container.at("resources").at(field).at(name).is_none() {
+            // Quotes, a colon, a comma.
+            *left = left.saturating_sub(name.len() + amount.len() + 6);
+            if *left == 0 {
+                break;
+            }
             if !container["resources"][field].is_object() {
                 container["resources"][field] = json!({});
             }
-            container["resources"][field][name] = amount.as_str().into();
-            names.push(name.clone());
+            container["resources"][field][&**name] = (&**amount).into();
+            names.push(&**name);
         }
     }
     names
 }
 
-fn pod_errors(pod: &Value, range: &Value) -> Vec<String> {
-    let mut errors = Vec::new();
-    let spec = pod.at("spec");
-    for limit in range.at("spec").list("limits") {
-        match limit.text("type") {
-            "Container" => {
-                for container in spec.list("containers").iter().chain(spec.list("initContainers")) {
-                    let resources = container.at("resources");
-                    all_errors(limit, &amounts(resources, "requests"), &amounts(resources, "limits"), &mut errors);
-                }
+/// What one object asks for: measured once, compared with each range.
+#[derive(Default)]
+struct Asked {
+    /// Of each container: requests, limits.
+    containers: Vec<(Amounts, Amounts)>,
+    pod: Option<(Amounts, Amounts)>,
+    claim: Option<Amounts>,
+}
+
+impl Asked {
+    fn by_pod(pod: &Value) -> Self {
+        let spec = pod.at("spec");
+        let all = spec.list("containers").iter().chain(spec.list("initContainers")).map(|container| container.at("resources"));
+        let containers = all.map(|resources| (amounts(resources, "requests"), amounts(resources, "limits"))).collect();
+        Self { containers, pod: Some((sum(spec, "requests"), sum(spec, "limits"))), claim: None }
+    }
+
+    fn by_claim(claim: &Value) -> Self {
+        Self { claim: Some(amounts(claim.at("spec").at("resources"), "requests")), ..Self::default() }
+    }
+
+    /// About how many amounts [`Asked::errors`] compares.
+    fn looks(&self, range: &Range) -> usize {
+        range.limits.iter().map(|limit| 1 + limit.len()).sum::<usize>() * (1 + self.containers.len())
+    }
+
+    fn errors(&self, range: &Range) -> Vec<String> {
+        let mut errors = Vec::new();
+        for limit in &range.limits {
+            match limit.typ {
+                Type::Container => self.containers.iter().for_each(|(requests, limits)| all_errors(limit, requests, limits, &mut errors)),
+                Type::Pod => self.pod.iter().for_each(|(requests, limits)| all_errors(limit, requests, limits, &mut errors)),
+                Type::Claim => self.claim.iter().for_each(|requests| claim_errors(limit, requests, &mut errors)),
             }
-            "Pod" => all_errors(limit, &sum(spec, "requests"), &sum(spec, "limits"), &mut errors),
-            _ => {}
         }
+        errors
     }
-    errors
 }
 
-fn claim_errors(claim: &Value, range: &Value) -> Vec<String> {
-    let requests = amounts(claim.at("spec").at("resources"), "requests");
-    let mut errors = Vec::new();
-    let limits = range.at("spec").list("limits").iter().filter(|l| l.text("type") == "PersistentVolumeClaim");
-    for limit in limits {
-        for (name, bound) in amounts(Some(limit), "min") {
-            errors.extend(min_error("PersistentVolumeClaim", &name, bound, requests.get(&name), None));
-        }
-        for (name, bound) in amounts(Some(limit), "max") {
-            let start = format!("maximum {name} usage per PersistentVolumeClaim is {bound}");
-            errors.extend(match requests.get(&name) {
-                None => Some(format!("{start}.  No request is specified")),
-                Some(request) if *request > bound => Some(format!("{start}, but request is {request}")),
-                Some(_) => None,
-            });
-        }
-    }
-    errors
+/// Adds an error for each amount that has one, until there are [`ERRORS_MAX`].
+fn each(errors: &mut Vec<String>, bounds: &[(Box<str>, Quantity)], error: impl Fn(&str, Quantity) -> Option<String>) {
+    let left = ERRORS_MAX.saturating_sub(errors.len());
+    errors.extend(bounds.iter().filter_map(|(name, bound)| error(name, *bound)).take(left));
 }
 
-fn all_errors(limit: &Value, requests: &Amounts, limits: &Amounts, errors: &mut Vec<String>) {
-    let typ = limit.text("type");
-    for (name, bound) in amounts(Some(limit), "min") {
-        errors.extend(min_error(typ, &name, bound, requests.get(&name), limits.get(&name)));
-    }
-    for (name, bound) in amounts(Some(limit), "max") {
-        errors.extend(max_error(typ, &name, bound, requests.get(&name), limits.get(&name)));
-    }
-    for (name, bound) in amounts(Some(limit), "maxLimitRequestRatio") {
-        errors.extend(ratio_error(typ, &name, bound, requests.get(&name), limits.get(&name)));
-    }
+fn claim_errors(limit: &Limit, requests: &Amounts, errors: &mut Vec<String>) {
+    each(errors, &limit.min, |name, bound| min_error("PersistentVolumeClaim", name, bound, requests.get(name), None));
+    each(errors, &limit.max, |name, bound| {
+        let start = format!("maximum {name} usage per PersistentVolumeClaim is {bound}");
+        match requests.get(name) {
+            None => Some(format!("{start}.  No request is specified")),
+            Some(request) if *request > bound => Some(format!("{start}, but request is {request}")),
+            Some(_) => None,
+        }
+    });
+}
+
+fn all_errors(limit: &Limit, requests: &Amounts, limits: &Amounts, errors: &mut Vec<String>) {
+    let typ = limit.typ.word();
+    each(errors, &limit.min, |name, bound| min_error(typ, name, bound, requests.get(name), limits.get(name)));
+    each(errors, &limit.max, |name, bound| max_error(typ, name, bound, requests.get(name), limits.get(name)));
+    each(errors, &limit.ratio, |name, bound| ratio_error(typ, name, bound, requests.get(name), limits.get(name)));
 }
 
 fn min_error(typ: &str, name: &str, bound: Quantity, request: Option<&Quantity>, limit: Option<&Quantity>) -> Option<String> {
@@ -212,11 +258,13 @@ fn sum(spec: Option<&Value>, field: &str) -> Amounts {
         if container.text("restartPolicy") == "Always" {
             add(&mut total, &own);
             add(&mut sidecars, &own);
-            raise(&mut worst, &sidecars);
         } else {
-            let mut then = sidecars.clone();
-            add(&mut then, &own);
-            raise(&mut worst, &then);
+            // What it does not name itself is no more than the sidecars take together.
+            let with_sidecars = |(name, amount): (String, Quantity)| {
+                let then = sidecars.get(&name).map_or(amount, |beside| beside.plus(amount));
+                (name, then)
+            };
+            raise(&mut worst, &own.into_iter().map(with_sidecars).collect());
         }
     }
     raise(&mut total, &worst);
@@ -260,8 +308,8 @@ fn aggregate(errors: Vec<String>) -> String {
 mod tests {
     use super::*;
 
-    fn range(limit: Value) -> Value {
-        json!({"spec": {"limits": [limit]}})
+    fn range(limit: Value) -> Range {
+        Range::of(&json!({"spec": {"limits": [limit]}}))
     }
 
     fn pod(resources: Value) -> Value {
@@ -272,7 +320,7 @@ mod tests {
     fn defaults_fill_what_is_open() {
         let range = range(json!({"type": "Container", "default": {"cpu": "1", "memory": "1Gi"}, "defaultRequest": {"cpu": "100m"}}));
         let mut pod = pod(json!({"limits": {"cpu": "2"}}));
-        fill(&mut pod, &range);
+        fill(&mut pod, &range, &mut ADDED_BYTES_MAX.clone());
         let resources = &pod["spec"]["containers"][0]["resources"];
         assert_eq!(resources, &json!({"limits": {"cpu": "2", "memory": "1Gi"}, "requests": {"cpu": "100m"}}));
         assert_eq!(
@@ -300,10 +348,34 @@ mod tests {
         ];
         for (mut limit, resources, why) in cases {
             limit["type"] = "Container".into();
-            assert_eq!(pod_errors(&pod(resources), &range(limit)), [why]);
+            assert_eq!(Asked::by_pod(&pod(resources)).errors(&range(limit)), [why]);
         }
         let fine = json!({"type": "Container", "min": {"cpu": "1"}, "max": {"cpu": "2"}, "maxLimitRequestRatio": {"cpu": "2"}});
-        assert!(pod_errors(&pod(json!({"limits": {"cpu": "2"}, "requests": {"cpu": "1"}})), &range(fine)).is_empty());
+        let pod = pod(json!({"limits": {"cpu": "2"}, "requests": {"cpu": "1"}}));
+        assert!(Asked::by_pod(&pod).errors(&range(fine)).is_empty());
+    }
+
+    #[test]
+    fn ranges_and_pods_together_make_no_more_than_can_be_told_or_stored() {
+        let many: serde_json::Map<String, Value> = (0..20_000).map(|i| (format!("x.io/r{i}"), "1".into())).collect();
+        let range = range(json!({"type": "Container", "default": many, "min": many, "max": many}));
+        let containers: Vec<Value> = (0..1000).map(|i| json!({"name": format!("c{i}")})).collect();
+        let mut pod = json!({"metadata": {"name": "web"}, "spec": {"containers": containers}});
+        assert_eq!(Asked::by_pod(&pod).errors(&range).len(), ERRORS_MAX);
+        let mut left = ADDED_BYTES_MAX;
+        fill(&mut pod, &range, &mut left);
+        assert_eq!(left, 0);
+        assert!(pod.to_string().len() < 3 * ADDED_BYTES_MAX);
+    }
+
+    #[test]
+    fn claims_are_held_to_their_own_limits() {
+        let range = range(json!({"type": "PersistentVolumeClaim", "min": {"storage": "1Gi"}, "max": {"storage": "2Gi"}}));
+        let errors = |requests: Value| Asked::by_claim(&json!({"spec": {"resources": {"requests": requests}}})).errors(&range);
+        assert!(errors(json!({"storage": "1Gi"})).is_empty());
+        assert_eq!(errors(json!({"storage": "3Gi"})), ["maximum storage usage per PersistentVolumeClaim is 2Gi, but request is 3Gi"]);
+        assert_eq!(errors(json!({})).len(), 2);
+        assert!(Asked::by_pod(&pod(json!({}))).errors(&range).is_empty());
     }
 
     #[test]

@@ -19,11 +19,11 @@ pub mod taint_nodes_by_condition;
 pub fn chain() -> Vec<Arc<dyn Admission>> {
     vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle),
-        Arc::new(limit_ranger::LimitRanger),
+        Arc::new(limit_ranger::LimitRanger::default()),
         Arc::new(service_account::ServiceAccount),
         Arc::new(node_restriction::NodeRestriction),
         Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
-        Arc::new(priority::Priority),
+        Arc::new(priority::Priority::default()),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
     ]
 }

@@ -2,13 +2,14 @@
 //!
 //! Source: `plugin/pkg/admission/priority/admission.go`.
 
+use std::sync::Arc;
+
 use api::{GroupResource, Key, Status};
 use apiserver::{
-    engine::Engine,
+    engine::{Engine, Object, View, Viewed},
     identity::{Admission, Operation, Review},
 };
 use async_trait::async_trait;
-use serde_json::Value;
 
 use super::{forbidden, is, writes};
 use crate::{
@@ -16,19 +17,28 @@ use crate::{
     priorityclass::SYSTEM,
 };
 
-pub struct Priority;
+#[derive(Default)]
+pub struct Priority {
+    classes: View<Class>,
+}
 
 /// What a class gives.
+#[derive(Clone)]
 struct Class {
     name: String,
     value: i64,
     policy: Option<String>,
+    is_default: bool,
 }
 
 #[async_trait]
 impl Admission for Priority {
     fn name(&self) -> &'static str {
         "Priority"
+    }
+
+    fn start(&self, engine: &Arc<Engine>) {
+        self.classes.follow(engine, &classes());
     }
 
     async fn admit(&self, review: &mut Review<'_>) -> Result<(), Status> {
@@ -39,7 +49,7 @@ impl Admission for Priority {
             return Ok(());
         }
         match review.operation {
-            Operation::Create => give(review),
+            Operation::Create => self.give(review),
             Operation::Update => {
                 keep(review);
                 Ok(())
@@ -53,7 +63,7 @@ impl Admission for Priority {
             return Ok(());
         }
         let Some(class) = review.object.as_deref().filter(|c| c.is_true("globalDefault")) else { return Ok(()) };
-        match default_class(review.ctx.engine) {
+        match self.default_class()? {
             Some(other) if review.operation == Operation::Create || other.name != read::name(class) => {
                 let name = other.name;
                 Err(forbidden(review, &format!("PriorityClass {name} is already marked as default. Only one default can exist")))
@@ -63,12 +73,32 @@ impl Admission for Priority {
     }
 }
 
-fn give(review: &mut Review<'_>) -> Result<(), Status> {
+impl Priority {
+    fn give(&self, review: &mut Review<'_>) -> Result<(), Status> {
+        let Some(pod) = review.object.as_deref() else { return Ok(()) };
+        let wanted = pod.at("spec").text("priorityClassName");
+        let class = if wanted.is_empty() {
+            let none = || Class { name: String::new(), value: 0, policy: Some("PreemptLowerPriority".into()), is_default: false };
+            self.default_class()?.unwrap_or_else(none)
+        } else {
+            let found = review.ctx.engine.cached(&classes(), &Key::new("", wanted));
+            let found = found.ok_or_else(|| forbidden(review, &format!("no PriorityClass with name {wanted} was found")))?;
+            Class::read(&found)
+        };
+        give(review, class)
+    }
+
+    /// Of several the one with the lowest value.
+    fn default_class(&self) -> Result<Option<Class>, Status> {
+        let all = self.classes.of("").map_err(|_| Status::internal("there are more PriorityClasses than can be looked through"))?;
+        Ok(all.iter().filter(|class| class.is_default).min_by_key(|class| class.value).map(|class| Class::clone(class)))
+    }
+}
+
+fn give(review: &mut Review<'_>, class: Class) -> Result<(), Status> {
     let Some(pod) = review.object.as_deref() else { return Ok(()) };
     let spec = pod.at("spec");
-    let (wanted, asked, policy) = (spec.text("priorityClassName"), spec.int("priority"), spec.text("preemptionPolicy"));
-    let class =
-        class_of(review.ctx.engine, wanted).ok_or_else(|| forbidden(review, &format!("no PriorityClass with name {wanted} was found")))?;
+    let (asked, policy) = (spec.int("priority"), spec.text("preemptionPolicy"));
     let value = class.value;
     if let Some(asked) = asked.filter(|asked| *asked != value) {
         return Err(forbidden(
@@ -115,28 +145,19 @@ fn keep(review: &mut Review<'_>) {
     }
 }
 
-/// The class of that name, or what holds where none is named; `None` where it does not exist.
-fn class_of(engine: &Engine, name: &str) -> Option<Class> {
-    if name.is_empty() {
-        let none = Class { name: String::new(), value: 0, policy: Some("PreemptLowerPriority".into()) };
-        return Some(default_class(engine).unwrap_or(none));
-    }
-    engine.cached(&classes(), &Key::new("", name)).map(|found| Class::read(&found.value()))
-}
-
-/// Of several the one with the lowest value.
-fn default_class(engine: &Engine) -> Option<Class> {
-    let all = engine.cached_list(&classes(), None);
-    all.iter().map(|c| c.value()).filter(|c| c.is_true("globalDefault")).map(|c| Class::read(&c)).min_by_key(|c| c.value)
-}
-
 fn classes() -> GroupResource {
     GroupResource::new("scheduling.k8s.io", "priorityclasses")
 }
 
-impl Class {
-    fn read(class: &Value) -> Self {
+impl Viewed for Class {
+    fn read(object: &Object) -> Self {
+        let class = object.value();
         let policy = Some(class.text("preemptionPolicy").to_owned()).filter(|p| !p.is_empty());
-        Self { name: read::name(class).into(), value: class.int("value").unwrap_or(0), policy }
+        let (value, is_default) = (class.int("value").unwrap_or(0), class.is_true("globalDefault"));
+        Self { name: object.key.name.clone(), value, policy, is_default }
+    }
+
+    fn bytes(&self) -> usize {
+        self.name.len()
     }
 }

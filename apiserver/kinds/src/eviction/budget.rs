@@ -2,9 +2,14 @@
 
 use api::{
     GroupResource, Key, Status,
+    selector::Labels,
     time::{Timestamp, rfc3339},
 };
-use apiserver::kind::Ctx;
+use apiserver::{
+    engine::{Object, TooMuch, View, Viewed},
+    kind::Ctx,
+};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
@@ -21,6 +26,41 @@ use crate::{
 const DISRUPTED_MAX: usize = 2000;
 const REFUSED: &str = "Cannot evict pod as it would violate the pod's disruption budget.";
 
+/// Of a budget, whom it guards.
+pub(super) struct Guard {
+    name: String,
+    /// `None` guards nobody.
+    selector: Option<Labels>,
+    bytes: usize,
+}
+
+impl Viewed for Guard {
+    fn read(object: &Object) -> Self {
+        #[derive(Deserialize)]
+        struct Budget {
+            spec: Option<Spec>,
+        }
+        #[derive(Deserialize)]
+        struct Spec {
+            selector: Option<Value>,
+        }
+        let found = object.part::<Budget>().ok().and_then(|budget| budget.spec?.selector);
+        let bytes = object.key.name.len() + found.as_ref().map_or(0, |selector| selector.to_string().len());
+        Self { name: object.key.name.clone(), selector: selector::parse(found.as_ref()).ok().flatten(), bytes }
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Guard {
+    fn guards(&self, pod: &Value) -> bool {
+        let labels = pod.at("metadata").at("labels");
+        self.selector.as_ref().is_some_and(|s| s.matches_with(|key| labels.and_then(|l| l.get(key)).and_then(Value::as_str)))
+    }
+}
+
 pub(super) enum Answer {
     Allowed,
     /// The pod is not healthy, so that the budget (by name) loses nothing: it may go as long as it stays so.
@@ -31,19 +71,21 @@ pub(super) enum Answer {
 ///
 /// # Errors
 /// 429 where the budget does not allow it, 500 where there are several budgets.
-pub(super) async fn ask(ctx: &Ctx<'_>, pod: &Value, dry: bool) -> Result<Answer, Status> {
-    let all = ctx.engine.cached_list(&budgets(), Some(ctx.namespace));
-    let guarding: Vec<Value> = all.iter().map(|budget| budget.value()).filter(|budget| guards(budget, pod)).collect();
-    let budget = match guarding.as_slice() {
-        [] => return Ok(Answer::Allowed),
-        [one] => one,
+pub(super) async fn ask(ctx: &Ctx<'_>, guards: &View<Guard>, pod: &Value, dry: bool) -> Result<Answer, Status> {
+    let too_much = |_: TooMuch| Status::new(500, "", "The PodDisruptionBudgets of this namespace are too large to be looked through.");
+    let all = guards.of(ctx.namespace).map_err(too_much)?;
+    let mut guarding = all.iter().filter(|guard| guard.guards(pod)).map(|guard| guard.name.as_str());
+    let name = match (guarding.next(), guarding.next()) {
+        (None, _) => return Ok(Answer::Allowed),
+        (Some(one), None) => one,
         _ => {
             let words = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
             return Err(Status::new(500, "", words));
         }
     };
-    let name = read::name(budget);
-    if !is_ready(pod) && spares_unhealthy(budget) {
+    // It may have gone since.
+    let Some(budget) = ctx.engine.cached(&budgets(), &Key::new(ctx.namespace, name)) else { return Ok(Answer::Allowed) };
+    if !is_ready(pod) && spares_unhealthy(&budget.value()) {
         return Ok(Answer::Unhealthy(name.to_owned()));
     }
     take(ctx, name, read::name(pod), dry).await.map(|()| Answer::Allowed)
@@ -119,15 +161,11 @@ fn spares_unhealthy(budget: &Value) -> bool {
     budget.at("spec").text("unhealthyPodEvictionPolicy") == "AlwaysAllow" || (current >= desired && desired > 0)
 }
 
-fn guards(budget: &Value, pod: &Value) -> bool {
-    selector::matches(budget.at("spec").at("selector"), pod.at("metadata").at("labels")).unwrap_or(false)
-}
-
 fn is_ready(pod: &Value) -> bool {
     pod.at("status").list("conditions").iter().any(|c| c.text("type") == "Ready" && c.text("status") == "True")
 }
 
-fn budgets() -> GroupResource {
+pub(super) fn budgets() -> GroupResource {
     GroupResource::new("policy", "poddisruptionbudgets")
 }
 

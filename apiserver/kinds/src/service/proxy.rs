@@ -1,6 +1,6 @@
 //! `services/proxy` -> one of a Service's ready endpoints. Source: `pkg/registry/core/service/storage/storage.go`, `ResourceLocation`.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, cell::RefCell, collections::HashMap, sync::Arc};
 
 use api::{GroupResource, Gvk, Key, Status};
 use apiserver::{
@@ -8,14 +8,17 @@ use apiserver::{
     kind::{Connect, Ctx, Handler, Subresource, Target},
 };
 use async_trait::async_trait;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::shape;
 use crate::common::{
     Read,
     node::{join_path, split_scheme_name_port},
-    read::text_at,
 };
+
+/// How much of pods is looked through for one request. An address of which that says nothing leads nowhere.
+const POD_BYTES_MAX: usize = 8 << 20;
 
 pub fn subresource() -> Subresource {
     Subresource {
@@ -46,12 +49,12 @@ impl Connect for ToEndpoint {
             Err(_) => asked.to_owned(),
         };
         let endpoints = ctx.engine.get(&GroupResource::new("", "endpoints"), &key).await?.value();
-        let is_pod = |address: &Value| is_pod(ctx.engine, ctx.namespace, address);
+        let pods = Pods { engine: ctx.engine, namespace: ctx.namespace, seen: RefCell::default() };
         let none = |name: &str| Status::unavailable(format!("no endpoints available for service {name:?}"));
         if endpoints.list("subsets").is_empty() {
             return Err(none(name));
         }
-        let (host, port) = choose(&endpoints, &port, rand::random(), is_pod).ok_or_else(|| none(ctx.name))?;
+        let (host, port) = choose(&endpoints, &port, rand::random(), |address| pods.have(address)).ok_or_else(|| none(ctx.name))?;
         let rewrite_prefix = Some(format!("/api/v1/namespaces/{}/services/{}/proxy", ctx.namespace, ctx.name));
         let path_and_query = join_path(path, query);
         let scheme = if scheme == "https" { "https" } else { "http" };
@@ -85,14 +88,63 @@ fn own_pod<'a>(namespace: &str, address: &'a Value) -> Option<&'a str> {
     Some(target.text("name")).filter(|name| !name.is_empty())
 }
 
-/// Endpoints that anybody may write must not lead to where pods are not, nor to those of other namespaces.
-fn is_pod(engine: &Engine, namespace: &str, address: &Value) -> bool {
-    let Some(name) = own_pod(namespace, address) else { return false };
-    let Some(pod) = engine.cached(&GroupResource::new("", "pods"), &Key::new(namespace, name)) else { return false };
-    let pod = pod.value();
-    let ip = address.text("ip");
-    text_at(&pod, "/status/podIP") == ip
-        || pod.pointer("/status/podIPs").and_then(Value::as_array).into_iter().flatten().any(|p| p.text("ip") == ip)
+/// The pods of one namespace, as one request sees them: each is looked at once, however many addresses name it.
+struct Pods<'a> {
+    engine: &'a Engine,
+    namespace: &'a str,
+    seen: RefCell<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    addresses: HashMap<String, Vec<String>>,
+    bytes: usize,
+}
+
+impl Pods<'_> {
+    /// Endpoints that anybody may write must not lead to where pods are not, nor to those of other namespaces.
+    fn have(&self, address: &Value) -> bool {
+        let Some(name) = own_pod(self.namespace, address) else { return false };
+        let (ip, mut seen) = (address.text("ip"), self.seen.borrow_mut());
+        if !seen.addresses.contains_key(name) {
+            let addresses = self.addresses(name, &mut seen.bytes);
+            seen.addresses.insert(name.to_owned(), addresses);
+        }
+        seen.addresses.get(name).is_some_and(|all| all.iter().any(|known| known == ip))
+    }
+
+    fn addresses(&self, name: &str, looked_at: &mut usize) -> Vec<String> {
+        let pods = GroupResource::new("", "pods");
+        let found = self.engine.cached(&pods, &Key::new(self.namespace, name)).filter(|_| *looked_at < POD_BYTES_MAX);
+        let Some(pod) = found else { return Vec::new() };
+        *looked_at += pod.stored().len();
+        pod.part::<Pod>().ok().and_then(|pod| pod.status).map(PodStatus::addresses).unwrap_or_default()
+    }
+}
+
+/// Of a pod, what it is reached at.
+#[derive(Deserialize)]
+struct Pod {
+    status: Option<PodStatus>,
+}
+
+#[derive(Deserialize)]
+struct PodStatus {
+    #[serde(rename = "podIP")]
+    ip: Option<String>,
+    #[serde(rename = "podIPs")]
+    ips: Option<Vec<PodIp>>,
+}
+
+#[derive(Deserialize)]
+struct PodIp {
+    ip: Option<String>,
+}
+
+impl PodStatus {
+    fn addresses(self) -> Vec<String> {
+        self.ip.into_iter().chain(self.ips.into_iter().flatten().filter_map(|one| one.ip)).collect()
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod budgets;
 mod documents;
 mod door;
 mod gates;
+mod looks;
 mod pods;
 mod rights;
 mod robust;

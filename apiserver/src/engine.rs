@@ -166,7 +166,7 @@ impl Engine {
         let served = self.resource(gr)?;
         let (options, warnings) = (json!({}), Warnings::default());
         let asked = inner(&served, (&key.namespace, &key.name, subresource), user, &options, &warnings);
-        let updated = Box::pin(update::update(self, &asked, &|value: &mut Value| change(value), update::Missing::Refuse)).await?;
+        let updated = Box::pin(update::update(self, &asked, &|value: &mut Value| change(value), 0, update::Missing::Refuse)).await?;
         Ok(updated.object)
     }
 

@@ -65,6 +65,9 @@ struct State {
 
 type Index = HashMap<Box<str>, BTreeSet<Arc<str>>>;
 
+/// So many objects are compared with a selection while the state is locked: those that find nothing soon go on without.
+const LOCKED_LOOKS_MAX: usize = 4096;
+
 /// Objects at one revision, in key order.
 pub(crate) struct Snapshot {
     pub objects: Arc<Vec<Arc<Object>>>,
@@ -73,6 +76,8 @@ pub(crate) struct Snapshot {
     pub cursor: u64,
     /// How many come after the last: all there are, but for a selection only whether there are any.
     pub more: usize,
+    /// Whether these are what was asked for; else what it is among, from the first on.
+    pub is_selected: bool,
 }
 
 impl Cache {
@@ -139,7 +144,7 @@ impl Cache {
     pub fn snapshot(&self, namespace: &str, applied: impl Fn() -> Rev) -> Snapshot {
         let state = self.state.read();
         let objects = self.shared(&state, namespace);
-        Snapshot { objects, rev: state.rev.max(applied()), cursor: state.ring.end(), more: 0 }
+        Snapshot { objects, rev: state.rev.max(applied()), cursor: state.ring.end(), more: 0, is_selected: true }
     }
 
     /// At least what `selection` takes, and no more than all of its namespace.
@@ -147,10 +152,9 @@ impl Cache {
         let state = self.state.read();
         let objects = match (selection.single(), selection.indexed()) {
             (Some(key), _) => Arc::new(state.objects.get(Self::tail(&key).as_str()).cloned().into_iter().collect()),
-            (None, Some(_)) => state.select(selection, None, 0).0,
-            (None, None) => self.shared(&state, &selection.namespace),
+            (None, _) => self.among(&state, selection),
         };
-        Snapshot { objects, rev: state.rev.max(applied()), cursor: state.ring.end(), more: 0 }
+        Snapshot { objects, rev: state.rev.max(applied()), cursor: state.ring.end(), more: 0, is_selected: false }
     }
 
     #[cfg(test)]
@@ -158,14 +162,31 @@ impl Cache {
         self.state.read().indexes.iter().all(|(_, index)| index.is_empty())
     }
 
-    /// What `selection` takes, at most `limit` (0 is no limit).
+    /// What `selection` takes, at most `limit` (0 is no limit), or what it is among.
     pub fn select(&self, selection: &Selection, limit: usize, applied: impl Fn() -> Rev) -> Snapshot {
         let state = self.state.read();
-        let (objects, more) = match (selection.is_all(), limit) {
-            (true, 0) => (self.shared(&state, &selection.namespace), 0),
-            _ => state.select(selection, None, limit),
-        };
-        Snapshot { objects, rev: state.rev.max(applied()), cursor: state.ring.end(), more }
+        let rev = state.rev.max(applied());
+        if selection.is_all() && limit == 0 {
+            let objects = self.shared(&state, &selection.namespace);
+            return Snapshot { objects, rev, cursor: state.ring.end(), more: 0, is_selected: true };
+        }
+        self.selected(&state, rev, selection, None, limit)
+    }
+
+    fn selected(&self, state: &State, rev: Rev, selection: &Selection, after: Option<&str>, limit: usize) -> Snapshot {
+        let cursor = state.ring.end();
+        match state.select(selection, after, limit) {
+            Some((objects, more)) => Snapshot { objects: Arc::new(objects), rev, cursor, more, is_selected: true },
+            None => Snapshot { objects: self.among(state, selection), rev, cursor, more: 0, is_selected: false },
+        }
+    }
+
+    /// All that `selection` may take; none of it is looked at.
+    fn among(&self, state: &State, selection: &Selection) -> Arc<Vec<Arc<Object>>> {
+        match selection.indexed() {
+            Some(_) => Arc::new(state.candidates(selection, None).cloned().collect()),
+            None => self.shared(state, &selection.namespace),
+        }
     }
 
     /// As [`Cache::select`], strictly after `after`, but only if nothing has changed since `rev`.
@@ -174,8 +195,7 @@ impl Cache {
         if state.rev > rev {
             return None;
         }
-        let (objects, more) = state.select(selection, Some(after), limit);
-        Some(Snapshot { objects, rev, cursor: state.ring.end(), more })
+        Some(self.selected(&state, rev, selection, Some(after), limit))
     }
 
     fn shared(&self, state: &State, namespace: &str) -> Arc<Vec<Arc<Object>>> {
@@ -291,30 +311,36 @@ impl State {
         self.objects.keys().filter(|tail| !known.contains(&***tail)).cloned().collect()
     }
 
-    fn select(&self, selection: &Selection, after: Option<&str>, limit: usize) -> (Arc<Vec<Arc<Object>>>, usize) {
+    /// The first `limit` (0 is no limit) that `selection` takes, and how many come after. `None`: not to be found soon.
+    fn select(&self, selection: &Selection, after: Option<&str>, limit: usize) -> Option<(Vec<Arc<Object>>, usize)> {
         let limit = if limit == 0 { usize::MAX } else { limit };
-        if let Some((at, value)) = selection.indexed() {
-            return self.select_indexed(selection, (at, value), after, limit);
+        let mut candidates = self.candidates(selection, after);
+        if selection.is_all() {
+            let objects = candidates.by_ref().take(limit).cloned().collect();
+            return Some((objects, candidates.count()));
         }
-        let mut taken = self.range(&selection.namespace, after).map(|(_, object)| object).filter(|object| selection.matches(object));
-        let objects = taken.by_ref().take(limit).cloned().collect();
-        let more = if selection.is_all() { taken.count() } else { usize::from(taken.next().is_some()) };
-        (Arc::new(objects), more)
+        let (mut objects, mut left) = (Vec::new(), LOCKED_LOOKS_MAX);
+        for object in candidates {
+            left = left.checked_sub(1)?;
+            if !selection.matches(object) {
+                continue;
+            }
+            if objects.len() == limit {
+                return Some((objects, 1));
+            }
+            objects.push(object.clone());
+        }
+        Some((objects, 0))
     }
 
-    fn select_indexed(
-        &self,
-        selection: &Selection,
-        (field, value): (usize, &str),
-        after: Option<&str>,
-        limit: usize,
-    ) -> (Arc<Vec<Arc<Object>>>, usize) {
+    /// All that `selection` may take, in key order.
+    fn candidates<'a>(&'a self, selection: &'a Selection, after: Option<&'a str>) -> Box<dyn Iterator<Item = &'a Arc<Object>> + 'a> {
+        let Some((field, value)) = selection.indexed() else {
+            return Box::new(self.range(&selection.namespace, after).map(|(_, object)| object));
+        };
         let index = self.indexes.iter().find(|(at, _)| *at == field).and_then(|(_, index)| index.get(value));
-        let tails = steps::counted(index.into_iter().flatten()).filter(|tail| after.is_none_or(|after| ***tail > *after));
-        let mut taken = tails.filter_map(|tail| self.objects.get(tail)).filter(|object| selection.matches(object));
-        let objects = taken.by_ref().take(limit).cloned().collect();
-        let more = usize::from(taken.next().is_some());
-        (Arc::new(objects), more)
+        let tails = steps::counted(index.into_iter().flatten()).filter(move |tail| after.is_none_or(|after| ***tail > *after));
+        Box::new(tails.filter_map(|tail| self.objects.get(tail)))
     }
 
     fn put(&mut self, kind: &Kind, tail: Arc<str>, rev: Rev, new: Option<Arc<Object>>) -> Option<Arc<Event>> {

@@ -15,14 +15,12 @@ use super::{
     form,
     meta::{self, FOREGROUND, ORPHAN},
     object::Object,
-    update::replace,
+    update::{Tries, replace},
 };
 use crate::{
     identity::Operation,
     kind::{Ctx, Grace, Kind},
 };
-
-const ATTEMPTS: usize = 64;
 
 /// `metav1.DeleteOptions`, read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,7 +87,8 @@ pub(crate) async fn delete(engine: &Arc<Engine>, asked: &Asked<'_>, options: &Op
     let gr = served.kind.group_resource();
     let key = Key::new(asked.namespace, asked.name);
     let ctx = asked.ctx(engine);
-    for _ in 0..ATTEMPTS {
+    let mut tries = Tries::default();
+    loop {
         let Some(current) = engine.stored(served, &key).await? else { return Err(Status::not_found(&gr, asked.name)) };
         let object = form::value(served, &current);
         check_preconditions(&served.kind, &object, options)?;
@@ -112,8 +111,10 @@ pub(crate) async fn delete(engine: &Arc<Engine>, asked: &Asked<'_>, options: &Op
                 }
             }
         }
+        if !tries.goes_on_after(current.stored().len()) {
+            return Err(Status::stale(&gr, asked.name));
+        }
     }
-    Err(Status::stale(&gr, asked.name))
 }
 
 fn check_preconditions(kind: &Kind, object: &Value, options: &Options) -> Result<(), Status> {

@@ -7,7 +7,15 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use store::{Range, Rev};
 
-use super::{Engine, cache::Cache, form, object::Object, select::Selection, table::Served};
+use super::{
+    Engine,
+    cache::{Cache, Snapshot},
+    form,
+    object::Object,
+    select::Selection,
+    table::Served,
+};
+use crate::pace::Turn;
 
 const CONTINUE_EXPIRED: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.";
 /// How many entries are read at a time where the store has to be searched.
@@ -65,8 +73,31 @@ pub(crate) async fn list(engine: &Engine, served: &Served, selection: &Selection
         let rev = objects.first().map_or(rev, |object| rev.max(object.rev));
         return Ok(Listed { objects: Arc::new(objects), rev, token: String::new(), remaining: None });
     }
-    let found = cache.select(selection, limit, || *engine.applied.borrow());
+    let found = looked_through(cache.select(selection, limit, || *engine.applied.borrow()), selection, "", limit).await;
     Ok(page(found.objects, found.more, found.rev, selection))
+}
+
+/// What `selection` takes of a state, strictly after the key `after`: turn by turn, where that is not yet known.
+async fn looked_through(state: Snapshot, selection: &Selection, after: &str, limit: usize) -> Snapshot {
+    if state.is_selected {
+        return state;
+    }
+    let start = state.objects.partition_point(|object| Cache::tail(&object.key).as_str() <= after);
+    let (mut objects, mut more, mut turn) = (Vec::new(), 0, Turn::default());
+    for object in state.objects.iter().skip(start) {
+        api::steps::took(1);
+        turn.took(0);
+        turn.rest().await;
+        if !selection.matches(object) {
+            continue;
+        }
+        if limit > 0 && objects.len() == limit {
+            more = 1;
+            break;
+        }
+        objects.push(object.clone());
+    }
+    Snapshot { objects: Arc::new(objects), more, is_selected: true, ..state }
 }
 
 /// A page, with `more` objects behind it.
@@ -91,6 +122,7 @@ async fn at(
 ) -> Result<Listed, Status> {
     engine.reach(rev).await?;
     if let Some(found) = cache.unchanged_since(rev, selection, after, limit) {
+        let found = looked_through(found, selection, after, limit).await;
         return Ok(page(found.objects, found.more, rev, selection));
     }
     let mut range = Range { prefix: cache.prefix.clone(), after: None, limit: READ_CHUNK, at: Some(rev) };
@@ -98,15 +130,18 @@ async fn at(
         range.prefix = format!("{}{}/", cache.prefix, selection.namespace);
     }
     range.after = (!after.is_empty()).then(|| format!("{}{after}", cache.prefix));
-    let mut objects = Vec::new();
+    let (mut objects, mut turn) = (Vec::new(), Turn::default());
     loop {
         let read = engine.store.range(range.clone()).await.map_err(|error| match error {
             store::Error::Compacted { .. } => Status::gone(expired),
             other => form::store_error(other),
         })?;
         range.after = read.entries.last().map(|entry| entry.key.to_string());
-        let fresh = read.entries.iter().filter_map(|entry| cache.object(entry));
-        objects.extend(fresh.filter(|object| selection.matches(object)));
+        for entry in &read.entries {
+            turn.took(entry.value.len());
+            turn.rest().await;
+            objects.extend(cache.object(entry).filter(|object| selection.matches(object)));
+        }
         let full = limit > 0 && objects.len() > limit;
         if read.remaining == 0 || full {
             let more = if limit == 0 { 0 } else { objects.len().saturating_sub(limit) };

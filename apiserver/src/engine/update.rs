@@ -19,8 +19,12 @@ use crate::{
     kind::{Ctx, Handler, Kind},
 };
 
-/// How often a write is tried against others before it is refused as a conflict.
-const ATTEMPTS: usize = 64;
+/// How often a write is tried against others before it is refused as a conflict: many may want the same small object at once.
+const ATTEMPTS_MAX: usize = 64;
+/// A large one as often as upstream tries a patch (`MaxRetryWhenPatchConflicts`, and the first).
+const ATTEMPTS_MIN: usize = 6;
+/// Most that is worked out for nothing beyond that, in bytes of objects.
+const WORKED_BYTES_MAX: usize = 8 << 20;
 
 /// The object as it is (in the served form, with its resource version) -> as it shall be. May run several times.
 pub(crate) type Edit<'a> = dyn Fn(&mut Value) -> Result<(), Status> + Send + Sync + 'a;
@@ -41,17 +45,41 @@ pub(crate) struct Updated {
 /// What one round came to.
 enum Round {
     Done(Updated),
-    /// Somebody else wrote in between.
-    Again,
+    /// Somebody else wrote in between; so many bytes were worked out for nothing.
+    Again(usize),
 }
 
-pub(crate) async fn update(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>, missing: Missing<'_>) -> Result<Updated, Status> {
-    for _ in 0..ATTEMPTS {
-        if let Round::Done(updated) = Box::pin(round(engine, asked, edit, missing)).await? {
-            return Ok(updated);
+/// What was tried in vain.
+#[derive(Default)]
+pub(super) struct Tries {
+    count: usize,
+    bytes: usize,
+}
+
+impl Tries {
+    /// One more. False: that is enough.
+    pub fn goes_on_after(&mut self, bytes: usize) -> bool {
+        (self.count, self.bytes) = (self.count + 1, self.bytes.saturating_add(bytes));
+        self.count < ATTEMPTS_MIN || self.count < ATTEMPTS_MAX && self.bytes < WORKED_BYTES_MAX
+    }
+}
+
+/// `body_bytes` of what was sent are gone through with each try.
+pub(crate) async fn update(
+    engine: &Arc<Engine>,
+    asked: &Asked<'_>,
+    edit: &Edit<'_>,
+    body_bytes: usize,
+    missing: Missing<'_>,
+) -> Result<Updated, Status> {
+    let mut tries = Tries::default();
+    loop {
+        match Box::pin(round(engine, asked, edit, missing)).await? {
+            Round::Done(updated) => return Ok(updated),
+            Round::Again(bytes) if tries.goes_on_after(bytes.saturating_add(body_bytes)) => {}
+            Round::Again(_) => return Err(Status::stale(&asked.served.kind.group_resource(), asked.name)),
         }
     }
-    Err(Status::stale(&asked.served.kind.group_resource(), asked.name))
 }
 
 async fn round(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>, missing: Missing<'_>) -> Result<Round, Status> {
@@ -84,7 +112,7 @@ async fn round(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>, missing
     if !matches!(written, Ok(Some(_))) {
         kind.law.release(&ctx, &new).await;
     }
-    Ok(written?.map_or(Round::Again, |object| Round::Done(Updated { object, created: false })))
+    Ok(written?.map_or(Round::Again(current.stored().len()), |object| Round::Done(Updated { object, created: false })))
 }
 
 async fn create_missing(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>, missing: Missing<'_>) -> Result<Round, Status> {
@@ -219,7 +247,7 @@ fn finishes_deletion(kind: &Kind, new: &Value, old: &Value) -> bool {
 
 async fn remove(engine: &Arc<Engine>, asked: &Asked<'_>, current: &Arc<Object>, new: &Value) -> Result<Round, Status> {
     if !asked.dry_run && !engine.erase(asked, current).await? {
-        return Ok(Round::Again);
+        return Ok(Round::Again(current.stored().len()));
     }
     Ok(Round::Done(Updated { object: form::loose(current.key.clone(), new), created: false }))
 }
@@ -241,5 +269,19 @@ pub(super) async fn replace(
     match engine.store.txn(txn).await.map_err(form::store_error)? {
         Outcome::Done(rev) => engine.acknowledged(served, key, &value, rev).await.map(Some),
         Outcome::Refused { .. } => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_objects_are_tried_often_and_large_ones_as_often_as_upstream_does() {
+        let most = |bytes: usize| {
+            let mut tries = Tries::default();
+            (1..).find(|_| !tries.goes_on_after(bytes))
+        };
+        assert_eq!([most(1 << 10), most(WORKED_BYTES_MAX / 8), most(3 << 20)], [Some(ATTEMPTS_MAX), Some(8), Some(ATTEMPTS_MIN)]);
     }
 }

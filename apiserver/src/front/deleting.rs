@@ -6,6 +6,7 @@ use api::Status;
 use futures::{StreamExt, stream};
 use http::StatusCode;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::{
     Call,
@@ -26,6 +27,8 @@ use crate::{
 
 /// Deletions of one deletecollection that run at a time: those that wait share a commit.
 const AT_A_TIME: usize = 32;
+/// What these may hold together, in KiB of objects as they are stored: each is parsed, before and after its commit. A larger one goes alone.
+const TOGETHER_KIB_MAX: u32 = 1024;
 
 impl Call {
     pub(super) async fn delete(&self, served: &Served, body: Body) -> Result<Response, Status> {
@@ -51,9 +54,10 @@ impl Call {
         let wanted = ListOptions::read(&self.query, &self.info, &served.kind)?;
         let listed = list::list(&self.engine, served, &wanted.selection, &wanted.when, wanted.limit).await?;
         let objects = listed.objects.clone();
+        let room = Semaphore::new(TOGETHER_KIB_MAX as usize);
         let mut deletions = Vec::with_capacity(objects.len());
         for object in objects.iter() {
-            deletions.push(self.delete_one(served, object, &value, &options, dry_run));
+            deletions.push(self.delete_one(served, object, &room, (&value, &options, dry_run)));
         }
         let results: Vec<Result<(), Status>> = stream::iter(deletions).buffer_unordered(AT_A_TIME).collect().await;
         results.into_iter().collect::<Result<(), Status>>()?;
@@ -64,10 +68,11 @@ impl Call {
         &self,
         served: &Served,
         object: &Arc<Object>,
-        value: &Value,
-        options: &Options,
-        dry_run: bool,
+        room: &Semaphore,
+        (value, options, dry_run): (&Value, &Options, bool),
     ) -> Result<(), Status> {
+        let size = u32::try_from(object.stored().len() >> 10).unwrap_or(u32::MAX).saturating_add(1);
+        let _room = room.acquire_many(size.min(TOGETHER_KIB_MAX)).await;
         let mut asked = self.asked(served, &object.key.name, value, dry_run, &self.warnings);
         asked.namespace = &object.key.namespace;
         match Box::pin(delete::delete(&self.engine, &asked, options)).await {

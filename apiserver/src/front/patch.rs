@@ -2,6 +2,8 @@
 
 mod operations;
 
+pub(crate) use operations::Spent;
+
 use api::Status;
 use http::HeaderMap;
 use serde_json::Value;
@@ -43,11 +45,13 @@ pub(crate) fn read(headers: &HeaderMap, body: &[u8]) -> Result<(Patch, Vec<Strin
 }
 
 impl Patch {
+    /// `spent` is what one request has taken of the work that it may be, with all its tries.
+    ///
     /// # Errors
     /// 422 where it does not fit the object, 413 where it is too much work.
-    pub fn apply(&self, schemas: &dyn Schemas, kind: &Kind, object: &mut Value) -> Result<(), Status> {
+    pub fn apply(&self, schemas: &dyn Schemas, kind: &Kind, object: &mut Value, spent: &Spent) -> Result<(), Status> {
         match self {
-            Patch::Json(patch) => operations::apply(patch, object),
+            Patch::Json(patch) => operations::apply(patch, object, spent),
             Patch::Merge(patch) => {
                 json_patch::merge(object, patch);
                 Ok(())
@@ -103,7 +107,7 @@ mod tests {
         fn operations_of_the_difference_make_the_other(from in object(), to in object()) {
             let mut object = from.clone();
             let text = serde_json::to_value(json_patch::diff(&from, &to)).unwrap();
-            operations::apply(&operations::read(text).unwrap(), &mut object).unwrap();
+            operations::apply(&operations::read(text).unwrap(), &mut object, &Spent::default()).unwrap();
             prop_assert_eq!(object, to);
         }
     }

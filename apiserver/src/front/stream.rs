@@ -4,7 +4,7 @@ use std::{
     io::Write,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -15,6 +15,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use crate::{
     body::{Body, BoxError, Response, boxed},
     engine::Object,
+    pace::Turn,
 };
 
 /// How much is handed to the connection at a time.
@@ -87,13 +88,15 @@ pub(crate) fn compressed(response: Response) -> Response {
     parts.headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     parts.headers.remove(header::CONTENT_LENGTH);
     let encoder = Some(GzEncoder::new(Vec::new(), Compression::new(1)));
-    Response::from_parts(parts, boxed(GzipBody { inner: body, encoder }))
+    Response::from_parts(parts, boxed(GzipBody { inner: body, encoder, turn: Turn::default() }))
 }
 
 struct GzipBody {
     inner: Body,
     /// `None` once the end is written.
     encoder: Option<GzEncoder<Vec<u8>>>,
+    /// What says the same over and over is read for long before there is anything to send.
+    turn: Turn,
 }
 
 impl http_body::Body for GzipBody {
@@ -102,6 +105,7 @@ impl http_body::Body for GzipBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         loop {
+            ready!(self.turn.poll_rest(cx));
             let Some(mut encoder) = self.encoder.take() else { return Poll::Ready(None) };
             let Poll::Ready(polled) = Pin::new(&mut self.inner).poll_frame(cx) else {
                 self.encoder = Some(encoder);
@@ -112,6 +116,7 @@ impl http_body::Body for GzipBody {
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 Some(Ok(frame)) => {
                     let data = frame.into_data().unwrap_or_default();
+                    self.turn.took(data.len());
                     if let Err(error) = encoder.write_all(&data) {
                         return Poll::Ready(Some(Err(error.into())));
                     }

@@ -33,6 +33,7 @@ use crate::{
         table::Served,
     },
     fairness::Permit,
+    pace::Turn,
     wire,
 };
 
@@ -41,6 +42,8 @@ const LASTS: Duration = Duration::from_secs(1800);
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// What a frame takes besides its object as it is stored.
 const FRAME_BYTES: usize = 96;
+/// So many bytes are copied for what one costs that is parsed, at least.
+const COPIED: usize = 16;
 
 /// One watcher: a place in the resource's changes, and what it is to see of them.
 struct Watcher {
@@ -57,10 +60,15 @@ struct Watcher {
     /// To be sent after them.
     initial_end: Option<Rev>,
     reader: Reader,
+    /// What was read of them and is yet to be looked at.
+    events: std::vec::IntoIter<Arc<Event>>,
+    turn: Turn,
     /// Why it cannot begin: all that the stream will tell.
     refused: Option<Status>,
-    /// Events up to here are not news.
+    /// All up to here was read.
     after: Rev,
+    /// Events up to here are not news.
+    seen: Rev,
     bookmarks: bool,
     next_bookmark: Instant,
     ends: Instant,
@@ -70,6 +78,13 @@ struct Watcher {
     /// The alarm went when the caches had come so far; what is due is done when all up to there has been told.
     due: Option<Rev>,
     done: bool,
+}
+
+/// How much of what is at hand a turn was enough for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    All,
+    Part,
 }
 
 /// Opens the stream. What is wrong with the revision asked for is told within the stream, as upstream does.
@@ -102,8 +117,11 @@ pub(crate) async fn watch(
         seat,
         initial_end: None,
         reader,
+        events: Vec::new().into_iter(),
+        turn: Turn::default(),
         refused: None,
         after: 0,
+        seen: 0,
         bookmarks: options.bookmarks,
         next_bookmark: now + BOOKMARK_EVERY,
         ends: now + lasts,
@@ -124,15 +142,16 @@ impl http_body::Body for Watcher {
     type Data = Bytes;
     type Error = BoxError;
 
-    /// The next chunk of frames: all that is ready, in one piece.
+    /// The next chunk of frames: all that is ready, in one piece, as far as one turn comes.
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut out = BytesMut::new();
-        if !self.done {
-            self.put_initial(&mut out);
-        }
         while out.is_empty() && !self.done {
+            ready!(self.turn.poll_rest(cx));
+            if self.put_initial(&mut out) == Told::Part || self.put_events(&mut out) == Told::Part || !out.is_empty() {
+                continue;
+            }
             match self.poll_events(cx) {
-                Poll::Ready(Ok(events)) => self.put_events(&events, &mut out),
+                Poll::Ready(Ok(events)) => self.take(events, &mut out),
                 Poll::Ready(Err(status)) => {
                     put_frame(&mut out, "ERROR", |out| out.put_slice(status.body().to_string().as_bytes()));
                     self.done = true;
@@ -169,25 +188,34 @@ impl Watcher {
         Ok(())
     }
 
-    fn put_initial(&mut self, out: &mut BytesMut) {
-        while out.len() < CHUNK_BYTES {
+    fn put_initial(&mut self, out: &mut BytesMut) -> Told {
+        while out.len() < CHUNK_BYTES && !self.turn.is_over() {
             let Some(object) = self.initial.get(self.next_initial).cloned() else { break };
             self.next_initial += 1;
+            self.looked();
             if self.selection.matches(&object) {
                 self.put("ADDED", &object, object.rev, out);
             }
         }
-        if self.next_initial >= self.initial.len()
-            && let Some(rev) = self.initial_end.take()
-        {
+        if self.next_initial < self.initial.len() {
+            return Told::Part;
+        }
+        if let Some(rev) = self.initial_end.take() {
             self.put_bookmark(rev, json!({"k8s.io/initial-events-end": "true"}), out);
         }
-        if self.next_initial >= self.initial.len() {
+        if self.next_initial > 0 {
             // Others may share it: it is not to be kept for as long as a watch lasts.
             self.initial = Arc::default();
             self.next_initial = 0;
             self.seat = None;
         }
+        Told::All
+    }
+
+    /// An object's head was looked at, if no more.
+    fn looked(&mut self) {
+        api::steps::took(1);
+        self.turn.took(0);
     }
 
     fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<Arc<Event>>, Status>> {
@@ -197,15 +225,25 @@ impl Watcher {
         self.reader.poll_read(cx).map_err(|expired| too_old(self.after, &expired))
     }
 
-    fn put_events(&mut self, events: &[Arc<Event>], out: &mut BytesMut) {
-        let seen = self.after;
-        self.after = events.last().map_or(seen, |last| seen.max(last.rev));
+    fn take(&mut self, events: Vec<Arc<Event>>, out: &mut BytesMut) {
         if self.selection.is_all() {
             out.reserve(events.iter().map(|event| event.size()).sum::<usize>().min(CHUNK_BYTES));
         }
-        for event in events.iter().filter(|event| event.rev > seen) {
-            self.put_event(event, out);
+        self.seen = self.after;
+        self.after = events.last().map_or(self.seen, |last| last.rev.max(self.seen));
+        self.events = events.into_iter();
+        self.put_events(out);
+    }
+
+    fn put_events(&mut self, out: &mut BytesMut) -> Told {
+        while !self.turn.is_over() {
+            let Some(event) = self.events.next() else { return Told::All };
+            self.looked();
+            if event.rev > self.seen {
+                self.put_event(&event, out);
+            }
         }
+        Told::Part
     }
 
     /// There is nothing to tell: waits for the alarm, then does what is due once all is told that had happened by then.
@@ -258,15 +296,19 @@ impl Watcher {
     }
 
     fn put(&mut self, word: &str, object: &Object, rev: Rev, out: &mut BytesMut) {
+        let bytes = object.stored().len();
         if self.shape == Shape::Plain {
+            self.turn.took(if self.served.converts() { bytes } else { bytes / COPIED });
             out.reserve(FRAME_BYTES + object.stored().len());
             return put_frame(out, word, |out| form::put_at(&self.served, object, rev, out));
         }
         if let Shape::Partial { version } = &self.shape
             && let Some(partial) = render::partial_bytes(version, object, rev)
         {
+            self.turn.took(partial.len());
             return put_frame(out, word, |out| out.put(partial));
         }
+        self.turn.took(bytes);
         let value = form::value_at(&self.served, object, rev);
         let headers = std::mem::replace(&mut self.headers, Headers::Left);
         let shaped = render::shaped(&self.served.kind, &self.shape, value, headers, Timestamp::now());

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{
     Call, gate,
     negotiate::{self, Input, Output},
-    patch::{self, Patch},
+    patch::{self, Patch, Spent},
     query::WriteOptions,
     render, scale as shown,
 };
@@ -75,7 +75,7 @@ impl Call {
             Ok(())
         };
         let asked = self.asked(served, &self.info.name, &options.value, options.dry_run, &self.warnings);
-        let updated = update::update(&self.engine, &asked, &edit, Missing::Create(&|| self.may_create())).await?;
+        let updated = update::update(&self.engine, &asked, &edit, body.len(), Missing::Create(&|| self.may_create())).await?;
         Ok(self.updated(served, output, scale.map(|(paths, _)| paths), &updated))
     }
 
@@ -91,8 +91,12 @@ impl Call {
         let options = WriteOptions::read(&self.query, "PatchOptions")?;
         let schemas = self.engine.schemas();
         let scale = self.scale(served);
+        let spent = Spent::default();
         let edit = |value: &mut Value| {
-            patch.apply(schemas.as_ref(), kind, value)?;
+            let is_first = spent.is_nothing();
+            let too_much_again = |status: Status| if is_first { status } else { Status::stale(&kind.group_resource(), &self.info.name) };
+            let refused = |status: Status| if status.code == 413 { too_much_again(status) } else { status };
+            patch.apply(schemas.as_ref(), kind, value, &spent).map_err(refused)?;
             if scale.is_none() {
                 let gvk = kind.gvk();
                 parse::name_kind(&gvk, value, body)?;
@@ -102,7 +106,7 @@ impl Call {
             meta::typed(value).map_err(|why| form::mistyped(kind, &why)).map(drop)
         };
         let asked = self.asked(served, &self.info.name, &options.value, options.dry_run, &self.warnings);
-        let updated = update::update(&self.engine, &asked, &edit, Missing::Refuse).await?;
+        let updated = update::update(&self.engine, &asked, &edit, body.len(), Missing::Refuse).await?;
         Ok(self.updated(served, output, scale.map(|(paths, _)| paths), &updated))
     }
 

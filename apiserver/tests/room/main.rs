@@ -8,5 +8,6 @@ mod inside;
 mod kit;
 mod lane;
 mod list;
+mod turns;
 mod watch;
 mod write;

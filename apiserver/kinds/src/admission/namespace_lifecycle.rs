@@ -5,9 +5,9 @@
 use api::{GroupResource, Key, Status};
 use apiserver::identity::{Admission, Operation, Review};
 use async_trait::async_trait;
+use serde::Deserialize;
 
 use super::{forbidden, is};
-use crate::common::Read;
 
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
 
@@ -39,12 +39,29 @@ impl Admission for NamespaceLifecycle {
             None => ctx.engine.get(&gr, &key).await?,
         };
         // Only one that is being deleted can be terminating: the others need not be parsed.
-        let terminating = namespace.is_deleting() && namespace.value().at("status").text("phase") == "Terminating";
+        let terminating = namespace.is_deleting() && namespace.part::<Namespace>().is_ok_and(|namespace| namespace.is_terminating());
         if review.operation != Operation::Create || !terminating {
             return Ok(());
         }
         let name = ctx.namespace;
         let refused = forbidden(review, &format!("unable to create new content in namespace {name} because it is being terminated"));
         Err(refused.cause("NamespaceTerminating", &format!("namespace {name} is being terminated"), "metadata.namespace"))
+    }
+}
+
+/// Of a namespace, its phase.
+#[derive(Deserialize)]
+struct Namespace {
+    status: Option<NamespaceStatus>,
+}
+
+#[derive(Deserialize)]
+struct NamespaceStatus {
+    phase: Option<String>,
+}
+
+impl Namespace {
+    fn is_terminating(&self) -> bool {
+        self.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Terminating")
     }
 }

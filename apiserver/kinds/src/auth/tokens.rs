@@ -210,14 +210,25 @@ impl<'de> Deserialize<'de> for Audiences {
     }
 }
 
+/// Of an object, since when it is being deleted: every request with a token bound to it asks.
+#[derive(Deserialize)]
+struct Going {
+    metadata: Option<GoingSince>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct GoingSince {
+    deletion_timestamp: Option<String>,
+}
+
 fn found(engine: &Engine, resource: &str, key: &Key) -> Option<Found> {
     let object = engine.cached(&GroupResource::new("", resource), key)?;
     let uid = object.uid().to_owned();
     if !object.is_deleting() {
         return Some(Found { uid, deleted: None });
     }
-    let value = object.value();
-    let at = value.pointer("/metadata/deletionTimestamp").and_then(Value::as_str).and_then(api::time::parse);
+    let at = object.part::<Going>().ok().and_then(|going| api::time::parse(&going.metadata?.deletion_timestamp?));
     Some(Found { uid, deleted: Some(at.map_or(0, Timestamp::as_second)) })
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Any of the 10,000 operations may move all that a list holds, or be about all of the object: together they would be about more than anybody waits for.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use api::Status;
 use json_patch::{Patch, PatchOperation, jsonptr::Pointer};
 use serde_json::Value;
@@ -26,16 +28,34 @@ pub(super) fn read(value: Value) -> Result<Patch, Status> {
     serde_json::from_value(value).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))
 }
 
+/// The steps that one request has taken, with all its tries.
+#[derive(Default)]
+pub(crate) struct Spent(AtomicUsize);
+
+impl Spent {
+    pub fn is_nothing(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+}
+
 /// # Errors
 /// 422 where an operation does not fit the object or copies too much, 413 where all of them are too much work.
-pub(super) fn apply(patch: &Patch, object: &mut Value) -> Result<(), Status> {
-    let mut work = Work { steps: 0, copied_bytes: 0 };
-    for operation in &patch.0 {
-        work.charge(operation, object)?;
-        // What is changed half is thrown away.
-        json_patch::patch_unsafe(object, std::slice::from_ref(operation)).map_err(|error| unfit(&error.to_string()))?;
+pub(super) fn apply(patch: &Patch, object: &mut Value, spent: &Spent) -> Result<(), Status> {
+    let mut work = Work { steps: spent.0.load(Ordering::Relaxed), copied_bytes: 0 };
+    let done = work.all(patch, object);
+    spent.0.store(work.steps, Ordering::Relaxed);
+    done
+}
+
+impl Work {
+    fn all(&mut self, patch: &Patch, object: &mut Value) -> Result<(), Status> {
+        for operation in &patch.0 {
+            self.charge(operation, object)?;
+            // What is changed half is thrown away.
+            json_patch::patch_unsafe(object, std::slice::from_ref(operation)).map_err(|error| unfit(&error.to_string()))?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn unfit(why: &str) -> Status {
@@ -96,7 +116,7 @@ impl Work {
     fn placed(&mut self, path: &Pointer, value: &Value) -> Result<(), Status> {
         let levels = DEPTH_MAX.checked_sub(path.count()).ok_or_else(|| unfit("exceeded max depth"))?;
         // One more than there may be: who takes it is refused.
-        let mut left = STEPS_MAX - self.steps + 1;
+        let mut left = STEPS_MAX.saturating_sub(self.steps) + 1;
         let before = left;
         let fits = is_within(value, levels, &mut left);
         self.steps(before - left)?;
@@ -123,7 +143,7 @@ mod tests {
     use super::*;
 
     fn run(object: &mut Value, operations: Vec<Value>) -> Result<(), u16> {
-        apply(&read(Value::Array(operations)).map_err(|status| status.code)?, object).map_err(|status| status.code)
+        apply(&read(Value::Array(operations)).map_err(|status| status.code)?, object, &Spent::default()).map_err(|status| status.code)
     }
 
     #[test]
@@ -156,6 +176,14 @@ mod tests {
         assert_eq!(run(&mut json!({"a": &long}), vec![ends; OPERATIONS_MAX]), Ok(()));
         let whole = (0..OPERATIONS_MAX).map(|i| json!({"op": "move", "from": format!("/m{i}"), "path": format!("/m{}", i + 1)})).collect();
         assert_eq!(run(&mut json!({"m0": &long}), whole), Err(413));
+    }
+
+    #[test]
+    fn all_tries_of_a_request_are_charged_together() {
+        let (long, spent): (Vec<u8>, _) = (vec![0; 100_000], Spent::default());
+        let patch = read(json!(vec![json!({"op": "add", "path": "/a/0", "value": 1}); 100])).unwrap();
+        let tries = (0..8).map(|_| apply(&patch, &mut json!({"a": &long}), &spent).map_err(|status| status.code));
+        assert_eq!(tries.collect::<Vec<_>>(), [Ok(()), Err(413), Err(413), Err(413), Err(413), Err(413), Err(413), Err(413)]);
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::{
         list, meta,
         table::Served,
     },
+    pace::{TURN_BYTES_MAX, Turn},
     parse,
 };
 
@@ -59,25 +60,34 @@ impl Call {
         for object in objects.iter() {
             deletions.push(self.delete_one(served, object, &room, (&value, &options, dry_run)));
         }
-        let results: Vec<Result<(), Status>> = stream::iter(deletions).buffer_unordered(AT_A_TIME).collect().await;
-        results.into_iter().collect::<Result<(), Status>>()?;
+        let (mut under_way, mut turn, mut refused) = (stream::iter(deletions).buffer_unordered(AT_A_TIME), Turn::default(), None);
+        while let Some(deleted) = under_way.next().await {
+            turn.took(*deleted.as_ref().unwrap_or(&TURN_BYTES_MAX));
+            turn.rest().await;
+            refused = refused.or(deleted.err());
+        }
+        if let Some(status) = refused {
+            return Err(status);
+        }
         Ok(self.listed(served, &output, listed).await)
     }
 
+    /// Tells how many bytes the object had.
     async fn delete_one(
         &self,
         served: &Served,
         object: &Arc<Object>,
         room: &Semaphore,
         (value, options, dry_run): (&Value, &Options, bool),
-    ) -> Result<(), Status> {
-        let size = u32::try_from(object.stored().len() >> 10).unwrap_or(u32::MAX).saturating_add(1);
-        let _room = room.acquire_many(size.min(TOGETHER_KIB_MAX)).await;
+    ) -> Result<usize, Status> {
+        let bytes = object.stored().len();
+        let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).saturating_add(1);
+        let _room = room.acquire_many(kib.min(TOGETHER_KIB_MAX)).await;
         let mut asked = self.asked(served, &object.key.name, value, dry_run, &self.warnings);
         asked.namespace = &object.key.namespace;
         match Box::pin(delete::delete(&self.engine, &asked, options)).await {
-            Err(status) if status.code == 404 => Ok(()),
-            done => done.map(drop),
+            Err(status) if status.code == 404 => Ok(bytes),
+            done => done.map(|_| bytes),
         }
     }
 

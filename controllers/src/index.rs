@@ -11,9 +11,15 @@ use client::{Cache, Object, pods::Pod};
 use parking_lot::RwLock;
 use reconcile::controller_of;
 
-/// The objects of one collection by place: each object says at which places it is to be found.
+/// The objects of one collection by place: each object says at which places it is to be found. Cloning shares it.
 pub struct Index<K, P> {
     sets: Arc<RwLock<Sets<K, P>>>,
+}
+
+impl<K, P> Clone for Index<K, P> {
+    fn clone(&self) -> Self {
+        Self { sets: self.sets.clone() }
+    }
 }
 
 /// The objects themselves, in no order: one of a hundred thousand comes and goes without being compared with its neighbours.
@@ -109,7 +115,9 @@ impl<K: Object> ByLabel<K> {
 }
 
 /// Pods by the node they are bound to; unbound ones at the empty name.
-pub fn by_node(cache: &Cache<Pod>) -> Index<Pod, String> {
+pub type ByNode = Index<Pod, String>;
+
+pub fn by_node(cache: &Cache<Pod>) -> ByNode {
     Index::new(cache, |pod| vec![pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default()])
 }
 

@@ -64,6 +64,7 @@ pub struct Start<'a> {
     /// What several controllers ask about pods is kept once.
     owned: owned::Owned,
     selected: Arc<services::Selected>,
+    on_node: index::ByNode,
     #[cfg(test)]
     stills: Option<scale::Stills>,
 }
@@ -86,9 +87,11 @@ const TABLE: &[Row] = &[
     ("endpointslice-controller", "endpoint-slice-controller", |s| s.run(endpointslice::EndpointSlices::new(s.caches, &s.selected))),
     ("namespace-controller", "namespace-controller", |s| s.run(namespace::Namespaces::new(s.caches, s.client()))),
     ("generic-garbage-collector", "garbage-collector-controller", |s| s.run(garbage::Garbage::new(s.client(), s.group))),
-    ("node-controller", "node-controller", |s| s.run(nodelifecycle::NodeLifecycle::new(s.caches, &s.config.nodes))),
-    ("node-controller", "taint-eviction-controller", |s| s.run(tainteviction::TaintEviction::new(s.caches))),
-    ("pod-garbage-collector", "pod-garbage-collector", |s| s.run(podgc::PodGc::new(s.caches, s.client(), s.config.terminated_pods_max))),
+    ("node-controller", "node-controller", |s| s.run(nodelifecycle::NodeLifecycle::new(s.caches, &s.on_node, &s.config.nodes))),
+    ("node-controller", "taint-eviction-controller", |s| s.run(tainteviction::TaintEviction::new(s.caches, &s.on_node))),
+    ("pod-garbage-collector", "pod-garbage-collector", |s| {
+        s.run(podgc::PodGc::new(s.caches, &s.on_node, s.client(), s.config.terminated_pods_max))
+    }),
     ("service-account-controller", "serviceaccount-controller", |s| s.run(serviceaccount::ServiceAccounts::new(s.caches))),
     ("root-ca-cert-publisher", "root-ca-cert-publisher", |s| s.run(root_ca::RootCa::new(s.caches, &s.config.root_ca))),
     ("disruption-controller", "controllermanager", |s| s.run(disruption::Budgets::new(s.caches, s.client()))),
@@ -100,6 +103,7 @@ const TABLE: &[Row] = &[
 /// Starts every controller of the table in `group`.
 pub fn start(config: &Config, caches: &Caches, clients: ClientFor<'_>, group: &Group) {
     let (owned, selected) = (owned::Owned::new(&caches.of()), Arc::new(services::Selected::new(caches)));
+    let on_node = index::by_node(&caches.of());
     let start = Start {
         config,
         caches,
@@ -107,6 +111,7 @@ pub fn start(config: &Config, caches: &Caches, clients: ClientFor<'_>, group: &G
         group,
         owned,
         selected,
+        on_node,
         #[cfg(test)]
         stills: None,
     };

@@ -31,10 +31,7 @@ use reconcile::{Action, Loop, Plan, Wake};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::{
-    index::{Index, by_node},
-    replicas::ready_since,
-};
+use crate::{index::ByNode, replicas::ready_since};
 use signs::Signs;
 use taints::{Execute, NOT_READY, UNREACHABLE};
 use zones::{Answer, Turn, Zones};
@@ -66,7 +63,7 @@ pub struct NodeConfig {
 pub struct NodeLifecycle {
     nodes: Cache<Node>,
     leases: Cache<Lease>,
-    pods: Index<Pod, String>,
+    pods: ByNode,
     health: Arc<Mutex<Health>>,
     config: NodeConfig,
     /// Wakes another node's key.
@@ -106,11 +103,10 @@ impl Default for NodeConfig {
 }
 
 impl NodeLifecycle {
-    pub fn new(caches: &Caches, config: &NodeConfig) -> Self {
+    pub fn new(caches: &Caches, on_node: &ByNode, config: &NodeConfig) -> Self {
         let health = Health { signs: Signs::default(), zones: Zones::new(config.clone()) };
-        let pods = by_node(&caches.of());
         let health = Arc::new(Mutex::new(health));
-        Self { nodes: caches.of(), leases: caches.of(), pods, health, config: config.clone(), wake: OnceLock::new() }
+        Self { nodes: caches.of(), leases: caches.of(), pods: on_node.clone(), health, config: config.clone(), wake: OnceLock::new() }
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::{
     catalog::{get_metadata, is_absent},
     doomed::{self, Why, is_terminated},
-    index::{Index, by_node},
+    index::ByNode,
 };
 
 /// How long a node may be missing before its pods are given up: from when we first miss it, by our own clock.
@@ -30,7 +30,7 @@ pub struct PodGc {
     client: kube::Client,
     pods: Cache<Pod>,
     nodes: Cache<Node>,
-    on_node: Arc<Index<Pod, String>>,
+    on_node: ByNode,
     /// Terminated pods by the time they were made: the oldest go first.
     terminated: Arc<Mutex<BTreeSet<(Timestamp, Key)>>>,
     /// `--terminated-pod-gc-threshold`: so many may stay; 0 is any number.
@@ -63,10 +63,9 @@ enum Fate {
 }
 
 impl PodGc {
-    pub fn new(caches: &Caches, client: kube::Client, terminated_max: usize) -> Self {
-        let pods = caches.of::<Pod>();
-        let on_node = Arc::new(by_node(&pods));
-        Self { client, on_node, pods, nodes: caches.of(), terminated: Arc::default(), terminated_max, missing: Arc::default() }
+    pub fn new(caches: &Caches, on_node: &ByNode, client: kube::Client, terminated_max: usize) -> Self {
+        let (pods, nodes, on_node) = (caches.of(), caches.of(), on_node.clone());
+        Self { client, on_node, pods, nodes, terminated: Arc::default(), terminated_max, missing: Arc::default() }
     }
 
     async fn fate(&self, pod: &Pod, key: &Key) -> Fate {

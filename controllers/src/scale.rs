@@ -98,6 +98,7 @@ impl World {
             group: &group,
             owned: Owned::new(&caches.of()),
             selected: Arc::new(Selected::new(&caches)),
+            on_node: crate::index::by_node(&caches.of()),
             stills: Some(stills.clone()),
         };
         TABLE.iter().for_each(|&(account, component, begin)| begin(&Entry { start: &start, account, component }));

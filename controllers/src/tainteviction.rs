@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::{
     doomed::{self, Why},
-    index::{Index, by_node},
+    index::ByNode,
 };
 
 /// Longer waits are taken in pieces.
@@ -28,7 +28,7 @@ const EVENT: &str = "TaintManagerEviction";
 pub struct TaintEviction {
     pods: Cache<Pod>,
     nodes: Cache<Node>,
-    on_node: Arc<Index<Pod, String>>,
+    on_node: ByNode,
     due: Arc<Mutex<HashMap<Key, Due>>>,
 }
 
@@ -61,9 +61,8 @@ enum Fate {
 }
 
 impl TaintEviction {
-    pub fn new(caches: &Caches) -> Self {
-        let pods = caches.of::<Pod>();
-        Self { on_node: Arc::new(by_node(&pods)), pods, nodes: caches.of(), due: Arc::default() }
+    pub fn new(caches: &Caches, on_node: &ByNode) -> Self {
+        Self { on_node: on_node.clone(), pods: caches.of(), nodes: caches.of(), due: Arc::default() }
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::pin::pin;
 
-use api::{Gvk, Status, causes::Causes};
+use api::{Gvk, Key, Status, causes::Causes};
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
@@ -82,7 +82,15 @@ impl Call {
     pub(super) async fn patch(&self, served: &Served, body: Body) -> Result<Response, Status> {
         let output = negotiate::output(&self.parts.headers, &self.query)?;
         let body = self.read(body).await?;
-        self.engine.lane.run(Weight::of(body.len()), pin!(self.patch_from(served, &output, &body))).await
+        // A small patch of a large object is as much work as writing it.
+        let weight = Weight::of(body.len().max(self.cached_len(served)));
+        self.engine.lane.run(weight, pin!(self.patch_from(served, &output, &body))).await
+    }
+
+    /// About how long the object is, where it is known.
+    fn cached_len(&self, served: &Served) -> usize {
+        let object = served.cache.as_ref().and_then(|cache| cache.get(&Key::new(self.info.place(), &self.info.name)));
+        object.map_or(0, |object| object.shown_len())
     }
 
     async fn patch_from(&self, served: &Served, output: &Output, body: &Bytes) -> Result<Response, Status> {

@@ -25,7 +25,9 @@ pub(crate) struct Bounds {
     pub refuse_bytes: u64,
 }
 
-pub(crate) const BOUNDS: Bounds = Bounds { take_over_bytes: 16 << 20, refuse_bytes: 256 << 20 };
+const TAKE_OVER_BYTES_MAX: u64 = 16 << 20;
+const REFUSE_BYTES_MAX: u64 = 256 << 20;
+const BOUNDS: Bounds = Bounds { take_over_bytes: TAKE_OVER_BYTES_MAX, refuse_bytes: REFUSE_BYTES_MAX };
 
 struct RedbDisk {
     tree: Tree,

@@ -52,6 +52,13 @@ impl Admission for Gate {
     }
 }
 
+impl Gate {
+    fn set_open(&self, open: bool) {
+        *self.open.lock() = open;
+        self.opened.notify_all();
+    }
+}
+
 async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let wait = async {
         while !condition() {
@@ -65,6 +72,37 @@ fn long(name: &str, bytes: usize) -> String {
     let mut long = thing(name, &json!({}));
     long["spec"]["long"] = "x".repeat(bytes).into();
     long.to_string()
+}
+
+/// Short requests are answered. They are not asked on the test's own thread: on the one that all requests share.
+async fn answers_meanwhile(room: &Arc<Room>, group: &Group) {
+    let (asker, answered) = (room.clone(), Arc::new(AtomicUsize::new(0)));
+    let told = answered.clone();
+    group.spawn(async move {
+        asker.post(THINGS, &thing("short", &json!({}))).await.ok(201);
+        asker.get(&format!("{THINGS}/short")).await.ok(200);
+        told.store(1, Ordering::SeqCst);
+    });
+    eventually("a short request is answered meanwhile", || answered.load(Ordering::SeqCst) == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_short_patch_of_a_large_object_is_long_work() {
+    let gate = Arc::new(Gate::default());
+    gate.set_open(true);
+    let room = Arc::new(Room::with(store::memory::Memory::new(), vec![gate.clone()]).await);
+    room.raw("POST", THINGS, long("large", 40 << 10), &[]).await.ok(201);
+    gate.set_open(false);
+    let (patcher, done, group) = (room.clone(), Arc::new(AtomicUsize::new(0)), Group::new());
+    let told = done.clone();
+    group.spawn(async move {
+        patcher.patch(&format!("{THINGS}/large"), "merge-patch", &json!({"spec": {"size": 2}})).await.ok(200);
+        told.store(1, Ordering::SeqCst);
+    });
+    eventually("the patch is at work", || gate.inside.load(Ordering::SeqCst) == 1).await;
+    answers_meanwhile(&room, &group).await;
+    gate.set_open(true);
+    eventually("the patch is done", || done.load(Ordering::SeqCst) == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -83,18 +121,9 @@ async fn long_work_leaves_the_shared_threads_to_others() {
         });
     }
     eventually("as many are at work as may be", || gate.inside.load(Ordering::SeqCst) == AT_A_TIME).await;
-    let (asker, answered) = (room.clone(), Arc::new(AtomicUsize::new(0)));
-    let told = answered.clone();
-    // Not on the test's own thread: on the one that all requests share.
-    group.spawn(async move {
-        asker.post(THINGS, &thing("short", &json!({}))).await.ok(201);
-        asker.get(&format!("{THINGS}/short")).await.ok(200);
-        told.store(1, Ordering::SeqCst);
-    });
-    eventually("a short request is answered meanwhile", || answered.load(Ordering::SeqCst) == 1).await;
+    answers_meanwhile(&room, &group).await;
     assert_eq!(gate.inside.load(Ordering::SeqCst), AT_A_TIME, "and they are at work still");
-    *gate.open.lock() = true;
-    gate.opened.notify_all();
+    gate.set_open(true);
     eventually("all are done", || done.load(Ordering::SeqCst) == AT_A_TIME + 3).await;
     assert_eq!(gate.most.load(Ordering::SeqCst), AT_A_TIME, "never more at a time");
 }

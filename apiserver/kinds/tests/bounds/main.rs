@@ -2,8 +2,15 @@
 //!
 //! The shapes of the kinds say what a body may hold, so that a new kind, list or text is covered when it is there. All of it takes an hour
 //! ([`by_hand`]); a commit tries those places that were once too slow, and others that are drawn by its seed.
+//!
+//! Whole requests of 1, 2 and 3 MiB are counted in [`LARGE`]: each decoder, patch, form of a reply, field of the metadata, and admission. All of them
+//! at these sizes take some minutes: a commit tries [`LARGE_DRAWN`] so, drawn by its seed, and the others at a sixteenth of it. There a list has 1,000
+//! to 3,000 elements of 60 bytes, which cost 2,000 to 6,000 steps each: where each is compared with each, at one step a pair, three times the bytes are
+//! more than four times the work, not three, and that shows. What costs less a pair, such as moving a list by a place over and over, shows at MiB only.
 
 mod run;
+mod steps;
+mod whole;
 mod worst;
 
 use std::{path::Path, process::Command, sync::Arc, time::Instant};
@@ -12,6 +19,7 @@ use apiserver::schema::Shapes;
 use rand::{SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use run::Input;
+use whole::LARGE;
 use worst::{ELEMENTS, Elements, Place, TEXTS};
 
 /// Bytes of the small body; the large one has four times as many.
@@ -21,6 +29,15 @@ const TIMES: usize = 4;
 const MOST: f64 = 5.0;
 /// Places drawn by the seed.
 const DRAWN: usize = 6;
+
+/// The third part of what the largest body has, less what stands around it.
+const THIRD: usize = (1 << 20) - (4 << 10);
+/// So many are tried at 1, 2 and 3 MiB, the others at a part of it. `SKIFF_BOUNDS_LARGE=all`: all at MiB.
+const LARGE_DRAWN: usize = 4;
+const PART: usize = 16;
+/// What twice and three times the bytes may cost at most: n log n takes 2.11 and 3.25 times at 16,000 elements, n² 4 and 9 times.
+const MOST_TWICE: f64 = 2.3;
+const MOST_THRICE: f64 = 3.6;
 
 /// Kind, path and elements of what was slower once: a list was compared with itself or with another, or shown whole with each of its faults.
 const ONCE: &[(&str, &str, Elements)] = &[
@@ -102,6 +119,10 @@ fn cases(kind: &Arc<apiserver::kind::Kind>, place: &Place, ways: &[Elements], te
     ways.iter().flat_map(|elements| [case(*elements, run::write, "write"), case(*elements, run::patch, "patch")]).collect()
 }
 
+fn seed() -> u64 {
+    std::env::var("SKIFF_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(36)
+}
+
 fn chosen(shapes: &Shapes) -> Vec<Case> {
     let all = places(shapes);
     let mut out = Vec::new();
@@ -115,8 +136,7 @@ fn chosen(shapes: &Shapes) -> Vec<Case> {
     let (kind, place) = ports.expect("services have ports");
     let pairs = cases(kind, place, &[Elements::Few], &[]).into_iter().take(1);
     out.extend(pairs.map(|case| Case { name: PAIRS.into(), work: run::write_in_pairs, ..case }));
-    let seed = std::env::var("SKIFF_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(36);
-    let mut dice = StdRng::seed_from_u64(seed);
+    let mut dice = StdRng::seed_from_u64(seed());
     for (kind, place) in all.choose_multiple(&mut dice, DRAWN) {
         let elements = *ELEMENTS.choose(&mut dice).expect("there are some");
         out.extend(cases(kind, place, &[elements], &[TEXTS.choose(&mut dice).expect("there are some")]));
@@ -195,4 +215,48 @@ fn by_hand() {
             }
         }
     }
+}
+
+/// Which of [`LARGE`] are tried, and the size of a third.
+fn large_chosen() -> Vec<(usize, usize)> {
+    let all = std::env::var("SKIFF_BOUNDS_LARGE").is_ok_and(|which| which == "all");
+    let mut dice = StdRng::seed_from_u64(seed());
+    let drawn: Vec<usize> = (0..LARGE.len()).collect::<Vec<_>>().choose_multiple(&mut dice, LARGE_DRAWN).copied().collect();
+    (0..LARGE.len()).map(|at| (at, if all || drawn.contains(&at) { THIRD } else { THIRD / PART })).collect()
+}
+
+/// The program under valgrind: does each request three times.
+#[tokio::test]
+#[ignore = "run by the_largest_requests_take_no_more_than_n_log_n, and counted"]
+async fn the_counted_requests() {
+    for (at, third) in large_chosen() {
+        // What is made at first use is not counted.
+        LARGE[at].ready(third / 64).await.work().await;
+        for times in 1..=3 {
+            let ready = LARGE[at].ready(times * third).await;
+            steps::place(&format!("before {at}"));
+            ready.work().await;
+            steps::place(&format!("after {at}"));
+        }
+    }
+}
+
+#[test]
+fn the_largest_requests_take_no_more_than_n_log_n() {
+    let (mut begun, mut counts) = (0, vec![Vec::new(); LARGE.len()]);
+    let environment = [("SKIFF_SEED", seed().to_string())];
+    steps::count("the_counted_requests", &environment, |place, steps| match place.split_once(' ') {
+        Some(("after", at)) => counts[at.parse::<usize>().unwrap()].push(steps - begun),
+        _ => begun = steps,
+    });
+    let mut too_slow = Vec::new();
+    for ((at, third), counts) in large_chosen().into_iter().zip(&counts) {
+        let told = format!("{} of {third} bytes, twice and three times as many: {counts:?} steps", LARGE[at].name);
+        println!("{told}");
+        assert!(counts.len() == 3 && counts[0] as usize > third, "nothing was counted: {told}");
+        if counts[1] as f64 > MOST_TWICE * counts[0] as f64 || counts[2] as f64 > MOST_THRICE * counts[0] as f64 {
+            too_slow.push(told);
+        }
+    }
+    assert!(too_slow.is_empty(), "{}", too_slow.join("\n"));
 }

@@ -12,7 +12,7 @@ use crate::{Entry, Error, Page, Range, Rev};
 /// Keys asked for at first, and at most (upstream's watch cache: 10,000; but etcd 3.4 makes the whole message before it looks at its size).
 const KEYS: (usize, usize) = (500, 2_000);
 /// What a page should weigh.
-const PAGE_BYTES: usize = 4 << 20;
+const PAGE_BYTES_MAX: usize = 4 << 20;
 
 pub(super) async fn range(members: &Members, range: Range) -> Result<Page, Error> {
     let wanted = if range.limit == 0 { usize::MAX } else { range.limit };
@@ -66,7 +66,7 @@ async fn page(members: &Members, from: &[u8], end: &[u8], limit: usize, at: Opti
 /// How many keys like these make a page.
 fn fitting(seen: &[Entry]) -> usize {
     let bytes: usize = seen.iter().map(|entry| entry.key.len() + entry.value.len()).sum();
-    (PAGE_BYTES * seen.len() / bytes.max(1)).clamp(1, KEYS.1)
+    (PAGE_BYTES_MAX * seen.len() / bytes.max(1)).clamp(1, KEYS.1)
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub(super) const NAME: &str = "skiff.redb";
 /// Until there is something in it.
 pub(super) const NEW: &str = "skiff.redb.new";
 /// The index holds everything already; redb's own cache only has to hold the pages of a commit.
-const CACHE_BYTES: usize = 2 << 20;
+const CACHE_BYTES_MAX: usize = 2 << 20;
 const MAGIC: &[u8; 9] = b"redb\x1A\x0A\xA9\x0D\x0A";
 const HEAD_BYTES: usize = 16;
 
@@ -167,7 +167,7 @@ impl Tree {
 
 fn builder() -> Builder {
     let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_BYTES);
+    builder.set_cache_size(CACHE_BYTES_MAX);
     builder
 }
 

@@ -239,22 +239,29 @@ async fn the_counted_requests() {
             steps::place(&format!("after {at}"));
         }
     }
+    for times in 1..=3 {
+        steps::place("before pairs");
+        whole::Ready::Pairs(times * THIRD / PART / 60).work().await;
+        steps::place(&format!("after {}", LARGE.len()));
+    }
 }
 
 #[test]
 fn the_largest_requests_take_no_more_than_n_log_n() {
-    let (mut begun, mut counts) = (0, vec![Vec::new(); LARGE.len()]);
+    let (mut begun, mut counts) = (0, vec![Vec::new(); LARGE.len() + 1]);
     let environment = [("SKIFF_SEED", seed().to_string())];
     steps::count("the_counted_requests", &environment, |place, steps| match place.split_once(' ') {
         Some(("after", at)) => counts[at.parse::<usize>().unwrap()].push(steps - begun),
         _ => begun = steps,
     });
+    let is_slow = |counts: &[u64]| counts[1] as f64 > MOST_TWICE * counts[0] as f64 || counts[2] as f64 > MOST_THRICE * counts[0] as f64;
+    assert!(is_slow(&counts[LARGE.len()]), "what takes n² is not found: {counts:?}");
     let mut too_slow = Vec::new();
     for ((at, third), counts) in large_chosen().into_iter().zip(&counts) {
         let told = format!("{} of {third} bytes, twice and three times as many: {counts:?} steps", LARGE[at].name);
         println!("{told}");
         assert!(counts.len() == 3 && counts[0] as usize > third, "nothing was counted: {told}");
-        if counts[1] as f64 > MOST_TWICE * counts[0] as f64 || counts[2] as f64 > MOST_THRICE * counts[0] as f64 {
+        if is_slow(counts) {
             too_slow.push(told);
         }
     }

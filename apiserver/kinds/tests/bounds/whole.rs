@@ -218,6 +218,8 @@ impl Room {
 pub enum Ready {
     Ask(Room, Ask),
     Selector(String),
+    /// What nothing may do: each of so many is compared with each.
+    Pairs(usize),
 }
 
 impl Large {
@@ -238,6 +240,11 @@ impl Ready {
     pub async fn work(&self) {
         match self {
             Self::Ask(room, ask) => room.answer(ask).await,
+            Self::Pairs(count) => {
+                let all: Vec<u64> = (0..*count as u64).collect();
+                let same: usize = all.iter().map(|one| all.iter().filter(|other| *other == one).count()).sum();
+                assert_eq!(same, *count);
+            }
             Self::Selector(text) => {
                 let labels = Labels::parse(text).expect("it is one");
                 assert!(labels.matches_with(|key| (key == "a").then_some("word-00000001")));

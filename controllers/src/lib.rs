@@ -89,9 +89,7 @@ const TABLE: &[Row] = &[
     ("generic-garbage-collector", "garbage-collector-controller", |s| s.run(garbage::Garbage::new(s.client(), s.group))),
     ("node-controller", "node-controller", |s| s.run(nodelifecycle::NodeLifecycle::new(s.caches, &s.on_node, &s.config.nodes))),
     ("node-controller", "taint-eviction-controller", |s| s.run(tainteviction::TaintEviction::new(s.caches, &s.on_node))),
-    ("pod-garbage-collector", "pod-garbage-collector", |s| {
-        s.run(podgc::PodGc::new(s.caches, &s.on_node, s.client(), s.config.terminated_pods_max))
-    }),
+    ("pod-garbage-collector", "pod-garbage-collector", |s| s.run(podgc::PodGc::new(s.caches, &s.on_node, s.client(), s.config))),
     ("service-account-controller", "serviceaccount-controller", |s| s.run(serviceaccount::ServiceAccounts::new(s.caches))),
     ("root-ca-cert-publisher", "root-ca-cert-publisher", |s| s.run(root_ca::RootCa::new(s.caches, &s.config.root_ca))),
     ("disruption-controller", "controllermanager", |s| s.run(disruption::Budgets::new(s.caches, s.client()))),

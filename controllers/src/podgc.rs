@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
+    Config,
     catalog::{get_metadata, is_absent},
     doomed::{self, Why, is_terminated},
     index::ByNode,
@@ -63,8 +64,9 @@ enum Fate {
 }
 
 impl PodGc {
-    pub fn new(caches: &Caches, on_node: &ByNode, client: kube::Client, terminated_max: usize) -> Self {
+    pub fn new(caches: &Caches, on_node: &ByNode, client: kube::Client, config: &Config) -> Self {
         let (pods, nodes, on_node) = (caches.of(), caches.of(), on_node.clone());
+        let terminated_max = config.terminated_pods_max;
         Self { client, on_node, pods, nodes, terminated: Arc::default(), terminated_max, missing: Arc::default() }
     }
 

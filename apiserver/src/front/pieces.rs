@@ -43,8 +43,16 @@ pub(crate) async fn reply(
     let (served, output, turns) = (served.clone(), output.clone(), lane.turns());
     let mut pieces = Pieces { served, output, now, objects, turns, next: 0, begun: BytesMut::new(), parsed_bytes: 0, is_done: false };
     pieces.begin(meta);
-    let weight = pieces.weight();
-    lane.run(weight, pin!(async { pieces.fill(usize::try_from(GZIP_BYTES_MIN).unwrap_or(CHUNK_BYTES) + 1, weight) })).await;
+    // As much as shows whether it is worth compressing.
+    let size = usize::try_from(GZIP_BYTES_MIN).unwrap_or(CHUNK_BYTES) + 1;
+    while !pieces.is_done && pieces.begun.len() < size {
+        let weight = pieces.weight();
+        lane.run(weight, pin!(async { pieces.fill(size, weight) })).await;
+        if pieces.parsed_bytes >= PARSED_BYTES_MAX {
+            pieces.parsed_bytes = 0;
+            tokio::task::yield_now().await;
+        }
+    }
     if pieces.is_done {
         return wire::reply(StatusCode::OK, media_type, full(pieces.begun.freeze()));
     }

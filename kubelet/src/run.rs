@@ -27,6 +27,9 @@ use crate::{
 
 /// How long [`stop_pods`] waits for containers to end before they are killed.
 const STOP_GRACE_SECONDS: u32 = 10;
+/// Until containerd knows of a shim what became of it.
+const STOP_TRIES: u32 = 10;
+const STOP_PAUSE: Duration = Duration::from_millis(500);
 /// Until a killed process has left its cgroup.
 const CGROUP_TRIES: u32 = 50;
 const CGROUP_PAUSE: Duration = Duration::from_millis(100);
@@ -144,7 +147,7 @@ pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -
 /// Stops all pods of this node and the containerd of ours, if they run: `skiff down --pods`, `skiff reset`. For when [`run`] does not run.
 ///
 /// # Errors
-/// What could not be stopped; ask again.
+/// What could not be stopped, though it was tried for some seconds; ask again.
 pub async fn stop_pods(agent_dir: &Path) -> Result<(), Error> {
     let layout = config::layout(agent_dir);
     if !containerd::is_running(&layout) {
@@ -152,7 +155,14 @@ pub async fn stop_pods(agent_dir: &Path) -> Result<(), Error> {
     }
     let group = Group::new();
     let runtime = Runtime::at(&layout.socket());
-    let removed = Box::pin(remove_all(&runtime)).await;
+    let mut removed = Box::pin(remove_all(&runtime)).await;
+    for _ in 0..STOP_TRIES {
+        let Err(error) = &removed else { break };
+        // A shim that ends at this moment, or one that containerd has yet to find again after a start of its own.
+        tracing::debug!(%error, "pods could not be stopped yet");
+        tokio::time::sleep(STOP_PAUSE).await;
+        removed = Box::pin(remove_all(&runtime)).await;
+    }
     group.stop();
     containerd::stop(&layout).await?;
     removed

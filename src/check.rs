@@ -35,7 +35,7 @@ fn data(dirs: &Dirs) -> anyhow::Result<bool> {
             Ok(text) => ("\u{2713}", text),
             Err(text) => ("\u{2717}", text),
         };
-        println!(" {sign} {what}: {text}");
+        say!(" {sign} {what}: {text}");
         sound &= found.is_ok();
     }
     Ok(sound)
@@ -63,15 +63,15 @@ fn machine() -> bool {
     let needs = needs();
     for need in &needs {
         let sign = if need.met { "\u{2713}" } else { "\u{2717}" };
-        println!(" {sign} {}", need.what);
+        say!(" {sign} {}", need.what);
         if !need.met {
-            println!("     mend with: {}", need.mend);
+            say!("     mend with: {}", need.mend);
         }
     }
     let lacking = needs.iter().filter(|n| !n.met).count();
     match lacking {
-        0 => println!("this machine can run `skiff up`"),
-        n => println!("this machine lacks {n} of {} things for `skiff up` (`skiff server` needs none of them)", needs.len()),
+        0 => say!("this machine can run `skiff up`"),
+        n => say!("this machine lacks {n} of {} things for `skiff up` (`skiff server` needs none of them)", needs.len()),
     }
     lacking == 0
 }

@@ -21,13 +21,13 @@ const RESULTS: &str = "/var/lib/cni/results";
 pub async fn down(flags: DownFlags) -> anyhow::Result<()> {
     let dirs = ours(&flags.common)?;
     match instance::stop(&dirs, STOP_BOUND).await? {
-        true if flags.pods => println!("skiff stopped"),
-        true => println!("skiff stopped; its pods go on running, `skiff up` takes them up again"),
-        false => println!("skiff was not running on {}", dirs.root.display()),
+        true if flags.pods => say!("skiff stopped"),
+        true => say!("skiff stopped; its pods go on running, `skiff up` takes them up again"),
+        false => say!("skiff was not running on {}", dirs.root.display()),
     }
     if flags.pods {
         agent::stop_pods(&dirs).await?;
-        println!("pods and containerd stopped");
+        say!("pods and containerd stopped");
     }
     Ok(())
 }
@@ -35,18 +35,18 @@ pub async fn down(flags: DownFlags) -> anyhow::Result<()> {
 pub async fn reset(flags: CommonFlags) -> anyhow::Result<()> {
     let dirs = ours(&flags)?;
     instance::stop(&dirs, STOP_BOUND).await?;
-    println!(" \u{2713} skiff stopped");
+    say!(" \u{2713} skiff stopped");
     // `skiff server` has no node: without root there was nothing to make.
     if rustix::process::geteuid().is_root() && dirs.agent().exists() {
         agent::stop_pods(&dirs).await?;
-        println!(" \u{2713} pods and containerd stopped");
+        say!(" \u{2713} pods and containerd stopped");
         agent::clean(&dirs).await?;
         forget_results(Path::new(RESULTS)).context("removing cached results of the pod network")?;
-        println!(" \u{2713} rules, links, mounts and cgroups removed");
+        say!(" \u{2713} rules, links, mounts and cgroups removed");
     }
     kubeconfig::remove_from(&kubeconfig::default_path())?;
     remove(&dirs.root)?;
-    println!(" \u{2713} {} removed", dirs.root.display());
+    say!(" \u{2713} {} removed", dirs.root.display());
     Ok(())
 }
 

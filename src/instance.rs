@@ -61,7 +61,7 @@ impl Node {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let whose = fs::read_to_string(path).unwrap_or_default();
-                bail!("another skiff has a node on this machine ({whose}): reset that one first")
+                bail!("another skiff has a node on this machine ({whose}): stop it first, with `skiff down --data-dir` and that directory")
             }
             Err(TryLockError::Error(error)) => return Err(error).context("locking the node"),
         }

@@ -25,7 +25,7 @@ pub fn run(flags: &KubeconfigFlags) -> anyhow::Result<()> {
     }
     let target = default_path();
     merge_into(&target, &parse(&text)?)?;
-    println!("context {CONTEXT:?} merged into {}", target.display());
+    say!("context {CONTEXT:?} merged into {}", target.display());
     Ok(())
 }
 

@@ -1,5 +1,12 @@
 //! The front door: which verb was asked for, and who carries it out.
 
+/// As `println!`, which panics where its reader has closed the pipe (`| head`).
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::say(format_args!($($text)*))
+    };
+}
+
 mod address;
 mod agent;
 mod check;
@@ -55,7 +62,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Verb::Check(flags) => return Ok(if check::run(&flags)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
         Verb::Down(flags) => block_on(&flags.common.log_level.clone(), down::down(flags))?,
         Verb::Reset(flags) => block_on(&flags.log_level.clone(), down::reset(flags))?,
-        Verb::Version => println!("skiff {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), apiserver::version::GIT_VERSION),
+        Verb::Version => say!("skiff {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), apiserver::version::GIT_VERSION),
         Verb::Completion { shell } => write_out(&completion(shell))?,
     }
     Ok(ExitCode::SUCCESS)
@@ -66,6 +73,11 @@ fn completion(shell: clap_complete::Shell) -> Vec<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "skiff", &mut script);
     script
+}
+
+/// Who does not listen is not told.
+fn say(text: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// A reader that closed the pipe (`| head`) has what it wanted.

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::process::CommandExt,
+    os::unix::{fs::OpenOptionsExt, process::CommandExt},
     pin::pin,
     process::{Command, Stdio},
     time::Duration,
@@ -36,11 +36,11 @@ async fn background(flags: &UpFlags) -> anyhow::Result<()> {
     if dirs.is_ours()
         && let Some(running) = instance::running(&dirs)?
     {
-        println!("skiff is running already (process {}, data in {})", running.pid, dirs.root.display());
+        say!("skiff is running already (process {}, data in {})", running.pid, dirs.root.display());
         return Ok(());
     }
     dirs.claim()?;
-    let log = fs::OpenOptions::new().create(true).append(true).open(dirs.log()).context("opening the log")?;
+    let log = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(dirs.log()).context("opening the log")?;
     let mut command = Command::new(std::env::current_exe()?);
     command.args(std::env::args_os().skip(1)).arg("--foreground").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
     // Its own process group: the terminal's Ctrl-C is not meant for it.
@@ -61,7 +61,7 @@ async fn relay(out: tokio::process::ChildStdout) -> bool {
         if line == DONE {
             return true;
         }
-        println!("{line}");
+        say!("{line}");
     }
     false
 }

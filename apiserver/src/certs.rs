@@ -229,7 +229,7 @@ pub fn check(dir: &Path) -> Result<String, Error> {
         }
         pairs += 1;
     }
-    if let Some(key) = files.read(SERVICE_ACCOUNT_KEY)? {
+    if let Some(key) = service_account_key(&files)? {
         issue::public(&key).map_err(|why| files.damaged(SERVICE_ACCOUNT_KEY, why))?;
     }
     Ok(format!("{pairs} with their keys"))
@@ -315,8 +315,17 @@ fn open_leaf(
     Ok(pair)
 }
 
+/// None before the first start: a new key beside the old public half would void all tokens without a word.
+fn service_account_key(files: &Files) -> Result<Option<String>, Error> {
+    let key = files.read(SERVICE_ACCOUNT_KEY)?;
+    if key.is_none() && files.read(SERVICE_ACCOUNT_PUBLIC)?.is_some() {
+        return Err(files.damaged(SERVICE_ACCOUNT_KEY, format!("it is missing, though {SERVICE_ACCOUNT_PUBLIC} is there")));
+    }
+    Ok(key)
+}
+
 fn open_service_account(files: &Files, fresh: &mut Fresh) -> Result<(String, String), Error> {
-    let found = files.read(SERVICE_ACCOUNT_KEY)?;
+    let found = service_account_key(files)?;
     let key = match &found {
         Some(key) => key.clone(),
         None => issue::key()?,
@@ -401,10 +410,11 @@ mod tests {
     #[test]
     fn damage_is_told_and_left_alone() {
         type Harm = fn(&Path);
-        let cases: [(Harm, &str); 6] = [
+        let cases: [(Harm, &str); 7] = [
             (|d| std::fs::write(d.join("ca.crt"), "nonsense").unwrap(), "ca.crt"),
             (|d| std::fs::remove_file(d.join("ca.key")).unwrap(), "ca.key"),
             (|d| std::fs::write(d.join("sa.key"), "nonsense").unwrap(), "sa.key"),
+            (|d| std::fs::remove_file(d.join("sa.key")).unwrap(), "sa.key"),
             (|d| assert!(std::fs::copy(d.join("admin.key"), d.join("apiserver.key")).is_ok()), "apiserver.key"),
             (|d| ["ca.crt", "ca.key"].iter().for_each(|f| std::fs::remove_file(d.join(f)).unwrap()), "ca.crt"),
             (foreign_authority, "apiserver.crt"),

@@ -105,8 +105,9 @@ impl House {
     async fn end(self) {
         self.pods().delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
         self.group.drain(Duration::from_secs(10)).await;
-        stop_pods(&self.agent_dir()).await.unwrap();
-        clean(&self.agent_dir()).await.unwrap();
+        let stopped = stop_pods(&self.agent_dir()).await;
+        let cleaned = clean(&self.agent_dir()).await;
+        stopped.and(cleaned).unwrap();
     }
 }
 
@@ -126,9 +127,7 @@ fn ended(pod: &Pod) -> Option<(String, i32)> {
 }
 
 async fn in_a_house(checks: impl AsyncFnOnce(&House)) {
-    if !Path::new("/bin/busybox").exists() {
-        return eprintln!("skipped: no busybox");
-    }
+    assert!(Path::new("/bin/busybox").exists(), "apt-get install busybox-static");
     let house = House::new().await;
     let checked = std::panic::AssertUnwindSafe(Box::pin(checks(&house))).catch_unwind().await;
     house.end().await;

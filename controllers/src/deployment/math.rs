@@ -41,6 +41,11 @@ pub fn size(set: &ReplicaSet) -> i32 {
     set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
 }
 
+/// Pods that the set says it has.
+pub fn replicas(set: &ReplicaSet) -> i32 {
+    set.status.as_ref().map_or(0, |s| s.replicas)
+}
+
 pub fn available(set: &ReplicaSet) -> i32 {
     set.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0)
 }

@@ -12,7 +12,7 @@ use reconcile::{Action, Propagation};
 
 use super::{
     World,
-    math::{available, desired, fences, is_recreate, max_surge, new_size, proportion, size, sum, total},
+    math::{available, desired, fences, is_recreate, max_surge, new_size, proportion, replicas, size, sum, total},
     revision::{REVISION, annotate_new, annotate_size, find_new, new_set, revision},
     status::{NEW_CREATED, NEW_FOUND, PAUSED, RESUMED, progressing, set_progressing},
 };
@@ -221,9 +221,16 @@ impl<'a> Rollout<'a> {
     }
 
     /// True if the set has to change.
+    ///
+    /// A set that has not given up all that it was told to grows only after that: until then its status counts pods as available that go, and
+    /// with its size as it was before nothing would tell them from pods that stay. (Upstream grows it at once, and may then shrink the others
+    /// below what must stay available.)
     fn resize(&mut self, i: usize, to: i32) -> bool {
         let mut set = self.sets[i].clone();
         let from = size(&set);
+        if to > from && replicas(&set) > from {
+            return true;
+        }
         if let Some(spec) = &mut set.spec {
             spec.replicas = Some(to);
         }

@@ -12,7 +12,7 @@ use api::{
 use client::kube::ResourceExt;
 
 use super::{
-    math::{available, desired, fences, sum, total},
+    math::{available, desired, fences, replicas, sum, total},
     rollout::Rollout,
 };
 
@@ -162,10 +162,6 @@ impl Rollout<'_> {
             last_update_time: found.last_transition_time,
         })
     }
-}
-
-fn replicas(set: &ReplicaSet) -> i32 {
-    set.status.as_ref().map_or(0, |s| s.replicas)
 }
 
 fn ready(set: &ReplicaSet) -> i32 {

@@ -163,6 +163,33 @@ fn pods_of_an_old_set_that_are_to_go_count_no_more() {
 }
 
 #[test]
+fn a_set_that_is_still_to_give_up_pods_does_not_grow() {
+    let mut cluster = Cluster::new(4, &rolling(&json!("25%"), &json!("25%")));
+    cluster.settle(|_| {});
+    cluster.set_image("v2");
+    // Two rounds: each set has some pods, all of them work.
+    (0..2).for_each(|_| {
+        cluster.step();
+        cluster.obey();
+    });
+    cluster.deployment.spec.as_mut().unwrap().replicas = Some(2);
+    cluster.step();
+    let shares = (cluster.image("v1"), cluster.image("v2"));
+    let slow: Vec<String> = cluster.sets.values().filter(|set| math::replicas(set) > math::size(set)).map(ResourceExt::name_any).collect();
+    assert_eq!(slow.len(), 2, "both are to give up pods: {shares:?}");
+    // The old one was seen to do so, the new one was not yet.
+    let floor = |c: &Cluster| c.sets.values().map(|set| math::available(set).min(math::size(set))).sum::<i32>();
+    for _ in 0..3 {
+        cluster.step();
+        assert_eq!(cluster.image("v2"), shares.1, "its status still counts what goes");
+        assert!(floor(&cluster) >= 2, "two pods are kept");
+    }
+    cluster.obey();
+    cluster.settle(|_| {});
+    assert_eq!((cluster.sizes(), cluster.image("v2")), ((2, 2), 2));
+}
+
+#[test]
 fn recreate_lets_the_old_go_first() {
     let mut cluster = Cluster::new(3, &json!({"type": "Recreate"}));
     cluster.settle(|_| {});

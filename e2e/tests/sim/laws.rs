@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use api::time::Timestamp;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -101,6 +102,9 @@ impl State {
 
     fn take_in(&mut self, event: Event) {
         let (key, rev) = (event.key().to_string(), event.rev());
+        if std::env::var("SKIFF_SIM_TRAIL").is_ok_and(|part| key.contains(&part)) {
+            println!("{:?} {}", Instant::now(), trail(&event));
+        }
         let before = self.broken.len();
         match event {
             Event::Put { entry, prev } => {
@@ -207,6 +211,8 @@ impl State {
         if text(new, "/spec/strategy/type") == "Recreate" || !text(new, "/metadata/deletionTimestamp").is_empty() {
             self.floors.remove(&uid);
         }
+        // Its status tells when its pods have been ready for long enough: no write of a pod does.
+        self.floor(new);
     }
 
     /// A new pod of a deployment: within what the deployment allowed not long ago. A write without an answer may have been done twice. The
@@ -238,19 +244,28 @@ impl State {
         i64::try_from(all - before).unwrap_or(i64::MAX)
     }
 
-    /// Once all pods were ready, a rollout leaves enough of them.
+    /// Once all pods were available, a rollout leaves enough of them.
     fn floor_of(&mut self, pod: &Value) {
-        if self.pods_fail {
-            return;
+        if let Some(deployment) = self.deployment_of(pod).cloned() {
+            self.floor(&deployment);
         }
-        let Some(deployment) = self.deployment_of(pod) else { return };
-        if text(deployment, "/spec/strategy/type") == "Recreate" || !text(deployment, "/metadata/deletionTimestamp").is_empty() {
+    }
+
+    fn floor(&mut self, deployment: &Value) {
+        if self.pods_fail
+            || text(deployment, "/spec/strategy/type") == "Recreate"
+            || !text(deployment, "/metadata/deletionTimestamp").is_empty()
+        {
             return;
         }
         let (desired, _, unavailable) = fences(deployment);
-        let ready = self.pods_of(deployment).filter(|p| is_active(p) && is_ready(p)).count() as i64;
+        let patience = deployment.pointer("/spec/minReadySeconds").and_then(Value::as_i64).unwrap_or(0);
+        let active: Vec<&Value> = self.pods_of(deployment).filter(|p| is_active(p)).collect();
+        let ready = active.iter().filter(|p| is_ready(p)).count() as i64;
+        let available = active.iter().filter(|p| is_available(p, patience)).count() as i64;
         let uid = text(deployment, "/metadata/uid").to_owned();
-        if ready >= desired {
+        // Not among more pods: some of them may be told to go already, by somebody who has not seen that they are ready.
+        if available == desired && active.len() as i64 == desired {
             self.floors.insert(uid, desired - unavailable);
         } else if let Some(floor) = self.floors.get(&uid)
             && ready < *floor
@@ -312,6 +327,14 @@ pub fn is_ready(pod: &Value) -> bool {
     conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
 }
 
+/// Ready for so many seconds.
+fn is_available(pod: &Value, seconds: i64) -> bool {
+    let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
+    let ready = conditions.into_iter().flatten().find(|c| c["type"] == "Ready" && c["status"] == "True");
+    let since = ready.and_then(|c| c["lastTransitionTime"].as_str()?.parse::<Timestamp>().ok());
+    since.is_some_and(|since| Timestamp::now().as_second() - since.as_second() >= seconds)
+}
+
 /// Desired pods, those that may be more, those that may be missing.
 pub fn fences(deployment: &Value) -> (i64, i64, i64) {
     let desired = deployment.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
@@ -327,6 +350,19 @@ pub fn fences(deployment: &Value) -> (i64, i64, i64) {
     };
     let (surge, unavailable) = (of("maxSurge", true), of("maxUnavailable", false));
     (desired, surge, if surge == 0 && unavailable == 0 { 1 } else { unavailable }.min(desired))
+}
+
+/// One write, as `SKIFF_SIM_TRAIL=<part of a key>` prints it.
+fn trail(event: &Event) -> String {
+    let (rev, key) = (event.rev(), event.key());
+    match event {
+        Event::Put { entry, prev } => {
+            let mut value = stored(entry).value;
+            value["metadata"].as_object_mut().expect("an object").remove("managedFields");
+            format!("{rev} {} {key} {value}", if prev.is_some() { "MODIFIED" } else { "ADDED" })
+        }
+        Event::Delete { .. } => format!("{rev} DELETED {key}"),
+    }
 }
 
 fn stored(entry: &Entry) -> Stored {

@@ -264,14 +264,23 @@ impl State {
         let ready = active.iter().filter(|p| is_ready(p)).count() as i64;
         let available = active.iter().filter(|p| is_available(p, patience)).count() as i64;
         let uid = text(deployment, "/metadata/uid").to_owned();
-        // Not among more pods: some of them may be told to go already, by somebody who has not seen that they are ready.
-        if available == desired && active.len() as i64 == desired {
+        // Not while somebody acts on what was wanted before, or has not seen which pods are ready: pods may be told to go already.
+        if available == desired && self.is_at_rest(deployment) {
             self.floors.insert(uid, desired - unavailable);
         } else if let Some(floor) = self.floors.get(&uid)
             && ready < *floor
         {
             self.broken.push(format!("its deployment must keep {floor} pods ready and has {ready}"));
         }
+    }
+
+    /// Its last change was seen, and each of its sets has the pods that it was told to have.
+    fn is_at_rest(&self, deployment: &Value) -> bool {
+        let seen = deployment.pointer("/status/observedGeneration") == deployment.pointer("/metadata/generation");
+        let mut sets = self.of("replicasets", text(deployment, "/metadata/namespace")).filter(|set| controls(deployment, set));
+        let told = |set: &Value| set.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
+        let has = |set: &Value| self.pods_of(deployment).filter(|p| is_active(p) && controls(set, p)).count() as i64;
+        seen && sets.all(|set| has(set) == told(set))
     }
 
     /// Names, sizes asked for and told of a deployment's sets.

@@ -7,7 +7,7 @@ use api::{
     names::segment,
     time::{Timestamp, rfc3339},
 };
-use client::{kube, pods::Pod};
+use client::{is_open, kube, pods::Pod};
 use http::Request;
 use serde_json::{Value, json};
 
@@ -107,11 +107,6 @@ impl Act {
 /// The pod is not there any more, or is another one, or was bound by somebody else.
 pub fn is_gone(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404 || status.code == 409)
-}
-
-/// No answer, or one that does not say whether it was done.
-fn is_open(error: &kube::Error) -> bool {
-    !matches!(error, kube::Error::Api(status) if status.code < 500)
 }
 
 /// The condition to write; `None` if the pod says so already.

@@ -14,4 +14,4 @@ pub use cache::{Cache, Caches};
 pub use events::Recorder;
 pub use kube;
 pub use objects::Object;
-pub use retry::patient;
+pub use retry::{is_open, patient};

@@ -29,6 +29,12 @@ where
     Client::new(Patient(service), "default")
 }
 
+/// Whether a request that ended so may have been carried out all the same: there was no answer, or one that leaves it open.
+#[must_use]
+pub fn is_open(error: &kube::Error) -> bool {
+    !matches!(error, kube::Error::Api(status) if status.code < 500)
+}
+
 #[derive(Clone)]
 struct Patient<S>(S);
 

@@ -3,12 +3,12 @@
 use std::{collections::HashSet, mem::discriminant, time::Duration};
 
 use api::{Key, k8s::api::core::v1::ObjectReference};
-use client::{Recorder, kube};
+use client::{Recorder, is_open, kube};
 use futures::{StreamExt, stream::FuturesUnordered};
 use http::Request;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{Action, queue::Written};
 
@@ -17,6 +17,10 @@ const AT_ONCE_MAX: usize = 64;
 /// Requests of one loop, whatever its keys plan: a few such loops fit into the queues that one namespace has in its level (six of 50).
 const IN_FLIGHT_MAX: usize = 64;
 const REQUEST_BOUND: Duration = Duration::from_secs(30);
+/// How often one deletion is asked for where no answer says whether it was done.
+const DELETIONS_MAX: u32 = 5;
+/// Before the second time; twice as long before each other.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Who writes, and who tells.
 pub(crate) struct Act {
@@ -138,8 +142,6 @@ impl Act {
 
     /// Carries out one write; the resource and revision that came of it.
     async fn one(&self, action: &Action) -> Result<Option<(&'static str, u64)>, kube::Error> {
-        // Who has a place gives it back within REQUEST_BOUND.
-        let _place = self.places.acquire().await.map_err(|_| kube::Error::Service("the loop has ended".into()))?;
         let (resource, request) = match action {
             Action::Tell { .. } => return Ok(None),
             Action::Create { resource, path, object } => (resource, request("POST", path, "application/json", object)?),
@@ -150,27 +152,43 @@ impl Act {
                 return self.send_blindly(request("DELETE", path, "application/json", &options)?).await.map(|()| None);
             }
             Action::Delete { resource, path, options } => {
-                let sent = self.send(request("DELETE", path, "application/json", options)?).await;
-                return match sent {
-                    // Gone, or replaced by another of the same name: either way this one is no more. What was to go only as it was seen, and
-                    // has changed, is looked at again.
-                    Err(kube::Error::Api(status)) if status.code == 404 || (status.code == 409 && !is_of_revision(options)) => Ok(None),
-                    other => other.map(|rev| rev.map(|rev| (*resource, rev))),
-                };
+                return Ok(self.delete(path, options).await?.map(|rev| (*resource, rev)));
             }
         };
         Ok(self.send(request).await?.map(|rev| (*resource, rev)))
     }
 
+    /// The revision that came of it. Without an answer the same is asked for again: it is about one object, and who only planned anew, before
+    /// the caches show that it goes, could choose another in its place.
+    async fn delete(&self, path: &str, options: &Value) -> Result<Option<u64>, kube::Error> {
+        for tried in 1.. {
+            match self.send(request("DELETE", path, "application/json", options)?).await {
+                // Gone, or replaced by another of the same name: either way this one is no more. What was to go only as it was seen, and has
+                // changed, is looked at again.
+                Err(kube::Error::Api(status)) if status.code == 404 || (status.code == 409 && !is_of_revision(options)) => break,
+                Err(error) if tried < DELETIONS_MAX && is_open(&error) => tokio::time::sleep(AGAIN * 2_u32.pow(tried - 1)).await,
+                done => return done,
+            }
+        }
+        Ok(None)
+    }
+
     /// The revision that came of it.
     async fn send(&self, request: Request<Vec<u8>>) -> Result<Option<u64>, kube::Error> {
+        let _place = self.place().await?;
         let reply: Reply = bounded(self.client.request(request)).await?;
         Ok(reply.metadata.resource_version.parse().ok())
     }
 
     /// What a whole collection held when it was deleted is long, and nobody reads it.
     async fn send_blindly(&self, request: Request<Vec<u8>>) -> Result<(), kube::Error> {
+        let _place = self.place().await?;
         bounded(self.client.request_text(request)).await.map(drop)
+    }
+
+    /// Who has a place gives it back within [`REQUEST_BOUND`].
+    async fn place(&self) -> Result<SemaphorePermit<'_>, kube::Error> {
+        self.places.acquire().await.map_err(|_| kube::Error::Service("the loop has ended".into()))
     }
 }
 
@@ -308,6 +326,34 @@ mod tests {
         let acted = act.all(vec![delete_all("/a"), delete_all("/b"), patch("/n/status"), patch("/m/x")]).await;
         assert_eq!(acted.failed.len(), 3);
         assert_eq!(*asked.lock(), ["/a", "/b", "/n/status"], "the last stands behind a write that failed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deletion_without_an_answer_is_asked_for_again() {
+        for (answers, wanted) in [
+            (vec![503, 500, 200], (3, 1, 0)),
+            (vec![503, 404], (2, 0, 0)),
+            (vec![503; 9], (DELETIONS_MAX as usize, 0, 1)),
+            (vec![403], (1, 0, 1)),
+        ] {
+            let asked = Arc::new(AtomicUsize::new(0));
+            let (count, codes) = (asked.clone(), answers.clone());
+            let server = tower::service_fn(move |request: Request<kube::client::Body>| {
+                assert_eq!((request.method().as_str(), request.uri().path()), ("DELETE", "/pods/a"));
+                let code = codes[count.fetch_add(1, Ordering::Relaxed)];
+                let body = match code {
+                    200 => json!({"metadata": {"resourceVersion": "7"}}),
+                    code => json!({"kind": "Status", "status": "Failure", "code": code, "reason": "r", "message": "m"}),
+                };
+                let body = kube::client::Body::from(body.to_string().into_bytes());
+                async move { Ok::<_, Infallible>(http::Response::builder().status(code).body(body).unwrap()) }
+            });
+            let (client, group) = (kube::Client::new(server, "default"), Group::new());
+            let act = Act::new(client.clone(), Recorder::new(client, "test", None, &group), Box::new(|_, _| false));
+            let options = json!({"preconditions": {"uid": "u"}});
+            let acted = act.all(vec![Action::Delete { resource: "pods", path: "/pods/a".into(), options }]).await;
+            assert_eq!((asked.load(Ordering::Relaxed), acted.written.len(), acted.failed.len()), wanted, "{answers:?}");
+        }
     }
 
     #[test]

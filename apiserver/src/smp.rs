@@ -19,15 +19,14 @@ const RETAIN_KEYS: &str = "$retainKeys";
 const DELETE_FROM: &str = "$deleteFromPrimitiveList";
 const ELEMENT_ORDER: &str = "$setElementOrder";
 
-/// Applies `patch` to `current`. Fails with 400 for malformed directives, 422 for lists of lists, 500 for elements without their merge key
+/// Applies `patch` to `current`, which is of no use after an error. Fails with 400 for malformed directives, 422 for lists of lists, 500 for elements without their merge key
 /// (as upstream does).
-pub fn apply(schema: &Schema, current: &Value, patch: Value) -> Result<Value, Status> {
-    let (Value::Object(mut object), Value::Object(patch)) = (current.clone(), patch) else {
+pub fn apply(schema: &Schema, current: &mut Value, patch: Value) -> Result<(), Status> {
+    let (Value::Object(object), Value::Object(patch)) = (current, patch) else {
         return Err(Status::bad_request("invalid JSON document"));
     };
     let merge = Merge { table: schema.table() };
-    merge.map(&mut object, patch, schema.typ()).map_err(|refusal| refusal.status())?;
-    Ok(Value::Object(object))
+    merge.map(object, patch, schema.typ()).map_err(|refusal| refusal.status())
 }
 
 /// A patch as error messages show it.

@@ -186,11 +186,7 @@ fn prepared(ctx: &Ctx<'_>, new: Value, old: &Value) -> Value {
     }
     match handler {
         Some(Handler::Status) => {
-            let mut carried = old.clone();
-            for part in ["metadata", "status"] {
-                carry(&mut carried, &new, part);
-            }
-            new = form::typed_as(kind, carried);
+            carry_all_but(&mut new, old, &["metadata", "status"]);
             kind.law.prepare_subresource(ctx, &mut new, old);
         }
         Some(Handler::Object) => kind.law.prepare_subresource(ctx, &mut new, old),
@@ -213,6 +209,17 @@ fn carry(to: &mut Value, from: &Value, part: &str) {
     match from.get(part) {
         Some(value) => drop(map.insert(part.to_owned(), value.clone())),
         None => drop(map.shift_remove(part)),
+    }
+}
+
+/// As [`carry`], of all parts but these. Most are what they were, and are not copied.
+fn carry_all_but(to: &mut Value, from: &Value, parts: &[&str]) {
+    let (Some(map), Some(was)) = (to.as_object_mut(), from.as_object()) else { return };
+    map.retain(|name, _| parts.contains(&name.as_str()) || was.contains_key(name));
+    for (name, value) in was.iter().filter(|(name, _)| !parts.contains(&name.as_str())) {
+        if map.get(name) != Some(value) {
+            map.insert(name.clone(), value.clone());
+        }
     }
 }
 

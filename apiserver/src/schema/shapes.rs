@@ -68,8 +68,7 @@ impl Schemas for Shapes {
     }
 
     fn strategic_merge(&self, kind: &Kind, original: &mut Value, patch: Value) -> Result<(), Status> {
-        *original = smp::apply(&self.required(kind)?, original, patch)?;
-        Ok(())
+        smp::apply(&self.required(kind)?, original, patch)
     }
 
     fn protobuf(&self, expected: &str, body: &[u8]) -> Result<Parsed, Status> {

@@ -53,5 +53,5 @@ pub fn write_in_pairs(shapes: &Shapes, input: &Input) {
 pub fn patch(shapes: &Shapes, input: &Input) {
     let Some(schema) = shapes.of(&input.kind) else { return };
     let Ok(parsed) = parse::json(input.body.as_bytes()) else { return };
-    drop(smp::apply(&schema, &input.stored, parsed.value));
+    drop(smp::apply(&schema, &mut input.stored.clone(), parsed.value));
 }

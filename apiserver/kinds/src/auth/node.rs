@@ -2,13 +2,11 @@
 //!
 //! Source: `plugin/pkg/auth/authorizer/node/{node_authorizer,graph}.go`.
 
+mod references;
 #[cfg(test)]
 mod scale;
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use api::{GroupResource, Key, steps};
 use apiserver::{
@@ -19,7 +17,8 @@ use parking_lot::RwLock;
 use serde_json::Value;
 
 use super::ruleset::RuleSet;
-use crate::common::{Read, read};
+use crate::common::read;
+use references::Pod;
 
 /// The Node authorizer: speaks for users `system:node:<name>` of the group `system:nodes` only.
 pub struct NodeAuthorizer {
@@ -103,7 +102,7 @@ impl Authorizer for NodeAuthorizer {
             (Some(new), _) if graph.read().is_settled(&new.key, new.uid()) && !mentions(new.stored(), "\"ephemeralContainers\"") => {}
             // Pods are made without a node, and give nothing to read then.
             (Some(new), _) if !mentions(new.stored(), "\"nodeName\"") => graph.write().remove(&new.key),
-            (Some(new), _) => graph.write().put(&new.key, &new.value()),
+            (Some(new), _) => graph.write().put(&new.key, &Pod::read(new.stored())),
             (None, Some(old)) => graph.write().remove(&old.key),
             (None, None) => {}
         };
@@ -182,9 +181,9 @@ impl NodeAuthorizer {
 }
 
 impl Graph {
-    fn put(&mut self, key: &Key, pod: &Value) {
+    fn put(&mut self, key: &Key, pod: &Pod) {
         self.remove(key);
-        let node = pod.at("spec").text("nodeName");
+        let node = pod.node();
         if node.is_empty() {
             return;
         }
@@ -195,8 +194,8 @@ impl Graph {
             *counts.entry(shared.clone()).or_default() += 1;
             shared
         };
-        let things = steps::counted(things(key, pod).into_iter()).map(count).collect();
-        self.pods.insert(key.clone(), PodEdges { uid: read::text_at(pod, "/metadata/uid").into(), node, things });
+        let things = steps::counted(pod.things(key).into_iter()).map(count).collect();
+        self.pods.insert(key.clone(), PodEdges { uid: pod.uid().into(), node, things });
     }
 
     fn remove(&mut self, key: &Key) {
@@ -271,7 +270,7 @@ fn unrelated(node: &str) -> Decision {
     no(format!("no relationship found between node '{node}' and this object"))
 }
 
-/// Whether a field of that name may be there: looked for in the JSON, for most pods have no such field, and parsing one costs fifty times as much.
+/// Whether a field of that name may be there: looked for in the JSON, for most pods have no such field, and decoding one costs many times as much.
 fn mentions(json: &[u8], quoted: &str) -> bool {
     std::str::from_utf8(json).is_ok_and(|text| text.contains(quoted))
 }
@@ -285,69 +284,9 @@ pub fn first_reference(pod: &Value) -> Option<&'static str> {
         What::Claim => Some("persistentvolumeclaims"),
         What::ServiceAccount => Some("serviceaccounts"),
     };
-    let projected = pod.at("spec").list("volumes").iter().flat_map(|v| v.at("projected").list("sources"));
-    let token = projected.into_iter().any(|s| s.at("serviceAccountToken").is_some());
-    let mut found = references(&Key::default(), pod).into_iter().filter_map(|t| words(t.kind));
-    found.next().or(token.then_some("serviceaccounts"))
-}
-
-/// All that a pod gives its node to read besides itself. A mirror pod gives nothing: the node made it.
-fn things(key: &Key, pod: &Value) -> BTreeSet<Thing> {
-    let is_mirror = pod.at("metadata").at("annotations").at("kubernetes.io/config.mirror").is_some();
-    if is_mirror { BTreeSet::new() } else { references(key, pod) }
-}
-
-fn references(key: &Key, pod: &Value) -> BTreeSet<Thing> {
-    let mut out = BTreeSet::new();
-    let mut add = |kind: What, name: &str| {
-        if !name.is_empty() {
-            out.insert(Thing { kind, namespace: key.namespace.clone(), name: name.to_owned() });
-        }
-    };
-    let spec = pod.at("spec");
-    add(What::ServiceAccount, spec.text("serviceAccountName"));
-    for reference in spec.list("imagePullSecrets") {
-        add(What::Secret, reference.text("name"));
-    }
-    for list in ["initContainers", "containers", "ephemeralContainers"] {
-        for container in spec.list(list) {
-            container_things(container, &mut add);
-        }
-    }
-    for volume in spec.list("volumes") {
-        volume_things(volume, &key.name, &mut add);
-    }
-    out
-}
-
-fn container_things(container: &Value, add: &mut impl FnMut(What, &str)) {
-    for source in container.list("envFrom") {
-        add(What::Secret, source.at("secretRef").text("name"));
-        add(What::ConfigMap, source.at("configMapRef").text("name"));
-    }
-    for variable in container.list("env") {
-        let from = variable.at("valueFrom");
-        add(What::Secret, from.at("secretKeyRef").text("name"));
-        add(What::ConfigMap, from.at("configMapKeyRef").text("name"));
-    }
-}
-
-fn volume_things(volume: &Value, pod: &str, add: &mut impl FnMut(What, &str)) {
-    add(What::Secret, volume.at("secret").text("secretName"));
-    add(What::Secret, volume.at("azureFile").text("secretName"));
-    for source in ["cephfs", "cinder", "flexVolume", "rbd", "scaleIO", "iscsi", "storageos"] {
-        add(What::Secret, volume.at(source).at("secretRef").text("name"));
-    }
-    add(What::Secret, volume.at("csi").at("nodePublishSecretRef").text("name"));
-    add(What::ConfigMap, volume.at("configMap").text("name"));
-    add(What::Claim, volume.at("persistentVolumeClaim").text("claimName"));
-    if volume.at("ephemeral").is_some() {
-        add(What::Claim, &format!("{pod}-{}", volume.text("name")));
-    }
-    for source in volume.at("projected").list("sources") {
-        add(What::Secret, source.at("secret").text("name"));
-        add(What::ConfigMap, source.at("configMap").text("name"));
-    }
+    let pod = Pod::of(pod);
+    let mut found = pod.references(&Key::default()).into_iter().filter_map(|t| words(t.kind));
+    found.next().or(pod.has_token().then_some("serviceaccounts"))
 }
 
 #[cfg(test)]
@@ -376,8 +315,8 @@ mod tests {
             "spec": {"nodeName": "n1", "volumes": [{"secret": {"secretName": "stolen"}}]},
         });
         let mut graph = node.graph.write();
-        graph.put(&Key::new("a", "web"), &pod);
-        graph.put(&Key::new("a", "static"), &mirror);
+        graph.put(&Key::new("a", "web"), &Pod::of(&pod));
+        graph.put(&Key::new("a", "static"), &Pod::of(&mirror));
         drop(graph);
         node
     }
@@ -486,7 +425,7 @@ mod tests {
         let house = NodeAuthorizer::default();
         let pod = json!({"metadata": {}, "spec": {"nodeName": "n1", "imagePullSecrets": [{"name": "pull"}, {"name": "pull"}]}});
         let (one, two) = (Key::new("a", "one"), Key::new("a", "two"));
-        [&one, &two, &two].into_iter().for_each(|key| house.graph.write().put(key, &pod));
+        [&one, &two, &two].into_iter().for_each(|key| house.graph.write().put(key, &Pod::of(&pod)));
         let may = |what, name| matches!(house.authorize(&ask("n1", "get", what, "a", name)), Decision::Allow(_));
         house.graph.write().remove(&one);
         assert_eq!((may("secrets", "pull"), may("pods", "one"), may("pods", "two")), (true, false, true));

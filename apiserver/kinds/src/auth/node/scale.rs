@@ -14,7 +14,7 @@ const ON_A_NODE: usize = 20;
 fn one_event_costs_the_same_however_many_pods_there_are() {
     let (house, mut costs, mut count) = (NodeAuthorizer::default(), BTreeMap::new(), 0);
     for size in SIZES {
-        (count..size).for_each(|at| house.graph.write().put(&key(at), &pod(at)));
+        (count..size).for_each(|at| house.graph.write().put(&key(at), &Pod::of(&pod(at))));
         count = size;
         measure(&house, count, &mut costs);
     }
@@ -23,8 +23,8 @@ fn one_event_costs_the_same_however_many_pods_there_are() {
 
 fn measure(house: &NodeAuthorizer, count: usize, costs: &mut BTreeMap<&'static str, Vec<u64>>) {
     let mut cost = |event, happens: &mut dyn FnMut()| costs.entry(event).or_default().push(steps::of(happens).1);
-    cost("a pod is bound", &mut || house.graph.write().put(&key(count), &pod(count)));
-    cost("a pod gets another container", &mut || house.graph.write().put(&key(count), &pod(count)));
+    cost("a pod is bound", &mut || house.graph.write().put(&key(count), &Pod::of(&pod(count))));
+    cost("a pod gets another container", &mut || house.graph.write().put(&key(count), &Pod::of(&pod(count))));
     cost("a pod goes", &mut || house.graph.write().remove(&key(count)));
     cost("a pod's status changes", &mut || assert!(house.graph.read().is_settled(&key(7), "7")));
     let mut asks = |event, what: &str, name: &str, allowed: bool| {

@@ -4,7 +4,11 @@ use std::{fs, path::Path};
 
 use anyhow::bail;
 
-use crate::{dirs::Dirs, flags::CommonFlags};
+use crate::{
+    dirs::Dirs,
+    flags::CommonFlags,
+    instance::{self, Node},
+};
 
 /// One thing that is needed.
 pub struct Need {
@@ -17,7 +21,7 @@ pub struct Need {
 /// Prints what was asked for; true if all is well.
 ///
 /// # Errors
-/// There is no data directory of ours where one was named.
+/// There is no data directory of ours where one was named, or a skiff runs on it.
 pub fn run(flags: &CommonFlags) -> anyhow::Result<bool> {
     if flags.data_dir.is_some() { data(&Dirs::new(flags.data_dir.as_deref())) } else { Ok(machine()) }
 }
@@ -26,6 +30,10 @@ pub fn run(flags: &CommonFlags) -> anyhow::Result<bool> {
 fn data(dirs: &Dirs) -> anyhow::Result<bool> {
     if !dirs.is_ours() {
         bail!("{} is no data directory of skiff", dirs.root.display());
+    }
+    if let Some(running) = instance::running(dirs)? {
+        let (root, pid) = (dirs.root.display(), running.pid);
+        bail!("skiff runs on {root} (process {pid}): what it keeps there is checked while it is stopped; `skiff down` stops it");
     }
     let store = store(dirs);
     let tls = dirs.tls().is_dir().then(|| apiserver::certs::check(&dirs.tls()).map_err(|error| error.to_string()));
@@ -72,6 +80,9 @@ fn machine() -> bool {
     match lacking {
         0 => say!("this machine can run `skiff up`"),
         n => say!("this machine lacks {n} of {} things for `skiff up` (`skiff server` needs none of them)", needs.len()),
+    }
+    if let Some(whose) = Node::holder() {
+        say!("a skiff has a node here already ({whose}); there can be one at a time: `skiff down` stops it");
     }
     lacking == 0
 }

@@ -55,6 +55,16 @@ impl Node {
         Self::claim_at(Path::new(NODE_LOCK), dirs)
     }
 
+    /// What the skiff that has a node on this machine says of itself; `None` where there is none, or where we may not look.
+    pub fn holder() -> Option<String> {
+        Self::holder_at(Path::new(NODE_LOCK))
+    }
+
+    fn holder_at(path: &Path) -> Option<String> {
+        let is_held = matches!(File::open(path).ok()?.try_lock_shared(), Err(TryLockError::WouldBlock));
+        is_held.then(|| fs::read_to_string(path).unwrap_or_default())
+    }
+
     fn claim_at(path: &Path, dirs: &Dirs) -> anyhow::Result<Self> {
         let mut file = open(path)?;
         match file.try_lock() {
@@ -172,7 +182,9 @@ mod tests {
             fs::write(&path, "").unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         }
+        assert_eq!(Node::holder_at(&node), None);
         let _held = (Instance::start(&dirs).unwrap(), Node::claim_at(&node, &dirs).unwrap());
+        assert_eq!(Node::holder_at(&node), Some(format!("data in {}", dir.path().display())));
         for path in [dirs.pid(), node] {
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{}", path.display());
         }

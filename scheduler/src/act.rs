@@ -17,6 +17,8 @@ const REQUEST_BOUND: Duration = Duration::from_secs(30);
 /// Between two questions after what became of a binding.
 const AGAIN_MIN: Duration = Duration::from_millis(100);
 const AGAIN_MAX: Duration = Duration::from_secs(10);
+/// Questions after one binding: a pod that can never be read keeps no place among the writes under way.
+const QUESTIONS_MAX: usize = 12;
 
 /// A condition as it should be.
 #[derive(Clone, Copy, Debug)]
@@ -51,10 +53,10 @@ impl Act {
         }
     }
 
-    /// Where the pod is bound to, as it is stored. Asks until that is known.
+    /// Where the pod is bound to, as it is stored. Asks until that is known, for a minute; after that the caches have to show it.
     async fn node_of(&self, pod: &PodInfo) -> Option<String> {
         let mut pause = AGAIN_MIN;
-        loop {
+        for _ in 0..QUESTIONS_MAX {
             match self.ask("GET", &path(pod), "application/json", &Value::Null).await {
                 Ok(stored) if stored.pointer("/metadata/uid").and_then(Value::as_str) != Some(&pod.uid) => return None,
                 Ok(stored) => return Some(stored.pointer("/spec/nodeName")?.as_str()?.to_owned()),
@@ -66,6 +68,7 @@ impl Act {
                 Err(_) => return None,
             }
         }
+        None
     }
 
     /// # Errors
@@ -173,7 +176,7 @@ mod tests {
         let status = |code: u16| (code, json!({"kind": "Status", "status": "Failure", "code": code, "message": "m", "reason": "r"}));
         let stored = |uid: &str, node: &str| (200, json!({"metadata": {"name": "p", "uid": uid}, "spec": {"nodeName": node}}));
         let unbound = (200, json!({"metadata": {"name": "p", "uid": "u"}, "spec": {}}));
-        let rows: [(Vec<(u16, Value)>, bool); 8] = [
+        let rows: [(Vec<(u16, Value)>, bool); 9] = [
             (vec![(201, json!({"kind": "Status", "status": "Success"}))], true),
             (vec![status(409)], false),
             (vec![status(503), stored("u", "a")], true),
@@ -181,6 +184,7 @@ mod tests {
             (vec![status(503), stored("u", "b")], false),
             (vec![status(503), stored("other", "a")], false),
             (vec![status(503), unbound], false),
+            (vec![status(503); 1 + QUESTIONS_MAX], false),
             (vec![status(503), status(404)], false),
         ];
         let info = pod(&json!({"metadata": {"name": "p", "uid": "u"}, "spec": {}}));

@@ -284,7 +284,8 @@ pub fn first_reference(pod: &Value) -> Option<&'static str> {
         What::Claim => Some("persistentvolumeclaims"),
         What::ServiceAccount => Some("serviceaccounts"),
     };
-    let pod = Pod::of(pod);
+    // What cannot be read may refer to anything.
+    let Ok(pod) = Pod::try_of(pod) else { return Some("secrets") };
     let mut found = pod.references(&Key::default()).into_iter().filter_map(|t| words(t.kind));
     found.next().or(pod.has_token().then_some("serviceaccounts"))
 }
@@ -336,6 +337,12 @@ mod tests {
             name: name.into(),
             ..Attributes::default()
         }
+    }
+
+    #[test]
+    fn a_pod_that_cannot_be_read_may_refer_to_anything() {
+        assert_eq!(first_reference(&json!({"spec": {"volumes": {}}})), Some("secrets"));
+        assert_eq!(first_reference(&json!({"spec": {"volumes": [{"emptyDir": {}}]}})), None);
     }
 
     #[test]

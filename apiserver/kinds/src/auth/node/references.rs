@@ -138,8 +138,15 @@ impl Pod {
         })
     }
 
+    /// # Errors
+    /// A field has another type than the schema says.
+    pub fn try_of(pod: &Value) -> serde_json::Result<Self> {
+        Self::deserialize(pod)
+    }
+
+    #[cfg(test)]
     pub fn of(pod: &Value) -> Self {
-        Self::deserialize(pod).unwrap_or_default()
+        Self::try_of(pod).expect("the test's pod is one")
     }
 
     /// Empty where it is on none.

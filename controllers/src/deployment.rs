@@ -61,7 +61,7 @@ impl Loop for Deployments {
     fn wire(&self, wake: &Wake) {
         wake.on_own(&self.deployments);
         let selectors = selectors::follow(&self.deployments, selector);
-        wake.on(&self.sets, move |set, wake| match controller_of(&set.metadata) {
+        wake.on(&self.sets, move |set, wake| match controller_of(set) {
             Some(owner) if owner.kind == "Deployment" => wake(Key::new(&set.namespace().unwrap_or_default(), &owner.name)),
             Some(_) => {}
             None => {
@@ -76,9 +76,9 @@ impl Loop for Deployments {
                 return;
             }
             let namespace = pod.namespace().unwrap_or_default();
-            let set = controller_of(&pod.metadata).filter(|o| o.kind == "ReplicaSet").map(|o| Key::new(&namespace, &o.name));
+            let set = controller_of(pod).filter(|o| o.kind == "ReplicaSet").map(|o| Key::new(&namespace, &o.name));
             let Some(set) = set.and_then(|key| sets.get(&key)) else { return };
-            let Some(owner) = controller_of(&set.metadata).filter(|o| o.kind == "Deployment") else { return };
+            let Some(owner) = controller_of(&*set).filter(|o| o.kind == "Deployment") else { return };
             let key = Key::new(&namespace, &owner.name);
             if deployments.get(&key).is_some_and(|d| math::is_recreate(&d)) {
                 wake(key);

@@ -152,7 +152,7 @@ fn expected(world: &World) -> Result<Expected, String> {
 fn total_scale(world: &World) -> Result<(i32, bool), String> {
     let (mut wanted, mut unmanaged) = (BTreeMap::new(), false);
     for pod in &world.pods {
-        let Some(owner) = controller_of(&pod.metadata) else {
+        let Some(owner) = controller_of(&**pod) else {
             unmanaged = true;
             continue;
         };

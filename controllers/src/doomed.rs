@@ -1,29 +1,24 @@
 //! A pod that is to go -> its status says so first. Source: `pkg/controller/podgc`, `pkg/controller/tainteviction`, KEP-3329.
 
 use api::time::{Timestamp, rfc3339};
-use client::{kube::ResourceExt, pods::Pod};
+use client::pods::Pod;
 use reconcile::Action;
 use serde_json::{Value, json};
 
 /// The reason and message of its condition `DisruptionTarget`.
 pub struct Why(pub &'static str, pub &'static str);
 
-/// `phase` is written where there is one. The revision guards what the node puts into the list of conditions meanwhile.
+/// `phase` is written where there is one. The revision guards it: a pod that the node ended meanwhile keeps its own.
 pub fn mark(pod: &Pod, why: Option<&Why>, phase: Option<&str>, now: Timestamp) -> Option<Action> {
     let mut status = json!({});
     if let Some(phase) = phase {
         status["phase"] = phase.into();
     }
     if let Some(why) = why.filter(|why| !says(pod, why)) {
-        let mut conditions = json!(pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default());
-        if let Some(list) = conditions.as_array_mut() {
-            list.retain(|c| c["type"] != "DisruptionTarget");
-            list.push(condition(why, now));
-        }
-        status["conditions"] = conditions;
+        status["conditions"] = json!([condition(why, now)]);
     }
     let changes = status.as_object().is_some_and(|s| !s.is_empty());
-    changes.then(|| Action::patch_status(pod, json!({"metadata": {"resourceVersion": pod.resource_version()}, "status": status})))
+    changes.then(|| Action::strategic_patch_status(pod, json!({"metadata": {"resourceVersion": pod.resource_version()}, "status": status})))
 }
 
 pub fn is_terminated(pod: &Pod) -> bool {

@@ -9,7 +9,6 @@ use std::{
 use api::steps;
 use client::{Cache, Object, pods::Pod};
 use parking_lot::RwLock;
-use reconcile::controller_of;
 
 /// The objects of one collection by place: each object says at which places it is to be found. Cloning shares it.
 pub struct Index<K, P> {
@@ -48,9 +47,8 @@ impl<K: Object, P: Eq + Hash + Clone + Send + Sync + 'static> Index<K, P> {
     }
 }
 
-fn name<K: Object>(object: &Arc<K>) -> (Option<&str>, Option<&str>) {
-    let meta = object.meta();
-    (meta.namespace.as_deref(), meta.name.as_deref())
+fn name<K: Object>(object: &Arc<K>) -> (&str, &str) {
+    object.object_meta().full_name()
 }
 
 impl<K: Object> Hash for Named<K> {
@@ -78,9 +76,13 @@ pub enum Place {
 pub type ByController<K> = Index<K, Place>;
 
 pub fn by_controller<K: Object>(cache: &Cache<K>) -> ByController<K> {
-    Index::new(cache, |object| match controller_of(object.meta()) {
-        Some(reference) => vec![Place::Of(object.meta().namespace.clone().unwrap_or_default(), reference.uid.clone())],
-        None => vec![Place::Orphans(object.meta().namespace.clone().unwrap_or_default())],
+    Index::new(cache, |object| {
+        let meta = object.object_meta();
+        let namespace = meta.namespace.to_owned();
+        vec![match meta.controller() {
+            Some(reference) => Place::Of(namespace, reference.uid.clone()),
+            None => Place::Orphans(namespace),
+        }]
     })
 }
 
@@ -99,8 +101,8 @@ pub type ByLabel<K> = Index<K, Label>;
 
 pub fn by_label<K: Object>(cache: &Cache<K>) -> ByLabel<K> {
     Index::new(cache, |object| {
-        let namespace = object.meta().namespace.clone().unwrap_or_default();
-        object.meta().labels.iter().flatten().map(|(k, v)| (namespace.clone(), k.clone(), v.clone())).collect()
+        let meta = object.object_meta();
+        meta.labels.into_iter().flatten().map(|(k, v)| (meta.namespace.to_owned(), k.clone(), v.clone())).collect()
     })
 }
 
@@ -109,7 +111,7 @@ impl<K: Object> ByLabel<K> {
     pub fn having(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Vec<Arc<K>> {
         let places = labels.iter().map(|(k, v)| (namespace.to_owned(), k.clone(), v.clone()));
         let Some(rarest) = places.min_by_key(|place| self.count(place)) else { return Vec::new() };
-        let has_all = |o: &Arc<K>| labels.iter().all(|(k, v)| o.meta().labels.as_ref().and_then(|l| l.get(k)) == Some(v));
+        let has_all = |o: &Arc<K>| labels.iter().all(|(k, v)| o.object_meta().labels.and_then(|l| l.get(k)) == Some(v));
         self.at(&rarest).into_iter().filter(has_all).collect()
     }
 }

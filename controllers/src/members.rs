@@ -6,8 +6,7 @@ use std::{
 };
 
 use api::{Key, selector::Labels, steps};
-use client::{Cache, Object, kube, pods::Pod};
-use kube::ResourceExt;
+use client::{Cache, Object, pods::Pod};
 use parking_lot::RwLock;
 use reconcile::{own_key, selectors::Selectors};
 

@@ -22,7 +22,7 @@ use api::{
         },
         apimachinery::pkg::apis::meta::v1::Time,
     },
-    time::Timestamp,
+    time::{Timestamp, rfc3339},
 };
 use client::{Cache, Caches, kube, pods::Pod};
 use kube::ResourceExt;
@@ -286,12 +286,8 @@ fn silenced(node: &Node, now: Timestamp) -> Option<Node> {
 }
 
 fn not_ready(pod: &Pod, now: Timestamp) -> Vec<Action> {
-    let mut conditions = pod.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
-    for condition in conditions.iter_mut().filter(|c| c.type_ == "Ready") {
-        condition.status = "False".into();
-        condition.last_transition_time = Some(Time(now));
-    }
     let metadata = json!({"resourceVersion": pod.resource_version()});
-    let patch = json!({"metadata": metadata, "status": {"conditions": conditions}});
-    vec![Action::patch_status(pod, patch), Action::warning(pod, "NodeNotReady", "Node is not ready")]
+    let ready = json!({"type": "Ready", "status": "False", "lastTransitionTime": rfc3339(now)});
+    let patch = json!({"metadata": metadata, "status": {"conditions": [ready]}});
+    vec![Action::strategic_patch_status(pod, patch), Action::warning(pod, "NodeNotReady", "Node is not ready")]
 }

@@ -6,8 +6,7 @@ use std::{
 };
 
 use api::{selector::Labels, steps, time::Timestamp};
-use client::{Cache, kube, pods::Pod};
-use kube::ResourceExt;
+use client::{Cache, pods::Pod};
 use parking_lot::RwLock;
 use reconcile::{
     controller_of,
@@ -229,7 +228,7 @@ fn change(spaces: &mut HashMap<String, Space>, old: Option<&Arc<Pod>>, new: Opti
 }
 
 fn owner(pod: &Pod) -> Option<&str> {
-    controller_of(&pod.metadata).map(|reference| reference.uid.as_str())
+    controller_of(pod).map(|reference| reference.uid.as_str())
 }
 
 impl Space {

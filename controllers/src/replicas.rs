@@ -14,7 +14,7 @@ use api::{
     time::{Timestamp, left, span},
 };
 use client::{Cache, Object, kube, pods::Pod};
-use kube::ResourceExt;
+use kube::Resource;
 use reconcile::{Action, Owner, Wake, claim, controller_of, selectors};
 
 use crate::owned::{Owned, Tally};
@@ -148,8 +148,8 @@ pub fn wire<K: Object>(wake: &Wake, sets: &Cache<K>, pods: &Cache<Pod>, selector
     let selectors = selectors::follow(sets, selector);
     wake.on(pods, move |pod, wake| {
         let namespace = pod.namespace().unwrap_or_default();
-        match controller_of(&pod.metadata) {
-            Some(owner) if owner.kind == K::kind(&()) => wake(Key::new(&namespace, &owner.name)),
+        match controller_of(pod) {
+            Some(owner) if owner.kind == K::Served::kind(&()) => wake(Key::new(&namespace, &owner.name)),
             Some(_) => {}
             None => selectors.read().matching(&namespace, pod.labels()).for_each(|name| wake(Key::new(&namespace, name))),
         }
@@ -224,13 +224,13 @@ fn additions<K: Object>(wanted: &Wanted<'_, K>, active: usize, seen: &Seen) -> V
 
 fn create<K: Object>(wanted: &Wanted<'_, K>, dice: u64) -> Vec<Action> {
     let Some(template) = wanted.template else { return Vec::new() };
-    let prefix = format!("{}-", wanted.set.name_any());
+    let prefix = format!("{}-", wanted.set.object_meta().name);
     let from = template.metadata.clone().unwrap_or_default();
     let name = format!("{prefix}{}", suffix(dice));
     let metadata = ObjectMeta {
         name: Some(name.clone()),
         generate_name: Some(prefix),
-        namespace: wanted.set.namespace(),
+        namespace: Some(wanted.set.object_meta().namespace.to_owned()),
         labels: from.labels,
         annotations: from.annotations,
         finalizers: from.finalizers,
@@ -309,10 +309,10 @@ fn count(n: usize) -> i32 {
 mod tests {
     use super::*;
     use api::k8s::{
-        api::{apps::v1::ReplicaSet, core::v1::PodCondition},
+        api::apps::v1::ReplicaSet,
         apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
     };
-    use client::pods::{PodSpec, PodStatus};
+    use client::pods::{PodCondition, PodMeta, PodSpec, PodStatus, Shared, Siblings};
 
     const NOW: i64 = 1_000_000;
 
@@ -327,8 +327,8 @@ mod tests {
 
     fn pod(name: &str, node: &str, ready_at: Option<i64>) -> Arc<Pod> {
         let owner = OwnerReference { uid: "u".into(), controller: Some(true), ..OwnerReference::default() };
-        let metadata =
-            ObjectMeta { name: Some(name.into()), uid: Some(name.into()), owner_references: Some(vec![owner]), ..ObjectMeta::default() };
+        let siblings = Shared::new(Siblings { labels: None, owner_references: Some(vec![owner]) });
+        let metadata = PodMeta { name: Some(name.into()), uid: Some(name.into()), siblings, ..PodMeta::default() };
         let spec = Some(PodSpec { node_name: Some(node.into()), ..PodSpec::default() });
         let ready = |s: i64| PodCondition {
             type_: "Ready".into(),

@@ -7,7 +7,7 @@ use api::{
         api::{
             apps::v1::{Deployment, ReplicaSet},
             coordination::v1::Lease,
-            core::v1::{Namespace, Node, PodCondition, Service},
+            core::v1::{Namespace, Node, Service},
             discovery::v1::{Endpoint, EndpointSlice},
             policy::v1::PodDisruptionBudget,
         },
@@ -19,7 +19,7 @@ use api::{
 };
 use client::{
     Cache, Caches, Object, kube,
-    pods::{Pod, PodStatus},
+    pods::{Pod, PodCondition, PodStatus, Shared, Siblings},
 };
 use futures::future::LocalBoxFuture;
 use reconcile::{Loop, Still};
@@ -150,8 +150,8 @@ impl World {
             if at.is_multiple_of(10) {
                 let mut alone = self.pod(at, true);
                 alone.metadata.name = Some(format!("alone-{at}"));
-                alone.metadata.owner_references = None;
-                alone.metadata.labels = Some([("app".to_owned(), "alone".to_owned())].into());
+                let labels = Some([("app".to_owned(), "alone".to_owned())].into());
+                alone.metadata.siblings = Shared::new(Siblings { labels, owner_references: None });
                 feed(&self.pods, alone);
             }
             self.count += 1;
@@ -228,7 +228,9 @@ impl World {
         pod.metadata.uid = Some(format!("pod-{at}"));
         self.touch(&mut pod.metadata.resource_version);
         if at % 10 == FRONT {
-            pod.metadata.labels.get_or_insert_default().insert("tier".into(), "front".into());
+            let mut siblings = (*pod.metadata.siblings).clone();
+            siblings.labels.get_or_insert_default().insert("tier".into(), "front".into());
+            pod.metadata.siblings = Shared::new(siblings);
         }
         pod.spec.as_mut().unwrap().node_name = Some(format!("n{}", at / ON_A_NODE));
         let condition = PodCondition {

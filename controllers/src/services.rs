@@ -9,8 +9,7 @@ use api::{
     },
     selector::Labels,
 };
-use client::{Cache, Caches, kube, pods::Pod};
-use kube::ResourceExt;
+use client::{Cache, Caches, pods::Pod};
 use reconcile::{Wake, own_key};
 
 use crate::{members::Members, replicas::ready_since};

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use api::{
-    k8s::api::core::v1::PodCondition,
     names::segment,
     time::{Timestamp, rfc3339},
 };
-use client::{is_open, kube, pods::Pod};
+use client::{
+    is_open, kube,
+    pods::{Pod, PodCondition},
+};
 use http::Request;
 use serde_json::{Value, json};
 

@@ -2,6 +2,7 @@
 
 use std::{
     any::{Any, TypeId},
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     sync::{
         Arc, OnceLock,
@@ -16,7 +17,7 @@ use api::{
     steps,
     task::Group,
 };
-use kube::{Resource, ResourceExt};
+use kube::Resource;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
@@ -132,20 +133,20 @@ impl Caches {
             Change::Put(seen) => shared.put(seen, &|object, why| self.tell(object, why)),
             Change::Reached(revision) => shared.reached(revision),
             Change::Gone(seen) => shared.remove(&key_of(&seen.object), revision_of(&seen.object)),
-            Change::Failed(error) => tracing::warn!(kind = %K::kind(&()), %error, "watch failed; trying again"),
+            Change::Failed(error) => tracing::warn!(kind = %kind::<K>(), %error, "watch failed; trying again"),
         }
     }
 
     fn tell<K: Object>(&self, object: &K, why: &str) {
-        let (kind, meta) = (K::kind(&()), object.meta());
+        let (kind, meta) = (kind::<K>(), object.object_meta());
         tracing::warn!(%kind, ns = meta.namespace, name = meta.name, why, "an object cannot be read; it is left as it is");
         let regarding = ObjectReference {
-            api_version: Some(K::api_version(&()).into_owned()),
+            api_version: Some(K::Served::api_version(&()).into_owned()),
             kind: Some(kind.into_owned()),
-            name: meta.name.clone(),
-            namespace: meta.namespace.clone(),
-            uid: meta.uid.clone(),
-            resource_version: meta.resource_version.clone(),
+            name: Some(meta.name.to_owned()),
+            namespace: (!meta.namespace.is_empty()).then(|| meta.namespace.to_owned()),
+            uid: meta.uid.map(str::to_owned),
+            resource_version: meta.resource_version.map(str::to_owned),
             field_path: None,
         };
         let recorder = self.recorder.get_or_init(|| Recorder::new(self.client.clone(), COMPONENT, None, &self.group));
@@ -313,7 +314,7 @@ impl<K: Object> Shared<K> {
         let (old, object, fault) = {
             let mut state = self.state.write();
             // A watch that was opened again repeats what we have: handlers keep the one they were shown.
-            if state.get(&key).is_some_and(|old| old.resource_version() == seen.object.resource_version()) {
+            if state.get(&key).is_some_and(|old| old.object_meta().resource_version == seen.object.object_meta().resource_version) {
                 return;
             }
             let object = Arc::new(state.readable(&key, seen.object, seen.fault.as_deref()));
@@ -347,10 +348,10 @@ impl<K: Object> Shared<K> {
 impl<K: Object> State<K> {
     /// The new object, or where it has a fault and the one before was read: that one, with the metadata of now.
     fn readable(&self, key: &Key, object: K, fault: Option<&str>) -> K {
-        let last = self.get(key).filter(|old| fault.is_some() && old.meta().uid == object.meta().uid);
+        let last = self.get(key).filter(|old| fault.is_some() && old.object_meta().uid == object.object_meta().uid);
         let Some(last) = last else { return object };
         let mut stands = (**last).clone();
-        stands.meta_mut().clone_from(object.meta());
+        stands.set_meta_of(&object);
         stands
     }
 
@@ -364,7 +365,7 @@ impl<K: Object> State<K> {
         };
         let by = i64::from(is_new) - i64::from(old.is_some());
         if by != 0 {
-            unreadable(&K::kind(&()), by);
+            unreadable(&kind::<K>(), by);
         }
         by > 0
     }
@@ -375,7 +376,7 @@ fn told<K: Object>(handlers: &[Handler<K>], old: Option<&Arc<K>>, new: Option<&A
     for handler in handlers {
         if let Err(panic) = catch("cache handler", || handler(old, new)) {
             let key = new.or(old).map(|object| key_of(&**object));
-            tracing::error!(kind = %K::kind(&()), key = key.map(|k| k.to_string()), error = %panic, "a change was not taken in");
+            tracing::error!(kind = %kind::<K>(), key = key.map(|k| k.to_string()), error = %panic, "a change was not taken in");
         }
     }
 }
@@ -384,30 +385,34 @@ fn told<K: Object>(handlers: &[Handler<K>], old: Option<&Arc<K>>, new: Option<&A
 fn caught_up<K: Object>(handlers: &[RevisionHandler], revision: u64) {
     for handler in handlers {
         if let Err(panic) = catch("cache handler", || handler(revision)) {
-            tracing::error!(kind = %K::kind(&()), revision, error = %panic, "a revision was not taken in");
+            tracing::error!(kind = %kind::<K>(), revision, error = %panic, "a revision was not taken in");
         }
     }
 }
 
-fn in_order<K: Resource>(mut objects: Vec<Arc<K>>) -> Vec<Arc<K>> {
+fn in_order<K: Object>(mut objects: Vec<Arc<K>>) -> Vec<Arc<K>> {
     steps::took(objects.len());
-    objects.sort_by(|a, b| (&a.meta().namespace, &a.meta().name).cmp(&(&b.meta().namespace, &b.meta().name)));
+    objects.sort_by(|a, b| a.object_meta().full_name().cmp(&b.object_meta().full_name()));
     objects
 }
 
-pub(crate) fn key_of<K: Resource>(object: &K) -> Key {
-    let meta = object.meta();
-    Key { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
+pub(crate) fn key_of<K: Object>(object: &K) -> Key {
+    object.object_meta().key()
 }
 
-fn revision_of<K: Resource>(object: &K) -> u64 {
-    object.meta().resource_version.as_deref().and_then(|rv| rv.parse().ok()).unwrap_or(0)
+fn kind<K: Object>() -> Cow<'static, str> {
+    K::Served::kind(&())
+}
+
+fn revision_of<K: Object>(object: &K) -> u64 {
+    object.object_meta().resource_version.and_then(|rv| rv.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use api::k8s::api::core::v1::ConfigMap;
+    use kube::ResourceExt;
 
     fn map(name: &str, rev: &str) -> ConfigMap {
         let mut object = ConfigMap::default();

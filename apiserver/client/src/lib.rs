@@ -13,5 +13,5 @@ pub mod watch;
 pub use cache::{Cache, Caches};
 pub use events::Recorder;
 pub use kube;
-pub use objects::Object;
+pub use objects::{Meta, Object};
 pub use retry::{is_open, patient};

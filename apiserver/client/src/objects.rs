@@ -2,15 +2,21 @@
 //!
 //! What reads a type is large (a pod's is some 200 KB, and twice that with [`crate::lenient`]); left generic, it would be made again in each room.
 
-use std::fmt::Debug;
+use std::{collections::BTreeMap, fmt::Debug};
 
-use api::k8s::api::{
-    apps::v1::{Deployment, ReplicaSet},
-    coordination::v1::Lease,
-    core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Secret, Service, ServiceAccount},
-    discovery::v1::EndpointSlice,
-    policy::v1::PodDisruptionBudget,
-    rbac::v1::ClusterRole,
+use api::{
+    Key,
+    k8s::{
+        api::{
+            apps::v1::{Deployment, ReplicaSet},
+            coordination::v1::Lease,
+            core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Secret, Service, ServiceAccount},
+            discovery::v1::EndpointSlice,
+            policy::v1::PodDisruptionBudget,
+            rbac::v1::ClusterRole,
+        },
+        apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+    },
 };
 use kube::Resource;
 
@@ -20,22 +26,102 @@ use crate::{
 };
 
 /// What can be cached and read: a k8s-openapi type that is served as a collection, or what is read of one ([`crate::pods`]).
-pub trait Object: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static {
+pub trait Object: Clone + Debug + Send + Sync + 'static {
+    /// The type that says which collection it is of.
+    type Served: Resource<DynamicType = ()>;
+
     /// Reads one, as [`decode`] does.
     ///
     /// # Errors
     /// Where not even its name can be read.
     fn read(json: &[u8]) -> serde_json::Result<Seen<Self>>;
+
+    /// As `meta.Accessor` of apimachinery.
+    fn object_meta(&self) -> Meta<'_>;
+
+    /// Takes over the metadata of `other`.
+    fn set_meta_of(&mut self, other: &Self);
+}
+
+/// What rooms read of the metadata of an object of any kind.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Meta<'a> {
+    pub name: &'a str,
+    /// Empty where the kind has no namespaces.
+    pub namespace: &'a str,
+    pub uid: Option<&'a str>,
+    pub resource_version: Option<&'a str>,
+    pub generation: Option<i64>,
+    pub is_deleting: bool,
+    pub labels: Option<&'a BTreeMap<String, String>>,
+    pub owner_references: &'a [OwnerReference],
+}
+
+impl<'a> From<&'a ObjectMeta> for Meta<'a> {
+    fn from(of: &'a ObjectMeta) -> Self {
+        Self {
+            name: of.name.as_deref().unwrap_or_default(),
+            namespace: of.namespace.as_deref().unwrap_or_default(),
+            uid: of.uid.as_deref(),
+            resource_version: of.resource_version.as_deref(),
+            generation: of.generation,
+            is_deleting: of.deletion_timestamp.is_some(),
+            labels: of.labels.as_ref(),
+            owner_references: of.owner_references.as_deref().unwrap_or_default(),
+        }
+    }
+}
+
+impl<'a> Meta<'a> {
+    pub fn key(&self) -> Key {
+        Key::new(self.namespace, self.name)
+    }
+
+    /// Namespace and name: what objects of one kind are found and ordered by.
+    pub fn full_name(&self) -> (&'a str, &'a str) {
+        (self.namespace, self.name)
+    }
+
+    /// The owner reference that says `controller: true`.
+    pub fn controller(&self) -> Option<&'a OwnerReference> {
+        self.owner_references.iter().find(|reference| reference.controller == Some(true))
+    }
 }
 
 macro_rules! objects {
     ($($object:ty),* $(,)?) => {
         $(impl Object for $object {
+            type Served = Self;
+
             fn read(json: &[u8]) -> serde_json::Result<Seen<Self>> {
                 decode(json)
             }
+
+            fn object_meta(&self) -> Meta<'_> {
+                (&self.metadata).into()
+            }
+
+            fn set_meta_of(&mut self, other: &Self) {
+                self.metadata.clone_from(&other.metadata);
+            }
         })*
     };
+}
+
+impl Object for pods::Pod {
+    type Served = Pod;
+
+    fn read(json: &[u8]) -> serde_json::Result<Seen<Self>> {
+        decode(json)
+    }
+
+    fn object_meta(&self) -> Meta<'_> {
+        (&self.metadata).into()
+    }
+
+    fn set_meta_of(&mut self, other: &Self) {
+        self.metadata.clone_from(&other.metadata);
+    }
 }
 
 objects![
@@ -48,7 +134,6 @@ objects![
     Namespace,
     Node,
     Pod,
-    pods::Pod,
     PodDisruptionBudget,
     ReplicaSet,
     ReplicationController,

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, pin::pin, time::Duration};
 use api::{Key, names::segment};
 use futures::{AsyncBufRead, AsyncBufReadExt};
 use kube::{
-    Error, ResourceExt,
+    Error, Resource,
     api::{WatchEvent, WatchParams},
     core::Request,
 };
@@ -98,7 +98,7 @@ pub async fn send<K: Object>(client: &kube::Client, request: http::Request<Vec<u
 
 /// Makes requests about a collection, in a namespace where one is given. Names in them are to be made segments.
 pub fn requests<K: Object>(namespace: Option<&str>) -> Request {
-    Request::new(K::url_path(&(), namespace.map(segment).as_deref()))
+    Request::new(K::Served::url_path(&(), namespace.map(segment).as_deref()))
 }
 
 impl Query {
@@ -108,6 +108,10 @@ impl Query {
         let escaped = name.replace('\\', "\\\\").replace(',', "\\,").replace('=', "\\=");
         Self { namespace: Some(namespace.to_owned()), field_selector: format!("metadata.name={escaped}") }
     }
+}
+
+fn revision_of<K: Object>(object: &K) -> Option<String> {
+    object.object_meta().resource_version.map(str::to_owned)
 }
 
 fn pause(failures: u32) -> Duration {
@@ -156,11 +160,11 @@ fn take<K: Object>(
             return Ok(None);
         }
         (WatchEvent::Added(seen) | WatchEvent::Modified(seen), None) => {
-            *from = seen.object.resource_version().or(from.take());
+            *from = revision_of(&seen.object).or(from.take());
             Change::Put(seen)
         }
         (WatchEvent::Deleted(seen), None) => {
-            *from = seen.object.resource_version().or(from.take());
+            *from = revision_of(&seen.object).or(from.take());
             Change::Gone(seen)
         }
         (WatchEvent::Bookmark(mark), _) => {
@@ -244,6 +248,7 @@ fn read_object<K: Object>(word: &str, object: &[u8]) -> Result<WatchEvent<Seen<K
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kube::ResourceExt;
     use api::k8s::api::core::v1::ConfigMap;
     use futures::{TryStreamExt, stream};
 

@@ -146,7 +146,7 @@ impl Act {
             Action::Tell { .. } => return Ok(None),
             Action::Create { resource, path, object } => (resource, request("POST", path, "application/json", object)?),
             Action::Update { resource, path, object } => (resource, request("PUT", path, "application/json", object)?),
-            Action::Patch { resource, path, patch } => (resource, request("PATCH", path, "application/merge-patch+json", patch)?),
+            Action::Patch { resource, path, form, patch } => (resource, request("PATCH", path, form.content_type(), patch)?),
             Action::DeleteAll { path, .. } => {
                 let options = json!({"propagationPolicy": "Background"});
                 return self.send_blindly(request("DELETE", path, "application/json", &options)?).await.map(|()| None);
@@ -280,7 +280,7 @@ mod tests {
     use super::*;
 
     fn patch(path: &str) -> Action {
-        Action::Patch { resource: "x", path: path.into(), patch: Value::Null }
+        Action::Patch { resource: "x", path: path.into(), form: crate::PatchForm::Merge, patch: Value::Null }
     }
 
     fn create(path: &str) -> Action {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use api::{k8s::api::core::v1::ObjectReference, names::segment};
 use client::{Object, kube};
-use kube::ResourceExt;
+use kube::Resource;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -32,10 +32,10 @@ pub enum Action {
         path: String,
         object: Value,
     },
-    /// A JSON merge patch.
     Patch {
         resource: &'static str,
         path: String,
+        form: PatchForm,
         patch: Value,
     },
     Delete {
@@ -56,12 +56,30 @@ pub enum Action {
     },
 }
 
+/// How a patch is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchForm {
+    /// RFC 7396: lists are replaced.
+    Merge,
+    /// Kubernetes': entries of lists are merged by their keys. For built-in kinds.
+    Strategic,
+}
+
 /// What happens to the dependents of what is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Propagation {
     Background,
     Foreground,
     Orphan,
+}
+
+impl PatchForm {
+    pub(crate) fn content_type(self) -> &'static str {
+        match self {
+            Self::Merge => "application/merge-patch+json",
+            Self::Strategic => "application/strategic-merge-patch+json",
+        }
+    }
 }
 
 impl Plan {
@@ -83,7 +101,7 @@ impl Plan {
 
 impl Action {
     pub fn create<K: Object + Serialize>(object: &K) -> Self {
-        Self::Create { resource: plural::<K>(), path: collection::<K>(object.namespace().as_deref()), object: value(object) }
+        Self::Create { resource: plural::<K>(), path: collection::<K>(object.object_meta().namespace), object: value(object) }
     }
 
     /// Writes all of the object but its status; it must carry the `resourceVersion` it was read with.
@@ -98,15 +116,23 @@ impl Action {
 
     /// A merge patch, refused by the server if the object is not the same one (uid) any more.
     pub fn patch<K: Object>(object: &K, mut patch: Value) -> Self {
-        if let Some(uid) = object.uid() {
+        if let Some(uid) = object.object_meta().uid {
             patch["metadata"]["uid"] = uid.into();
         }
-        Self::Patch { resource: plural::<K>(), path: path(object), patch }
+        Self::Patch { resource: plural::<K>(), path: path(object), form: PatchForm::Merge, patch }
     }
 
     pub fn patch_status<K: Object>(object: &K, patch: Value) -> Self {
         match Self::patch(object, patch) {
-            Self::Patch { resource, path, patch } => Self::Patch { resource, path: format!("{path}/status"), patch },
+            Self::Patch { resource, path, form, patch } => Self::Patch { resource, path: format!("{path}/status"), form, patch },
+            other => other,
+        }
+    }
+
+    /// As [`Action::patch_status`]; of conditions, only those that change are named.
+    pub fn strategic_patch_status<K: Object>(object: &K, patch: Value) -> Self {
+        match Self::patch_status(object, patch) {
+            Self::Patch { resource, path, patch, .. } => Self::Patch { resource, path, form: PatchForm::Strategic, patch },
             other => other,
         }
     }
@@ -122,7 +148,7 @@ impl Action {
 
     /// `options` is the rest of `DeleteOptions`, e.g. `{"gracePeriodSeconds": 0}`.
     pub fn delete_with<K: Object>(object: &K, mut options: Value) -> Self {
-        options["preconditions"] = json!({"uid": object.uid()});
+        options["preconditions"] = json!({"uid": object.object_meta().uid});
         Self::Delete { resource: plural::<K>(), path: path(object), options }
     }
 
@@ -139,31 +165,33 @@ impl Action {
 
 /// The object as events name it.
 pub fn reference<K: Object>(object: &K) -> ObjectReference {
+    let meta = object.object_meta();
     ObjectReference {
-        api_version: Some(K::api_version(&()).into_owned()),
-        kind: Some(K::kind(&()).into_owned()),
-        name: Some(object.name_any()),
-        namespace: object.namespace(),
-        uid: object.uid(),
-        resource_version: object.resource_version(),
+        api_version: Some(K::Served::api_version(&()).into_owned()),
+        kind: Some(K::Served::kind(&()).into_owned()),
+        name: Some(meta.name.to_owned()),
+        namespace: (!meta.namespace.is_empty()).then(|| meta.namespace.to_owned()),
+        uid: meta.uid.map(str::to_owned),
+        resource_version: meta.resource_version.map(str::to_owned),
         field_path: None,
     }
 }
 
 /// k8s-openapi's names are static.
 pub(crate) fn plural<K: Object>() -> &'static str {
-    match K::plural(&()) {
+    match K::Served::plural(&()) {
         std::borrow::Cow::Borrowed(name) => name,
         std::borrow::Cow::Owned(_) => "",
     }
 }
 
-fn collection<K: Object>(namespace: Option<&str>) -> String {
-    K::url_path(&(), namespace.map(segment).as_deref())
+/// An empty namespace is none.
+fn collection<K: Object>(namespace: &str) -> String {
+    K::Served::url_path(&(), (!namespace.is_empty()).then(|| segment(namespace)).as_deref())
 }
 
 fn path<K: Object>(object: &K) -> String {
-    format!("{}/{}", collection::<K>(object.namespace().as_deref()), segment(&object.name_any()))
+    format!("{}/{}", collection::<K>(object.object_meta().namespace), segment(object.object_meta().name))
 }
 
 fn value<K: Object + Serialize>(object: &K) -> Value {

@@ -5,12 +5,12 @@
 use std::sync::Arc;
 
 use api::{
-    k8s::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+    k8s::apimachinery::pkg::apis::meta::v1::OwnerReference,
     selector::Labels,
     steps,
 };
 use client::{Object, kube};
-use kube::ResourceExt;
+use kube::Resource;
 use serde_json::json;
 
 use crate::Action;
@@ -35,9 +35,16 @@ pub struct Claimed<K> {
 impl Owner {
     /// `None` where the object has no uid yet.
     pub fn of<K: Object>(object: &K, selector: Labels) -> Option<Self> {
-        let reference = object.controller_owner_ref(&())?;
-        let reference = OwnerReference { block_owner_deletion: Some(true), ..reference };
-        Some(Self { reference, selector, deleting: object.meta().deletion_timestamp.is_some() })
+        let meta = object.object_meta();
+        let reference = OwnerReference {
+            api_version: K::Served::api_version(&()).into_owned(),
+            kind: K::Served::kind(&()).into_owned(),
+            name: meta.name.to_owned(),
+            uid: meta.uid?.to_owned(),
+            controller: Some(true),
+            block_owner_deletion: Some(true),
+        };
+        Some(Self { reference, selector, deleting: meta.is_deleting })
     }
 }
 
@@ -45,13 +52,14 @@ impl Owner {
 pub fn claim<K: Object>(owner: &Owner, candidates: impl IntoIterator<Item = Arc<K>>) -> Claimed<K> {
     let mut claimed = Claimed { owned: Vec::new(), actions: Vec::new() };
     for object in steps::counted(candidates.into_iter()) {
-        let matches = owner.selector.matches(object.meta().labels.as_ref());
-        match controller_of(object.meta()) {
+        let meta = object.object_meta();
+        let matches = owner.selector.matches(meta.labels);
+        match meta.controller() {
             Some(reference) if reference.uid != owner.reference.uid => {}
             Some(_) if matches => claimed.owned.push(object),
             Some(_) if owner.deleting => {}
             Some(_) => claimed.actions.push(release(owner, &*object)),
-            None if !matches || owner.deleting || object.meta().deletion_timestamp.is_some() => {}
+            None if !matches || owner.deleting || meta.is_deleting => {}
             None => claimed.actions.push(adopt(owner, &*object)),
         }
     }
@@ -59,29 +67,29 @@ pub fn claim<K: Object>(owner: &Owner, candidates: impl IntoIterator<Item = Arc<
 }
 
 /// The owner reference that says `controller: true`.
-pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
-    meta.owner_references.iter().flatten().find(|r| r.controller == Some(true))
+pub fn controller_of<K: Object>(object: &K) -> Option<&OwnerReference> {
+    object.object_meta().controller()
 }
 
-/// Whether the object with this uid controls the one with this metadata.
-pub fn controls(uid: &str, meta: &ObjectMeta) -> bool {
-    controller_of(meta).is_some_and(|r| r.uid == uid)
+/// Whether the object with this uid controls this one.
+pub fn controls<K: Object>(uid: &str, object: &K) -> bool {
+    controller_of(object).is_some_and(|r| r.uid == uid)
 }
 
 fn adopt<K: Object>(owner: &Owner, object: &K) -> Action {
-    let mut references = object.owner_references().to_vec();
+    let mut references = object.object_meta().owner_references.to_vec();
     references.push(owner.reference.clone());
     with_references(object, &references)
 }
 
 fn release<K: Object>(owner: &Owner, object: &K) -> Action {
-    let kept: Vec<_> = object.owner_references().iter().filter(|r| r.uid != owner.reference.uid).cloned().collect();
+    let kept: Vec<_> = object.object_meta().owner_references.iter().filter(|r| r.uid != owner.reference.uid).cloned().collect();
     with_references(object, &kept)
 }
 
 /// A merge patch replaces the whole list: the revision guards what others put into it meanwhile.
 fn with_references<K: Object>(object: &K, references: &[OwnerReference]) -> Action {
-    Action::patch(object, json!({"metadata": {"ownerReferences": references, "resourceVersion": object.resource_version()}}))
+    Action::patch(object, json!({"metadata": {"ownerReferences": references, "resourceVersion": object.object_meta().resource_version}}))
 }
 
 #[cfg(test)]

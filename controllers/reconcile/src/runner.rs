@@ -123,7 +123,7 @@ impl Wake {
         let queue = self.queue.clone();
         cache.on_change(move |old, new| {
             if let (Some(old), Some(new)) = (old, new)
-                && old.meta().generation != new.meta().generation
+                && old.object_meta().generation != new.object_meta().generation
             {
                 queue.hurry(&own_key(&**new));
             }
@@ -160,8 +160,7 @@ impl Wake {
 
 /// Namespace and name of an object.
 pub fn own_key<K: Object>(object: &K) -> Key {
-    let meta = object.meta();
-    Key { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
+    object.object_meta().key()
 }
 
 struct Runner<L> {

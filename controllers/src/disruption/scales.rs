@@ -50,7 +50,7 @@ impl Finder {
     pub async fn of(&self, pods: &[std::sync::Arc<Pod>]) -> Scales {
         let mut found = Scales::new();
         for pod in pods {
-            let Some(owner) = controller_of(&pod.metadata) else { continue };
+            let Some(owner) = controller_of(&**pod) else { continue };
             if !found.contains_key(&owner.uid) {
                 let scale = self.scale(owner, &pod.namespace().unwrap_or_default()).await;
                 found.insert(owner.uid.clone(), scale);
@@ -78,7 +78,7 @@ impl Finder {
     /// A deployment's sets want what the deployment wants.
     fn of_set(&self, key: &Key, uid: &str) -> Option<Scale> {
         let set = self.sets.get(key).filter(|set| set.uid().as_deref() == Some(uid))?;
-        let Some(owner) = controller_of(&set.metadata).filter(|owner| owner.kind == "Deployment") else {
+        let Some(owner) = controller_of(&*set).filter(|owner| owner.kind == "Deployment") else {
             return Some(Scale { uid: uid.into(), replicas: set.spec.as_ref()?.replicas.unwrap_or(1) });
         };
         let found = self.deployments.get(&Key::new(&key.namespace, &owner.name)).filter(|d| d.uid().as_deref() == Some(&owner.uid))?;

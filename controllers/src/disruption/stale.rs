@@ -4,10 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use api::{
     Key,
-    k8s::{api::core::v1::PodCondition, apimachinery::pkg::apis::meta::v1::Time},
-    time::Timestamp,
+    time::{Timestamp, rfc3339},
 };
-use client::{Cache, Caches, pods::Pod};
+use client::{
+    Cache, Caches,
+    pods::{Pod, PodCondition},
+};
 use reconcile::{Action, Loop, Plan, Wake, own_key};
 use serde_json::json;
 
@@ -61,18 +63,10 @@ fn plan(pod: &Pod, now: Timestamp) -> Plan {
     if left > 0 {
         return Plan::rest().again_in(Duration::from_secs(left.unsigned_abs()));
     }
-    let mut conditions = pod.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
-    for condition in conditions.iter_mut().filter(|c| c.type_ == TARGET) {
-        *condition = PodCondition {
-            type_: TARGET.into(),
-            status: "False".into(),
-            observed_generation: condition.observed_generation,
-            last_transition_time: Some(Time(now)),
-            ..PodCondition::default()
-        };
-    }
+    // Null takes away what was said.
+    let broken = json!({"type": TARGET, "status": "False", "reason": null, "message": null, "lastTransitionTime": rfc3339(now)});
     let metadata = json!({"resourceVersion": pod.metadata.resource_version});
-    Plan::act(vec![Action::patch_status(pod, json!({"metadata": metadata, "status": {"conditions": conditions}}))])
+    Plan::act(vec![Action::strategic_patch_status(pod, json!({"metadata": metadata, "status": {"conditions": [broken]}}))])
 }
 
 /// The condition of a pod that is to go and does not. What a node agent ends itself may take its time.

@@ -9,14 +9,13 @@ mod shared;
 use std::{collections::BTreeMap, ops::Deref};
 
 use api::k8s::{
-    self, Metadata, NamespaceResourceScope,
     api::core::v1::{
-        Affinity, ContainerPort, EphemeralVolumeSource, ImageVolumeSource, PersistentVolumeClaimVolumeSource, Pod as Full, PodCondition,
-        PodIP, PodResourceClaim, PodSchedulingGate, ResourceRequirements, Toleration, TopologySpreadConstraint,
+        Affinity, ContainerPort, EphemeralVolumeSource, ImageVolumeSource, PersistentVolumeClaimVolumeSource, PodIP,
+        PodResourceClaim, PodSchedulingGate, ResourceRequirements, Toleration, TopologySpreadConstraint,
     },
     apimachinery::pkg::{
         api::resource::Quantity,
-        apis::meta::v1::{ObjectMeta, Time},
+        apis::meta::v1::{OwnerReference, Time},
     },
 };
 use serde::{Deserialize, Deserializer, Serialize};
@@ -24,15 +23,41 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub use shared::Shared;
 use shared::{Pool, Pooled};
 
-/// The whole object once more, as kubectl keeps it.
+use crate::Meta;
+
+static EMPTY: BTreeMap<String, String> = BTreeMap::new();
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct Pod {
-    #[serde(default, deserialize_with = "metadata")]
-    pub metadata: ObjectMeta,
+    #[serde(default, deserialize_with = "or_default")]
+    pub metadata: PodMeta,
     pub spec: Option<PodSpec>,
     pub status: Option<PodStatus>,
+}
+
+/// What is the pod's own; all else is found in its [`Siblings`].
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(from = "WireMeta")]
+pub struct PodMeta {
+    pub name: Option<String>,
+    pub namespace: Option<String>,
+    pub uid: Option<String>,
+    pub resource_version: Option<String>,
+    pub generation: Option<i64>,
+    pub creation_timestamp: Option<Time>,
+    pub deletion_timestamp: Option<Time>,
+    pub finalizers: Option<Vec<String>>,
+    /// Without the whole object once more, as kubectl keeps it.
+    pub annotations: Option<BTreeMap<String, String>>,
+    pub siblings: Shared<Siblings>,
+}
+
+/// What the pods of one owner have in common: a map's smallest node alone takes 544 bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Siblings {
+    pub labels: Option<BTreeMap<String, String>>,
+    pub owner_references: Option<Vec<OwnerReference>>,
 }
 
 /// What is the pod's own; all else is found in its [`Shape`].
@@ -88,7 +113,8 @@ pub struct Volume {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PodStatus {
-    #[serde(deserialize_with = "shrunk")]
+    /// Only those of [`CONDITIONS`].
+    #[serde(deserialize_with = "conditions")]
     pub conditions: Option<Vec<PodCondition>>,
     #[serde(deserialize_with = "shrunk")]
     pub container_statuses: Option<Vec<ContainerStatus>>,
@@ -108,24 +134,69 @@ pub struct ContainerStatus {
     pub restart_count: i32,
 }
 
-impl k8s::Resource for Pod {
-    const API_VERSION: &'static str = <Full as k8s::Resource>::API_VERSION;
-    const GROUP: &'static str = <Full as k8s::Resource>::GROUP;
-    const KIND: &'static str = <Full as k8s::Resource>::KIND;
-    const VERSION: &'static str = <Full as k8s::Resource>::VERSION;
-    const URL_PATH_SEGMENT: &'static str = <Full as k8s::Resource>::URL_PATH_SEGMENT;
-    type Scope = NamespaceResourceScope;
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodCondition {
+    #[serde(rename = "type", default, deserialize_with = "or_default")]
+    pub type_: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub status: String,
+    pub reason: Option<String>,
+    pub message: Option<String>,
+    pub last_transition_time: Option<Time>,
+    pub observed_generation: Option<i64>,
 }
 
-impl Metadata for Pod {
-    type Ty = ObjectMeta;
+/// The conditions that a scheduler or a controller asks for. A running pod has five, of which the node reads and writes the others.
+pub const CONDITIONS: [&str; 3] = ["DisruptionTarget", "PodScheduled", "Ready"];
 
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
+/// As `kube::ResourceExt` has them.
+impl Pod {
+    pub fn name_any(&self) -> String {
+        self.metadata.name.clone().unwrap_or_default()
     }
 
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
+    pub fn namespace(&self) -> Option<String> {
+        self.metadata.namespace.clone()
+    }
+
+    pub fn uid(&self) -> Option<String> {
+        self.metadata.uid.clone()
+    }
+
+    pub fn resource_version(&self) -> Option<String> {
+        self.metadata.resource_version.clone()
+    }
+
+    pub fn annotations(&self) -> &BTreeMap<String, String> {
+        self.metadata.annotations.as_ref().unwrap_or(&EMPTY)
+    }
+
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        self.metadata.labels.as_ref().unwrap_or(&EMPTY)
+    }
+}
+
+impl<'a> From<&'a PodMeta> for Meta<'a> {
+    fn from(of: &'a PodMeta) -> Self {
+        Self {
+            name: of.name.as_deref().unwrap_or_default(),
+            namespace: of.namespace.as_deref().unwrap_or_default(),
+            uid: of.uid.as_deref(),
+            resource_version: of.resource_version.as_deref(),
+            generation: of.generation,
+            is_deleting: of.deletion_timestamp.is_some(),
+            labels: of.labels.as_ref(),
+            owner_references: of.owner_references.as_deref().unwrap_or_default(),
+        }
+    }
+}
+
+impl Deref for PodMeta {
+    type Target = Siblings;
+
+    fn deref(&self) -> &Siblings {
+        &self.siblings
     }
 }
 
@@ -144,10 +215,52 @@ impl Pooled for Shape {
     }
 }
 
+impl Pooled for Siblings {
+    fn pool() -> &'static Pool<Self> {
+        static POOL: Pool<Siblings> = Pool::new();
+        &POOL
+    }
+}
+
 impl Pooled for Affinity {
     fn pool() -> &'static Pool<Self> {
         static POOL: Pool<Affinity> = Pool::new();
         &POOL
+    }
+}
+
+/// As it is on the wire.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireMeta {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    generation: Option<i64>,
+    creation_timestamp: Option<Time>,
+    deletion_timestamp: Option<Time>,
+    finalizers: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "annotations")]
+    annotations: Option<BTreeMap<String, String>>,
+    labels: Option<BTreeMap<String, String>>,
+    owner_references: Option<Vec<OwnerReference>>,
+}
+
+impl From<WireMeta> for PodMeta {
+    fn from(meta: WireMeta) -> Self {
+        Self {
+            name: meta.name,
+            namespace: meta.namespace,
+            uid: meta.uid,
+            resource_version: meta.resource_version,
+            generation: meta.generation,
+            creation_timestamp: meta.creation_timestamp,
+            deletion_timestamp: meta.deletion_timestamp,
+            finalizers: meta.finalizers,
+            annotations: meta.annotations,
+            siblings: Shared::new(Siblings { labels: meta.labels, owner_references: meta.owner_references }),
+        }
     }
 }
 
@@ -208,21 +321,25 @@ fn placed(volumes: Vec<Volume>) -> Option<Vec<Volume>> {
     (!placed.is_empty()).then(|| placed.into_boxed_slice().into_vec())
 }
 
-fn metadata<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta, D::Error> {
-    let mut metadata = ObjectMeta::deserialize(from)?;
-    metadata.managed_fields = None;
-    if let Some(annotations) = &mut metadata.annotations {
-        annotations.remove(LAST_APPLIED);
+fn annotations<'de, D: Deserializer<'de>>(from: D) -> Result<Option<BTreeMap<String, String>>, D::Error> {
+    let mut all = Option::<BTreeMap<String, String>>::deserialize(from)?;
+    if let Some(all) = &mut all {
+        all.remove(LAST_APPLIED);
     }
-    if let Some(owners) = &mut metadata.owner_references {
-        owners.shrink_to_fit();
-    }
-    Ok(metadata)
+    Ok(all.filter(|all| !all.is_empty()))
 }
 
 /// Vectors grow to more than they hold.
 fn shrunk<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<Vec<T>>, D::Error> {
     Ok(Option::<Box<[T]>>::deserialize(from)?.map(<[T]>::into_vec))
+}
+
+fn conditions<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<PodCondition>>, D::Error> {
+    let all = Option::<Vec<PodCondition>>::deserialize(from)?;
+    Ok(all.map(|mut all| {
+        all.retain(|condition| CONDITIONS.contains(&condition.type_.as_str()));
+        all.into_boxed_slice().into_vec()
+    }))
 }
 
 /// Null is as good as absent.

@@ -32,7 +32,7 @@ struct Known<T: ?Sized> {
 const SWEEP_MIN: usize = 64;
 
 impl<T: Pooled> Shared<T> {
-    pub(super) fn new(value: T) -> Self {
+    pub fn new(value: T) -> Self {
         let hash = hash(&value);
         let mut known = T::pool().0.lock();
         match known.by_hash.get(&hash).and_then(Weak::upgrade) {

@@ -248,9 +248,9 @@ fn read_object<K: Object>(word: &str, object: &[u8]) -> Result<WatchEvent<Seen<K
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kube::ResourceExt;
     use api::k8s::api::core::v1::ConfigMap;
     use futures::{TryStreamExt, stream};
+    use kube::ResourceExt;
 
     #[test]
     fn an_event_is_read_whatever_its_object_is() {

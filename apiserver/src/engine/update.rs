@@ -197,7 +197,8 @@ fn prepared(ctx: &Ctx<'_>, new: Value, old: &Value) -> Value {
             kind.law.prepare_update(ctx, &mut new, old);
         }
     }
-    if kind.generation && content(&new) != content(old) {
+    // A status leaves the rest as it is.
+    if kind.generation && !matches!(handler, Some(Handler::Status)) && content(&new) != content(old) {
         let generation = meta::field(old, "generation").and_then(Value::as_i64).unwrap_or_default();
         meta::of(&mut new).insert("generation".into(), (generation + 1).into());
     }

@@ -28,6 +28,10 @@ use crate::{
 const QUEUE_MAX: usize = 4096;
 /// Writes that share one commit at most.
 const BATCH_MAX: usize = 1024;
+/// After a commit of so many the next one is begun a moment later: who writes in a crowd shares syncs with more of it, and who writes alone
+/// waits for nobody (PostgreSQL's `commit_siblings` and `commit_delay`).
+const SIBLINGS_MIN: usize = 4;
+const GATHER: Duration = Duration::from_micros(500);
 
 /// Where committed transactions are made durable.
 pub(crate) trait Disk: Send {
@@ -236,6 +240,7 @@ impl Writer {
     }
 
     fn run(mut self, work: &Receiver<Work>) {
+        let mut siblings = 0;
         loop {
             let first = match self.wait() {
                 None => work.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -249,7 +254,11 @@ impl Writer {
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            let batch = first.into_iter().chain(work.try_iter().take(BATCH_MAX - 1));
+            if siblings >= SIBLINGS_MIN && first.is_some() {
+                thread::sleep(GATHER);
+            }
+            siblings = 0;
+            let batch = first.into_iter().chain(work.try_iter().take(BATCH_MAX - 1)).inspect(|_| siblings += 1);
             if let Some(closing) = self.carry_out(batch) {
                 self.disk.close();
                 let index = self.index.clone();

@@ -19,15 +19,25 @@ use crate::{
 /// When the log is too long.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// It is taken over into the tree.
-    pub take_over_bytes: u64,
+    /// It is taken over into the tree: at a quarter of the tree's size, but not below this and not above the next. What is taken over costs
+    /// whole pages, the more of them the larger the tree is.
+    pub take_over_bytes_min: u64,
+    pub take_over_bytes_max: u64,
     /// It could not be taken over, again and again: nothing more is written to it until it can.
     pub refuse_bytes: u64,
 }
 
-const TAKE_OVER_BYTES_MAX: u64 = 16 << 20;
+const TAKE_OVER_BYTES_MIN: u64 = 16 << 20;
+const TAKE_OVER_BYTES_MAX: u64 = 64 << 20;
 const REFUSE_BYTES_MAX: u64 = 256 << 20;
-const BOUNDS: Bounds = Bounds { take_over_bytes: TAKE_OVER_BYTES_MAX, refuse_bytes: REFUSE_BYTES_MAX };
+const BOUNDS: Bounds =
+    Bounds { take_over_bytes_min: TAKE_OVER_BYTES_MIN, take_over_bytes_max: TAKE_OVER_BYTES_MAX, refuse_bytes: REFUSE_BYTES_MAX };
+
+impl Bounds {
+    fn full(self, tree: &Tree) -> u64 {
+        (tree.bytes() / 4).clamp(self.take_over_bytes_min, self.take_over_bytes_max)
+    }
+}
 
 struct RedbDisk {
     tree: Tree,
@@ -131,7 +141,7 @@ fn begun(files: &Arc<dyn Files>, rev: Rev) -> Result<Log, Error> {
 fn begin(files: Arc<dyn Files>, bounds: Bounds) -> Result<RedbDisk, Error> {
     let log = begun(&files, 0)?;
     let tree = Tree::create(files)?;
-    Ok(RedbDisk { tree, log, ahead: Ahead::new(), rev: 0, bounds, full: bounds.take_over_bytes, stuck: None, ended: false })
+    Ok(RedbDisk::new(tree, log, Ahead::new(), 0, bounds))
 }
 
 /// All there is. `None`: an older skiff was interrupted before it had put anything there.
@@ -198,17 +208,13 @@ fn go_on(files: Arc<dyn Files>, stored: Stored, bounds: Bounds) -> Result<(RedbD
         None => None,
     };
     if let (Some(log), tree::FORMAT) = (log, format) {
-        return Ok((
-            RedbDisk { tree, log, ahead, rev: loaded.rev, bounds, full: bounds.take_over_bytes, stuck: None, ended: false },
-            loaded,
-        ));
+        return Ok((RedbDisk::new(tree, log, ahead, loaded.rev, bounds), loaded));
     }
     // An older format: all goes into the tree, and the log begins anew. The tree says that there is a log: where there was none, that comes first.
     let first = if format == 1 { Some(begun(&files, loaded.rev)?) } else { None };
     tree.commit(&ahead, loaded.rev).map_err(|trouble| cannot(&files.path(tree::NAME), trouble))?;
     let log = first.map_or_else(|| begun(&files, loaded.rev), Ok)?;
-    let full = bounds.take_over_bytes;
-    Ok((RedbDisk { tree, log, ahead: Ahead::new(), rev: loaded.rev, bounds, full, stuck: None, ended: false }, loaded))
+    Ok((RedbDisk::new(tree, log, Ahead::new(), loaded.rev, bounds), loaded))
 }
 
 impl Disk for RedbDisk {
@@ -262,6 +268,11 @@ impl Disk for RedbDisk {
 }
 
 impl RedbDisk {
+    fn new(tree: Tree, log: Log, ahead: Ahead, rev: Rev, bounds: Bounds) -> Self {
+        let full = bounds.full(&tree);
+        Self { tree, log, ahead, rev, bounds, full, stuck: None, ended: false }
+    }
+
     /// The tree takes over what the log holds, and a new log begins.
     fn take_over(&mut self) -> Result<(), Trouble> {
         let done = self.tree.commit(&self.ahead, self.rev).and_then(|()| {
@@ -271,7 +282,7 @@ impl RedbDisk {
         self.note(&done);
         match &done {
             Ok(()) => {
-                self.full = self.bounds.take_over_bytes;
+                self.full = self.bounds.full(&self.tree);
                 self.stuck = None;
             }
             Err(Trouble::Unwritten(why) | Trouble::Open(why) | Trouble::Ended(why)) => {
@@ -280,7 +291,7 @@ impl RedbDisk {
                     bytes = self.log.len(),
                     "the log could not be taken over into the tree; trying again when it has grown"
                 );
-                self.full = self.log.len() + self.bounds.take_over_bytes;
+                self.full = self.log.len() + self.bounds.take_over_bytes_min;
                 self.stuck = Some(why.clone());
             }
         }

@@ -4,11 +4,7 @@
 
 use std::sync::Arc;
 
-use api::{
-    k8s::apimachinery::pkg::apis::meta::v1::OwnerReference,
-    selector::Labels,
-    steps,
-};
+use api::{k8s::apimachinery::pkg::apis::meta::v1::OwnerReference, selector::Labels, steps};
 use client::{Object, kube};
 use kube::Resource;
 use serde_json::json;

@@ -10,8 +10,8 @@ use std::{collections::BTreeMap, ops::Deref};
 
 use api::k8s::{
     api::core::v1::{
-        Affinity, ContainerPort, EphemeralVolumeSource, ImageVolumeSource, PersistentVolumeClaimVolumeSource, PodIP,
-        PodResourceClaim, PodSchedulingGate, ResourceRequirements, Toleration, TopologySpreadConstraint,
+        Affinity, ContainerPort, EphemeralVolumeSource, ImageVolumeSource, PersistentVolumeClaimVolumeSource, PodIP, PodResourceClaim,
+        PodSchedulingGate, ResourceRequirements, Toleration, TopologySpreadConstraint,
     },
     apimachinery::pkg::{
         api::resource::Quantity,

@@ -52,8 +52,19 @@ macro_rules! read_of {
                 (&spec.affinity, &spec.tolerations, &spec.topology_spread_constraints),
                 (containers!(spec.containers), containers!(spec.init_containers.as_ref().unwrap())),
                 (&status.phase, &status.pod_ip, &status.pod_ips, &status.nominated_node_name, &status.start_time),
-                status.conditions.iter().flatten().filter(|c| CONDITIONS.contains(&c.type_.as_str()))
-                    .map(|c| (c.type_.clone(), c.status.clone(), c.reason.clone(), c.message.clone(), c.last_transition_time.clone(), c.observed_generation))
+                status
+                    .conditions
+                    .iter()
+                    .flatten()
+                    .filter(|c| CONDITIONS.contains(&c.type_.as_str()))
+                    .map(|c| (
+                        c.type_.clone(),
+                        c.status.clone(),
+                        c.reason.clone(),
+                        c.message.clone(),
+                        c.last_transition_time.clone(),
+                        c.observed_generation
+                    ))
                     .collect::<Vec<_>>(),
                 status.container_statuses.iter().flatten().map(|c| c.restart_count).collect::<Vec<_>>(),
             )

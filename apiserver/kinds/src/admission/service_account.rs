@@ -2,12 +2,21 @@
 //!
 //! Source: `plugin/pkg/admission/serviceaccount/admission.go`.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use api::{GroupResource, Key, Status};
-use apiserver::identity::{Admission, Operation, Review};
+use apiserver::{
+    engine::Object,
+    identity::{Admission, Operation, Review},
+};
 use async_trait::async_trait;
 use rand::Rng;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{creates_pod, forbidden, is};
@@ -45,7 +54,7 @@ impl Admission for ServiceAccount {
         }
         // The deprecated name says the same (conversion of core/v1).
         pod["spec"]["serviceAccount"] = pod["spec"]["serviceAccountName"].clone();
-        let account = account(review).await?;
+        let account = account(review).await?.value();
         let Some(pod) = review.object.as_deref_mut() else { return Ok(()) };
         if automounts(pod, &account) {
             mount(pod, &random_name());
@@ -65,10 +74,10 @@ impl Admission for ServiceAccount {
             return Err(forbidden(review, &format!("no service account specified for pod {namespace}/{name}")));
         }
         let account = account(review).await?;
-        let enforced = account.at("metadata").at("annotations").text(MOUNTABLE);
-        if !matches!(enforced, "true" | "True" | "TRUE" | "t" | "T" | "1") {
+        if !is_enforced(&account) {
             return Ok(());
         }
+        let account = account.value();
         let lists: &[(&str, &str)] = if ephemeral {
             &[("ephemeralContainers", "ephemeral container")]
         } else {
@@ -93,8 +102,27 @@ fn mirror_stands_alone(pod: &Value) -> Result<(), &'static str> {
     }
 }
 
+/// Whether the account limits its pods to the secrets that it lists.
+fn is_enforced(account: &Object) -> bool {
+    #[derive(Deserialize)]
+    struct Account<'a> {
+        #[serde(borrow)]
+        metadata: Metadata<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Metadata<'a> {
+        #[serde(borrow)]
+        annotations: Option<BTreeMap<Cow<'a, str>, Option<Cow<'a, str>>>>,
+    }
+    // One that cannot be read trusts its pods with nothing.
+    let Ok(account) = account.part::<Account<'_>>() else { return true };
+    let annotations = account.metadata.annotations.unwrap_or_default();
+    let said = annotations.get(MOUNTABLE).and_then(Option::as_deref);
+    matches!(said, Some("true" | "True" | "TRUE" | "t" | "T" | "1"))
+}
+
 /// The account the pod names.
-async fn account(review: &Review<'_>) -> Result<Value, Status> {
+async fn account(review: &Review<'_>) -> Result<Arc<Object>, Status> {
     let (engine, namespace) = (review.ctx.engine, review.ctx.namespace);
     let name = review.object.as_deref().at("spec").text("serviceAccountName").to_owned();
     let (gr, key) = (GroupResource::new("", "serviceaccounts"), Key::new(namespace, &name));
@@ -108,7 +136,7 @@ async fn account(review: &Review<'_>) -> Result<Value, Status> {
             None => engine.get(&gr, &key).await,
         };
         match found {
-            Ok(found) => return Ok(found.value()),
+            Ok(found) => return Ok(found),
             Err(status) if status.reason == "NotFound" => {}
             Err(status) => return Err(status),
         }

@@ -101,7 +101,10 @@ struct Handle {
 /// # Errors
 /// As [`crate::redb::open`], and where the disk fails.
 pub fn open(disk: &Disk, take_over_bytes: u64, refuse_bytes: u64) -> Result<Local, Error> {
-    let (disk, loaded) = open_in(Arc::new(disk.clone()), Bounds { take_over_bytes, refuse_bytes })?;
+    let (disk, loaded) = open_in(
+        Arc::new(disk.clone()),
+        Bounds { take_over_bytes_min: take_over_bytes, take_over_bytes_max: take_over_bytes, refuse_bytes },
+    )?;
     Ok(Local::inline(disk, loaded))
 }
 

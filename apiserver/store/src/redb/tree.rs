@@ -110,6 +110,11 @@ impl Tree {
         door.map_or(Ok(()), |door| door.let_through()).map_err(|error| unusable(&self.files.path(NAME), &error))
     }
 
+    /// The size of its file; 0 where that cannot be told now.
+    pub fn bytes(&self) -> u64 {
+        self.file.size().unwrap_or_default()
+    }
+
     /// Brings the tree to `rev`; blocks until that is durable.
     ///
     /// # Errors

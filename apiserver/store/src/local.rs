@@ -255,7 +255,7 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             if siblings >= SIBLINGS_MIN && first.is_some() {
-                thread::sleep(GATHER);
+                gather();
             }
             siblings = 0;
             let batch = first.into_iter().chain(work.try_iter().take(BATCH_MAX - 1)).inspect(|_| siblings += 1);
@@ -413,6 +413,11 @@ fn carry_out_here(writer: &mut Option<Writer>, work: Work) -> Result<(), Error> 
         let _ = closing.send(());
     }
     Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "nothing is waited for: what comes meanwhile is counted when it is over")]
+fn gather() {
+    thread::sleep(GATHER);
 }
 
 fn closed() -> Error {

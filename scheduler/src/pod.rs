@@ -1,6 +1,9 @@
 //! Pod -> what the scheduler needs to know of it, read once.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
 use api::{Key, k8s::api::core::v1::Toleration};
 use client::pods::{Pod, PodSpec};
@@ -45,8 +48,9 @@ pub struct Affinity {
 
 impl PodInfo {
     pub fn new(pod: &Arc<Pod>) -> Self {
-        let (meta, empty) = (&pod.metadata, PodSpec::default());
-        let spec = pod.spec.as_ref().unwrap_or(&empty);
+        static EMPTY: LazyLock<PodSpec> = LazyLock::new(PodSpec::default);
+        let meta = &pod.metadata;
+        let spec = pod.spec.as_ref().unwrap_or_else(|| &EMPTY);
         let key = Key { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() };
         let scored = pod_requests(spec, Missing::IsDefault);
         Self {

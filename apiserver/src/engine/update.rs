@@ -98,7 +98,7 @@ async fn round(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>, missing
     validated(&ctx, &new, &old)?;
     asked.warn(kind.law.warnings(&new, Some(&old)));
     admit::validate(&ctx, Operation::Update, Some(&mut new), Some(&old), asked.options).await?;
-    if new == old {
+    if is_unchanged(&new, &old) {
         return Ok(Round::Done(Updated { object: form::view(asked.served, current), created: false }));
     }
     if finishes_deletion(kind, &new, &old) {
@@ -198,7 +198,7 @@ fn prepared(ctx: &Ctx<'_>, new: Value, old: &Value) -> Value {
         }
     }
     // A status leaves the rest as it is.
-    if kind.generation && !matches!(handler, Some(Handler::Status)) && content(&new) != content(old) {
+    if kind.generation && !matches!(handler, Some(Handler::Status)) && has_other_content(&new, old) {
         let generation = meta::field(old, "generation").and_then(Value::as_i64).unwrap_or_default();
         meta::of(&mut new).insert("generation".into(), (generation + 1).into());
     }
@@ -218,17 +218,38 @@ fn carry_all_but(to: &mut Value, from: &Value, parts: &[&str]) {
     let (Some(map), Some(was)) = (to.as_object_mut(), from.as_object()) else { return };
     map.retain(|name, _| parts.contains(&name.as_str()) || was.contains_key(name));
     for (name, value) in was.iter().filter(|(name, _)| !parts.contains(&name.as_str())) {
-        if map.get(name) != Some(value) {
+        if map.get(name).is_none_or(|there| !is_same(there, value)) {
             map.insert(name.clone(), value.clone());
         }
     }
 }
 
-/// All that a generation counts the changes of.
-fn content(object: &Value) -> std::collections::BTreeMap<&str, &Value> {
-    let parts = object.as_object().into_iter().flatten();
+/// Whether that is changed which a generation counts the changes of.
+fn has_other_content(new: &Value, old: &Value) -> bool {
     let counted = |name: &str| !matches!(name, "metadata" | "status" | "kind" | "apiVersion");
-    parts.filter(|(name, _)| counted(name)).map(|(name, value)| (name.as_str(), value)).collect()
+    let parts = |object| Value::as_object(object).into_iter().flatten().filter(|(name, _)| counted(name));
+    parts(new).count() != parts(old).count() || parts(new).any(|(name, value)| old.get(name).is_none_or(|was| !is_same(value, was)))
+}
+
+/// Most writes that change something change the status.
+fn is_unchanged(new: &Value, old: &Value) -> bool {
+    match (new.get("status"), old.get("status")) {
+        (Some(now), Some(was)) if !is_same(now, was) => false,
+        _ => is_same(new, old),
+    }
+}
+
+/// As `==`, for values that most often have their fields in the same order: those are not looked up.
+fn is_same(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) if one.keys().eq(other.keys()) => {
+            one.values().zip(other.values()).all(|(one, other)| is_same(one, other))
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| is_same(one, other))
+        }
+        _ => one == other,
+    }
 }
 
 fn validated(ctx: &Ctx<'_>, new: &Value, old: &Value) -> Result<(), Status> {
@@ -282,7 +303,24 @@ pub(super) async fn replace(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn what_is_the_same_is_no_change_in_whatever_order() {
+        let (a, b) =
+            (json!({"kind": "K", "spec": {"x": [1, {"y": 2, "z": 3}]}}), json!({"spec": {"x": [1, {"z": 3, "y": 2}]}, "kind": "K"}));
+        assert!(is_unchanged(&a, &b) && !has_other_content(&a, &b));
+        for other in
+            [json!({"kind": "K", "spec": {"x": [1]}}), json!({"kind": "K", "spec": {"x": [1, {"y": 2, "z": 4}]}}), json!({"kind": "K"})]
+        {
+            assert!(!is_unchanged(&a, &other) && has_other_content(&a, &other) && has_other_content(&other, &a), "{other}");
+        }
+        let told = |phase: &str| json!({"metadata": {}, "spec": 1, "status": {"phase": phase}});
+        assert!(!is_unchanged(&told("a"), &told("b")) && !has_other_content(&told("a"), &told("b")));
+        assert!(!is_unchanged(&told("a"), &json!({"metadata": {}, "spec": 1})));
+    }
 
     #[test]
     fn small_objects_are_tried_often_and_large_ones_as_often_as_upstream_does() {

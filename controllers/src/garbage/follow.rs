@@ -1,14 +1,16 @@
 //! Discovery and a watch of each collection -> the graph, kept current.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
+    fmt,
     sync::Arc,
     time::Duration,
 };
 
 use api::{
     Key,
-    k8s::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
+    k8s::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time},
     task::Group,
     time::Timestamp,
 };
@@ -23,9 +25,11 @@ use kube::{
     },
 };
 use parking_lot::Mutex;
-use serde::{Deserialize, Deserializer};
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 use serde_json::Value;
-use std::borrow::Cow;
 use tokio::time::Instant;
 
 use super::graph::{Graph, Node, Owner};
@@ -183,9 +187,17 @@ async fn watch(client: kube::Client, collection: Arc<Collection>, graph: Arc<Mut
 }
 
 fn take(graph: &Mutex<Graph>, collection: &Arc<Collection>, entry: &Entry, known: &mut Uids) -> Vec<Arc<str>> {
+    let mut graph = graph.lock();
+    // Most changes are of what garbage is not about.
+    let same = graph.get(entry.0.uid.as_deref().unwrap_or_default()).filter(|node| entry.is_told_by(node, collection));
+    if let Some(uid) = same.map(|node| node.uid.clone()) {
+        graph.renew(&uid, entry.0.resource_version.as_deref().unwrap_or_default());
+        known.insert(uid);
+        return Vec::new();
+    }
     let node = entry.node(collection);
     known.insert(node.uid.clone());
-    graph.lock().put(node)
+    graph.put(node)
 }
 
 /// An object's metadata, as far as garbage is concerned. Whatever else is in it, and how odd, does not keep it from being read.
@@ -212,6 +224,27 @@ impl Entry {
             finalizers: metadata.finalizers.clone().unwrap_or_default(),
             deleting: metadata.deletion_timestamp.is_some(),
         }
+    }
+}
+
+impl Entry {
+    /// Whether the node says all of this but the revision.
+    fn is_told_by(&self, node: &Node, collection: &Arc<Collection>) -> bool {
+        let metadata = &self.0;
+        let text = |text: &Option<String>, told: &str| text.as_deref().unwrap_or_default() == told;
+        let references = metadata.owner_references.as_deref().unwrap_or_default();
+        let mut json = Vec::new();
+        let mut is_told = |reference: &OwnerReference, owner: &Owner| {
+            json.clear();
+            *reference.uid == *owner.uid && serde_json::to_writer(&mut json, reference).is_ok() && json == owner.reference.as_bytes()
+        };
+        text(&metadata.name, &node.key.name)
+            && text(&metadata.namespace, &node.key.namespace)
+            && metadata.deletion_timestamp.is_some() == node.deleting
+            && metadata.finalizers.as_deref().unwrap_or_default() == node.finalizers
+            && (Arc::ptr_eq(collection, &node.collection) || *collection == node.collection)
+            && references.len() == node.owners.len()
+            && references.iter().zip(node.owners.iter()).all(|(reference, owner)| is_told(reference, owner))
     }
 }
 
@@ -260,7 +293,7 @@ impl<'de> Deserialize<'de> for Entry {
             // That it is there is all that counts.
             deletion_timestamp: read.deletion_timestamp.map(|_| Time(Timestamp::UNIX_EPOCH)),
             finalizers: texts(read.finalizers),
-            owner_references: read.owner_references.map(|list| list.iter().map(reference).collect()),
+            owner_references: read.owner_references.map(|list| list.into_iter().map(|Reference(reference)| reference).collect()),
             ..ObjectMeta::default()
         }))
     }
@@ -281,18 +314,90 @@ struct Metadata {
     resource_version: Option<String>,
     deletion_timestamp: Option<serde::de::IgnoredAny>,
     finalizers: Option<Vec<Value>>,
-    owner_references: Option<Vec<Value>>,
+    owner_references: Option<Vec<Reference>>,
 }
 
-fn reference(value: &Value) -> api::k8s::apimachinery::pkg::apis::meta::v1::OwnerReference {
-    let text = |field: &str| value[field].as_str().unwrap_or_default().to_owned();
-    api::k8s::apimachinery::pkg::apis::meta::v1::OwnerReference {
-        api_version: text("apiVersion"),
-        kind: text("kind"),
-        name: text("name"),
-        uid: text("uid"),
-        controller: value["controller"].as_bool(),
-        block_owner_deletion: value["blockOwnerDeletion"].as_bool(),
+/// What is of another type than it should be says nothing.
+struct Reference(OwnerReference);
+
+impl<'de> Deserialize<'de> for Reference {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match Loose::deserialize(from)? {
+            Loose::Reference(reference) => Ok(Self(*reference)),
+            _ => Ok(Self(OwnerReference::default())),
+        }
+    }
+}
+
+enum Loose {
+    Text(String),
+    Flag(bool),
+    Reference(Box<OwnerReference>),
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Loose {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(LooseVisitor)
+    }
+}
+
+struct LooseVisitor;
+
+impl<'de> Visitor<'de> for LooseVisitor {
+    type Value = Loose;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Loose, E> {
+        Ok(Loose::Text(text.to_owned()))
+    }
+
+    fn visit_bool<E>(self, flag: bool) -> Result<Loose, E> {
+        Ok(Loose::Flag(flag))
+    }
+
+    fn visit_unit<E>(self) -> Result<Loose, E> {
+        Ok(Loose::Other)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Loose, E> {
+        Ok(Loose::Other)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Loose, E> {
+        Ok(Loose::Other)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Loose, E> {
+        Ok(Loose::Other)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Loose, A::Error> {
+        IgnoredAny.visit_seq(list).map(|_| Loose::Other)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Loose, A::Error> {
+        let mut out = Box::<OwnerReference>::default();
+        while let Some(name) = fields.next_key::<Cow<'de, str>>()? {
+            let wanted = matches!(&*name, "apiVersion" | "kind" | "name" | "uid" | "controller" | "blockOwnerDeletion");
+            if !wanted {
+                fields.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            match (&*name, fields.next_value()?) {
+                ("apiVersion", Loose::Text(text)) => out.api_version = text,
+                ("kind", Loose::Text(text)) => out.kind = text,
+                ("name", Loose::Text(text)) => out.name = text,
+                ("uid", Loose::Text(text)) => out.uid = text,
+                ("controller", Loose::Flag(flag)) => out.controller = Some(flag),
+                ("blockOwnerDeletion", Loose::Flag(flag)) => out.block_owner_deletion = Some(flag),
+                _ => {}
+            }
+        }
+        Ok(Loose::Reference(out))
     }
 }
 
@@ -312,6 +417,21 @@ mod tests {
             ("u", "a b", true, &["x".to_owned()][..])
         );
         assert_eq!((&*node.owners[0].uid, &*node.owners[0].name, node.owners.len()), ("o", "a/../b", 2));
+        let entry = serde_json::from_str::<Entry>(odd).unwrap();
+        assert!(entry.is_told_by(&node, &Arc::default()));
+        let others = [
+            ("\"uid\": \"o\"", "\"uid\": \"p\""),
+            ("\"kind\": null", "\"kind\": \"K\""),
+            ("\"controller\": null", "\"controller\": true"),
+            ("[\"x\"", "[\"y\""),
+            ("\"namespace\": null", "\"namespace\": \"n\""),
+            ("\"deletionTimestamp\": \"0", "\"_\": \"0"),
+            (", null]}}", "]}}"),
+        ];
+        for (what, by) in others {
+            let other = serde_json::from_str::<Entry>(&odd.replace(what, by)).unwrap();
+            assert!(odd.contains(what) && !other.is_told_by(&node, &Arc::default()), "{what}");
+        }
         let plain = serde_json::from_str::<Entry>(r#"{"metadata": {"deletionTimestamp": null}}"#).unwrap().node(&Arc::default());
         assert!(!plain.deleting && plain.owners.is_empty());
     }

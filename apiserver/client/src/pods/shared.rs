@@ -1,10 +1,9 @@
 //! A value -> the one copy of it in this process, for as long as somebody holds it.
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     fmt,
-    hash::{DefaultHasher, Hasher},
-    io,
     ops::Deref,
     sync::{Arc, Weak},
 };
@@ -30,6 +29,8 @@ struct Known<T: ?Sized> {
 
 /// Few enough to leave alone.
 const SWEEP_MIN: usize = 64;
+/// Most of what a thread keeps for the next value.
+const TEXT_BYTES_KEPT: usize = 64 << 10;
 
 impl<T: Pooled> Shared<T> {
     pub fn new(value: T) -> Self {
@@ -63,22 +64,18 @@ impl<T> Known<T> {
     }
 }
 
-/// Of the value as JSON, which is not kept.
+/// Of the value as JSON, which is not kept. Values of one hash are not shared, and that is all: a checksum will do.
 fn hash(value: &impl Serialize) -> u64 {
-    struct Sink(DefaultHasher);
-    impl io::Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.write(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
+    thread_local! {
+        static TEXT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
-    let mut sink = Sink(DefaultHasher::new());
-    serde_json::to_writer(&mut sink, value).expect("a part of a Kubernetes object is JSON");
-    sink.0.finish()
+    TEXT.with_borrow_mut(|text| {
+        text.clear();
+        serde_json::to_writer(&mut *text, value).expect("a part of a Kubernetes object is JSON");
+        let hash = u64::from(crc32fast::hash(text)) << 32 | text.len() as u64 & u64::from(u32::MAX);
+        text.shrink_to(TEXT_BYTES_KEPT);
+        hash
+    })
 }
 
 impl<T> Deref for Shared<T> {

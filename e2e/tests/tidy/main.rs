@@ -101,6 +101,11 @@ fn arrows_point_down() {
 }
 
 #[test]
+fn every_dependency_is_used() {
+    none(&arrows::unused());
+}
+
+#[test]
 fn tables_are_whole() {
     none(&tables::offences());
 }

@@ -289,5 +289,5 @@ fn not_ready(pod: &Pod, now: Timestamp) -> Vec<Action> {
     let metadata = json!({"resourceVersion": pod.resource_version()});
     let ready = json!({"type": "Ready", "status": "False", "lastTransitionTime": rfc3339(now)});
     let patch = json!({"metadata": metadata, "status": {"conditions": [ready]}});
-    vec![Action::strategic_patch_status(pod, patch), Action::warning(pod, "NodeNotReady", "Node is not ready")]
+    vec![Action::patch_status(pod, patch), Action::warning(pod, "NodeNotReady", "Node is not ready")]
 }

@@ -229,7 +229,9 @@ mod tests {
         assert!(actions("Running", Fate::Quarantined(QUARANTINE)).is_empty());
         for fate in [Fate::NeverBound, Fate::OutOfService, Fate::Orphaned] {
             let running = actions("Running", fate);
-            let [Action::Patch { patch, .. }, Action::Delete { options, .. }] = &running[..] else { panic!("{running:?}") };
+            let [Action::Patch { patch, form: reconcile::PatchType::Strategic, .. }, Action::Delete { options, .. }] = &running[..] else {
+                panic!("{running:?}")
+            };
             assert_eq!((&patch["status"]["phase"], &options["gracePeriodSeconds"]), (&json!("Failed"), &json!(0)));
             let reason = patch.pointer("/status/conditions/0/reason");
             assert_eq!(reason, (fate == Fate::Orphaned).then_some(&json!("DeletionByPodGC")));

@@ -169,8 +169,7 @@ pub fn is_active(pod: &Pod) -> bool {
 
 /// When the pod became Ready, if it is.
 pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
-    let conditions = pod.status.as_ref()?.conditions.as_deref().unwrap_or_default();
-    let ready = conditions.iter().find(|c| c.type_ == "Ready" && c.status == "True")?;
+    let ready = pod.condition("Ready").filter(|condition| condition.status == "True")?;
     Some(ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0))
 }
 
@@ -312,7 +311,7 @@ mod tests {
         api::apps::v1::ReplicaSet,
         apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
     };
-    use client::pods::{PodCondition, PodMeta, PodSpec, PodStatus, Shared, Siblings};
+    use client::pods::{PodCondition, PodMeta, PodSpec, PodStatus, Shared, SharedMeta};
 
     const NOW: i64 = 1_000_000;
 
@@ -327,8 +326,8 @@ mod tests {
 
     fn pod(name: &str, node: &str, ready_at: Option<i64>) -> Arc<Pod> {
         let owner = OwnerReference { uid: "u".into(), controller: Some(true), ..OwnerReference::default() };
-        let siblings = Shared::new(Siblings { labels: None, owner_references: Some(vec![owner]) });
-        let metadata = PodMeta { name: Some(name.into()), uid: Some(name.into()), siblings, ..PodMeta::default() };
+        let shared = Shared::new(SharedMeta { labels: None, owner_references: Some(vec![owner]) });
+        let metadata = PodMeta { name: Some(name.into()), uid: Some(name.into()), shared, ..PodMeta::default() };
         let spec = Some(PodSpec { node_name: Some(node.into()), ..PodSpec::default() });
         let ready = |s: i64| PodCondition {
             type_: "Ready".into(),

@@ -19,7 +19,7 @@ use api::{
 };
 use client::{
     Cache, Caches, Object, kube,
-    pods::{Pod, PodCondition, PodStatus, Shared, Siblings},
+    pods::{Pod, PodCondition, PodStatus, Shared, SharedMeta},
 };
 use futures::future::LocalBoxFuture;
 use reconcile::{Loop, Still};
@@ -151,7 +151,7 @@ impl World {
                 let mut alone = self.pod(at, true);
                 alone.metadata.name = Some(format!("alone-{at}"));
                 let labels = Some([("app".to_owned(), "alone".to_owned())].into());
-                alone.metadata.siblings = Shared::new(Siblings { labels, owner_references: None });
+                alone.metadata.shared = Shared::new(SharedMeta { labels, owner_references: None });
                 feed(&self.pods, alone);
             }
             self.count += 1;
@@ -228,9 +228,9 @@ impl World {
         pod.metadata.uid = Some(format!("pod-{at}"));
         self.touch(&mut pod.metadata.resource_version);
         if at % 10 == FRONT {
-            let mut siblings = (*pod.metadata.siblings).clone();
-            siblings.labels.get_or_insert_default().insert("tier".into(), "front".into());
-            pod.metadata.siblings = Shared::new(siblings);
+            let mut shared = (*pod.metadata.shared).clone();
+            shared.labels.get_or_insert_default().insert("tier".into(), "front".into());
+            pod.metadata.shared = Shared::new(shared);
         }
         pod.spec.as_mut().unwrap().node_name = Some(format!("n{}", at / ON_A_NODE));
         let condition = PodCondition {

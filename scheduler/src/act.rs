@@ -2,14 +2,8 @@
 
 use std::time::Duration;
 
-use api::{
-    names::segment,
-    time::{Timestamp, rfc3339},
-};
-use client::{
-    is_open, kube,
-    pods::{Pod, PodCondition},
-};
+use api::{names::segment, time::Timestamp};
+use client::{is_open, kube, pods::Wanted};
 use http::Request;
 use serde_json::{Value, json};
 
@@ -21,15 +15,6 @@ const AGAIN_MIN: Duration = Duration::from_millis(100);
 const AGAIN_MAX: Duration = Duration::from_secs(10);
 /// Questions after one binding: a pod that can never be read keeps no place among the writes under way.
 const QUESTIONS_MAX: usize = 12;
-
-/// A condition as it should be.
-#[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
-    pub kind: &'static str,
-    pub status: &'static str,
-    pub reason: &'static str,
-    pub message: &'a str,
-}
 
 /// Writes with one identity.
 #[derive(Clone)]
@@ -87,7 +72,7 @@ impl Act {
     pub async fn evict(&self, victim: &PodInfo, now: Timestamp) -> Result<(), kube::Error> {
         let message = "default-scheduler: preempting to accommodate a higher priority pod";
         let wanted = Wanted { kind: "DisruptionTarget", status: "True", reason: VICTIM_REASON, message };
-        if let Some(condition) = changed_condition(&victim.pod, wanted, now) {
+        if let Some(condition) = victim.pod.changed_condition(wanted, now) {
             ignore_gone(self.patch_status(victim, json!({"status": {"conditions": [condition]}})).await)?;
         }
         let options = json!({"preconditions": {"uid": victim.uid}});
@@ -112,30 +97,6 @@ impl Act {
 /// The pod is not there any more, or is another one, or was bound by somebody else.
 pub fn is_gone(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404 || status.code == 409)
-}
-
-/// The condition to write; `None` if the pod says so already.
-pub fn changed_condition(pod: &Pod, wanted: Wanted<'_>, now: Timestamp) -> Option<Value> {
-    let have: Option<&PodCondition> =
-        pod.status.as_ref().and_then(|s| s.conditions.as_ref()).and_then(|all| all.iter().find(|c| c.type_ == wanted.kind));
-    let same_status = have.filter(|c| c.status == wanted.status);
-    let generation = pod.metadata.generation;
-    if same_status.is_some_and(|c| {
-        c.reason.as_deref() == Some(wanted.reason)
-            && c.message.as_deref() == Some(wanted.message)
-            && (generation.is_none() || c.observed_generation == generation)
-    }) {
-        return None;
-    }
-    let since = same_status.and_then(|c| c.last_transition_time.as_ref()).map_or(now, |t| t.0);
-    let mut out = json!({
-        "type": wanted.kind, "status": wanted.status, "reason": wanted.reason, "message": wanted.message,
-        "lastProbeTime": null, "lastTransitionTime": rfc3339(since),
-    });
-    if let Some(generation) = generation {
-        out["observedGeneration"] = generation.into();
-    }
-    Some(out)
 }
 
 fn path(pod: &PodInfo) -> String {
@@ -198,19 +159,5 @@ mod tests {
             assert_eq!(asked.len(), all, "{told}");
             assert!(asked[1..].iter().all(|method| method == Method::GET), "a binding is asked for once: {told}");
         }
-    }
-
-    #[test]
-    fn a_condition_is_written_once_and_keeps_its_time() {
-        let now: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
-        let wanted = |message| Wanted { kind: "PodScheduled", status: "False", reason: "Unschedulable", message };
-        let pod: Pod = serde_json::from_value(json!({"status": {"conditions": [
-            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "m", "lastTransitionTime": "2025-01-01T00:00:00Z"}]}}))
-        .unwrap();
-        assert_eq!(changed_condition(&pod, wanted("m"), now), None);
-        let changed = changed_condition(&pod, wanted("other"), now).unwrap();
-        assert_eq!((&changed["message"], &changed["lastTransitionTime"]), (&json!("other"), &json!("2025-01-01T00:00:00Z")));
-        let first = changed_condition(&Pod::default(), wanted("m"), now).unwrap();
-        assert_eq!(first["lastTransitionTime"], "2026-01-02T00:00:00Z");
     }
 }

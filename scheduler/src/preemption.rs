@@ -129,12 +129,8 @@ fn ineligible(cycle: &Cycle<'_>, resolvable: &[Slot]) -> Option<&'static str> {
 
 /// It is being deleted because of a preemption.
 fn leaves_for_another(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
-    pod.metadata.deletion_timestamp.is_some()
-        && conditions
-            .into_iter()
-            .flatten()
-            .any(|c| c.type_ == "DisruptionTarget" && c.status == "True" && c.reason.as_deref() == Some(VICTIM_REASON))
+    let told = pod.condition("DisruptionTarget").filter(|condition| condition.status == "True");
+    pod.metadata.deletion_timestamp.is_some() && told.is_some_and(|condition| condition.reason.as_deref() == Some(VICTIM_REASON))
 }
 
 /// Who must leave the node; or why that would not help.

@@ -14,7 +14,10 @@ use api::{
     task::Group,
     time::Timestamp,
 };
-use client::{Cache, Caches, Recorder, kube, pods::Pod};
+use client::{
+    Cache, Caches, Recorder, kube,
+    pods::{Pod, Wanted},
+};
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use reconcile::own_key;
@@ -22,7 +25,7 @@ use serde_json::{Value, json};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    act::{Act, Wanted, changed_condition, is_gone},
+    act::{Act, is_gone},
     plan::{Nomination, Refused},
     plugins::Change,
     pod::{PodInfo, SCHEDULER, node_of},
@@ -201,7 +204,7 @@ impl Scheduler {
         self.recorder.warning(&reconcile::reference(&*info.pod), "FailedScheduling", message);
         let wanted = Wanted { kind: "PodScheduled", status: "False", reason, message };
         let mut status = json!({});
-        if let Some(condition) = changed_condition(&info.pod, wanted, Timestamp::now()) {
+        if let Some(condition) = info.pod.changed_condition(wanted, Timestamp::now()) {
             status["conditions"] = json!([condition]);
         }
         let old = info.nominated().map_or(Value::Null, Value::from);

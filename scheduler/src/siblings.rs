@@ -51,7 +51,7 @@ impl Siblings {
             labels.extend(service.and_then(|s| s.spec.as_ref()?.selector.clone()).unwrap_or_default());
         }
         drop(selecting);
-        let owner = meta.owner_references.iter().flatten().find(|o| o.controller == Some(true));
+        let owner = client::Object::object_meta(pod).controller();
         let key = owner.map(|o| Key::new(namespace, &o.name));
         let mut out = None;
         match (owner.map(|o| (o.api_version.as_str(), o.kind.as_str())), key) {

@@ -89,9 +89,9 @@ impl<'a> Meta<'a> {
 }
 
 macro_rules! objects {
-    ($($object:ty),* $(,)?) => {
+    ($($object:ty => $served:ty),* $(,)?) => {
         $(impl Object for $object {
-            type Served = Self;
+            type Served = $served;
 
             fn read(json: &[u8]) -> serde_json::Result<Seen<Self>> {
                 decode(json)
@@ -108,36 +108,21 @@ macro_rules! objects {
     };
 }
 
-impl Object for pods::Pod {
-    type Served = Pod;
-
-    fn read(json: &[u8]) -> serde_json::Result<Seen<Self>> {
-        decode(json)
-    }
-
-    fn object_meta(&self) -> Meta<'_> {
-        (&self.metadata).into()
-    }
-
-    fn set_meta_of(&mut self, other: &Self) {
-        self.metadata.clone_from(&other.metadata);
-    }
-}
-
 objects![
-    ClusterRole,
-    ConfigMap,
-    Deployment,
-    Endpoints,
-    EndpointSlice,
-    Lease,
-    Namespace,
-    Node,
-    Pod,
-    PodDisruptionBudget,
-    ReplicaSet,
-    ReplicationController,
-    Secret,
-    Service,
-    ServiceAccount,
+    ClusterRole => ClusterRole,
+    ConfigMap => ConfigMap,
+    Deployment => Deployment,
+    Endpoints => Endpoints,
+    EndpointSlice => EndpointSlice,
+    Lease => Lease,
+    Namespace => Namespace,
+    Node => Node,
+    Pod => Pod,
+    PodDisruptionBudget => PodDisruptionBudget,
+    ReplicaSet => ReplicaSet,
+    ReplicationController => ReplicationController,
+    Secret => Secret,
+    Service => Service,
+    ServiceAccount => ServiceAccount,
+    pods::Pod => Pod,
 ];

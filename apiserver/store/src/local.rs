@@ -1,4 +1,5 @@
-//! A store in this process: one writer thread; all that arrives while a commit runs joins the next. Or no thread: each caller writes itself.
+//! A store in this process: one writer thread; all that arrives while a commit runs joins the next, and in a crowd a moment is waited for
+//! more. Or no thread: each caller writes itself.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -28,9 +29,10 @@ use crate::{
 const QUEUE_MAX: usize = 4096;
 /// Writes that share one commit at most.
 const BATCH_MAX: usize = 1024;
-/// After a commit of so many the next one is begun a moment later: who writes in a crowd shares syncs with more of it, and who writes alone
-/// waits for nobody (PostgreSQL's `commit_siblings` and `commit_delay`).
-const SIBLINGS_MIN: usize = 4;
+/// Just after a commit of so many the next one is begun a moment later: who writes in a crowd shares syncs with more of it, and who writes
+/// alone waits for nobody (as PostgreSQL's `commit_siblings` and `commit_delay`).
+const CROWD_MIN: usize = 4;
+const CROWD_FOR: Duration = Duration::from_millis(10);
 const GATHER: Duration = Duration::from_micros(500);
 
 /// Where committed transactions are made durable.
@@ -40,6 +42,10 @@ pub(crate) trait Disk: Send {
     /// Work that may be put off until what was committed is answered: an error of it says nothing about that.
     fn tidy(&mut self) -> Result<(), Trouble> {
         Ok(())
+    }
+    /// Whether a commit costs so much that others are waited for.
+    fn gathers(&self) -> bool {
+        false
     }
     /// Whether a commit would go now, after one that did not.
     fn probe(&mut self) -> Result<(), Trouble> {
@@ -240,7 +246,7 @@ impl Writer {
     }
 
     fn run(mut self, work: &Receiver<Work>) {
-        let mut siblings = 0;
+        let (mut crowd, mut done, mut looked) = (0, Instant::now(), Instant::now());
         loop {
             let first = match self.wait() {
                 None => work.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -248,17 +254,19 @@ impl Writer {
             };
             let first = match first {
                 Ok(first) => Some(first),
-                Err(RecvTimeoutError::Timeout) => {
-                    self.look_again();
-                    None
-                }
+                Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            if siblings >= SIBLINGS_MIN && first.is_some() {
+            // Also where there is never a moment without writes, which are refused.
+            if looked.elapsed() >= PROBE_EACH {
+                self.look_again();
+                looked = Instant::now();
+            }
+            if first.is_some() && is_crowd(crowd, done.elapsed()) && self.disk.gathers() {
                 gather();
             }
-            siblings = 0;
-            let batch = first.into_iter().chain(work.try_iter().take(BATCH_MAX - 1)).inspect(|_| siblings += 1);
+            crowd = 0;
+            let batch = first.into_iter().chain(work.try_iter().take(BATCH_MAX - 1)).inspect(|_| crowd += 1);
             if let Some(closing) = self.carry_out(batch) {
                 self.disk.close();
                 let index = self.index.clone();
@@ -269,6 +277,7 @@ impl Writer {
                 let _ = closing.send(());
                 return;
             }
+            done = Instant::now();
         }
     }
 
@@ -415,11 +424,27 @@ fn carry_out_here(writer: &mut Option<Writer>, work: Work) -> Result<(), Error> 
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "nothing is waited for: what comes meanwhile is counted when it is over")]
+/// Whether it is worth while to wait, so long after a commit of so many writes.
+fn is_crowd(writes: usize, ago: Duration) -> bool {
+    writes >= CROWD_MIN && ago < CROWD_FOR
+}
+
+#[expect(clippy::disallowed_methods, reason = "to wait for each that comes would wake us for each")]
 fn gather() {
     thread::sleep(GATHER);
 }
 
 fn closed() -> Error {
     Error::Unavailable("the store is closed".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_is_many_writes_a_moment_ago() {
+        let soon = Duration::from_millis(1);
+        assert_eq!([is_crowd(3, soon), is_crowd(4, soon), is_crowd(1000, CROWD_FOR)], [false, true, false]);
+    }
 }

@@ -1,7 +1,13 @@
 //! The embedded back end: memory is the database, its durability are a log that each commit is written to, and a redb file that takes
 //! over what the log holds once that is much: a tree of pages costs many writes where few keys change.
 
-use std::{collections::HashMap, io, path::Path, sync::Arc};
+use std::{
+    collections::HashMap,
+    io,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 mod backend;
 mod tree;
@@ -30,12 +36,15 @@ pub(crate) struct Bounds {
 const TAKE_OVER_BYTES_MIN: u64 = 16 << 20;
 const TAKE_OVER_BYTES_MAX: u64 = 64 << 20;
 const REFUSE_BYTES_MAX: u64 = 256 << 20;
+/// How long writes may wait for the tree, where the disk is quick enough for it.
+const TAKE_OVER_USUAL: Duration = Duration::from_millis(500);
 const BOUNDS: Bounds =
     Bounds { take_over_bytes_min: TAKE_OVER_BYTES_MIN, take_over_bytes_max: TAKE_OVER_BYTES_MAX, refuse_bytes: REFUSE_BYTES_MAX };
 
 impl Bounds {
-    fn full(self, tree: &Tree) -> u64 {
-        (tree.bytes() / 4).clamp(self.take_over_bytes_min, self.take_over_bytes_max)
+    /// The log's size at which it is taken over by a tree whose file is of this size.
+    fn full(self, tree_bytes: u64) -> u64 {
+        (tree_bytes / 4).clamp(self.take_over_bytes_min, self.take_over_bytes_max)
     }
 }
 
@@ -208,7 +217,12 @@ fn go_on(files: Arc<dyn Files>, stored: Stored, bounds: Bounds) -> Result<(RedbD
         None => None,
     };
     if let (Some(log), tree::FORMAT) = (log, format) {
-        return Ok((RedbDisk::new(tree, log, ahead, loaded.rev, bounds), loaded));
+        let mut disk = RedbDisk::new(tree, log, ahead, loaded.rev, bounds);
+        if disk.log.len() > bounds.refuse_bytes {
+            // Or the first write would be refused. Said where it failed; it is tried again.
+            let _ = disk.take_over();
+        }
+        return Ok((disk, loaded));
     }
     // An older format: all goes into the tree, and the log begins anew. The tree says that there is a log: where there was none, that comes first.
     let first = if format == 1 { Some(begun(&files, loaded.rev)?) } else { None };
@@ -235,6 +249,10 @@ impl Disk for RedbDisk {
             self.ahead.insert(event.key().clone(), put);
         }
         Ok(())
+    }
+
+    fn gathers(&self) -> bool {
+        true
     }
 
     fn tidy(&mut self) -> Result<(), Trouble> {
@@ -269,12 +287,13 @@ impl Disk for RedbDisk {
 
 impl RedbDisk {
     fn new(tree: Tree, log: Log, ahead: Ahead, rev: Rev, bounds: Bounds) -> Self {
-        let full = bounds.full(&tree);
+        let full = bounds.full(tree.bytes());
         Self { tree, log, ahead, rev, bounds, full, stuck: None, ended: false }
     }
 
     /// The tree takes over what the log holds, and a new log begins.
     fn take_over(&mut self) -> Result<(), Trouble> {
+        let (bytes, begun) = (self.log.len(), Instant::now());
         let done = self.tree.commit(&self.ahead, self.rev).and_then(|()| {
             self.ahead.clear();
             self.log.renew()
@@ -282,7 +301,7 @@ impl RedbDisk {
         self.note(&done);
         match &done {
             Ok(()) => {
-                self.full = self.bounds.full(&self.tree);
+                self.full = quick(self.bounds.full(self.tree.bytes()), bytes, begun.elapsed()).max(self.bounds.take_over_bytes_min);
                 self.stuck = None;
             }
             Err(Trouble::Unwritten(why) | Trouble::Open(why) | Trouble::Ended(why)) => {
@@ -301,6 +320,12 @@ impl RedbDisk {
     fn note(&mut self, done: &Result<(), Trouble>) {
         self.ended |= matches!(done, Err(Trouble::Ended(_)));
     }
+}
+
+/// `full`, or as much as would be taken over in [`TAKE_OVER_USUAL`] at the pace of the last time: all writes wait for it.
+fn quick(full: u64, bytes: u64, took: Duration) -> u64 {
+    let in_time = u128::from(bytes) * TAKE_OVER_USUAL.as_micros() / took.as_micros().max(1);
+    full.min(u64::try_from(in_time).unwrap_or(u64::MAX))
 }
 
 fn told_where(path: &Path, damage: &Damage) -> Error {
@@ -335,4 +360,17 @@ fn cannot(path: &Path, trouble: Trouble) -> Error {
 
 fn unusable(path: &Path, error: &io::Error) -> Error {
     Error::Unusable(format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_grows_with_the_tree_as_far_as_the_disk_is_quick() {
+        let full = [0, 100, 1024].map(|mib: u64| BOUNDS.full(mib << 20) >> 20);
+        assert_eq!(full, [16, 25, 64]);
+        let after = |took| quick(64 << 20, 32 << 20, Duration::from_millis(took)) >> 20;
+        assert_eq!([after(0), after(100), after(500), after(2000)], [64, 64, 32, 8], "of 32 MiB");
+    }
 }

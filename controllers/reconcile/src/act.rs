@@ -280,7 +280,7 @@ mod tests {
     use super::*;
 
     fn patch(path: &str) -> Action {
-        Action::Patch { resource: "x", path: path.into(), form: crate::PatchForm::Merge, patch: Value::Null }
+        Action::Patch { resource: "x", path: path.into(), form: crate::PatchType::Merge, patch: Value::Null }
     }
 
     fn create(path: &str) -> Action {

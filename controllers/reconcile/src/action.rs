@@ -35,7 +35,7 @@ pub enum Action {
     Patch {
         resource: &'static str,
         path: String,
-        form: PatchForm,
+        form: PatchType,
         patch: Value,
     },
     Delete {
@@ -58,7 +58,7 @@ pub enum Action {
 
 /// How a patch is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PatchForm {
+pub enum PatchType {
     /// RFC 7396: lists are replaced.
     Merge,
     /// Kubernetes': entries of lists are merged by their keys. For built-in kinds.
@@ -73,7 +73,7 @@ pub enum Propagation {
     Orphan,
 }
 
-impl PatchForm {
+impl PatchType {
     pub(crate) fn content_type(self) -> &'static str {
         match self {
             Self::Merge => "application/merge-patch+json",
@@ -115,26 +115,20 @@ impl Action {
     }
 
     /// A merge patch, refused by the server if the object is not the same one (uid) any more.
-    pub fn patch<K: Object>(object: &K, mut patch: Value) -> Self {
+    pub fn patch<K: Object>(object: &K, patch: Value) -> Self {
+        Self::patch_at(object, path(object), PatchType::Merge, patch)
+    }
+
+    /// As [`Action::patch`], of the status, by Kubernetes' rules: of conditions, only those that change are named.
+    pub fn patch_status<K: Object>(object: &K, patch: Value) -> Self {
+        Self::patch_at(object, format!("{}/status", path(object)), PatchType::Strategic, patch)
+    }
+
+    fn patch_at<K: Object>(object: &K, path: String, form: PatchType, mut patch: Value) -> Self {
         if let Some(uid) = object.object_meta().uid {
             patch["metadata"]["uid"] = uid.into();
         }
-        Self::Patch { resource: plural::<K>(), path: path(object), form: PatchForm::Merge, patch }
-    }
-
-    pub fn patch_status<K: Object>(object: &K, patch: Value) -> Self {
-        match Self::patch(object, patch) {
-            Self::Patch { resource, path, form, patch } => Self::Patch { resource, path: format!("{path}/status"), form, patch },
-            other => other,
-        }
-    }
-
-    /// As [`Action::patch_status`]; of conditions, only those that change are named.
-    pub fn strategic_patch_status<K: Object>(object: &K, patch: Value) -> Self {
-        match Self::patch_status(object, patch) {
-            Self::Patch { resource, path, patch, .. } => Self::Patch { resource, path, form: PatchForm::Strategic, patch },
-            other => other,
-        }
+        Self::Patch { resource: plural::<K>(), path, form, patch }
     }
 
     /// Deletes this very object (by uid), with its own grace period.
@@ -222,7 +216,9 @@ mod tests {
         let Action::Delete { resource, path, options } = Action::delete_and(&object, Propagation::Background) else { panic!() };
         assert_eq!((resource, path.as_str()), ("deployments", "/apis/apps/v1/namespaces/shop/deployments/web"));
         assert_eq!(options, json!({"propagationPolicy": "Background", "preconditions": {"uid": "u1"}}));
-        let Action::Patch { path, patch, .. } = Action::patch_status(&object, json!({"status": {}})) else { panic!() };
+        let Action::Patch { path, patch, form: PatchType::Strategic, .. } = Action::patch_status(&object, json!({"status": {}})) else {
+            panic!()
+        };
         assert_eq!(path, "/apis/apps/v1/namespaces/shop/deployments/web/status");
         assert_eq!(patch["metadata"]["uid"], "u1");
     }

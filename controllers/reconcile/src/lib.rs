@@ -12,7 +12,7 @@ mod runner;
 pub mod selectors;
 mod still;
 
-pub use action::{Action, PatchForm, Plan, Propagation, reference};
-pub use ownership::{Claimed, Owner, claim, controller_of, controls};
+pub use action::{Action, PatchType, Plan, Propagation, reference};
+pub use ownership::{Claimed, Owner, claim, controller_of};
 pub use runner::{Loop, Wake, own_key, run};
 pub use still::Still;

@@ -67,11 +67,6 @@ pub fn controller_of<K: Object>(object: &K) -> Option<&OwnerReference> {
     object.object_meta().controller()
 }
 
-/// Whether the object with this uid controls this one.
-pub fn controls<K: Object>(uid: &str, object: &K) -> bool {
-    controller_of(object).is_some_and(|r| r.uid == uid)
-}
-
 fn adopt<K: Object>(owner: &Owner, object: &K) -> Action {
     let mut references = object.object_meta().owner_references.to_vec();
     references.push(owner.reference.clone());

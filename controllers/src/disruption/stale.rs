@@ -2,13 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use api::{
-    Key,
-    time::{Timestamp, rfc3339},
-};
+use api::{Key, time::Timestamp};
 use client::{
     Cache, Caches,
-    pods::{Pod, PodCondition},
+    pods::{Pod, PodCondition, Wanted},
 };
 use reconcile::{Action, Loop, Plan, Wake, own_key};
 use serde_json::json;
@@ -63,10 +60,9 @@ fn plan(pod: &Pod, now: Timestamp) -> Plan {
     if left > 0 {
         return Plan::rest().again_in(Duration::from_secs(left.unsigned_abs()));
     }
-    // Null takes away what was said.
-    let broken = json!({"type": TARGET, "status": "False", "reason": null, "message": null, "lastTransitionTime": rfc3339(now)});
+    let broken = pod.changed_condition(Wanted { kind: TARGET, status: "False", reason: "", message: "" }, now);
     let metadata = json!({"resourceVersion": pod.metadata.resource_version});
-    Plan::act(vec![Action::strategic_patch_status(pod, json!({"metadata": metadata, "status": {"conditions": [broken]}}))])
+    Plan::act(vec![Action::patch_status(pod, json!({"metadata": metadata, "status": {"conditions": [broken]}}))])
 }
 
 /// The condition of a pod that is to go and does not. What a node agent ends itself may take its time.
@@ -75,7 +71,7 @@ fn promised(pod: &Pod) -> Option<&PodCondition> {
     if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
         return None;
     }
-    let found = status.conditions.iter().flatten().find(|c| c.type_ == TARGET && c.status == "True")?;
+    let found = pod.condition(TARGET).filter(|condition| condition.status == "True")?;
     (found.reason.as_deref() != Some("TerminationByKubelet")).then_some(found)
 }
 
@@ -94,7 +90,11 @@ mod tests {
         assert_eq!(plan(&pod("X"), at("2026-01-01T00:01:00Z")), Plan::rest().again_in(Duration::from_secs(60)));
         assert_eq!(plan(&pod("TerminationByKubelet"), at("2026-01-01T01:00:00Z")), Plan::rest());
         let done = plan(&pod("X"), at("2026-01-01T00:02:00Z"));
-        let [Action::Patch { path, patch, .. }] = done.actions.as_slice() else { panic!("{done:?}") };
-        assert_eq!((path.as_str(), &patch["status"]["conditions"][0]["status"]), ("/api/v1/namespaces/d/pods/p/status", &json!("False")));
+        let [Action::Patch { path, patch, form: reconcile::PatchType::Strategic, .. }] = done.actions.as_slice() else {
+            panic!("{done:?}")
+        };
+        let condition = &patch["status"]["conditions"][0];
+        assert_eq!((path.as_str(), &condition["status"]), ("/api/v1/namespaces/d/pods/p/status", &json!("False")));
+        assert_eq!((&condition["reason"], &condition["lastTransitionTime"]), (&json!(null), &json!("2026-01-01T00:02:00Z")));
     }
 }

@@ -203,13 +203,6 @@ impl Graph {
         }
     }
 
-    /// Of an object nothing else is changed.
-    pub fn renew(&mut self, uid: &str, revision: &str) {
-        if let Some(node) = self.nodes.get_mut(uid) {
-            node.revision = revision.into();
-        }
-    }
-
     /// Takes in an object; the uids whose turn it is now.
     pub fn put(&mut self, mut node: Node) -> Vec<Arc<str>> {
         let uid = node.uid.clone();

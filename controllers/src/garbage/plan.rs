@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use api::k8s::api::core::v1::ObjectReference;
-use reconcile::{Action, PatchForm, Plan};
+use reconcile::{Action, PatchType, Plan};
 use serde_json::{Value, json};
 
 use super::graph::{FOREGROUND, Known, Node, ORPHAN, Owner};
@@ -149,7 +149,7 @@ impl Node {
     fn patch(&self, mut metadata: Value) -> Action {
         metadata["uid"] = (*self.uid).into();
         metadata["resourceVersion"] = (*self.revision).into();
-        Action::Patch { resource: "", path: self.path(), form: PatchForm::Merge, patch: json!({"metadata": metadata}) }
+        Action::Patch { resource: "", path: self.path(), form: PatchType::Merge, patch: json!({"metadata": metadata}) }
     }
 
     /// Tells that an owner is in another namespace, which is as good as absent.

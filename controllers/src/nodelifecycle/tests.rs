@@ -66,7 +66,7 @@ fn a_silent_node_that_never_spoke_says_so() {
     let mut world = world("True", 0, Execute::Kept);
     Arc::make_mut(&mut world.node).status = None;
     let plan = plan(&world);
-    let Some(Action::Patch { patch, .. }) = plan.actions.first() else { panic!("{plan:?}") };
+    let Some(Action::Patch { patch, form: reconcile::PatchType::Strategic, .. }) = plan.actions.first() else { panic!("{plan:?}") };
     assert_eq!(patch["status"]["conditions"][0]["reason"], "NodeStatusNeverUpdated");
     assert_eq!(patch["status"]["conditions"][0]["lastHeartbeatTime"], "2020-01-01T00:00:00Z");
 }

@@ -8,17 +8,21 @@ mod shared;
 
 use std::{collections::BTreeMap, ops::Deref};
 
-use api::k8s::{
-    api::core::v1::{
-        Affinity, ContainerPort, EphemeralVolumeSource, ImageVolumeSource, PersistentVolumeClaimVolumeSource, PodIP, PodResourceClaim,
-        PodSchedulingGate, ResourceRequirements, Toleration, TopologySpreadConstraint,
+use api::{
+    k8s::{
+        api::core::v1::{
+            Affinity, ContainerPort, EphemeralVolumeSource, ImageVolumeSource, PersistentVolumeClaimVolumeSource, PodIP, PodResourceClaim,
+            PodSchedulingGate, ResourceRequirements, Toleration, TopologySpreadConstraint,
+        },
+        apimachinery::pkg::{
+            api::resource::Quantity,
+            apis::meta::v1::{OwnerReference, Time},
+        },
     },
-    apimachinery::pkg::{
-        api::resource::Quantity,
-        apis::meta::v1::{OwnerReference, Time},
-    },
+    time::{Timestamp, rfc3339},
 };
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Value, json};
 
 pub use shared::Shared;
 use shared::{Pool, Pooled};
@@ -36,7 +40,7 @@ pub struct Pod {
     pub status: Option<PodStatus>,
 }
 
-/// What is the pod's own; all else is found in its [`Siblings`].
+/// What is the pod's own; all else is found in its [`SharedMeta`]. Each pod that is read has a name.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(from = "WireMeta")]
 pub struct PodMeta {
@@ -50,12 +54,12 @@ pub struct PodMeta {
     pub finalizers: Option<Vec<String>>,
     /// Without the whole object once more, as kubectl keeps it.
     pub annotations: Option<BTreeMap<String, String>>,
-    pub siblings: Shared<Siblings>,
+    pub shared: Shared<SharedMeta>,
 }
 
 /// What the pods of one owner have in common: a map's smallest node alone takes 544 bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Siblings {
+pub struct SharedMeta {
     pub labels: Option<BTreeMap<String, String>>,
     pub owner_references: Option<Vec<OwnerReference>>,
 }
@@ -147,11 +151,51 @@ pub struct PodCondition {
     pub observed_generation: Option<i64>,
 }
 
+/// A condition as it should be; an empty text is none.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// One of [`CONDITIONS`].
+    pub kind: &'static str,
+    pub status: &'static str,
+    pub reason: &'static str,
+    pub message: &'a str,
+}
+
 /// The conditions that a scheduler or a controller asks for. A running pod has five, of which the node reads and writes the others.
 pub const CONDITIONS: [&str; 3] = ["DisruptionTarget", "PodScheduled", "Ready"];
 
-/// As `kube::ResourceExt` has them.
 impl Pod {
+    /// The first of its type, as upstream's `GetPodCondition`; of those that are kept.
+    pub fn condition(&self, kind: &str) -> Option<&PodCondition> {
+        self.status.as_ref()?.conditions.iter().flatten().find(|condition| condition.type_ == kind)
+    }
+
+    /// The condition to write, alone in a strategic merge patch; `None` if the pod says so already. Its time moves with its status only
+    /// (upstream: `UpdatePodCondition`).
+    pub fn changed_condition(&self, wanted: Wanted<'_>, now: Timestamp) -> Option<Value> {
+        let same_status = self.condition(wanted.kind).filter(|have| have.status == wanted.status);
+        let generation = self.metadata.generation;
+        let is_said = |have: &PodCondition| {
+            have.reason.as_deref().unwrap_or_default() == wanted.reason
+                && have.message.as_deref().unwrap_or_default() == wanted.message
+                && (generation.is_none() || have.observed_generation == generation)
+        };
+        if same_status.is_some_and(is_said) {
+            return None;
+        }
+        let since = same_status.and_then(|have| have.last_transition_time.as_ref()).map_or(now, |at| at.0);
+        // Null takes away what stood there.
+        let text = |text: &str| if text.is_empty() { Value::Null } else { text.into() };
+        let mut out = json!({
+            "type": wanted.kind, "status": wanted.status, "reason": text(wanted.reason), "message": text(wanted.message),
+            "lastProbeTime": null, "lastTransitionTime": rfc3339(since),
+        });
+        if let Some(generation) = generation {
+            out["observedGeneration"] = generation.into();
+        }
+        Some(out)
+    }
+
     pub fn name_any(&self) -> String {
         self.metadata.name.clone().unwrap_or_default()
     }
@@ -193,10 +237,10 @@ impl<'a> From<&'a PodMeta> for Meta<'a> {
 }
 
 impl Deref for PodMeta {
-    type Target = Siblings;
+    type Target = SharedMeta;
 
-    fn deref(&self) -> &Siblings {
-        &self.siblings
+    fn deref(&self) -> &SharedMeta {
+        &self.shared
     }
 }
 
@@ -215,9 +259,9 @@ impl Pooled for Shape {
     }
 }
 
-impl Pooled for Siblings {
+impl Pooled for SharedMeta {
     fn pool() -> &'static Pool<Self> {
-        static POOL: Pool<Siblings> = Pool::new();
+        static POOL: Pool<SharedMeta> = Pool::new();
         &POOL
     }
 }
@@ -259,7 +303,7 @@ impl From<WireMeta> for PodMeta {
             deletion_timestamp: meta.deletion_timestamp,
             finalizers: meta.finalizers,
             annotations: meta.annotations,
-            siblings: Shared::new(Siblings { labels: meta.labels, owner_references: meta.owner_references }),
+            shared: Shared::new(SharedMeta { labels: meta.labels, owner_references: meta.owner_references }),
         }
     }
 }

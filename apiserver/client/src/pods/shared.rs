@@ -1,11 +1,11 @@
 //! A value -> the one copy of it in this process, for as long as somebody holds it.
 
 use std::{
-    cell::RefCell,
     collections::BTreeMap,
     fmt,
+    hash::{BuildHasher, RandomState},
     ops::Deref,
-    sync::{Arc, Weak},
+    sync::{Arc, LazyLock, Weak},
 };
 
 use parking_lot::Mutex;
@@ -29,8 +29,6 @@ struct Known<T: ?Sized> {
 
 /// Few enough to leave alone.
 const SWEEP_MIN: usize = 64;
-/// Most of what a thread keeps for the next value.
-const TEXT_BYTES_KEPT: usize = 64 << 10;
 
 impl<T: Pooled> Shared<T> {
     pub fn new(value: T) -> Self {
@@ -64,18 +62,11 @@ impl<T> Known<T> {
     }
 }
 
-/// Of the value as JSON, which is not kept. Values of one hash are not shared, and that is all: a checksum will do.
+/// Of the value as JSON, which is not kept: of one text, for many small ones take longer.
 fn hash(value: &impl Serialize) -> u64 {
-    thread_local! {
-        static TEXT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    }
-    TEXT.with_borrow_mut(|text| {
-        text.clear();
-        serde_json::to_writer(&mut *text, value).expect("a part of a Kubernetes object is JSON");
-        let hash = u64::from(crc32fast::hash(text)) << 32 | text.len() as u64 & u64::from(u32::MAX);
-        text.shrink_to(TEXT_BYTES_KEPT);
-        hash
-    })
+    static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    let text = serde_json::to_vec(value).expect("a part of a Kubernetes object is JSON");
+    KEYS.hash_one(text)
 }
 
 impl<T> Deref for Shared<T> {

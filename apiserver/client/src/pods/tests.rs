@@ -87,7 +87,7 @@ fn it_says_what_the_whole_pod_says() {
 #[test]
 fn pods_of_one_template_share_what_it_says() {
     let (a, b) = (read(&pod("a", "n")), read(&pod("b", "m")));
-    assert!(std::ptr::eq(&raw const *a.metadata.siblings, &raw const *b.metadata.siblings));
+    assert!(std::ptr::eq(&raw const *a.metadata.shared, &raw const *b.metadata.shared));
     let (a, b) = (a.spec.unwrap(), b.spec.unwrap());
     assert!(std::ptr::eq(&raw const *a.shape, &raw const *b.shape));
     assert!(std::ptr::eq(&raw const **a.affinity.as_ref().unwrap(), &raw const **b.affinity.as_ref().unwrap()));
@@ -110,4 +110,20 @@ fn what_is_null_or_absent_is_empty() {
 fn it_is_small() {
     let (kept, whole) = (size_of::<Pod>(), size_of::<Full>());
     assert!(kept <= 700 && whole > 2000, "{kept} {whole}");
+}
+
+#[test]
+fn a_condition_is_written_once_and_keeps_its_time() {
+    let now: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
+    let wanted = |message| Wanted { kind: "PodScheduled", status: "False", reason: "Unschedulable", message };
+    let pod: Pod = serde_json::from_value(json!({"status": {"conditions": [
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "m", "lastTransitionTime": "2025-01-01T00:00:00Z"}]}}))
+    .unwrap();
+    assert_eq!(pod.changed_condition(wanted("m"), now), None);
+    let changed = pod.changed_condition(wanted("other"), now).unwrap();
+    assert_eq!((&changed["message"], &changed["lastTransitionTime"]), (&json!("other"), &json!("2025-01-01T00:00:00Z")));
+    let first = Pod::default().changed_condition(wanted("m"), now).unwrap();
+    assert_eq!(first["lastTransitionTime"], "2026-01-02T00:00:00Z");
+    let none = pod.changed_condition(Wanted { reason: "", message: "", ..wanted("") }, now).unwrap();
+    assert_eq!((&none["reason"], &none["message"]), (&Value::Null, &Value::Null), "what stood there goes");
 }

@@ -3,7 +3,6 @@
 //! Source: `plugin/pkg/admission/serviceaccount/admission.go`.
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, HashSet},
     sync::Arc,
     time::Duration,
@@ -102,20 +101,18 @@ fn mirror_stands_alone(pod: &Value) -> Result<(), &'static str> {
     }
 }
 
-/// Whether the account limits its pods to the secrets that it lists.
+/// Whether pods of the account may use only the secrets that it lists.
 fn is_enforced(account: &Object) -> bool {
     #[derive(Deserialize)]
-    struct Account<'a> {
-        #[serde(borrow)]
-        metadata: Metadata<'a>,
+    struct Account {
+        metadata: Metadata,
     }
     #[derive(Deserialize)]
-    struct Metadata<'a> {
-        #[serde(borrow)]
-        annotations: Option<BTreeMap<Cow<'a, str>, Option<Cow<'a, str>>>>,
+    struct Metadata {
+        annotations: Option<BTreeMap<String, Option<String>>>,
     }
     // One that cannot be read trusts its pods with nothing.
-    let Ok(account) = account.part::<Account<'_>>() else { return true };
+    let Ok(account) = account.part::<Account>() else { return true };
     let annotations = account.metadata.annotations.unwrap_or_default();
     let said = annotations.get(MOUNTABLE).and_then(Option::as_deref);
     matches!(said, Some("true" | "True" | "TRUE" | "t" | "T" | "1"))

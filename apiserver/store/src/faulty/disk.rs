@@ -101,11 +101,21 @@ struct Handle {
 /// # Errors
 /// As [`crate::redb::open`], and where the disk fails.
 pub fn open(disk: &Disk, take_over_bytes: u64, refuse_bytes: u64) -> Result<Local, Error> {
-    let (disk, loaded) = open_in(
-        Arc::new(disk.clone()),
-        Bounds { take_over_bytes_min: take_over_bytes, take_over_bytes_max: take_over_bytes, refuse_bytes },
-    )?;
+    let (disk, loaded) = open_in(Arc::new(disk.clone()), bounds(take_over_bytes, refuse_bytes))?;
     Ok(Local::inline(disk, loaded))
+}
+
+/// As [`open`], but with the thread that [`crate::redb::open`] gives it.
+///
+/// # Errors
+/// As of [`open`].
+pub fn start(disk: &Disk, take_over_bytes: u64, refuse_bytes: u64) -> Result<Local, Error> {
+    let (disk, loaded) = open_in(Arc::new(disk.clone()), bounds(take_over_bytes, refuse_bytes))?;
+    Ok(Local::start(disk, loaded))
+}
+
+fn bounds(take_over_bytes: u64, refuse_bytes: u64) -> Bounds {
+    Bounds { take_over_bytes_min: take_over_bytes, take_over_bytes_max: take_over_bytes, refuse_bytes }
 }
 
 impl Disk {

@@ -418,3 +418,47 @@ async fn a_log_that_cannot_be_taken_over_is_bounded_and_heals_by_itself() {
     assert!(disk.image()["skiff.log"].len() < 100, "the log began anew");
     assert!(write(&store, &mut told, some_txn(shape, &mut workload), "after").await);
 }
+
+#[tokio::test]
+async fn what_is_refused_heals_though_writes_never_rest() {
+    let (disk, shape) = (Disk::new(dice(1)), SHAPES[0]);
+    let store = disk::start(&disk, shape.take_over_bytes, shape.refuse_bytes).unwrap();
+    disk.set_full_for("skiff.redb");
+    let mut condition = store.condition().unwrap();
+    let writes = async {
+        loop {
+            // Refused for a while; each comes long before a second is over.
+            let _ = store.txn(txn(&[("/k/a".into(), Some("x".repeat(500)))])).await;
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    let story = async {
+        condition.wait_for(|now| matches!(now, Condition::Failing(why) if why.contains("could not be taken over"))).await.unwrap();
+        disk.set_full(false);
+        condition.wait_for(|now| *now == Condition::Sound).await.unwrap();
+    };
+    tokio::select! {
+        () = writes => panic!("they never rest"),
+        told = tokio::time::timeout(std::time::Duration::from_secs(60), story) => told.expect("it heals"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_with_a_log_that_is_too_long_takes_it_over() {
+    let (disk, mut told, mut workload) = (Disk::new(dice(1)), Told::default(), dice(6));
+    let shape = SHAPES[0];
+    let store = disk::open(&disk, shape.take_over_bytes, shape.refuse_bytes).unwrap();
+    disk.set_full_for("skiff.redb");
+    for step in 0..200 {
+        assert!(write(&store, &mut told, some_txn(shape, &mut workload), &format!("write {step}")).await);
+    }
+    assert!(disk.image()["skiff.log"].len() as u64 > shape.refuse_bytes);
+    disk.kill();
+    drop(store);
+    disk.next_life(true);
+    disk.set_full(false);
+    let store = disk::open(&disk, shape.take_over_bytes, shape.refuse_bytes).unwrap();
+    let before = told.newest;
+    assert!(write(&store, &mut told, vec![("/k/first".into(), Some("1".into()))], "the first write").await);
+    assert_eq!((told.newest, condition(&store)), (before + 1, Condition::Sound), "it is taken");
+}

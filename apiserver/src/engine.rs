@@ -4,6 +4,7 @@ pub(crate) mod admit;
 pub(crate) mod cache;
 pub(crate) mod create;
 pub(crate) mod delete;
+pub(crate) mod event_history;
 mod follow;
 pub(crate) mod form;
 mod head;
@@ -11,7 +12,6 @@ pub(crate) mod list;
 pub(crate) mod meta;
 mod object;
 pub(crate) mod reader;
-pub(crate) mod ring;
 pub(crate) mod scale;
 pub(crate) mod select;
 pub(crate) mod table;
@@ -39,13 +39,13 @@ pub use object::Object;
 pub use view::{TooMuch, VIEW_BYTES_MAX, View, Viewed};
 
 use crate::{
-    bell::Stop,
     decode::{Schemas, Unchecked},
     fairness::{self, Fairness},
     identity::{Attributes, Decision, Gates, User},
     kind::Kind,
     lane::Lane,
     metrics::Metrics,
+    notify::Stop,
     site::Site,
 };
 

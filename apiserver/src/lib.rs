@@ -1,11 +1,11 @@
 //! The engine: a request in, law applied, stored. Names no kind.
 
-mod bell;
 pub mod body;
 pub mod certs;
 pub mod connect;
 pub mod decode;
 pub mod discovery;
+mod drain_body;
 pub mod engine;
 pub mod fairness;
 pub mod front;
@@ -13,9 +13,9 @@ pub mod health;
 pub mod identity;
 pub mod kind;
 mod lane;
-mod linger;
 pub mod metrics;
 pub mod names;
+mod notify;
 pub mod openapi;
 pub mod pace;
 pub mod parse;

@@ -31,10 +31,11 @@ use tokio_rustls::TlsAcceptor;
 use tower::{Service, ServiceExt};
 
 use crate::{
-    bell::{Rarely, Stop, Stopped},
     body::{Body, BoxError, Request, Response, boxed, full},
+    drain_body,
     identity::Peer,
-    linger, stall,
+    notify::{Rarely, Stop, Stopped},
+    stall,
     tls::{Shown, Tls},
 };
 
@@ -247,7 +248,7 @@ where
             _ => return Box::pin(std::future::ready(Ok(unauthorized().map(|body| Held::new(body, work))))),
         };
         let (parts, body) = request.into_parts();
-        let (body, rest) = linger::lend(boxed(body));
+        let (body, rest) = drain_body::lend(boxed(body));
         let (version, seat) = (parts.version, self.seat);
         let mut request = Request::from_parts(parts, body);
         request.extensions_mut().insert(Peer { certificate, address: Some(self.address) });

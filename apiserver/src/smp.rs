@@ -2,9 +2,9 @@
 //!
 //! Source: apimachinery `pkg/util/strategicpatch/patch.go` (as the server calls it: deletions carried out, unmatched nulls dropped).
 
+mod errors;
 mod lists;
 mod places;
-mod words;
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ use api::Status;
 use serde_json::{Map, Value};
 
 use crate::schema::{Schema, Semantics, Table, Type};
-use words::Refusal;
+use errors::Refusal;
 
 const PATCH: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -31,7 +31,7 @@ pub fn apply(schema: &Schema, current: &mut Value, patch: Value) -> Result<(), S
 
 /// A patch as error messages show it.
 pub fn shown(patch: &Value) -> String {
-    words::go(patch)
+    errors::go(patch)
 }
 
 struct Merge<'a> {
@@ -116,7 +116,7 @@ fn whole(original: &mut Object, mut patch: Object, directive: &Value) -> Result<
         Some("delete") => original.clear(),
         _ => {
             patch.insert(PATCH.into(), directive.clone());
-            return Err(Refusal::PatchType(words::go(directive), words::go(&Value::Object(patch))));
+            return Err(Refusal::PatchType(errors::go(directive), errors::go(&Value::Object(patch))));
         }
     }
     Ok(())

@@ -11,8 +11,8 @@ use parking_lot::{Mutex, RwLock};
 use store::{Entry, Rev};
 
 use super::{
+    event_history::{BYTES_MAX, Batch, Event, EventHistory, Expired},
     object::Object,
-    ring::{BYTES_MAX, Batch, Event, Expired, Ring},
     select::{Selection, Source},
     wake::{Interest, Pushed, Topic, Wakes},
 };
@@ -55,7 +55,7 @@ struct Whole {
 struct State {
     /// By the store's key without the prefix.
     objects: BTreeMap<Arc<str>, Arc<Object>>,
-    ring: Ring,
+    history: EventHistory,
     rev: Rev,
     /// Of all objects, as they are stored.
     bytes: usize,
@@ -72,7 +72,7 @@ const LOCKED_LOOKS_MAX: usize = 4096;
 pub(crate) struct Snapshot {
     pub objects: Arc<Vec<Arc<Object>>>,
     pub rev: Rev,
-    /// The ring's end at that moment.
+    /// The history's end at that moment.
     pub cursor: u64,
     /// How many come after the last: all there are, but for a selection only whether there are any.
     pub more: usize,
@@ -84,7 +84,7 @@ impl Cache {
     pub fn new(kind: Arc<Kind>, prefix: &str) -> Self {
         let indexed = kind.fields.iter().enumerate().filter(|(_, field)| field.lookup == Lookup::Index);
         let indexes = indexed.map(|(at, _)| (at, Index::default())).collect();
-        let state = State { objects: BTreeMap::new(), ring: Ring::new(BYTES_MAX), rev: 0, bytes: 0, indexes };
+        let state = State { objects: BTreeMap::new(), history: EventHistory::new(BYTES_MAX), rev: 0, bytes: 0, indexes };
         Self {
             kind,
             prefix: format!("/registry/{prefix}/"),
@@ -144,7 +144,7 @@ impl Cache {
     pub fn snapshot(&self, namespace: &str, applied: impl Fn() -> Rev) -> Snapshot {
         let state = self.state.read();
         let objects = self.shared(&state, namespace);
-        Snapshot { objects, rev: state.rev.max(applied()), cursor: state.ring.end(), more: 0, is_selected: true }
+        Snapshot { objects, rev: state.rev.max(applied()), cursor: state.history.end(), more: 0, is_selected: true }
     }
 
     /// At least what `selection` takes, and no more than all of its namespace.
@@ -154,7 +154,7 @@ impl Cache {
             (Some(key), _) => Arc::new(state.objects.get(Self::tail(&key).as_str()).cloned().into_iter().collect()),
             (None, _) => self.among(&state, selection),
         };
-        Snapshot { objects, rev: state.rev.max(applied()), cursor: state.ring.end(), more: 0, is_selected: false }
+        Snapshot { objects, rev: state.rev.max(applied()), cursor: state.history.end(), more: 0, is_selected: false }
     }
 
     #[cfg(test)]
@@ -168,13 +168,13 @@ impl Cache {
         let rev = state.rev.max(applied());
         if selection.is_all() && limit == 0 {
             let objects = self.shared(&state, &selection.namespace);
-            return Snapshot { objects, rev, cursor: state.ring.end(), more: 0, is_selected: true };
+            return Snapshot { objects, rev, cursor: state.history.end(), more: 0, is_selected: true };
         }
         self.selected(&state, rev, selection, None, limit)
     }
 
     fn selected(&self, state: &State, rev: Rev, selection: &Selection, after: Option<&str>, limit: usize) -> Snapshot {
-        let cursor = state.ring.end();
+        let cursor = state.history.end();
         match state.select(selection, after, limit) {
             Some((objects, more)) => Snapshot { objects: Arc::new(objects), rev, cursor, more, is_selected: true },
             None => Snapshot { objects: self.among(state, selection), rev, cursor, more: 0, is_selected: false },
@@ -216,19 +216,19 @@ impl Cache {
 
     /// The cursors of the events above `rev`.
     pub fn cursors_after(&self, rev: Rev) -> Result<Range<u64>, Expired> {
-        self.state.read().ring.after(rev)
+        self.state.read().history.after(rev)
     }
 
     pub fn read(&self, cursors: Range<u64>) -> Result<Batch, Expired> {
-        self.state.read().ring.read(cursors)
+        self.state.read().history.read(cursors)
     }
 
     pub fn pick(&self, cursors: impl Iterator<Item = u64>) -> Result<Batch, Expired> {
-        self.state.read().ring.pick(cursors)
+        self.state.read().history.pick(cursors)
     }
 
     pub fn expired(&self) -> Expired {
-        self.state.read().ring.expired()
+        self.state.read().history.expired()
     }
 
     pub fn listen(&self, listener: Listener) {
@@ -251,7 +251,7 @@ impl Cache {
             for (tail, rev, new) in parsed.into_iter().filter(|(_, rev, _)| *rev > seen) {
                 events.extend(state.put(&self.kind, tail, rev, new));
             }
-            state.ring.held()
+            state.history.held()
         };
         tell(&listeners, &events);
         self.wakes.wake(&self.kind, &Pushed { events: &events, held });
@@ -279,7 +279,7 @@ impl Cache {
                     events.extend(state.put(&self.kind, tail.into(), entry.rev, Some(object)));
                 }
             }
-            state.ring.reset(rev);
+            state.history.reset(rev);
             state.rev = rev;
         }
         tell(&listeners, &events);
@@ -359,7 +359,7 @@ impl State {
             self.index(kind, &key, old.as_deref(), new.as_deref());
         }
         let event = Arc::new(Event::new(rev, old, new));
-        self.ring.push(event.clone());
+        self.history.push(event.clone());
         Some(event)
     }
 }

@@ -10,20 +10,20 @@ use store::Rev;
 
 use super::{
     cache::{Cache, Snapshot},
-    ring::{Batch, Event, Expired},
+    event_history::{Batch, Event, Expired},
     select::Selection,
     wake::{Interest, Topic},
 };
-use crate::bell::Sleeper;
+use crate::notify::Waiter;
 
 pub(crate) struct Reader {
     cache: Arc<Cache>,
     topic: Arc<Topic>,
-    sleeper: Arc<Sleeper>,
+    waiter: Arc<Waiter>,
     /// Something may be there that was not read.
     unread: bool,
     scope: Scope,
-    /// Cursors of events that are looked at one by one: those in the ring when the reader came, or all.
+    /// Cursors of events that are looked at one by one: those in the history when the reader came, or all.
     backlog: Range<u64>,
     /// The next mark.
     next: u64,
@@ -39,15 +39,15 @@ impl Reader {
     /// Hears of all that is pushed from now on; reads nothing before it is placed.
     pub fn new(cache: &Arc<Cache>, interest: Interest<'_>) -> Self {
         let scope = if interest.is_some() { Scope::Marked } else { Scope::All };
-        let (topic, sleeper) = (cache.topic(interest), Arc::default());
-        topic.bell.add(&sleeper);
+        let (topic, waiter) = (cache.topic(interest), Arc::default());
+        topic.notifier.add(&waiter);
         let next = topic.marks.lock().end();
-        Self { cache: cache.clone(), topic, sleeper, unread: true, scope, backlog: 0..0, next }
+        Self { cache: cache.clone(), topic, waiter, unread: true, scope, backlog: 0..0, next }
     }
 
-    /// What wakes the reader; others may ring for it, too.
-    pub fn sleeper(&self) -> &Arc<Sleeper> {
-        &self.sleeper
+    /// What wakes the reader; others may notify it, too.
+    pub fn waiter(&self) -> &Arc<Waiter> {
+        &self.waiter
     }
 
     /// Begins behind `rev`.
@@ -74,7 +74,7 @@ impl Reader {
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<Arc<Event>>, Expired>> {
         loop {
             if !self.unread {
-                ready!(self.sleeper.poll_rung(cx));
+                ready!(self.waiter.poll_notified(cx));
             }
             self.unread = true;
             let events = self.read()?;
@@ -99,7 +99,7 @@ impl Reader {
         }
         let marks = self.topic.marks.lock();
         let Some(cursors) = marks.since(self.next) else { return Err(self.cache.expired()) };
-        // What was in the ring when the reader came may have been marked only after that.
+        // What was in the history when the reader came may have been marked only after that.
         let (mut taken, backlog) = (0, self.backlog.end);
         let cursors = cursors.inspect(|_| taken += 1).skip_while(|cursor| *cursor < backlog);
         let Batch { events, more } = self.cache.pick(cursors)?;

@@ -1,4 +1,4 @@
-//! Changes -> the watchers they can concern: an index of the ring by the values that somebody watches. Nobody looks at what is not theirs.
+//! Changes -> the watchers they can concern: an index of the history by the values that somebody watches. Nobody looks at what is not theirs.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -8,8 +8,8 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{ring::Event, select::Source};
-use crate::{bell::Bell, kind::Kind};
+use super::{event_history::Event, select::Source};
+use crate::{kind::Kind, notify::Notifier};
 
 /// How many values are kept before those are looked for that nobody watches any more.
 const SWEEP_MIN: usize = 64;
@@ -31,23 +31,23 @@ struct Keyed {
 #[derive(Default)]
 pub(crate) struct Topic {
     pub marks: Mutex<Marks>,
-    pub bell: Bell,
+    pub notifier: Notifier,
 }
 
-/// Where in the ring the events of one value are: its watchers go from mark to mark, and all others' events pass them by. Who watches
+/// Where in the history the events of one value are: its watchers go from mark to mark, and all others' events pass them by. Who watches
 /// everything has no marks.
 #[derive(Default)]
 pub(crate) struct Marks {
-    /// Cursors into the ring, rising.
+    /// Cursors into the history, rising.
     cursors: VecDeque<u64>,
     /// The number of the front mark.
     first: u64,
 }
 
-/// What has been pushed onto the ring.
+/// What has been pushed onto the history.
 pub(crate) struct Pushed<'a> {
     pub events: &'a [Arc<Event>],
-    /// Cursors: of all that the ring holds now, the events at its end.
+    /// Cursors: of all that the history holds now, the events at its end.
     pub held: Range<u64>,
 }
 
@@ -69,20 +69,20 @@ impl Wakes {
         if pushed.events.is_empty() {
             return;
         }
-        self.all.bell.ring();
+        self.all.notifier.notify();
         let keyed = self.keyed.lock();
         for (source, topics) in &keyed.by_field {
             // All is marked first: who is woken earlier would be woken again.
-            pushed.mark(kind, *source, topics).into_iter().for_each(|topic| topic.bell.ring());
+            pushed.mark(kind, *source, topics).into_iter().for_each(|topic| topic.notifier.notify());
         }
     }
 
-    /// The ring has been reset: all who read it must begin anew.
+    /// The history has been reset: all who read it must begin anew.
     pub fn reset(&self) {
-        self.all.bell.ring();
+        self.all.notifier.notify();
         for topic in self.keyed.lock().by_field.values().flat_map(HashMap::values) {
             topic.marks.lock().reset();
-            topic.bell.ring();
+            topic.notifier.notify();
         }
     }
 }

@@ -26,7 +26,7 @@ pub(crate) enum Include {
 
 /// What becomes of the objects on the way out. The version is that of `meta.k8s.io`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Shape {
+pub(crate) enum Transform {
     Plain,
     Table { version: String, include: Include },
     Partial { version: String },
@@ -35,12 +35,12 @@ pub(crate) enum Shape {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Output {
     pub format: Format,
-    pub shape: Shape,
+    pub transform: Transform,
 }
 
 impl Output {
     /// The bytes as they are kept.
-    pub const JSON: Self = Self { format: Format::Json, shape: Shape::Plain };
+    pub const JSON: Self = Self { format: Format::Json, transform: Transform::Plain };
 }
 
 /// The syntax of a request's body.
@@ -125,13 +125,13 @@ fn one_output(offer: &str, query: &Query) -> Option<Output> {
     let param = |name: &str| params.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
     let version = param("v").unwrap_or("v1").to_owned();
     let known = param("g") == Some("meta.k8s.io") && matches!(version.as_str(), "v1" | "v1beta1");
-    let shape = match param("as") {
-        None => Shape::Plain,
-        Some("Table") if known => Shape::Table { version, include: include(query)? },
-        Some("PartialObjectMetadata" | "PartialObjectMetadataList") if known => Shape::Partial { version },
+    let transform = match param("as") {
+        None => Transform::Plain,
+        Some("Table") if known => Transform::Table { version, include: include(query)? },
+        Some("PartialObjectMetadata" | "PartialObjectMetadataList") if known => Transform::Partial { version },
         Some(_) => return None,
     };
-    Some(Output { format, shape })
+    Some(Output { format, transform })
 }
 
 fn include(query: &Query) -> Option<Include> {
@@ -147,26 +147,26 @@ fn include(query: &Query) -> Option<Include> {
 mod tests {
     use super::*;
 
-    fn shape(accept: &str) -> Option<(Format, Shape)> {
+    fn transform(accept: &str) -> Option<(Format, Transform)> {
         let headers = HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]);
-        output(&headers, &Query::default()).ok().map(|out| (out.format, out.shape))
+        output(&headers, &Query::default()).ok().map(|out| (out.format, out.transform))
     }
 
     #[test]
     fn the_first_form_that_can_be_served_is() {
-        let table = Shape::Table { version: "v1".into(), include: Include::Metadata };
+        let table = Transform::Table { version: "v1".into(), include: Include::Metadata };
         let cases = [
-            ("", Some((Format::Json, Shape::Plain))),
-            ("*/*", Some((Format::Json, Shape::Plain))),
+            ("", Some((Format::Json, Transform::Plain))),
+            ("*/*", Some((Format::Json, Transform::Plain))),
             ("application/vnd.kubernetes.protobuf", None),
-            ("application/vnd.kubernetes.protobuf, application/json", Some((Format::Json, Shape::Plain))),
+            ("application/vnd.kubernetes.protobuf, application/json", Some((Format::Json, Transform::Plain))),
             ("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", Some((Format::Json, table))),
-            ("application/json;as=Nonsense;v=v1;g=meta.k8s.io,application/yaml", Some((Format::Yaml, Shape::Plain))),
-            ("application/json;q=0.5,application/yaml", Some((Format::Yaml, Shape::Plain))),
+            ("application/json;as=Nonsense;v=v1;g=meta.k8s.io,application/yaml", Some((Format::Yaml, Transform::Plain))),
+            ("application/json;q=0.5,application/yaml", Some((Format::Yaml, Transform::Plain))),
             ("text/html", None),
         ];
         for (accept, wanted) in cases {
-            assert_eq!(shape(accept), wanted, "{accept}");
+            assert_eq!(transform(accept), wanted, "{accept}");
         }
     }
 }

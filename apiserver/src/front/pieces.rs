@@ -1,4 +1,4 @@
-//! A list in any form but that of the cached bytes -> its reply in pieces: one object at a time is parsed, shaped and written.
+//! A list in any form but that of the cached bytes -> its reply in pieces: one object at a time is parsed, transformed and written.
 //!
 //! What is written may be much less than what is parsed for it (a table's row): both are bounded before others have their turn.
 
@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    negotiate::{Format, Output, Shape},
+    negotiate::{Format, Output, Transform},
     render::{self, ListMeta},
     stream::{CHUNK_BYTES, GZIP_BYTES_MIN},
 };
@@ -108,10 +108,10 @@ impl Pieces {
     fn begin(&mut self, meta: &ListMeta) {
         let kind = &self.served.kind;
         let of = |name: &str, api_version: String| json!({"kind": name, "apiVersion": api_version, "metadata": meta.value()});
-        let (head, list) = match &self.output.shape {
-            Shape::Plain => (of(&kind.list_kind(), kind.api_version()), "items"),
-            Shape::Partial { version } => (of("PartialObjectMetadataList", format!("meta.k8s.io/{version}")), "items"),
-            Shape::Table { version, .. } => (render::table_head(kind, version, meta.value()), "rows"),
+        let (head, list) = match &self.output.transform {
+            Transform::Plain => (of(&kind.list_kind(), kind.api_version()), "items"),
+            Transform::Partial { version } => (of("PartialObjectMetadataList", format!("meta.k8s.io/{version}")), "items"),
+            Transform::Table { version, .. } => (render::table_head(kind, version, meta.value()), "rows"),
         };
         let text = match self.output.format {
             Format::Json => format!("{},\"{list}\":[", cut(&head.to_string(), "}")),
@@ -161,12 +161,12 @@ impl Pieces {
     }
 
     fn put(&self, object: &Object, out: &mut BytesMut) {
-        if let (Format::Json, Shape::Partial { version }) = (self.output.format, &self.output.shape)
+        if let (Format::Json, Transform::Partial { version }) = (self.output.format, &self.output.transform)
             && render::put_partial(version, object, object.rev, out)
         {
             return;
         }
-        let item = render::item(&self.served.kind, &self.output.shape, form::value(&self.served, object), self.now);
+        let item = render::item(&self.served.kind, &self.output.transform, form::value(&self.served, object), self.now);
         match self.output.format {
             Format::Json => out.put_slice(item.to_string().as_bytes()),
             Format::Pretty => pretty(&item).lines().for_each(|line| {

@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::negotiate::{Format, Include, Output, Shape};
+use super::negotiate::{Format, Include, Output, Transform};
 use crate::{
     body::{Response, full},
     engine::Object,
@@ -57,16 +57,16 @@ pub(crate) fn object(kind: &Kind, output: &Output, code: StatusCode, bytes: Byte
         return wire::reply(code, "application/json", full(bytes));
     }
     let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-    let shaped = shaped(kind, &output.shape, value, Headers::Shown, now);
-    encoded(output.format, code, &shaped)
+    let transformed = transformed(kind, &output.transform, value, Headers::Shown, now);
+    encoded(output.format, code, &transformed)
 }
 
-/// One object in the shape asked for; a table has one row then.
-pub(crate) fn shaped(kind: &Kind, shape: &Shape, object: Value, headers: Headers, now: Timestamp) -> Value {
-    match shape {
-        Shape::Plain => object,
-        Shape::Partial { version } => partial(version, &object),
-        Shape::Table { version, include } => {
+/// One object as it was asked for; a table has one row then.
+pub(crate) fn transformed(kind: &Kind, transform: &Transform, object: Value, headers: Headers, now: Timestamp) -> Value {
+    match transform {
+        Transform::Plain => object,
+        Transform::Partial { version } => partial(version, &object),
+        Transform::Table { version, include } => {
             let meta = json!({"resourceVersion": object.pointer("/metadata/resourceVersion").cloned().unwrap_or_default()});
             table(kind, version, *include, meta, object, headers, now)
         }
@@ -74,11 +74,11 @@ pub(crate) fn shaped(kind: &Kind, shape: &Shape, object: Value, headers: Headers
 }
 
 /// One of a list's items, or a table's rows.
-pub(crate) fn item(kind: &Kind, shape: &Shape, object: Value, now: Timestamp) -> Value {
-    match shape {
-        Shape::Plain => object,
-        Shape::Partial { version } => partial(version, &object),
-        Shape::Table { version, include } => row(kind, version, *include, object, now),
+pub(crate) fn item(kind: &Kind, transform: &Transform, object: Value, now: Timestamp) -> Value {
+    match transform {
+        Transform::Plain => object,
+        Transform::Partial { version } => partial(version, &object),
+        Transform::Table { version, include } => row(kind, version, *include, object, now),
     }
 }
 

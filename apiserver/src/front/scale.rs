@@ -10,7 +10,7 @@ use http::StatusCode;
 use serde_json::Value;
 
 use super::{
-    negotiate::{Output, Shape},
+    negotiate::{Output, Transform},
     render::{self, Headers},
 };
 use crate::{
@@ -46,9 +46,9 @@ static KIND: LazyLock<Kind> = LazyLock::new(|| Kind {
 });
 
 pub(super) fn reply(output: &Output, code: StatusCode, scale: Value, now: Timestamp) -> Response {
-    match output.shape {
-        Shape::Plain => render::encoded(output.format, code, &scale),
-        _ => render::encoded(output.format, code, &render::shaped(&KIND, &output.shape, scale, Headers::Shown, now)),
+    match output.transform {
+        Transform::Plain => render::encoded(output.format, code, &scale),
+        _ => render::encoded(output.format, code, &render::transformed(&KIND, &output.transform, scale, Headers::Shown, now)),
     }
 }
 

@@ -17,7 +17,7 @@ use store::Rev;
 use tokio::time::{Instant, Sleep};
 
 use super::{
-    negotiate::{Format, Output, Shape},
+    negotiate::{Format, Output, Transform},
     query::ListOptions,
     render::{self, Headers},
     stream::CHUNK_BYTES,
@@ -25,10 +25,11 @@ use super::{
 use crate::{
     body::{BoxError, Response, boxed},
     engine::{
-        Engine, Object, form,
+        Engine, Object,
+        event_history::{Event, Expired},
+        form,
         list::When,
         reader::Reader,
-        ring::{Event, Expired},
         select::Selection,
         table::Served,
     },
@@ -50,7 +51,7 @@ struct Watcher {
     engine: Arc<Engine>,
     served: Served,
     selection: Selection,
-    shape: Shape,
+    transform: Transform,
     headers: Headers,
     /// Objects of the initial state that are yet to be sent.
     initial: Arc<Vec<Arc<Object>>>,
@@ -110,7 +111,7 @@ pub(crate) async fn watch(
         engine: engine.clone(),
         served: served.clone(),
         selection: options.selection.clone(),
-        shape: output.shape.clone(),
+        transform: output.transform.clone(),
         headers: Headers::Shown,
         initial: Arc::default(),
         next_initial: 0,
@@ -130,7 +131,7 @@ pub(crate) async fn watch(
         due: None,
         done: false,
     };
-    engine.stop.wakes(watcher.reader.sleeper());
+    engine.stop.wakes(watcher.reader.waiter());
     watcher.start(&options).await?;
     if watcher.initial.is_empty() {
         watcher.seat = None;
@@ -297,12 +298,12 @@ impl Watcher {
 
     fn put(&mut self, word: &str, object: &Object, rev: Rev, out: &mut BytesMut) {
         let bytes = object.stored().len();
-        if self.shape == Shape::Plain {
+        if self.transform == Transform::Plain {
             self.turn.took(if self.served.converts() { bytes } else { bytes / COPIED });
             out.reserve(FRAME_BYTES + object.stored().len());
             return put_frame(out, word, |out| form::put_at(&self.served, object, rev, out));
         }
-        if let Shape::Partial { version } = &self.shape
+        if let Transform::Partial { version } = &self.transform
             && let Some(partial) = render::partial_bytes(version, object, rev)
         {
             self.turn.took(partial.len());
@@ -311,8 +312,8 @@ impl Watcher {
         self.turn.took(bytes);
         let value = form::value_at(&self.served, object, rev);
         let headers = std::mem::replace(&mut self.headers, Headers::Left);
-        let shaped = render::shaped(&self.served.kind, &self.shape, value, headers, Timestamp::now());
-        put_frame(out, word, |out| out.put_slice(shaped.to_string().as_bytes()));
+        let transformed = render::transformed(&self.served.kind, &self.transform, value, headers, Timestamp::now());
+        put_frame(out, word, |out| out.put_slice(transformed.to_string().as_bytes()));
     }
 
     fn put_bookmark(&mut self, rev: Rev, annotations: Value, out: &mut BytesMut) {
@@ -322,18 +323,18 @@ impl Watcher {
             meta["annotations"] = annotations;
         }
         let object = json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": meta});
-        let shaped = match &self.shape {
+        let transformed = match &self.transform {
             // The row tells the client about the bookmark; the kind's cells would be of nothing.
-            Shape::Table { version, .. } => json!({
+            Transform::Table { version, .. } => json!({
                 "kind": "Table", "apiVersion": format!("meta.k8s.io/{version}"),
                 "metadata": {"resourceVersion": rev.to_string()}, "columnDefinitions": null,
                 "rows": [{"cells": [], "object": {
                     "kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": object["metadata"],
                 }}],
             }),
-            shape => render::shaped(kind, shape, object, Headers::Left, Timestamp::now()),
+            transform => render::transformed(kind, transform, object, Headers::Left, Timestamp::now()),
         };
-        put_frame(out, "BOOKMARK", |out| out.put_slice(shaped.to_string().as_bytes()));
+        put_frame(out, "BOOKMARK", |out| out.put_slice(transformed.to_string().as_bytes()));
     }
 }
 

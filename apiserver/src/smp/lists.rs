@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use super::{
     ELEMENT_ORDER, Merge, Object, PATCH, cleaned,
+    errors::{self, Refusal},
     places::{Keyed, Places},
-    words::{self, Refusal},
 };
 use crate::schema::{Semantics, Type};
 
@@ -71,7 +71,7 @@ impl Merge<'_> {
         *patch = rest.into_iter().collect();
         let mut done = HashSet::new();
         for (directive, order) in &directives {
-            let Value::Array(order) = order else { return Err(Refusal::Type("[]interface {}", words::kind(order))) };
+            let Value::Array(order) = order else { return Err(Refusal::Type("[]interface {}", errors::kind(order))) };
             let field = directive.strip_prefix(ELEMENT_ORDER).and_then(|rest| rest.strip_prefix('/')).ok_or(Refusal::ElementOrder)?;
             let (list_type, semantics) = self.below(typ, field)?;
             let current = taken(original.get(field))?;
@@ -118,7 +118,7 @@ fn elements(original: &[Value], patch: &[Value]) -> Result<Elements, Refusal> {
     if original.iter().chain(patch).any(Value::is_array) {
         return Err(Refusal::ListOfLists);
     }
-    match all.find(|other| words::kind(other) != words::kind(first)) {
+    match all.find(|other| errors::kind(other) != errors::kind(first)) {
         Some(_) => Err(Refusal::Mixed(shown(original), shown(patch))),
         None if first.is_object() => Ok(Elements::Maps),
         None => Ok(Elements::Scalars),
@@ -139,7 +139,7 @@ fn directives(mut original: List, patch: List, key: &str) -> Result<(List, List)
             }
             Some("replace") => replace = true,
             Some("merge") => return Err(Refusal::MergeOfList),
-            Some(other) => return Err(Refusal::PatchType(other.to_owned(), words::go(&item))),
+            Some(other) => return Err(Refusal::PatchType(other.to_owned(), errors::go(&item))),
         }
     }
     if replace {
@@ -174,7 +174,7 @@ fn mismatch(patch: &[Value], order: &[Value]) -> Refusal {
 }
 
 fn shown(list: &[Value]) -> String {
-    words::go_list(list)
+    errors::go_list(list)
 }
 
 /// Elements that `by` has too, and the others.
@@ -224,14 +224,14 @@ fn taken(value: Option<&Value>) -> Result<Option<List>, Refusal> {
     match value {
         None => Ok(None),
         Some(Value::Array(list)) => Ok(Some(list.clone())),
-        Some(other) => Err(Refusal::Type("[]interface {}", words::kind(other))),
+        Some(other) => Err(Refusal::Type("[]interface {}", errors::kind(other))),
     }
 }
 
 fn no_key(map: &Map<String, Value>, key: &str) -> Refusal {
-    Refusal::NoMergeKey(words::go_map(map), key.to_owned())
+    Refusal::NoMergeKey(errors::go_map(map), key.to_owned())
 }
 
 fn not_a_map(item: &Value) -> Refusal {
-    Refusal::Type("map[string]interface {}", words::kind(item))
+    Refusal::Type("map[string]interface {}", errors::kind(item))
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::{lists::identity, words::Refusal};
+use super::{errors::Refusal, lists::identity};
 
 /// Where each element stands first. What makes it the same as another is its merge key, or itself where there is none.
 pub(super) struct Places<'v> {

@@ -16,7 +16,7 @@ use store::Entry;
 
 use super::*;
 use crate::{
-    engine::{cache::Write, ring::BYTES_MAX, select::Selection},
+    engine::{cache::Write, event_history::BYTES_MAX, select::Selection},
     kind::{Field, Kind, Law, Lookup, Storage},
 };
 
@@ -95,7 +95,7 @@ impl Written {
         self.0.apply(writes);
     }
 
-    /// Writes of colour `c` that a ring cannot hold.
+    /// Writes of colour `c` that a history cannot hold.
     fn overflow(&mut self, colour: &str) {
         let pad = "p".repeat(BYTES_MAX / 16);
         (0..17).for_each(|_| self.put_padded(&[("ns/big", colour)], &pad));
@@ -141,7 +141,7 @@ fn events_of_others_wake_nobody() {
     things.put(&[("ns/mine", "c7"), ("ns/theirs", "other")]);
     assert_eq!((wakes[7].get(), wakes.iter().map(|wakes| wakes.get()).sum::<usize>()), (1, 1));
     assert_eq!(readers[7].revs(), Ok(vec![things.1 - 1]));
-    assert_eq!(readers[8].revs(), Ok(vec![]), "the ring has turned over and nothing of it was theirs");
+    assert_eq!(readers[8].revs(), Ok(vec![]), "the history has turned over and nothing of it was theirs");
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn who_is_too_slow_for_its_own_events_is_cut() {
     things.overflow("other");
     let mut late = Reader::new(&things.0, None);
     assert!(late.place_after(1).is_err(), "too old to resume from");
-    assert!(readers[0].revs().is_err(), "it had not read what the ring has lost");
+    assert!(readers[0].revs().is_err(), "it had not read what the history has lost");
     assert_eq!(readers[1].revs(), Ok(vec![]));
     things.overflow("c1");
     assert!(readers[1].revs().is_err());

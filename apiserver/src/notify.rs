@@ -1,4 +1,4 @@
-//! One thing that happens -> all who sleep on it: a flag and a wake for each sleeper, with no lock of its own to take for looking again.
+//! One thing that happens -> all who sleep on it: a flag and a wake for each waiter, with no lock of its own to take for looking again.
 
 use std::{
     pin::Pin,
@@ -13,23 +13,23 @@ use api::task::Group;
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 
-/// How many sleepers are kept before those are looked for that are gone.
+/// How many waiters are kept before those are looked for that are gone.
 const SWEEP_MIN: usize = 64;
 
-/// May ring often. Who sleeps on it is kept until it is dropped.
+/// May notify often. Who sleeps on it is kept until it is dropped.
 #[derive(Default)]
-pub(crate) struct Bell(Mutex<Sleepers>);
+pub(crate) struct Notifier(Mutex<Waiters>);
 
 #[derive(Default)]
-struct Sleepers {
-    all: Vec<Weak<Sleeper>>,
+struct Waiters {
+    all: Vec<Weak<Waiter>>,
     sweep_at: usize,
 }
 
-/// One task's place at one or more bells.
+/// One task's place at one or more notifiers.
 #[derive(Default)]
-pub(crate) struct Sleeper {
-    rung: AtomicBool,
+pub(crate) struct Waiter {
+    notified: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -37,53 +37,53 @@ pub(crate) struct Sleeper {
 #[derive(Default)]
 pub(crate) struct Stop {
     stopping: AtomicBool,
-    bell: Bell,
+    notifier: Notifier,
 }
 
 /// Resolves when the group stops.
 pub(crate) struct Stopped {
     stop: Arc<Stop>,
-    sleeper: Arc<Sleeper>,
+    waiter: Arc<Waiter>,
 }
 
 /// A future that seldom has anything to say, beside one that is polled all the time: it is polled when it was woken itself.
 pub(crate) struct Rarely<F> {
     inner: F,
-    sleeper: Arc<Sleeper>,
+    waiter: Arc<Waiter>,
     waker: Waker,
 }
 
-impl Bell {
-    pub fn add(&self, sleeper: &Arc<Sleeper>) {
-        let mut sleepers = self.0.lock();
-        if sleepers.all.len() >= sleepers.sweep_at {
-            sleepers.all.retain(|sleeper| sleeper.strong_count() > 0);
-            sleepers.sweep_at = (sleepers.all.len() * 2).max(SWEEP_MIN);
+impl Notifier {
+    pub fn add(&self, waiter: &Arc<Waiter>) {
+        let mut waiters = self.0.lock();
+        if waiters.all.len() >= waiters.sweep_at {
+            waiters.all.retain(|waiter| waiter.strong_count() > 0);
+            waiters.sweep_at = (waiters.all.len() * 2).max(SWEEP_MIN);
         }
-        sleepers.all.push(Arc::downgrade(sleeper));
+        waiters.all.push(Arc::downgrade(waiter));
     }
 
-    pub fn ring(&self) {
-        self.0.lock().all.retain(|sleeper| sleeper.upgrade().map(|sleeper| sleeper.ring()).is_some());
+    pub fn notify(&self) {
+        self.0.lock().all.retain(|waiter| waiter.upgrade().map(|waiter| waiter.notify()).is_some());
     }
 }
 
-impl Sleeper {
-    /// Ready once for all rings since the last time.
-    pub fn poll_rung(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.was_rung() {
+impl Waiter {
+    /// Ready once for all notifications since the last time.
+    pub fn poll_notified(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.was_notified() {
             return Poll::Ready(());
         }
         self.waker.register(cx.waker());
-        if self.was_rung() { Poll::Ready(()) } else { Poll::Pending }
+        if self.was_notified() { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    fn was_rung(&self) -> bool {
-        self.rung.load(Ordering::Relaxed) && self.rung.swap(false, Ordering::AcqRel)
+    fn was_notified(&self) -> bool {
+        self.notified.load(Ordering::Relaxed) && self.notified.swap(false, Ordering::AcqRel)
     }
 
-    fn ring(&self) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
+    fn notify(&self) {
+        if !self.notified.swap(true, Ordering::AcqRel) {
             self.waker.wake();
         }
     }
@@ -97,7 +97,7 @@ impl Stop {
         group.spawn_careful(async move {
             stopping.stopping().await;
             told.stopping.store(true, Ordering::Release);
-            told.bell.ring();
+            told.notifier.notify();
         });
         stop
     }
@@ -106,34 +106,34 @@ impl Stop {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Rings for `sleeper`, too.
-    pub fn wakes(&self, sleeper: &Arc<Sleeper>) {
-        self.bell.add(sleeper);
+    /// Notifies `waiter`, too.
+    pub fn wakes(&self, waiter: &Arc<Waiter>) {
+        self.notifier.add(waiter);
     }
 
     pub fn stopped(self: &Arc<Self>) -> Stopped {
-        let sleeper = Arc::default();
-        self.wakes(&sleeper);
-        Stopped { stop: self.clone(), sleeper }
+        let waiter = Arc::default();
+        self.wakes(&waiter);
+        Stopped { stop: self.clone(), waiter }
     }
 }
 
-impl Wake for Sleeper {
+impl Wake for Waiter {
     fn wake(self: Arc<Self>) {
-        self.ring();
+        self.notify();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.ring();
+        self.notify();
     }
 }
 
 impl<F> Rarely<F> {
     pub fn new(inner: F) -> Self {
-        let sleeper = Arc::<Sleeper>::default();
+        let waiter = Arc::<Waiter>::default();
         // It is asked once at first.
-        sleeper.ring();
-        Self { inner, waker: Waker::from(sleeper.clone()), sleeper }
+        waiter.notify();
+        Self { inner, waker: Waker::from(waiter.clone()), waiter }
     }
 }
 
@@ -142,8 +142,8 @@ impl<F: Future + Unpin> Future for Rarely<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         // Before the question: whoever wakes it from then on wakes this task.
-        self.sleeper.waker.register(cx.waker());
-        if !self.sleeper.was_rung() {
+        self.waiter.waker.register(cx.waker());
+        if !self.waiter.was_notified() {
             return Poll::Pending;
         }
         let this = &mut *self;
@@ -155,8 +155,8 @@ impl Future for Stopped {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        // Asked first: a ring that comes before the question is answered by it.
-        let _ = self.sleeper.poll_rung(cx);
+        // Asked first: a notification that comes before the question is answered by it.
+        let _ = self.waiter.poll_notified(cx);
         if self.stop.is_stopping() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
@@ -178,20 +178,20 @@ mod tests {
 
     #[test]
     fn rings_are_heard_once_however_many_there_were() {
-        let (bell, other, sleeper) = (Bell::default(), Bell::default(), Arc::new(Sleeper::default()));
-        bell.add(&sleeper);
-        other.add(&sleeper);
+        let (notifier, other, waiter) = (Notifier::default(), Notifier::default(), Arc::new(Waiter::default()));
+        notifier.add(&waiter);
+        other.add(&waiter);
         let counter = Arc::new(Counter::default());
         let waker = Waker::from(counter.clone());
         let mut cx = Context::from_waker(&waker);
-        assert!(sleeper.poll_rung(&mut cx).is_pending());
-        bell.ring();
-        bell.ring();
-        other.ring();
+        assert!(waiter.poll_notified(&mut cx).is_pending());
+        notifier.notify();
+        notifier.notify();
+        other.notify();
         assert_eq!(counter.0.load(Ordering::Relaxed), 1);
-        assert!(sleeper.poll_rung(&mut cx).is_ready());
-        assert!(sleeper.poll_rung(&mut cx).is_pending());
-        other.ring();
+        assert!(waiter.poll_notified(&mut cx).is_ready());
+        assert!(waiter.poll_notified(&mut cx).is_pending());
+        other.notify();
         assert_eq!(counter.0.load(Ordering::Relaxed), 2);
     }
 
@@ -215,15 +215,15 @@ mod tests {
 
     #[test]
     fn who_is_gone_is_forgotten() {
-        let bell = Bell::default();
-        let kept = Arc::new(Sleeper::default());
-        bell.add(&kept);
+        let notifier = Notifier::default();
+        let kept = Arc::new(Waiter::default());
+        notifier.add(&kept);
         for _ in 0..10 * SWEEP_MIN {
-            bell.add(&Arc::default());
+            notifier.add(&Arc::default());
         }
-        assert!(bell.0.lock().all.len() <= SWEEP_MIN);
-        bell.ring();
-        assert_eq!(bell.0.lock().all.len(), 1);
+        assert!(notifier.0.lock().all.len() <= SWEEP_MIN);
+        notifier.notify();
+        assert_eq!(notifier.0.lock().all.len(), 1);
     }
 
     #[tokio::test]

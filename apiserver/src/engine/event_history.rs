@@ -18,7 +18,7 @@ pub(crate) struct Event {
     pub new: Option<Arc<Object>>,
 }
 
-pub(crate) struct Ring {
+pub(crate) struct EventHistory {
     events: VecDeque<Arc<Event>>,
     /// The cursor of the front event.
     first: u64,
@@ -68,7 +68,7 @@ impl Event {
     }
 }
 
-impl Ring {
+impl EventHistory {
     pub fn new(bytes_max: usize) -> Self {
         Self { events: VecDeque::new(), first: 1, bytes: 0, bytes_max, floor: 0 }
     }
@@ -142,30 +142,30 @@ mod tests {
 
     #[test]
     fn cursors_survive_turnover_and_expire_behind_it() {
-        let mut ring = Ring::new(EVENT_BYTES * 3);
-        (1..=3).for_each(|rev| ring.push(event(rev)));
-        let all = ring.after(0).unwrap();
-        assert_eq!(ring.read(all.clone()).unwrap().events.len(), 3);
-        assert_eq!(ring.read(all.start..all.start + 1).unwrap().events.len(), 1);
-        ring.push(event(4));
-        assert_eq!(ring.read(all.clone()).err(), Some(Expired { floor: 1 }));
-        assert_eq!(ring.pick([all.start].into_iter()).err(), Some(Expired { floor: 1 }));
-        assert_eq!(ring.after(0), Err(Expired { floor: 1 }));
+        let mut history = EventHistory::new(EVENT_BYTES * 3);
+        (1..=3).for_each(|rev| history.push(event(rev)));
+        let all = history.after(0).unwrap();
+        assert_eq!(history.read(all.clone()).unwrap().events.len(), 3);
+        assert_eq!(history.read(all.start..all.start + 1).unwrap().events.len(), 1);
+        history.push(event(4));
+        assert_eq!(history.read(all.clone()).err(), Some(Expired { floor: 1 }));
+        assert_eq!(history.pick([all.start].into_iter()).err(), Some(Expired { floor: 1 }));
+        assert_eq!(history.after(0), Err(Expired { floor: 1 }));
         let revs = |batch: Batch| batch.events.iter().map(|event| event.rev).collect::<Vec<_>>();
-        assert_eq!(revs(ring.read(ring.after(2).unwrap()).unwrap()), [3, 4]);
-        assert_eq!(revs(ring.pick([all.start + 1, all.end].into_iter()).unwrap()), [2, 4]);
-        assert!(ring.read(ring.end()..u64::MAX).unwrap().events.is_empty());
+        assert_eq!(revs(history.read(history.after(2).unwrap()).unwrap()), [3, 4]);
+        assert_eq!(revs(history.pick([all.start + 1, all.end].into_iter()).unwrap()), [2, 4]);
+        assert!(history.read(history.end()..u64::MAX).unwrap().events.is_empty());
     }
 
     #[test]
     fn a_batch_is_bounded_in_bytes_and_loses_nothing() {
-        let mut ring = Ring::new(1 << 20);
+        let mut history = EventHistory::new(1 << 20);
         let stored = bytes::Bytes::from("x".repeat(Batch::BYTES_MIN / 4));
         let large = Arc::new(Object::loose(api::Key::default(), stored));
-        (1..=10).for_each(|rev| ring.push(Arc::new(Event::new(rev, None, Some(large.clone())))));
+        (1..=10).for_each(|rev| history.push(Arc::new(Event::new(rev, None, Some(large.clone())))));
         let (mut taken, mut seen) = (0, Vec::new());
         for more in [true, true, false] {
-            let batch = ring.pick(ring.after(0).unwrap().skip(taken).inspect(|_| taken += 1)).unwrap();
+            let batch = history.pick(history.after(0).unwrap().skip(taken).inspect(|_| taken += 1)).unwrap();
             assert!(batch.events.len() <= 4 && batch.more == more);
             seen.extend(batch.events.iter().map(|event| event.rev));
         }
@@ -174,11 +174,11 @@ mod tests {
 
     #[test]
     fn a_reset_cuts_every_reader() {
-        let mut ring = Ring::new(1 << 20);
-        ring.push(event(5));
-        let end = ring.end();
-        ring.reset(9);
-        assert!(ring.read(end..u64::MAX).is_err());
-        assert_eq!(ring.after(9), Ok(ring.end()..ring.end()));
+        let mut history = EventHistory::new(1 << 20);
+        history.push(event(5));
+        let end = history.end();
+        history.reset(9);
+        assert!(history.read(end..u64::MAX).is_err());
+        assert_eq!(history.after(9), Ok(history.end()..history.end()));
     }
 }

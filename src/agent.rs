@@ -18,7 +18,7 @@ use crate::{
     flags::UpFlags,
     instance::Node,
     progress::Progress,
-    server::{Control, cluster_dns, host_name, laws_config},
+    server::{Control, cluster_dns, host_name, kinds_config},
 };
 
 /// What the runtime calls as its network plugins: `src/plugin.rs`.
@@ -33,8 +33,8 @@ pub async fn start(flags: &UpFlags, control: &Control, progress: &Progress) -> a
     let claimed = Node::claim(&control.dirs)?;
     let node = flags.agent.node_name.clone().unwrap_or_else(host_name);
     let address = flags.agent.node_ip.or_else(default_address).unwrap_or(IpAddr::from([127, 0, 0, 1]));
-    let laws = laws_config(&flags.server)?;
-    let IpAddr::V4(dns) = cluster_dns(&laws) else { bail!("--service-cluster-ip-range: the node's proxy knows IPv4 only") };
+    let kinds = kinds_config(&flags.server)?;
+    let IpAddr::V4(dns) = cluster_dns(&kinds) else { bail!("--service-cluster-ip-range: the node's proxy knows IPv4 only") };
 
     let config = config(flags, control, &node, address, dns)?;
     network_plugin(&config.layout().cni_bin_dir, &control.group)?;
@@ -51,7 +51,7 @@ pub async fn start(flags: &UpFlags, control: &Control, progress: &Progress) -> a
     };
     Box::pin(proxy::run(rules, control.caches.clone(), control.group.clone())).await?;
     progress.step(&format!("services ({})", flags.agent.proxy_mode));
-    let names = proxy::dns::Config { domain: laws.cluster_domain, address: dns, port: DNS_PORT, resolv_conf: RESOLV_CONF.into() };
+    let names = proxy::dns::Config { domain: kinds.cluster_domain, address: dns, port: DNS_PORT, resolv_conf: RESOLV_CONF.into() };
     Box::pin(proxy::dns::run(names, control.caches.clone(), control.group.clone())).await?;
     progress.step(&format!("DNS ({dns})"));
 

@@ -83,10 +83,10 @@ impl Control {
         dirs.claim()?;
         let instance = Instance::start(&dirs)?;
         let (group, files) = (Group::new(), files::raise());
-        let laws = laws_config(flags)?;
+        let config = kinds_config(flags)?;
         let advertised = flags.advertise_address.or_else(default_address).unwrap_or(IpAddr::from([127, 0, 0, 1]));
 
-        let certs = Arc::new(Certs::open(&dirs.tls(), &serving_names(flags, &laws, advertised))?);
+        let certs = Arc::new(Certs::open(&dirs.tls(), &serving_names(flags, &config, advertised))?);
         let tls = Arc::new(Tls::new(&certs)?);
         certs.keep_fresh(&group);
         tls.follow(&certs, &group);
@@ -101,7 +101,7 @@ impl Control {
         }
         let tokens = Arc::new(Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public())?);
         let gates = auth::gates(&tokens);
-        let engine = Engine::new(store.clone(), kinds::all(&laws, &tokens), gates, group.clone());
+        let engine = Engine::new(store.clone(), kinds::all(&config, &tokens), gates, group.clone());
         engine.set_schemas(kinds::schema::shapes());
         engine.set_fairness(&kinds::flow::config(flags.limits()));
         engine.agents().follow(&certs, &group)?;
@@ -123,8 +123,8 @@ impl Control {
         let caches = client::Caches::new(client_as(&engine, "system:kube-controller-manager", &[]), group.clone());
         let control = Self { group, dirs, certs, admin, caches, engine, store, _instance: instance };
         Box::pin(auth::bootstrap(&control.engine)).await?;
-        Box::pin(kinds::bootstrap_service::kubernetes_service(&control.engine, &laws, SocketAddr::new(advertised, port))).await?;
-        Box::pin(manifests::apply(&control.engine, cluster_dns(&laws))).await?;
+        Box::pin(kinds::bootstrap_service::kubernetes_service(&control.engine, &config, SocketAddr::new(advertised, port))).await?;
+        Box::pin(manifests::apply(&control.engine, cluster_dns(&config))).await?;
         started.done();
         control.start_loops(flags);
         progress.step(&format!("API ready (https://{address})"));
@@ -259,7 +259,7 @@ async fn open_store(flags: &ServerFlags, dirs: &Dirs) -> anyhow::Result<Arc<dyn 
     Ok(Arc::new(tokio::task::spawn_blocking(move || store::redb::open(&dir)).await??))
 }
 
-pub fn laws_config(flags: &ServerFlags) -> anyhow::Result<kinds::Config> {
+pub fn kinds_config(flags: &ServerFlags) -> anyhow::Result<kinds::Config> {
     Ok(kinds::Config {
         service_cidr: flags.service_cluster_ip_range,
         node_ports: port_range(&flags.service_node_port_range)?,
@@ -275,21 +275,21 @@ fn port_range(text: &str) -> anyhow::Result<RangeInclusive<u16>> {
     }
 }
 
-fn serving_names(flags: &ServerFlags, laws: &kinds::Config, advertised: IpAddr) -> ServingNames {
+fn serving_names(flags: &ServerFlags, config: &kinds::Config, advertised: IpAddr) -> ServingNames {
     let mut addresses = vec![advertised];
     if !flags.bind_address.is_unspecified() {
         addresses.push(flags.bind_address);
     }
     let (more, names): (Vec<_>, Vec<_>) = flags.tls_san.iter().cloned().partition(|n| n.parse::<IpAddr>().is_ok());
     addresses.extend(more.iter().filter_map(|a| a.parse::<IpAddr>().ok()));
-    let mut serving = ServingNames::standard(&host_name(), &addresses, Some(laws.kubernetes_address()), &laws.cluster_domain);
+    let mut serving = ServingNames::standard(&host_name(), &addresses, Some(config.kubernetes_address()), &config.cluster_domain);
     serving.dns.extend(names);
     serving
 }
 
 /// The cluster's DNS address: the tenth of the service range, as kubeadm has it.
-pub fn cluster_dns(laws: &kinds::Config) -> IpAddr {
-    match laws.service_cidr.network() {
+pub fn cluster_dns(config: &kinds::Config) -> IpAddr {
+    match config.service_cidr.network() {
         IpAddr::V4(base) => IpAddr::V4((u32::from(base).saturating_add(10)).into()),
         IpAddr::V6(base) => IpAddr::V6((u128::from(base).saturating_add(10)).into()),
     }

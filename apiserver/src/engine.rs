@@ -1,4 +1,4 @@
-//! The engine: a table of kinds over a store. What laws, gates and the front door may ask of it stands here.
+//! The engine: a table of kinds over a store. What strategies, gates and the front door may ask of it stands here.
 
 pub(crate) mod admit;
 pub(crate) mod cache;
@@ -135,7 +135,7 @@ impl Engine {
         Ok(form::view(&served, object))
     }
 
-    /// Create with all of the law and admission, as `user`.
+    /// Create with all of the strategy and admission, as `user`.
     pub async fn create(
         self: &Arc<Self>,
         gr: &GroupResource,
@@ -154,7 +154,7 @@ impl Engine {
         Box::pin(create::create(self, &asked, form::typed_as(&served.kind, object))).await
     }
 
-    /// Read, change, write until it fits (`GuaranteedUpdate`): `change` may run several times; law and admission apply. `subresource` may be empty.
+    /// Read, change, write until it fits (`GuaranteedUpdate`): `change` may run several times; strategy and admission apply. `subresource` may be empty.
     pub async fn update(
         self: &Arc<Self>,
         gr: &GroupResource,
@@ -318,7 +318,7 @@ impl Engine {
         if let Err(status) = self.reach(done).await {
             tracing::warn!(rev = done, %status, "cache lags behind an acknowledged deletion");
         }
-        asked.served.kind.law.release(&asked.ctx(self), &form::value(asked.served, current)).await;
+        asked.served.kind.strategy.release(&asked.ctx(self), &form::value(asked.served, current)).await;
         Ok(true)
     }
 }

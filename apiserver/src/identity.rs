@@ -1,4 +1,4 @@
-//! Who asks, and the gates a request passes: authentication, authorization, admission. The laws behind them live in `kinds`.
+//! Who asks, and the gates a request passes: authentication, authorization, admission. The strategies behind them live in `kinds`.
 
 use std::{collections::BTreeMap, sync::Arc};
 

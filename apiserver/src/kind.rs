@@ -1,8 +1,8 @@
-//! What the engine knows of a kind: names, scope, verbs, columns, and its law. One value per kind and version, built-in or custom.
+//! What the engine knows of a kind: names, scope, verbs, columns, and its strategy. One value per kind and version, built-in or custom.
 
 use std::{borrow::Cow, sync::Arc};
 
-use api::{GroupResource, Gvk, Status, causes::Causes, time::Timestamp};
+use api::{GroupResource, Gvk, Status, field_errors::FieldErrors, time::Timestamp};
 use async_trait::async_trait;
 use serde_json::Value;
 
@@ -25,7 +25,7 @@ pub struct Kind {
     pub verbs: Names,
     pub storage: Storage,
     pub subresources: Vec<Subresource>,
-    /// Table columns after which [`Law::cells`] fills the rows.
+    /// Table columns after which [`Strategy::cells`] fills the rows.
     pub columns: Cow<'static, [Column]>,
     /// Fields that a field selector may name, besides `metadata.name` and `metadata.namespace`.
     pub fields: Cow<'static, [Field]>,
@@ -33,7 +33,7 @@ pub struct Kind {
     pub schema: Name,
     /// True where `metadata.generation` starts at 1 and rises with each change of anything but metadata and status.
     pub generation: bool,
-    pub law: Arc<dyn Law>,
+    pub strategy: Arc<dyn Strategy>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +47,9 @@ pub enum Scope {
 pub enum Storage {
     /// Under `/registry/<prefix>/[<namespace>/]<name>`, as this group, version and kind. `ttl_seconds` deletes them that long after their last write.
     Kept { prefix: Name, ttl_seconds: Option<u64> },
-    /// Kept as another kind of the table (`group`, `version`, `plural`); [`Law::stored_form`] and [`Law::served_form`] convert.
+    /// Kept as another kind of the table (`group`, `version`, `plural`); [`Strategy::stored_form`] and [`Strategy::served_form`] convert.
     As { group: Name, version: Name, plural: Name },
-    /// Only answered (reviews): [`Law::answer`] makes the reply of a create.
+    /// Only answered (reviews): [`Strategy::answer`] makes the reply of a create.
     Nowhere,
 }
 
@@ -62,11 +62,11 @@ pub struct Subresource {
 }
 
 pub enum Handler {
-    /// get, update, patch of the whole object, of which only `status` (and what the law lets pass) is taken.
+    /// get, update, patch of the whole object, of which only `status` (and what the strategy lets pass) is taken.
     Status,
     /// `autoscaling/v1` Scale over the paths given.
     Scale(ScalePaths),
-    /// get/update/patch of the whole object in the law's own way (e.g. `finalize`, `approval`): [`Law::prepare_subresource`].
+    /// get/update/patch of the whole object in the strategy's own way (e.g. `finalize`, `approval`): [`Strategy::prepare_subresource`].
     Object,
     /// create of a body that is not the object itself: binding, eviction, token.
     Action(Arc<dyn Action>),
@@ -121,7 +121,7 @@ pub enum Lookup {
     Index,
 }
 
-/// What a write is about. Handed to the law's hooks.
+/// What a write is about. Handed to the strategy's hooks.
 pub struct Ctx<'a> {
     pub engine: &'a Arc<Engine>,
     pub kind: &'a Arc<Kind>,
@@ -143,11 +143,11 @@ pub enum Grace {
     Seconds(i64),
 }
 
-/// The law of one kind: a unit struct in one file of `kinds`. Every hook has the default that most kinds want.
+/// The strategy of one kind: a unit struct in one file of `kinds`. Every hook has the default that most kinds want.
 ///
 /// The order of a write is: decode, `default`, mutating admission, `prepare_*`, `validate*`, validating admission, `allocate`, store.
 #[async_trait]
-pub trait Law: Send + Sync {
+pub trait Strategy: Send + Sync {
     /// Fills in upstream's defaults. Idempotent; also run on what is read in an older shape.
     fn default(&self, _object: &mut Value) {}
 
@@ -165,16 +165,16 @@ pub trait Law: Send + Sync {
         crate::names::subdomain_error(name)
     }
 
-    fn validate(&self, _object: &Value, _causes: &mut Causes) {}
+    fn validate(&self, _object: &Value, _causes: &mut FieldErrors) {}
 
-    /// Runs after [`Law::validate`] of an object that is being made.
-    fn validate_create(&self, _object: &Value, _causes: &mut Causes) {}
+    /// Runs after [`Strategy::validate`] of an object that is being made.
+    fn validate_create(&self, _object: &Value, _causes: &mut FieldErrors) {}
 
-    /// Runs after [`Law::validate`] of the new object.
-    fn validate_update(&self, _new: &Value, _old: &Value, _causes: &mut Causes) {}
+    /// Runs after [`Strategy::validate`] of the new object.
+    fn validate_update(&self, _new: &Value, _old: &Value, _causes: &mut FieldErrors) {}
 
     /// Instead of the two above, for a write to `subresource`.
-    fn validate_subresource(&self, _subresource: &str, _new: &Value, _old: &Value, _causes: &mut Causes) {}
+    fn validate_subresource(&self, _subresource: &str, _new: &Value, _old: &Value, _causes: &mut FieldErrors) {}
 
     /// Texts for `Warning` headers.
     fn warnings(&self, _new: &Value, _old: Option<&Value>) -> Vec<String> {

@@ -1,4 +1,4 @@
-//! The engine: a request in, law applied, stored. Names no kind.
+//! The engine: a request in, strategy applied, stored. Names no kind.
 
 pub mod body;
 pub mod certs;

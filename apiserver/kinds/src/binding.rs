@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use api::{GroupResource, Gvk, Key, Status, causes::Causes, time::Timestamp};
-use apiserver::kind::{Action, Ctx, Kind, Law, Storage};
+use api::{GroupResource, Gvk, Key, Status, field_errors::FieldErrors, time::Timestamp};
+use apiserver::kind::{Action, Ctx, Kind, Storage, Strategy};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
@@ -21,17 +21,17 @@ pub fn kind() -> Kind {
     Kind {
         verbs: Cow::Borrowed(&["create"]),
         storage: Storage::Nowhere,
-        ..common::kind("", "v1", "Binding", "bindings", "io.k8s.api.core.v1", BindingLaw)
+        ..common::kind("", "v1", "Binding", "bindings", "io.k8s.api.core.v1", BindingStrategy)
     }
 }
 
-struct BindingLaw;
+struct BindingStrategy;
 
 /// `POST .../pods/<name>/binding`.
 pub struct BindPod;
 
 #[async_trait]
-impl Law for BindingLaw {
+impl Strategy for BindingStrategy {
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         common::table::metadata_cells(object, now)
     }
@@ -75,8 +75,8 @@ async fn bind(ctx: &Ctx<'_>, name: &str, binding: &Value) -> Result<(), Status> 
 }
 
 /// `ValidatePodBinding`.
-fn problems(binding: &Value) -> Causes {
-    let (target, mut causes) = (binding.at("target"), Causes::default());
+fn problems(binding: &Value) -> FieldErrors {
+    let (target, mut causes) = (binding.at("target"), FieldErrors::default());
     let kind = target.text("kind");
     if !matches!(kind, "" | "Node") {
         causes.not_supported("target.kind", kind, &["Node", "<empty>"]);

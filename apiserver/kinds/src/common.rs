@@ -1,4 +1,4 @@
-//! What laws share: reading and editing of `Value`, field paths, name rules, label selectors, table columns and cells, and the start of a [`Kind`].
+//! What strategies share: reading and editing of `Value`, field paths, name rules, label selectors, table columns and cells, and the start of a [`Kind`].
 //!
 //! - [`Read`]: `object.text("kind")`, `object.list("items")`, `object.int("port")`, ...: absent, null and wrong types all read as absent
 //!   (the engine's decoder has already refused wrong types).
@@ -15,9 +15,9 @@ use std::{borrow::Cow, sync::Arc};
 
 use api::{
     Gvk, Status,
-    causes::{Causes, Reason},
+    field_errors::{FieldErrors, Reason},
 };
-use apiserver::kind::{Handler, Kind, Law, Scope, Storage, Subresource};
+use apiserver::kind::{Handler, Kind, Scope, Storage, Strategy, Subresource};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -50,7 +50,7 @@ pub fn kind(
     name: &'static str,
     plural: &'static str,
     package: &str,
-    law: impl Law + 'static,
+    strategy: impl Strategy + 'static,
 ) -> Kind {
     Kind {
         group: group.into(),
@@ -68,7 +68,7 @@ pub fn kind(
         fields: Cow::Borrowed(&[]),
         schema: format!("{package}.{name}").into(),
         generation: false,
-        law: Arc::new(law),
+        strategy: Arc::new(strategy),
     }
 }
 
@@ -91,28 +91,28 @@ pub fn view<T: DeserializeOwned>(object: &Value) -> Result<T, Status> {
 }
 
 /// `field is immutable` unless both are equal (absent, null and empty are the same).
-pub fn unchanged(new: Option<&Value>, old: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
+pub fn unchanged(new: Option<&Value>, old: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
     if !read::same(new, old) {
         causes.invalid(path, new.cloned().unwrap_or(Value::Null), "field is immutable");
     }
 }
 
 /// `must be greater than or equal to 0` for a number below.
-pub fn not_negative(value: Option<i64>, path: Path<'_>, causes: &mut Causes) {
+pub fn not_negative(value: Option<i64>, path: Path<'_>, causes: &mut FieldErrors) {
     if let Some(v) = value.filter(|v| *v < 0) {
         causes.invalid(path, v, "must be greater than or equal to 0");
     }
 }
 
 /// One `Invalid` cause per text of a [`words`] rule.
-pub fn well_formed(value: &str, errors: Vec<String>, path: Path<'_>, causes: &mut Causes) {
+pub fn well_formed(value: &str, errors: Vec<String>, path: Path<'_>, causes: &mut FieldErrors) {
     for error in errors {
         causes.invalid(path, value, &error);
     }
 }
 
 /// One of `allowed`, which are listed in their order; empty is `Required`.
-pub fn one_of(value: &str, allowed: &[&str], path: Path<'_>, causes: &mut Causes) {
+pub fn one_of(value: &str, allowed: &[&str], path: Path<'_>, causes: &mut FieldErrors) {
     match value {
         "" => causes.required(path, ""),
         v if allowed.contains(&v) => {}
@@ -121,7 +121,7 @@ pub fn one_of(value: &str, allowed: &[&str], path: Path<'_>, causes: &mut Causes
 }
 
 /// `Unsupported value` with the supported ones in the order given: upstream sorts some lists and not others.
-pub fn not_supported(value: impl Into<Value>, allowed: &[&str], path: Path<'_>, causes: &mut Causes) {
+pub fn not_supported(value: impl Into<Value>, allowed: &[&str], path: Path<'_>, causes: &mut FieldErrors) {
     let words: Vec<String> = allowed.iter().map(|w| format!("{w:?}")).collect();
     let message = format!("Unsupported value: {}: supported values: {}", value.into(), words.join(", "));
     causes.push(Reason::NotSupported, path, message);

@@ -1,10 +1,10 @@
-//! Flags -> what laws must know of the cluster: address ranges, ports, names.
+//! Flags -> what strategies must know of the cluster: address ranges, ports, names.
 
 use std::{net::IpAddr, ops::RangeInclusive};
 
 use ipnet::IpNet;
 
-/// What the server's flags say that laws depend on.
+/// What the server's flags say that strategies depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `--service-cluster-ip-range`: cluster IPs come from here; its first address is the `kubernetes` Service.

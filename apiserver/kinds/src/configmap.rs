@@ -1,9 +1,9 @@
-//! ConfigMap: the law of plain configuration: key names, 1 MiB, immutability. Source: `pkg/apis/core/validation`, `ValidateConfigMap`.
+//! ConfigMap: the strategy of plain configuration: key names, 1 MiB, immutability. Source: `pkg/apis/core/validation`, `ValidateConfigMap`.
 
 use std::borrow::Cow;
 
-use api::{causes::Causes, time::Timestamp};
-use apiserver::kind::{Column, Kind, Law};
+use api::{field_errors::FieldErrors, time::Timestamp};
+use apiserver::kind::{Column, Kind, Strategy};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::Value;
 
@@ -28,8 +28,8 @@ pub fn kind() -> Kind {
 
 struct ConfigMaps;
 
-impl Law for ConfigMaps {
-    fn validate(&self, object: &Value, causes: &mut Causes) {
+impl Strategy for ConfigMaps {
+    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
         let data = Path::new("data");
         let mut size = 0;
         for (key, value) in object.entries("data") {
@@ -45,7 +45,7 @@ impl Law for ConfigMaps {
         }
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, causes: &mut Causes) {
+    fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
         immutable(new, old, &["data", "binaryData"], causes);
     }
 
@@ -56,7 +56,7 @@ impl Law for ConfigMaps {
 }
 
 /// Once `immutable` is true, neither it nor `fields` change.
-pub fn immutable(new: &Value, old: &Value, fields: &[&str], causes: &mut Causes) {
+pub fn immutable(new: &Value, old: &Value, fields: &[&str], causes: &mut FieldErrors) {
     if !old.is_true("immutable") {
         return;
     }
@@ -69,7 +69,7 @@ pub fn immutable(new: &Value, old: &Value, fields: &[&str], causes: &mut Causes)
 }
 
 /// Checks a map of base64 values under `name`; returns how many bytes they hold together.
-pub fn bytes_map(object: &Value, name: &str, causes: &mut Causes) -> usize {
+pub fn bytes_map(object: &Value, name: &str, causes: &mut FieldErrors) -> usize {
     let path = Path::new(name);
     let mut size = 0;
     for (key, value) in object.entries(name) {
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     fn texts(object: &Value, old: Option<&Value>) -> Vec<String> {
-        let mut causes = Causes::default();
+        let mut causes = FieldErrors::default();
         ConfigMaps.validate(object, &mut causes);
         if let Some(old) = old {
             ConfigMaps.validate_update(object, old, &mut causes);

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use api::time::Timestamp;
-use apiserver::kind::{Column, Kind, Law, Scope, Storage};
+use apiserver::kind::{Column, Kind, Scope, Storage, Strategy};
 use serde_json::Value;
 
 use crate::common::{
@@ -32,7 +32,7 @@ pub fn kind() -> Kind {
 
 struct Definitions;
 
-impl Law for Definitions {
+impl Strategy for Definitions {
     fn cells(&self, object: &Value, _now: Timestamp) -> Vec<Value> {
         vec![name(object).into(), text_at(object, "/metadata/creationTimestamp").into()]
     }

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use api::{causes::Causes, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Kind, Law};
+use api::{field_errors::FieldErrors, time::Timestamp};
+use apiserver::kind::{Column, Ctx, Kind, Strategy};
 use serde_json::{Value, json};
 
 use crate::{
@@ -47,13 +47,13 @@ pub fn kind() -> Kind {
         subresources: vec![scale("/spec/selector"), common::status("apps", "v1", "Deployment")],
         columns: Cow::Borrowed(COLUMNS),
         generation: true,
-        ..common::kind("apps", "v1", "Deployment", "deployments", "io.k8s.api.apps.v1", DeploymentLaw)
+        ..common::kind("apps", "v1", "Deployment", "deployments", "io.k8s.api.apps.v1", DeploymentStrategy)
     }
 }
 
-struct DeploymentLaw;
+struct DeploymentStrategy;
 
-impl Law for DeploymentLaw {
+impl Strategy for DeploymentStrategy {
     fn default(&self, object: &mut Value) {
         if let Some(spec) = make_child(object, "spec") {
             default_to(spec, "replicas", 1);
@@ -75,7 +75,7 @@ impl Law for DeploymentLaw {
         }
     }
 
-    fn validate(&self, object: &Value, causes: &mut Causes) {
+    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
         let (spec, path) = (object.at("spec"), Path::new("spec"));
         not_negative(spec.int("replicas"), path.field("replicas"), causes);
         podtemplate::validate_selected(spec, path, causes);
@@ -89,11 +89,11 @@ impl Law for DeploymentLaw {
         }
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, causes: &mut Causes) {
+    fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
         unchanged(new.pointer("/spec/selector"), old.pointer("/spec/selector"), Path::new("spec.selector"), causes);
     }
 
-    fn validate_subresource(&self, subresource: &str, new: &Value, old: &Value, causes: &mut Causes) {
+    fn validate_subresource(&self, subresource: &str, new: &Value, old: &Value, causes: &mut FieldErrors) {
         if subresource != "status" {
             self.validate(new, causes);
             self.validate_update(new, old, causes);
@@ -146,7 +146,7 @@ fn default_strategy(strategy: &mut Value) {
 }
 
 /// `ValidateDeploymentStrategy`
-fn strategy(strategy: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
+fn strategy(strategy: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
     let (rolling, at) = (strategy.at("rollingUpdate"), path.field("rollingUpdate"));
     match strategy.text("type") {
         "Recreate" if rolling.is_some() => causes.forbidden(at, "may not be specified when strategy `type` is 'Recreate'"),
@@ -157,7 +157,7 @@ fn strategy(strategy: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
     }
 }
 
-fn rolling_update(rolling: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
+fn rolling_update(rolling: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
     let (unavailable, surge) = (rolling.at("maxUnavailable"), rolling.at("maxSurge"));
     let at = path.field("maxUnavailable");
     int_or_percent(unavailable, at, causes);
@@ -176,13 +176,13 @@ mod tests {
         let mut object = json!({"metadata": {"name": "web"}, "spec": {
             "selector": {"matchLabels": {"app": "web"}}, "strategy": strategy,
             "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "a", "image": "nginx:1"}, {"name": "b", "image": "c"}]}}}});
-        DeploymentLaw.default(&mut object);
+        DeploymentStrategy.default(&mut object);
         object
     }
 
     fn causes(object: &Value) -> Vec<String> {
-        let mut causes = Causes::default();
-        DeploymentLaw.validate(object, &mut causes);
+        let mut causes = FieldErrors::default();
+        DeploymentStrategy.validate(object, &mut causes);
         causes.0.iter().map(|c| c.text()).collect()
     }
 
@@ -240,7 +240,7 @@ mod tests {
     fn cells_are_upstreams() {
         let mut object = object(json!({}));
         object["status"] = json!({"replicas": 2, "readyReplicas": 1, "updatedReplicas": 2, "availableReplicas": 1});
-        let cells = DeploymentLaw.cells(&object, api::time::parse("2026-01-01T00:00:00Z").unwrap());
+        let cells = DeploymentStrategy.cells(&object, api::time::parse("2026-01-01T00:00:00Z").unwrap());
         let wanted = json!(["web", "1/1", 2, 1, "<unknown>", "a,b", "nginx:1,c", "app=web"]);
         assert_eq!(Value::Array(cells.clone()), wanted);
         assert_eq!(cells.len(), COLUMNS.len());

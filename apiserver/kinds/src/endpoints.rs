@@ -1,9 +1,9 @@
-//! Endpoints: the law of a Service's addresses in the old shape. Source: `pkg/registry/core/endpoint/strategy.go`, `ValidateEndpoints`.
+//! Endpoints: the strategy of a Service's addresses in the old shape. Source: `pkg/registry/core/endpoint/strategy.go`, `ValidateEndpoints`.
 
 use std::borrow::Cow;
 
-use api::{causes::Causes, time::Timestamp};
-use apiserver::kind::{Column, Kind, Law, Name, Storage};
+use api::{field_errors::FieldErrors, time::Timestamp};
+use apiserver::kind::{Column, Kind, Name, Storage, Strategy};
 use serde_json::Value;
 
 use crate::{
@@ -28,14 +28,14 @@ pub fn kind() -> Kind {
 
 struct Endpoints;
 
-impl Law for Endpoints {
+impl Strategy for Endpoints {
     fn default(&self, object: &mut Value) {
         for subset in edit::each(object, "subsets") {
             edit::each(subset, "ports").for_each(|port| edit::default_text(port, "protocol", "TCP"));
         }
     }
 
-    fn validate(&self, object: &Value, causes: &mut Causes) {
+    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
         let path = Path::new("subsets");
         for (i, subset) in object.list("subsets").iter().enumerate() {
             self::subset(subset, path.index(i), causes);
@@ -67,7 +67,7 @@ fn address_warnings(subset: &Value, i: usize, field: &'static str) -> Vec<String
     addresses.filter_map(|(j, a)| net::ip_warning(&format!("subsets[{i}].{field}[{j}].ip"), a.text("ip"))).collect()
 }
 
-fn subset(subset: &Value, path: Path<'_>, causes: &mut Causes) {
+fn subset(subset: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     if subset.list("addresses").is_empty() && subset.list("notReadyAddresses").is_empty() {
         causes.required(path, "must specify `addresses` or `notReadyAddresses`");
     }
@@ -84,7 +84,7 @@ fn subset(subset: &Value, path: Path<'_>, causes: &mut Causes) {
     }
 }
 
-fn address(address: &Value, path: Path<'_>, causes: &mut Causes) {
+fn address(address: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let ip = address.text("ip");
     well_formed(ip, net::ip(ip), path.field("ip"), causes);
     let (host, node) = (address.text("hostname"), address.text("nodeName"));
@@ -97,7 +97,7 @@ fn address(address: &Value, path: Path<'_>, causes: &mut Causes) {
     well_formed(ip, net::endpoint_ip(ip), path.field("ip"), causes);
 }
 
-fn port(port: &Value, name_required: bool, path: Path<'_>, causes: &mut Causes) {
+fn port(port: &Value, name_required: bool, path: Path<'_>, causes: &mut FieldErrors) {
     match port.text("name") {
         "" if name_required => causes.required(path.field("name"), ""),
         "" => {}
@@ -140,7 +140,7 @@ mod tests {
         let texts = |subsets: Value| {
             let mut object = json!({"subsets": subsets});
             Endpoints.default(&mut object);
-            let mut causes = Causes::default();
+            let mut causes = FieldErrors::default();
             Endpoints.validate(&object, &mut causes);
             causes.0.iter().map(|c| c.text()).collect::<Vec<_>>()
         };

@@ -1,9 +1,9 @@
-//! EndpointSlice: the law of a Service's addresses in slices. Source: `pkg/registry/discovery/endpointslice`, `pkg/apis/discovery/validation`.
+//! EndpointSlice: the strategy of a Service's addresses in slices. Source: `pkg/registry/discovery/endpointslice`, `pkg/apis/discovery/validation`.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
-use api::{causes::Causes, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Kind, Law};
+use api::{field_errors::FieldErrors, time::Timestamp};
+use apiserver::kind::{Column, Ctx, Kind, Strategy};
 use serde_json::Value;
 
 use crate::{
@@ -37,7 +37,7 @@ pub fn kind() -> Kind {
 
 struct EndpointSlices;
 
-impl Law for EndpointSlices {
+impl Strategy for EndpointSlices {
     fn default(&self, object: &mut Value) {
         for port in edit::each(object, "ports") {
             edit::default_to(port, "name", "");
@@ -55,7 +55,7 @@ impl Law for EndpointSlices {
         }
     }
 
-    fn validate(&self, object: &Value, causes: &mut Causes) {
+    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
         match object.text("addressType") {
             "" => causes.required("addressType", ""),
             "IPv4" | "IPv6" | "FQDN" => {}
@@ -65,7 +65,7 @@ impl Law for EndpointSlices {
         endpoints(object, causes);
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, causes: &mut Causes) {
+    fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
         unchanged(new.at("addressType"), old.at("addressType"), Path::new("addressType"), causes);
     }
 
@@ -111,7 +111,7 @@ fn drop_topology(object: &mut Value, old: Option<&Value>) {
     }
 }
 
-fn slice_ports(all: &[Value], causes: &mut Causes) {
+fn slice_ports(all: &[Value], causes: &mut FieldErrors) {
     let path = Path::new("ports");
     if all.len() > PORTS_MAX {
         return causes.too_many(path, all.len(), PORTS_MAX);
@@ -131,7 +131,7 @@ fn slice_ports(all: &[Value], causes: &mut Causes) {
     }
 }
 
-fn endpoints(object: &Value, causes: &mut Causes) {
+fn endpoints(object: &Value, causes: &mut FieldErrors) {
     let path = Path::new("endpoints");
     let all = object.list("endpoints");
     if all.len() > ENDPOINTS_MAX {
@@ -142,7 +142,7 @@ fn endpoints(object: &Value, causes: &mut Causes) {
     }
 }
 
-fn endpoint(endpoint: &Value, address_type: &str, path: Path<'_>, causes: &mut Causes) {
+fn endpoint(endpoint: &Value, address_type: &str, path: Path<'_>, causes: &mut FieldErrors) {
     let list = path.field("addresses");
     let addresses = endpoint.list("addresses");
     match addresses.len() {
@@ -172,7 +172,7 @@ fn endpoint(endpoint: &Value, address_type: &str, path: Path<'_>, causes: &mut C
     }
 }
 
-fn address(value: &str, address_type: &str, list: Path<'_>, i: usize, causes: &mut Causes) {
+fn address(value: &str, address_type: &str, list: Path<'_>, i: usize, causes: &mut FieldErrors) {
     let path = list.index(i);
     let (errors, family) = match address_type {
         "IPv4" => (net::ip(value), "IPv4"),
@@ -190,7 +190,7 @@ fn address(value: &str, address_type: &str, list: Path<'_>, i: usize, causes: &m
 }
 
 /// `IsFullyQualifiedDomainName`
-fn fqdn(value: &str, path: Path<'_>, causes: &mut Causes) {
+fn fqdn(value: &str, path: Path<'_>, causes: &mut FieldErrors) {
     if value.is_empty() {
         return causes.required(path, "");
     }
@@ -207,7 +207,7 @@ fn fqdn(value: &str, path: Path<'_>, causes: &mut Causes) {
     }
 }
 
-fn hints(all: &[Value], rule: fn(&str) -> Vec<String>, path: Path<'_>, causes: &mut Causes) {
+fn hints(all: &[Value], rule: fn(&str) -> Vec<String>, path: Path<'_>, causes: &mut FieldErrors) {
     if all.len() > HINTS_MAX {
         return causes.too_many(path, all.len(), HINTS_MAX);
     }
@@ -248,7 +248,7 @@ mod tests {
 
     fn texts(mut object: Value) -> Vec<String> {
         EndpointSlices.default(&mut object);
-        let mut causes = Causes::default();
+        let mut causes = FieldErrors::default();
         EndpointSlices.validate(&object, &mut causes);
         causes.0.iter().map(|c| c.text()).collect()
     }

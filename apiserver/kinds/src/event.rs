@@ -1,11 +1,11 @@
-//! Event: the law of what happened to an object; one storage, two shapes (`v1` and `events.k8s.io/v1`), gone after an hour.
+//! Event: the strategy of what happened to an object; one storage, two shapes (`v1` and `events.k8s.io/v1`), gone after an hour.
 //!
 //! Source: `pkg/registry/core/event`, `pkg/apis/core/validation/events.go`, `pkg/apis/events/v1/conversion.go`.
 
 use std::borrow::Cow;
 
-use api::{causes::Causes, human, time::Timestamp};
-use apiserver::kind::{Column, Field, Kind, Law, Name, Storage};
+use api::{field_errors::FieldErrors, human, time::Timestamp};
+use apiserver::kind::{Column, Field, Kind, Name, Storage, Strategy};
 use serde_json::Value;
 
 use crate::common::{self, Read, read, table};
@@ -93,13 +93,13 @@ pub fn events_kind() -> Kind {
 struct CoreEvents;
 struct Events;
 
-impl Law for CoreEvents {
+impl Strategy for CoreEvents {
     /// Upstream does not look at it: old clients put all sorts of object names in front.
     fn name_error(&self, name: &str) -> Option<String> {
         apiserver::names::path_segment_error(name)
     }
 
-    fn validate(&self, object: &Value, causes: &mut Causes) {
+    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
         validate::always(object, Shape::Core, causes);
     }
 
@@ -112,17 +112,17 @@ impl Law for CoreEvents {
     }
 }
 
-impl Law for Events {
-    fn validate(&self, object: &Value, causes: &mut Causes) {
+impl Strategy for Events {
+    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
         let core = to_core(object.clone());
         validate::always(&core, Shape::Events, causes);
     }
 
-    fn validate_create(&self, object: &Value, causes: &mut Causes) {
+    fn validate_create(&self, object: &Value, causes: &mut FieldErrors) {
         validate::create(&to_core(object.clone()), causes);
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, causes: &mut Causes) {
+    fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
         validate::update(&to_core(new.clone()), &to_core(old.clone()), causes);
     }
 

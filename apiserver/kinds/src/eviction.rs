@@ -4,7 +4,7 @@ mod budget;
 
 use std::sync::Arc;
 
-use api::{GroupResource, Gvk, Key, Status, causes::Causes, time::Timestamp};
+use api::{GroupResource, Gvk, Key, Status, field_errors::FieldErrors, time::Timestamp};
 use apiserver::{
     engine::{Engine, Object, View},
     kind::{Action, Ctx},
@@ -156,7 +156,7 @@ fn delete_options(body: &Value, name: &str) -> Result<Value, Status> {
     let options = body.at("deleteOptions").cloned().unwrap_or_else(|| json!({}));
     let unsafe_option = "ignoreStoreReadErrorWithClusterBreakingPotential";
     if options.is_true(unsafe_option) {
-        let mut causes = Causes::default();
+        let mut causes = FieldErrors::default();
         causes.invalid(format!("deleteOptions.{unsafe_option}"), true, "can not be set for pod eviction, try after removing the option");
         return Err(Status::invalid(&Gvk::new("policy", "v1", "Eviction"), name, &causes));
     }

@@ -1,9 +1,9 @@
-//! Lease: the law of who leads, and of nodes that say they live. Source: `pkg/apis/coordination/validation`.
+//! Lease: the strategy of who leads, and of nodes that say they live. Source: `pkg/apis/coordination/validation`.
 
 use std::borrow::Cow;
 
-use api::{causes::Causes, time::Timestamp};
-use apiserver::kind::{Column, Kind, Law};
+use api::{field_errors::FieldErrors, time::Timestamp};
+use apiserver::kind::{Column, Kind, Strategy};
 use serde_json::Value;
 
 use crate::common::{self, Path, Read, not_negative, read, table, well_formed, words};
@@ -23,8 +23,8 @@ pub fn kind() -> Kind {
 
 struct Leases;
 
-impl Law for Leases {
-    fn validate(&self, object: &Value, causes: &mut Causes) {
+impl Strategy for Leases {
+    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
         let (spec, path) = (object.at("spec"), Path::new("spec"));
         if let Some(seconds) = spec.int("leaseDurationSeconds").filter(|s| *s <= 0) {
             causes.invalid(path.field("leaseDurationSeconds"), seconds, "must be greater than 0");
@@ -51,7 +51,7 @@ impl Law for Leases {
     }
 }
 
-fn strategy(strategy: &str, path: Path<'_>, causes: &mut Causes) {
+fn strategy(strategy: &str, path: Path<'_>, causes: &mut FieldErrors) {
     // Upstream names the field twice.
     let path = path.field("strategy");
     let path = path.field("strategy");
@@ -78,7 +78,7 @@ mod tests {
             (json!({"preferredHolder": "b"}), &["spec.preferredHolder: Forbidden: may only be specified if `strategy` is defined"]),
         ];
         for (spec, wanted) in cases {
-            let mut causes = Causes::default();
+            let mut causes = FieldErrors::default();
             Leases.validate(&json!({"spec": spec}), &mut causes);
             assert_eq!(causes.0.iter().map(|c| c.text()).collect::<Vec<_>>(), wanted, "{spec}");
         }

@@ -1,4 +1,4 @@
-//! Built-in kinds -> the engine's table: the law of each kind in one file, one line each in [`table`].
+//! Built-in kinds -> the engine's table: the strategy of each kind in one file, one line each in [`table`].
 
 use std::sync::Arc;
 

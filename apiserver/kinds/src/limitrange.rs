@@ -1,9 +1,9 @@
-//! LimitRange: the law of what containers, pods and claims may ask for. Source: `pkg/apis/core/validation`, `ValidateLimitRange`.
+//! LimitRange: the strategy of what containers, pods and claims may ask for. Source: `pkg/apis/core/validation`, `ValidateLimitRange`.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
-use api::{causes::Causes, quantity::Quantity, time::Timestamp};
-use apiserver::kind::{Column, Kind, Law};
+use api::{field_errors::FieldErrors, quantity::Quantity, time::Timestamp};
+use apiserver::kind::{Column, Kind, Strategy};
 use serde_json::{Map, Value};
 
 use crate::common::{
@@ -50,7 +50,7 @@ pub fn kind() -> Kind {
 
 struct LimitRanges;
 
-impl Law for LimitRanges {
+impl Strategy for LimitRanges {
     fn default(&self, object: &mut Value) {
         let Some(spec) = edit::child(object, "spec") else { return };
         for limit in edit::each(spec, "limits") {
@@ -61,7 +61,7 @@ impl Law for LimitRanges {
         }
     }
 
-    fn validate(&self, object: &Value, causes: &mut Causes) {
+    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
         let path = Path::new("spec.limits");
         let mut types = BTreeSet::new();
         for (i, limit) in object.at("spec").list("limits").iter().enumerate() {
@@ -93,7 +93,7 @@ fn container_defaults(limit: &mut Value) {
     }
 }
 
-fn limit_type(kind: &str, path: Path<'_>, causes: &mut Causes) {
+fn limit_type(kind: &str, path: Path<'_>, causes: &mut FieldErrors) {
     let errors = words::qualified(kind);
     if errors.is_empty() && !kind.contains('/') && !matches!(kind, "Pod" | "Container" | "PersistentVolumeClaim") {
         causes.invalid(path, kind, "must be a standard limit type or fully qualified");
@@ -101,7 +101,7 @@ fn limit_type(kind: &str, path: Path<'_>, causes: &mut Causes) {
     well_formed(kind, errors, path, causes);
 }
 
-fn limit(limit: &Value, path: Path<'_>, causes: &mut Causes) {
+fn limit(limit: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let kind = limit.text("type");
     let mut resources = BTreeSet::new();
     for list in LISTS {
@@ -124,7 +124,7 @@ fn limit(limit: &Value, path: Path<'_>, causes: &mut Causes) {
     resources.into_iter().for_each(|resource| bounds(limit, resource, path, causes));
 }
 
-fn resource_name(name: &str, kind: &str, path: Path<'_>, causes: &mut Causes) {
+fn resource_name(name: &str, kind: &str, path: Path<'_>, causes: &mut FieldErrors) {
     let errors = words::qualified(name);
     let named = errors.is_empty();
     let domain = name.contains('/');
@@ -151,7 +151,7 @@ fn is_extended(name: &str) -> bool {
 }
 
 /// The five quantities of one resource fit together.
-fn bounds(limit: &Value, resource: &str, path: Path<'_>, causes: &mut Causes) {
+fn bounds(limit: &Value, resource: &str, path: Path<'_>, causes: &mut FieldErrors) {
     let of = |list: &str| limit.object(list).and_then(|m: &Map<String, Value>| m.get(resource)).and_then(quantity);
     let pod = limit.text("type") == "Pod";
     let (min, max, ratio) = (of("min"), of("max"), of("maxLimitRequestRatio"));
@@ -185,7 +185,7 @@ fn bounds(limit: &Value, resource: &str, path: Path<'_>, causes: &mut Causes) {
     }
 }
 
-fn ratio(ratio: Quantity, min: Option<Quantity>, max: Option<Quantity>, path: Path<'_>, causes: &mut Causes) {
+fn ratio(ratio: Quantity, min: Option<Quantity>, max: Option<Quantity>, path: Path<'_>, causes: &mut FieldErrors) {
     if ratio < Quantity::from_units(1) {
         causes.invalid(path, ratio.to_string(), &format!("ratio {ratio} is less than 1"));
     }
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     fn texts(limits: Value) -> Vec<String> {
-        let mut causes = Causes::default();
+        let mut causes = FieldErrors::default();
         LimitRanges.validate(&json!({"spec": {"limits": limits}}), &mut causes);
         causes.0.iter().map(|c| c.text()).collect()
     }

@@ -1,11 +1,11 @@
-//! Namespace: the law of what holds all namespaced objects: the `kubernetes` finalizer in its spec, its phase, the finalize subresource.
+//! Namespace: the strategy of what holds all namespaced objects: the `kubernetes` finalizer in its spec, its phase, the finalize subresource.
 //!
 //! Source: `pkg/registry/core/namespace/strategy.go`.
 
 use std::borrow::Cow;
 
-use api::{Gvk, causes::Causes, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Field, Handler, Kind, Law, Scope, Subresource};
+use api::{Gvk, field_errors::FieldErrors, time::Timestamp};
+use apiserver::kind::{Column, Ctx, Field, Handler, Kind, Scope, Strategy, Subresource};
 use serde_json::{Value, json};
 
 use crate::common::{self, Path, Read, edit, read, table, well_formed, words};
@@ -31,7 +31,7 @@ pub fn kind() -> Kind {
 
 struct Namespaces;
 
-impl Law for Namespaces {
+impl Strategy for Namespaces {
     fn default(&self, object: &mut Value) {
         label_with_name(object);
         if let Some(status) = edit::make_child(object, "status") {
@@ -70,13 +70,13 @@ impl Law for Namespaces {
         apiserver::names::label_error(name)
     }
 
-    fn validate(&self, object: &Value, causes: &mut Causes) {
+    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
         for finalizer in finalizers(object) {
             finalizer_name(finalizer, Path::new("spec.finalizers"), causes);
         }
     }
 
-    fn validate_subresource(&self, subresource: &str, new: &Value, _old: &Value, causes: &mut Causes) {
+    fn validate_subresource(&self, subresource: &str, new: &Value, _old: &Value, causes: &mut FieldErrors) {
         match subresource {
             "finalize" => {
                 let path = Path::new("spec.finalizers");
@@ -122,7 +122,7 @@ fn finalizers(object: &Value) -> impl Iterator<Item = &str> {
 }
 
 /// A finalizer is qualified (`example.com/name`) or one of upstream's own.
-fn finalizer_name(name: &str, path: Path<'_>, causes: &mut Causes) {
+fn finalizer_name(name: &str, path: Path<'_>, causes: &mut FieldErrors) {
     well_formed(name, words::qualified(name), path, causes);
     let own = ["kubernetes", "orphan", "foregroundDeletion"];
     if !name.contains('/') && !own.contains(&name) {
@@ -130,7 +130,7 @@ fn finalizer_name(name: &str, path: Path<'_>, causes: &mut Causes) {
     }
 }
 
-fn phase(object: &Value, causes: &mut Causes) {
+fn phase(object: &Value, causes: &mut FieldErrors) {
     let phase = read::text_at(object, "/status/phase");
     let (wanted, detail) = match object.at("metadata").at("deletionTimestamp") {
         None => ("Active", "may only be 'Active' if `deletionTimestamp` is empty"),
@@ -158,7 +158,7 @@ mod tests {
         let held = json!({"spec": {"finalizers": ["kubernetes"]}});
         assert!(Namespaces.holds_deletion(&held));
         assert!(!Namespaces.holds_deletion(&json!({"spec": {"finalizers": []}})));
-        let mut causes = Causes::default();
+        let mut causes = FieldErrors::default();
         Namespaces.validate(&json!({"spec": {"finalizers": ["kubernetes", "a.b/c", "odd"]}}), &mut causes);
         let texts: Vec<String> = causes.0.iter().map(|c| c.text()).collect();
         assert_eq!(
@@ -176,7 +176,7 @@ mod tests {
             (json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": "Active"}}), 1),
         ];
         for (object, count) in cases {
-            let mut causes = Causes::default();
+            let mut causes = FieldErrors::default();
             Namespaces.validate_subresource("status", &object, &object, &mut causes);
             assert_eq!(causes.0.len(), count, "{object}");
         }

@@ -1,15 +1,15 @@
-//! Node: the law of machines: taints, pod networks, status, and the way to a node's agent.
+//! Node: the strategy of machines: taints, pod networks, status, and the way to a node's agent.
 //!
 //! Source: `pkg/registry/core/node/strategy.go`, `pkg/apis/core/validation`, `ValidateNode` and `ValidateNodeUpdate`.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
 use api::{
-    causes::{Causes, Reason},
+    field_errors::{FieldErrors, Reason},
     quantity::Quantity,
     time::Timestamp,
 };
-use apiserver::kind::{Column, Ctx, Field, Kind, Law, Name, Scope, Storage};
+use apiserver::kind::{Column, Ctx, Field, Kind, Name, Scope, Storage, Strategy};
 use serde_json::{Value, json};
 
 use crate::{
@@ -52,7 +52,7 @@ pub fn kind() -> Kind {
 
 struct Nodes;
 
-impl Law for Nodes {
+impl Strategy for Nodes {
     fn created_with_status(&self) -> bool {
         true
     }
@@ -84,18 +84,18 @@ impl Law for Nodes {
         }
     }
 
-    fn validate(&self, object: &Value, causes: &mut Causes) {
+    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
         taints(object, causes);
         resources(object, causes);
         pod_cidrs(object, causes);
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, causes: &mut Causes) {
+    fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
         addresses(new, causes);
         fixed_once_set(new, old, causes);
     }
 
-    fn validate_subresource(&self, _subresource: &str, new: &Value, old: &Value, causes: &mut Causes) {
+    fn validate_subresource(&self, _subresource: &str, new: &Value, old: &Value, causes: &mut FieldErrors) {
         resources(new, causes);
         self.validate_update(new, old, causes);
     }
@@ -160,7 +160,7 @@ fn drop_field(object: &mut Value, part: &str, name: &str) {
     }
 }
 
-fn taints(node: &Value, causes: &mut Causes) {
+fn taints(node: &Value, causes: &mut FieldErrors) {
     // Upstream's path is off by one level; clients may match on it.
     let path = Path::new("metadata.taints");
     let mut seen = BTreeSet::new();
@@ -186,7 +186,7 @@ fn taints(node: &Value, causes: &mut Causes) {
 }
 
 /// Quantities are not negative; what is counted in whole units is whole.
-fn resources(node: &Value, causes: &mut Causes) {
+fn resources(node: &Value, causes: &mut FieldErrors) {
     for part in ["capacity", "allocatable"] {
         let path = Path::new("status");
         let path = path.field(part);
@@ -213,7 +213,7 @@ fn is_counted(resource: &str) -> bool {
     resource == "pods" || (resource.contains('/') && !resource.contains("kubernetes.io/") && !resource.starts_with("requests."))
 }
 
-fn pod_cidrs(node: &Value, causes: &mut Causes) {
+fn pod_cidrs(node: &Value, causes: &mut FieldErrors) {
     let path = Path::new("spec.podCIDRs");
     let networks: Vec<&str> = node.at("spec").list("podCIDRs").iter().filter_map(Value::as_str).collect();
     for (i, network) in networks.iter().enumerate() {
@@ -225,7 +225,7 @@ fn pod_cidrs(node: &Value, causes: &mut Causes) {
     }
 }
 
-fn addresses(node: &Value, causes: &mut Causes) {
+fn addresses(node: &Value, causes: &mut FieldErrors) {
     let mut seen = BTreeSet::new();
     let path = Path::new("status.addresses");
     for (i, entry) in node.at("status").list("addresses").iter().enumerate() {
@@ -237,7 +237,7 @@ fn addresses(node: &Value, causes: &mut Causes) {
 }
 
 /// Pod networks and the provider's id are set once.
-fn fixed_once_set(new: &Value, old: &Value, causes: &mut Causes) {
+fn fixed_once_set(new: &Value, old: &Value, causes: &mut FieldErrors) {
     let (new, old) = (new.at("spec"), old.at("spec"));
     if !old.list("podCIDRs").is_empty() && old.list("podCIDRs") != new.list("podCIDRs") {
         causes.forbidden("spec.podCIDRs", "node updates may not change podCIDR except from \"\" to valid");
@@ -278,7 +278,7 @@ mod tests {
     use super::*;
 
     fn texts(new: &Value, old: Option<&Value>) -> Vec<String> {
-        let mut causes = Causes::default();
+        let mut causes = FieldErrors::default();
         Nodes.validate(new, &mut causes);
         if let Some(old) = old {
             Nodes.validate_update(new, old, &mut causes);
@@ -335,7 +335,7 @@ mod tests {
         let node = json!({"status": {
             "capacity": {"cpu": "-1", "pods": "1500m", "example.com/gpu": 1, "memory": "1.5"},
             "addresses": [{"type": "InternalIP", "address": "1"}, {"type": "InternalIP", "address": "1"}]}});
-        let mut causes = Causes::default();
+        let mut causes = FieldErrors::default();
         Nodes.validate_subresource("status", &node, &node, &mut causes);
         let fields: Vec<String> = causes.0.into_iter().map(|c| c.field).collect();
         assert_eq!(fields, ["status.capacity.cpu", "status.capacity.pods", "status.addresses[1]"]);

@@ -2,8 +2,8 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use api::{Gvk, causes::Causes, time::Timestamp};
-use apiserver::kind::{Connect, Ctx, Field, Grace, Handler, Kind, Law, Subresource};
+use api::{Gvk, field_errors::FieldErrors, time::Timestamp};
+use apiserver::kind::{Connect, Ctx, Field, Grace, Handler, Kind, Strategy, Subresource};
 use serde_json::Value;
 
 use crate::{
@@ -44,13 +44,13 @@ pub fn kind() -> Kind {
         columns: Cow::Borrowed(columns::COLUMNS),
         fields: Cow::Borrowed(FIELDS),
         generation: true,
-        ..common::kind("", "v1", "Pod", "pods", "io.k8s.api.core.v1", PodLaw)
+        ..common::kind("", "v1", "Pod", "pods", "io.k8s.api.core.v1", PodStrategy)
     }
 }
 
-struct PodLaw;
+struct PodStrategy;
 
-impl Law for PodLaw {
+impl Strategy for PodStrategy {
     fn default(&self, object: &mut Value) {
         defaults::pod(object);
     }
@@ -65,15 +65,15 @@ impl Law for PodLaw {
         }
     }
 
-    fn validate(&self, object: &Value, causes: &mut Causes) {
+    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
         validate::pod(object, causes);
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, causes: &mut Causes) {
+    fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
         validate::update::pod(new, old, causes);
     }
 
-    fn validate_subresource(&self, subresource: &str, new: &Value, old: &Value, causes: &mut Causes) {
+    fn validate_subresource(&self, subresource: &str, new: &Value, old: &Value, causes: &mut FieldErrors) {
         if subresource == "status" {
             validate::status::update(new, old, causes);
         }
@@ -148,13 +148,13 @@ mod tests {
             (pod("n", "Failed"), Some(5), Grace::Now),
         ];
         for (object, requested, wanted) in cases {
-            assert_eq!(PodLaw.grace(&object, requested), wanted, "{object} {requested:?}");
+            assert_eq!(PodStrategy.grace(&object, requested), wanted, "{object} {requested:?}");
         }
     }
 
     #[test]
     fn a_name_with_dots_is_warned_about() {
-        let warn = |name: &str| PodLaw.warnings(&json!({"metadata": {"name": name}}), None);
+        let warn = |name: &str| PodStrategy.warnings(&json!({"metadata": {"name": name}}), None);
         assert!(warn("web-1").is_empty());
         assert!(warn("web.1")[0].ends_with("a DNS label is recommended: [must not contain dots]"));
     }

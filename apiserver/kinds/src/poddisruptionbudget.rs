@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use api::{causes::Causes, time::Timestamp};
-use apiserver::kind::{Column, Kind, Law};
+use api::{field_errors::FieldErrors, time::Timestamp};
+use apiserver::kind::{Column, Kind, Strategy};
 use serde_json::{Value, json};
 
 use crate::common::{
@@ -51,12 +51,12 @@ pub fn tell_allowed(status: &mut Value, now: Timestamp) {
 
 struct Budgets;
 
-impl Law for Budgets {
+impl Strategy for Budgets {
     fn unconditional_update(&self) -> bool {
         false
     }
 
-    fn validate(&self, object: &Value, causes: &mut Causes) {
+    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
         let (spec, path) = (object.at("spec"), Path::new("spec"));
         let (min, max) = (spec.at("minAvailable"), spec.at("maxUnavailable"));
         if min.is_some() && max.is_some() {
@@ -72,7 +72,7 @@ impl Law for Budgets {
         }
     }
 
-    fn validate_subresource(&self, _subresource: &str, new: &Value, _old: &Value, causes: &mut Causes) {
+    fn validate_subresource(&self, _subresource: &str, new: &Value, _old: &Value, causes: &mut FieldErrors) {
         let (status, path) = (new.at("status"), Path::new("status"));
         conditions::validate(status.list("conditions"), path.field("conditions"), causes);
         for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
@@ -113,7 +113,7 @@ mod tests {
             ),
         ];
         for (spec, wanted) in cases {
-            let mut causes = Causes::default();
+            let mut causes = FieldErrors::default();
             Budgets.validate(&json!({"spec": spec}), &mut causes);
             assert_eq!(causes.0.iter().map(|c| c.text()).collect::<Vec<_>>(), wanted, "{spec}");
         }
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn counts_are_not_negative() {
-        let mut causes = Causes::default();
+        let mut causes = FieldErrors::default();
         let status = json!({"status": {"disruptionsAllowed": -1, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0}});
         Budgets.validate_subresource("status", &status, &status, &mut causes);
         let texts: Vec<String> = causes.0.iter().map(|c| c.text()).collect();

@@ -2,7 +2,7 @@
 //!
 //! Source: `ValidatePodTemplateSpec` in `pkg/apis/core/validation`, `ValidatePodTemplateSpecForReplicaSet` in `pkg/apis/apps/validation`.
 
-use api::causes::Causes;
+use api::field_errors::FieldErrors;
 use serde_json::Value;
 
 use crate::{
@@ -28,7 +28,7 @@ pub fn default(object: &mut Value) {
 }
 
 /// `ValidatePodTemplateSpec`
-pub fn validate(template: &Value, path: Path<'_>, causes: &mut Causes) {
+pub fn validate(template: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let metadata = template.at("metadata");
     selector::labels(metadata.at("labels"), path.field("labels"), causes);
     selector::annotations(metadata.at("annotations"), path.field("annotations"), causes);
@@ -42,7 +42,7 @@ pub fn validate(template: &Value, path: Path<'_>, causes: &mut Causes) {
 
 /// The template of a workload that keeps pods running: `kind` names it in messages. `matches` says whether the selector, if there is one
 /// that is not empty, selects the template's labels.
-pub fn validate_running(template: Option<&Value>, matches: bool, kind: &str, path: Path<'_>, causes: &mut Causes) {
+pub fn validate_running(template: Option<&Value>, matches: bool, kind: &str, path: Path<'_>, causes: &mut FieldErrors) {
     let Some(template) = template else {
         causes.required(path, "");
         return;
@@ -63,7 +63,7 @@ pub fn validate_running(template: Option<&Value>, matches: bool, kind: &str, pat
 }
 
 /// Selector and template of an `apps/v1` workload.
-pub fn validate_selected(spec: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
+pub fn validate_selected(spec: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
     let (found, at) = (spec.at("selector"), path.field("selector"));
     match found {
         None => causes.required(at, ""),
@@ -83,7 +83,7 @@ pub fn validate_selected(spec: Option<&Value>, path: Path<'_>, causes: &mut Caus
 }
 
 /// Counts in a workload's status: none below 0, none of `parts` above `replicas`, available within ready.
-pub fn validate_counts(status: Option<&Value>, parts: &[&str], others: &[&str], causes: &mut Causes) {
+pub fn validate_counts(status: Option<&Value>, parts: &[&str], others: &[&str], causes: &mut FieldErrors) {
     let path = Path::new("status");
     let count = |name: &str| status.int(name).unwrap_or(0);
     for name in ["replicas"].iter().chain(parts).chain(others) {

@@ -1,15 +1,15 @@
 //! A port of a Service, of Endpoints or of an EndpointSlice -> what is wrong with it, where the three agree.
 
-use api::causes::Causes;
+use api::field_errors::FieldErrors;
 use serde_json::Value;
 
 use crate::common::{Path, Read, well_formed, words};
 
-pub fn number(number: i64, path: Path<'_>, causes: &mut Causes) {
+pub fn number(number: i64, path: Path<'_>, causes: &mut FieldErrors) {
     words::port_number(number).iter().for_each(|error| causes.invalid(path, number, error));
 }
 
-pub fn protocol(protocol: &str, path: Path<'_>, causes: &mut Causes) {
+pub fn protocol(protocol: &str, path: Path<'_>, causes: &mut FieldErrors) {
     match protocol {
         "" => causes.required(path, ""),
         "TCP" | "UDP" | "SCTP" => {}
@@ -18,7 +18,7 @@ pub fn protocol(protocol: &str, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `path` is the port's.
-pub fn app_protocol(port: &Value, path: Path<'_>, causes: &mut Causes) {
+pub fn app_protocol(port: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     if let Some(protocol) = port.at("appProtocol").and_then(Value::as_str) {
         well_formed(protocol, words::qualified(protocol), path.field("appProtocol"), causes);
     }

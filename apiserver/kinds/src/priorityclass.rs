@@ -1,9 +1,9 @@
-//! PriorityClass: the law of how much a pod matters. Source: `pkg/apis/scheduling/validation`, `pkg/registry/scheduling/priorityclass`.
+//! PriorityClass: the strategy of how much a pod matters. Source: `pkg/apis/scheduling/validation`, `pkg/registry/scheduling/priorityclass`.
 
 use std::borrow::Cow;
 
-use api::{causes::Causes, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Kind, Law, Scope};
+use api::{field_errors::FieldErrors, time::Timestamp};
+use apiserver::kind::{Column, Ctx, Kind, Scope, Strategy};
 use serde_json::{Value, json};
 
 use crate::common::{self, Path, Read, edit, read, table, unchanged};
@@ -53,7 +53,7 @@ pub fn system_classes() -> Vec<Value> {
 
 struct PriorityClasses;
 
-impl Law for PriorityClasses {
+impl Strategy for PriorityClasses {
     fn default(&self, object: &mut Value) {
         edit::default_to(object, "preemptionPolicy", "PreemptLowerPriority");
         // A Go number without `omitempty`: it is always written.
@@ -67,7 +67,7 @@ impl Law for PriorityClasses {
         }
     }
 
-    fn validate(&self, object: &Value, causes: &mut Causes) {
+    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
         let (name, value) = (read::name(object), object.int("value").unwrap_or(0));
         if name.starts_with("system-") {
             if let Some(why) = not_a_system_class(name, value, object.is_true("globalDefault")) {
@@ -84,7 +84,7 @@ impl Law for PriorityClasses {
         }
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, causes: &mut Causes) {
+    fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
         if new.int("value").unwrap_or(0) != old.int("value").unwrap_or(0) {
             causes.forbidden("value", "may not be changed in an update.");
         }
@@ -137,7 +137,7 @@ mod tests {
             ),
         ];
         for (object, wanted) in cases {
-            let mut causes = Causes::default();
+            let mut causes = FieldErrors::default();
             PriorityClasses.validate(&object, &mut causes);
             assert_eq!(causes.0.iter().map(|c| c.text()).collect::<Vec<_>>(), wanted, "{object}");
         }
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn system_classes_pass() {
         for object in system_classes() {
-            let mut causes = Causes::default();
+            let mut causes = FieldErrors::default();
             PriorityClasses.validate(&object, &mut causes);
             assert!(causes.is_empty(), "{object}: {causes:?}");
         }
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn value_and_policy_stay() {
         let class = |value: i64, policy: &str| json!({"value": value, "preemptionPolicy": policy});
-        let mut causes = Causes::default();
+        let mut causes = FieldErrors::default();
         PriorityClasses.validate_update(&class(2, "Never"), &class(1, "PreemptLowerPriority"), &mut causes);
         let texts: Vec<String> = causes.0.iter().map(|c| c.text()).collect();
         assert_eq!(

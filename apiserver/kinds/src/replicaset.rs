@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use api::{causes::Causes, time::Timestamp};
-use apiserver::kind::{Column, Kind, Law};
+use api::{field_errors::FieldErrors, time::Timestamp};
+use apiserver::kind::{Column, Kind, Strategy};
 use serde_json::Value;
 
 use crate::{
@@ -49,13 +49,13 @@ pub fn kind() -> Kind {
         columns: Cow::Borrowed(COLUMNS),
         fields: Cow::Borrowed(FIELDS),
         generation: true,
-        ..common::kind("apps", "v1", "ReplicaSet", "replicasets", "io.k8s.api.apps.v1", ReplicaSetLaw)
+        ..common::kind("apps", "v1", "ReplicaSet", "replicasets", "io.k8s.api.apps.v1", ReplicaSetStrategy)
     }
 }
 
-struct ReplicaSetLaw;
+struct ReplicaSetStrategy;
 
-impl Law for ReplicaSetLaw {
+impl Strategy for ReplicaSetStrategy {
     fn default(&self, object: &mut Value) {
         if let Some(spec) = make_child(object, "spec") {
             default_to(spec, "replicas", 1);
@@ -63,18 +63,18 @@ impl Law for ReplicaSetLaw {
         podtemplate::default(object);
     }
 
-    fn validate(&self, object: &Value, causes: &mut Causes) {
+    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
         let (spec, path) = (object.at("spec"), Path::new("spec"));
         not_negative(spec.int("replicas"), path.field("replicas"), causes);
         not_negative(spec.int("minReadySeconds"), path.field("minReadySeconds"), causes);
         podtemplate::validate_selected(spec, path, causes);
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, causes: &mut Causes) {
+    fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
         unchanged(new.pointer("/spec/selector"), old.pointer("/spec/selector"), Path::new("spec.selector"), causes);
     }
 
-    fn validate_subresource(&self, subresource: &str, new: &Value, old: &Value, causes: &mut Causes) {
+    fn validate_subresource(&self, subresource: &str, new: &Value, old: &Value, causes: &mut FieldErrors) {
         if subresource == "status" {
             let parts = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
             podtemplate::validate_counts(new.at("status"), &parts, &["observedGeneration", "terminatingReplicas"], causes);
@@ -103,12 +103,12 @@ mod tests {
         let mut object = json!({"metadata": {"name": "web"}, "spec": {
             "selector": {"matchLabels": {"app": "web"}},
             "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "a", "image": "nginx:1"}]}}}});
-        ReplicaSetLaw.default(&mut object);
+        ReplicaSetStrategy.default(&mut object);
         object
     }
 
-    fn texts(check: impl Fn(&mut Causes)) -> Vec<String> {
-        let mut causes = Causes::default();
+    fn texts(check: impl Fn(&mut FieldErrors)) -> Vec<String> {
+        let mut causes = FieldErrors::default();
         check(&mut causes);
         causes.0.iter().map(|c| c.text()).collect()
     }
@@ -119,26 +119,26 @@ mod tests {
         assert_eq!(found["spec"]["replicas"], 1);
         assert_eq!(found["spec"]["template"]["spec"]["dnsPolicy"], "ClusterFirst");
         assert!(found["spec"]["template"]["spec"].get("enableServiceLinks").is_none(), "that one is for pods only");
-        assert_eq!(texts(|c| ReplicaSetLaw.validate(&found, c)), Vec::<String>::new());
+        assert_eq!(texts(|c| ReplicaSetStrategy.validate(&found, c)), Vec::<String>::new());
     }
 
     #[test]
     fn selectors_must_be_there_match_and_stay() {
         let mut none = object();
         none["spec"]["selector"] = Value::Null;
-        assert_eq!(texts(|c| ReplicaSetLaw.validate(&none, c)), ["spec.selector: Required value"]);
+        assert_eq!(texts(|c| ReplicaSetStrategy.validate(&none, c)), ["spec.selector: Required value"]);
         let mut other = object();
         other["spec"]["selector"] = json!({"matchLabels": {"app": "x"}});
         let wanted = r#"spec.template.metadata.labels: Invalid value: {"app":"web"}: `selector` does not match template `labels`"#;
-        assert_eq!(texts(|c| ReplicaSetLaw.validate(&other, c)), [wanted]);
+        assert_eq!(texts(|c| ReplicaSetStrategy.validate(&other, c)), [wanted]);
         let wanted = r#"spec.selector: Invalid value: {"matchLabels":{"app":"x"}}: field is immutable"#;
-        assert_eq!(texts(|c| ReplicaSetLaw.validate_update(&other, &object(), c)), [wanted]);
+        assert_eq!(texts(|c| ReplicaSetStrategy.validate_update(&other, &object(), c)), [wanted]);
     }
 
     #[test]
     fn status_counts_fit_together() {
         let status = json!({"status": {"replicas": 1, "readyReplicas": 2, "availableReplicas": 3, "fullyLabeledReplicas": -1}});
-        let found = texts(|c| ReplicaSetLaw.validate_subresource("status", &status, &status, c));
+        let found = texts(|c| ReplicaSetStrategy.validate_subresource("status", &status, &status, c));
         let wanted = [
             "status.fullyLabeledReplicas: Invalid value: -1: must be greater than or equal to 0",
             "status.readyReplicas: Invalid value: 2: cannot be greater than status.replicas",

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use api::{Gvk, causes::Causes, time::Timestamp};
-use apiserver::kind::{Column, Field, Handler, Kind, Law, ScalePaths, Subresource};
+use api::{Gvk, field_errors::FieldErrors, time::Timestamp};
+use apiserver::kind::{Column, Field, Handler, Kind, ScalePaths, Strategy, Subresource};
 use serde_json::Value;
 
 use crate::{
@@ -52,7 +52,7 @@ pub fn kind() -> Kind {
         columns: Cow::Borrowed(COLUMNS),
         fields: Cow::Borrowed(FIELDS),
         generation: true,
-        ..common::kind("", "v1", "ReplicationController", "replicationcontrollers", "io.k8s.api.core.v1", ReplicationControllerLaw)
+        ..common::kind("", "v1", "ReplicationController", "replicationcontrollers", "io.k8s.api.core.v1", ReplicationControllerStrategy)
     }
 }
 
@@ -66,9 +66,9 @@ pub fn scale(selector: &'static str) -> Subresource {
     }
 }
 
-struct ReplicationControllerLaw;
+struct ReplicationControllerStrategy;
 
-impl Law for ReplicationControllerLaw {
+impl Strategy for ReplicationControllerStrategy {
     fn default(&self, object: &mut Value) {
         let labels = object.pointer("/spec/template/metadata/labels").filter(|l| l.as_object().is_some_and(|l| !l.is_empty())).cloned();
         if let Some(spec) = make_child(object, "spec") {
@@ -86,7 +86,7 @@ impl Law for ReplicationControllerLaw {
         podtemplate::default(object);
     }
 
-    fn validate(&self, object: &Value, causes: &mut Causes) {
+    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
         let (spec, path) = (object.at("spec"), Path::new("spec"));
         not_negative(spec.int("minReadySeconds"), path.field("minReadySeconds"), causes);
         let wanted = spec.object("selector").filter(|s| !s.is_empty());
@@ -99,7 +99,7 @@ impl Law for ReplicationControllerLaw {
         podtemplate::validate_running(spec.at("template"), matches, "ReplicationController", path.field("template"), causes);
     }
 
-    fn validate_subresource(&self, subresource: &str, new: &Value, _old: &Value, causes: &mut Causes) {
+    fn validate_subresource(&self, subresource: &str, new: &Value, _old: &Value, causes: &mut FieldErrors) {
         if subresource == "status" {
             let parts = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
             podtemplate::validate_counts(new.at("status"), &parts, &["observedGeneration"], causes);
@@ -138,13 +138,13 @@ mod tests {
     fn object() -> Value {
         let mut object = json!({"metadata": {"name": "web"}, "spec": {"template": {
             "metadata": {"labels": {"app": "web"}, "creationTimestamp": null}, "spec": {"containers": [{"name": "a", "image": "nginx:1"}]}}}});
-        ReplicationControllerLaw.default(&mut object);
+        ReplicationControllerStrategy.default(&mut object);
         object
     }
 
     fn causes(object: &Value) -> Vec<String> {
-        let mut causes = Causes::default();
-        ReplicationControllerLaw.validate(object, &mut causes);
+        let mut causes = FieldErrors::default();
+        ReplicationControllerStrategy.validate(object, &mut causes);
         causes.0.iter().map(|c| c.text()).collect()
     }
 
@@ -177,7 +177,7 @@ mod tests {
     fn cells_are_upstreams() {
         let mut object = object();
         object["status"] = json!({"replicas": 2, "readyReplicas": 1});
-        let cells = ReplicationControllerLaw.cells(&object, api::time::parse("2026-01-01T00:00:00Z").unwrap());
+        let cells = ReplicationControllerStrategy.cells(&object, api::time::parse("2026-01-01T00:00:00Z").unwrap());
         assert_eq!(cells, [json!("web"), json!(1), json!(2), json!(1), json!("<unknown>"), json!("a"), json!("nginx:1"), json!("app=web")]);
         assert_eq!(cells.len(), COLUMNS.len());
     }

@@ -1,9 +1,9 @@
-//! Role, ClusterRole and their bindings: the law of who may do what. Source: `pkg/apis/rbac/validation`, `pkg/apis/rbac/v1/defaults.go`.
+//! Role, ClusterRole and their bindings: the strategy of who may do what. Source: `pkg/apis/rbac/validation`, `pkg/apis/rbac/v1/defaults.go`.
 
 use std::borrow::Cow;
 
-use api::{causes::Causes, time::Timestamp};
-use apiserver::kind::{Column, Kind, Law, Scope};
+use api::{field_errors::FieldErrors, time::Timestamp};
+use apiserver::kind::{Column, Kind, Scope, Strategy};
 use serde_json::Value;
 
 use crate::common::{self, Path, Read, edit, not_supported, read, selector, table, well_formed, words};
@@ -48,7 +48,7 @@ struct Bindings {
     scope: Scope,
 }
 
-impl Law for Roles {
+impl Strategy for Roles {
     fn create_on_update(&self) -> bool {
         true
     }
@@ -57,7 +57,7 @@ impl Law for Roles {
         apiserver::names::path_segment_error(name)
     }
 
-    fn validate(&self, object: &Value, causes: &mut Causes) {
+    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
         let rules = Path::new("rules");
         for (i, item) in object.list("rules").iter().enumerate() {
             rule(item, self.scope, rules.index(i), causes);
@@ -80,7 +80,7 @@ impl Law for Roles {
     }
 }
 
-impl Law for Bindings {
+impl Strategy for Bindings {
     fn create_on_update(&self) -> bool {
         true
     }
@@ -101,7 +101,7 @@ impl Law for Bindings {
         }
     }
 
-    fn validate(&self, object: &Value, causes: &mut Causes) {
+    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
         let (path, reference) = (Path::new("roleRef"), object.at("roleRef"));
         if reference.text("apiGroup") != GROUP {
             not_supported(reference.text("apiGroup"), &[GROUP], path.field("apiGroup"), causes);
@@ -120,7 +120,7 @@ impl Law for Bindings {
         }
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, causes: &mut Causes) {
+    fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
         if !read::same(new.at("roleRef"), old.at("roleRef")) {
             causes.invalid("roleRef", new.at("roleRef").cloned().unwrap_or_default(), "cannot change roleRef");
         }
@@ -140,7 +140,7 @@ impl Law for Bindings {
     }
 }
 
-fn rule(rule: &Value, scope: Scope, path: Path<'_>, causes: &mut Causes) {
+fn rule(rule: &Value, scope: Scope, path: Path<'_>, causes: &mut FieldErrors) {
     if rule.list("verbs").is_empty() {
         causes.required(path.field("verbs"), "verbs must contain at least one value");
     }
@@ -162,7 +162,7 @@ fn rule(rule: &Value, scope: Scope, path: Path<'_>, causes: &mut Causes) {
     }
 }
 
-fn subject(subject: &Value, scope: Scope, path: Path<'_>, causes: &mut Causes) {
+fn subject(subject: &Value, scope: Scope, path: Path<'_>, causes: &mut FieldErrors) {
     let (name, group) = (subject.text("name"), subject.text("apiGroup"));
     if name.is_empty() {
         causes.required(path.field("name"), "");
@@ -190,33 +190,33 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn causes(law: &dyn Law, object: &Value) -> Vec<String> {
-        let mut causes = Causes::default();
-        law.validate(object, &mut causes);
+    fn causes(strategy: &dyn Strategy, object: &Value) -> Vec<String> {
+        let mut causes = FieldErrors::default();
+        strategy.validate(object, &mut causes);
         causes.0.iter().map(|c| c.text()).collect()
     }
 
     #[test]
     fn rules_name_verbs_groups_and_resources() {
-        let law = Roles { scope: Scope::Namespaced };
-        let found = causes(&law, &json!({"rules": [{}, {"verbs": ["get"], "nonResourceURLs": ["/x"], "resources": ["pods"]}]}));
+        let strategy = Roles { scope: Scope::Namespaced };
+        let found = causes(&strategy, &json!({"rules": [{}, {"verbs": ["get"], "nonResourceURLs": ["/x"], "resources": ["pods"]}]}));
         assert_eq!(found.len(), 5, "{found:?}");
         assert_eq!(found[0], "rules[0].verbs: Required value: verbs must contain at least one value");
         let fine = json!({"rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]});
-        assert!(causes(&law, &fine).is_empty());
+        assert!(causes(&strategy, &fine).is_empty());
     }
 
     #[test]
     fn bindings_are_defaulted_and_checked() {
-        let law = Bindings { scope: Scope::Cluster };
+        let strategy = Bindings { scope: Scope::Cluster };
         let mut binding = json!({"roleRef": {"kind": "ClusterRole", "name": "view"}, "subjects": [{"kind": "User", "name": "ann"}]});
-        law.default(&mut binding);
-        assert!(causes(&law, &binding).is_empty());
+        strategy.default(&mut binding);
+        assert!(causes(&strategy, &binding).is_empty());
         let bad =
             json!({"roleRef": {"kind": "Role", "name": "a/b", "apiGroup": GROUP}, "subjects": [{"kind": "ServiceAccount", "name": "x"}]});
-        assert_eq!(causes(&law, &bad).len(), 3);
-        let mut causes = Causes::default();
-        law.validate_update(&bad, &binding, &mut causes);
+        assert_eq!(causes(&strategy, &bad).len(), 3);
+        let mut causes = FieldErrors::default();
+        strategy.validate_update(&bad, &binding, &mut causes);
         assert!(causes.0[0].text().ends_with("cannot change roleRef"));
     }
 }

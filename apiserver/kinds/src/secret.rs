@@ -1,11 +1,11 @@
-//! Secret: the law of what is kept in confidence: types with the keys they require, `stringData` folded into `data`, immutability.
+//! Secret: the strategy of what is kept in confidence: types with the keys they require, `stringData` folded into `data`, immutability.
 //!
 //! Source: `pkg/registry/core/secret/strategy.go`, `pkg/apis/core/validation`, `ValidateSecret`.
 
 use std::borrow::Cow;
 
-use api::{causes::Causes, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Field, Kind, Law};
+use api::{field_errors::FieldErrors, time::Timestamp};
+use apiserver::kind::{Column, Ctx, Field, Kind, Strategy};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Map, Value};
 
@@ -32,7 +32,7 @@ pub fn kind() -> Kind {
 
 struct Secrets;
 
-impl Law for Secrets {
+impl Strategy for Secrets {
     fn default(&self, object: &mut Value) {
         edit::default_text(object, "type", "Opaque");
         fold_string_data(object);
@@ -43,14 +43,14 @@ impl Law for Secrets {
         edit::default_text(new, "type", &kept);
     }
 
-    fn validate(&self, object: &Value, causes: &mut Causes) {
+    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
         if bytes_map(object, "data", causes) > SIZE_MAX {
             causes.too_long("data", SIZE_MAX);
         }
         required(object, causes);
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, causes: &mut Causes) {
+    fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
         common::unchanged(new.at("type"), old.at("type"), Path::new("type"), causes);
         immutable(new, old, &["data"], causes);
     }
@@ -72,10 +72,10 @@ fn fold_string_data(object: &mut Value) {
 }
 
 /// What each type cannot be without.
-fn required(object: &Value, causes: &mut Causes) {
+fn required(object: &Value, causes: &mut FieldErrors) {
     let has = |key: &str| object.at("data").at(key).is_some();
     let data = Path::new("data");
-    let need = |key: &str, causes: &mut Causes| {
+    let need = |key: &str, causes: &mut FieldErrors| {
         if !has(key) {
             causes.required(data.key(key), "");
         }
@@ -97,7 +97,7 @@ fn required(object: &Value, causes: &mut Causes) {
     }
 }
 
-fn service_account_name(object: &Value, causes: &mut Causes) {
+fn service_account_name(object: &Value, causes: &mut FieldErrors) {
     const NAME: &str = "kubernetes.io/service-account.name";
     if object.at("metadata").at("annotations").text(NAME).is_empty() {
         causes.required(Path::new("metadata.annotations").key(NAME), "");
@@ -105,7 +105,7 @@ fn service_account_name(object: &Value, causes: &mut Causes) {
 }
 
 /// The value is a JSON object.
-fn docker_config(object: &Value, key: &str, causes: &mut Causes) {
+fn docker_config(object: &Value, key: &str, causes: &mut FieldErrors) {
     let path = Path::new("data");
     let Some(value) = object.at("data").at(key).and_then(Value::as_str) else { return causes.required(path.key(key), "") };
     let bytes = BASE64_STANDARD.decode(value).unwrap_or_default();
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     fn fields(object: &Value) -> Vec<String> {
-        let mut causes = Causes::default();
+        let mut causes = FieldErrors::default();
         Secrets.validate(object, &mut causes);
         causes.0.into_iter().map(|c| c.field).collect()
     }
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn the_type_stays() {
         let (new, old) = (json!({"type": "Opaque"}), json!({"type": "a"}));
-        let mut causes = Causes::default();
+        let mut causes = FieldErrors::default();
         Secrets.validate_update(&new, &old, &mut causes);
         assert_eq!(causes.0[0].text(), r#"type: Invalid value: "Opaque": field is immutable"#);
     }

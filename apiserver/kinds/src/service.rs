@@ -1,4 +1,4 @@
-//! Service: the law of stable addresses: cluster IPs and node ports are claimed here, types change here, and the proxy finds an endpoint here.
+//! Service: the strategy of stable addresses: cluster IPs and node ports are claimed here, types change here, and the proxy finds an endpoint here.
 //!
 //! Source: `pkg/registry/core/service`, `pkg/apis/core/validation`, `ValidateService`.
 //!
@@ -9,8 +9,8 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use api::{Status, causes::Causes, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Field, Kind, Law, Name, Storage};
+use api::{Status, field_errors::FieldErrors, time::Timestamp};
+use apiserver::kind::{Column, Ctx, Field, Kind, Name, Storage, Strategy};
 use async_trait::async_trait;
 use serde_json::Value;
 
@@ -72,7 +72,7 @@ impl Services {
 }
 
 #[async_trait]
-impl Law for Services {
+impl Strategy for Services {
     fn default(&self, object: &mut Value) {
         defaults::fill(object);
     }
@@ -90,15 +90,15 @@ impl Law for Services {
         apiserver::names::label_error(name)
     }
 
-    fn validate(&self, object: &Value, causes: &mut Causes) {
+    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
         validate::service(object, self.family, causes);
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, causes: &mut Causes) {
+    fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
         validate_update::service(new, old, causes);
     }
 
-    fn validate_subresource(&self, _subresource: &str, new: &Value, _old: &Value, causes: &mut Causes) {
+    fn validate_subresource(&self, _subresource: &str, new: &Value, _old: &Value, causes: &mut FieldErrors) {
         validate_update::load_balancer_status(new, causes);
     }
 

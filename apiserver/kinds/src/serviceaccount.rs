@@ -1,9 +1,9 @@
-//! ServiceAccount: the law of identities for pods. Source: `pkg/registry/core/serviceaccount/strategy.go`.
+//! ServiceAccount: the strategy of identities for pods. Source: `pkg/registry/core/serviceaccount/strategy.go`.
 
 use std::borrow::Cow;
 
 use api::time::Timestamp;
-use apiserver::kind::{Ctx, Kind, Law};
+use apiserver::kind::{Ctx, Kind, Strategy};
 use serde_json::{Value, json};
 
 use crate::common::{self, Read, edit, table};
@@ -20,7 +20,7 @@ pub fn kind() -> Kind {
 
 struct ServiceAccounts;
 
-impl Law for ServiceAccounts {
+impl Strategy for ServiceAccounts {
     fn prepare_create(&self, _ctx: &Ctx<'_>, object: &mut Value) {
         names_only(object);
     }

@@ -6,11 +6,11 @@ use api::time::Timestamp;
 use serde_json::json;
 
 use super::*;
-use crate::kind::{Handler, Law, Scope, Storage, Subresource};
+use crate::kind::{Handler, Scope, Storage, Strategy, Subresource};
 
-struct NoLaw;
+struct NoStrategy;
 
-impl Law for NoLaw {
+impl Strategy for NoStrategy {
     fn cells(&self, _object: &Value, _now: Timestamp) -> Vec<Value> {
         Vec::new()
     }
@@ -33,7 +33,7 @@ fn kind(group: &'static str, version: &'static str, kind: &'static str, plural: 
         fields: Cow::Borrowed(&[]),
         schema: "x".into(),
         generation: false,
-        law: Arc::new(NoLaw),
+        strategy: Arc::new(NoStrategy),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{Key, Status, causes::Causes};
+use api::{Key, Status, field_errors::FieldErrors};
 use serde_json::Value;
 use store::{Expect, Op, Outcome, Txn};
 
@@ -23,7 +23,7 @@ const NAME_ATTEMPTS: usize = 8;
 /// Creates `object` (wiped and typed already). For kinds that are kept nowhere the answer comes back with revision 0.
 pub(crate) async fn create(engine: &Arc<Engine>, asked: &Asked<'_>, mut object: Value) -> Result<Arc<Object>, Status> {
     let kind = &asked.served.kind;
-    kind.law.default(&mut object);
+    kind.strategy.default(&mut object);
     let ctx = asked.ctx(engine);
     admit::mutate(&ctx, Operation::Create, Some(&mut object), None, asked.options).await?;
     if kind.storage == Storage::Nowhere {
@@ -51,12 +51,12 @@ pub(crate) async fn create(engine: &Arc<Engine>, asked: &Asked<'_>, mut object: 
 }
 
 async fn answer(ctx: &Ctx<'_>, asked: &Asked<'_>, mut object: Value) -> Result<Arc<Object>, Status> {
-    let mut causes = Causes::default();
-    ctx.kind.law.validate(&object, &mut causes);
-    ctx.kind.law.validate_create(&object, &mut causes);
+    let mut causes = FieldErrors::default();
+    ctx.kind.strategy.validate(&object, &mut causes);
+    ctx.kind.strategy.validate_create(&object, &mut causes);
     refuse_invalid(ctx.kind, meta::text(&object, "name"), &causes)?;
     admit::validate(ctx, Operation::Create, Some(&mut object), None, asked.options).await?;
-    let reply = ctx.kind.law.answer(ctx, object).await?;
+    let reply = ctx.kind.strategy.answer(ctx, object).await?;
     Ok(form::loose(Key::default(), &reply))
 }
 
@@ -66,25 +66,25 @@ pub(super) async fn create_named(engine: &Arc<Engine>, asked: &Asked<'_>, mut ob
     let name = meta::text(&object, "name").to_owned();
     let ctx = asked.ctx_named(engine, &name);
     prepare(&ctx, &mut object);
-    let mut causes = Causes::default();
+    let mut causes = FieldErrors::default();
     let typed = meta::typed(&object).map_err(|why| form::mistyped(kind, &why))?;
-    kind.law.validate(&object, &mut causes);
-    kind.law.validate_create(&object, &mut causes);
+    kind.strategy.validate(&object, &mut causes);
+    kind.strategy.validate_create(&object, &mut causes);
     meta::validate(kind, &typed, &mut causes);
     refuse_invalid(kind, &name, &causes)?;
-    asked.warn(kind.law.warnings(&object, None));
+    asked.warn(kind.strategy.warnings(&object, None));
     admit::validate(&ctx, Operation::Create, Some(&mut object), None, asked.options).await?;
     let key = Key::new(asked.namespace, &name);
     if asked.dry_run && engine.stored(asked.served, &key).await?.is_some() {
         return Err(Status::already_exists(&kind.group_resource(), &name));
     }
-    kind.law.allocate(&ctx, &mut object, None).await?;
+    kind.strategy.allocate(&ctx, &mut object, None).await?;
     if asked.dry_run {
         return Ok(form::loose(key, &object));
     }
     let stored = put(engine, &ctx, &key, &object).await;
     if stored.is_err() {
-        kind.law.release(&ctx, &object).await;
+        kind.strategy.release(&ctx, &object).await;
     }
     stored
 }
@@ -92,12 +92,12 @@ pub(super) async fn create_named(engine: &Arc<Engine>, asked: &Asked<'_>, mut ob
 fn prepare(ctx: &Ctx<'_>, object: &mut Value) {
     let kind = ctx.kind;
     if has_status(kind)
-        && !kind.law.created_with_status()
+        && !kind.strategy.created_with_status()
         && let Some(map) = object.as_object_mut()
     {
         map.shift_remove("status");
     }
-    kind.law.prepare_create(ctx, object);
+    kind.strategy.prepare_create(ctx, object);
     if kind.generation {
         meta::of(object).insert("generation".into(), 1.into());
     }
@@ -127,6 +127,6 @@ pub(super) fn has_status(kind: &Kind) -> bool {
     kind.subresource("status").is_some_and(|sub| matches!(sub.handler, Handler::Status))
 }
 
-pub(super) fn refuse_invalid(kind: &Kind, name: &str, causes: &Causes) -> Result<(), Status> {
+pub(super) fn refuse_invalid(kind: &Kind, name: &str, causes: &FieldErrors) -> Result<(), Status> {
     if causes.is_empty() { Ok(()) } else { Err(Status::invalid(&kind.gvk(), name, causes)) }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api::{
     GroupResource, Gvk, Key, Status,
-    causes::Causes,
+    field_errors::FieldErrors,
     time::{self, Timestamp, rfc3339},
 };
 use serde_json::{Value, json};
@@ -69,7 +69,7 @@ impl Options {
     }
 
     fn checked(self) -> Result<Self, Status> {
-        let mut causes = Causes::default();
+        let mut causes = FieldErrors::default();
         if let Some(policy) = &self.policy {
             if self.orphan_dependents.is_some() {
                 let why = "orphanDependents and deletionPropagation cannot be both set";
@@ -137,7 +137,7 @@ fn check_preconditions(kind: &Kind, object: &Value, options: &Options) -> Result
 }
 
 fn fate(ctx: &Ctx<'_>, object: &Value, options: &Options) -> Fate {
-    let law = &ctx.kind.law;
+    let strategy = &ctx.kind.strategy;
     // Negative values are treated as one second.
     let requested = options.grace_seconds.map(|seconds| if seconds < 0 { 1 } else { seconds });
     let mut marked = object.clone();
@@ -145,7 +145,7 @@ fn fate(ctx: &Ctx<'_>, object: &Value, options: &Options) -> Fate {
         Some(left) if requested.is_none_or(|seconds| seconds >= left) => return Fate::Stays,
         Some(left) => Some(shorten(&mut marked, left, requested.unwrap_or_default(), ctx.now)),
         None if meta::field(object, "deletionTimestamp").is_some() => None,
-        None => match law.grace(object, requested) {
+        None => match strategy.grace(object, requested) {
             Grace::Now => None,
             Grace::Seconds(seconds) => {
                 mark(&mut marked, ctx.now, seconds);
@@ -153,8 +153,8 @@ fn fate(ctx: &Ctx<'_>, object: &Value, options: &Options) -> Fate {
             }
         },
     };
-    set_finalizers(&mut marked, law.orphans_by_default(), options);
-    let held = !meta::finalizers(&marked).is_empty() || law.holds_deletion(&marked);
+    set_finalizers(&mut marked, strategy.orphans_by_default(), options);
+    let held = !meta::finalizers(&marked).is_empty() || strategy.holds_deletion(&marked);
     if !held && graceful.unwrap_or_default() == 0 {
         return Fate::Goes;
     }
@@ -162,7 +162,7 @@ fn fate(ctx: &Ctx<'_>, object: &Value, options: &Options) -> Fate {
         mark(&mut marked, ctx.now, 0);
     }
     if meta::field(object, "deletionTimestamp").is_none() {
-        law.begin_delete(ctx, &mut marked);
+        strategy.begin_delete(ctx, &mut marked);
     }
     Fate::Marked(marked)
 }

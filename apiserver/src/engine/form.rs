@@ -21,7 +21,7 @@ pub(crate) fn value(served: &Served, object: &Object) -> Value {
 /// As [`value`] under another resource version.
 pub(crate) fn value_at(served: &Served, object: &Object, rev: u64) -> Value {
     let value = object.value_at(rev);
-    if served.converts() { typed_as(&served.kind, served.kind.law.served_form(value)) } else { value }
+    if served.converts() { typed_as(&served.kind, served.kind.strategy.served_form(value)) } else { value }
 }
 
 /// The object as `served` shows it: itself, where nothing is converted.
@@ -45,7 +45,7 @@ pub(crate) fn put_at(served: &Served, object: &Object, rev: u64, out: &mut Bytes
 /// The bytes that are stored: in the storage kind's form, without a resource version.
 pub(crate) fn to_stored(served: &Served, value: &Value) -> Bytes {
     match served.cache.as_ref().filter(|_| served.converts()) {
-        Some(cache) => stored(&cache.kind, &served.kind.law.stored_form(value.clone())),
+        Some(cache) => stored(&cache.kind, &served.kind.strategy.stored_form(value.clone())),
         None => stored(&served.kind, value),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use api::{
-    causes::Causes,
+    field_errors::FieldErrors,
     k8s::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
     selector,
     time::{Timestamp, rfc3339},
@@ -122,11 +122,11 @@ pub(crate) fn typed(object: &Value) -> Result<ObjectMeta, String> {
 }
 
 /// `ValidateObjectMeta`.
-pub(crate) fn validate(kind: &Kind, meta: &ObjectMeta, causes: &mut Causes) {
+pub(crate) fn validate(kind: &Kind, meta: &ObjectMeta, causes: &mut FieldErrors) {
     let name = meta.name.as_deref().unwrap_or_default();
     if name.is_empty() {
         causes.required("metadata.name", "name or generateName is required");
-    } else if let Some(why) = kind.law.name_error(name) {
+    } else if let Some(why) = kind.strategy.name_error(name) {
         causes.invalid("metadata.name", name, &why);
     }
     let namespace = meta.namespace.as_deref().unwrap_or_default();
@@ -145,7 +145,7 @@ pub(crate) fn validate(kind: &Kind, meta: &ObjectMeta, causes: &mut Causes) {
 }
 
 /// `ValidateObjectMetaUpdate`.
-pub(crate) fn validate_update(new: &Value, old: &Value, meta: &ObjectMeta, causes: &mut Causes) {
+pub(crate) fn validate_update(new: &Value, old: &Value, meta: &ObjectMeta, causes: &mut FieldErrors) {
     if field(old, "deletionTimestamp").is_some() {
         let had: HashSet<String> = finalizers(old).into_iter().collect();
         let extra: Vec<String> = finalizers(new).into_iter().filter(|f| !had.contains(f)).map(|f| format!("{f:?}")).collect();
@@ -165,7 +165,7 @@ pub(crate) fn validate_update(new: &Value, old: &Value, meta: &ObjectMeta, cause
     validate_finalizers(meta, causes);
 }
 
-fn validate_common(meta: &ObjectMeta, causes: &mut Causes) {
+fn validate_common(meta: &ObjectMeta, causes: &mut FieldErrors) {
     for (key, value) in meta.labels.iter().flatten() {
         qualified(key, "metadata.labels", key, causes);
         if !selector::is_label_value(value) {
@@ -185,7 +185,7 @@ fn validate_common(meta: &ObjectMeta, causes: &mut Causes) {
     validate_owners(meta.owner_references.as_deref().unwrap_or_default(), causes);
 }
 
-fn validate_owners(owners: &[OwnerReference], causes: &mut Causes) {
+fn validate_owners(owners: &[OwnerReference], causes: &mut FieldErrors) {
     let at = "metadata.ownerReferences";
     let mut controller: Option<String> = None;
     for owner in owners {
@@ -215,7 +215,7 @@ fn validate_owners(owners: &[OwnerReference], causes: &mut Causes) {
     }
 }
 
-fn validate_finalizers(meta: &ObjectMeta, causes: &mut Causes) {
+fn validate_finalizers(meta: &ObjectMeta, causes: &mut FieldErrors) {
     let finalizers = meta.finalizers.as_deref().unwrap_or_default();
     for name in finalizers {
         qualified(name, "metadata.finalizers", name, causes);
@@ -228,7 +228,7 @@ fn validate_finalizers(meta: &ObjectMeta, causes: &mut Causes) {
 }
 
 /// `IsQualifiedName`: all that is wrong with `key`, told of `shown`.
-fn qualified(key: &str, at: &str, shown: &str, causes: &mut Causes) {
+fn qualified(key: &str, at: &str, shown: &str, causes: &mut FieldErrors) {
     let (prefix, name) = match key.split_once('/') {
         None => (None, key),
         Some((_, name)) if name.contains('/') => {

@@ -1,6 +1,6 @@
 //! An object <-> its `autoscaling/v1` Scale.
 
-use api::{Status, causes::Causes};
+use api::{Status, field_errors::FieldErrors};
 use serde_json::{Value, json};
 
 use super::meta;
@@ -32,7 +32,7 @@ pub(crate) fn put(kind: &Kind, paths: &ScalePaths, object: &mut Value, scale: &V
     let replicas = replicas.map_or(Some(0), Value::as_i64).filter(|count| i32::try_from(*count).is_ok());
     let Some(replicas) = replicas else { return Err(Status::bad_request("Scale: spec.replicas must be an integer")) };
     if replicas < 0 {
-        let mut causes = Causes::default();
+        let mut causes = FieldErrors::default();
         causes.invalid("spec.replicas", replicas, "must be greater than or equal to 0");
         let gvk = api::Gvk::new("autoscaling", "v1", "Scale");
         return Err(Status::invalid(&gvk, meta::text(object, "name"), &causes));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{Key, Status, causes::Causes};
+use api::{Key, Status, field_errors::FieldErrors};
 use serde_json::Value;
 use store::{Expect, Op, Outcome, Txn};
 
@@ -33,7 +33,7 @@ pub(crate) type Edit<'a> = dyn Fn(&mut Value) -> Result<(), Status> + Send + Syn
 #[derive(Clone, Copy)]
 pub(crate) enum Missing<'a> {
     Refuse,
-    /// Create it, where the law allows and this does not say no; `edit` then sees null.
+    /// Create it, where the strategy allows and this does not say no; `edit` then sees null.
     Create(&'a (dyn Fn() -> Result<(), Status> + Send + Sync)),
 }
 
@@ -92,11 +92,11 @@ async fn round(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>, missing
     let old = form::value(asked.served, &current);
     let mut new = edited(kind, asked.subresource, &old, edit)?;
     check_version(kind, &mut new, &old)?;
-    kind.law.default(&mut new);
+    kind.strategy.default(&mut new);
     admit::mutate(&ctx, Operation::Update, Some(&mut new), Some(&old), asked.options).await?;
     let mut new = prepared(&ctx, new, &old);
     validated(&ctx, &new, &old)?;
-    asked.warn(kind.law.warnings(&new, Some(&old)));
+    asked.warn(kind.strategy.warnings(&new, Some(&old)));
     admit::validate(&ctx, Operation::Update, Some(&mut new), Some(&old), asked.options).await?;
     if is_unchanged(&new, &old) {
         return Ok(Round::Done(Updated { object: form::view(asked.served, current), created: false }));
@@ -104,13 +104,13 @@ async fn round(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>, missing
     if finishes_deletion(kind, &new, &old) {
         return remove(engine, asked, &current, &new).await;
     }
-    kind.law.allocate(&ctx, &mut new, Some(&old)).await?;
+    kind.strategy.allocate(&ctx, &mut new, Some(&old)).await?;
     if asked.dry_run {
         return Ok(Round::Done(Updated { object: form::loose(key, &new), created: false }));
     }
     let written = replace(engine, asked, &key, current.rev, &new).await;
     if !matches!(written, Ok(Some(_))) {
-        kind.law.release(&ctx, &new).await;
+        kind.strategy.release(&ctx, &new).await;
     }
     Ok(written?.map_or(Round::Again(current.stored().len()), |object| Round::Done(Updated { object, created: false })))
 }
@@ -119,7 +119,7 @@ async fn create_missing(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>
     let kind = &asked.served.kind;
     let not_found = || Status::not_found(&kind.group_resource(), asked.name);
     let Missing::Create(allowed) = missing else { return Err(not_found()) };
-    if !kind.law.create_on_update() || !asked.subresource.is_empty() {
+    if !kind.strategy.create_on_update() || !asked.subresource.is_empty() {
         return Err(not_found());
     }
     allowed()?;
@@ -132,7 +132,7 @@ async fn create_missing(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>
     }
     meta::wipe(&mut object);
     meta::of(&mut object).shift_remove("resourceVersion");
-    kind.law.default(&mut object);
+    kind.strategy.default(&mut object);
     admit::mutate(&asked.ctx(engine), Operation::Create, Some(&mut object), None, asked.options).await?;
     let object = create_named(engine, asked, object).await?;
     Ok(Round::Done(Updated { object, created: true }))
@@ -165,8 +165,8 @@ fn check_version(kind: &Kind, new: &mut Value, old: &Value) -> Result<(), Status
     if !matches!(given, "" | "0") {
         return if given == current { Ok(()) } else { Err(Status::stale(&gr, name)) };
     }
-    if !kind.law.unconditional_update() {
-        let mut causes = Causes::default();
+    if !kind.strategy.unconditional_update() {
+        let mut causes = FieldErrors::default();
         causes.invalid("metadata.resourceVersion", 0, "must be specified for an update");
         return Err(Status::invalid(&kind.gvk(), name, &causes));
     }
@@ -187,14 +187,14 @@ fn prepared(ctx: &Ctx<'_>, new: Value, old: &Value) -> Value {
     match handler {
         Some(Handler::Status) => {
             carry_all_but(&mut new, old, &["metadata", "status"]);
-            kind.law.prepare_subresource(ctx, &mut new, old);
+            kind.strategy.prepare_subresource(ctx, &mut new, old);
         }
-        Some(Handler::Object) => kind.law.prepare_subresource(ctx, &mut new, old),
+        Some(Handler::Object) => kind.strategy.prepare_subresource(ctx, &mut new, old),
         _ => {
             if has_status(kind) {
                 carry(&mut new, old, "status");
             }
-            kind.law.prepare_update(ctx, &mut new, old);
+            kind.strategy.prepare_update(ctx, &mut new, old);
         }
     }
     // A status leaves the rest as it is.
@@ -255,14 +255,14 @@ fn is_same(one: &Value, other: &Value) -> bool {
 fn validated(ctx: &Ctx<'_>, new: &Value, old: &Value) -> Result<(), Status> {
     let kind = ctx.kind;
     let typed = meta::typed(new).map_err(|why| form::mistyped(kind, &why))?;
-    let mut causes = Causes::default();
+    let mut causes = FieldErrors::default();
     meta::validate_update(new, old, &typed, &mut causes);
     match kind.subresource(ctx.subresource).map(|sub| &sub.handler) {
         None | Some(Handler::Scale(_)) => {
-            kind.law.validate(new, &mut causes);
-            kind.law.validate_update(new, old, &mut causes);
+            kind.strategy.validate(new, &mut causes);
+            kind.strategy.validate_update(new, old, &mut causes);
         }
-        Some(_) => kind.law.validate_subresource(ctx.subresource, new, old, &mut causes),
+        Some(_) => kind.strategy.validate_subresource(ctx.subresource, new, old, &mut causes),
     }
     refuse_invalid(kind, ctx.name, &causes)
 }
@@ -271,7 +271,7 @@ fn validated(ctx: &Ctx<'_>, new: &Value, old: &Value) -> Result<(), Status> {
 fn finishes_deletion(kind: &Kind, new: &Value, old: &Value) -> bool {
     let grace = meta::field(old, "deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or_default();
     let deleted = meta::field(old, "deletionTimestamp").is_some();
-    deleted && grace == 0 && meta::finalizers(new).is_empty() && !kind.law.holds_deletion(new)
+    deleted && grace == 0 && meta::finalizers(new).is_empty() && !kind.strategy.holds_deletion(new)
 }
 
 async fn remove(engine: &Arc<Engine>, asked: &Asked<'_>, current: &Arc<Object>, new: &Value) -> Result<Round, Status> {

@@ -42,7 +42,7 @@ impl Call {
         // 202 is for old clients that asked for a cascade in the old way.
         let accepted = !deleted.gone && options.orphan_dependents == Some(false);
         let code = if accepted { StatusCode::ACCEPTED } else { StatusCode::OK };
-        if !deleted.gone || kind.law.returns_deleted() {
+        if !deleted.gone || kind.strategy.returns_deleted() {
             return Ok(render::object(kind, &output, code, deleted.object.bytes(), self.now));
         }
         Ok(render::encoded(output.format, code, &self.success(served, &deleted)))
@@ -103,7 +103,7 @@ impl Call {
         let in_query = WriteOptions::read(&self.query, "DeleteOptions")?.dry_run;
         let dry_run: Vec<&str> = value.get("dryRun").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
         if dry_run.iter().any(|word| *word != "All") {
-            let mut causes = api::causes::Causes::default();
+            let mut causes = api::field_errors::FieldErrors::default();
             causes.not_supported("dryRun", json!(dry_run), &["All"]);
             return Err(Status::invalid(&api::Gvk::new("meta.k8s.io", "v1", "DeleteOptions"), "", &causes));
         }

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use api::{Gvk, Status, causes::Causes};
+use api::{Gvk, Status, field_errors::FieldErrors};
 use serde_json::{Map, Value, json};
 
 use super::info::{Info, Selectors};
@@ -156,7 +156,7 @@ fn bad_version(text: &str) -> Status {
 }
 
 fn check(query: &Query, watch: bool) -> Result<(), Status> {
-    let mut causes = Causes::default();
+    let mut causes = FieldErrors::default();
     if watch {
         check_watch(query, &mut causes)
     } else {
@@ -165,7 +165,7 @@ fn check(query: &Query, watch: bool) -> Result<(), Status> {
     if causes.is_empty() { Ok(()) } else { Err(Status::invalid(&Gvk::new("meta.k8s.io", "v1", "ListOptions"), "", &causes)) }
 }
 
-fn check_list(query: &Query, causes: &mut Causes) {
+fn check_list(query: &Query, causes: &mut FieldErrors) {
     let matching = query.get("resourceVersionMatch");
     let at = "resourceVersionMatch";
     if !matching.is_empty() {
@@ -187,7 +187,7 @@ fn check_list(query: &Query, causes: &mut Causes) {
     }
 }
 
-fn check_watch(query: &Query, causes: &mut Causes) {
+fn check_watch(query: &Query, causes: &mut FieldErrors) {
     let matching = query.get("resourceVersionMatch");
     let at = "resourceVersionMatch";
     let initial = query.optional_flag("sendInitialEvents");
@@ -213,7 +213,7 @@ impl WriteOptions {
     /// # Errors
     /// 422 for values that do not exist.
     pub fn read(query: &Query, kind: &str) -> Result<Self, Status> {
-        let mut causes = Causes::default();
+        let mut causes = FieldErrors::default();
         let dry_run: Vec<&str> = query.all("dryRun").filter(|value| !value.is_empty()).collect();
         for value in dry_run.iter().filter(|value| **value != "All") {
             causes.not_supported("dryRun", *value, &["All"]);

@@ -153,7 +153,7 @@ fn column(column: &crate::kind::Column) -> Value {
 }
 
 fn row(kind: &Kind, version: &str, include: Include, object: Value, now: Timestamp) -> Value {
-    let cells = kind.law.cells(&object, now);
+    let cells = kind.strategy.cells(&object, now);
     let shown = match include {
         Include::None => Value::Null,
         Include::Metadata => partial(version, &object),

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     body::Response,
-    kind::{Column, Kind, Law, Name, Scope, Storage},
+    kind::{Column, Kind, Name, Scope, Storage, Strategy},
 };
 
 const COLUMNS: &[Column] = &[
@@ -42,7 +42,7 @@ static KIND: LazyLock<Kind> = LazyLock::new(|| Kind {
     fields: Cow::Borrowed(&[]),
     schema: Name::Borrowed("io.k8s.api.autoscaling.v1.Scale"),
     generation: false,
-    law: Arc::new(Cells),
+    strategy: Arc::new(Cells),
 });
 
 pub(super) fn reply(output: &Output, code: StatusCode, scale: Value, now: Timestamp) -> Response {
@@ -54,7 +54,7 @@ pub(super) fn reply(output: &Output, code: StatusCode, scale: Value, now: Timest
 
 struct Cells;
 
-impl Law for Cells {
+impl Strategy for Cells {
     fn cells(&self, scale: &Value, now: Timestamp) -> Vec<Value> {
         let number = |pointer: &str| scale.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
         let made = scale.pointer("/metadata/creationTimestamp").and_then(Value::as_str).and_then(api::time::parse);

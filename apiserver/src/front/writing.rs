@@ -4,7 +4,7 @@
 
 use std::pin::pin;
 
-use api::{Gvk, Key, Status, causes::Causes};
+use api::{Gvk, Key, Status, field_errors::FieldErrors};
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
@@ -220,7 +220,7 @@ fn refused_patch(patch: &Patch, kind: &Kind, patched: &Value, status: Status) ->
     };
     let why =
         status.message.split_once(&format!(" cannot be handled as a {}: ", kind.kind)).map_or(status.message.as_str(), |(_, why)| why);
-    let mut causes = Causes::default();
+    let mut causes = FieldErrors::default();
     causes.invalid("patch", shown, why);
     Status::invalid(&Gvk::new("", "", ""), "", &causes)
 }

@@ -5,11 +5,11 @@ use std::borrow::Cow;
 use api::time::Timestamp;
 
 use super::*;
-use crate::kind::{Handler, Law, Scope, Storage, Subresource};
+use crate::kind::{Handler, Scope, Storage, Strategy, Subresource};
 
-struct NoLaw;
+struct NoStrategy;
 
-impl Law for NoLaw {
+impl Strategy for NoStrategy {
     fn cells(&self, _object: &Value, _now: Timestamp) -> Vec<Value> {
         Vec::new()
     }
@@ -37,7 +37,7 @@ fn table() -> Vec<Arc<Kind>> {
         fields: Cow::Borrowed(&[]),
         schema: "io.k8s.api.x.v1.Thing".into(),
         generation: true,
-        law: Arc::new(NoLaw),
+        strategy: Arc::new(NoStrategy),
     };
     vec![Arc::new(thing)]
 }

@@ -11,12 +11,12 @@ use std::{
     time::Duration,
 };
 
-use api::{Gvk, causes::Causes, task::Group, time::Timestamp};
+use api::{Gvk, field_errors::FieldErrors, task::Group, time::Timestamp};
 use apiserver::{
     engine::Engine,
     front::{self, Front},
     identity::{Admission, Attributes, Authenticator, Authorizer, Decision, Gates, Known, Peer, User},
-    kind::{Column, Field, Grace, Handler, Kind, Law, ScalePaths, Scope, Storage, Subresource},
+    kind::{Column, Field, Grace, Handler, Kind, ScalePaths, Scope, Storage, Strategy, Subresource},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -30,18 +30,18 @@ pub const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "lis
 pub const THINGS: &str = "/apis/test.io/v1/namespaces/default/things";
 pub const PLACES: &str = "/apis/test.io/v1/places";
 
-/// The law of the test's kinds.
+/// The strategy of the test's kinds.
 pub struct Plain;
 
 #[async_trait]
-impl Law for Plain {
+impl Strategy for Plain {
     fn default(&self, object: &mut Value) {
         if object.get("kind") == Some(&json!("Thing")) && object.pointer("/spec/colour").is_none() {
             object["spec"]["colour"] = json!("red");
         }
     }
 
-    fn validate(&self, object: &Value, causes: &mut Causes) {
+    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
         if object.pointer("/spec/size").and_then(Value::as_i64).is_some_and(|size| size < 0) {
             causes.invalid("spec.size", object["spec"]["size"].clone(), "must be greater than or equal to 0");
         }
@@ -98,7 +98,7 @@ fn kind(version: &'static str, kind: &'static str, plural: &'static str, scope: 
         fields: Cow::Borrowed(&[]),
         schema: "".into(),
         generation: false,
-        law: Arc::new(Plain),
+        strategy: Arc::new(Plain),
     }
 }
 

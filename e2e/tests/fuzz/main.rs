@@ -81,10 +81,10 @@ fn checked_and_validated() {
         if shapes.check(kind, &mut object, &parsed.duplicates, apiserver::decode::FieldValidation::Warn).is_err() {
             return;
         }
-        let mut causes = api::causes::Causes::default();
-        kind.law.default(&mut object);
-        kind.law.validate(&object, &mut causes);
-        kind.law.cells(&object, api::time::Timestamp::UNIX_EPOCH);
+        let mut causes = api::field_errors::FieldErrors::default();
+        kind.strategy.default(&mut object);
+        kind.strategy.validate(&object, &mut causes);
+        kind.strategy.cells(&object, api::time::Timestamp::UNIX_EPOCH);
     });
 }
 

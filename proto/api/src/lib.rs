@@ -4,8 +4,8 @@
 //! status errors, field causes, selectors, quantities, names, the task group that every
 //! room runs its tasks in, and the seats that every server gives its connections.
 
-pub mod causes;
 pub mod faults;
+pub mod field_errors;
 pub mod human;
 pub mod names;
 pub mod programs;

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-use crate::{Gvk, causes::Causes, names::GroupResource};
+use crate::{Gvk, field_errors::FieldErrors, names::GroupResource};
 
 /// An API failure. `code` is the HTTP status; `body` renders the whole `metav1.Status`.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,7 +53,7 @@ impl Status {
     }
 
     /// 422 with every cause. `gvk.kind` and group are what `details` names.
-    pub fn invalid(gvk: &Gvk, name: &str, causes: &Causes) -> Self {
+    pub fn invalid(gvk: &Gvk, name: &str, causes: &FieldErrors) -> Self {
         let texts: Vec<String> = causes.0.iter().map(|c| c.text()).collect();
         let what = if texts.len() == 1 { texts[0].clone() } else { format!("[{}]", texts.join(", ")) };
         let qualified = if gvk.group.is_empty() { gvk.kind.clone() } else { format!("{}.{}", gvk.kind, gvk.group) };
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn invalid_lists_every_cause() {
-        let mut causes = Causes::default();
+        let mut causes = FieldErrors::default();
         causes.required("spec.a", "");
         causes.required("spec.b", "");
         let status = Status::invalid(&Gvk::new("", "v1", "Pod"), "x", &causes);

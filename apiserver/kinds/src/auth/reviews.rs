@@ -6,13 +6,13 @@ use std::{borrow::Cow, sync::Arc};
 
 use api::{
     Status,
-    causes::Causes,
+    field_errors::FieldErrors,
     selector::{FieldTerm, Fields},
     time::{Timestamp, rfc3339},
 };
 use apiserver::{
     identity::{Attributes, Decision, Known, User},
-    kind::{Ctx, Kind, Law, Scope, Storage},
+    kind::{Ctx, Kind, Scope, Storage, Strategy},
 };
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
@@ -34,20 +34,20 @@ pub fn kinds() -> Vec<Arc<Kind>> {
     ]
 }
 
-fn review(group: &'static str, name: &'static str, plural: &'static str, scope: Scope, law: impl Law + 'static) -> Arc<Kind> {
+fn review(group: &'static str, name: &'static str, plural: &'static str, scope: Scope, strategy: impl Strategy + 'static) -> Arc<Kind> {
     let package = if group == AUTHENTICATION { "io.k8s.api.authentication.v1" } else { "io.k8s.api.authorization.v1" };
     Arc::new(Kind {
         scope,
         verbs: Cow::Borrowed(&["create"]),
         storage: Storage::Nowhere,
-        ..common::kind(group, "v1", name, plural, package, law)
+        ..common::kind(group, "v1", name, plural, package, strategy)
     })
 }
 
 struct SelfSubjectReview;
 
 #[async_trait]
-impl Law for SelfSubjectReview {
+impl Strategy for SelfSubjectReview {
     fn cells(&self, _: &Value, _: Timestamp) -> Vec<Value> {
         Vec::new()
     }
@@ -62,7 +62,7 @@ impl Law for SelfSubjectReview {
 struct TokenReview;
 
 #[async_trait]
-impl Law for TokenReview {
+impl Strategy for TokenReview {
     fn cells(&self, _: &Value, _: Timestamp) -> Vec<Value> {
         Vec::new()
     }
@@ -107,12 +107,12 @@ enum AccessReview {
 }
 
 #[async_trait]
-impl Law for AccessReview {
+impl Strategy for AccessReview {
     fn cells(&self, _: &Value, _: Timestamp) -> Vec<Value> {
         Vec::new()
     }
 
-    fn validate(&self, object: &Value, causes: &mut Causes) {
+    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
         let spec = object.at("spec");
         let (resource, path) = (spec.at("resourceAttributes"), spec.at("nonResourceAttributes"));
         if let (Some(_), Some(path)) = (resource, path) {
@@ -154,7 +154,7 @@ impl Law for AccessReview {
 struct SelfSubjectRulesReview;
 
 #[async_trait]
-impl Law for SelfSubjectRulesReview {
+impl Strategy for SelfSubjectRulesReview {
     fn cells(&self, _: &Value, _: Timestamp) -> Vec<Value> {
         Vec::new()
     }
@@ -260,7 +260,7 @@ fn fields(selector: Option<&Value>) -> Fields {
     Fields(terms.collect())
 }
 
-fn selector_causes(selector: Option<&Value>, path: &str, causes: &mut Causes) {
+fn selector_causes(selector: Option<&Value>, path: &str, causes: &mut FieldErrors) {
     let Some(selector) = selector else { return };
     let (raw, requirements) = (selector.text("rawSelector"), selector.list("requirements"));
     if !raw.is_empty() && !requirements.is_empty() {
@@ -271,7 +271,7 @@ fn selector_causes(selector: Option<&Value>, path: &str, causes: &mut Causes) {
     }
 }
 
-fn local_causes(object: &Value, resource: Option<&Value>, path: Option<&Value>, causes: &mut Causes) {
+fn local_causes(object: &Value, resource: Option<&Value>, path: Option<&Value>, causes: &mut FieldErrors) {
     let asked = resource.text("namespace");
     if resource.is_some() && asked != read::namespace(object) {
         causes.invalid("spec.resourceAttributes.namespace", asked, "must match metadata.namespace");
@@ -285,10 +285,10 @@ fn local_causes(object: &Value, resource: Option<&Value>, path: Option<&Value>, 
 mod tests {
     use super::*;
 
-    fn texts(law: &AccessReview, object: Value) -> Vec<String> {
-        let mut causes = Causes::default();
-        law.validate(&object, &mut causes);
-        causes.0.iter().map(api::causes::Cause::text).collect()
+    fn texts(strategy: &AccessReview, object: Value) -> Vec<String> {
+        let mut causes = FieldErrors::default();
+        strategy.validate(&object, &mut causes);
+        causes.0.iter().map(api::field_errors::FieldError::text).collect()
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use api::{
     GroupResource, Gvk, Key, Status,
-    causes::Causes,
+    field_errors::FieldErrors,
     time::{Timestamp, rfc3339},
 };
 use apiserver::{
@@ -127,7 +127,7 @@ impl Spec {
     }
 
     fn validate(&self) -> Result<(), Status> {
-        let mut causes = Causes::default();
+        let mut causes = FieldErrors::default();
         if self.seconds < MIN_SECONDS {
             causes.invalid("spec.expirationSeconds", self.seconds, "may not specify a duration less than 10 minutes");
         }
@@ -175,7 +175,7 @@ fn node_of(ctx: &Ctx<'_>, pod: &Object) -> Result<Option<Reference>, Status> {
 
 /// A name or namespace in the body must be the URL's.
 fn matches_url(body: &Value, ctx: &Ctx<'_>) -> Result<(), Status> {
-    let mut causes = Causes::default();
+    let mut causes = FieldErrors::default();
     let (name, namespace) = (read::name(body), read::namespace(body));
     if !name.is_empty() && name != ctx.name {
         causes.invalid("metadata.name", name, "must match the service account name if specified");
@@ -194,7 +194,7 @@ fn same_uid(body: &Value, account: &Object, ctx: &Ctx<'_>) -> Result<(), Status>
     Err(Status::conflict(&GroupResource::new("authentication.k8s.io", "TokenRequest"), ctx.name, &why))
 }
 
-fn invalid_unless_empty(causes: &Causes, name: &str) -> Result<(), Status> {
+fn invalid_unless_empty(causes: &FieldErrors, name: &str) -> Result<(), Status> {
     if causes.is_empty() {
         return Ok(());
     }

@@ -1,12 +1,12 @@
 //! `3` or `"30%"` -> what is wrong with it. Source: `ValidatePositiveIntOrPercent`, `IsNotMoreThan100Percent` in `pkg/apis/apps/validation`.
 
-use api::causes::Causes;
+use api::field_errors::FieldErrors;
 use serde_json::Value;
 
 use super::{Path, not_negative, well_formed, words};
 
 /// `ValidatePositiveIntOrPercent`
-pub fn int_or_percent(value: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
+pub fn int_or_percent(value: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
     match value {
         Some(Value::String(text)) => well_formed(text, words::percent(text), path, causes),
         Some(number) => not_negative(number.as_i64(), path, causes),
@@ -15,7 +15,7 @@ pub fn int_or_percent(value: Option<&Value>, path: Path<'_>, causes: &mut Causes
 }
 
 /// `IsNotMoreThan100Percent`: numbers have no such bound.
-pub fn at_most_all(value: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
+pub fn at_most_all(value: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
     if let Some(value) = value.filter(|v| v.is_string() && amount(Some(v)) > 100) {
         causes.invalid(path, value.clone(), "must not be greater than 100%");
     }

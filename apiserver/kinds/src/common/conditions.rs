@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use api::{
-    causes::Causes,
+    field_errors::FieldErrors,
     time::{Timestamp, rfc3339},
 };
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ const MESSAGE_MAX: usize = 32 << 10;
 const REASON: &str = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName',  or 'ReasonA,ReasonB',  or 'ReasonA:ReasonB', regex used for validation is '[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?')";
 
 /// `ValidateConditions`
-pub fn validate(conditions: &[Value], path: Path<'_>, causes: &mut Causes) {
+pub fn validate(conditions: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
     let mut seen = HashSet::new();
     for (i, condition) in conditions.iter().enumerate() {
         let (at, typ) = (path.index(i), condition.text("type"));
@@ -47,7 +47,7 @@ pub fn set(status: &mut Value, mut wanted: Value, now: Timestamp) {
     }
 }
 
-fn one(condition: &Value, path: Path<'_>, causes: &mut Causes) {
+fn one(condition: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let (typ, status, reason) = (condition.text("type"), condition.text("status"), condition.text("reason"));
     well_formed(typ, words::qualified(typ), path.field("type"), causes);
     if !STATUSES.contains(&status) {
@@ -101,7 +101,7 @@ mod tests {
             ),
         ];
         for (conditions, wanted) in cases {
-            let mut causes = Causes::default();
+            let mut causes = FieldErrors::default();
             validate(&conditions, Path::new("status.conditions"), &mut causes);
             assert_eq!(causes.0.iter().map(|c| c.text()).collect::<Vec<_>>(), wanted, "{conditions:?}");
         }

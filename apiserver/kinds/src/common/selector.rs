@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use api::{causes::Causes, selector::Labels};
+use api::{field_errors::FieldErrors, selector::Labels};
 use serde_json::Value;
 
 use super::{Path, Read, words};
 
 /// `ValidateLabels`: keys are qualified names, values label values.
-pub fn labels(labels: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
+pub fn labels(labels: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
     for (key, value) in labels.and_then(Value::as_object).into_iter().flatten() {
         super::well_formed(key, words::qualified(key), path, causes);
         let value = value.as_str().unwrap_or("");
@@ -19,7 +19,7 @@ pub fn labels(labels: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `ValidateAnnotations`: keys are qualified names of any case, all together at most 256 KiB.
-pub fn annotations(annotations: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
+pub fn annotations(annotations: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
     let mut size = 0;
     for (key, value) in annotations.and_then(Value::as_object).into_iter().flatten() {
         super::well_formed(key, words::qualified(&key.to_lowercase()), path, causes);
@@ -31,7 +31,7 @@ pub fn annotations(annotations: Option<&Value>, path: Path<'_>, causes: &mut Cau
 }
 
 /// `ValidateLabelSelector` of a `metav1.LabelSelector`; absent is fine.
-pub fn well_formed(selector: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
+pub fn well_formed(selector: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
     labels(selector.at("matchLabels"), path.field("matchLabels"), causes);
     let list = path.field("matchExpressions");
     for (i, expression) in selector.list("matchExpressions").iter().enumerate() {
@@ -82,7 +82,7 @@ pub fn print_map(map: Option<&Value>) -> String {
     sorted.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",")
 }
 
-fn requirement(expression: &Value, path: Path<'_>, causes: &mut Causes) {
+fn requirement(expression: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let values = expression.list("values");
     match expression.text("operator") {
         "In" | "NotIn" if values.is_empty() => {
@@ -104,7 +104,7 @@ fn requirement(expression: &Value, path: Path<'_>, causes: &mut Causes) {
 
 #[cfg(test)]
 mod tests {
-    use api::causes::Cause;
+    use api::field_errors::FieldError;
     use serde_json::json;
 
     use super::*;
@@ -124,9 +124,9 @@ mod tests {
     fn malformed_selectors_have_causes() {
         let selector =
             json!({"matchLabels": {"a b": "ok"}, "matchExpressions": [{"key": "k", "operator": "In"}, {"key": "k", "operator": "Is"}]});
-        let mut causes = Causes::default();
+        let mut causes = FieldErrors::default();
         well_formed(Some(&selector), Path::new("spec.selector"), &mut causes);
-        let fields: Vec<&str> = causes.0.iter().map(|c: &Cause| c.field.as_str()).collect();
+        let fields: Vec<&str> = causes.0.iter().map(|c: &FieldError| c.field.as_str()).collect();
         let wanted =
             ["spec.selector.matchLabels", "spec.selector.matchExpressions[0].values", "spec.selector.matchExpressions[1].operator"];
         assert_eq!(fields, wanted);

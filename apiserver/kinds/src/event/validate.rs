@@ -1,6 +1,6 @@
 //! An event in core's shape -> what is wrong with it. Source: `pkg/apis/core/validation/events.go`.
 
-use api::causes::Causes;
+use api::field_errors::FieldErrors;
 use serde_json::Value;
 
 use crate::common::{Path, Read, read, unchanged, well_formed, words};
@@ -16,7 +16,7 @@ pub enum Shape {
 }
 
 /// What holds for both versions.
-pub fn always(event: &Value, shape: Shape, causes: &mut Causes) {
+pub fn always(event: &Value, shape: Shape, causes: &mut FieldErrors) {
     let namespace = read::namespace(event);
     if is_set(event, "eventTime") {
         new_style(event, shape, causes);
@@ -31,7 +31,7 @@ pub fn always(event: &Value, shape: Shape, causes: &mut Causes) {
 }
 
 /// What `events.k8s.io/v1` asks of a new event besides.
-pub fn create(event: &Value, causes: &mut Causes) {
+pub fn create(event: &Value, causes: &mut FieldErrors) {
     series(event, causes);
     if !is_set(event, "eventTime") {
         causes.required("eventTime", "");
@@ -55,7 +55,7 @@ pub fn create(event: &Value, causes: &mut Causes) {
 }
 
 /// In `events.k8s.io/v1` only the series changes.
-pub fn update(new: &Value, old: &Value, causes: &mut Causes) {
+pub fn update(new: &Value, old: &Value, causes: &mut FieldErrors) {
     if !read::same(new.at("series"), old.at("series")) {
         series(new, causes);
     }
@@ -81,7 +81,7 @@ pub fn update(new: &Value, old: &Value, causes: &mut Causes) {
     }
 }
 
-fn new_style(event: &Value, shape: Shape, causes: &mut Causes) {
+fn new_style(event: &Value, shape: Shape, causes: &mut FieldErrors) {
     let about = event.at("involvedObject").text("namespace");
     if about.is_empty() && !matches!(read::namespace(event), "default" | "kube-system") {
         causes.invalid("involvedObject.namespace", about, "does not match event.namespace");
@@ -101,13 +101,13 @@ fn new_style(event: &Value, shape: Shape, causes: &mut Causes) {
     at_most(event.text("message"), NOTE_MAX, "message", causes);
 }
 
-fn at_most(text: &str, max: usize, field: &str, causes: &mut Causes) {
+fn at_most(text: &str, max: usize, field: &str, causes: &mut FieldErrors) {
     if text.len() > max {
         causes.invalid(field, "", &format!("can have at most {max} characters"));
     }
 }
 
-fn series(event: &Value, causes: &mut Causes) {
+fn series(event: &Value, causes: &mut FieldErrors) {
     let Some(series) = event.at("series") else { return };
     if series.int("count").unwrap_or(0) < 2 {
         causes.invalid("series.count", "", "should be at least 2");
@@ -127,8 +127,8 @@ mod tests {
 
     use super::*;
 
-    fn texts(check: impl FnOnce(&mut Causes)) -> Vec<String> {
-        let mut causes = Causes::default();
+    fn texts(check: impl FnOnce(&mut FieldErrors)) -> Vec<String> {
+        let mut causes = FieldErrors::default();
         check(&mut causes);
         causes.0.iter().map(|c| c.text()).collect()
     }

@@ -1,6 +1,6 @@
 //! log, exec, attach, portforward, proxy of a pod -> the address to forward to. Source: `pkg/registry/core/pod/strategy.go`, `rest/`.
 
-use api::{GroupResource, Gvk, Key, Status, causes::Causes};
+use api::{GroupResource, Gvk, Key, Status, field_errors::FieldErrors};
 use apiserver::kind::{Connect, Ctx, Target};
 use async_trait::async_trait;
 use serde_json::Value;
@@ -138,7 +138,7 @@ fn container(pod: &Value, asked: &str) -> Result<String, Status> {
 
 /// `ValidatePodLogOptions`, and the parameters that remain.
 fn log_params(asked: &Query, pod: &str) -> Result<Query, Status> {
-    let (mut out, mut causes) = (Query::default(), Causes::default());
+    let (mut out, mut causes) = (Query::default(), FieldErrors::default());
     for flag in ["follow", "previous", "timestamps"] {
         if asked.flag(flag) {
             out.push(flag, "true");

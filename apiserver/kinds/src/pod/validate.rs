@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use api::causes::Causes;
+use api::field_errors::FieldErrors;
 use serde_json::Value;
 
 use crate::{
@@ -45,7 +45,7 @@ struct Whole<'v> {
 }
 
 /// `validatePodMetadataAndSpec` and `ValidatePodCreate`, but for the metadata that all kinds have.
-pub fn pod(pod: &Value, causes: &mut Causes) {
+pub fn pod(pod: &Value, causes: &mut FieldErrors) {
     let found = pod.get("spec").unwrap_or(&Value::Null);
     annotations(pod.at("metadata").at("annotations"), found, causes);
     let path = Path::new("spec");
@@ -62,7 +62,7 @@ pub fn pod(pod: &Value, causes: &mut Causes) {
 }
 
 /// `ValidatePodSpec`
-pub fn spec(spec: &Value, owner: Owner, path: Path<'_>, causes: &mut Causes) {
+pub fn spec(spec: &Value, owner: Owner, path: Path<'_>, causes: &mut FieldErrors) {
     if spec.at("terminationGracePeriodSeconds").is_none() {
         causes.required(path.field("terminationGracePeriodSeconds"), "");
     }
@@ -116,7 +116,7 @@ impl<'v> Whole<'v> {
 }
 
 /// A DNS label that must be there.
-fn label(value: &str, path: Path<'_>, causes: &mut Causes) {
+fn label(value: &str, path: Path<'_>, causes: &mut FieldErrors) {
     if value.is_empty() {
         causes.required(path, "");
     } else {
@@ -125,7 +125,7 @@ fn label(value: &str, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `ValidatePodSpecificAnnotations`
-fn annotations(annotations: Option<&Value>, spec: &Value, causes: &mut Causes) {
+fn annotations(annotations: Option<&Value>, spec: &Value, causes: &mut FieldErrors) {
     let (mirror, cost) = ("kubernetes.io/config.mirror", "controller.kubernetes.io/pod-deletion-cost");
     let path = Path::new("metadata.annotations");
     if annotations.at(mirror).is_some() && spec.text("nodeName").is_empty() {
@@ -139,7 +139,7 @@ fn annotations(annotations: Option<&Value>, spec: &Value, causes: &mut Causes) {
 }
 
 /// `validatePodHostNetworkDeps`
-fn host_network_ports(whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+fn host_network_ports(whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     if !whole.spec.is_true("hostNetwork") {
         return;
     }
@@ -156,7 +156,7 @@ fn host_network_ports(whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
     }
 }
 
-fn gates(spec: &Value, path: Path<'_>, causes: &mut Causes) {
+fn gates(spec: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let list = path.field("readinessGates");
     for (i, gate) in spec.list("readinessGates").iter().enumerate() {
         let name = gate.text("conditionType");
@@ -173,7 +173,7 @@ fn gates(spec: &Value, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// Names of other things that a spec holds, and the deadline.
-fn names(spec: &Value, path: Path<'_>, causes: &mut Causes) {
+fn names(spec: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let rules: [(&str, Rule); 6] = [
         ("serviceAccountName", words::dns_subdomain),
         ("nodeName", words::dns_subdomain),
@@ -196,7 +196,7 @@ fn names(spec: &Value, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validatePodHostName`
-fn hostname_override(spec: &Value, path: Path<'_>, causes: &mut Causes) {
+fn hostname_override(spec: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let Some(name) = spec.at("hostnameOverride").and_then(Value::as_str) else { return };
     for field in ["setHostnameAsFQDN", "hostNetwork"] {
         if spec.is_true(field) {
@@ -210,7 +210,7 @@ fn hostname_override(spec: &Value, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validatePodDNSConfig`
-fn dns_config(spec: &Value, path: Path<'_>, causes: &mut Causes) {
+fn dns_config(spec: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let config = spec.at("dnsConfig");
     let servers = config.list("nameservers");
     if spec.text("dnsPolicy") == "None" {
@@ -235,7 +235,7 @@ fn dns_config(spec: &Value, path: Path<'_>, causes: &mut Causes) {
     }
 }
 
-fn dns_searches(searches: &[Value], path: Path<'_>, causes: &mut Causes) {
+fn dns_searches(searches: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
     let texts: Vec<&str> = searches.iter().filter_map(Value::as_str).collect();
     if texts.len() > 32 {
         causes.invalid(path, searches.to_vec(), "must not have more than 32 search paths");
@@ -250,7 +250,7 @@ fn dns_searches(searches: &[Value], path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `ValidateHostAliases`
-fn host_aliases(aliases: &[Value], path: Path<'_>, causes: &mut Causes) {
+fn host_aliases(aliases: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
     for (i, alias) in aliases.iter().enumerate() {
         let at = path.index(i);
         let ip = alias.text("ip");
@@ -263,7 +263,7 @@ fn host_aliases(aliases: &[Value], path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validateOS` and `validateLinux`
-fn operating_system(whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+fn operating_system(whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     let Some(name) = whole.os() else { return };
     let at = path.field("os");
     match name {
@@ -282,7 +282,7 @@ fn operating_system(whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// A path within a volume: relative, without `..` (`ValidateLocalNonReservedPath`).
-fn local_path(target: &str, path: Path<'_>, causes: &mut Causes) {
+fn local_path(target: &str, path: Path<'_>, causes: &mut FieldErrors) {
     descending_path(target, path, causes);
     if target.starts_with("..") && !has_backsteps(target) {
         causes.invalid(path, target, "must not start with '..'");
@@ -290,14 +290,14 @@ fn local_path(target: &str, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validateLocalDescendingPath`
-fn descending_path(target: &str, path: Path<'_>, causes: &mut Causes) {
+fn descending_path(target: &str, path: Path<'_>, causes: &mut FieldErrors) {
     if target.starts_with('/') {
         causes.invalid(path, target, "must be a relative path");
     }
     no_backsteps(target, path, causes);
 }
 
-fn no_backsteps(target: &str, path: Path<'_>, causes: &mut Causes) {
+fn no_backsteps(target: &str, path: Path<'_>, causes: &mut FieldErrors) {
     if has_backsteps(target) {
         causes.invalid(path, target, "must not contain '..'");
     }
@@ -308,14 +308,14 @@ fn has_backsteps(target: &str) -> bool {
 }
 
 /// File permission bits: 0 to 0777.
-fn file_mode(object: &Value, field: &str, path: Path<'_>, causes: &mut Causes) {
+fn file_mode(object: &Value, field: &str, path: Path<'_>, causes: &mut FieldErrors) {
     if let Some(mode) = object.int(field).filter(|m| !(0..=0o777).contains(m)) {
         causes.invalid(path.field(field), mode, "must be a number between 0 and 0777 (octal), both inclusive");
     }
 }
 
 /// Requires a text field, and says whether it is there.
-fn require(object: &Value, field: &str, path: Path<'_>, causes: &mut Causes) -> bool {
+fn require(object: &Value, field: &str, path: Path<'_>, causes: &mut FieldErrors) -> bool {
     let there = object.at(field).is_some_and(|v| !read::is_nothing(field, v));
     if !there {
         causes.required(path.field(field), "");

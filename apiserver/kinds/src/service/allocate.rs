@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Once},
 };
 
-use api::{GroupResource, Key, Status, causes::Causes};
+use api::{GroupResource, Key, Status, field_errors::FieldErrors};
 use apiserver::{
     engine::{Change, Engine},
     kind::Ctx,
@@ -167,7 +167,7 @@ impl Allocator {
 
     fn asked_address(&self, pools: &Pools, write: &Write<'_, '_>, ip: &str) -> Result<u64, Status> {
         let refuse = |why: String| {
-            let mut causes = Causes::default();
+            let mut causes = FieldErrors::default();
             causes.invalid("spec.clusterIPs", json!([ip]), &format!("failed to allocate IP {ip}: {why}"));
             Status::invalid(&write.ctx.kind.gvk(), write.ctx.name, &causes)
         };
@@ -203,7 +203,7 @@ impl Allocator {
                 (asked, _) => {
                     let path = format!("spec.ports[{i}].nodePort");
                     self.asked_port(pools, write, asked, claimed).map_err(|why| {
-                        let mut causes = Causes::default();
+                        let mut causes = FieldErrors::default();
                         causes.invalid(path, asked, &why);
                         Status::invalid(&write.ctx.kind.gvk(), write.ctx.name, &causes)
                     })?

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use api::causes::Causes;
+use api::field_errors::FieldErrors;
 use serde_json::{Value, json};
 
 use super::shape;
@@ -15,7 +15,7 @@ const SPEC: Path<'static> = Path::new("spec");
 const ONLY_LOAD_BALANCER: &str = "may only be used when `type` is 'LoadBalancer'";
 
 /// `family` is the one family that this cluster has.
-pub fn service(service: &Value, family: &str, causes: &mut Causes) {
+pub fn service(service: &Value, family: &str, causes: &mut FieldErrors) {
     kind(service, causes);
     all_ports(service, causes);
     selector::labels(shape::spec(service).at("selector"), SPEC.field("selector"), causes);
@@ -63,7 +63,7 @@ pub fn warnings(service: &Value) -> Vec<String> {
     out
 }
 
-fn kind(service: &Value, causes: &mut Causes) {
+fn kind(service: &Value, causes: &mut FieldErrors) {
     let spec = shape::spec(service);
     let headless = shape::is_headless(service);
     match shape::kind(service) {
@@ -80,7 +80,7 @@ fn kind(service: &Value, causes: &mut Causes) {
     }
 }
 
-fn external_name(service: &Value, causes: &mut Causes) {
+fn external_name(service: &Value, causes: &mut FieldErrors) {
     let spec = shape::spec(service);
     for (field, set) in [
         ("clusterIPs", !spec.list("clusterIPs").is_empty()),
@@ -101,7 +101,7 @@ fn external_name(service: &Value, causes: &mut Causes) {
     }
 }
 
-fn all_ports(service: &Value, causes: &mut Causes) {
+fn all_ports(service: &Value, causes: &mut FieldErrors) {
     let path = SPEC.field("ports");
     let all = shape::ports(service);
     let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
@@ -119,7 +119,7 @@ fn all_ports(service: &Value, causes: &mut Causes) {
     }
 }
 
-fn port_name<'a>(name: &'a str, required: bool, seen: &mut BTreeSet<&'a str>, path: Path<'_>, causes: &mut Causes) {
+fn port_name<'a>(name: &'a str, required: bool, seen: &mut BTreeSet<&'a str>, path: Path<'_>, causes: &mut FieldErrors) {
     if name.is_empty() {
         if required {
             causes.required(path.field("name"), "");
@@ -132,7 +132,7 @@ fn port_name<'a>(name: &'a str, required: bool, seen: &mut BTreeSet<&'a str>, pa
     }
 }
 
-fn one_port(port: &Value, path: Path<'_>, causes: &mut Causes) {
+fn one_port(port: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     ports::number(port.int("port").unwrap_or(0), path.field("port"), causes);
     ports::protocol(port.text("protocol"), path.field("protocol"), causes);
     match port.at("targetPort") {
@@ -142,7 +142,7 @@ fn one_port(port: &Value, path: Path<'_>, causes: &mut Causes) {
     ports::app_protocol(port, path, causes);
 }
 
-fn session_affinity(spec: Option<&Value>, causes: &mut Causes) {
+fn session_affinity(spec: Option<&Value>, causes: &mut FieldErrors) {
     let path = SPEC.field("sessionAffinityConfig");
     match spec.text("sessionAffinity") {
         "" => causes.required(SPEC.field("sessionAffinity"), ""),
@@ -155,7 +155,7 @@ fn session_affinity(spec: Option<&Value>, causes: &mut Causes) {
     }
 }
 
-fn affinity_timeout(spec: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
+fn affinity_timeout(spec: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
     let client = path.field("clientIP");
     let config = spec.at("sessionAffinityConfig");
     let missing = match (config, config.at("clientIP"), config.at("clientIP").at("timeoutSeconds")) {
@@ -175,7 +175,7 @@ fn affinity_timeout(spec: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `ValidateServiceClusterIPsRelatedFields`
-fn cluster_ips(service: &Value, causes: &mut Causes) {
+fn cluster_ips(service: &Value, causes: &mut FieldErrors) {
     let spec = shape::spec(service);
     let path = SPEC.field("clusterIPs");
     let (single, all) = (spec.text("clusterIP"), shape::texts(service, "clusterIPs"));
@@ -204,7 +204,7 @@ fn cluster_ips(service: &Value, causes: &mut Causes) {
 }
 
 /// False where one is no address or `None` stands where it may not.
-fn cluster_ips_well_formed(all: &[&str], causes: &mut Causes) -> bool {
+fn cluster_ips_well_formed(all: &[&str], causes: &mut FieldErrors) -> bool {
     let path = SPEC.field("clusterIPs");
     let mut good = true;
     for (i, ip) in all.iter().enumerate() {
@@ -222,7 +222,7 @@ fn cluster_ips_well_formed(all: &[&str], causes: &mut Causes) -> bool {
     good
 }
 
-fn families(service: &Value, causes: &mut Causes) {
+fn families(service: &Value, causes: &mut FieldErrors) {
     let path = SPEC.field("ipFamilies");
     let mut seen = BTreeSet::new();
     for (i, family) in shape::texts(service, "ipFamilies").into_iter().enumerate() {
@@ -240,7 +240,7 @@ fn families(service: &Value, causes: &mut Causes) {
 }
 
 /// `initIPFamilyFields`: what this cluster, which has one family, can give.
-fn families_of_cluster(service: &Value, family: &str, causes: &mut Causes) {
+fn families_of_cluster(service: &Value, family: &str, causes: &mut FieldErrors) {
     let (ips, families) = (shape::texts(service, "clusterIPs"), shape::texts(service, "ipFamilies"));
     let policy = shape::spec(service).text("ipFamilyPolicy");
     let path = SPEC.field("ipFamilyPolicy");
@@ -272,7 +272,7 @@ fn families_of_cluster(service: &Value, family: &str, causes: &mut Causes) {
     }
 }
 
-fn external_ips(service: &Value, causes: &mut Causes) {
+fn external_ips(service: &Value, causes: &mut FieldErrors) {
     let path = SPEC.field("externalIPs");
     for (i, ip) in shape::texts(service, "externalIPs").into_iter().enumerate() {
         let errors = net::ip(ip);
@@ -281,7 +281,7 @@ fn external_ips(service: &Value, causes: &mut Causes) {
     }
 }
 
-fn node_ports(service: &Value, causes: &mut Causes) {
+fn node_ports(service: &Value, causes: &mut FieldErrors) {
     let path = SPEC.field("ports");
     let mut seen = BTreeSet::new();
     for (i, port) in shape::ports(service).iter().enumerate() {
@@ -299,7 +299,7 @@ fn node_ports(service: &Value, causes: &mut Causes) {
     }
 }
 
-fn source_ranges(service: &Value, causes: &mut Causes) {
+fn source_ranges(service: &Value, causes: &mut FieldErrors) {
     const ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
     let balanced = shape::kind(service) == "LoadBalancer";
     let ranges = shape::texts(service, "loadBalancerSourceRanges");
@@ -324,7 +324,7 @@ fn source_ranges(service: &Value, causes: &mut Causes) {
     }
 }
 
-fn load_balancer(service: &Value, causes: &mut Causes) {
+fn load_balancer(service: &Value, causes: &mut FieldErrors) {
     let spec = shape::spec(service);
     let balanced = shape::kind(service) == "LoadBalancer";
     match spec.at("allocateLoadBalancerNodePorts") {
@@ -339,7 +339,7 @@ fn load_balancer(service: &Value, causes: &mut Causes) {
     }
 }
 
-fn external_traffic(service: &Value, causes: &mut Causes) {
+fn external_traffic(service: &Value, causes: &mut FieldErrors) {
     let policy = shape::spec(service).text("externalTrafficPolicy");
     let path = SPEC.field("externalTrafficPolicy");
     match (shape::is_externally_accessible(service), policy) {
@@ -360,7 +360,7 @@ fn external_traffic(service: &Value, causes: &mut Causes) {
     }
 }
 
-fn internal_traffic(service: &Value, causes: &mut Causes) {
+fn internal_traffic(service: &Value, causes: &mut FieldErrors) {
     let spec = shape::spec(service);
     let path = SPEC.field("internalTrafficPolicy");
     match spec.at("internalTrafficPolicy").and_then(Value::as_str) {
@@ -375,7 +375,7 @@ fn internal_traffic(service: &Value, causes: &mut Causes) {
     }
 }
 
-fn topology_annotations(service: &Value, causes: &mut Causes) {
+fn topology_annotations(service: &Value, causes: &mut FieldErrors) {
     const MODE: &str = "service.kubernetes.io/topology-mode";
     const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
     let annotations = service.pointer("/metadata/annotations");
@@ -402,7 +402,7 @@ mod tests {
         let mut object = json!({"metadata": {"name": "web"}, "spec": spec});
         defaults::fill(&mut object);
         prepare::create(&mut object, "IPv4");
-        let mut causes = Causes::default();
+        let mut causes = FieldErrors::default();
         service(&object, "IPv4", &mut causes);
         causes.0.iter().map(|c| c.text()).collect()
     }

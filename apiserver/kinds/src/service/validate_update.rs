@@ -1,6 +1,6 @@
 //! Old and new Service -> what may not change; and its status. Source: `ValidateServiceUpdate`, `ValidateLoadBalancerStatus`.
 
-use api::causes::Causes;
+use api::field_errors::FieldErrors;
 use serde_json::{Value, json};
 
 use super::shape;
@@ -12,7 +12,7 @@ use crate::{
 const SPEC: Path<'static> = Path::new("spec");
 const FIXED: &str = "may not change once set";
 
-pub fn service(new: &Value, old: &Value, causes: &mut Causes) {
+pub fn service(new: &Value, old: &Value, causes: &mut FieldErrors) {
     if shape::needs_cluster_ip(new) && shape::needs_cluster_ip(old) {
         addresses(new, old, causes);
         families(new, old, causes);
@@ -25,7 +25,7 @@ pub fn service(new: &Value, old: &Value, causes: &mut Causes) {
 }
 
 /// The load balancer's addresses in `status`.
-pub fn load_balancer_status(service: &Value, causes: &mut Causes) {
+pub fn load_balancer_status(service: &Value, causes: &mut FieldErrors) {
     let ingress = service.pointer("/status/loadBalancer/ingress").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let path = Path::new("status.loadBalancer.ingress");
     if shape::kind(service) != "LoadBalancer" && !ingress.is_empty() {
@@ -44,7 +44,7 @@ pub fn load_balancer_status(service: &Value, causes: &mut Causes) {
     }
 }
 
-fn ingress_ip(entry: &Value, path: Path<'_>, causes: &mut Causes) {
+fn ingress_ip(entry: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let ip = entry.text("ip");
     if !ip.is_empty() {
         well_formed(ip, net::ip(ip), path.field("ip"), causes);
@@ -59,7 +59,7 @@ fn ingress_ip(entry: &Value, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// The first address stays; a second may come, and go with `SingleStack`.
-fn addresses(new: &Value, old: &Value, causes: &mut Causes) {
+fn addresses(new: &Value, old: &Value, causes: &mut FieldErrors) {
     if shape::is_headless(new) && shape::is_headless(old) {
         return;
     }
@@ -85,7 +85,7 @@ fn addresses(new: &Value, old: &Value, causes: &mut Causes) {
     }
 }
 
-fn families(new: &Value, old: &Value, causes: &mut Causes) {
+fn families(new: &Value, old: &Value, causes: &mut FieldErrors) {
     if shape::is_headless(new) || shape::is_headless(old) {
         return;
     }
@@ -109,14 +109,14 @@ fn families(new: &Value, old: &Value, causes: &mut Causes) {
     }
 }
 
-fn single_stack_to_release(service: &Value, detail: &str, causes: &mut Causes) {
+fn single_stack_to_release(service: &Value, detail: &str, causes: &mut FieldErrors) {
     let policy = shape::spec(service).at("ipFamilyPolicy").cloned().unwrap_or(Value::Null);
     if policy != "SingleStack" {
         causes.invalid(SPEC.field("ipFamilyPolicy"), policy, detail);
     }
 }
 
-fn load_balancer_class(new: &Value, old: &Value, causes: &mut Causes) {
+fn load_balancer_class(new: &Value, old: &Value, causes: &mut FieldErrors) {
     let both = shape::kind(new) == "LoadBalancer" && shape::kind(old) == "LoadBalancer";
     let (now, before) = (shape::spec(new).at("loadBalancerClass"), shape::spec(old).at("loadBalancerClass"));
     if both && !read::same(now, before) {
@@ -130,7 +130,7 @@ mod tests {
 
     fn texts(new: Value, old: Value) -> Vec<String> {
         let (new, old) = (json!({"spec": new}), json!({"spec": old}));
-        let mut causes = Causes::default();
+        let mut causes = FieldErrors::default();
         service(&new, &old, &mut causes);
         causes.0.iter().map(|c| c.text()).collect()
     }
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn the_balancers_status_is_checked() {
         let texts = |kind: &str, ingress: Value| {
-            let mut causes = Causes::default();
+            let mut causes = FieldErrors::default();
             load_balancer_status(&json!({"spec": {"type": kind}, "status": {"loadBalancer": {"ingress": ingress}}}), &mut causes);
             causes.0.iter().map(|c| c.text()).collect::<Vec<_>>()
         };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{causes::Causes, time::Timestamp};
+use api::{field_errors::FieldErrors, time::Timestamp};
 use apiserver::{
     decode::{FieldValidation, Schemas},
     kind::Kind,
@@ -24,24 +24,24 @@ pub fn write(shapes: &Shapes, input: &Input) {
     let Ok(parsed) = parse::json(input.body.as_bytes()) else { return };
     let (kind, mut new) = (&input.kind, parsed.value);
     drop(shapes.check(kind, &mut new, &parsed.duplicates, FieldValidation::Warn));
-    let law = &kind.law;
-    law.default(&mut new);
-    let mut causes = Causes::default();
-    law.validate(&new, &mut causes);
-    law.validate_create(&new, &mut causes);
-    drop(law.warnings(&new, None));
-    drop(law.cells(&new, Timestamp::UNIX_EPOCH));
+    let strategy = &kind.strategy;
+    strategy.default(&mut new);
+    let mut causes = FieldErrors::default();
+    strategy.validate(&new, &mut causes);
+    strategy.validate_create(&new, &mut causes);
+    drop(strategy.warnings(&new, None));
+    drop(strategy.cells(&new, Timestamp::UNIX_EPOCH));
     for old in [&new, &input.stored] {
-        let mut causes = Causes::default();
-        law.validate_update(&new, old, &mut causes);
+        let mut causes = FieldErrors::default();
+        strategy.validate_update(&new, old, &mut causes);
         for sub in &kind.subresources {
-            law.validate_subresource(&sub.name, &new, old, &mut causes);
+            strategy.validate_subresource(&sub.name, &new, old, &mut causes);
         }
-        drop(law.warnings(&new, Some(old)));
+        drop(strategy.warnings(&new, Some(old)));
     }
 }
 
-/// As [`write`], and what no law may do: each element is looked for among all others.
+/// As [`write`], and what no strategy may do: each element is looked for among all others.
 pub fn write_in_pairs(shapes: &Shapes, input: &Input) {
     write(shapes, input);
     let list = input.stored["spec"]["ports"].as_array().cloned().unwrap_or_default();

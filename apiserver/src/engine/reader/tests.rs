@@ -17,12 +17,12 @@ use store::Entry;
 use super::*;
 use crate::{
     engine::{cache::Write, event_history::BYTES_MAX, select::Selection},
-    kind::{Field, Kind, Law, Lookup, Storage},
+    kind::{Field, Kind, Lookup, Storage, Strategy},
 };
 
-struct NoLaw;
+struct NoStrategy;
 
-impl Law for NoLaw {
+impl Strategy for NoStrategy {
     fn cells(&self, _: &Value, _: Timestamp) -> Vec<Value> {
         Vec::new()
     }
@@ -62,7 +62,7 @@ impl Written {
             fields: Cow::Owned(vec![Field { label: "spec.colour".into(), pointer: "/spec/colour".into(), default: "", lookup }]),
             schema: "".into(),
             generation: false,
-            law: Arc::new(NoLaw),
+            strategy: Arc::new(NoStrategy),
         };
         Self(Arc::new(Cache::new(Arc::new(kind), "things")), 0)
     }

@@ -1,6 +1,6 @@
 //! Node affinity, pod affinity and anti-affinity -> what is wrong with them.
 
-use api::causes::Causes;
+use api::field_errors::FieldErrors;
 use serde_json::Value;
 
 use super::scheduling::label_keys;
@@ -17,7 +17,7 @@ enum Values {
 }
 
 /// `validateAffinity`
-pub fn validate(affinity: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
+pub fn validate(affinity: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
     if let Some(node) = affinity.at("nodeAffinity") {
         node_affinity(node, path.field("nodeAffinity"), causes);
     }
@@ -28,7 +28,7 @@ pub fn validate(affinity: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
     }
 }
 
-fn node_affinity(node: &Value, path: Path<'_>, causes: &mut Causes) {
+fn node_affinity(node: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     if let Some(required) = node.at(REQUIRED) {
         let at = path.field(REQUIRED);
         let (terms, list) = (required.list("nodeSelectorTerms"), at.field("nodeSelectorTerms"));
@@ -50,7 +50,7 @@ fn node_affinity(node: &Value, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `ValidateNodeSelectorTerm`
-fn node_term(term: &Value, values: Values, path: Path<'_>, causes: &mut Causes) {
+fn node_term(term: &Value, values: Values, path: Path<'_>, causes: &mut FieldErrors) {
     let list = path.field("matchExpressions");
     for (i, requirement) in term.list("matchExpressions").iter().enumerate() {
         node_requirement(requirement, values, list.index(i), causes);
@@ -62,7 +62,7 @@ fn node_term(term: &Value, values: Values, path: Path<'_>, causes: &mut Causes) 
 }
 
 /// `ValidateNodeSelectorRequirement`
-fn node_requirement(requirement: &Value, check: Values, path: Path<'_>, causes: &mut Causes) {
+fn node_requirement(requirement: &Value, check: Values, path: Path<'_>, causes: &mut FieldErrors) {
     let (values, list) = (requirement.list("values"), path.field("values"));
     match (requirement.text("operator"), values.len()) {
         ("In" | "NotIn", 0) => causes.required(list, "must be specified when `operator` is 'In' or 'NotIn'"),
@@ -83,7 +83,7 @@ fn node_requirement(requirement: &Value, check: Values, path: Path<'_>, causes: 
 }
 
 /// `ValidateNodeFieldSelectorRequirement`
-fn node_field(requirement: &Value, path: Path<'_>, causes: &mut Causes) {
+fn node_field(requirement: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let (values, list) = (requirement.list("values"), path.field("values"));
     match requirement.text("operator") {
         "In" | "NotIn" if values.len() != 1 => {
@@ -101,7 +101,7 @@ fn node_field(requirement: &Value, path: Path<'_>, causes: &mut Causes) {
     }
 }
 
-fn pod_affinity(terms: &Value, path: Path<'_>, causes: &mut Causes) {
+fn pod_affinity(terms: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let list = path.field(REQUIRED);
     for (i, term) in terms.list(REQUIRED).iter().enumerate() {
         pod_term(term, list.index(i), causes);
@@ -115,7 +115,7 @@ fn pod_affinity(terms: &Value, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validatePodAffinityTerm`
-fn pod_term(term: &Value, path: Path<'_>, causes: &mut Causes) {
+fn pod_term(term: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     for field in ["labelSelector", "namespaceSelector"] {
         selector::well_formed(term.at(field), path.field(field), causes);
     }
@@ -130,7 +130,7 @@ fn pod_term(term: &Value, path: Path<'_>, causes: &mut Causes) {
     well_formed(key, words::qualified(key), path.field("topologyKey"), causes);
 }
 
-fn weight(term: &Value, path: Path<'_>, causes: &mut Causes) {
+fn weight(term: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let weight = term.int("weight").unwrap_or(0);
     if !(1..=100).contains(&weight) {
         causes.invalid(path.field("weight"), weight, "must be in the range 1-100");

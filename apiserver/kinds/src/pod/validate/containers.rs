@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 
-use api::causes::Causes;
+use api::field_errors::FieldErrors;
 use serde_json::Value;
 
 use super::{Owner, Whole, env, label, mounts, ports, probes, resources, security};
 use crate::common::{Path, Read, not_supported, one_of};
 
 /// `validateContainers`
-pub fn regular(whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+pub fn regular(whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     let containers = whole.spec.list("containers");
     if containers.is_empty() {
         return causes.required(path, "");
@@ -29,7 +29,7 @@ pub fn regular(whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validateInitContainers`
-pub fn init(whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+pub fn init(whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     let mut names: HashSet<&str> = whole.spec.list("containers").iter().map(|c| c.text("name")).collect();
     for (i, container) in whole.spec.list("initContainers").iter().enumerate() {
         let at = path.index(i);
@@ -48,7 +48,7 @@ pub fn init(whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
     }
 }
 
-fn not_for_init(container: &Value, path: Path<'_>, causes: &mut Causes) {
+fn not_for_init(container: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
         if container.at(field).is_some() {
             causes.forbidden(path.field(field), "may not be set for init containers without restartPolicy=Always");
@@ -62,7 +62,7 @@ fn not_for_init(container: &Value, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validateContainerCommon`, and what pods alone must keep.
-fn common(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+fn common(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     label(container.text("name"), path.field("name"), causes);
     let image = container.text("image");
     if image.is_empty() {
@@ -85,7 +85,7 @@ fn common(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut Cau
 }
 
 /// `validateContainerRestartPolicy`
-fn restart_policy(container: &Value, path: Path<'_>, causes: &mut Causes) {
+fn restart_policy(container: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let (at, list) = (path.field("restartPolicy"), path.field("restartPolicyRules"));
     let rules = container.list("restartPolicyRules");
     match container.at("restartPolicy").and_then(Value::as_str) {
@@ -102,7 +102,7 @@ fn restart_policy(container: &Value, path: Path<'_>, causes: &mut Causes) {
     }
 }
 
-fn restart_rule(rule: &Value, path: Path<'_>, causes: &mut Causes) {
+fn restart_rule(rule: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let action = rule.text("action");
     if !matches!(action, "Restart" | "RestartAllContainers") {
         not_supported(action, &["Restart", "RestartAllContainers"], path.field("action"), causes);
@@ -120,7 +120,7 @@ fn restart_rule(rule: &Value, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validateResizePolicy`
-fn resize_policy(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+fn resize_policy(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     let mut seen = HashSet::new();
     for (i, policy) in container.list("resizePolicy").iter().enumerate() {
         let (resource, restart) = (policy.text("resourceName"), policy.text("restartPolicy"));

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use api::causes::Causes;
+use api::field_errors::FieldErrors;
 use serde_json::Value;
 
 use super::{Whole, no_backsteps, require};
@@ -32,7 +32,7 @@ const RESOURCES: &[&str] =
 
 const BYTES: &str = "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei";
 
-type Check = fn(&Value, Path<'_>, &mut Causes);
+type Check = fn(&Value, Path<'_>, &mut FieldErrors);
 
 /// Where a downward API reference stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub enum Place {
 }
 
 /// `ValidateEnv`
-pub fn variables(variables: &[Value], path: Path<'_>, causes: &mut Causes) {
+pub fn variables(variables: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
     for (i, variable) in variables.iter().enumerate() {
         let at = path.index(i);
         match variable.text("name") {
@@ -56,7 +56,7 @@ pub fn variables(variables: &[Value], path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `ValidateEnvFrom`
-pub fn sources(sources: &[Value], path: Path<'_>, causes: &mut Causes) {
+pub fn sources(sources: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
     for (i, source) in sources.iter().enumerate() {
         let at = path.index(i);
         let prefix = source.text("prefix");
@@ -82,14 +82,14 @@ pub fn sources(sources: &[Value], path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validateObjectFieldSelector`
-pub fn field_ref(reference: &Value, place: Place, path: Path<'_>, causes: &mut Causes) {
+pub fn field_ref(reference: &Value, place: Place, path: Path<'_>, causes: &mut FieldErrors) {
     if !require(reference, "apiVersion", path, causes) || !require(reference, "fieldPath", path, causes) {
         return;
     }
     let (version, field) = (reference.text("apiVersion"), reference.text("fieldPath"));
     let allowed = if place == Place::Variable { FIELDS } else { VOLUME_FIELDS };
     let fail =
-        |why: &str, causes: &mut Causes| causes.invalid(path.field("fieldPath"), field, &format!("error converting fieldPath: {why}"));
+        |why: &str, causes: &mut FieldErrors| causes.invalid(path.field("fieldPath"), field, &format!("error converting fieldPath: {why}"));
     if version != "v1" {
         return fail(&format!("unsupported pod version: {version}"), causes);
     }
@@ -113,7 +113,7 @@ pub fn field_ref(reference: &Value, place: Place, path: Path<'_>, causes: &mut C
 }
 
 /// `validateContainerResourceFieldSelector`
-pub fn resource_field_ref(reference: &Value, place: Place, path: Path<'_>, causes: &mut Causes) {
+pub fn resource_field_ref(reference: &Value, place: Place, path: Path<'_>, causes: &mut FieldErrors) {
     let resource = reference.text("resource");
     let huge = resource.starts_with("requests.hugepages-") || resource.starts_with("limits.hugepages-");
     if place == Place::Volume && reference.text("containerName").is_empty() {
@@ -127,7 +127,7 @@ pub fn resource_field_ref(reference: &Value, place: Place, path: Path<'_>, cause
 }
 
 /// `validateFileKeyRefVolumes`: a variable's file comes from an emptyDir of the pod.
-pub fn file_volumes(whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+pub fn file_volumes(whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     let mut volumes: HashMap<&str, &Value> = HashMap::new();
     for volume in whole.spec.list("volumes") {
         volumes.entry(volume.text("name")).or_insert(volume);
@@ -147,7 +147,7 @@ pub fn file_volumes(whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validateEnvVarValueFrom`
-fn value_from(source: &Value, value: &str, path: Path<'_>, causes: &mut Causes) {
+fn value_from(source: &Value, value: &str, path: Path<'_>, causes: &mut FieldErrors) {
     let mut count = 0;
     let checks: [(&str, Check); 5] = [
         ("fieldRef", |r, p, c| field_ref(r, Place::Variable, p, c)),
@@ -173,7 +173,7 @@ fn value_from(source: &Value, value: &str, path: Path<'_>, causes: &mut Causes) 
 }
 
 /// `validateConfigMapKeySelector`, `validateSecretKeySelector`
-fn key_ref(reference: &Value, path: Path<'_>, causes: &mut Causes) {
+fn key_ref(reference: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let name = reference.text("name");
     well_formed(name, words::dns_subdomain(name), path.field("name"), causes);
     match reference.text("key") {
@@ -183,7 +183,7 @@ fn key_ref(reference: &Value, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validateFileKeySelector`
-fn file_key_ref(reference: &Value, path: Path<'_>, causes: &mut Causes) {
+fn file_key_ref(reference: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     if require(reference, "key", path, causes) {
         let key = reference.text("key");
         well_formed(key, words::env_name(key), path.field("key"), causes);
@@ -195,7 +195,7 @@ fn file_key_ref(reference: &Value, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validateContainerResourceDivisor`
-fn divisor(resource: &str, divisor: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
+fn divisor(resource: &str, divisor: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
     let Some(wanted) = divisor.and_then(quantity).filter(|q| !q.is_zero()) else { return };
     let text = wanted.to_string();
     let (allowed, name) = match resource.split_once('.').map_or("", |(_, r)| r) {
@@ -212,7 +212,7 @@ fn divisor(resource: &str, divisor: Option<&Value>, path: Path<'_>, causes: &mut
     causes.invalid(path, resource, &format!("only divisor's values {shown} are supported with the {name} resource"));
 }
 
-fn well_formed_key(key: &str, path: Path<'_>, causes: &mut Causes) {
+fn well_formed_key(key: &str, path: Path<'_>, causes: &mut FieldErrors) {
     well_formed(key, words::qualified(key), path, causes);
 }
 

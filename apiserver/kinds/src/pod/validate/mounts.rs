@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 
-use api::causes::Causes;
+use api::field_errors::FieldErrors;
 use serde_json::Value;
 
 use super::{Whole, descending_path, has_backsteps};
 use crate::common::{Path, Read, not_supported};
 
 /// `ValidateVolumeMounts`
-pub fn mounts(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+pub fn mounts(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     let devices = container.list("volumeDevices");
     let mut places = HashSet::new();
     let (taken_names, taken_places) = (texts(devices, "name"), texts(devices, "devicePath"));
@@ -41,7 +41,7 @@ pub fn mounts(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut
 }
 
 /// `ValidateVolumeDevices`
-pub fn devices(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+pub fn devices(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     let mounts = container.list("volumeMounts");
     let (taken_names, taken_places) = (texts(mounts, "name"), texts(mounts, "mountPath"));
     let (mut names, mut places) = (HashSet::new(), HashSet::new());
@@ -83,7 +83,7 @@ fn texts<'v>(list: &'v [Value], field: &str) -> HashSet<&'v str> {
 }
 
 /// `list` is the path of all mounts: upstream names some faults there, without the index.
-fn sub_paths(mount: &Value, list: Path<'_>, at: Path<'_>, causes: &mut Causes) {
+fn sub_paths(mount: &Value, list: Path<'_>, at: Path<'_>, causes: &mut FieldErrors) {
     let (plain, expanded) = (mount.text("subPath"), mount.text("subPathExpr"));
     if !plain.is_empty() {
         descending_path(plain, list.field("subPath"), causes);
@@ -98,7 +98,7 @@ fn sub_paths(mount: &Value, list: Path<'_>, at: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validateMountPropagation`
-fn propagation(mount: &Value, container: &Value, path: Path<'_>, causes: &mut Causes) {
+fn propagation(mount: &Value, container: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let Some(mode) = mount.at("mountPropagation").and_then(Value::as_str) else { return };
     let known = ["Bidirectional", "HostToContainer", "None"];
     if !known.contains(&mode) {
@@ -110,7 +110,7 @@ fn propagation(mount: &Value, container: &Value, path: Path<'_>, causes: &mut Ca
 }
 
 /// `validateMountRecursiveReadOnly`
-fn recursive_read_only(mount: &Value, path: Path<'_>, causes: &mut Causes) {
+fn recursive_read_only(mount: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let Some(mode) = mount.at("recursiveReadOnly").and_then(Value::as_str) else { return };
     match mode {
         "Disabled" => {}

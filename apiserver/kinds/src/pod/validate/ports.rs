@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 
-use api::causes::Causes;
+use api::field_errors::FieldErrors;
 use serde_json::Value;
 
 use crate::common::{Path, Read, one_of, well_formed, words};
 
 /// `validateContainerPorts`
-pub fn container(ports: &[Value], path: Path<'_>, causes: &mut Causes) {
+pub fn container(ports: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
     let mut names = HashSet::new();
     for (i, port) in ports.iter().enumerate() {
         let at = path.index(i);
@@ -25,7 +25,7 @@ pub fn container(ports: &[Value], path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `checkHostPortConflicts`: a host port is used once per protocol and host address.
-pub fn host_conflicts(containers: &[Value], path: Path<'_>, causes: &mut Causes) {
+pub fn host_conflicts(containers: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
     let mut seen = HashSet::new();
     for (i, container) in containers.iter().enumerate() {
         let at = path.index(i);
@@ -41,20 +41,20 @@ pub fn host_conflicts(containers: &[Value], path: Path<'_>, causes: &mut Causes)
 }
 
 /// `ValidatePortNumOrName`
-pub fn number_or_name(port: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
+pub fn number_or_name(port: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
     match port {
         Some(Value::String(name)) => well_formed(name, words::port_name(name), path, causes),
         other => number(other.and_then(Value::as_i64).unwrap_or(0), path, causes),
     }
 }
 
-pub fn number(port: i64, path: Path<'_>, causes: &mut Causes) {
+pub fn number(port: i64, path: Path<'_>, causes: &mut FieldErrors) {
     for error in words::port_number(port) {
         causes.invalid(path, port, &error);
     }
 }
 
-fn name<'v>(name: &'v str, names: &mut HashSet<&'v str>, path: Path<'_>, causes: &mut Causes) {
+fn name<'v>(name: &'v str, names: &mut HashSet<&'v str>, path: Path<'_>, causes: &mut FieldErrors) {
     if name.is_empty() {
         return;
     }

@@ -1,6 +1,6 @@
 //! Probes and lifecycle hooks -> what is wrong with them.
 
-use api::causes::Causes;
+use api::field_errors::FieldErrors;
 use serde_json::Value;
 
 use super::{Whole, ports};
@@ -9,7 +9,7 @@ use crate::common::{Path, Read, not_negative, not_supported, well_formed, words}
 const NUMBERS: [&str; 5] = ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"];
 
 /// Hooks and the three probes of a container that keeps running.
-pub fn all(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+pub fn all(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     if let Some(lifecycle) = container.at("lifecycle") {
         hooks(lifecycle, whole, path.field("lifecycle"), causes);
     }
@@ -30,7 +30,7 @@ pub fn all(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut Ca
 }
 
 /// `validateProbe`
-fn probe(probe: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+fn probe(probe: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     handler(probe, &["exec", "httpGet", "tcpSocket", "grpc"], whole, path, causes);
     for name in NUMBERS {
         not_negative(probe.int(name), path.field(name), causes);
@@ -41,7 +41,7 @@ fn probe(probe: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) 
 }
 
 /// `validateLifecycle`
-fn hooks(lifecycle: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+fn hooks(lifecycle: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     for name in ["postStart", "preStop"] {
         if let Some(hook) = lifecycle.at(name) {
             handler(hook, &["exec", "httpGet", "tcpSocket", "sleep"], whole, path.field(name), causes);
@@ -50,7 +50,7 @@ fn hooks(lifecycle: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut Caus
 }
 
 /// `validateHandler`: one of `types`, and that one well-formed.
-fn handler(handler: &Value, types: &[&str], whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+fn handler(handler: &Value, types: &[&str], whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     let mut found = types.iter().filter_map(|t| Some((*t, handler.at(t)?)));
     match found.next() {
         None => return causes.required(path, "must specify a handler type"),
@@ -61,7 +61,7 @@ fn handler(handler: &Value, types: &[&str], whole: &Whole<'_>, path: Path<'_>, c
     }
 }
 
-fn check(name: &str, action: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+fn check(name: &str, action: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     match name {
         "exec" if action.list("command").is_empty() => causes.required(path.field("command"), ""),
         "httpGet" => http_get(action, path, causes),
@@ -72,7 +72,7 @@ fn check(name: &str, action: &Value, whole: &Whole<'_>, path: Path<'_>, causes: 
 }
 
 /// `validateHTTPGetAction`
-fn http_get(action: &Value, path: Path<'_>, causes: &mut Causes) {
+fn http_get(action: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     if action.text("path").is_empty() {
         causes.required(path.field("path"), "");
     }
@@ -88,7 +88,7 @@ fn http_get(action: &Value, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validateSleepAction`
-fn sleep(seconds: i64, whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+fn sleep(seconds: i64, whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     let Some(grace) = whole.grace_seconds() else { return };
     if seconds < 0 || seconds > grace {
         let text = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");

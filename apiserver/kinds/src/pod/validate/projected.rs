@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use api::causes::Causes;
+use api::field_errors::FieldErrors;
 use serde_json::Value;
 
 use super::{local_path, require, volumes};
@@ -11,7 +11,7 @@ use crate::common::{Path, Read};
 const TYPES: [&str; 6] = ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"];
 
 /// `validateProjectionSources`; `path` is the volume's.
-pub fn sources(sources: &[Value], path: Path<'_>, causes: &mut Causes) {
+pub fn sources(sources: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
     let (list, mut files) = (path.field("sources"), HashSet::new());
     for (i, source) in sources.iter().enumerate() {
         let at = list.index(i);
@@ -38,7 +38,7 @@ pub fn sources(sources: &[Value], path: Path<'_>, causes: &mut Causes) {
 }
 
 /// A pod without service account has no token to mount.
-pub fn tokens_need_account(spec: &Value, path: Path<'_>, causes: &mut Causes) {
+pub fn tokens_need_account(spec: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     for (i, volume) in spec.list("volumes").iter().enumerate() {
         for (j, _) in volume.at("projected").list("sources").iter().enumerate().filter(|(_, s)| s.at("serviceAccountToken").is_some()) {
             let at = format!("{}.projected.sources[{j}].serviceAccountToken", path.index(i));
@@ -47,7 +47,7 @@ pub fn tokens_need_account(spec: &Value, path: Path<'_>, causes: &mut Causes) {
     }
 }
 
-fn service_account_token(token: &Value, path: Path<'_>, volume: Path<'_>, causes: &mut Causes) {
+fn service_account_token(token: &Value, path: Path<'_>, volume: Path<'_>, causes: &mut FieldErrors) {
     let seconds = token.int("expirationSeconds").unwrap_or(0);
     if seconds < 600 {
         causes.invalid(path.field("expirationSeconds"), seconds, "may not specify a duration less than 10 minutes");
@@ -60,7 +60,7 @@ fn service_account_token(token: &Value, path: Path<'_>, volume: Path<'_>, causes
     }
 }
 
-fn conflicts<'v>(items: &'v [Value], shown: &str, files: &mut HashSet<&'v str>, path: Path<'_>, causes: &mut Causes) {
+fn conflicts<'v>(items: &'v [Value], shown: &str, files: &mut HashSet<&'v str>, path: Path<'_>, causes: &mut FieldErrors) {
     for file in items.iter().map(|i| i.text("path")).filter(|p| !p.is_empty()) {
         if !files.insert(file) {
             causes.invalid(path, shown, "conflicting duplicate paths");

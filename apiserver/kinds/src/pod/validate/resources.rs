@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use api::{causes::Causes, quantity::Quantity};
+use api::{field_errors::FieldErrors, quantity::Quantity};
 use serde_json::{Map, Value};
 
 use super::Whole;
@@ -34,17 +34,17 @@ const STANDARD: &[&str] = &[
     "services.loadbalancers",
 ];
 
-type NameRule = fn(&str, Path<'_>, &mut Causes);
+type NameRule = fn(&str, Path<'_>, &mut FieldErrors);
 
 /// `ValidateContainerResourceRequirements`
-pub fn container(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+pub fn container(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     let Some(resources) = container.at("resources") else { return };
     requirements(resources, container_name, path, causes);
     claims(resources.list("claims"), whole, path.field("claims"), causes);
 }
 
 /// `validatePodResources`: requests and limits of the whole pod.
-pub fn pod_level(whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+pub fn pod_level(whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     let Some(resources) = whole.spec.at("resources") else { return };
     if whole.os() == Some("windows") {
         return causes.forbidden(path, "may not be set for a windows pod");
@@ -71,7 +71,7 @@ pub fn pod_level(whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validateOverhead`
-pub fn overhead(spec: &Value, path: Path<'_>, causes: &mut Causes) {
+pub fn overhead(spec: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     for (name, value) in spec.object("overhead").into_iter().flatten() {
         container_name(name, path.key(name), causes);
         amount(name, value, path.key(name), causes);
@@ -79,7 +79,7 @@ pub fn overhead(spec: &Value, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validateResourceRequirements`
-fn requirements(resources: &Value, check_name: NameRule, path: Path<'_>, causes: &mut Causes) {
+fn requirements(resources: &Value, check_name: NameRule, path: Path<'_>, causes: &mut FieldErrors) {
     let (limits_at, requests_at) = (path.field("limits"), path.field("requests"));
     let (limits, requests) = (resources.object("limits"), resources.object("requests"));
     for (name, value) in limits.into_iter().flatten() {
@@ -101,7 +101,7 @@ fn requirements(resources: &Value, check_name: NameRule, path: Path<'_>, causes:
     }
 }
 
-fn within_limit(name: &str, wanted: Quantity, limit: Quantity, path: Path<'_>, causes: &mut Causes) {
+fn within_limit(name: &str, wanted: Quantity, limit: Quantity, path: Path<'_>, causes: &mut FieldErrors) {
     let equal = wanted.partial_cmp(&limit) == Some(std::cmp::Ordering::Equal);
     if !equal && !may_overcommit(name) {
         causes.invalid(path, wanted.to_string(), &format!("must be equal to {name} limit of {limit}"));
@@ -111,7 +111,7 @@ fn within_limit(name: &str, wanted: Quantity, limit: Quantity, path: Path<'_>, c
 }
 
 /// `ValidateResourceQuantityValue`, and the value where it can be read.
-fn amount(name: &str, value: &Value, path: Path<'_>, causes: &mut Causes) -> Option<Quantity> {
+fn amount(name: &str, value: &Value, path: Path<'_>, causes: &mut FieldErrors) -> Option<Quantity> {
     let Some(found) = quantity(value) else {
         causes.invalid(path, value.clone(), api::quantity::RULE);
         return None;
@@ -129,7 +129,7 @@ fn amount(name: &str, value: &Value, path: Path<'_>, causes: &mut Causes) -> Opt
 }
 
 /// `validateContainerResourceName`
-fn container_name(name: &str, path: Path<'_>, causes: &mut Causes) {
+fn container_name(name: &str, path: Path<'_>, causes: &mut FieldErrors) {
     resource_name(name, path, causes);
     if !name.contains('/') {
         if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !is_huge_page(name) {
@@ -141,7 +141,7 @@ fn container_name(name: &str, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validatePodResourceName`
-fn pod_name(name: &str, path: Path<'_>, causes: &mut Causes) {
+fn pod_name(name: &str, path: Path<'_>, causes: &mut FieldErrors) {
     let before = causes.0.len();
     resource_name(name, path, causes);
     if causes.0.len() == before && !matches!(name, "cpu" | "memory") && !is_huge_page(name) {
@@ -150,7 +150,7 @@ fn pod_name(name: &str, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validateResourceName`
-fn resource_name(name: &str, path: Path<'_>, causes: &mut Causes) {
+fn resource_name(name: &str, path: Path<'_>, causes: &mut FieldErrors) {
     let errors = words::qualified(name);
     let plain = !name.contains('/') && !STANDARD.contains(&name) && !is_huge_page(name);
     if errors.is_empty() && plain {
@@ -160,7 +160,7 @@ fn resource_name(name: &str, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validateResourceClaimNames`
-fn claims(claims: &[Value], whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+fn claims(claims: &[Value], whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     let mut seen = HashSet::new();
     for (i, claim) in claims.iter().enumerate() {
         let (at, name) = (path.index(i), claim.text("name"));

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use api::causes::Causes;
+use api::field_errors::FieldErrors;
 use serde_json::Value;
 
 use crate::common::{Path, Read, not_supported, selector, well_formed, words};
@@ -10,7 +10,7 @@ use crate::common::{Path, Read, not_supported, selector, well_formed, words};
 const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
 /// `ValidateTolerations`
-pub fn tolerations(tolerations: &[Value], path: Path<'_>, causes: &mut Causes) {
+pub fn tolerations(tolerations: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
     for (i, toleration) in tolerations.iter().enumerate() {
         let at = path.index(i);
         let (key, operator, effect) = (toleration.text("key"), toleration.text("operator"), toleration.text("effect"));
@@ -31,7 +31,7 @@ pub fn tolerations(tolerations: &[Value], path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validateTopologySpreadConstraints`
-pub fn topology_spread(constraints: &[Value], path: Path<'_>, causes: &mut Causes) {
+pub fn topology_spread(constraints: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
     let pair = |c: &'_ Value| (c.text("topologyKey").to_owned(), c.text("whenUnsatisfiable").to_owned());
     let last: HashMap<_, usize> = constraints.iter().enumerate().map(|(i, c)| (pair(c), i)).collect();
     for (i, constraint) in constraints.iter().enumerate() {
@@ -63,7 +63,7 @@ pub fn topology_spread(constraints: &[Value], path: Path<'_>, causes: &mut Cause
 }
 
 /// `ValidateMatchLabelKeysAndMismatchLabelKeys`, for spread constraints and pod affinity terms.
-pub fn label_keys(term: &Value, path: Path<'_>, causes: &mut Causes) {
+pub fn label_keys(term: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let selector = term.at("labelSelector");
     for field in ["matchLabelKeys", "mismatchLabelKeys"] {
         let (keys, at) = (term.list(field), path.field(field));
@@ -96,7 +96,7 @@ pub fn label_keys(term: &Value, path: Path<'_>, causes: &mut Causes) {
     }
 }
 
-fn operator_and_value(operator: &str, value: &str, path: Path<'_>, causes: &mut Causes) {
+fn operator_and_value(operator: &str, value: &str, path: Path<'_>, causes: &mut FieldErrors) {
     match operator {
         "Equal" | "" => {
             let errors = words::label_value(value);
@@ -111,7 +111,7 @@ fn operator_and_value(operator: &str, value: &str, path: Path<'_>, causes: &mut 
     }
 }
 
-fn min_domains(least: Option<i64>, action: &str, path: Path<'_>, causes: &mut Causes) {
+fn min_domains(least: Option<i64>, action: &str, path: Path<'_>, causes: &mut FieldErrors) {
     let Some(least) = least else { return };
     if least <= 0 {
         causes.invalid(path, least, "must be greater than zero");

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use api::causes::Causes;
+use api::field_errors::FieldErrors;
 use serde_json::Value;
 
 use super::{Whole, descending_path};
@@ -11,7 +11,7 @@ use crate::common::{Path, Read, not_supported, words};
 const PROFILES: &[&str] = &["Localhost", "RuntimeDefault", "Unconfined"];
 
 /// `validatePodSpecSecurityContext`; `path` is the spec's.
-pub fn pod(spec: &Value, path: Path<'_>, causes: &mut Causes) {
+pub fn pod(spec: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let Some(context) = spec.at("securityContext") else { return };
     let at = path.field("securityContext");
     ids(context, &["fsGroup", "runAsUser", "runAsGroup"], at, causes);
@@ -31,7 +31,7 @@ pub fn pod(spec: &Value, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `ValidateSecurityContext`
-pub fn container(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+pub fn container(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     let Some(context) = container.at("securityContext") else { return };
     ids(context, &["runAsUser", "runAsGroup"], path, causes);
     let mount = context.text("procMount");
@@ -54,7 +54,7 @@ pub fn container(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &
 }
 
 /// `validateHostUsers`: a pod with users of its own shares no other namespace with the host.
-pub fn host_users(whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
+pub fn host_users(whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     if whole.host_users() {
         return;
     }
@@ -69,7 +69,7 @@ pub fn host_users(whole: &Whole<'_>, path: Path<'_>, causes: &mut Causes) {
     }
 }
 
-fn ids(context: &Value, fields: &[&str], path: Path<'_>, causes: &mut Causes) {
+fn ids(context: &Value, fields: &[&str], path: Path<'_>, causes: &mut FieldErrors) {
     for field in fields {
         if let Some(number) = context.int(field) {
             id(number, path.field(field), causes);
@@ -77,20 +77,20 @@ fn ids(context: &Value, fields: &[&str], path: Path<'_>, causes: &mut Causes) {
     }
 }
 
-fn id(number: i64, path: Path<'_>, causes: &mut Causes) {
+fn id(number: i64, path: Path<'_>, causes: &mut FieldErrors) {
     for error in words::user_id(number) {
         causes.invalid(path, number, &error);
     }
 }
 
 /// A word of a fixed set, where it is there at all.
-fn choice(context: &Value, field: &str, allowed: &[&str], path: Path<'_>, causes: &mut Causes) {
+fn choice(context: &Value, field: &str, allowed: &[&str], path: Path<'_>, causes: &mut FieldErrors) {
     if let Some(word) = context.at(field).and_then(Value::as_str).filter(|w| !allowed.contains(w)) {
         not_supported(word, allowed, path.field(field), causes);
     }
 }
 
-fn profiles(context: &Value, path: Path<'_>, causes: &mut Causes) {
+fn profiles(context: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     if let Some(profile) = context.at("seccompProfile") {
         seccomp(profile, path.field("seccompProfile"), causes);
     }
@@ -100,7 +100,7 @@ fn profiles(context: &Value, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validateSeccompProfileField`
-fn seccomp(profile: &Value, path: Path<'_>, causes: &mut Causes) {
+fn seccomp(profile: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let (typ, file, at) = (profile.text("type"), profile.at("localhostProfile"), path.field("localhostProfile"));
     if typ.is_empty() {
         causes.required(path.field("type"), "type is required when seccompProfile is set");
@@ -116,7 +116,7 @@ fn seccomp(profile: &Value, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `ValidateAppArmorProfileField`
-fn app_armor(profile: &Value, path: Path<'_>, causes: &mut Causes) {
+fn app_armor(profile: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let (typ, file, at) = (profile.text("type"), profile.at("localhostProfile").and_then(Value::as_str), path.field("localhostProfile"));
     match (typ, file) {
         ("Localhost", None | Some("")) => causes.required(at, "must be set when AppArmor type is Localhost"),
@@ -136,7 +136,7 @@ fn app_armor(profile: &Value, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validateSysctls`
-fn sysctls(spec: &Value, sysctls: &[Value], path: Path<'_>, causes: &mut Causes) {
+fn sysctls(spec: &Value, sysctls: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
     let mut seen = HashSet::new();
     for (i, sysctl) in sysctls.iter().enumerate() {
         let (name, at) = (sysctl.text("name"), path.index(i));
@@ -154,7 +154,7 @@ fn sysctls(spec: &Value, sysctls: &[Value], path: Path<'_>, causes: &mut Causes)
 }
 
 /// `ValidateHostSysctl`: a sysctl of a namespace that is the host's is not the pod's to set.
-fn shared_sysctl(spec: &Value, name: &str, path: Path<'_>, causes: &mut Causes) {
+fn shared_sysctl(spec: &Value, name: &str, path: Path<'_>, causes: &mut FieldErrors) {
     let dotted = name.replace('/', ".");
     let ipc = ["kernel.sem", "kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|p| dotted.starts_with(p));
     if spec.is_true("hostNetwork") && dotted.starts_with("net.") {

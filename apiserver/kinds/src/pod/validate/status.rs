@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use api::causes::Causes;
+use api::field_errors::FieldErrors;
 use serde_json::Value;
 
 use super::update::annotations;
@@ -13,7 +13,7 @@ use crate::{
 
 const SYSTEM_CONDITIONS: [&str; 3] = ["PodScheduled", "Ready", "Initialized"];
 
-pub fn update(new: &Value, old: &Value, causes: &mut Causes) {
+pub fn update(new: &Value, old: &Value, causes: &mut FieldErrors) {
     annotations(new, old, causes);
     let path = Path::new("status");
     let (status, before) = (new.at("status"), old.at("status"));
@@ -39,7 +39,7 @@ pub fn update(new: &Value, old: &Value, causes: &mut Causes) {
 }
 
 /// `validatePodConditions`
-fn conditions(conditions: &[Value], path: Path<'_>, causes: &mut Causes) {
+fn conditions(conditions: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
     for (i, condition) in conditions.iter().enumerate() {
         let at = path.index(i);
         if let Some(generation) = condition.int("observedGeneration").filter(|g| *g < 0) {
@@ -52,7 +52,7 @@ fn conditions(conditions: &[Value], path: Path<'_>, causes: &mut Causes) {
     }
 }
 
-fn nominated(new: Option<&Value>, old: Option<&Value>, node: &str, path: Path<'_>, causes: &mut Causes) {
+fn nominated(new: Option<&Value>, old: Option<&Value>, node: &str, path: Path<'_>, causes: &mut FieldErrors) {
     let name = new.text("nominatedNodeName");
     if name.is_empty() || name == old.text("nominatedNodeName") {
         return;
@@ -64,7 +64,7 @@ fn nominated(new: Option<&Value>, old: Option<&Value>, node: &str, path: Path<'_
 }
 
 /// `ValidateContainerStateTransition`: what has ended and must not start again stays ended.
-fn transitions(new: &[Value], old: &[Value], spec: Option<&Value>, list: &str, path: Path<'_>, causes: &mut Causes) {
+fn transitions(new: &[Value], old: &[Value], spec: Option<&Value>, list: &str, path: Path<'_>, causes: &mut FieldErrors) {
     let all = ["containers", "initContainers"].into_iter().flat_map(|l| spec.list(l));
     let restarts_all = |rule: &Value| rule.text("action") == "RestartAllContainers";
     if all.flat_map(|c| c.list("restartPolicyRules")).any(restarts_all) {
@@ -114,7 +114,7 @@ fn restarts(container: &Value, pod_policy: &str, exit_code: i64) -> bool {
 }
 
 /// `validatePodIPs`, `validateHostIPs`: addresses, at most one of each family.
-fn addresses(new: &[Value], old: &[Value], path: Path<'_>, causes: &mut Causes) {
+fn addresses(new: &[Value], old: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
     let known: HashSet<&str> = old.iter().map(|o| o.text("ip")).collect();
     for (i, address) in new.iter().enumerate() {
         let ip = address.text("ip");
@@ -137,7 +137,7 @@ mod tests {
 
     fn causes(spec: Value, old: Value, new: Value) -> Vec<String> {
         let pod = |status: Value| json!({"spec": spec, "status": status});
-        let mut causes = Causes::default();
+        let mut causes = FieldErrors::default();
         update(&pod(new), &pod(old), &mut causes);
         causes.0.iter().map(|c| c.text()).collect()
     }

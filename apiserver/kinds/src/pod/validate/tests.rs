@@ -34,7 +34,7 @@ fn with(pointer: &str, value: Value) -> Vec<String> {
         Value::Object(map) => drop(map.insert(name.replace("~1", "/"), value)),
         _ => panic!("{parent} holds nothing"),
     }
-    let mut causes = Causes::default();
+    let mut causes = FieldErrors::default();
     super::pod(&pod, &mut causes);
     causes.0.iter().map(|c| c.text()).collect()
 }
@@ -51,7 +51,7 @@ fn check(cases: &[(&str, Value, &[&str])]) {
 #[test]
 fn a_good_pod_has_no_causes() {
     assert_eq!(with("/spec/hostname", json!("h")), Vec::<String>::new());
-    let mut causes = Causes::default();
+    let mut causes = FieldErrors::default();
     let mut template = good();
     template["spec"]["containers"][0]["image"] = json!(" x");
     super::spec(&template["spec"], Owner::Template, Path::new("spec.template.spec"), &mut causes);

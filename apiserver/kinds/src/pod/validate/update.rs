@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use api::causes::Causes;
+use api::field_errors::FieldErrors;
 use serde_json::{Value, json};
 
 use super::scheduling;
@@ -20,7 +20,7 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
 
 /// Runs after the new pod has been validated by itself.
-pub fn pod(new: &Value, old: &Value, causes: &mut Causes) {
+pub fn pod(new: &Value, old: &Value, causes: &mut FieldErrors) {
     annotations(new, old, causes);
     let null = Value::Null;
     let (new, old) = (new.get("spec").unwrap_or(&null), old.get("spec").unwrap_or(&null));
@@ -46,7 +46,7 @@ pub fn pod(new: &Value, old: &Value, causes: &mut Causes) {
 }
 
 /// `ValidatePodSpecificAnnotationUpdates`: the mirror annotation and AppArmor's stay as they are.
-pub fn annotations(new: &Value, old: &Value, causes: &mut Causes) {
+pub fn annotations(new: &Value, old: &Value, causes: &mut FieldErrors) {
     let path = Path::new("metadata.annotations");
     let (new, old) = (new.at("metadata").at("annotations"), old.at("metadata").at("annotations"));
     let mut guard = |key: &str, verb: &str| {
@@ -66,7 +66,7 @@ pub fn annotations(new: &Value, old: &Value, causes: &mut Causes) {
 }
 
 /// The deadline may be set, and drawn nearer; false where nothing more should be said.
-fn deadline(new: &Value, old: &Value, path: Path<'_>, causes: &mut Causes) -> bool {
+fn deadline(new: &Value, old: &Value, path: Path<'_>, causes: &mut FieldErrors) -> bool {
     match (new.int("activeDeadlineSeconds"), old.int("activeDeadlineSeconds")) {
         (Some(now), _) if !(0..=i64::from(i32::MAX)).contains(&now) => {
             causes.invalid(path, now, &format!("must be between 0 and {}, inclusive", i32::MAX));
@@ -83,7 +83,7 @@ fn deadline(new: &Value, old: &Value, path: Path<'_>, causes: &mut Causes) -> bo
 }
 
 /// `validateOnlyAddedTolerations`
-fn tolerations(new: &Value, old: &Value, path: Path<'_>, causes: &mut Causes) {
+fn tolerations(new: &Value, old: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     // All but its seconds.
     fn bare(t: &Value) -> [&str; 4] {
         ["key", "operator", "value", "effect"].map(|field| t.text(field))
@@ -97,7 +97,7 @@ fn tolerations(new: &Value, old: &Value, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validateOnlyDeletedSchedulingGates`
-fn scheduling_gates(new: &Value, old: &Value, path: Path<'_>, causes: &mut Causes) {
+fn scheduling_gates(new: &Value, old: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let before: HashSet<&str> = old.list("schedulingGates").iter().map(|gate| gate.text("name")).collect();
     for (i, gate) in new.list("schedulingGates").iter().enumerate() {
         let name = gate.text("name");
@@ -109,7 +109,7 @@ fn scheduling_gates(new: &Value, old: &Value, path: Path<'_>, causes: &mut Cause
 }
 
 /// The new spec with what may change set back to what it was.
-fn without_updatable(new: &Value, old: &Value, path: Path<'_>, causes: &mut Causes) -> Value {
+fn without_updatable(new: &Value, old: &Value, path: Path<'_>, causes: &mut FieldErrors) -> Value {
     let mut rest = new.clone();
     for list in ["containers", "initContainers"] {
         for (container, before) in each(&mut rest, list).zip(old.list(list)) {
@@ -129,7 +129,7 @@ fn without_updatable(new: &Value, old: &Value, path: Path<'_>, causes: &mut Caus
 }
 
 /// Of a pod that waits for its gates, node selector and node affinity may still be narrowed.
-fn gated(rest: &mut Value, old: &Value, path: Path<'_>, causes: &mut Causes) {
+fn gated(rest: &mut Value, old: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let (now, before) = (rest.at("nodeSelector"), old.at("nodeSelector"));
     let kept = before.and_then(Value::as_object).into_iter().flatten().all(|(k, v)| now.at(k) == Some(v));
     if !kept {
@@ -148,7 +148,7 @@ fn gated(rest: &mut Value, old: &Value, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validateNodeAffinityMutation`
-fn node_affinity(new: Option<&Value>, old: Option<&Value>, path: Path<'_>, causes: &mut Causes) {
+fn node_affinity(new: Option<&Value>, old: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
     let required = "requiredDuringSchedulingIgnoredDuringExecution";
     let terms = |affinity: Option<&Value>| affinity.at(required).list("nodeSelectorTerms").to_vec();
     let (now, before) = (terms(new), terms(old));
@@ -186,7 +186,7 @@ mod tests {
             "tolerations": [{"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1}]}});
         let mut new = old.clone();
         change(&mut new);
-        let mut causes = Causes::default();
+        let mut causes = FieldErrors::default();
         pod(&new, &old, &mut causes);
         causes.0.iter().map(|c| c.text()).collect()
     }
@@ -253,7 +253,7 @@ mod tests {
             let mut new = old.clone();
             new["spec"]["nodeSelector"] = selector;
             new["spec"]["affinity"] = json!({"nodeAffinity": {}});
-            let mut causes = Causes::default();
+            let mut causes = FieldErrors::default();
             pod(&new, &old, &mut causes);
             causes.0.len()
         };

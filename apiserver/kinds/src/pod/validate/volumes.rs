@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use api::causes::Causes;
+use api::field_errors::FieldErrors;
 use serde_json::Value;
 
 use super::{Owner, descending_path, env, file_mode, label, local_path, no_backsteps, projected, require};
@@ -45,7 +45,7 @@ const TYPES: &[(&str, &[&str])] = &[
 const HOST_PATH_TYPES: &[&str] = &["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
 
 /// `ValidateVolumes`
-pub fn all<'v>(volumes: &'v [Value], owner: Owner, path: Path<'_>, causes: &mut Causes) -> HashMap<&'v str, &'v Value> {
+pub fn all<'v>(volumes: &'v [Value], owner: Owner, path: Path<'_>, causes: &mut FieldErrors) -> HashMap<&'v str, &'v Value> {
     let mut well = HashMap::new();
     for (i, volume) in volumes.iter().enumerate() {
         let (at, before) = (path.index(i), causes.0.len());
@@ -63,7 +63,7 @@ pub fn all<'v>(volumes: &'v [Value], owner: Owner, path: Path<'_>, causes: &mut 
 }
 
 /// `validateVolumeSource`
-fn source(volume: &Value, owner: Owner, path: Path<'_>, causes: &mut Causes) {
+fn source(volume: &Value, owner: Owner, path: Path<'_>, causes: &mut FieldErrors) {
     let mut found = TYPES.iter().filter_map(|(name, fields)| Some((*name, *fields, volume.at(name)?)));
     let Some((name, fields, source)) = found.next() else {
         return causes.required(path, "must specify a volume type");
@@ -78,7 +78,7 @@ fn source(volume: &Value, owner: Owner, path: Path<'_>, causes: &mut Causes) {
     }
 }
 
-fn check(name: &str, source: &Value, owner: Owner, path: Path<'_>, causes: &mut Causes) {
+fn check(name: &str, source: &Value, owner: Owner, path: Path<'_>, causes: &mut FieldErrors) {
     match name {
         "emptyDir" if source.at("sizeLimit").and_then(quantity).is_some_and(|q| q.is_negative()) => {
             causes.forbidden(path.field("sizeLimit"), "SizeLimit field must be a valid resource quantity");
@@ -111,7 +111,7 @@ fn check(name: &str, source: &Value, owner: Owner, path: Path<'_>, causes: &mut 
 }
 
 /// `validateHostPathVolumeSource`
-fn host_path(source: &Value, path: Path<'_>, causes: &mut Causes) {
+fn host_path(source: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     no_backsteps(source.text("path"), path.field("path"), causes);
     let typ = source.text("type");
     if !HOST_PATH_TYPES.contains(&typ) {
@@ -120,7 +120,7 @@ fn host_path(source: &Value, path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validateKeyToPath` of each.
-pub fn keys(items: &[Value], path: Path<'_>, causes: &mut Causes) {
+pub fn keys(items: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
     for (i, item) in items.iter().enumerate() {
         let at = path.index(i);
         require(item, "key", at, causes);
@@ -131,7 +131,7 @@ pub fn keys(items: &[Value], path: Path<'_>, causes: &mut Causes) {
 }
 
 /// `validateDownwardAPIVolumeFile`
-pub fn downward_file(file: &Value, path: Path<'_>, causes: &mut Causes) {
+pub fn downward_file(file: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     require(file, "path", path, causes);
     local_path(file.text("path"), path.field("path"), causes);
     match (file.at("fieldRef"), file.at("resourceFieldRef")) {

@@ -82,7 +82,7 @@ async fn whoever_updates_what_is_missing_creates_it() {
     house.grant("updater", &["update get|*|*"]).await;
     house.grant("creator", &["update create|core coordination.k8s.io|*"]).await;
     house.grant("named", &["update create|core|configmaps services|mine"]).await;
-    let creates: Vec<_> = house.stock.kinds.iter().filter(|kind| kind.law.create_on_update()).cloned().collect();
+    let creates: Vec<_> = house.stock.kinds.iter().filter(|kind| kind.strategy.create_on_update()).cloned().collect();
     let plurals: Vec<&str> = creates.iter().map(|kind| kind.plural.as_ref()).collect();
     for plural in ["services", "endpoints", "leases", "limitranges", "events", "roles", "clusterrolebindings"] {
         assert!(plurals.contains(&plural), "{plurals:?}");

@@ -1,4 +1,4 @@
-//! The law of the built-in kinds as clients meet it: through the real engine over the memory store.
+//! The strategy of the built-in kinds as clients meet it: through the real engine over the memory store.
 
 mod budgets;
 mod documents;

@@ -1,10 +1,10 @@
-//! Objects of any shape -> every law's hooks: they may find fault, they may not panic.
+//! Objects of any shape -> every strategy's hooks: they may find fault, they may not panic.
 
-use api::{causes::Causes, time::Timestamp};
+use api::{field_errors::FieldErrors, time::Timestamp};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-/// Field names that laws look for, so that random objects get past their first steps.
+/// Field names that strategies look for, so that random objects get past their first steps.
 const NAMES: &[&str] = &[
     "metadata",
     "spec",
@@ -139,19 +139,19 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn no_law_panics(mut new in value(), old in value()) {
+    fn no_strategy_panics(mut new in value(), old in value()) {
         let now = Timestamp::UNIX_EPOCH;
         for kind in kinds::table(&kinds::Config::default()) {
-            let (law, mut causes) = (&kind.law, Causes::default());
-            law.default(&mut new);
+            let (strategy, mut causes) = (&kind.strategy, FieldErrors::default());
+            strategy.default(&mut new);
             let once = new.clone();
-            law.default(&mut new);
+            strategy.default(&mut new);
             prop_assert_eq!(&once, &new, "{}'s defaults are not idempotent", kind.kind);
-            law.validate(&new, &mut causes);
-            law.validate_update(&new, &old, &mut causes);
-            law.validate_subresource("status", &new, &old, &mut causes);
-            let _ = (law.warnings(&new, None), law.warnings(&new, Some(&old)), law.grace(&new, None), law.holds_deletion(&new));
-            let cells = law.cells(&new, now);
+            strategy.validate(&new, &mut causes);
+            strategy.validate_update(&new, &old, &mut causes);
+            strategy.validate_subresource("status", &new, &old, &mut causes);
+            let _ = (strategy.warnings(&new, None), strategy.warnings(&new, Some(&old)), strategy.grace(&new, None), strategy.holds_deletion(&new));
+            let cells = strategy.cells(&new, now);
             prop_assert!(kind.storage == apiserver::kind::Storage::Nowhere || cells.len() == kind.columns.len(), "{} cells", kind.kind);
         }
     }

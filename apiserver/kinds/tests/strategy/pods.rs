@@ -1,4 +1,4 @@
-//! Pods and workloads through the real engine over the memory store: the law as clients meet it.
+//! Pods and workloads through the real engine over the memory store: the strategy as clients meet it.
 
 use std::sync::Arc;
 

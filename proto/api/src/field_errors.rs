@@ -21,7 +21,7 @@ pub enum Reason {
 
 /// One thing that is wrong: `field` is a path such as `spec.containers[0].name`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cause {
+pub struct FieldError {
     pub reason: Reason,
     pub field: String,
     pub message: String,
@@ -29,10 +29,10 @@ pub struct Cause {
 
 /// All that is wrong with one object, in the order it was found; no more once the texts are larger than what anybody reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Causes(pub Vec<Cause>, usize);
+pub struct FieldErrors(pub Vec<FieldError>, usize);
 
 /// Bytes of the texts of one object's causes after which no more are taken: a body of 3 MiB may be wrong in a million places, or be shown whole with each.
-pub const CAUSES_BYTES_MAX: usize = 1 << 20;
+pub const FIELD_ERRORS_BYTES_MAX: usize = 1 << 20;
 
 impl Reason {
     /// The word in `status.details.causes[].reason`.
@@ -52,14 +52,14 @@ impl Reason {
     }
 }
 
-impl Causes {
+impl FieldErrors {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Whether no more are taken.
     pub fn is_full(&self) -> bool {
-        self.1 >= CAUSES_BYTES_MAX
+        self.1 >= FIELD_ERRORS_BYTES_MAX
     }
 
     pub fn invalid(&mut self, field: impl Into<String>, value: impl Into<Value>, detail: &str) {
@@ -108,7 +108,7 @@ impl Causes {
         }
         let field = field.into();
         self.1 += field.len() + message.len();
-        self.0.push(Cause { reason, field, message });
+        self.0.push(FieldError { reason, field, message });
     }
 
     fn with_value(&mut self, reason: Reason, field: impl Into<String>, what: &str, value: &Value, detail: &str) {
@@ -125,7 +125,7 @@ impl Causes {
     }
 }
 
-impl Cause {
+impl FieldError {
     /// `spec.replicas: Invalid value: -1: must be greater than or equal to 0`
     pub fn text(&self) -> String {
         format!("{}: {}", self.field, self.message)
@@ -138,22 +138,22 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_told_within_bounds() {
-        let mut causes = Causes::default();
+        let mut causes = FieldErrors::default();
         let long = "x".repeat(1000);
         for _ in 0..10_000 {
             causes.invalid("spec.x", long.as_str(), "");
         }
         assert!(causes.is_full() && causes.0.len() > 1000);
-        assert!(causes.0.iter().map(|cause| cause.text().len()).sum::<usize>() < CAUSES_BYTES_MAX + 100_000);
+        assert!(causes.0.iter().map(|cause| cause.text().len()).sum::<usize>() < FIELD_ERRORS_BYTES_MAX + 100_000);
     }
 
     #[test]
     fn causes_read_as_upstream_writes_them() {
-        let mut causes = Causes::default();
+        let mut causes = FieldErrors::default();
         causes.invalid("spec.replicas", -1, "must be greater than or equal to 0");
         causes.required("spec.selector", "");
         causes.not_supported("spec.type", "x", &["b", "a"]);
-        let text: Vec<String> = causes.0.iter().map(Cause::text).collect();
+        let text: Vec<String> = causes.0.iter().map(FieldError::text).collect();
         assert_eq!(text[0], "spec.replicas: Invalid value: -1: must be greater than or equal to 0");
         assert_eq!(text[1], "spec.selector: Required value");
         assert_eq!(text[2], r#"spec.type: Unsupported value: "x": supported values: "a", "b""#);

@@ -18,7 +18,7 @@ use apiserver::{
     engine::Engine,
     health::{Health, Latch},
     identity::{Peer, User},
-    metrics::MetricsSite,
+    metrics::MetricsHandler,
     openapi::OpenApi,
     serve::{self, in_process},
     tls::Tls,
@@ -100,8 +100,8 @@ impl Control {
             group.spawn_loop("compaction", forget_history(etcd.clone()));
         }
         let tokens = Arc::new(Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public())?);
-        let gates = auth::gates(&tokens);
-        let engine = Engine::new(store.clone(), kinds::all(&config, &tokens), gates, group.clone());
+        let auth = auth::chain(&tokens);
+        let engine = Engine::new(store.clone(), kinds::all(&config, &tokens), auth, group.clone());
         engine.set_schemas(kinds::schema::shapes());
         engine.set_fairness(&kinds::flow::config(flags.limits()));
         engine.agents().follow(&certs, &group)?;
@@ -131,7 +131,7 @@ impl Control {
         Ok(control)
     }
 
-    /// A client in this process that passes the same gates as anybody; it acts as `name` in `groups`.
+    /// A client in this process that passes the same authorization and admission as anybody; it acts as `name` in `groups`.
     pub fn client(&self, name: &str, groups: &[&str]) -> client::kube::Client {
         client_as(&self.engine, name, groups)
     }
@@ -240,7 +240,7 @@ fn mount(
     let started = health.hook("rbac/bootstrap-roles");
     engine.mount(health);
     engine.mount(Arc::new(version::Version));
-    engine.mount(Arc::new(MetricsSite(engine.metrics().clone())));
+    engine.mount(Arc::new(MetricsHandler(engine.metrics().clone())));
     engine.mount(Arc::new(Discovery::default()));
     engine.mount(Arc::new(OpenApi::new(kinds::schema::DEFINITIONS)));
     engine.mount(OpenId::new(tokens, &format!("https://{advertised}")));

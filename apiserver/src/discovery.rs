@@ -23,7 +23,7 @@ use crate::{
     engine::Engine,
     identity::User,
     kind::Kind,
-    site::Site,
+    non_resource::NonResourceHandler,
     wire,
 };
 
@@ -48,7 +48,7 @@ struct Page {
 }
 
 #[async_trait]
-impl Site for Discovery {
+impl NonResourceHandler for Discovery {
     async fn serve(&self, engine: &Arc<Engine>, request: &Parts, _user: &User) -> Option<Response> {
         let path = request.uri.path().trim_end_matches('/');
         if path.is_empty() && request.method == Method::GET {

@@ -1,4 +1,4 @@
-//! The engine: a table of kinds over a store. What strategies, gates and the front door may ask of it stands here.
+//! The engine: a table of kinds over a store. What strategies, authorizers, admission and the front door may ask of it stands here.
 
 pub(crate) mod admit;
 pub(crate) mod cache;
@@ -41,12 +41,12 @@ pub use view::{TooMuch, VIEW_BYTES_MAX, View, Viewed};
 use crate::{
     decode::{Schemas, Unchecked},
     fairness::{self, Fairness},
-    identity::{Attributes, Decision, Gates, User},
+    identity::{Attributes, Auth, Decision, User},
     kind::Kind,
     lane::Lane,
     metrics::Metrics,
+    non_resource::NonResourceHandler,
     notify::Stop,
-    site::Site,
 };
 
 /// How long a request waits for the caches to reach a revision that the store already has.
@@ -55,14 +55,14 @@ const FRESH_MAX: Duration = Duration::from_secs(3);
 pub struct Engine {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) table: Table,
-    pub(crate) gates: Gates,
+    pub(crate) auth: Auth,
     pub(crate) group: api::task::Group,
     pub(crate) stop: Arc<Stop>,
     pub(crate) lane: Lane,
     /// All caches have come this far.
     pub(crate) applied: watch::Sender<Rev>,
     pub(crate) loaded: watch::Sender<bool>,
-    sites: RwLock<Vec<Arc<dyn Site>>>,
+    handlers: RwLock<Vec<Arc<dyn NonResourceHandler>>>,
     agents: Arc<crate::connect::Agents>,
     schemas: RwLock<Arc<dyn Schemas>>,
     metrics: Arc<Metrics>,
@@ -71,28 +71,28 @@ pub struct Engine {
 
 impl Engine {
     /// Opens the engine over a store: the caches are filled by a task of `group`; [`Engine::ready`] says when. Must be called within a runtime.
-    pub fn new(store: Arc<dyn Store>, kinds: Vec<Arc<Kind>>, gates: Gates, group: api::task::Group) -> Arc<Self> {
+    pub fn new(store: Arc<dyn Store>, kinds: Vec<Arc<Kind>>, auth: Auth, group: api::task::Group) -> Arc<Self> {
         let stop = Stop::of(&group);
         let engine = Arc::new(Self {
             store,
             table: Table::new(kinds),
-            gates,
+            auth,
             group,
             stop,
             lane: Lane::new(),
             applied: watch::Sender::new(0),
             loaded: watch::Sender::new(false),
-            sites: RwLock::default(),
+            handlers: RwLock::default(),
             agents: Arc::default(),
             schemas: RwLock::new(Arc::new(Unchecked)),
             metrics: Metrics::new(),
             fairness: OnceLock::new(),
         });
         engine.group.spawn_loop("watch cache", follow::run(engine.clone()));
-        for authorizer in &engine.gates.authorizers {
+        for authorizer in &engine.auth.authorizers {
             authorizer.start(&engine);
         }
-        for plugin in &engine.gates.admission {
+        for plugin in &engine.auth.admission {
             plugin.start(&engine);
         }
         for kind in engine.table.kinds() {
@@ -106,8 +106,8 @@ impl Engine {
         self.table.kinds().cloned().collect()
     }
 
-    pub fn gates(&self) -> &Gates {
-        &self.gates
+    pub fn auth(&self) -> &Auth {
+        &self.auth
     }
 
     /// From the cache, not older than what this process has acknowledged. In the form it is stored in.
@@ -186,12 +186,12 @@ impl Engine {
     }
 
     /// Adds a server of non-resource paths. Sites are asked in the order they were mounted.
-    pub fn mount(&self, site: Arc<dyn Site>) {
-        self.sites.write().push(site);
+    pub fn mount(&self, handler: Arc<dyn NonResourceHandler>) {
+        self.handlers.write().push(handler);
     }
 
-    pub(crate) fn sites(&self) -> Vec<Arc<dyn Site>> {
-        self.sites.read().clone()
+    pub(crate) fn handlers(&self) -> Vec<Arc<dyn NonResourceHandler>> {
+        self.handlers.read().clone()
     }
 
     /// Gives the engine the shapes of its kinds; before it serves.
@@ -243,7 +243,7 @@ impl Engine {
     /// May `user` do this? Asks the authorizers in order.
     pub fn authorize(&self, attributes: &Attributes) -> Decision {
         let mut reasons = Vec::new();
-        for authorizer in &self.gates.authorizers {
+        for authorizer in &self.auth.authorizers {
             match authorizer.authorize(attributes) {
                 Decision::NoOpinion(reason) if reason.is_empty() => {}
                 Decision::NoOpinion(reason) => reasons.push(reason),

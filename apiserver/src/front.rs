@@ -1,8 +1,8 @@
 //! The front door: an HTTP request in, through authentication, its turn, authorization and the engine, a reply out. Sockets and in-process
 //! callers alike.
 
+mod auth;
 mod deleting;
-mod gate;
 mod impersonate;
 mod info;
 mod negotiate;
@@ -148,7 +148,7 @@ async fn serve(engine: Arc<Engine>, request: Request, asking: Asking) -> Result<
     if info.resource_request {
         wait_ready(&engine).await?;
     }
-    let user = gate::authenticate(&engine, &parts).await?;
+    let user = auth::authenticate(&engine, &parts).await?;
     let user = impersonate::acting(&engine, &info, &parts.headers, user)?;
     let long = info.is_long_running();
     let class = engine.fairness().classify(&info.asked(&user));
@@ -173,7 +173,7 @@ impl Call {
         Box::pin(async move {
             self.enter(route.as_ref().ok()).await?;
             if !self.info.resource_request {
-                let response = self.site().await;
+                let response = self.non_resource().await;
                 return Ok(self.holds.until_gone(response));
             }
             let served = match route {
@@ -193,7 +193,7 @@ impl Call {
         if !served.is_some_and(|served| self.is_stream(served)) {
             self.sit(self.seats(served)).await?;
         }
-        gate::authorize(&self.engine, &self.info, &self.user)
+        auth::authorize(&self.engine, &self.info, &self.user)
     }
 
     fn is_stream(&self, served: &Served) -> bool {
@@ -201,13 +201,13 @@ impl Call {
         self.info.is_long_running() && matches!(handler, Some(Handler::Connect(_)))
     }
 
-    async fn site(&self) -> Response {
+    async fn non_resource(&self) -> Response {
         // Sites read the path as sent: it must be the one that was authorized.
         if self.parts.uri.path() != self.info.path {
             return route::not_found();
         }
-        for site in self.engine.sites() {
-            if let Some(response) = site.serve(&self.engine, &self.parts, &self.user).await {
+        for handler in self.engine.handlers() {
+            if let Some(response) = handler.serve(&self.engine, &self.parts, &self.user).await {
                 return response;
             }
         }
@@ -256,7 +256,7 @@ impl Call {
         admit::mutate(&ctx, Operation::Connect, None, None, &options).await?;
         admit::validate(&ctx, Operation::Connect, None, None, &options).await?;
         if let Some(verb) = handler.also_needs() {
-            gate::authorize_also(&self.engine, &self.info, &self.user, verb)?;
+            auth::authorize_also(&self.engine, &self.info, &self.user, verb)?;
         }
         let query = self.parts.uri.query().unwrap_or_default();
         let target = handler.target(&ctx, &self.info.rest, query).await?;

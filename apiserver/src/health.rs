@@ -20,7 +20,7 @@ use crate::{
     body::{Response, full},
     engine::Engine,
     identity::User,
-    site::Site,
+    non_resource::NonResourceHandler,
 };
 
 /// Upstream's `--etcd-healthcheck-timeout` and `--etcd-readycheck-timeout`.
@@ -145,7 +145,7 @@ impl Health {
 }
 
 #[async_trait]
-impl Site for Health {
+impl NonResourceHandler for Health {
     async fn serve(&self, _: &Arc<Engine>, request: &Parts, _: &User) -> Option<Response> {
         let (code, text) = self.answer(request.uri.path(), request.uri.query().unwrap_or_default()).await?;
         let mut response = Response::new(full(text));

@@ -1,4 +1,4 @@
-//! Who asks, and the gates a request passes: authentication, authorization, admission. The strategies behind them live in `kinds`.
+//! Who asks, and what a request passes: authentication, authorization, admission. The strategies behind them live in `kinds`.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -18,7 +18,7 @@ pub struct User {
 }
 
 /// What the transport knows of the other end: put into the request's extensions by the TLS acceptor (from the verified client
-/// certificate) or by an in-process caller, which thereby passes the same gates.
+/// certificate) or by an in-process caller, which thereby passes the same authorization and admission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Common name and organizations of the verified client certificate.
@@ -122,9 +122,9 @@ pub trait Admission: Send + Sync {
     fn start(&self, _engine: &Arc<Engine>) {}
 }
 
-/// The gates, in order.
+/// What each request passes, in order.
 #[derive(Clone, Default)]
-pub struct Gates {
+pub struct Auth {
     pub authenticators: Vec<Arc<dyn Authenticator>>,
     pub authorizers: Vec<Arc<dyn Authorizer>>,
     pub admission: Vec<Arc<dyn Admission>>,

@@ -20,7 +20,7 @@ use crate::{
     body::{Response, full},
     engine::Engine,
     identity::User,
-    site::Site,
+    non_resource::NonResourceHandler,
 };
 
 /// Counters of the server. One per process, shared.
@@ -245,10 +245,10 @@ impl Histogram {
 }
 
 /// Serves `/metrics`.
-pub struct MetricsSite(pub Arc<Metrics>);
+pub struct MetricsHandler(pub Arc<Metrics>);
 
 #[async_trait]
-impl Site for MetricsSite {
+impl NonResourceHandler for MetricsHandler {
     async fn serve(&self, _: &Arc<Engine>, request: &Parts, _: &User) -> Option<Response> {
         (request.uri.path() == "/metrics").then(|| {
             let mut response = Response::new(full(self.0.text()));

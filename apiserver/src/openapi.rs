@@ -28,7 +28,7 @@ use crate::{
     engine::Engine,
     identity::User,
     kind::Kind,
-    site::Site,
+    non_resource::NonResourceHandler,
     wire,
 };
 
@@ -149,7 +149,7 @@ impl OpenApi {
 }
 
 #[async_trait]
-impl Site for OpenApi {
+impl NonResourceHandler for OpenApi {
     async fn serve(&self, engine: &Arc<Engine>, request: &Parts, _user: &User) -> Option<Response> {
         let rest = request.uri.path().trim_end_matches('/').strip_prefix("/openapi/")?;
         if request.method != Method::GET && request.method != Method::HEAD {

@@ -10,7 +10,7 @@ use crate::{
     body::{Response, full},
     engine::Engine,
     identity::User,
-    site::Site,
+    non_resource::NonResourceHandler,
 };
 
 /// The Kubernetes release whose behaviour this server has.
@@ -23,7 +23,7 @@ pub const GIT_VERSION: &str = concat!("v1.36.0+skiff.", env!("CARGO_PKG_VERSION"
 pub struct Version;
 
 #[async_trait]
-impl Site for Version {
+impl NonResourceHandler for Version {
     async fn serve(&self, _: &Arc<Engine>, request: &Parts, _: &User) -> Option<Response> {
         matches!(request.uri.path(), "/version" | "/version/").then(|| json_reply(&body()))
     }

@@ -131,7 +131,7 @@ pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -
         services: caches.of::<Service>(),
         nodes,
         metrics,
-        gate: pods::Gate::new(),
+        start_limiter: pods::StartLimiter::new(),
     });
     let cache = caches.filtered::<Pod>(&format!("spec.nodeName={}", config.node_name));
     let room = pods::Room { allocatable, pods_max: config.max_pods };

@@ -2,8 +2,8 @@
 //!
 //! Source: `pkg/kubelet/server/server.go`, `auth.go`.
 
+mod auth;
 mod containers;
-mod gate;
 mod inotify;
 mod logs;
 mod proxy;
@@ -30,7 +30,7 @@ pub(crate) use self::inotify::Watcher;
 #[doc(hidden)]
 pub use self::logs::read_all as read_log;
 use self::{
-    gate::Gate,
+    auth::Auth,
     reply::{Reply, text},
     route::{Asked, Route},
 };
@@ -86,7 +86,7 @@ pub enum Error {
 
 struct Server {
     node: Node,
-    gate: Gate,
+    auth: Auth,
     group: Group,
 }
 
@@ -100,8 +100,8 @@ pub async fn serve(config: Config, node: Node, group: &Group) -> Result<SocketAd
     bound_unsent(&listener).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let acceptor = TlsAcceptor::from(tls::server_config(config.serving, &config.client_ca_pem)?);
-    let gate = Gate::new(node.client.clone(), &config.node_name);
-    let server = Arc::new(Server { node, gate, group: group.clone() });
+    let auth = Auth::new(node.client.clone(), &config.node_name);
+    let server = Arc::new(Server { node, auth, group: group.clone() });
     group.spawn_loop("node server", Box::pin(accept(listener, acceptor, server)));
     Ok(address)
 }
@@ -164,9 +164,9 @@ async fn connection(socket: TcpStream, seat: Arc<Seat>, acceptor: TlsAcceptor, s
 }
 
 impl Server {
-    async fn answer(&self, request: Request<Incoming>, peer: Option<&gate::User>, seat: &Seat) -> Reply {
+    async fn answer(&self, request: Request<Incoming>, peer: Option<&auth::User>, seat: &Seat) -> Reply {
         let asked = Asked::new(request.method(), request.uri().path());
-        match self.gate.pass(&request, &asked, peer).await {
+        match self.auth.pass(&request, &asked, peer).await {
             Err(refused) => text(refused.code, refused.text),
             Ok(()) => self.routed(request, asked.route, seat).await,
         }

@@ -62,7 +62,7 @@ pub(crate) async fn mutate(
     options: &Value,
 ) -> Result<(), Status> {
     let mut review = Review { ctx, operation, object, old, options };
-    for plugin in &ctx.engine.gates.admission {
+    for plugin in &ctx.engine.auth.admission {
         plugin.admit(&mut review).await?;
     }
     Ok(())
@@ -77,7 +77,7 @@ pub(crate) async fn validate(
     options: &Value,
 ) -> Result<(), Status> {
     let mut review = Review { ctx, operation, object, old, options };
-    for plugin in &ctx.engine.gates.admission {
+    for plugin in &ctx.engine.auth.admission {
         plugin.validate(&mut review).await?;
     }
     Ok(())

@@ -7,7 +7,7 @@ mod headers;
 use api::Status;
 
 use super::{
-    gate::{self, ANONYMOUS, UNAUTHENTICATED},
+    auth::{self, ANONYMOUS, UNAUTHENTICATED},
     info::Info,
 };
 use crate::{
@@ -92,7 +92,7 @@ struct Trial<'a> {
 impl Trial<'_> {
     fn run(&self, info: &Info, wanted: &User) -> Result<User, Status> {
         if self.mode != Mode::Legacy {
-            let asked = gate::attributes(info, self.sender);
+            let asked = auth::attributes(info, self.sender);
             let verb = format!("impersonate-on:{}:{}", self.mode.name(), asked.verb);
             self.ask(Attributes { verb, ..asked })?;
         }
@@ -133,7 +133,7 @@ impl Trial<'_> {
                 asked.name = "*".into();
             }
         }
-        gate::allowed(self.engine, &asked)
+        auth::allowed(self.engine, &asked)
     }
 
     fn name(&self, wanted: &User, user: &mut User) -> Result<(), Status> {
@@ -156,10 +156,10 @@ impl Trial<'_> {
         let about = |name: &str| self.about(self.group(), "groups", name);
         if self.mode != Mode::Legacy {
             if groups.iter().any(String::is_empty) {
-                return Err(gate::refused(&about(""), "impersonating the empty string group is not allowed"));
+                return Err(auth::refused(&about(""), "impersonating the empty string group is not allowed"));
             }
             if groups.iter().any(|group| group == MASTERS) {
-                return Err(gate::refused(&about(MASTERS), "impersonating the system:masters group is not allowed"));
+                return Err(auth::refused(&about(MASTERS), "impersonating the system:masters group is not allowed"));
             }
             if groups.len() >= MANY && self.ask(about("*")).is_ok() {
                 return Ok(());
@@ -175,7 +175,7 @@ impl Trial<'_> {
         }
         if self.mode != Mode::Legacy {
             if let Some(why) = wanted.extra.iter().find_map(|(key, values)| extra_error(key, values)) {
-                return Err(gate::refused(&about("", ""), &why));
+                return Err(auth::refused(&about("", ""), &why));
             }
             let many = wanted.extra.len() >= MANY || wanted.extra.values().map(Vec::len).sum::<usize>() >= MANY;
             if many && self.ask(about("*", "*")).is_ok() {
@@ -236,7 +236,7 @@ fn completed(mut user: User) -> User {
         }
         return user;
     }
-    gate::authenticated(user)
+    auth::authenticated(user)
 }
 
 #[cfg(test)]

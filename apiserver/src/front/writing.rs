@@ -10,7 +10,7 @@ use http::StatusCode;
 use serde_json::Value;
 
 use super::{
-    Call, gate,
+    Call, auth,
     negotiate::{self, Input, Output},
     patch::{self, Patch, Spent},
     query::WriteOptions,
@@ -178,7 +178,7 @@ impl Call {
 
     /// An update that makes an object is a create as well (`withAuthorization` in `update.go`).
     fn may_create(&self) -> Result<(), Status> {
-        gate::authorize_as(&self.engine, &self.info, &self.user, "create")
+        auth::authorize_as(&self.engine, &self.info, &self.user, "create")
     }
 
     /// The object's namespace is that of the request.

@@ -167,13 +167,13 @@ fn gnostics_protobuf_reads_back() {
 
 #[tokio::test]
 async fn the_root_leads_to_documents_that_may_be_kept_forever() {
-    let site = OpenApi::new(definitions());
-    let url = site.root(&table())["paths"]["apis/x.k8s.io/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
+    let handler = OpenApi::new(definitions());
+    let url = handler.root(&table())["paths"]["apis/x.k8s.io/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
     let ask = |url: &str| http::Request::get(url).body(()).unwrap().into_parts().0;
-    let served = site.v3(table(), "apis/x.k8s.io/v1", &ask(&url)).await.unwrap().unwrap();
+    let served = handler.v3(table(), "apis/x.k8s.io/v1", &ask(&url)).await.unwrap().unwrap();
     assert_eq!(served.status(), StatusCode::OK);
     assert!(served.headers()[header::CACHE_CONTROL].to_str().unwrap().contains("immutable"));
-    let stale = site.v3(table(), "apis/x.k8s.io/v1", &ask("/openapi/v3/apis/x.k8s.io/v1?hash=OLD")).await.unwrap().unwrap();
+    let stale = handler.v3(table(), "apis/x.k8s.io/v1", &ask("/openapi/v3/apis/x.k8s.io/v1?hash=OLD")).await.unwrap().unwrap();
     assert_eq!((stale.status(), stale.headers()[header::LOCATION].to_str().unwrap()), (StatusCode::MOVED_PERMANENTLY, url.as_str()));
-    assert!(site.v3(table(), "apis/none/v1", &ask("/")).await.unwrap().is_none());
+    assert!(handler.v3(table(), "apis/none/v1", &ask("/")).await.unwrap().is_none());
 }

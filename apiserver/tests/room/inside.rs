@@ -1,4 +1,4 @@
-//! The engine as strategies, gates and controllers in the same process use it; and what it does when the store fails it.
+//! The engine as strategies, authorizers and controllers in the same process use it; and what it does when the store fails it.
 
 use std::{
     sync::{

@@ -15,7 +15,7 @@ use api::{Gvk, field_errors::FieldErrors, task::Group, time::Timestamp};
 use apiserver::{
     engine::Engine,
     front::{self, Front},
-    identity::{Admission, Attributes, Authenticator, Authorizer, Decision, Gates, Known, Peer, User},
+    identity::{Admission, Attributes, Auth, Authenticator, Authorizer, Decision, Known, Peer, User},
     kind::{Column, Field, Grace, Handler, Kind, ScalePaths, Scope, Storage, Strategy, Subresource},
 };
 use async_trait::async_trait;
@@ -201,8 +201,8 @@ impl Room {
     pub async fn with(store: impl store::Store, admission: Vec<Arc<dyn Admission>>) -> Self {
         let (group, everyone) = (Group::new(), Everyone::default());
         let refused = everyone.0.clone();
-        let gates = Gates { authenticators: vec![Arc::new(Tokens)], authorizers: vec![Arc::new(everyone)], admission };
-        let engine = Engine::new(Arc::new(store), kinds(), gates, group.clone());
+        let auth = Auth { authenticators: vec![Arc::new(Tokens)], authorizers: vec![Arc::new(everyone)], admission };
+        let engine = Engine::new(Arc::new(store), kinds(), auth, group.clone());
         engine.ready().await;
         Self { front: front::service(engine.clone()), engine, group, refused }
     }

@@ -1,8 +1,8 @@
 //! The engine and its front door over the memory store, as one room.
 
+mod auth;
 mod delete;
 mod fair;
-mod gates;
 mod input;
 mod inside;
 mod kit;

@@ -11,12 +11,13 @@ use cri::{RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
 use tokio::sync::mpsc;
 
 use super::{
-    gate::Gate,
     images::Images,
     node_loop::Event,
     plan::Call,
     runtime::{self, RuntimePod, Sandbox},
-    start, stop,
+    start,
+    start_limiter::StartLimiter,
+    stop,
     tell::Teller,
 };
 use crate::{
@@ -37,7 +38,7 @@ pub struct Deps {
     pub services: Cache<Service>,
     pub nodes: Cache<Node>,
     pub metrics: Metrics,
-    pub gate: Gate,
+    pub start_limiter: StartLimiter,
 }
 
 /// One pod's calls and what they are made with.
@@ -192,7 +193,7 @@ impl Work {
         let config = self.sandbox_config(&self.context(None), attempt).map_err(|e| e.to_string())?;
         tokio::fs::create_dir_all(&config.log_directory).await.map_err(|e| format!("{}: {e}", config.log_directory))?;
         let request = RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
-        let made = self.deps.gate.sandboxes.during(self.deps.runtime.run_pod_sandbox(request)).await;
+        let made = self.deps.start_limiter.sandboxes.during(self.deps.runtime.run_pod_sandbox(request)).await;
         let id = made.map_err(|e| e.to_string())?.pod_sandbox_id;
         Ok(runtime::inspect_sandbox(&self.deps.runtime, &id).await.unwrap_or_default())
     }

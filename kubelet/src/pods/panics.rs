@@ -15,11 +15,11 @@ use super::{
     admit::Room,
     entry::{Advanced, Entry, Origin},
     execute::Deps,
-    gate::Gate,
     images::Images,
     node_loop::{Event, Loop},
     probe::Prober,
     relist::Listing,
+    start_limiter::StartLimiter,
 };
 use crate::{Pods, cgroups, container_config::testing, meta, metrics::Metrics, volumes};
 
@@ -58,7 +58,7 @@ fn a_loop(dir: &Path, pods: &Pods, group: &Group) -> (Loop, mpsc::Receiver<Event
         services: caches.of(),
         nodes: caches.of(),
         metrics: Metrics::default(),
-        gate: Gate::new(),
+        start_limiter: StartLimiter::new(),
     });
     let (events, inbox) = mpsc::channel(64);
     let prober = Prober { deps: deps.clone(), group: group.clone(), findings: mpsc::channel(64).0 };

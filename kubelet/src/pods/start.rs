@@ -114,7 +114,7 @@ impl Batch<'_> {
     async fn start_container(&self, id: &str) -> cri::Result<()> {
         let deps = &self.work.deps;
         let start = deps.runtime.start_container(StartContainerRequest { container_id: id.into() });
-        deps.gate.containers.during(start).await.map(drop)
+        deps.start_limiter.containers.during(start).await.map(drop)
     }
 
     /// Its siblings may be pulled for a long time yet.

@@ -13,7 +13,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio_rustls::server::TlsStream;
 
-use super::gate::User;
+use super::auth::User;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use apiserver::{
-    identity::{Attributes, Authorizer, Decision, Gates, Rules, User},
+    identity::{Attributes, Auth, Authorizer, Decision, Rules, User},
     kind::{Kind, Subresource},
 };
 use serde_json::json;
@@ -34,13 +34,13 @@ pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 /// May do anything, whatever the roles say.
 pub const MASTERS: &str = "system:masters";
 
-/// All gates in upstream's order: tokens; privileged group, Node, RBAC; the admission chain.
-pub fn gates(tokens: &Arc<Tokens>) -> Gates {
+/// All of it in upstream's order: tokens; privileged group, Node, RBAC; the admission chain.
+pub fn chain(tokens: &Arc<Tokens>) -> Auth {
     let rbac = Arc::new(rbac::Rbac::default());
     let authorizers: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Privileged), Arc::new(node::NodeAuthorizer::default()), rbac.clone()];
     let mut admission = admission::chain();
     admission.push(Arc::new(escalation::NoEscalation(rbac)));
-    Gates { authenticators: vec![tokens.clone()], authorizers, admission }
+    Auth { authenticators: vec![tokens.clone()], authorizers, admission }
 }
 
 /// The kinds of this part: reviews.

@@ -6,7 +6,7 @@ use apiserver::{
     body::{Response, full},
     engine::Engine,
     identity::User,
-    site::Site,
+    non_resource::NonResourceHandler,
 };
 use async_trait::async_trait;
 use http::{HeaderValue, header, request::Parts};
@@ -28,7 +28,7 @@ impl OpenId {
 }
 
 #[async_trait]
-impl Site for OpenId {
+impl NonResourceHandler for OpenId {
     async fn serve(&self, _: &Arc<Engine>, request: &Parts, _: &User) -> Option<Response> {
         let (typ, body) = match request.uri.path().trim_end_matches('/') {
             "/openid/v1/jwks" => ("application/jwk-set+json", self.tokens.jwks()),

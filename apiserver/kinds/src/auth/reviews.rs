@@ -81,7 +81,7 @@ impl Strategy for TokenReview {
 impl TokenReview {
     async fn verdict(&self, ctx: &Ctx<'_>, token: &str, audiences: &[String]) -> Value {
         let mut errors = vec!["invalid bearer token".to_owned()];
-        for authenticator in &ctx.engine.gates().authenticators {
+        for authenticator in &ctx.engine.auth().authenticators {
             match authenticator.token(ctx.engine, token, audiences).await {
                 Ok(None) => {}
                 Ok(Some(known)) => return accepted(known),
@@ -165,7 +165,7 @@ impl Strategy for SelfSubjectRulesReview {
             return Err(Status::bad_request("no namespace on request"));
         }
         let (mut resource, mut paths, mut incomplete, mut errors) = (Vec::new(), Vec::new(), false, Vec::new());
-        for authorizer in &ctx.engine.gates().authorizers {
+        for authorizer in &ctx.engine.auth().authorizers {
             let rules = authorizer.rules(ctx.user, &namespace);
             resource.extend(rules.resource);
             paths.extend(rules.non_resource);

@@ -6,7 +6,7 @@ use api::{selector::Labels, task::Group};
 use apiserver::{
     engine::Engine,
     front::{self, Front},
-    identity::{Attributes, Authorizer, Decision, Gates, Peer, User},
+    identity::{Attributes, Auth, Authorizer, Decision, Peer, User},
 };
 use http::Request;
 use http_body_util::{BodyExt, Full};
@@ -187,9 +187,9 @@ pub struct Room {
 impl Room {
     pub async fn new() -> Self {
         let group = Group::new();
-        let gates = Gates { authorizers: vec![Arc::new(Everyone)], admission: kinds::admission::chain(), ..Gates::default() };
+        let auth = Auth { authorizers: vec![Arc::new(Everyone)], admission: kinds::admission::chain(), ..Auth::default() };
         let kinds = kinds::table(&kinds::Config::default());
-        let engine = Engine::new(Arc::new(store::memory::Memory::new()), kinds, gates, group.clone());
+        let engine = Engine::new(Arc::new(store::memory::Memory::new()), kinds, auth, group.clone());
         engine.set_schemas(kinds::schema::shapes());
         engine.ready().await;
         let room = Self { front: front::service(engine), _group: group };

@@ -1,6 +1,6 @@
 //! Evictions and budgets, and a few answers of the front door, through the real engine over the memory store.
 
-use apiserver::identity::Gates;
+use apiserver::identity::Auth;
 use serde_json::{Value, json};
 
 use crate::room::Room;
@@ -11,8 +11,8 @@ const CLASSES: &str = "/apis/scheduling.k8s.io/v1/priorityclasses";
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
 async fn room() -> Room {
-    let gates = Gates { admission: kinds::admission::chain(), ..Gates::default() };
-    let room = Room::new(kinds::table(&kinds::Config::default()), gates).await;
+    let auth = Auth { admission: kinds::admission::chain(), ..Auth::default() };
+    let room = Room::new(kinds::table(&kinds::Config::default()), auth).await;
     Room::ok(room.post("/api/v1/namespaces", json!({"metadata": {"name": "default"}})).await);
     Room::ok(room.post("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await);
     room

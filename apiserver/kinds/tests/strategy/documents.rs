@@ -8,7 +8,7 @@ use apiserver::{
     discovery::Discovery,
     engine::Engine,
     front::{Front, service},
-    identity::Gates,
+    identity::Auth,
     kind::Kind,
     openapi::OpenApi,
 };
@@ -29,9 +29,9 @@ struct House {
 
 impl House {
     fn new() -> Self {
-        let gates = Gates { authorizers: vec![Arc::new(Everyone)], ..Gates::default() };
+        let auth = Auth { authorizers: vec![Arc::new(Everyone)], ..Auth::default() };
         let kinds = kinds::table(&kinds::Config::default());
-        let engine = Engine::new(Arc::new(store::memory::Memory::new()), kinds.clone(), gates, Group::new());
+        let engine = Engine::new(Arc::new(store::memory::Memory::new()), kinds.clone(), auth, Group::new());
         engine.set_schemas(kinds::schema::shapes());
         engine.mount(Arc::new(Discovery::default()));
         engine.mount(Arc::new(OpenApi::new(kinds::schema::DEFINITIONS)));

@@ -6,7 +6,7 @@ use std::{
 };
 
 use apiserver::{
-    identity::{Attributes, Authorizer, Decision, Gates, User},
+    identity::{Attributes, Auth, Authorizer, Decision, User},
     kind::{Kind, Scope, Storage},
 };
 use parking_lot::Mutex;
@@ -45,8 +45,8 @@ struct Walk {
 impl Walk {
     async fn new() -> Self {
         let recorder = Arc::new(Recorder::default());
-        let gates = Gates { authorizers: vec![recorder.clone()], ..Gates::default() };
-        let stock = Stock::new(|_| gates).await;
+        let auth = Auth { authorizers: vec![recorder.clone()], ..Auth::default() };
+        let stock = Stock::new(|_| auth).await;
         let mut marks = BTreeMap::new();
         for item in stock.fill(&NAMESPACES, &NAMES, "none", Reach::All).await {
             marks.insert(format!("mark-{}", marks.len()), item);

@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use api::steps;
-use apiserver::{engine::VIEW_BYTES_MAX, identity::Gates};
+use apiserver::{engine::VIEW_BYTES_MAX, identity::Auth};
 use serde_json::{Map, Value, json};
 
 use crate::room::Room;
@@ -14,8 +14,8 @@ const BUDGETS: &str = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
 const CLASSES: &str = "/apis/scheduling.k8s.io/v1/priorityclasses";
 
 async fn room() -> Room {
-    let gates = Gates { admission: kinds::admission::chain(), ..Gates::default() };
-    let room = Room::new(kinds::table(&kinds::Config::default()), gates).await;
+    let auth = Auth { admission: kinds::admission::chain(), ..Auth::default() };
+    let room = Room::new(kinds::table(&kinds::Config::default()), auth).await;
     Room::ok(room.post("/api/v1/namespaces", json!({"metadata": {"name": "default"}})).await);
     Room::ok(room.post("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await);
     room

@@ -1,9 +1,9 @@
 //! The strategy of the built-in kinds as clients meet it: through the real engine over the memory store.
 
+mod auth;
 mod budgets;
 mod documents;
 mod door;
-mod gates;
 mod looks;
 mod pods;
 mod rights;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api::{Status, time::Timestamp};
 use apiserver::{
-    identity::{Gates, User},
+    identity::{Auth, User},
     kind::{Ctx, Handler, Target},
 };
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 
 async fn room() -> Room {
     let kinds = [kinds::binding::kind(), kinds::pod::kind(), kinds::deployment::kind(), kinds::node::kind()];
-    Room::new(kinds.into_iter().map(Arc::new).collect(), Gates::default()).await
+    Room::new(kinds.into_iter().map(Arc::new).collect(), Auth::default()).await
 }
 
 impl Room {

@@ -1,4 +1,4 @@
-//! Rights that one request may need more than one of, under the real gates: roles, creating on update, streams, impersonation, audiences.
+//! Rights that one request may need more than one of, under the real authorizers and admission: roles, creating on update, streams, impersonation, audiences.
 
 use api::GroupResource;
 use apiserver::identity::User;
@@ -30,7 +30,7 @@ fn rule(text: &str) -> Value {
 
 impl House {
     async fn new() -> Self {
-        let stock = Stock::new(auth::gates).await;
+        let stock = Stock::new(auth::chain).await;
         stock.engine.set_schemas(kinds::schema::shapes());
         auth::bootstrap(&stock.engine).await.unwrap();
         let house = Self { stock };

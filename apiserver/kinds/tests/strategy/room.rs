@@ -6,7 +6,7 @@ use api::task::Group;
 use apiserver::{
     engine::Engine,
     front::{self, Front},
-    identity::{Attributes, Authorizer, Decision, Gates, Peer, User},
+    identity::{Attributes, Auth, Authorizer, Decision, Peer, User},
     kind::Kind,
 };
 use http::Request;
@@ -29,10 +29,10 @@ pub struct Room {
 }
 
 impl Room {
-    pub async fn new(kinds: Vec<Arc<Kind>>, gates: Gates) -> Self {
+    pub async fn new(kinds: Vec<Arc<Kind>>, auth: Auth) -> Self {
         let group = Group::new();
-        let gates = Gates { authorizers: vec![Arc::new(Everyone)], ..gates };
-        let engine = Engine::new(Arc::new(store::memory::Memory::new()), kinds, gates, group.clone());
+        let auth = Auth { authorizers: vec![Arc::new(Everyone)], ..auth };
+        let engine = Engine::new(Arc::new(store::memory::Memory::new()), kinds, auth, group.clone());
         engine.ready().await;
         Self { front: front::service(engine.clone()), engine, _group: group }
     }

@@ -6,7 +6,7 @@ use apiserver::{
     body::{Body, full},
     engine::Engine,
     front::{Front, service},
-    identity::{Gates, Peer, User},
+    identity::{Auth, Peer, User},
     kind::{Kind, Scope, Storage},
 };
 use bytes::Bytes;
@@ -65,14 +65,14 @@ pub struct Answer {
 }
 
 impl Stock {
-    /// An empty world; `gates` get its tokens.
-    pub async fn new(gates: impl FnOnce(&Arc<Tokens>) -> Gates) -> Self {
+    /// An empty world; `auth` gets its tokens.
+    pub async fn new(auth: impl FnOnce(&Arc<Tokens>) -> Auth) -> Self {
         let key = apiserver::certs::issue::key().unwrap();
         let public = apiserver::certs::issue::public(&key).unwrap();
         let tokens = Arc::new(Tokens::new(kinds::auth::ISSUER, &key, &public).unwrap());
         let (store, group): (Arc<dyn Store>, _) = (Arc::new(store::memory::Memory::new()), api::task::Group::new());
         let kinds = kinds::all(&kinds::Config::default(), &tokens);
-        let engine = Engine::new(store.clone(), kinds.clone(), gates(&tokens), group.clone());
+        let engine = Engine::new(store.clone(), kinds.clone(), auth(&tokens), group.clone());
         engine.ready().await;
         Self { front: service(engine.clone()), engine, kinds, store, _group: group }
     }

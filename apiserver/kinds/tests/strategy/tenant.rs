@@ -25,7 +25,7 @@ struct House {
 
 impl House {
     async fn new() -> Self {
-        let stock = Stock::new(auth::gates).await;
+        let stock = Stock::new(auth::chain).await;
         stock.engine.set_schemas(kinds::schema::shapes());
         stock.engine.mount(std::sync::Arc::new(Discovery::default()));
         stock.engine.mount(std::sync::Arc::new(OpenApi::new(kinds::schema::DEFINITIONS)));

@@ -12,7 +12,7 @@ const HOLD_MAX: Duration = Duration::from_secs(2);
 
 /// Places for sandboxes and for containers, apart, so that pods that have begun are finished before others begin.
 #[derive(Clone)]
-pub struct Gate {
+pub struct StartLimiter {
     pub sandboxes: Place,
     pub containers: Place,
 }
@@ -21,7 +21,7 @@ pub struct Gate {
 #[derive(Clone)]
 pub struct Place(Arc<Semaphore>);
 
-impl Gate {
+impl StartLimiter {
     /// As many of each at a time as there are processors.
     pub fn new() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from).max(2);

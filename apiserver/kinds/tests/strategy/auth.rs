@@ -1,4 +1,4 @@
-//! The gates over a real engine: what a fresh cluster lets whom do, and tokens that end with what they are bound to.
+//! Authentication, authorization and admission over a real engine: what a fresh cluster lets whom do, and tokens that end with what they are bound to.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ async fn house() -> (Arc<Engine>, Arc<Tokens>, Arc<dyn Store>, Group) {
     let tokens = Arc::new(Tokens::new(auth::ISSUER, &key, &public).unwrap());
     let (store, group): (Arc<dyn Store>, _) = (Arc::new(store::memory::Memory::new()), Group::new());
     let kinds = kinds::all(&kinds::Config::default(), &tokens);
-    let engine = Engine::new(store.clone(), kinds, auth::gates(&tokens), group.clone());
+    let engine = Engine::new(store.clone(), kinds, auth::chain(&tokens), group.clone());
     engine.ready().await;
     auth::bootstrap(&engine).await.unwrap();
     (engine, tokens, store, group)

@@ -50,8 +50,8 @@ pub struct Refused {
 
 type Asked = (User, &'static str, &'static str);
 
-/// The gate, with what it was answered lately.
-pub struct Gate {
+/// Authentication and authorization, with what was answered lately.
+pub struct Auth {
     client: kube::Client,
     node_name: String,
     users: Recent<[u8; 32], User>,
@@ -60,7 +60,7 @@ pub struct Gate {
 
 struct Recent<K, V>(Mutex<HashMap<K, (V, Instant)>>);
 
-impl Gate {
+impl Auth {
     pub fn new(client: kube::Client, node_name: &str) -> Self {
         Self { client, node_name: node_name.into(), users: Recent::new(), decisions: Recent::new() }
     }
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     /// An API server that knows the token `good` as `alice`, who may see metrics.
-    fn gate() -> (Gate, Arc<AtomicUsize>) {
+    fn auth() -> (Auth, Arc<AtomicUsize>) {
         let asked = Arc::new(AtomicUsize::new(0));
         let count = asked.clone();
         let server = tower::service_fn(move |request: http::Request<kube::client::Body>| {
@@ -222,42 +222,42 @@ mod tests {
                 Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::from(sent.to_string().into_bytes())))
             }
         });
-        (Gate::new(kube::Client::new(server, "default"), "n1"), asked)
+        (Auth::new(kube::Client::new(server, "default"), "n1"), asked)
     }
 
-    async fn code(gate: &Gate, path: &str, token: Option<&str>, peer: Option<&User>) -> u16 {
+    async fn code(auth: &Auth, path: &str, token: Option<&str>, peer: Option<&User>) -> u16 {
         let mut request = Request::builder().uri(path);
         if let Some(token) = token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
         let request = request.body(()).unwrap();
         let asked = Question::new(request.method(), request.uri().path());
-        gate.pass(&request, &asked, peer).await.map_or_else(|r| r.code.as_u16(), |()| 200)
+        auth.pass(&request, &asked, peer).await.map_or_else(|r| r.code.as_u16(), |()| 200)
     }
 
     #[tokio::test]
     async fn only_who_may_passes() {
-        let (gate, _) = gate();
+        let (auth, _) = auth();
         let user = |name: &str, groups: &[&str]| User {
             name: name.into(),
             groups: groups.iter().map(|g| (*g).to_owned()).collect(),
             ..User::default()
         };
-        assert_eq!(code(&gate, "/pods", None, None).await, 401);
-        assert_eq!(code(&gate, "/pods", Some("bad"), None).await, 401);
-        assert_eq!(code(&gate, "/pods", Some("good"), None).await, 403);
-        assert_eq!(code(&gate, "/metrics", Some("good"), None).await, 200);
-        assert_eq!(code(&gate, "/exec/a/b/c", None, Some(&user(APISERVER, &[]))).await, 200);
-        assert_eq!(code(&gate, "/exec/a/b/c", None, Some(&user("admin", &[MASTERS]))).await, 200);
-        assert_eq!(code(&gate, "/exec/a/b/c", None, Some(&user("alice", &[]))).await, 403);
-        assert_eq!(code(&gate, "/metrics", None, Some(&user("alice", &[]))).await, 200);
+        assert_eq!(code(&auth, "/pods", None, None).await, 401);
+        assert_eq!(code(&auth, "/pods", Some("bad"), None).await, 401);
+        assert_eq!(code(&auth, "/pods", Some("good"), None).await, 403);
+        assert_eq!(code(&auth, "/metrics", Some("good"), None).await, 200);
+        assert_eq!(code(&auth, "/exec/a/b/c", None, Some(&user(APISERVER, &[]))).await, 200);
+        assert_eq!(code(&auth, "/exec/a/b/c", None, Some(&user("admin", &[MASTERS]))).await, 200);
+        assert_eq!(code(&auth, "/exec/a/b/c", None, Some(&user("alice", &[]))).await, 403);
+        assert_eq!(code(&auth, "/metrics", None, Some(&user("alice", &[]))).await, 200);
     }
 
     #[tokio::test]
     async fn answers_are_kept_for_a_while() {
-        let (gate, asked) = gate();
+        let (auth, asked) = auth();
         for _ in 0..3 {
-            assert_eq!(code(&gate, "/metrics", Some("good"), None).await, 200);
+            assert_eq!(code(&auth, "/metrics", Some("good"), None).await, 200);
         }
         assert_eq!(asked.load(Ordering::SeqCst), 2);
     }

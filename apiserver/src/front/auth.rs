@@ -87,7 +87,7 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Status> {
 }
 
 async fn by_token(engine: &Arc<Engine>, token: &str) -> Result<User, Status> {
-    for authenticator in &engine.gates.authenticators {
+    for authenticator in &engine.auth.authenticators {
         match authenticator.token(engine, token, &[]).await {
             Ok(Some(known)) => return Ok(known.user),
             Ok(None) => {}

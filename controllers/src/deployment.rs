@@ -17,7 +17,7 @@ use api::{
 };
 use client::{Cache, Caches, kube, pods::Pod};
 use kube::ResourceExt;
-use reconcile::{Action, Loop, Owner, Plan, Wake, claim, controller_of, selectors};
+use reconcile::{Action, Controller, Owner, Plan, Wake, claim, controller_of, selectors};
 
 use crate::{
     index::{ByController, by_controller},
@@ -51,14 +51,14 @@ impl Deployments {
     }
 }
 
-impl Loop for Deployments {
+impl Controller for Deployments {
     type World = World;
 
     fn name(&self) -> &'static str {
         "deployment-controller"
     }
 
-    fn wire(&self, wake: &Wake) {
+    fn watches(&self, wake: &Wake) {
         wake.on_own(&self.deployments);
         let selectors = selectors::follow(&self.deployments, selector);
         wake.on(&self.sets, move |set, wake| match controller_of(set) {
@@ -86,7 +86,7 @@ impl Loop for Deployments {
         });
     }
 
-    async fn look(&self, key: &Key) -> Option<World> {
+    async fn observe(&self, key: &Key) -> Option<World> {
         let deployment = self.deployments.get(key)?;
         let sets = self.sets_of.candidates(&key.namespace, &deployment.uid().unwrap_or_default());
         let has_pods = |uid: &String| self.owned.has_living(&key.namespace, uid);

@@ -19,7 +19,7 @@ use api::{
 };
 use client::{Cache, Caches, kube, pods::Pod};
 use kube::ResourceExt;
-use reconcile::{Action, Loop, Plan, Wake, controller_of};
+use reconcile::{Action, Controller, Plan, Wake, controller_of};
 
 use crate::{
     amount::{Round, scaled},
@@ -64,7 +64,7 @@ impl Budgets {
     }
 }
 
-impl Loop for Budgets {
+impl Controller for Budgets {
     type World = World;
 
     fn name(&self) -> &'static str {
@@ -75,14 +75,14 @@ impl Loop for Budgets {
         world.pods.len()
     }
 
-    fn wire(&self, wake: &Wake) {
-        self.finder.wire(wake);
+    fn watches(&self, wake: &Wake) {
+        self.finder.watches(wake);
         wake.on_own(&self.budgets);
         let members = self.members.clone();
         wake.on(&self.pods, move |pod, wake| members.owners(pod, wake));
     }
 
-    async fn look(&self, key: &Key) -> Option<World> {
+    async fn observe(&self, key: &Key) -> Option<World> {
         let budget = self.budgets.get(key)?;
         let pods = self.members.pods(key);
         let scales = if counts_controllers(&budget) { self.finder.of(&pods).await } else { Scales::new() };

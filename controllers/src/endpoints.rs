@@ -14,7 +14,7 @@ use api::{
 };
 use client::{Cache, Caches, kube};
 use kube::ResourceExt;
-use reconcile::{Action, Loop, Plan, Wake};
+use reconcile::{Action, Controller, Plan, Wake};
 
 use crate::services::{Backend, Port, Selected, is_headless};
 
@@ -40,7 +40,7 @@ impl Endpoints {
     }
 }
 
-impl Loop for Endpoints {
+impl Controller for Endpoints {
     type World = World;
 
     fn name(&self) -> &'static str {
@@ -51,12 +51,12 @@ impl Loop for Endpoints {
         world.backends.as_ref().map_or(0, Vec::len)
     }
 
-    fn wire(&self, wake: &Wake) {
-        self.selected.wire(wake);
+    fn watches(&self, wake: &Wake) {
+        self.selected.watches(wake);
         wake.on_own(&self.endpoints);
     }
 
-    async fn look(&self, key: &Key) -> Option<World> {
+    async fn observe(&self, key: &Key) -> Option<World> {
         let (service, current) = (self.selected.services.get(key), self.endpoints.get(key));
         let backends = service.as_ref().and_then(|s| self.selected.backends(s));
         Some(World { service, backends, current })

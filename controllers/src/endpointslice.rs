@@ -17,7 +17,7 @@ use api::{
 };
 use client::{Cache, Caches, kube};
 use kube::{Resource, ResourceExt};
-use reconcile::{Action, Loop, Plan, Wake};
+use reconcile::{Action, Controller, Plan, Wake};
 
 use crate::{
     index::{ByLabel, by_label},
@@ -54,7 +54,7 @@ impl EndpointSlices {
     }
 }
 
-impl Loop for EndpointSlices {
+impl Controller for EndpointSlices {
     type World = World;
 
     fn name(&self) -> &'static str {
@@ -65,8 +65,8 @@ impl Loop for EndpointSlices {
         world.backends.as_ref().map_or(0, Vec::len)
     }
 
-    fn wire(&self, wake: &Wake) {
-        self.selected.wire(wake);
+    fn watches(&self, wake: &Wake) {
+        self.selected.watches(wake);
         wake.needs(&self.nodes);
         wake.on(&self.slices, |slice, wake| {
             if let Some(service) = slice.labels().get(SERVICE) {
@@ -75,7 +75,7 @@ impl Loop for EndpointSlices {
         });
     }
 
-    async fn look(&self, key: &Key) -> Option<World> {
+    async fn observe(&self, key: &Key) -> Option<World> {
         let service = self.selected.services.get(key);
         let backends = service.as_ref().and_then(|s| self.selected.backends(s));
         let ours = [(SERVICE.to_owned(), key.name.clone()), (MANAGED_BY.0.into(), MANAGED_BY.1.into())];

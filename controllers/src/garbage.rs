@@ -14,7 +14,7 @@ use std::{collections::HashMap, sync::Arc};
 use api::{Key, task::Group};
 use client::kube;
 use parking_lot::Mutex;
-use reconcile::{Action, Loop, Plan, Wake};
+use reconcile::{Action, Controller, Plan, Wake};
 
 use ask::Found;
 use graph::{Graph, Node, Owner};
@@ -109,14 +109,14 @@ impl Garbage {
     }
 }
 
-impl Loop for Garbage {
+impl Controller for Garbage {
     type World = World;
 
     fn name(&self) -> &'static str {
         "garbage-collector-controller"
     }
 
-    fn wire(&self, wake: &Wake) {
+    fn watches(&self, wake: &Wake) {
         let handle = wake.handle();
         let wake = self.wake.get_or_init(|| Arc::new(move |uid: &str| handle(Key::new("", uid))));
         follow::follow(self.client.clone(), self.graph.clone(), wake.clone(), &self.group);
@@ -129,7 +129,7 @@ impl Loop for Garbage {
         }
     }
 
-    async fn look(&self, key: &Key) -> Option<World> {
+    async fn observe(&self, key: &Key) -> Option<World> {
         let seen = {
             let graph = self.graph.lock();
             let Some(seen) = graph.get(&key.name) else {

@@ -34,7 +34,7 @@ pub use nodelifecycle::NodeConfig;
 use api::task::Group;
 use client::{Caches, Recorder, kube};
 use ipnet::IpNet;
-use reconcile::Loop;
+use reconcile::Controller;
 
 /// What controllers must know of the cluster.
 #[derive(Clone, Debug)]
@@ -124,7 +124,7 @@ impl Entry<'_> {
         (self.clients)(self.account)
     }
 
-    fn run<L: Loop>(&self, this: L) {
+    fn run<L: Controller>(&self, this: L) {
         #[cfg(test)]
         if let Some(stills) = &self.stills {
             return stills.borrow_mut().push((self.component, std::rc::Rc::new(reconcile::Still::new(this))));

@@ -18,7 +18,7 @@ use client::{Cache, Caches, kube, pods::Pod};
 use futures::{StreamExt, stream};
 use kube::ResourceExt;
 use parking_lot::Mutex;
-use reconcile::{Action, Loop, Plan, Wake};
+use reconcile::{Action, Controller, Plan, Wake};
 
 use serde::Deserialize;
 
@@ -112,14 +112,14 @@ impl Namespaces {
     }
 }
 
-impl Loop for Namespaces {
+impl Controller for Namespaces {
     type World = World;
 
     fn name(&self) -> &'static str {
         "namespace-controller"
     }
 
-    fn wire(&self, wake: &Wake) {
+    fn watches(&self, wake: &Wake) {
         wake.on_own(&self.namespaces);
         let (handle, namespaces) = (wake.handle(), self.namespaces.clone());
         let counts: Mutex<HashMap<String, usize>> = Mutex::default();
@@ -134,7 +134,7 @@ impl Loop for Namespaces {
         });
     }
 
-    async fn look(&self, key: &Key) -> Option<World> {
+    async fn observe(&self, key: &Key) -> Option<World> {
         let going = |ns: &Arc<Namespace>| ns.metadata.deletion_timestamp.is_some() && finalizers(ns).any(|f| f == FINALIZER);
         let Some(namespace) = self.namespaces.get(key).filter(going) else {
             self.left.lock().remove(key);

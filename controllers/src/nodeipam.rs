@@ -8,7 +8,7 @@ use api::{Key, k8s::api::core::v1::Node};
 use client::{Cache, Caches, kube::ResourceExt};
 use ipnet::IpNet;
 use parking_lot::Mutex;
-use reconcile::{Action, Loop, Plan, Wake};
+use reconcile::{Action, Controller, Plan, Wake};
 use serde_json::json;
 
 use ranges::{Promise, Ranges};
@@ -31,14 +31,14 @@ impl NodeIpam {
     }
 }
 
-impl Loop for NodeIpam {
+impl Controller for NodeIpam {
     type World = World;
 
     fn name(&self) -> &'static str {
         "node-ipam-controller"
     }
 
-    fn wire(&self, wake: &Wake) {
+    fn watches(&self, wake: &Wake) {
         let (kept, handle) = (self.ranges.clone(), wake.handle());
         self.nodes.on_change(move |old, new| match (old, new) {
             (_, Some(node)) if !ranges(node).is_empty() => kept.lock().set(&node.name_any(), ranges(node)),
@@ -51,7 +51,7 @@ impl Loop for NodeIpam {
         wake.on_own(&self.nodes);
     }
 
-    async fn look(&self, key: &Key) -> Option<World> {
+    async fn observe(&self, key: &Key) -> Option<World> {
         // Promised here and now: several nodes are looked at at the same time, and a write may have to be tried again. The lock comes first:
         // whoever goes after this look takes its promise along.
         let mut kept = self.ranges.lock();

@@ -27,7 +27,7 @@ use api::{
 use client::{Cache, Caches, kube, pods::Pod};
 use kube::ResourceExt;
 use parking_lot::Mutex;
-use reconcile::{Action, Loop, Plan, Wake};
+use reconcile::{Action, Controller, Plan, Wake};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -173,14 +173,14 @@ impl Health {
     }
 }
 
-impl Loop for NodeLifecycle {
+impl Controller for NodeLifecycle {
     type World = World;
 
     fn name(&self) -> &'static str {
         "node-lifecycle-controller"
     }
 
-    fn wire(&self, wake: &Wake) {
+    fn watches(&self, wake: &Wake) {
         // A renewal wakes nobody: the node's own timer finds it.
         let health = self.health.clone();
         wake.needs(&self.leases);
@@ -199,7 +199,7 @@ impl Loop for NodeLifecycle {
         let _ = self.wake.set(Box::new(wake.handle()));
     }
 
-    async fn look(&self, key: &Key) -> Option<World> {
+    async fn observe(&self, key: &Key) -> Option<World> {
         let node = self.nodes.get(key)?;
         let (left, (execute, again, turn)) = {
             let (mut health, now) = (self.health.lock(), Instant::now());

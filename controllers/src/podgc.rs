@@ -10,7 +10,7 @@ use api::{Key, k8s::api::core::v1::Node, names::segment, time::Timestamp};
 use client::{Cache, Caches, kube, pods::Pod};
 use kube::ResourceExt;
 use parking_lot::Mutex;
-use reconcile::{Action, Loop, Plan, Wake, own_key};
+use reconcile::{Action, Controller, Plan, Wake, own_key};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -114,14 +114,14 @@ impl Missing {
     }
 }
 
-impl Loop for PodGc {
+impl Controller for PodGc {
     type World = World;
 
     fn name(&self) -> &'static str {
         "pod-garbage-collector-controller"
     }
 
-    fn wire(&self, wake: &Wake) {
+    fn watches(&self, wake: &Wake) {
         let (handle, terminated, max) = (wake.handle(), self.terminated.clone(), self.terminated_max);
         let (nodes, missing, on_node) = (self.nodes.clone(), self.missing.clone(), self.on_node.clone());
         wake.needs(&self.nodes);
@@ -160,7 +160,7 @@ impl Loop for PodGc {
         });
     }
 
-    async fn look(&self, key: &Key) -> Option<World> {
+    async fn observe(&self, key: &Key) -> Option<World> {
         let pod = self.pods.get(key)?;
         let fate = self.fate(&pod, key).await;
         Some(World { pod, fate, now: Timestamp::now() })

@@ -143,7 +143,7 @@ fn from_list<K: Object>(wanted: &Wanted<'_, K>, pods: &[Arc<Pod>], seen: &Seen) 
 }
 
 /// A set's own changes wake it, and those of its pods; an orphan wakes every set of its namespace that would have it.
-pub fn wire<K: Object>(wake: &Wake, sets: &Cache<K>, pods: &Cache<Pod>, selector: fn(&K) -> Option<Labels>) {
+pub fn watches<K: Object>(wake: &Wake, sets: &Cache<K>, pods: &Cache<Pod>, selector: fn(&K) -> Option<Labels>) {
     wake.on_own(sets);
     let selectors = selectors::follow(sets, selector);
     wake.on(pods, move |pod, wake| {

@@ -13,11 +13,11 @@ use api::{
 };
 use client::{Cache, Caches, kube, pods::Pod};
 use parking_lot::Mutex;
-use reconcile::{Action, Loop, Owner, Plan, Wake};
+use reconcile::{Action, Controller, Owner, Plan, Wake};
 
 use crate::{
     owned::Owned,
-    replicas::{Counts, Pods, Seen, Wanted, creation_failed, decide, wire},
+    replicas::{Counts, Pods, Seen, Wanted, creation_failed, decide, watches},
 };
 
 const FAILURE: &str = "ReplicaFailure";
@@ -40,7 +40,7 @@ impl ReplicaSets {
     }
 }
 
-impl Loop for ReplicaSets {
+impl Controller for ReplicaSets {
     type World = World;
 
     fn name(&self) -> &'static str {
@@ -52,11 +52,11 @@ impl Loop for ReplicaSets {
         world.seen.pods.count()
     }
 
-    fn wire(&self, wake: &Wake) {
-        wire(wake, &self.sets, &self.pods, selector);
+    fn watches(&self, wake: &Wake) {
+        watches(wake, &self.sets, &self.pods, selector);
     }
 
-    async fn look(&self, key: &Key) -> Option<World> {
+    async fn observe(&self, key: &Key) -> Option<World> {
         let Some(set) = self.sets.get(key) else {
             self.failures.lock().remove(key);
             return None;

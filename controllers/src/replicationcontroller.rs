@@ -9,11 +9,11 @@ use api::{
     time::Timestamp,
 };
 use client::{Cache, Caches, kube, pods::Pod};
-use reconcile::{Action, Loop, Owner, Plan, Wake};
+use reconcile::{Action, Controller, Owner, Plan, Wake};
 
 use crate::{
     owned::Owned,
-    replicas::{Pods, Seen, Wanted, creation_failed, decide, wire},
+    replicas::{Pods, Seen, Wanted, creation_failed, decide, watches},
 };
 
 pub struct Controllers {
@@ -33,7 +33,7 @@ impl Controllers {
     }
 }
 
-impl Loop for Controllers {
+impl Controller for Controllers {
     type World = World;
 
     fn name(&self) -> &'static str {
@@ -44,11 +44,11 @@ impl Loop for Controllers {
         world.seen.pods.count()
     }
 
-    fn wire(&self, wake: &Wake) {
-        wire(wake, &self.controllers, &self.pods, selector);
+    fn watches(&self, wake: &Wake) {
+        watches(wake, &self.controllers, &self.pods, selector);
     }
 
-    async fn look(&self, key: &Key) -> Option<World> {
+    async fn observe(&self, key: &Key) -> Option<World> {
         let controller = self.controllers.get(key)?;
         let now = Timestamp::now();
         let pods = Pods::look(&self.owned, &controller.metadata, selector(&controller).as_ref(), bounds(&controller), now);

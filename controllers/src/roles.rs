@@ -9,7 +9,7 @@ use api::{
 };
 use client::{Cache, Caches, kube};
 use kube::ResourceExt;
-use reconcile::{Action, Loop, Plan, Wake, own_key};
+use reconcile::{Action, Controller, Plan, Wake, own_key};
 use serde_json::json;
 
 pub struct Roles {
@@ -28,7 +28,7 @@ impl Roles {
     }
 }
 
-impl Loop for Roles {
+impl Controller for Roles {
     type World = World;
 
     fn name(&self) -> &'static str {
@@ -36,7 +36,7 @@ impl Loop for Roles {
     }
 
     /// A role wakes itself and those that take its rules, before and after a change.
-    fn wire(&self, wake: &Wake) {
+    fn watches(&self, wake: &Wake) {
         let roles = self.roles.clone();
         wake.on(&self.roles, move |role, wake| {
             if role.aggregation_rule.is_some() {
@@ -46,7 +46,7 @@ impl Loop for Roles {
         });
     }
 
-    async fn look(&self, key: &Key) -> Option<World> {
+    async fn observe(&self, key: &Key) -> Option<World> {
         let role = self.roles.get(key).filter(|role| role.aggregation_rule.is_some())?;
         Some(World { role, all: self.roles.list() })
     }

@@ -10,7 +10,7 @@ use api::{
     },
 };
 use client::{Cache, Caches};
-use reconcile::{Action, Loop, Plan, Wake, own_key};
+use reconcile::{Action, Controller, Plan, Wake, own_key};
 
 use crate::namespaces::is_active;
 
@@ -49,14 +49,14 @@ impl RootCa {
     }
 }
 
-impl Loop for RootCa {
+impl Controller for RootCa {
     type World = World;
 
     fn name(&self) -> &'static str {
         "root-ca-cert-publisher"
     }
 
-    fn wire(&self, wake: &Wake) {
+    fn watches(&self, wake: &Wake) {
         wake.on_own(&self.namespaces);
         wake.on(&self.maps, |map, wake| {
             let key = own_key(map);
@@ -66,7 +66,7 @@ impl Loop for RootCa {
         });
     }
 
-    async fn look(&self, key: &Key) -> Option<World> {
+    async fn observe(&self, key: &Key) -> Option<World> {
         let namespace = self.namespaces.get(key)?;
         is_active(&namespace).then(|| World { map: self.maps.get(&Key::new(&key.name, NAME)) })
     }

@@ -22,7 +22,7 @@ use client::{
     pods::{Pod, PodCondition, PodStatus, Shared, SharedMeta},
 };
 use futures::future::LocalBoxFuture;
-use reconcile::{Loop, Still};
+use reconcile::{Controller, Still};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -42,7 +42,7 @@ pub trait Driven {
     fn run(&self) -> LocalBoxFuture<'_, u64>;
 }
 
-impl<L: Loop> Driven for Still<L> {
+impl<L: Controller> Driven for Still<L> {
     fn run(&self) -> LocalBoxFuture<'_, u64> {
         Box::pin(Still::run(self))
     }

@@ -8,7 +8,7 @@ use api::{
     },
 };
 use client::{Cache, Caches};
-use reconcile::{Action, Loop, Plan, Wake, own_key};
+use reconcile::{Action, Controller, Plan, Wake, own_key};
 
 use crate::namespaces::is_active;
 
@@ -30,14 +30,14 @@ impl ServiceAccounts {
     }
 }
 
-impl Loop for ServiceAccounts {
+impl Controller for ServiceAccounts {
     type World = World;
 
     fn name(&self) -> &'static str {
         "serviceaccount-controller"
     }
 
-    fn wire(&self, wake: &Wake) {
+    fn watches(&self, wake: &Wake) {
         wake.on_own(&self.namespaces);
         wake.on(&self.accounts, |account, wake| {
             let key = own_key(account);
@@ -47,7 +47,7 @@ impl Loop for ServiceAccounts {
         });
     }
 
-    async fn look(&self, key: &Key) -> Option<World> {
+    async fn observe(&self, key: &Key) -> Option<World> {
         let namespace = self.namespaces.get(key)?;
         is_active(&namespace).then(|| World { exists: self.accounts.get(&Key::new(&key.name, DEFAULT)).is_some() })
     }

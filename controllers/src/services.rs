@@ -50,7 +50,7 @@ impl Selected {
     }
 
     /// Wakes a service's key when it or one of its pods changes.
-    pub fn wire(&self, wake: &Wake) {
+    pub fn watches(&self, wake: &Wake) {
         wake.on_own(&self.services);
         let members = self.members.clone();
         wake.on(&self.pods, move |pod, wake| members.owners(pod, wake));

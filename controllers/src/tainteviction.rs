@@ -13,7 +13,7 @@ use api::{
 use client::{Cache, Caches, kube, pods::Pod};
 use kube::ResourceExt;
 use parking_lot::Mutex;
-use reconcile::{Action, Loop, Plan, Wake, own_key};
+use reconcile::{Action, Controller, Plan, Wake, own_key};
 use tokio::time::Instant;
 
 use crate::{
@@ -66,14 +66,14 @@ impl TaintEviction {
     }
 }
 
-impl Loop for TaintEviction {
+impl Controller for TaintEviction {
     type World = World;
 
     fn name(&self) -> &'static str {
         "taint-eviction-controller"
     }
 
-    fn wire(&self, wake: &Wake) {
+    fn watches(&self, wake: &Wake) {
         let nodes = self.nodes.clone();
         wake.on(&self.pods, move |pod, wake| {
             let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or("");
@@ -96,7 +96,7 @@ impl Loop for TaintEviction {
         });
     }
 
-    async fn look(&self, key: &Key) -> Option<World> {
+    async fn observe(&self, key: &Key) -> Option<World> {
         let pod = self.pods.get(key).filter(|pod| pod.metadata.deletion_timestamp.is_none());
         let node = pod.as_ref().and_then(|p| self.nodes.get(&Key::new("", p.spec.as_ref()?.node_name.as_deref()?)));
         let mut due = self.due.lock();
@@ -266,7 +266,7 @@ mod tests {
             )
         };
         let plan = |conditions| plan(&World { pod: pod(conditions), fate: Fate::Goes, now: Timestamp::UNIX_EPOCH }).actions;
-        let [Action::Tell { message, .. }, Action::Patch { patch, .. }, Action::Delete { options, .. }] = &plan(json!([]))[..] else {
+        let [Action::Event { message, .. }, Action::Patch { patch, .. }, Action::Delete { options, .. }] = &plan(json!([]))[..] else {
             panic!()
         };
         assert_eq!(message, "Marking for deletion Pod d/p");

@@ -14,7 +14,7 @@ use crate::{Action, queue::Written};
 
 /// Requests of one plan that are under way at the same time.
 const AT_ONCE_MAX: usize = 64;
-/// Requests of one loop, whatever its keys plan: a few such loops fit into the queues that one namespace has in its level (six of 50).
+/// Requests of one controller, whatever its keys plan: a few such controllers fit into the queues that one namespace has in its level (six of 50).
 const IN_FLIGHT_MAX: usize = 64;
 const REQUEST_BOUND: Duration = Duration::from_secs(30);
 /// How often one deletion is asked for where no answer says whether it was done.
@@ -107,7 +107,7 @@ impl Act {
 
     /// Tells what is an event; nothing else.
     pub fn tell(&self, action: &Action) {
-        let Action::Tell { regarding, warning, reason, message } = action else { return };
+        let Action::Event { regarding, warning, reason, message } = action else { return };
         let regarding: &ObjectReference = regarding;
         if *warning {
             self.recorder.warning(regarding, reason, message.clone());
@@ -121,8 +121,8 @@ impl Act {
         let mut steps: Vec<Step> = Vec::with_capacity(actions.len());
         for action in actions {
             match (action, steps.last_mut()) {
-                (told @ Action::Tell { .. }, Some(step)) => step.told.push(told),
-                (told @ Action::Tell { .. }, None) => self.tell(&told),
+                (told @ Action::Event { .. }, Some(step)) => step.told.push(told),
+                (told @ Action::Event { .. }, None) => self.tell(&told),
                 (write, _) if self.spares(&write) => {}
                 (write, _) => steps.push(Step { write, told: Vec::new() }),
             }
@@ -143,7 +143,7 @@ impl Act {
     /// Carries out one write; the resource and revision that came of it.
     async fn one(&self, action: &Action) -> Result<Option<(&'static str, u64)>, kube::Error> {
         let (resource, request) = match action {
-            Action::Tell { .. } => return Ok(None),
+            Action::Event { .. } => return Ok(None),
             Action::Create { resource, path, object } => (resource, request("POST", path, "application/json", object)?),
             Action::Update { resource, path, object } => (resource, request("PUT", path, "application/json", object)?),
             Action::Patch { resource, path, form, patch } => (resource, request("PATCH", path, form.content_type(), patch)?),
@@ -225,7 +225,7 @@ fn path(action: &Action) -> &str {
         | Action::Patch { path, .. }
         | Action::Delete { path, .. }
         | Action::DeleteAll { path, .. } => path,
-        Action::Tell { .. } => "",
+        Action::Event { .. } => "",
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a loop wants done, as data: the one place where loops write to the API.
+//! What a controller wants done, as data: the one place where controllers write to the API.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use kube::Resource;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// What [`crate::Loop::plan`] decided.
+/// What [`crate::Controller::plan`] decided.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// Carried out in order, but neighbours of one verb in one collection together: no order is meant between them. An event is told once
@@ -48,7 +48,7 @@ pub enum Action {
         resource: &'static str,
         path: String,
     },
-    Tell {
+    Event {
         regarding: Box<ObjectReference>,
         warning: bool,
         reason: &'static str,
@@ -148,12 +148,12 @@ impl Action {
 
     /// A `Normal` event about the object.
     pub fn normal<K: Object>(regarding: &K, reason: &'static str, message: impl Into<String>) -> Self {
-        Self::Tell { regarding: Box::new(reference(regarding)), warning: false, reason, message: message.into() }
+        Self::Event { regarding: Box::new(reference(regarding)), warning: false, reason, message: message.into() }
     }
 
     /// A `Warning` event about the object.
     pub fn warning<K: Object>(regarding: &K, reason: &'static str, message: impl Into<String>) -> Self {
-        Self::Tell { regarding: Box::new(reference(regarding)), warning: true, reason, message: message.into() }
+        Self::Event { regarding: Box::new(reference(regarding)), warning: true, reason, message: message.into() }
     }
 }
 

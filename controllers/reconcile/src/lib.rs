@@ -1,6 +1,6 @@
-//! Objects that changed -> look, plan, act: what all loops of the house share.
+//! Objects that changed -> observe, plan, act: what all controllers share.
 //!
-//! A loop says which changes wake which keys ([`Wake`]), what it looks at and what it would do ([`Loop`]); the [`runner`] owns the rest:
+//! A controller says which changes wake which keys ([`Wake`]), what it looks at and what it would do ([`Controller`]); the [`runner`] owns the rest:
 //! a key is queued once and never runs twice at a time; after acting it rests until the caches have seen what it wrote (this replaces
 //! upstream's expectations); failures back off per key, with jitter.
 
@@ -14,5 +14,5 @@ mod still;
 
 pub use action::{Action, PatchType, Plan, Propagation, reference};
 pub use ownership::{Claimed, Owner, claim, controller_of};
-pub use runner::{Loop, Wake, own_key, run};
+pub use runner::{Controller, Wake, own_key, run};
 pub use still::Still;

@@ -1,4 +1,4 @@
-//! A loop -> its keys run: look, plan, act, rest.
+//! A controller -> its keys run: observe, plan, act, rest.
 
 use std::{
     collections::HashMap,
@@ -26,12 +26,12 @@ use crate::{
     queue::{Queue, Written},
 };
 
-/// Keys of one loop that run at the same time.
+/// Keys of one controller that run at the same time.
 const CONCURRENT: usize = 20;
 /// A key that waits longer than this for its own writes goes on without: a watch that was cut lists again after half of that at the latest, and what
 /// the list was made at counts as seen. Upstream's expectations hold for five minutes.
 const HOLD_MAX: Duration = Duration::from_secs(60);
-/// A key rests for so long for each object that its set has (see [`Loop::weight`])...
+/// A key rests for so long for each object that its set has (see [`Controller::weight`])...
 const REST_EACH: Duration = Duration::from_micros(10);
 /// ... not at all for less than this...
 const REST_MIN: Duration = Duration::from_millis(2);
@@ -40,9 +40,9 @@ const REST_MAX: Duration = Duration::from_secs(1);
 /// A timer reaches two years: who waits longer is woken once more before.
 const TIMER_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// One loop of the house. A panic in any of its functions is an error of the key it ran for: it is logged and counted, the key is tried again
+/// One controller of the house. A panic in any of its functions is an error of the key it ran for: it is logged and counted, the key is tried again
 /// later and later, and the others go on. A key whose own object cannot be read is left alone until it can be.
-pub trait Loop: Send + Sync + 'static {
+pub trait Controller: Send + Sync + 'static {
     /// All that `plan` may know, the time included.
     type World: Send;
 
@@ -50,10 +50,10 @@ pub trait Loop: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     /// Says which changes wake which keys. Called once, before the first run.
-    fn wire(&self, wake: &Wake);
+    fn watches(&self, wake: &Wake);
 
     /// What is known about `key`, from the caches or, where they do not hold it, from the API; `None` if there is nothing to decide.
-    fn look(&self, key: &Key) -> impl Future<Output = Option<Self::World>> + Send;
+    fn observe(&self, key: &Key) -> impl Future<Output = Option<Self::World>> + Send;
 
     /// What should be done. Pure: no clock, no dice, no I/O.
     fn plan(&self, world: &Self::World, key: &Key) -> Plan;
@@ -72,11 +72,11 @@ pub trait Loop: Send + Sync + 'static {
     }
 }
 
-/// Where a loop registers what wakes it.
+/// Where a controller registers what wakes it.
 pub struct Wake {
     queue: Arc<Queue>,
     revisions: Mutex<HashMap<&'static str, Revision>>,
-    /// Whether an object can be read: those the loop's own keys are about, and those of each resource.
+    /// Whether an object can be read: those the controller's own keys are about, and those of each resource.
     own: Mutex<Vec<Unreadable>>,
     unreadable: Arc<Mutex<HashMap<&'static str, Unreadable>>>,
     synced: Mutex<Vec<BoxFuture<'static, ()>>>,
@@ -87,15 +87,15 @@ type Unreadable = Box<dyn Fn(&Key) -> bool + Send + Sync>;
 /// How far the cache of one resource has come, and all that is built on it (indices hear of a change before its revision is told).
 type Revision = Arc<AtomicU64>;
 
-/// Runs the loop in `group` until it stops: its writes go through `client`, its events are told by `recorder`.
-pub fn run<L: Loop>(this: L, client: kube::Client, recorder: Recorder, group: &Group) {
+/// Runs the controller in `group` until it stops: its writes go through `client`, its events are told by `recorder`.
+pub fn run<L: Controller>(this: L, client: kube::Client, recorder: Recorder, group: &Group) {
     let (name, unreadable) = (this.name(), Arc::default());
     let runner = Runner { this: Arc::new(this), act: Act::new(client, recorder, reads(&unreadable)), unreadable };
     group.spawn_loop(name, Box::pin(runner.run()));
 }
 
 impl Wake {
-    /// Any change of the collection wakes the keys that `keys` names for the old and for the new object. The loop's own writes to the
+    /// Any change of the collection wakes the keys that `keys` names for the old and for the new object. The controller's own writes to the
     /// collection are waited for before a key runs again.
     pub fn on<K: Object>(&self, cache: &Cache<K>, keys: impl Fn(&K, &mut dyn FnMut(Key)) + Send + Sync + 'static) {
         let (resource, queue, revision) = (plural::<K>(), self.queue.clone(), Revision::default());
@@ -130,7 +130,7 @@ impl Wake {
         });
     }
 
-    /// The collection is only read: it wakes nothing, but the loop starts after its first list.
+    /// The collection is only read: it wakes nothing, but the controller starts after its first list.
     pub fn needs<K: Object>(&self, cache: &Cache<K>) {
         let waited = cache.clone();
         self.synced.lock().push(Box::pin(async move { waited.synced().await }));
@@ -196,10 +196,10 @@ impl Ran {
     }
 }
 
-impl<L: Loop> Runner<L> {
+impl<L: Controller> Runner<L> {
     async fn run(self) {
         let wake = wake_on(self.unreadable.clone());
-        self.this.wire(&wake);
+        self.this.watches(&wake);
         let waits = std::mem::take(&mut *wake.synced.lock());
         futures::future::join_all(waits).await;
         let mut running = FuturesUnordered::new();
@@ -241,7 +241,7 @@ impl<L: Loop> Runner<L> {
     }
 
     async fn once(&self, key: &Key) -> Ran {
-        let world = self.this.look(key).await;
+        let world = self.this.observe(key).await;
         let rest = world.as_ref().map_or(Duration::ZERO, |world| rest_of(self.this.weight(world)));
         let plan = world.map_or_else(Plan::rest, |world| self.this.plan(&world, key));
         let Acted { written, failed } = self.act.all(plan.actions).await;
@@ -318,7 +318,7 @@ impl Wake {
         }
     }
 
-    /// The newest revision per resource that the loop's own caches have not come to.
+    /// The newest revision per resource that the controller's own caches have not come to.
     fn not_seen(&self, written: Written) -> Written {
         let revisions = self.revisions.lock();
         let mut newest: HashMap<&'static str, u64> = HashMap::new();

@@ -1,18 +1,18 @@
-//! A loop without its runner: keys that were woken are looked at and planned when asked, nothing is carried out. For tests of scale.
+//! A controller without its runner: keys that were woken are looked at and planned when asked, nothing is carried out. For tests of scale.
 
 use std::{sync::Arc, time::Duration};
 
 use api::steps;
 
 use crate::{
-    Loop, Wake,
+    Controller, Wake,
     runner::{rest_of, wake_on},
 };
 
 /// Between the events that a test lets happen: a key that rests is woken by many of them and looks once.
 const EVENT_EVERY: Duration = Duration::from_millis(1);
 
-/// Steps of one look for each object of its weight, and for none at all: a loop that rests in proportion to its weight looks in proportion.
+/// Steps of one look for each object of its weight, and for none at all: a controller that rests in proportion to its weight looks in proportion.
 const STEPS_EACH: u64 = 8;
 const STEPS_BESIDE: u64 = 2048;
 
@@ -21,10 +21,10 @@ pub struct Still<L> {
     wake: Wake,
 }
 
-impl<L: Loop> Still<L> {
+impl<L: Controller> Still<L> {
     pub fn new(this: L) -> Self {
         let wake = wake_on(Arc::default());
-        this.wire(&wake);
+        this.watches(&wake);
         Self { this, wake }
     }
 
@@ -36,7 +36,7 @@ impl<L: Loop> Still<L> {
         let mut cost = 0;
         while let Some(key) = self.wake.queue().next() {
             let before = steps::so_far();
-            let world = self.this.look(&key).await;
+            let world = self.this.observe(&key).await;
             let weight = world.as_ref().map_or(0, |world| self.this.weight(world));
             if let Some(world) = world {
                 drop(self.this.plan(&world, &key));

@@ -22,7 +22,7 @@ use door::{Door, until};
 use futures::StreamExt;
 use http::{Request, Response};
 use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
-use reconcile::{Action, Loop, Plan, Wake};
+use reconcile::{Action, Controller, Plan, Wake};
 use serde_json::json;
 use store::{Op, Store, Txn, memory::Memory};
 use tokio::sync::watch;
@@ -36,19 +36,19 @@ struct Marks {
     lost: watch::Sender<bool>,
 }
 
-impl Loop for Marks {
+impl Controller for Marks {
     type World = Arc<ConfigMap>;
 
     fn name(&self) -> &'static str {
         "marks"
     }
 
-    fn wire(&self, wake: &Wake) {
+    fn watches(&self, wake: &Wake) {
         wake.on(&self.maps, |map, _| assert_ne!(map.name_any(), "handler", "a handler that panics"));
         wake.on_own(&self.maps);
     }
 
-    async fn look(&self, key: &Key) -> Option<Arc<ConfigMap>> {
+    async fn observe(&self, key: &Key) -> Option<Arc<ConfigMap>> {
         tokio::task::yield_now().await;
         assert_ne!(key.name, "look", "a look that panics");
         if key.name == "lost" && self.ran.fetch_add(1, Ordering::Relaxed) == 0 {

@@ -63,7 +63,7 @@ impl Cluster {
                     self.deployment.metadata.annotations = updated.metadata.annotations;
                 }
                 Action::Delete { path, .. } => drop(self.sets.remove(path.rsplit('/').next().unwrap())),
-                Action::Tell { .. } => {}
+                Action::Event { .. } => {}
                 other @ (Action::Patch { .. } | Action::DeleteAll { .. }) => panic!("unexpected {other:?}"),
             }
         }

@@ -41,7 +41,7 @@ impl Finder {
         Self { client, controllers: caches.of(), sets: caches.of(), deployments: caches.of() }
     }
 
-    pub fn wire(&self, wake: &Wake) {
+    pub fn watches(&self, wake: &Wake) {
         wake.needs(&self.controllers);
         wake.needs(&self.sets);
         wake.needs(&self.deployments);

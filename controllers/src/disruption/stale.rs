@@ -7,7 +7,7 @@ use client::{
     Cache, Caches,
     pods::{Pod, PodCondition, Wanted},
 };
-use reconcile::{Action, Loop, Plan, Wake, own_key};
+use reconcile::{Action, Controller, Plan, Wake, own_key};
 use serde_json::json;
 
 const TARGET: &str = "DisruptionTarget";
@@ -29,14 +29,14 @@ impl StaleDisruptions {
     }
 }
 
-impl Loop for StaleDisruptions {
+impl Controller for StaleDisruptions {
     type World = World;
 
     fn name(&self) -> &'static str {
         "stale-disruption-controller"
     }
 
-    fn wire(&self, wake: &Wake) {
+    fn watches(&self, wake: &Wake) {
         wake.on(&self.pods, |pod, wake| {
             if promised(pod).is_some() {
                 wake(own_key(pod));
@@ -44,7 +44,7 @@ impl Loop for StaleDisruptions {
         });
     }
 
-    async fn look(&self, key: &Key) -> Option<World> {
+    async fn observe(&self, key: &Key) -> Option<World> {
         Some(World { pod: self.pods.get(key)?, now: Timestamp::now() })
     }
 

@@ -38,7 +38,7 @@ fn written(plan: &Plan) -> Option<Value> {
 
 fn reasons(plan: &Plan) -> Vec<&str> {
     let reason = |action: &Action| match action {
-        Action::Tell { reason, .. } => Some(*reason),
+        Action::Event { reason, .. } => Some(*reason),
         _ => None,
     };
     plan.actions.iter().filter_map(reason).collect()

@@ -167,7 +167,7 @@ impl Node {
             uid: Some(self.uid.to_string()),
             ..ObjectReference::default()
         };
-        Action::Tell { regarding: Box::new(regarding), warning: true, reason: "OwnerRefInvalidNamespace", message }
+        Action::Event { regarding: Box::new(regarding), warning: true, reason: "OwnerRefInvalidNamespace", message }
     }
 }
 
@@ -260,7 +260,7 @@ mod tests {
         assert!(foreign(&[("a", State::Absent), ("b", State::Unknown)]).actions.is_empty(), "not each time");
         assert_eq!(foreign(&[("a", State::Misplaced)]).actions.len(), 1);
         let plan = foreign(&[("a", State::Absent)]);
-        let [Action::Tell { reason: "OwnerRefInvalidNamespace", warning: true, message, .. }, Action::Delete { .. }] = &plan.actions[..]
+        let [Action::Event { reason: "OwnerRefInvalidNamespace", warning: true, message, .. }, Action::Delete { .. }] = &plan.actions[..]
         else {
             panic!("{plan:?}")
         };

@@ -57,7 +57,7 @@ fn a_silent_node_takes_no_more_pods_and_its_own_are_not_ready() {
     assert_eq!(names(&taints), ["mine:NoSchedule", &format!("{UNREACHABLE}:NoSchedule")], "nothing that drives pods away");
     assert_eq!(taints[1].time_added, Some(Time(NOW.parse().unwrap())));
     assert_eq!(statuses(&plan).len(), 2, "the node's and the pod's");
-    let told = plan.actions.iter().filter(|a| matches!(a, Action::Tell { reason: "NodeNotReady", .. })).count();
+    let told = plan.actions.iter().filter(|a| matches!(a, Action::Event { reason: "NodeNotReady", .. })).count();
     assert_eq!(told, 2);
 }
 

@@ -58,7 +58,7 @@ pub fn offences() -> Vec<String> {
         "TABLE",
         r"(?m)^pub fn kind\((config: &Config)?\) -> Kind",
     ));
-    found.extend(missing(&sources, "controllers/src/", "controllers/src/lib.rs", "TABLE", r"(?m)^impl Loop for \w+"));
+    found.extend(missing(&sources, "controllers/src/", "controllers/src/lib.rs", "TABLE", r"(?m)^impl Controller for \w+"));
     found.extend(missing(&sources, "scheduler/src/plugins/", "scheduler/src/plugins/mod.rs", "PLUGINS", r"(?m)^impl Plugin for \w+"));
     found
 }

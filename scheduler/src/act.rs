@@ -24,7 +24,7 @@ pub struct Act {
 
 impl Act {
     /// Binds the pod. An answer that leaves open whether that was done is settled by reading: a pod that may be on the node must not leave
-    /// the table before it is known not to be, or another one is given its place. (Upstream forgets it, and relies on the kubelet.)
+    /// the snapshot before it is known not to be, or another one is given its place. (Upstream forgets it, and relies on the kubelet.)
     ///
     /// # Errors
     /// What the API server says; 409 if the pod has a node already or is being deleted.

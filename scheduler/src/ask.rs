@@ -1,4 +1,4 @@
-//! A pod that wants a node -> its questions about other pods, answered by counters of the table.
+//! A pod that wants a node -> its questions about other pods, answered by counters of the snapshot.
 
 use std::sync::Arc;
 
@@ -7,10 +7,10 @@ use api::selector::Labels;
 use crate::{
     plugins::{interpodaffinity::Wishes, podtopologyspread::Spread},
     pod::PodInfo,
-    table::Table,
+    snapshot::Snapshot,
 };
 
-/// All that a plan is asked about one pod. Valid until the table is asked about another pod.
+/// All that a plan is asked about one pod. Valid until the snapshot is asked about another pod.
 #[derive(Clone, Debug)]
 pub struct Ask {
     pub info: Arc<PodInfo>,
@@ -22,9 +22,9 @@ pub struct Ask {
 
 impl Ask {
     /// `siblings` selects the pods that the pod's services and its controller select: what the cluster's default spreads.
-    pub fn new(table: &mut Table, info: Arc<PodInfo>, siblings: Option<Labels>) -> Self {
-        let spread = Spread::new(table, &info, siblings);
-        let wishes = Wishes::new(table, &info);
+    pub fn new(snapshot: &mut Snapshot, info: Arc<PodInfo>, siblings: Option<Labels>) -> Self {
+        let spread = Spread::new(snapshot, &info, siblings);
+        let wishes = Wishes::new(snapshot, &info);
         Self { signature: info.signature(), spread, wishes, info }
     }
 }

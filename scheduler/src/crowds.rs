@@ -13,7 +13,7 @@ use crate::{
     counters::CounterId,
     node::Slot,
     ranking::Ranking,
-    table::Table,
+    snapshot::Snapshot,
     topology::{NO_DOMAIN, TopologyId},
 };
 
@@ -65,8 +65,8 @@ pub struct Group {
 }
 
 impl Crowds {
-    /// The grouping as the table and the class's ranking are now.
-    pub fn grouping(&mut self, table: &Table, fitting: &Ranking, questions: &[Question]) -> &Grouping {
+    /// The grouping as the snapshot and the class's ranking are now.
+    pub fn grouping(&mut self, snapshot: &Snapshot, fitting: &Ranking, questions: &[Question]) -> &Grouping {
         self.tick += 1;
         if !self.by_questions.contains_key(questions) && self.by_questions.len() >= GROUPINGS_MAX {
             let oldest = self.by_questions.iter().min_by_key(|(_, grouping)| grouping.asked).map(|(questions, _)| questions.clone());
@@ -74,7 +74,7 @@ impl Crowds {
         }
         let grouping = self.by_questions.entry(questions.into()).or_default();
         grouping.asked = self.tick;
-        grouping.refresh(table, fitting, questions);
+        grouping.refresh(snapshot, fitting, questions);
         grouping
     }
 }
@@ -85,23 +85,23 @@ impl Grouping {
         steps::counted(self.groups.iter()).filter(|group| !group.ranking.is_empty())
     }
 
-    fn refresh(&mut self, table: &Table, fitting: &Ranking, questions: &[Question]) {
-        let behind = table.version().saturating_sub(self.version);
-        let is_near = self.version > 0 && usize::try_from(behind).is_ok_and(|behind| behind <= table.len());
-        match table.changed_since(self.version).filter(|_| is_near) {
-            Some(changed) => changed.for_each(|slot| self.look(table, fitting, questions, slot)),
+    fn refresh(&mut self, snapshot: &Snapshot, fitting: &Ranking, questions: &[Question]) {
+        let behind = snapshot.version().saturating_sub(self.version);
+        let is_near = self.version > 0 && usize::try_from(behind).is_ok_and(|behind| behind <= snapshot.len());
+        match snapshot.changed_since(self.version).filter(|_| is_near) {
+            Some(changed) => changed.for_each(|slot| self.look(snapshot, fitting, questions, slot)),
             None => {
                 *self = Self { asked: self.asked, ..Self::default() };
-                fitting.slots().for_each(|slot| self.look(table, fitting, questions, slot));
+                fitting.slots().for_each(|slot| self.look(snapshot, fitting, questions, slot));
             }
         }
-        self.version = table.version();
+        self.version = snapshot.version();
     }
 
-    fn look(&mut self, table: &Table, fitting: &Ranking, questions: &[Question], slot: Slot) {
+    fn look(&mut self, snapshot: &Snapshot, fitting: &Ranking, questions: &[Question], slot: Slot) {
         self.leave(slot);
         let Some(score) = fitting.score_of(slot) else { return };
-        let answers: Answers = questions.iter().map(|question| question.of(table, slot)).collect();
+        let answers: Answers = questions.iter().map(|question| question.of(snapshot, slot)).collect();
         let at = self.by_answers.get(&answers).copied().unwrap_or_else(|| self.begin(answers));
         if let Some(group) = self.groups.get_mut(at) {
             group.ranking.put(slot, score);
@@ -132,10 +132,10 @@ impl Grouping {
 }
 
 impl Question {
-    fn of(&self, table: &Table, slot: Slot) -> Answer {
-        let domain = table.topologies.domain(self.topology, slot);
+    fn of(&self, snapshot: &Snapshot, slot: Slot) -> Answer {
+        let domain = snapshot.topologies.domain(self.topology, slot);
         match self.per_node {
-            Some((counter, _)) if domain != NO_DOMAIN => Answer::Pods(table.counters.count(counter, slot)),
+            Some((counter, _)) if domain != NO_DOMAIN => Answer::Pods(snapshot.counters.count(counter, slot)),
             Some(_) => Answer::Domain(NO_DOMAIN),
             None => Answer::Domain(domain),
         }

@@ -1,6 +1,6 @@
 //! An unscheduled pod in, a binding out.
 //!
-//! [`start`] keeps a node table current by events ([`table`]), takes the most important pod that waits ([`queue`]), decides ([`plan`]) and
+//! [`start`] keeps a node snapshot current by events ([`snapshot`]), takes the most important pod that waits ([`queue`]), decides ([`plan`]) and
 //! writes ([`run`]). A plugin is one file in [`plugins`].
 
 mod act;
@@ -26,9 +26,9 @@ mod run;
 #[cfg(test)]
 mod scale;
 mod siblings;
+mod snapshot;
 mod state;
 mod sums;
-mod table;
 mod taints;
 mod terms;
 #[cfg(test)]

@@ -5,12 +5,12 @@ use std::{cell::RefCell, collections::HashMap};
 use crate::{
     ask::Ask,
     crowds::Crowds,
-    node::{Row, Slot},
+    node::{NodeInfo, Slot},
     plugins::{PLUGINS, nodeaffinity},
     preemption::Evictions,
     ranking::Ranking,
     refusal::Refusal,
-    table::Table,
+    snapshot::Snapshot,
     taints,
 };
 
@@ -19,13 +19,13 @@ const CLASSES_MAX: usize = 128;
 
 #[derive(Debug, Default)]
 pub struct Memo {
-    classes: HashMap<String, Class>,
+    classes: HashMap<String, EquivalenceClass>,
     tick: u64,
 }
 
 /// What each node says to one class of pods, other nodes aside.
 #[derive(Debug, Default)]
-pub struct Class {
+pub struct EquivalenceClass {
     cells: Vec<Option<Cell>>,
     /// The nodes that fit, by the sum of the scores that need no comparing.
     pub ranking: Ranking,
@@ -58,15 +58,15 @@ pub struct Cell {
 }
 
 impl Memo {
-    /// The class of the pod, as the table is now.
-    pub fn class(&mut self, table: &Table, ask: &Ask) -> &Class {
+    /// The class of the pod, as the snapshot is now.
+    pub fn class(&mut self, snapshot: &Snapshot, ask: &Ask) -> &EquivalenceClass {
         self.tick += 1;
         if !self.classes.contains_key(&ask.signature) && self.classes.len() >= CLASSES_MAX {
             self.forget_oldest();
         }
         let class = self.classes.entry(ask.signature.clone()).or_default();
         class.asked = self.tick;
-        class.refresh(table, ask);
+        class.refresh(snapshot, ask);
         class
     }
 
@@ -78,7 +78,7 @@ impl Memo {
     }
 }
 
-impl Class {
+impl EquivalenceClass {
     pub fn cell(&self, slot: Slot) -> Option<&Cell> {
         self.cells.get(slot)?.as_ref()
     }
@@ -88,21 +88,21 @@ impl Class {
         self.uneven.get(plugin).is_none_or(|nodes| *nodes == 0)
     }
 
-    fn refresh(&mut self, table: &Table, ask: &Ask) {
-        let fresh = self.version == 0 || self.images_version != table.images_version;
-        match table.changed_since(self.version).filter(|_| !fresh) {
-            Some(changed) => changed.for_each(|slot| self.look(table, ask, slot)),
+    fn refresh(&mut self, snapshot: &Snapshot, ask: &Ask) {
+        let fresh = self.version == 0 || self.images_version != snapshot.images_version;
+        match snapshot.changed_since(self.version).filter(|_| !fresh) {
+            Some(changed) => changed.for_each(|slot| self.look(snapshot, ask, slot)),
             None => {
                 *self = Self { asked: self.asked, ..Self::default() };
-                table.nodes().for_each(|row| self.look(table, ask, row.slot));
+                snapshot.nodes().for_each(|row| self.look(snapshot, ask, row.slot));
             }
         }
-        self.version = table.version();
-        self.images_version = table.images_version;
+        self.version = snapshot.version();
+        self.images_version = snapshot.images_version;
     }
 
-    fn look(&mut self, table: &Table, ask: &Ask, slot: Slot) {
-        let cell = table.row(slot).filter(|r| r.exists).map(|row| Cell::new(table, ask, row));
+    fn look(&mut self, snapshot: &Snapshot, ask: &Ask, slot: Slot) {
+        let cell = snapshot.row(slot).filter(|r| r.exists).map(|row| Cell::new(snapshot, ask, row));
         if slot >= self.cells.len() {
             self.cells.resize(slot + 1, None);
         }
@@ -148,20 +148,20 @@ impl Class {
 }
 
 impl Cell {
-    fn new(table: &Table, ask: &Ask, row: &Row) -> Self {
+    fn new(snapshot: &Snapshot, ask: &Ask, row: &NodeInfo) -> Self {
         let info = &*ask.info;
         // Who is expected here and at least as strong counts; who asks for itself is asked about its own node apart.
-        let stronger: Vec<_> = table.expected_on(row).filter(|p| p.priority >= info.priority).collect();
+        let stronger: Vec<_> = snapshot.expected_on(row).filter(|p| p.priority >= info.priority).collect();
         let fuller = (!stronger.is_empty()).then(|| {
             let mut fuller = row.clone();
             stronger.iter().for_each(|p| fuller.add(p));
             fuller
         });
-        let refusal = PLUGINS.iter().find_map(|p| p.refuses(info, fuller.as_ref().unwrap_or(row)));
+        let refusal = PLUGINS.iter().find_map(|p| p.filter(info, fuller.as_ref().unwrap_or(row)));
         let mut scores = [0; PLUGINS.len()];
         if refusal.is_none() {
             for (score, plugin) in scores.iter_mut().zip(PLUGINS) {
-                *score = plugin.score(info, row, table);
+                *score = plugin.score(info, row, snapshot);
             }
         }
         let affinity_matches = nodeaffinity::required_matches(info, &row.facts);

@@ -12,11 +12,11 @@ use crate::{
     resources::Resources,
 };
 
-/// Where a node stands in the table.
+/// Where a node stands in the snapshot.
 pub type Slot = usize;
 
 #[derive(Clone, Debug, Default)]
-pub struct Row {
+pub struct NodeInfo {
     pub slot: Slot,
     /// Another number whenever anything here is another, and when a nomination comes or goes.
     pub stamp: u64,
@@ -64,7 +64,7 @@ impl Facts {
     }
 }
 
-impl Row {
+impl NodeInfo {
     pub fn name(&self) -> &str {
         &self.facts.name
     }

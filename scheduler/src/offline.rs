@@ -48,7 +48,7 @@ impl Offline {
 
     pub fn namespace(&mut self, namespace: &Namespace) {
         let labels = namespace.metadata.labels.clone().unwrap_or_default();
-        self.0.table.set_namespace(namespace.metadata.name.as_deref().unwrap_or(""), Some(&labels));
+        self.0.snapshot.set_namespace(namespace.metadata.name.as_deref().unwrap_or(""), Some(&labels));
     }
 
     /// Decides about the next pod; `None` if none is due. `siblings` selects the pods that the pod's services and its controller select.

@@ -1,4 +1,4 @@
-//! Node table + pod -> a node, or the reasons why there is none.
+//! Node snapshot + pod -> a node, or the reasons why there is none.
 //!
 //! Source: scheduler `schedule_one.go` (`schedulePod`, `findNodesThatFitPod`, `prioritizeNodes`). Pure: dice come in.
 
@@ -8,12 +8,12 @@ use crate::{
     ask::Ask,
     crowds::{Answer, Group, Question},
     cycle::Cycle,
-    memo::Class,
-    node::{Row, Slot},
+    memo::EquivalenceClass,
+    node::{NodeInfo, Slot},
     plugins::{LOOKING_AROUND, PLUGINS, Plugin, nodeaffinity, podtopologyspread},
     preemption::{self, Preemption},
     refusal::{Diagnosis, Refusal},
-    table::Table,
+    snapshot::Snapshot,
 };
 
 #[derive(Debug, PartialEq)]
@@ -41,13 +41,13 @@ pub enum Nomination {
     Preempt(Preemption),
 }
 
-/// Where the pod goes. Equal arguments give equal answers; `class` is the pod's, as the table is; `dice` break ties.
-pub fn plan(table: &Table, class: &Class, ask: &Ask, dice: u64) -> Outcome {
-    if table.is_empty() {
+/// Where the pod goes. Equal arguments give equal answers; `class` is the pod's, as the snapshot is; `dice` break ties.
+pub fn plan(snapshot: &Snapshot, class: &EquivalenceClass, ask: &Ask, dice: u64) -> Outcome {
+    if snapshot.is_empty() {
         return refused("no nodes available to schedule pods".into(), BTreeSet::new(), Nomination::Clear);
     }
-    let cycle = Cycle::new(table, class, ask);
-    if let Some(refusal) = PLUGINS.iter().find_map(|p| p.refuses_all(&ask.info)) {
+    let cycle = Cycle::new(snapshot, class, ask);
+    if let Some(refusal) = PLUGINS.iter().find_map(|p| p.pre_filter(&ask.info)) {
         return refused_by_all(&cycle, &refusal, dice);
     }
     if let Some(node) = nominated(&cycle) {
@@ -60,12 +60,12 @@ pub fn plan(table: &Table, class: &Class, ask: &Ask, dice: u64) -> Outcome {
 }
 
 /// Whether the node takes the pod as things are, or as `cycle` and `row` were bent to be; pods that are nominated to it count.
-pub(crate) fn fits(cycle: &Cycle<'_>, row: &Row) -> Option<Refusal> {
+pub(crate) fn fits(cycle: &Cycle<'_>, row: &NodeInfo) -> Option<Refusal> {
     with_nominated(cycle, row, refuses_now)
 }
 
-fn refuses_now(cycle: &Cycle<'_>, row: &Row) -> Option<Refusal> {
-    PLUGINS.iter().find_map(|p| p.refuses(&cycle.ask.info, row)).or_else(|| refuses_in(cycle, row.slot))
+fn refuses_now(cycle: &Cycle<'_>, row: &NodeInfo) -> Option<Refusal> {
+    PLUGINS.iter().find_map(|p| p.filter(&cycle.ask.info, row)).or_else(|| refuses_in(cycle, row.slot))
 }
 
 fn refuses_in(cycle: &Cycle<'_>, slot: Slot) -> Option<Refusal> {
@@ -73,12 +73,12 @@ fn refuses_in(cycle: &Cycle<'_>, slot: Slot) -> Option<Refusal> {
 }
 
 /// It must fit with the stronger pods that are expected on the node, and without: they may not come.
-fn with_nominated(cycle: &Cycle<'_>, row: &Row, asked: impl Fn(&Cycle<'_>, &Row) -> Option<Refusal>) -> Option<Refusal> {
+fn with_nominated(cycle: &Cycle<'_>, row: &NodeInfo, asked: impl Fn(&Cycle<'_>, &NodeInfo) -> Option<Refusal>) -> Option<Refusal> {
     if row.expected == 0 {
         return asked(cycle, row);
     }
     let own = &cycle.ask.info;
-    let stronger: Vec<_> = cycle.table.nominated_on(row.name()).filter(|p| p.priority >= own.priority && p.key != own.key).collect();
+    let stronger: Vec<_> = cycle.snapshot.nominated_on(row.name()).filter(|p| p.priority >= own.priority && p.key != own.key).collect();
     if !stronger.is_empty() {
         let (mut bent, mut fuller) = (cycle.clone(), row.clone());
         for pod in stronger {
@@ -93,23 +93,23 @@ fn with_nominated(cycle: &Cycle<'_>, row: &Row, asked: impl Fn(&Cycle<'_>, &Row)
 }
 
 /// What was remembered of the node, and what depends on others.
-fn answer<'a>(cycle: &Cycle<'a>, row: &Row) -> Option<Cow<'a, Refusal>> {
+fn answer<'a>(cycle: &Cycle<'a>, row: &NodeInfo) -> Option<Cow<'a, Refusal>> {
     let remembered = cycle.class.cell(row.slot).and_then(|c| c.refusal.as_ref());
     remembered.map(Cow::Borrowed).or_else(|| refused_for_others(cycle, row.slot).map(Cow::Owned))
 }
 
 /// Why a node that fits by itself does not do.
 fn refused_for_others(cycle: &Cycle<'_>, slot: Slot) -> Option<Refusal> {
-    if !cycle.table.has_nominations() {
+    if !cycle.snapshot.has_nominations() {
         return refuses_in(cycle, slot);
     }
-    with_nominated(cycle, cycle.table.row(slot)?, |cycle, row| refuses_in(cycle, row.slot))
+    with_nominated(cycle, cycle.snapshot.row(slot)?, |cycle, row| refuses_in(cycle, row.slot))
 }
 
 /// The node that was made free for it, if it fits there now.
-fn nominated<'a>(cycle: &Cycle<'a>) -> Option<&'a Row> {
-    let name = cycle.table.nominated_node(&cycle.ask.info.key).or_else(|| cycle.ask.info.nominated())?;
-    cycle.table.find(name).filter(|row| fits(cycle, row).is_none())
+fn nominated<'a>(cycle: &Cycle<'a>) -> Option<&'a NodeInfo> {
+    let name = cycle.snapshot.nominated_node(&cycle.ask.info.key).or_else(|| cycle.ask.info.nominated())?;
+    cycle.snapshot.find(name).filter(|row| fits(cycle, row).is_none())
 }
 
 fn among_all(cycle: &Cycle<'_>, dice: u64) -> Outcome {
@@ -123,13 +123,13 @@ fn among_all(cycle: &Cycle<'_>, dice: u64) -> Outcome {
         let feasible: Vec<Slot> = cycle.class.ranking.slots().filter(fits).collect();
         best(cycle, &feasible, dice)
     };
-    best.map_or_else(|| diagnose(cycle, dice), |slot| bind(cycle.table, slot))
+    best.map_or_else(|| diagnose(cycle, dice), |slot| bind(cycle.snapshot, slot))
 }
 
 /// The pod's node affinity names the only nodes that could do.
 fn among_named(cycle: &Cycle<'_>, names: &BTreeSet<&str>, dice: u64) -> Outcome {
     let (mut feasible, mut diagnosis, mut resolvable, mut asked) = (Vec::new(), Diagnosis::default(), Vec::new(), 0);
-    for row in names.iter().filter_map(|name| cycle.table.find(name)) {
+    for row in names.iter().filter_map(|name| cycle.snapshot.find(name)) {
         asked += 1;
         match answer(cycle, row) {
             None => feasible.push(row.slot),
@@ -140,10 +140,10 @@ fn among_named(cycle: &Cycle<'_>, names: &BTreeSet<&str>, dice: u64) -> Outcome 
         }
     }
     if let Some(slot) = best(cycle, &feasible, dice) {
-        return bind(cycle.table, slot);
+        return bind(cycle.snapshot, slot);
     }
     diagnosis.plugins.insert(nodeaffinity::NAME);
-    diagnosis.count(&format!("node(s) didn't satisfy plugin(s) [{}]", nodeaffinity::NAME), cycle.table.len() - asked);
+    diagnosis.count(&format!("node(s) didn't satisfy plugin(s) [{}]", nodeaffinity::NAME), cycle.snapshot.len() - asked);
     after_preemption(cycle, diagnosis, &resolvable, dice)
 }
 
@@ -166,7 +166,7 @@ fn only_spread(cycle: &Cycle<'_>) -> Option<Vec<Question>> {
 /// As [`best`] of all that fit: nodes of equal crowds differ in the scores that need no comparing alone.
 fn best_spread(cycle: &Cycle<'_>, questions: &[Question], dice: u64) -> Option<Slot> {
     let mut crowds = cycle.class.crowds.borrow_mut();
-    let grouping = crowds.grouping(cycle.table, &cycle.class.ranking, questions);
+    let grouping = crowds.grouping(cycle.snapshot, &cycle.class.ranking, questions);
     // What is said of one node of a group is said of all.
     let fits =
         |group: &&Group| group.ranking.top().and_then(|(_, nodes)| nodes.first()).is_some_and(|slot| refuses_in(cycle, *slot).is_none());
@@ -204,14 +204,14 @@ fn totals(cycle: &Cycle<'_>, nodes: &[Slot]) -> Vec<i64> {
         } else {
             scores.extend(nodes.iter().map(|slot| cycle.class.cell(*slot).and_then(|c| c.scores.get(at)).copied().unwrap_or(0)));
         }
-        plugin.compare(cycle, nodes, &mut scores);
+        plugin.normalize_score(cycle, nodes, &mut scores);
         totals.iter_mut().zip(&scores).for_each(|(total, score)| *total += plugin.weight() * score);
     }
     totals
 }
 
-fn bind(table: &Table, slot: Slot) -> Outcome {
-    Outcome::Bind(table.row(slot).map(|r| r.name().to_owned()).unwrap_or_default())
+fn bind(snapshot: &Snapshot, slot: Slot) -> Outcome {
+    Outcome::Bind(snapshot.row(slot).map(|r| r.name().to_owned()).unwrap_or_default())
 }
 
 /// Why no node fits. What single nodes said is counted already; the rest said no because of others.
@@ -236,7 +236,7 @@ fn refused_by_all(cycle: &Cycle<'_>, refusal: &Refusal, dice: u64) -> Outcome {
 
 /// `resolvable` are the nodes where fewer pods could help.
 fn after_preemption(cycle: &Cycle<'_>, diagnosis: Diagnosis, resolvable: &[Slot], dice: u64) -> Outcome {
-    let message = diagnosis.message(cycle.table.len());
+    let message = diagnosis.message(cycle.snapshot.len());
     match preemption::find(cycle, resolvable, dice) {
         Ok(preemption) => refused(message, diagnosis.plugins, Nomination::Preempt(preemption)),
         Err(no) => {
@@ -285,7 +285,7 @@ mod tests {
         let mut to_d = json!({"metadata": {"name": "new"}});
         to_d["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"] = json!([pinned]);
         let claim = json!({"spec": {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}});
-        let table = [
+        let snapshot = [
             (
                 asking("5"),
                 "2 Insufficient cpu, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable".to_owned(),
@@ -300,7 +300,7 @@ mod tests {
             (to_d, "1 node(s) had untolerated taint(s), 3 node(s) didn't satisfy plugin(s) [NodeAffinity]".to_owned(), not_helpful(4)),
             (claim, "persistentvolumeclaim \"data\" not found".to_owned(), not_helpful(4)),
         ];
-        for (ask, reasons, preemption) in table {
+        for (ask, reasons, preemption) in snapshot {
             let mut parts: Vec<&str> = reasons.split(", ").collect();
             parts.sort_unstable();
             let want = format!("0/4 nodes are available: {}. preemption: 0/4 nodes are available: {preemption}.", parts.join(", "));

@@ -86,7 +86,7 @@ impl PodInfo {
         self.spec().and_then(|s| s.scheduling_gates.as_ref()).is_some_and(|g| !g.is_empty())
     }
 
-    /// True if it takes the place of the other in the node table without any count changing.
+    /// True if it takes the place of the other in the node snapshot without any count changing.
     pub fn weighs_like(&self, other: &Self) -> bool {
         self.terminating == other.terminating
             && self.requests == other.requests

@@ -12,7 +12,7 @@ use client::pods::Pod;
 
 use crate::{
     cycle::Cycle,
-    node::{Row, Slot},
+    node::{NodeInfo, Slot},
     plan::fits,
     pod::PodInfo,
     refusal::Diagnosis,
@@ -71,11 +71,11 @@ pub(crate) fn find(cycle: &Cycle<'_>, resolvable: &[Slot], dice: u64) -> Result<
     }
     let wanted = (resolvable.len() * CANDIDATES_PERCENT / 100).max(CANDIDATES_MIN).min(resolvable.len());
     let start = usize::try_from(dice % resolvable.len().max(1) as u64).unwrap_or(0);
-    let (mut best, mut found, mut sound) = (None::<(Loss, Arc<Eviction>, &Row)>, 0, false);
+    let (mut best, mut found, mut sound) = (None::<(Loss, Arc<Eviction>, &NodeInfo)>, 0, false);
     let mut told: Vec<(Arc<Vec<String>>, usize)> = Vec::new();
     let (before, from) = resolvable.split_at(start.min(resolvable.len()));
     let mut evictions = cycle.class.evictions.borrow_mut();
-    for row in from.iter().chain(before).filter_map(|slot| cycle.table.row(*slot)) {
+    for row in from.iter().chain(before).filter_map(|slot| cycle.snapshot.row(*slot)) {
         match evictions.on(cycle, row) {
             Ok(eviction) => {
                 found += 1;
@@ -96,7 +96,7 @@ pub(crate) fn find(cycle: &Cycle<'_>, resolvable: &[Slot], dice: u64) -> Result<
     if let Some((_, eviction, row)) = best {
         return Ok(Preemption { node: row.name().to_owned(), victims: eviction.victims.clone() });
     }
-    let (all, asked) = (cycle.table.len(), told.iter().map(|(_, nodes)| nodes).sum());
+    let (all, asked) = (cycle.snapshot.len(), told.iter().map(|(_, nodes)| nodes).sum());
     let mut diagnosis = Diagnosis::default();
     told.iter().for_each(|(reasons, nodes)| reasons.iter().for_each(|r| diagnosis.count(r, *nodes)));
     diagnosis.count("Preemption is not helpful for scheduling", all.saturating_sub(asked));
@@ -104,13 +104,13 @@ pub(crate) fn find(cycle: &Cycle<'_>, resolvable: &[Slot], dice: u64) -> Result<
 }
 
 impl Evictions {
-    fn on(&mut self, cycle: &Cycle<'_>, row: &Row) -> Answer {
-        let own = row.expected > 0 && cycle.table.nominated_node(&cycle.ask.info.key) == Some(row.name());
+    fn on(&mut self, cycle: &Cycle<'_>, row: &NodeInfo) -> Answer {
+        let own = row.expected > 0 && cycle.snapshot.nominated_node(&cycle.ask.info.key) == Some(row.name());
         if own || !cycle.stands_alone() {
             return victims_on(cycle, row);
         }
-        if self.budgets != cycle.table.budgets.version {
-            *self = Self { budgets: cycle.table.budgets.version, ..Self::default() };
+        if self.budgets != cycle.snapshot.budgets.version {
+            *self = Self { budgets: cycle.snapshot.budgets.version, ..Self::default() };
         }
         self.answers.or_ask(row, || victims_on(cycle, row))
     }
@@ -121,8 +121,8 @@ fn ineligible(cycle: &Cycle<'_>, resolvable: &[Slot]) -> Option<&'static str> {
     if pod.spec().and_then(|s| s.preemption_policy.as_deref()) == Some("Never") {
         return Some("not eligible due to preemptionPolicy=Never.");
     }
-    let name = cycle.table.nominated_node(&pod.key).or_else(|| pod.nominated())?;
-    let row = cycle.table.find(name).filter(|r| resolvable.contains(&r.slot))?;
+    let name = cycle.snapshot.nominated_node(&pod.key).or_else(|| pod.nominated())?;
+    let row = cycle.snapshot.find(name).filter(|r| resolvable.contains(&r.slot))?;
     let waits = row.pods.iter().any(|p| p.priority < pod.priority && leaves_for_another(&p.pod));
     waits.then_some("not eligible due to a terminating pod on the nominated node.")
 }
@@ -134,7 +134,7 @@ fn leaves_for_another(pod: &Pod) -> bool {
 }
 
 /// Who must leave the node; or why that would not help.
-fn victims_on(cycle: &Cycle<'_>, row: &Row) -> Answer {
+fn victims_on(cycle: &Cycle<'_>, row: &NodeInfo) -> Answer {
     let (mut bent, mut emptier) = (cycle.clone(), row.clone());
     let mut weaker: Vec<Arc<PodInfo>> = row.pods.iter().filter(|p| p.priority < cycle.ask.info.priority).cloned().collect();
     if weaker.is_empty() {
@@ -149,7 +149,7 @@ fn victims_on(cycle: &Cycle<'_>, row: &Row) -> Answer {
     }
     weaker.sort_by_key(|p| (Reverse(p.priority), started(p)));
     // Who may stay, stays: those with a budget to keep are asked first, then the most important.
-    let (guarded, free) = cycle.table.budgets.split(weaker);
+    let (guarded, free) = cycle.snapshot.budgets.split(weaker);
     let mut goes = |pod: &Arc<PodInfo>| {
         emptier.add(pod);
         bent.shift(pod, row, 1);
@@ -223,7 +223,7 @@ mod tests {
     fn the_least_is_lost() {
         let some = |node: &str, names: &[&str]| Ok((node.to_owned(), names.iter().map(|n| (*n).to_owned()).collect()));
         let no = "0/2 nodes are available: 2 No preemption victims found for incoming pod.".to_owned();
-        let table = [
+        let snapshot = [
             // The lower of the highest priorities goes.
             (vec![("x", "a", 3, "4"), ("y", "b", 2, "4")], asking(5, "4"), some("b", &["y"])),
             // One is less than two.
@@ -232,7 +232,7 @@ mod tests {
             (vec![("x", "a", 1, "2"), ("y", "a", 2, "2"), ("z", "b", 9, "4")], asking(5, "2"), some("a", &["x"])),
             (vec![("x", "a", 5, "4"), ("y", "b", 9, "4")], asking(5, "1"), Err(no)),
         ];
-        for (pods, ask, want) in table {
+        for (pods, ask, want) in snapshot {
             for dice in 0..2 {
                 assert_eq!(victims(world(&pods).plan(&ask, dice)), want, "{pods:?} {dice}");
             }
@@ -243,7 +243,7 @@ mod tests {
     fn budgets_are_kept_where_they_can_be() {
         let guard = |world: &mut World| {
             let budget = json!({"spec": {"selector": {"matchLabels": {"app": "db"}}}, "status": {"disruptionsAllowed": 0}});
-            world.table.budgets.set(&api::Key::new("default", "guard"), Some(&serde_json::from_value(budget).unwrap()));
+            world.snapshot.budgets.set(&api::Key::new("default", "guard"), Some(&serde_json::from_value(budget).unwrap()));
         };
         let of_db = |priority: i32, cpu: &str| {
             let mut pod = asking(priority, cpu);

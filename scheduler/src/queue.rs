@@ -174,7 +174,7 @@ impl Queue {
     /// Wakes the pods that the change could help. Costs O(kinds of refused pods), and what is woken.
     pub fn changed(&mut self, change: &Change<'_>, now: Instant) {
         let expected = if let Change::PodGone(_, Some(freed)) = change { freed.nominated } else { &[] };
-        let is_helped = |key: &Key| self.entries.get(key).is_some_and(|e| e.helped_by(change));
+        let is_helped = |key: &Key| self.entries.get(key).is_some_and(|e| e.queueing_hint(change));
         // For who is expected there the room means something else than for its kin.
         let mut helped: Vec<Key> = expected.iter().map(|p| &p.key).filter(|key| self.is_waiting(key) && is_helped(key)).cloned().collect();
         for kin in steps::counted(self.waiting.values()) {
@@ -318,12 +318,12 @@ impl Queue {
 }
 
 impl Entry {
-    fn helped_by(&self, change: &Change<'_>) -> bool {
+    fn queueing_hint(&self, change: &Change<'_>) -> bool {
         let change = &match *change {
             Change::PodGone(gone, Some(freed)) if self.preempts => Change::PodGone(gone, Some(Freed { more: More::AsItIs, ..freed })),
             other => other,
         };
-        let asked = |name: &&'static str| PLUGINS.iter().any(|p| p.name() == *name && p.helped_by(&self.info, change));
+        let asked = |name: &&'static str| PLUGINS.iter().any(|p| p.name() == *name && p.queueing_hint(&self.info, change));
         self.refusers.is_empty() || self.refusers.iter().any(asked)
     }
 

@@ -1,6 +1,6 @@
 //! What single nodes answered to one class of pods, until the node changes. A lookaside: it changes how long a plan takes, not what it says.
 
-use crate::node::Row;
+use crate::node::NodeInfo;
 
 /// By slot: the node's stamp, and its answer.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ impl<T> Default for Remembered<T> {
 
 impl<T: Clone> Remembered<T> {
     /// The node's answer; it is asked if it changed since.
-    pub fn or_ask(&mut self, row: &Row, ask: impl FnOnce() -> T) -> T {
+    pub fn or_ask(&mut self, row: &NodeInfo, ask: impl FnOnce() -> T) -> T {
         if row.slot >= self.0.len() {
             self.0.resize(row.slot + 1, None);
         }
@@ -40,7 +40,7 @@ mod tests {
     #[test]
     fn a_node_is_asked_again_when_it_changed() {
         let (mut remembered, mut row, mut asked) = (Remembered::default(), row(&json!({"metadata": {"name": "a"}})), 0);
-        let mut ask = |row: &Row| {
+        let mut ask = |row: &NodeInfo| {
             remembered.or_ask(row, || {
                 asked += 1;
                 asked

@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_pod_asks_for_its_widest_moment() {
-        let table = [
+        let snapshot = [
             (json!({"containers": [container("1", false), container("500m", false)]}), 1500),
             (json!({"containers": [container("1", false)], "initContainers": [container("3", false), container("2", false)]}), 3000),
             (json!({"containers": [container("1", false)], "initContainers": [container("1", true), container("3", false)]}), 4000),
@@ -178,7 +178,7 @@ mod tests {
             (json!({"containers": [container("1", false)], "overhead": {"cpu": "250m"}}), 1250),
             (json!({"containers": [container("1", false)], "resources": {"requests": {"cpu": "4"}}}), 4000),
         ];
-        for (spec, want) in table {
+        for (spec, want) in snapshot {
             assert_eq!(asks(spec.clone(), Missing::IsZero).0, want, "{spec}");
         }
     }

@@ -72,13 +72,13 @@ impl Scheduler {
             let Some(name) = new.or(old).and_then(|n| n.metadata.name.clone()) else { return };
             let empty = std::collections::BTreeMap::new();
             let labels = new.map(|n| n.metadata.labels.as_ref().unwrap_or(&empty));
-            this.state.lock().table.set_namespace(&name, labels);
+            this.state.lock().snapshot.set_namespace(&name, labels);
         });
         let this = self.clone();
         self.budgets.on_change(move |old, new| {
             let Some(meta) = new.or(old).map(|budget| &budget.metadata) else { return };
             let key = Key::new(meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""));
-            this.state.lock().table.budgets.set(&key, new.map(|budget| &**budget));
+            this.state.lock().snapshot.budgets.set(&key, new.map(|budget| &**budget));
         });
         let this = self.clone();
         nodes.on_change(move |old, new| {
@@ -173,7 +173,7 @@ impl Scheduler {
         let (info, now) = (tried.info.clone(), Instant::now());
         let state = &mut *self.state.lock();
         // Not so if the cache showed meanwhile that it was bound after all.
-        if state.table.forget(&info) {
+        if state.snapshot.forget(&info) {
             state.queue.changed(&Change::PodGone(&info, None), now);
         }
         // Between: somebody else bound it, deleted it, or made another of the same name.
@@ -250,7 +250,7 @@ impl Scheduler {
 
     /// Weaker pods that waited for the same node have to look elsewhere.
     async fn unnominate_weaker(&self, info: &PodInfo, node: &str) {
-        let weaker = self.state.lock().table.unnominate_weaker(info.priority, node);
+        let weaker = self.state.lock().snapshot.unnominate_weaker(info.priority, node);
         for pod in weaker {
             if let Err(error) = self.act.patch_status(&pod, json!({"status": {"nominatedNodeName": null}})).await {
                 tracing::debug!(ns = pod.key.namespace, name = pod.key.name, %error, "nomination not cleared");

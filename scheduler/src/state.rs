@@ -14,12 +14,12 @@ use crate::{
     plugins::{Change, Freed, More},
     pod::{PodInfo, is_ours, is_over, node_of},
     queue::{Ended, Queue, Tried},
-    table::{NodeChange, PodChange, Table},
+    snapshot::{NodeChange, PodChange, Snapshot},
 };
 
 #[derive(Default)]
 pub struct State {
-    pub table: Table,
+    pub snapshot: Snapshot,
     pub queue: Queue,
     memo: Memo,
 }
@@ -33,13 +33,13 @@ pub enum Todo {
 }
 
 impl State {
-    /// Decides about the next pod; the decision holds in the table before anybody else decides. `siblings`: see [`Ask::new`].
+    /// Decides about the next pod; the decision holds in the snapshot before anybody else decides. `siblings`: see [`Ask::new`].
     ///
     /// A pod about which deciding panics is tried again later, as one that could not be bound; what was remembered of its like is forgotten.
     pub fn next(&mut self, now: Instant, siblings: impl Fn(&Pod) -> Option<Labels>, dice: u64) -> Option<Todo> {
         loop {
             let tried = self.queue.pop(now)?;
-            if self.table.is_assumed(&tried.info.key) {
+            if self.snapshot.is_assumed(&tried.info.key) {
                 continue;
             }
             if tried.info.terminating {
@@ -55,7 +55,7 @@ impl State {
                 Err(panic) => {
                     tracing::error!(ns = again.info.key.namespace, name = again.info.key.name, error = %panic, "pod not decided about");
                     self.memo = Memo::default();
-                    self.table.forget(&again.info);
+                    self.snapshot.forget(&again.info);
                     self.queue.back(again, Ended::Failed, now);
                 }
             }
@@ -64,12 +64,12 @@ impl State {
 
     fn decide(&mut self, tried: Tried, siblings: Option<Labels>, dice: u64) -> Todo {
         let info = tried.info.clone();
-        let ask = Ask::new(&mut self.table, info.clone(), siblings);
-        let class = self.memo.class(&self.table, &ask);
-        match plan(&self.table, class, &ask, dice) {
+        let ask = Ask::new(&mut self.snapshot, info.clone(), siblings);
+        let class = self.memo.class(&self.snapshot, &ask);
+        match plan(&self.snapshot, class, &ask, dice) {
             Outcome::Bind(node) => {
-                self.table.nominate(&info, None);
-                self.table.assume(info.clone(), &node);
+                self.snapshot.nominate(&info, None);
+                self.snapshot.assume(info.clone(), &node);
                 self.queue.changed(&Change::PodPlaced(&info), Instant::now());
                 Todo::Bind(tried, node)
             }
@@ -78,11 +78,11 @@ impl State {
                 let ended = match &refused.nomination {
                     Nomination::Keep => Ended::Refused(plugins),
                     Nomination::Clear => {
-                        self.table.nominate(&info, None);
+                        self.snapshot.nominate(&info, None);
                         Ended::Refused(plugins)
                     }
                     Nomination::Preempt(preemption) => {
-                        self.table.nominate(&info, Some(&preemption.node));
+                        self.snapshot.nominate(&info, Some(&preemption.node));
                         Ended::Preempting(plugins)
                     }
                 };
@@ -95,14 +95,14 @@ impl State {
     pub fn node_changed(&mut self, old: Option<&Arc<Node>>, new: Option<&Arc<Node>>) {
         let now = Instant::now();
         match (old, new) {
-            (_, Some(node)) => match self.table.set_node(Facts::new(node)) {
+            (_, Some(node)) => match self.snapshot.set_node(Facts::new(node)) {
                 Some(NodeChange::Added(facts)) => self.queue.changed(&Change::NodeAdded(&facts), now),
                 Some(NodeChange::Changed(old, new)) => self.queue.changed(&Change::NodeChanged(&old, &new), now),
                 None => {}
             },
             (Some(node), None) => {
                 let name = node.metadata.name.as_deref().unwrap_or("");
-                if let Some(facts) = self.table.remove_node(name) {
+                if let Some(facts) = self.snapshot.remove_node(name) {
                     self.queue.changed(&Change::NodeGone(&facts), now);
                 }
             }
@@ -124,19 +124,19 @@ impl State {
         match node_of(new) {
             Some(node) => {
                 self.queue.remove(&info.key);
-                self.table.nominate(&info, None);
-                match self.table.put_pod(info.clone(), node) {
+                self.snapshot.nominate(&info, None);
+                match self.snapshot.put_pod(info.clone(), node) {
                     PodChange::Changed(before) => self.queue.changed(&Change::PodChanged(&before, &info), now),
                     PodChange::Placed => self.queue.changed(&Change::PodPlaced(&info), now),
                     PodChange::Same => {}
                 }
             }
             // One that is assumed shows itself bound, or its binding fails.
-            None if is_ours(new) && !self.table.is_assumed(&info.key) => {
+            None if is_ours(new) && !self.snapshot.is_assumed(&info.key) => {
                 // What we nominated ourselves is not in the object yet.
                 let before = old.filter(|_| same).and_then(|o| o.status.as_ref()?.nominated_node_name.as_deref());
                 if before != info.nominated() {
-                    self.table.nominate(&info, info.nominated());
+                    self.snapshot.nominate(&info, info.nominated());
                 }
                 self.queue.put(info, now);
             }
@@ -147,12 +147,12 @@ impl State {
     fn pod_gone(&mut self, info: &Arc<PodInfo>, now: Instant) {
         self.queue.remove(&info.key);
         // Where it was, or where weaker pods kept away because it was expected.
-        let node = self.table.node_of(&info.key).or_else(|| self.table.nominated_node(&info.key)).map(str::to_owned);
-        self.table.nominate(info, None);
-        self.table.take_pod(&info.key);
+        let node = self.snapshot.node_of(&info.key).or_else(|| self.snapshot.nominated_node(&info.key)).map(str::to_owned);
+        self.snapshot.nominate(info, None);
+        self.snapshot.take_pod(&info.key);
         let Some(node) = node else { return };
-        let nominated: Vec<Arc<PodInfo>> = self.table.nominated_on(&node).cloned().collect();
-        let freed = self.table.find(&node).map(|row| Freed { row, nominated: &nominated, more: More::WeakerCouldLeave });
+        let nominated: Vec<Arc<PodInfo>> = self.snapshot.nominated_on(&node).cloned().collect();
+        let freed = self.snapshot.find(&node).map(|row| Freed { row, nominated: &nominated, more: More::WeakerCouldLeave });
         self.queue.changed(&Change::PodGone(info, freed), now);
     }
 }
@@ -197,7 +197,7 @@ mod tests {
         state.pod_changed(Some(&running), Some(&over));
         assert_eq!(step(&mut state), Some(("new".into(), Some("a".into()))));
         state.pod_changed(Some(&over), None);
-        assert_eq!(state.table.find("a").unwrap().used.milli_cpu, 1000, "what was over is not taken away twice");
+        assert_eq!(state.snapshot.find("a").unwrap().used.milli_cpu, 1000, "what was over is not taken away twice");
     }
 
     #[test]
@@ -231,7 +231,7 @@ mod tests {
         state.pod_changed(Some(&pending), Some(&pending));
         assert_eq!(step(&mut state), None);
         state.pod_changed(Some(&pending), None);
-        assert_eq!(state.table.find("a").unwrap().used.milli_cpu, 0);
+        assert_eq!(state.snapshot.find("a").unwrap().used.milli_cpu, 0);
     }
 
     #[test]

@@ -1,29 +1,29 @@
-//! Pods per domain as the table counts them, which can be bent for "what if".
+//! Pods per domain as the snapshot counts them, which can be bent for "what if".
 
 use std::borrow::Cow;
 
 use crate::{column::Column, topology::Domain};
 
-/// Shared with the table; what was bent stands beside it.
+/// Shared with the snapshot; what was bent stands beside it.
 #[derive(Clone, Debug)]
 pub struct Sums<'a> {
-    table: Cow<'a, Column<i64>>,
+    snapshot: Cow<'a, Column<i64>>,
     bent: Vec<(Domain, i64)>,
 }
 
 impl<'a> Sums<'a> {
     /// `None` counts nothing.
     pub fn shared(column: Option<&'a Column<i64>>) -> Self {
-        Self { table: column.map_or_else(|| Cow::Owned(Column::default()), Cow::Borrowed), bent: Vec::new() }
+        Self { snapshot: column.map_or_else(|| Cow::Owned(Column::default()), Cow::Borrowed), bent: Vec::new() }
     }
 
     pub fn own(column: Column<i64>) -> Self {
-        Self { table: Cow::Owned(column), bent: Vec::new() }
+        Self { snapshot: Cow::Owned(column), bent: Vec::new() }
     }
 
     pub fn get(&self, domain: Domain) -> i64 {
         let bent: i64 = self.bent.iter().filter(|(d, _)| *d == domain).map(|(_, by)| by).sum();
-        self.table.get(domain) + bent
+        self.snapshot.get(domain) + bent
     }
 
     pub fn bend(&mut self, domain: Domain, by: i64) {
@@ -36,7 +36,7 @@ impl<'a> Sums<'a> {
     /// No domain has any.
     pub fn is_empty(&self) -> bool {
         let bends = |domain: Domain| self.bent.iter().any(|(d, _)| *d == domain);
-        let counted = self.table.iter().enumerate().any(|(domain, n)| n > 0 && !bends(domain));
+        let counted = self.snapshot.iter().enumerate().any(|(domain, n)| n > 0 && !bends(domain));
         !counted && self.bent.iter().all(|(domain, _)| self.get(*domain) <= 0)
     }
 }

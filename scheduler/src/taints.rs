@@ -38,7 +38,7 @@ mod tests {
     #[test]
     fn tolerations() {
         let taint: Taint = serde_json::from_value(json!({"key": "k", "value": "v", "effect": "NoSchedule"})).unwrap();
-        let table = [
+        let snapshot = [
             (json!([]), false),
             (json!([{"key": "k", "value": "v"}]), true),
             (json!([{"key": "k", "value": "w"}]), false),
@@ -47,7 +47,7 @@ mod tests {
             (json!([{"operator": "Exists", "effect": "NoExecute"}]), false),
             (json!([{"key": "other", "operator": "Exists"}, {"key": "k", "operator": "Exists", "effect": "NoSchedule"}]), true),
         ];
-        for (tolerations, want) in table {
+        for (tolerations, want) in snapshot {
             let parsed: Vec<Toleration> = serde_json::from_value(tolerations.clone()).unwrap();
             assert_eq!(untolerated(std::slice::from_ref(&taint), &parsed).is_none(), want, "{tolerations}");
         }

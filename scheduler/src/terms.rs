@@ -113,7 +113,7 @@ mod tests {
         let all = Namespaces::from([("prod".to_owned(), Map::from([("tier".to_owned(), "gold".to_owned())]))]);
         let labels = Map::from([("app".to_owned(), "web".to_owned())]);
         let web = json!({"matchLabels": {"app": "web"}});
-        let table = [
+        let snapshot = [
             (json!({"labelSelector": web}), "own", true),
             (json!({"labelSelector": web}), "prod", false),
             (json!({"labelSelector": web, "namespaces": ["prod"]}), "prod", true),
@@ -125,7 +125,7 @@ mod tests {
             (json!({"labelSelector": {}}), "own", true),
             (json!({}), "own", false),
         ];
-        for (mut term, namespace, want) in table {
+        for (mut term, namespace, want) in snapshot {
             term["topologyKey"] = "k".into();
             let parsed = Term::new(&serde_json::from_value(term.clone()).unwrap(), "own");
             assert_eq!(parsed.selected.matches(namespace, Some(&labels), &all), want, "{term} {namespace}");

@@ -11,17 +11,17 @@ use crate::{
     ask::Ask,
     cycle::Cycle,
     memo::Memo,
-    node::{Facts, Row},
+    node::{Facts, NodeInfo},
     plan::{Outcome, fits, plan},
     plugins::{PLUGINS, Plugin},
     pod::PodInfo,
-    table::Table,
+    snapshot::Snapshot,
 };
 
-/// A table that is asked as the loop asks it.
+/// A snapshot that is asked as the loop asks it.
 #[derive(Default)]
 pub struct World {
-    pub table: Table,
+    pub snapshot: Snapshot,
     memo: Memo,
 }
 
@@ -38,8 +38,8 @@ pub fn node(said: &Value) -> Node {
 }
 
 /// A node without pods.
-pub fn row(said: &Value) -> Row {
-    Row { facts: Arc::new(Facts::new(&node(said))), exists: true, ..Row::default() }
+pub fn row(said: &Value) -> NodeInfo {
+    NodeInfo { facts: Arc::new(Facts::new(&node(said))), exists: true, ..NodeInfo::default() }
 }
 
 impl World {
@@ -52,20 +52,20 @@ impl World {
     }
 
     pub fn set(&mut self, said: &Value) {
-        self.table.set_node(Facts::new(&node(said)));
+        self.snapshot.set_node(Facts::new(&node(said)));
     }
 
     pub fn bound(&mut self, name: &str, node: &str, mut said: Value) {
         said["metadata"]["name"] = name.into();
-        self.table.put_pod(Arc::new(pod(&said)), node);
+        self.snapshot.put_pod(Arc::new(pod(&said)), node);
     }
 
     pub fn unbound(&mut self, name: &str) {
-        self.table.take_pod(&api::Key::new("default", name));
+        self.snapshot.take_pod(&api::Key::new("default", name));
     }
 
     pub fn nominate(&mut self, said: &Value, node: &str) {
-        self.table.nominate(&Arc::new(pod(said)), Some(node));
+        self.snapshot.nominate(&Arc::new(pod(said)), Some(node));
     }
 
     pub fn plan(&mut self, said: &Value, dice: u64) -> Outcome {
@@ -73,19 +73,19 @@ impl World {
     }
 
     pub fn plan_with(&mut self, said: &Value, dice: u64, siblings: Option<api::selector::Labels>) -> Outcome {
-        let ask = Ask::new(&mut self.table, Arc::new(pod(said)), siblings);
-        let class = self.memo.class(&self.table, &ask);
-        plan(&self.table, class, &ask, dice)
+        let ask = Ask::new(&mut self.snapshot, Arc::new(pod(said)), siblings);
+        let class = self.memo.class(&self.snapshot, &ask);
+        plan(&self.snapshot, class, &ask, dice)
     }
 
     /// Each node's first reason against the pod.
     pub fn refusals(&mut self, said: &Value) -> Vec<(String, Option<String>)> {
-        let ask = Ask::new(&mut self.table, Arc::new(pod(said)), None);
-        let class = self.memo.class(&self.table, &ask);
+        let ask = Ask::new(&mut self.snapshot, Arc::new(pod(said)), None);
+        let class = self.memo.class(&self.snapshot, &ask);
         // The plugins at hand are not about room.
-        let cycle = Cycle::new(&self.table, class, &ask);
-        let told = |row: &Row| (row.name().to_owned(), fits(&cycle, row).map(|r| r.reasons.join(", ")));
-        self.table.nodes().map(told).collect()
+        let cycle = Cycle::new(&self.snapshot, class, &ask);
+        let told = |row: &NodeInfo| (row.name().to_owned(), fits(&cycle, row).map(|r| r.reasons.join(", ")));
+        self.snapshot.nodes().map(told).collect()
     }
 
     pub fn fitting(&mut self, said: &Value) -> Vec<String> {
@@ -94,29 +94,29 @@ impl World {
 
     /// The nodes that fit, with all scores of all plugins: nothing is left out because it would make no difference.
     fn totals(&mut self, said: &Value) -> Vec<(String, i64)> {
-        let ask = Ask::new(&mut self.table, Arc::new(pod(said)), None);
-        let class = self.memo.class(&self.table, &ask);
-        let cycle = Cycle::new(&self.table, class, &ask);
-        let fitting: Vec<&Row> = self.table.nodes().filter(|row| fits(&cycle, row).is_none()).collect();
+        let ask = Ask::new(&mut self.snapshot, Arc::new(pod(said)), None);
+        let class = self.memo.class(&self.snapshot, &ask);
+        let cycle = Cycle::new(&self.snapshot, class, &ask);
+        let fitting: Vec<&NodeInfo> = self.snapshot.nodes().filter(|row| fits(&cycle, row).is_none()).collect();
         let nodes: Vec<usize> = fitting.iter().map(|row| row.slot).collect();
         let mut totals = vec![0; nodes.len()];
         for plugin in PLUGINS.iter().filter(|p| p.weight() > 0) {
-            let mut scores: Vec<i64> = fitting.iter().map(|row| plugin.score(&ask.info, row, &self.table)).collect();
-            plugin.compare(&cycle, &nodes, &mut scores);
+            let mut scores: Vec<i64> = fitting.iter().map(|row| plugin.score(&ask.info, row, &self.snapshot)).collect();
+            plugin.normalize_score(&cycle, &nodes, &mut scores);
             totals.iter_mut().zip(scores).for_each(|(total, score)| *total += plugin.weight() * score);
         }
         fitting.iter().map(|row| row.name().to_owned()).zip(totals).collect()
     }
 
     pub fn scores(&mut self, plugin: &dyn Plugin, said: &Value) -> Vec<(String, i64)> {
-        let ask = Ask::new(&mut self.table, Arc::new(pod(said)), None);
-        let class = self.memo.class(&self.table, &ask);
-        let cycle = Cycle::new(&self.table, class, &ask);
+        let ask = Ask::new(&mut self.snapshot, Arc::new(pod(said)), None);
+        let class = self.memo.class(&self.snapshot, &ask);
+        let cycle = Cycle::new(&self.snapshot, class, &ask);
         let at = PLUGINS.iter().position(|p| p.name() == plugin.name()).unwrap();
-        let nodes: Vec<usize> = self.table.nodes().map(|r| r.slot).collect();
+        let nodes: Vec<usize> = self.snapshot.nodes().map(|r| r.slot).collect();
         let mut scores: Vec<i64> = nodes.iter().map(|slot| class.cell(*slot).unwrap().scores[at]).collect();
-        plugin.compare(&cycle, &nodes, &mut scores);
-        self.table.nodes().map(|r| r.name().to_owned()).zip(scores).collect()
+        plugin.normalize_score(&cycle, &nodes, &mut scores);
+        self.snapshot.nodes().map(|r| r.name().to_owned()).zip(scores).collect()
     }
 }
 
@@ -221,7 +221,7 @@ proptest! {
                     world.set(&json!({"metadata": {"name": format!("n{name}"), "labels": labels},
                         "spec": {"unschedulable": cordoned}, "status": {"allocatable": {"cpu": cpu.to_string(), "memory": "8Gi", "pods": "3"}}}));
                 }
-                Step::NodeGone(name) => drop(world.table.remove_node(&format!("n{name}"))),
+                Step::NodeGone(name) => drop(world.snapshot.remove_node(&format!("n{name}"))),
                 Step::Pod { .. } => {
                     let said = pod_json(at, step);
                     let outcome = world.plan(&said, dice);
@@ -231,7 +231,7 @@ proptest! {
                         (_, Ok(best)) => prop_assert!(false, "{:?}: {:?}, but {:?} would do", step, outcome, best),
                     }
                     if let Outcome::Bind(node) = outcome {
-                        world.table.assume(Arc::new(pod(&said)), &node);
+                        world.snapshot.assume(Arc::new(pod(&said)), &node);
                         bound.push((format!("p{at}"), node, said));
                     }
                 }
@@ -241,7 +241,7 @@ proptest! {
                 }
                 Step::PodGone(_) => {}
             }
-            for row in world.table.nodes() {
+            for row in world.snapshot.nodes() {
                 prop_assert!(row.used.milli_cpu <= row.facts.allocatable.milli_cpu, "{}", row.name());
                 prop_assert!(row.pods.len() <= 3);
                 let twice = row.ports.iter().enumerate().any(|(i, p)| row.ports.iter().skip(i + 1).any(|q| p.conflicts(q)));
@@ -251,14 +251,14 @@ proptest! {
     }
 }
 
-/// The best nodes, or the refusal, of a table that was just built from the same nodes and pods: every node is asked by every plugin.
+/// The best nodes, or the refusal, of a snapshot that was just built from the same nodes and pods: every node is asked by every plugin.
 fn afresh(world: &World, bound: &[(String, String, Value)], said: &Value, dice: u64) -> Result<Vec<String>, Outcome> {
     let mut fresh = World::default();
-    for row in world.table.nodes() {
-        fresh.table.set_node((*row.facts).clone());
+    for row in world.snapshot.nodes() {
+        fresh.snapshot.set_node((*row.facts).clone());
     }
     for (_, node, said) in bound {
-        fresh.table.put_pod(Arc::new(pod(said)), node);
+        fresh.snapshot.put_pod(Arc::new(pod(said)), node);
     }
     let (totals, outcome) = (fresh.totals(said), fresh.plan(said, dice));
     let top = totals.iter().map(|(_, total)| *total).max().ok_or(outcome)?;

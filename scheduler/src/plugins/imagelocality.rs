@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use super::{Change, Plugin, SCORE_MAX};
 use crate::{
-    node::Row,
+    node::NodeInfo,
     pod::{PodInfo, images},
-    table::Table,
+    snapshot::Snapshot,
 };
 
 /// Bytes: less than this is pulled in no time.
@@ -25,25 +25,25 @@ impl Plugin for ImageLocality {
         1
     }
 
-    fn score(&self, pod: &PodInfo, node: &Row, table: &Table) -> i64 {
+    fn score(&self, pod: &PodInfo, node: &NodeInfo, snapshot: &Snapshot) -> i64 {
         let Some(spec) = pod.spec() else { return 0 };
         if node.facts.images.is_empty() {
             return 0;
         }
-        let sum = images(spec).map(|image| here(&tagged(image), node, table)).fold(0, i64::saturating_add);
+        let sum = images(spec).map(|image| here(&tagged(image), node, snapshot)).fold(0, i64::saturating_add);
         let containers = spec.containers.len() + spec.init_containers.as_ref().map_or(0, Vec::len);
         scaled(sum, i64::try_from(containers).unwrap_or(1))
     }
 
-    fn helped_by(&self, _pod: &PodInfo, _change: &Change<'_>) -> bool {
+    fn queueing_hint(&self, _pod: &PodInfo, _change: &Change<'_>) -> bool {
         false
     }
 }
 
 /// The image's bytes, less where few nodes have it: or all pods would go where the first one went.
-fn here(image: &str, node: &Row, table: &Table) -> i64 {
+fn here(image: &str, node: &NodeInfo, snapshot: &Snapshot) -> i64 {
     let Some(bytes) = node.facts.images.get(image) else { return 0 };
-    let spread = table.nodes_with_image(image) as f64 / table.len().max(1) as f64;
+    let spread = snapshot.nodes_with_image(image) as f64 / snapshot.len().max(1) as f64;
     (*bytes as f64 * spread) as i64
 }
 
@@ -68,28 +68,28 @@ mod tests {
 
     #[test]
     fn names_get_their_tag() {
-        let table = [
+        let snapshot = [
             ("nginx", "nginx:latest"),
             ("nginx:1", "nginx:1"),
             ("host:5000/nginx", "host:5000/nginx:latest"),
             ("a@sha256:00", "a@sha256:00"),
         ];
-        for (image, want) in table {
+        for (image, want) in snapshot {
             assert_eq!(tagged(image), want);
         }
     }
 
     #[test]
     fn large_images_that_many_nodes_have_count() {
-        let mut table = Table::default();
+        let mut snapshot = Snapshot::default();
         let has =
             |name: &str| json!({"metadata": {"name": name}, "status": {"images": [{"names": ["big:latest"], "sizeBytes": 1000 << 20}]}});
-        table.set_node(Facts::new(&node(&has("a"))));
-        table.set_node(Facts::new(&node(&json!({"metadata": {"name": "b"}}))));
+        snapshot.set_node(Facts::new(&node(&has("a"))));
+        snapshot.set_node(Facts::new(&node(&json!({"metadata": {"name": "b"}}))));
         let wants = pod(&json!({"spec": {"containers": [{"name": "c", "image": "big"}]}}));
-        let score = |table: &Table, name: &str| ImageLocality.score(&wants, table.find(name).unwrap(), table);
-        assert_eq!((score(&table, "a"), score(&table, "b")), (48, 0));
-        table.set_node(Facts::new(&node(&has("b"))));
-        assert_eq!((score(&table, "a"), score(&table, "b")), (100, 100));
+        let score = |snapshot: &Snapshot, name: &str| ImageLocality.score(&wants, snapshot.find(name).unwrap(), snapshot);
+        assert_eq!((score(&snapshot, "a"), score(&snapshot, "b")), (48, 0));
+        snapshot.set_node(Facts::new(&node(&has("b"))));
+        assert_eq!((score(&snapshot, "a"), score(&snapshot, "b")), (100, 100));
     }
 }

@@ -5,11 +5,11 @@ use crate::{
     ask::Ask,
     counters::{CounterId, Force, forces},
     cycle::Cycle,
-    node::{Row, Slot},
+    node::{NodeInfo, Slot},
     pod::PodInfo,
     refusal::Refusal,
+    snapshot::Snapshot,
     sums::Sums,
-    table::Table,
     terms::{Matcher, Namespaces, Term},
     topology::{Domain, NO_DOMAIN, TopologyId},
 };
@@ -49,18 +49,18 @@ pub struct Neighbours<'a> {
 type Asked<'a> = (TopologyId, Sums<'a>);
 
 impl Wishes {
-    pub fn new(table: &mut Table, pod: &PodInfo) -> Self {
+    pub fn new(snapshot: &mut Snapshot, pod: &PodInfo) -> Self {
         let Some(affinity) = &pod.affinity else { return Self::default() };
         let near = (!affinity.required.is_empty()).then(|| {
-            let topologies: Vec<TopologyId> = affinity.required.iter().map(|t| table.topology(&t.topology_key)).collect();
-            let counter = table.counter(Matcher::all_of(&affinity.required));
-            topologies.iter().for_each(|topology| table.counters.sum(counter, *topology, &table.topologies));
-            let matches_self = affinity.required.iter().all(|t| means(t, pod, &table.namespaces));
+            let topologies: Vec<TopologyId> = affinity.required.iter().map(|t| snapshot.topology(&t.topology_key)).collect();
+            let counter = snapshot.counter(Matcher::all_of(&affinity.required));
+            topologies.iter().for_each(|topology| snapshot.counters.sum(counter, *topology, &snapshot.topologies));
+            let matches_self = affinity.required.iter().all(|t| means(t, pod, &snapshot.namespaces));
             Near { counter, topologies, matches_self }
         });
         let mut one = |term: &Term| {
-            let topology = table.topology(&term.topology_key);
-            (table.summed(Matcher::all_of([term]), topology), topology)
+            let topology = snapshot.topology(&term.topology_key);
+            (snapshot.summed(Matcher::all_of([term]), topology), topology)
         };
         let far = affinity.required_anti.iter().map(&mut one).collect();
         let likes = affinity.preferred.iter().map(|(weight, term)| (*weight, term));
@@ -74,15 +74,15 @@ impl Wishes {
 }
 
 impl<'a> Neighbours<'a> {
-    pub fn new(table: &'a Table, ask: &Ask) -> Self {
+    pub fn new(snapshot: &'a Snapshot, ask: &Ask) -> Self {
         let (mut out, wishes) = (Self::default(), &ask.wishes);
-        let sums = |counter: CounterId, topology: TopologyId| (topology, Sums::shared(table.counters.sums(counter, topology)));
+        let sums = |counter: CounterId, topology: TopologyId| (topology, Sums::shared(snapshot.counters.sums(counter, topology)));
         if let Some(near) = &wishes.near {
             out.near = near.topologies.iter().map(|topology| sums(near.counter, *topology)).collect();
             out.look_around();
         }
         out.far = wishes.far.iter().map(|(counter, topology)| sums(*counter, *topology)).collect();
-        let repelling = table.terms.about(&ask.info, &table.namespaces).filter(|g| g.force == Force::Repels);
+        let repelling = snapshot.terms.about(&ask.info, &snapshot.namespaces).filter(|g| g.force == Force::Repels);
         out.repelling = repelling.map(|group| (group.topology, Sums::shared(Some(&group.sums)))).collect();
         out
     }
@@ -92,10 +92,10 @@ impl<'a> Neighbours<'a> {
         self.near.is_empty() && self.far.is_empty() && self.repelling.is_empty()
     }
 
-    pub fn shift(&mut self, table: &Table, ask: &Ask, pod: &PodInfo, row: &Row, by: i64) {
+    pub fn shift(&mut self, snapshot: &Snapshot, ask: &Ask, pod: &PodInfo, row: &NodeInfo, by: i64) {
         let wishes = &ask.wishes;
-        let domain = |topology: TopologyId| table.topologies.domain(topology, row.slot);
-        let matches = |counter: CounterId| table.counters.matches(counter, pod, &table.namespaces);
+        let domain = |topology: TopologyId| snapshot.topologies.domain(topology, row.slot);
+        let matches = |counter: CounterId| snapshot.counters.matches(counter, pod, &snapshot.namespaces);
         if wishes.near.as_ref().is_some_and(|n| matches(n.counter)) {
             self.near.iter_mut().for_each(|(topology, sums)| bend(sums, domain(*topology), by));
             self.look_around();
@@ -105,8 +105,8 @@ impl<'a> Neighbours<'a> {
                 bend(sums, domain(*topology), by);
             }
         }
-        let repels = forces(pod).filter(|(term, force)| *force == Force::Repels && means(term, &ask.info, &table.namespaces));
-        for topology in repels.filter_map(|(term, _)| table.topologies.find(&term.topology_key)) {
+        let repels = forces(pod).filter(|(term, force)| *force == Force::Repels && means(term, &ask.info, &snapshot.namespaces));
+        for topology in repels.filter_map(|(term, _)| snapshot.topologies.find(&term.topology_key)) {
             if !self.repelling.iter().any(|(t, _)| *t == topology) {
                 self.repelling.push((topology, Sums::shared(None)));
             }
@@ -131,10 +131,10 @@ impl Plugin for InterPodAffinity {
         if cycle.ask.wishes.near.as_ref().is_some_and(|near| !is_near(cycle, near, node)) {
             return Some(Refusal::unresolvable(NAME, "node(s) didn't match pod affinity rules"));
         }
-        if any_at(&neighbours.far, cycle.table, node) {
+        if any_at(&neighbours.far, cycle.snapshot, node) {
             return Some(Refusal::resolvable(NAME, "node(s) didn't match pod anti-affinity rules"));
         }
-        if any_at(&neighbours.repelling, cycle.table, node) {
+        if any_at(&neighbours.repelling, cycle.snapshot, node) {
             return Some(Refusal::resolvable(NAME, "node(s) didn't satisfy existing pods anti-affinity rules"));
         }
         None
@@ -149,14 +149,14 @@ impl Plugin for InterPodAffinity {
     }
 
     fn is_even(&self, cycle: &Cycle<'_>) -> bool {
-        let pulled = || cycle.table.terms.about(&cycle.ask.info, &cycle.table.namespaces).any(|g| matches!(g.force, Force::Pulls(_)));
+        let pulled = || cycle.snapshot.terms.about(&cycle.ask.info, &cycle.snapshot.namespaces).any(|g| matches!(g.force, Force::Pulls(_)));
         cycle.ask.wishes.preferred.is_empty() && !pulled()
     }
 
-    fn compare(&self, cycle: &Cycle<'_>, nodes: &[Slot], scores: &mut [i64]) {
-        let table = cycle.table;
-        let wishes = cycle.ask.wishes.preferred.iter().map(|(weight, counter, t)| (*weight, *t, table.counters.sums(*counter, *t)));
-        let groups = table.terms.about(&cycle.ask.info, &table.namespaces).filter_map(|group| match group.force {
+    fn normalize_score(&self, cycle: &Cycle<'_>, nodes: &[Slot], scores: &mut [i64]) {
+        let snapshot = cycle.snapshot;
+        let wishes = cycle.ask.wishes.preferred.iter().map(|(weight, counter, t)| (*weight, *t, snapshot.counters.sums(*counter, *t)));
+        let groups = snapshot.terms.about(&cycle.ask.info, &snapshot.namespaces).filter_map(|group| match group.force {
             Force::Pulls(weight) => Some((weight, group.topology, Some(&group.sums))),
             Force::Repels => None,
         });
@@ -164,7 +164,7 @@ impl Plugin for InterPodAffinity {
         // Node by node within a question: what is read then lies together.
         for (weight, topology, sums) in wishes.chain(groups).filter_map(|(w, t, sums)| Some((w, t, sums?))) {
             for (score, slot) in scores.iter_mut().zip(nodes) {
-                *score += weight * sums.get(table.topologies.domain(topology, *slot));
+                *score += weight * sums.get(snapshot.topologies.domain(topology, *slot));
             }
         }
         let (least, most) = (scores.iter().copied().min().unwrap_or(0), scores.iter().copied().max().unwrap_or(0));
@@ -173,7 +173,7 @@ impl Plugin for InterPodAffinity {
         }
     }
 
-    fn helped_by(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
+    fn queueing_hint(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
         let wants = |other: &PodInfo| pod.affinity.as_ref().is_some_and(|a| a.required.iter().any(|t| could_mean(t, other)));
         match change {
             Change::PodPlaced(new) => wants(new),
@@ -188,7 +188,7 @@ impl Plugin for InterPodAffinity {
 }
 
 fn is_near(cycle: &Cycle<'_>, near: &Near, slot: Slot) -> bool {
-    let (topologies, neighbours) = (&cycle.table.topologies, &cycle.neighbours);
+    let (topologies, neighbours) = (&cycle.snapshot.topologies, &cycle.neighbours);
     if near.topologies.iter().any(|t| topologies.domain(*t, slot) == NO_DOMAIN) {
         return false;
     }
@@ -197,9 +197,9 @@ fn is_near(cycle: &Cycle<'_>, near: &Near, slot: Slot) -> bool {
     all || (near.matches_self && neighbours.lonely)
 }
 
-fn any_at(asked: &[Asked<'_>], table: &Table, slot: Slot) -> bool {
+fn any_at(asked: &[Asked<'_>], snapshot: &Snapshot, slot: Slot) -> bool {
     asked.iter().any(|(topology, sums)| {
-        let domain = table.topologies.domain(*topology, slot);
+        let domain = snapshot.topologies.domain(*topology, slot);
         domain != NO_DOMAIN && sums.get(domain) > 0
     })
 }
@@ -261,14 +261,14 @@ mod tests {
         let mut world = world();
         world.bound("db", "a1", json!({"metadata": {"labels": {"app": "db"}}}));
         let some = |text: &str| Some(text.to_owned());
-        let table = [
+        let snapshot = [
             (saying("new", "web", "podAffinity", &json!([term("db")])), [None, None, some(NEAR)]),
             (saying("new", "web", "podAffinity", &json!([term("cache")])), [some(NEAR), some(NEAR), some(NEAR)]),
             (saying("new", "web", "podAffinity", &json!([term("web")])), [None, None, None]),
             (saying("new", "web", "podAntiAffinity", &json!([term("db")])), [some(FAR), some(FAR), None]),
             (saying("new", "web", "podAntiAffinity", &json!([term("cache")])), [None, None, None]),
         ];
-        for (ask, want) in table {
+        for (ask, want) in snapshot {
             assert_eq!(told(&mut world, &ask), want, "{ask}");
         }
     }
@@ -291,7 +291,7 @@ mod tests {
         far["namespaceSelector"] = json!({"matchLabels": {"tier": "gold"}});
         let ask = saying("new", "web", "podAntiAffinity", &json!([far]));
         assert_eq!(world.fitting(&ask), ["a1", "a2", "b1"]);
-        world.table.set_namespace("prod", Some(&[("tier".to_owned(), "gold".to_owned())].into()));
+        world.snapshot.set_namespace("prod", Some(&[("tier".to_owned(), "gold".to_owned())].into()));
         assert_eq!(world.fitting(&ask), ["b1"]);
     }
 
@@ -313,8 +313,8 @@ mod tests {
         let waiting = pod(&saying("new", "web", "podAntiAffinity", &json!([term("db")])));
         let db = pod(&json!({"metadata": {"labels": {"app": "db"}}}));
         let other = pod(&json!({"metadata": {"labels": {"app": "x"}}}));
-        assert!(InterPodAffinity.helped_by(&waiting, &Change::PodGone(&db, None)));
-        assert!(!InterPodAffinity.helped_by(&waiting, &Change::PodGone(&other, None)));
-        assert!(!InterPodAffinity.helped_by(&waiting, &Change::PodPlaced(&db)));
+        assert!(InterPodAffinity.queueing_hint(&waiting, &Change::PodGone(&db, None)));
+        assert!(!InterPodAffinity.queueing_hint(&waiting, &Change::PodGone(&other, None)));
+        assert!(!InterPodAffinity.queueing_hint(&waiting, &Change::PodPlaced(&db)));
     }
 }

@@ -1,4 +1,4 @@
-//! One file per plugin, one table. A plugin says which nodes do not fit, which are better, and what could change its mind.
+//! One file per plugin, one snapshot. A plugin says which nodes do not fit, which are better, and what could change its mind.
 
 pub mod imagelocality;
 pub mod interpodaffinity;
@@ -15,10 +15,10 @@ use std::sync::Arc;
 
 use crate::{
     cycle::Cycle,
-    node::{Facts, Row, Slot},
+    node::{Facts, NodeInfo, Slot},
     pod::PodInfo,
     refusal::Refusal,
-    table::Table,
+    snapshot::Snapshot,
 };
 
 /// All of them, in upstream's order: the first that refuses a node is the one that is told.
@@ -48,12 +48,12 @@ pub trait Plugin: Sync {
     fn name(&self) -> &'static str;
 
     /// No node will do, whatever it is.
-    fn refuses_all(&self, _pod: &PodInfo) -> Option<Refusal> {
+    fn pre_filter(&self, _pod: &PodInfo) -> Option<Refusal> {
         None
     }
 
     /// Looks at this node alone: remembered until the node changes.
-    fn refuses(&self, _pod: &PodInfo, _node: &Row) -> Option<Refusal> {
+    fn filter(&self, _pod: &PodInfo, _node: &NodeInfo) -> Option<Refusal> {
         None
     }
 
@@ -68,7 +68,7 @@ pub trait Plugin: Sync {
     }
 
     /// Looks at this node alone (and at how common images are): remembered.
-    fn score(&self, _pod: &PodInfo, _node: &Row, _table: &Table) -> i64 {
+    fn score(&self, _pod: &PodInfo, _node: &NodeInfo, _table: &Snapshot) -> i64 {
         0
     }
 
@@ -83,10 +83,10 @@ pub trait Plugin: Sync {
     }
 
     /// Makes what was remembered of the nodes that fit into scores from 0 to [`SCORE_MAX`]. Called where [`Plugin::compares`].
-    fn compare(&self, _cycle: &Cycle<'_>, _nodes: &[Slot], _scores: &mut [i64]) {}
+    fn normalize_score(&self, _cycle: &Cycle<'_>, _nodes: &[Slot], _scores: &mut [i64]) {}
 
     /// Whether the change could make the plugin take the pod that it refused.
-    fn helped_by(&self, pod: &PodInfo, change: &Change<'_>) -> bool;
+    fn queueing_hint(&self, pod: &PodInfo, change: &Change<'_>) -> bool;
 }
 
 /// What happened in the cluster.
@@ -105,7 +105,7 @@ pub enum Change<'a> {
 /// A node that a pod has left.
 #[derive(Clone, Copy, Debug)]
 pub struct Freed<'a> {
-    pub row: &'a Row,
+    pub row: &'a NodeInfo,
     /// Pods that are expected on it.
     pub nominated: &'a [Arc<PodInfo>],
     /// Whether weaker pods could be made to leave, too: not for one that has its victims already.
@@ -139,13 +139,13 @@ mod tests {
 
     #[test]
     fn stretching() {
-        let table = [
+        let snapshot = [
             (vec![0, 5, 10], Order::MoreIsBetter, vec![0, 50, 100]),
             (vec![0, 5, 10], Order::LessIsBetter, vec![100, 50, 0]),
             (vec![0, 0], Order::MoreIsBetter, vec![0, 0]),
             (vec![0, 0], Order::LessIsBetter, vec![100, 100]),
         ];
-        for (mut scores, order, want) in table {
+        for (mut scores, order, want) in snapshot {
             stretch(&mut scores, order);
             assert_eq!(scores, want);
         }

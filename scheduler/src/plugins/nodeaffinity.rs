@@ -7,10 +7,10 @@ use api::k8s::api::core::v1::{NodeAffinity as Wanted, NodeSelectorRequirement, N
 use super::{Change, Order, Plugin, stretch};
 use crate::{
     cycle::Cycle,
-    node::{Facts, Row, Slot},
+    node::{Facts, NodeInfo, Slot},
     pod::PodInfo,
     refusal::Refusal,
-    table::Table,
+    snapshot::Snapshot,
 };
 
 pub const NAME: &str = "NodeAffinity";
@@ -22,11 +22,11 @@ impl Plugin for NodeAffinity {
         NAME
     }
 
-    fn refuses_all(&self, pod: &PodInfo) -> Option<Refusal> {
+    fn pre_filter(&self, pod: &PodInfo) -> Option<Refusal> {
         named(pod)?.is_empty().then(|| Refusal::unresolvable(NAME, "pod affinity terms conflict"))
     }
 
-    fn refuses(&self, pod: &PodInfo, node: &Row) -> Option<Refusal> {
+    fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Option<Refusal> {
         let fits = required_matches(pod, &node.facts);
         (!fits).then(|| Refusal::unresolvable(NAME, "node(s) didn't match Pod's node affinity/selector"))
     }
@@ -35,7 +35,7 @@ impl Plugin for NodeAffinity {
         2
     }
 
-    fn score(&self, pod: &PodInfo, node: &Row, _table: &Table) -> i64 {
+    fn score(&self, pod: &PodInfo, node: &NodeInfo, _table: &Snapshot) -> i64 {
         let preferred = wanted(pod).and_then(|w| w.preferred_during_scheduling_ignored_during_execution.as_ref());
         let matching = preferred.into_iter().flatten().filter(|p| term_matches(&p.preference, &node.facts));
         matching.map(|p| i64::from(p.weight)).sum()
@@ -45,11 +45,11 @@ impl Plugin for NodeAffinity {
         true
     }
 
-    fn compare(&self, _cycle: &Cycle<'_>, _nodes: &[Slot], scores: &mut [i64]) {
+    fn normalize_score(&self, _cycle: &Cycle<'_>, _nodes: &[Slot], scores: &mut [i64]) {
         stretch(scores, Order::MoreIsBetter);
     }
 
-    fn helped_by(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
+    fn queueing_hint(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
         match change {
             Change::NodeAdded(node) => required_matches(pod, node),
             Change::NodeChanged(old, new) => !required_matches(pod, old) && required_matches(pod, new),
@@ -134,7 +134,7 @@ mod tests {
     fn required_terms() {
         let node = row(&json!({"metadata": {"name": "a", "labels": {"zone": "z1", "cores": "8"}}}));
         let expr = |key: &str, op: &str, values: &[&str]| json!([{"matchExpressions": [{"key": key, "operator": op, "values": values}]}]);
-        let table = [
+        let snapshot = [
             (expr("zone", "In", &["z1", "z2"]), true),
             (expr("zone", "In", &["z2"]), false),
             (expr("zone", "NotIn", &["z2"]), true),
@@ -149,11 +149,11 @@ mod tests {
             (json!([{}, {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["a"]}]}]), true),
             (json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["b"]}]}]), false),
         ];
-        for (terms, fits) in table {
-            assert_eq!(NodeAffinity.refuses(&requiring(&terms), &node).is_none(), fits, "{terms}");
+        for (terms, fits) in snapshot {
+            assert_eq!(NodeAffinity.filter(&requiring(&terms), &node).is_none(), fits, "{terms}");
         }
-        assert!(NodeAffinity.refuses(&pod(&json!({"spec": {"nodeSelector": {"zone": "z2"}}})), &node).is_some());
-        assert!(NodeAffinity.refuses(&pod(&json!({"spec": {"nodeSelector": {"zone": "z1"}}})), &node).is_none());
+        assert!(NodeAffinity.filter(&pod(&json!({"spec": {"nodeSelector": {"zone": "z2"}}})), &node).is_some());
+        assert!(NodeAffinity.filter(&pod(&json!({"spec": {"nodeSelector": {"zone": "z1"}}})), &node).is_none());
     }
 
     #[test]
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(named(&requiring(&json!([by_name(&["a"]), {"matchExpressions": []}]))), None);
         let conflict = json!([{"matchFields": [
             {"key": "metadata.name", "operator": "In", "values": ["a"]}, {"key": "metadata.name", "operator": "In", "values": ["b"]}]}]);
-        assert!(NodeAffinity.refuses_all(&requiring(&conflict)).is_some());
+        assert!(NodeAffinity.pre_filter(&requiring(&conflict)).is_some());
     }
 
     #[test]
@@ -173,6 +173,6 @@ mod tests {
             |weight: i32, key: &str| json!({"weight": weight, "preference": {"matchExpressions": [{"key": key, "operator": "Exists"}]}});
         let terms = json!([prefer(5, "zone"), prefer(7, "rack"), prefer(2, "zone")]);
         let pod = pod(&json!({"spec": {"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": terms}}}}));
-        assert_eq!(NodeAffinity.score(&pod, &node, &Table::default()), 7);
+        assert_eq!(NodeAffinity.score(&pod, &node, &Snapshot::default()), 7);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Change, Plugin};
 use crate::{
-    node::Row,
+    node::NodeInfo,
     pod::{PodInfo, node_of},
     refusal::Refusal,
 };
@@ -14,12 +14,12 @@ impl Plugin for NodeName {
         "NodeName"
     }
 
-    fn refuses(&self, pod: &PodInfo, node: &Row) -> Option<Refusal> {
+    fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Option<Refusal> {
         let other = node_of(&pod.pod).is_some_and(|name| name != node.name());
         other.then(|| Refusal::unresolvable(self.name(), "node(s) didn't match the requested node name"))
     }
 
-    fn helped_by(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
+    fn queueing_hint(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
         matches!(change, Change::NodeAdded(node) if node_of(&pod.pod) == Some(&node.name))
     }
 }
@@ -34,7 +34,7 @@ mod tests {
     fn only_the_named_node() {
         let node = row(&json!({"metadata": {"name": "a"}}));
         for (name, fits) in [("", true), ("a", true), ("b", false)] {
-            assert_eq!(NodeName.refuses(&pod(&json!({"spec": {"nodeName": name}})), &node).is_none(), fits, "{name:?}");
+            assert_eq!(NodeName.filter(&pod(&json!({"spec": {"nodeName": name}})), &node).is_none(), fits, "{name:?}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Change, Plugin};
 use crate::{
-    node::Row,
+    node::NodeInfo,
     pod::{HostPort, PodInfo},
     refusal::Refusal,
 };
@@ -14,12 +14,12 @@ impl Plugin for NodePorts {
         "NodePorts"
     }
 
-    fn refuses(&self, pod: &PodInfo, node: &Row) -> Option<Refusal> {
+    fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Option<Refusal> {
         let taken = conflict(&pod.ports, &node.ports);
         taken.then(|| Refusal::resolvable(self.name(), "node(s) didn't have free ports for the requested pod ports"))
     }
 
-    fn helped_by(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
+    fn queueing_hint(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
         match change {
             Change::NodeAdded(_) => true,
             Change::PodGone(gone, _) => conflict(&pod.ports, &gone.ports),
@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn ports_conflict_by_number_protocol_and_address() {
-        let table = [
+        let snapshot = [
             (json!({"containerPort": 80}), true),
             (json!({"containerPort": 80, "hostPort": 80}), false),
             (json!({"containerPort": 80, "hostPort": 81}), true),
@@ -56,8 +56,8 @@ mod tests {
         let mut node = row(&json!({"metadata": {"name": "a"}}));
         node.add(&Arc::new(with_port(&json!({"containerPort": 80, "hostPort": 80}))));
         node.add(&Arc::new(with_port(&json!({"containerPort": 80, "hostPort": 90, "hostIP": "10.0.0.1"}))));
-        for (port, fits) in table {
-            assert_eq!(NodePorts.refuses(&with_port(&port), &node).is_none(), fits, "{port}");
+        for (port, fits) in snapshot {
+            assert_eq!(NodePorts.filter(&with_port(&port), &node).is_none(), fits, "{port}");
         }
     }
 }

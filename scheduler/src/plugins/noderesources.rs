@@ -2,11 +2,11 @@
 
 use super::{Change, Freed, More, Plugin, SCORE_MAX};
 use crate::{
-    node::{Facts, Row},
+    node::{Facts, NodeInfo},
     pod::PodInfo,
     refusal::Refusal,
     resources::Resources,
-    table::Table,
+    snapshot::Snapshot,
 };
 
 /// Refuses nodes with too little left; scores the least allocated best.
@@ -20,7 +20,7 @@ impl Plugin for Fit {
         "NodeResourcesFit"
     }
 
-    fn refuses(&self, pod: &PodInfo, node: &Row) -> Option<Refusal> {
+    fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Option<Refusal> {
         lacking(&pod.requests, &node.facts.allocatable, &node.used, node.pods.len())
     }
 
@@ -28,14 +28,14 @@ impl Plugin for Fit {
         1
     }
 
-    fn score(&self, pod: &PodInfo, node: &Row, _table: &Table) -> i64 {
+    fn score(&self, pod: &PodInfo, node: &NodeInfo, _table: &Snapshot) -> i64 {
         let (all, used) = (&node.facts.allocatable, node.used_non_zero);
         let shares = [(all.milli_cpu, used.0.saturating_add(pod.non_zero.0)), (all.memory, used.1.saturating_add(pod.non_zero.1))];
         let scores: Vec<i64> = shares.iter().filter(|(all, _)| *all > 0).map(|(all, used)| left(*used, *all)).collect();
         if scores.is_empty() { 0 } else { scores.iter().sum::<i64>() / scores.len() as i64 }
     }
 
-    fn helped_by(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
+    fn queueing_hint(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
         match change {
             Change::PodGone(_, freed) => freed.is_none_or(|freed| could_use(pod, &freed)),
             Change::PodChanged(old, new) => less_of_wanted(&pod.requests, &new.requests, &old.requests),
@@ -58,7 +58,7 @@ impl Plugin for BalancedAllocation {
         1
     }
 
-    fn score(&self, pod: &PodInfo, node: &Row, _table: &Table) -> i64 {
+    fn score(&self, pod: &PodInfo, node: &NodeInfo, _table: &Snapshot) -> i64 {
         // What asks for nothing would all go to the one best balanced node.
         if pod.requests.milli_cpu == 0 && pod.requests.memory == 0 {
             return 0;
@@ -70,7 +70,7 @@ impl Plugin for BalancedAllocation {
         SCORE_MAX / 2 + (SCORE_MAX / 2 + then - now) / 2
     }
 
-    fn helped_by(&self, _pod: &PodInfo, _change: &Change<'_>) -> bool {
+    fn queueing_hint(&self, _pod: &PodInfo, _change: &Change<'_>) -> bool {
         false
     }
 }
@@ -152,7 +152,7 @@ mod tests {
         )
     }
 
-    fn node(pods: &[Value]) -> Row {
+    fn node(pods: &[Value]) -> NodeInfo {
         let allocatable = json!({"cpu": "4", "memory": "8Gi", "pods": "3", "ephemeral-storage": "10Gi", "example.com/gpu": "1"});
         let mut node = row(&json!({"metadata": {"name": "a"}, "status": {"allocatable": allocatable}}));
         pods.iter().for_each(|p| node.add(&Arc::new(asking(p))));
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn what_is_lacking_is_named() {
         type Lacks = Option<(&'static [&'static str], bool)>;
-        let table: [(Vec<Value>, Value, Lacks); 8] = [
+        let snapshot: [(Vec<Value>, Value, Lacks); 8] = [
             (vec![], json!({"cpu": "4"}), None),
             (vec![json!({"cpu": "1"})], json!({"cpu": "4"}), Some((&["Insufficient cpu"], true))),
             (vec![], json!({"cpu": "5"}), Some((&["Insufficient cpu"], false))),
@@ -176,8 +176,8 @@ mod tests {
             (vec![], json!({"example.com/fpga": "1"}), Some((&["Insufficient example.com/fpga"], false))),
             (vec![json!({}), json!({"cpu": "1"}), json!({"cpu": "2"})], json!({}), Some((&["Too many pods"], true))),
         ];
-        for (pods, asks, want) in table {
-            let refusal = Fit.refuses(&asking(&asks), &node(&pods));
+        for (pods, asks, want) in snapshot {
+            let refusal = Fit.filter(&asking(&asks), &node(&pods));
             let got = refusal.as_ref().map(|r| (r.reasons.iter().map(String::as_str).collect::<Vec<_>>(), r.resolvable));
             assert_eq!(got, want.map(|(reasons, resolvable)| (reasons.to_vec(), resolvable)), "{pods:?} {asks}");
         }
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn the_emptier_node_scores_higher() {
         let ask = asking(&json!({"cpu": "1", "memory": "2Gi"}));
-        let score = |pods: &[Value]| Fit.score(&ask, &node(pods), &Table::default());
+        let score = |pods: &[Value]| Fit.score(&ask, &node(pods), &Snapshot::default());
         assert_eq!(score(&[]), 75);
         assert_eq!(score(&[json!({"cpu": "1", "memory": "2Gi"})]), 50);
         assert_eq!(score(&[json!({"cpu": "4", "memory": "8Gi"})]), 0);
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn balance_is_improved_kept_or_spoilt() {
         let used = [json!({"cpu": "2"})];
-        let score = |asks: Value| BalancedAllocation.score(&asking(&asks), &node(&used), &Table::default());
+        let score = |asks: Value| BalancedAllocation.score(&asking(&asks), &node(&used), &Snapshot::default());
         assert_eq!(score(json!({})), 0);
         assert_eq!(score(json!({"memory": "4Gi"})), 87);
         assert_eq!(score(json!({"cpu": "1", "memory": "2Gi"})), 75);
@@ -208,10 +208,10 @@ mod tests {
         let facts = |cpu: &str, memory: &str| {
             row(&json!({"metadata": {"name": "a"}, "status": {"allocatable": {"cpu": cpu, "memory": memory, "pods": "9"}}})).facts
         };
-        assert!(Fit.helped_by(&ask, &Change::NodeChanged(&facts("3", "1"), &facts("5", "1"))));
-        assert!(!Fit.helped_by(&ask, &Change::NodeChanged(&facts("5", "1"), &facts("5", "2"))));
-        assert!(!Fit.helped_by(&ask, &Change::NodeAdded(&facts("3", "1"))));
-        assert!(Fit.helped_by(&ask, &Change::PodGone(&ask, None)));
+        assert!(Fit.queueing_hint(&ask, &Change::NodeChanged(&facts("3", "1"), &facts("5", "1"))));
+        assert!(!Fit.queueing_hint(&ask, &Change::NodeChanged(&facts("5", "1"), &facts("5", "2"))));
+        assert!(!Fit.queueing_hint(&ask, &Change::NodeAdded(&facts("3", "1"))));
+        assert!(Fit.queueing_hint(&ask, &Change::PodGone(&ask, None)));
     }
 
     #[test]
@@ -223,7 +223,7 @@ mod tests {
         let helped = |asks: &PodInfo, on: &[&Arc<PodInfo>], nominated: &[Arc<PodInfo>], more: More| {
             let mut row = node(&[]);
             on.iter().for_each(|p| row.add(p));
-            Fit.helped_by(asks, &Change::PodGone(asks, Some(Freed { row: &row, nominated, more })))
+            Fit.queueing_hint(asks, &Change::PodGone(asks, Some(Freed { row: &row, nominated, more })))
         };
         let (ask, weak, equal) = (strong("ask", "3", 5), strong("weak", "2", 1), strong("equal", "2", 5));
         assert!(helped(&ask, &[], &[], More::AsItIs));

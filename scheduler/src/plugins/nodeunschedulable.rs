@@ -3,7 +3,7 @@
 use api::k8s::api::core::v1::Taint;
 
 use super::{Change, Plugin};
-use crate::{node::Row, pod::PodInfo, refusal::Refusal, taints::tolerated};
+use crate::{node::NodeInfo, pod::PodInfo, refusal::Refusal, taints::tolerated};
 
 pub struct NodeUnschedulable;
 
@@ -12,12 +12,12 @@ impl Plugin for NodeUnschedulable {
         "NodeUnschedulable"
     }
 
-    fn refuses(&self, pod: &PodInfo, node: &Row) -> Option<Refusal> {
+    fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Option<Refusal> {
         let refuses = node.facts.unschedulable && !tolerates_cordon(pod);
         refuses.then(|| Refusal::unresolvable(self.name(), "node(s) were unschedulable"))
     }
 
-    fn helped_by(&self, _pod: &PodInfo, change: &Change<'_>) -> bool {
+    fn queueing_hint(&self, _pod: &PodInfo, change: &Change<'_>) -> bool {
         match change {
             Change::NodeAdded(node) => !node.unschedulable,
             Change::NodeChanged(old, new) => old.unschedulable && !new.unschedulable,
@@ -42,7 +42,7 @@ mod tests {
         let tolerant = json!({"spec": {"tolerations": [{"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}]}});
         for (cordoned, spec, fits) in [(false, json!({}), true), (true, json!({}), false), (true, tolerant, true)] {
             let node = row(&json!({"metadata": {"name": "a"}, "spec": {"unschedulable": cordoned}}));
-            assert_eq!(NodeUnschedulable.refuses(&pod(&spec), &node).is_none(), fits, "{cordoned} {spec}");
+            assert_eq!(NodeUnschedulable.filter(&pod(&spec), &node).is_none(), fits, "{cordoned} {spec}");
         }
     }
 
@@ -50,8 +50,8 @@ mod tests {
     fn uncordoning_helps() {
         let facts = |cordoned: bool| row(&json!({"metadata": {"name": "a"}, "spec": {"unschedulable": cordoned}})).facts;
         let (closed, open, waiting) = (facts(true), facts(false), pod(&json!({})));
-        assert!(NodeUnschedulable.helped_by(&waiting, &Change::NodeChanged(&closed, &open)));
-        assert!(!NodeUnschedulable.helped_by(&waiting, &Change::NodeChanged(&open, &closed)));
-        assert!(!NodeUnschedulable.helped_by(&waiting, &Change::NodeAdded(&closed)));
+        assert!(NodeUnschedulable.queueing_hint(&waiting, &Change::NodeChanged(&closed, &open)));
+        assert!(!NodeUnschedulable.queueing_hint(&waiting, &Change::NodeChanged(&open, &closed)));
+        assert!(!NodeUnschedulable.queueing_hint(&waiting, &Change::NodeAdded(&closed)));
     }
 }

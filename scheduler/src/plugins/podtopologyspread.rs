@@ -12,12 +12,12 @@ use crate::{
     counters::CounterId,
     crowds::{Answer, Question},
     cycle::Cycle,
-    memo::{Cell, Class},
-    node::{Facts, Row, Slot},
+    memo::{Cell, EquivalenceClass},
+    node::{Facts, NodeInfo, Slot},
     pod::PodInfo,
     refusal::Refusal,
+    snapshot::Snapshot,
     sums::Sums,
-    table::Table,
     terms::{Matcher, selector},
     topology::{Domain, HOSTNAME, NO_DOMAIN, TopologyId},
 };
@@ -66,32 +66,32 @@ struct Tally<'a> {
 
 impl Spread {
     /// `siblings`: see [`Ask::new`].
-    pub fn new(table: &mut Table, pod: &PodInfo, siblings: Option<Labels>) -> Self {
+    pub fn new(snapshot: &mut Snapshot, pod: &PodInfo, siblings: Option<Labels>) -> Self {
         let own = pod.spec().and_then(|s| s.topology_spread_constraints.as_deref()).unwrap_or(&[]);
         if own.is_empty() {
-            return Self::by_default(table, pod, siblings);
+            return Self::by_default(snapshot, pod, siblings);
         }
         let mut out = Self { needs_all_keys: true, ..Self::default() };
         for constraint in own {
-            let made = Constraint::new(table, pod, constraint);
+            let made = Constraint::new(snapshot, pod, constraint);
             if constraint.when_unsatisfiable == "DoNotSchedule" { out.hard.push(made) } else { out.soft.push(made) }
         }
         out
     }
 
-    fn counter(table: &mut Table, matcher: Matcher, key: &str) -> CounterId {
-        let topology = table.topology(key);
-        table.summed(matcher, topology)
+    fn counter(snapshot: &mut Snapshot, matcher: Matcher, key: &str) -> CounterId {
+        let topology = snapshot.topology(key);
+        snapshot.summed(matcher, topology)
     }
 
-    fn by_default(table: &mut Table, pod: &PodInfo, siblings: Option<Labels>) -> Self {
+    fn by_default(snapshot: &mut Snapshot, pod: &PodInfo, siblings: Option<Labels>) -> Self {
         let Some(siblings) = siblings.filter(|s| !s.is_empty()) else { return Self::default() };
         let matcher = Matcher::spread(&pod.key.namespace, siblings.clone());
         let mut soft = |key: &str, max_skew: i64| Constraint {
             max_skew,
-            topology: table.topology(key),
+            topology: snapshot.topology(key),
             per_node: key == HOSTNAME,
-            counter: Self::counter(table, matcher.clone(), key),
+            counter: Self::counter(snapshot, matcher.clone(), key),
             matches_self: siblings.matches(pod.labels()),
             min_domains: 1,
             honors_affinity: true,
@@ -102,15 +102,15 @@ impl Spread {
 }
 
 impl Constraint {
-    fn new(table: &mut Table, pod: &PodInfo, of: &TopologySpreadConstraint) -> Self {
+    fn new(snapshot: &mut Snapshot, pod: &PodInfo, of: &TopologySpreadConstraint) -> Self {
         let selector = meant(pod, of);
         Self {
             max_skew: i64::from(of.max_skew),
-            topology: table.topology(&of.topology_key),
+            topology: snapshot.topology(&of.topology_key),
             per_node: of.topology_key == HOSTNAME,
             matches_self: selector.as_ref().is_some_and(|s| s.matches(pod.labels())),
             // An absent selector and an empty one both count nothing.
-            counter: Spread::counter(table, Matcher::spread(&pod.key.namespace, selector.unwrap_or_default()), &of.topology_key),
+            counter: Spread::counter(snapshot, Matcher::spread(&pod.key.namespace, selector.unwrap_or_default()), &of.topology_key),
             min_domains: of.min_domains.and_then(|n| usize::try_from(n).ok()).unwrap_or(1),
             honors_affinity: of.node_affinity_policy.as_deref() != Some("Ignore"),
             honors_taints: of.node_taints_policy.as_deref() == Some("Honor"),
@@ -118,7 +118,7 @@ impl Constraint {
     }
 
     /// Every node counts, as far as its key is not asked for.
-    fn includes_all(&self, class: &Class) -> bool {
+    fn includes_all(&self, class: &EquivalenceClass) -> bool {
         (class.foreign == 0 || !self.honors_affinity) && (class.untolerated == 0 || !self.honors_taints)
     }
 
@@ -128,9 +128,10 @@ impl Constraint {
 }
 
 impl<'a> Tallies<'a> {
-    pub fn new(table: &'a Table, class: &Class, spread: &Spread) -> Self {
-        let all_counted = all_have_keys(table, &spread.hard) && spread.hard.iter().all(|c| c.includes_all(class));
-        let tally = |c: &Constraint| if all_counted { Tally::shared(table, c) } else { Tally::counted(table, class, &spread.hard, c) };
+    pub fn new(snapshot: &'a Snapshot, class: &EquivalenceClass, spread: &Spread) -> Self {
+        let all_counted = all_have_keys(snapshot, &spread.hard) && spread.hard.iter().all(|c| c.includes_all(class));
+        let tally =
+            |c: &Constraint| if all_counted { Tally::shared(snapshot, c) } else { Tally::counted(snapshot, class, &spread.hard, c) };
         Self(spread.hard.iter().map(tally).collect())
     }
 
@@ -138,14 +139,14 @@ impl<'a> Tallies<'a> {
         self.0.is_empty()
     }
 
-    pub fn shift(&mut self, table: &Table, class: &Class, ask: &Ask, pod: &PodInfo, row: &Row, by: i64) {
-        if !has_all_keys(table, &ask.spread.hard, row.slot) {
+    pub fn shift(&mut self, snapshot: &Snapshot, class: &EquivalenceClass, ask: &Ask, pod: &PodInfo, row: &NodeInfo, by: i64) {
+        if !has_all_keys(snapshot, &ask.spread.hard, row.slot) {
             return;
         }
         let cell = class.cell(row.slot);
         for (constraint, tally) in ask.spread.hard.iter().zip(&mut self.0) {
-            if constraint.includes(cell) && !pod.terminating && table.counters.matches(constraint.counter, pod, &table.namespaces) {
-                tally.sums.bend(table.topologies.domain(constraint.topology, row.slot), by);
+            if constraint.includes(cell) && !pod.terminating && snapshot.counters.matches(constraint.counter, pod, &snapshot.namespaces) {
+                tally.sums.bend(snapshot.topologies.domain(constraint.topology, row.slot), by);
                 tally.find_least();
             }
         }
@@ -153,18 +154,18 @@ impl<'a> Tallies<'a> {
 }
 
 impl<'a> Tally<'a> {
-    /// All nodes count: the sums are those of the table.
-    fn shared(table: &'a Table, constraint: &Constraint) -> Self {
-        let counted = table.topologies.domains(constraint.topology).collect();
-        Self::new(Sums::shared(table.counters.sums(constraint.counter, constraint.topology)), counted)
+    /// All nodes count: the sums are those of the snapshot.
+    fn shared(snapshot: &'a Snapshot, constraint: &Constraint) -> Self {
+        let counted = snapshot.topologies.domains(constraint.topology).collect();
+        Self::new(Sums::shared(snapshot.counters.sums(constraint.counter, constraint.topology)), counted)
     }
 
     /// Only nodes with all keys count that the pod could use.
-    fn counted(table: &Table, class: &Class, all: &[Constraint], constraint: &Constraint) -> Self {
+    fn counted(snapshot: &Snapshot, class: &EquivalenceClass, all: &[Constraint], constraint: &Constraint) -> Self {
         let (mut sums, mut counts, mut counted) = (Column::default(), Column::<bool>::default(), Vec::new());
-        for row in table.nodes().filter(|row| has_all_keys(table, all, row.slot) && constraint.includes(class.cell(row.slot))) {
-            let domain = table.topologies.domain(constraint.topology, row.slot);
-            *sums.slot(domain) += table.counters.count(constraint.counter, row.slot);
+        for row in snapshot.nodes().filter(|row| has_all_keys(snapshot, all, row.slot) && constraint.includes(class.cell(row.slot))) {
+            let domain = snapshot.topologies.domain(constraint.topology, row.slot);
+            *sums.slot(domain) += snapshot.counters.count(constraint.counter, row.slot);
             if !std::mem::replace(counts.slot(domain), true) {
                 counted.push(domain);
             }
@@ -190,7 +191,7 @@ impl Plugin for PodTopologySpread {
 
     fn refuses_in(&self, cycle: &Cycle<'_>, node: Slot) -> Option<Refusal> {
         for (constraint, tally) in cycle.ask.spread.hard.iter().zip(&cycle.tallies.0) {
-            let domain = cycle.table.topologies.domain(constraint.topology, node);
+            let domain = cycle.snapshot.topologies.domain(constraint.topology, node);
             if domain == NO_DOMAIN {
                 let reason = "node(s) didn't match pod topology spread constraints (missing required label)";
                 return Some(Refusal::unresolvable(NAME, reason));
@@ -215,13 +216,13 @@ impl Plugin for PodTopologySpread {
         cycle.ask.spread.soft.is_empty()
     }
 
-    fn compare(&self, cycle: &Cycle<'_>, nodes: &[Slot], scores: &mut [i64]) {
+    fn normalize_score(&self, cycle: &Cycle<'_>, nodes: &[Slot], scores: &mut [i64]) {
         let spread = &cycle.ask.spread;
         if spread.soft.is_empty() {
             return;
         }
-        let some_lack_keys = spread.needs_all_keys && !all_have_keys(cycle.table, &spread.soft);
-        let ignored = |slot: Slot| some_lack_keys && !has_all_keys(cycle.table, &spread.soft, slot);
+        let some_lack_keys = spread.needs_all_keys && !all_have_keys(cycle.snapshot, &spread.soft);
+        let ignored = |slot: Slot| some_lack_keys && !has_all_keys(cycle.snapshot, &spread.soft, slot);
         let mut sums = vec![0.0; nodes.len()];
         for constraint in &spread.soft {
             add_crowd(cycle, constraint, nodes, &ignored, &mut sums);
@@ -233,7 +234,7 @@ impl Plugin for PodTopologySpread {
         less_is_better(scores);
     }
 
-    fn helped_by(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
+    fn queueing_hint(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
         let constraints = hard(pod);
         let counted = |other: &PodInfo| {
             other.key.namespace == pod.key.namespace && constraints.iter().any(|c| meant(pod, c).is_some_and(|s| s.matches(other.labels())))
@@ -264,12 +265,14 @@ fn less_is_better(crowds: &mut [i64]) {
 /// left out one by one, and where a hard one has as many domains as there are nodes.
 pub fn questions(cycle: &Cycle<'_>) -> Option<Vec<Question>> {
     let spread = &cycle.ask.spread;
-    let lacking = spread.needs_all_keys && !all_have_keys(cycle.table, &spread.soft);
+    let lacking = spread.needs_all_keys && !all_have_keys(cycle.snapshot, &spread.soft);
     if lacking || spread.soft.iter().any(|c| !c.per_node && !c.includes_all(cycle.class)) || spread.hard.iter().any(|c| c.per_node) {
         return None;
     }
-    let question =
-        |c: &Constraint| Question { topology: c.topology, per_node: c.per_node.then(|| (c.counter, cycle.table.counters.born(c.counter))) };
+    let question = |c: &Constraint| Question {
+        topology: c.topology,
+        per_node: c.per_node.then(|| (c.counter, cycle.snapshot.counters.born(c.counter))),
+    };
     Some(spread.soft.iter().chain(&spread.hard).map(question).collect())
 }
 
@@ -283,7 +286,7 @@ pub fn compare_groups(cycle: &Cycle<'_>, groups: &[(&[Answer], usize)]) -> Vec<i
         } else {
             answers().collect::<std::collections::HashSet<_>>().len()
         };
-        let in_domain = Sums::shared(cycle.table.counters.sums(constraint.counter, constraint.topology));
+        let in_domain = Sums::shared(cycle.snapshot.counters.sums(constraint.counter, constraint.topology));
         let weight = ((size + 2) as f64).ln();
         for (sum, answer) in sums.iter_mut().zip(answers()) {
             let pods = match answer {
@@ -301,21 +304,21 @@ pub fn compare_groups(cycle: &Cycle<'_>, groups: &[(&[Answer], usize)]) -> Vec<i
 
 /// Adds what the constraint makes of how many matching pods are in each node's domain.
 fn add_crowd(cycle: &Cycle<'_>, constraint: &Constraint, nodes: &[Slot], ignored: &impl Fn(Slot) -> bool, sums: &mut [f64]) {
-    let table = cycle.table;
-    let domain = |slot: Slot| table.topologies.domain(constraint.topology, slot);
+    let snapshot = cycle.snapshot;
+    let domain = |slot: Slot| snapshot.topologies.domain(constraint.topology, slot);
     let counting = || nodes.iter().filter(|slot| !ignored(**slot));
     let (in_domain, size) = if constraint.per_node {
         (None, counting().count())
     } else {
-        let nowhere = table.topologies.labelled(constraint.topology) < table.len();
-        let most = table.topologies.size(constraint.topology) + usize::from(nowhere);
+        let nowhere = snapshot.topologies.labelled(constraint.topology) < snapshot.len();
+        let most = snapshot.topologies.size(constraint.topology) + usize::from(nowhere);
         let (seen, size) = domains_of(counting().map(|slot| domain(*slot)), most);
         (Some(pods_per_domain(cycle, constraint, &seen)), size)
     };
     // Few large domains must not count less than many small ones.
     let weight = ((size + 2) as f64).ln();
     for (slot, sum) in nodes.iter().zip(sums).filter(|(slot, _)| domain(**slot) != NO_DOMAIN) {
-        let pods = in_domain.as_ref().map_or_else(|| table.counters.count(constraint.counter, *slot), |pods| pods.get(domain(*slot)));
+        let pods = in_domain.as_ref().map_or_else(|| snapshot.counters.count(constraint.counter, *slot), |pods| pods.get(domain(*slot)));
         *sum += pods as f64 * weight + (constraint.max_skew - 1) as f64;
     }
 }
@@ -333,27 +336,27 @@ fn domains_of(domains: impl Iterator<Item = Domain>, most: usize) -> (Column<boo
 }
 
 fn pods_per_domain<'a>(cycle: &Cycle<'a>, constraint: &Constraint, seen: &Column<bool>) -> Sums<'a> {
-    let (table, spread) = (cycle.table, &cycle.ask.spread);
-    if constraint.includes_all(cycle.class) && (!spread.needs_all_keys || all_have_keys(table, &spread.soft)) {
-        return Sums::shared(table.counters.sums(constraint.counter, constraint.topology));
+    let (snapshot, spread) = (cycle.snapshot, &cycle.ask.spread);
+    if constraint.includes_all(cycle.class) && (!spread.needs_all_keys || all_have_keys(snapshot, &spread.soft)) {
+        return Sums::shared(snapshot.counters.sums(constraint.counter, constraint.topology));
     }
-    let domain = |slot: Slot| table.topologies.domain(constraint.topology, slot);
+    let domain = |slot: Slot| snapshot.topologies.domain(constraint.topology, slot);
     let mut pods = Column::default();
-    for row in table.nodes().filter(|row| seen.get(domain(row.slot)) && constraint.includes(cycle.class.cell(row.slot))) {
-        if !spread.needs_all_keys || has_all_keys(table, &spread.soft, row.slot) {
-            *pods.slot(domain(row.slot)) += table.counters.count(constraint.counter, row.slot);
+    for row in snapshot.nodes().filter(|row| seen.get(domain(row.slot)) && constraint.includes(cycle.class.cell(row.slot))) {
+        if !spread.needs_all_keys || has_all_keys(snapshot, &spread.soft, row.slot) {
+            *pods.slot(domain(row.slot)) += snapshot.counters.count(constraint.counter, row.slot);
         }
     }
     Sums::own(pods)
 }
 
 /// On every node.
-fn all_have_keys(table: &Table, constraints: &[Constraint]) -> bool {
-    constraints.iter().all(|c| table.topologies.labelled(c.topology) == table.len())
+fn all_have_keys(snapshot: &Snapshot, constraints: &[Constraint]) -> bool {
+    constraints.iter().all(|c| snapshot.topologies.labelled(c.topology) == snapshot.len())
 }
 
-fn has_all_keys(table: &Table, constraints: &[Constraint], slot: Slot) -> bool {
-    constraints.iter().all(|c| table.topologies.domain(c.topology, slot) != NO_DOMAIN)
+fn has_all_keys(snapshot: &Snapshot, constraints: &[Constraint], slot: Slot) -> bool {
+    constraints.iter().all(|c| snapshot.topologies.domain(c.topology, slot) != NO_DOMAIN)
 }
 
 fn hard(pod: &PodInfo) -> Vec<&TopologySpreadConstraint> {
@@ -402,7 +405,7 @@ mod tests {
     #[test]
     fn hard_constraints_keep_the_skew() {
         let missing = format!("{SKEWED} (missing required label)");
-        let table = [
+        let snapshot = [
             (json!({}), vec![("a1", "web")], vec!["b1"]),
             (json!({}), vec![("a1", "web"), ("b1", "web")], vec!["a1", "a2", "b1"]),
             (json!({"maxSkew": 2}), vec![("a1", "web")], vec!["a1", "a2", "b1"]),
@@ -410,7 +413,7 @@ mod tests {
             (json!({"minDomains": 3}), vec![("a1", "web"), ("b1", "web")], vec![]),
             (json!({"matchLabelKeys": ["rev"]}), vec![("a1", "web")], vec!["a1", "a2", "b1"]),
         ];
-        for (constraint, pods, fit) in table {
+        for (constraint, pods, fit) in snapshot {
             let mut world = world(&pods);
             let refusals = world.refusals(&wanting(constraint.clone()));
             for (node, refusal) in refusals {
@@ -464,7 +467,7 @@ mod tests {
         let waiting = pod(&wanting(json!({})));
         let web = pod(&json!({"metadata": {"labels": {"app": "web"}}}));
         let db = pod(&json!({"metadata": {"labels": {"app": "db"}}}));
-        assert!(PodTopologySpread.helped_by(&waiting, &Change::PodPlaced(&web)));
-        assert!(!PodTopologySpread.helped_by(&waiting, &Change::PodGone(&db, None)));
+        assert!(PodTopologySpread.queueing_hint(&waiting, &Change::PodPlaced(&web)));
+        assert!(!PodTopologySpread.queueing_hint(&waiting, &Change::PodGone(&db, None)));
     }
 }

@@ -5,10 +5,10 @@ use api::k8s::api::core::v1::Toleration;
 use super::{Change, Order, Plugin, stretch};
 use crate::{
     cycle::Cycle,
-    node::{Facts, Row, Slot},
+    node::{Facts, NodeInfo, Slot},
     pod::PodInfo,
     refusal::Refusal,
-    table::Table,
+    snapshot::Snapshot,
     taints,
 };
 
@@ -19,7 +19,7 @@ impl Plugin for TaintToleration {
         "TaintToleration"
     }
 
-    fn refuses(&self, pod: &PodInfo, node: &Row) -> Option<Refusal> {
+    fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Option<Refusal> {
         repels(&node.facts, pod).then(|| Refusal::unresolvable(self.name(), "node(s) had untolerated taint(s)"))
     }
 
@@ -27,7 +27,7 @@ impl Plugin for TaintToleration {
         3
     }
 
-    fn score(&self, pod: &PodInfo, node: &Row, _table: &Table) -> i64 {
+    fn score(&self, pod: &PodInfo, node: &NodeInfo, _table: &Snapshot) -> i64 {
         if node.facts.taints.is_empty() {
             return 0;
         }
@@ -40,11 +40,11 @@ impl Plugin for TaintToleration {
         true
     }
 
-    fn compare(&self, _cycle: &Cycle<'_>, _nodes: &[Slot], scores: &mut [i64]) {
+    fn normalize_score(&self, _cycle: &Cycle<'_>, _nodes: &[Slot], scores: &mut [i64]) {
         stretch(scores, Order::LessIsBetter);
     }
 
-    fn helped_by(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
+    fn queueing_hint(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
         match change {
             Change::NodeAdded(node) => !repels(node, pod),
             Change::NodeChanged(old, new) => repels(old, pod) && !repels(new, pod),
@@ -63,31 +63,31 @@ mod tests {
     use crate::tests::{pod, row};
     use serde_json::{Value, json};
 
-    fn node(taints: &Value) -> Row {
+    fn node(taints: &Value) -> NodeInfo {
         row(&json!({"metadata": {"name": "a"}, "spec": {"taints": taints}}))
     }
 
     #[test]
     fn hard_taints_refuse_and_soft_ones_score() {
         let plain = pod(&json!({}));
-        let table = [
+        let snapshot = [
             (json!([]), true, 0),
             (json!([{"key": "k", "effect": "NoSchedule"}]), false, 0),
             (json!([{"key": "k", "effect": "NoExecute"}]), false, 0),
             (json!([{"key": "k", "effect": "PreferNoSchedule"}, {"key": "l", "effect": "PreferNoSchedule"}]), true, 2),
         ];
-        for (taints, fits, disliked) in table {
+        for (taints, fits, disliked) in snapshot {
             let node = node(&taints);
-            assert_eq!(TaintToleration.refuses(&plain, &node).is_none(), fits, "{taints}");
-            assert_eq!(TaintToleration.score(&plain, &node, &Table::default()), disliked, "{taints}");
+            assert_eq!(TaintToleration.filter(&plain, &node).is_none(), fits, "{taints}");
+            assert_eq!(TaintToleration.score(&plain, &node, &Snapshot::default()), disliked, "{taints}");
         }
     }
 
     #[test]
     fn a_taint_that_goes_helps() {
         let (plain, clean, tainted) = (pod(&json!({})), node(&json!([])).facts, node(&json!([{"key": "k", "effect": "NoSchedule"}])).facts);
-        assert!(TaintToleration.helped_by(&plain, &Change::NodeChanged(&tainted, &clean)));
-        assert!(!TaintToleration.helped_by(&plain, &Change::NodeChanged(&clean, &clean)));
-        assert!(!TaintToleration.helped_by(&plain, &Change::NodeAdded(&tainted)));
+        assert!(TaintToleration.queueing_hint(&plain, &Change::NodeChanged(&tainted, &clean)));
+        assert!(!TaintToleration.queueing_hint(&plain, &Change::NodeChanged(&clean, &clean)));
+        assert!(!TaintToleration.queueing_hint(&plain, &Change::NodeAdded(&tainted)));
     }
 }

@@ -10,7 +10,7 @@ impl Plugin for VolumeBinding {
         "VolumeBinding"
     }
 
-    fn refuses_all(&self, pod: &PodInfo) -> Option<Refusal> {
+    fn pre_filter(&self, pod: &PodInfo) -> Option<Refusal> {
         let spec = pod.spec()?;
         if spec.resource_claims.as_ref().is_some_and(|c| !c.is_empty()) {
             return Some(Refusal::unresolvable(self.name(), "dynamic resource allocation is not supported"));
@@ -23,7 +23,7 @@ impl Plugin for VolumeBinding {
         Some(Refusal::unresolvable(self.name(), &format!("persistentvolumeclaim {:?} not found", claim?)))
     }
 
-    fn helped_by(&self, _pod: &PodInfo, _change: &Change<'_>) -> bool {
+    fn queueing_hint(&self, _pod: &PodInfo, _change: &Change<'_>) -> bool {
         false
     }
 }
@@ -36,13 +36,13 @@ mod tests {
 
     #[test]
     fn claims_are_not_found() {
-        let table = [
+        let snapshot = [
             (json!({"emptyDir": {}, "name": "v"}), None),
             (json!({"persistentVolumeClaim": {"claimName": "data"}, "name": "v"}), Some("persistentvolumeclaim \"data\" not found")),
             (json!({"ephemeral": {}, "name": "v"}), Some("persistentvolumeclaim \"p-v\" not found")),
         ];
-        for (volume, want) in table {
-            let refusal = VolumeBinding.refuses_all(&pod(&json!({"metadata": {"name": "p"}, "spec": {"volumes": [volume]}})));
+        for (volume, want) in snapshot {
+            let refusal = VolumeBinding.pre_filter(&pod(&json!({"metadata": {"name": "p"}, "spec": {"volumes": [volume]}})));
             assert_eq!(refusal.and_then(|r| r.reasons.first().cloned()).as_deref(), want);
         }
     }

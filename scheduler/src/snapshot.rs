@@ -1,4 +1,4 @@
-//! Nodes and pods as they change -> the node table that plans read.
+//! Nodes and pods as they change -> the node snapshot that plans read.
 //!
 //! Kept by events: a node costs its own row and labels, a pod its node's row and the counters that are about it.
 
@@ -13,7 +13,7 @@ use crate::{
     budgets::Budgets,
     column::Column,
     counters::{CounterId, Counters, Terms, forces},
-    node::{Facts, Row, Slot},
+    node::{Facts, NodeInfo, Slot},
     pod::PodInfo,
     terms::{Matcher, Namespaces},
     topology::{Topologies, TopologyId},
@@ -23,8 +23,8 @@ use crate::{
 const CHANGES_MAX: usize = 8192;
 
 #[derive(Debug, Default)]
-pub struct Table {
-    rows: Vec<Row>,
+pub struct Snapshot {
+    rows: Vec<NodeInfo>,
     by_name: HashMap<String, Slot>,
     free: Vec<Slot>,
     live: Vec<Slot>,
@@ -72,17 +72,17 @@ pub enum PodChange {
     Changed(Arc<PodInfo>),
 }
 
-impl Table {
-    pub fn row(&self, slot: Slot) -> Option<&Row> {
+impl Snapshot {
+    pub fn row(&self, slot: Slot) -> Option<&NodeInfo> {
         self.rows.get(slot)
     }
 
-    pub fn find(&self, node: &str) -> Option<&Row> {
+    pub fn find(&self, node: &str) -> Option<&NodeInfo> {
         self.rows.get(*self.by_name.get(node)?).filter(|r| r.exists)
     }
 
     /// The nodes that exist.
-    pub fn nodes(&self) -> impl Iterator<Item = &Row> {
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeInfo> {
         steps::counted(self.live.iter()).filter_map(|slot| self.rows.get(*slot))
     }
 
@@ -255,7 +255,7 @@ impl Table {
         self.nominated_speaking > 0
     }
 
-    pub fn expected_on(&self, row: &Row) -> impl Iterator<Item = &Arc<PodInfo>> {
+    pub fn expected_on(&self, row: &NodeInfo) -> impl Iterator<Item = &Arc<PodInfo>> {
         let node = (row.expected > 0).then(|| row.name());
         node.into_iter().flat_map(|node| self.nominated_on(node))
     }
@@ -324,7 +324,7 @@ impl Table {
         // A number that this slot has not had.
         let stamp = self.rows.get(slot).map_or(0, |row| row.stamp + 1);
         let expected = self.nominated_on.get(name).map_or(0, Vec::len);
-        let row = Row { slot, stamp, expected, facts, ..Row::default() };
+        let row = NodeInfo { slot, stamp, expected, facts, ..NodeInfo::default() };
         if slot == self.rows.len() {
             self.rows.push(row);
         } else if let Some(old) = self.rows.get_mut(slot) {
@@ -395,57 +395,57 @@ mod tests {
         Arc::new(pod(&json!({"metadata": {"uid": uid}, "spec": {"containers": containers}})))
     }
 
-    fn used(table: &Table) -> i64 {
-        table.find("a").unwrap().used.milli_cpu
+    fn used(snapshot: &Snapshot) -> i64 {
+        snapshot.find("a").unwrap().used.milli_cpu
     }
 
     #[test]
     fn heartbeats_change_nothing() {
-        let mut table = Table::default();
-        assert!(matches!(table.set_node(facts("1")), Some(NodeChange::Added(_))));
-        let version = table.version();
-        assert!(table.set_node(facts("1")).is_none());
-        assert_eq!(table.version(), version);
-        assert!(matches!(table.set_node(facts("2")), Some(NodeChange::Changed(..))));
+        let mut snapshot = Snapshot::default();
+        assert!(matches!(snapshot.set_node(facts("1")), Some(NodeChange::Added(_))));
+        let version = snapshot.version();
+        assert!(snapshot.set_node(facts("1")).is_none());
+        assert_eq!(snapshot.version(), version);
+        assert!(matches!(snapshot.set_node(facts("2")), Some(NodeChange::Changed(..))));
     }
 
     #[test]
     fn assumed_pods_count_and_are_confirmed_at_no_cost() {
-        let mut table = Table::default();
-        table.set_node(facts("4"));
-        table.assume(asking("u", "1"), "a");
-        let version = table.version();
-        assert_eq!(used(&table), 1000);
-        assert!(matches!(table.put_pod(asking("u", "1"), "a"), PodChange::Same));
-        assert_eq!((used(&table), table.version()), (1000, version));
-        assert!(!table.forget(&asking("u", "1")), "it is bound now");
-        assert!(matches!(table.put_pod(asking("u", "2"), "a"), PodChange::Changed(_)));
-        assert_eq!(used(&table), 2000);
+        let mut snapshot = Snapshot::default();
+        snapshot.set_node(facts("4"));
+        snapshot.assume(asking("u", "1"), "a");
+        let version = snapshot.version();
+        assert_eq!(used(&snapshot), 1000);
+        assert!(matches!(snapshot.put_pod(asking("u", "1"), "a"), PodChange::Same));
+        assert_eq!((used(&snapshot), snapshot.version()), (1000, version));
+        assert!(!snapshot.forget(&asking("u", "1")), "it is bound now");
+        assert!(matches!(snapshot.put_pod(asking("u", "2"), "a"), PodChange::Changed(_)));
+        assert_eq!(used(&snapshot), 2000);
     }
 
     #[test]
     fn a_failed_binding_frees_its_own_pod_only() {
-        let mut table = Table::default();
-        table.set_node(facts("4"));
-        table.assume(asking("new", "1"), "a");
-        assert!(!table.forget(&asking("old", "1")));
-        assert!(table.forget(&asking("new", "1")));
-        assert_eq!(used(&table), 0);
+        let mut snapshot = Snapshot::default();
+        snapshot.set_node(facts("4"));
+        snapshot.assume(asking("new", "1"), "a");
+        assert!(!snapshot.forget(&asking("old", "1")));
+        assert!(snapshot.forget(&asking("new", "1")));
+        assert_eq!(used(&snapshot), 0);
     }
 
     #[test]
     fn pods_outlive_their_node_and_are_found_again() {
-        let mut table = Table::default();
-        table.put_pod(asking("u", "1"), "a");
-        assert!(table.is_empty());
-        table.set_node(facts("4"));
-        assert_eq!(used(&table), 1000);
-        table.remove_node("a");
-        assert!(table.find("a").is_none());
-        table.set_node(facts("4"));
-        assert_eq!(used(&table), 1000);
-        table.take_pod(&Key::new("default", "p"));
-        table.remove_node("a");
-        assert!(table.by_name.is_empty(), "nothing is left of it");
+        let mut snapshot = Snapshot::default();
+        snapshot.put_pod(asking("u", "1"), "a");
+        assert!(snapshot.is_empty());
+        snapshot.set_node(facts("4"));
+        assert_eq!(used(&snapshot), 1000);
+        snapshot.remove_node("a");
+        assert!(snapshot.find("a").is_none());
+        snapshot.set_node(facts("4"));
+        assert_eq!(used(&snapshot), 1000);
+        snapshot.take_pod(&Key::new("default", "p"));
+        snapshot.remove_node("a");
+        assert!(snapshot.by_name.is_empty(), "nothing is left of it");
     }
 }

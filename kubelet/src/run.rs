@@ -134,7 +134,7 @@ pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -
         start_limiter: pods::StartLimiter::new(),
     });
     let cache = caches.filtered::<Pod>(&format!("spec.nodeName={}", config.node_name));
-    let room = pods::Room { allocatable, pods_max: config.max_pods };
+    let room = pods::NodeCapacity { allocatable, pods_max: config.max_pods };
     let events = pods::start(deps, cache, agent.pods.clone(), room, config.pod_manifest_path.is_some(), &group);
     if let Some(dir) = config.pod_manifest_path.clone() {
         let at = |source| Error::File { path: dir.clone(), source };

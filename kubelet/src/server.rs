@@ -223,6 +223,6 @@ impl Server {
 const STREAM_METHODS: [Method; 2] = [Method::GET, Method::POST];
 
 #[cfg(test)]
-pub(crate) mod real;
+pub(crate) mod containerd_tests;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -11,7 +11,7 @@ use crate::{container_config::requests, downward::Allocatable, meta};
 
 /// What the node can give.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Room {
+pub struct NodeCapacity {
     pub allocatable: Allocatable,
     pub pods_max: u32,
 }
@@ -28,7 +28,7 @@ pub struct Refusal {
 pub fn refusal(
     pod: &Pod,
     others: &[&Pod],
-    room: Room,
+    room: NodeCapacity,
     node_labels: Option<&std::collections::BTreeMap<String, String>>,
 ) -> Option<Refusal> {
     let used_pods = i64::try_from(others.len()).unwrap_or(i64::MAX);
@@ -91,7 +91,8 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused_in_upstreams_words() {
-        let room = Room { allocatable: Allocatable { cpu_milli: 2000, memory_bytes: 1 << 20, ephemeral_storage_bytes: 0 }, pods_max: 2 };
+        let room =
+            NodeCapacity { allocatable: Allocatable { cpu_milli: 2000, memory_bytes: 1 << 20, ephemeral_storage_bytes: 0 }, pods_max: 2 };
         let asks = |cpu: &str| pod(&format!(r#"{{"containers":[{{"name":"a","resources":{{"requests":{{"cpu":"{cpu}"}}}}}}]}}"#));
         let web = pod(r#"{"containers":[{"name":"a","ports":[{"containerPort":80,"hostPort":8080}]}]}"#);
         let picky = pod(r#"{"containers":[],"nodeSelector":{"disk":"ssd"}}"#);

@@ -12,8 +12,8 @@ use api::k8s::{
 
 use super::{
     init::is_initialized,
-    memory::Health,
     plan::World,
+    pod_state::Health,
     restart,
     runtime::{self, State},
     status::whole_seconds,

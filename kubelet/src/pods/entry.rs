@@ -15,13 +15,13 @@ use cri::TaskEvent;
 
 use super::{
     execute::{Outcome, StartCause},
-    memory::{Health, Memory, ProbeResults, Stop, StopCause, Waiting},
     plan::{self, Call, Plan, World, grace_seconds},
+    pleg_generic::{Fingerprint, fingerprint},
+    pod_state::{Health, PodState, ProbeResults, Stop, StopCause, Waiting},
     probe::{Finding, Kind, Probes},
-    relist::{Fingerprint, fingerprint},
+    recorder::PodRecorder,
     runtime::{Made, RuntimePod, State},
     status::{self, Facts},
-    tell::Teller,
 };
 use crate::meta;
 
@@ -86,7 +86,7 @@ pub struct Entry {
     pub shown: Option<Arc<Pod>>,
     /// `None` until the runtime was asked.
     pub runtime: Option<Arc<RuntimePod>>,
-    pub memory: Memory,
+    pub memory: PodState,
     pub probes: Probes,
     pub worker: Option<Worker>,
     pub looking: bool,
@@ -142,7 +142,7 @@ impl Entry {
             shown: (origin == Origin::Api).then(|| pod.clone()),
             pod,
             runtime: None,
-            memory: Memory::default(),
+            memory: PodState::default(),
             probes: Probes::default(),
             worker: None,
             looking: false,
@@ -446,7 +446,7 @@ fn made(outcome: Outcome) -> Option<Made> {
 }
 
 /// Tells of containers that begin to wait for their next try.
-pub fn tell_back_offs(tell: &Teller, pod: &Pod, newly: &[(String, Waiting)]) {
+pub fn tell_back_offs(tell: &PodRecorder, pod: &Pod, newly: &[(String, Waiting)]) {
     for (name, waiting) in newly {
         let Some(container) = meta::containers(pod).find(|c| c.name == *name) else { continue };
         let tell = tell.container(pod, container);

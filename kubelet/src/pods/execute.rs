@@ -12,13 +12,13 @@ use tokio::sync::mpsc;
 
 use super::{
     images::Images,
-    node_loop::Event,
     plan::Call,
+    recorder::PodRecorder,
     runtime::{self, RuntimePod, Sandbox},
     start,
     start_limiter::StartLimiter,
     stop,
-    tell::Teller,
+    sync_loop::Event,
 };
 use crate::{
     NodeContext, PodContext, cgroups, container_config, labels, meta,
@@ -46,7 +46,7 @@ pub struct Work {
     pub deps: Arc<Deps>,
     pub pod: Arc<Pod>,
     pub runtime: Arc<RuntimePod>,
-    pub tell: Teller,
+    pub tell: PodRecorder,
     /// For what is worth knowing before all is done.
     pub events: mpsc::Sender<Event>,
 }

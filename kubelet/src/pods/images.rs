@@ -9,7 +9,7 @@ use client::kube::Client;
 use cri::{AuthConfig, ImageSpec, ImageStatusRequest, PodSandboxConfig, PullImageRequest, Runtime};
 use tokio::sync::Semaphore;
 
-use super::{image_name, registry_auth, tell::Teller};
+use super::{image_name, recorder::PodRecorder, registry_auth};
 use crate::meta;
 
 /// Pulls at a time; upstream's default is one, which lets a big image hold up all others.
@@ -47,7 +47,13 @@ impl Images {
     }
 
     /// The image of `container`, pulled where its policy asks for it.
-    pub async fn ensure(&self, pod: &Pod, container: &Container, sandbox: &PodSandboxConfig, tell: &Teller) -> Result<cri::Image, Failure> {
+    pub async fn ensure(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        sandbox: &PodSandboxConfig,
+        tell: &PodRecorder,
+    ) -> Result<cri::Image, Failure> {
         let name = container.image.clone().unwrap_or_default();
         let failure = |reason, message| Failure { reason, message, image: name.clone(), pulled: false };
         let full = image_name::with_default_tag(&name).map_err(|why| {
@@ -80,7 +86,7 @@ impl Images {
         Ok(self.runtime.image_status(request).await?.image)
     }
 
-    async fn pull(&self, pod: &Pod, name: &str, full: &str, sandbox: &PodSandboxConfig, tell: &Teller) -> Result<cri::Image, Failure> {
+    async fn pull(&self, pod: &Pod, name: &str, full: &str, sandbox: &PodSandboxConfig, tell: &PodRecorder) -> Result<cri::Image, Failure> {
         tell.normal("Pulling", format!("Pulling image \"{name}\""));
         let asked = Instant::now();
         let _permit = self.pulls.acquire().await;
@@ -117,7 +123,7 @@ impl Images {
         self.runtime.pull_image(request(Some(last.clone()))).await.map(drop)
     }
 
-    async fn pull_secrets(&self, pod: &Pod, tell: &Teller) -> Vec<Secret> {
+    async fn pull_secrets(&self, pod: &Pod, tell: &PodRecorder) -> Vec<Secret> {
         let names = pod.spec.iter().flat_map(|s| s.image_pull_secrets.iter().flatten()).map(|r| r.name.clone());
         let (mut found, mut missing) = (Vec::new(), Vec::new());
         for name in names.filter(|name| !name.is_empty()) {

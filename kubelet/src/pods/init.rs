@@ -5,8 +5,8 @@
 use api::k8s::api::core::v1::Container;
 
 use super::{
-    memory::Health,
     plan::{Call, Plan, Start, World, grace_seconds, one, usable_sandbox},
+    pod_state::Health,
     restart,
     runtime::{self, State},
 };

@@ -12,7 +12,7 @@ use api::{
 use super::{
     api_calls::{self, Answer, key},
     entry::Origin,
-    node_loop::{Event, Loop, is_named, revision},
+    sync_loop::{Event, SyncLoop, is_named, revision},
 };
 use crate::meta;
 
@@ -20,7 +20,7 @@ const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
 const RETRY: Duration = Duration::from_secs(5);
 
-impl Loop {
+impl SyncLoop {
     /// The directory's pods, all of them.
     pub(super) fn manifests(&mut self, pods: Vec<Arc<Pod>>) {
         let uids: BTreeSet<String> = pods.iter().map(|pod| meta::uid(pod).to_owned()).collect();

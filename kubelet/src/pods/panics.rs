@@ -12,14 +12,14 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::{
-    admit::Room,
+    admit::NodeCapacity,
     entry::{Advanced, Entry, Origin},
     execute::Deps,
     images::Images,
-    node_loop::{Event, Loop},
+    pleg_generic::Listing,
     probe::Prober,
-    relist::Listing,
     start_limiter::StartLimiter,
+    sync_loop::{Event, SyncLoop},
 };
 use crate::{Pods, cgroups, container_config::testing, meta, metrics::Metrics, volumes};
 
@@ -40,7 +40,7 @@ fn touchy(entry: &mut Entry, host_ips: &[String], now: Timestamp) -> Advanced {
 }
 
 /// The loop of a node whose runtime and API server do not answer.
-fn a_loop(dir: &Path, pods: &Pods, group: &Group) -> (Loop, mpsc::Receiver<Event>) {
+fn a_loop(dir: &Path, pods: &Pods, group: &Group) -> (SyncLoop, mpsc::Receiver<Event>) {
     let never = tower::service_fn(|_: http::Request<client::kube::client::Body>| async {
         std::future::pending::<Result<http::Response<client::kube::client::Body>, Infallible>>().await
     });
@@ -62,7 +62,11 @@ fn a_loop(dir: &Path, pods: &Pods, group: &Group) -> (Loop, mpsc::Receiver<Event
     });
     let (events, inbox) = mpsc::channel(64);
     let prober = Prober { deps: deps.clone(), group: group.clone(), findings: mpsc::channel(64).0 };
-    (Loop::new(deps, caches.of(), pods.clone(), Room { pods_max: 9, ..Room::default() }, prober, events, group).advanced_by(touchy), inbox)
+    (
+        SyncLoop::new(deps, caches.of(), pods.clone(), NodeCapacity { pods_max: 9, ..NodeCapacity::default() }, prober, events, group)
+            .advanced_by(touchy),
+        inbox,
+    )
 }
 
 fn pod(name: &str, labels: &str) -> Arc<Pod> {

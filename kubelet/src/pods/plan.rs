@@ -9,7 +9,7 @@ use api::{
 
 use super::{
     init,
-    memory::{Health, Memory, Waiting},
+    pod_state::{Health, PodState, Waiting},
     restart,
     runtime::{self, RuntimePod, Sandbox, State},
 };
@@ -21,7 +21,7 @@ pub struct World<'a> {
     pub pod: &'a Pod,
     pub spec: &'a PodSpec,
     pub runtime: &'a RuntimePod,
-    pub memory: &'a Memory,
+    pub memory: &'a PodState,
     pub now: Timestamp,
 }
 
@@ -277,7 +277,7 @@ mod tests {
 
     use super::*;
     use crate::pods::{
-        memory::{ProbeResults, Stop, StopCause},
+        pod_state::{ProbeResults, Stop, StopCause},
         runtime::Exit,
     };
 
@@ -306,7 +306,7 @@ mod tests {
         State::Exited(Exit { code, finished_at: at(100), ..Exit::default() })
     }
 
-    fn calls(pod: &Pod, containers: Vec<runtime::Container>, memory: &Memory, now: i64) -> Plan {
+    fn calls(pod: &Pod, containers: Vec<runtime::Container>, memory: &PodState, now: i64) -> Plan {
         let runtime = RuntimePod { sandboxes: vec![sandbox()], containers };
         plan(World { pod, spec: pod.spec.as_ref().unwrap(), runtime: &runtime, memory, now: at(now) })
     }
@@ -318,11 +318,12 @@ mod tests {
     #[test]
     fn a_new_pod_gets_its_sandbox_then_all_its_containers() {
         let pod = pod(json!({"containers": [{"name": "a"}, {"name": "b"}]}));
-        let world = |runtime| plan(World { pod: &pod, spec: pod.spec.as_ref().unwrap(), runtime, memory: &Memory::default(), now: at(0) });
+        let world =
+            |runtime| plan(World { pod: &pod, spec: pod.spec.as_ref().unwrap(), runtime, memory: &PodState::default(), now: at(0) });
         assert_eq!(world(&RuntimePod::default()).calls, [Call::CreateSandbox { attempt: 0 }]);
-        assert_eq!(calls(&pod, vec![], &Memory::default(), 0).calls, starts(&[("a", 0), ("b", 0)]));
+        assert_eq!(calls(&pod, vec![], &PodState::default(), 0).calls, starts(&[("a", 0), ("b", 0)]));
         let all = vec![record(&pod, "a", running()), record(&pod, "b", running())];
-        assert_eq!(calls(&pod, all, &Memory::default(), 0), Plan::default());
+        assert_eq!(calls(&pod, all, &PodState::default(), 0), Plan::default());
     }
 
     #[test]
@@ -331,7 +332,8 @@ mod tests {
             let pod = pod(json!({"restartPolicy": policy, "containers": [{"name": "a"}]}));
             let runtime =
                 RuntimePod { sandboxes: vec![Sandbox { ready: false, ..sandbox() }], containers: vec![record(&pod, "a", exited(1))] };
-            let world = World { pod: &pod, spec: pod.spec.as_ref().unwrap(), runtime: &runtime, memory: &Memory::default(), now: at(200) };
+            let world =
+                World { pod: &pod, spec: pod.spec.as_ref().unwrap(), runtime: &runtime, memory: &PodState::default(), now: at(200) };
             assert_eq!(plan(world).calls.contains(&Call::CreateSandbox { attempt: 1 }), creates, "{policy}");
         }
     }
@@ -342,9 +344,9 @@ mod tests {
         let remove = Call::RemoveContainer { id: "a".into() };
         let created = vec![record(&pod, "a", State::Created)];
         let mut runtime = RuntimePod { sandboxes: vec![Sandbox { ready: false, ..sandbox() }], containers: created };
-        let deleted = Memory { stop: Some(Stop { cause: StopCause::Deleted, grace_seconds: 7 }), ..Memory::default() };
-        let kept = Memory::default();
-        let calls = |runtime: &RuntimePod, memory: &Memory| {
+        let deleted = PodState { stop: Some(Stop { cause: StopCause::Deleted, grace_seconds: 7 }), ..PodState::default() };
+        let kept = PodState::default();
+        let calls = |runtime: &RuntimePod, memory: &PodState| {
             plan(World { pod: &pod, spec: pod.spec.as_ref().unwrap(), runtime, memory, now: at(0) }).calls
         };
         assert_eq!(calls(&runtime, &deleted), [remove.clone(), Call::CleanUp, Call::RemovePod]);
@@ -358,7 +360,7 @@ mod tests {
     fn init_containers_run_one_after_the_other_and_sidecars_only_have_to_start() {
         let inits = json!([{"name": "i"}, {"name": "side", "restartPolicy": "Always"}, {"name": "j"}]);
         let pod = pod(json!({"initContainers": inits, "containers": [{"name": "a"}]}));
-        let memory = Memory::default();
+        let memory = PodState::default();
         let mut have = Vec::new();
         for (next, then) in [("i", exited(0)), ("side", running()), ("j", exited(0)), ("a", running())] {
             assert_eq!(calls(&pod, have.clone(), &memory, 0).calls, starts(&[(next, 0)]), "{next}");
@@ -370,7 +372,7 @@ mod tests {
     #[test]
     fn a_failed_init_container_ends_a_pod_that_never_restarts() {
         let pod = pod(json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [{"name": "a"}]}));
-        let plan = calls(&pod, vec![record(&pod, "i", exited(1))], &Memory::default(), 200);
+        let plan = calls(&pod, vec![record(&pod, "i", exited(1))], &PodState::default(), 200);
         assert_eq!(plan.calls, [Call::StopPod { grace_seconds: 30 }]);
     }
 
@@ -378,7 +380,7 @@ mod tests {
     fn crashes_back_off() {
         let pod = pod(json!({"containers": [{"name": "a"}]}));
         let dead = || vec![record(&pod, "a", exited(1))];
-        let mut memory = Memory::default();
+        let mut memory = PodState::default();
         assert_eq!(calls(&pod, dead(), &memory, 100).calls, starts(&[("a", 1)]), "the first restart is immediate");
         memory.restarted("a", &Exit { finished_at: at(100), ..Exit::default() }, at(100));
         let waits = calls(&pod, dead(), &memory, 105);
@@ -391,7 +393,7 @@ mod tests {
     #[test]
     fn failed_pulls_back_off_and_say_so_after_a_moment() {
         let pod = pod(json!({"containers": [{"name": "a", "image": "x"}]}));
-        let mut memory = Memory::default();
+        let mut memory = PodState::default();
         memory.pull_failed("x", "ErrImagePull: no".into(), at(0));
         assert_eq!(calls(&pod, vec![], &memory, 1), Plan { wake: Some(at(5)), ..Plan::default() });
         let waits = calls(&pod, vec![], &memory, 5);
@@ -403,7 +405,7 @@ mod tests {
     fn a_container_that_fails_its_liveness_probe_is_stopped() {
         let probe = json!({"tcpSocket": {"port": 1}, "terminationGracePeriodSeconds": 3});
         let pod = pod(json!({"containers": [{"name": "a", "livenessProbe": probe}]}));
-        let mut memory = Memory::default();
+        let mut memory = PodState::default();
         memory.probes.insert("a".into(), ProbeResults { liveness: Some(Health::Bad), ..ProbeResults::default() });
         let message = "Container a failed liveness probe, will be restarted".to_owned();
         let stop = Call::StopContainer { id: "a".into(), name: "a".into(), message, grace_seconds: 3 };
@@ -415,17 +417,17 @@ mod tests {
         let inits = json!([{"name": "side", "restartPolicy": "Always"}]);
         let pod = pod(json!({"restartPolicy": "OnFailure", "initContainers": inits, "containers": [{"name": "a"}]}));
         let have = vec![record(&pod, "a", exited(0)), record(&pod, "side", running())];
-        assert_eq!(calls(&pod, have, &Memory::default(), 200).calls, [Call::StopPod { grace_seconds: 30 }]);
+        assert_eq!(calls(&pod, have, &PodState::default(), 200).calls, [Call::StopPod { grace_seconds: 30 }]);
     }
 
     #[test]
     fn a_deleted_pod_is_stopped_cleaned_and_removed() {
         let pod = pod(json!({"containers": [{"name": "a"}]}));
         let stop = Some(Stop { cause: StopCause::Deleted, grace_seconds: 7 });
-        let memory = Memory { stop, ..Memory::default() };
+        let memory = PodState { stop, ..PodState::default() };
         let all = [Call::StopPod { grace_seconds: 7 }, Call::CleanUp, Call::RemovePod];
         assert_eq!(calls(&pod, vec![record(&pod, "a", running())], &memory, 0).calls, all);
-        let memory = Memory { cleaned: true, removed: true, ..memory };
+        let memory = PodState { cleaned: true, removed: true, ..memory };
         let runtime = RuntimePod::default();
         let world = World { pod: &pod, spec: pod.spec.as_ref().unwrap(), runtime: &runtime, memory: &memory, now: at(0) };
         assert_eq!(plan(world), Plan::default());

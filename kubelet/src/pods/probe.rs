@@ -19,9 +19,9 @@ use tokio::sync::mpsc;
 use super::{
     execute::Deps,
     http::{self, Target},
-    memory::{Health, ProbeResults},
+    pod_state::{Health, ProbeResults},
+    recorder::PodRecorder,
     runtime::{RuntimePod, State},
-    tell::Teller,
 };
 use crate::meta;
 
@@ -57,7 +57,7 @@ pub struct Prober {
 
 struct Task {
     deps: Arc<Deps>,
-    tell: Teller,
+    tell: PodRecorder,
     findings: mpsc::Sender<Finding>,
     uid: String,
     container: Container,
@@ -131,7 +131,7 @@ impl Task {
         let sandbox_ip = runtime.ready_sandbox().and_then(|s| s.ips.first()).cloned();
         let node_ip = prober.deps.node.node_ips.first().map(ToString::to_string);
         Self {
-            tell: Teller::about(&prober.deps.recorder, pod).container(pod, container),
+            tell: PodRecorder::about(&prober.deps.recorder, pod).container(pod, container),
             deps: prober.deps.clone(),
             findings: prober.findings.clone(),
             uid: meta::uid(pod).into(),

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use api::{k8s::api::core::v1::Pod, time::Timestamp};
 
 use super::{
-    admit::{self, Room},
+    admit::{self, NodeCapacity},
     entry::{Entry, Origin},
     execute::Outcome,
     image_name,
-    memory::StopCause,
     plan::{Call, grace_seconds, hash},
+    pod_state::StopCause,
     runtime::{Container, Exit, RuntimePod, Sandbox, State},
 };
 use crate::{container_config::qos, meta};
@@ -20,7 +20,7 @@ const STEPS_MAX: u32 = 24;
 
 /// From nothing to running, through an end of all its containers, to its own end; how many calls that took.
 pub fn rehearse(pod: &Arc<Pod>, now: Timestamp) -> usize {
-    let _ = (admit::refusal(pod, &[pod], Room::default(), None), qos::class(pod));
+    let _ = (admit::refusal(pod, &[pod], NodeCapacity::default(), None), qos::class(pod));
     for container in meta::containers(pod) {
         let image = container.image.as_deref().unwrap_or_default();
         let _ = (image_name::with_default_tag(image).is_ok(), image_name::registry(image));

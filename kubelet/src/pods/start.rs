@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use super::{
     execute::{Outcome, StartCause, Work},
     hooks,
-    node_loop::Event,
     plan::{self, Start},
     runtime, stop,
+    sync_loop::Event,
 };
 use crate::{PodContext, container_config, labels, meta, volumes};
 

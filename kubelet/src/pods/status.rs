@@ -12,8 +12,8 @@ use api::{
 
 use super::{
     conditions, container_status,
-    memory::{Memory, StopCause},
     plan::{World, usable_sandbox},
+    pod_state::{PodState, StopCause},
     restart,
 };
 use crate::meta;
@@ -54,7 +54,7 @@ pub fn is_terminal(phase: Option<&str>) -> bool {
 }
 
 /// The last status we made, else what the API has (after a restart of ours).
-fn old_status(pod: &Pod, memory: &Memory) -> PodStatus {
+fn old_status(pod: &Pod, memory: &PodState) -> PodStatus {
     memory.status.clone().or_else(|| pod.status.clone()).unwrap_or_default()
 }
 

@@ -7,15 +7,15 @@ use api::{faults::catch_all, k8s::api::core::v1::PodStatus};
 use super::{
     api_calls::{self, Answer},
     entry::Origin,
-    node_loop::{Event, Loop, revision},
     patch,
+    sync_loop::{Event, SyncLoop, revision},
 };
 use crate::metrics::STATUS_SYNC;
 
 /// After an API call for a pod failed.
 const API_RETRY: Duration = Duration::from_secs(2);
 
-impl Loop {
+impl SyncLoop {
     /// Writes the status where the API's differs; one write at a time.
     pub(super) fn write(&mut self, uid: &str) {
         let Some(entry) = self.entries.get_mut(uid) else { return };

@@ -7,12 +7,12 @@ use crate::meta;
 
 /// Tells about one pod.
 #[derive(Clone)]
-pub struct Teller {
+pub struct PodRecorder {
     recorder: Recorder,
     pod: ObjectReference,
 }
 
-impl Teller {
+impl PodRecorder {
     pub fn about(recorder: &Recorder, pod: &Pod) -> Self {
         Self { recorder: recorder.clone(), pod: reference(pod) }
     }

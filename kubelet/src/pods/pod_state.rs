@@ -9,7 +9,7 @@ use api::{k8s::api::core::v1::PodStatus, time::Timestamp};
 use super::{backoff::Backoff, runtime::Exit};
 
 #[derive(Clone, Debug, Default)]
-pub struct Memory {
+pub struct PodState {
     /// Why a container waits, by its name: shown as `state.waiting`.
     pub waiting: BTreeMap<String, Waiting>,
     /// Restarts in a row, by the container's name.
@@ -87,7 +87,7 @@ impl Stop {
     }
 }
 
-impl Memory {
+impl PodState {
     /// When a container that ended so may be started again; `None` is now.
     pub fn crash_until(&self, container: &str, exit: &Exit, now: Timestamp) -> Option<Timestamp> {
         Backoff::until(self.crashes.get(container), exit.finished_at, now)

@@ -24,7 +24,7 @@ use crate::{
     Agent, Config, Issued, clean, containerd,
     metrics::{POD_START, RELIST},
     run,
-    server::real::{IMAGE, image},
+    server::containerd_tests::{IMAGE, image},
     stop_pods,
 };
 

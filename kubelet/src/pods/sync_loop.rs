@@ -25,16 +25,16 @@ use tokio::sync::{Notify, mpsc, watch};
 
 pub use self::begin::start;
 use super::{
-    admit::{self, Room},
+    admit::{self, NodeCapacity},
     api_calls::Answer,
     entry::{self, Advance, Doing, Entry, Origin, Worker},
     execute::{self, Deps, Outcome, Work},
-    memory::StopCause,
     plan::{Call, grace_seconds},
+    pleg_generic::{self, Listing},
+    pod_state::StopCause,
     probe::{Finding, Prober},
-    relist::{self, Listing},
+    recorder::PodRecorder,
     runtime::{Container, Made, RuntimePod},
-    tell::Teller,
 };
 use crate::{
     ContainerView, PodView, Pods, container_config, meta,
@@ -92,7 +92,7 @@ struct Changed {
     notify: Arc<Notify>,
 }
 
-pub(super) struct Loop {
+pub(super) struct SyncLoop {
     pub(super) deps: Arc<Deps>,
     pub(super) group: Group,
     pub(super) events: mpsc::Sender<Event>,
@@ -118,12 +118,12 @@ pub(super) struct Loop {
     /// Asks for a list of the runtime's pods.
     nudge: Arc<Notify>,
     host_ips: Vec<String>,
-    room: Room,
+    room: NodeCapacity,
     burstable_milli: Option<i64>,
     serial: u64,
 }
 
-impl Loop {
+impl SyncLoop {
     async fn run(mut self, mut inbox: mpsc::Receiver<Event>, mut findings: mpsc::Receiver<Finding>, changed: Changed, has_manifests: bool) {
         let cache = self.cache.clone();
         let synced = cache.synced();
@@ -244,12 +244,12 @@ impl Loop {
     fn sweep(&mut self) {
         let known: Vec<String> = self.deps.volumes.present().into_iter().chain(self.deps.cgroups.pods().into_keys()).collect();
         for uid in known {
-            self.orphan(&uid, &relist::Listed::default());
+            self.orphan(&uid, &pleg_generic::Listed::default());
         }
         self.fit_mirrors();
     }
 
-    fn orphan(&mut self, uid: &str, listed: &relist::Listed) {
+    fn orphan(&mut self, uid: &str, listed: &pleg_generic::Listed) {
         if self.entries.contains_key(uid) || self.cache.unreadable().iter().any(|pod| meta::uid(pod) == uid) {
             return;
         }
@@ -336,7 +336,7 @@ impl Loop {
         let Some(refusal) = admit::refusal(&entry.pod, &others, self.room, node.as_ref().and_then(|n| n.metadata.labels.as_ref())) else {
             return;
         };
-        Teller::about(&self.deps.recorder, &entry.pod).warning(&refusal.reason, refusal.message.clone());
+        PodRecorder::about(&self.deps.recorder, &entry.pod).warning(&refusal.reason, refusal.message.clone());
         let message = format!("Pod was rejected: {}", refusal.message);
         let grace = grace_seconds(&entry.pod);
         if let Some(entry) = self.entries.get_mut(uid) {
@@ -403,7 +403,7 @@ impl Loop {
     fn step_once(&mut self, uid: &str) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let Some((plan, newly)) = (self.advance)(entry, &self.host_ips, Timestamp::now()) else { return };
-        let tell = Teller::about(&self.deps.recorder, &entry.pod);
+        let tell = PodRecorder::about(&self.deps.recorder, &entry.pod);
         if std::mem::take(&mut entry.overdue) {
             tell.normal("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
         }
@@ -440,7 +440,7 @@ impl Loop {
         tracing::debug!(pod = meta::format(&entry.pod), ?took, "pod runs");
     }
 
-    fn work(&mut self, uid: &str, calls: Vec<Call>, tell: Teller) {
+    fn work(&mut self, uid: &str, calls: Vec<Call>, tell: PodRecorder) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let Some(runtime) = entry.runtime.clone() else { return };
         if entry.is_starting && runtime.sandboxes.is_empty() {

@@ -9,17 +9,24 @@ use api::{Key, k8s::api::core::v1::Pod, task::Group};
 use client::Cache;
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::{Changed, Event, Loop};
+use super::{Changed, Event, SyncLoop};
 use crate::{
     Pods,
-    pods::{Deps, Room, entry::Entry, probe::Prober, told},
+    pods::{Deps, NodeCapacity, entry::Entry, pleg_evented, probe::Prober},
 };
 
 /// Answers of tasks; each pod has at most a worker, a look and a write under way.
 const EVENTS_MAX: usize = 1024;
 const FINDINGS_MAX: usize = 256;
 /// Starts the loop. Static pods come through the sender it gives; with `has_manifests` nothing is swept away before they did.
-pub fn start(deps: Arc<Deps>, cache: Cache<Pod>, pods: Pods, room: Room, has_manifests: bool, group: &Group) -> mpsc::Sender<Event> {
+pub fn start(
+    deps: Arc<Deps>,
+    cache: Cache<Pod>,
+    pods: Pods,
+    room: NodeCapacity,
+    has_manifests: bool,
+    group: &Group,
+) -> mpsc::Sender<Event> {
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
     let (findings_in, findings) = mpsc::channel(FINDINGS_MAX);
     let active = watch::channel(false);
@@ -33,10 +40,10 @@ pub fn start(deps: Arc<Deps>, cache: Cache<Pod>, pods: Pods, room: Room, has_man
     });
     let nudge = Arc::new(Notify::new());
     let (runtime, metrics) = (deps.runtime.clone(), deps.metrics.clone());
-    let lookout = told::Lookout { runtime, active: active.1, nudge: nudge.clone(), out: events.clone(), metrics };
-    group.spawn_loop("runtime events", Box::pin(told::follow(lookout)));
+    let lookout = pleg_evented::Lookout { runtime, active: active.1, nudge: nudge.clone(), out: events.clone(), metrics };
+    group.spawn_loop("runtime events", Box::pin(pleg_evented::follow(lookout)));
     let prober = Prober { deps: deps.clone(), group: group.clone(), findings: findings_in };
-    let this = Loop { active: active.0, nudge, ..Loop::new(deps, cache, pods, room, prober, events.clone(), group) };
+    let this = SyncLoop { active: active.0, nudge, ..SyncLoop::new(deps, cache, pods, room, prober, events.clone(), group) };
     group.spawn_loop("pods", Box::pin(this.run(inbox, findings, changed, has_manifests)));
     events
 }
@@ -48,12 +55,12 @@ impl Changed {
     }
 }
 
-impl Loop {
+impl SyncLoop {
     pub(in crate::pods) fn new(
         deps: Arc<Deps>,
         cache: Cache<Pod>,
         pods: Pods,
-        room: Room,
+        room: NodeCapacity,
         prober: Prober,
         events: mpsc::Sender<Event>,
         group: &Group,
@@ -85,7 +92,7 @@ impl Loop {
 }
 
 #[cfg(test)]
-impl Loop {
+impl SyncLoop {
     pub(in crate::pods) fn advanced_by(self, advance: super::Advance) -> Self {
         Self { advance, ..self }
     }

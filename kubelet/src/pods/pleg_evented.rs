@@ -13,8 +13,8 @@ use tokio::{
 };
 
 use super::{
-    node_loop::{Event, Loop},
-    relist,
+    pleg_generic,
+    sync_loop::{Event, SyncLoop},
 };
 use crate::metrics::{Metrics, RELIST};
 
@@ -100,7 +100,7 @@ impl Lookout {
                     }
                     let period = if !events { PERIOD } else if lists == 0 { SETTLED } else { NET_PERIOD };
                     (at, nudged) = (Instant::now() + period, false);
-                    let listing = self.metrics.timed(RELIST, "", relist::list(&self.runtime)).await;
+                    let listing = self.metrics.timed(RELIST, "", pleg_generic::list(&self.runtime)).await;
                     listing.inspect(|_| lists += 1).map(|listing| Some(Event::Listed(listing)))
                 }
                 event = streams.next() => event,
@@ -161,7 +161,7 @@ fn stopped(event: &ContainerEventResponse) -> Option<TaskEvent> {
     stopped.then(|| TaskEvent::Ended { id: event.container_id.clone() })
 }
 
-impl Loop {
+impl SyncLoop {
     /// What was told goes to its pod, which is looked at.
     pub(super) fn told(&mut self, event: TaskEvent) {
         match self.entries.iter_mut().find_map(|(uid, e)| e.told(&event).then(|| uid.clone())) {

@@ -21,7 +21,7 @@ use crate::{
     server::{Control, cluster_dns, host_name, kinds_config},
 };
 
-/// What the runtime calls as its network plugins: `src/plugin.rs`.
+/// What the runtime calls as its network plugins: `src/cni_shim.rs`.
 pub const PLUGIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/plugin"));
 const DNS_PORT: u16 = 53;
 const RESOLV_CONF: &str = "/etc/resolv.conf";

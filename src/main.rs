@@ -21,7 +21,7 @@ mod manifests;
 // A program of its own, which build.rs compiles; here for its test and the lints.
 #[cfg(test)]
 #[expect(dead_code)]
-mod plugin;
+mod cni_shim;
 mod progress;
 mod server;
 mod up;

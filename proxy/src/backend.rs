@@ -10,7 +10,7 @@ use crate::{
         table::{Rules, Saved},
     },
     late,
-    model::{Portal, Site},
+    model::{NodeNetwork, ServicePort},
     nftables::Table,
 };
 
@@ -23,7 +23,7 @@ pub enum Backend {
 impl Backend {
     pub fn new(mode: Mode) -> Self {
         match mode {
-            Mode::Iptables => Self::Iptables(Rules::new(Site::default())),
+            Mode::Iptables => Self::Iptables(Rules::new(NodeNetwork::default())),
             Mode::Nftables => Self::Nftables(Box::default()),
         }
     }
@@ -33,7 +33,7 @@ impl Backend {
     ///
     /// # Errors
     /// Where it could not be written.
-    pub async fn write_all(&mut self, site: Site, changes: &[(Key, Vec<Portal>)]) -> Result<Vec<Key>, Error> {
+    pub async fn write_all(&mut self, site: NodeNetwork, changes: &[(Key, Vec<ServicePort>)]) -> Result<Vec<Key>, Error> {
         match self {
             Self::Iptables(rules) => {
                 rules.set_site(site);
@@ -58,7 +58,7 @@ impl Backend {
     ///
     /// # Errors
     /// Where it could not be written; what the kernel holds is not known then.
-    pub async fn write(&mut self, changes: &[(Key, Vec<Portal>)]) -> Result<Vec<Key>, Error> {
+    pub async fn write(&mut self, changes: &[(Key, Vec<ServicePort>)]) -> Result<Vec<Key>, Error> {
         match self {
             Self::Iptables(rules) => {
                 let (fragments, left) = fragments(rules, changes);
@@ -83,7 +83,7 @@ impl Backend {
     }
 }
 
-fn fragments(rules: &Rules, changes: &[(Key, Vec<Portal>)]) -> (Vec<(Key, Fragment)>, Vec<Key>) {
+fn fragments(rules: &Rules, changes: &[(Key, Vec<ServicePort>)]) -> (Vec<(Key, Fragment)>, Vec<Key>) {
     let (mut made, mut left) = (Vec::with_capacity(changes.len()), Vec::new());
     for (key, portals) in changes {
         match late::one(key, || Fragment::of(portals, rules.site())) {
@@ -95,7 +95,7 @@ fn fragments(rules: &Rules, changes: &[(Key, Vec<Portal>)]) -> (Vec<(Key, Fragme
 }
 
 /// Removes iptables' rules for services, and lets the pod network through where the node has a firewall by iptables.
-async fn open_firewall(site: &Site) {
+async fn open_firewall(site: &NodeNetwork) {
     let opened = async {
         let scripts = exec::save().await?.guards(site);
         exec::restore_all(scripts).await

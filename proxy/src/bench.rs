@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use parking_lot::RwLock;
 use serde_json::json;
 
-use crate::{Mode, iptables::exec, model::Node, sync::Sync, world::World};
+use crate::{Mode, iptables::exec, model::Node, proxier::Proxier, service_tracker::ServiceTracker};
 
 type Fault = Box<dyn std::error::Error + Send + std::marker::Sync>;
 
@@ -52,8 +52,8 @@ pub fn measure(mode: Mode, services: usize) -> Result<Figures, Fault> {
 
 /// The proxy in its namespace, without an API server.
 struct Alone {
-    world: World,
-    sync: Sync,
+    world: ServiceTracker,
+    sync: Proxier,
     services: usize,
 }
 
@@ -74,14 +74,14 @@ impl Alone {
 
     async fn new(mode: Mode, services: usize) -> Result<Self, Fault> {
         prepare_network().await?;
-        let world = World::noting();
+        let world = ServiceTracker::noting();
         for number in 0..services {
             world.service(None, Some(&Arc::new(service(number)?)));
             world.slice(None, Some(&Arc::new(slice(number, &ENDPOINTS[..2])?)));
         }
         let node = Arc::new(RwLock::new(Node { name: "bench".into(), ..Node::default() }));
         let cidr = Some("10.77.0.0/16".parse()?);
-        Ok(Self { sync: Sync::new(mode, world.clone(), node, cidr, Group::new()), world, services })
+        Ok(Self { sync: Proxier::new(mode, world.clone(), node, cidr, Group::new()), world, services })
     }
 
     /// The first, the middle and the last one: a search through all would show.

@@ -5,7 +5,7 @@
 use std::{io::ErrorKind, net::Ipv4Addr};
 
 use crate::{
-    model::{Portal, Protocol},
+    model::{Protocol, ServicePort},
     netlink::{Error, Socket, Verb, Writer, parts},
 };
 
@@ -41,13 +41,13 @@ const PROTO_DPORT: u16 = 3;
 const UDP: u8 = 17;
 
 /// Whether the change from `old` to `new` can leave stale flows: an endpoint went away, or the first one came.
-pub fn is_due(old: &[Portal], new: &[Portal]) -> bool {
-    let due = |old: &Portal| {
+pub fn is_due(old: &[ServicePort], new: &[ServicePort]) -> bool {
+    let due = |old: &ServicePort| {
         let now = new.iter().find(|p| p.name == old.name && p.protocol == old.protocol);
-        let (before, after) = (old.reachable(), now.map(Portal::reachable).unwrap_or_default());
+        let (before, after) = (old.reachable(), now.map(ServicePort::reachable).unwrap_or_default());
         before.iter().any(|e| !after.contains(e)) || (before.is_empty() && !after.is_empty())
     };
-    let fresh = |new: &Portal| !old.iter().any(|p| p.name == new.name && p.protocol == new.protocol);
+    let fresh = |new: &ServicePort| !old.iter().any(|p| p.name == new.name && p.protocol == new.protocol);
     udp(old).any(due) || udp(new).any(fresh)
 }
 
@@ -55,7 +55,7 @@ pub fn is_due(old: &[Portal], new: &[Portal]) -> bool {
 ///
 /// # Errors
 /// Where the kernel does not tell its flows, or refuses to forget one.
-pub async fn clean(portals: Vec<Portal>, gone: Vec<Portal>, node_ips: Vec<Ipv4Addr>) -> Result<usize, Error> {
+pub async fn clean(portals: Vec<ServicePort>, gone: Vec<ServicePort>, node_ips: Vec<Ipv4Addr>) -> Result<usize, Error> {
     forget_those(move |flows| stale(flows, &portals, &gone, &node_ips)).await
 }
 
@@ -129,8 +129,8 @@ impl Tuple {
     }
 }
 
-fn stale(flows: &[Flow], portals: &[Portal], gone: &[Portal], node_ips: &[Ipv4Addr]) -> Vec<Flow> {
-    let lost = |flow: &Flow, portal: &Portal| !portal.reachable().iter().any(|e| *e.ip() == flow.answers);
+fn stale(flows: &[Flow], portals: &[ServicePort], gone: &[ServicePort], node_ips: &[Ipv4Addr]) -> Vec<Flow> {
+    let lost = |flow: &Flow, portal: &ServicePort| !portal.reachable().iter().any(|e| *e.ip() == flow.answers);
     let is_stale = |flow: &&Flow| {
         let alive = udp(portals).find(|p| leads_through(flow, p, node_ips));
         alive.map_or_else(|| udp(gone).any(|p| leads_through(flow, p, node_ips)), |p| lost(flow, p))
@@ -138,13 +138,13 @@ fn stale(flows: &[Flow], portals: &[Portal], gone: &[Portal], node_ips: &[Ipv4Ad
     flows.iter().filter(is_stale).cloned().collect()
 }
 
-fn leads_through(flow: &Flow, portal: &Portal, node_ips: &[Ipv4Addr]) -> bool {
+fn leads_through(flow: &Flow, portal: &ServicePort, node_ips: &[Ipv4Addr]) -> bool {
     let addresses = || [&portal.cluster_ip].into_iter().chain(&portal.external_ips).chain(&portal.balancer_ips);
     let by_address = flow.dport == portal.port && addresses().any(|ip| *ip == flow.dst);
     by_address || (portal.node_port == Some(flow.dport) && node_ips.contains(&flow.dst))
 }
 
-fn udp(portals: &[Portal]) -> impl Iterator<Item = &Portal> {
+fn udp(portals: &[ServicePort]) -> impl Iterator<Item = &ServicePort> {
     portals.iter().filter(|p| p.protocol == Protocol::Udp)
 }
 
@@ -157,7 +157,7 @@ mod tests {
     };
     use serde_json::json;
 
-    fn dns(endpoints: &[&str]) -> Vec<Portal> {
+    fn dns(endpoints: &[&str]) -> Vec<ServicePort> {
         let spec = json!({"clusterIP": "10.96.0.5", "ports": [{"name": "d", "port": 53, "protocol": "UDP", "nodePort": 30053}]});
         let slices = [slice("d/s", "d", "UDP", 5353, endpoints)];
         portals(&service("d/s", spec), slices.iter(), &Node::default())
@@ -196,7 +196,7 @@ mod tests {
         all.iter().filter_map(|message| flow(message)).collect()
     }
 
-    fn stale_ports(portals: &[Portal], gone: &[Portal]) -> Vec<u16> {
+    fn stale_ports(portals: &[ServicePort], gone: &[ServicePort]) -> Vec<u16> {
         stale(&listing(), portals, gone, &["192.0.2.2".parse().unwrap()]).iter().map(|f| f.sport).collect()
     }
 

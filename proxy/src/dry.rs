@@ -9,15 +9,15 @@ use hickory_proto::rr::{Name, RecordType};
 use crate::{
     dns::{Answer, Index, Zone},
     iptables::rules::Fragment,
-    model::{Node, Portal, Site, portals},
+    model::{Node, NodeNetwork, ServicePort, portals},
     nftables::Table,
-    world::World,
+    service_tracker::ServiceTracker,
 };
 
 /// The model of both back ends and the cluster's zone, kept current by the caches.
 #[doc(hidden)]
 pub struct Dry {
-    world: World,
+    world: ServiceTracker,
     zone: Zone,
 }
 
@@ -34,7 +34,7 @@ impl Dry {
     pub fn follow(caches: &Caches) -> Self {
         let index = Index::follow(caches);
         index.set_complete();
-        Self { world: World::follow(caches), zone: Zone::new("cluster.local", Ipv4Addr::new(10, 96, 0, 10), index) }
+        Self { world: ServiceTracker::follow(caches), zone: Zone::new("cluster.local", Ipv4Addr::new(10, 96, 0, 10), index) }
     }
 
     /// Plans and asks for all services that changed since.
@@ -46,8 +46,8 @@ impl Dry {
         let entry = self.world.entry(key);
         let node = Node { name: "n1".into(), zone: "a".into(), answered_here: Vec::new() };
         let slices = || entry.slices.values().map(|slice| &**slice);
-        let portals: Vec<Portal> = entry.service.iter().flat_map(|service| portals(service, slices(), &node)).collect();
-        let site = Site { node_ips: vec![Ipv4Addr::new(192, 0, 2, 1)], ..Site::default() };
+        let portals: Vec<ServicePort> = entry.service.iter().flat_map(|service| portals(service, slices(), &node)).collect();
+        let site = NodeNetwork { node_ips: vec![Ipv4Addr::new(192, 0, 2, 1)], ..NodeNetwork::default() };
         let rules = Fragment::of(&portals, &site).chains.len();
         let count = portals.len();
         let _ = Table::default().full(site, &[(key.clone(), portals)]);

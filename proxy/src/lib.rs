@@ -20,12 +20,12 @@ mod model;
 mod netlink;
 mod nftables;
 #[cfg(test)]
-mod street;
-mod sync;
+mod packet_tests;
+mod proxier;
+mod service_tracker;
 mod sysctl;
 #[cfg(test)]
 mod testing;
-mod world;
 
 /// How packets are led (`--proxy-mode`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,12 +87,12 @@ pub enum Error {
 /// Where the kernel's settings or rules cannot be written.
 pub async fn run(config: Config, caches: Caches, group: Group) -> Result<(), Error> {
     prepare_kernel().await?;
-    let world = world::World::follow(&caches);
+    let world = service_tracker::ServiceTracker::follow(&caches);
     let node = Arc::new(RwLock::new(model::Node { name: config.node_name, zone: String::new(), answered_here: config.answered_here }));
     follow_node(&caches, &node, &world);
     caches.of::<api::k8s::api::core::v1::Service>().synced().await;
     caches.of::<EndpointSlice>().synced().await;
-    let mut sync = sync::Sync::new(config.mode, world, node, config.cluster_cidr, group.clone());
+    let mut sync = proxier::Proxier::new(config.mode, world, node, config.cluster_cidr, group.clone());
     sync.once().await?;
     group.spawn_loop("service proxy", Box::pin(sync.keep_on()));
     Ok(())
@@ -153,7 +153,7 @@ async fn prepare_kernel() -> Result<(), Error> {
 }
 
 /// The node's zone decides which hints are followed.
-fn follow_node(caches: &Caches, node: &Arc<RwLock<model::Node>>, world: &world::World) {
+fn follow_node(caches: &Caches, node: &Arc<RwLock<model::Node>>, world: &service_tracker::ServiceTracker) {
     let name = node.read().name.clone();
     let (node, world) = (node.clone(), world.clone());
     caches.filtered::<NodeObject>(&format!("metadata.name={name}")).on_change(move |_, new| {

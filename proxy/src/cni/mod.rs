@@ -7,17 +7,17 @@ use std::{io::Write, path::Path, process::ExitCode, time::Duration};
 mod attach;
 mod check;
 mod conflist;
-mod door;
 pub(crate) mod hostport;
 mod install;
 mod ipam;
 mod leases;
 pub(crate) mod link;
+mod server;
 mod spec;
 
 pub use conflist::{NetworkConfig, write_conflist};
-pub use door::serve;
 pub use install::install;
+pub use server::serve;
 #[cfg(test)]
 pub(crate) use spec::Command as Verb;
 use spec::{Command, Fault, Request};

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    kept::{Age, Kept, Kind},
+    answer_cache::{Age, Kept, Kind},
     question::Key,
     reply::UDP_PAYLOAD,
 };

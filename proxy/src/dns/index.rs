@@ -20,12 +20,12 @@ use api::{
 use client::Caches;
 use parking_lot::RwLock;
 
-use crate::world::{Entry, World, service_of};
+use crate::service_tracker::{Entry, ServiceTracker, service_of};
 
 /// What the zone is made of. Cloning shares it.
 #[derive(Clone, Default)]
 pub struct Index {
-    world: World,
+    world: ServiceTracker,
     reverse: Arc<RwLock<Reverse>>,
     complete: Arc<AtomicBool>,
     generation: Arc<AtomicU64>,

@@ -19,12 +19,11 @@ use ipnet::Ipv4Net;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt::set_socket_reuseport};
 use tokio::net::TcpListener;
 
+mod answer_cache;
 mod batch;
 mod cache;
 mod forward;
 mod index;
-mod kept;
-mod lane;
 #[doc(hidden)]
 pub mod load;
 mod prepared;
@@ -37,6 +36,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 mod wire;
+mod worker;
 mod zone;
 
 pub(crate) use index::Index;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{kept::Kept, question::Key};
+use super::{answer_cache::Kept, question::Key};
 
 /// Questions at a time; then all are forgotten. A key has at most 272 bytes, an answer at most a datagram's 1,232.
 const QUESTIONS_MAX: usize = 4096;

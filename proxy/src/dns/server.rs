@@ -22,14 +22,13 @@ use tokio::{
 };
 
 use super::{
+    answer_cache::{Age, Kept},
     batch::{Inbox, Outbox},
     forward::{Forwarder, Transport, read_message, write_message},
-    kept::{Age, Kept},
-    lane,
     prepared::{Known, Prepared},
     question::Key,
     reply::{self, Parts},
-    wire,
+    wire, worker,
     zone::{self, Answer, Names, Zone},
 };
 
@@ -80,7 +79,7 @@ impl<N: Names> Server<N> {
     pub fn start(self: &Arc<Self>, udp: Vec<std::net::UdpSocket>, tcp: TcpListener, group: &Group) -> io::Result<()> {
         for socket in udp {
             let (server, tasks) = (self.clone(), group.clone());
-            lane::run("dns", group, move || async move {
+            worker::run("dns", group, move || async move {
                 match UdpSocket::from_std(socket) {
                     Ok(socket) => server.serve_udp(Arc::new(socket), tasks).await,
                     Err(error) => tracing::error!(%error, "DNS socket not served"),

@@ -19,7 +19,7 @@ use hickory_proto::rr::{
 use rand::seq::SliceRandom;
 
 use super::index::{Holder, Index, cluster_ips, endpoint_name, is_ready};
-use crate::world::Entry;
+use crate::service_tracker::Entry;
 
 /// Seconds, of every record and of every refusal: what CoreDNS' plugin answers by default.
 pub const TTL: u32 = 5;

@@ -1,7 +1,7 @@
 //! Portals -> packet rules, by iptables.
 
+mod base_chains;
 pub mod exec;
-mod frame;
 mod names;
 pub mod rules;
 pub mod table;

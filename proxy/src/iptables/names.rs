@@ -4,36 +4,36 @@ use std::net::SocketAddrV4;
 
 use sha2::{Digest, Sha256};
 
-use crate::model::Portal;
+use crate::model::ServicePort;
 
 /// Prefixes of the chains that are made per service port.
 pub const PREFIXES: [&str; 5] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-"];
 
 /// Endpoints for the policy Cluster.
-pub fn cluster(portal: &Portal) -> String {
+pub fn cluster(portal: &ServicePort) -> String {
     of("KUBE-SVC-", portal)
 }
 
 /// Endpoints for the policy Local.
-pub fn local(portal: &Portal) -> String {
+pub fn local(portal: &ServicePort) -> String {
     of("KUBE-SVL-", portal)
 }
 
 /// What comes from outside.
-pub fn external(portal: &Portal) -> String {
+pub fn external(portal: &ServicePort) -> String {
     of("KUBE-EXT-", portal)
 }
 
 /// Who may use the balancer's addresses.
-pub fn firewall(portal: &Portal) -> String {
+pub fn firewall(portal: &ServicePort) -> String {
     of("KUBE-FW-", portal)
 }
 
-pub fn endpoint(portal: &Portal, endpoint: SocketAddrV4) -> String {
+pub fn endpoint(portal: &ServicePort, endpoint: SocketAddrV4) -> String {
     format!("KUBE-SEP-{}", hash(&format!("{}{}{endpoint}", portal.name, portal.protocol.word())))
 }
 
-fn of(prefix: &str, portal: &Portal) -> String {
+fn of(prefix: &str, portal: &ServicePort) -> String {
     format!("{prefix}{}", hash(&format!("{}{}", portal.name, portal.protocol.word())))
 }
 

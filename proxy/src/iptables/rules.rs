@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddrV4};
 
 use super::names;
-use crate::model::{Policy, Portal, Site};
+use crate::model::{NodeNetwork, Policy, ServicePort};
 
 /// Chains that all services write into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,15 +25,15 @@ pub struct Fragment {
 
 /// One portal with what is worked out once.
 struct Writer<'a> {
-    portal: &'a Portal,
-    site: &'a Site,
+    portal: &'a ServicePort,
+    site: &'a NodeNetwork,
     out: &'a mut Fragment,
     has_internal: bool,
     has_external: bool,
 }
 
 impl Fragment {
-    pub fn of(portals: &[Portal], site: &Site) -> Self {
+    pub fn of(portals: &[ServicePort], site: &NodeNetwork) -> Self {
         let mut out = Self::default();
         for portal in portals {
             Writer::new(portal, site, &mut out).write();
@@ -51,7 +51,7 @@ impl Fragment {
 }
 
 impl<'a> Writer<'a> {
-    fn new(portal: &'a Portal, site: &'a Site, out: &'a mut Fragment) -> Self {
+    fn new(portal: &'a ServicePort, site: &'a NodeNetwork, out: &'a mut Fragment) -> Self {
         let has = |policy: Policy| portal.backends.any && (policy == Policy::Cluster || !portal.backends.local.is_empty());
         Self { portal, site, out, has_internal: has(portal.internal), has_external: has(portal.external) }
     }
@@ -274,8 +274,11 @@ mod tests {
 
     fn fragment(spec: Value, endpoints: &[&str]) -> Fragment {
         let node = Node { name: "n1".into(), ..Node::default() };
-        let site =
-            Site { cluster_cidr: Some("10.0.0.0/8".parse().unwrap()), node_ips: vec!["192.0.2.2".parse().unwrap()], ..Site::default() };
+        let site = NodeNetwork {
+            cluster_cidr: Some("10.0.0.0/8".parse().unwrap()),
+            node_ips: vec!["192.0.2.2".parse().unwrap()],
+            ..NodeNetwork::default()
+        };
         let slices = [slice("ns1/svc1", "p80", "TCP", 80, endpoints)];
         Fragment::of(&portals(&service("ns1/svc1", spec), slices.iter(), &node), &site)
     }
@@ -370,7 +373,7 @@ KUBE-SVC-XPGD46QRK7WJZT7O -m comment --comment "ns1/svc1:p80 -> 10.180.0.1:80" -
         let mut service = service("ns1/svc1", spec);
         service.status =
             serde_json::from_value(json!({"loadBalancer": {"ingress": [{"ip": "5.6.7.8"}, {"ip": "5.6.7.9", "ipMode": "Proxy"}]}})).ok();
-        let site = Site { cluster_cidr: None, node_ips: vec!["192.0.2.2".parse().unwrap()], ..Site::default() };
+        let site = NodeNetwork { cluster_cidr: None, node_ips: vec!["192.0.2.2".parse().unwrap()], ..NodeNetwork::default() };
         let slices = [slice("ns1/svc1", "p80", "TCP", 80, &["10.180.0.1@n1"])];
         let fragment = Fragment::of(&portals(&service, slices.iter(), &Node::default()), &site);
         let firewall = &fragment.chains["KUBE-FW-XPGD46QRK7WJZT7O"];

@@ -8,11 +8,11 @@ use std::{
 use api::Key;
 
 use super::{
-    frame::{self, JUMPS, Jump, Place, SHARED, Table},
+    base_chains::{self, JUMPS, Jump, Place, SHARED, Table},
     names::PREFIXES,
     rules::{Fragment, Shared},
 };
-use crate::model::Site;
+use crate::model::NodeNetwork;
 
 /// `iptables-restore` looks for each line's chain in a list of all that its input names: one of 30,000 chains took it a minute, 150 of a
 /// few hundred take it five seconds.
@@ -24,7 +24,7 @@ type Chains<'a> = Vec<(&'a String, &'a Vec<String>)>;
 
 /// What the kernel should hold: the frame, and each service's fragment as it was last written.
 pub struct Rules {
-    site: Site,
+    site: NodeNetwork,
     fragments: BTreeMap<Key, Fragment>,
 }
 
@@ -49,16 +49,16 @@ struct Part {
 }
 
 impl Rules {
-    pub fn new(site: Site) -> Self {
+    pub fn new(site: NodeNetwork) -> Self {
         Self { site, fragments: BTreeMap::new() }
     }
 
-    pub fn site(&self) -> &Site {
+    pub fn site(&self) -> &NodeNetwork {
         &self.site
     }
 
     /// The site has changed: a full script must follow.
-    pub fn set_site(&mut self, site: Site) {
+    pub fn set_site(&mut self, site: NodeNetwork) {
         self.site = site;
     }
 
@@ -81,7 +81,7 @@ impl Rules {
     /// All there should be, from scratch; `saved` tells which jumps are missing and which chains are left over.
     pub fn full(&self, saved: &Saved) -> Vec<String> {
         let (mut script, mut scripts) = (Script::default(), Vec::new());
-        for (table, chain, lines) in frame::fixed(&self.site) {
+        for (table, chain, lines) in base_chains::fixed(&self.site) {
             script.chain(table, chain, lines.iter().map(String::as_str));
         }
         if self.fragments.len() > SERVICES_PER_SCRIPT {
@@ -107,7 +107,7 @@ impl Rules {
     fn write_shared(&self, shared: Shared, script: &mut Script) {
         let Some((_, table, chain)) = SHARED.iter().find(|(s, ..)| *s == shared) else { return };
         let lines = self.fragments.values().filter_map(|f| f.shared.get(&shared)).flatten().map(String::as_str);
-        script.chain(*table, chain, lines.chain(frame::tail(shared)));
+        script.chain(*table, chain, lines.chain(base_chains::tail(shared)));
     }
 }
 
@@ -134,12 +134,12 @@ impl Saved {
     }
 
     /// For a node whose services are served in another way: of ours, only what lets the pod network through the node's firewall.
-    pub fn guards(&self, site: &Site) -> Vec<String> {
-        let mut script = self.remove_into(Script::default(), |chain| frame::GUARDS.contains(&chain));
-        for (table, chain, lines) in frame::fixed(site).into_iter().filter(|(_, chain, _)| frame::GUARDS.contains(chain)) {
+    pub fn guards(&self, site: &NodeNetwork) -> Vec<String> {
+        let mut script = self.remove_into(Script::default(), |chain| base_chains::GUARDS.contains(&chain));
+        for (table, chain, lines) in base_chains::fixed(site).into_iter().filter(|(_, chain, _)| base_chains::GUARDS.contains(chain)) {
             script.chain(table, chain, lines.iter().map(String::as_str));
         }
-        let missing = |jump: &&Jump| frame::GUARDS.contains(&jump.to) && !self.has(jump);
+        let missing = |jump: &&Jump| base_chains::GUARDS.contains(&jump.to) && !self.has(jump);
         JUMPS.iter().filter(missing).for_each(|jump| script.jump(jump));
         script.texts()
     }
@@ -269,7 +269,7 @@ mod tests {
     use super::*;
 
     fn rules() -> Rules {
-        Rules::new(Site { cluster_cidr: Some("10.0.0.0/8".parse().unwrap()), ..Site::default() })
+        Rules::new(NodeNetwork { cluster_cidr: Some("10.0.0.0/8".parse().unwrap()), ..NodeNetwork::default() })
     }
 
     fn fragment(line: &str, chains: &[(&str, &str)]) -> Fragment {

@@ -23,7 +23,7 @@ pub struct Node {
 
 /// What of the node the rules speak of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Site {
+pub struct NodeNetwork {
     pub cluster_cidr: Option<Ipv4Net>,
     /// This node's addresses.
     pub node_ips: Vec<Ipv4Addr>,
@@ -47,7 +47,7 @@ pub enum Policy {
 
 /// One port of one service, as this node shall serve it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Portal {
+pub struct ServicePort {
     /// `namespace/name:port`, without the colon where the port has no name.
     pub name: String,
     pub protocol: Protocol,
@@ -87,7 +87,7 @@ impl Protocol {
     }
 }
 
-impl Portal {
+impl ServicePort {
     pub fn is_external(&self) -> bool {
         self.node_port.is_some() || !self.balancer_ips.is_empty() || !self.external_ips.is_empty()
     }

@@ -3,12 +3,12 @@
 use std::net::Ipv4Addr;
 
 use api::k8s::api::{
-    core::v1::{Service, ServicePort, ServiceSpec},
+    core::v1::{self, Service, ServiceSpec},
     discovery::v1::EndpointSlice,
 };
 use ipnet::Ipv4Net;
 
-use super::{Node, Policy, Portal, Protocol, backends};
+use super::{Node, Policy, Protocol, ServicePort, backends};
 
 /// Another proxy serves services with this label.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -16,7 +16,7 @@ const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 const AFFINITY_SECONDS: u32 = 10_800;
 
 /// The portals of a service; none for headless and ExternalName services, and none where it has no IPv4 address.
-pub fn portals<'a>(service: &Service, slices: impl Iterator<Item = &'a EndpointSlice> + Clone, node: &Node) -> Vec<Portal> {
+pub fn portals<'a>(service: &Service, slices: impl Iterator<Item = &'a EndpointSlice> + Clone, node: &Node) -> Vec<ServicePort> {
     let Some(spec) = &service.spec else { return Vec::new() };
     let elsewhere = service.metadata.labels.as_ref().is_some_and(|l| l.contains_key(PROXY_NAME));
     let Some(cluster_ip) = cluster_ip(spec).filter(|ip| !elsewhere && !node.answered_here.contains(ip)) else {
@@ -48,14 +48,14 @@ pub fn cluster_ip(spec: &ServiceSpec) -> Option<Ipv4Addr> {
 fn portal<'a>(
     service: &Service,
     spec: &ServiceSpec,
-    port: &ServicePort,
+    port: &v1::ServicePort,
     cluster_ip: Ipv4Addr,
     slices: impl Iterator<Item = &'a EndpointSlice>,
     node: &Node,
-) -> Option<Portal> {
+) -> Option<ServicePort> {
     let protocol = protocol_of(port.protocol.as_deref())?;
     let port_name = port.name.as_deref().unwrap_or("");
-    Some(Portal {
+    Some(ServicePort {
         name: name(service, port_name),
         protocol,
         cluster_ip,
@@ -117,7 +117,7 @@ mod tests {
         Node { name: "n1".into(), zone: "z1".into(), answered_here: vec!["10.96.0.10".parse().unwrap()] }
     }
 
-    fn only(service: &Service, slices: &[EndpointSlice]) -> Portal {
+    fn only(service: &Service, slices: &[EndpointSlice]) -> ServicePort {
         let mut all = portals(service, slices.iter(), &node());
         assert_eq!(all.len(), 1);
         all.remove(0)

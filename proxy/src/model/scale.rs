@@ -9,7 +9,7 @@ use api::{Key, k8s::api::discovery::v1::EndpointSlice, steps};
 use serde_json::json;
 
 use super::{Node, portals};
-use crate::{Mode, sync::rest, testing, world::World};
+use crate::{Mode, proxier::rest, service_tracker::ServiceTracker, testing};
 
 const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
 const IN_A_SLICE: usize = 100;
@@ -18,7 +18,7 @@ const EACH: u128 = 500;
 
 #[test]
 fn a_change_costs_the_same_however_many_endpoints_and_services_there_are() {
-    let (world, mut costs, mut count) = (World::noting(), BTreeMap::new(), 0);
+    let (world, mut costs, mut count) = (ServiceTracker::noting(), BTreeMap::new(), 0);
     let spec = json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}]});
     world.service(None, Some(&Arc::new(testing::service("d/crowd", spec.clone()))));
     for size in SIZES {
@@ -37,7 +37,7 @@ fn a_change_costs_the_same_however_many_endpoints_and_services_there_are() {
     costs.iter().for_each(|(what, costs)| steps::must_not_grow(what, costs));
 }
 
-fn measure(world: &World, size: usize, costs: &mut BTreeMap<&'static str, Vec<u64>>) {
+fn measure(world: &ServiceTracker, size: usize, costs: &mut BTreeMap<&'static str, Vec<u64>>) {
     let mut cost = |what, steps: u64| costs.entry(what).or_default().push(steps);
     let small = slice("d/s7", 7, 1);
     cost("a slice of a small service changes", steps::of(|| synced(world, &small)).1);
@@ -49,7 +49,7 @@ fn measure(world: &World, size: usize, costs: &mut BTreeMap<&'static str, Vec<u6
 }
 
 /// How many endpoints there are after the slice has changed and all that changed was planned.
-fn synced(world: &World, slice: &Arc<EndpointSlice>) -> usize {
+fn synced(world: &ServiceTracker, slice: &Arc<EndpointSlice>) -> usize {
     world.slice(Some(slice), Some(slice));
     let changed: Vec<Key> = world.take_changed().into_iter().collect();
     assert_eq!(changed.len(), 1, "nobody else is looked at");

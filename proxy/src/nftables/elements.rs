@@ -13,7 +13,7 @@ use super::{
     sets::{Refusal, Set},
     sticky::Sticky,
 };
-use crate::model::{Policy, Portal, Protocol, Site};
+use crate::model::{NodeNetwork, Policy, Protocol, ServicePort};
 
 /// Four words as registers have them; those that a set does not use are 0.
 pub type Words = [u32; 4];
@@ -55,15 +55,15 @@ pub struct Needs {
 
 /// One portal, while its elements are written.
 struct Writer<'a> {
-    portal: &'a Portal,
+    portal: &'a ServicePort,
     line: &'a Line,
-    site: &'a Site,
+    site: &'a NodeNetwork,
     out: &'a mut Needs,
 }
 
 impl Line {
     /// The portal's line after this one: endpoints that stay keep their places, so that few elements change.
-    pub fn next(old: Option<&Line>, id: u32, portal: &Portal) -> Self {
+    pub fn next(old: Option<&Line>, id: u32, portal: &ServicePort) -> Self {
         let places = |old: Option<&Vec<SocketAddrV4>>, new: &[SocketAddrV4], used: bool| {
             let new = if used { new } else { &[] };
             keep_places(old.map_or(&[], Vec::as_slice), new)
@@ -82,7 +82,7 @@ impl Line {
 
 impl Needs {
     /// Adds a portal's.
-    pub fn add(&mut self, portal: &Portal, line: &Line, site: &Site) {
+    pub fn add(&mut self, portal: &ServicePort, line: &Line, site: &NodeNetwork) {
         let mut writer = Writer { portal, line, site, out: self };
         writer.destinations();
         writer.shared();
@@ -276,8 +276,11 @@ mod tests {
         let node = Node { name: "n1".into(), ..Node::default() };
         let slices = [slice("d/s", "", "TCP", 8080, endpoints)];
         let portals = portals(&service, slices.iter(), &node);
-        let site =
-            Site { cluster_cidr: Some("10.77.0.0/16".parse().unwrap()), node_ips: vec!["192.0.2.1".parse().unwrap()], ..Site::default() };
+        let site = NodeNetwork {
+            cluster_cidr: Some("10.77.0.0/16".parse().unwrap()),
+            node_ips: vec!["192.0.2.1".parse().unwrap()],
+            ..NodeNetwork::default()
+        };
         let (line, mut needs, mut classes) = (Line::next(None, 2, &portals[0]), Needs::default(), Vec::new());
         needs.add(&portals[0], &line, &site);
         for element in needs.own.values().flatten() {

@@ -6,10 +6,10 @@
 //! What a lookup finds is never looked up again, which `nft` could not show. Source of what packets get: upstream
 //! `pkg/proxy/nftables/proxier.go`; the sets and maps are our own.
 
+mod base_chains;
 mod class;
 mod elements;
 mod expr;
-mod frame;
 mod sets;
 mod slots;
 mod sticky;

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use super::{
+    base_chains::TABLE,
     class::{Class, Door},
-    frame::TABLE,
 };
 use crate::netlink::{LIST_ELEMENT, Verb, Writer};
 

@@ -3,13 +3,14 @@
 use std::{borrow::Cow, net::SocketAddrV4};
 
 use super::{
+    base_chains,
     class::List,
     elements::{port_word, protocol, word},
     expr::{Field, Reg, Step},
-    frame, sets,
+    sets,
 };
 use crate::{
-    model::{Portal, Protocol},
+    model::{Protocol, ServicePort},
     netlink::{Verb, Writer},
 };
 
@@ -36,7 +37,7 @@ fn clients(number: u32, endpoint: SocketAddrV4) -> String {
 
 impl Sticky {
     /// `None` where clients need not stay, or have nowhere to.
-    pub fn of(portal: &Portal, endpoints: &[SocketAddrV4]) -> Option<Self> {
+    pub fn of(portal: &ServicePort, endpoints: &[SocketAddrV4]) -> Option<Self> {
         let seconds = portal.affinity_seconds.filter(|_| !endpoints.is_empty())?;
         Some(Self { protocol: portal.protocol, seconds, endpoints: endpoints.to_vec() })
     }
@@ -47,20 +48,20 @@ impl Sticky {
         fresh.for_each(|endpoint| sets::write_clients(&clients(number, *endpoint), w));
         let name = name(number);
         if old.is_none() {
-            frame::chain(&name, w);
+            base_chains::chain(&name, w);
         } else {
-            frame::empty(&name, w);
+            base_chains::empty(&name, w);
         }
-        self.rules(number).iter().for_each(|steps| frame::rule(&name, steps, w));
+        self.rules(number).iter().for_each(|steps| base_chains::rule(&name, steps, w));
     }
 
     /// Removes what `new` has no more; after whatever leads there.
     pub fn write_gone(&self, number: u32, new: Option<&Self>, w: &mut Writer) {
         if new.is_none() {
-            frame::remove(Verb::DelChain, &name(number), w);
+            base_chains::remove(Verb::DelChain, &name(number), w);
         }
         let gone = self.endpoints.iter().filter(|e| !new.is_some_and(|new| new.endpoints.contains(e)));
-        gone.for_each(|endpoint| frame::remove(Verb::DelSet, &clients(number, *endpoint), w));
+        gone.for_each(|endpoint| base_chains::remove(Verb::DelSet, &clients(number, *endpoint), w));
     }
 
     /// Whoever is known goes back; others draw.

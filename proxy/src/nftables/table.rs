@@ -8,17 +8,17 @@ use std::{
 use api::Key;
 
 use super::{
+    base_chains::{self, TABLE, WITNESS},
     class::Class,
     elements::{Destination, Element, Line, Needs},
     expr::Verdict,
-    frame::{self, TABLE, WITNESS},
     sets::{Form, Set},
     slots::Slots,
     sticky::Sticky,
 };
 use crate::{
     late,
-    model::{Portal, Protocol, Site},
+    model::{NodeNetwork, Protocol, ServicePort},
     netlink::{Error, LIST_ELEMENT, Socket, Verb, Writer},
 };
 
@@ -34,7 +34,7 @@ const CLASSES_KEPT: usize = 64;
 /// What the kernel should hold, and the way there.
 #[derive(Default)]
 pub struct Table {
-    site: Site,
+    site: NodeNetwork,
     socket: Option<Arc<Socket>>,
     services: HashMap<Key, Held>,
     slots: Slots,
@@ -67,7 +67,7 @@ struct Held {
 
 impl Table {
     /// Takes changed services; the transaction that brings the kernel there, `None` if nothing differs.
-    pub fn update(&mut self, changes: &[(Key, Vec<Portal>)]) -> Option<Vec<u8>> {
+    pub fn update(&mut self, changes: &[(Key, Vec<ServicePort>)]) -> Option<Vec<u8>> {
         changes.iter().for_each(|(key, portals)| self.take(key, portals));
         let changes = self.slots.take_changes();
         let (born, gone) = self.settle(changes.classes);
@@ -81,7 +81,7 @@ impl Table {
         write_elements(Verb::DelElement, changes.gone, &mut writer);
         write_elements(Verb::NewElement, changes.come, &mut writer);
         if born.iter().chain(&gone).any(|class| class.sticky.is_none()) {
-            frame::write_ways(self.ways().iter(), &mut writer);
+            base_chains::write_ways(self.ways().iter(), &mut writer);
         }
         gone.iter().for_each(|class| remove_class(class, &mut writer));
         for (number, old, new) in &sticky {
@@ -91,7 +91,7 @@ impl Table {
     }
 
     /// Everything, in place of whatever stands in the kernel; `site` is as it is now.
-    pub fn full(&mut self, site: Site, changes: &[(Key, Vec<Portal>)]) -> Option<Vec<u8>> {
+    pub fn full(&mut self, site: NodeNetwork, changes: &[(Key, Vec<ServicePort>)]) -> Option<Vec<u8>> {
         self.site = site;
         changes.iter().for_each(|(key, portals)| self.take(key, portals));
         self.slots.take_changes();
@@ -100,13 +100,13 @@ impl Table {
         let classes = self.ways();
         self.written = classes.iter().copied().collect();
         let mut writer = Writer::batch();
-        frame::write(&self.site, &mut writer);
+        base_chains::write(&self.site, &mut writer);
         self.sticky.iter().for_each(|(number, sticky)| sticky.write(*number, None, &mut writer));
         classes.iter().for_each(|class| make_class(class, &mut writer));
         // An element takes longer with each rule that asks its map: the rules come after.
         write_elements(Verb::NewElement, self.slots.all(), &mut writer);
         classes.iter().for_each(|class| self.write_class(class, &mut writer));
-        frame::write_ways(classes.iter(), &mut writer);
+        base_chains::write_ways(classes.iter(), &mut writer);
         writer.finish()
     }
 
@@ -152,7 +152,7 @@ impl Table {
     /// Where the kernel refuses.
     pub fn remove() -> Result<(), Error> {
         let mut writer = Writer::batch();
-        frame::removal(&mut writer);
+        base_chains::removal(&mut writer);
         writer.finish().map_or(Ok(()), |transaction| Socket::open()?.commit(&transaction))
     }
 
@@ -168,7 +168,7 @@ impl Table {
         std::mem::take(&mut self.left)
     }
 
-    fn take(&mut self, key: &Key, portals: &[Portal]) {
+    fn take(&mut self, key: &Key, portals: &[ServicePort]) {
         let mut old = self.services.remove(key).unwrap_or_default();
         let Some((lines, needs)) = late::one(key, || self.needs(&mut old, portals)) else {
             self.left.push(key.clone());
@@ -193,7 +193,7 @@ impl Table {
     }
 
     /// Numbers are given where there are none yet.
-    fn needs(&mut self, old: &mut Held, portals: &[Portal]) -> (BTreeMap<(u16, Protocol), Line>, Needs) {
+    fn needs(&mut self, old: &mut Held, portals: &[ServicePort]) -> (BTreeMap<(u16, Protocol), Line>, Needs) {
         let (mut lines, mut needs) = (BTreeMap::new(), Needs::default());
         if old.number == 0 {
             old.number = self.fresh_number();
@@ -297,7 +297,7 @@ impl Table {
 
     fn write_class(&self, class: &Class, writer: &mut Writer) {
         let name = class.name();
-        class.rules(self.site.cluster_cidr).iter().for_each(|steps| frame::rule(&name, steps, writer));
+        class.rules(self.site.cluster_cidr).iter().for_each(|steps| base_chains::rule(&name, steps, writer));
     }
 }
 
@@ -305,13 +305,13 @@ fn make_class(class: &Class, writer: &mut Writer) {
     if class.sticky.is_none() {
         Set::Class(*class).write(writer);
     }
-    frame::chain(&class.name(), writer);
+    base_chains::chain(&class.name(), writer);
 }
 
 fn remove_class(class: &Class, writer: &mut Writer) {
-    frame::remove(Verb::DelChain, &class.name(), writer);
+    base_chains::remove(Verb::DelChain, &class.name(), writer);
     if class.sticky.is_none() {
-        frame::remove(Verb::DelSet, &class.name(), writer);
+        base_chains::remove(Verb::DelSet, &class.name(), writer);
     }
 }
 
@@ -357,7 +357,7 @@ mod tests {
     };
     use serde_json::json;
 
-    fn change(name: &str, ip: &str, endpoints: &[String]) -> (Key, Vec<Portal>) {
+    fn change(name: &str, ip: &str, endpoints: &[String]) -> (Key, Vec<ServicePort>) {
         let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
         let service = service(&format!("d/{name}"), json!({"clusterIP": ip, "ports": [{"port": 80}]}));
         let slices = [slice(&format!("d/{name}"), "", "TCP", 8080, &endpoints)];
@@ -381,7 +381,7 @@ mod tests {
         let mut table = Table::default();
         let many: Vec<_> = (3..200).map(|n| change(&format!("s{n}"), &format!("10.96.0.{n}"), &pods(1..2 + n % 3))).collect();
         let all = [vec![change("a", "10.96.0.1", &pods(1..50)), change("b", "10.96.0.2", &pods(1..50))], many].concat();
-        let first = table.full(Site::default(), &all).unwrap();
+        let first = table.full(NodeNetwork::default(), &all).unwrap();
         assert_eq!(table.update(&[change("a", "10.96.0.1", &pods(1..50))]), None);
         let more = table.update(&[change("a", "10.96.0.1", &pods(1..51))]).unwrap();
         // The class of 50 is new, so the way to all classes is written.

@@ -1,7 +1,7 @@
 //! A CNI call -> the agent that runs, over its socket; where none answers, the whole program is run for it.
 //!
 //! A runtime runs two plugins for each sandbox. The exec of the whole program costs five times what this one's does (docs/performance.md), so
-//! `build.rs` compiles it alone, with nothing but std, and the agent writes it into CNI's directory. The wire: `proxy/src/cni/door.rs`.
+//! `build.rs` compiles it alone, with nothing but std, and the agent writes it into CNI's directory. The wire: `proxy/src/cni/server.rs`.
 
 use std::{
     env,

@@ -19,7 +19,7 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// All services of the cluster and their slices; shared objects, no copies. Cloning shares it. The default one does not note changes.
 #[derive(Clone, Default)]
-pub struct World {
+pub struct ServiceTracker {
     inner: Arc<Mutex<Inner>>,
     changed: Arc<Notify>,
 }
@@ -39,8 +39,8 @@ pub struct Entry {
     pub slices: BTreeMap<String, Arc<EndpointSlice>>,
 }
 
-impl World {
-    /// One that notes what changed, for [`World::take_changed`].
+impl ServiceTracker {
+    /// One that notes what changed, for [`ServiceTracker::take_changed`].
     pub fn noting() -> Self {
         let world = Self::default();
         world.inner.lock().changed = Some(HashSet::new());
@@ -82,7 +82,7 @@ impl World {
         entry
     }
 
-    /// As [`World::entry`], with those of its slices alone.
+    /// As [`ServiceTracker::entry`], with those of its slices alone.
     pub fn entry_with(&self, key: &Key, slices: &[Arc<str>]) -> Entry {
         let inner = self.inner.lock();
         let Some(entry) = inner.services.get(key) else { return Entry::default() };
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_slice_follows_its_label_and_nothing_is_left_behind() {
-        let world = World::noting();
+        let world = ServiceTracker::noting();
         let (a, b) = (slice("s", "a"), slice("s", "b"));
         world.slice(None, Some(&a));
         world.slice(Some(&a), Some(&b));

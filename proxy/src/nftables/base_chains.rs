@@ -6,7 +6,7 @@ use super::{
     sets::{Refusal, Set},
 };
 use crate::{
-    model::Site,
+    model::NodeNetwork,
     netlink::{Verb, Writer},
 };
 
@@ -41,7 +41,7 @@ const BASES: [Base; 8] = [
 ];
 
 /// The table anew, in place of what may be there under its name.
-pub fn write(site: &Site, w: &mut Writer) {
+pub fn write(site: &NodeNetwork, w: &mut Writer) {
     let table = |w: &mut Writer| w.text(1, TABLE);
     w.change(Verb::NewTable, table);
     w.change(Verb::DelTable, table);
@@ -122,7 +122,7 @@ impl Base {
     }
 }
 
-fn rules(site: &Site) -> Vec<(&'static str, Vec<Step>)> {
+fn rules(site: &NodeNetwork) -> Vec<(&'static str, Vec<Step>)> {
     let jump = |to: &str| Step::End(Verdict::Jump(to.to_owned()));
     let new = |to: &str| [ct_state(CT_NEW), vec![jump(to)]].concat();
     let mut rules = vec![
@@ -186,7 +186,7 @@ fn localnet() -> Vec<Step> {
     [&towards(loopback)[..], &outside(loopback), &unknown, &straight, &[Step::End(Verdict::Drop)]].concat()
 }
 
-fn postrouting(site: &Site) -> Vec<Vec<Step>> {
+fn postrouting(site: &NodeNetwork) -> Vec<Vec<Step>> {
     let (mark, both) = (Reg(0), Reg(4));
     let marked = [Step::Load(Field::Mark, mark), Step::Bits(mark, MARK, 0), Step::Is(mark, MARK)];
     // A packet may pass here twice.

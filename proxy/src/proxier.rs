@@ -20,8 +20,8 @@ use crate::{
     conntrack,
     iptables::watch::Watch,
     late::{self, Late},
-    model::{Node, Portal, Protocol, Site, portals},
-    world::{Entry, World},
+    model::{Node, NodeNetwork, Protocol, ServicePort, portals},
+    service_tracker::{Entry, ServiceTracker},
 };
 
 /// What changes within this time after a sync goes into one transaction. A program runs for each one of iptables.
@@ -39,14 +39,14 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 const CHECK_REST: Duration = Duration::from_secs(1);
 
 /// The rules of this node and what they were made from.
-pub struct Sync {
-    world: World,
+pub struct Proxier {
+    world: ServiceTracker,
     node: Arc<RwLock<Node>>,
     backend: Backend,
     mode: Mode,
     cluster_cidr: Option<Ipv4Net>,
     /// Of each service, those portals whose flows may have to be forgotten.
-    udp: HashMap<Key, Vec<Portal>>,
+    udp: HashMap<Key, Vec<ServicePort>>,
     /// Services whose rules could not be worked out.
     late: Late,
     planner: Planner,
@@ -58,10 +58,10 @@ pub struct Sync {
 }
 
 /// What one service asks for. Pure.
-pub type Planner = fn(&Entry, &Node) -> Vec<Portal>;
+pub type Planner = fn(&Entry, &Node) -> Vec<ServicePort>;
 
-impl Sync {
-    pub fn new(mode: Mode, world: World, node: Arc<RwLock<Node>>, cluster_cidr: Option<Ipv4Net>, group: Group) -> Self {
+impl Proxier {
+    pub fn new(mode: Mode, world: ServiceTracker, node: Arc<RwLock<Node>>, cluster_cidr: Option<Ipv4Net>, group: Group) -> Self {
         let backend = Backend::new(mode);
         let (udp, late) = (HashMap::new(), Late::default());
         Self { world, node, backend, mode, cluster_cidr, udp, late, planner: plan, group, unknown: true, looked_at: 0 }
@@ -156,16 +156,16 @@ impl Sync {
         Ok(left)
     }
 
-    async fn site(&self) -> Result<Site, Error> {
+    async fn site(&self) -> Result<NodeNetwork, Error> {
         let answered_here = self.node.read().answered_here.clone();
-        Ok(Site { cluster_cidr: self.cluster_cidr, node_ips: self.node_ips().await?, answered_here })
+        Ok(NodeNetwork { cluster_cidr: self.cluster_cidr, node_ips: self.node_ips().await?, answered_here })
     }
 
     /// Failing is told, not retried: flows end by themselves in the end.
-    async fn forget_flows(&mut self, planned: Vec<(Key, Vec<Portal>)>) {
+    async fn forget_flows(&mut self, planned: Vec<(Key, Vec<ServicePort>)>) {
         let (mut due, mut gone) = (Vec::new(), Vec::new());
         for (key, portals) in planned {
-            let new: Vec<Portal> = portals.into_iter().filter(|p| p.protocol == Protocol::Udp).collect();
+            let new: Vec<ServicePort> = portals.into_iter().filter(|p| p.protocol == Protocol::Udp).collect();
             let old = if new.is_empty() { self.udp.remove(&key) } else { self.udp.insert(key, new.clone()) }.unwrap_or_default();
             if conntrack::is_due(&old, &new) {
                 due.extend(new);
@@ -190,7 +190,7 @@ impl Sync {
     }
 }
 
-pub fn plan(entry: &Entry, node: &Node) -> Vec<Portal> {
+pub fn plan(entry: &Entry, node: &Node) -> Vec<ServicePort> {
     let Some(service) = &entry.service else { return Vec::new() };
     portals(service, entry.slices.values().map(|s| &**s), node)
 }

@@ -3,7 +3,7 @@
 //! Source: upstream `pkg/proxy/iptables/proxier.go`. Chains named SKIFF-* are our own: the pod network's way out, and through.
 
 use super::rules::Shared;
-use crate::model::Site;
+use crate::model::NodeNetwork;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Table {
@@ -80,7 +80,7 @@ pub fn tail(shared: Shared) -> Option<&'static str> {
 }
 
 /// The chains that never change, with their rules.
-pub fn fixed(site: &Site) -> Vec<(Table, &'static str, Vec<String>)> {
+pub fn fixed(site: &NodeNetwork) -> Vec<(Table, &'static str, Vec<String>)> {
     let lines = |lines: &[&str]| lines.iter().map(|l| (*l).to_owned()).collect::<Vec<_>>();
     let (out, through) = pod_network(site);
     vec![
@@ -119,7 +119,7 @@ pub fn fixed(site: &Site) -> Vec<(Table, &'static str, Vec<String>)> {
 }
 
 /// Rules by which pods reach the world, and each other where forwarding is refused by default (Docker's policy).
-fn pod_network(site: &Site) -> (Vec<String>, Vec<String>) {
+fn pod_network(site: &NodeNetwork) -> (Vec<String>, Vec<String>) {
     let Some(cidr) = site.cluster_cidr else { return (Vec::new(), Vec::new()) };
     let out = vec![
         format!("-d {cidr} -j RETURN"),
@@ -130,7 +130,7 @@ fn pod_network(site: &Site) -> (Vec<String>, Vec<String>) {
 }
 
 /// Elsewhere DNS is a pod, and a firewall of the node does not stand before it.
-fn dns(site: &Site) -> Vec<String> {
+fn dns(site: &NodeNetwork) -> Vec<String> {
     let rule = |ip, protocol| format!("-d {ip}/32 -p {protocol} -m {protocol} --dport 53 -j ACCEPT");
     site.answered_here.iter().flat_map(|ip| [rule(ip, "udp"), rule(ip, "tcp")]).collect()
 }

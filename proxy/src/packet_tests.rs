@@ -10,11 +10,11 @@ use crate::{
     Mode,
     cni::{self, Verb},
     dns, iptables,
-    model::{Node, Portal},
+    model::{Node, ServicePort},
     nftables::Table,
-    sync::Sync,
+    proxier::Proxier,
+    service_tracker::{Entry, ServiceTracker},
     testing::{service, slice},
-    world::{Entry, World},
 };
 
 #[path = "../tests/netns/mod.rs"]
@@ -29,7 +29,7 @@ struct Street {
     node: Namespace,
     outside: Namespace,
     pods: Vec<Namespace>,
-    world: World,
+    world: ServiceTracker,
     leases: tempfile::TempDir,
 }
 
@@ -50,7 +50,7 @@ impl Street {
             pod.serve_tcp(8080, &format!("p{i}"));
             pod.serve_udp(5353, &format!("p{i}"));
         }
-        Self { node, outside, pods: made, world: World::noting(), leases }
+        Self { node, outside, pods: made, world: ServiceTracker::noting(), leases }
     }
 
     /// The service `d/<name>` with the pods as endpoints.
@@ -78,7 +78,7 @@ impl Street {
         let answered_here = vec!["10.96.0.10".parse().unwrap()];
         let node = Arc::new(RwLock::new(Node { name: "n1".into(), answered_here, ..Node::default() }));
         let cidr = Some("10.77.0.0/16".parse().unwrap());
-        Syncer { street: self, sync: Some(Sync::new(mode, self.world.clone(), node, cidr, api::task::Group::new())) }
+        Syncer { street: self, sync: Some(Proxier::new(mode, self.world.clone(), node, cidr, api::task::Group::new())) }
     }
 
     fn rules(&self) -> String {
@@ -103,7 +103,7 @@ impl Street {
 
 struct Syncer<'a> {
     street: &'a Street,
-    sync: Option<Sync>,
+    sync: Option<Proxier>,
 }
 
 impl Syncer<'_> {
@@ -496,10 +496,10 @@ fn the_nodes_own_programs_show_our_rules_and_keep_theirs(mode: Mode) {
 }
 
 /// A service cannot be planned as long as its label says so.
-fn touchy(entry: &Entry, node: &Node) -> Vec<Portal> {
+fn touchy(entry: &Entry, node: &Node) -> Vec<ServicePort> {
     let labels = entry.service.as_ref().and_then(|s| s.metadata.labels.as_ref());
     assert!(!labels.is_some_and(|l| l.contains_key("bad")), "a plan that panics");
-    crate::sync::plan(entry, node)
+    crate::proxier::plan(entry, node)
 }
 
 fn a_service_that_panics_keeps_its_rules_and_the_others_go_on(mode: Mode) {

@@ -16,7 +16,7 @@ use crate::{
     address::default_address,
     dirs::Dirs,
     flags::UpFlags,
-    instance::Node,
+    instance::NodeLock,
     progress::Progress,
     server::{Control, cluster_dns, host_name, kinds_config},
 };
@@ -29,8 +29,8 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 const READY_BOUND: Duration = Duration::from_secs(120);
 
 /// Resolves once the node is Ready and DNS answers. The node is ours as long as what is returned is held.
-pub async fn start(flags: &UpFlags, control: &Control, progress: &Progress) -> anyhow::Result<Node> {
-    let claimed = Node::claim(&control.dirs)?;
+pub async fn start(flags: &UpFlags, control: &Control, progress: &Progress) -> anyhow::Result<NodeLock> {
+    let claimed = NodeLock::claim(&control.dirs)?;
     let node = flags.agent.node_name.clone().unwrap_or_else(host_name);
     let address = flags.agent.node_ip.or_else(default_address).unwrap_or(IpAddr::from([127, 0, 0, 1]));
     let kinds = kinds_config(&flags.server)?;
@@ -70,7 +70,7 @@ pub async fn stop_pods(dirs: &Dirs) -> anyhow::Result<()> {
 
 /// Removes rules, links, mounts and cgroups.
 pub async fn clean(dirs: &Dirs) -> anyhow::Result<()> {
-    let _claimed = Node::claim(dirs)?;
+    let _claimed = NodeLock::claim(dirs)?;
     kubelet::clean(&dirs.agent()).await.context("cleaning up after the pods")?;
     proxy::cleanup().await.context("removing rules and links")
 }

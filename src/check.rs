@@ -7,7 +7,7 @@ use anyhow::bail;
 use crate::{
     dirs::Dirs,
     flags::CommonFlags,
-    instance::{self, Node},
+    instance::{self, NodeLock},
 };
 
 /// One thing that is needed.
@@ -81,7 +81,7 @@ fn machine() -> bool {
         0 => say!("this machine can run `skiff up`"),
         n => say!("this machine lacks {n} of {} things for `skiff up` (`skiff server` needs none of them)", needs.len()),
     }
-    if let Some(whose) = Node::holder() {
+    if let Some(whose) = NodeLock::holder() {
         say!("a skiff has a node here already ({whose}); there can be one at a time: `skiff down` stops it");
     }
     lacking == 0

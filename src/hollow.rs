@@ -10,7 +10,7 @@ use client::kube::config::{KubeConfigOptions, Kubeconfig};
 use crate::{
     flags::{AgentVerbFlags, HollowFlags},
     progress::Progress,
-    server::{told_to_end, unfaulted},
+    server::{shutdown_signal, unfaulted},
 };
 
 /// How long an orderly end may take before we go anyway.
@@ -34,7 +34,7 @@ pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        () = told_to_end(&group) => {}
+        () = shutdown_signal(&group) => {}
         () = registered => {}
     }
     group.drain(END_BOUND).await;

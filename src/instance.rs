@@ -44,11 +44,11 @@ impl Instance {
 
 /// Held while this process has a node on this machine: bridge, rules and DNS address are the machine's, so there is one at a time.
 #[derive(Debug)]
-pub struct Node {
+pub struct NodeLock {
     _locked: File,
 }
 
-impl Node {
+impl NodeLock {
     /// # Errors
     /// Another skiff has a node here; it says where.
     pub fn claim(dirs: &Dirs) -> anyhow::Result<Self> {
@@ -182,9 +182,9 @@ mod tests {
             fs::write(&path, "").unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         }
-        assert_eq!(Node::holder_at(&node), None);
-        let _held = (Instance::start(&dirs).unwrap(), Node::claim_at(&node, &dirs).unwrap());
-        assert_eq!(Node::holder_at(&node), Some(format!("data in {}", dir.path().display())));
+        assert_eq!(NodeLock::holder_at(&node), None);
+        let _held = (Instance::start(&dirs).unwrap(), NodeLock::claim_at(&node, &dirs).unwrap());
+        assert_eq!(NodeLock::holder_at(&node), Some(format!("data in {}", dir.path().display())));
         for path in [dirs.pid(), node] {
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{}", path.display());
         }

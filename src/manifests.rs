@@ -16,7 +16,7 @@ pub async fn apply(engine: &Arc<Engine>, cluster_dns: IpAddr) -> anyhow::Result<
     let of = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let key = Key::new(&of("/metadata/namespace"), &of("/metadata/name"));
     if engine.cached(&services, &key).is_none() {
-        engine.create(&services, &key.namespace, object, &kinds::auth::itself()).await?;
+        engine.create(&services, &key.namespace, object, &kinds::auth::system_user()).await?;
     }
     Ok(())
 }

@@ -65,7 +65,7 @@ pub async fn run(flags: ServerFlags) -> anyhow::Result<()> {
     let progress = Progress::default();
     let control = Box::pin(Control::start(&flags, &progress)).await?;
     progress.say(&format!("\nNow try:\n  kubectl --kubeconfig {} get namespaces", control.dirs.kubeconfig().display()));
-    told_to_end(&control.group).await;
+    shutdown_signal(&control.group).await;
     control.end().await;
     unfaulted(&control.group)
 }
@@ -204,7 +204,7 @@ fn client_as(engine: &Arc<Engine>, name: &str, groups: &[&str]) -> client::kube:
 }
 
 /// Resolves on SIGTERM, SIGINT, or when the group was stopped from within.
-pub async fn told_to_end(group: &Group) {
+pub async fn shutdown_signal(group: &Group) {
     let (Ok(mut term), Ok(mut int), Ok(mut hangup)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
     else {

@@ -84,7 +84,7 @@ async fn foreground(flags: UpFlags) -> anyhow::Result<()> {
         anyhow::Ok(node)
     };
     // One listener for the whole life: no signal falls between two.
-    let mut end = pin!(server::told_to_end(&control.group));
+    let mut end = pin!(server::shutdown_signal(&control.group));
     let node = tokio::select! {
         // Told to end before we were up: that is no failure.
         () = &mut end => Ok(None),

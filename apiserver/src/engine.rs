@@ -12,9 +12,9 @@ pub(crate) mod list;
 pub(crate) mod meta;
 mod object;
 pub(crate) mod reader;
+pub(crate) mod registry;
 pub(crate) mod scale;
 pub(crate) mod select;
-pub(crate) mod table;
 pub(crate) mod update;
 mod view;
 mod wake;
@@ -32,7 +32,7 @@ use store::{Expect, Op, Outcome, Rev, Store, Txn};
 use tokio::sync::watch;
 
 use admit::{Asked, Warnings};
-use table::{Served, Table};
+use registry::{Registry, Served};
 
 pub use cache::Change;
 pub use object::Object;
@@ -54,7 +54,7 @@ const FRESH_MAX: Duration = Duration::from_secs(3);
 
 pub struct Engine {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) table: Table,
+    pub(crate) registry: Registry,
     pub(crate) auth: Auth,
     pub(crate) group: api::task::Group,
     pub(crate) stop: Arc<Stop>,
@@ -75,7 +75,7 @@ impl Engine {
         let stop = Stop::of(&group);
         let engine = Arc::new(Self {
             store,
-            table: Table::new(kinds),
+            registry: Registry::new(kinds),
             auth,
             group,
             stop,
@@ -95,7 +95,7 @@ impl Engine {
         for plugin in &engine.auth.admission {
             plugin.start(&engine);
         }
-        for kind in engine.table.kinds() {
+        for kind in engine.registry.kinds() {
             kind.subresources.iter().for_each(|sub| sub.handler.start(&engine));
         }
         engine
@@ -103,7 +103,7 @@ impl Engine {
 
     /// All kinds, in table order.
     pub fn kinds(&self) -> Vec<Arc<Kind>> {
-        self.table.kinds().cloned().collect()
+        self.registry.kinds().cloned().collect()
     }
 
     pub fn auth(&self) -> &Auth {
@@ -112,18 +112,18 @@ impl Engine {
 
     /// From the cache, not older than what this process has acknowledged. In the form it is stored in.
     pub fn cached(&self, gr: &GroupResource, key: &Key) -> Option<Arc<Object>> {
-        self.table.resource(gr)?.cache.as_ref()?.get(key)
+        self.registry.resource(gr)?.cache.as_ref()?.get(key)
     }
 
     /// All of one namespace (or of all where `None`), from the cache, in key order.
     pub fn cached_list(&self, gr: &GroupResource, namespace: Option<&str>) -> Vec<Arc<Object>> {
-        let cache = self.table.resource(gr).and_then(|served| served.cache.as_ref());
+        let cache = self.registry.resource(gr).and_then(|served| served.cache.as_ref());
         cache.map(|cache| cache.snapshot(namespace.unwrap_or_default(), || 0).objects.to_vec()).unwrap_or_default()
     }
 
     /// Calls `f` for everything there is and then for every change, in order, on the cache's task: it must not block, nor subscribe itself.
     pub fn on_change(&self, gr: &GroupResource, f: Arc<dyn Fn(&Change) + Send + Sync>) {
-        if let Some(cache) = self.table.resource(gr).and_then(|served| served.cache.as_ref()) {
+        if let Some(cache) = self.registry.resource(gr).and_then(|served| served.cache.as_ref()) {
             cache.listen(f);
         }
     }
@@ -254,11 +254,11 @@ impl Engine {
     }
 
     pub(crate) fn resource(&self, gr: &GroupResource) -> Result<Served, Status> {
-        self.table.resource(gr).cloned().ok_or_else(Status::no_such_path)
+        self.registry.resource(gr).cloned().ok_or_else(Status::no_such_path)
     }
 
     pub(crate) fn served(&self, kind: &Kind) -> Result<Served, Status> {
-        self.table.find(&kind.group, &kind.version, &kind.plural).cloned().ok_or_else(Status::no_such_path)
+        self.registry.find(&kind.group, &kind.version, &kind.plural).cloned().ok_or_else(Status::no_such_path)
     }
 
     /// One object as of now, linearizable, in the form it is stored in.

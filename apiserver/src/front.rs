@@ -39,7 +39,7 @@ use crate::{
     engine::{
         Engine,
         admit::{self, Asked, Warnings},
-        table::Served,
+        registry::Served,
     },
     fairness::{self, Class},
     identity::{Operation, User},
@@ -126,7 +126,7 @@ async fn observed(engine: Arc<Engine>, request: Request) -> Response {
         Ok(info) => Arc::new(info),
         Err(status) => return wire::refusal(&status),
     };
-    let route = if info.resource_request { route::find(&engine.table, &info) } else { Err(NoRoute::Nowhere) };
+    let route = if info.resource_request { route::find(&engine.registry, &info) } else { Err(NoRoute::Nowhere) };
     let is_counted = matches!(route, Ok(_) | Err(NoRoute::Method));
     let dry_run = !query.get("dryRun").is_empty();
     let kind = if info.is_mutating() { RequestKind::Mutating } else { RequestKind::ReadOnly };

@@ -8,7 +8,7 @@ use api::{GroupResource, Key, Status};
 use apiserver::engine::Engine;
 use serde_json::{Value, json};
 
-use crate::{Config, auth::itself};
+use crate::{Config, auth::system_user};
 
 const NAMESPACE: &str = "default";
 const NAME: &str = "kubernetes";
@@ -50,7 +50,7 @@ pub async fn kubernetes_service(engine: &Arc<Engine>, config: &Config, advertise
 async fn ensure(engine: &Arc<Engine>, gr: &GroupResource, object: Value, pointer: &str) -> Result<(), Status> {
     let key = Key::new(NAMESPACE, NAME);
     let Some(found) = engine.cached(gr, &key) else {
-        return engine.create(gr, NAMESPACE, object, &itself()).await.map(drop);
+        return engine.create(gr, NAMESPACE, object, &system_user()).await.map(drop);
     };
     let wanted = object.pointer(pointer).cloned().unwrap_or_default();
     if found.value().pointer(pointer).is_some_and(|there| covers(there, &wanted)) {
@@ -62,7 +62,7 @@ async fn ensure(engine: &Arc<Engine>, gr: &GroupResource, object: Value, pointer
         }
         Ok(())
     };
-    engine.update(gr, &key, "", &itself(), &change).await.map(drop)
+    engine.update(gr, &key, "", &system_user(), &change).await.map(drop)
 }
 
 /// Whether all that is wanted stands there; defaults may stand beside it.

@@ -4,7 +4,7 @@
 //!   (the engine's decoder has already refused wrong types).
 //! - [`Path`]: a field path on the stack, written out only when something is wrong: `causes.required(path.field("name"), "")`.
 //! - [`edit`]: `child`, `default_to`, `each`: for defaults and prepare hooks.
-//! - [`words`]: name rules with upstream's texts, as `Vec<String>` of what is wrong.
+//! - [`name_rules`]: name rules with upstream's texts, as `Vec<String>` of what is wrong.
 //! - [`selector`]: label selectors on `Value`: validation, matching, printing; labels and annotations.
 //! - [`resources`]: canonical quantities; [`query`]: query strings; [`node`]: a node agent's address, proxy names.
 //! - [`table`]: columns and cells: `metadata_columns`, `age`, `column`, `containers_cells`.
@@ -24,6 +24,7 @@ use serde_json::Value;
 pub mod amount;
 pub mod conditions;
 pub mod edit;
+pub mod name_rules;
 pub mod node;
 pub mod path;
 pub mod query;
@@ -31,7 +32,6 @@ pub mod read;
 pub mod resources;
 pub mod selector;
 pub mod table;
-pub mod words;
 
 pub use path::Path;
 pub use read::Read;
@@ -104,7 +104,7 @@ pub fn not_negative(value: Option<i64>, path: Path<'_>, causes: &mut FieldErrors
     }
 }
 
-/// One `Invalid` cause per text of a [`words`] rule.
+/// One `Invalid` cause per text of a [`name_rules`] rule.
 pub fn well_formed(value: &str, errors: Vec<String>, path: Path<'_>, causes: &mut FieldErrors) {
     for error in errors {
         causes.invalid(path, value, &error);

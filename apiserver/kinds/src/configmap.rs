@@ -7,7 +7,7 @@ use apiserver::kind::{Column, Kind, Strategy};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::Value;
 
-use crate::common::{self, Path, Read, read, table, well_formed, words};
+use crate::common::{self, Path, Read, name_rules, read, table, well_formed};
 
 /// The most that the values of a ConfigMap or a Secret may hold together, in bytes.
 pub const SIZE_MAX: usize = 1 << 20;
@@ -33,7 +33,7 @@ impl Strategy for ConfigMaps {
         let data = Path::new("data");
         let mut size = 0;
         for (key, value) in object.entries("data") {
-            well_formed(key, words::config_key(key), data.key(key), causes);
+            well_formed(key, name_rules::config_key(key), data.key(key), causes);
             if object.object("binaryData").is_some_and(|b| b.contains_key(key)) {
                 causes.invalid(data.key(key), key, "duplicate of key present in binaryData");
             }
@@ -73,7 +73,7 @@ pub fn bytes_map(object: &Value, name: &str, causes: &mut FieldErrors) -> usize 
     let path = Path::new(name);
     let mut size = 0;
     for (key, value) in object.entries(name) {
-        well_formed(key, words::config_key(key), path.key(key), causes);
+        well_formed(key, name_rules::config_key(key), path.key(key), causes);
         match BASE64_STANDARD.decode(value) {
             Ok(bytes) => size += bytes.len(),
             Err(_) => causes.invalid(path.key(key), "<redacted>", "illegal base64 data"),

@@ -7,7 +7,7 @@ use apiserver::kind::{Column, Kind, Name, Storage, Strategy};
 use serde_json::Value;
 
 use crate::{
-    common::{self, Path, Read, edit, read, table, well_formed, words},
+    common::{self, Path, Read, edit, name_rules, read, table, well_formed},
     net, ports,
 };
 
@@ -89,10 +89,10 @@ fn address(address: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     well_formed(ip, net::ip(ip), path.field("ip"), causes);
     let (host, node) = (address.text("hostname"), address.text("nodeName"));
     if !host.is_empty() {
-        well_formed(host, words::dns_label(host), path.field("hostname"), causes);
+        well_formed(host, name_rules::dns_label(host), path.field("hostname"), causes);
     }
     if address.at("nodeName").is_some() {
-        well_formed(node, words::dns_subdomain(node), path.field("nodeName"), causes);
+        well_formed(node, name_rules::dns_subdomain(node), path.field("nodeName"), causes);
     }
     well_formed(ip, net::endpoint_ip(ip), path.field("ip"), causes);
 }
@@ -101,7 +101,7 @@ fn port(port: &Value, name_required: bool, path: Path<'_>, causes: &mut FieldErr
     match port.text("name") {
         "" if name_required => causes.required(path.field("name"), ""),
         "" => {}
-        name => well_formed(name, words::dns_label(name), path.field("name"), causes),
+        name => well_formed(name, name_rules::dns_label(name), path.field("name"), causes),
     }
     ports::number(port.int("port").unwrap_or(0), path.field("port"), causes);
     ports::protocol(port.text("protocol"), path.field("protocol"), causes);

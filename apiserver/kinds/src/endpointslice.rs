@@ -7,7 +7,7 @@ use apiserver::kind::{Column, Ctx, Kind, Strategy};
 use serde_json::Value;
 
 use crate::{
-    common::{self, Path, Read, edit, read, selector, table, unchanged, well_formed, words},
+    common::{self, Path, Read, edit, name_rules, read, selector, table, unchanged, well_formed},
     net, ports,
 };
 
@@ -104,7 +104,7 @@ fn drop_topology(object: &mut Value, old: Option<&Value>) {
         old.list("endpoints").iter().map(|e| e.at("deprecatedTopology").text(HOST)).filter(|n| !n.is_empty()).collect();
     for endpoint in edit::each(object, "endpoints") {
         let host = endpoint.at("deprecatedTopology").text(HOST).to_owned();
-        if endpoint.at("nodeName").is_none() && before.contains(host.as_str()) && words::dns_subdomain(&host).is_empty() {
+        if endpoint.at("nodeName").is_none() && before.contains(host.as_str()) && name_rules::dns_subdomain(&host).is_empty() {
             edit::set(endpoint, "nodeName", host);
         }
         edit::remove(endpoint, "deprecatedTopology");
@@ -121,7 +121,7 @@ fn slice_ports(all: &[Value], causes: &mut FieldErrors) {
         let path = path.index(i);
         let name = port.text("name");
         if !name.is_empty() {
-            well_formed(name, words::dns_label(name), path.field("name"), causes);
+            well_formed(name, name_rules::dns_label(name), path.field("name"), causes);
         }
         if !names.insert(name) {
             causes.duplicate(path.field("name"), name);
@@ -154,7 +154,7 @@ fn endpoint(endpoint: &Value, address_type: &str, path: Path<'_>, causes: &mut F
         address(value.as_str().unwrap_or(""), address_type, list, i, causes);
     }
     if let Some(node) = endpoint.at("nodeName").and_then(Value::as_str) {
-        well_formed(node, words::dns_subdomain(node), path.field("nodeName"), causes);
+        well_formed(node, name_rules::dns_subdomain(node), path.field("nodeName"), causes);
     }
     let topology = path.field("deprecatedTopology");
     let count = endpoint.object("deprecatedTopology").map_or(0, |t| t.len());
@@ -163,12 +163,12 @@ fn endpoint(endpoint: &Value, address_type: &str, path: Path<'_>, causes: &mut F
     }
     selector::labels(endpoint.at("deprecatedTopology"), topology, causes);
     if let Some(host) = endpoint.at("hostname").and_then(Value::as_str) {
-        well_formed(host, words::dns_label(host), path.field("hostname"), causes);
+        well_formed(host, name_rules::dns_label(host), path.field("hostname"), causes);
     }
     if let Some(hints) = endpoint.at("hints") {
         let path = path.field("hints");
-        self::hints(hints.list("forZones"), words::label_value, path.field("forZones"), causes);
-        self::hints(hints.list("forNodes"), words::dns_subdomain, path.field("forNodes"), causes);
+        self::hints(hints.list("forZones"), name_rules::label_value, path.field("forZones"), causes);
+        self::hints(hints.list("forNodes"), name_rules::dns_subdomain, path.field("forNodes"), causes);
     }
 }
 
@@ -195,15 +195,15 @@ fn fqdn(value: &str, path: Path<'_>, causes: &mut FieldErrors) {
         return causes.required(path, "");
     }
     let name = value.strip_suffix('.').unwrap_or(value);
-    let errors = words::dns_subdomain(name);
+    let errors = name_rules::dns_subdomain(name);
     if !errors.is_empty() {
         return causes.invalid(path, name, &errors.join(","));
     }
     if !name.contains('.') {
         return causes.invalid(path, name, "should be a domain with at least two segments separated by dots");
     }
-    if let Some(label) = name.split('.').find(|l| !words::dns_label(l).is_empty()) {
-        causes.invalid(path, label, &words::dns_label(label).join(","));
+    if let Some(label) = name.split('.').find(|l| !name_rules::dns_label(l).is_empty()) {
+        causes.invalid(path, label, &name_rules::dns_label(label).join(","));
     }
 }
 

@@ -6,7 +6,7 @@ use api::{field_errors::FieldErrors, time::Timestamp};
 use apiserver::kind::{Column, Kind, Strategy};
 use serde_json::Value;
 
-use crate::common::{self, Path, Read, not_negative, read, table, well_formed, words};
+use crate::common::{self, Path, Read, name_rules, not_negative, read, table, well_formed};
 
 const COLUMNS: &[Column] = &[
     table::NAME_COLUMN,
@@ -56,7 +56,7 @@ fn strategy(strategy: &str, path: Path<'_>, causes: &mut FieldErrors) {
     let path = path.field("strategy");
     let path = path.field("strategy");
     if strategy.contains('/') {
-        well_formed(strategy, words::qualified(strategy), path, causes);
+        well_formed(strategy, name_rules::qualified(strategy), path, causes);
     } else if strategy != "OldestEmulationVersion" {
         causes.not_supported(path, strategy, &["OldestEmulationVersion"]);
     }

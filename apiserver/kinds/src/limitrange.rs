@@ -7,9 +7,9 @@ use apiserver::kind::{Column, Kind, Strategy};
 use serde_json::{Map, Value};
 
 use crate::common::{
-    self, Path, Read, edit, read,
+    self, Path, Read, edit, name_rules, read,
     resources::{canonical_list, quantity},
-    table, well_formed, words,
+    table, well_formed,
 };
 
 const LISTS: [&str; 5] = ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"];
@@ -94,7 +94,7 @@ fn container_defaults(limit: &mut Value) {
 }
 
 fn limit_type(kind: &str, path: Path<'_>, causes: &mut FieldErrors) {
-    let errors = words::qualified(kind);
+    let errors = name_rules::qualified(kind);
     if errors.is_empty() && !kind.contains('/') && !matches!(kind, "Pod" | "Container" | "PersistentVolumeClaim") {
         causes.invalid(path, kind, "must be a standard limit type or fully qualified");
     }
@@ -125,7 +125,7 @@ fn limit(limit: &Value, path: Path<'_>, causes: &mut FieldErrors) {
 }
 
 fn resource_name(name: &str, kind: &str, path: Path<'_>, causes: &mut FieldErrors) {
-    let errors = words::qualified(name);
+    let errors = name_rules::qualified(name);
     let named = errors.is_empty();
     let domain = name.contains('/');
     well_formed(name, errors, path, causes);
@@ -147,7 +147,7 @@ fn is_native(name: &str) -> bool {
 }
 
 fn is_extended(name: &str) -> bool {
-    !name.starts_with("requests.") && words::qualified(&format!("requests.{name}")).is_empty()
+    !name.starts_with("requests.") && name_rules::qualified(&format!("requests.{name}")).is_empty()
 }
 
 /// The five quantities of one resource fit together.

@@ -8,7 +8,7 @@ use api::{Gvk, field_errors::FieldErrors, time::Timestamp};
 use apiserver::kind::{Column, Ctx, Field, Handler, Kind, Scope, Strategy, Subresource};
 use serde_json::{Value, json};
 
-use crate::common::{self, Path, Read, edit, read, table, well_formed, words};
+use crate::common::{self, Path, Read, edit, name_rules, read, table, well_formed};
 
 const VERBS: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 const COLUMNS: &[Column] = &[table::NAME_COLUMN, table::column("Status", "string", "The status of the namespace"), table::AGE_COLUMN];
@@ -123,7 +123,7 @@ fn finalizers(object: &Value) -> impl Iterator<Item = &str> {
 
 /// A finalizer is qualified (`example.com/name`) or one of upstream's own.
 fn finalizer_name(name: &str, path: Path<'_>, causes: &mut FieldErrors) {
-    well_formed(name, words::qualified(name), path, causes);
+    well_formed(name, name_rules::qualified(name), path, causes);
     let own = ["kubernetes", "orphan", "foregroundDeletion"];
     if !name.contains('/') && !own.contains(&name) {
         causes.invalid(path, name, "name is neither a standard finalizer name nor is it fully qualified");

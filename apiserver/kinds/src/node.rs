@@ -13,7 +13,7 @@ use apiserver::kind::{Column, Ctx, Field, Kind, Name, Scope, Storage, Strategy};
 use serde_json::{Value, json};
 
 use crate::{
-    common::{self, Path, Read, edit, read, table, well_formed, words},
+    common::{self, Path, Read, edit, name_rules, read, table, well_formed},
     net,
 };
 
@@ -167,8 +167,8 @@ fn taints(node: &Value, causes: &mut FieldErrors) {
     for (i, taint) in node.at("spec").list("taints").iter().enumerate() {
         let path = path.index(i);
         let (key, value, effect) = (taint.text("key"), taint.text("value"), taint.text("effect"));
-        well_formed(key, words::qualified(key), path.field("key"), causes);
-        let errors = words::label_value(value);
+        well_formed(key, name_rules::qualified(key), path.field("key"), causes);
+        let errors = name_rules::label_value(value);
         if !errors.is_empty() {
             causes.invalid(path.field("value"), value, &errors.join(";"));
         }

@@ -9,10 +9,9 @@ use serde_json::Value;
 use crate::{
     binding::BindPod,
     common::{
-        self, Path, Read,
+        self, Path, Read, name_rules,
         read::text_at,
         table::{field, indexed},
-        words,
     },
     eviction::EvictPod,
 };
@@ -83,7 +82,7 @@ impl Strategy for PodStrategy {
         if old.is_some() {
             return Vec::new();
         }
-        let errors = words::dns_label(text_at(new, "/metadata/name"));
+        let errors = name_rules::dns_label(text_at(new, "/metadata/name"));
         let what = "this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended";
         let name = (!errors.is_empty()).then(|| format!("metadata.name: {what}: [{}]", errors.join(" ")));
         name.into_iter().chain(warnings::of(new, Path::ROOT)).collect()

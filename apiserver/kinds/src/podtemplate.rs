@@ -9,7 +9,7 @@ use crate::{
     common::{
         Path, Read,
         edit::{make_child, remove},
-        not_negative, read, selector, words,
+        name_rules, not_negative, read, selector,
     },
     pod,
 };
@@ -101,7 +101,7 @@ pub fn validate_counts(status: Option<&Value>, parts: &[&str], others: &[&str], 
 
 /// Warnings about a workload's name, which becomes part of host names, when it is made, and about its template when that is new.
 pub fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
-    let errors = if old.is_none() { words::dns_label(read::name(new)) } else { Vec::new() };
+    let errors = if old.is_none() { name_rules::dns_label(read::name(new)) } else { Vec::new() };
     let what = "this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended";
     let name = (!errors.is_empty()).then(|| format!("metadata.name: {what}: [{}]", errors.join(" ")));
     let template = |object: &Value| object.at("spec").at("template").cloned();

@@ -3,10 +3,10 @@
 use api::field_errors::FieldErrors;
 use serde_json::Value;
 
-use crate::common::{Path, Read, well_formed, words};
+use crate::common::{Path, Read, name_rules, well_formed};
 
 pub fn number(number: i64, path: Path<'_>, causes: &mut FieldErrors) {
-    words::port_number(number).iter().for_each(|error| causes.invalid(path, number, error));
+    name_rules::port_number(number).iter().for_each(|error| causes.invalid(path, number, error));
 }
 
 pub fn protocol(protocol: &str, path: Path<'_>, causes: &mut FieldErrors) {
@@ -20,6 +20,6 @@ pub fn protocol(protocol: &str, path: Path<'_>, causes: &mut FieldErrors) {
 /// `path` is the port's.
 pub fn app_protocol(port: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     if let Some(protocol) = port.at("appProtocol").and_then(Value::as_str) {
-        well_formed(protocol, words::qualified(protocol), path.field("appProtocol"), causes);
+        well_formed(protocol, name_rules::qualified(protocol), path.field("appProtocol"), causes);
     }
 }

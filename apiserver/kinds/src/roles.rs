@@ -6,7 +6,7 @@ use api::{field_errors::FieldErrors, time::Timestamp};
 use apiserver::kind::{Column, Kind, Scope, Strategy};
 use serde_json::Value;
 
-use crate::common::{self, Path, Read, edit, not_supported, read, selector, table, well_formed, words};
+use crate::common::{self, Path, Read, edit, name_rules, not_supported, read, selector, table, well_formed};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 const PACKAGE: &str = "io.k8s.api.rbac.v1";
@@ -170,7 +170,7 @@ fn subject(subject: &Value, scope: Scope, path: Path<'_>, causes: &mut FieldErro
     match subject.text("kind") {
         "ServiceAccount" => {
             if !name.is_empty() {
-                well_formed(name, words::dns_subdomain(name), path.field("name"), causes);
+                well_formed(name, name_rules::dns_subdomain(name), path.field("name"), causes);
             }
             if !group.is_empty() {
                 not_supported(group, &[""], path.field("apiGroup"), causes);

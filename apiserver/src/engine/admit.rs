@@ -6,7 +6,7 @@ use api::{Status, time::Timestamp};
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use super::{Engine, table::Served};
+use super::{Engine, registry::Served};
 use crate::{
     identity::{Operation, Review, User},
     kind::Ctx,

@@ -39,10 +39,10 @@ pub(super) async fn run(engine: Arc<Engine>) {
 
 async fn load(engine: &Arc<Engine>) -> Result<Rev, Error> {
     let page = engine.store.range(Range { prefix: "/registry/".into(), ..Range::default() }).await?;
-    let caches = engine.table.caches();
+    let caches = engine.registry.caches();
     let (mut by_cache, mut unserved) = (vec![Vec::new(); caches.len()], 0);
     for entry in page.entries {
-        match engine.table.cache_of(&entry.key).and_then(|at| by_cache.get_mut(at)) {
+        match engine.registry.cache_of(&entry.key).and_then(|at| by_cache.get_mut(at)) {
             Some(own) => own.push(entry),
             None => unserved += 1,
         }
@@ -103,12 +103,12 @@ fn apply<'a>(engine: &Engine, events: impl Iterator<Item = &'a Event>) {
         };
         let write = Write { key: event.key().clone(), rev: event.rev(), entry };
         newest = newest.max(write.rev);
-        if let Some(at) = engine.table.cache_of(&write.key) {
+        if let Some(at) = engine.registry.cache_of(&write.key) {
             by_cache.entry(at).or_default().push(write);
         }
     }
     for (at, writes) in by_cache {
-        if let Some(cache) = engine.table.caches().get(at) {
+        if let Some(cache) = engine.registry.caches().get(at) {
             cache.apply(writes);
         }
     }

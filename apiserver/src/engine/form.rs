@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Map, Value};
 
-use super::{object::Object, table::Served};
+use super::{object::Object, registry::Served};
 use crate::kind::{Kind, Storage};
 
 /// Room for most objects.

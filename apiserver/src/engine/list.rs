@@ -12,8 +12,8 @@ use super::{
     cache::{Cache, Snapshot},
     form,
     object::Object,
+    registry::Served,
     select::Selection,
-    table::Served,
 };
 use crate::pace::Turn;
 

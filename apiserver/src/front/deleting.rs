@@ -20,7 +20,7 @@ use crate::{
         Object,
         delete::{self, Deleted, Options},
         list, meta,
-        table::Served,
+        registry::Served,
     },
     pace::{TURN_BYTES_MAX, Turn},
     parse,

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     body::{BoxError, Response, boxed, full},
-    engine::{Object, form, table::Served},
+    engine::{Object, form, registry::Served},
     lane::{self, Lane, Turns, Weight},
     wire,
 };

@@ -20,8 +20,8 @@ use crate::{
     engine::{
         form,
         list::{self, Listed, When},
+        registry::Served,
         scale,
-        table::Served,
     },
     kind::ScalePaths,
     lane::Weight,

@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use super::info::Info;
 use crate::{
     body::Response,
-    engine::table::{Served, Table},
+    engine::registry::{Registry, Served},
     kind::{Handler, Kind, Scope, Subresource},
     wire,
 };
@@ -46,13 +46,13 @@ pub(crate) fn not_found() -> Response {
     wire::text(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
-pub(crate) fn find(table: &Table, info: &Info) -> Result<Served, NoRoute> {
+pub(crate) fn find(registry: &Registry, info: &Info) -> Result<Served, NoRoute> {
     if info.path.starts_with("//") {
         return Err(NoRoute::Nowhere);
     }
-    match table.find(&info.group, &info.version, &info.resource) {
+    match registry.find(&info.group, &info.version, &info.resource) {
         Some(served) => fits(&served.kind, info).map(|()| served.clone()),
-        None if table.serves(&info.group, &info.version) => Err(NoRoute::Unknown),
+        None if registry.serves(&info.group, &info.version) => Err(NoRoute::Unknown),
         None => Err(NoRoute::Nowhere),
     }
 }

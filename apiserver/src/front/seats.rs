@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::{Call, info::Selectors};
 use crate::{
     body::{Body, Response},
-    engine::table::Served,
+    engine::registry::Served,
     fairness::{self, Charge, Listing, Permit},
     metrics::RequestKind,
 };

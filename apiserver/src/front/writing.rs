@@ -20,8 +20,9 @@ use crate::{
     body::{Body, Response},
     decode::Schemas,
     engine::{
-        admit, create, form, meta, scale,
-        table::Served,
+        admit, create, form, meta,
+        registry::Served,
+        scale,
         update::{self, Missing, Updated},
     },
     identity::Operation,

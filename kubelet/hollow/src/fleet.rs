@@ -18,11 +18,11 @@ use super::{
     Config, Stages,
     ask::{Answer, Ask, JSON, STRATEGIC, ask},
     node::{Node, State, address},
+    payloads,
     plan::{self, Dice, Millis},
     pods::Pod,
     seen::{self, NodeSeen, Ready, Seen, What},
     wheel::Wheel,
-    words,
 };
 
 /// Requests in flight, together below the hundred streams that stock servers allow on a connection: pods never hold up Leases.
@@ -348,23 +348,23 @@ impl Fleet {
         let put = |method, path, content, body: String| Some(Ask { method, path, content, body: body.into_bytes() });
         match job {
             Job::Register(number) => {
-                let node = words::node(&self.config, &self.name(number), number, address(number), now);
+                let node = payloads::node(&self.config, &self.name(number), number, address(number), now);
                 put(Method::POST, "/api/v1/nodes".into(), JSON, node.to_string())
             }
             Job::Lease(number) => {
                 let (name, node) = (self.name(number), self.nodes.get(number as usize)?);
-                let body = words::lease(&name, node.uid, node.lease_rev, self.config.lease_seconds, now);
+                let body = payloads::lease(&name, node.uid, node.lease_rev, self.config.lease_seconds, now);
                 match node.lease_rev {
-                    0 => put(Method::POST, words::LEASES.into(), JSON, body),
-                    _ => put(Method::PUT, format!("{}/{name}", words::LEASES), JSON, body),
+                    0 => put(Method::POST, payloads::LEASES.into(), JSON, body),
+                    _ => put(Method::PUT, format!("{}/{name}", payloads::LEASES), JSON, body),
                 }
             }
-            Job::ReadLease(number) => put(Method::GET, format!("{}/{}", words::LEASES, self.name(number)), JSON, String::new()),
+            Job::ReadLease(number) => put(Method::GET, format!("{}/{}", payloads::LEASES, self.name(number)), JSON, String::new()),
             Job::Report(number, over) => {
                 let path = format!("/api/v1/nodes/{}/status", self.name(number));
                 let over = over.and_then(|stage| self.stages.nodes.get(usize::from(stage))).map(|s| s.next.conditions.as_slice());
                 let changed = self.nodes.get(number as usize)?.ready != Ready::True;
-                let status = words::node_status(&self.config, now, changed, over.unwrap_or_default());
+                let status = payloads::node_status(&self.config, now, changed, over.unwrap_or_default());
                 put(Method::PATCH, path, STRATEGIC, serde_json::json!({"status": status}).to_string())
             }
             Job::Pod(uid) => self.pod_request(uid, now),

@@ -4,16 +4,16 @@
 //! writes in flight. What becomes of pods is told by stages ([`Stages`], `docs/hollow.md`), chosen by a pure [`plan`].
 
 mod ask;
-mod door;
 mod fleet;
 mod follow;
 mod node;
+mod payloads;
 mod plan;
 mod pods;
 mod seen;
 mod stages;
+mod transport;
 mod wheel;
-mod words;
 
 use std::collections::BTreeMap;
 
@@ -21,8 +21,8 @@ use api::task::Group;
 use client::kube::Client;
 use tokio::sync::{mpsc, watch};
 
-pub use door::{Error, client};
 pub use stages::Stages;
+pub use transport::{Error, client};
 
 use fleet::Fleet;
 use follow::Follow;

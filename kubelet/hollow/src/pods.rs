@@ -9,10 +9,10 @@ use super::{
     ask::{Answer, Ask, JSON, STRATEGIC},
     fleet::{Fleet, Job, Timer},
     node::{Node, address},
+    payloads::{self, PodFacts},
     plan::{self, Dice, Millis, PodView},
     seen::{self, Container, PodSeen},
     stages::Phase,
-    words::{self, PodFacts},
 };
 
 /// How long pods wait for their node's address range before they get addresses of none.
@@ -149,7 +149,7 @@ impl Fleet {
         let next = &self.stages.pods.get(usize::from(planned.stage))?.next;
         let path = format!("/api/v1/namespaces/{}/pods/{}", pod.view.namespace, pod.name);
         if next.delete {
-            return Some(Ask { method: Method::DELETE, path, content: JSON, body: words::delete(uid).into_bytes() });
+            return Some(Ask { method: Method::DELETE, path, content: JSON, body: payloads::delete(uid).into_bytes() });
         }
         if next.phase == Some(Phase::Running) && pod.ip.is_none() {
             if node.cidr.is_none() && at < node.up_at + CIDR_BOUND {
@@ -161,7 +161,7 @@ impl Fleet {
         let (host_ip, generation) = (address(pod.node), pod.generation);
         let (phase, containers) = (pod.view.phase, &*pod.containers);
         let facts = PodFacts { uid, generation, phase, containers, ip: pod.ip, host_ip, start: pod.start, now };
-        let body = words::pod_status(&facts, next).to_string().into_bytes();
+        let body = payloads::pod_status(&facts, next).to_string().into_bytes();
         Some(Ask { method: Method::PATCH, path: format!("{path}/status"), content: STRATEGIC, body })
     }
 

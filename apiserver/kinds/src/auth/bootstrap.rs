@@ -48,7 +48,7 @@ pub async fn make_namespaces(engine: &Arc<Engine>) -> Result<(), Status> {
 }
 
 /// Who the API server is to itself.
-pub fn itself() -> User {
+pub fn system_user() -> User {
     User { name: "system:apiserver".into(), groups: vec![super::MASTERS.into(), "system:authenticated".into()], ..User::default() }
 }
 
@@ -57,7 +57,7 @@ async fn make(engine: &Arc<Engine>, gr: GroupResource, object: Value) -> Result<
     if engine.cached(&gr, &key).is_some() {
         return Ok(());
     }
-    match engine.create(&gr, "", object, &itself()).await {
+    match engine.create(&gr, "", object, &system_user()).await {
         Err(status) if status.reason != "AlreadyExists" => Err(status),
         _ => Ok(()),
     }
@@ -72,7 +72,7 @@ async fn reconcile(engine: &Arc<Engine>, mut wanted: Wanted) -> Result<(), Statu
     };
     let Some(found) = found else {
         give_aggregated_rules(&mut wanted.object);
-        return match engine.create(&gr, &wanted.namespace, wanted.object, &itself()).await {
+        return match engine.create(&gr, &wanted.namespace, wanted.object, &system_user()).await {
             Err(status) if status.reason != "AlreadyExists" => Err(status),
             _ => Ok(()),
         };
@@ -82,8 +82,8 @@ async fn reconcile(engine: &Arc<Engine>, mut wanted: Wanted) -> Result<(), Statu
     }
     if !read::same(found.at("roleRef"), wanted.object.at("roleRef")) {
         // A binding's role cannot be changed: it is made anew.
-        engine.delete(&gr, &key, json!({}), &itself()).await?;
-        return engine.create(&gr, &wanted.namespace, wanted.object, &itself()).await.map(drop);
+        engine.delete(&gr, &key, json!({}), &system_user()).await?;
+        return engine.create(&gr, &wanted.namespace, wanted.object, &system_user()).await.map(drop);
     }
     let mut mended = found.clone();
     mend(&mut mended, &wanted.object);
@@ -94,7 +94,7 @@ async fn reconcile(engine: &Arc<Engine>, mut wanted: Wanted) -> Result<(), Statu
         mend(object, &wanted.object);
         Ok(())
     };
-    engine.update(&gr, &key, "", &itself(), &change).await.map(drop)
+    engine.update(&gr, &key, "", &system_user(), &change).await.map(drop)
 }
 
 /// Adds to `object` what of `wanted` it lacks: labels, annotations, rules, subjects, selectors. What is there stays.

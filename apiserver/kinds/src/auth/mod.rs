@@ -24,7 +24,7 @@ mod system_namespaces;
 pub mod token_request;
 pub mod tokens;
 
-pub use bootstrap::{bootstrap, itself};
+pub use bootstrap::{bootstrap, system_user};
 pub use openid::OpenId;
 pub use system_namespaces::keep_namespaces;
 pub use tokens::Tokens;

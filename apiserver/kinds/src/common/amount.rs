@@ -3,12 +3,12 @@
 use api::field_errors::FieldErrors;
 use serde_json::Value;
 
-use super::{Path, not_negative, well_formed, words};
+use super::{Path, name_rules, not_negative, well_formed};
 
 /// `ValidatePositiveIntOrPercent`
 pub fn int_or_percent(value: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
     match value {
-        Some(Value::String(text)) => well_formed(text, words::percent(text), path, causes),
+        Some(Value::String(text)) => well_formed(text, name_rules::percent(text), path, causes),
         Some(number) => not_negative(number.as_i64(), path, causes),
         None => {}
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{
     Path, Read,
     edit::{self, default_to},
-    not_supported, well_formed, words,
+    name_rules, not_supported, well_formed,
 };
 
 const STATUSES: &[&str] = &["False", "True", "Unknown"];
@@ -49,7 +49,7 @@ pub fn set(status: &mut Value, mut wanted: Value, now: Timestamp) {
 
 fn one(condition: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let (typ, status, reason) = (condition.text("type"), condition.text("status"), condition.text("reason"));
-    well_formed(typ, words::qualified(typ), path.field("type"), causes);
+    well_formed(typ, name_rules::qualified(typ), path.field("type"), causes);
     if !STATUSES.contains(&status) {
         not_supported(status, STATUSES, path.field("status"), causes);
     }

@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 use api::{field_errors::FieldErrors, selector::Labels};
 use serde_json::Value;
 
-use super::{Path, Read, words};
+use super::{Path, Read, name_rules};
 
 /// `ValidateLabels`: keys are qualified names, values label values.
 pub fn labels(labels: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
     for (key, value) in labels.and_then(Value::as_object).into_iter().flatten() {
-        super::well_formed(key, words::qualified(key), path, causes);
+        super::well_formed(key, name_rules::qualified(key), path, causes);
         let value = value.as_str().unwrap_or("");
-        super::well_formed(value, words::label_value(value), path, causes);
+        super::well_formed(value, name_rules::label_value(value), path, causes);
     }
 }
 
@@ -22,7 +22,7 @@ pub fn labels(labels: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) 
 pub fn annotations(annotations: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
     let mut size = 0;
     for (key, value) in annotations.and_then(Value::as_object).into_iter().flatten() {
-        super::well_formed(key, words::qualified(&key.to_lowercase()), path, causes);
+        super::well_formed(key, name_rules::qualified(&key.to_lowercase()), path, causes);
         size += key.len() + value.as_str().map_or(0, str::len);
     }
     if size > 256 << 10 {
@@ -95,10 +95,10 @@ fn requirement(expression: &Value, path: Path<'_>, causes: &mut FieldErrors) {
         other => causes.invalid(path.field("operator"), other, "not a valid selector operator"),
     }
     let key = expression.text("key");
-    super::well_formed(key, words::qualified(key), path.field("key"), causes);
+    super::well_formed(key, name_rules::qualified(key), path.field("key"), causes);
     let list = path.field("values");
     for (i, value) in values.iter().filter_map(Value::as_str).enumerate() {
-        super::well_formed(value, words::label_value(value), list.index(i), causes);
+        super::well_formed(value, name_rules::label_value(value), list.index(i), causes);
     }
 }
 

@@ -3,7 +3,7 @@
 use api::field_errors::FieldErrors;
 use serde_json::Value;
 
-use crate::common::{Path, Read, read, unchanged, well_formed, words};
+use crate::common::{Path, Read, name_rules, read, unchanged, well_formed};
 
 const WORD_MAX: usize = 128;
 const NOTE_MAX: usize = 1024;
@@ -27,7 +27,7 @@ pub fn always(event: &Value, shape: Shape, causes: &mut FieldErrors) {
             causes.invalid("involvedObject.namespace", about, "does not match event.namespace");
         }
     }
-    well_formed(namespace, words::dns_subdomain(namespace), Path::new("namespace"), causes);
+    well_formed(namespace, name_rules::dns_subdomain(namespace), Path::new("namespace"), causes);
 }
 
 /// What `events.k8s.io/v1` asks of a new event besides.
@@ -91,7 +91,7 @@ fn new_style(event: &Value, shape: Shape, causes: &mut FieldErrors) {
     if controller.is_empty() {
         causes.required(path, "");
     }
-    well_formed(controller, words::qualified(controller), Path::new(path), causes);
+    well_formed(controller, name_rules::qualified(controller), Path::new(path), causes);
     for field in ["reportingInstance", "action", "reason"] {
         if event.text(field).is_empty() {
             causes.required(field, "");

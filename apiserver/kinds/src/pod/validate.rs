@@ -6,7 +6,7 @@ use api::field_errors::FieldErrors;
 use serde_json::Value;
 
 use crate::{
-    common::{Path, Read, not_supported, one_of, read, selector, well_formed, words},
+    common::{Path, Read, name_rules, not_supported, one_of, read, selector, well_formed},
     net,
 };
 
@@ -120,7 +120,7 @@ fn label(value: &str, path: Path<'_>, causes: &mut FieldErrors) {
     if value.is_empty() {
         causes.required(path, "");
     } else {
-        well_formed(value, words::dns_label(value), path, causes);
+        well_formed(value, name_rules::dns_label(value), path, causes);
     }
 }
 
@@ -160,12 +160,12 @@ fn gates(spec: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let list = path.field("readinessGates");
     for (i, gate) in spec.list("readinessGates").iter().enumerate() {
         let name = gate.text("conditionType");
-        well_formed(name, words::qualified(name), list.index(i).field("conditionType"), causes);
+        well_formed(name, name_rules::qualified(name), list.index(i).field("conditionType"), causes);
     }
     let (list, mut seen) = (path.field("schedulingGates"), HashSet::new());
     for (i, gate) in spec.list("schedulingGates").iter().enumerate() {
         let name = gate.text("name");
-        well_formed(name, words::qualified(name), list.index(i), causes);
+        well_formed(name, name_rules::qualified(name), list.index(i), causes);
         if !seen.insert(name) {
             causes.duplicate(list.index(i), name);
         }
@@ -175,12 +175,12 @@ fn gates(spec: &Value, path: Path<'_>, causes: &mut FieldErrors) {
 /// Names of other things that a spec holds, and the deadline.
 fn names(spec: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let rules: [(&str, Rule); 6] = [
-        ("serviceAccountName", words::dns_subdomain),
-        ("nodeName", words::dns_subdomain),
-        ("hostname", words::dns_label),
-        ("subdomain", words::dns_label),
-        ("priorityClassName", words::dns_subdomain),
-        ("runtimeClassName", words::dns_subdomain),
+        ("serviceAccountName", name_rules::dns_subdomain),
+        ("nodeName", name_rules::dns_subdomain),
+        ("hostname", name_rules::dns_label),
+        ("subdomain", name_rules::dns_label),
+        ("priorityClassName", name_rules::dns_subdomain),
+        ("runtimeClassName", name_rules::dns_subdomain),
     ];
     for (field, rule) in rules {
         let name = spec.text(field);
@@ -189,7 +189,7 @@ fn names(spec: &Value, path: Path<'_>, causes: &mut FieldErrors) {
         }
     }
     if let Some(seconds) = spec.int("activeDeadlineSeconds") {
-        for error in words::in_range(seconds, 1, i64::from(i32::MAX)) {
+        for error in name_rules::in_range(seconds, 1, i64::from(i32::MAX)) {
             causes.invalid(path.field("activeDeadlineSeconds"), seconds, &error);
         }
     }
@@ -206,7 +206,7 @@ fn hostname_override(spec: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     if name.len() > 64 {
         causes.too_long(path, 64);
     }
-    well_formed(name, words::dns_subdomain(name), path, causes);
+    well_formed(name, name_rules::dns_subdomain(name), path, causes);
 }
 
 /// `validatePodDNSConfig`
@@ -245,7 +245,7 @@ fn dns_searches(searches: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
     }
     for (i, search) in texts.iter().enumerate().filter(|(_, s)| **s != ".") {
         let name = search.strip_suffix('.').unwrap_or(search);
-        well_formed(name, words::dns_subdomain_with_underscore(name), path.index(i), causes);
+        well_formed(name, name_rules::dns_subdomain_with_underscore(name), path.index(i), causes);
     }
 }
 
@@ -257,7 +257,7 @@ fn host_aliases(aliases: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
         well_formed(ip, net::ip(ip), at.field("ip"), causes);
         let list = at.field("hostnames");
         for (j, name) in alias.list("hostnames").iter().filter_map(Value::as_str).enumerate() {
-            well_formed(name, words::dns_subdomain(name), list.index(j), causes);
+            well_formed(name, name_rules::dns_subdomain(name), list.index(j), causes);
         }
     }
 }

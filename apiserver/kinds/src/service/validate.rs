@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::shape;
 use crate::{
-    common::{Path, Read, read::text_at, selector, well_formed, words},
+    common::{Path, Read, name_rules, read::text_at, selector, well_formed},
     net, ports,
 };
 
@@ -97,7 +97,7 @@ fn external_name(service: &Value, causes: &mut FieldErrors) {
     if name.is_empty() {
         causes.required(SPEC.field("externalName"), "");
     } else {
-        well_formed(name, words::dns_subdomain(name), SPEC.field("externalName"), causes);
+        well_formed(name, name_rules::dns_subdomain(name), SPEC.field("externalName"), causes);
     }
 }
 
@@ -126,7 +126,7 @@ fn port_name<'a>(name: &'a str, required: bool, seen: &mut BTreeSet<&'a str>, pa
         }
         return;
     }
-    well_formed(name, words::dns_label(name), path.field("name"), causes);
+    well_formed(name, name_rules::dns_label(name), path.field("name"), causes);
     if !seen.insert(name) {
         causes.duplicate(path.field("name"), name);
     }
@@ -136,7 +136,7 @@ fn one_port(port: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     ports::number(port.int("port").unwrap_or(0), path.field("port"), causes);
     ports::protocol(port.text("protocol"), path.field("protocol"), causes);
     match port.at("targetPort") {
-        Some(Value::String(name)) => well_formed(name, words::port_name(name), path.field("targetPort"), causes),
+        Some(Value::String(name)) => well_formed(name, name_rules::port_name(name), path.field("targetPort"), causes),
         number => ports::number(number.and_then(Value::as_i64).unwrap_or(0), path.field("targetPort"), causes),
     }
     ports::app_protocol(port, path, causes);
@@ -334,7 +334,7 @@ fn load_balancer(service: &Value, causes: &mut FieldErrors) {
     }
     match spec.at("loadBalancerClass").and_then(Value::as_str) {
         Some(_) if !balanced => causes.forbidden(SPEC.field("loadBalancerClass"), ONLY_LOAD_BALANCER),
-        Some(class) => well_formed(class, words::qualified(class), SPEC.field("loadBalancerClass"), causes),
+        Some(class) => well_formed(class, name_rules::qualified(class), SPEC.field("loadBalancerClass"), causes),
         None => {}
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::shape;
 use crate::{
-    common::{Path, Read, read, well_formed, words},
+    common::{Path, Read, name_rules, read, well_formed},
     net,
 };
 
@@ -36,7 +36,7 @@ pub fn load_balancer_status(service: &Value, causes: &mut FieldErrors) {
         ingress_ip(entry, path, causes);
         let host = entry.text("hostname");
         if !host.is_empty() {
-            well_formed(host, words::dns_subdomain(host), path.field("hostname"), causes);
+            well_formed(host, name_rules::dns_subdomain(host), path.field("hostname"), causes);
             if net::parse(host).is_some() {
                 causes.invalid(path.field("hostname"), host, "must be a DNS name, not an IP address");
             }

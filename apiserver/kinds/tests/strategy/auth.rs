@@ -7,7 +7,7 @@ use apiserver::{
     engine::Engine,
     identity::{Attributes, Authenticator, Decision, User},
 };
-use kinds::auth::{self, Tokens, itself};
+use kinds::auth::{self, Tokens, system_user};
 use serde_json::json;
 use store::Store;
 
@@ -64,7 +64,7 @@ async fn what_was_taken_from_a_default_role_comes_back() {
         object["rules"] = json!([]);
         Ok(())
     };
-    engine.update(&gr, &key, "", &itself(), &empty).await.unwrap();
+    engine.update(&gr, &key, "", &system_user(), &empty).await.unwrap();
     assert!(!may(&engine, "system:kube-scheduler", &[], "create", "pods/binding", "a"));
     auth::bootstrap(&engine).await.unwrap();
     assert!(may(&engine, "system:kube-scheduler", &[], "create", "pods/binding", "a"));
@@ -80,12 +80,12 @@ async fn system_namespaces_come_back() {
     let before = store.revision().await.unwrap();
     auth::bootstrap::make_namespaces(&engine).await.unwrap();
     assert_eq!(store.revision().await.unwrap(), before, "what is there is left alone");
-    engine.delete(&gr, &key, json!({}), &itself()).await.unwrap();
+    engine.delete(&gr, &key, json!({}), &system_user()).await.unwrap();
     let emptied = |object: &mut serde_json::Value| {
         object["spec"]["finalizers"] = json!([]);
         Ok(())
     };
-    engine.update(&gr, &key, "finalize", &itself(), &emptied).await.unwrap();
+    engine.update(&gr, &key, "finalize", &system_user(), &emptied).await.unwrap();
     assert_eq!(uid().await, None);
     auth::bootstrap::make_namespaces(&engine).await.unwrap();
     assert!(uid().await.is_some() && uid().await != first);
@@ -97,7 +97,7 @@ async fn a_token_ends_with_its_account() {
     let (engine, tokens, _, group) = house().await;
     let accounts = GroupResource::new("", "serviceaccounts");
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}});
-    let made = engine.create(&accounts, "default", account.clone(), &itself()).await.unwrap();
+    let made = engine.create(&accounts, "default", account.clone(), &system_user()).await.unwrap();
     let now = api::time::Timestamp::now().as_second();
     let claims = auth::tokens::Claims {
         aud: auth::tokens::Audiences(vec![auth::ISSUER.into()]),
@@ -114,9 +114,9 @@ async fn a_token_ends_with_its_account() {
     let token = tokens.sign(&claims).unwrap();
     let user = tokens.token(&engine, &token, &[]).await.unwrap().unwrap().user;
     assert_eq!(user.name, "system:serviceaccount:default:robot");
-    engine.delete(&accounts, &Key::new("default", "robot"), json!({}), &itself()).await.unwrap();
+    engine.delete(&accounts, &Key::new("default", "robot"), json!({}), &system_user()).await.unwrap();
     assert_eq!(tokens.token(&engine, &token, &[]).await.unwrap_err().code, 401);
-    engine.create(&accounts, "default", account, &itself()).await.unwrap();
+    engine.create(&accounts, "default", account, &system_user()).await.unwrap();
     let error = tokens.token(&engine, &token, &[]).await.unwrap_err();
     assert!(error.message.contains("does not match claim"), "an account of the same name is another: {}", error.message);
     group.stop();

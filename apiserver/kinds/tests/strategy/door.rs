@@ -64,7 +64,7 @@ impl Walk {
                 Ok(())
             };
             let key = api::Key::new(&item.namespace, &item.name);
-            self.stock.engine.update(&gr, &key, "", &kinds::auth::itself(), &change).await.unwrap();
+            self.stock.engine.update(&gr, &key, "", &kinds::auth::system_user(), &change).await.unwrap();
         }
         self.before = self.stock.state().await;
         self

@@ -41,7 +41,7 @@ impl House {
     }
 
     async fn make(&self, group: &str, plural: &str, namespace: &str, object: Value) {
-        self.stock.engine.create(&GroupResource::new(group, plural), namespace, object, &auth::itself()).await.unwrap();
+        self.stock.engine.create(&GroupResource::new(group, plural), namespace, object, &auth::system_user()).await.unwrap();
     }
 
     /// Lets `user` do what the rules say, everywhere.
@@ -185,7 +185,7 @@ async fn nodes_that_lead_to_ourselves_are_not_called() {
             Ok(())
         };
         let key = api::Key::new("", &name);
-        house.stock.engine.update(&GroupResource::new("", "nodes"), &key, "status", &auth::itself(), &status).await.unwrap();
+        house.stock.engine.update(&GroupResource::new("", "nodes"), &key, "status", &auth::system_user(), &status).await.unwrap();
         let mut object = body(&pod, "default", &pod_name);
         object["spec"]["nodeName"] = name.as_str().into();
         house.make("", "pods", "default", object).await;
@@ -391,7 +391,7 @@ async fn a_service_leads_to_pods_of_its_own_namespace() {
         Ok(())
     };
     let (pods, key) = (GroupResource::new("", "pods"), api::Key::new("kube-system", "theirs"));
-    house.stock.engine.update(&pods, &key, "status", &auth::itself(), &status).await.unwrap();
+    house.stock.engine.update(&pods, &key, "status", &auth::system_user(), &status).await.unwrap();
     house.grant("tenant", &["*|core|*"]).await;
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}});
     assert_eq!(house.ask("tenant", "POST", "/api/v1/namespaces/default/services", service).await.0, 201);

@@ -88,7 +88,7 @@ impl Stock {
                 let mut object = body(kind, namespace, name);
                 object["metadata"]["labels"] = json!({MARK: mark});
                 let gr = kind.group_resource();
-                let created = self.engine.create(&gr, namespace, object, &kinds::auth::itself()).await;
+                let created = self.engine.create(&gr, namespace, object, &kinds::auth::system_user()).await;
                 created.unwrap_or_else(|status| panic!("{gr} {namespace}/{name}: {status}"));
                 let (group, plural) = (kind.group.to_string(), kind.plural.to_string());
                 made.push(Item { group, plural, namespace: namespace.into(), name: name.into() });
@@ -149,7 +149,7 @@ impl Stock {
 
     /// Waits until all caches have heard of all that was written: a list is as new as its asking.
     pub async fn settle(&self) {
-        let answer = self.ask(&kinds::auth::itself(), "GET", "/api/v1/namespaces?limit=1", None).await.unwrap();
+        let answer = self.ask(&kinds::auth::system_user(), "GET", "/api/v1/namespaces?limit=1", None).await.unwrap();
         assert_eq!(answer.code, 200);
     }
 

@@ -76,7 +76,7 @@ fn is_own(item: &Item) -> bool {
 
 async fn make(stock: &Stock, plural: &str, namespace: &str, object: Value) {
     let group = if object["apiVersion"] == RBAC { "rbac.authorization.k8s.io" } else { "" };
-    stock.engine.create(&api::GroupResource::new(group, plural), namespace, object, &auth::itself()).await.unwrap();
+    stock.engine.create(&api::GroupResource::new(group, plural), namespace, object, &auth::system_user()).await.unwrap();
 }
 
 /// A path of the document with a namespace and a name put in, and in the ways that may lead around a check.
@@ -144,7 +144,7 @@ fn sent(kinds: &[std::sync::Arc<Kind>], method: &str, path: &str, target: &str) 
 #[tokio::test]
 async fn a_tenant_stays_in_its_namespace() {
     let mut house = House::new().await;
-    let document = house.stock.ask(&auth::itself(), "GET", "/openapi/v2", None).await.unwrap();
+    let document = house.stock.ask(&auth::system_user(), "GET", "/openapi/v2", None).await.unwrap();
     let document: Value = serde_json::from_str(&document.body).unwrap();
     let kinds = house.stock.kinds.clone();
     let paths: Vec<String> = document["paths"].as_object().unwrap().keys().cloned().collect();

@@ -4,7 +4,7 @@ use api::field_errors::FieldErrors;
 use serde_json::Value;
 
 use super::scheduling::label_keys;
-use crate::common::{Path, Read, selector, well_formed, words};
+use crate::common::{Path, Read, name_rules, selector, well_formed};
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
@@ -74,10 +74,10 @@ fn node_requirement(requirement: &Value, check: Values, path: Path<'_>, causes: 
         (other, _) => causes.invalid(path.field("operator"), other, "not a valid selector operator"),
     }
     let key = requirement.text("key");
-    well_formed(key, words::qualified(key), path.field("key"), causes);
+    well_formed(key, name_rules::qualified(key), path.field("key"), causes);
     if check == Values::Checked {
         for (i, value) in values.iter().filter_map(Value::as_str).enumerate() {
-            well_formed(value, words::label_value(value), list.index(i), causes);
+            well_formed(value, name_rules::label_value(value), list.index(i), causes);
         }
     }
 }
@@ -97,7 +97,7 @@ fn node_field(requirement: &Value, path: Path<'_>, causes: &mut FieldErrors) {
         return causes.invalid(path.field("key"), key, "not a valid field selector key");
     }
     for (i, value) in values.iter().filter_map(Value::as_str).enumerate() {
-        well_formed(value, words::dns_subdomain(value), list.index(i), causes);
+        well_formed(value, name_rules::dns_subdomain(value), list.index(i), causes);
     }
 }
 
@@ -120,14 +120,14 @@ fn pod_term(term: &Value, path: Path<'_>, causes: &mut FieldErrors) {
         selector::well_formed(term.at(field), path.field(field), causes);
     }
     for name in term.list("namespaces").iter().filter_map(Value::as_str) {
-        well_formed(name, words::dns_label(name), path.field("namespace"), causes);
+        well_formed(name, name_rules::dns_label(name), path.field("namespace"), causes);
     }
     label_keys(term, path, causes);
     let key = term.text("topologyKey");
     if key.is_empty() {
         causes.required(path.field("topologyKey"), "can not be empty");
     }
-    well_formed(key, words::qualified(key), path.field("topologyKey"), causes);
+    well_formed(key, name_rules::qualified(key), path.field("topologyKey"), causes);
 }
 
 fn weight(term: &Value, path: Path<'_>, causes: &mut FieldErrors) {

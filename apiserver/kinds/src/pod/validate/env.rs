@@ -6,7 +6,7 @@ use api::field_errors::FieldErrors;
 use serde_json::Value;
 
 use super::{Whole, no_backsteps, require};
-use crate::common::{Path, Read, not_supported, resources::quantity, well_formed, words};
+use crate::common::{Path, Read, name_rules, not_supported, resources::quantity, well_formed};
 
 /// Fields that the downward API offers to variables.
 const FIELDS: &[&str] = &[
@@ -47,7 +47,7 @@ pub fn variables(variables: &[Value], path: Path<'_>, causes: &mut FieldErrors) 
         let at = path.index(i);
         match variable.text("name") {
             "" => causes.required(at.field("name"), ""),
-            name => well_formed(name, words::env_name(name), at.field("name"), causes),
+            name => well_formed(name, name_rules::env_name(name), at.field("name"), causes),
         }
         if let Some(source) = variable.at("valueFrom") {
             value_from(source, variable.text("value"), at.field("valueFrom"), causes);
@@ -61,7 +61,7 @@ pub fn sources(sources: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
         let at = path.index(i);
         let prefix = source.text("prefix");
         if !prefix.is_empty() {
-            well_formed(prefix, words::env_name(prefix), at.field("prefix"), causes);
+            well_formed(prefix, name_rules::env_name(prefix), at.field("prefix"), causes);
         }
         let mut count = 0;
         for field in ["configMapRef", "secretRef"] {
@@ -70,7 +70,7 @@ pub fn sources(sources: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
             let ref_path = at.field(field);
             if require(reference, "name", ref_path, causes) {
                 let name = reference.text("name");
-                well_formed(name, words::dns_subdomain(name), ref_path.field("name"), causes);
+                well_formed(name, name_rules::dns_subdomain(name), ref_path.field("name"), causes);
             }
         }
         match count {
@@ -175,10 +175,10 @@ fn value_from(source: &Value, value: &str, path: Path<'_>, causes: &mut FieldErr
 /// `validateConfigMapKeySelector`, `validateSecretKeySelector`
 fn key_ref(reference: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     let name = reference.text("name");
-    well_formed(name, words::dns_subdomain(name), path.field("name"), causes);
+    well_formed(name, name_rules::dns_subdomain(name), path.field("name"), causes);
     match reference.text("key") {
         "" => causes.required(path.field("key"), ""),
-        key => well_formed(key, words::config_key(key), path.field("key"), causes),
+        key => well_formed(key, name_rules::config_key(key), path.field("key"), causes),
     }
 }
 
@@ -186,7 +186,7 @@ fn key_ref(reference: &Value, path: Path<'_>, causes: &mut FieldErrors) {
 fn file_key_ref(reference: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     if require(reference, "key", path, causes) {
         let key = reference.text("key");
-        well_formed(key, words::env_name(key), path.field("key"), causes);
+        well_formed(key, name_rules::env_name(key), path.field("key"), causes);
     }
     super::label(reference.text("volumeName"), path.field("volumeName"), causes);
     if require(reference, "path", path, causes) {
@@ -213,7 +213,7 @@ fn divisor(resource: &str, divisor: Option<&Value>, path: Path<'_>, causes: &mut
 }
 
 fn well_formed_key(key: &str, path: Path<'_>, causes: &mut FieldErrors) {
-    well_formed(key, words::qualified(key), path, causes);
+    well_formed(key, name_rules::qualified(key), path, causes);
 }
 
 /// `metadata.labels['app']` -> (`metadata.labels`, `app`).

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use api::field_errors::FieldErrors;
 use serde_json::Value;
 
-use crate::common::{Path, Read, one_of, well_formed, words};
+use crate::common::{Path, Read, name_rules, one_of, well_formed};
 
 /// `validateContainerPorts`
 pub fn container(ports: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
@@ -43,13 +43,13 @@ pub fn host_conflicts(containers: &[Value], path: Path<'_>, causes: &mut FieldEr
 /// `ValidatePortNumOrName`
 pub fn number_or_name(port: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
     match port {
-        Some(Value::String(name)) => well_formed(name, words::port_name(name), path, causes),
+        Some(Value::String(name)) => well_formed(name, name_rules::port_name(name), path, causes),
         other => number(other.and_then(Value::as_i64).unwrap_or(0), path, causes),
     }
 }
 
 pub fn number(port: i64, path: Path<'_>, causes: &mut FieldErrors) {
-    for error in words::port_number(port) {
+    for error in name_rules::port_number(port) {
         causes.invalid(path, port, &error);
     }
 }
@@ -58,7 +58,7 @@ fn name<'v>(name: &'v str, names: &mut HashSet<&'v str>, path: Path<'_>, causes:
     if name.is_empty() {
         return;
     }
-    let errors = words::port_name(name);
+    let errors = name_rules::port_name(name);
     if !errors.is_empty() {
         well_formed(name, errors, path, causes);
     } else if !names.insert(name) {

@@ -4,7 +4,7 @@ use api::field_errors::FieldErrors;
 use serde_json::Value;
 
 use super::{Whole, ports};
-use crate::common::{Path, Read, not_negative, not_supported, well_formed, words};
+use crate::common::{Path, Read, name_rules, not_negative, not_supported, well_formed};
 
 const NUMBERS: [&str; 5] = ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"];
 
@@ -83,7 +83,7 @@ fn http_get(action: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     }
     for header in action.list("httpHeaders") {
         let name = header.text("name");
-        well_formed(name, words::header_name(name), path.field("httpHeaders"), causes);
+        well_formed(name, name_rules::header_name(name), path.field("httpHeaders"), causes);
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::Whole;
 use crate::{
-    common::{Path, Read, not_supported, resources::quantity, well_formed, words},
+    common::{Path, Read, name_rules, not_supported, resources::quantity, well_formed},
     pod::defaults::container_requests,
 };
 
@@ -151,7 +151,7 @@ fn pod_name(name: &str, path: Path<'_>, causes: &mut FieldErrors) {
 
 /// `validateResourceName`
 fn resource_name(name: &str, path: Path<'_>, causes: &mut FieldErrors) {
-    let errors = words::qualified(name);
+    let errors = name_rules::qualified(name);
     let plain = !name.contains('/') && !STANDARD.contains(&name) && !is_huge_page(name);
     if errors.is_empty() && plain {
         causes.invalid(path, name, "must be a standard resource type or fully qualified");
@@ -189,7 +189,7 @@ fn is_native(name: &str) -> bool {
 }
 
 fn is_extended(name: &str) -> bool {
-    !is_native(name) && !name.starts_with("requests.") && words::qualified(&format!("requests.{name}")).is_empty()
+    !is_native(name) && !name.starts_with("requests.") && name_rules::qualified(&format!("requests.{name}")).is_empty()
 }
 
 fn may_overcommit(name: &str) -> bool {

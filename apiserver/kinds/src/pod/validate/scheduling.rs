@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use api::field_errors::FieldErrors;
 use serde_json::Value;
 
-use crate::common::{Path, Read, not_supported, selector, well_formed, words};
+use crate::common::{Path, Read, name_rules, not_supported, selector, well_formed};
 
 const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
@@ -15,7 +15,7 @@ pub fn tolerations(tolerations: &[Value], path: Path<'_>, causes: &mut FieldErro
         let at = path.index(i);
         let (key, operator, effect) = (toleration.text("key"), toleration.text("operator"), toleration.text("effect"));
         if !key.is_empty() {
-            well_formed(key, words::qualified(key), at.field("key"), causes);
+            well_formed(key, name_rules::qualified(key), at.field("key"), causes);
         } else if operator != "Exists" {
             let text = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
             causes.invalid(at.field("operator"), operator, text);
@@ -72,7 +72,7 @@ pub fn label_keys(term: &Value, path: Path<'_>, causes: &mut FieldErrors) {
             continue;
         }
         for (i, key) in keys.iter().filter_map(Value::as_str).enumerate() {
-            well_formed(key, words::qualified(key), at.index(i), causes);
+            well_formed(key, name_rules::qualified(key), at.index(i), causes);
         }
     }
     let matched = term.list("matchLabelKeys");
@@ -99,7 +99,7 @@ pub fn label_keys(term: &Value, path: Path<'_>, causes: &mut FieldErrors) {
 fn operator_and_value(operator: &str, value: &str, path: Path<'_>, causes: &mut FieldErrors) {
     match operator {
         "Equal" | "" => {
-            let errors = words::label_value(value);
+            let errors = name_rules::label_value(value);
             if !errors.is_empty() {
                 causes.invalid(path, value, &errors.join(";"));
             }

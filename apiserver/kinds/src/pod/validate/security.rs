@@ -6,7 +6,7 @@ use api::field_errors::FieldErrors;
 use serde_json::Value;
 
 use super::{Whole, descending_path};
-use crate::common::{Path, Read, not_supported, words};
+use crate::common::{Path, Read, name_rules, not_supported};
 
 const PROFILES: &[&str] = &["Localhost", "RuntimeDefault", "Unconfined"];
 
@@ -78,7 +78,7 @@ fn ids(context: &Value, fields: &[&str], path: Path<'_>, causes: &mut FieldError
 }
 
 fn id(number: i64, path: Path<'_>, causes: &mut FieldErrors) {
-    for error in words::user_id(number) {
+    for error in name_rules::user_id(number) {
         causes.invalid(path, number, &error);
     }
 }

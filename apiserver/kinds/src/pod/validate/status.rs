@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::update::annotations;
 use crate::{
-    common::{Path, Read, well_formed, words},
+    common::{Path, Read, name_rules, well_formed},
     net,
 };
 
@@ -47,7 +47,7 @@ fn conditions(conditions: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
         }
         let typ = condition.text("type");
         if !SYSTEM_CONDITIONS.contains(&typ) {
-            well_formed(typ, words::qualified(typ), at.field("Type"), causes);
+            well_formed(typ, name_rules::qualified(typ), at.field("Type"), causes);
         }
     }
 }
@@ -57,7 +57,7 @@ fn nominated(new: Option<&Value>, old: Option<&Value>, node: &str, path: Path<'_
     if name.is_empty() || name == old.text("nominatedNodeName") {
         return;
     }
-    well_formed(name, words::dns_subdomain(name), path, causes);
+    well_formed(name, name_rules::dns_subdomain(name), path, causes);
     if !node.is_empty() {
         causes.forbidden(path, "may not be set on pods that are already bound to a node");
     }

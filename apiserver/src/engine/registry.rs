@@ -14,7 +14,7 @@ pub(crate) struct Served {
     pub cache: Option<Arc<Cache>>,
 }
 
-pub(crate) struct Table {
+pub(crate) struct Registry {
     served: Vec<Served>,
     by_path: HashMap<(String, String, String), usize>,
     by_resource: HashMap<GroupResource, usize>,
@@ -30,7 +30,7 @@ impl Served {
     }
 }
 
-impl Table {
+impl Registry {
     pub fn new(kinds: Vec<Arc<Kind>>) -> Self {
         let (mut caches, mut kept) = (Vec::new(), HashMap::new());
         for kind in &kinds {

@@ -438,7 +438,7 @@ mod tests {
         }
     }
 
-    fn dice(seed: u64) -> store::faulty::Dice {
+    fn random(seed: u64) -> store::faulty::Random {
         let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
         Box::new(move || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -452,7 +452,7 @@ mod tests {
 
     /// The first start, and one that makes a new serving certificate, each with one call that fails.
     fn interrupted(call: u64, fault: Fault, seed: u64) {
-        let disk = Disk::new(dice(seed));
+        let disk = Disk::new(random(seed));
         let mut more = names();
         more.addresses.push("192.0.2.7".parse().unwrap());
         let mut ca = None;
@@ -472,7 +472,7 @@ mod tests {
 
     #[test]
     fn a_start_that_is_interrupted_anywhere_leaves_all_of_a_set_or_nothing_of_it() {
-        let whole = Disk::new(dice(0));
+        let whole = Disk::new(random(0));
         on(&whole, &names()).unwrap();
         assert!(whole.calls() > 40, "{}", whole.calls());
         for call in 0..whole.calls() {

@@ -37,7 +37,7 @@ pub struct Seen {
     pub pods: Pods,
     pub now: Timestamp,
     /// Names of new pods come from here: another number each time.
-    pub dice: u64,
+    pub random: u64,
     /// Why the last pod could not be made.
     pub failure: Option<String>,
 }
@@ -218,14 +218,14 @@ fn changes<K: Object>(wanted: &Wanted<'_, K>, active: &[Arc<Pod>], seen: &Seen) 
 /// What is missing where so many are active.
 fn additions<K: Object>(wanted: &Wanted<'_, K>, active: usize, seen: &Seen) -> Vec<Action> {
     let missing = usize::try_from(wanted.replicas).unwrap_or(0).saturating_sub(active).min(BURST);
-    (0..missing).flat_map(|i| create(wanted, seen.dice.wrapping_add(i as u64))).collect()
+    (0..missing).flat_map(|i| create(wanted, seen.random.wrapping_add(i as u64))).collect()
 }
 
-fn create<K: Object>(wanted: &Wanted<'_, K>, dice: u64) -> Vec<Action> {
+fn create<K: Object>(wanted: &Wanted<'_, K>, random: u64) -> Vec<Action> {
     let Some(template) = wanted.template else { return Vec::new() };
     let prefix = format!("{}-", wanted.set.object_meta().name);
     let from = template.metadata.clone().unwrap_or_default();
-    let name = format!("{prefix}{}", suffix(dice));
+    let name = format!("{prefix}{}", suffix(random));
     let metadata = ObjectMeta {
         name: Some(name.clone()),
         generate_name: Some(prefix),
@@ -245,10 +245,10 @@ fn delete<K: Object>(set: &K, pod: &Pod) -> Vec<Action> {
 }
 
 /// Five characters of upstream's alphabet (no vowels, no look-alikes): apimachinery `pkg/util/rand`.
-fn suffix(dice: u64) -> String {
+fn suffix(random: u64) -> String {
     const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
     // A multiplicative hash spreads neighbouring numbers.
-    let mut left = (dice.wrapping_mul(0x9E37_79B9_7F4A_7C15)) >> 20;
+    let mut left = (random.wrapping_mul(0x9E37_79B9_7F4A_7C15)) >> 20;
     let mut text = String::new();
     for _ in 0..5 {
         text.push(char::from(ALPHABET[usize::try_from(left % 27).unwrap_or(0)]));
@@ -359,7 +359,7 @@ mod tests {
         let (set, template) = (set(), PodTemplateSpec::default());
         let owner = Owner::of(&set, Labels::default()).unwrap();
         let wanted = Wanted { set: &set, owner, replicas, min_ready_seconds, template: Some(&template) };
-        decide(&wanted, &Seen { pods, now: at(NOW), dice: 1, failure: None })
+        decide(&wanted, &Seen { pods, now: at(NOW), random: 1, failure: None })
     }
 
     fn names(actions: &[Action]) -> Vec<String> {

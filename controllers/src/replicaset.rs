@@ -64,7 +64,7 @@ impl Controller for ReplicaSets {
         let now = Timestamp::now();
         let pods = Pods::look(&self.owned, &set.metadata, selector(&set).as_ref(), bounds(&set), now);
         let failure = self.failures.lock().get(key).cloned();
-        Some(World { set, seen: Seen { pods, now, dice: rand::random(), failure } })
+        Some(World { set, seen: Seen { pods, now, random: rand::random(), failure } })
     }
 
     fn plan(&self, world: &World, _: &Key) -> Plan {

@@ -52,7 +52,7 @@ impl Controller for Controllers {
         let controller = self.controllers.get(key)?;
         let now = Timestamp::now();
         let pods = Pods::look(&self.owned, &controller.metadata, selector(&controller).as_ref(), bounds(&controller), now);
-        Some(World { controller, seen: Seen { pods, now, dice: rand::random(), failure: None } })
+        Some(World { controller, seen: Seen { pods, now, random: rand::random(), failure: None } })
     }
 
     fn plan(&self, world: &World, _: &Key) -> Plan {

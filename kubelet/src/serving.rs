@@ -74,10 +74,10 @@ async fn issue(issuer: &Issuer) -> Result<Issued, Error> {
     issued.unwrap_or_else(|_| Err(format!("no answer within {ISSUE_MAX:?}"))).map_err(Error::Issue)
 }
 
-/// When 70 to 90 per cent of a certificate's life (from, to) are over; `dice` is in 0..1. Source: `nextRotationDeadline`.
-fn renew_at((from, to): (Timestamp, Timestamp), dice: f64) -> Timestamp {
+/// When 70 to 90 per cent of a certificate's life (from, to) are over; `random` is in 0..1. Source: `nextRotationDeadline`.
+fn renew_at((from, to): (Timestamp, Timestamp), random: f64) -> Timestamp {
     let life = to.duration_since(from).as_secs_f64().max(0.0);
-    let part = Duration::try_from_secs_f64(life * (0.7 + 0.2 * dice)).unwrap_or_default();
+    let part = Duration::try_from_secs_f64(life * (0.7 + 0.2 * random)).unwrap_or_default();
     from.checked_add(part).unwrap_or(to)
 }
 
@@ -98,8 +98,8 @@ mod tests {
     #[test]
     fn most_of_a_life_is_used() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        for (dice, second) in [(0.0, 1700), (0.5, 1800), (1.0, 1900)] {
-            assert_eq!(renew_at((at(1000), at(2000)), dice), at(second), "{dice}");
+        for (random, second) in [(0.0, 1700), (0.5, 1800), (1.0, 1900)] {
+            assert_eq!(renew_at((at(1000), at(2000)), random), at(second), "{random}");
         }
         assert_eq!(renew_at((at(1000), at(900)), 0.5), at(1000), "a life that makes no sense is over");
     }

@@ -211,15 +211,15 @@ fn run(scenario: &Scenario, nodes: usize) {
 
 /// Feeds the pods as they would come and carries out what is decided; gives the CPU time that the scheduler had.
 fn place(offline: &mut Offline, pods: &[Arc<Pod>], siblings: Option<&Labels>, world: &mut World) -> Duration {
-    let mut dice = 1u64;
+    let mut random = 1u64;
     let mut spent = timed(|| pods.iter().for_each(|pod| offline.pod(None, Some(pod))));
     let now = Instant::now();
     for _ in 0..pods.len() * DECISIONS_MAX {
         let mut decisions = Vec::with_capacity(IN_FLIGHT);
         spent += timed(|| {
             while decisions.len() < IN_FLIGHT {
-                dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                let Some(decision) = offline.decide(now, siblings.cloned(), dice >> 16) else { break };
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let Some(decision) = offline.decide(now, siblings.cloned(), random >> 16) else { break };
                 decisions.push(decision);
             }
         });

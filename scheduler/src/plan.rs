@@ -1,6 +1,6 @@
 //! Node snapshot + pod -> a node, or the reasons why there is none.
 //!
-//! Source: scheduler `schedule_one.go` (`schedulePod`, `findNodesThatFitPod`, `prioritizeNodes`). Pure: dice come in.
+//! Source: scheduler `schedule_one.go` (`schedulePod`, `findNodesThatFitPod`, `prioritizeNodes`). Pure: random come in.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
@@ -41,21 +41,21 @@ pub enum Nomination {
     Preempt(Preemption),
 }
 
-/// Where the pod goes. Equal arguments give equal answers; `class` is the pod's, as the snapshot is; `dice` break ties.
-pub fn plan(snapshot: &Snapshot, class: &EquivalenceClass, ask: &Ask, dice: u64) -> Outcome {
+/// Where the pod goes. Equal arguments give equal answers; `class` is the pod's, as the snapshot is; `random` break ties.
+pub fn plan(snapshot: &Snapshot, class: &EquivalenceClass, ask: &Ask, random: u64) -> Outcome {
     if snapshot.is_empty() {
         return refused("no nodes available to schedule pods".into(), BTreeSet::new(), Nomination::Clear);
     }
     let cycle = Cycle::new(snapshot, class, ask);
     if let Some(refusal) = PLUGINS.iter().find_map(|p| p.pre_filter(&ask.info)) {
-        return refused_by_all(&cycle, &refusal, dice);
+        return refused_by_all(&cycle, &refusal, random);
     }
     if let Some(node) = nominated(&cycle) {
         return Outcome::Bind(node.name().to_owned());
     }
     match nodeaffinity::named(&ask.info) {
-        Some(names) => among_named(&cycle, &names, dice),
-        None => among_all(&cycle, dice),
+        Some(names) => among_named(&cycle, &names, random),
+        None => among_all(&cycle, random),
     }
 }
 
@@ -112,22 +112,22 @@ fn nominated<'a>(cycle: &Cycle<'a>) -> Option<&'a NodeInfo> {
     cycle.snapshot.find(name).filter(|row| fits(cycle, row).is_none())
 }
 
-fn among_all(cycle: &Cycle<'_>, dice: u64) -> Outcome {
+fn among_all(cycle: &Cycle<'_>, random: u64) -> Outcome {
     let alone = cycle.stands_alone();
     let fits = |slot: &Slot| alone || refused_for_others(cycle, *slot).is_none();
     let best = if let Some(questions) = only_spread(cycle) {
-        best_spread(cycle, &questions, dice)
+        best_spread(cycle, &questions, random)
     } else if compared(cycle).next().is_none() {
-        cycle.class.ranking.best_first(dice).find(fits)
+        cycle.class.ranking.best_first(random).find(fits)
     } else {
         let feasible: Vec<Slot> = cycle.class.ranking.slots().filter(fits).collect();
-        best(cycle, &feasible, dice)
+        best(cycle, &feasible, random)
     };
-    best.map_or_else(|| diagnose(cycle, dice), |slot| bind(cycle.snapshot, slot))
+    best.map_or_else(|| diagnose(cycle, random), |slot| bind(cycle.snapshot, slot))
 }
 
 /// The pod's node affinity names the only nodes that could do.
-fn among_named(cycle: &Cycle<'_>, names: &BTreeSet<&str>, dice: u64) -> Outcome {
+fn among_named(cycle: &Cycle<'_>, names: &BTreeSet<&str>, random: u64) -> Outcome {
     let (mut feasible, mut diagnosis, mut resolvable, mut asked) = (Vec::new(), Diagnosis::default(), Vec::new(), 0);
     for row in names.iter().filter_map(|name| cycle.snapshot.find(name)) {
         asked += 1;
@@ -139,12 +139,12 @@ fn among_named(cycle: &Cycle<'_>, names: &BTreeSet<&str>, dice: u64) -> Outcome 
             }
         }
     }
-    if let Some(slot) = best(cycle, &feasible, dice) {
+    if let Some(slot) = best(cycle, &feasible, random) {
         return bind(cycle.snapshot, slot);
     }
     diagnosis.plugins.insert(nodeaffinity::NAME);
     diagnosis.count(&format!("node(s) didn't satisfy plugin(s) [{}]", nodeaffinity::NAME), cycle.snapshot.len() - asked);
-    after_preemption(cycle, diagnosis, &resolvable, dice)
+    after_preemption(cycle, diagnosis, &resolvable, random)
 }
 
 /// The plugins whose scores differ between nodes only when they are compared, with their numbers.
@@ -164,7 +164,7 @@ fn only_spread(cycle: &Cycle<'_>) -> Option<Vec<Question>> {
 }
 
 /// As [`best`] of all that fit: nodes of equal crowds differ in the scores that need no comparing alone.
-fn best_spread(cycle: &Cycle<'_>, questions: &[Question], dice: u64) -> Option<Slot> {
+fn best_spread(cycle: &Cycle<'_>, questions: &[Question], random: u64) -> Option<Slot> {
     let mut crowds = cycle.class.crowds.borrow_mut();
     let grouping = crowds.grouping(cycle.snapshot, &cycle.class.ranking, questions);
     // What is said of one node of a group is said of all.
@@ -181,16 +181,16 @@ fn best_spread(cycle: &Cycle<'_>, questions: &[Question], dice: u64) -> Option<S
     let top = tops.iter().map(|(total, _)| *total).max()?;
     let equal = || tops.iter().filter(|(total, _)| *total == top).flat_map(|(_, nodes)| *nodes);
     let count: usize = tops.iter().filter(|(total, _)| *total == top).map(|(_, nodes)| nodes.len()).sum();
-    let nth = usize::try_from(dice % count.max(1) as u64).unwrap_or(0);
+    let nth = usize::try_from(random % count.max(1) as u64).unwrap_or(0);
     equal().nth(nth).copied()
 }
 
 /// One with the highest score; all of `nodes` fit.
-fn best(cycle: &Cycle<'_>, nodes: &[Slot], dice: u64) -> Option<Slot> {
+fn best(cycle: &Cycle<'_>, nodes: &[Slot], random: u64) -> Option<Slot> {
     let totals = totals(cycle, nodes);
     let top = totals.iter().copied().max()?;
     let equal = totals.iter().filter(|t| **t == top).count();
-    let nth = usize::try_from(dice % equal.max(1) as u64).unwrap_or(0);
+    let nth = usize::try_from(random % equal.max(1) as u64).unwrap_or(0);
     totals.iter().zip(nodes).filter(|(t, _)| **t == top).nth(nth).map(|(_, slot)| *slot)
 }
 
@@ -215,7 +215,7 @@ fn bind(snapshot: &Snapshot, slot: Slot) -> Outcome {
 }
 
 /// Why no node fits. What single nodes said is counted already; the rest said no because of others.
-fn diagnose(cycle: &Cycle<'_>, dice: u64) -> Outcome {
+fn diagnose(cycle: &Cycle<'_>, random: u64) -> Outcome {
     let mut diagnosis = Diagnosis::default();
     cycle.class.refusals.iter().for_each(|(refusal, nodes)| diagnosis.add(refusal, *nodes));
     let mut resolvable: Vec<Slot> = cycle.class.resolvable.slots().collect();
@@ -225,19 +225,19 @@ fn diagnose(cycle: &Cycle<'_>, dice: u64) -> Outcome {
             resolvable.extend(refusal.resolvable.then_some(slot));
         }
     }
-    after_preemption(cycle, diagnosis, &resolvable, dice)
+    after_preemption(cycle, diagnosis, &resolvable, random)
 }
 
-fn refused_by_all(cycle: &Cycle<'_>, refusal: &Refusal, dice: u64) -> Outcome {
+fn refused_by_all(cycle: &Cycle<'_>, refusal: &Refusal, random: u64) -> Outcome {
     let plugins = BTreeSet::from([refusal.plugin]);
     let diagnosis = Diagnosis { of_all: Some(refusal.reasons.join(", ")), plugins, ..Diagnosis::default() };
-    after_preemption(cycle, diagnosis, &[], dice)
+    after_preemption(cycle, diagnosis, &[], random)
 }
 
 /// `resolvable` are the nodes where fewer pods could help.
-fn after_preemption(cycle: &Cycle<'_>, diagnosis: Diagnosis, resolvable: &[Slot], dice: u64) -> Outcome {
+fn after_preemption(cycle: &Cycle<'_>, diagnosis: Diagnosis, resolvable: &[Slot], random: u64) -> Outcome {
     let message = diagnosis.message(cycle.snapshot.len());
-    match preemption::find(cycle, resolvable, dice) {
+    match preemption::find(cycle, resolvable, random) {
         Ok(preemption) => refused(message, diagnosis.plugins, Nomination::Preempt(preemption)),
         Err(no) => {
             let nomination = if no.keeps_nomination { Nomination::Keep } else { Nomination::Clear };
@@ -315,8 +315,8 @@ mod tests {
         assert_eq!(world.plan(&asking("1"), 0), Outcome::Bind("a".into()));
         assert_eq!(world.plan(&asking("1"), 1), Outcome::Bind("b".into()));
         world.bound("one", "b", asking("1"));
-        for dice in 0..4 {
-            assert_eq!(world.plan(&asking("1"), dice), Outcome::Bind("a".into()));
+        for random in 0..4 {
+            assert_eq!(world.plan(&asking("1"), random), Outcome::Bind("a".into()));
         }
     }
 
@@ -327,8 +327,8 @@ mod tests {
         // As full as a, but with strangers.
         world.bound("db", "b", json!({"metadata": {"labels": {"app": "db"}}}));
         let siblings = api::selector::Labels::parse("app=web").unwrap();
-        for dice in 0..4 {
-            let outcome = world.plan_with(&json!({"metadata": {"name": "new", "labels": {"app": "web"}}}), dice, Some(siblings.clone()));
+        for random in 0..4 {
+            let outcome = world.plan_with(&json!({"metadata": {"name": "new", "labels": {"app": "web"}}}), random, Some(siblings.clone()));
             assert_eq!(outcome, Outcome::Bind("b".into()));
         }
     }

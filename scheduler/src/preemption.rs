@@ -65,12 +65,12 @@ pub(crate) struct NotHelpful {
 
 /// # Errors
 /// Why preemption does not help.
-pub(crate) fn find(cycle: &Cycle<'_>, resolvable: &[Slot], dice: u64) -> Result<Preemption, NotHelpful> {
+pub(crate) fn find(cycle: &Cycle<'_>, resolvable: &[Slot], random: u64) -> Result<Preemption, NotHelpful> {
     if let Some(message) = ineligible(cycle, resolvable) {
         return Err(NotHelpful { message: message.into(), keeps_nomination: true });
     }
     let wanted = (resolvable.len() * CANDIDATES_PERCENT / 100).max(CANDIDATES_MIN).min(resolvable.len());
-    let start = usize::try_from(dice % resolvable.len().max(1) as u64).unwrap_or(0);
+    let start = usize::try_from(random % resolvable.len().max(1) as u64).unwrap_or(0);
     let (mut best, mut found, mut sound) = (None::<(Loss, Arc<Eviction>, &NodeInfo)>, 0, false);
     let mut told: Vec<(Arc<Vec<String>>, usize)> = Vec::new();
     let (before, from) = resolvable.split_at(start.min(resolvable.len()));
@@ -233,8 +233,8 @@ mod tests {
             (vec![("x", "a", 5, "4"), ("y", "b", 9, "4")], asking(5, "1"), Err(no)),
         ];
         for (pods, ask, want) in snapshot {
-            for dice in 0..2 {
-                assert_eq!(victims(world(&pods).plan(&ask, dice)), want, "{pods:?} {dice}");
+            for random in 0..2 {
+                assert_eq!(victims(world(&pods).plan(&ask, random)), want, "{pods:?} {random}");
             }
         }
     }

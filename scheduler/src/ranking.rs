@@ -82,10 +82,10 @@ impl Ranking {
         steps::counted(self.buckets.iter().flatten()).copied()
     }
 
-    /// The highest score first; among equals one after the other, from one that the dice choose.
-    pub fn best_first(&self, dice: u64) -> impl Iterator<Item = Slot> + '_ {
+    /// The highest score first; among equals one after the other, from a random one.
+    pub fn best_first(&self, random: u64) -> impl Iterator<Item = Slot> + '_ {
         let slots = self.buckets.iter().rev().flat_map(move |bucket| {
-            let from = usize::try_from(dice % bucket.len().max(1) as u64).unwrap_or(0);
+            let from = usize::try_from(random % bucket.len().max(1) as u64).unwrap_or(0);
             let (before, after) = bucket.split_at(from);
             after.iter().chain(before).copied()
         });
@@ -105,8 +105,8 @@ mod tests {
         }
         ranking.remove(3);
         ranking.remove(3);
-        for dice in 0..10 {
-            let order: Vec<Slot> = ranking.best_first(dice).collect();
+        for random in 0..10 {
+            let order: Vec<Slot> = ranking.best_first(random).collect();
             let scores: Vec<usize> = order.iter().map(|slot| ranking.score(*slot)).collect();
             assert_eq!(scores, [7, 7, 5, 5], "{order:?}");
             assert!((0..5).all(|slot| order.contains(&slot) == (slot != 3)));

@@ -1,4 +1,4 @@
-//! Changes of nodes and pods, and the next pod -> what is to be written. All that the scheduler knows; no I/O, time and dice come in.
+//! Changes of nodes and pods, and the next pod -> what is to be written. All that the scheduler knows; no I/O, time and random come in.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ impl State {
     /// Decides about the next pod; the decision holds in the snapshot before anybody else decides. `siblings`: see [`Ask::new`].
     ///
     /// A pod about which deciding panics is tried again later, as one that could not be bound; what was remembered of its like is forgotten.
-    pub fn next(&mut self, now: Instant, siblings: impl Fn(&Pod) -> Option<Labels>, dice: u64) -> Option<Todo> {
+    pub fn next(&mut self, now: Instant, siblings: impl Fn(&Pod) -> Option<Labels>, random: u64) -> Option<Todo> {
         loop {
             let tried = self.queue.pop(now)?;
             if self.snapshot.is_assumed(&tried.info.key) {
@@ -48,7 +48,7 @@ impl State {
             let again = tried.clone();
             let decided = catch("default-scheduler", || {
                 let siblings = siblings(&tried.info.pod);
-                self.decide(tried, siblings, dice)
+                self.decide(tried, siblings, random)
             });
             match decided {
                 Ok(todo) => return Some(todo),
@@ -62,11 +62,11 @@ impl State {
         }
     }
 
-    fn decide(&mut self, tried: Tried, siblings: Option<Labels>, dice: u64) -> Todo {
+    fn decide(&mut self, tried: Tried, siblings: Option<Labels>, random: u64) -> Todo {
         let info = tried.info.clone();
         let ask = Ask::new(&mut self.snapshot, info.clone(), siblings);
         let class = self.memo.class(&self.snapshot, &ask);
-        match plan(&self.snapshot, class, &ask, dice) {
+        match plan(&self.snapshot, class, &ask, random) {
             Outcome::Bind(node) => {
                 self.snapshot.nominate(&info, None);
                 self.snapshot.assume(info.clone(), &node);

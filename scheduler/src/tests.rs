@@ -68,14 +68,14 @@ impl World {
         self.snapshot.nominate(&Arc::new(pod(said)), Some(node));
     }
 
-    pub fn plan(&mut self, said: &Value, dice: u64) -> Outcome {
-        self.plan_with(said, dice, None)
+    pub fn plan(&mut self, said: &Value, random: u64) -> Outcome {
+        self.plan_with(said, random, None)
     }
 
-    pub fn plan_with(&mut self, said: &Value, dice: u64, siblings: Option<api::selector::Labels>) -> Outcome {
+    pub fn plan_with(&mut self, said: &Value, random: u64, siblings: Option<api::selector::Labels>) -> Outcome {
         let ask = Ask::new(&mut self.snapshot, Arc::new(pod(said)), siblings);
         let class = self.memo.class(&self.snapshot, &ask);
-        plan(&self.snapshot, class, &ask, dice)
+        plan(&self.snapshot, class, &ask, random)
     }
 
     /// Each node's first reason against the pod.
@@ -204,7 +204,7 @@ fn pod_json(name: usize, step: &Step) -> Value {
 proptest! {
     /// Whatever happens: no node takes more than it has, no port is had twice, and what is remembered is what a fresh look says.
     #[test]
-    fn nodes_are_never_overfilled(steps in steps(), dice in any::<u64>()) {
+    fn nodes_are_never_overfilled(steps in steps(), random in any::<u64>()) {
         let mut world = World::default();
         let mut bound: Vec<(String, String, Value)> = Vec::new();
         // A node that shrinks under its pods is over its capacity without our doing.
@@ -224,8 +224,8 @@ proptest! {
                 Step::NodeGone(name) => drop(world.snapshot.remove_node(&format!("n{name}"))),
                 Step::Pod { .. } => {
                     let said = pod_json(at, step);
-                    let outcome = world.plan(&said, dice);
-                    match (&outcome, afresh(&world, &bound, &said, dice)) {
+                    let outcome = world.plan(&said, random);
+                    match (&outcome, afresh(&world, &bound, &said, random)) {
                         (Outcome::Bind(node), Ok(best)) => prop_assert!(best.contains(node), "{:?}: {} is not of {:?}", step, node, best),
                         (_, Err(refused)) => prop_assert_eq!(&outcome, &refused, "{:?}", step),
                         (_, Ok(best)) => prop_assert!(false, "{:?}: {:?}, but {:?} would do", step, outcome, best),
@@ -252,7 +252,7 @@ proptest! {
 }
 
 /// The best nodes, or the refusal, of a snapshot that was just built from the same nodes and pods: every node is asked by every plugin.
-fn afresh(world: &World, bound: &[(String, String, Value)], said: &Value, dice: u64) -> Result<Vec<String>, Outcome> {
+fn afresh(world: &World, bound: &[(String, String, Value)], said: &Value, random: u64) -> Result<Vec<String>, Outcome> {
     let mut fresh = World::default();
     for row in world.snapshot.nodes() {
         fresh.snapshot.set_node((*row.facts).clone());
@@ -260,7 +260,7 @@ fn afresh(world: &World, bound: &[(String, String, Value)], said: &Value, dice: 
     for (_, node, said) in bound {
         fresh.snapshot.put_pod(Arc::new(pod(said)), node);
     }
-    let (totals, outcome) = (fresh.totals(said), fresh.plan(said, dice));
+    let (totals, outcome) = (fresh.totals(said), fresh.plan(said, random));
     let top = totals.iter().map(|(_, total)| *total).max().ok_or(outcome)?;
     Ok(totals.into_iter().filter(|(_, total)| *total == top).map(|(node, _)| node).collect())
 }

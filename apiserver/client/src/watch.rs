@@ -21,7 +21,7 @@ use crate::{Object, cache::key_of, lenient::Seen};
 
 /// An object has 3 MiB at most, and escapes may double it; a line that is longer is no event.
 const LINE_MAX: usize = 32 << 20;
-/// Between tries, doubled each time; half of it is left to the dice.
+/// Between tries, doubled each time; half of it is random.
 const RETRY_MIN: Duration = Duration::from_millis(800);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// A watch that told changes for so long was a good one, however it ended: what is wrong now is new. One that ended sooner counts as failed.

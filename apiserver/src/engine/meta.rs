@@ -74,8 +74,8 @@ pub(crate) fn generated(base: &str) -> String {
     while !base.is_char_boundary(end) {
         end -= 1;
     }
-    let mut dice = rand::rng();
-    let suffix = (0..SUFFIX_LENGTH).map(|_| char::from(ALPHABET[dice.random_range(0..ALPHABET.len())]));
+    let mut random = rand::rng();
+    let suffix = (0..SUFFIX_LENGTH).map(|_| char::from(ALPHABET[random.random_range(0..ALPHABET.len())]));
     base[..end].chars().chain(suffix).collect()
 }
 

@@ -293,21 +293,21 @@ fn a_level_without_queues_refuses() {
 #[test]
 fn whatever_happens_nothing_is_lost_and_nobody_is_forgotten() {
     for seed in 0..30 {
-        let mut dice = StdRng::seed_from_u64(seed);
+        let mut random = StdRng::seed_from_u64(seed);
         let mut hall = Hall::new(&config(60));
         for _ in 0..3_000 {
-            hall.now += Duration::from_micros(dice.random_range(0..5_000));
-            let pick = |ids: Vec<usize>, dice: &mut StdRng| (!ids.is_empty()).then(|| ids[dice.random_range(0..ids.len())]);
+            hall.now += Duration::from_micros(random.random_range(0..5_000));
+            let pick = |ids: Vec<usize>, random: &mut StdRng| (!ids.is_empty()).then(|| ids[random.random_range(0..ids.len())]);
             let sorted = |mut ids: Vec<usize>| {
                 ids.sort_unstable();
                 ids
             };
-            match dice.random_range(0..10) {
+            match random.random_range(0..10) {
                 0..5 => {
-                    hall.come(dice.random_range(2..4), dice.random_range(0..12), dice.random_range(1..9));
+                    hall.come(random.random_range(2..4), random.random_range(0..12), random.random_range(1..9));
                 }
-                5..9 => pick(sorted(hall.sitting.keys().copied().collect()), &mut dice).into_iter().for_each(|id| hall.go(id)),
-                _ => pick(sorted(hall.waiting.keys().copied().collect()), &mut dice).into_iter().for_each(|id| hall.give_up(id)),
+                5..9 => pick(sorted(hall.sitting.keys().copied().collect()), &mut random).into_iter().for_each(|id| hall.go(id)),
+                _ => pick(sorted(hall.waiting.keys().copied().collect()), &mut random).into_iter().for_each(|id| hall.give_up(id)),
             }
             hall.is_sound(60);
         }

@@ -1,4 +1,4 @@
-//! A store, dice -> a store on a bad day: late, silent, forgetful. For tests.
+//! A store, random -> a store on a bad day: late, silent, forgetful. For tests.
 //!
 //! It lies only as a real back end may: a write that is answered is carried out, one that is not answered may or may not be; a watch that
 //! goes on shows every event.
@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use crate::{Entry, Error, Event, Events, Outcome, Page, Range, Rev, Store, Txn};
 
 /// A number, another each time: the only source of chance here.
-pub type Dice = Box<dyn FnMut() -> u64 + Send>;
+pub type Random = Box<dyn FnMut() -> u64 + Send>;
 
 /// How often something goes wrong: each of a thousand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,14 +49,14 @@ pub struct Faulty {
 struct Chance {
     /// Writes so far that were carried out without an answer.
     unanswered: AtomicU64,
-    dice: Mutex<Dice>,
+    random: Mutex<Random>,
     faults: Mutex<Faults>,
 }
 
 impl Faulty {
     /// Without faults until [`Faulty::set`].
-    pub fn new(inner: Arc<dyn Store>, dice: Dice) -> Self {
-        Self { inner, chance: Arc::new(Chance { unanswered: AtomicU64::new(0), dice: Mutex::new(dice), faults: Mutex::default() }) }
+    pub fn new(inner: Arc<dyn Store>, random: Random) -> Self {
+        Self { inner, chance: Arc::new(Chance { unanswered: AtomicU64::new(0), random: Mutex::new(random), faults: Mutex::default() }) }
     }
 
     /// From now on; watches that are open are meant too.
@@ -129,8 +129,8 @@ impl Store for Faulty {
 impl Chance {
     fn strikes(&self, of: impl Fn(&Faults) -> u16) -> bool {
         let part = of(&self.faults.lock());
-        // Without faults no dice are thrown: what follows does not depend on how often was asked.
-        part > 0 && (*self.dice.lock())() % 1000 < u64::from(part)
+        // Without faults no random are thrown: what follows does not depend on how often was asked.
+        part > 0 && (*self.random.lock())() % 1000 < u64::from(part)
     }
 
     fn fail(&self, of: impl Fn(&Faults) -> u16, why: &str) -> Result<(), Error> {
@@ -142,7 +142,7 @@ impl Chance {
             return;
         }
         let longest = u64::try_from(self.faults.lock().late_max.as_micros()).unwrap_or(u64::MAX);
-        let wait = (*self.dice.lock())() % longest.max(1);
+        let wait = (*self.random.lock())() % longest.max(1);
         tokio::time::sleep(Duration::from_micros(wait)).await;
     }
 }

@@ -4,11 +4,11 @@ use bytes::Bytes;
 use futures::StreamExt;
 use store::{
     Error, Expect, Op, Outcome, Store, Txn,
-    faulty::{Dice, Faults, Faulty},
+    faulty::{Faults, Faulty, Random},
     memory::Memory,
 };
 
-fn dice(seed: u64) -> Dice {
+fn random(seed: u64) -> Random {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     Box::new(move || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -22,7 +22,7 @@ fn put(key: &str, value: &str) -> Op {
 
 #[tokio::test]
 async fn a_write_without_an_answer_was_carried_out_or_not() {
-    let store = Faulty::new(std::sync::Arc::new(Memory::without_thread()), dice(7));
+    let store = Faulty::new(std::sync::Arc::new(Memory::without_thread()), random(7));
     store.set(Faults { done_unanswered: 300, lost: 300, ..Faults::default() });
     let (mut done, mut lost, mut answered) = (0, 0, 0);
     for step in 0..200 {
@@ -41,7 +41,7 @@ async fn a_write_without_an_answer_was_carried_out_or_not() {
 
 #[tokio::test]
 async fn a_watch_that_is_cut_skipped_nothing_before() {
-    let store = Faulty::new(std::sync::Arc::new(Memory::without_thread()), dice(11));
+    let store = Faulty::new(std::sync::Arc::new(Memory::without_thread()), random(11));
     store.set(Faults { cut: 200, forgotten: 200, ..Faults::default() });
     let (mut seen, mut refused, mut cuts, mut open) = (0, 0, 0, None);
     for rev in 1..=200 {

@@ -278,7 +278,7 @@ async fn a_body_that_stalls_is_cut_and_its_memory_given_back() {
 async fn a_client_that_goes_leaves_nothing_behind() {
     let room = Arc::new(narrow(6).await);
     with_things(&room, 50).await;
-    let dice = futures::stream::iter(0..300).map(|i| {
+    let random = futures::stream::iter(0..300).map(|i| {
         let room = room.clone();
         async move {
             let user = format!("u{}", i % 7);
@@ -289,7 +289,7 @@ async fn a_client_that_goes_leaves_nothing_behind() {
             drop(reply.await);
         }
     });
-    let all = dice.buffer_unordered(50).collect::<Vec<()>>();
+    let all = random.buffer_unordered(50).collect::<Vec<()>>();
     tokio::time::timeout(BOUND, all).await.unwrap();
     assert_eq!(executing(&room), 0.0);
     assert_eq!(number(&room, r#"apiserver_flowcontrol_current_inqueue_requests{flow_schema="catch-all",priority_level="catch-all"}"#), 0.0);

@@ -16,7 +16,7 @@ pub const HEALED_BOUND: Duration = Duration::from_secs(60);
 const WRITERS: usize = 4;
 
 pub struct Load {
-    dice: StdRng,
+    random: StdRng,
     ledgers: Vec<Ledger>,
     watcher: Watcher,
     acknowledged: usize,
@@ -27,12 +27,12 @@ impl Load {
         let seed = std::env::var("SKIFF_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random::<u64>);
         println!("SKIFF_SEED={seed}");
         let (ledgers, watcher) = ((0..WRITERS).map(Ledger::new).collect(), Watcher::start(server.kubeconfig()));
-        Self { dice: StdRng::seed_from_u64(seed), ledgers, watcher, acknowledged: 0 }
+        Self { random: StdRng::seed_from_u64(seed), ledgers, watcher, acknowledged: 0 }
     }
 
     /// The writers write until they are stopped.
     pub fn begin(&mut self, server: &Server) -> Writers {
-        Writers::start(&server.api(), std::mem::take(&mut self.ledgers), self.dice.random())
+        Writers::start(&server.api(), std::mem::take(&mut self.ledgers), self.random.random())
     }
 
     pub async fn stop(&mut self, writers: Writers) {
@@ -42,7 +42,7 @@ impl Load {
 
     /// The power does not say when it goes.
     pub async fn moment(&mut self, max_ms: u64) {
-        sleep(Duration::from_millis(self.dice.random_range(1..max_ms))).await;
+        sleep(Duration::from_millis(self.random.random_range(1..max_ms))).await;
     }
 
     /// All acknowledged writes are there, and the watcher has seen them or a list that holds them.

@@ -25,8 +25,8 @@ impl Writers {
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
         for ledger in ledgers {
-            let dice = StdRng::seed_from_u64(seed ^ ledger.writer as u64);
-            tasks.spawn(write(api.clone(), ledger, dice, stop.clone()));
+            let random = StdRng::seed_from_u64(seed ^ ledger.writer as u64);
+            tasks.spawn(write(api.clone(), ledger, random, stop.clone()));
         }
         Self { tasks, stop }
     }
@@ -37,9 +37,9 @@ impl Writers {
     }
 }
 
-async fn write(api: Api, mut ledger: Ledger, mut dice: StdRng, stop: Arc<AtomicBool>) -> Ledger {
+async fn write(api: Api, mut ledger: Ledger, mut random: StdRng, stop: Arc<AtomicBool>) -> Ledger {
     while !stop.load(Ordering::Relaxed) {
-        if !once(&api, &mut ledger, &mut dice).await {
+        if !once(&api, &mut ledger, &mut random).await {
             break;
         }
     }
@@ -47,11 +47,11 @@ async fn write(api: Api, mut ledger: Ledger, mut dice: StdRng, stop: Arc<AtomicB
 }
 
 /// One write; false if nothing is known of its outcome, or no name is left whose state is known.
-async fn once(api: &Api, ledger: &mut Ledger, dice: &mut StdRng) -> bool {
-    let Some((name, standing)) = ledger.pick(dice.random_range(0..1000)) else { return false };
+async fn once(api: &Api, ledger: &mut Ledger, random: &mut StdRng) -> bool {
+    let Some((name, standing)) = ledger.pick(random.random_range(0..1000)) else { return false };
     ledger.turn += 1;
     let path = format!("{OBJECTS}/{name}");
-    if standing.is_some() && dice.random_bool(0.2) {
+    if standing.is_some() && random.random_bool(0.2) {
         return match api.send("DELETE", &path, &[], Vec::new()).await {
             Ok(reply) if reply.status == 200 => {
                 ledger.deleted(&name);

@@ -6,7 +6,7 @@
 
 mod canary;
 #[path = "../sim/house.rs"]
-#[allow(dead_code, reason = "the simulator's house; faults and dice of its store are not used here")]
+#[allow(dead_code, reason = "the simulator's house; faults and random of its store are not used here")]
 mod house;
 mod objects;
 mod watchers;
@@ -27,10 +27,10 @@ const REQUESTS: u32 = 60;
 async fn loops() {
     let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::ERROR).with_test_writer().try_init();
     let mut run = Run::long("loops::loops");
-    let mut dice = StdRng::seed_from_u64(run.seed);
+    let mut random = StdRng::seed_from_u64(run.seed);
     let house = House::build(StdRng::seed_from_u64(run.seed)).await;
     let admin = house.asker("admin", &["system:masters"]);
-    let (mut maker, mut watchers) = (Maker::new(dice.random()), Watchers::new(&house));
+    let (mut maker, mut watchers) = (Maker::new(random.random()), Watchers::new(&house));
     let (mut taken, mut round) = (0, 0);
     while run.next() {
         round += 1;
@@ -39,7 +39,7 @@ async fn loops() {
         made.unwrap_or_else(|why| panic!("{namespace} is not made: {why:?}"));
         for _ in 0..REQUESTS {
             run.count();
-            taken += u32::from(one(&admin, &mut maker, &mut dice, &namespace).await);
+            taken += u32::from(one(&admin, &mut maker, &mut random, &namespace).await);
             watchers.look();
         }
         let canary = Canary::fly(&admin, &namespace, &mut watchers).await;
@@ -55,7 +55,7 @@ async fn loops() {
 }
 
 /// Writes one odd object, and sometimes its status; true where it was taken.
-async fn one(admin: &Asker, maker: &mut Maker, dice: &mut StdRng, namespace: &str) -> bool {
+async fn one(admin: &Asker, maker: &mut Maker, random: &mut StdRng, namespace: &str) -> bool {
     let made = maker.next(namespace);
     let answer = admin.ask("POST", &made.collection, &made.object).await;
     maker.judged(&made, answer.is_ok());
@@ -63,13 +63,13 @@ async fn one(admin: &Asker, maker: &mut Maker, dice: &mut StdRng, namespace: &st
         refused(&answer);
         return false;
     };
-    if dice.random_ratio(2, 3)
+    if random.random_ratio(2, 3)
         && let Some(status) = maker.status(&made, &answer)
     {
         let path = format!("{}/{}/status", made.collection, made.name);
         refused(&admin.ask("PUT", &path, &status).await);
     }
-    if dice.random_ratio(1, 8) {
+    if random.random_ratio(1, 8) {
         refused(&admin.ask("DELETE", &format!("{}/{}", made.collection, made.name), &Value::Null).await);
     }
     true

@@ -63,17 +63,17 @@ const WORDS: &[&[u8]] = &[
 
 pub struct Mutator {
     corpus: Vec<Vec<u8>>,
-    dice: StdRng,
+    random: StdRng,
 }
 
 impl Mutator {
     pub fn new(corpus: &[&[u8]], seed: u64) -> Self {
-        Self { corpus: corpus.iter().map(|b| b.to_vec()).collect(), dice: StdRng::seed_from_u64(seed) }
+        Self { corpus: corpus.iter().map(|b| b.to_vec()).collect(), random: StdRng::seed_from_u64(seed) }
     }
 
     pub fn next(&mut self) -> Vec<u8> {
         let mut bytes = self.pick();
-        for _ in 0..self.dice.random_range(1..6) {
+        for _ in 0..self.random.random_range(1..6) {
             self.once(&mut bytes);
         }
         bytes.truncate(BYTES_MAX);
@@ -81,21 +81,21 @@ impl Mutator {
     }
 
     fn pick(&mut self) -> Vec<u8> {
-        self.corpus.choose(&mut self.dice).cloned().unwrap_or_default()
+        self.corpus.choose(&mut self.random).cloned().unwrap_or_default()
     }
 
     fn once(&mut self, bytes: &mut Vec<u8>) {
         let (from, to) = self.range(bytes.len());
-        match self.dice.random_range(0..9) {
-            0 if !bytes.is_empty() => bytes[from.min(to)] ^= 1 << self.dice.random_range(0..8),
-            1 if !bytes.is_empty() => bytes[from.min(to)] = self.dice.random(),
+        match self.random.random_range(0..9) {
+            0 if !bytes.is_empty() => bytes[from.min(to)] ^= 1 << self.random.random_range(0..8),
+            1 if !bytes.is_empty() => bytes[from.min(to)] = self.random.random(),
             2 => drop(bytes.drain(from..to)),
             3 => {
-                let word = WORDS.choose(&mut self.dice).copied().unwrap_or_default();
+                let word = WORDS.choose(&mut self.random).copied().unwrap_or_default();
                 bytes.splice(from..from, word.iter().copied());
             }
             4 => {
-                let word = WORDS.choose(&mut self.dice).copied().unwrap_or_default();
+                let word = WORDS.choose(&mut self.random).copied().unwrap_or_default();
                 bytes.splice(from..to, word.iter().copied());
             }
             5 => {
@@ -110,7 +110,7 @@ impl Mutator {
             }
             7 => {
                 // A piece many times over: depth, and length.
-                let times = self.dice.random_range(2..400);
+                let times = self.random.random_range(2..400);
                 let piece = bytes[from..to.min(from + 8)].repeat(times);
                 bytes.splice(from..from, piece);
             }
@@ -123,8 +123,8 @@ impl Mutator {
         if len == 0 {
             return (0, 0);
         }
-        let from = self.dice.random_range(0..len);
-        let most = if self.dice.random_bool(0.8) { 16 } else { len };
-        (from, (from + self.dice.random_range(1..=most)).min(len))
+        let from = self.random.random_range(0..len);
+        let most = if self.random.random_bool(0.8) { 16 } else { len };
+        (from, (from + self.random.random_range(1..=most)).min(len))
     }
 }

@@ -44,7 +44,7 @@ async fn requests() {
     let api = server.api();
     let mut run = Run::new("requests::requests");
     let seed = run.seed;
-    let mut dice = StdRng::seed_from_u64(seed);
+    let mut random = StdRng::seed_from_u64(seed);
     let samples = corpus::protobuf();
     let bodies: Vec<&[u8]> =
         [corpus::JSON, corpus::YAML, corpus::PATCHES].concat().into_iter().chain(samples.iter().map(Vec::as_slice)).collect();
@@ -53,10 +53,10 @@ async fn requests() {
     // The first value of a key counts: a watch that was asked for by accident would not end.
     let mut answers = std::collections::BTreeMap::new();
     while run.next() {
-        let resource = ["pods", "configmaps", "services", "secrets"][dice.random_range(0..4)];
+        let resource = ["pods", "configmaps", "services", "secrets"][random.random_range(0..4)];
         let base = format!("/api/v1/namespaces/default/{resource}");
-        let (method, typ) = TYPES[dice.random_range(0..TYPES.len())];
-        let (method, path, sent) = match dice.random_range(0..4) {
+        let (method, typ) = TYPES[random.random_range(0..TYPES.len())];
+        let (method, path, sent) = match random.random_range(0..4) {
             0 => ("GET", format!("{base}?watch=0&{}", escaped(&query.next())), Vec::new()),
             1 => ("GET", format!("{base}?limit=1&continue={}", URL_SAFE_NO_PAD.encode(tokens.next())), Vec::new()),
             _ if method == "POST" => ("POST", base, body.next()),

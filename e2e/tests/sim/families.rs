@@ -1,4 +1,4 @@
-//! Dice -> objects that own each other, and the ends of their owners.
+//! Random -> objects that own each other, and the ends of their owners.
 
 use rand::{Rng, seq::IndexedRandom};
 use serde_json::{Value, json};
@@ -19,10 +19,10 @@ pub struct Families {
 impl User {
     /// A family is made, or an owner ends while somebody frees one of its dependents.
     pub async fn family(&mut self, namespace: &str) {
-        if self.families.owners.len() < 3 || self.dice.random_ratio(1, 2) {
+        if self.families.owners.len() < 3 || self.random.random_ratio(1, 2) {
             self.make_family(namespace).await;
         } else {
-            let number = self.dice.random_range(0..self.families.owners.len());
+            let number = self.random.random_range(0..self.families.owners.len());
             let (namespace, name) = self.families.owners.swap_remove(number);
             self.end(&namespace, &name).await;
         }
@@ -35,16 +35,16 @@ impl User {
         self.member(namespace, &name, json!([])).await;
         let Some(owner) = self.stored(namespace, &name) else { return };
         self.families.owners.push((namespace.to_owned(), name.clone()));
-        for child in 0..self.dice.random_range(1..5) {
-            let mut references = vec![reference(&owner, self.dice.random_ratio(1, 2))];
+        for child in 0..self.random.random_range(1..5) {
+            let mut references = vec![reference(&owner, self.random.random_ratio(1, 2))];
             references.extend(self.another_owner(namespace));
             self.member(namespace, &format!("{name}-{child}"), json!(references)).await;
         }
-        let elsewhere = *NAMESPACES.choose(&mut self.dice).unwrap();
+        let elsewhere = *NAMESPACES.choose(&mut self.random).unwrap();
         let mut odd = reference(&owner, false);
-        match self.dice.random_range(0..6) {
+        match self.random.random_range(0..6) {
             // Nobody has such a name, or it is another's.
-            0 => odd["name"] = (*["a b", "a/b", "..", "A?x=y#z"].choose(&mut self.dice).unwrap()).into(),
+            0 => odd["name"] = (*["a b", "a/b", "..", "A?x=y#z"].choose(&mut self.random).unwrap()).into(),
             1 => odd["uid"] = "00000000-0000-4000-8000-000000000000".into(),
             // In its own namespace this is an owner like any other.
             2 => return self.member(elsewhere, &format!("{name}-odd"), json!([odd])).await,
@@ -55,8 +55,8 @@ impl User {
 
     fn another_owner(&mut self, namespace: &str) -> Option<Value> {
         let others: Vec<&(String, String)> = self.families.owners.iter().filter(|(ns, _)| ns == namespace).collect();
-        let (_, name) = others.choose(&mut self.dice).filter(|_| self.families.made.is_multiple_of(3))?;
-        let (name, blocks) = (name.clone(), self.dice.random_ratio(1, 2));
+        let (_, name) = others.choose(&mut self.random).filter(|_| self.families.made.is_multiple_of(3))?;
+        let (name, blocks) = (name.clone(), self.random.random_ratio(1, 2));
         self.stored(namespace, &name).map(|owner| reference(&owner, blocks))
     }
 
@@ -70,7 +70,7 @@ impl User {
     async fn end(&mut self, namespace: &str, name: &str) {
         let key = |name: &str| format!("/registry/configmaps/{namespace}/{name}");
         let Some(owner) = self.stored(namespace, name) else { return };
-        let policy = *["Background", "Background", "Foreground", "Orphan"].choose(&mut self.dice).unwrap();
+        let policy = *["Background", "Background", "Foreground", "Orphan"].choose(&mut self.random).unwrap();
         let children: Vec<Value> = {
             let state = self.watched.lock();
             let is_child = |o: &&Value| owners(o).any(|r| r["uid"] == owner["metadata"]["uid"]);
@@ -82,7 +82,7 @@ impl User {
             self.watched.lock().losses.keep(&key(text(child, "/metadata/name")));
         }
         let path = |name: &str| format!("/api/v1/namespaces/{namespace}/configmaps/{name}");
-        let freed = children.choose(&mut self.dice).map(|child| path(text(child, "/metadata/name")));
+        let freed = children.choose(&mut self.random).map(|child| path(text(child, "/metadata/name")));
         let ends = async { self.asker.ask("DELETE", &path(name), &json!({"propagationPolicy": policy})).await };
         let free = async {
             match &freed {

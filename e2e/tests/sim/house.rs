@@ -31,11 +31,11 @@ pub struct House {
 pub struct Asker(pub Client);
 
 impl House {
-    pub async fn build(mut dice: StdRng) -> Self {
+    pub async fn build(mut random: StdRng) -> Self {
         let (group, memory) = (Group::new(), Arc::new(Memory::without_thread()));
         let tended = memory.clone();
         group.spawn(async move { tended.tend().await });
-        let faulty = Arc::new(Faulty::new(memory.clone(), Box::new(move || dice.random())));
+        let faulty = Arc::new(Faulty::new(memory.clone(), Box::new(move || random.random())));
         let door = Door::over(faulty.clone(), &group).await;
         let caches = client::Caches::new(door.client("system:kube-controller-manager", &[]), group.clone());
         let house = Self { group, memory, faulty, caches, door };

@@ -37,14 +37,14 @@ pub enum Luck {
 pub struct Nodes {
     running: BTreeMap<String, Group>,
     luck: Arc<AtomicBool>,
-    dice: StdRng,
+    random: StdRng,
 }
 
 struct Hollow {
     name: String,
     number: u64,
     asker: Asker,
-    dice: StdRng,
+    random: StdRng,
     luck: Arc<AtomicBool>,
     lives: BTreeMap<String, Life>,
     next_ip: u64,
@@ -66,8 +66,8 @@ enum Stage {
 }
 
 impl Nodes {
-    pub fn new(luck: Luck, dice: StdRng) -> Self {
-        Self { running: BTreeMap::new(), luck: Arc::new(AtomicBool::new(luck == Luck::Mixed)), dice }
+    pub fn new(luck: Luck, random: StdRng) -> Self {
+        Self { running: BTreeMap::new(), luck: Arc::new(AtomicBool::new(luck == Luck::Mixed)), random }
     }
 
     pub fn start(&mut self, house: &House, number: u64) {
@@ -78,10 +78,10 @@ impl Nodes {
         let group = house.group.child();
         let asker = house.asker(&format!("system:node:{name}"), &["system:nodes"]);
         let caches = Caches::new(asker.0.clone(), group.clone());
-        let dice = StdRng::seed_from_u64(self.dice.random());
+        let random = StdRng::seed_from_u64(self.random.random());
         // Addresses of a node's former life are not given again.
-        let next_ip = self.dice.random_range(1..40) * 1000;
-        let hollow = Hollow { name: name.clone(), number, asker, dice, luck: self.luck.clone(), lives: BTreeMap::new(), next_ip };
+        let next_ip = self.random.random_range(1..40) * 1000;
+        let hollow = Hollow { name: name.clone(), number, asker, random, luck: self.luck.clone(), lives: BTreeMap::new(), next_ip };
         group.spawn(Box::pin(hollow.run(caches)));
         self.running.insert(name, group);
     }
@@ -225,11 +225,11 @@ impl Hollow {
     }
 
     fn unlucky(&mut self, of: u32) -> bool {
-        self.dice.random_ratio(1, of) && self.luck.load(std::sync::atomic::Ordering::Relaxed)
+        self.random.random_ratio(1, of) && self.luck.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     fn soon(&mut self, from: u64, to: u64) -> Instant {
-        Instant::now() + Duration::from_millis(self.dice.random_range(from..to))
+        Instant::now() + Duration::from_millis(self.random.random_range(from..to))
     }
 
     fn ip(&mut self) -> String {

@@ -6,18 +6,18 @@ use serde_json::{Value, json};
 use crate::house::House;
 
 /// Puts some of it into a deployment.
-pub fn spice(spec: &mut Value, dice: &mut StdRng) {
-    let wait = *[2_147_483_645, i64::from(i32::MAX), 600, 4].choose(dice).unwrap();
+pub fn spice(spec: &mut Value, random: &mut StdRng) {
+    let wait = *[2_147_483_645, i64::from(i32::MAX), 600, 4].choose(random).unwrap();
     spec["progressDeadlineSeconds"] = wait.into();
-    if dice.random_ratio(1, 3) {
+    if random.random_ratio(1, 3) {
         spec["revisionHistoryLimit"] = i32::MAX.into();
     }
-    if dice.random_ratio(1, 3) {
-        let seconds = *[i64::MAX, 100_000_000, 0, -1, i64::MIN].choose(dice).unwrap();
+    if random.random_ratio(1, 3) {
+        let seconds = *[i64::MAX, 100_000_000, 0, -1, i64::MIN].choose(random).unwrap();
         let toleration = json!({"key": "odd", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
         spec["template"]["spec"]["tolerations"] = json!([toleration]);
     }
-    if dice.random_ratio(1, 3) {
+    if random.random_ratio(1, 3) {
         let spread = json!({"maxSkew": i32::MAX, "topologyKey": "odd", "whenUnsatisfiable": "ScheduleAnyway", "minDomains": null});
         spec["template"]["spec"]["topologySpreadConstraints"] = json!([spread]);
     }
@@ -29,10 +29,10 @@ pub fn service_status() -> Value {
 }
 
 /// Something that stands beside the story, as path of the collection and body.
-pub fn beside(dice: &mut StdRng) -> (&'static str, Value) {
+pub fn beside(random: &mut StdRng) -> (&'static str, Value) {
     let maps = "/api/v1/namespaces/default/configmaps";
     let owned = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": "nobody"});
-    match dice.random_range(0..4) {
+    match random.random_range(0..4) {
         0 => (maps, json!({"metadata": {"generateName": "odd-", "ownerReferences": [owned("a b")]}})),
         1 => (maps, json!({"metadata": {"generateName": "odd-", "ownerReferences": [owned("ä/../%41?x")]}, "data": {"k": null}})),
         2 => (

@@ -26,7 +26,7 @@ const STACK_BYTES: usize = 16 << 20;
 const TICK: Duration = Duration::from_millis(20);
 const SETTLED_WITHIN: Duration = Duration::from_secs(1500);
 
-/// In a thread of its own: what this process did before, or what it logs, moves none of the story's dice.
+/// In a thread of its own: what this process did before, or what it logs, moves none of the story's random.
 pub fn tell(seed: u64) {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -48,10 +48,10 @@ pub fn tell(seed: u64) {
 }
 
 async fn story(seed: u64) {
-    let mut dice = StdRng::seed_from_u64(seed);
+    let mut random = StdRng::seed_from_u64(seed);
     let start = Instant::now();
     let clock = Clock::open();
-    let house = House::build(StdRng::seed_from_u64(dice.random())).await;
+    let house = House::build(StdRng::seed_from_u64(random.random())).await;
     house.group.spawn(async move {
         loop {
             clock.set(u64::try_from(start.elapsed().as_micros()).unwrap());
@@ -61,19 +61,19 @@ async fn story(seed: u64) {
     let manners = if seed.is_multiple_of(3) { Manners::Calm } else { Manners::Wild };
     let luck = if manners == Manners::Calm { Luck::Good } else { Luck::Mixed };
     let watched = laws::watch(&house, luck == Luck::Mixed).await;
-    let mut nodes = Nodes::new(luck, StdRng::seed_from_u64(dice.random()));
+    let mut nodes = Nodes::new(luck, StdRng::seed_from_u64(random.random()));
     (0..NODES).for_each(|number| nodes.start(&house, number));
-    let mut user = User::new(&house, watched.clone(), manners, StdRng::seed_from_u64(dice.random()));
+    let mut user = User::new(&house, watched.clone(), manners, StdRng::seed_from_u64(random.random()));
     for namespace in ["red", "green", "blue"] {
         user.make_namespace(namespace).await;
     }
     for step in 0..STEPS {
         if step.is_multiple_of(15) {
-            house.set(weather(seed, &mut dice));
+            house.set(weather(seed, &mut random));
         }
         Box::pin(user.act(&house, &mut nodes)).await;
         let longest = if step % 10 == 9 { 60_000 } else { 4000 };
-        sleep(Duration::from_millis(dice.random_range(1..longest))).await;
+        sleep(Duration::from_millis(random.random_range(1..longest))).await;
         check(&watched, &user, step);
         odd::check(&house);
     }
@@ -88,18 +88,18 @@ async fn story(seed: u64) {
 }
 
 /// A third of the days is fine.
-fn weather(seed: u64, dice: &mut StdRng) -> Faults {
-    if seed == 0 || dice.random_ratio(1, 3) {
+fn weather(seed: u64, random: &mut StdRng) -> Faults {
+    if seed == 0 || random.random_ratio(1, 3) {
         return Faults::default();
     }
     Faults {
-        late: dice.random_range(0..300),
-        late_max: Duration::from_millis(dice.random_range(1..800)),
-        done_unanswered: dice.random_range(0..30),
-        lost: dice.random_range(0..60),
-        unread: dice.random_range(0..30),
-        cut: dice.random_range(0..20),
-        forgotten: dice.random_range(0..200),
+        late: random.random_range(0..300),
+        late_max: Duration::from_millis(random.random_range(1..800)),
+        done_unanswered: random.random_range(0..30),
+        lost: random.random_range(0..60),
+        unread: random.random_range(0..30),
+        cut: random.random_range(0..20),
+        forgotten: random.random_range(0..200),
     }
 }
 

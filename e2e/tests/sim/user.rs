@@ -1,4 +1,4 @@
-//! Dice -> what users ask for: deployments, services, namespaces, nodes; made, changed, deleted.
+//! Random -> what users ask for: deployments, services, namespaces, nodes; made, changed, deleted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,7 +36,7 @@ pub enum Manners {
 }
 
 pub struct User {
-    pub dice: StdRng,
+    pub random: StdRng,
     pub asker: Asker,
     pub watched: Watched,
     manners: Manners,
@@ -48,10 +48,10 @@ pub struct User {
 }
 
 impl User {
-    pub fn new(house: &House, watched: Watched, manners: Manners, dice: StdRng) -> Self {
+    pub fn new(house: &House, watched: Watched, manners: Manners, random: StdRng) -> Self {
         let asker = house.asker("admin", &["system:masters"]);
         Self {
-            dice,
+            random,
             asker,
             watched,
             manners,
@@ -64,16 +64,16 @@ impl User {
 
     /// One thing, at random.
     pub async fn act(&mut self, house: &House, nodes: &mut Nodes) {
-        let namespace = *NAMESPACES.choose(&mut self.dice).unwrap();
-        let name = *NAMES.choose(&mut self.dice).unwrap();
+        let namespace = *NAMESPACES.choose(&mut self.random).unwrap();
+        let name = *NAMES.choose(&mut self.random).unwrap();
         let path = format!("/apis/apps/v1/namespaces/{namespace}/deployments/{name}");
-        if self.dice.random_ratio(1, 6) {
+        if self.random.random_ratio(1, 6) {
             return self.family(namespace).await;
         }
-        if self.manners == Manners::Wild && self.dice.random_ratio(1, 10) {
+        if self.manners == Manners::Wild && self.random.random_ratio(1, 10) {
             return self.trouble(house, nodes).await;
         }
-        match self.dice.random_range(0..100) {
+        match self.random.random_range(0..100) {
             0..10 => self.make_namespace(namespace).await,
             10..35 => self.make_deployment(namespace, name).await,
             35..48 => self.scale(&path, namespace, name).await,
@@ -112,11 +112,11 @@ impl User {
 
     /// What befalls all, or many.
     async fn trouble(&mut self, house: &House, nodes: &mut Nodes) {
-        match self.dice.random_range(0..10) {
+        match self.random.random_range(0..10) {
             0 => self.blackout(house, nodes).await,
             1 => self.delete("/api/v1/namespaces/kube-node-lease", "/registry/namespaces/kube-node-lease").await,
             _ => {
-                let (number, on) = (self.dice.random_range(0..NODES), self.dice.random_ratio(1, 2));
+                let (number, on) = (self.random.random_range(0..NODES), self.random.random_ratio(1, 2));
                 self.taint(number, on).await;
             }
         }
@@ -125,7 +125,7 @@ impl User {
     /// All nodes fall silent at once, and speak again some time later.
     async fn blackout(&mut self, house: &House, nodes: &mut Nodes) {
         let others: Vec<u64> = (0..NODES).filter(|n| !self.silent.contains(n)).collect();
-        let seconds = self.dice.random_range(20..500);
+        let seconds = self.random.random_range(20..500);
         self.log.push(format!("blackout of {seconds} s"));
         others.iter().for_each(|number| nodes.silence(*number));
         sleep(Duration::from_secs(seconds)).await;
@@ -159,17 +159,17 @@ impl User {
 
     async fn make_deployment(&mut self, namespace: &str, name: &str) {
         let wants_port = name == "web" && namespace != "blue";
-        let cpu = format!("{}m", self.dice.random_range(1..9) * 100);
+        let cpu = format!("{}m", self.random.random_range(1..9) * 100);
         let ports = if wants_port { json!([{"containerPort": 80, "hostPort": HOST_PORT}]) } else { json!([{"containerPort": 80}]) };
         let container = json!({"name": "c", "image": "i:0", "ports": ports, "resources": {"requests": {"cpu": cpu}}});
         let labels = json!({"app": name});
         let mut spec = json!({
-            "replicas": self.size(wants_port), "minReadySeconds": *[0, 0, 3].choose(&mut self.dice).unwrap(),
+            "replicas": self.size(wants_port), "minReadySeconds": *[0, 0, 3].choose(&mut self.random).unwrap(),
             "strategy": self.strategy(), "selector": {"matchLabels": labels},
             "template": {"metadata": {"labels": labels},
                 "spec": {"terminationGracePeriodSeconds": 5, "containers": [container], "tolerations": self.tolerations()}},
         });
-        odd::spice(&mut spec, &mut self.dice);
+        odd::spice(&mut spec, &mut self.random);
         let body = json!({"metadata": {"name": name}, "spec": spec});
         self.make(&format!("/apis/apps/v1/namespaces/{namespace}/deployments"), &format!("/registry/deployments/{namespace}/{name}"), body)
             .await;
@@ -179,18 +179,18 @@ impl User {
         let body = json!({"metadata": {"name": name}, "spec": {"selector": {"app": name}, "ports": [{"port": 80}]}});
         self.make(&format!("/api/v1/namespaces/{namespace}/services"), &format!("/registry/services/specs/{namespace}/{name}"), body).await;
         self.patch(&format!("/api/v1/namespaces/{namespace}/services/{name}/status"), odd::service_status()).await;
-        let (collection, body) = odd::beside(&mut self.dice);
+        let (collection, body) = odd::beside(&mut self.random);
         let done = self.asker.ask("POST", collection, &body).await;
         self.note("create", collection, &body.to_string(), &done);
     }
 
     fn size(&mut self, wants_port: bool) -> u64 {
-        self.dice.random_range(0..if wants_port { 3 } else { 6 })
+        self.random.random_range(0..if wants_port { 3 } else { 6 })
     }
 
     fn tolerations(&mut self) -> Value {
-        let seconds = *[0, 20, 20, i64::MAX, 100_000_000, -1].choose(&mut self.dice).unwrap();
-        match self.dice.random_range(0..2) {
+        let seconds = *[0, 20, 20, i64::MAX, 100_000_000, -1].choose(&mut self.random).unwrap();
+        match self.random.random_range(0..2) {
             0 => json!([]),
             _ => json!([{"key": TAINT, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}]),
         }
@@ -198,10 +198,10 @@ impl User {
 
     fn strategy(&mut self) -> Value {
         let (surge, unavailable) = [(json!("25%"), json!("25%")), (json!(1), json!(0)), (json!(0), json!(1)), (json!(2), json!("50%"))]
-            .choose(&mut self.dice)
+            .choose(&mut self.random)
             .unwrap()
             .clone();
-        match self.dice.random_range(0..6) {
+        match self.random.random_range(0..6) {
             0 => json!({"type": "Recreate"}),
             _ => json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}}),
         }
@@ -220,13 +220,13 @@ impl User {
     }
 
     async fn cordon(&mut self) {
-        let unschedulable = if self.dice.random_ratio(2, 5) { json!(true) } else { Value::Null };
-        let number = self.dice.random_range(0..NODES);
+        let unschedulable = if self.random.random_ratio(2, 5) { json!(true) } else { Value::Null };
+        let number = self.random.random_range(0..NODES);
         self.patch(&format!("/api/v1/nodes/{}", nodes::name(number)), json!({"spec": {"unschedulable": unschedulable}})).await;
     }
 
     fn silence(&mut self, nodes: &mut Nodes) {
-        let number = self.dice.random_range(0..NODES);
+        let number = self.random.random_range(0..NODES);
         self.log.push(format!("silence {number}"));
         if self.silent.len() < 3 {
             nodes.silence(number);
@@ -242,7 +242,7 @@ impl User {
     }
 
     async fn delete_node(&mut self) {
-        let name = nodes::name(self.dice.random_range(0..NODES));
+        let name = nodes::name(self.random.random_range(0..NODES));
         self.delete(&format!("/api/v1/nodes/{name}"), &format!("/registry/minions/{name}")).await;
     }
 
@@ -252,7 +252,7 @@ impl User {
             let name = |v: &Value, p: &str| v.pointer(p).and_then(Value::as_str).unwrap_or("").to_owned();
             state.of("pods", "").map(|p| (name(p, "/metadata/namespace"), name(p, "/metadata/name"))).collect()
         };
-        if let Some((namespace, name)) = pods.choose(&mut self.dice) {
+        if let Some((namespace, name)) = pods.choose(&mut self.random) {
             let key = format!("/registry/pods/{namespace}/{name}");
             self.delete(&format!("/api/v1/namespaces/{namespace}/pods/{name}"), &key).await;
         }
@@ -265,7 +265,7 @@ impl User {
 
     async fn delete(&mut self, path: &str, key: &str) {
         self.watched.lock().may_go(key);
-        let policy = if self.dice.random_ratio(1, 3) { "Foreground" } else { "Background" };
+        let policy = if self.random.random_ratio(1, 3) { "Foreground" } else { "Background" };
         let done = self.asker.ask("DELETE", path, &json!({"propagationPolicy": policy})).await;
         self.note("delete", path, policy, &done);
     }

@@ -19,7 +19,7 @@ use super::{
     ask::{Answer, Ask, JSON, STRATEGIC, ask},
     node::{Node, State, address},
     payloads,
-    plan::{self, Dice, Millis},
+    plan::{self, Millis, Random},
     pods::Pod,
     seen::{self, NodeSeen, Ready, Seen, What},
     wheel::Wheel,
@@ -150,8 +150,8 @@ impl Fleet {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    pub fn dice(&self, who: u128, visit: u32) -> Dice {
-        Dice::new(self.config.seed, who, visit)
+    pub fn random(&self, who: u128, visit: u32) -> Random {
+        Random::new(self.config.seed, who, visit)
     }
 
     pub fn node(&mut self, number: u32) -> Option<&mut Node> {
@@ -237,7 +237,7 @@ impl Fleet {
     /// The node is there: from now on it lives.
     fn adopt(&mut self, number: u32, uid: u128) {
         let (now, epoch, every) = (self.now(), self.nodes_epoch, self.renew_every());
-        let first = now + self.dice(uid, 0).below(every);
+        let first = now + self.random(uid, 0).below(every);
         let due = self.wheel.put(first, Timer::Lease(number));
         let Some(node) = self.node(number) else { return };
         (node.state, node.uid, node.epoch) = (State::Up, uid, epoch);
@@ -288,7 +288,7 @@ impl Fleet {
     fn plan_node(&mut self, number: u32) {
         let (now, seed) = (self.now(), self.config.seed);
         let Some(node) = self.nodes.get_mut(number as usize) else { return };
-        let of = |node: &Node| plan::node(&self.stages, node.ready == Ready::True, node.since, Dice::new(seed, node.uid, node.visit));
+        let of = |node: &Node| plan::node(&self.stages, node.ready == Ready::True, node.since, Random::new(seed, node.uid, node.visit));
         if node.planned.is_some() && of(node).map(|p| p.stage) == node.planned.map(|p| p.stage) {
             return;
         }
@@ -414,7 +414,7 @@ impl Fleet {
             (_, 200 | 201) => {
                 node.lease_rev = rev;
                 // As upstream jitters it: up to a 25th more.
-                let later = Dice::new(self.config.seed, node.uid ^ u128::from(rev), 1).below(every / 25 + 1);
+                let later = Random::new(self.config.seed, node.uid ^ u128::from(rev), 1).below(every / 25 + 1);
                 self.lease_at(number, now + every + later);
             }
             // Somebody wrote it since, or it is there already.
@@ -439,7 +439,7 @@ impl Fleet {
     }
 
     pub fn jitter(&self, below: Millis) -> Millis {
-        self.dice(u128::from(self.now()), u32::try_from(self.trouble.many & 0xffff_ffff).unwrap_or(0)).below(below)
+        self.random(u128::from(self.now()), u32::try_from(self.trouble.many & 0xffff_ffff).unwrap_or(0)).below(below)
     }
 
     /// Thousands of nodes have the same trouble at the same time: one line tells it.

@@ -1,4 +1,4 @@
-//! What a hollow pod or node is, since when, and dice -> which stage comes next, and when. Pure.
+//! What a hollow pod or node is, since when, and random -> which stage comes next, and when. Pure.
 
 use super::stages::{Phase, RestartPolicy, Stage, Stages, When};
 
@@ -28,18 +28,18 @@ pub struct Planned {
 
 /// A row of throws that depends on nothing but what it was made from.
 #[derive(Clone, Copy, Debug)]
-pub struct Dice(u64);
+pub struct Random(u64);
 
-impl Dice {
+impl Random {
     /// `visit` counts the states that `who` came through: each has throws of its own.
     pub fn new(seed: u64, who: u128, visit: u32) -> Self {
         #[expect(clippy::cast_possible_truncation, reason = "both halves are used")]
         let (low, high) = (who as u64, (who >> 64) as u64);
-        let mut dice = Self(seed);
+        let mut random = Self(seed);
         for part in [low, high, u64::from(visit)] {
-            dice.0 = dice.throw() ^ part;
+            random.0 = random.throw() ^ part;
         }
-        dice
+        random
     }
 
     /// From 0 to `below`, without it; 0 where that is 0.
@@ -62,20 +62,20 @@ impl Dice {
     }
 }
 
-/// The first stage that matches and whose dice come up. `since` is when the pod came into its state.
-pub fn pod(stages: &Stages, view: &PodView, since: Millis, dice: Dice) -> Option<Planned> {
-    first(&stages.pods, |when| holds(when, view), since, dice)
+/// The first stage that matches and whose random come up. `since` is when the pod came into its state.
+pub fn pod(stages: &Stages, view: &PodView, since: Millis, random: Random) -> Option<Planned> {
+    first(&stages.pods, |when| holds(when, view), since, random)
 }
 
 /// The same for a node.
-pub fn node(stages: &Stages, ready: bool, since: Millis, dice: Dice) -> Option<Planned> {
-    first(&stages.nodes, |when| when.ready.is_none_or(|wanted| wanted == ready), since, dice)
+pub fn node(stages: &Stages, ready: bool, since: Millis, random: Random) -> Option<Planned> {
+    first(&stages.nodes, |when| when.ready.is_none_or(|wanted| wanted == ready), since, random)
 }
 
-fn first(stages: &[Stage], holds: impl Fn(&When) -> bool, since: Millis, mut dice: Dice) -> Option<Planned> {
+fn first(stages: &[Stage], holds: impl Fn(&When) -> bool, since: Millis, mut random: Random) -> Option<Planned> {
     for (place, stage) in stages.iter().enumerate() {
         // Each stage throws, whether it matches or not: what one does not match changes nothing for the others.
-        let (taken, later) = (dice.comes_up(stage.chance), dice.below(stage.jitter.saturating_add(1)));
+        let (taken, later) = (random.comes_up(stage.chance), random.below(stage.jitter.saturating_add(1)));
         if taken && holds(&stage.when) {
             return Some(Planned { stage: u16::try_from(place).ok()?, at: since + stage.delay + later });
         }
@@ -97,8 +97,8 @@ fn holds(when: &When, pod: &PodView) -> bool {
 mod tests {
     use super::*;
 
-    fn name(stages: &Stages, view: &PodView, dice: Dice) -> Option<String> {
-        pod(stages, view, 0, dice).map(|p| stages.pods[usize::from(p.stage)].name.clone())
+    fn name(stages: &Stages, view: &PodView, random: Random) -> Option<String> {
+        pod(stages, view, 0, random).map(|p| stages.pods[usize::from(p.stage)].name.clone())
     }
 
     #[test]
@@ -119,14 +119,14 @@ mod tests {
         ];
         for (phase, restart_policy, deleted, wanted) in table {
             let view = PodView { phase, restart_policy, deleted, ..PodView::default() };
-            assert_eq!(name(&stages, &view, Dice::new(1, 2, 3)).as_deref(), wanted, "{view:?}");
+            assert_eq!(name(&stages, &view, Random::new(1, 2, 3)).as_deref(), wanted, "{view:?}");
         }
     }
 
     #[test]
     fn the_delay_counts_from_when_the_state_began_and_jitter_is_within_its_bounds() {
         let stages = Stages::parse("stages: [{name: a, kind: Pod, delay: 100ms, jitter: 50ms, next: {delete: true}}]").unwrap();
-        let at = |who| pod(&stages, &PodView::default(), 1000, Dice::new(7, who, 0)).unwrap().at;
+        let at = |who| pod(&stages, &PodView::default(), 1000, Random::new(7, who, 0)).unwrap().at;
         let all: Vec<u64> = (0..500).map(at).collect();
         assert!(all.iter().all(|at| (1100..=1150).contains(at)), "{all:?}");
         assert!(all.contains(&1100) && all.contains(&1150), "the bounds are reached: {all:?}");
@@ -138,7 +138,7 @@ mod tests {
         let text =
             "stages:\n- {name: fails, kind: Pod, chance: 0.2, next: {phase: Failed}}\n- {name: works, kind: Pod, next: {phase: Running}}\n";
         let stages = Stages::parse(text).unwrap();
-        let of = |seed| (0..2000u128).map(move |who| Dice::new(seed, who << 70, 0));
+        let of = |seed| (0..2000u128).map(move |who| Random::new(seed, who << 70, 0));
         let failed = |seed| of(seed).filter(|d| name(&stages, &PodView::default(), *d).as_deref() == Some("fails")).count();
         assert!((320..480).contains(&failed(1)), "{} of 2000", failed(1));
         assert!(of(1).all(|d| name(&stages, &PodView::default(), d).is_some()), "who does not fail works");
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn each_visit_has_its_own_throws() {
         let stages = Stages::parse("stages: [{name: a, kind: Pod, chance: 0.5, next: {delete: true}}]").unwrap();
-        let taken = |visit| pod(&stages, &PodView::default(), 0, Dice::new(1, 1, visit)).is_some();
+        let taken = |visit| pod(&stages, &PodView::default(), 0, Random::new(1, 1, visit)).is_some();
         assert!((0..64).any(taken) && !(0..64).all(taken));
     }
 
@@ -171,7 +171,7 @@ mod tests {
             ("{ready: false}", false),
             ("{owner: [Job], ready: false}", false),
         ] {
-            assert_eq!(pod(&of(when), &view, 0, Dice::new(0, 0, 0)).is_some(), matches, "{when}");
+            assert_eq!(pod(&of(when), &view, 0, Random::new(0, 0, 0)).is_some(), matches, "{when}");
         }
     }
 
@@ -179,7 +179,7 @@ mod tests {
     fn a_node_that_is_ready_may_have_other_stages() {
         let text = "stages:\n- {name: a, kind: Node, when: {ready: false}, delay: 2s, next: {heartbeat: true}}\n- {name: b, kind: Node, delay: 9s, next: {silent: 1s}}\n";
         let stages = Stages::parse(text).unwrap();
-        assert_eq!(node(&stages, false, 5, Dice::new(0, 0, 0)), Some(Planned { stage: 0, at: 2005 }));
-        assert_eq!(node(&stages, true, 5, Dice::new(0, 0, 0)), Some(Planned { stage: 1, at: 9005 }));
+        assert_eq!(node(&stages, false, 5, Random::new(0, 0, 0)), Some(Planned { stage: 0, at: 2005 }));
+        assert_eq!(node(&stages, true, 5, Random::new(0, 0, 0)), Some(Planned { stage: 1, at: 9005 }));
     }
 }

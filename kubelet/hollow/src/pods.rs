@@ -10,7 +10,7 @@ use super::{
     fleet::{Fleet, Job, Timer},
     node::{Node, address},
     payloads::{self, PodFacts},
-    plan::{self, Dice, Millis, PodView},
+    plan::{self, Millis, PodView, Random},
     seen::{self, Container, PodSeen},
     stages::Phase,
 };
@@ -105,7 +105,7 @@ impl Fleet {
     fn plan_pod(&mut self, uid: u128) {
         let (now, seed) = (self.now(), self.config.seed);
         let Some(pod) = self.pods.get_mut(&uid).filter(|p| !p.is_busy && p.rev >= p.hold) else { return };
-        let of = |pod: &Pod| plan::pod(&self.stages, &pod.view, pod.since, Dice::new(seed, uid, pod.visit));
+        let of = |pod: &Pod| plan::pod(&self.stages, &pod.view, pod.since, Random::new(seed, uid, pod.visit));
         // The state it was planned for goes on, and its delay with it.
         if pod.visit > 0 && of(pod).map(|p| p.stage) == pod.planned.map(|p| p.stage) {
             return;

@@ -74,18 +74,18 @@ mod tests {
     #[test]
     fn runs_tell_what_single_numbers_would() {
         let (mut runs, mut model) = (Runs::default(), BTreeSet::new());
-        let mut dice = 7u64;
+        let mut random = 7u64;
         for _ in 0..20_000 {
-            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let (from, len) = ((dice >> 33) % 60, (dice >> 40) % 9);
-            if dice >> 60 & 1 == 0 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let (from, len) = ((random >> 33) % 60, (random >> 40) % 9);
+            if random >> 60 & 1 == 0 {
                 runs.take(from, from + len);
                 model.extend(from..from + len);
             } else {
                 runs.free(from, from + len);
                 model.retain(|n| !(from..from + len).contains(n));
             }
-            let at = (dice >> 50) % 70;
+            let at = (random >> 50) % 70;
             assert_eq!(Some(runs.next_free(at)), (at..).find(|n| !model.contains(n)));
             assert_eq!(runs.has(at), model.contains(&at));
             let gaps = model.iter().filter(|n| !model.contains(&(**n + 1))).count();

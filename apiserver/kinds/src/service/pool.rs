@@ -55,9 +55,9 @@ impl Pool {
         self.claims.get(&index).is_none_or(|c| c.owner == owner)
     }
 
-    /// A free index at or after a point that `dice` chooses, wrapping around; from the reserved ones only when all others are gone.
-    pub fn next_free(&self, dice: u64) -> Option<u64> {
-        self.free_in(self.reserved, self.size, dice).or_else(|| self.free_in(0, self.reserved, dice))
+    /// A free index at or after a point that `random` chooses, wrapping around; from the reserved ones only when all others are gone.
+    pub fn next_free(&self, random: u64) -> Option<u64> {
+        self.free_in(self.reserved, self.size, random).or_else(|| self.free_in(0, self.reserved, random))
     }
 
     /// The write that carried the claim did not happen.
@@ -101,11 +101,11 @@ impl Pool {
         }
     }
 
-    fn free_in(&self, low: u64, high: u64, dice: u64) -> Option<u64> {
+    fn free_in(&self, low: u64, high: u64, random: u64) -> Option<u64> {
         if low >= high {
             return None;
         }
-        let start = low + dice % (high - low);
+        let start = low + random % (high - low);
         self.gap(start, high).or_else(|| self.gap(low, start))
     }
 
@@ -199,9 +199,9 @@ mod tests {
         fn never_twice_the_same_and_release_gives_back(size in 1u64..40, reserved in 0u64..50, steps in prop::collection::vec((any::<u64>(), any::<bool>()), 0..200)) {
             let mut pool = Pool::new(size, reserved);
             let mut held: BTreeSet<u64> = BTreeSet::new();
-            for (dice, take) in steps {
+            for (random, take) in steps {
                 if take {
-                    match pool.next_free(dice) {
+                    match pool.next_free(random) {
                         Some(index) => {
                             prop_assert!(index < size);
                             prop_assert!(held.insert(index), "{} was given twice", index);
@@ -210,7 +210,7 @@ mod tests {
                         }
                         None => prop_assert_eq!(held.len() as u64, size),
                     }
-                } else if let Some(index) = held.iter().nth(dice as usize % held.len().max(1)).copied() {
+                } else if let Some(index) = held.iter().nth(random as usize % held.len().max(1)).copied() {
                     held.remove(&index);
                     pool.give_back(index, &index.to_string());
                     prop_assert!(pool.is_free_for(index, "another"));

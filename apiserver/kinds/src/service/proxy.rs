@@ -69,14 +69,14 @@ fn port_named(service: &Value, number: i64, name: &str) -> Result<String, Status
     Ok(port.ok_or_else(none)?.text("name").to_owned())
 }
 
-/// An address and a port of that name, beginning where `dice` falls; only those that `accept` lets pass.
-fn choose(endpoints: &Value, port: &str, dice: u64, accept: impl Fn(&Value) -> bool) -> Option<(String, u16)> {
+/// An address and a port of that name, beginning where `random` falls; only those that `accept` lets pass.
+fn choose(endpoints: &Value, port: &str, random: u64, accept: impl Fn(&Value) -> bool) -> Option<(String, u16)> {
     let found = endpoints.list("subsets").iter().filter_map(|subset| {
         let number = subset.list("ports").iter().find(|p| p.text("name") == port)?.int("port")?;
         Some((subset.list("addresses"), u16::try_from(number).ok()?))
     });
     let all: Vec<(&Value, u16)> = found.flat_map(|(addresses, number)| addresses.iter().map(move |a| (a, number))).collect();
-    let start = usize::try_from(dice % u64::try_from(all.len().max(1)).ok()?).ok()?;
+    let start = usize::try_from(random % u64::try_from(all.len().max(1)).ok()?).ok()?;
     let (before, after) = all.split_at(start.min(all.len()));
     let chosen = after.iter().chain(before).find(|(address, _)| accept(address))?;
     Some((chosen.0.text("ip").to_owned(), chosen.1))
@@ -159,7 +159,7 @@ mod tests {
             {"addresses": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}], "ports": [{"name": "web", "port": 80}]},
             {"notReadyAddresses": [{"ip": "10.0.0.3"}], "ports": [{"name": "web", "port": 81}]},
             {"addresses": [{"ip": "10.0.0.4"}], "ports": [{"name": "dns", "port": 53}]}]});
-        let at = |port: &str, dice| choose(&endpoints, port, dice, |_| true);
+        let at = |port: &str, random| choose(&endpoints, port, random, |_| true);
         assert_eq!(at("web", 0), Some(("10.0.0.1".into(), 80)));
         assert_eq!(at("web", 3), Some(("10.0.0.2".into(), 80)));
         assert_eq!(at("dns", 9), Some(("10.0.0.4".into(), 53)));

@@ -136,10 +136,10 @@ fn chosen(shapes: &Shapes) -> Vec<Case> {
     let (kind, place) = ports.expect("services have ports");
     let pairs = cases(kind, place, &[Elements::Few], &[]).into_iter().take(1);
     out.extend(pairs.map(|case| Case { name: PAIRS.into(), work: run::write_in_pairs, ..case }));
-    let mut dice = StdRng::seed_from_u64(seed());
-    for (kind, place) in all.choose_multiple(&mut dice, DRAWN) {
-        let elements = *ELEMENTS.choose(&mut dice).expect("there are some");
-        out.extend(cases(kind, place, &[elements], &[TEXTS.choose(&mut dice).expect("there are some")]));
+    let mut random = StdRng::seed_from_u64(seed());
+    for (kind, place) in all.choose_multiple(&mut random, DRAWN) {
+        let elements = *ELEMENTS.choose(&mut random).expect("there are some");
+        out.extend(cases(kind, place, &[elements], &[TEXTS.choose(&mut random).expect("there are some")]));
     }
     out
 }
@@ -220,8 +220,8 @@ fn by_hand() {
 /// Which of [`LARGE`] are tried, and the size of a third.
 fn large_chosen() -> Vec<(usize, usize)> {
     let all = std::env::var("SKIFF_BOUNDS_LARGE").is_ok_and(|which| which == "all");
-    let mut dice = StdRng::seed_from_u64(seed());
-    let drawn: Vec<usize> = (0..LARGE.len()).collect::<Vec<_>>().choose_multiple(&mut dice, LARGE_DRAWN).copied().collect();
+    let mut random = StdRng::seed_from_u64(seed());
+    let drawn: Vec<usize> = (0..LARGE.len()).collect::<Vec<_>>().choose_multiple(&mut random, LARGE_DRAWN).copied().collect();
     (0..LARGE.len()).map(|at| (at, if all || drawn.contains(&at) { THIRD } else { THIRD / PART })).collect()
 }
 

@@ -1,4 +1,4 @@
-//! Files in memory, dice -> a disk on a bad day: full, failing at any call, without power. For tests.
+//! Files in memory, random -> a disk on a bad day: full, failing at any call, without power. For tests.
 //!
 //! It forgets as a real one may. What was written and not synced is kept, lost, or torn at sectors when the power goes, in any order; names that
 //! were made or changed and not synced are kept or lost. What is unsynced when a sync fails may be on the disk, or on its way still, or be in
@@ -13,7 +13,7 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::Dice;
+use super::Random;
 use crate::{
     Error,
     files::{Files, OneFile},
@@ -59,7 +59,7 @@ struct State {
     full: Full,
     /// Whose pages stay in the page cache, whatever is advised.
     kept: Option<String>,
-    dice: Dice,
+    random: Random,
 }
 
 #[derive(PartialEq, Eq)]
@@ -119,7 +119,7 @@ fn bounds(take_over_bytes: u64, refuse_bytes: u64) -> Bounds {
 }
 
 impl Disk {
-    pub fn new(dice: Dice) -> Self {
+    pub fn new(random: Random) -> Self {
         let (inodes, names, durable) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
         Self(Arc::new(Mutex::new(State {
             inodes,
@@ -132,7 +132,7 @@ impl Disk {
             dark: false,
             full: Full::No,
             kept: None,
-            dice,
+            random,
         })))
     }
 
@@ -188,8 +188,8 @@ impl Disk {
     }
 
     /// A disk on which this stands.
-    pub fn of(image: &BTreeMap<String, Vec<u8>>, dice: Dice) -> Self {
-        let disk = Self::new(dice);
+    pub fn of(image: &BTreeMap<String, Vec<u8>>, random: Random) -> Self {
+        let disk = Self::new(random);
         let mut state = disk.0.lock();
         for (name, bytes) in image {
             let inode = state.inodes.len();
@@ -221,7 +221,7 @@ impl Disk {
 
 impl State {
     fn throw(&mut self, below: u64) -> u64 {
-        (self.dice)() % below.max(1)
+        (self.random)() % below.max(1)
     }
 
     fn file(&mut self, inode: usize) -> &mut Inode {

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use store::{
     Condition, Entry, Error, Event, Listener, Op, Outcome, Range, Rev, Store, Txn,
     faulty::{
-        Dice,
+        Random,
         disk::{self, Disk, Fault},
     },
 };
@@ -54,7 +54,7 @@ struct Told {
     open: Option<Vec<Change>>,
 }
 
-fn dice(seed: u64) -> Dice {
+fn random(seed: u64) -> Random {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     Box::new(move || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -103,11 +103,11 @@ async fn all(store: &dyn Store) -> State {
     page.entries.iter().map(by_key).collect()
 }
 
-fn some_txn(shape: Shape, dice: &mut Dice) -> Vec<Change> {
-    let keys: BTreeSet<u64> = (0..=dice() % shape.ops_max).map(|_| dice() % shape.keys).collect();
-    let text = |dice: &mut Dice| format!("{}{}", dice(), "x".repeat((dice() % shape.value_bytes_max) as usize));
-    let value = |dice: &mut Dice| (!dice().is_multiple_of(4)).then(|| text(dice));
-    keys.into_iter().map(|key| (format!("/k/{key}"), value(dice))).collect()
+fn some_txn(shape: Shape, random: &mut Random) -> Vec<Change> {
+    let keys: BTreeSet<u64> = (0..=random() % shape.ops_max).map(|_| random() % shape.keys).collect();
+    let text = |random: &mut Random| format!("{}{}", random(), "x".repeat((random() % shape.value_bytes_max) as usize));
+    let value = |random: &mut Random| (!random().is_multiple_of(4)).then(|| text(random));
+    keys.into_iter().map(|key| (format!("/k/{key}"), value(random))).collect()
 }
 
 fn txn(changes: &[Change]) -> Txn {
@@ -169,16 +169,16 @@ async fn write(store: &dyn Store, told: &mut Told, changes: Vec<Change>, what: &
 }
 
 /// From a start to an end. The error is why it did not start.
-async fn live(disk: &Disk, shape: Shape, told: &mut Told, dice: &mut Dice, what: &str) -> Result<(), Error> {
+async fn live(disk: &Disk, shape: Shape, told: &mut Told, random: &mut Random, what: &str) -> Result<(), Error> {
     let store = disk::open(disk, shape.take_over_bytes, shape.refuse_bytes).inspect_err(|_| disk.kill())?;
     told.settle(all(&store).await, store.revision().await.unwrap(), what);
     let (before, (listener, heard)) = (told.acknowledged.clone(), ear());
     store.listen(told.newest, &listener).unwrap().unwrap();
     // Full for a while, every other life.
-    let full = dice().is_multiple_of(2).then(|| dice() % WRITES);
+    let full = random().is_multiple_of(2).then(|| random() % WRITES);
     for step in 0..WRITES {
         disk.set_full(full.is_some_and(|from| (from..from + 3).contains(&step)));
-        if !write(&store, told, some_txn(shape, dice), &format!("{what}, write {step}")).await {
+        if !write(&store, told, some_txn(shape, random), &format!("{what}, write {step}")).await {
             break;
         }
     }
@@ -189,7 +189,7 @@ async fn live(disk: &Disk, shape: Shape, told: &mut Told, dice: &mut Dice, what:
         let late = store.txn(txn(&[("/k/late".into(), Some("1".into()))])).await;
         assert!(matches!(late, Err(Error::Unavailable(_))), "{what}: {late:?}");
     }
-    if dice().is_multiple_of(3) {
+    if random().is_multiple_of(3) {
         store.close().await;
     } else {
         disk.kill();
@@ -201,12 +201,12 @@ async fn live(disk: &Disk, shape: Shape, told: &mut Told, dice: &mut Dice, what:
 async fn history(shape: Shape, seed: u64, fault: Option<(u64, Fault)>) -> u64 {
     let what = format!("seed {seed}, {fault:?}, {shape:?}");
     let (at, met) = fault.unzip();
-    let disk = Disk::new(dice(seed * 1000 + at.unwrap_or(0) * 5 + met.map_or(0, |fault| fault as u64)));
+    let disk = Disk::new(random(seed * 1000 + at.unwrap_or(0) * 5 + met.map_or(0, |fault| fault as u64)));
     if at.is_some_and(|at| at.is_multiple_of(2)) {
         // That a kernel forgets what it is asked to forget is not certain.
         disk.keep("skiff.log");
     }
-    let (mut told, mut workload) = (Told::default(), dice(seed));
+    let (mut told, mut workload) = (Told::default(), random(seed));
     for life in 0..LIVES {
         if let (Some(at), Some(fault)) = (at, met) {
             disk.meet(at, fault);
@@ -303,7 +303,7 @@ async fn what_an_older_first_start_left_when_it_was_killed_is_begun_again() {
     ];
     for (n, left) in lefts.iter().enumerate() {
         let image = left.iter().map(|(name, bytes)| ((*name).to_owned(), (*bytes).clone())).collect();
-        let disk = Disk::of(&image, dice(1));
+        let disk = Disk::of(&image, random(1));
         let store = disk::open(&disk, 1 << 20, 2 << 20).unwrap_or_else(|error| panic!("{n}: {error}"));
         assert!(write(&store, &mut Told::default(), vec![("/k/a".into(), Some("1".into()))], &format!("left {n}")).await);
     }
@@ -312,7 +312,7 @@ async fn what_an_older_first_start_left_when_it_was_killed_is_begun_again() {
     for gone in ["skiff.redb", "skiff.log"] {
         let mut image = image.clone();
         image.remove(gone);
-        let disk = Disk::of(&image, dice(1));
+        let disk = Disk::of(&image, random(1));
         assert!(matches!(disk::open(&disk, 1 << 20, 2 << 20), Err(Error::Unusable(why)) if why.contains("it is missing")), "{gone}");
         assert!(disk.image() == image, "{gone}: touched");
     }
@@ -320,7 +320,7 @@ async fn what_an_older_first_start_left_when_it_was_killed_is_begun_again() {
 
 /// A store in whose tree and log there is something, as a power cut leaves it.
 async fn cut_off(shape: Shape) -> (BTreeMap<String, Vec<u8>>, State) {
-    let (disk, mut told, mut workload) = (Disk::new(dice(1)), Told::default(), dice(4));
+    let (disk, mut told, mut workload) = (Disk::new(random(1)), Told::default(), random(4));
     let store = disk::open(&disk, shape.take_over_bytes, shape.refuse_bytes).unwrap();
     for step in 0..40 {
         assert!(write(&store, &mut told, some_txn(shape, &mut workload), &format!("write {step}")).await);
@@ -333,7 +333,7 @@ async fn cut_off(shape: Shape) -> (BTreeMap<String, Vec<u8>>, State) {
 
 /// What becomes of a start on `image`, which was damaged: it is refused and left as it is, or all is there.
 async fn started_damaged(image: &BTreeMap<String, Vec<u8>>, whole: &State, shape: Shape) -> Result<(), String> {
-    let disk = Disk::of(image, dice(1));
+    let disk = Disk::of(image, random(1));
     match disk::open(&disk, shape.take_over_bytes, shape.refuse_bytes) {
         Err(Error::Unusable(why)) if why.contains("left untouched") => {
             let untouched = disk.image() == *image && disk.seen() == *image;
@@ -350,7 +350,7 @@ async fn a_damaged_file_is_refused_and_left_as_it_is_or_holds_all_there_was() {
     let shape = Shape { take_over_bytes: 20 << 10, ..SHAPES[3] };
     let (image, whole) = cut_off(shape).await;
     started_damaged(&image, &whole, shape).await.unwrap();
-    let (mut dice, mut found) = (dice(5), Vec::new());
+    let (mut random, mut found) = (random(5), Vec::new());
     let quiet = std::panic::take_hook();
     // redb panics on some damage; that is told as any other, and would fill the output here.
     std::panic::set_hook(Box::new(|_| {}));
@@ -361,11 +361,11 @@ async fn a_damaged_file_is_refused_and_left_as_it_is_or_holds_all_there_was() {
         for flip in 0..FLIPS {
             let mut image = image.clone();
             let bytes = image.get_mut(name).unwrap();
-            let at = if flip < 320 { flip } else { places[dice() as usize % places.len()] };
+            let at = if flip < 320 { flip } else { places[random() as usize % places.len()] };
             match flip % 8 {
                 // A sector that was lost.
                 7 => bytes[at / 512 * 512..].iter_mut().take(512).for_each(|byte| *byte = 0),
-                _ => bytes[at] ^= 1 << (dice() % 8),
+                _ => bytes[at] ^= 1 << (random() % 8),
             }
             if image[name] == *good {
                 continue;
@@ -391,7 +391,7 @@ fn is_in_last_record(log: &[u8], at: usize) -> bool {
 
 #[tokio::test(start_paused = true)]
 async fn a_log_that_cannot_be_taken_over_is_bounded_and_heals_by_system_user() {
-    let (disk, mut told, mut workload) = (Disk::new(dice(1)), Told::default(), dice(6));
+    let (disk, mut told, mut workload) = (Disk::new(random(1)), Told::default(), random(6));
     let shape = SHAPES[0];
     let store = disk::open(&disk, shape.take_over_bytes, shape.refuse_bytes).unwrap();
     disk.set_full_for("skiff.redb");
@@ -421,7 +421,7 @@ async fn a_log_that_cannot_be_taken_over_is_bounded_and_heals_by_system_user() {
 
 #[tokio::test]
 async fn what_is_refused_heals_though_writes_never_rest() {
-    let (disk, shape) = (Disk::new(dice(1)), SHAPES[0]);
+    let (disk, shape) = (Disk::new(random(1)), SHAPES[0]);
     let store = disk::start(&disk, shape.take_over_bytes, shape.refuse_bytes).unwrap();
     disk.set_full_for("skiff.redb");
     let mut condition = store.condition().unwrap();
@@ -445,7 +445,7 @@ async fn what_is_refused_heals_though_writes_never_rest() {
 
 #[tokio::test(start_paused = true)]
 async fn a_start_with_a_log_that_is_too_long_takes_it_over() {
-    let (disk, mut told, mut workload) = (Disk::new(dice(1)), Told::default(), dice(6));
+    let (disk, mut told, mut workload) = (Disk::new(random(1)), Told::default(), random(6));
     let shape = SHAPES[0];
     let store = disk::open(&disk, shape.take_over_bytes, shape.refuse_bytes).unwrap();
     disk.set_full_for("skiff.redb");

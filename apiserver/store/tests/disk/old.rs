@@ -7,7 +7,7 @@ use store::{
     faulty::disk::{self, Disk},
 };
 
-use super::{FAULTS, State, Told, all, dice, write};
+use super::{FAULTS, State, Told, all, random, write};
 
 const LOG_MAGIC: &[u8] = b"skiff log 1\n\0\0\0\0";
 const TAKE_OVER_BYTES: u64 = 1 << 20;
@@ -129,7 +129,7 @@ async fn each_call_of_an_upgrade_fails_in_turn() {
     let mut upgrades = 0;
     for left in lefts() {
         let calls = {
-            let disk = Disk::of(&left.image, dice(1));
+            let disk = Disk::of(&left.image, random(1));
             let store = open(&disk).unwrap_or_else(|error| panic!("{}: {error}", left.name));
             let calls = disk.calls();
             disk.kill();
@@ -139,7 +139,7 @@ async fn each_call_of_an_upgrade_fails_in_turn() {
         assert!(calls > 5, "{}: {calls}", left.name);
         for (call, fault, dark) in (0..calls).flat_map(|call| FAULTS.map(|fault| [(call, fault, false), (call, fault, true)])).flatten() {
             for seed in 0..3 {
-                let disk = Disk::of(&left.image, dice(seed * 10_000 + call));
+                let disk = Disk::of(&left.image, random(seed * 10_000 + call));
                 disk.meet(call, fault);
                 let met = open(&disk).err();
                 disk.kill();

@@ -1,4 +1,4 @@
-//! Dice and the schema -> objects with any field set to the ends of its type, to null, to odd words. What was taken is the base of the next.
+//! Random and the schema -> objects with any field set to the ends of its type, to null, to odd words. What was taken is the base of the next.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -239,7 +239,7 @@ const PERCENTS: &[&str] = &["0%", "25%", "100%", "2147483647%", "999999999999999
 const KEPT: &[&str] = &["apiVersion", "kind", "name", "namespace", "uid", "resourceVersion", "generateName", "selfLink", "managedFields"];
 
 pub struct Maker {
-    dice: StdRng,
+    random: StdRng,
     table: Arc<Table>,
     schemas: Vec<Schema>,
     /// By the kind's place in [`KINDS`]: the object that was taken last, and how often in a row.
@@ -261,18 +261,18 @@ impl Maker {
         let shapes = kinds::schema::shapes();
         let schemas = KINDS.iter().map(|(_, definition, _)| shapes.named(definition).expect("the kind has a shape")).collect();
         let table = shapes.table().clone();
-        Self { dice: StdRng::seed_from_u64(seed), table, schemas, bases: BTreeMap::new(), made: 0, standing: Vec::new() }
+        Self { random: StdRng::seed_from_u64(seed), table, schemas, bases: BTreeMap::new(), made: 0, standing: Vec::new() }
     }
 
     /// One more object, to be made in its collection.
     pub fn next(&mut self, namespace: &str) -> Made {
         self.made += 1;
-        let kind = self.dice.random_range(0..KINDS.len());
+        let kind = self.random.random_range(0..KINDS.len());
         let (collection, _, first) = KINDS[kind];
         let grown = self.bases.get(&kind).filter(|(_, grown)| *grown < GROWN_MAX).map(|(object, _)| object.clone());
         let mut object = grown.unwrap_or_else(|| serde_json::from_str(&first.replace("NS", namespace)).expect("JSON"));
         let typ = self.schemas[kind].typ();
-        for _ in 0..self.dice.random_range(0..3) {
+        for _ in 0..self.random.random_range(0..3) {
             self.mutate(&mut object, typ, 0);
         }
         let name = format!("odd-{}", self.made);
@@ -300,7 +300,7 @@ impl Maker {
         let Type::Object(root) = self.schemas[made.kind].typ() else { return None };
         let field = self.table.definition(root).fields.iter().find(|f| f.name == "status")?.typ;
         let mut status = made.object.get("status").cloned().unwrap_or_else(|| json!({}));
-        for _ in 0..self.dice.random_range(0..3) {
+        for _ in 0..self.random.random_range(0..3) {
             self.mutate(&mut status, field, 1);
         }
         let mut object = answered.clone();
@@ -318,14 +318,14 @@ impl Maker {
 
     fn mutate(&mut self, value: &mut Value, typ: Type, depth: u32) {
         // Nothing is more often forgotten than that it may be null.
-        if depth > 1 && self.dice.random_ratio(1, 40) {
+        if depth > 1 && self.random.random_ratio(1, 40) {
             *value = Value::Null;
             return;
         }
         match typ {
             Type::Object(at) => self.mutate_object(value, at, depth),
             Type::List(element) => self.mutate_list(value, typ, element, depth),
-            Type::Map(element) if value.is_object() && self.dice.random_ratio(2, 3) => {
+            Type::Map(element) if value.is_object() && self.random.random_ratio(2, 3) => {
                 let key = self.word();
                 let typ = self.table.element(element);
                 value[key] = self.make(typ, depth + 1);
@@ -337,10 +337,10 @@ impl Maker {
     fn mutate_object(&mut self, value: &mut Value, at: u32, depth: u32) {
         let table = self.table.clone();
         let fields: Vec<_> = table.definition(at).fields.iter().filter(|f| !KEPT.contains(&f.name.as_ref())).collect();
-        let Some(field) = fields.choose(&mut self.dice) else { return };
+        let Some(field) = fields.choose(&mut self.random) else { return };
         // Where something stands already it is more often worth a look.
         let there: Vec<_> = fields.iter().filter(|f| value.get(f.name.as_ref()).is_some()).collect();
-        let field = if self.dice.random_ratio(1, 2) { there.choose(&mut self.dice).copied().unwrap_or(field) } else { field };
+        let field = if self.random.random_ratio(1, 2) { there.choose(&mut self.random).copied().unwrap_or(field) } else { field };
         if !value.is_object() {
             *value = json!({});
         }
@@ -357,8 +357,8 @@ impl Maker {
             *value = self.make(typ, depth);
             return;
         };
-        let at = self.dice.random_range(0..list.len());
-        match self.dice.random_range(0..8) {
+        let at = self.random.random_range(0..list.len());
+        match self.random.random_range(0..8) {
             0 => list.push(Value::Null),
             1 => drop(list.remove(at)),
             2 => list.push(list[at].clone()),
@@ -377,23 +377,23 @@ impl Maker {
     fn make(&mut self, typ: Type, depth: u32) -> Value {
         match typ {
             Type::String => self.word().into(),
-            Type::Bool => self.dice.random_bool(0.5).into(),
+            Type::Bool => self.random.random_bool(0.5).into(),
             Type::Int32 | Type::Int64 => self.number(),
-            Type::Double => json!(*[0.0, -1.5, 1e300].choose(&mut self.dice).expect("some")),
-            Type::Bytes => (*["", "dg==", "AAAA"].choose(&mut self.dice).expect("some")).into(),
+            Type::Double => json!(*[0.0, -1.5, 1e300].choose(&mut self.random).expect("some")),
+            Type::Bytes => (*["", "dg==", "AAAA"].choose(&mut self.random).expect("some")).into(),
             Type::Time | Type::MicroTime => self.time(),
-            Type::Quantity => (*QUANTITIES.choose(&mut self.dice).expect("some")).into(),
-            Type::IntOrString if self.dice.random_bool(0.5) => self.number(),
-            Type::IntOrString => (*PERCENTS.choose(&mut self.dice).expect("some")).into(),
+            Type::Quantity => (*QUANTITIES.choose(&mut self.random).expect("some")).into(),
+            Type::IntOrString if self.random.random_bool(0.5) => self.number(),
+            Type::IntOrString => (*PERCENTS.choose(&mut self.random).expect("some")).into(),
             Type::Any => json!({"a": [null, 1]}),
             Type::Object(at) => self.make_object(at, depth),
             Type::List(element) => {
                 let element = self.table.element(element);
-                (0..self.dice.random_range(0..3)).map(|_| self.make(element, depth + 1)).collect()
+                (0..self.random.random_range(0..3)).map(|_| self.make(element, depth + 1)).collect()
             }
             Type::Map(element) => {
                 let element = self.table.element(element);
-                let all = (0..self.dice.random_range(0..3)).map(|_| (self.word(), self.make(element, depth + 1)));
+                let all = (0..self.random.random_range(0..3)).map(|_| (self.word(), self.make(element, depth + 1)));
                 Value::Object(all.collect::<Map<_, _>>())
             }
         }
@@ -406,7 +406,7 @@ impl Maker {
             return Value::Object(made);
         }
         for field in &table.definition(at).fields {
-            if self.dice.random_ratio(1, 3) {
+            if self.random.random_ratio(1, 3) {
                 made.insert(field.name.to_string(), self.make(field.typ, depth + 1));
             }
         }
@@ -414,19 +414,19 @@ impl Maker {
     }
 
     fn number(&mut self) -> Value {
-        (*NUMBERS.choose(&mut self.dice).expect("some")).into()
+        (*NUMBERS.choose(&mut self.random).expect("some")).into()
     }
 
     fn word(&mut self) -> String {
-        match self.dice.random_range(0..40) {
+        match self.random.random_range(0..40) {
             0 => "x".repeat(253),
             1 => "x".repeat(63),
-            _ => (*WORDS.choose(&mut self.dice).expect("some")).to_owned(),
+            _ => (*WORDS.choose(&mut self.random).expect("some")).to_owned(),
         }
     }
 
     fn time(&mut self) -> Value {
-        if self.dice.random_ratio(1, 5) { Value::Null } else { (*TIMES.choose(&mut self.dice).expect("some")).into() }
+        if self.random.random_ratio(1, 5) { Value::Null } else { (*TIMES.choose(&mut self.random).expect("some")).into() }
     }
 }
 

@@ -178,7 +178,7 @@ pub struct HollowFlags {
     /// Spread the hollow nodes over that many zones (topology.kubernetes.io/zone)
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub zones: u32,
-    /// The random of hollow pods: equal seeds, equal throws
+    /// The random numbers of hollow pods: equal seeds, equal numbers
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     pub hollow_seed: u64,
     /// How long a node's Lease holds; it is renewed each quarter of that

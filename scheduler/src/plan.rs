@@ -1,6 +1,6 @@
 //! Node snapshot + pod -> a node, or the reasons why there is none.
 //!
-//! Source: scheduler `schedule_one.go` (`schedulePod`, `findNodesThatFitPod`, `prioritizeNodes`). Pure: random come in.
+//! Source: scheduler `schedule_one.go` (`schedulePod`, `findNodesThatFitPod`, `prioritizeNodes`). Pure: random numbers come in.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
@@ -41,7 +41,7 @@ pub enum Nomination {
     Preempt(Preemption),
 }
 
-/// Where the pod goes. Equal arguments give equal answers; `class` is the pod's, as the snapshot is; `random` break ties.
+/// Where the pod goes. Equal arguments give equal answers; `class` is the pod's, as the snapshot is; `random` breaks ties.
 pub fn plan(snapshot: &Snapshot, class: &EquivalenceClass, ask: &Ask, random: u64) -> Outcome {
     if snapshot.is_empty() {
         return refused("no nodes available to schedule pods".into(), BTreeSet::new(), Nomination::Clear);

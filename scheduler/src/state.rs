@@ -1,4 +1,4 @@
-//! Changes of nodes and pods, and the next pod -> what is to be written. All that the scheduler knows; no I/O, time and random come in.
+//! Changes of nodes and pods, and the next pod -> what is to be written. All that the scheduler knows; no I/O, time and random numbers come in.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! A store, random -> a store on a bad day: late, silent, forgetful. For tests.
+//! A store, random numbers -> a store on a bad day: late, silent, forgetful. For tests.
 //!
 //! It lies only as a real back end may: a write that is answered is carried out, one that is not answered may or may not be; a watch that
 //! goes on shows every event.
@@ -129,7 +129,7 @@ impl Store for Faulty {
 impl Chance {
     fn strikes(&self, of: impl Fn(&Faults) -> u16) -> bool {
         let part = of(&self.faults.lock());
-        // Without faults no random are thrown: what follows does not depend on how often was asked.
+        // Without faults no random number is drawn: what follows does not depend on how often was asked.
         part > 0 && (*self.random.lock())() % 1000 < u64::from(part)
     }
 

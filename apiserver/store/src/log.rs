@@ -1,6 +1,6 @@
 //! Commits, in order -> a file that only grows: what the tree does not hold yet. One write and one sync make a commit durable.
 //!
-//! It begins with the revision that the tree had come to when it was made, and with random of its own; see [`record`] for what follows. A log is
+//! It begins with the revision that the tree had come to when it was made, and with a random number of its own; see [`record`] for what follows. A log is
 //! never emptied: a new one takes its name. So whatever is interrupted leaves the old one or the new one, and a record always goes on where the
 //! one before it ended. What cannot be a write that was cut off ([`end`]) is damage, and is left as it is.
 
@@ -27,7 +27,7 @@ use crate::{
 pub(crate) const NAME: &str = "skiff.log";
 pub(crate) const NEW: &str = "skiff.log.new";
 const MAGIC: &[u8; 16] = b"skiff log 2\n\0\0\0\0";
-/// Magic, revision, random, checksum of these.
+/// Magic, revision, random number, checksum of these.
 const HEAD_BYTES: usize = 16 + 8 + 8 + 4;
 /// Written and taken back to see whether a disk has room again.
 const PROBE: &[u8] = &[0; 4096];

@@ -55,7 +55,7 @@ pub trait Controller: Send + Sync + 'static {
     /// What is known about `key`, from the caches or, where they do not hold it, from the API; `None` if there is nothing to decide.
     fn observe(&self, key: &Key) -> impl Future<Output = Option<Self::World>> + Send;
 
-    /// What should be done. Pure: no clock, no random, no I/O.
+    /// What should be done. Pure: no clock, no random numbers, no I/O.
     fn plan(&self, world: &Self::World, key: &Key) -> Plan;
 
     /// How many objects a run is about that change one by one, each change waking the key: pods of a set. The key rests after the run in

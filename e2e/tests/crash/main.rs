@@ -1,6 +1,6 @@
 //! Power cuts under write load: what was acknowledged is there afterwards, and watchers go on without gap or duplicate.
 //!
-//! `SKIFF_SEED` repeats a run's random, `SKIFF_CRASH_ROUNDS` sets how often skiff is killed (50), once as a server and once with a node.
+//! `SKIFF_SEED` repeats a run's random numbers, `SKIFF_CRASH_ROUNDS` sets how often skiff is killed (50), once as a server and once with a node.
 
 mod ledger;
 mod load;

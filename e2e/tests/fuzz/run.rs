@@ -1,4 +1,4 @@
-//! Environment -> how one target runs: its random, its end, and the command that repeats it.
+//! Environment -> how one target runs: its random numbers, its end, and the command that repeats it.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
-//! The whole control plane in one thread, paused time, seeded random, hollow nodes, faults (floor 3 of the tests).
+//! The whole control plane in one thread, paused time, seeded random numbers, hollow nodes, faults (floor 3 of the tests).
 //!
-//! Each seed is one process of its own: [`steady`] gives it its random and its clock, so that a seed replays to the letter. A failure prints
+//! Each seed is one process of its own: [`steady`] gives it its random numbers and its clock, so that a seed replays to the letter. A failure prints
 //! the seed; `SKIFF_SIM_SEED=n cargo test -p e2e --test sim -- --nocapture` replays it. `SKIFF_SIM_SEEDS=a..b` looks at others.
 //! `SKIFF_SIM_TRAIL=/pods/red/web` prints each write to keys with that part.
 

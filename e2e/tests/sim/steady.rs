@@ -1,4 +1,4 @@
-//! A seed -> a process of its own, with the seed's random and the simulation's clock preloaded.
+//! A seed -> a process of its own, with the seed's random numbers and the simulation's clock preloaded.
 
 use std::{
     fs::File,

@@ -26,7 +26,7 @@ const STACK_BYTES: usize = 16 << 20;
 const TICK: Duration = Duration::from_millis(20);
 const SETTLED_WITHIN: Duration = Duration::from_secs(1500);
 
-/// In a thread of its own: what this process did before, or what it logs, moves none of the story's random.
+/// In a thread of its own: what this process did before, or what it logs, moves none of the story's random numbers.
 pub fn tell(seed: u64) {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())

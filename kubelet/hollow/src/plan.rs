@@ -1,4 +1,4 @@
-//! What a hollow pod or node is, since when, and random -> which stage comes next, and when. Pure.
+//! What a hollow pod or node is, since when, and random numbers -> which stage comes next, and when. Pure.
 
 use super::stages::{Phase, RestartPolicy, Stage, Stages, When};
 
@@ -62,7 +62,7 @@ impl Random {
     }
 }
 
-/// The first stage that matches and whose random come up. `since` is when the pod came into its state.
+/// The first stage that matches and whose random number comes up. `since` is when the pod came into its state.
 pub fn pod(stages: &Stages, view: &PodView, since: Millis, random: Random) -> Option<Planned> {
     first(&stages.pods, |when| holds(when, view), since, random)
 }

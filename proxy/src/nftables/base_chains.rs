@@ -1,8 +1,8 @@
 //! What stands in the table without any service: chains at the kernel's hooks, and what they do. Source: upstream `pkg/proxy/nftables/proxier.go`.
 
 use super::{
-    class::{Class, Door, MARK, destination, mark, outside, towards, within},
     expr::{CT_DNAT, CT_INVALID, CT_KNOWN, CT_NEW, Field, LOCAL, Reg, Step, Verdict},
+    service_chain::{DestinationMatch, MARK, ServiceChain, destination, mark, outside, towards, within},
     sets::{Refusal, Set},
 };
 use crate::{
@@ -19,7 +19,7 @@ const SERVICE_CHAIN: &str = "services";
 const ENDPOINTS_CHECK: &str = "service-endpoints-check";
 const CLUSTER_IPS_CHECK: &str = "cluster-ips-check";
 const FIREWALL_CHECK: &str = "firewall-check";
-const BOTH_DOORS: [Door; 2] = [Door::Address, Door::NodePort];
+const BOTH_DOORS: [DestinationMatch; 2] = [DestinationMatch::Address, DestinationMatch::NodePort];
 
 /// A chain at a hook of the kernel.
 struct Base {
@@ -94,15 +94,15 @@ pub fn remove(verb: Verb, name: &str, w: &mut Writer) {
     });
 }
 
-/// The chains that find the class of a service's destination, anew: of classes that stand in front, it is found sooner. These
+/// The chains that find the class of a service's destination, anew: of chains that stand in front, it is found sooner. These
 /// rules ask no map but a small one: for each that does, the kernel looks through all of the map's elements.
-pub fn write_ways<'a>(classes: impl Iterator<Item = &'a Class> + Clone, w: &mut Writer) {
-    for door in BOTH_DOORS {
-        let chain = by_class(door);
+pub fn write_ways<'a>(chains: impl Iterator<Item = &'a ServiceChain> + Clone, w: &mut Writer) {
+    for matched_by in BOTH_DOORS {
+        let chain = by_class(matched_by);
         empty(chain, w);
-        rule(chain, &[&destination(door)[..], &[Step::Branch(Set::Sticky(door).name(), Reg(0))]].concat(), w);
-        for class in classes.clone().filter(|class| class.door == door && class.sticky.is_none()) {
-            rule(chain, &[among(Set::Class(*class), door), vec![Step::End(Verdict::Goto(class.name()))]].concat(), w);
+        rule(chain, &[&destination(matched_by)[..], &[Step::Branch(Set::Sticky(matched_by).name(), Reg(0))]].concat(), w);
+        for class in chains.clone().filter(|class| class.matched_by == matched_by && class.sticky.is_none()) {
+            rule(chain, &[among(Set::ServiceChain(*class), matched_by), vec![Step::End(Verdict::Goto(class.name()))]].concat(), w);
         }
     }
 }
@@ -142,38 +142,38 @@ fn rules(site: &NodeNetwork) -> Vec<(&'static str, Vec<Step>)> {
         (CLUSTER_IPS_CHECK, vec![Step::Load(Field::Destination, Reg(0)), Step::Among(Set::ClusterIps.name(), Reg(0)), Step::Reject]),
     ];
     if let Some(cidr) = site.cluster_cidr {
-        rules.push((SERVICE_CHAIN, at(Set::MasqueradedOutsiders, Door::Address, &[outside(cidr), mark()].concat())));
+        rules.push((SERVICE_CHAIN, at(Set::MasqueradedOutsiders, DestinationMatch::Address, &[outside(cidr), mark()].concat())));
     }
-    for door in BOTH_DOORS {
-        let onward = Step::End(Verdict::Goto(by_class(door).to_owned()));
-        rules.push((SERVICE_CHAIN, at(Set::Masqueraded(door), door, &mark())));
-        rules.push((SERVICE_CHAIN, at(Set::Services(door), door, &[onward])));
-        rules.push((ENDPOINTS_CHECK, at(Set::Refused(door, Refusal::Reject), door, &[Step::Reject])));
-        rules.push((ENDPOINTS_CHECK, at(Set::Refused(door, Refusal::Drop), door, &[Step::End(Verdict::Drop)])));
+    for matched_by in BOTH_DOORS {
+        let onward = Step::End(Verdict::Goto(by_class(matched_by).to_owned()));
+        rules.push((SERVICE_CHAIN, at(Set::Masqueraded(matched_by), matched_by, &mark())));
+        rules.push((SERVICE_CHAIN, at(Set::Services(matched_by), matched_by, &[onward])));
+        rules.push((ENDPOINTS_CHECK, at(Set::Refused(matched_by, Refusal::Reject), matched_by, &[Step::Reject])));
+        rules.push((ENDPOINTS_CHECK, at(Set::Refused(matched_by, Refusal::Drop), matched_by, &[Step::End(Verdict::Drop)])));
     }
     rules.extend(postrouting(site).into_iter().map(|steps| ("nat-postrouting", steps)));
     rules
 }
 
 /// The chain that finds a destination's class.
-fn by_class(door: Door) -> &'static str {
-    if door == Door::Address { "service-ips-by-class" } else { "service-nodeports-by-class" }
+fn by_class(matched_by: DestinationMatch) -> &'static str {
+    if matched_by == DestinationMatch::Address { "service-ips-by-class" } else { "service-nodeports-by-class" }
 }
 
-fn among(set: Set, door: Door) -> Vec<Step> {
-    [destination(door), vec![Step::Among(set.name(), Reg(0))]].concat()
+fn among(set: Set, matched_by: DestinationMatch) -> Vec<Step> {
+    [destination(matched_by), vec![Step::Among(set.name(), Reg(0))]].concat()
 }
 
 /// What is done with packets to a destination of a set.
-fn at(set: Set, door: Door, then: &[Step]) -> Vec<Step> {
+fn at(set: Set, matched_by: DestinationMatch, then: &[Step]) -> Vec<Step> {
     let here = [Step::Load(Field::DestinationKind, Reg(0)), Step::Is(Reg(0), LOCAL)];
-    let here: &[Step] = if door == Door::NodePort { &here } else { &[] };
-    [&among(set, door), here, then].concat()
+    let here: &[Step] = if matched_by == DestinationMatch::NodePort { &here } else { &[] };
+    [&among(set, matched_by), here, then].concat()
 }
 
 fn firewall() -> Vec<Step> {
-    let mut steps = among(Set::Firewalled, Door::Address);
-    steps.extend(destination(Door::Address));
+    let mut steps = among(Set::Firewalled, DestinationMatch::Address);
+    steps.extend(destination(DestinationMatch::Address));
     steps.extend([Step::Load(Field::Source, Reg(3)), Step::NotAmong(Set::FirewallSources.name(), Reg(0)), Step::End(Verdict::Drop)]);
     steps
 }

@@ -9,7 +9,7 @@ use std::{
 use ipnet::Ipv4Net;
 
 use super::{
-    class::{Class, Door, List},
+    service_chain::{DestinationMatch, List, ServiceChain},
     sets::{Refusal, Set},
     sticky::Sticky,
 };
@@ -29,13 +29,13 @@ pub struct Element {
 /// What packets are sent to: the words that sets of destinations are asked with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Destination {
-    door: Door,
+    matched_by: DestinationMatch,
     key: [u32; 3],
 }
 
 /// One portal as the kernel has it: its number, and its endpoints by place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Line {
+pub struct PortEndpoints {
     /// Even, not 0: it is the number of the list Cluster. The next one is that of the list Local.
     pub id: u32,
     pub cluster: Vec<SocketAddrV4>,
@@ -44,7 +44,7 @@ pub struct Line {
 
 /// All that a service needs.
 #[derive(Debug, Default)]
-pub struct Needs {
+pub struct WantedElements {
     /// What only one service can have: its destinations, each with what hangs on it.
     pub own: BTreeMap<Destination, Vec<Element>>,
     /// What others may need as well.
@@ -56,14 +56,14 @@ pub struct Needs {
 /// One portal, while its elements are written.
 struct Writer<'a> {
     portal: &'a ServicePort,
-    line: &'a Line,
+    line: &'a PortEndpoints,
     site: &'a NodeNetwork,
-    out: &'a mut Needs,
+    out: &'a mut WantedElements,
 }
 
-impl Line {
+impl PortEndpoints {
     /// The portal's line after this one: endpoints that stay keep their places, so that few elements change.
-    pub fn next(old: Option<&Line>, id: u32, portal: &ServicePort) -> Self {
+    pub fn next(old: Option<&PortEndpoints>, id: u32, portal: &ServicePort) -> Self {
         let places = |old: Option<&Vec<SocketAddrV4>>, new: &[SocketAddrV4], used: bool| {
             let new = if used { new } else { &[] };
             keep_places(old.map_or(&[], Vec::as_slice), new)
@@ -80,9 +80,9 @@ impl Line {
     }
 }
 
-impl Needs {
+impl WantedElements {
     /// Adds a portal's.
-    pub fn add(&mut self, portal: &ServicePort, line: &Line, site: &NodeNetwork) {
+    pub fn add(&mut self, portal: &ServicePort, line: &PortEndpoints, site: &NodeNetwork) {
         let mut writer = Writer { portal, line, site, out: self };
         writer.destinations();
         writer.shared();
@@ -94,52 +94,65 @@ impl Writer<'_> {
     fn destinations(&mut self) {
         let masquerade = self.site.cluster_cidr.map(|_| Set::MasqueradedOutsiders);
         let internal = list(self.portal.internal);
-        self.destination(Door::Address, self.portal.cluster_ip, self.class(Door::Address, 0, internal), internal, masquerade);
+        self.destination(
+            DestinationMatch::Address,
+            self.portal.cluster_ip,
+            self.class(DestinationMatch::Address, 0, internal),
+            internal,
+            masquerade,
+        );
         for ip in &self.portal.external_ips {
-            self.external(Door::Address, *ip);
+            self.external(DestinationMatch::Address, *ip);
         }
         for ip in &self.portal.balancer_ips {
-            self.external(Door::Address, *ip);
+            self.external(DestinationMatch::Address, *ip);
             self.firewall(*ip);
         }
         if self.portal.node_port.is_some() {
-            self.external(Door::NodePort, Ipv4Addr::UNSPECIFIED);
+            self.external(DestinationMatch::NodePort, Ipv4Addr::UNSPECIFIED);
         }
     }
 
     /// With the policy Local, who is inside the cluster goes anywhere all the same.
-    fn external(&mut self, door: Door, ip: Ipv4Addr) {
+    fn external(&mut self, matched_by: DestinationMatch, ip: Ipv4Addr) {
         let list = list(self.portal.external);
         let class = match self.portal.external {
-            Policy::Cluster => self.class(door, 0, list),
-            Policy::Local => self.class(door, count(&self.line.cluster), list),
+            Policy::Cluster => self.class(matched_by, 0, list),
+            Policy::Local => self.class(matched_by, count(&self.line.cluster), list),
         };
-        let masquerade = (self.portal.external == Policy::Cluster).then_some(Set::Masqueraded(door));
-        self.destination(door, ip, class, list, masquerade);
+        let masquerade = (self.portal.external == Policy::Cluster).then_some(Set::Masqueraded(matched_by));
+        self.destination(matched_by, ip, class, list, masquerade);
     }
 
-    fn class(&self, door: Door, insiders: u32, list: List) -> Option<Class> {
+    fn class(&self, matched_by: DestinationMatch, insiders: u32, list: List) -> Option<ServiceChain> {
         let count = count(self.line.list(list));
         let sticky = self.portal.affinity_seconds.and_then(|_| NonZeroU32::new(self.line.id));
         let size = |count: u32| if sticky.is_some() { count.min(1) } else { count };
-        let class = Class { door, insiders: size(insiders), list, count: size(count), sticky };
+        let class = ServiceChain { matched_by, insiders: size(insiders), list, count: size(count), sticky };
         (class.count > 0 || class.insiders > 0).then_some(class)
     }
 
-    fn destination(&mut self, door: Door, ip: Ipv4Addr, class: Option<Class>, list: List, masquerade: Option<Set>) {
-        let to = self.key(door, ip);
+    fn destination(
+        &mut self,
+        matched_by: DestinationMatch,
+        ip: Ipv4Addr,
+        class: Option<ServiceChain>,
+        list: List,
+        masquerade: Option<Set>,
+    ) {
+        let to = self.key(matched_by, ip);
         // The first one counts: an address may be given twice.
         if self.out.own.contains_key(&to) {
             return;
         }
         let mut elements = Vec::new();
         if let Some(class) = class {
-            elements.extend([to.among(Set::Services(door)), to.among(Set::Class(class))]);
+            elements.extend([to.among(Set::Services(matched_by)), to.among(Set::ServiceChain(class))]);
             elements.extend(masquerade.map(|set| to.among(set)));
             let lists = class.lists().filter(|_| class.sticky.is_none());
             lists.for_each(|list| self.endpoints(&to, list, &mut elements));
         }
-        elements.extend(self.refusal(list).map(|refusal| to.among(Set::Refused(door, refusal))));
+        elements.extend(self.refusal(list).map(|refusal| to.among(Set::Refused(matched_by, refusal))));
         self.out.own.insert(to, elements);
     }
 
@@ -152,7 +165,7 @@ impl Writer<'_> {
     fn endpoints(&self, to: &Destination, list: List, elements: &mut Vec<Element>) {
         for (place, endpoint) in (list.first_place()..).zip(self.line.list(list)) {
             let data = [word(*endpoint.ip()), port_word(endpoint.port())];
-            elements.push(Element { set: Set::Endpoints(to.door), key: to.and(place), data });
+            elements.push(Element { set: Set::Endpoints(to.matched_by), key: to.and(place), data });
         }
     }
 
@@ -166,7 +179,7 @@ impl Writer<'_> {
         if ranges.iter().any(|range| self.site.node_ips.iter().any(|ip| range.contains(ip))) {
             allowed.extend(self.portal.balancer_ips.iter().map(|ip| Ipv4Net::from(*ip)));
         }
-        let to = self.key(Door::Address, ip);
+        let to = self.key(DestinationMatch::Address, ip);
         let elements = self.out.own.entry(to).or_default();
         elements.push(to.among(Set::Firewalled));
         for range in Ipv4Net::aggregate(&allowed) {
@@ -189,13 +202,13 @@ impl Writer<'_> {
         }
     }
 
-    fn key(&self, door: Door, ip: Ipv4Addr) -> Destination {
+    fn key(&self, matched_by: DestinationMatch, ip: Ipv4Addr) -> Destination {
         let protocol = protocol(self.portal.protocol);
-        let key = match door {
-            Door::Address => [word(ip), protocol, port_word(self.portal.port)],
-            Door::NodePort => [protocol, port_word(self.portal.node_port.unwrap_or(0)), 0],
+        let key = match matched_by {
+            DestinationMatch::Address => [word(ip), protocol, port_word(self.portal.port)],
+            DestinationMatch::NodePort => [protocol, port_word(self.portal.node_port.unwrap_or(0)), 0],
         };
-        Destination { door, key }
+        Destination { matched_by, key }
     }
 }
 
@@ -208,7 +221,7 @@ impl Destination {
     /// The key of a set that asks for one thing more.
     fn and(&self, more: u32) -> Words {
         let [a, b, c] = self.key;
-        if self.door == Door::Address { [a, b, c, more] } else { [a, b, more, 0] }
+        if self.matched_by == DestinationMatch::Address { [a, b, c, more] } else { [a, b, more, 0] }
     }
 }
 
@@ -268,7 +281,7 @@ mod tests {
     };
     use serde_json::{Value, json};
 
-    fn written(spec: Value, endpoints: &[&str]) -> (Needs, Vec<Class>) {
+    fn written(spec: Value, endpoints: &[&str]) -> (WantedElements, Vec<ServiceChain>) {
         let mut spec = spec;
         let status = spec.as_object_mut().unwrap().remove("status");
         let mut service = service("d/s", spec);
@@ -281,12 +294,12 @@ mod tests {
             node_ips: vec!["192.0.2.1".parse().unwrap()],
             ..NodeNetwork::default()
         };
-        let (line, mut needs, mut classes) = (Line::next(None, 2, &portals[0]), Needs::default(), Vec::new());
+        let (line, mut needs, mut chains) = (PortEndpoints::next(None, 2, &portals[0]), WantedElements::default(), Vec::new());
         needs.add(&portals[0], &line, &site);
         for element in needs.own.values().flatten() {
-            classes.extend(if let Set::Class(class) = element.set { Some(class) } else { None });
+            chains.extend(if let Set::ServiceChain(class) = element.set { Some(class) } else { None });
         }
-        (needs, classes)
+        (needs, chains)
     }
 
     fn spec(more: Value) -> Value {
@@ -295,52 +308,55 @@ mod tests {
         spec
     }
 
-    fn in_set(needs: &Needs, set: Set) -> Vec<(Words, [u32; 2])> {
+    fn in_set(needs: &WantedElements, set: Set) -> Vec<(Words, [u32; 2])> {
         let all = needs.own.values().flatten().chain(&needs.shared);
         all.filter(|e| e.set == set).map(|e| (e.key, e.data)).collect()
     }
 
     #[test]
     fn a_cluster_ip_is_a_member_of_its_class_with_its_endpoints_by_place() {
-        let (all, classes) = written(spec(json!({})), &["10.77.0.2@n1", "10.77.0.3@n2"]);
+        let (all, chains) = written(spec(json!({})), &["10.77.0.2@n1", "10.77.0.3@n2"]);
         let [ip, tcp, port] = [word("10.96.0.1".parse().unwrap()), protocol(Protocol::Tcp), port_word(80)];
-        for set in [Set::Services(Door::Address), Set::Class(classes[0])] {
+        for set in [Set::Services(DestinationMatch::Address), Set::ServiceChain(chains[0])] {
             assert_eq!(in_set(&all, set), [([ip, tcp, port, 0], [0, 0])]);
         }
         let second = [word("10.77.0.3".parse().unwrap()), port_word(8080)];
-        assert_eq!(in_set(&all, Set::Endpoints(Door::Address))[1], ([ip, tcp, port, 1], second));
+        assert_eq!(in_set(&all, Set::Endpoints(DestinationMatch::Address))[1], ([ip, tcp, port, 1], second));
         assert_eq!(in_set(&all, Set::Hairpin).len(), 2);
         assert!(all.sticky.is_empty());
-        assert_eq!((classes.len(), classes[0].count, in_set(&all, Set::MasqueradedOutsiders).len()), (1, 2, 1));
-        assert_eq!(classes[0].name(), "ip-cluster-2");
+        assert_eq!((chains.len(), chains[0].count, in_set(&all, Set::MasqueradedOutsiders).len()), (1, 2, 1));
+        assert_eq!(chains[0].name(), "ip-cluster-2");
     }
 
     #[test]
     fn policies_are_told_by_the_class_and_missing_endpoints_by_a_refusal() {
         let node_port = json!({"ports": [{"port": 80, "nodePort": 30080}], "externalTrafficPolicy": "Local"});
-        let refused = |needs: &Needs, door, refusal| in_set(needs, Set::Refused(door, refusal)).len();
-        let (local, classes) = written(spec(node_port.clone()), &["10.77.0.2@n1", "10.77.0.3@n2"]);
-        assert_eq!((classes[1].insiders, classes[1].count, classes[1].list), (2, 1, List::Local));
-        assert_eq!(classes[1].name(), "nodeport-local-1-or-cluster-2");
-        let places: Vec<u32> = in_set(&local, Set::Endpoints(Door::NodePort)).iter().map(|(key, _)| key[2]).collect();
+        let refused = |needs: &WantedElements, matched_by, refusal| in_set(needs, Set::Refused(matched_by, refusal)).len();
+        let (local, chains) = written(spec(node_port.clone()), &["10.77.0.2@n1", "10.77.0.3@n2"]);
+        assert_eq!((chains[1].insiders, chains[1].count, chains[1].list), (2, 1, List::Local));
+        assert_eq!(chains[1].name(), "nodeport-local-1-or-cluster-2");
+        let places: Vec<u32> = in_set(&local, Set::Endpoints(DestinationMatch::NodePort)).iter().map(|(key, _)| key[2]).collect();
         assert_eq!(places, [1_000_000, 0, 1]);
-        let (elsewhere, classes) = written(spec(node_port.clone()), &["10.77.0.3@n2"]);
-        assert_eq!((classes[1].insiders, classes[1].count), (1, 0));
-        assert_eq!(refused(&elsewhere, Door::NodePort, Refusal::Drop), 1);
-        let (nowhere, classes) = written(spec(node_port), &[]);
-        assert_eq!((classes.len(), in_set(&nowhere, Set::Services(Door::NodePort)).len()), (0, 0));
-        assert_eq!(refused(&nowhere, Door::NodePort, Refusal::Reject) + refused(&nowhere, Door::Address, Refusal::Reject), 2);
-        let (internal, classes) = written(spec(json!({"internalTrafficPolicy": "Local"})), &["10.77.0.3@n2"]);
-        assert_eq!((classes.len(), refused(&internal, Door::Address, Refusal::Drop)), (0, 1));
+        let (elsewhere, chains) = written(spec(node_port.clone()), &["10.77.0.3@n2"]);
+        assert_eq!((chains[1].insiders, chains[1].count), (1, 0));
+        assert_eq!(refused(&elsewhere, DestinationMatch::NodePort, Refusal::Drop), 1);
+        let (nowhere, chains) = written(spec(node_port), &[]);
+        assert_eq!((chains.len(), in_set(&nowhere, Set::Services(DestinationMatch::NodePort)).len()), (0, 0));
+        assert_eq!(
+            refused(&nowhere, DestinationMatch::NodePort, Refusal::Reject) + refused(&nowhere, DestinationMatch::Address, Refusal::Reject),
+            2
+        );
+        let (internal, chains) = written(spec(json!({"internalTrafficPolicy": "Local"})), &["10.77.0.3@n2"]);
+        assert_eq!((chains.len(), refused(&internal, DestinationMatch::Address, Refusal::Drop)), (0, 1));
     }
 
     #[test]
     fn clients_that_stay_have_chains_of_their_own() {
-        let (all, classes) = written(spec(json!({"sessionAffinity": "ClientIP"})), &["10.77.0.2@n1", "10.77.0.3@n2"]);
-        assert_eq!((classes[0].sticky, classes[0].count), (NonZeroU32::new(2), 1));
-        assert_eq!(classes[0].name(), "ip-cluster-1-sticky-2");
+        let (all, chains) = written(spec(json!({"sessionAffinity": "ClientIP"})), &["10.77.0.2@n1", "10.77.0.3@n2"]);
+        assert_eq!((chains[0].sticky, chains[0].count), (NonZeroU32::new(2), 1));
+        assert_eq!(chains[0].name(), "ip-cluster-1-sticky-2");
         assert_eq!(all.sticky.keys().copied().collect::<Vec<_>>(), [2]);
-        assert!(in_set(&all, Set::Endpoints(Door::Address)).is_empty());
+        assert!(in_set(&all, Set::Endpoints(DestinationMatch::Address)).is_empty());
     }
 
     #[test]

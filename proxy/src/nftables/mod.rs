@@ -7,9 +7,9 @@
 //! `pkg/proxy/nftables/proxier.go`; the sets and maps are our own.
 
 mod base_chains;
-mod class;
 mod elements;
 mod expr;
+mod service_chain;
 mod sets;
 mod slots;
 mod sticky;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::{
     base_chains::TABLE,
-    class::{Class, Door},
+    service_chain::{DestinationMatch, ServiceChain},
 };
 use crate::netlink::{LIST_ELEMENT, Verb, Writer};
 
@@ -13,16 +13,16 @@ use crate::netlink::{LIST_ELEMENT, Verb, Writer};
 pub enum Set {
     ClusterIps,
     /// All destinations that have an endpoint here.
-    Services(Door),
+    Services(DestinationMatch),
     /// Those of one class. Classes whose clients stay share [`Set::Sticky`].
-    Class(Class),
-    /// Destination -> the chain of its class. Elements are of [`Set::Class`].
-    Sticky(Door),
+    ServiceChain(ServiceChain),
+    /// Destination -> the chain of its class. Elements are of [`Set::ServiceChain`].
+    Sticky(DestinationMatch),
     /// Destination and place -> endpoint.
-    Endpoints(Door),
-    Refused(Door, Refusal),
+    Endpoints(DestinationMatch),
+    Refused(DestinationMatch, Refusal),
     /// What is sent there is masqueraded.
-    Masqueraded(Door),
+    Masqueraded(DestinationMatch),
     /// The same for who is not of the cluster's network.
     MasqueradedOutsiders,
     Hairpin,
@@ -73,14 +73,16 @@ const CONCAT: u32 = 0x80;
 const CLIENTS_MAX: u32 = 262_144;
 /// `NFT_DATA_VERDICT`
 const VERDICT_TYPE: u32 = 0xffff_ff00;
-const BOTH_DOORS: [Door; 2] = [Door::Address, Door::NodePort];
+const BOTH_DOORS: [DestinationMatch; 2] = [DestinationMatch::Address, DestinationMatch::NodePort];
 
 impl Set {
     /// Those that are there without any service.
     pub fn standing() -> impl Iterator<Item = Set> {
-        let by_door = |door| {
-            let refused = [Set::Refused(door, Refusal::Reject), Set::Refused(door, Refusal::Drop)];
-            [Set::Services(door), Set::Sticky(door), Set::Endpoints(door), Set::Masqueraded(door)].into_iter().chain(refused)
+        let by_door = |matched_by| {
+            let refused = [Set::Refused(matched_by, Refusal::Reject), Set::Refused(matched_by, Refusal::Drop)];
+            [Set::Services(matched_by), Set::Sticky(matched_by), Set::Endpoints(matched_by), Set::Masqueraded(matched_by)]
+                .into_iter()
+                .chain(refused)
         };
         [Set::ClusterIps, Set::MasqueradedOutsiders, Set::Hairpin, Set::Firewalled, Set::FirewallSources]
             .into_iter()
@@ -89,21 +91,21 @@ impl Set {
 
     pub fn name(self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
-            Set::Class(class) if class.sticky.is_none() => return Cow::Owned(class.name()),
-            Set::Class(Class { door, .. }) => return Set::Sticky(door).name(),
+            Set::ServiceChain(class) if class.sticky.is_none() => return Cow::Owned(class.name()),
+            Set::ServiceChain(ServiceChain { matched_by, .. }) => return Set::Sticky(matched_by).name(),
             Set::ClusterIps => "cluster-ips",
-            Set::Services(Door::Address) => "service-ips",
-            Set::Services(Door::NodePort) => "service-nodeports",
-            Set::Sticky(Door::Address) => "sticky-ips",
-            Set::Sticky(Door::NodePort) => "sticky-nodeports",
-            Set::Endpoints(Door::Address) => "service-endpoints",
-            Set::Endpoints(Door::NodePort) => "nodeport-endpoints",
-            Set::Refused(Door::Address, Refusal::Reject) => "rejected-ips",
-            Set::Refused(Door::Address, Refusal::Drop) => "dropped-ips",
-            Set::Refused(Door::NodePort, Refusal::Reject) => "rejected-nodeports",
-            Set::Refused(Door::NodePort, Refusal::Drop) => "dropped-nodeports",
-            Set::Masqueraded(Door::Address) => "masq-ips",
-            Set::Masqueraded(Door::NodePort) => "masq-nodeports",
+            Set::Services(DestinationMatch::Address) => "service-ips",
+            Set::Services(DestinationMatch::NodePort) => "service-nodeports",
+            Set::Sticky(DestinationMatch::Address) => "sticky-ips",
+            Set::Sticky(DestinationMatch::NodePort) => "sticky-nodeports",
+            Set::Endpoints(DestinationMatch::Address) => "service-endpoints",
+            Set::Endpoints(DestinationMatch::NodePort) => "nodeport-endpoints",
+            Set::Refused(DestinationMatch::Address, Refusal::Reject) => "rejected-ips",
+            Set::Refused(DestinationMatch::Address, Refusal::Drop) => "dropped-ips",
+            Set::Refused(DestinationMatch::NodePort, Refusal::Reject) => "rejected-nodeports",
+            Set::Refused(DestinationMatch::NodePort, Refusal::Drop) => "dropped-nodeports",
+            Set::Masqueraded(DestinationMatch::Address) => "masq-ips",
+            Set::Masqueraded(DestinationMatch::NodePort) => "masq-nodeports",
             Set::MasqueradedOutsiders => "masq-outsiders-ips",
             Set::Hairpin => "hairpin-connections",
             Set::Firewalled => "firewall-ips",
@@ -117,13 +119,16 @@ impl Set {
         let place = Value::Words(&[Address, Port]);
         match self {
             Set::ClusterIps => set(&[Address]),
-            Set::Class(class) if class.sticky.is_some() => Set::Sticky(class.door).form(),
-            Set::Services(door) | Set::Refused(door, _) | Set::Masqueraded(door) | Set::Class(Class { door, .. }) => set(destination(door)),
-            Set::Sticky(door) => map(destination(door), Value::Verdict),
-            Set::Endpoints(Door::Address) => map(&[Address, Protocol, Port, Number], place),
-            Set::Endpoints(Door::NodePort) => map(&[Protocol, Port, Number], place),
+            Set::ServiceChain(class) if class.sticky.is_some() => Set::Sticky(class.matched_by).form(),
+            Set::Services(matched_by)
+            | Set::Refused(matched_by, _)
+            | Set::Masqueraded(matched_by)
+            | Set::ServiceChain(ServiceChain { matched_by, .. }) => set(destination(matched_by)),
+            Set::Sticky(matched_by) => map(destination(matched_by), Value::Verdict),
+            Set::Endpoints(DestinationMatch::Address) => map(&[Address, Protocol, Port, Number], place),
+            Set::Endpoints(DestinationMatch::NodePort) => map(&[Protocol, Port, Number], place),
             Set::Hairpin => set(&[Address, Address]),
-            Set::Firewalled | Set::MasqueradedOutsiders => set(destination(Door::Address)),
+            Set::Firewalled | Set::MasqueradedOutsiders => set(destination(DestinationMatch::Address)),
             Set::FirewallSources => Form { key: &[Address, Protocol, Port, Address], value: Value::None, flags: INTERVAL | CONCAT },
         }
     }
@@ -213,10 +218,10 @@ pub fn write_clients(name: &str, w: &mut Writer) {
     Form { key: &[Address], value: Value::None, flags: TIMEOUT | EVAL }.write(name, w);
 }
 
-fn destination(door: Door) -> &'static [Kind] {
-    match door {
-        Door::Address => &[Address, Protocol, Port],
-        Door::NodePort => &[Protocol, Port],
+fn destination(matched_by: DestinationMatch) -> &'static [Kind] {
+    match matched_by {
+        DestinationMatch::Address => &[Address, Protocol, Port],
+        DestinationMatch::NodePort => &[Protocol, Port],
     }
 }
 

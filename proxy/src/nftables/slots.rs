@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    class::Class,
     elements::{Element, Words},
+    service_chain::ServiceChain,
     sets::Set,
 };
 
@@ -18,8 +18,8 @@ pub struct Slots {
     /// Slots as they were before they were touched; `None`: empty.
     before: HashMap<At, Option<Data>>,
     /// How many destinations a class has.
-    used: HashMap<Class, usize>,
-    touched: HashSet<Class>,
+    used: HashMap<ServiceChain, usize>,
+    touched: HashSet<ServiceChain>,
 }
 
 #[derive(Clone, Copy)]
@@ -34,7 +34,7 @@ pub struct Changes {
     pub gone: Vec<Element>,
     pub come: Vec<Element>,
     /// Classes whose number of destinations changed.
-    pub classes: HashSet<Class>,
+    pub chains: HashSet<ServiceChain>,
 }
 
 impl Slots {
@@ -42,7 +42,7 @@ impl Slots {
         let at = self.touch(element);
         let slot = self.slots.entry(at).or_insert(Slot { data: element.data, claims: 0 });
         slot.claims += 1;
-        if let (Set::Class(class), 1) = (element.set, slot.claims) {
+        if let (Set::ServiceChain(class), 1) = (element.set, slot.claims) {
             *self.used.entry(class).or_default() += 1;
             self.touched.insert(class);
         }
@@ -56,7 +56,7 @@ impl Slots {
             return;
         }
         self.slots.remove(&at);
-        if let Set::Class(class) = element.set {
+        if let Set::ServiceChain(class) = element.set {
             let left = self.used.remove(&class).unwrap_or(1) - 1;
             if left > 0 {
                 self.used.insert(class, left);
@@ -66,7 +66,7 @@ impl Slots {
     }
 
     pub fn take_changes(&mut self) -> Changes {
-        let mut changes = Changes { classes: std::mem::take(&mut self.touched), ..Changes::default() };
+        let mut changes = Changes { chains: std::mem::take(&mut self.touched), ..Changes::default() };
         for (at, old) in std::mem::take(&mut self.before) {
             let new = self.slots.get(&at).map(|slot| slot.data);
             if old == new {
@@ -83,13 +83,13 @@ impl Slots {
         self.slots.iter().map(|((set, key), slot)| Element { set: *set, key: *key, data: slot.data }).collect()
     }
 
-    pub fn is_used(&self, class: &Class) -> bool {
+    pub fn is_used(&self, class: &ServiceChain) -> bool {
         self.used.contains_key(class)
     }
 
     /// All that have destinations, those with most of them first.
-    pub fn classes(&self) -> Vec<Class> {
-        let mut all: Vec<(&Class, &usize)> = self.used.iter().collect();
+    pub fn chains(&self) -> Vec<ServiceChain> {
+        let mut all: Vec<(&ServiceChain, &usize)> = self.used.iter().collect();
         all.sort_unstable_by_key(|(class, uses)| (std::cmp::Reverse(**uses), **class));
         all.into_iter().map(|(class, _)| *class).collect()
     }

@@ -4,9 +4,9 @@ use std::{borrow::Cow, net::SocketAddrV4};
 
 use super::{
     base_chains,
-    class::List,
     elements::{port_word, protocol, word},
     expr::{Field, Reg, Step},
+    service_chain::List,
     sets,
 };
 use crate::{

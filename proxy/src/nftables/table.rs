@@ -9,9 +9,9 @@ use api::Key;
 
 use super::{
     base_chains::{self, TABLE, WITNESS},
-    class::Class,
-    elements::{Destination, Element, Line, Needs},
+    elements::{Destination, Element, PortEndpoints, WantedElements},
     expr::Verdict,
+    service_chain::ServiceChain,
     sets::{Form, Set},
     slots::Slots,
     sticky::Sticky,
@@ -36,16 +36,16 @@ const CLASSES_KEPT: usize = 64;
 pub struct Table {
     site: NodeNetwork,
     socket: Option<Arc<Socket>>,
-    services: HashMap<Key, Held>,
+    services: HashMap<Key, ServiceElements>,
     slots: Slots,
     /// The service that has a destination, by its number.
     owners: HashMap<Destination, u32>,
     /// Other services that want it, in the order they came. Empty on a sound cluster.
     waiting: HashMap<Destination, VecDeque<Key>>,
     /// Those whose sets and chains stand in the kernel.
-    written: HashSet<Class>,
+    written: HashSet<ServiceChain>,
     /// Of these, those that have no destinations now.
-    idle: HashSet<Class>,
+    idle: HashSet<ServiceChain>,
     /// Lists of endpoints whose clients stay, by number.
     sticky: BTreeMap<u32, Sticky>,
     /// Those that were touched as they were before; `None`: not there.
@@ -57,9 +57,9 @@ pub struct Table {
 
 /// One service: its number, its portals by port and protocol, and what it claims.
 #[derive(Default)]
-struct Held {
+struct ServiceElements {
     number: u32,
-    lines: BTreeMap<(u16, Protocol), Line>,
+    lines: BTreeMap<(u16, Protocol), PortEndpoints>,
     own: BTreeMap<Destination, Vec<Element>>,
     shared: Vec<Element>,
     sticky: Vec<u32>,
@@ -70,14 +70,14 @@ impl Table {
     pub fn update(&mut self, changes: &[(Key, Vec<ServicePort>)]) -> Option<Vec<u8>> {
         changes.iter().for_each(|(key, portals)| self.take(key, portals));
         let changes = self.slots.take_changes();
-        let (born, gone) = self.settle(changes.classes);
+        let (born, gone) = self.settle(changes.chains);
         let sticky = self.take_sticky_changes();
         let mut writer = Writer::batch();
         for (number, old, new) in &sticky {
             new.iter().for_each(|new| new.write(*number, old.as_ref(), &mut writer));
         }
-        born.iter().for_each(|class| make_class(class, &mut writer));
-        born.iter().for_each(|class| self.write_class(class, &mut writer));
+        born.iter().for_each(|class| make_chain(class, &mut writer));
+        born.iter().for_each(|class| self.write_chain(class, &mut writer));
         write_elements(Verb::DelElement, changes.gone, &mut writer);
         write_elements(Verb::NewElement, changes.come, &mut writer);
         if born.iter().chain(&gone).any(|class| class.sticky.is_none()) {
@@ -96,17 +96,17 @@ impl Table {
         changes.iter().for_each(|(key, portals)| self.take(key, portals));
         self.slots.take_changes();
         self.sticky_before.clear();
-        self.idle = Class::common().filter(|class| !self.slots.is_used(class)).collect();
-        let classes = self.ways();
-        self.written = classes.iter().copied().collect();
+        self.idle = ServiceChain::common().filter(|class| !self.slots.is_used(class)).collect();
+        let chains = self.ways();
+        self.written = chains.iter().copied().collect();
         let mut writer = Writer::batch();
         base_chains::write(&self.site, &mut writer);
         self.sticky.iter().for_each(|(number, sticky)| sticky.write(*number, None, &mut writer));
-        classes.iter().for_each(|class| make_class(class, &mut writer));
+        chains.iter().for_each(|class| make_chain(class, &mut writer));
         // An element takes longer with each rule that asks its map: the rules come after.
         write_elements(Verb::NewElement, self.slots.all(), &mut writer);
-        classes.iter().for_each(|class| self.write_class(class, &mut writer));
-        base_chains::write_ways(classes.iter(), &mut writer);
+        chains.iter().for_each(|class| self.write_chain(class, &mut writer));
+        base_chains::write_ways(chains.iter(), &mut writer);
         writer.finish()
     }
 
@@ -188,13 +188,13 @@ impl Table {
         let sticky = needs.sticky.keys().copied().collect();
         self.take_sticky(&old.sticky, needs.sticky);
         if !lines.is_empty() {
-            self.services.insert(key.clone(), Held { number: old.number, lines, own: needs.own, shared: needs.shared, sticky });
+            self.services.insert(key.clone(), ServiceElements { number: old.number, lines, own: needs.own, shared: needs.shared, sticky });
         }
     }
 
     /// Numbers are given where there are none yet.
-    fn needs(&mut self, old: &mut Held, portals: &[ServicePort]) -> (BTreeMap<(u16, Protocol), Line>, Needs) {
-        let (mut lines, mut needs) = (BTreeMap::new(), Needs::default());
+    fn needs(&mut self, old: &mut ServiceElements, portals: &[ServicePort]) -> (BTreeMap<(u16, Protocol), PortEndpoints>, WantedElements) {
+        let (mut lines, mut needs) = (BTreeMap::new(), WantedElements::default());
         if old.number == 0 {
             old.number = self.fresh_number();
         }
@@ -202,7 +202,7 @@ impl Table {
             let of = (portal.port, portal.protocol);
             let was = old.lines.get(&of);
             let id = was.map_or_else(|| self.fresh_number(), |line| line.id);
-            let line = Line::next(was, id, portal);
+            let line = PortEndpoints::next(was, id, portal);
             needs.add(portal, &line, &self.site);
             lines.insert(of, line);
         }
@@ -267,9 +267,9 @@ impl Table {
         all.filter(|(_, old, new)| old != new).collect()
     }
 
-    /// Of classes that were touched: those that must be written, and those that must go.
-    fn settle(&mut self, touched: HashSet<Class>) -> (Vec<Class>, Vec<Class>) {
-        let (used, mut gone): (Vec<Class>, Vec<Class>) = touched.into_iter().partition(|class| self.slots.is_used(class));
+    /// Of chains that were touched: those that must be written, and those that must go.
+    fn settle(&mut self, touched: HashSet<ServiceChain>) -> (Vec<ServiceChain>, Vec<ServiceChain>) {
+        let (used, mut gone): (Vec<ServiceChain>, Vec<ServiceChain>) = touched.into_iter().partition(|class| self.slots.is_used(class));
         for class in &used {
             self.idle.remove(class);
         }
@@ -278,7 +278,7 @@ impl Table {
         self.idle.extend(gone.iter().filter(|class| class.sticky.is_none()));
         gone.retain(|class| class.sticky.is_some());
         if self.idle.len() > CLASSES_KEPT {
-            let (common, rare): (HashSet<Class>, HashSet<Class>) = self.idle.drain().partition(Class::is_common);
+            let (common, rare): (HashSet<ServiceChain>, HashSet<ServiceChain>) = self.idle.drain().partition(ServiceChain::is_common);
             self.idle = common;
             gone.extend(rare);
         }
@@ -289,26 +289,26 @@ impl Table {
     }
 
     /// Those in use, and behind them those that are kept.
-    fn ways(&self) -> Vec<Class> {
-        let mut all = self.slots.classes();
+    fn ways(&self) -> Vec<ServiceChain> {
+        let mut all = self.slots.chains();
         all.extend(&self.idle);
         all
     }
 
-    fn write_class(&self, class: &Class, writer: &mut Writer) {
+    fn write_chain(&self, class: &ServiceChain, writer: &mut Writer) {
         let name = class.name();
         class.rules(self.site.cluster_cidr).iter().for_each(|steps| base_chains::rule(&name, steps, writer));
     }
 }
 
-fn make_class(class: &Class, writer: &mut Writer) {
+fn make_chain(class: &ServiceChain, writer: &mut Writer) {
     if class.sticky.is_none() {
-        Set::Class(*class).write(writer);
+        Set::ServiceChain(*class).write(writer);
     }
     base_chains::chain(&class.name(), writer);
 }
 
-fn remove_class(class: &Class, writer: &mut Writer) {
+fn remove_class(class: &ServiceChain, writer: &mut Writer) {
     base_chains::remove(Verb::DelChain, &class.name(), writer);
     if class.sticky.is_none() {
         base_chains::remove(Verb::DelSet, &class.name(), writer);
@@ -342,7 +342,7 @@ fn write_element(verb: Verb, form: &Form, element: &Element, w: &mut Writer) {
             return;
         }
         match element.set {
-            Set::Class(class) if class.sticky.is_some() => w.nested(2, |w| Verdict::Goto(class.name()).write(w)),
+            Set::ServiceChain(class) if class.sticky.is_some() => w.nested(2, |w| Verdict::Goto(class.name()).write(w)),
             _ if form.value_words() > 0 => w.nested(2, |w| w.attr(1, &words(&element.data, form.value_words()))),
             _ => {}
         }
@@ -384,7 +384,7 @@ mod tests {
         let first = table.full(NodeNetwork::default(), &all).unwrap();
         assert_eq!(table.update(&[change("a", "10.96.0.1", &pods(1..50))]), None);
         let more = table.update(&[change("a", "10.96.0.1", &pods(1..51))]).unwrap();
-        // The class of 50 is new, so the way to all classes is written.
+        // The class of 50 is new, so the way to all chains is written.
         assert!(more.len() < 16_000 && more.len() < first.len() / 4, "{} {}", more.len(), first.len());
         assert_eq!((table.written.len(), table.idle.len()), (18, 13));
         let less = table.update(&[change("a", "10.96.0.1", &pods(2..50)), change("b", "10.96.0.2", &pods(2..50))]).unwrap();
@@ -394,7 +394,7 @@ mod tests {
         assert!(back.len() < 1000 && table.idle.len() == 14, "{}", back.len());
         table.update(&[change("b", "10.96.0.2", &pods(2..50))]);
         let other = table.update(&[change("a", "10.96.0.1", &pods(3..51)), change("b", "10.96.0.2", &pods(2..50))]).unwrap();
-        // Same classes: one place gets another endpoint.
+        // Same chains: one place gets another endpoint.
         assert!(other.len() < 600, "{}", other.len());
         for count in 60..120 {
             table.update(&[change("a", "10.96.0.1", &pods(1..count))]);

@@ -1,7 +1,7 @@
 //! A pod as it is served -> what schedulers and controllers read of it: a fifth of the memory, and less to decode.
 //!
 //! k8s-openapi's types are wide (a container takes 2 KiB before anything is in it), and pods are many, made from few templates. The fields
-//! have the names they have there; those that come from a template are kept once for all pods that say the same ([`Shape`]). Whoever runs
+//! have the names they have there; those that come from a template are kept once for all pods that say the same ([`PodTemplateFields`]). Whoever runs
 //! pods needs all of a pod, and takes k8s-openapi's. These here cannot be written: nothing in here is `Serialize` but what is read of it.
 
 mod shared;
@@ -64,7 +64,7 @@ pub struct SharedMeta {
     pub owner_references: Option<Vec<OwnerReference>>,
 }
 
-/// What is the pod's own; all else is found in its [`Shape`].
+/// What is the pod's own; all else is found in its [`PodTemplateFields`].
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(from = "Spec")]
 pub struct PodSpec {
@@ -74,12 +74,12 @@ pub struct PodSpec {
     pub volumes: Option<Vec<Volume>>,
     /// A `DaemonSet` gives each of its pods another.
     pub affinity: Option<Shared<Affinity>>,
-    pub shape: Shared<Shape>,
+    pub template: Shared<PodTemplateFields>,
 }
 
 /// What pods of one template have in common.
 #[derive(Debug, Default, PartialEq, Serialize)]
-pub struct Shape {
+pub struct PodTemplateFields {
     pub containers: Vec<Container>,
     pub init_containers: Option<Vec<Container>>,
     pub node_selector: Option<BTreeMap<String, String>>,
@@ -245,16 +245,16 @@ impl Deref for PodMeta {
 }
 
 impl Deref for PodSpec {
-    type Target = Shape;
+    type Target = PodTemplateFields;
 
-    fn deref(&self) -> &Shape {
-        &self.shape
+    fn deref(&self) -> &PodTemplateFields {
+        &self.template
     }
 }
 
-impl Pooled for Shape {
+impl Pooled for PodTemplateFields {
     fn pool() -> &'static Pool<Self> {
-        static POOL: Pool<Shape> = Pool::new();
+        static POOL: Pool<PodTemplateFields> = Pool::new();
         &POOL
     }
 }
@@ -334,7 +334,7 @@ struct Spec {
 
 impl From<Spec> for PodSpec {
     fn from(spec: Spec) -> Self {
-        let shape = Shape {
+        let template = PodTemplateFields {
             containers: spec.containers,
             init_containers: spec.init_containers,
             node_selector: spec.node_selector,
@@ -354,7 +354,7 @@ impl From<Spec> for PodSpec {
             hostname: spec.hostname,
             volumes: spec.volumes.and_then(placed),
             affinity: spec.affinity.map(Shared::new),
-            shape: Shared::new(shape),
+            template: Shared::new(template),
         }
     }
 }

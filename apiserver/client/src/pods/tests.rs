@@ -89,11 +89,11 @@ fn pods_of_one_template_share_what_it_says() {
     let (a, b) = (read(&pod("a", "n")), read(&pod("b", "m")));
     assert!(std::ptr::eq(&raw const *a.metadata.shared, &raw const *b.metadata.shared));
     let (a, b) = (a.spec.unwrap(), b.spec.unwrap());
-    assert!(std::ptr::eq(&raw const *a.shape, &raw const *b.shape));
+    assert!(std::ptr::eq(&raw const *a.template, &raw const *b.template));
     assert!(std::ptr::eq(&raw const **a.affinity.as_ref().unwrap(), &raw const **b.affinity.as_ref().unwrap()));
     let mut other = pod("c", "n");
     other["spec"]["containers"][0]["image"] = "newer".into();
-    assert_ne!(a.shape, read(&other).spec.unwrap().shape);
+    assert_ne!(a.template, read(&other).spec.unwrap().template);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Files in memory, random -> a disk on a bad day: full, failing at any call, without power. For tests.
+//! Files in memory, random numbers -> a disk on a bad day: full, failing at any call, without power. For tests.
 //!
 //! It forgets as a real one may. What was written and not synced is kept, lost, or torn at sectors when the power goes, in any order; names that
 //! were made or changed and not synced are kept or lost. What is unsynced when a sync fails may be on the disk, or on its way still, or be in

@@ -13,8 +13,8 @@ use super::{
 
 /// What packets to a destination have in common. Equal ones share a set and a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Class {
-    pub door: Door,
+pub struct ServiceChain {
+    pub matched_by: DestinationMatch,
     /// Endpoints of the list Cluster for pods and this node itself, where others get the list Local; else 0.
     pub insiders: u32,
     pub list: List,
@@ -26,7 +26,7 @@ pub struct Class {
 
 /// How a destination is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Door {
+pub enum DestinationMatch {
     Address,
     NodePort,
 }
@@ -45,14 +45,14 @@ const LOCAL_PLACES: u32 = 1_000_000;
 const COMMON_SIZES: u32 = 8;
 const SPARE: Reg = Reg(12);
 
-impl Class {
+impl ServiceChain {
     /// Its set and its chain, as `nft` shows them.
     pub fn name(&self) -> String {
-        let door = if self.door == Door::Address { "ip" } else { "nodeport" };
+        let matched_by = if self.matched_by == DestinationMatch::Address { "ip" } else { "nodeport" };
         let list = if self.list == List::Cluster { "cluster" } else { "local" };
         let insiders = if self.insiders > 0 { format!("-or-cluster-{}", self.insiders) } else { String::new() };
         let sticky = self.sticky.map(|id| format!("-sticky-{id}")).unwrap_or_default();
-        format!("{door}-{list}-{}{insiders}{sticky}", self.count)
+        format!("{matched_by}-{list}-{}{insiders}{sticky}", self.count)
     }
 
     /// The lists that it chooses from.
@@ -63,8 +63,16 @@ impl Class {
     }
 
     /// Sizes that services mostly have, of both doors.
-    pub fn common() -> impl Iterator<Item = Class> {
-        let of = |count| [Door::Address, Door::NodePort].map(|door| Class { door, insiders: 0, list: List::Cluster, count, sticky: None });
+    pub fn common() -> impl Iterator<Item = ServiceChain> {
+        let of = |count| {
+            [DestinationMatch::Address, DestinationMatch::NodePort].map(|matched_by| ServiceChain {
+                matched_by,
+                insiders: 0,
+                list: List::Cluster,
+                count,
+                sticky: None,
+            })
+        };
         (1..=COMMON_SIZES).flat_map(of)
     }
 
@@ -75,7 +83,7 @@ impl Class {
     /// Its chain.
     pub fn rules(&self, cluster_cidr: Option<Ipv4Net>) -> Vec<Vec<Step>> {
         let mut rules = Vec::new();
-        let load = if self.sticky.is_some() { Vec::new() } else { destination(self.door) };
+        let load = if self.sticky.is_some() { Vec::new() } else { destination(self.matched_by) };
         if self.insiders > 0 {
             let cluster = [load.clone(), self.pick(List::Cluster, self.insiders)].concat();
             let local = vec![Step::Load(Field::SourceKind, SPARE), Step::Is(SPARE, LOCAL)];
@@ -93,9 +101,9 @@ impl Class {
         if let Some(id) = self.sticky {
             return vec![Step::End(Verdict::Goto(sticky::chain(id.get(), list)))];
         }
-        let (found, place) = (Reg(0), if self.door == Door::Address { Reg(3) } else { Reg(2) });
+        let (found, place) = (Reg(0), if self.matched_by == DestinationMatch::Address { Reg(3) } else { Reg(2) });
         let draw = Step::Draw { to: place, count, first: list.first_place() };
-        vec![draw, Step::Lookup(Set::Endpoints(self.door).name(), found, found), Step::Dnat(found)]
+        vec![draw, Step::Lookup(Set::Endpoints(self.matched_by).name(), found, found), Step::Dnat(found)]
     }
 }
 
@@ -107,12 +115,12 @@ impl List {
 }
 
 /// Loads what sets of destinations are asked with, from the first register on.
-pub fn destination(door: Door) -> Vec<Step> {
-    match door {
-        Door::Address => {
+pub fn destination(matched_by: DestinationMatch) -> Vec<Step> {
+    match matched_by {
+        DestinationMatch::Address => {
             vec![Step::Load(Field::Destination, Reg(0)), Step::Load(Field::Protocol, Reg(1)), Step::Load(Field::Port, Reg(2))]
         }
-        Door::NodePort => vec![Step::Load(Field::Protocol, Reg(0)), Step::Load(Field::Port, Reg(1))],
+        DestinationMatch::NodePort => vec![Step::Load(Field::Protocol, Reg(0)), Step::Load(Field::Port, Reg(1))],
     }
 }
 

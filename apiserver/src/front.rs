@@ -202,7 +202,7 @@ impl Call {
     }
 
     async fn non_resource(&self) -> Response {
-        // Sites read the path as sent: it must be the one that was authorized.
+        // Handlers read the path as sent: it must be the one that was authorized.
         if self.parts.uri.path() != self.info.path {
             return route::not_found();
         }

@@ -1,6 +1,9 @@
 //! Discovery -> the collections that the server serves, custom ones included.
 
-use api::names::{api_version, segment};
+use api::{
+    Gvr,
+    names::{api_version, segment},
+};
 use client::kube;
 use http::Request;
 use serde::de::DeserializeOwned;
@@ -21,6 +24,10 @@ pub struct Collection {
 }
 
 impl Collection {
+    pub fn gvr(&self) -> Gvr {
+        Gvr::new(self.group.clone(), self.version.clone(), self.plural.clone())
+    }
+
     /// `/api/v1/namespaces/shop/pods`; `None` is the collection over all namespaces, or a cluster-scoped one.
     pub fn path(&self, namespace: Option<&str>) -> String {
         let root = if self.group.is_empty() { format!("/api/{}", self.version) } else { format!("/apis/{}/{}", self.group, self.version) };

@@ -163,7 +163,7 @@ fn plan(world: &World) -> Plan {
     let pods = world.contents.iter().find(|c| c.collection.plural == "pods" && c.collection.group.is_empty());
     let due: Vec<&Content> = pods.map_or_else(|| world.contents.iter().collect(), |pods| vec![pods]);
     let fresh = due.into_iter().filter(|c| c.going < c.count);
-    let deletions = fresh.map(|c| Action::DeleteAll { resource: "", path: c.collection.path(Some(&name)) });
+    let deletions = fresh.map(|c| Action::DeleteAll { resource: c.collection.gvr(), path: c.collection.path(Some(&name)) });
     let actions = deletions.chain(conditions(world)).collect();
     // Most deletions are done when they are answered: what is left shows at once.
     Plan::act(actions).again_in(if world.moved { Duration::ZERO } else { AGAIN })

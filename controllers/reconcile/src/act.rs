@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, mem::discriminant, time::Duration};
 
-use api::{Key, k8s::api::core::v1::ObjectReference};
+use api::{GroupResource, Key, k8s::api::core::v1::ObjectReference};
 use client::{Recorder, is_open, kube};
 use futures::{StreamExt, stream::FuturesUnordered};
 use http::Request;
@@ -32,7 +32,7 @@ pub(crate) struct Act {
 }
 
 /// By resource and key.
-pub(crate) type Spared = Box<dyn Fn(&str, &Key) -> bool + Send + Sync>;
+pub(crate) type Spared = Box<dyn Fn(&GroupResource, &Key) -> bool + Send + Sync>;
 
 /// What came of a plan: what was written, and what failed; after the first failure nothing new was begun.
 #[derive(Default)]
@@ -133,7 +133,7 @@ impl Act {
     /// What cannot be read is neither written over with what could be read of it, nor deleted on its account.
     fn spares(&self, action: &Action) -> bool {
         let (Action::Update { resource, path, .. } | Action::Delete { resource, path, .. }) = action else { return false };
-        let spared = key_of(resource, path).is_some_and(|key| (self.unreadable)(resource, &key));
+        let spared = key_of(&resource.resource, path).is_some_and(|key| (self.unreadable)(&resource.group_resource(), &key));
         if spared {
             tracing::debug!(path, "left alone: it cannot be read");
         }
@@ -141,7 +141,7 @@ impl Act {
     }
 
     /// Carries out one write; the resource and revision that came of it.
-    async fn one(&self, action: &Action) -> Result<Option<(&'static str, u64)>, kube::Error> {
+    async fn one(&self, action: &Action) -> Result<Option<(GroupResource, u64)>, kube::Error> {
         let (resource, request) = match action {
             Action::Event { .. } => return Ok(None),
             Action::Create { resource, path, object } => (resource, request("POST", path, "application/json", object)?),
@@ -152,10 +152,10 @@ impl Act {
                 return self.send_blindly(request("DELETE", path, "application/json", &options)?).await.map(|()| None);
             }
             Action::Delete { resource, path, options } => {
-                return Ok(self.delete(path, options).await?.map(|rev| (*resource, rev)));
+                return Ok(self.delete(path, options).await?.map(|rev| (resource.group_resource(), rev)));
             }
         };
-        Ok(self.send(request).await?.map(|rev| (*resource, rev)))
+        Ok(self.send(request).await?.map(|rev| (resource.group_resource(), rev)))
     }
 
     /// The revision that came of it. Without an answer the same is asked for again: it is about one object, and who only planned anew, before
@@ -275,20 +275,24 @@ mod tests {
         },
     };
 
-    use api::task::Group;
+    use api::{Gvr, task::Group};
 
     use super::*;
 
+    fn x() -> Gvr {
+        Gvr::new("", "v1", "x")
+    }
+
     fn patch(path: &str) -> Action {
-        Action::Patch { resource: "x", path: path.into(), form: crate::PatchType::Merge, patch: Value::Null }
+        Action::Patch { resource: x(), path: path.into(), form: crate::PatchType::Merge, patch: Value::Null }
     }
 
     fn create(path: &str) -> Action {
-        Action::Create { resource: "x", path: path.into(), object: Value::Null }
+        Action::Create { resource: x(), path: path.into(), object: Value::Null }
     }
 
     fn delete_all(path: &str) -> Action {
-        Action::DeleteAll { resource: "", path: path.into() }
+        Action::DeleteAll { resource: x(), path: path.into() }
     }
 
     #[tokio::test(start_paused = true)]
@@ -351,7 +355,7 @@ mod tests {
             let (client, group) = (kube::Client::new(server, "default"), Group::new());
             let act = Act::new(client.clone(), Recorder::new(client, "test", None, &group), Box::new(|_, _| false));
             let options = json!({"preconditions": {"uid": "u"}});
-            let acted = act.all(vec![Action::Delete { resource: "pods", path: "/pods/a".into(), options }]).await;
+            let acted = act.all(vec![Action::Delete { resource: Gvr::new("", "v1", "pods"), path: "/pods/a".into(), options }]).await;
             assert_eq!((asked.load(Ordering::Relaxed), acted.written.len(), acted.failed.len()), wanted, "{answers:?}");
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api::{k8s::api::core::v1::ObjectReference, names::segment};
+use api::{Gvr, k8s::api::core::v1::ObjectReference, names::segment};
 use client::{Object, kube};
 use kube::Resource;
 use serde::Serialize;
@@ -22,30 +22,30 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     Create {
-        resource: &'static str,
+        resource: Gvr,
         path: String,
         object: Value,
     },
     /// A PUT: the object carries `resourceVersion` (and with it the precondition).
     Update {
-        resource: &'static str,
+        resource: Gvr,
         path: String,
         object: Value,
     },
     Patch {
-        resource: &'static str,
+        resource: Gvr,
         path: String,
         form: PatchType,
         patch: Value,
     },
     Delete {
-        resource: &'static str,
+        resource: Gvr,
         path: String,
         options: Value,
     },
     /// Deletes all of a collection, each object with its own grace period.
     DeleteAll {
-        resource: &'static str,
+        resource: Gvr,
         path: String,
     },
     Event {
@@ -101,17 +101,17 @@ impl Plan {
 
 impl Action {
     pub fn create<K: Object + Serialize>(object: &K) -> Self {
-        Self::Create { resource: plural::<K>(), path: collection::<K>(object.object_meta().namespace), object: value(object) }
+        Self::Create { resource: resource::<K>(), path: collection::<K>(object.object_meta().namespace), object: value(object) }
     }
 
     /// Writes all of the object but its status; it must carry the `resourceVersion` it was read with.
     pub fn update<K: Object + Serialize>(object: &K) -> Self {
-        Self::Update { resource: plural::<K>(), path: path(object), object: value(object) }
+        Self::Update { resource: resource::<K>(), path: path(object), object: value(object) }
     }
 
     /// Writes the object's status, with the `resourceVersion` it was read with.
     pub fn update_status<K: Object + Serialize>(object: &K) -> Self {
-        Self::Update { resource: plural::<K>(), path: format!("{}/status", path(object)), object: value(object) }
+        Self::Update { resource: resource::<K>(), path: format!("{}/status", path(object)), object: value(object) }
     }
 
     /// A merge patch, refused by the server if the object is not the same one (uid) any more.
@@ -128,7 +128,7 @@ impl Action {
         if let Some(uid) = object.object_meta().uid {
             patch["metadata"]["uid"] = uid.into();
         }
-        Self::Patch { resource: plural::<K>(), path, form, patch }
+        Self::Patch { resource: resource::<K>(), path, form, patch }
     }
 
     /// Deletes this very object (by uid), with its own grace period.
@@ -143,7 +143,7 @@ impl Action {
     /// `options` is the rest of `DeleteOptions`, e.g. `{"gracePeriodSeconds": 0}`.
     pub fn delete_with<K: Object>(object: &K, mut options: Value) -> Self {
         options["preconditions"] = json!({"uid": object.object_meta().uid});
-        Self::Delete { resource: plural::<K>(), path: path(object), options }
+        Self::Delete { resource: resource::<K>(), path: path(object), options }
     }
 
     /// A `Normal` event about the object.
@@ -171,12 +171,8 @@ pub fn reference<K: Object>(object: &K) -> ObjectReference {
     }
 }
 
-/// k8s-openapi's names are static.
-pub(crate) fn plural<K: Object>() -> &'static str {
-    match K::Served::plural(&()) {
-        std::borrow::Cow::Borrowed(name) => name,
-        std::borrow::Cow::Owned(_) => "",
-    }
+pub(crate) fn resource<K: Object>() -> Gvr {
+    Gvr::new(K::Served::group(&()), K::Served::version(&()), K::Served::plural(&()))
 }
 
 /// An empty namespace is none.
@@ -214,7 +210,7 @@ mod tests {
         object.metadata.namespace = Some("shop".into());
         object.metadata.uid = Some("u1".into());
         let Action::Delete { resource, path, options } = Action::delete_and(&object, Propagation::Background) else { panic!() };
-        assert_eq!((resource, path.as_str()), ("deployments", "/apis/apps/v1/namespaces/shop/deployments/web"));
+        assert_eq!((resource, path.as_str()), (Gvr::new("apps", "v1", "deployments"), "/apis/apps/v1/namespaces/shop/deployments/web"));
         assert_eq!(options, json!({"propagationPolicy": "Background", "preconditions": {"uid": "u1"}}));
         let Action::Patch { path, patch, form: PatchType::Strategic, .. } = Action::patch_status(&object, json!({"status": {}})) else {
             panic!()

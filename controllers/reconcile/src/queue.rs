@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use api::{Key, steps};
+use api::{GroupResource, Key, steps};
 use parking_lot::Mutex;
 use rand::Rng;
 use tokio::sync::Notify;
@@ -14,7 +14,7 @@ const BACKOFF_MIN: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
 /// What a key wrote last: per resource, the revision that the caches must have seen before it may run again.
-pub(crate) type Written = Vec<(&'static str, u64)>;
+pub(crate) type Written = Vec<(GroupResource, u64)>;
 
 /// Bounded by the number of objects: a key stands in here once.
 #[derive(Default)]
@@ -32,7 +32,7 @@ struct Inner {
     dirty: HashSet<Key>,
     held: HashMap<Key, Hold>,
     /// By resource, by revision: the keys that wait for it, each with the stamp of its hold.
-    awaited: HashMap<&'static str, Awaited>,
+    awaited: HashMap<GroupResource, Awaited>,
     stamp: u64,
     /// Until [`Queue::rested`].
     resting: HashSet<Key>,
@@ -100,7 +100,7 @@ impl Queue {
     }
 
     /// The caches have seen `resource` up to `rev`: keys that waited for it go on.
-    pub fn seen(&self, resource: &'static str, rev: u64) {
+    pub fn seen(&self, resource: &GroupResource, rev: u64) {
         let mut inner = self.inner.lock();
         if inner.held.is_empty() {
             inner.awaited.clear();
@@ -156,7 +156,7 @@ impl Inner {
     }
 
     /// Who waited for the resource at a revision up to this.
-    fn reached(&mut self, resource: &'static str, rev: u64) -> Vec<(Key, u64)> {
+    fn reached(&mut self, resource: &GroupResource, rev: u64) -> Vec<(Key, u64)> {
         let Some(waiting) = self.awaited.get_mut(resource) else { return Vec::new() };
         let mut out = Vec::new();
         while let Some(first) = waiting.first_entry().filter(|first| *first.key() <= rev) {
@@ -184,6 +184,10 @@ impl Inner {
 mod tests {
     use super::*;
 
+    fn pods() -> GroupResource {
+        GroupResource::new("", "pods")
+    }
+
     fn key(name: &str) -> Key {
         Key::new("d", name)
     }
@@ -208,12 +212,14 @@ mod tests {
         let queue = Queue::default();
         queue.wake(key("a"));
         queue.next();
-        queue.finish(&key("a"), vec![("pods", 7), ("pods", 9)]);
+        queue.finish(&key("a"), vec![(pods(), 7), (pods(), 9)]);
         queue.wake(key("a"));
-        queue.seen("pods", 8);
-        queue.seen("nodes", 99);
+        queue.seen(&pods(), 8);
+        queue.seen(&GroupResource::new("", "nodes"), 99);
+        // Of the same plural, but of another group.
+        queue.seen(&GroupResource::new("example.test", "pods"), 99);
         assert_eq!(queue.next(), None);
-        queue.seen("pods", 9);
+        queue.seen(&pods(), 9);
         assert_eq!(queue.next(), Some(key("a")));
     }
 
@@ -235,12 +241,12 @@ mod tests {
         queue.wake(key("a"));
         assert_eq!(queue.next(), None, "it rests");
         queue.rested(&key("a"));
-        run(vec![("pods", 7)]);
+        run(vec![(pods(), 7)]);
         queue.rested(&key("a"));
         assert_eq!(queue.next(), None, "its own writes were not seen");
-        queue.seen("pods", 7);
-        run(vec![("pods", 9)]);
-        queue.seen("pods", 9);
+        queue.seen(&pods(), 7);
+        run(vec![(pods(), 9)]);
+        queue.seen(&pods(), 9);
         assert_eq!(queue.next(), None, "they were, but it rests");
         queue.hurry(&key("a"));
         assert_eq!(queue.next(), Some(key("a")), "somebody is waiting");

@@ -10,7 +10,7 @@ use std::{
 };
 
 use api::{
-    Key,
+    GroupResource, Key,
     faults::{Panic, catch_all},
     task::Group,
 };
@@ -22,7 +22,7 @@ use tokio_util::time::{DelayQueue, delay_queue};
 use crate::{
     Action, Plan,
     act::{Act, Acted, Spared},
-    action::plural,
+    action::resource,
     queue::{Queue, Written},
 };
 
@@ -75,10 +75,10 @@ pub trait Controller: Send + Sync + 'static {
 /// Where a controller registers what wakes it.
 pub struct Wake {
     queue: Arc<Queue>,
-    revisions: Mutex<HashMap<&'static str, Revision>>,
+    revisions: Mutex<HashMap<GroupResource, Revision>>,
     /// Whether an object can be read: those the controller's own keys are about, and those of each resource.
     own: Mutex<Vec<Unreadable>>,
-    unreadable: Arc<Mutex<HashMap<&'static str, Unreadable>>>,
+    unreadable: Arc<Mutex<HashMap<GroupResource, Unreadable>>>,
     synced: Mutex<Vec<BoxFuture<'static, ()>>>,
 }
 
@@ -98,8 +98,8 @@ impl Wake {
     /// Any change of the collection wakes the keys that `keys` names for the old and for the new object. The controller's own writes to the
     /// collection are waited for before a key runs again.
     pub fn on<K: Object>(&self, cache: &Cache<K>, keys: impl Fn(&K, &mut dyn FnMut(Key)) + Send + Sync + 'static) {
-        let (resource, queue, revision) = (plural::<K>(), self.queue.clone(), Revision::default());
-        self.revisions.lock().insert(resource, revision.clone());
+        let (resource, queue, revision) = (resource::<K>().group_resource(), self.queue.clone(), Revision::default());
+        self.revisions.lock().insert(resource.clone(), revision.clone());
         let waited = cache.clone();
         self.synced.lock().push(Box::pin(async move { waited.synced().await }));
         self.knows(cache);
@@ -111,7 +111,7 @@ impl Wake {
         });
         cache.on_revision(move |now| {
             revision.store(now, Ordering::Release);
-            queue.seen(resource, now);
+            queue.seen(&resource, now);
         });
     }
 
@@ -139,7 +139,7 @@ impl Wake {
 
     fn knows<K: Object>(&self, cache: &Cache<K>) {
         let known = cache.clone();
-        self.unreadable.lock().insert(plural::<K>(), Box::new(move |key| known.is_unreadable(key)));
+        self.unreadable.lock().insert(resource::<K>().group_resource(), Box::new(move |key| known.is_unreadable(key)));
     }
 
     /// Whether the key is about an object that cannot be read.
@@ -166,7 +166,7 @@ pub fn own_key<K: Object>(object: &K) -> Key {
 struct Runner<L> {
     this: Arc<L>,
     act: Act,
-    unreadable: Arc<Mutex<HashMap<&'static str, Unreadable>>>,
+    unreadable: Arc<Mutex<HashMap<GroupResource, Unreadable>>>,
 }
 
 /// One timer per key.
@@ -321,7 +321,7 @@ impl Wake {
     /// The newest revision per resource that the controller's own caches have not come to.
     fn not_seen(&self, written: Written) -> Written {
         let revisions = self.revisions.lock();
-        let mut newest: HashMap<&'static str, u64> = HashMap::new();
+        let mut newest: HashMap<GroupResource, u64> = HashMap::new();
         for (resource, rev) in written {
             let slot = newest.entry(resource).or_insert(0);
             *slot = rev.max(*slot);
@@ -333,7 +333,7 @@ impl Wake {
     }
 }
 
-pub(crate) fn wake_on(unreadable: Arc<Mutex<HashMap<&'static str, Unreadable>>>) -> Wake {
+pub(crate) fn wake_on(unreadable: Arc<Mutex<HashMap<GroupResource, Unreadable>>>) -> Wake {
     Wake { queue: Arc::default(), revisions: Mutex::default(), own: Mutex::default(), unreadable, synced: Mutex::default() }
 }
 
@@ -343,7 +343,7 @@ pub(crate) fn rest_of(weight: usize) -> Duration {
 }
 
 /// Whether an object of that resource cannot be read.
-fn reads(unreadable: &Arc<Mutex<HashMap<&'static str, Unreadable>>>) -> Spared {
+fn reads(unreadable: &Arc<Mutex<HashMap<GroupResource, Unreadable>>>) -> Spared {
     let all = unreadable.clone();
     Box::new(move |resource, key| all.lock().get(resource).is_some_and(|is_unreadable| is_unreadable(key)))
 }

@@ -256,7 +256,11 @@ impl<'a> Rollout<'a> {
     fn has_pending(&self, set: &ReplicaSet) -> bool {
         let name = format!("/{}", set.name_any());
         let fresh = set.metadata.resource_version.is_none();
-        fresh || self.actions.iter().any(|a| matches!(a, Action::Update { resource: "replicasets", path, .. } if path.ends_with(&name)))
+        fresh
+            || self
+                .actions
+                .iter()
+                .any(|a| matches!(a, Action::Update { resource, path, .. } if resource.resource == "replicasets" && path.ends_with(&name)))
     }
 
     fn forget_oldest(&mut self) {

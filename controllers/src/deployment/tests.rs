@@ -56,7 +56,8 @@ impl Cluster {
         for action in actions {
             self.revision += 1;
             match action {
-                Action::Create { object, .. } | Action::Update { resource: "replicasets", object, .. } => self.keep(object),
+                Action::Create { object, .. } => self.keep(object),
+                Action::Update { resource, object, .. } if resource.resource == "replicasets" => self.keep(object),
                 Action::Update { object, .. } => {
                     let updated: Deployment = serde_json::from_value(object).unwrap();
                     self.deployment.status = updated.status;

@@ -119,7 +119,7 @@ impl Node {
             preconditions["resourceVersion"] = (*self.revision).into();
         }
         let options = json!({"propagationPolicy": policy, "preconditions": preconditions});
-        Action::Delete { resource: "", path: self.path(), options }
+        Action::Delete { resource: self.collection.gvr(), path: self.path(), options }
     }
 
     fn without_owners(&self, uids: &[&str]) -> Action {
@@ -149,7 +149,7 @@ impl Node {
     fn patch(&self, mut metadata: Value) -> Action {
         metadata["uid"] = (*self.uid).into();
         metadata["resourceVersion"] = (*self.revision).into();
-        Action::Patch { resource: "", path: self.path(), form: PatchType::Merge, patch: json!({"metadata": metadata}) }
+        Action::Patch { resource: self.collection.gvr(), path: self.path(), form: PatchType::Merge, patch: json!({"metadata": metadata}) }
     }
 
     /// Tells that an owner is in another namespace, which is as good as absent.

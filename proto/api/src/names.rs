@@ -13,12 +13,12 @@ pub struct Gvk {
     pub kind: String,
 }
 
-/// Group, version and resource, as in a URL path.
+/// Group, version and resource, as in a URL path. Of built-in kinds they are static, of others found at run time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Gvr {
-    pub group: String,
-    pub version: String,
-    pub resource: String,
+    pub group: Cow<'static, str>,
+    pub version: Cow<'static, str>,
+    pub resource: Cow<'static, str>,
 }
 
 /// Group and resource, as messages and RBAC rules name a collection: `pods`, `deployments.apps`.
@@ -48,6 +48,17 @@ impl Gvk {
 
     pub fn api_version(&self) -> String {
         api_version(&self.group, &self.version)
+    }
+}
+
+impl Gvr {
+    pub fn new(group: impl Into<Cow<'static, str>>, version: impl Into<Cow<'static, str>>, resource: impl Into<Cow<'static, str>>) -> Self {
+        Self { group: group.into(), version: version.into(), resource: resource.into() }
+    }
+
+    /// The collection, whatever the version: what is written by one is seen by all.
+    pub fn group_resource(&self) -> GroupResource {
+        GroupResource::new(&self.group, &self.resource)
     }
 }
 

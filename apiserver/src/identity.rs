@@ -94,10 +94,37 @@ pub struct Review<'a> {
     pub ctx: &'a Ctx<'a>,
     pub operation: Operation,
     /// The new object (for a subresource action its body); `None` on delete.
-    pub object: Option<&'a mut Value>,
+    pub object: Reviewed<'a>,
     pub old: Option<&'a Value>,
     /// DeleteOptions, CreateOptions, ... as sent.
     pub options: &'a Value,
+}
+
+/// What stands in a write: a plugin may change it only while it is admitted.
+#[derive(Debug)]
+pub enum Reviewed<'a> {
+    /// On delete.
+    Nothing,
+    Admitted(&'a mut Value),
+    Validated(&'a Value),
+}
+
+impl Reviewed<'_> {
+    pub fn as_deref(&self) -> Option<&Value> {
+        match self {
+            Self::Nothing => None,
+            Self::Admitted(object) => Some(object),
+            Self::Validated(object) => Some(object),
+        }
+    }
+
+    /// `None` where it may not be changed.
+    pub fn as_deref_mut(&mut self) -> Option<&mut Value> {
+        match self {
+            Self::Admitted(object) => Some(object),
+            Self::Nothing | Self::Validated(_) => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +142,7 @@ pub trait Admission: Send + Sync {
     async fn admit(&self, _review: &mut Review<'_>) -> Result<(), Status> {
         Ok(())
     }
-    async fn validate(&self, _review: &mut Review<'_>) -> Result<(), Status> {
+    async fn validate(&self, _review: &Review<'_>) -> Result<(), Status> {
         Ok(())
     }
     /// Called once before serving: the plugin begins to follow what it looks at ([`View`](crate::engine::View)).

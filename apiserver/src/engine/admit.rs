@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Engine, registry::Served};
 use crate::{
-    identity::{Operation, Review, User},
+    identity::{Operation, Review, Reviewed, User},
     kind::Ctx,
 };
 
@@ -61,6 +61,7 @@ pub(crate) async fn mutate(
     old: Option<&Value>,
     options: &Value,
 ) -> Result<(), Status> {
+    let object = object.map_or(Reviewed::Nothing, Reviewed::Admitted);
     let mut review = Review { ctx, operation, object, old, options };
     for plugin in &ctx.engine.auth.admission {
         plugin.admit(&mut review).await?;
@@ -68,17 +69,18 @@ pub(crate) async fn mutate(
     Ok(())
 }
 
-/// The validating half: what plugins do to the object here is lost.
+/// The validating half.
 pub(crate) async fn validate(
     ctx: &Ctx<'_>,
     operation: Operation,
-    object: Option<&mut Value>,
+    object: Option<&Value>,
     old: Option<&Value>,
     options: &Value,
 ) -> Result<(), Status> {
-    let mut review = Review { ctx, operation, object, old, options };
+    let object = object.map_or(Reviewed::Nothing, Reviewed::Validated);
+    let review = Review { ctx, operation, object, old, options };
     for plugin in &ctx.engine.auth.admission {
-        plugin.validate(&mut review).await?;
+        plugin.validate(&review).await?;
     }
     Ok(())
 }

@@ -50,12 +50,12 @@ pub(crate) async fn create(engine: &Arc<Engine>, asked: &Asked<'_>, mut object: 
     Err(last)
 }
 
-async fn answer(ctx: &Ctx<'_>, asked: &Asked<'_>, mut object: Value) -> Result<Arc<Object>, Status> {
+async fn answer(ctx: &Ctx<'_>, asked: &Asked<'_>, object: Value) -> Result<Arc<Object>, Status> {
     let mut causes = FieldErrors::default();
     ctx.kind.strategy.validate(&object, &mut causes);
     ctx.kind.strategy.validate_create(&object, &mut causes);
     refuse_invalid(ctx.kind, meta::text(&object, "name"), &causes)?;
-    admit::validate(ctx, Operation::Create, Some(&mut object), None, asked.options).await?;
+    admit::validate(ctx, Operation::Create, Some(&object), None, asked.options).await?;
     let reply = ctx.kind.strategy.answer(ctx, object).await?;
     Ok(form::loose(Key::default(), &reply))
 }
@@ -73,7 +73,7 @@ pub(super) async fn create_named(engine: &Arc<Engine>, asked: &Asked<'_>, mut ob
     meta::validate(kind, &typed, &mut causes);
     refuse_invalid(kind, &name, &causes)?;
     asked.warn(kind.strategy.warnings(&object, None));
-    admit::validate(&ctx, Operation::Create, Some(&mut object), None, asked.options).await?;
+    admit::validate(&ctx, Operation::Create, Some(&object), None, asked.options).await?;
     let key = Key::new(asked.namespace, &name);
     if asked.dry_run && engine.stored(asked.served, &key).await?.is_some() {
         return Err(Status::already_exists(&kind.group_resource(), &name));

@@ -97,7 +97,7 @@ async fn round(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>, missing
     let mut new = prepared(&ctx, new, &old);
     validated(&ctx, &new, &old)?;
     asked.warn(kind.strategy.warnings(&new, Some(&old)));
-    admit::validate(&ctx, Operation::Update, Some(&mut new), Some(&old), asked.options).await?;
+    admit::validate(&ctx, Operation::Update, Some(&new), Some(&old), asked.options).await?;
     if is_unchanged(&new, &old) {
         return Ok(Round::Done(Updated { object: form::view(asked.served, current), created: false }));
     }

@@ -149,7 +149,7 @@ impl Call {
         let asked = self.asked(served, &self.info.name, &options.value, options.dry_run, &self.warnings);
         let ctx = asked.ctx(&self.engine);
         admit::mutate(&ctx, Operation::Create, Some(&mut object), None, &options.value).await?;
-        admit::validate(&ctx, Operation::Create, Some(&mut object), None, &options.value).await?;
+        admit::validate(&ctx, Operation::Create, Some(&object), None, &options.value).await?;
         let (code, reply) = action.run(&ctx, object).await?;
         Ok(render::encoded(output.format, StatusCode::from_u16(code).unwrap_or(StatusCode::CREATED), &reply))
     }

@@ -40,7 +40,7 @@ impl Admission for Gate {
     }
 
     async fn admit(&self, review: &mut Review<'_>) -> Result<(), Status> {
-        if review.object.as_ref().is_some_and(|object| object["spec"]["long"].is_string()) {
+        if review.object.as_deref().is_some_and(|object| object["spec"]["long"].is_string()) {
             let inside = self.inside.fetch_add(1, Ordering::SeqCst) + 1;
             self.most.fetch_max(inside, Ordering::SeqCst);
             let mut open = self.open.lock();

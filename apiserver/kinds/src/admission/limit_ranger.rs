@@ -63,7 +63,7 @@ impl Admission for LimitRanger {
         Ok(())
     }
 
-    async fn validate(&self, review: &mut Review<'_>) -> Result<(), Status> {
+    async fn validate(&self, review: &Review<'_>) -> Result<(), Status> {
         if !concerns(review) {
             return Ok(());
         }

@@ -58,7 +58,7 @@ impl Admission for Priority {
         }
     }
 
-    async fn validate(&self, review: &mut Review<'_>) -> Result<(), Status> {
+    async fn validate(&self, review: &Review<'_>) -> Result<(), Status> {
         if !is(review, "scheduling.k8s.io", "priorityclasses") || !writes(review) {
             return Ok(());
         }

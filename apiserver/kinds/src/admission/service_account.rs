@@ -62,7 +62,7 @@ impl Admission for ServiceAccount {
         Ok(())
     }
 
-    async fn validate(&self, review: &mut Review<'_>) -> Result<(), Status> {
+    async fn validate(&self, review: &Review<'_>) -> Result<(), Status> {
         let ephemeral = review.operation == Operation::Update && is(review, "", "pods") && review.ctx.subresource == "ephemeralcontainers";
         let Some(pod) = review.object.as_deref().filter(|_| ephemeral || creates_pod(review)) else { return Ok(()) };
         if is_mirror(pod) && !ephemeral {

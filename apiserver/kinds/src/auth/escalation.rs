@@ -29,7 +29,7 @@ impl Admission for NoEscalation {
         "RBACEscalationCheck"
     }
 
-    async fn validate(&self, review: &mut Review<'_>) -> Result<(), Status> {
+    async fn validate(&self, review: &Review<'_>) -> Result<(), Status> {
         let ctx = review.ctx;
         let writes = matches!(review.operation, Operation::Create | Operation::Update);
         if ctx.kind.group != GROUP || !writes || is_master(ctx.user) {

@@ -4,6 +4,7 @@ mod auth;
 mod budgets;
 mod documents;
 mod door;
+mod fields;
 mod looks;
 mod pods;
 mod rights;

@@ -3,7 +3,7 @@
 //! Source: `pkg/kubelet/cm/helpers_linux.go`, `staging/src/k8s.io/component-helpers/resource/helpers.go`.
 
 use api::{
-    k8s::api::core::v1::{Container, Pod},
+    k8s::api::core::v1::{Container, Pod, PodSpec},
     quantity::Quantity,
 };
 
@@ -96,14 +96,19 @@ fn limited(pod: &Pod, name: &str) -> bool {
     nonzero(own, name).is_some() || meta::containers(pod).all(|c| nonzero(list(c, Side::Limits), name).is_some())
 }
 
-/// The sum over what runs at the same time at most: main containers with sidecars, or one init container with the sidecars before it.
+/// The sum over what runs at the same time at most: main containers with sidecars, or one init container with the sidecars before it; what is
+/// said of the pod as a whole in its place; overhead on top (`PodRequests`, `PodLimits`).
 fn total(pod: &Pod, side: Side, name: &str) -> Option<Quantity> {
     let spec = pod.spec.as_ref()?;
     let own = spec.resources.as_ref();
     let own = own.and_then(|r| if side == Side::Requests { r.requests.as_ref() } else { r.limits.as_ref() });
-    if let Some(quantity) = amount(own, name) {
-        return Some(quantity);
-    }
+    let sum = amount(own, name).or_else(|| together(spec, side, name));
+    let overhead = amount(spec.overhead.as_ref(), name);
+    if side == Side::Limits && sum.is_none() { None } else { plus(sum, overhead) }
+}
+
+/// Of the containers alone.
+fn together(spec: &PodSpec, side: Side, name: &str) -> Option<Quantity> {
     let mut sum = spec.containers.iter().filter_map(|c| amount(list(c, side), name)).reduce(Quantity::plus);
     let (mut sidecars, mut peak) = (None, None);
     for container in spec.init_containers.as_deref().unwrap_or_default() {
@@ -115,9 +120,7 @@ fn total(pod: &Pod, side: Side, name: &str) -> Option<Quantity> {
         }
         peak = larger(peak, beside);
     }
-    let sum = larger(sum, peak);
-    let overhead = amount(spec.overhead.as_ref(), name);
-    if side == Side::Limits && sum.is_none() { None } else { plus(sum, overhead) }
+    larger(sum, peak)
 }
 
 fn plus(a: Option<Quantity>, b: Option<Quantity>) -> Option<Quantity> {
@@ -171,6 +174,15 @@ mod tests {
         assert_eq!(limits.cpu_shares, 3250 * 1024 / 1000);
         assert_eq!(limits.cpu_quota_us, Some(325_000));
         assert_eq!(limits.memory_bytes, None);
+    }
+
+    #[test]
+    fn overhead_comes_on_top_of_what_the_pod_as_a_whole_asks_for() {
+        let whole = r#""containers":[{"name":"a"}],"resources":{"requests":{"cpu":"1"},"limits":{"cpu":"2"}},"overhead":{"cpu":"250m","memory":"1Mi"}"#;
+        let p = pod(&format!("{{{whole}}}"));
+        assert_eq!((requests(&p, "cpu"), requests(&p, "memory")), (1250, 1 << 20));
+        let limits = Limits::of_pod(&p);
+        assert_eq!((limits.cpu_shares, limits.cpu_quota_us, limits.memory_bytes), (1280, Some(225_000), None));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use api::k8s::api::core::v1::Pod;
+use client::pods::node_affinity::{NamedLabels, required_matches};
 
 use crate::{container_config::requests, downward::Allocatable, meta};
 
@@ -25,12 +26,7 @@ pub struct Refusal {
 }
 
 /// `None` where there is room. `others`: the pods that are here and have not ended, without `pod`.
-pub fn refusal(
-    pod: &Pod,
-    others: &[&Pod],
-    room: NodeCapacity,
-    node_labels: Option<&std::collections::BTreeMap<String, String>>,
-) -> Option<Refusal> {
+pub fn refusal(pod: &Pod, others: &[&Pod], room: NodeCapacity, node: Option<NamedLabels<'_>>) -> Option<Refusal> {
     let used_pods = i64::try_from(others.len()).unwrap_or(i64::MAX);
     let sum = |name: &str| others.iter().map(|p| requests(p, name)).fold(0, i64::saturating_add);
     let of = room.allocatable;
@@ -52,7 +48,7 @@ pub fn refusal(
             return Some(Refusal { reason: format!("OutOf{suffix}"), message });
         }
     }
-    if node_labels.is_some_and(|labels| !selected(pod, labels)) {
+    if node.is_some_and(|node| !selected(pod, node)) {
         return Some(predicate("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
     }
     let taken: BTreeSet<_> = others.iter().flat_map(|p| host_ports(p)).collect();
@@ -64,9 +60,10 @@ fn predicate(name: &str, why: &str) -> Refusal {
     Refusal { reason: name.into(), message: format!("Predicate {name} failed: {why}") }
 }
 
-fn selected(pod: &Pod, labels: &std::collections::BTreeMap<String, String>) -> bool {
-    let selector = pod.spec.as_ref().and_then(|s| s.node_selector.as_ref());
-    selector.into_iter().flatten().all(|(key, value)| labels.get(key) == Some(value))
+fn selected(pod: &Pod, node: NamedLabels<'_>) -> bool {
+    let Some(spec) = &pod.spec else { return true };
+    let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+    required_matches(spec.node_selector.as_ref(), affinity, node)
 }
 
 /// Protocol, port, address; an empty address is all.
@@ -97,11 +94,20 @@ mod tests {
         let web = pod(r#"{"containers":[{"name":"a","ports":[{"containerPort":80,"hostPort":8080}]}]}"#);
         let picky = pod(r#"{"containers":[],"nodeSelector":{"disk":"ssd"}}"#);
         let (one, half) = (asks("1500m"), asks("500m"));
-        let reason = |pod: &Pod, others: &[&Pod]| refusal(pod, others, room, Some(&[].into())).map(|r| r.reason);
+        let labels = [("zone".to_owned(), "a".to_owned())].into();
+        let node = NamedLabels { name: "n", labels: &labels };
+        let reason = |pod: &Pod, others: &[&Pod]| refusal(pod, others, room, Some(node)).map(|r| r.reason);
         assert_eq!(reason(&half, &[&one]), None);
         assert_eq!(reason(&asks("501m"), &[&one]).as_deref(), Some("OutOfcpu"));
         assert_eq!(reason(&web, &[&web]).as_deref(), Some("NodePorts"));
         assert_eq!(reason(&picky, &[]).as_deref(), Some("NodeAffinity"));
+        for (zone, wanted) in [("a", None), ("b", Some("NodeAffinity"))] {
+            let expression = format!(r#"{{"key":"zone","operator":"In","values":["{zone}"]}}"#);
+            let terms = format!(r#"{{"nodeSelectorTerms":[{{"matchExpressions":[{expression}]}}]}}"#);
+            let affinity = format!(r#"{{"nodeAffinity":{{"requiredDuringSchedulingIgnoredDuringExecution":{terms}}}}}"#);
+            let bound = pod(&format!(r#"{{"containers":[],"affinity":{affinity}}}"#));
+            assert_eq!(reason(&bound, &[]).as_deref(), wanted, "{zone}");
+        }
         assert_eq!(reason(&half, &[&half, &half]).as_deref(), Some("OutOfpods"));
         let message = refusal(&asks("3"), &[&half], room, None).unwrap().message;
         assert_eq!(message, "Node didn't have enough resource: cpu, requested: 3000, used: 500, capacity: 2000");

@@ -6,7 +6,7 @@
 mod begin;
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -18,7 +18,7 @@ use api::{
     task::Group,
     time::{Timestamp, after},
 };
-use client::Cache;
+use client::{Cache, pods::node_affinity::NamedLabels};
 use cri::TaskEvent;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
@@ -333,7 +333,12 @@ impl SyncLoop {
         let others: Vec<&Pod> = self.entries.values().filter(|e| e.is_alive() && e.was_admitted()).map(|e| &*e.pod).collect();
         let others: Vec<&Pod> = others.into_iter().filter(|pod| meta::uid(pod) != uid).collect();
         let node = self.deps.nodes.get(&Key::new("", &self.deps.node.node_name));
-        let Some(refusal) = admit::refusal(&entry.pod, &others, self.room, node.as_ref().and_then(|n| n.metadata.labels.as_ref())) else {
+        let none = BTreeMap::new();
+        let here = node.as_ref().map(|node| NamedLabels {
+            name: node.metadata.name.as_deref().unwrap_or_default(),
+            labels: node.metadata.labels.as_ref().unwrap_or(&none),
+        });
+        let Some(refusal) = admit::refusal(&entry.pod, &others, self.room, here) else {
             return;
         };
         PodRecorder::about(&self.deps.recorder, &entry.pod).warning(&refusal.reason, refusal.message.clone());

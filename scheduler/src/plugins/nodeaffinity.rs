@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use api::k8s::api::core::v1::{NodeAffinity as Wanted, NodeSelectorRequirement, NodeSelectorTerm};
+use api::k8s::api::core::v1::{NodeAffinity as Wanted, NodeSelectorTerm};
+use client::pods::node_affinity::{self, NamedLabels};
 
 use super::{Change, Order, Plugin, stretch};
 use crate::{
@@ -37,7 +38,7 @@ impl Plugin for NodeAffinity {
 
     fn score(&self, pod: &PodInfo, node: &NodeInfo, _table: &Snapshot) -> i64 {
         let preferred = wanted(pod).and_then(|w| w.preferred_during_scheduling_ignored_during_execution.as_ref());
-        let matching = preferred.into_iter().flatten().filter(|p| term_matches(&p.preference, &node.facts));
+        let matching = preferred.into_iter().flatten().filter(|p| node_affinity::term_matches(&p.preference, named_labels(&node.facts)));
         matching.map(|p| i64::from(p.weight)).sum()
     }
 
@@ -73,12 +74,11 @@ pub fn named(pod: &PodInfo) -> Option<BTreeSet<&str>> {
 
 /// `nodeSelector` and the required node affinity.
 pub fn required_matches(pod: &PodInfo, node: &Facts) -> bool {
-    let selector = pod.spec().and_then(|s| s.node_selector.as_ref());
-    if !selector.into_iter().flatten().all(|(key, value)| node.labels.get(key) == Some(value)) {
-        return false;
-    }
-    let required = wanted(pod).and_then(|w| w.required_during_scheduling_ignored_during_execution.as_ref());
-    required.is_none_or(|r| r.node_selector_terms.iter().any(|t| term_matches(t, node)))
+    node_affinity::required_matches(pod.spec().and_then(|s| s.node_selector.as_ref()), wanted(pod), named_labels(node))
+}
+
+fn named_labels(node: &Facts) -> NamedLabels<'_> {
+    NamedLabels { name: &node.name, labels: &node.labels }
 }
 
 fn wanted(pod: &PodInfo) -> Option<&Wanted> {
@@ -89,33 +89,6 @@ fn wanted(pod: &PodInfo) -> Option<&Wanted> {
 fn names_in(term: &NodeSelectorTerm) -> Option<BTreeSet<&str>> {
     let on_name = term.match_fields.iter().flatten().filter(|r| r.key == "metadata.name" && r.operator == "In");
     on_name.map(|r| r.values.iter().flatten().map(String::as_str).collect()).reduce(|a: BTreeSet<&str>, b| &a & &b)
-}
-
-/// An empty term matches nothing.
-fn term_matches(term: &NodeSelectorTerm, node: &Facts) -> bool {
-    let (labels, fields) = (term.match_expressions.as_deref().unwrap_or(&[]), term.match_fields.as_deref().unwrap_or(&[]));
-    let field = |r: &NodeSelectorRequirement| r.key == "metadata.name" && requirement_matches(r, Some(&node.name));
-    !(labels.is_empty() && fields.is_empty())
-        && labels.iter().all(|r| requirement_matches(r, node.labels.get(&r.key)))
-        && fields.iter().all(field)
-}
-
-fn requirement_matches(requirement: &NodeSelectorRequirement, value: Option<&String>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or(&[]);
-    match requirement.operator.as_str() {
-        "In" => value.is_some_and(|v| values.contains(v)),
-        "NotIn" => value.is_none_or(|v| !values.contains(v)),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compared(value, values).is_some_and(|(a, b)| a > b),
-        "Lt" => compared(value, values).is_some_and(|(a, b)| a < b),
-        _ => false,
-    }
-}
-
-fn compared(value: Option<&String>, values: &[String]) -> Option<(i64, i64)> {
-    let [bound] = values else { return None };
-    Some((value?.parse().ok()?, bound.parse().ok()?))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! have the names they have there; those that come from a template are kept once for all pods that say the same ([`PodTemplateFields`]). Whoever runs
 //! pods needs all of a pod, and takes k8s-openapi's. These here cannot be written: nothing in here is `Serialize` but what is read of it.
 
+pub mod node_affinity;
 mod shared;
 
 use std::{collections::BTreeMap, ops::Deref};

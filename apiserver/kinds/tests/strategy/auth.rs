@@ -121,3 +121,31 @@ async fn a_token_ends_with_its_account() {
     assert!(error.message.contains("does not match claim"), "an account of the same name is another: {}", error.message);
     group.stop();
 }
+
+#[tokio::test]
+async fn an_account_limits_its_pods_to_its_secrets_where_it_says_so() {
+    const MOUNTABLE: &str = "kubernetes.io/enforce-mountable-secrets";
+    let (engine, _, _, group) = house().await;
+    let (accounts, pods) = (GroupResource::new("", "serviceaccounts"), GroupResource::new("", "pods"));
+    // The values that Go's ParseBool takes for true.
+    let said = [("true", true), ("T", true), ("1", true), ("false", false), ("yes", false), ("", false)];
+    for (n, (annotation, refused)) in said.into_iter().enumerate() {
+        let name = format!("robot-{n}");
+        let metadata = json!({"name": name, "annotations": {MOUNTABLE: annotation, "other": "true"}});
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata, "secrets": [{"name": "good"}]});
+        engine.create(&accounts, "default", account, &system_user()).await.unwrap();
+        for (secret, allowed) in [("good", true), ("bad", !refused)] {
+            let spec = json!({"serviceAccountName": name, "containers": [{"name": "c", "image": "i"}],
+                "volumes": [{"name": "v", "secret": {"secretName": secret}}]});
+            let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("{name}-{secret}")}, "spec": spec});
+            let made = engine.create(&pods, "default", pod, &system_user()).await;
+            assert_eq!(
+                made.as_ref().err().map(|status| status.code),
+                (!allowed).then_some(403),
+                "{annotation:?} {secret}: {made:?}",
+                made = made.as_ref().err()
+            );
+        }
+    }
+    group.stop();
+}

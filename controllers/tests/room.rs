@@ -1,4 +1,4 @@
-//! The garbage collector beside the real API server over the memory store: what it does when it cannot learn what the server serves.
+//! Controllers beside the real API server over the memory store: garbage when it cannot learn what the server serves, conditions of pods that go.
 
 use std::{
     convert::Infallible,
@@ -8,11 +8,15 @@ use std::{
     },
 };
 
-use api::{Status, k8s::api::core::v1::ConfigMap, task::Group};
+use api::{
+    Status,
+    k8s::api::core::v1::{ConfigMap, Node, Pod},
+    task::Group,
+};
 use apiserver::{body::Response, serve::status_response};
 use client::kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
     client::Body,
 };
 use door::{Door, until};
@@ -42,6 +46,24 @@ fn silent_at_first(door: &Door, name: &str, groups: &[&str]) -> (Client, Arc<Ato
     (Client::new(service, "default"), asked)
 }
 
+const GROUPS: [&str; 2] = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+
+fn account(name: &str) -> String {
+    format!("system:serviceaccount:kube-system:{name}")
+}
+
+/// All controllers, each with the client of its name.
+fn start(door: &Door, group: &Group, clients: &dyn Fn(&str) -> Client) {
+    let caches = client::Caches::new(door.client("system:kube-controller-manager", &[]), group.clone());
+    let config = controllers::Config {
+        cluster_cidr: "10.244.0.0/16".parse().unwrap(),
+        root_ca: "the authority".into(),
+        nodes: controllers::NodeConfig::default(),
+        terminated_pods_max: controllers::TERMINATED_PODS_MAX,
+    };
+    controllers::start(&config, &caches, clients, group);
+}
+
 async fn make(maps: &Api<ConfigMap>, name: &str, owner: Option<&ConfigMap>) -> ConfigMap {
     let references: Vec<_> = owner
         .map(|owner| json!({"apiVersion": "v1", "kind": "ConfigMap", "name": owner.name_any(), "uid": owner.uid()}))
@@ -59,26 +81,44 @@ async fn collection_works_after_a_discovery_that_failed() {
     let owner = make(&maps, "owner", None).await;
     make(&maps, "dependent", Some(&owner)).await;
     make(&maps, "other", None).await;
-    let caches = client::Caches::new(door.client("system:kube-controller-manager", &[]), group.clone());
-    let config = controllers::Config {
-        cluster_cidr: "10.244.0.0/16".parse().unwrap(),
-        root_ca: "the authority".into(),
-        nodes: controllers::NodeConfig::default(),
-        terminated_pods_max: controllers::TERMINATED_PODS_MAX,
-    };
-    let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
-    let collector = "system:serviceaccount:kube-system:generic-garbage-collector";
-    let (silent, asked) = silent_at_first(&door, collector, &groups);
-    let clients = |name: &str| match format!("system:serviceaccount:kube-system:{name}") {
-        account if account == collector => silent.clone(),
-        account => door.client(&account, &groups),
-    };
-    controllers::start(&config, &caches, &clients, &group);
+    let (silent, asked) = silent_at_first(&door, &account("generic-garbage-collector"), &GROUPS);
+    start(&door, &group, &|name| if name == "generic-garbage-collector" { silent.clone() } else { door.client(&account(name), &GROUPS) });
     until("the first discovery fails", async || (asked.load(Ordering::SeqCst) > 0).then_some(())).await;
     maps.delete("owner", &DeleteParams::background()).await.unwrap();
     until("the dependent goes", async || maps.get_opt("dependent").await.unwrap().is_none().then_some(())).await;
     assert!(asked.load(Ordering::SeqCst) > FAILING[1] + 1, "two attempts failed, another one did not");
     assert!(maps.get_opt("other").await.unwrap().is_some());
     assert_eq!(group.fault(), None);
+    group.stop();
+}
+
+#[tokio::test]
+async fn who_marks_a_pod_leaves_its_other_conditions() {
+    let group = Group::new();
+    let door = Door::new(&group).await;
+    door.make_account().await;
+    start(&door, &group, &|name| door.client(&account(name), &GROUPS));
+    let (nodes, pods) = (Api::<Node>::all(door.admin()), Api::<Pod>::namespaced(door.admin(), "default"));
+    let node = serde_json::from_value(json!({"metadata": {"name": "n"}})).unwrap();
+    nodes.create(&PostParams::default(), &node).await.unwrap();
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]}});
+    pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+    let told = [json!({"type": "Initialized", "status": "True", "message": "m"}), json!({"type": "Ready", "status": "False"})];
+    let status = Patch::Strategic(json!({"status": {"phase": "Running", "conditions": told}}));
+    pods.patch_status("p", &PatchParams::default(), &status).await.unwrap();
+    let taint = json!({"spec": {"taints": [{"key": "k", "effect": "NoExecute"}]}});
+    nodes.patch("n", &PatchParams::default(), &Patch::Strategic(taint)).await.unwrap();
+    let gone = until("the pod is to go", async || {
+        let pod = pods.get("p").await.unwrap();
+        pod.metadata.deletion_timestamp.is_some().then_some(pod)
+    })
+    .await;
+    let conditions = gone.status.unwrap().conditions.unwrap();
+    let of = |kind: &str| conditions.iter().find(|condition| condition.type_ == kind);
+    assert_eq!(of("Initialized").unwrap().message.as_deref(), Some("m"), "{conditions:?}");
+    assert!(of("Ready").is_some(), "{conditions:?}");
+    let target = of("DisruptionTarget").unwrap();
+    // Its deletion came after that, and is another generation.
+    assert_eq!((target.reason.as_deref(), target.observed_generation), (Some("DeletionByTaintManager"), Some(1)));
     group.stop();
 }

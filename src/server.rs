@@ -126,7 +126,7 @@ impl Control {
         Box::pin(kinds::bootstrap_service::kubernetes_service(&control.engine, &config, SocketAddr::new(advertised, port))).await?;
         Box::pin(manifests::apply(&control.engine, cluster_dns(&config))).await?;
         started.done();
-        control.start_loops(flags);
+        control.start_controllers(flags);
         progress.step(&format!("API ready (https://{address})"));
         Ok(control)
     }
@@ -145,7 +145,7 @@ impl Control {
         self.store.close().await;
     }
 
-    fn start_loops(&self, flags: &ServerFlags) {
+    fn start_controllers(&self, flags: &ServerFlags) {
         self.group.spawn_loop("system namespaces", auth::keep_namespaces(self.engine.clone()));
         let config = controllers::Config {
             cluster_cidr: flags.cluster_cidr,

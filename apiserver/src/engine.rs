@@ -135,7 +135,7 @@ impl Engine {
         Ok(form::view(&served, object))
     }
 
-    /// Create with all of the strategy and admission, as `user`.
+    /// Create with strategy and admission, as `user`.
     pub async fn create(
         self: &Arc<Self>,
         gr: &GroupResource,
@@ -185,7 +185,7 @@ impl Engine {
         &self.agents
     }
 
-    /// Adds a server of non-resource paths. Sites are asked in the order they were mounted.
+    /// Adds a server of non-resource paths. Handlers are asked in the order they were mounted.
     pub fn mount(&self, handler: Arc<dyn NonResourceHandler>) {
         self.handlers.write().push(handler);
     }

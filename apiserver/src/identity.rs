@@ -1,4 +1,4 @@
-//! Who asks, and what a request passes: authentication, authorization, admission. The strategies behind them live in `kinds`.
+//! Who asks, and what a request passes: authentication, authorization, admission. The authenticators, authorizers and plugins live in `kinds`.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -124,7 +124,7 @@ impl Entry<'_> {
         (self.clients)(self.account)
     }
 
-    fn run<L: Controller>(&self, this: L) {
+    fn run<C: Controller>(&self, this: C) {
         #[cfg(test)]
         if let Some(stills) = &self.stills {
             return stills.borrow_mut().push((self.component, std::rc::Rc::new(reconcile::Still::new(this))));

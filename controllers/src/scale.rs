@@ -42,7 +42,7 @@ pub trait Driven {
     fn run(&self) -> LocalBoxFuture<'_, u64>;
 }
 
-impl<L: Controller> Driven for Still<L> {
+impl<C: Controller> Driven for Still<C> {
     fn run(&self) -> LocalBoxFuture<'_, u64> {
         Box::pin(Still::run(self))
     }

@@ -142,7 +142,7 @@ fn parse(text: &str, path: &Path, node_name: &str) -> Result<Pod, String> {
     Ok(pod)
 }
 
-/// No strategy of the API server stands before a manifest: what becomes a file's name must be one.
+/// No validation of the API server stands before a manifest: what becomes a file's name must be one.
 fn pathable(pod: &Pod) -> Result<(), String> {
     let containers = meta::containers(pod).map(|c| ("container's name", c.name.as_str()));
     let volumes = meta::spec(pod).and_then(|s| s.volumes.as_deref()).unwrap_or_default().iter().map(|v| ("volume's name", v.name.as_str()));

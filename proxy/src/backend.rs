@@ -85,8 +85,8 @@ impl Backend {
 
 fn fragments(rules: &Rules, changes: &[(Key, Vec<ServicePort>)]) -> (Vec<(Key, Fragment)>, Vec<Key>) {
     let (mut made, mut left) = (Vec::with_capacity(changes.len()), Vec::new());
-    for (key, portals) in changes {
-        match late::one(key, || Fragment::of(portals, rules.site())) {
+    for (key, service_ports) in changes {
+        match late::one(key, || Fragment::of(service_ports, rules.site())) {
             Some(fragment) => made.push((key.clone(), fragment)),
             None => left.push(key.clone()),
         }

@@ -51,12 +51,12 @@ pub fn is_due(old: &[ServicePort], new: &[ServicePort]) -> bool {
     udp(old).any(due) || udp(new).any(fresh)
 }
 
-/// Forgets the stale flows of these portals; `gone` are portals that no longer exist. How many those were.
+/// Forgets the stale flows of these service ports; `gone` are service ports that no longer exist. How many those were.
 ///
 /// # Errors
 /// Where the kernel does not tell its flows, or refuses to forget one.
-pub async fn clean(portals: Vec<ServicePort>, gone: Vec<ServicePort>, node_ips: Vec<Ipv4Addr>) -> Result<usize, Error> {
-    forget_those(move |flows| stale(flows, &portals, &gone, &node_ips)).await
+pub async fn clean(service_ports: Vec<ServicePort>, gone: Vec<ServicePort>, node_ips: Vec<Ipv4Addr>) -> Result<usize, Error> {
+    forget_those(move |flows| stale(flows, &service_ports, &gone, &node_ips)).await
 }
 
 /// Forgets the flows to these ports of whatever address. How many those were.
@@ -129,30 +129,30 @@ impl Tuple {
     }
 }
 
-fn stale(flows: &[Flow], portals: &[ServicePort], gone: &[ServicePort], node_ips: &[Ipv4Addr]) -> Vec<Flow> {
-    let lost = |flow: &Flow, portal: &ServicePort| !portal.reachable().iter().any(|e| *e.ip() == flow.answers);
+fn stale(flows: &[Flow], service_ports: &[ServicePort], gone: &[ServicePort], node_ips: &[Ipv4Addr]) -> Vec<Flow> {
+    let lost = |flow: &Flow, service_port: &ServicePort| !service_port.reachable().iter().any(|e| *e.ip() == flow.answers);
     let is_stale = |flow: &&Flow| {
-        let alive = udp(portals).find(|p| leads_through(flow, p, node_ips));
+        let alive = udp(service_ports).find(|p| leads_through(flow, p, node_ips));
         alive.map_or_else(|| udp(gone).any(|p| leads_through(flow, p, node_ips)), |p| lost(flow, p))
     };
     flows.iter().filter(is_stale).cloned().collect()
 }
 
-fn leads_through(flow: &Flow, portal: &ServicePort, node_ips: &[Ipv4Addr]) -> bool {
-    let addresses = || [&portal.cluster_ip].into_iter().chain(&portal.external_ips).chain(&portal.balancer_ips);
-    let by_address = flow.dport == portal.port && addresses().any(|ip| *ip == flow.dst);
-    by_address || (portal.node_port == Some(flow.dport) && node_ips.contains(&flow.dst))
+fn leads_through(flow: &Flow, service_port: &ServicePort, node_ips: &[Ipv4Addr]) -> bool {
+    let addresses = || [&service_port.cluster_ip].into_iter().chain(&service_port.external_ips).chain(&service_port.balancer_ips);
+    let by_address = flow.dport == service_port.port && addresses().any(|ip| *ip == flow.dst);
+    by_address || (service_port.node_port == Some(flow.dport) && node_ips.contains(&flow.dst))
 }
 
-fn udp(portals: &[ServicePort]) -> impl Iterator<Item = &ServicePort> {
-    portals.iter().filter(|p| p.protocol == Protocol::Udp)
+fn udp(service_ports: &[ServicePort]) -> impl Iterator<Item = &ServicePort> {
+    service_ports.iter().filter(|p| p.protocol == Protocol::Udp)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        model::{Node, portals},
+        model::{Node, service_ports},
         testing::{service, slice},
     };
     use serde_json::json;
@@ -160,7 +160,7 @@ mod tests {
     fn dns(endpoints: &[&str]) -> Vec<ServicePort> {
         let spec = json!({"clusterIP": "10.96.0.5", "ports": [{"name": "d", "port": 53, "protocol": "UDP", "nodePort": 30053}]});
         let slices = [slice("d/s", "d", "UDP", 5353, endpoints)];
-        portals(&service("d/s", spec), slices.iter(), &Node::default())
+        service_ports(&service("d/s", spec), slices.iter(), &Node::default())
     }
 
     /// As the kernel tells it: the first packet's way, and the answer's.
@@ -196,8 +196,8 @@ mod tests {
         all.iter().filter_map(|message| flow(message)).collect()
     }
 
-    fn stale_ports(portals: &[ServicePort], gone: &[ServicePort]) -> Vec<u16> {
-        stale(&listing(), portals, gone, &["192.0.2.2".parse().unwrap()]).iter().map(|f| f.sport).collect()
+    fn stale_ports(service_ports: &[ServicePort], gone: &[ServicePort]) -> Vec<u16> {
+        stale(&listing(), service_ports, gone, &["192.0.2.2".parse().unwrap()]).iter().map(|f| f.sport).collect()
     }
 
     #[test]

@@ -9,7 +9,7 @@ use hickory_proto::rr::{Name, RecordType};
 use crate::{
     dns::{Answer, Index, Zone},
     iptables::rules::Fragment,
-    model::{Node, NodeNetwork, ServicePort, portals},
+    model::{Node, NodeNetwork, ServicePort, service_ports},
     nftables::Table,
     service_tracker::ServiceTracker,
 };
@@ -25,7 +25,7 @@ pub struct Dry {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[doc(hidden)]
 pub struct Came {
-    pub portals: usize,
+    pub service_ports: usize,
     pub rules: usize,
     pub answers: usize,
 }
@@ -46,12 +46,12 @@ impl Dry {
         let entry = self.world.entry(key);
         let node = Node { name: "n1".into(), zone: "a".into(), answered_here: Vec::new() };
         let slices = || entry.slices.values().map(|slice| &**slice);
-        let portals: Vec<ServicePort> = entry.service.iter().flat_map(|service| portals(service, slices(), &node)).collect();
+        let service_ports: Vec<ServicePort> = entry.service.iter().flat_map(|service| service_ports(service, slices(), &node)).collect();
         let site = NodeNetwork { node_ips: vec![Ipv4Addr::new(192, 0, 2, 1)], ..NodeNetwork::default() };
-        let rules = Fragment::of(&portals, &site).chains.len();
-        let count = portals.len();
-        let _ = Table::default().full(site, &[(key.clone(), portals)]);
-        Came { portals: count, rules, answers: self.ask(key) }
+        let rules = Fragment::of(&service_ports, &site).chains.len();
+        let count = service_ports.len();
+        let _ = Table::default().full(site, &[(key.clone(), service_ports)]);
+        Came { service_ports: count, rules, answers: self.ask(key) }
     }
 
     /// All questions that a service's own names allow; how many have an answer.
@@ -75,6 +75,6 @@ impl Dry {
 
     /// Whether the service's own name has an address, and its rules.
     pub fn knows(&self, namespace: &str, name: &str) -> bool {
-        self.one(&Key::new(namespace, name)).portals > 0
+        self.one(&Key::new(namespace, name)).service_ports > 0
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     conntrack,
     iptables::watch::Watch,
     late::{self, Late},
-    model::{Node, NodeNetwork, Protocol, ServicePort, portals},
+    model::{Node, NodeNetwork, Protocol, ServicePort, service_ports},
     service_tracker::{Entry, ServiceTracker},
 };
 
@@ -45,7 +45,7 @@ pub struct Proxier {
     backend: Backend,
     mode: Mode,
     cluster_cidr: Option<Ipv4Net>,
-    /// Of each service, those portals whose flows may have to be forgotten.
+    /// Of each service, those service ports whose flows may have to be forgotten.
     udp: HashMap<Key, Vec<ServicePort>>,
     /// Services whose rules could not be worked out.
     late: Late,
@@ -144,7 +144,8 @@ impl Proxier {
     /// The services that were left out, because their rules could not be worked out.
     async fn apply(&mut self, changed: &HashSet<Key>) -> Result<Vec<Key>, Error> {
         let (planned, mut left) = late::each(changed.iter().cloned(), |key| (self.planner)(&self.world.entry(key), &self.node.read()));
-        self.looked_at = planned.iter().flat_map(|(_, portals)| portals).map(|p| p.backends.cluster.len() + p.backends.local.len()).sum();
+        self.looked_at =
+            planned.iter().flat_map(|(_, service_ports)| service_ports).map(|p| p.backends.cluster.len() + p.backends.local.len()).sum();
         if self.unknown {
             let site = self.site().await?;
             left.extend(self.backend.write_all(site, &planned).await?);
@@ -164,8 +165,8 @@ impl Proxier {
     /// Failing is told, not retried: flows end by themselves in the end.
     async fn forget_flows(&mut self, planned: Vec<(Key, Vec<ServicePort>)>) {
         let (mut due, mut gone) = (Vec::new(), Vec::new());
-        for (key, portals) in planned {
-            let new: Vec<ServicePort> = portals.into_iter().filter(|p| p.protocol == Protocol::Udp).collect();
+        for (key, service_ports) in planned {
+            let new: Vec<ServicePort> = service_ports.into_iter().filter(|p| p.protocol == Protocol::Udp).collect();
             let old = if new.is_empty() { self.udp.remove(&key) } else { self.udp.insert(key, new.clone()) }.unwrap_or_default();
             if conntrack::is_due(&old, &new) {
                 due.extend(new);
@@ -192,7 +193,7 @@ impl Proxier {
 
 pub fn plan(entry: &Entry, node: &Node) -> Vec<ServicePort> {
     let Some(service) = &entry.service else { return Vec::new() };
-    portals(service, entry.slices.values().map(|s| &**s), node)
+    service_ports(service, entry.slices.values().map(|s| &**s), node)
 }
 
 async fn until(at: Option<Instant>) {

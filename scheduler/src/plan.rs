@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn the_emptier_node_is_taken_and_dice_break_ties() {
+    fn the_emptier_node_is_taken_and_random_numbers_break_ties() {
         let mut world = world();
         assert_eq!(world.plan(&asking("1"), 0), Outcome::Bind("a".into()));
         assert_eq!(world.plan(&asking("1"), 1), Outcome::Bind("b".into()));

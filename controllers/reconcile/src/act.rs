@@ -188,7 +188,7 @@ impl Act {
 
     /// Who has a place gives it back within [`REQUEST_BOUND`].
     async fn place(&self) -> Result<SemaphorePermit<'_>, kube::Error> {
-        self.places.acquire().await.map_err(|_| kube::Error::Service("the loop has ended".into()))
+        self.places.acquire().await.map_err(|_| kube::Error::Service("the controller has ended".into()))
     }
 }
 

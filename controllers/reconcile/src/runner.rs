@@ -88,7 +88,7 @@ type Unreadable = Box<dyn Fn(&Key) -> bool + Send + Sync>;
 type Revision = Arc<AtomicU64>;
 
 /// Runs the controller in `group` until it stops: its writes go through `client`, its events are told by `recorder`.
-pub fn run<L: Controller>(this: L, client: kube::Client, recorder: Recorder, group: &Group) {
+pub fn run<C: Controller>(this: C, client: kube::Client, recorder: Recorder, group: &Group) {
     let (name, unreadable) = (this.name(), Arc::default());
     let runner = Runner { this: Arc::new(this), act: Act::new(client, recorder, reads(&unreadable)), unreadable };
     group.spawn_loop(name, Box::pin(runner.run()));
@@ -163,8 +163,8 @@ pub fn own_key<K: Object>(object: &K) -> Key {
     object.object_meta().key()
 }
 
-struct Runner<L> {
-    this: Arc<L>,
+struct Runner<C> {
+    this: Arc<C>,
     act: Act,
     unreadable: Arc<Mutex<HashMap<GroupResource, Unreadable>>>,
 }
@@ -196,7 +196,7 @@ impl Ran {
     }
 }
 
-impl<L: Controller> Runner<L> {
+impl<C: Controller> Runner<C> {
     async fn run(self) {
         let wake = wake_on(self.unreadable.clone());
         self.this.watches(&wake);

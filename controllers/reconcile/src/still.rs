@@ -16,13 +16,13 @@ const EVENT_EVERY: Duration = Duration::from_millis(1);
 const STEPS_EACH: u64 = 8;
 const STEPS_BESIDE: u64 = 2048;
 
-pub struct Still<L> {
-    this: L,
+pub struct Still<C> {
+    this: C,
     wake: Wake,
 }
 
-impl<L: Controller> Still<L> {
-    pub fn new(this: L) -> Self {
+impl<C: Controller> Still<C> {
+    pub fn new(this: C) -> Self {
         let wake = wake_on(Arc::default());
         this.watches(&wake);
         Self { this, wake }

@@ -6,7 +6,7 @@
 
 mod canary;
 #[path = "../sim/house.rs"]
-#[allow(dead_code, reason = "the simulator's house; faults and random of its store are not used here")]
+#[allow(dead_code, reason = "the simulator's house; faults and random numbers of its store are not used here")]
 mod house;
 mod objects;
 mod watchers;

@@ -1,4 +1,4 @@
-//! Random -> objects that own each other, and the ends of their owners.
+//! Random numbers -> objects that own each other, and the ends of their owners.
 
 use rand::{Rng, seq::IndexedRandom};
 use serde_json::{Value, json};

@@ -39,7 +39,7 @@ impl House {
         let door = Door::over(faulty.clone(), &group).await;
         let caches = client::Caches::new(door.client("system:kube-controller-manager", &[]), group.clone());
         let house = Self { group, memory, faulty, caches, door };
-        house.start_loops();
+        house.start_controllers();
         house
     }
 
@@ -51,7 +51,7 @@ impl House {
         self.faulty.set(faults);
     }
 
-    fn start_loops(&self) {
+    fn start_controllers(&self) {
         self.group.spawn_loop("system namespaces", auth::keep_namespaces(self.door.engine.clone()));
         let config = controllers::Config {
             cluster_cidr: "10.244.0.0/16".parse().unwrap(),

@@ -1,4 +1,4 @@
-//! Random -> what users ask for: deployments, services, namespaces, nodes; made, changed, deleted.
+//! Random numbers -> what users ask for: deployments, services, namespaces, nodes; made, changed, deleted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -62,7 +62,7 @@ impl Random {
     }
 }
 
-/// The first stage that matches and whose random number comes up. `since` is when the pod came into its state.
+/// The first stage that matches and whose chance comes up. `since` is when the pod came into its state.
 pub fn pod(stages: &Stages, view: &PodView, since: Millis, random: Random) -> Option<Planned> {
     first(&stages.pods, |when| holds(when, view), since, random)
 }

@@ -22,7 +22,7 @@ pub struct Stage {
     pub kind: Kind,
     #[serde(default)]
     pub when: When,
-    /// From 0 to 1. Where the random number says no, the next stage that matches is looked at.
+    /// From 0 to 1. Where it does not come up, the next stage that matches is looked at.
     #[serde(default = "always")]
     pub chance: f64,
     /// Milliseconds that the pod or node rests in its state before `next`.

@@ -28,7 +28,7 @@ pub fn run<F: Future<Output = ()>>(name: &str, group: &Group, work: impl FnOnce(
     group.spawn_careful(async move {
         // Nothing is ever sent: it is dropped when the thread ends, however that is.
         let _ = ended.await;
-        ends.fail("lane", "a thread ended unasked");
+        ends.fail("dns worker", "a thread ended unasked");
     });
     Ok(())
 }

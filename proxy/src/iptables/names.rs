@@ -10,31 +10,31 @@ use crate::model::ServicePort;
 pub const PREFIXES: [&str; 5] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-"];
 
 /// Endpoints for the policy Cluster.
-pub fn cluster(portal: &ServicePort) -> String {
-    of("KUBE-SVC-", portal)
+pub fn cluster(service_port: &ServicePort) -> String {
+    of("KUBE-SVC-", service_port)
 }
 
 /// Endpoints for the policy Local.
-pub fn local(portal: &ServicePort) -> String {
-    of("KUBE-SVL-", portal)
+pub fn local(service_port: &ServicePort) -> String {
+    of("KUBE-SVL-", service_port)
 }
 
 /// What comes from outside.
-pub fn external(portal: &ServicePort) -> String {
-    of("KUBE-EXT-", portal)
+pub fn external(service_port: &ServicePort) -> String {
+    of("KUBE-EXT-", service_port)
 }
 
 /// Who may use the balancer's addresses.
-pub fn firewall(portal: &ServicePort) -> String {
-    of("KUBE-FW-", portal)
+pub fn firewall(service_port: &ServicePort) -> String {
+    of("KUBE-FW-", service_port)
 }
 
-pub fn endpoint(portal: &ServicePort, endpoint: SocketAddrV4) -> String {
-    format!("KUBE-SEP-{}", hash(&format!("{}{}{endpoint}", portal.name, portal.protocol.word())))
+pub fn endpoint(service_port: &ServicePort, endpoint: SocketAddrV4) -> String {
+    format!("KUBE-SEP-{}", hash(&format!("{}{}{endpoint}", service_port.name, service_port.protocol.word())))
 }
 
-fn of(prefix: &str, portal: &ServicePort) -> String {
-    format!("{prefix}{}", hash(&format!("{}{}", portal.name, portal.protocol.word())))
+fn of(prefix: &str, service_port: &ServicePort) -> String {
+    format!("{prefix}{}", hash(&format!("{}{}", service_port.name, service_port.protocol.word())))
 }
 
 /// The first 16 letters of the base32 (RFC 4648) of the SHA-256.

@@ -23,9 +23,9 @@ pub struct Fragment {
     pub chains: BTreeMap<String, Vec<String>>,
 }
 
-/// One portal with what is worked out once.
+/// One service port with what is worked out once.
 struct Writer<'a> {
-    portal: &'a ServicePort,
+    service_port: &'a ServicePort,
     site: &'a NodeNetwork,
     out: &'a mut Fragment,
     has_internal: bool,
@@ -33,10 +33,10 @@ struct Writer<'a> {
 }
 
 impl Fragment {
-    pub fn of(portals: &[ServicePort], site: &NodeNetwork) -> Self {
+    pub fn of(service_ports: &[ServicePort], site: &NodeNetwork) -> Self {
         let mut out = Self::default();
-        for portal in portals {
-            Writer::new(portal, site, &mut out).write();
+        for service_port in service_ports {
+            Writer::new(service_port, site, &mut out).write();
         }
         out
     }
@@ -51,9 +51,9 @@ impl Fragment {
 }
 
 impl<'a> Writer<'a> {
-    fn new(portal: &'a ServicePort, site: &'a NodeNetwork, out: &'a mut Fragment) -> Self {
-        let has = |policy: Policy| portal.backends.any && (policy == Policy::Cluster || !portal.backends.local.is_empty());
-        Self { portal, site, out, has_internal: has(portal.internal), has_external: has(portal.external) }
+    fn new(service_port: &'a ServicePort, site: &'a NodeNetwork, out: &'a mut Fragment) -> Self {
+        let has = |policy: Policy| service_port.backends.any && (policy == Policy::Cluster || !service_port.backends.local.is_empty());
+        Self { service_port, site, out, has_internal: has(service_port.internal), has_external: has(service_port.external) }
     }
 
     fn write(&mut self) {
@@ -61,26 +61,28 @@ impl<'a> Writer<'a> {
         self.capture_external_ips();
         self.capture_balancer_ips();
         self.capture_node_port();
-        if let Some(port) = self.portal.health_port {
-            let line =
-                format!("-m comment --comment \"{} health check node port\" -m tcp -p tcp --dport {port} -j ACCEPT", self.portal.name);
+        if let Some(port) = self.service_port.health_port {
+            let line = format!(
+                "-m comment --comment \"{} health check node port\" -m tcp -p tcp --dport {port} -j ACCEPT",
+                self.service_port.name
+            );
             self.out.share(Shared::FilterNodePorts, line);
         }
         self.internal_chain();
-        if self.portal.backends.any && self.portal.is_external() {
+        if self.service_port.backends.any && self.service_port.is_external() {
             self.external_chain();
         }
         if self.uses_firewall() {
             self.firewall_chain();
         }
         self.policy_chains();
-        for endpoint in self.portal.reachable() {
+        for endpoint in self.service_port.reachable() {
             self.endpoint_chain(endpoint);
         }
     }
 
     fn capture_cluster_ip(&mut self) {
-        let to = self.to(&self.portal.cluster_ip.to_string());
+        let to = self.to(&self.service_port.cluster_ip.to_string());
         if self.has_internal {
             let line = format!("{}{to} -j {}", self.comment("cluster IP"), self.internal_name());
             return self.out.share(Shared::NatServices, line);
@@ -90,10 +92,10 @@ impl<'a> Writer<'a> {
     }
 
     fn capture_external_ips(&mut self) {
-        for ip in &self.portal.external_ips {
+        for ip in &self.service_port.external_ips {
             let to = self.to(&ip.to_string());
-            if self.portal.backends.any {
-                let line = format!("{}{to} -j {}", self.comment("external IP"), names::external(self.portal));
+            if self.service_port.backends.any {
+                let line = format!("{}{to} -j {}", self.comment("external IP"), names::external(self.service_port));
                 self.out.share(Shared::NatServices, line);
             }
             self.refuse_external(&to);
@@ -101,15 +103,15 @@ impl<'a> Writer<'a> {
     }
 
     fn capture_balancer_ips(&mut self) {
-        for ip in &self.portal.balancer_ips {
+        for ip in &self.service_port.balancer_ips {
             let to = self.to(&ip.to_string());
-            if self.portal.backends.any {
-                let chain = if self.uses_firewall() { names::firewall(self.portal) } else { names::external(self.portal) };
+            if self.service_port.backends.any {
+                let chain = if self.uses_firewall() { names::firewall(self.service_port) } else { names::external(self.service_port) };
                 let line = format!("{}{to} -j {chain}", self.comment("loadbalancer IP"));
                 self.out.share(Shared::NatServices, line);
             }
             if self.uses_firewall() {
-                let what = format!("traffic not accepted by {}", names::firewall(self.portal));
+                let what = format!("traffic not accepted by {}", names::firewall(self.service_port));
                 let line = format!("{}{to} -j DROP", self.comment(&what));
                 self.out.share(Shared::FilterFirewall, line);
             }
@@ -118,13 +120,13 @@ impl<'a> Writer<'a> {
     }
 
     fn capture_node_port(&mut self) {
-        let Some(node_port) = self.portal.node_port else { return };
-        let protocol = self.portal.protocol.word();
-        if self.portal.backends.any {
+        let Some(node_port) = self.service_port.node_port else { return };
+        let protocol = self.service_port.protocol.word();
+        if self.service_port.backends.any {
             let line = format!(
                 "-m comment --comment {} -m {protocol} -p {protocol} --dport {node_port} -j {}",
-                self.portal.name,
-                names::external(self.portal)
+                self.service_port.name,
+                names::external(self.service_port)
             );
             self.out.share(Shared::NatNodePorts, line);
         }
@@ -141,16 +143,16 @@ impl<'a> Writer<'a> {
     /// Traffic from outside the cluster to the cluster IP may be answered by another node: it is masqueraded.
     fn internal_chain(&mut self) {
         if let (true, Some(cidr)) = (self.has_internal, self.site.cluster_cidr) {
-            let to = self.to(&self.portal.cluster_ip.to_string());
+            let to = self.to(&self.service_port.cluster_ip.to_string());
             let line = format!("{}{to} ! -s {cidr} -j KUBE-MARK-MASQ", self.comment("cluster IP"));
             self.out.own(&self.internal_name(), line);
         }
     }
 
     fn external_chain(&mut self) {
-        let chain = names::external(self.portal);
-        let cluster = names::cluster(self.portal);
-        if self.portal.external == Policy::Cluster {
+        let chain = names::external(self.service_port);
+        let cluster = names::cluster(self.service_port);
+        if self.service_port.external == Policy::Cluster {
             let line = format!("{} -j KUBE-MARK-MASQ", self.for_external("masquerade traffic"));
             self.out.own(&chain, line);
         } else {
@@ -166,93 +168,93 @@ impl<'a> Writer<'a> {
             self.out.chains.entry(cluster.clone()).or_default();
         }
         if self.has_external {
-            let to = if self.portal.external == Policy::Local { names::local(self.portal) } else { cluster };
+            let to = if self.service_port.external == Policy::Local { names::local(self.service_port) } else { cluster };
             self.out.own(&chain, format!("-j {to}"));
         }
     }
 
     fn firewall_chain(&mut self) {
-        let (chain, external) = (names::firewall(self.portal), names::external(self.portal));
+        let (chain, external) = (names::firewall(self.service_port), names::external(self.service_port));
         let comment = self.comment("loadbalancer IP");
-        for range in &self.portal.source_ranges {
+        for range in &self.service_port.source_ranges {
             self.out.own(&chain, format!("{comment} -s {range} -j {external}"));
         }
         // A balancer's address may stand on this node: its own traffic then comes from that address.
-        if self.portal.source_ranges.iter().any(|range| self.site.node_ips.iter().any(|ip| range.contains(ip))) {
-            for ip in &self.portal.balancer_ips {
+        if self.service_port.source_ranges.iter().any(|range| self.site.node_ips.iter().any(|ip| range.contains(ip))) {
+            for ip in &self.service_port.balancer_ips {
                 self.out.own(&chain, format!("{comment} -s {ip}/32 -j {external}"));
             }
         }
-        let rest = format!("-m comment --comment \"other traffic to {} will be dropped by KUBE-PROXY-FIREWALL\"", self.portal.name);
+        let rest = format!("-m comment --comment \"other traffic to {} will be dropped by KUBE-PROXY-FIREWALL\"", self.service_port.name);
         self.out.own(&chain, rest);
     }
 
     fn policy_chains(&mut self) {
-        let portal = self.portal;
-        if portal.uses_cluster() && !portal.backends.cluster.is_empty() {
-            self.spread(&names::cluster(portal), &portal.backends.cluster);
+        let service_port = self.service_port;
+        if service_port.uses_cluster() && !service_port.backends.cluster.is_empty() {
+            self.spread(&names::cluster(service_port), &service_port.backends.cluster);
         }
-        if portal.uses_local() && !portal.backends.local.is_empty() {
-            self.spread(&names::local(portal), &portal.backends.local);
+        if service_port.uses_local() && !service_port.backends.local.is_empty() {
+            self.spread(&names::local(service_port), &service_port.backends.local);
         }
     }
 
     /// Rules that give each endpoint an equal share; a client that has been here goes back to its endpoint first.
     fn spread(&mut self, chain: &str, endpoints: &[SocketAddrV4]) {
-        for endpoint in endpoints.iter().filter(|_| self.portal.affinity_seconds.is_some()) {
-            let (to, seconds) = (names::endpoint(self.portal, *endpoint), self.portal.affinity_seconds.unwrap_or_default());
+        for endpoint in endpoints.iter().filter(|_| self.service_port.affinity_seconds.is_some()) {
+            let (to, seconds) = (names::endpoint(self.service_port, *endpoint), self.service_port.affinity_seconds.unwrap_or_default());
             let line = format!("{} -m recent --name {to} --rcheck --seconds {seconds} --reap -j {to}", self.arrow(*endpoint));
             self.out.own(chain, line);
         }
         for (i, endpoint) in endpoints.iter().enumerate() {
             let left = endpoints.len() - i;
             let chance = if left > 1 { format!(" -m statistic --mode random --probability {}", probability(left)) } else { String::new() };
-            let line = format!("{}{chance} -j {}", self.arrow(*endpoint), names::endpoint(self.portal, *endpoint));
+            let line = format!("{}{chance} -j {}", self.arrow(*endpoint), names::endpoint(self.service_port, *endpoint));
             self.out.own(chain, line);
         }
     }
 
     fn endpoint_chain(&mut self, endpoint: SocketAddrV4) {
-        let (chain, protocol) = (names::endpoint(self.portal, endpoint), self.portal.protocol.word());
-        let comment = format!("-m comment --comment {}", self.portal.name);
+        let (chain, protocol) = (names::endpoint(self.service_port, endpoint), self.service_port.protocol.word());
+        let comment = format!("-m comment --comment {}", self.service_port.name);
         // A pod that reaches itself through its service must see another source, or it would answer itself.
         self.out.own(&chain, format!("{comment} -s {} -j KUBE-MARK-MASQ", endpoint.ip()));
-        let recent = if self.portal.affinity_seconds.is_some() { format!(" -m recent --name {chain} --set") } else { String::new() };
+        let recent = if self.service_port.affinity_seconds.is_some() { format!(" -m recent --name {chain} --set") } else { String::new() };
         self.out.own(&chain, format!("{comment}{recent} -m {protocol} -p {protocol} -j DNAT --to-destination {endpoint}"));
     }
 
     fn uses_firewall(&self) -> bool {
-        self.portal.backends.any && !self.portal.balancer_ips.is_empty() && !self.portal.source_ranges.is_empty()
+        self.service_port.backends.any && !self.service_port.balancer_ips.is_empty() && !self.service_port.source_ranges.is_empty()
     }
 
     fn internal_name(&self) -> String {
-        if self.portal.internal == Policy::Local { names::local(self.portal) } else { names::cluster(self.portal) }
+        if self.service_port.internal == Policy::Local { names::local(self.service_port) } else { names::cluster(self.service_port) }
     }
 
     fn to(&self, ip: &str) -> String {
-        let protocol = self.portal.protocol.word();
-        format!(" -m {protocol} -p {protocol} -d {ip} --dport {}", self.portal.port)
+        let protocol = self.service_port.protocol.word();
+        format!(" -m {protocol} -p {protocol} -d {ip} --dport {}", self.service_port.port)
     }
 
     fn comment(&self, what: &str) -> String {
-        format!("-m comment --comment \"{} {what}\"", self.portal.name)
+        format!("-m comment --comment \"{} {what}\"", self.service_port.name)
     }
 
     fn for_external(&self, what: &str) -> String {
-        format!("-m comment --comment \"{what} for {} external destinations\"", self.portal.name)
+        format!("-m comment --comment \"{what} for {} external destinations\"", self.service_port.name)
     }
 
     fn arrow(&self, endpoint: SocketAddrV4) -> String {
-        format!("-m comment --comment \"{} -> {endpoint}\"", self.portal.name)
+        format!("-m comment --comment \"{} -> {endpoint}\"", self.service_port.name)
     }
 
     fn why_not(&self) -> String {
-        self.comment(if self.portal.backends.any { "has no local endpoints" } else { "has no endpoints" })
+        self.comment(if self.service_port.backends.any { "has no local endpoints" } else { "has no endpoints" })
     }
 
     /// Nothing anywhere: say so. Nothing here: another node might be asked.
     fn verdict(&self) -> &'static str {
-        if self.portal.backends.any { "DROP" } else { "REJECT" }
+        if self.service_port.backends.any { "DROP" } else { "REJECT" }
     }
 }
 
@@ -267,7 +269,7 @@ fn probability(of: usize) -> String {
 mod tests {
     use super::*;
     use crate::{
-        model::{Node, portals},
+        model::{Node, service_ports},
         testing::{service, slice},
     };
     use serde_json::{Value, json};
@@ -280,7 +282,7 @@ mod tests {
             ..NodeNetwork::default()
         };
         let slices = [slice("ns1/svc1", "p80", "TCP", 80, endpoints)];
-        Fragment::of(&portals(&service("ns1/svc1", spec), slices.iter(), &node), &site)
+        Fragment::of(&service_ports(&service("ns1/svc1", spec), slices.iter(), &node), &site)
     }
 
     fn port(more: Value) -> Value {
@@ -375,7 +377,7 @@ KUBE-SVC-XPGD46QRK7WJZT7O -m comment --comment "ns1/svc1:p80 -> 10.180.0.1:80" -
             serde_json::from_value(json!({"loadBalancer": {"ingress": [{"ip": "5.6.7.8"}, {"ip": "5.6.7.9", "ipMode": "Proxy"}]}})).ok();
         let site = NodeNetwork { cluster_cidr: None, node_ips: vec!["192.0.2.2".parse().unwrap()], ..NodeNetwork::default() };
         let slices = [slice("ns1/svc1", "p80", "TCP", 80, &["10.180.0.1@n1"])];
-        let fragment = Fragment::of(&portals(&service, slices.iter(), &Node::default()), &site);
+        let fragment = Fragment::of(&service_ports(&service, slices.iter(), &Node::default()), &site);
         let firewall = &fragment.chains["KUBE-FW-XPGD46QRK7WJZT7O"];
         assert!(firewall[0].ends_with("-s 192.0.2.0/24 -j KUBE-EXT-XPGD46QRK7WJZT7O"));
         assert!(firewall[1].ends_with("-s 5.6.7.8/32 -j KUBE-EXT-XPGD46QRK7WJZT7O"));

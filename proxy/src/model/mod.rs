@@ -1,4 +1,4 @@
-//! Service + slices + node -> portals: what this node shall let through to where. Pure; names no back end.
+//! Service + slices + node -> service ports: what this node shall let through to where. Pure; names no back end.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -9,7 +9,7 @@ mod plan;
 #[cfg(test)]
 mod scale;
 
-pub use plan::portals;
+pub use plan::service_ports;
 
 /// What of this node matters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub struct Node {
     pub name: String,
     /// Label `topology.kubernetes.io/zone`; empty if it has none.
     pub zone: String,
-    /// Service addresses that this node answers itself (cluster DNS): no portal is made for them.
+    /// Service addresses that this node answers itself (cluster DNS): no service port is made for them.
     pub answered_here: Vec<Ipv4Addr>,
 }
 
@@ -66,7 +66,7 @@ pub struct ServicePort {
     pub backends: Backends,
 }
 
-/// The endpoints of a portal by what they may be used for, each list sorted. Source: upstream's `CategorizeEndpoints`.
+/// The endpoints of a service port by what they may be used for, each list sorted. Source: upstream's `CategorizeEndpoints`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backends {
     /// For the policy Cluster.
@@ -101,7 +101,7 @@ impl ServicePort {
         self.internal == Policy::Local || (self.external == Policy::Local && self.is_external())
     }
 
-    /// All endpoints that this portal can lead to, sorted.
+    /// All endpoints that this service port can lead to, sorted.
     pub fn reachable(&self) -> Vec<SocketAddrV4> {
         let cluster = self.backends.cluster.iter().filter(|_| self.uses_cluster());
         let local = self.backends.local.iter().filter(|_| self.uses_local());

@@ -1,4 +1,4 @@
-//! One service -> its portals. Source: upstream `pkg/proxy/serviceport.go`, `servicechangetracker.go`.
+//! One service -> its service ports. Source: upstream `pkg/proxy/serviceport.go`, `servicechangetracker.go`.
 
 use std::net::Ipv4Addr;
 
@@ -15,15 +15,15 @@ const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// Upstream's default, in seconds.
 const AFFINITY_SECONDS: u32 = 10_800;
 
-/// The portals of a service; none for headless and ExternalName services, and none where it has no IPv4 address.
-pub fn portals<'a>(service: &Service, slices: impl Iterator<Item = &'a EndpointSlice> + Clone, node: &Node) -> Vec<ServicePort> {
+/// The service ports of a service; none for headless and ExternalName services, and none where it has no IPv4 address.
+pub fn service_ports<'a>(service: &Service, slices: impl Iterator<Item = &'a EndpointSlice> + Clone, node: &Node) -> Vec<ServicePort> {
     let Some(spec) = &service.spec else { return Vec::new() };
     let elsewhere = service.metadata.labels.as_ref().is_some_and(|l| l.contains_key(PROXY_NAME));
     let Some(cluster_ip) = cluster_ip(spec).filter(|ip| !elsewhere && !node.answered_here.contains(ip)) else {
         return Vec::new();
     };
     let ports = spec.ports.iter().flatten();
-    ports.filter_map(|port| portal(service, spec, port, cluster_ip, slices.clone(), node)).collect()
+    ports.filter_map(|port| service_port(service, spec, port, cluster_ip, slices.clone(), node)).collect()
 }
 
 /// `None` for a protocol that is none; absent reads as TCP.
@@ -45,7 +45,7 @@ pub fn cluster_ip(spec: &ServiceSpec) -> Option<Ipv4Addr> {
     all.filter_map(|ip| ip.parse().ok()).next()
 }
 
-fn portal<'a>(
+fn service_port<'a>(
     service: &Service,
     spec: &ServiceSpec,
     port: &v1::ServicePort,
@@ -118,7 +118,7 @@ mod tests {
     }
 
     fn only(service: &Service, slices: &[EndpointSlice]) -> ServicePort {
-        let mut all = portals(service, slices.iter(), &node());
+        let mut all = service_ports(service, slices.iter(), &node());
         assert_eq!(all.len(), 1);
         all.remove(0)
     }
@@ -133,18 +133,18 @@ mod tests {
             json!({"clusterIP": "10.96.0.10", "ports": [{"port": 53}]}),
         ];
         for spec in cases {
-            assert!(portals(&service("d/s", spec.clone()), [].iter(), &node()).is_empty(), "{spec}");
+            assert!(service_ports(&service("d/s", spec.clone()), [].iter(), &node()).is_empty(), "{spec}");
         }
         let mut foreign = service("d/s", json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}));
         foreign.metadata.labels = Some([(PROXY_NAME.to_owned(), "x".to_owned())].into());
-        assert!(portals(&foreign, [].iter(), &node()).is_empty());
+        assert!(service_ports(&foreign, [].iter(), &node()).is_empty());
     }
 
     #[test]
     fn ports_find_their_endpoints_by_name() {
         let spec = json!({"clusterIP": "10.96.0.1", "ports": [{"name": "a", "port": 80}, {"name": "b", "port": 81, "protocol": "UDP"}]});
         let slices = [slice("d/s", "a", "TCP", 8080, &["10.0.0.1@n1", "10.0.0.2@n2"]), slice("d/s", "b", "UDP", 5353, &["10.0.0.3@n2"])];
-        let all = portals(&service("d/s", spec), slices.iter(), &node());
+        let all = service_ports(&service("d/s", spec), slices.iter(), &node());
         assert_eq!(all[0].name, "d/s:a");
         assert_eq!(all[0].backends.cluster, [addr("10.0.0.1:8080"), addr("10.0.0.2:8080")]);
         assert_eq!(all[0].backends.local, [addr("10.0.0.1:8080")]);
@@ -160,9 +160,9 @@ mod tests {
         let service = service("d/s", spec);
         let base = slice("d/s", "", "TCP", 80, &["10.0.0.1@n1", "10.0.0.2@n1", "10.0.0.3@n2"]);
         let one = with(&base, |i, e| e.conditions = (i != 2).then(|| if i == 0 { leaving.clone() } else { dead.clone() }));
-        let portal = only(&service, &[one]);
-        assert_eq!(portal.backends.cluster, [addr("10.0.0.3:80")]);
-        assert_eq!(portal.backends.local, [addr("10.0.0.1:80")]);
+        let service_port = only(&service, &[one]);
+        assert_eq!(service_port.backends.cluster, [addr("10.0.0.3:80")]);
+        assert_eq!(service_port.backends.local, [addr("10.0.0.1:80")]);
         let all_leaving = with(&base, |_, e| e.conditions = Some(leaving.clone()));
         assert_eq!(only(&service, &[all_leaving]).backends.cluster.len(), 3);
         let all_dead = with(&base, |_, e| e.conditions = Some(dead.clone()));

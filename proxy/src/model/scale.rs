@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use api::{Key, k8s::api::discovery::v1::EndpointSlice, steps};
 use serde_json::json;
 
-use super::{Node, portals};
+use super::{Node, service_ports};
 use crate::{Mode, proxier::rest, service_tracker::ServiceTracker, testing};
 
 const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
@@ -54,8 +54,8 @@ fn synced(world: &ServiceTracker, slice: &Arc<EndpointSlice>) -> usize {
     let changed: Vec<Key> = world.take_changed().into_iter().collect();
     assert_eq!(changed.len(), 1, "nobody else is looked at");
     let entry = world.entry(&changed[0]);
-    let all = portals(entry.service.as_ref().unwrap(), entry.slices.values().map(|s| &**s), &Node::default());
-    all.iter().map(|portal| portal.backends.cluster.len()).sum()
+    let all = service_ports(entry.service.as_ref().unwrap(), entry.slices.values().map(|s| &**s), &Node::default());
+    all.iter().map(|service_port| service_port.backends.cluster.len()).sum()
 }
 
 fn slice(service: &str, number: usize, endpoints: usize) -> Arc<EndpointSlice> {

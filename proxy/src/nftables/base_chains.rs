@@ -19,7 +19,7 @@ const SERVICE_CHAIN: &str = "services";
 const ENDPOINTS_CHECK: &str = "service-endpoints-check";
 const CLUSTER_IPS_CHECK: &str = "cluster-ips-check";
 const FIREWALL_CHECK: &str = "firewall-check";
-const BOTH_DOORS: [DestinationMatch; 2] = [DestinationMatch::Address, DestinationMatch::NodePort];
+const BOTH_MATCHES: [DestinationMatch; 2] = [DestinationMatch::Address, DestinationMatch::NodePort];
 
 /// A chain at a hook of the kernel.
 struct Base {
@@ -47,8 +47,8 @@ pub fn write(site: &NodeNetwork, w: &mut Writer) {
     w.change(Verb::DelTable, table);
     w.change(Verb::NewTable, table);
     Set::standing().for_each(|set| set.write(w));
-    let by_door = BOTH_DOORS.map(by_class);
-    for name in [SERVICE_CHAIN, ENDPOINTS_CHECK, CLUSTER_IPS_CHECK, FIREWALL_CHECK].into_iter().chain(by_door) {
+    let by_match = BOTH_MATCHES.map(by_class);
+    for name in [SERVICE_CHAIN, ENDPOINTS_CHECK, CLUSTER_IPS_CHECK, FIREWALL_CHECK].into_iter().chain(by_match) {
         chain(name, w);
     }
     BASES.iter().for_each(|base| base.write(w));
@@ -94,10 +94,10 @@ pub fn remove(verb: Verb, name: &str, w: &mut Writer) {
     });
 }
 
-/// The chains that find the class of a service's destination, anew: of chains that stand in front, it is found sooner. These
+/// The base chains that find the chain of a service's destination, anew: what stands in front is found sooner. These
 /// rules ask no map but a small one: for each that does, the kernel looks through all of the map's elements.
 pub fn write_ways<'a>(chains: impl Iterator<Item = &'a ServiceChain> + Clone, w: &mut Writer) {
-    for matched_by in BOTH_DOORS {
+    for matched_by in BOTH_MATCHES {
         let chain = by_class(matched_by);
         empty(chain, w);
         rule(chain, &[&destination(matched_by)[..], &[Step::Branch(Set::Sticky(matched_by).name(), Reg(0))]].concat(), w);
@@ -144,7 +144,7 @@ fn rules(site: &NodeNetwork) -> Vec<(&'static str, Vec<Step>)> {
     if let Some(cidr) = site.cluster_cidr {
         rules.push((SERVICE_CHAIN, at(Set::MasqueradedOutsiders, DestinationMatch::Address, &[outside(cidr), mark()].concat())));
     }
-    for matched_by in BOTH_DOORS {
+    for matched_by in BOTH_MATCHES {
         let onward = Step::End(Verdict::Goto(by_class(matched_by).to_owned()));
         rules.push((SERVICE_CHAIN, at(Set::Masqueraded(matched_by), matched_by, &mark())));
         rules.push((SERVICE_CHAIN, at(Set::Services(matched_by), matched_by, &[onward])));

@@ -33,7 +33,7 @@ pub struct Destination {
     key: [u32; 3],
 }
 
-/// One portal as the kernel has it: its number, and its endpoints by place.
+/// One service port as the kernel has it: its number, and its endpoints by place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortEndpoints {
     /// Even, not 0: it is the number of the list Cluster. The next one is that of the list Local.
@@ -49,29 +49,29 @@ pub struct WantedElements {
     pub own: BTreeMap<Destination, Vec<Element>>,
     /// What others may need as well.
     pub shared: Vec<Element>,
-    /// Chains of portals whose clients stay, by number.
+    /// Chains of service ports whose clients stay, by number.
     pub sticky: BTreeMap<u32, Sticky>,
 }
 
-/// One portal, while its elements are written.
+/// One service port, while its elements are written.
 struct Writer<'a> {
-    portal: &'a ServicePort,
+    service_port: &'a ServicePort,
     line: &'a PortEndpoints,
     site: &'a NodeNetwork,
     out: &'a mut WantedElements,
 }
 
 impl PortEndpoints {
-    /// The portal's line after this one: endpoints that stay keep their places, so that few elements change.
-    pub fn next(old: Option<&PortEndpoints>, id: u32, portal: &ServicePort) -> Self {
+    /// The service port's line after this one: endpoints that stay keep their places, so that few elements change.
+    pub fn next(old: Option<&PortEndpoints>, id: u32, service_port: &ServicePort) -> Self {
         let places = |old: Option<&Vec<SocketAddrV4>>, new: &[SocketAddrV4], used: bool| {
             let new = if used { new } else { &[] };
             keep_places(old.map_or(&[], Vec::as_slice), new)
         };
         Self {
             id,
-            cluster: places(old.map(|l| &l.cluster), &portal.backends.cluster, portal.uses_cluster()),
-            local: places(old.map(|l| &l.local), &portal.backends.local, portal.uses_local()),
+            cluster: places(old.map(|l| &l.cluster), &service_port.backends.cluster, service_port.uses_cluster()),
+            local: places(old.map(|l| &l.local), &service_port.backends.local, service_port.uses_local()),
         }
     }
 
@@ -81,9 +81,9 @@ impl PortEndpoints {
 }
 
 impl WantedElements {
-    /// Adds a portal's.
-    pub fn add(&mut self, portal: &ServicePort, line: &PortEndpoints, site: &NodeNetwork) {
-        let mut writer = Writer { portal, line, site, out: self };
+    /// Adds a service port's.
+    pub fn add(&mut self, service_port: &ServicePort, line: &PortEndpoints, site: &NodeNetwork) {
+        let mut writer = Writer { service_port, line, site, out: self };
         writer.destinations();
         writer.shared();
         writer.sticky();
@@ -93,40 +93,40 @@ impl WantedElements {
 impl Writer<'_> {
     fn destinations(&mut self) {
         let masquerade = self.site.cluster_cidr.map(|_| Set::MasqueradedOutsiders);
-        let internal = list(self.portal.internal);
+        let internal = list(self.service_port.internal);
         self.destination(
             DestinationMatch::Address,
-            self.portal.cluster_ip,
+            self.service_port.cluster_ip,
             self.class(DestinationMatch::Address, 0, internal),
             internal,
             masquerade,
         );
-        for ip in &self.portal.external_ips {
+        for ip in &self.service_port.external_ips {
             self.external(DestinationMatch::Address, *ip);
         }
-        for ip in &self.portal.balancer_ips {
+        for ip in &self.service_port.balancer_ips {
             self.external(DestinationMatch::Address, *ip);
             self.firewall(*ip);
         }
-        if self.portal.node_port.is_some() {
+        if self.service_port.node_port.is_some() {
             self.external(DestinationMatch::NodePort, Ipv4Addr::UNSPECIFIED);
         }
     }
 
     /// With the policy Local, who is inside the cluster goes anywhere all the same.
     fn external(&mut self, matched_by: DestinationMatch, ip: Ipv4Addr) {
-        let list = list(self.portal.external);
-        let class = match self.portal.external {
+        let list = list(self.service_port.external);
+        let class = match self.service_port.external {
             Policy::Cluster => self.class(matched_by, 0, list),
             Policy::Local => self.class(matched_by, count(&self.line.cluster), list),
         };
-        let masquerade = (self.portal.external == Policy::Cluster).then_some(Set::Masqueraded(matched_by));
+        let masquerade = (self.service_port.external == Policy::Cluster).then_some(Set::Masqueraded(matched_by));
         self.destination(matched_by, ip, class, list, masquerade);
     }
 
     fn class(&self, matched_by: DestinationMatch, insiders: u32, list: List) -> Option<ServiceChain> {
         let count = count(self.line.list(list));
-        let sticky = self.portal.affinity_seconds.and_then(|_| NonZeroU32::new(self.line.id));
+        let sticky = self.service_port.affinity_seconds.and_then(|_| NonZeroU32::new(self.line.id));
         let size = |count: u32| if sticky.is_some() { count.min(1) } else { count };
         let class = ServiceChain { matched_by, insiders: size(insiders), list, count: size(count), sticky };
         (class.count > 0 || class.insiders > 0).then_some(class)
@@ -158,7 +158,7 @@ impl Writer<'_> {
 
     /// What the filters say, of packets that still have their destination.
     fn refusal(&self, list: List) -> Option<Refusal> {
-        let why = if self.portal.backends.any { Refusal::Drop } else { Refusal::Reject };
+        let why = if self.service_port.backends.any { Refusal::Drop } else { Refusal::Reject };
         self.line.list(list).is_empty().then_some(why)
     }
 
@@ -170,14 +170,14 @@ impl Writer<'_> {
     }
 
     fn firewall(&mut self, ip: Ipv4Addr) {
-        let ranges = &self.portal.source_ranges;
-        if !self.portal.backends.any || ranges.is_empty() {
+        let ranges = &self.service_port.source_ranges;
+        if !self.service_port.backends.any || ranges.is_empty() {
             return;
         }
         let mut allowed = ranges.clone();
         // A balancer's address may stand on this node: its own traffic then comes from that address.
         if ranges.iter().any(|range| self.site.node_ips.iter().any(|ip| range.contains(ip))) {
-            allowed.extend(self.portal.balancer_ips.iter().map(|ip| Ipv4Net::from(*ip)));
+            allowed.extend(self.service_port.balancer_ips.iter().map(|ip| Ipv4Net::from(*ip)));
         }
         let to = self.key(DestinationMatch::Address, ip);
         let elements = self.out.own.entry(to).or_default();
@@ -190,23 +190,23 @@ impl Writer<'_> {
 
     fn shared(&mut self) {
         let put = |set, key| Element { set, key, data: [0; 2] };
-        self.out.shared.push(put(Set::ClusterIps, [word(self.portal.cluster_ip), 0, 0, 0]));
+        self.out.shared.push(put(Set::ClusterIps, [word(self.service_port.cluster_ip), 0, 0, 0]));
         let all = self.line.cluster.iter().chain(&self.line.local).map(|endpoint| word(*endpoint.ip()));
         self.out.shared.extend(all.map(|ip| put(Set::Hairpin, [ip, ip, 0, 0])));
     }
 
     fn sticky(&mut self) {
         for (number, list) in (self.line.id..).zip([List::Cluster, List::Local]) {
-            let made = Sticky::of(self.portal, self.line.list(list));
+            let made = Sticky::of(self.service_port, self.line.list(list));
             self.out.sticky.extend(made.map(|sticky| (number, sticky)));
         }
     }
 
     fn key(&self, matched_by: DestinationMatch, ip: Ipv4Addr) -> Destination {
-        let protocol = protocol(self.portal.protocol);
+        let protocol = protocol(self.service_port.protocol);
         let key = match matched_by {
-            DestinationMatch::Address => [word(ip), protocol, port_word(self.portal.port)],
-            DestinationMatch::NodePort => [protocol, port_word(self.portal.node_port.unwrap_or(0)), 0],
+            DestinationMatch::Address => [word(ip), protocol, port_word(self.service_port.port)],
+            DestinationMatch::NodePort => [protocol, port_word(self.service_port.node_port.unwrap_or(0)), 0],
         };
         Destination { matched_by, key }
     }
@@ -276,7 +276,7 @@ pub fn protocol(protocol: Protocol) -> u32 {
 mod tests {
     use super::*;
     use crate::{
-        model::{Node, portals},
+        model::{Node, service_ports},
         testing::{addr, service, slice},
     };
     use serde_json::{Value, json};
@@ -288,14 +288,14 @@ mod tests {
         service.status = status.and_then(|s| serde_json::from_value(s).ok());
         let node = Node { name: "n1".into(), ..Node::default() };
         let slices = [slice("d/s", "", "TCP", 8080, endpoints)];
-        let portals = portals(&service, slices.iter(), &node);
+        let service_ports = service_ports(&service, slices.iter(), &node);
         let site = NodeNetwork {
             cluster_cidr: Some("10.77.0.0/16".parse().unwrap()),
             node_ips: vec!["192.0.2.1".parse().unwrap()],
             ..NodeNetwork::default()
         };
-        let (line, mut needs, mut chains) = (PortEndpoints::next(None, 2, &portals[0]), WantedElements::default(), Vec::new());
-        needs.add(&portals[0], &line, &site);
+        let (line, mut needs, mut chains) = (PortEndpoints::next(None, 2, &service_ports[0]), WantedElements::default(), Vec::new());
+        needs.add(&service_ports[0], &line, &site);
         for element in needs.own.values().flatten() {
             chains.extend(if let Set::ServiceChain(class) = element.set { Some(class) } else { None });
         }

@@ -20,7 +20,7 @@ pub struct ServiceChain {
     pub list: List,
     /// Endpoints of the list.
     pub count: u32,
-    /// The portal whose clients stay with their endpoints: it has chains of its own, and counts are 0 or 1.
+    /// The service port whose clients stay with their endpoints: it has chains of its own, and counts are 0 or 1.
     pub sticky: Option<NonZeroU32>,
 }
 
@@ -31,7 +31,7 @@ pub enum DestinationMatch {
     NodePort,
 }
 
-/// Which of a portal's two lists of endpoints.
+/// Which of a service port's two lists of endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum List {
     Cluster,

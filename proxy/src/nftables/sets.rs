@@ -73,12 +73,12 @@ const CONCAT: u32 = 0x80;
 const CLIENTS_MAX: u32 = 262_144;
 /// `NFT_DATA_VERDICT`
 const VERDICT_TYPE: u32 = 0xffff_ff00;
-const BOTH_DOORS: [DestinationMatch; 2] = [DestinationMatch::Address, DestinationMatch::NodePort];
+const BOTH_MATCHES: [DestinationMatch; 2] = [DestinationMatch::Address, DestinationMatch::NodePort];
 
 impl Set {
     /// Those that are there without any service.
     pub fn standing() -> impl Iterator<Item = Set> {
-        let by_door = |matched_by| {
+        let by_match = |matched_by| {
             let refused = [Set::Refused(matched_by, Refusal::Reject), Set::Refused(matched_by, Refusal::Drop)];
             [Set::Services(matched_by), Set::Sticky(matched_by), Set::Endpoints(matched_by), Set::Masqueraded(matched_by)]
                 .into_iter()
@@ -86,7 +86,7 @@ impl Set {
         };
         [Set::ClusterIps, Set::MasqueradedOutsiders, Set::Hairpin, Set::Firewalled, Set::FirewallSources]
             .into_iter()
-            .chain(BOTH_DOORS.into_iter().flat_map(by_door))
+            .chain(BOTH_MATCHES.into_iter().flat_map(by_match))
     }
 
     pub fn name(self) -> Cow<'static, str> {

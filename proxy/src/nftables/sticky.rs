@@ -1,4 +1,4 @@
-//! A portal whose clients stay with their endpoints -> a chain, and a set of clients for each endpoint. Source: as in upstream's proxier.
+//! A service port whose clients stay with their endpoints -> a chain, and a set of clients for each endpoint. Source: as in upstream's proxier.
 
 use std::{borrow::Cow, net::SocketAddrV4};
 
@@ -14,7 +14,7 @@ use crate::{
     netlink::{Verb, Writer},
 };
 
-/// One list of endpoints of such a portal.
+/// One list of endpoints of such a service port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sticky {
     protocol: Protocol,
@@ -37,9 +37,9 @@ fn clients(number: u32, endpoint: SocketAddrV4) -> String {
 
 impl Sticky {
     /// `None` where clients need not stay, or have nowhere to.
-    pub fn of(portal: &ServicePort, endpoints: &[SocketAddrV4]) -> Option<Self> {
-        let seconds = portal.affinity_seconds.filter(|_| !endpoints.is_empty())?;
-        Some(Self { protocol: portal.protocol, seconds, endpoints: endpoints.to_vec() })
+    pub fn of(service_port: &ServicePort, endpoints: &[SocketAddrV4]) -> Option<Self> {
+        let seconds = service_port.affinity_seconds.filter(|_| !endpoints.is_empty())?;
+        Some(Self { protocol: service_port.protocol, seconds, endpoints: endpoints.to_vec() })
     }
 
     /// All of it, in place of `old` under the same number. What is no longer there goes by [`Sticky::write_gone`].

@@ -1,4 +1,4 @@
-//! Services' portals -> transactions: all at once, then only the elements that changed. Pure but for the sending.
+//! Services' service ports -> transactions: all at once, then only the elements that changed. Pure but for the sending.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -55,7 +55,7 @@ pub struct Table {
     left: Vec<Key>,
 }
 
-/// One service: its number, its portals by port and protocol, and what it claims.
+/// One service: its number, its service ports by port and protocol, and what it claims.
 #[derive(Default)]
 struct ServiceElements {
     number: u32,
@@ -68,7 +68,7 @@ struct ServiceElements {
 impl Table {
     /// Takes changed services; the transaction that brings the kernel there, `None` if nothing differs.
     pub fn update(&mut self, changes: &[(Key, Vec<ServicePort>)]) -> Option<Vec<u8>> {
-        changes.iter().for_each(|(key, portals)| self.take(key, portals));
+        changes.iter().for_each(|(key, service_ports)| self.take(key, service_ports));
         let changes = self.slots.take_changes();
         let (born, gone) = self.settle(changes.chains);
         let sticky = self.take_sticky_changes();
@@ -93,7 +93,7 @@ impl Table {
     /// Everything, in place of whatever stands in the kernel; `site` is as it is now.
     pub fn full(&mut self, site: NodeNetwork, changes: &[(Key, Vec<ServicePort>)]) -> Option<Vec<u8>> {
         self.site = site;
-        changes.iter().for_each(|(key, portals)| self.take(key, portals));
+        changes.iter().for_each(|(key, service_ports)| self.take(key, service_ports));
         self.slots.take_changes();
         self.sticky_before.clear();
         self.idle = ServiceChain::common().filter(|class| !self.slots.is_used(class)).collect();
@@ -168,9 +168,9 @@ impl Table {
         std::mem::take(&mut self.left)
     }
 
-    fn take(&mut self, key: &Key, portals: &[ServicePort]) {
+    fn take(&mut self, key: &Key, service_ports: &[ServicePort]) {
         let mut old = self.services.remove(key).unwrap_or_default();
-        let Some((lines, needs)) = late::one(key, || self.needs(&mut old, portals)) else {
+        let Some((lines, needs)) = late::one(key, || self.needs(&mut old, service_ports)) else {
             self.left.push(key.clone());
             if !old.lines.is_empty() {
                 self.services.insert(key.clone(), old);
@@ -193,17 +193,21 @@ impl Table {
     }
 
     /// Numbers are given where there are none yet.
-    fn needs(&mut self, old: &mut ServiceElements, portals: &[ServicePort]) -> (BTreeMap<(u16, Protocol), PortEndpoints>, WantedElements) {
+    fn needs(
+        &mut self,
+        old: &mut ServiceElements,
+        service_ports: &[ServicePort],
+    ) -> (BTreeMap<(u16, Protocol), PortEndpoints>, WantedElements) {
         let (mut lines, mut needs) = (BTreeMap::new(), WantedElements::default());
         if old.number == 0 {
             old.number = self.fresh_number();
         }
-        for portal in portals {
-            let of = (portal.port, portal.protocol);
+        for service_port in service_ports {
+            let of = (service_port.port, service_port.protocol);
             let was = old.lines.get(&of);
             let id = was.map_or_else(|| self.fresh_number(), |line| line.id);
-            let line = PortEndpoints::next(was, id, portal);
-            needs.add(portal, &line, &self.site);
+            let line = PortEndpoints::next(was, id, service_port);
+            needs.add(service_port, &line, &self.site);
             lines.insert(of, line);
         }
         (lines, needs)
@@ -352,7 +356,7 @@ fn write_element(verb: Verb, form: &Form, element: &Element, w: &mut Writer) {
 mod tests {
     use super::*;
     use crate::{
-        model::{Node, portals},
+        model::{Node, service_ports},
         testing::{service, slice},
     };
     use serde_json::json;
@@ -361,7 +365,7 @@ mod tests {
         let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
         let service = service(&format!("d/{name}"), json!({"clusterIP": ip, "ports": [{"port": 80}]}));
         let slices = [slice(&format!("d/{name}"), "", "TCP", 8080, &endpoints)];
-        (Key::new("d", name), portals(&service, slices.iter(), &Node::default()))
+        (Key::new("d", name), service_ports(&service, slices.iter(), &Node::default()))
     }
 
     fn pods(numbers: std::ops::Range<u8>) -> Vec<String> {

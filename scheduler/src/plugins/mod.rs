@@ -68,7 +68,7 @@ pub trait Plugin: Sync {
     }
 
     /// Looks at this node alone (and at how common images are): remembered.
-    fn score(&self, _pod: &PodInfo, _node: &NodeInfo, _table: &Snapshot) -> i64 {
+    fn score(&self, _pod: &PodInfo, _node: &NodeInfo, _snapshot: &Snapshot) -> i64 {
         0
     }
 

@@ -36,7 +36,7 @@ impl Plugin for NodeAffinity {
         2
     }
 
-    fn score(&self, pod: &PodInfo, node: &NodeInfo, _table: &Snapshot) -> i64 {
+    fn score(&self, pod: &PodInfo, node: &NodeInfo, _snapshot: &Snapshot) -> i64 {
         let preferred = wanted(pod).and_then(|w| w.preferred_during_scheduling_ignored_during_execution.as_ref());
         let matching = preferred.into_iter().flatten().filter(|p| node_affinity::term_matches(&p.preference, named_labels(&node.facts)));
         matching.map(|p| i64::from(p.weight)).sum()

@@ -28,7 +28,7 @@ impl Plugin for Fit {
         1
     }
 
-    fn score(&self, pod: &PodInfo, node: &NodeInfo, _table: &Snapshot) -> i64 {
+    fn score(&self, pod: &PodInfo, node: &NodeInfo, _snapshot: &Snapshot) -> i64 {
         let (all, used) = (&node.facts.allocatable, node.used_non_zero);
         let shares = [(all.milli_cpu, used.0.saturating_add(pod.non_zero.0)), (all.memory, used.1.saturating_add(pod.non_zero.1))];
         let scores: Vec<i64> = shares.iter().filter(|(all, _)| *all > 0).map(|(all, used)| left(*used, *all)).collect();
@@ -58,7 +58,7 @@ impl Plugin for BalancedAllocation {
         1
     }
 
-    fn score(&self, pod: &PodInfo, node: &NodeInfo, _table: &Snapshot) -> i64 {
+    fn score(&self, pod: &PodInfo, node: &NodeInfo, _snapshot: &Snapshot) -> i64 {
         // What asks for nothing would all go to the one best balanced node.
         if pod.requests.milli_cpu == 0 && pod.requests.memory == 0 {
             return 0;

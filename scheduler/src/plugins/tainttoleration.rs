@@ -27,7 +27,7 @@ impl Plugin for TaintToleration {
         3
     }
 
-    fn score(&self, pod: &PodInfo, node: &NodeInfo, _table: &Snapshot) -> i64 {
+    fn score(&self, pod: &PodInfo, node: &NodeInfo, _snapshot: &Snapshot) -> i64 {
         if node.facts.taints.is_empty() {
             return 0;
         }

@@ -206,7 +206,7 @@ impl RuleSet {
         })
     }
 
-    /// The rules whose resources cover this one: `*`, system_user, or `*/sub`.
+    /// The rules whose resources cover this one: `*`, itself, or `*/sub`.
     fn covering(&self, resource: &str) -> Hits<'_> {
         let mut hits = self.having(RESOURCES, resource);
         if let Some((_, sub)) = resource.split_once('/') {

@@ -1,4 +1,4 @@
-//! Requests whose bodies are as large as a server takes -> answered by the real engine, through its front door, with all of the strategy and admission.
+//! Requests whose bodies are as large as a server takes -> answered by the real engine, through its front door, with strategy and admission.
 
 use std::sync::Arc;
 

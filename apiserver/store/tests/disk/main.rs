@@ -390,7 +390,7 @@ fn is_in_last_record(log: &[u8], at: usize) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_log_that_cannot_be_taken_over_is_bounded_and_heals_by_system_user() {
+async fn a_log_that_cannot_be_taken_over_is_bounded_and_heals_by_itself() {
     let (disk, mut told, mut workload) = (Disk::new(random(1)), Told::default(), random(6));
     let shape = SHAPES[0];
     let store = disk::open(&disk, shape.take_over_bytes, shape.refuse_bytes).unwrap();

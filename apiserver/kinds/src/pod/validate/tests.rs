@@ -372,7 +372,7 @@ fn scheduling_faults() {
 }
 
 #[test]
-fn faults_of_the_pod_system_user() {
+fn faults_of_the_pod_itself() {
     check(&[
         (
             "/spec/restartPolicy",

@@ -22,7 +22,6 @@ use reconcile::{Action, Controller, Owner, Plan, Wake, claim, controller_of, sel
 use crate::{
     index::{ByController, by_controller},
     owned::Owned,
-    replicas::is_active,
 };
 use rollout::Rollout;
 
@@ -72,7 +71,7 @@ impl Controller for Deployments {
         // Only a Recreate waits for pods, and only for the last one to go.
         let (deployments, sets) = (self.deployments.clone(), self.sets.clone());
         wake.on(&self.pods, move |pod, wake| {
-            if is_active(pod) {
+            if pod.is_active() {
                 return;
             }
             let namespace = pod.namespace().unwrap_or_default();

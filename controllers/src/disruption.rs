@@ -24,7 +24,6 @@ use reconcile::{Action, Controller, Plan, Wake, controller_of};
 use crate::{
     amount::{Round, scaled},
     members::Members,
-    replicas::ready_since,
 };
 use scales::{Finder, Scales};
 
@@ -186,7 +185,7 @@ fn disrupted(world: &World) -> (BTreeMap<String, Time>, Option<Duration>, Vec<&A
 
 fn status(world: &World, expected: &Expected, disrupted: BTreeMap<String, Time>) -> PodDisruptionBudgetStatus {
     let healthy = |pod: &&Arc<Pod>| {
-        pod.metadata.deletion_timestamp.is_none() && !disrupted.contains_key(&pod.name_any()) && ready_since(pod).is_some()
+        pod.metadata.deletion_timestamp.is_none() && !disrupted.contains_key(&pod.name_any()) && pod.ready_since().is_some()
     };
     let current = i32::try_from(world.pods.iter().filter(healthy).count()).unwrap_or(i32::MAX);
     let allowed = if expected.pods > 0 { current.saturating_sub(expected.healthy).max(0) } else { 0 };

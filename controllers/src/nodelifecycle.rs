@@ -31,7 +31,7 @@ use reconcile::{Action, Controller, Plan, Wake};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::{index::ByNode, replicas::ready_since};
+use crate::index::ByNode;
 use signs::Signs;
 use taints::{Execute, NOT_READY, UNREACHABLE};
 use zones::{Answer, Turn, Zones};
@@ -232,7 +232,7 @@ fn plan(world: &World) -> Plan {
     }
     actions.extend(taints::taints(node, world.execute, world.now));
     if condition(node, "Ready").is_some_and(|c| c.status == "Unknown") {
-        actions.extend(world.pods.iter().filter(|pod| ready_since(pod).is_some()).flat_map(|pod| not_ready(pod, world.now)));
+        actions.extend(world.pods.iter().filter(|pod| pod.ready_since().is_some()).flat_map(|pod| not_ready(pod, world.now)));
     }
     let left = (!world.left.is_zero()).then_some(world.left);
     left.into_iter().chain(world.again).fold(Plan::act(actions), Plan::again_in)

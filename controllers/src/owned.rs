@@ -13,8 +13,6 @@ use reconcile::{
     selectors::{Map, anchor},
 };
 
-use crate::replicas::{is_over, ready_since};
-
 /// By namespace: who owns what in another one owns nothing. A change of a pod costs O(its labels).
 #[derive(Clone, Default)]
 pub struct Owned {
@@ -196,15 +194,15 @@ impl Orphans {
 
 fn standing(pod: &Pod) -> Standing {
     match () {
-        () if is_over(pod) => Standing::Over,
+        () if pod.is_over() => Standing::Over,
         () if pod.metadata.deletion_timestamp.is_some() => Standing::Terminating,
-        () if ready_since(pod).is_some() => Standing::Ready,
+        () if pod.ready_since().is_some() => Standing::Ready,
         () => Standing::NotReady,
     }
 }
 
 fn ready_second(pod: &Pod) -> Option<i64> {
-    (standing(pod) == Standing::Ready).then(|| ready_since(pod).map(|at| at.as_second())).flatten()
+    (standing(pod) == Standing::Ready).then(|| pod.ready_since().map(|at| at.as_second())).flatten()
 }
 
 fn change(spaces: &mut HashMap<String, Space>, old: Option<&Arc<Pod>>, new: Option<&Arc<Pod>>) {

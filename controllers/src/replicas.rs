@@ -132,8 +132,8 @@ fn least(a: Option<i64>, b: i64) -> Option<i64> {
 
 fn from_list<K: Object>(wanted: &Wanted<'_, K>, pods: &[Arc<Pod>], seen: &Seen) -> Decided {
     let claimed = claim(&wanted.owner, pods.iter().cloned());
-    let (active, rest): (Vec<Arc<Pod>>, Vec<Arc<Pod>>) = claimed.owned.into_iter().partition(|pod| is_active(pod));
-    let terminating = rest.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some() && !is_over(pod)).count();
+    let (active, rest): (Vec<Arc<Pod>>, Vec<Arc<Pod>>) = claimed.owned.into_iter().partition(|pod| pod.is_active());
+    let terminating = rest.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some() && !pod.is_over()).count();
     let counts = Counts { terminating: count(terminating), ..counts(wanted, &active, seen.now) };
     let mut actions = claimed.actions;
     if !wanted.owner.deleting {
@@ -162,26 +162,6 @@ pub fn creation_failed<K: Object>(set: &K, action: &Action, error: &kube::Error)
     Some((Action::warning(set, "FailedCreate", format!("Error creating: {}", status.message)), status.message.clone()))
 }
 
-/// Neither over nor being deleted.
-pub fn is_active(pod: &Pod) -> bool {
-    !is_over(pod) && pod.metadata.deletion_timestamp.is_none()
-}
-
-/// When the pod became Ready, if it is.
-pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
-    let ready = pod.condition("Ready").filter(|condition| condition.status == "True")?;
-    Some(ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0))
-}
-
-/// It ran to its end.
-pub fn is_over(pod: &Pod) -> bool {
-    matches!(phase(pod), "Succeeded" | "Failed")
-}
-
-fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending")
-}
-
 fn counts<K>(wanted: &Wanted<'_, K>, active: &[Arc<Pod>], now: Timestamp) -> Counts {
     let labels = wanted.template.and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.as_ref());
     let has_all = |pod: &Arc<Pod>| labels.into_iter().flatten().all(|(k, v)| pod.labels().get(k) == Some(v));
@@ -189,7 +169,7 @@ fn counts<K>(wanted: &Wanted<'_, K>, active: &[Arc<Pod>], now: Timestamp) -> Cou
     Counts {
         replicas: count(active.len()),
         fully_labeled: of(&has_all),
-        ready: of(&|p| ready_since(p).is_some()),
+        ready: of(&|p| p.ready_since().is_some()),
         available: of(&|p| available_in(p, wanted.min_ready_seconds, now) == Some(0)),
         terminating: 0,
     }
@@ -197,7 +177,7 @@ fn counts<K>(wanted: &Wanted<'_, K>, active: &[Arc<Pod>], now: Timestamp) -> Cou
 
 /// Seconds until the pod counts as available; `None` if it is not even ready.
 fn available_in(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Option<i64> {
-    let since = ready_since(pod)?;
+    let since = pod.ready_since()?;
     Some(if min_ready_seconds == 0 { 0 } else { left(since, min_ready_seconds, now).max(0) })
 }
 
@@ -260,15 +240,15 @@ fn suffix(random: u64) -> String {
 /// The order in which pods are given up (`ActivePodsWithRanks`).
 fn worst_first(active: &[Arc<Pod>], now: Timestamp) -> Vec<Arc<Pod>> {
     let mut ready_on_node: HashMap<&str, i64> = HashMap::new();
-    for pod in active.iter().filter(|p| ready_since(p).is_some()) {
+    for pod in active.iter().filter(|p| p.ready_since().is_some()) {
         *ready_on_node.entry(node(pod)).or_default() += 1;
     }
     let mut pods = active.to_vec();
     pods.sort_by_cached_key(|pod| {
-        let ready = ready_since(pod);
+        let ready = pod.ready_since();
         (
             !node(pod).is_empty(),
-            ["Pending", "Unknown", "Running"].iter().position(|p| *p == phase(pod)),
+            ["Pending", "Unknown", "Running"].iter().position(|p| *p == pod.phase()),
             ready.is_some(),
             deletion_cost(pod),
             Reverse(ready_on_node.get(node(pod)).copied().unwrap_or(0)),
@@ -348,7 +328,7 @@ mod tests {
         let set = ObjectMeta { uid: Some("u".into()), namespace: Some(String::new()), ..ObjectMeta::default() };
         let looked = Pods::look(&owned, &set, Some(&Labels::default()), (replicas, min_ready_seconds), at(NOW));
         let is_counted = matches!(looked, Pods::Counted(_));
-        assert_eq!(is_counted, pods.iter().filter(|pod| is_active(pod)).count() <= usize::try_from(replicas).unwrap());
+        assert_eq!(is_counted, pods.iter().filter(|pod| pod.is_active()).count() <= usize::try_from(replicas).unwrap());
         if is_counted {
             assert_eq!(with(replicas, min_ready_seconds, looked), listed);
         }

@@ -12,7 +12,7 @@ use api::{
 use client::{Cache, Caches, pods::Pod};
 use reconcile::{Wake, own_key};
 
-use crate::{members::Members, replicas::ready_since};
+use crate::members::Members;
 
 /// Services with a selector and the pods they select.
 pub struct Selected {
@@ -98,7 +98,7 @@ fn backend(service: &Service, pod: &Pod) -> Option<Backend> {
     Some(Backend {
         addresses,
         ports: wanted.iter().filter_map(|port| resolve(port, pod)).collect(),
-        serving: ready_since(pod).is_some(),
+        serving: pod.ready_since().is_some(),
         terminating: pod.metadata.deletion_timestamp.is_some(),
         node: spec.node_name.clone(),
         hostname: named.cloned(),

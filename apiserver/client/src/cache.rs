@@ -396,7 +396,7 @@ fn in_order<K: Object>(mut objects: Vec<Arc<K>>) -> Vec<Arc<K>> {
     objects
 }
 
-pub(crate) fn key_of<K: Object>(object: &K) -> Key {
+fn key_of<K: Object>(object: &K) -> Key {
     object.object_meta().key()
 }
 

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use crate::{Object, cache::key_of, lenient::Seen};
+use crate::{Object, lenient::Seen};
 
 /// An object has 3 MiB at most, and escapes may double it; a line that is longer is no event.
 const LINE_MAX: usize = 32 << 20;
@@ -152,11 +152,11 @@ fn take<K: Object>(
 ) -> Result<Option<Change<K>>, Error> {
     let change = match (event, listing.as_mut()) {
         (WatchEvent::Added(seen) | WatchEvent::Modified(seen), Some(all)) => {
-            all.insert(key_of(&seen.object), seen);
+            all.insert(seen.object.object_meta().key(), seen);
             return Ok(None);
         }
         (WatchEvent::Deleted(seen), Some(all)) => {
-            all.remove(&key_of(&seen.object));
+            all.remove(&seen.object.object_meta().key());
             return Ok(None);
         }
         (WatchEvent::Added(seen) | WatchEvent::Modified(seen), None) => {

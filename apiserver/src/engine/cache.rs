@@ -13,8 +13,8 @@ use store::{Entry, Rev};
 use super::{
     event_history::{BYTES_MAX, Batch, Event, EventHistory, Expired},
     object::Object,
-    select::{Selection, Source},
-    wake::{Interest, Pushed, Topic, Wakes},
+    select::{Interest, Selection, Source},
+    wake::{Pushed, Topic, Wakes},
 };
 use crate::kind::{Kind, Lookup, Scope};
 

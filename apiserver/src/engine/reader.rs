@@ -11,8 +11,9 @@ use store::Rev;
 use super::{
     cache::{Cache, Snapshot},
     event_history::{Batch, Event, Expired},
+    select::Interest,
     select::Selection,
-    wake::{Interest, Topic},
+    wake::Topic,
 };
 use crate::notify::Waiter;
 

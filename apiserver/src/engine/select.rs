@@ -7,8 +7,11 @@ use api::{
     selector::{Fields, Labels, Matcher},
 };
 
-use super::{object::Object, wake::Interest};
+use super::object::Object;
 use crate::kind::{Kind, Lookup, Scope};
+
+/// Who is told of changes: of those to objects with this value, or of all.
+pub(crate) type Interest<'a> = Option<(Source, &'a str)>;
 
 /// A selection, checked against the kind's fields.
 #[derive(Clone)]

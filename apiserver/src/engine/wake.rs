@@ -8,7 +8,10 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{event_history::Event, select::Source};
+use super::{
+    event_history::Event,
+    select::{Interest, Source},
+};
 use crate::{kind::Kind, notify::Notifier};
 
 /// How many values are kept before those are looked for that nobody watches any more.
@@ -50,9 +53,6 @@ pub(crate) struct Pushed<'a> {
     /// Cursors: of all that the history holds now, the events at its end.
     pub held: Range<u64>,
 }
-
-/// Who is told of changes: of those to objects with this value, or of all.
-pub(crate) type Interest<'a> = Option<(Source, &'a str)>;
 
 impl Wakes {
     pub fn new() -> Self {

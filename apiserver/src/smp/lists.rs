@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{
     ELEMENT_ORDER, Merge, Object, PATCH, cleaned,
     errors::{self, Refusal},
-    places::{Keyed, Places},
+    places::{Keyed, Places, identity, no_key, not_a_map},
 };
 use crate::schema::{Semantics, Type};
 
@@ -205,15 +205,6 @@ fn in_order(mut ours: List, mut rest: List, order: &Places<'_>, before: &Places<
     out
 }
 
-/// What makes an element the same as another: the value of its merge key, or itself.
-pub(super) fn identity<'v>(item: &'v Value, key: Option<&str>) -> Result<&'v Value, Refusal> {
-    match (key, item) {
-        (None, item) => Ok(item),
-        (Some(key), Value::Object(map)) => map.get(key).ok_or_else(|| no_key(map, key)),
-        (Some(_), item) => Err(not_a_map(item)),
-    }
-}
-
 /// All of both, each once.
 fn union(original: &[Value], patch: &[Value]) -> List {
     let mut seen = HashSet::with_capacity(original.len() + patch.len());
@@ -226,12 +217,4 @@ fn taken(value: Option<&Value>) -> Result<Option<List>, Refusal> {
         Some(Value::Array(list)) => Ok(Some(list.clone())),
         Some(other) => Err(Refusal::Type("[]interface {}", errors::kind(other))),
     }
-}
-
-fn no_key(map: &Map<String, Value>, key: &str) -> Refusal {
-    Refusal::NoMergeKey(errors::go_map(map), key.to_owned())
-}
-
-fn not_a_map(item: &Value) -> Refusal {
-    Refusal::Type("map[string]interface {}", errors::kind(item))
 }

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::{errors::Refusal, lists::identity};
+use super::errors::{self, Refusal};
 
 /// Where each element stands first. What makes it the same as another is its merge key, or itself where there is none.
 pub(super) struct Places<'v> {
@@ -59,4 +59,21 @@ impl Keyed {
     pub fn add(&mut self, at: usize, id: &Value) {
         self.0.entry(id.clone()).or_default().push(at);
     }
+}
+
+/// What makes an element the same as another: the value of its merge key, or itself.
+pub(super) fn identity<'v>(item: &'v Value, key: Option<&str>) -> Result<&'v Value, Refusal> {
+    match (key, item) {
+        (None, item) => Ok(item),
+        (Some(key), Value::Object(map)) => map.get(key).ok_or_else(|| no_key(map, key)),
+        (Some(_), item) => Err(not_a_map(item)),
+    }
+}
+
+pub(super) fn no_key(map: &Map<String, Value>, key: &str) -> Refusal {
+    Refusal::NoMergeKey(errors::go_map(map), key.to_owned())
+}
+
+pub(super) fn not_a_map(item: &Value) -> Refusal {
+    Refusal::Type("map[string]interface {}", errors::kind(item))
 }

@@ -4,6 +4,7 @@
 
 mod arrows;
 mod bounds;
+mod circles;
 mod source;
 mod tables;
 
@@ -107,6 +108,11 @@ fn no_path_of_one_machine_is_in_the_tree() {
 #[test]
 fn arrows_point_down() {
     none(&arrows::offences());
+}
+
+#[test]
+fn no_file_needs_what_needs_it() {
+    none(&circles::offences());
 }
 
 #[test]

@@ -7,10 +7,7 @@ use api::k8s::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-use super::{
-    plan::{World, usable_sandbox},
-    status::whole_seconds,
-};
+use super::plan::{World, usable_sandbox};
 use crate::meta;
 
 /// Those the kubelet answers for. Source: `pkg/kubelet/types/pod_status.go`.
@@ -51,7 +48,7 @@ fn with_times(world: World<'_>, old: &PodStatus, kind: &str, value: Value) -> Po
         status: status.into(),
         reason: value.reason.map(Into::into),
         message: value.message,
-        last_transition_time: since.or_else(|| Some(Time(whole_seconds(world.now)))),
+        last_transition_time: since.or_else(|| Some(Time(api::time::whole_seconds(world.now)))),
         last_probe_time: None,
         observed_generation: world.pod.metadata.generation,
     }

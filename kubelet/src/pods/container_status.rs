@@ -16,7 +16,6 @@ use super::{
     pod_state::Health,
     restart,
     runtime::{self, State},
-    status::whole_seconds,
 };
 use crate::meta;
 
@@ -160,7 +159,7 @@ fn state(record: &runtime::Container) -> ContainerState {
     match &record.state {
         State::Created | State::Unknown => waiting(None, None),
         State::Running { started_at } => {
-            let running = ContainerStateRunning { started_at: Some(Time(whole_seconds(*started_at))) };
+            let running = ContainerStateRunning { started_at: Some(Time(api::time::whole_seconds(*started_at))) };
             ContainerState { running: Some(running), ..ContainerState::default() }
         }
         State::Exited(exit) => {
@@ -170,8 +169,8 @@ fn state(record: &runtime::Container) -> ContainerState {
                 reason: text(&exit.reason),
                 message: text(&exit.message),
                 // A container that never started has the epoch here, as upstream's has.
-                started_at: Some(Time(whole_seconds(exit.started_at.unwrap_or_default()))),
-                finished_at: Some(Time(whole_seconds(exit.finished_at))),
+                started_at: Some(Time(api::time::whole_seconds(exit.started_at.unwrap_or_default()))),
+                finished_at: Some(Time(api::time::whole_seconds(exit.finished_at))),
                 container_id: Some(format!("containerd://{}", record.id)),
                 signal: None,
             };

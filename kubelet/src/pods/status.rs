@@ -2,12 +2,9 @@
 //!
 //! Upstream: `generateAPIPodStatus` and `getPhase` in `pkg/kubelet/kubelet_pods.go`.
 
-use api::{
-    k8s::{
-        api::core::v1::{Container, ContainerState, ContainerStatus, HostIP, Pod, PodIP, PodSpec, PodStatus},
-        apimachinery::pkg::apis::meta::v1::Time,
-    },
-    time::Timestamp,
+use api::k8s::{
+    api::core::v1::{Container, ContainerState, ContainerStatus, HostIP, Pod, PodIP, PodSpec, PodStatus},
+    apimachinery::pkg::apis::meta::v1::Time,
 };
 
 use super::{
@@ -35,17 +32,12 @@ pub fn generate(facts: Facts<'_>) -> PodStatus {
     reasons(world, &old, &mut status);
     status.observed_generation = world.pod.metadata.generation;
     status.qos_class = old.qos_class.clone().or_else(|| Some(crate::container_config::qos::class(world.pod).to_string()));
-    status.start_time = old.start_time.clone().or_else(|| Some(Time(whole_seconds(world.now))));
+    status.start_time = old.start_time.clone().or_else(|| Some(Time(api::time::whole_seconds(world.now))));
     ips(facts, &old, &mut status);
     status.conditions = Some(conditions::all(world, &old, &init, &main, status.phase.as_deref().unwrap_or_default()));
     status.init_container_statuses = (!init.is_empty()).then_some(init);
     status.container_statuses = (!main.is_empty()).then_some(main);
     status
-}
-
-/// Times in the API have whole seconds.
-pub fn whole_seconds(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 /// A phase from which no pod returns.

@@ -19,6 +19,11 @@ pub fn rfc3339_micro(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
 }
 
+/// Times in the API have whole seconds.
+pub fn whole_seconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
 /// Reads either form; `None` where it is not RFC 3339.
 pub fn parse(text: &str) -> Option<Timestamp> {
     text.parse().ok()

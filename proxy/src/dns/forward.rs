@@ -19,7 +19,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{cache::Cache, question::Key, resolv::Upstreams};
+use super::{Transport, cache::Cache, question::Key, resolv::Upstreams};
 
 /// Questions that wait for an upstream server; more are refused (CoreDNS' `max_concurrent`).
 const WAITING_MAX: usize = 1000;
@@ -30,13 +30,6 @@ const MESSAGE_MAX: usize = 65_535;
 
 /// Below which the probe's name stands (RFC 6761: nobody's).
 const PROBE_DOMAIN: &str = "skiff.invalid.";
-
-/// How the question came, and so how it is asked on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    Udp,
-    Tcp,
-}
 
 pub struct Forwarder {
     upstreams: Upstreams,

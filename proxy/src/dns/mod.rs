@@ -47,6 +47,13 @@ use crate::{
     cni::link::{End, Net, mac_of},
 };
 
+/// How the question came, and so how it is asked on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    Udp,
+    Tcp,
+}
+
 /// The link that holds the DNS address.
 pub const LINK: &str = "skiff-dns";
 

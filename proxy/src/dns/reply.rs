@@ -6,7 +6,7 @@ use hickory_proto::{
     serialize::binary::{BinEncodable, BinEncoder},
 };
 
-use super::forward::Transport;
+use super::Transport;
 
 /// What every path carries unfragmented (DNS flag day 2020).
 pub const UDP_PAYLOAD: u16 = 1232;

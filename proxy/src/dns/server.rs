@@ -22,9 +22,10 @@ use tokio::{
 };
 
 use super::{
+    Transport,
     answer_cache::{Age, Kept},
     batch::{Inbox, Outbox},
-    forward::{Forwarder, Transport, read_message, write_message},
+    forward::{Forwarder, read_message, write_message},
     prepared::{Known, Prepared},
     question::Key,
     reply::{self, Parts},

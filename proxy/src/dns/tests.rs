@@ -23,9 +23,10 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 use super::{
+    Transport,
     batch::BATCH,
     bind,
-    forward::{Forwarder, Transport, read_message, write_message},
+    forward::{Forwarder, read_message, write_message},
     index::Index,
     reply::encode,
     resolv::Upstreams,

@@ -11,7 +11,7 @@ use api::{
 };
 
 use super::{Backends, Node, Protocol};
-use crate::model::plan::protocol_of;
+use crate::model::protocol_of;
 
 /// One endpoint as the slices tell it.
 #[derive(Clone, Debug, PartialEq, Eq)]

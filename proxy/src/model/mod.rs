@@ -111,3 +111,13 @@ impl ServicePort {
         all
     }
 }
+
+/// `None` for a protocol that is none; absent reads as TCP.
+pub fn protocol_of(word: Option<&str>) -> Option<Protocol> {
+    match word.unwrap_or("TCP") {
+        "TCP" => Some(Protocol::Tcp),
+        "UDP" => Some(Protocol::Udp),
+        "SCTP" => Some(Protocol::Sctp),
+        _ => None,
+    }
+}

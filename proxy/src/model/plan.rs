@@ -8,7 +8,7 @@ use api::k8s::api::{
 };
 use ipnet::Ipv4Net;
 
-use super::{Node, Policy, Protocol, ServicePort, backends};
+use super::{Node, Policy, ServicePort, backends, protocol_of};
 
 /// Another proxy serves services with this label.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -24,16 +24,6 @@ pub fn service_ports<'a>(service: &Service, slices: impl Iterator<Item = &'a End
     };
     let ports = spec.ports.iter().flatten();
     ports.filter_map(|port| service_port(service, spec, port, cluster_ip, slices.clone(), node)).collect()
-}
-
-/// `None` for a protocol that is none; absent reads as TCP.
-pub fn protocol_of(word: Option<&str>) -> Option<Protocol> {
-    match word.unwrap_or("TCP") {
-        "TCP" => Some(Protocol::Tcp),
-        "UDP" => Some(Protocol::Udp),
-        "SCTP" => Some(Protocol::Sctp),
-        _ => None,
-    }
 }
 
 /// The service's IPv4 address, if it has one (`None` and the empty string are words for having none).
@@ -109,6 +99,7 @@ fn affinity(spec: &ServiceSpec) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Protocol;
     use crate::testing::{addr, service, slice, with};
     use api::k8s::api::discovery::v1::{EndpointConditions, EndpointHints, ForNode, ForZone};
     use serde_json::json;

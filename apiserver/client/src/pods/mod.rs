@@ -166,6 +166,26 @@ pub struct Wanted<'a> {
 pub const CONDITIONS: [&str; 3] = ["DisruptionTarget", "PodScheduled", "Ready"];
 
 impl Pod {
+    /// When it became Ready, if it is.
+    pub fn ready_since(&self) -> Option<Timestamp> {
+        let ready = self.condition("Ready").filter(|condition| condition.status == "True")?;
+        Some(ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |at| at.0))
+    }
+
+    /// It ran to its end.
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase(), "Succeeded" | "Failed")
+    }
+
+    /// Neither over nor being deleted.
+    pub fn is_active(&self) -> bool {
+        !self.is_over() && self.metadata.deletion_timestamp.is_none()
+    }
+
+    pub fn phase(&self) -> &str {
+        self.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
+    }
+
     /// The first of its type, as upstream's `GetPodCondition`; of those that are kept.
     pub fn condition(&self, kind: &str) -> Option<&PodCondition> {
         self.status.as_ref()?.conditions.iter().flatten().find(|condition| condition.type_ == kind)

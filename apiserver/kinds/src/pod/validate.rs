@@ -22,6 +22,7 @@ mod scheduling;
 mod security;
 pub mod status;
 pub mod update;
+mod volume_files;
 mod volumes;
 
 /// A name -> what is wrong with it.

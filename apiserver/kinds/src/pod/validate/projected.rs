@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use api::field_errors::FieldErrors;
 use serde_json::Value;
 
-use super::{local_path, require, volumes};
+use super::{local_path, require, volume_files};
 use crate::common::{Path, Read};
 
 const TYPES: [&str; 6] = ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"];
@@ -19,12 +19,12 @@ pub fn sources(sources: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
             let Some(found) = source.at(name) else { continue };
             let here = at.field(name);
             require(found, "name", here, causes);
-            volumes::keys(found.list("items"), here.field("items"), causes);
+            volume_files::keys(found.list("items"), here.field("items"), causes);
             conflicts(found.list("items"), found.text("name"), &mut files, path, causes);
         }
         if let Some(found) = source.at("downwardAPI") {
             for file in found.list("items") {
-                volumes::downward_file(file, at.field("downwardAPI"), causes);
+                volume_files::downward_file(file, at.field("downwardAPI"), causes);
                 conflicts(std::slice::from_ref(file), file.text("path"), &mut files, path, causes);
             }
         }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use api::field_errors::FieldErrors;
 use serde_json::Value;
 
-use super::{Owner, descending_path, env, file_mode, label, local_path, no_backsteps, projected, require};
+use super::{Owner, descending_path, file_mode, label, no_backsteps, projected, require, volume_files};
 use crate::common::{Path, Read, not_supported, one_of, resources::quantity};
 
 /// Every volume type, in upstream's order of checks, with the fields it must have.
@@ -90,11 +90,11 @@ fn check(name: &str, source: &Value, owner: Owner, path: Path<'_>, causes: &mut 
         }
         "secret" | "configMap" => {
             file_mode(source, "defaultMode", path, causes);
-            keys(source.list("items"), path.field("items"), causes);
+            volume_files::keys(source.list("items"), path.field("items"), causes);
         }
         "downwardAPI" => {
             file_mode(source, "defaultMode", path, causes);
-            source.list("items").iter().for_each(|file| downward_file(file, path, causes));
+            source.list("items").iter().for_each(|file| volume_files::downward_file(file, path, causes));
         }
         "projected" => {
             file_mode(source, "defaultMode", path, causes);
@@ -117,32 +117,4 @@ fn host_path(source: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     if !HOST_PATH_TYPES.contains(&typ) {
         not_supported(typ, HOST_PATH_TYPES, path.field("type"), causes);
     }
-}
-
-/// `validateKeyToPath` of each.
-pub fn keys(items: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
-    for (i, item) in items.iter().enumerate() {
-        let at = path.index(i);
-        require(item, "key", at, causes);
-        require(item, "path", at, causes);
-        local_path(item.text("path"), at.field("path"), causes);
-        file_mode(item, "mode", at, causes);
-    }
-}
-
-/// `validateDownwardAPIVolumeFile`
-pub fn downward_file(file: &Value, path: Path<'_>, causes: &mut FieldErrors) {
-    require(file, "path", path, causes);
-    local_path(file.text("path"), path.field("path"), causes);
-    match (file.at("fieldRef"), file.at("resourceFieldRef")) {
-        (Some(field), resource) => {
-            env::field_ref(field, env::Place::Volume, path.field("fieldRef"), causes);
-            if resource.is_some() {
-                causes.invalid(path, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously");
-            }
-        }
-        (None, Some(resource)) => env::resource_field_ref(resource, env::Place::Volume, path.field("resourceFieldRef"), causes),
-        (None, None) => causes.required(path, "one of fieldRef and resourceFieldRef is required"),
-    }
-    file_mode(file, "mode", path, causes);
 }

@@ -2,6 +2,7 @@
 //!
 //! Source: `pkg/controller/deployment`.
 
+mod conditions;
 mod math;
 mod revision;
 mod rollout;

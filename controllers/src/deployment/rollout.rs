@@ -12,9 +12,9 @@ use reconcile::{Action, Propagation};
 
 use super::{
     World,
+    conditions::{NEW_CREATED, NEW_FOUND, PAUSED, RESUMED, progressing, set_progressing},
     math::{available, desired, fences, is_recreate, max_surge, new_size, proportion, replicas, size, sum, total},
     revision::{REVISION, annotate_new, annotate_size, find_new, new_set, revision},
-    status::{NEW_CREATED, NEW_FOUND, PAUSED, RESUMED, progressing, set_progressing},
 };
 
 /// A deployment and its sets, as they will be once the actions so far are carried out.

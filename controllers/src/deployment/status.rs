@@ -3,38 +3,16 @@
 use std::time::Duration;
 
 use api::{
-    k8s::{
-        api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet},
-        apimachinery::pkg::apis::meta::v1::Time,
-    },
-    time::{Timestamp, left, span},
+    k8s::api::apps::v1::{DeploymentCondition, DeploymentStatus, ReplicaSet},
+    time::{left, span},
 };
 use client::kube::ResourceExt;
 
 use super::{
+    conditions::{NEW_AVAILABLE, PAUSED, TIMED_OUT, UPDATED, condition, deadline, find, set},
     math::{available, desired, fences, replicas, sum, total},
     rollout::Rollout,
 };
-
-pub const NEW_CREATED: &str = "NewReplicaSetCreated";
-pub const NEW_FOUND: &str = "FoundNewReplicaSet";
-pub const PAUSED: &str = "DeploymentPaused";
-pub const RESUMED: &str = "DeploymentResumed";
-const NEW_AVAILABLE: &str = "NewReplicaSetAvailable";
-const UPDATED: &str = "ReplicaSetUpdated";
-const TIMED_OUT: &str = "ProgressDeadlineExceeded";
-
-pub fn progressing(deployment: &Deployment) -> Option<&DeploymentCondition> {
-    find(deployment.status.as_ref()?.conditions.as_deref(), "Progressing")
-}
-
-/// Has no effect on a deployment without a deadline.
-pub fn set_progressing(deployment: &mut Deployment, status: &str, reason: &str, message: String, now: Timestamp) {
-    if deadline(deployment).is_some() {
-        let conditions = deployment.status.get_or_insert_default().conditions.get_or_insert_default();
-        set(conditions, condition("Progressing", status, reason, message, now));
-    }
-}
 
 impl Rollout<'_> {
     pub fn is_complete(&self) -> bool {
@@ -166,37 +144,4 @@ impl Rollout<'_> {
 
 fn ready(set: &ReplicaSet) -> i32 {
     set.status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0)
-}
-
-fn deadline(deployment: &Deployment) -> Option<i32> {
-    deployment.spec.as_ref()?.progress_deadline_seconds.filter(|s| *s != i32::MAX)
-}
-
-fn find<'a>(conditions: Option<&'a [DeploymentCondition]>, kind: &str) -> Option<&'a DeploymentCondition> {
-    conditions.unwrap_or_default().iter().find(|c| c.type_ == kind)
-}
-
-fn condition(kind: &str, status: &str, reason: &str, message: String, now: Timestamp) -> DeploymentCondition {
-    DeploymentCondition {
-        type_: kind.into(),
-        status: status.into(),
-        reason: Some(reason.into()),
-        message: Some(message),
-        last_transition_time: Some(Time(now)),
-        last_update_time: Some(Time(now)),
-    }
-}
-
-/// Puts the condition in; one that says the same already stays as it is.
-fn set(conditions: &mut Vec<DeploymentCondition>, mut condition: DeploymentCondition) {
-    if let Some(current) = conditions.iter().find(|c| c.type_ == condition.type_) {
-        if current.status == condition.status && current.reason == condition.reason {
-            return;
-        }
-        if current.status == condition.status {
-            condition.last_transition_time = current.last_transition_time.clone();
-        }
-    }
-    conditions.retain(|c| c.type_ != condition.type_);
-    conditions.push(condition);
 }

@@ -120,7 +120,7 @@ impl Cluster {
     }
 
     fn reason(&self) -> Option<String> {
-        status::progressing(&self.deployment)?.reason.clone()
+        conditions::progressing(&self.deployment)?.reason.clone()
     }
 }
 

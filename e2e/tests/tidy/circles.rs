@@ -13,7 +13,6 @@ use crate::source::{Source, sources};
 const KNOWN: &[&str] = &[
     "apiserver/src/: connect decode engine fairness identity kind metrics non_resource version",
     "apiserver/src/: front::info front::query",
-    "controllers/src/: deployment::rollout deployment::status",
     "kubelet/hollow/src/: fleet pods",
     "kubelet/src/: container_config context downward env volumes",
     "kubelet/src/: pods::entry pods::execute pods::hooks pods::probe pods::start pods::stop pods::sync_loop",

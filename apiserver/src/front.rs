@@ -6,6 +6,7 @@ mod deleting;
 mod impersonate;
 mod info;
 mod negotiate;
+mod options;
 mod patch;
 mod pieces;
 mod query;

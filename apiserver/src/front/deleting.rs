@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use super::{
     Call,
     negotiate::{self, Input},
-    query::{ListOptions, WriteOptions, delete_options},
+    options::{ListOptions, WriteOptions, delete_options},
     render, writing,
 };
 use crate::{

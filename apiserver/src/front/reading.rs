@@ -8,8 +8,8 @@ use http::StatusCode;
 use super::{
     Call,
     negotiate::{self, Output},
+    options::{ListOptions, when},
     pieces,
-    query::{ListOptions, when},
     render::{self, ListMeta},
     scale as shown,
     stream::ListBody,

@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::{
     negotiate::{Format, Output, Transform},
-    query::ListOptions,
+    options::ListOptions,
     render::{self, Headers},
     stream::CHUNK_BYTES,
 };

@@ -12,8 +12,8 @@ use serde_json::Value;
 use super::{
     Call, auth,
     negotiate::{self, Input, Output},
+    options::WriteOptions,
     patch::{self, Patch, Spent},
-    query::WriteOptions,
     render, scale as shown,
 };
 use crate::{

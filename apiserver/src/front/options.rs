@@ -1,0 +1,212 @@
+//! A query -> options of list, watch and writes, checked. Source: apimachinery `metav1` options and `internalversion/validation`.
+
+use std::sync::Arc;
+
+use api::{Gvk, Status, field_errors::FieldErrors};
+use serde_json::{Map, Value, json};
+
+use super::{
+    info::{Info, Selectors},
+    query::Query,
+};
+use crate::{
+    decode::FieldValidation,
+    engine::{list::When, select::Selection},
+    kind::Kind,
+};
+
+/// `metav1.ListOptions` of a list or a watch.
+#[derive(Clone)]
+pub(crate) struct ListOptions {
+    pub selection: Selection,
+    pub limit: usize,
+    pub when: When,
+    pub bookmarks: bool,
+    pub send_initial: Option<bool>,
+    pub timeout_seconds: Option<u64>,
+}
+
+/// Options that all writes have.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WriteOptions {
+    pub dry_run: bool,
+    pub validation: FieldValidation,
+    /// As admission sees them.
+    pub value: Value,
+}
+
+impl ListOptions {
+    /// # Errors
+    /// 400 for what cannot be read, 422 for options that contradict each other.
+    pub fn read(query: &Query, info: &Info, kind: &Arc<Kind>) -> Result<Self, Status> {
+        let Selectors { fields, labels } = info.selectors.clone();
+        let (fields, labels) = (fields.map_err(Status::bad_request)?, labels.map_err(Status::bad_request)?);
+        let selection = Selection::new(kind, info.place(), labels, fields)?;
+        check(query, info.verb == "watch")?;
+        let limit = query.number("limit")?.unwrap_or_default();
+        Ok(Self {
+            selection,
+            limit: usize::try_from(limit).unwrap_or(usize::MAX),
+            when: when(query, limit > 0)?,
+            bookmarks: query.flag("allowWatchBookmarks"),
+            send_initial: query.optional_flag("sendInitialEvents"),
+            timeout_seconds: query.number("timeoutSeconds")?,
+        })
+    }
+}
+
+pub(super) fn when(query: &Query, paged: bool) -> Result<When, Status> {
+    let (token, version) = (query.get("continue"), query.get("resourceVersion"));
+    if !token.is_empty() {
+        if !matches!(version, "" | "0") {
+            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+        }
+        return Ok(When::Continue(token.to_owned()));
+    }
+    let rev = match version {
+        "" => return Ok(When::Newest),
+        "0" => return Ok(When::Any),
+        text => text.parse::<u64>().map_err(|_| bad_version(text))?,
+    };
+    match query.get("resourceVersionMatch") {
+        "Exact" => Ok(When::Exactly(rev)),
+        "" if paged && rev > 0 => Ok(When::Exactly(rev)),
+        _ => Ok(When::NotOlderThan(rev)),
+    }
+}
+
+fn bad_version(text: &str) -> Status {
+    let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+    Status::bad_request(format!("invalid resource version: resourceVersion: Invalid value: {text:?}: {why}"))
+}
+
+fn check(query: &Query, watch: bool) -> Result<(), Status> {
+    let mut causes = FieldErrors::default();
+    if watch {
+        check_watch(query, &mut causes)
+    } else {
+        check_list(query, &mut causes)
+    }
+    if causes.is_empty() { Ok(()) } else { Err(Status::invalid(&Gvk::new("meta.k8s.io", "v1", "ListOptions"), "", &causes)) }
+}
+
+fn check_list(query: &Query, causes: &mut FieldErrors) {
+    let matching = query.get("resourceVersionMatch");
+    let at = "resourceVersionMatch";
+    if !matching.is_empty() {
+        if query.get("resourceVersion").is_empty() {
+            causes.forbidden(at, "resourceVersionMatch is forbidden unless resourceVersion is provided");
+        }
+        if !query.get("continue").is_empty() {
+            causes.forbidden(at, "resourceVersionMatch is forbidden when continue is provided");
+        }
+        if !matches!(matching, "Exact" | "NotOlderThan") {
+            causes.not_supported(at, matching, &["Exact", "NotOlderThan", ""]);
+        }
+        if matching == "Exact" && query.get("resourceVersion") == "0" {
+            causes.forbidden(at, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
+        }
+    }
+    if query.optional_flag("sendInitialEvents").is_some() {
+        causes.forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list");
+    }
+}
+
+fn check_watch(query: &Query, causes: &mut FieldErrors) {
+    let matching = query.get("resourceVersionMatch");
+    let at = "resourceVersionMatch";
+    let initial = query.optional_flag("sendInitialEvents");
+    if initial.is_some() && matching != "NotOlderThan" {
+        causes.forbidden(at, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+    }
+    if !matching.is_empty() {
+        if initial.is_none() {
+            causes.forbidden(at, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+        }
+        if matching != "NotOlderThan" {
+            causes.not_supported(at, matching, &["NotOlderThan"]);
+        }
+        if !query.get("continue").is_empty() {
+            causes.forbidden(at, "resourceVersionMatch is forbidden when continue is provided");
+        }
+    }
+}
+
+impl WriteOptions {
+    /// `kind` is the options' kind, `CreateOptions` and the like.
+    ///
+    /// # Errors
+    /// 422 for values that do not exist.
+    pub fn read(query: &Query, kind: &str) -> Result<Self, Status> {
+        let mut causes = FieldErrors::default();
+        let dry_run: Vec<&str> = query.all("dryRun").filter(|value| !value.is_empty()).collect();
+        for value in dry_run.iter().filter(|value| **value != "All") {
+            causes.not_supported("dryRun", *value, &["All"]);
+        }
+        let validation = match query.get("fieldValidation") {
+            "" | "Warn" => FieldValidation::Warn,
+            "Ignore" => FieldValidation::Ignore,
+            "Strict" => FieldValidation::Strict,
+            other => {
+                causes.not_supported("fieldValidation", other, &["Ignore", "Strict", "Warn", ""]);
+                FieldValidation::Warn
+            }
+        };
+        if query.get("fieldManager").len() > 128 {
+            causes.too_long("fieldManager", 128);
+        }
+        if !causes.is_empty() {
+            return Err(Status::invalid(&Gvk::new("meta.k8s.io", "v1", kind), "", &causes));
+        }
+        let mut value = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+        if !dry_run.is_empty() {
+            value["dryRun"] = json!(dry_run);
+        }
+        for name in ["fieldManager", "fieldValidation"].into_iter().filter(|name| !query.get(name).is_empty()) {
+            value[name] = query.get(name).into();
+        }
+        Ok(Self { dry_run: !dry_run.is_empty(), validation, value })
+    }
+}
+
+/// `metav1.DeleteOptions` given in the query.
+pub(crate) fn delete_options(query: &Query) -> Result<Value, Status> {
+    let mut options = Map::new();
+    if let Some(seconds) = query.all("gracePeriodSeconds").next() {
+        let number: Result<i64, _> = seconds.parse();
+        let number = number.map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {seconds:?}: invalid syntax")))?;
+        options.insert("gracePeriodSeconds".into(), number.into());
+    }
+    if let Some(policy) = query.all("propagationPolicy").next() {
+        options.insert("propagationPolicy".into(), policy.into());
+    }
+    if let Some(orphan) = query.optional_flag("orphanDependents") {
+        options.insert("orphanDependents".into(), orphan.into());
+    }
+    let dry_run: Vec<&str> = query.all("dryRun").collect();
+    if !dry_run.is_empty() {
+        options.insert("dryRun".into(), json!(dry_run));
+    }
+    Ok(Value::Object(options))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contradicting_options_are_refused() {
+        let refused = [
+            ("resourceVersionMatch=Exact", false),
+            ("resourceVersionMatch=Exact&resourceVersion=0", false),
+            ("resourceVersionMatch=Foo&resourceVersion=1", false),
+            ("sendInitialEvents=true", false),
+            ("sendInitialEvents=true", true),
+            ("resourceVersionMatch=NotOlderThan", true),
+        ];
+        for (text, watch) in refused {
+            assert_eq!(check(&Query::parse(Some(text)), watch).err().map(|s| s.code), Some(422), "{text}");
+        }
+        assert_eq!(check(&Query::parse(Some("sendInitialEvents=true&resourceVersionMatch=NotOlderThan")), true), Ok(()));
+    }
+}

@@ -46,17 +46,17 @@ mod tests {
             inner.spawn(async move { drop(began.send(thread::current().name().map(str::to_owned))) });
             std::future::pending().await
         };
-        run("lane", &group, work).unwrap();
-        assert_eq!(begun.await.unwrap().as_deref(), Some("lane"), "what is spawned there runs there");
+        run("worker", &group, work).unwrap();
+        assert_eq!(begun.await.unwrap().as_deref(), Some("worker"), "what is spawned there runs there");
         assert!(group.drain(Duration::from_secs(5)).await);
         assert_eq!(group.fault(), None);
     }
 
     #[tokio::test]
-    async fn a_lane_that_panics_ends_its_group() {
+    async fn a_worker_that_panics_ends_its_group() {
         let group = Group::new();
-        run("lane", &group, || async { panic!("in the lane") }).unwrap();
+        run("worker", &group, || async { panic!("in the worker") }).unwrap();
         tokio::time::timeout(Duration::from_secs(5), group.stopping()).await.unwrap();
-        assert_eq!(group.fault(), Some("lane: a thread ended unasked"));
+        assert_eq!(group.fault(), Some("dns worker: a thread ended unasked"));
     }
 }

@@ -2,6 +2,8 @@
 
 pub(crate) mod admit;
 pub(crate) mod cache;
+mod claims;
+pub(crate) mod context;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod event_history;
@@ -9,8 +11,10 @@ mod follow;
 pub(crate) mod form;
 mod head;
 pub(crate) mod list;
+mod managed_fields;
 pub(crate) mod meta;
 mod object;
+mod own_request;
 pub(crate) mod reader;
 pub(crate) mod registry;
 pub(crate) mod scale;
@@ -24,24 +28,26 @@ use std::{
     time::Duration,
 };
 
-use api::{GroupResource, Key, Status, time::Timestamp};
+use api::{GroupResource, Key, Status};
 use bytes::Bytes;
 use parking_lot::RwLock;
-use serde_json::{Value, json};
-use store::{Expect, Op, Outcome, Rev, Store, Txn};
+use serde_json::Value;
+use store::{Rev, Store};
 use tokio::sync::watch;
 
-use admit::{Asked, Warnings};
 use registry::{Registry, Served};
 
 pub use cache::Change;
+pub use claims::Claims;
+pub use context::{Ctx, Manager, ManagerOperation};
 pub use object::Object;
+pub use own_request::OwnRequest;
 pub use view::{TooMuch, VIEW_BYTES_MAX, View, Viewed};
 
 use crate::{
     decode::{Schemas, Unchecked},
     fairness::{self, Fairness},
-    identity::{Attributes, Auth, Decision, User},
+    identity::{Attributes, Auth, Decision, Operation, User},
     kind::Kind,
     lane::Lane,
     metrics::Metrics,
@@ -135,6 +141,11 @@ impl Engine {
         Ok(form::view(&served, object))
     }
 
+    /// A write of this process's own: [`OwnRequest::ctx`] is its context.
+    pub fn own_request(&self, gr: &GroupResource) -> Result<OwnRequest, Status> {
+        Ok(OwnRequest::new(self.resource(gr)?))
+    }
+
     /// Create with strategy and admission, as `user`.
     pub async fn create(
         self: &Arc<Self>,
@@ -143,15 +154,14 @@ impl Engine {
         mut object: Value,
         user: &User,
     ) -> Result<Arc<Object>, Status> {
-        let served = self.resource(gr)?;
+        let own = self.own_request(gr)?;
         meta::wipe(&mut object);
         if !namespace.is_empty() {
             meta::of(&mut object).insert("namespace".into(), namespace.into());
         }
         let name = meta::text(&object, "name").to_owned();
-        let (options, warnings) = (json!({}), Warnings::default());
-        let asked = inner(&served, (namespace, &name, ""), user, &options, &warnings);
-        Box::pin(create::create(self, &asked, form::typed_as(&served.kind, object))).await
+        let ctx = own.ctx(self, user, Operation::Create, (namespace, &name, ""));
+        Box::pin(create::create(&ctx, form::typed_as(&own.served.kind, object))).await
     }
 
     /// Read, change, write until it fits (`GuaranteedUpdate`): `change` may run several times; strategy and admission apply. `subresource` may be empty.
@@ -163,21 +173,13 @@ impl Engine {
         user: &User,
         change: &(dyn for<'a> Fn(&'a mut Value) -> Result<(), Status> + Send + Sync),
     ) -> Result<Arc<Object>, Status> {
-        let served = self.resource(gr)?;
-        let (options, warnings) = (json!({}), Warnings::default());
-        let asked = inner(&served, (&key.namespace, &key.name, subresource), user, &options, &warnings);
-        let updated = Box::pin(update::update(self, &asked, &|value: &mut Value| change(value), 0, update::Missing::Refuse)).await?;
-        Ok(updated.object)
+        self.own_request(gr)?.update(self, key, subresource, user, change).await
     }
 
     /// Delete with the options of `metav1.DeleteOptions` (JSON).
     pub async fn delete(self: &Arc<Self>, gr: &GroupResource, key: &Key, options: Value, user: &User) -> Result<(), Status> {
-        let served = self.resource(gr)?;
-        let warnings = Warnings::default();
-        let read = delete::Options::read(&options)?;
-        let mut asked = inner(&served, (&key.namespace, &key.name, ""), user, &options, &warnings);
-        asked.dry_run = options.get("dryRun").and_then(Value::as_array).is_some_and(|modes| !modes.is_empty());
-        Box::pin(delete::delete(self, &asked, &read)).await.map(drop)
+        let own = OwnRequest { options, ..self.own_request(gr)? };
+        own.delete(self, key, user).await
     }
 
     /// How node agents are called: the front door gives it the certificates.
@@ -257,10 +259,6 @@ impl Engine {
         self.registry.resource(gr).cloned().ok_or_else(Status::no_such_path)
     }
 
-    pub(crate) fn served(&self, kind: &Kind) -> Result<Served, Status> {
-        self.registry.find(&kind.group, &kind.version, &kind.plural).cloned().ok_or_else(Status::no_such_path)
-    }
-
     /// One object as of now, linearizable, in the form it is stored in.
     pub(crate) async fn stored(&self, served: &Served, key: &Key) -> Result<Option<Arc<Object>>, Status> {
         let Some(cache) = &served.cache else { return Ok(None) };
@@ -308,28 +306,4 @@ impl Engine {
         let object = Object::from_stored(&cache.kind, key.clone(), stored, rev).map_err(Status::internal)?;
         Ok(form::view(served, Arc::new(object)))
     }
-
-    /// Removes `current`. False: somebody else was faster.
-    pub(crate) async fn erase(self: &Arc<Self>, asked: &Asked<'_>, current: &Object) -> Result<bool, Status> {
-        let Some(cache) = &asked.served.cache else { return Err(Status::internal("a kind that is kept nowhere was deleted")) };
-        let at = cache.store_key(&current.key);
-        let txn = Txn { expect: vec![(at.clone(), Expect::At(current.rev))], ops: vec![Op::Delete { key: at }] };
-        let Outcome::Done(done) = self.store.txn(txn).await.map_err(form::store_error)? else { return Ok(false) };
-        if let Err(status) = self.reach(done).await {
-            tracing::warn!(rev = done, %status, "cache lags behind an acknowledged deletion");
-        }
-        asked.served.kind.strategy.release(&asked.ctx(self), &form::value(asked.served, current)).await;
-        Ok(true)
-    }
-}
-
-/// A request of this process's own, that came over no wire.
-fn inner<'a>(
-    served: &'a Served,
-    (namespace, name, subresource): (&'a str, &'a str, &'a str),
-    user: &'a User,
-    options: &'a Value,
-    warnings: &'a Warnings,
-) -> Asked<'a> {
-    Asked { served, namespace, name, subresource, user, options, dry_run: false, warnings, now: Timestamp::now() }
 }

@@ -38,13 +38,14 @@ use crate::{
     body::{Body, BoxError, Request, Response, boxed},
     connect,
     engine::{
-        Engine,
-        admit::{self, Asked, Warnings},
+        Ctx, Engine, Manager, admit,
+        context::{Notes, Origin},
+        form,
         registry::Served,
     },
     fairness::{self, Class},
     identity::{Operation, User},
-    kind::Handler,
+    kind::{Connect, Handler, Subresource},
     metrics::{Observed, RequestKind},
     wire,
 };
@@ -95,7 +96,7 @@ struct Call {
     query: Query,
     info: Arc<Info>,
     user: User,
-    warnings: Warnings,
+    notes: Notes,
     now: Timestamp,
     class: Class,
     holds: Holds,
@@ -153,8 +154,8 @@ async fn serve(engine: Arc<Engine>, request: Request, asking: Asking) -> Result<
     let user = impersonate::acting(&engine, &info, &parts.headers, user)?;
     let long = info.is_long_running();
     let class = engine.fairness().classify(&info.asked(&user));
-    let (warnings, now) = (Warnings::default(), Timestamp::now());
-    let call = Call { engine: engine.clone(), parts, query, info, user, warnings, now, class, holds: Holds::default() };
+    let (notes, now) = (Notes::default(), Timestamp::now());
+    let call = Call { engine: engine.clone(), parts, query, info, user, notes, now, class, holds: Holds::default() };
     if long {
         return call.run(route, body).await;
     }
@@ -183,9 +184,20 @@ impl Call {
             };
             let mut response =
                 if self.info.subresource.is_empty() { self.whole(&served, body).await? } else { self.part(&served, body).await? };
-            render::warn(&mut response, &self.warnings);
+            render::warn(&mut response, self.notes.take_warnings());
+            self.tell_annotations();
             Ok(self.holds.until_gone(response))
         })
+    }
+
+    /// Where audit events will have them.
+    fn tell_annotations(&self) {
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let annotations = self.notes.annotations();
+            if !annotations.is_empty() {
+                tracing::debug!(verb = %self.info.verb, path = %self.info.path, ?annotations, "request was annotated");
+            }
+        }
     }
 
     /// Its turn comes before the question whether it may (`DefaultBuildHandlerChain` in apiserver `pkg/server/config.go`): what is refused is
@@ -236,7 +248,7 @@ impl Call {
         let (kind, verb) = (&served.kind, self.info.verb.as_str());
         let Some(sub) = kind.subresource(&self.info.subresource) else { return Err(Status::no_such_path()) };
         match (&sub.handler, verb) {
-            (Handler::Connect(connect), _) => self.connect(served, connect.as_ref(), body).await,
+            (Handler::Connect(connect), _) => self.connect(served, sub, connect.as_ref(), body).await,
             (Handler::Action(action), "create") => self.act(served, sub, action.as_ref(), body).await,
             (Handler::Scale(paths), "get") => self.get_scale(served, paths).await,
             (Handler::Status | Handler::Object, "get") => self.get(served).await,
@@ -246,27 +258,45 @@ impl Call {
         }
     }
 
-    async fn connect(&self, served: &Served, handler: &dyn crate::kind::Connect, body: Body) -> Result<Response, Status> {
+    async fn connect(&self, served: &Served, sub: &Subresource, handler: &dyn Connect, body: Body) -> Result<Response, Status> {
         if !self.query.get("dryRun").is_empty() {
             return Err(Status::bad_request("dryRun is not supported"));
         }
-        let warnings = Warnings::default();
-        let options = Value::Null;
-        let asked = self.asked(served, &self.info.name, &options, false, &warnings);
-        let ctx = asked.ctx(&self.engine);
-        admit::mutate(&ctx, Operation::Connect, None, None, &options).await?;
-        admit::validate(&ctx, Operation::Connect, None, None, &options).await?;
+        let query = self.parts.uri.query().unwrap_or_default();
+        let none = Value::Null;
+        let ctx = self.ctx(served, Operation::Connect, &self.info.name, &none, false);
+        if let Some(options) = handler.options(&self.info.rest, query) {
+            let mut options = form::named_as(&sub.body, options);
+            admit::mutate(&ctx, Some(&mut options), None).await?;
+            admit::validate(&ctx, Some(&options), None).await?;
+        }
         if let Some(verb) = handler.also_needs() {
             auth::authorize_also(&self.engine, &self.info, &self.user, verb)?;
         }
-        let query = self.parts.uri.query().unwrap_or_default();
         let target = handler.target(&ctx, &self.info.rest, query).await?;
         Ok(connect::forward(&self.engine, target, Request::from_parts(self.parts.clone(), body)).await)
     }
 
-    fn asked<'a>(&'a self, served: &'a Served, name: &'a str, options: &'a Value, dry_run: bool, warnings: &'a Warnings) -> Asked<'a> {
-        let subresource = &self.info.subresource;
-        Asked { served, namespace: self.info.place(), name, subresource, user: &self.user, options, dry_run, warnings, now: self.now }
+    /// The context of what this request writes.
+    fn ctx<'a>(&'a self, served: &'a Served, operation: Operation, name: &'a str, options: &'a Value, dry_run: bool) -> Ctx<'a> {
+        let agent = self.parts.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        Ctx {
+            engine: &self.engine,
+            kind: &served.kind,
+            served,
+            user: &self.user,
+            verb: &self.info.verb,
+            operation,
+            manager: Manager::new(self.query.get("fieldManager"), agent),
+            namespace: self.info.place(),
+            name,
+            subresource: &self.info.subresource,
+            options,
+            dry_run,
+            now: self.now,
+            notes: &self.notes,
+            origin: Origin::Request,
+        }
     }
 }
 

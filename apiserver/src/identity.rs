@@ -6,7 +6,7 @@ use api::{Status, selector::Fields};
 use async_trait::async_trait;
 use serde_json::Value;
 
-use crate::{engine::Engine, kind::Ctx};
+use crate::engine::{Ctx, Engine};
 
 /// A user as the authenticator found it (`user.Info`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -91,13 +91,36 @@ pub trait Authorizer: Send + Sync {
 
 /// What admission looks at.
 pub struct Review<'a> {
+    /// With the operation and the options as sent.
     pub ctx: &'a Ctx<'a>,
-    pub operation: Operation,
-    /// The new object (for a subresource action its body); `None` on delete.
+    /// The new object; for an action its body, for a scale the Scale, for a connect its options; `None` on delete.
     pub object: Reviewed<'a>,
     pub old: Option<&'a Value>,
-    /// DeleteOptions, CreateOptions, ... as sent.
-    pub options: &'a Value,
+    pub reinvocation: &'a mut Reinvocation,
+}
+
+/// Whether the plugins that change objects are asked a second time (`reinvocation.go`). There is no third.
+#[derive(Debug, Default)]
+pub struct Reinvocation {
+    is_wanted: bool,
+    is_again: bool,
+}
+
+impl Reinvocation {
+    /// Asks for it: something has changed since a plugin looked that wants to look again.
+    pub fn request(&mut self) {
+        self.is_wanted = true;
+    }
+
+    /// Whether this is the second time.
+    pub fn is_again(&self) -> bool {
+        self.is_again
+    }
+
+    pub(crate) fn begin_again(&mut self) -> bool {
+        self.is_again = self.is_wanted;
+        self.is_again
+    }
 }
 
 /// What stands in a write: a plugin may change it only while it is admitted.
@@ -139,6 +162,10 @@ pub enum Operation {
 #[async_trait]
 pub trait Admission: Send + Sync {
     fn name(&self) -> &'static str;
+    /// Whether what it makes of an object comes from outside (webhooks, policies): it is checked and defaulted again.
+    fn is_external(&self) -> bool {
+        false
+    }
     async fn admit(&self, _review: &mut Review<'_>) -> Result<(), Status> {
         Ok(())
     }

@@ -6,7 +6,9 @@ use api::{GroupResource, Gvk, Status, field_errors::FieldErrors, time::Timestamp
 use async_trait::async_trait;
 use serde_json::Value;
 
-use crate::{engine::Engine, identity::User};
+use crate::engine::{Claims, Engine};
+
+pub use crate::engine::Ctx;
 
 pub type Name = Cow<'static, str>;
 pub type Names = Cow<'static, [&'static str]>;
@@ -121,19 +123,6 @@ pub enum Lookup {
     Index,
 }
 
-/// What a write is about. Handed to the strategy's hooks.
-pub struct Ctx<'a> {
-    pub engine: &'a Arc<Engine>,
-    pub kind: &'a Arc<Kind>,
-    pub user: &'a User,
-    pub namespace: &'a str,
-    pub name: &'a str,
-    /// Empty, or the subresource's name.
-    pub subresource: &'a str,
-    pub now: Timestamp,
-    pub dry_run: bool,
-}
-
 /// How an object goes when it is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grace {
@@ -145,7 +134,7 @@ pub enum Grace {
 
 /// The strategy of one kind: a unit struct in one file of `kinds`. Every hook has the default that most kinds want.
 ///
-/// The order of a write is: decode, `default`, mutating admission, `prepare_*`, `validate*`, validating admission, `allocate`, store.
+/// The order of a write is: decode, `default`, mutating admission, `prepare_*`, `validate*`, validating admission, [`Claimant::claim`], store.
 #[async_trait]
 pub trait Strategy: Send + Sync {
     /// Fills in upstream's defaults. Idempotent; also run on what is read in an older shape.
@@ -191,13 +180,10 @@ pub trait Strategy: Send + Sync {
         true
     }
 
-    /// Last step before the store: claims what must be unique in the cluster (addresses, ports). `object` may still be filled in.
-    async fn allocate(&self, _ctx: &Ctx<'_>, _object: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
-        Ok(())
+    /// For kinds whose objects hold what must be unique in the cluster (addresses, ports).
+    fn claimant(&self) -> Option<&dyn Claimant> {
+        None
     }
-
-    /// Gives back what `allocate` claimed: after a deletion, or after the store refused the write.
-    async fn release(&self, _ctx: &Ctx<'_>, _object: &Value) {}
 
     /// How a deletion with `requested` seconds goes.
     fn grace(&self, _object: &Value, _requested: Option<i64>) -> Grace {
@@ -245,6 +231,20 @@ pub trait Strategy: Send + Sync {
     }
 }
 
+/// What must be unique in the cluster is claimed in the transaction that stores the object, and given back in the one that deletes it: no memory
+/// of it is kept, so that several API servers may share a store.
+#[async_trait]
+pub trait Claimant: Send + Sync {
+    /// The last step before the store: fills in what `object` has not asked for itself. Run anew where somebody else was faster.
+    ///
+    /// # Errors
+    /// 422 where what is asked for is taken or out of range; 500 where nothing is left.
+    async fn claim(&self, ctx: &Ctx<'_>, object: &mut Value, old: Option<&Value>) -> Result<Claims, Status>;
+
+    /// What goes with `object`, which is about to be deleted.
+    async fn release(&self, ctx: &Ctx<'_>, object: &Value) -> Result<Claims, Status>;
+}
+
 /// A create on a subresource whose body is another kind. Returns the reply's body and its HTTP status (201 most often).
 #[async_trait]
 pub trait Action: Send + Sync {
@@ -266,6 +266,10 @@ pub trait Connect: Send + Sync {
     fn takes_path(&self) -> bool {
         false
     }
+
+    /// The request as its options object (`PodExecOptions` and the like; the engine names its kind), for admission. `path` and `query` as of
+    /// [`Connect::target`]. `None`: no connect but a read, which admission is not asked about (logs).
+    fn options(&self, path: &str, query: &str) -> Option<Value>;
 
     /// A verb that the caller must be allowed besides that of the request.
     fn also_needs(&self) -> Option<&'static str> {
@@ -307,6 +311,11 @@ impl Kind {
 
     pub fn list_kind(&self) -> String {
         format!("{}List", self.kind)
+    }
+
+    /// Whether what is written under the subresource (empty for none) is the object itself.
+    pub(crate) fn is_object_of(&self, subresource: &str) -> bool {
+        self.subresource(subresource).is_none_or(|sub| matches!(sub.handler, Handler::Status | Handler::Object))
     }
 
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {

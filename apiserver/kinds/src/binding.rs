@@ -71,7 +71,7 @@ async fn bind(ctx: &Ctx<'_>, name: &str, binding: &Value) -> Result<(), Status> 
         let mut pod = ctx.engine.get(&pods, &key).await?.value();
         return change(&mut pod);
     }
-    ctx.engine.update(&pods, &key, "binding", ctx.user, &change).await.map(drop)
+    ctx.update(&pods, &key, "binding", &change).await.map(drop)
 }
 
 /// `ValidatePodBinding`.

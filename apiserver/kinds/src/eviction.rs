@@ -99,13 +99,13 @@ impl Eviction<'_> {
     }
 
     async fn evict(&self, mut options: Value) -> Result<(), Status> {
-        let Ctx { engine, user, now, .. } = *self.ctx;
+        let now = self.ctx.now;
         if !self.dry {
             let mark = |pod: &mut Value| disrupt(pod, &options, now);
-            let marked = engine.update(&pods(), &self.key(), "status", user, &mark).await?;
+            let marked = self.ctx.update(&pods(), &self.key(), "status", &mark).await?;
             follow(&mut options, marked.rev);
         }
-        engine.delete(&pods(), &self.key(), options, user).await
+        self.ctx.delete(&pods(), &self.key(), options).await
     }
 
     fn asked_revision(&self) -> &str {

@@ -10,7 +10,10 @@
 use std::{borrow::Cow, sync::Arc};
 
 use api::{Status, field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Field, Kind, Name, Storage, Strategy};
+use apiserver::{
+    engine::Claims,
+    kind::{Claimant, Column, Ctx, Field, Kind, Name, Storage, Strategy},
+};
 use async_trait::async_trait;
 use serde_json::Value;
 
@@ -110,19 +113,31 @@ impl Strategy for Services {
         true
     }
 
-    async fn allocate(&self, ctx: &Ctx<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
-        if !ctx.subresource.is_empty() {
-            return Ok(());
-        }
-        self.allocator.follow(ctx.engine);
-        self.allocator.allocate(ctx, object, old)
-    }
-
-    async fn release(&self, ctx: &Ctx<'_>, object: &Value) {
-        self.allocator.release(ctx, object);
+    fn claimant(&self) -> Option<&dyn Claimant> {
+        Some(self)
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         cells::cells(object, now)
+    }
+}
+
+#[async_trait]
+impl Claimant for Services {
+    async fn claim(&self, ctx: &Ctx<'_>, object: &mut Value, old: Option<&Value>) -> Result<Claims, Status> {
+        let mut claims = Claims::default();
+        if !ctx.subresource.is_empty() {
+            return Ok(claims);
+        }
+        self.allocator.follow(ctx.engine);
+        self.allocator.allocate(ctx, object, old)?;
+        let (allocator, engine, service) = (self.allocator.clone(), ctx.engine.clone(), object.clone());
+        let (namespace, name) = (ctx.namespace.to_owned(), ctx.name.to_owned());
+        claims.undo(Box::new(move || allocator.release(&engine, &namespace, &name, &service)));
+        Ok(claims)
+    }
+
+    async fn release(&self, _ctx: &Ctx<'_>, _object: &Value) -> Result<Claims, Status> {
+        Ok(Claims::default())
     }
 }

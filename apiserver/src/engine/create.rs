@@ -4,43 +4,40 @@ use std::sync::Arc;
 
 use api::{Key, Status, field_errors::FieldErrors};
 use serde_json::Value;
-use store::{Expect, Op, Outcome, Txn};
+use store::{Expect, Op, Outcome};
 
 use super::{
-    Engine,
-    admit::{self, Asked},
-    form, meta,
+    admit,
+    claims::{self, Claims},
+    context::Ctx,
+    form, managed_fields, meta,
     object::Object,
 };
-use crate::{
-    identity::Operation,
-    kind::{Ctx, Handler, Kind, Storage},
-};
+use crate::kind::{Claimant, Handler, Kind, Storage};
 
 /// How often a generated name is drawn before the conflict is the caller's.
 const NAME_ATTEMPTS: usize = 8;
 
 /// Creates `object` (wiped and typed already). For kinds that are kept nowhere the answer comes back with revision 0.
-pub(crate) async fn create(engine: &Arc<Engine>, asked: &Asked<'_>, mut object: Value) -> Result<Arc<Object>, Status> {
-    let kind = &asked.served.kind;
+pub(crate) async fn create(ctx: &Ctx<'_>, mut object: Value) -> Result<Arc<Object>, Status> {
+    let kind = ctx.kind;
     kind.strategy.default(&mut object);
-    let ctx = asked.ctx(engine);
-    admit::mutate(&ctx, Operation::Create, Some(&mut object), None, asked.options).await?;
+    admit::mutate(ctx, Some(&mut object), None).await?;
     if kind.storage == Storage::Nowhere {
-        return answer(&ctx, asked, object).await;
+        return answer(ctx, object).await;
     }
     if !meta::text(&object, "resourceVersion").is_empty() {
         return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
     }
     let base = meta::text(&object, "generateName").to_owned();
     if base.is_empty() || !meta::text(&object, "name").is_empty() {
-        return Box::pin(create_named(engine, asked, object)).await;
+        return Box::pin(create_named(ctx, object)).await;
     }
     let mut last = Status::internal("no name was generated");
     for _ in 0..NAME_ATTEMPTS {
         let mut named = object.clone();
         meta::of(&mut named).insert("name".into(), meta::generated(&base).into());
-        match Box::pin(create_named(engine, asked, named)).await {
+        match Box::pin(create_named(ctx, named)).await {
             Err(status) if status.reason == "AlreadyExists" => last = status,
             done => return done,
         }
@@ -50,43 +47,56 @@ pub(crate) async fn create(engine: &Arc<Engine>, asked: &Asked<'_>, mut object: 
     Err(last)
 }
 
-async fn answer(ctx: &Ctx<'_>, asked: &Asked<'_>, object: Value) -> Result<Arc<Object>, Status> {
+async fn answer(ctx: &Ctx<'_>, object: Value) -> Result<Arc<Object>, Status> {
     let mut causes = FieldErrors::default();
     ctx.kind.strategy.validate(&object, &mut causes);
     ctx.kind.strategy.validate_create(&object, &mut causes);
     refuse_invalid(ctx.kind, meta::text(&object, "name"), &causes)?;
-    admit::validate(ctx, Operation::Create, Some(&object), None, asked.options).await?;
+    admit::validate(ctx, Some(&object), None).await?;
     let reply = ctx.kind.strategy.answer(ctx, object).await?;
     Ok(form::loose(Key::default(), &reply))
 }
 
-pub(super) async fn create_named(engine: &Arc<Engine>, asked: &Asked<'_>, mut object: Value) -> Result<Arc<Object>, Status> {
-    let kind = &asked.served.kind;
-    meta::fill(&mut object, asked.now);
+pub(super) async fn create_named(ctx: &Ctx<'_>, mut object: Value) -> Result<Arc<Object>, Status> {
+    let kind = ctx.kind;
+    managed_fields::track(ctx, &mut object);
+    meta::fill(&mut object, ctx.now);
     let name = meta::text(&object, "name").to_owned();
-    let ctx = asked.ctx_named(engine, &name);
-    prepare(&ctx, &mut object);
+    let ctx = &ctx.named(&name);
+    prepare(ctx, &mut object);
     let mut causes = FieldErrors::default();
     let typed = meta::typed(&object).map_err(|why| form::mistyped(kind, &why))?;
     kind.strategy.validate(&object, &mut causes);
     kind.strategy.validate_create(&object, &mut causes);
     meta::validate(kind, &typed, &mut causes);
     refuse_invalid(kind, &name, &causes)?;
-    asked.warn(kind.strategy.warnings(&object, None));
-    admit::validate(&ctx, Operation::Create, Some(&object), None, asked.options).await?;
-    let key = Key::new(asked.namespace, &name);
-    if asked.dry_run && engine.stored(asked.served, &key).await?.is_some() {
+    ctx.warn(kind.strategy.warnings(&object, None));
+    admit::validate(ctx, Some(&object), None).await?;
+    if ctx.dry_run && ctx.engine.stored(ctx.served, &ctx.key()).await?.is_some() {
         return Err(Status::already_exists(&kind.group_resource(), &name));
     }
-    kind.strategy.allocate(&ctx, &mut object, None).await?;
-    if asked.dry_run {
-        return Ok(form::loose(key, &object));
+    match kind.strategy.claimant() {
+        Some(claimant) => create_claiming(ctx, claimant, object).await,
+        None => stored(ctx, object, Claims::default()).await?.ok_or_else(|| claims::lost(ctx)),
     }
-    let stored = put(engine, &ctx, &key, &object).await;
-    if stored.is_err() {
-        kind.strategy.release(&ctx, &object).await;
+}
+
+/// Claims and stores; anew where somebody else took what was to be claimed.
+async fn create_claiming(ctx: &Ctx<'_>, claimant: &dyn Claimant, object: Value) -> Result<Arc<Object>, Status> {
+    for _ in 0..claims::ATTEMPTS_MAX {
+        let mut claiming = object.clone();
+        let claims = claimant.claim(ctx, &mut claiming, None).await?;
+        if let Some(created) = stored(ctx, claiming, claims).await? {
+            return Ok(created);
+        }
     }
-    stored
+    Err(claims::lost(ctx))
+}
+
+/// `None`: a claim was lost to somebody else.
+async fn stored(ctx: &Ctx<'_>, object: Value, claims: Claims) -> Result<Option<Arc<Object>>, Status> {
+    let key = ctx.key();
+    if ctx.dry_run { Ok(Some(form::loose(key, &object))) } else { put(ctx, &key, &object, claims).await }
 }
 
 fn prepare(ctx: &Ctx<'_>, object: &mut Value) {
@@ -103,19 +113,18 @@ fn prepare(ctx: &Ctx<'_>, object: &mut Value) {
     }
 }
 
-async fn put(engine: &Arc<Engine>, ctx: &Ctx<'_>, key: &Key, object: &Value) -> Result<Arc<Object>, Status> {
-    let served = engine.served(ctx.kind)?;
+async fn put(ctx: &Ctx<'_>, key: &Key, object: &Value, claims: Claims) -> Result<Option<Arc<Object>>, Status> {
+    let (engine, served) = (ctx.engine, ctx.served);
     let cache = served.cache.as_ref().ok_or_else(|| Status::method_not_allowed(&ctx.kind.group_resource(), "create"))?;
-    let value = form::to_stored(&served, object);
+    let value = form::to_stored(served, object);
     let at = cache.store_key(key);
     let op = Op::Put { key: at.clone(), value: value.clone(), ttl: form::ttl(&cache.kind) };
-    let txn = Txn { expect: vec![(at, Expect::Absent)], ops: vec![op] };
-    match engine.store.txn(txn).await.map_err(form::store_error)? {
-        Outcome::Done(rev) => engine.acknowledged(&served, key, &value, rev).await,
+    match claims.commit(engine, at, Expect::Absent, op).await? {
+        Outcome::Done(rev) => engine.acknowledged(served, key, &value, rev).await.map(Some),
         Outcome::Refused { found, .. } => {
+            let Some(there) = found.into_iter().next().flatten() else { return Ok(None) };
             let mut status = Status::already_exists(&ctx.kind.group_resource(), &key.name);
-            let there = found.into_iter().flatten().next();
-            if there.and_then(|entry| cache.object(&entry)).is_some_and(|object| object.is_deleting()) {
+            if cache.object(&there).is_some_and(|object| object.is_deleting()) {
                 status.message = format!("object is being deleted: {}", status.message);
             }
             Err(status)

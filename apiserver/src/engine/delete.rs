@@ -3,24 +3,22 @@
 use std::sync::Arc;
 
 use api::{
-    GroupResource, Gvk, Key, Status,
+    GroupResource, Gvk, Status,
     field_errors::FieldErrors,
     time::{self, Timestamp, rfc3339},
 };
 use serde_json::{Value, json};
 
 use super::{
-    Engine,
-    admit::{self, Asked},
+    admit,
+    claims::Claims,
+    context::Ctx,
     form,
     meta::{self, FOREGROUND, ORPHAN},
     object::Object,
-    update::{Tries, replace},
+    update::{Tries, erase, replace},
 };
-use crate::{
-    identity::Operation,
-    kind::{Ctx, Grace, Kind},
-};
+use crate::kind::{Grace, Kind};
 
 /// `metav1.DeleteOptions`, read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,37 +80,35 @@ impl Options {
     }
 }
 
-pub(crate) async fn delete(engine: &Arc<Engine>, asked: &Asked<'_>, options: &Options) -> Result<Deleted, Status> {
-    let served = asked.served;
+pub(crate) async fn delete(ctx: &Ctx<'_>, options: &Options) -> Result<Deleted, Status> {
+    let served = ctx.served;
     let gr = served.kind.group_resource();
-    let key = Key::new(asked.namespace, asked.name);
-    let ctx = asked.ctx(engine);
     let mut tries = Tries::default();
     loop {
-        let Some(current) = engine.stored(served, &key).await? else { return Err(Status::not_found(&gr, asked.name)) };
+        let Some(current) = ctx.engine.stored(served, &ctx.key()).await? else { return Err(Status::not_found(&gr, ctx.name)) };
         let object = form::value(served, &current);
         check_preconditions(&served.kind, &object, options)?;
-        admit::mutate(&ctx, Operation::Delete, None, Some(&object), asked.options).await?;
-        admit::validate(&ctx, Operation::Delete, None, Some(&object), asked.options).await?;
+        admit::mutate(ctx, None, Some(&object)).await?;
+        admit::validate(ctx, None, Some(&object)).await?;
         let shown = || form::view(served, current.clone());
-        match fate(&ctx, &object, options) {
+        match fate(ctx, &object, options) {
             Fate::Stays => return Ok(Deleted { object: shown(), gone: false }),
-            Fate::Goes if asked.dry_run => return Ok(Deleted { object: shown(), gone: true }),
+            Fate::Goes if ctx.dry_run => return Ok(Deleted { object: shown(), gone: true }),
             Fate::Goes => {
-                if engine.erase(asked, &current).await? {
+                if erase(ctx, &current).await? {
                     return Ok(Deleted { object: shown(), gone: true });
                 }
             }
             Fate::Marked(marked) if marked == object => return Ok(Deleted { object: shown(), gone: false }),
-            Fate::Marked(marked) if asked.dry_run => return Ok(Deleted { object: form::loose(key, &marked), gone: false }),
+            Fate::Marked(marked) if ctx.dry_run => return Ok(Deleted { object: form::loose(ctx.key(), &marked), gone: false }),
             Fate::Marked(marked) => {
-                if let Some(object) = replace(engine, asked, &key, current.rev, &marked).await? {
+                if let Some(object) = replace(ctx, current.rev, &marked, Claims::default()).await? {
                     return Ok(Deleted { object, gone: false });
                 }
             }
         }
         if !tries.goes_on_after(current.stored().len()) {
-            return Err(Status::stale(&gr, asked.name));
+            return Err(Status::stale(&gr, ctx.name));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use api::{Key, Status};
+use api::{Gvk, Key, Status};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Map, Value};
@@ -91,10 +91,15 @@ impl Serialize for Unversioned<'_> {
 
 /// `kind`, `apiVersion` and `metadata` come first, as upstream writes them; a reader finds the metadata at once.
 pub(crate) fn typed_as(kind: &Kind, value: Value) -> Value {
+    named_as(&kind.gvk(), value)
+}
+
+/// As [`typed_as`], of a body that is of no kind of the registry.
+pub(crate) fn named_as(gvk: &Gvk, value: Value) -> Value {
     let Value::Object(mut rest) = value else { return value };
     let mut out = Map::with_capacity(rest.len() + 2);
-    out.insert("kind".into(), kind.kind.as_ref().into());
-    out.insert("apiVersion".into(), kind.api_version().into());
+    out.insert("kind".into(), gvk.kind.as_str().into());
+    out.insert("apiVersion".into(), gvk.api_version().into());
     rest.shift_remove("kind");
     rest.shift_remove("apiVersion");
     if let Some(meta) = rest.shift_remove("metadata") {

@@ -55,7 +55,7 @@ pub(crate) fn finalizers(object: &Value) -> Vec<String> {
 /// What a creator may not set.
 pub(crate) fn wipe(object: &mut Value) {
     let meta = of(object);
-    for name in ["creationTimestamp", "uid", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "generation"] {
+    for name in ["creationTimestamp", "uid", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"] {
         meta.shift_remove(name);
     }
     meta.retain(|_, value| !value.is_null());
@@ -85,7 +85,7 @@ pub(crate) fn carry_over(new: &mut Value, old: &Value) {
     let (uid, created, generation) = (keep("uid"), keep("creationTimestamp"), keep("generation"));
     let (deleted, grace) = (keep("deletionTimestamp"), keep("deletionGracePeriodSeconds"));
     let meta = of(new);
-    for name in ["managedFields", "selfLink", "generation"] {
+    for name in ["selfLink", "generation"] {
         meta.shift_remove(name);
     }
     meta.retain(|_, value| !value.is_null());

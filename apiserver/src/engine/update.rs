@@ -2,21 +2,24 @@
 
 use std::sync::Arc;
 
-use api::{Key, Status, field_errors::FieldErrors};
+use api::{Status, field_errors::FieldErrors};
 use serde_json::Value;
-use store::{Expect, Op, Outcome, Txn};
+use store::{Expect, Op, Outcome, Rev};
 
 use super::{
-    Engine,
-    admit::{self, Asked},
+    admit,
+    claims::Claims,
+    context::Ctx,
     create::{create_named, has_status, refuse_invalid},
-    form, meta,
+    form,
+    managed_fields::{self, is_same, is_unchanged},
+    meta,
     object::Object,
     scale,
 };
 use crate::{
     identity::Operation,
-    kind::{Ctx, Handler, Kind},
+    kind::{Handler, Kind, ScalePaths},
 };
 
 /// How often a write is tried against others before it is refused as a conflict: many may want the same small object at once.
@@ -65,61 +68,51 @@ impl Tries {
 }
 
 /// `body_bytes` of what was sent are gone through with each try.
-pub(crate) async fn update(
-    engine: &Arc<Engine>,
-    asked: &Asked<'_>,
-    edit: &Edit<'_>,
-    body_bytes: usize,
-    missing: Missing<'_>,
-) -> Result<Updated, Status> {
+pub(crate) async fn update(ctx: &Ctx<'_>, edit: &Edit<'_>, body_bytes: usize, missing: Missing<'_>) -> Result<Updated, Status> {
     let mut tries = Tries::default();
     loop {
-        match Box::pin(round(engine, asked, edit, missing)).await? {
+        match Box::pin(round(ctx, edit, missing)).await? {
             Round::Done(updated) => return Ok(updated),
             Round::Again(bytes) if tries.goes_on_after(bytes.saturating_add(body_bytes)) => {}
-            Round::Again(_) => return Err(Status::stale(&asked.served.kind.group_resource(), asked.name)),
+            Round::Again(_) => return Err(Status::stale(&ctx.kind.group_resource(), ctx.name)),
         }
     }
 }
 
-async fn round(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>, missing: Missing<'_>) -> Result<Round, Status> {
-    let kind = &asked.served.kind;
-    let key = Key::new(asked.namespace, asked.name);
-    let Some(current) = engine.stored(asked.served, &key).await? else {
-        return create_missing(engine, asked, edit, missing).await;
+async fn round(ctx: &Ctx<'_>, edit: &Edit<'_>, missing: Missing<'_>) -> Result<Round, Status> {
+    let Some(current) = ctx.engine.stored(ctx.served, &ctx.key()).await? else {
+        return create_missing(ctx, edit, missing).await;
     };
-    let ctx = asked.ctx(engine);
-    let old = form::value(asked.served, &current);
-    let mut new = edited(kind, asked.subresource, &old, edit)?;
-    check_version(kind, &mut new, &old)?;
-    kind.strategy.default(&mut new);
-    admit::mutate(&ctx, Operation::Update, Some(&mut new), Some(&old), asked.options).await?;
-    let mut new = prepared(&ctx, new, &old);
-    validated(&ctx, &new, &old)?;
-    asked.warn(kind.strategy.warnings(&new, Some(&old)));
-    admit::validate(&ctx, Operation::Update, Some(&new), Some(&old), asked.options).await?;
+    let strategy = &ctx.kind.strategy;
+    let old = form::value(ctx.served, &current);
+    let mut edited = edited(ctx, &old, edit).await?;
+    managed_fields::track(ctx, &mut edited);
+    let mut new = prepared(ctx, edited, &old);
+    validated(ctx, &new, &old)?;
+    ctx.warn(strategy.warnings(&new, Some(&old)));
+    reviewed(ctx, &new, &old).await?;
     if is_unchanged(&new, &old) {
-        return Ok(Round::Done(Updated { object: form::view(asked.served, current), created: false }));
+        return Ok(Round::Done(Updated { object: form::view(ctx.served, current), created: false }));
     }
-    if finishes_deletion(kind, &new, &old) {
-        return remove(engine, asked, &current, &new).await;
+    if finishes_deletion(ctx.kind, &new, &old) {
+        return remove(ctx, &current, &new).await;
     }
-    kind.strategy.allocate(&ctx, &mut new, Some(&old)).await?;
-    if asked.dry_run {
-        return Ok(Round::Done(Updated { object: form::loose(key, &new), created: false }));
+    let claims = match strategy.claimant() {
+        Some(claimant) => claimant.claim(ctx, &mut new, Some(&old)).await?,
+        None => Claims::default(),
+    };
+    if ctx.dry_run {
+        return Ok(Round::Done(Updated { object: form::loose(ctx.key(), &new), created: false }));
     }
-    let written = replace(engine, asked, &key, current.rev, &new).await;
-    if !matches!(written, Ok(Some(_))) {
-        kind.strategy.release(&ctx, &new).await;
-    }
-    Ok(written?.map_or(Round::Again(current.stored().len()), |object| Round::Done(Updated { object, created: false })))
+    let written = replace(ctx, current.rev, &new, claims).await?;
+    Ok(written.map_or(Round::Again(current.stored().len()), |object| Round::Done(Updated { object, created: false })))
 }
 
-async fn create_missing(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>, missing: Missing<'_>) -> Result<Round, Status> {
-    let kind = &asked.served.kind;
-    let not_found = || Status::not_found(&kind.group_resource(), asked.name);
+async fn create_missing(ctx: &Ctx<'_>, edit: &Edit<'_>, missing: Missing<'_>) -> Result<Round, Status> {
+    let kind = ctx.kind;
+    let not_found = || Status::not_found(&kind.group_resource(), ctx.name);
     let Missing::Create(allowed) = missing else { return Err(not_found()) };
-    if !kind.strategy.create_on_update() || !asked.subresource.is_empty() {
+    if !kind.strategy.create_on_update() || !ctx.subresource.is_empty() {
         return Err(not_found());
     }
     allowed()?;
@@ -128,27 +121,50 @@ async fn create_missing(engine: &Arc<Engine>, asked: &Asked<'_>, edit: &Edit<'_>
     let uid = meta::text(&object, "uid");
     if !uid.is_empty() {
         let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: ");
-        return Err(Status::conflict(&kind.group_resource(), asked.name, &why));
+        return Err(Status::conflict(&kind.group_resource(), ctx.name, &why));
     }
     meta::wipe(&mut object);
     meta::of(&mut object).shift_remove("resourceVersion");
     kind.strategy.default(&mut object);
-    admit::mutate(&asked.ctx(engine), Operation::Create, Some(&mut object), None, asked.options).await?;
-    let object = create_named(engine, asked, object).await?;
+    let ctx = &ctx.operating(Operation::Create);
+    admit::mutate(ctx, Some(&mut object), None).await?;
+    let object = create_named(ctx, object).await?;
     Ok(Round::Done(Updated { object, created: true }))
 }
 
-/// Runs `edit` on the object, or on its scale where that is what is written.
-fn edited(kind: &Kind, subresource: &str, old: &Value, edit: &Edit<'_>) -> Result<Value, Status> {
+/// What the writer and mutating admission make of the object; where its scale is written, of that.
+async fn edited(ctx: &Ctx<'_>, old: &Value, edit: &Edit<'_>) -> Result<Value, Status> {
     let mut new = old.clone();
-    if let Some(Handler::Scale(paths)) = kind.subresource(subresource).map(|sub| &sub.handler) {
-        let mut scale = scale::of(paths, old);
-        edit(&mut scale)?;
-        scale::put(kind, paths, &mut new, &scale)?;
-    } else {
+    let Some(paths) = scale_paths(ctx) else {
         edit(&mut new)?;
-    }
+        check_version(ctx.kind, &mut new, old)?;
+        ctx.kind.strategy.default(&mut new);
+        admit::mutate(ctx, Some(&mut new), Some(old)).await?;
+        return Ok(new);
+    };
+    let was = scale::of(paths, old);
+    let mut scale = was.clone();
+    edit(&mut scale)?;
+    admit::mutate(ctx, Some(&mut scale), Some(&was)).await?;
+    scale::put(ctx.kind, paths, &mut new, &scale)?;
+    check_version(ctx.kind, &mut new, old)?;
+    ctx.kind.strategy.default(&mut new);
     Ok(new)
+}
+
+/// Validating admission is shown what the writer sent: the object, or its scale (`toScaleUpdateValidation`).
+async fn reviewed(ctx: &Ctx<'_>, new: &Value, old: &Value) -> Result<(), Status> {
+    match scale_paths(ctx) {
+        Some(paths) => admit::validate(ctx, Some(&scale::of(paths, new)), Some(&scale::of(paths, old))).await,
+        None => admit::validate(ctx, Some(new), Some(old)).await,
+    }
+}
+
+fn scale_paths<'a>(ctx: &Ctx<'a>) -> Option<&'a ScalePaths> {
+    match &ctx.kind.subresource(ctx.subresource)?.handler {
+        Handler::Scale(paths) => Some(paths),
+        _ => None,
+    }
 }
 
 /// The resource version and uid the writer saw must be the current ones, where they are given.
@@ -231,27 +247,6 @@ fn has_other_content(new: &Value, old: &Value) -> bool {
     parts(new).count() != parts(old).count() || parts(new).any(|(name, value)| old.get(name).is_none_or(|was| !is_same(value, was)))
 }
 
-/// Most writes that change something change the status.
-fn is_unchanged(new: &Value, old: &Value) -> bool {
-    match (new.get("status"), old.get("status")) {
-        (Some(now), Some(was)) if !is_same(now, was) => false,
-        _ => is_same(new, old),
-    }
-}
-
-/// As `==`, for values that most often have their fields in the same order: those are not looked up.
-fn is_same(one: &Value, other: &Value) -> bool {
-    match (one, other) {
-        (Value::Object(one), Value::Object(other)) if one.keys().eq(other.keys()) => {
-            one.values().zip(other.values()).all(|(one, other)| is_same(one, other))
-        }
-        (Value::Array(one), Value::Array(other)) => {
-            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| is_same(one, other))
-        }
-        _ => one == other,
-    }
-}
-
 fn validated(ctx: &Ctx<'_>, new: &Value, old: &Value) -> Result<(), Status> {
     let kind = ctx.kind;
     let typed = meta::typed(new).map_err(|why| form::mistyped(kind, &why))?;
@@ -274,31 +269,41 @@ fn finishes_deletion(kind: &Kind, new: &Value, old: &Value) -> bool {
     deleted && grace == 0 && meta::finalizers(new).is_empty() && !kind.strategy.holds_deletion(new)
 }
 
-async fn remove(engine: &Arc<Engine>, asked: &Asked<'_>, current: &Arc<Object>, new: &Value) -> Result<Round, Status> {
-    if !asked.dry_run && !engine.erase(asked, current).await? {
+async fn remove(ctx: &Ctx<'_>, current: &Arc<Object>, new: &Value) -> Result<Round, Status> {
+    if !ctx.dry_run && !erase(ctx, current).await? {
         return Ok(Round::Again(current.stored().len()));
     }
     Ok(Round::Done(Updated { object: form::loose(current.key.clone(), new), created: false }))
 }
 
-/// Writes over revision `rev`. `None`: somebody else was faster.
-pub(super) async fn replace(
-    engine: &Arc<Engine>,
-    asked: &Asked<'_>,
-    key: &Key,
-    rev: u64,
-    new: &Value,
-) -> Result<Option<Arc<Object>>, Status> {
-    let served = asked.served;
+/// Writes over revision `rev`. `None`: somebody else was faster, here or at what is claimed.
+pub(super) async fn replace(ctx: &Ctx<'_>, rev: Rev, new: &Value, claims: Claims) -> Result<Option<Arc<Object>>, Status> {
+    let (engine, served) = (ctx.engine, ctx.served);
     let Some(cache) = &served.cache else { return Err(Status::method_not_allowed(&served.kind.group_resource(), "update")) };
     let value = form::to_stored(served, new);
-    let at = cache.store_key(key);
+    let at = cache.store_key(&ctx.key());
     let op = Op::Put { key: at.clone(), value: value.clone(), ttl: form::ttl(&cache.kind) };
-    let txn = Txn { expect: vec![(at, Expect::At(rev))], ops: vec![op] };
-    match engine.store.txn(txn).await.map_err(form::store_error)? {
-        Outcome::Done(rev) => engine.acknowledged(served, key, &value, rev).await.map(Some),
+    match claims.commit(engine, at, Expect::At(rev), op).await? {
+        Outcome::Done(rev) => engine.acknowledged(served, &ctx.key(), &value, rev).await.map(Some),
         Outcome::Refused { .. } => Ok(None),
     }
+}
+
+/// Removes `current` and what it had claimed. False: somebody else was faster.
+pub(super) async fn erase(ctx: &Ctx<'_>, current: &Object) -> Result<bool, Status> {
+    let (engine, served) = (ctx.engine, ctx.served);
+    let Some(cache) = &served.cache else { return Err(Status::internal("a kind that is kept nowhere was deleted")) };
+    let at = cache.store_key(&current.key);
+    let claims = match served.kind.strategy.claimant() {
+        Some(claimant) => claimant.release(ctx, &form::value(served, current)).await?,
+        None => Claims::default(),
+    };
+    let outcome = claims.commit(engine, at.clone(), Expect::At(current.rev), Op::Delete { key: at }).await?;
+    let Outcome::Done(done) = outcome else { return Ok(false) };
+    if let Err(status) = engine.reach(done).await {
+        tracing::warn!(rev = done, %status, "cache lags behind an acknowledged deletion");
+    }
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -308,18 +313,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_the_same_is_no_change_in_whatever_order() {
-        let (a, b) =
-            (json!({"kind": "K", "spec": {"x": [1, {"y": 2, "z": 3}]}}), json!({"spec": {"x": [1, {"z": 3, "y": 2}]}, "kind": "K"}));
-        assert!(is_unchanged(&a, &b) && !has_other_content(&a, &b));
-        for other in
-            [json!({"kind": "K", "spec": {"x": [1]}}), json!({"kind": "K", "spec": {"x": [1, {"y": 2, "z": 4}]}}), json!({"kind": "K"})]
-        {
-            assert!(!is_unchanged(&a, &other) && has_other_content(&a, &other) && has_other_content(&other, &a), "{other}");
-        }
-        let told = |phase: &str| json!({"metadata": {}, "spec": 1, "status": {"phase": phase}});
-        assert!(!is_unchanged(&told("a"), &told("b")) && !has_other_content(&told("a"), &told("b")));
-        assert!(!is_unchanged(&told("a"), &json!({"metadata": {}, "spec": 1})));
+    fn only_what_a_generation_counts_is_other_content() {
+        let told = |phase: &str, x: i64| json!({"kind": "K", "metadata": {}, "spec": {"x": x}, "status": {"phase": phase}});
+        assert!(!has_other_content(&told("a", 1), &told("b", 1)));
+        assert!(has_other_content(&told("a", 1), &told("a", 2)));
+        let bare = json!({"kind": "K"});
+        assert!(has_other_content(&told("a", 1), &bare) && has_other_content(&bare, &told("a", 1)));
     }
 
     #[test]

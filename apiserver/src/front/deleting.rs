@@ -22,6 +22,7 @@ use crate::{
         list, meta,
         registry::Served,
     },
+    identity::Operation,
     pace::{TURN_BYTES_MAX, Turn},
     parse,
 };
@@ -37,8 +38,8 @@ impl Call {
         let output = negotiate::output(&self.parts.headers, &self.query)?;
         let (value, dry_run) = self.delete_options(body).await?;
         let options = Options::read(&value)?;
-        let asked = self.asked(served, &self.info.name, &value, dry_run, &self.warnings);
-        let deleted = Box::pin(delete::delete(&self.engine, &asked, &options)).await?;
+        let ctx = self.ctx(served, Operation::Delete, &self.info.name, &value, dry_run);
+        let deleted = Box::pin(delete::delete(&ctx, &options)).await?;
         // 202 is for old clients that asked for a cascade in the old way.
         let accepted = !deleted.gone && options.orphan_dependents == Some(false);
         let code = if accepted { StatusCode::ACCEPTED } else { StatusCode::OK };
@@ -83,9 +84,9 @@ impl Call {
         let bytes = object.stored().len();
         let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).saturating_add(1);
         let _room = room.acquire_many(kib.min(TOGETHER_KIB_MAX)).await;
-        let mut asked = self.asked(served, &object.key.name, value, dry_run, &self.warnings);
-        asked.namespace = &object.key.namespace;
-        match Box::pin(delete::delete(&self.engine, &asked, options)).await {
+        let mut ctx = self.ctx(served, Operation::Delete, &object.key.name, value, dry_run);
+        ctx.namespace = &object.key.namespace;
+        match Box::pin(delete::delete(&ctx, options)).await {
             Err(status) if status.code == 404 => Ok(bytes),
             done => done.map(|_| bytes),
         }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     decode::FieldValidation,
-    engine::{list::When, select::Selection},
+    engine::{context::MANAGER_LENGTH_MAX, list::When, select::Selection},
     kind::Kind,
 };
 
@@ -152,8 +152,8 @@ impl WriteOptions {
                 FieldValidation::Warn
             }
         };
-        if query.get("fieldManager").len() > 128 {
-            causes.too_long("fieldManager", 128);
+        if query.get("fieldManager").len() > MANAGER_LENGTH_MAX {
+            causes.too_long("fieldManager", MANAGER_LENGTH_MAX);
         }
         if !causes.is_empty() {
             return Err(Status::invalid(&Gvk::new("meta.k8s.io", "v1", kind), "", &causes));

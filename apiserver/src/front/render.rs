@@ -163,8 +163,7 @@ fn row(kind: &Kind, version: &str, include: Include, object: Value, now: Timesta
 }
 
 /// `Warning: 299 - "text"` for each text, once. Source: apiserver `pkg/endpoints/filters/warning.go`.
-pub(crate) fn warn(response: &mut Response, warnings: &crate::engine::admit::Warnings) {
-    let texts = std::mem::take(&mut *warnings.lock());
+pub(crate) fn warn(response: &mut Response, texts: Vec<String>) {
     for text in warnings_shown(texts) {
         let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         let quoted = format!("299 - \"{}\"", clean.replace('\\', "\\\\").replace('"', "\\\""));

@@ -48,8 +48,8 @@ impl Call {
         meta::wipe(&mut object);
         self.put_namespace(&mut object)?;
         let name = meta::text(&object, "name").to_owned();
-        let asked = self.asked(served, &name, &options.value, options.dry_run, &self.warnings);
-        let created = create::create(&self.engine, &asked, object).await?;
+        let ctx = self.ctx(served, Operation::Create, &name, &options.value, options.dry_run);
+        let created = create::create(&ctx, object).await?;
         Ok(render::object(kind, output, StatusCode::CREATED, created.bytes(), self.now))
     }
 
@@ -75,8 +75,8 @@ impl Call {
             *value = object.clone();
             Ok(())
         };
-        let asked = self.asked(served, &self.info.name, &options.value, options.dry_run, &self.warnings);
-        let updated = update::update(&self.engine, &asked, &edit, body.len(), Missing::Create(&|| self.may_create())).await?;
+        let ctx = self.ctx(served, Operation::Update, &self.info.name, &options.value, options.dry_run);
+        let updated = update::update(&ctx, &edit, body.len(), Missing::Create(&|| self.may_create())).await?;
         Ok(self.updated(served, output, scale.map(|(paths, _)| paths), &updated))
     }
 
@@ -110,12 +110,12 @@ impl Call {
                 let gvk = kind.gvk();
                 parse::name_kind(&gvk, value, body)?;
                 let texts = schemas.check(kind, value, &duplicates, options.validation);
-                self.warnings.lock().extend(texts.map_err(|status| refused_patch(&patch, kind, value, status))?);
+                self.notes.warn(texts.map_err(|status| refused_patch(&patch, kind, value, status))?);
             }
             meta::typed(value).map_err(|why| form::mistyped(kind, &why)).map(drop)
         };
-        let asked = self.asked(served, &self.info.name, &options.value, options.dry_run, &self.warnings);
-        let updated = update::update(&self.engine, &asked, &edit, body.len(), Missing::Refuse).await?;
+        let ctx = self.ctx(served, Operation::Update, &self.info.name, &options.value, options.dry_run);
+        let updated = update::update(&ctx, &edit, body.len(), Missing::Refuse).await?;
         Ok(self.updated(served, output, scale.map(|(paths, _)| paths), &updated))
     }
 
@@ -146,10 +146,9 @@ impl Call {
         meta::typed(&object).map_err(|why| Status::bad_request(format!("{}: {why}", sub.body.kind)))?;
         meta::of(&mut object).retain(|_, value| !value.is_null());
         self.put_namespace(&mut object)?;
-        let asked = self.asked(served, &self.info.name, &options.value, options.dry_run, &self.warnings);
-        let ctx = asked.ctx(&self.engine);
-        admit::mutate(&ctx, Operation::Create, Some(&mut object), None, &options.value).await?;
-        admit::validate(&ctx, Operation::Create, Some(&object), None, &options.value).await?;
+        let ctx = self.ctx(served, Operation::Create, &self.info.name, &options.value, options.dry_run);
+        admit::mutate(&ctx, Some(&mut object), None).await?;
+        admit::validate(&ctx, Some(&object), None).await?;
         let (code, reply) = action.run(&ctx, object).await?;
         Ok(render::encoded(output.format, StatusCode::from_u16(code).unwrap_or(StatusCode::CREATED), &reply))
     }
@@ -173,7 +172,7 @@ impl Call {
     fn decode(&self, kind: &Kind, input: Input, body: &Bytes, options: &WriteOptions) -> Result<Value, Status> {
         let mut parsed = decode_as(&*self.engine.schemas(), &kind.gvk(), input, body)?;
         let texts = self.engine.schemas().check(kind, &mut parsed.value, &parsed.duplicates, options.validation)?;
-        self.warnings.lock().extend(texts);
+        self.notes.warn(texts);
         Ok(parsed.value)
     }
 

@@ -95,7 +95,7 @@ fn concerns(review: &Review<'_>) -> bool {
         return false;
     }
     let whole = review.ctx.subresource.is_empty();
-    match review.operation {
+    match review.ctx.operation {
         Operation::Create => whole && (is(review, "", "pods") || is(review, "", "persistentvolumeclaims")),
         Operation::Update => {
             is(review, "", "pods") && review.ctx.subresource == "resize" || whole && is(review, "", "persistentvolumeclaims")

@@ -41,12 +41,12 @@ fn is(review: &Review<'_>, group: &str, resource: &str) -> bool {
 }
 
 fn writes(review: &Review<'_>) -> bool {
-    matches!(review.operation, Operation::Create | Operation::Update)
+    matches!(review.ctx.operation, Operation::Create | Operation::Update)
 }
 
 /// A new pod, and no subresource of one.
 fn creates_pod(review: &Review<'_>) -> bool {
-    review.operation == Operation::Create && is(review, "", "pods") && review.ctx.subresource.is_empty()
+    review.ctx.operation == Operation::Create && is(review, "", "pods") && review.ctx.subresource.is_empty()
 }
 
 #[cfg(test)]

@@ -23,12 +23,12 @@ impl Admission for NamespaceLifecycle {
         let ctx = review.ctx;
         let gr = GroupResource::new("", "namespaces");
         if is(review, "", "namespaces") {
-            if review.operation == Operation::Delete && IMMORTAL.contains(&ctx.name) {
+            if review.ctx.operation == Operation::Delete && IMMORTAL.contains(&ctx.name) {
                 return Err(Status::forbidden(&gr, ctx.name, "this namespace may not be deleted"));
             }
             return Ok(());
         }
-        let looks = matches!(review.operation, Operation::Create | Operation::Update);
+        let looks = matches!(review.ctx.operation, Operation::Create | Operation::Update);
         // What a review would tell of a namespace is not everybody's business.
         if ctx.namespace.is_empty() || !looks || is(review, "authorization.k8s.io", "localsubjectaccessreviews") {
             return Ok(());
@@ -40,7 +40,7 @@ impl Admission for NamespaceLifecycle {
         };
         // Only one that is being deleted can be terminating: the others need not be parsed.
         let terminating = namespace.is_deleting() && namespace.part::<Namespace>().is_ok_and(|namespace| namespace.is_terminating());
-        if review.operation != Operation::Create || !terminating {
+        if review.ctx.operation != Operation::Create || !terminating {
             return Ok(());
         }
         let name = ctx.namespace;

@@ -68,7 +68,7 @@ impl Admission for NodeRestriction {
 }
 
 fn pod(node: &str, review: &Review<'_>) -> Result<(), Status> {
-    match review.operation {
+    match review.ctx.operation {
         Operation::Create => {
             let Some(pod) = review.object.as_deref() else { return Ok(()) };
             mirror_pod(node, pod).map_err(|why| forbidden(review, &why))?;
@@ -125,8 +125,8 @@ fn own_uid(node: &str, pod: &Value, review: &Review<'_>) -> Result<(), Status> {
 }
 
 fn pod_status(node: &str, review: &Review<'_>) -> Verdict {
-    let (Operation::Update, Some(new), Some(old)) = (review.operation, review.object.as_deref(), review.old) else {
-        return Err(format!("unexpected operation {:?}", operation_word(review.operation)));
+    let (Operation::Update, Some(new), Some(old)) = (review.ctx.operation, review.object.as_deref(), review.old) else {
+        return Err(format!("unexpected operation {:?}", operation_word(review.ctx.operation)));
     };
     if old.at("spec").text("nodeName") != node {
         return Err(format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself"));
@@ -138,8 +138,8 @@ fn pod_status(node: &str, review: &Review<'_>) -> Verdict {
 }
 
 fn eviction(node: &str, review: &Review<'_>) -> Result<(), Status> {
-    if review.operation != Operation::Create {
-        return Err(forbidden(review, &format!("unexpected operation {}", operation_word(review.operation))));
+    if review.ctx.operation != Operation::Create {
+        return Err(forbidden(review, &format!("unexpected operation {}", operation_word(review.ctx.operation))));
     }
     let named = [review.ctx.name, review.object.as_deref().map(read::name).unwrap_or_default()];
     let Some(name) = named.into_iter().find(|n| !n.is_empty()) else {
@@ -158,7 +158,7 @@ fn own_node(node: &str, review: &Review<'_>) -> Verdict {
         return Err(format!("node {node:?} is not allowed to modify node {asked:?}"));
     }
     let Some(new) = review.object.as_deref() else { return Ok(()) };
-    match (review.operation, review.old) {
+    match (review.ctx.operation, review.old) {
         (Operation::Create, _) => {
             if new.at("spec").at("configSource").is_some() {
                 return Err(format!("node {node:?} is not allowed to create pods with a non-nil configSource"));
@@ -208,7 +208,7 @@ fn is_own_label(key: &str) -> bool {
 }
 
 fn token(node: &str, review: &Review<'_>) -> Result<(), Status> {
-    if review.operation != Operation::Create {
+    if review.ctx.operation != Operation::Create {
         return Ok(());
     }
     let spec = review.object.as_deref().at("spec");
@@ -246,7 +246,7 @@ fn audience(spec: Option<&Value>, pod: &Value, user: &str) -> Verdict {
 }
 
 fn lease(node: &str, review: &Review<'_>) -> Verdict {
-    if review.operation != Operation::Create || review.ctx.namespace != "kube-node-lease" {
+    if review.ctx.operation != Operation::Create || review.ctx.namespace != "kube-node-lease" {
         return Ok(());
     }
     match review.object.as_deref().map(read::name) {

@@ -42,13 +42,13 @@ impl Admission for Priority {
     }
 
     async fn admit(&self, review: &mut Review<'_>) -> Result<(), Status> {
-        if is(review, "scheduling.k8s.io", "priorityclasses") && review.operation == Operation::Delete {
+        if is(review, "scheduling.k8s.io", "priorityclasses") && review.ctx.operation == Operation::Delete {
             return keep_system_class(review);
         }
         if !is(review, "", "pods") || !review.ctx.subresource.is_empty() {
             return Ok(());
         }
-        match review.operation {
+        match review.ctx.operation {
             Operation::Create => self.give(review),
             Operation::Update => {
                 keep(review);
@@ -64,7 +64,7 @@ impl Admission for Priority {
         }
         let Some(class) = review.object.as_deref().filter(|c| c.is_true("globalDefault")) else { return Ok(()) };
         match self.default_class()? {
-            Some(other) if review.operation == Operation::Create || other.name != read::name(class) => {
+            Some(other) if review.ctx.operation == Operation::Create || other.name != read::name(class) => {
                 let name = other.name;
                 Err(forbidden(review, &format!("PriorityClass {name} is already marked as default. Only one default can exist")))
             }

@@ -63,7 +63,8 @@ impl Admission for ServiceAccount {
     }
 
     async fn validate(&self, review: &Review<'_>) -> Result<(), Status> {
-        let ephemeral = review.operation == Operation::Update && is(review, "", "pods") && review.ctx.subresource == "ephemeralcontainers";
+        let ephemeral =
+            review.ctx.operation == Operation::Update && is(review, "", "pods") && review.ctx.subresource == "ephemeralcontainers";
         let Some(pod) = review.object.as_deref().filter(|_| ephemeral || creates_pod(review)) else { return Ok(()) };
         if is_mirror(pod) && !ephemeral {
             return mirror_stands_alone(pod).map_err(|why| forbidden(review, why));

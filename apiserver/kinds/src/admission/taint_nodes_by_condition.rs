@@ -25,7 +25,7 @@ impl Admission for TaintNodesByCondition {
     }
 
     async fn admit(&self, review: &mut Review<'_>) -> Result<(), Status> {
-        if review.operation == Operation::Create
+        if review.ctx.operation == Operation::Create
             && is(review, "", "nodes")
             && review.ctx.subresource.is_empty()
             && let Some(node) = review.object.as_deref_mut()

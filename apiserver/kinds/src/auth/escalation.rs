@@ -31,7 +31,7 @@ impl Admission for NoEscalation {
 
     async fn validate(&self, review: &Review<'_>) -> Result<(), Status> {
         let ctx = review.ctx;
-        let writes = matches!(review.operation, Operation::Create | Operation::Update);
+        let writes = matches!(review.ctx.operation, Operation::Create | Operation::Update);
         if ctx.kind.group != GROUP || !writes || is_master(ctx.user) {
             return Ok(());
         }

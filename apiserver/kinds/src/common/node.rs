@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use api::{GroupResource, Key, Status};
 use apiserver::kind::Ctx;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Read;
 
@@ -58,6 +58,11 @@ pub fn join_path(path: &str, query: &str) -> String {
         out.push_str(query);
     }
     out
+}
+
+/// The options object of a proxy request (`PodProxyOptions`, `ServiceProxyOptions`, `NodeProxyOptions`).
+pub fn proxy_options(path: &str) -> Value {
+    if path.is_empty() { json!({}) } else { json!({"path": path}) }
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    auth::system_user,
     common::{
         Read,
         edit::{make_child, set},
@@ -104,7 +103,7 @@ async fn take(ctx: &Ctx<'_>, name: &str, pod: &str, dry: bool) -> Result<(), Sta
         return decrement(&mut budget, pod, ctx.now);
     }
     let change = |budget: &mut Value| decrement(budget, pod, ctx.now);
-    match ctx.engine.update(&budgets(), &key, "status", &system_user(), &change).await {
+    match ctx.update(&budgets(), &key, "status", &change).await {
         Err(status) if status.reason == "Conflict" => {
             let mut late = Status::timeout(format!("couldn't update PodDisruptionBudget {name:?} due to conflicts"));
             late.detail("retryAfterSeconds", 10);

@@ -5,8 +5,9 @@ use std::{borrow::Cow, sync::Arc};
 use api::{Gvk, Status};
 use apiserver::kind::{Connect, Ctx, Handler, Subresource, Target};
 use async_trait::async_trait;
+use serde_json::Value;
 
-use crate::common::node::{agent, join_path, split_scheme_name_port};
+use crate::common::node::{self, agent, join_path, split_scheme_name_port};
 
 pub fn subresource() -> Subresource {
     Subresource {
@@ -23,6 +24,10 @@ struct ToNode;
 impl Connect for ToNode {
     fn takes_path(&self) -> bool {
         true
+    }
+
+    fn options(&self, path: &str, _query: &str) -> Option<Value> {
+        Some(node::proxy_options(path))
     }
 
     async fn target(&self, ctx: &Ctx<'_>, path: &str, query: &str) -> Result<Target, Status> {

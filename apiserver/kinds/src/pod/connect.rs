@@ -3,7 +3,7 @@
 use api::{GroupResource, Gvk, Key, Status, field_errors::FieldErrors};
 use apiserver::kind::{Connect, Ctx, Target};
 use async_trait::async_trait;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::{
     common::{Read, node, query::Query, read::text_at},
@@ -27,6 +27,27 @@ impl Connect for Stream {
     /// A WebSocket begins with a GET, but what is done is more than reading (`rest/authorize.go`).
     fn also_needs(&self) -> Option<&'static str> {
         (*self != Stream::Log).then_some("create")
+    }
+
+    fn options(&self, _path: &str, query: &str) -> Option<Value> {
+        let asked = Query::parse(query);
+        let mut options = Map::new();
+        match self {
+            Stream::Log => return None,
+            Stream::PortForward => {
+                let ports: Vec<i32> = asked.all("ports").filter_map(|port| port.parse().ok()).collect();
+                options.extend((!ports.is_empty()).then(|| ("ports".into(), json!(ports))));
+            }
+            Stream::Exec | Stream::Attach => {
+                let set = ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|flag| asked.flag(flag));
+                options.extend(set.map(|flag| (flag.into(), true.into())));
+                let container = asked.first("container").filter(|name| !name.is_empty());
+                options.extend(container.map(|name| ("container".into(), name.into())));
+                let command: Vec<&str> = asked.all("command").filter(|_| *self == Stream::Exec).collect();
+                options.extend((!command.is_empty()).then(|| ("command".into(), json!(command))));
+            }
+        }
+        Some(options.into())
     }
 
     async fn target(&self, ctx: &Ctx<'_>, _path: &str, query: &str) -> Result<Target, Status> {
@@ -87,6 +108,10 @@ impl Stream {
 impl Connect for Proxy {
     fn takes_path(&self) -> bool {
         true
+    }
+
+    fn options(&self, path: &str, _query: &str) -> Option<Value> {
+        Some(node::proxy_options(path))
     }
 
     async fn target(&self, ctx: &Ctx<'_>, path: &str, query: &str) -> Result<Target, Status> {
@@ -176,8 +201,6 @@ fn first_port(pod: &Value) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -200,6 +223,10 @@ mod tests {
         for (stream, asked, wanted) in cases {
             assert_eq!(stream.params(&Query::parse(asked), "p").unwrap().encode(), wanted, "{asked}");
         }
+        let exec = Stream::Exec.options("", "stdin=true&tty=false&container=a&command=sh&command=-c");
+        assert_eq!(exec, Some(json!({"stdin": true, "container": "a", "command": ["sh", "-c"]})));
+        assert_eq!(Stream::PortForward.options("", "ports=80&ports=x"), Some(json!({"ports": [80]})));
+        assert_eq!((Stream::Attach.options("", ""), Stream::Log.options("", "follow=true")), (Some(json!({})), None));
         assert_eq!(Stream::Exec.path("ns", "p", "c"), "/exec/ns/p/c");
         assert_eq!(Stream::Log.path("ns", "p", "c"), "/containerLogs/ns/p/c");
     }

@@ -96,10 +96,10 @@ impl Allocator {
     }
 
     /// After a deletion, or after the store refused the write.
-    pub fn release(&self, ctx: &Ctx<'_>, service: &Value) {
-        let owner = owner(ctx.namespace, ctx.name, service);
+    pub fn release(&self, engine: &Arc<Engine>, namespace: &str, name: &str, service: &Value) {
+        let owner = owner(namespace, name, service);
         let key = Key::new(read::namespace(service), read::name(service));
-        let gone = ctx.engine.cached(&ctx.kind.group_resource(), &key).is_none();
+        let gone = engine.cached(&GroupResource::new("", "services"), &key).is_none();
         let (addresses, ports) = self.claims_of(service);
         let mut pools = self.pools.lock();
         pools.give_back(&addresses, &ports, &owner);

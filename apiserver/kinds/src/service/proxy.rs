@@ -37,6 +37,10 @@ impl Connect for ToEndpoint {
         true
     }
 
+    fn options(&self, path: &str, _query: &str) -> Option<Value> {
+        Some(crate::common::node::proxy_options(path))
+    }
+
     async fn target(&self, ctx: &Ctx<'_>, path: &str, query: &str) -> Result<Target, Status> {
         let bad = || Status::bad_request(format!("invalid service request {:?}", ctx.name));
         let (scheme, name, asked) = split_scheme_name_port(ctx.name).ok_or_else(bad)?;

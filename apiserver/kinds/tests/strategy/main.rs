@@ -13,3 +13,4 @@ mod room;
 mod services;
 mod stock;
 mod tenant;
+mod ways;

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use api::{Status, time::Timestamp};
+use api::{GroupResource, Status};
 use apiserver::{
-    identity::{Auth, User},
-    kind::{Ctx, Handler, Target},
+    identity::{Auth, Operation, User},
+    kind::{Handler, Target},
 };
 use serde_json::{Value, json};
 
@@ -22,12 +22,12 @@ async fn room() -> Room {
 impl Room {
     /// Where a stream of pod `p` leads.
     async fn target(&self, subresource: &str, query: &str) -> Result<Target, Status> {
-        let kind = self.engine.kinds().into_iter().find(|k| k.plural == "pods").unwrap();
-        let Some(Handler::Connect(handler)) = kind.subresource(subresource).map(|s| &s.handler) else {
+        let own = self.engine.own_request(&GroupResource::new("", "pods")).unwrap();
+        let user = User::default();
+        let ctx = own.ctx(&self.engine, &user, Operation::Connect, ("default", "p", subresource));
+        let Some(Handler::Connect(handler)) = ctx.kind.subresource(subresource).map(|s| &s.handler) else {
             panic!("{subresource} is no stream")
         };
-        let (user, now) = (User::default(), Timestamp::now());
-        let ctx = Ctx { engine: &self.engine, kind: &kind, user: &user, namespace: "default", name: "p", subresource, now, dry_run: false };
         handler.target(&ctx, "a/b", query).await
     }
 }

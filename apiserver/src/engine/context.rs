@@ -1,0 +1,142 @@
+//! One write on its way from the front door to the store: who wants what done, to what, and how. Bodies, patches, scales, statuses, actions,
+//! connects, deletions of one object and of many, and the API server's own writes all carry it; strategies and admission see nothing else.
+
+use std::{collections::BTreeMap, mem, sync::Arc};
+
+use api::{Key, time::Timestamp};
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use super::{Engine, registry::Served};
+use crate::{
+    identity::{Operation, User},
+    kind::Kind,
+};
+
+/// Longest name of a manager, in bytes (`FieldManager` in metav1 `validation.go`).
+pub(crate) const MANAGER_LENGTH_MAX: usize = 128;
+
+/// What a write is about. Cheap to copy: who acts under another name or operation takes one with that changed.
+#[derive(Clone, Copy)]
+pub struct Ctx<'a> {
+    pub engine: &'a Arc<Engine>,
+    pub kind: &'a Arc<Kind>,
+    pub(crate) served: &'a Served,
+    pub user: &'a User,
+    /// The request's: `create`, `update`, `patch`, `delete`, `deletecollection`, or that of a connect.
+    pub verb: &'a str,
+    /// As admission is asked about it. An update that makes its object is a create from there on.
+    pub operation: Operation,
+    pub manager: Manager<'a>,
+    pub namespace: &'a str,
+    /// Empty for a create whose name is to be generated.
+    pub name: &'a str,
+    /// Empty, or the subresource's name.
+    pub subresource: &'a str,
+    /// CreateOptions, UpdateOptions, PatchOptions, DeleteOptions as sent; of a connect its own options.
+    pub options: &'a Value,
+    pub dry_run: bool,
+    pub now: Timestamp,
+    pub(crate) notes: &'a Notes,
+    pub(crate) origin: Origin,
+}
+
+/// Whose a change is (an entry of `metadata.managedFields`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Manager<'a> {
+    /// `fieldManager`, else the user agent's name.
+    pub name: &'a str,
+    pub operation: ManagerOperation,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ManagerOperation {
+    Update,
+    Apply,
+}
+
+/// Whether admission has still to be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Request,
+    /// An action's write: admission was asked about the action, and is not asked about what it does (as upstream's bindings and evictions).
+    Action,
+}
+
+/// What is told about a write besides its result.
+#[derive(Default)]
+pub(crate) struct Notes(Mutex<Gathered>);
+
+#[derive(Default)]
+struct Gathered {
+    /// Texts for `Warning` headers.
+    warnings: Vec<String>,
+    /// `annotations` of the request's audit event.
+    annotations: BTreeMap<String, String>,
+}
+
+impl<'a> Ctx<'a> {
+    /// The same under the name that was found for it.
+    pub(crate) fn named(self, name: &'a str) -> Self {
+        Self { name, ..self }
+    }
+
+    pub(crate) fn operating(self, operation: Operation) -> Self {
+        Self { operation, ..self }
+    }
+
+    pub fn key(&self) -> Key {
+        Key::new(self.namespace, self.name)
+    }
+
+    /// Texts that the client shall see (`Warning` headers).
+    pub fn warn(&self, texts: Vec<String>) {
+        self.notes.warn(texts);
+    }
+
+    /// Adds to the request's audit event. The first value of a key stands (`AddAuditAnnotation`).
+    pub fn annotate(&self, key: &str, value: String) {
+        self.notes.0.lock().annotations.entry(key.to_owned()).or_insert(value);
+    }
+}
+
+impl<'a> Manager<'a> {
+    /// `managerOrUserAgent`: where no manager is given the user agent up to its first slash, of printable characters, cut at the bound.
+    pub(crate) fn new(field_manager: &'a str, user_agent: &'a str) -> Self {
+        let agent = user_agent.split('/').next().unwrap_or_default();
+        let fits = |(at, c): &(usize, char)| !c.is_control() && at + c.len_utf8() <= MANAGER_LENGTH_MAX;
+        let end = agent.char_indices().find(|one| !fits(one)).map_or(agent.len(), |(at, _)| at);
+        let name = if field_manager.is_empty() { &agent[..end] } else { field_manager };
+        Self { name, operation: ManagerOperation::Update }
+    }
+}
+
+impl Notes {
+    pub fn warn(&self, texts: Vec<String>) {
+        if !texts.is_empty() {
+            self.0.lock().warnings.extend(texts);
+        }
+    }
+
+    /// Those told so far, in order; they are told once.
+    pub fn take_warnings(&self) -> Vec<String> {
+        mem::take(&mut self.0.lock().warnings)
+    }
+
+    pub fn annotations(&self) -> BTreeMap<String, String> {
+        self.0.lock().annotations.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manager_is_the_one_given_or_the_program() {
+        assert_eq!(Manager::new("me", "kubectl/v1.36 (linux)").name, "me");
+        assert_eq!(Manager::new("", "kubectl/v1.36 (linux)").name, "kubectl");
+        assert_eq!(Manager::new("", "").name, "");
+        assert_eq!(Manager::new("", &"é".repeat(200)).name.len(), MANAGER_LENGTH_MAX);
+    }
+}

@@ -102,7 +102,6 @@ impl Control {
         let tokens = Arc::new(Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public())?);
         let auth = auth::chain(&tokens);
         let engine = Engine::new(store.clone(), kinds::all(&config, &tokens), auth, group.clone());
-        engine.set_schemas(kinds::schema::shapes());
         engine.set_fairness(&kinds::flow::config(flags.limits()));
         engine.agents().follow(&certs, &group)?;
         if let Some(condition) = store.condition() {
@@ -242,7 +241,7 @@ fn mount(
     engine.mount(Arc::new(version::Version));
     engine.mount(Arc::new(MetricsHandler(engine.metrics().clone())));
     engine.mount(Arc::new(Discovery::default()));
-    engine.mount(Arc::new(OpenApi::new(kinds::schema::DEFINITIONS)));
+    engine.mount(Arc::new(OpenApi::default()));
     engine.mount(OpenId::new(tokens, &format!("https://{advertised}")));
     started
 }

@@ -19,6 +19,7 @@ pub(crate) mod reader;
 pub(crate) mod registry;
 pub(crate) mod scale;
 pub(crate) mod select;
+mod serving;
 pub(crate) mod update;
 mod view;
 mod wake;
@@ -29,11 +30,12 @@ use std::{
 };
 
 use api::{GroupResource, Key, Status};
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use serde_json::Value;
 use store::{Rev, Store};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use registry::{Registry, Served};
 
@@ -45,7 +47,6 @@ pub use own_request::OwnRequest;
 pub use view::{TooMuch, VIEW_BYTES_MAX, View, Viewed};
 
 use crate::{
-    decode::{Schemas, Unchecked},
     fairness::{self, Fairness},
     identity::{Attributes, Auth, Decision, Operation, User},
     kind::Kind,
@@ -60,7 +61,9 @@ const FRESH_MAX: Duration = Duration::from_secs(3);
 
 pub struct Engine {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) registry: Registry,
+    pub(crate) registry: ArcSwap<Registry>,
+    /// One changes it at a time.
+    changing: Mutex<()>,
     pub(crate) auth: Auth,
     pub(crate) group: api::task::Group,
     pub(crate) stop: Arc<Stop>,
@@ -70,7 +73,6 @@ pub struct Engine {
     pub(crate) loaded: watch::Sender<bool>,
     handlers: RwLock<Vec<Arc<dyn NonResourceHandler>>>,
     agents: Arc<crate::connect::Agents>,
-    schemas: RwLock<Arc<dyn Schemas>>,
     metrics: Arc<Metrics>,
     fairness: OnceLock<Arc<Fairness>>,
 }
@@ -81,7 +83,8 @@ impl Engine {
         let stop = Stop::of(&group);
         let engine = Arc::new(Self {
             store,
-            registry: Registry::new(kinds),
+            registry: ArcSwap::from_pointee(Registry::new(kinds)),
+            changing: Mutex::default(),
             auth,
             group,
             stop,
@@ -90,7 +93,6 @@ impl Engine {
             loaded: watch::Sender::new(false),
             handlers: RwLock::default(),
             agents: Arc::default(),
-            schemas: RwLock::new(Arc::new(Unchecked)),
             metrics: Metrics::new(),
             fairness: OnceLock::new(),
         });
@@ -101,15 +103,19 @@ impl Engine {
         for plugin in &engine.auth.admission {
             plugin.start(&engine);
         }
-        for kind in engine.registry.kinds() {
+        for kind in engine.registry().kinds() {
             kind.subresources.iter().for_each(|sub| sub.handler.start(&engine));
         }
         engine
     }
 
-    /// All kinds, in table order.
+    /// All kinds that are served now, in table order.
     pub fn kinds(&self) -> Vec<Arc<Kind>> {
-        self.registry.kinds().cloned().collect()
+        self.registry.load().kinds().cloned().collect()
+    }
+
+    pub(crate) fn registry(&self) -> Arc<Registry> {
+        self.registry.load_full()
     }
 
     pub fn auth(&self) -> &Auth {
@@ -118,18 +124,19 @@ impl Engine {
 
     /// From the cache, not older than what this process has acknowledged. In the form it is stored in.
     pub fn cached(&self, gr: &GroupResource, key: &Key) -> Option<Arc<Object>> {
-        self.registry.resource(gr)?.cache.as_ref()?.get(key)
+        self.registry.load().resource(gr)?.cache.as_ref()?.get(key)
     }
 
     /// All of one namespace (or of all where `None`), from the cache, in key order.
     pub fn cached_list(&self, gr: &GroupResource, namespace: Option<&str>) -> Vec<Arc<Object>> {
-        let cache = self.registry.resource(gr).and_then(|served| served.cache.as_ref());
+        let registry = self.registry.load();
+        let cache = registry.resource(gr).and_then(|served| served.cache.as_ref());
         cache.map(|cache| cache.snapshot(namespace.unwrap_or_default(), || 0).objects.to_vec()).unwrap_or_default()
     }
 
     /// Calls `f` for everything there is and then for every change, in order, on the cache's task: it must not block, nor subscribe itself.
     pub fn on_change(&self, gr: &GroupResource, f: Arc<dyn Fn(&Change) + Send + Sync>) {
-        if let Some(cache) = self.registry.resource(gr).and_then(|served| served.cache.as_ref()) {
+        if let Some(cache) = self.registry.load().resource(gr).and_then(|served| served.cache.as_ref()) {
             cache.listen(f);
         }
     }
@@ -196,15 +203,6 @@ impl Engine {
         self.handlers.read().clone()
     }
 
-    /// Gives the engine the shapes of its kinds; before it serves.
-    pub fn set_schemas(&self, schemas: Arc<dyn Schemas>) {
-        *self.schemas.write() = schemas;
-    }
-
-    pub(crate) fn schemas(&self) -> Arc<dyn Schemas> {
-        self.schemas.read().clone()
-    }
-
     /// Says how requests share the server; before it serves. What is not said is upstream's mandatory configuration.
     pub fn set_fairness(&self, config: &fairness::Config) {
         self.fairness.get_or_init(|| self.counted(Fairness::new(config)));
@@ -256,7 +254,7 @@ impl Engine {
     }
 
     pub(crate) fn resource(&self, gr: &GroupResource) -> Result<Served, Status> {
-        self.registry.resource(gr).cloned().ok_or_else(Status::no_such_path)
+        self.registry.load().resource(gr).cloned().ok_or_else(Status::no_such_path)
     }
 
     /// One object as of now, linearizable, in the form it is stored in.

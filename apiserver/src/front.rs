@@ -128,7 +128,7 @@ async fn observed(engine: Arc<Engine>, request: Request) -> Response {
         Ok(info) => Arc::new(info),
         Err(status) => return wire::refusal(&status),
     };
-    let route = if info.resource_request { route::find(&engine.registry, &info) } else { Err(NoRoute::Nowhere) };
+    let route = if info.resource_request { route::find(&engine.registry.load(), &info) } else { Err(NoRoute::Nowhere) };
     let is_counted = matches!(route, Ok(_) | Err(NoRoute::Method));
     let dry_run = !query.get("dryRun").is_empty();
     let kind = if info.is_mutating() { RequestKind::Mutating } else { RequestKind::ReadOnly };
@@ -231,7 +231,7 @@ impl Call {
         let verb = self.info.verb.as_str();
         match verb {
             // A list may become a watch by its query.
-            "watch" if !served.kind.verbs.contains(&"watch") => Err(Status::method_not_allowed(&served.kind.group_resource(), verb)),
+            "watch" if !served.kind.serves("watch") => Err(Status::method_not_allowed(&served.kind.group_resource(), verb)),
             "get" => self.get(served).await,
             "list" => self.list(served).await,
             "watch" => self.watch(served).await,

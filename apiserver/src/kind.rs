@@ -2,16 +2,24 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use api::{GroupResource, Gvk, Status, field_errors::FieldErrors, time::Timestamp};
+use api::{GroupResource, Gvk, Gvr, Status, field_errors::FieldErrors, time::Timestamp};
 use async_trait::async_trait;
 use serde_json::Value;
 
-use crate::engine::{Claims, Engine};
+use crate::{
+    engine::{Claims, Engine},
+    schema::Schema,
+};
 
 pub use crate::engine::Ctx;
 
+/// A word of a kind: in the binary for built-in kinds, owned for those that are made while the server runs.
 pub type Name = Cow<'static, str>;
-pub type Names = Cow<'static, [&'static str]>;
+pub type Names = Vec<Name>;
+
+pub fn names(words: &[&'static str]) -> Names {
+    words.iter().map(|word| Name::Borrowed(word)).collect()
+}
 
 /// One kind in one version, as served under `/apis/<group>/<version>/<plural>`.
 pub struct Kind {
@@ -31,8 +39,7 @@ pub struct Kind {
     pub columns: Cow<'static, [Column]>,
     /// Fields that a field selector may name, besides `metadata.name` and `metadata.namespace`.
     pub fields: Cow<'static, [Field]>,
-    /// The definition's name in the OpenAPI document: `io.k8s.api.core.v1.Pod`.
-    pub schema: Name,
+    pub schema: Schema,
     /// True where `metadata.generation` starts at 1 and rises with each change of anything but metadata and status.
     pub generation: bool,
     pub strategy: Arc<dyn Strategy>,
@@ -87,9 +94,9 @@ impl Handler {
 /// JSON pointers (`/spec/replicas`); the selector is a label selector or a map.
 #[derive(Clone, Debug)]
 pub struct ScalePaths {
-    pub spec_replicas: &'static str,
-    pub status_replicas: &'static str,
-    pub selector: &'static str,
+    pub spec_replicas: Name,
+    pub status_replicas: Name,
+    pub selector: Name,
 }
 
 /// A column of a server-side Table (`metav1.TableColumnDefinition`). `priority` above 0 shows with `-o wide` only.
@@ -97,20 +104,20 @@ pub struct ScalePaths {
 pub struct Column {
     pub name: Name,
     /// `string`, `integer`, `date`, ...
-    pub typ: &'static str,
+    pub typ: Name,
     /// `name` for the first column, else empty.
-    pub format: &'static str,
+    pub format: Name,
     pub description: Name,
     pub priority: i32,
 }
 
 /// A field selector's field: where its value stands. Absent reads as `default`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Field {
     pub label: Name,
     /// JSON pointer.
     pub pointer: Name,
-    pub default: &'static str,
+    pub default: Name,
     pub lookup: Lookup,
 }
 
@@ -301,6 +308,10 @@ impl Kind {
         Gvk::new(&self.group, &self.version, &self.kind)
     }
 
+    pub fn gvr(&self) -> Gvr {
+        Gvr { group: self.group.clone(), version: self.version.clone(), resource: self.plural.clone() }
+    }
+
     pub fn group_resource(&self) -> GroupResource {
         GroupResource::new(&self.group, &self.plural)
     }
@@ -316,6 +327,10 @@ impl Kind {
     /// Whether what is written under the subresource (empty for none) is the object itself.
     pub(crate) fn is_object_of(&self, subresource: &str) -> bool {
         self.subresource(subresource).is_none_or(|sub| matches!(sub.handler, Handler::Status | Handler::Object))
+    }
+
+    pub fn serves(&self, verb: &str) -> bool {
+        self.verbs.iter().any(|served| served == verb)
     }
 
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {

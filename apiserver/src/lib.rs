@@ -3,7 +3,6 @@
 pub mod body;
 pub mod certs;
 pub mod connect;
-pub mod decode;
 pub mod discovery;
 mod drain_body;
 pub mod engine;

@@ -38,9 +38,8 @@ const GNOSTIC: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobu
 const GNOSTIC_OLD: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
 /// Serves `/openapi/v2` and `/openapi/v3`.
+#[derive(Default)]
 pub struct OpenApi {
-    /// `{"io.k8s.api.core.v1.Pod": {...}, ...}`, gzip.
-    definitions: &'static [u8],
     kept: Mutex<Kept>,
 }
 
@@ -59,18 +58,13 @@ enum Document {
 }
 
 impl OpenApi {
-    /// `definitions` is the file that `xtask` wrote.
-    pub fn new(definitions: &'static [u8]) -> Self {
-        Self { definitions, kept: Mutex::default() }
-    }
-
     /// The document's bytes, gzip.
     async fn document(&self, kinds: Vec<Arc<Kind>>, wanted: Document) -> Result<Bytes, Status> {
         if let Some(bytes) = self.kept(&kinds, &wanted) {
             return Ok(bytes);
         }
-        let (definitions, asked, table) = (self.definitions, wanted.clone(), kinds.clone());
-        let built = tokio::task::spawn_blocking(move || build(definitions, &table, &asked)).await;
+        let (asked, table) = (wanted.clone(), kinds.clone());
+        let built = tokio::task::spawn_blocking(move || build(&table, &asked)).await;
         let bytes = built.map_err(Status::internal)?.map_err(Status::internal)?;
         let mut kept = self.kept.lock();
         if !same(&kept.kinds, &kinds) {
@@ -85,24 +79,12 @@ impl OpenApi {
         same(&kept.kinds, kinds).then(|| kept.documents.get(wanted).cloned()).flatten()
     }
 
-    /// Changes when a document does: of the definitions and of the kinds that are in it.
-    fn hash<'k>(&self, kinds: impl Iterator<Item = &'k Arc<Kind>>) -> String {
-        let mut hash = Sha256::new();
-        // The checksum at the end of a gzip file stands for its content.
-        hash.update(self.definitions.get(self.definitions.len().saturating_sub(8)..).unwrap_or_default());
-        for kind in kinds {
-            hash.update(format!("{}/{}/{} {} {:?} {:?}", kind.group, kind.version, kind.plural, kind.schema, kind.scope, kind.verbs));
-            kind.subresources.iter().for_each(|s| hash.update(format!("{}{:?}{:?}", s.name, s.body, s.verbs)));
-        }
-        hash.finalize().iter().map(|b| format!("{b:02X}")).collect()
-    }
-
     fn root(&self, kinds: &[Arc<Kind>]) -> Value {
         let mut paths = Map::new();
         for kind in kinds {
             let path = path(kind);
             if !paths.contains_key(&path) {
-                let hash = self.hash(kinds.iter().filter(|k| k.group == kind.group && k.version == kind.version));
+                let hash = hash(kinds.iter().filter(|k| k.group == kind.group && k.version == kind.version));
                 let url = format!("/openapi/v3/{path}?hash={hash}");
                 paths.insert(path, json!({"serverRelativeURL": url}));
             }
@@ -116,7 +98,7 @@ impl OpenApi {
             Some(_) => (Document::V2Gnostic, GNOSTIC),
             None => return Err(Status::not_acceptable(&[JSON, GNOSTIC])),
         };
-        let etag = self.hash(kinds.iter());
+        let etag = hash(kinds.iter());
         if known(request, &etag) {
             return Ok(finish(not_modified(), &etag));
         }
@@ -130,7 +112,7 @@ impl OpenApi {
         if choose(request, &[JSON]).is_none() {
             return Err(Status::not_acceptable(&[JSON]));
         }
-        let etag = self.hash(of.iter());
+        let etag = hash(of.iter());
         let asked = request.uri.query().unwrap_or_default().split('&').find_map(|p| p.strip_prefix("hash="));
         if asked.is_some_and(|hash| !hash.is_empty() && hash != etag) {
             return Ok(Some(moved(&format!("/openapi/v3/{place}?hash={etag}"))));
@@ -162,7 +144,7 @@ impl NonResourceHandler for OpenApi {
         let kinds = engine.kinds();
         let served = match rest.split_once('/') {
             None if rest == "v2" => self.v2(kinds, request).await.map(Some),
-            None if rest == "v3" => Ok(Some(finish(wire::json(StatusCode::OK, &self.root(&kinds)), &self.hash(kinds.iter())))),
+            None if rest == "v3" => Ok(Some(finish(wire::json(StatusCode::OK, &self.root(&kinds)), &hash(kinds.iter())))),
             Some(("v3", place)) => self.v3(kinds, place, request).await,
             _ => Ok(None),
         };
@@ -170,9 +152,24 @@ impl NonResourceHandler for OpenApi {
     }
 }
 
-fn build(definitions: &[u8], kinds: &[Arc<Kind>], wanted: &Document) -> std::io::Result<Bytes> {
-    let text = definitions::inflate(definitions)?;
-    let all = definitions::Definitions::of(&text)?;
+/// Changes when a document does: with the definitions and the kinds that are in it.
+fn hash<'k>(kinds: impl Iterator<Item = &'k Arc<Kind>>) -> String {
+    let mut hash = Sha256::new();
+    for kind in kinds {
+        hash.update(format!("{}/{}/{}/{} {:?} {:?}", kind.group, kind.version, kind.kind, kind.plural, kind.scope, kind.verbs));
+        kind.subresources.iter().for_each(|s| hash.update(format!("{}{:?}{:?}", s.name, s.body, s.verbs)));
+        hash.update(kind.schema.name());
+        hash.update(kind.schema.definition().unwrap_or_default());
+        // The checksum at the end of a gzip file stands for its content.
+        let built_in = kind.schema.tables().map_or(&[][..], |tables| tables.definitions());
+        hash.update(built_in.get(built_in.len().saturating_sub(8)..).unwrap_or_default());
+    }
+    hash.finalize().iter().map(|b| format!("{b:02X}")).collect()
+}
+
+fn build(kinds: &[Arc<Kind>], wanted: &Document) -> std::io::Result<Bytes> {
+    let text = definitions::inflate(kinds)?;
+    let all = definitions::Definitions::of(&text, kinds)?;
     let mut out = GzEncoder::new(Vec::new(), Compression::default());
     match wanted {
         Document::V2 => v2::write(&mut out, &all, kinds)?,

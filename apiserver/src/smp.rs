@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use api::Status;
 use serde_json::{Map, Value};
 
-use crate::schema::{Schema, Semantics, Table, Type};
+use crate::schema::{Semantics, Structure, Table, Type};
 use errors::Refusal;
 
 const PATCH: &str = "$patch";
@@ -21,7 +21,7 @@ const ELEMENT_ORDER: &str = "$setElementOrder";
 
 /// Applies `patch` to `current`, which is of no use after an error. Fails with 400 for malformed directives, 422 for lists of lists, 500 for elements without their merge key
 /// (as upstream does).
-pub fn apply(schema: &Schema, current: &mut Value, patch: Value) -> Result<(), Status> {
+pub fn apply(schema: &Structure, current: &mut Value, patch: Value) -> Result<(), Status> {
     let (Value::Object(object), Value::Object(patch)) = (current, patch) else {
         return Err(Status::bad_request("invalid JSON document"));
     };

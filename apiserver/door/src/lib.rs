@@ -44,7 +44,6 @@ impl Door {
         let tokens = Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public()).expect("the keys are whole");
         let tokens = Arc::new(tokens);
         let engine = Engine::new(store, kinds::all(&config(), &tokens), auth::chain(&tokens), group.clone());
-        engine.set_schemas(kinds::schema::shapes());
         engine.set_fairness(&kinds::flow::config(fairness::Limits::default()));
         engine.mount(Arc::new(Discovery::default()));
         engine.ready().await;

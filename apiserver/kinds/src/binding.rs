@@ -1,9 +1,7 @@
 //! Binding -> the pod gets its node. Source: `pkg/registry/core/pod/storage/storage.go`, `BindingREST`.
 
-use std::borrow::Cow;
-
 use api::{GroupResource, Gvk, Key, Status, field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Action, Ctx, Kind, Storage, Strategy};
+use apiserver::kind::{Action, Ctx, Kind, Storage, Strategy, names};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
@@ -19,7 +17,7 @@ use crate::{
 /// `POST .../namespaces/<ns>/bindings`: the old way to bind.
 pub fn kind() -> Kind {
     Kind {
-        verbs: Cow::Borrowed(&["create"]),
+        verbs: names(&["create"]),
         storage: Storage::Nowhere,
         ..common::kind("", "v1", "Binding", "bindings", "io.k8s.api.core.v1", BindingStrategy)
     }

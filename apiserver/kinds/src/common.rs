@@ -17,7 +17,7 @@ use api::{
     Gvk, Status,
     field_errors::{FieldErrors, Reason},
 };
-use apiserver::kind::{Handler, Kind, Scope, Storage, Strategy, Subresource};
+use apiserver::kind::{Handler, Kind, Scope, Storage, Strategy, Subresource, names};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -58,15 +58,15 @@ pub fn kind(
         kind: name.into(),
         plural: plural.into(),
         singular: name.to_lowercase().into(),
-        short_names: Cow::Borrowed(&[]),
-        categories: Cow::Borrowed(&[]),
+        short_names: names(&[]),
+        categories: names(&[]),
         scope: Scope::Namespaced,
-        verbs: Cow::Borrowed(ALL_VERBS),
+        verbs: names(ALL_VERBS),
         storage: Storage::Kept { prefix: plural.into(), ttl_seconds: None },
         subresources: Vec::new(),
         columns: table::metadata_columns(),
         fields: Cow::Borrowed(&[]),
-        schema: format!("{package}.{name}").into(),
+        schema: crate::schema::built_in(format!("{package}.{name}")),
         generation: false,
         strategy: Arc::new(strategy),
     }
@@ -74,12 +74,7 @@ pub fn kind(
 
 /// The `status` subresource of a kind; `body` is the kind itself.
 pub fn status(group: &str, version: &str, kind: &str) -> Subresource {
-    Subresource {
-        name: "status".into(),
-        body: Gvk::new(group, version, kind),
-        verbs: Cow::Borrowed(OBJECT_VERBS),
-        handler: Handler::Status,
-    }
+    Subresource { name: "status".into(), body: Gvk::new(group, version, kind), verbs: names(OBJECT_VERBS), handler: Handler::Status }
 }
 
 /// A typed view for the places that read a lot of an object; never stored. Fails with 400 where the types do not fit.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Kind, Strategy};
+use apiserver::kind::{Column, Kind, Strategy, names};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::Value;
 
@@ -20,7 +20,7 @@ const COLUMNS: &[Column] = &[
 
 pub fn kind() -> Kind {
     Kind {
-        short_names: Cow::Borrowed(&["cm"]),
+        short_names: names(&["cm"]),
         columns: Cow::Borrowed(COLUMNS),
         ..common::kind("", "v1", "ConfigMap", "configmaps", "io.k8s.api.core.v1", ConfigMaps)
     }

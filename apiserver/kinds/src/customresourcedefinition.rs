@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use api::time::Timestamp;
-use apiserver::kind::{Column, Kind, Scope, Storage, Strategy};
+use apiserver::kind::{Column, Kind, Scope, Storage, Strategy, names};
 use serde_json::Value;
 
 use crate::common::{
@@ -20,10 +20,10 @@ const COLUMNS: &[Column] = &[NAME_COLUMN, column("Created At", "date", "When the
 pub fn kind() -> Kind {
     let package = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1";
     Kind {
-        short_names: Cow::Borrowed(&["crd", "crds"]),
-        categories: Cow::Borrowed(&["api-extensions"]),
+        short_names: names(&["crd", "crds"]),
+        categories: names(&["api-extensions"]),
         scope: Scope::Cluster,
-        verbs: Cow::Borrowed(&["get", "list", "watch"]),
+        verbs: names(&["get", "list", "watch"]),
         storage: Storage::Kept { prefix: "apiextensions.k8s.io/customresourcedefinitions".into(), ttl_seconds: None },
         columns: Cow::Borrowed(COLUMNS),
         ..common::kind(GROUP, "v1", "CustomResourceDefinition", "customresourcedefinitions", package, Definitions)

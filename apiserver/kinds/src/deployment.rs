@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Kind, Strategy};
+use apiserver::kind::{Column, Ctx, Kind, Strategy, names};
 use serde_json::{Value, json};
 
 use crate::{
@@ -42,8 +42,8 @@ const COLUMNS: &[Column] = &[
 
 pub fn kind() -> Kind {
     Kind {
-        short_names: Cow::Borrowed(&["deploy"]),
-        categories: Cow::Borrowed(&["all"]),
+        short_names: names(&["deploy"]),
+        categories: names(&["all"]),
         subresources: vec![scale("/spec/selector"), common::status("apps", "v1", "Deployment")],
         columns: Cow::Borrowed(COLUMNS),
         generation: true,

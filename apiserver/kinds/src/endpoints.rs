@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Kind, Name, Storage, Strategy};
+use apiserver::kind::{Column, Kind, Name, Storage, Strategy, names};
 use serde_json::Value;
 
 use crate::{
@@ -18,7 +18,7 @@ const COLUMNS: &[Column] =
 
 pub fn kind() -> Kind {
     Kind {
-        short_names: Cow::Borrowed(&["ep"]),
+        short_names: names(&["ep"]),
         // The singular is the plural: there is no `endpoint`.
         storage: Storage::Kept { prefix: Name::Borrowed("services/endpoints"), ttl_seconds: None },
         columns: Cow::Borrowed(COLUMNS),

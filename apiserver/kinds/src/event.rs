@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, human, time::Timestamp};
-use apiserver::kind::{Column, Field, Kind, Name, Storage, Strategy};
+use apiserver::kind::{Column, Field, Kind, Name, Storage, Strategy, names};
 use serde_json::Value;
 
 use crate::common::{self, Read, read, table};
@@ -70,7 +70,7 @@ const EVENTS_FIELDS: &[Field] = &[
 /// `v1`: the stored shape.
 pub fn kind() -> Kind {
     Kind {
-        short_names: Cow::Borrowed(&["ev"]),
+        short_names: names(&["ev"]),
         storage: Storage::Kept { prefix: Name::Borrowed("events"), ttl_seconds: Some(TTL_SECONDS) },
         columns: Cow::Borrowed(COLUMNS),
         fields: Cow::Borrowed(CORE_FIELDS),
@@ -82,7 +82,7 @@ pub fn kind() -> Kind {
 pub fn events_kind() -> Kind {
     let name = Name::Borrowed;
     Kind {
-        short_names: Cow::Borrowed(&["ev"]),
+        short_names: names(&["ev"]),
         storage: Storage::As { group: name(""), version: name("v1"), plural: name("events") },
         columns: Cow::Borrowed(COLUMNS),
         fields: Cow::Borrowed(EVENTS_FIELDS),

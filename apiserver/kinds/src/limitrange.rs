@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::BTreeSet};
 
 use api::{field_errors::FieldErrors, quantity::Quantity, time::Timestamp};
-use apiserver::kind::{Column, Kind, Strategy};
+use apiserver::kind::{Column, Kind, Strategy, names};
 use serde_json::{Map, Value};
 
 use crate::common::{
@@ -42,7 +42,7 @@ const STANDARD: [&str; 20] = [
 
 pub fn kind() -> Kind {
     Kind {
-        short_names: Cow::Borrowed(&["limits"]),
+        short_names: names(&["limits"]),
         columns: Cow::Borrowed(COLUMNS),
         ..common::kind("", "v1", "LimitRange", "limitranges", "io.k8s.api.core.v1", LimitRanges)
     }

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use api::{Gvk, field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Field, Handler, Kind, Scope, Strategy, Subresource};
+use apiserver::kind::{Column, Ctx, Field, Handler, Kind, Scope, Strategy, Subresource, names};
 use serde_json::{Value, json};
 
 use crate::common::{self, Path, Read, edit, name_rules, read, table, well_formed};
@@ -19,9 +19,9 @@ const FINALIZER: &str = "kubernetes";
 
 pub fn kind() -> Kind {
     Kind {
-        short_names: Cow::Borrowed(&["ns"]),
+        short_names: names(&["ns"]),
         scope: Scope::Cluster,
-        verbs: Cow::Borrowed(VERBS),
+        verbs: names(VERBS),
         subresources: vec![finalize(), common::status("", "v1", "Namespace")],
         columns: Cow::Borrowed(COLUMNS),
         fields: Cow::Borrowed(FIELDS),
@@ -103,7 +103,7 @@ impl Strategy for Namespaces {
 
 fn finalize() -> Subresource {
     let body = Gvk::new("", "v1", "Namespace");
-    Subresource { name: "finalize".into(), body, verbs: Cow::Borrowed(&["update"]), handler: Handler::Object }
+    Subresource { name: "finalize".into(), body, verbs: names(&["update"]), handler: Handler::Object }
 }
 
 fn label_with_name(object: &mut Value) {

@@ -9,7 +9,7 @@ use api::{
     quantity::Quantity,
     time::Timestamp,
 };
-use apiserver::kind::{Column, Ctx, Field, Kind, Name, Scope, Storage, Strategy};
+use apiserver::kind::{Column, Ctx, Field, Kind, Name, Scope, Storage, Strategy, names};
 use serde_json::{Value, json};
 
 use crate::{
@@ -40,7 +40,7 @@ const FIELDS: &[Field] = &[table::field("spec.unschedulable", "/spec/unschedulab
 
 pub fn kind() -> Kind {
     Kind {
-        short_names: Cow::Borrowed(&["no"]),
+        short_names: names(&["no"]),
         scope: Scope::Cluster,
         storage: Storage::Kept { prefix: Name::Borrowed("minions"), ttl_seconds: None },
         subresources: vec![proxy::subresource(), common::status("", "v1", "Node")],

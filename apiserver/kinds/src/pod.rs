@@ -3,7 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use api::{Gvk, field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Connect, Ctx, Field, Grace, Handler, Kind, Strategy, Subresource};
+use apiserver::kind::{Connect, Ctx, Field, Grace, Handler, Kind, Strategy, Subresource, names};
 use serde_json::Value;
 
 use crate::{
@@ -37,8 +37,8 @@ const FIELDS: &[Field] = &[
 
 pub fn kind() -> Kind {
     Kind {
-        short_names: Cow::Borrowed(&["po"]),
-        categories: Cow::Borrowed(&["all"]),
+        short_names: names(&["po"]),
+        categories: names(&["all"]),
         subresources: subresources(),
         columns: Cow::Borrowed(columns::COLUMNS),
         fields: Cow::Borrowed(FIELDS),
@@ -121,11 +121,11 @@ fn subresources() -> Vec<Subresource> {
 }
 
 fn stream(name: &'static str, body: &str, verbs: &'static [&'static str], to: impl Connect + 'static) -> Subresource {
-    Subresource { name: name.into(), body: Gvk::new("", "v1", body), verbs: Cow::Borrowed(verbs), handler: Handler::Connect(Arc::new(to)) }
+    Subresource { name: name.into(), body: Gvk::new("", "v1", body), verbs: names(verbs), handler: Handler::Connect(Arc::new(to)) }
 }
 
 fn action(name: &'static str, body: Gvk, handler: Handler) -> Subresource {
-    Subresource { name: name.into(), body, verbs: Cow::Borrowed(&["create"]), handler }
+    Subresource { name: name.into(), body, verbs: names(&["create"]), handler }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Kind, Strategy};
+use apiserver::kind::{Column, Kind, Strategy, names};
 use serde_json::{Value, json};
 
 use crate::common::{
@@ -28,7 +28,7 @@ const POLICIES: &[&str] = &["AlwaysAllow", "IfHealthyBudget"];
 
 pub fn kind() -> Kind {
     Kind {
-        short_names: Cow::Borrowed(&["pdb"]),
+        short_names: names(&["pdb"]),
         subresources: vec![common::status("policy", "v1", "PodDisruptionBudget")],
         columns: Cow::Borrowed(COLUMNS),
         generation: true,

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Kind, Scope, Strategy};
+use apiserver::kind::{Column, Ctx, Kind, Scope, Strategy, names};
 use serde_json::{Value, json};
 
 use crate::common::{self, Path, Read, edit, read, table, unchanged};
@@ -35,7 +35,7 @@ const COLUMNS: &[Column] = &[
 
 pub fn kind() -> Kind {
     Kind {
-        short_names: Cow::Borrowed(&["pc"]),
+        short_names: names(&["pc"]),
         scope: Scope::Cluster,
         columns: Cow::Borrowed(COLUMNS),
         ..common::kind("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", "io.k8s.api.scheduling.v1", PriorityClasses)

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Kind, Strategy};
+use apiserver::kind::{Column, Kind, Strategy, names};
 use serde_json::Value;
 
 use crate::{
@@ -43,8 +43,8 @@ const COLUMNS: &[Column] = &[
 
 pub fn kind() -> Kind {
     Kind {
-        short_names: Cow::Borrowed(&["rs"]),
-        categories: Cow::Borrowed(&["all"]),
+        short_names: names(&["rs"]),
+        categories: names(&["all"]),
         subresources: vec![scale("/spec/selector"), common::status("apps", "v1", "ReplicaSet")],
         columns: Cow::Borrowed(COLUMNS),
         fields: Cow::Borrowed(FIELDS),

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use api::{Gvk, field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Field, Handler, Kind, ScalePaths, Strategy, Subresource};
+use apiserver::kind::{Column, Field, Handler, Kind, ScalePaths, Strategy, Subresource, names};
 use serde_json::Value;
 
 use crate::{
@@ -45,8 +45,8 @@ pub const FIELDS: &[Field] = &[field("status.replicas", "/status/replicas", "0")
 
 pub fn kind() -> Kind {
     Kind {
-        short_names: Cow::Borrowed(&["rc"]),
-        categories: Cow::Borrowed(&["all"]),
+        short_names: names(&["rc"]),
+        categories: names(&["all"]),
         storage: apiserver::kind::Storage::Kept { prefix: "controllers".into(), ttl_seconds: None },
         subresources: vec![scale("/spec/selector"), common::status("", "v1", "ReplicationController")],
         columns: Cow::Borrowed(COLUMNS),
@@ -61,8 +61,12 @@ pub fn scale(selector: &'static str) -> Subresource {
     Subresource {
         name: "scale".into(),
         body: Gvk::new("autoscaling", "v1", "Scale"),
-        verbs: Cow::Borrowed(common::OBJECT_VERBS),
-        handler: Handler::Scale(ScalePaths { spec_replicas: "/spec/replicas", status_replicas: "/status/replicas", selector }),
+        verbs: names(common::OBJECT_VERBS),
+        handler: Handler::Scale(ScalePaths {
+            spec_replicas: "/spec/replicas".into(),
+            status_replicas: "/status/replicas".into(),
+            selector: selector.into(),
+        }),
     }
 }
 

@@ -1,21 +1,14 @@
-//! The shapes of the built-in kinds, as `xtask` wrote them: for checks and patches, and with their descriptions for OpenAPI.
+//! The schemas of the built-in kinds, as `xtask` wrote them: for checks and patches, and with their descriptions for OpenAPI.
 
-use std::sync::Arc;
+use apiserver::schema::{Schema, Tables};
 
-use apiserver::schema::Shapes;
+/// All of them; each table is read at first use.
+pub static TABLES: Tables =
+    Tables::new(include_str!("schema/structure.txt"), include_str!("schema/wire.txt"), include_bytes!("schema/definitions.json.gz"));
 
-/// Structure without descriptions; read at first use.
-const STRUCTURE: &str = include_str!("schema/structure.txt");
-
-/// Protobuf field numbers; read when the first such body comes.
-const WIRE: &str = include_str!("schema/wire.txt");
-
-/// Described definitions, JSON in gzip: `{"io.k8s.api.core.v1.Pod": {...}, ...}`.
-pub const DEFINITIONS: &[u8] = include_bytes!("schema/definitions.json.gz");
-
-/// For `Engine::set_schemas`.
-pub fn shapes() -> Arc<Shapes> {
-    Arc::new(Shapes::new(STRUCTURE, WIRE))
+/// By the definition's full name: `io.k8s.api.core.v1.Pod`.
+pub fn built_in(name: String) -> Schema {
+    Schema::BuiltIn { tables: &TABLES, name: name.into() }
 }
 
 #[cfg(test)]
@@ -26,9 +19,8 @@ mod tests {
 
     #[test]
     fn every_kind_has_a_definition_that_names_it() {
-        let shapes = shapes();
         for kind in crate::table(&crate::Config::default()) {
-            let schema = shapes.of(&kind).unwrap_or_else(|| panic!("no definition {:?} for {}", kind.schema, kind.kind));
+            let schema = kind.schema.structure().unwrap_or_else(|| panic!("no definition {:?} for {}", kind.schema.name(), kind.kind));
             assert!(schema.root().field("kind").is_some() && schema.root().field("metadata").is_some(), "{}", kind.kind);
         }
     }
@@ -36,10 +28,9 @@ mod tests {
     #[test]
     fn definitions_and_structure_tell_of_the_same_types() {
         let mut text = Vec::new();
-        std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(DEFINITIONS), &mut text).unwrap();
+        std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(TABLES.definitions()), &mut text).unwrap();
         let described: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&text).unwrap();
-        let shapes = shapes();
-        for definition in shapes.table().definitions() {
+        for definition in TABLES.table().definitions() {
             let properties = described[definition.name.as_ref()]["properties"].as_object();
             assert_eq!(properties.map_or(0, |p| p.len()), definition.fields.len(), "{}", definition.name);
         }
@@ -47,8 +38,7 @@ mod tests {
 
     #[test]
     fn the_lists_of_a_pod_merge_as_upstream() {
-        let shapes = shapes();
-        let spec = shapes.named("io.k8s.api.core.v1.PodSpec").unwrap();
+        let spec = TABLES.structure("io.k8s.api.core.v1.PodSpec").unwrap();
         let key = |field: &str| spec.root().field(field).unwrap().semantics.as_ref().and_then(|s| s.merge_key.clone());
         let table = [
             ("containers", Some("name")),
@@ -61,7 +51,7 @@ mod tests {
         for (field, wanted) in table {
             assert_eq!(key(field).as_deref(), wanted, "{field}");
         }
-        let pod = shapes.named("io.k8s.api.core.v1.Pod").unwrap();
+        let pod = TABLES.structure("io.k8s.api.core.v1.Pod").unwrap();
         let mut current = json!({"spec": {"containers": [{"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}]}]}});
         let patch = json!({"spec": {"containers": [{"name": "a", "env": [{"name": "X", "value": "2"}]}]}});
         let wanted = json!({"spec": {"containers": [{"name": "a", "image": "1", "env": [{"name": "X", "value": "2"}]}]}});

@@ -12,7 +12,7 @@ use std::{borrow::Cow, sync::Arc};
 use api::{Status, field_errors::FieldErrors, time::Timestamp};
 use apiserver::{
     engine::Claims,
-    kind::{Claimant, Column, Ctx, Field, Kind, Name, Storage, Strategy},
+    kind::{Claimant, Column, Ctx, Field, Kind, Name, Storage, Strategy, names},
 };
 use async_trait::async_trait;
 use serde_json::Value;
@@ -51,8 +51,8 @@ const FIELDS: &[Field] = &[table::field("spec.clusterIP", "/spec/clusterIP", "")
 
 pub fn kind(config: &Config) -> Kind {
     Kind {
-        short_names: Cow::Borrowed(&["svc"]),
-        categories: Cow::Borrowed(&["all"]),
+        short_names: names(&["svc"]),
+        categories: names(&["all"]),
         storage: Storage::Kept { prefix: Name::Borrowed("services/specs"), ttl_seconds: None },
         subresources: vec![proxy::subresource(), common::status("", "v1", "Service")],
         columns: Cow::Borrowed(COLUMNS),

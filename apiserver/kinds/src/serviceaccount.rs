@@ -1,9 +1,7 @@
 //! ServiceAccount: the strategy of identities for pods. Source: `pkg/registry/core/serviceaccount/strategy.go`.
 
-use std::borrow::Cow;
-
 use api::time::Timestamp;
-use apiserver::kind::{Ctx, Kind, Strategy};
+use apiserver::kind::{Ctx, Kind, Strategy, names};
 use serde_json::{Value, json};
 
 use crate::common::{self, Read, edit, table};
@@ -12,7 +10,7 @@ const MOUNTABLE: &str = "kubernetes.io/enforce-mountable-secrets";
 
 pub fn kind() -> Kind {
     Kind {
-        short_names: Cow::Borrowed(&["sa"]),
+        short_names: names(&["sa"]),
         // The token subresource (TokenRequest) is `auth`'s: `subresources: vec![crate::auth::tokens::subresource()]`.
         ..common::kind("", "v1", "ServiceAccount", "serviceaccounts", "io.k8s.api.core.v1", ServiceAccounts)
     }

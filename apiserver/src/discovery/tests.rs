@@ -6,7 +6,7 @@ use api::time::Timestamp;
 use serde_json::json;
 
 use super::*;
-use crate::kind::{Handler, Scope, Storage, Strategy, Subresource};
+use crate::kind::{Handler, Scope, Storage, Strategy, Subresource, names};
 
 struct NoStrategy;
 
@@ -23,15 +23,15 @@ fn kind(group: &'static str, version: &'static str, kind: &'static str, plural: 
         kind: kind.into(),
         plural: plural.into(),
         singular: "thing".into(),
-        short_names: Cow::Borrowed(&["th"]),
-        categories: Cow::Borrowed(&["all"]),
+        short_names: names(&["th"]),
+        categories: names(&["all"]),
         scope: Scope::Namespaced,
-        verbs: Cow::Borrowed(&["get", "list"]),
+        verbs: names(&["get", "list"]),
         storage: Storage::Kept { prefix: plural.into(), ttl_seconds: None },
         subresources: Vec::new(),
         columns: Cow::Borrowed(&[]),
         fields: Cow::Borrowed(&[]),
-        schema: "x".into(),
+        schema: crate::schema::Schema::Open,
         generation: false,
         strategy: Arc::new(NoStrategy),
     }
@@ -41,11 +41,11 @@ fn table() -> Vec<Arc<Kind>> {
     let body = |group, version, kind| api::Gvk::new(group, version, kind);
     let mut pod = kind("", "v1", "Pod", "pods");
     pod.subresources = vec![
-        Subresource { name: "status".into(), body: body("", "v1", "Pod"), verbs: Cow::Borrowed(&["get"]), handler: Handler::Status },
+        Subresource { name: "status".into(), body: body("", "v1", "Pod"), verbs: names(&["get"]), handler: Handler::Status },
         Subresource {
             name: "eviction".into(),
             body: body("policy", "v1", "Eviction"),
-            verbs: Cow::Borrowed(&["create"]),
+            verbs: names(&["create"]),
             handler: Handler::Object,
         },
     ];

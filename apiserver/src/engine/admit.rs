@@ -9,8 +9,8 @@ use super::{
     meta,
 };
 use crate::{
-    decode::FieldValidation,
     identity::{Admission, Operation, Reinvocation, Review, Reviewed},
+    schema::FieldValidation,
 };
 
 /// The mutating half. Where a plugin asks for it, all are asked once more, as what came after it may have changed what it decided on.
@@ -48,7 +48,7 @@ fn check_again(ctx: &Ctx<'_>, plugin: &dyn Admission, object: &mut Value) -> Res
     }
     let refused =
         |status: Status| Status::internal(format!("admission plugin {:?} made an invalid object: {}", plugin.name(), status.message));
-    ctx.engine.schemas().check(ctx.kind, object, &[], FieldValidation::Ignore).map_err(refused)?;
+    ctx.kind.schema.check(&ctx.kind.gvk(), object, &[], FieldValidation::Ignore).map_err(refused)?;
     meta::typed(object).map_err(|why| refused(Status::bad_request(why)))?;
     if meta::text(object, "namespace") != ctx.namespace {
         return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));

@@ -16,7 +16,7 @@ use super::{
     select::{Interest, Selection, Source},
     wake::{Pushed, Topic, Wakes},
 };
-use crate::kind::{Kind, Lookup, Scope};
+use crate::kind::{Kind, Lookup, Scope, Storage};
 
 /// A change as subscribers see it, after it is durable and in the cache.
 pub struct Change {
@@ -27,6 +27,7 @@ pub struct Change {
 pub(crate) type Listener = Arc<dyn Fn(&Change) + Send + Sync>;
 
 /// One write as the store tells it: what stands under the key now.
+#[derive(Clone)]
 pub(crate) struct Write {
     pub key: Arc<str>,
     pub rev: Rev,
@@ -40,9 +41,21 @@ pub(crate) struct Cache {
     state: RwLock<State>,
     wakes: Wakes,
     /// Held while changes are told, so that a new listener sees each exactly once.
-    listeners: Mutex<Vec<Listener>>,
+    followers: Mutex<Followers>,
     /// The last whole snapshot, for as long as somebody reads it: lists at one time share it.
     whole: Mutex<Whole>,
+}
+
+/// Who is told of changes, besides watchers.
+#[derive(Default)]
+struct Followers {
+    listeners: Vec<Listener>,
+    /// While the cache is being filled: what was written since.
+    held: Option<Vec<Write>>,
+    /// The cache that comes in the place of this one, and is told all that this one is.
+    successor: Option<Arc<Cache>>,
+    /// The one in whose place this one came: requests that had found it still read from it.
+    predecessor: Weak<Cache>,
 }
 
 #[derive(Default)]
@@ -61,6 +74,8 @@ struct State {
     bytes: usize,
     /// By field that is looked up so: the keys that have each value.
     indexes: Vec<(usize, Index)>,
+    /// Nothing comes any more: who reads must begin anew elsewhere.
+    is_closed: bool,
 }
 
 type Index = HashMap<Box<str>, BTreeSet<Arc<str>>>;
@@ -81,18 +96,44 @@ pub(crate) struct Snapshot {
 }
 
 impl Cache {
+    /// `None` for kinds that are kept nowhere, or as another.
+    pub fn of(kind: &Arc<Kind>) -> Option<Self> {
+        match &kind.storage {
+            Storage::Kept { prefix, .. } => Some(Self::new(kind.clone(), prefix)),
+            Storage::As { .. } | Storage::Nowhere => None,
+        }
+    }
+
+    /// As [`Cache::of`]; what it is told it keeps until [`Cache::fill`].
+    pub fn filling(kind: &Arc<Kind>) -> Option<Self> {
+        let cache = Self::of(kind)?;
+        cache.followers.lock().held = Some(Vec::new());
+        Some(cache)
+    }
+
     pub fn new(kind: Arc<Kind>, prefix: &str) -> Self {
         let indexed = kind.fields.iter().enumerate().filter(|(_, field)| field.lookup == Lookup::Index);
         let indexes = indexed.map(|(at, _)| (at, Index::default())).collect();
-        let state = State { objects: BTreeMap::new(), history: EventHistory::new(BYTES_MAX), rev: 0, bytes: 0, indexes };
+        let state = State { objects: BTreeMap::new(), history: EventHistory::new(BYTES_MAX), rev: 0, bytes: 0, indexes, is_closed: false };
         Self {
             kind,
             prefix: format!("/registry/{prefix}/"),
             state: RwLock::new(state),
             wakes: Wakes::new(),
-            listeners: Mutex::new(Vec::new()),
+            followers: Mutex::default(),
             whole: Mutex::default(),
         }
+    }
+
+    /// Whether it is that of `/registry/<prefix>/`.
+    pub fn is_at(&self, prefix: &str) -> bool {
+        self.prefix.strip_prefix("/registry/").and_then(|rest| rest.strip_suffix('/')) == Some(prefix)
+    }
+
+    /// Whether objects of `kind` can be kept here as they are: all that the cache makes of its kind is the same.
+    pub fn suits(&self, kind: &Kind) -> bool {
+        let own = &self.kind;
+        own.storage == kind.storage && own.gvk() == kind.gvk() && own.scope == kind.scope && own.fields == kind.fields
     }
 
     /// The key within the cache.
@@ -216,15 +257,15 @@ impl Cache {
 
     /// The cursors of the events above `rev`.
     pub fn cursors_after(&self, rev: Rev) -> Result<Range<u64>, Expired> {
-        self.state.read().history.after(rev)
+        self.state.read().history()?.after(rev)
     }
 
     pub fn read(&self, cursors: Range<u64>) -> Result<Batch, Expired> {
-        self.state.read().history.read(cursors)
+        self.state.read().history()?.read(cursors)
     }
 
     pub fn pick(&self, cursors: impl Iterator<Item = u64>) -> Result<Batch, Expired> {
-        self.state.read().history.pick(cursors)
+        self.state.read().history()?.pick(cursors)
     }
 
     pub fn expired(&self) -> Expired {
@@ -232,17 +273,57 @@ impl Cache {
     }
 
     pub fn listen(&self, listener: Listener) {
-        let mut listeners = self.listeners.lock();
+        let mut followers = self.followers.lock();
         let objects: Vec<Arc<Object>> = self.state.read().objects.values().cloned().collect();
         for object in objects {
             listener(&Change { old: None, new: Some(object) });
         }
-        listeners.push(listener);
+        followers.listeners.push(listener);
+    }
+
+    pub fn listeners(&self) -> Vec<Listener> {
+        self.followers.lock().listeners.clone()
+    }
+
+    /// From now on `successor` is told what this cache is.
+    pub fn pass_on_to(&self, successor: Option<&Arc<Cache>>) {
+        self.followers.lock().successor = successor.cloned();
+    }
+
+    /// Comes in the place of `predecessor`, which is told what this one is for as long as somebody has it.
+    pub fn succeed(&self, predecessor: &Arc<Cache>) {
+        self.followers.lock().predecessor = Arc::downgrade(predecessor);
+    }
+
+    /// Ends it: watchers must begin anew, and listeners are told nothing any more.
+    pub fn close(&self) {
+        self.followers.lock().listeners = Vec::new();
+        {
+            let mut state = self.state.write();
+            let rev = state.rev;
+            state.is_closed = true;
+            state.history.reset(rev);
+        }
+        self.wakes.reset();
     }
 
     /// Takes in writes that belong to this cache, in order. What it has already seen is left out.
     pub fn apply(&self, writes: Vec<Write>) {
-        let listeners = self.listeners.lock();
+        let mut followers = self.followers.lock();
+        if let Some(held) = &mut followers.held {
+            held.extend(writes);
+            return;
+        }
+        if let Some(successor) = &followers.successor {
+            successor.apply(writes.clone());
+        }
+        if let Some(predecessor) = followers.predecessor.upgrade() {
+            predecessor.take_in(&Followers::default(), writes.clone());
+        }
+        self.take_in(&followers, writes);
+    }
+
+    fn take_in(&self, followers: &Followers, writes: Vec<Write>) {
         let parsed: Vec<_> = writes.into_iter().filter_map(|write| self.parsed(write)).collect();
         let mut events = Vec::with_capacity(parsed.len());
         let held = {
@@ -253,8 +334,19 @@ impl Cache {
             }
             state.history.held()
         };
-        tell(&listeners, &events);
+        tell(&followers.listeners, &events);
         self.wakes.wake(&self.kind, &Pushed { events: &events, held });
+    }
+
+    /// What the store had at `rev`, and then what was written since.
+    pub fn fill(&self, entries: &[Entry], rev: Rev) {
+        let mut followers = self.followers.lock();
+        let since = followers.held.take().unwrap_or_default();
+        // All may have been read anew meanwhile.
+        if self.state.read().rev < rev {
+            self.replace(&followers, entries, rev);
+        }
+        self.take_in(&followers, since);
     }
 
     fn parsed(&self, write: Write) -> Option<(Arc<str>, Rev, Option<Arc<Object>>)> {
@@ -265,7 +357,17 @@ impl Cache {
 
     /// Replaces all by what the store has at `rev`. Listeners hear the difference; watchers must begin anew.
     pub fn reload(&self, entries: &[Entry], rev: Rev) {
-        let listeners = self.listeners.lock();
+        let mut followers = self.followers.lock();
+        if let Some(held) = &mut followers.held {
+            held.clear();
+        }
+        if let Some(successor) = &followers.successor {
+            successor.reload(entries, rev);
+        }
+        self.replace(&followers, entries, rev);
+    }
+
+    fn replace(&self, followers: &Followers, entries: &[Entry], rev: Rev) {
         let fresh: Vec<_> = entries.iter().filter_map(|entry| self.object(entry).map(|object| (entry, object))).collect();
         let mut events = Vec::new();
         {
@@ -282,12 +384,16 @@ impl Cache {
             state.history.reset(rev);
             state.rev = rev;
         }
-        tell(&listeners, &events);
+        tell(&followers.listeners, &events);
         self.wakes.reset();
     }
 }
 
 impl State {
+    fn history(&self) -> Result<&EventHistory, Expired> {
+        if self.is_closed { Err(self.history.expired()) } else { Ok(&self.history) }
+    }
+
     fn range(&self, namespace: &str, after: Option<&str>) -> impl Iterator<Item = (&Arc<str>, &Arc<Object>)> {
         let (start, end) = match namespace {
             "" => (String::new(), Bound::Unbounded),
@@ -368,7 +474,7 @@ impl State {
     /// Most changes leave the fields of indexes as they are.
     fn index(&mut self, kind: &Kind, key: &Arc<str>, old: Option<&Object>, new: Option<&Object>) {
         for (at, index) in &mut self.indexes {
-            let default = kind.fields.get(*at).map_or("", |field| field.default);
+            let default = kind.fields.get(*at).map_or("", |field| &*field.default);
             let value = |object| Some(Source::Field(*at).value(kind, object)).filter(|value| !value.is_empty() && *value != default);
             let (old, new) = (old.and_then(value), new.and_then(value));
             if old == new {

@@ -4,9 +4,12 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::StreamExt;
-use store::{Error, Event, Listener, Range, Rev};
+use store::{Entry, Error, Event, Listener, Range, Rev};
 
-use super::{Engine, cache::Write};
+use super::{
+    Engine,
+    cache::{Cache, Write},
+};
 
 /// Pause before the store is asked again after it failed; doubles up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -39,16 +42,16 @@ pub(super) async fn run(engine: Arc<Engine>) {
 
 async fn load(engine: &Arc<Engine>) -> Result<Rev, Error> {
     let page = engine.store.range(Range { prefix: "/registry/".into(), ..Range::default() }).await?;
-    let caches = engine.registry.caches();
-    let (mut by_cache, mut unserved) = (vec![Vec::new(); caches.len()], 0);
+    let registry = engine.registry();
+    let (mut by_cache, mut unserved): (HashMap<&str, Vec<Entry>>, usize) = (HashMap::new(), 0);
     for entry in page.entries {
-        match engine.registry.cache_of(&entry.key).and_then(|at| by_cache.get_mut(at)) {
-            Some(own) => own.push(entry),
+        match registry.cache_of(&entry.key) {
+            Some(cache) => by_cache.entry(&cache.prefix).or_default().push(entry),
             None => unserved += 1,
         }
     }
-    for (cache, own) in caches.iter().zip(by_cache) {
-        cache.reload(&own, page.rev);
+    for cache in registry.caches() {
+        cache.reload(&by_cache.remove(&*cache.prefix).unwrap_or_default(), page.rev);
     }
     if unserved > 0 {
         tracing::warn!(count = unserved, "store holds objects of kinds that are not served");
@@ -94,8 +97,9 @@ fn listener(engine: &Arc<Engine>) -> Listener {
 }
 
 fn apply<'a>(engine: &Engine, events: impl Iterator<Item = &'a Event>) {
+    let registry = engine.registry.load();
     let mut newest = 0;
-    let mut by_cache: HashMap<usize, Vec<Write>> = HashMap::new();
+    let mut by_cache: HashMap<&str, (&Arc<Cache>, Vec<Write>)> = HashMap::new();
     for event in events {
         let entry = match event {
             Event::Put { entry, .. } => Some(entry.clone()),
@@ -103,14 +107,12 @@ fn apply<'a>(engine: &Engine, events: impl Iterator<Item = &'a Event>) {
         };
         let write = Write { key: event.key().clone(), rev: event.rev(), entry };
         newest = newest.max(write.rev);
-        if let Some(at) = engine.registry.cache_of(&write.key) {
-            by_cache.entry(at).or_default().push(write);
+        if let Some(cache) = registry.cache_of(&write.key) {
+            by_cache.entry(&cache.prefix).or_insert_with(|| (cache, Vec::new())).1.push(write);
         }
     }
-    for (at, writes) in by_cache {
-        if let Some(cache) = engine.registry.caches().get(at) {
-            cache.apply(writes);
-        }
+    for (cache, writes) in by_cache.into_values() {
+        cache.apply(writes);
     }
     engine.applied.send_modify(|rev| *rev = (*rev).max(newest));
 }

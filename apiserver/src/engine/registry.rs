@@ -1,8 +1,9 @@
-//! The table of kinds: by URL, by group and resource, and by where they are kept.
+//! The table of kinds: by URL, by group and resource, and by where they are kept. It does not change: who adds or removes a kind makes another
+//! one of it, and readers go on with the one they have.
 
 use std::{collections::HashMap, sync::Arc};
 
-use api::GroupResource;
+use api::{GroupResource, Gvr};
 
 use super::cache::Cache;
 use crate::kind::{Kind, Storage};
@@ -14,14 +15,16 @@ pub(crate) struct Served {
     pub cache: Option<Arc<Cache>>,
 }
 
+#[derive(Default)]
 pub(crate) struct Registry {
     served: Vec<Served>,
-    by_path: HashMap<(String, String, String), usize>,
+    by_path: HashMap<Path, usize>,
     by_resource: HashMap<GroupResource, usize>,
+    /// Sorted by prefix, no prefix twice. Some may still be being filled: nothing is served from them yet.
     caches: Vec<Arc<Cache>>,
-    /// Sorted by prefix.
-    by_prefix: Vec<(String, usize)>,
 }
+
+type Path = (String, String, String);
 
 impl Served {
     /// Whether objects are kept in another kind's form.
@@ -31,18 +34,25 @@ impl Served {
 }
 
 impl Registry {
+    /// Of kinds whose caches are filled together, at start.
     pub fn new(kinds: Vec<Arc<Kind>>) -> Self {
-        let (mut caches, mut kept) = (Vec::new(), HashMap::new());
+        let caches = kinds.iter().filter_map(|kind| Cache::of(kind)).map(Arc::new).collect();
+        Self::of(kinds, caches)
+    }
+
+    /// `caches` has one for each kind that is kept, and may have more.
+    fn of(kinds: Vec<Arc<Kind>>, mut caches: Vec<Arc<Cache>>) -> Self {
+        caches.sort_by(|a, b| a.prefix.cmp(&b.prefix));
+        let mut kept: HashMap<Path, &str> = HashMap::new();
         for kind in &kinds {
             if let Storage::Kept { prefix, .. } = &kind.storage {
-                let cache = Arc::new(Cache::new(kind.clone(), prefix));
-                kept.insert(path(&kind.group, &kind.version, &kind.plural), cache.clone());
-                caches.push(cache);
+                kept.insert(path(&kind.group, &kind.version, &kind.plural), prefix);
             }
         }
+        let find = |prefix: &str| caches.iter().find(|cache| cache.is_at(prefix)).cloned();
         let cache = |kind: &Kind| match &kind.storage {
-            Storage::Kept { .. } => kept.get(&path(&kind.group, &kind.version, &kind.plural)).cloned(),
-            Storage::As { group, version, plural } => kept.get(&path(group, version, plural)).cloned(),
+            Storage::Kept { prefix, .. } => find(prefix),
+            Storage::As { group, version, plural } => kept.get(&path(group, version, plural)).and_then(|prefix| find(prefix)),
             Storage::Nowhere => None,
         };
         let served: Vec<Served> = kinds.iter().map(|kind| Served { kind: kind.clone(), cache: cache(kind) }).collect();
@@ -51,9 +61,29 @@ impl Registry {
             by_path.insert(path(&kind.group, &kind.version, &kind.plural), at);
             by_resource.entry(kind.group_resource()).or_insert(at);
         }
-        let mut by_prefix: Vec<(String, usize)> = caches.iter().enumerate().map(|(at, cache)| (cache.prefix.clone(), at)).collect();
-        by_prefix.sort();
-        Self { served, by_path, by_resource, caches, by_prefix }
+        Self { served, by_path, by_resource, caches }
+    }
+
+    /// The same kinds, and caches that are yet to be filled: what the store tells of their keys reaches them from now on.
+    pub fn with_caches(&self, more: &[Arc<Cache>]) -> Self {
+        Self::of(self.kinds().cloned().collect(), self.caches.iter().chain(more).cloned().collect())
+    }
+
+    /// With `more`, each in the place of the one of its group, version and resource where there is one, and without `less`. `fresh` are caches that
+    /// take the place of those of their prefix; those that no kind is kept in any more are gone.
+    pub fn changed(&self, more: &[Arc<Kind>], less: &[Gvr], fresh: &[Arc<Cache>]) -> Self {
+        let mut kinds: Vec<Arc<Kind>> = self.kinds().filter(|kind| !less.contains(&kind.gvr())).cloned().collect();
+        for new in more {
+            match kinds.iter_mut().find(|kind| kind.gvr() == new.gvr()) {
+                Some(kind) => *kind = new.clone(),
+                None => kinds.push(new.clone()),
+            }
+        }
+        let is_used =
+            |cache: &&Arc<Cache>| kinds.iter().any(|kind| matches!(&kind.storage, Storage::Kept { prefix, .. } if cache.is_at(prefix)));
+        let is_stale = |cache: &&Arc<Cache>| fresh.iter().any(|new| new.prefix == cache.prefix);
+        let caches = self.caches.iter().filter(|cache| !is_stale(cache)).chain(fresh).filter(is_used).cloned().collect();
+        Self::of(kinds, caches)
     }
 
     pub fn kinds(&self) -> impl Iterator<Item = &Arc<Kind>> {
@@ -79,13 +109,12 @@ impl Registry {
     }
 
     /// The cache that a store key belongs to.
-    pub fn cache_of(&self, key: &str) -> Option<usize> {
-        let above = self.by_prefix.partition_point(|(prefix, _)| prefix.as_str() <= key);
-        let (prefix, at) = self.by_prefix.get(above.checked_sub(1)?)?;
-        key.starts_with(prefix.as_str()).then_some(*at)
+    pub fn cache_of(&self, key: &str) -> Option<&Arc<Cache>> {
+        let above = self.caches.partition_point(|cache| cache.prefix.as_str() <= key);
+        self.caches.get(above.checked_sub(1)?).filter(|cache| key.starts_with(&cache.prefix))
     }
 }
 
-fn path(group: &str, version: &str, plural: &str) -> (String, String, String) {
+fn path(group: &str, version: &str, plural: &str) -> Path {
     (group.to_owned(), version.to_owned(), plural.to_owned())
 }

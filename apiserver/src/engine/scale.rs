@@ -15,13 +15,13 @@ pub(crate) fn of(paths: &ScalePaths, object: &Value) -> Value {
         }
     }
     let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).unwrap_or_default();
-    let mut status = json!({"replicas": number(paths.status_replicas)});
-    if let Some(text) = object.pointer(paths.selector).map(selector_text).filter(|text| !text.is_empty()) {
+    let mut status = json!({"replicas": number(&paths.status_replicas)});
+    if let Some(text) = object.pointer(&paths.selector).map(selector_text).filter(|text| !text.is_empty()) {
         status["selector"] = text.into();
     }
     let mut spec = json!({});
-    if number(paths.spec_replicas) != 0 {
-        spec["replicas"] = number(paths.spec_replicas).into();
+    if number(&paths.spec_replicas) != 0 {
+        spec["replicas"] = number(&paths.spec_replicas).into();
     }
     json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status})
 }
@@ -41,7 +41,7 @@ pub(crate) fn put(kind: &Kind, paths: &ScalePaths, object: &mut Value, scale: &V
         let value = meta::text(scale, name).to_owned();
         meta::of(object).insert(name.into(), value.into());
     }
-    let (parent, leaf) = paths.spec_replicas.rsplit_once('/').unwrap_or(("", paths.spec_replicas));
+    let (parent, leaf) = paths.spec_replicas.rsplit_once('/').unwrap_or(("", &paths.spec_replicas));
     match object.pointer_mut(parent).and_then(Value::as_object_mut) {
         Some(map) => drop(map.insert(leaf.to_owned(), replicas.into())),
         None => return Err(Status::internal(format!("{} has no {parent} to scale", kind.kind))),

@@ -69,7 +69,7 @@ impl Selection {
             // What has none is not in the index.
             Source::Field(at) if !value.is_empty() => {
                 let field = self.kind.fields.get(*at)?;
-                (field.lookup == Lookup::Index && field.default != value).then_some((*at, value.as_str()))
+                (field.lookup == Lookup::Index && *field.default != **value).then_some((*at, value.as_str()))
             }
             _ => None,
         })
@@ -113,12 +113,12 @@ impl Source {
         }
     }
 
-    pub fn value<'a>(self, kind: &Kind, object: &'a Object) -> &'a str {
+    pub fn value<'a>(self, kind: &'a Kind, object: &'a Object) -> &'a str {
         match self {
             Source::Name => &object.key.name,
             Source::Namespace => &object.key.namespace,
             Source::Field(at) => {
-                let default = kind.fields.get(at).map_or("", |field| field.default);
+                let default = kind.fields.get(at).map_or("", |field| &*field.default);
                 object.field(at).unwrap_or(default)
             }
         }

@@ -36,7 +36,7 @@ impl Call {
     pub(super) async fn delete(&self, served: &Served, body: Body) -> Result<Response, Status> {
         let kind = &served.kind;
         let output = negotiate::output(&self.parts.headers, &self.query)?;
-        let (value, dry_run) = self.delete_options(body).await?;
+        let (value, dry_run) = self.delete_options(served, body).await?;
         let options = Options::read(&value)?;
         let ctx = self.ctx(served, Operation::Delete, &self.info.name, &value, dry_run);
         let deleted = Box::pin(delete::delete(&ctx, &options)).await?;
@@ -51,7 +51,7 @@ impl Call {
 
     pub(super) async fn delete_collection(&self, served: &Served, body: Body) -> Result<Response, Status> {
         let output = negotiate::output(&self.parts.headers, &self.query)?;
-        let (value, dry_run) = self.delete_options(body).await?;
+        let (value, dry_run) = self.delete_options(served, body).await?;
         let options = Options::read(&value)?;
         let wanted = ListOptions::read(&self.query, &self.info, &served.kind)?;
         let listed = list::list(&self.engine, served, &wanted.selection, &wanted.when, wanted.limit).await?;
@@ -93,13 +93,13 @@ impl Call {
     }
 
     /// From the body where there is one, else from the query.
-    async fn delete_options(&self, body: Body) -> Result<(Value, bool), Status> {
+    async fn delete_options(&self, served: &Served, body: Body) -> Result<(Value, bool), Status> {
         let body = self.read(body).await?;
         let value = if body.is_empty() {
             delete_options(&self.query)?
         } else {
             let weight = writing::weight(negotiate::input(&self.parts.headers)?, &body);
-            self.engine.lane.run(weight, pin!(async { self.options_body(&body) })).await?
+            self.engine.lane.run(weight, pin!(async { self.options_body(served, &body) })).await?
         };
         let in_query = WriteOptions::read(&self.query, "DeleteOptions")?.dry_run;
         let dry_run: Vec<&str> = value.get("dryRun").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
@@ -112,12 +112,12 @@ impl Call {
         Ok((value, in_body || in_query))
     }
 
-    fn options_body(&self, body: &[u8]) -> Result<Value, Status> {
+    fn options_body(&self, served: &Served, body: &[u8]) -> Result<Value, Status> {
         let unrecognized = |why: String| parse::unrecognized("DeleteOptions", &why, body);
         let parsed = match negotiate::input(&self.parts.headers)? {
             Input::Json => parse::json(body).map_err(unrecognized),
             Input::Yaml => parse::yaml(body).map_err(unrecognized),
-            Input::Protobuf => self.engine.schemas().protobuf("DeleteOptions", body),
+            Input::Protobuf => served.kind.schema.protobuf("DeleteOptions", body),
         };
         let value = parsed?.value;
         let kind = value.get("kind").and_then(Value::as_str).unwrap_or("DeleteOptions");

@@ -10,9 +10,9 @@ use super::{
     query::Query,
 };
 use crate::{
-    decode::FieldValidation,
     engine::{context::MANAGER_LENGTH_MAX, list::When, select::Selection},
     kind::Kind,
+    schema::FieldValidation,
 };
 
 /// `metav1.ListOptions` of a list or a watch.

@@ -9,7 +9,7 @@ use http::HeaderMap;
 use serde_json::Value;
 
 use super::negotiate::media_type;
-use crate::{decode::Schemas, kind::Kind, parse};
+use crate::{kind::Kind, parse};
 
 const TYPES: [&str; 3] = ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
 
@@ -49,14 +49,14 @@ impl Patch {
     ///
     /// # Errors
     /// 422 where it does not fit the object, 413 where it is too much work.
-    pub fn apply(&self, schemas: &dyn Schemas, kind: &Kind, object: &mut Value, spent: &Spent) -> Result<(), Status> {
+    pub fn apply(&self, kind: &Kind, object: &mut Value, spent: &Spent) -> Result<(), Status> {
         match self {
             Patch::Json(patch) => operations::apply(patch, object, spent),
             Patch::Merge(patch) => {
                 json_patch::merge(object, patch);
                 Ok(())
             }
-            Patch::Strategic(patch) => schemas.strategic_merge(kind, object, patch.clone()),
+            Patch::Strategic(patch) => kind.schema.strategic_merge(object, patch.clone()),
         }
     }
 }

@@ -81,7 +81,7 @@ fn fits(kind: &Kind, info: &Info) -> Result<(), NoRoute> {
 }
 
 fn collection(kind: &Kind, info: &Info) -> Result<(), NoRoute> {
-    let has = |verb: &str| kind.verbs.contains(&verb);
+    let has = |verb: &str| kind.serves(verb);
     if info.form.verb_in_path {
         return among(info, &[(Method::GET, has("list") && has("watch"))]);
     }
@@ -93,7 +93,7 @@ fn collection(kind: &Kind, info: &Info) -> Result<(), NoRoute> {
 }
 
 fn item(kind: &Kind, info: &Info) -> Result<(), NoRoute> {
-    let has = |verb: &str| kind.verbs.contains(&verb);
+    let has = |verb: &str| kind.serves(verb);
     if info.form.verb_in_path {
         return among(info, &[(Method::GET, has("watch"))]);
     }
@@ -106,7 +106,7 @@ fn part(sub: &Subresource, info: &Info) -> Result<(), NoRoute> {
     if info.form.verb_in_path || (info.form.depth > 3 && !takes_path) {
         return Err(NoRoute::Unknown);
     }
-    let has = |verb: &str| sub.verbs.contains(&verb);
+    let has = |verb: &str| sub.verbs.iter().any(|served| served == verb);
     let routes = [
         (Method::GET, has("get")),
         (Method::POST, has("create")),

@@ -15,7 +15,8 @@ use super::{
 };
 use crate::{
     body::Response,
-    kind::{Column, Kind, Name, Scope, Storage, Strategy},
+    kind::{Column, Kind, Name, Names, Scope, Storage, Strategy},
+    schema::Schema,
 };
 
 const COLUMNS: &[Column] = &[
@@ -32,15 +33,15 @@ static KIND: LazyLock<Kind> = LazyLock::new(|| Kind {
     kind: Name::Borrowed("Scale"),
     plural: Name::Borrowed("scales"),
     singular: Name::Borrowed("scale"),
-    short_names: Cow::Borrowed(&[]),
-    categories: Cow::Borrowed(&[]),
+    short_names: Names::new(),
+    categories: Names::new(),
     scope: Scope::Namespaced,
-    verbs: Cow::Borrowed(&[]),
+    verbs: Names::new(),
     storage: Storage::Nowhere,
     subresources: Vec::new(),
     columns: Cow::Borrowed(COLUMNS),
     fields: Cow::Borrowed(&[]),
-    schema: Name::Borrowed("io.k8s.api.autoscaling.v1.Scale"),
+    schema: Schema::Open,
     generation: false,
     strategy: Arc::new(Cells),
 });
@@ -65,7 +66,13 @@ impl Strategy for Cells {
 }
 
 const fn column(name: &'static str, typ: &'static str, description: &'static str) -> Column {
-    Column { name: Name::Borrowed(name), typ, format: "", description: Name::Borrowed(description), priority: 0 }
+    Column {
+        name: Name::Borrowed(name),
+        typ: Name::Borrowed(typ),
+        format: Name::Borrowed(""),
+        description: Name::Borrowed(description),
+        priority: 0,
+    }
 }
 
 #[cfg(test)]

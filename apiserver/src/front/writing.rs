@@ -18,7 +18,6 @@ use super::{
 };
 use crate::{
     body::{Body, Response},
-    decode::Schemas,
     engine::{
         admit, create, form, meta,
         registry::Served,
@@ -29,6 +28,7 @@ use crate::{
     kind::{Action, Handler, Kind, ScalePaths, Subresource},
     lane::Weight,
     parse::{self, Parsed},
+    schema::Schema,
     smp,
 };
 
@@ -65,7 +65,7 @@ impl Call {
         let options = WriteOptions::read(&self.query, "UpdateOptions")?;
         let scale = self.scale(served);
         let mut object = match scale {
-            Some((_, sub)) => decode_as(&*self.engine.schemas(), &sub.body, input, body)?.value,
+            Some((_, sub)) => decode_as(&kind.schema, &sub.body, input, body)?.value,
             None => self.decode(kind, input, body, &options)?,
         };
         meta::typed(&object).map_err(|why| form::mistyped(kind, &why))?;
@@ -98,18 +98,17 @@ impl Call {
         let kind = &served.kind;
         let (patch, duplicates) = patch::read(&self.parts.headers, body)?;
         let options = WriteOptions::read(&self.query, "PatchOptions")?;
-        let schemas = self.engine.schemas();
         let scale = self.scale(served);
         let spent = Spent::default();
         let edit = |value: &mut Value| {
             let is_first = spent.is_nothing();
             let too_much_again = |status: Status| if is_first { status } else { Status::stale(&kind.group_resource(), &self.info.name) };
             let refused = |status: Status| if status.code == 413 { too_much_again(status) } else { status };
-            patch.apply(schemas.as_ref(), kind, value, &spent).map_err(refused)?;
+            patch.apply(kind, value, &spent).map_err(refused)?;
             if scale.is_none() {
                 let gvk = kind.gvk();
                 parse::name_kind(&gvk, value, body)?;
-                let texts = schemas.check(kind, value, &duplicates, options.validation);
+                let texts = kind.schema.check(&gvk, value, &duplicates, options.validation);
                 self.notes.warn(texts.map_err(|status| refused_patch(&patch, kind, value, status))?);
             }
             meta::typed(value).map_err(|why| form::mistyped(kind, &why)).map(drop)
@@ -138,7 +137,7 @@ impl Call {
         body: &Bytes,
     ) -> Result<Response, Status> {
         let options = WriteOptions::read(&self.query, "CreateOptions")?;
-        let mut object = parse_as(&*self.engine.schemas(), &sub.body, input, body)?.value;
+        let mut object = parse_as(&served.kind.schema, &sub.body, input, body)?.value;
         if object.get("apiVersion").and_then(Value::as_str).is_some_and(|version| action.accepts(version)) {
             object["apiVersion"] = sub.body.api_version().into();
         }
@@ -170,8 +169,9 @@ impl Call {
     }
 
     fn decode(&self, kind: &Kind, input: Input, body: &Bytes, options: &WriteOptions) -> Result<Value, Status> {
-        let mut parsed = decode_as(&*self.engine.schemas(), &kind.gvk(), input, body)?;
-        let texts = self.engine.schemas().check(kind, &mut parsed.value, &parsed.duplicates, options.validation)?;
+        let gvk = kind.gvk();
+        let mut parsed = decode_as(&kind.schema, &gvk, input, body)?;
+        let texts = kind.schema.check(&gvk, &mut parsed.value, &parsed.duplicates, options.validation)?;
         self.notes.warn(texts);
         Ok(parsed.value)
     }
@@ -231,17 +231,17 @@ pub(super) fn weight(input: Input, body: &[u8]) -> Weight {
 }
 
 /// Parses a body that is to be of this kind.
-pub(super) fn decode_as(schemas: &dyn Schemas, gvk: &Gvk, input: Input, body: &[u8]) -> Result<Parsed, Status> {
-    let mut parsed = parse_as(schemas, gvk, input, body)?;
+pub(super) fn decode_as(schema: &Schema, gvk: &Gvk, input: Input, body: &[u8]) -> Result<Parsed, Status> {
+    let mut parsed = parse_as(schema, gvk, input, body)?;
     parse::name_kind(gvk, &mut parsed.value, body)?;
     Ok(parsed)
 }
 
-fn parse_as(schemas: &dyn Schemas, gvk: &Gvk, input: Input, body: &[u8]) -> Result<Parsed, Status> {
+fn parse_as(schema: &Schema, gvk: &Gvk, input: Input, body: &[u8]) -> Result<Parsed, Status> {
     let unrecognized = |why: String| parse::unrecognized(&gvk.kind, &why, body);
     match input {
         Input::Json => parse::json(body).map_err(unrecognized),
         Input::Yaml => parse::yaml(body).map_err(unrecognized),
-        Input::Protobuf => schemas.protobuf(&gvk.kind, body),
+        Input::Protobuf => schema.protobuf(&gvk.kind, body),
     }
 }

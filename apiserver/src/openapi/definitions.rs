@@ -20,15 +20,24 @@ pub struct Definitions<'t> {
     all: BTreeMap<&'t str, &'t RawValue>,
 }
 
-pub fn inflate(packed: &[u8]) -> io::Result<String> {
+/// The definitions of the built-in kinds, where there are such among `kinds`.
+pub fn inflate(kinds: &[Arc<Kind>]) -> io::Result<String> {
+    let Some(tables) = kinds.iter().find_map(|kind| kind.schema.tables()) else { return Ok("{}".into()) };
     let mut text = String::new();
-    GzDecoder::new(packed).read_to_string(&mut text)?;
+    GzDecoder::new(tables.definitions()).read_to_string(&mut text)?;
     Ok(text)
 }
 
 impl<'t> Definitions<'t> {
-    pub fn of(text: &'t str) -> io::Result<Self> {
-        Ok(Self { all: serde_json::from_str(text)? })
+    /// Those of `text`, and those that kinds bring themselves.
+    pub fn of(text: &'t str, kinds: &'t [Arc<Kind>]) -> io::Result<Self> {
+        let mut all: BTreeMap<&str, &RawValue> = serde_json::from_str(text)?;
+        for kind in kinds {
+            if let Some(own) = kind.schema.definition() {
+                all.insert(kind.schema.name(), serde_json::from_str(own)?);
+            }
+        }
+        Ok(Self { all })
     }
 
     pub fn text(&self, name: &str) -> Option<&'t str> {
@@ -51,7 +60,7 @@ impl<'t> Definitions<'t> {
         let own = ["DeleteOptions", "Status", "Patch", "ListMeta"].map(|name| format!("{META}{name}"));
         let mut open: Vec<&str> = own.iter().filter_map(|name| self.all.get_key_value(name.as_str()).map(|(name, _)| *name)).collect();
         for kind in kinds {
-            open.extend(self.all.get_key_value(kind.schema.as_ref()).map(|(name, _)| *name));
+            open.extend(self.all.get_key_value(kind.schema.name()).map(|(name, _)| *name));
             open.extend(kind.subresources.iter().filter_map(|s| self.named(&s.body)));
         }
         let mut found = BTreeSet::new();
@@ -66,7 +75,7 @@ impl<'t> Definitions<'t> {
 
 /// The definition of a kind's list, which the published types do not describe.
 pub fn list(kind: &Kind) -> (String, Value) {
-    let name = format!("{}List", kind.schema);
+    let name = format!("{}List", kind.schema.name());
     let own = kind.kind.as_ref();
     let value = json!({
         "description": format!("{own}List is a list of {own} objects."),
@@ -74,7 +83,7 @@ pub fn list(kind: &Kind) -> (String, Value) {
         "required": ["items"],
         "properties": {
             "apiVersion": {"type": "string", "description": "The version of this representation of the list."},
-            "items": {"type": "array", "items": {"$ref": format!("{MARK}{}", kind.schema)}, "description": format!("The {} objects.", own)},
+            "items": {"type": "array", "items": {"$ref": format!("{MARK}{}", kind.schema.name())}, "description": format!("The {} objects.", own)},
             "kind": {"type": "string", "description": "The kind of the list."},
             "metadata": {"$ref": format!("{MARK}{META}ListMeta"), "description": "Standard list metadata."},
         },
@@ -85,7 +94,7 @@ pub fn list(kind: &Kind) -> (String, Value) {
 
 /// Lists of the kinds that can be listed and have a definition.
 pub fn lists(all: &Definitions<'_>, kinds: &[Arc<Kind>]) -> Vec<(String, Value)> {
-    let listable = |kind: &&Arc<Kind>| kind.verbs.contains(&"list") && all.text(&kind.schema).is_some();
+    let listable = |kind: &&Arc<Kind>| kind.serves("list") && all.text(kind.schema.name()).is_some();
     kinds.iter().filter(listable).map(|kind| list(kind)).collect()
 }
 

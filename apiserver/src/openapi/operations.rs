@@ -47,10 +47,10 @@ pub fn operations(kind: &Kind, definitions: &Definitions<'_>) -> Vec<Operation> 
     let item = format!("{collection}/{{name}}");
     let mut out = Vec::new();
     for verb in kind.verbs.iter() {
-        let path = if matches!(*verb, "list" | "create" | "deletecollection") { &collection } else { &item };
+        let path = if matches!(&**verb, "list" | "create" | "deletecollection") { &collection } else { &item };
         out.extend(maker.resource(verb, path.clone()));
     }
-    if kind.scope == Scope::Namespaced && kind.verbs.contains(&"list") {
+    if kind.scope == Scope::Namespaced && kind.serves("list") {
         let mut all = maker.resource("list", format!("{root}/{}", kind.plural));
         all.iter_mut().for_each(|op| op.id = format!("list{}{}ForAllNamespaces", maker.prefix(), kind.kind));
         out.extend(all);
@@ -69,8 +69,8 @@ struct Maker<'a> {
 
 impl Maker<'_> {
     fn resource(&self, verb: &str, path: String) -> Option<Operation> {
-        let described = self.definitions.text(&self.kind.schema).is_some();
-        let own = described.then(|| self.kind.schema.to_string());
+        let described = self.definitions.text(self.kind.schema.name()).is_some();
+        let own = described.then(|| self.kind.schema.name().to_owned());
         let verbed = self.verbed(verb)?;
         let kind = &self.kind.kind;
         let middle = if self.kind.scope == Scope::Namespaced { "Namespaced" } else { "" };

@@ -5,7 +5,10 @@ use std::borrow::Cow;
 use api::time::Timestamp;
 
 use super::*;
-use crate::kind::{Handler, Scope, Storage, Strategy, Subresource};
+use crate::{
+    kind::{Handler, Scope, Storage, Strategy, Subresource, names},
+    schema::{Schema, Tables},
+};
 
 struct NoStrategy;
 
@@ -22,27 +25,27 @@ fn table() -> Vec<Arc<Kind>> {
         kind: "Thing".into(),
         plural: "things".into(),
         singular: "thing".into(),
-        short_names: Cow::Borrowed(&[]),
-        categories: Cow::Borrowed(&[]),
+        short_names: names(&[]),
+        categories: names(&[]),
         scope: Scope::Namespaced,
-        verbs: Cow::Borrowed(&["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]),
+        verbs: names(&["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]),
         storage: Storage::Kept { prefix: "things".into(), ttl_seconds: None },
         subresources: vec![Subresource {
             name: "status".into(),
             body: api::Gvk::new("x.k8s.io", "v1", "Thing"),
-            verbs: Cow::Borrowed(&["get", "patch", "update"]),
+            verbs: names(&["get", "patch", "update"]),
             handler: Handler::Status,
         }],
         columns: Cow::Borrowed(&[]),
         fields: Cow::Borrowed(&[]),
-        schema: "io.k8s.api.x.v1.Thing".into(),
+        schema: Schema::BuiltIn { tables: definitions(), name: "io.k8s.api.x.v1.Thing".into() },
         generation: true,
         strategy: Arc::new(NoStrategy),
     };
     vec![Arc::new(thing)]
 }
 
-fn definitions() -> &'static [u8] {
+fn definitions() -> &'static Tables {
     let meta = "io.k8s.apimachinery.pkg.apis.meta.v1.";
     let mut all = json!({
         "io.k8s.api.x.v1.Thing": {"type": "object", "description": "A thing.", "properties": {
@@ -62,12 +65,12 @@ fn definitions() -> &'static [u8] {
     }
     let mut out = GzEncoder::new(Vec::new(), Compression::fast());
     out.write_all(all.to_string().as_bytes()).unwrap();
-    Vec::leak(out.finish().unwrap())
+    Box::leak(Box::new(Tables::new("", "", Vec::leak(out.finish().unwrap()))))
 }
 
 fn built(wanted: &Document) -> Vec<u8> {
     let mut plain = Vec::new();
-    GzDecoder::new(build(definitions(), &table(), wanted).unwrap().as_ref()).read_to_end(&mut plain).unwrap();
+    GzDecoder::new(build(&table(), wanted).unwrap().as_ref()).read_to_end(&mut plain).unwrap();
     plain
 }
 
@@ -167,7 +170,7 @@ fn gnostics_protobuf_reads_back() {
 
 #[tokio::test]
 async fn the_root_leads_to_documents_that_may_be_kept_forever() {
-    let handler = OpenApi::new(definitions());
+    let handler = OpenApi::default();
     let url = handler.root(&table())["paths"]["apis/x.k8s.io/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
     let ask = |url: &str| http::Request::get(url).body(()).unwrap().into_parts().0;
     let served = handler.v3(table(), "apis/x.k8s.io/v1", &ask(&url)).await.unwrap().unwrap();

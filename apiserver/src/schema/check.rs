@@ -11,8 +11,7 @@ use std::{
 use api::{Gvk, Status};
 use serde_json::{Map, Value};
 
-use super::{Definition, Schema, Table, Type, go};
-use crate::decode::FieldValidation;
+use super::{Definition, FieldValidation, Structure, Table, Type, go};
 
 /// More than these are not reported, nor more once they take so much room: a path is as long as the keys in it.
 const STRICT_ERRORS_MAX: usize = 100;
@@ -20,23 +19,34 @@ const STRICT_BYTES_MAX: usize = 1 << 20;
 
 /// Drops unknown fields, nulls and zero values that stand for nothing from `object` as Go's decoder would, and checks types. `duplicates` are
 /// the parser's. Returns warnings; fails with 400 for wrong types, and under [`FieldValidation::Strict`] for what else would be a warning.
-pub fn check(schema: &Schema, gvk: &Gvk, object: &mut Value, duplicates: &[String], mode: FieldValidation) -> Result<Vec<String>, Status> {
+pub fn check(
+    schema: &Structure,
+    gvk: &Gvk,
+    object: &mut Value,
+    duplicates: &[String],
+    mode: FieldValidation,
+) -> Result<Vec<String>, Status> {
     let mut walk = Walk { table: &schema.table, twice: Twice::new(duplicates), strict: Vec::new(), strict_bytes: 0, fatal: None };
     walk.value(Type::Object(schema.root), object, &Place::ROOT);
-    let refused = |why: String| {
-        let (kind, version) = (&gvk.kind, &gvk.version);
-        Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
-    };
-    if let Some(why) = walk.fatal {
-        return Err(refused(why));
+    match walk.fatal {
+        Some(why) => Err(refused(gvk, &why)),
+        None => strict(gvk, walk.strict, mode),
     }
-    let found = walk.strict;
+}
+
+/// What is to be done about fields that are unknown or given twice.
+pub fn strict(gvk: &Gvk, found: Vec<String>, mode: FieldValidation) -> Result<Vec<String>, Status> {
     match mode {
         FieldValidation::Ignore => Ok(Vec::new()),
         FieldValidation::Warn => Ok(found),
         FieldValidation::Strict if found.is_empty() => Ok(found),
-        FieldValidation::Strict => Err(refused(format!("strict decoding error: {}", found.join(", ")))),
+        FieldValidation::Strict => Err(refused(gvk, &format!("strict decoding error: {}", found.join(", ")))),
     }
+}
+
+fn refused(gvk: &Gvk, why: &str) -> Status {
+    let (kind, version) = (&gvk.kind, &gvk.version);
+    Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
 }
 
 struct Walk<'a> {
@@ -313,7 +323,7 @@ mod tests {
         =x.v1.Container\nname s\nimage s\nargs [s\nnumber i\n";
 
     fn run(object: &mut Value, mode: FieldValidation) -> Result<Vec<String>, Status> {
-        let schema = Schema::find(&Arc::new(Table::parse(LINES)), "x.v1.Pod").unwrap();
+        let schema = Structure::find(&Arc::new(Table::parse(LINES)), "x.v1.Pod").unwrap();
         check(&schema, &Gvk::new("", "v1", "Pod"), object, &["metadata.labels.a".into()], mode)
     }
 

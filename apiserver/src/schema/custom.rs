@@ -1,8 +1,13 @@
-//! A custom resource's own schema -> a structural table like that of built-in kinds.
+//! A custom resource's own schema -> a structural table like that of built-in kinds, and the definition that OpenAPI publishes.
+//!
+//! Source: apiextensions-apiserver `pkg/apiserver/schema`, `pkg/controller/openapi/builder`.
 
-use serde_json::Value;
+use api::Gvk;
+use serde_json::{Map, Value, json};
 
-use super::{Definition, Field, ListType, MapType, Semantics, Table, Type};
+use super::{Definition, Element, Facets, Field, ListType, MapType, Semantics, Table, Type};
+
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
 /// The table and the index of its root. Objects inside get the names of their fields.
 pub fn table(name: &str, schema: &Value) -> (Table, u32) {
@@ -10,6 +15,35 @@ pub fn table(name: &str, schema: &Value) -> (Table, u32) {
     let root = object(&mut table, name, schema, Root::Yes);
     (table, root)
 }
+
+/// The definition's name, its group turned round: `io.example.v1.Widget` of `example.io` (`ToRESTFriendlyName`).
+pub fn name(gvk: &Gvk) -> String {
+    let group: Vec<&str> = gvk.group.rsplit('.').collect();
+    format!("{}.{}.{}", group.join("."), gvk.version, gvk.kind)
+}
+
+/// The schema with what every object has.
+pub fn definition(gvk: &Gvk, schema: &Value) -> Value {
+    let mut out = schema.as_object().cloned().unwrap_or_default();
+    out.insert("type".into(), "object".into());
+    let mut properties = match out.shift_remove("properties") {
+        Some(Value::Object(properties)) => properties,
+        _ => Map::new(),
+    };
+    properties.insert("apiVersion".into(), json!({"type": "string", "description": API_VERSION}));
+    properties.insert("kind".into(), json!({"type": "string", "description": KIND}));
+    let metadata = json!({"$ref": format!("#/definitions/{META}"), "description": METADATA});
+    properties.insert("metadata".into(), metadata);
+    out.insert("properties".into(), properties.into());
+    let own = json!([{"group": gvk.group, "version": gvk.version, "kind": gvk.kind}]);
+    out.insert("x-kubernetes-group-version-kind".into(), own);
+    out.into()
+}
+
+const API_VERSION: &str = "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources";
+const KIND: &str = "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
+const METADATA: &str =
+    "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
 
 #[derive(PartialEq)]
 enum Root {
@@ -25,19 +59,23 @@ fn object(table: &mut Table, name: &str, schema: &Value, root: Root) -> u32 {
         .filter(|(field, _)| root == Root::No || !["apiVersion", "kind", "metadata"].contains(&field.as_str()))
         .map(|(field, property)| {
             let typ = typ(table, &format!("{name}.{field}"), property);
-            Field { name: field.clone().into(), typ, absent_if_zero: false, semantics: semantics(property) }
+            let (semantics, facets) = (semantics(property), Facets::of(property));
+            Field { name: field.clone().into(), typ, absent_if_zero: false, semantics, facets }
         })
         .collect();
     let embedded = schema["x-kubernetes-embedded-resource"] == true;
     if root == Root::Yes || embedded {
         let own = [("apiVersion", Type::String), ("kind", Type::String), ("metadata", Type::Any)];
         let missing: Vec<_> = own.into_iter().filter(|(own, _)| !fields.iter().any(|f| f.name == *own)).collect();
-        fields.extend(missing.into_iter().map(|(name, typ)| Field { name: name.into(), typ, absent_if_zero: false, semantics: None }));
+        let plain =
+            |(name, typ): (&'static str, Type)| Field { name: name.into(), typ, absent_if_zero: false, semantics: None, facets: None };
+        fields.extend(missing.into_iter().map(plain));
     }
     fields.sort_by(|a, b| a.name.cmp(&b.name));
     let open = schema["x-kubernetes-preserve-unknown-fields"] == true;
     let atomic = schema["x-kubernetes-map-type"] == "atomic";
-    table.push(Definition { name: name.to_owned().into(), fields, open, atomic })
+    let facets = Facets::of(schema).filter(|_| root == Root::Yes);
+    table.push(Definition { name: name.to_owned().into(), fields, open, atomic, facets })
 }
 
 fn typ(table: &mut Table, name: &str, schema: &Value) -> Type {
@@ -51,18 +89,19 @@ fn typ(table: &mut Table, name: &str, schema: &Value) -> Type {
         (Some("integer"), Some("int32")) => Type::Int32,
         (Some("integer"), _) => Type::Int64,
         (Some("number"), _) => Type::Double,
-        (Some("array"), _) => {
-            let element = typ(table, name, &schema["items"]);
-            Type::List(table.push_element(element))
-        }
+        (Some("array"), _) => Type::List(element(table, name, &schema["items"])),
         (Some("object"), _) if schema["additionalProperties"].is_object() => {
-            let element = typ(table, name, &schema["additionalProperties"]);
-            Type::Map(table.push_element(element))
+            Type::Map(element(table, name, &schema["additionalProperties"]))
         }
         (Some("object"), _) if schema["additionalProperties"] == true => Type::Any,
         (Some("object"), _) => Type::Object(object(table, name, schema, Root::No)),
         _ => Type::Any,
     }
+}
+
+fn element(table: &mut Table, name: &str, schema: &Value) -> u32 {
+    let element = Element { typ: typ(table, name, schema), semantics: semantics(schema), facets: Facets::of(schema) };
+    table.push_element(element)
 }
 
 fn semantics(schema: &Value) -> Option<Box<Semantics>> {
@@ -79,28 +118,61 @@ fn semantics(schema: &Value) -> Option<Box<Semantics>> {
 
 #[cfg(test)]
 mod tests {
-    use api::Gvk;
     use serde_json::json;
 
-    use crate::{decode::FieldValidation, schema};
+    use super::*;
+    use crate::schema::{FieldValidation, Schema, facets::Size};
+
+    fn widget() -> Value {
+        json!({"type": "object", "properties": {
+            "spec": {"type": "object", "required": ["size"], "properties": {
+                "size": {"type": "integer", "default": 1, "maximum": 5, "exclusiveMaximum": true},
+                "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}},
+            "parts": {"type": "array", "maxItems": 3, "items": {"type": "object", "properties": {"name": {"type": "string", "pattern": "^a"}}},
+                "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            "words": {"type": "object", "additionalProperties": {"type": "string", "enum": ["x", "y"], "nullable": true}},
+        }})
+    }
 
     #[test]
     fn a_custom_schema_prunes_like_a_built_in_one() {
-        let schema = schema::Schema::custom(
-            "Widget",
-            &json!({"type": "object", "properties": {
-                "spec": {"type": "object", "properties": {"size": {"type": "integer"}, "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}},
-                "parts": {"type": "array", "items": {"type": "object", "properties": {"name": {"type": "string"}}}, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
-            }}),
-        );
+        let gvk = Gvk::new("example.io", "v1", "Widget");
+        let schema = Schema::custom(&gvk, &widget(), None);
         let mut widget = json!({
             "apiVersion": "x/v1", "kind": "Widget", "metadata": {"name": "a"},
             "spec": {"size": 1, "free": {"a": 1}, "gone": 1}, "parts": [{"name": "x", "y": 1}],
         });
-        let gvk = Gvk::new("x", "v1", "Widget");
-        let warnings = schema::check(&schema, &gvk, &mut widget, &[], FieldValidation::Warn).unwrap();
+        let warnings = schema.check(&gvk, &mut widget, &[], FieldValidation::Warn).unwrap();
         assert_eq!(warnings, [r#"unknown field "spec.gone""#, r#"unknown field "parts[0].y""#]);
         assert_eq!(widget["spec"], json!({"size": 1, "free": {"a": 1}}));
-        assert_eq!(schema.root().field("parts").unwrap().semantics.as_ref().unwrap().map_keys, ["name"]);
+        let structure = schema.structure().unwrap();
+        assert_eq!(structure.root().field("parts").unwrap().semantics.as_ref().unwrap().map_keys, ["name"]);
+        assert_eq!(schema.strategic_merge(&mut widget, json!({})).unwrap_err().code, 415);
+    }
+
+    #[test]
+    fn a_custom_schema_knows_what_it_says_of_each_value() {
+        let (table, root) = table("Widget", &widget());
+        let field = |at: u32, name: &str| table.definition(at).field(name).unwrap_or_else(|| panic!("no field {name}"));
+        let spec = field(root, "spec");
+        assert_eq!(spec.facets.as_ref().unwrap().required, ["size"]);
+        let Type::Object(inner) = spec.typ else { panic!("{:?}", spec.typ) };
+        let size = field(inner, "size").facets.as_ref().unwrap();
+        assert_eq!((&size.default, size.maximum.map(|m| (m.value, m.is_exclusive))), (&Some(json!(1)), Some((5.0, true))));
+        let parts = field(root, "parts");
+        assert_eq!(parts.facets.as_ref().unwrap().items, Size { min: None, max: Some(3) });
+        let Type::Map(words) = field(root, "words").typ else { panic!() };
+        let word = table.held(words);
+        assert_eq!((word.typ, word.facets.as_ref().map(|f| (f.enumeration.len(), f.nullable))), (Type::String, Some((2, true))));
+    }
+
+    #[test]
+    fn the_definition_says_what_every_object_has() {
+        let gvk = Gvk::new("example.io", "v1", "Widget");
+        assert_eq!(name(&gvk), "io.example.v1.Widget");
+        let definition = definition(&gvk, &widget());
+        assert_eq!(definition["properties"]["metadata"]["$ref"], format!("#/definitions/{META}"));
+        assert_eq!(definition["x-kubernetes-group-version-kind"], json!([{"group": "example.io", "version": "v1", "kind": "Widget"}]));
+        assert_eq!(definition["properties"]["parts"], widget()["properties"]["parts"]);
     }
 }

@@ -4,6 +4,8 @@ use std::{borrow::Cow, collections::HashMap};
 
 use serde_json::Value;
 
+use super::Facets;
+
 const ATOMIC: &str = " atomic";
 const ABSENT_IF_ZERO: char = '~';
 
@@ -15,7 +17,7 @@ pub type Text = Cow<'static, str>;
 pub struct Table {
     definitions: Vec<Definition>,
     /// What lists and maps are made of.
-    inner: Vec<Type>,
+    inner: Vec<Element>,
     names: HashMap<Text, u32>,
 }
 
@@ -28,6 +30,8 @@ pub struct Definition {
     pub open: bool,
     /// Owned as a whole (`x-kubernetes-map-type: atomic`).
     pub atomic: bool,
+    /// Of a custom schema's root; inner objects' stand with the field or element that holds them.
+    pub facets: Option<Box<Facets>>,
 }
 
 pub struct Field {
@@ -36,6 +40,16 @@ pub struct Field {
     /// A zero or empty value stands for an absent one.
     pub absent_if_zero: bool,
     pub semantics: Option<Box<Semantics>>,
+    /// What custom schemas say besides; built-in kinds have strategies instead.
+    pub facets: Option<Box<Facets>>,
+}
+
+/// What a list or map holds.
+pub struct Element {
+    pub typ: Type,
+    /// Of lists of lists and the like: how the inner one merges.
+    pub semantics: Option<Box<Semantics>>,
+    pub facets: Option<Box<Facets>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,9 +151,14 @@ impl Table {
         self.definitions.get(at as usize).expect("a type names a definition of its table")
     }
 
-    /// What a list or map type holds.
+    /// The type of what a list or map type holds.
     pub fn element(&self, at: u32) -> Type {
-        self.inner.get(at as usize).copied().expect("a type names an element of its table")
+        self.held(at).typ
+    }
+
+    /// What a list or map type holds.
+    pub fn held(&self, at: u32) -> &Element {
+        self.inner.get(at as usize).expect("a type names an element of its table")
     }
 
     pub fn definitions(&self) -> &[Definition] {
@@ -153,7 +172,7 @@ impl Table {
         at
     }
 
-    pub(super) fn push_element(&mut self, element: Type) -> u32 {
+    pub(super) fn push_element(&mut self, element: Element) -> u32 {
         self.inner.push(element);
         u32::try_from(self.inner.len() - 1).expect("fewer than 2^32 types")
     }
@@ -164,7 +183,7 @@ impl Table {
         let word = words.next().expect("a field has a type");
         let typ = self.typ(word.trim_start_matches(ABSENT_IF_ZERO), seen);
         let semantics = semantics(words.next(), words.next());
-        Field { name: name.into(), typ, absent_if_zero: word.starts_with(ABSENT_IF_ZERO), semantics }
+        Field { name: name.into(), typ, absent_if_zero: word.starts_with(ABSENT_IF_ZERO), semantics, facets: None }
     }
 
     fn typ(&mut self, word: &'static str, seen: &mut HashMap<&'static str, Type>) -> Type {
@@ -186,7 +205,7 @@ impl Table {
             "@" => Type::Object(self.index(rest).expect("a reference names a definition")),
             "[" | "{" => {
                 let element = self.typ(rest, seen);
-                let at = self.push_element(element);
+                let at = self.push_element(Element { typ: element, semantics: None, facets: None });
                 if first == "[" { Type::List(at) } else { Type::Map(at) }
             }
             _ => Type::Any,

@@ -17,8 +17,8 @@ const LINES: &str = "=x.v1.Thing\nmetadata @x.v1.Meta\nspec @x.v1.Spec\n\
     =x.v1.Volume\nname s\nemptyDir x\nsecret x\n\
     =x.v1.Selector\nmatchLabels {s\n";
 
-fn schema() -> Schema {
-    Schema::find(&Arc::new(Table::parse(LINES)), "x.v1.Thing").unwrap()
+fn schema() -> Structure {
+    Structure::find(&Arc::new(Table::parse(LINES)), "x.v1.Thing").unwrap()
 }
 
 fn patched(mut current: Value, patch: Value) -> Result<Value, Status> {

@@ -7,9 +7,8 @@ use std::sync::{
 
 use api::Status;
 use apiserver::{
-    decode::{FieldValidation, Schemas},
     identity::{Admission, Review},
-    kind::Kind,
+    schema::Schema,
 };
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -61,28 +60,15 @@ impl Admission for Painter {
     }
 }
 
-/// Takes numbers for sizes, and knows no field `extra`.
-struct Sized;
-
-impl Schemas for Sized {
-    fn check(&self, _: &Kind, object: &mut Value, _: &[String], _: FieldValidation) -> Result<Vec<String>, Status> {
-        if object["spec"]["size"].is_string() {
-            return Err(Status::bad_request("spec.size: a text"));
-        }
-        object["spec"].as_object_mut().map(|spec| spec.remove("extra"));
-        Ok(Vec::new())
-    }
-
-    fn strategic_merge(&self, _: &Kind, _: &mut Value, _: Value) -> Result<(), Status> {
-        Err(Status::bad_request("not here"))
-    }
-}
-
 async fn room(patch: fn(&mut Value), is_external: bool) -> (Room, Arc<Sizes>) {
     let sizes = Arc::new(Sizes::default());
     let painter = Arc::new(Painter { patch, is_external });
     let room = Room::with(store::memory::Memory::new(), vec![sizes.clone(), painter]).await;
-    room.engine.set_schemas(Arc::new(Sized));
+    let mut thing = crate::kit::thing_kind();
+    // Takes numbers for sizes, and knows no field `extra`.
+    let spec = json!({"type": "object", "properties": {"size": {"type": "integer"}, "colour": {"type": "string"}}});
+    thing.schema = Schema::custom(&thing.gvk(), &json!({"type": "object", "properties": {"spec": spec}}), None);
+    room.engine.serve(vec![Arc::new(thing)]).await.unwrap();
     (room, sizes)
 }
 
@@ -117,7 +103,11 @@ async fn what_comes_from_outside_is_pruned_and_defaulted_again() {
 async fn what_comes_from_outside_and_is_no_object_of_the_kind_is_stored_nowhere() {
     type Case = (fn(&mut Value), u16, &'static str);
     let spoil: [Case; 3] = [
-        (|object| object["spec"]["size"] = json!("a"), 500, r#"admission plugin "Painter" made an invalid object: spec.size: a text"#),
+        (
+            |object| object["spec"]["size"] = json!("a"),
+            500,
+            r#"admission plugin "Painter" made an invalid object: Thing in version "v1" cannot be handled as a Thing"#,
+        ),
         (|object| object["metadata"]["labels"] = json!(1), 500, "metadata"),
         (|object| object["metadata"]["namespace"] = json!("other"), 400, "the namespace of the provided object does not match"),
     ];

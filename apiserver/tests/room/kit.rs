@@ -16,7 +16,8 @@ use apiserver::{
     engine::Engine,
     front::{self, Front},
     identity::{Admission, Attributes, Auth, Authenticator, Authorizer, Decision, Known, Peer, User},
-    kind::{Column, Field, Grace, Handler, Kind, ScalePaths, Scope, Storage, Strategy, Subresource},
+    kind::{Column, Field, Grace, Handler, Kind, ScalePaths, Scope, Storage, Strategy, Subresource, names},
+    schema::Schema,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -80,50 +81,61 @@ impl Strategy for Plain {
     }
 }
 
-fn kind(version: &'static str, kind: &'static str, plural: &'static str, scope: Scope, storage: Storage) -> Kind {
-    let column = |name: &'static str| Column { name: name.into(), typ: "string", format: "", description: "".into(), priority: 0 };
+pub fn kind(version: &'static str, kind: &'static str, plural: &'static str, scope: Scope, storage: Storage) -> Kind {
+    let column =
+        |name: &'static str| Column { name: name.into(), typ: "string".into(), format: "".into(), description: "".into(), priority: 0 };
     Kind {
         group: "test.io".into(),
         version: version.into(),
         kind: kind.into(),
         plural: plural.into(),
         singular: Cow::Owned(kind.to_lowercase()),
-        short_names: Cow::Borrowed(&[]),
-        categories: Cow::Borrowed(&[]),
+        short_names: names(&[]),
+        categories: names(&[]),
         scope,
-        verbs: Cow::Borrowed(VERBS),
+        verbs: names(VERBS),
         storage,
         subresources: Vec::new(),
         columns: vec![column("Name"), column("Colour")].into(),
         fields: Cow::Borrowed(&[]),
-        schema: "".into(),
+        schema: Schema::Open,
         generation: false,
         strategy: Arc::new(Plain),
     }
 }
 
-fn kept(prefix: &'static str) -> Storage {
+pub fn kept(prefix: &'static str) -> Storage {
     Storage::Kept { prefix: prefix.into(), ttl_seconds: None }
 }
 
-pub fn kinds() -> Vec<Arc<Kind>> {
+/// As [`kinds`] has it: with a status, a scale and a field that is looked up.
+pub fn thing_kind() -> Kind {
     let mut thing = kind("v1", "Thing", "things", Scope::Namespaced, kept("things"));
     thing.generation = true;
-    thing.fields =
-        vec![Field { label: "spec.colour".into(), pointer: "/spec/colour".into(), default: "", lookup: apiserver::kind::Lookup::Index }]
-            .into();
-    let verbs = || Cow::Borrowed(&["get", "patch", "update"][..]);
+    thing.fields = vec![Field {
+        label: "spec.colour".into(),
+        pointer: "/spec/colour".into(),
+        default: "".into(),
+        lookup: apiserver::kind::Lookup::Index,
+    }]
+    .into();
+    let verbs = || names(&["get", "patch", "update"]);
     let body = Gvk::new("test.io", "v1", "Thing");
-    let scale = ScalePaths { spec_replicas: "/spec/size", status_replicas: "/status/size", selector: "/spec/selector" };
+    let scale =
+        ScalePaths { spec_replicas: "/spec/size".into(), status_replicas: "/status/size".into(), selector: "/spec/selector".into() };
     thing.subresources = vec![
         Subresource { name: "status".into(), body: body.clone(), verbs: verbs(), handler: Handler::Status },
         Subresource { name: "scale".into(), body: Gvk::new("autoscaling", "v1", "Scale"), verbs: verbs(), handler: Handler::Scale(scale) },
     ];
+    thing
+}
+
+pub fn kinds() -> Vec<Arc<Kind>> {
     let stored_as = Storage::As { group: "test.io".into(), version: "v1".into(), plural: "things".into() };
     let mut asked = kind("v1", "Ask", "asks", Scope::Cluster, Storage::Nowhere);
-    asked.verbs = Cow::Borrowed(&["create"]);
+    asked.verbs = names(&["create"]);
     let all = [
-        thing,
+        thing_kind(),
         kind("v1", "Place", "places", Scope::Cluster, kept("places")),
         kind("v2", "Thing", "things", Scope::Namespaced, stored_as),
         asked,

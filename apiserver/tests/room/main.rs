@@ -6,6 +6,7 @@ mod delete;
 mod fair;
 mod input;
 mod inside;
+mod kinds;
 mod kit;
 mod lane;
 mod list;

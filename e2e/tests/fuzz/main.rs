@@ -15,7 +15,7 @@ use api::{
     quantity::Quantity,
     selector::{Fields, Labels},
 };
-use apiserver::{decode::Schemas, parse, smp};
+use apiserver::{parse, schema::FieldValidation, smp};
 use mutate::Mutator;
 use run::Run;
 
@@ -56,14 +56,14 @@ fn yaml() {
 
 #[test]
 fn protobuf() {
-    let shapes = kinds::schema::shapes();
+    let tables = &kinds::schema::TABLES;
     let samples = corpus::protobuf();
     let samples: Vec<&[u8]> = samples.iter().map(Vec::as_slice).collect();
     for sample in &samples {
-        shapes.protobuf("Pod", sample).expect("the samples are good");
+        tables.protobuf("Pod", sample).expect("the samples are good");
     }
     fuzz("protobuf", &samples, |bytes| {
-        if let Ok(parsed) = shapes.protobuf("Pod", bytes) {
+        if let Ok(parsed) = tables.protobuf("Pod", bytes) {
             assert!(parsed.value.is_object());
         }
     });
@@ -71,14 +71,13 @@ fn protobuf() {
 
 #[test]
 fn checked_and_validated() {
-    let shapes = kinds::schema::shapes();
     let table = kinds::table(&kinds::Config::default());
     fuzz("checked_and_validated", corpus::JSON, |bytes| {
         let Ok(parsed) = parse::json(bytes) else { return };
         let kind = parsed.value["kind"].as_str().unwrap_or_default().to_owned();
         let Some(kind) = table.iter().find(|k| k.kind == kind) else { return };
         let mut object = parsed.value;
-        if shapes.check(kind, &mut object, &parsed.duplicates, apiserver::decode::FieldValidation::Warn).is_err() {
+        if kind.schema.check(&kind.gvk(), &mut object, &parsed.duplicates, FieldValidation::Warn).is_err() {
             return;
         }
         let mut causes = api::field_errors::FieldErrors::default();
@@ -117,8 +116,8 @@ fn quantities() {
 
 #[test]
 fn strategic_merge() {
-    let shapes = kinds::schema::shapes();
-    let pod = shapes.named("io.k8s.api.core.v1.Pod").expect("pods have a shape");
+    let tables = &kinds::schema::TABLES;
+    let pod = tables.structure("io.k8s.api.core.v1.Pod").expect("pods have a shape");
     let current: serde_json::Value = serde_json::from_slice(corpus::JSON[0]).expect("the sample is good");
     fuzz("strategic_merge", corpus::PATCHES, |bytes| {
         let Ok(patch) = parse::json(bytes) else { return };

@@ -2,7 +2,7 @@
 //!
 //! Source: `pkg/registry/{authentication,authorization}`, `pkg/apis/authorization/validation`.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
 use api::{
     Status,
@@ -12,7 +12,7 @@ use api::{
 };
 use apiserver::{
     identity::{Attributes, Decision, Known, User},
-    kind::{Ctx, Kind, Scope, Storage, Strategy},
+    kind::{Ctx, Kind, Scope, Storage, Strategy, names},
 };
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
@@ -38,7 +38,7 @@ fn review(group: &'static str, name: &'static str, plural: &'static str, scope: 
     let package = if group == AUTHENTICATION { "io.k8s.api.authentication.v1" } else { "io.k8s.api.authorization.v1" };
     Arc::new(Kind {
         scope,
-        verbs: Cow::Borrowed(&["create"]),
+        verbs: names(&["create"]),
         storage: Storage::Nowhere,
         ..common::kind(group, "v1", name, plural, package, strategy)
     })

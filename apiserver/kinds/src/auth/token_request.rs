@@ -2,7 +2,7 @@
 //!
 //! Source: `pkg/registry/core/serviceaccount/storage/token.go`.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
 use api::{
     GroupResource, Gvk, Key, Status,
@@ -11,7 +11,7 @@ use api::{
 };
 use apiserver::{
     engine::Object,
-    kind::{Action, Ctx, Handler, Subresource},
+    kind::{Action, Ctx, Handler, Subresource, names},
 };
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ pub fn subresource(tokens: &Arc<Tokens>) -> Subresource {
     Subresource {
         name: "token".into(),
         body: Gvk::new("authentication.k8s.io", "v1", "TokenRequest"),
-        verbs: Cow::Borrowed(&["create"]),
+        verbs: names(&["create"]),
         handler: Handler::Action(Arc::new(TokenRequest(tokens.clone()))),
     }
 }

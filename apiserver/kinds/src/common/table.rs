@@ -13,8 +13,13 @@ const AGE: &str = "CreationTimestamp is a timestamp representing the server time
 
 const METADATA: &[Column] = &[NAME_COLUMN, AGE_COLUMN];
 
-pub const NAME_COLUMN: Column =
-    Column { name: Name::Borrowed("Name"), typ: "string", format: "name", description: Name::Borrowed(NAME), priority: 0 };
+pub const NAME_COLUMN: Column = Column {
+    name: Name::Borrowed("Name"),
+    typ: Name::Borrowed("string"),
+    format: Name::Borrowed("name"),
+    description: Name::Borrowed(NAME),
+    priority: 0,
+};
 pub const AGE_COLUMN: Column = column("Age", "string", AGE);
 /// With [`IMAGES_COLUMN`], for what has a pod template; filled by [`containers_cells`].
 pub const CONTAINERS_COLUMN: Column = wide("Containers", "string", "Names of each container in the template.");
@@ -27,22 +32,34 @@ pub const fn metadata_columns() -> Cow<'static, [Column]> {
 
 /// A column that is always shown. `typ` is `string` or `integer`.
 pub const fn column(name: &'static str, typ: &'static str, description: &'static str) -> Column {
-    Column { name: Name::Borrowed(name), typ, format: "", description: Name::Borrowed(description), priority: 0 }
+    Column {
+        name: Name::Borrowed(name),
+        typ: Name::Borrowed(typ),
+        format: Name::Borrowed(""),
+        description: Name::Borrowed(description),
+        priority: 0,
+    }
 }
 
 /// A column of `-o wide`.
 pub const fn wide(name: &'static str, typ: &'static str, description: &'static str) -> Column {
-    Column { name: Name::Borrowed(name), typ, format: "", description: Name::Borrowed(description), priority: 1 }
+    Column {
+        name: Name::Borrowed(name),
+        typ: Name::Borrowed(typ),
+        format: Name::Borrowed(""),
+        description: Name::Borrowed(description),
+        priority: 1,
+    }
 }
 
 /// A selectable field that reads as `default` where absent.
 pub const fn field(label: &'static str, pointer: &'static str, default: &'static str) -> Field {
-    Field { label: Name::Borrowed(label), pointer: Name::Borrowed(pointer), default, lookup: Lookup::Scan }
+    Field { label: Name::Borrowed(label), pointer: Name::Borrowed(pointer), default: Name::Borrowed(default), lookup: Lookup::Scan }
 }
 
 /// One by which many objects are found in small parts.
 pub const fn indexed(label: &'static str, pointer: &'static str) -> Field {
-    Field { label: Name::Borrowed(label), pointer: Name::Borrowed(pointer), default: "", lookup: Lookup::Index }
+    Field { label: Name::Borrowed(label), pointer: Name::Borrowed(pointer), default: Name::Borrowed(""), lookup: Lookup::Index }
 }
 
 /// The cells of [`metadata_columns`].

@@ -1,9 +1,9 @@
 //! `nodes/proxy` -> the agent of a node, or a port on it. Source: `pkg/registry/core/node/strategy.go`, `ResourceLocation`.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
 use api::{Gvk, Status};
-use apiserver::kind::{Connect, Ctx, Handler, Subresource, Target};
+use apiserver::kind::{Connect, Ctx, Handler, Subresource, Target, names};
 use async_trait::async_trait;
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ pub fn subresource() -> Subresource {
     Subresource {
         name: "proxy".into(),
         body: Gvk::new("", "v1", "NodeProxyOptions"),
-        verbs: Cow::Borrowed(&["create", "delete", "get", "patch", "update"]),
+        verbs: names(&["create", "delete", "get", "patch", "update"]),
         handler: Handler::Connect(Arc::new(ToNode)),
     }
 }

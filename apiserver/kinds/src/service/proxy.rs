@@ -1,11 +1,11 @@
 //! `services/proxy` -> one of a Service's ready endpoints. Source: `pkg/registry/core/service/storage/storage.go`, `ResourceLocation`.
 
-use std::{borrow::Cow, cell::RefCell, collections::HashMap, sync::Arc};
+use std::{cell::RefCell, collections::HashMap, sync::Arc};
 
 use api::{GroupResource, Gvk, Key, Status};
 use apiserver::{
     engine::Engine,
-    kind::{Connect, Ctx, Handler, Subresource, Target},
+    kind::{Connect, Ctx, Handler, Subresource, Target, names},
 };
 use async_trait::async_trait;
 use serde::Deserialize;
@@ -24,7 +24,7 @@ pub fn subresource() -> Subresource {
     Subresource {
         name: "proxy".into(),
         body: Gvk::new("", "v1", "ServiceProxyOptions"),
-        verbs: Cow::Borrowed(&["create", "delete", "get", "patch", "update"]),
+        verbs: names(&["create", "delete", "get", "patch", "update"]),
         handler: Handler::Connect(Arc::new(ToEndpoint)),
     }
 }

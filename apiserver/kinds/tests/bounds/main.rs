@@ -15,7 +15,6 @@ mod worst;
 
 use std::{path::Path, process::Command, sync::Arc, time::Instant};
 
-use apiserver::schema::Shapes;
 use rand::{SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use run::Input;
@@ -68,20 +67,20 @@ const ONCE: &[(&str, &str, Elements)] = &[
 const PAIRS: &str = "element by element";
 
 /// The body of so many bytes.
-type Make = dyn Fn(&Shapes, usize) -> Input;
+type Make = dyn Fn(usize) -> Input;
 
 /// One way to be bad, of one kind.
 struct Case {
     name: String,
     make: Box<Make>,
-    work: fn(&Shapes, &Input),
+    work: fn(&Input),
 }
 
 /// All places of all kinds; those of pod templates are those of pods.
-fn places(shapes: &Shapes) -> Vec<(Arc<apiserver::kind::Kind>, Place)> {
+fn places() -> Vec<(Arc<apiserver::kind::Kind>, Place)> {
     let kinds = kinds::table(&kinds::Config::default());
     let of = |kind: Arc<apiserver::kind::Kind>| {
-        let schema = shapes.of(&kind).expect("every kind has a shape");
+        let schema = kind.schema.structure().expect("every kind has a shape");
         let own = |place: &Place| !place.path.iter().any(|step| step == "template") && (kind.kind == "Pod" || place.path[0] != "metadata");
         worst::places(&schema).into_iter().filter(own).map(|place| (kind.clone(), place)).collect::<Vec<_>>()
     };
@@ -98,8 +97,8 @@ fn cases(kind: &Arc<apiserver::kind::Kind>, place: &Place, ways: &[Elements], te
     if is_text(place) {
         let case = |part: &'static str| {
             let (kind, place) = (kind.clone(), place.clone());
-            let make = move |shapes: &Shapes, size: usize| {
-                let schema = shapes.of(&kind).expect("every kind has a shape");
+            let make = move |size: usize| {
+                let schema = kind.schema.structure().expect("every kind has a shape");
                 let body = worst::text(&schema, &place, part, size);
                 Input { kind: kind.clone(), stored: worst::text(&schema, &place, "b", 8), body: body.to_string() }
             };
@@ -107,10 +106,10 @@ fn cases(kind: &Arc<apiserver::kind::Kind>, place: &Place, ways: &[Elements], te
         };
         return texts.iter().map(|part| case(part)).collect();
     }
-    let case = |elements: Elements, work: fn(&Shapes, &Input), how: &str| {
+    let case = |elements: Elements, work: fn(&Input), how: &str| {
         let (kind, place) = (kind.clone(), place.clone());
-        let make = move |shapes: &Shapes, size: usize| {
-            let schema = shapes.of(&kind).expect("every kind has a shape");
+        let make = move |size: usize| {
+            let schema = kind.schema.structure().expect("every kind has a shape");
             let body = worst::object(&schema, &place, elements, size).to_string();
             Input { kind: kind.clone(), stored: worst::reversed(&schema, &place, elements, size), body }
         };
@@ -123,12 +122,12 @@ fn seed() -> u64 {
     std::env::var("SKIFF_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(36)
 }
 
-fn chosen(shapes: &Shapes) -> Vec<Case> {
-    let all = places(shapes);
+fn chosen() -> Vec<Case> {
+    let all = places();
     let mut out = Vec::new();
     for (kind, path, elements) in ONCE {
         let whole = kinds::table(&kinds::Config::default()).into_iter().find(|k| k.kind == *kind).expect("a kind of the table");
-        let found = worst::places(&shapes.of(&whole).expect("a shape")).into_iter().find(|place| place.path.join(".") == *path);
+        let found = worst::places(&whole.schema.structure().expect("a shape")).into_iter().find(|place| place.path.join(".") == *path);
         out.extend(cases(&whole, &found.unwrap_or_else(|| panic!("no {path} of {kind}")), &[*elements], &[]));
     }
     // Of another kind than pods, whose refused updates are shown as a difference of lines: that is much work, bounded, and would hide it.
@@ -146,23 +145,22 @@ fn chosen(shapes: &Shapes) -> Vec<Case> {
 
 /// What is counted: callgrind knows the function by its name.
 #[inline(never)]
-fn counted_work(case: &Case, shapes: &Shapes, input: &Input) {
-    (case.work)(shapes, input);
+fn counted_work(case: &Case, input: &Input) {
+    (case.work)(input);
 }
 
 /// The program under valgrind: does the work of each case twice, small and large.
 #[test]
 #[ignore = "run by the_worst_bodies_take_no_more_than_n_log_n, and counted"]
 fn the_counted_program() {
-    let shapes = kinds::schema::shapes();
-    let chosen = chosen(&shapes);
+    let chosen = chosen();
     // The first count has all in it that came before.
-    counted_work(&chosen[0], &shapes, &(chosen[0].make)(&shapes, 64));
+    counted_work(&chosen[0], &(chosen[0].make)(64));
     for case in chosen {
         // What is made at first use is not counted.
-        (case.work)(&shapes, &(case.make)(&shapes, 64));
+        (case.work)(&(case.make)(64));
         for size in [SMALL, TIMES * SMALL] {
-            counted_work(&case, &shapes, &(case.make)(&shapes, size));
+            counted_work(&case, &(case.make)(size));
         }
     }
 }
@@ -179,7 +177,7 @@ fn the_worst_bodies_take_no_more_than_n_log_n() {
         .output()
         .expect("valgrind is installed (deploy/setup.sh test)");
     assert!(program.status.success(), "{}", String::from_utf8_lossy(&program.stderr));
-    let cases = chosen(&kinds::schema::shapes());
+    let cases = chosen();
     let counts: Vec<u64> = (2..2 + 2 * cases.len()).map(|at| instructions(&dir.path().join(format!("out.{at}")))).collect();
     let too_slow: Vec<String> = (cases.iter().zip(counts.chunks(2)))
         .filter(|(_, count)| count[1] as f64 > MOST * count[0] as f64)
@@ -200,14 +198,13 @@ fn instructions(dump: &Path) -> u64 {
 #[test]
 #[ignore = "by hand: takes long"]
 fn by_hand() {
-    let shapes = kinds::schema::shapes();
     let only = std::env::var("SKIFF_BOUNDS_ONLY").unwrap_or_default();
-    for (kind, place) in places(&shapes) {
+    for (kind, place) in places() {
         for case in cases(&kind, &place, &ELEMENTS, &TEXTS).into_iter().filter(|case| case.name.contains(&only)) {
             let seconds = [24 << 10, 96 << 10].map(|size| {
-                let input = (case.make)(&shapes, size);
+                let input = (case.make)(size);
                 let began = Instant::now();
-                (case.work)(&shapes, &input);
+                (case.work)(&input);
                 began.elapsed().as_secs_f64()
             });
             if seconds[1] > 0.05 && seconds[1] > MOST * seconds[0] || seconds[1] > 1.0 {

@@ -3,13 +3,7 @@
 use std::sync::Arc;
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::{
-    decode::{FieldValidation, Schemas},
-    kind::Kind,
-    parse,
-    schema::Shapes,
-    smp,
-};
+use apiserver::{kind::Kind, parse, schema::FieldValidation, smp};
 use serde_json::Value;
 
 /// A body, and another state of the same object that is stored.
@@ -20,10 +14,10 @@ pub struct Input {
 }
 
 /// As a write of it does. What it says of the body does not matter.
-pub fn write(shapes: &Shapes, input: &Input) {
+pub fn write(input: &Input) {
     let Ok(parsed) = parse::json(input.body.as_bytes()) else { return };
     let (kind, mut new) = (&input.kind, parsed.value);
-    drop(shapes.check(kind, &mut new, &parsed.duplicates, FieldValidation::Warn));
+    drop(kind.schema.check(&kind.gvk(), &mut new, &parsed.duplicates, FieldValidation::Warn));
     let strategy = &kind.strategy;
     strategy.default(&mut new);
     let mut causes = FieldErrors::default();
@@ -42,16 +36,16 @@ pub fn write(shapes: &Shapes, input: &Input) {
 }
 
 /// As [`write`], and what no strategy may do: each element is looked for among all others.
-pub fn write_in_pairs(shapes: &Shapes, input: &Input) {
-    write(shapes, input);
+pub fn write_in_pairs(input: &Input) {
+    write(input);
     let list = input.stored["spec"]["ports"].as_array().cloned().unwrap_or_default();
     let unique = list.iter().enumerate().filter(|(i, one)| list.iter().skip(i + 1).all(|other| other["name"] != one["name"])).count();
     assert_eq!(unique, list.len());
 }
 
 /// As a strategic merge patch that names all of it.
-pub fn patch(shapes: &Shapes, input: &Input) {
-    let Some(schema) = shapes.of(&input.kind) else { return };
+pub fn patch(input: &Input) {
+    let Some(schema) = input.kind.schema.structure() else { return };
     let Ok(parsed) = parse::json(input.body.as_bytes()) else { return };
     drop(smp::apply(&schema, &mut input.stored.clone(), parsed.value));
 }

@@ -190,7 +190,6 @@ impl Room {
         let auth = Auth { authorizers: vec![Arc::new(Everyone)], admission: kinds::admission::chain(), ..Auth::default() };
         let kinds = kinds::table(&kinds::Config::default());
         let engine = Engine::new(Arc::new(store::memory::Memory::new()), kinds, auth, group.clone());
-        engine.set_schemas(kinds::schema::shapes());
         engine.ready().await;
         let room = Self { front: front::service(engine), _group: group };
         for (path, object) in [

@@ -1,6 +1,6 @@
 //! The shape of a kind -> objects that are as bad as they can be in one place: one list, map or text of them is as large as asked for.
 
-use apiserver::schema::{Definition, Schema, Table, Type};
+use apiserver::schema::{Definition, Structure, Table, Type};
 use serde_json::{Map, Value, json};
 
 /// From the root to what is blown up. Lists on the way have one element.
@@ -27,19 +27,19 @@ pub const ELEMENTS: [Elements; 3] = [Elements::Few, Elements::Same, Elements::Fu
 pub const TEXTS: [&str; 8] = ["a", "a.", "-", "$(", "a,", "/a/..", "\u{e4}", "1"];
 
 /// All lists and maps, and all texts, of a kind.
-pub fn places(schema: &Schema) -> Vec<Place> {
+pub fn places(schema: &Structure) -> Vec<Place> {
     let mut walk = Walk { table: schema.table(), on_path: Vec::new(), path: Vec::new(), found: Vec::new() };
     walk.enter(schema.typ());
     walk.found
 }
 
 /// The JSON of an object that is `size` bytes large, about, at `place`.
-pub fn object(schema: &Schema, place: &Place, elements: Elements, size: usize) -> Value {
+pub fn object(schema: &Structure, place: &Place, elements: Elements, size: usize) -> Value {
     around(schema, place, large(schema.table(), place.typ, elements, size))
 }
 
 /// As [`object`], with the elements in reversed order.
-pub fn reversed(schema: &Schema, place: &Place, elements: Elements, size: usize) -> Value {
+pub fn reversed(schema: &Structure, place: &Place, elements: Elements, size: usize) -> Value {
     let mut value = large(schema.table(), place.typ, elements, size);
     match &mut value {
         Value::Array(list) => list.reverse(),
@@ -50,11 +50,11 @@ pub fn reversed(schema: &Schema, place: &Place, elements: Elements, size: usize)
 }
 
 /// As [`object`], of a text.
-pub fn text(schema: &Schema, place: &Place, part: &str, size: usize) -> Value {
+pub fn text(schema: &Structure, place: &Place, part: &str, size: usize) -> Value {
     around(schema, place, part.repeat(size / part.len()).into())
 }
 
-fn around(schema: &Schema, place: &Place, value: Value) -> Value {
+fn around(schema: &Structure, place: &Place, value: Value) -> Value {
     let mut object = json!({"metadata": {"name": "x", "namespace": "default"}});
     put(schema.table(), schema.typ(), &mut object, &place.path, value);
     object

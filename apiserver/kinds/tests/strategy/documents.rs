@@ -32,9 +32,8 @@ impl House {
         let auth = Auth { authorizers: vec![Arc::new(Everyone)], ..Auth::default() };
         let kinds = kinds::table(&kinds::Config::default());
         let engine = Engine::new(Arc::new(store::memory::Memory::new()), kinds.clone(), auth, Group::new());
-        engine.set_schemas(kinds::schema::shapes());
         engine.mount(Arc::new(Discovery::default()));
-        engine.mount(Arc::new(OpenApi::new(kinds::schema::DEFINITIONS)));
+        engine.mount(Arc::new(OpenApi::default()));
         Self { front: service(engine), kinds }
     }
 
@@ -89,12 +88,12 @@ async fn openapi_describes_every_kind_and_refers_to_nothing_missing() {
         let url = root["paths"][place(kind)]["serverRelativeURL"].as_str().unwrap();
         let document = house.get(url, "application/json").await;
         let schemas = document["components"]["schemas"].as_object().unwrap();
-        let named = &schemas[kind.schema.as_ref()]["x-kubernetes-group-version-kind"][0];
-        assert_eq!(named["kind"], kind.kind.as_ref(), "{}", kind.schema);
+        let named = &schemas[kind.schema.name()]["x-kubernetes-group-version-kind"][0];
+        assert_eq!(named["kind"], kind.kind.as_ref(), "{}", kind.schema.name());
         for reference in document.to_string().split("#/components/schemas/").skip(1).filter_map(|rest| rest.split('"').next()) {
             assert!(schemas.contains_key(reference), "{reference}");
         }
-        if kind.verbs.contains(&"patch") {
+        if kind.serves("patch") {
             let patches = document["paths"].as_object().unwrap().values().map(|item| &item["patch"]);
             let mut own = patches.filter(|patch| patch["x-kubernetes-group-version-kind"]["kind"] == kind.kind.as_ref());
             let parameters = own.next().unwrap()["parameters"].to_string();
@@ -107,7 +106,7 @@ async fn openapi_describes_every_kind_and_refers_to_nothing_missing() {
 async fn openapi_v2_is_there_in_both_forms() {
     let house = House::new();
     let document = house.get("/openapi/v2", "application/json").await;
-    assert!(house.kinds.iter().all(|kind| document["definitions"][kind.schema.as_ref()]["properties"].is_object()));
+    assert!(house.kinds.iter().all(|kind| document["definitions"][kind.schema.name()]["properties"].is_object()));
     let (status, packed) = house.ask("GET", "/openapi/v2", &[("accept", GNOSTIC)], Vec::new()).await;
     assert_eq!((status, packed.get(..5)), (StatusCode::OK, Some(b"\x0a\x032.0".as_slice())));
 }

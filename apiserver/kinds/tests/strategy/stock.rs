@@ -80,7 +80,7 @@ impl Stock {
     /// Makes one object of each kind for each name, below each namespace where it has one. All bear `mark`, and are ready to be deleted.
     pub async fn fill(&self, namespaces: &[&str], names: &[&str], mark: &str, reach: Reach) -> Vec<Item> {
         let mut made = Vec::new();
-        let is_made = |kind: &Kind| matches!(kind.storage, Storage::Kept { .. }) && kind.verbs.contains(&"create");
+        let is_made = |kind: &Kind| matches!(kind.storage, Storage::Kept { .. }) && kind.serves("create");
         let is_meant = |kind: &Kind| reach == Reach::All || kind.scope == Scope::Namespaced;
         for kind in self.kinds.iter().filter(|kind| is_made(kind) && is_meant(kind)) {
             let places = if kind.scope == Scope::Cluster { &[""][..] } else { namespaces };

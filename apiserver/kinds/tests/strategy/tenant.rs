@@ -26,9 +26,8 @@ struct House {
 impl House {
     async fn new() -> Self {
         let stock = Stock::new(auth::chain).await;
-        stock.engine.set_schemas(kinds::schema::shapes());
         stock.engine.mount(std::sync::Arc::new(Discovery::default()));
-        stock.engine.mount(std::sync::Arc::new(OpenApi::new(kinds::schema::DEFINITIONS)));
+        stock.engine.mount(std::sync::Arc::new(OpenApi::default()));
         auth::bootstrap(&stock.engine).await.unwrap();
         for namespace in [OWN, FOREIGN] {
             make(&stock, "namespaces", "", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})).await;

@@ -17,7 +17,7 @@ use store::Entry;
 use super::*;
 use crate::{
     engine::{cache::Write, event_history::BYTES_MAX, select::Selection},
-    kind::{Field, Kind, Lookup, Storage, Strategy},
+    kind::{Field, Kind, Lookup, Storage, Strategy, names},
 };
 
 struct NoStrategy;
@@ -52,15 +52,15 @@ impl Written {
             kind: "Thing".into(),
             plural: "things".into(),
             singular: "thing".into(),
-            short_names: Cow::Borrowed(&[]),
-            categories: Cow::Borrowed(&[]),
+            short_names: names(&[]),
+            categories: names(&[]),
             scope: crate::kind::Scope::Namespaced,
-            verbs: Cow::Borrowed(&["watch"]),
+            verbs: names(&["watch"]),
             storage: Storage::Kept { prefix: "things".into(), ttl_seconds: None },
             subresources: Vec::new(),
             columns: Cow::Borrowed(&[]),
-            fields: Cow::Owned(vec![Field { label: "spec.colour".into(), pointer: "/spec/colour".into(), default: "", lookup }]),
-            schema: "".into(),
+            fields: Cow::Owned(vec![Field { label: "spec.colour".into(), pointer: "/spec/colour".into(), default: "".into(), lookup }]),
+            schema: crate::schema::Schema::Open,
             generation: false,
             strategy: Arc::new(NoStrategy),
         };

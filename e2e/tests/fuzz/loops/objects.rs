@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use apiserver::schema::{Schema, Table, Type};
+use apiserver::schema::{Structure, Table, Type};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::{Map, Value, json};
 
@@ -241,7 +241,7 @@ const KEPT: &[&str] = &["apiVersion", "kind", "name", "namespace", "uid", "resou
 pub struct Maker {
     random: StdRng,
     table: Arc<Table>,
-    schemas: Vec<Schema>,
+    schemas: Vec<Structure>,
     /// By the kind's place in [`KINDS`]: the object that was taken last, and how often in a row.
     bases: BTreeMap<usize, (Value, u32)>,
     made: u64,
@@ -258,8 +258,8 @@ pub struct Made {
 
 impl Maker {
     pub fn new(seed: u64) -> Self {
-        let shapes = kinds::schema::shapes();
-        let schemas = KINDS.iter().map(|(_, definition, _)| shapes.named(definition).expect("the kind has a shape")).collect();
+        let shapes = &kinds::schema::TABLES;
+        let schemas = KINDS.iter().map(|(_, definition, _)| shapes.structure(definition).expect("the kind has a shape")).collect();
         let table = shapes.table().clone();
         Self { random: StdRng::seed_from_u64(seed), table, schemas, bases: BTreeMap::new(), made: 0, standing: Vec::new() }
     }

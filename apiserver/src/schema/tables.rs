@@ -1,0 +1,52 @@
+//! What `xtask` wrote of the published types -> tables in memory, each read when it is first needed: starting pays nothing.
+
+use std::sync::{Arc, OnceLock};
+
+use api::Status;
+
+use super::{Structure, Table, Wire};
+use crate::parse::Parsed;
+
+/// The schemas of all built-in kinds; one constant of the binary.
+pub struct Tables {
+    structure: &'static str,
+    wire_numbers: &'static str,
+    definitions: &'static [u8],
+    table: OnceLock<Arc<Table>>,
+    wire: OnceLock<Wire>,
+}
+
+impl Tables {
+    /// From the files that `xtask` wrote: structure without descriptions; protobuf field numbers; described definitions, JSON in gzip
+    /// (`{"io.k8s.api.core.v1.Pod": {...}, ...}`).
+    pub const fn new(structure: &'static str, wire_numbers: &'static str, definitions: &'static [u8]) -> Self {
+        Self { structure, wire_numbers, definitions, table: OnceLock::new(), wire: OnceLock::new() }
+    }
+
+    /// The fields of a definition by its full name.
+    pub fn structure(&self, name: &str) -> Option<Structure> {
+        Structure::find(self.table(), name)
+    }
+
+    pub fn table(&self) -> &Arc<Table> {
+        self.table.get_or_init(|| Arc::new(Table::parse(self.structure)))
+    }
+
+    /// As OpenAPI v2 writes them, gzip.
+    pub fn definitions(&self) -> &'static [u8] {
+        self.definitions
+    }
+
+    /// # Errors
+    /// 400 for what is no protobuf of a known kind. `expected` is the kind that was to come.
+    pub fn protobuf(&self, expected: &str, body: &[u8]) -> Result<Parsed, Status> {
+        let wire = self.wire.get_or_init(|| Wire::parse(self.wire_numbers));
+        match wire.read(self.table(), body) {
+            Ok(value) => Ok(Parsed { value, duplicates: Vec::new() }),
+            Err(why) => {
+                let words = format!("the object provided is unrecognized (must be of type {expected}): {why}");
+                Err(Status::bad_request(words))
+            }
+        }
+    }
+}

@@ -36,7 +36,7 @@ impl Served {
 impl Registry {
     /// Of kinds whose caches are filled together, at start.
     pub fn new(kinds: Vec<Arc<Kind>>) -> Self {
-        let caches = kinds.iter().filter_map(|kind| Cache::of(kind)).map(Arc::new).collect();
+        let caches = kinds.iter().filter_map(Cache::of).map(Arc::new).collect();
         Self::of(kinds, caches)
     }
 

@@ -60,7 +60,7 @@ impl Engine {
             let old = before.caches().iter().find(|old| old.prefix == cache.prefix).cloned();
             Fresh { cache: Arc::new(cache), old }
         };
-        let fresh: Vec<Fresh> = kinds.iter().filter(known).filter_map(|kind| Cache::filling(kind)).map(of).collect();
+        let fresh: Vec<Fresh> = kinds.iter().filter(known).filter_map(Cache::filling).map(of).collect();
         let new: Vec<Arc<Cache>> = fresh.iter().filter(|fresh| fresh.old.is_none()).map(|fresh| fresh.cache.clone()).collect();
         self.registry.store(Arc::new(before.with_caches(&new)));
         for fresh in &fresh {

@@ -16,7 +16,6 @@ const KNOWN: &[&str] = &[
     "kubelet/src/: container_config context downward env volumes",
     "kubelet/src/: pods::entry pods::execute pods::hooks pods::probe pods::start pods::stop pods::sync_loop",
     "kubelet/src/: pods::init pods::plan",
-    "proxy/src/: nftables::base_chains nftables::elements nftables::service_chain nftables::sets nftables::sticky",
     "scheduler/src/: ask cycle memo plan plugins plugins::interpodaffinity plugins::nodeaffinity plugins::podtopologyspread preemption",
 ];
 

@@ -1,8 +1,10 @@
 //! What stands in the table without any service: chains at the kernel's hooks, and what they do. Source: upstream `pkg/proxy/nftables/proxier.go`.
 
 use super::{
+    chain_rules::{MARK, destination, mark, outside, towards, within},
     expr::{CT_DNAT, CT_INVALID, CT_KNOWN, CT_NEW, Field, LOCAL, Reg, Step, Verdict},
-    service_chain::{DestinationMatch, MARK, ServiceChain, destination, mark, outside, towards, within},
+    objects::{TABLE, chain, empty, rule},
+    service_chain::{DestinationMatch, ServiceChain},
     sets::{Refusal, Set},
 };
 use crate::{
@@ -10,8 +12,6 @@ use crate::{
     netlink::{Verb, Writer},
 };
 
-/// Upstream's name: who takes a node over from it replaces its table.
-pub const TABLE: &str = "kube-proxy";
 /// Where it is looked whether rules are still there.
 pub const WITNESS: &str = "nat-prerouting";
 
@@ -55,43 +55,6 @@ pub fn write(site: &NodeNetwork, w: &mut Writer) {
     for (chain, steps) in rules(site) {
         rule(chain, &steps, w);
     }
-}
-
-/// What takes the table away, if it is there.
-pub fn removal(w: &mut Writer) {
-    w.change(Verb::NewTable, |w| w.text(1, TABLE));
-    w.change(Verb::DelTable, |w| w.text(1, TABLE));
-}
-
-pub fn chain(name: &str, w: &mut Writer) {
-    w.change(Verb::NewChain, |w| {
-        w.text(1, TABLE);
-        w.text(3, name);
-    });
-}
-
-pub fn rule(chain: &str, steps: &[Step], w: &mut Writer) {
-    w.change(Verb::NewRule, |w| {
-        w.text(1, TABLE);
-        w.text(2, chain);
-        w.nested(4, |w| steps.iter().for_each(|step| step.write(w)));
-    });
-}
-
-/// Takes all rules of a chain away.
-pub fn empty(chain: &str, w: &mut Writer) {
-    w.change(Verb::DelRule, |w| {
-        w.text(1, TABLE);
-        w.text(2, chain);
-    });
-}
-
-/// Takes a chain or a set away that nothing leads to.
-pub fn remove(verb: Verb, name: &str, w: &mut Writer) {
-    w.change(verb, |w| {
-        w.text(1, TABLE);
-        w.text(if verb == Verb::DelChain { 3 } else { 2 }, name);
-    });
 }
 
 /// The base chains that find the chain of a service's destination, anew: what stands in front is found sooner. These

@@ -12,11 +12,9 @@ use super::{
     service_chain::{DestinationMatch, List, ServiceChain},
     sets::{Refusal, Set},
     sticky::Sticky,
+    words::{Words, port_word, protocol, word},
 };
-use crate::model::{NodeNetwork, Policy, Protocol, ServicePort};
-
-/// Four words as registers have them; those that a set does not use are 0.
-pub type Words = [u32; 4];
+use crate::model::{NodeNetwork, Policy, ServicePort};
 
 /// One element. `data` is the value of a map's, if that is words; for [`Set::FirewallSources`] its first word is where the range of sources ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -251,32 +249,11 @@ fn count(list: &[SocketAddrV4]) -> u32 {
     u32::try_from(list.len()).unwrap_or(u32::MAX)
 }
 
-/// An address as a register has it.
-pub fn word(ip: Ipv4Addr) -> u32 {
-    u32::from_ne_bytes(ip.octets())
-}
-
-/// As a register has it.
-pub fn port_word(port: u16) -> u32 {
-    let [high, low] = port.to_be_bytes();
-    u32::from_ne_bytes([high, low, 0, 0])
-}
-
-/// Its number as a register has it.
-pub fn protocol(protocol: Protocol) -> u32 {
-    let number = match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Sctp => 132,
-    };
-    u32::from_ne_bytes([number, 0, 0, 0])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        model::{Node, service_ports},
+        model::{Node, Protocol, service_ports},
         testing::{addr, service, slice},
     };
     use serde_json::{Value, json};

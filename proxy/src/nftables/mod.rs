@@ -7,12 +7,15 @@
 //! `pkg/proxy/nftables/proxier.go`; the sets and maps are our own.
 
 mod base_chains;
+mod chain_rules;
 mod elements;
 mod expr;
+mod objects;
 mod service_chain;
 mod sets;
 mod slots;
 mod sticky;
 mod table;
+mod words;
 
 pub use table::Table;

@@ -1,15 +1,6 @@
-//! What a destination's packets get -> the rules for all destinations of that kind.
+//! What packets to a destination have in common -> the name of their set and chain.
 
-use std::{net::Ipv4Addr, num::NonZeroU32};
-
-use ipnet::Ipv4Net;
-
-use super::{
-    elements::word,
-    expr::{Field, LOCAL, Reg, Step, Verdict},
-    sets::Set,
-    sticky,
-};
+use std::num::NonZeroU32;
 
 /// What packets to a destination have in common. Equal ones share a set and a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,12 +29,9 @@ pub enum List {
     Local,
 }
 
-/// The bit of the mark that says: masquerade this.
-pub const MARK: u32 = 0x4000;
 /// The places of a destination's list Local begin here, far above those of the list Cluster.
 const LOCAL_PLACES: u32 = 1_000_000;
 const COMMON_SIZES: u32 = 8;
-const SPARE: Reg = Reg(12);
 
 impl ServiceChain {
     /// Its set and its chain, as `nft` shows them.
@@ -79,32 +67,6 @@ impl ServiceChain {
     pub fn is_common(&self) -> bool {
         Self::common().any(|class| class == *self)
     }
-
-    /// Its chain.
-    pub fn rules(&self, cluster_cidr: Option<Ipv4Net>) -> Vec<Vec<Step>> {
-        let mut rules = Vec::new();
-        let load = if self.sticky.is_some() { Vec::new() } else { destination(self.matched_by) };
-        if self.insiders > 0 {
-            let cluster = [load.clone(), self.pick(List::Cluster, self.insiders)].concat();
-            let local = vec![Step::Load(Field::SourceKind, SPARE), Step::Is(SPARE, LOCAL)];
-            rules.extend(cluster_cidr.map(|cidr| [within(cidr), cluster.clone()].concat()));
-            rules.push([local.clone(), mark()].concat());
-            rules.push([local, cluster].concat());
-        }
-        if self.count > 0 {
-            rules.push([load, self.pick(self.list, self.count)].concat());
-        }
-        rules
-    }
-
-    fn pick(&self, list: List, count: u32) -> Vec<Step> {
-        if let Some(id) = self.sticky {
-            return vec![Step::End(Verdict::Goto(sticky::chain(id.get(), list)))];
-        }
-        let (found, place) = (Reg(0), if self.matched_by == DestinationMatch::Address { Reg(3) } else { Reg(2) });
-        let draw = Step::Draw { to: place, count, first: list.first_place() };
-        vec![draw, Step::Lookup(Set::Endpoints(self.matched_by).name(), found, found), Step::Dnat(found)]
-    }
 }
 
 impl List {
@@ -112,36 +74,4 @@ impl List {
     pub fn first_place(self) -> u32 {
         if self == List::Local { LOCAL_PLACES } else { 0 }
     }
-}
-
-/// Loads what sets of destinations are asked with, from the first register on.
-pub fn destination(matched_by: DestinationMatch) -> Vec<Step> {
-    match matched_by {
-        DestinationMatch::Address => {
-            vec![Step::Load(Field::Destination, Reg(0)), Step::Load(Field::Protocol, Reg(1)), Step::Load(Field::Port, Reg(2))]
-        }
-        DestinationMatch::NodePort => vec![Step::Load(Field::Protocol, Reg(0)), Step::Load(Field::Port, Reg(1))],
-    }
-}
-
-pub fn within(net: Ipv4Net) -> Vec<Step> {
-    net_test(Field::Source, net, Step::Is)
-}
-
-pub fn outside(net: Ipv4Net) -> Vec<Step> {
-    net_test(Field::Source, net, Step::IsNot)
-}
-
-pub fn towards(net: Ipv4Net) -> Vec<Step> {
-    net_test(Field::Destination, net, Step::Is)
-}
-
-fn net_test(field: Field, net: Ipv4Net, test: impl Fn(Reg, u32) -> Step) -> Vec<Step> {
-    let address = |ip: Ipv4Addr| word(ip);
-    vec![Step::Load(field, SPARE), Step::Bits(SPARE, address(net.netmask()), 0), test(SPARE, address(net.network()))]
-}
-
-/// Has a packet masqueraded when it leaves.
-pub fn mark() -> Vec<Step> {
-    vec![Step::Load(Field::Mark, SPARE), Step::Bits(SPARE, !MARK, MARK), Step::SetMark(SPARE)]
 }

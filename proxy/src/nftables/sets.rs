@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::{
-    base_chains::TABLE,
+    objects::TABLE,
     service_chain::{DestinationMatch, ServiceChain},
 };
 use crate::netlink::{LIST_ELEMENT, Verb, Writer};

@@ -2,11 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{
-    elements::{Element, Words},
-    service_chain::ServiceChain,
-    sets::Set,
-};
+use super::{elements::Element, service_chain::ServiceChain, sets::Set, words::Words};
 
 type At = (Set, Words);
 type Data = [u32; 2];

@@ -3,11 +3,11 @@
 use std::{borrow::Cow, net::SocketAddrV4};
 
 use super::{
-    base_chains,
-    elements::{port_word, protocol, word},
     expr::{Field, Reg, Step},
+    objects,
     service_chain::List,
     sets,
+    words::{port_word, protocol, word},
 };
 use crate::{
     model::{Protocol, ServicePort},
@@ -48,20 +48,20 @@ impl Sticky {
         fresh.for_each(|endpoint| sets::write_clients(&clients(number, *endpoint), w));
         let name = name(number);
         if old.is_none() {
-            base_chains::chain(&name, w);
+            objects::chain(&name, w);
         } else {
-            base_chains::empty(&name, w);
+            objects::empty(&name, w);
         }
-        self.rules(number).iter().for_each(|steps| base_chains::rule(&name, steps, w));
+        self.rules(number).iter().for_each(|steps| objects::rule(&name, steps, w));
     }
 
     /// Removes what `new` has no more; after whatever leads there.
     pub fn write_gone(&self, number: u32, new: Option<&Self>, w: &mut Writer) {
         if new.is_none() {
-            base_chains::remove(Verb::DelChain, &name(number), w);
+            objects::remove(Verb::DelChain, &name(number), w);
         }
         let gone = self.endpoints.iter().filter(|e| !new.is_some_and(|new| new.endpoints.contains(e)));
-        gone.for_each(|endpoint| base_chains::remove(Verb::DelSet, &clients(number, *endpoint), w));
+        gone.for_each(|endpoint| objects::remove(Verb::DelSet, &clients(number, *endpoint), w));
     }
 
     /// Whoever is known goes back; others draw.

@@ -8,9 +8,11 @@ use std::{
 use api::Key;
 
 use super::{
-    base_chains::{self, TABLE, WITNESS},
+    base_chains::{self, WITNESS},
+    chain_rules,
     elements::{Destination, Element, PortEndpoints, WantedElements},
     expr::Verdict,
+    objects::{self, TABLE},
     service_chain::ServiceChain,
     sets::{Form, Set},
     slots::Slots,
@@ -152,7 +154,7 @@ impl Table {
     /// Where the kernel refuses.
     pub fn remove() -> Result<(), Error> {
         let mut writer = Writer::batch();
-        base_chains::removal(&mut writer);
+        objects::removal(&mut writer);
         writer.finish().map_or(Ok(()), |transaction| Socket::open()?.commit(&transaction))
     }
 
@@ -301,7 +303,7 @@ impl Table {
 
     fn write_chain(&self, class: &ServiceChain, writer: &mut Writer) {
         let name = class.name();
-        class.rules(self.site.cluster_cidr).iter().for_each(|steps| base_chains::rule(&name, steps, writer));
+        chain_rules::rules(class, self.site.cluster_cidr).iter().for_each(|steps| objects::rule(&name, steps, writer));
     }
 }
 
@@ -309,13 +311,13 @@ fn make_chain(class: &ServiceChain, writer: &mut Writer) {
     if class.sticky.is_none() {
         Set::ServiceChain(*class).write(writer);
     }
-    base_chains::chain(&class.name(), writer);
+    objects::chain(&class.name(), writer);
 }
 
 fn remove_class(class: &ServiceChain, writer: &mut Writer) {
-    base_chains::remove(Verb::DelChain, &class.name(), writer);
+    objects::remove(Verb::DelChain, &class.name(), writer);
     if class.sticky.is_none() {
-        base_chains::remove(Verb::DelSet, &class.name(), writer);
+        objects::remove(Verb::DelSet, &class.name(), writer);
     }
 }
 

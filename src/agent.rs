@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context, bail};
 use api::task::Group;
 use kubelet::OnPodCidr;
-use proxy::cni::{self, NetworkConfig, write_conflist};
+use proxy::{
+    Family,
+    cni::{self, NetworkConfig, write_conflist},
+};
 
 use crate::{
     address::default_address,
@@ -46,12 +49,14 @@ pub async fn start(flags: &UpFlags, control: &Control, progress: &Progress) -> a
     let rules = proxy::Config {
         mode: flags.agent.proxy_mode,
         node_name: node.clone(),
-        cluster_cidr: v4(flags.server.cluster_cidr),
-        answered_here: vec![dns],
+        families: Family::SERVED.to_vec(),
+        cluster_cidrs: vec![flags.server.cluster_cidr],
+        answered_here: vec![IpAddr::V4(dns)],
     };
     Box::pin(proxy::run(rules, control.caches.clone(), control.group.clone())).await?;
     progress.step(&format!("services ({})", flags.agent.proxy_mode));
-    let names = proxy::dns::Config { domain: kinds.cluster_domain, address: dns, port: DNS_PORT, resolv_conf: RESOLV_CONF.into() };
+    let names =
+        proxy::dns::Config { domain: kinds.cluster_domain, address: IpAddr::V4(dns), port: DNS_PORT, resolv_conf: RESOLV_CONF.into() };
     Box::pin(proxy::dns::run(names, control.caches.clone(), control.group.clone())).await?;
     progress.step(&format!("DNS ({dns})"));
 
@@ -113,14 +118,11 @@ fn network_plugin(bin_dir: &Path, group: &Group) -> anyhow::Result<()> {
 fn pod_network(agent_dir: &Path) -> OnPodCidr {
     let data_dir = agent_dir.join("cni");
     Arc::new(move |cidr, conf_dir| {
-        let cidr = cidr.parse().map_err(|_| format!("pod range {cidr:?}: only IPv4 is supported"))?;
+        let cidr: ipnet::IpNet = cidr.parse().map_err(|_| format!("pod range {cidr:?} is not a CIDR"))?;
+        let family = Family::of_net(cidr);
+        if !family.is_served() {
+            return Err(format!("pod range {cidr}: {family} pod networks are not supported"));
+        }
         write_conflist(conf_dir, &NetworkConfig::new(cidr, &data_dir)).map(drop).map_err(|e| e.to_string())
     })
-}
-
-fn v4(range: ipnet::IpNet) -> Option<ipnet::Ipv4Net> {
-    match range {
-        ipnet::IpNet::V4(range) => Some(range),
-        ipnet::IpNet::V6(_) => None,
-    }
 }

@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 fn serve() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let runtime = tokio::runtime::Runtime::new()?;
     let group = api::task::Group::new();
-    runtime.block_on(load::serve(SERVER.parse()?, SERVICE, &group))?;
+    runtime.block_on(load::serve(SERVER.parse()?, SERVICE.into(), &group))?;
     println!("{}", std::process::id());
     io::copy(&mut io::stdin(), &mut io::sink())?;
     group.stop();

@@ -4,6 +4,7 @@ use api::Key;
 
 use crate::{
     Error, Mode,
+    family::Family,
     iptables::{
         exec,
         rules::Fragment,
@@ -14,18 +15,23 @@ use crate::{
     nftables::Table,
 };
 
-/// What the kernel should hold, in one of two forms.
+/// What the kernel should hold for one family, in one of two forms.
 pub enum Backend {
     Iptables(Rules),
     Nftables(Box<Table>),
 }
 
 impl Backend {
-    pub fn new(mode: Mode) -> Self {
-        match mode {
-            Mode::Iptables => Self::Iptables(Rules::new(NodeNetwork::default())),
-            Mode::Nftables => Self::Nftables(Box::default()),
+    /// # Errors
+    /// [`Error::NotServed`].
+    pub fn new(mode: Mode, family: Family) -> Result<Self, Error> {
+        if !family.is_served() {
+            return Err(Error::NotServed(family));
         }
+        Ok(match mode {
+            Mode::Iptables => Self::Iptables(Rules::new(NodeNetwork::of(family))),
+            Mode::Nftables => Self::Nftables(Box::new(Table::new(family))),
+        })
     }
 
     /// Everything in place of what may be there, so that packets always find a whole; and what another mode has left behind goes. The
@@ -36,12 +42,13 @@ impl Backend {
     pub async fn write_all(&mut self, site: NodeNetwork, changes: &[(Key, Vec<ServicePort>)]) -> Result<Vec<Key>, Error> {
         match self {
             Self::Iptables(rules) => {
+                let family = site.family;
                 rules.set_site(site);
                 let (fragments, left) = fragments(rules, changes);
                 rules.update(fragments);
-                let saved: Saved = exec::save().await?;
-                exec::restore_all(rules.full(&saved)).await?;
-                crate::remove_table()?;
+                let saved: Saved = exec::save(family).await?;
+                exec::restore_all(family, rules.full(&saved)).await?;
+                crate::remove_table(family)?;
                 Ok(left)
             }
             Self::Nftables(table) => {
@@ -62,7 +69,7 @@ impl Backend {
         match self {
             Self::Iptables(rules) => {
                 let (fragments, left) = fragments(rules, changes);
-                exec::restore_all(rules.update(fragments)).await?;
+                exec::restore_all(rules.site().family, rules.update(fragments)).await?;
                 Ok(left)
             }
             Self::Nftables(table) => {
@@ -77,7 +84,7 @@ impl Backend {
     /// Whether what was written is still there.
     pub async fn is_whole(&mut self) -> bool {
         match self {
-            Self::Iptables(_) => exec::is_whole().await,
+            Self::Iptables(rules) => exec::is_whole(rules.site().family).await,
             Self::Nftables(table) => table.is_whole(),
         }
     }
@@ -97,8 +104,8 @@ fn fragments(rules: &Rules, changes: &[(Key, Vec<ServicePort>)]) -> (Vec<(Key, F
 /// Removes iptables' rules for services, and lets the pod network through where the node has a firewall by iptables.
 async fn open_firewall(site: &NodeNetwork) {
     let opened = async {
-        let scripts = exec::save().await?.guards(site);
-        exec::restore_all(scripts).await
+        let scripts = exec::save(site.family).await?.guards(site);
+        exec::restore_all(site.family, scripts).await
     };
     if let Err(error) = opened.await {
         tracing::warn!(%error, "iptables is not there: a firewall of the node may stand before the pod network");

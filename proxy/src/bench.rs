@@ -2,7 +2,7 @@
 
 use std::{
     io::Read,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use parking_lot::RwLock;
 use serde_json::json;
 
-use crate::{Mode, iptables::exec, model::Node, proxier::Proxier, service_tracker::ServiceTracker};
+use crate::{Family, Mode, iptables::exec, model::Node, proxier::Proxier, service_tracker::ServiceTracker};
 
 type Fault = Box<dyn std::error::Error + Send + std::marker::Sync>;
 
@@ -35,7 +35,7 @@ const PORT: u16 = 8080;
 const CHANGES: usize = 20;
 const CONNECT_BOUND: Duration = Duration::from_secs(5);
 /// Endpoints: these addresses stand on the namespace's loopback.
-const ENDPOINTS: [Ipv4Addr; 3] = [Ipv4Addr::new(10, 77, 0, 1), Ipv4Addr::new(10, 77, 0, 2), Ipv4Addr::new(10, 77, 0, 3)];
+const ENDPOINTS: [IpAddr; 3] = [endpoint(1), endpoint(2), endpoint(3)];
 
 /// Serves that many services, each with two endpoints, and changes single ones; blocks, and needs root. Touches nothing of the machine.
 ///
@@ -80,8 +80,9 @@ impl Alone {
             world.slice(None, Some(&Arc::new(slice(number, &ENDPOINTS[..2])?)));
         }
         let node = Arc::new(RwLock::new(Node { name: "bench".into(), ..Node::default() }));
-        let cidr = Some("10.77.0.0/16".parse()?);
-        Ok(Self { sync: Proxier::new(mode, world.clone(), node, cidr, Group::new()), world, services })
+        let cidrs = ["10.77.0.0/16".parse()?];
+        let sync = Proxier::new(mode, Family::V4, world.clone(), node, &cidrs, Group::new())?;
+        Ok(Self { sync, world, services })
     }
 
     /// The first, the middle and the last one: a search through all would show.
@@ -111,7 +112,7 @@ impl Alone {
 }
 
 /// Connects through the service's address, and asks who is there.
-fn connect(number: usize) -> Result<(Duration, Ipv4Addr), Fault> {
+fn connect(number: usize) -> Result<(Duration, IpAddr), Fault> {
     let address = SocketAddr::from((cluster_ip(number), 80));
     let begun = Instant::now();
     let mut stream = TcpStream::connect_timeout(&address, CONNECT_BOUND)?;
@@ -119,7 +120,7 @@ fn connect(number: usize) -> Result<(Duration, Ipv4Addr), Fault> {
     stream.set_read_timeout(Some(CONNECT_BOUND))?;
     let mut said = String::new();
     stream.read_to_string(&mut said)?;
-    Ok((took, *said.parse::<SocketAddrV4>()?.ip()))
+    Ok((took, said.parse::<SocketAddr>()?.ip()))
 }
 
 async fn prepare_network() -> Result<(), Fault> {
@@ -139,6 +140,10 @@ async fn prepare_network() -> Result<(), Fault> {
     Ok(())
 }
 
+const fn endpoint(number: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 77, 0, number))
+}
+
 fn cluster_ip(number: usize) -> Ipv4Addr {
     let offset = u32::try_from(number).unwrap_or_default() + 256;
     Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 0, 0)) + offset)
@@ -149,7 +154,7 @@ fn service(number: usize) -> Result<Service, Fault> {
     Ok(serde_json::from_value(json!({"metadata": {"namespace": "bench", "name": format!("s{number}")}, "spec": spec}))?)
 }
 
-fn slice(number: usize, endpoints: &[Ipv4Addr]) -> Result<EndpointSlice, Fault> {
+fn slice(number: usize, endpoints: &[IpAddr]) -> Result<EndpointSlice, Fault> {
     let endpoints: Vec<_> = endpoints.iter().map(|ip| json!({"addresses": [ip], "nodeName": "bench"})).collect();
     let name = format!("s{number}");
     Ok(serde_json::from_value(json!({

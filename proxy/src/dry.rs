@@ -1,6 +1,6 @@
 //! Caches -> rules and answers that go nowhere: for the fuzz targets.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use api::Key;
 use client::Caches;
@@ -8,6 +8,7 @@ use hickory_proto::rr::{Name, RecordType};
 
 use crate::{
     dns::{Answer, Index, Zone},
+    family::Family,
     iptables::rules::Fragment,
     model::{Node, NodeNetwork, ServicePort, service_ports},
     nftables::Table,
@@ -34,7 +35,7 @@ impl Dry {
     pub fn follow(caches: &Caches) -> Self {
         let index = Index::follow(caches);
         index.set_complete();
-        Self { world: ServiceTracker::follow(caches), zone: Zone::new("cluster.local", Ipv4Addr::new(10, 96, 0, 10), index) }
+        Self { world: ServiceTracker::follow(caches), zone: Zone::new("cluster.local", IpAddr::from([10, 96, 0, 10]), index) }
     }
 
     /// Plans and asks for all services that changed since.
@@ -46,11 +47,15 @@ impl Dry {
         let entry = self.world.entry(key);
         let node = Node { name: "n1".into(), zone: "a".into(), answered_here: Vec::new() };
         let slices = || entry.slices.values().map(|slice| &**slice);
-        let service_ports: Vec<ServicePort> = entry.service.iter().flat_map(|service| service_ports(service, slices(), &node)).collect();
-        let site = NodeNetwork { node_ips: vec![Ipv4Addr::new(192, 0, 2, 1)], ..NodeNetwork::default() };
-        let rules = Fragment::of(&service_ports, &site).chains.len();
-        let count = service_ports.len();
-        let _ = Table::default().full(site, &[(key.clone(), service_ports)]);
+        let of = |family| -> Vec<ServicePort> {
+            entry.service.iter().flat_map(|service| service_ports(service, slices(), &node, family)).collect()
+        };
+        let site = |family, ip: &str| NodeNetwork { node_ips: ip.parse().into_iter().collect(), ..NodeNetwork::of(family) };
+        let (four, six) = (of(Family::V4), of(Family::V6));
+        let count = four.len();
+        let rules = Fragment::of(&four, &site(Family::V4, "192.0.2.1")).chains.len();
+        Fragment::of(&six, &site(Family::V6, "2001:db8::1"));
+        let _ = Table::new(Family::V4).full(site(Family::V4, "192.0.2.1"), &[(key.clone(), four)]);
         Came { service_ports: count, rules, answers: self.ask(key) }
     }
 

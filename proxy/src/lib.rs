@@ -1,11 +1,19 @@
 //! Services and names -> packets that arrive: the pod network, the service proxy, the cluster's DNS.
 
-use std::{net::Ipv4Addr, path::Path, sync::Arc};
+use std::{net::IpAddr, path::Path, sync::Arc};
 
-use api::{k8s::api::core::v1::Node as NodeObject, k8s::api::discovery::v1::EndpointSlice, task::Group};
+use api::{
+    k8s::api::{
+        core::v1::{Node as NodeObject, Service},
+        discovery::v1::EndpointSlice,
+    },
+    task::Group,
+};
 use client::Caches;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use parking_lot::RwLock;
+use proxier::Proxier;
+use service_tracker::ServiceTracker;
 
 mod backend;
 pub mod bench;
@@ -14,6 +22,7 @@ mod conntrack;
 pub mod dns;
 #[doc(hidden)]
 pub mod dry;
+mod family;
 mod iptables;
 mod late;
 mod model;
@@ -26,6 +35,8 @@ mod service_tracker;
 mod sysctl;
 #[cfg(test)]
 mod testing;
+
+pub use family::Family;
 
 /// How packets are led (`--proxy-mode`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,10 +69,12 @@ impl std::fmt::Display for Mode {
 pub struct Config {
     pub mode: Mode,
     pub node_name: String,
-    /// Where pods' addresses come from: what leaves it is masqueraded. `None` leaves that to somebody else.
-    pub cluster_cidr: Option<Ipv4Net>,
+    /// Those whose services are served, each by a proxier of its own.
+    pub families: Vec<Family>,
+    /// Where pods' addresses come from, at most one of each family: what leaves it is masqueraded. None leaves that to somebody else.
+    pub cluster_cidrs: Vec<IpNet>,
     /// Service addresses that this node answers itself: the cluster DNS address, where [`dns::run`] serves it.
-    pub answered_here: Vec<Ipv4Addr>,
+    pub answered_here: Vec<IpAddr>,
 }
 
 /// Why the proxy, the DNS server or the clean-up could not do its work.
@@ -75,6 +88,8 @@ pub enum Error {
     Netfilter(#[from] netlink::Error),
     #[error(transparent)]
     Link(#[from] cni::link::Error),
+    #[error("{0} services are not served yet")]
+    NotServed(Family),
     #[error(transparent)]
     Panicked(#[from] api::faults::Panic),
     #[error("serve DNS on {address}: {why}")]
@@ -84,17 +99,25 @@ pub enum Error {
 /// Programs this node's packet rules: returns when the first ones are in, and goes on in `group` until it stops. The rules stay then.
 ///
 /// # Errors
-/// Where the kernel's settings or rules cannot be written.
+/// Where the kernel's settings or rules cannot be written, and [`Error::NotServed`].
 pub async fn run(config: Config, caches: Caches, group: Group) -> Result<(), Error> {
-    prepare_kernel().await?;
-    let world = service_tracker::ServiceTracker::follow(&caches);
-    let node = Arc::new(RwLock::new(model::Node { name: config.node_name, zone: String::new(), answered_here: config.answered_here }));
-    follow_node(&caches, &node, &world);
-    caches.of::<api::k8s::api::core::v1::Service>().synced().await;
+    for family in config.families.clone() {
+        run_family(family, &config, &caches, &group).await?;
+    }
+    Ok(())
+}
+
+async fn run_family(family: Family, config: &Config, caches: &Caches, group: &Group) -> Result<(), Error> {
+    let (name, answered_here) = (config.node_name.clone(), config.answered_here.clone());
+    let node = Arc::new(RwLock::new(model::Node { name, zone: String::new(), answered_here }));
+    let world = ServiceTracker::follow(caches);
+    let mut proxier = Proxier::new(config.mode, family, world.clone(), node.clone(), &config.cluster_cidrs, group.clone())?;
+    prepare_kernel(family).await?;
+    follow_node(caches, &node, &world);
+    caches.of::<Service>().synced().await;
     caches.of::<EndpointSlice>().synced().await;
-    let mut sync = proxier::Proxier::new(config.mode, world, node, config.cluster_cidr, group.clone());
-    sync.once().await?;
-    group.spawn_loop("service proxy", Box::pin(sync.keep_on()));
+    proxier.once().await?;
+    group.spawn_loop("service proxy", Box::pin(proxier.keep_on()));
     Ok(())
 }
 
@@ -103,23 +126,26 @@ pub async fn run(config: Config, caches: Caches, group: Group) -> Result<(), Err
 /// # Errors
 /// The first failure; what could be removed is.
 pub async fn cleanup() -> Result<(), Error> {
-    let rules = remove_rules().await.and(remove_table());
+    let mut rules = Ok(());
+    for family in Family::SERVED {
+        rules = rules.and(remove_rules(*family).await).and(remove_table(*family));
+    }
     let group = Group::new();
     let links = remove_links(&group).await;
     group.stop();
     rules.and(links)
 }
 
-async fn remove_rules() -> Result<(), Error> {
-    let scripts = iptables::exec::save().await?.removal();
-    iptables::exec::restore_all(scripts).await?;
-    iptables::unused::remove().await;
+async fn remove_rules(family: Family) -> Result<(), Error> {
+    let scripts = iptables::exec::save(family).await?.removal();
+    iptables::exec::restore_all(family, scripts).await?;
+    iptables::unused::remove(family).await;
     Ok(())
 }
 
 /// A kernel without nf_tables has no table of ours.
-fn remove_table() -> Result<(), Error> {
-    match nftables::Table::remove() {
+fn remove_table(family: Family) -> Result<(), Error> {
+    match nftables::Table::remove(family) {
         Err(netlink::Error::Io(error)) => {
             tracing::debug!(%error, "this kernel has no nf_tables");
             Ok(())
@@ -137,23 +163,27 @@ async fn remove_links(group: &Group) -> Result<(), Error> {
 }
 
 /// Packets must pass through the node, through its bridge's rules, and from localhost to NodePorts.
-async fn prepare_kernel() -> Result<(), Error> {
-    const BRIDGE_NF: &str = "net/bridge/bridge-nf-call-iptables";
-    for name in ["net/ipv4/ip_forward", "net/ipv4/conf/all/route_localnet"] {
+async fn prepare_kernel(family: Family) -> Result<(), Error> {
+    // NodePorts on localhost are IPv4's alone.
+    let (names, bridge): (&[&str], _) = match family {
+        Family::V4 => (&["net/ipv4/ip_forward", "net/ipv4/conf/all/route_localnet"], "net/bridge/bridge-nf-call-iptables"),
+        Family::V6 => (&["net/ipv6/conf/all/forwarding"], "net/bridge/bridge-nf-call-ip6tables"),
+    };
+    for name in names {
         sysctl::set(Path::new(name), "1").map_err(|why| Error::Sysctl { name, why })?;
     }
-    if !Path::new("/proc/sys").join(BRIDGE_NF).exists() {
+    if !Path::new("/proc/sys").join(bridge).exists() {
         // It may be built in, or on its way: the setting itself tells.
         let _ = iptables::exec::run("modprobe", &["br_netfilter"], "").await;
     }
-    if let Err(error) = sysctl::set(Path::new(BRIDGE_NF), "1") {
+    if let Err(error) = sysctl::set(Path::new(bridge), "1") {
         tracing::warn!(%error, "br_netfilter is not there: a pod does not reach its neighbour on the same node through a service");
     }
     Ok(())
 }
 
 /// The node's zone decides which hints are followed.
-fn follow_node(caches: &Caches, node: &Arc<RwLock<model::Node>>, world: &service_tracker::ServiceTracker) {
+fn follow_node(caches: &Caches, node: &Arc<RwLock<model::Node>>, world: &ServiceTracker) {
     let name = node.read().name.clone();
     let (node, world) = (node.clone(), world.clone());
     caches.filtered::<NodeObject>(&format!("metadata.name={name}")).on_change(move |_, new| {

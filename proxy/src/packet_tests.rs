@@ -7,7 +7,7 @@ use parking_lot::RwLock;
 use serde_json::{Value, json};
 
 use crate::{
-    Mode,
+    Family, Mode,
     cni::{self, Verb},
     dns, iptables,
     model::{Node, ServicePort},
@@ -77,8 +77,9 @@ impl Street {
     fn sync(&self, mode: Mode) -> Syncer<'_> {
         let answered_here = vec!["10.96.0.10".parse().unwrap()];
         let node = Arc::new(RwLock::new(Node { name: "n1".into(), answered_here, ..Node::default() }));
-        let cidr = Some("10.77.0.0/16".parse().unwrap());
-        Syncer { street: self, sync: Some(Proxier::new(mode, self.world.clone(), node, cidr, api::task::Group::new())) }
+        let cidrs = ["10.77.0.0/16".parse().unwrap()];
+        let proxier = Proxier::new(mode, Family::V4, self.world.clone(), node, &cidrs, api::task::Group::new());
+        Syncer { street: self, sync: Some(proxier.unwrap()) }
     }
 
     fn rules(&self) -> String {
@@ -87,8 +88,8 @@ impl Street {
 
     fn is_whole(&self, mode: Mode) -> bool {
         match mode {
-            Mode::Iptables => self.node.run(|| block_on(iptables::exec::is_whole())),
-            Mode::Nftables => self.node.run(|| Table::default().is_whole()),
+            Mode::Iptables => self.node.run(|| block_on(iptables::exec::is_whole(Family::V4))),
+            Mode::Nftables => self.node.run(|| Table::new(Family::V4).is_whole()),
         }
     }
 
@@ -96,7 +97,7 @@ impl Street {
     fn flush(&self, mode: Mode) {
         match mode {
             Mode::Iptables => drop(netns::must(self.node.command("iptables").args(["-t", "nat", "-F"]))),
-            Mode::Nftables => self.node.run(|| Table::remove().unwrap()),
+            Mode::Nftables => self.node.run(|| Table::remove(Family::V4).unwrap()),
         }
     }
 }
@@ -111,7 +112,7 @@ impl Syncer<'_> {
         let mut sync = self.sync.take().unwrap();
         let sync = self.street.node.run(move || {
             block_on(async {
-                crate::prepare_kernel().await.unwrap();
+                crate::prepare_kernel(Family::V4).await.unwrap();
                 sync.once().await.unwrap();
             });
             sync
@@ -496,10 +497,10 @@ fn the_nodes_own_programs_show_our_rules_and_keep_theirs(mode: Mode) {
 }
 
 /// A service cannot be planned as long as its label says so.
-fn touchy(entry: &Entry, node: &Node) -> Vec<ServicePort> {
+fn touchy(entry: &Entry, node: &Node, family: Family) -> Vec<ServicePort> {
     let labels = entry.service.as_ref().and_then(|s| s.metadata.labels.as_ref());
     assert!(!labels.is_some_and(|l| l.contains_key("bad")), "a plan that panics");
-    crate::proxier::plan(entry, node)
+    crate::proxier::plan(entry, node, family)
 }
 
 fn a_service_that_panics_keeps_its_rules_and_the_others_go_on(mode: Mode) {

@@ -3,18 +3,18 @@
 use std::{
     collections::{HashMap, HashSet},
     future::pending,
-    net::Ipv4Addr,
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
 
 use api::{Key, faults::catch_all, task::Group};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
 use crate::{
-    Error, Mode,
+    Error, Family, Mode,
     backend::Backend,
     cni::link::Net,
     conntrack,
@@ -38,13 +38,14 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Rules seldom change alone: after a change, we look once for all within this time.
 const CHECK_REST: Duration = Duration::from_secs(1);
 
-/// The rules of this node and what they were made from.
+/// The rules of this node for one family, and what they were made from. Upstream makes one proxier for each family as well.
 pub struct Proxier {
     world: ServiceTracker,
     node: Arc<RwLock<Node>>,
     backend: Backend,
     mode: Mode,
-    cluster_cidr: Option<Ipv4Net>,
+    family: Family,
+    cluster_cidr: Option<IpNet>,
     /// Of each service, those service ports whose flows may have to be forgotten.
     udp: HashMap<Key, Vec<ServicePort>>,
     /// Services whose rules could not be worked out.
@@ -57,14 +58,25 @@ pub struct Proxier {
     looked_at: usize,
 }
 
-/// What one service asks for. Pure.
-pub type Planner = fn(&Entry, &Node) -> Vec<ServicePort>;
+/// What one service asks for in one family. Pure.
+pub type Planner = fn(&Entry, &Node, Family) -> Vec<ServicePort>;
 
 impl Proxier {
-    pub fn new(mode: Mode, world: ServiceTracker, node: Arc<RwLock<Node>>, cluster_cidr: Option<Ipv4Net>, group: Group) -> Self {
-        let backend = Backend::new(mode);
+    /// Of `cluster_cidrs`, that of the family counts.
+    ///
+    /// # Errors
+    /// [`Error::NotServed`].
+    pub fn new(
+        mode: Mode,
+        family: Family,
+        world: ServiceTracker,
+        node: Arc<RwLock<Node>>,
+        cluster_cidrs: &[IpNet],
+        group: Group,
+    ) -> Result<Self, Error> {
+        let (backend, cluster_cidr) = (Backend::new(mode, family)?, family.pick_net(cluster_cidrs));
         let (udp, late) = (HashMap::new(), Late::default());
-        Self { world, node, backend, mode, cluster_cidr, udp, late, planner: plan, group, unknown: true, looked_at: 0 }
+        Ok(Self { world, node, backend, mode, family, cluster_cidr, udp, late, planner: plan, group, unknown: true, looked_at: 0 })
     }
 
     /// Another that plans in place of ours: one that panics.
@@ -143,7 +155,8 @@ impl Proxier {
 
     /// The services that were left out, because their rules could not be worked out.
     async fn apply(&mut self, changed: &HashSet<Key>) -> Result<Vec<Key>, Error> {
-        let (planned, mut left) = late::each(changed.iter().cloned(), |key| (self.planner)(&self.world.entry(key), &self.node.read()));
+        let (planned, mut left) =
+            late::each(changed.iter().cloned(), |key| (self.planner)(&self.world.entry(key), &self.node.read(), self.family));
         self.looked_at =
             planned.iter().flat_map(|(_, service_ports)| service_ports).map(|p| p.backends.cluster.len() + p.backends.local.len()).sum();
         if self.unknown {
@@ -158,8 +171,8 @@ impl Proxier {
     }
 
     async fn site(&self) -> Result<NodeNetwork, Error> {
-        let answered_here = self.node.read().answered_here.clone();
-        Ok(NodeNetwork { cluster_cidr: self.cluster_cidr, node_ips: self.node_ips().await?, answered_here })
+        let answered_here = self.family.pick(self.node.read().answered_here.iter().copied());
+        Ok(NodeNetwork { family: self.family, cluster_cidr: self.cluster_cidr, node_ips: self.node_ips().await?, answered_here })
     }
 
     /// Failing is told, not retried: flows end by themselves in the end.
@@ -177,7 +190,7 @@ impl Proxier {
             return;
         }
         let cleaned = match self.node_ips().await {
-            Ok(node_ips) => conntrack::clean(due, gone, node_ips).await.map_err(Error::from),
+            Ok(node_ips) => conntrack::clean(self.family, due, gone, node_ips).await.map_err(Error::from),
             Err(error) => Err(error),
         };
         if let Err(error) = cleaned {
@@ -185,15 +198,15 @@ impl Proxier {
         }
     }
 
-    async fn node_ips(&self) -> Result<Vec<Ipv4Addr>, Error> {
+    async fn node_ips(&self) -> Result<Vec<IpAddr>, Error> {
         let addresses = Net::here(&self.group.child())?.addresses(None).await?;
-        Ok(addresses.iter().map(Ipv4Net::addr).collect())
+        Ok(self.family.pick(addresses.iter().map(IpNet::addr)))
     }
 }
 
-pub fn plan(entry: &Entry, node: &Node) -> Vec<ServicePort> {
+pub fn plan(entry: &Entry, node: &Node, family: Family) -> Vec<ServicePort> {
     let Some(service) = &entry.service else { return Vec::new() };
-    service_ports(service, entry.slices.values().map(|s| &**s), node)
+    service_ports(service, entry.slices.values().map(|s| &**s), node, family)
 }
 
 async fn until(at: Option<Instant>) {

@@ -1,9 +1,9 @@
 //! A request -> the sandbox attached to the bridge, or detached from it.
 
-use std::{net::Ipv4Addr, path::Path};
+use std::{net::IpAddr, path::Path};
 
 use api::task::Group;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -14,12 +14,12 @@ use super::{
     link::{self, End, Net, mac_of, mac_text},
     spec::{Command, Fault, Made, Owner, PortMapping, Request},
 };
-use crate::sysctl;
+use crate::{family::Family, sysctl};
 
 /// ADD: takes an address, makes the pair, fills the sandbox. What was made is undone if a step fails.
 pub async fn add(request: &Request, group: &Group) -> Result<Value, Fault> {
     let range = Range::of(&request.conf.ipam)?;
-    let ports = hostport::checked(&request.conf.runtime_config.port_mappings)?;
+    let ports = hostport::checked(&request.conf.runtime_config.port_mappings, range.family())?;
     let address = lease(request, range, &ports).await?;
     match attach(request, range, address, group).await {
         Ok(made) => Ok(made.result(&request.conf.cni_version)),
@@ -79,24 +79,24 @@ pub fn host_name(owner: &Owner) -> String {
     format!("veth{}", hex(&digest(owner)[..4]))
 }
 
-async fn lease(request: &Request, range: Range, ports: &[PortMapping]) -> Result<Ipv4Addr, Fault> {
+async fn lease(request: &Request, range: Range, ports: &[PortMapping]) -> Result<IpAddr, Fault> {
     let mut held = Held::open(&request.conf)?;
     let address = held.leases.take(range, &request.owner, ports)?;
     held.save()?;
     if !ports.is_empty() {
         hostport::sync(&held.leases, range.subnet).await?;
-        hostport::forget_flows(ports).await;
+        hostport::forget_flows(ports, range.family()).await;
     }
     Ok(address)
 }
 
-async fn attach(request: &Request, range: Range, address: Ipv4Addr, group: &Group) -> Result<Made, Fault> {
+async fn attach(request: &Request, range: Range, address: IpAddr, group: &Group) -> Result<Made, Fault> {
     let netns = request.netns.as_deref().ok_or_else(|| Fault::new(4, "required env variables [CNI_NETNS] missing", ""))?;
     let (net, (inside, ns)) = (Net::here(group)?, Net::within(netns, group)?);
     let bridge_name = request.conf.bridge();
     let bridge = net.ensure_bridge(&End { name: bridge_name, mac: mac_of(range.gateway), mtu: request.conf.mtu }).await?;
     net.ensure_address(bridge.index, in_range(range.gateway, range)).await?;
-    forward(bridge_name, !request.conf.runtime_config.port_mappings.is_empty())?;
+    forward(bridge_name, range.family(), !request.conf.runtime_config.port_mappings.is_empty())?;
     let name = host_name(&request.owner);
     // Left by an ADD that was killed.
     net.delete_link(&name).await?;
@@ -114,7 +114,7 @@ async fn attach(request: &Request, range: Range, address: Ipv4Addr, group: &Grou
     })
 }
 
-async fn fill(inside: &Net, ifname: &str, address: Ipv4Net, gateway: Ipv4Addr) -> Result<(), link::Error> {
+async fn fill(inside: &Net, ifname: &str, address: IpNet, gateway: IpAddr) -> Result<(), link::Error> {
     let lo = inside.must_link("lo").await?;
     inside.up(lo.index).await?;
     let link = inside.must_link(ifname).await?;
@@ -123,9 +123,13 @@ async fn fill(inside: &Net, ifname: &str, address: Ipv4Net, gateway: Ipv4Addr) -
     inside.ensure_default_route(gateway).await
 }
 
-fn forward(bridge: &str, has_ports: bool) -> Result<(), Fault> {
-    sysctl::set(Path::new("net/ipv4/ip_forward"), "1").map_err(|e| Fault::io("turn IP forwarding on", &e))?;
-    if has_ports {
+fn forward(bridge: &str, family: Family, has_ports: bool) -> Result<(), Fault> {
+    let name = match family {
+        Family::V4 => "net/ipv4/ip_forward",
+        Family::V6 => "net/ipv6/conf/all/forwarding",
+    };
+    sysctl::set(Path::new(name), "1").map_err(|e| Fault::io("turn IP forwarding on", &e))?;
+    if has_ports && family == Family::V4 {
         // For 127.0.0.1:hostPort.
         let name = format!("net/ipv4/conf/{bridge}/route_localnet");
         sysctl::set(Path::new(&name), "1").map_err(|e| Fault::io("let the bridge route local addresses", &e))?;
@@ -141,13 +145,14 @@ async fn release(request: &Request, net: &Net, owner: &Owner) -> Result<(), Faul
     if lease.ports.is_empty() {
         return Ok(());
     }
-    hostport::sync(&held.leases, Range::of(&request.conf.ipam)?.subnet).await?;
-    hostport::forget_flows(&lease.ports).await;
+    let range = Range::of(&request.conf.ipam)?;
+    hostport::sync(&held.leases, range.subnet).await?;
+    hostport::forget_flows(&lease.ports, range.family()).await;
     Ok(())
 }
 
-fn in_range(address: Ipv4Addr, range: Range) -> Ipv4Net {
-    Ipv4Net::new_assert(address, range.subnet.prefix_len())
+fn in_range(address: IpAddr, range: Range) -> IpNet {
+    IpNet::new_assert(address, range.subnet.prefix_len())
 }
 
 fn host_mac(owner: &Owner) -> [u8; 6] {

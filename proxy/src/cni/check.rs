@@ -1,6 +1,6 @@
 //! An attachment -> is it still as ADD made it; the plugin -> could it ADD now.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use api::task::Group;
 use serde_json::Value;
@@ -50,7 +50,7 @@ pub fn status(request: &Request) -> Result<(), Fault> {
     Err(Fault::new(50, format!("no IP addresses available in {}", range.subnet), ""))
 }
 
-async fn inside_is_whole(inside: &Net, ifname: &str, wanted: Ipv4Addr, range: Range) -> Result<(), Fault> {
+async fn inside_is_whole(inside: &Net, ifname: &str, wanted: IpAddr, range: Range) -> Result<(), Fault> {
     let link = inside.link(ifname).await?.ok_or_else(|| changed(format!("{ifname} is gone")))?;
     if !link.up || !inside.addresses(Some(link.index)).await?.iter().any(|a| a.addr() == wanted) {
         return Err(changed(format!("{ifname} is not up or has lost {wanted}")));
@@ -61,10 +61,10 @@ async fn inside_is_whole(inside: &Net, ifname: &str, wanted: Ipv4Addr, range: Ra
     Ok(())
 }
 
-fn previous_address(previous: Option<&Value>) -> Result<Ipv4Addr, Fault> {
+fn previous_address(previous: Option<&Value>) -> Result<IpAddr, Fault> {
     let address = previous.and_then(|p| p.pointer("/ips/0/address")).and_then(Value::as_str);
-    let net = address.and_then(|a| a.parse::<ipnet::Ipv4Net>().ok());
-    net.map(|n| n.addr()).ok_or_else(|| Fault::config("prevResult with an IPv4 address is required for CHECK"))
+    let net = address.and_then(|a| a.parse::<ipnet::IpNet>().ok());
+    net.map(|n| n.addr()).ok_or_else(|| Fault::config("prevResult with an address is required for CHECK"))
 }
 
 fn changed(details: String) -> Fault {

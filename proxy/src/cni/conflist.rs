@@ -2,11 +2,11 @@
 
 use std::{
     fs, io,
-    net::Ipv4Addr,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde_json::json;
 
 use super::{BRIDGE, PLUGIN};
@@ -20,9 +20,9 @@ pub struct NetworkConfig {
     pub name: String,
     pub bridge: String,
     /// The node's own part of the cluster CIDR (`spec.podCIDR`).
-    pub pod_cidr: Ipv4Net,
+    pub pod_cidr: IpNet,
     /// The first address of `pod_cidr` where `None`.
-    pub gateway: Option<Ipv4Addr>,
+    pub gateway: Option<IpAddr>,
     /// Bytes; 0 leaves the kernel's default.
     pub mtu: u32,
     /// Holds `<name>/leases.json`.
@@ -31,7 +31,7 @@ pub struct NetworkConfig {
 
 impl NetworkConfig {
     /// The network `skiff` over the bridge [`BRIDGE`].
-    pub fn new(pod_cidr: Ipv4Net, data_dir: &Path) -> Self {
+    pub fn new(pod_cidr: IpNet, data_dir: &Path) -> Self {
         Self { name: "skiff".into(), bridge: BRIDGE.into(), pod_cidr, gateway: None, mtu: 0, data_dir: data_dir.into() }
     }
 }

@@ -2,14 +2,14 @@
 
 use std::{
     fs::File,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, AsRawFd},
     path::Path,
 };
 
 use api::task::Group;
 use futures::{StreamExt, TryStreamExt};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use nix::sched::{CloneFlags, setns};
 use rtnetlink::{
     Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
@@ -19,6 +19,8 @@ use rtnetlink::{
         route::{RouteAddress, RouteAttribute},
     },
 };
+
+use crate::family::Family;
 
 const EEXIST: i32 = -17;
 const ENODEV: i32 = -19;
@@ -133,35 +135,38 @@ impl Net {
     }
 
     /// Fine if it is there already.
-    pub async fn ensure_address(&self, index: u32, address: Ipv4Net) -> Result<(), Error> {
-        match self.handle.address().add(index, IpAddr::V4(address.addr()), address.prefix_len()).execute().await {
+    pub async fn ensure_address(&self, index: u32, address: IpNet) -> Result<(), Error> {
+        match self.handle.address().add(index, address.addr(), address.prefix_len()).execute().await {
             Err(e) if code(&e) != Some(EEXIST) => Err(failed(&format!("add address {address}"), &e)),
             _ => Ok(()),
         }
     }
 
-    /// The link's one address: others, of an earlier configuration, are removed.
-    pub async fn ensure_only_address(&self, index: u32, address: Ipv4Net) -> Result<(), Error> {
+    /// The link's one address of that family: others, of an earlier configuration, are removed.
+    pub async fn ensure_only_address(&self, index: u32, address: IpNet) -> Result<(), Error> {
         self.ensure_address(index, address).await?;
         for message in self.address_messages(Some(index)).await? {
-            if ipv4_of(&message).is_some_and(|there| there != address) {
+            if ip_of(&message).is_some_and(|there| Family::of_net(there) == Family::of_net(address) && there != address) {
                 self.handle.address().del(message).execute().await.map_err(|e| failed("remove an address", &e))?;
             }
         }
         Ok(())
     }
 
-    pub async fn ensure_default_route(&self, gateway: Ipv4Addr) -> Result<(), Error> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();
+    pub async fn ensure_default_route(&self, gateway: IpAddr) -> Result<(), Error> {
+        let route = match gateway {
+            IpAddr::V4(gateway) => RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build(),
+            IpAddr::V6(gateway) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway).build(),
+        };
         match self.handle.route().add(route).execute().await {
             Err(e) if code(&e) != Some(EEXIST) => Err(failed(&format!("add the default route via {gateway}"), &e)),
             _ => Ok(()),
         }
     }
 
-    /// The IPv4 addresses of one link, or of all.
-    pub async fn addresses(&self, index: Option<u32>) -> Result<Vec<Ipv4Net>, Error> {
-        Ok(self.address_messages(index).await?.iter().filter_map(ipv4_of).collect())
+    /// The addresses of one link, or of all, of both families.
+    pub async fn addresses(&self, index: Option<u32>) -> Result<Vec<IpNet>, Error> {
+        Ok(self.address_messages(index).await?.iter().filter_map(ip_of).collect())
     }
 
     async fn address_messages(&self, index: Option<u32>) -> Result<Vec<AddressMessage>, Error> {
@@ -180,9 +185,13 @@ impl Net {
         self.delete(bridge.index, name).await.map(drop)
     }
 
-    pub async fn has_default_route(&self, via: Ipv4Addr) -> Result<bool, Error> {
-        let ours = RouteAttribute::Gateway(RouteAddress::Inet(via));
-        let mut routes = Box::pin(self.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute());
+    pub async fn has_default_route(&self, via: IpAddr) -> Result<bool, Error> {
+        let (ours, all) = match via {
+            IpAddr::V4(via) => (RouteAddress::Inet(via), RouteMessageBuilder::<Ipv4Addr>::new().build()),
+            IpAddr::V6(via) => (RouteAddress::Inet6(via), RouteMessageBuilder::<Ipv6Addr>::new().build()),
+        };
+        let ours = RouteAttribute::Gateway(ours);
+        let mut routes = Box::pin(self.handle.route().get(all).execute());
         while let Some(route) = routes.next().await {
             let route = route.map_err(|e| failed("list routes", &e))?;
             if route.header.destination_prefix_length == 0 && route.attributes.contains(&ours) {
@@ -220,9 +229,12 @@ impl Link {
     }
 }
 
-/// The link-layer address of an IPv4 address: an address that is given again is then in nobody's neighbour table under a wrong one.
-pub fn mac_of(address: Ipv4Addr) -> [u8; 6] {
-    let [a, b, c, d] = address.octets();
+/// The link-layer address of an address, by its last four bytes: an address that is given again is then in nobody's neighbour table under a wrong one.
+pub fn mac_of(address: IpAddr) -> [u8; 6] {
+    let [a, b, c, d] = match address {
+        IpAddr::V4(address) => address.octets(),
+        IpAddr::V6(address) => u32::try_from(u128::from(address) & u128::from(u32::MAX)).unwrap_or_default().to_be_bytes(),
+    };
     [0x0a, 0x58, a, b, c, d]
 }
 
@@ -234,13 +246,12 @@ fn with_mtu<T: std::fmt::Debug + Default>(builder: LinkMessageBuilder<T>, mtu: u
     if mtu == 0 { builder } else { builder.mtu(mtu) }
 }
 
-fn ipv4_of(message: &AddressMessage) -> Option<Ipv4Net> {
-    let of = |a: &AddressAttribute| match a {
-        AddressAttribute::Local(IpAddr::V4(v4)) => Some(*v4),
-        _ => None,
-    };
-    let address = message.attributes.iter().find_map(of)?;
-    Ipv4Net::new(address, message.header.prefix_len).ok()
+/// Where the other end of a link has an address as well, `Local` is ours; IPv6 leaves it out where there is none.
+fn ip_of(message: &AddressMessage) -> Option<IpNet> {
+    let find = |of: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(of);
+    let local = find(|a| if let AddressAttribute::Local(ip) = a { Some(*ip) } else { None });
+    let address = local.or_else(|| find(|a| if let AddressAttribute::Address(ip) = a { Some(*ip) } else { None }))?;
+    IpNet::new(address, message.header.prefix_len).ok()
 }
 
 fn code(error: &rtnetlink::Error) -> Option<i32> {

@@ -1,8 +1,8 @@
 //! Environment and stdin -> a request; results and faults -> JSON, in each version's shape.
 
-use std::{io::Read, net::Ipv4Addr, path::PathBuf};
+use std::{io::Read, net::IpAddr, path::PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -64,7 +64,7 @@ pub struct Conf {
 #[serde(rename_all = "camelCase", default)]
 pub struct Ipam {
     pub subnet: String,
-    pub gateway: Option<Ipv4Addr>,
+    pub gateway: Option<IpAddr>,
     pub data_dir: PathBuf,
 }
 
@@ -105,8 +105,8 @@ pub struct Made {
     pub host: (String, String),
     pub sandbox: (String, String),
     pub netns: String,
-    pub address: Ipv4Net,
-    pub gateway: Ipv4Addr,
+    pub address: IpNet,
+    pub gateway: IpAddr,
 }
 
 impl Request {
@@ -202,13 +202,13 @@ impl Made {
         let mut ip = json!({"interface": 2, "address": self.address.to_string(), "gateway": self.gateway});
         // Dropped by 1.0.0, required before.
         if version.starts_with("0.") {
-            ip["version"] = "4".into();
+            ip["version"] = if self.gateway.is_ipv4() { "4" } else { "6" }.into();
         }
         json!({
             "cniVersion": version,
             "interfaces": [interface(&self.bridge), interface(&self.host), inner],
             "ips": [ip],
-            "routes": [{"dst": "0.0.0.0/0", "gw": self.gateway}],
+            "routes": [{"dst": if self.gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" }, "gw": self.gateway}],
             "dns": {},
         })
     }

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::Arc,
     time::Duration,
 };
@@ -25,7 +25,7 @@ const IDS: usize = 1 << 16;
 ///
 /// # Errors
 /// Where the address cannot be bound.
-pub async fn serve(address: SocketAddr, service: Ipv4Addr, group: &Group) -> Result<(), Error> {
+pub async fn serve(address: SocketAddr, service: IpAddr, group: &Group) -> Result<(), Error> {
     let (udp, tcp) = bind(address).await?;
     let index = index::Index::default();
     let object =
@@ -43,7 +43,8 @@ pub async fn serve(address: SocketAddr, service: Ipv4Addr, group: &Group) -> Res
 /// # Errors
 /// The socket's, `check`'s, and where nothing is answered at all, or what was not asked.
 pub fn ask(server: SocketAddr, question: &[u8], count: usize, window: usize, check: impl Fn(&[u8]) -> io::Result<()>) -> io::Result<usize> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
     socket.connect(server)?;
     socket.set_read_timeout(Some(ANSWER_BOUND))?;
     let (mut inbox, mut outbox, mut question) = (Inbox::default(), Outbox::default(), question.to_vec());

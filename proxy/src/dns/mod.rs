@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr, UdpSocket},
     path::PathBuf,
     sync::Arc,
     thread,
@@ -15,7 +15,7 @@ use api::{
     task::Group,
 };
 use client::Caches;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt::set_socket_reuseport};
 use tokio::net::TcpListener;
 
@@ -66,7 +66,7 @@ pub struct Config {
     /// Without dots at the ends: `cluster.local`.
     pub domain: String,
     /// The cluster DNS address: the tenth of the service range. This node takes it on a link of its own.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// 53.
     pub port: u16,
     /// Names the servers for all other names; read again when it changes. `/etc/resolv.conf`, or what the kubelet's `--resolv-conf` names.
@@ -100,11 +100,11 @@ pub async fn run(config: Config, caches: Caches, group: Group) -> Result<(), Err
     Ok(())
 }
 
-async fn take_address(address: Ipv4Addr, group: &Group) -> Result<(), Error> {
+async fn take_address(address: IpAddr, group: &Group) -> Result<(), Error> {
     let net = Net::here(&group.child())?;
     // A bridge without ports: kernels that can run pods have bridges, but not all have dummy links.
     let link = net.ensure_bridge(&End { name: LINK, mac: mac_of(address), mtu: 0 }).await?;
-    net.ensure_only_address(link.index, Ipv4Net::from(address)).await?;
+    net.ensure_only_address(link.index, IpNet::from(address)).await?;
     Ok(())
 }
 
@@ -129,7 +129,7 @@ fn bind_shared(address: SocketAddr) -> io::Result<UdpSocket> {
 
 /// An empty zone on `address`, port 53, in the namespace of the calling thread.
 #[cfg(test)]
-pub(crate) async fn serve_for_test(address: Ipv4Addr, group: &Group) {
+pub(crate) async fn serve_for_test(address: IpAddr, group: &Group) {
     take_address(address, group).await.unwrap();
     let own = SocketAddr::from((address, 53));
     let (udp, tcp) = bind(own).await.unwrap();

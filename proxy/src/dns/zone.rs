@@ -31,7 +31,7 @@ pub struct Zone {
     /// Labels of the domain, lower case.
     domain: Vec<String>,
     apex: String,
-    address: Ipv4Addr,
+    address: IpAddr,
     serial: u32,
     index: Index,
 }
@@ -90,7 +90,7 @@ impl Names for Zone {
 }
 
 impl Zone {
-    pub fn new(domain: &str, address: Ipv4Addr, index: Index) -> Self {
+    pub fn new(domain: &str, address: IpAddr, index: Index) -> Self {
         let apex = domain.trim_matches('.').to_lowercase();
         let serial = api::time::Timestamp::now().as_second();
         Self { domain: apex.split('.').map(str::to_owned).collect(), apex, address, serial: u32::try_from(serial).unwrap_or(1), index }
@@ -109,7 +109,7 @@ impl Zone {
             [] => self.apex(name, kind),
             ["dns-version"] => only(kind, RecordType::TXT, || vec![record(name, RData::TXT(TXT::new(vec![VERSION.to_owned()])))]),
             ["dns"] | ["svc"] | ["pod"] => Answer::NoData,
-            ["ns", "dns"] => only(kind, RecordType::A, || vec![record(name, RData::A(A(self.address)))]),
+            ["ns", "dns"] => addresses(name, [self.address].into_iter(), kind),
             [.., "svc" | "pod"] if !self.index.is_complete() => Answer::NotYet,
             [rest @ .., "svc"] => self.in_services(name, rest, kind),
             [rest @ .., "pod"] => self.in_pods(name, rest, kind),
@@ -122,7 +122,7 @@ impl Zone {
             RecordType::SOA => some(self.soa().map(|soa| record(name, soa)).into_iter().collect()),
             RecordType::NS => {
                 let Some(ns) = self.full("ns.dns") else { return Answer::NoData };
-                let glue = record(&ns, RData::A(A(self.address)));
+                let glue = record(&ns, ip_data(self.address));
                 Answer::Records { answers: vec![record(name, RData::NS(NS(ns)))], additionals: vec![glue] }
             }
             _ => Answer::NoData,

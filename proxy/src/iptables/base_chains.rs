@@ -2,8 +2,12 @@
 //!
 //! Source: upstream `pkg/proxy/iptables/proxier.go`. Chains named SKIFF-* are our own: the pod network's way out, and through.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
 use super::rules::Shared;
-use crate::model::NodeNetwork;
+use crate::{family::Family, model::NodeNetwork};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Table {
@@ -93,14 +97,7 @@ pub fn fixed(site: &NodeNetwork) -> Vec<(Table, &'static str, Vec<String>)> {
                 "-m comment --comment \"kubernetes forwarding conntrack rule\" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
             ]),
         ),
-        (
-            // NodePorts on localhost need route_localnet, which would let neighbours in to services that listen on localhost.
-            Table::Filter,
-            "KUBE-FIREWALL",
-            lines(&[
-                "-m comment --comment \"block incoming localnet connections\" -d 127.0.0.0/8 ! -s 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
-            ]),
-        ),
+        (Table::Filter, "KUBE-FIREWALL", localnet(site.family)),
         (Table::Filter, "SKIFF-INPUT", dns(site)),
         (Table::Filter, "SKIFF-FORWARD", through),
         (
@@ -118,12 +115,21 @@ pub fn fixed(site: &NodeNetwork) -> Vec<(Table, &'static str, Vec<String>)> {
     ]
 }
 
+/// NodePorts on localhost need `route_localnet`, which would let neighbours in to services that listen on localhost. IPv6 has neither.
+fn localnet(family: Family) -> Vec<String> {
+    let net = family.loopback();
+    let block = format!(
+        "-m comment --comment \"block incoming localnet connections\" -d {net} ! -s {net} -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP"
+    );
+    if family == Family::V4 { vec![block] } else { Vec::new() }
+}
+
 /// Rules by which pods reach the world, and each other where forwarding is refused by default (Docker's policy).
 fn pod_network(site: &NodeNetwork) -> (Vec<String>, Vec<String>) {
     let Some(cidr) = site.cluster_cidr else { return (Vec::new(), Vec::new()) };
     let out = vec![
         format!("-d {cidr} -j RETURN"),
-        "-d 224.0.0.0/4 -j RETURN".to_owned(),
+        format!("-d {} -j RETURN", site.family.multicast()),
         format!("-m comment --comment \"pod traffic that leaves the cluster\" -s {cidr} -j MASQUERADE --random-fully"),
     ];
     (out, vec![format!("-s {cidr} -j ACCEPT"), format!("-d {cidr} -j ACCEPT")])
@@ -131,7 +137,7 @@ fn pod_network(site: &NodeNetwork) -> (Vec<String>, Vec<String>) {
 
 /// Elsewhere DNS is a pod, and a firewall of the node does not stand before it.
 fn dns(site: &NodeNetwork) -> Vec<String> {
-    let rule = |ip, protocol| format!("-d {ip}/32 -p {protocol} -m {protocol} --dport 53 -j ACCEPT");
+    let rule = |ip: &IpAddr, protocol: &str| format!("-d {} -p {protocol} -m {protocol} --dport 53 -j ACCEPT", IpNet::from(*ip));
     site.answered_here.iter().flat_map(|ip| [rule(ip, "udp"), rule(ip, "tcp")]).collect()
 }
 

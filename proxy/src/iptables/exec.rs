@@ -5,7 +5,7 @@ use std::{process::Stdio, time::Duration};
 use tokio::{io::AsyncWriteExt, process::Command};
 
 use super::table::Saved;
-use crate::Error;
+use crate::{Error, family::Family};
 
 /// A restore of tens of thousands of rules takes seconds.
 const BOUND: Duration = Duration::from_secs(60);
@@ -14,31 +14,51 @@ const BOUND: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// [`Error::Program`] with what it complains of.
-pub async fn restore(script: &str) -> Result<(), Error> {
-    run("iptables-restore", &["--noflush", "-w", "10"], script).await.map(drop)
+pub async fn restore(family: Family, script: &str) -> Result<(), Error> {
+    let program = match family {
+        Family::V4 => "iptables-restore",
+        Family::V6 => "ip6tables-restore",
+    };
+    run(program, &["--noflush", "-w", "10"], script).await.map(drop)
 }
 
 /// One after another.
 ///
 /// # Errors
 /// As [`restore`]; what came before stays.
-pub async fn restore_all(scripts: Vec<String>) -> Result<(), Error> {
+pub async fn restore_all(family: Family, scripts: Vec<String>) -> Result<(), Error> {
     for script in scripts {
-        restore(&script).await?;
+        restore(family, &script).await?;
     }
     Ok(())
 }
 
 /// # Errors
 /// [`Error::Program`].
-pub async fn save() -> Result<Saved, Error> {
-    let (filter, nat) = (run("iptables-save", &["-t", "filter"], "").await?, run("iptables-save", &["-t", "nat"], "").await?);
+pub async fn save(family: Family) -> Result<Saved, Error> {
+    let (filter, nat) = (save_table(family, "filter").await?, save_table(family, "nat").await?);
     Ok(Saved::parse(&format!("{filter}{nat}")))
 }
 
+/// The rules of one table, as text.
+///
+/// # Errors
+/// [`Error::Program`].
+pub async fn save_table(family: Family, table: &str) -> Result<String, Error> {
+    let program = match family {
+        Family::V4 => "iptables-save",
+        Family::V6 => "ip6tables-save",
+    };
+    run(program, &["-t", table], "").await
+}
+
 /// Whether our way into the table nat is still there: it is not after somebody's `iptables -F`.
-pub async fn is_whole() -> bool {
-    run("iptables", &["-w", "10", "-t", "nat", "-C", "OUTPUT", "-j", "KUBE-SERVICES"], "").await.is_ok()
+pub async fn is_whole(family: Family) -> bool {
+    let program = match family {
+        Family::V4 => "iptables",
+        Family::V6 => "ip6tables",
+    };
+    run(program, &["-w", "10", "-t", "nat", "-C", "OUTPUT", "-j", "KUBE-SERVICES"], "").await.is_ok()
 }
 
 /// # Errors

@@ -1,10 +1,8 @@
 //! A service port -> the names of its chains, as upstream's kube-proxy makes them: sixteen letters of a hash.
 
-use std::net::SocketAddrV4;
-
 use sha2::{Digest, Sha256};
 
-use crate::model::ServicePort;
+use crate::model::{Endpoint, ServicePort};
 
 /// Prefixes of the chains that are made per service port.
 pub const PREFIXES: [&str; 5] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-"];
@@ -29,7 +27,7 @@ pub fn firewall(service_port: &ServicePort) -> String {
     of("KUBE-FW-", service_port)
 }
 
-pub fn endpoint(service_port: &ServicePort, endpoint: SocketAddrV4) -> String {
+pub fn endpoint(service_port: &ServicePort, endpoint: Endpoint) -> String {
     format!("KUBE-SEP-{}", hash(&format!("{}{}{endpoint}", service_port.name, service_port.protocol.word())))
 }
 

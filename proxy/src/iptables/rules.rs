@@ -1,9 +1,11 @@
 //! Portals of one service -> its share of the rules. Pure. Source of the rules: upstream `pkg/proxy/iptables/proxier.go`.
 
-use std::{collections::BTreeMap, net::SocketAddrV4};
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
 
 use super::names;
-use crate::model::{NodeNetwork, Policy, ServicePort};
+use crate::model::{Endpoint, NodeNetwork, Policy, ServicePort};
 
 /// Chains that all services write into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -182,7 +184,7 @@ impl<'a> Writer<'a> {
         // A balancer's address may stand on this node: its own traffic then comes from that address.
         if self.service_port.source_ranges.iter().any(|range| self.site.node_ips.iter().any(|ip| range.contains(ip))) {
             for ip in &self.service_port.balancer_ips {
-                self.out.own(&chain, format!("{comment} -s {ip}/32 -j {external}"));
+                self.out.own(&chain, format!("{comment} -s {} -j {external}", IpNet::from(*ip)));
             }
         }
         let rest = format!("-m comment --comment \"other traffic to {} will be dropped by KUBE-PROXY-FIREWALL\"", self.service_port.name);
@@ -200,7 +202,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Rules that give each endpoint an equal share; a client that has been here goes back to its endpoint first.
-    fn spread(&mut self, chain: &str, endpoints: &[SocketAddrV4]) {
+    fn spread(&mut self, chain: &str, endpoints: &[Endpoint]) {
         for endpoint in endpoints.iter().filter(|_| self.service_port.affinity_seconds.is_some()) {
             let (to, seconds) = (names::endpoint(self.service_port, *endpoint), self.service_port.affinity_seconds.unwrap_or_default());
             let line = format!("{} -m recent --name {to} --rcheck --seconds {seconds} --reap -j {to}", self.arrow(*endpoint));
@@ -214,11 +216,11 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn endpoint_chain(&mut self, endpoint: SocketAddrV4) {
+    fn endpoint_chain(&mut self, endpoint: Endpoint) {
         let (chain, protocol) = (names::endpoint(self.service_port, endpoint), self.service_port.protocol.word());
         let comment = format!("-m comment --comment {}", self.service_port.name);
         // A pod that reaches itself through its service must see another source, or it would answer itself.
-        self.out.own(&chain, format!("{comment} -s {} -j KUBE-MARK-MASQ", endpoint.ip()));
+        self.out.own(&chain, format!("{comment} -s {} -j KUBE-MARK-MASQ", endpoint.ip));
         let recent = if self.service_port.affinity_seconds.is_some() { format!(" -m recent --name {chain} --set") } else { String::new() };
         self.out.own(&chain, format!("{comment}{recent} -m {protocol} -p {protocol} -j DNAT --to-destination {endpoint}"));
     }
@@ -244,7 +246,7 @@ impl<'a> Writer<'a> {
         format!("-m comment --comment \"{what} for {} external destinations\"", self.service_port.name)
     }
 
-    fn arrow(&self, endpoint: SocketAddrV4) -> String {
+    fn arrow(&self, endpoint: Endpoint) -> String {
         format!("-m comment --comment \"{} -> {endpoint}\"", self.service_port.name)
     }
 
@@ -269,6 +271,7 @@ fn probability(of: usize) -> String {
 mod tests {
     use super::*;
     use crate::{
+        family::Family,
         model::{Node, service_ports},
         testing::{service, slice},
     };
@@ -279,10 +282,10 @@ mod tests {
         let site = NodeNetwork {
             cluster_cidr: Some("10.0.0.0/8".parse().unwrap()),
             node_ips: vec!["192.0.2.2".parse().unwrap()],
-            ..NodeNetwork::default()
+            ..NodeNetwork::of(Family::V4)
         };
         let slices = [slice("ns1/svc1", "p80", "TCP", 80, endpoints)];
-        Fragment::of(&service_ports(&service("ns1/svc1", spec), slices.iter(), &node), &site)
+        Fragment::of(&service_ports(&service("ns1/svc1", spec), slices.iter(), &node, Family::V4), &site)
     }
 
     fn port(more: Value) -> Value {
@@ -320,6 +323,23 @@ KUBE-SVC-XPGD46QRK7WJZT7O -m comment --comment "ns1/svc1:p80 -> 10.180.0.1:80" -
 KUBE-SVC-XPGD46QRK7WJZT7O -m comment --comment "ns1/svc1:p80 -> 10.180.2.1:80" -j KUBE-SEP-ZX7GRIZKSNUQ3LAJ
 "#;
         shows(&fragment(port(json!({})), &["10.180.0.1@n1", "10.180.2.1@n2"]), text);
+    }
+
+    #[test]
+    fn a_cluster_ip_of_ipv6_is_written_in_its_own_words() {
+        let spec = json!({"clusterIP": "fd00:96::1", "ports": [{"name": "p80", "port": 80}]});
+        let slices = [slice("ns1/svc1", "p80", "TCP", 80, &["fd00::1@n1"])];
+        let site = NodeNetwork { cluster_cidr: Some("fd00::/48".parse().unwrap()), ..NodeNetwork::of(Family::V6) };
+        let of = |family| service_ports(&service("ns1/svc1", spec.clone()), slices.iter(), &Node::default(), family);
+        let text = r#"NatServices -m comment --comment "ns1/svc1:p80 cluster IP" -m tcp -p tcp -d fd00:96::1 --dport 80 -j KUBE-SVC-XPGD46QRK7WJZT7O
+KUBE-SEP-ENDPOINT -m comment --comment ns1/svc1:p80 -s fd00::1 -j KUBE-MARK-MASQ
+KUBE-SEP-ENDPOINT -m comment --comment ns1/svc1:p80 -m tcp -p tcp -j DNAT --to-destination [fd00::1]:80
+KUBE-SVC-XPGD46QRK7WJZT7O -m comment --comment "ns1/svc1:p80 cluster IP" -m tcp -p tcp -d fd00:96::1 --dport 80 ! -s fd00::/48 -j KUBE-MARK-MASQ
+KUBE-SVC-XPGD46QRK7WJZT7O -m comment --comment "ns1/svc1:p80 -> [fd00::1]:80" -j KUBE-SEP-ENDPOINT
+"#;
+        let chain = names::endpoint(&of(Family::V6)[0], crate::testing::addr("[fd00::1]:80"));
+        shows(&Fragment::of(&of(Family::V6), &site), &text.replace("KUBE-SEP-ENDPOINT", &chain));
+        assert_eq!(Fragment::of(&of(Family::V4), &NodeNetwork::of(Family::V4)), Fragment::default());
     }
 
     #[test]
@@ -375,9 +395,9 @@ KUBE-SVC-XPGD46QRK7WJZT7O -m comment --comment "ns1/svc1:p80 -> 10.180.0.1:80" -
         let mut service = service("ns1/svc1", spec);
         service.status =
             serde_json::from_value(json!({"loadBalancer": {"ingress": [{"ip": "5.6.7.8"}, {"ip": "5.6.7.9", "ipMode": "Proxy"}]}})).ok();
-        let site = NodeNetwork { cluster_cidr: None, node_ips: vec!["192.0.2.2".parse().unwrap()], ..NodeNetwork::default() };
+        let site = NodeNetwork { cluster_cidr: None, node_ips: vec!["192.0.2.2".parse().unwrap()], ..NodeNetwork::of(Family::V4) };
         let slices = [slice("ns1/svc1", "p80", "TCP", 80, &["10.180.0.1@n1"])];
-        let fragment = Fragment::of(&service_ports(&service, slices.iter(), &Node::default()), &site);
+        let fragment = Fragment::of(&service_ports(&service, slices.iter(), &Node::default(), Family::V4), &site);
         let firewall = &fragment.chains["KUBE-FW-XPGD46QRK7WJZT7O"];
         assert!(firewall[0].ends_with("-s 192.0.2.0/24 -j KUBE-EXT-XPGD46QRK7WJZT7O"));
         assert!(firewall[1].ends_with("-s 5.6.7.8/32 -j KUBE-EXT-XPGD46QRK7WJZT7O"));

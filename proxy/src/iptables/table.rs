@@ -267,9 +267,10 @@ fn is_ours(chain: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::family::Family;
 
     fn rules() -> Rules {
-        Rules::new(NodeNetwork { cluster_cidr: Some("10.0.0.0/8".parse().unwrap()), ..NodeNetwork::default() })
+        Rules::new(NodeNetwork { cluster_cidr: Some("10.0.0.0/8".parse().unwrap()), ..NodeNetwork::of(Family::V4) })
     }
 
     fn fragment(line: &str, chains: &[(&str, &str)]) -> Fragment {

@@ -6,6 +6,7 @@
 use serde_json::Value;
 
 use super::exec::run;
+use crate::family::Family;
 
 /// The chains that iptables makes with a table.
 const CHAINS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
@@ -13,11 +14,15 @@ const CHAINS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUT
 /// Those tables that we use, and only where nothing is in them. Where there is no `nft`, or iptables is of the old kind, there are none.
 ///
 /// A rule that somebody adds between the look and the deletion, some milliseconds while skiff is reset, would go too.
-pub async fn remove() {
+pub async fn remove(family: Family) {
+    let ip = match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    };
     for table in ["filter", "nat"] {
-        let listed = run("nft", &["--json", "list", "table", "ip", table], "").await;
+        let listed = run("nft", &["--json", "list", "table", ip, table], "").await;
         if listed.is_ok_and(|text| is_unused(&text))
-            && let Err(error) = run("nft", &["delete", "table", "ip", table], "").await
+            && let Err(error) = run("nft", &["delete", "table", ip, table], "").await
         {
             tracing::debug!(%error, table, "an empty table stays");
         }

@@ -1,17 +1,14 @@
 //! Endpoints of a service port -> which of them this node uses. Source: upstream `pkg/proxy/topology.go`, `endpointslicecache.go`.
 
-use std::{
-    collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddrV4},
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use api::{
-    k8s::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice},
+    k8s::api::discovery::v1::{self, EndpointPort, EndpointSlice},
     steps,
 };
 
-use super::{Backends, Node, Protocol};
-use crate::model::protocol_of;
+use super::{Backends, Endpoint, Node, Protocol};
+use crate::{family::Family, model::protocol_of};
 
 /// One endpoint as the slices tell it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,14 +35,20 @@ enum Topology {
     SameZone,
 }
 
-/// The endpoints of the service port `name`/`protocol`.
-pub fn of_port<'a>(slices: impl Iterator<Item = &'a EndpointSlice>, name: &str, protocol: Protocol, node: &Node) -> Backends {
-    let found = collect(slices, name, protocol, node);
+/// The endpoints of the service port `name`/`protocol` in the slices of that family.
+pub fn of_port<'a>(
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+    name: &str,
+    protocol: Protocol,
+    node: &Node,
+    family: Family,
+) -> Backends {
+    let found = collect(slices.filter(|slice| slice.address_type == family.word()), name, protocol, node, family);
     let topology = topology(&found, node);
-    let pick = |wanted: &dyn Fn(&Found) -> bool| -> Vec<SocketAddrV4> {
+    let pick = |wanted: &dyn Fn(&Found) -> bool| -> Vec<Endpoint> {
         found.iter().filter(|(_, f)| wanted(f)).map(|(address, _)| *address).collect()
     };
-    let first = |ready: Vec<SocketAddrV4>, leaving: Vec<SocketAddrV4>| if ready.is_empty() { leaving } else { ready };
+    let first = |ready: Vec<Endpoint>, leaving: Vec<Endpoint>| if ready.is_empty() { leaving } else { ready };
     let cluster = first(pick(&|f| f.state == State::Ready && f.fits(topology, node)), pick(&|f| f.state == State::Leaving));
     let local = first(pick(&|f| f.local && f.state == State::Ready), pick(&|f| f.local && f.state == State::Leaving));
     Backends { any: found.values().any(|f| f.state != State::Unusable), cluster, local }
@@ -56,15 +59,16 @@ fn collect<'a>(
     name: &str,
     protocol: Protocol,
     node: &Node,
-) -> BTreeMap<SocketAddrV4, Found> {
-    let mut found: BTreeMap<SocketAddrV4, Found> = BTreeMap::new();
-    for slice in slices.filter(|s| s.address_type == "IPv4") {
+    family: Family,
+) -> BTreeMap<Endpoint, Found> {
+    let mut found: BTreeMap<Endpoint, Found> = BTreeMap::new();
+    for slice in slices {
         let ports = slice.ports.iter().flatten().filter(|p| is_port(p, name, protocol));
         for port in ports.filter_map(|p| u16::try_from(p.port?).ok()) {
             for endpoint in steps::counted(slice.endpoints.iter().flatten()) {
-                let Some(address) = address_of(endpoint) else { continue };
+                let Some(ip) = address_of(endpoint).filter(|ip| Family::of(*ip) == family) else { continue };
                 let new = Found::of(endpoint, node);
-                let slot = found.entry(SocketAddrV4::new(address, port)).or_insert_with(|| new.clone());
+                let slot = found.entry(Endpoint { ip, port }).or_insert_with(|| new.clone());
                 // While an endpoint moves between slices it stands in both.
                 if new.state > slot.state {
                     *slot = new;
@@ -76,7 +80,7 @@ fn collect<'a>(
 }
 
 /// Hints count only where all ready endpoints have them and one is meant for us.
-fn topology(found: &BTreeMap<SocketAddrV4, Found>, node: &Node) -> Topology {
+fn topology(found: &BTreeMap<Endpoint, Found>, node: &Node) -> Topology {
     let ready = || found.values().filter(|f| f.state == State::Ready);
     if ready().next().is_none() {
         return Topology::Anywhere;
@@ -91,7 +95,7 @@ fn topology(found: &BTreeMap<SocketAddrV4, Found>, node: &Node) -> Topology {
 }
 
 impl Found {
-    fn of(endpoint: &Endpoint, node: &Node) -> Self {
+    fn of(endpoint: &v1::Endpoint, node: &Node) -> Self {
         let hints = endpoint.hints.as_ref();
         Self {
             state: State::of(endpoint),
@@ -112,7 +116,7 @@ impl Found {
 
 impl State {
     /// Absent conditions read as: ready, serving as ready, not terminating.
-    fn of(endpoint: &Endpoint) -> Self {
+    fn of(endpoint: &v1::Endpoint) -> Self {
         let conditions = endpoint.conditions.clone().unwrap_or_default();
         let ready = conditions.ready.unwrap_or(true);
         let serving = conditions.serving.unwrap_or(ready);
@@ -128,7 +132,7 @@ fn is_port(port: &EndpointPort, name: &str, protocol: Protocol) -> bool {
     port.name.as_deref().unwrap_or("") == name && protocol_of(port.protocol.as_deref()) == Some(protocol)
 }
 
-fn address_of(endpoint: &Endpoint) -> Option<Ipv4Addr> {
+fn address_of(endpoint: &v1::Endpoint) -> Option<IpAddr> {
     // Upstream, too, uses the first only.
     endpoint.addresses.first()?.parse().ok()
 }

@@ -1,8 +1,10 @@
 //! Service + slices + node -> service ports: what this node shall let through to where. Pure; names no back end.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
+
+use crate::family::Family;
 
 mod backends;
 mod plan;
@@ -18,17 +20,25 @@ pub struct Node {
     /// Label `topology.kubernetes.io/zone`; empty if it has none.
     pub zone: String,
     /// Service addresses that this node answers itself (cluster DNS): no service port is made for them.
-    pub answered_here: Vec<Ipv4Addr>,
+    pub answered_here: Vec<IpAddr>,
 }
 
-/// What of the node the rules speak of.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What of the node the rules of one family speak of: all addresses are of that family.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeNetwork {
-    pub cluster_cidr: Option<Ipv4Net>,
+    pub family: Family,
+    pub cluster_cidr: Option<IpNet>,
     /// This node's addresses.
-    pub node_ips: Vec<Ipv4Addr>,
+    pub node_ips: Vec<IpAddr>,
     /// Service addresses where this node serves DNS itself.
-    pub answered_here: Vec<Ipv4Addr>,
+    pub answered_here: Vec<IpAddr>,
+}
+
+/// Where a packet may end up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Endpoint {
+    pub ip: IpAddr,
+    pub port: u16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,19 +55,19 @@ pub enum Policy {
     Local,
 }
 
-/// One port of one service, as this node shall serve it.
+/// One port of one service, as this node shall serve it to one family: all addresses are of that family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
     /// `namespace/name:port`, without the colon where the port has no name.
     pub name: String,
     pub protocol: Protocol,
-    pub cluster_ip: Ipv4Addr,
+    pub cluster_ip: IpAddr,
     pub port: u16,
     pub node_port: Option<u16>,
-    pub external_ips: Vec<Ipv4Addr>,
-    pub balancer_ips: Vec<Ipv4Addr>,
+    pub external_ips: Vec<IpAddr>,
+    pub balancer_ips: Vec<IpAddr>,
     /// Who may use the balancer's addresses; empty: everybody.
-    pub source_ranges: Vec<Ipv4Net>,
+    pub source_ranges: Vec<IpNet>,
     /// Seconds for which a client stays with its endpoint.
     pub affinity_seconds: Option<u32>,
     pub internal: Policy,
@@ -70,11 +80,25 @@ pub struct ServicePort {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backends {
     /// For the policy Cluster.
-    pub cluster: Vec<SocketAddrV4>,
+    pub cluster: Vec<Endpoint>,
     /// For the policy Local.
-    pub local: Vec<SocketAddrV4>,
+    pub local: Vec<Endpoint>,
     /// Whether there are any at all, on any node.
     pub any: bool,
+}
+
+impl NodeNetwork {
+    /// Nothing is known of the node yet.
+    pub fn of(family: Family) -> Self {
+        Self { family, cluster_cidr: None, node_ips: Vec::new(), answered_here: Vec::new() }
+    }
+}
+
+/// `10.0.0.1:80`, `[fd00::1]:80`.
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        SocketAddr::new(self.ip, self.port).fmt(f)
+    }
 }
 
 impl Protocol {
@@ -102,10 +126,10 @@ impl ServicePort {
     }
 
     /// All endpoints that this service port can lead to, sorted.
-    pub fn reachable(&self) -> Vec<SocketAddrV4> {
+    pub fn reachable(&self) -> Vec<Endpoint> {
         let cluster = self.backends.cluster.iter().filter(|_| self.uses_cluster());
         let local = self.backends.local.iter().filter(|_| self.uses_local());
-        let mut all: Vec<SocketAddrV4> = cluster.chain(local).copied().collect();
+        let mut all: Vec<Endpoint> = cluster.chain(local).copied().collect();
         all.sort_unstable();
         all.dedup();
         all

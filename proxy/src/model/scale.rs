@@ -9,7 +9,7 @@ use api::{Key, k8s::api::discovery::v1::EndpointSlice, steps};
 use serde_json::json;
 
 use super::{Node, service_ports};
-use crate::{Mode, proxier::rest, service_tracker::ServiceTracker, testing};
+use crate::{Family, Mode, proxier::rest, service_tracker::ServiceTracker, testing};
 
 const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
 const IN_A_SLICE: usize = 100;
@@ -54,7 +54,7 @@ fn synced(world: &ServiceTracker, slice: &Arc<EndpointSlice>) -> usize {
     let changed: Vec<Key> = world.take_changed().into_iter().collect();
     assert_eq!(changed.len(), 1, "nobody else is looked at");
     let entry = world.entry(&changed[0]);
-    let all = service_ports(entry.service.as_ref().unwrap(), entry.slices.values().map(|s| &**s), &Node::default());
+    let all = service_ports(entry.service.as_ref().unwrap(), entry.slices.values().map(|s| &**s), &Node::default(), Family::V4);
     all.iter().map(|service_port| service_port.backends.cluster.len()).sum()
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Source: the kernel's `linux/netlink.h`, `nfnetlink.h`, `nf_tables.h`, `nfnetlink_conntrack.h`.
 
+use crate::family::Family;
+
 /// What can be asked for: the subsystem (nf_tables, conntrack), and what it calls the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
@@ -29,7 +31,6 @@ const CONNTRACK: u16 = 1 << 8;
 const BATCH_OF: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
-const FAMILY_IPV4: u8 = 2;
 const REQUEST: u16 = 1;
 const ACK: u16 = 4;
 const DUMP: u16 = 0x300;
@@ -39,9 +40,9 @@ const NESTED: u16 = 0x8000;
 /// Lists have elements of this type.
 pub const LIST_ELEMENT: u16 = 1;
 
-/// Messages, one after another.
-#[derive(Default)]
+/// Messages, one after another, about one family.
 pub struct Writer {
+    family: Family,
     bytes: Vec<u8>,
     messages: u32,
     /// Where the flags of the last message stand.
@@ -49,24 +50,28 @@ pub struct Writer {
 }
 
 impl Writer {
+    fn new(family: Family) -> Self {
+        Self { family, bytes: Vec::new(), messages: 0, last_flags: 0 }
+    }
+
     /// A transaction: closed by [`Writer::finish`].
-    pub fn batch() -> Self {
-        let mut writer = Self::default();
+    pub fn batch(family: Family) -> Self {
+        let mut writer = Self::new(family);
         writer.message(BATCH_BEGIN, REQUEST, 0, BATCH_OF, |_| {});
         writer
     }
 
     /// A question for all objects that fit.
-    pub fn dump(verb: Verb, body: impl FnOnce(&mut Self)) -> Vec<u8> {
-        let mut writer = Self::default();
-        writer.message(verb as u16, REQUEST | DUMP, FAMILY_IPV4, 0, body);
+    pub fn dump(family: Family, verb: Verb, body: impl FnOnce(&mut Self)) -> Vec<u8> {
+        let mut writer = Self::new(family);
+        writer.message(verb as u16, REQUEST | DUMP, family.number(), 0, body);
         writer.bytes
     }
 
     /// One change that is no transaction; it is acknowledged.
-    pub fn single(verb: Verb, body: impl FnOnce(&mut Self)) -> Vec<u8> {
-        let mut writer = Self::default();
-        writer.message(verb as u16, REQUEST | ACK, FAMILY_IPV4, 0, body);
+    pub fn single(family: Family, verb: Verb, body: impl FnOnce(&mut Self)) -> Vec<u8> {
+        let mut writer = Self::new(family);
+        writer.message(verb as u16, REQUEST | ACK, family.number(), 0, body);
         writer.bytes
     }
 
@@ -88,7 +93,7 @@ impl Writer {
             Verb::NewTable | Verb::NewChain | Verb::NewSet | Verb::NewElement => CREATE,
             _ => 0,
         };
-        self.message(verb as u16, REQUEST | flags, FAMILY_IPV4, 0, body);
+        self.message(verb as u16, REQUEST | flags, self.family.number(), 0, body);
     }
 
     /// The number of the message that comes next: no other one of the transaction has it.
@@ -160,8 +165,8 @@ mod tests {
 
     #[test]
     fn a_transaction_is_framed_and_its_last_change_acknowledged() {
-        assert_eq!(Writer::batch().finish(), None);
-        let mut writer = Writer::batch();
+        assert_eq!(Writer::batch(Family::V4).finish(), None);
+        let mut writer = Writer::batch(Family::V4);
         writer.change(Verb::NewTable, |w| w.text(1, "abc"));
         writer.change(Verb::DelTable, |w| w.nested(2, |w| w.number(1, 7)));
         let bytes = writer.finish().unwrap();

@@ -8,6 +8,7 @@ use super::{
     sets::{Refusal, Set},
 };
 use crate::{
+    family::Family,
     model::NodeNetwork,
     netlink::{Verb, Writer},
 };
@@ -91,7 +92,6 @@ fn rules(site: &NodeNetwork) -> Vec<(&'static str, Vec<Step>)> {
     let mut rules = vec![
         ("filter-prerouting-pre-dnat", new(FIREWALL_CHECK)),
         ("filter-output-pre-dnat", new(FIREWALL_CHECK)),
-        ("filter-input", localnet()),
         ("filter-input", new(ENDPOINTS_CHECK)),
         // An answer that conntrack cannot place would get a reset from who does not know of the connection.
         ("filter-forward", [ct_state(CT_INVALID), vec![Step::End(Verdict::Drop)]].concat()),
@@ -104,6 +104,9 @@ fn rules(site: &NodeNetwork) -> Vec<(&'static str, Vec<Step>)> {
         (FIREWALL_CHECK, firewall()),
         (CLUSTER_IPS_CHECK, vec![Step::Load(Field::Destination, Reg(0)), Step::Among(Set::ClusterIps.name(), Reg(0)), Step::Reject]),
     ];
+    if site.family == Family::V4 {
+        rules.insert(0, ("filter-input", localnet()));
+    }
     if let Some(cidr) = site.cluster_cidr {
         rules.push((SERVICE_CHAIN, at(Set::MasqueradedOutsiders, DestinationMatch::Address, &[outside(cidr), mark()].concat())));
     }
@@ -141,9 +144,9 @@ fn firewall() -> Vec<Step> {
     steps
 }
 
-/// NodePorts on localhost need `route_localnet`, which would let neighbours in to services that listen on localhost.
+/// NodePorts on localhost need `route_localnet`, which would let neighbours in to services that listen on localhost. IPv6 has neither.
 fn localnet() -> Vec<Step> {
-    let loopback = ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8);
+    let loopback = Family::V4.loopback();
     let unknown = [Step::Load(Field::CtState, Reg(0)), Step::Bits(Reg(0), CT_KNOWN, 0), Step::Is(Reg(0), 0)];
     let straight = [Step::Load(Field::CtStatus, Reg(0)), Step::Bits(Reg(0), CT_DNAT, 0), Step::Is(Reg(0), 0)];
     [&towards(loopback)[..], &outside(loopback), &unknown, &straight, &[Step::End(Verdict::Drop)]].concat()
@@ -160,8 +163,7 @@ fn postrouting(site: &NodeNetwork) -> Vec<Vec<Step>> {
         [Step::Load(Field::Source, both), Step::Load(Field::Destination, Reg(5)), Step::Among(Set::Hairpin.name(), both), Step::Masquerade];
     let mut rules = vec![[marked.as_slice(), &unmark].concat(), [translated.as_slice(), &itself].concat()];
     if let Some(cidr) = site.cluster_cidr {
-        let multicast = ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(224, 0, 0, 0), 4);
-        for net in [cidr, multicast] {
+        for net in [cidr, site.family.multicast()] {
             rules.push([towards(net), vec![Step::End(Verdict::Return)]].concat());
         }
         rules.push([within(cidr), vec![Step::Masquerade]].concat());

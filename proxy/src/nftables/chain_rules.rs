@@ -1,8 +1,6 @@
 //! What a destination's packets get -> the rules for all destinations of that kind.
 
-use std::net::Ipv4Addr;
-
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::{
     expr::{Field, LOCAL, Reg, Step, Verdict},
@@ -17,7 +15,7 @@ pub const MARK: u32 = 0x4000;
 const SPARE: Reg = Reg(12);
 
 /// Its chain.
-pub fn rules(class: &ServiceChain, cluster_cidr: Option<Ipv4Net>) -> Vec<Vec<Step>> {
+pub fn rules(class: &ServiceChain, cluster_cidr: Option<IpNet>) -> Vec<Vec<Step>> {
     let mut rules = Vec::new();
     let load = if class.sticky.is_some() { Vec::new() } else { destination(class.matched_by) };
     if class.insiders > 0 {
@@ -52,21 +50,20 @@ pub fn destination(matched_by: DestinationMatch) -> Vec<Step> {
     }
 }
 
-pub fn within(net: Ipv4Net) -> Vec<Step> {
+pub fn within(net: IpNet) -> Vec<Step> {
     net_test(Field::Source, net, Step::Is)
 }
 
-pub fn outside(net: Ipv4Net) -> Vec<Step> {
+pub fn outside(net: IpNet) -> Vec<Step> {
     net_test(Field::Source, net, Step::IsNot)
 }
 
-pub fn towards(net: Ipv4Net) -> Vec<Step> {
+pub fn towards(net: IpNet) -> Vec<Step> {
     net_test(Field::Destination, net, Step::Is)
 }
 
-fn net_test(field: Field, net: Ipv4Net, test: impl Fn(Reg, u32) -> Step) -> Vec<Step> {
-    let address = |ip: Ipv4Addr| word(ip);
-    vec![Step::Load(field, SPARE), Step::Bits(SPARE, address(net.netmask()), 0), test(SPARE, address(net.network()))]
+fn net_test(field: Field, net: IpNet, test: impl Fn(Reg, u32) -> Step) -> Vec<Step> {
+    vec![Step::Load(field, SPARE), Step::Bits(SPARE, word(net.netmask()), 0), test(SPARE, word(net.network()))]
 }
 
 /// Has a packet masqueraded when it leaves.

@@ -1,12 +1,8 @@
 //! Portals of one service -> its elements of the sets and maps. Pure.
 
-use std::{
-    collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddrV4},
-    num::NonZeroU32,
-};
+use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::{
     service_chain::{DestinationMatch, List, ServiceChain},
@@ -14,7 +10,7 @@ use super::{
     sticky::Sticky,
     words::{Words, port_word, protocol, word},
 };
-use crate::model::{NodeNetwork, Policy, ServicePort};
+use crate::model::{Endpoint, NodeNetwork, Policy, ServicePort};
 
 /// One element. `data` is the value of a map's, if that is words; for [`Set::FirewallSources`] its first word is where the range of sources ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,8 +32,8 @@ pub struct Destination {
 pub struct PortEndpoints {
     /// Even, not 0: it is the number of the list Cluster. The next one is that of the list Local.
     pub id: u32,
-    pub cluster: Vec<SocketAddrV4>,
-    pub local: Vec<SocketAddrV4>,
+    pub cluster: Vec<Endpoint>,
+    pub local: Vec<Endpoint>,
 }
 
 /// All that a service needs.
@@ -62,7 +58,7 @@ struct Writer<'a> {
 impl PortEndpoints {
     /// The service port's line after this one: endpoints that stay keep their places, so that few elements change.
     pub fn next(old: Option<&PortEndpoints>, id: u32, service_port: &ServicePort) -> Self {
-        let places = |old: Option<&Vec<SocketAddrV4>>, new: &[SocketAddrV4], used: bool| {
+        let places = |old: Option<&Vec<Endpoint>>, new: &[Endpoint], used: bool| {
             let new = if used { new } else { &[] };
             keep_places(old.map_or(&[], Vec::as_slice), new)
         };
@@ -73,7 +69,7 @@ impl PortEndpoints {
         }
     }
 
-    fn list(&self, list: List) -> &[SocketAddrV4] {
+    fn list(&self, list: List) -> &[Endpoint] {
         if list == List::Local { &self.local } else { &self.cluster }
     }
 }
@@ -92,34 +88,30 @@ impl Writer<'_> {
     fn destinations(&mut self) {
         let masquerade = self.site.cluster_cidr.map(|_| Set::MasqueradedOutsiders);
         let internal = list(self.service_port.internal);
-        self.destination(
-            DestinationMatch::Address,
-            self.service_port.cluster_ip,
-            self.class(DestinationMatch::Address, 0, internal),
-            internal,
-            masquerade,
-        );
+        let to = self.address(self.service_port.cluster_ip);
+        self.destination(to, self.class(DestinationMatch::Address, 0, internal), internal, masquerade);
         for ip in &self.service_port.external_ips {
-            self.external(DestinationMatch::Address, *ip);
+            self.external(self.address(*ip));
         }
         for ip in &self.service_port.balancer_ips {
-            self.external(DestinationMatch::Address, *ip);
-            self.firewall(*ip);
+            let to = self.address(*ip);
+            self.external(to);
+            self.firewall(to);
         }
-        if self.service_port.node_port.is_some() {
-            self.external(DestinationMatch::NodePort, Ipv4Addr::UNSPECIFIED);
+        if let Some(port) = self.service_port.node_port {
+            self.external(self.node_port(port));
         }
     }
 
     /// With the policy Local, who is inside the cluster goes anywhere all the same.
-    fn external(&mut self, matched_by: DestinationMatch, ip: Ipv4Addr) {
-        let list = list(self.service_port.external);
+    fn external(&mut self, to: Destination) {
+        let (list, matched_by) = (list(self.service_port.external), to.matched_by);
         let class = match self.service_port.external {
             Policy::Cluster => self.class(matched_by, 0, list),
             Policy::Local => self.class(matched_by, count(&self.line.cluster), list),
         };
         let masquerade = (self.service_port.external == Policy::Cluster).then_some(Set::Masqueraded(matched_by));
-        self.destination(matched_by, ip, class, list, masquerade);
+        self.destination(to, class, list, masquerade);
     }
 
     fn class(&self, matched_by: DestinationMatch, insiders: u32, list: List) -> Option<ServiceChain> {
@@ -130,15 +122,8 @@ impl Writer<'_> {
         (class.count > 0 || class.insiders > 0).then_some(class)
     }
 
-    fn destination(
-        &mut self,
-        matched_by: DestinationMatch,
-        ip: Ipv4Addr,
-        class: Option<ServiceChain>,
-        list: List,
-        masquerade: Option<Set>,
-    ) {
-        let to = self.key(matched_by, ip);
+    fn destination(&mut self, to: Destination, class: Option<ServiceChain>, list: List, masquerade: Option<Set>) {
+        let matched_by = to.matched_by;
         // The first one counts: an address may be given twice.
         if self.out.own.contains_key(&to) {
             return;
@@ -162,12 +147,12 @@ impl Writer<'_> {
 
     fn endpoints(&self, to: &Destination, list: List, elements: &mut Vec<Element>) {
         for (place, endpoint) in (list.first_place()..).zip(self.line.list(list)) {
-            let data = [word(*endpoint.ip()), port_word(endpoint.port())];
+            let data = [word(endpoint.ip), port_word(endpoint.port)];
             elements.push(Element { set: Set::Endpoints(to.matched_by), key: to.and(place), data });
         }
     }
 
-    fn firewall(&mut self, ip: Ipv4Addr) {
+    fn firewall(&mut self, to: Destination) {
         let ranges = &self.service_port.source_ranges;
         if !self.service_port.backends.any || ranges.is_empty() {
             return;
@@ -175,12 +160,11 @@ impl Writer<'_> {
         let mut allowed = ranges.clone();
         // A balancer's address may stand on this node: its own traffic then comes from that address.
         if ranges.iter().any(|range| self.site.node_ips.iter().any(|ip| range.contains(ip))) {
-            allowed.extend(self.service_port.balancer_ips.iter().map(|ip| Ipv4Net::from(*ip)));
+            allowed.extend(self.service_port.balancer_ips.iter().map(|ip| IpNet::from(*ip)));
         }
-        let to = self.key(DestinationMatch::Address, ip);
         let elements = self.out.own.entry(to).or_default();
         elements.push(to.among(Set::Firewalled));
-        for range in Ipv4Net::aggregate(&allowed) {
+        for range in IpNet::aggregate(&allowed) {
             let (key, data) = (to.and(word(range.network())), [word(range.broadcast()), 0]);
             elements.push(Element { set: Set::FirewallSources, key, data });
         }
@@ -189,7 +173,7 @@ impl Writer<'_> {
     fn shared(&mut self) {
         let put = |set, key| Element { set, key, data: [0; 2] };
         self.out.shared.push(put(Set::ClusterIps, [word(self.service_port.cluster_ip), 0, 0, 0]));
-        let all = self.line.cluster.iter().chain(&self.line.local).map(|endpoint| word(*endpoint.ip()));
+        let all = self.line.cluster.iter().chain(&self.line.local).map(|endpoint| word(endpoint.ip));
         self.out.shared.extend(all.map(|ip| put(Set::Hairpin, [ip, ip, 0, 0])));
     }
 
@@ -200,13 +184,13 @@ impl Writer<'_> {
         }
     }
 
-    fn key(&self, matched_by: DestinationMatch, ip: Ipv4Addr) -> Destination {
-        let protocol = protocol(self.service_port.protocol);
-        let key = match matched_by {
-            DestinationMatch::Address => [word(ip), protocol, port_word(self.service_port.port)],
-            DestinationMatch::NodePort => [protocol, port_word(self.service_port.node_port.unwrap_or(0)), 0],
-        };
-        Destination { matched_by, key }
+    fn address(&self, ip: IpAddr) -> Destination {
+        let key = [word(ip), protocol(self.service_port.protocol), port_word(self.service_port.port)];
+        Destination { matched_by: DestinationMatch::Address, key }
+    }
+
+    fn node_port(&self, port: u16) -> Destination {
+        Destination { matched_by: DestinationMatch::NodePort, key: [protocol(self.service_port.protocol), port_word(port), 0] }
     }
 }
 
@@ -224,11 +208,11 @@ impl Destination {
 }
 
 /// The new list in the order of the old one; who takes the place of one that went comes from the end.
-fn keep_places(old: &[SocketAddrV4], new: &[SocketAddrV4]) -> Vec<SocketAddrV4> {
-    let wanted: std::collections::HashSet<&SocketAddrV4> = new.iter().collect();
-    let held: std::collections::HashSet<&SocketAddrV4> = old.iter().collect();
+fn keep_places(old: &[Endpoint], new: &[Endpoint]) -> Vec<Endpoint> {
+    let wanted: std::collections::HashSet<&Endpoint> = new.iter().collect();
+    let held: std::collections::HashSet<&Endpoint> = old.iter().collect();
     let mut fresh = new.iter().filter(|e| !held.contains(e)).copied();
-    let mut places: Vec<Option<SocketAddrV4>> = old.iter().map(|e| if wanted.contains(e) { Some(*e) } else { fresh.next() }).collect();
+    let mut places: Vec<Option<Endpoint>> = old.iter().map(|e| if wanted.contains(e) { Some(*e) } else { fresh.next() }).collect();
     places.extend(fresh.map(Some));
     let mut at = 0;
     while let Some(place) = places.get(at) {
@@ -245,7 +229,7 @@ fn list(policy: Policy) -> List {
     if policy == Policy::Local { List::Local } else { List::Cluster }
 }
 
-fn count(list: &[SocketAddrV4]) -> u32 {
+fn count(list: &[Endpoint]) -> u32 {
     u32::try_from(list.len()).unwrap_or(u32::MAX)
 }
 
@@ -253,6 +237,7 @@ fn count(list: &[SocketAddrV4]) -> u32 {
 mod tests {
     use super::*;
     use crate::{
+        family::Family,
         model::{Node, Protocol, service_ports},
         testing::{addr, service, slice},
     };
@@ -265,11 +250,11 @@ mod tests {
         service.status = status.and_then(|s| serde_json::from_value(s).ok());
         let node = Node { name: "n1".into(), ..Node::default() };
         let slices = [slice("d/s", "", "TCP", 8080, endpoints)];
-        let service_ports = service_ports(&service, slices.iter(), &node);
+        let service_ports = service_ports(&service, slices.iter(), &node, Family::V4);
         let site = NodeNetwork {
             cluster_cidr: Some("10.77.0.0/16".parse().unwrap()),
             node_ips: vec!["192.0.2.1".parse().unwrap()],
-            ..NodeNetwork::default()
+            ..NodeNetwork::of(Family::V4)
         };
         let (line, mut needs, mut chains) = (PortEndpoints::next(None, 2, &service_ports[0]), WantedElements::default(), Vec::new());
         needs.add(&service_ports[0], &line, &site);

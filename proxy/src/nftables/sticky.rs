@@ -1,6 +1,6 @@
 //! A service port whose clients stay with their endpoints -> a chain, and a set of clients for each endpoint. Source: as in upstream's proxier.
 
-use std::{borrow::Cow, net::SocketAddrV4};
+use std::borrow::Cow;
 
 use super::{
     expr::{Field, Reg, Step},
@@ -10,7 +10,7 @@ use super::{
     words::{port_word, protocol, word},
 };
 use crate::{
-    model::{Protocol, ServicePort},
+    model::{Endpoint, Protocol, ServicePort},
     netlink::{Verb, Writer},
 };
 
@@ -19,7 +19,7 @@ use crate::{
 pub struct Sticky {
     protocol: Protocol,
     seconds: u32,
-    endpoints: Vec<SocketAddrV4>,
+    endpoints: Vec<Endpoint>,
 }
 
 /// The chain of a list.
@@ -31,13 +31,13 @@ fn name(number: u32) -> String {
     format!("sticky-{number}")
 }
 
-fn clients(number: u32, endpoint: SocketAddrV4) -> String {
-    format!("sticky-{number}-{}-{}", endpoint.ip(), endpoint.port())
+fn clients(number: u32, endpoint: Endpoint) -> String {
+    format!("sticky-{number}-{}-{}", endpoint.ip, endpoint.port)
 }
 
 impl Sticky {
     /// `None` where clients need not stay, or have nowhere to.
-    pub fn of(service_port: &ServicePort, endpoints: &[SocketAddrV4]) -> Option<Self> {
+    pub fn of(service_port: &ServicePort, endpoints: &[Endpoint]) -> Option<Self> {
         let seconds = service_port.affinity_seconds.filter(|_| !endpoints.is_empty())?;
         Some(Self { protocol: service_port.protocol, seconds, endpoints: endpoints.to_vec() })
     }
@@ -67,9 +67,9 @@ impl Sticky {
     /// Whoever is known goes back; others draw.
     fn rules(&self, number: u32) -> Vec<Vec<Step>> {
         let (scratch, client) = (Reg(0), Reg(0));
-        let known = |e: &SocketAddrV4| vec![Step::Load(Field::Source, client), Step::Among(Cow::Owned(clients(number, *e)), client)];
+        let known = |e: &Endpoint| vec![Step::Load(Field::Source, client), Step::Among(Cow::Owned(clients(number, *e)), client)];
         let draw = |count: u32| vec![Step::Draw { to: scratch, count, first: 0 }, Step::Is(scratch, 0)];
-        let keep = |e: &SocketAddrV4| {
+        let keep = |e: &Endpoint| {
             vec![Step::Load(Field::Source, client), Step::Remember { set: clients(number, *e), key: client, seconds: self.seconds }]
         };
         let mut rules: Vec<Vec<Step>> = Vec::new();
@@ -82,10 +82,10 @@ impl Sticky {
         rules
     }
 
-    fn lead(&self, endpoint: SocketAddrV4) -> Vec<Step> {
+    fn lead(&self, endpoint: Endpoint) -> Vec<Step> {
         let (tested, to, port) = (Reg(4), Reg(0), Reg(1));
         let [number, ..] = protocol(self.protocol).to_ne_bytes();
-        let put = [Step::Put(to, word(*endpoint.ip()), 4), Step::Put(port, port_word(endpoint.port()), 2)];
+        let put = [Step::Put(to, word(endpoint.ip), 4), Step::Put(port, port_word(endpoint.port), 2)];
         [&[Step::Load(Field::Protocol, tested), Step::IsByte(tested, number)][..], &put, &[Step::Dnat(to)]].concat()
     }
 }
@@ -93,9 +93,10 @@ impl Sticky {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{family::Family, testing::addr};
 
     fn sticky(endpoints: &[&str]) -> Sticky {
-        let endpoints = endpoints.iter().map(|e| e.parse().unwrap()).collect();
+        let endpoints = endpoints.iter().map(|e| addr(e)).collect();
         Sticky { protocol: Protocol::Tcp, seconds: 60, endpoints }
     }
 
@@ -114,7 +115,7 @@ mod tests {
     fn only_what_differs_is_made_and_removed() {
         let (one, two) = (sticky(&["10.0.0.1:1"]), sticky(&["10.0.0.1:1", "10.0.0.2:1"]));
         let size = |work: &dyn Fn(&mut Writer)| {
-            let mut w = Writer::batch();
+            let mut w = Writer::batch(Family::V4);
             work(&mut w);
             w.finish().map_or(0, |bytes| bytes.len())
         };

@@ -19,6 +19,7 @@ use super::{
     sticky::Sticky,
 };
 use crate::{
+    family::Family,
     late,
     model::{NodeNetwork, Protocol, ServicePort},
     netlink::{Error, LIST_ELEMENT, Socket, Verb, Writer},
@@ -33,8 +34,7 @@ const INLINE_BYTES: usize = 64 * 1024;
 /// has 60,000; so those that are common are there from the start.
 const CLASSES_KEPT: usize = 64;
 
-/// What the kernel should hold, and the way there.
-#[derive(Default)]
+/// What the kernel should hold for one family, and the way there.
 pub struct Table {
     site: NodeNetwork,
     socket: Option<Arc<Socket>>,
@@ -68,13 +68,30 @@ struct ServiceElements {
 }
 
 impl Table {
+    pub fn new(family: Family) -> Self {
+        Self {
+            site: NodeNetwork::of(family),
+            socket: None,
+            services: HashMap::new(),
+            slots: Slots::default(),
+            owners: HashMap::new(),
+            waiting: HashMap::new(),
+            written: HashSet::new(),
+            idle: HashSet::new(),
+            sticky: BTreeMap::new(),
+            sticky_before: BTreeMap::new(),
+            next_number: 0,
+            left: Vec::new(),
+        }
+    }
+
     /// Takes changed services; the transaction that brings the kernel there, `None` if nothing differs.
     pub fn update(&mut self, changes: &[(Key, Vec<ServicePort>)]) -> Option<Vec<u8>> {
         changes.iter().for_each(|(key, service_ports)| self.take(key, service_ports));
         let changes = self.slots.take_changes();
         let (born, gone) = self.settle(changes.chains);
         let sticky = self.take_sticky_changes();
-        let mut writer = Writer::batch();
+        let mut writer = Writer::batch(self.site.family);
         for (number, old, new) in &sticky {
             new.iter().for_each(|new| new.write(*number, old.as_ref(), &mut writer));
         }
@@ -101,7 +118,7 @@ impl Table {
         self.idle = ServiceChain::common().filter(|class| !self.slots.is_used(class)).collect();
         let chains = self.ways();
         self.written = chains.iter().copied().collect();
-        let mut writer = Writer::batch();
+        let mut writer = Writer::batch(self.site.family);
         base_chains::write(&self.site, &mut writer);
         self.sticky.iter().for_each(|(number, sticky)| sticky.write(*number, None, &mut writer));
         chains.iter().for_each(|class| make_chain(class, &mut writer));
@@ -127,7 +144,7 @@ impl Table {
 
     /// Whether our table still has rules: it has none after somebody's `nft flush ruleset`.
     pub fn is_whole(&mut self) -> bool {
-        let question = Writer::dump(Verb::GetRule, |w| {
+        let question = Writer::dump(self.site.family, Verb::GetRule, |w| {
             w.text(1, TABLE);
             w.text(2, WITNESS);
         });
@@ -139,7 +156,7 @@ impl Table {
     /// What the kernel holds of a set, as it says it; empty where there is no such set.
     #[cfg(test)]
     pub fn listing(set: &str) -> Vec<u8> {
-        let question = Writer::dump(Verb::GetElement, |w| {
+        let question = Writer::dump(Family::V4, Verb::GetElement, |w| {
             w.text(1, TABLE);
             w.text(2, set);
         });
@@ -152,8 +169,8 @@ impl Table {
     ///
     /// # Errors
     /// Where the kernel refuses.
-    pub fn remove() -> Result<(), Error> {
-        let mut writer = Writer::batch();
+    pub fn remove(family: Family) -> Result<(), Error> {
+        let mut writer = Writer::batch(family);
         objects::removal(&mut writer);
         writer.finish().map_or(Ok(()), |transaction| Socket::open()?.commit(&transaction))
     }
@@ -367,7 +384,7 @@ mod tests {
         let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
         let service = service(&format!("d/{name}"), json!({"clusterIP": ip, "ports": [{"port": 80}]}));
         let slices = [slice(&format!("d/{name}"), "", "TCP", 8080, &endpoints)];
-        (Key::new("d", name), service_ports(&service, slices.iter(), &Node::default()))
+        (Key::new("d", name), service_ports(&service, slices.iter(), &Node::default(), Family::V4))
     }
 
     fn pods(numbers: std::ops::Range<u8>) -> Vec<String> {
@@ -384,10 +401,10 @@ mod tests {
 
     #[test]
     fn one_endpoint_is_a_few_elements_among_many() {
-        let mut table = Table::default();
+        let mut table = Table::new(Family::V4);
         let many: Vec<_> = (3..200).map(|n| change(&format!("s{n}"), &format!("10.96.0.{n}"), &pods(1..2 + n % 3))).collect();
         let all = [vec![change("a", "10.96.0.1", &pods(1..50)), change("b", "10.96.0.2", &pods(1..50))], many].concat();
-        let first = table.full(NodeNetwork::default(), &all).unwrap();
+        let first = table.full(NodeNetwork::of(Family::V4), &all).unwrap();
         assert_eq!(table.update(&[change("a", "10.96.0.1", &pods(1..50))]), None);
         let more = table.update(&[change("a", "10.96.0.1", &pods(1..51))]).unwrap();
         // The class of 50 is new, so the way to all chains is written.
@@ -412,7 +429,7 @@ mod tests {
 
     #[test]
     fn an_address_passes_from_one_service_to_the_next() {
-        let mut table = Table::default();
+        let mut table = Table::new(Family::V4);
         let endpoints = |table: &Table| {
             let all = table.slots.all().into_iter().filter(|e| matches!(e.set, Set::Endpoints(_)));
             all.map(|e| e.data[0].to_ne_bytes()[3]).collect::<std::collections::BTreeSet<u8>>()

@@ -147,7 +147,7 @@ impl Control {
     fn start_controllers(&self, flags: &ServerFlags) {
         self.group.spawn_loop("system namespaces", auth::keep_namespaces(self.engine.clone()));
         let config = controllers::Config {
-            cluster_cidr: flags.cluster_cidr,
+            cluster_cidrs: vec![flags.cluster_cidr],
             root_ca: self.certs.ca().to_owned(),
             nodes: flags.nodes.config(),
             terminated_pods_max: flags.nodes.terminated_pod_gc_threshold,

@@ -39,8 +39,8 @@ use reconcile::Controller;
 /// What controllers must know of the cluster.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// `--cluster-cidr`: nodes get their pod ranges from here.
-    pub cluster_cidr: IpNet,
+    /// `--cluster-cidr`, at most one of each family: nodes get their pod ranges from here.
+    pub cluster_cidrs: Vec<IpNet>,
     /// The cluster's CA (PEM), published to every namespace.
     pub root_ca: String,
     /// When nodes are given up.
@@ -95,7 +95,7 @@ const TABLE: &[Row] = &[
     ("disruption-controller", "controllermanager", |s| s.run(disruption::Budgets::new(s.caches, s.client()))),
     ("disruption-controller", "controllermanager", |s| s.run(disruption::StaleDisruptions::new(s.caches))),
     ("clusterrole-aggregation-controller", "clusterrole-aggregation-controller", |s| s.run(roles::Roles::new(s.caches))),
-    ("node-controller", "cidrAllocator", |s| s.run(nodeipam::NodeIpam::new(s.caches, s.config.cluster_cidr))),
+    ("node-controller", "cidrAllocator", |s| s.run(nodeipam::NodeIpam::new(s.caches, &s.config.cluster_cidrs))),
 ];
 
 /// Starts every controller of the table in `group`.

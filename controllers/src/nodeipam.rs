@@ -1,5 +1,6 @@
-//! Node -> its pod range, cut from the cluster's. Source: `pkg/controller/nodeipam/ipam/range_allocator.go`.
+//! Node -> its pod ranges, one of each family, cut from the cluster's. Source: `pkg/controller/nodeipam/ipam/range_allocator.go`.
 
+mod cluster;
 mod ranges;
 
 use std::sync::Arc;
@@ -11,23 +12,23 @@ use parking_lot::Mutex;
 use reconcile::{Action, Controller, Plan, Wake};
 use serde_json::json;
 
-use ranges::{Promise, Ranges};
+use cluster::{ClusterRanges, Promise};
 
 pub struct NodeIpam {
     nodes: Cache<Node>,
     /// What each node has, or was promised.
-    ranges: Arc<Mutex<Ranges>>,
+    ranges: Arc<Mutex<ClusterRanges>>,
 }
 
-/// A node without a range, and the range it would get.
+/// A node without ranges, and those that it would get.
 pub struct World {
     node: Arc<Node>,
     promise: Promise,
 }
 
 impl NodeIpam {
-    pub fn new(caches: &Caches, cluster: IpNet) -> Self {
-        Self { nodes: caches.of(), ranges: Arc::new(Mutex::new(Ranges::new(cluster))) }
+    pub fn new(caches: &Caches, cluster: &[IpNet]) -> Self {
+        Self { nodes: caches.of(), ranges: Arc::new(Mutex::new(ClusterRanges::new(cluster))) }
     }
 }
 
@@ -41,7 +42,7 @@ impl Controller for NodeIpam {
     fn watches(&self, wake: &Wake) {
         let (kept, handle) = (self.ranges.clone(), wake.handle());
         self.nodes.on_change(move |old, new| match (old, new) {
-            (_, Some(node)) if !ranges(node).is_empty() => kept.lock().set(&node.name_any(), ranges(node)),
+            (_, Some(node)) if !ranges(node).is_empty() => kept.lock().set(&node.name_any(), &ranges(node)),
             (Some(node), None) => {
                 let next = kept.lock().remove(&node.name_any());
                 next.into_iter().for_each(|next| handle(Key::new("", &next)));
@@ -64,9 +65,10 @@ impl Controller for NodeIpam {
     }
 
     fn plan(&self, world: &World, _: &Key) -> Plan {
-        match world.promise {
-            Promise::Range(range) => {
-                let ranges = json!({"spec": {"podCIDR": range.to_string(), "podCIDRs": [range.to_string()]}});
+        match &world.promise {
+            Promise::Ranges(all) => {
+                let all: Vec<String> = all.iter().map(IpNet::to_string).collect();
+                let ranges = json!({"spec": {"podCIDR": all.first(), "podCIDRs": all}});
                 Plan::act(vec![Action::patch(&*world.node, ranges)])
             }
             Promise::NoneLeft => {

@@ -295,7 +295,7 @@ fn owner(kind: &str, name: &str, uid: &str) -> Value {
 impl Config {
     fn of_tests() -> Self {
         Self {
-            cluster_cidr: "10.0.0.0/8".parse().unwrap(),
+            cluster_cidrs: vec!["10.0.0.0/8".parse().unwrap()],
             root_ca: String::new(),
             nodes: crate::NodeConfig::default(),
             terminated_pods_max: 0,

@@ -56,7 +56,7 @@ fn account(name: &str) -> String {
 fn start(door: &Door, group: &Group, clients: &dyn Fn(&str) -> Client) {
     let caches = client::Caches::new(door.client("system:kube-controller-manager", &[]), group.clone());
     let config = controllers::Config {
-        cluster_cidr: "10.244.0.0/16".parse().unwrap(),
+        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00:244::/48".parse().unwrap()],
         root_ca: "the authority".into(),
         nodes: controllers::NodeConfig::default(),
         terminated_pods_max: controllers::TERMINATED_PODS_MAX,
@@ -89,6 +89,20 @@ async fn collection_works_after_a_discovery_that_failed() {
     assert!(asked.load(Ordering::SeqCst) > FAILING[1] + 1, "two attempts failed, another one did not");
     assert!(maps.get_opt("other").await.unwrap().is_some());
     assert_eq!(group.fault(), None);
+    group.stop();
+}
+
+#[tokio::test]
+async fn a_node_gets_a_range_of_each_family() {
+    let group = Group::new();
+    let door = Door::new(&group).await;
+    start(&door, &group, &|name| door.client(&account(name), &GROUPS));
+    let nodes = Api::<Node>::all(door.admin());
+    let node = serde_json::from_value(json!({"metadata": {"name": "n"}})).unwrap();
+    nodes.create(&PostParams::default(), &node).await.unwrap();
+    let spec = until("the node has ranges", async || nodes.get("n").await.unwrap().spec.filter(|spec| spec.pod_cidr.is_some())).await;
+    assert_eq!(spec.pod_cidr.as_deref(), Some("10.244.0.0/24"));
+    assert_eq!(spec.pod_cidrs.unwrap(), ["10.244.0.0/24", "fd00:244::/64"]);
     group.stop();
 }
 

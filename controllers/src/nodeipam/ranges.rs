@@ -1,4 +1,4 @@
-//! The cluster's range -> a range for each node, found without a look at those of the others.
+//! One range of the cluster -> a range for each node, found without a look at those of the others.
 //!
 //! Source: `pkg/controller/nodeipam/ipam/cidrset/cidr_set.go`.
 
@@ -34,16 +34,6 @@ pub struct Ranges {
     waiting: BTreeSet<String>,
 }
 
-/// What a node gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Promise {
-    Range(IpNet),
-    /// There is none left, and the node was not told yet.
-    NoneLeft,
-    /// It waits for one, and knows.
-    Waits,
-}
-
 impl Ranges {
     pub fn new(cluster: IpNet) -> Self {
         let wanted = if cluster.addr().is_ipv4() { MASK_V4 } else { MASK_V6 };
@@ -73,32 +63,55 @@ impl Ranges {
         self.by_node.insert(node.to_owned(), ranges);
     }
 
-    /// The node is gone: one that waits for a range may ask again.
-    pub fn remove(&mut self, node: &str) -> Option<String> {
+    /// The node is gone, or has nothing of us any more.
+    pub fn remove(&mut self, node: &str) {
         self.waiting.remove(node);
-        if self.give_up(node) { self.waiting.pop_first() } else { None }
+        self.give_up(node);
     }
 
-    /// What was promised to the node, or else a free range, which is promised to it from now on.
-    pub fn promise(&mut self, node: &str) -> Promise {
-        if let Some(promised) = self.by_node.get(node).and_then(|ranges| ranges.first()) {
-            return Promise::Range(*promised);
+    /// The node has a promise, or there is a range for it.
+    pub fn could_promise(&self, node: &str) -> bool {
+        self.promised(node).is_some() || self.free().is_some()
+    }
+
+    /// What was promised to the node, or else a free range, which is promised to it from now on. `None` where there is none left.
+    pub fn promise(&mut self, node: &str) -> Option<IpNet> {
+        if let Some(promised) = self.promised(node) {
+            return Some(promised);
         }
-        let free = [self.next, 0].into_iter().map(|from| self.taken.next_free(from)).find(|at| *at < self.size);
-        let Some(found) = free else {
-            let is_news = self.waiting.insert(node.to_owned());
-            return if is_news { Promise::NoneLeft } else { Promise::Waits };
-        };
+        let found = self.free()?;
         self.next = (found + 1) % self.size;
         let range = self.at(found);
         self.set(node, vec![range]);
-        Promise::Range(range)
+        Some(range)
     }
 
-    fn give_up(&mut self, node: &str) -> bool {
+    /// Notes that the node waits for a range; whether that is new.
+    pub fn wait(&mut self, node: &str) -> bool {
+        self.waiting.insert(node.to_owned())
+    }
+
+    /// One that waits no more, if there is a range for it.
+    pub fn next_waiting(&mut self) -> Option<String> {
+        self.free().and_then(|_| self.waiting.pop_first())
+    }
+
+    pub fn is_of_family(&self, range: IpNet) -> bool {
+        self.cluster.addr().is_ipv4() == range.addr().is_ipv4()
+    }
+
+    fn promised(&self, node: &str) -> Option<IpNet> {
+        self.by_node.get(node)?.first().copied()
+    }
+
+    /// The next place that is nobody's.
+    fn free(&self) -> Option<u64> {
+        [self.next, 0].into_iter().map(|from| self.taken.next_free(from)).find(|at| *at < self.size)
+    }
+
+    fn give_up(&mut self, node: &str) {
         let had = self.by_node.remove(node).unwrap_or_default();
         had.iter().for_each(|range| self.release(*range));
-        !had.is_empty()
     }
 
     fn hold(&mut self, range: IpNet) {
@@ -176,10 +189,7 @@ mod tests {
     }
 
     fn promised(ranges: &mut Ranges, node: &str) -> Option<String> {
-        match ranges.promise(node) {
-            Promise::Range(range) => Some(range.to_string()),
-            Promise::NoneLeft | Promise::Waits => None,
-        }
+        ranges.promise(node).map(|range| range.to_string())
     }
 
     #[test]
@@ -191,9 +201,8 @@ mod tests {
         ranges.remove("a");
         assert_eq!(promised(&mut ranges, "d").as_deref(), Some("10.244.3.0/24"), "what came back rests");
         assert_eq!(promised(&mut ranges, "e").as_deref(), Some("10.244.0.0/24"));
-        assert_eq!((ranges.promise("f"), ranges.promise("f"), ranges.promise("g")), (Promise::NoneLeft, Promise::Waits, Promise::NoneLeft));
-        assert_eq!(ranges.remove("g"), None, "it had nothing");
-        assert_eq!(ranges.remove("b").as_deref(), Some("f"), "who waits is asked again");
+        assert!(ranges.promise("f").is_none() && !ranges.could_promise("f") && ranges.could_promise("e"));
+        ranges.remove("b");
         assert_eq!(promised(&mut ranges, "f").as_deref(), Some("10.244.1.0/24"));
         assert_eq!(promised(&mut Ranges::new(net("10.0.0.0/28")), "a").as_deref(), Some("10.0.0.0/28"));
         assert_eq!(promised(&mut Ranges::new(net("fd00::/48")), "a").as_deref(), Some("fd00::/64"));

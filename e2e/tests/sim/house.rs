@@ -54,7 +54,7 @@ impl House {
     fn start_controllers(&self) {
         self.group.spawn_loop("system namespaces", auth::keep_namespaces(self.door.engine.clone()));
         let config = controllers::Config {
-            cluster_cidr: "10.244.0.0/16".parse().unwrap(),
+            cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
             root_ca: "the authority".into(),
             nodes: controllers::NodeConfig::default(),
             terminated_pods_max: controllers::TERMINATED_PODS_MAX,

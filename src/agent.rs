@@ -1,4 +1,4 @@
-//! The node's half of `skiff up`: node agent, service proxy and DNS, assembled.
+//! A machine and a cluster -> its node: node agent, service proxy and DNS, assembled. Whoever runs the control plane says what a node must know of it.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -9,20 +9,15 @@ use std::{
 
 use anyhow::{Context, bail};
 use api::task::Group;
+use client::{Caches, kube::Client};
+use ipnet::IpNet;
 use kubelet::OnPodCidr;
 use proxy::{
     Family,
     cni::{self, NetworkConfig, write_conflist},
 };
 
-use crate::{
-    address::default_address,
-    dirs::Dirs,
-    flags::UpFlags,
-    instance::NodeLock,
-    progress::Progress,
-    server::{Control, cluster_dns, host_name, kinds_config},
-};
+use crate::{dirs::Dirs, flags::AgentFlags, instance::NodeLock, progress::Progress};
 
 /// What the runtime calls as its network plugins: `src/cni_shim.rs`.
 pub const PLUGIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/plugin"));
@@ -31,39 +26,91 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How long the node may take to become Ready.
 const READY_BOUND: Duration = Duration::from_secs(120);
 
-/// Resolves once the node is Ready and DNS answers. The node is ours as long as what is returned is held.
-pub async fn start(flags: &UpFlags, control: &Control, progress: &Progress) -> anyhow::Result<NodeLock> {
-    let claimed = NodeLock::claim(&control.dirs)?;
-    let node = flags.agent.node_name.clone().unwrap_or_else(host_name);
-    let address = flags.agent.node_ip.or_else(default_address).unwrap_or(IpAddr::from([127, 0, 0, 1]));
-    let kinds = kinds_config(&flags.server)?;
-    let IpAddr::V4(dns) = cluster_dns(&kinds) else { bail!("--service-cluster-ip-range: the node's proxy knows IPv4 only") };
+/// What a node must know of itself and of its cluster.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    pub dirs: Dirs,
+    pub name: String,
+    /// As the machine calls itself.
+    pub host_name: String,
+    /// Where others reach the node.
+    pub address: IpAddr,
+    /// Where pods' addresses come from, at most one of each family.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Where the cluster's names are asked for: the node answers there itself.
+    pub cluster_dns: IpAddr,
+    pub cluster_domain: String,
+    pub flags: AgentFlags,
+}
 
-    let config = config(flags, control, &node, address, dns)?;
-    network_plugin(&config.layout().cni_bin_dir, &control.group)?;
-    let client = control.client(&format!("system:node:{node}"), &["system:nodes"]);
-    let caches = client::Caches::new(client.clone(), control.group.clone());
-    let agent = Box::pin(kubelet::run(config, client, caches, control.group.clone())).await?;
+/// How the rooms of a node come to the API server, each as a user of its own, and who may come to the node.
+pub struct Access {
+    /// `system:node:NAME`
+    pub kubelet: Client,
+    /// [`proxy::USER`]
+    pub proxy: Client,
+    /// [`proxy::dns::ACCOUNT`] of kube-system.
+    pub dns: Client,
+    /// Makes the node agent's serving certificates.
+    pub serving: kubelet::Issuer,
+    /// Whose clients the node agent takes (PEM).
+    pub client_ca: String,
+}
+
+impl NodeConfig {
+    /// # Errors
+    /// A range or an address is of a family that nodes do not serve.
+    pub fn check(&self) -> anyhow::Result<()> {
+        are_served("--cluster-cidr", &self.cluster_cidrs)?;
+        are_served("the cluster DNS address", &[IpNet::from(self.cluster_dns)])
+    }
+}
+
+/// Whether nodes serve addresses of these ranges: before anything is started, so that nobody waits for a node that cannot be.
+///
+/// # Errors
+/// It names the range, and `what` it was given for.
+pub fn are_served(what: &str, ranges: &[IpNet]) -> anyhow::Result<()> {
+    match ranges.iter().find(|range| !Family::of_net(**range).is_served()) {
+        Some(range) => bail!("{what}: {range} is {}, which skiff's nodes do not serve yet", Family::of_net(*range)),
+        None => Ok(()),
+    }
+}
+
+/// Resolves once the node is Ready and DNS answers. The node is ours as long as what is returned is held.
+pub async fn start(config: &NodeConfig, access: Access, group: &Group, progress: &Progress) -> anyhow::Result<NodeLock> {
+    config.check()?;
+    let claimed = NodeLock::claim(&config.dirs)?;
+    let caches = |client: &Client| Caches::new(client.clone(), group.clone());
+
+    let of_agent = agent_config(config, &access);
+    network_plugin(&of_agent.layout().cni_bin_dir, group)?;
+    let agent = Box::pin(kubelet::run(of_agent, access.kubelet.clone(), caches(&access.kubelet), group.clone())).await?;
     progress.step("container runtime");
 
     let rules = proxy::Config {
-        mode: flags.agent.proxy_mode,
-        node_name: node.clone(),
+        mode: config.flags.proxy_mode,
+        node_name: config.name.clone(),
         families: Family::SERVED.to_vec(),
-        cluster_cidrs: vec![flags.server.cluster_cidr],
-        answered_here: vec![IpAddr::V4(dns)],
+        cluster_cidrs: config.cluster_cidrs.clone(),
+        answered_here: vec![config.cluster_dns],
     };
-    Box::pin(proxy::run(rules, control.caches.clone(), control.group.clone())).await?;
-    progress.step(&format!("services ({})", flags.agent.proxy_mode));
-    let names =
-        proxy::dns::Config { domain: kinds.cluster_domain, address: IpAddr::V4(dns), port: DNS_PORT, resolv_conf: RESOLV_CONF.into() };
-    Box::pin(proxy::dns::run(names, control.caches.clone(), control.group.clone())).await?;
-    progress.step(&format!("DNS ({dns})"));
+    Box::pin(proxy::run(rules, caches(&access.proxy), group.clone())).await?;
+    progress.step(&format!("services ({})", config.flags.proxy_mode));
+    let names = proxy::dns::Config {
+        domain: config.cluster_domain.clone(),
+        address: config.cluster_dns,
+        port: DNS_PORT,
+        resolv_conf: RESOLV_CONF.into(),
+    };
+    Box::pin(proxy::dns::run(names, caches(&access.dns), group.clone())).await?;
+    progress.step(&format!("DNS ({})", config.cluster_dns));
 
+    let (node, log) = (&config.name, config.dirs.log());
     match tokio::time::timeout(READY_BOUND, agent.ready()).await {
         Ok(true) => progress.step(&format!("node {node} is Ready")),
-        Ok(false) => bail!("the node agent ended before the node was Ready; see {}", control.dirs.log().display()),
-        Err(_) => bail!("node {node} is not Ready after {} s; see {}", READY_BOUND.as_secs(), control.dirs.log().display()),
+        Ok(false) => bail!("the node agent ended before the node was Ready; see {}", log.display()),
+        Err(_) => bail!("node {node} is not Ready after {} s; see {}", READY_BOUND.as_secs(), log.display()),
     }
     Ok(claimed)
 }
@@ -80,30 +127,21 @@ pub async fn clean(dirs: &Dirs) -> anyhow::Result<()> {
     proxy::cleanup().await.context("removing rules and links")
 }
 
-fn config(flags: &UpFlags, control: &Control, node: &str, address: IpAddr, dns: Ipv4Addr) -> anyhow::Result<kubelet::Config> {
-    let agent_dir = control.dirs.agent();
-    let mut config = kubelet::Config::new(agent_dir.clone(), node.to_owned(), pod_network(&agent_dir));
-    config.hostname = host_name();
-    config.node_ips = vec![address];
-    config.cluster_dns = vec![IpAddr::V4(dns)];
-    config.cluster_domain.clone_from(&flags.server.cluster_domain);
-    config.container_runtime_endpoint.clone_from(&flags.agent.container_runtime_endpoint);
-    config.pod_manifest_path = Some(flags.agent.pod_manifest_path.clone().unwrap_or_else(|| control.dirs.manifests()));
-    config.eviction_hard = flags.agent.eviction_hard;
+fn agent_config(node: &NodeConfig, access: &Access) -> kubelet::Config {
+    let agent_dir = node.dirs.agent();
+    let mut config = kubelet::Config::new(agent_dir.clone(), node.name.clone(), pod_network(&agent_dir));
+    config.hostname.clone_from(&node.host_name);
+    config.node_ips = vec![node.address];
+    config.cluster_dns = vec![node.cluster_dns];
+    config.cluster_domain.clone_from(&node.cluster_domain);
+    config.container_runtime_endpoint.clone_from(&node.flags.container_runtime_endpoint);
+    config.pod_manifest_path = Some(node.flags.pod_manifest_path.clone().unwrap_or_else(|| node.dirs.manifests()));
+    config.eviction_hard = node.flags.eviction_hard;
     config.version = apiserver::version::GIT_VERSION.into();
-    config.address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), flags.agent.kubelet_port);
-    config.serving = serving(control, node, address);
-    config.client_ca_pem = control.certs.ca().to_owned();
-    Ok(config)
-}
-
-/// This process has the authority itself: it issues whatever its node needs.
-fn serving(control: &Control, node: &str, address: IpAddr) -> kubelet::Issuer {
-    let (certs, node) = (control.certs.clone(), node.to_owned());
-    Arc::new(move || {
-        let issued = certs.issue_node(&node, &[address, IpAddr::from([127, 0, 0, 1])]).map_err(|e| e.to_string());
-        Box::pin(std::future::ready(issued.map(|pair| kubelet::Issued { chain_pem: pair.certificate, key_pem: pair.key })))
-    })
+    config.address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), node.flags.kubelet_port);
+    config.serving = access.serving.clone();
+    config.client_ca_pem.clone_from(&access.client_ca);
+    config
 }
 
 /// The plugin's programs, and who answers them: the socket stands beside their directory.
@@ -118,11 +156,21 @@ fn network_plugin(bin_dir: &Path, group: &Group) -> anyhow::Result<()> {
 fn pod_network(agent_dir: &Path) -> OnPodCidr {
     let data_dir = agent_dir.join("cni");
     Arc::new(move |cidr, conf_dir| {
-        let cidr: ipnet::IpNet = cidr.parse().map_err(|_| format!("pod range {cidr:?} is not a CIDR"))?;
-        let family = Family::of_net(cidr);
-        if !family.is_served() {
-            return Err(format!("pod range {cidr}: {family} pod networks are not supported"));
-        }
+        let cidr: IpNet = cidr.parse().map_err(|_| format!("pod range {cidr:?} is not a CIDR"))?;
+        are_served("pod range", &[cidr]).map_err(|error| error.to_string())?;
         write_conflist(conf_dir, &NetworkConfig::new(cidr, &data_dir)).map(drop).map_err(|e| e.to_string())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_that_nodes_do_not_serve_is_told_by_its_name() {
+        let ranges = |text: &str| text.split(',').map(|net| net.parse().unwrap()).collect::<Vec<IpNet>>();
+        assert!(are_served("--cluster-cidr", &ranges("10.244.0.0/16")).is_ok());
+        let error = are_served("--cluster-cidr", &ranges("10.244.0.0/16,fd00::/48")).unwrap_err().to_string();
+        assert_eq!(error, "--cluster-cidr: fd00::/48 is IPv6, which skiff's nodes do not serve yet");
+    }
 }

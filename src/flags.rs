@@ -1,6 +1,7 @@
 //! Command line, environment, file -> flags. Every flag is also `SKIFF_<NAME>` and a key of the `--config` file, in that order.
 
 mod nodes;
+mod ranges;
 
 use std::{ffi::OsString, net::IpAddr, path::PathBuf};
 
@@ -9,6 +10,7 @@ use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::{Map, Value};
 
 pub use nodes::NodesFlags;
+pub use ranges::Ranges;
 
 /// Kubernetes in one binary: API server, store, scheduler, controllers, node agent, service proxy, cluster DNS.
 #[derive(Debug, Parser)]
@@ -87,12 +89,12 @@ pub struct ServerFlags {
     /// Where the objects are kept without etcd: `redb` (a file) or `memory` (forgotten at the end)
     #[arg(long, value_name = "STORE", default_value = "redb", value_parser = ["redb", "memory"])]
     pub storage_backend: String,
-    /// Addresses of pods
-    #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16")]
-    pub cluster_cidr: ipnet::IpNet,
-    /// Addresses of services
-    #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/12")]
-    pub service_cluster_ip_range: ipnet::IpNet,
+    /// Addresses of pods: one range, or one of IPv4 and one of IPv6 (`skiff up` serves IPv4 alone so far)
+    #[arg(long, value_name = "CIDR,...", default_value = "10.244.0.0/16", value_parser = ranges::of_pods)]
+    pub cluster_cidr: Ranges,
+    /// Addresses of services: one range (two are not served yet; `skiff up` serves IPv4 alone so far)
+    #[arg(long, value_name = "CIDR,...", default_value = "10.96.0.0/12", value_parser = ranges::of_services)]
+    pub service_cluster_ip_range: Ranges,
     /// Ports of services of type NodePort
     #[arg(long, value_name = "FROM-TO", default_value = "30000-32767")]
     pub service_node_port_range: String,
@@ -349,6 +351,24 @@ mod tests {
         assert_eq!(up.server.secure_port, 7000);
         assert_eq!(up.server.etcd_servers, ["http://a:1", "http://b:2"]);
         assert_eq!(up.agent.node_name.as_deref(), Some("n2"));
+    }
+
+    #[test]
+    fn ranges_are_lists_on_the_command_line_and_in_the_file() {
+        let server = |file: &str, args: &[&str]| {
+            let args: Vec<&str> = ["skiff", "server"].iter().chain(args).copied().collect();
+            parse(file, &args).map(|cli| if let Verb::Server(server) = cli.verb { server } else { panic!() })
+        };
+        let both = "10.1.0.0/16,fd00::/48";
+        assert_eq!(server("{}", &["--cluster-cidr", both]).unwrap().cluster_cidr.to_string(), both);
+        let file = "cluster-cidr: [10.1.0.0/16, 'fd00::/48']\nservice-cluster-ip-range: 10.2.0.0/16\n";
+        let flags = server(file, &[]).unwrap();
+        assert_eq!((flags.cluster_cidr.to_string().as_str(), flags.service_cluster_ip_range.to_string().as_str()), (both, "10.2.0.0/16"));
+        let error = server("{}", &["--service-cluster-ip-range=10.1.0.0/16,10.2.0.0/16"]).unwrap_err().to_string();
+        assert!(
+            error.contains("--service-cluster-ip-range[0] and --service-cluster-ip-range[1] must be of different IP family"),
+            "{error}"
+        );
     }
 
     #[test]

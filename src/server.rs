@@ -54,8 +54,8 @@ pub struct Control {
     pub certs: Arc<Certs>,
     /// The administrator's kubeconfig.
     pub admin: Value,
-    /// What all rooms of this process see of the cluster.
-    pub caches: client::Caches,
+    /// What controllers and scheduler see of the cluster.
+    caches: client::Caches,
     engine: Arc<Engine>,
     store: Arc<dyn Store>,
     _instance: Instance,
@@ -79,11 +79,11 @@ pub fn unfaulted(group: &Group) -> anyhow::Result<()> {
 impl Control {
     /// Resolves once `/readyz` says ok.
     pub async fn start(flags: &ServerFlags, progress: &Progress) -> anyhow::Result<Self> {
+        let config = kinds_config(flags)?;
         let dirs = Dirs::new(flags.common.data_dir.as_deref());
         dirs.claim()?;
         let instance = Instance::start(&dirs)?;
         let (group, files) = (Group::new(), files::raise());
-        let config = kinds_config(flags)?;
         let advertised = flags.advertise_address.or_else(default_address).unwrap_or(IpAddr::from([127, 0, 0, 1]));
 
         let certs = Arc::new(Certs::open(&dirs.tls(), &serving_names(flags, &config, advertised))?);
@@ -135,6 +135,12 @@ impl Control {
         client_as(&self.engine, name, groups)
     }
 
+    /// A [`Control::client`] that acts as a service account of kube-system.
+    pub fn account(&self, name: &str) -> client::kube::Client {
+        let account = format!("system:serviceaccount:kube-system:{name}");
+        self.client(&account, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
+    }
+
     /// Ends in order: loops, connections, store.
     pub async fn end(&self) {
         tracing::info!("ending");
@@ -147,16 +153,12 @@ impl Control {
     fn start_controllers(&self, flags: &ServerFlags) {
         self.group.spawn_loop("system namespaces", auth::keep_namespaces(self.engine.clone()));
         let config = controllers::Config {
-            cluster_cidrs: vec![flags.cluster_cidr],
+            cluster_cidrs: flags.cluster_cidr.list().to_vec(),
             root_ca: self.certs.ca().to_owned(),
             nodes: flags.nodes.config(),
             terminated_pods_max: flags.nodes.terminated_pod_gc_threshold,
         };
-        let clients = |name: &str| {
-            let account = format!("system:serviceaccount:kube-system:{name}");
-            self.client(&account, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
-        };
-        controllers::start(&config, &self.caches, &clients, &self.group);
+        controllers::start(&config, &self.caches, &|name| self.account(name), &self.group);
         scheduler::start(self.client("system:kube-scheduler", &[]), &self.caches, &self.group);
     }
 }
@@ -259,8 +261,12 @@ async fn open_store(flags: &ServerFlags, dirs: &Dirs) -> anyhow::Result<Arc<dyn 
 }
 
 pub fn kinds_config(flags: &ServerFlags) -> anyhow::Result<kinds::Config> {
+    let services = &flags.service_cluster_ip_range;
+    if services.list().len() > 1 {
+        bail!("--service-cluster-ip-range {services}: services of two families are not served yet; name one range");
+    }
     Ok(kinds::Config {
-        service_cidr: flags.service_cluster_ip_range,
+        service_cidr: services.primary(),
         node_ports: port_range(&flags.service_node_port_range)?,
         cluster_domain: flags.cluster_domain.clone(),
     })

@@ -2,9 +2,11 @@
 
 use std::{
     fs,
+    net::IpAddr,
     os::unix::{fs::OpenOptionsExt, process::CommandExt},
     pin::pin,
     process::{Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,18 +14,23 @@ use anyhow::{Context, bail};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::{
-    agent, check,
+    address::default_address,
+    agent::{self, Access, NodeConfig},
+    check,
     dirs::Dirs,
     flags::UpFlags,
     instance, kubeconfig,
     progress::{DONE, Progress},
-    server::{self, Control},
+    server::{self, Control, cluster_dns, host_name, kinds_config},
 };
 
 /// How long the background process may take until the node is Ready.
 const READY_BOUND: Duration = Duration::from_secs(180);
 
 pub async fn run(flags: UpFlags) -> anyhow::Result<()> {
+    // Before anything is started: the control plane could serve more than the node.
+    agent::are_served("--service-cluster-ip-range", &[kinds_config(&flags.server)?.service_cidr])?;
+    node_config(&flags)?.check()?;
     if flags.foreground { Box::pin(foreground(flags)).await } else { background(&flags).await }
 }
 
@@ -76,7 +83,8 @@ async fn foreground(flags: UpFlags) -> anyhow::Result<()> {
     let progress = Progress::default();
     let control = Box::pin(Control::start(&flags.server, &progress)).await?;
     let started = async {
-        let node = Box::pin(agent::start(&flags, &control, &progress)).await?;
+        let config = node_config(&flags)?;
+        let node = Box::pin(agent::start(&config, access(&control, &config), &control.group, &progress)).await?;
         let target = flags.kubeconfig.clone().unwrap_or_else(kubeconfig::default_path);
         kubeconfig::merge_into(&target, &control.admin)?;
         progress.step(&format!("kubectl context {:?} in {}", kubeconfig::CONTEXT, target.display()));
@@ -96,4 +104,35 @@ async fn foreground(flags: UpFlags) -> anyhow::Result<()> {
     }
     control.end().await;
     node.map(drop).and_then(|()| server::unfaulted(&control.group))
+}
+
+/// What the control plane's flags say that nodes must know as well.
+fn node_config(flags: &UpFlags) -> anyhow::Result<NodeConfig> {
+    let kinds = kinds_config(&flags.server)?;
+    Ok(NodeConfig {
+        dirs: Dirs::new(flags.server.common.data_dir.as_deref()),
+        name: flags.agent.node_name.clone().unwrap_or_else(host_name),
+        host_name: host_name(),
+        address: flags.agent.node_ip.or_else(default_address).unwrap_or(IpAddr::from([127, 0, 0, 1])),
+        cluster_cidrs: flags.server.cluster_cidr.list().to_vec(),
+        cluster_dns: cluster_dns(&kinds),
+        cluster_domain: kinds.cluster_domain,
+        flags: flags.agent.clone(),
+    })
+}
+
+/// This process has the authority itself: it lets its node's rooms in, and issues whatever they need.
+fn access(control: &Control, node: &NodeConfig) -> Access {
+    let (certs, name, address) = (control.certs.clone(), node.name.clone(), node.address);
+    let serving: kubelet::Issuer = Arc::new(move || {
+        let issued = certs.issue_node(&name, &[address, IpAddr::from([127, 0, 0, 1])]).map_err(|e| e.to_string());
+        Box::pin(std::future::ready(issued.map(|pair| kubelet::Issued { chain_pem: pair.certificate, key_pem: pair.key })))
+    });
+    Access {
+        kubelet: control.client(&format!("system:node:{}", node.name), &["system:nodes"]),
+        proxy: control.client(proxy::USER, &[]),
+        dns: control.account(proxy::dns::ACCOUNT),
+        serving,
+        client_ca: control.certs.ca().to_owned(),
+    }
 }

@@ -52,6 +52,30 @@ fn somebody_elses_folder_is_refused_and_left_as_it_was() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
+/// Before anything is made, and in words that name the flag and the range.
+#[test]
+fn ranges_that_are_not_served_are_refused_at_once() {
+    let both = "10.1.0.0/16,fd00::/108";
+    for (verb, flag, ranges, words) in [
+        ("server", "--service-cluster-ip-range", both, "services of two families are not served yet"),
+        ("server", "--service-cluster-ip-range", "10.1.0.0/16,10.2.0.0/16", "must be of different IP family"),
+        ("server", "--cluster-cidr", "10.1.0.0/16,10.2.0.0/16", "they are not configured as dual stack"),
+        ("up", "--cluster-cidr", both, "--cluster-cidr: fd00::/108 is IPv6, which skiff's nodes do not serve yet"),
+        ("up", "--service-cluster-ip-range", both, "services of two families are not served yet"),
+        (
+            "up",
+            "--service-cluster-ip-range",
+            "fd00::/108",
+            "--service-cluster-ip-range: fd00::/108 is IPv6, which skiff's nodes do not serve yet",
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let out = skiff(&[verb, flag, ranges, "--data-dir", dir.path().to_str().unwrap()]);
+        assert!(!out.status.success() && said(&out.stderr).contains(words), "{out:?}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "{verb} {flag}");
+    }
+}
+
 /// A machine without programs, overlay and cgroups: this one, with other folders where they are.
 const BARE: &str = "set -e
 mount --make-rprivate /

@@ -38,6 +38,9 @@ mod testing;
 
 pub use family::Family;
 
+/// Who the service proxy is to the API server; its role is upstream's `system:node-proxier`.
+pub const USER: &str = "system:kube-proxy";
+
 /// How packets are led (`--proxy-mode`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -96,7 +99,7 @@ pub enum Error {
     Bind { address: std::net::SocketAddr, why: std::io::Error },
 }
 
-/// Programs this node's packet rules: returns when the first ones are in, and goes on in `group` until it stops. The rules stay then.
+/// Programs this node's packet rules, from caches that are read as [`USER`]: returns when the first ones are in, and goes on in `group` until it stops. The rules stay then.
 ///
 /// # Errors
 /// Where the kernel's settings or rules cannot be written, and [`Error::NotServed`].

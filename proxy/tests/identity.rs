@@ -1,0 +1,185 @@
+//! The proxy and the DNS beside the real API server, each as the user that it is: what that may do, and that it is enough. Needs root.
+
+mod netns;
+
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+
+use api::{
+    k8s::api::{
+        core::v1::{Secret, Service},
+        discovery::v1::EndpointSlice,
+        rbac::v1::{ClusterRole, ClusterRoleBinding},
+    },
+    task::Group,
+};
+use apiserver::identity::{Attributes, Decision, User};
+use client::{
+    Caches,
+    kube::{Api, Client, api::PostParams},
+};
+use door::{Door, until};
+use hickory_proto::{
+    op::{Message, Query},
+    rr::{Name, RecordType},
+};
+use netns::Namespace;
+use proxy::{Family, Mode, dns};
+use serde_json::{Value, json};
+
+/// What skiff ships for its DNS.
+const MANIFEST: &str = include_str!("../../manifests/dns.yaml");
+const VERBS: [&str; 8] = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
+const ACCOUNT_GROUPS: [&str; 2] = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+
+fn account() -> String {
+    format!("system:serviceaccount:kube-system:{}", dns::ACCOUNT)
+}
+
+/// A fresh cluster with the rights of DNS.
+async fn house(group: &Group) -> Door {
+    let door = Door::new(group).await;
+    let of_kind = |kind: &str| -> Value {
+        let all: Vec<Value> = serde_yaml::from_multiple(MANIFEST).unwrap();
+        all.into_iter().find(|object| object["kind"] == kind).unwrap()
+    };
+    let role: ClusterRole = serde_json::from_value(of_kind("ClusterRole")).unwrap();
+    let binding: ClusterRoleBinding = serde_json::from_value(of_kind("ClusterRoleBinding")).unwrap();
+    Api::all(door.admin()).create(&PostParams::default(), &role).await.unwrap();
+    Api::all(door.admin()).create(&PostParams::default(), &binding).await.unwrap();
+    door
+}
+
+/// All resources and subresources that the server has: group and name.
+async fn resources(client: &Client) -> Vec<(String, String)> {
+    let mut lists = vec![(String::new(), client.list_core_api_resources("v1").await.unwrap())];
+    for group in client.list_api_groups().await.unwrap().groups {
+        for version in &group.versions {
+            lists.push((group.name.clone(), client.list_api_group_resources(&version.group_version).await.unwrap()));
+        }
+    }
+    lists.into_iter().flat_map(|(group, list)| list.resources.into_iter().map(move |r| (group.clone(), r.name))).collect()
+}
+
+/// `verb resource.group` of all that the user may.
+async fn rights(door: &Door, name: &str, groups: &[&str]) -> BTreeSet<String> {
+    let groups: Vec<String> = groups.iter().chain(&["system:authenticated"]).map(|group| (*group).to_owned()).collect();
+    let mut rights = BTreeSet::new();
+    for (group, resource) in resources(&door.admin()).await {
+        let (of, subresource) = resource.split_once('/').unwrap_or((&resource, ""));
+        for verb in VERBS {
+            let asked = Attributes {
+                user: User { name: name.into(), groups: groups.clone(), ..User::default() },
+                verb: verb.into(),
+                resource_request: true,
+                group: group.clone(),
+                resource: of.into(),
+                subresource: subresource.into(),
+                namespace: "kube-system".into(),
+                ..Attributes::default()
+            };
+            if matches!(door.engine.authorize(&asked), Decision::Allow(_)) {
+                rights.insert(format!("{verb} {resource}.{group}"));
+            }
+        }
+    }
+    rights
+}
+
+#[tokio::test]
+async fn each_may_read_what_it_needs_and_nothing_more() {
+    let group = Group::new();
+    let door = house(&group).await;
+    let anybody = rights(&door, "somebody", &[]).await;
+    let of = |all: BTreeSet<String>| all.difference(&anybody).cloned().collect::<Vec<String>>();
+    let proxy = of(rights(&door, proxy::USER, &[]).await);
+    // Upstream's `system:node-proxier`; what this server does not have (servicecidrs) cannot be asked for.
+    let wanted = [
+        "create events.",
+        "create events.events.k8s.io",
+        "get nodes.",
+        "list endpoints.",
+        "list endpointslices.discovery.k8s.io",
+        "list nodes.",
+        "list services.",
+        "patch events.",
+        "patch events.events.k8s.io",
+        "update events.",
+        "update events.events.k8s.io",
+        "watch endpoints.",
+        "watch endpointslices.discovery.k8s.io",
+        "watch nodes.",
+        "watch services.",
+    ];
+    assert_eq!(proxy, wanted);
+    // kubeadm's `system:coredns`.
+    let dns = of(rights(&door, &account(), &ACCOUNT_GROUPS).await);
+    let read = ["endpoints.", "endpointslices.discovery.k8s.io", "namespaces.", "pods.", "services."];
+    let wanted: Vec<String> = ["list", "watch"].iter().flat_map(|verb| read.map(|what| format!("{verb} {what}"))).collect();
+    assert_eq!(dns, wanted);
+    for client in [door.client(proxy::USER, &[]), door.client(&account(), &ACCOUNT_GROUPS)] {
+        let secret = Api::<Secret>::namespaced(client.clone(), "kube-system").get("any").await.unwrap_err();
+        assert!(matches!(&secret, client::kube::Error::Api(status) if status.code == 403), "{secret}");
+        let made = Api::<Service>::namespaced(client, "default").create(&PostParams::default(), &service()).await.unwrap_err();
+        assert!(matches!(&made, client::kube::Error::Api(status) if status.code == 403), "{made}");
+    }
+    group.stop();
+}
+
+#[test]
+fn services_and_names_are_served_with_these_rights() {
+    let node = Namespace::new("node");
+    node.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        // Who is refused asks again and again: then nothing is ever served.
+        let served = async { tokio::time::timeout(2 * door::BOUND, Box::pin(serve(&node))).await };
+        runtime.block_on(served).expect("served in time");
+    });
+}
+
+async fn serve(node: &Namespace) {
+    let group = Group::new();
+    let door = house(&group).await;
+    let (default, slices) = (Api::namespaced(door.admin(), "default"), Api::namespaced(door.admin(), "default"));
+    default.create(&PostParams::default(), &service()).await.unwrap();
+    slices.create(&PostParams::default(), &slice()).await.unwrap();
+    let answers: SocketAddr = "10.96.0.10:53".parse().unwrap();
+    let rules = proxy::Config {
+        mode: Mode::Iptables,
+        node_name: "n1".into(),
+        families: Family::SERVED.to_vec(),
+        cluster_cidrs: vec!["10.77.0.0/16".parse().unwrap()],
+        answered_here: vec![answers.ip()],
+    };
+    proxy::run(rules, Caches::new(door.client(proxy::USER, &[]), group.clone()), group.clone()).await.unwrap();
+    let saved = netns::text(&netns::must(node.command("iptables-save").args(["-t", "nat"])));
+    assert!(saved.contains("-d 10.96.0.77/32") && saved.contains("--to-destination 10.77.0.2:8080"), "{saved}");
+    let names = dns::Config { domain: "cluster.local".into(), address: answers.ip(), port: answers.port(), resolv_conf: "/nowhere".into() };
+    dns::run(names, Caches::new(door.client(&account(), &ACCOUNT_GROUPS), group.clone()), group.clone()).await.unwrap();
+    let socket = tokio::net::UdpSocket::bind("0.0.0.0:0").await.unwrap();
+    until("the service's name has an address", async || ask(&socket, answers).await.filter(|said| said == "10.96.0.77")).await;
+    assert!(group.drain(Duration::from_secs(30)).await);
+    assert_eq!(group.fault(), None);
+}
+
+/// The address of `web.default`, if there is one.
+async fn ask(socket: &tokio::net::UdpSocket, server: SocketAddr) -> Option<String> {
+    let mut question = Message::query();
+    question.add_query(Query::query(Name::from_ascii("web.default.svc.cluster.local.").unwrap(), RecordType::A));
+    socket.send_to(&question.to_vec().unwrap(), server).await.unwrap();
+    let mut buffer = [0; 512];
+    let (size, _) = tokio::time::timeout(Duration::from_secs(1), socket.recv_from(&mut buffer)).await.ok()?.ok()?;
+    Some(Message::from_vec(&buffer[..size]).unwrap().answers.first()?.data.to_string())
+}
+
+fn service() -> Service {
+    let spec = json!({"clusterIP": "10.96.0.77", "ports": [{"port": 80, "targetPort": 8080}]});
+    serde_json::from_value(json!({"metadata": {"name": "web"}, "spec": spec})).unwrap()
+}
+
+fn slice() -> EndpointSlice {
+    serde_json::from_value(json!({
+        "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
+        "endpoints": [{"addresses": ["10.77.0.2"], "conditions": {"ready": true}}], "ports": [{"name": "", "protocol": "TCP", "port": 8080}],
+    }))
+    .unwrap()
+}

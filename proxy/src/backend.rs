@@ -111,3 +111,17 @@ async fn open_firewall(site: &NodeNetwork) {
         tracing::warn!(%error, "iptables is not there: a firewall of the node may stand before the pod network");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_family_that_is_not_served_is_refused() {
+        for mode in [Mode::Iptables, Mode::Nftables] {
+            let refused = Backend::new(mode, Family::V6).err().map(|error| error.to_string());
+            assert_eq!(refused.as_deref(), Some("IPv6 services are not served yet"));
+            assert!(Backend::new(mode, Family::V4).is_ok());
+        }
+    }
+}

@@ -18,7 +18,7 @@ use crate::{
 };
 
 #[path = "../tests/netns/mod.rs"]
-mod netns;
+pub mod netns;
 
 use netns::{Namespace, ask_udp};
 

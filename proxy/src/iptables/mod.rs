@@ -4,6 +4,8 @@ mod base_chains;
 pub mod exec;
 mod names;
 pub mod rules;
+#[cfg(test)]
+mod six_tests;
 pub mod table;
 pub mod unused;
 pub mod watch;

@@ -145,7 +145,7 @@ impl Engine {
     pub async fn get(&self, gr: &GroupResource, key: &Key) -> Result<Arc<Object>, Status> {
         let served = self.resource(gr)?;
         let object = self.stored(&served, key).await?.ok_or_else(|| Status::not_found(gr, &key.name))?;
-        Ok(form::view(&served, object))
+        form::view(&served, object).await
     }
 
     /// A write of this process's own: [`OwnRequest::ctx`] is its context.
@@ -299,9 +299,9 @@ impl Engine {
             tracing::warn!(rev, %status, "cache lags behind an acknowledged write");
         }
         if let Some(object) = cache.get(key).filter(|object| object.rev == rev) {
-            return Ok(form::view(served, object));
+            return form::view(served, object).await;
         }
         let object = Object::from_stored(&cache.kind, key.clone(), stored, rev).map_err(Status::internal)?;
-        Ok(form::view(served, Arc::new(object)))
+        form::view(served, Arc::new(object)).await
     }
 }

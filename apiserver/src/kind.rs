@@ -34,6 +34,7 @@ pub struct Kind {
     /// Of `create delete deletecollection get list patch update watch`, those that are served.
     pub verbs: Names,
     pub storage: Storage,
+    pub conversion: Conversion,
     pub subresources: Vec<Subresource>,
     /// Table columns after which [`Strategy::cells`] fills the rows.
     pub columns: Cow<'static, [Column]>,
@@ -56,10 +57,31 @@ pub enum Scope {
 pub enum Storage {
     /// Under `/registry/<prefix>/[<namespace>/]<name>`, as this group, version and kind. `ttl_seconds` deletes them that long after their last write.
     Kept { prefix: Name, ttl_seconds: Option<u64> },
-    /// Kept as another kind of the table (`group`, `version`, `plural`); [`Strategy::stored_form`] and [`Strategy::served_form`] convert.
+    /// Kept as another kind of the table (`group`, `version`, `plural`); [`Kind::conversion`] says how one becomes the other.
     As { group: Name, version: Name, plural: Name },
     /// Only answered (reviews): [`Strategy::answer`] makes the reply of a create.
     Nowhere,
+}
+
+/// How objects go from one version of their kind to another. The version that an object is stored in stands in it.
+#[derive(Clone)]
+pub enum Conversion {
+    /// There is one version.
+    None,
+    /// Worked out at once, and never failing: an object in whatever version -> the same in this one.
+    Direct(fn(&Gvk, Value) -> Value),
+    /// What may fail and may wait (webhooks).
+    Asked(Arc<dyn Converter>),
+}
+
+/// A conversion that somebody else is asked for.
+#[async_trait]
+pub trait Converter: Send + Sync {
+    /// `objects`, each in the version that it names, in version `to`, in their order. Asked before anything of a reply is written.
+    ///
+    /// # Errors
+    /// Why not: the request fails so.
+    async fn convert(&self, to: &Gvk, objects: Vec<Value>) -> Result<Vec<Value>, Status>;
 }
 
 pub struct Subresource {
@@ -222,15 +244,6 @@ pub trait Strategy: Send + Sync {
 
     /// The table cells of one object, one per column.
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value>;
-
-    /// Storage form -> this version's form, for [`Storage::As`].
-    fn served_form(&self, object: Value) -> Value {
-        object
-    }
-
-    fn stored_form(&self, object: Value) -> Value {
-        object
-    }
 
     /// The reply to a create of a kind that is kept nowhere.
     async fn answer(&self, ctx: &Ctx<'_>, _object: Value) -> Result<Value, Status> {

@@ -17,7 +17,7 @@ use api::{
     Gvk, Status,
     field_errors::{FieldErrors, Reason},
 };
-use apiserver::kind::{Handler, Kind, Scope, Storage, Strategy, Subresource, names};
+use apiserver::kind::{Conversion, Handler, Kind, Scope, Storage, Strategy, Subresource, names};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -63,6 +63,7 @@ pub fn kind(
         scope: Scope::Namespaced,
         verbs: names(ALL_VERBS),
         storage: Storage::Kept { prefix: plural.into(), ttl_seconds: None },
+        conversion: Conversion::None,
         subresources: Vec::new(),
         columns: table::metadata_columns(),
         fields: Cow::Borrowed(&[]),

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, human, time::Timestamp};
-use apiserver::kind::{Column, Field, Kind, Name, Storage, Strategy, names};
+use apiserver::kind::{Column, Conversion, Field, Kind, Name, Storage, Strategy, names};
 use serde_json::Value;
 
 use crate::common::{self, Read, read, table};
@@ -84,6 +84,7 @@ pub fn events_kind() -> Kind {
     Kind {
         short_names: names(&["ev"]),
         storage: Storage::As { group: name(""), version: name("v1"), plural: name("events") },
+        conversion: Conversion::Direct(|to, event| if to.group.is_empty() { to_core(event) } else { to_events(event) }),
         columns: Cow::Borrowed(COLUMNS),
         fields: Cow::Borrowed(EVENTS_FIELDS),
         ..common::kind("events.k8s.io", "v1", "Event", "events", "io.k8s.api.events.v1", Events)
@@ -132,14 +133,6 @@ impl Strategy for Events {
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         cells(&to_core(object.clone()), now)
-    }
-
-    fn served_form(&self, object: Value) -> Value {
-        to_events(object)
-    }
-
-    fn stored_form(&self, object: Value) -> Value {
-        to_core(object)
     }
 }
 

@@ -6,7 +6,7 @@ use api::time::Timestamp;
 use serde_json::json;
 
 use super::*;
-use crate::kind::{Handler, Scope, Storage, Strategy, Subresource, names};
+use crate::kind::{Conversion, Handler, Scope, Storage, Strategy, Subresource, names};
 
 struct NoStrategy;
 
@@ -28,6 +28,7 @@ fn kind(group: &'static str, version: &'static str, kind: &'static str, plural: 
         scope: Scope::Namespaced,
         verbs: names(&["get", "list"]),
         storage: Storage::Kept { prefix: plural.into(), ttl_seconds: None },
+        conversion: Conversion::None,
         subresources: Vec::new(),
         columns: Cow::Borrowed(&[]),
         fields: Cow::Borrowed(&[]),

@@ -36,13 +36,13 @@ impl Claims {
     ///
     /// # Errors
     /// 404 where the kind is not served.
-    pub fn create(&mut self, ctx: &Ctx<'_>, gr: &GroupResource, key: &Key, mut object: Value) -> Result<(), Status> {
+    pub async fn create(&mut self, ctx: &Ctx<'_>, gr: &GroupResource, key: &Key, mut object: Value) -> Result<(), Status> {
         let served = ctx.engine.resource(gr)?;
         let Some(cache) = &served.cache else { return Err(Status::internal("a claim on a kind that is kept nowhere")) };
         meta::fill(&mut object, ctx.now);
-        let at = cache.store_key(key);
+        let (at, value) = (cache.store_key(key), form::to_stored(&served, &object).await?);
         self.expect.push((at.clone(), Expect::Absent));
-        self.ops.push(Op::Put { key: at, value: form::to_stored(&served, &object), ttl: form::ttl(&cache.kind) });
+        self.ops.push(Op::Put { key: at, value, ttl: form::ttl(&cache.kind) });
         Ok(())
     }
 

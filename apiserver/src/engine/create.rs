@@ -116,7 +116,7 @@ fn prepare(ctx: &Ctx<'_>, object: &mut Value) {
 async fn put(ctx: &Ctx<'_>, key: &Key, object: &Value, claims: Claims) -> Result<Option<Arc<Object>>, Status> {
     let (engine, served) = (ctx.engine, ctx.served);
     let cache = served.cache.as_ref().ok_or_else(|| Status::method_not_allowed(&ctx.kind.group_resource(), "create"))?;
-    let value = form::to_stored(served, object);
+    let value = form::to_stored(served, object).await?;
     let at = cache.store_key(key);
     let op = Op::Put { key: at.clone(), value: value.clone(), ttl: form::ttl(&cache.kind) };
     match claims.commit(engine, at, Expect::Absent, op).await? {

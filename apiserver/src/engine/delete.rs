@@ -86,20 +86,20 @@ pub(crate) async fn delete(ctx: &Ctx<'_>, options: &Options) -> Result<Deleted, 
     let mut tries = Tries::default();
     loop {
         let Some(current) = ctx.engine.stored(served, &ctx.key()).await? else { return Err(Status::not_found(&gr, ctx.name)) };
-        let object = form::value(served, &current);
+        let object = form::value(served, &current).await?;
         check_preconditions(&served.kind, &object, options)?;
         admit::mutate(ctx, None, Some(&object)).await?;
         admit::validate(ctx, None, Some(&object)).await?;
-        let shown = || form::view(served, current.clone());
+        let shown = form::view(served, current.clone());
         match fate(ctx, &object, options) {
-            Fate::Stays => return Ok(Deleted { object: shown(), gone: false }),
-            Fate::Goes if ctx.dry_run => return Ok(Deleted { object: shown(), gone: true }),
+            Fate::Stays => return Ok(Deleted { object: shown.await?, gone: false }),
+            Fate::Goes if ctx.dry_run => return Ok(Deleted { object: shown.await?, gone: true }),
             Fate::Goes => {
                 if erase(ctx, &current).await? {
-                    return Ok(Deleted { object: shown(), gone: true });
+                    return Ok(Deleted { object: shown.await?, gone: true });
                 }
             }
-            Fate::Marked(marked) if marked == object => return Ok(Deleted { object: shown(), gone: false }),
+            Fate::Marked(marked) if marked == object => return Ok(Deleted { object: shown.await?, gone: false }),
             Fate::Marked(marked) if ctx.dry_run => return Ok(Deleted { object: form::loose(ctx.key(), &marked), gone: false }),
             Fate::Marked(marked) => {
                 if let Some(object) = replace(ctx, current.rev, &marked, Claims::default()).await? {

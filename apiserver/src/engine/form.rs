@@ -7,35 +7,89 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Map, Value};
 
-use super::{object::Object, registry::Served};
-use crate::kind::{Kind, Storage};
+use store::Rev;
+
+use super::{meta, object::Object, registry::Served};
+use crate::kind::{Conversion, Converter, Kind, Storage};
 
 /// Room for most objects.
 const STORED_BYTES_USUAL: usize = 2048;
+/// Of objects that are asked for together, as they are stored; a larger one goes alone.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+/// How long one conversion may take (`defaultWebhookTimeout` of conversion webhooks).
+const CONVERT_MAX: Duration = Duration::from_secs(30);
 
 /// The value as `served` shows it, from a cached object.
-pub(crate) fn value(served: &Served, object: &Object) -> Value {
-    value_at(served, object, object.rev)
-}
-
-/// As [`value`] under another resource version.
-pub(crate) fn value_at(served: &Served, object: &Object, rev: u64) -> Value {
-    let value = object.value_at(rev);
-    if served.converts() { typed_as(&served.kind, served.kind.strategy.served_form(value)) } else { value }
+///
+/// # Errors
+/// Those of a conversion that is asked for.
+pub(crate) async fn value(served: &Served, object: &Object) -> Result<Value, Status> {
+    match asked(served, object) {
+        Some(converter) => one(convert(&converter, &served.kind.gvk(), vec![object.value()]).await?),
+        None => Ok(value_at(served, object, object.rev)),
+    }
 }
 
 /// The object as `served` shows it: itself, where nothing is converted.
-pub(crate) fn view(served: &Served, object: Arc<Object>) -> Arc<Object> {
-    if !served.converts() {
-        return object;
+///
+/// # Errors
+/// As of [`value`].
+pub(crate) async fn view(served: &Served, object: Arc<Object>) -> Result<Arc<Object>, Status> {
+    if !converts(served, &object) {
+        return Ok(object);
     }
-    let bytes = bytes(&value(served, &object));
-    Arc::new(Object::from_shown(&served.kind, object.key.clone(), bytes, object.rev))
+    let value = value(served, &object).await?;
+    Ok(Arc::new(Object::from_shown(&served.kind, object.key.clone(), bytes(&value), object.rev)))
 }
 
-/// Appends an object as `served` shows it, under the resource version `rev`.
-pub(crate) fn put_at(served: &Served, object: &Object, rev: u64, out: &mut BytesMut) {
-    if served.converts() {
+/// Whether an object that `served` shows may be in another version, and has to be asked for.
+pub(crate) fn is_asked(served: &Served) -> bool {
+    matches!(served.kind.conversion, Conversion::Asked(_))
+}
+
+/// What has to be asked for of many, before they are written: a batch at a time, each object under its own revision. What [`value_at`] converts
+/// itself stays as it is.
+///
+/// # Errors
+/// As of [`value`]: then none is shown.
+pub(crate) async fn views(served: &Served, objects: Vec<(Arc<Object>, Rev)>) -> Result<Vec<(Arc<Object>, Rev)>, Status> {
+    let Conversion::Asked(converter) = &served.kind.conversion else { return Ok(objects) };
+    let (mut out, to) = (objects, served.kind.gvk());
+    let mut at = 0;
+    while at < out.len() {
+        let (mut batch, mut places, mut room) = (Vec::new(), Vec::new(), BATCH_BYTES_MAX);
+        while let Some((object, rev)) = out.get(at).filter(|(object, _)| batch.is_empty() || object.stored().len() <= room) {
+            if converts(served, object) {
+                room = room.saturating_sub(object.stored().len());
+                batch.push(object.value_at(*rev));
+                places.push(at);
+            }
+            at += 1;
+        }
+        if batch.is_empty() {
+            continue;
+        }
+        for (place, value) in places.into_iter().zip(convert(converter, &to, batch).await?) {
+            if let Some((object, rev)) = out.get_mut(place) {
+                *object = Arc::new(Object::from_shown(&served.kind, object.key.clone(), bytes(&value), *rev));
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// As [`value`] under another resource version, of an object that needs no asking for.
+pub(crate) fn value_at(served: &Served, object: &Object, rev: Rev) -> Value {
+    let value = object.value_at(rev);
+    match &served.kind.conversion {
+        Conversion::Direct(convert) if converts(served, object) => typed_as(&served.kind, convert(&served.kind.gvk(), value)),
+        Conversion::None | Conversion::Direct(_) | Conversion::Asked(_) => value,
+    }
+}
+
+/// Appends an object as `served` shows it, under the resource version `rev`; one that needs no asking for.
+pub(crate) fn put_at(served: &Served, object: &Object, rev: Rev, out: &mut BytesMut) {
+    if converts(served, object) {
         out.put_slice(&bytes(&value_at(served, object, rev)));
     } else {
         object.put_at(rev, out);
@@ -43,11 +97,58 @@ pub(crate) fn put_at(served: &Served, object: &Object, rev: u64, out: &mut Bytes
 }
 
 /// The bytes that are stored: in the storage kind's form, without a resource version.
-pub(crate) fn to_stored(served: &Served, value: &Value) -> Bytes {
-    match served.cache.as_ref().filter(|_| served.converts()) {
-        Some(cache) => stored(&cache.kind, &served.kind.strategy.stored_form(value.clone())),
-        None => stored(&served.kind, value),
+///
+/// # Errors
+/// Those of a conversion that is asked for.
+pub(crate) async fn to_stored(served: &Served, value: &Value) -> Result<Bytes, Status> {
+    let Some(cache) = served.cache.as_ref().filter(|_| served.is_kept_as_another()) else { return Ok(stored(&served.kind, value)) };
+    let to = cache.kind.gvk();
+    match &served.kind.conversion {
+        Conversion::None => Ok(stored(&cache.kind, value)),
+        Conversion::Direct(convert) => Ok(stored(&cache.kind, &convert(&to, value.clone()))),
+        Conversion::Asked(converter) => Ok(stored(&cache.kind, &one(convert(converter, &to, vec![value.clone()]).await?)?)),
     }
+}
+
+/// Whether the object is in another version than `served` shows.
+fn converts(served: &Served, object: &Object) -> bool {
+    match &served.kind.conversion {
+        Conversion::None => false,
+        Conversion::Direct(_) | Conversion::Asked(_) => !object.is_of(&served.kind.api_version()),
+    }
+}
+
+fn asked(served: &Served, object: &Object) -> Option<Arc<dyn Converter>> {
+    match &served.kind.conversion {
+        Conversion::Asked(converter) if converts(served, object) => Some(converter.clone()),
+        Conversion::None | Conversion::Direct(_) | Conversion::Asked(_) => None,
+    }
+}
+
+/// Asks, and takes no answer that is of other objects (`validateConvertedObject`, in apiextensions-apiserver `pkg/apiserver/conversion`).
+async fn convert(converter: &Arc<dyn Converter>, to: &Gvk, objects: Vec<Value>) -> Result<Vec<Value>, Status> {
+    let identity = |object: &Value| ["uid", "name", "namespace"].map(|name| meta::text(object, name).to_owned());
+    let before: Vec<_> = objects.iter().map(identity).collect();
+    let answer = tokio::time::timeout(CONVERT_MAX, converter.convert(to, objects)).await;
+    let refused = |why: &str| Status::internal(format!("conversion for {}, Kind={} failed: {why}", to.api_version(), to.kind));
+    let converted = answer.map_err(|_| refused("no answer in time"))??;
+    if converted.len() != before.len() {
+        return Err(refused(&format!("expected {} objects, got {}", before.len(), converted.len())));
+    }
+    for (object, was) in converted.iter().zip(&before) {
+        let is_version = object.get("apiVersion").and_then(Value::as_str) == Some(&*to.api_version());
+        if !is_version || object.get("kind").and_then(Value::as_str) != Some(&*to.kind) {
+            return Err(refused("a converted object is of another version or kind"));
+        }
+        if identity(object) != *was {
+            return Err(refused("must not change metadata.name, metadata.namespace, metadata.uid"));
+        }
+    }
+    Ok(converted)
+}
+
+fn one(converted: Vec<Value>) -> Result<Value, Status> {
+    converted.into_iter().next().ok_or_else(|| Status::internal("a conversion gave nothing"))
 }
 
 /// Written out as [`typed_as`] orders it, without a copy of the object.

@@ -2,7 +2,7 @@
 //!
 //! The version is no part of what is stored: it is put in while an object is written out, so that nothing is held twice.
 
-use std::{fmt, ops::Range};
+use std::{borrow::Cow, fmt, ops::Range};
 
 use api::Key;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -13,6 +13,8 @@ use super::{head::Head, meta};
 use crate::kind::Kind;
 
 const VERSION: &[u8] = b"\"resourceVersion\":\"";
+/// Kind and version stand in these, most often.
+const HEAD_BYTES: usize = 256;
 /// Digits of the largest revision.
 const DIGITS_MAX: usize = 20;
 
@@ -80,6 +82,25 @@ impl Object {
     pub fn part<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
         api::steps::took(1);
         serde_json::from_slice(&self.stored)
+    }
+
+    /// Whether the object is in this version (`apiVersion`), as it is stored.
+    pub(crate) fn is_of(&self, api_version: &str) -> bool {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Typed<'a> {
+            #[serde(borrow)]
+            api_version: Cow<'a, str>,
+        }
+        // As it is written, kind and version come first.
+        let start = self.stored.get(..HEAD_BYTES).unwrap_or(&self.stored);
+        if let Some(rest) = start.strip_prefix(b"{\"kind\":\"").and_then(|rest| rest.splitn(2, |b| *b == b'"').nth(1))
+            && let Some(rest) = rest.strip_prefix(b",\"apiVersion\":\"")
+            && let Some(end) = rest.iter().position(|b| *b == b'"')
+        {
+            return &rest[..end] == api_version.as_bytes();
+        }
+        self.part::<Typed<'_>>().is_ok_and(|typed| typed.api_version == api_version)
     }
 
     pub fn uid(&self) -> &str {

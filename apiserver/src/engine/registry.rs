@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 use api::{GroupResource, Gvr};
 
 use super::cache::Cache;
-use crate::kind::{Kind, Storage};
+use crate::kind::{Conversion, Kind, Storage};
 
 /// One kind as served, with the cache of the kind it is kept as. `cache` is `None` for kinds that are kept nowhere.
 #[derive(Clone)]
@@ -28,8 +28,13 @@ type Path = (String, String, String);
 
 impl Served {
     /// Whether objects are kept in another kind's form.
-    pub fn converts(&self) -> bool {
+    pub fn is_kept_as_another(&self) -> bool {
         matches!(self.kind.storage, Storage::As { .. })
+    }
+
+    /// Whether some of them may be stored in another version than is shown.
+    pub fn converts(&self) -> bool {
+        !matches!(self.kind.conversion, Conversion::None)
     }
 }
 

@@ -84,7 +84,7 @@ async fn round(ctx: &Ctx<'_>, edit: &Edit<'_>, missing: Missing<'_>) -> Result<R
         return create_missing(ctx, edit, missing).await;
     };
     let strategy = &ctx.kind.strategy;
-    let old = form::value(ctx.served, &current);
+    let old = form::value(ctx.served, &current).await?;
     let mut edited = edited(ctx, &old, edit).await?;
     managed_fields::track(ctx, &mut edited);
     let mut new = prepared(ctx, edited, &old);
@@ -92,7 +92,7 @@ async fn round(ctx: &Ctx<'_>, edit: &Edit<'_>, missing: Missing<'_>) -> Result<R
     ctx.warn(strategy.warnings(&new, Some(&old)));
     reviewed(ctx, &new, &old).await?;
     if is_unchanged(&new, &old) {
-        return Ok(Round::Done(Updated { object: form::view(ctx.served, current), created: false }));
+        return Ok(Round::Done(Updated { object: form::view(ctx.served, current).await?, created: false }));
     }
     if finishes_deletion(ctx.kind, &new, &old) {
         return remove(ctx, &current, &new).await;
@@ -280,7 +280,7 @@ async fn remove(ctx: &Ctx<'_>, current: &Arc<Object>, new: &Value) -> Result<Rou
 pub(super) async fn replace(ctx: &Ctx<'_>, rev: Rev, new: &Value, claims: Claims) -> Result<Option<Arc<Object>>, Status> {
     let (engine, served) = (ctx.engine, ctx.served);
     let Some(cache) = &served.cache else { return Err(Status::method_not_allowed(&served.kind.group_resource(), "update")) };
-    let value = form::to_stored(served, new);
+    let value = form::to_stored(served, new).await?;
     let at = cache.store_key(&ctx.key());
     let op = Op::Put { key: at.clone(), value: value.clone(), ttl: form::ttl(&cache.kind) };
     match claims.commit(engine, at, Expect::At(rev), op).await? {
@@ -295,7 +295,7 @@ pub(super) async fn erase(ctx: &Ctx<'_>, current: &Object) -> Result<bool, Statu
     let Some(cache) = &served.cache else { return Err(Status::internal("a kind that is kept nowhere was deleted")) };
     let at = cache.store_key(&current.key);
     let claims = match served.kind.strategy.claimant() {
-        Some(claimant) => claimant.release(ctx, &form::value(served, current)).await?,
+        Some(claimant) => claimant.release(ctx, &form::value(served, current).await?).await?,
         None => Claims::default(),
     };
     let outcome = claims.commit(engine, at.clone(), Expect::At(current.rev), Op::Delete { key: at }).await?;

@@ -70,7 +70,7 @@ impl Call {
         if let Some(status) = refused {
             return Err(status);
         }
-        Ok(self.listed(served, &output, listed).await)
+        self.listed(served, &output, listed).await
     }
 
     /// Tells how many bytes the object had.

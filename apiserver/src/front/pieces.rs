@@ -166,7 +166,7 @@ impl Pieces {
         {
             return;
         }
-        let item = render::item(&self.served.kind, &self.output.transform, form::value(&self.served, object), self.now);
+        let item = render::item(&self.served.kind, &self.output.transform, form::value_at(&self.served, object, object.rev), self.now);
         match self.output.format {
             Format::Json => out.put_slice(item.to_string().as_bytes()),
             Format::Pretty => pretty(&item).lines().for_each(|line| {

@@ -1,6 +1,6 @@
 //! GET of one object, of its scale, and LIST.
 
-use std::pin::pin;
+use std::{pin::pin, sync::Arc};
 
 use api::{Key, Status};
 use http::StatusCode;
@@ -32,7 +32,7 @@ impl Call {
     pub(super) async fn get(&self, served: &Served) -> Result<Response, Status> {
         let output = negotiate::output(&self.parts.headers, &self.query)?;
         let object = self.object(served).await?;
-        let object = form::view(served, object);
+        let object = form::view(served, object).await?;
         let bytes = object.bytes();
         // As they are, they need no work.
         let weight = if output == Output::JSON { Weight::Light } else { Weight::of(bytes.len()) };
@@ -43,10 +43,10 @@ impl Call {
     pub(super) async fn get_scale(&self, served: &Served, paths: &ScalePaths) -> Result<Response, Status> {
         let output = negotiate::output(&self.parts.headers, &self.query)?;
         let object = self.object(served).await?;
-        Ok(shown::reply(&output, StatusCode::OK, scale::of(paths, &form::value(served, &object)), self.now))
+        Ok(shown::reply(&output, StatusCode::OK, scale::of(paths, &form::value(served, &object).await?), self.now))
     }
 
-    async fn object(&self, served: &Served) -> Result<std::sync::Arc<crate::engine::Object>, Status> {
+    async fn object(&self, served: &Served) -> Result<Arc<crate::engine::Object>, Status> {
         let key = Key::new(self.info.place(), &self.info.name);
         if let When::NotOlderThan(rev) | When::Exactly(rev) = when(&self.query, false)? {
             self.engine.reach(rev).await?;
@@ -64,17 +64,23 @@ impl Call {
         let output = negotiate::output(&self.parts.headers, &self.query)?;
         let options = ListOptions::read(&self.query, &self.info, &served.kind)?;
         let listed = list::list(&self.engine, served, &options.selection, &options.when, options.limit).await?;
-        Ok(self.listed(served, &output, listed).await)
+        self.listed(served, &output, listed).await
     }
 
     /// JSON of objects as they are, and of their metadata, is made of the cached bytes; all else of parsed objects, one at a time.
-    pub(super) async fn listed(&self, served: &Served, output: &Output, listed: Listed) -> Response {
+    pub(super) async fn listed(&self, served: &Served, output: &Output, mut listed: Listed) -> Result<Response, Status> {
         let meta = ListMeta { rev: listed.rev, token: listed.token, remaining: listed.remaining };
-        if *output == Output::JSON && !served.converts() {
-            let head = render::list_head(&served.kind.list_kind(), &served.kind.api_version(), &meta);
-            return wire::reply(StatusCode::OK, "application/json", boxed(ListBody::new(head.into(), listed.objects)));
+        let mut is_shown = !served.converts();
+        if form::is_asked(served) {
+            let asked = listed.objects.iter().map(|object| (object.clone(), object.rev)).collect();
+            listed.objects = Arc::new(form::views(served, asked).await?.into_iter().map(|(object, _)| object).collect());
+            is_shown = true;
         }
-        pieces::reply(&self.engine.lane, served, output, &meta, listed.objects, self.now).await
+        if *output == Output::JSON && is_shown {
+            let head = render::list_head(&served.kind.list_kind(), &served.kind.api_version(), &meta);
+            return Ok(wire::reply(StatusCode::OK, "application/json", boxed(ListBody::new(head.into(), listed.objects))));
+        }
+        Ok(pieces::reply(&self.engine.lane, served, output, &meta, listed.objects, self.now).await)
     }
 
     pub(super) async fn watch(&self, served: &Served) -> Result<Response, Status> {

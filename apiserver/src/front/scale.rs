@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     body::Response,
-    kind::{Column, Kind, Name, Names, Scope, Storage, Strategy},
+    kind::{Column, Conversion, Kind, Name, Names, Scope, Storage, Strategy},
     schema::Schema,
 };
 
@@ -38,6 +38,7 @@ static KIND: LazyLock<Kind> = LazyLock::new(|| Kind {
     scope: Scope::Namespaced,
     verbs: Names::new(),
     storage: Storage::Nowhere,
+    conversion: Conversion::None,
     subresources: Vec::new(),
     columns: Cow::Borrowed(COLUMNS),
     fields: Cow::Borrowed(&[]),

@@ -14,7 +14,10 @@ use http_body::Frame;
 use rand::Rng;
 use serde_json::{Value, json};
 use store::Rev;
-use tokio::time::{Instant, Sleep};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, Sleep},
+};
 
 use super::{
     negotiate::{Format, Output, Transform},
@@ -63,6 +66,9 @@ struct Watcher {
     reader: Reader,
     /// What was read of them and is yet to be looked at.
     events: std::vec::IntoIter<Arc<Event>>,
+    /// What is to be told of the last events, once it has been converted: somebody else is asked for that, in a task of its own.
+    converting: Option<oneshot::Receiver<Result<Vec<Tidings>, Status>>>,
+    converted: std::vec::IntoIter<Tidings>,
     turn: Turn,
     /// Why it cannot begin: all that the stream will tell.
     refused: Option<Status>,
@@ -80,6 +86,9 @@ struct Watcher {
     due: Option<Rev>,
     done: bool,
 }
+
+/// One frame: its type, the object, and the revision it is shown under.
+type Tidings = (&'static str, Arc<Object>, Rev);
 
 /// How much of what is at hand a turn was enough for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -119,6 +128,8 @@ pub(crate) async fn watch(
         initial_end: None,
         reader,
         events: Vec::new().into_iter(),
+        converting: None,
+        converted: Vec::new().into_iter(),
         turn: Turn::default(),
         refused: None,
         after: 0,
@@ -151,12 +162,14 @@ impl http_body::Body for Watcher {
             if self.put_initial(&mut out) == Told::Part || self.put_events(&mut out) == Told::Part || !out.is_empty() {
                 continue;
             }
-            match self.poll_events(cx) {
-                Poll::Ready(Ok(events)) => self.take(events, &mut out),
+            match self.poll_more(cx, &mut out) {
+                Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(status)) => {
                     put_frame(&mut out, "ERROR", |out| out.put_slice(status.body().to_string().as_bytes()));
                     self.done = true;
                 }
+                // What was read has not been told yet: nothing else is due before.
+                Poll::Pending if self.converting.is_some() => return Poll::Pending,
                 Poll::Pending if self.engine.stop.is_stopping() => self.done = true,
                 Poll::Pending => ready!(self.poll_due(cx, &mut out)),
             }
@@ -182,14 +195,23 @@ impl Watcher {
         let engine = self.engine.clone();
         let snapshot = self.reader.place_at_state(&self.selection, || *engine.applied.borrow());
         self.after = snapshot.rev;
-        if wants_state {
+        if wants_state && form::is_asked(&self.served) {
+            let selected = snapshot.objects.iter().filter(|object| self.selection.matches(object));
+            let shown = form::views(&self.served, selected.map(|object| (object.clone(), object.rev)).collect()).await?;
+            self.converted = shown.into_iter().map(|(object, rev)| ("ADDED", object, rev)).collect::<Vec<_>>().into_iter();
+        } else if wants_state {
             self.initial = snapshot.objects;
+        }
+        if wants_state {
             self.initial_end = (options.send_initial == Some(true) && options.bookmarks).then_some(snapshot.rev);
         }
         Ok(())
     }
 
     fn put_initial(&mut self, out: &mut BytesMut) -> Told {
+        if self.put_converted(out) == Told::Part {
+            return Told::Part;
+        }
         while out.len() < CHUNK_BYTES && !self.turn.is_over() {
             let Some(object) = self.initial.get(self.next_initial).cloned() else { break };
             self.next_initial += 1;
@@ -213,10 +235,32 @@ impl Watcher {
         Told::All
     }
 
+    fn put_converted(&mut self, out: &mut BytesMut) -> Told {
+        while out.len() < CHUNK_BYTES && !self.turn.is_over() {
+            let Some((word, object, rev)) = self.converted.next() else { return Told::All };
+            self.put(word, &object, rev, out);
+        }
+        Told::Part
+    }
+
     /// An object's head was looked at, if no more.
     fn looked(&mut self) {
         api::steps::took(1);
         self.turn.took(0);
+    }
+
+    /// More to be told: events, or those that were being converted.
+    fn poll_more(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Result<(), Status>> {
+        if let Some(converting) = &mut self.converting {
+            let stopped = || Err(Status::unavailable("the server is shutting down"));
+            let shown = ready!(Pin::new(converting).poll(cx)).unwrap_or_else(|_| stopped())?;
+            self.converting = None;
+            self.converted = shown.into_iter();
+            return Poll::Ready(Ok(()));
+        }
+        let events = ready!(self.poll_events(cx))?;
+        self.take(events, out);
+        Poll::Ready(Ok(()))
     }
 
     fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<Arc<Event>>, Status>> {
@@ -232,8 +276,28 @@ impl Watcher {
         }
         self.seen = self.after;
         self.after = events.last().map_or(self.seen, |last| last.rev.max(self.seen));
+        if form::is_asked(&self.served) {
+            return self.convert(&events);
+        }
         self.events = events.into_iter();
         self.put_events(out);
+    }
+
+    /// Asks for what is to be told of `events`, in a task of its own: nobody waits for it while a frame is polled.
+    fn convert(&mut self, events: &[Arc<Event>]) {
+        let news = events.iter().filter(|event| event.rev > self.seen);
+        let told: Vec<Tidings> =
+            news.filter_map(|event| self.tidings(event)).map(|(word, object, rev)| (word, object.clone(), rev)).collect();
+        let (done, converting) = oneshot::channel();
+        self.converting = Some(converting);
+        let served = self.served.clone();
+        self.engine.group.spawn(async move {
+            let (words, objects): (Vec<_>, Vec<_>) = told.into_iter().map(|(word, object, rev)| (word, (object, rev))).unzip();
+            let shown = form::views(&served, objects).await;
+            let shown = shown.map(|shown| words.into_iter().zip(shown).map(|(word, (object, rev))| (word, object, rev)).collect());
+            // Who watched may be gone.
+            let _ = done.send(shown);
+        });
     }
 
     fn put_events(&mut self, out: &mut BytesMut) -> Told {
@@ -282,17 +346,20 @@ impl Watcher {
     }
 
     fn put_event(&mut self, event: &Event, out: &mut BytesMut) {
+        if let Some((word, object, rev)) = self.tidings(event) {
+            self.put(word, object, rev, out);
+        }
+    }
+
+    /// What the watcher is told of an event, if anything.
+    fn tidings<'e>(&self, event: &'e Event) -> Option<(&'static str, &'e Arc<Object>, Rev)> {
         let sees = |object: &Option<Arc<Object>>| object.as_ref().is_some_and(|object| self.selection.matches(object));
         match (sees(&event.old), sees(&event.new), &event.new) {
-            (false, true, Some(new)) => self.put("ADDED", new, new.rev, out),
-            (true, true, Some(new)) => self.put("MODIFIED", new, new.rev, out),
-            (true, _, _) => {
-                // The last state, under the revision of its going.
-                if let Some(old) = &event.old {
-                    self.put("DELETED", old, event.rev, out);
-                }
-            }
-            _ => {}
+            (false, true, Some(new)) => Some(("ADDED", new, new.rev)),
+            (true, true, Some(new)) => Some(("MODIFIED", new, new.rev)),
+            // The last state, under the revision of its going.
+            (true, _, _) => event.old.as_ref().map(|old| ("DELETED", old, event.rev)),
+            _ => None,
         }
     }
 

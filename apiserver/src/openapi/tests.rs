@@ -6,7 +6,7 @@ use api::time::Timestamp;
 
 use super::*;
 use crate::{
-    kind::{Handler, Scope, Storage, Strategy, Subresource, names},
+    kind::{Conversion, Handler, Scope, Storage, Strategy, Subresource, names},
     schema::{Schema, Tables},
 };
 
@@ -30,6 +30,7 @@ fn table() -> Vec<Arc<Kind>> {
         scope: Scope::Namespaced,
         verbs: names(&["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]),
         storage: Storage::Kept { prefix: "things".into(), ttl_seconds: None },
+        conversion: Conversion::None,
         subresources: vec![Subresource {
             name: "status".into(),
             body: api::Gvk::new("x.k8s.io", "v1", "Thing"),

@@ -16,7 +16,7 @@ use apiserver::{
     engine::Engine,
     front::{self, Front},
     identity::{Admission, Attributes, Auth, Authenticator, Authorizer, Decision, Known, Peer, User},
-    kind::{Column, Field, Grace, Handler, Kind, ScalePaths, Scope, Storage, Strategy, Subresource, names},
+    kind::{Column, Conversion, Field, Grace, Handler, Kind, ScalePaths, Scope, Storage, Strategy, Subresource, names},
     schema::Schema,
 };
 use async_trait::async_trait;
@@ -63,22 +63,18 @@ impl Strategy for Plain {
         vec![object["metadata"]["name"].clone(), object["spec"]["colour"].clone()]
     }
 
-    fn served_form(&self, mut object: Value) -> Value {
-        let colour = object["spec"]["colour"].take();
-        object["spec"] = json!({"tint": colour});
-        object
-    }
-
-    fn stored_form(&self, mut object: Value) -> Value {
-        let tint = object["spec"]["tint"].take();
-        object["spec"] = json!({"colour": tint});
-        object
-    }
-
     async fn answer(&self, ctx: &apiserver::kind::Ctx<'_>, mut object: Value) -> Result<Value, api::Status> {
         object["status"] = json!({"user": ctx.user.name});
         Ok(object)
     }
+}
+
+/// v1 calls `colour` what v2 calls `tint`.
+fn tinted(to: &Gvk, mut object: Value) -> Value {
+    let (from, to) = if to.version == "v2" { ("colour", "tint") } else { ("tint", "colour") };
+    let worth = object["spec"][from].take();
+    object["spec"] = json!({to: worth});
+    object
 }
 
 pub fn kind(version: &'static str, kind: &'static str, plural: &'static str, scope: Scope, storage: Storage) -> Kind {
@@ -95,6 +91,7 @@ pub fn kind(version: &'static str, kind: &'static str, plural: &'static str, sco
         scope,
         verbs: names(VERBS),
         storage,
+        conversion: Conversion::None,
         subresources: Vec::new(),
         columns: vec![column("Name"), column("Colour")].into(),
         fields: Cow::Borrowed(&[]),
@@ -132,14 +129,11 @@ pub fn thing_kind() -> Kind {
 
 pub fn kinds() -> Vec<Arc<Kind>> {
     let stored_as = Storage::As { group: "test.io".into(), version: "v1".into(), plural: "things".into() };
+    let mut tinted_thing = kind("v2", "Thing", "things", Scope::Namespaced, stored_as);
+    tinted_thing.conversion = Conversion::Direct(tinted);
     let mut asked = kind("v1", "Ask", "asks", Scope::Cluster, Storage::Nowhere);
     asked.verbs = names(&["create"]);
-    let all = [
-        thing_kind(),
-        kind("v1", "Place", "places", Scope::Cluster, kept("places")),
-        kind("v2", "Thing", "things", Scope::Namespaced, stored_as),
-        asked,
-    ];
+    let all = [thing_kind(), kind("v1", "Place", "places", Scope::Cluster, kept("places")), tinted_thing, asked];
     all.into_iter().map(Arc::new).collect()
 }
 

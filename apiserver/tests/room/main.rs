@@ -2,6 +2,7 @@
 
 mod admission;
 mod auth;
+mod conversion;
 mod delete;
 mod fair;
 mod input;

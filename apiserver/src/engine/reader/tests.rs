@@ -17,7 +17,7 @@ use store::Entry;
 use super::*;
 use crate::{
     engine::{cache::Write, event_history::BYTES_MAX, select::Selection},
-    kind::{Field, Kind, Lookup, Storage, Strategy, names},
+    kind::{Conversion, Field, Kind, Lookup, Storage, Strategy, names},
 };
 
 struct NoStrategy;
@@ -57,6 +57,7 @@ impl Written {
             scope: crate::kind::Scope::Namespaced,
             verbs: names(&["watch"]),
             storage: Storage::Kept { prefix: "things".into(), ttl_seconds: None },
+            conversion: Conversion::None,
             subresources: Vec::new(),
             columns: Cow::Borrowed(&[]),
             fields: Cow::Owned(vec![Field { label: "spec.colour".into(), pointer: "/spec/colour".into(), default: "".into(), lookup }]),

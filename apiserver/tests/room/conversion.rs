@@ -16,11 +16,14 @@ use crate::kit::{Room, THINGS, kept, kind, thing, thing_kind};
 
 const THIRD: &str = "/apis/test.io/v3/namespaces/default/things";
 
+/// What becomes of an answer.
+type Lie = fn(Vec<Value>) -> Result<Vec<Value>, Status>;
+
 /// Renames `colour` to `paint` in v3, when it is let.
 struct Hook {
     /// A permit for each call that may go on.
     gate: Semaphore,
-    spoil: Mutex<fn(Vec<Value>) -> Result<Vec<Value>, Status>>,
+    spoil: Mutex<Lie>,
     calls: AtomicUsize,
 }
 
@@ -111,7 +114,6 @@ async fn a_watch_keeps_its_order_while_it_waits_and_ends_with_what_failed() {
 
 #[tokio::test]
 async fn a_conversion_that_fails_or_lies_fails_the_request_and_stores_nothing() {
-    type Lie = fn(Vec<Value>) -> Result<Vec<Value>, Status>;
     let lies: [(Lie, &str); 4] = [
         (|_| Err(Status::internal("the hook is down")), "the hook is down"),
         (

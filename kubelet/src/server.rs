@@ -198,8 +198,7 @@ impl Server {
     }
 
     fn pods(&self) -> Reply {
-        let pods: Vec<_> = self.node.pods.list().iter().map(|view| view.pod.clone()).collect();
-        let items: Vec<&api::k8s::api::core::v1::Pod> = pods.iter().map(AsRef::as_ref).collect();
+        let items: Vec<_> = self.node.pods.list().iter().map(|view| view.object()).collect();
         reply::json(&serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
     }
 

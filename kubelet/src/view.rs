@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
-use api::k8s::api::core::v1::Pod;
+use api::k8s::api::core::v1::{Pod, PodStatus};
 use parking_lot::RwLock;
 
 /// Every pod this node knows, by uid. Clones share it; the pod loop alone writes.
@@ -11,10 +11,13 @@ pub struct Pods {
     shared: Arc<RwLock<HashMap<String, Arc<PodView>>>>,
 }
 
-/// One pod: its object with the status that was last worked out, and where its parts are in the runtime.
+/// One pod: its object, the status that was last worked out, and where its parts are in the runtime.
 #[derive(Clone, Debug, Default)]
 pub struct PodView {
+    /// As it was given to us: [`PodView::status`] is newer than its status.
     pub pod: Arc<Pod>,
+    /// `None` before the first was worked out.
+    pub status: Option<Arc<PodStatus>>,
     /// The newest sandbox, where it is ready.
     pub sandbox_id: Option<String>,
     /// All containers that still exist, oldest first; of one name the last is the current one.
@@ -61,6 +64,15 @@ impl Pods {
 }
 
 impl PodView {
+    pub fn status(&self) -> Option<&PodStatus> {
+        self.status.as_deref().or(self.pod.status.as_ref())
+    }
+
+    /// The object with the status of now.
+    pub fn object(&self) -> Pod {
+        Pod { metadata: self.pod.metadata.clone(), spec: self.pod.spec.clone(), status: self.status().cloned() }
+    }
+
     /// The newest container of that name.
     pub fn container(&self, name: &str) -> Option<&ContainerView> {
         self.containers.iter().rfind(|c| c.name == name)

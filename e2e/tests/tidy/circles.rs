@@ -14,8 +14,7 @@ const KNOWN: &[&str] = &[
     "apiserver/src/: connect engine fairness identity kind metrics non_resource version",
     "kubelet/hollow/src/: fleet pods",
     "kubelet/src/: container_config context downward env volumes",
-    "kubelet/src/: pods::entry pods::execute pods::hooks pods::probe pods::start pods::stop pods::sync_loop",
-    "kubelet/src/: pods::init pods::plan",
+
     "scheduler/src/: ask cycle memo plan plugins plugins::interpodaffinity plugins::nodeaffinity plugins::podtopologyspread preemption",
 ];
 

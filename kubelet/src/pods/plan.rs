@@ -2,18 +2,22 @@
 //!
 //! Upstream: `computePodActions` and `SyncPod` in `pkg/kubelet/kuberuntime/kuberuntime_manager.go`.
 
+pub mod backoff;
+pub mod init;
+pub mod outcome;
+pub mod pod_state;
+pub mod restart;
+
 use api::{
     k8s::api::core::v1::{Container, Pod, PodSpec},
     time::Timestamp,
 };
 
-use super::{
-    init,
-    pod_state::{Health, PodState, Waiting},
-    restart,
-    runtime::{self, RuntimePod, Sandbox, State},
+use self::pod_state::{Health, PodState, Waiting};
+use crate::{
+    meta,
+    pods::runtime_state::pod::{self as runtime, RuntimePod, Sandbox, State},
 };
-use crate::meta;
 
 /// All that a plan is made from.
 #[derive(Clone, Copy)]
@@ -147,7 +151,7 @@ fn containers(world: World<'_>) -> Plan {
 }
 
 /// One container's part. False where it has ended for good.
-pub(super) fn one(world: World<'_>, container: &Container, plan: &mut Plan, starts: &mut Vec<Start>) -> bool {
+fn one(world: World<'_>, container: &Container, plan: &mut Plan, starts: &mut Vec<Start>) -> bool {
     let latest = world.runtime.container(&container.name);
     match latest.map(|c| (c, &c.state)) {
         Some((running, State::Running { .. })) => stop_if_unfit(world, container, running, plan, starts),
@@ -227,14 +231,14 @@ fn pull_back_off(world: World<'_>, container: &Container, until: Timestamp, plan
 }
 
 fn back_off(world: World<'_>, container: &Container, until: Timestamp, plan: &mut Plan) {
-    let delay = world.memory.crashes.get(&container.name).map(super::backoff::Backoff::text).unwrap_or_default();
+    let delay = world.memory.crashes.get(&container.name).map(backoff::Backoff::text).unwrap_or_default();
     let message = format!("back-off {delay} restarting failed container={} pod={}", container.name, meta::format(world.pod));
     plan.waiting.push((container.name.clone(), Waiting { reason: "CrashLoopBackOff".into(), message, retry_at: None }));
     plan.wake_at(until);
 }
 
 impl Plan {
-    pub(super) fn wake_at(&mut self, at: Timestamp) {
+    pub fn wake_at(&mut self, at: Timestamp) {
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
     }
 
@@ -277,8 +281,8 @@ mod tests {
 
     use super::*;
     use crate::pods::{
-        pod_state::{ProbeResults, Stop, StopCause},
-        runtime::Exit,
+        plan::pod_state::{ProbeResults, Stop, StopCause},
+        runtime_state::pod::Exit,
     };
 
     fn at(second: i64) -> Timestamp {

@@ -5,13 +5,11 @@ use std::sync::Arc;
 use api::{k8s::api::core::v1::Pod, time::Timestamp};
 
 use super::{
-    admit::{self, NodeCapacity},
-    entry::{Entry, Origin},
-    execute::Outcome,
-    image_name,
-    plan::{Call, grace_seconds, hash},
-    pod_state::StopCause,
-    runtime::{Container, Exit, RuntimePod, Sandbox, State},
+    desired::admit::{self, NodeCapacity},
+    plan::{Call, grace_seconds, hash, outcome::Outcome, pod_state::StopCause},
+    runtime_state::pod::{Container, Exit, RuntimePod, Sandbox, State},
+    sync_loop::entry::{Entry, Origin},
+    workers,
 };
 use crate::{container_config::qos, meta};
 
@@ -23,7 +21,7 @@ pub fn rehearse(pod: &Arc<Pod>, now: Timestamp) -> usize {
     let _ = (admit::refusal(pod, &[pod], NodeCapacity::default(), None), qos::class(pod));
     for container in meta::containers(pod) {
         let image = container.image.as_deref().unwrap_or_default();
-        let _ = (image_name::with_default_tag(image).is_ok(), image_name::registry(image));
+        let _ = (workers::with_default_tag(image).is_ok(), workers::registry(image));
     }
     let mut entry = Entry::new(Origin::Api, pod.clone());
     entry.looked(RuntimePod::default());

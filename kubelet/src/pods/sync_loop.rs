@@ -1,114 +1,86 @@
 //! What happens to this node's pods -> each pod brought on: the one event loop.
 //!
-//! The loop alone holds state; it never waits for the runtime or the API. Workers, looks and status writes are tasks that answer with
-//! an [`Event`]. Upstream: `syncLoop` and `podWorkers` in `pkg/kubelet`.
+//! The loop alone holds state; it never waits for the runtime or the API. What it sets going ([`Tasks`]) answers with an [`Event`].
+//! Upstream: `syncLoop` and `podWorkers` in `pkg/kubelet`.
 
 mod begin;
+mod changed;
+mod early;
+pub mod entry;
+mod looks;
+#[cfg(test)]
+mod panics;
+mod pod_worker;
+mod published;
+mod tasks;
+mod timers;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
 
 use api::{
     Key,
-    faults::{Panic, catch, catch_all},
-    k8s::api::core::v1::Pod,
-    task::Group,
+    faults::{Panic, catch},
+    k8s::api::core::v1::{Pod, PodStatus},
     time::{Timestamp, after},
 };
 use client::{Cache, pods::node_affinity::NamedLabels};
 use cri::TaskEvent;
-use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 
 pub use self::begin::start;
+use self::{
+    changed::Changed,
+    early::Early,
+    entry::{Advance, Entry, Origin},
+    tasks::Tasks,
+    timers::Timers,
+};
 use super::{
-    admit::{self, NodeCapacity},
-    api_calls::Answer,
-    entry::{self, Advance, Doing, Entry, Origin, Worker},
-    execute::{self, Deps, Outcome, Work},
-    plan::{Call, grace_seconds},
-    pleg_generic::{self, Listing},
-    pod_state::StopCause,
-    probe::{Finding, Prober},
+    desired::{
+        admit::{self, NodeCapacity},
+        burstable::Burstable,
+        mirror::{CONFIG_MIRROR, MirrorPods, StaticPod},
+    },
+    event::Event,
+    plan::{Call, grace_seconds, outcome::Outcome, pod_state::StopCause},
+    probes::{Finding, Prober},
     recorder::PodRecorder,
-    runtime::{Container, Made, RuntimePod},
+    runtime_state::{
+        pleg_generic::{Listed, Listing},
+        pod::{Container, Made, RuntimePod},
+    },
+    status::{
+        api_calls::{Answer, key},
+        api_pod::Ending,
+    },
+    workers::Deps,
 };
 use crate::{
-    ContainerView, PodView, Pods, container_config, meta,
+    Pods, meta,
     metrics::{POD_START, WORKER_START},
 };
 
-/// After the runtime did not answer.
-const LOOK_RETRY: Duration = Duration::from_secs(1);
 /// After a pod's plan panicked.
 const PANIC_RETRY: Duration = Duration::from_secs(10);
-/// What the API calls a static pod's shadow.
-const MIRROR: &str = "kubernetes.io/config.mirror";
 
-/// All that can happen, beside changes of API objects, probe results and time.
-pub enum Event {
-    /// What is in the directory of static pods, all of it.
-    Manifests(Vec<Arc<Pod>>),
-    /// The runtime's pods, all of them.
-    Listed(Listing),
-    /// Something in the runtime ended.
-    Told(TaskEvent),
-    Looked {
-        uid: String,
-        seen: Option<RuntimePod>,
-    },
-    /// A worker that goes on has started one of several.
-    Made {
-        uid: String,
-        container: Box<Container>,
-    },
-    Worked {
-        uid: String,
-        serial: u64,
-        outcomes: Vec<Outcome>,
-    },
-    Wrote {
-        uid: String,
-        status: Box<api::k8s::api::core::v1::PodStatus>,
-        answer: Answer,
-    },
-    Deleted {
-        uid: String,
-        answer: Answer,
-    },
-    MirrorTouched {
-        key: Key,
-        answer: Answer,
-    },
-}
-
-/// Keys of API pods that changed; bounded by the number of pods of this node.
-#[derive(Clone, Default)]
-struct Changed {
-    keys: Arc<Mutex<BTreeSet<Key>>>,
-    notify: Arc<Notify>,
-}
-
-pub(super) struct SyncLoop {
-    pub(super) deps: Arc<Deps>,
-    pub(super) group: Group,
-    pub(super) events: mpsc::Sender<Event>,
-    pub(super) entries: HashMap<String, Entry>,
-    /// Mirror pods that the API has.
-    pub(super) mirrors: HashMap<Key, Arc<Pod>>,
-    /// Mirror pods that are being made or deleted.
-    pub(super) touching: BTreeSet<Key>,
-    pub(super) synced: bool,
+/// All that is known of this node's pods. [`start`] makes it; it is told by events only, and shows itself by what it sets going.
+struct SyncLoop {
+    deps: Arc<Deps>,
+    tasks: Tasks,
+    /// By uid.
+    entries: HashMap<String, Entry>,
+    mirrors: MirrorPods,
+    /// What the directory of manifests holds.
+    static_pods: Vec<Arc<Pod>>,
+    synced: bool,
     /// The pods that the runtime had when it was listed last; `None` before that.
     listed: Option<BTreeSet<String>>,
-    /// What was told of parts that nobody knew: a worker may be about to say that it made them.
-    pub(super) early: VecDeque<TaskEvent>,
-    /// What the directory of manifests holds.
-    pub(super) static_pods: Vec<Arc<Pod>>,
-    timers: BTreeSet<(Timestamp, String)>,
+    early: Early,
+    timers: Timers,
     cache: Cache<Pod>,
     pods: Pods,
     /// [`Entry::advance`].
@@ -119,7 +91,7 @@ pub(super) struct SyncLoop {
     nudge: Arc<Notify>,
     host_ips: Vec<String>,
     room: NodeCapacity,
-    burstable_milli: Option<i64>,
+    burstable: Burstable,
     serial: u64,
 }
 
@@ -130,10 +102,10 @@ impl SyncLoop {
         tokio::pin!(synced);
         let (mut api_synced, mut manifests_read) = (false, !has_manifests);
         loop {
-            let next = self.timers.first().map(|(at, _)| *at);
+            let next = self.timers.next();
             tokio::select! {
                 () = &mut synced, if !api_synced => api_synced = true,
-                () = changed.notify.notified() => {}
+                () = changed.notified() => {}
                 Some(event) = inbox.recv() => {
                     manifests_read |= matches!(event, Event::Manifests(_));
                     let _ = self.caught(|this| this.event(event));
@@ -141,11 +113,10 @@ impl SyncLoop {
                 Some(finding) = findings.recv() => drop(self.caught(|this| this.found(&finding))),
                 () = until(next) => drop(self.caught(Self::fire)),
             }
-            let keys = std::mem::take(&mut *changed.keys.lock());
-            for key in keys {
+            for key in changed.take() {
                 if self.caught(|this| this.changed(&key)).is_err() {
                     let changed = changed.clone();
-                    self.group.spawn(async move {
+                    self.tasks.group().spawn(async move {
                         tokio::time::sleep(PANIC_RETRY).await;
                         changed.mark(key);
                     });
@@ -165,7 +136,7 @@ impl SyncLoop {
         catch("pods", || work(self)).inspect_err(|panic| tracing::error!(error = %panic, "a pod is not brought on"))
     }
 
-    pub(super) fn event(&mut self, event: Event) {
+    fn event(&mut self, event: Event) {
         match event {
             Event::Manifests(pods) => self.manifests(pods),
             Event::Listed(listing) => self.listed(listing),
@@ -173,7 +144,7 @@ impl SyncLoop {
             Event::Looked { uid, seen } => self.looked(&uid, seen),
             Event::Made { uid, container } => self.made(&uid, container),
             Event::Worked { uid, serial, outcomes } => self.worked(&uid, serial, outcomes),
-            Event::Wrote { uid, status, answer } => self.wrote(&uid, *status, answer),
+            Event::Wrote { uid, status, answer } => self.wrote(&uid, status, answer),
             Event::Deleted { uid, answer } => self.deleted(&uid, &answer),
             Event::MirrorTouched { key, answer } => self.mirror_touched(&key, answer),
         }
@@ -191,10 +162,9 @@ impl SyncLoop {
             }
             return;
         }
-        let mirror = now.as_ref().filter(|pod| meta::annotation(pod, MIRROR).is_some());
-        if mirror.is_some() || self.mirrors.contains_key(key) {
-            let mirror = mirror.cloned();
-            return self.mirror_changed(key, mirror);
+        let mirror = now.as_ref().filter(|pod| meta::annotation(pod, CONFIG_MIRROR).is_some());
+        if mirror.is_some() || self.mirrors.has(key) {
+            return self.mirror_changed(key, mirror.cloned());
         }
         let uid = now.as_ref().map(|pod| meta::uid(pod).to_owned());
         let is_gone = |e: &&Entry| e.origin == Origin::Api && is_named(&e.pod, key) && uid.as_deref() != Some(meta::uid(&e.pod));
@@ -206,14 +176,13 @@ impl SyncLoop {
     }
 
     /// A pod that is to be here, new or changed.
-    pub(super) fn wanted(&mut self, origin: Origin, pod: Arc<Pod>) {
+    fn wanted(&mut self, origin: Origin, pod: Arc<Pod>) {
         let uid = meta::uid(&pod).to_owned();
         self.deps.volumes.updated(&pod);
         match self.entries.get_mut(&uid) {
             Some(entry) => {
-                let newer = |known: &Arc<Pod>| revision(known) <= revision(&pod);
-                if origin == Origin::Api && entry.shown.as_ref().is_none_or(newer) {
-                    entry.shown = Some(pod.clone());
+                if origin == Origin::Api {
+                    entry.api.saw(pod.clone());
                 }
                 // One that was an orphan of an earlier run is not: it is stopped all the same once that has begun.
                 (entry.pod, entry.origin) = (pod, origin);
@@ -221,7 +190,7 @@ impl SyncLoop {
             }
             None => {
                 self.entries.insert(uid.clone(), Entry::new(origin, pod));
-                self.burstable();
+                self.fit_burstable();
                 // What the runtime did not have, only we can have made; who made it asks the runtime before it lets go of the pod.
                 if self.listed.as_ref().is_some_and(|listed| !listed.contains(&uid)) {
                     return self.looked(&uid, Some(RuntimePod::default()));
@@ -232,10 +201,10 @@ impl SyncLoop {
     }
 
     /// Nobody wants it any more.
-    pub(super) fn gone(&mut self, uid: &str) {
+    fn gone(&mut self, uid: &str) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let grace = grace_seconds(&entry.pod);
-        entry.shown = None;
+        entry.api.gone();
         entry.stop(StopCause::Gone, grace);
         self.step(uid);
     }
@@ -244,12 +213,12 @@ impl SyncLoop {
     fn sweep(&mut self) {
         let known: Vec<String> = self.deps.volumes.present().into_iter().chain(self.deps.cgroups.pods().into_keys()).collect();
         for uid in known {
-            self.orphan(&uid, &pleg_generic::Listed::default());
+            self.orphan(&uid, &Listed::default());
         }
         self.fit_mirrors();
     }
 
-    fn orphan(&mut self, uid: &str, listed: &pleg_generic::Listed) {
+    fn orphan(&mut self, uid: &str, listed: &Listed) {
         if self.entries.contains_key(uid) || self.cache.unreadable().iter().any(|pod| meta::uid(pod) == uid) {
             return;
         }
@@ -258,7 +227,8 @@ impl SyncLoop {
             (Some(uid.into()), Some(listed.name.clone()), Some(listed.namespace.clone()));
         tracing::info!(uid, ns = listed.namespace, name = listed.name, "a pod that nobody wants is taken away");
         let mut entry = Entry::new(Origin::Runtime, Arc::new(pod));
-        entry.stop(StopCause::Gone, grace_seconds(&entry.pod.clone()));
+        let grace = grace_seconds(&entry.pod);
+        entry.stop(StopCause::Gone, grace);
         self.entries.insert(uid.into(), entry);
         self.look(uid);
     }
@@ -266,51 +236,36 @@ impl SyncLoop {
     fn listed(&mut self, listing: Listing) {
         for (uid, listed) in &listing {
             match self.entries.get(uid) {
-                Some(entry) if entry.seen != listed.parts => self.look(uid),
+                Some(entry) if entry.differs(&listed.parts) => self.look(uid),
                 None if self.synced => self.orphan(uid, listed),
                 _ => {}
             }
         }
-        let vanished = |(uid, e): (&String, &Entry)| (!e.seen.is_empty() && !listing.contains_key(uid)).then(|| uid.clone());
+        let vanished = |(uid, e): (&String, &Entry)| (e.had_parts() && !listing.contains_key(uid)).then(|| uid.clone());
         let vanished: Vec<String> = self.entries.iter().filter_map(vanished).collect();
         vanished.iter().for_each(|uid| self.look(uid));
         self.listed = Some(listing.into_keys().collect());
     }
 
-    pub(super) fn look(&mut self, uid: &str) {
+    fn look(&mut self, uid: &str) {
         self.look_after(uid, Duration::ZERO);
     }
 
     fn look_after(&mut self, uid: &str, pause: Duration) {
-        let Some(entry) = self.entries.get_mut(uid) else { return };
-        if std::mem::replace(&mut entry.looking, true) {
-            entry.look_again = true;
-            return;
+        if self.entries.get_mut(uid).is_some_and(|entry| entry.looks.begin()) {
+            self.tasks.look(uid, pause);
         }
-        let (deps, events, uid) = (self.deps.clone(), self.events.clone(), uid.to_owned());
-        self.group.spawn(Box::pin(async move {
-            tokio::time::sleep(pause).await;
-            let seen = catch_all("pods", execute::look(&deps, &uid)).await.unwrap_or_else(|panic| {
-                tracing::error!(uid, error = %panic, "a pod was not looked at");
-                None
-            });
-            if seen.is_none() {
-                tokio::time::sleep(LOOK_RETRY).await;
-            }
-            let _ = events.send(Event::Looked { uid, seen }).await;
-        }));
     }
 
     fn looked(&mut self, uid: &str, seen: Option<RuntimePod>) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        entry.looking = false;
-        let again = std::mem::take(&mut entry.look_again) || seen.is_none();
+        let again = entry.looks.end() || seen.is_none();
         let first = entry.runtime.is_none();
         if let Some(seen) = seen {
             let is_new = first && seen.sandboxes.is_empty() && seen.containers.is_empty();
             entry.looked(seen);
             if is_new {
-                entry.is_starting = true;
+                entry.starts();
                 if let Err(panic) = catch("pods", || self.admit(uid)) {
                     // It is looked at, and admitted, anew.
                     self.entries.entry(uid.to_owned()).and_modify(|entry| entry.runtime = None);
@@ -319,7 +274,7 @@ impl SyncLoop {
             }
         }
         self.told_early(uid);
-        match self.entries.get_mut(uid).and_then(Entry::look_late) {
+        match self.entries.get_mut(uid).and_then(|entry| entry.looks.late()) {
             Some(pause) => self.look_after(uid, pause),
             None if again => self.look(uid),
             None => {}
@@ -358,7 +313,7 @@ impl SyncLoop {
     fn made(&mut self, uid: &str, container: Box<Container>) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         entry.made([Made::Container(container)]);
-        if entry.looking {
+        if entry.looks.is_under_way() {
             return self.look(uid);
         }
         self.told_early(uid);
@@ -367,12 +322,11 @@ impl SyncLoop {
 
     fn worked(&mut self, uid: &str, serial: u64, outcomes: Vec<Outcome>) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        if entry.worker.as_ref().is_none_or(|w| w.serial != serial) {
+        if !entry.worker.end(serial) {
             return;
         }
-        entry.worker = None;
         // A look under way may have begun before the calls were made.
-        if !entry.worked(outcomes, Timestamp::now()) || entry.looking {
+        if !entry.worked(outcomes, Timestamp::now()) || entry.looks.is_under_way() {
             return self.look(uid);
         }
         self.told_early(uid);
@@ -381,8 +335,7 @@ impl SyncLoop {
 
     fn fire(&mut self) {
         let now = Timestamp::now();
-        while let Some((_, uid)) = self.timers.first().filter(|(at, _)| *at <= now).cloned() {
-            self.timers.pop_first();
+        while let Some(uid) = self.timers.pop(now) {
             // One that was not admitted is admitted at a look.
             match self.entries.get(&uid) {
                 Some(entry) if entry.runtime.is_none() => self.look(&uid),
@@ -392,7 +345,7 @@ impl SyncLoop {
     }
 
     /// Brings one pod on: plans, shows, and begins what is to be done. One that panics is tried again after a while.
-    pub(super) fn step(&mut self, uid: &str) {
+    fn step(&mut self, uid: &str) {
         if let Err(panic) = catch("pods", || self.step_once(uid)) {
             self.fell(uid, &panic);
         }
@@ -402,31 +355,26 @@ impl SyncLoop {
     fn fell(&mut self, uid: &str, panic: &Panic) {
         let pod = self.entries.get(uid).map(|entry| meta::format(&entry.pod));
         tracing::error!(pod, uid, error = %panic, "the pod is not brought on; trying again");
-        self.wake(uid, Some(after(Timestamp::now(), PANIC_RETRY)));
+        self.timers.set(uid, self.entries.get(uid).map(|_| after(Timestamp::now(), PANIC_RETRY)));
     }
 
     fn step_once(&mut self, uid: &str) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let Some((plan, newly)) = (self.advance)(entry, &self.host_ips, Timestamp::now()) else { return };
         let tell = PodRecorder::about(&self.deps.recorder, &entry.pod);
-        if std::mem::take(&mut entry.overdue) {
+        if entry.take_overdue() {
             tell.normal("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
         }
         entry::tell_back_offs(&tell, &entry.pod, &newly);
-        let overtaken = if entry.is_overtaken() { entry.worker.take() } else { None };
-        if let Some(worker) = &overtaken {
-            worker.group.stop();
+        if entry.worker.stop_overtaken(entry.memory.stop.as_ref()) {
             self.look(uid);
             // What the worker asked for may come to be after that look.
             self.nudge.notify_one();
         }
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        let idle = entry.worker.is_none() && !entry.looking;
-        if let Some(runtime) = entry.runtime.clone() {
-            let stopping = entry.memory.stop.is_some();
-            entry.probes.fit(&self.prober, &entry.pod, &runtime, &entry.memory.probes, stopping);
-        }
-        self.wake(uid, plan.wake);
+        let idle = !entry.worker.is_busy() && !entry.looks.is_under_way();
+        entry.fit_probes(&self.prober);
+        self.timers.set(uid, plan.wake);
         if idle && !plan.calls.is_empty() {
             self.work(uid, plan.calls, tell);
         }
@@ -438,9 +386,8 @@ impl SyncLoop {
 
     /// Measures, once, how long a pod took to run that came while we were here.
     fn started(&mut self, uid: &str) {
-        let Some(entry) = self.entries.get_mut(uid).filter(|e| e.is_starting && e.is_running()) else { return };
-        entry.is_starting = false;
-        let took = entry.first_seen.elapsed();
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        let Some(took) = entry.started() else { return };
         self.deps.metrics.observe(POD_START, "", took);
         tracing::debug!(pod = meta::format(&entry.pod), ?took, "pod runs");
     }
@@ -448,86 +395,156 @@ impl SyncLoop {
     fn work(&mut self, uid: &str, calls: Vec<Call>, tell: PodRecorder) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let Some(runtime) = entry.runtime.clone() else { return };
-        if entry.is_starting && runtime.sandboxes.is_empty() {
-            self.deps.metrics.observe(WORKER_START, "", entry.first_seen.elapsed());
+        if let Some(waited) = entry.waited() {
+            self.deps.metrics.observe(WORKER_START, "", waited);
         }
         self.serial += 1;
-        let (serial, group) = (self.serial, self.group.child());
-        entry.begin(&calls, Worker { group: group.clone(), serial, doing: Doing::of(&calls) });
-        let work = Work { deps: self.deps.clone(), pod: entry.pod.clone(), runtime, tell, events: self.events.clone() };
-        let (events, uid) = (self.events.clone(), uid.to_owned());
-        group.spawn(Box::pin(async move {
-            let outcomes = catch_all("pods", work.run(calls)).await;
-            let outcomes = outcomes.unwrap_or_else(|panic| vec![Outcome::Failed { error: panic.to_string() }]);
-            let _ = events.send(Event::Worked { uid, serial, outcomes }).await;
-        }));
-    }
-
-    fn wake(&mut self, uid: &str, at: Option<Timestamp>) {
-        let Some(entry) = self.entries.get_mut(uid) else { return };
-        if let Some(old) = std::mem::replace(&mut entry.wake, at) {
-            self.timers.remove(&(old, uid.to_owned()));
-        }
-        if let Some(at) = at {
-            self.timers.insert((at, uid.to_owned()));
-        }
+        let planned = calls.clone();
+        let group = self.tasks.work(self.serial, entry.pod.clone(), runtime, calls, tell);
+        entry.worker.begin(&planned, group, self.serial);
     }
 
     /// Shows the pod to the node's server.
-    fn publish(&self, uid: &str) {
-        let Some(entry) = self.entries.get(uid).filter(|e| e.origin != Origin::Runtime) else { return };
-        let mut pod = (*entry.pod).clone();
-        pod.status = entry.memory.status.clone().or(pod.status);
-        let runtime = entry.runtime.clone().unwrap_or_default();
-        let containers = runtime.containers.iter().rev().map(|c| ContainerView {
-            name: c.name.clone(),
-            id: c.id.clone(),
-            attempt: c.restart_count,
-            running: c.is_running(),
-            log_path: c.log_path.clone(),
-        });
-        let sandbox_id = runtime.ready_sandbox().map(|s| s.id.clone());
-        self.pods.put(uid, PodView { pod: Arc::new(pod), sandbox_id, containers: containers.collect() });
+    fn publish(&mut self, uid: &str) {
+        if let Some(view) = self.entries.get_mut(uid).and_then(Entry::publish) {
+            self.pods.put(uid, view);
+        }
     }
 
-    pub(super) fn forget(&mut self, uid: &str) {
+    /// Writes the status where the API's differs; one write at a time.
+    fn write(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        if let Some(write) = entry.memory.status.as_ref().and_then(|status| entry.api.begin_write(status)) {
+            self.tasks.write(uid, write);
+        }
+    }
+
+    fn wrote(&mut self, uid: &str, status: Arc<PodStatus>, answer: Answer) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        entry.api.wrote(status, answer);
+        self.write(uid);
+        self.finish(uid);
+    }
+
+    /// Lets go of a pod of which nothing is left: first its API object, then our own entry.
+    fn finish(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get_mut(uid).filter(|e| e.is_finished()) else { return };
+        let ending = if entry.origin == Origin::Api { entry.api.begin_delete() } else { Ending::Over };
+        self.end(uid, ending);
+    }
+
+    fn deleted(&mut self, uid: &str, answer: &Answer) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        let ending = entry.api.deleted(answer);
+        self.end(uid, ending);
+    }
+
+    fn end(&mut self, uid: &str, ending: Ending) {
+        match ending {
+            Ending::Delete(pod) => self.tasks.delete(uid, pod),
+            Ending::Waits => {}
+            Ending::Over => self.forget(uid),
+        }
+    }
+
+    fn forget(&mut self, uid: &str) {
         // Whatever held its objects last: nobody watches them for a pod that is no more.
         self.deps.volumes.forget(uid);
-        self.wake(uid, None);
+        self.timers.set(uid, None);
         self.pods.remove(uid);
         if let Some(entry) = self.entries.remove(uid) {
             tracing::debug!(pod = meta::format(&entry.pod), "pod forgotten");
         }
-        self.burstable();
+        self.fit_burstable();
         self.begin_static_pods();
         self.fit_mirrors();
     }
 
-    /// The burstable class gets what all its pods ask for.
-    fn burstable(&mut self) {
-        let burstable = |e: &&Entry| container_config::qos::class(&e.pod) == container_config::qos::QosClass::Burstable;
-        let milli = self
-            .entries
-            .values()
-            .filter(|e| e.is_alive())
-            .filter(burstable)
-            .map(|e| container_config::cpu_request_milli(&e.pod))
-            .fold(0, i64::saturating_add);
-        if self.burstable_milli == Some(milli) {
+    fn fit_burstable(&mut self) {
+        let alive = self.entries.values().filter(|e| e.is_alive()).map(|e| &*e.pod);
+        self.burstable.fit(alive, &self.deps.cgroups);
+    }
+
+    /// What was told goes to its pod, which is looked at.
+    fn told(&mut self, event: TaskEvent) {
+        match self.entries.iter_mut().find_map(|(uid, e)| e.told(&event).then(|| uid.clone())) {
+            Some(uid) => self.look(&uid),
+            None => self.early.keep(event),
+        }
+    }
+
+    /// What was told of this pod's parts before they were known.
+    fn told_early(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        if self.early.give(|event| entry.told(event)) {
+            self.look(uid);
+        }
+    }
+
+    /// The directory's pods, all of them.
+    fn manifests(&mut self, pods: Vec<Arc<Pod>>) {
+        let uids: BTreeSet<String> = pods.iter().map(|pod| meta::uid(pod).to_owned()).collect();
+        let gone = |(uid, e): (&String, &Entry)| (e.origin == Origin::Manifest && !uids.contains(uid)).then(|| uid.clone());
+        let gone: Vec<String> = self.entries.iter().filter_map(gone).collect();
+        gone.iter().for_each(|uid| self.gone(uid));
+        self.static_pods = pods;
+        self.begin_static_pods();
+        self.fit_mirrors();
+    }
+
+    /// Begins those that are new; one that takes the place of another of its name waits until nothing is left of that.
+    fn begin_static_pods(&mut self) {
+        for pod in self.static_pods.clone() {
+            if self.static_uid(&key(&pod)).is_none() {
+                self.wanted(Origin::Manifest, pod);
+            }
+        }
+    }
+
+    /// The API's object of that name is, or was, a mirror.
+    fn mirror_changed(&mut self, key: &Key, mirror: Option<Arc<Pod>>) {
+        self.mirrors.saw(key, mirror.clone());
+        if let Some(uid) = self.static_uid(key) {
+            self.show_in(&uid, mirror);
+        }
+        self.fit_mirrors();
+    }
+
+    fn mirror_touched(&mut self, key: &Key, answer: Answer) {
+        let made = self.mirrors.touched(key, answer);
+        if let (Some(mirror), Some(uid)) = (made, self.static_uid(key)) {
+            self.mirrors.saw(key, Some(mirror.clone()));
+            self.show_in(&uid, Some(mirror));
+        }
+        self.fit_mirrors();
+    }
+
+    fn show_in(&mut self, uid: &str, mirror: Option<Arc<Pod>>) {
+        if let Some(entry) = self.entries.get_mut(uid) {
+            entry.api.saw_mirror(mirror);
+        }
+        self.write(uid);
+    }
+
+    /// Makes, replaces and deletes mirrors so that they fit the static pods.
+    fn fit_mirrors(&mut self) {
+        if !self.synced {
             return;
         }
-        match self.deps.cgroups.set_burstable(milli) {
-            Ok(()) => self.burstable_milli = Some(milli),
-            Err(error) => tracing::warn!(%error, "the burstable class does not get its shares"),
+        let statics = self.entries.values().filter(|e| e.origin == Origin::Manifest);
+        let statics = statics.map(|e| StaticPod { pod: &e.pod, ends: e.memory.stop.as_ref().is_some_and(|s| s.removes()) });
+        for (key, touch) in self.mirrors.fit(statics) {
+            self.tasks.touch(key, touch);
         }
+    }
+
+    fn static_uid(&self, key: &Key) -> Option<String> {
+        let ours = self.entries.values().find(|e| e.origin == Origin::Manifest && is_named(&e.pod, key));
+        ours.map(|e| meta::uid(&e.pod).to_owned())
     }
 }
 
-pub(super) fn revision(pod: &Pod) -> u64 {
-    pod.metadata.resource_version.as_deref().and_then(|rv| rv.parse().ok()).unwrap_or(0)
-}
-
-pub(super) fn is_named(pod: &Pod, key: &Key) -> bool {
+fn is_named(pod: &Pod, key: &Key) -> bool {
     meta::name(pod) == key.name && meta::namespace(pod) == key.namespace
 }
 

@@ -125,7 +125,7 @@ impl World {
         let log_path = labels::log_directory(&self.context.node.log_dir, &pod).join("a/0.log");
         let view = ContainerView { name: "a".into(), id: container.into(), attempt: 0, running: true, log_path };
         let pods = Pods::default();
-        pods.put("u1", PodView { pod: Arc::new(pod), sandbox_id: Some(sandbox.into()), containers: vec![view] });
+        pods.put("u1", PodView { pod: Arc::new(pod), status: None, sandbox_id: Some(sandbox.into()), containers: vec![view] });
         pods
     }
 

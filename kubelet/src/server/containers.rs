@@ -39,7 +39,7 @@ pub async fn logs(node: &Node, place: &Place, raw_query: &str) -> Reply {
     if !has_container(&view.pod, &place.container) {
         return text(StatusCode::NOT_FOUND, format!("container {:?} not found in pod {:?}", place.container, place.pod));
     }
-    let id = match logged(&view.pod, &place.container, options.previous) {
+    let id = match logged(&view, &place.container, options.previous) {
         Ok(id) => id,
         Err(why) => return text(StatusCode::BAD_REQUEST, why),
     };
@@ -176,9 +176,9 @@ fn has_container(pod: &Pod, name: &str) -> bool {
 }
 
 /// The id of the container whose log is meant, from the pod's status.
-fn logged(pod: &Pod, name: &str, previous: logs::Which) -> Result<String, String> {
-    let pod_name = meta::name(pod);
-    let status = status_of(pod, name).ok_or_else(|| format!("container {name:?} in pod {pod_name:?} is not available"))?;
+fn logged(view: &PodView, name: &str, previous: logs::Which) -> Result<String, String> {
+    let pod_name = meta::name(&view.pod);
+    let status = status_of(view, name).ok_or_else(|| format!("container {name:?} in pod {pod_name:?} is not available"))?;
     let state = status.state.clone().unwrap_or_default();
     let last = status.last_state.as_ref().and_then(|s| s.terminated.as_ref()).and_then(|t| t.container_id.as_deref());
     let last = last.filter(|id| !id.is_empty());
@@ -208,8 +208,8 @@ fn logged(pod: &Pod, name: &str, previous: logs::Which) -> Result<String, String
     })
 }
 
-fn status_of<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
-    let status = pod.status.as_ref()?;
+fn status_of<'a>(view: &'a PodView, name: &str) -> Option<&'a ContainerStatus> {
+    let status = view.status()?;
     let lists = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
     lists.into_iter().flatten().flatten().find(|s| s.name == name)
 }
@@ -224,16 +224,16 @@ mod tests {
     use super::*;
     use crate::server::logs::Which;
 
-    fn pod(status: &str) -> Pod {
+    fn view(status: &str) -> PodView {
         let mut pod = crate::container_config::testing::pod(r#"{"containers":[{"name":"a"}]}"#);
         pod.status = serde_json::from_str(&format!(r#"{{"containerStatuses":[{status}]}}"#)).unwrap();
-        pod
+        PodView { pod: Arc::new(pod), ..PodView::default() }
     }
 
     #[test]
     fn the_status_says_whose_log_it_is() {
         let base = r#""name":"a","image":"","imageID":"","ready":true,"restartCount":0"#;
-        let of = |rest: &str, which| logged(&pod(&format!("{{{base},{rest}}}")), "a", which);
+        let of = |rest: &str, which| logged(&view(&format!("{{{base},{rest}}}")), "a", which);
         let last = r#""lastState":{"terminated":{"exitCode":1,"containerID":"containerd://old"}}"#;
         let cases = [
             (r#""containerID":"containerd://new","state":{"running":{}}"#.to_owned(), Which::Current, Ok("new")),
@@ -255,7 +255,7 @@ mod tests {
         for (rest, which, wanted) in cases {
             assert_eq!(of(&rest, which).as_deref().map_err(String::as_str), wanted, "{rest}");
         }
-        assert!(logged(&pod(""), "a", Which::Current).unwrap_err().contains("is not available"));
+        assert!(logged(&view(""), "a", Which::Current).unwrap_err().contains("is not available"));
     }
 
     #[test]

@@ -106,7 +106,7 @@ fn one_pod(log: &std::path::Path) -> Pods {
     .unwrap();
     let container = ContainerView { name: "a".into(), id: "x".into(), attempt: 0, running: true, log_path: log.to_owned() };
     let pods = Pods::default();
-    pods.put("u1", PodView { pod: Arc::new(p), sandbox_id: None, containers: vec![container] });
+    pods.put("u1", PodView { pod: Arc::new(p), containers: vec![container], ..PodView::default() });
     pods
 }
 

@@ -29,21 +29,21 @@ pub enum Answer {
 }
 
 /// Changes the status of exactly this pod.
-pub async fn patch_status(client: &Client, pod: &Pod, changes: Value) -> Answer {
+pub async fn patch_status(client: &Client, pod: &Arc<Pod>, changes: Value) -> Answer {
     let body = json!({"metadata": {"uid": meta::uid(pod)}, "status": changes});
     let request = of(pod).patch_subresource("status", meta::name(pod), &PatchParams::default(), &Patch::Strategic(body));
     answer(sent(client, request).await, pod, "pod status not written")
 }
 
 /// Deletes exactly this pod at once.
-pub async fn delete(client: &Client, pod: &Pod) -> Answer {
+pub async fn delete(client: &Client, pod: &Arc<Pod>) -> Answer {
     let preconditions = Some(Preconditions { uid: Some(meta::uid(pod).into()), resource_version: None });
     let params = DeleteParams { grace_period_seconds: Some(0), preconditions, ..DeleteParams::default() };
     answer(sent(client, of(pod).delete(meta::name(pod), &params)).await, pod, "pod not deleted")
 }
 
-pub async fn create(client: &Client, pod: &Pod) -> Answer {
-    let request = serde_json::to_vec(pod).map_err(RequestError::SerializeBody);
+pub async fn create(client: &Client, pod: &Arc<Pod>) -> Answer {
+    let request = serde_json::to_vec(&**pod).map_err(RequestError::SerializeBody);
     let request = request.and_then(|body| of(pod).create(&PostParams::default(), body));
     answer(sent(client, request).await, pod, "mirror pod not made")
 }
@@ -66,9 +66,9 @@ async fn sent(client: &Client, request: Result<http::Request<Vec<u8>>, RequestEr
     Pod::read(text.as_bytes()).map(|seen| Some(seen.object)).map_err(Error::SerdeError)
 }
 
-fn answer(result: Result<Option<Pod>, Error>, pod: &Pod, what: &'static str) -> Answer {
+fn answer(result: Result<Option<Pod>, Error>, pod: &Arc<Pod>, what: &'static str) -> Answer {
     match result {
-        Ok(answered) => Answer::Done(Arc::new(answered.unwrap_or_else(|| pod.clone()))),
+        Ok(answered) => Answer::Done(answered.map_or_else(|| pod.clone(), Arc::new)),
         // Conflict: another pod has that name now.
         Err(Error::Api(status)) if status.code == 404 || status.code == 409 => Answer::Gone,
         Err(error) => {

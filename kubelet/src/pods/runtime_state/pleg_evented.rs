@@ -12,11 +12,11 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{
-    pleg_generic,
-    sync_loop::{Event, SyncLoop},
+use super::pleg_generic;
+use crate::{
+    metrics::{Metrics, RELIST},
+    pods::event::Event,
 };
-use crate::metrics::{Metrics, RELIST};
 
 /// Upstream's `eventedPlegRelistPeriod`.
 const NET_PERIOD: Duration = Duration::from_secs(300);
@@ -30,9 +30,6 @@ const RETRY: Duration = Duration::from_secs(1);
 const BROKEN_MAX: u32 = 5;
 /// A stream that lasted longer is not one of a row.
 const LASTED: Duration = Duration::from_secs(60);
-
-/// More than can end between a start and the moment that the loop hears of it.
-const EARLY_MAX: usize = 256;
 
 /// What is followed, and for whom.
 pub struct Lookout {
@@ -159,29 +156,6 @@ async fn next<T>(events: &mut Option<Events<T>>) -> cri::Result<Option<T>> {
 fn stopped(event: &ContainerEventResponse) -> Option<TaskEvent> {
     let stopped = event.container_event_type() == ContainerEventType::ContainerStoppedEvent;
     stopped.then(|| TaskEvent::Ended { id: event.container_id.clone() })
-}
-
-impl SyncLoop {
-    /// What was told goes to its pod, which is looked at.
-    pub(super) fn told(&mut self, event: TaskEvent) {
-        match self.entries.iter_mut().find_map(|(uid, e)| e.told(&event).then(|| uid.clone())) {
-            Some(uid) => self.look(&uid),
-            None => {
-                self.early.truncate(EARLY_MAX - 1);
-                self.early.push_front(event);
-            }
-        }
-    }
-
-    /// What was told of this pod's parts before they were known.
-    pub(super) fn told_early(&mut self, uid: &str) {
-        let Some(entry) = self.entries.get_mut(uid) else { return };
-        let before = self.early.len();
-        self.early.retain(|event| !entry.told(event));
-        if self.early.len() < before {
-            self.look(uid);
-        }
-    }
 }
 
 #[cfg(test)]

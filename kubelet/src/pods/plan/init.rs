@@ -4,16 +4,14 @@
 
 use api::k8s::api::core::v1::Container;
 
-use super::{
-    plan::{Call, Plan, Start, World, grace_seconds, one, usable_sandbox},
-    pod_state::Health,
-    restart,
-    runtime::{self, State},
+use super::{Call, Plan, Start, World, grace_seconds, one, pod_state::Health, restart, usable_sandbox};
+use crate::{
+    meta,
+    pods::runtime_state::pod::{self as runtime, State},
 };
-use crate::meta;
 
 /// Plans init containers. True once the main containers may start.
-pub(super) fn plan(world: World<'_>, plan: &mut Plan) -> bool {
+pub fn plan(world: World<'_>, plan: &mut Plan) -> bool {
     let initialized = is_initialized(world);
     for (index, container) in inits(world).iter().enumerate() {
         let passed = if meta::is_sidecar(container) {
@@ -29,7 +27,7 @@ pub(super) fn plan(world: World<'_>, plan: &mut Plan) -> bool {
 }
 
 /// True where an init container ended and will not be tried again: the pod has failed.
-pub(super) fn failed_for_good(world: World<'_>) -> bool {
+pub fn failed_for_good(world: World<'_>) -> bool {
     inits(world).iter().filter(|c| !meta::is_sidecar(c)).any(|c| {
         let exit = world.runtime.container(&c.name).and_then(runtime::Container::exit);
         exit.is_some_and(|exit| exit.code != 0 && !restart::after_exit(world.spec, c, exit.code))
@@ -37,12 +35,12 @@ pub(super) fn failed_for_good(world: World<'_>) -> bool {
 }
 
 /// A main container was made in this sandbox: init containers have done their part, whatever became of their records.
-pub(super) fn is_initialized(world: World<'_>) -> bool {
+pub fn is_initialized(world: World<'_>) -> bool {
     world.spec.containers.iter().any(|c| in_sandbox(world, &c.name).is_some())
 }
 
 /// A running sidecar with this name has started in the sense of its startup probe.
-pub(super) fn has_started(world: World<'_>, container: &Container, running: &runtime::Container) -> bool {
+pub fn has_started(world: World<'_>, container: &Container, running: &runtime::Container) -> bool {
     container.startup_probe.is_none() || world.memory.health(&running.id).startup == Some(Health::Good)
 }
 
@@ -80,7 +78,7 @@ fn first(world: World<'_>, container: &Container, plan: &mut Plan, starts: &mut 
     let image = container.image.as_deref().unwrap_or_default();
     let held = world.memory.waiting.get(&container.name).and_then(|w| w.retry_at).filter(|at| *at > world.now);
     if before.is_none() || held.is_some() || world.memory.pull_until(image, world.now).is_some() {
-        let forgetful = runtime::RuntimePod { containers: Vec::new(), ..world.runtime.clone() };
+        let forgetful = runtime::RuntimePod { sandboxes: world.runtime.sandboxes.clone(), containers: Vec::new() };
         one(World { runtime: &forgetful, ..world }, container, plan, starts);
         return;
     }

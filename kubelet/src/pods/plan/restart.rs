@@ -2,7 +2,7 @@
 
 use api::k8s::api::core::v1::{Container, PodSpec};
 
-use super::runtime;
+use crate::pods::runtime_state::pod as runtime;
 
 /// Source: `ContainerShouldRestart` in `pkg/api/v1/pod/util.go`, KEP-5307 (rules by exit code).
 pub fn after_exit(spec: &PodSpec, container: &Container, code: i32) -> bool {

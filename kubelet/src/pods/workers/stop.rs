@@ -9,11 +9,8 @@ use cri::StopPodSandboxRequest;
 use futures::future::{join_all, try_join_all};
 use tokio::{sync::watch, time::Instant};
 
-use super::{
-    execute::{Work, gone},
-    hooks, runtime,
-};
-use crate::meta;
+use super::{hooks, remove::gone, work::Work};
+use crate::{meta, pods::runtime_state::pod as runtime};
 
 /// Every container gets a moment, also where the grace is zero or used up.
 const GRACE_MIN: Duration = Duration::from_secs(1);

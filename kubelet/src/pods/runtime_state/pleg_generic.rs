@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use cri::{ListContainersRequest, ListPodSandboxRequest, Runtime};
 
-use super::runtime::{RuntimePod, State};
+use super::pod::{RuntimePod, State};
 use crate::labels;
 
 /// One pod's parts and their states; differs whenever there is something new to look at.

@@ -12,16 +12,24 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::{
-    admit::NodeCapacity,
+    SyncLoop,
     entry::{Advanced, Entry, Origin},
-    execute::Deps,
-    images::Images,
-    pleg_generic::Listing,
-    probe::Prober,
-    start_limiter::StartLimiter,
-    sync_loop::{Event, SyncLoop},
+    tasks::Tasks,
 };
-use crate::{Pods, cgroups, container_config::testing, meta, metrics::Metrics, volumes};
+use crate::{
+    Pods, cgroups,
+    container_config::testing,
+    meta,
+    metrics::Metrics,
+    pods::{
+        desired::admit::NodeCapacity,
+        event::Event,
+        probes::Prober,
+        runtime_state::pleg_generic::Listing,
+        workers::{Deps, Images, StartLimiter},
+    },
+    volumes,
+};
 
 /// A directory in which volumes mount.
 struct Scratch(tempfile::TempDir);
@@ -61,12 +69,11 @@ fn a_loop(dir: &Path, pods: &Pods, group: &Group) -> (SyncLoop, mpsc::Receiver<E
         start_limiter: StartLimiter::new(),
     });
     let (events, inbox) = mpsc::channel(64);
-    let prober = Prober { deps: deps.clone(), group: group.clone(), findings: mpsc::channel(64).0 };
-    (
-        SyncLoop::new(deps, caches.of(), pods.clone(), NodeCapacity { pods_max: 9, ..NodeCapacity::default() }, prober, events, group)
-            .advanced_by(touchy),
-        inbox,
-    )
+    let findings = mpsc::channel(64).0;
+    let prober = Prober { runtime: deps.runtime.clone(), recorder: deps.recorder.clone(), node_ip: None, group: group.clone(), findings };
+    let tasks = Tasks::new(deps.clone(), group.clone(), events);
+    let room = NodeCapacity { pods_max: 9, ..NodeCapacity::default() };
+    (SyncLoop::new(deps, caches.of(), pods.clone(), room, prober, tasks, touchy), inbox)
 }
 
 fn pod(name: &str, labels: &str) -> Arc<Pod> {
@@ -124,14 +131,14 @@ async fn the_others_go_on(dir: &Path) {
     assert_eq!((panics() - before, lines.len()), (1, 1), "it is counted once, and told once: {lines:?}");
     assert!(lines[0].contains("trying again") && lines[0].contains("bad_d(u-bad)"), "{lines:?}");
     assert!(pods.by_uid("u-bad").is_none() && pods.by_name("d", "good").is_some_and(|v| meta::uid(&v.pod) == "u-good"));
-    assert!(this.entries["u-good"].worker.is_some(), "it is being made");
-    let wake = this.entries["u-bad"].wake.expect("it is tried again");
+    assert!(this.entries["u-good"].worker.is_busy(), "it is being made");
+    let wake = this.timers.of("u-bad").expect("it is tried again");
     assert!(wake > after(began, std::time::Duration::from_secs(5)), "not at once");
     // Each try counts, and whatever is told of it is a try; once it can be planned it is as any other.
     this.step("u-bad");
     assert_eq!((panics() - before, logged().len()), (2, 1));
     this.wanted(Origin::Api, pod("bad", "{}"));
-    assert!(pods.by_uid("u-bad").is_some() && this.entries["u-bad"].worker.is_some());
+    assert!(pods.by_uid("u-bad").is_some() && this.entries["u-bad"].worker.is_busy());
     assert_eq!((panics() - before, logged().len(), group.fault()), (2, 0, None));
     assert!(group.drain(std::time::Duration::from_secs(10)).await);
 }

@@ -10,14 +10,13 @@ use api::k8s::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-use super::{
-    init::is_initialized,
-    plan::World,
-    pod_state::Health,
-    restart,
-    runtime::{self, State},
+use crate::{
+    meta,
+    pods::{
+        plan::{World, init, pod_state::Health, restart},
+        runtime_state::pod::{self as runtime, State},
+    },
 };
-use crate::meta;
 
 /// Upstream's `ContainerReasonStatusUnknown`.
 const UNKNOWN: &str = "ContainerStatusUnknown";
@@ -93,7 +92,7 @@ fn without_record(world: World<'_>, container: &Container, role: Role, old: Opti
     if let Some(old) = old.filter(|o| o.state.as_ref().is_some_and(|s| s.terminated.is_some())) {
         return ContainerStatus { ready: role == Role::Init && old.ready, ..old.clone() };
     }
-    if role == Role::Init && !meta::is_sidecar(container) && is_initialized(world) {
+    if role == Role::Init && !meta::is_sidecar(container) && init::is_initialized(world) {
         return succeeded_long_ago(container, old);
     }
     let has_inits = world.spec.init_containers.as_ref().is_some_and(|i| !i.is_empty());

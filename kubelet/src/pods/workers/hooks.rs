@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use api::k8s::api::core::v1::{Container, LifecycleHandler};
 
-use super::{
-    execute::Work,
-    http::{self, Target},
+use super::work::Work;
+use crate::{
+    meta,
+    pods::probes::http::{self, Target},
 };
-use crate::meta;
 
 /// Callers bound hooks by grace or by their own limit; this only keeps the runtime from waiting for ever.
 const EXEC_MAX: Duration = Duration::from_secs(3600);

@@ -7,34 +7,32 @@ use std::{
 };
 
 use api::{
-    k8s::api::core::v1::{Pod, PodSpec, PodStatus},
-    task::Group,
+    k8s::api::core::v1::{Pod, PodSpec},
     time::{Timestamp, after, span},
 };
 use cri::TaskEvent;
 
-use super::{
-    execute::{Outcome, StartCause},
-    plan::{self, Call, Plan, World, grace_seconds},
-    pleg_generic::{Fingerprint, fingerprint},
-    pod_state::{Health, PodState, ProbeResults, Stop, StopCause, Waiting},
-    probe::{Finding, Kind, Probes},
-    recorder::PodRecorder,
-    runtime::{Made, RuntimePod, State},
-    status::{self, Facts},
+use super::{looks::Looks, pod_worker::PodWorker, published::Published};
+use crate::{
+    PodView, meta,
+    pods::{
+        plan::{
+            self, Call, Plan, World, grace_seconds,
+            outcome::{Outcome, StartCause},
+            pod_state::{Health, PodState, ProbeResults, Stop, StopCause, Waiting},
+        },
+        probes::{Finding, Kind, Prober, Probes},
+        recorder::PodRecorder,
+        runtime_state::{
+            pleg_generic::{Fingerprint, fingerprint},
+            pod::{Made, RuntimePod, State},
+        },
+        status::{self, Facts, api_pod::ApiPod},
+    },
 };
-use crate::meta;
 
 /// A container that could not be started for a reason of its own is tried again after this. Upstream's back-off of its pod workers.
 const RETRY: Duration = Duration::from_secs(10);
-/// Calls that failed at the end of a pod's life: the first wait, doubled up to the second.
-const FAILED_MIN_SECONDS: u64 = 1;
-const FAILED_MAX_SECONDS: u64 = 16;
-/// The same calls once more, after they succeeded this often and nothing came of it: then the waits above hold for them, too.
-const IN_VAIN_MAX: u32 = 3;
-/// What was told of shows in the runtime's status once it is on its disk: looks for it, each twice as long after the one before.
-const LATE_MIN: Duration = Duration::from_millis(5);
-const LATE_MAX: u32 = 9;
 /// As CRI names it.
 const OOM_KILLED: &str = "OOMKilled";
 
@@ -51,117 +49,91 @@ pub enum Origin {
 pub type Advanced = Option<(Plan, Vec<(String, Waiting)>)>;
 pub type Advance = fn(&mut Entry, &[String], Timestamp) -> Advanced;
 
-/// The worker that makes this pod's calls.
-pub struct Worker {
-    pub group: Group,
-    pub serial: u64,
-    pub doing: Doing,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Doing {
-    /// Bringing the pod up, or keeping it up.
-    Bringing,
-    Stopping {
-        grace_seconds: u32,
-    },
-    /// Taking away what it leaves.
-    Ending,
-}
-
-impl Doing {
-    pub fn of(calls: &[Call]) -> Self {
-        match calls.first() {
-            Some(Call::StopPod { grace_seconds }) => Self::Stopping { grace_seconds: *grace_seconds },
-            Some(Call::CleanUp | Call::RemovePod) => Self::Ending,
-            _ => Self::Bringing,
-        }
-    }
-}
-
 pub struct Entry {
     pub origin: Origin,
     pub pod: Arc<Pod>,
-    /// The object whose status is ours to write: the pod itself, or a static pod's mirror; the newest that we have seen.
-    pub shown: Option<Arc<Pod>>,
+    /// Its object in the API: the pod itself, or a static pod's mirror.
+    pub api: ApiPod,
     /// `None` until the runtime was asked.
     pub runtime: Option<Arc<RuntimePod>>,
     pub memory: PodState,
-    pub probes: Probes,
-    pub worker: Option<Worker>,
-    pub looking: bool,
-    /// Something happened while we looked.
-    pub look_again: bool,
-    pub seen: Fingerprint,
-    /// What is said to have ended and does not show it yet.
-    ended: BTreeSet<String>,
-    /// Looks in a row that did not show it.
-    late: u32,
+    probes: Probes,
+    pub worker: PodWorker,
+    pub looks: Looks,
+    seen: Fingerprint,
     /// Containers that lost a process for want of memory.
     oom_killed: BTreeSet<String>,
-    pub wake: Option<Timestamp>,
-    /// No calls before this: some failed.
-    pub retry_at: Option<Timestamp>,
-    failures: u32,
-    in_vain: InVain,
-    pub writing: bool,
-    /// What was written last, and the revision that came of it.
-    pub written: Option<(PodStatus, u64)>,
-    pub first_seen: Instant,
+    first_seen: Instant,
     /// It came while we were here, and does not run yet.
-    pub is_starting: bool,
+    is_starting: bool,
     /// Its `activeDeadlineSeconds` passed a moment ago: to be told.
-    pub overdue: bool,
-    /// The API object is being deleted by us.
-    pub deleting: bool,
-}
-
-/// Calls that were begun, of which nothing has come so far: how often in a row, and from when on they may be made again.
-#[derive(Default)]
-struct InVain {
-    calls: Vec<Call>,
-    times: u32,
-    not_before: Timestamp,
-}
-
-impl InVain {
-    /// Where anything came of them they begin anew, and failures have waits of their own.
-    fn after(&mut self, outcomes: &[Outcome], now: Timestamp) {
-        if outcomes.iter().any(|outcome| *outcome != Outcome::Done) {
-            return *self = Self::default();
-        }
-        self.times += 1;
-        self.not_before = now + self.times.checked_sub(IN_VAIN_MAX).map(delay).unwrap_or_default();
-    }
+    overdue: bool,
+    published: Published,
 }
 
 impl Entry {
     pub fn new(origin: Origin, pod: Arc<Pod>) -> Self {
         Self {
             origin,
-            shown: (origin == Origin::Api).then(|| pod.clone()),
+            api: ApiPod::of((origin == Origin::Api).then(|| pod.clone())),
             pod,
             runtime: None,
             memory: PodState::default(),
             probes: Probes::default(),
-            worker: None,
-            looking: false,
-            look_again: false,
+            worker: PodWorker::default(),
+            looks: Looks::default(),
             seen: Fingerprint::new(),
-            ended: BTreeSet::new(),
-            late: 0,
             oom_killed: BTreeSet::new(),
-            wake: None,
-            retry_at: None,
-            failures: 0,
-            in_vain: InVain::default(),
-            writing: false,
-            written: None,
             first_seen: Instant::now(),
             is_starting: false,
             overdue: false,
-            deleting: false,
+            published: Published::default(),
         }
+    }
+
+    /// Whether the lists show its parts in other states than it is known.
+    pub fn differs(&self, parts: &Fingerprint) -> bool {
+        self.seen != *parts
+    }
+
+    /// Whether the runtime had something of it.
+    pub fn had_parts(&self) -> bool {
+        !self.seen.is_empty()
+    }
+
+    /// It came while we were here.
+    pub fn starts(&mut self) {
+        self.is_starting = true;
+    }
+
+    /// Since it came, where it has nothing in the runtime yet.
+    pub fn waited(&self) -> Option<Duration> {
+        let waits = self.is_starting && self.runtime.as_ref().is_some_and(|r| r.sandboxes.is_empty());
+        waits.then(|| self.first_seen.elapsed())
+    }
+
+    /// How long it took to run; told once, of one that came while we were here.
+    pub fn started(&mut self) -> Option<Duration> {
+        let runs = self.is_starting && self.memory.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
+        self.is_starting &= !runs;
+        runs.then(|| self.first_seen.elapsed())
+    }
+
+    /// Its `activeDeadlineSeconds` passed; told once.
+    pub fn take_overdue(&mut self) -> bool {
+        std::mem::take(&mut self.overdue)
+    }
+
+    /// Begins and ends its probes so that they fit what runs.
+    pub fn fit_probes(&mut self, prober: &Prober) {
+        let Some(runtime) = &self.runtime else { return };
+        self.probes.fit(prober, &self.pod, runtime, &self.memory.probes, self.memory.stop.is_some());
+    }
+
+    /// What the node's server is to see, where that has changed.
+    pub fn publish(&mut self) -> Option<PodView> {
+        let shown = self.origin != Origin::Runtime;
+        shown.then(|| self.published.next(&self.pod, self.memory.status.as_ref(), self.runtime.as_ref()))?
     }
 
     /// Takes in what the runtime has. What is adopted at the first look keeps what the API says of its probes.
@@ -171,7 +143,7 @@ impl Entry {
         }
         self.memory.probes.retain(|id, _| runtime.by_id(id).is_some());
         self.oom_killed.retain(|id| runtime.by_id(id).is_some());
-        self.ended.retain(|id| runtime.runs(id));
+        self.looks.saw(|id| runtime.runs(id));
         // The runtime says so too, but only once it has worked through its own events.
         let ended = runtime.containers.iter_mut().filter(|c| self.oom_killed.contains(&c.id));
         for exit in ended.filter_map(|c| if let State::Exited(exit) = &mut c.state { Some(exit) } else { None }) {
@@ -188,24 +160,10 @@ impl Entry {
             return false;
         }
         match event {
-            TaskEvent::Ended { .. } => {
-                self.late = 0;
-                self.ended.insert(id.clone())
-            }
-            TaskEvent::OutOfMemory { .. } => self.oom_killed.insert(id.clone()),
-        };
-        true
-    }
-
-    /// After a look: when to look again, where what was told does not show yet. A few times; then the lists are left to find it.
-    pub fn look_late(&mut self) -> Option<Duration> {
-        if self.ended.is_empty() || self.late >= LATE_MAX {
-            self.ended.clear();
-            self.late = 0;
-            return None;
+            TaskEvent::Ended { .. } => self.looks.told(id),
+            TaskEvent::OutOfMemory { .. } => drop(self.oom_killed.insert(id.clone())),
         }
-        self.late += 1;
-        Some(LATE_MIN * (1 << self.late))
+        true
     }
 
     /// The next thing to do, with the status that goes with it, and the containers that begin to wait. `None` before the runtime was asked.
@@ -221,8 +179,10 @@ impl Entry {
             let world = World { pod: &pod, spec, runtime: &runtime, memory: &self.memory, now };
             let status = status::generate(Facts { world, host_ips });
             let ended = status::is_terminal(status.phase.as_deref());
-            self.memory.status = Some(status);
-            if ended && self.memory.stop.is_none() && self.worker.is_none() {
+            if self.memory.status.as_deref() != Some(&status) {
+                self.memory.status = Some(Arc::new(status));
+            }
+            if ended && self.memory.stop.is_none() && !self.worker.is_busy() {
                 self.memory.stop = Some(Stop { cause: StopCause::Completed, grace_seconds: grace_seconds(&pod) });
                 plan = plan::plan(World { pod: &pod, spec, runtime: &runtime, memory: &self.memory, now });
             }
@@ -234,32 +194,19 @@ impl Entry {
         if plan.calls.is_empty() && self.memory.stop.is_none() {
             plan.calls = leftovers(&runtime);
         }
-        let in_vain = (plan.calls == self.in_vain.calls).then_some(self.in_vain.not_before);
-        if let Some(at) = self.retry_at.max(in_vain).filter(|at| *at > now) {
+        if let Some(at) = self.worker.hold(&plan.calls, now) {
             plan.calls.clear();
             plan.wake_at(at);
         }
         Some((plan, newly))
     }
 
-    /// The worker makes these. A runtime that answers well and changes nothing is asked less and less often.
-    pub fn begin(&mut self, calls: &[Call], worker: Worker) {
-        self.worker = Some(worker);
-        if self.in_vain.calls != calls {
-            self.in_vain = InVain { calls: calls.to_vec(), ..InVain::default() };
-        }
-    }
-
     /// What came of calls. False where the runtime has to be looked at to know.
     pub fn worked(&mut self, outcomes: Vec<Outcome>, now: Timestamp) -> bool {
-        let failed = outcomes.iter().any(|o| matches!(o, Outcome::Failed { .. }));
-        if !failed {
-            (self.failures, self.retry_at) = (0, None);
-        }
-        self.in_vain.after(&outcomes, now);
+        self.worker.worked(&outcomes, now);
         // `runtime` is still as it was before them.
         outcomes.iter().for_each(|outcome| self.one_outcome(outcome, now));
-        let made: Option<Vec<Made>> = outcomes.into_iter().map(made).collect();
+        let made: Option<Vec<Made>> = outcomes.into_iter().map(Outcome::made).collect();
         made.is_some_and(|made| self.made(made))
     }
 
@@ -294,33 +241,23 @@ impl Entry {
         }
     }
 
-    /// Whether what the worker does has been overtaken: the pod is to stop, or to stop faster.
-    pub fn is_overtaken(&self) -> bool {
-        let (Some(worker), Some(stop)) = (&self.worker, &self.memory.stop) else { return false };
-        match worker.doing {
-            Doing::Bringing => true,
-            Doing::Stopping { grace_seconds } => stop.grace_seconds < grace_seconds,
-            Doing::Ending => false,
-        }
-    }
-
     /// Nothing is left of it but the API object.
     pub fn is_finished(&self) -> bool {
-        self.worker.is_none() && self.memory.removed && self.memory.cleaned && self.memory.stop.as_ref().is_some_and(Stop::removes)
+        !self.worker.is_busy()
+            && !self.looks.is_under_way()
+            && self.memory.removed
+            && self.memory.cleaned
+            && self.memory.stop.as_ref().is_some_and(Stop::removes)
     }
 
     /// True where the runtime has something of it that may change by itself.
     pub fn is_active(&self) -> bool {
-        self.worker.is_some() || self.runtime.as_ref().is_some_and(|r| !r.is_stopped())
-    }
-
-    pub fn is_running(&self) -> bool {
-        self.memory.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")
+        self.worker.is_busy() || self.runtime.as_ref().is_some_and(|r| !r.is_stopped())
     }
 
     /// True while it takes the node's room: neither ended nor ending for good.
     pub fn is_alive(&self) -> bool {
-        let phase = self.memory.status.as_ref().or(self.pod.status.as_ref()).and_then(|s| s.phase.as_deref());
+        let phase = self.memory.status.as_deref().or(self.pod.status.as_ref()).and_then(|s| s.phase.as_deref());
         !status::is_terminal(phase) && self.origin != Origin::Runtime
     }
 
@@ -330,7 +267,7 @@ impl Entry {
     }
 
     fn adopt(&mut self, runtime: &RuntimePod) {
-        let status = self.shown.as_ref().and_then(|pod| pod.status.as_ref());
+        let status = self.api.shown().and_then(|pod| pod.status.as_ref());
         let lists = status.map(|s| [&s.container_statuses, &s.init_container_statuses]);
         for status in lists.into_iter().flatten().flatten().flatten() {
             let id = status.container_id.as_deref().and_then(|id| id.split_once("://")).map(|(_, id)| id);
@@ -364,7 +301,7 @@ impl Entry {
     /// `activeDeadlineSeconds` after its start; `None` where it has none or has ended.
     fn deadline(&self) -> Option<Timestamp> {
         let seconds = self.pod.spec.as_ref()?.active_deadline_seconds.filter(|s| *s >= 0)?;
-        let status = self.memory.status.as_ref().or(self.pod.status.as_ref())?;
+        let status = self.memory.status.as_deref().or(self.pod.status.as_ref())?;
         let began = status.start_time.as_ref()?.0;
         self.memory.stop.is_none().then(|| after(began, span(seconds)))
     }
@@ -400,8 +337,6 @@ impl Entry {
             Outcome::Removed => self.memory.removed = true,
             Outcome::Failed { error } => {
                 tracing::warn!(pod = meta::format(&self.pod), error, "a call for the pod failed; trying again");
-                self.retry_at = Some(now + delay(self.failures));
-                self.failures += 1;
             }
         }
     }
@@ -429,19 +364,6 @@ impl Entry {
         if let Some(exit) = exit {
             self.memory.restarted(container, &exit, now);
         }
-    }
-}
-
-/// After so many that failed.
-fn delay(failures: u32) -> Duration {
-    Duration::from_secs((FAILED_MIN_SECONDS << failures.min(8)).min(FAILED_MAX_SECONDS))
-}
-
-fn made(outcome: Outcome) -> Option<Made> {
-    match outcome {
-        Outcome::SandboxMade { made } => made.map(Made::Sandbox),
-        Outcome::Started { made, .. } => made.map(Made::Container),
-        _ => None,
     }
 }
 
@@ -490,10 +412,8 @@ fn leftovers(runtime: &RuntimePod) -> Vec<Call> {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::runtime::{Container, Exit},
-        *,
-    };
+    use super::*;
+    use crate::pods::runtime_state::pod::{Container, Exit};
 
     #[test]
     fn a_restart_counts_though_the_new_container_is_known_already() {
@@ -525,8 +445,8 @@ mod tests {
                 continue;
             }
             assert_eq!(plan.calls, [Call::StopPod { grace_seconds: 0 }]);
-            entry.begin(&plan.calls, Worker { group: Group::new(), serial: 1, doing: Doing::of(&plan.calls) });
-            entry.worker = None;
+            entry.worker.begin(&plan.calls, api::task::Group::new(), 1);
+            assert!(!entry.worker.end(2) && entry.worker.end(1));
             entry.worked(vec![Outcome::Done], now);
             made.push(second);
         }
@@ -542,10 +462,10 @@ mod tests {
         entry.looked(pod(&runs));
         assert!(entry.told(&TaskEvent::Ended { id: "c".into() }) && entry.told(&TaskEvent::OutOfMemory { id: "c".into() }));
         entry.looked(pod(&runs));
-        assert!(entry.look_late().is_some());
+        assert!(entry.looks.late().is_some());
         let exited = Container { state: State::Exited(Exit { reason: "Error".into(), ..Exit::default() }), ..runs };
         entry.looked(pod(&exited));
-        assert_eq!(entry.look_late(), None);
+        assert_eq!(entry.looks.late(), None);
         assert_eq!(entry.runtime.unwrap().by_id("c").unwrap().exit().unwrap().reason, OOM_KILLED);
     }
 }

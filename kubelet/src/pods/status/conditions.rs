@@ -7,8 +7,10 @@ use api::k8s::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-use super::plan::{World, usable_sandbox};
-use crate::meta;
+use crate::{
+    meta,
+    pods::plan::{World, usable_sandbox},
+};
 
 /// Those the kubelet answers for. Source: `pkg/kubelet/types/pod_status.go`.
 const OWN: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];

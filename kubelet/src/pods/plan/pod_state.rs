@@ -2,11 +2,12 @@
 //!
 //! None of it survives us; all of it can be lost without harm to what runs.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use api::{k8s::api::core::v1::PodStatus, time::Timestamp};
 
-use super::{backoff::Backoff, runtime::Exit};
+use super::backoff::Backoff;
+use crate::pods::runtime_state::pod::Exit;
 
 #[derive(Clone, Debug, Default)]
 pub struct PodState {
@@ -28,7 +29,7 @@ pub struct PodState {
     /// The pod's containers and sandboxes are removed from the runtime.
     pub removed: bool,
     /// The status as it was last worked out.
-    pub status: Option<PodStatus>,
+    pub status: Option<Arc<PodStatus>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

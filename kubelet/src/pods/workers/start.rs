@@ -9,14 +9,18 @@ use cri::{CreateContainerRequest, PodSandboxConfig, StartContainerRequest};
 use futures::future::join_all;
 use tokio::sync::watch;
 
-use super::{
-    execute::{Outcome, StartCause, Work},
-    hooks,
-    plan::{self, Start},
-    runtime, stop,
-    sync_loop::Event,
+use super::{hooks, stop, work::Work};
+use crate::{
+    PodContext, container_config, labels, meta,
+    pods::{
+        event::Event,
+        plan::{
+            self, Start,
+            outcome::{Outcome, StartCause},
+        },
+        runtime_state::pod as runtime,
+    },
 };
-use crate::{PodContext, container_config, labels, meta, volumes};
 
 /// Upstream gives postStart hooks no limit; a hook that takes longer than this has hung.
 const POST_START_MAX: Duration = Duration::from_secs(3600);
@@ -45,7 +49,7 @@ pub async fn all(work: &Work, starts: Vec<Start>) -> Vec<Outcome> {
     let volumes = match work.volumes().await {
         Ok(volumes) => Arc::new(volumes),
         Err(error) => {
-            tell_mounts(work, &error);
+            work.tell_volumes(&error);
             return vec![Outcome::SandboxFailed];
         }
     };
@@ -173,14 +177,6 @@ impl Batch<'_> {
 impl Failure {
     fn other(reason: &'static str, message: impl Into<String>) -> Self {
         Self { reason, message: message.into(), cause: StartCause::Other }
-    }
-}
-
-/// One event for each volume that is not ready.
-pub fn tell_mounts(work: &Work, error: &volumes::Error) {
-    match error {
-        volumes::Error::SetUp(lines) => lines.iter().for_each(|line| work.tell.warning("FailedMount", line.clone())),
-        other => work.tell.warning("FailedMount", other.to_string()),
     }
 }
 

@@ -9,8 +9,8 @@ use client::kube::Client;
 use cri::{AuthConfig, ImageSpec, ImageStatusRequest, PodSandboxConfig, PullImageRequest, Runtime};
 use tokio::sync::Semaphore;
 
-use super::{image_name, recorder::PodRecorder, registry_auth};
-use crate::meta;
+use super::{image_name, registry_auth};
+use crate::{meta, pods::recorder::PodRecorder};
 
 /// Pulls at a time; upstream's default is one, which lets a big image hold up all others.
 const PULLS_MAX: usize = 4;

@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    net::IpAddr,
     time::Duration,
 };
 
@@ -14,16 +14,22 @@ use api::{
     task::Group,
     time::{Timestamp, after, span},
 };
+use client::Recorder;
+use cri::Runtime;
 use tokio::sync::mpsc;
 
 use super::{
-    execute::Deps,
+    grpc_health,
     http::{self, Target},
-    pod_state::{Health, ProbeResults},
-    recorder::PodRecorder,
-    runtime::{RuntimePod, State},
 };
-use crate::meta;
+use crate::{
+    meta,
+    pods::{
+        plan::pod_state::{Health, ProbeResults},
+        recorder::PodRecorder,
+        runtime_state::pod::{RuntimePod, State},
+    },
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -50,13 +56,16 @@ pub struct Probes {
 /// Where probes' results go, and what they are made with.
 #[derive(Clone)]
 pub struct Prober {
-    pub deps: Arc<Deps>,
+    pub runtime: Runtime,
+    pub recorder: Recorder,
+    /// Where pods on the host's network answer.
+    pub node_ip: Option<IpAddr>,
     pub group: Group,
     pub findings: mpsc::Sender<Finding>,
 }
 
 struct Task {
-    deps: Arc<Deps>,
+    runtime: Runtime,
     tell: PodRecorder,
     findings: mpsc::Sender<Finding>,
     uid: String,
@@ -71,7 +80,7 @@ struct Task {
 
 impl Probes {
     /// Begins and ends tasks so that they fit what runs. `results`: liveness and readiness begin once startup is good.
-    pub fn fit(&mut self, prober: &Prober, pod: &Arc<Pod>, runtime: &RuntimePod, results: &BTreeMap<String, ProbeResults>, stopping: bool) {
+    pub fn fit(&mut self, prober: &Prober, pod: &Pod, runtime: &RuntimePod, results: &BTreeMap<String, ProbeResults>, stopping: bool) {
         let mut wanted = BTreeSet::new();
         for container in meta::containers(pod) {
             let Some(record) = runtime.container(&container.name) else { continue };
@@ -105,40 +114,40 @@ impl Drop for Probes {
 }
 
 /// Which probes run now. Readiness goes on while the pod stops, so that its endpoint leaves when it should.
-fn due(container: &Container, known: ProbeResults, stopping: bool) -> Vec<(Kind, Probe)> {
+fn due(container: &Container, known: ProbeResults, stopping: bool) -> impl Iterator<Item = (Kind, &Probe)> {
     let started = container.startup_probe.is_none() || known.startup == Some(Health::Good);
     let startup = container.startup_probe.as_ref().filter(|_| known.startup.is_none() && !stopping);
     // A container that failed is about to be stopped: nothing more to learn.
     let liveness = container.liveness_probe.as_ref().filter(|_| started && !stopping && known.liveness != Some(Health::Bad));
     let readiness = container.readiness_probe.as_ref().filter(|_| started);
     let all = [(Kind::Startup, startup), (Kind::Liveness, liveness), (Kind::Readiness, readiness)];
-    all.into_iter().filter_map(|(kind, probe)| Some((kind, probe?.clone()))).collect()
+    all.into_iter().filter_map(|(kind, probe)| Some((kind, probe?)))
 }
 
 impl Task {
     #[allow(clippy::too_many_arguments)]
     fn new(
         prober: &Prober,
-        pod: &Arc<Pod>,
+        pod: &Pod,
         container: &Container,
         id: &str,
         kind: Kind,
-        probe: Probe,
+        probe: &Probe,
         runtime: &RuntimePod,
         started_at: Timestamp,
         known: ProbeResults,
     ) -> Self {
         let sandbox_ip = runtime.ready_sandbox().and_then(|s| s.ips.first()).cloned();
-        let node_ip = prober.deps.node.node_ips.first().map(ToString::to_string);
+        let node_ip = prober.node_ip.as_ref().map(ToString::to_string);
         Self {
-            tell: PodRecorder::about(&prober.deps.recorder, pod).container(pod, container),
-            deps: prober.deps.clone(),
+            tell: PodRecorder::about(&prober.recorder, pod).container(pod, container),
+            runtime: prober.runtime.clone(),
             findings: prober.findings.clone(),
             uid: meta::uid(pod).into(),
             container: container.clone(),
             container_id: id.into(),
             kind,
-            probe,
+            probe: probe.clone(),
             host: sandbox_ip.or(node_ip).unwrap_or_default(),
             started_at,
             // A container that was adopted keeps what was known of it.
@@ -223,13 +232,13 @@ impl Task {
             return connected.unwrap_or_else(|_| Err(format!("dial tcp {host}:{port}: i/o timeout"))).map(drop);
         }
         if let Some(grpc) = &self.probe.grpc {
-            return super::grpc_health::check(&self.host, grpc, limit).await;
+            return grpc_health::check(&self.host, grpc, limit).await;
         }
         Err("missing probe handler".into())
     }
 
     async fn exec(&self, command: &[String], limit: Duration) -> Result<(), String> {
-        let ran = tokio::time::timeout(limit, self.deps.runtime.exec_sync(&self.container_id, command, limit)).await;
+        let ran = tokio::time::timeout(limit, self.runtime.exec_sync(&self.container_id, command, limit)).await;
         let late = || format!("command timed out: \"{}\" timed out after {}s", command.join(" "), limit.as_secs());
         let ran = ran.map_err(|_| late())?.map_err(|e| e.to_string())?;
         match ran.exit_code {

@@ -4,26 +4,22 @@
 //! `kuberuntime_container.go`, `generateLinuxContainerConfig` in `kuberuntime_container_linux.go`.
 
 mod command;
-mod expand;
+pub(crate) mod expand;
 mod hostname;
 mod hosts;
 mod mounts;
 pub mod qos;
 mod rehearse;
-mod resources;
+pub(crate) mod resources;
 mod sandbox;
 mod security;
 mod subpath;
 pub(crate) mod testing;
 
-use std::{
-    fmt::Display,
-    path::{Path, PathBuf},
-};
+use std::{fmt::Display, path::Path};
 
 use api::{faults::catch, k8s::api::core::v1::Container};
 
-pub(crate) use self::qos::amount;
 pub(crate) use self::rehearse::rehearse;
 pub use self::{
     expand::expand,
@@ -31,7 +27,6 @@ pub use self::{
     qos::{QosClass, oom_score_adj},
     resources::{Limits, QUOTA_PERIOD_US, cpu_request_milli, requests, shares},
     sandbox::{dns_warnings, sandbox},
-    security::fs_user,
 };
 use crate::{
     context::PodContext,
@@ -90,15 +85,10 @@ fn made(cx: &PodContext, container: &Container, image: &cri::Image) -> Result<cr
     })
 }
 
-/// `<root>/pods/<uid>`.
-pub fn pod_directory(root_dir: &Path, uid: &str) -> PathBuf {
-    root_dir.join("pods").join(uid)
-}
-
 /// What the node and the runtime say that fields and resources of the pod are read with.
 pub fn facts(cx: &PodContext) -> Facts {
     let allocatable = cx.node_object.as_ref().and_then(|n| n.status.as_ref()).and_then(|s| s.allocatable.as_ref());
-    let get = |name| amount(allocatable, name);
+    let get = |name| qos::amount(allocatable, name);
     Facts {
         host_ips: cx.node.node_ips.iter().map(ToString::to_string).collect(),
         pod_ips: cx.pod_ips.clone(),

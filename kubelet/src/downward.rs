@@ -10,7 +10,7 @@ use api::{
     selector::is_label_key,
 };
 
-use crate::{container_config::amount, meta};
+use crate::{container_config::qos::amount, meta};
 
 /// What the node contributes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

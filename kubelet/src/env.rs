@@ -10,7 +10,7 @@ use api::k8s::api::core::v1::{ConfigMap, Container, EnvFromSource, EnvVarSource,
 
 pub use self::services::{Links, variables as service_variables};
 use crate::{
-    container_config::expand,
+    container_config::expand::expand,
     downward::{self, Facts},
     meta,
 };

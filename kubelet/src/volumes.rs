@@ -34,7 +34,7 @@ pub(crate) use self::mount_table::unmount_below;
 pub use self::objects::{Object, Objects};
 pub(crate) use self::rehearse::rehearse;
 use self::{payload::Tokened, private::Private, setup::Place};
-use crate::{downward::Allocatable, env::Fetched, meta, tokens::Tokens};
+use crate::{dirs, downward::Allocatable, env::Fetched, meta, tokens::Tokens};
 
 /// How long a pod waits for the first sight of its ConfigMaps and Secrets before they count as failed.
 const OBJECTS_WAIT: Duration = Duration::from_secs(10);
@@ -206,7 +206,7 @@ impl Manager {
     }
 
     fn pod_dir(&self, uid: &str) -> PathBuf {
-        crate::container_config::pod_directory(&self.shared.root_dir, uid)
+        dirs::pod(&self.shared.root_dir, uid)
     }
 
     /// Writes all volumes of the pod that is known last.

@@ -13,7 +13,6 @@ use crate::source::{Source, sources};
 const KNOWN: &[&str] = &[
     "apiserver/src/: connect engine fairness identity kind metrics non_resource version",
     "kubelet/hollow/src/: fleet pods",
-    "kubelet/src/: container_config context downward env volumes",
 
     "scheduler/src/: ask cycle memo plan plugins plugins::interpodaffinity plugins::nodeaffinity plugins::podtopologyspread preemption",
 ];

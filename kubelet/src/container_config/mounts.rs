@@ -10,8 +10,8 @@ use std::{
 
 use api::k8s::api::core::v1::{Container, VolumeMount};
 
-use super::{ConfigError, Hostname, expand::expand, hosts, pod_directory, subpath};
-use crate::{context::PodContext, env::Environment, meta, volumes::Mounted};
+use super::{ConfigError, Hostname, expand::expand, hosts, subpath};
+use crate::{context::PodContext, dirs, env::Environment, meta, volumes::Mounted};
 
 const ETC_HOSTS: &str = "/etc/hosts";
 
@@ -102,7 +102,7 @@ fn bind_sub_path(
     volume: &Mounted,
     sub: &str,
 ) -> Result<PathBuf, ConfigError> {
-    let pod_dir = pod_directory(&cx.node.root_dir, meta::uid(&cx.pod));
+    let pod_dir = dirs::pod(&cx.node.root_dir, meta::uid(&cx.pod));
     let target = pod_dir.join("volume-subpaths").join(&mount.name).join(&container.name).join(index.to_string());
     subpath::bind(&volume.path, sub, &target).map_err(|error| {
         // As upstream: what exactly failed would tell the pod's author about the host's files.
@@ -115,7 +115,7 @@ fn bind_sub_path(
 
 fn hosts_file(cx: &PodContext) -> Result<cri::Mount, ConfigError> {
     let name = Hostname::of(&cx.pod, &cx.node.cluster_domain).map_err(ConfigError::Refused)?;
-    let dir = pod_directory(&cx.node.root_dir, meta::uid(&cx.pod));
+    let dir = dirs::pod(&cx.node.root_dir, meta::uid(&cx.pod));
     let path = dir.join("etc-hosts");
     let write = || {
         fs::create_dir_all(&dir)?;
@@ -127,7 +127,7 @@ fn hosts_file(cx: &PodContext) -> Result<cri::Mount, ConfigError> {
 
 /// A file of its own for each attempt, which any user in the container may write.
 fn termination_log(cx: &PodContext, container: &Container, at: &str) -> Result<cri::Mount, ConfigError> {
-    let dir = pod_directory(&cx.node.root_dir, meta::uid(&cx.pod)).join("containers").join(&container.name);
+    let dir = dirs::pod(&cx.node.root_dir, meta::uid(&cx.pod)).join("containers").join(&container.name);
     let path = dir.join(format!("{:08x}", rand::random::<u32>()));
     let make = || {
         fs::create_dir_all(&dir)?;

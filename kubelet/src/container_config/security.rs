@@ -112,14 +112,6 @@ pub fn verify_non_root(pod: &Pod, container: &Container, image: &cri::Image) -> 
     }
 }
 
-/// The one user that all containers run as; `None` where one has none or they differ. Source: `FsUserFrom` in `pkg/volume/util/util.go`.
-pub fn fs_user(pod: &Pod) -> Option<i64> {
-    let of_pod = meta::spec(pod).and_then(|s| s.security_context.as_ref());
-    let mut users = meta::containers(pod).map(|c| effective(of_pod, c.security_context.as_ref()).run_as_user);
-    let first = users.next()??;
-    users.all(|user| user == Some(first)).then_some(first)
-}
-
 fn effective(pod: Option<&PodSecurityContext>, container: Option<&SecurityContext>) -> SecurityContext {
     let mut own = container.cloned().unwrap_or_default();
     let Some(pod) = pod else { return own };
@@ -295,11 +287,5 @@ mod tests {
         let zero = pod(r#"{"containers":[{"name":"a","securityContext":{"runAsNonRoot":true,"runAsUser":0}}]}"#);
         let c = &zero.spec.as_ref().unwrap().containers[0];
         assert!(verify_non_root(&zero, c, &cri::Image::default()).unwrap_err().contains("breaks non-root policy"));
-    }
-
-    #[test]
-    fn one_user_for_all_or_none() {
-        assert_eq!(fs_user(&pod(r#"{"securityContext":{"runAsUser":5},"containers":[{"name":"a"},{"name":"b"}]}"#)), Some(5));
-        assert_eq!(fs_user(&pod(r#"{"containers":[{"name":"a","securityContext":{"runAsUser":5}},{"name":"b"}]}"#)), None);
     }
 }

@@ -10,8 +10,11 @@ use api::{
 };
 use rustix::mount::{MountFlags, mount};
 
-use super::{mount_table, ownership, payload::fs_group};
-use crate::{container_config::Limits, downward::Allocatable};
+use super::{
+    mount_table,
+    ownership::{self, fs_group},
+};
+use crate::{container_config::resources::Limits, downward::Allocatable};
 
 /// Makes the directory, once: what is in it already stays.
 ///

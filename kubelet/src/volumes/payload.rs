@@ -9,9 +9,11 @@ use api::k8s::{
     api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, VolumeProjection},
 };
 
-use super::objects::All;
+use super::{
+    objects::All,
+    ownership::{fs_group, fs_user},
+};
 use crate::{
-    container_config::fs_user,
     downward::{self, Allocatable},
     meta,
 };
@@ -198,12 +200,6 @@ impl Optional {
     pub fn of(field: Option<bool>) -> Self {
         if field == Some(true) { Optional::Yes } else { Optional::No }
     }
-}
-
-/// The pod's `fsGroup`.
-pub fn fs_group(pod: &Pod) -> Option<u32> {
-    let group = meta::spec(pod)?.security_context.as_ref()?.fs_group?;
-    u32::try_from(group).ok()
 }
 
 fn wanted_of(token: &api::k8s::api::core::v1::ServiceAccountTokenProjection) -> Wanted {

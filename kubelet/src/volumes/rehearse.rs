@@ -7,7 +7,8 @@ use api::k8s::api::core::v1::{Pod, Volume};
 use super::{
     atomic, empty_dir,
     objects::{All, references},
-    payload::{self, Optional, Payload, Reading, fs_group, mode},
+    ownership::fs_group,
+    payload::{self, Optional, Payload, Reading, mode},
 };
 use crate::{downward::Allocatable, env::Fetched, meta};
 

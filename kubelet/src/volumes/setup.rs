@@ -12,7 +12,8 @@ use api::k8s::api::core::v1::{Pod, Volume};
 use super::{
     Error, Mounted, atomic, empty_dir, host_path, mount_table,
     objects::All,
-    payload::{self, Optional, Payload, Reading, Tokened, fs_group, mode},
+    ownership::fs_group,
+    payload::{self, Optional, Payload, Reading, Tokened, mode},
     private::Private,
 };
 use crate::{downward::Allocatable, meta};

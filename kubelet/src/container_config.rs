@@ -4,6 +4,7 @@
 //! `kuberuntime_container.go`, `generateLinuxContainerConfig` in `kuberuntime_container_linux.go`.
 
 mod command;
+mod devices;
 pub(crate) mod expand;
 mod hostname;
 mod hosts;
@@ -64,9 +65,6 @@ pub async fn container(cx: &PodContext, container: &Container, image: &cri::Imag
 
 fn made(cx: &PodContext, container: &Container, image: &cri::Image) -> Result<cri::ContainerConfig, ConfigError> {
     security::verify_non_root(&cx.pod, container, image).map_err(ConfigError::Refused)?;
-    if container.volume_devices.as_ref().is_some_and(|d| !d.is_empty()) {
-        return Err(ConfigError::Refused(format!("container {:?} asks for block devices, which are not supported", container.name)));
-    }
     let environment = environment(cx, container)?;
     let (command, args) = command::expanded(container, &environment);
     Ok(cri::ContainerConfig {
@@ -74,6 +72,7 @@ fn made(cx: &PodContext, container: &Container, image: &cri::Image) -> Result<cr
         command,
         args,
         working_dir: container.working_dir.clone().unwrap_or_default(),
+        devices: devices::of(cx, container)?,
         mounts: mounts::of(cx, container, &environment)?,
         envs: environment.into_iter().map(|(key, value)| cri::KeyValue { key, value: value.into() }).collect(),
         stdin: container.stdin == Some(true),
@@ -199,6 +198,14 @@ mod tests {
         assert_eq!(
             text(r#"{"containers":[{"name":"a","volumeMounts":[{"name":"v","mountPath":"/v"}]}]}"#),
             "cannot find volume \"v\" to mount into container \"a\""
+        );
+        assert_eq!(
+            text(r#"{"containers":[{"name":"a","volumeDevices":[{"name":"v","devicePath":"/dev/v"}]}]}"#),
+            "cannot find volume \"v\" to pass into container \"a\""
+        );
+        assert_eq!(
+            text(r#"{"containers":[{"name":"a","volumeDevices":[{"name":"v","devicePath":"dev/v"}]}]}"#),
+            "error DevicePath `dev/v` must be an absolute path"
         );
     }
 }

@@ -4,7 +4,35 @@
 
 use std::path::{Path, PathBuf};
 
+/// Before a plugin's name: `kubernetes.io/`, as a directory's name can have it.
+pub const PLUGIN: &str = "kubernetes.io~";
+
 /// `<root>/pods/<uid>`.
 pub fn pod(root_dir: &Path, uid: &str) -> PathBuf {
     root_dir.join("pods").join(uid)
+}
+
+/// Where a pod has a volume: `<root>/pods/<uid>/volumes/kubernetes.io~<plugin>/<name>`.
+pub fn volume(root_dir: &Path, uid: &str, plugin: &str, name: &str) -> PathBuf {
+    volumes(root_dir, uid).join(format!("{PLUGIN}{plugin}")).join(name)
+}
+
+/// The link to a block volume's device: `<root>/pods/<uid>/volumeDevices/kubernetes.io~<plugin>/<name>`.
+pub fn device(root_dir: &Path, uid: &str, plugin: &str, name: &str) -> PathBuf {
+    devices(root_dir, uid).join(format!("{PLUGIN}{plugin}")).join(name)
+}
+
+/// Has a directory for each plugin, named with [`PLUGIN`].
+pub fn volumes(root_dir: &Path, uid: &str) -> PathBuf {
+    pod(root_dir, uid).join("volumes")
+}
+
+/// As [`volumes`], for block devices.
+pub fn devices(root_dir: &Path, uid: &str) -> PathBuf {
+    pod(root_dir, uid).join("volumeDevices")
+}
+
+/// Where volumes are that the node has once for all pods; has a directory for each plugin.
+pub fn node_volumes(root_dir: &Path) -> PathBuf {
+    root_dir.join("plugins/kubernetes.io")
 }

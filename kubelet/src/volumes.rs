@@ -5,35 +5,50 @@
 //! Source: `pkg/kubelet/volumemanager`, `pkg/volume/*`.
 
 mod atomic;
-mod empty_dir;
-mod host_path;
+mod directories;
+mod files;
 mod mount_table;
+#[cfg(test)]
+mod node_tests;
+mod node_volumes;
 mod objects;
 mod ownership;
 mod payload;
+mod plugin;
+mod plugins;
 mod private;
+mod record;
 mod rehearse;
-mod setup;
+mod set_up;
+mod tear_down;
+#[cfg(test)]
+mod testing;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
-use api::{
-    faults::{catch, catch_all},
-    k8s::api::core::v1::Pod,
-    task::Group,
-    time::Timestamp,
-};
+use api::{faults::catch_all, k8s::api::core::v1::Pod, task::Group, time::Timestamp};
 use parking_lot::Mutex;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 
-pub(crate) use self::mount_table::unmount_below;
-pub use self::objects::{Object, Objects};
-pub(crate) use self::rehearse::rehearse;
-use self::{payload::Tokened, private::Private, setup::Place};
+pub(crate) use self::{mount_table::unmount_below, rehearse::rehearse};
+use self::{
+    node_volumes::NodeVolumes,
+    payload::Tokened,
+    plugin::{Host, Mode, Sources},
+    plugins::Table,
+    private::Private,
+    set_up::{Ready, Which},
+};
+pub use self::{
+    objects::{Object, Objects},
+    plugin::Mounted,
+    set_up::Failure,
+};
 use crate::{dirs, downward::Allocatable, env::Fetched, meta, tokens::Tokens};
 
 /// How long a pod waits for the first sight of its ConfigMaps and Secrets before they count as failed.
@@ -49,65 +64,70 @@ pub struct Manager {
 
 struct Shared {
     root_dir: PathBuf,
+    plugins: Table,
+    nodes: NodeVolumes,
     private: Arc<Private>,
     objects: Objects,
     tokens: Tokens,
     allocatable: Mutex<Allocatable>,
     pods: Mutex<HashMap<String, Arc<Known>>>,
     /// Pods whose object changed since they were prepared; bounded by the number of pods.
-    updated: Mutex<HashMap<String, Box<Pod>>>,
+    updated: Mutex<HashMap<String, Arc<Pod>>>,
+    /// Pods that were to be written again while others were at them; bounded likewise.
+    late: Mutex<BTreeSet<String>>,
     again: tokio::sync::Notify,
+    group: Group,
 }
 
 /// A pod that has volumes here.
 struct Known {
-    /// As it was last prepared; the lock is held while its files are written, so that writers and teardown never meet.
-    state: Mutex<State>,
+    /// The lock is held while anything is done with its volumes, so that set up and teardown never meet.
+    state: Arc<tokio::sync::Mutex<State>>,
 }
 
 enum State {
-    Here(Box<Pod>),
+    Here(Here),
     Gone,
 }
 
-/// Which of two pods of one uid is newer: the one that a writer was given, or the one that is known.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Keep {
-    Given,
-    Known,
+/// A pod as it was last prepared, by this run of the agent.
+#[derive(Default)]
+struct Here {
+    /// `None` before it was.
+    pod: Option<Arc<Pod>>,
+    ready: Ready,
 }
 
 /// The volumes of one pod that are ready, by name.
 #[derive(Clone)]
 pub struct PodVolumes {
     pod: Arc<Pod>,
-    mounted: BTreeMap<String, Mounted>,
+    ready: Ready,
     objects: Objects,
 }
 
-/// One volume on the host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mounted {
-    pub path: PathBuf,
-    /// Whether it may only be read, whatever the mount says.
-    pub read_only: bool,
-}
-
-/// Why a pod's volumes are not ready. Each is the message of a `FailedMount` event.
+/// Why a pod's volumes are not ready.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{}", .0.join("; "))]
-    SetUp(Vec<String>),
+    /// An event for each that is not.
+    #[error("{}", .0.iter().map(|failure| failure.message.as_str()).collect::<Vec<_>>().join("; "))]
+    SetUp(Vec<Failure>),
     #[error("{path}: {why}")]
     TearDown { path: String, why: String },
 }
 
 impl Manager {
-    /// `client` fetches ConfigMaps, Secrets and tokens; updates run in `group`.
+    /// `client` fetches ConfigMaps, Secrets and tokens; updates run in `group`. Reads what an earlier run has left staged.
     pub fn new(root_dir: PathBuf, client: client::kube::Client, group: &Group) -> Self {
+        Self::with(plugins::TABLE, root_dir, client, group)
+    }
+
+    fn with(plugins: Table, root_dir: PathBuf, client: client::kube::Client, group: &Group) -> Self {
         let objects = Objects::new(client.clone(), group);
         let tokens = Tokens::new(client);
         let shared = Shared {
+            plugins,
+            nodes: NodeVolumes::found(dirs::node_volumes(&root_dir), plugins),
             private: Arc::new(Private::below(&root_dir)),
             root_dir,
             objects,
@@ -115,7 +135,9 @@ impl Manager {
             allocatable: Mutex::default(),
             pods: Mutex::default(),
             updated: Mutex::default(),
+            late: Mutex::default(),
             again: tokio::sync::Notify::new(),
+            group: group.clone(),
         };
         let manager = Self { shared: Arc::new(shared) };
         group.spawn_loop("volumes", Box::pin(keep_current(manager.clone())));
@@ -128,23 +150,26 @@ impl Manager {
     }
 
     /// Makes and fills all volumes of a pod; again, it brings them up to date (labels and annotations may have changed). Returns once all are
-    /// ready; waits at most some seconds for the objects they are filled from.
+    /// ready; waits at most some seconds for the objects they are filled from. Given up, it goes on to the end of what it began.
     ///
     /// # Errors
-    /// [`Error::SetUp`] with a line for each volume that is not ready.
-    pub async fn prepare(&self, pod: &Pod) -> Result<PodVolumes, Error> {
+    /// [`Error::SetUp`] with an event for each volume that is not ready.
+    pub async fn prepare(&self, pod: &Arc<Pod>) -> Result<PodVolumes, Error> {
         let shared = &self.shared;
         shared.objects.hold(pod);
         shared.objects.ready(pod, OBJECTS_WAIT).await;
-        let known = self.known(meta::uid(pod));
-        let mounted = self.write(pod, known, Keep::Given).await?;
-        shared.again.notify_one();
-        Ok(PodVolumes { pod: Arc::new(pod.clone()), mounted, objects: shared.objects.clone() })
+        let tokens = self.tokens(pod).await;
+        let mut state = self.known(meta::uid(pod)).state.clone().lock_owned().await;
+        if let State::Here(here) = &mut *state {
+            here.pod = Some(pod.clone());
+        }
+        let ready = self.write(pod.clone(), tokens, state, Which::All).await?;
+        Ok(PodVolumes { pod: pod.clone(), ready, objects: shared.objects.clone() })
     }
 
     /// Tells of a pod that is here, at first sight and at each change of it: its labels and annotations appear in its files soon after,
     /// and one that an earlier run of ours prepared is kept current again. Without a directory here it is left alone. Does not block.
-    pub fn updated(&self, pod: &Pod) {
+    pub fn updated(&self, pod: &Arc<Pod>) {
         let uid = meta::uid(pod);
         let known = self.shared.pods.lock().contains_key(uid);
         let is_here = || self.pod_dir(uid).join("volumes").exists() || self.shared.private.of_pod(uid).exists();
@@ -155,27 +180,30 @@ impl Manager {
             self.known(uid);
             self.shared.objects.hold(pod);
         }
-        self.shared.updated.lock().insert(uid.to_owned(), Box::new(pod.clone()));
+        self.shared.updated.lock().insert(uid.to_owned(), pod.clone());
         self.shared.again.notify_one();
     }
 
-    /// Takes away everything under the pod's directory: unmounts, then deletes. Call it when no container of the pod is left. Idempotent.
+    /// Takes away all volumes of a pod, from the node too where no other pod has them. Call it when no container of the pod is left.
+    /// Idempotent; given up, it goes on to the end of what it began.
     ///
     /// # Errors
-    /// [`Error::TearDown`], where something cannot be unmounted or deleted; ask again.
+    /// [`Error::TearDown`], where something cannot be taken away; ask again.
     pub async fn teardown(&self, uid: &str) -> Result<(), Error> {
         // Known as gone until nothing is left of it, so that a late update of the pod does not begin to write it again.
         let known = self.known(uid);
         self.shared.objects.release(uid);
         self.shared.tokens.forget(uid);
-        let (dir, private) = (self.pod_dir(uid), self.shared.private.of_pod(uid));
-        let removed = blocking(move || {
-            // Waits for a writer that is at it, and keeps later ones out.
-            let mut state = known.state.lock();
-            *state = State::Gone;
-            setup::remove(&dir, &private)
+        let (shared, host, owned) = (self.shared.clone(), self.host(), uid.to_owned());
+        // Waits for a writer that is at it, and keeps later ones out.
+        let mut state = known.state.clone().lock_owned().await;
+        *state = State::Gone;
+        let removed = self.to_its_end(async move {
+            let _alone = state;
+            tear_down::all(shared.plugins, &shared.nodes, &host, &owned).await
         });
-        removed.await?;
+        let failed = |(path, why): (PathBuf, String)| Error::TearDown { path: path.display().to_string(), why };
+        removed.await.unwrap_or_else(|why| Err((self.pod_dir(uid), why))).map_err(failed)?;
         self.shared.private.forget(uid);
         self.shared.pods.lock().remove(uid);
         Ok(())
@@ -188,11 +216,12 @@ impl Manager {
         self.shared.pods.lock().remove(uid);
     }
 
-    /// The uids that have a directory here, of pods known and forgotten.
+    /// The uids that have a directory here or use a volume of the node, of pods known and forgotten.
     pub fn present(&self) -> BTreeSet<String> {
         let dirs = [self.shared.root_dir.join("pods"), self.shared.private.dir().to_owned()];
         let entries = dirs.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
-        entries.filter_map(|e| e.file_name().into_string().ok()).collect()
+        let uids = entries.filter_map(|e| e.file_name().into_string().ok());
+        uids.chain(self.shared.nodes.users()).collect()
     }
 
     /// ConfigMaps and Secrets of the pods here.
@@ -202,34 +231,46 @@ impl Manager {
 
     fn known(&self, uid: &str) -> Arc<Known> {
         let mut pods = self.shared.pods.lock();
-        pods.entry(uid.to_owned()).or_insert_with(|| Arc::new(Known { state: Mutex::new(State::fresh()) })).clone()
+        pods.entry(uid.to_owned()).or_insert_with(|| Arc::new(Known::default())).clone()
     }
 
     fn pod_dir(&self, uid: &str) -> PathBuf {
         dirs::pod(&self.shared.root_dir, uid)
     }
 
-    /// Writes all volumes of the pod that is known last.
-    async fn write(&self, pod: &Pod, known: Arc<Known>, keep: Keep) -> Result<BTreeMap<String, Mounted>, Error> {
-        let tokens = self.tokens(pod).await;
-        let fetched = self.shared.objects.all(pod);
-        let place = Place {
-            pod_dir: self.pod_dir(meta::uid(pod)),
-            private: self.shared.private.clone(),
-            allocatable: *self.shared.allocatable.lock(),
-        };
-        let given = Box::new(pod.clone());
-        blocking(move || {
-            let mut state = known.state.lock();
-            if let (State::Here(pod), Keep::Given) = (&mut *state, keep) {
-                *pod = given;
+    fn host(&self) -> Host {
+        let shared = &self.shared;
+        Host { root_dir: shared.root_dir.clone(), private: shared.private.clone(), allocatable: *shared.allocatable.lock() }
+    }
+
+    /// Sets up the pod's volumes while it holds the pod's state; what is ready then.
+    async fn write(&self, pod: Arc<Pod>, tokens: Tokened, mut state: OwnedMutexGuard<State>, which: Which) -> Result<Ready, Error> {
+        let objects = self.shared.objects.all(&pod);
+        let (shared, sources) = (self.shared.clone(), Arc::new(Sources { host: self.host(), pod, objects, tokens }));
+        let written = self.to_its_end(async move {
+            let State::Here(here) = &mut *state else { return Err(vec![unready("the pod is being removed".into())]) };
+            let done = set_up::all(shared.plugins, &shared.nodes, &sources, which, &mut here.ready).await;
+            let ready = here.ready.clone();
+            drop(state);
+            if which == Which::All {
+                // What was put off for us, and what the tokens want next.
+                shared.again.notify_one();
             }
-            match &*state {
-                State::Gone => Err(Error::SetUp(vec!["the pod is being removed".into()])),
-                State::Here(pod) => setup::all(&place, pod, &fetched, &tokens).map_err(Error::SetUp),
-            }
-        })
-        .await
+            done.map(|()| ready)
+        });
+        written.await.unwrap_or_else(|why| Err(vec![unready(why)])).map_err(Error::SetUp)
+    }
+
+    /// Runs `work` also where its caller is given up: what is half done is for nobody else to begin with.
+    async fn to_its_end<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Result<T, String> {
+        let (done, answer) = oneshot::channel();
+        self.shared.group.spawn(Box::pin(async move {
+            let _ = done.send(catch_all("volumes", work).await);
+        }));
+        match answer.await {
+            Ok(done) => done.map_err(|panic| format!("volume task failed: {panic}")),
+            Err(_) => Err("volume task failed: the agent stops".into()),
+        }
     }
 
     /// The tokens that the pod's projected volumes ask for.
@@ -248,18 +289,30 @@ impl Manager {
         if tokens_due {
             uids.extend(self.shared.tokens.due(Timestamp::now()));
         }
-        let updated = std::mem::take(&mut *self.shared.updated.lock());
+        uids.extend(std::mem::take(&mut *self.shared.late.lock()));
+        let mut updated = std::mem::take(&mut *self.shared.updated.lock());
         uids.extend(updated.keys().cloned());
         let mut failed = false;
         for uid in uids {
             let Some(known) = self.shared.pods.lock().get(&uid).cloned() else { continue };
-            let Some(pod) = known.pod(updated.get(&uid).map(AsRef::as_ref)) else { continue };
+            let newer = updated.remove(&uid);
+            // One pod's volumes may take long, and hold up nobody else's.
+            let Ok(mut state) = known.state.clone().try_lock_owned() else {
+                self.put_off(uid, newer);
+                continue;
+            };
+            let Some(pod) = state.pod(newer) else { continue };
+            drop(state);
             if !self.shared.objects.all_seen(&pod) {
                 // The first sight of each is a change: we come again.
                 continue;
             }
-            let written = catch_all("volumes", Box::pin(self.write(&pod, known, Keep::Known))).await;
-            if let Err(error) = written.unwrap_or_else(|panic| Err(Error::SetUp(vec![panic.to_string()]))) {
+            let tokens = self.tokens(&pod).await;
+            let Ok(state) = known.state.clone().try_lock_owned() else {
+                self.put_off(uid, None);
+                continue;
+            };
+            if let Err(error) = self.write(pod.clone(), tokens, state, Which::Remount).await {
                 failed = true;
                 tracing::warn!(ns = meta::namespace(&pod), name = meta::name(&pod), uid, %error, "volumes not brought up to date");
             }
@@ -267,11 +320,29 @@ impl Manager {
         let next = self.shared.tokens.next_due(Timestamp::now());
         if failed { Some(next.map_or(RETRY, |n| n.max(RETRY))) } else { next }
     }
+
+    /// Until whoever is at the pod's volumes is done, and says so.
+    fn put_off(&self, uid: String, newer: Option<Arc<Pod>>) {
+        match newer {
+            Some(newer) => drop(self.shared.updated.lock().entry(uid).or_insert(newer)),
+            None => drop(self.shared.late.lock().insert(uid)),
+        }
+    }
 }
 
 impl PodVolumes {
+    /// What containers mount.
     pub fn get(&self, name: &str) -> Option<&Mounted> {
-        self.mounted.get(name)
+        self.of(name, Mode::Filesystem)
+    }
+
+    /// What containers have as a device.
+    pub fn device(&self, name: &str) -> Option<&Mounted> {
+        self.of(name, Mode::Block)
+    }
+
+    fn of(&self, name: &str, mode: Mode) -> Option<&Mounted> {
+        self.ready.get(name).filter(|(of, _)| *of == mode).map(|(_, mounted)| mounted)
     }
 
     /// The ConfigMaps and Secrets that the pod refers to, as they are now.
@@ -283,22 +354,23 @@ impl PodVolumes {
     }
 }
 
-impl Known {
-    /// The pod as it is known, after `newer`; `None` where it was never prepared, or is gone.
-    fn pod(&self, newer: Option<&Pod>) -> Option<Box<Pod>> {
-        let mut state = self.state.lock();
-        let State::Here(pod) = &mut *state else { return None };
-        if let Some(newer) = newer {
-            **pod = newer.clone();
-        }
-        (!meta::uid(pod).is_empty()).then(|| pod.clone())
+impl Default for Known {
+    fn default() -> Self {
+        Self { state: Arc::new(tokio::sync::Mutex::new(State::Here(Here::default()))) }
     }
 }
 
 impl State {
-    fn fresh() -> Self {
-        State::Here(Box::default())
+    /// The pod as it is known, after `newer`; `None` where there is none, or it is gone.
+    fn pod(&mut self, newer: Option<Arc<Pod>>) -> Option<Arc<Pod>> {
+        let State::Here(here) = self else { return None };
+        here.pod = newer.or_else(|| here.pod.take());
+        here.pod.clone()
     }
+}
+
+fn unready(message: String) -> Failure {
+    Failure { reason: "FailedMount", message }
 }
 
 /// Writes volumes again when their objects change, and their tokens before they expire.
@@ -322,30 +394,15 @@ async fn sleep(wait: Option<Duration>) {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
-    let joined = tokio::task::spawn_blocking(|| catch("volumes", work)).await;
-    let failed = |why: &dyn std::fmt::Display| Err(Error::SetUp(vec![format!("volume task failed: {why}")]));
-    joined.map_or_else(|ended| failed(&ended), |done| done.unwrap_or_else(|panic| failed(&panic)))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
-    use crate::container_config::testing::pod;
+    use crate::{container_config::testing::pod, volumes::testing::eventually};
 
     fn manager(dir: &std::path::Path, group: &Group) -> Manager {
-        let never = tower::service_fn(|_: http::Request<client::kube::client::Body>| async {
-            std::future::pending::<Result<http::Response<client::kube::client::Body>, std::convert::Infallible>>().await
-        });
-        Manager::new(dir.to_owned(), client::kube::Client::new(never, "default"), group)
-    }
-
-    async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-        while !condition() {
-            assert!(tokio::time::Instant::now() < deadline, "not in time: {what}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        Manager::new(dir.to_owned(), testing::nobody(), group)
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -353,7 +410,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let group = Group::new();
         let manager = manager(dir.path(), &group);
-        let p = pod(r#"{"containers":[{"name":"a"}],"volumes":[{"name":"v","configMap":{"name":"c"}},{"name":"e","emptyDir":{}}]}"#);
+        let p =
+            Arc::new(pod(r#"{"containers":[{"name":"a"}],"volumes":[{"name":"v","configMap":{"name":"c"}},{"name":"e","emptyDir":{}}]}"#));
         let map = |value: &str| {
             serde_json::from_str(&format!(r#"{{"metadata":{{"name":"c","namespace":"default"}},"data":{{"k":"{value}"}}}}"#)).unwrap()
         };
@@ -373,13 +431,39 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn secrets_are_in_memory_and_go_without_a_trace() {
+        let (dir, group) = (tempfile::tempdir().unwrap(), Group::new());
+        let manager = manager(dir.path(), &group);
+        let p = Arc::new(pod(r#"{"containers":[{"name":"a"}],"volumes":[{"name":"s","secret":{"secretName":"s","defaultMode":256}},
+            {"name":"h","hostPath":{"path":"/etc","type":"Directory"}},
+            {"name":"d","downwardAPI":{"items":[{"path":"n","fieldRef":{"fieldPath":"metadata.name"}}]}}]}"#));
+        let secret = serde_json::from_str(r#"{"metadata":{"name":"s","namespace":"default"},"data":{"x":"c2VjcmV0"}}"#).unwrap();
+        manager.objects().set(&p, "s", Object::Secret(Arc::new(secret)));
+        let volumes = match manager.prepare(&p).await {
+            Err(error) if error.to_string().contains("mount tmpfs") => return eprintln!("skipped: {error}"),
+            done => done.unwrap(),
+        };
+        let secret = &volumes.get("s").unwrap().path;
+        assert_eq!(std::fs::read_to_string(secret.join("x")).unwrap(), "secret");
+        assert_eq!(std::fs::metadata(secret.join("x")).unwrap().mode() & 0o777, 0o400);
+        assert!(secret.starts_with(dir.path().join("private/u1")));
+        assert_eq!(volumes.get("h"), Some(&Mounted { path: "/etc".into(), read_only: false }));
+        assert_eq!(std::fs::read_to_string(volumes.get("d").unwrap().path.join("n")).unwrap(), "web");
+        for _ in 0..2 {
+            manager.teardown("u1").await.unwrap();
+            assert!(manager.present().is_empty() && !secret.exists() && std::path::Path::new("/etc").exists());
+        }
+        unmount_below(dir.path()).unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn late_updates_do_not_bring_back_a_pod_that_goes() {
         let dir = tempfile::tempdir().unwrap();
         let group = Group::new();
         let manager = manager(dir.path(), &group);
-        let p = pod(
+        let p = Arc::new(pod(
             r#"{"containers":[{"name":"a"}],"volumes":[{"name":"d","downwardAPI":{"items":[{"path":"l","fieldRef":{"fieldPath":"metadata.name"}}]}}]}"#,
-        );
+        ));
         for _ in 0..20 {
             match manager.prepare(&p).await {
                 Err(error) if error.to_string().contains("mount tmpfs") => return eprintln!("skipped: {error}"),
@@ -407,16 +491,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let group = Group::new();
         let manager = manager(dir.path(), &group);
-        let mut p = pod(
+        let mut p = Arc::new(pod(
             r#"{"containers":[{"name":"a"}],"volumes":[{"name":"d","downwardAPI":{"items":[{"path":"l","fieldRef":{"fieldPath":"metadata.labels"}}]}}]}"#,
-        );
+        ));
         manager.updated(&p);
         assert!(manager.present().is_empty(), "not prepared yet");
         let volumes = match manager.prepare(&p).await {
             Err(error) if error.to_string().contains("mount tmpfs") => return eprintln!("skipped: {error}"),
             done => done.unwrap(),
         };
-        p.metadata.labels = Some([("a".to_owned(), "b".to_owned())].into());
+        Arc::make_mut(&mut p).metadata.labels = Some([("a".to_owned(), "b".to_owned())].into());
         manager.updated(&p);
         assert_eq!(manager.present(), BTreeSet::from(["u1".to_owned()]));
         let file = volumes.get("d").unwrap().path.join("l");
@@ -424,7 +508,7 @@ mod tests {
         // Another run of ours finds the pod and keeps its files current.
         let next = Group::new();
         let manager = self::manager(dir.path(), &next);
-        p.metadata.labels = Some([("a".to_owned(), "c".to_owned())].into());
+        Arc::make_mut(&mut p).metadata.labels = Some([("a".to_owned(), "c".to_owned())].into());
         manager.updated(&p);
         eventually("the newest label", || std::fs::read_to_string(&file).is_ok_and(|t| t == "a=\"c\"")).await;
         manager.teardown("u1").await.unwrap();
@@ -437,12 +521,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let group = Group::new();
         let manager = manager(dir.path(), &group);
-        let p = pod(
+        let p = Arc::new(pod(
             r#"{"containers":[{"name":"a"}],"volumes":[{"name":"v","configMap":{"name":"c"}},{"name":"n","nfs":{"server":"s","path":"/"}}]}"#,
-        );
+        ));
         manager.objects().set(&p, "c", Object::Missing);
         let Err(Error::SetUp(lines)) = manager.prepare(&p).await else { panic!("prepared") };
-        assert_eq!(lines[0], r#"MountVolume.SetUp failed for volume "v" : configmap "c" not found"#);
-        assert_eq!(lines[1], r#"MountVolume.SetUp failed for volume "n" : volumes of type "nfs" are not supported"#);
+        assert_eq!(lines[0].message, r#"MountVolume.SetUp failed for volume "v" : configmap "c" not found"#);
+        assert_eq!(lines[1].message, r#"MountVolume.SetUp failed for volume "n" : volumes of type "nfs" are not supported"#);
     }
 }

@@ -60,6 +60,13 @@ pub fn offences() -> Vec<String> {
     ));
     found.extend(missing(&sources, "controllers/src/", "controllers/src/lib.rs", "TABLE", r"(?m)^impl Controller for \w+"));
     found.extend(missing(&sources, "scheduler/src/plugins/", "scheduler/src/plugins/mod.rs", "PLUGINS", r"(?m)^impl Plugin for \w+"));
+    found.extend(missing(
+        &sources,
+        "kubelet/src/volumes/plugins/",
+        "kubelet/src/volumes/plugins.rs",
+        "TABLE",
+        r"(?m)^impl VolumePlugin for \w+",
+    ));
     found
 }
 

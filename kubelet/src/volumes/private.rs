@@ -13,7 +13,7 @@ use std::{
 use api::k8s::api::core::v1::Pod;
 use parking_lot::Mutex;
 
-use super::{empty_dir, mount_table};
+use super::{directories, mount_table};
 use crate::meta;
 
 /// Most that a pod's files in memory may take, in bytes as [`super::payload::size`] counts them.
@@ -63,7 +63,7 @@ impl Private {
     /// What the system says.
     pub fn make(&self, volume: &Path) -> Result<(), String> {
         self.mount().map_err(|e| format!("mount tmpfs: {e}"))?;
-        empty_dir::make(volume).map_err(|e| e.to_string())
+        directories::make(volume).map_err(|e| e.to_string())
     }
 
     /// Notes that the files of a volume will take so many bytes; before they are written.
@@ -106,7 +106,7 @@ impl Private {
             return Ok(());
         }
         fs::create_dir_all(&self.dir)?;
-        empty_dir::tmpfs(&self.dir, None, 0o700)
+        directories::tmpfs(&self.dir, None, 0o700)
     }
 }
 

@@ -5,10 +5,11 @@ use std::path::Path;
 use api::k8s::api::core::v1::{Pod, Volume};
 
 use super::{
-    atomic, empty_dir,
+    atomic, directories,
     objects::{All, references},
     ownership::fs_group,
-    payload::{self, Optional, Payload, Reading, mode},
+    payload::{self, Payload, Reading},
+    plugins,
 };
 use crate::{downward::Allocatable, env::Fetched, meta};
 
@@ -21,30 +22,14 @@ pub fn rehearse(pod: &Pod, fetched: &Fetched, dir: &Path) -> usize {
     let _ = references(pod);
     let volumes = meta::spec(pod).and_then(|s| s.volumes.as_deref()).unwrap_or_default().iter().zip(0..);
     let shown = volumes.filter(|(volume, number): &(&Volume, u32)| {
-        let _ = volume.empty_dir.as_ref().map(|source| empty_dir::size(source, pod, allocatable));
-        let files = files(volume, &reading);
+        let _ = plugins::memory_bytes(volume, pod, allocatable);
+        let files = plugins::payload(volume, &reading);
         let write = |files: Payload| {
             let path = dir.join(number.to_string());
-            empty_dir::make(&path).map_err(|e| e.to_string())?;
+            directories::make(&path).map_err(|e| e.to_string())?;
             atomic::write(&path, &files, fs_group(pod))
         };
         files.is_some_and(|files| files.and_then(write).is_ok())
     });
     shown.count()
-}
-
-/// `None` where the volume's files are not ours to write.
-fn files(volume: &Volume, reading: &Reading<'_>) -> Option<Result<Payload, String>> {
-    if let Some(c) = &volume.config_map {
-        return Some(reading.config_map(&c.name, c.items.as_deref(), mode(c.default_mode), Optional::of(c.optional)));
-    }
-    if let Some(s) = &volume.secret {
-        let name = s.secret_name.as_deref().unwrap_or_default();
-        return Some(reading.secret(name, s.items.as_deref(), mode(s.default_mode), Optional::of(s.optional)));
-    }
-    if let Some(source) = &volume.projected {
-        return Some(reading.projected(source));
-    }
-    let source = volume.downward_api.as_ref()?;
-    Some(reading.downward(source.items.as_deref().unwrap_or_default(), mode(source.default_mode)))
 }

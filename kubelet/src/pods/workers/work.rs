@@ -64,7 +64,7 @@ impl Work {
     /// One event for each volume that is not ready.
     pub fn tell_volumes(&self, error: &volumes::Error) {
         match error {
-            volumes::Error::SetUp(lines) => lines.iter().for_each(|line| self.tell.warning("FailedMount", line.clone())),
+            volumes::Error::SetUp(failures) => failures.iter().for_each(|f| self.tell.warning(f.reason, f.message.clone())),
             other => self.tell.warning("FailedMount", other.to_string()),
         }
     }

@@ -8,13 +8,34 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use api::k8s::api::core::v1::HostPathVolumeSource;
+use api::k8s::api::core::v1::{HostPathVolumeSource, Volume};
+use async_trait::async_trait;
+
+use crate::volumes::plugin::{Mounted, VolumePlugin, VolumeToMount, blocking};
+
+pub struct HostPath;
+
+#[async_trait]
+impl VolumePlugin for HostPath {
+    fn name(&self) -> &'static str {
+        "host-path"
+    }
+
+    fn can_support(&self, volume: &Volume) -> bool {
+        volume.host_path.is_some()
+    }
+
+    async fn set_up(&self, volume: VolumeToMount) -> Result<Mounted, String> {
+        let source = volume.volume.host_path.unwrap_or_default();
+        blocking(move || Ok(Mounted { path: set_up(&source)?, read_only: false })).await
+    }
+}
 
 /// Checks the path, and makes it where its type says so.
 ///
 /// # Errors
 /// Upstream's words.
-pub fn set_up(source: &HostPathVolumeSource) -> Result<PathBuf, String> {
+fn set_up(source: &HostPathVolumeSource) -> Result<PathBuf, String> {
     let path = PathBuf::from(&source.path);
     if source.path.split('/').any(|part| part == "..") {
         return Err(format!("invalid HostPath `{}`: must not contain '..'", source.path));

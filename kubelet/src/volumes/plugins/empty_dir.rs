@@ -2,25 +2,54 @@
 //!
 //! Source: `pkg/volume/emptydir/empty_dir.go`.
 
-use std::{ffi::CString, fs, io, os::unix::fs::PermissionsExt, path::Path};
+use std::{fs, io, path::Path};
 
 use api::{
-    k8s::api::core::v1::{EmptyDirVolumeSource, Pod},
+    k8s::api::core::v1::{EmptyDirVolumeSource, Pod, Volume},
     quantity::Quantity,
 };
-use rustix::mount::{MountFlags, mount};
+use async_trait::async_trait;
 
-use super::{
-    mount_table,
-    ownership::{self, fs_group},
+use crate::{
+    container_config::resources::Limits,
+    downward::Allocatable,
+    volumes::{
+        directories::{make, tmpfs},
+        mount_table,
+        ownership::{self, fs_group},
+        plugin::{Mounted, VolumePlugin, VolumeToMount, blocking},
+    },
 };
-use crate::{container_config::resources::Limits, downward::Allocatable};
+
+pub struct EmptyDir;
+
+#[async_trait]
+impl VolumePlugin for EmptyDir {
+    fn name(&self) -> &'static str {
+        "empty-dir"
+    }
+
+    fn can_support(&self, volume: &Volume) -> bool {
+        volume.empty_dir.is_some()
+    }
+
+    async fn set_up(&self, volume: VolumeToMount) -> Result<Mounted, String> {
+        let path = volume.dir(self.name());
+        let ready = volume.pod_dir().join("plugins/kubernetes.io~empty-dir").join(&volume.volume.name).join("ready");
+        blocking(move || {
+            let source = volume.volume.empty_dir.clone().unwrap_or_default();
+            set_up(&path, &ready, &source, volume.pod(), volume.host().allocatable)?;
+            Ok(Mounted { path, read_only: false })
+        })
+        .await
+    }
+}
 
 /// Makes the directory, once: what is in it already stays.
 ///
 /// # Errors
 /// Upstream's words, or the system's.
-pub fn set_up(dir: &Path, ready: &Path, source: &EmptyDirVolumeSource, pod: &Pod, allocatable: Allocatable) -> Result<(), String> {
+fn set_up(dir: &Path, ready: &Path, source: &EmptyDirVolumeSource, pod: &Pod, allocatable: Allocatable) -> Result<(), String> {
     match source.medium.as_deref().unwrap_or_default() {
         "" if ready.exists() && dir.is_dir() => return Ok(()),
         "" => make(dir).map_err(|e| e.to_string())?,
@@ -36,37 +65,8 @@ pub fn set_up(dir: &Path, ready: &Path, source: &EmptyDirVolumeSource, pod: &Pod
     mark(ready).map_err(|e| e.to_string())
 }
 
-/// A directory that everybody may write to.
-///
-/// # Errors
-/// What the file system says.
-pub fn make(dir: &Path) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o777))
-}
-
-/// Mounts memory, open to whom `mode` says.
-///
-/// # Errors
-/// What the system says.
-pub fn tmpfs(dir: &Path, size_bytes: Option<i64>, mode: u32) -> io::Result<()> {
-    let (mode, size) = (format!("mode={mode:o}"), size_bytes.map(|bytes| format!("size={bytes}")));
-    let options = |first: Option<&str>| {
-        let all: Vec<&str> = first.into_iter().chain(size.as_deref()).chain([mode.as_str()]).collect();
-        CString::new(all.join(",")).unwrap_or_default()
-    };
-    // Older kernels do not know `noswap`.
-    for text in [options(Some("noswap")), options(None)] {
-        match mount("tmpfs", dir, "tmpfs", MountFlags::empty(), text.as_c_str()) {
-            Err(rustix::io::Errno::INVAL) => {}
-            done => return Ok(done?),
-        }
-    }
-    Err(rustix::io::Errno::INVAL.into())
-}
-
 /// The smallest of what the volume, the pod and the node allow.
-pub(super) fn size(source: &EmptyDirVolumeSource, pod: &Pod, allocatable: Allocatable) -> Option<i64> {
+pub fn size(source: &EmptyDirVolumeSource, pod: &Pod, allocatable: Allocatable) -> Option<i64> {
     let own = source.size_limit.as_ref().and_then(|q| Quantity::parse(&q.0).ok()).map(Quantity::units);
     let node = Some(allocatable.memory_bytes);
     [own, Limits::of_pod(pod).memory_bytes, node].into_iter().flatten().filter(|bytes| *bytes > 0).min()
@@ -81,7 +81,7 @@ fn mark(ready: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
     use crate::container_config::testing::pod;

@@ -1,0 +1,205 @@
+//! Pods' volumes -> what the node has for them: attached and staged with the first pod, unstaged and detached with the last.
+//!
+//! Upstream: `pkg/kubelet/volumemanager/cache/actual_state_of_world.go`, and the global mounts of `pkg/volume/csi`.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    plugin::{NodePlugin, NodeVolume, VolumePlugin, VolumeToMount, blocking},
+    plugins::Table,
+    record::{self, Record, User},
+};
+use crate::meta;
+
+/// A plugin's name, and one of its handles.
+type Id = (String, String);
+
+/// All volumes that the node has, by what their records say.
+pub struct NodeVolumes {
+    dir: PathBuf,
+    plugins: Table,
+    slots: Mutex<HashMap<Id, Arc<Slot>>>,
+    /// Which of them a pod uses, by its uid.
+    uses: Mutex<HashMap<String, BTreeSet<Id>>>,
+}
+
+/// One volume; the lock is held while anything is done with it.
+struct Slot(tokio::sync::Mutex<State>);
+
+enum State {
+    Fresh,
+    Known(Known),
+    /// Unstaged, and no longer in [`NodeVolumes::slots`].
+    Gone,
+}
+
+struct Known {
+    record: Record,
+    /// By this run of the agent: what an earlier one staged is staged again before it is used, which costs little where it still is.
+    staged: bool,
+}
+
+/// At which step a volume failed, and why.
+#[derive(Debug)]
+pub enum Failed {
+    Attach(String),
+    Stage(String),
+}
+
+/// What a pod uses of the node.
+pub struct Use {
+    pub plugin: String,
+    pub user: User,
+    pub volume: NodeVolume,
+}
+
+impl NodeVolumes {
+    /// What earlier runs left below `dir`. Reads it.
+    pub fn found(dir: PathBuf, plugins: Table) -> Self {
+        let this = Self { plugins, slots: Mutex::default(), uses: Mutex::default(), dir };
+        for record in record::all(&this.dir) {
+            let id: Id = (record.plugin.clone(), record.handle.clone());
+            for user in &record.users {
+                this.uses.lock().entry(user.pod_uid.clone()).or_default().insert(id.clone());
+            }
+            let known = State::Known(Known { record, staged: false });
+            this.slots.lock().insert(id, Arc::new(Slot(tokio::sync::Mutex::new(known))));
+        }
+        this
+    }
+
+    /// The uids of the pods that use any.
+    pub fn users(&self) -> BTreeSet<String> {
+        self.uses.lock().keys().cloned().collect()
+    }
+
+    /// Makes the node's part of a pod's volume ready, and notes that the pod uses it.
+    ///
+    /// # Errors
+    /// The step that failed; the pod is noted all the same.
+    pub async fn stage(&self, plugin: &dyn VolumePlugin, node: &dyn NodePlugin, volume: &VolumeToMount) -> Result<NodeVolume, Failed> {
+        let identity = node.identify(volume).map_err(Failed::Stage)?;
+        let id: Id = (plugin.name().into(), identity.handle.clone());
+        let user = User { pod_uid: meta::uid(volume.pod()).into(), volume: volume.volume.name.clone(), mode: volume.mode };
+        self.uses.lock().entry(user.pod_uid.clone()).or_default().insert(id.clone());
+        let dir = record::directory(&self.dir, &id.0, &id.1);
+        loop {
+            let slot = self.slot(&id);
+            let mut state = slot.0.lock().await;
+            let known = match &mut *state {
+                // It was unstaged while we waited.
+                State::Gone => continue,
+                State::Known(known) => known,
+                State::Fresh => {
+                    let (plugin, handle) = id.clone();
+                    let record = Record { plugin, handle, attributes: Default::default(), device: None, users: BTreeSet::new() };
+                    *state = State::Known(Known { record, staged: false });
+                    continue;
+                }
+            };
+            let mut record = Record { attributes: identity.attributes, ..known.record.clone() };
+            record.users.insert(user);
+            known.put(&dir, record).await.map_err(Failed::Stage)?;
+            return known.bring(node, dir).await;
+        }
+    }
+
+    /// What a pod uses, as it is recorded.
+    pub async fn of_pod(&self, uid: &str) -> Vec<Use> {
+        let ids: Vec<Id> = self.uses.lock().get(uid).into_iter().flatten().cloned().collect();
+        let mut uses = Vec::new();
+        for id in ids {
+            let slot = self.slot(&id);
+            let state = slot.0.lock().await;
+            let State::Known(known) = &*state else { continue };
+            let volume = known.volume(record::directory(&self.dir, &id.0, &id.1));
+            let own = known.record.users.iter().filter(|user| user.pod_uid == uid);
+            uses.extend(own.map(|user| Use { plugin: id.0.clone(), user: user.clone(), volume: volume.clone() }));
+        }
+        uses
+    }
+
+    /// The pod uses none any more: those that no other uses are unstaged and detached.
+    ///
+    /// # Errors
+    /// The first that fails; the pod still counts as its user.
+    pub async fn release(&self, uid: &str) -> Result<(), String> {
+        let ids: Vec<Id> = self.uses.lock().get(uid).into_iter().flatten().cloned().collect();
+        for id in ids {
+            self.release_one(uid, &id).await?;
+            let mut uses = self.uses.lock();
+            let left = uses.get_mut(uid).is_some_and(|ids| {
+                ids.remove(&id);
+                !ids.is_empty()
+            });
+            if !left {
+                uses.remove(uid);
+            }
+        }
+        Ok(())
+    }
+
+    async fn release_one(&self, uid: &str, id: &Id) -> Result<(), String> {
+        let (slot, dir) = (self.slot(id), record::directory(&self.dir, &id.0, &id.1));
+        let mut state = slot.0.lock().await;
+        if let State::Known(known) = &mut *state {
+            if known.record.users.iter().any(|user| user.pod_uid != uid) {
+                let mut record = known.record.clone();
+                record.users.retain(|user| user.pod_uid != uid);
+                return known.put(&dir, record).await;
+            }
+            let plugin = self.plugins.iter().find(|plugin| plugin.name() == id.0).and_then(|plugin| plugin.node());
+            let plugin = plugin.ok_or_else(|| format!("no volume plugin {:?} unstages {:?}", id.0, id.1))?;
+            known.staged = false;
+            let volume = known.volume(dir.clone());
+            let failed = |step: &str, why: String| format!("{step} failed for volume {:?} : {why}", id.1);
+            plugin.unstage(&volume).await.map_err(|why| failed("UnmountDevice", why))?;
+            plugin.detach(&volume).await.map_err(|why| failed("DetachVolume.Detach", why))?;
+            blocking(move || record::remove(&dir).map_err(|e| e.to_string())).await?;
+        }
+        *state = State::Gone;
+        self.slots.lock().remove(id);
+        Ok(())
+    }
+
+    fn slot(&self, id: &Id) -> Arc<Slot> {
+        let mut slots = self.slots.lock();
+        slots.entry(id.clone()).or_insert_with(|| Arc::new(Slot(tokio::sync::Mutex::new(State::Fresh)))).clone()
+    }
+}
+
+impl Known {
+    /// Attaches and stages it, where this run of the agent has not.
+    async fn bring(&mut self, node: &dyn NodePlugin, dir: PathBuf) -> Result<NodeVolume, Failed> {
+        if self.staged {
+            return Ok(self.volume(dir));
+        }
+        let device = node.attach(&self.volume(dir.clone())).await.map_err(Failed::Attach)?;
+        self.put(&dir, Record { device, ..self.record.clone() }).await.map_err(Failed::Attach)?;
+        let volume = self.volume(dir);
+        node.stage(&volume).await.map_err(Failed::Stage)?;
+        self.staged = true;
+        Ok(volume)
+    }
+
+    /// On the disk first.
+    async fn put(&mut self, dir: &Path, record: Record) -> Result<(), String> {
+        if record != self.record {
+            let (dir, written) = (dir.to_owned(), record.clone());
+            blocking(move || record::write(&dir, &written).map_err(|e| format!("{}: {e}", dir.display()))).await?;
+            self.record = record;
+        }
+        Ok(())
+    }
+
+    fn volume(&self, dir: PathBuf) -> NodeVolume {
+        let Record { handle, attributes, device, .. } = &self.record;
+        NodeVolume { handle: handle.clone(), attributes: attributes.clone(), device: device.clone(), staging: record::staging(&dir) }
+    }
+}

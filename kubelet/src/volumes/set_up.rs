@@ -1,0 +1,152 @@
+//! A pod's list of volumes -> each set up by its plugin, all at a time.
+//!
+//! Upstream: `GenerateMountVolumeFunc` and `GenerateMapVolumeFunc` in `pkg/volume/util/operationexecutor/operation_generator.go`.
+
+use std::{collections::BTreeMap, fs, io, os::unix::fs::symlink, path::Path, sync::Arc};
+
+use api::{
+    faults::catch_all,
+    k8s::api::core::v1::{Pod, Volume},
+};
+use futures::future::join_all;
+
+use super::{
+    node_volumes::{Failed, NodeVolumes},
+    plugin::{Mode, Mounted, Sources, VolumePlugin, VolumeToMount, blocking},
+    plugins::Table,
+};
+use crate::meta;
+
+/// A volume that is not ready: an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// `FailedMount`, of a block volume `FailedMapVolume`.
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// Which of a pod's volumes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// All; those that do not change are set up once.
+    All,
+    /// Those whose content follows objects.
+    Remount,
+}
+
+/// A pod's volumes that are ready, by name.
+pub type Ready = BTreeMap<String, (Mode, Mounted)>;
+
+/// Sets up what is not ready, and what follows objects once more.
+///
+/// # Errors
+/// What each that failed is to be told as; the others are done.
+pub async fn all(plugins: Table, nodes: &NodeVolumes, sources: &Arc<Sources>, which: Which, ready: &mut Ready) -> Result<(), Vec<Failure>> {
+    let volumes = meta::spec(&sources.pod).and_then(|s| s.volumes.as_deref()).unwrap_or_default();
+    let due = volumes.iter().filter_map(|volume| {
+        let plugin = plugins.iter().find(|plugin| plugin.can_support(volume)).copied();
+        let remounts = plugin.is_some_and(VolumePlugin::requires_remount);
+        let is_due = remounts || which == Which::All && !ready.contains_key(&volume.name);
+        is_due.then(|| Box::pin(one(plugin, nodes, sources, volume)))
+    });
+    let mut failures = Vec::new();
+    for (name, done) in join_all(due).await {
+        match done {
+            Ok(mounted) => drop(ready.insert(name, mounted)),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    if failures.is_empty() { Ok(()) } else { Err(failures) }
+}
+
+/// A block volume is one that a container names as a device.
+fn mode(pod: &Pod, volume: &str) -> Mode {
+    let block = meta::containers(pod).any(|c| c.volume_devices.iter().flatten().any(|device| device.name == volume));
+    if block { Mode::Block } else { Mode::Filesystem }
+}
+
+type Done = (String, Result<(Mode, Mounted), Failure>);
+
+async fn one(plugin: Option<&dyn VolumePlugin>, nodes: &NodeVolumes, sources: &Arc<Sources>, volume: &Volume) -> Done {
+    let (name, mode) = (volume.name.clone(), mode(&sources.pod, &volume.name));
+    let done = catch_all("volumes", async {
+        let unsupported = || format!("volumes of type {:?} are not supported", kind(volume));
+        let plugin = plugin.ok_or_else(|| (Step::SetUp, unsupported()))?;
+        if mode == Mode::Block && !plugin.supports_block() {
+            return Err((Step::SetUp, format!("volumes of type {:?} are no block devices", kind(volume))));
+        }
+        set_up(plugin, nodes, sources, volume, mode).await
+    });
+    let done = done.await.unwrap_or_else(|panic| Err((Step::SetUp, panic.to_string())));
+    (name, done.map(|mounted| (mode, mounted)).map_err(|(step, why)| failure(mode, step, &volume.name, &why)))
+}
+
+#[derive(Clone, Copy)]
+enum Step {
+    Attach,
+    Stage,
+    SetUp,
+    Link,
+}
+
+async fn set_up(
+    plugin: &dyn VolumePlugin,
+    nodes: &NodeVolumes,
+    sources: &Arc<Sources>,
+    volume: &Volume,
+    mode: Mode,
+) -> Result<Mounted, (Step, String)> {
+    let mut to_mount = VolumeToMount { sources: sources.clone(), volume: volume.clone(), mode, node: None };
+    if let Some(node) = plugin.node() {
+        let staged = nodes.stage(plugin, node, &to_mount).await;
+        to_mount.node = Some(staged.map_err(|failed| match failed {
+            Failed::Attach(why) => (Step::Attach, why),
+            Failed::Stage(why) => (Step::Stage, why),
+        })?);
+    }
+    let link = to_mount.dir(plugin.name());
+    let mounted = plugin.set_up(to_mount).await.map_err(|why| (Step::SetUp, why))?;
+    match mode {
+        Mode::Filesystem => Ok(mounted),
+        Mode::Block => {
+            let (device, path) = (mounted.path, link.clone());
+            blocking(move || map(&device, &link).map_err(|e| e.to_string())).await.map_err(|why| (Step::Link, why))?;
+            Ok(Mounted { path, ..mounted })
+        }
+    }
+}
+
+/// The pod's own link to a device, as upstream's `MapBlockVolume` makes it.
+fn map(device: &Path, link: &Path) -> io::Result<()> {
+    if fs::read_link(link).is_ok_and(|there| there == device) {
+        return Ok(());
+    }
+    if let Some(parent) = link.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match fs::remove_file(link) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    symlink(device, link)
+}
+
+fn failure(mode: Mode, step: Step, volume: &str, why: &str) -> Failure {
+    let (reason, step) = match (mode, step) {
+        (Mode::Filesystem, Step::Attach) => ("FailedMount", "MountVolume.WaitForAttach"),
+        (Mode::Filesystem, Step::Stage) => ("FailedMount", "MountVolume.MountDevice"),
+        (Mode::Filesystem, Step::SetUp | Step::Link) => ("FailedMount", "MountVolume.SetUp"),
+        (Mode::Block, Step::Attach) => ("FailedMapVolume", "MapVolume.WaitForAttach"),
+        (Mode::Block, Step::Stage) => ("FailedMapVolume", "MapVolume.SetUpDevice"),
+        (Mode::Block, Step::SetUp) => ("FailedMapVolume", "MapVolume.MapPodDevice"),
+        (Mode::Block, Step::Link) => ("FailedMapVolume", "MapVolume.MapBlockVolume"),
+    };
+    Failure { reason, message: format!("{step} failed for volume {volume:?} : {why}") }
+}
+
+/// The name of the source's field.
+fn kind(volume: &Volume) -> String {
+    let value = serde_json::to_value(volume).unwrap_or_default();
+    let mut keys = value.as_object().into_iter().flatten().map(|(key, _)| key.clone()).filter(|key| key != "name");
+    keys.next().unwrap_or_else(|| "unknown".into())
+}

@@ -1,0 +1,83 @@
+//! A pod's uid -> nothing left of its volumes: torn down by their plugins, unmounted, deleted. Works from what is there, not from objects.
+//!
+//! Upstream: `reconstruct.go` in `pkg/kubelet/volumemanager/reconciler`, `pkg/kubelet/kubelet_volumes.go`.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    mount_table,
+    node_volumes::NodeVolumes,
+    plugin::{Host, Mode, VolumeToUnmount, blocking},
+    plugins::Table,
+};
+use crate::dirs;
+
+/// A plugin's name and a volume's.
+type Names = (String, String, Mode);
+
+/// # Errors
+/// The directory that stays, and why; nothing of it is deleted while anything below it is still mounted, or a plugin fails.
+pub async fn all(plugins: Table, nodes: &NodeVolumes, host: &Host, uid: &str) -> Result<(), (PathBuf, String)> {
+    let (pod_dir, private) = (dirs::pod(&host.root_dir, uid), host.private.of_pod(uid));
+    let failed = |why: String| (pod_dir.clone(), why);
+    let (root, pod_uid) = (host.root_dir.clone(), uid.to_owned());
+    let mut there = blocking(move || Ok(present(&root, &pod_uid))).await.map_err(failed)?;
+    for used in nodes.of_pod(uid).await {
+        let (name, mode) = (used.user.volume, used.user.mode);
+        let dir = mode.dir(&host.root_dir, uid, &used.plugin, &name);
+        let volume = VolumeToUnmount { pod_uid: uid.into(), name: name.clone(), mode, dir, node: Some(used.volume) };
+        there.insert((used.plugin, name, mode), volume);
+    }
+    for ((plugin, name, _), volume) in &there {
+        // Of a kind that is not known there are mounts and files, and those go below.
+        let Some(plugin) = plugins.iter().find(|known| known.name() == plugin) else { continue };
+        let torn_down = plugin.tear_down(volume).await;
+        torn_down.map_err(|why| failed(format!("UnmountVolume.TearDown failed for volume {name:?} : {why}")))?;
+    }
+    for dir in [pod_dir.clone(), private] {
+        let at = dir.clone();
+        blocking(move || remove(&dir)).await.map_err(|why| (at, why))?;
+    }
+    nodes.release(uid).await.map_err(failed)
+}
+
+/// The volumes that have a place below the pod's directory.
+fn present(root_dir: &Path, uid: &str) -> BTreeMap<Names, VolumeToUnmount> {
+    let names = |dir: &Path| {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect::<Vec<_>>()
+    };
+    let mut found = BTreeMap::new();
+    for (mode, root) in [(Mode::Filesystem, dirs::volumes(root_dir, uid)), (Mode::Block, dirs::devices(root_dir, uid))] {
+        for dir in names(&root) {
+            let Some(plugin) = dir.strip_prefix(dirs::PLUGIN) else { continue };
+            for name in names(&root.join(&dir)) {
+                let dir = mode.dir(root_dir, uid, plugin, &name);
+                let volume = VolumeToUnmount { pod_uid: uid.into(), name: name.clone(), mode, dir, node: None };
+                found.insert((plugin.to_owned(), name, mode), volume);
+            }
+        }
+    }
+    found
+}
+
+/// Unmounts all below a directory, then deletes it.
+fn remove(dir: &Path) -> Result<(), String> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    mount_table::unmount_below(dir).map_err(|e| format!("unmount: {e}"))?;
+    // A bind mount still there would have its source's files deleted.
+    let left = mount_table::below(dir).map_err(|e| e.to_string())?;
+    if let Some(point) = left.first() {
+        return Err(format!("{} is still mounted", point.display()));
+    }
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,179 @@
+//! A kind of volume for tests: disks that the node attaches and stages once for all pods that use one, also as a block device.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use api::k8s::api::core::v1::{Pod, Volume};
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use super::{
+    plugin::{Identity, Mode, Mounted, NodePlugin, NodeVolume, VolumePlugin, VolumeToMount, VolumeToUnmount},
+    plugins::Table,
+};
+use crate::meta;
+
+/// The disks of a world outside of the node: `<world>/<disk>` is there while it is attached, `<world>/<disk>.<pod>` while a pod has it.
+pub struct Disks {
+    world: PathBuf,
+    /// All calls in order: `stage d`, `set_up d u1 Block`.
+    calls: Mutex<Vec<String>>,
+    /// The name of the call that fails, half done.
+    fails: Mutex<Option<&'static str>>,
+    /// What staging waits for.
+    gate: Semaphore,
+}
+
+impl Disks {
+    /// It and a table of it alone, for as long as the tests run.
+    pub fn table(world: &Path) -> (&'static Self, Table) {
+        let (calls, fails) = (Mutex::default(), Mutex::default());
+        let disks: &'static Self = Box::leak(Box::new(Self { world: world.to_owned(), calls, fails, gate: Semaphore::new(1 << 20) }));
+        (disks, Box::leak(Box::new([disks as &dyn VolumePlugin])))
+    }
+
+    /// From now on this call fails, and no other.
+    pub fn fail(&self, call: Option<&'static str>) {
+        *self.fails.lock() = call;
+    }
+
+    /// Staging waits from now on; whoever has the permits lets it go on by dropping them.
+    pub async fn shut(&self) -> tokio::sync::SemaphorePermit<'_> {
+        self.gate.acquire_many(1 << 20).await.unwrap()
+    }
+
+    /// Since it was last asked.
+    pub fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut *self.calls.lock())
+    }
+
+    pub fn called(&self, call: &str) -> bool {
+        self.calls.lock().iter().any(|made| made == call)
+    }
+
+    /// What is there of disks in the outside world.
+    pub fn there(&self) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(&self.world).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn call(&self, name: &'static str, about: &str) -> Result<(), String> {
+        self.calls.lock().push(format!("{name} {about}"));
+        if *self.fails.lock() == Some(name) { Err(format!("{name} is broken")) } else { Ok(()) }
+    }
+
+    fn of_pod(&self, disk: &str, uid: &str) -> PathBuf {
+        self.world.join(format!("{disk}.{uid}"))
+    }
+}
+
+#[async_trait]
+impl VolumePlugin for Disks {
+    fn name(&self) -> &'static str {
+        "disk"
+    }
+
+    fn can_support(&self, volume: &Volume) -> bool {
+        volume.csi.as_ref().is_some_and(|csi| csi.driver == "disk.test")
+    }
+
+    fn supports_block(&self) -> bool {
+        true
+    }
+
+    fn node(&self) -> Option<&dyn NodePlugin> {
+        Some(self)
+    }
+
+    async fn set_up(&self, volume: VolumeToMount) -> Result<Mounted, String> {
+        let (uid, node) = (meta::uid(volume.pod()), volume.node.as_ref().expect("it has a node plugin"));
+        fs::write(self.of_pod(&node.handle, uid), "").unwrap();
+        self.call("set_up", &format!("{} {uid} {:?}", node.handle, volume.mode))?;
+        if volume.mode == Mode::Block {
+            return Ok(Mounted { path: node.device.clone().expect("it was attached"), read_only: false });
+        }
+        let path = volume.dir(self.name());
+        fs::create_dir_all(&path).unwrap();
+        fs::copy(node.staging.join("data"), path.join("data")).unwrap();
+        Ok(Mounted { path, read_only: false })
+    }
+
+    async fn tear_down(&self, volume: &VolumeToUnmount) -> Result<(), String> {
+        let handle = &volume.node.as_ref().expect("it is recorded").handle;
+        self.call("tear_down", &format!("{handle} {} {:?}", volume.pod_uid, volume.mode))?;
+        let _ = fs::remove_file(self.of_pod(handle, &volume.pod_uid));
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl NodePlugin for Disks {
+    fn identify(&self, volume: &VolumeToMount) -> Result<Identity, String> {
+        let attributes = volume.volume.csi.as_ref().and_then(|csi| csi.volume_attributes.clone()).unwrap_or_default();
+        let handle = attributes.get("disk").cloned().ok_or("no disk is named")?;
+        Ok(Identity { handle, attributes })
+    }
+
+    async fn attach(&self, volume: &NodeVolume) -> Result<Option<PathBuf>, String> {
+        let device = self.world.join(&volume.handle);
+        fs::write(&device, "").unwrap();
+        self.call("attach", &volume.handle)?;
+        Ok(Some(device))
+    }
+
+    async fn stage(&self, volume: &NodeVolume) -> Result<(), String> {
+        fs::write(volume.staging.join("data"), "half").unwrap();
+        self.call("stage", &volume.handle)?;
+        let _pass = self.gate.acquire().await.unwrap();
+        fs::write(volume.staging.join("data"), volume.device.as_ref().expect("it was attached").to_str().unwrap()).unwrap();
+        Ok(())
+    }
+
+    async fn unstage(&self, volume: &NodeVolume) -> Result<(), String> {
+        self.call("unstage", &volume.handle)?;
+        let _ = fs::remove_file(volume.staging.join("data"));
+        Ok(())
+    }
+
+    async fn detach(&self, volume: &NodeVolume) -> Result<(), String> {
+        self.call("detach", &format!("{} {}", volume.handle, volume.attributes["disk"]))?;
+        let _ = fs::remove_file(self.world.join(&volume.handle));
+        Ok(())
+    }
+}
+
+/// A pod with the disk `d`, mounted or as a device.
+pub fn pod(uid: &str, mode: Mode) -> Arc<Pod> {
+    let with = match mode {
+        Mode::Filesystem => r#""volumeMounts":[{"name":"v","mountPath":"/v"}]"#,
+        Mode::Block => r#""volumeDevices":[{"name":"v","devicePath":"/dev/v"}]"#,
+    };
+    let text = format!(
+        r#"{{"metadata":{{"name":"web","namespace":"default","uid":"{uid}"}},"spec":{{"containers":[{{"name":"a",{with}}}],
+        "volumes":[{{"name":"v","csi":{{"driver":"disk.test","volumeAttributes":{{"disk":"d"}}}}}}]}}}}"#
+    );
+    Arc::new(serde_json::from_str(&text).expect("a well-formed pod"))
+}
+
+/// A client of a server that never answers.
+pub fn nobody() -> client::kube::Client {
+    let never = tower::service_fn(|_: http::Request<client::kube::client::Body>| async {
+        std::future::pending::<Result<http::Response<client::kube::client::Body>, std::convert::Infallible>>().await
+    });
+    client::kube::Client::new(never, "default")
+}
+
+/// Waits until something holds; some seconds at most.
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(tokio::time::Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

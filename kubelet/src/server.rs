@@ -198,8 +198,10 @@ impl Server {
     }
 
     fn pods(&self) -> Reply {
-        let items: Vec<_> = self.node.pods.list().iter().map(|view| view.object()).collect();
-        reply::json(&serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
+        // Pods are written as they are: what makes trees of values of such wide types is dear to compile, and to run.
+        let items = self.node.pods.list().into_iter().filter_map(|view| serde_json::to_string(&view.object()).ok());
+        let items = items.collect::<Vec<_>>().join(",");
+        reply::json(format!(r#"{{"kind":"PodList","apiVersion":"v1","metadata":{{}},"items":[{items}]}}"#))
     }
 
     fn metrics(&self) -> String {

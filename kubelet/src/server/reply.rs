@@ -16,8 +16,8 @@ pub fn text(code: StatusCode, message: impl Into<String>) -> Reply {
     whole(code, "text/plain; charset=utf-8", message.into().into_bytes())
 }
 
-pub fn json(value: &serde_json::Value) -> Reply {
-    whole(StatusCode::OK, "application/json", value.to_string().into_bytes())
+pub fn json(text: String) -> Reply {
+    whole(StatusCode::OK, "application/json", text.into_bytes())
 }
 
 /// Chunks as they come.

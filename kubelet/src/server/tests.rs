@@ -100,13 +100,15 @@ pub async fn get(address: SocketAddr, connector: &TlsConnector, path: &str) -> s
 
 fn one_pod(log: &std::path::Path) -> Pods {
     let mut p = pod(r#"{"containers":[{"name":"a"}]}"#);
-    p.status = serde_json::from_str(
-        r#"{"containerStatuses":[{"name":"a","image":"","imageID":"","ready":true,"restartCount":0,"containerID":"containerd://x","state":{"running":{}}}]}"#,
+    p.status = serde_json::from_str(r#"{"phase":"Pending"}"#).unwrap();
+    // The loop's own is newer than the object's.
+    let status = serde_json::from_str(
+        r#"{"phase":"Running","containerStatuses":[{"name":"a","image":"","imageID":"","ready":true,"restartCount":0,"containerID":"containerd://x","state":{"running":{}}}]}"#,
     )
     .unwrap();
     let container = ContainerView { name: "a".into(), id: "x".into(), attempt: 0, running: true, log_path: log.to_owned() };
     let pods = Pods::default();
-    pods.put("u1", PodView { pod: Arc::new(p), containers: vec![container], ..PodView::default() });
+    pods.put("u1", PodView { pod: Arc::new(p), status: Some(Arc::new(status)), containers: vec![container], ..PodView::default() });
     pods
 }
 
@@ -176,7 +178,10 @@ async fn who_is_not_known_or_not_allowed_gets_nothing() {
     assert!(get(address, &foreign, "/pods").await.is_err(), "a foreign certificate ends the handshake");
 
     let (code, pods) = get(address, &master, "/pods").await.unwrap();
-    assert!(code == 200 && pods.contains(r#""kind":"PodList""#) && pods.contains(r#""name":"web""#), "{pods}");
+    let list: serde_json::Value = serde_json::from_str(&pods).unwrap();
+    let item = &list["items"][0];
+    assert_eq!((code, &list["kind"], list["items"].as_array().map(Vec::len)), (200, &"PodList".into(), Some(1)), "{pods}");
+    assert_eq!((&item["metadata"]["name"], &item["status"]["phase"]), (&"web".into(), &"Running".into()), "{pods}");
     assert_eq!(get(address, &master, "/healthz").await.unwrap(), (200, "ok".into()));
     assert_eq!(get(address, &master, "/containerLogs/default/web/a").await.unwrap(), (200, "hello\n".into()));
     assert_eq!(get(address, &master, "/containerLogs/default/web/b").await.unwrap().0, 404);

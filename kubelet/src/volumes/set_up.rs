@@ -146,7 +146,9 @@ fn failure(mode: Mode, step: Step, volume: &str, why: &str) -> Failure {
 
 /// The name of the source's field.
 fn kind(volume: &Volume) -> String {
-    let value = serde_json::to_value(volume).unwrap_or_default();
+    // By way of text: what makes trees of such wide types is dear to compile.
+    let text = serde_json::to_string(volume).unwrap_or_default();
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
     let mut keys = value.as_object().into_iter().flatten().map(|(key, _)| key.clone()).filter(|key| key != "name");
     keys.next().unwrap_or_else(|| "unknown".into())
 }

@@ -1,5 +1,7 @@
 //! News, timers and answers -> requests: the one task that holds all hollow nodes.
 
+mod pods;
+
 use std::{
     collections::{HashMap, VecDeque},
     time::Duration,
@@ -14,13 +16,13 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use self::pods::Pod;
 use super::{
     Config, Stages,
     ask::{Answer, Ask, JSON, STRATEGIC, ask},
     node::{Node, State, address},
     payloads,
     plan::{self, Millis, Random},
-    pods::Pod,
     seen::{self, NodeSeen, Ready, Seen, What},
     wheel::Wheel,
 };

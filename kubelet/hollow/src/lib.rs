@@ -9,7 +9,6 @@ mod follow;
 mod node;
 mod payloads;
 mod plan;
-mod pods;
 mod seen;
 mod stages;
 mod transport;

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use api::time::Timestamp;
 use http::Method;
 
-use super::{
+use super::{Fleet, Job, Timer};
+use crate::{
     ask::{Answer, Ask, JSON, STRATEGIC},
-    fleet::{Fleet, Job, Timer},
     node::{Node, address},
     payloads::{self, PodFacts},
     plan::{self, Millis, PodView, Random},

@@ -2,7 +2,7 @@
 
 use api::k8s::api::core::v1::Container;
 
-use super::{command, mounts, security};
+use super::{command, devices, mounts, security};
 use crate::{
     context::PodContext,
     env::{self, Fetched},
@@ -24,6 +24,7 @@ fn one(cx: &PodContext, container: &Container, fetched: &Fetched) -> usize {
     let mut made = usize::from(built.is_ok());
     let environment = built.unwrap_or_default();
     let _ = (command::expanded(container, &environment), command::stop_signal(container));
+    let _ = devices::of(cx, container);
     let _ = (labels::of_container(pod, container), labels::annotations(pod, container, 0, ""));
     for mount in container.volume_mounts.iter().flatten() {
         let _ = (mounts::sub_path(mount, &environment), mounts::absolute(&mount.mount_path));

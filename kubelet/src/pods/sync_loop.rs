@@ -399,9 +399,9 @@ impl SyncLoop {
             self.deps.metrics.observe(WORKER_START, "", waited);
         }
         self.serial += 1;
-        let planned = calls.clone();
-        let group = self.tasks.work(self.serial, entry.pod.clone(), runtime, calls, tell);
-        entry.worker.begin(&planned, group, self.serial);
+        let group = self.tasks.group().child();
+        entry.worker.begin(&calls, group.clone(), self.serial);
+        self.tasks.work(&group, self.serial, entry.pod.clone(), runtime, calls, tell);
     }
 
     /// Shows the pod to the node's server.

@@ -1,4 +1,4 @@
-//! A pod's list of volumes -> each set up by its plugin, all at a time.
+//! A pod's list of volumes -> each set up by its plugin.
 //!
 //! Upstream: `GenerateMountVolumeFunc` and `GenerateMapVolumeFunc` in `pkg/volume/util/operationexecutor/operation_generator.go`.
 
@@ -8,7 +8,7 @@ use api::{
     faults::catch_all,
     k8s::api::core::v1::{Pod, Volume},
 };
-use futures::future::join_all;
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 
 use super::{
     node_volumes::{Failed, NodeVolumes},
@@ -37,20 +37,33 @@ pub enum Which {
 /// A pod's volumes that are ready, by name.
 pub type Ready = BTreeMap<String, (Mode, Mounted)>;
 
+/// Volumes of a pod at a time whose plugins ask others for something; those that write files do so one after the other, since what they
+/// write is held in memory meanwhile.
+const AT_A_TIME_MAX: usize = 8;
+
 /// Sets up what is not ready, and what follows objects once more.
 ///
 /// # Errors
-/// What each that failed is to be told as; the others are done.
+/// What each that failed is to be told as, in the pod's order; the others are done.
 pub async fn all(plugins: Table, nodes: &NodeVolumes, sources: &Arc<Sources>, which: Which, ready: &mut Ready) -> Result<(), Vec<Failure>> {
     let volumes = meta::spec(&sources.pod).and_then(|s| s.volumes.as_deref()).unwrap_or_default();
-    let due = volumes.iter().filter_map(|volume| {
+    let (mut remote, mut local): (Vec<BoxFuture<'_, _>>, Vec<BoxFuture<'_, _>>) = Default::default();
+    for (at, volume) in volumes.iter().enumerate() {
         let plugin = plugins.iter().find(|plugin| plugin.can_support(volume)).copied();
         let remounts = plugin.is_some_and(VolumePlugin::requires_remount);
-        let is_due = remounts || which == Which::All && !ready.contains_key(&volume.name);
-        is_due.then(|| Box::pin(one(plugin, nodes, sources, volume)))
-    });
+        if remounts || which == Which::All && !ready.contains_key(&volume.name) {
+            let of_node = plugin.is_some_and(|plugin| plugin.node().is_some());
+            let list = if of_node { &mut remote } else { &mut local };
+            list.push(one(plugin, nodes, sources, volume).map(move |done| (at, done)).boxed());
+        }
+    }
+    let remote = stream::iter(remote).buffer_unordered(AT_A_TIME_MAX).collect::<Vec<_>>();
+    let local = stream::iter(local).buffer_unordered(1).collect::<Vec<_>>();
+    let (mut done, local) = tokio::join!(remote, local);
+    done.extend(local);
+    done.sort_by_key(|(at, _)| *at);
     let mut failures = Vec::new();
-    for (name, done) in join_all(due).await {
+    for (_, (name, done)) in done {
         match done {
             Ok(mounted) => drop(ready.insert(name, mounted)),
             Err(failure) => failures.push(failure),

@@ -54,9 +54,9 @@ impl Tasks {
         }));
     }
 
-    /// Makes a pod's calls. Stopping the group gives them up: nothing is answered then.
-    pub fn work(&self, serial: u64, pod: Arc<Pod>, runtime: Arc<RuntimePod>, calls: Vec<Call>, tell: PodRecorder) -> Group {
-        let (group, events) = (self.group.child(), self.events.clone());
+    /// Makes a pod's calls. Stopping `group` gives them up: nothing is answered then.
+    pub fn work(&self, group: &Group, serial: u64, pod: Arc<Pod>, runtime: Arc<RuntimePod>, calls: Vec<Call>, tell: PodRecorder) {
+        let events = self.events.clone();
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let work = Work { deps: self.deps.clone(), pod, runtime, tell, events: self.events.clone() };
         group.spawn(Box::pin(async move {
@@ -64,7 +64,6 @@ impl Tasks {
             let outcomes = outcomes.unwrap_or_else(|panic| vec![Outcome::Failed { error: panic.to_string() }]);
             let _ = events.send(Event::Worked { uid, serial, outcomes }).await;
         }));
-        group
     }
 
     pub fn write(&self, uid: &str, write: Write) {
@@ -104,7 +103,7 @@ impl Tasks {
         }));
     }
 
-    /// A group of what else runs for the loop.
+    /// What runs for the loop.
     pub fn group(&self) -> &Group {
         &self.group
     }

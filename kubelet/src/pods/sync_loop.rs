@@ -437,6 +437,8 @@ impl SyncLoop {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let ending = entry.api.deleted(answer);
         self.end(uid, ending);
+        // Where that failed.
+        self.finish(uid);
     }
 
     fn end(&mut self, uid: &str, ending: Ending) {

@@ -104,11 +104,12 @@ impl ApiPod {
         Ending::Delete(pod)
     }
 
+    /// After a failure [`ApiPod::begin_delete`] begins anew.
     pub fn deleted(&mut self, answer: &Answer) -> Ending {
         match answer {
             Answer::Failed => {
                 self.deleting = false;
-                self.begin_delete()
+                Ending::Waits
             }
             Answer::Gone => Ending::Over,
             // Finalizers may hold it: it is forgotten when the watch says so.
@@ -154,7 +155,8 @@ mod tests {
         assert!(matches!(api.begin_delete(), Ending::Delete(_)));
         assert_eq!(api.begin_delete(), Ending::Waits);
         assert!(api.begin_write(&status("Running")).is_none(), "it goes");
-        assert!(matches!(api.deleted(&Answer::Failed), Ending::Delete(_)));
+        assert_eq!(api.deleted(&Answer::Failed), Ending::Waits);
+        assert!(matches!(api.begin_delete(), Ending::Delete(_)));
         assert_eq!(api.deleted(&Answer::Done(pod(1, "Failed"))), Ending::Waits);
         assert_eq!(api.deleted(&Answer::Gone), Ending::Over);
         assert_eq!(ApiPod::default().begin_delete(), Ending::Over);

@@ -19,10 +19,7 @@ pub(crate) mod update;
 mod view;
 mod wake;
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use api::{GroupResource, Key, Status, time::Timestamp};
 use bytes::Bytes;
@@ -40,12 +37,9 @@ pub use view::{TooMuch, VIEW_BYTES_MAX, View, Viewed};
 
 use crate::{
     decode::{Schemas, Unchecked},
-    fairness::{self, Fairness},
     identity::{Attributes, Auth, Decision, User},
     kind::Kind,
     lane::Lane,
-    metrics::Metrics,
-    non_resource::NonResourceHandler,
     notify::Stop,
 };
 
@@ -62,11 +56,7 @@ pub struct Engine {
     /// All caches have come this far.
     pub(crate) applied: watch::Sender<Rev>,
     pub(crate) loaded: watch::Sender<bool>,
-    handlers: RwLock<Vec<Arc<dyn NonResourceHandler>>>,
-    agents: Arc<crate::connect::Agents>,
     schemas: RwLock<Arc<dyn Schemas>>,
-    metrics: Arc<Metrics>,
-    fairness: OnceLock<Arc<Fairness>>,
 }
 
 impl Engine {
@@ -82,11 +72,7 @@ impl Engine {
             lane: Lane::new(),
             applied: watch::Sender::new(0),
             loaded: watch::Sender::new(false),
-            handlers: RwLock::default(),
-            agents: Arc::default(),
             schemas: RwLock::new(Arc::new(Unchecked)),
-            metrics: Metrics::new(),
-            fairness: OnceLock::new(),
         });
         engine.group.spawn_loop("watch cache", follow::run(engine.clone()));
         for authorizer in &engine.auth.authorizers {
@@ -180,20 +166,6 @@ impl Engine {
         Box::pin(delete::delete(self, &asked, &read)).await.map(drop)
     }
 
-    /// How node agents are called: the front door gives it the certificates.
-    pub fn agents(&self) -> &Arc<crate::connect::Agents> {
-        &self.agents
-    }
-
-    /// Adds a server of non-resource paths. Handlers are asked in the order they were mounted.
-    pub fn mount(&self, handler: Arc<dyn NonResourceHandler>) {
-        self.handlers.write().push(handler);
-    }
-
-    pub(crate) fn handlers(&self) -> Vec<Arc<dyn NonResourceHandler>> {
-        self.handlers.read().clone()
-    }
-
     /// Gives the engine the shapes of its kinds; before it serves.
     pub fn set_schemas(&self, schemas: Arc<dyn Schemas>) {
         *self.schemas.write() = schemas;
@@ -201,21 +173,6 @@ impl Engine {
 
     pub(crate) fn schemas(&self) -> Arc<dyn Schemas> {
         self.schemas.read().clone()
-    }
-
-    /// Says how requests share the server; before it serves. What is not said is upstream's mandatory configuration.
-    pub fn set_fairness(&self, config: &fairness::Config) {
-        self.fairness.get_or_init(|| self.counted(Fairness::new(config)));
-    }
-
-    pub(crate) fn fairness(&self) -> &Arc<Fairness> {
-        self.fairness.get_or_init(|| self.counted(Fairness::new(&fairness::Config::mandatory(fairness::Limits::default()))))
-    }
-
-    fn counted(&self, fairness: Arc<Fairness>) -> Arc<Fairness> {
-        let told = fairness.clone();
-        self.metrics.part(move |out| told.text(out));
-        fairness
     }
 
     /// Resolves once everything that was in the store is in the caches.
@@ -228,11 +185,6 @@ impl Engine {
     /// Whether [`Engine::ready`] has resolved.
     pub fn is_ready(&self) -> bool {
         *self.loaded.borrow()
-    }
-
-    /// The counters that the front door keeps.
-    pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.metrics
     }
 
     /// The task group of the engine; connections and streams belong to it.

@@ -2,6 +2,7 @@
 //! callers alike.
 
 mod auth;
+mod builder;
 mod deleting;
 mod impersonate;
 mod info;
@@ -42,12 +43,15 @@ use crate::{
         admit::{self, Asked, Warnings},
         registry::Served,
     },
-    fairness::{self, Class},
+    fairness::{self, Class, Fairness},
     identity::{Operation, User},
     kind::Handler,
-    metrics::{Observed, RequestKind},
+    metrics::{Metrics, Observed, RequestKind},
+    non_resource::NonResourceHandler,
     wire,
 };
+pub use builder::Builder;
+
 use info::Info;
 use query::Query;
 use route::NoRoute;
@@ -58,15 +62,39 @@ const REQUEST_MAX: Duration = Duration::from_secs(60);
 /// How long a request waits for the caches to be filled after start.
 const READY_MAX: Duration = Duration::from_secs(10);
 
-/// The API as a tower service. Cloning shares the engine.
+/// The API as a tower service. Cloning shares all of it.
 #[derive(Clone)]
-pub struct Front {
+pub struct Front(Arc<Shared>);
+
+/// What requests share: the engine, and what the front has beside it.
+pub(crate) struct Shared {
     engine: Arc<Engine>,
+    fairness: Arc<Fairness>,
+    metrics: Arc<Metrics>,
+    /// How node agents are called.
+    agents: Arc<connect::Agents>,
+    handlers: Vec<Arc<dyn NonResourceHandler>>,
 }
 
-/// The API of `engine`. Requests carry a [`crate::identity::Peer`] in their extensions where a client certificate was shown.
+/// The API of `engine` and nothing else. Requests carry a [`crate::identity::Peer`] in their extensions where a client certificate was shown.
 pub fn service(engine: Arc<Engine>) -> Front {
-    Front { engine }
+    Front::builder(engine).build()
+}
+
+impl Front {
+    /// To serve more than the API, or otherwise than by default.
+    pub fn builder(engine: Arc<Engine>) -> Builder {
+        Builder::new(engine)
+    }
+
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.0.engine
+    }
+
+    /// What is counted of requests.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.0.metrics
+    }
 }
 
 impl<B> tower::Service<http::Request<B>> for Front
@@ -83,13 +111,14 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let engine = self.engine.clone();
-        Box::pin(handle(engine, request.map(boxed)).map(Ok))
+        let front = self.0.clone();
+        Box::pin(handle(front, request.map(boxed)).map(Ok))
     }
 }
 
 /// One request on its way: what its handlers share. What it is about stands in `info` alone; `query` has options only.
 struct Call {
+    front: Arc<Shared>,
     engine: Arc<Engine>,
     parts: Parts,
     query: Query,
@@ -101,9 +130,9 @@ struct Call {
     holds: Holds,
 }
 
-async fn handle(engine: Arc<Engine>, request: Request) -> Response {
+async fn handle(front: Arc<Shared>, request: Request) -> Response {
     let takes_gzip = negotiate::takes_gzip(request.headers());
-    let served = AssertUnwindSafe(observed(engine, request)).catch_unwind().await;
+    let served = AssertUnwindSafe(observed(front, request)).catch_unwind().await;
     let mut response = served.unwrap_or_else(|_| {
         tracing::error!("a request handler panicked");
         wire::refusal(&Status::internal("the request handler panicked, the server's log has details"))
@@ -120,21 +149,21 @@ struct Asking {
 }
 
 /// Serves and counts.
-async fn observed(engine: Arc<Engine>, request: Request) -> Response {
+async fn observed(front: Arc<Shared>, request: Request) -> Response {
     let began = Instant::now();
     let mut query = Query::parse(request.uri().query());
     let info = match Info::new(request.method(), request.uri().path(), &mut query) {
         Ok(info) => Arc::new(info),
         Err(status) => return wire::refusal(&status),
     };
-    let route = if info.resource_request { route::find(&engine.registry, &info) } else { Err(NoRoute::Nowhere) };
+    let route = if info.resource_request { route::find(&front.engine.registry, &info) } else { Err(NoRoute::Nowhere) };
     let is_counted = matches!(route, Ok(_) | Err(NoRoute::Method));
     let dry_run = !query.get("dryRun").is_empty();
     let kind = if info.is_mutating() { RequestKind::Mutating } else { RequestKind::ReadOnly };
-    let metrics = engine.metrics().clone();
+    let metrics = front.metrics.clone();
     let in_flight = metrics.enter(kind);
     let told = info.clone();
-    let response = serve(engine, request, Asking { info, route, query }).await.unwrap_or_else(|status| refused(&status));
+    let response = serve(front, request, Asking { info, route, query }).await.unwrap_or_else(|status| refused(&status));
     drop(in_flight);
     if is_counted {
         let seen = Observed { dry_run, code: response.status().as_u16(), ..told.observed() };
@@ -143,8 +172,9 @@ async fn observed(engine: Arc<Engine>, request: Request) -> Response {
     response
 }
 
-async fn serve(engine: Arc<Engine>, request: Request, asking: Asking) -> Result<Response, Status> {
+async fn serve(front: Arc<Shared>, request: Request, asking: Asking) -> Result<Response, Status> {
     let Asking { info, route, query } = asking;
+    let engine = front.engine.clone();
     let (parts, body) = request.into_parts();
     if info.resource_request {
         wait_ready(&engine).await?;
@@ -152,9 +182,9 @@ async fn serve(engine: Arc<Engine>, request: Request, asking: Asking) -> Result<
     let user = auth::authenticate(&engine, &parts).await?;
     let user = impersonate::acting(&engine, &info, &parts.headers, user)?;
     let long = info.is_long_running();
-    let class = engine.fairness().classify(&info.asked(&user));
+    let class = front.fairness.classify(&info.asked(&user));
     let (warnings, now) = (Warnings::default(), Timestamp::now());
-    let call = Call { engine: engine.clone(), parts, query, info, user, warnings, now, class, holds: Holds::default() };
+    let call = Call { front, engine, parts, query, info, user, warnings, now, class, holds: Holds::default() };
     if long {
         return call.run(route, body).await;
     }
@@ -207,7 +237,7 @@ impl Call {
         if self.parts.uri.path() != self.info.path {
             return route::not_found();
         }
-        for handler in self.engine.handlers() {
+        for handler in &self.front.handlers {
             if let Some(response) = handler.serve(&self.engine, &self.parts, &self.user).await {
                 return response;
             }
@@ -261,7 +291,7 @@ impl Call {
         }
         let query = self.parts.uri.query().unwrap_or_default();
         let target = handler.target(&ctx, &self.info.rest, query).await?;
-        Ok(connect::forward(&self.engine, target, Request::from_parts(self.parts.clone(), body)).await)
+        Ok(connect::forward(&self.front.agents, self.engine.group(), target, Request::from_parts(self.parts.clone(), body)).await)
     }
 
     fn asked<'a>(&'a self, served: &'a Served, name: &'a str, options: &'a Value, dry_run: bool, warnings: &'a Warnings) -> Asked<'a> {

@@ -8,7 +8,7 @@ use http::request::Parts;
 use crate::{body::Response, engine::Engine, identity::User};
 
 /// Serves some of the non-resource paths. Asked after authentication and authorization (`nonResourceURLs`), in the order of
-/// [`Engine::mount`]. `request.uri.path()` is the path as sent.
+/// [`Builder::mount`](crate::front::Builder::mount). `request.uri.path()` is the path as sent.
 #[async_trait]
 pub trait NonResourceHandler: Send + Sync {
     /// `None`: the path is not of this handler.

@@ -11,7 +11,7 @@ use crate::source::{Source, sources};
 
 /// Those that are there: the list may only grow shorter.
 const KNOWN: &[&str] = &[
-    "apiserver/src/: connect decode engine fairness identity kind metrics non_resource version",
+    "apiserver/src/: decode engine identity kind",
     "kubelet/hollow/src/: fleet pods",
     "kubelet/src/: container_config context downward env volumes",
     "kubelet/src/: pods::entry pods::execute pods::hooks pods::probe pods::start pods::stop pods::sync_loop",

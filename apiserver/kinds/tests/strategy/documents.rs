@@ -3,15 +3,7 @@
 use std::sync::Arc;
 
 use api::task::Group;
-use apiserver::{
-    body::full,
-    discovery::Discovery,
-    engine::Engine,
-    front::{Front, service},
-    identity::Auth,
-    kind::Kind,
-    openapi::OpenApi,
-};
+use apiserver::{body::full, discovery::Discovery, engine::Engine, front::Front, identity::Auth, kind::Kind, openapi::OpenApi};
 use http::StatusCode;
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -33,9 +25,9 @@ impl House {
         let kinds = kinds::table(&kinds::Config::default());
         let engine = Engine::new(Arc::new(store::memory::Memory::new()), kinds.clone(), auth, Group::new());
         engine.set_schemas(kinds::schema::shapes());
-        engine.mount(Arc::new(Discovery::default()));
-        engine.mount(Arc::new(OpenApi::new(kinds::schema::DEFINITIONS)));
-        Self { front: service(engine), kinds }
+        let front = Front::builder(engine).mount(Arc::new(Discovery::default()));
+        let front = front.mount(Arc::new(OpenApi::new(kinds::schema::DEFINITIONS))).build();
+        Self { front, kinds }
     }
 
     async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> (StatusCode, Vec<u8>) {

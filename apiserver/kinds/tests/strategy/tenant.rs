@@ -1,8 +1,8 @@
 //! A tenant with a Role of `*` in one namespace, at every path of the OpenAPI document: nothing outside the namespace is read or changed.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use apiserver::{discovery::Discovery, identity::User, kind::Kind, openapi::OpenApi};
+use apiserver::{discovery::Discovery, front::Front, identity::User, kind::Kind, openapi::OpenApi};
 use kinds::auth;
 use serde_json::{Value, json};
 
@@ -25,10 +25,10 @@ struct House {
 
 impl House {
     async fn new() -> Self {
-        let stock = Stock::new(auth::chain).await;
+        let mut stock = Stock::new(auth::chain).await;
         stock.engine.set_schemas(kinds::schema::shapes());
-        stock.engine.mount(std::sync::Arc::new(Discovery::default()));
-        stock.engine.mount(std::sync::Arc::new(OpenApi::new(kinds::schema::DEFINITIONS)));
+        let front = Front::builder(stock.engine.clone()).mount(Arc::new(Discovery::default()));
+        stock.front = front.mount(Arc::new(OpenApi::new(kinds::schema::DEFINITIONS))).build();
         auth::bootstrap(&stock.engine).await.unwrap();
         for namespace in [OWN, FOREIGN] {
             make(&stock, "namespaces", "", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})).await;

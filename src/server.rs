@@ -20,7 +20,7 @@ use apiserver::{
     front::{Builder, Front},
     health::{Health, Latch},
     identity::{Peer, User},
-    metrics::{Metrics, MetricsHandler},
+    metrics::Metrics,
     openapi::OpenApi,
     serve::{self, in_process},
     tls::Tls,
@@ -112,7 +112,8 @@ impl Control {
         if let Some(condition) = store.condition() {
             group.spawn_vital("store", store_ends(condition));
         }
-        let (front, started) = mount(front, &tokens, &group, SocketAddr::new(advertised, flags.secure_port), etcd, store.condition());
+        let (front, started) =
+            mount(&engine, front, &tokens, &group, SocketAddr::new(advertised, flags.secure_port), etcd, store.condition());
         let front = front.build();
         engine.ready().await;
         let listener = listen(flags).await.with_context(|| format!("port {} of {}", flags.secure_port, flags.bind_address))?;
@@ -227,6 +228,7 @@ pub async fn shutdown_signal(group: &Group) {
 
 /// The paths that are about no resource. The latch is part of `/readyz`, and so is a store that may be away.
 fn mount(
+    engine: &Arc<Engine>,
     front: Builder,
     tokens: &Arc<Tokens>,
     group: &Group,
@@ -245,12 +247,12 @@ fn mount(
     let metrics = Metrics::new();
     let front = front
         .metrics(metrics.clone())
-        .mount(health)
-        .mount(Arc::new(version::Version))
-        .mount(Arc::new(MetricsHandler(metrics)))
-        .mount(Arc::new(Discovery::default()))
-        .mount(Arc::new(OpenApi::new(kinds::schema::DEFINITIONS)))
-        .mount(OpenId::new(tokens, &format!("https://{advertised}")));
+        .mount(health.routes())
+        .mount(version::routes())
+        .mount(metrics.routes())
+        .mount(Discovery::default().routes(engine.clone()))
+        .mount(OpenApi::new(kinds::schema::DEFINITIONS).routes(engine.clone()))
+        .mount(OpenId::new(tokens, &format!("https://{advertised}")).routes());
     (front, started)
 }
 

@@ -22,6 +22,7 @@ mod writing;
 
 use std::{
     convert::Infallible,
+    ops::Deref,
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
@@ -30,10 +31,12 @@ use std::{
 };
 
 use api::{Status, time::Timestamp};
+use axum::Router;
 use bytes::Bytes;
 use futures::FutureExt;
 use http::{HeaderValue, StatusCode, header, request::Parts};
 use serde_json::Value;
+use tower::Service;
 
 use crate::{
     body::{Body, BoxError, Request, Response, boxed},
@@ -47,7 +50,6 @@ use crate::{
     identity::{Operation, User},
     kind::Handler,
     metrics::{Metrics, Observed, RequestKind},
-    non_resource::NonResourceHandler,
     wire,
 };
 pub use builder::Builder;
@@ -63,8 +65,14 @@ const REQUEST_MAX: Duration = Duration::from_secs(60);
 const READY_MAX: Duration = Duration::from_secs(10);
 
 /// The API as a tower service. Cloning shares all of it.
+///
+/// Every request is authenticated, has its turn and is authorized, whatever it is about. Then it goes to the route of its path; the fallback of
+/// all routes is the tree of resources, which only the registry knows.
 #[derive(Clone)]
-pub struct Front(Arc<Shared>);
+pub struct Front {
+    shared: Arc<Shared>,
+    router: Router,
+}
 
 /// What requests share: the engine, and what the front has beside it.
 pub(crate) struct Shared {
@@ -73,7 +81,6 @@ pub(crate) struct Shared {
     metrics: Arc<Metrics>,
     /// How node agents are called.
     agents: Arc<connect::Agents>,
-    handlers: Vec<Arc<dyn NonResourceHandler>>,
 }
 
 /// The API of `engine` and nothing else. Requests carry a [`crate::identity::Peer`] in their extensions where a client certificate was shown.
@@ -88,16 +95,16 @@ impl Front {
     }
 
     pub fn engine(&self) -> &Arc<Engine> {
-        &self.0.engine
+        &self.shared.engine
     }
 
     /// What is counted of requests.
     pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.0.metrics
+        &self.shared.metrics
     }
 }
 
-impl<B> tower::Service<http::Request<B>> for Front
+impl<B> Service<http::Request<B>> for Front
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -111,16 +118,15 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let front = self.0.clone();
-        Box::pin(handle(front, request.map(boxed)).map(Ok))
+        Box::pin(handle(self.clone(), request.map(boxed)).map(Ok))
     }
 }
 
-/// One request on its way: what its handlers share. What it is about stands in `info` alone; `query` has options only.
-struct Call {
+/// A request as it was let in. What it is about stands in `info` alone; `query` has options only.
+struct Entry {
     front: Arc<Shared>,
     engine: Arc<Engine>,
-    parts: Parts,
+    route: Result<Served, NoRoute>,
     query: Query,
     info: Arc<Info>,
     user: User,
@@ -130,8 +136,27 @@ struct Call {
     holds: Holds,
 }
 
-async fn handle(front: Arc<Shared>, request: Request) -> Response {
+/// The same, in the extensions of the request.
+#[derive(Clone)]
+struct Admitted(Arc<Entry>);
+
+/// A request about a resource: what its handlers share.
+struct Call {
+    entry: Arc<Entry>,
+    parts: Parts,
+}
+
+impl Deref for Call {
+    type Target = Entry;
+
+    fn deref(&self) -> &Entry {
+        &self.entry
+    }
+}
+
+async fn handle(front: Front, request: Request) -> Response {
     let takes_gzip = negotiate::takes_gzip(request.headers());
+    // Not tower-http's layer: it boxes each body once more.
     let served = AssertUnwindSafe(observed(front, request)).catch_unwind().await;
     let mut response = served.unwrap_or_else(|_| {
         tracing::error!("a request handler panicked");
@@ -149,18 +174,18 @@ struct Asking {
 }
 
 /// Serves and counts.
-async fn observed(front: Arc<Shared>, request: Request) -> Response {
+async fn observed(front: Front, request: Request) -> Response {
     let began = Instant::now();
     let mut query = Query::parse(request.uri().query());
     let info = match Info::new(request.method(), request.uri().path(), &mut query) {
         Ok(info) => Arc::new(info),
         Err(status) => return wire::refusal(&status),
     };
-    let route = if info.resource_request { route::find(&front.engine.registry, &info) } else { Err(NoRoute::Nowhere) };
+    let route = if info.resource_request { route::find(&front.shared.engine.registry, &info) } else { Err(NoRoute::Nowhere) };
     let is_counted = matches!(route, Ok(_) | Err(NoRoute::Method));
     let dry_run = !query.get("dryRun").is_empty();
     let kind = if info.is_mutating() { RequestKind::Mutating } else { RequestKind::ReadOnly };
-    let metrics = front.metrics.clone();
+    let metrics = front.shared.metrics.clone();
     let in_flight = metrics.enter(kind);
     let told = info.clone();
     let response = serve(front, request, Asking { info, route, query }).await.unwrap_or_else(|status| refused(&status));
@@ -172,8 +197,9 @@ async fn observed(front: Arc<Shared>, request: Request) -> Response {
     response
 }
 
-async fn serve(front: Arc<Shared>, request: Request, asking: Asking) -> Result<Response, Status> {
+async fn serve(front: Front, request: Request, asking: Asking) -> Result<Response, Status> {
     let Asking { info, route, query } = asking;
+    let Front { shared: front, router } = front;
     let engine = front.engine.clone();
     let (parts, body) = request.into_parts();
     if info.resource_request {
@@ -184,12 +210,42 @@ async fn serve(front: Arc<Shared>, request: Request, asking: Asking) -> Result<R
     let long = info.is_long_running();
     let class = front.fairness.classify(&info.asked(&user));
     let (warnings, now) = (Warnings::default(), Timestamp::now());
-    let call = Call { front, engine, parts, query, info, user, warnings, now, class, holds: Holds::default() };
+    let entry = Entry { front, engine, route, query, info, user, warnings, now, class, holds: Holds::default() };
+    let routed = routed(router, Arc::new(entry), Request::from_parts(parts, body));
     if long {
-        return call.run(route, body).await;
+        return routed.await;
     }
-    let done = tokio::time::timeout(REQUEST_MAX, call.run(route, body)).await;
+    // Not tower-http's layer: it knows nothing of streams, and answers 408 without a body.
+    let done = tokio::time::timeout(REQUEST_MAX, routed).await;
     done.unwrap_or_else(|_| Err(Status::timeout("request did not complete within requested timeout")))
+}
+
+/// To its handler, once it is allowed. Routes are found by the path as sent, so that it must be the one that was authorized; the tree does not
+/// look at it, and in what it serves names may be encoded.
+async fn routed(mut router: Router, entry: Arc<Entry>, mut request: Request) -> Result<Response, Status> {
+    entry.enter().await?;
+    let is_as_authorized = request.uri().path() == entry.info.path;
+    request.extensions_mut().insert(Admitted(entry.clone()));
+    let Ok(response) = match () {
+        () if is_as_authorized => router.call(request).await,
+        () if entry.info.resource_request => Box::pin(tree(request)).await,
+        () => Ok(wire::not_found()),
+    };
+    Ok(entry.holds.until_gone(response))
+}
+
+/// What has no route of its own: resources, and what nobody serves.
+async fn tree(request: Request) -> Result<Response, Infallible> {
+    let (mut parts, body) = request.into_parts();
+    let Some(Admitted(entry)) = parts.extensions.remove() else {
+        return Ok(wire::refusal(&Status::internal("a request came to the resources past the door")));
+    };
+    let call = Call { entry, parts };
+    Ok(call.run(body).await.unwrap_or_else(|status| {
+        // A refusal keeps no seat.
+        drop(call.holds.permit());
+        refused(&status)
+    }))
 }
 
 async fn wait_ready(engine: &Arc<Engine>) -> Result<(), Status> {
@@ -199,28 +255,11 @@ async fn wait_ready(engine: &Arc<Engine>) -> Result<(), Status> {
     Err(Status::unavailable("the server is still reading its store"))
 }
 
-impl Call {
-    fn run(self, route: Result<Served, NoRoute>, body: Body) -> Pin<Box<dyn Future<Output = Result<Response, Status>> + Send>> {
-        Box::pin(async move {
-            self.enter(route.as_ref().ok()).await?;
-            if !self.info.resource_request {
-                let response = self.non_resource().await;
-                return Ok(self.holds.until_gone(response));
-            }
-            let served = match route {
-                Ok(served) => served,
-                Err(none) => return none.reply(),
-            };
-            let mut response =
-                if self.info.subresource.is_empty() { self.whole(&served, body).await? } else { self.part(&served, body).await? };
-            render::warn(&mut response, &self.warnings);
-            Ok(self.holds.until_gone(response))
-        })
-    }
-
+impl Entry {
     /// Its turn comes before the question whether it may (`DefaultBuildHandlerChain` in apiserver `pkg/server/config.go`): what is refused is
     /// work as well, and a flood of it is kept within its level. Streams to nodes and pods take no seat.
-    async fn enter(&self, served: Option<&Served>) -> Result<(), Status> {
+    async fn enter(&self) -> Result<(), Status> {
+        let served = self.route.as_ref().ok();
         if !served.is_some_and(|served| self.is_stream(served)) {
             self.sit(self.seats(served)).await?;
         }
@@ -231,18 +270,20 @@ impl Call {
         let handler = served.kind.subresource(&self.info.subresource).map(|sub| &sub.handler);
         self.info.is_long_running() && matches!(handler, Some(Handler::Connect(_)))
     }
+}
 
-    async fn non_resource(&self) -> Response {
-        // Handlers read the path as sent: it must be the one that was authorized.
-        if self.parts.uri.path() != self.info.path {
-            return route::not_found();
+impl Call {
+    async fn run(&self, body: Body) -> Result<Response, Status> {
+        if !self.info.resource_request {
+            return Ok(wire::not_found());
         }
-        for handler in &self.front.handlers {
-            if let Some(response) = handler.serve(&self.engine, &self.parts, &self.user).await {
-                return response;
-            }
-        }
-        route::not_found()
+        let served = match &self.route {
+            Ok(served) => served,
+            Err(none) => return none.reply(),
+        };
+        let mut response = if self.info.subresource.is_empty() { self.whole(served, body).await? } else { self.part(served, body).await? };
+        render::warn(&mut response, &self.warnings);
+        Ok(response)
     }
 
     async fn whole(&self, served: &Served, body: Body) -> Result<Response, Status> {

@@ -47,7 +47,7 @@ impl Door {
         let engine = Engine::new(store, kinds::all(&config(), &tokens), auth::chain(&tokens), group.clone());
         engine.set_schemas(kinds::schema::shapes());
         let front = Front::builder(engine.clone()).fairness(kinds::flow::config(fairness::Limits::default()));
-        let front = front.mount(Arc::new(Discovery::default())).build();
+        let front = front.mount(Discovery::default().routes(engine.clone())).build();
         engine.ready().await;
         Box::pin(auth::bootstrap(&engine)).await.expect("what a fresh cluster has is made");
         Self { engine, front, certs: Arc::new(certs) }

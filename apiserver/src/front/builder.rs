@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{Front, Shared};
+use axum::Router;
+use tower::service_fn;
+
+use super::{Front, Shared, tree};
 use crate::{
     connect::Agents,
     engine::Engine,
     fairness::{Config, Fairness, Limits},
     metrics::Metrics,
-    non_resource::NonResourceHandler,
 };
 
 /// Puts a [`Front`] together. What is not said is as upstream has it by default.
@@ -17,12 +19,12 @@ pub struct Builder {
     fairness: Option<Config>,
     metrics: Arc<Metrics>,
     agents: Arc<Agents>,
-    handlers: Vec<Arc<dyn NonResourceHandler>>,
+    routes: Router,
 }
 
 impl Builder {
     pub(super) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine, fairness: None, metrics: Metrics::new(), agents: Arc::default(), handlers: Vec::new() }
+        Self { engine, fairness: None, metrics: Metrics::new(), agents: Arc::default(), routes: Router::new() }
     }
 
     /// How requests share the server; upstream's mandatory configuration otherwise.
@@ -43,18 +45,20 @@ impl Builder {
         Self { agents, ..self }
     }
 
-    /// Adds a server of non-resource paths. Handlers are asked in the order they were mounted.
+    /// Adds routes ([`site`](crate::sites::site)). What comes to their handlers was authorized under the very path that they see.
+    ///
+    /// # Panics
+    /// Where a path has a route already.
     #[must_use]
-    pub fn mount(mut self, handler: Arc<dyn NonResourceHandler>) -> Self {
-        self.handlers.push(handler);
-        self
+    pub fn mount(self, routes: Router) -> Self {
+        Self { routes: self.routes.merge(routes), ..self }
     }
 
     pub fn build(self) -> Front {
-        let Self { engine, fairness, metrics, agents, handlers } = self;
+        let Self { engine, fairness, metrics, agents, routes } = self;
         let fairness = Fairness::new(&fairness.unwrap_or_else(|| Config::mandatory(Limits::default())));
         let told = fairness.clone();
         metrics.part(move |out| told.text(out));
-        Front(Arc::new(Shared { engine, fairness, metrics, agents, handlers }))
+        Front { shared: Arc::new(Shared { engine, fairness, metrics, agents }), router: routes.fallback_service(service_fn(tree)) }
     }
 }

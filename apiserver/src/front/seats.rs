@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::future::poll_immediate;
 use parking_lot::Mutex;
 
-use super::{Call, info::Selectors};
+use super::{Entry, info::Selectors};
 use crate::{
     body::{Body, Response},
     engine::registry::Served,
@@ -38,7 +38,7 @@ impl Holds {
     }
 }
 
-impl Call {
+impl Entry {
     /// The body, bounded. One that is there already costs no second turn; for any other the seat is given up, and taken again when all is there.
     pub(super) async fn read(&self, body: Body) -> Result<Bytes, Status> {
         let mut reading = pin!(self.front.fairness.read(self.class, body));

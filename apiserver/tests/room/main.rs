@@ -8,6 +8,7 @@ mod inside;
 mod kit;
 mod lane;
 mod list;
+mod sites;
 mod turns;
 mod watch;
 mod write;

@@ -25,8 +25,8 @@ impl House {
         let kinds = kinds::table(&kinds::Config::default());
         let engine = Engine::new(Arc::new(store::memory::Memory::new()), kinds.clone(), auth, Group::new());
         engine.set_schemas(kinds::schema::shapes());
-        let front = Front::builder(engine).mount(Arc::new(Discovery::default()));
-        let front = front.mount(Arc::new(OpenApi::new(kinds::schema::DEFINITIONS))).build();
+        let front = Front::builder(engine.clone()).mount(Discovery::default().routes(engine.clone()));
+        let front = front.mount(OpenApi::new(kinds::schema::DEFINITIONS).routes(engine)).build();
         Self { front, kinds }
     }
 

@@ -1,6 +1,6 @@
 //! A tenant with a Role of `*` in one namespace, at every path of the OpenAPI document: nothing outside the namespace is read or changed.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use apiserver::{discovery::Discovery, front::Front, identity::User, kind::Kind, openapi::OpenApi};
 use kinds::auth;
@@ -27,8 +27,8 @@ impl House {
     async fn new() -> Self {
         let mut stock = Stock::new(auth::chain).await;
         stock.engine.set_schemas(kinds::schema::shapes());
-        let front = Front::builder(stock.engine.clone()).mount(Arc::new(Discovery::default()));
-        stock.front = front.mount(Arc::new(OpenApi::new(kinds::schema::DEFINITIONS))).build();
+        let front = Front::builder(stock.engine.clone()).mount(Discovery::default().routes(stock.engine.clone()));
+        stock.front = front.mount(OpenApi::new(kinds::schema::DEFINITIONS).routes(stock.engine.clone())).build();
         auth::bootstrap(&stock.engine).await.unwrap();
         for namespace in [OWN, FOREIGN] {
             make(&stock, "namespaces", "", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})).await;

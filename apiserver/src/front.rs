@@ -1,6 +1,7 @@
 //! The front door: an HTTP request in, through authentication, its turn, authorization and the engine, a reply out. Sockets and in-process
 //! callers alike.
 
+mod access;
 mod auth;
 mod builder;
 mod deleting;
@@ -37,6 +38,7 @@ use futures::FutureExt;
 use http::{HeaderValue, StatusCode, header, request::Parts};
 use serde_json::Value;
 use tower::Service;
+use tracing::Instrument;
 
 use crate::{
     body::{Body, BoxError, Request, Response, boxed},
@@ -54,6 +56,7 @@ use crate::{
 };
 pub use builder::Builder;
 
+use access::Access;
 use info::Info;
 use query::Query;
 use route::NoRoute;
@@ -156,13 +159,15 @@ impl Deref for Call {
 
 async fn handle(front: Front, request: Request) -> Response {
     let takes_gzip = negotiate::takes_gzip(request.headers());
+    let access = Access::of(&request);
     // Not tower-http's layer: it boxes each body once more.
-    let served = AssertUnwindSafe(observed(front, request)).catch_unwind().await;
+    let served = AssertUnwindSafe(observed(front, request, &access).instrument(access.span())).catch_unwind().await;
     let mut response = served.unwrap_or_else(|_| {
         tracing::error!("a request handler panicked");
         wire::refusal(&Status::internal("the request handler panicked, the server's log has details"))
     });
     response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+    access.answered(&mut response);
     if takes_gzip { stream::compressed(response) } else { response }
 }
 
@@ -174,13 +179,14 @@ struct Asking {
 }
 
 /// Serves and counts.
-async fn observed(front: Front, request: Request) -> Response {
+async fn observed(front: Front, request: Request, access: &Access) -> Response {
     let began = Instant::now();
     let mut query = Query::parse(request.uri().query());
     let info = match Info::new(request.method(), request.uri().path(), &mut query) {
         Ok(info) => Arc::new(info),
         Err(status) => return wire::refusal(&status),
     };
+    access.asks(&info);
     let route = if info.resource_request { route::find(&front.shared.engine.registry, &info) } else { Err(NoRoute::Nowhere) };
     let is_counted = matches!(route, Ok(_) | Err(NoRoute::Method));
     let dry_run = !query.get("dryRun").is_empty();
@@ -188,7 +194,7 @@ async fn observed(front: Front, request: Request) -> Response {
     let metrics = front.shared.metrics.clone();
     let in_flight = metrics.enter(kind);
     let told = info.clone();
-    let response = serve(front, request, Asking { info, route, query }).await.unwrap_or_else(|status| refused(&status));
+    let response = serve(front, request, Asking { info, route, query }, access).await.unwrap_or_else(|status| refused(&status));
     drop(in_flight);
     if is_counted {
         let seen = Observed { dry_run, code: response.status().as_u16(), ..told.observed() };
@@ -197,7 +203,7 @@ async fn observed(front: Front, request: Request) -> Response {
     response
 }
 
-async fn serve(front: Front, request: Request, asking: Asking) -> Result<Response, Status> {
+async fn serve(front: Front, request: Request, asking: Asking, access: &Access) -> Result<Response, Status> {
     let Asking { info, route, query } = asking;
     let Front { shared: front, router } = front;
     let engine = front.engine.clone();
@@ -207,6 +213,7 @@ async fn serve(front: Front, request: Request, asking: Asking) -> Result<Respons
     }
     let user = auth::authenticate(&engine, &parts).await?;
     let user = impersonate::acting(&engine, &info, &parts.headers, user)?;
+    access.is_of(&user);
     let long = info.is_long_running();
     let class = front.fairness.classify(&info.asked(&user));
     let (warnings, now) = (Warnings::default(), Timestamp::now());

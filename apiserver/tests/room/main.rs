@@ -1,5 +1,6 @@
 //! The engine and its front door over the memory store, as one room.
 
+mod access;
 mod auth;
 mod delete;
 mod fair;

@@ -143,6 +143,11 @@ struct Entry {
 #[derive(Clone)]
 struct Admitted(Arc<Entry>);
 
+/// As whom a request was let in, for the handlers of routes.
+pub fn user_of(request: &Parts) -> Option<&User> {
+    request.extensions.get::<Admitted>().map(|Admitted(entry)| &entry.user)
+}
+
 /// A request about a resource: what its handlers share.
 struct Call {
     entry: Arc<Entry>,

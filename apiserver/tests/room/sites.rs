@@ -8,7 +8,7 @@ use std::sync::{
 use apiserver::{
     body::Body,
     engine::Engine,
-    front::Front,
+    front::{self, Front},
     identity::{Attributes, Auth, Authorizer, Decision, Peer, User},
     sites::{Router, site},
     wire,
@@ -29,6 +29,7 @@ fn counted(paths: &[&str]) -> (Router, Arc<AtomicUsize>) {
     let routes = site(paths, move |request| {
         count.fetch_add(1, Ordering::SeqCst);
         let path = request.uri.path().to_owned();
+        assert_eq!(front::user_of(&request).map(|user| user.name.as_str()), Some("tester"));
         async move { Some(wire::text(StatusCode::OK, path)) }
     });
     (routes, ran)

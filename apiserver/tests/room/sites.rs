@@ -18,6 +18,7 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::ServiceExt;
 
 use crate::kit::{self, PLACES, Reply, Room};
@@ -169,4 +170,43 @@ async fn a_handler_that_panics_answers_500_and_the_connection_lives_on() {
     assert_eq!(ran.load(Ordering::SeqCst), 2);
     // It holds nothing of what all share.
     assert!(room.front.metrics().text().contains("apiserver_current_inflight_requests{request_kind=\"readOnly\"} 0"));
+}
+
+#[tokio::test]
+async fn an_upgrade_passes_the_router_and_nothing_is_added_to_its_head() {
+    let (group, (ours, theirs)) = (api::task::Group::new(), tokio::io::duplex(64 << 10));
+    let streams = group.clone();
+    let tunnel = site(&["/tunnel"], move |parts| {
+        let upgrade = hyper::upgrade::on(&mut Request::from_parts(parts, ()));
+        streams.spawn(async move {
+            let (mut from, mut to) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
+            tokio::io::copy(&mut from, &mut to).await.unwrap();
+        });
+        let reply = http::Response::builder().status(101).header("connection", "Upgrade").header("upgrade", "echo");
+        std::future::ready(Some(reply.body(Body::empty()).unwrap()))
+    });
+    let room = with(tunnel).await;
+    let front = room.front.clone();
+    let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
+        let user = User { name: "tester".into(), ..User::default() };
+        request.extensions_mut().insert(Peer { certificate: Some(user), address: None });
+        front.clone().oneshot(request)
+    });
+    let serving = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(theirs), service).with_upgrades();
+    group.spawn(async move { drop(serving.await) });
+    let (mut from, mut to) = tokio::io::split(ours);
+    to.write_all(b"GET /tunnel HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: echo\r\n\r\n").await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(from.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    let mut lines: Vec<&str> = head.lines().filter(|line| !line.is_empty() && !line.starts_with("date:")).collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["HTTP/1.1 101 Switching Protocols", "cache-control: no-cache, private", "connection: Upgrade", "upgrade: echo"]);
+    to.write_all(b"there and back").await.unwrap();
+    let mut heard = [0; 14];
+    from.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"there and back");
+    group.stop();
 }

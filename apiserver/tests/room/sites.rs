@@ -177,7 +177,7 @@ async fn an_upgrade_passes_the_router_and_nothing_is_added_to_its_head() {
     let (group, (ours, theirs)) = (api::task::Group::new(), tokio::io::duplex(64 << 10));
     let streams = group.clone();
     let tunnel = site(&["/tunnel"], move |parts| {
-        let upgrade = hyper::upgrade::on(&mut Request::from_parts(parts, ()));
+        let upgrade = hyper::upgrade::on(Request::from_parts(parts, ()));
         streams.spawn(async move {
             let (mut from, mut to) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
             tokio::io::copy(&mut from, &mut to).await.unwrap();

@@ -22,6 +22,7 @@ use client::{Cache, pods::node_affinity::NamedLabels};
 use cri::TaskEvent;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
+use tracing::Instrument;
 
 pub use self::begin::start;
 use super::{
@@ -453,11 +454,14 @@ impl SyncLoop {
         }
         self.serial += 1;
         let (serial, group) = (self.serial, self.group.child());
-        entry.begin(&calls, Worker { group: group.clone(), serial, doing: Doing::of(&calls) });
+        let doing = Doing::of(&calls);
+        let pod = &entry.pod;
+        let span = tracing::debug_span!("pod", ns = meta::namespace(pod), name = meta::name(pod), uid, ?doing);
+        entry.begin(&calls, Worker { group: group.clone(), serial, doing });
         let work = Work { deps: self.deps.clone(), pod: entry.pod.clone(), runtime, tell, events: self.events.clone() };
         let (events, uid) = (self.events.clone(), uid.to_owned());
         group.spawn(Box::pin(async move {
-            let outcomes = catch_all("pods", work.run(calls)).await;
+            let outcomes = catch_all("pods", work.run(calls)).instrument(span).await;
             let outcomes = outcomes.unwrap_or_else(|panic| vec![Outcome::Failed { error: panic.to_string() }]);
             let _ = events.send(Event::Worked { uid, serial, outcomes }).await;
         }));

@@ -39,7 +39,6 @@ use crate::{
     decode::{Schemas, Unchecked},
     identity::{Attributes, Auth, Decision, User},
     kind::Kind,
-    lane::Lane,
     notify::Stop,
 };
 
@@ -52,7 +51,6 @@ pub struct Engine {
     pub(crate) auth: Auth,
     pub(crate) group: api::task::Group,
     pub(crate) stop: Arc<Stop>,
-    pub(crate) lane: Lane,
     /// All caches have come this far.
     pub(crate) applied: watch::Sender<Rev>,
     pub(crate) loaded: watch::Sender<bool>,
@@ -69,7 +67,6 @@ impl Engine {
             auth,
             group,
             stop,
-            lane: Lane::new(),
             applied: watch::Sender::new(0),
             loaded: watch::Sender::new(false),
             schemas: RwLock::new(Arc::new(Unchecked)),

@@ -51,6 +51,7 @@ use crate::{
     fairness::{self, Class, Fairness},
     identity::{Operation, User},
     kind::Handler,
+    lane::Lane,
     metrics::{Metrics, Observed, RequestKind},
     wire,
 };
@@ -82,6 +83,7 @@ pub(crate) struct Shared {
     engine: Arc<Engine>,
     fairness: Arc<Fairness>,
     metrics: Arc<Metrics>,
+    lane: Lane,
     /// How node agents are called.
     agents: Arc<connect::Agents>,
 }

@@ -10,6 +10,7 @@ use crate::{
     connect::Agents,
     engine::Engine,
     fairness::{Config, Fairness, Limits},
+    lane::Lane,
     metrics::Metrics,
 };
 
@@ -59,6 +60,9 @@ impl Builder {
         let fairness = Fairness::new(&fairness.unwrap_or_else(|| Config::mandatory(Limits::default())));
         let told = fairness.clone();
         metrics.part(move |out| told.text(out));
-        Front { shared: Arc::new(Shared { engine, fairness, metrics, agents }), router: routes.fallback_service(service_fn(tree)) }
+        Front {
+            shared: Arc::new(Shared { engine, fairness, metrics, lane: Lane::new(), agents }),
+            router: routes.fallback_service(service_fn(tree)),
+        }
     }
 }

@@ -112,8 +112,7 @@ impl Control {
         if let Some(condition) = store.condition() {
             group.spawn_vital("store", store_ends(condition));
         }
-        let (front, started) =
-            mount(&engine, front, &tokens, &group, SocketAddr::new(advertised, flags.secure_port), etcd, store.condition());
+        let (front, started) = mount(front, &tokens, &group, SocketAddr::new(advertised, flags.secure_port), etcd, store.condition());
         let front = front.build();
         engine.ready().await;
         let listener = listen(flags).await.with_context(|| format!("port {} of {}", flags.secure_port, flags.bind_address))?;
@@ -228,7 +227,6 @@ pub async fn shutdown_signal(group: &Group) {
 
 /// The paths that are about no resource. The latch is part of `/readyz`, and so is a store that may be away.
 fn mount(
-    engine: &Arc<Engine>,
     front: Builder,
     tokens: &Arc<Tokens>,
     group: &Group,
@@ -244,7 +242,7 @@ fn mount(
         health.probe(etcd);
     }
     let started = health.hook("rbac/bootstrap-roles");
-    let metrics = Metrics::new();
+    let (metrics, engine) = (Metrics::new(), front.engine().clone());
     let front = front
         .metrics(metrics.clone())
         .mount(health.routes())

@@ -28,6 +28,10 @@ impl Builder {
         Self { engine, fairness: None, metrics: Metrics::new(), agents: Arc::default(), routes: Router::new() }
     }
 
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
     /// How requests share the server; upstream's mandatory configuration otherwise.
     #[must_use]
     pub fn fairness(self, config: Config) -> Self {

@@ -14,11 +14,13 @@ use api::{
 };
 use apiserver::{
     certs::{Certs, ServingNames},
+    connect::Agents,
     discovery::Discovery,
     engine::Engine,
+    front::{Builder, Front},
     health::{Health, Latch},
     identity::{Peer, User},
-    metrics::MetricsHandler,
+    metrics::Metrics,
     openapi::OpenApi,
     serve::{self, in_process},
     tls::Tls,
@@ -57,6 +59,7 @@ pub struct Control {
     /// What controllers and scheduler see of the cluster.
     caches: client::Caches,
     engine: Arc<Engine>,
+    front: Front,
     store: Arc<dyn Store>,
     _instance: Instance,
 }
@@ -102,25 +105,26 @@ impl Control {
         let tokens = Arc::new(Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public())?);
         let auth = auth::chain(&tokens);
         let engine = Engine::new(store.clone(), kinds::all(&config, &tokens), auth, group.clone());
-        engine.set_fairness(&kinds::flow::config(flags.limits()));
-        engine.agents().follow(&certs, &group)?;
+        let agents = Arc::<Agents>::default();
+        agents.follow(&certs, &group)?;
+        let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).agents(agents);
         if let Some(condition) = store.condition() {
             group.spawn_vital("store", store_ends(condition));
         }
-        let started = mount(&engine, &tokens, &group, SocketAddr::new(advertised, flags.secure_port), etcd, store.condition());
+        let (front, started) = mount(front, &tokens, &group, SocketAddr::new(advertised, flags.secure_port), etcd, store.condition());
+        let front = front.build();
         engine.ready().await;
         let listener = listen(flags).await.with_context(|| format!("port {} of {}", flags.secure_port, flags.bind_address))?;
         let seats = Seats::new(Limits::for_files(serve::CONNECTIONS_MAX, files));
         let port = listener.local_addr()?.port();
         let local = if flags.bind_address.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { flags.bind_address };
         let address = SocketAddr::new(local, port);
-        let service = apiserver::service(engine.clone());
-        group.spawn_vital("api server", Box::pin(serve::serve(listener, seats, tls, service, group.clone())));
+        group.spawn_vital("api server", Box::pin(serve::serve(listener, seats, tls, front.clone(), group.clone())));
 
         let admin = named(certs.admin_kubeconfig(&format!("https://{address}")));
         kubeconfig::write_private(&dirs.kubeconfig(), &kubeconfig::to_yaml(&admin)?)?;
-        let caches = client::Caches::new(client_as(&engine, "system:kube-controller-manager", &[]), group.clone());
-        let control = Self { group, dirs, certs, admin, caches, engine, store, _instance: instance };
+        let caches = client::Caches::new(client_as(&front, "system:kube-controller-manager", &[]), group.clone());
+        let control = Self { group, dirs, certs, admin, caches, engine, front, store, _instance: instance };
         Box::pin(auth::bootstrap(&control.engine)).await?;
         Box::pin(kinds::bootstrap_service::kubernetes_service(&control.engine, &config, SocketAddr::new(advertised, port))).await?;
         Box::pin(manifests::apply(&control.engine, cluster_dns(&config))).await?;
@@ -132,7 +136,7 @@ impl Control {
 
     /// A client in this process that passes the same authorization and admission as anybody; it acts as `name` in `groups`.
     pub fn client(&self, name: &str, groups: &[&str]) -> client::kube::Client {
-        client_as(&self.engine, name, groups)
+        client_as(&self.front, name, groups)
     }
 
     /// A [`Control::client`] that acts as a service account of kube-system.
@@ -197,11 +201,11 @@ async fn forget_history(store: Arc<dyn Store>) {
 }
 
 /// A full queue of its level is no failure of what it does: it waits as long as the server says.
-fn client_as(engine: &Arc<Engine>, name: &str, groups: &[&str]) -> client::kube::Client {
+fn client_as(front: &Front, name: &str, groups: &[&str]) -> client::kube::Client {
     let groups = groups.iter().map(|g| (*g).to_owned()).collect();
     let user = User { name: name.into(), groups, ..User::default() };
     let peer = Peer { certificate: Some(user), address: None };
-    client::patient(in_process(apiserver::service(engine.clone()), peer))
+    client::patient(in_process(front.clone(), peer))
 }
 
 /// Resolves on SIGTERM, SIGINT, or when the group was stopped from within.
@@ -224,13 +228,13 @@ pub async fn shutdown_signal(group: &Group) {
 
 /// The paths that are about no resource. The latch is part of `/readyz`, and so is a store that may be away.
 fn mount(
-    engine: &Arc<Engine>,
+    front: Builder,
     tokens: &Arc<Tokens>,
     group: &Group,
     advertised: SocketAddr,
     etcd: Option<Arc<dyn Store>>,
     condition: Option<watch::Receiver<Condition>>,
-) -> Latch {
+) -> (Builder, Latch) {
     let health = Health::new(group);
     if let Some(condition) = condition {
         health.watch_store(condition);
@@ -239,13 +243,16 @@ fn mount(
         health.probe(etcd);
     }
     let started = health.hook("rbac/bootstrap-roles");
-    engine.mount(health);
-    engine.mount(Arc::new(version::Version));
-    engine.mount(Arc::new(MetricsHandler(engine.metrics().clone())));
-    engine.mount(Arc::new(Discovery::default()));
-    engine.mount(Arc::new(OpenApi::default()));
-    engine.mount(OpenId::new(tokens, &format!("https://{advertised}")));
-    started
+    let (metrics, engine) = (Metrics::new(), front.engine().clone());
+    let front = front
+        .metrics(metrics.clone())
+        .mount(health.routes())
+        .mount(version::routes())
+        .mount(metrics.routes())
+        .mount(Discovery::default().routes(engine.clone()))
+        .mount(OpenApi::default().routes(engine.clone()))
+        .mount(OpenId::new(tokens, &format!("https://{advertised}")).routes());
+    (front, started)
 }
 
 async fn open_store(flags: &ServerFlags, dirs: &Dirs) -> anyhow::Result<Arc<dyn Store>> {

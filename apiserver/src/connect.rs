@@ -5,9 +5,9 @@
 mod dial;
 mod headers;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use api::Status;
+use api::{Status, task::Group};
 use http::{Method, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::{client::conn::http1, upgrade};
@@ -15,7 +15,6 @@ use hyper_util::rt::TokioIo;
 
 use crate::{
     body::{Body, Request, Response, boxed, empty},
-    engine::Engine,
     kind::Target,
     stall::Patient,
     wire,
@@ -28,9 +27,9 @@ const REPLY_BOUND: Duration = Duration::from_secs(60);
 /// What of an agent's error text is passed on.
 const ERROR_BYTES_MAX: usize = 2048;
 
-/// Sends `request` on to `target` and brings the reply back, upgrades and all.
-pub async fn forward(engine: &Arc<Engine>, target: Target, request: Request) -> Response {
-    let sent = Box::pin(send(engine, &target, request)).await;
+/// Sends `request` on to `target` and brings the reply back, upgrades and all. The connection lives in `group`.
+pub async fn forward(agents: &Agents, group: &Group, target: Target, request: Request) -> Response {
+    let sent = Box::pin(send(agents, group, &target, request)).await;
     // A refusal of our own is an answer like any other.
     let mut response = match sent {
         Ok(response) => response,
@@ -40,15 +39,15 @@ pub async fn forward(engine: &Arc<Engine>, target: Target, request: Request) -> 
     response
 }
 
-async fn send(engine: &Arc<Engine>, target: &Target, mut request: Request) -> Result<Response, Status> {
+async fn send(agents: &Agents, group: &Group, target: &Target, mut request: Request) -> Result<Response, Status> {
     if target.rewrite_prefix.is_none() {
         headers::refuse_unsupported(request.headers())?;
     }
     let asked = headers::wants_upgrade(request.headers());
     let ours = asked.then(|| upgrade::on(&mut request));
-    let stream = dial::dial(engine.agents(), target).await?;
+    let stream = dial::dial(agents, target).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(target, &error))?;
-    engine.group().spawn(async move {
+    group.spawn(async move {
         // A peer that goes away in the middle is how most streams end.
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "connection to a node or pod ended");
@@ -59,7 +58,7 @@ async fn send(engine: &Arc<Engine>, target: &Target, mut request: Request) -> Re
     if reply.status() == StatusCode::SWITCHING_PROTOCOLS {
         let theirs = upgrade::on(&mut reply);
         if let Some(ours) = ours {
-            engine.group().spawn(Box::pin(tunnel(ours, theirs)));
+            group.spawn(Box::pin(tunnel(ours, theirs)));
         }
         return Ok(reply.map(|_| empty()));
     }

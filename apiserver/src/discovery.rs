@@ -7,11 +7,11 @@ mod legacy;
 
 use std::{
     collections::{BTreeSet, HashMap},
+    future::ready,
     sync::Arc,
 };
 
 use api::Status;
-use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header, request::Parts};
 use parking_lot::Mutex;
@@ -21,9 +21,8 @@ use sha2::{Digest, Sha256};
 use crate::{
     body::{Response, empty, full},
     engine::Engine,
-    identity::User,
     kind::Kind,
-    non_resource::NonResourceHandler,
+    sites::{Router, site},
     wire,
 };
 
@@ -47,16 +46,33 @@ struct Page {
     etag: HeaderValue,
 }
 
-#[async_trait]
-impl NonResourceHandler for Discovery {
-    async fn serve(&self, engine: &Arc<Engine>, request: &Parts, _user: &User) -> Option<Response> {
+/// All that lead to a document, as long as there is one. (Resources lie deeper.)
+const PATHS: [&str; 11] = [
+    "/",
+    "/api",
+    "/api/",
+    "/api/{version}",
+    "/api/{version}/",
+    "/apis",
+    "/apis/",
+    "/apis/{group}",
+    "/apis/{group}/",
+    "/apis/{group}/{version}",
+    "/apis/{group}/{version}/",
+];
+
+impl Discovery {
+    /// Serves the documents of `engine`'s kinds.
+    pub fn routes(self, engine: Arc<Engine>) -> Router {
+        let discovery = Arc::new(self);
+        site(&PATHS, move |request| ready(discovery.reply(&engine, &request)))
+    }
+
+    fn reply(&self, engine: &Engine, request: &Parts) -> Option<Response> {
         let path = request.uri.path().trim_end_matches('/');
         if path.is_empty() && request.method == Method::GET {
             let pages = self.pages(engine.kinds());
             return Some(wire::reply(StatusCode::OK, "application/json", full(root(pages.legacy.keys()).to_string())));
-        }
-        if path != "/api" && path != "/apis" && !path.starts_with("/api/") && !path.starts_with("/apis/") {
-            return None;
         }
         let pages = self.pages(engine.kinds());
         let legacy = pages.legacy.get(path)?;
@@ -69,9 +85,7 @@ impl NonResourceHandler for Discovery {
         }
         Some(pages.reply(path, legacy, request))
     }
-}
 
-impl Discovery {
     /// The pages of the table as it is now; the last ones where it is the same.
     fn pages(&self, kinds: Vec<Arc<Kind>>) -> Arc<Pages> {
         let mut held = self.pages.lock();

@@ -15,7 +15,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 
-use crate::body::{Body, BoxError, boxed};
+use crate::body::{Body, BodyError, boxed};
 
 /// No more is read for an answer's sake.
 const REST_BYTES_MAX: usize = 16 << 20;
@@ -56,9 +56,9 @@ impl Rest {
 
 impl http_body::Body for Lent {
     type Data = Bytes;
-    type Error = BoxError;
+    type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         Pin::new(&mut *self.0.lock()).poll_frame(context)
     }
 
@@ -76,7 +76,7 @@ mod tests {
     use http_body_util::StreamBody;
 
     use super::*;
-    use crate::body::{empty, full};
+    use crate::body::{BoxError, empty, full};
 
     #[tokio::test]
     async fn what_a_handler_leaves_is_read() {

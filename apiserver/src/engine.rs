@@ -24,15 +24,11 @@ pub(crate) mod update;
 mod view;
 mod wake;
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use api::{GroupResource, Key, Status};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use parking_lot::RwLock;
 use serde_json::Value;
 use store::{Rev, Store};
 use tokio::sync::{Mutex, watch};
@@ -47,12 +43,8 @@ pub use own_request::OwnRequest;
 pub use view::{TooMuch, VIEW_BYTES_MAX, View, Viewed};
 
 use crate::{
-    fairness::{self, Fairness},
     identity::{Attributes, Auth, Decision, Operation, User},
     kind::Kind,
-    lane::Lane,
-    metrics::Metrics,
-    non_resource::NonResourceHandler,
     notify::Stop,
 };
 
@@ -67,14 +59,9 @@ pub struct Engine {
     pub(crate) auth: Auth,
     pub(crate) group: api::task::Group,
     pub(crate) stop: Arc<Stop>,
-    pub(crate) lane: Lane,
     /// All caches have come this far.
     pub(crate) applied: watch::Sender<Rev>,
     pub(crate) loaded: watch::Sender<bool>,
-    handlers: RwLock<Vec<Arc<dyn NonResourceHandler>>>,
-    agents: Arc<crate::connect::Agents>,
-    metrics: Arc<Metrics>,
-    fairness: OnceLock<Arc<Fairness>>,
 }
 
 impl Engine {
@@ -88,13 +75,8 @@ impl Engine {
             auth,
             group,
             stop,
-            lane: Lane::new(),
             applied: watch::Sender::new(0),
             loaded: watch::Sender::new(false),
-            handlers: RwLock::default(),
-            agents: Arc::default(),
-            metrics: Metrics::new(),
-            fairness: OnceLock::new(),
         });
         engine.group.spawn_loop("watch cache", follow::run(engine.clone()));
         for authorizer in &engine.auth.authorizers {
@@ -189,35 +171,6 @@ impl Engine {
         own.delete(self, key, user).await
     }
 
-    /// How node agents are called: the front door gives it the certificates.
-    pub fn agents(&self) -> &Arc<crate::connect::Agents> {
-        &self.agents
-    }
-
-    /// Adds a server of non-resource paths. Handlers are asked in the order they were mounted.
-    pub fn mount(&self, handler: Arc<dyn NonResourceHandler>) {
-        self.handlers.write().push(handler);
-    }
-
-    pub(crate) fn handlers(&self) -> Vec<Arc<dyn NonResourceHandler>> {
-        self.handlers.read().clone()
-    }
-
-    /// Says how requests share the server; before it serves. What is not said is upstream's mandatory configuration.
-    pub fn set_fairness(&self, config: &fairness::Config) {
-        self.fairness.get_or_init(|| self.counted(Fairness::new(config)));
-    }
-
-    pub(crate) fn fairness(&self) -> &Arc<Fairness> {
-        self.fairness.get_or_init(|| self.counted(Fairness::new(&fairness::Config::mandatory(fairness::Limits::default()))))
-    }
-
-    fn counted(&self, fairness: Arc<Fairness>) -> Arc<Fairness> {
-        let told = fairness.clone();
-        self.metrics.part(move |out| told.text(out));
-        fairness
-    }
-
     /// Resolves once everything that was in the store is in the caches.
     pub async fn ready(&self) {
         let mut loaded = self.loaded.subscribe();
@@ -228,11 +181,6 @@ impl Engine {
     /// Whether [`Engine::ready`] has resolved.
     pub fn is_ready(&self) -> bool {
         *self.loaded.borrow()
-    }
-
-    /// The counters that the front door keeps.
-    pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.metrics
     }
 
     /// The task group of the engine; connections and streams belong to it.

@@ -1,7 +1,9 @@
 //! The front door: an HTTP request in, through authentication, its turn, authorization and the engine, a reply out. Sockets and in-process
 //! callers alike.
 
+mod access;
 mod auth;
+mod builder;
 mod deleting;
 mod impersonate;
 mod info;
@@ -21,6 +23,7 @@ mod writing;
 
 use std::{
     convert::Infallible,
+    ops::Deref,
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
@@ -29,10 +32,13 @@ use std::{
 };
 
 use api::{Status, time::Timestamp};
+use axum::Router;
 use bytes::Bytes;
 use futures::FutureExt;
 use http::{HeaderValue, StatusCode, header, request::Parts};
 use serde_json::Value;
+use tower::Service;
+use tracing::Instrument;
 
 use crate::{
     body::{Body, BoxError, Request, Response, boxed},
@@ -43,12 +49,16 @@ use crate::{
         form,
         registry::Served,
     },
-    fairness::{self, Class},
+    fairness::{self, Class, Fairness},
     identity::{Operation, User},
     kind::{Connect, Handler, Subresource},
-    metrics::{Observed, RequestKind},
+    lane::Lane,
+    metrics::{Metrics, Observed, RequestKind},
     wire,
 };
+pub use builder::Builder;
+
+use access::Access;
 use info::Info;
 use query::Query;
 use route::NoRoute;
@@ -59,18 +69,48 @@ const REQUEST_MAX: Duration = Duration::from_secs(60);
 /// How long a request waits for the caches to be filled after start.
 const READY_MAX: Duration = Duration::from_secs(10);
 
-/// The API as a tower service. Cloning shares the engine.
+/// The API as a tower service. Cloning shares all of it.
+///
+/// Every request is authenticated, has its turn and is authorized, whatever it is about. Then it goes to the route of its path; the fallback of
+/// all routes is the tree of resources, which only the registry knows.
 #[derive(Clone)]
 pub struct Front {
+    shared: Arc<Shared>,
+    router: Router,
+}
+
+/// What requests share: the engine, and what the front has beside it.
+pub(crate) struct Shared {
     engine: Arc<Engine>,
+    fairness: Arc<Fairness>,
+    metrics: Arc<Metrics>,
+    lane: Lane,
+    /// How node agents are called.
+    agents: Arc<connect::Agents>,
 }
 
-/// The API of `engine`. Requests carry a [`crate::identity::Peer`] in their extensions where a client certificate was shown.
+/// The API of `engine` and nothing else. Requests carry a [`crate::identity::Peer`] in their extensions where a client certificate was shown.
 pub fn service(engine: Arc<Engine>) -> Front {
-    Front { engine }
+    Front::builder(engine).build()
 }
 
-impl<B> tower::Service<http::Request<B>> for Front
+impl Front {
+    /// To serve more than the API, or otherwise than by default.
+    pub fn builder(engine: Arc<Engine>) -> Builder {
+        Builder::new(engine)
+    }
+
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.shared.engine
+    }
+
+    /// What is counted of requests.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
+    }
+}
+
+impl<B> Service<http::Request<B>> for Front
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -84,15 +124,15 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let engine = self.engine.clone();
-        Box::pin(handle(engine, request.map(boxed)).map(Ok))
+        Box::pin(handle(self.clone(), request.map(boxed)).map(Ok))
     }
 }
 
-/// One request on its way: what its handlers share. What it is about stands in `info` alone; `query` has options only.
-struct Call {
+/// A request as it was let in. What it is about stands in `info` alone; `query` has options only.
+struct Entry {
+    front: Arc<Shared>,
     engine: Arc<Engine>,
-    parts: Parts,
+    route: Result<Served, NoRoute>,
     query: Query,
     info: Arc<Info>,
     user: User,
@@ -102,14 +142,40 @@ struct Call {
     holds: Holds,
 }
 
-async fn handle(engine: Arc<Engine>, request: Request) -> Response {
+/// The same, in the extensions of the request.
+#[derive(Clone)]
+struct Admitted(Arc<Entry>);
+
+/// As whom a request was let in, for the handlers of routes.
+pub fn user_of(request: &Parts) -> Option<&User> {
+    request.extensions.get::<Admitted>().map(|Admitted(entry)| &entry.user)
+}
+
+/// A request about a resource: what its handlers share.
+struct Call {
+    entry: Arc<Entry>,
+    parts: Parts,
+}
+
+impl Deref for Call {
+    type Target = Entry;
+
+    fn deref(&self) -> &Entry {
+        &self.entry
+    }
+}
+
+async fn handle(front: Front, request: Request) -> Response {
     let takes_gzip = negotiate::takes_gzip(request.headers());
-    let served = AssertUnwindSafe(observed(engine, request)).catch_unwind().await;
+    let access = Access::of(&request);
+    // Not tower-http's layer: it boxes each body once more.
+    let served = AssertUnwindSafe(observed(front, request, &access).instrument(access.span())).catch_unwind().await;
     let mut response = served.unwrap_or_else(|_| {
         tracing::error!("a request handler panicked");
         wire::refusal(&Status::internal("the request handler panicked, the server's log has details"))
     });
     response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+    access.answered(&mut response);
     if takes_gzip { stream::compressed(response) } else { response }
 }
 
@@ -121,21 +187,22 @@ struct Asking {
 }
 
 /// Serves and counts.
-async fn observed(engine: Arc<Engine>, request: Request) -> Response {
+async fn observed(front: Front, request: Request, access: &Access) -> Response {
     let began = Instant::now();
     let mut query = Query::parse(request.uri().query());
     let info = match Info::new(request.method(), request.uri().path(), &mut query) {
         Ok(info) => Arc::new(info),
         Err(status) => return wire::refusal(&status),
     };
-    let route = if info.resource_request { route::find(&engine.registry.load(), &info) } else { Err(NoRoute::Nowhere) };
+    access.asks(&info);
+    let route = if info.resource_request { route::find(&front.shared.engine.registry.load(), &info) } else { Err(NoRoute::Nowhere) };
     let is_counted = matches!(route, Ok(_) | Err(NoRoute::Method));
     let dry_run = !query.get("dryRun").is_empty();
     let kind = if info.is_mutating() { RequestKind::Mutating } else { RequestKind::ReadOnly };
-    let metrics = engine.metrics().clone();
+    let metrics = front.shared.metrics.clone();
     let in_flight = metrics.enter(kind);
     let told = info.clone();
-    let response = serve(engine, request, Asking { info, route, query }).await.unwrap_or_else(|status| refused(&status));
+    let response = serve(front, request, Asking { info, route, query }, access).await.unwrap_or_else(|status| refused(&status));
     drop(in_flight);
     if is_counted {
         let seen = Observed { dry_run, code: response.status().as_u16(), ..told.observed() };
@@ -144,23 +211,56 @@ async fn observed(engine: Arc<Engine>, request: Request) -> Response {
     response
 }
 
-async fn serve(engine: Arc<Engine>, request: Request, asking: Asking) -> Result<Response, Status> {
+async fn serve(front: Front, request: Request, asking: Asking, access: &Access) -> Result<Response, Status> {
     let Asking { info, route, query } = asking;
+    let Front { shared: front, router } = front;
+    let engine = front.engine.clone();
     let (parts, body) = request.into_parts();
     if info.resource_request {
         wait_ready(&engine).await?;
     }
     let user = auth::authenticate(&engine, &parts).await?;
     let user = impersonate::acting(&engine, &info, &parts.headers, user)?;
+    access.is_of(&user);
     let long = info.is_long_running();
-    let class = engine.fairness().classify(&info.asked(&user));
+    let class = front.fairness.classify(&info.asked(&user));
     let (notes, now) = (Notes::default(), Timestamp::now());
-    let call = Call { engine: engine.clone(), parts, query, info, user, notes, now, class, holds: Holds::default() };
+    let entry = Entry { front, engine, route, query, info, user, notes, now, class, holds: Holds::default() };
+    let routed = routed(router, Arc::new(entry), Request::from_parts(parts, body));
     if long {
-        return call.run(route, body).await;
+        return routed.await;
     }
-    let done = tokio::time::timeout(REQUEST_MAX, call.run(route, body)).await;
+    // Not tower-http's layer: it knows nothing of streams, and answers 408 without a body.
+    let done = tokio::time::timeout(REQUEST_MAX, routed).await;
     done.unwrap_or_else(|_| Err(Status::timeout("request did not complete within requested timeout")))
+}
+
+/// To its handler, once it is allowed. Routes are found by the path as sent, so that it must be the one that was authorized; the tree does not
+/// look at it, and in what it serves names may be encoded.
+async fn routed(mut router: Router, entry: Arc<Entry>, mut request: Request) -> Result<Response, Status> {
+    entry.enter().await?;
+    let is_as_authorized = request.uri().path() == entry.info.path;
+    request.extensions_mut().insert(Admitted(entry.clone()));
+    let Ok(response) = match () {
+        () if is_as_authorized => router.call(request).await,
+        () if entry.info.resource_request => Box::pin(tree(request)).await,
+        () => Ok(wire::not_found()),
+    };
+    Ok(entry.holds.until_gone(response))
+}
+
+/// What has no route of its own: resources, and what nobody serves.
+async fn tree(request: Request) -> Result<Response, Infallible> {
+    let (mut parts, body) = request.into_parts();
+    let Some(Admitted(entry)) = parts.extensions.remove() else {
+        return Ok(wire::refusal(&Status::internal("a request came to the resources past the door")));
+    };
+    let call = Call { entry, parts };
+    Ok(call.run(body).await.unwrap_or_else(|status| {
+        // A refusal keeps no seat.
+        drop(call.holds.permit());
+        refused(&status)
+    }))
 }
 
 async fn wait_ready(engine: &Arc<Engine>) -> Result<(), Status> {
@@ -170,39 +270,11 @@ async fn wait_ready(engine: &Arc<Engine>) -> Result<(), Status> {
     Err(Status::unavailable("the server is still reading its store"))
 }
 
-impl Call {
-    fn run(self, route: Result<Served, NoRoute>, body: Body) -> Pin<Box<dyn Future<Output = Result<Response, Status>> + Send>> {
-        Box::pin(async move {
-            self.enter(route.as_ref().ok()).await?;
-            if !self.info.resource_request {
-                let response = self.non_resource().await;
-                return Ok(self.holds.until_gone(response));
-            }
-            let served = match route {
-                Ok(served) => served,
-                Err(none) => return none.reply(),
-            };
-            let mut response =
-                if self.info.subresource.is_empty() { self.whole(&served, body).await? } else { self.part(&served, body).await? };
-            render::warn(&mut response, self.notes.take_warnings());
-            self.tell_annotations();
-            Ok(self.holds.until_gone(response))
-        })
-    }
-
-    /// Where audit events will have them.
-    fn tell_annotations(&self) {
-        if tracing::enabled!(tracing::Level::DEBUG) {
-            let annotations = self.notes.annotations();
-            if !annotations.is_empty() {
-                tracing::debug!(verb = %self.info.verb, path = %self.info.path, ?annotations, "request was annotated");
-            }
-        }
-    }
-
+impl Entry {
     /// Its turn comes before the question whether it may (`DefaultBuildHandlerChain` in apiserver `pkg/server/config.go`): what is refused is
     /// work as well, and a flood of it is kept within its level. Streams to nodes and pods take no seat.
-    async fn enter(&self, served: Option<&Served>) -> Result<(), Status> {
+    async fn enter(&self) -> Result<(), Status> {
+        let served = self.route.as_ref().ok();
         if !served.is_some_and(|served| self.is_stream(served)) {
             self.sit(self.seats(served)).await?;
         }
@@ -213,18 +285,31 @@ impl Call {
         let handler = served.kind.subresource(&self.info.subresource).map(|sub| &sub.handler);
         self.info.is_long_running() && matches!(handler, Some(Handler::Connect(_)))
     }
+}
 
-    async fn non_resource(&self) -> Response {
-        // Handlers read the path as sent: it must be the one that was authorized.
-        if self.parts.uri.path() != self.info.path {
-            return route::not_found();
+impl Call {
+    async fn run(&self, body: Body) -> Result<Response, Status> {
+        if !self.info.resource_request {
+            return Ok(wire::not_found());
         }
-        for handler in self.engine.handlers() {
-            if let Some(response) = handler.serve(&self.engine, &self.parts, &self.user).await {
-                return response;
+        let served = match &self.route {
+            Ok(served) => served,
+            Err(none) => return none.reply(),
+        };
+        let mut response = if self.info.subresource.is_empty() { self.whole(served, body).await? } else { self.part(served, body).await? };
+        render::warn(&mut response, self.notes.take_warnings());
+        self.tell_annotations();
+        Ok(response)
+    }
+
+    /// Where audit events will have them.
+    fn tell_annotations(&self) {
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let annotations = self.notes.annotations();
+            if !annotations.is_empty() {
+                tracing::debug!(verb = %self.info.verb, path = %self.info.path, ?annotations, "request was annotated");
             }
         }
-        route::not_found()
     }
 
     async fn whole(&self, served: &Served, body: Body) -> Result<Response, Status> {
@@ -274,7 +359,7 @@ impl Call {
             auth::authorize_also(&self.engine, &self.info, &self.user, verb)?;
         }
         let target = handler.target(&ctx, &self.info.rest, query).await?;
-        Ok(connect::forward(&self.engine, target, Request::from_parts(self.parts.clone(), body)).await)
+        Ok(connect::forward(&self.front.agents, self.engine.group(), target, Request::from_parts(self.parts.clone(), body)).await)
     }
 
     /// The context of what this request writes.

@@ -9,18 +9,15 @@ use std::{
 };
 
 use api::task::Group;
-use async_trait::async_trait;
 use futures::future::BoxFuture;
-use http::{HeaderValue, StatusCode, header, request::Parts};
+use http::StatusCode;
 use parking_lot::RwLock;
 use store::{Condition, Store};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    body::{Response, full},
-    engine::Engine,
-    identity::User,
-    non_resource::NonResourceHandler,
+    sites::{Router, site},
+    wire,
 };
 
 /// Upstream's `--etcd-healthcheck-timeout` and `--etcd-readycheck-timeout`.
@@ -120,6 +117,20 @@ impl Health {
         );
     }
 
+    /// Serves the endpoints, and each check below them.
+    pub fn routes(self: &Arc<Self>) -> Router {
+        let health = self.clone();
+        let of = |endpoint: &str| ["", "/", "/{*check}"].map(|rest| format!("/{endpoint}{rest}"));
+        let paths: Vec<String> = ["healthz", "livez", "readyz"].iter().flat_map(|endpoint| of(endpoint)).collect();
+        site(&paths.iter().map(String::as_str).collect::<Vec<_>>(), move |request| {
+            let health = health.clone();
+            async move {
+                let (code, words) = health.answer(request.uri.path(), request.uri.query().unwrap_or_default()).await?;
+                Some(wire::text(code, words))
+            }
+        })
+    }
+
     /// The reply to `path` with `query`; `None` where the path is not about health.
     pub async fn answer(&self, path: &str, query: &str) -> Option<(StatusCode, String)> {
         let path = path.strip_prefix('/')?;
@@ -141,18 +152,6 @@ impl Health {
             });
         }
         Some(whole(endpoint, &checks, query).await)
-    }
-}
-
-#[async_trait]
-impl NonResourceHandler for Health {
-    async fn serve(&self, _: &Arc<Engine>, request: &Parts, _: &User) -> Option<Response> {
-        let (code, text) = self.answer(request.uri.path(), request.uri.query().unwrap_or_default()).await?;
-        let mut response = Response::new(full(text));
-        *response.status_mut() = code;
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        Some(response)
     }
 }
 

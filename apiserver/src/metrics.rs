@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt::Write,
     fs,
+    future::ready,
     hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc,
@@ -12,15 +13,13 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
-use http::{HeaderValue, header, request::Parts};
+use http::StatusCode;
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
-    body::{Response, full},
-    engine::Engine,
-    identity::User,
-    non_resource::NonResourceHandler,
+    body::full,
+    sites::{Router, site},
+    wire,
 };
 
 /// Counters of the server. One per process, shared.
@@ -89,6 +88,15 @@ const BUCKETS: [f64; 21] =
 impl Metrics {
     pub fn new() -> Arc<Self> {
         Arc::default()
+    }
+
+    /// Serves `/metrics`.
+    pub fn routes(self: &Arc<Self>) -> Router {
+        let metrics = self.clone();
+        site(&["/metrics"], move |_| {
+            let page = wire::reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", full(metrics.text()));
+            ready(Some(page))
+        })
     }
 
     /// Counts a finished request. Watches are counted, not timed.
@@ -241,21 +249,6 @@ impl Histogram {
         }
         self.count += 1;
         self.sum += seconds;
-    }
-}
-
-/// Serves `/metrics`.
-pub struct MetricsHandler(pub Arc<Metrics>);
-
-#[async_trait]
-impl NonResourceHandler for MetricsHandler {
-    async fn serve(&self, _: &Arc<Engine>, request: &Parts, _: &User) -> Option<Response> {
-        (request.uri.path() == "/metrics").then(|| {
-            let mut response = Response::new(full(self.0.text()));
-            let typ = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-            response.headers_mut().insert(header::CONTENT_TYPE, typ);
-            response
-        })
     }
 }
 

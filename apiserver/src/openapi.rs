@@ -15,7 +15,6 @@ use std::{
 };
 
 use api::Status;
-use async_trait::async_trait;
 use bytes::Bytes;
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use http::{HeaderValue, Method, StatusCode, header, request::Parts};
@@ -26,9 +25,8 @@ use sha2::{Digest, Sha256};
 use crate::{
     body::{Response, empty, full},
     engine::Engine,
-    identity::User,
     kind::Kind,
-    non_resource::NonResourceHandler,
+    sites::{Router, site},
     wire,
 };
 
@@ -130,9 +128,17 @@ impl OpenApi {
     }
 }
 
-#[async_trait]
-impl NonResourceHandler for OpenApi {
-    async fn serve(&self, engine: &Arc<Engine>, request: &Parts, _user: &User) -> Option<Response> {
+impl OpenApi {
+    /// Serves the documents of `engine`'s kinds.
+    pub fn routes(self, engine: Arc<Engine>) -> Router {
+        let all = Arc::new((self, engine));
+        site(&["/openapi/{*document}"], move |request| {
+            let all = all.clone();
+            async move { all.0.reply(&all.1, &request).await }
+        })
+    }
+
+    async fn reply(&self, engine: &Engine, request: &Parts) -> Option<Response> {
         let rest = request.uri.path().trim_end_matches('/').strip_prefix("/openapi/")?;
         if request.method != Method::GET && request.method != Method::HEAD {
             return Some(wire::refusal(&Status::new(

@@ -19,7 +19,7 @@ use futures::future::poll_fn;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper_util::rt::TokioExecutor;
 
-use crate::body::{Body, BoxError, Response, boxed};
+use crate::body::{Body, BodyError, Response, boxed};
 
 /// How long a reply may wait for its reader, all waits together, until [`TAKEN_BYTES_MIN`] of it are taken.
 pub(crate) const STALL_MAX: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(60) };
@@ -106,9 +106,9 @@ struct Paced {
 
 impl http_body::Body for Paced {
     type Data = Bytes;
-    type Error = BoxError;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         // Who asks for more had room for what went before.
         let given = self.ledger.given.load(Relaxed);
         self.ledger.taken.store(given, Relaxed);

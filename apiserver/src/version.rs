@@ -1,16 +1,11 @@
 //! This build -> `/version`: what kubectl prints as the server's version (`apimachinery/pkg/version`).
 
-use std::sync::Arc;
-
-use async_trait::async_trait;
-use http::{HeaderValue, header, request::Parts};
+use http::{HeaderValue, header};
 use serde_json::{Value, json};
 
 use crate::{
     body::{Response, full},
-    engine::Engine,
-    identity::User,
-    non_resource::NonResourceHandler,
+    sites::{Router, site},
 };
 
 /// The Kubernetes release whose behaviour this server has.
@@ -20,13 +15,8 @@ pub const MINOR: &str = "36";
 pub const GIT_VERSION: &str = concat!("v1.36.0+skiff.", env!("CARGO_PKG_VERSION"));
 
 /// Serves `/version`.
-pub struct Version;
-
-#[async_trait]
-impl NonResourceHandler for Version {
-    async fn serve(&self, _: &Arc<Engine>, request: &Parts, _: &User) -> Option<Response> {
-        matches!(request.uri.path(), "/version" | "/version/").then(|| json_reply(&body()))
-    }
+pub fn routes() -> Router {
+    site(&["/version", "/version/"], async |_| Some(json_reply(&body())))
 }
 
 /// `version.Info`.

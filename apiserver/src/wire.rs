@@ -24,6 +24,11 @@ pub fn text(code: StatusCode, words: impl Into<Bytes>) -> Response {
     response
 }
 
+/// What upstream answers to a path that nobody serves.
+pub fn not_found() -> Response {
+    text(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
 /// The reply to a failed request: the `metav1.Status` as JSON, with `Retry-After` where it says so.
 pub fn refusal(status: &Status) -> Response {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

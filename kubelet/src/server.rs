@@ -12,27 +12,35 @@ mod rotate;
 mod route;
 mod tls;
 
-use std::{convert::Infallible, fmt::Write as _, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{any::Any, convert::Infallible, fmt::Write as _, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use api::{
     seats::{Held, Limits, Pace, Patience, Seat, Seats, Socket, Standing, bound_unsent},
     task::Group,
 };
+use axum::{
+    Router,
+    extract::State,
+    middleware::{Next, from_fn_with_state},
+};
 use client::kube;
 use cri::Runtime;
-use http::{Method, Request, StatusCode};
+use http::{Method, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tower::{ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
+use tower_http::{catch_panic::CatchPanicLayer, trace::TraceLayer};
+use tracing::{Span, field::Empty};
 
 pub(crate) use self::inotify::Watcher;
 #[doc(hidden)]
 pub use self::logs::read_all as read_log;
 use self::{
     auth::Auth,
-    reply::{Reply, text},
-    route::{Asked, Route},
+    reply::{Body, Reply, Request, text},
+    route::{Asked, Place, Site},
 };
 pub use self::{
     rotate::{Limits as LogLimits, rotate},
@@ -86,8 +94,17 @@ pub enum Error {
 
 struct Server {
     node: Node,
-    auth: Auth,
     group: Group,
+}
+
+/// What each request goes through: a span and a line of the log at `debug`, a net for panics, the judge, and then its route.
+type Door = BoxCloneSyncService<Request, Reply, Infallible>;
+
+/// Who sent a request, in its extensions: by certificate, where one was shown, and on which connection.
+#[derive(Clone)]
+struct Caller {
+    peer: Arc<Option<auth::User>>,
+    seat: Arc<Seat>,
 }
 
 /// Listens and serves until `group` stops. Returns the address, once connections are taken.
@@ -101,12 +118,12 @@ pub async fn serve(config: Config, node: Node, group: &Group) -> Result<SocketAd
     let address = listener.local_addr().map_err(failed)?;
     let acceptor = TlsAcceptor::from(tls::server_config(config.serving, &config.client_ca_pem)?);
     let auth = Auth::new(node.client.clone(), &config.node_name);
-    let server = Arc::new(Server { node, auth, group: group.clone() });
-    group.spawn_loop("node server", Box::pin(accept(listener, acceptor, server)));
+    let door = door(routes(Server { node, group: group.clone() }), auth);
+    group.spawn_loop("node server", Box::pin(accept(listener, acceptor, door, group.clone())));
     Ok(address)
 }
 
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, server: Arc<Server>) {
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, door: Door, group: Group) {
     let seats = Seats::new(CONNECTIONS_MAX);
     loop {
         let (socket, address) = match listener.accept().await {
@@ -120,12 +137,11 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, server: Arc<Server
             }
         };
         let Some(seat) = seats.arrive(address.ip()) else { continue };
-        let group = server.group.clone();
-        group.spawn(Box::pin(connection(socket, Arc::new(seat), acceptor.clone(), server.clone())));
+        group.spawn(Box::pin(connection(socket, Arc::new(seat), acceptor.clone(), door.clone())));
     }
 }
 
-async fn connection(socket: TcpStream, seat: Arc<Seat>, acceptor: TlsAcceptor, server: Arc<Server>) {
+async fn connection(socket: TcpStream, seat: Arc<Seat>, acceptor: TlsAcceptor, door: Door) {
     let _ = socket.set_nodelay(true);
     let shaken = tokio::select! {
         _ = seat.over(&PATIENCE) => return,
@@ -136,14 +152,11 @@ async fn connection(socket: TcpStream, seat: Arc<Seat>, acceptor: TlsAcceptor, s
     if !seat.settle(if peer.is_some() { Standing::Known } else { Standing::Stranger }) {
         return;
     }
-    let working = seat.clone();
-    let service = hyper::service::service_fn(move |request| {
-        let (server, peer, seat) = (server.clone(), peer.clone(), working.clone());
-        async move {
-            let work = seat.work();
-            let reply = Box::pin(server.answer(request, peer.as_ref().as_ref(), &seat)).await;
-            Ok::<_, Infallible>(reply.map(|body| Held::new(body, work)))
-        }
+    let caller = Caller { peer, seat: seat.clone() };
+    let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
+        let (door, work, mut request) = (door.clone(), caller.seat.work(), request.map(Body::new));
+        request.extensions_mut().insert(caller.clone());
+        async move { Ok::<_, Infallible>(door.oneshot(request).await?.map(|body| Held::new(body, work))) }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     // How long a head may take, and silence, is the seat's to say.
@@ -163,37 +176,63 @@ async fn connection(socket: TcpStream, seat: Arc<Seat>, acceptor: TlsAcceptor, s
     let _ = tokio::time::timeout(GOODBYE, connection).await;
 }
 
-impl Server {
-    async fn answer(&self, request: Request<Incoming>, peer: Option<&auth::User>, seat: &Seat) -> Reply {
-        let asked = Asked::new(request.method(), request.uri().path());
-        match self.auth.pass(&request, &asked, peer).await {
-            Err(refused) => text(refused.code, refused.text),
-            Ok(()) => self.routed(request, asked.route, seat).await,
-        }
-    }
+fn routes(server: Server) -> Router {
+    let server = Arc::new(server);
+    route::router(move |site, request| {
+        let server = server.clone();
+        async move { server.serve(site, request).await }
+    })
+}
 
-    async fn routed(&self, request: Request<Incoming>, route: Option<Route>, seat: &Seat) -> Reply {
-        let Some(route) = route else {
-            return text(StatusCode::NOT_FOUND, "404 page not found");
-        };
-        if route.is_read_by_people() {
-            seat.need_not_hurry()
-        } else {
-            seat.must_hurry()
+fn door(routes: Router, auth: Auth) -> Door {
+    let span = |request: &Request| tracing::debug_span!("request", method = %request.method(), path = request.uri().path(), user = Empty);
+    let told = |reply: &http::Response<_>, elapsed: Duration, _: &Span| tracing::debug!(code = reply.status().as_u16(), ?elapsed, "HTTP");
+    let traced = TraceLayer::new_for_http().make_span_with(span).on_request(()).on_response(told);
+    let door = ServiceBuilder::new()
+        .map_response(|reply: http::Response<_>| reply.map(Body::new))
+        .layer(traced.on_body_chunk(()).on_eos(()).on_failure(()))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(Arc::new(auth), judged))
+        .service(routes);
+    BoxCloneSyncService::new(door)
+}
+
+/// Whoever may not pass learns nothing of what there is.
+async fn judged(State(auth): State<Arc<Auth>>, request: Request, next: Next) -> Reply {
+    let asked = Asked::new(request.method(), request.uri().path());
+    let peer = request.extensions().get::<Caller>().map(|caller| caller.peer.clone());
+    match auth.pass(request.headers(), &asked, peer.as_deref().and_then(Option::as_ref)).await {
+        Err(refused) => text(refused.code, refused.text),
+        Ok(()) => next.run(asked.of(request)).await,
+    }
+}
+
+fn panicked(_: Box<dyn Any + Send>) -> Reply {
+    tracing::error!("a request handler panicked");
+    text(StatusCode::INTERNAL_SERVER_ERROR, "the request handler panicked, the node's log has details")
+}
+
+impl Server {
+    async fn serve(&self, site: Site, request: Request) -> Reply {
+        let (mut parts, body) = request.into_parts();
+        if let Some(Caller { seat, .. }) = parts.extensions.get() {
+            if site.is_read_by_people() { seat.need_not_hurry() } else { seat.must_hurry() }
         }
-        if !route.takes(request.method()) {
+        if !site.takes(&parts.method) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");
         }
-        match route {
-            Route::Healthz => text(StatusCode::OK, "ok"),
-            Route::Pods => self.pods(),
-            Route::Metrics => text(StatusCode::OK, self.metrics()),
-            Route::Stats => text(StatusCode::NOT_IMPLEMENTED, "resource metrics are not available: this node does not serve them yet"),
-            Route::Logs(place) => containers::logs(&self.node, &place, request.uri().query().unwrap_or_default()).await,
-            Route::Run(place) => containers::run(&self.node, &place, request.uri().query().unwrap_or_default()).await,
-            Route::Exec(place) => containers::exec(&self.node, &place, request, &self.group).await,
-            Route::Attach(place) => containers::attach(&self.node, &place, request, &self.group).await,
-            Route::PortForward(place) => containers::port_forward(&self.node, &place, request, &self.group).await,
+        let place = Place::of(&mut parts).await;
+        let request = Request::from_parts(parts, body);
+        match site {
+            Site::Healthz => text(StatusCode::OK, "ok"),
+            Site::Pods => self.pods(),
+            Site::Metrics => text(StatusCode::OK, self.metrics()),
+            Site::Stats => text(StatusCode::NOT_IMPLEMENTED, "resource metrics are not available: this node does not serve them yet"),
+            Site::Logs => containers::logs(&self.node, &place, request.uri().query().unwrap_or_default()).await,
+            Site::Run => containers::run(&self.node, &place, request.uri().query().unwrap_or_default()).await,
+            Site::Exec => containers::exec(&self.node, &place, request, &self.group).await,
+            Site::Attach => containers::attach(&self.node, &place, request, &self.group).await,
+            Site::PortForward => containers::port_forward(&self.node, &place, request, &self.group).await,
         }
     }
 

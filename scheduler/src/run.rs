@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use reconcile::own_key;
 use serde_json::{Value, json};
 use tokio::{sync::Notify, time::Instant};
+use tracing::Instrument;
 
 use crate::{
     act::{Act, is_gone},
@@ -105,7 +106,9 @@ impl Scheduler {
             while in_flight.len() < IN_FLIGHT_MAX
                 && let Some(todo) = self.next()
             {
-                in_flight.push(self.caught(todo).boxed());
+                let PodInfo { key, uid, .. } = &**todo.info();
+                let span = tracing::debug_span!("pod", ns = key.namespace, name = key.name, uid);
+                in_flight.push(self.caught(todo).instrument(span).boxed());
             }
             let due = self.state.lock().queue.due().unwrap_or_else(|| Instant::now() + std::time::Duration::from_secs(3600));
             let full = in_flight.len() >= IN_FLIGHT_MAX;
@@ -123,10 +126,8 @@ impl Scheduler {
 
     /// A binding that panics counts as one that was refused.
     async fn caught(&self, todo: Todo) {
-        let (bound, key) = match &todo {
-            Todo::Bind(tried, _) => (Some(tried.clone()), tried.info.key.clone()),
-            Todo::Tell(info, _) | Todo::Skip(info) => (None, info.key.clone()),
-        };
+        let key = todo.info().key.clone();
+        let bound = if let Todo::Bind(tried, _) = &todo { Some(tried.clone()) } else { None };
         if let Err(panic) = catch_all(SCHEDULER, self.carry_out(todo)).await {
             tracing::error!(ns = key.namespace, name = key.name, error = %panic, "not carried out");
             if let Some(tried) = bound {

@@ -32,6 +32,15 @@ pub enum Todo {
     Skip(Arc<PodInfo>),
 }
 
+impl Todo {
+    /// The pod that it is about.
+    pub fn info(&self) -> &Arc<PodInfo> {
+        match self {
+            Self::Bind(Tried { info, .. }, _) | Self::Tell(info, _) | Self::Skip(info) => info,
+        }
+    }
+}
+
 impl State {
     /// Decides about the next pod; the decision holds in the snapshot before anybody else decides. `siblings`: see [`Ask::new`].
     ///

@@ -1,6 +1,6 @@
 //! The scheduler beside the real API server over the memory store, in one process, with the rights it has in a cluster.
 
-use std::time::Duration;
+use std::{io, sync::Arc, time::Duration};
 
 use api::{
     k8s::api::core::v1::{Event, Node, Pod},
@@ -11,6 +11,7 @@ use client::kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use door::{BOUND, Door};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 struct Room {
@@ -97,6 +98,39 @@ impl Room {
     async fn end(self) {
         assert!(self.group.drain(BOUND).await);
     }
+}
+
+/// What is logged at `debug`, on this thread, while the first of the two is held.
+fn logged() -> (tracing::subscriber::DefaultGuard, Arc<Mutex<Vec<u8>>>) {
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+    impl io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let into = log.clone();
+    let lines = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);
+    (tracing::subscriber::set_default(lines.with_writer(move || Sink(into.clone())).finish()), log)
+}
+
+#[tokio::test]
+async fn what_is_done_for_a_pod_says_so_in_the_other_room_too() {
+    let (_held, log) = logged();
+    let room = Room::new().await;
+    room.node("n1", "4").await;
+    room.pod("p", "1", json!({})).await;
+    assert_eq!(room.node_of("p").await, "n1");
+    let uid = room.pods().get("p").await.unwrap().metadata.uid.unwrap();
+    room.end().await;
+    let log = String::from_utf8(log.lock().clone()).unwrap();
+    let bound = |line: &&str| line.contains(" HTTP ") && line.contains(r#"path="/api/v1/namespaces/default/pods/p/binding""#);
+    let line = log.lines().find(bound).unwrap_or_else(|| panic!("no line tells of the binding: {log}"));
+    assert!(line.contains(&format!(r#"pod{{ns="default" name="p" uid="{uid}"}}"#)) && line.contains("code=201"), "{line}");
 }
 
 #[tokio::test]

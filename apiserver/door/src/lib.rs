@@ -24,6 +24,7 @@ const LOOK_EACH: Duration = Duration::from_millis(10);
 
 pub struct Door {
     pub engine: Arc<Engine>,
+    pub front: Front,
     pub certs: Arc<Certs>,
 }
 
@@ -44,11 +45,11 @@ impl Door {
         let tokens = Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public()).expect("the keys are whole");
         let tokens = Arc::new(tokens);
         let engine = Engine::new(store, kinds::all(&config(), &tokens), auth::chain(&tokens), group.clone());
-        engine.set_fairness(&kinds::flow::config(fairness::Limits::default()));
-        engine.mount(Arc::new(Discovery::default()));
+        let front = Front::builder(engine.clone()).fairness(kinds::flow::config(fairness::Limits::default()));
+        let front = front.mount(Discovery::default().routes(engine.clone())).build();
         engine.ready().await;
         Box::pin(auth::bootstrap(&engine)).await.expect("what a fresh cluster has is made");
-        Self { engine, certs: Arc::new(certs) }
+        Self { engine, front, certs: Arc::new(certs) }
     }
 
     /// For who comes with a certificate of that name and those groups.
@@ -59,7 +60,7 @@ impl Door {
     /// What [`Door::client`] sends its requests to: to stand between the two.
     pub fn service(&self, name: &str, groups: &[&str]) -> InProcess<Front> {
         let user = User { name: name.into(), groups: groups.iter().map(|g| (*g).to_owned()).collect(), ..User::default() };
-        in_process(apiserver::service(self.engine.clone()), Peer { certificate: Some(user), address: None })
+        in_process(self.front.clone(), Peer { certificate: Some(user), address: None })
     }
 
     pub fn admin(&self) -> Client {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::Permit;
-use crate::body::{Body, BoxError, Response, boxed};
+use crate::body::{Body, BodyError, Response, boxed};
 
 /// A reply up to this size has left with its head, as far as the server can tell: the connection takes it at once, or it is reset in time.
 const SMALL_BYTES: u64 = crate::stall::PIECE_BYTES_MAX as u64;
@@ -29,9 +29,9 @@ struct Held {
 
 impl http_body::Body for Held {
     type Data = Bytes;
-    type Error = BoxError;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         // A body of known size is not asked again after its last frame; its owner drops it when that has been taken.
         if frame.is_none() {

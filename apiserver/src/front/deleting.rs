@@ -99,7 +99,7 @@ impl Call {
             delete_options(&self.query)?
         } else {
             let weight = writing::weight(negotiate::input(&self.parts.headers)?, &body);
-            self.engine.lane.run(weight, pin!(async { self.options_body(served, &body) })).await?
+            self.front.lane.run(weight, pin!(async { self.options_body(served, &body) })).await?
         };
         let in_query = WriteOptions::read(&self.query, "DeleteOptions")?.dry_run;
         let dry_run: Vec<&str> = value.get("dryRun").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();

@@ -37,7 +37,7 @@ impl Call {
         // As they are, they need no work.
         let weight = if output == Output::JSON { Weight::Light } else { Weight::of(bytes.len()) };
         let shown = async { render::object(&served.kind, &output, StatusCode::OK, bytes, self.now) };
-        Ok(self.engine.lane.run(weight, pin!(shown)).await)
+        Ok(self.front.lane.run(weight, pin!(shown)).await)
     }
 
     pub(super) async fn get_scale(&self, served: &Served, paths: &ScalePaths) -> Result<Response, Status> {
@@ -80,7 +80,7 @@ impl Call {
             let head = render::list_head(&served.kind.list_kind(), &served.kind.api_version(), &meta);
             return Ok(wire::reply(StatusCode::OK, "application/json", boxed(ListBody::new(head.into(), listed.objects))));
         }
-        Ok(pieces::reply(&self.engine.lane, served, output, &meta, listed.objects, self.now).await)
+        Ok(pieces::reply(&self.front.lane, served, output, &meta, listed.objects, self.now).await)
     }
 
     pub(super) async fn watch(&self, served: &Served) -> Result<Response, Status> {

@@ -3,7 +3,7 @@
 //! Source: apiserver `pkg/endpoints/installer.go`, `pkg/server/handler.go`.
 
 use api::Status;
-use http::{Method, StatusCode};
+use http::Method;
 
 use super::info::Info;
 use crate::{
@@ -32,18 +32,13 @@ impl NoRoute {
     /// All but the plain text that upstream's mux says.
     pub fn reply(self) -> Result<Response, Status> {
         Err(match self {
-            Self::Nowhere => return Ok(not_found()),
+            Self::Nowhere => return Ok(wire::not_found()),
             Self::Unknown => Status::no_such_path(),
             Self::Method => Status::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource"),
             Self::NoName => Status::bad_request("name must be provided"),
             Self::NoNamespace => Status::bad_request("Namespace parameter required."),
         })
     }
-}
-
-/// What upstream answers to a path that nobody serves.
-pub(crate) fn not_found() -> Response {
-    wire::text(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
 pub(crate) fn find(registry: &Registry, info: &Info) -> Result<Served, NoRoute> {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::future::poll_immediate;
 use parking_lot::Mutex;
 
-use super::{Call, info::Selectors};
+use super::{Entry, info::Selectors};
 use crate::{
     body::{Body, Response},
     engine::registry::Served,
@@ -38,10 +38,10 @@ impl Holds {
     }
 }
 
-impl Call {
+impl Entry {
     /// The body, bounded. One that is there already costs no second turn; for any other the seat is given up, and taken again when all is there.
     pub(super) async fn read(&self, body: Body) -> Result<Bytes, Status> {
-        let mut reading = pin!(self.engine.fairness().read(self.class, body));
+        let mut reading = pin!(self.front.fairness.read(self.class, body));
         let (read, has_seat) = match poll_immediate(reading.as_mut()).await {
             Some(read) => (read, true),
             None => {
@@ -60,7 +60,7 @@ impl Call {
     /// Waits for its turn.
     pub(super) async fn sit(&self, seats: usize) -> Result<(), Status> {
         let kind = if self.info.is_mutating() { RequestKind::Mutating } else { RequestKind::ReadOnly };
-        let permit = self.engine.fairness().seat(self.class, seats, kind).await?;
+        let permit = self.front.fairness.seat(self.class, seats, kind).await?;
         self.holds.0.lock().0 = Some(permit);
         Ok(())
     }

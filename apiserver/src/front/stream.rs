@@ -13,7 +13,7 @@ use http::{HeaderValue, header};
 use http_body::{Body as _, Frame, SizeHint};
 
 use crate::{
-    body::{Body, BoxError, Response, boxed},
+    body::{Body, BodyError, BoxError, Response, boxed},
     engine::Object,
     pace::Turn,
 };
@@ -101,9 +101,9 @@ struct GzipBody {
 
 impl http_body::Body for GzipBody {
     type Data = Bytes;
-    type Error = BoxError;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
             ready!(self.turn.poll_rest(cx));
             let Some(mut encoder) = self.encoder.take() else { return Poll::Ready(None) };
@@ -112,13 +112,13 @@ impl http_body::Body for GzipBody {
                 return Poll::Pending;
             };
             match polled {
-                None => return Poll::Ready(Some(encoder.finish().map(|rest| Frame::data(rest.into())).map_err(BoxError::from))),
+                None => return Poll::Ready(Some(encoder.finish().map(|rest| Frame::data(rest.into())).map_err(BodyError::new))),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 Some(Ok(frame)) => {
                     let data = frame.into_data().unwrap_or_default();
                     self.turn.took(data.len());
                     if let Err(error) = encoder.write_all(&data) {
-                        return Poll::Ready(Some(Err(error.into())));
+                        return Poll::Ready(Some(Err(BodyError::new(error))));
                     }
                     let ready = std::mem::take(encoder.get_mut());
                     self.encoder = Some(encoder);

@@ -37,7 +37,7 @@ impl Call {
         let output = negotiate::output(&self.parts.headers, &self.query)?;
         let input = negotiate::input(&self.parts.headers)?;
         let body = self.read(body).await?;
-        self.engine.lane.run(weight(input, &body), pin!(self.create_from(served, &output, input, &body))).await
+        self.front.lane.run(weight(input, &body), pin!(self.create_from(served, &output, input, &body))).await
     }
 
     async fn create_from(&self, served: &Served, output: &Output, input: Input, body: &Bytes) -> Result<Response, Status> {
@@ -57,7 +57,7 @@ impl Call {
         let input = negotiate::input(&self.parts.headers)?;
         let output = negotiate::output(&self.parts.headers, &self.query)?;
         let body = self.read(body).await?;
-        self.engine.lane.run(weight(input, &body), pin!(self.update_from(served, &output, input, &body))).await
+        self.front.lane.run(weight(input, &body), pin!(self.update_from(served, &output, input, &body))).await
     }
 
     async fn update_from(&self, served: &Served, output: &Output, input: Input, body: &Bytes) -> Result<Response, Status> {
@@ -85,7 +85,7 @@ impl Call {
         let body = self.read(body).await?;
         // A small patch of a large object is as much work as writing it.
         let weight = Weight::of(body.len().max(self.cached_len(served)));
-        self.engine.lane.run(weight, pin!(self.patch_from(served, &output, &body))).await
+        self.front.lane.run(weight, pin!(self.patch_from(served, &output, &body))).await
     }
 
     /// About how long the object is, where it is known.
@@ -124,7 +124,7 @@ impl Call {
         let input = negotiate::input(&self.parts.headers)?;
         let body = self.read(body).await?;
         let work = pin!(self.act_on(served, sub, action, &output, input, &body));
-        self.engine.lane.run(weight(input, &body), work).await
+        self.front.lane.run(weight(input, &body), work).await
     }
 
     async fn act_on(

@@ -26,19 +26,21 @@ const BOUND: Duration = Duration::from_secs(60);
 
 /// A room of few seats, in which everybody but masters is of one level with queues.
 async fn narrow(seats: usize) -> Room {
-    let room = Room::new().await;
-    room.engine.set_fairness(&few(seats));
-    room
+    shared(few(seats)).await
 }
 
 /// The same, and a level for `bob` with as many seats.
 async fn narrow_beside_bob(seats: usize) -> Room {
-    let (room, mut config) = (Room::new().await, few(2 * seats));
+    let mut config = few(2 * seats);
     let (level, subjects) = (config.levels[1].clone(), vec![Subject::User("bob".into())]);
     config.levels.push(Level { name: "bobs".into(), ..level });
     config.schemas.push(Schema { name: "bob".into(), level: "bobs".into(), precedence: 5, by: None, rules: vec![Rule::all_of(subjects)] });
-    room.engine.set_fairness(&config);
-    room
+    shared(config).await
+}
+
+/// A room that is shared as `config` says.
+async fn shared(config: Config) -> Room {
+    Room::behind(store::memory::Memory::new(), Vec::new(), |front| front.fairness(config)).await
 }
 
 fn few(seats: usize) -> Config {
@@ -74,7 +76,7 @@ fn slow_post(room: &Room, user: &str, path: &str) -> (mpsc::Sender<Bytes>, impl 
 }
 
 fn number(room: &Room, line: &str) -> f64 {
-    let page = room.engine.metrics().text();
+    let page = room.front.metrics().text();
     let found = page.lines().find_map(|l| l.strip_prefix(line)).unwrap_or_else(|| panic!("no {line}\n{page}"));
     found.trim().parse().unwrap()
 }

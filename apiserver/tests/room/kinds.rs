@@ -8,6 +8,7 @@ use std::sync::{
 use api::Gvk;
 use apiserver::{
     engine::Engine,
+    front::Front,
     kind::{Column, Field, Kind, Lookup, Scope, Storage},
     openapi::OpenApi,
     schema::Schema,
@@ -45,8 +46,8 @@ async fn serve(engine: &Arc<Engine>, kind: Kind) {
 
 #[tokio::test]
 async fn a_kind_is_made_changed_and_removed_and_comes_back_with_what_was_stored() {
-    let room = Room::new().await;
-    room.engine.mount(Arc::new(OpenApi::default()));
+    let mut room = Room::new().await;
+    room.front = Front::builder(room.engine.clone()).mount(OpenApi::default().routes(room.engine.clone())).build();
     room.get(WIDGETS).await.refused(404, "the server could not find the requested resource");
 
     serve(&room.engine, widget("integer")).await;

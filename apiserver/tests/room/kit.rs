@@ -205,12 +205,21 @@ impl Room {
     }
 
     pub async fn with(store: impl store::Store, admission: Vec<Arc<dyn Admission>>) -> Self {
+        Self::behind(store, admission, |front| front).await
+    }
+
+    /// Behind a front that is put together otherwise.
+    pub async fn behind(
+        store: impl store::Store,
+        admission: Vec<Arc<dyn Admission>>,
+        front: impl FnOnce(front::Builder) -> front::Builder,
+    ) -> Self {
         let (group, everyone) = (Group::new(), Everyone::default());
         let refused = everyone.0.clone();
         let auth = Auth { authenticators: vec![Arc::new(Tokens)], authorizers: vec![Arc::new(everyone)], admission };
         let engine = Engine::new(Arc::new(store), kinds(), auth, group.clone());
         engine.ready().await;
-        Self { front: front::service(engine.clone()), engine, group, refused }
+        Self { front: front(Front::builder(engine.clone())).build(), engine, group, refused }
     }
 
     /// `headers` are pairs; the caller is `tester` unless they say otherwise.

@@ -1,5 +1,6 @@
 //! The engine and its front door over the memory store, as one room.
 
+mod access;
 mod admission;
 mod auth;
 mod conversion;
@@ -11,6 +12,7 @@ mod kinds;
 mod kit;
 mod lane;
 mod list;
+mod sites;
 mod turns;
 mod watch;
 mod write;

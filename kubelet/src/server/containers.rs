@@ -10,14 +10,13 @@ use api::{
     task::Group,
     time::Timestamp,
 };
-use http::{Request, StatusCode};
-use hyper::body::Incoming;
+use http::StatusCode;
 
 use super::{
     Node,
     logs::{self, Options},
     proxy,
-    reply::{Reply, stream, text},
+    reply::{Reply, Request, stream, text},
     route::{Place, query},
 };
 use crate::{
@@ -69,7 +68,7 @@ pub async fn run(node: &Node, place: &Place, raw_query: &str) -> Reply {
     }
 }
 
-pub async fn exec(node: &Node, place: &Place, request: Request<Incoming>, group: &Group) -> Reply {
+pub async fn exec(node: &Node, place: &Place, request: Request, group: &Group) -> Reply {
     let raw = request.uri().query().unwrap_or_default();
     let streams = match Streams::parse(raw) {
         Ok(streams) => streams,
@@ -87,7 +86,7 @@ pub async fn exec(node: &Node, place: &Place, request: Request<Incoming>, group:
     }
 }
 
-pub async fn attach(node: &Node, place: &Place, request: Request<Incoming>, group: &Group) -> Reply {
+pub async fn attach(node: &Node, place: &Place, request: Request, group: &Group) -> Reply {
     let streams = match Streams::parse(request.uri().query().unwrap_or_default()) {
         Ok(streams) => streams,
         Err(why) => return text(StatusCode::BAD_REQUEST, why),
@@ -106,7 +105,7 @@ pub async fn attach(node: &Node, place: &Place, request: Request<Incoming>, grou
     }
 }
 
-pub async fn port_forward(node: &Node, place: &Place, request: Request<Incoming>, group: &Group) -> Reply {
+pub async fn port_forward(node: &Node, place: &Place, request: Request, group: &Group) -> Reply {
     let view = match pod(node, place) {
         Ok(view) => view,
         Err(reply) => return *reply,

@@ -12,7 +12,7 @@ use http::{
     },
 };
 use http_body_util::{BodyExt, Limited};
-use hyper::{body::Incoming, upgrade::Upgraded};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -37,7 +37,7 @@ const CHUNK: usize = 32 << 10;
 const SUBPROTOCOLS: [&str; 5] = ["", "channel.k8s.io", "base64.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io"];
 
 /// Sends the request on to `url` and joins the connections if it is accepted. The joined connection lives in `group`.
-pub async fn forward(request: Request<Incoming>, url: &str, group: &Group) -> Reply {
+pub async fn forward<B: Send>(request: Request<B>, url: &str, group: &Group) -> Reply {
     if !request.headers().contains_key(UPGRADE) {
         return text(StatusCode::BAD_REQUEST, "Upgrade request required");
     }
@@ -55,7 +55,7 @@ pub async fn forward(request: Request<Incoming>, url: &str, group: &Group) -> Re
     }
 }
 
-async fn joined(mut request: Request<Incoming>, url: &Uri, group: &Group) -> Result<Reply, Box<dyn std::error::Error + Send + Sync>> {
+async fn joined<B: Send>(mut request: Request<B>, url: &Uri, group: &Group) -> Result<Reply, Box<dyn std::error::Error + Send + Sync>> {
     let authority = url.authority().ok_or("the streaming URL has no host")?;
     let socket = TcpStream::connect((authority.host(), authority.port_u16().unwrap_or(80))).await?;
     socket.set_nodelay(true)?;
@@ -95,7 +95,7 @@ async fn joined(mut request: Request<Incoming>, url: &Uri, group: &Group) -> Res
 }
 
 /// The same request for the runtime: its own path, without our caller's credentials.
-fn onward(request: &Request<Incoming>, url: &Uri) -> Result<Request<super::reply::Body>, http::Error> {
+fn onward<B>(request: &Request<B>, url: &Uri) -> Result<Request<super::reply::Body>, http::Error> {
     let path = url.path_and_query().map_or("/", |p| p.as_str());
     let host = url.authority().map_or("", |a| a.as_str());
     let mut onward = Request::builder().method(request.method()).uri(path).body(empty())?;

@@ -6,9 +6,10 @@ use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 use http_body::Frame;
-use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::StreamBody;
 
-pub type Body = UnsyncBoxBody<Bytes, io::Error>;
+pub type Body = axum::body::Body;
+pub type Request = http::Request<Body>;
 pub type Reply = Response<Body>;
 
 /// Plain text, as upstream's kubelet answers most things.
@@ -23,7 +24,7 @@ pub fn json(text: String) -> Reply {
 /// Chunks as they come.
 pub fn stream(chunks: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Reply {
     let body = StreamBody::new(chunks.map_ok(Frame::data));
-    with_type(Response::new(BodyExt::boxed_unsync(body)), "text/plain; charset=utf-8")
+    with_type(Response::new(Body::new(body)), "text/plain; charset=utf-8")
 }
 
 /// No body at all.
@@ -32,7 +33,7 @@ pub fn empty() -> Body {
 }
 
 pub fn bytes_body(bytes: Bytes) -> Body {
-    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+    Body::from(bytes)
 }
 
 fn whole(code: StatusCode, content_type: &'static str, bytes: Vec<u8>) -> Reply {

@@ -2,12 +2,24 @@
 //!
 //! Source: `InstallAuthRequiredHandlers` in `pkg/kubelet/server/server.go`, `GetRequestAttributes` in `auth.go`.
 
-use http::Method;
+use std::convert::Infallible;
 
-use super::STREAM_METHODS;
+use axum::{
+    Router,
+    extract::{FromRequestParts, Path},
+};
+use http::{Method, StatusCode, Uri, request::Parts};
+use serde::Deserialize;
+use tower::service_fn;
+
+use super::{
+    STREAM_METHODS,
+    reply::{Reply, Request, text},
+};
 
 /// A container, or a pod where `container` is empty. `uid` is empty where the path has none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct Place {
     pub namespace: String,
     pub pod: String,
@@ -15,34 +27,47 @@ pub struct Place {
     pub container: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Route {
+/// What is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Site {
     Healthz,
     Pods,
     Metrics,
     Stats,
-    Logs(Place),
-    Run(Place),
-    Exec(Place),
-    Attach(Place),
-    PortForward(Place),
+    Logs,
+    Run,
+    Exec,
+    Attach,
+    PortForward,
 }
 
-/// What a request asks of the node: what of it is judged, and what is then done. Both are of one reading of its method and path.
+const SITES: [(Site, &[&str]); 9] = [
+    (Site::Healthz, &["/healthz", "/healthz/ping"]),
+    (Site::Pods, &["/pods"]),
+    (Site::Metrics, &["/metrics"]),
+    (Site::Stats, &["/stats", "/stats/{*rest}", "/metrics/{*rest}"]),
+    (Site::Logs, &["/containerLogs/{namespace}/{pod}/{container}"]),
+    (Site::Run, &["/run/{namespace}/{pod}/{container}", "/run/{namespace}/{pod}/{uid}/{container}"]),
+    (Site::Exec, &["/exec/{namespace}/{pod}/{container}", "/exec/{namespace}/{pod}/{uid}/{container}"]),
+    (Site::Attach, &["/attach/{namespace}/{pod}/{container}", "/attach/{namespace}/{pod}/{uid}/{container}"]),
+    (Site::PortForward, &["/portForward/{namespace}/{pod}", "/portForward/{namespace}/{pod}/{uid}"]),
+];
+
+/// What a request asks of the node, as it is judged and then routed: both are of one reading of its method and path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
     pub verb: &'static str,
     /// The subresources of `nodes` of which one must be allowed.
     pub subresources: &'static [&'static str],
-    /// `None`: there is no such path.
-    pub route: Option<Route>,
+    /// What was read, written in one way: nothing is encoded that need not be, and no part but the first is empty.
+    path: String,
 }
 
 impl Asked {
     pub fn new(method: &Method, path: &str) -> Self {
         // What cannot be decoded leads nowhere, and is judged as what has no name of its own.
-        let parts = parts(path).unwrap_or_default();
-        let (first, rest) = parts.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
+        let mut parts = parts(path).unwrap_or_default().into_iter();
+        let first = parts.next().unwrap_or_default();
         let verb = match method.as_str() {
             "POST" => "create",
             "GET" => "get",
@@ -51,39 +76,58 @@ impl Asked {
             "DELETE" => "delete",
             _ => "",
         };
-        let rest: Vec<&str> = rest.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
-        Self { verb, subresources: subresources(first), route: Route::of(first, &rest) }
+        let rest = parts.filter(|part| !part.is_empty()).map(|part| format!("/{}", encoded(&part)));
+        Self { verb, subresources: subresources(&first), path: format!("/{}{}", encoded(&first), rest.collect::<String>()) }
+    }
+
+    /// The request as it was judged.
+    pub fn of(&self, mut request: Request) -> Request {
+        if request.uri().path() != self.path {
+            let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+            // Nowhere, if it is no URI.
+            *request.uri_mut() = format!("{}{query}", self.path).parse().unwrap_or_else(|_| Uri::from_static("/"));
+        }
+        request
     }
 }
 
-impl Route {
-    fn of(first: &str, rest: &[&str]) -> Option<Self> {
-        match (first, rest) {
-            ("healthz", [] | ["ping"]) => Some(Route::Healthz),
-            ("pods", []) => Some(Route::Pods),
-            ("metrics", []) => Some(Route::Metrics),
-            ("stats" | "metrics", _) => Some(Route::Stats),
-            ("containerLogs", [_, _, _]) => Some(Route::Logs(container(rest)?)),
-            ("run", _) => Some(Route::Run(container(rest)?)),
-            ("exec", _) => Some(Route::Exec(container(rest)?)),
-            ("attach", _) => Some(Route::Attach(container(rest)?)),
-            ("portForward", [namespace, pod]) => Some(Route::PortForward(place(namespace, pod, "", ""))),
-            ("portForward", [namespace, pod, uid]) => Some(Route::PortForward(place(namespace, pod, uid, ""))),
-            _ => None,
-        }
-    }
+/// To `serve` what has a route, as [`Asked::of`] writes it. Methods are the site's to judge.
+pub fn router<F, R>(serve: F) -> Router
+where
+    F: Fn(Site, Request) -> R + Clone + Send + Sync + 'static,
+    R: Future<Output = Reply> + Send + 'static,
+{
+    let to = |site| {
+        let serve = serve.clone();
+        service_fn(move |request| {
+            let served = serve(site, request);
+            async move { Ok::<_, Infallible>(served.await) }
+        })
+    };
+    let paths = SITES.iter().flat_map(|(site, paths)| paths.iter().map(|path| (*site, *path)));
+    let router = paths.fold(Router::new(), |router, (site, path)| router.route_service(path, to(site)));
+    router.fallback_service(service_fn(async |_: Request| Ok::<_, Infallible>(text(StatusCode::NOT_FOUND, "404 page not found"))))
+}
 
+impl Site {
     /// Logs and streams: whoever reads them may take as long as it likes.
-    pub fn is_read_by_people(&self) -> bool {
-        matches!(self, Route::Logs(_) | Route::Run(_) | Route::Exec(_) | Route::Attach(_) | Route::PortForward(_))
+    pub fn is_read_by_people(self) -> bool {
+        matches!(self, Self::Logs | Self::Run | Self::Exec | Self::Attach | Self::PortForward)
     }
 
-    pub fn takes(&self, method: &Method) -> bool {
+    pub fn takes(self, method: &Method) -> bool {
         match self {
-            Route::Run(_) => method == Method::POST,
-            Route::Exec(_) | Route::Attach(_) | Route::PortForward(_) => STREAM_METHODS.contains(method),
+            Self::Run => method == Method::POST,
+            Self::Exec | Self::Attach | Self::PortForward => STREAM_METHODS.contains(method),
             _ => method == Method::GET,
         }
+    }
+}
+
+impl Place {
+    /// Where the route of a request leads; nowhere in particular where it has no names in it.
+    pub async fn of(request: &mut Parts) -> Self {
+        Path::<Self>::from_request_parts(request, &()).await.map(|Path(place)| place).unwrap_or_default()
     }
 }
 
@@ -122,18 +166,6 @@ pub fn pairs(query: &str) -> Vec<(String, String)> {
     query.split('&').filter(|p| !p.is_empty()).filter_map(one).collect()
 }
 
-fn container(rest: &[&str]) -> Option<Place> {
-    match rest {
-        [namespace, pod, container] => Some(place(namespace, pod, "", container)),
-        [namespace, pod, uid, container] => Some(place(namespace, pod, uid, container)),
-        _ => None,
-    }
-}
-
-fn place(namespace: &str, pod: &str, uid: &str, container: &str) -> Place {
-    Place { namespace: namespace.into(), pod: pod.into(), uid: uid.into(), container: container.into() }
-}
-
 /// Percent-decoding.
 fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
@@ -151,25 +183,57 @@ fn decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
+/// Percent-encoding of all that means something in a path.
+fn encoded(part: &str) -> String {
+    let one = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    part.bytes().map(one).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use futures::FutureExt;
+    use tower::ServiceExt;
 
-    fn route(path: &str) -> Option<Route> {
-        Asked::new(&Method::GET, path).route
+    use super::*;
+    use crate::server::reply::Body;
+
+    /// Where the routes lead a request, if it is one.
+    fn route(path: &str) -> Option<(Site, Place)> {
+        let request = http::Request::get(path).body(Body::empty()).ok()?;
+        let asked = Asked::new(&Method::GET, request.uri().path());
+        let routes = router(async |site, request: Request| {
+            let (mut parts, _) = request.into_parts();
+            let mut reply = text(StatusCode::OK, "");
+            reply.extensions_mut().insert((site, Place::of(&mut parts).await));
+            reply
+        });
+        let reply = routes.oneshot(asked.of(request)).now_or_never().unwrap().unwrap();
+        let led = reply.extensions().get::<(Site, Place)>().cloned();
+        assert_eq!(reply.status(), if led.is_some() { 200 } else { 404 }, "{path}");
+        led
+    }
+
+    fn place(namespace: &str, pod: &str, uid: &str, container: &str) -> Place {
+        Place { namespace: namespace.into(), pod: pod.into(), uid: uid.into(), container: container.into() }
     }
 
     #[test]
     fn paths_are_upstreams() {
-        assert_eq!(route("/healthz"), Some(Route::Healthz));
-        assert_eq!(route("/pods/"), Some(Route::Pods));
-        assert_eq!(route("/stats/summary"), Some(Route::Stats));
-        assert_eq!(route("/metrics/resource"), Some(Route::Stats));
-        assert_eq!(route("/containerLogs/ns/p/c"), Some(Route::Logs(place("ns", "p", "", "c"))));
-        assert_eq!(route("/exec/ns/p/c"), Some(Route::Exec(place("ns", "p", "", "c"))));
-        assert_eq!(route("/exec/ns/p/u/c"), Some(Route::Exec(place("ns", "p", "u", "c"))));
-        assert_eq!(route("/portForward/ns/p"), Some(Route::PortForward(place("ns", "p", "", ""))));
-        for bad in ["", "/", "/exec", "/exec/a/b", "/containerLogs/a/b/c/d", "/x", "/exec/%zz/b/c"] {
+        assert_eq!(route("/healthz"), Some((Site::Healthz, Place::default())));
+        assert_eq!(route("/pods/"), Some((Site::Pods, Place::default())));
+        assert_eq!(route("/stats/summary"), Some((Site::Stats, Place::default())));
+        assert_eq!(route("/metrics/resource"), Some((Site::Stats, Place::default())));
+        assert_eq!(route("/containerLogs/ns/p/c"), Some((Site::Logs, place("ns", "p", "", "c"))));
+        assert_eq!(route("/exec/ns/p/c"), Some((Site::Exec, place("ns", "p", "", "c"))));
+        assert_eq!(route("/exec/ns/p/u/c"), Some((Site::Exec, place("ns", "p", "u", "c"))));
+        assert_eq!(route("/portForward/ns/p"), Some((Site::PortForward, place("ns", "p", "", ""))));
+        assert_eq!(route("/portForward/ns/p/u?port=1"), Some((Site::PortForward, place("ns", "p", "u", ""))));
+        // Names are what they were before they were encoded, whatever is in them.
+        assert_eq!(route("/%65xec//n%2fs/%25/c%20%e2%82%ac/"), Some((Site::Exec, place("n/s", "%", "", "c \u{20ac}"))));
+        for bad in ["/", "/exec", "/exec/a/b", "/containerLogs/a/b/c/d", "/x", "/exec/%zz/b/c", "/exec/%ff/b/c", "//pods", "/%2fpods"] {
             assert_eq!(route(bad), None, "{bad}");
         }
     }
@@ -227,18 +291,18 @@ mod tests {
             ["", "/", "/ping", "/a", "/a/b", "/a/b/c", "/a/b/c/d", "//a//b//c//", "/../exec/a/b/c", "/%2e%2e/pods", "/metrics", "/%zz"];
         let mut served = std::collections::HashSet::new();
         for path in words.iter().flat_map(|word| forms(word)).flat_map(|form| tails.map(|tail| format!("/{form}{tail}"))) {
-            let Asked { subresources, route, .. } = Asked::new(&Method::GET, &path);
-            let Some(route) = route else { continue };
-            let allowed: &[&[&str]] = match route {
-                Route::Healthz => &[&["healthz", "proxy"]],
-                Route::Pods => &[&["pods", "proxy"]],
-                Route::Metrics => &[&["metrics"]],
+            let Asked { subresources, .. } = Asked::new(&Method::GET, &path);
+            let Some((site, _)) = route(&path) else { continue };
+            let allowed: &[&[&str]] = match site {
+                Site::Healthz => &[&["healthz", "proxy"]],
+                Site::Pods => &[&["pods", "proxy"]],
+                Site::Metrics => &[&["metrics"]],
                 // Of both it answers that there is nothing.
-                Route::Stats => &[&["stats"], &["metrics"]],
+                Site::Stats => &[&["stats"], &["metrics"]],
                 _ => &[&["proxy"]],
             };
-            assert!(allowed.contains(&subresources), "{path}: {route:?} for {subresources:?}");
-            served.insert((std::mem::discriminant(&route), path.contains('%')));
+            assert!(allowed.contains(&subresources), "{path}: {site:?} for {subresources:?}");
+            served.insert((site, path.contains('%')));
         }
         assert_eq!(served.len(), 2 * 9, "every route is reached, plain and encoded");
     }

@@ -91,7 +91,7 @@ pub async fn get(address: SocketAddr, connector: &TlsConnector, path: &str) -> s
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
     let group = Group::new();
     group.spawn(async move { drop(connection.await) });
-    let request = Request::builder().uri(path).header("host", "localhost").body(Empty::<bytes::Bytes>::new()).unwrap();
+    let request = http::Request::builder().uri(path).header("host", "localhost").body(Empty::<bytes::Bytes>::new()).unwrap();
     let answer = sender.send_request(request).await.map_err(std::io::Error::other)?;
     let code = answer.status().as_u16();
     let body = answer.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
@@ -191,6 +191,44 @@ async fn who_is_not_known_or_not_allowed_gets_nothing() {
     assert_eq!(get(address, &master, "/run/default/web/a").await.unwrap().0, 405);
     assert!(get(address, &master, "/metrics").await.unwrap().1.contains("kubelet_running_containers{container_state=\"running\"} 1"));
     assert!(group.drain(Duration::from_secs(5)).await);
+}
+
+#[tokio::test]
+async fn routes_are_judged_before_they_run_and_a_panic_is_an_answer() {
+    let ran = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let runs = ran.clone();
+    let routes = route::router(move |site, request: Request| {
+        runs.lock().unwrap().push(request.uri().to_string());
+        async move { if site == Site::Pods { panic!("no way on") } else { text(StatusCode::OK, "ran") } }
+    });
+    let (door, seats) = (door(routes, Auth::new(denying(), "n1")), Seats::new(CONNECTIONS_MAX));
+    let seat = Arc::new(seats.arrive([127, 0, 0, 1].into()).unwrap());
+    let ask = async |name: &str, group: &str, uri: &str| {
+        let user = auth::User { name: name.into(), groups: vec![group.into()], ..auth::User::default() };
+        let caller = Caller { peer: Arc::new((!name.is_empty()).then_some(user)), seat: seat.clone() };
+        let request = http::Request::get(uri).extension(caller).body(Body::empty()).unwrap();
+        let (parts, body) = door.clone().oneshot(request).await.unwrap().into_parts();
+        (parts.status.as_u16(), String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())
+    };
+    for uri in ["/metrics", "/%6detrics", "/pods", "//exec/a/b/c", "/exec//a/b/c", "/nothing"] {
+        assert_eq!(ask("", "", uri).await.0, 401, "{uri}");
+        assert_eq!(ask("alice", "people", uri).await.0, 403, "{uri}");
+    }
+    assert!(ran.lock().unwrap().is_empty());
+    for (uri, code, seen) in [
+        ("/metrics", 200, Some("/metrics")),
+        ("/%6detrics?x=%31", 200, Some("/metrics?x=%31")),
+        ("/exec//a/b/c/?command=%20", 200, Some("/exec/a/b/c?command=%20")),
+        ("/exec/a/b%2fc/d", 200, Some("/exec/a/b%2Fc/d")),
+        ("/pods", 500, Some("/pods")),
+        ("//exec/a/b/c", 404, None),
+        ("/%2fpods", 404, None),
+        ("/nothing", 404, None),
+        ("/healthz", 200, Some("/healthz")),
+    ] {
+        assert_eq!(ask("root", "system:masters", uri).await.0, code, "{uri}");
+        assert_eq!(ran.lock().unwrap().pop().as_deref(), seen, "{uri}");
+    }
 }
 
 /// Many who say nothing, and some who say too much.

@@ -1,20 +1,18 @@
 //! The token signer -> OpenID discovery, so that others can verify our tokens (`pkg/serviceaccount/openidmetadata.go`).
 
-use std::sync::Arc;
+use std::{future::ready, sync::Arc};
 
 use apiserver::{
     body::{Response, full},
-    engine::Engine,
-    identity::User,
-    non_resource::NonResourceHandler,
+    sites::{Router, site},
 };
-use async_trait::async_trait;
 use http::{HeaderValue, header, request::Parts};
 use serde_json::json;
 
 use super::tokens::Tokens;
 
 /// Serves `/.well-known/openid-configuration` and `/openid/v1/jwks`.
+#[derive(Clone)]
 pub struct OpenId {
     tokens: Arc<Tokens>,
     jwks_uri: String,
@@ -22,14 +20,16 @@ pub struct OpenId {
 
 impl OpenId {
     /// `server_url` is how the API server is reached from outside: `https://10.0.0.1:6443`.
-    pub fn new(tokens: &Arc<Tokens>, server_url: &str) -> Arc<Self> {
-        Arc::new(Self { tokens: tokens.clone(), jwks_uri: format!("{}/openid/v1/jwks", server_url.trim_end_matches('/')) })
+    pub fn new(tokens: &Arc<Tokens>, server_url: &str) -> Self {
+        Self { tokens: tokens.clone(), jwks_uri: format!("{}/openid/v1/jwks", server_url.trim_end_matches('/')) }
     }
-}
 
-#[async_trait]
-impl NonResourceHandler for OpenId {
-    async fn serve(&self, _: &Arc<Engine>, request: &Parts, _: &User) -> Option<Response> {
+    pub fn routes(self) -> Router {
+        let paths = ["/.well-known/openid-configuration", "/.well-known/openid-configuration/", "/openid/v1/jwks", "/openid/v1/jwks/"];
+        site(&paths, move |request| ready(self.reply(&request)))
+    }
+
+    fn reply(&self, request: &Parts) -> Option<Response> {
         let (typ, body) = match request.uri.path().trim_end_matches('/') {
             "/openid/v1/jwks" => ("application/jwk-set+json", self.tokens.jwks()),
             "/.well-known/openid-configuration" => {

@@ -3,15 +3,7 @@
 use std::sync::Arc;
 
 use api::task::Group;
-use apiserver::{
-    body::full,
-    discovery::Discovery,
-    engine::Engine,
-    front::{Front, service},
-    identity::Auth,
-    kind::Kind,
-    openapi::OpenApi,
-};
+use apiserver::{body::full, discovery::Discovery, engine::Engine, front::Front, identity::Auth, kind::Kind, openapi::OpenApi};
 use http::StatusCode;
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -32,9 +24,9 @@ impl House {
         let auth = Auth { authorizers: vec![Arc::new(Everyone)], ..Auth::default() };
         let kinds = kinds::table(&kinds::Config::default());
         let engine = Engine::new(Arc::new(store::memory::Memory::new()), kinds.clone(), auth, Group::new());
-        engine.mount(Arc::new(Discovery::default()));
-        engine.mount(Arc::new(OpenApi::default()));
-        Self { front: service(engine), kinds }
+        let front = Front::builder(engine.clone()).mount(Discovery::default().routes(engine.clone()));
+        let front = front.mount(OpenApi::default().routes(engine)).build();
+        Self { front, kinds }
     }
 
     async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> (StatusCode, Vec<u8>) {

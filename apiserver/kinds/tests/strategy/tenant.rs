@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use apiserver::{discovery::Discovery, identity::User, kind::Kind, openapi::OpenApi};
+use apiserver::{discovery::Discovery, front::Front, identity::User, kind::Kind, openapi::OpenApi};
 use kinds::auth;
 use serde_json::{Value, json};
 
@@ -25,9 +25,9 @@ struct House {
 
 impl House {
     async fn new() -> Self {
-        let stock = Stock::new(auth::chain).await;
-        stock.engine.mount(std::sync::Arc::new(Discovery::default()));
-        stock.engine.mount(std::sync::Arc::new(OpenApi::default()));
+        let mut stock = Stock::new(auth::chain).await;
+        let front = Front::builder(stock.engine.clone()).mount(Discovery::default().routes(stock.engine.clone()));
+        stock.front = front.mount(OpenApi::default().routes(stock.engine.clone())).build();
         auth::bootstrap(&stock.engine).await.unwrap();
         for namespace in [OWN, FOREIGN] {
             make(&stock, "namespaces", "", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})).await;

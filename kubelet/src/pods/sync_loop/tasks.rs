@@ -4,8 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use api::{Key, faults::catch_all, k8s::api::core::v1::Pod, task::Group};
 use tokio::sync::mpsc;
+use tracing::Instrument;
 
 use crate::{
+    meta,
     metrics::STATUS_SYNC,
     pods::{
         desired::mirror::Touch,
@@ -58,9 +60,10 @@ impl Tasks {
     pub fn work(&self, group: &Group, serial: u64, pod: Arc<Pod>, runtime: Arc<RuntimePod>, calls: Vec<Call>, tell: PodRecorder) {
         let events = self.events.clone();
         let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let span = tracing::debug_span!("pod", ns = meta::namespace(&pod), name = meta::name(&pod), uid);
         let work = Work { deps: self.deps.clone(), pod, runtime, tell, events: self.events.clone() };
         group.spawn(Box::pin(async move {
-            let outcomes = catch_all("pods", workers::run(&work, calls)).await;
+            let outcomes = catch_all("pods", workers::run(&work, calls)).instrument(span).await;
             let outcomes = outcomes.unwrap_or_else(|panic| vec![Outcome::Failed { error: panic.to_string() }]);
             let _ = events.send(Event::Worked { uid, serial, outcomes }).await;
         }));

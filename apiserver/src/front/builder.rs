@@ -1,0 +1,72 @@
+//! An engine, and what is served beside it -> the front.
+
+use std::sync::Arc;
+
+use axum::Router;
+use tower::service_fn;
+
+use super::{Front, Shared, tree};
+use crate::{
+    connect::Agents,
+    engine::Engine,
+    fairness::{Config, Fairness, Limits},
+    lane::Lane,
+    metrics::Metrics,
+};
+
+/// Puts a [`Front`] together. What is not said is as upstream has it by default.
+pub struct Builder {
+    engine: Arc<Engine>,
+    fairness: Option<Config>,
+    metrics: Arc<Metrics>,
+    agents: Arc<Agents>,
+    routes: Router,
+}
+
+impl Builder {
+    pub(super) fn new(engine: Arc<Engine>) -> Self {
+        Self { engine, fairness: None, metrics: Metrics::new(), agents: Arc::default(), routes: Router::new() }
+    }
+
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// How requests share the server; upstream's mandatory configuration otherwise.
+    #[must_use]
+    pub fn fairness(self, config: Config) -> Self {
+        Self { fairness: Some(config), ..self }
+    }
+
+    /// Where requests are counted.
+    #[must_use]
+    pub fn metrics(self, metrics: Arc<Metrics>) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// How node agents are called; they are not called otherwise.
+    #[must_use]
+    pub fn agents(self, agents: Arc<Agents>) -> Self {
+        Self { agents, ..self }
+    }
+
+    /// Adds routes ([`site`](crate::sites::site)). What comes to their handlers was authorized under the very path that they see.
+    ///
+    /// # Panics
+    /// Where a path has a route already.
+    #[must_use]
+    pub fn mount(self, routes: Router) -> Self {
+        Self { routes: self.routes.merge(routes), ..self }
+    }
+
+    pub fn build(self) -> Front {
+        let Self { engine, fairness, metrics, agents, routes } = self;
+        let fairness = Fairness::new(&fairness.unwrap_or_else(|| Config::mandatory(Limits::default())));
+        let told = fairness.clone();
+        metrics.part(move |out| told.text(out));
+        Front {
+            shared: Arc::new(Shared { engine, fairness, metrics, lane: Lane::new(), agents }),
+            router: routes.fallback_service(service_fn(tree)),
+        }
+    }
+}

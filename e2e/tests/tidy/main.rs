@@ -5,6 +5,7 @@
 mod arrows;
 mod bounds;
 mod circles;
+mod licences;
 mod source;
 mod tables;
 
@@ -48,6 +49,11 @@ fn product() -> Vec<Source> {
 fn every_file_says_what_becomes_what() {
     let silent = sources().into_iter().filter(|s| !s.is_test && !s.text.starts_with("//! "));
     none(&silent.map(|s| format!("{}: must begin with `//! ...`", s.path)).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_licence_is_agreed_to() {
+    none(&licences::offences());
 }
 
 #[test]

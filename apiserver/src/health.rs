@@ -122,7 +122,7 @@ impl Health {
         let health = self.clone();
         let of = |endpoint: &str| ["", "/", "/{*check}"].map(|rest| format!("/{endpoint}{rest}"));
         let paths: Vec<String> = ["healthz", "livez", "readyz"].iter().flat_map(|endpoint| of(endpoint)).collect();
-        site(&paths.iter().map(String::as_str).collect::<Vec<_>>(), move |request| {
+        site(&paths, move |request| {
             let health = health.clone();
             async move {
                 let (code, words) = health.answer(request.uri.path(), request.uri.query().unwrap_or_default()).await?;

@@ -39,7 +39,7 @@ impl Holds {
 }
 
 impl Entry {
-    /// The body, bounded. One that is there already costs no second turn; for any other the seat is given up, and taken again when all is there.
+    /// The body, bounded, and so are all bodies at a time (tower-http's limit is of one alone). One that is there already costs no second turn; for any other the seat is given up, and taken again when all is there.
     pub(super) async fn read(&self, body: Body) -> Result<Bytes, Status> {
         let mut reading = pin!(self.front.fairness.read(self.class, body));
         let (read, has_seat) = match poll_immediate(reading.as_mut()).await {

@@ -77,7 +77,7 @@ impl http_body::Body for ListBody {
     }
 }
 
-/// Compresses a reply that is known to be large.
+/// Compresses a reply that is known to be large. (tower-http's layer knows no turns: it goes on for as long as there is nothing to send.)
 pub(crate) fn compressed(response: Response) -> Response {
     let large = response.body().size_hint().lower() > GZIP_BYTES_MIN;
     if !large || response.headers().contains_key(header::CONTENT_ENCODING) {

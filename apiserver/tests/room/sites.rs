@@ -7,11 +7,14 @@ use std::sync::{
 
 use apiserver::{
     body::Body,
+    discovery::Discovery,
     engine::Engine,
     front::{self, Front},
+    health::Health,
     identity::{Attributes, Auth, Authorizer, Decision, Peer, User},
+    metrics::Metrics,
     sites::{Router, site},
-    wire,
+    version, wire,
 };
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -209,4 +212,49 @@ async fn an_upgrade_passes_the_router_and_nothing_is_added_to_its_head() {
     from.read_exact(&mut heard).await.unwrap();
     assert_eq!(&heard, b"there and back");
     group.stop();
+}
+
+#[tokio::test]
+async fn the_servers_own_sites_have_their_paths_and_no_others() {
+    let house = api::task::Group::new();
+    let mounted = |front: front::Builder| {
+        let discovery = Discovery::default().routes(front.engine().clone());
+        front.mount(Health::new(&house).routes()).mount(version::routes()).mount(Metrics::new().routes()).mount(discovery)
+    };
+    let room = Room::behind(store::memory::Memory::new(), Vec::new(), mounted).await;
+    let there = [
+        ("GET", "/healthz"),
+        ("POST", "/healthz/"),
+        ("GET", "/livez/ping"),
+        ("GET", "/readyz/shutdown"),
+        ("GET", "/version"),
+        ("DELETE", "/version/"),
+        ("GET", "/metrics"),
+        ("GET", "/"),
+        ("GET", "/api"),
+        ("HEAD", "/apis"),
+        ("GET", "/apis/"),
+        ("GET", "/apis/test.io"),
+        ("GET", "/apis/test.io/v1/"),
+    ];
+    for (method, path) in there {
+        let reply = room.raw(method, path, "", &[]).await;
+        assert_eq!(reply.code, 200, "{method} {path}");
+        // That is for the connection to say.
+        assert!(!reply.body.is_empty() && !reply.headers.contains_key("content-length"), "{method} {path}");
+    }
+    for path in ["/healthz//", "/healthz/none", "/healthz/ping/", "/version//", "/version/x", "/metrics/", "/apis/none", "/apis/test.io/v9"]
+    {
+        let reply = room.get(path).await;
+        assert_eq!((reply.code, reply.body.as_ref()), (404, &b"404 page not found\n"[..]), "{path}");
+    }
+    for (method, path, code) in [("POST", "/apis/test.io", 405), ("POST", "/apis/none", 404), ("POST", "/", 404), ("HEAD", "/", 404)] {
+        assert_eq!(room.raw(method, path, "", &[]).await.code, code, "{method} {path}");
+    }
+    // A reply without a body has no length either.
+    let accept = ("accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
+    let tag = room.raw("GET", "/apis", "", &[accept]).await.headers["etag"].to_str().unwrap().to_owned();
+    let known = room.raw("GET", "/apis", "", &[accept, ("if-none-match", &tag)]).await;
+    assert_eq!((known.code, known.body.len(), known.headers.get("content-length")), (304, 0, None));
+    house.stop();
 }

@@ -25,7 +25,9 @@ impl OpenId {
     }
 
     pub fn routes(self) -> Router {
-        let paths = ["/.well-known/openid-configuration", "/.well-known/openid-configuration/", "/openid/v1/jwks", "/openid/v1/jwks/"];
+        // Slashes at the end change nothing.
+        let of = |path: &str| ["", "/", "/{*slashes}"].map(|end| format!("{path}{end}"));
+        let paths = [of("/.well-known/openid-configuration"), of("/openid/v1/jwks")].concat();
         site(&paths, move |request| ready(self.reply(&request)))
     }
 

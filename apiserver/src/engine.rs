@@ -10,6 +10,8 @@ pub(crate) mod event_history;
 mod follow;
 pub(crate) mod form;
 mod head;
+pub mod identity;
+pub mod kind;
 pub(crate) mod list;
 mod managed_fields;
 pub(crate) mod meta;

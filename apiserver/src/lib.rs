@@ -9,8 +9,6 @@ pub mod engine;
 pub mod fairness;
 pub mod front;
 pub mod health;
-pub mod identity;
-pub mod kind;
 mod lane;
 pub mod metrics;
 pub mod names;
@@ -27,4 +25,5 @@ pub mod tls;
 pub mod version;
 pub mod wire;
 
+pub use engine::{identity, kind};
 pub use front::{Front, service};

@@ -6,7 +6,7 @@ use api::{Status, selector::Fields};
 use async_trait::async_trait;
 use serde_json::Value;
 
-use crate::engine::{Ctx, Engine};
+use super::{Ctx, Engine};
 
 /// A user as the authenticator found it (`user.Info`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

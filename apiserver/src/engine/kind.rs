@@ -6,12 +6,10 @@ use api::{GroupResource, Gvk, Gvr, Status, field_errors::FieldErrors, time::Time
 use async_trait::async_trait;
 use serde_json::Value;
 
-use crate::{
-    engine::{Claims, Engine},
-    schema::Schema,
-};
+use super::{Claims, Engine};
+use crate::schema::Schema;
 
-pub use crate::engine::Ctx;
+pub use super::Ctx;
 
 /// A word of a kind: in the binary for built-in kinds, owned for those that are made while the server runs.
 pub type Name = Cow<'static, str>;

@@ -30,7 +30,7 @@ use tokio::{
 pub use bodies::{BODIES_BYTES_MAX, BODY_BYTES_MAX, Charge, STALL_MAX};
 pub use config::{Config, Distinguisher, Level, Limits, Paths, Queuing, Resources, Response, Rule, Schema, Subject};
 pub use hold::hold;
-pub use matching::{Asked, Class};
+pub use matching::{Classification, RequestDigest};
 pub use width::Listing;
 
 use crate::metrics::RequestKind;
@@ -86,7 +86,7 @@ struct Waiting {
     /// `None` once it has left the queue.
     ticket: Option<Ticket>,
     receiver: oneshot::Receiver<Seat>,
-    class: Class,
+    class: Classification,
     since: Instant,
 }
 
@@ -108,12 +108,12 @@ impl Fairness {
     }
 
     /// Where a request belongs. Of names and verbs alone: it costs a few comparisons.
-    pub fn classify(&self, asked: &Asked<'_>) -> Class {
+    pub fn classify(&self, asked: &RequestDigest<'_>) -> Classification {
         self.matcher.classify(asked)
     }
 
     /// The level's and the schema's name of a class.
-    pub fn names(&self, class: Class) -> (&str, &str) {
+    pub fn names(&self, class: Classification) -> (&str, &str) {
         let level = self.matcher.levels.get(usize::from(class.level)).map_or("", |name| name);
         (level, self.matcher.schemas.get(usize::from(class.schema)).map_or("", |schema| &schema.name))
     }
@@ -128,7 +128,7 @@ impl Fairness {
     ///
     /// # Errors
     /// 429 where the queue is full, the wait over, or (in a level without queues) no seat free.
-    pub async fn seat(self: &Arc<Self>, class: Class, seats: usize, kind: RequestKind) -> Result<Permit, Status> {
+    pub async fn seat(self: &Arc<Self>, class: Classification, seats: usize, kind: RequestKind) -> Result<Permit, Status> {
         if let Some(places) = &self.places {
             return self.place(places, class, kind);
         }
@@ -159,7 +159,7 @@ impl Fairness {
     }
 
     /// One of the places of a server without fairness (`maxinflight.go`): there is one, or there is none.
-    fn place(self: &Arc<Self>, places: &[Option<Arc<Semaphore>>; 2], class: Class, kind: RequestKind) -> Result<Permit, Status> {
+    fn place(self: &Arc<Self>, places: &[Option<Arc<Semaphore>>; 2], class: Classification, kind: RequestKind) -> Result<Permit, Status> {
         let Some(places) = &places[kind as usize] else { return Ok(self.permit(Held::Nothing)) };
         match places.clone().try_acquire_owned() {
             Ok(place) => Ok(self.permit(Held::Place(place))),
@@ -168,7 +168,7 @@ impl Fairness {
         }
     }
 
-    fn is_exempt(&self, class: Class) -> bool {
+    fn is_exempt(&self, class: Classification) -> bool {
         self.exempt.get(usize::from(class.level)).copied().unwrap_or_default()
     }
 
@@ -176,7 +176,7 @@ impl Fairness {
         Permit { fairness: self.clone(), held }
     }
 
-    fn refuse(&self, class: Class, why: Why) -> Status {
+    fn refuse(&self, class: Classification, why: Why) -> Status {
         self.count(class.schema, |counts| counts.refused(why));
         let second = self.began.elapsed().as_secs();
         let after = self.dropped.get(usize::from(class.level)).map_or(1, |dropped| dropped.lock().one(second));

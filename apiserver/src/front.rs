@@ -49,7 +49,7 @@ use crate::{
         form,
         registry::Served,
     },
-    fairness::{self, Class, Fairness},
+    fairness::{self, Classification, Fairness},
     identity::{Operation, User},
     kind::{Connect, Handler, Subresource},
     lane::Lane,
@@ -138,7 +138,7 @@ struct Entry {
     user: User,
     notes: Notes,
     now: Timestamp,
-    class: Class,
+    class: Classification,
     holds: Holds,
 }
 

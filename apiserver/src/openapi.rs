@@ -1,6 +1,6 @@
 //! The table of kinds and the described definitions -> OpenAPI documents, v3 per group version and v2 as one.
 //!
-//! Sources: kube-openapi `pkg/handler`, `pkg/handler3`. A document is built when it is first asked for and kept compressed.
+//! Sources: kube-openapi `pkg/handler`, `pkg/handler3`. A document is built when it is first asked for and cached compressed.
 
 mod definitions;
 mod gnostic;
@@ -38,12 +38,12 @@ const GNOSTIC_OLD: &str = "application/com.github.proto-openapi.spec.v2@v1.0+pro
 /// Serves `/openapi/v2` and `/openapi/v3`.
 #[derive(Default)]
 pub struct OpenApi {
-    kept: Mutex<Kept>,
+    cached: Mutex<CachedDocuments>,
 }
 
 /// Documents of one state of the table.
 #[derive(Default)]
-struct Kept {
+struct CachedDocuments {
     kinds: Vec<Arc<Kind>>,
     documents: HashMap<Document, Bytes>,
 }
@@ -58,23 +58,23 @@ enum Document {
 impl OpenApi {
     /// The document's bytes, gzip.
     async fn document(&self, kinds: Vec<Arc<Kind>>, wanted: Document) -> Result<Bytes, Status> {
-        if let Some(bytes) = self.kept(&kinds, &wanted) {
+        if let Some(bytes) = self.cached(&kinds, &wanted) {
             return Ok(bytes);
         }
         let (asked, table) = (wanted.clone(), kinds.clone());
         let built = tokio::task::spawn_blocking(move || build(&table, &asked)).await;
         let bytes = built.map_err(Status::internal)?.map_err(Status::internal)?;
-        let mut kept = self.kept.lock();
-        if !same(&kept.kinds, &kinds) {
-            *kept = Kept { kinds, documents: HashMap::new() };
+        let mut cached = self.cached.lock();
+        if !same(&cached.kinds, &kinds) {
+            *cached = CachedDocuments { kinds, documents: HashMap::new() };
         }
-        kept.documents.insert(wanted, bytes.clone());
+        cached.documents.insert(wanted, bytes.clone());
         Ok(bytes)
     }
 
-    fn kept(&self, kinds: &[Arc<Kind>], wanted: &Document) -> Option<Bytes> {
-        let kept = self.kept.lock();
-        same(&kept.kinds, kinds).then(|| kept.documents.get(wanted).cloned()).flatten()
+    fn cached(&self, kinds: &[Arc<Kind>], wanted: &Document) -> Option<Bytes> {
+        let cached = self.cached.lock();
+        same(&cached.kinds, kinds).then(|| cached.documents.get(wanted).cloned()).flatten()
     }
 
     fn root(&self, kinds: &[Arc<Kind>]) -> Value {
@@ -202,7 +202,7 @@ fn choose<'o>(request: &Parts, offered: &[&'o str]) -> Option<&'o str> {
     })
 }
 
-/// As it is kept where the client takes gzip, else unpacked.
+/// As it is cached where the client takes gzip, else unpacked.
 fn packed(request: &Parts, media_type: &'static str, bytes: Bytes) -> Result<Response, Status> {
     let takes = request.headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("gzip"));
     if takes {

@@ -13,11 +13,11 @@ use reconcile::{own_key, selectors::Selectors};
 /// A change of a pod costs O(its labels and the owners that select it); a change of a selector O(pods of the namespace).
 #[derive(Clone, Default)]
 pub struct Members {
-    kept: Arc<RwLock<Kept>>,
+    index: Arc<RwLock<Index>>,
 }
 
 #[derive(Default)]
-struct Kept {
+struct Index {
     selectors: Selectors,
     /// By owner, by the pod's name.
     pods: HashMap<Key, BTreeMap<String, Arc<Pod>>>,
@@ -26,34 +26,34 @@ struct Kept {
 impl Members {
     pub fn new<K: Object>(owners: &Cache<K>, pods: &Cache<Pod>, selector: fn(&K) -> Option<Labels>) -> Self {
         let this = Self::default();
-        let (kept, all) = (this.kept.clone(), pods.clone());
+        let (index, all) = (this.index.clone(), pods.clone());
         owners.on_change(move |old, new| {
             let Some(key) = old.or(new).map(|owner| own_key(&**owner)) else { return };
             let selector = new.and_then(|owner| selector(owner));
-            let mut kept = kept.write();
-            if kept.selectors.get(&key) != selector.as_ref() {
-                kept.select(&key, selector, &all);
+            let mut index = index.write();
+            if index.selectors.get(&key) != selector.as_ref() {
+                index.select(&key, selector, &all);
             }
         });
-        let kept = this.kept.clone();
-        pods.on_change(move |old, new| kept.write().change(old, new));
+        let index = this.index.clone();
+        pods.on_change(move |old, new| index.write().change(old, new));
         this
     }
 
     /// The pods of the owner, in the order of their names.
     pub fn pods(&self, owner: &Key) -> Vec<Arc<Pod>> {
-        steps::counted(self.kept.read().pods.get(owner).into_iter().flat_map(BTreeMap::values)).cloned().collect()
+        steps::counted(self.index.read().pods.get(owner).into_iter().flat_map(BTreeMap::values)).cloned().collect()
     }
 
     /// Calls `each` with those whose selector matches the pod.
     pub fn owners(&self, pod: &Pod, each: &mut dyn FnMut(Key)) {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let kept = self.kept.read();
-        kept.selectors.matching(namespace, pod.labels()).for_each(|name| each(Key::new(namespace, name)));
+        let index = self.index.read();
+        index.selectors.matching(namespace, pod.labels()).for_each(|name| each(Key::new(namespace, name)));
     }
 }
 
-impl Kept {
+impl Index {
     fn select(&mut self, owner: &Key, selector: Option<Labels>, all: &Cache<Pod>) {
         let chosen = selector.as_ref().map(|selector| {
             let pods = all.in_namespace(&owner.namespace).into_iter();
@@ -96,19 +96,19 @@ mod tests {
 
     #[test]
     fn pods_follow_their_labels() {
-        let mut kept = Kept::default();
+        let mut index = Index::default();
         for app in ["web", "db"] {
-            kept.selectors.set(&Key::new("d", app), Some(Labels::parse(&format!("app={app}")).unwrap()));
+            index.selectors.set(&Key::new("d", app), Some(Labels::parse(&format!("app={app}")).unwrap()));
         }
-        let names = |kept: &Kept, owner: &str| -> Vec<String> {
-            kept.pods.get(&Key::new("d", owner)).into_iter().flat_map(BTreeMap::keys).cloned().collect()
+        let names = |index: &Index, owner: &str| -> Vec<String> {
+            index.pods.get(&Key::new("d", owner)).into_iter().flat_map(BTreeMap::keys).cloned().collect()
         };
         let (web, db) = (pod("a", "web"), pod("a", "db"));
-        kept.change(None, Some(&web));
-        kept.change(None, Some(&pod("b", "web")));
-        kept.change(Some(&web), Some(&db));
-        assert_eq!((names(&kept, "web"), names(&kept, "db")), (vec!["b".to_owned()], vec!["a".to_owned()]));
-        kept.change(Some(&db), None);
-        assert!(names(&kept, "db").is_empty());
+        index.change(None, Some(&web));
+        index.change(None, Some(&pod("b", "web")));
+        index.change(Some(&web), Some(&db));
+        assert_eq!((names(&index, "web"), names(&index, "db")), (vec!["b".to_owned()], vec!["a".to_owned()]));
+        index.change(Some(&db), None);
+        assert!(names(&index, "db").is_empty());
     }
 }

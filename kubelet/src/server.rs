@@ -40,7 +40,7 @@ pub use self::logs::read_all as read_log;
 use self::{
     auth::Auth,
     reply::{Body, Reply, Request, text},
-    route::{Asked, Place, Site},
+    route::{Handler, Place, RequestInfo},
 };
 pub use self::{
     rotate::{Limits as LogLimits, rotate},
@@ -199,7 +199,7 @@ fn door(routes: Router, auth: Auth) -> Door {
 
 /// Whoever may not pass learns nothing of what there is.
 async fn judged(State(auth): State<Arc<Auth>>, request: Request, next: Next) -> Reply {
-    let asked = Asked::new(request.method(), request.uri().path());
+    let asked = RequestInfo::new(request.method(), request.uri().path());
     let peer = request.extensions().get::<Caller>().map(|caller| caller.peer.clone());
     match auth.pass(request.headers(), &asked, peer.as_deref().and_then(Option::as_ref)).await {
         Err(refused) => text(refused.code, refused.text),
@@ -213,7 +213,7 @@ fn panicked(_: Box<dyn Any + Send>) -> Reply {
 }
 
 impl Server {
-    async fn serve(&self, site: Site, request: Request) -> Reply {
+    async fn serve(&self, site: Handler, request: Request) -> Reply {
         let (mut parts, body) = request.into_parts();
         if let Some(Caller { seat, .. }) = parts.extensions.get() {
             if site.is_read_by_people() { seat.need_not_hurry() } else { seat.must_hurry() }
@@ -224,15 +224,15 @@ impl Server {
         let place = Place::of(&mut parts).await;
         let request = Request::from_parts(parts, body);
         match site {
-            Site::Healthz => text(StatusCode::OK, "ok"),
-            Site::Pods => self.pods(),
-            Site::Metrics => text(StatusCode::OK, self.metrics()),
-            Site::Stats => text(StatusCode::NOT_IMPLEMENTED, "resource metrics are not available: this node does not serve them yet"),
-            Site::Logs => containers::logs(&self.node, &place, request.uri().query().unwrap_or_default()).await,
-            Site::Run => containers::run(&self.node, &place, request.uri().query().unwrap_or_default()).await,
-            Site::Exec => containers::exec(&self.node, &place, request, &self.group).await,
-            Site::Attach => containers::attach(&self.node, &place, request, &self.group).await,
-            Site::PortForward => containers::port_forward(&self.node, &place, request, &self.group).await,
+            Handler::Healthz => text(StatusCode::OK, "ok"),
+            Handler::Pods => self.pods(),
+            Handler::Metrics => text(StatusCode::OK, self.metrics()),
+            Handler::Stats => text(StatusCode::NOT_IMPLEMENTED, "resource metrics are not available: this node does not serve them yet"),
+            Handler::Logs => containers::logs(&self.node, &place, request.uri().query().unwrap_or_default()).await,
+            Handler::Run => containers::run(&self.node, &place, request.uri().query().unwrap_or_default()).await,
+            Handler::Exec => containers::exec(&self.node, &place, request, &self.group).await,
+            Handler::Attach => containers::attach(&self.node, &place, request, &self.group).await,
+            Handler::PortForward => containers::port_forward(&self.node, &place, request, &self.group).await,
         }
     }
 

@@ -85,7 +85,7 @@ fn leases() -> Resources {
 #[cfg(test)]
 mod tests {
     use apiserver::{
-        fairness::{Asked, Fairness},
+        fairness::{Fairness, RequestDigest},
         identity,
     };
 
@@ -105,11 +105,11 @@ mod tests {
     }
 
     /// `verb group/resource[/subresource] namespace`, `-` being the empty group or namespace.
-    fn asked<'a>(user: &'a identity::User, text: &'a str) -> Asked<'a> {
+    fn asked<'a>(user: &'a identity::User, text: &'a str) -> RequestDigest<'a> {
         let empty = |text: &'a str| if text == "-" { "" } else { text };
         let words: Vec<&str> = text.split(' ').collect();
         let what: Vec<&str> = words[1].split('/').collect();
-        Asked {
+        RequestDigest {
             user,
             resource_request: true,
             verb: words[0],
@@ -154,7 +154,7 @@ mod tests {
         let nobody =
             identity::User { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()], ..Default::default() };
         for (path, schema) in [("/healthz", "probes"), ("/livez/ping", "probes"), ("/metrics", "global-default")] {
-            let asked = Asked { resource_request: false, path, ..asked(&nobody, "get -/- -") };
+            let asked = RequestDigest { resource_request: false, path, ..asked(&nobody, "get -/- -") };
             assert_eq!(fairness.names(fairness.classify(&asked)).1, schema, "{path}");
         }
     }

@@ -12,7 +12,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 
-use super::{Class, Fairness, REFUSED};
+use super::{Classification, Fairness, REFUSED};
 use crate::{body::Body, metrics::head};
 
 /// Largest body of a request.
@@ -41,7 +41,7 @@ struct State {
 /// The memory of one body. Dropped, it is somebody else's.
 pub struct Charge {
     fairness: Arc<Fairness>,
-    class: Class,
+    class: Classification,
     bytes: usize,
 }
 
@@ -50,7 +50,7 @@ impl Fairness {
     ///
     /// # Errors
     /// 413 for one that is too large, 429 where the bodies of its flow or level take too much memory already, 504 where nothing comes any more.
-    pub async fn read(self: &Arc<Self>, class: Class, mut body: Body) -> Result<(Bytes, Charge), Status> {
+    pub async fn read(self: &Arc<Self>, class: Classification, mut body: Body) -> Result<(Bytes, Charge), Status> {
         let mut charge = Charge { fairness: self.clone(), class, bytes: 0 };
         let Some(first) = next(&mut body).await? else { return Ok((Bytes::new(), charge)) };
         charge.grow(first.len())?;
@@ -120,7 +120,7 @@ impl Bodies {
     }
 
     /// Takes `more` bytes for a flow, if enough is left for others then. Flows of exempt levels are not told apart.
-    fn take(&self, class: Class, exempt: bool, more: usize) -> bool {
+    fn take(&self, class: Classification, exempt: bool, more: usize) -> bool {
         let mut state = self.state.lock();
         let level = state.levels.get(usize::from(class.level)).copied().unwrap_or_default() + more;
         let flow = state.flows.get(&class.flow).copied().unwrap_or_default() + more;
@@ -139,7 +139,7 @@ impl Bodies {
         true
     }
 
-    fn give(&self, class: Class, bytes: usize) {
+    fn give(&self, class: Classification, bytes: usize) {
         let mut state = self.state.lock();
         state.held = state.held.saturating_sub(bytes);
         if let Some(level) = state.levels.get_mut(usize::from(class.level)) {
@@ -172,12 +172,12 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
-    fn class(level: u16, flow: u64) -> Class {
-        Class { schema: 0, level, flow }
+    fn class(level: u16, flow: u64) -> Classification {
+        Classification { schema: 0, level, flow }
     }
 
     /// How often `step` bytes can be taken.
-    fn fill(bodies: &Bodies, class: Class, step: usize) -> usize {
+    fn fill(bodies: &Bodies, class: Classification, step: usize) -> usize {
         (0..).take_while(|_| bodies.take(class, false, step)).count()
     }
 

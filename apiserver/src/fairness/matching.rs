@@ -10,7 +10,7 @@ use crate::identity::User;
 
 /// What of a request decides where it belongs.
 #[derive(Clone, Copy)]
-pub struct Asked<'a> {
+pub struct RequestDigest<'a> {
     pub user: &'a User,
     pub resource_request: bool,
     pub verb: &'a str,
@@ -23,7 +23,7 @@ pub struct Asked<'a> {
 
 /// Where a request belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Class {
+pub struct Classification {
     /// Places in the matcher's tables.
     pub schema: u16,
     pub level: u16,
@@ -53,7 +53,7 @@ impl Matcher {
         Self { schemas, levels, level_of, rest, hasher: RandomState::new() }
     }
 
-    pub fn classify(&self, asked: &Asked<'_>) -> Class {
+    pub fn classify(&self, asked: &RequestDigest<'_>) -> Classification {
         let found = self.schemas.iter().position(|schema| schema.rules.iter().any(|rule| rule.takes(asked)));
         // Whoever is in none of the two groups of everyone: upstream falls back to the last schema, too.
         let at = found.unwrap_or(self.rest);
@@ -63,12 +63,12 @@ impl Matcher {
             None => "",
         };
         let level = self.level_of.get(at).copied().unwrap_or_default();
-        Class { schema: u16::try_from(at).unwrap_or_default(), level, flow: self.hasher.hash_one((at, distinguisher)) }
+        Classification { schema: u16::try_from(at).unwrap_or_default(), level, flow: self.hasher.hash_one((at, distinguisher)) }
     }
 }
 
 impl Rule {
-    fn takes(&self, asked: &Asked<'_>) -> bool {
+    fn takes(&self, asked: &RequestDigest<'_>) -> bool {
         // The cheaper question first: most rules are about resources, or about other verbs.
         let about = if asked.resource_request {
             self.resources.iter().any(|resources| resources.take(asked))
@@ -93,12 +93,12 @@ impl Subject {
 }
 
 impl Resources {
-    fn take(&self, asked: &Asked<'_>) -> bool {
+    fn take(&self, asked: &RequestDigest<'_>) -> bool {
         let namespace = if asked.namespace.is_empty() { self.cluster } else { has(&self.namespaces, asked.namespace) };
         namespace && has(&self.verbs, asked.verb) && has(&self.groups, asked.group) && self.has_resource(asked)
     }
 
-    fn has_resource(&self, asked: &Asked<'_>) -> bool {
+    fn has_resource(&self, asked: &RequestDigest<'_>) -> bool {
         let is = |listed: &str| match (listed.split_once('/'), asked.subresource) {
             (None, "") => listed == asked.resource,
             (Some((resource, subresource)), wanted) => resource == asked.resource && subresource == wanted,
@@ -109,7 +109,7 @@ impl Resources {
 }
 
 impl Paths {
-    fn take(&self, asked: &Asked<'_>) -> bool {
+    fn take(&self, asked: &RequestDigest<'_>) -> bool {
         has(&self.verbs, asked.verb) && self.paths.iter().any(|path| path == "*" || path == asked.path || is_below(asked.path, path))
     }
 }
@@ -132,8 +132,8 @@ fn has(list: &[Cow<'static, str>], wanted: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn asked<'a>(user: &'a User, verb: &'a str, resource: &'a str, subresource: &'a str, namespace: &'a str) -> Asked<'a> {
-        Asked { user, resource_request: true, verb, group: "g", resource, subresource, namespace, path: "" }
+    fn asked<'a>(user: &'a User, verb: &'a str, resource: &'a str, subresource: &'a str, namespace: &'a str) -> RequestDigest<'a> {
+        RequestDigest { user, resource_request: true, verb, group: "g", resource, subresource, namespace, path: "" }
     }
 
     fn rule(subject: Subject) -> Rule {
@@ -182,7 +182,7 @@ mod tests {
         let user = User::default();
         let rule = rule(Subject::User("*".into()));
         for (path, taken) in [("/healthz", true), ("/healthz/etcd", true), ("/healthzz", false), ("/a/b", true), ("/ab", false)] {
-            let asked = Asked { resource_request: false, path, ..asked(&user, "get", "", "", "") };
+            let asked = RequestDigest { resource_request: false, path, ..asked(&user, "get", "", "", "") };
             assert_eq!(rule.takes(&asked), taken, "{path}");
         }
     }

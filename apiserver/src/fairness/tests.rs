@@ -352,8 +352,8 @@ fn user(name: &str, group: &str) -> User {
     User { name: name.into(), groups: vec![group.into()], ..User::default() }
 }
 
-fn class(fairness: &Fairness, user: &User) -> Class {
-    fairness.classify(&Asked {
+fn class(fairness: &Fairness, user: &User) -> Classification {
+    fairness.classify(&RequestDigest {
         user,
         resource_request: true,
         verb: "get",
@@ -365,12 +365,12 @@ fn class(fairness: &Fairness, user: &User) -> Class {
     })
 }
 
-async fn sit(fairness: &Arc<Fairness>, class: Class) -> Result<Permit, Status> {
+async fn sit(fairness: &Arc<Fairness>, class: Classification) -> Result<Permit, Status> {
     fairness.seat(class, 1, RequestKind::ReadOnly).await
 }
 
 /// All seats that a flow can get; the next one waits.
-async fn fill(fairness: &Arc<Fairness>, class: Class) -> Vec<Permit> {
+async fn fill(fairness: &Arc<Fairness>, class: Classification) -> Vec<Permit> {
     let mut held = Vec::new();
     while let Some(permit) = sit(fairness, class).now_or_never() {
         held.push(permit.unwrap());
@@ -379,7 +379,7 @@ async fn fill(fairness: &Arc<Fairness>, class: Class) -> Vec<Permit> {
     held
 }
 
-fn counts(fairness: &Fairness, class: Class) -> (i64, i64, i64) {
+fn counts(fairness: &Fairness, class: Classification) -> (i64, i64, i64) {
     fairness.counts[usize::from(class.schema)].now()
 }
 

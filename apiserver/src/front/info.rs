@@ -9,7 +9,7 @@ use api::{
 use http::Method;
 
 use super::query::{Query, decoded};
-use crate::{fairness::Asked, identity::User, metrics::Observed};
+use crate::{fairness::RequestDigest, identity::User, metrics::Observed};
 
 /// What a request is about (`RequestInfo`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -110,10 +110,10 @@ impl Info {
     }
 
     /// What decides how soon it is served.
-    pub fn asked<'a>(&'a self, user: &'a User) -> Asked<'a> {
+    pub fn asked<'a>(&'a self, user: &'a User) -> RequestDigest<'a> {
         let (verb, group, namespace, path) = (self.verb.as_str(), self.group.as_str(), self.namespace.as_str(), self.path.as_str());
         let (resource, subresource) = (self.resource.as_str(), self.subresource.as_str());
-        Asked { user, resource_request: self.resource_request, verb, group, resource, subresource, namespace, path }
+        RequestDigest { user, resource_request: self.resource_request, verb, group, resource, subresource, namespace, path }
     }
 
     /// As metrics tell of it; the code comes later.

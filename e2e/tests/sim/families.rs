@@ -4,7 +4,7 @@ use rand::{Rng, seq::IndexedRandom};
 use serde_json::{Value, json};
 
 use crate::{
-    laws::text,
+    invariants::text,
     losses::{FAMILY, owners},
     user::{NAMESPACES, User},
 };

@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::time::Duration;
 use tokio::time::Instant;
 
-use crate::laws::{STALE, Stored, is_ready, text};
+use crate::invariants::{STALE, Stored, is_ready, text};
 
 pub const SYSTEM: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 /// The label of objects that only their owners, users and the garbage collector end.

@@ -6,7 +6,7 @@
 
 mod families;
 mod house;
-mod laws;
+mod invariants;
 mod losses;
 mod nodes;
 mod odd;
@@ -19,7 +19,7 @@ mod user;
 const SEEDS: std::ops::Range<u64> = 0..10;
 
 #[test]
-fn the_laws_hold_under_every_seed() {
+fn the_invariants_hold_under_every_seed() {
     if std::env::var_os(steady::CLOCK).is_some() {
         // This is the process of one seed: `one_seed` is what runs in it.
         return;
@@ -30,7 +30,7 @@ fn the_laws_hold_under_every_seed() {
 
 /// What the process of one seed does.
 #[test]
-#[ignore = "run by the_laws_hold_under_every_seed, in a process of its own"]
+#[ignore = "run by the_invariants_hold_under_every_seed, in a process of its own"]
 fn one_seed() {
     let seed = std::env::var(steady::SEED).ok().and_then(|s| s.parse().ok()).expect("a seed");
     story::tell(seed);

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::{
-    laws::{State, controls, is_active, is_over, is_ready, text},
+    invariants::{State, controls, is_active, is_over, is_ready, text},
     losses,
 };
 

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     house::House,
-    laws::{self, Watched},
+    invariants::{self, Watched},
     nodes::{Luck, Nodes},
     odd,
     settle::unsettled,
@@ -60,7 +60,7 @@ async fn story(seed: u64) {
     });
     let manners = if seed.is_multiple_of(3) { Manners::Calm } else { Manners::Wild };
     let luck = if manners == Manners::Calm { Luck::Good } else { Luck::Mixed };
-    let watched = laws::watch(&house, luck == Luck::Mixed).await;
+    let watched = invariants::watch(&house, luck == Luck::Mixed).await;
     let mut nodes = Nodes::new(luck, StdRng::seed_from_u64(random.random()));
     (0..NODES).for_each(|number| nodes.start(&house, number));
     let mut user = User::new(&house, watched.clone(), manners, StdRng::seed_from_u64(random.random()));

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use crate::{
     families::Families,
     house::{Asker, House},
-    laws::Watched,
+    invariants::Watched,
     nodes::{self, Nodes},
     odd,
 };

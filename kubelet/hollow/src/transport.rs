@@ -60,29 +60,29 @@ pub fn client(config: kube::Config, group: &Group) -> Result<Client, Error> {
     tls.alpn_protocols = vec![b"h2".to_vec()];
     let tls = TlsConnector::from(Arc::new(tls));
     let address = (host, url.port_u16().unwrap_or(443));
-    let door = Http2(Arc::new(Door { tls, name, address, group: group.clone(), line: Mutex::default() }));
+    let connector = Http2(Arc::new(Connector { tls, name, address, group: group.clone(), connection: Mutex::default() }));
     let layers = ServiceBuilder::new().layer(config.base_uri_layer()).option_layer(config.auth_layer()?);
-    let service = layers.layer(config.extra_headers_layer()?).service(door);
+    let service = layers.layer(config.extra_headers_layer()?).service(connector);
     Ok(Client::new(service, config.default_namespace))
 }
 
-struct Door {
+struct Connector {
     tls: TlsConnector,
     name: ServerName<'static>,
     address: (String, u16),
     group: Group,
-    line: Mutex<Line>,
+    connection: Mutex<SharedConnection>,
 }
 
 #[derive(Default)]
-struct Line {
+struct SharedConnection {
     open: Option<SendRequest<Body>>,
     /// Who asks during the rest gets the same answer.
     failed: Option<(Instant, String)>,
 }
 
 #[derive(Clone)]
-struct Http2(Arc<Door>);
+struct Http2(Arc<Connector>);
 
 impl Service<Request<Body>> for Http2 {
     type Response = Response<Incoming>;
@@ -94,33 +94,33 @@ impl Service<Request<Body>> for Http2 {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let door = self.0.clone();
+        let connector = self.0.clone();
         Box::pin(async move {
-            let mut sender = door.sender().await?;
+            let mut sender = connector.sender().await?;
             sender.ready().await?;
             Ok(sender.send_request(request).await?)
         })
     }
 }
 
-impl Door {
+impl Connector {
     /// The open connection, or a new one. Who comes while it is opened waits for it.
     async fn sender(&self) -> Result<SendRequest<Body>, BoxError> {
-        let mut line = self.line.lock().await;
-        if let Some(open) = line.open.as_ref().filter(|s| !s.is_closed()) {
+        let mut connection = self.connection.lock().await;
+        if let Some(open) = connection.open.as_ref().filter(|s| !s.is_closed()) {
             return Ok(open.clone());
         }
-        if let Some((at, error)) = line.failed.as_ref().filter(|(at, _)| at.elapsed() < REST) {
+        if let Some((at, error)) = connection.failed.as_ref().filter(|(at, _)| at.elapsed() < REST) {
             tracing::trace!(since = ?at.elapsed(), "resting");
             return Err(error.clone().into());
         }
         match timeout(CONNECT_BOUND, Box::pin(self.connect())).await.unwrap_or_else(|_| Err("no connection in time".into())) {
             Ok(sender) => {
-                *line = Line { open: Some(sender.clone()), failed: None };
+                *connection = SharedConnection { open: Some(sender.clone()), failed: None };
                 Ok(sender)
             }
             Err(error) => {
-                line.failed = Some((Instant::now(), error.to_string()));
+                connection.failed = Some((Instant::now(), error.to_string()));
                 Err(error)
             }
         }

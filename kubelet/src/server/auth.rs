@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use super::route::Asked as Question;
+use super::route::RequestInfo as Question;
 
 /// The API server's own certificate, as kubeadm names it.
 const APISERVER: &str = "kube-apiserver-kubelet-client";
@@ -48,14 +48,14 @@ pub struct Refused {
     pub text: String,
 }
 
-type Asked = (User, &'static str, &'static str);
+type RequestInfo = (User, &'static str, &'static str);
 
 /// Authentication and authorization, with what was answered lately.
 pub struct Auth {
     client: kube::Client,
     node_name: String,
     users: Recent<[u8; 32], User>,
-    decisions: Recent<Asked, bool>,
+    decisions: Recent<RequestInfo, bool>,
 }
 
 struct Recent<K, V>(Mutex<HashMap<K, (V, Instant)>>);

@@ -29,7 +29,7 @@ pub struct Place {
 
 /// What is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Site {
+pub enum Handler {
     Healthz,
     Pods,
     Metrics,
@@ -41,21 +41,21 @@ pub enum Site {
     PortForward,
 }
 
-const SITES: [(Site, &[&str]); 9] = [
-    (Site::Healthz, &["/healthz", "/healthz/ping"]),
-    (Site::Pods, &["/pods"]),
-    (Site::Metrics, &["/metrics"]),
-    (Site::Stats, &["/stats", "/stats/{*rest}", "/metrics/{*rest}"]),
-    (Site::Logs, &["/containerLogs/{namespace}/{pod}/{container}"]),
-    (Site::Run, &["/run/{namespace}/{pod}/{container}", "/run/{namespace}/{pod}/{uid}/{container}"]),
-    (Site::Exec, &["/exec/{namespace}/{pod}/{container}", "/exec/{namespace}/{pod}/{uid}/{container}"]),
-    (Site::Attach, &["/attach/{namespace}/{pod}/{container}", "/attach/{namespace}/{pod}/{uid}/{container}"]),
-    (Site::PortForward, &["/portForward/{namespace}/{pod}", "/portForward/{namespace}/{pod}/{uid}"]),
+const SITES: [(Handler, &[&str]); 9] = [
+    (Handler::Healthz, &["/healthz", "/healthz/ping"]),
+    (Handler::Pods, &["/pods"]),
+    (Handler::Metrics, &["/metrics"]),
+    (Handler::Stats, &["/stats", "/stats/{*rest}", "/metrics/{*rest}"]),
+    (Handler::Logs, &["/containerLogs/{namespace}/{pod}/{container}"]),
+    (Handler::Run, &["/run/{namespace}/{pod}/{container}", "/run/{namespace}/{pod}/{uid}/{container}"]),
+    (Handler::Exec, &["/exec/{namespace}/{pod}/{container}", "/exec/{namespace}/{pod}/{uid}/{container}"]),
+    (Handler::Attach, &["/attach/{namespace}/{pod}/{container}", "/attach/{namespace}/{pod}/{uid}/{container}"]),
+    (Handler::PortForward, &["/portForward/{namespace}/{pod}", "/portForward/{namespace}/{pod}/{uid}"]),
 ];
 
 /// What a request asks of the node, as it is judged and then routed: both are of one reading of its method and path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct RequestInfo {
     pub verb: &'static str,
     /// The subresources of `nodes` of which one must be allowed.
     pub subresources: &'static [&'static str],
@@ -63,7 +63,7 @@ pub struct Asked {
     path: String,
 }
 
-impl Asked {
+impl RequestInfo {
     pub fn new(method: &Method, path: &str) -> Self {
         // What cannot be decoded leads nowhere, and is judged as what has no name of its own.
         let mut parts = parts(path).unwrap_or_default().into_iter();
@@ -91,10 +91,10 @@ impl Asked {
     }
 }
 
-/// To `serve` what has a route, as [`Asked::of`] writes it. Methods are the site's to judge.
+/// To `serve` what has a route, as [`RequestInfo::of`] writes it. Methods are the site's to judge.
 pub fn router<F, R>(serve: F) -> Router
 where
-    F: Fn(Site, Request) -> R + Clone + Send + Sync + 'static,
+    F: Fn(Handler, Request) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Reply> + Send + 'static,
 {
     let to = |site| {
@@ -109,7 +109,7 @@ where
     router.fallback_service(service_fn(async |_: Request| Ok::<_, Infallible>(text(StatusCode::NOT_FOUND, "404 page not found"))))
 }
 
-impl Site {
+impl Handler {
     /// Logs and streams: whoever reads them may take as long as it likes.
     pub fn is_read_by_people(self) -> bool {
         matches!(self, Self::Logs | Self::Run | Self::Exec | Self::Attach | Self::PortForward)
@@ -201,9 +201,9 @@ mod tests {
     use crate::server::reply::Body;
 
     /// Where the routes lead a request, if it is one.
-    fn route(path: &str) -> Option<(Site, Place)> {
+    fn route(path: &str) -> Option<(Handler, Place)> {
         let request = http::Request::get(path).body(Body::empty()).ok()?;
-        let asked = Asked::new(&Method::GET, request.uri().path());
+        let asked = RequestInfo::new(&Method::GET, request.uri().path());
         let routes = router(async |site, request: Request| {
             let (mut parts, _) = request.into_parts();
             let mut reply = text(StatusCode::OK, "");
@@ -211,7 +211,7 @@ mod tests {
             reply
         });
         let reply = routes.oneshot(asked.of(request)).now_or_never().unwrap().unwrap();
-        let led = reply.extensions().get::<(Site, Place)>().cloned();
+        let led = reply.extensions().get::<(Handler, Place)>().cloned();
         assert_eq!(reply.status(), if led.is_some() { 200 } else { 404 }, "{path}");
         led
     }
@@ -222,17 +222,17 @@ mod tests {
 
     #[test]
     fn paths_are_upstreams() {
-        assert_eq!(route("/healthz"), Some((Site::Healthz, Place::default())));
-        assert_eq!(route("/pods/"), Some((Site::Pods, Place::default())));
-        assert_eq!(route("/stats/summary"), Some((Site::Stats, Place::default())));
-        assert_eq!(route("/metrics/resource"), Some((Site::Stats, Place::default())));
-        assert_eq!(route("/containerLogs/ns/p/c"), Some((Site::Logs, place("ns", "p", "", "c"))));
-        assert_eq!(route("/exec/ns/p/c"), Some((Site::Exec, place("ns", "p", "", "c"))));
-        assert_eq!(route("/exec/ns/p/u/c"), Some((Site::Exec, place("ns", "p", "u", "c"))));
-        assert_eq!(route("/portForward/ns/p"), Some((Site::PortForward, place("ns", "p", "", ""))));
-        assert_eq!(route("/portForward/ns/p/u?port=1"), Some((Site::PortForward, place("ns", "p", "u", ""))));
+        assert_eq!(route("/healthz"), Some((Handler::Healthz, Place::default())));
+        assert_eq!(route("/pods/"), Some((Handler::Pods, Place::default())));
+        assert_eq!(route("/stats/summary"), Some((Handler::Stats, Place::default())));
+        assert_eq!(route("/metrics/resource"), Some((Handler::Stats, Place::default())));
+        assert_eq!(route("/containerLogs/ns/p/c"), Some((Handler::Logs, place("ns", "p", "", "c"))));
+        assert_eq!(route("/exec/ns/p/c"), Some((Handler::Exec, place("ns", "p", "", "c"))));
+        assert_eq!(route("/exec/ns/p/u/c"), Some((Handler::Exec, place("ns", "p", "u", "c"))));
+        assert_eq!(route("/portForward/ns/p"), Some((Handler::PortForward, place("ns", "p", "", ""))));
+        assert_eq!(route("/portForward/ns/p/u?port=1"), Some((Handler::PortForward, place("ns", "p", "u", ""))));
         // Names are what they were before they were encoded, whatever is in them.
-        assert_eq!(route("/%65xec//n%2fs/%25/c%20%e2%82%ac/"), Some((Site::Exec, place("n/s", "%", "", "c \u{20ac}"))));
+        assert_eq!(route("/%65xec//n%2fs/%25/c%20%e2%82%ac/"), Some((Handler::Exec, place("n/s", "%", "", "c \u{20ac}"))));
         for bad in ["/", "/exec", "/exec/a/b", "/containerLogs/a/b/c/d", "/x", "/exec/%zz/b/c", "/exec/%ff/b/c", "//pods", "/%2fpods"] {
             assert_eq!(route(bad), None, "{bad}");
         }
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn permissions_are_upstreams() {
         let asked = |method: Method, path: &str| {
-            let Asked { verb, subresources, .. } = Asked::new(&method, path);
+            let RequestInfo { verb, subresources, .. } = RequestInfo::new(&method, path);
             (verb, subresources)
         };
         assert_eq!(asked(Method::POST, "/exec/a/b/c"), ("create", &["proxy"][..]));
@@ -291,14 +291,14 @@ mod tests {
             ["", "/", "/ping", "/a", "/a/b", "/a/b/c", "/a/b/c/d", "//a//b//c//", "/../exec/a/b/c", "/%2e%2e/pods", "/metrics", "/%zz"];
         let mut served = std::collections::HashSet::new();
         for path in words.iter().flat_map(|word| forms(word)).flat_map(|form| tails.map(|tail| format!("/{form}{tail}"))) {
-            let Asked { subresources, .. } = Asked::new(&Method::GET, &path);
+            let RequestInfo { subresources, .. } = RequestInfo::new(&Method::GET, &path);
             let Some((site, _)) = route(&path) else { continue };
             let allowed: &[&[&str]] = match site {
-                Site::Healthz => &[&["healthz", "proxy"]],
-                Site::Pods => &[&["pods", "proxy"]],
-                Site::Metrics => &[&["metrics"]],
+                Handler::Healthz => &[&["healthz", "proxy"]],
+                Handler::Pods => &[&["pods", "proxy"]],
+                Handler::Metrics => &[&["metrics"]],
                 // Of both it answers that there is nothing.
-                Site::Stats => &[&["stats"], &["metrics"]],
+                Handler::Stats => &[&["stats"], &["metrics"]],
                 _ => &[&["proxy"]],
             };
             assert!(allowed.contains(&subresources), "{path}: {site:?} for {subresources:?}");

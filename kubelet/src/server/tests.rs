@@ -199,7 +199,7 @@ async fn routes_are_judged_before_they_run_and_a_panic_is_an_answer() {
     let runs = ran.clone();
     let routes = route::router(move |site, request: Request| {
         runs.lock().unwrap().push(request.uri().to_string());
-        async move { if site == Site::Pods { panic!("no way on") } else { text(StatusCode::OK, "ran") } }
+        async move { if site == Handler::Pods { panic!("no way on") } else { text(StatusCode::OK, "ran") } }
     });
     let (door, seats) = (door(routes, Auth::new(denying(), "n1")), Seats::new(CONNECTIONS_MAX));
     let seat = Arc::new(seats.arrive([127, 0, 0, 1].into()).unwrap());

@@ -16,7 +16,7 @@ const A_SIZE: usize = 16;
 const AAAA_SIZE: usize = 28;
 
 /// An answer that may be told again.
-pub struct Kept {
+pub struct CachedAnswer {
     bytes: Box<[u8]>,
     /// Addresses that follow one another, each a record of one size: the order means nothing.
     turns: Range<usize>,
@@ -45,7 +45,7 @@ pub enum Age {
     Seconds(u32),
 }
 
-impl Kept {
+impl CachedAnswer {
     /// `None` for what is cut, not about this question, or not well formed.
     pub fn new(key: &Key, query: &[u8], reply: &[u8]) -> Option<Self> {
         let echoed = reply.get(key.question())?.eq_ignore_ascii_case(query.get(key.question())?);
@@ -150,12 +150,12 @@ mod tests {
         reply.to_vec().unwrap()
     }
 
-    fn kept(asked: &Message, reply: &[u8]) -> Option<Kept> {
+    fn kept(asked: &Message, reply: &[u8]) -> Option<CachedAnswer> {
         let bytes = asked.to_vec().unwrap();
-        Kept::new(&Key::of(&bytes).unwrap(), &bytes, reply)
+        CachedAnswer::new(&Key::of(&bytes).unwrap(), &bytes, reply)
     }
 
-    fn told(kept: &mut Kept, asked: &Message, age: Age) -> Message {
+    fn told(kept: &mut CachedAnswer, asked: &Message, age: Age) -> Message {
         let bytes = asked.to_vec().unwrap();
         Message::from_vec(kept.tell(&Key::of(&bytes).unwrap(), &bytes, age)).unwrap()
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    answer_cache::{Age, Kept, Kind},
+    answer_cache::{Age, CachedAnswer, Kind},
     question::Key,
     reply::UDP_PAYLOAD,
 };
@@ -34,7 +34,7 @@ struct Store {
 }
 
 struct Aged {
-    kept: Kept,
+    kept: CachedAnswer,
     since: Instant,
     until: Instant,
 }
@@ -53,7 +53,7 @@ impl Cache {
         if reply.len() > ANSWER_SIZE_MAX {
             return;
         }
-        let Some(kept) = Kept::new(key, query, reply) else { return };
+        let Some(kept) = CachedAnswer::new(key, query, reply) else { return };
         let hold = Duration::from_secs(kept.seconds().into()).min(HOLD_MAX);
         let store = match kept.kind() {
             Kind::Answer => &mut self.answers,
@@ -94,19 +94,19 @@ mod tests {
         rr::{Name, RData, Record, RecordType, rdata},
     };
 
-    struct Asked {
+    struct Questions {
         message: Message,
         bytes: Vec<u8>,
         key: Key,
     }
 
-    fn asked(name: &str) -> Asked {
+    fn asked(name: &str) -> Questions {
         let message = query(name, RecordType::A);
         let bytes = message.to_vec().unwrap();
-        Asked { key: Key::of(&bytes).unwrap(), message, bytes }
+        Questions { key: Key::of(&bytes).unwrap(), message, bytes }
     }
 
-    impl Asked {
+    impl Questions {
         fn answer(&self, ttl: u32) -> Vec<u8> {
             let mut reply = self.message.clone().into_response();
             reply.add_answer(Record::from_rdata(self.message.queries[0].name.clone(), ttl, RData::A(rdata::A::new(192, 0, 2, 7))));
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn there_is_a_bound_and_the_oldest_go_first() {
         let (mut cache, now) = (Cache::default(), Instant::now());
-        let all: Vec<Asked> = (0..ANSWERS_MAX + 100).map(|i| asked(&format!("n{i}.example."))).collect();
+        let all: Vec<Questions> = (0..ANSWERS_MAX + 100).map(|i| asked(&format!("n{i}.example."))).collect();
         let refused = asked("none.example.");
         cache.keep(&refused.key, &refused.bytes, &refused.refusal(ResponseCode::NXDomain, 30), now);
         for one in &all {

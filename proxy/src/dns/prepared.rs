@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
-use super::{answer_cache::Kept, question::Key};
+use super::{answer_cache::CachedAnswer, question::Key};
 
 /// Questions at a time; then all are forgotten. A key has at most 272 bytes, an answer at most a datagram's 1,232.
 const QUESTIONS_MAX: usize = 4096;
 
 /// What is known of a question.
 pub enum Known {
-    Answer(Kept),
+    Answer(CachedAnswer),
     /// It is not ours to answer.
     Elsewhere,
 }

@@ -23,7 +23,7 @@ use tokio::{
 
 use super::{
     Transport,
-    answer_cache::{Age, Kept},
+    answer_cache::{Age, CachedAnswer},
     batch::{Inbox, Outbox},
     forward::{Forwarder, read_message, write_message},
     prepared::{Known, Prepared},
@@ -136,7 +136,7 @@ impl<N: Names> Server<N> {
         }
         let mut settled = None;
         let request = self.answer_in_full(query, |bytes| {
-            settled = Kept::new(&key, query, bytes).filter(|_| is_settled(bytes)).map(Known::Answer);
+            settled = CachedAnswer::new(&key, query, bytes).filter(|_| is_settled(bytes)).map(Known::Answer);
             tell(bytes);
         });
         if request.is_some() {

@@ -69,7 +69,8 @@ impl Admission for LimitRanger {
         }
         let ranges = self.ranges(review)?;
         let Some(object) = review.object.as_deref().filter(|_| !ranges.is_empty()) else { return Ok(()) };
-        let (asked, mut turn) = (if is(review, "", "pods") { Asked::by_pod(object) } else { Asked::by_claim(object) }, Turn::default());
+        let (asked, mut turn) =
+            (if is(review, "", "pods") { Requested::by_pod(object) } else { Requested::by_claim(object) }, Turn::default());
         for range in ranges.iter() {
             let errors = asked.errors(range);
             if !errors.is_empty() {
@@ -148,14 +149,14 @@ fn set<'a>(container: &mut Value, field: &str, defaults: &'a Texts, left: &mut u
 
 /// What one object asks for: measured once, compared with each range.
 #[derive(Default)]
-struct Asked {
+struct Requested {
     /// Of each container: requests, limits.
     containers: Vec<(Amounts, Amounts)>,
     pod: Option<(Amounts, Amounts)>,
     claim: Option<Amounts>,
 }
 
-impl Asked {
+impl Requested {
     fn by_pod(pod: &Value) -> Self {
         let spec = pod.at("spec");
         let all = spec.list("containers").iter().chain(spec.list("initContainers")).map(|container| container.at("resources"));
@@ -167,7 +168,7 @@ impl Asked {
         Self { claim: Some(amounts(claim.at("spec").at("resources"), "requests")), ..Self::default() }
     }
 
-    /// About how many amounts [`Asked::errors`] compares.
+    /// About how many amounts [`Requested::errors`] compares.
     fn looks(&self, range: &Range) -> usize {
         range.limits.iter().map(|limit| 1 + limit.len()).sum::<usize>() * (1 + self.containers.len())
     }
@@ -348,11 +349,11 @@ mod tests {
         ];
         for (mut limit, resources, why) in cases {
             limit["type"] = "Container".into();
-            assert_eq!(Asked::by_pod(&pod(resources)).errors(&range(limit)), [why]);
+            assert_eq!(Requested::by_pod(&pod(resources)).errors(&range(limit)), [why]);
         }
         let fine = json!({"type": "Container", "min": {"cpu": "1"}, "max": {"cpu": "2"}, "maxLimitRequestRatio": {"cpu": "2"}});
         let pod = pod(json!({"limits": {"cpu": "2"}, "requests": {"cpu": "1"}}));
-        assert!(Asked::by_pod(&pod).errors(&range(fine)).is_empty());
+        assert!(Requested::by_pod(&pod).errors(&range(fine)).is_empty());
     }
 
     #[test]
@@ -361,7 +362,7 @@ mod tests {
         let range = range(json!({"type": "Container", "default": many, "min": many, "max": many}));
         let containers: Vec<Value> = (0..1000).map(|i| json!({"name": format!("c{i}")})).collect();
         let mut pod = json!({"metadata": {"name": "web"}, "spec": {"containers": containers}});
-        assert_eq!(Asked::by_pod(&pod).errors(&range).len(), ERRORS_MAX);
+        assert_eq!(Requested::by_pod(&pod).errors(&range).len(), ERRORS_MAX);
         let mut left = ADDED_BYTES_MAX;
         fill(&mut pod, &range, &mut left);
         assert_eq!(left, 0);
@@ -371,11 +372,11 @@ mod tests {
     #[test]
     fn claims_are_held_to_their_own_limits() {
         let range = range(json!({"type": "PersistentVolumeClaim", "min": {"storage": "1Gi"}, "max": {"storage": "2Gi"}}));
-        let errors = |requests: Value| Asked::by_claim(&json!({"spec": {"resources": {"requests": requests}}})).errors(&range);
+        let errors = |requests: Value| Requested::by_claim(&json!({"spec": {"resources": {"requests": requests}}})).errors(&range);
         assert!(errors(json!({"storage": "1Gi"})).is_empty());
         assert_eq!(errors(json!({"storage": "3Gi"})), ["maximum storage usage per PersistentVolumeClaim is 2Gi, but request is 3Gi"]);
         assert_eq!(errors(json!({})).len(), 2);
-        assert!(Asked::by_pod(&pod(json!({}))).errors(&range).is_empty());
+        assert!(Requested::by_pod(&pod(json!({}))).errors(&range).is_empty());
     }
 
     #[test]

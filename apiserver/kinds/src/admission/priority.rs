@@ -19,12 +19,12 @@ use crate::{
 
 #[derive(Default)]
 pub struct Priority {
-    classes: View<Class>,
+    classes: View<PriorityClass>,
 }
 
 /// What a class gives.
 #[derive(Clone)]
-struct Class {
+struct PriorityClass {
     name: String,
     value: i64,
     policy: Option<String>,
@@ -78,24 +78,24 @@ impl Priority {
         let Some(pod) = review.object.as_deref() else { return Ok(()) };
         let wanted = pod.at("spec").text("priorityClassName");
         let class = if wanted.is_empty() {
-            let none = || Class { name: String::new(), value: 0, policy: Some("PreemptLowerPriority".into()), is_default: false };
+            let none = || PriorityClass { name: String::new(), value: 0, policy: Some("PreemptLowerPriority".into()), is_default: false };
             self.default_class()?.unwrap_or_else(none)
         } else {
             let found = review.ctx.engine.cached(&classes(), &Key::new("", wanted));
             let found = found.ok_or_else(|| forbidden(review, &format!("no PriorityClass with name {wanted} was found")))?;
-            Class::read(&found)
+            PriorityClass::read(&found)
         };
         give(review, class)
     }
 
     /// Of several the one with the lowest value.
-    fn default_class(&self) -> Result<Option<Class>, Status> {
+    fn default_class(&self) -> Result<Option<PriorityClass>, Status> {
         let all = self.classes.of("").map_err(|_| Status::internal("there are more PriorityClasses than can be looked through"))?;
-        Ok(all.iter().filter(|class| class.is_default).min_by_key(|class| class.value).map(|class| Class::clone(class)))
+        Ok(all.iter().filter(|class| class.is_default).min_by_key(|class| class.value).map(|class| PriorityClass::clone(class)))
     }
 }
 
-fn give(review: &mut Review<'_>, class: Class) -> Result<(), Status> {
+fn give(review: &mut Review<'_>, class: PriorityClass) -> Result<(), Status> {
     let Some(pod) = review.object.as_deref() else { return Ok(()) };
     let spec = pod.at("spec");
     let (asked, policy) = (spec.int("priority"), spec.text("preemptionPolicy"));
@@ -149,7 +149,7 @@ fn classes() -> GroupResource {
     GroupResource::new("scheduling.k8s.io", "priorityclasses")
 }
 
-impl Viewed for Class {
+impl Viewed for PriorityClass {
     fn read(object: &Object) -> Self {
         let class = object.value();
         let policy = Some(class.text("preemptionPolicy").to_owned()).filter(|p| !p.is_empty());

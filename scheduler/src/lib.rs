@@ -4,13 +4,13 @@
 //! writes ([`run`]). A plugin is one file in [`plugins`].
 
 mod act;
-mod ask;
+mod affinity;
 mod budgets;
 mod column;
 mod counters;
 mod crowds;
-mod cycle;
-mod memo;
+mod evictions;
+mod framework;
 mod node;
 pub mod offline;
 mod plan;

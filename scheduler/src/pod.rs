@@ -96,21 +96,11 @@ impl PodInfo {
             && self.spec().map(|s| &s.affinity) == other.spec().map(|s| &s.affinity)
     }
 
-    /// Equal for pods that every node treats alike, pods on other nodes aside.
-    pub fn signature(&self) -> String {
-        let Some(spec) = self.spec() else { return String::new() };
-        let node_affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
-        let images: Vec<&str> = images(spec).collect();
-        let parts = (&spec.node_name, &spec.node_selector, node_affinity, &spec.tolerations, images);
-        let said = serde_json::to_string(&parts).unwrap_or_default();
-        format!("{}{said}{:?}{:?}{:?}", self.priority, self.requests, self.non_zero, self.ports)
-    }
-
-    /// Equal for pods that are helped by the same changes, if the same plugins refused them.
-    pub fn likeness(&self) -> String {
+    /// Equal for pods that say the same about others, and wait for the same.
+    pub fn about_others(&self) -> String {
         let spec = self.spec();
         let about_others = (&self.key.namespace, self.labels(), spec.map(|s| (&s.affinity, &s.topology_spread_constraints, &s.volumes)));
-        format!("{}{}", serde_json::to_string(&about_others).unwrap_or_default(), self.signature())
+        serde_json::to_string(&about_others).unwrap_or_default()
     }
 }
 

@@ -26,8 +26,8 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     act::{Act, is_gone},
+    framework::Change,
     plan::{Nomination, Refused},
-    plugins::Change,
     pod::{PodInfo, SCHEDULER, node_of},
     preemption::Preemption,
     queue::{Ended, Tried},

@@ -7,18 +7,17 @@ use client::pods::Pod;
 use tokio::time::Instant;
 
 use crate::{
-    ask::Ask,
-    memo::Memo,
+    framework::{Ask, Change, Freed, Memo, More, Plugins},
     node::Facts,
     plan::{Nomination, Outcome, Refused, plan},
-    plugins::{Change, Freed, More},
+    plugins::PLUGINS,
     pod::{PodInfo, is_ours, is_over, node_of},
     queue::{Ended, Queue, Tried},
     snapshot::{NodeChange, PodChange, Snapshot},
 };
 
-#[derive(Default)]
 pub struct State {
+    plugins: Plugins,
     pub snapshot: Snapshot,
     pub queue: Queue,
     memo: Memo,
@@ -32,7 +31,17 @@ pub enum Todo {
     Skip(Arc<PodInfo>),
 }
 
+impl Default for State {
+    fn default() -> Self {
+        Self::new(PLUGINS)
+    }
+}
+
 impl State {
+    pub fn new(plugins: Plugins) -> Self {
+        Self { plugins, snapshot: Snapshot::default(), queue: Queue::new(plugins), memo: Memo::default() }
+    }
+
     /// Decides about the next pod; the decision holds in the snapshot before anybody else decides. `siblings`: see [`Ask::new`].
     ///
     /// A pod about which deciding panics is tried again later, as one that could not be bound; what was remembered of its like is forgotten.
@@ -64,7 +73,7 @@ impl State {
 
     fn decide(&mut self, tried: Tried, siblings: Option<Labels>, random: u64) -> Todo {
         let info = tried.info.clone();
-        let ask = Ask::new(&mut self.snapshot, info.clone(), siblings);
+        let ask = Ask::new(self.plugins, &mut self.snapshot, info.clone(), siblings.as_ref());
         let class = self.memo.class(&self.snapshot, &ask);
         match plan(&self.snapshot, class, &ask, random) {
             Outcome::Bind(node) => {

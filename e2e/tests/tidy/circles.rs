@@ -17,7 +17,6 @@ const KNOWN: &[&str] = &[
     "kubelet/src/: pods::entry pods::execute pods::hooks pods::probe pods::start pods::stop pods::sync_loop",
     "kubelet/src/: pods::init pods::plan",
     "proxy/src/: nftables::base_chains nftables::elements nftables::service_chain nftables::sets nftables::sticky",
-    "scheduler/src/: ask cycle memo plan plugins plugins::interpodaffinity plugins::nodeaffinity plugins::podtopologyspread preemption",
 ];
 
 static USED: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\buse\s+([^;]+);").unwrap());

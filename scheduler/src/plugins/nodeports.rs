@@ -1,7 +1,8 @@
 //! NodePorts: a host port is had once per node. Source: `plugins/nodeports`.
 
-use super::{Change, Plugin};
+use super::sign;
 use crate::{
+    framework::{Change, Plugin},
     node::NodeInfo,
     pod::{HostPort, PodInfo},
     refusal::Refusal,
@@ -12,6 +13,11 @@ pub struct NodePorts;
 impl Plugin for NodePorts {
     fn name(&self) -> &'static str {
         "NodePorts"
+    }
+
+    fn sign(&self, pod: &PodInfo, signature: &mut Vec<u8>) {
+        let ports: Vec<_> = pod.ports.iter().map(|p| (&p.ip, &p.protocol, p.port)).collect();
+        sign(signature, &ports);
     }
 
     fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Option<Refusal> {

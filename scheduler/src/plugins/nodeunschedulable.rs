@@ -2,14 +2,24 @@
 
 use api::k8s::api::core::v1::Taint;
 
-use super::{Change, Plugin};
-use crate::{node::NodeInfo, pod::PodInfo, refusal::Refusal, taints::tolerated};
+use super::sign;
+use crate::{
+    framework::{Change, Plugin},
+    node::NodeInfo,
+    pod::PodInfo,
+    refusal::Refusal,
+    taints::tolerated,
+};
 
 pub struct NodeUnschedulable;
 
 impl Plugin for NodeUnschedulable {
     fn name(&self) -> &'static str {
         "NodeUnschedulable"
+    }
+
+    fn sign(&self, pod: &PodInfo, signature: &mut Vec<u8>) {
+        sign(signature, &tolerates_cordon(pod));
     }
 
     fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Option<Refusal> {

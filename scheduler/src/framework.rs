@@ -1,25 +1,28 @@
 //! Extension points: what a plugin is asked, and what it is shown. Source: kube-scheduler `framework/interface.go`.
 //!
-//! What a plugin learns about a pod it keeps itself: values of its own types in [`CycleState`], counts that look at other nodes behind
+//! What a plugin learns about a pod it keeps itself: values of its own types in [`PluginStates`], counts that look at other nodes behind
 //! [`Looking`]. Nothing outside `plugins` names a plugin but the one table there.
 
 mod ask;
+mod binding;
 mod cycle;
 mod memo;
-mod state;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::sync::Arc;
 
 pub use ask::{Ask, Named, PreFilter, signature};
+pub use binding::{BindingPlugin, BindingPlugins, Failure, Permit, PreBinding, PreFlight, Reserving, Status};
 pub use cycle::Cycle;
 pub use memo::{Cell, EquivalenceClass, Memo};
-pub use state::{CycleState, PluginState};
+pub use waiting::{WaitingPod, WaitingPods};
 
-use crate::{
-    crowds::{Answers, Question},
+pub use crate::{
+    crowds::{Answer, Answers, Question},
     node::{Facts, NodeInfo, Slot},
+    plugin_states::{PluginState, PluginStates},
     pod::PodInfo,
     refusal::Refusal,
     snapshot::Snapshot,
@@ -31,7 +34,7 @@ pub const SCORE_MAX: i64 = 100;
 /// All of a scheduler's, in order: the first that refuses a node is the one that is told. A plugin's place is its index.
 pub type Plugins = &'static [&'static dyn Plugin];
 
-/// Pure, all of it.
+/// Pure, all of it but [`Plugin::binding`].
 pub trait Plugin: Sync {
     /// Upstream's name.
     fn name(&self) -> &'static str;
@@ -89,6 +92,11 @@ pub trait Plugin: Sync {
     /// Called where there are [`Plugin::questions`].
     fn compare_groups(&self, _cycle: &Cycle<'_>, groups: &[(&Answers, usize)]) -> Vec<i64> {
         vec![0; groups.len()]
+    }
+
+    /// Itself, if it has anything to do with a pod between the decision and the binding.
+    fn binding(&self) -> Option<&dyn BindingPlugin> {
+        None
     }
 
     /// Whether the change could make the plugin take the pod that it refused.

@@ -29,6 +29,15 @@ pub struct Refused {
     pub nomination: Nomination,
 }
 
+impl Refused {
+    /// The node that was chosen does not do after all.
+    pub fn of_one(refusal: &Refusal) -> Self {
+        let mut diagnosis = Diagnosis::default();
+        diagnosis.add(refusal, 1);
+        Self { message: diagnosis.message(1), plugins: diagnosis.plugins, nomination: Nomination::Clear }
+    }
+}
+
 /// What becomes of `status.nominatedNodeName`.
 #[derive(Debug, PartialEq)]
 pub enum Nomination {

@@ -52,6 +52,8 @@ pub enum Ended {
     Refused(BTreeSet<&'static str>),
     /// Refused, and victims are being deleted: it waits until that was done.
     Preempting(BTreeSet<&'static str>),
+    /// It has a node, if these plugins permit it: until [`Queue::permitted`], changes are only remembered.
+    Permitting(BTreeSet<&'static str>),
     /// Not carried out.
     Failed,
 }
@@ -84,6 +86,10 @@ enum Place {
     Gated,
     /// Its victims are being deleted; `helped` if something changed meanwhile.
     Preempting {
+        helped: bool,
+    },
+    /// It has a node and waits for its permit; `helped` as above.
+    Permitting {
         helped: bool,
     },
 }
@@ -135,6 +141,7 @@ impl Queue {
             _ if !changed => {}
             // Its place among the others may be another.
             Place::Preempting { .. } => entry.place = Place::Preempting { helped: true },
+            Place::Permitting { .. } => entry.place = Place::Permitting { helped: true },
             _ => self.settle(&key, now),
         }
     }
@@ -171,6 +178,7 @@ impl Queue {
             }
             Ended::Refused(refusers) => self.wait(tried, refusers, Place::Waiting, now),
             Ended::Preempting(refusers) => self.wait(tried, refusers, Place::Preempting { helped: false }, now),
+            Ended::Permitting(permitting) => self.wait(tried, permitting, Place::Permitting { helped: false }, now),
         }
     }
 
@@ -180,6 +188,21 @@ impl Queue {
         let Place::Preempting { helped } = entry.place else { return };
         entry.place = Place::Waiting;
         if helped || outcome.is_err() {
+            self.settle(key, now);
+        }
+    }
+
+    /// Its permit was given, or not. It leaves the queue; true if something changed meanwhile that those who permit find helpful.
+    pub fn permitted(&mut self, info: &PodInfo) -> bool {
+        let Some(entry) = self.entries.get(&info.key).filter(|e| e.info.uid == info.uid) else { return false };
+        let Place::Permitting { helped } = entry.place else { return false };
+        self.remove(&info.key);
+        helped
+    }
+
+    /// What could help a waiting pod happened already.
+    pub fn wake(&mut self, key: &Key, now: Instant) {
+        if self.is_waiting(key) {
             self.settle(key, now);
         }
     }
@@ -199,6 +222,7 @@ impl Queue {
         for key in steps::counted(helped.into_iter()) {
             match self.entries.get_mut(&key) {
                 Some(entry) if matches!(entry.place, Place::Preempting { .. }) => entry.place = Place::Preempting { helped: true },
+                Some(entry) if matches!(entry.place, Place::Permitting { .. }) => entry.place = Place::Permitting { helped: true },
                 _ => self.settle(&key, now),
             }
         }
@@ -316,7 +340,8 @@ impl Queue {
             }
             let key = key.clone();
             self.flush.pop_front();
-            if current {
+            let permitting = self.entries.get(&key).is_some_and(|e| matches!(e.place, Place::Permitting { .. }));
+            if current && !permitting {
                 self.settle(&key, now);
             }
         }

@@ -4,8 +4,13 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use api::selector::Labels;
 
-use super::{CycleState, PluginState, Plugins};
-use crate::{pod::PodInfo, refusal::Refusal, snapshot::Snapshot};
+use super::Plugins;
+use crate::{
+    plugin_states::{PluginState, PluginStates},
+    pod::PodInfo,
+    refusal::Refusal,
+    snapshot::Snapshot,
+};
 
 /// All that a plan is asked about one pod. Valid until the snapshot is asked about another pod.
 pub struct Ask {
@@ -13,7 +18,7 @@ pub struct Ask {
     pub plugins: Plugins,
     /// Equal for pods that every node treats alike, pods on other nodes aside.
     pub signature: Vec<u8>,
-    pub state: CycleState,
+    pub state: PluginStates,
     /// Why no node will do.
     pub refusal: Option<Refusal>,
     /// The only nodes that could do, where plugins named them.
@@ -36,14 +41,14 @@ pub struct PreFilter<'a> {
     /// The pods that the pod's services and its controller select, if there are any of these.
     pub siblings: Option<&'a Labels>,
     plugin: &'static str,
-    state: &'a mut CycleState,
+    state: &'a mut PluginStates,
     named: &'a mut Option<Named>,
 }
 
 impl Ask {
     /// Asks the plugins in their order, until one says that no node will do. `siblings`: see [`PreFilter::siblings`].
     pub fn new(plugins: Plugins, snapshot: &mut Snapshot, info: Arc<PodInfo>, siblings: Option<&Labels>) -> Self {
-        let (mut state, mut named) = (CycleState::default(), None);
+        let (mut state, mut named) = (PluginStates::default(), None);
         let refusal = plugins.iter().find_map(|plugin| {
             let (state, named) = (&mut state, &mut named);
             let refused = plugin.pre_filter(&mut PreFilter { pod: &info, snapshot, siblings, plugin: plugin.name(), state, named });

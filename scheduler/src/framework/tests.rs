@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     plan::Outcome,
+    plugin_states::PluginState,
     plugins::PLUGINS,
     tests::{World, asked},
 };

@@ -2,8 +2,9 @@
 
 use crate::{
     counters::{CounterId, Force, forces},
-    framework::{Ask, Change, Cycle, EquivalenceClass, Looking, Plugin, PluginState, PreFilter, SCORE_MAX},
+    framework::{Ask, Change, Cycle, EquivalenceClass, Looking, Plugin, PreFilter, SCORE_MAX},
     node::{NodeInfo, Slot},
+    plugin_states::PluginState,
     pod::{Affinity, PodInfo},
     refusal::Refusal,
     snapshot::Snapshot,

@@ -1,8 +1,8 @@
 //! Pod -> quality of service: its class, and how readily the kernel kills each container for memory.
 //!
-//! Source: `pkg/apis/core/v1/helper/qos/qos.go`, `pkg/kubelet/qos/policy.go`.
+//! Source: `pkg/kubelet/qos/policy.go`.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use api::{
     k8s::{
@@ -12,6 +12,8 @@ use api::{
     quantity::Quantity,
 };
 
+pub use podspec::QosClass;
+
 use crate::meta;
 
 const GUARANTEED_ADJ: i64 = -997;
@@ -19,65 +21,12 @@ const BEST_EFFORT_ADJ: i64 = 1000;
 /// Priorities from here on are system critical (`SystemCriticalPriority`).
 const SYSTEM_CRITICAL: i32 = 2_000_000_000;
 
-/// A pod's class (`status.qosClass`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum QosClass {
-    Guaranteed,
-    Burstable,
-    BestEffort,
-}
-
-type Sums = BTreeMap<&'static str, Quantity>;
 pub(crate) type ResourceList = BTreeMap<String, Text>;
-
-impl QosClass {
-    /// The word in `status.qosClass`.
-    pub fn word(self) -> &'static str {
-        match self {
-            QosClass::Guaranteed => "Guaranteed",
-            QosClass::Burstable => "Burstable",
-            QosClass::BestEffort => "BestEffort",
-        }
-    }
-
-    /// The class the API server wrote, else the computed one.
-    pub fn of(pod: &Pod) -> Self {
-        match pod.status.as_ref().and_then(|s| s.qos_class.as_deref()) {
-            Some("Guaranteed") => QosClass::Guaranteed,
-            Some("Burstable") => QosClass::Burstable,
-            Some("BestEffort") => QosClass::BestEffort,
-            _ => Self::compute(pod),
-        }
-    }
-
-    fn compute(pod: &Pod) -> Self {
-        let (mut requests, mut limits) = (Sums::new(), Sums::new());
-        let mut both_limited = true;
-        let pod_level = pod.spec.as_ref().and_then(|s| s.resources.as_ref());
-        if let Some(resources) = pod_level {
-            add(&mut requests, resources.requests.as_ref());
-            let found = add(&mut limits, resources.limits.as_ref());
-            both_limited = resources.limits.is_none() || found == 2;
-        } else {
-            for container in meta::containers(pod) {
-                let resources = container.resources.as_ref();
-                add(&mut requests, resources.and_then(|r| r.requests.as_ref()));
-                both_limited &= add(&mut limits, resources.and_then(|r| r.limits.as_ref())) == 2;
-            }
-        }
-        classify(&requests, &limits, both_limited)
-    }
-}
-
-impl fmt::Display for QosClass {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.word())
-    }
-}
 
 /// The class the API server wrote, else the computed one.
 pub fn class(pod: &Pod) -> QosClass {
-    QosClass::of(pod)
+    let written = pod.status.as_ref().and_then(|s| s.qos_class.as_deref()).and_then(QosClass::named);
+    written.or_else(|| pod.spec.as_ref().map(QosClass::of)).unwrap_or(QosClass::BestEffort)
 }
 
 /// The kernel's `oom_score_adj` of a container. `memory_capacity` is the node's memory in bytes.
@@ -85,7 +34,7 @@ pub fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: i64) -> 
     if is_node_critical(pod) {
         return GUARANTEED_ADJ;
     }
-    match QosClass::of(pod) {
+    match class(pod) {
         QosClass::Guaranteed => return GUARANTEED_ADJ,
         QosClass::BestEffort => return BEST_EFFORT_ADJ,
         QosClass::Burstable => {}
@@ -108,30 +57,6 @@ pub(crate) fn amount(list: Option<&ResourceList>, name: &str) -> Option<Quantity
 
 fn memory_request(container: &Container) -> i64 {
     amount(container.resources.as_ref().and_then(|r| r.requests.as_ref()), "memory").map_or(0, Quantity::units)
-}
-
-/// Adds what is above zero of cpu and memory; gives how many of the two there were.
-fn add(sums: &mut Sums, list: Option<&ResourceList>) -> usize {
-    let mut found = 0;
-    for name in ["cpu", "memory"] {
-        let Some(quantity) = amount(list, name).filter(|q| !q.is_zero() && !q.is_negative()) else { continue };
-        found += 1;
-        sums.entry(name).and_modify(|sum| *sum = sum.plus(quantity)).or_insert(quantity);
-    }
-    found
-}
-
-fn classify(requests: &Sums, limits: &Sums, both_limited: bool) -> QosClass {
-    if requests.is_empty() && limits.is_empty() {
-        return QosClass::BestEffort;
-    }
-    let same = |(name, request): (&&'static str, &Quantity)| {
-        limits.get(name).is_some_and(|limit| limit.partial_cmp(request) == Some(std::cmp::Ordering::Equal))
-    };
-    if both_limited && requests.len() == limits.len() && requests.iter().all(same) {
-        return QosClass::Guaranteed;
-    }
-    QosClass::Burstable
 }
 
 /// Source: `IsNodeCriticalPod` in `pkg/kubelet/types/pod_update.go`.
@@ -165,7 +90,7 @@ mod tests {
             (r#"{"limits":{"nvidia.com/gpu":"1"}}"#, QosClass::BestEffort),
         ];
         for (resources, wanted) in cases {
-            assert_eq!(QosClass::of(&with(resources)), wanted, "{resources}");
+            assert_eq!(class(&with(resources)), wanted, "{resources}");
         }
     }
 
@@ -173,7 +98,7 @@ mod tests {
     fn an_unlimited_init_container_spoils_guaranteed() {
         let full = r#"{"limits":{"cpu":"1","memory":"1"},"requests":{"cpu":"1","memory":"1"}}"#;
         let p = pod(&format!(r#"{{"containers":[{{"name":"a","resources":{full}}}],"initContainers":[{{"name":"i"}}]}}"#));
-        assert_eq!(QosClass::of(&p), QosClass::Burstable);
+        assert_eq!(class(&p), QosClass::Burstable);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! NodePorts: a host port is had once per node. Source: `plugins/nodeports`.
 
+use podspec::HostPort;
+
 use super::sign;
 use crate::{
     framework::{Change, Plugin},
     node::NodeInfo,
-    pod::{HostPort, PodInfo},
+    pod::PodInfo,
     refusal::Refusal,
 };
 

@@ -8,7 +8,6 @@ use crate::{
     node::NodeInfo,
     pod::PodInfo,
     refusal::Refusal,
-    taints::tolerated,
 };
 
 pub struct NodeUnschedulable;
@@ -38,7 +37,7 @@ impl Plugin for NodeUnschedulable {
 
 fn tolerates_cordon(pod: &PodInfo) -> bool {
     let (key, effect) = ("node.kubernetes.io/unschedulable".to_owned(), "NoSchedule".to_owned());
-    tolerated(&Taint { key, effect, ..Taint::default() }, pod.tolerations())
+    podspec::is_tolerated(&Taint { key, effect, ..Taint::default() }, pod.tolerations())
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ pub struct Probe {
     pub pre_binds: Answers<Result<(), Status>>,
     /// It has something to write before the pod is bound.
     pub writes: bool,
+    /// When a pod is placed.
+    pub panics: bool,
 }
 
 type Answers<T> = Mutex<VecDeque<T>>;
@@ -74,6 +76,7 @@ impl Plugin for Probe {
     }
 
     fn queueing_hint(&self, _pod: &PodInfo, change: &Change<'_>) -> bool {
+        assert!(!(self.panics && matches!(change, Change::PodPlaced(_))), "as it was told");
         matches!(change, Change::NodeAdded(_))
     }
 }

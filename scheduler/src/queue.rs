@@ -10,11 +10,11 @@ use std::{
     time::Duration,
 };
 
-use api::{Key, steps};
+use api::{Key, faults::catch, steps};
 use tokio::time::Instant;
 
 use crate::{
-    framework::{Change, Freed, More, Plugins, signature},
+    framework::{Change, Freed, More, Plugin, Plugins, signature},
     pod::PodInfo,
 };
 
@@ -363,7 +363,9 @@ impl Entry {
             Change::PodGone(gone, Some(freed)) if self.preempts => Change::PodGone(gone, Some(Freed { more: More::AsItIs, ..freed })),
             other => other,
         };
-        let asked = |name: &&'static str| plugins.iter().any(|p| p.name() == *name && p.queueing_hint(&self.info, change));
+        // One that panics knows nothing: the change may help.
+        let hint = |plugin: &dyn Plugin| catch(plugin.name(), || plugin.queueing_hint(&self.info, change)).unwrap_or(true);
+        let asked = |name: &&'static str| plugins.iter().any(|p| p.name() == *name && hint(*p));
         self.refusers.is_empty() || self.refusers.iter().any(asked)
     }
 

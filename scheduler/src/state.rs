@@ -127,13 +127,17 @@ impl State {
 
     /// What plugins have to say before the pod is bound, as far as they need not wait.
     fn reserve(&mut self, mut binding: Box<Binding>) -> Todo {
-        if !self.binding.is_empty()
-            && let Err(failure) = self.asked(&mut binding)
-        {
-            return self.refused(&mut binding, failure);
+        let done = catch("default-scheduler", || {
+            if !self.binding.is_empty() {
+                self.asked(&mut binding)?;
+            }
+            self.queue.changed(&Change::PodPlaced(&binding.tried.info), Instant::now());
+            Ok(())
+        });
+        match done.unwrap_or_else(|panic| Err(Failure::error(panic.to_string()))) {
+            Ok(()) => Todo::Bind(binding),
+            Err(failure) => self.refused(&mut binding, failure),
         }
-        self.queue.changed(&Change::PodPlaced(&binding.tried.info), Instant::now());
-        Todo::Bind(binding)
     }
 
     fn asked(&mut self, binding: &mut Binding) -> Result<(), Failure> {
@@ -154,6 +158,7 @@ impl State {
 
     /// In the scheduling cycle: nobody saw that the pod had a node.
     fn refused(&mut self, binding: &mut Binding, failure: Failure) -> Todo {
+        self.waited(binding);
         self.unreserve(binding);
         let (tried, now) = (binding.tried.clone(), Instant::now());
         let info = tried.info.clone();
@@ -172,8 +177,7 @@ impl State {
     /// What was waited for is over, well or badly.
     pub fn waited(&mut self, binding: &mut Binding) {
         self.waiting.remove(&binding.tried.info.uid);
-        binding.helped = self.queue.permitted(&binding.tried.info);
-        binding.prepared = true;
+        (binding.helped, binding.prepared) = (self.queue.permitted(&binding.tried.info), true);
     }
 
     /// Takes the pod from where it was to be. True if this very pod was still only assumed to be there.
@@ -390,6 +394,21 @@ mod tests {
         let due = state.queue.due().expect("it is tried again");
         assert!(matches!(state.next(due, |_| None, 0), Some(Todo::Bind(binding)) if binding.waiting.is_none()));
         assert_eq!(reserved(&state.snapshot), 2);
+    }
+
+    #[test]
+    fn a_hint_that_panics_wakes_who_waits_and_harms_nobody_else() {
+        let denies = answers([Permit::Deny(Status::Rejected("no".into()))]);
+        let (plugins, _) = table(Probe { permits: denies, panics: true, ..Probe::default() }, Probe::default());
+        let (mut state, now) = (with(State::new(plugins), "2"), Instant::now());
+        state.pod_changed(None, Some(&asking("first", "1", "", "Pending")));
+        assert!(matches!(state.next(now, |_| None, 0), Some(Todo::Tell(..))));
+        state.pod_changed(None, Some(&asking("second", "1", "", "Pending")));
+        let bound = |state: &mut State| match state.next(now, |_| None, 0) {
+            Some(Todo::Bind(binding)) => Some(binding.tried.info.key.name.clone()),
+            _ => None,
+        };
+        assert_eq!((bound(&mut state).as_deref(), bound(&mut state).as_deref()), (Some("second"), Some("first")));
     }
 
     #[test]

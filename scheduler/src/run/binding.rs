@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use api::faults::catch_all;
-use client::kube;
+use client::{kube, pods::Pod};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -33,9 +33,9 @@ impl Scheduler {
         };
         self.state.lock().waited(&mut binding);
         if let Some(failure) = failure {
-            let not_bound = self.not_bound(&mut binding, failure);
-            if let Err(panic) = catch_all(SCHEDULER, not_bound).await {
-                tracing::error!(error = %panic, "not taken back");
+            let key = binding.tried.info.key.clone();
+            if let Err(panic) = catch_all(SCHEDULER, self.not_bound(&mut binding, failure)).await {
+                tracing::error!(ns = key.namespace, name = key.name, error = %panic, "not taken back");
             }
             return None;
         }
@@ -106,8 +106,9 @@ impl Scheduler {
             state.queue.changed(&Change::PodGone(&binding.tried.info, None), now);
         }
         let info = &binding.tried.info;
-        // Between: somebody else bound it, deleted it, or made another of the same name.
-        let current = self.pods.get(&info.key).filter(|p| p.metadata.uid.as_deref() == Some(&info.uid) && node_of(p).is_none());
+        // Between: somebody else bound it, deleted or ended it, or made another of the same name.
+        let is_it = |p: &Arc<Pod>| p.metadata.uid.as_deref() == Some(&info.uid) && node_of(p).is_none() && !p.is_over();
+        let current = self.pods.get(&info.key).filter(is_it);
         if let Some(pod) = &current {
             let tried = Tried { info: Arc::new(PodInfo::new(pod)), attempts: binding.tried.attempts };
             state.queue.back(tried, ended, now);

@@ -80,7 +80,7 @@ impl Resources {
 
 /// What a pod asks for, and for scoring (thousandths of a core and bytes) with a default where a container asks for nothing.
 pub fn pod_requests(spec: &PodSpec) -> (Resources, (i64, i64)) {
-    let sum = |missing: &[_]| Resources::from_amounts(podspec::requests(spec, Overhead::Included, missing).into_iter());
+    let sum = |missing: &[_]| Resources::from_amounts(podspec::requests(spec, Overhead::Included, missing).iter());
     let asks = sum(&[]);
     let says_all = |c: &Container| {
         let requests = c.resources.as_ref().and_then(|r| r.requests.as_ref());

@@ -45,7 +45,7 @@ impl Limits {
             return Self { cpu_shares: SHARES_MIN, ..Self::default() };
         };
         let limits = podspec::limits(spec, Overhead::Included);
-        let limit = |name| limits.get(name).filter(|_| limited(pod, name)).copied();
+        let limit = |name| limits.get(name).filter(|_| limited(pod, name));
         Self {
             cpu_shares: shares(requests(pod, "cpu")),
             cpu_quota_us: limit("cpu").map(|q| quota_us(q.milli())),

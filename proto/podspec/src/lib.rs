@@ -16,7 +16,7 @@ pub mod typed;
 pub use lists::{Amounts, List, Stated};
 pub use ports::{HostPort, host_ports};
 pub use qos::QosClass;
-pub use resources::{Overhead, Side, add, aggregate, is_supported_at_pod_level, limits, requests};
+pub use resources::{Overhead, Side, aggregate, is_supported_at_pod_level, limits, requests};
 pub use tolerations::{is_tolerated, tolerates, untolerated};
 
 /// What is read of a pod's `spec`.

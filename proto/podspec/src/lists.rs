@@ -5,8 +5,14 @@ use std::collections::BTreeMap;
 use api::{k8s::apimachinery::pkg::api::resource::Quantity as Text, quantity::Quantity};
 use serde_json::{Map, Value};
 
-/// Amounts by the resource's name, for as long as the pod is there.
-pub type Amounts<'a> = BTreeMap<&'a str, Quantity>;
+/// Amounts by the resource's name, for as long as the pod is there. Those that nearly all pods have take no memory of their own.
+#[derive(Clone, Debug, Default)]
+pub struct Amounts<'a> {
+    cpu: Option<Quantity>,
+    memory: Option<Quantity>,
+    storage: Option<Quantity>,
+    others: BTreeMap<&'a str, Quantity>,
+}
 
 /// What a container or a pod states.
 #[derive(Clone, Copy, Default)]
@@ -22,6 +28,71 @@ pub enum List<'a> {
     Empty,
     Typed(&'a BTreeMap<String, Text>),
     Json(&'a Map<String, Value>),
+}
+
+impl<'a> Amounts<'a> {
+    pub fn get(&self, name: &str) -> Option<Quantity> {
+        match name {
+            "cpu" => self.cpu,
+            "memory" => self.memory,
+            "ephemeral-storage" => self.storage,
+            _ => self.others.get(name).copied(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+
+    pub fn len(&self) -> usize {
+        self.iter().count()
+    }
+
+    /// In no order that means anything.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, Quantity)> {
+        let common = [("cpu", self.cpu), ("memory", self.memory), ("ephemeral-storage", self.storage)];
+        let common = common.into_iter().filter_map(|(name, amount)| Some((name, amount?)));
+        common.chain(self.others.iter().map(|(name, amount)| (*name, *amount)))
+    }
+
+    /// By name.
+    pub fn sorted(&self) -> BTreeMap<&'a str, Quantity> {
+        self.iter().collect()
+    }
+
+    /// In place of what was there.
+    pub fn set(&mut self, name: &'a str, amount: Quantity) {
+        self.update(name, |_| amount);
+    }
+
+    /// On top of what was there.
+    pub fn add(&mut self, name: &'a str, amount: Quantity) {
+        // Nothing has no format of its own.
+        self.update(name, |sum| sum.filter(|sum| !sum.is_zero()).map_or(amount, |sum| sum.plus(amount)));
+    }
+
+    pub fn add_all(&mut self, more: impl Iterator<Item = (&'a str, Quantity)>) {
+        more.for_each(|(name, amount)| self.add(name, amount));
+    }
+
+    /// No less than the other, of anything.
+    pub fn raise(&mut self, other: &Self) {
+        other.iter().for_each(|(name, amount)| self.update(name, |known| known.filter(|known| *known >= amount).unwrap_or(amount)));
+    }
+
+    fn update(&mut self, name: &'a str, with: impl FnOnce(Option<Quantity>) -> Quantity) {
+        let common = match name {
+            "cpu" => &mut self.cpu,
+            "memory" => &mut self.memory,
+            "ephemeral-storage" => &mut self.storage,
+            _ => {
+                let amount = with(self.others.get(name).copied());
+                self.others.insert(name, amount);
+                return;
+            }
+        };
+        *common = Some(with(*common));
+    }
 }
 
 impl<'a> List<'a> {

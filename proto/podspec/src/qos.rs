@@ -4,7 +4,7 @@ use std::{cmp::Ordering, fmt};
 
 use api::quantity::Quantity;
 
-use crate::{Amounts, ContainerView, List, SpecView, Stated, resources::add};
+use crate::{Amounts, ContainerView, List, SpecView, Stated};
 
 /// A pod's class (`status.qosClass`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,13 +16,13 @@ pub enum QosClass {
 
 impl QosClass {
     pub fn of(spec: &impl SpecView) -> Self {
-        let (mut requests, mut limits, mut limited) = (Amounts::new(), Amounts::new(), true);
+        let (mut requests, mut limits, mut limited) = (Amounts::default(), Amounts::default(), true);
         let mut count = |stated: Stated<'_>| {
             for name in ["cpu", "memory"] {
                 let limit = positive(stated.limits, name);
                 limited &= limit.is_some();
-                add(&mut requests, positive(stated.requests, name).into_iter());
-                add(&mut limits, limit.into_iter());
+                requests.add_all(positive(stated.requests, name).into_iter());
+                limits.add_all(limit.into_iter());
             }
         };
         match spec.resources() {
@@ -34,7 +34,7 @@ impl QosClass {
             return Self::BestEffort;
         }
         // By value: 1 equals 1000m.
-        let same = |(name, request): (&&str, _)| limits.get(name).is_some_and(|l| l.partial_cmp(request) == Some(Ordering::Equal));
+        let same = |(name, request): (&str, Quantity)| limits.get(name).is_some_and(|l| l.partial_cmp(&request) == Some(Ordering::Equal));
         let guaranteed = limited && requests.len() == limits.len() && requests.iter().all(same);
         if guaranteed { Self::Guaranteed } else { Self::Burstable }
     }

@@ -24,9 +24,9 @@ pub enum Overhead {
 pub fn requests<'a, S: SpecView>(spec: &'a S, overhead: Overhead, missing: &[(&'a str, Quantity)]) -> Amounts<'a> {
     let mut sum = aggregate(spec, Side::Requests, missing, |_| {});
     let own = spec.resources().map(|own| own.requests).unwrap_or_default();
-    sum.extend(own.iter().filter(|(name, _)| is_supported_at_pod_level(name)));
+    own.iter().filter(|(name, _)| is_supported_at_pod_level(name)).for_each(|(name, amount)| sum.set(name, amount));
     if overhead == Overhead::Included {
-        add(&mut sum, spec.overhead().iter());
+        sum.add_all(spec.overhead().iter());
     }
     sum
 }
@@ -35,10 +35,13 @@ pub fn requests<'a, S: SpecView>(spec: &'a S, overhead: Overhead, missing: &[(&'
 pub fn limits<S: SpecView>(spec: &S, overhead: Overhead) -> Amounts<'_> {
     let mut sum = aggregate(spec, Side::Limits, &[], |_| {});
     let own = spec.resources().map(|own| own.limits).unwrap_or_default();
-    sum.extend(own.iter().filter(|(name, _)| is_supported_at_pod_level(name)));
+    own.iter().filter(|(name, _)| is_supported_at_pod_level(name)).for_each(|(name, amount)| sum.set(name, amount));
     if overhead == Overhead::Included {
-        let on_top: Vec<_> = spec.overhead().iter().filter(|(name, _)| sum.get(name).is_some_and(|sum| !sum.is_zero())).collect();
-        add(&mut sum, on_top.into_iter());
+        for (name, amount) in spec.overhead().iter() {
+            if sum.get(name).is_some_and(|sum| !sum.is_zero()) {
+                sum.add(name, amount);
+            }
+        }
     }
     sum
 }
@@ -51,27 +54,27 @@ pub fn aggregate<'a, S: SpecView>(
     missing: &[(&'a str, Quantity)],
     mut each: impl FnMut(&Amounts<'a>),
 ) -> Amounts<'a> {
-    let mut sum = Amounts::new();
+    let mut sum = Amounts::default();
     for container in spec.containers() {
         let own = stated(container, side, missing);
         each(&own);
-        add(&mut sum, own.into_iter());
+        sum.add_all(own.iter());
     }
-    let (mut sidecars, mut peak) = (Amounts::new(), Amounts::new());
+    let (mut sidecars, mut peak) = (Amounts::default(), Amounts::default());
     for container in spec.init_containers() {
         let mut own = stated(container, side, missing);
         if is_sidecar(container) {
-            add(&mut sum, own.iter().map(|(name, amount)| (*name, *amount)));
-            add(&mut sidecars, own.into_iter());
+            sum.add_all(own.iter());
+            sidecars.add_all(own.iter());
             each(&sidecars);
-            raise(&mut peak, &sidecars);
+            peak.raise(&sidecars);
         } else {
-            add(&mut own, sidecars.iter().map(|(name, amount)| (*name, *amount)));
+            own.add_all(sidecars.iter());
             each(&own);
-            raise(&mut peak, &own);
+            peak.raise(&own);
         }
     }
-    raise(&mut sum, &peak);
+    sum.raise(&peak);
     sum
 }
 
@@ -80,27 +83,11 @@ pub fn is_supported_at_pod_level(name: &str) -> bool {
     matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
 }
 
-/// Adds each amount to what is there by its name.
-pub fn add<'a>(sum: &mut Amounts<'a>, more: impl Iterator<Item = (&'a str, Quantity)>) {
-    for (name, amount) in more {
-        // Nothing has no format of its own.
-        let with = |sum: &mut Quantity| *sum = if sum.is_zero() { amount } else { sum.plus(amount) };
-        sum.entry(name).and_modify(with).or_insert(amount);
-    }
-}
-
 fn stated<'a>(container: &'a impl ContainerView, side: Side, missing: &[(&'a str, Quantity)]) -> Amounts<'a> {
     let own = container.resources();
     let list: List<'a> = if side == Side::Requests { own.requests } else { own.limits };
     let absent = missing.iter().copied().filter(|(name, _)| !list.has(name));
-    list.iter().chain(absent).collect()
-}
-
-fn raise<'a>(sum: &mut Amounts<'a>, other: &Amounts<'a>) {
-    for (name, amount) in other {
-        let known = sum.entry(name).or_insert(*amount);
-        if *amount > *known {
-            *known = *amount;
-        }
-    }
+    let mut out = Amounts::default();
+    list.iter().chain(absent).for_each(|(name, amount)| out.set(name, amount));
+    out
 }

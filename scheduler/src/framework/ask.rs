@@ -12,6 +12,9 @@ use crate::{
     snapshot::Snapshot,
 };
 
+/// Most signatures are no longer: they grow in one piece.
+const SIGNATURE_BYTES: usize = 512;
+
 /// All that a plan is asked about one pod. Valid until the snapshot is asked about another pod.
 pub struct Ask {
     pub info: Arc<PodInfo>,
@@ -77,7 +80,8 @@ impl PreFilter<'_> {
 
 /// Equal for pods that every node treats alike, pods on other nodes aside.
 pub fn signature(plugins: Plugins, pod: &PodInfo) -> Vec<u8> {
-    let mut out = pod.priority.to_le_bytes().to_vec();
+    let mut out = Vec::with_capacity(SIGNATURE_BYTES);
+    out.extend(pod.priority.to_le_bytes());
     plugins.iter().for_each(|plugin| plugin.sign(pod, &mut out));
     out
 }

@@ -61,10 +61,13 @@ impl Memo {
     /// The class of the pod, as the snapshot is now.
     pub fn class(&mut self, snapshot: &Snapshot, ask: &Ask) -> &EquivalenceClass {
         self.tick += 1;
-        if !self.classes.contains_key(&ask.signature) && self.classes.len() >= CLASSES_MAX {
-            self.forget_oldest();
+        if !self.classes.contains_key(&ask.signature) {
+            if self.classes.len() >= CLASSES_MAX {
+                self.forget_oldest();
+            }
+            self.classes.insert(ask.signature.as_slice().into(), EquivalenceClass::default());
         }
-        let class = self.classes.entry(ask.signature.clone()).or_default();
+        let class = self.classes.get_mut(&ask.signature).expect("it was just put there");
         class.asked = self.tick;
         class.refresh(snapshot, ask);
         class

@@ -10,7 +10,7 @@ use super::PodSpec;
 type Answer = (Vec<String>, Vec<String>, Vec<String>, QosClass, Vec<HostPort>, usize);
 
 fn of<S: SpecView>(spec: &S) -> Answer {
-    let text = |amounts: podspec::Amounts<'_>| amounts.iter().map(|(name, amount)| format!("{name}={amount}")).collect();
+    let text = |amounts: podspec::Amounts<'_>| amounts.sorted().iter().map(|(name, amount)| format!("{name}={amount}")).collect();
     let missing = [("cpu", api::quantity::Quantity::from_milli(100))];
     (
         text(requests(spec, Overhead::Included, &[])),

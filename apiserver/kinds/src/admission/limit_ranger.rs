@@ -251,7 +251,7 @@ fn sum(spec: Option<&Value>, side: Side) -> Amounts {
         Side::Requests => podspec::requests(spec, Overhead::Excluded, &[]),
         Side::Limits => podspec::limits(spec, Overhead::Excluded),
     });
-    sum.into_iter().flatten().map(|(name, amount)| (name.to_owned(), amount)).collect()
+    sum.iter().flat_map(|sum| sum.iter()).map(|(name, amount)| (name.to_owned(), amount)).collect()
 }
 
 fn amounts(holder: Option<&Value>, field: &str) -> Amounts {

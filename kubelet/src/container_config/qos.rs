@@ -13,6 +13,7 @@ use api::{
 };
 
 pub use podspec::QosClass;
+use podspec::Side;
 
 use crate::meta;
 
@@ -40,7 +41,8 @@ pub fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: i64) -> 
         QosClass::Burstable => {}
     }
     let capacity = memory_capacity.max(1);
-    let score = |bytes: i64| 1000 - 1000i64.saturating_mul(bytes) / capacity;
+    let unclaimed = unclaimed_memory(pod);
+    let score = |bytes: i64| 1000i64.saturating_sub(1000i64.saturating_mul(bytes.saturating_add(unclaimed)) / capacity);
     let mut adjust = score(memory_request(container));
     if meta::is_sidecar(container) {
         let main = pod.spec.as_ref().map(|s| s.containers.as_slice()).unwrap_or_default();
@@ -53,6 +55,18 @@ pub fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: i64) -> 
 /// One entry of a resource list, parsed.
 pub(crate) fn amount(list: Option<&ResourceList>, name: &str) -> Option<Quantity> {
     Quantity::parse(&list?.get(name)?.0).ok()
+}
+
+/// Bytes for each container of what the pod as a whole asks for and its containers do not (`remainingPodMemReqPerContainer`).
+fn unclaimed_memory(pod: &Pod) -> i64 {
+    let Some(spec) = &pod.spec else { return 0 };
+    let own = amount(spec.resources.as_ref().and_then(|r| r.requests.as_ref()), "memory").map_or(0, Quantity::units);
+    if own == 0 {
+        return 0;
+    }
+    let claimed = podspec::aggregate(spec, Side::Requests, &[], |_| {}).get("memory").map_or(0, Quantity::units);
+    let containers = i64::try_from(meta::containers(pod).count()).unwrap_or(i64::MAX);
+    own.saturating_sub(claimed) / containers.max(1)
 }
 
 fn memory_request(container: &Container) -> i64 {
@@ -111,6 +125,11 @@ mod tests {
         assert_eq!(adj(r#"{"requests":{"memory":"100Mi"}}"#), 900);
         assert_eq!(adj(r#"{"requests":{"cpu":"1m"}}"#), 999);
         assert_eq!(adj(r#"{"requests":{"memory":"1000Mi"}}"#), 3);
+        // What the pod asks for beyond its containers is theirs in equal parts.
+        let own = r#""resources":{"requests":{"memory":"500Mi"}}"#;
+        let p = pod(&format!(r#"{{"containers":[{{"name":"a","resources":{{"requests":{{"memory":"100Mi"}}}}}},{{"name":"b"}}],{own}}}"#));
+        let both: Vec<i64> = p.spec.as_ref().unwrap().containers.iter().map(|c| oom_score_adj(&p, c, 1000 << 20)).collect();
+        assert_eq!(both, [700, 800]);
         assert_eq!(adj(r#"{"limits":{"cpu":"1","memory":"1Gi"},"requests":{"cpu":"1","memory":"1Gi"}}"#), -997);
     }
 }

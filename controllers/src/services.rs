@@ -126,8 +126,7 @@ fn resolve(port: &ServicePort, pod: &Pod) -> Option<Port> {
 
 fn named_port(pod: &Pod, name: &str, protocol: &str) -> Option<i32> {
     let spec = pod.spec.as_ref()?;
-    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
+    let ports = podspec::running(spec).flat_map(|c| c.ports.iter().flatten());
     let fits =
         |p: &&api::k8s::api::core::v1::ContainerPort| p.name.as_deref() == Some(name) && p.protocol.as_deref().unwrap_or("TCP") == protocol;
     ports.into_iter().find(fits).map(|p| p.container_port)

@@ -144,7 +144,7 @@ fn fate(stay: Stay, known: Option<Instant>, now: Instant) -> (Fate, Option<Insta
 fn stay<'a>(taints: impl Iterator<Item = &'a Taint>, tolerations: &[Toleration]) -> Stay {
     let mut shortest = Stay::ForEver;
     for taint in taints {
-        let Some(toleration) = tolerations.iter().find(|t| tolerates(t, taint)) else { return Stay::For(Duration::ZERO) };
+        let Some(toleration) = tolerations.iter().find(|t| podspec::tolerates(t, taint)) else { return Stay::For(Duration::ZERO) };
         // The largest number there is means for ever, as it does upstream.
         let Some(seconds) = toleration.toleration_seconds.filter(|s| *s != i64::MAX) else { continue };
         let time = Duration::from_secs(seconds.max(0).unsigned_abs());
@@ -154,17 +154,6 @@ fn stay<'a>(taints: impl Iterator<Item = &'a Taint>, tolerations: &[Toleration])
         };
     }
     shortest
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let (key, effect) = (toleration.key.as_deref().unwrap_or(""), toleration.effect.as_deref().unwrap_or(""));
-    if (!effect.is_empty() && effect != taint.effect) || (!key.is_empty() && key != taint.key) {
-        return false;
-    }
-    match toleration.operator.as_deref().unwrap_or("") {
-        "" | "Equal" => toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or(""),
-        operator => operator == "Exists",
-    }
 }
 
 fn evict(pod: &Pod, now: Timestamp) -> Vec<Action> {

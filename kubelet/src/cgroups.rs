@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, fs, io, path::PathBuf};
 use api::k8s::api::core::v1::Pod;
 
 use crate::{
-    container_config::{Limits, QosClass, shares},
+    container_config::{Limits, QosClass, class, shares},
     meta,
 };
 
@@ -102,7 +102,7 @@ impl Manager {
     /// # Errors
     /// What the kernel refused.
     pub fn create_pod(&self, pod: &Pod) -> Result<(), Error> {
-        let path = self.path(QosClass::of(pod), meta::uid(pod));
+        let path = self.path(class(pod), meta::uid(pod));
         self.create(&path)?;
         self.set(&path, Limits::of_pod(pod))
     }
@@ -180,7 +180,7 @@ impl Manager {
 /// The cgroup parent of a pod below the top cgroup `root`.
 pub fn parent(root: &str, pod: &Pod) -> String {
     let root = root.trim_matches('/');
-    match QosClass::of(pod) {
+    match class(pod) {
         QosClass::Guaranteed => format!("/{root}/pod{}", meta::uid(pod)),
         QosClass::Burstable => format!("/{root}/burstable/pod{}", meta::uid(pod)),
         QosClass::BestEffort => format!("/{root}/besteffort/pod{}", meta::uid(pod)),

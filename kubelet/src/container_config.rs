@@ -25,7 +25,7 @@ pub(crate) use self::rehearse::rehearse;
 pub use self::{
     expand::expand,
     hostname::Hostname,
-    qos::{QosClass, oom_score_adj},
+    qos::{QosClass, class, oom_score_adj},
     resources::{Limits, QUOTA_PERIOD_US, cpu_request_milli, requests, shares},
     sandbox::{dns_warnings, sandbox},
 };

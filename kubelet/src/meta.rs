@@ -41,7 +41,7 @@ pub fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
 
 /// Whether an init container keeps running beside the main ones.
 pub fn is_sidecar(container: &Container) -> bool {
-    container.restart_policy.as_deref() == Some("Always")
+    podspec::is_sidecar(container)
 }
 
 /// Whether the pod shares the node's network.

@@ -1,22 +1,25 @@
 //! An unscheduled pod in, a binding out.
 //!
 //! [`start`] keeps a node snapshot current by events ([`snapshot`]), takes the most important pod that waits ([`queue`]), decides ([`plan`]) and
-//! writes ([`run`]). A plugin is one file in [`plugins`].
+//! writes ([`run`]). A plugin is one file in [`plugins`], and what it is asked stands in [`framework`].
 
 mod act;
-mod ask;
+mod affinity;
 mod budgets;
 mod column;
 mod counters;
 mod crowds;
-mod cycle;
-mod memo;
+mod evictions;
+pub mod framework;
 mod node;
 pub mod offline;
 mod plan;
+mod plugin_states;
 mod plugins;
 mod pod;
 mod preemption;
+#[cfg(test)]
+mod probe;
 mod queue;
 mod ranking;
 mod refusal;

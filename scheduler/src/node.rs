@@ -7,10 +7,9 @@ use std::{
 
 use api::k8s::api::core::v1::{Node, Taint};
 
-use crate::{
-    pod::{HostPort, PodInfo},
-    resources::Resources,
-};
+use podspec::HostPort;
+
+use crate::{pod::PodInfo, resources::Resources};
 
 /// Where a node stands in the snapshot.
 pub type Slot = usize;

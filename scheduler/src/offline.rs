@@ -54,7 +54,8 @@ impl Offline {
     /// Decides about the next pod; `None` if none is due. `siblings` selects the pods that the pod's services and its controller select.
     pub fn decide(&mut self, now: Instant, siblings: Option<Labels>, random: u64) -> Option<Decision> {
         Some(match self.0.next(now, |_| siblings.clone(), random)? {
-            Todo::Bind(tried, node) => Decision::Bound { pod: tried.info.pod.clone(), node },
+            Todo::Bind(binding) => Decision::Bound { pod: binding.tried.info.pod.clone(), node: binding.node },
+            Todo::Fail(info, _, message) => Decision::Refused { pod: info.pod.clone(), message },
             Todo::Skip(info) => Decision::Refused { pod: info.pod.clone(), message: "it is being deleted".into() },
             Todo::Tell(info, refused) => match refused.nomination {
                 Nomination::Preempt(preemption) => {

@@ -2,15 +2,12 @@
 //!
 //! Source: scheduler `schedule_one.go` (`schedulePod`, `findNodesThatFitPod`, `prioritizeNodes`). Pure: random numbers come in.
 
-use std::{borrow::Cow, collections::BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::{
-    ask::Ask,
-    crowds::{Answer, Group, Question},
-    cycle::Cycle,
-    memo::EquivalenceClass,
+    crowds::{Answers, Group, Question},
+    framework::{Ask, Cycle, EquivalenceClass, Named, Plugin},
     node::{NodeInfo, Slot},
-    plugins::{LOOKING_AROUND, PLUGINS, Plugin, nodeaffinity, podtopologyspread},
     preemption::{self, Preemption},
     refusal::{Diagnosis, Refusal},
     snapshot::Snapshot,
@@ -32,6 +29,15 @@ pub struct Refused {
     pub nomination: Nomination,
 }
 
+impl Refused {
+    /// The node that was chosen does not do after all.
+    pub fn of_one(refusal: &Refusal) -> Self {
+        let mut diagnosis = Diagnosis::default();
+        diagnosis.add(refusal, 1);
+        Self { message: diagnosis.message(1), plugins: diagnosis.plugins, nomination: Nomination::Clear }
+    }
+}
+
 /// What becomes of `status.nominatedNodeName`.
 #[derive(Debug, PartialEq)]
 pub enum Nomination {
@@ -47,76 +53,29 @@ pub fn plan(snapshot: &Snapshot, class: &EquivalenceClass, ask: &Ask, random: u6
         return refused("no nodes available to schedule pods".into(), BTreeSet::new(), Nomination::Clear);
     }
     let cycle = Cycle::new(snapshot, class, ask);
-    if let Some(refusal) = PLUGINS.iter().find_map(|p| p.pre_filter(&ask.info)) {
-        return refused_by_all(&cycle, &refusal, random);
+    if let Some(refusal) = &ask.refusal {
+        return refused_by_all(&cycle, refusal, random);
     }
     if let Some(node) = nominated(&cycle) {
         return Outcome::Bind(node.name().to_owned());
     }
-    match nodeaffinity::named(&ask.info) {
-        Some(names) => among_named(&cycle, &names, random),
+    match &ask.named {
+        Some(named) => among_named(&cycle, named, random),
         None => among_all(&cycle, random),
     }
-}
-
-/// Whether the node takes the pod as things are, or as `cycle` and `row` were bent to be; pods that are nominated to it count.
-pub(crate) fn fits(cycle: &Cycle<'_>, row: &NodeInfo) -> Option<Refusal> {
-    with_nominated(cycle, row, refuses_now)
-}
-
-fn refuses_now(cycle: &Cycle<'_>, row: &NodeInfo) -> Option<Refusal> {
-    PLUGINS.iter().find_map(|p| p.filter(&cycle.ask.info, row)).or_else(|| refuses_in(cycle, row.slot))
-}
-
-fn refuses_in(cycle: &Cycle<'_>, slot: Slot) -> Option<Refusal> {
-    LOOKING_AROUND.iter().find_map(|p| p.refuses_in(cycle, slot))
-}
-
-/// It must fit with the stronger pods that are expected on the node, and without: they may not come.
-fn with_nominated(cycle: &Cycle<'_>, row: &NodeInfo, asked: impl Fn(&Cycle<'_>, &NodeInfo) -> Option<Refusal>) -> Option<Refusal> {
-    if row.expected == 0 {
-        return asked(cycle, row);
-    }
-    let own = &cycle.ask.info;
-    let stronger: Vec<_> = cycle.snapshot.nominated_on(row.name()).filter(|p| p.priority >= own.priority && p.key != own.key).collect();
-    if !stronger.is_empty() {
-        let (mut bent, mut fuller) = (cycle.clone(), row.clone());
-        for pod in stronger {
-            fuller.add(pod);
-            bent.shift(pod, row, 1);
-        }
-        if let Some(refusal) = refuses_now(&bent, &fuller) {
-            return Some(refusal);
-        }
-    }
-    asked(cycle, row)
-}
-
-/// What was remembered of the node, and what depends on others.
-fn answer<'a>(cycle: &Cycle<'a>, row: &NodeInfo) -> Option<Cow<'a, Refusal>> {
-    let remembered = cycle.class.cell(row.slot).and_then(|c| c.refusal.as_ref());
-    remembered.map(Cow::Borrowed).or_else(|| refused_for_others(cycle, row.slot).map(Cow::Owned))
-}
-
-/// Why a node that fits by itself does not do.
-fn refused_for_others(cycle: &Cycle<'_>, slot: Slot) -> Option<Refusal> {
-    if !cycle.snapshot.has_nominations() {
-        return refuses_in(cycle, slot);
-    }
-    with_nominated(cycle, cycle.snapshot.row(slot)?, |cycle, row| refuses_in(cycle, row.slot))
 }
 
 /// The node that was made free for it, if it fits there now.
 fn nominated<'a>(cycle: &Cycle<'a>) -> Option<&'a NodeInfo> {
     let name = cycle.snapshot.nominated_node(&cycle.ask.info.key).or_else(|| cycle.ask.info.nominated())?;
-    cycle.snapshot.find(name).filter(|row| fits(cycle, row).is_none())
+    cycle.snapshot.find(name).filter(|row| cycle.refuses(row).is_none())
 }
 
 fn among_all(cycle: &Cycle<'_>, random: u64) -> Outcome {
     let alone = cycle.stands_alone();
-    let fits = |slot: &Slot| alone || refused_for_others(cycle, *slot).is_none();
-    let best = if let Some(questions) = only_spread(cycle) {
-        best_spread(cycle, &questions, random)
+    let fits = |slot: &Slot| alone || cycle.refuses_for_others(*slot).is_none();
+    let best = if let Some((place, questions)) = only_groups(cycle) {
+        best_group(cycle, place, &questions, random)
     } else if compared(cycle).next().is_none() {
         cycle.class.ranking.best_first(random).find(fits)
     } else {
@@ -126,12 +85,12 @@ fn among_all(cycle: &Cycle<'_>, random: u64) -> Outcome {
     best.map_or_else(|| diagnose(cycle, random), |slot| bind(cycle.snapshot, slot))
 }
 
-/// The pod's node affinity names the only nodes that could do.
-fn among_named(cycle: &Cycle<'_>, names: &BTreeSet<&str>, random: u64) -> Outcome {
+/// Plugins named the only nodes that could do.
+fn among_named(cycle: &Cycle<'_>, named: &Named, random: u64) -> Outcome {
     let (mut feasible, mut diagnosis, mut resolvable, mut asked) = (Vec::new(), Diagnosis::default(), Vec::new(), 0);
-    for row in names.iter().filter_map(|name| cycle.snapshot.find(name)) {
+    for row in named.nodes.iter().filter_map(|name| cycle.snapshot.find(name)) {
         asked += 1;
-        match answer(cycle, row) {
+        match cycle.answer(row) {
             None => feasible.push(row.slot),
             Some(refusal) => {
                 diagnosis.add(&refusal, 1);
@@ -142,40 +101,45 @@ fn among_named(cycle: &Cycle<'_>, names: &BTreeSet<&str>, random: u64) -> Outcom
     if let Some(slot) = best(cycle, &feasible, random) {
         return bind(cycle.snapshot, slot);
     }
-    diagnosis.plugins.insert(nodeaffinity::NAME);
-    diagnosis.count(&format!("node(s) didn't satisfy plugin(s) [{}]", nodeaffinity::NAME), cycle.snapshot.len() - asked);
+    diagnosis.plugins.extend(&named.plugins);
+    let names: Vec<&str> = named.plugins.iter().copied().collect();
+    diagnosis.count(&format!("node(s) didn't satisfy plugin(s) [{}]", names.join(" ")), cycle.snapshot.len() - asked);
     after_preemption(cycle, diagnosis, &resolvable, random)
 }
 
-/// The plugins whose scores differ between nodes only when they are compared, with their numbers.
+/// The plugins whose scores differ between nodes only when they are compared, with their places.
 fn compared<'a>(cycle: &'a Cycle<'_>) -> impl Iterator<Item = (usize, &'static dyn Plugin)> + 'a {
-    let plugins = PLUGINS.into_iter().enumerate().filter(|(_, p)| p.compares() && p.weight() > 0);
+    let plugins = cycle.ask.plugins.iter().copied().enumerate().filter(|(_, p)| p.compares() && p.weight() > 0);
     plugins.filter(|(at, p)| !(cycle.class.is_even(*at) && p.is_even(cycle)))
 }
 
-/// What spreading asks about the nodes, where nothing else compares them, or refuses one because of others.
-fn only_spread(cycle: &Cycle<'_>) -> Option<Vec<Question>> {
-    let mut compared = compared(cycle);
-    let only = match compared.next() {
-        Some((at, plugin)) => plugin.name() == podtopologyspread::NAME && compared.next().is_none() && cycle.class.is_even(at),
-        None => !cycle.tallies.is_empty(),
+/// The place of a plugin that asks little about the nodes, and what it asks, where nothing else compares them, or refuses one because of others.
+fn only_groups(cycle: &Cycle<'_>) -> Option<(usize, Vec<Question>)> {
+    let mut compared = compared(cycle).map(|(place, _)| place);
+    let place = match compared.next() {
+        Some(place) => Some(place).filter(|place| cycle.class.is_even(*place))?,
+        None => cycle.speaking().next()?,
     };
-    if only && cycle.is_spread_alone() { podtopologyspread::questions(cycle) } else { None }
+    if compared.next().is_some() || !cycle.only_listens_to(place) {
+        return None;
+    }
+    Some((place, cycle.ask.plugins.get(place)?.questions(cycle)?))
 }
 
-/// As [`best`] of all that fit: nodes of equal crowds differ in the scores that need no comparing alone.
-fn best_spread(cycle: &Cycle<'_>, questions: &[Question], random: u64) -> Option<Slot> {
+/// As [`best`] of all that fit: nodes of equal answers differ in the scores that need no comparing alone.
+fn best_group(cycle: &Cycle<'_>, place: usize, questions: &[Question], random: u64) -> Option<Slot> {
+    let plugin = cycle.ask.plugins.get(place)?;
     let mut crowds = cycle.class.crowds.borrow_mut();
     let grouping = crowds.grouping(cycle.snapshot, &cycle.class.ranking, questions);
     // What is said of one node of a group is said of all.
     let fits =
-        |group: &&Group| group.ranking.top().and_then(|(_, nodes)| nodes.first()).is_some_and(|slot| refuses_in(cycle, *slot).is_none());
+        |group: &&Group| group.ranking.top().and_then(|(_, nodes)| nodes.first()).is_some_and(|slot| cycle.refuses_around(*slot).is_none());
     let fitting: Vec<&Group> = grouping.groups().filter(fits).collect();
-    let groups: Vec<(&[Answer], usize)> = fitting.iter().map(|g| (&*g.answers, g.ranking.len())).collect();
-    let scores = podtopologyspread::compare_groups(cycle, &groups);
+    let groups: Vec<(&Answers, usize)> = fitting.iter().map(|g| (&g.answers, g.ranking.len())).collect();
+    let scores = plugin.compare_groups(cycle, &groups);
     let tops = fitting.iter().zip(&scores).filter_map(|(group, score)| {
         let (known, nodes) = group.ranking.top()?;
-        Some((i64::try_from(known).unwrap_or(i64::MAX) + podtopologyspread::WEIGHT * score, nodes))
+        Some((i64::try_from(known).unwrap_or(i64::MAX) + plugin.weight() * score, nodes))
     });
     let tops: Vec<(i64, &[Slot])> = tops.collect();
     let top = tops.iter().map(|(total, _)| *total).max()?;
@@ -202,7 +166,7 @@ fn totals(cycle: &Cycle<'_>, nodes: &[Slot]) -> Vec<i64> {
         if cycle.class.is_even(at) {
             scores.resize(nodes.len(), 0);
         } else {
-            scores.extend(nodes.iter().map(|slot| cycle.class.cell(*slot).and_then(|c| c.scores.get(at)).copied().unwrap_or(0)));
+            scores.extend(nodes.iter().map(|slot| cycle.class.score(*slot, at)));
         }
         plugin.normalize_score(cycle, nodes, &mut scores);
         totals.iter_mut().zip(&scores).for_each(|(total, score)| *total += plugin.weight() * score);
@@ -220,7 +184,7 @@ fn diagnose(cycle: &Cycle<'_>, random: u64) -> Outcome {
     cycle.class.refusals.iter().for_each(|(refusal, nodes)| diagnosis.add(refusal, *nodes));
     let mut resolvable: Vec<Slot> = cycle.class.resolvable.slots().collect();
     for slot in cycle.class.ranking.slots() {
-        if let Some(refusal) = refused_for_others(cycle, slot) {
+        if let Some(refusal) = cycle.refuses_for_others(slot) {
             diagnosis.add(&refusal, 1);
             resolvable.extend(refusal.resolvable.then_some(slot));
         }

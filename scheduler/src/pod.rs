@@ -8,8 +8,10 @@ use std::{
 use api::{Key, k8s::api::core::v1::Toleration};
 use client::pods::{Pod, PodSpec};
 
+use podspec::HostPort;
+
 use crate::{
-    resources::{Missing, Resources, is_sidecar, pod_requests},
+    resources::{Resources, pod_requests},
     terms::Term,
 };
 
@@ -30,13 +32,6 @@ pub struct PodInfo {
     pub pod: Arc<Pod>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostPort {
-    pub ip: String,
-    pub protocol: String,
-    pub port: i32,
-}
-
 /// The pod's terms about other pods.
 #[derive(Clone, Debug, Default)]
 pub struct Affinity {
@@ -52,14 +47,14 @@ impl PodInfo {
         let meta = &pod.metadata;
         let spec = pod.spec.as_ref().unwrap_or_else(|| &EMPTY);
         let key = Key { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() };
-        let scored = pod_requests(spec, Missing::IsDefault);
+        let (requests, non_zero) = pod_requests(spec);
         Self {
             affinity: affinity(spec, &key.namespace),
             uid: meta.uid.clone().unwrap_or_default(),
             priority: spec.priority.unwrap_or(0),
-            requests: pod_requests(spec, Missing::IsZero),
-            non_zero: (scored.milli_cpu, scored.memory),
-            ports: host_ports(spec),
+            requests,
+            non_zero,
+            ports: podspec::host_ports(spec),
             terminating: meta.deletion_timestamp.is_some(),
             key,
             pod: pod.clone(),
@@ -96,29 +91,11 @@ impl PodInfo {
             && self.spec().map(|s| &s.affinity) == other.spec().map(|s| &s.affinity)
     }
 
-    /// Equal for pods that every node treats alike, pods on other nodes aside.
-    pub fn signature(&self) -> String {
-        let Some(spec) = self.spec() else { return String::new() };
-        let node_affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
-        let images: Vec<&str> = images(spec).collect();
-        let parts = (&spec.node_name, &spec.node_selector, node_affinity, &spec.tolerations, images);
-        let said = serde_json::to_string(&parts).unwrap_or_default();
-        format!("{}{said}{:?}{:?}{:?}", self.priority, self.requests, self.non_zero, self.ports)
-    }
-
-    /// Equal for pods that are helped by the same changes, if the same plugins refused them.
-    pub fn likeness(&self) -> String {
+    /// Equal for pods that say the same about others, and wait for the same.
+    pub fn about_others(&self) -> String {
         let spec = self.spec();
         let about_others = (&self.key.namespace, self.labels(), spec.map(|s| (&s.affinity, &s.topology_spread_constraints, &s.volumes)));
-        format!("{}{}", serde_json::to_string(&about_others).unwrap_or_default(), self.signature())
-    }
-}
-
-impl HostPort {
-    /// Two pods cannot have both on one node.
-    pub fn conflicts(&self, other: &Self) -> bool {
-        const ANY: &str = "0.0.0.0";
-        self.port == other.port && self.protocol == other.protocol && (self.ip == other.ip || self.ip == ANY || other.ip == ANY)
+        serde_json::to_string(&about_others).unwrap_or_default()
     }
 }
 
@@ -142,18 +119,6 @@ pub fn images(spec: &PodSpec) -> impl Iterator<Item = &str> {
     let containers = spec.init_containers.iter().flatten().chain(&spec.containers).filter_map(|c| c.image.as_deref());
     let volumes = spec.volumes.iter().flatten().filter_map(|v| v.image.as_ref()?.reference.as_deref());
     containers.chain(volumes)
-}
-
-fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
-    let running = spec.init_containers.iter().flatten().filter(|c| is_sidecar(c)).chain(&spec.containers);
-    let ports = running.flat_map(|c| c.ports.iter().flatten());
-    let or = |text: &Option<String>, default: &str| text.clone().filter(|t| !t.is_empty()).unwrap_or_else(|| default.to_owned());
-    ports
-        .filter_map(|p| {
-            let port = p.host_port.filter(|port| *port > 0)?;
-            Some(HostPort { ip: or(&p.host_ip, "0.0.0.0"), protocol: or(&p.protocol, "TCP"), port })
-        })
-        .collect()
 }
 
 fn affinity(spec: &PodSpec, namespace: &str) -> Option<Box<Affinity>> {

@@ -11,12 +11,11 @@ use api::time::Timestamp;
 use client::pods::Pod;
 
 use crate::{
-    cycle::Cycle,
+    evictions::{Answer, Eviction, Evictions, Loss},
+    framework::Cycle,
     node::{NodeInfo, Slot},
-    plan::fits,
     pod::PodInfo,
     refusal::Diagnosis,
-    remembered::Remembered,
 };
 
 /// At least so many candidates are looked at, where there are so many.
@@ -35,27 +34,6 @@ pub struct Preemption {
     /// Those whose budget it breaks first, then the most important.
     pub victims: Vec<Arc<PodInfo>>,
 }
-
-/// What is known of single nodes, for pods of one class: asked again only when the node changed.
-#[derive(Debug, Default)]
-pub struct Evictions {
-    answers: Remembered<Answer>,
-    /// The version of the budgets.
-    budgets: u64,
-}
-
-#[derive(Debug)]
-struct Eviction {
-    loss: Loss,
-    victims: Vec<Arc<PodInfo>>,
-    /// How many of them go against a budget.
-    violations: usize,
-}
-
-type Answer = Result<Arc<Eviction>, Arc<Vec<String>>>;
-
-/// See [`loss`].
-type Loss = (usize, i32, i64, usize, Reverse<Timestamp>);
 
 /// Why nobody has to go.
 pub(crate) struct NotHelpful {
@@ -76,7 +54,7 @@ pub(crate) fn find(cycle: &Cycle<'_>, resolvable: &[Slot], random: u64) -> Resul
     let (before, from) = resolvable.split_at(start.min(resolvable.len()));
     let mut evictions = cycle.class.evictions.borrow_mut();
     for row in from.iter().chain(before).filter_map(|slot| cycle.snapshot.row(*slot)) {
-        match evictions.on(cycle, row) {
+        match on(&mut evictions, cycle, row) {
             Ok(eviction) => {
                 found += 1;
                 sound |= eviction.violations == 0;
@@ -103,17 +81,12 @@ pub(crate) fn find(cycle: &Cycle<'_>, resolvable: &[Slot], random: u64) -> Resul
     Err(NotHelpful { message: diagnosis.message(all), keeps_nomination: false })
 }
 
-impl Evictions {
-    fn on(&mut self, cycle: &Cycle<'_>, row: &NodeInfo) -> Answer {
-        let own = row.expected > 0 && cycle.snapshot.nominated_node(&cycle.ask.info.key) == Some(row.name());
-        if own || !cycle.stands_alone() {
-            return victims_on(cycle, row);
-        }
-        if self.budgets != cycle.snapshot.budgets.version {
-            *self = Self { budgets: cycle.snapshot.budgets.version, ..Self::default() };
-        }
-        self.answers.or_ask(row, || victims_on(cycle, row))
+fn on(evictions: &mut Evictions, cycle: &Cycle<'_>, row: &NodeInfo) -> Answer {
+    let own = row.expected > 0 && cycle.snapshot.nominated_node(&cycle.ask.info.key) == Some(row.name());
+    if own || !cycle.stands_alone() {
+        return victims_on(cycle, row);
     }
+    evictions.or_ask(cycle.snapshot.budgets.version, row, || victims_on(cycle, row))
 }
 
 fn ineligible(cycle: &Cycle<'_>, resolvable: &[Slot]) -> Option<&'static str> {
@@ -144,7 +117,7 @@ fn victims_on(cycle: &Cycle<'_>, row: &NodeInfo) -> Answer {
         emptier.remove(pod);
         bent.shift(pod, row, -1);
     }
-    if let Some(refusal) = fits(&bent, &emptier) {
+    if let Some(refusal) = bent.refuses(&emptier) {
         return Err(Arc::new(refusal.reasons));
     }
     weaker.sort_by_key(|p| (Reverse(p.priority), started(p)));
@@ -153,7 +126,7 @@ fn victims_on(cycle: &Cycle<'_>, row: &NodeInfo) -> Answer {
     let mut goes = |pod: &Arc<PodInfo>| {
         emptier.add(pod);
         bent.shift(pod, row, 1);
-        let goes = fits(&bent, &emptier).is_some();
+        let goes = bent.refuses(&emptier).is_some();
         if goes {
             emptier.remove(pod);
             bent.shift(pod, row, -1);
@@ -166,7 +139,6 @@ fn victims_on(cycle: &Cycle<'_>, row: &NodeInfo) -> Answer {
     Ok(Arc::new(Eviction { loss: loss(&victims, violations), victims, violations }))
 }
 
-/// Smaller is better: broken budgets, the most important victim, the sum of their importance, how many, and how long the most important ran.
 fn loss(victims: &[Arc<PodInfo>], violations: usize) -> Loss {
     let highest = victims.iter().map(|v| v.priority).max().unwrap_or(i32::MIN);
     // Shifted, so that many of negative priority are more than few.

@@ -10,11 +10,11 @@ use std::{
     time::Duration,
 };
 
-use api::{Key, steps};
+use api::{Key, faults::catch, steps};
 use tokio::time::Instant;
 
 use crate::{
-    plugins::{Change, Freed, More, PLUGINS},
+    framework::{Change, Freed, More, Plugin, Plugins, signature},
     pod::PodInfo,
 };
 
@@ -24,15 +24,15 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 const WAIT_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// Bounded by the number of unbound pods: each stands in here once.
-#[derive(Debug, Default)]
 pub struct Queue {
+    plugins: Plugins,
     entries: HashMap<Key, Entry>,
     ready: BinaryHeap<Ready>,
     resting: BinaryHeap<Reverse<(Instant, u64, Key)>>,
     /// Those of the resting that may go before their time.
     early: BinaryHeap<Reverse<(Instant, u64, Key)>>,
     /// By what they have in common: what helps one of them helps all.
-    waiting: HashMap<Arc<str>, HashSet<Key>>,
+    waiting: HashMap<Arc<[u8]>, HashSet<Key>>,
     /// In the order they were refused. Also those that left since: bounded by the refusals of [`WAIT_MAX`].
     flush: VecDeque<(Instant, u64, Key)>,
     stamp: u64,
@@ -52,6 +52,8 @@ pub enum Ended {
     Refused(BTreeSet<&'static str>),
     /// Refused, and victims are being deleted: it waits until that was done.
     Preempting(BTreeSet<&'static str>),
+    /// It has a node, if these plugins permit it: until [`Queue::permitted`], changes are only remembered.
+    Permitting(BTreeSet<&'static str>),
     /// Not carried out.
     Failed,
 }
@@ -67,7 +69,7 @@ struct Entry {
     stamp: u64,
     refusers: BTreeSet<&'static str>,
     /// Where it stands in `waiting`, if it does.
-    kin: Option<Arc<str>>,
+    kin: Option<Arc<[u8]>>,
     /// It has its victims: it needs no others.
     preempts: bool,
 }
@@ -84,6 +86,10 @@ enum Place {
     Gated,
     /// Its victims are being deleted; `helped` if something changed meanwhile.
     Preempting {
+        helped: bool,
+    },
+    /// It has a node and waits for its permit; `helped` as above.
+    Permitting {
         helped: bool,
     },
 }
@@ -108,6 +114,19 @@ impl PartialOrd for Ready {
 }
 
 impl Queue {
+    pub fn new(plugins: Plugins) -> Self {
+        Self {
+            plugins,
+            entries: HashMap::new(),
+            ready: BinaryHeap::new(),
+            resting: BinaryHeap::new(),
+            early: BinaryHeap::new(),
+            waiting: HashMap::new(),
+            flush: VecDeque::new(),
+            stamp: 0,
+        }
+    }
+
     /// A pod that is new, or that changed. What changed in its status alone wakes nobody.
     pub fn put(&mut self, info: Arc<PodInfo>, now: Instant) {
         let key = info.key.clone();
@@ -122,6 +141,7 @@ impl Queue {
             _ if !changed => {}
             // Its place among the others may be another.
             Place::Preempting { .. } => entry.place = Place::Preempting { helped: true },
+            Place::Permitting { .. } => entry.place = Place::Permitting { helped: true },
             _ => self.settle(&key, now),
         }
     }
@@ -158,6 +178,7 @@ impl Queue {
             }
             Ended::Refused(refusers) => self.wait(tried, refusers, Place::Waiting, now),
             Ended::Preempting(refusers) => self.wait(tried, refusers, Place::Preempting { helped: false }, now),
+            Ended::Permitting(permitting) => self.wait(tried, permitting, Place::Permitting { helped: false }, now),
         }
     }
 
@@ -171,10 +192,25 @@ impl Queue {
         }
     }
 
+    /// Its permit was given, or not. It leaves the queue; true if something changed meanwhile that those who permit find helpful.
+    pub fn permitted(&mut self, info: &PodInfo) -> bool {
+        let Some(entry) = self.entries.get(&info.key).filter(|e| e.info.uid == info.uid) else { return false };
+        let Place::Permitting { helped } = entry.place else { return false };
+        self.remove(&info.key);
+        helped
+    }
+
+    /// What could help a waiting pod happened already.
+    pub fn wake(&mut self, key: &Key, now: Instant) {
+        if self.is_waiting(key) {
+            self.settle(key, now);
+        }
+    }
+
     /// Wakes the pods that the change could help. Costs O(kinds of refused pods), and what is woken.
     pub fn changed(&mut self, change: &Change<'_>, now: Instant) {
         let expected = if let Change::PodGone(_, Some(freed)) = change { freed.nominated } else { &[] };
-        let is_helped = |key: &Key| self.entries.get(key).is_some_and(|e| e.queueing_hint(change));
+        let is_helped = |key: &Key| self.entries.get(key).is_some_and(|e| e.queueing_hint(self.plugins, change));
         // For who is expected there the room means something else than for its kin.
         let mut helped: Vec<Key> = expected.iter().map(|p| &p.key).filter(|key| self.is_waiting(key) && is_helped(key)).cloned().collect();
         for kin in steps::counted(self.waiting.values()) {
@@ -186,6 +222,7 @@ impl Queue {
         for key in steps::counted(helped.into_iter()) {
             match self.entries.get_mut(&key) {
                 Some(entry) if matches!(entry.place, Place::Preempting { .. }) => entry.place = Place::Preempting { helped: true },
+                Some(entry) if matches!(entry.place, Place::Permitting { .. }) => entry.place = Place::Permitting { helped: true },
                 _ => self.settle(&key, now),
             }
         }
@@ -220,7 +257,9 @@ impl Queue {
         self.wait_no_more(&key);
         self.stamp += 1;
         let (stamp, preempts) = (self.stamp, matches!(place, Place::Preempting { .. }));
-        let kin: Arc<str> = format!("{preempts}{refusers:?}{}", tried.info.likeness()).into();
+        let mut kin = format!("{preempts}{refusers:?}{}", tried.info.about_others()).into_bytes();
+        kin.append(&mut signature(self.plugins, &tried.info));
+        let kin: Arc<[u8]> = kin.into();
         let (info, attempts) = (tried.info, tried.attempts);
         let entry = Entry { info, attempts, tried: Some(now), place, stamp, refusers, kin: Some(kin.clone()), preempts };
         self.entries.insert(key.clone(), entry);
@@ -301,7 +340,8 @@ impl Queue {
             }
             let key = key.clone();
             self.flush.pop_front();
-            if current {
+            let permitting = self.entries.get(&key).is_some_and(|e| matches!(e.place, Place::Permitting { .. }));
+            if current && !permitting {
                 self.settle(&key, now);
             }
         }
@@ -318,12 +358,14 @@ impl Queue {
 }
 
 impl Entry {
-    fn queueing_hint(&self, change: &Change<'_>) -> bool {
+    fn queueing_hint(&self, plugins: Plugins, change: &Change<'_>) -> bool {
         let change = &match *change {
             Change::PodGone(gone, Some(freed)) if self.preempts => Change::PodGone(gone, Some(Freed { more: More::AsItIs, ..freed })),
             other => other,
         };
-        let asked = |name: &&'static str| PLUGINS.iter().any(|p| p.name() == *name && p.queueing_hint(&self.info, change));
+        // One that panics knows nothing: the change may help.
+        let hint = |plugin: &dyn Plugin| catch(plugin.name(), || plugin.queueing_hint(&self.info, change)).unwrap_or(true);
+        let asked = |name: &&'static str| plugins.iter().any(|p| p.name() == *name && hint(*p));
         self.refusers.is_empty() || self.refusers.iter().any(asked)
     }
 
@@ -337,7 +379,7 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::pod;
+    use crate::{plugins::PLUGINS, tests::pod};
     use serde_json::json;
 
     fn named(name: &str, priority: i32) -> Arc<PodInfo> {
@@ -354,7 +396,7 @@ mod tests {
 
     #[test]
     fn priority_then_age() {
-        let (mut queue, now) = (Queue::default(), Instant::now());
+        let (mut queue, now) = (Queue::new(PLUGINS), Instant::now());
         for (name, priority) in [("a", 0), ("b", 5), ("c", 0), ("d", 5)] {
             queue.put(named(name, priority), now);
         }
@@ -365,7 +407,7 @@ mod tests {
 
     #[test]
     fn the_refused_wait_for_what_helps_them() {
-        let (mut queue, now) = (Queue::default(), Instant::now());
+        let (mut queue, now) = (Queue::new(PLUGINS), Instant::now());
         queue.put(named("a", 0), now);
         let tried = queue.pop(now).unwrap();
         queue.back(tried, Ended::Refused(BTreeSet::from(["NodeResourcesFit"])), now);
@@ -381,7 +423,7 @@ mod tests {
 
     #[test]
     fn failures_rest_longer_each_time() {
-        let (mut queue, mut now) = (Queue::default(), Instant::now());
+        let (mut queue, mut now) = (Queue::new(PLUGINS), Instant::now());
         queue.put(named("a", 0), now);
         for rest in [1, 2, 4, 8, 10, 10] {
             let tried = queue.pop(now).unwrap();
@@ -393,7 +435,7 @@ mod tests {
 
     #[test]
     fn the_woken_rest_only_while_others_are_ready() {
-        let (mut queue, now) = (Queue::default(), Instant::now());
+        let (mut queue, now) = (Queue::new(PLUGINS), Instant::now());
         queue.put(named("a", 9), now);
         let tried = queue.pop(now).unwrap();
         queue.back(tried, Ended::Refused(BTreeSet::new()), now);
@@ -406,7 +448,7 @@ mod tests {
 
     #[test]
     fn gates_are_waited_for() {
-        let (mut queue, now) = (Queue::default(), Instant::now());
+        let (mut queue, now) = (Queue::new(PLUGINS), Instant::now());
         let gated = |gates: serde_json::Value| Arc::new(pod(&json!({"metadata": {"name": "a"}, "spec": {"schedulingGates": gates}})));
         queue.put(gated(json!([{"name": "g"}])), now);
         queue.changed(&Change::PodGone(&named("x", 0), None), now);
@@ -417,7 +459,7 @@ mod tests {
 
     #[test]
     fn a_preemptor_waits_for_its_victims() {
-        let (mut queue, now) = (Queue::default(), Instant::now());
+        let (mut queue, now) = (Queue::new(PLUGINS), Instant::now());
         queue.put(named("a", 0), now);
         let tried = queue.pop(now).unwrap();
         queue.back(tried, Ended::Preempting(BTreeSet::from(["NodeResourcesFit"])), now);
@@ -429,7 +471,7 @@ mod tests {
 
     #[test]
     fn a_pod_that_was_made_anew_starts_anew() {
-        let (mut queue, now) = (Queue::default(), Instant::now());
+        let (mut queue, now) = (Queue::new(PLUGINS), Instant::now());
         queue.put(named("a", 0), now);
         let tried = queue.pop(now).unwrap();
         queue.back(tried, Ended::Failed, now);

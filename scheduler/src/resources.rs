@@ -1,11 +1,12 @@
 //! Resource lists -> amounts that can be added and compared; what a pod asks for.
 //!
-//! Sources: component-helpers `resource/helpers.go` (`PodRequests`), scheduler `framework/types.go` (`Resource`).
+//! Source: scheduler `framework/types.go` (`Resource`).
 
 use std::collections::BTreeMap;
 
 use api::{k8s::apimachinery::pkg::api::resource::Quantity as Text, quantity::Quantity};
 use client::pods::{Container, PodSpec};
+use podspec::Overhead;
 
 /// For scoring, a container that asks for no CPU counts as asking for this many thousandths of a core.
 const DEFAULT_MILLI_CPU: i64 = 100;
@@ -25,23 +26,16 @@ pub struct Resources {
     pub scalar: BTreeMap<String, i64>,
 }
 
-/// What a container that says nothing is taken to ask for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Missing {
-    IsZero,
-    IsDefault,
-}
-
 type List = BTreeMap<String, Text>;
 
 impl Resources {
     pub fn from_list(list: Option<&List>) -> Self {
+        Self::from_amounts(podspec::List::from(list).iter())
+    }
+
+    fn from_amounts<'a>(amounts: impl Iterator<Item = (&'a str, Quantity)>) -> Self {
         let mut out = Self::default();
-        for (name, quantity) in list.into_iter().flatten() {
-            // The API server refused what is no quantity.
-            let Ok(quantity) = Quantity::parse(&quantity.0) else { continue };
-            out.set(name, quantity);
-        }
+        amounts.for_each(|(name, quantity)| out.set(name, quantity));
         out
     }
 
@@ -52,11 +46,6 @@ impl Resources {
     pub fn sub(&mut self, other: &Self) {
         self.each(other, i64::saturating_sub);
         self.scalar.retain(|_, amount| *amount != 0);
-    }
-
-    /// The larger of the two, amount by amount.
-    pub fn max(&mut self, other: &Self) {
-        self.each(other, Ord::max);
     }
 
     pub fn amount(&self, scalar: &str) -> i64 {
@@ -89,59 +78,22 @@ impl Resources {
     }
 }
 
-/// Containers together, or the widest moment of initialisation, whichever is more; pod-level requests instead where they are set; overhead on top.
-pub fn pod_requests(spec: &PodSpec, missing: Missing) -> Resources {
-    let mut sum = Resources::default();
-    for container in &spec.containers {
-        sum.add(&container_requests(container, missing));
-    }
-    let (mut sidecars, mut widest) = (Resources::default(), Resources::default());
-    for container in spec.init_containers.iter().flatten() {
-        let mut asks = container_requests(container, missing);
-        if is_sidecar(container) {
-            sum.add(&asks);
-            sidecars.add(&asks);
-            asks = sidecars.clone();
-        } else {
-            asks.add(&sidecars);
-        }
-        widest.max(&asks);
-    }
-    sum.max(&widest);
-    let whole = spec.resources.as_ref().and_then(|r| r.requests.as_ref());
-    for (name, quantity) in
-        whole.into_iter().flatten().filter(|(n, _)| matches!(n.as_str(), "cpu" | "memory") || n.starts_with("hugepages-"))
-    {
-        if let Ok(quantity) = Quantity::parse(&quantity.0) {
-            sum.set(name, quantity);
-        }
-    }
-    sum.add(&Resources::from_list(spec.overhead.as_ref()));
-    sum.each(&Resources::default(), |amount, _| amount.min(AMOUNT_MAX));
-    for amount in sum.scalar.values_mut() {
-        *amount = (*amount).min(AMOUNT_MAX);
-    }
-    sum
-}
-
-/// An init container that keeps running beside the pod's containers.
-pub fn is_sidecar(container: &Container) -> bool {
-    container.restart_policy.as_deref() == Some("Always")
-}
-
-fn container_requests(container: &Container, missing: Missing) -> Resources {
-    let list = container.resources.as_ref().and_then(|r| r.requests.as_ref());
-    let mut out = Resources::from_list(list);
-    if missing == Missing::IsDefault {
-        let has = |name: &str| list.is_some_and(|l| l.contains_key(name));
-        if !has("cpu") {
-            out.milli_cpu = DEFAULT_MILLI_CPU;
-        }
-        if !has("memory") {
-            out.memory = DEFAULT_MEMORY;
-        }
-    }
-    out
+/// What a pod asks for, and for scoring (thousandths of a core and bytes) with a default where a container asks for nothing.
+pub fn pod_requests(spec: &PodSpec) -> (Resources, (i64, i64)) {
+    let sum = |missing: &[_]| Resources::from_amounts(podspec::requests(spec, Overhead::Included, missing).iter());
+    let asks = sum(&[]);
+    let says_all = |c: &Container| {
+        let requests = c.resources.as_ref().and_then(|r| r.requests.as_ref());
+        requests.is_some_and(|list| list.contains_key("cpu") && list.contains_key("memory"))
+    };
+    let scored = if spec.containers.iter().chain(spec.init_containers.iter().flatten()).all(says_all) {
+        (asks.milli_cpu, asks.memory)
+    } else {
+        let defaults = [("cpu", Quantity::from_milli(DEFAULT_MILLI_CPU)), ("memory", Quantity::from_bytes(DEFAULT_MEMORY))];
+        let scored = sum(&defaults);
+        (scored.milli_cpu, scored.memory)
+    };
+    (asks, scored)
 }
 
 /// Extended resources, huge pages, prefixed native resources, attachable volumes.
@@ -154,10 +106,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn asks(spec: serde_json::Value, missing: Missing) -> (i64, i64) {
-        let spec: PodSpec = serde_json::from_value(spec).unwrap();
-        let sum = pod_requests(&spec, missing);
-        (sum.milli_cpu, sum.memory)
+    fn asks(spec: serde_json::Value) -> (Resources, (i64, i64)) {
+        pod_requests(&serde_json::from_value(spec).unwrap())
     }
 
     fn container(cpu: &str, sidecar: bool) -> serde_json::Value {
@@ -179,7 +129,7 @@ mod tests {
             (json!({"containers": [container("1", false)], "resources": {"requests": {"cpu": "4"}}}), 4000),
         ];
         for (spec, want) in snapshot {
-            assert_eq!(asks(spec.clone(), Missing::IsZero).0, want, "{spec}");
+            assert_eq!(asks(spec.clone()).0.milli_cpu, want, "{spec}");
         }
     }
 
@@ -188,7 +138,7 @@ mod tests {
         let huge =
             json!({"requests": {"cpu": "9223372036854775807", "memory": "9E", "ephemeral-storage": "1e30", "example.com/gpu": "9E"}});
         let spec = json!({"containers": [{"name": "a", "resources": huge}, {"name": "b", "resources": huge}], "overhead": {"cpu": "9E"}});
-        let asks = pod_requests(&serde_json::from_value(spec).unwrap(), Missing::IsZero);
+        let (asks, _) = asks(spec);
         let mut small = Resources { milli_cpu: 7, memory: 7, storage: 7, ..Resources::default() };
         small.scalar.insert("example.com/gpu".into(), 7);
         let mut used = small.clone();
@@ -201,17 +151,16 @@ mod tests {
     #[test]
     fn for_scoring_nothing_asked_is_not_nothing_used() {
         let spec = json!({"containers": [{"name": "a"}, container("1", false)]});
-        assert_eq!(asks(spec.clone(), Missing::IsZero), (1000, 0));
-        assert_eq!(asks(spec, Missing::IsDefault), (1100, 2 * DEFAULT_MEMORY));
+        let (sum, scored) = asks(spec);
+        assert_eq!((sum.milli_cpu, sum.memory, scored), (1000, 0, (1100, 2 * DEFAULT_MEMORY)));
+        let said = json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "0", "memory": "0"}}}]});
+        assert_eq!(asks(said).1, (0, 0));
     }
 
     #[test]
     fn scalars_are_counted_in_units() {
-        let spec: PodSpec = serde_json::from_value(
-            json!({"containers": [{"name": "a", "resources": {"requests": {"example.com/gpu": "2", "hugepages-2Mi": "4Mi", "odd": "1"}}}]}),
-        )
-        .unwrap();
-        let sum = pod_requests(&spec, Missing::IsZero);
+        let requests = json!({"example.com/gpu": "2", "hugepages-2Mi": "4Mi", "odd": "1"});
+        let (sum, _) = asks(json!({"containers": [{"name": "a", "resources": {"requests": requests}}]}));
         assert_eq!(sum.scalar.len(), 2);
         assert_eq!((sum.amount("example.com/gpu"), sum.amount("hugepages-2Mi")), (2, 4 << 20));
     }

@@ -2,7 +2,11 @@
 //!
 //! Caches' handlers and the loop share one locked state: a plan sees all changes up to it, and none falls between a plan and its result.
 
-use std::sync::Arc;
+mod binding;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::VecDeque, sync::Arc};
 
 use api::{
     Key,
@@ -27,20 +31,27 @@ use tracing::Instrument;
 
 use crate::{
     act::{Act, is_gone},
+    framework::{Plugins, WaitingPods},
     plan::{Nomination, Refused},
-    plugins::Change,
+    plugins::PLUGINS,
     pod::{PodInfo, SCHEDULER, node_of},
     preemption::Preemption,
-    queue::{Ended, Tried},
     siblings::Siblings,
-    state::{State, Todo},
+    state::{Binding, State, Todo},
 };
 
 /// Writes (bindings and others) that are under way at the same time.
 const IN_FLIGHT_MAX: usize = 64;
+/// Bindings that plugins make wait, or have something to write for, at the same time: beyond it nothing is decided until one of them is over.
+const PREPARING_MAX: usize = 4096;
 
 /// Binds pods in `group`. See [`crate::start`].
 pub fn start(client: kube::Client, caches: &Caches, group: &Group) {
+    start_with(PLUGINS, client, caches, group);
+}
+
+fn start_with(plugins: Plugins, client: kube::Client, caches: &Caches, group: &Group) -> Arc<Scheduler> {
+    let state = State::new(plugins);
     let recorder = Recorder::new(client.clone(), SCHEDULER, None, group);
     let scheduler = Arc::new(Scheduler {
         act: Act { client },
@@ -48,12 +59,14 @@ pub fn start(client: kube::Client, caches: &Caches, group: &Group) {
         pods: caches.of(),
         budgets: caches.of(),
         siblings: Siblings::new(caches),
-        state: Mutex::default(),
+        waiting: state.waiting.clone(),
+        state: Mutex::new(state),
         woken: Notify::new(),
     });
     let (nodes, namespaces) = (caches.of(), caches.of());
     scheduler.clone().wire(&nodes, &namespaces);
-    group.spawn_loop(SCHEDULER, Box::pin(scheduler.run(nodes, namespaces)));
+    group.spawn_loop(SCHEDULER, Box::pin(scheduler.clone().run(nodes, namespaces)));
+    scheduler
 }
 
 struct Scheduler {
@@ -62,6 +75,7 @@ struct Scheduler {
     pods: Cache<Pod>,
     budgets: Cache<PodDisruptionBudget>,
     siblings: Siblings,
+    waiting: Arc<WaitingPods>,
     state: Mutex<State>,
     woken: Notify,
 }
@@ -102,18 +116,27 @@ impl Scheduler {
     async fn run(self: Arc<Self>, nodes: Cache<Node>, namespaces: Cache<Namespace>) {
         tokio::join!(nodes.synced(), namespaces.synced(), self.pods.synced(), self.budgets.synced(), self.siblings.synced());
         let mut in_flight: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
+        let mut preparing: FuturesUnordered<BoxFuture<'_, Option<Box<Binding>>>> = FuturesUnordered::new();
+        // Bounded by how many are being prepared.
+        let mut prepared = VecDeque::new();
         loop {
             while in_flight.len() < IN_FLIGHT_MAX
-                && let Some(todo) = self.next()
+                && let Some(todo) = prepared.pop_front().or_else(|| (preparing.len() < PREPARING_MAX).then(|| self.next())?)
             {
                 let PodInfo { key, uid, .. } = &**todo.info();
                 let span = tracing::debug_span!("pod", ns = key.namespace, name = key.name, uid);
-                in_flight.push(self.caught(todo).instrument(span).boxed());
+                match todo {
+                    Todo::Bind(binding) if binding.waiting.is_some() && !binding.prepared => {
+                        preparing.push(self.prepare(binding).instrument(span).boxed());
+                    }
+                    todo => in_flight.push(self.caught(todo).instrument(span).boxed()),
+                }
             }
             let due = self.state.lock().queue.due().unwrap_or_else(|| Instant::now() + std::time::Duration::from_secs(3600));
-            let full = in_flight.len() >= IN_FLIGHT_MAX;
+            let full = in_flight.len() >= IN_FLIGHT_MAX || preparing.len() >= PREPARING_MAX;
             tokio::select! {
                 Some(()) = in_flight.next() => {}
+                Some(done) = preparing.next() => prepared.extend(done.map(Todo::Bind)),
                 () = self.woken.notified(), if !full => {}
                 () = tokio::time::sleep_until(due), if !full => {}
             }
@@ -124,66 +147,26 @@ impl Scheduler {
         self.state.lock().next(Instant::now(), |pod| self.siblings.of(pod), rand::random())
     }
 
-    /// A binding that panics counts as one that was refused.
     async fn caught(&self, todo: Todo) {
         let key = todo.info().key.clone();
-        let bound = if let Todo::Bind(tried, _) = &todo { Some(tried.clone()) } else { None };
         if let Err(panic) = catch_all(SCHEDULER, self.carry_out(todo)).await {
             tracing::error!(ns = key.namespace, name = key.name, error = %panic, "not carried out");
-            if let Some(tried) = bound {
-                self.back(tried);
-            }
         }
     }
 
     async fn carry_out(&self, todo: Todo) {
         match todo {
-            Todo::Bind(tried, node) => self.bind(tried, &node).await,
+            Todo::Bind(binding) => self.bind(binding).await,
             Todo::Tell(info, refused) => self.tell(&info, *refused).await,
+            Todo::Fail(info, reason, message) => {
+                tracing::warn!(ns = info.key.namespace, name = info.key.name, message, "pod not placed; trying again");
+                self.say(&info, reason, &message, info.nominated(), Some(Value::Null)).await;
+            }
             Todo::Skip(info) => {
                 let message = format!("skip schedule deleting pod: {}", info.key);
                 self.recorder.warning(&reconcile::reference(&*info.pod), "FailedScheduling", message);
             }
         }
-    }
-
-    async fn bind(&self, tried: Tried, node: &str) {
-        let info = &tried.info;
-        match self.act.bind(info, node).await {
-            Ok(()) => {
-                let message = format!("Successfully assigned {} to {node}", info.key);
-                self.recorder.normal(&reconcile::reference(&*info.pod), "Scheduled", message);
-            }
-            Err(error) => self.not_bound(tried, &error).await,
-        }
-    }
-
-    async fn not_bound(&self, tried: Tried, error: &kube::Error) {
-        let info = tried.info.clone();
-        if !self.back(tried) || is_gone(error) {
-            tracing::debug!(ns = info.key.namespace, name = info.key.name, %error, "pod not bound: it changed");
-            return;
-        }
-        tracing::warn!(ns = info.key.namespace, name = info.key.name, %error, "pod not bound; trying again");
-        let message = format!("running Bind plugin \"DefaultBinder\": {error}");
-        self.say(&info, "SchedulerError", &message, Some(Value::Null)).await;
-    }
-
-    /// Takes the pod from where it was to be, and lets it wait again; false where it does not wait any more.
-    fn back(&self, tried: Tried) -> bool {
-        let (info, now) = (tried.info.clone(), Instant::now());
-        let state = &mut *self.state.lock();
-        // Not so if the cache showed meanwhile that it was bound after all.
-        if state.snapshot.forget(&info) {
-            state.queue.changed(&Change::PodGone(&info, None), now);
-        }
-        // Between: somebody else bound it, deleted it, or made another of the same name.
-        let current = self.pods.get(&info.key).filter(|p| p.metadata.uid.as_deref() == Some(&info.uid) && node_of(p).is_none());
-        if let Some(pod) = &current {
-            state.queue.back(Tried { info: Arc::new(PodInfo::new(pod)), ..tried }, Ended::Failed, now);
-        }
-        self.woken.notify_one();
-        current.is_some()
     }
 
     async fn tell(&self, info: &Arc<PodInfo>, refused: Refused) {
@@ -192,7 +175,7 @@ impl Scheduler {
             Nomination::Clear => info.nominated().map(|_| Value::Null),
             Nomination::Preempt(preemption) => Some(Value::from(preemption.node.as_str())),
         };
-        self.say(info, "Unschedulable", &refused.message, nominated).await;
+        self.say(info, "Unschedulable", &refused.message, info.nominated(), nominated).await;
         if let Nomination::Preempt(preemption) = refused.nomination {
             let outcome = self.preempt(info, preemption).await;
             self.state.lock().queue.preempted(&info.key, outcome, Instant::now());
@@ -200,18 +183,22 @@ impl Scheduler {
         }
     }
 
-    /// The event and, where it changed, the status. `nominated` is the new `nominatedNodeName`, null to clear it.
-    async fn say(&self, info: &PodInfo, reason: &'static str, message: &str, nominated: Option<Value>) {
+    /// The event and, where it changed, the status. `was` is the old `nominatedNodeName`, `nominated` the new one, null to clear it.
+    async fn say(&self, info: &PodInfo, reason: &'static str, message: &str, was: Option<&str>, nominated: Option<Value>) {
         self.recorder.warning(&reconcile::reference(&*info.pod), "FailedScheduling", message);
         let wanted = Wanted { kind: "PodScheduled", status: "False", reason, message };
         let mut status = json!({});
         if let Some(condition) = info.pod.changed_condition(wanted, Timestamp::now()) {
             status["conditions"] = json!([condition]);
         }
-        let old = info.nominated().map_or(Value::Null, Value::from);
+        let old = was.map_or(Value::Null, Value::from);
         if let Some(node) = nominated.filter(|n| *n != old) {
             status["nominatedNodeName"] = node;
         }
+        self.write_status(info, status).await;
+    }
+
+    async fn write_status(&self, info: &PodInfo, status: Value) {
         if status.as_object().is_none_or(serde_json::Map::is_empty) {
             return;
         }
@@ -240,7 +227,9 @@ impl Scheduler {
     }
 
     async fn evict(&self, info: &PodInfo, victim: Arc<PodInfo>, node: &str) -> Result<(), ()> {
-        if let Err(error) = self.act.evict(&victim, Timestamp::now()).await {
+        // One that is not bound yet goes back to those who wait: nothing is lost.
+        let spared = self.waiting.get(&victim.uid).is_some_and(|waiting| waiting.preempt("DefaultPreemption"));
+        if !spared && let Err(error) = self.act.evict(&victim, Timestamp::now()).await {
             tracing::warn!(ns = victim.key.namespace, name = victim.key.name, %error, "victim not deleted");
             return Err(());
         }

@@ -103,7 +103,7 @@ impl World {
     fn decide(&mut self) -> Option<String> {
         let siblings = |_: &Pod| Some(Labels::parse("app=web").unwrap());
         match self.state.next(Instant::now(), siblings, 5)? {
-            Todo::Bind(_, node) => Some(node),
+            Todo::Bind(binding) => Some(binding.node),
             _ => None,
         }
     }

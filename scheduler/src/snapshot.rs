@@ -14,6 +14,7 @@ use crate::{
     column::Column,
     counters::{CounterId, Counters, Terms, forces},
     node::{Facts, NodeInfo, Slot},
+    plugin_states::PluginStates,
     pod::PodInfo,
     terms::{Matcher, Namespaces},
     topology::{Topologies, TopologyId},
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub terms: Terms,
     pub namespaces: Namespaces,
     pub budgets: Budgets,
+    /// What plugins reserved for pods that are to be bound, or know beyond one pod.
+    pub reserved: PluginStates,
     /// How many nodes have an image.
     images: HashMap<String, usize>,
     /// Changes where a score of images may change on rows that did not.

@@ -7,28 +7,33 @@ use client::pods::Pod;
 use tokio::time::Instant;
 
 use crate::{
-    ask::Ask,
-    memo::Memo,
+    framework::{Ask, BindingPlugins, Change, Failure, Freed, Memo, More, Plugins, Reserving, WaitingPod, WaitingPods},
     node::Facts,
     plan::{Nomination, Outcome, Refused, plan},
-    plugins::{Change, Freed, More},
+    plugin_states::PluginStates,
+    plugins::PLUGINS,
     pod::{PodInfo, is_ours, is_over, node_of},
     queue::{Ended, Queue, Tried},
     snapshot::{NodeChange, PodChange, Snapshot},
 };
 
-#[derive(Default)]
 pub struct State {
+    plugins: Plugins,
     pub snapshot: Snapshot,
     pub queue: Queue,
+    /// Pods whose bindings are being prepared.
+    pub waiting: Arc<WaitingPods>,
+    binding: BindingPlugins,
     memo: Memo,
 }
 
 /// What one try wants written.
 pub enum Todo {
-    Bind(Tried, String),
+    Bind(Box<Binding>),
     /// The pod stays where it is; the refusal is told.
     Tell(Arc<PodInfo>, Box<Refused>),
+    /// It is tried again after a rest; the condition's reason, and the message.
+    Fail(Arc<PodInfo>, &'static str, String),
     Skip(Arc<PodInfo>),
 }
 
@@ -36,12 +41,41 @@ impl Todo {
     /// The pod that it is about.
     pub fn info(&self) -> &Arc<PodInfo> {
         match self {
-            Self::Bind(Tried { info, .. }, _) | Self::Tell(info, _) | Self::Skip(info) => info,
+            Self::Bind(binding) => &binding.tried.info,
+            Self::Tell(info, _) | Self::Fail(info, ..) | Self::Skip(info) => info,
         }
     }
 }
 
+/// A pod that was given a node.
+#[derive(Debug)]
+pub struct Binding {
+    pub tried: Tried,
+    pub node: String,
+    /// What plugins kept of it.
+    pub state: PluginStates,
+    /// Those that have something to write before it is bound.
+    pub pre_binds: BindingPlugins,
+    /// `None` if nothing is to be waited for or written before.
+    pub waiting: Option<Arc<WaitingPod>>,
+    /// Nothing is any more.
+    pub prepared: bool,
+    /// While it waited something changed that could help it, were it rejected.
+    pub helped: bool,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::new(PLUGINS)
+    }
+}
+
 impl State {
+    pub fn new(plugins: Plugins) -> Self {
+        let (queue, binding) = (Queue::new(plugins), BindingPlugins::of(plugins));
+        Self { plugins, snapshot: Snapshot::default(), queue, waiting: Arc::default(), binding, memo: Memo::default() }
+    }
+
     /// Decides about the next pod; the decision holds in the snapshot before anybody else decides. `siblings`: see [`Ask::new`].
     ///
     /// A pod about which deciding panics is tried again later, as one that could not be bound; what was remembered of its like is forgotten.
@@ -73,14 +107,14 @@ impl State {
 
     fn decide(&mut self, tried: Tried, siblings: Option<Labels>, random: u64) -> Todo {
         let info = tried.info.clone();
-        let ask = Ask::new(&mut self.snapshot, info.clone(), siblings);
+        let ask = Ask::new(self.plugins, &mut self.snapshot, info.clone(), siblings.as_ref());
         let class = self.memo.class(&self.snapshot, &ask);
         match plan(&self.snapshot, class, &ask, random) {
             Outcome::Bind(node) => {
                 self.snapshot.nominate(&info, None);
-                self.snapshot.assume(info.clone(), &node);
-                self.queue.changed(&Change::PodPlaced(&info), Instant::now());
-                Todo::Bind(tried, node)
+                self.snapshot.assume(info, &node);
+                let (state, pre_binds) = (ask.state, BindingPlugins::default());
+                self.reserve(Box::new(Binding { tried, node, state, pre_binds, waiting: None, prepared: false, helped: false }))
             }
             Outcome::Refused(refused) => {
                 let plugins = refused.plugins.clone();
@@ -99,6 +133,69 @@ impl State {
                 Todo::Tell(info, refused)
             }
         }
+    }
+
+    /// What plugins have to say before the pod is bound, as far as they need not wait.
+    fn reserve(&mut self, mut binding: Box<Binding>) -> Todo {
+        let done = catch("default-scheduler", || {
+            if !self.binding.is_empty() {
+                self.asked(&mut binding)?;
+            }
+            self.queue.changed(&Change::PodPlaced(&binding.tried.info), Instant::now());
+            Ok(())
+        });
+        match done.unwrap_or_else(|panic| Err(Failure::error(panic.to_string()))) {
+            Ok(()) => Todo::Bind(binding),
+            Err(failure) => self.refused(&mut binding, failure),
+        }
+    }
+
+    fn asked(&mut self, binding: &mut Binding) -> Result<(), Failure> {
+        let (info, now) = (&binding.tried.info, Instant::now());
+        let at = &mut Reserving { pod: info, node: &binding.node, snapshot: &mut self.snapshot, state: &mut binding.state };
+        self.binding.reserve(at)?;
+        let waits = self.binding.permit(at, &self.waiting)?;
+        binding.pre_binds = self.binding.pre_flight(at)?;
+        if !waits.is_empty() {
+            let permitting = waits.iter().map(|(plugin, _)| *plugin).collect();
+            self.queue.back(binding.tried.clone(), Ended::Permitting(permitting), now);
+        }
+        if !waits.is_empty() || !binding.pre_binds.is_empty() {
+            binding.waiting = Some(self.waiting.add(info.clone(), waits, now));
+        }
+        Ok(())
+    }
+
+    /// In the scheduling cycle: nobody saw that the pod had a node.
+    fn refused(&mut self, binding: &mut Binding, failure: Failure) -> Todo {
+        self.waited(binding);
+        self.unreserve(binding);
+        let (tried, now) = (binding.tried.clone(), Instant::now());
+        let info = tried.info.clone();
+        match failure {
+            Failure::Refused(refusal) => {
+                self.queue.back(tried, Ended::Refused([refusal.plugin].into()), now);
+                Todo::Tell(info, Box::new(Refused::of_one(&refusal)))
+            }
+            Failure::Again(reason, message) => {
+                self.queue.back(tried, Ended::Failed, now);
+                Todo::Fail(info, reason, message)
+            }
+        }
+    }
+
+    /// What was waited for is over, well or badly.
+    pub fn waited(&mut self, binding: &mut Binding) {
+        self.waiting.remove(&binding.tried.info.uid);
+        (binding.helped, binding.prepared) = (self.queue.permitted(&binding.tried.info), true);
+    }
+
+    /// Takes the pod from where it was to be. True if this very pod was still only assumed to be there.
+    pub fn unreserve(&mut self, binding: &mut Binding) -> bool {
+        let info = &binding.tried.info;
+        let at = &mut Reserving { pod: info, node: &binding.node, snapshot: &mut self.snapshot, state: &mut binding.state };
+        self.binding.unreserve(at);
+        self.snapshot.forget(info)
     }
 
     pub fn node_changed(&mut self, old: Option<&Arc<Node>>, new: Option<&Arc<Node>>) {
@@ -155,6 +252,9 @@ impl State {
 
     fn pod_gone(&mut self, info: &Arc<PodInfo>, now: Instant) {
         self.queue.remove(&info.key);
+        if let Some(waiting) = self.waiting.get(&info.uid) {
+            waiting.reject("", "removed");
+        }
         // Where it was, or where weaker pods kept away because it was expected.
         let node = self.snapshot.node_of(&info.key).or_else(|| self.snapshot.nominated_node(&info.key)).map(str::to_owned);
         self.snapshot.nominate(info, None);
@@ -169,8 +269,14 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::{node, pod};
+    use crate::{
+        framework::{Permit, Status},
+        probe::{Probe, answers, long, reserved, table},
+        tests::{node, pod},
+    };
+    use api::Key;
     use serde_json::json;
+    use std::time::Duration;
 
     fn asking(name: &str, cpu: &str, node: &str, phase: &str) -> Arc<Pod> {
         let containers = json!([{"name": "c", "resources": {"requests": {"cpu": cpu}}}]);
@@ -179,7 +285,10 @@ mod tests {
     }
 
     fn state(cpu: &str) -> State {
-        let mut state = State::default();
+        with(State::default(), cpu)
+    }
+
+    fn with(mut state: State, cpu: &str) -> State {
         let said = json!({"metadata": {"name": "a"}, "status": {"allocatable": {"cpu": cpu, "pods": "10"}}});
         state.node_changed(None, Some(&Arc::new(node(&said))));
         state
@@ -190,7 +299,7 @@ mod tests {
         let tried = state.queue.pop(Instant::now())?;
         let name = tried.info.key.name.clone();
         match state.decide(tried, None, 0) {
-            Todo::Bind(_, node) => Some((name, Some(node))),
+            Todo::Bind(binding) => Some((name, Some(binding.node))),
             _ => Some((name, None)),
         }
     }
@@ -221,7 +330,7 @@ mod tests {
             None
         };
         let placed = |todo: Option<Todo>| match todo {
-            Some(Todo::Bind(tried, node)) => Some((tried.info.key.name.clone(), node)),
+            Some(Todo::Bind(binding)) => Some((binding.tried.info.key.name.clone(), binding.node)),
             _ => None,
         };
         assert_eq!(placed(state.next(now, siblings, 0)), Some(("good".into(), "a".into())));
@@ -255,5 +364,95 @@ mod tests {
         assert_eq!(step(&mut state), Some(("weak".into(), None)));
         state.pod_changed(Some(&strong), None);
         assert_eq!(step(&mut state), Some(("weak".into(), Some("a".into()))));
+    }
+
+    #[test]
+    fn what_is_refused_late_is_given_back_in_reverse() {
+        let no = || Status::Rejected("no".into());
+        let broken = || Status::Error("broken".into());
+        let (told, failed) = ("0/1 nodes are available: 1 no.", |point: &str, why: &str| format!("running {point} plugin \"Two\": {why}"));
+        let rows = [
+            (Probe { reserves: answers([Err(no())]), ..Probe::default() }, "", told.to_owned()),
+            (Probe { reserves: answers([Err(broken())]), ..Probe::default() }, "", failed("Reserve", "broken")),
+            (Probe { permits: answers([Permit::Deny(no())]), ..Probe::default() }, "permit", told.to_owned()),
+            (Probe { permits: answers([Permit::Deny(broken())]), ..Probe::default() }, "permit", failed("Permit", "broken")),
+        ];
+        for (two, asked, want) in rows {
+            let (plugins, log) = table(Probe::default(), two);
+            let (mut state, now) = (with(State::new(plugins), "2"), Instant::now());
+            state.pod_changed(None, Some(&asking("p", "2", "", "Pending")));
+            let (message, rests) = match state.next(now, |_| None, 0) {
+                Some(Todo::Tell(_, refused)) => (refused.message, state.queue.due() > Some(now + Duration::from_secs(60))),
+                Some(Todo::Fail(_, "SchedulerError", message)) => (message, state.queue.due() < Some(now + Duration::from_secs(60))),
+                _ => panic!("it is not bound"),
+            };
+            assert!(rests && message == want, "{message}");
+            let mut calls = vec!["One reserve", "Two reserve", "One permit", "Two permit", "Two unreserve", "One unreserve"];
+            calls.retain(|call| !asked.is_empty() || !call.contains("permit"));
+            assert_eq!(*log.lock(), calls);
+            assert_eq!((reserved(&state.snapshot), state.snapshot.find("a").unwrap().used.milli_cpu), (0, 0));
+        }
+    }
+
+    #[test]
+    fn a_plugin_that_panics_while_it_reserves_keeps_nothing() {
+        let (plugins, _) = table(Probe { reserves: answers([Err(Status::Error("panic".into()))]), ..Probe::default() }, Probe::default());
+        let mut state = with(State::new(plugins), "2");
+        state.pod_changed(None, Some(&asking("p", "2", "", "Pending")));
+        assert!(matches!(state.next(Instant::now(), |_| None, 0), Some(Todo::Fail(_, _, message)) if message.contains("panic")));
+        assert_eq!((reserved(&state.snapshot), state.snapshot.find("a").unwrap().used.milli_cpu), (0, 0));
+        let due = state.queue.due().expect("it is tried again");
+        assert!(matches!(state.next(due, |_| None, 0), Some(Todo::Bind(binding)) if binding.waiting.is_none()));
+        assert_eq!(reserved(&state.snapshot), 2);
+    }
+
+    #[test]
+    fn a_hint_that_panics_wakes_who_waits_and_harms_nobody_else() {
+        let denies = answers([Permit::Deny(Status::Rejected("no".into()))]);
+        let (plugins, _) = table(Probe { permits: denies, panics: true, ..Probe::default() }, Probe::default());
+        let (mut state, now) = (with(State::new(plugins), "2"), Instant::now());
+        state.pod_changed(None, Some(&asking("first", "1", "", "Pending")));
+        assert!(matches!(state.next(now, |_| None, 0), Some(Todo::Tell(..))));
+        state.pod_changed(None, Some(&asking("second", "1", "", "Pending")));
+        let bound = |state: &mut State| match state.next(now, |_| None, 0) {
+            Some(Todo::Bind(binding)) => Some(binding.tried.info.key.name.clone()),
+            _ => None,
+        };
+        assert_eq!((bound(&mut state).as_deref(), bound(&mut state).as_deref()), (Some("second"), Some("first")));
+    }
+
+    #[test]
+    fn what_happens_while_a_permit_is_waited_for_is_not_missed() {
+        for (happens, is_ready) in [(false, false), (true, true)] {
+            let (plugins, _) = table(Probe { permits: answers([long()]), ..Probe::default() }, Probe::default());
+            let (mut state, now) = (with(State::new(plugins), "2"), Instant::now());
+            state.pod_changed(None, Some(&asking("p", "1", "", "Pending")));
+            let Some(Todo::Bind(mut binding)) = state.next(now, |_| None, 0) else { panic!("it waits for its permit") };
+            assert_eq!(binding.waiting.as_ref().map(|w| w.pending()), Some(vec!["One"]));
+            assert!(state.next(now + Duration::from_secs(600), |_| None, 0).is_none(), "it is not tried twice");
+            if happens {
+                let said = json!({"metadata": {"name": "b"}, "status": {"allocatable": {"cpu": "1", "pods": "10"}}});
+                state.node_changed(None, Some(&Arc::new(node(&said))));
+            }
+            state.waited(&mut binding);
+            assert!(state.unreserve(&mut binding) && binding.helped == happens);
+            assert!(state.waiting.all().is_empty());
+            state.queue.back(binding.tried, Ended::Refused(["One"].into()), now);
+            if binding.helped {
+                state.queue.wake(&Key::new("default", "p"), now);
+            }
+            assert_eq!(state.next(now, |_| None, 0).is_some(), is_ready);
+        }
+    }
+
+    #[test]
+    fn a_pod_that_is_deleted_waits_no_longer() {
+        let (plugins, _) = table(Probe { permits: answers([long()]), ..Probe::default() }, Probe::default());
+        let mut state = with(State::new(plugins), "2");
+        let pending = asking("p", "1", "", "Pending");
+        state.pod_changed(None, Some(&pending));
+        let Some(Todo::Bind(binding)) = state.next(Instant::now(), |_| None, 0) else { panic!("it waits for its permit") };
+        state.pod_changed(Some(&pending), None);
+        assert!(!binding.waiting.unwrap().reject("One", "no"), "it is rejected already");
     }
 }

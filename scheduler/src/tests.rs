@@ -8,21 +8,30 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::{
-    ask::Ask,
-    cycle::Cycle,
-    memo::Memo,
+    framework::{Ask, Cycle, Memo, Plugin, Plugins},
     node::{Facts, NodeInfo},
-    plan::{Outcome, fits, plan},
-    plugins::{PLUGINS, Plugin},
+    plan::{Outcome, plan},
+    plugins::PLUGINS,
     pod::PodInfo,
     snapshot::Snapshot,
 };
 
 /// A snapshot that is asked as the loop asks it.
-#[derive(Default)]
 pub struct World {
     pub snapshot: Snapshot,
+    plugins: Plugins,
     memo: Memo,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new(PLUGINS)
+    }
+}
+
+/// What one plugin makes of a pod before nodes are asked.
+pub fn asked(plugin: &'static dyn Plugin, said: &Value) -> Ask {
+    Ask::new(Box::leak(Box::new([plugin])), &mut Snapshot::default(), Arc::new(pod(said)), None)
 }
 
 /// A pod in namespace `default`, named `p` with a uid unless it says otherwise.
@@ -43,6 +52,10 @@ pub fn row(said: &Value) -> NodeInfo {
 }
 
 impl World {
+    pub fn new(plugins: Plugins) -> Self {
+        Self { plugins, snapshot: Snapshot::default(), memo: Memo::default() }
+    }
+
     /// A node with 4 cores, 8 GiB and room for 10 pods; labels that are null are left out.
     pub fn node(&mut self, name: &str, mut labels: Value) {
         labels["kubernetes.io/hostname"] = name.into();
@@ -73,18 +86,18 @@ impl World {
     }
 
     pub fn plan_with(&mut self, said: &Value, random: u64, siblings: Option<api::selector::Labels>) -> Outcome {
-        let ask = Ask::new(&mut self.snapshot, Arc::new(pod(said)), siblings);
+        let ask = Ask::new(self.plugins, &mut self.snapshot, Arc::new(pod(said)), siblings.as_ref());
         let class = self.memo.class(&self.snapshot, &ask);
         plan(&self.snapshot, class, &ask, random)
     }
 
     /// Each node's first reason against the pod.
     pub fn refusals(&mut self, said: &Value) -> Vec<(String, Option<String>)> {
-        let ask = Ask::new(&mut self.snapshot, Arc::new(pod(said)), None);
+        let ask = Ask::new(self.plugins, &mut self.snapshot, Arc::new(pod(said)), None);
         let class = self.memo.class(&self.snapshot, &ask);
         // The plugins at hand are not about room.
         let cycle = Cycle::new(&self.snapshot, class, &ask);
-        let told = |row: &NodeInfo| (row.name().to_owned(), fits(&cycle, row).map(|r| r.reasons.join(", ")));
+        let told = |row: &NodeInfo| (row.name().to_owned(), cycle.refuses(row).map(|r| r.reasons.join(", ")));
         self.snapshot.nodes().map(told).collect()
     }
 
@@ -94,10 +107,10 @@ impl World {
 
     /// The nodes that fit, with all scores of all plugins: nothing is left out because it would make no difference.
     fn totals(&mut self, said: &Value) -> Vec<(String, i64)> {
-        let ask = Ask::new(&mut self.snapshot, Arc::new(pod(said)), None);
+        let ask = Ask::new(self.plugins, &mut self.snapshot, Arc::new(pod(said)), None);
         let class = self.memo.class(&self.snapshot, &ask);
         let cycle = Cycle::new(&self.snapshot, class, &ask);
-        let fitting: Vec<&NodeInfo> = self.snapshot.nodes().filter(|row| fits(&cycle, row).is_none()).collect();
+        let fitting: Vec<&NodeInfo> = self.snapshot.nodes().filter(|row| cycle.refuses(row).is_none()).collect();
         let nodes: Vec<usize> = fitting.iter().map(|row| row.slot).collect();
         let mut totals = vec![0; nodes.len()];
         for plugin in PLUGINS.iter().filter(|p| p.weight() > 0) {
@@ -109,12 +122,12 @@ impl World {
     }
 
     pub fn scores(&mut self, plugin: &dyn Plugin, said: &Value) -> Vec<(String, i64)> {
-        let ask = Ask::new(&mut self.snapshot, Arc::new(pod(said)), None);
+        let ask = Ask::new(self.plugins, &mut self.snapshot, Arc::new(pod(said)), None);
         let class = self.memo.class(&self.snapshot, &ask);
         let cycle = Cycle::new(&self.snapshot, class, &ask);
         let at = PLUGINS.iter().position(|p| p.name() == plugin.name()).unwrap();
         let nodes: Vec<usize> = self.snapshot.nodes().map(|r| r.slot).collect();
-        let mut scores: Vec<i64> = nodes.iter().map(|slot| class.cell(*slot).unwrap().scores[at]).collect();
+        let mut scores: Vec<i64> = nodes.iter().map(|slot| class.score(*slot, at)).collect();
         plugin.normalize_score(&cycle, &nodes, &mut scores);
         self.snapshot.nodes().map(|r| r.name().to_owned()).zip(scores).collect()
     }

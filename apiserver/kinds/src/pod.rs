@@ -20,7 +20,6 @@ pub mod columns;
 pub mod connect;
 pub mod defaults;
 pub mod prepare;
-pub mod qos;
 pub mod validate;
 pub mod warnings;
 

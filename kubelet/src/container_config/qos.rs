@@ -1,8 +1,8 @@
 //! Pod -> quality of service: its class, and how readily the kernel kills each container for memory.
 //!
-//! Source: `pkg/apis/core/v1/helper/qos/qos.go`, `pkg/kubelet/qos/policy.go`.
+//! Source: `pkg/kubelet/qos/policy.go`.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use api::{
     k8s::{
@@ -12,6 +12,9 @@ use api::{
     quantity::Quantity,
 };
 
+pub use podspec::QosClass;
+use podspec::Side;
+
 use crate::meta;
 
 const GUARANTEED_ADJ: i64 = -997;
@@ -19,65 +22,12 @@ const BEST_EFFORT_ADJ: i64 = 1000;
 /// Priorities from here on are system critical (`SystemCriticalPriority`).
 const SYSTEM_CRITICAL: i32 = 2_000_000_000;
 
-/// A pod's class (`status.qosClass`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum QosClass {
-    Guaranteed,
-    Burstable,
-    BestEffort,
-}
-
-type Sums = BTreeMap<&'static str, Quantity>;
 pub(crate) type ResourceList = BTreeMap<String, Text>;
-
-impl QosClass {
-    /// The word in `status.qosClass`.
-    pub fn word(self) -> &'static str {
-        match self {
-            QosClass::Guaranteed => "Guaranteed",
-            QosClass::Burstable => "Burstable",
-            QosClass::BestEffort => "BestEffort",
-        }
-    }
-
-    /// The class the API server wrote, else the computed one.
-    pub fn of(pod: &Pod) -> Self {
-        match pod.status.as_ref().and_then(|s| s.qos_class.as_deref()) {
-            Some("Guaranteed") => QosClass::Guaranteed,
-            Some("Burstable") => QosClass::Burstable,
-            Some("BestEffort") => QosClass::BestEffort,
-            _ => Self::compute(pod),
-        }
-    }
-
-    fn compute(pod: &Pod) -> Self {
-        let (mut requests, mut limits) = (Sums::new(), Sums::new());
-        let mut both_limited = true;
-        let pod_level = pod.spec.as_ref().and_then(|s| s.resources.as_ref());
-        if let Some(resources) = pod_level {
-            add(&mut requests, resources.requests.as_ref());
-            let found = add(&mut limits, resources.limits.as_ref());
-            both_limited = resources.limits.is_none() || found == 2;
-        } else {
-            for container in meta::containers(pod) {
-                let resources = container.resources.as_ref();
-                add(&mut requests, resources.and_then(|r| r.requests.as_ref()));
-                both_limited &= add(&mut limits, resources.and_then(|r| r.limits.as_ref())) == 2;
-            }
-        }
-        classify(&requests, &limits, both_limited)
-    }
-}
-
-impl fmt::Display for QosClass {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.word())
-    }
-}
 
 /// The class the API server wrote, else the computed one.
 pub fn class(pod: &Pod) -> QosClass {
-    QosClass::of(pod)
+    let written = pod.status.as_ref().and_then(|s| s.qos_class.as_deref()).and_then(QosClass::named);
+    written.or_else(|| pod.spec.as_ref().map(QosClass::of)).unwrap_or(QosClass::BestEffort)
 }
 
 /// The kernel's `oom_score_adj` of a container. `memory_capacity` is the node's memory in bytes.
@@ -85,13 +35,14 @@ pub fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: i64) -> 
     if is_node_critical(pod) {
         return GUARANTEED_ADJ;
     }
-    match QosClass::of(pod) {
+    match class(pod) {
         QosClass::Guaranteed => return GUARANTEED_ADJ,
         QosClass::BestEffort => return BEST_EFFORT_ADJ,
         QosClass::Burstable => {}
     }
     let capacity = memory_capacity.max(1);
-    let score = |bytes: i64| 1000 - 1000i64.saturating_mul(bytes) / capacity;
+    let unclaimed = unclaimed_memory(pod);
+    let score = |bytes: i64| 1000i64.saturating_sub(1000i64.saturating_mul(bytes.saturating_add(unclaimed)) / capacity);
     let mut adjust = score(memory_request(container));
     if meta::is_sidecar(container) {
         let main = pod.spec.as_ref().map(|s| s.containers.as_slice()).unwrap_or_default();
@@ -106,32 +57,20 @@ pub(crate) fn amount(list: Option<&ResourceList>, name: &str) -> Option<Quantity
     Quantity::parse(&list?.get(name)?.0).ok()
 }
 
+/// Bytes for each container of what the pod as a whole asks for and its containers do not (`remainingPodMemReqPerContainer`).
+fn unclaimed_memory(pod: &Pod) -> i64 {
+    let Some(spec) = &pod.spec else { return 0 };
+    let own = amount(spec.resources.as_ref().and_then(|r| r.requests.as_ref()), "memory").map_or(0, Quantity::units);
+    if own == 0 {
+        return 0;
+    }
+    let claimed = podspec::aggregate(spec, Side::Requests, &[], |_| {}).get("memory").map_or(0, Quantity::units);
+    let containers = i64::try_from(meta::containers(pod).count()).unwrap_or(i64::MAX);
+    own.saturating_sub(claimed) / containers.max(1)
+}
+
 fn memory_request(container: &Container) -> i64 {
     amount(container.resources.as_ref().and_then(|r| r.requests.as_ref()), "memory").map_or(0, Quantity::units)
-}
-
-/// Adds what is above zero of cpu and memory; gives how many of the two there were.
-fn add(sums: &mut Sums, list: Option<&ResourceList>) -> usize {
-    let mut found = 0;
-    for name in ["cpu", "memory"] {
-        let Some(quantity) = amount(list, name).filter(|q| !q.is_zero() && !q.is_negative()) else { continue };
-        found += 1;
-        sums.entry(name).and_modify(|sum| *sum = sum.plus(quantity)).or_insert(quantity);
-    }
-    found
-}
-
-fn classify(requests: &Sums, limits: &Sums, both_limited: bool) -> QosClass {
-    if requests.is_empty() && limits.is_empty() {
-        return QosClass::BestEffort;
-    }
-    let same = |(name, request): (&&'static str, &Quantity)| {
-        limits.get(name).is_some_and(|limit| limit.partial_cmp(request) == Some(std::cmp::Ordering::Equal))
-    };
-    if both_limited && requests.len() == limits.len() && requests.iter().all(same) {
-        return QosClass::Guaranteed;
-    }
-    QosClass::Burstable
 }
 
 /// Source: `IsNodeCriticalPod` in `pkg/kubelet/types/pod_update.go`.
@@ -165,7 +104,7 @@ mod tests {
             (r#"{"limits":{"nvidia.com/gpu":"1"}}"#, QosClass::BestEffort),
         ];
         for (resources, wanted) in cases {
-            assert_eq!(QosClass::of(&with(resources)), wanted, "{resources}");
+            assert_eq!(class(&with(resources)), wanted, "{resources}");
         }
     }
 
@@ -173,7 +112,7 @@ mod tests {
     fn an_unlimited_init_container_spoils_guaranteed() {
         let full = r#"{"limits":{"cpu":"1","memory":"1"},"requests":{"cpu":"1","memory":"1"}}"#;
         let p = pod(&format!(r#"{{"containers":[{{"name":"a","resources":{full}}}],"initContainers":[{{"name":"i"}}]}}"#));
-        assert_eq!(QosClass::of(&p), QosClass::Burstable);
+        assert_eq!(class(&p), QosClass::Burstable);
     }
 
     #[test]
@@ -186,6 +125,11 @@ mod tests {
         assert_eq!(adj(r#"{"requests":{"memory":"100Mi"}}"#), 900);
         assert_eq!(adj(r#"{"requests":{"cpu":"1m"}}"#), 999);
         assert_eq!(adj(r#"{"requests":{"memory":"1000Mi"}}"#), 3);
+        // What the pod asks for beyond its containers is theirs in equal parts.
+        let own = r#""resources":{"requests":{"memory":"500Mi"}}"#;
+        let p = pod(&format!(r#"{{"containers":[{{"name":"a","resources":{{"requests":{{"memory":"100Mi"}}}}}},{{"name":"b"}}],{own}}}"#));
+        let both: Vec<i64> = p.spec.as_ref().unwrap().containers.iter().map(|c| oom_score_adj(&p, c, 1000 << 20)).collect();
+        assert_eq!(both, [700, 800]);
         assert_eq!(adj(r#"{"limits":{"cpu":"1","memory":"1Gi"},"requests":{"cpu":"1","memory":"1Gi"}}"#), -997);
     }
 }

@@ -1,14 +1,14 @@
 //! Requests and limits -> the kernel's numbers: cpu shares, quota, memory, of a container and of a whole pod.
 //!
-//! Source: `pkg/kubelet/cm/helpers_linux.go`, `staging/src/k8s.io/component-helpers/resource/helpers.go`.
+//! Source: `pkg/kubelet/cm/helpers_linux.go`.
 
 use api::{
-    k8s::api::core::v1::{Container, Pod, PodSpec},
+    k8s::api::core::v1::{Container, Pod},
     quantity::Quantity,
 };
+use podspec::{Amounts, ContainerView, List, Overhead, Side};
 
-use super::qos::{QosClass, ResourceList, amount};
-use crate::meta;
+use super::qos::{QosClass, class};
 
 /// The period of the cpu quota, in microseconds.
 pub const QUOTA_PERIOD_US: i64 = 100_000;
@@ -25,20 +25,13 @@ pub struct Limits {
     pub memory_bytes: Option<i64>,
 }
 
-/// Which of the two lists is summed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Requests,
-    Limits,
-}
-
 impl Limits {
     /// A container's own cgroup.
     pub fn of_container(pod: &Pod, container: &Container) -> Self {
-        let pod_limits = pod.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.limits.as_ref());
-        let limit = |name| nonzero(list(container, Side::Limits), name).or_else(|| nonzero(pod_limits, name));
+        let stated = ContainerView::resources(container);
+        let limit = |name| nonzero(stated.limits, name).or_else(|| nonzero(pod_limits(pod), name));
         let cpu_limit = limit("cpu").map(Quantity::milli);
-        let cpu_request = amount(list(container, Side::Requests), "cpu").map(Quantity::milli);
+        let cpu_request = stated.requests.get("cpu").map(Quantity::milli);
         Self {
             cpu_shares: shares(cpu_request.or(cpu_limit).unwrap_or(0)),
             cpu_quota_us: cpu_limit.map(quota_us),
@@ -48,13 +41,13 @@ impl Limits {
 
     /// The cgroup above all of a pod's containers.
     pub fn of_pod(pod: &Pod) -> Self {
-        let class = QosClass::of(pod);
-        if class == QosClass::BestEffort {
+        let Some(spec) = pod.spec.as_ref().filter(|_| class(pod) != QosClass::BestEffort) else {
             return Self { cpu_shares: SHARES_MIN, ..Self::default() };
-        }
-        let limit = |name| if limited(pod, name) { total(pod, Side::Limits, name) } else { None };
+        };
+        let limits = podspec::limits(spec, Overhead::Included);
+        let limit = |name| limits.get(name).filter(|_| limited(pod, name));
         Self {
-            cpu_shares: shares(total(pod, Side::Requests, "cpu").map_or(0, Quantity::milli)),
+            cpu_shares: shares(requests(pod, "cpu")),
             cpu_quota_us: limit("cpu").map(|q| quota_us(q.milli())),
             memory_bytes: limit("memory").map(Quantity::units),
         }
@@ -68,73 +61,34 @@ pub fn shares(milli_cpu: i64) -> i64 {
 
 /// The cpu that a pod asks for, in thousandths.
 pub fn cpu_request_milli(pod: &Pod) -> i64 {
-    total(pod, Side::Requests, "cpu").map_or(0, Quantity::milli)
+    requests(pod, "cpu")
 }
 
 /// What a pod asks for: thousandths of a cpu, or units of anything else.
 pub fn requests(pod: &Pod, name: &str) -> i64 {
-    let total = total(pod, Side::Requests, name);
-    total.map_or(0, if name == "cpu" { Quantity::milli } else { Quantity::units })
+    let all = pod.spec.as_ref().map(|spec| podspec::requests(spec, Overhead::Included, &[])).unwrap_or_default();
+    all.get(name).map_or(0, |amount| if name == "cpu" { amount.milli() } else { amount.units() })
 }
 
 fn quota_us(milli_cpu: i64) -> i64 {
     (milli_cpu.saturating_mul(QUOTA_PERIOD_US) / 1000).max(QUOTA_MIN_US)
 }
 
-fn list(container: &Container, side: Side) -> Option<&ResourceList> {
-    let resources = container.resources.as_ref()?;
-    if side == Side::Requests { resources.requests.as_ref() } else { resources.limits.as_ref() }
+fn pod_limits(pod: &Pod) -> List<'_> {
+    pod.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.limits.as_ref()).into()
 }
 
-fn nonzero(list: Option<&ResourceList>, name: &str) -> Option<Quantity> {
-    amount(list, name).filter(|q| !q.is_zero())
+fn nonzero(list: List<'_>, name: &str) -> Option<Quantity> {
+    list.get(name).filter(|q| !q.is_zero())
 }
 
-/// Whether every container has this limit, or the pod itself has.
+/// Whether the pod itself has this limit, or every container while it is started: one that has none of its own is limited by the sidecars
+/// before it.
 fn limited(pod: &Pod, name: &str) -> bool {
-    let own = pod.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.limits.as_ref());
-    nonzero(own, name).is_some() || meta::containers(pod).all(|c| nonzero(list(c, Side::Limits), name).is_some())
-}
-
-/// The sum over what runs at the same time at most: main containers with sidecars, or one init container with the sidecars before it; what is
-/// said of the pod as a whole in its place; overhead on top (`PodRequests`, `PodLimits`).
-fn total(pod: &Pod, side: Side, name: &str) -> Option<Quantity> {
-    let spec = pod.spec.as_ref()?;
-    let own = spec.resources.as_ref();
-    let own = own.and_then(|r| if side == Side::Requests { r.requests.as_ref() } else { r.limits.as_ref() });
-    let sum = amount(own, name).or_else(|| together(spec, side, name));
-    let overhead = amount(spec.overhead.as_ref(), name);
-    if side == Side::Limits && sum.is_none() { None } else { plus(sum, overhead) }
-}
-
-/// Of the containers alone.
-fn together(spec: &PodSpec, side: Side, name: &str) -> Option<Quantity> {
-    let mut sum = spec.containers.iter().filter_map(|c| amount(list(c, side), name)).reduce(Quantity::plus);
-    let (mut sidecars, mut peak) = (None, None);
-    for container in spec.init_containers.as_deref().unwrap_or_default() {
-        let quantity = amount(list(container, side), name);
-        let beside = plus(quantity, sidecars);
-        if meta::is_sidecar(container) {
-            sidecars = beside;
-            sum = plus(sum, quantity);
-        }
-        peak = larger(peak, beside);
-    }
-    larger(sum, peak)
-}
-
-fn plus(a: Option<Quantity>, b: Option<Quantity>) -> Option<Quantity> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.plus(b)),
-        (a, b) => a.or(b),
-    }
-}
-
-fn larger(a: Option<Quantity>, b: Option<Quantity>) -> Option<Quantity> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(if a < b { b } else { a }),
-        (a, b) => a.or(b),
-    }
+    let mut all = true;
+    let each = |amounts: &Amounts<'_>| all &= amounts.get(name).is_some_and(|q| !q.is_zero());
+    pod.spec.as_ref().map(|spec| podspec::aggregate(spec, Side::Limits, &[], each));
+    all || nonzero(pod_limits(pod), name).is_some()
 }
 
 #[cfg(test)]
@@ -183,6 +137,16 @@ mod tests {
         assert_eq!((requests(&p, "cpu"), requests(&p, "memory")), (1250, 1 << 20));
         let limits = Limits::of_pod(&p);
         assert_eq!((limits.cpu_shares, limits.cpu_quota_us, limits.memory_bytes), (1280, Some(225_000), None));
+    }
+
+    #[test]
+    fn an_init_container_is_limited_by_the_sidecars_before_it() {
+        let limited = r#""resources":{"limits":{"memory":"1Gi"}}"#;
+        let side = format!(r#"{{"name":"s","restartPolicy":"Always",{limited}}}"#);
+        for (inits, memory) in [(format!(r#"{side},{{"name":"i"}}"#), Some(2 << 30)), (format!(r#"{{"name":"i"}},{side}"#), None)] {
+            let p = pod(&format!(r#"{{"containers":[{{"name":"a",{limited}}}],"initContainers":[{inits}]}}"#));
+            assert_eq!(Limits::of_pod(&p).memory_bytes, memory, "{inits}");
+        }
     }
 
     #[test]

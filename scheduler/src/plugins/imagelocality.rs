@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::{Change, Plugin, SCORE_MAX};
+use super::sign;
 use crate::{
+    framework::{Change, Plugin, SCORE_MAX},
     node::NodeInfo,
     pod::{PodInfo, images},
     snapshot::Snapshot,
@@ -19,6 +20,11 @@ pub struct ImageLocality;
 impl Plugin for ImageLocality {
     fn name(&self) -> &'static str {
         "ImageLocality"
+    }
+
+    fn sign(&self, pod: &PodInfo, signature: &mut Vec<u8>) {
+        let images: Vec<&str> = pod.spec().into_iter().flat_map(images).collect();
+        sign(signature, &images);
     }
 
     fn weight(&self) -> i64 {

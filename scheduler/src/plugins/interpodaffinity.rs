@@ -1,12 +1,11 @@
 //! InterPodAffinity: near some pods, far from others; both what the pod says and what placed pods say. Source: `plugins/interpodaffinity`.
 
-use super::{Change, Plugin, SCORE_MAX};
 use crate::{
-    ask::Ask,
     counters::{CounterId, Force, forces},
-    cycle::Cycle,
+    framework::{Ask, Change, Cycle, EquivalenceClass, Looking, Plugin, PreFilter, SCORE_MAX},
     node::{NodeInfo, Slot},
-    pod::PodInfo,
+    plugin_states::PluginState,
+    pod::{Affinity, PodInfo},
     refusal::Refusal,
     snapshot::Snapshot,
     sums::Sums,
@@ -19,8 +18,8 @@ const NAME: &str = "InterPodAffinity";
 pub struct InterPodAffinity;
 
 /// The pod's own terms, each with the counter of the pods it means.
-#[derive(Clone, Debug, Default)]
-pub struct Wishes {
+#[derive(Default)]
+struct Wishes {
     near: Option<Near>,
     far: Vec<(CounterId, TopologyId)>,
     /// Weight, negative for anti-affinity.
@@ -28,7 +27,6 @@ pub struct Wishes {
 }
 
 /// Required affinity: one and the same pod must match all terms to count.
-#[derive(Clone, Debug)]
 struct Near {
     counter: CounterId,
     topologies: Vec<TopologyId>,
@@ -36,8 +34,11 @@ struct Near {
 }
 
 /// Pods per domain, for each question.
-#[derive(Clone, Default)]
-pub struct Neighbours<'a> {
+#[derive(Clone)]
+struct Neighbours<'a> {
+    snapshot: &'a Snapshot,
+    ask: &'a Ask,
+    wishes: Option<&'a Wishes>,
     near: Vec<Asked<'a>>,
     /// Nowhere is a pod that the pod wants to be near to.
     lonely: bool,
@@ -48,9 +49,10 @@ pub struct Neighbours<'a> {
 
 type Asked<'a> = (TopologyId, Sums<'a>);
 
+impl PluginState for Wishes {}
+
 impl Wishes {
-    pub fn new(snapshot: &mut Snapshot, pod: &PodInfo) -> Self {
-        let Some(affinity) = &pod.affinity else { return Self::default() };
+    fn new(snapshot: &mut Snapshot, pod: &PodInfo, affinity: &Affinity) -> Self {
         let near = (!affinity.required.is_empty()).then(|| {
             let topologies: Vec<TopologyId> = affinity.required.iter().map(|t| snapshot.topology(&t.topology_key)).collect();
             let counter = snapshot.counter(Matcher::all_of(&affinity.required));
@@ -74,38 +76,77 @@ impl Wishes {
 }
 
 impl<'a> Neighbours<'a> {
-    pub fn new(snapshot: &'a Snapshot, ask: &Ask) -> Self {
-        let (mut out, wishes) = (Self::default(), &ask.wishes);
+    fn new(snapshot: &'a Snapshot, ask: &'a Ask) -> Self {
+        let (none, wishes) = (Vec::new, ask.state.read::<Wishes>());
+        let mut out = Self { snapshot, ask, wishes, near: none(), lonely: false, far: none(), repelling: none() };
         let sums = |counter: CounterId, topology: TopologyId| (topology, Sums::shared(snapshot.counters.sums(counter, topology)));
-        if let Some(near) = &wishes.near {
+        if let Some(near) = out.wanted() {
             out.near = near.topologies.iter().map(|topology| sums(near.counter, *topology)).collect();
             out.look_around();
         }
-        out.far = wishes.far.iter().map(|(counter, topology)| sums(*counter, *topology)).collect();
+        out.far = out.unwanted().iter().map(|(counter, topology)| sums(*counter, *topology)).collect();
         let repelling = snapshot.terms.about(&ask.info, &snapshot.namespaces).filter(|g| g.force == Force::Repels);
         out.repelling = repelling.map(|group| (group.topology, Sums::shared(Some(&group.sums)))).collect();
         out
     }
 
+    fn wanted(&self) -> Option<&'a Near> {
+        self.wishes?.near.as_ref()
+    }
+
+    fn unwanted(&self) -> &'a [(CounterId, TopologyId)] {
+        self.wishes.map_or(&[], |wishes| &wishes.far)
+    }
+
+    fn look_around(&mut self) {
+        self.lonely = self.near.iter().all(|(_, sums)| sums.is_empty());
+    }
+
+    fn is_near(&self, near: &Near, slot: Slot) -> bool {
+        let topologies = &self.snapshot.topologies;
+        if near.topologies.iter().any(|t| topologies.domain(*t, slot) == NO_DOMAIN) {
+            return false;
+        }
+        let all = self.near.iter().all(|(topology, sums)| sums.get(topologies.domain(*topology, slot)) > 0);
+        // The first of its kind may start anywhere.
+        all || (near.matches_self && self.lonely)
+    }
+}
+
+impl<'a> Looking<'a> for Neighbours<'a> {
+    fn refuses(&self, node: Slot) -> Option<Refusal> {
+        if self.wanted().is_some_and(|near| !self.is_near(near, node)) {
+            return Some(Refusal::unresolvable(NAME, "node(s) didn't match pod affinity rules"));
+        }
+        if any_at(&self.far, self.snapshot, node) {
+            return Some(Refusal::resolvable(NAME, "node(s) didn't match pod anti-affinity rules"));
+        }
+        if any_at(&self.repelling, self.snapshot, node) {
+            return Some(Refusal::resolvable(NAME, "node(s) didn't satisfy existing pods anti-affinity rules"));
+        }
+        None
+    }
+
     /// Nobody's wishes speak about the pod, nor its own about others.
-    pub fn is_empty(&self) -> bool {
+    fn is_silent(&self) -> bool {
         self.near.is_empty() && self.far.is_empty() && self.repelling.is_empty()
     }
 
-    pub fn shift(&mut self, snapshot: &Snapshot, ask: &Ask, pod: &PodInfo, row: &NodeInfo, by: i64) {
-        let wishes = &ask.wishes;
+    fn shift(&mut self, pod: &PodInfo, row: &NodeInfo, by: i64) {
+        let snapshot = self.snapshot;
         let domain = |topology: TopologyId| snapshot.topologies.domain(topology, row.slot);
         let matches = |counter: CounterId| snapshot.counters.matches(counter, pod, &snapshot.namespaces);
-        if wishes.near.as_ref().is_some_and(|n| matches(n.counter)) {
+        if self.wanted().is_some_and(|n| matches(n.counter)) {
             self.near.iter_mut().for_each(|(topology, sums)| bend(sums, domain(*topology), by));
             self.look_around();
         }
-        for ((_, sums), (counter, topology)) in self.far.iter_mut().zip(&wishes.far) {
+        let unwanted = self.unwanted();
+        for ((_, sums), (counter, topology)) in self.far.iter_mut().zip(unwanted) {
             if matches(*counter) {
                 bend(sums, domain(*topology), by);
             }
         }
-        let repels = forces(pod).filter(|(term, force)| *force == Force::Repels && means(term, &ask.info, &snapshot.namespaces));
+        let repels = forces(pod).filter(|(term, force)| *force == Force::Repels && means(term, &self.ask.info, &snapshot.namespaces));
         for topology in repels.filter_map(|(term, _)| snapshot.topologies.find(&term.topology_key)) {
             if !self.repelling.iter().any(|(t, _)| *t == topology) {
                 self.repelling.push((topology, Sums::shared(None)));
@@ -116,8 +157,8 @@ impl<'a> Neighbours<'a> {
         }
     }
 
-    fn look_around(&mut self) {
-        self.lonely = self.near.iter().all(|(_, sums)| sums.is_empty());
+    fn boxed(&self) -> Box<dyn Looking<'a> + 'a> {
+        Box::new(self.clone())
     }
 }
 
@@ -126,18 +167,18 @@ impl Plugin for InterPodAffinity {
         NAME
     }
 
-    fn refuses_in(&self, cycle: &Cycle<'_>, node: Slot) -> Option<Refusal> {
-        let neighbours = &cycle.neighbours;
-        if cycle.ask.wishes.near.as_ref().is_some_and(|near| !is_near(cycle, near, node)) {
-            return Some(Refusal::unresolvable(NAME, "node(s) didn't match pod affinity rules"));
+    fn pre_filter(&self, at: &mut PreFilter<'_>) -> Result<(), Refusal> {
+        if let Some(affinity) = &at.pod.affinity {
+            let wishes = Wishes::new(at.snapshot, at.pod, affinity);
+            at.keep(wishes);
         }
-        if any_at(&neighbours.far, cycle.snapshot, node) {
-            return Some(Refusal::resolvable(NAME, "node(s) didn't match pod anti-affinity rules"));
-        }
-        if any_at(&neighbours.repelling, cycle.snapshot, node) {
-            return Some(Refusal::resolvable(NAME, "node(s) didn't satisfy existing pods anti-affinity rules"));
-        }
-        None
+        Ok(())
+    }
+
+    fn looks_around<'a>(&self, ask: &'a Ask, snapshot: &'a Snapshot, _class: &'a EquivalenceClass) -> Option<Box<dyn Looking<'a> + 'a>> {
+        let neighbours = Neighbours::new(snapshot, ask);
+        // Those who are expected somewhere may want it far from them.
+        (!neighbours.is_silent() || snapshot.has_speaking_nominations()).then(|| neighbours.boxed())
     }
 
     fn weight(&self) -> i64 {
@@ -150,12 +191,12 @@ impl Plugin for InterPodAffinity {
 
     fn is_even(&self, cycle: &Cycle<'_>) -> bool {
         let pulled = || cycle.snapshot.terms.about(&cycle.ask.info, &cycle.snapshot.namespaces).any(|g| matches!(g.force, Force::Pulls(_)));
-        cycle.ask.wishes.preferred.is_empty() && !pulled()
+        preferred(cycle).is_empty() && !pulled()
     }
 
     fn normalize_score(&self, cycle: &Cycle<'_>, nodes: &[Slot], scores: &mut [i64]) {
         let snapshot = cycle.snapshot;
-        let wishes = cycle.ask.wishes.preferred.iter().map(|(weight, counter, t)| (*weight, *t, snapshot.counters.sums(*counter, *t)));
+        let wishes = preferred(cycle).iter().map(|(weight, counter, t)| (*weight, *t, snapshot.counters.sums(*counter, *t)));
         let groups = snapshot.terms.about(&cycle.ask.info, &snapshot.namespaces).filter_map(|group| match group.force {
             Force::Pulls(weight) => Some((weight, group.topology, Some(&group.sums))),
             Force::Repels => None,
@@ -187,14 +228,8 @@ impl Plugin for InterPodAffinity {
     }
 }
 
-fn is_near(cycle: &Cycle<'_>, near: &Near, slot: Slot) -> bool {
-    let (topologies, neighbours) = (&cycle.snapshot.topologies, &cycle.neighbours);
-    if near.topologies.iter().any(|t| topologies.domain(*t, slot) == NO_DOMAIN) {
-        return false;
-    }
-    let all = neighbours.near.iter().all(|(topology, sums)| sums.get(topologies.domain(*topology, slot)) > 0);
-    // The first of its kind may start anywhere.
-    all || (near.matches_self && neighbours.lonely)
+fn preferred<'a>(cycle: &Cycle<'a>) -> &'a [(i64, CounterId, TopologyId)] {
+    cycle.ask.state.read::<Wishes>().map_or(&[], |wishes| &wishes.preferred)
 }
 
 fn any_at(asked: &[Asked<'_>], snapshot: &Snapshot, slot: Slot) -> bool {

@@ -2,19 +2,20 @@
 
 use std::collections::BTreeSet;
 
-use api::k8s::api::core::v1::{NodeAffinity as Wanted, NodeSelectorTerm};
-use client::pods::node_affinity::{self, NamedLabels};
+use api::k8s::api::core::v1::NodeSelectorTerm;
+use client::pods::node_affinity;
 
-use super::{Change, Order, Plugin, stretch};
+use super::{Order, sign, stretch};
 use crate::{
-    cycle::Cycle,
-    node::{Facts, NodeInfo, Slot},
+    affinity::{named_labels, required_matches, wanted},
+    framework::{Change, Cycle, Plugin, PreFilter},
+    node::{NodeInfo, Slot},
     pod::PodInfo,
     refusal::Refusal,
     snapshot::Snapshot,
 };
 
-pub const NAME: &str = "NodeAffinity";
+const NAME: &str = "NodeAffinity";
 
 pub struct NodeAffinity;
 
@@ -23,8 +24,17 @@ impl Plugin for NodeAffinity {
         NAME
     }
 
-    fn pre_filter(&self, pod: &PodInfo) -> Option<Refusal> {
-        named(pod)?.is_empty().then(|| Refusal::unresolvable(NAME, "pod affinity terms conflict"))
+    fn sign(&self, pod: &PodInfo, signature: &mut Vec<u8>) {
+        sign(signature, &(pod.spec().and_then(|s| s.node_selector.as_ref()), wanted(pod)));
+    }
+
+    fn pre_filter(&self, at: &mut PreFilter<'_>) -> Result<(), Refusal> {
+        match named(at.pod) {
+            Some(names) if names.is_empty() => return Err(Refusal::unresolvable(NAME, "pod affinity terms conflict")),
+            Some(names) => at.only(names.into_iter().map(str::to_owned).collect()),
+            None => {}
+        }
+        Ok(())
     }
 
     fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Option<Refusal> {
@@ -60,7 +70,7 @@ impl Plugin for NodeAffinity {
 }
 
 /// The only nodes that the required terms leave, where each term names nodes.
-pub fn named(pod: &PodInfo) -> Option<BTreeSet<&str>> {
+fn named(pod: &PodInfo) -> Option<BTreeSet<&str>> {
     let required = wanted(pod)?.required_during_scheduling_ignored_during_execution.as_ref()?;
     if required.node_selector_terms.is_empty() {
         return None;
@@ -72,19 +82,6 @@ pub fn named(pod: &PodInfo) -> Option<BTreeSet<&str>> {
     Some(names)
 }
 
-/// `nodeSelector` and the required node affinity.
-pub fn required_matches(pod: &PodInfo, node: &Facts) -> bool {
-    node_affinity::required_matches(pod.spec().and_then(|s| s.node_selector.as_ref()), wanted(pod), named_labels(node))
-}
-
-fn named_labels(node: &Facts) -> NamedLabels<'_> {
-    NamedLabels { name: &node.name, labels: &node.labels }
-}
-
-fn wanted(pod: &PodInfo) -> Option<&Wanted> {
-    pod.spec()?.affinity.as_ref()?.node_affinity.as_ref()
-}
-
 /// What every requirement of the term on the name allows; `None` if there is no such requirement.
 fn names_in(term: &NodeSelectorTerm) -> Option<BTreeSet<&str>> {
     let on_name = term.match_fields.iter().flatten().filter(|r| r.key == "metadata.name" && r.operator == "In");
@@ -94,13 +91,15 @@ fn names_in(term: &NodeSelectorTerm) -> Option<BTreeSet<&str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::{pod, row};
+    use crate::tests::{asked, pod, row};
     use serde_json::{Value, json};
 
+    fn saying(terms: &Value) -> Value {
+        json!({"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}}})
+    }
+
     fn requiring(terms: &Value) -> PodInfo {
-        pod(
-            &json!({"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}}}),
-        )
+        pod(&saying(terms))
     }
 
     #[test]
@@ -136,7 +135,7 @@ mod tests {
         assert_eq!(named(&requiring(&json!([by_name(&["a"]), {"matchExpressions": []}]))), None);
         let conflict = json!([{"matchFields": [
             {"key": "metadata.name", "operator": "In", "values": ["a"]}, {"key": "metadata.name", "operator": "In", "values": ["b"]}]}]);
-        assert!(NodeAffinity.pre_filter(&requiring(&conflict)).is_some());
+        assert!(asked(&NodeAffinity, &saying(&conflict)).refusal.is_some());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! NodeName: a pod that names its node goes nowhere else. Source: `plugins/nodename`.
 
-use super::{Change, Plugin};
+use super::sign;
 use crate::{
+    framework::{Change, Plugin},
     node::NodeInfo,
     pod::{PodInfo, node_of},
     refusal::Refusal,
@@ -12,6 +13,10 @@ pub struct NodeName;
 impl Plugin for NodeName {
     fn name(&self) -> &'static str {
         "NodeName"
+    }
+
+    fn sign(&self, pod: &PodInfo, signature: &mut Vec<u8>) {
+        sign(signature, &node_of(&pod.pod));
     }
 
     fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Option<Refusal> {

@@ -1,9 +1,12 @@
 //! NodePorts: a host port is had once per node. Source: `plugins/nodeports`.
 
-use super::{Change, Plugin};
+use podspec::HostPort;
+
+use super::sign;
 use crate::{
+    framework::{Change, Plugin},
     node::NodeInfo,
-    pod::{HostPort, PodInfo},
+    pod::PodInfo,
     refusal::Refusal,
 };
 
@@ -12,6 +15,11 @@ pub struct NodePorts;
 impl Plugin for NodePorts {
     fn name(&self) -> &'static str {
         "NodePorts"
+    }
+
+    fn sign(&self, pod: &PodInfo, signature: &mut Vec<u8>) {
+        let ports: Vec<_> = pod.ports.iter().map(|p| (&p.ip, &p.protocol, p.port)).collect();
+        sign(signature, &ports);
     }
 
     fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Option<Refusal> {

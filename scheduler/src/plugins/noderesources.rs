@@ -1,7 +1,8 @@
 //! NodeResourcesFit and NodeResourcesBalancedAllocation: what is left, and how evenly. Source: `plugins/noderesources`.
 
-use super::{Change, Freed, More, Plugin, SCORE_MAX};
+use super::sign;
 use crate::{
+    framework::{Change, Freed, More, Plugin, SCORE_MAX},
     node::{Facts, NodeInfo},
     pod::PodInfo,
     refusal::Refusal,
@@ -18,6 +19,11 @@ pub struct BalancedAllocation;
 impl Plugin for Fit {
     fn name(&self) -> &'static str {
         "NodeResourcesFit"
+    }
+
+    fn sign(&self, pod: &PodInfo, signature: &mut Vec<u8>) {
+        let asks = &pod.requests;
+        sign(signature, &(asks.milli_cpu, asks.memory, asks.storage, &asks.scalar, pod.non_zero));
     }
 
     fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Option<Refusal> {
@@ -49,6 +55,7 @@ impl Plugin for Fit {
     }
 }
 
+// Signed for by [`Fit`].
 impl Plugin for BalancedAllocation {
     fn name(&self) -> &'static str {
         "NodeResourcesBalancedAllocation"

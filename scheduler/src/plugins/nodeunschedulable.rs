@@ -2,14 +2,23 @@
 
 use api::k8s::api::core::v1::Taint;
 
-use super::{Change, Plugin};
-use crate::{node::NodeInfo, pod::PodInfo, refusal::Refusal, taints::tolerated};
+use super::sign;
+use crate::{
+    framework::{Change, Plugin},
+    node::NodeInfo,
+    pod::PodInfo,
+    refusal::Refusal,
+};
 
 pub struct NodeUnschedulable;
 
 impl Plugin for NodeUnschedulable {
     fn name(&self) -> &'static str {
         "NodeUnschedulable"
+    }
+
+    fn sign(&self, pod: &PodInfo, signature: &mut Vec<u8>) {
+        sign(signature, &tolerates_cordon(pod));
     }
 
     fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Option<Refusal> {
@@ -28,7 +37,7 @@ impl Plugin for NodeUnschedulable {
 
 fn tolerates_cordon(pod: &PodInfo) -> bool {
     let (key, effect) = ("node.kubernetes.io/unschedulable".to_owned(), "NoSchedule".to_owned());
-    tolerated(&Taint { key, effect, ..Taint::default() }, pod.tolerations())
+    podspec::is_tolerated(&Taint { key, effect, ..Taint::default() }, pod.tolerations())
 }
 
 #[cfg(test)]

@@ -5,15 +5,13 @@ use api::{
     selector::{Labels, Op, Requirement},
 };
 
-use super::{Change, Plugin, SCORE_MAX};
 use crate::{
-    ask::Ask,
     column::Column,
     counters::CounterId,
-    crowds::{Answer, Question},
-    cycle::Cycle,
-    memo::{Cell, EquivalenceClass},
+    crowds::{Answer, Answers, Question},
+    framework::{Ask, Cell, Change, Cycle, EquivalenceClass, Looking, Plugin, PreFilter, SCORE_MAX},
     node::{Facts, NodeInfo, Slot},
+    plugin_states::PluginState,
     pod::PodInfo,
     refusal::Refusal,
     snapshot::Snapshot,
@@ -22,16 +20,15 @@ use crate::{
     topology::{Domain, HOSTNAME, NO_DOMAIN, TopologyId},
 };
 
-pub const NAME: &str = "PodTopologySpread";
-pub const WEIGHT: i64 = 2;
+const NAME: &str = "PodTopologySpread";
 /// In place of a crowd: the node lacks a key.
 const IGNORED: i64 = -1;
 
 pub struct PodTopologySpread;
 
 /// The pod's constraints.
-#[derive(Clone, Debug, Default)]
-pub struct Spread {
+#[derive(Default)]
+struct Spread {
     /// `DoNotSchedule`
     hard: Vec<Constraint>,
     /// `ScheduleAnyway`
@@ -40,7 +37,6 @@ pub struct Spread {
     needs_all_keys: bool,
 }
 
-#[derive(Clone, Debug)]
 struct Constraint {
     max_skew: i64,
     topology: TopologyId,
@@ -53,8 +49,14 @@ struct Constraint {
 }
 
 /// Per hard constraint: how many pods are in each domain.
-#[derive(Clone, Default)]
-pub struct Tallies<'a>(Vec<Tally<'a>>);
+#[derive(Clone)]
+struct Tallies<'a> {
+    snapshot: &'a Snapshot,
+    class: &'a EquivalenceClass,
+    hard: &'a [Constraint],
+    /// One for each.
+    tallies: Vec<Tally<'a>>,
+}
 
 #[derive(Clone)]
 struct Tally<'a> {
@@ -64,13 +66,10 @@ struct Tally<'a> {
     least: i64,
 }
 
+impl PluginState for Spread {}
+
 impl Spread {
-    /// `siblings`: see [`Ask::new`].
-    pub fn new(snapshot: &mut Snapshot, pod: &PodInfo, siblings: Option<Labels>) -> Self {
-        let own = pod.spec().and_then(|s| s.topology_spread_constraints.as_deref()).unwrap_or(&[]);
-        if own.is_empty() {
-            return Self::by_default(snapshot, pod, siblings);
-        }
+    fn new(snapshot: &mut Snapshot, pod: &PodInfo, own: &[TopologySpreadConstraint]) -> Self {
         let mut out = Self { needs_all_keys: true, ..Self::default() };
         for constraint in own {
             let made = Constraint::new(snapshot, pod, constraint);
@@ -84,8 +83,8 @@ impl Spread {
         snapshot.summed(matcher, topology)
     }
 
-    fn by_default(snapshot: &mut Snapshot, pod: &PodInfo, siblings: Option<Labels>) -> Self {
-        let Some(siblings) = siblings.filter(|s| !s.is_empty()) else { return Self::default() };
+    /// As the cluster's default says.
+    fn by_default(snapshot: &mut Snapshot, pod: &PodInfo, siblings: &Labels) -> Self {
         let matcher = Matcher::spread(&pod.key.namespace, siblings.clone());
         let mut soft = |key: &str, max_skew: i64| Constraint {
             max_skew,
@@ -128,28 +127,49 @@ impl Constraint {
 }
 
 impl<'a> Tallies<'a> {
-    pub fn new(snapshot: &'a Snapshot, class: &EquivalenceClass, spread: &Spread) -> Self {
-        let all_counted = all_have_keys(snapshot, &spread.hard) && spread.hard.iter().all(|c| c.includes_all(class));
-        let tally =
-            |c: &Constraint| if all_counted { Tally::shared(snapshot, c) } else { Tally::counted(snapshot, class, &spread.hard, c) };
-        Self(spread.hard.iter().map(tally).collect())
+    fn new(snapshot: &'a Snapshot, class: &'a EquivalenceClass, hard: &'a [Constraint]) -> Self {
+        let all_counted = all_have_keys(snapshot, hard) && hard.iter().all(|c| c.includes_all(class));
+        let tally = |c: &Constraint| if all_counted { Tally::shared(snapshot, c) } else { Tally::counted(snapshot, class, hard, c) };
+        Self { snapshot, class, hard, tallies: hard.iter().map(tally).collect() }
+    }
+}
+
+impl<'a> Looking<'a> for Tallies<'a> {
+    fn refuses(&self, node: Slot) -> Option<Refusal> {
+        for (constraint, tally) in self.hard.iter().zip(&self.tallies) {
+            let domain = self.snapshot.topologies.domain(constraint.topology, node);
+            if domain == NO_DOMAIN {
+                let reason = "node(s) didn't match pod topology spread constraints (missing required label)";
+                return Some(Refusal::unresolvable(NAME, reason));
+            }
+            let least = if tally.counted.len() < constraint.min_domains { 0 } else { tally.least };
+            if tally.sums.get(domain) + i64::from(constraint.matches_self) - least > constraint.max_skew {
+                return Some(Refusal::resolvable(NAME, "node(s) didn't match pod topology spread constraints"));
+            }
+        }
+        None
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    fn is_silent(&self) -> bool {
+        self.hard.is_empty()
     }
 
-    pub fn shift(&mut self, snapshot: &Snapshot, class: &EquivalenceClass, ask: &Ask, pod: &PodInfo, row: &NodeInfo, by: i64) {
-        if !has_all_keys(snapshot, &ask.spread.hard, row.slot) {
+    fn shift(&mut self, pod: &PodInfo, row: &NodeInfo, by: i64) {
+        let snapshot = self.snapshot;
+        if !has_all_keys(snapshot, self.hard, row.slot) {
             return;
         }
-        let cell = class.cell(row.slot);
-        for (constraint, tally) in ask.spread.hard.iter().zip(&mut self.0) {
+        let cell = self.class.cell(row.slot);
+        for (constraint, tally) in self.hard.iter().zip(&mut self.tallies) {
             if constraint.includes(cell) && !pod.terminating && snapshot.counters.matches(constraint.counter, pod, &snapshot.namespaces) {
                 tally.sums.bend(snapshot.topologies.domain(constraint.topology, row.slot), by);
                 tally.find_least();
             }
         }
+    }
+
+    fn boxed(&self) -> Box<dyn Looking<'a> + 'a> {
+        Box::new(self.clone())
     }
 }
 
@@ -189,23 +209,26 @@ impl Plugin for PodTopologySpread {
         NAME
     }
 
-    fn refuses_in(&self, cycle: &Cycle<'_>, node: Slot) -> Option<Refusal> {
-        for (constraint, tally) in cycle.ask.spread.hard.iter().zip(&cycle.tallies.0) {
-            let domain = cycle.snapshot.topologies.domain(constraint.topology, node);
-            if domain == NO_DOMAIN {
-                let reason = "node(s) didn't match pod topology spread constraints (missing required label)";
-                return Some(Refusal::unresolvable(NAME, reason));
-            }
-            let least = if tally.counted.len() < constraint.min_domains { 0 } else { tally.least };
-            if tally.sums.get(domain) + i64::from(constraint.matches_self) - least > constraint.max_skew {
-                return Some(Refusal::resolvable(NAME, "node(s) didn't match pod topology spread constraints"));
-            }
+    fn pre_filter(&self, at: &mut PreFilter<'_>) -> Result<(), Refusal> {
+        let own = at.pod.spec().and_then(|s| s.topology_spread_constraints.as_deref()).unwrap_or(&[]);
+        let spread = if own.is_empty() {
+            at.siblings.filter(|s| !s.is_empty()).map(|siblings| Spread::by_default(at.snapshot, at.pod, siblings))
+        } else {
+            Some(Spread::new(at.snapshot, at.pod, own))
+        };
+        if let Some(spread) = spread {
+            at.keep(spread);
         }
-        None
+        Ok(())
+    }
+
+    fn looks_around<'a>(&self, ask: &'a Ask, snapshot: &'a Snapshot, class: &'a EquivalenceClass) -> Option<Box<dyn Looking<'a> + 'a>> {
+        let hard = &ask.state.read::<Spread>()?.hard;
+        (!hard.is_empty()).then(|| Tallies::new(snapshot, class, hard).boxed())
     }
 
     fn weight(&self) -> i64 {
-        WEIGHT
+        2
     }
 
     fn compares(&self) -> bool {
@@ -213,25 +236,62 @@ impl Plugin for PodTopologySpread {
     }
 
     fn is_even(&self, cycle: &Cycle<'_>) -> bool {
-        cycle.ask.spread.soft.is_empty()
+        spread(cycle).is_none_or(|spread| spread.soft.is_empty())
     }
 
     fn normalize_score(&self, cycle: &Cycle<'_>, nodes: &[Slot], scores: &mut [i64]) {
-        let spread = &cycle.ask.spread;
-        if spread.soft.is_empty() {
-            return;
-        }
+        let Some(spread) = spread(cycle).filter(|spread| !spread.soft.is_empty()) else { return };
         let some_lack_keys = spread.needs_all_keys && !all_have_keys(cycle.snapshot, &spread.soft);
         let ignored = |slot: Slot| some_lack_keys && !has_all_keys(cycle.snapshot, &spread.soft, slot);
         let mut sums = vec![0.0; nodes.len()];
         for constraint in &spread.soft {
-            add_crowd(cycle, constraint, nodes, &ignored, &mut sums);
+            add_crowd(cycle, spread, constraint, nodes, &ignored, &mut sums);
         }
         // The crowd of a node that is ignored is never looked at.
         for ((score, sum), slot) in scores.iter_mut().zip(&sums).zip(nodes) {
             *score = if ignored(*slot) { IGNORED } else { sum.round() as i64 };
         }
         less_is_better(scores);
+    }
+
+    /// What the soft constraints ask of each node, then the hard ones; `None` where nodes that the pod cannot use, or that lack keys, have to be
+    /// left out one by one, and where a hard one has as many domains as there are nodes.
+    fn questions(&self, cycle: &Cycle<'_>) -> Option<Vec<Question>> {
+        let spread = spread(cycle)?;
+        let lacking = spread.needs_all_keys && !all_have_keys(cycle.snapshot, &spread.soft);
+        if lacking || spread.soft.iter().any(|c| !c.per_node && !c.includes_all(cycle.class)) || spread.hard.iter().any(|c| c.per_node) {
+            return None;
+        }
+        let question = |c: &Constraint| Question {
+            topology: c.topology,
+            per_node: c.per_node.then(|| (c.counter, cycle.snapshot.counters.born(c.counter))),
+        };
+        Some(spread.soft.iter().chain(&spread.hard).map(question).collect())
+    }
+
+    fn compare_groups(&self, cycle: &Cycle<'_>, groups: &[(&Answers, usize)]) -> Vec<i64> {
+        let mut sums = vec![0.0; groups.len()];
+        for (at, constraint) in spread(cycle).iter().flat_map(|spread| &spread.soft).enumerate() {
+            let answers = || groups.iter().filter_map(|(answers, _)| answers.get(at).copied());
+            let size = if constraint.per_node {
+                groups.iter().map(|(_, nodes)| nodes).sum()
+            } else {
+                answers().collect::<std::collections::HashSet<_>>().len()
+            };
+            let in_domain = Sums::shared(cycle.snapshot.counters.sums(constraint.counter, constraint.topology));
+            let weight = ((size + 2) as f64).ln();
+            for (sum, answer) in sums.iter_mut().zip(answers()) {
+                let pods = match answer {
+                    Answer::Domain(NO_DOMAIN) => continue,
+                    Answer::Domain(domain) => in_domain.get(domain),
+                    Answer::Pods(pods) => pods,
+                };
+                *sum += pods as f64 * weight + (constraint.max_skew - 1) as f64;
+            }
+        }
+        let mut scores: Vec<i64> = sums.iter().map(|sum: &f64| sum.round() as i64).collect();
+        less_is_better(&mut scores);
+        scores
     }
 
     fn queueing_hint(&self, pod: &PodInfo, change: &Change<'_>) -> bool {
@@ -261,49 +321,19 @@ fn less_is_better(crowds: &mut [i64]) {
     }
 }
 
-/// What the soft constraints ask of each node, then the hard ones; `None` where nodes that the pod cannot use, or that lack keys, have to be
-/// left out one by one, and where a hard one has as many domains as there are nodes.
-pub fn questions(cycle: &Cycle<'_>) -> Option<Vec<Question>> {
-    let spread = &cycle.ask.spread;
-    let lacking = spread.needs_all_keys && !all_have_keys(cycle.snapshot, &spread.soft);
-    if lacking || spread.soft.iter().any(|c| !c.per_node && !c.includes_all(cycle.class)) || spread.hard.iter().any(|c| c.per_node) {
-        return None;
-    }
-    let question = |c: &Constraint| Question {
-        topology: c.topology,
-        per_node: c.per_node.then(|| (c.counter, cycle.snapshot.counters.born(c.counter))),
-    };
-    Some(spread.soft.iter().chain(&spread.hard).map(question).collect())
-}
-
-/// As comparing all nodes of these groups, of which there are so many in each: the score of each group.
-pub fn compare_groups(cycle: &Cycle<'_>, groups: &[(&[Answer], usize)]) -> Vec<i64> {
-    let mut sums = vec![0.0; groups.len()];
-    for (at, constraint) in cycle.ask.spread.soft.iter().enumerate() {
-        let answers = || groups.iter().filter_map(|(answers, _)| answers.get(at).copied());
-        let size = if constraint.per_node {
-            groups.iter().map(|(_, nodes)| nodes).sum()
-        } else {
-            answers().collect::<std::collections::HashSet<_>>().len()
-        };
-        let in_domain = Sums::shared(cycle.snapshot.counters.sums(constraint.counter, constraint.topology));
-        let weight = ((size + 2) as f64).ln();
-        for (sum, answer) in sums.iter_mut().zip(answers()) {
-            let pods = match answer {
-                Answer::Domain(NO_DOMAIN) => continue,
-                Answer::Domain(domain) => in_domain.get(domain),
-                Answer::Pods(pods) => pods,
-            };
-            *sum += pods as f64 * weight + (constraint.max_skew - 1) as f64;
-        }
-    }
-    let mut scores: Vec<i64> = sums.iter().map(|sum: &f64| sum.round() as i64).collect();
-    less_is_better(&mut scores);
-    scores
+fn spread<'a>(cycle: &Cycle<'a>) -> Option<&'a Spread> {
+    cycle.ask.state.read()
 }
 
 /// Adds what the constraint makes of how many matching pods are in each node's domain.
-fn add_crowd(cycle: &Cycle<'_>, constraint: &Constraint, nodes: &[Slot], ignored: &impl Fn(Slot) -> bool, sums: &mut [f64]) {
+fn add_crowd(
+    cycle: &Cycle<'_>,
+    spread: &Spread,
+    constraint: &Constraint,
+    nodes: &[Slot],
+    ignored: &impl Fn(Slot) -> bool,
+    sums: &mut [f64],
+) {
     let snapshot = cycle.snapshot;
     let domain = |slot: Slot| snapshot.topologies.domain(constraint.topology, slot);
     let counting = || nodes.iter().filter(|slot| !ignored(**slot));
@@ -313,7 +343,7 @@ fn add_crowd(cycle: &Cycle<'_>, constraint: &Constraint, nodes: &[Slot], ignored
         let nowhere = snapshot.topologies.labelled(constraint.topology) < snapshot.len();
         let most = snapshot.topologies.size(constraint.topology) + usize::from(nowhere);
         let (seen, size) = domains_of(counting().map(|slot| domain(*slot)), most);
-        (Some(pods_per_domain(cycle, constraint, &seen)), size)
+        (Some(pods_per_domain(cycle, spread, constraint, &seen)), size)
     };
     // Few large domains must not count less than many small ones.
     let weight = ((size + 2) as f64).ln();
@@ -335,8 +365,8 @@ fn domains_of(domains: impl Iterator<Item = Domain>, most: usize) -> (Column<boo
     (seen, size)
 }
 
-fn pods_per_domain<'a>(cycle: &Cycle<'a>, constraint: &Constraint, seen: &Column<bool>) -> Sums<'a> {
-    let (snapshot, spread) = (cycle.snapshot, &cycle.ask.spread);
+fn pods_per_domain<'a>(cycle: &Cycle<'a>, spread: &Spread, constraint: &Constraint, seen: &Column<bool>) -> Sums<'a> {
+    let snapshot = cycle.snapshot;
     if constraint.includes_all(cycle.class) && (!spread.needs_all_keys || all_have_keys(snapshot, &spread.soft)) {
         return Sums::shared(snapshot.counters.sums(constraint.counter, constraint.topology));
     }

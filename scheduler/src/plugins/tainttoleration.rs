@@ -2,9 +2,9 @@
 
 use api::k8s::api::core::v1::Toleration;
 
-use super::{Change, Order, Plugin, stretch};
+use super::{Order, sign, stretch};
 use crate::{
-    cycle::Cycle,
+    framework::{Change, Cycle, Plugin},
     node::{Facts, NodeInfo, Slot},
     pod::PodInfo,
     refusal::Refusal,
@@ -17,6 +17,10 @@ pub struct TaintToleration;
 impl Plugin for TaintToleration {
     fn name(&self) -> &'static str {
         "TaintToleration"
+    }
+
+    fn sign(&self, pod: &PodInfo, signature: &mut Vec<u8>) {
+        sign(signature, pod.tolerations());
     }
 
     fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Option<Refusal> {

@@ -1,7 +1,10 @@
 //! VolumeBinding: claims do not exist here yet, so pods that need one wait for it. Source of the words: `plugins/volumebinding`.
 
-use super::{Change, Plugin};
-use crate::{pod::PodInfo, refusal::Refusal};
+use crate::{
+    framework::{Change, Plugin, PreFilter},
+    pod::PodInfo,
+    refusal::Refusal,
+};
 
 pub struct VolumeBinding;
 
@@ -10,17 +13,8 @@ impl Plugin for VolumeBinding {
         "VolumeBinding"
     }
 
-    fn pre_filter(&self, pod: &PodInfo) -> Option<Refusal> {
-        let spec = pod.spec()?;
-        if spec.resource_claims.as_ref().is_some_and(|c| !c.is_empty()) {
-            return Some(Refusal::unresolvable(self.name(), "dynamic resource allocation is not supported"));
-        }
-        let claim = spec.volumes.iter().flatten().find_map(|v| match (&v.persistent_volume_claim, &v.ephemeral) {
-            (Some(claim), _) => Some(claim.claim_name.clone()),
-            (None, Some(_)) => Some(format!("{}-{}", pod.key.name, v.name)),
-            (None, None) => None,
-        });
-        Some(Refusal::unresolvable(self.name(), &format!("persistentvolumeclaim {:?} not found", claim?)))
+    fn pre_filter(&self, at: &mut PreFilter<'_>) -> Result<(), Refusal> {
+        lacking(at.pod).map_or(Ok(()), |reason| Err(Refusal::unresolvable(self.name(), &reason)))
     }
 
     fn queueing_hint(&self, _pod: &PodInfo, _change: &Change<'_>) -> bool {
@@ -28,10 +22,24 @@ impl Plugin for VolumeBinding {
     }
 }
 
+/// What the pod waits for.
+fn lacking(pod: &PodInfo) -> Option<String> {
+    let spec = pod.spec()?;
+    if spec.resource_claims.as_ref().is_some_and(|c| !c.is_empty()) {
+        return Some("dynamic resource allocation is not supported".into());
+    }
+    let claim = spec.volumes.iter().flatten().find_map(|v| match (&v.persistent_volume_claim, &v.ephemeral) {
+        (Some(claim), _) => Some(claim.claim_name.clone()),
+        (None, Some(_)) => Some(format!("{}-{}", pod.key.name, v.name)),
+        (None, None) => None,
+    });
+    Some(format!("persistentvolumeclaim {:?} not found", claim?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::pod;
+    use crate::tests::asked;
     use serde_json::json;
 
     #[test]
@@ -42,7 +50,7 @@ mod tests {
             (json!({"ephemeral": {}, "name": "v"}), Some("persistentvolumeclaim \"p-v\" not found")),
         ];
         for (volume, want) in snapshot {
-            let refusal = VolumeBinding.pre_filter(&pod(&json!({"metadata": {"name": "p"}, "spec": {"volumes": [volume]}})));
+            let refusal = asked(&VolumeBinding, &json!({"metadata": {"name": "p"}, "spec": {"volumes": [volume]}})).refusal;
             assert_eq!(refusal.and_then(|r| r.reasons.first().cloned()).as_deref(), want);
         }
     }

@@ -6,6 +6,10 @@
 
 pub mod node_affinity;
 mod shared;
+mod status;
+mod view;
+#[cfg(test)]
+mod view_tests;
 
 use std::{collections::BTreeMap, ops::Deref};
 
@@ -27,6 +31,7 @@ use serde_json::{Value, json};
 
 pub use shared::Shared;
 use shared::{Pool, Pooled};
+pub use status::{Exit, Exits, Role};
 
 use crate::Meta;
 
@@ -99,6 +104,8 @@ pub struct PodTemplateFields {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Container {
+    #[serde(default, deserialize_with = "or_default")]
+    pub name: String,
     pub image: Option<String>,
     pub ports: Option<Vec<ContainerPort>>,
     pub resources: Option<ResourceRequirements>,
@@ -115,27 +122,22 @@ pub struct Volume {
     pub persistent_volume_claim: Option<Box<PersistentVolumeClaimVolumeSource>>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PodStatus {
     /// Only those of [`CONDITIONS`].
-    #[serde(deserialize_with = "conditions")]
     pub conditions: Option<Vec<PodCondition>>,
-    #[serde(deserialize_with = "shrunk")]
-    pub container_statuses: Option<Vec<ContainerStatus>>,
+    pub container_statuses: Option<Box<[ContainerStatus]>>,
+    /// See [`Pod::exits`]. A pointer, for most pods have none.
+    pub exits: Option<Box<Exits>>,
     pub nominated_node_name: Option<String>,
     pub phase: Option<String>,
-    #[serde(rename = "podIP")]
     pub pod_ip: Option<String>,
-    #[serde(rename = "podIPs", deserialize_with = "shrunk")]
     pub pod_ips: Option<Vec<PodIP>>,
     pub start_time: Option<Time>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ContainerStatus {
-    #[serde(default, deserialize_with = "or_default")]
     pub restart_count: i32,
 }
 
@@ -180,6 +182,11 @@ impl Pod {
     /// Neither over nor being deleted.
     pub fn is_active(&self) -> bool {
         !self.is_over() && self.metadata.deletion_timestamp.is_none()
+    }
+
+    /// How its containers ended that are not running now, init containers after the others; `state.terminated` of their statuses.
+    pub fn exits(&self) -> &[Exit] {
+        self.status.as_ref().and_then(|status| status.exits.as_deref()).map_or(&[], |exits| &exits.0)
     }
 
     pub fn phase(&self) -> &str {
@@ -392,19 +399,6 @@ fn annotations<'de, D: Deserializer<'de>>(from: D) -> Result<Option<BTreeMap<Str
         all.remove(LAST_APPLIED);
     }
     Ok(all.filter(|all| !all.is_empty()))
-}
-
-/// Vectors grow to more than they hold.
-fn shrunk<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<Vec<T>>, D::Error> {
-    Ok(Option::<Box<[T]>>::deserialize(from)?.map(<[T]>::into_vec))
-}
-
-fn conditions<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<PodCondition>>, D::Error> {
-    let all = Option::<Vec<PodCondition>>::deserialize(from)?;
-    Ok(all.map(|mut all| {
-        all.retain(|condition| CONDITIONS.contains(&condition.type_.as_str()));
-        all.into_boxed_slice().into_vec()
-    }))
 }
 
 /// Null is as good as absent.

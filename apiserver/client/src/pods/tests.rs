@@ -26,7 +26,7 @@ fn pod(name: &str, node: &str) -> Value {
         "status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}], "nominatedNodeName": "m",
             "startTime": "2026-01-01T00:00:00Z", "conditions": [{"type": "Initialized", "status": "True"},
                 {"type": "Ready", "status": "True", "reason": "r", "message": "m", "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 2}],
-            "containerStatuses": [{"name": "c", "image": "i", "imageID": "x", "ready": true, "restartCount": 3}]},
+            "containerStatuses": [{"name": "c", "image": "i", "imageID": "x", "ready": true, "restartCount": 3, "state": {"running": {}}}]},
     })
 }
 
@@ -40,7 +40,9 @@ macro_rules! read_of {
         let (spec, status) = ($pod.spec.as_ref().unwrap(), $pod.status.as_ref().unwrap());
         macro_rules! containers {
             ($all:expr) => {
-                $all.iter().map(|c| (c.image.clone(), c.ports.clone(), c.resources.clone(), c.restart_policy.clone())).collect::<Vec<_>>()
+                $all.iter()
+                    .map(|c| (c.name.clone(), c.image.clone(), c.ports.clone(), c.resources.clone(), c.restart_policy.clone()))
+                    .collect::<Vec<_>>()
             };
         }
         format!(
@@ -103,6 +105,23 @@ fn what_is_null_or_absent_is_empty() {
     {
         let pod = read(&said);
         assert_eq!(pod.spec.map_or(0, |s| s.containers.len()), 0, "{said}");
+    }
+}
+
+#[test]
+fn what_ended_is_told_and_what_runs_takes_no_room() {
+    let mut said = pod("a", "n");
+    assert!(read(&said).status.unwrap().exits.is_none());
+    let ended =
+        |name: &str, code: Value| json!({"name": name, "restartCount": 1, "state": {"terminated": {"exitCode": code, "reason": "Error"}}});
+    let waits = json!({"name": "w", "state": {"waiting": {}}, "lastState": {"terminated": {"exitCode": 1}}});
+    said["status"]["containerStatuses"] = json!([ended("c", 137.into()), waits, ended("\u{e9}\n", Value::Null)]);
+    said["status"]["initContainerStatuses"] = json!([ended("i", 0.into())]);
+    // As text, and as a value that is taken apart: names are borrowed in one, and owned in the other.
+    for kept in [read(&said), serde_json::from_value(said.clone()).unwrap()] {
+        let exits: Vec<_> = kept.exits().iter().map(|exit| (&*exit.container, exit.role, exit.code)).collect();
+        assert_eq!(exits, [("c", Role::Main, 137), ("\u{e9}\n", Role::Main, 0), ("i", Role::Init, 0)]);
+        assert_eq!(kept.spec.unwrap().containers.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["c"]);
     }
 }
 

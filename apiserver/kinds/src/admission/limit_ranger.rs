@@ -16,6 +16,7 @@ use apiserver::{
     pace::{LOOK_BYTES, Turn},
 };
 use async_trait::async_trait;
+use podspec::{Overhead, Side};
 use serde_json::{Value, json};
 
 use super::{forbidden, is};
@@ -161,7 +162,7 @@ impl Requested {
         let spec = pod.at("spec");
         let all = spec.list("containers").iter().chain(spec.list("initContainers")).map(|container| container.at("resources"));
         let containers = all.map(|resources| (amounts(resources, "requests"), amounts(resources, "limits"))).collect();
-        Self { containers, pod: Some((sum(spec, "requests"), sum(spec, "limits"))), claim: None }
+        Self { containers, pod: Some((sum(spec, Side::Requests), sum(spec, Side::Limits))), claim: None }
     }
 
     fn by_claim(claim: &Value) -> Self {
@@ -245,48 +246,13 @@ fn ratio_error(typ: &str, name: &str, bound: Quantity, request: Option<&Quantity
     (ratio > bound).then(|| format!("{start}, but provided ratio is {ratio:.6}"))
 }
 
-/// What the pod takes as a whole: containers and sidecars together, or what its init containers need at their worst; the pod's
-/// own figures stand above for cpu and memory.
-fn sum(spec: Option<&Value>, field: &str) -> Amounts {
-    let of = |container: &Value| amounts(container.at("resources"), field);
-    let mut total = Amounts::new();
-    for container in spec.list("containers") {
-        add(&mut total, &of(container));
-    }
-    let (mut sidecars, mut worst) = (Amounts::new(), Amounts::new());
-    for container in spec.list("initContainers") {
-        let own = of(container);
-        if container.text("restartPolicy") == "Always" {
-            add(&mut total, &own);
-            add(&mut sidecars, &own);
-        } else {
-            // What it does not name itself is no more than the sidecars take together.
-            let with_sidecars = |(name, amount): (String, Quantity)| {
-                let then = sidecars.get(&name).map_or(amount, |beside| beside.plus(amount));
-                (name, then)
-            };
-            raise(&mut worst, &own.into_iter().map(with_sidecars).collect());
-        }
-    }
-    raise(&mut total, &worst);
-    let own = amounts(spec.at("resources"), field);
-    total.extend(own.into_iter().filter(|(name, _)| name == "cpu" || name == "memory"));
-    total
-}
-
-fn add(total: &mut Amounts, more: &Amounts) {
-    for (name, amount) in more {
-        total.entry(name.clone()).and_modify(|sum| *sum = sum.plus(*amount)).or_insert(*amount);
-    }
-}
-
-fn raise(total: &mut Amounts, other: &Amounts) {
-    for (name, amount) in other {
-        let known = total.entry(name.clone()).or_insert(*amount);
-        if *amount > *known {
-            *known = *amount;
-        }
-    }
+/// What the pod takes as a whole, without what running it takes besides.
+fn sum(spec: Option<&Value>, side: Side) -> Amounts {
+    let sum = spec.map(|spec| match side {
+        Side::Requests => podspec::requests(spec, Overhead::Excluded, &[]),
+        Side::Limits => podspec::limits(spec, Overhead::Excluded),
+    });
+    sum.iter().flat_map(|sum| sum.iter()).map(|(name, amount)| (name.to_owned(), amount)).collect()
 }
 
 fn amounts(holder: Option<&Value>, field: &str) -> Amounts {
@@ -388,10 +354,14 @@ mod tests {
                 {"resources": {"requests": {"cpu": "3"}}},
             ],
         });
-        assert_eq!(sum(Some(&spec), "requests")["cpu"].milli(), 3100);
+        assert_eq!(sum(Some(&spec), Side::Requests)["cpu"].milli(), 3100);
         let mut own = spec.clone();
-        own["resources"] = json!({"requests": {"cpu": "5", "x": "1"}});
-        let total = sum(Some(&own), "requests");
-        assert_eq!((total["cpu"].milli(), total.len()), (5000, 1));
+        own["resources"] = json!({"requests": {"cpu": "5", "hugepages-2Mi": "2Mi", "x": "1"}});
+        own["overhead"] = json!({"cpu": "1"});
+        let total = sum(Some(&own), Side::Requests);
+        assert_eq!((total["cpu"].milli(), total["hugepages-2Mi"].units(), total.len()), (5000, 2 << 20, 2));
+        // An init container that names nothing is no less than the sidecars beside it.
+        let idle = json!({"containers": [], "initContainers": [{"restartPolicy": "Always", "resources": {"limits": {"cpu": "2"}}}, {}]});
+        assert_eq!(sum(Some(&idle), Side::Limits)["cpu"].milli(), 2000);
     }
 }

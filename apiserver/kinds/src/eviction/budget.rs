@@ -161,7 +161,7 @@ fn spares_unhealthy(budget: &Value) -> bool {
 }
 
 fn is_ready(pod: &Value) -> bool {
-    pod.at("status").list("conditions").iter().any(|c| c.text("type") == "Ready" && c.text("status") == "True")
+    podspec::is_ready(pod.at("status").list("conditions").iter().map(|c| (c.text("type"), c.text("status"))))
 }
 
 pub(super) fn budgets() -> GroupResource {

@@ -53,7 +53,7 @@ struct Summary {
 pub fn cells(pod: &Value, now: Timestamp) -> Vec<Value> {
     let sum = summary(pod);
     let spec = pod.at("spec");
-    let sidecars = spec.list("initContainers").iter().filter(|c| is_sidecar(c)).count();
+    let sidecars = spec.list("initContainers").iter().filter(|c| podspec::is_sidecar(*c)).count();
     let total = spec.list("containers").len() + sidecars;
     let restarts = match (sum.restarts, sum.last_restart.as_str()) {
         (0, _) | (_, "") => sum.restarts.to_string(),
@@ -92,7 +92,7 @@ fn summary(pod: &Value) -> Summary {
 /// Whether the pod still initializes; and restarts of the sidecars alone, which count on after that.
 fn init_containers(pod: &Value, sum: &mut Summary) -> (bool, (i64, String)) {
     let specs = pod.at("spec").list("initContainers");
-    let named: HashSet<&str> = specs.iter().filter(|c| is_sidecar(c)).map(|c| c.text("name")).collect();
+    let named: HashSet<&str> = specs.iter().filter(|c| podspec::is_sidecar(*c)).map(|c| c.text("name")).collect();
     let mut sidecars = (0, String::new());
     for (i, status) in pod.at("status").list("initContainerStatuses").iter().enumerate() {
         let sidecar = named.contains(status.text("name"));
@@ -190,10 +190,6 @@ fn readiness_gates(pod: &Value) -> String {
 
 fn condition(status: Option<&Value>, typ: &str) -> bool {
     status.list("conditions").iter().find(|c| c.text("type") == typ).is_some_and(|c| c.text("status") == "True")
-}
-
-fn is_sidecar(container: &Value) -> bool {
-    container.text("restartPolicy") == "Always"
 }
 
 fn first_of<'a>(texts: &[&'a str]) -> &'a str {

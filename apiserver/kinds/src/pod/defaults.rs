@@ -1,11 +1,12 @@
 //! A pod as sent -> the same with upstream's defaults. Source: `pkg/apis/core/v1/defaults.go` and `zz_generated.defaults.go`.
 
+use podspec::Side;
 use serde_json::{Map, Value, json};
 
 use crate::common::{
     Read,
     edit::{child, default_number, default_text, default_to, each, make_child, remove, set},
-    resources::{canonical_field, canonical_list, quantity},
+    resources::{canonical_field, canonical_list},
 };
 
 const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
@@ -16,6 +17,7 @@ pub fn pod(pod: &mut Value) {
         for list in ["containers", "initContainers"] {
             each(spec, list).for_each(requests_from_limits);
         }
+        pod_level_huge_pages(spec);
         pod_level_requests(spec);
         default_to(spec, "enableServiceLinks", true);
         if spec.is_true("hostNetwork") {
@@ -175,45 +177,35 @@ fn requests_from_limits(container: &mut Value) {
     fill(resources, "requests", &limits);
 }
 
+/// `defaultHugePagePodLimits`: a pod that says something of itself is limited to its containers' huge pages, where it does not ask for any.
+fn pod_level_huge_pages(spec: &mut Value) {
+    let own = spec.at("resources");
+    if ["requests", "limits"].iter().all(|list| own.object(list).is_none_or(Map::is_empty)) {
+        return;
+    }
+    let asked = own.at("requests");
+    let sums = aggregated(spec, Side::Limits, |name| name.starts_with("hugepages-") && asked.at(name).is_none());
+    if let Some(resources) = child(spec, "resources").filter(|_| !sums.is_empty()) {
+        fill(resources, "limits", &sums);
+    }
+}
+
 /// `defaultPodRequests` for pods with limits of their own: a resource's request is the sum over the containers, else the pod's limit.
 fn pod_level_requests(spec: &mut Value) {
-    let Some(limits) = spec.at("resources").and_then(|r| r.object("limits")).filter(|l| !l.is_empty()).cloned() else { return };
-    let sums = container_requests(spec);
+    let Some(mut limits) = spec.at("resources").and_then(|r| r.object("limits")).filter(|l| !l.is_empty()).cloned() else { return };
+    limits.retain(|name, _| podspec::is_supported_at_pod_level(name));
+    // Huge pages cannot be asked for without a limit of the same size.
+    let sums = aggregated(spec, Side::Requests, |name| matches!(name, "cpu" | "memory"));
     if let Some(resources) = child(spec, "resources") {
         fill(resources, "requests", &sums);
         fill(resources, "requests", &limits);
     }
 }
 
-/// CPU and memory requests: containers and sidecars added, or the largest init container with the sidecars before it.
-pub fn container_requests(spec: &Value) -> Map<String, Value> {
-    let mut sums = Map::new();
-    for resource in ["cpu", "memory"] {
-        let request = |c: &Value| c.pointer("/resources/requests").at(resource).and_then(quantity);
-        let (mut sidecars, mut peak, mut found) = (zero(resource), zero(resource), false);
-        for init in spec.list("initContainers") {
-            let Some(wanted) = request(init) else { continue };
-            found = true;
-            let needed = sidecars.plus(wanted);
-            peak = if needed > peak { needed } else { peak };
-            sidecars = if init.text("restartPolicy") == "Always" { needed } else { sidecars };
-        }
-        let mut total = sidecars;
-        for wanted in spec.list("containers").iter().filter_map(request) {
-            found = true;
-            total = total.plus(wanted);
-        }
-        if found {
-            let effective = if peak > total { peak } else { total };
-            sums.insert(resource.to_owned(), effective.to_string().into());
-        }
-    }
-    sums
-}
-
-fn zero(resource: &str) -> api::quantity::Quantity {
-    use api::quantity::Quantity;
-    if resource == "memory" { Quantity::from_bytes(0) } else { Quantity::from_units(0) }
+/// What the containers state together, of some resources.
+fn aggregated(spec: &Value, side: Side, of: impl Fn(&str) -> bool) -> Map<String, Value> {
+    let all = podspec::aggregate(spec, side, &[], |_| {});
+    all.sorted().into_iter().filter(|(name, _)| of(name)).map(|(name, amount)| (name.to_owned(), amount.to_string().into())).collect()
 }
 
 fn fill(resources: &mut Value, name: &str, from: &Map<String, Value>) {
@@ -333,5 +325,24 @@ mod tests {
             json!({"spec": {"resources": {"limits": {"cpu": "2", "memory": "1Gi"}}, "containers": [{"resources": {"requests": {"cpu": "250m"}}}, {"resources": {"requests": {"cpu": "250m"}}}]}}),
         );
         assert_eq!(found["spec"]["resources"]["requests"], json!({"cpu": "500m", "memory": "1Gi"}));
+    }
+
+    #[test]
+    fn pods_that_say_something_are_limited_to_their_containers_huge_pages() {
+        let huge = json!({"resources": {"limits": {"hugepages-2Mi": "2Mi", "cpu": "1"}}});
+        let of = |own: Value| {
+            let found = defaulted(json!({"spec": {"resources": own, "containers": [huge, huge]}}));
+            found["spec"]["resources"].clone()
+        };
+        let both = |limits: Value, requests: Value| json!({"limits": limits, "requests": requests});
+        assert_eq!(
+            of(json!({"requests": {"cpu": "3"}})),
+            both(json!({"hugepages-2Mi": "4Mi"}), json!({"cpu": "3", "hugepages-2Mi": "4Mi"}))
+        );
+        assert_eq!(
+            of(json!({"limits": {"cpu": "3", "hugepages-2Mi": "8Mi"}})),
+            both(json!({"cpu": "3", "hugepages-2Mi": "8Mi"}), json!({"cpu": "2", "hugepages-2Mi": "8Mi"}))
+        );
+        assert_eq!(of(json!({})), json!({}));
     }
 }

@@ -1,9 +1,10 @@
 //! What a client may not set on a pod, and what the server sets for it. Source: `pkg/registry/core/pod/strategy.go`.
 
 use api::time::{Timestamp, rfc3339};
+use podspec::QosClass;
 use serde_json::{Value, json};
 
-use super::{defaults::service_account_alias, qos};
+use super::defaults::service_account_alias;
 use crate::common::{
     Read,
     edit::{carry, child, default_to, each, make_child, set},
@@ -11,7 +12,7 @@ use crate::common::{
 
 /// `PrepareForCreate`: the status begins afresh, label keys become part of their selectors.
 pub fn create(pod: &mut Value, now: Timestamp) {
-    let class = qos::class(pod.get("spec").unwrap_or(&Value::Null));
+    let class = QosClass::of(pod.get("spec").unwrap_or(&Value::Null)).word();
     set(pod, "status", json!({"phase": "Pending", "qosClass": class}));
     if !pod.at("spec").list("schedulingGates").is_empty() {
         let message = "Scheduling is blocked due to non-empty scheduling gates";

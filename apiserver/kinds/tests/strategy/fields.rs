@@ -11,8 +11,7 @@ const METHODS: [&str; 8] = ["at", "text", "int", "flag", "is_true", "list", "obj
 const FUNCTIONS: [&str; 10] =
     ["child", "make_child", "default_to", "default_text", "default_number", "each", "set", "remove", "carry", "part"];
 /// Keys of maps.
-const NO_FIELDS: &[&str] =
-    &["cpu", "memory", "endpoints.kubernetes.io/managed-by", "endpointslice.kubernetes.io/managed-by", "ssh-privatekey"];
+const NO_FIELDS: &[&str] = &["endpoints.kubernetes.io/managed-by", "endpointslice.kubernetes.io/managed-by", "ssh-privatekey"];
 
 fn sources(dir: &Path, all: &mut Vec<String>) {
     for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use api::k8s::api::core::v1::Pod;
 use client::pods::node_affinity::{NamedLabels, required_matches};
 
-use crate::{container_config::requests, downward::Allocatable, meta};
+use crate::{container_config::requests, downward::Allocatable};
 
 /// What the node can give.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,8 +51,9 @@ pub fn refusal(pod: &Pod, others: &[&Pod], room: NodeCapacity, node: Option<Name
     if node.is_some_and(|node| !selected(pod, node)) {
         return Some(predicate("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
     }
+    let host_ports = |pod: &Pod| pod.spec.as_ref().map(podspec::host_ports).unwrap_or_default();
     let taken: BTreeSet<_> = others.iter().flat_map(|p| host_ports(p)).collect();
-    let clash = host_ports(pod).into_iter().any(|port| taken.iter().any(|other| clash(&port, other)));
+    let clash = host_ports(pod).into_iter().any(|port| taken.iter().any(|other| port.conflicts(other)));
     clash.then(|| predicate("NodePorts", "node(s) didn't have free ports for the requested pod ports"))
 }
 
@@ -64,21 +65,6 @@ fn selected(pod: &Pod, node: NamedLabels<'_>) -> bool {
     let Some(spec) = &pod.spec else { return true };
     let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
     required_matches(spec.node_selector.as_ref(), affinity, node)
-}
-
-/// Protocol, port, address; an empty address is all.
-fn host_ports(pod: &Pod) -> Vec<(String, i32, String)> {
-    let ports = meta::containers(pod).flat_map(|c| c.ports.iter().flatten());
-    let used = ports.filter_map(|p| {
-        let port = p.host_port.filter(|port| *port > 0)?;
-        let address = p.host_ip.clone().filter(|ip| ip != "0.0.0.0").unwrap_or_default();
-        Some((p.protocol.clone().unwrap_or_else(|| "TCP".into()), port, address))
-    });
-    used.collect()
-}
-
-fn clash(a: &(String, i32, String), b: &(String, i32, String)) -> bool {
-    a.0 == b.0 && a.1 == b.1 && (a.2 == b.2 || a.2.is_empty() || b.2.is_empty())
 }
 
 #[cfg(test)]
@@ -100,6 +86,9 @@ mod tests {
         assert_eq!(reason(&half, &[&one]), None);
         assert_eq!(reason(&asks("501m"), &[&one]).as_deref(), Some("OutOfcpu"));
         assert_eq!(reason(&web, &[&web]).as_deref(), Some("NodePorts"));
+        // An init container that ends has given its port back by then.
+        let init = pod(r#"{"containers":[],"initContainers":[{"name":"i","ports":[{"containerPort":80,"hostPort":8080}]}]}"#);
+        assert_eq!(reason(&init, &[&web]), None);
         assert_eq!(reason(&picky, &[]).as_deref(), Some("NodeAffinity"));
         for (zone, wanted) in [("a", None), ("b", Some("NodeAffinity"))] {
             let expression = format!(r#"{{"key":"zone","operator":"In","values":["{zone}"]}}"#);

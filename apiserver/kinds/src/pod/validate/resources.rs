@@ -3,13 +3,11 @@
 use std::collections::HashSet;
 
 use api::{field_errors::FieldErrors, quantity::Quantity};
+use podspec::Side;
 use serde_json::{Map, Value};
 
 use super::Whole;
-use crate::{
-    common::{Path, Read, name_rules, not_supported, resources::quantity, well_formed},
-    pod::defaults::container_requests,
-};
+use crate::common::{Path, Read, name_rules, not_supported, resources::quantity, well_formed};
 
 const STANDARD: &[&str] = &[
     "cpu",
@@ -53,12 +51,14 @@ pub fn pod_level(whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
         causes.forbidden(path.field("claims"), "claims may not be set for Resources at pod-level");
     }
     requirements(resources, pod_name, path, causes);
-    let sums = container_requests(whole.spec);
-    for (name, sum) in quantities(Some(&sums)) {
-        let own = resources.at("requests").at(name).and_then(quantity).filter(|own| sum > *own);
-        if let Some(own) = own {
-            let text = format!("must be greater than or equal to aggregate container requests of {sum}");
-            causes.invalid(path.field("requests").key(name), own.to_string(), &text);
+    for (side, list) in [(Side::Requests, "requests"), (Side::Limits, "limits")] {
+        for (name, sum) in podspec::aggregate(whole.spec, side, &[], |_| {}).sorted() {
+            // What can be overcommitted may be limited to less than the containers are together.
+            let own = resources.at(list).at(name).and_then(quantity).filter(|own| sum > *own);
+            if let Some(own) = own.filter(|_| side == Side::Requests || is_huge_page(name)) {
+                let text = format!("must be greater than or equal to aggregate container {list} of {sum}");
+                causes.invalid(path.field(list).key(name), own.to_string(), &text);
+            }
         }
     }
     for (i, container) in whole.spec.list("containers").iter().enumerate() {

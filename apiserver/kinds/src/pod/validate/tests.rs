@@ -290,6 +290,23 @@ fn probe_and_handler_faults() {
 }
 
 #[test]
+fn a_pod_has_no_fewer_huge_pages_than_its_containers() {
+    let huge = |size: &str| json!({"cpu": "1", "hugepages-2Mi": size});
+    let mut pod = good();
+    let both = json!({"limits": huge("4Mi"), "requests": huge("4Mi")});
+    pod["spec"]["containers"] = json!([{"name": "c", "image": "i", "resources": both}, {"name": "d", "image": "i", "resources": both}]);
+    pod["spec"]["resources"] = json!({"limits": {"cpu": "9", "hugepages-2Mi": "6Mi"}, "requests": {"cpu": "9", "hugepages-2Mi": "6Mi"}});
+    let mut causes = FieldErrors::default();
+    super::pod(&pod, &mut causes);
+    let found: Vec<String> = causes.0.iter().map(|cause| cause.text()).filter(|cause| cause.contains("aggregate")).collect();
+    let of = |list: &str| {
+        let at = format!("spec.resources.{list}[hugepages-2Mi]");
+        format!("{at}: Invalid value: \"6Mi\": must be greater than or equal to aggregate container {list} of 8Mi")
+    };
+    assert_eq!(found, [of("requests"), of("limits")]);
+}
+
+#[test]
 fn resource_faults() {
     let resources = "/spec/containers/0/resources";
     let at = "spec.containers[0].resources";

@@ -2,12 +2,12 @@
 
 use std::{cell::RefCell, collections::HashMap};
 
+use super::{Ask, Plugins};
 use crate::{
-    ask::Ask,
+    affinity,
     crowds::Crowds,
+    evictions::Evictions,
     node::{NodeInfo, Slot},
-    plugins::{PLUGINS, nodeaffinity},
-    preemption::Evictions,
     ranking::Ranking,
     refusal::Refusal,
     snapshot::Snapshot,
@@ -19,7 +19,7 @@ const CLASSES_MAX: usize = 128;
 
 #[derive(Debug, Default)]
 pub struct Memo {
-    classes: HashMap<String, EquivalenceClass>,
+    classes: HashMap<Vec<u8>, EquivalenceClass>,
     tick: u64,
 }
 
@@ -27,6 +27,8 @@ pub struct Memo {
 #[derive(Debug, Default)]
 pub struct EquivalenceClass {
     cells: Vec<Option<Cell>>,
+    /// By slot and by plugin, before they are compared with other nodes'; as many for each slot as there are plugins.
+    scores: Vec<i64>,
     /// The nodes that fit, by the sum of the scores that need no comparing.
     pub ranking: Ranking,
     /// How many nodes say so.
@@ -34,7 +36,7 @@ pub struct EquivalenceClass {
     /// The nodes where fewer pods could help.
     pub resolvable: Ranking,
     /// Nodes that fit and have a score that wants comparing, by plugin.
-    uneven: [usize; PLUGINS.len()],
+    uneven: Vec<usize>,
     /// Nodes that the pods' own node affinity rules out.
     pub foreign: usize,
     /// Nodes with a taint that the pods do not tolerate.
@@ -53,18 +55,19 @@ pub struct Cell {
     pub refusal: Option<Refusal>,
     pub affinity_matches: bool,
     pub taints_tolerated: bool,
-    /// By plugin, before they are compared with other nodes'.
-    pub scores: [i64; PLUGINS.len()],
 }
 
 impl Memo {
     /// The class of the pod, as the snapshot is now.
     pub fn class(&mut self, snapshot: &Snapshot, ask: &Ask) -> &EquivalenceClass {
         self.tick += 1;
-        if !self.classes.contains_key(&ask.signature) && self.classes.len() >= CLASSES_MAX {
-            self.forget_oldest();
+        if !self.classes.contains_key(&ask.signature) {
+            if self.classes.len() >= CLASSES_MAX {
+                self.forget_oldest();
+            }
+            self.classes.insert(ask.signature.as_slice().into(), EquivalenceClass::default());
         }
-        let class = self.classes.entry(ask.signature.clone()).or_default();
+        let class = self.classes.get_mut(&ask.signature).expect("it was just put there");
         class.asked = self.tick;
         class.refresh(snapshot, ask);
         class
@@ -83,9 +86,14 @@ impl EquivalenceClass {
         self.cells.get(slot)?.as_ref()
     }
 
-    /// All nodes that fit have 0 of the plugin with this number.
-    pub fn is_even(&self, plugin: usize) -> bool {
-        self.uneven.get(plugin).is_none_or(|nodes| *nodes == 0)
+    /// What the plugin in that place said of a node that fits.
+    pub fn score(&self, slot: Slot, place: usize) -> i64 {
+        self.scores.get(slot * self.uneven.len() + place).copied().unwrap_or(0)
+    }
+
+    /// All nodes that fit have 0 of the plugin in that place.
+    pub fn is_even(&self, place: usize) -> bool {
+        self.uneven.get(place).is_none_or(|nodes| *nodes == 0)
     }
 
     fn refresh(&mut self, snapshot: &Snapshot, ask: &Ask) {
@@ -93,7 +101,7 @@ impl EquivalenceClass {
         match snapshot.changed_since(self.version).filter(|_| !fresh) {
             Some(changed) => changed.for_each(|slot| self.look(snapshot, ask, slot)),
             None => {
-                *self = Self { asked: self.asked, ..Self::default() };
+                *self = Self { asked: self.asked, uneven: vec![0; ask.plugins.len()], ..Self::default() };
                 snapshot.nodes().for_each(|row| self.look(snapshot, ask, row.slot));
             }
         }
@@ -102,24 +110,32 @@ impl EquivalenceClass {
     }
 
     fn look(&mut self, snapshot: &Snapshot, ask: &Ask, slot: Slot) {
-        let cell = snapshot.row(slot).filter(|r| r.exists).map(|row| Cell::new(snapshot, ask, row));
         if slot >= self.cells.len() {
             self.cells.resize(slot + 1, None);
+            self.scores.resize(self.cells.len() * ask.plugins.len(), 0);
         }
-        let Some(place) = self.cells.get_mut(slot) else { return };
-        if let Some(old) = std::mem::replace(place, cell) {
-            self.uncount(slot, &old);
+        if let Some(old) = self.cells.get_mut(slot).and_then(Option::take) {
+            self.uncount(ask.plugins, slot, &old);
         }
-        self.count(slot);
+        let Some(row) = snapshot.row(slot).filter(|r| r.exists) else { return };
+        let cell = Cell::new(snapshot, ask, row);
+        if cell.refusal.is_none() {
+            for (score, plugin) in self.scores.iter_mut().skip(slot * ask.plugins.len()).zip(ask.plugins) {
+                *score = plugin.score(&ask.info, row, snapshot);
+            }
+        }
+        self.count(ask.plugins, slot, &cell);
+        if let Some(place) = self.cells.get_mut(slot) {
+            *place = Some(cell);
+        }
     }
 
-    fn count(&mut self, slot: Slot) {
-        let Some(Some(cell)) = self.cells.get(slot) else { return };
+    fn count(&mut self, plugins: Plugins, slot: Slot, cell: &Cell) {
         self.foreign += usize::from(!cell.affinity_matches);
         self.untolerated += usize::from(!cell.taints_tolerated);
         let Some(refusal) = &cell.refusal else {
-            self.uneven.iter_mut().zip(cell.wanting()).for_each(|(nodes, wants)| *nodes += usize::from(wants));
-            return self.ranking.put(slot, cell.total());
+            self.count_uneven(plugins, slot, usize::wrapping_add);
+            return self.ranking.put(slot, self.total(plugins, slot));
         };
         match self.refusals.get_mut(refusal) {
             Some(nodes) => *nodes += 1,
@@ -130,11 +146,11 @@ impl EquivalenceClass {
         }
     }
 
-    fn uncount(&mut self, slot: Slot, old: &Cell) {
+    fn uncount(&mut self, plugins: Plugins, slot: Slot, old: &Cell) {
         self.foreign -= usize::from(!old.affinity_matches);
         self.untolerated -= usize::from(!old.taints_tolerated);
         let Some(refusal) = &old.refusal else {
-            self.uneven.iter_mut().zip(old.wanting()).for_each(|(nodes, wants)| *nodes -= usize::from(wants));
+            self.count_uneven(plugins, slot, usize::wrapping_sub);
             return self.ranking.remove(slot);
         };
         self.resolvable.remove(slot);
@@ -144,6 +160,21 @@ impl EquivalenceClass {
                 self.refusals.remove(refusal);
             }
         }
+    }
+
+    /// By plugin: the node has a score that wants comparing.
+    fn count_uneven(&mut self, plugins: Plugins, slot: Slot, with: impl Fn(usize, usize) -> usize) {
+        let scores = self.scores.iter().skip(slot * plugins.len());
+        for ((nodes, score), plugin) in self.uneven.iter_mut().zip(scores).zip(plugins) {
+            *nodes = with(*nodes, usize::from(*score != 0 && plugin.compares()));
+        }
+    }
+
+    /// The sum of the scores that need no comparing.
+    fn total(&self, plugins: Plugins, slot: Slot) -> usize {
+        let scores = self.scores.iter().skip(slot * plugins.len()).zip(plugins);
+        let known = scores.filter(|(_, plugin)| !plugin.compares());
+        usize::try_from(known.map(|(score, plugin)| plugin.weight() * score).sum::<i64>()).unwrap_or(0)
     }
 }
 
@@ -157,26 +188,9 @@ impl Cell {
             stronger.iter().for_each(|p| fuller.add(p));
             fuller
         });
-        let refusal = PLUGINS.iter().find_map(|p| p.filter(info, fuller.as_ref().unwrap_or(row)));
-        let mut scores = [0; PLUGINS.len()];
-        if refusal.is_none() {
-            for (score, plugin) in scores.iter_mut().zip(PLUGINS) {
-                *score = plugin.score(info, row, snapshot);
-            }
-        }
-        let affinity_matches = nodeaffinity::required_matches(info, &row.facts);
+        let refusal = ask.plugins.iter().find_map(|p| p.filter(info, fuller.as_ref().unwrap_or(row)));
+        let affinity_matches = affinity::required_matches(info, &row.facts);
         let taints_tolerated = taints::untolerated(&row.facts.taints, info.tolerations()).is_none();
-        Self { refusal, affinity_matches, taints_tolerated, scores }
-    }
-
-    /// By plugin: it has a score that wants comparing.
-    fn wanting(&self) -> impl Iterator<Item = bool> + '_ {
-        self.scores.iter().zip(PLUGINS).map(|(score, plugin)| *score != 0 && plugin.compares())
-    }
-
-    /// The sum of the scores that need no comparing.
-    fn total(&self) -> usize {
-        let known = self.scores.iter().zip(PLUGINS).filter(|(_, plugin)| !plugin.compares());
-        usize::try_from(known.map(|(score, plugin)| plugin.weight() * score).sum::<i64>()).unwrap_or(0)
+        Self { refusal, affinity_matches, taints_tolerated }
     }
 }

@@ -1,0 +1,158 @@
+//! Bindings that are waited for and prepared, beside the real API server over the memory store.
+
+use std::time::Duration;
+
+use api::k8s::api::core::v1::{Node, Pod as Stored};
+use client::kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams},
+};
+use door::{BOUND, Door};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    framework::{Permit, Status},
+    probe::{Probe, answers, long, table},
+};
+
+struct Room {
+    admin: kube::Client,
+    scheduler: Arc<Scheduler>,
+    group: Group,
+}
+
+impl Room {
+    /// With one node, `n1`, of two cores.
+    async fn new(plugins: Plugins) -> Self {
+        let group = Group::new();
+        let door = Door::new(&group).await;
+        door.make_account().await;
+        let caches = Caches::new(door.client("system:kube-controller-manager", &[]), group.clone());
+        let scheduler = start_with(plugins, door.client("system:kube-scheduler", &[]), &caches, &group);
+        let room = Self { admin: door.admin(), scheduler, group };
+        room.node("n1").await;
+        room
+    }
+
+    async fn node(&self, name: &str) {
+        let node = serde_json::from_value::<Node>(json!({"metadata": {"name": name}})).unwrap();
+        let nodes = Api::<Node>::all(self.admin.clone());
+        nodes.create(&PostParams::default(), &node).await.unwrap();
+        // Nobody here takes the taint away that new nodes get.
+        nodes.patch(name, &PatchParams::default(), &Patch::Merge(json!({"spec": {"taints": null}}))).await.unwrap();
+        let status = json!({"status": {"allocatable": {"cpu": "2", "memory": "8Gi", "pods": "110"}}});
+        nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    }
+
+    async fn pod(&self, name: &str, priority: &str) {
+        let containers = json!([{"name": "c", "image": "i", "resources": {"requests": {"cpu": "2"}}}]);
+        let spec = json!({"containers": containers, "priorityClassName": priority});
+        let pod = serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec})).unwrap();
+        Api::<Stored>::namespaced(self.admin.clone(), "default").create(&PostParams::default(), &pod).await.unwrap();
+    }
+
+    /// The pod as it is stored, once it is so.
+    async fn eventually(&self, name: &str, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+        let pods = Api::<Stored>::namespaced(self.admin.clone(), "default");
+        let mut last = Value::Null;
+        let looked = tokio::time::timeout(BOUND, async {
+            loop {
+                last = serde_json::to_value(pods.get(name).await.unwrap()).unwrap();
+                if is(&last) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        let looked = looked.await;
+        assert!(looked.is_ok(), "{name} is not {what}: {last:#}");
+        last
+    }
+
+    async fn bound(&self, name: &str) -> Value {
+        self.eventually(name, "bound", |pod| pod["spec"]["nodeName"] == "n1" || pod["spec"]["nodeName"] == "n2").await
+    }
+
+    async fn told(&self, name: &str, reason: &str, message: &str) -> Value {
+        let is = |c: &Value| c["type"] == "PodScheduled" && c["status"] == "False" && c["reason"] == reason && c["message"] == message;
+        self.eventually(name, message, |pod| pod["status"]["conditions"].as_array().is_some_and(|all| all.iter().any(is))).await
+    }
+
+    async fn end(self) {
+        assert!(self.group.drain(BOUND).await);
+    }
+}
+
+/// What both are asked before a pod is bound.
+const TRY: [&str; 4] = ["One reserve", "Two reserve", "One permit", "Two permit"];
+const WRITES: [&str; 2] = ["One pre_bind", "Two pre_bind"];
+const UNDONE: [&str; 2] = ["Two unreserve", "One unreserve"];
+
+#[tokio::test]
+async fn a_binding_waits_is_prepared_fails_and_is_tried_again() {
+    let one = Probe { permits: answers([long()]), writes: true, ..Probe::default() };
+    let two = Probe { pre_binds: answers([Err(Status::Error("no disk".into()))]), writes: true, ..Probe::default() };
+    let (plugins, log) = table(one, two);
+    let room = Room::new(plugins).await;
+    room.pod("p", "").await;
+    let waits = room.eventually("p", "nominated", |pod| pod["status"]["nominatedNodeName"] == "n1").await;
+    assert!(waits["spec"]["nodeName"].is_null());
+    assert_eq!(*log.lock(), TRY);
+    // Its place is taken meanwhile.
+    room.pod("other", "").await;
+    let full =
+        "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
+    room.told("other", "Unschedulable", full).await;
+    log.lock().clear();
+    room.scheduler.waiting.get(waits["metadata"]["uid"].as_str().unwrap()).unwrap().allow("One");
+    let failed = room.told("p", "SchedulerError", "running PreBind plugin \"Two\": no disk").await;
+    assert!(failed["status"]["nominatedNodeName"].is_null(), "{failed:#}");
+    // Either of them has the room that was given back; each of them has a node in the end.
+    room.node("n2").await;
+    room.bound("p").await;
+    room.bound("other").await;
+    let calls = log.lock().clone();
+    let first: Vec<&str> = calls.iter().map(String::as_str).take(4).collect();
+    assert_eq!(first, [WRITES, UNDONE].concat());
+    let mut again: Vec<&str> = calls.iter().skip(4).map(String::as_str).filter(|call| !call.ends_with("pre_bind")).collect();
+    again.sort_unstable();
+    let mut want = [TRY, TRY].concat();
+    want.sort_unstable();
+    assert_eq!(again, want, "two tries, and both were bound: {calls:?}");
+    room.end().await;
+}
+
+#[tokio::test]
+async fn a_permit_that_does_not_come_in_time_is_a_refusal() {
+    let one = Probe { permits: answers([Permit::Wait(Duration::from_millis(50))]), ..Probe::default() };
+    let (plugins, log) = table(one, Probe::default());
+    let room = Room::new(plugins).await;
+    room.pod("p", "").await;
+    let late = "0/1 nodes are available: 1 rejected due to timeout after waiting 50ms at plugin One.";
+    let refused = room.told("p", "Unschedulable", late).await;
+    assert!(refused["status"]["nominatedNodeName"].is_null(), "{refused:#}");
+    assert_eq!(*log.lock(), [TRY.as_slice(), &UNDONE].concat());
+    log.lock().clear();
+    // It waits for what the plugin that refused it finds helpful.
+    room.node("n2").await;
+    room.bound("p").await;
+    assert_eq!(*log.lock(), TRY);
+    room.end().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_waits_makes_room_without_being_deleted() {
+    let (plugins, log) = table(Probe { permits: answers([long()]), ..Probe::default() }, Probe::default());
+    let room = Room::new(plugins).await;
+    room.pod("weak", "").await;
+    let weak = room.eventually("weak", "nominated", |pod| pod["status"]["nominatedNodeName"] == "n1").await;
+    room.pod("strong", "system-node-critical").await;
+    room.bound("strong").await;
+    let told =
+        "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
+    let still = room.told("weak", "Unschedulable", told).await;
+    assert!(still["metadata"]["uid"] == weak["metadata"]["uid"] && still["metadata"]["deletionTimestamp"].is_null(), "{still:#}");
+    assert_eq!(*log.lock(), [TRY.as_slice(), &UNDONE, &TRY].concat());
+    room.end().await;
+}

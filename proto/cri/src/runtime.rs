@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -38,6 +39,8 @@ pub type Observe = Arc<dyn Fn(&'static str, Duration, bool) + Send + Sync>;
 struct Observer(Option<Observe>);
 
 /// A container runtime. Clones share one connection, which is made at the first call and again whenever it broke.
+///
+/// Calls are boxed: an `async fn` is compiled by whoever awaits it, and all of the client's code with it.
 #[derive(Clone, Debug)]
 pub struct Runtime {
     runtime: RuntimeServiceClient<Channel>,
@@ -51,10 +54,12 @@ macro_rules! calls {
         impl Runtime {
             $(
                 $(#[$doc])*
-                pub async fn $name(&self, request: $request) -> Result<$response> {
+                pub fn $name(&self, request: $request) -> BoxFuture<'_, Result<$response>> {
                     let mut service = self.$service.clone();
-                    let call = within(stringify!($method), $after, request, |r| async move { service.$name(r).await });
-                    self.observer.watch(stringify!($name), call).await
+                    Box::pin(async move {
+                        let call = within(stringify!($method), $after, request, |r| async move { service.$name(r).await });
+                        self.observer.watch(stringify!($name), call).await
+                    })
                 }
             )*
         }
@@ -116,21 +121,25 @@ impl Runtime {
     }
 
     /// Stops a container: its stop signal, `grace_seconds` later SIGKILL. Returns once it is dead.
-    pub async fn stop_container(&self, id: &str, grace_seconds: u32) -> Result<()> {
+    pub fn stop_container(&self, id: &str, grace_seconds: u32) -> BoxFuture<'_, Result<()>> {
         let mut service = self.runtime.clone();
         let request = StopContainerRequest { container_id: id.into(), timeout: i64::from(grace_seconds) };
         let after = Duration::from_secs(u64::from(grace_seconds)) + CHANGE;
-        let call = within("StopContainer", after, request, |r| async move { service.stop_container(r).await });
-        self.observer.watch("stop_container", call).await.map(drop)
+        Box::pin(async move {
+            let call = within("StopContainer", after, request, |r| async move { service.stop_container(r).await });
+            self.observer.watch("stop_container", call).await.map(drop)
+        })
     }
 
     /// Runs `command` to its end, killed after `limit`. Fails with [`crate::Error::Deadline`] then.
-    pub async fn exec_sync(&self, id: &str, command: &[String], limit: Duration) -> Result<ExecSyncResponse> {
+    pub fn exec_sync(&self, id: &str, command: &[String], limit: Duration) -> BoxFuture<'_, Result<ExecSyncResponse>> {
         let mut service = self.runtime.clone();
         let seconds = i64::try_from(limit.as_secs().max(1)).unwrap_or(i64::MAX);
         let request = ExecSyncRequest { container_id: id.into(), cmd: command.to_vec(), timeout: seconds };
-        let call = within("ExecSync", limit.saturating_add(GRACE), request, |r| async move { service.exec_sync(r).await });
-        self.observer.watch("exec_sync", call).await
+        Box::pin(async move {
+            let call = within("ExecSync", limit.saturating_add(GRACE), request, |r| async move { service.exec_sync(r).await });
+            self.observer.watch("exec_sync", call).await
+        })
     }
 
     /// CRI's container events; not on containerd before 1.7.

@@ -14,7 +14,7 @@ use std::path::Path;
 use source::{Source, root, sources, tracked};
 
 const FILE_LINES_MAX: usize = 600;
-const DOCUMENTS: [&str; 9] = [
+const DOCUMENTS: [&str; 10] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
@@ -24,6 +24,7 @@ const DOCUMENTS: [&str; 9] = [
     "docs/hollow.md",
     "docs/security.md",
     "docs/tour.md",
+    "docs/decisions/README.md",
 ];
 
 /// Panics with all offences, one a line.

@@ -47,10 +47,8 @@ pub struct NodeConfig {
 pub struct Access {
     /// `system:node:NAME`
     pub kubelet: Client,
-    /// [`proxy::USER`]
+    /// [`proxy::USER`]: of the service proxy and of DNS, which read the same.
     pub proxy: Client,
-    /// [`proxy::dns::ACCOUNT`] of kube-system.
-    pub dns: Client,
     /// Makes the node agent's serving certificates.
     pub serving: kubelet::Issuer,
     /// Whose clients the node agent takes (PEM).
@@ -95,7 +93,8 @@ pub async fn start(config: &NodeConfig, access: Access, group: &Group, progress:
         cluster_cidrs: config.cluster_cidrs.clone(),
         answered_here: vec![config.cluster_dns],
     };
-    Box::pin(proxy::run(rules, caches(&access.proxy), group.clone())).await?;
+    let services = caches(&access.proxy);
+    Box::pin(proxy::run(rules, services.clone(), group.clone())).await?;
     progress.step(&format!("services ({})", config.flags.proxy_mode));
     let names = proxy::dns::Config {
         domain: config.cluster_domain.clone(),
@@ -103,7 +102,7 @@ pub async fn start(config: &NodeConfig, access: Access, group: &Group, progress:
         port: DNS_PORT,
         resolv_conf: RESOLV_CONF.into(),
     };
-    Box::pin(proxy::dns::run(names, caches(&access.dns), group.clone())).await?;
+    Box::pin(proxy::dns::run(names, services, group.clone())).await?;
     progress.step(&format!("DNS ({})", config.cluster_dns));
 
     let (node, log) = (&config.name, config.dirs.log());

@@ -140,7 +140,7 @@ impl Control {
     }
 
     /// A [`Control::client`] that acts as a service account of kube-system.
-    pub fn account(&self, name: &str) -> client::kube::Client {
+    fn account(&self, name: &str) -> client::kube::Client {
         let account = format!("system:serviceaccount:kube-system:{name}");
         self.client(&account, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
     }

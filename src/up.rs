@@ -131,7 +131,6 @@ fn access(control: &Control, node: &NodeConfig) -> Access {
     Access {
         kubelet: control.client(&format!("system:node:{}", node.name), &["system:nodes"]),
         proxy: control.client(proxy::USER, &[]),
-        dns: control.account(proxy::dns::ACCOUNT),
         serving,
         client_ca: control.certs.ca().to_owned(),
     }

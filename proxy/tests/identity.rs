@@ -1,4 +1,4 @@
-//! The proxy and the DNS beside the real API server, each as the user that it is: what that may do, and that it is enough. Needs root.
+//! The proxy and the DNS beside the real API server, as the user that they are: what that may do, and that it is enough. Needs root.
 
 mod netns;
 
@@ -8,7 +8,6 @@ use api::{
     k8s::api::{
         core::v1::{Secret, Service},
         discovery::v1::EndpointSlice,
-        rbac::v1::{ClusterRole, ClusterRoleBinding},
     },
     task::Group,
 };
@@ -24,30 +23,9 @@ use hickory_proto::{
 };
 use netns::Namespace;
 use proxy::{Family, Mode, dns};
-use serde_json::{Value, json};
+use serde_json::json;
 
-/// What skiff ships for its DNS.
-const MANIFEST: &str = include_str!("../../manifests/dns.yaml");
 const VERBS: [&str; 8] = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
-const ACCOUNT_GROUPS: [&str; 2] = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
-
-fn account() -> String {
-    format!("system:serviceaccount:kube-system:{}", dns::ACCOUNT)
-}
-
-/// A fresh cluster with the rights of DNS.
-async fn house(group: &Group) -> Door {
-    let door = Door::new(group).await;
-    let of_kind = |kind: &str| -> Value {
-        let all: Vec<Value> = serde_yaml::from_multiple(MANIFEST).unwrap();
-        all.into_iter().find(|object| object["kind"] == kind).unwrap()
-    };
-    let role: ClusterRole = serde_json::from_value(of_kind("ClusterRole")).unwrap();
-    let binding: ClusterRoleBinding = serde_json::from_value(of_kind("ClusterRoleBinding")).unwrap();
-    Api::all(door.admin()).create(&PostParams::default(), &role).await.unwrap();
-    Api::all(door.admin()).create(&PostParams::default(), &binding).await.unwrap();
-    door
-}
 
 /// All resources and subresources that the server has: group and name.
 async fn resources(client: &Client) -> Vec<(String, String)> {
@@ -86,9 +64,9 @@ async fn rights(door: &Door, name: &str, groups: &[&str]) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn each_may_read_what_it_needs_and_nothing_more() {
+async fn they_may_read_what_they_need_and_nothing_more() {
     let group = Group::new();
-    let door = house(&group).await;
+    let door = Door::new(&group).await;
     let anybody = rights(&door, "somebody", &[]).await;
     let of = |all: BTreeSet<String>| all.difference(&anybody).cloned().collect::<Vec<String>>();
     let proxy = of(rights(&door, proxy::USER, &[]).await);
@@ -111,17 +89,11 @@ async fn each_may_read_what_it_needs_and_nothing_more() {
         "watch services.",
     ];
     assert_eq!(proxy, wanted);
-    // kubeadm's `system:coredns`.
-    let dns = of(rights(&door, &account(), &ACCOUNT_GROUPS).await);
-    let read = ["endpoints.", "endpointslices.discovery.k8s.io", "namespaces.", "pods.", "services."];
-    let wanted: Vec<String> = ["list", "watch"].iter().flat_map(|verb| read.map(|what| format!("{verb} {what}"))).collect();
-    assert_eq!(dns, wanted);
-    for client in [door.client(proxy::USER, &[]), door.client(&account(), &ACCOUNT_GROUPS)] {
-        let secret = Api::<Secret>::namespaced(client.clone(), "kube-system").get("any").await.unwrap_err();
-        assert!(matches!(&secret, client::kube::Error::Api(status) if status.code == 403), "{secret}");
-        let made = Api::<Service>::namespaced(client, "default").create(&PostParams::default(), &service()).await.unwrap_err();
-        assert!(matches!(&made, client::kube::Error::Api(status) if status.code == 403), "{made}");
-    }
+    let client = door.client(proxy::USER, &[]);
+    let secret = Api::<Secret>::namespaced(client.clone(), "kube-system").get("any").await.unwrap_err();
+    assert!(matches!(&secret, client::kube::Error::Api(status) if status.code == 403), "{secret}");
+    let made = Api::<Service>::namespaced(client, "default").create(&PostParams::default(), &service()).await.unwrap_err();
+    assert!(matches!(&made, client::kube::Error::Api(status) if status.code == 403), "{made}");
     group.stop();
 }
 
@@ -138,7 +110,7 @@ fn services_and_names_are_served_with_these_rights() {
 
 async fn serve(node: &Namespace) {
     let group = Group::new();
-    let door = house(&group).await;
+    let door = Door::new(&group).await;
     let (default, slices) = (Api::namespaced(door.admin(), "default"), Api::namespaced(door.admin(), "default"));
     default.create(&PostParams::default(), &service()).await.unwrap();
     slices.create(&PostParams::default(), &slice()).await.unwrap();
@@ -150,11 +122,12 @@ async fn serve(node: &Namespace) {
         cluster_cidrs: vec!["10.77.0.0/16".parse().unwrap()],
         answered_here: vec![answers.ip()],
     };
-    proxy::run(rules, Caches::new(door.client(proxy::USER, &[]), group.clone()), group.clone()).await.unwrap();
+    let caches = Caches::new(door.client(proxy::USER, &[]), group.clone());
+    proxy::run(rules, caches.clone(), group.clone()).await.unwrap();
     let saved = netns::text(&netns::must(node.command("iptables-save").args(["-t", "nat"])));
     assert!(saved.contains("-d 10.96.0.77/32") && saved.contains("--to-destination 10.77.0.2:8080"), "{saved}");
     let names = dns::Config { domain: "cluster.local".into(), address: answers.ip(), port: answers.port(), resolv_conf: "/nowhere".into() };
-    dns::run(names, Caches::new(door.client(&account(), &ACCOUNT_GROUPS), group.clone()), group.clone()).await.unwrap();
+    dns::run(names, caches, group.clone()).await.unwrap();
     let socket = tokio::net::UdpSocket::bind("0.0.0.0:0").await.unwrap();
     until("the service's name has an address", async || ask(&socket, answers).await.filter(|said| said == "10.96.0.77")).await;
     assert!(group.drain(Duration::from_secs(30)).await);

@@ -54,9 +54,6 @@ pub enum Transport {
     Tcp,
 }
 
-/// Who the DNS is to the API server: a service account of kube-system; its role (`system:coredns`) is that which kubeadm gives to CoreDNS.
-pub const ACCOUNT: &str = "coredns";
-
 /// The link that holds the DNS address.
 pub const LINK: &str = "skiff-dns";
 
@@ -82,7 +79,7 @@ pub fn read_untrusted(question: &[u8], resolv_conf: &str) -> (bool, usize) {
     (server::parse(question).is_some(), resolv::parse(resolv_conf).count())
 }
 
-/// Serves DNS, from caches that are read as [`ACCOUNT`]: returns when it listens, and goes on in `group` until it stops. Until the caches are filled, the cluster's names get SERVFAIL.
+/// Serves DNS, from caches that are read as [`crate::USER`]: returns when it listens, and goes on in `group` until it stops. Until the caches are filled, the cluster's names get SERVFAIL.
 ///
 /// # Errors
 /// Where the address cannot be taken or bound.

@@ -110,6 +110,7 @@ impl Control {
         }
         let started = mount(&engine, &tokens, &group, SocketAddr::new(advertised, flags.secure_port), etcd, store.condition());
         engine.ready().await;
+        Box::pin(kinds::service::bootstrap(&engine, &config)).await?;
         let listener = listen(flags).await.with_context(|| format!("port {} of {}", flags.secure_port, flags.bind_address))?;
         let seats = Seats::new(Limits::for_files(serve::CONNECTIONS_MAX, files));
         let port = listener.local_addr()?.port();
@@ -126,7 +127,7 @@ impl Control {
         Box::pin(kinds::bootstrap_service::kubernetes_service(&control.engine, &config, SocketAddr::new(advertised, port))).await?;
         Box::pin(manifests::apply(&control.engine, cluster_dns(&config))).await?;
         started.done();
-        control.start_controllers(flags);
+        control.start_controllers(flags, config);
         progress.step(&format!("API ready (https://{address})"));
         Ok(control)
     }
@@ -145,8 +146,9 @@ impl Control {
         self.store.close().await;
     }
 
-    fn start_controllers(&self, flags: &ServerFlags) {
+    fn start_controllers(&self, flags: &ServerFlags, kinds: kinds::Config) {
         self.group.spawn_loop("system namespaces", auth::keep_namespaces(self.engine.clone()));
+        self.group.spawn_loop("claims of services", kinds::service::keep_claims(self.engine.clone(), kinds));
         let config = controllers::Config {
             cluster_cidr: flags.cluster_cidr,
             root_ca: self.certs.ca().to_owned(),

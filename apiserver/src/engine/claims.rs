@@ -59,14 +59,28 @@ impl Claims {
         Ok(())
     }
 
-    /// Leaves an object of another kind alone, but for the condition that it still is as it was seen (`None`: is not there).
+    /// Leaves an object of another kind alone, but for the condition that it still is as it was seen.
     ///
     /// # Errors
     /// 404 where the kind is not served.
-    pub fn unchanged(&mut self, engine: &Engine, gr: &GroupResource, key: &Key, seen: Option<&Object>) -> Result<(), Status> {
-        let served = engine.resource(gr)?;
-        if let Some(cache) = &served.cache {
-            self.expect.push((cache.store_key(key), seen.map_or(Expect::Absent, |object| Expect::At(object.rev))));
+    pub fn unchanged(&mut self, engine: &Engine, gr: &GroupResource, seen: &Object) -> Result<(), Status> {
+        if let Some(cache) = &engine.resource(gr)?.cache {
+            self.expect.push((cache.store_key(&seen.key), Expect::At(seen.rev)));
+        }
+        Ok(())
+    }
+
+    /// The condition that an object of another kind, which was not found, still is not there. What is there and cannot be read is passed over:
+    /// nothing that depends on it would ever be written.
+    ///
+    /// # Errors
+    /// 404 where the kind is not served; the store's.
+    pub async fn absent(&mut self, engine: &Engine, gr: &GroupResource, key: &Key) -> Result<(), Status> {
+        let Some(cache) = &engine.resource(gr)?.cache else { return Ok(()) };
+        let at = cache.store_key(key);
+        match engine.store.get(&at).await.map_err(form::store_error)? {
+            Some(entry) if cache.object(&entry).is_none() => {}
+            _ => self.expect.push((at, Expect::Absent)),
         }
         Ok(())
     }

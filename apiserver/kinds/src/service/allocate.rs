@@ -78,11 +78,12 @@ impl Allocator {
             give_back(ctx, address, &key, &mut claims).await?;
         }
         let ports = owned(service);
-        if !ports.is_empty() && !ctx.dry_run {
+        if !ports.is_empty() {
             claims.hold(self.turn().await?);
-            let mut stored = self.node_ports(ctx.engine).await?;
-            ports.into_iter().for_each(|port| stored.ports.give_back(port));
-            stored.claim(&mut claims);
+            if let Some(mut stored) = self.node_ports_to_free(ctx).await? {
+                ports.into_iter().for_each(|port| stored.ports.give_back(port));
+                stored.claim(&mut claims);
+            }
         }
         Ok(claims)
     }
@@ -101,6 +102,17 @@ impl Allocator {
             return Err(Status::internal("the provided range does not match the current range"));
         }
         Ok(stored)
+    }
+
+    /// As [`Self::node_ports`], for who only gives some back: `None` where nobody could be given them anyway. The next start finds out what is free.
+    async fn node_ports_to_free(&self, ctx: &Ctx<'_>) -> Result<Option<Stored>, Status> {
+        match self.node_ports(ctx.engine).await {
+            Err(status) if status.code == 500 => {
+                tracing::warn!(ns = ctx.namespace, name = ctx.name, error = status.message, "node ports of a Service are not given back");
+                Ok(None)
+            }
+            read => read.map(Some),
+        }
     }
 
     async fn claim_addresses(&self, ctx: &Ctx<'_>, service: &mut Value, old: Option<&Value>, claims: &mut Claims) -> Result<(), Status> {
@@ -162,7 +174,7 @@ impl Allocator {
         match ctx.engine.cached(&kind, &at) {
             None => claims.create(ctx, &kind, &at, objects::ip_address(address, service)),
             Some(there) if !there.is_deleting() && objects::parent(&there).as_ref() == Some(service) => {
-                claims.unchanged(ctx.engine, &kind, &at, Some(&there))
+                claims.unchanged(ctx.engine, &kind, &there)
             }
             Some(_) => Err(refuse("provided IP is already allocated".into())),
         }
@@ -175,7 +187,11 @@ impl Allocator {
         if !ctx.dry_run {
             claims.hold(self.turn().await?);
         }
-        let mut stored = self.node_ports(ctx.engine).await?;
+        let stored = match node_ports::needs_more(service, old) {
+            true => Some(self.node_ports(ctx.engine).await?),
+            false => self.node_ports_to_free(ctx).await?,
+        };
+        let Some(mut stored) = stored else { return Ok(()) };
         stored.ports.assign(service, &mut Write { old, gvk: ctx.kind.gvk(), name: ctx.name, random: &mut rand::random })?;
         stored.claim(claims);
         Ok(())
@@ -247,13 +263,10 @@ fn key(ctx: &Ctx<'_>, service: &Value) -> Key {
 /// The Service's own address goes with it. What stands there for somebody else stays, and must be there still when the Service is written.
 async fn give_back(ctx: &Ctx<'_>, address: IpAddr, service: &Key, claims: &mut Claims) -> Result<(), Status> {
     let (kind, at) = (objects::ip_addresses(), objects::key(address));
-    let there = match ctx.engine.get(&kind, &at).await {
-        Ok(there) => Some(there),
-        Err(status) if status.code == 404 => None,
-        Err(status) => return Err(status),
-    };
-    match there {
-        Some(there) if objects::parent(&there).as_ref() == Some(service) => claims.delete(ctx, &kind, &there),
-        there => claims.unchanged(ctx.engine, &kind, &at, there.as_deref()),
+    match ctx.engine.get(&kind, &at).await {
+        Ok(there) if objects::parent(&there).as_ref() == Some(service) => claims.delete(ctx, &kind, &there),
+        Ok(there) => claims.unchanged(ctx.engine, &kind, &there),
+        Err(status) if status.code == 404 => claims.absent(ctx.engine, &kind, &at).await,
+        Err(status) => Err(status),
     }
 }

@@ -36,9 +36,14 @@ pub fn owned(service: &Value) -> BTreeSet<i64> {
 
 /// Whether there is anything to claim or to give back.
 pub fn change(service: &Value, old: Option<&Value>) -> bool {
+    needs_more(service, old) || owned(service) != old.map(owned).unwrap_or_default()
+}
+
+/// Whether there is anything to claim.
+pub fn needs_more(service: &Value, old: Option<&Value>) -> bool {
     let unset = || shape::hands_out_node_ports(service) && shape::ports(service).iter().any(|port| shape::node_port(port) == 0);
-    let health = || needs_new_health_check(service, old);
-    owned(service) != old.map(owned).unwrap_or_default() || unset() || health()
+    let more = || !owned(service).is_subset(&old.map(owned).unwrap_or_default());
+    needs_new_health_check(service, old) || unset() || more()
 }
 
 impl Ports {

@@ -211,7 +211,7 @@ impl<'a> Repair<'a> {
                 return Ok(());
             }
             // It may be gone by now, and its addresses with it.
-            claims.unchanged(self.engine, &objects::services(), key, Some(&service))?;
+            claims.unchanged(self.engine, &objects::services(), &service)?;
             if claims.settle(self.engine).await? {
                 tracing::info!(ns = key.namespace, name = key.name, "cluster IPs of a Service claimed");
                 return Ok(());

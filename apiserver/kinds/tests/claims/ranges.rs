@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use apiserver::identity::User;
 use futures::future::join_all;
+use kinds::Config;
 use serde_json::{Value, json};
 
 use crate::{
@@ -56,9 +58,9 @@ async fn a_full_range_says_so_until_there_is_another() {
     }
     let more = json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["10.97.0.0/29"]}});
     assert_eq!(server.send("POST", CIDRS, more).await.0, 201);
+    assert_eq!(address(&server.make("b", json!({"clusterIP": "10.97.0.6"})).await), "10.97.0.6");
     let given = server.make("a", json!({})).await;
     assert!(address(&given).starts_with("10.97.0."), "{given:?}");
-    assert_eq!(address(&server.make("b", json!({"clusterIP": "10.97.0.6"})).await), "10.97.0.6");
     let outside = server.make("c", json!({"clusterIP": "10.97.0.7"})).await;
     assert!(message(&outside).ends_with("The range of valid IPs is 10.96.0.0/28, 10.97.0.0/29"), "{outside:?}");
     // What is not ready gives nothing out; what was given stays.
@@ -123,4 +125,27 @@ async fn an_address_that_somebody_holds_stays_taken() {
     assert_eq!(server.make("a", json!({"clusterIP": "10.96.0.5"})).await.0, 422);
     assert_eq!(server.send("PATCH", &path, json!({"metadata": {"finalizers": null}})).await.0, 200);
     assert_eq!(address(&server.make("a", json!({"clusterIP": "10.96.0.5"})).await), "10.96.0.5");
+}
+
+/// All at once, for the last address of a range.
+#[tokio::test]
+async fn a_crowd_gets_all_there_are() {
+    let shared = Shared::memory();
+    let config = Config { service_cidr: "10.96.0.0/22".parse().unwrap(), ..Config::default() };
+    let server = Server::start(shared.open().await, &config).await;
+    server.bootstrap().await;
+    let (services, user) = (api::GroupResource::new("", "services"), User::default());
+    let make = async |i: u32| {
+        let mut object = json!({"metadata": {"name": format!("s{i}")}, "spec": {"ports": [{"port": 80}]}});
+        if i < 400 {
+            // In one piece: whoever comes upon it comes out at the same end.
+            object["spec"]["clusterIP"] = std::net::Ipv4Addr::from((10 << 24 | 96 << 16) + 300 + i).to_string().into();
+        }
+        server.engine.create(&services, "default", object, &user).await.map(drop).map_err(|status| status.message)
+    };
+    assert_eq!(join_all((0..400).map(make)).await, vec![Ok(()); 400]);
+    assert_eq!(join_all((400..1022).map(make)).await, vec![Ok(()); 622]);
+    let refused = server.make("more", json!({})).await;
+    assert!(refused.0 == 500 && message(&refused).ends_with("range is full"), "{refused:?}");
+    assert_eq!(check(&*shared.open().await).await.addresses.len(), 1022);
 }

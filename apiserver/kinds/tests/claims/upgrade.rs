@@ -7,7 +7,7 @@ use store::Store;
 
 use crate::{
     stores::Shared,
-    world::{ADDRESSES, CIDRS, PORTS_KEY, Server, check, claimed, eventually, had, message, put, remove, small},
+    world::{ADDRESSES, CIDRS, PORTS_KEY, SERVICES, Server, check, claimed, eventually, had, message, put, remove, small},
 };
 
 const OLD: &str = "2026-01-01T00:00:00Z";
@@ -140,6 +140,24 @@ async fn what_cannot_be_read_is_not_written_over() {
     server.bootstrap().await;
     assert_eq!(server.make("a", json!({"type": "NodePort"})).await.0, 201);
     check(&*store).await;
+}
+
+/// Who only gives back is not stopped by what cannot be read.
+#[tokio::test]
+async fn services_go_whatever_their_claims_look_like() {
+    let (_shared, store) = older().await;
+    let server = Server::start(store.clone(), &small()).await;
+    server.bootstrap().await;
+    put(&*store, PORTS_KEY, &b"k8s:enc:x"[..]).await;
+    for address in had(&*store).await.addresses.keys() {
+        put(&*store, &format!("/registry/ipaddresses/{address}"), &b"garbage"[..]).await;
+    }
+    let fewer = json!({"spec": {"type": "ClusterIP", "ports": [{"port": 80}]}});
+    assert_eq!(server.send("PATCH", &format!("{SERVICES}/port"), fewer).await.0, 200);
+    for name in ["plain", "port", "balancer"] {
+        assert_eq!(server.drop_service(name).await, 200, "{name}");
+    }
+    assert_eq!(store.get(PORTS_KEY).await.unwrap().unwrap().value, &b"k8s:enc:x"[..]);
 }
 
 #[tokio::test]

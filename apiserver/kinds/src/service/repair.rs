@@ -201,8 +201,10 @@ impl<'a> Repair<'a> {
             let (mut claims, mut is_whole) = (Claims::default(), true);
             for address in shape::addresses(&service.value()) {
                 if !ranges.iter().any(|range| range.has(address)) {
+                    // Claimed all the same, unlike upstream: the range may come yet.
                     tracing::warn!(ns = key.namespace, name = key.name, %address, "cluster IP is in no ServiceCIDR; please recreate the Service");
-                } else if self.is_missing(key, address).await? {
+                }
+                if self.is_missing(key, address).await? {
                     claims.create(&ctx, &objects::ip_addresses(), &objects::key(address), objects::ip_address(address, key))?;
                     is_whole = false;
                 }
@@ -263,7 +265,7 @@ impl<'a> Repair<'a> {
         for there in self.engine.cached_list(&objects::ip_addresses(), None) {
             let Ok(address) = there.key.name.parse() else { continue };
             let is_ours = there.label(MANAGED_BY_LABEL) == Some(ALLOCATOR);
-            if !is_ours || is_young(&there, now) || objects::parent(&there).is_some_and(|service| self.has(&service, address)) {
+            if !is_ours || objects::parent(&there).is_some_and(|service| self.has(&service, address)) || is_young(&there, now) {
                 continue;
             }
             tracing::warn!(name = there.key.name, "IPAddress appears to have leaked: cleaning up");

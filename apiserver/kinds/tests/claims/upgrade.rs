@@ -45,7 +45,12 @@ fn owned_by(address: &str, created: &str, managed_by: &str, service: &str) -> (S
 #[tokio::test]
 async fn services_of_an_older_server_get_their_claims_whoever_starts_first() {
     let (shared, store) = older().await;
-    assert_eq!((had(&*store).await.addresses.len(), had(&*store).await.ports.len()), (3, 3));
+    let moved = json!({
+        "kind": "Service", "apiVersion": "v1", "metadata": {"name": "moved", "namespace": "default", "uid": "1", "creationTimestamp": OLD},
+        "spec": {"type": "ClusterIP", "clusterIP": "10.99.0.1", "clusterIPs": ["10.99.0.1"], "ports": [{"port": 80}]},
+    });
+    put(&*store, "/registry/services/specs/default/moved", moved.to_string()).await;
+    assert_eq!((had(&*store).await.addresses.len(), had(&*store).await.ports.len()), (4, 3));
     let servers = [Server::start(shared.open().await, &small()).await, Server::start(shared.open().await, &small()).await];
     tokio::join!(servers[0].bootstrap(), servers[1].bootstrap());
     check(&*store).await;

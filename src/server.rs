@@ -127,7 +127,8 @@ impl Control {
         Box::pin(kinds::bootstrap_service::kubernetes_service(&control.engine, &config, SocketAddr::new(advertised, port))).await?;
         Box::pin(manifests::apply(&control.engine, cluster_dns(&config))).await?;
         started.done();
-        control.start_controllers(flags, config);
+        control.group.spawn_loop("claims of services", kinds::service::keep_claims(control.engine.clone(), config));
+        control.start_controllers(flags);
         progress.step(&format!("API ready (https://{address})"));
         Ok(control)
     }
@@ -146,9 +147,8 @@ impl Control {
         self.store.close().await;
     }
 
-    fn start_controllers(&self, flags: &ServerFlags, kinds: kinds::Config) {
+    fn start_controllers(&self, flags: &ServerFlags) {
         self.group.spawn_loop("system namespaces", auth::keep_namespaces(self.engine.clone()));
-        self.group.spawn_loop("claims of services", kinds::service::keep_claims(self.engine.clone(), kinds));
         let config = controllers::Config {
             cluster_cidr: flags.cluster_cidr,
             root_ca: self.certs.ca().to_owned(),

@@ -110,7 +110,7 @@ impl Control {
         }
         let started = mount(&engine, &tokens, &group, SocketAddr::new(advertised, flags.secure_port), etcd, store.condition());
         engine.ready().await;
-        Box::pin(kinds::service::bootstrap(&engine, &config)).await?;
+        Box::pin(kinds::service::bootstrap(&engine, &config)).await;
         let listener = listen(flags).await.with_context(|| format!("port {} of {}", flags.secure_port, flags.bind_address))?;
         let seats = Seats::new(Limits::for_files(serve::CONNECTIONS_MAX, files));
         let port = listener.local_addr()?.port();

@@ -4,7 +4,7 @@
 //! IPAddress objects, the node ports' RangeAllocation and the Service are one transaction: there is nothing to give back, and any number of API
 //! servers may share a store.
 
-use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{net::IpAddr, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use api::{Key, Status, field_errors::FieldErrors};
 use apiserver::{
@@ -118,7 +118,7 @@ impl Allocator {
     async fn claim_addresses(&self, ctx: &Ctx<'_>, service: &mut Value, old: Option<&Value>, claims: &mut Claims) -> Result<(), Status> {
         self.addresses.follow(ctx.engine);
         let key = key(ctx, service);
-        let before: BTreeSet<IpAddr> = old.map(shape::addresses).unwrap_or_default().into_iter().collect();
+        let before = old.map(shape::addresses).unwrap_or_default();
         if shape::needs_cluster_ip(service) && !shape::is_headless(service) {
             let asked: Vec<String> = shape::texts(service, "clusterIPs").into_iter().map(str::to_owned).collect();
             let mut given = asked.clone();
@@ -143,8 +143,7 @@ impl Allocator {
                 });
             }
         }
-        let after: BTreeSet<IpAddr> = shape::addresses(service).into_iter().collect();
-        for address in before.difference(&after) {
+        for address in before.difference(&shape::addresses(service)) {
             give_back(ctx, *address, &key, claims).await?;
         }
         Ok(())

@@ -39,19 +39,18 @@ const LOST_MAX: usize = 1024;
 /// Pause before what failed is tried again; doubles up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// Makes the default ServiceCIDR, and mends all claims. Runs at each start, before anybody is served.
-///
-/// # Errors
-/// The default ServiceCIDR could not be written. What else cannot be mended is logged, and its writes are refused.
-pub async fn bootstrap(engine: &Arc<Engine>, config: &Config) -> Result<(), Status> {
+/// Makes the default ServiceCIDR, and mends all claims. Runs at each start, before anybody is served. What cannot be mended is logged, and stops
+/// no start: it is tried again ([`keep_claims`]), and writes that need it are refused.
+pub async fn bootstrap(engine: &Arc<Engine>, config: &Config) {
     let repair = Repair::new(engine, config);
-    repair.default_range().await?;
+    if let Err(status) = repair.default_range().await {
+        tracing::error!(error = status.message, "default ServiceCIDR not written");
+    }
     repair.services().await;
     repair.orphans().await;
     if let Err(status) = repair.node_ports().await {
         tracing::error!(error = status.message, "node ports cannot be watched over; Services that need one are refused");
     }
-    Ok(())
 }
 
 /// Puts back what is deleted by hand: the IPAddress of a living Service, the default ServiceCIDR. For as long as the server runs.
@@ -71,16 +70,14 @@ pub async fn keep_claims(engine: Arc<Engine>, config: Config) {
                 repair.orphans().await;
             }
         }
-        let found = lost.take();
-        match repair.lost(&found).await {
-            Ok(()) => pause = RETRY.0,
-            Err(status) => {
-                tracing::warn!(error = status.message, "claims of Services not mended; trying again");
-                lost.add(found);
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(RETRY.1);
-            }
+        let again = repair.lost(lost.take()).await;
+        if again == Found::default() {
+            pause = RETRY.0;
+            continue;
         }
+        lost.add(again);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY.1);
     }
 }
 
@@ -97,7 +94,7 @@ struct Lost {
     some: Notify,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Found {
     services: BTreeSet<(String, String)>,
     all_services: bool,
@@ -109,17 +106,25 @@ impl<'a> Repair<'a> {
         Self { engine, config, user: system_user() }
     }
 
-    async fn lost(&self, found: &Found) -> Result<(), Status> {
-        if found.default_range {
-            self.default_range().await?;
-        }
+    /// What is to be tried again.
+    async fn lost(&self, found: Found) -> Found {
+        let mut again = Found::default();
         if found.all_services {
             self.services().await;
         }
-        for (namespace, name) in &found.services {
-            self.service(&Key::new(namespace, name), &self.ranges()).await?;
+        for (namespace, name) in found.services {
+            if let Err(status) = self.service(&Key::new(&namespace, &name), &self.ranges()).await {
+                tracing::warn!(ns = namespace, name, error = status.message, "cluster IPs of a Service are not claimed; trying again");
+                again.services.insert((namespace, name));
+            }
         }
-        Ok(())
+        if found.default_range
+            && let Err(status) = self.default_range().await
+        {
+            tracing::warn!(error = status.message, "default ServiceCIDR not written; trying again");
+            again.default_range = true;
+        }
+        again
     }
 
     /// Makes it from the flags where it is not there; does not change it where they differ, but for a second family.

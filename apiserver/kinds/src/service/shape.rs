@@ -1,6 +1,6 @@
 //! A Service -> what follows from its type: short readings that defaults, checks and claims share.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use serde_json::Value;
 
@@ -37,9 +37,9 @@ pub fn hands_out_node_ports(service: &Value) -> bool {
 }
 
 /// The cluster IPs that are the Service's own; none where it is headless, or a mere name.
-pub fn addresses(service: &Value) -> Vec<IpAddr> {
+pub fn addresses(service: &Value) -> BTreeSet<IpAddr> {
     if !needs_cluster_ip(service) {
-        return Vec::new();
+        return BTreeSet::new();
     }
     let listed = texts(service, "clusterIPs");
     // Stores of long ago have the first only.

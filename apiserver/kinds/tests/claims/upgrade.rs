@@ -151,8 +151,16 @@ async fn what_cannot_be_read_is_not_written_over() {
 #[tokio::test]
 async fn services_go_whatever_their_claims_look_like() {
     let (_shared, store) = older().await;
+    let double = json!({
+        "kind": "Service", "apiVersion": "v1", "metadata": {"name": "double", "namespace": "default", "uid": "1", "creationTimestamp": OLD},
+        "spec": {"type": "NodePort", "clusterIP": "10.96.0.4", "clusterIPs": ["10.96.0.4", "10.96.0.4"],
+            "ports": [{"port": 80, "nodePort": 80}, {"port": 81, "nodePort": 80}]},
+    });
+    put(&*store, "/registry/services/specs/default/double", double.to_string()).await;
     let server = Server::start(store.clone(), &small()).await;
     server.bootstrap().await;
+    assert_eq!(server.drop_service("double").await, 200);
+    check(&*store).await;
     put(&*store, PORTS_KEY, &b"k8s:enc:x"[..]).await;
     for address in had(&*store).await.addresses.keys() {
         put(&*store, &format!("/registry/ipaddresses/{address}"), &b"garbage"[..]).await;
@@ -180,6 +188,22 @@ async fn what_is_deleted_by_hand_comes_back() {
         .await;
     // What is deleted with its Service does not.
     assert_eq!(server.drop_service("plain").await, 200);
+    check(&*store).await;
+}
+
+/// What nobody can read stops no start: the range of the flags stands for it.
+#[tokio::test]
+async fn a_default_range_that_cannot_be_read_is_stood_in_for() {
+    let shared = Shared::memory();
+    let store = shared.open().await;
+    put(&*store, "/registry/servicecidrs/kubernetes", &b"garbage"[..]).await;
+    let server = Server::start(store.clone(), &small()).await;
+    server.bootstrap().await;
+    assert_eq!(server.make("a", json!({})).await.0, 201);
+    server.group.spawn_loop("claims", kinds::service::keep_claims(server.engine.clone(), small()));
+    remove(&*store, "/registry/servicecidrs/").await;
+    eventually("it is written", async || server.send("GET", &format!("{CIDRS}/kubernetes"), Value::Null).await.0 == 200).await;
+    assert_eq!(server.make("b", json!({})).await.0, 201);
     check(&*store).await;
 }
 

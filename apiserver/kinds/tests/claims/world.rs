@@ -68,7 +68,7 @@ impl Server {
     }
 
     pub async fn bootstrap(&self) {
-        kinds::service::bootstrap(&self.engine, &self.config).await.unwrap();
+        kinds::service::bootstrap(&self.engine, &self.config).await;
     }
 
     pub async fn send(&self, method: &str, path: &str, body: Value) -> (u16, Value) {

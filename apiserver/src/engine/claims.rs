@@ -30,7 +30,7 @@ impl Claims {
     ///
     /// # Errors
     /// 404 where the kind is not served.
-    pub fn create(&mut self, ctx: &Ctx<'_>, gr: &GroupResource, key: &Key, mut object: Value) -> Result<(), Status> {
+    pub async fn create(&mut self, ctx: &Ctx<'_>, gr: &GroupResource, key: &Key, mut object: Value) -> Result<(), Status> {
         let served = ctx.engine.resource(gr)?;
         let Some(cache) = &served.cache else { return Err(Status::internal("a claim on a kind that is kept nowhere")) };
         meta::fill(&mut object, ctx.now);
@@ -44,7 +44,7 @@ impl Claims {
     ///
     /// # Errors
     /// 404 where the kind is not served.
-    pub fn delete(&mut self, ctx: &Ctx<'_>, gr: &GroupResource, object: &Object) -> Result<(), Status> {
+    pub async fn delete(&mut self, ctx: &Ctx<'_>, gr: &GroupResource, object: &Object) -> Result<(), Status> {
         let served = ctx.engine.resource(gr)?;
         let Some(cache) = &served.cache else { return Ok(()) };
         let at = cache.store_key(&object.key);

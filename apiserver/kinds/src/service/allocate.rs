@@ -125,7 +125,7 @@ impl Allocator {
             for ip in &asked {
                 let address = net::parse(ip).ok_or_else(|| Status::internal(format!("failed to parse service IP {ip:?}")))?;
                 if !before.contains(&address) {
-                    self.asked(ctx, &key, (ip, address), &asked, claims)?;
+                    self.asked(ctx, &key, (ip, address), &asked, claims).await?;
                 }
             }
             let families = shape::texts(service, "ipFamilies");
@@ -133,7 +133,7 @@ impl Allocator {
             for family in families.into_iter().skip(asked.len()) {
                 let full = || Status::internal(format!("failed to allocate a serviceIP for Service {:?}: range is full", key.name));
                 let address = self.addresses.free(family, &mut rand::random).ok_or_else(full)?;
-                claims.create(ctx, &objects::ip_addresses(), &objects::key(address), objects::ip_address(address, &key))?;
+                claims.create(ctx, &objects::ip_addresses(), &objects::key(address), objects::ip_address(address, &key)).await?;
                 given.push(address.to_string());
             }
             if given.len() > asked.len() {
@@ -150,7 +150,7 @@ impl Allocator {
     }
 
     /// An address that the Service names itself: free, or left over from one of the same name.
-    fn asked(
+    async fn asked(
         &self,
         ctx: &Ctx<'_>,
         service: &Key,
@@ -171,7 +171,7 @@ impl Allocator {
         }
         let (kind, at) = (objects::ip_addresses(), objects::key(address));
         match ctx.engine.cached(&kind, &at) {
-            None => claims.create(ctx, &kind, &at, objects::ip_address(address, service)),
+            None => claims.create(ctx, &kind, &at, objects::ip_address(address, service)).await,
             Some(there) if !there.is_deleting() && objects::parent(&there).as_ref() == Some(service) => {
                 claims.unchanged(ctx.engine, &kind, &there)
             }
@@ -263,7 +263,7 @@ fn key(ctx: &Ctx<'_>, service: &Value) -> Key {
 async fn give_back(ctx: &Ctx<'_>, address: IpAddr, service: &Key, claims: &mut Claims) -> Result<(), Status> {
     let (kind, at) = (objects::ip_addresses(), objects::key(address));
     match ctx.engine.get(&kind, &at).await {
-        Ok(there) if objects::parent(&there).as_ref() == Some(service) => claims.delete(ctx, &kind, &there),
+        Ok(there) if objects::parent(&there).as_ref() == Some(service) => claims.delete(ctx, &kind, &there).await,
         Ok(there) => claims.unchanged(ctx.engine, &kind, &there),
         Err(status) if status.code == 404 => claims.absent(ctx.engine, &kind, &at).await,
         Err(status) => Err(status),

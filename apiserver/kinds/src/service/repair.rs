@@ -210,7 +210,7 @@ impl<'a> Repair<'a> {
                     tracing::warn!(ns = key.namespace, name = key.name, %address, "cluster IP is in no ServiceCIDR; please recreate the Service");
                 }
                 if self.is_missing(key, address).await? {
-                    claims.create(&ctx, &objects::ip_addresses(), &objects::key(address), objects::ip_address(address, key))?;
+                    claims.create(&ctx, &objects::ip_addresses(), &objects::key(address), objects::ip_address(address, key)).await?;
                     is_whole = false;
                 }
             }

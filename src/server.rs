@@ -114,6 +114,7 @@ impl Control {
         let (front, started) = mount(front, &tokens, &group, SocketAddr::new(advertised, flags.secure_port), etcd, store.condition());
         let front = front.build();
         engine.ready().await;
+        Box::pin(kinds::service::bootstrap(&engine, &config)).await;
         let listener = listen(flags).await.with_context(|| format!("port {} of {}", flags.secure_port, flags.bind_address))?;
         let seats = Seats::new(Limits::for_files(serve::CONNECTIONS_MAX, files));
         let port = listener.local_addr()?.port();
@@ -129,6 +130,7 @@ impl Control {
         Box::pin(kinds::bootstrap_service::kubernetes_service(&control.engine, &config, SocketAddr::new(advertised, port))).await?;
         Box::pin(manifests::apply(&control.engine, cluster_dns(&config))).await?;
         started.done();
+        control.group.spawn_loop("claims of services", kinds::service::keep_claims(control.engine.clone(), config));
         control.start_controllers(flags);
         progress.step(&format!("API ready (https://{address})"));
         Ok(control)

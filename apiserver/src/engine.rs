@@ -236,7 +236,7 @@ impl Engine {
     }
 
     /// Waits until the caches hold all that was acknowledged, by any server, before this call.
-    pub(crate) async fn fresh(&self) -> Result<(), Status> {
+    pub async fn fresh(&self) -> Result<(), Status> {
         let rev = self.store.revision().await.map_err(form::store_error)?;
         self.reach(rev).await
     }

@@ -24,6 +24,7 @@ mod root_ca;
 #[cfg(test)]
 mod scale;
 mod serviceaccount;
+mod servicecidrs;
 mod services;
 mod tainteviction;
 
@@ -91,6 +92,7 @@ const TABLE: &[Row] = &[
     ("node-controller", "taint-eviction-controller", |s| s.run(tainteviction::TaintEviction::new(s.caches, &s.on_node))),
     ("pod-garbage-collector", "pod-garbage-collector", |s| s.run(podgc::PodGc::new(s.caches, &s.on_node, s.client(), s.config))),
     ("service-account-controller", "serviceaccount-controller", |s| s.run(serviceaccount::ServiceAccounts::new(s.caches))),
+    ("service-cidrs-controller", "service-cidr-controller", |s| s.run(servicecidrs::ServiceCidrs::new(s.caches))),
     ("root-ca-cert-publisher", "root-ca-cert-publisher", |s| s.run(root_ca::RootCa::new(s.caches, &s.config.root_ca))),
     ("disruption-controller", "controllermanager", |s| s.run(disruption::Budgets::new(s.caches, s.client()))),
     ("disruption-controller", "controllermanager", |s| s.run(disruption::StaleDisruptions::new(s.caches))),

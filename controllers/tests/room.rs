@@ -10,7 +10,10 @@ use std::{
 
 use api::{
     Status,
-    k8s::api::core::v1::{ConfigMap, Node, Pod},
+    k8s::api::{
+        core::v1::{ConfigMap, Node, Pod, Service},
+        networking::v1::ServiceCIDR,
+    },
     task::Group,
 };
 use apiserver::{body::Response, serve::status_response};
@@ -134,5 +137,37 @@ async fn who_marks_a_pod_leaves_its_other_conditions() {
     let target = of("DisruptionTarget").unwrap();
     // Its deletion came after that, and is another generation.
     assert_eq!((target.reason.as_deref(), target.observed_generation), (Some("DeletionByTaintManager"), Some(1)));
+    group.stop();
+}
+
+#[tokio::test]
+async fn a_range_stays_while_a_service_has_an_address_of_it() {
+    let group = Group::new();
+    let door = Door::new(&group).await;
+    start(&door, &group, &|name| door.client(&account(name), &GROUPS));
+    let (ranges, services) = (Api::<ServiceCIDR>::all(door.admin()), Api::<Service>::namespaced(door.admin(), "default"));
+    let range = serde_json::from_value(json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["10.97.0.0/24"]}})).unwrap();
+    ranges.create(&PostParams::default(), &range).await.unwrap();
+    let is_ready = |range: &ServiceCIDR, wanted: &str, reason: &str| {
+        let conditions = range.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == wanted && c.reason == reason)
+    };
+    until("the range is held and ready", async || {
+        let range = ranges.get("more").await.unwrap();
+        (range.finalizers() == ["networking.k8s.io/service-cidr-finalizer"] && is_ready(&range, "True", "")).then_some(())
+    })
+    .await;
+    let service = |name: &str, address: &str| -> Service {
+        serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"clusterIP": address, "ports": [{"port": 80}]}})).unwrap()
+    };
+    services.create(&PostParams::default(), &service("web", "10.97.0.5")).await.unwrap();
+    ranges.delete("more", &DeleteParams::default()).await.unwrap();
+    until("the range is held by the address", async || is_ready(&ranges.get("more").await.unwrap(), "False", "Terminating").then_some(()))
+        .await;
+    let refused = services.create(&PostParams::default(), &service("late", "10.97.0.6")).await.unwrap_err();
+    assert!(refused.to_string().contains("is not in the valid range"), "{refused}");
+    services.delete("web", &DeleteParams::default()).await.unwrap();
+    until("the range goes", async || ranges.get_opt("more").await.unwrap().is_none().then_some(())).await;
+    assert_eq!(group.fault(), None);
     group.stop();
 }

@@ -12,6 +12,7 @@ use api::{
             coordination::v1::Lease,
             core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Secret, Service, ServiceAccount},
             discovery::v1::EndpointSlice,
+            networking::v1::{IPAddress, ServiceCIDR},
             policy::v1::PodDisruptionBudget,
             rbac::v1::ClusterRole,
         },
@@ -114,6 +115,7 @@ objects![
     Deployment => Deployment,
     Endpoints => Endpoints,
     EndpointSlice => EndpointSlice,
+    IPAddress => IPAddress,
     Lease => Lease,
     Namespace => Namespace,
     Node => Node,
@@ -124,5 +126,6 @@ objects![
     Secret => Secret,
     Service => Service,
     ServiceAccount => ServiceAccount,
+    ServiceCIDR => ServiceCIDR,
     pods::Pod => Pod,
 ];

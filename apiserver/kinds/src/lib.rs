@@ -18,6 +18,7 @@ pub mod endpointslice;
 pub mod event;
 pub mod eviction;
 pub mod flow;
+pub mod ipaddress;
 pub mod lease;
 pub mod limitrange;
 pub mod namespace;
@@ -35,6 +36,7 @@ pub mod schema;
 pub mod secret;
 pub mod service;
 pub mod serviceaccount;
+pub mod servicecidr;
 
 pub use config::Config;
 
@@ -64,6 +66,9 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| endpointslice::kind(),
     // events.k8s.io
     |_| event::events_kind(),
+    // networking.k8s.io
+    |_| ipaddress::kind(),
+    |_| servicecidr::kind(),
     // policy
     |_| poddisruptionbudget::kind(),
     // rbac.authorization.k8s.io

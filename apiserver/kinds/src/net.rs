@@ -55,6 +55,15 @@ pub fn cidr(value: &str) -> Vec<String> {
     }
 }
 
+/// `IsValidCIDR`: as [`cidr`], and in canonical form.
+pub fn canonical_cidr(value: &str) -> Vec<String> {
+    let errors = cidr(value);
+    match value.parse::<IpNet>() {
+        Ok(network) if errors.is_empty() && network.to_string() != value => vec![format!("must be in canonical form (\"{network}\")")],
+        _ => errors,
+    }
+}
+
 /// `ValidateEndpointIP`: an address that traffic may be sent to.
 pub fn endpoint_ip(value: &str) -> Vec<String> {
     // As Go: an IPv4 address is one in its IPv6 clothes, too.

@@ -3,11 +3,13 @@
 //! Source: `pkg/registry/core/service`, `pkg/apis/core/validation`, `ValidateService`.
 //!
 //! - `defaults`: upstream's defaults. `prepare`: what is inferred from the old object and the type.
-//! - `validate`, `validate_update`: all causes. `pool`, `allocate`: claims. `proxy`: `services/proxy`.
+//! - `validate`, `validate_update`: all causes. `proxy`: `services/proxy`.
+//! - `allocate`: what is claimed, in the Service's own transaction. `addresses` (`range`, `objects`): which cluster IPs are free;
+//!   `node_ports` (`bitmap`, `allocation`): which node ports are. `repair`: what an older store lacks of it.
 //!
 //! Upstream validates after it has allocated; here claims come last, so that nothing is claimed for an object that is refused.
 
-use std::{borrow::Cow, sync::Arc};
+use std::borrow::Cow;
 
 use api::{Status, field_errors::FieldErrors, time::Timestamp};
 use apiserver::{
@@ -22,17 +24,25 @@ use crate::{
     config::Config,
 };
 
+mod addresses;
 mod allocate;
+mod allocation;
+mod bitmap;
 mod cells;
 mod defaults;
-mod pool;
+mod node_ports;
+mod objects;
 mod prepare;
 mod proxy;
+mod range;
+mod repair;
 mod shape;
 mod validate;
 mod validate_update;
 
 use allocate::Allocator;
+
+pub use repair::{bootstrap, keep_claims};
 
 const COLUMNS: &[Column] = &[
     table::NAME_COLUMN,
@@ -64,13 +74,13 @@ pub fn kind(config: &Config) -> Kind {
 struct Services {
     /// `IPv4` or `IPv6`: the one family this cluster has.
     family: &'static str,
-    allocator: Arc<Allocator>,
+    allocator: Allocator,
 }
 
 impl Services {
     fn new(config: &Config) -> Self {
         let family = crate::net::family(config.service_cidr.network());
-        Self { family, allocator: Arc::new(Allocator::new(config)) }
+        Self { family, allocator: Allocator::new(config, family) }
     }
 }
 
@@ -125,19 +135,11 @@ impl Strategy for Services {
 #[async_trait]
 impl Claimant for Services {
     async fn claim(&self, ctx: &Ctx<'_>, object: &mut Value, old: Option<&Value>) -> Result<Claims, Status> {
-        let mut claims = Claims::default();
-        if !ctx.subresource.is_empty() {
-            return Ok(claims);
-        }
-        self.allocator.follow(ctx.engine);
-        self.allocator.allocate(ctx, object, old)?;
-        let (allocator, engine, service) = (self.allocator.clone(), ctx.engine.clone(), object.clone());
-        let (namespace, name) = (ctx.namespace.to_owned(), ctx.name.to_owned());
-        claims.undo(Box::new(move || allocator.release(&engine, &namespace, &name, &service)));
-        Ok(claims)
+        // A status has neither addresses nor ports.
+        if ctx.subresource.is_empty() { self.allocator.claim(ctx, object, old).await } else { Ok(Claims::default()) }
     }
 
-    async fn release(&self, _ctx: &Ctx<'_>, _object: &Value) -> Result<Claims, Status> {
-        Ok(Claims::default())
+    async fn release(&self, ctx: &Ctx<'_>, object: &Value) -> Result<Claims, Status> {
+        self.allocator.release(ctx, object).await
     }
 }

@@ -1,6 +1,6 @@
 //! What a write needs besides its own object -> conditions and writes of one transaction: all of it is stored, or nothing.
 
-use std::{iter, mem, sync::Arc};
+use std::iter;
 
 use api::{GroupResource, Key, Status};
 use bytes::Bytes;
@@ -12,23 +12,17 @@ use super::{Engine, context::Ctx, form, meta, object::Object};
 
 /// How often a create claims anew after somebody else was faster.
 pub(super) const ATTEMPTS_MAX: usize = 64;
+/// Under it stand keys that belong to no kind: what has been given out of a range.
+pub(super) const RANGES: &str = "/registry/ranges/";
 
-/// Other objects and keys that are written with an object, each under its own condition. Empty for most kinds.
+/// Other objects and keys that are written with an object, each under its own condition. Empty for most kinds. Dropped, they are as if they had
+/// never been.
 #[derive(Default)]
 pub struct Claims {
     expect: Vec<(String, Expect)>,
     ops: Vec<Op>,
     /// Held until the transaction is over.
     turn: Option<OwnedMutexGuard<()>>,
-    undo: Option<Box<dyn FnOnce() + Send + Sync>>,
-}
-
-impl Drop for Claims {
-    fn drop(&mut self) {
-        if let Some(undo) = self.undo.take() {
-            undo();
-        }
-    }
 }
 
 impl Claims {
@@ -46,16 +40,48 @@ impl Claims {
         Ok(())
     }
 
-    /// Deletes an object of another kind, if it still is as it was read.
+    /// Deletes an object of another kind, if it still is as it was read. What finalizers hold is marked for deletion instead.
     ///
     /// # Errors
     /// 404 where the kind is not served.
-    pub fn delete(&mut self, engine: &Arc<Engine>, gr: &GroupResource, object: &Object) -> Result<(), Status> {
-        let served = engine.resource(gr)?;
+    pub async fn delete(&mut self, ctx: &Ctx<'_>, gr: &GroupResource, object: &Object) -> Result<(), Status> {
+        let served = ctx.engine.resource(gr)?;
         let Some(cache) = &served.cache else { return Ok(()) };
         let at = cache.store_key(&object.key);
         self.expect.push((at.clone(), Expect::At(object.rev)));
-        self.ops.push(Op::Delete { key: at });
+        let mut value = object.value();
+        if meta::finalizers(&value).is_empty() {
+            self.ops.push(Op::Delete { key: at });
+        } else if !object.is_deleting() {
+            meta::mark_deleted(&mut value, ctx.now, 0);
+            self.ops.push(Op::Put { key: at, value: form::to_stored(&served, &value).await?, ttl: form::ttl(&cache.kind) });
+        }
+        Ok(())
+    }
+
+    /// Leaves an object of another kind alone, but for the condition that it still is as it was seen.
+    ///
+    /// # Errors
+    /// 404 where the kind is not served.
+    pub fn unchanged(&mut self, engine: &Engine, gr: &GroupResource, seen: &Object) -> Result<(), Status> {
+        if let Some(cache) = &engine.resource(gr)?.cache {
+            self.expect.push((cache.store_key(&seen.key), Expect::At(seen.rev)));
+        }
+        Ok(())
+    }
+
+    /// The condition that an object of another kind, which was not found, still is not there. What is there and cannot be read is passed over:
+    /// nothing that depends on it would ever be written.
+    ///
+    /// # Errors
+    /// 404 where the kind is not served; the store's.
+    pub async fn absent(&mut self, engine: &Engine, gr: &GroupResource, key: &Key) -> Result<(), Status> {
+        let Some(cache) = &engine.resource(gr)?.cache else { return Ok(()) };
+        let at = cache.store_key(key);
+        match engine.store.get(&at).await.map_err(form::store_error)? {
+            Some(entry) if cache.object(&entry).is_none() => {}
+            _ => self.expect.push((at, Expect::Absent)),
+        }
         Ok(())
     }
 
@@ -70,20 +96,51 @@ impl Claims {
         self.turn = Some(turn);
     }
 
-    pub fn undo(&mut self, undo: Box<dyn FnOnce() + Send + Sync>) {
-        self.undo = Some(undo);
+    /// Writes these alone. False: somebody else was faster, and what he wrote is in the caches.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn settle(self, engine: &Engine) -> Result<bool, Status> {
+        let Self { expect, ops, turn } = self;
+        let outcome = written(engine, Txn { expect, ops }).await?;
+        drop(turn);
+        Ok(matches!(outcome, Outcome::Done(_)))
     }
 
     /// Writes `op` with these, where `expect` holds of its key: the first of what a refusal found.
-    pub(super) async fn commit(mut self, engine: &Engine, key: String, expect: Expect, op: Op) -> Result<Outcome, Status> {
-        let expect = iter::once((key, expect)).chain(mem::take(&mut self.expect)).collect();
-        let ops = iter::once(op).chain(mem::take(&mut self.ops)).collect();
-        let outcome = engine.store.txn(Txn { expect, ops }).await.map_err(form::store_error)?;
-        if matches!(outcome, Outcome::Done(_)) {
-            self.undo = None;
-        }
-        Ok(outcome)
+    pub(super) async fn commit(self, engine: &Engine, key: String, expect: Expect, op: Op) -> Result<Outcome, Status> {
+        let Self { expect: claimed, ops, turn } = self;
+        let (is_alone, expect) = (claimed.is_empty(), iter::once((key, expect)).chain(claimed).collect());
+        let txn = Txn { expect, ops: iter::once(op).chain(ops).collect() };
+        let outcome = if is_alone { engine.store.txn(txn).await.map_err(form::store_error) } else { Box::pin(written(engine, txn)).await };
+        drop(turn);
+        outcome
     }
+}
+
+impl Engine {
+    /// A key that belongs to no kind, linearizable: the revision it was written at, and its bytes.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn kept(&self, key: &str) -> Result<Option<(Rev, Bytes)>, Status> {
+        let entry = self.store.get(key).await.map_err(form::store_error)?;
+        Ok(entry.map(|entry| (entry.rev, entry.value)))
+    }
+}
+
+/// Who was too slow sees in the caches what others did before he tries again.
+async fn written(engine: &Engine, txn: Txn) -> Result<Outcome, Status> {
+    let outcome = engine.store.txn(txn).await.map_err(form::store_error)?;
+    let rev = match &outcome {
+        Outcome::Done(rev) | Outcome::Refused { rev, .. } => *rev,
+    };
+    if matches!(outcome, Outcome::Refused { .. })
+        && let Err(status) = engine.reach(rev).await
+    {
+        tracing::warn!(rev, %status, "cache lags behind what others claimed");
+    }
+    Ok(outcome)
 }
 
 /// Others were faster too often.

@@ -144,7 +144,7 @@ fn fate(ctx: &Ctx<'_>, object: &Value, options: &Options) -> Fate {
         None => match strategy.grace(object, requested) {
             Grace::Now => None,
             Grace::Seconds(seconds) => {
-                mark(&mut marked, ctx.now, seconds);
+                meta::mark_deleted(&mut marked, ctx.now, seconds);
                 Some(seconds)
             }
         },
@@ -155,7 +155,7 @@ fn fate(ctx: &Ctx<'_>, object: &Value, options: &Options) -> Fate {
         return Fate::Goes;
     }
     if graceful.is_none() && meta::field(object, "deletionTimestamp").is_none() {
-        mark(&mut marked, ctx.now, 0);
+        meta::mark_deleted(&mut marked, ctx.now, 0);
     }
     if meta::field(object, "deletionTimestamp").is_none() {
         strategy.begin_delete(ctx, &mut marked);
@@ -167,17 +167,6 @@ fn fate(ctx: &Ctx<'_>, object: &Value, options: &Options) -> Fate {
 fn remaining_grace(object: &Value) -> Option<i64> {
     meta::field(object, "deletionTimestamp")?;
     meta::field(object, "deletionGracePeriodSeconds")?.as_i64().filter(|seconds| *seconds > 0)
-}
-
-fn mark(object: &mut Value, now: Timestamp, seconds: i64) {
-    let generation = meta::field(object, "generation").and_then(Value::as_i64).filter(|generation| *generation > 0);
-    let at = now.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(now);
-    let meta = meta::of(object);
-    meta.insert("deletionTimestamp".into(), rfc3339(at).into());
-    meta.insert("deletionGracePeriodSeconds".into(), seconds.into());
-    if let Some(generation) = generation {
-        meta.insert("generation".into(), (generation + 1).into());
-    }
 }
 
 /// A shorter grace period moves the deletion forward, though not into the past. Returns the period that holds now.

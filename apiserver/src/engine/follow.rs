@@ -9,6 +9,7 @@ use store::{Entry, Error, Event, Listener, Range, Rev};
 use super::{
     Engine,
     cache::{Cache, Write},
+    claims,
 };
 
 /// Pause before the store is asked again after it failed; doubles up to the second.
@@ -47,6 +48,7 @@ async fn load(engine: &Arc<Engine>) -> Result<Rev, Error> {
     for entry in page.entries {
         match registry.cache_of(&entry.key) {
             Some(cache) => by_cache.entry(&cache.prefix).or_default().push(entry),
+            None if entry.key.starts_with(claims::RANGES) => {}
             None => unserved += 1,
         }
     }

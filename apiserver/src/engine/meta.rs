@@ -68,6 +68,18 @@ pub(crate) fn fill(object: &mut Value, now: Timestamp) {
     meta.insert("creationTimestamp".into(), rfc3339(now).into());
 }
 
+/// Its deletion begins, and ends `seconds` from `now` where nothing else holds it.
+pub(crate) fn mark_deleted(object: &mut Value, now: Timestamp, seconds: i64) {
+    let generation = field(object, "generation").and_then(Value::as_i64).filter(|generation| *generation > 0);
+    let at = now.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(now);
+    let meta = of(object);
+    meta.insert("deletionTimestamp".into(), rfc3339(at).into());
+    meta.insert("deletionGracePeriodSeconds".into(), seconds.into());
+    if let Some(generation) = generation {
+        meta.insert("generation".into(), (generation + 1).into());
+    }
+}
+
 /// `base` and five random characters.
 pub(crate) fn generated(base: &str) -> String {
     let mut end = base.len().min(BASE_LENGTH_MAX);

@@ -33,6 +33,14 @@ pub fn dns_subdomain(value: &str) -> Vec<String> {
     errors
 }
 
+/// `IsPathSegmentName`
+pub fn path_segment(value: &str) -> Vec<String> {
+    if matches!(value, "." | "..") {
+        return vec![format!("may not be '{value}'")];
+    }
+    ['/', '%'].into_iter().filter(|c| value.contains(*c)).map(|c| format!("may not contain '{c}'")).collect()
+}
+
 /// `IsDNS1123SubdomainWithUnderscore`
 pub fn dns_subdomain_with_underscore(value: &str) -> Vec<String> {
     let mut errors = too_long(value, 253);

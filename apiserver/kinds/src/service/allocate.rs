@@ -1,360 +1,271 @@
-//! A Service about to be stored -> the same with its cluster IP and node ports, claimed. Source: `pkg/registry/core/service/storage/alloc.go`.
+//! A Service about to be stored -> the same with its cluster IPs and node ports, and what is written with it so that nobody else has them.
 //!
-//! Claims live in memory and follow the cache: what is stored is the truth, and a restart rebuilds them from it. There is no claim in the store,
-//! so two servers over one etcd could give out the same address at the same moment; one server runs today (COMPAT.md).
+//! Source: `pkg/registry/core/service/storage/alloc.go`. Upstream claims first, stores then, and gives back what was claimed in vain; here the
+//! IPAddress objects, the node ports' RangeAllocation and the Service are one transaction: there is nothing to give back, and any number of API
+//! servers may share a store.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    net::IpAddr,
-    ops::RangeInclusive,
-    sync::{Arc, Once},
-};
+use std::{net::IpAddr, ops::RangeInclusive, sync::Arc, time::Duration};
 
-use api::{GroupResource, Key, Status, field_errors::FieldErrors};
+use api::{Key, Status, field_errors::FieldErrors};
 use apiserver::{
-    engine::{Change, Engine},
+    engine::{Claims, Engine},
     kind::Ctx,
 };
-use ipnet::IpNet;
-use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
 use super::{
+    addresses::Addresses,
+    allocation::{Allocation, KEY, spell},
     defaults::edit_spec,
-    pool::{Pool, Taken},
-    shape,
+    node_ports::{self, Ports, Write, owned},
+    objects, shape,
 };
 use crate::{
-    common::{Read, edit, read},
+    common::{edit, read},
     config::Config,
     net,
 };
 
+/// How long a write waits for its turn at the node ports: they are one key, which one write at a time can change.
+const TURN_WAIT_MAX: Duration = Duration::from_secs(10);
+
 pub struct Allocator {
-    range: IpNet,
-    ports: RangeInclusive<u16>,
-    pools: Mutex<Pools>,
-    followed: Once,
+    addresses: Arc<Addresses>,
+    node_ports: RangeInclusive<u16>,
+    /// Of the family that comes first.
+    default_family: &'static str,
+    /// First come, first served: writes of this process wait here for each other instead of losing against each other in the store.
+    turns: Arc<Mutex<()>>,
 }
 
-struct Pools {
-    addresses: Pool,
-    ports: Pool,
-}
-
-/// What one write has claimed so far, to be given back if the rest fails.
-#[derive(Default)]
-struct Claimed {
-    addresses: Vec<u64>,
-    ports: Vec<u64>,
-}
-
-/// The objects of one write, and whether it is for real.
-struct Write<'a, 'b> {
-    ctx: &'a Ctx<'b>,
-    owner: String,
-    old: Option<&'a Value>,
+/// The node ports as they are stored.
+pub struct Stored {
+    /// `None`: nobody has stored them yet.
+    rev: Option<u64>,
+    allocation: Allocation,
+    pub ports: Ports,
 }
 
 impl Allocator {
-    pub fn new(config: &Config) -> Self {
-        let addresses = usable(config.service_cidr);
-        let ports =
-            u64::from(*config.node_ports.end()) + 1 - u64::from(*config.node_ports.start()).min(u64::from(*config.node_ports.end()) + 1);
-        let pools =
-            Pools { addresses: Pool::new(addresses, reserved(addresses, 16, 256)), ports: Pool::new(ports, reserved(ports, 32, 128)) };
-        Self { range: config.service_cidr, ports: config.node_ports.clone(), pools: Mutex::new(pools), followed: Once::new() }
-    }
-
-    /// Begins to follow the stored Services, at the first write.
-    pub fn follow(self: &Arc<Self>, engine: &Arc<Engine>) {
-        self.followed.call_once(|| {
-            let services = GroupResource::new("", "services");
-            let this = self.clone();
-            engine.on_change(&services, Arc::new(move |change| this.changed(change)));
-            // The first call of the above may still be on its way.
-            for service in engine.cached_list(&services, None) {
-                self.moved(None, Some(&service.value()));
-            }
-        });
+    pub fn new(config: &Config, default_family: &'static str) -> Self {
+        let addresses = Arc::new(Addresses::new(config));
+        Self { addresses, node_ports: config.node_ports.clone(), default_family, turns: Arc::default() }
     }
 
     /// # Errors
     /// 422 where what is asked for is taken or out of range; 500 where nothing is left.
-    pub fn allocate(&self, ctx: &Ctx<'_>, service: &mut Value, old: Option<&Value>) -> Result<(), Status> {
-        let write = Write { ctx, owner: owner(ctx.namespace, ctx.name, service), old };
-        let mut pools = self.pools.lock();
-        let mut claimed = Claimed::default();
-        let result = self
-            .addresses(&mut pools, &write, service, &mut claimed)
-            .and_then(|()| self.node_ports(&mut pools, &write, service, &mut claimed))
-            .and_then(|()| self.health_check(&mut pools, &write, service, &mut claimed));
-        if result.is_err() || ctx.dry_run {
-            pools.give_back(&claimed.addresses, &claimed.ports, &write.owner);
-        }
-        result
-    }
-
-    /// After a deletion, or after the store refused the write.
-    pub fn release(&self, engine: &Arc<Engine>, namespace: &str, name: &str, service: &Value) {
-        let owner = owner(namespace, name, service);
-        let key = Key::new(read::namespace(service), read::name(service));
-        let gone = engine.cached(&GroupResource::new("", "services"), &key).is_none();
-        let (addresses, ports) = self.claims_of(service);
-        let mut pools = self.pools.lock();
-        pools.give_back(&addresses, &ports, &owner);
-        if gone {
-            pools.drop_kept(&addresses, &ports, &owner);
-        }
-    }
-
-    fn changed(&self, change: &Change) {
-        let (old, new) = (change.old.as_ref().map(|o| o.value()), change.new.as_ref().map(|o| o.value()));
-        self.moved(old.as_ref(), new.as_ref());
-    }
-
-    /// The stored object went from `old` to `new`.
-    fn moved(&self, old: Option<&Value>, new: Option<&Value>) {
-        let of = |service: Option<&Value>| service.map(|s| self.claims_of(s)).unwrap_or_default();
-        let (before, after) = (of(old), of(new));
-        let Some(any) = new.or(old) else { return };
-        let owner = owner(read::namespace(any), read::name(any), any);
-        let mut pools = self.pools.lock();
-        after.0.iter().for_each(|i| pools.addresses.keep(*i, &owner));
-        after.1.iter().for_each(|i| pools.ports.keep(*i, &owner));
-        let without = |list: &[u64], other: &[u64]| {
-            let other: HashSet<&u64> = other.iter().collect();
-            list.iter().copied().filter(|i| !other.contains(i)).collect::<Vec<_>>()
+    pub async fn claim(&self, ctx: &Ctx<'_>, service: &mut Value, old: Option<&Value>) -> Result<Claims, Status> {
+        let mut claims = Claims::default();
+        let claimed = async {
+            self.claim_addresses(ctx, service, old, &mut claims).await?;
+            self.claim_node_ports(ctx, service, old, &mut claims).await
         };
-        pools.drop_kept(&without(&before.0, &after.0), &without(&before.1, &after.1), &owner);
+        let result = claimed.await;
+        // Who makes a Service that is there already asks for what that one has.
+        if result.is_err() && old.is_none() && ctx.engine.cached(&objects::services(), &key(ctx, service)).is_some() {
+            return Err(Status::already_exists(&objects::services(), read::name(service)));
+        }
+        result.map(|()| claims)
     }
 
-    /// Indexes of all addresses and ports that an object carries and that are of our ranges.
-    fn claims_of(&self, service: &Value) -> (Vec<u64>, Vec<u64>) {
-        if !shape::needs_cluster_ip(service) {
-            return Default::default();
+    /// # Errors
+    /// The store's; 500 where what is stored of the node ports cannot be read.
+    pub async fn release(&self, ctx: &Ctx<'_>, service: &Value) -> Result<Claims, Status> {
+        let mut claims = Claims::default();
+        let key = key(ctx, service);
+        for address in shape::addresses(service) {
+            give_back(ctx, address, &key, &mut claims).await?;
         }
-        let addresses = shape::texts(service, "clusterIPs").into_iter().filter_map(net::parse).filter_map(|ip| self.address_index(ip));
-        let health = shape::health_check_port(service);
-        let ports = shape::node_ports(service).into_iter().chain([health]).filter_map(|n| self.port_index(n));
-        (addresses.collect(), ports.collect())
-    }
-
-    fn addresses(&self, pools: &mut Pools, write: &Write<'_, '_>, service: &mut Value, claimed: &mut Claimed) -> Result<(), Status> {
-        let had = write.old.is_some_and(|old| !shape::spec(old).list("clusterIPs").is_empty());
-        if !shape::needs_cluster_ip(service) || shape::is_headless(service) || had {
-            return Ok(());
-        }
-        let asked = shape::texts(service, "clusterIPs").first().map(|s| (*s).to_owned());
-        let index = match asked.as_deref() {
-            Some(ip) => self.asked_address(pools, write, ip)?,
-            None => {
-                let full = || Status::internal(format!("failed to allocate a serviceIP for Service {:?}: range is full", write.ctx.name));
-                pools.addresses.next_free(rand::random()).ok_or_else(full)?
+        let ports = owned(service);
+        if !ports.is_empty() {
+            claims.hold(self.turn().await?);
+            if let Some(mut stored) = self.node_ports_to_free(ctx).await? {
+                ports.into_iter().for_each(|port| stored.ports.give_back(port));
+                stored.claim(&mut claims);
             }
-        };
-        // Free for this owner, as just found under the same lock.
-        if pools.addresses.take(index, &write.owner).is_ok() {
-            claimed.addresses.push(index);
         }
-        let address = asked.unwrap_or_else(|| self.address_at(index).to_string());
-        edit_spec(service, |spec| {
-            edit::set(spec, "clusterIP", address.as_str());
-            edit::set(spec, "clusterIPs", json!([address]));
-        });
+        Ok(claims)
+    }
+
+    /// The node ports as they are stored; where nobody has stored them yet, those of the Services.
+    ///
+    /// # Errors
+    /// 500 where they cannot be read, or are of another range than ours.
+    pub async fn node_ports(&self, engine: &Arc<Engine>) -> Result<Stored, Status> {
+        let Some(stored) = Stored::read(engine, &self.node_ports).await? else {
+            engine.fresh().await?;
+            return Ok(Stored::of_services(engine, &self.node_ports));
+        };
+        if stored.allocation.range != spell(&self.node_ports) {
+            // Another server has another range.
+            return Err(Status::internal("the provided range does not match the current range"));
+        }
+        Ok(stored)
+    }
+
+    /// As [`Self::node_ports`], for who only gives some back: `None` where nobody could be given them anyway. The next start finds out what is free.
+    async fn node_ports_to_free(&self, ctx: &Ctx<'_>) -> Result<Option<Stored>, Status> {
+        match self.node_ports(ctx.engine).await {
+            Err(status) if status.code == 500 => {
+                tracing::warn!(ns = ctx.namespace, name = ctx.name, error = status.message, "node ports of a Service are not given back");
+                Ok(None)
+            }
+            read => read.map(Some),
+        }
+    }
+
+    async fn claim_addresses(&self, ctx: &Ctx<'_>, service: &mut Value, old: Option<&Value>, claims: &mut Claims) -> Result<(), Status> {
+        self.addresses.follow(ctx.engine);
+        let key = key(ctx, service);
+        let before = old.map(shape::addresses).unwrap_or_default();
+        if shape::needs_cluster_ip(service) && !shape::is_headless(service) {
+            let asked: Vec<String> = shape::texts(service, "clusterIPs").into_iter().map(str::to_owned).collect();
+            let mut given = asked.clone();
+            for ip in &asked {
+                let address = net::parse(ip).ok_or_else(|| Status::internal(format!("failed to parse service IP {ip:?}")))?;
+                if !before.contains(&address) {
+                    self.asked(ctx, &key, (ip, address), &asked, claims).await?;
+                }
+            }
+            let families = shape::texts(service, "ipFamilies");
+            let families = if families.is_empty() { vec![self.default_family] } else { families };
+            for family in families.into_iter().skip(asked.len()) {
+                let full = || Status::internal(format!("failed to allocate a serviceIP for Service {:?}: range is full", key.name));
+                let address = self.addresses.free(family, &mut rand::random).ok_or_else(full)?;
+                claims.create(ctx, &objects::ip_addresses(), &objects::key(address), objects::ip_address(address, &key)).await?;
+                given.push(address.to_string());
+            }
+            if given.len() > asked.len() {
+                edit_spec(service, |spec| {
+                    edit::set(spec, "clusterIP", given.first().map_or("", String::as_str));
+                    edit::set(spec, "clusterIPs", json!(given));
+                });
+            }
+        }
+        for address in before.difference(&shape::addresses(service)) {
+            give_back(ctx, *address, &key, claims).await?;
+        }
         Ok(())
     }
 
-    fn asked_address(&self, pools: &Pools, write: &Write<'_, '_>, ip: &str) -> Result<u64, Status> {
+    /// An address that the Service names itself: free, or left over from one of the same name.
+    async fn asked(
+        &self,
+        ctx: &Ctx<'_>,
+        service: &Key,
+        (ip, address): (&str, IpAddr),
+        all: &[String],
+        claims: &mut Claims,
+    ) -> Result<(), Status> {
         let refuse = |why: String| {
             let mut causes = FieldErrors::default();
-            causes.invalid("spec.clusterIPs", json!([ip]), &format!("failed to allocate IP {ip}: {why}"));
-            Status::invalid(&write.ctx.kind.gvk(), write.ctx.name, &causes)
+            causes.invalid("spec.clusterIPs", json!(all), &format!("failed to allocate IP {ip}: {why}"));
+            Status::invalid(&ctx.kind.gvk(), ctx.name, &causes)
         };
-        let outside = || refuse(format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}", self.range));
-        let index = net::parse(ip).and_then(|ip| self.address_index(ip)).ok_or_else(outside)?;
-        if pools.addresses.is_free_for(index, &write.owner) { Ok(index) } else { Err(refuse("provided IP is already allocated".into())) }
+        let ranges = self.addresses.ranges(net::family(address));
+        if !ranges.iter().any(|range| range.has(address)) {
+            let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+            let ranges = ranges.join(", ");
+            return Err(refuse(format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {ranges}")));
+        }
+        let (kind, at) = (objects::ip_addresses(), objects::key(address));
+        match ctx.engine.cached(&kind, &at) {
+            None => claims.create(ctx, &kind, &at, objects::ip_address(address, service)).await,
+            Some(there) if !there.is_deleting() && objects::parent(&there).as_ref() == Some(service) => {
+                claims.unchanged(ctx.engine, &kind, &there)
+            }
+            Some(_) => Err(refuse("provided IP is already allocated".into())),
+        }
     }
 
-    /// Ports of one Service that share a port number (TCP and UDP) share the node port too.
-    fn node_ports(&self, pools: &mut Pools, write: &Write<'_, '_>, service: &mut Value, claimed: &mut Claimed) -> Result<(), Status> {
-        if !shape::needs_node_port(service) {
+    async fn claim_node_ports(&self, ctx: &Ctx<'_>, service: &mut Value, old: Option<&Value>, claims: &mut Claims) -> Result<(), Status> {
+        if !node_ports::change(service, old) {
             return Ok(());
         }
-        let hand_out = shape::kind(service) == "NodePort" || shape::spec(service).is_true("allocateLoadBalancerNodePorts");
-        let before: HashSet<i64> = write.old.map(shape::node_ports).unwrap_or_default().into_iter().collect();
-        let mut by_port: BTreeMap<i64, i64> = BTreeMap::new();
-        for (port, node) in shape::ports(service).iter().map(|p| (p.int("port").unwrap_or(0), shape::node_port(p))) {
-            if node != 0 {
-                by_port.entry(port).or_insert(node);
-            }
+        if !ctx.dry_run {
+            claims.hold(self.turn().await?);
         }
-        let wanted: Vec<(i64, i64)> = shape::ports(service).iter().map(|p| (p.int("port").unwrap_or(0), shape::node_port(p))).collect();
-        let mut given: Vec<i64> = Vec::with_capacity(wanted.len());
-        let mut known: HashSet<i64> = HashSet::new();
-        for (i, (port, asked)) in wanted.into_iter().enumerate() {
-            let shared = by_port.get(&port).copied().filter(|_| write.old.is_none()).unwrap_or(0);
-            let node = match (asked, shared) {
-                (0, _) if !hand_out => 0,
-                (0, 0) => self.any_port(pools, write, claimed, "a nodePort")?,
-                (0, shared) => shared,
-                (asked, _) if before.contains(&asked) || known.contains(&asked) && write.old.is_some() => asked,
-                (asked, shared) if known.contains(&asked) && asked == shared => asked,
-                (asked, _) => {
-                    let path = format!("spec.ports[{i}].nodePort");
-                    self.asked_port(pools, write, asked, claimed).map_err(|why| {
-                        let mut causes = FieldErrors::default();
-                        causes.invalid(path, asked, &why);
-                        Status::invalid(&write.ctx.kind.gvk(), write.ctx.name, &causes)
-                    })?
+        let stored = match node_ports::needs_more(service, old) {
+            true => Some(self.node_ports(ctx.engine).await?),
+            false => self.node_ports_to_free(ctx).await?,
+        };
+        let Some(mut stored) = stored else { return Ok(()) };
+        stored.ports.assign(service, &mut Write { old, gvk: ctx.kind.gvk(), name: ctx.name, random: &mut rand::random })?;
+        stored.claim(claims);
+        Ok(())
+    }
+
+    async fn turn(&self) -> Result<tokio::sync::OwnedMutexGuard<()>, Status> {
+        let turn = tokio::time::timeout(TURN_WAIT_MAX, self.turns.clone().lock_owned()).await;
+        turn.map_err(|_| Status::timeout("too many Services with node ports are written at this time, please try again"))
+    }
+}
+
+impl Stored {
+    /// `None`: nobody has stored them yet.
+    ///
+    /// # Errors
+    /// 500 where they cannot be read.
+    pub async fn read(engine: &Engine, range: &RangeInclusive<u16>) -> Result<Option<Self>, Status> {
+        let Some((rev, bytes)) = engine.kept(KEY).await? else { return Ok(None) };
+        let unreadable =
+            |why| Status::internal(format!("the node ports in use, stored at {KEY}, cannot be read and stay as they are: {why}"));
+        let allocation = Allocation::read(&bytes).map_err(unreadable)?;
+        let ports = Ports { range: range.clone(), taken: allocation.taken.clone() };
+        Ok(Some(Self { rev: Some(rev), allocation, ports }))
+    }
+
+    /// As the Services in the cache have it.
+    pub fn of_services(engine: &Engine, range: &RangeInclusive<u16>) -> Self {
+        let mut ports = Ports::new(range.clone());
+        for service in engine.cached_list(&objects::services(), None) {
+            let value = service.value();
+            for port in owned(&value) {
+                if let Err(why) = ports.take(port) {
+                    // Its owner keeps it, but nobody watches over it.
+                    tracing::warn!(
+                        ns = service.key.namespace,
+                        name = service.key.name,
+                        port,
+                        why,
+                        "node port of a Service cannot be claimed"
+                    );
                 }
-            };
-            if node != 0 {
-                by_port.entry(port).or_insert(node);
             }
-            given.push(node);
-            known.insert(node);
         }
-        edit_spec(service, |spec| {
-            edit::each(spec, "ports").zip(given).filter(|(_, node)| *node != 0).for_each(|(port, node)| edit::set(port, "nodePort", node));
-        });
-        Ok(())
+        Self { rev: None, allocation: Allocation::new(range, super::bitmap::Bitmap::default()), ports }
     }
 
-    fn health_check(&self, pools: &mut Pools, write: &Write<'_, '_>, service: &mut Value, claimed: &mut Claimed) -> Result<(), Status> {
-        if !shape::needs_health_check(service) || write.old.is_some_and(shape::needs_health_check) {
-            return Ok(());
-        }
-        let number = match shape::health_check_port(service) {
-            0 => self.any_port(pools, write, claimed, "a HealthCheck NodePort 0")?,
-            asked => {
-                let refuse = |why| Status::internal(format!("failed to allocate requested HealthCheck NodePort {asked}: {why}"));
-                self.asked_port(pools, write, asked, claimed).map_err(refuse)?
-            }
-        };
-        edit_spec(service, |spec| edit::set(spec, "healthCheckNodePort", number));
-        Ok(())
+    /// What is stored under the same key, and the ports of another.
+    pub fn with_ports(self, ports: Ports) -> Self {
+        Self { ports, ..self }
     }
 
-    fn any_port(&self, pools: &mut Pools, write: &Write<'_, '_>, claimed: &mut Claimed, what: &str) -> Result<i64, Status> {
-        let full = || Status::internal(format!("failed to allocate {what}: range is full"));
-        let index = pools.ports.next_free(rand::random()).ok_or_else(full)?;
-        if pools.ports.take(index, &write.owner).is_ok() {
-            claimed.ports.push(index);
-        }
-        Ok(i64::from(*self.ports.start()) + i64::try_from(index).unwrap_or(0))
+    /// Whether there is nothing to write.
+    pub fn is_written(&self) -> bool {
+        self.rev.is_some() && self.allocation.taken == self.ports.taken && self.allocation.range == spell(&self.ports.range)
     }
 
-    fn asked_port(&self, pools: &mut Pools, write: &Write<'_, '_>, number: i64, claimed: &mut Claimed) -> Result<i64, String> {
-        let (first, last) = (self.ports.start(), self.ports.end());
-        let outside = || format!("provided port is not in the valid range. The range of valid ports is {first}-{last}");
-        let index = self.port_index(number).ok_or_else(outside)?;
-        let taken = |_: Taken| "provided port is already allocated".to_owned();
-        if claimed.ports.contains(&index) {
-            return Err(taken(Taken));
-        }
-        pools.ports.take(index, &write.owner).map_err(taken)?;
-        claimed.ports.push(index);
-        Ok(number)
-    }
-
-    fn port_index(&self, number: i64) -> Option<u64> {
-        let number = u16::try_from(number).ok().filter(|n| self.ports.contains(n))?;
-        Some(u64::from(number - self.ports.start()))
-    }
-
-    /// The network address is none of ours, nor is the broadcast address.
-    fn address_index(&self, address: IpAddr) -> Option<u64> {
-        let offset = number(address).checked_sub(number(self.range.network()))?.checked_sub(1)?;
-        let index = u64::try_from(offset).ok()?;
-        (self.range.contains(&address) && index < usable(self.range)).then_some(index)
-    }
-
-    fn address_at(&self, index: u64) -> IpAddr {
-        let number = number(self.range.network()) + u128::from(index) + 1;
-        match self.range {
-            IpNet::V4(_) => IpAddr::V4(u32::try_from(number).unwrap_or(u32::MAX).into()),
-            IpNet::V6(_) => IpAddr::V6(number.into()),
+    pub fn claim(self, claims: &mut Claims) {
+        if !self.is_written() {
+            claims.put(KEY.into(), self.rev, self.allocation.write(&self.ports.range, &self.ports.taken));
         }
     }
 }
 
-impl Pools {
-    fn give_back(&mut self, addresses: &[u64], ports: &[u64], owner: &str) {
-        addresses.iter().for_each(|i| self.addresses.give_back(*i, owner));
-        ports.iter().for_each(|i| self.ports.give_back(*i, owner));
-    }
-
-    fn drop_kept(&mut self, addresses: &[u64], ports: &[u64], owner: &str) {
-        addresses.iter().for_each(|i| self.addresses.drop_kept(*i, owner));
-        ports.iter().for_each(|i| self.ports.drop_kept(*i, owner));
-    }
+/// With `generateName` the context has no name of its own; the object has.
+fn key(ctx: &Ctx<'_>, service: &Value) -> Key {
+    Key::new(ctx.namespace, read::name(service))
 }
 
-/// With `generateName` the context has no name yet; the object has.
-fn owner(namespace: &str, name: &str, service: &Value) -> String {
-    let name = if name.is_empty() { read::name(service) } else { name };
-    format!("{namespace}/{name}")
-}
-
-/// How many addresses of a network can be given out: without the network's own, and the broadcast address of IPv4.
-fn usable(network: IpNet) -> u64 {
-    let bits = u32::from(network.max_prefix_len() - network.prefix_len());
-    let all = 1u128.checked_shl(bits).unwrap_or(u128::MAX);
-    let special = if network.network().is_ipv4() { 2 } else { 1 };
-    u64::try_from(all.saturating_sub(special)).unwrap_or(u64::MAX)
-}
-
-/// The band that is given out last: a `step`th of the range, at least 16 and at most `max`; none of a small range (KEP-3070, KEP-3668).
-fn reserved(size: u64, step: u64, max: u64) -> u64 {
-    if size <= 16 { 0 } else { (size / step).clamp(16, max) }
-}
-
-fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(four) => u128::from(u32::from(four)),
-        IpAddr::V6(six) => u128::from(six),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn allocator() -> Allocator {
-        Allocator::new(&Config { service_cidr: "10.96.0.0/28".parse().unwrap(), node_ports: 30000..=30009, ..Config::default() })
-    }
-
-    #[test]
-    fn indexes_and_addresses_correspond() {
-        let allocator = allocator();
-        assert_eq!(allocator.address_index("10.96.0.1".parse().unwrap()), Some(0));
-        assert_eq!(allocator.address_index("10.96.0.14".parse().unwrap()), Some(13));
-        for outside in ["10.96.0.0", "10.96.0.15", "10.96.0.16", "10.95.255.255", "::1"] {
-            assert_eq!(allocator.address_index(outside.parse().unwrap()), None, "{outside}");
-        }
-        assert_eq!(allocator.address_at(0).to_string(), "10.96.0.1");
-        assert_eq!((allocator.port_index(30000), allocator.port_index(30009), allocator.port_index(30010)), (Some(0), Some(9), None));
-        assert_eq!(usable("10.96.0.0/12".parse().unwrap()), (1 << 20) - 2);
-        assert_eq!(usable("fd00::/112".parse().unwrap()), 65535);
-        assert_eq!((reserved(14, 16, 256), reserved(1 << 20, 16, 256), reserved(2768, 32, 128)), (0, 256, 86));
-    }
-
-    #[test]
-    fn claims_follow_what_is_stored() {
-        let allocator = allocator();
-        let service = |kind: &str| {
-            json!({"metadata": {"namespace": "a", "name": "b"},
-            "spec": {"type": kind, "clusterIPs": ["10.96.0.5"], "ports": [{"nodePort": 30001}], "healthCheckNodePort": 30002}})
-        };
-        allocator.moved(None, Some(&service("LoadBalancer")));
-        let free = |address: u64, port: u64| {
-            let pools = allocator.pools.lock();
-            (pools.addresses.is_free_for(address, "x/y"), pools.ports.is_free_for(port, "x/y"))
-        };
-        assert_eq!(free(4, 1), (false, false));
-        assert_eq!(free(3, 2), (true, false));
-        allocator.moved(Some(&service("LoadBalancer")), Some(&service("ExternalName")));
-        assert_eq!(free(4, 1), (true, true));
+/// The Service's own address goes with it. What stands there for somebody else stays, and must be there still when the Service is written.
+async fn give_back(ctx: &Ctx<'_>, address: IpAddr, service: &Key, claims: &mut Claims) -> Result<(), Status> {
+    let (kind, at) = (objects::ip_addresses(), objects::key(address));
+    match ctx.engine.get(&kind, &at).await {
+        Ok(there) if objects::parent(&there).as_ref() == Some(service) => claims.delete(ctx, &kind, &there).await,
+        Ok(there) => claims.unchanged(ctx.engine, &kind, &there),
+        Err(status) if status.code == 404 => claims.absent(ctx.engine, &kind, &at).await,
+        Err(status) => Err(status),
     }
 }

@@ -1,8 +1,10 @@
 //! A Service -> what follows from its type: short readings that defaults, checks and claims share.
 
+use std::{collections::BTreeSet, net::IpAddr};
+
 use serde_json::Value;
 
-use crate::common::Read;
+use crate::{common::Read, net};
 
 pub fn spec(service: &Value) -> Option<&Value> {
     service.at("spec")
@@ -27,6 +29,22 @@ pub fn needs_cluster_ip(service: &Value) -> bool {
 
 pub fn needs_node_port(service: &Value) -> bool {
     matches!(kind(service), "NodePort" | "LoadBalancer")
+}
+
+/// Whether ports without a node port get one.
+pub fn hands_out_node_ports(service: &Value) -> bool {
+    kind(service) == "NodePort" || kind(service) == "LoadBalancer" && spec(service).is_true("allocateLoadBalancerNodePorts")
+}
+
+/// The cluster IPs that are the Service's own; none where it is headless, or a mere name.
+pub fn addresses(service: &Value) -> BTreeSet<IpAddr> {
+    if !needs_cluster_ip(service) {
+        return BTreeSet::new();
+    }
+    let listed = texts(service, "clusterIPs");
+    // Stores of long ago have the first only.
+    let all = if listed.is_empty() { vec![spec(service).text("clusterIP")] } else { listed };
+    all.into_iter().filter_map(net::parse).collect()
 }
 
 pub fn needs_health_check(service: &Value) -> bool {

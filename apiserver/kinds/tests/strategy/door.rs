@@ -12,7 +12,7 @@ use apiserver::{
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::stock::{Change, Item, MARK, Reach, State, Stock, body, part_body, root};
+use crate::stock::{Change, Item, MARK, Reach, State, Stock, body, named, part_body, root};
 
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 /// Words of the path among them.
@@ -235,7 +235,7 @@ async fn kind(walk: &mut Walk, kind: &Kind) {
         }
     }
     for name in NAMES {
-        for path in items(kind, name) {
+        for path in items(kind, &named(&kind.plural, name)) {
             for method in METHODS {
                 walk.ask(method, &path, sent(method, body(kind, place, name)).as_ref()).await;
                 if method == "PUT" {
@@ -244,7 +244,7 @@ async fn kind(walk: &mut Walk, kind: &Kind) {
             }
         }
     }
-    for (path, sub) in parts(kind, "one") {
+    for (path, sub) in parts(kind, &named(&kind.plural, "one")) {
         for method in METHODS {
             walk.ask(method, &path, sent(method, part_body(kind, &sub, place, "one")).as_ref()).await;
         }

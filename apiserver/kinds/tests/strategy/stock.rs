@@ -91,7 +91,7 @@ impl Stock {
                 let created = self.engine.create(&gr, namespace, object, &kinds::auth::system_user()).await;
                 created.unwrap_or_else(|status| panic!("{gr} {namespace}/{name}: {status}"));
                 let (group, plural) = (kind.group.to_string(), kind.plural.to_string());
-                made.push(Item { group, plural, namespace: namespace.into(), name: name.into() });
+                made.push(Item { name: named(&plural, name), group, plural, namespace: namespace.into() });
             }
         }
         made
@@ -189,6 +189,15 @@ pub fn root(kind: &Kind) -> String {
     if kind.group.is_empty() { format!("/api/{}", kind.version) } else { format!("/apis/{}/{}", kind.group, kind.version) }
 }
 
+/// What an object of a resource is called that is to be called `name`: an address, where names are addresses.
+pub fn named(plural: &str, name: &str) -> String {
+    if plural != "ipaddresses" {
+        return name.to_owned();
+    }
+    let number = name.bytes().fold(0_u32, |number, byte| number.wrapping_mul(31).wrapping_add(u32::from(byte)));
+    std::net::Ipv4Addr::from(10 << 24 | number & 0x00ff_ffff).to_string()
+}
+
 /// A valid object of a kind.
 pub fn body(kind: &Kind, namespace: &str, name: &str) -> Value {
     let labels = json!({"app": "x"});
@@ -204,6 +213,8 @@ pub fn body(kind: &Kind, namespace: &str, name: &str) -> Value {
         "endpointslices" => json!({"addressType": "IPv4", "endpoints": [], "ports": []}),
         "poddisruptionbudgets" => json!({"spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "other"}}}}),
         "priorityclasses" => json!({"value": 1}),
+        "ipaddresses" => json!({"spec": {"parentRef": {"group": "x.example", "resource": "things", "name": "x"}}}),
+        "servicecidrs" => json!({"spec": {"cidrs": ["10.9.0.0/24"]}}),
         "limitranges" | "leases" => json!({"spec": {}}),
         "rolebindings" | "clusterrolebindings" => json!({
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "none"},
@@ -217,6 +228,7 @@ pub fn body(kind: &Kind, namespace: &str, name: &str) -> Value {
         "selfsubjectrulesreviews" => json!({"spec": {"namespace": namespace}}),
         _ => json!({}),
     };
+    let name = named(&kind.plural, name);
     let mut object = json!({"apiVersion": kind.api_version(), "kind": kind.kind, "metadata": {"name": name}});
     if kind.scope == Scope::Namespaced && !namespace.is_empty() {
         object["metadata"]["namespace"] = namespace.into();

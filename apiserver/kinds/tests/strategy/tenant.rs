@@ -6,7 +6,7 @@ use apiserver::{discovery::Discovery, front::Front, identity::User, kind::Kind, 
 use kinds::auth;
 use serde_json::{Value, json};
 
-use crate::stock::{Item, Reach, State, Stock, body, part_body};
+use crate::stock::{Item, Reach, State, Stock, body, named, part_body};
 
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 const OWN: &str = "tenant";
@@ -81,9 +81,10 @@ async fn make(stock: &Stock, plural: &str, namespace: &str, object: Value) {
 /// A path of the document with a namespace and a name put in, and in the ways that may lead around a check.
 fn ways(path: &str) -> Vec<String> {
     let mut out = Vec::new();
+    let plural = if path.contains("/ipaddresses") { "ipaddresses" } else { "" };
     for namespace in [OWN, FOREIGN] {
-        for name in ["mine", "theirs", FOREIGN] {
-            out.push(path.replace("{namespace}", namespace).replace("{name}", name).replace("{path}", "x"));
+        for name in ["mine", "theirs", FOREIGN].map(|name| named(plural, name)) {
+            out.push(path.replace("{namespace}", namespace).replace("{name}", &name).replace("{path}", "x"));
         }
     }
     let root = path.split('/').take(if path.starts_with("/api/") { 3 } else { 4 }).collect::<Vec<_>>().join("/");

@@ -22,6 +22,7 @@ pub(crate) mod registry;
 pub(crate) mod scale;
 pub(crate) mod select;
 mod serving;
+pub(crate) mod subresource;
 pub(crate) mod update;
 mod view;
 mod wake;

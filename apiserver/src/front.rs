@@ -44,10 +44,10 @@ use crate::{
     body::{Body, BoxError, Request, Response, boxed},
     connect,
     engine::{
-        Ctx, Engine, Manager, admit,
+        Ctx, Engine, Manager,
         context::{Notes, Origin},
-        form,
         registry::Served,
+        subresource,
     },
     fairness::{self, Classification, Fairness},
     identity::{Operation, User},
@@ -256,11 +256,15 @@ async fn tree(request: Request) -> Result<Response, Infallible> {
         return Ok(wire::refusal(&Status::internal("a request came to the resources past the door")));
     };
     let call = Call { entry, parts };
-    Ok(call.run(body).await.unwrap_or_else(|status| {
+    let mut response = call.run(body).await.unwrap_or_else(|status| {
         // A refusal keeps no seat.
         drop(call.holds.permit());
         refused(&status)
-    }))
+    });
+    // Also where the request was refused.
+    render::warn(&mut response, call.notes.take_warnings());
+    call.tell_annotations();
+    Ok(response)
 }
 
 async fn wait_ready(engine: &Arc<Engine>) -> Result<(), Status> {
@@ -296,10 +300,7 @@ impl Call {
             Ok(served) => served,
             Err(none) => return none.reply(),
         };
-        let mut response = if self.info.subresource.is_empty() { self.whole(served, body).await? } else { self.part(served, body).await? };
-        render::warn(&mut response, self.notes.take_warnings());
-        self.tell_annotations();
-        Ok(response)
+        if self.info.subresource.is_empty() { self.whole(served, body).await } else { self.part(served, body).await }
     }
 
     /// Where audit events will have them.
@@ -350,11 +351,7 @@ impl Call {
         let query = self.parts.uri.query().unwrap_or_default();
         let none = Value::Null;
         let ctx = self.ctx(served, Operation::Connect, &self.info.name, &none, false);
-        if let Some(options) = handler.options(&self.info.rest, query) {
-            let mut options = form::named_as(&sub.body, options);
-            admit::mutate(&ctx, Some(&mut options), None).await?;
-            admit::validate(&ctx, Some(&options), None).await?;
-        }
+        subresource::admit_connect(&ctx, sub, handler, (&self.info.rest, query)).await?;
         if let Some(verb) = handler.also_needs() {
             auth::authorize_also(&self.engine, &self.info, &self.user, verb)?;
         }

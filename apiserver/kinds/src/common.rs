@@ -64,6 +64,7 @@ pub fn kind(
         verbs: names(ALL_VERBS),
         storage: Storage::Kept { prefix: plural.into(), ttl_seconds: None },
         conversion: Conversion::None,
+        read: None,
         subresources: Vec::new(),
         columns: table::metadata_columns(),
         fields: Cow::Borrowed(&[]),
@@ -75,7 +76,13 @@ pub fn kind(
 
 /// The `status` subresource of a kind; `body` is the kind itself.
 pub fn status(group: &str, version: &str, kind: &str) -> Subresource {
-    Subresource { name: "status".into(), body: Gvk::new(group, version, kind), verbs: names(OBJECT_VERBS), handler: Handler::Status }
+    Subresource {
+        name: "status".into(),
+        body: Gvk::new(group, version, kind),
+        schema: apiserver::schema::Schema::Open,
+        verbs: names(OBJECT_VERBS),
+        handler: Handler::Status,
+    }
 }
 
 /// A typed view for the places that read a lot of an object; never stored. Fails with 400 where the types do not fit.

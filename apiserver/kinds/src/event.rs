@@ -2,7 +2,7 @@
 //!
 //! Source: `pkg/registry/core/event`, `pkg/apis/core/validation/events.go`, `pkg/apis/events/v1/conversion.go`.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use api::{field_errors::FieldErrors, human, time::Timestamp};
 use apiserver::kind::{Column, Conversion, Field, Kind, Name, Storage, Strategy, names};
@@ -54,16 +54,17 @@ const CORE_FIELDS: &[Field] = &[
     table::field("type", "/type", ""),
     table::field("source", "/source/component", ""),
 ];
+/// Where they stand in what is stored.
 const EVENTS_FIELDS: &[Field] = &[
-    table::field("regarding.kind", "/regarding/kind", ""),
-    table::field("regarding.namespace", "/regarding/namespace", ""),
-    table::field("regarding.name", "/regarding/name", ""),
-    table::field("regarding.uid", "/regarding/uid", ""),
-    table::field("regarding.apiVersion", "/regarding/apiVersion", ""),
-    table::field("regarding.resourceVersion", "/regarding/resourceVersion", ""),
-    table::field("regarding.fieldPath", "/regarding/fieldPath", ""),
+    table::field("regarding.kind", "/involvedObject/kind", ""),
+    table::field("regarding.namespace", "/involvedObject/namespace", ""),
+    table::field("regarding.name", "/involvedObject/name", ""),
+    table::field("regarding.uid", "/involvedObject/uid", ""),
+    table::field("regarding.apiVersion", "/involvedObject/apiVersion", ""),
+    table::field("regarding.resourceVersion", "/involvedObject/resourceVersion", ""),
+    table::field("regarding.fieldPath", "/involvedObject/fieldPath", ""),
     table::field("reason", "/reason", ""),
-    table::field("reportingController", "/reportingController", ""),
+    table::field("reportingController", "/reportingComponent", ""),
     table::field("type", "/type", ""),
 ];
 
@@ -84,7 +85,7 @@ pub fn events_kind() -> Kind {
     Kind {
         short_names: names(&["ev"]),
         storage: Storage::As { group: name(""), version: name("v1"), plural: name("events") },
-        conversion: Conversion::Direct(|to, event| if to.group.is_empty() { to_core(event) } else { to_events(event) }),
+        conversion: Conversion::Direct(Arc::new(|to, event| if to.group.is_empty() { to_core(event) } else { to_events(event) })),
         columns: Cow::Borrowed(COLUMNS),
         fields: Cow::Borrowed(EVENTS_FIELDS),
         ..common::kind("events.k8s.io", "v1", "Event", "events", "io.k8s.api.events.v1", Events)

@@ -103,7 +103,13 @@ impl Strategy for Namespaces {
 
 fn finalize() -> Subresource {
     let body = Gvk::new("", "v1", "Namespace");
-    Subresource { name: "finalize".into(), body, verbs: names(&["update"]), handler: Handler::Object }
+    Subresource {
+        name: "finalize".into(),
+        body,
+        schema: apiserver::schema::Schema::Open,
+        verbs: names(&["update"]),
+        handler: Handler::Object,
+    }
 }
 
 fn label_with_name(object: &mut Value) {

@@ -109,8 +109,8 @@ fn subresources() -> Vec<Subresource> {
     let streams: &[&str] = &["create", "get"];
     vec![
         stream("attach", "PodAttachOptions", streams, connect::Stream::Attach),
-        action("binding", Gvk::new("", "v1", "Binding"), Handler::Action(Arc::new(BindPod))),
-        action("eviction", Gvk::new("policy", "v1", "Eviction"), Handler::Action(Arc::new(EvictPod::default()))),
+        action("binding", Gvk::new("", "v1", "Binding"), "io.k8s.api.core.v1", Handler::Action(Arc::new(BindPod))),
+        action("eviction", Gvk::new("policy", "v1", "Eviction"), "io.k8s.api.policy.v1", Handler::Action(Arc::new(EvictPod::default()))),
         stream("exec", "PodExecOptions", streams, connect::Stream::Exec),
         stream("log", "Pod", &["get"], connect::Stream::Log),
         stream("portforward", "PodPortForwardOptions", streams, connect::Stream::PortForward),
@@ -120,11 +120,18 @@ fn subresources() -> Vec<Subresource> {
 }
 
 fn stream(name: &'static str, body: &str, verbs: &'static [&'static str], to: impl Connect + 'static) -> Subresource {
-    Subresource { name: name.into(), body: Gvk::new("", "v1", body), verbs: names(verbs), handler: Handler::Connect(Arc::new(to)) }
+    Subresource {
+        name: name.into(),
+        body: Gvk::new("", "v1", body),
+        schema: apiserver::schema::Schema::Open,
+        verbs: names(verbs),
+        handler: Handler::Connect(Arc::new(to)),
+    }
 }
 
-fn action(name: &'static str, body: Gvk, handler: Handler) -> Subresource {
-    Subresource { name: name.into(), body, verbs: names(&["create"]), handler }
+fn action(name: &'static str, body: Gvk, package: &str, handler: Handler) -> Subresource {
+    let schema = crate::schema::built_in(format!("{package}.{}", body.kind));
+    Subresource { name: name.into(), body, schema, verbs: names(&["create"]), handler }
 }
 
 #[cfg(test)]

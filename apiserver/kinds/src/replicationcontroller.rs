@@ -61,6 +61,7 @@ pub fn scale(selector: &'static str) -> Subresource {
     Subresource {
         name: "scale".into(),
         body: Gvk::new("autoscaling", "v1", "Scale"),
+        schema: crate::schema::built_in("io.k8s.api.autoscaling.v1.Scale".into()),
         verbs: names(common::OBJECT_VERBS),
         handler: Handler::Scale(ScalePaths {
             spec_replicas: "/spec/replicas".into(),

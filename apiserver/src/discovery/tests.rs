@@ -29,6 +29,7 @@ fn kind(group: &'static str, version: &'static str, kind: &'static str, plural: 
         verbs: names(&["get", "list"]),
         storage: Storage::Kept { prefix: plural.into(), ttl_seconds: None },
         conversion: Conversion::None,
+        read: None,
         subresources: Vec::new(),
         columns: Cow::Borrowed(&[]),
         fields: Cow::Borrowed(&[]),
@@ -42,10 +43,17 @@ fn table() -> Vec<Arc<Kind>> {
     let body = |group, version, kind| api::Gvk::new(group, version, kind);
     let mut pod = kind("", "v1", "Pod", "pods");
     pod.subresources = vec![
-        Subresource { name: "status".into(), body: body("", "v1", "Pod"), verbs: names(&["get"]), handler: Handler::Status },
+        Subresource {
+            name: "status".into(),
+            body: body("", "v1", "Pod"),
+            schema: crate::schema::Schema::Open,
+            verbs: names(&["get"]),
+            handler: Handler::Status,
+        },
         Subresource {
             name: "eviction".into(),
             body: body("policy", "v1", "Eviction"),
+            schema: crate::schema::Schema::Open,
             verbs: names(&["create"]),
             handler: Handler::Object,
         },

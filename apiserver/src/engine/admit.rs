@@ -6,10 +6,10 @@ use serde_json::Value;
 
 use super::{
     context::{Ctx, Origin},
-    meta,
+    managed_fields, meta,
 };
 use crate::{
-    identity::{Admission, Operation, Reinvocation, Review, Reviewed},
+    identity::{Reinvocation, Review, Reviewed},
     schema::FieldValidation,
 };
 
@@ -28,32 +28,9 @@ pub(crate) async fn mutate(ctx: &Ctx<'_>, mut object: Option<&mut Value>, old: O
 
 async fn pass(ctx: &Ctx<'_>, mut object: Option<&mut Value>, old: Option<&Value>, reinvocation: &mut Reinvocation) -> Result<(), Status> {
     for plugin in &ctx.engine.auth.admission {
-        let reviewed = object.as_deref_mut().map_or(Reviewed::Nothing, Reviewed::Admitted);
-        let mut review = Review { ctx, object: reviewed, old, reinvocation };
-        plugin.admit(&mut review).await?;
-        if let Some(object) = object.as_deref_mut()
-            && plugin.is_external()
-        {
-            check_again(ctx, plugin.as_ref(), object)?;
-        }
+        let object = object.as_deref_mut().map_or(Reviewed::Nothing, Reviewed::Admitted);
+        plugin.admit(&mut Review { ctx, object, old, reinvocation }).await?;
     }
-    Ok(())
-}
-
-/// What comes back from outside is checked and defaulted as what a client sends is.
-fn check_again(ctx: &Ctx<'_>, plugin: &dyn Admission, object: &mut Value) -> Result<(), Status> {
-    let is_whole = ctx.kind.is_object_of(ctx.subresource);
-    if !is_whole || ctx.operation == Operation::Connect {
-        return Ok(());
-    }
-    let refused =
-        |status: Status| Status::internal(format!("admission plugin {:?} made an invalid object: {}", plugin.name(), status.message));
-    ctx.kind.schema.check(&ctx.kind.gvk(), object, &[], FieldValidation::Ignore).map_err(refused)?;
-    meta::typed(object).map_err(|why| refused(Status::bad_request(why)))?;
-    if meta::text(object, "namespace") != ctx.namespace {
-        return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
-    }
-    ctx.kind.strategy.default(object);
     Ok(())
 }
 
@@ -69,4 +46,29 @@ pub(crate) async fn validate(ctx: &Ctx<'_>, object: Option<&Value>, old: Option<
         plugin.validate(&review).await?;
     }
     Ok(())
+}
+
+impl Review<'_> {
+    /// Puts what came from outside (a webhook's patch, a policy's mutation) in the place of the object: checked and defaulted as what a client sends is,
+    /// so that whoever looks next sees a whole one.
+    ///
+    /// # Errors
+    /// 500 where it is no object of the kind, 400 where it is of another namespace, or where nothing may be changed.
+    pub fn replace(&mut self, plugin: &str, mut new: Value) -> Result<(), Status> {
+        let ctx = self.ctx;
+        let refused = |why: &str| Status::internal(format!("admission plugin {plugin:?} made an invalid object: {why}"));
+        let (schema, gvk) = ctx.body();
+        schema.check(&gvk, &mut new, &[], FieldValidation::Ignore).map_err(|status| refused(&status.message))?;
+        meta::typed(&new).map_err(|why| refused(&why))?;
+        if ctx.kind.is_object_of(ctx.subresource) {
+            if meta::text(&new, "namespace") != ctx.namespace {
+                return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+            }
+            managed_fields::forget(&mut new);
+            ctx.kind.strategy.default(&mut new);
+        }
+        let Some(object) = self.object.as_deref_mut() else { return Err(refused("there is none to be changed")) };
+        *object = new;
+        Ok(())
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, mem, sync::Arc};
 
-use api::{Key, time::Timestamp};
+use api::{Gvk, Key, time::Timestamp};
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -11,6 +11,7 @@ use super::{Engine, registry::Served};
 use crate::{
     identity::{Operation, User},
     kind::Kind,
+    schema::Schema,
 };
 
 /// Longest name of a manager, in bytes (`FieldManager` in metav1 `validation.go`).
@@ -83,6 +84,14 @@ impl<'a> Ctx<'a> {
 
     pub(crate) fn operating(self, operation: Operation) -> Self {
         Self { operation, ..self }
+    }
+
+    /// The schema and the kind of what is written: the object's, or those of the subresource's body.
+    pub(crate) fn body(&self) -> (&'a Schema, Gvk) {
+        match self.kind.subresource(self.subresource).filter(|_| !self.kind.is_object_of(self.subresource)) {
+            Some(sub) => (&sub.schema, sub.body.clone()),
+            None => (&self.kind.schema, self.kind.gvk()),
+        }
     }
 
     pub fn key(&self) -> Key {

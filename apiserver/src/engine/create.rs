@@ -22,6 +22,7 @@ const NAME_ATTEMPTS: usize = 8;
 pub(crate) async fn create(ctx: &Ctx<'_>, mut object: Value) -> Result<Arc<Object>, Status> {
     let kind = ctx.kind;
     kind.strategy.default(&mut object);
+    managed_fields::track(ctx, &mut object, None);
     admit::mutate(ctx, Some(&mut object), None).await?;
     if kind.storage == Storage::Nowhere {
         return answer(ctx, object).await;
@@ -59,7 +60,6 @@ async fn answer(ctx: &Ctx<'_>, object: Value) -> Result<Arc<Object>, Status> {
 
 pub(super) async fn create_named(ctx: &Ctx<'_>, mut object: Value) -> Result<Arc<Object>, Status> {
     let kind = ctx.kind;
-    managed_fields::track(ctx, &mut object);
     meta::fill(&mut object, ctx.now);
     let name = meta::text(&object, "name").to_owned();
     let ctx = &ctx.named(&name);

@@ -24,8 +24,8 @@ const CONVERT_MAX: Duration = Duration::from_secs(30);
 /// # Errors
 /// Those of a conversion that is asked for.
 pub(crate) async fn value(served: &Served, object: &Object) -> Result<Value, Status> {
-    match asked(served, object) {
-        Some(converter) => one(convert(&converter, &served.kind.gvk(), vec![object.value()]).await?),
+    match remote(served, object) {
+        Some(converter) => one(convert(&converter, &served.kind.gvk(), vec![object.value()]).await?).map(|value| read(&served.kind, value)),
         None => Ok(value_at(served, object, object.rev)),
     }
 }
@@ -35,7 +35,7 @@ pub(crate) async fn value(served: &Served, object: &Object) -> Result<Value, Sta
 /// # Errors
 /// As of [`value`].
 pub(crate) async fn view(served: &Served, object: Arc<Object>) -> Result<Arc<Object>, Status> {
-    if !converts(served, &object) {
+    if served.kind.read.is_none() && !converts(served, &object) {
         return Ok(object);
     }
     let value = value(served, &object).await?;
@@ -43,8 +43,8 @@ pub(crate) async fn view(served: &Served, object: Arc<Object>) -> Result<Arc<Obj
 }
 
 /// Whether an object that `served` shows may be in another version, and has to be asked for.
-pub(crate) fn is_asked(served: &Served) -> bool {
-    matches!(served.kind.conversion, Conversion::Asked(_))
+pub(crate) fn is_remote(served: &Served) -> bool {
+    matches!(served.kind.conversion, Conversion::Remote(_))
 }
 
 /// What has to be asked for of many, before they are written: a batch at a time, each object under its own revision. What [`value_at`] converts
@@ -53,7 +53,7 @@ pub(crate) fn is_asked(served: &Served) -> bool {
 /// # Errors
 /// As of [`value`]: then none is shown.
 pub(crate) async fn views(served: &Served, objects: Vec<(Arc<Object>, Rev)>) -> Result<Vec<(Arc<Object>, Rev)>, Status> {
-    let Conversion::Asked(converter) = &served.kind.conversion else { return Ok(objects) };
+    let Conversion::Remote(converter) = &served.kind.conversion else { return Ok(objects) };
     let (mut out, to) = (objects, served.kind.gvk());
     let mut at = 0;
     while at < out.len() {
@@ -71,7 +71,8 @@ pub(crate) async fn views(served: &Served, objects: Vec<(Arc<Object>, Rev)>) -> 
         }
         for (place, value) in places.into_iter().zip(convert(converter, &to, batch).await?) {
             if let Some((object, rev)) = out.get_mut(place) {
-                *object = Arc::new(Object::from_shown(&served.kind, object.key.clone(), bytes(&value), *rev));
+                let shown = bytes(&read(&served.kind, value));
+                *object = Arc::new(Object::from_shown(&served.kind, object.key.clone(), shown, *rev));
             }
         }
     }
@@ -80,19 +81,30 @@ pub(crate) async fn views(served: &Served, objects: Vec<(Arc<Object>, Rev)>) -> 
 
 /// As [`value`] under another resource version, of an object that needs no asking for.
 pub(crate) fn value_at(served: &Served, object: &Object, rev: Rev) -> Value {
-    let value = object.value_at(rev);
-    match &served.kind.conversion {
-        Conversion::Direct(convert) if converts(served, object) => typed_as(&served.kind, convert(&served.kind.gvk(), value)),
-        Conversion::None | Conversion::Direct(_) | Conversion::Asked(_) => value,
+    let (kind, value) = (&served.kind, object.value_at(rev));
+    if object.is_shown() {
+        return value;
     }
+    match &kind.conversion {
+        Conversion::Direct(convert) if converts(served, object) => read(kind, typed_as(kind, convert(&kind.gvk(), value))),
+        Conversion::None | Conversion::Direct(_) | Conversion::Remote(_) => read(kind, value),
+    }
+}
+
+fn read(kind: &Kind, mut value: Value) -> Value {
+    if let Some(read) = &kind.read {
+        read(&mut value);
+    }
+    value
 }
 
 /// Appends an object as `served` shows it, under the resource version `rev`; one that needs no asking for.
 pub(crate) fn put_at(served: &Served, object: &Object, rev: Rev, out: &mut BytesMut) {
-    if converts(served, object) {
-        out.put_slice(&bytes(&value_at(served, object, rev)));
-    } else {
+    let is_as_stored = served.kind.read.is_none() && !converts(served, object);
+    if is_as_stored || object.is_shown() {
         object.put_at(rev, out);
+    } else {
+        out.put_slice(&bytes(&value_at(served, object, rev)));
     }
 }
 
@@ -106,7 +118,7 @@ pub(crate) async fn to_stored(served: &Served, value: &Value) -> Result<Bytes, S
     match &served.kind.conversion {
         Conversion::None => Ok(stored(&cache.kind, value)),
         Conversion::Direct(convert) => Ok(stored(&cache.kind, &convert(&to, value.clone()))),
-        Conversion::Asked(converter) => Ok(stored(&cache.kind, &one(convert(converter, &to, vec![value.clone()]).await?)?)),
+        Conversion::Remote(converter) => Ok(stored(&cache.kind, &one(convert(converter, &to, vec![value.clone()]).await?)?)),
     }
 }
 
@@ -114,14 +126,14 @@ pub(crate) async fn to_stored(served: &Served, value: &Value) -> Result<Bytes, S
 fn converts(served: &Served, object: &Object) -> bool {
     match &served.kind.conversion {
         Conversion::None => false,
-        Conversion::Direct(_) | Conversion::Asked(_) => !object.is_of(&served.kind.api_version()),
+        Conversion::Direct(_) | Conversion::Remote(_) => !object.is_of(&served.kind.api_version()),
     }
 }
 
-fn asked(served: &Served, object: &Object) -> Option<Arc<dyn Converter>> {
+fn remote(served: &Served, object: &Object) -> Option<Arc<dyn Converter>> {
     match &served.kind.conversion {
-        Conversion::Asked(converter) if converts(served, object) => Some(converter.clone()),
-        Conversion::None | Conversion::Direct(_) | Conversion::Asked(_) => None,
+        Conversion::Remote(converter) if converts(served, object) => Some(converter.clone()),
+        Conversion::None | Conversion::Direct(_) | Conversion::Remote(_) => None,
     }
 }
 

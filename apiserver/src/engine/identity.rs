@@ -1,6 +1,10 @@
 //! Who asks, and what a request passes: authentication, authorization, admission. The authenticators, authorizers and plugins live in `kinds`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    any::Any,
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use api::{Status, selector::Fields};
 use async_trait::async_trait;
@@ -99,17 +103,24 @@ pub struct Review<'a> {
     pub reinvocation: &'a mut Reinvocation,
 }
 
-/// Whether the plugins that change objects are asked a second time (`reinvocation.go`). There is no third.
-#[derive(Debug, Default)]
+/// Whether the plugins that change objects are asked a second time (`reinvocation.go`), and what each remembers of the first. There is no third.
+#[derive(Default)]
 pub struct Reinvocation {
     is_wanted: bool,
     is_again: bool,
+    memories: HashMap<&'static str, Box<dyn Any + Send + Sync>>,
 }
 
 impl Reinvocation {
     /// Asks for it: something has changed since a plugin looked that wants to look again.
     pub fn request(&mut self) {
         self.is_wanted = true;
+    }
+
+    /// What `plugin` keeps of the first time for the second (which of its webhooks ran, and what they saw).
+    pub fn memory<T: Any + Send + Sync + Default>(&mut self, plugin: &'static str) -> &mut T {
+        let kept = self.memories.entry(plugin).or_insert_with(|| Box::<T>::default());
+        kept.downcast_mut().expect("a plugin keeps values of one type")
     }
 
     /// Whether this is the second time.
@@ -162,10 +173,6 @@ pub enum Operation {
 #[async_trait]
 pub trait Admission: Send + Sync {
     fn name(&self) -> &'static str;
-    /// Whether what it makes of an object comes from outside (webhooks, policies): it is checked and defaulted again.
-    fn is_external(&self) -> bool {
-        false
-    }
     async fn admit(&self, _review: &mut Review<'_>) -> Result<(), Status> {
         Ok(())
     }

@@ -33,10 +33,14 @@ pub struct Kind {
     pub verbs: Names,
     pub storage: Storage,
     pub conversion: Conversion,
+    /// What is done to an object that comes from the store, in this version, before it is shown: custom kinds prune and default it. `None` for kinds
+    /// that store what they show.
+    pub read: Option<ReadStep>,
     pub subresources: Vec<Subresource>,
     /// Table columns after which [`Strategy::cells`] fills the rows.
     pub columns: Cow<'static, [Column]>,
-    /// Fields that a field selector may name, besides `metadata.name` and `metadata.namespace`.
+    /// Fields that a field selector may name, besides `metadata.name` and `metadata.namespace`. One that is kept as another kind has none that the
+    /// other does not look up.
     pub fields: Cow<'static, [Field]>,
     pub schema: Schema,
     /// True where `metadata.generation` starts at 1 and rises with each change of anything but metadata and status.
@@ -67,10 +71,13 @@ pub enum Conversion {
     /// There is one version.
     None,
     /// Worked out at once, and never failing: an object in whatever version -> the same in this one.
-    Direct(fn(&Gvk, Value) -> Value),
+    Direct(Arc<dyn Fn(&Gvk, Value) -> Value + Send + Sync>),
     /// What may fail and may wait (webhooks).
-    Asked(Arc<dyn Converter>),
+    Remote(Arc<dyn Converter>),
 }
+
+/// See [`Kind::read`].
+pub type ReadStep = Arc<dyn Fn(&mut Value) + Send + Sync>;
 
 /// A conversion that somebody else is asked for.
 #[async_trait]
@@ -86,6 +93,8 @@ pub struct Subresource {
     pub name: Name,
     /// Kind of the body in discovery, with its group and version where they differ from the parent's.
     pub body: Gvk,
+    /// Of a body that is not the object itself (a Scale, what an action takes); open where there is none.
+    pub schema: Schema,
     pub verbs: Names,
     pub handler: Handler,
 }
@@ -135,7 +144,7 @@ pub struct Column {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Field {
     pub label: Name,
-    /// JSON pointer.
+    /// JSON pointer, in the form that is stored.
     pub pointer: Name,
     pub default: Name,
     pub lookup: Lookup,
@@ -164,7 +173,7 @@ pub enum Grace {
 /// The order of a write is: decode, `default`, mutating admission, `prepare_*`, `validate*`, validating admission, [`Claimant::claim`], store.
 #[async_trait]
 pub trait Strategy: Send + Sync {
-    /// Fills in upstream's defaults. Idempotent; also run on what is read in an older shape.
+    /// Fills in upstream's defaults. Idempotent; run on what is written. What is read is completed by [`Kind::read`].
     fn default(&self, _object: &mut Value) {}
 
     /// Strategy's `PrepareForCreate`: drops what a creator may not set (the engine has already emptied `status` where a status subresource exists).

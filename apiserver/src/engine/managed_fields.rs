@@ -9,8 +9,14 @@ use super::{context::Ctx, meta};
 
 const FIELD: &str = "managedFields";
 
-/// After mutating admission, before anything is validated: the object gets the entries that hold from now on.
-pub(super) fn track(_ctx: &Ctx<'_>, object: &mut Value) {
+/// Before mutating admission, whose changes are nobody's: the object gets the entries that hold from now on. Where admission is not asked (what an
+/// action does) nobody becomes an owner.
+pub(super) fn track(_ctx: &Ctx<'_>, object: &mut Value, _old: Option<&Value>) {
+    forget(object);
+}
+
+/// What comes back from outside may not claim fields for others.
+pub(super) fn forget(object: &mut Value) {
     meta::of(object).shift_remove(FIELD);
 }
 

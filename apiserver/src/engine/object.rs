@@ -84,6 +84,11 @@ impl Object {
         serde_json::from_slice(&self.stored)
     }
 
+    /// Whether its bytes are as they are shown: it has been converted, or is in no store.
+    pub(crate) fn is_shown(&self) -> bool {
+        self.version == Version::Within
+    }
+
     /// Whether the object is in this version (`apiVersion`), as it is stored.
     pub(crate) fn is_of(&self, api_version: &str) -> bool {
         #[derive(Deserialize)]

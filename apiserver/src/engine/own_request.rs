@@ -21,13 +21,12 @@ const OWN_MANAGER: &str = "kube-apiserver";
 pub struct OwnRequest {
     pub(crate) served: Served,
     pub(crate) options: Value,
-    pub(crate) origin: Origin,
     pub(crate) notes: Notes,
 }
 
 impl OwnRequest {
     pub(crate) fn new(served: Served) -> Self {
-        Self { served, options: json!({}), origin: Origin::Request, notes: Notes::default() }
+        Self { served, options: json!({}), notes: Notes::default() }
     }
 
     pub(crate) async fn update(
@@ -63,7 +62,6 @@ impl OwnRequest {
             Operation::Delete => "delete",
             Operation::Connect => "connect",
         };
-        let dry_run = self.options.get("dryRun").and_then(Value::as_array).is_some_and(|modes| !modes.is_empty());
         Ctx {
             engine,
             kind: &self.served.kind,
@@ -76,16 +74,16 @@ impl OwnRequest {
             name,
             subresource,
             options: &self.options,
-            dry_run,
+            dry_run: is_dry_run(&self.options),
             now: Timestamp::now(),
             notes: &self.notes,
-            origin: self.origin,
+            origin: Origin::Request,
         }
     }
 }
 
 impl Ctx<'_> {
-    /// As [`Engine::update`], for what an action does: as its user, without asking admission a second time.
+    /// As [`Engine::update`], for what an action does: under its context, without asking admission a second time.
     pub async fn update(
         &self,
         gr: &GroupResource,
@@ -93,13 +91,33 @@ impl Ctx<'_> {
         subresource: &str,
         change: &(dyn for<'b> Fn(&'b mut Value) -> Result<(), Status> + Send + Sync),
     ) -> Result<Arc<Object>, Status> {
-        let own = OwnRequest { origin: Origin::Action, ..self.engine.own_request(gr)? };
-        own.update(self.engine, key, subresource, self.user, change).await
+        let (served, options) = (self.engine.resource(gr)?, json!({}));
+        let ctx = self.of_action(&served, Operation::Update, (key, subresource), &options);
+        let updated = Box::pin(update::update(&ctx, &|value: &mut Value| change(value), 0, update::Missing::Refuse)).await?;
+        Ok(updated.object)
     }
 
     /// As [`Engine::delete`], for what an action does.
     pub async fn delete(&self, gr: &GroupResource, key: &Key, options: Value) -> Result<(), Status> {
-        let own = OwnRequest { origin: Origin::Action, options, ..self.engine.own_request(gr)? };
-        own.delete(self.engine, key, self.user).await
+        let served = self.engine.resource(gr)?;
+        let read = delete::Options::read(&options)?;
+        let mut ctx = self.of_action(&served, Operation::Delete, (key, ""), &options);
+        ctx.dry_run |= is_dry_run(&options);
+        Box::pin(delete::delete(&ctx, &read)).await.map(drop)
     }
+
+    fn of_action<'b>(
+        &'b self,
+        served: &'b Served,
+        operation: Operation,
+        (key, subresource): (&'b Key, &'b str),
+        options: &'b Value,
+    ) -> Ctx<'b> {
+        let (namespace, name) = (key.namespace.as_str(), key.name.as_str());
+        Ctx { kind: &served.kind, served, operation, namespace, name, subresource, options, origin: Origin::Action, ..*self }
+    }
+}
+
+fn is_dry_run(options: &Value) -> bool {
+    options.get("dryRun").and_then(Value::as_array).is_some_and(|modes| !modes.is_empty())
 }

@@ -27,14 +27,19 @@ pub(crate) struct Registry {
 type Path = (String, String, String);
 
 impl Served {
+    /// What its objects are stored as: itself, where they are stored nowhere.
+    pub fn stored_kind(&self) -> &Arc<Kind> {
+        self.cache.as_ref().map_or(&self.kind, |cache| if self.is_kept_as_another() { &cache.kind } else { &self.kind })
+    }
+
     /// Whether objects are kept in another kind's form.
     pub fn is_kept_as_another(&self) -> bool {
         matches!(self.kind.storage, Storage::As { .. })
     }
 
-    /// Whether some of them may be stored in another version than is shown.
+    /// Whether some of them may be shown otherwise than they are stored.
     pub fn converts(&self) -> bool {
-        !matches!(self.kind.conversion, Conversion::None)
+        self.kind.read.is_some() || !matches!(self.kind.conversion, Conversion::None)
     }
 }
 

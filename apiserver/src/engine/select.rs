@@ -7,7 +7,7 @@ use api::{
     selector::{Fields, Labels, Matcher},
 };
 
-use super::object::Object;
+use super::{object::Object, registry::Served};
 use crate::kind::{Kind, Lookup, Scope};
 
 /// Who is told of changes: of those to objects with this value, or of all.
@@ -16,6 +16,7 @@ pub(crate) type Interest<'a> = Option<(Source, &'a str)>;
 /// A selection, checked against the kind's fields.
 #[derive(Clone)]
 pub(crate) struct Selection {
+    /// What the objects are stored as: their fields are looked up there.
     kind: Arc<Kind>,
     pub namespace: String,
     labels: Matcher,
@@ -29,18 +30,18 @@ pub(crate) struct Selection {
 pub(crate) enum Source {
     Name,
     Namespace,
-    /// Index into [`Kind::fields`].
+    /// Index into [`Kind::fields`] of the kind that is stored.
     Field(usize),
 }
 
 impl Selection {
     /// # Errors
     /// 400 for a field that the kind does not have.
-    pub fn new(kind: &Arc<Kind>, namespace: &str, labels: Labels, fields: Fields) -> Result<Self, Status> {
+    pub fn new(served: &Served, namespace: &str, labels: Labels, fields: Fields) -> Result<Self, Status> {
         let (namespace, labels) = (namespace.to_owned(), Matcher::new(labels));
-        let mut selection = Self { kind: kind.clone(), namespace, labels, equal: Vec::new(), unequal: Vec::new() };
+        let mut selection = Self { kind: served.stored_kind().clone(), namespace, labels, equal: Vec::new(), unequal: Vec::new() };
         for term in fields.0 {
-            selection.add(Source::named(kind, &term.field)?, term.equal, term.value);
+            selection.add(Source::named(served, &term.field)?, term.equal, term.value);
         }
         Ok(selection)
     }
@@ -103,8 +104,9 @@ impl Selection {
 }
 
 impl Source {
-    fn named(kind: &Kind, label: &str) -> Result<Self, Status> {
-        let known = kind.fields.iter().position(|field| field.label == label);
+    fn named(served: &Served, label: &str) -> Result<Self, Status> {
+        let pointer = served.kind.fields.iter().find(|field| field.label == label).map(|field| &field.pointer);
+        let known = pointer.and_then(|pointer| served.stored_kind().fields.iter().position(|field| field.pointer == *pointer));
         match (label, known) {
             (_, Some(at)) => Ok(Source::Field(at)),
             ("metadata.name", None) => Ok(Source::Name),

@@ -111,10 +111,14 @@ fn check(registry: &Registry) -> Result<(), Status> {
         match &kind.storage {
             Storage::Kept { prefix, .. } if prefixes.contains(&&**prefix) => return refused("where another kind is"),
             Storage::Kept { prefix, .. } => prefixes.push(prefix),
-            Storage::As { group, version, plural } if registry.find(group, version, plural).is_none() => {
-                return refused("as a kind that is not served");
-            }
-            Storage::As { .. } | Storage::Nowhere => {}
+            Storage::As { group, version, plural } => match registry.find(group, version, plural) {
+                None => return refused("as a kind that is not served"),
+                Some(stored) if kind.fields.iter().any(|field| stored.kind.fields.iter().all(|other| other.pointer != field.pointer)) => {
+                    return refused("as one without its selectable fields");
+                }
+                Some(_) => {}
+            },
+            Storage::Nowhere => {}
         }
     }
     Ok(())

@@ -85,9 +85,7 @@ async fn round(ctx: &Ctx<'_>, edit: &Edit<'_>, missing: Missing<'_>) -> Result<R
     };
     let strategy = &ctx.kind.strategy;
     let old = form::value(ctx.served, &current).await?;
-    let mut edited = edited(ctx, &old, edit).await?;
-    managed_fields::track(ctx, &mut edited);
-    let mut new = prepared(ctx, edited, &old);
+    let mut new = prepared(ctx, edited(ctx, &old, edit).await?, &old);
     validated(ctx, &new, &old)?;
     ctx.warn(strategy.warnings(&new, Some(&old)));
     reviewed(ctx, &new, &old).await?;
@@ -127,6 +125,7 @@ async fn create_missing(ctx: &Ctx<'_>, edit: &Edit<'_>, missing: Missing<'_>) ->
     meta::of(&mut object).shift_remove("resourceVersion");
     kind.strategy.default(&mut object);
     let ctx = &ctx.operating(Operation::Create);
+    managed_fields::track(ctx, &mut object, None);
     admit::mutate(ctx, Some(&mut object), None).await?;
     let object = create_named(ctx, object).await?;
     Ok(Round::Done(Updated { object, created: true }))
@@ -139,6 +138,7 @@ async fn edited(ctx: &Ctx<'_>, old: &Value, edit: &Edit<'_>) -> Result<Value, St
         edit(&mut new)?;
         check_version(ctx.kind, &mut new, old)?;
         ctx.kind.strategy.default(&mut new);
+        managed_fields::track(ctx, &mut new, Some(old));
         admit::mutate(ctx, Some(&mut new), Some(old)).await?;
         return Ok(new);
     };
@@ -149,6 +149,7 @@ async fn edited(ctx: &Ctx<'_>, old: &Value, edit: &Edit<'_>) -> Result<Value, St
     scale::put(ctx.kind, paths, &mut new, &scale)?;
     check_version(ctx.kind, &mut new, old)?;
     ctx.kind.strategy.default(&mut new);
+    managed_fields::track(ctx, &mut new, Some(old));
     Ok(new)
 }
 

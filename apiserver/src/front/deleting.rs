@@ -53,7 +53,7 @@ impl Call {
         let output = negotiate::output(&self.parts.headers, &self.query)?;
         let (value, dry_run) = self.delete_options(served, body).await?;
         let options = Options::read(&value)?;
-        let wanted = ListOptions::read(&self.query, &self.info, &served.kind)?;
+        let wanted = ListOptions::read(&self.query, &self.info, served)?;
         let listed = list::list(&self.engine, served, &wanted.selection, &wanted.when, wanted.limit).await?;
         let objects = listed.objects.clone();
         let room = Semaphore::new(TOGETHER_KIB_MAX as usize);

@@ -1,7 +1,5 @@
 //! A query -> options of list, watch and writes, checked. Source: apimachinery `metav1` options and `internalversion/validation`.
 
-use std::sync::Arc;
-
 use api::{Gvk, Status, field_errors::FieldErrors};
 use serde_json::{Map, Value, json};
 
@@ -10,8 +8,7 @@ use super::{
     query::Query,
 };
 use crate::{
-    engine::{context::MANAGER_LENGTH_MAX, list::When, select::Selection},
-    kind::Kind,
+    engine::{context::MANAGER_LENGTH_MAX, list::When, registry::Served, select::Selection},
     schema::FieldValidation,
 };
 
@@ -38,10 +35,10 @@ pub(crate) struct WriteOptions {
 impl ListOptions {
     /// # Errors
     /// 400 for what cannot be read, 422 for options that contradict each other.
-    pub fn read(query: &Query, info: &Info, kind: &Arc<Kind>) -> Result<Self, Status> {
+    pub fn read(query: &Query, info: &Info, served: &Served) -> Result<Self, Status> {
         let Selectors { fields, labels } = info.selectors.clone();
         let (fields, labels) = (fields.map_err(Status::bad_request)?, labels.map_err(Status::bad_request)?);
-        let selection = Selection::new(kind, info.place(), labels, fields)?;
+        let selection = Selection::new(served, info.place(), labels, fields)?;
         check(query, info.verb == "watch")?;
         let limit = query.number("limit")?.unwrap_or_default();
         Ok(Self {

@@ -62,7 +62,7 @@ impl Call {
 
     pub(super) async fn list(&self, served: &Served) -> Result<Response, Status> {
         let output = negotiate::output(&self.parts.headers, &self.query)?;
-        let options = ListOptions::read(&self.query, &self.info, &served.kind)?;
+        let options = ListOptions::read(&self.query, &self.info, served)?;
         let listed = list::list(&self.engine, served, &options.selection, &options.when, options.limit).await?;
         self.listed(served, &output, listed).await
     }
@@ -71,7 +71,7 @@ impl Call {
     pub(super) async fn listed(&self, served: &Served, output: &Output, mut listed: Listed) -> Result<Response, Status> {
         let meta = ListMeta { rev: listed.rev, token: listed.token, remaining: listed.remaining };
         let mut is_shown = !served.converts();
-        if form::is_asked(served) {
+        if form::is_remote(served) {
             let asked = listed.objects.iter().map(|object| (object.clone(), object.rev)).collect();
             listed.objects = Arc::new(form::views(served, asked).await?.into_iter().map(|(object, _)| object).collect());
             is_shown = true;
@@ -85,7 +85,7 @@ impl Call {
 
     pub(super) async fn watch(&self, served: &Served) -> Result<Response, Status> {
         let output = negotiate::output(&self.parts.headers, &self.query)?;
-        let options = ListOptions::read(&self.query, &self.info, &served.kind)?;
+        let options = ListOptions::read(&self.query, &self.info, served)?;
         watching::watch(&self.engine, served, &output, options, self.holds.permit()).await
     }
 }

@@ -39,6 +39,7 @@ static KIND: LazyLock<Kind> = LazyLock::new(|| Kind {
     verbs: Names::new(),
     storage: Storage::Nowhere,
     conversion: Conversion::None,
+    read: None,
     subresources: Vec::new(),
     columns: Cow::Borrowed(COLUMNS),
     fields: Cow::Borrowed(&[]),

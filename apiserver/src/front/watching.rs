@@ -195,7 +195,7 @@ impl Watcher {
         let engine = self.engine.clone();
         let snapshot = self.reader.place_at_state(&self.selection, || *engine.applied.borrow());
         self.after = snapshot.rev;
-        if wants_state && form::is_asked(&self.served) {
+        if wants_state && form::is_remote(&self.served) {
             let selected = snapshot.objects.iter().filter(|object| self.selection.matches(object));
             let shown = form::views(&self.served, selected.map(|object| (object.clone(), object.rev)).collect()).await?;
             self.converted = shown.into_iter().map(|(object, rev)| ("ADDED", object, rev)).collect::<Vec<_>>().into_iter();
@@ -276,7 +276,7 @@ impl Watcher {
         }
         self.seen = self.after;
         self.after = events.last().map_or(self.seen, |last| last.rev.max(self.seen));
-        if form::is_asked(&self.served) {
+        if form::is_remote(&self.served) {
             return self.convert(&events);
         }
         self.events = events.into_iter();

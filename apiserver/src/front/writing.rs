@@ -19,9 +19,9 @@ use super::{
 use crate::{
     body::{Body, Response},
     engine::{
-        admit, create, form, meta,
+        create, form, meta,
         registry::Served,
-        scale,
+        scale, subresource,
         update::{self, Missing, Updated},
     },
     identity::Operation,
@@ -43,7 +43,7 @@ impl Call {
     async fn create_from(&self, served: &Served, output: &Output, input: Input, body: &Bytes) -> Result<Response, Status> {
         let kind = &served.kind;
         let options = WriteOptions::read(&self.query, "CreateOptions")?;
-        let mut object = self.decode(kind, input, body, &options)?;
+        let mut object = self.decode(&kind.schema, &kind.gvk(), input, body, &options)?;
         meta::typed(&object).map_err(|why| form::mistyped(kind, &why))?;
         meta::wipe(&mut object);
         self.put_namespace(&mut object)?;
@@ -65,8 +65,8 @@ impl Call {
         let options = WriteOptions::read(&self.query, "UpdateOptions")?;
         let scale = self.scale(served);
         let mut object = match scale {
-            Some((_, sub)) => decode_as(&kind.schema, &sub.body, input, body)?.value,
-            None => self.decode(kind, input, body, &options)?,
+            Some((_, sub)) => self.decode(&sub.schema, &sub.body, input, body, &options)?,
+            None => self.decode(&kind.schema, &kind.gvk(), input, body, &options)?,
         };
         meta::typed(&object).map_err(|why| form::mistyped(kind, &why))?;
         self.put_namespace(&mut object)?;
@@ -137,18 +137,17 @@ impl Call {
         body: &Bytes,
     ) -> Result<Response, Status> {
         let options = WriteOptions::read(&self.query, "CreateOptions")?;
-        let mut object = parse_as(&served.kind.schema, &sub.body, input, body)?.value;
+        let Parsed { value: mut object, duplicates } = parse_as(&sub.schema, &sub.body, input, body)?;
         if object.get("apiVersion").and_then(Value::as_str).is_some_and(|version| action.accepts(version)) {
             object["apiVersion"] = sub.body.api_version().into();
         }
         parse::name_kind(&sub.body, &mut object, body)?;
+        self.notes.warn(sub.schema.check(&sub.body, &mut object, &duplicates, options.validation)?);
         meta::typed(&object).map_err(|why| Status::bad_request(format!("{}: {why}", sub.body.kind)))?;
         meta::of(&mut object).retain(|_, value| !value.is_null());
         self.put_namespace(&mut object)?;
         let ctx = self.ctx(served, Operation::Create, &self.info.name, &options.value, options.dry_run);
-        admit::mutate(&ctx, Some(&mut object), None).await?;
-        admit::validate(&ctx, Some(&object), None).await?;
-        let (code, reply) = action.run(&ctx, object).await?;
+        let (code, reply) = subresource::act(&ctx, action, object).await?;
         Ok(render::encoded(output.format, StatusCode::from_u16(code).unwrap_or(StatusCode::CREATED), &reply))
     }
 
@@ -168,10 +167,9 @@ impl Call {
         }
     }
 
-    fn decode(&self, kind: &Kind, input: Input, body: &Bytes, options: &WriteOptions) -> Result<Value, Status> {
-        let gvk = kind.gvk();
-        let mut parsed = decode_as(&kind.schema, &gvk, input, body)?;
-        let texts = kind.schema.check(&gvk, &mut parsed.value, &parsed.duplicates, options.validation)?;
+    fn decode(&self, schema: &Schema, gvk: &Gvk, input: Input, body: &Bytes, options: &WriteOptions) -> Result<Value, Status> {
+        let mut parsed = decode_as(schema, gvk, input, body)?;
+        let texts = schema.check(gvk, &mut parsed.value, &parsed.duplicates, options.validation)?;
         self.notes.warn(texts);
         Ok(parsed.value)
     }

@@ -6,11 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use api::Gvk;
 use flate2::read::GzDecoder;
 use serde_json::{Value, json, value::RawValue};
 
-use crate::kind::Kind;
+use crate::kind::{Kind, Subresource};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 const MARK: &str = "#/definitions/";
@@ -48,11 +47,10 @@ impl<'t> Definitions<'t> {
         self.text(name).and_then(|text| serde_json::from_str(text).ok())
     }
 
-    /// The name of the definition of a kind that may be in no table of its own (bodies of subresources).
-    pub fn named(&self, gvk: &Gvk) -> Option<&'t str> {
-        let group = gvk.group.split('.').next().filter(|g| !g.is_empty()).unwrap_or("core");
-        let end = format!(".{group}.{}.{}", gvk.version, gvk.kind);
-        self.all.keys().find(|name| name.ends_with(&end)).copied()
+    /// The definition of a subresource's body: its own, or that of the object.
+    pub fn of_body(&self, kind: &Kind, sub: &Subresource) -> Option<&'t str> {
+        let schema = if sub.body == kind.gvk() { &kind.schema } else { &sub.schema };
+        self.all.get_key_value(schema.name()).map(|(name, _)| *name)
     }
 
     /// All that `kinds` need, with what their definitions refer to.
@@ -61,7 +59,7 @@ impl<'t> Definitions<'t> {
         let mut open: Vec<&str> = own.iter().filter_map(|name| self.all.get_key_value(name.as_str()).map(|(name, _)| *name)).collect();
         for kind in kinds {
             open.extend(self.all.get_key_value(kind.schema.name()).map(|(name, _)| *name));
-            open.extend(kind.subresources.iter().filter_map(|s| self.named(&s.body)));
+            open.extend(kind.subresources.iter().filter_map(|sub| self.of_body(kind, sub)));
         }
         let mut found = BTreeSet::new();
         while let Some(name) = open.pop() {

@@ -92,7 +92,7 @@ impl Maker<'_> {
     fn subresource(&self, sub: &crate::kind::Subresource, verb: &str, path: String) -> Option<Operation> {
         let connect = matches!(sub.handler, Handler::Connect(_));
         let verbed = if connect { connected(verb)? } else { self.verbed(verb)? };
-        let definition = self.definitions.named(&sub.body).map(str::to_owned);
+        let definition = self.definitions.of_body(self.kind, sub).map(str::to_owned);
         let (kind, name) = (&self.kind.kind, sub.name.as_ref());
         let middle = if self.kind.scope == Scope::Namespaced { "Namespaced" } else { "" };
         Some(Operation {

@@ -31,9 +31,11 @@ fn table() -> Vec<Arc<Kind>> {
         verbs: names(&["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]),
         storage: Storage::Kept { prefix: "things".into(), ttl_seconds: None },
         conversion: Conversion::None,
+        read: None,
         subresources: vec![Subresource {
             name: "status".into(),
             body: api::Gvk::new("x.k8s.io", "v1", "Thing"),
+            schema: Schema::Open,
             verbs: names(&["get", "patch", "update"]),
             handler: Handler::Status,
         }],

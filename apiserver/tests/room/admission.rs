@@ -46,14 +46,20 @@ impl Admission for Painter {
         "Painter"
     }
 
-    fn is_external(&self) -> bool {
-        self.is_external
-    }
-
     async fn admit(&self, review: &mut Review<'_>) -> Result<(), Status> {
-        if let Some(object) = review.object.as_deref_mut() {
-            (self.patch)(object);
+        match (self.is_external, review.object.as_deref_mut()) {
+            (_, None) => {}
+            (false, Some(object)) => (self.patch)(object),
+            (true, Some(object)) => {
+                let mut new = object.clone();
+                (self.patch)(&mut new);
+                review.replace("Painter", new)?;
+            }
         }
+        let round = 1 + usize::from(review.reinvocation.is_again());
+        let rounds = review.reinvocation.memory::<usize>("Painter");
+        *rounds += 1;
+        assert_eq!(*rounds, round, "it remembers the first time");
         // A third time would be asked for as well, and is not given.
         review.reinvocation.request();
         Ok(())

@@ -45,7 +45,7 @@ async fn room() -> (Room, Arc<Hook>) {
     let hook = Arc::new(Hook { gate: Semaphore::new(0), spoil: Mutex::new(Ok), calls: AtomicUsize::new(0) });
     let stored = Storage::As { group: "test.io".into(), version: "v1".into(), plural: "things".into() };
     let mut third = kind("v3", "Thing", "things", Scope::Namespaced, stored);
-    third.conversion = Conversion::Asked(hook.clone());
+    third.conversion = Conversion::Remote(hook.clone());
     let room = Room::new().await;
     room.engine.serve(vec![Arc::new(third)]).await.unwrap();
     for name in ["a", "b", "c"] {

@@ -107,6 +107,26 @@ async fn another_selectable_field_makes_watchers_begin_anew_and_finds_all() {
     assert_eq!(again.line().await, "ADDED c");
 }
 
+/// What was stored before a default came is shown with it, in every form; what is stored stays as it is until it is written.
+#[tokio::test]
+async fn what_is_read_is_completed_before_it_is_shown() {
+    let room = Room::new().await;
+    serve(&room.engine, widget("integer")).await;
+    room.post(WIDGETS, &object("a", json!(1))).await.ok(201);
+    let mut completed = widget("integer");
+    completed.read = Some(Arc::new(|object: &mut Value| object["spec"]["shape"] = json!("round")));
+    serve(&room.engine, completed).await;
+    let shape = |object: &Value| object["spec"]["shape"].clone();
+    assert_eq!(shape(&room.get(&format!("{WIDGETS}/a")).await.ok(200)), "round");
+    assert_eq!(shape(&room.get(WIDGETS).await.ok(200)["items"][0]), "round");
+    let mut watch = room.watch(&format!("{WIDGETS}?watch=true")).await;
+    assert_eq!(shape(&watch.next().await.unwrap()["object"]), "round");
+    room.patch(&format!("{WIDGETS}/a"), "merge-patch", &json!({"spec": {"size": 2}})).await.ok(200);
+    assert_eq!(shape(&watch.next().await.unwrap()["object"]), "round");
+    serve(&room.engine, widget("integer")).await;
+    assert_eq!(shape(&room.get(&format!("{WIDGETS}/a")).await.ok(200)), "round", "the write stored what it had been shown");
+}
+
 #[tokio::test]
 async fn what_cannot_be_served_together_is_refused_and_changes_nothing() {
     let room = Room::new().await;
@@ -117,6 +137,12 @@ async fn what_cannot_be_served_together_is_refused_and_changes_nothing() {
     let mut orphan = widget("integer");
     orphan.storage = Storage::As { group: "no".into(), version: "v1".into(), plural: "such".into() };
     assert!(room.engine.serve(vec![Arc::new(orphan)]).await.is_err());
+    let mut unlike = widget("integer");
+    unlike.fields =
+        vec![Field { label: "spec.size".into(), pointer: "/spec/size".into(), default: "".into(), lookup: Lookup::Scan }].into();
+    unlike.storage = Storage::As { group: "test.io".into(), version: "v1".into(), plural: "things".into() };
+    let refused = room.engine.serve(vec![Arc::new(unlike)]).await.unwrap_err();
+    assert!(refused.message.contains("selectable fields"), "{refused}");
     let things = room.engine.kinds().into_iter().find(|kind| kind.plural == "things" && kind.version == "v1").unwrap();
     // v2 is kept as it.
     assert!(room.engine.withdraw(&[gvr(&things)]).await.is_err());

@@ -92,6 +92,7 @@ pub fn kind(version: &'static str, kind: &'static str, plural: &'static str, sco
         verbs: names(VERBS),
         storage,
         conversion: Conversion::None,
+        read: None,
         subresources: Vec::new(),
         columns: vec![column("Name"), column("Colour")].into(),
         fields: Cow::Borrowed(&[]),
@@ -121,8 +122,14 @@ pub fn thing_kind() -> Kind {
     let scale =
         ScalePaths { spec_replicas: "/spec/size".into(), status_replicas: "/status/size".into(), selector: "/spec/selector".into() };
     thing.subresources = vec![
-        Subresource { name: "status".into(), body: body.clone(), verbs: verbs(), handler: Handler::Status },
-        Subresource { name: "scale".into(), body: Gvk::new("autoscaling", "v1", "Scale"), verbs: verbs(), handler: Handler::Scale(scale) },
+        Subresource { name: "status".into(), body: body.clone(), schema: Schema::Open, verbs: verbs(), handler: Handler::Status },
+        Subresource {
+            name: "scale".into(),
+            body: Gvk::new("autoscaling", "v1", "Scale"),
+            schema: Schema::Open,
+            verbs: verbs(),
+            handler: Handler::Scale(scale),
+        },
     ];
     thing
 }
@@ -130,7 +137,7 @@ pub fn thing_kind() -> Kind {
 pub fn kinds() -> Vec<Arc<Kind>> {
     let stored_as = Storage::As { group: "test.io".into(), version: "v1".into(), plural: "things".into() };
     let mut tinted_thing = kind("v2", "Thing", "things", Scope::Namespaced, stored_as);
-    tinted_thing.conversion = Conversion::Direct(tinted);
+    tinted_thing.conversion = Conversion::Direct(Arc::new(tinted));
     let mut asked = kind("v1", "Ask", "asks", Scope::Cluster, Storage::Nowhere);
     asked.verbs = names(&["create"]);
     let all = [thing_kind(), kind("v1", "Place", "places", Scope::Cluster, kept("places")), tinted_thing, asked];

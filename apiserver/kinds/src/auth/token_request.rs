@@ -33,6 +33,7 @@ pub fn subresource(tokens: &Arc<Tokens>) -> Subresource {
     Subresource {
         name: "token".into(),
         body: Gvk::new("authentication.k8s.io", "v1", "TokenRequest"),
+        schema: crate::schema::built_in("io.k8s.api.authentication.v1.TokenRequest".into()),
         verbs: names(&["create"]),
         handler: Handler::Action(Arc::new(TokenRequest(tokens.clone()))),
     }

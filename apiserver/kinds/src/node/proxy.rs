@@ -13,6 +13,7 @@ pub fn subresource() -> Subresource {
     Subresource {
         name: "proxy".into(),
         body: Gvk::new("", "v1", "NodeProxyOptions"),
+        schema: apiserver::schema::Schema::Open,
         verbs: names(&["create", "delete", "get", "patch", "update"]),
         handler: Handler::Connect(Arc::new(ToNode)),
     }

@@ -24,6 +24,7 @@ pub fn subresource() -> Subresource {
     Subresource {
         name: "proxy".into(),
         body: Gvk::new("", "v1", "ServiceProxyOptions"),
+        schema: apiserver::schema::Schema::Open,
         verbs: names(&["create", "delete", "get", "patch", "update"]),
         handler: Handler::Connect(Arc::new(ToEndpoint)),
     }

@@ -27,7 +27,7 @@ pub(crate) mod update;
 mod view;
 mod wake;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use api::{GroupResource, Key, Status};
 use arc_swap::ArcSwap;
@@ -59,6 +59,8 @@ pub struct Engine {
     pub(crate) registry: ArcSwap<Registry>,
     /// One changes it at a time.
     changing: Mutex<()>,
+    /// By resource, whether it is served already or not.
+    listeners: parking_lot::Mutex<HashMap<GroupResource, Vec<cache::Listener>>>,
     pub(crate) auth: Auth,
     pub(crate) group: api::task::Group,
     pub(crate) stop: Arc<Stop>,
@@ -75,6 +77,7 @@ impl Engine {
             store,
             registry: ArcSwap::from_pointee(Registry::new(kinds)),
             changing: Mutex::default(),
+            listeners: parking_lot::Mutex::default(),
             auth,
             group,
             stop,
@@ -119,8 +122,11 @@ impl Engine {
         cache.map(|cache| cache.snapshot(namespace.unwrap_or_default(), || 0).objects.to_vec()).unwrap_or_default()
     }
 
-    /// Calls `f` for everything there is and then for every change, in order, on the cache's task: it must not block, nor subscribe itself.
+    /// Calls `f` for everything there is and then for every change, in order, on the cache's task: it must not block, nor subscribe itself. A resource
+    /// that is not served yet is followed from then on. Where the way it is kept changes, `f` is told some things twice.
     pub fn on_change(&self, gr: &GroupResource, f: Arc<dyn Fn(&Change) + Send + Sync>) {
+        let mut listeners = self.listeners.lock();
+        listeners.entry(gr.clone()).or_default().push(f.clone());
         if let Some(cache) = self.registry.load().resource(gr).and_then(|served| served.cache.as_ref()) {
             cache.listen(f);
         }

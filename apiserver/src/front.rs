@@ -308,7 +308,7 @@ impl Call {
         if tracing::enabled!(tracing::Level::DEBUG) {
             let annotations = self.notes.annotations();
             if !annotations.is_empty() {
-                tracing::debug!(verb = %self.info.verb, path = %self.info.path, ?annotations, "request was annotated");
+                tracing::debug!(verb = %self.info.verb, path = ?self.info.path, ?annotations, "request was annotated");
             }
         }
     }

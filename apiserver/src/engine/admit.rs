@@ -9,7 +9,7 @@ use super::{
     managed_fields, meta,
 };
 use crate::{
-    identity::{Reinvocation, Review, Reviewed},
+    identity::{Operation, Reinvocation, Review, Reviewed},
     schema::FieldValidation,
 };
 
@@ -65,6 +65,9 @@ impl Review<'_> {
                 return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
             }
             managed_fields::forget(&mut new);
+            if ctx.operation == Operation::Create {
+                meta::wipe(&mut new);
+            }
             ctx.kind.strategy.default(&mut new);
         }
         let Some(object) = self.object.as_deref_mut() else { return Err(refused("there is none to be changed")) };

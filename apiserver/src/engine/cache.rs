@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    iter,
     ops::{Bound, Range},
     sync::{Arc, Weak},
 };
@@ -42,6 +43,8 @@ pub(crate) struct Cache {
     wakes: Wakes,
     /// Held while changes are told, so that a new listener sees each exactly once.
     followers: Mutex<Followers>,
+    /// The one in whose place this one came: requests that had found it still read from it.
+    predecessor: Mutex<Weak<Cache>>,
     /// The last whole snapshot, for as long as somebody reads it: lists at one time share it.
     whole: Mutex<Whole>,
 }
@@ -54,8 +57,15 @@ struct Followers {
     held: Option<Vec<Write>>,
     /// The cache that comes in the place of this one, and is told all that this one is.
     successor: Option<Arc<Cache>>,
-    /// The one in whose place this one came: requests that had found it still read from it.
-    predecessor: Weak<Cache>,
+}
+
+/// Why a cache ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Close {
+    /// Another one comes in its place.
+    Replaced,
+    /// Its kind is served no more: for listeners all of it is gone.
+    Withdrawn,
 }
 
 #[derive(Default)]
@@ -121,6 +131,7 @@ impl Cache {
             state: RwLock::new(state),
             wakes: Wakes::new(),
             followers: Mutex::default(),
+            predecessor: Mutex::default(),
             whole: Mutex::default(),
         }
     }
@@ -281,10 +292,6 @@ impl Cache {
         followers.listeners.push(listener);
     }
 
-    pub fn listeners(&self) -> Vec<Listener> {
-        self.followers.lock().listeners.clone()
-    }
-
     /// From now on `successor` is told what this cache is.
     pub fn pass_on_to(&self, successor: Option<&Arc<Cache>>) {
         self.followers.lock().successor = successor.cloned();
@@ -292,12 +299,26 @@ impl Cache {
 
     /// Comes in the place of `predecessor`, which is told what this one is for as long as somebody has it.
     pub fn succeed(&self, predecessor: &Arc<Cache>) {
-        self.followers.lock().predecessor = Arc::downgrade(predecessor);
+        *self.predecessor.lock() = Arc::downgrade(predecessor);
+    }
+
+    /// Those in whose place this one came and that somebody still has, the last one first.
+    fn predecessors(&self) -> impl Iterator<Item = Arc<Cache>> {
+        let before = |cache: &Cache| cache.predecessor.lock().upgrade();
+        iter::successors(before(self), move |cache| before(cache))
     }
 
     /// Ends it: watchers must begin anew, and listeners are told nothing any more.
-    pub fn close(&self) {
-        self.followers.lock().listeners = Vec::new();
+    pub fn close(&self, why: Close) {
+        let mut followers = self.followers.lock();
+        let listeners = std::mem::take(&mut followers.listeners);
+        if why == Close::Withdrawn && !listeners.is_empty() {
+            for object in self.state.read().objects.values() {
+                let gone = Change { old: Some(object.clone()), new: None };
+                listeners.iter().for_each(|listener| listener(&gone));
+            }
+        }
+        drop(followers);
         {
             let mut state = self.state.write();
             let rev = state.rev;
@@ -317,7 +338,7 @@ impl Cache {
         if let Some(successor) = &followers.successor {
             successor.apply(writes.clone());
         }
-        if let Some(predecessor) = followers.predecessor.upgrade() {
+        for predecessor in self.predecessors() {
             predecessor.take_in(&Followers::default(), writes.clone());
         }
         self.take_in(&followers, writes);
@@ -340,11 +361,13 @@ impl Cache {
 
     /// What the store had at `rev`, and then what was written since.
     pub fn fill(&self, entries: &[Entry], rev: Rev) {
+        // Long work, and who commits may wait for the lock.
+        let read = self.read_all(entries);
         let mut followers = self.followers.lock();
         let since = followers.held.take().unwrap_or_default();
         // All may have been read anew meanwhile.
         if self.state.read().rev < rev {
-            self.replace(&followers, entries, rev);
+            self.replace(&followers, read, rev);
         }
         self.take_in(&followers, since);
     }
@@ -364,15 +387,22 @@ impl Cache {
         if let Some(successor) = &followers.successor {
             successor.reload(entries, rev);
         }
-        self.replace(&followers, entries, rev);
+        for predecessor in self.predecessors() {
+            predecessor.replace(&Followers::default(), predecessor.read_all(entries), rev);
+        }
+        self.replace(&followers, self.read_all(entries), rev);
     }
 
-    fn replace(&self, followers: &Followers, entries: &[Entry], rev: Rev) {
-        let fresh: Vec<_> = entries.iter().filter_map(|entry| self.object(entry).map(|object| (entry, object))).collect();
+    /// Each entry of the cache with its object.
+    fn read_all<'e>(&self, entries: &'e [Entry]) -> Vec<(&'e Entry, Arc<Object>)> {
+        entries.iter().filter_map(|entry| self.object(entry).map(|object| (entry, object))).collect()
+    }
+
+    fn replace(&self, followers: &Followers, fresh: Vec<(&Entry, Arc<Object>)>, rev: Rev) {
         let mut events = Vec::new();
         {
             let mut state = self.state.write();
-            for tail in state.lost(&self.prefix, entries) {
+            for tail in state.lost(&self.prefix, &fresh) {
                 events.extend(state.put(&self.kind, tail, rev, None));
             }
             for (entry, object) in fresh {
@@ -409,11 +439,11 @@ impl State {
     }
 
     /// What is here and not among `entries`.
-    fn lost(&self, prefix: &str, entries: &[Entry]) -> Vec<Arc<str>> {
+    fn lost(&self, prefix: &str, entries: &[(&Entry, Arc<Object>)]) -> Vec<Arc<str>> {
         if self.objects.is_empty() {
             return Vec::new();
         }
-        let known: HashSet<&str> = entries.iter().filter_map(|entry| entry.key.strip_prefix(prefix)).collect();
+        let known: HashSet<&str> = entries.iter().filter_map(|(entry, _)| entry.key.strip_prefix(prefix)).collect();
         self.objects.keys().filter(|tail| !known.contains(&***tail)).cloned().collect()
     }
 

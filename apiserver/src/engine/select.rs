@@ -7,7 +7,7 @@ use api::{
     selector::{Fields, Labels, Matcher},
 };
 
-use super::{object::Object, registry::Served};
+use super::object::Object;
 use crate::kind::{Kind, Lookup, Scope};
 
 /// Who is told of changes: of those to objects with this value, or of all.
@@ -35,13 +35,15 @@ pub(crate) enum Source {
 }
 
 impl Selection {
+    /// Of a kind that is stored as `stored`, which may be itself.
+    ///
     /// # Errors
     /// 400 for a field that the kind does not have.
-    pub fn new(served: &Served, namespace: &str, labels: Labels, fields: Fields) -> Result<Self, Status> {
+    pub fn new(kind: &Kind, stored: &Arc<Kind>, namespace: &str, labels: Labels, fields: Fields) -> Result<Self, Status> {
         let (namespace, labels) = (namespace.to_owned(), Matcher::new(labels));
-        let mut selection = Self { kind: served.stored_kind().clone(), namespace, labels, equal: Vec::new(), unequal: Vec::new() };
+        let mut selection = Self { kind: stored.clone(), namespace, labels, equal: Vec::new(), unequal: Vec::new() };
         for term in fields.0 {
-            selection.add(Source::named(served, &term.field)?, term.equal, term.value);
+            selection.add(Source::named(kind, stored, &term.field)?, term.equal, term.value);
         }
         Ok(selection)
     }
@@ -104,9 +106,9 @@ impl Selection {
 }
 
 impl Source {
-    fn named(served: &Served, label: &str) -> Result<Self, Status> {
-        let pointer = served.kind.fields.iter().find(|field| field.label == label).map(|field| &field.pointer);
-        let known = pointer.and_then(|pointer| served.stored_kind().fields.iter().position(|field| field.pointer == *pointer));
+    fn named(kind: &Kind, stored: &Kind, label: &str) -> Result<Self, Status> {
+        let pointer = kind.fields.iter().find(|field| field.label == label).map(|field| &field.pointer);
+        let known = pointer.and_then(|pointer| stored.fields.iter().position(|field| field.pointer == *pointer));
         match (label, known) {
             (_, Some(at)) => Ok(Source::Field(at)),
             ("metadata.name", None) => Ok(Source::Name),

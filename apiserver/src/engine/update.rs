@@ -127,6 +127,11 @@ async fn create_missing(ctx: &Ctx<'_>, edit: &Edit<'_>, missing: Missing<'_>) ->
     let ctx = &ctx.operating(Operation::Create);
     managed_fields::track(ctx, &mut object, None);
     admit::mutate(ctx, Some(&mut object), None).await?;
+    // It is written under the name that was authorized.
+    if meta::text(&object, "name") != ctx.name {
+        let words = format!("the name of the object ({}) does not match the name on the URL ({})", meta::text(&object, "name"), ctx.name);
+        return Err(Status::bad_request(words));
+    }
     let object = create_named(ctx, object).await?;
     Ok(Round::Done(Updated { object, created: true }))
 }

@@ -38,7 +38,7 @@ impl ListOptions {
     pub fn read(query: &Query, info: &Info, served: &Served) -> Result<Self, Status> {
         let Selectors { fields, labels } = info.selectors.clone();
         let (fields, labels) = (fields.map_err(Status::bad_request)?, labels.map_err(Status::bad_request)?);
-        let selection = Selection::new(served, info.place(), labels, fields)?;
+        let selection = Selection::new(&served.kind, served.stored_kind(), info.place(), labels, fields)?;
         check(query, info.verb == "watch")?;
         let limit = query.number("limit")?.unwrap_or_default();
         Ok(Self {

@@ -144,7 +144,7 @@ pub(crate) async fn watch(
     };
     engine.stop.wakes(watcher.reader.waiter());
     watcher.start(&options).await?;
-    if watcher.initial.is_empty() {
+    if watcher.initial.is_empty() && watcher.converted.as_slice().is_empty() {
         watcher.seat = None;
     }
     Ok(wire::reply(StatusCode::OK, "application/json", boxed(watcher)))
@@ -237,7 +237,13 @@ impl Watcher {
 
     fn put_converted(&mut self, out: &mut BytesMut) -> Told {
         while out.len() < CHUNK_BYTES && !self.turn.is_over() {
-            let Some((word, object, rev)) = self.converted.next() else { return Told::All };
+            let Some((word, object, rev)) = self.converted.next() else {
+                // What was converted of the initial state has been sent.
+                if self.initial.is_empty() {
+                    self.seat = None;
+                }
+                return Told::All;
+            };
             self.put(word, &object, rev, out);
         }
         Told::Part
@@ -288,6 +294,9 @@ impl Watcher {
         let news = events.iter().filter(|event| event.rev > self.seen);
         let told: Vec<Tidings> =
             news.filter_map(|event| self.tidings(event)).map(|(word, object, rev)| (word, object.clone(), rev)).collect();
+        if told.is_empty() {
+            return;
+        }
         let (done, converting) = oneshot::channel();
         self.converting = Some(converting);
         let served = self.served.clone();

@@ -162,7 +162,7 @@ async fn the_version_that_an_object_is_stored_in_stands_with_it() {
     let (first, second) = (thing_kind(), kind("v2", "Thing", "things", Scope::Namespaced, kept("things")));
     let conversion = crate::kit::kinds().iter().find(|kind| kind.version == "v2").unwrap().conversion.clone();
     let stored = Storage::As { group: "test.io".into(), version: "v2".into(), plural: "things".into() };
-    let first = Kind { storage: stored, conversion: conversion.clone(), ..first };
+    let first = Kind { storage: stored, conversion: conversion.clone(), fields: Vec::new().into(), ..first };
     let second = Kind { conversion, ..second };
     room.engine.serve(vec![Arc::new(first), Arc::new(second)]).await.unwrap();
     let seconds = "/apis/test.io/v2/namespaces/default/things";

@@ -9,11 +9,13 @@ use api::Gvk;
 use apiserver::{
     engine::Engine,
     front::Front,
-    kind::{Column, Field, Kind, Lookup, Scope, Storage},
+    kind::{Column, Conversion, Field, Kind, Lookup, Scope, Storage},
     openapi::OpenApi,
     schema::Schema,
 };
+use async_trait::async_trait;
 use serde_json::{Value, json};
+use store::{Entry, Error, Events, Listener, Outcome, Page, Range, Rev, Store, Txn, memory::Memory};
 
 use crate::kit::{Room, kept, kind};
 
@@ -114,6 +116,7 @@ async fn what_is_read_is_completed_before_it_is_shown() {
     serve(&room.engine, widget("integer")).await;
     room.post(WIDGETS, &object("a", json!(1))).await.ok(201);
     let mut completed = widget("integer");
+    completed.schema = Schema::Open;
     completed.read = Some(Arc::new(|object: &mut Value| object["spec"]["shape"] = json!("round")));
     serve(&room.engine, completed).await;
     let shape = |object: &Value| object["spec"]["shape"].clone();
@@ -127,6 +130,125 @@ async fn what_is_read_is_completed_before_it_is_shown() {
     assert_eq!(shape(&room.get(&format!("{WIDGETS}/a")).await.ok(200)), "round", "the write stored what it had been shown");
 }
 
+/// A store whose ranges wait.
+struct Gated(Memory, Arc<AtomicBool>);
+
+#[async_trait]
+impl Store for Gated {
+    async fn revision(&self) -> Result<Rev, Error> {
+        self.0.revision().await
+    }
+    async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
+        self.0.get(key).await
+    }
+    async fn range(&self, range: Range) -> Result<Page, Error> {
+        while self.1.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
+        self.0.range(range).await
+    }
+    async fn txn(&self, txn: Txn) -> Result<Outcome, Error> {
+        self.0.txn(txn).await
+    }
+    async fn watch(&self, prefix: &str, after: Rev) -> Result<Events, Error> {
+        self.0.watch(prefix, after).await
+    }
+    fn listen(&self, after: Rev, listener: &Listener) -> Option<Result<(), Error>> {
+        self.0.listen(after, listener)
+    }
+    async fn compact(&self, rev: Rev) -> Result<(), Error> {
+        self.0.compact(rev).await
+    }
+    async fn close(&self) {
+        self.0.close().await;
+    }
+}
+
+#[tokio::test]
+async fn who_gives_up_serving_leaves_nothing_half_done() {
+    let shut = Arc::new(AtomicBool::new(false));
+    let room = Room::over(Gated(Memory::new(), shut.clone())).await;
+    for first in [true, false] {
+        let mut next = widget("integer");
+        if !first {
+            next.fields = vec![field("spec.colour", "/spec/colour")].into();
+        }
+        let next = Arc::new(next);
+        shut.store(true, Ordering::SeqCst);
+        {
+            let mut serving = Box::pin(room.engine.serve(vec![next.clone()]));
+            assert!(futures::poll!(&mut serving).is_pending());
+        }
+        shut.store(false, Ordering::SeqCst);
+        room.engine.serve(vec![next]).await.unwrap();
+        room.post(WIDGETS, &object(if first { "a" } else { "b" }, json!(1))).await.ok(201);
+        let listed = room.get(WIDGETS).await.ok(200);
+        assert_eq!(listed["items"].as_array().map(Vec::len), Some(if first { 1 } else { 2 }));
+    }
+}
+
+fn field(label: &str, pointer: &str) -> Field {
+    Field { label: label.to_owned().into(), pointer: pointer.to_owned().into(), default: "".into(), lookup: Lookup::Index }
+}
+
+/// Who listens hears of each object once there is such a kind, whatever becomes of the way it is kept, and that all is gone when the kind goes.
+#[tokio::test]
+async fn listeners_outlive_the_caches() {
+    let room = Room::new().await;
+    let there = Arc::new(parking_lot::Mutex::new(std::collections::BTreeSet::new()));
+    let (heard, widgets) = (there.clone(), api::GroupResource::new("test.io", "widgets"));
+    room.engine.on_change(
+        &widgets,
+        Arc::new(move |change| match &change.new {
+            Some(new) => drop(heard.lock().insert(new.key.name.clone())),
+            None => drop(change.old.as_ref().map(|old| heard.lock().remove(&old.key.name))),
+        }),
+    );
+    let all = || there.lock().iter().cloned().collect::<Vec<_>>().join(" ");
+    serve(&room.engine, widget("integer")).await;
+    room.post(WIDGETS, &object("a", json!(1))).await.ok(201);
+    assert_eq!(all(), "a");
+    let mut indexed = widget("integer");
+    indexed.fields = vec![field("spec.colour", "/spec/colour")].into();
+    serve(&room.engine, indexed).await;
+    room.post(WIDGETS, &object("b", json!(1))).await.ok(201);
+    room.delete(&format!("{WIDGETS}/a"), &json!({})).await.ok(200);
+    assert_eq!(all(), "b");
+    room.engine.withdraw(&[gvr(&widget("integer"))]).await.unwrap();
+    assert_eq!(all(), "");
+    serve(&room.engine, widget("integer")).await;
+    assert_eq!(all(), "b", "it comes back with its kind");
+}
+
+#[tokio::test]
+async fn a_version_selects_by_what_its_own_fields_mean() {
+    let room = Room::new().await;
+    let conversion = Conversion::Direct(Arc::new(|to: &Gvk, mut object: Value| {
+        object["apiVersion"] = json!(to.api_version());
+        object
+    }));
+    let mut first = widget("integer");
+    first.fields = vec![field("spec.owner", "/spec/owner"), field("spec.colour", "/spec/colour")].into();
+    first.schema = Schema::Open;
+    first.conversion = conversion.clone();
+    let stored = Storage::As { group: "test.io".into(), version: "v1".into(), plural: "widgets".into() };
+    let mut second = kind("v2", "Widget", "widgets", Scope::Namespaced, stored);
+    second.fields = vec![field("spec.colour", "/spec/colour"), field("spec.owner", "/spec/owner")].into();
+    second.conversion = conversion;
+    room.engine.serve(vec![Arc::new(first), Arc::new(second)]).await.unwrap();
+    for (name, owner, colour) in [("a", "blue", "red"), ("b", "me", "blue")] {
+        let spec = json!({"owner": owner, "colour": colour});
+        room.post(WIDGETS, &json!({"kind": "Widget", "apiVersion": "test.io/v1", "metadata": {"name": name}, "spec": spec})).await.ok(201);
+    }
+    let seconds = "/apis/test.io/v2/namespaces/default/widgets";
+    let names = |list: &Value| list["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].clone()).collect::<Vec<_>>();
+    for selector in ["spec.colour%3Dblue", "spec.owner%3Dme"] {
+        assert_eq!(names(&room.get(&format!("{seconds}?fieldSelector={selector}")).await.ok(200)), ["b"], "{selector}");
+    }
+    room.raw("DELETE", &format!("{seconds}?fieldSelector=spec.colour%3Dblue"), "", &[]).await.ok(200);
+    assert_eq!(names(&room.get(WIDGETS).await.ok(200)), ["a"]);
+}
+
 #[tokio::test]
 async fn what_cannot_be_served_together_is_refused_and_changes_nothing() {
     let room = Room::new().await;
@@ -134,6 +256,9 @@ async fn what_cannot_be_served_together_is_refused_and_changes_nothing() {
     doubled.storage = kept("things");
     let refused = room.engine.serve(vec![Arc::new(doubled)]).await.unwrap_err();
     assert!(refused.message.contains("where another kind is"), "{refused}");
+    let mut nested = widget("integer");
+    nested.storage = kept("things/inner");
+    assert!(room.engine.serve(vec![Arc::new(nested)]).await.is_err());
     let mut orphan = widget("integer");
     orphan.storage = Storage::As { group: "no".into(), version: "v1".into(), plural: "such".into() };
     assert!(room.engine.serve(vec![Arc::new(orphan)]).await.is_err());

@@ -70,7 +70,7 @@ impl Written {
     }
 
     fn reader(&self, namespace: &str, fields: &str) -> Reader {
-        let selection = Selection::new(&served(&self.0), namespace, Labels::default(), Fields::parse(fields).unwrap()).unwrap();
+        let selection = Selection::new(&self.0.kind, &self.0.kind, namespace, Labels::default(), Fields::parse(fields).unwrap()).unwrap();
         let mut reader = Reader::new(&self.0, selection.interest());
         reader.place_at_state(&selection, || 0);
         reader
@@ -179,7 +179,7 @@ fn a_reader_that_resumes_sees_each_event_once() {
     (0..5).for_each(|_| things.put(&[("ns/a", "c0"), ("ns/b", "other")]));
     let mut late = Reader::new(
         &things.0,
-        Selection::new(&served(&things.0), "", Labels::default(), Fields::one("spec.colour", "c0")).unwrap().interest(),
+        Selection::new(&things.0.kind, &things.0.kind, "", Labels::default(), Fields::one("spec.colour", "c0")).unwrap().interest(),
     );
     // Comes between the reader and its place: it is in the backlog, and marked.
     things.put(&[("ns/a", "c0"), ("ns/c", "c0"), ("ns/d", "c0")]);
@@ -224,7 +224,8 @@ fn a_reload_cuts_all() {
 fn the_state_of_a_selection_is_what_a_scan_finds() {
     let (mut scanned, mut indexed) = (Written::new(), Written::with(Lookup::Index));
     let selected = |written: &Written, namespace: &str, fields: &str| -> Vec<String> {
-        let selection = Selection::new(&served(&written.0), namespace, Labels::default(), Fields::parse(fields).unwrap()).unwrap();
+        let selection =
+            Selection::new(&written.0.kind, &written.0.kind, namespace, Labels::default(), Fields::parse(fields).unwrap()).unwrap();
         let listed = written.0.select(&selection, 0, || 0).objects;
         let mut reader = Reader::new(&written.0, selection.interest());
         let state = reader.place_at_state(&selection, || 0).objects;
@@ -276,13 +277,10 @@ fn one_event_costs_the_same_however_many_objects_there_are() {
         cost("a creation", &mut || written.put(&[("ns0/0", "c0")]));
         cost("a watch of one value", &mut || drop(written.reader("", "spec.colour=c7")));
         cost("a watch of one object", &mut || drop(written.reader("ns1", "metadata.name=1")));
-        let selection = Selection::new(&served(&written.0), "", Labels::default(), Fields::parse("spec.colour=c9").unwrap()).unwrap();
+        let selection =
+            Selection::new(&written.0.kind, &written.0.kind, "", Labels::default(), Fields::parse("spec.colour=c9").unwrap()).unwrap();
         cost("a list of one value", &mut || drop(written.0.select(&selection, 500, || 0)));
         drop((red, all));
     }
     costs.iter().for_each(|(what, costs)| api::steps::must_not_grow(what, costs));
-}
-
-fn served(cache: &Arc<Cache>) -> super::super::registry::Served {
-    super::super::registry::Served { kind: cache.kind.clone(), cache: Some(cache.clone()) }
 }

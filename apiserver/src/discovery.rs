@@ -22,7 +22,7 @@ use crate::{
     body::{Response, empty, full},
     engine::Engine,
     kind::Kind,
-    sites::{Router, site},
+    non_resource::{Router, non_resource_routes},
     wire,
 };
 
@@ -65,7 +65,7 @@ impl Discovery {
     /// Serves the documents of `engine`'s kinds.
     pub fn routes(self, engine: Arc<Engine>) -> Router {
         let discovery = Arc::new(self);
-        site(&PATHS, move |request| ready(discovery.reply(&engine, &request)))
+        non_resource_routes(&PATHS, move |request| ready(discovery.reply(&engine, &request)))
     }
 
     fn reply(&self, engine: &Engine, request: &Parts) -> Option<Response> {

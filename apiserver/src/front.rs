@@ -59,7 +59,7 @@ use crate::{
 pub use builder::Builder;
 
 use access::Access;
-use info::Info;
+use info::RequestInfo;
 use query::Query;
 use route::NoRoute;
 use seats::Holds;
@@ -134,7 +134,7 @@ struct Entry {
     engine: Arc<Engine>,
     route: Result<Served, NoRoute>,
     query: Query,
-    info: Arc<Info>,
+    info: Arc<RequestInfo>,
     user: User,
     notes: Notes,
     now: Timestamp,
@@ -181,7 +181,7 @@ async fn handle(front: Front, request: Request) -> Response {
 
 /// What is asked, by whom it is served, and its options.
 struct Asking {
-    info: Arc<Info>,
+    info: Arc<RequestInfo>,
     route: Result<Served, NoRoute>,
     query: Query,
 }
@@ -190,7 +190,7 @@ struct Asking {
 async fn observed(front: Front, request: Request, access: &Access) -> Response {
     let began = Instant::now();
     let mut query = Query::parse(request.uri().query());
-    let info = match Info::new(request.method(), request.uri().path(), &mut query) {
+    let info = match RequestInfo::new(request.method(), request.uri().path(), &mut query) {
         Ok(info) => Arc::new(info),
         Err(status) => return wire::refusal(&status),
     };

@@ -16,7 +16,7 @@ use store::{Condition, Store};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    sites::{Router, site},
+    non_resource::{Router, non_resource_routes},
     wire,
 };
 
@@ -122,7 +122,7 @@ impl Health {
         let health = self.clone();
         let of = |endpoint: &str| ["", "/", "/{*check}"].map(|rest| format!("/{endpoint}{rest}"));
         let paths: Vec<String> = ["healthz", "livez", "readyz"].iter().flat_map(|endpoint| of(endpoint)).collect();
-        site(&paths, move |request| {
+        non_resource_routes(&paths, move |request| {
             let health = health.clone();
             async move {
                 let (code, words) = health.answer(request.uri.path(), request.uri.query().unwrap_or_default()).await?;

@@ -18,7 +18,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::{
     body::full,
-    sites::{Router, site},
+    non_resource::{Router, non_resource_routes},
     wire,
 };
 
@@ -93,7 +93,7 @@ impl Metrics {
     /// Serves `/metrics`.
     pub fn routes(self: &Arc<Self>) -> Router {
         let metrics = self.clone();
-        site(&["/metrics"], move |_| {
+        non_resource_routes(&["/metrics"], move |_| {
             let page = wire::reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", full(metrics.text()));
             ready(Some(page))
         })

@@ -26,7 +26,7 @@ use crate::{
     body::{Response, empty, full},
     engine::Engine,
     kind::Kind,
-    sites::{Router, site},
+    non_resource::{Router, non_resource_routes},
     wire,
 };
 
@@ -132,7 +132,7 @@ impl OpenApi {
     /// Serves the documents of `engine`'s kinds.
     pub fn routes(self, engine: Arc<Engine>) -> Router {
         let all = Arc::new((self, engine));
-        site(&["/openapi/{*document}"], move |request| {
+        non_resource_routes(&["/openapi/{*document}"], move |request| {
             let all = all.clone();
             async move { all.0.reply(&all.1, &request).await }
         })

@@ -62,7 +62,7 @@ pub struct Structure {
 impl Schema {
     /// Of a custom resource, from its `openAPIV3Schema`. `tables` are those of the built-in kinds.
     pub fn custom(gvk: &Gvk, open_api: &Value, tables: Option<&'static Tables>) -> Self {
-        let (table, root) = custom::table(&gvk.kind, open_api);
+        let (table, root) = custom::table(&gvk.kind, open_api, tables.map(|tables| &**tables.table()));
         let structure = Structure { table: Arc::new(table), root };
         let definition = custom::definition(gvk, open_api).to_string();
         Self::Custom(Arc::new(Custom { name: custom::name(gvk), structure, definition, tables }))

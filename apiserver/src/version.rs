@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     body::{Response, full},
-    sites::{Router, site},
+    non_resource::{Router, non_resource_routes},
 };
 
 /// The Kubernetes release whose behaviour this server has.
@@ -16,7 +16,7 @@ pub const GIT_VERSION: &str = concat!("v1.36.0+skiff.", env!("CARGO_PKG_VERSION"
 
 /// Serves `/version`.
 pub fn routes() -> Router {
-    site(&["/version", "/version/"], async |_| Some(json_reply(&body())))
+    non_resource_routes(&["/version", "/version/"], async |_| Some(json_reply(&body())))
 }
 
 /// `version.Info`.

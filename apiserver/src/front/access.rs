@@ -13,7 +13,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use tracing::{Level, Span};
 use uuid::{Builder, fmt::Hyphenated};
 
-use super::info::Info;
+use super::info::RequestInfo;
 use crate::{
     body::{Request, Response},
     identity::{Peer, User},
@@ -38,7 +38,7 @@ struct Line {
     agent: Option<HeaderValue>,
     source: Option<SocketAddr>,
     /// The request, once it could be read.
-    info: OnceLock<Arc<Info>>,
+    info: OnceLock<Arc<RequestInfo>>,
     /// Who is served, once that is known.
     user: OnceLock<String>,
 }
@@ -67,7 +67,7 @@ impl Access {
         tracing::debug_span!("request", audit_id = self.told(), method = %line.method, path = line.path)
     }
 
-    pub fn asks(&self, info: &Arc<Info>) {
+    pub fn asks(&self, info: &Arc<RequestInfo>) {
         if let Some(line) = &self.line {
             line.info.get_or_init(|| info.clone());
         }

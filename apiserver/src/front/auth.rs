@@ -5,7 +5,7 @@ use std::sync::Arc;
 use api::{GroupResource, Status};
 use http::{HeaderMap, header, request::Parts};
 
-use super::info::Info;
+use super::info::RequestInfo;
 use crate::{
     engine::Engine,
     identity::{Attributes, Decision, Peer, User},
@@ -34,7 +34,7 @@ pub(crate) async fn authenticate(engine: &Arc<Engine>, parts: &Parts) -> Result<
 
 /// # Errors
 /// 403 in upstream's words.
-pub(crate) fn authorize(engine: &Engine, info: &Info, user: &User) -> Result<(), Status> {
+pub(crate) fn authorize(engine: &Engine, info: &RequestInfo, user: &User) -> Result<(), Status> {
     allowed(engine, &attributes(info, user))
 }
 
@@ -42,7 +42,7 @@ pub(crate) fn authorize(engine: &Engine, info: &Info, user: &User) -> Result<(),
 ///
 /// # Errors
 /// 403 in upstream's words.
-pub(crate) fn authorize_as(engine: &Engine, info: &Info, user: &User, verb: &str) -> Result<(), Status> {
+pub(crate) fn authorize_as(engine: &Engine, info: &RequestInfo, user: &User, verb: &str) -> Result<(), Status> {
     allowed(engine, &Attributes { verb: verb.into(), ..attributes(info, user) })
 }
 
@@ -50,7 +50,7 @@ pub(crate) fn authorize_as(engine: &Engine, info: &Info, user: &User, verb: &str
 ///
 /// # Errors
 /// 403, with the authorizers' reason alone.
-pub(crate) fn authorize_also(engine: &Engine, info: &Info, user: &User, verb: &str) -> Result<(), Status> {
+pub(crate) fn authorize_also(engine: &Engine, info: &RequestInfo, user: &User, verb: &str) -> Result<(), Status> {
     if info.verb == verb {
         return Ok(());
     }
@@ -109,7 +109,7 @@ fn anonymous() -> User {
     User { name: ANONYMOUS.into(), groups: vec![UNAUTHENTICATED.into()], ..User::default() }
 }
 
-pub(super) fn attributes(info: &Info, user: &User) -> Attributes {
+pub(super) fn attributes(info: &RequestInfo, user: &User) -> Attributes {
     Attributes {
         user: user.clone(),
         verb: info.verb.clone(),

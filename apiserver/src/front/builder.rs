@@ -50,7 +50,7 @@ impl Builder {
         Self { agents, ..self }
     }
 
-    /// Adds routes ([`site`](crate::sites::site)). What comes to their handlers was authorized under the very path that they see.
+    /// Adds routes ([`non_resource_routes`](crate::non_resource::non_resource_routes)). What comes to their handlers was authorized under the very path that they see.
     ///
     /// # Panics
     /// Where a path has a route already.

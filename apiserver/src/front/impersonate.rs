@@ -8,7 +8,7 @@ use api::Status;
 
 use super::{
     auth::{self, ANONYMOUS, UNAUTHENTICATED},
-    info::Info,
+    info::RequestInfo,
 };
 use crate::{
     engine::Engine,
@@ -27,7 +27,7 @@ const MANY: usize = 4;
 ///
 /// # Errors
 /// 400 for headers that cannot be read or name nobody, 403 where the sender may not, in the words of the first way that was tried.
-pub(crate) fn acting(engine: &Engine, info: &Info, headers: &http::HeaderMap, sender: User) -> Result<User, Status> {
+pub(crate) fn acting(engine: &Engine, info: &RequestInfo, headers: &http::HeaderMap, sender: User) -> Result<User, Status> {
     let Some(wanted) = headers::wanted(headers)? else { return Ok(sender) };
     let mut first = None;
     for mode in MODES.into_iter().filter(|mode| mode.applies(&wanted, &sender)) {
@@ -90,7 +90,7 @@ struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    fn run(&self, info: &Info, wanted: &User) -> Result<User, Status> {
+    fn run(&self, info: &RequestInfo, wanted: &User) -> Result<User, Status> {
         if self.mode != Mode::Legacy {
             let asked = auth::attributes(info, self.sender);
             let verb = format!("impersonate-on:{}:{}", self.mode.name(), asked.verb);

@@ -13,7 +13,7 @@ use crate::{fairness::RequestDigest, identity::User, metrics::Observed};
 
 /// What a request is about (`RequestInfo`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Info {
+pub(crate) struct RequestInfo {
     pub resource_request: bool,
     pub method: Method,
     pub verb: String,
@@ -60,7 +60,7 @@ impl Default for Selectors {
 const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
 const NAME: &str = "metadata.name";
 
-impl Info {
+impl RequestInfo {
     /// Takes out of `query` what it reads of it, so that nobody reads it a second time.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use api::{Gvk, Status, field_errors::FieldErrors};
 use serde_json::{Map, Value, json};
 
 use super::{
-    info::{Info, Selectors},
+    info::{RequestInfo, Selectors},
     query::Query,
 };
 use crate::{
@@ -35,7 +35,7 @@ pub(crate) struct WriteOptions {
 impl ListOptions {
     /// # Errors
     /// 400 for what cannot be read, 422 for options that contradict each other.
-    pub fn read(query: &Query, info: &Info, served: &Served) -> Result<Self, Status> {
+    pub fn read(query: &Query, info: &RequestInfo, served: &Served) -> Result<Self, Status> {
         let Selectors { fields, labels } = info.selectors.clone();
         let (fields, labels) = (fields.map_err(Status::bad_request)?, labels.map_err(Status::bad_request)?);
         let selection = Selection::new(&served.kind, served.stored_kind(), info.place(), labels, fields)?;

@@ -5,7 +5,7 @@
 use api::Status;
 use http::Method;
 
-use super::info::Info;
+use super::info::RequestInfo;
 use crate::{
     body::Response,
     engine::registry::{Registry, Served},
@@ -41,7 +41,7 @@ impl NoRoute {
     }
 }
 
-pub(crate) fn find(registry: &Registry, info: &Info) -> Result<Served, NoRoute> {
+pub(crate) fn find(registry: &Registry, info: &RequestInfo) -> Result<Served, NoRoute> {
     if info.path.starts_with("//") {
         return Err(NoRoute::Nowhere);
     }
@@ -53,7 +53,7 @@ pub(crate) fn find(registry: &Registry, info: &Info) -> Result<Served, NoRoute> 
 }
 
 /// Whether the kind is served under a path of this form: namespaced objects below a namespace, others below none.
-fn fits(kind: &Kind, info: &Info) -> Result<(), NoRoute> {
+fn fits(kind: &Kind, info: &RequestInfo) -> Result<(), NoRoute> {
     let form = info.form;
     let placed = match kind.scope {
         Scope::Cluster => !form.below_namespace,
@@ -75,7 +75,7 @@ fn fits(kind: &Kind, info: &Info) -> Result<(), NoRoute> {
     }
 }
 
-fn collection(kind: &Kind, info: &Info) -> Result<(), NoRoute> {
+fn collection(kind: &Kind, info: &RequestInfo) -> Result<(), NoRoute> {
     let has = |verb: &str| kind.serves(verb);
     if info.form.verb_in_path {
         return among(info, &[(Method::GET, has("list") && has("watch"))]);
@@ -87,7 +87,7 @@ fn collection(kind: &Kind, info: &Info) -> Result<(), NoRoute> {
     among(info, &routes)
 }
 
-fn item(kind: &Kind, info: &Info) -> Result<(), NoRoute> {
+fn item(kind: &Kind, info: &RequestInfo) -> Result<(), NoRoute> {
     let has = |verb: &str| kind.serves(verb);
     if info.form.verb_in_path {
         return among(info, &[(Method::GET, has("watch"))]);
@@ -96,7 +96,7 @@ fn item(kind: &Kind, info: &Info) -> Result<(), NoRoute> {
     among(info, &routes)
 }
 
-fn part(sub: &Subresource, info: &Info) -> Result<(), NoRoute> {
+fn part(sub: &Subresource, info: &RequestInfo) -> Result<(), NoRoute> {
     let takes_path = matches!(&sub.handler, Handler::Connect(connect) if connect.takes_path());
     if info.form.verb_in_path || (info.form.depth > 3 && !takes_path) {
         return Err(NoRoute::Unknown);
@@ -114,7 +114,7 @@ fn part(sub: &Subresource, info: &Info) -> Result<(), NoRoute> {
     among(info, &routes)
 }
 
-fn among(info: &Info, routes: &[(Method, bool)]) -> Result<(), NoRoute> {
+fn among(info: &RequestInfo, routes: &[(Method, bool)]) -> Result<(), NoRoute> {
     let mut served = routes.iter().filter(|(_, served)| *served).peekable();
     match () {
         () if served.peek().is_none() => Err(NoRoute::Unknown),

@@ -9,9 +9,12 @@ use super::{Definition, Element, Facets, Field, ListType, MapType, Semantics, Ta
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
-/// The table and the index of its root. Objects inside get the names of their fields.
-pub fn table(name: &str, schema: &Value) -> (Table, u32) {
+/// The table and the index of its root. Objects inside get the names of their fields; metadata is that of `built_in`, where there is such.
+pub fn table(name: &str, schema: &Value, built_in: Option<&Table>) -> (Table, u32) {
     let mut table = Table::default();
+    if let Some(built_in) = built_in {
+        table.import(built_in, META);
+    }
     let root = object(&mut table, name, schema, Root::Yes);
     (table, root)
 }
@@ -65,7 +68,9 @@ fn object(table: &mut Table, name: &str, schema: &Value, root: Root) -> u32 {
         .collect();
     let embedded = schema["x-kubernetes-embedded-resource"] == true;
     if root == Root::Yes || embedded {
-        let own = [("apiVersion", Type::String), ("kind", Type::String), ("metadata", Type::Any)];
+        let metadata = table.index(META).map_or(Type::Any, Type::Object);
+        let own = [("apiVersion", Type::String), ("kind", Type::String), ("metadata", metadata)];
+        fields.retain(|field| field.name != "metadata");
         let missing: Vec<_> = own.into_iter().filter(|(own, _)| !fields.iter().any(|f| f.name == *own)).collect();
         let plain =
             |(name, typ): (&'static str, Type)| Field { name: name.into(), typ, absent_if_zero: false, semantics: None, facets: None };
@@ -152,18 +157,39 @@ mod tests {
 
     #[test]
     fn a_custom_schema_knows_what_it_says_of_each_value() {
-        let (table, root) = table("Widget", &widget());
+        let (table, root) = table("Widget", &widget(), None);
         let field = |at: u32, name: &str| table.definition(at).field(name).unwrap_or_else(|| panic!("no field {name}"));
         let spec = field(root, "spec");
         assert_eq!(spec.facets.as_ref().unwrap().required, ["size"]);
         let Type::Object(inner) = spec.typ else { panic!("{:?}", spec.typ) };
         let size = field(inner, "size").facets.as_ref().unwrap();
-        assert_eq!((&size.default, size.maximum.map(|m| (m.value, m.is_exclusive))), (&Some(json!(1)), Some((5.0, true))));
+        assert_eq!(
+            (&size.default, size.maximum.as_ref().map(|m| (m.value.as_i64(), m.is_exclusive))),
+            (&Some(json!(1)), Some((Some(5), true)))
+        );
         let parts = field(root, "parts");
         assert_eq!(parts.facets.as_ref().unwrap().items, Size { min: None, max: Some(3) });
         let Type::Map(words) = field(root, "words").typ else { panic!() };
         let word = table.held(words);
         assert_eq!((word.typ, word.facets.as_ref().map(|f| (f.enumeration.len(), f.nullable))), (Type::String, Some((2, true))));
+    }
+
+    #[test]
+    fn metadata_is_that_of_all_objects() {
+        let lines = "=io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta\nfinalizers [s set\nowners [@x.Owner map:uid\n=x.Owner\nuid s\n";
+        let embedded = json!({"type": "object", "properties": {"template": {"type": "object", "x-kubernetes-embedded-resource": true}}});
+        let (table, root) = table("Widget", &embedded, Some(&Table::parse(lines)));
+        let of = |at: u32| match table.definition(at).field("metadata").map(|field| field.typ) {
+            Some(Type::Object(at)) => at,
+            other => panic!("{other:?}"),
+        };
+        let Some(Type::Object(template)) = table.definition(root).field("template").map(|field| field.typ) else { panic!() };
+        assert_eq!(of(root), of(template));
+        let metadata = table.definition(of(root));
+        assert_eq!(metadata.field("finalizers").unwrap().semantics.as_ref().unwrap().list_type, ListType::Set);
+        let Type::List(owners) = metadata.field("owners").unwrap().typ else { panic!() };
+        let Type::Object(owner) = table.element(owners) else { panic!() };
+        assert_eq!(table.definition(owner).field("uid").unwrap().typ, Type::String);
     }
 
     #[test]

@@ -1,13 +1,12 @@
 //! What a custom schema says of a value besides its type. Source: apiextensions-apiserver `pkg/apiserver/schema/structural.go`.
 
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use super::Text;
 
-/// Rules of one value. A bound that is not given is `None`.
+/// Rules of one value; what refuses and completes by them comes with custom resources. A bound that is not given is `None`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Facets {
-    pub description: String,
     /// What stands for an absent value.
     pub default: Option<Value>,
     pub nullable: bool,
@@ -20,7 +19,7 @@ pub struct Facets {
     pub pattern: String,
     pub minimum: Option<Bound>,
     pub maximum: Option<Bound>,
-    pub multiple_of: Option<f64>,
+    pub multiple_of: Option<Number>,
     /// In characters.
     pub length: Size,
     pub items: Size,
@@ -28,9 +27,9 @@ pub struct Facets {
     pub unique_items: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Bound {
-    pub value: f64,
+    pub value: Number,
     pub is_exclusive: bool,
 }
 
@@ -46,11 +45,11 @@ impl Facets {
     pub(super) fn of(schema: &Value) -> Option<Box<Self>> {
         let text = |name: &str| schema[name].as_str().unwrap_or_default().to_owned();
         let size = |min: &str, max: &str| Size { min: schema[min].as_i64(), max: schema[max].as_i64() };
-        let bound =
-            |name: &str, exclusive: &str| schema[name].as_f64().map(|value| Bound { value, is_exclusive: schema[exclusive] == true });
+        let bound = |name: &str, exclusive: &str| {
+            schema[name].as_number().map(|value| Bound { value: value.clone(), is_exclusive: schema[exclusive] == true })
+        };
         let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let facets = Self {
-            description: text("description"),
             default: schema.get("default").cloned(),
             nullable: schema["nullable"] == true,
             required: required.map(|name| name.to_owned().into()).collect(),
@@ -59,7 +58,7 @@ impl Facets {
             pattern: text("pattern"),
             minimum: bound("minimum", "exclusiveMinimum"),
             maximum: bound("maximum", "exclusiveMaximum"),
-            multiple_of: schema["multipleOf"].as_f64(),
+            multiple_of: schema["multipleOf"].as_number().cloned(),
             length: size("minLength", "maxLength"),
             items: size("minItems", "maxItems"),
             properties: size("minProperties", "maxProperties"),

@@ -165,6 +165,44 @@ impl Table {
         &self.definitions
     }
 
+    /// A definition of another table, with all that it is made of. `None` where the other has none of that name.
+    pub(super) fn import(&mut self, other: &Table, name: &str) -> Option<Type> {
+        other.index(name).map(|at| Type::Object(self.copy(other, at)))
+    }
+
+    fn copy(&mut self, other: &Table, at: u32) -> u32 {
+        let Definition { name, fields, open, atomic, .. } = other.definition(at);
+        if let Some(there) = self.index(name) {
+            return there;
+        }
+        // Its place comes first: it may hold itself.
+        let place = self.push(Definition { name: name.clone(), open: *open, atomic: *atomic, ..Definition::default() });
+        let copied = |field: &Field| Field {
+            name: field.name.clone(),
+            typ: self.copy_type(other, field.typ),
+            absent_if_zero: field.absent_if_zero,
+            semantics: field.semantics.clone(),
+            facets: field.facets.clone(),
+        };
+        let fields = fields.iter().map(copied).collect();
+        self.definitions.get_mut(place as usize).expect("was just pushed").fields = fields;
+        place
+    }
+
+    fn copy_type(&mut self, other: &Table, typ: Type) -> Type {
+        let mut element = |at: u32| {
+            let Element { typ, semantics, facets } = other.held(at);
+            let typ = self.copy_type(other, *typ);
+            self.push_element(Element { typ, semantics: semantics.clone(), facets: facets.clone() })
+        };
+        match typ {
+            Type::List(at) => Type::List(element(at)),
+            Type::Map(at) => Type::Map(element(at)),
+            Type::Object(at) => Type::Object(self.copy(other, at)),
+            plain => plain,
+        }
+    }
+
     pub(super) fn push(&mut self, definition: Definition) -> u32 {
         let at = u32::try_from(self.definitions.len()).expect("fewer than 2^32 definitions");
         self.names.insert(definition.name.clone(), at);

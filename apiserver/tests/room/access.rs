@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use apiserver::sites::site;
+use apiserver::non_resource::non_resource_routes;
 use parking_lot::Mutex;
 use tracing::{Dispatch, instrument::WithSubscriber};
 use tracing_subscriber::fmt::MakeWriter;
@@ -59,7 +59,7 @@ fn id(reply: &Reply) -> String {
 
 #[tokio::test]
 async fn a_request_has_one_line_and_no_secret_is_in_it() {
-    let broken = site(&["/broken"], async |_| panic!("no way on"));
+    let broken = non_resource_routes(&["/broken"], async |_| panic!("no way on"));
     let room = Room::behind(store::memory::Memory::new(), Vec::new(), |front| front.mount(broken)).await;
     let token = &[("authorization", "Bearer token-s3cret")][..];
     // Method, path, query, headers; verb, user, code.

@@ -12,7 +12,7 @@ mod kinds;
 mod kit;
 mod lane;
 mod list;
-mod sites;
+mod non_resource;
 mod turns;
 mod watch;
 mod write;

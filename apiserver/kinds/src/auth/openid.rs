@@ -4,7 +4,7 @@ use std::{future::ready, sync::Arc};
 
 use apiserver::{
     body::{Response, full},
-    sites::{Router, site},
+    non_resource::{Router, non_resource_routes},
 };
 use http::{HeaderValue, header, request::Parts};
 use serde_json::json;
@@ -28,7 +28,7 @@ impl OpenId {
         // Slashes at the end change nothing.
         let of = |path: &str| ["", "/", "/{*slashes}"].map(|end| format!("{path}{end}"));
         let paths = [of("/.well-known/openid-configuration"), of("/openid/v1/jwks")].concat();
-        site(&paths, move |request| ready(self.reply(&request)))
+        non_resource_routes(&paths, move |request| ready(self.reply(&request)))
     }
 
     fn reply(&self, request: &Parts) -> Option<Response> {

@@ -4,12 +4,12 @@ use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
 
-fn read(method: &str, target: &str) -> Result<Info, Status> {
+fn read(method: &str, target: &str) -> Result<RequestInfo, Status> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    Info::new(&method.parse().unwrap(), path, &mut Query::parse(Some(query)))
+    RequestInfo::new(&method.parse().unwrap(), path, &mut Query::parse(Some(query)))
 }
 
-fn info(method: &str, target: &str) -> Info {
+fn info(method: &str, target: &str) -> RequestInfo {
     read(method, target).unwrap()
 }
 
@@ -132,7 +132,7 @@ fn a_name_in_the_path_and_the_selector_must_agree() {
 #[test]
 fn what_was_read_of_the_query_is_gone_from_it() {
     let mut query = Query::parse(Some("watch=1&limit=5&fieldSelector=a=b&fieldSelector=c=d&labelSelector=x"));
-    Info::new(&Method::GET, "/api/v1/pods", &mut query).unwrap();
+    RequestInfo::new(&Method::GET, "/api/v1/pods", &mut query).unwrap();
     assert_eq!(["watch", "fieldSelector", "labelSelector", "limit"].map(|key| query.get(key).to_owned()), ["", "", "", "5"]);
 }
 
@@ -184,7 +184,7 @@ proptest! {
         let told = i.authorized_fields();
         prop_assert!(told.is_empty() || i.selectors.fields == Ok(told));
         let slashed = read(method, &format!("{path}/?{query}")).unwrap();
-        let same = |i: Info| Info { path: String::new(), rest: i.rest.trim_end_matches('/').to_owned(), ..i };
+        let same = |i: RequestInfo| RequestInfo { path: String::new(), rest: i.rest.trim_end_matches('/').to_owned(), ..i };
         prop_assert_eq!(same(i), same(slashed));
     }
 }

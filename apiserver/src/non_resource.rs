@@ -16,7 +16,7 @@ use crate::{
 ///
 /// `serve` gets what was authenticated and authorized (`nonResourceURLs`), its path as sent. It answers for all methods; `None` is upstream's
 /// 404, in plain text. (axum's own method routes have an empty 405, and put a `content-length` into each reply that has no body.)
-pub fn site<F, R>(paths: &[impl AsRef<str>], serve: F) -> Router
+pub fn non_resource_routes<F, R>(paths: &[impl AsRef<str>], serve: F) -> Router
 where
     F: Fn(Parts) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Option<Response>> + Send + 'static,

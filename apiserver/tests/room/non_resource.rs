@@ -13,7 +13,7 @@ use apiserver::{
     health::Health,
     identity::{Attributes, Auth, Authorizer, Decision, Peer, User},
     metrics::Metrics,
-    sites::{Router, site},
+    non_resource::{Router, non_resource_routes},
     version, wire,
 };
 use bytes::Bytes;
@@ -30,7 +30,7 @@ use crate::kit::{self, PLACES, Reply, Room};
 fn counted(paths: &[&str]) -> (Router, Arc<AtomicUsize>) {
     let ran = Arc::<AtomicUsize>::default();
     let count = ran.clone();
-    let routes = site(paths, move |request| {
+    let routes = non_resource_routes(paths, move |request| {
         count.fetch_add(1, Ordering::SeqCst);
         let path = request.uri.path().to_owned();
         assert_eq!(front::user_of(&request).map(|user| user.name.as_str()), Some("tester"));
@@ -117,7 +117,7 @@ async fn no_disguise_of_a_path_reaches_a_handler_that_authorization_did_not_see(
     let engine = Engine::new(Arc::new(store::memory::Memory::new()), kit::kinds(), auth, group.clone());
     engine.ready().await;
     let sees = seen.clone();
-    let routes = site(&["/console", "/console/{*page}", "/apis/far.io/v1/{*rest}"], move |request| {
+    let routes = non_resource_routes(&["/console", "/console/{*page}", "/apis/far.io/v1/{*rest}"], move |request| {
         sees.lock().push(request.uri.path().to_owned());
         async { Some(wire::text(StatusCode::OK, "")) }
     });
@@ -149,7 +149,7 @@ async fn no_disguise_of_a_path_reaches_a_handler_that_authorization_did_not_see(
 #[tokio::test]
 async fn a_handler_that_panics_answers_500_and_the_connection_lives_on() {
     let (routes, ran) = counted(&["/console"]);
-    let broken = site(&["/broken"], async |_| panic!("no way on"));
+    let broken = non_resource_routes(&["/broken"], async |_| panic!("no way on"));
     let room = with(routes.merge(broken)).await;
     let (ours, theirs) = tokio::io::duplex(64 << 10);
     let front = room.front.clone();
@@ -179,7 +179,7 @@ async fn a_handler_that_panics_answers_500_and_the_connection_lives_on() {
 async fn an_upgrade_passes_the_router_and_nothing_is_added_to_its_head() {
     let (group, (ours, theirs)) = (api::task::Group::new(), tokio::io::duplex(64 << 10));
     let streams = group.clone();
-    let tunnel = site(&["/tunnel"], move |parts| {
+    let tunnel = non_resource_routes(&["/tunnel"], move |parts| {
         let upgrade = hyper::upgrade::on(Request::from_parts(parts, ()));
         streams.spawn(async move {
             let (mut from, mut to) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));

@@ -40,12 +40,6 @@ impl Gvk {
         Self { group: group.into(), version: version.into(), kind: kind.into() }
     }
 
-    /// Splits an `apiVersion` (`v1`, `apps/v1`); more than one slash is not a group version.
-    pub fn from_api_version(api_version: &str, kind: &str) -> Option<Self> {
-        let (group, version) = split_api_version(api_version)?;
-        Some(Self::new(group, version, kind))
-    }
-
     pub fn api_version(&self) -> String {
         api_version(&self.group, &self.version)
     }

@@ -71,11 +71,13 @@ pub enum Conversion {
     /// There is one version.
     None,
     /// Worked out at once, and never failing: an object in whatever version -> the same in this one.
-    Direct(Arc<dyn Fn(&Gvk, Value) -> Value + Send + Sync>),
+    Direct(DirectConversion),
     /// What may fail and may wait (webhooks).
     Remote(Arc<dyn Converter>),
 }
 
+/// See [`Conversion::Direct`].
+pub type DirectConversion = Arc<dyn Fn(&Gvk, Value) -> Value + Send + Sync>;
 /// See [`Kind::read`].
 pub type ReadStep = Arc<dyn Fn(&mut Value) + Send + Sync>;
 

@@ -275,7 +275,7 @@ pub fn kinds_config(flags: &ServerFlags) -> anyhow::Result<kinds::Config> {
         bail!("--service-cluster-ip-range {services}: services of two families are not served yet; name one range");
     }
     Ok(kinds::Config {
-        service_cidr: services.primary(),
+        service_cidrs: services.list().to_vec(),
         node_ports: port_range(&flags.service_node_port_range)?,
         cluster_domain: flags.cluster_domain.clone(),
     })
@@ -303,10 +303,7 @@ fn serving_names(flags: &ServerFlags, config: &kinds::Config, advertised: IpAddr
 
 /// The cluster's DNS address: the tenth of the service range, as kubeadm has it.
 pub fn cluster_dns(config: &kinds::Config) -> IpAddr {
-    match config.service_cidr.network() {
-        IpAddr::V4(base) => IpAddr::V4((u32::from(base).saturating_add(10)).into()),
-        IpAddr::V6(base) => IpAddr::V6((u128::from(base).saturating_add(10)).into()),
-    }
+    config.service_address(10)
 }
 
 /// The host's name as the kernel has it, lower case, as node names are.

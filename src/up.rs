@@ -29,7 +29,7 @@ const READY_BOUND: Duration = Duration::from_secs(180);
 
 pub async fn run(flags: UpFlags) -> anyhow::Result<()> {
     // Before anything is started: the control plane could serve more than the node.
-    agent::are_served("--service-cluster-ip-range", &[kinds_config(&flags.server)?.service_cidr])?;
+    agent::are_served("--service-cluster-ip-range", &kinds_config(&flags.server)?.service_cidrs)?;
     node_config(&flags)?.check()?;
     if flags.foreground { Box::pin(foreground(flags)).await } else { background(&flags).await }
 }

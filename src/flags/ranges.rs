@@ -10,10 +10,6 @@ impl Ranges {
     pub fn list(&self) -> &[IpNet] {
         &self.0
     }
-
-    pub fn primary(&self) -> IpNet {
-        self.0.first().copied().expect("a list of ranges is split from a text, and has a part at least")
-    }
 }
 
 impl std::fmt::Display for Ranges {

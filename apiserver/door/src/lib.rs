@@ -97,7 +97,7 @@ pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T
 
 fn config() -> kinds::Config {
     kinds::Config {
-        service_cidr: "10.96.0.0/16".parse().expect("a range"),
+        service_cidrs: vec!["10.96.0.0/16".parse().expect("a range")],
         node_ports: 30000..=32767,
         cluster_domain: "cluster.local".into(),
     }

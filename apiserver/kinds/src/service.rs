@@ -79,7 +79,7 @@ struct Services {
 
 impl Services {
     fn new(config: &Config) -> Self {
-        let family = crate::net::family(config.service_cidr.network());
+        let family = crate::net::family(config.default_service_cidr().network());
         Self { family, allocator: Allocator::new(config, family) }
     }
 }

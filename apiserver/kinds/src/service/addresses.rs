@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     fn addresses(cidr: &str) -> Addresses {
-        Addresses::new(&Config { service_cidr: cidr.parse().unwrap(), ..Config::default() })
+        Addresses::new(&Config { service_cidrs: vec![cidr.parse().unwrap()], ..Config::default() })
     }
 
     /// Takes all there are, in the order they are given out.

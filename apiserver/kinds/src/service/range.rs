@@ -23,7 +23,7 @@ pub enum Line {
 impl Range {
     /// The range that the flags name, in their order: the first is the default family's.
     pub fn configured(config: &Config) -> Vec<Self> {
-        vec![Self(config.service_cidr.trunc())]
+        config.service_cidrs.iter().map(|cidr| Self(cidr.trunc())).collect()
     }
 
     /// `None` where it is no network that anything is given out of.

@@ -131,7 +131,7 @@ async fn an_address_that_somebody_holds_stays_taken() {
 #[tokio::test]
 async fn a_crowd_gets_all_there_are() {
     let shared = Shared::memory();
-    let config = Config { service_cidr: "10.96.0.0/22".parse().unwrap(), ..Config::default() };
+    let config = Config { service_cidrs: vec!["10.96.0.0/22".parse().unwrap()], ..Config::default() };
     let server = Server::start(shared.open().await, &config).await;
     server.bootstrap().await;
     let (services, user) = (api::GroupResource::new("", "services"), User::default());

@@ -15,7 +15,7 @@ use crate::{
 const FLIGHT: usize = 16;
 
 fn config() -> Config {
-    Config { service_cidr: "10.96.0.0/20".parse().unwrap(), ..Config::default() }
+    Config { service_cidrs: vec!["10.96.0.0/20".parse().unwrap()], ..Config::default() }
 }
 
 /// What each of the Services asks for: some with an address only, some with a port or two.

@@ -55,7 +55,7 @@ impl Authorizer for Everyone {
 
 /// 14 addresses, 4 node ports.
 pub fn small() -> Config {
-    Config { service_cidr: "10.96.0.0/28".parse().unwrap(), node_ports: 30000..=30003, ..Config::default() }
+    Config { service_cidrs: vec!["10.96.0.0/28".parse().unwrap()], node_ports: 30000..=30003, ..Config::default() }
 }
 
 impl Server {

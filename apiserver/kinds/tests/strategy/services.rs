@@ -12,7 +12,7 @@ const SERVICES: &str = "/api/v1/namespaces/default/services";
 
 /// 14 addresses, 4 node ports.
 async fn room() -> Room {
-    let config = kinds::Config { service_cidr: "10.96.0.0/28".parse().unwrap(), node_ports: 30000..=30003, ..Default::default() };
+    let config = kinds::Config { service_cidrs: vec!["10.96.0.0/28".parse().unwrap()], node_ports: 30000..=30003, ..Default::default() };
     Room::new(kinds::table(&config), Auth::default()).await
 }
 

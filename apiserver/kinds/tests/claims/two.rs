@@ -76,6 +76,6 @@ async fn a_thousand_from_memory() {
 }
 
 #[tokio::test]
-async fn some_hundreds_from_etcd() {
-    hand_out(Shared::etcd(), 240).await;
+async fn a_thousand_from_etcd() {
+    hand_out(Shared::etcd(), 1000).await;
 }

@@ -25,7 +25,7 @@ pub(crate) use self::rehearse::rehearse;
 pub use self::{
     expand::expand,
     hostname::Hostname,
-    qos::{QosClass, class, oom_score_adj},
+    qos::{QosClass, class},
     resources::{Limits, QUOTA_PERIOD_US, cpu_request_milli, requests, shares},
     sandbox::{dns_warnings, sandbox},
 };
@@ -122,7 +122,7 @@ fn linux(cx: &PodContext, container: &Container, image: &cri::Image) -> Result<c
     let security = security::of_container(&cx.node, &cx.pod, container, image).map_err(ConfigError::Refused)?;
     let limits = Limits::of_container(&cx.pod, container);
     let mut resources = runtime_resources(limits, cx.node.cpu_cfs_quota);
-    resources.oom_score_adj = oom_score_adj(&cx.pod, container, cx.node.memory_capacity_bytes);
+    resources.oom_score_adj = cx.oom_scores.adj(container);
     kernel_settings(&cx.node.cgroup_root, &mut resources);
     Ok(cri::LinuxContainerConfig { resources: Some(resources), security_context: Some(security) })
 }

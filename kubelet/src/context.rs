@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
 use api::k8s::api::core::v1::{Node, Pod, Service};
 
-use crate::volumes::PodVolumes;
+use crate::{container_config::qos::OomScores, volumes::PodVolumes};
 
 /// What is the same for every pod of this node. Shared by all workers.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ pub struct PodContext {
     /// The node's object, for allocatable and `status.hostIPs`; `None` while it is not registered.
     pub node_object: Option<Arc<Node>>,
     pub pod: Arc<Pod>,
+    /// Of the pod's containers.
+    pub oom_scores: OomScores,
     /// Of the sandbox; the node's own where the pod is on the host's network; empty while there is no sandbox.
     pub pod_ips: Vec<String>,
     /// All services of the pod's namespace and of the master service's.

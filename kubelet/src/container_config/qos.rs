@@ -30,26 +30,52 @@ pub fn class(pod: &Pod) -> QosClass {
     written.or_else(|| pod.spec.as_ref().map(QosClass::of)).unwrap_or(QosClass::BestEffort)
 }
 
-/// The kernel's `oom_score_adj` of a container. `memory_capacity` is the node's memory in bytes.
-pub fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: i64) -> i64 {
-    if is_node_critical(pod) {
-        return GUARANTEED_ADJ;
+/// How readily the kernel kills the containers of one pod: worked out once for all of them.
+#[derive(Clone, Copy, Debug)]
+pub enum OomScores {
+    Fixed(i64),
+    /// By the memory that each container asks for, in bytes.
+    Burstable {
+        /// Of the node.
+        capacity: i64,
+        /// For each container, of what the pod as a whole asks for and its containers do not.
+        unclaimed: i64,
+        /// What that of its containers asks for that asks for the least, sidecars aside.
+        least: i64,
+    },
+}
+
+impl OomScores {
+    /// `memory_capacity` is the node's memory in bytes.
+    pub fn of(pod: &Pod, memory_capacity: i64) -> Self {
+        if is_node_critical(pod) {
+            return Self::Fixed(GUARANTEED_ADJ);
+        }
+        match class(pod) {
+            QosClass::Guaranteed => Self::Fixed(GUARANTEED_ADJ),
+            QosClass::BestEffort => Self::Fixed(BEST_EFFORT_ADJ),
+            QosClass::Burstable => {
+                let main = pod.spec.as_ref().map(|s| s.containers.as_slice()).unwrap_or_default();
+                let least = main.iter().map(memory_request).min().unwrap_or(0);
+                Self::Burstable { capacity: memory_capacity.max(1), unclaimed: unclaimed_memory(pod), least }
+            }
+        }
     }
-    match class(pod) {
-        QosClass::Guaranteed => return GUARANTEED_ADJ,
-        QosClass::BestEffort => return BEST_EFFORT_ADJ,
-        QosClass::Burstable => {}
+
+    /// The kernel's `oom_score_adj` of one of the pod's containers.
+    pub fn adj(self, container: &Container) -> i64 {
+        let (capacity, unclaimed, least) = match self {
+            Self::Fixed(adj) => return adj,
+            Self::Burstable { capacity, unclaimed, least } => (capacity, unclaimed, least),
+        };
+        let score = |bytes: i64| 1000i64.saturating_sub(1000i64.saturating_mul(bytes.saturating_add(unclaimed)) / capacity);
+        let mut adjust = score(memory_request(container));
+        if meta::is_sidecar(container) {
+            // A sidecar must not go before the containers it serves.
+            adjust = adjust.min(score(least));
+        }
+        adjust.clamp(1000 + GUARANTEED_ADJ, BEST_EFFORT_ADJ - 1)
     }
-    let capacity = memory_capacity.max(1);
-    let unclaimed = unclaimed_memory(pod);
-    let score = |bytes: i64| 1000i64.saturating_sub(1000i64.saturating_mul(bytes.saturating_add(unclaimed)) / capacity);
-    let mut adjust = score(memory_request(container));
-    if meta::is_sidecar(container) {
-        let main = pod.spec.as_ref().map(|s| s.containers.as_slice()).unwrap_or_default();
-        // A sidecar must not go before the containers it serves.
-        adjust = adjust.min(score(main.iter().map(memory_request).min().unwrap_or(0)));
-    }
-    adjust.clamp(1000 + GUARANTEED_ADJ, BEST_EFFORT_ADJ - 1)
 }
 
 /// One entry of a resource list, parsed.
@@ -64,7 +90,7 @@ fn unclaimed_memory(pod: &Pod) -> i64 {
     if own == 0 {
         return 0;
     }
-    let claimed = podspec::aggregate(spec, Side::Requests, &[], |_| {}).get("memory").map_or(0, Quantity::units);
+    let claimed = podspec::aggregate(spec, Side::Requests, &[], |_, _| {}).get("memory").map_or(0, Quantity::units);
     let containers = i64::try_from(meta::containers(pod).count()).unwrap_or(i64::MAX);
     own.saturating_sub(claimed) / containers.max(1)
 }
@@ -119,7 +145,7 @@ mod tests {
     fn oom_scores_are_upstreams() {
         let adj = |resources: &str| {
             let p = with(resources);
-            oom_score_adj(&p, &p.spec.as_ref().unwrap().containers[0], 1000 << 20)
+            OomScores::of(&p, 1000 << 20).adj(&p.spec.as_ref().unwrap().containers[0])
         };
         assert_eq!(adj("{}"), 1000);
         assert_eq!(adj(r#"{"requests":{"memory":"100Mi"}}"#), 900);
@@ -128,7 +154,8 @@ mod tests {
         // What the pod asks for beyond its containers is theirs in equal parts.
         let own = r#""resources":{"requests":{"memory":"500Mi"}}"#;
         let p = pod(&format!(r#"{{"containers":[{{"name":"a","resources":{{"requests":{{"memory":"100Mi"}}}}}},{{"name":"b"}}],{own}}}"#));
-        let both: Vec<i64> = p.spec.as_ref().unwrap().containers.iter().map(|c| oom_score_adj(&p, c, 1000 << 20)).collect();
+        let scores = OomScores::of(&p, 1000 << 20);
+        let both: Vec<i64> = p.spec.as_ref().unwrap().containers.iter().map(|c| scores.adj(c)).collect();
         assert_eq!(both, [700, 800]);
         assert_eq!(adj(r#"{"limits":{"cpu":"1","memory":"1Gi"},"requests":{"cpu":"1","memory":"1Gi"}}"#), -997);
     }

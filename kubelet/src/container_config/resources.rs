@@ -86,7 +86,8 @@ fn nonzero(list: List<'_>, name: &str) -> Option<Quantity> {
 /// before it.
 fn limited(pod: &Pod, name: &str) -> bool {
     let mut all = true;
-    let each = |amounts: &Amounts<'_>| all &= amounts.get(name).is_some_and(|q| !q.is_zero());
+    let has = |amounts: &Amounts<'_>| amounts.get(name).is_some_and(|q| !q.is_zero());
+    let each = |own: &Amounts<'_>, beside: &Amounts<'_>| all &= has(own) || has(beside);
     pod.spec.as_ref().map(|spec| podspec::aggregate(spec, Side::Limits, &[], each));
     all || nonzero(pod_limits(pod), name).is_some()
 }

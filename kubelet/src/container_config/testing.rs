@@ -4,6 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use api::k8s::api::core::v1::Pod;
 
+use super::qos::OomScores;
 use crate::context::{NodeContext, PodContext};
 
 /// A pod `default/web` with uid `u1` and this spec.
@@ -31,6 +32,7 @@ pub fn context(pod: Pod, dir: &Path) -> PodContext {
         sandbox_profile: None,
     };
     PodContext {
+        oom_scores: OomScores::of(&pod, node.memory_capacity_bytes),
         node: Arc::new(node),
         node_object: None,
         pod: Arc::new(pod),

@@ -67,17 +67,16 @@ impl<'a> Amounts<'a> {
 
     /// On top of what was there.
     pub fn add(&mut self, name: &'a str, amount: Quantity) {
-        // Nothing has no format of its own.
-        self.update(name, |sum| sum.filter(|sum| !sum.is_zero()).map_or(amount, |sum| sum.plus(amount)));
+        self.update(name, |sum| sum.map_or(amount, |sum| sum_of(sum, amount)));
     }
 
     pub fn add_all(&mut self, more: impl Iterator<Item = (&'a str, Quantity)>) {
         more.for_each(|(name, amount)| self.add(name, amount));
     }
 
-    /// No less than the other, of anything.
-    pub fn raise(&mut self, other: &Self) {
-        other.iter().for_each(|(name, amount)| self.update(name, |known| known.filter(|known| *known >= amount).unwrap_or(amount)));
+    /// No less than that.
+    pub fn raise(&mut self, name: &'a str, amount: Quantity) {
+        self.update(name, |known| known.filter(|known| *known >= amount).unwrap_or(amount));
     }
 
     fn update(&mut self, name: &'a str, with: impl FnOnce(Option<Quantity>) -> Quantity) {
@@ -128,6 +127,11 @@ impl<'a> From<Option<&'a BTreeMap<String, Text>>> for List<'a> {
     fn from(list: Option<&'a BTreeMap<String, Text>>) -> Self {
         list.map_or(Self::Empty, Self::Typed)
     }
+}
+
+/// Nothing has no format of its own.
+pub(crate) fn sum_of(one: Quantity, more: Quantity) -> Quantity {
+    if one.is_zero() { more } else { one.plus(more) }
 }
 
 fn parsed(text: &Text) -> Option<Quantity> {

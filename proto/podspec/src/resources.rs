@@ -4,7 +4,7 @@
 
 use api::quantity::Quantity;
 
-use crate::{Amounts, ContainerView, List, SpecView, is_sidecar};
+use crate::{Amounts, ContainerView, List, SpecView, is_sidecar, lists::sum_of};
 
 /// Which of the two lists is summed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub enum Overhead {
 
 /// `PodRequests`. `missing` is what a container is taken to request of resources that it does not name (`NonMissingContainerRequests`).
 pub fn requests<'a, S: SpecView>(spec: &'a S, overhead: Overhead, missing: &[(&'a str, Quantity)]) -> Amounts<'a> {
-    let mut sum = aggregate(spec, Side::Requests, missing, |_| {});
+    let mut sum = aggregate(spec, Side::Requests, missing, |_, _| {});
     let own = spec.resources().map(|own| own.requests).unwrap_or_default();
     own.iter().filter(|(name, _)| is_supported_at_pod_level(name)).for_each(|(name, amount)| sum.set(name, amount));
     if overhead == Overhead::Included {
@@ -33,7 +33,7 @@ pub fn requests<'a, S: SpecView>(spec: &'a S, overhead: Overhead, missing: &[(&'
 
 /// `PodLimits`: overhead comes on top of what is limited at all.
 pub fn limits<S: SpecView>(spec: &S, overhead: Overhead) -> Amounts<'_> {
-    let mut sum = aggregate(spec, Side::Limits, &[], |_| {});
+    let mut sum = aggregate(spec, Side::Limits, &[], |_, _| {});
     let own = spec.resources().map(|own| own.limits).unwrap_or_default();
     own.iter().filter(|(name, _)| is_supported_at_pod_level(name)).for_each(|(name, amount)| sum.set(name, amount));
     if overhead == Overhead::Included {
@@ -47,34 +47,36 @@ pub fn limits<S: SpecView>(spec: &S, overhead: Overhead) -> Amounts<'_> {
 }
 
 /// Of the containers alone: what runs at the same time at most, containers with sidecars, or one init container with the sidecars before it.
-/// `each` is told what each container takes while it is started (`AggregateContainerRequests` and `Limits`, `ContainerFn`).
+/// `each` is told what each container takes, and what runs beside it while it is started: the sidecars before it, of which only an init
+/// container knows (`AggregateContainerRequests` and `Limits`, `ContainerFn`).
+///
+/// Takes as long as the pod is large: each container is a look at its own names, not at those of the sidecars before it.
 pub fn aggregate<'a, S: SpecView>(
     spec: &'a S,
     side: Side,
     missing: &[(&'a str, Quantity)],
-    mut each: impl FnMut(&Amounts<'a>),
+    mut each: impl FnMut(&Amounts<'a>, &Amounts<'a>),
 ) -> Amounts<'a> {
-    let mut sum = Amounts::default();
+    let (mut sum, mut sidecars, mut peak) = (Amounts::default(), Amounts::default(), Amounts::default());
     for container in spec.containers() {
         let own = stated(container, side, missing);
-        each(&own);
+        each(&own, &sidecars);
         sum.add_all(own.iter());
     }
-    let (mut sidecars, mut peak) = (Amounts::default(), Amounts::default());
     for container in spec.init_containers() {
-        let mut own = stated(container, side, missing);
+        let own = stated(container, side, missing);
+        each(&own, &sidecars);
         if is_sidecar(container) {
             sum.add_all(own.iter());
             sidecars.add_all(own.iter());
-            each(&sidecars);
-            peak.raise(&sidecars);
         } else {
-            own.add_all(sidecars.iter());
-            each(&own);
-            peak.raise(&own);
+            // What it does not name, the sidecars alone take, and `sum` has them all: no amount is negative.
+            for (name, amount) in own.iter() {
+                peak.raise(name, sidecars.get(name).map_or(amount, |beside| sum_of(amount, beside)));
+            }
         }
     }
-    sum.raise(&peak);
+    peak.iter().for_each(|(name, amount)| sum.raise(name, amount));
     sum
 }
 

@@ -204,7 +204,7 @@ fn pod_level_requests(spec: &mut Value) {
 
 /// What the containers state together, of some resources.
 fn aggregated(spec: &Value, side: Side, of: impl Fn(&str) -> bool) -> Map<String, Value> {
-    let all = podspec::aggregate(spec, side, &[], |_| {});
+    let all = podspec::aggregate(spec, side, &[], |_, _| {});
     all.sorted().into_iter().filter(|(name, _)| of(name)).map(|(name, amount)| (name.to_owned(), amount.to_string().into())).collect()
 }
 

@@ -55,6 +55,7 @@ pub const LARGE: &[Large] = &[
     asked("YAML: finalizers", None, |size| dry(CONFIGMAPS, YAML, &yaml("finalizers", &names(size / 66 * 63)), 201)),
     asked("protobuf: labels", None, |size| dry(CONFIGMAPS, PROTOBUF, &protobuf(size), 201)),
     asked("admission: env", None, |size| dry(PODS, JSON, &pod(size), 201)),
+    asked("admission: sidecars", None, |size| dry(PODS, JSON, &sidecars(size), 201)),
     asked("strategic merge patch", Some(|size| stored("metadata.finalizers", names(size))), |size| {
         let patch = json!({"metadata": {"finalizers": reversed(names(size))}});
         Ask { method: "PATCH", ..ask(&format!("{CONFIGMAPS}/x?dryRun=All"), "application/strategic-merge-patch+json", &patch, 200) }
@@ -142,6 +143,14 @@ fn config_map(at: &str, value: Value) -> Vec<u8> {
 fn pod(size: usize) -> Vec<u8> {
     let env: Value = (0..size / 62).map(|i| json!({"name": word(i).replace('-', "_"), "value": "v".repeat(20)})).collect();
     let spec = json!({"containers": [{"name": "c", "image": "i", "env": env}]});
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": spec}).to_string().into_bytes()
+}
+
+/// Each with a resource of its own, and the pod with limits, so that they are added up to default its requests, and to check them.
+fn sidecars(size: usize) -> Vec<u8> {
+    let sidecar = |i: usize| json!({"name": word(i), "image": "i", "restartPolicy": "Always", "resources": {"limits": {format!("x.io/{i:05}"): "1"}}});
+    let inits: Value = (0..size / 105).map(sidecar).collect();
+    let spec = json!({"containers": [{"name": "c", "image": "i"}], "initContainers": inits, "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}});
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": spec}).to_string().into_bytes()
 }
 

@@ -10,7 +10,9 @@ use tokio::sync::mpsc;
 
 use super::deps::Deps;
 use crate::{
-    PodContext, cgroups, container_config, labels, meta,
+    PodContext, cgroups,
+    container_config::{self, qos::OomScores},
+    labels, meta,
     metrics::VOLUMES,
     pods::{event::Event, recorder::PodRecorder, runtime_state::pod::RuntimePod},
     volumes,
@@ -36,6 +38,7 @@ impl Work {
             node: self.deps.node.clone(),
             node_object: self.deps.nodes.get(&api::Key::new("", &self.deps.node.node_name)),
             pod: self.pod.clone(),
+            oom_scores: OomScores::of(&self.pod, self.deps.node.memory_capacity_bytes),
             pod_ips: if host_network { node_ips() } else { sandbox.map(|s| s.ips.clone()).unwrap_or_default() },
             services: self.services(),
             volumes,

@@ -52,7 +52,7 @@ pub fn pod_level(whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     }
     requirements(resources, pod_name, path, causes);
     for (side, list) in [(Side::Requests, "requests"), (Side::Limits, "limits")] {
-        for (name, sum) in podspec::aggregate(whole.spec, side, &[], |_| {}).sorted() {
+        for (name, sum) in podspec::aggregate(whole.spec, side, &[], |_, _| {}).sorted() {
             // What can be overcommitted may be limited to less than the containers are together.
             let own = resources.at(list).at(name).and_then(quantity).filter(|own| sum > *own);
             if let Some(own) = own.filter(|_| side == Side::Requests || is_huge_page(name)) {

@@ -7,6 +7,7 @@ use api::{k8s::api::core::v1::Pod, task::Group};
 use super::{
     Error, Failure, Manager,
     plugin::Mode,
+    record,
     testing::{Disks, eventually, nobody, pod},
 };
 use crate::{container_config, dirs};
@@ -196,4 +197,21 @@ async fn what_is_no_block_device_is_said() {
     let Err(Error::SetUp(failures)) = manager.prepare(&Arc::new(p)).await else { panic!("prepared") };
     let wanted = r#"MapVolume.MapPodDevice failed for volume "e" : volumes of type "emptyDir" are no block devices"#;
     assert_eq!(failures, failed("FailedMapVolume", wanted));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_mount_keeps_no_pod_but_the_last() {
+    let node = Node::new();
+    for (uid, mode) in [("u1", Mode::Filesystem), ("u2", Mode::Block)] {
+        node.manager.prepare(&pod(uid, mode)).await.unwrap();
+    }
+    // As the mount of a server that is gone: it is there, and is no directory for who asks.
+    let staging = record::staging(&record::directory(&dirs::node_volumes(&node.root()), "disk", "d"));
+    std::fs::remove_dir_all(&staging).unwrap();
+    std::fs::write(&staging, "").unwrap();
+    node.manager.teardown("u1").await.unwrap();
+    assert_eq!(node.manager.present(), ["u2".to_owned()].into());
+    std::fs::remove_file(&staging).unwrap();
+    node.manager.teardown("u2").await.unwrap();
+    assert!(node.is_clean());
 }

@@ -182,6 +182,8 @@ impl Known {
         }
         let device = node.attach(&self.volume(dir.clone())).await.map_err(Failed::Attach)?;
         self.put(&dir, Record { device, ..self.record.clone() }).await.map_err(Failed::Attach)?;
+        let place = dir.clone();
+        blocking(move || record::make_staging(&place).map_err(|e| format!("{}: {e}", place.display()))).await.map_err(Failed::Stage)?;
         let volume = self.volume(dir);
         node.stage(&volume).await.map_err(Failed::Stage)?;
         self.staged = true;

@@ -53,23 +53,37 @@ pub fn staging(dir: &Path) -> PathBuf {
     dir.join("globalmount")
 }
 
-/// Makes the directories and writes the record; it is there whole, or the old one is.
+/// Writes the record, beside what is staged: that is not looked at, since it may be the mount of a server that is gone. The record is there whole,
+/// or the old one is.
 ///
 /// # Errors
 /// What the file system says.
 pub fn write(dir: &Path, record: &Record) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o750).create(staging(dir))?;
+    builder().recursive(true).create(dir)?;
     let new = dir.join(FILE_NEW);
     let mut file = fs::File::create(&new)?;
     file.write_all(&serde_json::to_vec(record)?)?;
     file.sync_data()?;
-    fs::rename(new, dir.join(FILE))
+    fs::rename(new, dir.join(FILE))?;
+    fs::File::open(dir)?.sync_all()
 }
 
-/// Deletes the record of a volume that is unstaged, and its directories; what is in them is nobody's to delete.
+/// Makes the place to stage a volume that has its record, where nothing is there; what is there is for the plugin to judge.
 ///
 /// # Errors
-/// Something is mounted there or left there, or what the file system says.
+/// What the file system says.
+pub fn make_staging(dir: &Path) -> io::Result<()> {
+    match builder().create(staging(dir)) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        done => done,
+    }
+}
+
+/// Deletes the record of a volume that is unstaged, and its directories; what else is in them is nobody's to delete. It may stay beside the
+/// record, and then the directory does.
+///
+/// # Errors
+/// Something is mounted there or left where it was staged, or what the file system says.
 pub fn remove(dir: &Path) -> io::Result<()> {
     let staging = staging(dir);
     if mount_table::is_mounted(&staging)? {
@@ -78,7 +92,13 @@ pub fn remove(dir: &Path) -> io::Result<()> {
     gone(fs::remove_dir(&staging))?;
     gone(fs::remove_file(dir.join(FILE_NEW)))?;
     gone(fs::remove_file(dir.join(FILE)))?;
-    gone(fs::remove_dir(dir))
+    match gone(fs::remove_dir(dir)) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            tracing::warn!(dir = %dir.display(), "files of others are left where a volume had its record");
+            Ok(())
+        }
+        done => done,
+    }
 }
 
 /// All records below `root`. One that cannot be read is told of and left alone, and so is what it stood for.
@@ -100,6 +120,12 @@ pub fn all(root: &Path) -> Vec<Record> {
         record.inspect_err(|error| tracing::error!(file = %file.display(), %error, "what is staged there is not known")).ok()
     };
     dirs.filter_map(read).collect()
+}
+
+fn builder() -> fs::DirBuilder {
+    let mut builder = fs::DirBuilder::new();
+    builder.mode(0o750);
+    builder
 }
 
 fn gone(done: io::Result<()>) -> io::Result<()> {
@@ -127,6 +153,7 @@ mod tests {
         let place = |handle: &str| directory(dir.path(), "p", handle);
         for handle in ["one", "../..", "torn"] {
             write(&place(handle), &record(handle)).unwrap();
+            make_staging(&place(handle)).unwrap();
         }
         fs::write(place("torn").join(FILE), "{").unwrap();
         fs::create_dir_all(dir.path().join("p/unfinished/globalmount")).unwrap();
@@ -141,5 +168,28 @@ mod tests {
         remove(&place("one")).unwrap();
         remove(&place("one")).unwrap();
         assert!(!place("one").exists());
+        // What is left beside the record does not keep it.
+        fs::write(place("../..").join("notes"), "").unwrap();
+        remove(&place("../..")).unwrap();
+        remove(&place("../..")).unwrap();
+        assert!(place("../..").join("notes").exists());
+    }
+
+    #[test]
+    fn what_is_staged_is_not_looked_at_when_the_record_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (place, mut record) = (
+            directory(dir.path(), "p", "h"),
+            Record { plugin: "p".into(), handle: "h".into(), attributes: BTreeMap::new(), device: None, users: BTreeSet::new() },
+        );
+        write(&place, &record).unwrap();
+        make_staging(&place).unwrap();
+        // As the mount of a server that is gone: it is there, and is no directory for who asks.
+        fs::remove_dir(staging(&place)).unwrap();
+        fs::write(staging(&place), "").unwrap();
+        record.device = Some("/dev/x".into());
+        write(&place, &record).unwrap();
+        make_staging(&place).unwrap();
+        assert_eq!(all(dir.path()), [record]);
     }
 }

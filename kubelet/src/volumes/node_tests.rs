@@ -215,3 +215,34 @@ async fn a_dead_mount_keeps_no_pod_but_the_last() {
     node.manager.teardown("u2").await.unwrap();
     assert!(node.is_clean());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_cannot_be_read_is_not_written_over() {
+    let node = Node::new();
+    for (uid, mode) in [("u1", Mode::Filesystem), ("u2", Mode::Block)] {
+        node.manager.prepare(&pod(uid, mode)).await.unwrap();
+    }
+    let file = record::directory(&dirs::node_volumes(&node.root()), "disk", "d").join("vol_data.json");
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &whole[..20]).unwrap();
+    let node = node.restarted().await;
+    node.disks.calls();
+    for uid in ["u1", "u3"] {
+        let failures = node.failures(&pod(uid, Mode::Filesystem)).await;
+        let wanted = "MountVolume.MountDevice failed for volume \"v\" : the volume's record in ";
+        assert!(failures.len() == 1 && failures[0].message.starts_with(wanted), "{failures:?}");
+        node.manager.teardown(uid).await.unwrap();
+    }
+    assert_eq!(node.disks.calls(), Vec::<String>::new(), "it is not unstaged under u2");
+    assert_eq!(std::fs::read(&file).unwrap().len(), 20);
+    // Once it can be read, it is as if it had always been.
+    std::fs::write(&file, whole).unwrap();
+    node.manager.prepare(&pod("u3", Mode::Filesystem)).await.unwrap();
+    assert_eq!(node.manager.present(), ["u1", "u2", "u3"].map(str::to_owned).into());
+    for uid in ["u1", "u3"] {
+        node.manager.teardown(uid).await.unwrap();
+    }
+    assert!(!node.disks.called("unstage d"));
+    node.manager.teardown("u2").await.unwrap();
+    assert!(node.disks.called("unstage d") && node.is_clean());
+}

@@ -65,10 +65,7 @@ impl NodeVolumes {
         let this = Self { plugins, slots: Mutex::default(), uses: Mutex::default(), dir };
         for record in record::all(&this.dir) {
             let id: Id = (record.plugin.clone(), record.handle.clone());
-            for user in &record.users {
-                this.uses.lock().entry(user.pod_uid.clone()).or_default().insert(id.clone());
-            }
-            let known = State::Known(Known { record, staged: false });
+            let known = this.found_again(record);
             this.slots.lock().insert(id, Arc::new(Slot(tokio::sync::Mutex::new(known))));
         }
         this
@@ -92,6 +89,7 @@ impl NodeVolumes {
         loop {
             let slot = self.slot(&id);
             let mut state = slot.0.lock().await;
+            self.look(&mut state, &id, &dir).await.map_err(Failed::Stage)?;
             let known = match &mut *state {
                 // It was unstaged while we waited.
                 State::Gone => continue,
@@ -115,10 +113,16 @@ impl NodeVolumes {
         let ids: Vec<Id> = self.uses.lock().get(uid).into_iter().flatten().cloned().collect();
         let mut uses = Vec::new();
         for id in ids {
-            let slot = self.slot(&id);
-            let state = slot.0.lock().await;
-            let State::Known(known) = &*state else { continue };
-            let volume = known.volume(record::directory(&self.dir, &id.0, &id.1));
+            let (slot, dir) = (self.slot(&id), record::directory(&self.dir, &id.0, &id.1));
+            let mut state = slot.0.lock().await;
+            let looked = self.look(&mut state, &id, &dir).await;
+            let State::Known(known) = &*state else {
+                looked.unwrap_or_else(|why| {
+                    tracing::error!(plugin = id.0, volume = id.1, uid, why, "what a pod has of a volume is not known")
+                });
+                continue;
+            };
+            let volume = known.volume(dir);
             let own = known.record.users.iter().filter(|user| user.pod_uid == uid);
             uses.extend(own.map(|user| Use { plugin: id.0.clone(), user: user.clone(), volume: volume.clone() }));
         }
@@ -148,6 +152,10 @@ impl NodeVolumes {
     async fn release_one(&self, uid: &str, id: &Id) -> Result<(), String> {
         let (slot, dir) = (self.slot(id), record::directory(&self.dir, &id.0, &id.1));
         let mut state = slot.0.lock().await;
+        if let Err(why) = self.look(&mut state, id, &dir).await {
+            // Others may have it: it stays staged, and the pod is let go.
+            tracing::error!(plugin = id.0, volume = id.1, uid, why, "a volume is not unstaged");
+        }
         if let State::Known(known) = &mut *state {
             if known.record.users.iter().any(|user| user.pod_uid != uid) {
                 let mut record = known.record.clone();
@@ -166,6 +174,32 @@ impl NodeVolumes {
         *state = State::Gone;
         self.slots.lock().remove(id);
         Ok(())
+    }
+
+    /// A volume that is not known may have a record all the same, which could not be read when the agent began. It is never written over.
+    ///
+    /// # Errors
+    /// It still cannot be read.
+    async fn look(&self, state: &mut State, id: &Id, dir: &Path) -> Result<(), String> {
+        if !matches!(state, State::Fresh) {
+            return Ok(());
+        }
+        let (root, at) = (self.dir.clone(), dir.to_owned());
+        let read = move || record::read(&root, &at).map_err(|e| format!("the volume's record in {} cannot be read: {e}", at.display()));
+        if let Some(record) = blocking(read).await? {
+            tracing::info!(plugin = id.0, volume = id.1, "the record of a volume can be read again");
+            *state = self.found_again(record);
+        }
+        Ok(())
+    }
+
+    /// Of an earlier run.
+    fn found_again(&self, record: Record) -> State {
+        let id: Id = (record.plugin.clone(), record.handle.clone());
+        for user in &record.users {
+            self.uses.lock().entry(user.pod_uid.clone()).or_default().insert(id.clone());
+        }
+        State::Known(Known { record, staged: false })
     }
 
     fn slot(&self, id: &Id) -> Arc<Slot> {

@@ -101,25 +101,32 @@ pub fn remove(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// All records below `root`. One that cannot be read is told of and left alone, and so is what it stood for.
+/// The record of a volume; `None` where it has none: one that was never finished, of which nothing was done, or that was all but deleted.
+///
+/// # Errors
+/// It is there and cannot be read: what is staged, and for whom, is not known.
+pub fn read(root: &Path, dir: &Path) -> io::Result<Option<Record>> {
+    let text = match fs::read(dir.join(FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text?,
+    };
+    let record: Record = serde_json::from_slice(&text)?;
+    if directory(root, &record.plugin, &record.handle) == dir {
+        Ok(Some(record))
+    } else {
+        Err(io::Error::other("it is of another directory"))
+    }
+}
+
+/// All records below `root`. One that cannot be read is told of and left alone, and so is what it stands for.
 pub fn all(root: &Path) -> Vec<Record> {
     let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let dirs = entries(root).flat_map(|plugin| entries(&plugin).collect::<Vec<_>>());
-    let read = |dir: PathBuf| -> Option<Record> {
-        let file = dir.join(FILE);
-        let text = match fs::read(&file) {
-            // One that was never finished, of which nothing was done, or one that was all but deleted.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            text => text,
-        };
-        let record = text.and_then(|text| Ok(serde_json::from_slice::<Record>(&text)?));
-        let record = record.and_then(|r| match directory(root, &r.plugin, &r.handle) == dir {
-            true => Ok(r),
-            false => Err(io::Error::other("it is of another directory")),
-        });
-        record.inspect_err(|error| tracing::error!(file = %file.display(), %error, "what is staged there is not known")).ok()
+    let told = |dir: PathBuf| {
+        let tell = |error: &io::Error| tracing::error!(dir = %dir.display(), %error, "what is staged there is not known");
+        read(root, &dir).inspect_err(tell).ok().flatten()
     };
-    dirs.filter_map(read).collect()
+    dirs.filter_map(told).collect()
 }
 
 fn builder() -> fs::DirBuilder {
@@ -161,6 +168,10 @@ mod tests {
         found.sort_by(|a, b| a.handle.cmp(&b.handle));
         assert_eq!(found, [record("../.."), record("one")]);
         assert_eq!(all(&dir.path().join("none")), []);
+        assert_eq!(read(dir.path(), &place("none")).unwrap(), None);
+        read(dir.path(), &place("torn")).unwrap_err();
+        fs::write(place("torn").join(FILE), fs::read(place("one").join(FILE)).unwrap()).unwrap();
+        read(dir.path(), &place("torn")).unwrap_err();
         fs::write(staging(&place("one")).join("data"), "").unwrap();
         remove(&place("one")).unwrap_err();
         assert!(staging(&place("one")).join("data").exists() && place("one").join(FILE).exists());
@@ -172,6 +183,7 @@ mod tests {
         fs::write(place("../..").join("notes"), "").unwrap();
         remove(&place("../..")).unwrap();
         remove(&place("../..")).unwrap();
+        assert_eq!(read(dir.path(), &place("../..")).unwrap(), None);
         assert!(place("../..").join("notes").exists());
     }
 

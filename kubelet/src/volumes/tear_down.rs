@@ -35,6 +35,11 @@ pub async fn all(plugins: Table, nodes: &NodeVolumes, host: &Host, uid: &str) ->
     for ((plugin, name, _), volume) in &there {
         // Of a kind that is not known there are mounts and files, and those go below.
         let Some(plugin) = plugins.iter().find(|known| known.name() == plugin) else { continue };
+        if plugin.node().is_some() && volume.node.is_none() {
+            // So it is where the record is lost or cannot be read, from which the plugin would know what it is to take away.
+            tracing::error!(uid, plugin = plugin.name(), volume = name, "a volume goes without its plugin: it has no record");
+            continue;
+        }
         let torn_down = plugin.tear_down(volume).await;
         torn_down.map_err(|why| failed(format!("UnmountVolume.TearDown failed for volume {name:?} : {why}")))?;
     }

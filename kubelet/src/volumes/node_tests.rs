@@ -246,3 +246,23 @@ async fn a_record_that_cannot_be_read_is_not_written_over() {
     node.manager.teardown("u2").await.unwrap();
     assert!(node.disks.called("unstage d") && node.is_clean());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_releases_late_does_not_release_what_came_after() {
+    let node = Node::new();
+    node.manager.prepare(&pod("u1", Mode::Filesystem)).await.unwrap();
+    let (shut, nodes) = (node.disks.shut().await, &node.manager.shared.nodes);
+    let (mut first, mut late) = (Box::pin(nodes.release("u1")), Box::pin(nodes.release("u1")));
+    assert!(futures::poll!(&mut first).is_pending() && futures::poll!(&mut late).is_pending());
+    drop(shut);
+    first.await.unwrap();
+    node.manager.prepare(&pod("u2", Mode::Filesystem)).await.unwrap();
+    late.await.unwrap();
+    node.disks.calls();
+    node.manager.prepare(&pod("u3", Mode::Block)).await.unwrap();
+    assert_eq!(node.disks.calls(), ["set_up d u3 Block"], "it is known to be staged for u2");
+    for uid in ["u2", "u3"] {
+        node.manager.teardown(uid).await.unwrap();
+    }
+    assert_eq!(node.disks.there(), ["d.u1"], "which was released, not torn down");
+}

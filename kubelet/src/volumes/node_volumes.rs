@@ -156,6 +156,10 @@ impl NodeVolumes {
             // Others may have it: it stays staged, and the pod is let go.
             tracing::error!(plugin = id.0, volume = id.1, uid, why, "a volume is not unstaged");
         }
+        if matches!(*state, State::Gone) {
+            // Another released it while we waited: what has its place now is not ours.
+            return Ok(());
+        }
         if let State::Known(known) = &mut *state {
             if known.record.users.iter().any(|user| user.pod_uid != uid) {
                 let mut record = known.record.clone();
@@ -172,7 +176,10 @@ impl NodeVolumes {
             blocking(move || record::remove(&dir).map_err(|e| e.to_string())).await?;
         }
         *state = State::Gone;
-        self.slots.lock().remove(id);
+        let mut slots = self.slots.lock();
+        if slots.get(id).is_some_and(|there| Arc::ptr_eq(there, &slot)) {
+            slots.remove(id);
+        }
         Ok(())
     }
 

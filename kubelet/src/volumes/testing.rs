@@ -25,7 +25,7 @@ pub struct Disks {
     calls: Mutex<Vec<String>>,
     /// The name of the call that fails, half done.
     fails: Mutex<Option<&'static str>>,
-    /// What staging waits for.
+    /// What staging and unstaging wait for.
     gate: Semaphore,
 }
 
@@ -42,7 +42,7 @@ impl Disks {
         *self.fails.lock() = call;
     }
 
-    /// Staging waits from now on; whoever has the permits lets it go on by dropping them.
+    /// Staging and unstaging wait from now on; whoever has the permits lets it go on by dropping them.
     pub async fn shut(&self) -> tokio::sync::SemaphorePermit<'_> {
         self.gate.acquire_many(1 << 20).await.unwrap()
     }
@@ -137,6 +137,7 @@ impl NodePlugin for Disks {
 
     async fn unstage(&self, volume: &NodeVolume) -> Result<(), String> {
         self.call("unstage", &volume.handle)?;
+        let _pass = self.gate.acquire().await.unwrap();
         let _ = fs::remove_file(volume.staging.join("data"));
         Ok(())
     }

@@ -128,7 +128,7 @@ impl WaitingPod {
         }
     }
 
-    /// From now on it is bound, whoever wants its place.
+    /// From now on it is bound, even if another pod wants its place.
     ///
     /// # Errors
     /// It was preempted.

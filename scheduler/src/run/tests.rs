@@ -84,7 +84,7 @@ impl Room {
     }
 }
 
-/// What both are asked before a pod is bound.
+/// Both calls before a pod is bound.
 const TRY: [&str; 4] = ["One reserve", "Two reserve", "One permit", "Two permit"];
 const WRITES: [&str; 2] = ["One pre_bind", "Two pre_bind"];
 const UNDONE: [&str; 2] = ["Two unreserve", "One unreserve"];

@@ -21,7 +21,7 @@ const AGE_MIN: Duration = Duration::from_secs(120);
 
 /// Removes images of `runtime` while `group` lives, on the node named so.
 pub fn start(runtime: Runtime, recorder: Recorder, node_name: String, group: &Group) {
-    let collector = Collector { runtime, recorder, node_name, seen: BTreeMap::new() };
+    let collector = Collector { runtime, recorder, node_name, image_records: BTreeMap::new() };
     group.spawn_loop("image garbage collection", Box::pin(collector.run()));
 }
 
@@ -29,12 +29,12 @@ struct Collector {
     runtime: Runtime,
     recorder: Recorder,
     node_name: String,
-    seen: BTreeMap<String, Seen>,
+    image_records: BTreeMap<String, ImageRecord>,
 }
 
 /// An image, and since when we know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Seen {
+struct ImageRecord {
     first: Timestamp,
     /// When something was last seen to run from it.
     used: Timestamp,
@@ -67,11 +67,11 @@ impl Collector {
             return Ok(());
         }
         let mut freed = 0;
-        for id in candidates(&self.seen, now) {
+        for id in candidates(&self.image_records, now) {
             let image = Some(ImageSpec { image: id.clone(), ..ImageSpec::default() });
             self.runtime.remove_image(RemoveImageRequest { image }).await?;
             tracing::info!(image = id, "unused image removed");
-            freed += self.seen.remove(&id).map_or(0, |seen| seen.bytes);
+            freed += self.image_records.remove(&id).map_or(0, |seen| seen.bytes);
             if freed >= wanted {
                 return Ok(());
             }
@@ -93,8 +93,8 @@ impl Collector {
         let mut seen = BTreeMap::new();
         for image in images.into_iter().filter(|image| !is_kept(image)) {
             let busy = used.contains(&image.id) || image.repo_digests.iter().any(|d| used.contains(d));
-            let before = self.seen.get(&image.id);
-            let one = Seen {
+            let before = self.image_records.get(&image.id);
+            let one = ImageRecord {
                 first: before.map_or(now, |b| b.first),
                 used: if busy { now } else { before.map_or(Timestamp::UNIX_EPOCH, |b| b.used) },
                 bytes: i64::try_from(image.size).unwrap_or(i64::MAX),
@@ -102,7 +102,7 @@ impl Collector {
             };
             seen.insert(image.id, one);
         }
-        self.seen = seen;
+        self.image_records = seen;
         Ok(())
     }
 
@@ -136,8 +136,8 @@ fn to_free(disk: Disk) -> i64 {
 }
 
 /// Ids of unused images that are old enough, the longest unused first.
-fn candidates(seen: &BTreeMap<String, Seen>, now: Timestamp) -> Vec<String> {
-    let old = |s: &Seen| s.first + AGE_MIN <= now;
+fn candidates(seen: &BTreeMap<String, ImageRecord>, now: Timestamp) -> Vec<String> {
+    let old = |s: &ImageRecord| s.first + AGE_MIN <= now;
     let mut idle: Vec<_> = seen.iter().filter(|(_, s)| !s.busy && old(s)).collect();
     idle.sort_by_key(|(_, s)| (s.used, s.first));
     idle.into_iter().map(|(id, _)| id.clone()).collect()
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn the_longest_unused_goes_first_and_what_is_new_or_used_stays() {
-        let seen = |first, used, busy| Seen { first: at(first), used: at(used), bytes: 1, busy };
+        let seen = |first, used, busy| ImageRecord { first: at(first), used: at(used), bytes: 1, busy };
         let all =
             [("young", seen(950, 0, false)), ("used", seen(0, 1000, true)), ("late", seen(0, 500, false)), ("early", seen(0, 400, false))];
         let all = all.into_iter().map(|(id, s)| (id.to_owned(), s)).collect();

@@ -40,7 +40,7 @@ pub use self::logs::read_all as read_log;
 use self::{
     auth::Auth,
     reply::{Body, Reply, Request, text},
-    route::{Handler, Place, RequestInfo},
+    route::{ContainerRef, Handler, RequestInfo},
 };
 pub use self::{
     rotate::{Limits as LogLimits, rotate},
@@ -178,9 +178,9 @@ async fn connection(socket: TcpStream, seat: Arc<Seat>, acceptor: TlsAcceptor, d
 
 fn routes(server: Server) -> Router {
     let server = Arc::new(server);
-    route::router(move |site, request| {
+    route::router(move |handler, request| {
         let server = server.clone();
-        async move { server.serve(site, request).await }
+        async move { server.serve(handler, request).await }
     })
 }
 
@@ -213,26 +213,26 @@ fn panicked(_: Box<dyn Any + Send>) -> Reply {
 }
 
 impl Server {
-    async fn serve(&self, site: Handler, request: Request) -> Reply {
+    async fn serve(&self, handler: Handler, request: Request) -> Reply {
         let (mut parts, body) = request.into_parts();
         if let Some(Caller { seat, .. }) = parts.extensions.get() {
-            if site.is_read_by_people() { seat.need_not_hurry() } else { seat.must_hurry() }
+            if handler.is_read_by_people() { seat.need_not_hurry() } else { seat.must_hurry() }
         }
-        if !site.takes(&parts.method) {
+        if !handler.takes(&parts.method) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");
         }
-        let place = Place::of(&mut parts).await;
+        let container_ref = ContainerRef::of(&mut parts).await;
         let request = Request::from_parts(parts, body);
-        match site {
+        match handler {
             Handler::Healthz => text(StatusCode::OK, "ok"),
             Handler::Pods => self.pods(),
             Handler::Metrics => text(StatusCode::OK, self.metrics()),
             Handler::Stats => text(StatusCode::NOT_IMPLEMENTED, "resource metrics are not available: this node does not serve them yet"),
-            Handler::Logs => containers::logs(&self.node, &place, request.uri().query().unwrap_or_default()).await,
-            Handler::Run => containers::run(&self.node, &place, request.uri().query().unwrap_or_default()).await,
-            Handler::Exec => containers::exec(&self.node, &place, request, &self.group).await,
-            Handler::Attach => containers::attach(&self.node, &place, request, &self.group).await,
-            Handler::PortForward => containers::port_forward(&self.node, &place, request, &self.group).await,
+            Handler::Logs => containers::logs(&self.node, &container_ref, request.uri().query().unwrap_or_default()).await,
+            Handler::Run => containers::run(&self.node, &container_ref, request.uri().query().unwrap_or_default()).await,
+            Handler::Exec => containers::exec(&self.node, &container_ref, request, &self.group).await,
+            Handler::Attach => containers::attach(&self.node, &container_ref, request, &self.group).await,
+            Handler::PortForward => containers::port_forward(&self.node, &container_ref, request, &self.group).await,
         }
     }
 

@@ -284,7 +284,7 @@ impl SyncLoop {
 
     /// A pod of which nothing runs yet: refused where there is no room for it.
     fn admit(&mut self, uid: &str) {
-        let Some(entry) = self.entries.get(uid).filter(|e| e.is_alive() && e.memory.stop.is_none()) else { return };
+        let Some(entry) = self.entries.get(uid).filter(|e| e.is_alive() && e.pod_state.stop.is_none()) else { return };
         let others: Vec<&Pod> = self.entries.values().filter(|e| e.is_alive() && e.was_admitted()).map(|e| &*e.pod).collect();
         let others: Vec<&Pod> = others.into_iter().filter(|pod| meta::uid(pod) != uid).collect();
         let node = self.deps.nodes.get(&Key::new("", &self.deps.node.node_name));
@@ -366,7 +366,7 @@ impl SyncLoop {
             tell.normal("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
         }
         entry::tell_back_offs(&tell, &entry.pod, &newly);
-        if entry.worker.stop_overtaken(entry.memory.stop.as_ref()) {
+        if entry.worker.stop_overtaken(entry.pod_state.stop.as_ref()) {
             self.look(uid);
             // What the worker asked for may come to be after that look.
             self.nudge.notify_one();
@@ -414,7 +414,7 @@ impl SyncLoop {
     /// Writes the status where the API's differs; one write at a time.
     fn write(&mut self, uid: &str) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        if let Some(write) = entry.memory.status.as_ref().and_then(|status| entry.api.begin_write(status)) {
+        if let Some(write) = entry.pod_state.status.as_ref().and_then(|status| entry.api.begin_write(status)) {
             self.tasks.write(uid, write);
         }
     }
@@ -534,7 +534,7 @@ impl SyncLoop {
             return;
         }
         let statics = self.entries.values().filter(|e| e.origin == Origin::Manifest);
-        let statics = statics.map(|e| StaticPod { pod: &e.pod, ends: e.memory.stop.as_ref().is_some_and(|s| s.removes()) });
+        let statics = statics.map(|e| StaticPod { pod: &e.pod, ends: e.pod_state.stop.as_ref().is_some_and(|s| s.removes()) });
         for (key, touch) in self.mirrors.fit(statics) {
             self.tasks.touch(key, touch);
         }

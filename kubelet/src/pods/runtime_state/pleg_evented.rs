@@ -32,7 +32,7 @@ const BROKEN_MAX: u32 = 5;
 const LASTED: Duration = Duration::from_secs(60);
 
 /// What is followed, and for whom.
-pub struct Lookout {
+pub struct EventedPleg {
     pub runtime: Runtime,
     /// There is something to watch.
     pub active: watch::Receiver<bool>,
@@ -48,7 +48,7 @@ struct Streams {
     by_containerd: Option<Events<TaskEvent>>,
 }
 
-/// Why [`Lookout::run`] came back.
+/// Why [`EventedPleg::run`] came back.
 enum End {
     /// The runtime has no events of either kind.
     Unserved,
@@ -59,11 +59,11 @@ enum End {
 }
 
 /// Tells the loop of what ends, until the loop ends. Lists once at the start, whatever `active` says.
-pub async fn follow(mut lookout: Lookout) {
+pub async fn follow(mut pleg: EventedPleg) {
     let (mut events, mut broken) = (true, 0);
     loop {
         let began = Instant::now();
-        match lookout.run(events).await {
+        match pleg.run(events).await {
             End::Closed => return,
             End::Unserved => {
                 tracing::info!("the runtime tells of no events; its lists are read instead");
@@ -80,7 +80,7 @@ pub async fn follow(mut lookout: Lookout) {
     }
 }
 
-impl Lookout {
+impl EventedPleg {
     async fn run(&mut self, events: bool) -> End {
         let mut streams =
             Streams { by_cri: events.then(|| self.runtime.container_events()), by_containerd: events.then(|| self.runtime.task_events()) };

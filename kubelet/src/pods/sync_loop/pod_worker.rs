@@ -24,11 +24,11 @@ pub struct PodWorker {
 struct Running {
     group: Group,
     serial: u64,
-    doing: Doing,
+    doing: WorkerState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Doing {
+enum WorkerState {
     /// Bringing the pod up, or keeping it up.
     Bringing,
     Stopping {
@@ -49,7 +49,7 @@ struct InVain {
 impl PodWorker {
     /// A worker makes these; its tasks run in `group`.
     pub fn begin(&mut self, calls: &[Call], group: Group, serial: u64) {
-        self.running = Some(Running { group, serial, doing: Doing::of(calls) });
+        self.running = Some(Running { group, serial, doing: WorkerState::of(calls) });
         if self.in_vain.calls != calls {
             self.in_vain = InVain { calls: calls.to_vec(), ..InVain::default() };
         }
@@ -68,9 +68,9 @@ impl PodWorker {
     pub fn stop_overtaken(&mut self, stop: Option<&Stop>) -> bool {
         let Some(stop) = stop else { return false };
         let overtaken = self.running.take_if(|running| match running.doing {
-            Doing::Bringing => true,
-            Doing::Stopping { grace_seconds } => stop.grace_seconds < grace_seconds,
-            Doing::Ending => false,
+            WorkerState::Bringing => true,
+            WorkerState::Stopping { grace_seconds } => stop.grace_seconds < grace_seconds,
+            WorkerState::Ending => false,
         });
         overtaken.is_some_and(|running| {
             running.group.stop();
@@ -98,7 +98,7 @@ impl PodWorker {
     }
 }
 
-impl Doing {
+impl WorkerState {
     fn of(calls: &[Call]) -> Self {
         match calls.first() {
             Some(Call::StopPod { grace_seconds }) => Self::Stopping { grace_seconds: *grace_seconds },

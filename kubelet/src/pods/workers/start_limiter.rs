@@ -13,24 +13,24 @@ const HOLD_MAX: Duration = Duration::from_secs(2);
 /// Places for sandboxes and for containers, apart, so that pods that have begun are finished before others begin.
 #[derive(Clone)]
 pub struct StartLimiter {
-    pub sandboxes: Place,
-    pub containers: Place,
+    pub sandboxes: Limit,
+    pub containers: Limit,
 }
 
 /// Clones share their bound.
 #[derive(Clone)]
-pub struct Place(Arc<Semaphore>);
+pub struct Limit(Arc<Semaphore>);
 
 impl StartLimiter {
     /// As many of each at a time as there are processors.
     pub fn new() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from).max(2);
-        let place = || Place(Arc::new(Semaphore::new(cores)));
+        let place = || Limit(Arc::new(Semaphore::new(cores)));
         Self { sandboxes: place(), containers: place() }
     }
 }
 
-impl Place {
+impl Limit {
     /// Waits for a place, in the order of asking, and works in it. Waits are bounded by [`HOLD_MAX`] for each that is before.
     pub async fn during<T>(&self, work: impl Future<Output = T>) -> T {
         // Never closed.
@@ -58,7 +58,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_some_are_inside_at_a_time() {
-        let (place, inside, most) = (Place(Arc::new(Semaphore::new(2))), AtomicUsize::new(0), AtomicUsize::new(0));
+        let (place, inside, most) = (Limit(Arc::new(Semaphore::new(2))), AtomicUsize::new(0), AtomicUsize::new(0));
         let work = || async {
             most.fetch_max(inside.fetch_add(1, SeqCst) + 1, SeqCst);
             for _ in 0..10 {
@@ -72,7 +72,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_hangs_does_not_keep_its_place() {
-        let place = Place(Arc::new(Semaphore::new(1)));
+        let place = Limit(Arc::new(Semaphore::new(1)));
         let hung = place.during(std::future::pending::<()>());
         let next = place.during(std::future::ready(()));
         tokio::select! {

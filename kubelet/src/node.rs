@@ -75,7 +75,7 @@ impl Reporter {
                 Ok(node) => return Ok(node),
                 Err(kube::Error::Api(status)) if status.code == 403 || status.code == 422 => return Err(status.message.clone()),
                 Err(error) if began.elapsed() > REGISTER_MAX => return Err(error.to_string()),
-                Err(error) => tracing::debug!(%error, "node not registered yet"),
+                Err(error) => tracing::debug!(%error, "failed to register node; retrying"),
             }
             tokio::time::sleep(REGISTER_PAUSE).await;
         }
@@ -162,7 +162,7 @@ impl Reporter {
                 is_ready
             }
             Err(error) => {
-                tracing::warn!(%error, "node status not written");
+                tracing::warn!(%error, "failed to update node status");
                 false
             }
         }
@@ -179,7 +179,7 @@ impl Reporter {
         if self.nodes.is_synced()
             && let Err(error) = Box::pin(self.try_register()).await
         {
-            tracing::warn!(%error, "node not registered");
+            tracing::warn!(%error, "failed to register node");
         }
         false
     }
@@ -192,7 +192,7 @@ impl Reporter {
         }
         match (self.config.on_pod_cidr)(&cidr, &self.config.layout().cni_conf_dir) {
             Ok(()) => done.pod_cidr = Some(cidr),
-            Err(error) => tracing::error!(cidr, error, "the pod network is not configured"),
+            Err(error) => tracing::error!(cidr, error, "failed to configure the pod network"),
         }
     }
 

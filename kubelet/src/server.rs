@@ -58,7 +58,7 @@ const PATIENCE: Patience = Patience { first: Duration::from_secs(32), head: Some
 const PACE: Pace = Pace { window: STALL_MAX, bytes: TAKEN_BYTES_MIN };
 const STALL_MAX: Duration = Duration::from_secs(60);
 const TAKEN_BYTES_MIN: usize = 64 << 10;
-/// How long a connection that is told to go may take for that.
+/// How long a connection may take to close gracefully.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// As the API server has it; Go's default is 1 MiB.
 const HEADER_BYTES_MAX: usize = 256 * 1024;
@@ -79,7 +79,7 @@ pub struct Config {
 pub struct Node {
     pub runtime: Runtime,
     pub pods: Pods,
-    /// Asks the API server who a token is, and what somebody may do.
+    /// Asks the API server whose a token is, and what the user may do.
     pub client: kube::Client,
     pub(crate) metrics: Metrics,
 }
@@ -129,7 +129,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, door: Door, group:
         let (socket, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "connection not accepted");
+                tracing::warn!(%error, "failed to accept connection");
                 // Out of file descriptors, most likely: let some go first.
                 seats.relieve();
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -208,7 +208,7 @@ async fn judged(State(auth): State<Arc<Auth>>, request: Request, next: Next) -> 
 }
 
 fn panicked(_: Box<dyn Any + Send>) -> Reply {
-    tracing::error!("a request handler panicked");
+    tracing::error!("request handler panicked");
     text(StatusCode::INTERNAL_SERVER_ERROR, "the request handler panicked, the node's log has details")
 }
 

@@ -78,7 +78,7 @@ impl Tokens {
                 None => Err(format!("failed to fetch token: {why}")),
                 Some(cached) if cached.expires <= now => Err(format!("token {} expired and refresh failed: {why}", key.account)),
                 Some(cached) => {
-                    tracing::warn!(account = %key.account, pod = key.pod_name, error = why, "token not renewed; the old one is still good");
+                    tracing::warn!(account = %key.account, pod = key.pod_name, error = why, "failed to refresh token; using the cached one");
                     Ok(cached.token)
                 }
             },

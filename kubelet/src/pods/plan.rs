@@ -1,4 +1,4 @@
-//! A pod, what the runtime has of it and what we remember -> the calls that bring it on. Pure.
+//! A pod, what the runtime has of it and our `PodState` -> the calls that sync it. Pure.
 //!
 //! Upstream: `computePodActions` and `SyncPod` in `pkg/kubelet/kuberuntime/kuberuntime_manager.go`.
 
@@ -19,7 +19,7 @@ use crate::{
     pods::runtime_state::pod::{self as runtime, RuntimePod, Sandbox, State},
 };
 
-/// All that a plan is made from.
+/// All that a plan reads.
 #[derive(Clone, Copy)]
 pub struct PlanInput<'a> {
     pub pod: &'a Pod,
@@ -223,7 +223,7 @@ fn start(input: PlanInput<'_>, container: &Container, restart_count: u32, plan: 
 }
 
 fn pull_back_off(input: PlanInput<'_>, container: &Container, until: Timestamp, plan: &mut Plan) {
-    /// The first reason is shown for a moment, so that whoever looks learns what failed.
+    /// The first reason is shown for a moment, so that a user who looks learns what failed.
     const SHOWN: std::time::Duration = std::time::Duration::from_secs(5);
     let image = container.image.as_deref().unwrap_or_default();
     let Some(failure) = input.pod_state.pulls.get(image) else { return };
@@ -272,7 +272,7 @@ pub fn hash(container: &Container) -> String {
     hasher.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Restarts that the status tells of where the runtime has forgotten the container.
+/// Restarts that the status counts where the runtime has forgotten the container.
 fn restarts_before(pod: &Pod, container: &str) -> u32 {
     let Some(status) = &pod.status else { return 0 };
     let lists = [&status.container_statuses, &status.init_container_statuses];

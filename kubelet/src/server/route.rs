@@ -1,4 +1,4 @@
-//! URL path -> what is asked of the node, and the subresource of `nodes` that it counts as.
+//! URL path -> the handler, and the subresource of `nodes` that it counts as.
 //!
 //! Source: `InstallAuthRequiredHandlers` in `pkg/kubelet/server/server.go`, `GetRequestAttributes` in `auth.go`.
 
@@ -110,7 +110,7 @@ where
 }
 
 impl Handler {
-    /// Logs and streams: whoever reads them may take as long as it likes.
+    /// Logs and streams: their readers may take as long as they like.
     pub fn is_read_by_people(self) -> bool {
         matches!(self, Self::Logs | Self::Run | Self::Exec | Self::Attach | Self::PortForward)
     }

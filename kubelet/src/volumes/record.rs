@@ -66,7 +66,7 @@ pub fn write(dir: &Path, record: &Record) -> io::Result<()> {
     fs::rename(new, dir.join(FILE))
 }
 
-/// Deletes the record of a volume that is unstaged, and its directories; what is in them is nobody's to delete.
+/// Deletes the record of a volume that is unstaged, and its directories; what is in them stays.
 ///
 /// # Errors
 /// Something is mounted there or left there, or what the file system says.
@@ -81,7 +81,7 @@ pub fn remove(dir: &Path) -> io::Result<()> {
     gone(fs::remove_dir(dir))
 }
 
-/// All records below `root`. One that cannot be read is told of and left alone, and so is what it stood for.
+/// All records below `root`. One that cannot be read is logged and left alone, and so is what it stood for.
 pub fn all(root: &Path) -> Vec<Record> {
     let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let dirs = entries(root).flat_map(|plugin| entries(&plugin).collect::<Vec<_>>());
@@ -97,7 +97,7 @@ pub fn all(root: &Path) -> Vec<Record> {
             true => Ok(r),
             false => Err(io::Error::other("it is of another directory")),
         });
-        record.inspect_err(|error| tracing::error!(file = %file.display(), %error, "what is staged there is not known")).ok()
+        record.inspect_err(|error| tracing::error!(file = %file.display(), %error, "failed to read the record of a staged volume")).ok()
     };
     dirs.filter_map(read).collect()
 }

@@ -42,7 +42,7 @@ impl Disks {
         *self.fails.lock() = call;
     }
 
-    /// Staging waits from now on; whoever has the permits lets it go on by dropping them.
+    /// Staging waits from now on; dropping the permits lets it go on.
     pub async fn shut(&self) -> tokio::sync::SemaphorePermit<'_> {
         self.gate.acquire_many(1 << 20).await.unwrap()
     }

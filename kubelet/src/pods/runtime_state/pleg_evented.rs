@@ -66,11 +66,11 @@ pub async fn follow(mut pleg: EventedPleg) {
         match pleg.run(events).await {
             End::Closed => return,
             End::Unserved => {
-                tracing::info!("the runtime tells of no events; its lists are read instead");
+                tracing::info!("runtime does not support container events; relisting periodically");
                 events = false;
             }
             End::Broken { error, listed } => {
-                tracing::warn!(%error, "the runtime does not tell of its pods; trying again");
+                tracing::warn!(%error, "failed to follow runtime events; retrying");
                 broken = if listed && began.elapsed() < LASTED { broken + 1 } else { 0 };
                 // Without lists the runtime was away, and another one may come.
                 events = broken < BROKEN_MAX && (events || !listed);
@@ -127,10 +127,10 @@ impl Streams {
             event = next(&mut self.by_cri) => event?.as_ref().and_then(stopped),
             event = next(&mut self.by_containerd) => event?.filter(|e| self.is_news(e)),
         };
-        Ok(event.map(Event::Told))
+        Ok(event.map(Event::Task))
     }
 
-    /// CRI's events are told after its status has changed, and so are better; but they do not tell of memory.
+    /// CRI's events come after its status has changed, and so are better; but they do not report OOM kills.
     fn is_news(&self, event: &TaskEvent) -> bool {
         self.by_cri.is_none() || matches!(event, TaskEvent::OutOfMemory { .. })
     }
@@ -179,7 +179,7 @@ mod tests {
         assert!(matches!(streams.next().await, Ok(None)));
         assert!(streams.are_none(), "neither is served: lists are read");
         streams.by_containerd = events(vec![Ok(end("c"))]);
-        assert!(matches!(streams.next().await, Ok(Some(Event::Told(told))) if told == end("c")));
+        assert!(matches!(streams.next().await, Ok(Some(Event::Task(told))) if told == end("c")));
     }
 
     #[tokio::test]
@@ -188,11 +188,11 @@ mod tests {
         let by_containerd = events(vec![Ok(end("c")), Ok(oom.clone())]);
         let mut streams = Streams { by_cri: events(vec![]), by_containerd };
         assert!(matches!(streams.next().await, Ok(None)), "CRI will tell of it");
-        assert!(matches!(streams.next().await, Ok(Some(Event::Told(told))) if told == oom));
+        assert!(matches!(streams.next().await, Ok(Some(Event::Task(told))) if told == oom));
         let stopped = ContainerEventType::ContainerStoppedEvent.into();
         let event = ContainerEventResponse { container_id: "c".into(), container_event_type: stopped, ..ContainerEventResponse::default() };
         streams.by_cri = events(vec![Ok(event), Err(Error::Unavailable("gone".into()))]);
-        assert!(matches!(streams.next().await, Ok(Some(Event::Told(told))) if told == end("c")));
+        assert!(matches!(streams.next().await, Ok(Some(Event::Task(told))) if told == end("c")));
         assert!(matches!(streams.next().await, Err(Error::Unavailable(_))));
     }
 }

@@ -61,7 +61,7 @@ fn next_phase(input: PlanInput<'_>, old: &PodStatus, init: &[ContainerStatus], m
     if let Some(StopCause::Failed { .. }) = input.pod_state.stop.as_ref().map(|s| &s.cause) {
         return "Failed".into();
     }
-    // A terminal phase stays, whoever set it.
+    // A terminal phase stays, also one that skiff did not set.
     let api = input.pod.status.as_ref().and_then(|s| s.phase.as_deref());
     for seen in [api, old.phase.as_deref()] {
         if is_terminal(seen) {

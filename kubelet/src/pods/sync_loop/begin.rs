@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// Answers of tasks; each pod has at most a worker, a look and a write under way.
+/// Answers of tasks; each pod has at most a worker, an inspection and a write under way.
 const EVENTS_MAX: usize = 1024;
 const FINDINGS_MAX: usize = 256;
 

@@ -12,7 +12,7 @@ use api::{
 };
 use cri::TaskEvent;
 
-use super::{looks::Looks, pod_worker::PodWorker, published::Published};
+use super::{inspections::Inspections, pod_worker::PodWorker, published::Published};
 use crate::{
     PodView, meta,
     pods::{
@@ -59,14 +59,14 @@ pub struct Entry {
     pub pod_state: PodState,
     probes: Probes,
     pub worker: PodWorker,
-    pub looks: Looks,
+    pub inspections: Inspections,
     seen: Fingerprint,
     /// Containers that lost a process for want of memory.
     oom_killed: BTreeSet<String>,
     first_seen: Instant,
     /// It came while we were here, and does not run yet.
     is_starting: bool,
-    /// Its `activeDeadlineSeconds` passed a moment ago: to be told.
+    /// Its `activeDeadlineSeconds` passed a moment ago: the event is due.
     overdue: bool,
     published: Published,
 }
@@ -81,7 +81,7 @@ impl Entry {
             pod_state: PodState::default(),
             probes: Probes::default(),
             worker: PodWorker::default(),
-            looks: Looks::default(),
+            inspections: Inspections::default(),
             seen: Fingerprint::new(),
             oom_killed: BTreeSet::new(),
             first_seen: Instant::now(),
@@ -112,14 +112,14 @@ impl Entry {
         waits.then(|| self.first_seen.elapsed())
     }
 
-    /// How long it took to run; told once, of one that came while we were here.
+    /// How long it took to run; returned once, of one that came while we were here.
     pub fn started(&mut self) -> Option<Duration> {
         let runs = self.is_starting && self.pod_state.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
         self.is_starting &= !runs;
         runs.then(|| self.first_seen.elapsed())
     }
 
-    /// Its `activeDeadlineSeconds` passed; told once.
+    /// Its `activeDeadlineSeconds` passed; returned once.
     pub fn take_overdue(&mut self) -> bool {
         std::mem::take(&mut self.overdue)
     }
@@ -137,13 +137,13 @@ impl Entry {
     }
 
     /// Takes in what the runtime has. What is adopted at the first look keeps what the API says of its probes.
-    pub fn looked(&mut self, mut runtime: RuntimePod) {
+    pub fn inspected(&mut self, mut runtime: RuntimePod) {
         if self.runtime.is_none() {
             self.adopt(&runtime);
         }
         self.pod_state.probes.retain(|id, _| runtime.by_id(id).is_some());
         self.oom_killed.retain(|id| runtime.by_id(id).is_some());
-        self.looks.saw(|id| runtime.runs(id));
+        self.inspections.showed(|id| runtime.runs(id));
         // The runtime says so too, but only once it has worked through its own events.
         let ended = runtime.containers.iter_mut().filter(|c| self.oom_killed.contains(&c.id));
         for exit in ended.filter_map(|c| if let State::Exited(exit) = &mut c.state { Some(exit) } else { None }) {
@@ -153,14 +153,14 @@ impl Entry {
         self.runtime = Some(Arc::new(runtime));
     }
 
-    /// Takes in what the runtime told of one of this pod's parts. False where it is not known.
-    pub fn told(&mut self, event: &TaskEvent) -> bool {
+    /// Applies a runtime event to one of this pod's parts. False where it is not known.
+    pub fn runtime_event(&mut self, event: &TaskEvent) -> bool {
         let (TaskEvent::Ended { id } | TaskEvent::OutOfMemory { id }) = event;
         if !self.runtime.as_ref().is_some_and(|r| r.has(id)) {
             return false;
         }
         match event {
-            TaskEvent::Ended { .. } => self.looks.told(id),
+            TaskEvent::Ended { .. } => self.inspections.ended(id),
             TaskEvent::OutOfMemory { .. } => drop(self.oom_killed.insert(id.clone())),
         }
         true
@@ -172,7 +172,7 @@ impl Entry {
         let pod = self.pod.clone();
         let empty = PodSpec::default();
         let spec = pod.spec.as_ref().unwrap_or(&empty);
-        self.stop_if_told(now);
+        self.stop_if_due(now);
         let mut plan = plan::plan(PlanInput { pod: &pod, spec, runtime: &runtime, pod_state: &self.pod_state, now });
         let newly = self.show_waiting(&plan);
         if self.origin != Origin::Runtime && !self.pod_state.removed {
@@ -201,21 +201,21 @@ impl Entry {
         Some((plan, newly))
     }
 
-    /// What came of calls. False where the runtime has to be looked at to know.
-    pub fn worked(&mut self, outcomes: Vec<Outcome>, now: Timestamp) -> bool {
-        self.worker.worked(&outcomes, now);
+    /// What came of calls. False where only an inspection of the runtime can show it.
+    pub fn worker_done(&mut self, outcomes: Vec<Outcome>, now: Timestamp) -> bool {
+        self.worker.worker_done(&outcomes, now);
         // `runtime` is still as it was before them.
         outcomes.iter().for_each(|outcome| self.one_outcome(outcome, now));
         let made: Option<Vec<Made>> = outcomes.into_iter().map(Outcome::made).collect();
-        made.is_some_and(|made| self.made(made))
+        made.is_some_and(|made| self.container_started(made))
     }
 
     /// Puts what was made beside what was known. False where nothing is known yet.
-    pub fn made(&mut self, made: impl IntoIterator<Item = Made>) -> bool {
+    pub fn container_started(&mut self, made: impl IntoIterator<Item = Made>) -> bool {
         let Some(runtime) = &self.runtime else { return false };
         let mut runtime = RuntimePod::clone(runtime);
         made.into_iter().for_each(|made| runtime.merge(made));
-        self.looked(runtime);
+        self.inspected(runtime);
         true
     }
 
@@ -244,7 +244,7 @@ impl Entry {
     /// Nothing is left of it but the API object.
     pub fn is_finished(&self) -> bool {
         !self.worker.is_busy()
-            && !self.looks.is_under_way()
+            && !self.inspections.is_under_way()
             && self.pod_state.removed
             && self.pod_state.cleaned
             && self.pod_state.stop.as_ref().is_some_and(Stop::removes)
@@ -261,7 +261,7 @@ impl Entry {
         !status::is_terminal(phase) && self.origin != Origin::Runtime
     }
 
-    /// True once it was looked at, which is when its room was counted.
+    /// True once it was inspected, which is when its room was counted.
     pub fn was_admitted(&self) -> bool {
         self.runtime.is_some()
     }
@@ -278,7 +278,7 @@ impl Entry {
         }
     }
 
-    fn stop_if_told(&mut self, now: Timestamp) {
+    fn stop_if_due(&mut self, now: Timestamp) {
         if self.origin == Origin::Runtime {
             return;
         }
@@ -336,7 +336,7 @@ impl Entry {
             Outcome::Cleaned => self.pod_state.cleaned = true,
             Outcome::Removed => self.pod_state.removed = true,
             Outcome::Failed { error } => {
-                tracing::warn!(pod = meta::format(&self.pod), error, "a call for the pod failed; trying again");
+                tracing::warn!(pod = meta::format(&self.pod), error, "pod sync failed; retrying");
             }
         }
     }
@@ -421,11 +421,11 @@ mod tests {
         let at = |second| Timestamp::from_second(second).unwrap();
         let exited = State::Exited(Exit { code: 1, finished_at: at(10), ..Exit::default() });
         let old = Container { state: exited, ..Container::named("old", "a") };
-        entry.looked(RuntimePod { sandboxes: Vec::new(), containers: vec![old] });
+        entry.inspected(RuntimePod { sandboxes: Vec::new(), containers: vec![old] });
         let running = State::Running { started_at: at(20) };
         let new = Box::new(Container { state: running, created_at: at(20), ..Container::named("new", "a") });
-        assert!(entry.made([Made::Container(new.clone())]));
-        assert!(entry.worked(vec![Outcome::Started { container: "a".into(), made: Some(new) }], at(20)));
+        assert!(entry.container_started([Made::Container(new.clone())]));
+        assert!(entry.worker_done(vec![Outcome::Started { container: "a".into(), made: Some(new) }], at(20)));
         assert!(entry.pod_state.crashes.contains_key("a"));
         assert_eq!(entry.runtime.unwrap().container("a").unwrap().id, "new");
     }
@@ -438,7 +438,7 @@ mod tests {
         let mut made = Vec::new();
         for second in 0..60 {
             let now = Timestamp::from_second(second).unwrap();
-            entry.looked(unknown.clone());
+            entry.inspected(unknown.clone());
             let (plan, _) = entry.advance(&[], now).unwrap();
             if plan.calls.is_empty() {
                 assert!(plan.wake.unwrap() > now);
@@ -447,25 +447,27 @@ mod tests {
             assert_eq!(plan.calls, [Call::StopPod { grace_seconds: 0 }]);
             entry.worker.begin(&plan.calls, api::task::Group::new(), 1);
             assert!(!entry.worker.end(2) && entry.worker.end(1));
-            entry.worked(vec![Outcome::Done], now);
+            entry.worker_done(vec![Outcome::Done], now);
             made.push(second);
         }
         assert_eq!(made, [0, 1, 2, 3, 5, 9, 17, 33, 49]);
     }
 
     #[test]
-    fn what_is_told_is_looked_for_until_it_shows() {
+    fn a_reported_end_is_inspected_until_it_shows() {
         let mut entry = Entry::new(Origin::Api, Arc::new(Pod::default()));
         let runs = Container { state: State::Running { started_at: Timestamp::UNIX_EPOCH }, ..Container::named("c", "a") };
         let pod = |container: &Container| RuntimePod { sandboxes: Vec::new(), containers: vec![container.clone()] };
-        assert!(!entry.told(&TaskEvent::Ended { id: "c".into() }), "nothing is known of it yet");
-        entry.looked(pod(&runs));
-        assert!(entry.told(&TaskEvent::Ended { id: "c".into() }) && entry.told(&TaskEvent::OutOfMemory { id: "c".into() }));
-        entry.looked(pod(&runs));
-        assert!(entry.looks.late().is_some());
+        assert!(!entry.runtime_event(&TaskEvent::Ended { id: "c".into() }), "nothing is known of it yet");
+        entry.inspected(pod(&runs));
+        assert!(
+            entry.runtime_event(&TaskEvent::Ended { id: "c".into() }) && entry.runtime_event(&TaskEvent::OutOfMemory { id: "c".into() })
+        );
+        entry.inspected(pod(&runs));
+        assert!(entry.inspections.late().is_some());
         let exited = Container { state: State::Exited(Exit { reason: "Error".into(), ..Exit::default() }), ..runs };
-        entry.looked(pod(&exited));
-        assert_eq!(entry.looks.late(), None);
+        entry.inspected(pod(&exited));
+        assert_eq!(entry.inspections.late(), None);
         assert_eq!(entry.runtime.unwrap().by_id("c").unwrap().exit().unwrap().reason, OOM_KILLED);
     }
 }

@@ -60,7 +60,7 @@ struct Done {
     at: Option<Instant>,
     pod_cidr: Option<String>,
     /// The status of each condition, for events.
-    told: BTreeMap<String, String>,
+    condition_statuses: BTreeMap<String, String>,
 }
 
 impl Reporter {
@@ -124,7 +124,7 @@ impl Reporter {
         });
         let mut done = Done::default();
         let ready = before.conditions.iter().flatten().filter(|c| c.type_ == "Ready");
-        done.told = ready.map(|c| (c.type_.clone(), c.status.clone())).collect();
+        done.condition_statuses = ready.map(|c| (c.type_.clone(), c.status.clone())).collect();
         let began = Instant::now();
         loop {
             let ready = Box::pin(self.once(&mut done)).await;
@@ -199,7 +199,7 @@ impl Reporter {
     /// Events for conditions that changed.
     fn tell(&self, status: &NodeStatus, done: &mut Done) {
         for condition in status.conditions.iter().flatten() {
-            let before = done.told.insert(condition.type_.clone(), condition.status.clone());
+            let before = done.condition_statuses.insert(condition.type_.clone(), condition.status.clone());
             if before.as_ref() == Some(&condition.status) {
                 continue;
             }

@@ -119,7 +119,7 @@ pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -
     let registered = Box::pin(reporter.register()).await.map_err(|why| Error::Register { name, why })?;
     reporter.start(&registered, &group);
 
-    let told = recorder.clone();
+    let image_gc_recorder = recorder.clone();
     let deps = Arc::new(pods::Deps {
         images: pods::Images::new(runtime.clone(), client.clone()),
         runtime,
@@ -140,7 +140,7 @@ pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -
         let at = |source| Error::File { path: dir.clone(), source };
         static_pods::follow(dir.clone(), config.node_name.clone(), events, &group).map_err(at)?;
     }
-    image_gc::start(agent.runtime.clone(), told, config.node_name.clone(), &group);
+    image_gc::start(agent.runtime.clone(), image_gc_recorder, config.node_name.clone(), &group);
     Ok(agent)
 }
 

@@ -186,8 +186,9 @@ fn routes(server: Server) -> Router {
 
 fn door(routes: Router, auth: Auth) -> Door {
     let span = |request: &Request| tracing::debug_span!("request", method = %request.method(), path = request.uri().path(), user = Empty);
-    let told = |reply: &http::Response<_>, elapsed: Duration, _: &Span| tracing::debug!(code = reply.status().as_u16(), ?elapsed, "HTTP");
-    let traced = TraceLayer::new_for_http().make_span_with(span).on_request(()).on_response(told);
+    let log_response =
+        |reply: &http::Response<_>, elapsed: Duration, _: &Span| tracing::debug!(code = reply.status().as_u16(), ?elapsed, "HTTP");
+    let traced = TraceLayer::new_for_http().make_span_with(span).on_request(()).on_response(log_response);
     let door = ServiceBuilder::new()
         .map_response(|reply: http::Response<_>| reply.map(Body::new))
         .layer(traced.on_body_chunk(()).on_eos(()).on_failure(()))

@@ -55,11 +55,11 @@ pub fn follow(dir: PathBuf, node_name: String, events: mpsc::Sender<Event>, grou
                         continue;
                     }
                 }
-                let Some(told) = &watcher else {
+                let Some(events) = &watcher else {
                     tokio::time::sleep(CHECK_EVERY).await;
                     continue;
                 };
-                if let Err(error) = told.next().await {
+                if let Err(error) = events.next().await {
                     tracing::error!(%error, "failed to watch static pod manifests; polling them");
                     watcher = None;
                 }

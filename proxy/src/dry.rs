@@ -22,10 +22,10 @@ pub struct Dry {
     zone: Zone,
 }
 
-/// What came of one service.
+/// What one service needs and answers, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[doc(hidden)]
-pub struct Came {
+pub struct ServiceCounts {
     pub service_ports: usize,
     pub rules: usize,
     pub answers: usize,
@@ -39,11 +39,11 @@ impl Dry {
     }
 
     /// Plans and asks for all services that changed since.
-    pub fn changed(&self) -> Vec<(Key, Came)> {
+    pub fn changed(&self) -> Vec<(Key, ServiceCounts)> {
         self.tracker.take_changed().into_iter().map(|key| (key.clone(), self.one(&key))).collect()
     }
 
-    pub fn one(&self, key: &Key) -> Came {
+    pub fn one(&self, key: &Key) -> ServiceCounts {
         let entry = self.tracker.entry(key);
         let node = Node { name: "n1".into(), zone: "a".into(), answered_here: Vec::new() };
         let slices = || entry.slices.values().map(|slice| &**slice);
@@ -56,7 +56,7 @@ impl Dry {
         let rules = Fragment::of(&four, &node_network(Family::V4, "192.0.2.1")).chains.len();
         Fragment::of(&six, &node_network(Family::V6, "2001:db8::1"));
         let _ = Table::new(Family::V4).full(node_network(Family::V4, "192.0.2.1"), &[(key.clone(), four)]);
-        Came { service_ports: count, rules, answers: self.ask(key) }
+        ServiceCounts { service_ports: count, rules, answers: self.ask(key) }
     }
 
     /// All questions that a service's own names allow; how many have an answer.

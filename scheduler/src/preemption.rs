@@ -50,7 +50,7 @@ pub(crate) fn find(cycle: &Cycle<'_>, resolvable: &[Slot], random: u64) -> Resul
     let wanted = (resolvable.len() * CANDIDATES_PERCENT / 100).max(CANDIDATES_MIN).min(resolvable.len());
     let start = usize::try_from(random % resolvable.len().max(1) as u64).unwrap_or(0);
     let (mut best, mut found, mut sound) = (None::<(Loss, Arc<Eviction>, &NodeInfo)>, 0, false);
-    let mut told: Vec<(Arc<Vec<String>>, usize)> = Vec::new();
+    let mut rejections: Vec<(Arc<Vec<String>>, usize)> = Vec::new();
     let (before, from) = resolvable.split_at(start.min(resolvable.len()));
     let mut evictions = cycle.class.evictions.borrow_mut();
     for node in from.iter().chain(before).filter_map(|slot| cycle.snapshot.node_info(*slot)) {
@@ -62,9 +62,9 @@ pub(crate) fn find(cycle: &Cycle<'_>, resolvable: &[Slot], random: u64) -> Resul
                     best = Some((eviction.loss, eviction, node));
                 }
             }
-            Err(reasons) => match told.iter_mut().find(|(r, _)| Arc::ptr_eq(r, &reasons) || *r == reasons) {
+            Err(reasons) => match rejections.iter_mut().find(|(r, _)| Arc::ptr_eq(r, &reasons) || *r == reasons) {
                 Some((_, nodes)) => *nodes += 1,
-                None => told.push((reasons, 1)),
+                None => rejections.push((reasons, 1)),
             },
         }
         if found >= wanted && sound {
@@ -74,9 +74,9 @@ pub(crate) fn find(cycle: &Cycle<'_>, resolvable: &[Slot], random: u64) -> Resul
     if let Some((_, eviction, node)) = best {
         return Ok(Preemption { node: node.name().to_owned(), victims: eviction.victims.clone() });
     }
-    let (all, asked) = (cycle.snapshot.len(), told.iter().map(|(_, nodes)| nodes).sum());
+    let (all, asked) = (cycle.snapshot.len(), rejections.iter().map(|(_, nodes)| nodes).sum());
     let mut diagnosis = Diagnosis::default();
-    told.iter().for_each(|(reasons, nodes)| reasons.iter().for_each(|r| diagnosis.count(r, *nodes)));
+    rejections.iter().for_each(|(reasons, nodes)| reasons.iter().for_each(|r| diagnosis.count(r, *nodes)));
     diagnosis.count("Preemption is not helpful for scheduling", all.saturating_sub(asked));
     Err(NotHelpful { message: diagnosis.message(all), keeps_nomination: false })
 }
@@ -102,8 +102,8 @@ fn ineligible(cycle: &Cycle<'_>, resolvable: &[Slot]) -> Option<&'static str> {
 
 /// It is being deleted because of a preemption.
 fn leaves_for_another(pod: &Pod) -> bool {
-    let told = pod.condition("DisruptionTarget").filter(|condition| condition.status == "True");
-    pod.metadata.deletion_timestamp.is_some() && told.is_some_and(|condition| condition.reason.as_deref() == Some(VICTIM_REASON))
+    let disrupted = pod.condition("DisruptionTarget").filter(|condition| condition.status == "True");
+    pod.metadata.deletion_timestamp.is_some() && disrupted.is_some_and(|condition| condition.reason.as_deref() == Some(VICTIM_REASON))
 }
 
 /// Who must leave the node; or why that would not help.

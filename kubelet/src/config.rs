@@ -1,4 +1,4 @@
-//! What the front door knows -> what the node agent is told at its start.
+//! What the front door knows -> the configuration of the node agent.
 
 use std::{
     collections::BTreeMap,

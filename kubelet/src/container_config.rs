@@ -1,4 +1,4 @@
-//! Pod + container + node -> what the runtime is asked to make: PodSandboxConfig and ContainerConfig.
+//! Pod + container + node -> what the runtime makes: PodSandboxConfig and ContainerConfig.
 //!
 //! Source: `generatePodSandboxConfig` in `pkg/kubelet/kuberuntime/kuberuntime_sandbox.go`, `generateContainerConfig` in
 //! `kuberuntime_container.go`, `generateLinuxContainerConfig` in `kuberuntime_container_linux.go`.

@@ -29,7 +29,7 @@ pub struct Node {
     pub cluster_domain: String,
 }
 
-/// A pod's configuration, with what is to be told as Warning events (reason, message) on the pod.
+/// A pod's configuration, with what becomes Warning events (reason, message) on the pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Formed {
     pub dns: Dns,

@@ -30,7 +30,7 @@ pub struct Input<'a> {
     pub facts: &'a Facts,
     pub fetched: &'a Fetched,
     pub services: &'a [Arc<Service>],
-    /// Where the `kubernetes` service is, which every pod is told of.
+    /// Where the `kubernetes` service is, which every pod gets variables for.
     pub master_namespace: &'a str,
 }
 

@@ -21,7 +21,7 @@ const AGE_MIN: Duration = Duration::from_secs(120);
 
 /// Removes images of `runtime` while `group` lives, on the node named so.
 pub fn start(runtime: Runtime, recorder: Recorder, node_name: String, group: &Group) {
-    let collector = Collector { runtime, recorder, node_name, seen: BTreeMap::new() };
+    let collector = Collector { runtime, recorder, node_name, image_records: BTreeMap::new() };
     group.spawn_loop("image garbage collection", Box::pin(collector.run()));
 }
 
@@ -29,17 +29,17 @@ struct Collector {
     runtime: Runtime,
     recorder: Recorder,
     node_name: String,
-    seen: BTreeMap<String, Seen>,
+    image_records: BTreeMap<String, ImageRecord>,
 }
 
 /// An image, and since when we know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Seen {
-    first: Timestamp,
+struct ImageRecord {
+    first_detected: Timestamp,
     /// When something was last seen to run from it.
-    used: Timestamp,
-    bytes: i64,
-    busy: bool,
+    last_used: Timestamp,
+    size_bytes: i64,
+    in_use: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,11 +67,11 @@ impl Collector {
             return Ok(());
         }
         let mut freed = 0;
-        for id in candidates(&self.seen, now) {
+        for id in candidates(&self.image_records, now) {
             let image = Some(ImageSpec { image: id.clone(), ..ImageSpec::default() });
             self.runtime.remove_image(RemoveImageRequest { image }).await?;
             tracing::info!(image = id, "unused image removed");
-            freed += self.seen.remove(&id).map_or(0, |seen| seen.bytes);
+            freed += self.image_records.remove(&id).map_or(0, |image| image.size_bytes);
             if freed >= wanted {
                 return Ok(());
             }
@@ -80,7 +80,7 @@ impl Collector {
         let message = format!(
             "Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found {freed} bytes eligible to free."
         );
-        tracing::warn!(used, "no more unused images to remove");
+        tracing::warn!(used, "disk usage stays above the threshold; no unused image is left");
         self.recorder.warning(&self.node(), "FreeDiskSpaceFailed", message);
         Ok(())
     }
@@ -90,23 +90,23 @@ impl Collector {
         let containers = self.runtime.list_containers(ListContainersRequest::default()).await?.containers;
         let used: BTreeSet<String> = containers.into_iter().flat_map(|c| [c.image_id, c.image_ref]).filter(|r| !r.is_empty()).collect();
         let images = self.runtime.list_images(ListImagesRequest::default()).await?.images;
-        let mut seen = BTreeMap::new();
+        let mut records = BTreeMap::new();
         for image in images.into_iter().filter(|image| !is_kept(image)) {
-            let busy = used.contains(&image.id) || image.repo_digests.iter().any(|d| used.contains(d));
-            let before = self.seen.get(&image.id);
-            let one = Seen {
-                first: before.map_or(now, |b| b.first),
-                used: if busy { now } else { before.map_or(Timestamp::UNIX_EPOCH, |b| b.used) },
-                bytes: i64::try_from(image.size).unwrap_or(i64::MAX),
-                busy,
+            let in_use = used.contains(&image.id) || image.repo_digests.iter().any(|d| used.contains(d));
+            let before = self.image_records.get(&image.id);
+            let record = ImageRecord {
+                first_detected: before.map_or(now, |b| b.first_detected),
+                last_used: if in_use { now } else { before.map_or(Timestamp::UNIX_EPOCH, |b| b.last_used) },
+                size_bytes: i64::try_from(image.size).unwrap_or(i64::MAX),
+                in_use,
             };
-            seen.insert(image.id, one);
+            records.insert(image.id, record);
         }
-        self.seen = seen;
+        self.image_records = records;
         Ok(())
     }
 
-    /// The file system that images are on, if the runtime tells.
+    /// The file system that images are on, if the runtime reports it.
     async fn disk(&self) -> cri::Result<Option<Disk>> {
         let info = self.runtime.image_fs_info(ImageFsInfoRequest {}).await?;
         let mountpoint = info.image_filesystems.into_iter().next().and_then(|f| f.fs_id).map(|id| PathBuf::from(id.mountpoint));
@@ -136,10 +136,10 @@ fn to_free(disk: Disk) -> i64 {
 }
 
 /// Ids of unused images that are old enough, the longest unused first.
-fn candidates(seen: &BTreeMap<String, Seen>, now: Timestamp) -> Vec<String> {
-    let old = |s: &Seen| s.first + AGE_MIN <= now;
-    let mut idle: Vec<_> = seen.iter().filter(|(_, s)| !s.busy && old(s)).collect();
-    idle.sort_by_key(|(_, s)| (s.used, s.first));
+fn candidates(records: &BTreeMap<String, ImageRecord>, now: Timestamp) -> Vec<String> {
+    let old = |r: &ImageRecord| r.first_detected + AGE_MIN <= now;
+    let mut idle: Vec<_> = records.iter().filter(|(_, r)| !r.in_use && old(r)).collect();
+    idle.sort_by_key(|(_, r)| (r.last_used, r.first_detected));
     idle.into_iter().map(|(id, _)| id.clone()).collect()
 }
 
@@ -161,9 +161,13 @@ mod tests {
 
     #[test]
     fn the_longest_unused_goes_first_and_what_is_new_or_used_stays() {
-        let seen = |first, used, busy| Seen { first: at(first), used: at(used), bytes: 1, busy };
-        let all =
-            [("young", seen(950, 0, false)), ("used", seen(0, 1000, true)), ("late", seen(0, 500, false)), ("early", seen(0, 400, false))];
+        let record = |first, used, in_use| ImageRecord { first_detected: at(first), last_used: at(used), size_bytes: 1, in_use };
+        let all = [
+            ("young", record(950, 0, false)),
+            ("used", record(0, 1000, true)),
+            ("late", record(0, 500, false)),
+            ("early", record(0, 400, false)),
+        ];
         let all = all.into_iter().map(|(id, s)| (id.to_owned(), s)).collect();
         assert_eq!(candidates(&all, at(1000)), ["early", "late"]);
     }

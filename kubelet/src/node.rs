@@ -60,7 +60,7 @@ struct Done {
     at: Option<Instant>,
     pod_cidr: Option<String>,
     /// The status of each condition, for events.
-    told: BTreeMap<String, String>,
+    condition_statuses: BTreeMap<String, String>,
 }
 
 impl Reporter {
@@ -75,7 +75,7 @@ impl Reporter {
                 Ok(node) => return Ok(node),
                 Err(kube::Error::Api(status)) if status.code == 403 || status.code == 422 => return Err(status.message.clone()),
                 Err(error) if began.elapsed() > REGISTER_MAX => return Err(error.to_string()),
-                Err(error) => tracing::debug!(%error, "node not registered yet"),
+                Err(error) => tracing::debug!(%error, "failed to register node; retrying"),
             }
             tokio::time::sleep(REGISTER_PAUSE).await;
         }
@@ -124,7 +124,7 @@ impl Reporter {
         });
         let mut done = Done::default();
         let ready = before.conditions.iter().flatten().filter(|c| c.type_ == "Ready");
-        done.told = ready.map(|c| (c.type_.clone(), c.status.clone())).collect();
+        done.condition_statuses = ready.map(|c| (c.type_.clone(), c.status.clone())).collect();
         let began = Instant::now();
         loop {
             let ready = Box::pin(self.once(&mut done)).await;
@@ -162,7 +162,7 @@ impl Reporter {
                 is_ready
             }
             Err(error) => {
-                tracing::warn!(%error, "node status not written");
+                tracing::warn!(%error, "failed to update node status");
                 false
             }
         }
@@ -179,7 +179,7 @@ impl Reporter {
         if self.nodes.is_synced()
             && let Err(error) = Box::pin(self.try_register()).await
         {
-            tracing::warn!(%error, "node not registered");
+            tracing::warn!(%error, "failed to register node");
         }
         false
     }
@@ -192,14 +192,14 @@ impl Reporter {
         }
         match (self.config.on_pod_cidr)(&cidr, &self.config.layout().cni_conf_dir) {
             Ok(()) => done.pod_cidr = Some(cidr),
-            Err(error) => tracing::error!(cidr, error, "the pod network is not configured"),
+            Err(error) => tracing::error!(cidr, error, "failed to configure the pod network"),
         }
     }
 
     /// Events for conditions that changed.
     fn tell(&self, status: &NodeStatus, done: &mut Done) {
         for condition in status.conditions.iter().flatten() {
-            let before = done.told.insert(condition.type_.clone(), condition.status.clone());
+            let before = done.condition_statuses.insert(condition.type_.clone(), condition.status.clone());
             if before.as_ref() == Some(&condition.status) {
                 continue;
             }

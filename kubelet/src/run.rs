@@ -99,7 +99,7 @@ pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -
     cgroups.setup()?;
     if let Err(error) = cgroups.set_allocatable(allocatable.cpu_milli, allocatable.memory_bytes) {
         // Pods that run may have more than that already.
-        tracing::warn!(%error, "pods are not held to what is allocatable");
+        tracing::warn!(%error, "failed to set the limits of the kubepods cgroup to node allocatable");
     }
     let volumes = volumes::Manager::new(context.root_dir.clone(), client.clone(), &group);
     volumes.set_allocatable(allocatable);
@@ -119,7 +119,7 @@ pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -
     let registered = Box::pin(reporter.register()).await.map_err(|why| Error::Register { name, why })?;
     reporter.start(&registered, &group);
 
-    let told = recorder.clone();
+    let image_gc_recorder = recorder.clone();
     let deps = Arc::new(pods::Deps {
         images: pods::Images::new(runtime.clone(), client.clone()),
         runtime,
@@ -140,7 +140,7 @@ pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -
         let at = |source| Error::File { path: dir.clone(), source };
         static_pods::follow(dir.clone(), config.node_name.clone(), events, &group).map_err(at)?;
     }
-    image_gc::start(agent.runtime.clone(), told, config.node_name.clone(), &group);
+    image_gc::start(agent.runtime.clone(), image_gc_recorder, config.node_name.clone(), &group);
     Ok(agent)
 }
 
@@ -159,7 +159,7 @@ pub async fn stop_pods(agent_dir: &Path) -> Result<(), Error> {
     for _ in 0..STOP_TRIES {
         let Err(error) = &removed else { break };
         // A shim that ends at this moment, or one that containerd has yet to find again after a start of its own.
-        tracing::debug!(%error, "pods could not be stopped yet");
+        tracing::debug!(%error, "failed to stop pods; retrying");
         tokio::time::sleep(STOP_PAUSE).await;
         removed = Box::pin(remove_all(&runtime)).await;
     }

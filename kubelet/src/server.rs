@@ -40,7 +40,7 @@ pub use self::logs::read_all as read_log;
 use self::{
     auth::Auth,
     reply::{Body, Reply, Request, text},
-    route::{Handler, Place, RequestInfo},
+    route::{ContainerRef, Handler, RequestInfo},
 };
 pub use self::{
     rotate::{Limits as LogLimits, rotate},
@@ -58,7 +58,7 @@ const PATIENCE: Patience = Patience { first: Duration::from_secs(32), head: Some
 const PACE: Pace = Pace { window: STALL_MAX, bytes: TAKEN_BYTES_MIN };
 const STALL_MAX: Duration = Duration::from_secs(60);
 const TAKEN_BYTES_MIN: usize = 64 << 10;
-/// How long a connection that is told to go may take for that.
+/// How long a connection may take to close gracefully.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// As the API server has it; Go's default is 1 MiB.
 const HEADER_BYTES_MAX: usize = 256 * 1024;
@@ -79,7 +79,7 @@ pub struct Config {
 pub struct Node {
     pub runtime: Runtime,
     pub pods: Pods,
-    /// Asks the API server who a token is, and what somebody may do.
+    /// Asks the API server whose a token is, and what the user may do.
     pub client: kube::Client,
     pub(crate) metrics: Metrics,
 }
@@ -129,7 +129,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, door: Door, group:
         let (socket, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "connection not accepted");
+                tracing::warn!(%error, "failed to accept connection");
                 // Out of file descriptors, most likely: let some go first.
                 seats.relieve();
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -178,16 +178,17 @@ async fn connection(socket: TcpStream, seat: Arc<Seat>, acceptor: TlsAcceptor, d
 
 fn routes(server: Server) -> Router {
     let server = Arc::new(server);
-    route::router(move |site, request| {
+    route::router(move |handler, request| {
         let server = server.clone();
-        async move { server.serve(site, request).await }
+        async move { server.serve(handler, request).await }
     })
 }
 
 fn door(routes: Router, auth: Auth) -> Door {
     let span = |request: &Request| tracing::debug_span!("request", method = %request.method(), path = request.uri().path(), user = Empty);
-    let told = |reply: &http::Response<_>, elapsed: Duration, _: &Span| tracing::debug!(code = reply.status().as_u16(), ?elapsed, "HTTP");
-    let traced = TraceLayer::new_for_http().make_span_with(span).on_request(()).on_response(told);
+    let log_response =
+        |reply: &http::Response<_>, elapsed: Duration, _: &Span| tracing::debug!(code = reply.status().as_u16(), ?elapsed, "HTTP");
+    let traced = TraceLayer::new_for_http().make_span_with(span).on_request(()).on_response(log_response);
     let door = ServiceBuilder::new()
         .map_response(|reply: http::Response<_>| reply.map(Body::new))
         .layer(traced.on_body_chunk(()).on_eos(()).on_failure(()))
@@ -208,31 +209,31 @@ async fn judged(State(auth): State<Arc<Auth>>, request: Request, next: Next) -> 
 }
 
 fn panicked(_: Box<dyn Any + Send>) -> Reply {
-    tracing::error!("a request handler panicked");
+    tracing::error!("request handler panicked");
     text(StatusCode::INTERNAL_SERVER_ERROR, "the request handler panicked, the node's log has details")
 }
 
 impl Server {
-    async fn serve(&self, site: Handler, request: Request) -> Reply {
+    async fn serve(&self, handler: Handler, request: Request) -> Reply {
         let (mut parts, body) = request.into_parts();
         if let Some(Caller { seat, .. }) = parts.extensions.get() {
-            if site.is_read_by_people() { seat.need_not_hurry() } else { seat.must_hurry() }
+            if handler.is_read_by_people() { seat.need_not_hurry() } else { seat.must_hurry() }
         }
-        if !site.takes(&parts.method) {
+        if !handler.takes(&parts.method) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");
         }
-        let place = Place::of(&mut parts).await;
+        let container_ref = ContainerRef::of(&mut parts).await;
         let request = Request::from_parts(parts, body);
-        match site {
+        match handler {
             Handler::Healthz => text(StatusCode::OK, "ok"),
             Handler::Pods => self.pods(),
             Handler::Metrics => text(StatusCode::OK, self.metrics()),
             Handler::Stats => text(StatusCode::NOT_IMPLEMENTED, "resource metrics are not available: this node does not serve them yet"),
-            Handler::Logs => containers::logs(&self.node, &place, request.uri().query().unwrap_or_default()).await,
-            Handler::Run => containers::run(&self.node, &place, request.uri().query().unwrap_or_default()).await,
-            Handler::Exec => containers::exec(&self.node, &place, request, &self.group).await,
-            Handler::Attach => containers::attach(&self.node, &place, request, &self.group).await,
-            Handler::PortForward => containers::port_forward(&self.node, &place, request, &self.group).await,
+            Handler::Logs => containers::logs(&self.node, &container_ref, request.uri().query().unwrap_or_default()).await,
+            Handler::Run => containers::run(&self.node, &container_ref, request.uri().query().unwrap_or_default()).await,
+            Handler::Exec => containers::exec(&self.node, &container_ref, request, &self.group).await,
+            Handler::Attach => containers::attach(&self.node, &container_ref, request, &self.group).await,
+            Handler::PortForward => containers::port_forward(&self.node, &container_ref, request, &self.group).await,
         }
     }
 

@@ -26,7 +26,7 @@ pub struct Issued {
     pub key_pem: String,
 }
 
-/// Makes a new serving certificate each time; the error is told to users.
+/// Makes a new serving certificate each time; users see the error.
 pub type Issuer = Arc<dyn Fn() -> BoxFuture<'static, Result<Issued, String>> + Send + Sync>;
 
 #[derive(Debug, thiserror::Error)]
@@ -56,11 +56,11 @@ async fn keep_fresh(serving: Arc<Serving>, issuer: Issuer) {
         until(at.max(Timestamp::now() + RETRY_MIN)).await;
         let mut pause = RETRY_MIN;
         while let Err(error) = renew(&serving, &issuer).await {
-            tracing::error!(%error, "the serving certificate is not renewed; trying again");
+            tracing::error!(%error, "failed to rotate serving certificate; retrying");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
         }
-        tracing::info!("the serving certificate is renewed");
+        tracing::info!("serving certificate rotated");
     }
 }
 

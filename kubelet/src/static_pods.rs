@@ -33,10 +33,10 @@ const NAME_MAX: usize = 253;
 /// Writers are given this long to finish.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// Reads the directory, makes it where it is not there, and tells of all its pods now and whenever something in it changes.
+/// Reads the directory, makes it where it is not there, and sends all its pods now and whenever something in it changes.
 pub fn follow(dir: PathBuf, node_name: String, events: mpsc::Sender<Event>, group: &Group) -> io::Result<()> {
     fs::create_dir_all(&dir)?;
-    let mut watcher = watch(&dir).inspect_err(|error| tracing::warn!(%error, "manifests are looked for by time")).ok();
+    let mut watcher = watch(&dir).inspect_err(|error| tracing::warn!(%error, "failed to watch static pod manifests; polling them")).ok();
     group.spawn_loop(
         "static pods",
         Box::pin(async move {
@@ -50,17 +50,17 @@ pub fn follow(dir: PathBuf, node_name: String, events: mpsc::Sender<Event>, grou
                         }
                     }
                     Err(error) => {
-                        tracing::error!(%error, dir = %dir.display(), "manifests not read; static pods stay as they are");
+                        tracing::error!(%error, dir = %dir.display(), "failed to read static pod manifests; static pods stay as they are");
                         tokio::time::sleep(CHECK_EVERY).await;
                         continue;
                     }
                 }
-                let Some(told) = &watcher else {
+                let Some(events) = &watcher else {
                     tokio::time::sleep(CHECK_EVERY).await;
                     continue;
                 };
-                if let Err(error) = told.next().await {
-                    tracing::error!(%error, "manifests are looked for by time");
+                if let Err(error) = events.next().await {
+                    tracing::error!(%error, "failed to watch static pod manifests; polling them");
                     watcher = None;
                 }
                 tokio::time::sleep(SETTLE).await;
@@ -94,10 +94,10 @@ fn read(dir: &Path, node_name: &str) -> io::Result<Vec<Pod>> {
         let parsed = catch("static pods", || parse(&text_of(&path)?, &path, node_name));
         match parsed.map_err(|panic| panic.to_string()).flatten() {
             Ok(pod) if pods.iter().any(|other| same_name(other, &pod)) => {
-                tracing::error!(file = %path.display(), "a pod of that name is there already")
+                tracing::error!(file = %path.display(), "another manifest has a pod of this name")
             }
             Ok(pod) => pods.push(pod),
-            Err(error) => tracing::error!(file = %path.display(), error, "no static pod"),
+            Err(error) => tracing::error!(file = %path.display(), error, "failed to read static pod manifest"),
         }
     }
     Ok(pods)

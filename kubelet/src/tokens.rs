@@ -32,12 +32,12 @@ const REQUEST_WAIT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Tokens {
     client: kube::Client,
-    cache: Arc<Mutex<HashMap<Wanted, Held>>>,
+    cache: Arc<Mutex<HashMap<TokenKey, CachedToken>>>,
 }
 
 /// What a token is for. Contains nothing secret.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Wanted {
+struct TokenKey {
     account: Key,
     pod_name: String,
     pod_uid: String,
@@ -46,7 +46,7 @@ struct Wanted {
 }
 
 #[derive(Clone)]
-struct Held {
+struct CachedToken {
     token: String,
     expires: Timestamp,
     renew: Timestamp,
@@ -62,24 +62,24 @@ impl Tokens {
     /// # Errors
     /// Upstream's words, where there is none and none is given.
     pub async fn get(&self, pod: &Pod, audience: &str, seconds: i64) -> Result<String, String> {
-        let wanted = Wanted::of(pod, audience, seconds);
-        let held = self.cache.lock().get(&wanted).cloned();
+        let key = TokenKey::of(pod, audience, seconds);
+        let cached = self.cache.lock().get(&key).cloned();
         let now = Timestamp::now();
-        if let Some(held) = held.as_ref().filter(|h| now < h.renew) {
-            return Ok(held.token.clone());
+        if let Some(cached) = cached.as_ref().filter(|h| now < h.renew) {
+            return Ok(cached.token.clone());
         }
-        match self.request(&wanted).await {
+        match self.request(&key).await {
             Ok(fresh) => {
                 let token = fresh.token.clone();
-                self.cache.lock().insert(wanted, fresh);
+                self.cache.lock().insert(key, fresh);
                 Ok(token)
             }
-            Err(why) => match held {
+            Err(why) => match cached {
                 None => Err(format!("failed to fetch token: {why}")),
-                Some(held) if held.expires <= now => Err(format!("token {} expired and refresh failed: {why}", wanted.account)),
-                Some(held) => {
-                    tracing::warn!(account = %wanted.account, pod = wanted.pod_name, error = why, "token not renewed; the old one is still good");
-                    Ok(held.token)
+                Some(cached) if cached.expires <= now => Err(format!("token {} expired and refresh failed: {why}", key.account)),
+                Some(cached) => {
+                    tracing::warn!(account = %key.account, pod = key.pod_name, error = why, "failed to refresh token; using the cached one");
+                    Ok(cached.token)
                 }
             },
         }
@@ -87,38 +87,38 @@ impl Tokens {
 
     /// Drops the tokens of a pod that is gone.
     pub fn forget(&self, pod_uid: &str) {
-        self.cache.lock().retain(|wanted, _| wanted.pod_uid != pod_uid);
+        self.cache.lock().retain(|key, _| key.pod_uid != pod_uid);
     }
 
     /// The uids of the pods that have a token to renew.
     pub fn due(&self, now: Timestamp) -> HashSet<String> {
         let cache = self.cache.lock();
-        cache.iter().filter(|(_, held)| held.renew <= now).map(|(wanted, _)| wanted.pod_uid.clone()).collect()
+        cache.iter().filter(|(_, cached)| cached.renew <= now).map(|(key, _)| key.pod_uid.clone()).collect()
     }
 
     /// How long until the first token is to be renewed; `None` without tokens.
     pub fn next_due(&self, now: Timestamp) -> Option<Duration> {
-        let first = self.cache.lock().values().map(|held| held.renew).min()?;
+        let first = self.cache.lock().values().map(|cached| cached.renew).min()?;
         // A renewal that failed is due still: never again at once.
         Some(Duration::try_from(first.duration_since(now)).unwrap_or_default().max(Duration::from_secs(1)))
     }
 
-    async fn request(&self, wanted: &Wanted) -> Result<Held, String> {
-        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &wanted.account.namespace);
-        let (body, params) = (wanted.request(), PostParams::default());
-        let answer = accounts.create_token_request(&wanted.account.name, &params, &body);
+    async fn request(&self, key: &TokenKey) -> Result<CachedToken, String> {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &key.account.namespace);
+        let (body, params) = (key.request(), PostParams::default());
+        let answer = accounts.create_token_request(&key.account.name, &params, &body);
         let answer = tokio::time::timeout(REQUEST_WAIT, answer).await.map_err(|_| "timed out".to_owned())?;
         let answer = answer.map_err(|error| said(&error))?;
         let status = answer.status.ok_or("the answer has no status")?;
         let expires = status.expiration_timestamp.ok_or("the answer has no expiration")?.0;
         let token = status.token.filter(|t| !t.is_empty()).ok_or("the answer has no token")?;
-        let seconds = answer.spec.and_then(|s| s.expiration_seconds).unwrap_or(wanted.seconds);
+        let seconds = answer.spec.and_then(|s| s.expiration_seconds).unwrap_or(key.seconds);
         let jitter = rand::random_range(0..JITTER_SECONDS);
-        Ok(Held { token, expires, renew: renew_at(expires, seconds, jitter) })
+        Ok(CachedToken { token, expires, renew: renew_at(expires, seconds, jitter) })
     }
 }
 
-impl Wanted {
+impl TokenKey {
     fn of(pod: &Pod, audience: &str, seconds: i64) -> Self {
         let account = meta::spec(pod).and_then(|s| s.service_account_name.as_deref()).filter(|n| !n.is_empty());
         Self {
@@ -175,13 +175,13 @@ mod tests {
 
     #[test]
     fn requests_are_bound_to_the_pod() {
-        let request = Wanted::of(&pod(r#"{"containers":[],"serviceAccountName":"sa"}"#), "aud", 600).request();
+        let request = TokenKey::of(&pod(r#"{"containers":[],"serviceAccountName":"sa"}"#), "aud", 600).request();
         let spec = request.spec.unwrap();
         assert_eq!(spec.audiences.unwrap(), ["aud"]);
         assert_eq!(spec.expiration_seconds, Some(600));
         let bound = spec.bound_object_ref.unwrap();
         assert_eq!((bound.kind.as_deref(), bound.name.as_deref(), bound.uid.as_deref()), (Some("Pod"), Some("web"), Some("u1")));
-        assert_eq!(Wanted::of(&pod(r#"{"containers":[]}"#), "", 1).account, Key::new("default", "default"));
+        assert_eq!(TokenKey::of(&pod(r#"{"containers":[]}"#), "", 1).account, Key::new("default", "default"));
     }
 
     #[tokio::test]

@@ -314,7 +314,7 @@ impl Manager {
             };
             if let Err(error) = self.write(pod.clone(), tokens, state, Which::Remount).await {
                 failed = true;
-                tracing::warn!(ns = meta::namespace(&pod), name = meta::name(&pod), uid, %error, "volumes not brought up to date");
+                tracing::warn!(ns = meta::namespace(&pod), name = meta::name(&pod), uid, %error, "failed to refresh volumes");
             }
         }
         let next = self.shared.tokens.next_due(Timestamp::now());

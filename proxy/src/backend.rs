@@ -39,11 +39,11 @@ impl Backend {
     ///
     /// # Errors
     /// Where it could not be written.
-    pub async fn write_all(&mut self, site: NodeNetwork, changes: &[(Key, Vec<ServicePort>)]) -> Result<Vec<Key>, Error> {
+    pub async fn write_all(&mut self, node_network: NodeNetwork, changes: &[(Key, Vec<ServicePort>)]) -> Result<Vec<Key>, Error> {
         match self {
             Self::Iptables(rules) => {
-                let family = site.family;
-                rules.set_site(site);
+                let family = node_network.family;
+                rules.set_node_network(node_network);
                 let (fragments, left) = fragments(rules, changes);
                 rules.update(fragments);
                 let saved: Saved = exec::save(family).await?;
@@ -52,10 +52,10 @@ impl Backend {
                 Ok(left)
             }
             Self::Nftables(table) => {
-                if let Some(transaction) = table.full(site.clone(), changes) {
+                if let Some(transaction) = table.full(node_network.clone(), changes) {
                     table.commit(transaction).await?;
                 }
-                open_firewall(&site).await;
+                open_firewall(&node_network).await;
                 Ok(table.take_left())
             }
         }
@@ -69,7 +69,7 @@ impl Backend {
         match self {
             Self::Iptables(rules) => {
                 let (fragments, left) = fragments(rules, changes);
-                exec::restore_all(rules.site().family, rules.update(fragments)).await?;
+                exec::restore_all(rules.node_network().family, rules.update(fragments)).await?;
                 Ok(left)
             }
             Self::Nftables(table) => {
@@ -84,7 +84,7 @@ impl Backend {
     /// Whether what was written is still there.
     pub async fn is_whole(&mut self) -> bool {
         match self {
-            Self::Iptables(rules) => exec::is_whole(rules.site().family).await,
+            Self::Iptables(rules) => exec::is_whole(rules.node_network().family).await,
             Self::Nftables(table) => table.is_whole(),
         }
     }
@@ -93,7 +93,7 @@ impl Backend {
 fn fragments(rules: &Rules, changes: &[(Key, Vec<ServicePort>)]) -> (Vec<(Key, Fragment)>, Vec<Key>) {
     let (mut made, mut left) = (Vec::with_capacity(changes.len()), Vec::new());
     for (key, service_ports) in changes {
-        match late::one(key, || Fragment::of(service_ports, rules.site())) {
+        match late::one(key, || Fragment::of(service_ports, rules.node_network())) {
             Some(fragment) => made.push((key.clone(), fragment)),
             None => left.push(key.clone()),
         }
@@ -102,13 +102,13 @@ fn fragments(rules: &Rules, changes: &[(Key, Vec<ServicePort>)]) -> (Vec<(Key, F
 }
 
 /// Removes iptables' rules for services, and lets the pod network through where the node has a firewall by iptables.
-async fn open_firewall(site: &NodeNetwork) {
+async fn open_firewall(node_network: &NodeNetwork) {
     let opened = async {
-        let scripts = exec::save(site.family).await?.guards(site);
-        exec::restore_all(site.family, scripts).await
+        let scripts = exec::save(node_network.family).await?.guards(node_network);
+        exec::restore_all(node_network.family, scripts).await
     };
     if let Err(error) = opened.await {
-        tracing::warn!(%error, "iptables is not there: a firewall of the node may stand before the pod network");
+        tracing::warn!(%error, "iptables not found; a firewall of the node may block the pod network");
     }
 }
 

@@ -52,7 +52,7 @@ pub fn measure(mode: Mode, services: usize) -> Result<Figures, Fault> {
 
 /// The proxy in its namespace, without an API server.
 struct Alone {
-    world: ServiceTracker,
+    tracker: ServiceTracker,
     sync: Proxier,
     services: usize,
 }
@@ -74,15 +74,15 @@ impl Alone {
 
     async fn new(mode: Mode, services: usize) -> Result<Self, Fault> {
         prepare_network().await?;
-        let world = ServiceTracker::noting();
+        let tracker = ServiceTracker::noting();
         for number in 0..services {
-            world.service(None, Some(&Arc::new(service(number)?)));
-            world.slice(None, Some(&Arc::new(slice(number, &ENDPOINTS[..2])?)));
+            tracker.service(None, Some(&Arc::new(service(number)?)));
+            tracker.slice(None, Some(&Arc::new(slice(number, &ENDPOINTS[..2])?)));
         }
         let node = Arc::new(RwLock::new(Node { name: "bench".into(), ..Node::default() }));
         let cidrs = ["10.77.0.0/16".parse()?];
-        let sync = Proxier::new(mode, Family::V4, world.clone(), node, &cidrs, Group::new())?;
-        Ok(Self { sync, world, services })
+        let sync = Proxier::new(mode, Family::V4, tracker.clone(), node, &cidrs, Group::new())?;
+        Ok(Self { sync, tracker, services })
     }
 
     /// The first, the middle and the last one: a search through all would show.
@@ -103,7 +103,7 @@ impl Alone {
         let wanted = [&ENDPOINTS[2..], &ENDPOINTS[..], &ENDPOINTS[..2]][turn % 3];
         let changed = Arc::new(slice(number, wanted)?);
         let begun = Instant::now();
-        self.world.slice(None, Some(&changed));
+        self.tracker.slice(None, Some(&changed));
         self.sync.once().await?;
         let took = begun.elapsed();
         let (_, answered) = connect(number)?;

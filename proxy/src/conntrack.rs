@@ -1,4 +1,4 @@
-//! Portals -> UDP flows that lead to endpoints which are gone, forgotten. TCP ends by itself; UDP would go on into nothing.
+//! Service ports -> UDP flows that lead to endpoints which are gone, forgotten. TCP ends by itself; UDP would go on into nothing.
 //!
 //! Source: upstream `pkg/proxy/conntrack/cleanup.go`.
 

@@ -18,14 +18,14 @@ use crate::{
 /// The model of both back ends and the cluster's zone, kept current by the caches.
 #[doc(hidden)]
 pub struct Dry {
-    world: ServiceTracker,
+    tracker: ServiceTracker,
     zone: Zone,
 }
 
-/// What came of one service.
+/// What one service needs and answers, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[doc(hidden)]
-pub struct Came {
+pub struct ServiceCounts {
     pub service_ports: usize,
     pub rules: usize,
     pub answers: usize,
@@ -35,33 +35,33 @@ impl Dry {
     pub fn follow(caches: &Caches) -> Self {
         let index = Index::follow(caches);
         index.set_complete();
-        Self { world: ServiceTracker::follow(caches), zone: Zone::new("cluster.local", IpAddr::from([10, 96, 0, 10]), index) }
+        Self { tracker: ServiceTracker::follow(caches), zone: Zone::new("cluster.local", IpAddr::from([10, 96, 0, 10]), index) }
     }
 
     /// Plans and asks for all services that changed since.
-    pub fn changed(&self) -> Vec<(Key, Came)> {
-        self.world.take_changed().into_iter().map(|key| (key.clone(), self.one(&key))).collect()
+    pub fn changed(&self) -> Vec<(Key, ServiceCounts)> {
+        self.tracker.take_changed().into_iter().map(|key| (key.clone(), self.one(&key))).collect()
     }
 
-    pub fn one(&self, key: &Key) -> Came {
-        let entry = self.world.entry(key);
+    pub fn one(&self, key: &Key) -> ServiceCounts {
+        let entry = self.tracker.entry(key);
         let node = Node { name: "n1".into(), zone: "a".into(), answered_here: Vec::new() };
         let slices = || entry.slices.values().map(|slice| &**slice);
         let of = |family| -> Vec<ServicePort> {
             entry.service.iter().flat_map(|service| service_ports(service, slices(), &node, family)).collect()
         };
-        let site = |family, ip: &str| NodeNetwork { node_ips: ip.parse().into_iter().collect(), ..NodeNetwork::of(family) };
+        let node_network = |family, ip: &str| NodeNetwork { node_ips: ip.parse().into_iter().collect(), ..NodeNetwork::of(family) };
         let (four, six) = (of(Family::V4), of(Family::V6));
         let count = four.len();
-        let rules = Fragment::of(&four, &site(Family::V4, "192.0.2.1")).chains.len();
-        Fragment::of(&six, &site(Family::V6, "2001:db8::1"));
-        let _ = Table::new(Family::V4).full(site(Family::V4, "192.0.2.1"), &[(key.clone(), four)]);
-        Came { service_ports: count, rules, answers: self.ask(key) }
+        let rules = Fragment::of(&four, &node_network(Family::V4, "192.0.2.1")).chains.len();
+        Fragment::of(&six, &node_network(Family::V6, "2001:db8::1"));
+        let _ = Table::new(Family::V4).full(node_network(Family::V4, "192.0.2.1"), &[(key.clone(), four)]);
+        ServiceCounts { service_ports: count, rules, answers: self.ask(key) }
     }
 
     /// All questions that a service's own names allow; how many have an answer.
     fn ask(&self, key: &Key) -> usize {
-        let entry = self.world.entry(key);
+        let entry = self.tracker.entry(key);
         let own = format!("{}.{}.svc.cluster.local.", key.name, key.namespace);
         let mut names = vec![own.clone(), format!("_p._tcp.{own}"), format!("{}.svc.cluster.local.", key.namespace)];
         let ports = entry.service.iter().filter_map(|s| s.spec.as_ref()?.ports.as_ref()).flatten();

@@ -56,7 +56,7 @@ impl Late {
     }
 }
 
-/// `work` done for every key, and those it panicked for: each is told and counted, and is no other's concern.
+/// `work` done for every key, and those it panicked for: each is logged and counted, and does not disturb the others.
 pub fn each<T>(keys: impl IntoIterator<Item = Key>, mut work: impl FnMut(&Key) -> T) -> (Vec<(Key, T)>, Vec<Key>) {
     let (mut done, mut left) = (Vec::new(), Vec::new());
     for key in keys {
@@ -70,8 +70,8 @@ pub fn each<T>(keys: impl IntoIterator<Item = Key>, mut work: impl FnMut(&Key) -
 
 /// As [`each`], for one.
 pub fn one<T>(key: &Key, work: impl FnOnce() -> T) -> Option<T> {
-    let told = |panic| tracing::error!(%key, error = %panic, "a service's rules stay as they are; trying again");
-    catch("service proxy", work).map_err(told).ok()
+    let log = |panic| tracing::error!(%key, error = %panic, "failed to sync rules of a service; retrying");
+    catch("service proxy", work).map_err(log).ok()
 }
 
 #[cfg(test)]
@@ -119,7 +119,7 @@ mod tests {
                 key.name.clone()
             })
         });
-        assert_eq!(errors.0.load(Ordering::Relaxed), 1, "it is told once");
+        assert_eq!(errors.0.load(Ordering::Relaxed), 1, "it is logged once");
         assert_eq!((done, left), (vec![(key("a"), "a".to_owned()), (key("b"), "b".to_owned())], vec![key("bad")]));
         assert!(api::faults::panics() > panics && api::faults::metrics().contains("skiff_panics_total{loop=\"service proxy\"}"));
         let (mut now, mut waits) = (begun, Vec::new());

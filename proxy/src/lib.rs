@@ -74,7 +74,7 @@ pub struct Config {
     pub node_name: String,
     /// Those whose services are served, each by a proxier of its own.
     pub families: Vec<Family>,
-    /// Where pods' addresses come from, at most one of each family: what leaves it is masqueraded. None leaves that to somebody else.
+    /// Where pods' addresses come from, at most one of each family: what leaves it is masqueraded. None leaves that to others.
     pub cluster_cidrs: Vec<IpNet>,
     /// Service addresses that this node answers itself: the cluster DNS address, where [`dns::run`] serves it.
     pub answered_here: Vec<IpAddr>,
@@ -113,10 +113,10 @@ pub async fn run(config: Config, caches: Caches, group: Group) -> Result<(), Err
 async fn run_family(family: Family, config: &Config, caches: &Caches, group: &Group) -> Result<(), Error> {
     let (name, answered_here) = (config.node_name.clone(), config.answered_here.clone());
     let node = Arc::new(RwLock::new(model::Node { name, zone: String::new(), answered_here }));
-    let world = ServiceTracker::follow(caches);
-    let mut proxier = Proxier::new(config.mode, family, world.clone(), node.clone(), &config.cluster_cidrs, group.clone())?;
+    let tracker = ServiceTracker::follow(caches);
+    let mut proxier = Proxier::new(config.mode, family, tracker.clone(), node.clone(), &config.cluster_cidrs, group.clone())?;
     prepare_kernel(family).await?;
-    follow_node(caches, &node, &world);
+    follow_node(caches, &node, &tracker);
     caches.of::<Service>().synced().await;
     caches.of::<EndpointSlice>().synced().await;
     proxier.once().await?;
@@ -150,7 +150,7 @@ async fn remove_rules(family: Family) -> Result<(), Error> {
 fn remove_table(family: Family) -> Result<(), Error> {
     match nftables::Table::remove(family) {
         Err(netlink::Error::Io(error)) => {
-            tracing::debug!(%error, "this kernel has no nf_tables");
+            tracing::debug!(%error, "kernel does not support nf_tables");
             Ok(())
         }
         other => Ok(other?),
@@ -180,15 +180,15 @@ async fn prepare_kernel(family: Family) -> Result<(), Error> {
         let _ = iptables::exec::run("modprobe", &["br_netfilter"], "").await;
     }
     if let Err(error) = sysctl::set(Path::new(bridge), "1") {
-        tracing::warn!(%error, "br_netfilter is not there: a pod does not reach its neighbour on the same node through a service");
+        tracing::warn!(%error, "kernel has no br_netfilter; a pod cannot reach another pod on the same node through a service");
     }
     Ok(())
 }
 
 /// The node's zone decides which hints are followed.
-fn follow_node(caches: &Caches, node: &Arc<RwLock<model::Node>>, world: &ServiceTracker) {
+fn follow_node(caches: &Caches, node: &Arc<RwLock<model::Node>>, tracker: &ServiceTracker) {
     let name = node.read().name.clone();
-    let (node, world) = (node.clone(), world.clone());
+    let (node, tracker) = (node.clone(), tracker.clone());
     caches.filtered::<NodeObject>(&format!("metadata.name={name}")).on_change(move |_, new| {
         let labels = new.and_then(|n| n.metadata.labels.as_ref());
         let zone = labels.and_then(|l| l.get("topology.kubernetes.io/zone")).cloned().unwrap_or_default();
@@ -196,6 +196,6 @@ fn follow_node(caches: &Caches, node: &Arc<RwLock<model::Node>>, world: &Service
             return;
         }
         node.write().zone = zone;
-        world.mark_changed(world.keys());
+        tracker.mark_changed(tracker.keys());
     });
 }

@@ -29,7 +29,7 @@ struct TestNetwork {
     node: Namespace,
     outside: Namespace,
     pods: Vec<Namespace>,
-    world: ServiceTracker,
+    tracker: ServiceTracker,
     leases: tempfile::TempDir,
 }
 
@@ -50,7 +50,7 @@ impl TestNetwork {
             pod.serve_tcp(8080, &format!("p{i}"));
             pod.serve_udp(5353, &format!("p{i}"));
         }
-        Self { node, outside, pods: made, world: ServiceTracker::noting(), leases }
+        Self { node, outside, pods: made, tracker: ServiceTracker::noting(), leases }
     }
 
     /// The service `d/<name>` with the pods as endpoints.
@@ -70,15 +70,15 @@ impl TestNetwork {
         let mut service: Service = service(&key, spec);
         service.status = status.and_then(|s| serde_json::from_value(s).ok());
         let service = Arc::new(service);
-        self.world.service(None, Some(&service));
-        self.world.slice(None, Some(&slice));
+        self.tracker.service(None, Some(&service));
+        self.tracker.slice(None, Some(&slice));
     }
 
     fn sync(&self, mode: Mode) -> Syncer<'_> {
         let answered_here = vec!["10.96.0.10".parse().unwrap()];
         let node = Arc::new(RwLock::new(Node { name: "n1".into(), answered_here, ..Node::default() }));
         let cidrs = ["10.77.0.0/16".parse().unwrap()];
-        let proxier = Proxier::new(mode, Family::V4, self.world.clone(), node, &cidrs, api::task::Group::new());
+        let proxier = Proxier::new(mode, Family::V4, self.tracker.clone(), node, &cidrs, api::task::Group::new());
         Syncer { network: self, sync: Some(proxier.unwrap()) }
     }
 
@@ -93,7 +93,7 @@ impl TestNetwork {
         }
     }
 
-    /// As somebody does who knows nothing of us.
+    /// As a program that knows nothing of us would.
     fn flush(&self, mode: Mode) {
         match mode {
             Mode::Iptables => drop(netns::must(self.node.command("iptables").args(["-t", "nat", "-F"]))),
@@ -354,8 +354,8 @@ fn changes_are_small_restarts_are_clean_and_removal_is_whole(mode: Mode) {
     let all = network.rules();
     // Another process starts where this one stood; a service has gone in between.
     let gone = Arc::new(service("d/b", json!({})));
-    network.world.service(Some(&gone), None);
-    network.world.mark_changed(network.world.keys());
+    network.tracker.service(Some(&gone), None);
+    network.tracker.mark_changed(network.tracker.keys());
     let mut again = network.sync(mode);
     again.once();
     let fewer = network.rules();
@@ -364,7 +364,7 @@ fn changes_are_small_restarts_are_clean_and_removal_is_whole(mode: Mode) {
     hears(&network.pods[0], "10.96.0.1:80", &["p0"]);
     network.flush(mode);
     assert!(!network.is_whole(mode));
-    network.world.mark_changed(network.world.keys());
+    network.tracker.mark_changed(network.tracker.keys());
     network.sync(mode).once();
     assert!(network.is_whole(mode));
     network.node.run(|| block_on(crate::cleanup())).unwrap();
@@ -439,7 +439,7 @@ fn another_mode_takes_over(mode: Mode) {
     hears(&network.pods[1], "10.96.0.1:80", &["p0"]);
     hears(&network.pods[1], "10.96.1.249:80", &["p0", "p1"]);
     network.serve("web", web("10.96.0.1", &json!({})), "TCP", &[1]);
-    network.world.mark_changed(network.world.keys());
+    network.tracker.mark_changed(network.tracker.keys());
     network.sync(mode).once();
     (0..4).for_each(|_| hears(&network.pods[0], "10.96.0.1:80", &["p1"]));
     let rules = network.rules();
@@ -514,13 +514,13 @@ fn a_service_that_panics_keeps_its_rules_and_the_others_go_on(mode: Mode) {
     bad.metadata.labels = Some([("bad".to_owned(), String::new())].into());
     network.serve("bad", web("10.96.0.1", &json!({})), "TCP", &[1]);
     network.serve("good", web("10.96.0.2", &json!({})), "TCP", &[1]);
-    network.world.service(None, Some(&Arc::new(bad)));
+    network.tracker.service(None, Some(&Arc::new(bad)));
     sync.once();
     (0..4).for_each(|_| hears(&network.pods[0], "10.96.0.1:80", &["p0"]));
     (0..4).for_each(|_| hears(&network.pods[0], "10.96.0.2:80", &["p1"]));
     assert!(api::faults::metrics().contains("skiff_panics_total{loop=\"service proxy\"}"));
     // Everything written anew leaves it as it was, too.
-    network.world.mark_changed(network.world.keys());
+    network.tracker.mark_changed(network.tracker.keys());
     sync.once();
     (0..4).for_each(|_| hears(&network.pods[0], "10.96.0.1:80", &["p0"]));
     network.serve("bad", web("10.96.0.1", &json!({})), "TCP", &[1]);

@@ -40,7 +40,7 @@ const CHECK_REST: Duration = Duration::from_secs(1);
 
 /// The rules of this node for one family, and what they were made from. Upstream makes one proxier for each family as well.
 pub struct Proxier {
-    world: ServiceTracker,
+    tracker: ServiceTracker,
     node: Arc<RwLock<Node>>,
     backend: Backend,
     mode: Mode,
@@ -69,14 +69,14 @@ impl Proxier {
     pub fn new(
         mode: Mode,
         family: Family,
-        world: ServiceTracker,
+        tracker: ServiceTracker,
         node: Arc<RwLock<Node>>,
         cluster_cidrs: &[IpNet],
         group: Group,
     ) -> Result<Self, Error> {
         let (backend, cluster_cidr) = (Backend::new(mode, family)?, family.pick_net(cluster_cidrs));
         let (udp, late) = (HashMap::new(), Late::default());
-        Ok(Self { world, node, backend, mode, family, cluster_cidr, udp, late, planner: plan, group, unknown: true, looked_at: 0 })
+        Ok(Self { tracker, node, backend, mode, family, cluster_cidr, udp, late, planner: plan, group, unknown: true, looked_at: 0 })
     }
 
     /// Another that plans in place of ours: one that panics.
@@ -91,7 +91,7 @@ impl Proxier {
     /// Where the rules could not be written; what changed is marked again, and the next call writes everything. A service that makes the work
     /// panic is no error: it is left as it is and tried again by itself, all others are written.
     pub async fn once(&mut self) -> Result<(), Error> {
-        let mut changed = self.world.take_changed();
+        let mut changed = self.tracker.take_changed();
         changed.extend(self.late.take_due(Instant::now()));
         match catch_all("service proxy", self.apply(&changed)).await {
             Ok(Ok(left)) => {
@@ -102,13 +102,13 @@ impl Proxier {
             }
             failed => {
                 self.unknown = true;
-                self.world.mark_changed(changed);
+                self.tracker.mark_changed(changed);
                 failed.unwrap_or_else(|panic| Err(Error::Panicked(panic))).map(drop)
             }
         }
     }
 
-    /// Goes on for ever: rests until services change, or somebody has taken our rules away.
+    /// Goes on for ever: rests until services change, or another program removed our rules.
     pub async fn keep_on(mut self) {
         let watch = Watch::new();
         let (mut retry, mut look_at) = (RETRY, None);
@@ -116,7 +116,7 @@ impl Proxier {
             let late = until(self.late.next());
             let look = async move { tokio::time::sleep_until(look_at.unwrap_or_else(Instant::now)).await };
             tokio::select! {
-                () = self.world.changed() => {}
+                () = self.tracker.changed() => {}
                 () = late => {}
                 () = watch.disturbed(), if look_at.is_none() => {
                     look_at = Some(Instant::now() + CHECK_REST);
@@ -136,7 +136,7 @@ impl Proxier {
                     tokio::time::sleep(rest(self.mode, self.looked_at)).await;
                 }
                 Err(error) => {
-                    tracing::error!(%error, "packet rules not written; trying again");
+                    tracing::error!(%error, "failed to sync proxy rules; retrying");
                     tokio::time::sleep(retry).await;
                     retry = (retry * 2).min(RETRY_MAX);
                 }
@@ -147,7 +147,7 @@ impl Proxier {
     async fn is_whole(&mut self) -> bool {
         let whole = self.backend.is_whole().await;
         if !whole {
-            tracing::warn!("packet rules were removed by somebody; writing them again");
+            tracing::warn!("another program removed proxy rules; writing them again");
             self.unknown = true;
         }
         whole
@@ -156,12 +156,12 @@ impl Proxier {
     /// The services that were left out, because their rules could not be worked out.
     async fn apply(&mut self, changed: &HashSet<Key>) -> Result<Vec<Key>, Error> {
         let (planned, mut left) =
-            late::each(changed.iter().cloned(), |key| (self.planner)(&self.world.entry(key), &self.node.read(), self.family));
+            late::each(changed.iter().cloned(), |key| (self.planner)(&self.tracker.entry(key), &self.node.read(), self.family));
         self.looked_at =
             planned.iter().flat_map(|(_, service_ports)| service_ports).map(|p| p.backends.cluster.len() + p.backends.local.len()).sum();
         if self.unknown {
-            let site = self.site().await?;
-            left.extend(self.backend.write_all(site, &planned).await?);
+            let node_network = self.node_network().await?;
+            left.extend(self.backend.write_all(node_network, &planned).await?);
             self.unknown = false;
         } else {
             left.extend(self.backend.write(&planned).await?);
@@ -170,12 +170,12 @@ impl Proxier {
         Ok(left)
     }
 
-    async fn site(&self) -> Result<NodeNetwork, Error> {
+    async fn node_network(&self) -> Result<NodeNetwork, Error> {
         let answered_here = self.family.pick(self.node.read().answered_here.iter().copied());
         Ok(NodeNetwork { family: self.family, cluster_cidr: self.cluster_cidr, node_ips: self.node_ips().await?, answered_here })
     }
 
-    /// Failing is told, not retried: flows end by themselves in the end.
+    /// A failure is logged, not retried: flows end by themselves in the end.
     async fn forget_flows(&mut self, planned: Vec<(Key, Vec<ServicePort>)>) {
         let (mut due, mut gone) = (Vec::new(), Vec::new());
         for (key, service_ports) in planned {
@@ -194,7 +194,7 @@ impl Proxier {
             Err(error) => Err(error),
         };
         if let Err(error) = cleaned {
-            tracing::warn!(%error, "stale UDP flows not forgotten");
+            tracing::warn!(%error, "failed to delete stale UDP conntrack entries");
         }
     }
 

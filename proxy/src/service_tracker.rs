@@ -42,19 +42,19 @@ pub struct Entry {
 impl ServiceTracker {
     /// One that notes what changed, for [`ServiceTracker::take_changed`].
     pub fn noting() -> Self {
-        let world = Self::default();
-        world.inner.lock().changed = Some(HashSet::new());
-        world
+        let tracker = Self::default();
+        tracker.inner.lock().changed = Some(HashSet::new());
+        tracker
     }
 
     /// Filled by the caches from now on, and noting changes.
     pub fn follow(caches: &Caches) -> Self {
-        let world = Self::noting();
-        let of_services = world.clone();
+        let tracker = Self::noting();
+        let of_services = tracker.clone();
         caches.of::<Service>().on_change(move |old, new| of_services.service(old, new));
-        let of_slices = world.clone();
+        let of_slices = tracker.clone();
         caches.of::<EndpointSlice>().on_change(move |old, new| of_slices.slice(old, new));
-        world
+        tracker
     }
 
     pub fn service(&self, old: Option<&Arc<Service>>, new: Option<&Arc<Service>>) {
@@ -145,13 +145,13 @@ mod tests {
 
     #[test]
     fn a_slice_follows_its_label_and_nothing_is_left_behind() {
-        let world = ServiceTracker::noting();
+        let tracker = ServiceTracker::noting();
         let (a, b) = (slice("s", "a"), slice("s", "b"));
-        world.slice(None, Some(&a));
-        world.slice(Some(&a), Some(&b));
-        assert_eq!(world.take_changed(), [Key::new("d", "a"), Key::new("d", "b")].into());
-        assert_eq!(world.keys(), vec![Key::new("d", "b")]);
-        world.slice(Some(&b), None);
-        assert!(world.keys().is_empty());
+        tracker.slice(None, Some(&a));
+        tracker.slice(Some(&a), Some(&b));
+        assert_eq!(tracker.take_changed(), [Key::new("d", "a"), Key::new("d", "b")].into());
+        assert_eq!(tracker.keys(), vec![Key::new("d", "b")]);
+        tracker.slice(Some(&b), None);
+        assert!(tracker.keys().is_empty());
     }
 }

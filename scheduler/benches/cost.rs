@@ -34,11 +34,11 @@ struct Scenario {
     /// Pods that are there already: (pod, node).
     placed: fn(usize) -> Vec<(Value, usize)>,
     siblings: Option<&'static str>,
-    check: fn(&World),
+    check: fn(&Cluster),
 }
 
 /// What has come about.
-struct World {
+struct Cluster {
     nodes: usize,
     asked: usize,
     /// By name: the pod and its node.
@@ -192,25 +192,25 @@ fn run(scenario: &Scenario, nodes: usize) {
     let team = json!({"metadata": {"name": "default", "labels": {"team": "devops"}}});
     offline.namespace(&serde_json::from_value::<Namespace>(team).expect("a namespace"));
     (0..nodes).for_each(|i| offline.node(None, Some(&node(i))));
-    let mut world = World { nodes, asked: 0, bound: BTreeMap::new(), refused: BTreeMap::new(), preempted: 0 };
+    let mut cluster = Cluster { nodes, asked: 0, bound: BTreeMap::new(), refused: BTreeMap::new(), preempted: 0 };
     for (said, at) in (scenario.placed)(nodes) {
         let pod = Arc::new(with_node(&object(&said), &name(at)));
         offline.pod(None, Some(&pod));
-        world.bound.insert(name_of(&pod), (pod, name(at)));
+        cluster.bound.insert(name_of(&pod), (pod, name(at)));
     }
     let pods: Vec<Arc<Pod>> = (scenario.pods)(nodes).iter().map(|said| Arc::new(object(said))).collect();
-    world.asked = pods.len();
+    cluster.asked = pods.len();
     let siblings = scenario.siblings.map(|s| Labels::parse(s).expect("a selector"));
-    let spent = place(&mut offline, &pods, siblings.as_ref(), &mut world);
-    world.sound();
-    (scenario.check)(&world);
+    let spent = place(&mut offline, &pods, siblings.as_ref(), &mut cluster);
+    cluster.sound();
+    (scenario.check)(&cluster);
     let per_pod = spent.as_secs_f64() * 1e6 / pods.len() as f64;
-    let bound = world.bound.len();
+    let bound = cluster.bound.len();
     println!("{:<34} {nodes:>6} {:>7} {bound:>7} {per_pod:>10.1} {:>12.0}", scenario.name, pods.len(), 1e6 / per_pod);
 }
 
 /// Feeds the pods as they would come and carries out what is decided; gives the CPU time that the scheduler had.
-fn place(offline: &mut Offline, pods: &[Arc<Pod>], siblings: Option<&Labels>, world: &mut World) -> Duration {
+fn place(offline: &mut Offline, pods: &[Arc<Pod>], siblings: Option<&Labels>, cluster: &mut Cluster) -> Duration {
     let mut random = 1u64;
     let mut spent = timed(|| pods.iter().for_each(|pod| offline.pod(None, Some(pod))));
     let now = Instant::now();
@@ -226,13 +226,13 @@ fn place(offline: &mut Offline, pods: &[Arc<Pod>], siblings: Option<&Labels>, wo
         if decisions.is_empty() {
             break;
         }
-        let events: Vec<_> = decisions.into_iter().flat_map(|decision| world.carry_out(decision)).collect();
+        let events: Vec<_> = decisions.into_iter().flat_map(|decision| cluster.carry_out(decision)).collect();
         spent += timed(|| events.iter().for_each(|(old, new)| offline.pod(Some(old), new.as_ref())));
     }
     spent
 }
 
-impl World {
+impl Cluster {
     /// The events that the API server would send.
     fn carry_out(&mut self, decision: Decision) -> Vec<(Arc<Pod>, Option<Arc<Pod>>)> {
         match decision {
@@ -276,36 +276,36 @@ impl World {
     }
 }
 
-fn all_bound(world: &World) {
-    let first = world.refused.iter().find(|(name, _)| !world.bound.contains_key(*name));
-    assert_eq!(world.mine().count(), world.asked, "{first:?}");
+fn all_bound(cluster: &Cluster) {
+    let first = cluster.refused.iter().find(|(name, _)| !cluster.bound.contains_key(*name));
+    assert_eq!(cluster.mine().count(), cluster.asked, "{first:?}");
 }
 
-fn in_one_zone(world: &World) {
-    let zones = world.by_zone();
+fn in_one_zone(cluster: &Cluster) {
+    let zones = cluster.by_zone();
     assert!(zones.iter().skip(1).all(|n| *n == 0), "{zones:?}");
-    assert!(zones[0] >= world.asked.min(world.nodes / ZONES * NODE_PODS - 1), "{zones:?}");
+    assert!(zones[0] >= cluster.asked.min(cluster.nodes / ZONES * NODE_PODS - 1), "{zones:?}");
 }
 
-fn kept_apart(world: &World) {
-    all_bound(world);
+fn kept_apart(cluster: &Cluster) {
+    all_bound(cluster);
     let mut seen = std::collections::HashSet::new();
-    for (pod, node) in world.mine() {
+    for (pod, node) in cluster.mine() {
         let color = pod.metadata.labels.as_ref().and_then(|l| l.get("color")).cloned();
         assert!(seen.insert((color, node.clone())), "two of a color on {node}");
     }
 }
 
-fn evenly(world: &World) {
-    all_bound(world);
-    let zones = world.by_zone();
+fn evenly(cluster: &Cluster) {
+    all_bound(cluster);
+    let zones = cluster.by_zone();
     let (least, most) = (zones.iter().min().unwrap_or(&0), zones.iter().max().unwrap_or(&0));
     assert!(most - least <= 5, "{zones:?}");
 }
 
-fn but_the_hopeless(world: &World) {
-    assert_eq!(world.mine().count(), world.asked - world.asked.div_ceil(5));
-    assert!(world.refused.values().all(|m| m.contains("Insufficient cpu")), "{:?}", world.refused.values().next());
+fn but_the_hopeless(cluster: &Cluster) {
+    assert_eq!(cluster.mine().count(), cluster.asked - cluster.asked.div_ceil(5));
+    assert!(cluster.refused.values().all(|m| m.contains("Insufficient cpu")), "{:?}", cluster.refused.values().next());
 }
 
 fn cpu_of(pod: &Pod) -> i64 {

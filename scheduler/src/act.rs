@@ -48,7 +48,7 @@ impl Act {
                 Ok(stored) if stored.pointer("/metadata/uid").and_then(Value::as_str) != Some(&pod.uid) => return None,
                 Ok(stored) => return Some(stored.pointer("/spec/nodeName")?.as_str()?.to_owned()),
                 Err(error) if is_open(&error) => {
-                    tracing::warn!(ns = pod.key.namespace, name = pod.key.name, %error, "not known whether the pod is bound; asking again");
+                    tracing::warn!(ns = pod.key.namespace, name = pod.key.name, %error, "failed to read the pod after a bind without an answer; retrying");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(AGAIN_MAX);
                 }

@@ -30,10 +30,10 @@ pub type Loss = (usize, i32, i64, usize, Reverse<Timestamp>);
 
 impl Evictions {
     /// `budgets` is the version of those that there are.
-    pub fn or_ask(&mut self, budgets: u64, row: &NodeInfo, ask: impl FnOnce() -> Answer) -> Answer {
+    pub fn or_ask(&mut self, budgets: u64, node: &NodeInfo, ask: impl FnOnce() -> Answer) -> Answer {
         if self.budgets != budgets {
             *self = Self { budgets, ..Self::default() };
         }
-        self.answers.or_ask(row, ask)
+        self.answers.or_ask(node, ask)
     }
 }

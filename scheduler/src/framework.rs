@@ -1,7 +1,7 @@
-//! Extension points: what a plugin is asked, and what it is shown. Source: kube-scheduler `framework/interface.go`.
+//! Extension points: the methods of a plugin, and what it may read. Source: kube-scheduler `framework/interface.go`.
 //!
-//! What a plugin learns about a pod it keeps itself: values of its own types in [`PluginStates`], counts that look at other nodes behind
-//! [`Looking`]. Nothing outside `plugins` names a plugin but the one table there.
+//! What a plugin learns about a pod it keeps itself: values of its own types in [`CycleState`], counts that look at other nodes behind
+//! [`PreFilterExtensions`]. Nothing outside `plugins` names a plugin but the one table there.
 
 mod ask;
 mod binding;
@@ -13,7 +13,7 @@ mod waiting;
 
 use std::sync::Arc;
 
-pub use ask::{Ask, Named, PreFilter, signature};
+pub use ask::{Ask, PreFilter, PreFilterResult, signature};
 pub use binding::{BindingPlugin, BindingPlugins, Failure, Permit, PreBinding, PreFlight, Reserving, Status};
 pub use cycle::Cycle;
 pub use memo::{Cell, EquivalenceClass, Memo};
@@ -21,8 +21,8 @@ pub use waiting::{WaitingPod, WaitingPods};
 
 pub use crate::{
     crowds::{Answer, Answers, Question},
+    cycle_state::{CycleState, StateData},
     node::{Facts, NodeInfo, Slot},
-    plugin_states::{PluginState, PluginStates},
     pod::PodInfo,
     refusal::Refusal,
     snapshot::Snapshot,
@@ -31,7 +31,7 @@ pub use crate::{
 /// The best score of one plugin for one node.
 pub const SCORE_MAX: i64 = 100;
 
-/// All of a scheduler's, in order: the first that refuses a node is the one that is told. A plugin's place is its index.
+/// All of a scheduler's, in order: the first that filters a node out gives the reason. A plugin's place is its index.
 pub type Plugins = &'static [&'static dyn Plugin];
 
 /// Pure, all of it but [`Plugin::binding`].
@@ -39,7 +39,7 @@ pub trait Plugin: Sync {
     /// Upstream's name.
     fn name(&self) -> &'static str;
 
-    /// Writes what [`Plugin::filter`] and [`Plugin::score`] read of the pod: pods of equal priority that sign alike are asked about once.
+    /// Writes what [`Plugin::filter`] and [`Plugin::score`] read of the pod: pods of equal priority that sign alike are filtered and scored once.
     fn sign(&self, _pod: &PodInfo, _signature: &mut Vec<u8>) {}
 
     /// Reads what the pod says, once per try, and keeps what the plugin wants to have at hand later.
@@ -55,8 +55,13 @@ pub trait Plugin: Sync {
         None
     }
 
-    /// Looks at other nodes too: what that says is asked for each pod. `None` if no node can be refused because of others.
-    fn looks_around<'a>(&self, _ask: &'a Ask, _snapshot: &'a Snapshot, _class: &'a EquivalenceClass) -> Option<Box<dyn Looking<'a> + 'a>> {
+    /// Counts that look at other nodes, too: run for each pod. `None` if the plugin cannot filter out a node because of others.
+    fn pre_filter_extensions<'a>(
+        &self,
+        _ask: &'a Ask,
+        _snapshot: &'a Snapshot,
+        _class: &'a EquivalenceClass,
+    ) -> Option<Box<dyn PreFilterExtensions<'a> + 'a>> {
         None
     }
 
@@ -83,7 +88,7 @@ pub trait Plugin: Sync {
     /// Makes what was remembered of the nodes that fit into scores from 0 to [`SCORE_MAX`]. Called where [`Plugin::compares`].
     fn normalize_score(&self, _cycle: &Cycle<'_>, _nodes: &[Slot], _scores: &mut [i64]) {}
 
-    /// All that the plugin wants to know of a node, where that is little: nodes of equal answers are refused, or score, alike.
+    /// All that the plugin wants to know of a node, where that is little: nodes of equal answers are filtered, or score, alike.
     fn questions(&self, _cycle: &Cycle<'_>) -> Option<Vec<Question>> {
         None
     }
@@ -103,18 +108,18 @@ pub trait Plugin: Sync {
     fn queueing_hint(&self, pod: &PodInfo, change: &Change<'_>) -> bool;
 }
 
-/// What one plugin knows of all nodes about one pod. A clone can be asked "what if". Upstream: `PreFilterExtensions`.
-pub trait Looking<'a> {
-    /// Why a node that fits by itself does not do.
-    fn refuses(&self, node: Slot) -> Option<Refusal>;
+/// What one plugin counted on all nodes for one pod. A clone can be asked "what if".
+pub trait PreFilterExtensions<'a> {
+    /// `None` if the node, which fits by itself, fits beside the other nodes, too.
+    fn filter(&self, node: Slot) -> Option<Refusal>;
 
     /// No node is refused as things are: what it says, and what it would say without some pods, is the same for all pods of the class.
     fn is_silent(&self) -> bool;
 
     /// As if the pod were (`by` = 1) or were not (-1) on the node.
-    fn shift(&mut self, pod: &PodInfo, row: &NodeInfo, by: i64);
+    fn update_with_pod(&mut self, pod: &PodInfo, node: &NodeInfo, by: i64);
 
-    fn boxed(&self) -> Box<dyn Looking<'a> + 'a>;
+    fn boxed(&self) -> Box<dyn PreFilterExtensions<'a> + 'a>;
 }
 
 /// What happened in the cluster.
@@ -133,7 +138,7 @@ pub enum Change<'a> {
 /// A node that a pod has left.
 #[derive(Clone, Copy, Debug)]
 pub struct Freed<'a> {
-    pub row: &'a NodeInfo,
+    pub node: &'a NodeInfo,
     /// Pods that are expected on it.
     pub nominated: &'a [Arc<PodInfo>],
     /// Whether weaker pods could be made to leave, too: not for one that has its victims already.

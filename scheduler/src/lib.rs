@@ -1,7 +1,7 @@
 //! An unscheduled pod in, a binding out.
 //!
 //! [`start`] keeps a node snapshot current by events ([`snapshot`]), takes the most important pod that waits ([`queue`]), decides ([`plan`]) and
-//! writes ([`run`]). A plugin is one file in [`plugins`], and what it is asked stands in [`framework`].
+//! writes ([`run`]). A plugin is one file in [`plugins`], and its extension points stand in [`framework`].
 
 mod act;
 mod affinity;
@@ -9,12 +9,12 @@ mod budgets;
 mod column;
 mod counters;
 mod crowds;
+mod cycle_state;
 mod evictions;
 pub mod framework;
 mod node;
 pub mod offline;
 mod plan;
-mod plugin_states;
 mod plugins;
 mod pod;
 mod preemption;

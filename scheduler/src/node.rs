@@ -1,4 +1,4 @@
-//! Node and its pods -> one row: what there is, and what is used.
+//! Node and its pods -> `NodeInfo`: what there is, and what is used.
 
 use std::{
     collections::{BTreeMap, HashMap},

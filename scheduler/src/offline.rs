@@ -57,7 +57,7 @@ impl Offline {
             Todo::Bind(binding) => Decision::Bound { pod: binding.tried.info.pod.clone(), node: binding.node },
             Todo::Fail(info, _, message) => Decision::Refused { pod: info.pod.clone(), message },
             Todo::Skip(info) => Decision::Refused { pod: info.pod.clone(), message: "it is being deleted".into() },
-            Todo::Tell(info, refused) => match refused.nomination {
+            Todo::Unschedulable(info, refused) => match refused.nomination {
                 Nomination::Preempt(preemption) => {
                     self.0.queue.preempted(&info.key, Ok(()), now);
                     let victims = preemption.victims.iter().map(|v| v.pod.clone()).collect();

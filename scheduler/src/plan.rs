@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     crowds::{Answers, Group, Question},
-    framework::{Ask, Cycle, EquivalenceClass, Named, Plugin},
+    framework::{Ask, Cycle, EquivalenceClass, Plugin, PreFilterResult},
     node::{NodeInfo, Slot},
     preemption::{self, Preemption},
     refusal::{Diagnosis, Refusal},
@@ -59,8 +59,8 @@ pub fn plan(snapshot: &Snapshot, class: &EquivalenceClass, ask: &Ask, random: u6
     if let Some(node) = nominated(&cycle) {
         return Outcome::Bind(node.name().to_owned());
     }
-    match &ask.named {
-        Some(named) => among_named(&cycle, named, random),
+    match &ask.pre_filter_result {
+        Some(result) => among_pre_filtered(&cycle, result, random),
         None => among_all(&cycle, random),
     }
 }
@@ -68,12 +68,12 @@ pub fn plan(snapshot: &Snapshot, class: &EquivalenceClass, ask: &Ask, random: u6
 /// The node that was made free for it, if it fits there now.
 fn nominated<'a>(cycle: &Cycle<'a>) -> Option<&'a NodeInfo> {
     let name = cycle.snapshot.nominated_node(&cycle.ask.info.key).or_else(|| cycle.ask.info.nominated())?;
-    cycle.snapshot.find(name).filter(|row| cycle.refuses(row).is_none())
+    cycle.snapshot.find(name).filter(|node| cycle.filter_with_nominated_pods(node).is_none())
 }
 
 fn among_all(cycle: &Cycle<'_>, random: u64) -> Outcome {
     let alone = cycle.stands_alone();
-    let fits = |slot: &Slot| alone || cycle.refuses_for_others(*slot).is_none();
+    let fits = |slot: &Slot| alone || cycle.filter_extensions_with_nominated_pods(*slot).is_none();
     let best = if let Some((place, questions)) = only_groups(cycle) {
         best_group(cycle, place, &questions, random)
     } else if compared(cycle).next().is_none() {
@@ -86,23 +86,23 @@ fn among_all(cycle: &Cycle<'_>, random: u64) -> Outcome {
 }
 
 /// Plugins named the only nodes that could do.
-fn among_named(cycle: &Cycle<'_>, named: &Named, random: u64) -> Outcome {
+fn among_pre_filtered(cycle: &Cycle<'_>, result: &PreFilterResult, random: u64) -> Outcome {
     let (mut feasible, mut diagnosis, mut resolvable, mut asked) = (Vec::new(), Diagnosis::default(), Vec::new(), 0);
-    for row in named.nodes.iter().filter_map(|name| cycle.snapshot.find(name)) {
+    for node in result.node_names.iter().filter_map(|name| cycle.snapshot.find(name)) {
         asked += 1;
-        match cycle.answer(row) {
-            None => feasible.push(row.slot),
+        match cycle.filter_memoized(node) {
+            None => feasible.push(node.slot),
             Some(refusal) => {
                 diagnosis.add(&refusal, 1);
-                resolvable.extend(refusal.resolvable.then_some(row.slot));
+                resolvable.extend(refusal.resolvable.then_some(node.slot));
             }
         }
     }
     if let Some(slot) = best(cycle, &feasible, random) {
         return bind(cycle.snapshot, slot);
     }
-    diagnosis.plugins.extend(&named.plugins);
-    let names: Vec<&str> = named.plugins.iter().copied().collect();
+    diagnosis.plugins.extend(&result.plugins);
+    let names: Vec<&str> = result.plugins.iter().copied().collect();
     diagnosis.count(&format!("node(s) didn't satisfy plugin(s) [{}]", names.join(" ")), cycle.snapshot.len() - asked);
     after_preemption(cycle, diagnosis, &resolvable, random)
 }
@@ -132,8 +132,9 @@ fn best_group(cycle: &Cycle<'_>, place: usize, questions: &[Question], random: u
     let mut crowds = cycle.class.crowds.borrow_mut();
     let grouping = crowds.grouping(cycle.snapshot, &cycle.class.ranking, questions);
     // What is said of one node of a group is said of all.
-    let fits =
-        |group: &&Group| group.ranking.top().and_then(|(_, nodes)| nodes.first()).is_some_and(|slot| cycle.refuses_around(*slot).is_none());
+    let fits = |group: &&Group| {
+        group.ranking.top().and_then(|(_, nodes)| nodes.first()).is_some_and(|slot| cycle.filter_extensions(*slot).is_none())
+    };
     let fitting: Vec<&Group> = grouping.groups().filter(fits).collect();
     let groups: Vec<(&Answers, usize)> = fitting.iter().map(|g| (&g.answers, g.ranking.len())).collect();
     let scores = plugin.compare_groups(cycle, &groups);
@@ -175,7 +176,7 @@ fn totals(cycle: &Cycle<'_>, nodes: &[Slot]) -> Vec<i64> {
 }
 
 fn bind(snapshot: &Snapshot, slot: Slot) -> Outcome {
-    Outcome::Bind(snapshot.row(slot).map(|r| r.name().to_owned()).unwrap_or_default())
+    Outcome::Bind(snapshot.node_info(slot).map(|r| r.name().to_owned()).unwrap_or_default())
 }
 
 /// Why no node fits. What single nodes said is counted already; the rest said no because of others.
@@ -184,7 +185,7 @@ fn diagnose(cycle: &Cycle<'_>, random: u64) -> Outcome {
     cycle.class.refusals.iter().for_each(|(refusal, nodes)| diagnosis.add(refusal, *nodes));
     let mut resolvable: Vec<Slot> = cycle.class.resolvable.slots().collect();
     for slot in cycle.class.ranking.slots() {
-        if let Some(refusal) = cycle.refuses_for_others(slot) {
+        if let Some(refusal) = cycle.filter_extensions_with_nominated_pods(slot) {
             diagnosis.add(&refusal, 1);
             resolvable.extend(refusal.resolvable.then_some(slot));
         }
@@ -217,14 +218,14 @@ fn refused(message: String, plugins: BTreeSet<&'static str>, nomination: Nominat
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::World;
+    use crate::tests::TestCluster;
     use serde_json::{Value, json};
 
-    fn world() -> World {
-        let mut world = World::default();
-        world.node("a", json!({"zone": "z1"}));
-        world.node("b", json!({"zone": "z2"}));
-        world
+    fn cluster() -> TestCluster {
+        let mut cluster = TestCluster::default();
+        cluster.node("a", json!({"zone": "z1"}));
+        cluster.node("b", json!({"zone": "z2"}));
+        cluster
     }
 
     fn asking(cpu: &str) -> Value {
@@ -240,10 +241,10 @@ mod tests {
 
     #[test]
     fn nodes_are_refused_in_upstreams_words() {
-        let mut world = world();
-        world.set(&json!({"metadata": {"name": "c"}, "spec": {"unschedulable": true, "taints": [{"key": "k", "effect": "NoSchedule"}]}}));
-        world.set(&json!({"metadata": {"name": "d"}, "spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}}));
-        world.bound("full", "a", asking("4"));
+        let mut cluster = cluster();
+        cluster.set(&json!({"metadata": {"name": "c"}, "spec": {"unschedulable": true, "taints": [{"key": "k", "effect": "NoSchedule"}]}}));
+        cluster.set(&json!({"metadata": {"name": "d"}, "spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}}));
+        cluster.bound("full", "a", asking("4"));
         let not_helpful = |n: usize| format!("{n} Preemption is not helpful for scheduling");
         let pinned = json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["d"]}]});
         let mut to_d = json!({"metadata": {"name": "new"}});
@@ -268,48 +269,49 @@ mod tests {
             let mut parts: Vec<&str> = reasons.split(", ").collect();
             parts.sort_unstable();
             let want = format!("0/4 nodes are available: {}. preemption: 0/4 nodes are available: {preemption}.", parts.join(", "));
-            assert_eq!(message(world.plan(&ask, 0)), want, "{ask}");
+            assert_eq!(message(cluster.plan(&ask, 0)), want, "{ask}");
         }
-        assert_eq!(message(World::default().plan(&asking("1"), 0)), "no nodes available to schedule pods");
+        assert_eq!(message(TestCluster::default().plan(&asking("1"), 0)), "no nodes available to schedule pods");
     }
 
     #[test]
     fn the_emptier_node_is_taken_and_random_numbers_break_ties() {
-        let mut world = world();
-        assert_eq!(world.plan(&asking("1"), 0), Outcome::Bind("a".into()));
-        assert_eq!(world.plan(&asking("1"), 1), Outcome::Bind("b".into()));
-        world.bound("one", "b", asking("1"));
+        let mut cluster = cluster();
+        assert_eq!(cluster.plan(&asking("1"), 0), Outcome::Bind("a".into()));
+        assert_eq!(cluster.plan(&asking("1"), 1), Outcome::Bind("b".into()));
+        cluster.bound("one", "b", asking("1"));
         for random in 0..4 {
-            assert_eq!(world.plan(&asking("1"), random), Outcome::Bind("a".into()));
+            assert_eq!(cluster.plan(&asking("1"), random), Outcome::Bind("a".into()));
         }
     }
 
     #[test]
     fn siblings_are_spread_by_default() {
-        let mut world = world();
-        world.bound("web", "a", json!({"metadata": {"labels": {"app": "web"}}}));
+        let mut cluster = cluster();
+        cluster.bound("web", "a", json!({"metadata": {"labels": {"app": "web"}}}));
         // As full as a, but with strangers.
-        world.bound("db", "b", json!({"metadata": {"labels": {"app": "db"}}}));
+        cluster.bound("db", "b", json!({"metadata": {"labels": {"app": "db"}}}));
         let siblings = api::selector::Labels::parse("app=web").unwrap();
         for random in 0..4 {
-            let outcome = world.plan_with(&json!({"metadata": {"name": "new", "labels": {"app": "web"}}}), random, Some(siblings.clone()));
+            let outcome =
+                cluster.plan_with(&json!({"metadata": {"name": "new", "labels": {"app": "web"}}}), random, Some(siblings.clone()));
             assert_eq!(outcome, Outcome::Bind("b".into()));
         }
     }
 
     #[test]
     fn nominated_pods_count_for_the_weaker_only() {
-        let mut world = world();
-        world.bound("full", "a", asking("4"));
+        let mut cluster = cluster();
+        cluster.bound("full", "a", asking("4"));
         let with_priority = |name: &str, priority: i32| {
             let mut pod = asking("3");
             pod["metadata"]["name"] = name.into();
             pod["spec"]["priority"] = priority.into();
             pod
         };
-        world.nominate(&with_priority("expected", 5), "b");
-        assert!(message(world.plan(&with_priority("weak", 0), 0)).starts_with("0/2 nodes are available: 2 Insufficient cpu."));
-        assert_eq!(world.plan(&with_priority("strong", 9), 0), Outcome::Bind("b".into()));
-        assert_eq!(world.plan(&with_priority("expected", 5), 0), Outcome::Bind("b".into()), "it does not stand in its own way");
+        cluster.nominate(&with_priority("expected", 5), "b");
+        assert!(message(cluster.plan(&with_priority("weak", 0), 0)).starts_with("0/2 nodes are available: 2 Insufficient cpu."));
+        assert_eq!(cluster.plan(&with_priority("strong", 9), 0), Outcome::Bind("b".into()));
+        assert_eq!(cluster.plan(&with_priority("expected", 5), 0), Outcome::Bind("b".into()), "it does not stand in its own way");
     }
 }

@@ -50,43 +50,43 @@ pub(crate) fn find(cycle: &Cycle<'_>, resolvable: &[Slot], random: u64) -> Resul
     let wanted = (resolvable.len() * CANDIDATES_PERCENT / 100).max(CANDIDATES_MIN).min(resolvable.len());
     let start = usize::try_from(random % resolvable.len().max(1) as u64).unwrap_or(0);
     let (mut best, mut found, mut sound) = (None::<(Loss, Arc<Eviction>, &NodeInfo)>, 0, false);
-    let mut told: Vec<(Arc<Vec<String>>, usize)> = Vec::new();
+    let mut rejections: Vec<(Arc<Vec<String>>, usize)> = Vec::new();
     let (before, from) = resolvable.split_at(start.min(resolvable.len()));
     let mut evictions = cycle.class.evictions.borrow_mut();
-    for row in from.iter().chain(before).filter_map(|slot| cycle.snapshot.row(*slot)) {
-        match on(&mut evictions, cycle, row) {
+    for node in from.iter().chain(before).filter_map(|slot| cycle.snapshot.node_info(*slot)) {
+        match on(&mut evictions, cycle, node) {
             Ok(eviction) => {
                 found += 1;
                 sound |= eviction.violations == 0;
                 if best.as_ref().is_none_or(|(loss, ..)| eviction.loss < *loss) {
-                    best = Some((eviction.loss, eviction, row));
+                    best = Some((eviction.loss, eviction, node));
                 }
             }
-            Err(reasons) => match told.iter_mut().find(|(r, _)| Arc::ptr_eq(r, &reasons) || *r == reasons) {
+            Err(reasons) => match rejections.iter_mut().find(|(r, _)| Arc::ptr_eq(r, &reasons) || *r == reasons) {
                 Some((_, nodes)) => *nodes += 1,
-                None => told.push((reasons, 1)),
+                None => rejections.push((reasons, 1)),
             },
         }
         if found >= wanted && sound {
             break;
         }
     }
-    if let Some((_, eviction, row)) = best {
-        return Ok(Preemption { node: row.name().to_owned(), victims: eviction.victims.clone() });
+    if let Some((_, eviction, node)) = best {
+        return Ok(Preemption { node: node.name().to_owned(), victims: eviction.victims.clone() });
     }
-    let (all, asked) = (cycle.snapshot.len(), told.iter().map(|(_, nodes)| nodes).sum());
+    let (all, asked) = (cycle.snapshot.len(), rejections.iter().map(|(_, nodes)| nodes).sum());
     let mut diagnosis = Diagnosis::default();
-    told.iter().for_each(|(reasons, nodes)| reasons.iter().for_each(|r| diagnosis.count(r, *nodes)));
+    rejections.iter().for_each(|(reasons, nodes)| reasons.iter().for_each(|r| diagnosis.count(r, *nodes)));
     diagnosis.count("Preemption is not helpful for scheduling", all.saturating_sub(asked));
     Err(NotHelpful { message: diagnosis.message(all), keeps_nomination: false })
 }
 
-fn on(evictions: &mut Evictions, cycle: &Cycle<'_>, row: &NodeInfo) -> Answer {
-    let own = row.expected > 0 && cycle.snapshot.nominated_node(&cycle.ask.info.key) == Some(row.name());
+fn on(evictions: &mut Evictions, cycle: &Cycle<'_>, node: &NodeInfo) -> Answer {
+    let own = node.expected > 0 && cycle.snapshot.nominated_node(&cycle.ask.info.key) == Some(node.name());
     if own || !cycle.stands_alone() {
-        return victims_on(cycle, row);
+        return victims_on(cycle, node);
     }
-    evictions.or_ask(cycle.snapshot.budgets.version, row, || victims_on(cycle, row))
+    evictions.or_ask(cycle.snapshot.budgets.version, node, || victims_on(cycle, node))
 }
 
 fn ineligible(cycle: &Cycle<'_>, resolvable: &[Slot]) -> Option<&'static str> {
@@ -95,29 +95,29 @@ fn ineligible(cycle: &Cycle<'_>, resolvable: &[Slot]) -> Option<&'static str> {
         return Some("not eligible due to preemptionPolicy=Never.");
     }
     let name = cycle.snapshot.nominated_node(&pod.key).or_else(|| pod.nominated())?;
-    let row = cycle.snapshot.find(name).filter(|r| resolvable.contains(&r.slot))?;
-    let waits = row.pods.iter().any(|p| p.priority < pod.priority && leaves_for_another(&p.pod));
+    let node = cycle.snapshot.find(name).filter(|r| resolvable.contains(&r.slot))?;
+    let waits = node.pods.iter().any(|p| p.priority < pod.priority && leaves_for_another(&p.pod));
     waits.then_some("not eligible due to a terminating pod on the nominated node.")
 }
 
 /// It is being deleted because of a preemption.
 fn leaves_for_another(pod: &Pod) -> bool {
-    let told = pod.condition("DisruptionTarget").filter(|condition| condition.status == "True");
-    pod.metadata.deletion_timestamp.is_some() && told.is_some_and(|condition| condition.reason.as_deref() == Some(VICTIM_REASON))
+    let disrupted = pod.condition("DisruptionTarget").filter(|condition| condition.status == "True");
+    pod.metadata.deletion_timestamp.is_some() && disrupted.is_some_and(|condition| condition.reason.as_deref() == Some(VICTIM_REASON))
 }
 
 /// Who must leave the node; or why that would not help.
-fn victims_on(cycle: &Cycle<'_>, row: &NodeInfo) -> Answer {
-    let (mut bent, mut emptier) = (cycle.clone(), row.clone());
-    let mut weaker: Vec<Arc<PodInfo>> = row.pods.iter().filter(|p| p.priority < cycle.ask.info.priority).cloned().collect();
+fn victims_on(cycle: &Cycle<'_>, node: &NodeInfo) -> Answer {
+    let (mut what_if, mut emptier) = (cycle.clone(), node.clone());
+    let mut weaker: Vec<Arc<PodInfo>> = node.pods.iter().filter(|p| p.priority < cycle.ask.info.priority).cloned().collect();
     if weaker.is_empty() {
         return Err(NO_VICTIMS.clone());
     }
     for pod in &weaker {
         emptier.remove(pod);
-        bent.shift(pod, row, -1);
+        what_if.update_with_pod(pod, node, -1);
     }
-    if let Some(refusal) = bent.refuses(&emptier) {
+    if let Some(refusal) = what_if.filter_with_nominated_pods(&emptier) {
         return Err(Arc::new(refusal.reasons));
     }
     weaker.sort_by_key(|p| (Reverse(p.priority), started(p)));
@@ -125,11 +125,11 @@ fn victims_on(cycle: &Cycle<'_>, row: &NodeInfo) -> Answer {
     let (guarded, free) = cycle.snapshot.budgets.split(weaker);
     let mut goes = |pod: &Arc<PodInfo>| {
         emptier.add(pod);
-        bent.shift(pod, row, 1);
-        let goes = bent.refuses(&emptier).is_some();
+        what_if.update_with_pod(pod, node, 1);
+        let goes = what_if.filter_with_nominated_pods(&emptier).is_some();
         if goes {
             emptier.remove(pod);
-            bent.shift(pod, row, -1);
+            what_if.update_with_pod(pod, node, -1);
         }
         goes
     };
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
     use crate::{
         plan::{Nomination, Outcome},
-        tests::World,
+        tests::TestCluster,
     };
     use serde_json::{Value, json};
 
@@ -173,14 +173,14 @@ mod tests {
     }
 
     /// (pod, node, priority, cpu)
-    fn world(pods: &[(&str, &str, i32, &str)]) -> World {
-        let mut world = World::default();
-        world.node("a", json!({}));
-        world.node("b", json!({}));
+    fn cluster(pods: &[(&str, &str, i32, &str)]) -> TestCluster {
+        let mut cluster = TestCluster::default();
+        cluster.node("a", json!({}));
+        cluster.node("b", json!({}));
         for (name, node, priority, cpu) in pods {
-            world.bound(name, node, asking(*priority, cpu));
+            cluster.bound(name, node, asking(*priority, cpu));
         }
-        world
+        cluster
     }
 
     fn victims(outcome: Outcome) -> Result<(String, Vec<String>), String> {
@@ -206,16 +206,16 @@ mod tests {
         ];
         for (pods, ask, want) in snapshot {
             for random in 0..2 {
-                assert_eq!(victims(world(&pods).plan(&ask, random)), want, "{pods:?} {random}");
+                assert_eq!(victims(cluster(&pods).plan(&ask, random)), want, "{pods:?} {random}");
             }
         }
     }
 
     #[test]
     fn budgets_are_kept_where_they_can_be() {
-        let guard = |world: &mut World| {
+        let guard = |cluster: &mut TestCluster| {
             let budget = json!({"spec": {"selector": {"matchLabels": {"app": "db"}}}, "status": {"disruptionsAllowed": 0}});
-            world.snapshot.budgets.set(&api::Key::new("default", "guard"), Some(&serde_json::from_value(budget).unwrap()));
+            cluster.snapshot.budgets.set(&api::Key::new("default", "guard"), Some(&serde_json::from_value(budget).unwrap()));
         };
         let of_db = |priority: i32, cpu: &str| {
             let mut pod = asking(priority, cpu);
@@ -223,17 +223,17 @@ mod tests {
             pod
         };
         // The weaker pod is guarded: the stronger one on the other node goes.
-        let mut elsewhere = world(&[("y", "b", 3, "4")]);
+        let mut elsewhere = cluster(&[("y", "b", 3, "4")]);
         elsewhere.bound("x", "a", of_db(1, "4"));
         guard(&mut elsewhere);
         assert_eq!(victims(elsewhere.plan(&asking(5, "4"), 0)), Ok(("b".into(), vec!["y".into()])));
         // On one node the guarded pod stays although it matters less.
-        let mut beside = world(&[("y", "a", 3, "2"), ("z", "b", 9, "4")]);
+        let mut beside = cluster(&[("y", "a", 3, "2"), ("z", "b", 9, "4")]);
         beside.bound("x", "a", of_db(1, "2"));
         guard(&mut beside);
         assert_eq!(victims(beside.plan(&asking(5, "2"), 0)), Ok(("a".into(), vec!["y".into()])));
         // Where there is no other way the budget is broken.
-        let mut forced = world(&[("y", "a", 9, "2"), ("z", "b", 9, "4")]);
+        let mut forced = cluster(&[("y", "a", 9, "2"), ("z", "b", 9, "4")]);
         forced.bound("x", "a", of_db(1, "2"));
         guard(&mut forced);
         assert_eq!(victims(forced.plan(&asking(5, "2"), 0)), Ok(("a".into(), vec!["x".into()])));
@@ -243,34 +243,34 @@ mod tests {
     fn those_who_must_not_do_not() {
         let mut never = asking(5, "4");
         never["spec"]["preemptionPolicy"] = "Never".into();
-        let mut world = world(&[("x", "a", 1, "4"), ("y", "b", 9, "4")]);
-        assert_eq!(victims(world.plan(&never, 0)), Err("not eligible due to preemptionPolicy=Never.".into()));
+        let mut cluster = cluster(&[("x", "a", 1, "4"), ("y", "b", 9, "4")]);
+        assert_eq!(victims(cluster.plan(&never, 0)), Err("not eligible due to preemptionPolicy=Never.".into()));
     }
 
     #[test]
     fn victims_that_are_leaving_are_waited_for() {
-        let mut world = world(&[("y", "b", 9, "4")]);
+        let mut cluster = cluster(&[("y", "b", 9, "4")]);
         let mut leaving = asking(1, "4");
         leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
         leaving["status"]["conditions"] = json!([{"type": "DisruptionTarget", "status": "True", "reason": VICTIM_REASON}]);
-        world.bound("x", "a", leaving);
+        cluster.bound("x", "a", leaving);
         let mut nominated = asking(5, "4");
         nominated["status"]["nominatedNodeName"] = "a".into();
-        assert_eq!(victims(world.plan(&nominated, 0)), Err("not eligible due to a terminating pod on the nominated node.".into()));
+        assert_eq!(victims(cluster.plan(&nominated, 0)), Err("not eligible due to a terminating pod on the nominated node.".into()));
     }
 
     #[test]
     fn anti_affinity_can_be_resolved_too() {
-        let mut world = world(&[]);
+        let mut cluster = cluster(&[]);
         let labels = json!({"app": "db"});
         for (name, node) in [("x", "a"), ("y", "b")] {
             let mut db = asking(if name == "x" { 1 } else { 2 }, "1");
             db["metadata"]["labels"] = labels.clone();
-            world.bound(name, node, db);
+            cluster.bound(name, node, db);
         }
         let mut far = asking(5, "1");
         far["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] =
             json!([{"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": labels}}]);
-        assert_eq!(victims(world.plan(&far, 0)), Ok(("a".into(), vec!["x".into()])));
+        assert_eq!(victims(cluster.plan(&far, 0)), Ok(("a".into(), vec!["x".into()])));
     }
 }

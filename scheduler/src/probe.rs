@@ -1,4 +1,4 @@
-//! A plugin of tests that writes down what it is asked, and answers as it is told.
+//! A plugin of tests that records its calls, and answers as set up.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use futures::{FutureExt, future::BoxFuture};
 use parking_lot::Mutex;
 
 use crate::framework::{
-    BindingPlugin, Change, Permit, Plugin, PluginState, Plugins, PodInfo, PreBinding, PreFilter, PreFlight, Refusal, Reserving, Snapshot,
+    BindingPlugin, Change, Permit, Plugin, Plugins, PodInfo, PreBinding, PreFilter, PreFlight, Refusal, Reserving, Snapshot, StateData,
     Status, WaitingPods,
 };
 
@@ -33,8 +33,8 @@ struct Seen(String);
 #[derive(Default)]
 struct Reserved(Vec<(&'static str, String)>);
 
-impl PluginState for Seen {}
-impl PluginState for Reserved {}
+impl StateData for Seen {}
+impl StateData for Reserved {}
 
 /// Both, named `One` and `Two`, before the plugins that there are; and what they write down.
 pub fn table(one: Probe, two: Probe) -> (Plugins, Arc<Mutex<Vec<String>>>) {

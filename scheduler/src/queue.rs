@@ -1,6 +1,6 @@
 //! Pods that want a node -> the one that is next.
 //!
-//! Ready pods by priority, then by age; refused pods wait for a change that one of their refusers finds helpful, and rest for a while after each
+//! Ready pods by priority, then by age; refused pods wait for a change that a plugin that refused them finds helpful, and back off after each
 //! try. Source: scheduler `backend/queue/scheduling_queue.go`. No clock: time comes in.
 
 use std::{
@@ -27,12 +27,12 @@ const WAIT_MAX: Duration = Duration::from_secs(5 * 60);
 pub struct Queue {
     plugins: Plugins,
     entries: HashMap<Key, Entry>,
-    ready: BinaryHeap<Ready>,
-    resting: BinaryHeap<Reverse<(Instant, u64, Key)>>,
-    /// Those of the resting that may go before their time.
+    active_q: BinaryHeap<ActivePod>,
+    backoff_q: BinaryHeap<Reverse<(Instant, u64, Key)>>,
+    /// Those in `backoff_q` that may go before their time.
     early: BinaryHeap<Reverse<(Instant, u64, Key)>>,
     /// By what they have in common: what helps one of them helps all.
-    waiting: HashMap<Arc<[u8]>, HashSet<Key>>,
+    unschedulable_pods: HashMap<Arc<[u8]>, HashSet<Key>>,
     /// In the order they were refused. Also those that left since: bounded by the refusals of [`WAIT_MAX`].
     flush: VecDeque<(Instant, u64, Key)>,
     stamp: u64,
@@ -40,7 +40,7 @@ pub struct Queue {
 
 /// A pod that is being tried, with how often it was.
 #[derive(Clone, Debug)]
-pub struct Tried {
+pub struct QueuedPodInfo {
     pub info: Arc<PodInfo>,
     pub attempts: u32,
 }
@@ -64,24 +64,24 @@ struct Entry {
     attempts: u32,
     /// The last try.
     tried: Option<Instant>,
-    place: Place,
+    sub_queue: SubQueue,
     /// Of the one valid item in the heaps.
     stamp: u64,
-    refusers: BTreeSet<&'static str>,
-    /// Where it stands in `waiting`, if it does.
+    unschedulable_plugins: BTreeSet<&'static str>,
+    /// Where it stands in `unschedulable_pods`, if it does.
     kin: Option<Arc<[u8]>>,
     /// It has its victims: it needs no others.
     preempts: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Ready,
+enum SubQueue {
+    Active,
     /// `early`: may go before its time when nothing else is ready.
-    Resting {
+    Backoff {
         early: bool,
     },
-    Waiting,
+    Unschedulable,
     /// Has scheduling gates.
     Gated,
     /// Its victims are being deleted; `helped` if something changed meanwhile.
@@ -95,19 +95,19 @@ enum Place {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Ready {
+struct ActivePod {
     priority: i32,
     stamp: u64,
     key: Key,
 }
 
-impl Ord for Ready {
+impl Ord for ActivePod {
     fn cmp(&self, other: &Self) -> Ordering {
         (self.priority, Reverse(self.stamp), &self.key).cmp(&(other.priority, Reverse(other.stamp), &other.key))
     }
 }
 
-impl PartialOrd for Ready {
+impl PartialOrd for ActivePod {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
@@ -118,10 +118,10 @@ impl Queue {
         Self {
             plugins,
             entries: HashMap::new(),
-            ready: BinaryHeap::new(),
-            resting: BinaryHeap::new(),
+            active_q: BinaryHeap::new(),
+            backoff_q: BinaryHeap::new(),
             early: BinaryHeap::new(),
-            waiting: HashMap::new(),
+            unschedulable_pods: HashMap::new(),
             flush: VecDeque::new(),
             stamp: 0,
         }
@@ -132,16 +132,15 @@ impl Queue {
         let key = info.key.clone();
         let Some(entry) = self.entries.get_mut(&key).filter(|e| e.info.uid == info.uid) else {
             self.remove(&key);
-            return self.insert(Tried { info, attempts: 0 }, None, BTreeSet::new(), now);
+            return self.insert(QueuedPodInfo { info, attempts: 0 }, None, BTreeSet::new(), now);
         };
         let old = std::mem::replace(&mut entry.info, info);
         let changed = old.pod.spec != entry.info.pod.spec || old.labels() != entry.info.labels();
-        let place = entry.place;
-        match place {
+        match entry.sub_queue {
             _ if !changed => {}
             // Its place among the others may be another.
-            Place::Preempting { .. } => entry.place = Place::Preempting { helped: true },
-            Place::Permitting { .. } => entry.place = Place::Permitting { helped: true },
+            SubQueue::Preempting { .. } => entry.sub_queue = SubQueue::Preempting { helped: true },
+            SubQueue::Permitting { .. } => entry.sub_queue = SubQueue::Permitting { helped: true },
             _ => self.settle(&key, now),
         }
     }
@@ -152,14 +151,14 @@ impl Queue {
     }
 
     /// The next pod; it leaves the queue until [`Queue::back`].
-    pub fn pop(&mut self, now: Instant) -> Option<Tried> {
+    pub fn pop(&mut self, now: Instant) -> Option<QueuedPodInfo> {
         self.flush(now);
-        while let Some(Ready { stamp, key, .. }) = self.ready.pop() {
+        while let Some(ActivePod { stamp, key, .. }) = self.active_q.pop() {
             if self.is_current(&key, stamp) {
                 return self.take(&key);
             }
         }
-        // Nobody is ready: who rests only out of politeness goes first.
+        // No pod is active: one that only backs off goes first.
         while let Some(Reverse((_, stamp, key))) = self.early.pop() {
             if self.is_current(&key, stamp) {
                 return self.take(&key);
@@ -169,24 +168,26 @@ impl Queue {
     }
 
     /// The try ended without a binding.
-    pub fn back(&mut self, tried: Tried, ended: Ended, now: Instant) {
+    pub fn back(&mut self, tried: QueuedPodInfo, ended: Ended, now: Instant) {
         let key = tried.info.key.clone();
         match ended {
             Ended::Failed => {
                 self.insert(tried, Some(now), BTreeSet::new(), now);
-                self.rest(&key, now, Place::Resting { early: false });
+                self.rest(&key, now, SubQueue::Backoff { early: false });
             }
-            Ended::Refused(refusers) => self.wait(tried, refusers, Place::Waiting, now),
-            Ended::Preempting(refusers) => self.wait(tried, refusers, Place::Preempting { helped: false }, now),
-            Ended::Permitting(permitting) => self.wait(tried, permitting, Place::Permitting { helped: false }, now),
+            Ended::Refused(unschedulable_plugins) => self.wait(tried, unschedulable_plugins, SubQueue::Unschedulable, now),
+            Ended::Preempting(unschedulable_plugins) => {
+                self.wait(tried, unschedulable_plugins, SubQueue::Preempting { helped: false }, now)
+            }
+            Ended::Permitting(permitting) => self.wait(tried, permitting, SubQueue::Permitting { helped: false }, now),
         }
     }
 
     /// The victims are gone, or could not be deleted (`failed`).
     pub fn preempted(&mut self, key: &Key, outcome: Result<(), ()>, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else { return };
-        let Place::Preempting { helped } = entry.place else { return };
-        entry.place = Place::Waiting;
+        let SubQueue::Preempting { helped } = entry.sub_queue else { return };
+        entry.sub_queue = SubQueue::Unschedulable;
         if helped || outcome.is_err() {
             self.settle(key, now);
         }
@@ -195,14 +196,14 @@ impl Queue {
     /// Its permit was given, or not. It leaves the queue; true if something changed meanwhile that those who permit find helpful.
     pub fn permitted(&mut self, info: &PodInfo) -> bool {
         let Some(entry) = self.entries.get(&info.key).filter(|e| e.info.uid == info.uid) else { return false };
-        let Place::Permitting { helped } = entry.place else { return false };
+        let SubQueue::Permitting { helped } = entry.sub_queue else { return false };
         self.remove(&info.key);
         helped
     }
 
     /// What could help a waiting pod happened already.
     pub fn wake(&mut self, key: &Key, now: Instant) {
-        if self.is_waiting(key) {
+        if self.is_unschedulable(key) {
             self.settle(key, now);
         }
     }
@@ -212,8 +213,9 @@ impl Queue {
         let expected = if let Change::PodGone(_, Some(freed)) = change { freed.nominated } else { &[] };
         let is_helped = |key: &Key| self.entries.get(key).is_some_and(|e| e.queueing_hint(self.plugins, change));
         // For who is expected there the room means something else than for its kin.
-        let mut helped: Vec<Key> = expected.iter().map(|p| &p.key).filter(|key| self.is_waiting(key) && is_helped(key)).cloned().collect();
-        for kin in steps::counted(self.waiting.values()) {
+        let mut helped: Vec<Key> =
+            expected.iter().map(|p| &p.key).filter(|key| self.is_unschedulable(key) && is_helped(key)).cloned().collect();
+        for kin in steps::counted(self.unschedulable_pods.values()) {
             let others = || kin.iter().filter(|key| !expected.iter().any(|p| p.key == **key));
             if others().next().is_some_and(is_helped) {
                 helped.extend(others().cloned());
@@ -221,8 +223,12 @@ impl Queue {
         }
         for key in steps::counted(helped.into_iter()) {
             match self.entries.get_mut(&key) {
-                Some(entry) if matches!(entry.place, Place::Preempting { .. }) => entry.place = Place::Preempting { helped: true },
-                Some(entry) if matches!(entry.place, Place::Permitting { .. }) => entry.place = Place::Permitting { helped: true },
+                Some(entry) if matches!(entry.sub_queue, SubQueue::Preempting { .. }) => {
+                    entry.sub_queue = SubQueue::Preempting { helped: true }
+                }
+                Some(entry) if matches!(entry.sub_queue, SubQueue::Permitting { .. }) => {
+                    entry.sub_queue = SubQueue::Permitting { helped: true }
+                }
                 _ => self.settle(&key, now),
             }
         }
@@ -230,21 +236,21 @@ impl Queue {
 
     /// When [`Queue::pop`] could give something that it does not give now.
     pub fn due(&self) -> Option<Instant> {
-        let rested = self.resting.peek().map(|Reverse((due, ..))| *due);
+        let rested = self.backoff_q.peek().map(|Reverse((due, ..))| *due);
         let flushed = self.flush.front().map(|(since, ..)| *since + WAIT_MAX);
         rested.into_iter().chain(flushed).min()
     }
 
-    fn insert(&mut self, tried: Tried, at: Option<Instant>, refusers: BTreeSet<&'static str>, now: Instant) {
+    fn insert(&mut self, tried: QueuedPodInfo, at: Option<Instant>, unschedulable_plugins: BTreeSet<&'static str>, now: Instant) {
         let key = tried.info.key.clone();
         self.wait_no_more(&key);
         let entry = Entry {
             info: tried.info,
             attempts: tried.attempts,
             tried: at,
-            place: Place::Ready,
+            sub_queue: SubQueue::Active,
             stamp: 0,
-            refusers,
+            unschedulable_plugins,
             kin: None,
             preempts: false,
         };
@@ -252,82 +258,82 @@ impl Queue {
         self.settle(&key, now);
     }
 
-    fn wait(&mut self, tried: Tried, refusers: BTreeSet<&'static str>, place: Place, now: Instant) {
+    fn wait(&mut self, tried: QueuedPodInfo, unschedulable_plugins: BTreeSet<&'static str>, sub_queue: SubQueue, now: Instant) {
         let key = tried.info.key.clone();
         self.wait_no_more(&key);
         self.stamp += 1;
-        let (stamp, preempts) = (self.stamp, matches!(place, Place::Preempting { .. }));
-        let mut kin = format!("{preempts}{refusers:?}{}", tried.info.about_others()).into_bytes();
+        let (stamp, preempts) = (self.stamp, matches!(sub_queue, SubQueue::Preempting { .. }));
+        let mut kin = format!("{preempts}{unschedulable_plugins:?}{}", tried.info.about_others()).into_bytes();
         kin.append(&mut signature(self.plugins, &tried.info));
         let kin: Arc<[u8]> = kin.into();
         let (info, attempts) = (tried.info, tried.attempts);
-        let entry = Entry { info, attempts, tried: Some(now), place, stamp, refusers, kin: Some(kin.clone()), preempts };
+        let entry = Entry { info, attempts, tried: Some(now), sub_queue, stamp, unschedulable_plugins, kin: Some(kin.clone()), preempts };
         self.entries.insert(key.clone(), entry);
-        self.waiting.entry(kin).or_default().insert(key.clone());
+        self.unschedulable_pods.entry(kin).or_default().insert(key.clone());
         self.flush.push_back((now, self.stamp, key));
     }
 
-    fn is_waiting(&self, key: &Key) -> bool {
+    fn is_unschedulable(&self, key: &Key) -> bool {
         self.entries.get(key).is_some_and(|e| e.kin.is_some())
     }
 
     fn wait_no_more(&mut self, key: &Key) {
         let Some(kin) = self.entries.get_mut(key).and_then(|e| e.kin.take()) else { return };
-        let Some(keys) = self.waiting.get_mut(&kin) else { return };
+        let Some(keys) = self.unschedulable_pods.get_mut(&kin) else { return };
         keys.remove(key);
         if keys.is_empty() {
-            self.waiting.remove(&kin);
+            self.unschedulable_pods.remove(&kin);
         }
     }
 
-    /// Ready if it has no gates and has rested.
+    /// ActivePod if it has no gates and has rested.
     fn settle(&mut self, key: &Key, now: Instant) {
         self.wait_no_more(key);
         let Some(entry) = self.entries.get_mut(key) else { return };
         if entry.info.is_gated() {
-            entry.place = Place::Gated;
+            entry.sub_queue = SubQueue::Gated;
             return;
         }
-        match entry.rested().filter(|due| *due > now) {
-            Some(due) => self.rest_until(key, due, Place::Resting { early: true }),
-            None => self.make_ready(key),
+        match entry.backoff_expires().filter(|due| *due > now) {
+            Some(due) => self.move_to_backoff_q(key, due, SubQueue::Backoff { early: true }),
+            None => self.move_to_active_q(key),
         }
     }
 
-    fn rest(&mut self, key: &Key, now: Instant, place: Place) {
-        let due = self.entries.get(key).and_then(Entry::rested).unwrap_or(now);
-        self.rest_until(key, due, place);
+    fn rest(&mut self, key: &Key, now: Instant, sub_queue: SubQueue) {
+        let due = self.entries.get(key).and_then(Entry::backoff_expires).unwrap_or(now);
+        self.move_to_backoff_q(key, due, sub_queue);
     }
 
-    fn rest_until(&mut self, key: &Key, due: Instant, place: Place) {
+    fn move_to_backoff_q(&mut self, key: &Key, due: Instant, sub_queue: SubQueue) {
         self.stamp += 1;
         if let Some(entry) = self.entries.get_mut(key) {
-            (entry.place, entry.stamp) = (place, self.stamp);
-            self.resting.push(Reverse((due, self.stamp, key.clone())));
-            if place == (Place::Resting { early: true }) {
+            (entry.sub_queue, entry.stamp) = (sub_queue, self.stamp);
+            self.backoff_q.push(Reverse((due, self.stamp, key.clone())));
+            if sub_queue == (SubQueue::Backoff { early: true }) {
                 self.early.push(Reverse((due, self.stamp, key.clone())));
             }
         }
     }
 
-    fn make_ready(&mut self, key: &Key) {
+    fn move_to_active_q(&mut self, key: &Key) {
         self.stamp += 1;
         if let Some(entry) = self.entries.get_mut(key) {
-            (entry.place, entry.stamp) = (Place::Ready, self.stamp);
-            self.ready.push(Ready { priority: entry.info.priority, stamp: self.stamp, key: key.clone() });
+            (entry.sub_queue, entry.stamp) = (SubQueue::Active, self.stamp);
+            self.active_q.push(ActivePod { priority: entry.info.priority, stamp: self.stamp, key: key.clone() });
         }
     }
 
     /// Moves those whose time has come.
     fn flush(&mut self, now: Instant) {
-        while let Some(Reverse((due, stamp, key))) = self.resting.peek() {
+        while let Some(Reverse((due, stamp, key))) = self.backoff_q.peek() {
             let (current, key) = (self.is_current(key, *stamp), key.clone());
             if current && *due > now {
                 break;
             }
-            self.resting.pop();
+            self.backoff_q.pop();
             if current {
-                self.make_ready(&key);
+                self.move_to_active_q(&key);
             }
         }
         while self.early.peek().is_some_and(|Reverse((_, stamp, key))| !self.is_current(key, *stamp)) {
@@ -340,7 +346,7 @@ impl Queue {
             }
             let key = key.clone();
             self.flush.pop_front();
-            let permitting = self.entries.get(&key).is_some_and(|e| matches!(e.place, Place::Permitting { .. }));
+            let permitting = self.entries.get(&key).is_some_and(|e| matches!(e.sub_queue, SubQueue::Permitting { .. }));
             if current && !permitting {
                 self.settle(&key, now);
             }
@@ -351,9 +357,9 @@ impl Queue {
         self.entries.get(key).is_some_and(|e| e.stamp == stamp)
     }
 
-    fn take(&mut self, key: &Key) -> Option<Tried> {
+    fn take(&mut self, key: &Key) -> Option<QueuedPodInfo> {
         let entry = self.entries.remove(key)?;
-        Some(Tried { info: entry.info, attempts: entry.attempts + 1 })
+        Some(QueuedPodInfo { info: entry.info, attempts: entry.attempts + 1 })
     }
 }
 
@@ -366,11 +372,11 @@ impl Entry {
         // One that panics knows nothing: the change may help.
         let hint = |plugin: &dyn Plugin| catch(plugin.name(), || plugin.queueing_hint(&self.info, change)).unwrap_or(true);
         let asked = |name: &&'static str| plugins.iter().any(|p| p.name() == *name && hint(*p));
-        self.refusers.is_empty() || self.refusers.iter().any(asked)
+        self.unschedulable_plugins.is_empty() || self.unschedulable_plugins.iter().any(asked)
     }
 
     /// When the rest after the last try is over: one second, doubled with each try.
-    fn rested(&self) -> Option<Instant> {
+    fn backoff_expires(&self) -> Option<Instant> {
         let doubled = BACKOFF_MIN.saturating_mul(1u32.checked_shl(self.attempts.saturating_sub(1)).unwrap_or(u32::MAX));
         Some(self.tried? + doubled.min(BACKOFF_MAX))
     }

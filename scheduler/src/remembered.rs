@@ -13,19 +13,19 @@ impl<T> Default for Remembered<T> {
 }
 
 impl<T: Clone> Remembered<T> {
-    /// The node's answer; it is asked if it changed since.
-    pub fn or_ask(&mut self, row: &NodeInfo, ask: impl FnOnce() -> T) -> T {
-        if row.slot >= self.0.len() {
-            self.0.resize(row.slot + 1, None);
+    /// The node's answer; computed anew if the node changed since.
+    pub fn or_ask(&mut self, node: &NodeInfo, ask: impl FnOnce() -> T) -> T {
+        if node.slot >= self.0.len() {
+            self.0.resize(node.slot + 1, None);
         }
-        if let Some(Some((stamp, answer))) = self.0.get(row.slot)
-            && *stamp == row.stamp
+        if let Some(Some((stamp, answer))) = self.0.get(node.slot)
+            && *stamp == node.stamp
         {
             return answer.clone();
         }
         let answer = ask();
-        if let Some(place) = self.0.get_mut(row.slot) {
-            *place = Some((row.stamp, answer.clone()));
+        if let Some(place) = self.0.get_mut(node.slot) {
+            *place = Some((node.stamp, answer.clone()));
         }
         answer
     }
@@ -34,20 +34,20 @@ impl<T: Clone> Remembered<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::{pod, row};
+    use crate::tests::{node_info, pod};
     use serde_json::json;
 
     #[test]
     fn a_node_is_asked_again_when_it_changed() {
-        let (mut remembered, mut row, mut asked) = (Remembered::default(), row(&json!({"metadata": {"name": "a"}})), 0);
-        let mut ask = |row: &NodeInfo| {
-            remembered.or_ask(row, || {
+        let (mut remembered, mut node, mut asked) = (Remembered::default(), node_info(&json!({"metadata": {"name": "a"}})), 0);
+        let mut ask = |node: &NodeInfo| {
+            remembered.or_ask(node, || {
                 asked += 1;
                 asked
             })
         };
-        assert_eq!((ask(&row), ask(&row)), (1, 1));
-        row.add(&std::sync::Arc::new(pod(&json!({}))));
-        assert_eq!((ask(&row), ask(&row)), (2, 2));
+        assert_eq!((ask(&node), ask(&node)), (1, 1));
+        node.add(&std::sync::Arc::new(pod(&json!({}))));
+        assert_eq!((ask(&node), ask(&node)), (2, 2));
     }
 }

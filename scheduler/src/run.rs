@@ -150,16 +150,16 @@ impl Scheduler {
     async fn caught(&self, todo: Todo) {
         let key = todo.info().key.clone();
         if let Err(panic) = catch_all(SCHEDULER, self.carry_out(todo)).await {
-            tracing::error!(ns = key.namespace, name = key.name, error = %panic, "not carried out");
+            tracing::error!(ns = key.namespace, name = key.name, error = %panic, "scheduling decision panicked");
         }
     }
 
     async fn carry_out(&self, todo: Todo) {
         match todo {
             Todo::Bind(binding) => self.bind(binding).await,
-            Todo::Tell(info, refused) => self.tell(&info, *refused).await,
+            Todo::Unschedulable(info, refused) => self.tell(&info, *refused).await,
             Todo::Fail(info, reason, message) => {
-                tracing::warn!(ns = info.key.namespace, name = info.key.name, message, "pod not placed; trying again");
+                tracing::warn!(ns = info.key.namespace, name = info.key.name, message, "failed to schedule pod; retrying");
                 self.say(&info, reason, &message, info.nominated(), Some(Value::Null)).await;
             }
             Todo::Skip(info) => {
@@ -204,7 +204,7 @@ impl Scheduler {
         }
         match self.act.patch_status(info, json!({"status": status})).await {
             Err(error) if !is_gone(&error) => {
-                tracing::warn!(ns = info.key.namespace, name = info.key.name, %error, "status of the pod not written");
+                tracing::warn!(ns = info.key.namespace, name = info.key.name, %error, "failed to update pod status");
             }
             _ => {}
         }
@@ -230,7 +230,7 @@ impl Scheduler {
         // One that is not bound yet goes back to those who wait: nothing is lost.
         let spared = self.waiting.get(&victim.uid).is_some_and(|waiting| waiting.preempt("DefaultPreemption"));
         if !spared && let Err(error) = self.act.evict(&victim, Timestamp::now()).await {
-            tracing::warn!(ns = victim.key.namespace, name = victim.key.name, %error, "victim not deleted");
+            tracing::warn!(ns = victim.key.namespace, name = victim.key.name, %error, "failed to delete victim");
             return Err(());
         }
         let message = format!("Preempted by pod {} on node {node}", info.uid);
@@ -243,7 +243,7 @@ impl Scheduler {
         let weaker = self.state.lock().snapshot.unnominate_weaker(info.priority, node);
         for pod in weaker {
             if let Err(error) = self.act.patch_status(&pod, json!({"status": {"nominatedNodeName": null}})).await {
-                tracing::debug!(ns = pod.key.namespace, name = pod.key.name, %error, "nomination not cleared");
+                tracing::debug!(ns = pod.key.namespace, name = pod.key.name, %error, "failed to clear nominatedNodeName");
             }
         }
     }

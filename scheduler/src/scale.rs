@@ -16,7 +16,7 @@ const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
 const ZONES: usize = 10;
 
 #[derive(Default)]
-struct World {
+struct TestCluster {
     state: State,
     count: usize,
     template: Option<Arc<Pod>>,
@@ -26,15 +26,15 @@ type Costs = BTreeMap<&'static str, Vec<u64>>;
 
 #[test]
 fn one_event_costs_the_same_however_many_objects_there_are() {
-    let (mut world, mut costs) = (World::default(), Costs::new());
+    let (mut cluster, mut costs) = (TestCluster::default(), Costs::new());
     for size in SIZES {
-        world.grow(size);
-        world.measure(&mut costs);
+        cluster.grow(size);
+        cluster.measure(&mut costs);
     }
     costs.iter().for_each(|(event, costs)| steps::must_not_grow(event, costs));
 }
 
-impl World {
+impl TestCluster {
     fn grow(&mut self, size: usize) {
         if self.count == 0 {
             let only = self.even("only", Some("n0"));

@@ -1,6 +1,6 @@
 //! Nodes and pods as they change -> the node snapshot that plans read.
 //!
-//! Kept by events: a node costs its own row and labels, a pod its node's row and the counters that are about it.
+//! Kept by events: a node costs its own `NodeInfo` and labels, a pod its node's `NodeInfo` and the counters that are about it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,19 +13,19 @@ use crate::{
     budgets::Budgets,
     column::Column,
     counters::{CounterId, Counters, Terms, forces},
+    cycle_state::CycleState,
     node::{Facts, NodeInfo, Slot},
-    plugin_states::PluginStates,
     pod::PodInfo,
     terms::{Matcher, Namespaces},
     topology::{Topologies, TopologyId},
 };
 
-/// Rows that changed, remembered for those who keep results per row; who is further behind starts anew.
+/// Nodes that changed, remembered for readers that keep results per node; a reader further behind starts anew.
 const CHANGES_MAX: usize = 8192;
 
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    rows: Vec<NodeInfo>,
+    node_infos: Vec<NodeInfo>,
     by_name: HashMap<String, Slot>,
     free: Vec<Slot>,
     live: Vec<Slot>,
@@ -38,10 +38,10 @@ pub struct Snapshot {
     pub namespaces: Namespaces,
     pub budgets: Budgets,
     /// What plugins reserved for pods that are to be bound, or know beyond one pod.
-    pub reserved: PluginStates,
+    pub reserved: CycleState,
     /// How many nodes have an image.
     images: HashMap<String, usize>,
-    /// Changes where a score of images may change on rows that did not.
+    /// Changes where a score of images may change on nodes that did not.
     pub images_version: u64,
     changes: VecDeque<Slot>,
     /// How many changes were forgotten.
@@ -76,17 +76,17 @@ pub enum PodChange {
 }
 
 impl Snapshot {
-    pub fn row(&self, slot: Slot) -> Option<&NodeInfo> {
-        self.rows.get(slot)
+    pub fn node_info(&self, slot: Slot) -> Option<&NodeInfo> {
+        self.node_infos.get(slot)
     }
 
     pub fn find(&self, node: &str) -> Option<&NodeInfo> {
-        self.rows.get(*self.by_name.get(node)?).filter(|r| r.exists)
+        self.node_infos.get(*self.by_name.get(node)?).filter(|r| r.exists)
     }
 
     /// The nodes that exist.
     pub fn nodes(&self) -> impl Iterator<Item = &NodeInfo> {
-        steps::counted(self.live.iter()).filter_map(|slot| self.rows.get(*slot))
+        steps::counted(self.live.iter()).filter_map(|slot| self.node_infos.get(*slot))
     }
 
     pub fn len(&self) -> usize {
@@ -100,14 +100,14 @@ impl Snapshot {
     /// `None` if nothing changed that matters here (a heartbeat).
     pub fn set_node(&mut self, facts: Facts) -> Option<NodeChange> {
         let slot = self.slot_of(&facts.name);
-        let row = self.rows.get_mut(slot)?;
-        if row.exists && *row.facts == facts {
+        let node = self.node_infos.get_mut(slot)?;
+        if node.exists && *node.facts == facts {
             return None;
         }
         let facts = Arc::new(facts);
-        row.stamp += 1;
-        let old = std::mem::replace(&mut row.facts, facts.clone());
-        let existed = std::mem::replace(&mut row.exists, true);
+        node.stamp += 1;
+        let old = std::mem::replace(&mut node.facts, facts.clone());
+        let existed = std::mem::replace(&mut node.exists, true);
         self.relabel(slot, Some(&facts.labels));
         if existed {
             self.swap_images(&old, &facts);
@@ -123,11 +123,11 @@ impl Snapshot {
 
     pub fn remove_node(&mut self, name: &str) -> Option<Arc<Facts>> {
         let slot = *self.by_name.get(name)?;
-        let row = self.rows.get_mut(slot).filter(|r| r.exists)?;
-        row.exists = false;
-        row.stamp += 1;
+        let node = self.node_infos.get_mut(slot).filter(|r| r.exists)?;
+        node.exists = false;
+        node.stamp += 1;
         let nameless = Facts { name: name.to_owned(), ..Facts::default() };
-        let old = std::mem::replace(&mut row.facts, Arc::new(nameless));
+        let old = std::mem::replace(&mut node.facts, Arc::new(nameless));
         self.bury(slot);
         self.relabel(slot, None);
         self.swap_images(&old, &Facts::default());
@@ -147,8 +147,8 @@ impl Snapshot {
             return old.map_or(PodChange::Placed, PodChange::Changed);
         };
         // Most events: the kubelet reports, or the cache shows what we assumed.
-        if let Some(row) = self.rows.get_mut(slot) {
-            row.replace(&info);
+        if let Some(node) = self.node_infos.get_mut(slot) {
+            node.replace(&info);
         }
         let placed = Placed { slot, info: info.clone(), assumed: false };
         self.pods.insert(info.key.clone(), placed);
@@ -172,7 +172,7 @@ impl Snapshot {
 
     /// The node that the pod counts on.
     pub fn node_of(&self, key: &Key) -> Option<&str> {
-        Some(self.rows.get(self.pods.get(key)?.slot)?.name())
+        Some(self.node_infos.get(self.pods.get(key)?.slot)?.name())
     }
 
     pub fn is_assumed(&self, key: &Key) -> bool {
@@ -181,8 +181,8 @@ impl Snapshot {
 
     pub fn take_pod(&mut self, key: &Key) -> Option<Arc<PodInfo>> {
         let Placed { slot, info, .. } = self.pods.remove(key)?;
-        if let Some(row) = self.rows.get_mut(slot) {
-            row.remove(&info);
+        if let Some(node) = self.node_infos.get_mut(slot) {
+            node.remove(&info);
         }
         self.count(&info, slot, -1);
         self.changed(slot);
@@ -203,7 +203,7 @@ impl Snapshot {
     }
 
     pub fn topology(&mut self, key: &str) -> TopologyId {
-        let nodes = steps::counted(self.live.iter()).filter_map(|slot| self.rows.get(*slot));
+        let nodes = steps::counted(self.live.iter()).filter_map(|slot| self.node_infos.get(*slot));
         self.topologies.intern(key, nodes.map(|r| (r.slot, &r.facts.labels)))
     }
 
@@ -246,9 +246,9 @@ impl Snapshot {
     fn expect(&mut self, node: &str) {
         let expected = self.nominated_on.get(node).map_or(0, Vec::len);
         let Some(slot) = self.by_name.get(node).copied() else { return };
-        if let Some(row) = self.rows.get_mut(slot) {
-            row.expected = expected;
-            row.stamp += 1;
+        if let Some(node) = self.node_infos.get_mut(slot) {
+            node.expected = expected;
+            node.stamp += 1;
         }
         self.changed(slot);
     }
@@ -258,9 +258,9 @@ impl Snapshot {
         self.nominated_speaking > 0
     }
 
-    pub fn expected_on(&self, row: &NodeInfo) -> impl Iterator<Item = &Arc<PodInfo>> {
-        let node = (row.expected > 0).then(|| row.name());
-        node.into_iter().flat_map(|node| self.nominated_on(node))
+    pub fn expected_on(&self, node: &NodeInfo) -> impl Iterator<Item = &Arc<PodInfo>> {
+        let name = (node.expected > 0).then(|| node.name());
+        name.into_iter().flat_map(|name| self.nominated_on(name))
     }
 
     pub fn has_nominations(&self) -> bool {
@@ -282,12 +282,12 @@ impl Snapshot {
         self.nominated.get(key).map(|(node, _)| node.as_str())
     }
 
-    /// How many changes of rows there were.
+    /// How many changes of nodes there were.
     pub fn version(&self) -> u64 {
         self.changes_base + self.changes.len() as u64
     }
 
-    /// The rows that changed since; `None` if that is not remembered.
+    /// The nodes that changed since; `None` if that is not remembered.
     pub fn changed_since(&self, version: u64) -> Option<impl Iterator<Item = Slot> + '_> {
         let skip = usize::try_from(version.checked_sub(self.changes_base)?).ok()?;
         Some(steps::counted(self.changes.iter().skip(skip)).copied())
@@ -301,8 +301,8 @@ impl Snapshot {
 
     fn place(&mut self, info: Arc<PodInfo>, node: &str, assumed: bool) {
         let slot = self.slot_of(node);
-        if let Some(row) = self.rows.get_mut(slot) {
-            row.add(&info);
+        if let Some(node) = self.node_infos.get_mut(slot) {
+            node.add(&info);
         }
         self.count(&info, slot, 1);
         self.pods.insert(info.key.clone(), Placed { slot, info, assumed });
@@ -317,29 +317,29 @@ impl Snapshot {
         }
     }
 
-    /// A new row, of a node that does not exist yet, where the name is new.
+    /// The slot of this name; a new one, of a node that does not exist yet, where the name is new.
     fn slot_of(&mut self, name: &str) -> Slot {
         if let Some(slot) = self.by_name.get(name) {
             return *slot;
         }
-        let slot = self.free.pop().unwrap_or(self.rows.len());
+        let slot = self.free.pop().unwrap_or(self.node_infos.len());
         let facts = Arc::new(Facts { name: name.to_owned(), ..Facts::default() });
         // A number that this slot has not had.
-        let stamp = self.rows.get(slot).map_or(0, |row| row.stamp + 1);
+        let stamp = self.node_infos.get(slot).map_or(0, |node| node.stamp + 1);
         let expected = self.nominated_on.get(name).map_or(0, Vec::len);
-        let row = NodeInfo { slot, stamp, expected, facts, ..NodeInfo::default() };
-        if slot == self.rows.len() {
-            self.rows.push(row);
-        } else if let Some(old) = self.rows.get_mut(slot) {
-            *old = row;
+        let node = NodeInfo { slot, stamp, expected, facts, ..NodeInfo::default() };
+        if slot == self.node_infos.len() {
+            self.node_infos.push(node);
+        } else if let Some(old) = self.node_infos.get_mut(slot) {
+            *old = node;
         }
         self.by_name.insert(name.to_owned(), slot);
         slot
     }
 
     fn drop_if_unused(&mut self, slot: Slot) {
-        let Some(row) = self.rows.get(slot).filter(|r| !r.exists && r.pods.is_empty()) else { return };
-        self.by_name.remove(row.name());
+        let Some(node) = self.node_infos.get(slot).filter(|r| !r.exists && r.pods.is_empty()) else { return };
+        self.by_name.remove(node.name());
         self.free.push(slot);
     }
 

@@ -7,13 +7,13 @@ use client::pods::Pod;
 use tokio::time::Instant;
 
 use crate::{
+    cycle_state::CycleState,
     framework::{Ask, BindingPlugins, Change, Failure, Freed, Memo, More, Plugins, Reserving, WaitingPod, WaitingPods},
     node::Facts,
     plan::{Nomination, Outcome, Refused, plan},
-    plugin_states::PluginStates,
     plugins::PLUGINS,
     pod::{PodInfo, is_ours, is_over, node_of},
-    queue::{Ended, Queue, Tried},
+    queue::{Ended, Queue, QueuedPodInfo},
     snapshot::{NodeChange, PodChange, Snapshot},
 };
 
@@ -30,8 +30,8 @@ pub struct State {
 /// What one try wants written.
 pub enum Todo {
     Bind(Box<Binding>),
-    /// The pod stays where it is; the refusal is told.
-    Tell(Arc<PodInfo>, Box<Refused>),
+    /// The pod stays where it is; the refusal is reported.
+    Unschedulable(Arc<PodInfo>, Box<Refused>),
     /// It is tried again after a rest; the condition's reason, and the message.
     Fail(Arc<PodInfo>, &'static str, String),
     Skip(Arc<PodInfo>),
@@ -42,7 +42,7 @@ impl Todo {
     pub fn info(&self) -> &Arc<PodInfo> {
         match self {
             Self::Bind(binding) => &binding.tried.info,
-            Self::Tell(info, _) | Self::Fail(info, ..) | Self::Skip(info) => info,
+            Self::Unschedulable(info, _) | Self::Fail(info, ..) | Self::Skip(info) => info,
         }
     }
 }
@@ -50,10 +50,10 @@ impl Todo {
 /// A pod that was given a node.
 #[derive(Debug)]
 pub struct Binding {
-    pub tried: Tried,
+    pub tried: QueuedPodInfo,
     pub node: String,
     /// What plugins kept of it.
-    pub state: PluginStates,
+    pub state: CycleState,
     /// Those that have something to write before it is bound.
     pub pre_binds: BindingPlugins,
     /// `None` if nothing is to be waited for or written before.
@@ -96,7 +96,7 @@ impl State {
             match decided {
                 Ok(todo) => return Some(todo),
                 Err(panic) => {
-                    tracing::error!(ns = again.info.key.namespace, name = again.info.key.name, error = %panic, "pod not decided about");
+                    tracing::error!(ns = again.info.key.namespace, name = again.info.key.name, error = %panic, "scheduling cycle panicked; requeuing the pod");
                     self.memo = Memo::default();
                     self.snapshot.forget(&again.info);
                     self.queue.back(again, Ended::Failed, now);
@@ -105,7 +105,7 @@ impl State {
         }
     }
 
-    fn decide(&mut self, tried: Tried, siblings: Option<Labels>, random: u64) -> Todo {
+    fn decide(&mut self, tried: QueuedPodInfo, siblings: Option<Labels>, random: u64) -> Todo {
         let info = tried.info.clone();
         let ask = Ask::new(self.plugins, &mut self.snapshot, info.clone(), siblings.as_ref());
         let class = self.memo.class(&self.snapshot, &ask);
@@ -130,7 +130,7 @@ impl State {
                     }
                 };
                 self.queue.back(tried, ended, Instant::now());
-                Todo::Tell(info, refused)
+                Todo::Unschedulable(info, refused)
             }
         }
     }
@@ -175,7 +175,7 @@ impl State {
         match failure {
             Failure::Refused(refusal) => {
                 self.queue.back(tried, Ended::Refused([refusal.plugin].into()), now);
-                Todo::Tell(info, Box::new(Refused::of_one(&refusal)))
+                Todo::Unschedulable(info, Box::new(Refused::of_one(&refusal)))
             }
             Failure::Again(reason, message) => {
                 self.queue.back(tried, Ended::Failed, now);
@@ -261,7 +261,7 @@ impl State {
         self.snapshot.take_pod(&info.key);
         let Some(node) = node else { return };
         let nominated: Vec<Arc<PodInfo>> = self.snapshot.nominated_on(&node).cloned().collect();
-        let freed = self.snapshot.find(&node).map(|row| Freed { row, nominated: &nominated, more: More::WeakerCouldLeave });
+        let freed = self.snapshot.find(&node).map(|node| Freed { node, nominated: &nominated, more: More::WeakerCouldLeave });
         self.queue.changed(&Change::PodGone(info, freed), now);
     }
 }
@@ -382,7 +382,7 @@ mod tests {
             let (mut state, now) = (with(State::new(plugins), "2"), Instant::now());
             state.pod_changed(None, Some(&asking("p", "2", "", "Pending")));
             let (message, rests) = match state.next(now, |_| None, 0) {
-                Some(Todo::Tell(_, refused)) => (refused.message, state.queue.due() > Some(now + Duration::from_secs(60))),
+                Some(Todo::Unschedulable(_, refused)) => (refused.message, state.queue.due() > Some(now + Duration::from_secs(60))),
                 Some(Todo::Fail(_, "SchedulerError", message)) => (message, state.queue.due() < Some(now + Duration::from_secs(60))),
                 _ => panic!("it is not bound"),
             };
@@ -412,7 +412,7 @@ mod tests {
         let (plugins, _) = table(Probe { permits: denies, panics: true, ..Probe::default() }, Probe::default());
         let (mut state, now) = (with(State::new(plugins), "2"), Instant::now());
         state.pod_changed(None, Some(&asking("first", "1", "", "Pending")));
-        assert!(matches!(state.next(now, |_| None, 0), Some(Todo::Tell(..))));
+        assert!(matches!(state.next(now, |_| None, 0), Some(Todo::Unschedulable(..))));
         state.pod_changed(None, Some(&asking("second", "1", "", "Pending")));
         let bound = |state: &mut State| match state.next(now, |_| None, 0) {
             Some(Todo::Bind(binding)) => Some(binding.tried.info.key.name.clone()),

@@ -16,20 +16,20 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// A snapshot that is asked as the loop asks it.
-pub struct World {
+/// A snapshot, planned on as the scheduling loop does.
+pub struct TestCluster {
     pub snapshot: Snapshot,
     plugins: Plugins,
     memo: Memo,
 }
 
-impl Default for World {
+impl Default for TestCluster {
     fn default() -> Self {
         Self::new(PLUGINS)
     }
 }
 
-/// What one plugin makes of a pod before nodes are asked.
+/// What one plugin makes of a pod before nodes are filtered.
 pub fn asked(plugin: &'static dyn Plugin, said: &Value) -> Ask {
     Ask::new(Box::leak(Box::new([plugin])), &mut Snapshot::default(), Arc::new(pod(said)), None)
 }
@@ -47,11 +47,11 @@ pub fn node(said: &Value) -> Node {
 }
 
 /// A node without pods.
-pub fn row(said: &Value) -> NodeInfo {
+pub fn node_info(said: &Value) -> NodeInfo {
     NodeInfo { facts: Arc::new(Facts::new(&node(said))), exists: true, ..NodeInfo::default() }
 }
 
-impl World {
+impl TestCluster {
     pub fn new(plugins: Plugins) -> Self {
         Self { plugins, snapshot: Snapshot::default(), memo: Memo::default() }
     }
@@ -97,7 +97,7 @@ impl World {
         let class = self.memo.class(&self.snapshot, &ask);
         // The plugins at hand are not about room.
         let cycle = Cycle::new(&self.snapshot, class, &ask);
-        let told = |row: &NodeInfo| (row.name().to_owned(), cycle.refuses(row).map(|r| r.reasons.join(", ")));
+        let told = |node: &NodeInfo| (node.name().to_owned(), cycle.filter_with_nominated_pods(node).map(|r| r.reasons.join(", ")));
         self.snapshot.nodes().map(told).collect()
     }
 
@@ -110,15 +110,15 @@ impl World {
         let ask = Ask::new(self.plugins, &mut self.snapshot, Arc::new(pod(said)), None);
         let class = self.memo.class(&self.snapshot, &ask);
         let cycle = Cycle::new(&self.snapshot, class, &ask);
-        let fitting: Vec<&NodeInfo> = self.snapshot.nodes().filter(|row| cycle.refuses(row).is_none()).collect();
-        let nodes: Vec<usize> = fitting.iter().map(|row| row.slot).collect();
+        let fitting: Vec<&NodeInfo> = self.snapshot.nodes().filter(|node| cycle.filter_with_nominated_pods(node).is_none()).collect();
+        let nodes: Vec<usize> = fitting.iter().map(|node| node.slot).collect();
         let mut totals = vec![0; nodes.len()];
         for plugin in PLUGINS.iter().filter(|p| p.weight() > 0) {
-            let mut scores: Vec<i64> = fitting.iter().map(|row| plugin.score(&ask.info, row, &self.snapshot)).collect();
+            let mut scores: Vec<i64> = fitting.iter().map(|node| plugin.score(&ask.info, node, &self.snapshot)).collect();
             plugin.normalize_score(&cycle, &nodes, &mut scores);
             totals.iter_mut().zip(scores).for_each(|(total, score)| *total += plugin.weight() * score);
         }
-        fitting.iter().map(|row| row.name().to_owned()).zip(totals).collect()
+        fitting.iter().map(|node| node.name().to_owned()).zip(totals).collect()
     }
 
     pub fn scores(&mut self, plugin: &dyn Plugin, said: &Value) -> Vec<(String, i64)> {
@@ -218,7 +218,7 @@ proptest! {
     /// Whatever happens: no node takes more than it has, no port is had twice, and what is remembered is what a fresh look says.
     #[test]
     fn nodes_are_never_overfilled(steps in steps(), random in any::<u64>()) {
-        let mut world = World::default();
+        let mut cluster = TestCluster::default();
         let mut bound: Vec<(String, String, Value)> = Vec::new();
         // A node that shrinks under its pods is over its capacity without our doing.
         let mut sizes = std::collections::HashMap::new();
@@ -231,44 +231,44 @@ proptest! {
                     if *name == 4 {
                         labels.as_object_mut().unwrap().remove("zone");
                     }
-                    world.set(&json!({"metadata": {"name": format!("n{name}"), "labels": labels},
+                    cluster.set(&json!({"metadata": {"name": format!("n{name}"), "labels": labels},
                         "spec": {"unschedulable": cordoned}, "status": {"allocatable": {"cpu": cpu.to_string(), "memory": "8Gi", "pods": "3"}}}));
                 }
-                Step::NodeGone(name) => drop(world.snapshot.remove_node(&format!("n{name}"))),
+                Step::NodeGone(name) => drop(cluster.snapshot.remove_node(&format!("n{name}"))),
                 Step::Pod { .. } => {
                     let said = pod_json(at, step);
-                    let outcome = world.plan(&said, random);
-                    match (&outcome, afresh(&world, &bound, &said, random)) {
+                    let outcome = cluster.plan(&said, random);
+                    match (&outcome, afresh(&cluster, &bound, &said, random)) {
                         (Outcome::Bind(node), Ok(best)) => prop_assert!(best.contains(node), "{:?}: {} is not of {:?}", step, node, best),
                         (_, Err(refused)) => prop_assert_eq!(&outcome, &refused, "{:?}", step),
                         (_, Ok(best)) => prop_assert!(false, "{:?}: {:?}, but {:?} would do", step, outcome, best),
                     }
                     if let Outcome::Bind(node) = outcome {
-                        world.snapshot.assume(Arc::new(pod(&said)), &node);
+                        cluster.snapshot.assume(Arc::new(pod(&said)), &node);
                         bound.push((format!("p{at}"), node, said));
                     }
                 }
                 Step::PodGone(which) if !bound.is_empty() => {
                     let (name, ..) = bound.remove(usize::from(*which) % bound.len());
-                    world.unbound(&name);
+                    cluster.unbound(&name);
                 }
                 Step::PodGone(_) => {}
             }
-            for row in world.snapshot.nodes() {
-                prop_assert!(row.used.milli_cpu <= row.facts.allocatable.milli_cpu, "{}", row.name());
-                prop_assert!(row.pods.len() <= 3);
-                let twice = row.ports.iter().enumerate().any(|(i, p)| row.ports.iter().skip(i + 1).any(|q| p.conflicts(q)));
-                prop_assert!(!twice, "{:?}", row.ports);
+            for node in cluster.snapshot.nodes() {
+                prop_assert!(node.used.milli_cpu <= node.facts.allocatable.milli_cpu, "{}", node.name());
+                prop_assert!(node.pods.len() <= 3);
+                let twice = node.ports.iter().enumerate().any(|(i, p)| node.ports.iter().skip(i + 1).any(|q| p.conflicts(q)));
+                prop_assert!(!twice, "{:?}", node.ports);
             }
         }
     }
 }
 
-/// The best nodes, or the refusal, of a snapshot that was just built from the same nodes and pods: every node is asked by every plugin.
-fn afresh(world: &World, bound: &[(String, String, Value)], said: &Value, random: u64) -> Result<Vec<String>, Outcome> {
-    let mut fresh = World::default();
-    for row in world.snapshot.nodes() {
-        fresh.snapshot.set_node((*row.facts).clone());
+/// The best nodes, or the refusal, of a snapshot that was just built from the same nodes and pods: every plugin filters every node.
+fn afresh(cluster: &TestCluster, bound: &[(String, String, Value)], said: &Value, random: u64) -> Result<Vec<String>, Outcome> {
+    let mut fresh = TestCluster::default();
+    for node in cluster.snapshot.nodes() {
+        fresh.snapshot.set_node((*node.facts).clone());
     }
     for (_, node, said) in bound {
         fresh.snapshot.put_pod(Arc::new(pod(said)), node);

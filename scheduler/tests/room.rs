@@ -14,12 +14,12 @@ use door::{BOUND, Door};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-struct Room {
+struct TestCluster {
     admin: Client,
     group: Group,
 }
 
-impl Room {
+impl TestCluster {
     async fn new() -> Self {
         let _ = tracing_subscriber::fmt().with_test_writer().try_init();
         let group = Group::new();
@@ -62,7 +62,7 @@ impl Room {
         });
         match waited.await {
             Ok(found) => found,
-            Err(_) => panic!("{what}: not in time; told was {:#?}", self.all_told().await),
+            Err(_) => panic!("{what}: not in time; reported was {:#?}", self.all_told().await),
         }
     }
 
@@ -76,9 +76,9 @@ impl Room {
     }
 
     /// The message of the pod's newest event of this reason.
-    async fn told(&self, pod: &str, reason: &str, message: &str) {
+    async fn reported(&self, pod: &str, reason: &str, message: &str) {
         let events = Api::<Event>::namespaced(self.admin.clone(), "default");
-        self.until(&format!("{pod} is told {reason:?} {message:?}"), async || {
+        self.until(&format!("{pod} is reported {reason:?} {message:?}"), async || {
             let all = events.list(&ListParams::default()).await.unwrap();
             let mut about = all.items.into_iter().filter(|e| e.involved_object.name.as_deref() == Some(pod));
             about.find(|e| e.reason.as_deref() == Some(reason) && e.message.as_deref() == Some(message))
@@ -121,12 +121,12 @@ fn logged() -> (tracing::subscriber::DefaultGuard, Arc<Mutex<Vec<u8>>>) {
 #[tokio::test]
 async fn what_is_done_for_a_pod_says_so_in_the_other_room_too() {
     let (_held, log) = logged();
-    let room = Room::new().await;
-    room.node("n1", "4").await;
-    room.pod("p", "1", json!({})).await;
-    assert_eq!(room.node_of("p").await, "n1");
-    let uid = room.pods().get("p").await.unwrap().metadata.uid.unwrap();
-    room.end().await;
+    let cluster = TestCluster::new().await;
+    cluster.node("n1", "4").await;
+    cluster.pod("p", "1", json!({})).await;
+    assert_eq!(cluster.node_of("p").await, "n1");
+    let uid = cluster.pods().get("p").await.unwrap().metadata.uid.unwrap();
+    cluster.end().await;
     let log = String::from_utf8(log.lock().clone()).unwrap();
     let bound = |line: &&str| line.contains(" HTTP ") && line.contains(r#"path="/api/v1/namespaces/default/pods/p/binding""#);
     let line = log.lines().find(bound).unwrap_or_else(|| panic!("no line tells of the binding: {log}"));
@@ -135,83 +135,84 @@ async fn what_is_done_for_a_pod_says_so_in_the_other_room_too() {
 
 #[tokio::test]
 async fn a_pod_waits_for_a_node_and_is_bound() {
-    let room = Room::new().await;
-    room.pod("p", "1", json!({})).await;
-    room.told("p", "FailedScheduling", "no nodes available to schedule pods").await;
-    let (status, reason, message) = room.condition("p", "PodScheduled").await;
+    let cluster = TestCluster::new().await;
+    cluster.pod("p", "1", json!({})).await;
+    cluster.reported("p", "FailedScheduling", "no nodes available to schedule pods").await;
+    let (status, reason, message) = cluster.condition("p", "PodScheduled").await;
     assert_eq!((status.as_str(), reason.as_str(), message.as_str()), ("False", "Unschedulable", "no nodes available to schedule pods"));
-    room.node("n1", "4").await;
-    assert_eq!(room.node_of("p").await, "n1");
-    room.told("p", "Scheduled", "Successfully assigned default/p to n1").await;
-    assert_eq!(room.condition("p", "PodScheduled").await.0, "True");
-    room.end().await;
+    cluster.node("n1", "4").await;
+    assert_eq!(cluster.node_of("p").await, "n1");
+    cluster.reported("p", "Scheduled", "Successfully assigned default/p to n1").await;
+    assert_eq!(cluster.condition("p", "PodScheduled").await.0, "True");
+    cluster.end().await;
 }
 
 #[tokio::test]
 async fn what_does_not_fit_is_told_and_tried_again_when_room_is_made() {
-    let room = Room::new().await;
-    room.node("n1", "2").await;
-    room.pod("first", "2", json!({})).await;
-    assert_eq!(room.node_of("first").await, "n1");
-    room.pod("second", "1", json!({})).await;
+    let cluster = TestCluster::new().await;
+    cluster.node("n1", "2").await;
+    cluster.pod("first", "2", json!({})).await;
+    assert_eq!(cluster.node_of("first").await, "n1");
+    cluster.pod("second", "1", json!({})).await;
     let message =
         "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
-    room.told("second", "FailedScheduling", message).await;
-    room.pod("elsewhere", "1", json!({"schedulerName": "other"})).await;
-    room.pods().delete("first", &DeleteParams::default().grace_period(0)).await.unwrap();
-    assert_eq!(room.node_of("second").await, "n1");
-    assert_eq!(room.pods().get("elsewhere").await.unwrap().spec.unwrap().node_name, None);
-    room.end().await;
+    cluster.reported("second", "FailedScheduling", message).await;
+    cluster.pod("elsewhere", "1", json!({"schedulerName": "other"})).await;
+    cluster.pods().delete("first", &DeleteParams::default().grace_period(0)).await.unwrap();
+    assert_eq!(cluster.node_of("second").await, "n1");
+    assert_eq!(cluster.pods().get("elsewhere").await.unwrap().spec.unwrap().node_name, None);
+    cluster.end().await;
 }
 
 #[tokio::test]
 async fn the_stronger_pod_takes_the_room_of_the_weaker() {
-    let room = Room::new().await;
-    room.node("n1", "2").await;
-    room.pod("weak", "2", json!({})).await;
-    assert_eq!(room.node_of("weak").await, "n1");
-    room.pod("strong", "1", json!({"priorityClassName": "system-node-critical"})).await;
-    let (status, reason, _) = room.condition("weak", "DisruptionTarget").await;
+    let cluster = TestCluster::new().await;
+    cluster.node("n1", "2").await;
+    cluster.pod("weak", "2", json!({})).await;
+    assert_eq!(cluster.node_of("weak").await, "n1");
+    cluster.pod("strong", "1", json!({"priorityClassName": "system-node-critical"})).await;
+    let (status, reason, _) = cluster.condition("weak", "DisruptionTarget").await;
     assert_eq!((status.as_str(), reason.as_str()), ("True", "PreemptionByScheduler"));
-    room.told("strong", "FailedScheduling", "0/1 nodes are available: 1 Insufficient cpu.").await;
-    let strong = room.until("strong is nominated", async || {
-        Some(room.pods().get("strong").await.unwrap()).filter(|p| p.status.as_ref().unwrap().nominated_node_name.as_deref() == Some("n1"))
+    cluster.reported("strong", "FailedScheduling", "0/1 nodes are available: 1 Insufficient cpu.").await;
+    let strong = cluster.until("strong is nominated", async || {
+        Some(cluster.pods().get("strong").await.unwrap())
+            .filter(|p| p.status.as_ref().unwrap().nominated_node_name.as_deref() == Some("n1"))
     });
     let uid = strong.await.metadata.uid.unwrap();
-    room.told("weak", "Preempted", &format!("Preempted by pod {uid} on node n1")).await;
-    room.until("weak is being deleted", async || room.pods().get("weak").await.unwrap().metadata.deletion_timestamp).await;
+    cluster.reported("weak", "Preempted", &format!("Preempted by pod {uid} on node n1")).await;
+    cluster.until("weak is being deleted", async || cluster.pods().get("weak").await.unwrap().metadata.deletion_timestamp).await;
     // As the kubelet does when the containers have ended.
-    room.pods().delete("weak", &DeleteParams::default().grace_period(0)).await.unwrap();
-    assert_eq!(room.node_of("strong").await, "n1");
-    room.end().await;
+    cluster.pods().delete("weak", &DeleteParams::default().grace_period(0)).await.unwrap();
+    assert_eq!(cluster.node_of("strong").await, "n1");
+    cluster.end().await;
 }
 
 #[tokio::test]
 async fn gated_pods_wait_for_their_gates() {
-    let room = Room::new().await;
-    room.node("n1", "2").await;
-    room.pod("gated", "1", json!({"schedulingGates": [{"name": "example.com/g"}]})).await;
-    room.pod("open", "1", json!({})).await;
-    assert_eq!(room.node_of("open").await, "n1");
-    assert_eq!(room.condition("gated", "PodScheduled").await.1, "SchedulingGated");
-    let mut gated = room.pods().get("gated").await.unwrap();
+    let cluster = TestCluster::new().await;
+    cluster.node("n1", "2").await;
+    cluster.pod("gated", "1", json!({"schedulingGates": [{"name": "example.com/g"}]})).await;
+    cluster.pod("open", "1", json!({})).await;
+    assert_eq!(cluster.node_of("open").await, "n1");
+    assert_eq!(cluster.condition("gated", "PodScheduled").await.1, "SchedulingGated");
+    let mut gated = cluster.pods().get("gated").await.unwrap();
     gated.spec.as_mut().unwrap().scheduling_gates = None;
-    room.pods().replace("gated", &PostParams::default(), &gated).await.unwrap();
-    assert_eq!(room.node_of("gated").await, "n1");
-    room.end().await;
+    cluster.pods().replace("gated", &PostParams::default(), &gated).await.unwrap();
+    assert_eq!(cluster.node_of("gated").await, "n1");
+    cluster.end().await;
 }
 
 #[tokio::test]
 async fn a_burst_fills_nodes_and_overfills_none() {
-    let room = Room::new().await;
+    let cluster = TestCluster::new().await;
     for at in 0..4 {
-        room.node(&format!("n{at}"), "2").await;
+        cluster.node(&format!("n{at}"), "2").await;
     }
     for at in 0..42 {
-        room.pod(&format!("p{at:02}"), "200m", json!({})).await;
+        cluster.pod(&format!("p{at:02}"), "200m", json!({})).await;
     }
-    let bound = room.until("40 pods are bound", async || {
-        let all = room.pods().list(&ListParams::default()).await.unwrap();
+    let bound = cluster.until("40 pods are bound", async || {
+        let all = cluster.pods().list(&ListParams::default()).await.unwrap();
         let bound: Vec<String> = all.items.into_iter().filter_map(|p| p.spec?.node_name).collect();
         (bound.len() >= 40).then_some(bound)
     });
@@ -219,5 +220,5 @@ async fn a_burst_fills_nodes_and_overfills_none() {
     for at in 0..4 {
         assert_eq!(bound.iter().filter(|n| **n == format!("n{at}")).count(), 10);
     }
-    room.end().await;
+    cluster.end().await;
 }

@@ -131,7 +131,7 @@ impl Fleet {
         }
     }
 
-    /// Ends when nobody brings news any more.
+    /// Ends when its channel closes.
     pub async fn run(mut self, mut news: mpsc::Receiver<Seen>) {
         loop {
             self.launch();
@@ -164,7 +164,7 @@ impl Fleet {
     pub fn number(&self, name: &str) -> Option<u32> {
         let digits = name.strip_prefix(self.config.prefix.as_str())?.strip_prefix('-')?;
         let number: u32 = digits.parse().ok()?;
-        // `hollow-007` is somebody else's.
+        // `hollow-007` is not ours.
         (number < self.config.nodes && (digits.len() == 1 || !digits.starts_with(['0', '+']))).then_some(number)
     }
 
@@ -228,7 +228,7 @@ impl Fleet {
                 }
             }
             State::Registering => self.adopt(number, seen.uid),
-            // Of an earlier life of ours, or made by somebody.
+            // Of an earlier life of ours, or made by another client.
             State::New | State::Away => {
                 self.adopt(number, seen.uid);
                 self.report(number, None);
@@ -455,7 +455,7 @@ impl Fleet {
             Ok(answer) => format!("{} {}", answer.code, String::from_utf8_lossy(answer.body.get(..512).unwrap_or(&answer.body))),
             Err(error) => error.clone(),
         };
-        tracing::warn!(failed = self.trouble.many, last, "requests failed; trying again");
+        tracing::warn!(failed = self.trouble.many, last, "requests failed; retrying");
     }
 }
 

@@ -44,7 +44,7 @@ impl Follow {
             let mut rev = match self.list().await {
                 Ok(rev) => rev,
                 Err(error) => {
-                    tracing::warn!(what = ?self.what, error, "not listed; trying again");
+                    tracing::warn!(what = ?self.what, error, "list failed; retrying");
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }
@@ -55,7 +55,7 @@ impl Follow {
                     End::Again => {}
                     End::Gone => break,
                     End::Failed(error) => {
-                        tracing::warn!(what = ?self.what, error, "watch failed; trying again");
+                        tracing::warn!(what = ?self.what, error, "watch failed; retrying");
                         tokio::time::sleep(PAUSE).await;
                     }
                 }

@@ -1,7 +1,7 @@
 //! N simulated nodes in one process: they register, renew Leases, and say of pods bound to them what a kubelet would. Nothing runs.
 //!
 //! One task ([`fleet`]) holds all of them: one wheel of timers, one watch on all pods, one on nodes, one connection with a bounded number of
-//! writes in flight. What becomes of pods is told by stages ([`Stages`], `docs/hollow.md`), chosen by a pure [`plan`].
+//! writes in flight. What becomes of pods follows from stages ([`Stages`], `docs/hollow.md`), chosen by a pure [`plan`].
 
 mod ask;
 mod fleet;

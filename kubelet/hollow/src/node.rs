@@ -16,7 +16,7 @@ const RESERVED: u32 = 2;
 /// Nodes' own addresses: the range for benchmarks (RFC 2544).
 const NODES: u32 = u32::from_be_bytes([198, 18, 0, 0]);
 const NODES_MAX: u32 = 1 << 17;
-/// Pods' addresses where nobody gives the nodes ranges: shared address space (RFC 6598).
+/// Pods' addresses where the nodes get no ranges: shared address space (RFC 6598).
 const PODS: u32 = u32::from_be_bytes([100, 64, 0, 0]);
 const PODS_MAX: u32 = 1 << 22;
 

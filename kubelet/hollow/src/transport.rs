@@ -47,7 +47,7 @@ pub enum Error {
 /// kube's own client.
 ///
 /// # Errors
-/// Certificates or credentials that cannot be read. That nobody listens shows with the first request.
+/// Certificates or credentials that cannot be read. A closed port shows with the first request.
 pub fn client(config: kube::Config, group: &Group) -> Result<Client, Error> {
     if config.cluster_url.scheme_str() != Some("https") || config.proxy_url.is_some() {
         return Ok(Client::try_from(config)?);

@@ -19,18 +19,18 @@ const QUICK: &str = "stages:
 - {name: done, kind: Pod, when: {deleted: false, phase: [Running], restartPolicy: [Never]}, next: {phase: Succeeded}}
 ";
 
-struct Room {
+struct TestCluster {
     admin: Client,
     group: Group,
 }
 
-impl Drop for Room {
+impl Drop for TestCluster {
     fn drop(&mut self) {
         self.group.stop();
     }
 }
 
-impl Room {
+impl TestCluster {
     async fn new() -> Self {
         let group = Group::new();
         let door = Door::new(&group).await;
@@ -79,11 +79,11 @@ fn condition<'a>(of: &'a Value, kind: &str) -> &'a Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_register_and_renew() {
-    let room = Room::new().await;
+    let cluster = TestCluster::new().await;
     // A quarter of it is the time between renewals.
     let config = Config { lease_seconds: 2, zones: 2, ..Config::new(20) };
-    room.nodes(&config, QUICK).await;
-    let nodes = room.ok("GET", "/api/v1/nodes", &Value::Null).await;
+    cluster.nodes(&config, QUICK).await;
+    let nodes = cluster.ok("GET", "/api/v1/nodes", &Value::Null).await;
     assert_eq!(nodes["items"].as_array().unwrap().len(), 20);
     for node in nodes["items"].as_array().unwrap() {
         assert_eq!(condition(node, "Ready")["status"], "True");
@@ -91,44 +91,45 @@ async fn nodes_register_and_renew() {
     }
     assert_eq!(nodes["items"][1]["metadata"]["labels"]["topology.kubernetes.io/zone"], "zone-1");
     let time =
-        async |n: usize| room.get(&format!("{LEASES}/hollow-{n}")).await.map(|l| l["spec"]["renewTime"].as_str().unwrap().to_owned());
+        async |n: usize| cluster.get(&format!("{LEASES}/hollow-{n}")).await.map(|l| l["spec"]["renewTime"].as_str().unwrap().to_owned());
     for n in [0, 7, 19] {
         let first = until("a lease is made", async || time(n).await).await;
         let second = until("it is renewed", async || time(n).await.filter(|t| *t > first)).await;
         until("and again", async || time(n).await.filter(|t| *t > second)).await;
     }
-    let lease = room.get(&format!("{LEASES}/hollow-3")).await.unwrap();
+    let lease = cluster.get(&format!("{LEASES}/hollow-3")).await.unwrap();
     assert_eq!((&lease["spec"]["holderIdentity"], &lease["spec"]["leaseDurationSeconds"]), (&json!("hollow-3"), &json!(2)));
     assert_eq!(lease["metadata"]["ownerReferences"][0]["name"], "hollow-3");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_that_others_write_or_delete_is_renewed_all_the_same() {
-    let room = Room::new().await;
-    room.nodes(&Config { lease_seconds: 2, ..Config::new(2) }, QUICK).await;
+    let cluster = TestCluster::new().await;
+    cluster.nodes(&Config { lease_seconds: 2, ..Config::new(2) }, QUICK).await;
     let path = format!("{LEASES}/hollow-1");
-    until("a lease is made", async || room.get(&path).await).await;
-    room.ok("PATCH", &path, &json!({"metadata": {"labels": {"touched": "yes"}}, "spec": {"renewTime": "2020-01-01T00:00:00.000000Z"}}))
+    until("a lease is made", async || cluster.get(&path).await).await;
+    cluster
+        .ok("PATCH", &path, &json!({"metadata": {"labels": {"touched": "yes"}}, "spec": {"renewTime": "2020-01-01T00:00:00.000000Z"}}))
         .await;
-    let renewed = async || room.get(&path).await.filter(|l| !l["spec"]["renewTime"].as_str().unwrap().starts_with("2020"));
+    let renewed = async || cluster.get(&path).await.filter(|l| !l["spec"]["renewTime"].as_str().unwrap().starts_with("2020"));
     until("it is renewed after a conflict", renewed).await;
-    room.ok("DELETE", &path, &Value::Null).await;
-    until("it is made again", async || room.get(&path).await).await;
+    cluster.ok("DELETE", &path, &Value::Null).await;
+    until("it is made again", async || cluster.get(&path).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pods_live_and_go() {
-    let room = Room::new().await;
-    room.nodes(&Config::new(3), QUICK).await;
+    let cluster = TestCluster::new().await;
+    cluster.nodes(&Config::new(3), QUICK).await;
     let cidr = json!({"spec": {"podCIDR": "10.244.7.0/24", "podCIDRs": ["10.244.7.0/24"]}});
-    room.ok("PATCH", "/api/v1/nodes/hollow-1", &cidr).await;
-    room.pod("web", "hollow-1", json!({})).await;
-    room.pod("net", "hollow-1", json!({"hostNetwork": true})).await;
-    room.pod("job", "hollow-1", json!({"restartPolicy": "Never"})).await;
-    room.pod("bad", "hollow-1", json!({"restartPolicy": "Never", "labels": {"luck": "bad"}})).await;
-    room.pod("other", "somebody-else", json!({})).await;
+    cluster.ok("PATCH", "/api/v1/nodes/hollow-1", &cidr).await;
+    cluster.pod("web", "hollow-1", json!({})).await;
+    cluster.pod("net", "hollow-1", json!({"hostNetwork": true})).await;
+    cluster.pod("job", "hollow-1", json!({"restartPolicy": "Never"})).await;
+    cluster.pod("bad", "hollow-1", json!({"restartPolicy": "Never", "labels": {"luck": "bad"}})).await;
+    cluster.pod("other", "somebody-else", json!({})).await;
 
-    let web = room.phase("web", "Running").await;
+    let web = cluster.phase("web", "Running").await;
     let ip: IpAddr = web["status"]["podIP"].as_str().unwrap().parse().unwrap();
     assert!("10.244.7.0/24".parse::<ipnet::IpNet>().unwrap().contains(&ip), "{ip}");
     for kind in ["Ready", "ContainersReady", "Initialized"] {
@@ -136,54 +137,54 @@ async fn pods_live_and_go() {
     }
     assert!(web["status"]["startTime"].is_string());
     assert!(web["status"]["containerStatuses"][0]["state"]["running"].is_object());
-    let net = room.phase("net", "Running").await;
+    let net = cluster.phase("net", "Running").await;
     assert_eq!(net["status"]["podIP"], net["status"]["hostIP"]);
-    let job = room.phase("job", "Succeeded").await;
+    let job = cluster.phase("job", "Succeeded").await;
     assert_eq!(condition(&job, "Ready")["reason"], "PodCompleted");
-    let bad = room.phase("bad", "Failed").await;
+    let bad = cluster.phase("bad", "Failed").await;
     assert_eq!(bad["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], 3);
     assert_eq!(bad["status"]["reason"], "Unlucky");
 
     for name in ["web", "job", "net", "bad"] {
-        room.ok("DELETE", &format!("{PODS}/{name}"), &Value::Null).await;
-        until("it is gone", async || room.get(&format!("{PODS}/{name}")).await.is_none().then_some(())).await;
+        cluster.ok("DELETE", &format!("{PODS}/{name}"), &Value::Null).await;
+        until("it is gone", async || cluster.get(&format!("{PODS}/{name}")).await.is_none().then_some(())).await;
     }
-    assert_eq!(room.get(&format!("{PODS}/other")).await.unwrap()["status"]["phase"], "Pending", "not ours");
+    assert_eq!(cluster.get(&format!("{PODS}/other")).await.unwrap()["status"]["phase"], "Pending", "not ours");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_life_takes_up_what_the_first_left() {
-    let room = Room::new().await;
+    let cluster = TestCluster::new().await;
     let config = Config { lease_seconds: 4, ..Config::new(2) };
-    let first = room.nodes(&config, QUICK).await;
-    until("a lease is made", async || room.get(&format!("{LEASES}/hollow-0")).await).await;
+    let first = cluster.nodes(&config, QUICK).await;
+    until("a lease is made", async || cluster.get(&format!("{LEASES}/hollow-0")).await).await;
     first.stop();
     // As the control plane marks a node that it does not hear of.
     let unknown = json!({"status": {"conditions": [{"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"}]}});
-    room.ok("PATCH", "/api/v1/nodes/hollow-0/status", &unknown).await;
-    room.pod("p", "hollow-0", json!({})).await;
-    let before = room.get(&format!("{LEASES}/hollow-0")).await.unwrap()["spec"]["renewTime"].as_str().unwrap().to_owned();
+    cluster.ok("PATCH", "/api/v1/nodes/hollow-0/status", &unknown).await;
+    cluster.pod("p", "hollow-0", json!({})).await;
+    let before = cluster.get(&format!("{LEASES}/hollow-0")).await.unwrap()["spec"]["renewTime"].as_str().unwrap().to_owned();
 
-    room.nodes(&config, QUICK).await;
-    room.phase("p", "Running").await;
-    let ready = async || room.get("/api/v1/nodes/hollow-0").await.filter(|n| condition(n, "Ready")["status"] == "True");
+    cluster.nodes(&config, QUICK).await;
+    cluster.phase("p", "Running").await;
+    let ready = async || cluster.get("/api/v1/nodes/hollow-0").await.filter(|n| condition(n, "Ready")["status"] == "True");
     let node = until("it is ready again", ready).await;
     assert!(condition(&node, "Ready")["lastTransitionTime"].is_string());
     let renewed =
-        async || room.get(&format!("{LEASES}/hollow-0")).await.filter(|l| l["spec"]["renewTime"].as_str().unwrap() > before.as_str());
+        async || cluster.get(&format!("{LEASES}/hollow-0")).await.filter(|l| l["spec"]["renewTime"].as_str().unwrap() > before.as_str());
     until("its lease is renewed", renewed).await;
     // Said to be unknown while it lives: it objects.
-    room.ok("PATCH", "/api/v1/nodes/hollow-0/status", &unknown).await;
+    cluster.ok("PATCH", "/api/v1/nodes/hollow-0/status", &unknown).await;
     until("it is ready again", ready).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_fall_silent_and_come_back() {
-    let room = Room::new().await;
+    let cluster = TestCluster::new().await;
     let stages = format!("{QUICK}- {{name: dies, kind: Node, when: {{ready: true}}, delay: 2s, next: {{silent: 3s}}}}\n");
-    room.nodes(&Config { lease_seconds: 1, ..Config::new(1) }, &stages).await;
+    cluster.nodes(&Config { lease_seconds: 1, ..Config::new(1) }, &stages).await;
     let path = format!("{LEASES}/hollow-0");
-    let time = async || room.get(&path).await.and_then(|l| api::time::parse(l["spec"]["renewTime"].as_str().unwrap()));
+    let time = async || cluster.get(&path).await.and_then(|l| api::time::parse(l["spec"]["renewTime"].as_str().unwrap()));
     let mut last = until("a lease is made", time).await;
     // A renewal each quarter of a second, but for a gap of three seconds.
     let gap = async || {
@@ -197,12 +198,12 @@ async fn nodes_fall_silent_and_come_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_was_deleted_stays_away() {
-    let room = Room::new().await;
-    room.nodes(&Config { lease_seconds: 1, ..Config::new(2) }, QUICK).await;
-    room.ok("DELETE", "/api/v1/nodes/hollow-0", &Value::Null).await;
+    let cluster = TestCluster::new().await;
+    cluster.nodes(&Config { lease_seconds: 1, ..Config::new(2) }, QUICK).await;
+    cluster.ok("DELETE", "/api/v1/nodes/hollow-0", &Value::Null).await;
     let time =
-        async |n: usize| room.get(&format!("{LEASES}/hollow-{n}")).await.map(|l| l["spec"]["renewTime"].as_str().unwrap().to_owned());
+        async |n: usize| cluster.get(&format!("{LEASES}/hollow-{n}")).await.map(|l| l["spec"]["renewTime"].as_str().unwrap().to_owned());
     let first = until("the other has a lease", async || time(1).await).await;
     until("and renews it", async || time(1).await.filter(|t| *t > first)).await;
-    assert!(room.get("/api/v1/nodes/hollow-0").await.is_none());
+    assert!(cluster.get("/api/v1/nodes/hollow-0").await.is_none());
 }

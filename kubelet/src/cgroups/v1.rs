@@ -40,7 +40,7 @@ impl Controllers {
     pub fn set(&self, path: &str, limits: Limits) -> Result<(), Error> {
         let cpu = self.tree("cpu").join(path);
         files::write(&cpu, "cpu.shares", &limits.cpu_shares.to_string())?;
-        // A kernel without CFS bandwidth has no such file; upstream's default is to want it, so its absence is told only where it matters.
+        // A kernel without CFS bandwidth has no such file; upstream's default is to want it, so its absence is reported only where it matters.
         if limits.cpu_quota_us.is_some() || cpu.join("cpu.cfs_quota_us").exists() {
             files::write(&cpu, "cpu.cfs_period_us", &QUOTA_PERIOD_US.to_string())?;
             files::write(&cpu, "cpu.cfs_quota_us", &limits.cpu_quota_us.unwrap_or(-1).to_string())?;

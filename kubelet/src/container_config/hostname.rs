@@ -46,7 +46,7 @@ impl Hostname {
         Ok(Self { host, domain: format!("{sub}.{}.svc.{cluster_domain}", meta::namespace(pod)) })
     }
 
-    /// What the kernel is told: the short name, or the full one where the pod asks for it.
+    /// The kernel's host name: the short name, or the full one where the pod asks for it.
     ///
     /// # Errors
     /// Upstream's words, where the full name has more than 64 characters.

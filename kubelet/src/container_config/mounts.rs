@@ -106,7 +106,7 @@ fn bind_sub_path(
     let target = pod_dir.join("volume-subpaths").join(&mount.name).join(&container.name).join(index.to_string());
     subpath::bind(&volume.path, sub, &target).map_err(|error| {
         // As upstream: what exactly failed would tell the pod's author about the host's files.
-        tracing::warn!(ns = meta::namespace(&cx.pod), name = meta::name(&cx.pod), volume = mount.name, %error, "subPath refused");
+        tracing::warn!(ns = meta::namespace(&cx.pod), name = meta::name(&cx.pod), volume = mount.name, %error, "failed to prepare subPath");
         let verb = if error.making { "create subPath directory" } else { "prepare subPath" };
         ConfigError::Refused(format!("failed to {verb} for volumeMount {:?} of container {:?}", mount.name, container.name))
     })?;

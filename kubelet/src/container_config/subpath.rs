@@ -112,7 +112,7 @@ mod tests {
     }
 
     /// A volume with a secret beside it.
-    fn world() -> tempfile::TempDir {
+    fn volume_dir() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("volume/inner")).unwrap();
         fs::create_dir(dir.path().join("outside")).unwrap();
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn links_cannot_lead_out() {
-        let dir = world();
+        let dir = volume_dir();
         let volume = dir.path().join("volume");
         symlink("../outside", volume.join("relative")).unwrap();
         symlink(dir.path().join("outside"), volume.join("absolute")).unwrap();
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn links_inside_are_followed_and_files_mounted() {
-        let dir = world();
+        let dir = volume_dir();
         let volume = dir.path().join("volume");
         symlink("inner/file", volume.join("link")).unwrap();
         let target = dir.path().join("pod/volume-subpaths/v/c/0");
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn missing_directories_get_the_volumes_mode() {
-        let dir = world();
+        let dir = volume_dir();
         let volume = dir.path().join("volume");
         fs::set_permissions(&volume, fs::Permissions::from_mode(0o2777)).unwrap();
         let target = dir.path().join("t");

@@ -96,7 +96,7 @@ async fn find_or_start(layout: &Layout, runtime: &Runtime) -> Result<Process, Er
     let current = std::fs::read_to_string(layout.config_file()).unwrap_or_default();
     if let Some(process) = found {
         if wanted == current && answers(runtime).await {
-            tracing::info!(pid = process.pid(), "containerd found running");
+            tracing::info!(pid = process.pid(), "containerd already runs");
             return Ok(process);
         }
         process.stop(STOP_MAX).await?;
@@ -129,8 +129,8 @@ async fn supervise(layout: Layout, runtime: Runtime, mut process: Process) {
     loop {
         let since = tokio::time::Instant::now();
         match process.ended().await {
-            Ok(status) => tracing::error!(status, "containerd ended; starting it again"),
-            Err(error) => return tracing::error!(%error, "containerd is not supervised"),
+            Ok(status) => tracing::error!(status, "containerd exited; restarting it"),
+            Err(error) => return tracing::error!(%error, "failed to supervise containerd"),
         }
         if since.elapsed() > RESTART_DELAY_MAX {
             delay = RESTART_DELAY_MIN;
@@ -140,7 +140,7 @@ async fn supervise(layout: Layout, runtime: Runtime, mut process: Process) {
             delay = (delay * 2).min(RESTART_DELAY_MAX);
             match launch(&layout, &runtime).await {
                 Ok(process) => break process,
-                Err(error) => tracing::error!(%error, "containerd does not start"),
+                Err(error) => tracing::error!(%error, "failed to start containerd"),
             }
         };
     }

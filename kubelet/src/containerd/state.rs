@@ -26,7 +26,7 @@ pub fn in_memory(layout: &Layout) -> Result<(), Error> {
         return Ok(());
     }
     if let Err(error) = mount("tmpfs", dir, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=0711") {
-        tracing::warn!(%error, dir = %dir.display(), "containerd's state is on the disk");
+        tracing::warn!(%error, dir = %dir.display(), "failed to mount a tmpfs for containerd's state; using the disk");
     }
     Ok(())
 }

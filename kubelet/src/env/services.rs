@@ -25,7 +25,7 @@ pub fn variables(services: &[Arc<Service>], namespace: &str, master_namespace: &
     variables
 }
 
-/// Which services a pod is told of (`spec.enableServiceLinks`).
+/// Which services a pod gets variables for (`spec.enableServiceLinks`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Links {
     All,

@@ -30,7 +30,7 @@ pub async fn renew(client: Client, node_name: String, node_uid: String) {
         match once(&leases, &node_name, &node_uid).await {
             Ok(()) => pause = RENEW_EVERY,
             Err(error) => {
-                tracing::warn!(%error, "lease not renewed");
+                tracing::warn!(%error, "failed to update node lease");
                 pause = (pause.min(RENEW_EVERY / 2) * 2).min(RENEW_EVERY);
             }
         }

@@ -31,7 +31,7 @@ use crate::{
 const BOUND: Duration = Duration::from_secs(60);
 const NODE: &str = "n1";
 
-struct House {
+struct TestKubelet {
     dir: tempfile::TempDir,
     admin: Client,
     agent: Agent,
@@ -52,7 +52,7 @@ fn config(dir: &Path, certs: &Arc<Certs>) -> Config {
     config
 }
 
-impl House {
+impl TestKubelet {
     async fn new() -> Self {
         let _ = tracing_subscriber::fmt().with_test_writer().try_init();
         let (dir, group) = (tempfile::tempdir().unwrap(), Group::new());
@@ -126,31 +126,31 @@ fn ended(pod: &Pod) -> Option<(String, i32)> {
     state.map(|t| (t.reason.unwrap_or_default(), t.exit_code))
 }
 
-async fn in_a_house(checks: impl AsyncFnOnce(&House)) {
+async fn in_a_house(checks: impl AsyncFnOnce(&TestKubelet)) {
     assert!(Path::new("/bin/busybox").exists(), "apt-get install busybox-static");
-    let house = House::new().await;
-    let checked = std::panic::AssertUnwindSafe(Box::pin(checks(&house))).catch_unwind().await;
-    house.end().await;
+    let kubelet = TestKubelet::new().await;
+    let checked = std::panic::AssertUnwindSafe(Box::pin(checks(&kubelet))).catch_unwind().await;
+    kubelet.end().await;
     checked.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_ends_is_told_and_nothing_is_listed_for_it() {
-    in_a_house(async |house| {
+    in_a_house(async |kubelet| {
         // Longer than the lists at the start go on: only events can tell of these ends.
-        house.pod("ends", "Never", "sleep 3; exit 3", json!({})).await;
-        house.pod("again", "Always", "sleep 3; exit 4", json!({})).await;
+        kubelet.pod("ends", "Never", "sleep 3; exit 3", json!({})).await;
+        kubelet.pod("again", "Always", "sleep 3; exit 4", json!({})).await;
         let limits = json!({"resources": {"limits": {"memory": "24Mi"}}});
-        house.pod("eats", "Never", "sleep 3; x=0123456789abcdef; while true; do x=$x$x; done", limits.clone()).await;
-        house.pod("eats-again", "Always", "sleep 3; x=0123456789abcdef; while true; do x=$x$x; done", limits).await;
-        let pod = house.until("ends", |p| phase(p) == "Failed").await;
+        kubelet.pod("eats", "Never", "sleep 3; x=0123456789abcdef; while true; do x=$x$x; done", limits.clone()).await;
+        kubelet.pod("eats-again", "Always", "sleep 3; x=0123456789abcdef; while true; do x=$x$x; done", limits).await;
+        let pod = kubelet.until("ends", |p| phase(p) == "Failed").await;
         assert_eq!(ended(&pod), Some(("Error".into(), 3)));
-        house.until("again", |p| container(p).restart_count >= 1).await;
+        kubelet.until("again", |p| container(p).restart_count >= 1).await;
         for eater in ["eats", "eats-again"] {
-            let pod = house.until(eater, |p| ended(p).is_some_and(|(reason, _)| reason == "OOMKilled")).await;
+            let pod = kubelet.until(eater, |p| ended(p).is_some_and(|(reason, _)| reason == "OOMKilled")).await;
             assert_eq!(ended(&pod), Some(("OOMKilled".into(), 137)), "{eater}");
         }
-        let metrics = &house.agent.metrics;
+        let metrics = &kubelet.agent.metrics;
         assert!(metrics.count(RELIST, "") <= 2, "the runtime was listed {} times", metrics.count(RELIST, ""));
         assert_eq!(metrics.count(POD_START, ""), 4);
     })
@@ -159,37 +159,37 @@ async fn what_ends_is_told_and_nothing_is_listed_for_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_runtime_that_came_back_is_heard_again() {
-    in_a_house(async |house| {
+    in_a_house(async |kubelet| {
         let more = json!({"volumeMounts": [{"name": "h", "mountPath": "/h"}]});
         for (name, file) in [("first", "a"), ("second", "b")] {
-            house.pod(name, "Never", &format!("while [ ! -e /h/{file} ]; do sleep 0.1; done; exit 7"), more.clone()).await;
-            house.until(name, |p| phase(p) == "Running").await;
+            kubelet.pod(name, "Never", &format!("while [ ! -e /h/{file} ]; do sleep 0.1; done; exit 7"), more.clone()).await;
+            kubelet.until(name, |p| phase(p) == "Running").await;
         }
-        let pid: i32 = std::fs::read_to_string(house.agent_dir().join("run/containerd/containerd.pid")).unwrap().trim().parse().unwrap();
+        let pid: i32 = std::fs::read_to_string(kubelet.agent_dir().join("run/containerd/containerd.pid")).unwrap().trim().parse().unwrap();
         rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
         // One ends while nobody listens, the other when containerd is back.
-        std::fs::write(house.dir.path().join("a"), "").unwrap();
-        house.until("first", |p| phase(p) == "Failed").await;
-        let before = house.agent.metrics.count(RELIST, "");
-        std::fs::write(house.dir.path().join("b"), "").unwrap();
-        let pod = house.until("second", |p| phase(p) == "Failed").await;
+        std::fs::write(kubelet.dir.path().join("a"), "").unwrap();
+        kubelet.until("first", |p| phase(p) == "Failed").await;
+        let before = kubelet.agent.metrics.count(RELIST, "");
+        std::fs::write(kubelet.dir.path().join("b"), "").unwrap();
+        let pod = kubelet.until("second", |p| phase(p) == "Failed").await;
         assert_eq!(ended(&pod), Some(("Error".into(), 7)));
-        assert!(house.agent.metrics.count(RELIST, "") <= before + 1, "it is listed again and again");
+        assert!(kubelet.agent.metrics.count(RELIST, "") <= before + 1, "it is listed again and again");
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_container_runs_while_the_other_is_pulled() {
-    in_a_house(async |house| {
+    in_a_house(async |kubelet| {
         // A registry that never answers.
         let registry = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let image = format!("{}/x:1", registry.local_addr().unwrap());
         let spec = json!({"nodeName": NODE, "hostNetwork": true, "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 1,
             "containers": [{"name": "a", "image": IMAGE, "command": ["sleep", "1000"]}, {"name": "b", "image": image}]});
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "two"}, "spec": spec})).unwrap();
-        house.pods().create(&PostParams::default(), &pod).await.unwrap();
-        let pod = house.until("two", |p| container(p).state.is_some_and(|s| s.running.is_some())).await;
+        kubelet.pods().create(&PostParams::default(), &pod).await.unwrap();
+        let pod = kubelet.until("two", |p| container(p).state.is_some_and(|s| s.running.is_some())).await;
         let waits = pod.status.and_then(|s| s.container_statuses).unwrap().into_iter().find(|s| s.name == "b").unwrap();
         assert_eq!(waits.state.and_then(|s| s.waiting).and_then(|w| w.reason).as_deref(), Some("ContainerCreating"));
     })

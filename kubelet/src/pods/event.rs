@@ -17,34 +17,34 @@ use super::{
     status::api_calls::Answer,
 };
 
-/// What the loop is told.
+/// What the sync loop reacts to.
 pub enum Event {
     /// What is in the directory of static pods, all of it.
     Manifests(Vec<Arc<Pod>>),
     /// The runtime's pods, all of them.
     Listed(Listing),
     /// Something in the runtime ended.
-    Told(TaskEvent),
-    Looked {
+    Task(TaskEvent),
+    Inspected {
         uid: String,
         seen: Option<RuntimePod>,
     },
     /// A worker that goes on has started one of several.
-    Made {
+    ContainerStarted {
         uid: String,
         container: Box<Container>,
     },
-    Worked {
+    WorkerDone {
         uid: String,
         serial: u64,
         outcomes: Vec<Outcome>,
     },
-    Wrote {
+    StatusWritten {
         uid: String,
         status: Arc<PodStatus>,
         answer: Answer,
     },
-    Deleted {
+    PodDeleted {
         uid: String,
         answer: Answer,
     },

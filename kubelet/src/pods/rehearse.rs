@@ -1,4 +1,4 @@
-//! A pod -> brought on in thought, with a runtime that does what it is told: for the fuzz targets.
+//! A pod -> synced against a runtime that does what it is called for: for the fuzz targets.
 
 use std::sync::Arc;
 
@@ -24,14 +24,14 @@ pub fn rehearse(pod: &Arc<Pod>, now: Timestamp) -> usize {
         let _ = (workers::with_default_tag(image).is_ok(), workers::registry(image));
     }
     let mut entry = Entry::new(Origin::Api, pod.clone());
-    entry.looked(RuntimePod::default());
+    entry.inspected(RuntimePod::default());
     let mut calls = bring(&mut entry, now);
     let mut after = entry.runtime.as_deref().cloned().unwrap_or_default();
     for container in &mut after.containers {
         let exit = Exit { code: 1, finished_at: now, started_at: Some(now), ..Exit::default() };
         container.state = State::Exited(exit);
     }
-    entry.looked(after);
+    entry.inspected(after);
     calls += bring(&mut entry, now);
     entry.stop(StopCause::Deleted, grace_seconds(pod));
     calls + bring(&mut entry, now)
@@ -48,8 +48,8 @@ fn bring(entry: &mut Entry, now: Timestamp) -> usize {
         made += plan.calls.len();
         let mut runtime = entry.runtime.as_deref().cloned().unwrap_or_default();
         let outcomes = plan.calls.iter().map(|call| carry_out(call, &entry.pod, &mut runtime, now)).collect();
-        entry.worked(outcomes, now);
-        entry.looked(runtime);
+        entry.worker_done(outcomes, now);
+        entry.inspected(runtime);
     }
     made
 }

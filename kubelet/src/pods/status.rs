@@ -1,4 +1,4 @@
-//! A pod's world -> the status that the API shows, and that written.
+//! A pod's input -> the status that the API shows, and that written.
 
 pub mod api_calls;
 pub mod api_pod;

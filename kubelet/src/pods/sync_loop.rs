@@ -7,7 +7,7 @@ mod begin;
 mod changed;
 mod early;
 pub mod entry;
-mod looks;
+mod inspections;
 #[cfg(test)]
 mod panics;
 mod pod_worker;
@@ -67,7 +67,7 @@ use crate::{
 /// After a pod's plan panicked.
 const PANIC_RETRY: Duration = Duration::from_secs(10);
 
-/// All that is known of this node's pods. [`start`] makes it; it is told by events only, and shows itself by what it sets going.
+/// All that is known of this node's pods. [`start`] makes it; it changes by events only, and acts through the workers it starts.
 struct SyncLoop {
     deps: Arc<Deps>,
     tasks: Tasks,
@@ -133,19 +133,19 @@ impl SyncLoop {
 
     /// What panics is about one pod: the others go on.
     fn caught(&mut self, work: impl FnOnce(&mut Self)) -> Result<(), Panic> {
-        catch("pods", || work(self)).inspect_err(|panic| tracing::error!(error = %panic, "a pod is not brought on"))
+        catch("pods", || work(self)).inspect_err(|panic| tracing::error!(error = %panic, "sync loop panicked at an event"))
     }
 
     fn event(&mut self, event: Event) {
         match event {
             Event::Manifests(pods) => self.manifests(pods),
             Event::Listed(listing) => self.listed(listing),
-            Event::Told(event) => self.told(event),
-            Event::Looked { uid, seen } => self.looked(&uid, seen),
-            Event::Made { uid, container } => self.made(&uid, container),
-            Event::Worked { uid, serial, outcomes } => self.worked(&uid, serial, outcomes),
-            Event::Wrote { uid, status, answer } => self.wrote(&uid, status, answer),
-            Event::Deleted { uid, answer } => self.deleted(&uid, &answer),
+            Event::Task(event) => self.runtime_event(event),
+            Event::Inspected { uid, seen } => self.inspected(&uid, seen),
+            Event::ContainerStarted { uid, container } => self.container_started(&uid, container),
+            Event::WorkerDone { uid, serial, outcomes } => self.worker_done(&uid, serial, outcomes),
+            Event::StatusWritten { uid, status, answer } => self.status_written(&uid, status, answer),
+            Event::PodDeleted { uid, answer } => self.pod_deleted(&uid, &answer),
             Event::MirrorTouched { key, answer } => self.mirror_touched(&key, answer),
         }
     }
@@ -193,7 +193,7 @@ impl SyncLoop {
                 self.fit_burstable();
                 // What the runtime did not have, only we can have made; who made it asks the runtime before it lets go of the pod.
                 if self.listed.as_ref().is_some_and(|listed| !listed.contains(&uid)) {
-                    return self.looked(&uid, Some(RuntimePod::default()));
+                    return self.inspected(&uid, Some(RuntimePod::default()));
                 }
                 self.look(&uid);
             }
@@ -209,7 +209,7 @@ impl SyncLoop {
         self.step(uid);
     }
 
-    /// Once: pods of the runtime, volumes and cgroups that nobody wants.
+    /// Once: orphaned pods of the runtime, volumes and cgroups.
     fn sweep(&mut self) {
         let known: Vec<String> = self.deps.volumes.present().into_iter().chain(self.deps.cgroups.pods().into_keys()).collect();
         for uid in known {
@@ -225,7 +225,7 @@ impl SyncLoop {
         let mut pod = Pod::default();
         (pod.metadata.uid, pod.metadata.name, pod.metadata.namespace) =
             (Some(uid.into()), Some(listed.name.clone()), Some(listed.namespace.clone()));
-        tracing::info!(uid, ns = listed.namespace, name = listed.name, "a pod that nobody wants is taken away");
+        tracing::info!(uid, ns = listed.namespace, name = listed.name, "removing orphaned pod");
         let mut entry = Entry::new(Origin::Runtime, Arc::new(pod));
         let grace = grace_seconds(&entry.pod);
         entry.stop(StopCause::Gone, grace);
@@ -252,29 +252,29 @@ impl SyncLoop {
     }
 
     fn look_after(&mut self, uid: &str, pause: Duration) {
-        if self.entries.get_mut(uid).is_some_and(|entry| entry.looks.begin()) {
+        if self.entries.get_mut(uid).is_some_and(|entry| entry.inspections.begin()) {
             self.tasks.look(uid, pause);
         }
     }
 
-    fn looked(&mut self, uid: &str, seen: Option<RuntimePod>) {
+    fn inspected(&mut self, uid: &str, seen: Option<RuntimePod>) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        let again = entry.looks.end() || seen.is_none();
+        let again = entry.inspections.end() || seen.is_none();
         let first = entry.runtime.is_none();
         if let Some(seen) = seen {
             let is_new = first && seen.sandboxes.is_empty() && seen.containers.is_empty();
-            entry.looked(seen);
+            entry.inspected(seen);
             if is_new {
                 entry.starts();
                 if let Err(panic) = catch("pods", || self.admit(uid)) {
-                    // It is looked at, and admitted, anew.
+                    // It is inspected, and admitted, anew.
                     self.entries.entry(uid.to_owned()).and_modify(|entry| entry.runtime = None);
                     return self.fell(uid, &panic);
                 }
             }
         }
-        self.told_early(uid);
-        match self.entries.get_mut(uid).and_then(|entry| entry.looks.late()) {
+        self.early_events(uid);
+        match self.entries.get_mut(uid).and_then(|entry| entry.inspections.late()) {
             Some(pause) => self.look_after(uid, pause),
             None if again => self.look(uid),
             None => {}
@@ -284,7 +284,7 @@ impl SyncLoop {
 
     /// A pod of which nothing runs yet: refused where there is no room for it.
     fn admit(&mut self, uid: &str) {
-        let Some(entry) = self.entries.get(uid).filter(|e| e.is_alive() && e.memory.stop.is_none()) else { return };
+        let Some(entry) = self.entries.get(uid).filter(|e| e.is_alive() && e.pod_state.stop.is_none()) else { return };
         let others: Vec<&Pod> = self.entries.values().filter(|e| e.is_alive() && e.was_admitted()).map(|e| &*e.pod).collect();
         let others: Vec<&Pod> = others.into_iter().filter(|pod| meta::uid(pod) != uid).collect();
         let node = self.deps.nodes.get(&Key::new("", &self.deps.node.node_name));
@@ -310,33 +310,33 @@ impl SyncLoop {
         self.step(&finding.uid);
     }
 
-    fn made(&mut self, uid: &str, container: Box<Container>) {
+    fn container_started(&mut self, uid: &str, container: Box<Container>) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        entry.made([Made::Container(container)]);
-        if entry.looks.is_under_way() {
+        entry.container_started([Made::Container(container)]);
+        if entry.inspections.is_under_way() {
             return self.look(uid);
         }
-        self.told_early(uid);
+        self.early_events(uid);
         self.step(uid);
     }
 
-    fn worked(&mut self, uid: &str, serial: u64, outcomes: Vec<Outcome>) {
+    fn worker_done(&mut self, uid: &str, serial: u64, outcomes: Vec<Outcome>) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         if !entry.worker.end(serial) {
             return;
         }
         // A look under way may have begun before the calls were made.
-        if !entry.worked(outcomes, Timestamp::now()) || entry.looks.is_under_way() {
+        if !entry.worker_done(outcomes, Timestamp::now()) || entry.inspections.is_under_way() {
             return self.look(uid);
         }
-        self.told_early(uid);
+        self.early_events(uid);
         self.step(uid);
     }
 
     fn fire(&mut self) {
         let now = Timestamp::now();
         while let Some(uid) = self.timers.pop(now) {
-            // One that was not admitted is admitted at a look.
+            // One that was not admitted is admitted at an inspection.
             match self.entries.get(&uid) {
                 Some(entry) if entry.runtime.is_none() => self.look(&uid),
                 _ => self.step(&uid),
@@ -354,7 +354,7 @@ impl SyncLoop {
     /// It is tried again after a while.
     fn fell(&mut self, uid: &str, panic: &Panic) {
         let pod = self.entries.get(uid).map(|entry| meta::format(&entry.pod));
-        tracing::error!(pod, uid, error = %panic, "the pod is not brought on; trying again");
+        tracing::error!(pod, uid, error = %panic, "pod sync panicked; retrying");
         self.timers.set(uid, self.entries.get(uid).map(|_| after(Timestamp::now(), PANIC_RETRY)));
     }
 
@@ -366,13 +366,13 @@ impl SyncLoop {
             tell.normal("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
         }
         entry::tell_back_offs(&tell, &entry.pod, &newly);
-        if entry.worker.stop_overtaken(entry.memory.stop.as_ref()) {
+        if entry.worker.stop_overtaken(entry.pod_state.stop.as_ref()) {
             self.look(uid);
             // What the worker asked for may come to be after that look.
             self.nudge.notify_one();
         }
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        let idle = !entry.worker.is_busy() && !entry.looks.is_under_way();
+        let idle = !entry.worker.is_busy() && !entry.inspections.is_under_way();
         entry.fit_probes(&self.prober);
         self.timers.set(uid, plan.wake);
         if idle && !plan.calls.is_empty() {
@@ -389,7 +389,7 @@ impl SyncLoop {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let Some(took) = entry.started() else { return };
         self.deps.metrics.observe(POD_START, "", took);
-        tracing::debug!(pod = meta::format(&entry.pod), ?took, "pod runs");
+        tracing::debug!(pod = meta::format(&entry.pod), ?took, "pod started");
     }
 
     fn work(&mut self, uid: &str, calls: Vec<Call>, tell: PodRecorder) {
@@ -414,14 +414,14 @@ impl SyncLoop {
     /// Writes the status where the API's differs; one write at a time.
     fn write(&mut self, uid: &str) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        if let Some(write) = entry.memory.status.as_ref().and_then(|status| entry.api.begin_write(status)) {
+        if let Some(write) = entry.pod_state.status.as_ref().and_then(|status| entry.api.begin_write(status)) {
             self.tasks.write(uid, write);
         }
     }
 
-    fn wrote(&mut self, uid: &str, status: Arc<PodStatus>, answer: Answer) {
+    fn status_written(&mut self, uid: &str, status: Arc<PodStatus>, answer: Answer) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        entry.api.wrote(status, answer);
+        entry.api.status_written(status, answer);
         self.write(uid);
         self.finish(uid);
     }
@@ -433,9 +433,9 @@ impl SyncLoop {
         self.end(uid, ending);
     }
 
-    fn deleted(&mut self, uid: &str, answer: &Answer) {
+    fn pod_deleted(&mut self, uid: &str, answer: &Answer) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        let ending = entry.api.deleted(answer);
+        let ending = entry.api.pod_deleted(answer);
         self.end(uid, ending);
         // Where that failed.
         self.finish(uid);
@@ -455,7 +455,7 @@ impl SyncLoop {
         self.timers.set(uid, None);
         self.pods.remove(uid);
         if let Some(entry) = self.entries.remove(uid) {
-            tracing::debug!(pod = meta::format(&entry.pod), "pod forgotten");
+            tracing::debug!(pod = meta::format(&entry.pod), "pod removed from the sync loop");
         }
         self.fit_burstable();
         self.begin_static_pods();
@@ -467,18 +467,18 @@ impl SyncLoop {
         self.burstable.fit(alive, &self.deps.cgroups);
     }
 
-    /// What was told goes to its pod, which is looked at.
-    fn told(&mut self, event: TaskEvent) {
-        match self.entries.iter_mut().find_map(|(uid, e)| e.told(&event).then(|| uid.clone())) {
+    /// A runtime event goes to its pod, which is then inspected.
+    fn runtime_event(&mut self, event: TaskEvent) {
+        match self.entries.iter_mut().find_map(|(uid, e)| e.runtime_event(&event).then(|| uid.clone())) {
             Some(uid) => self.look(&uid),
             None => self.early.keep(event),
         }
     }
 
-    /// What was told of this pod's parts before they were known.
-    fn told_early(&mut self, uid: &str) {
+    /// The runtime events for this pod's parts from before they were known.
+    fn early_events(&mut self, uid: &str) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        if self.early.give(|event| entry.told(event)) {
+        if self.early.give(|event| entry.runtime_event(event)) {
             self.look(uid);
         }
     }
@@ -534,7 +534,7 @@ impl SyncLoop {
             return;
         }
         let statics = self.entries.values().filter(|e| e.origin == Origin::Manifest);
-        let statics = statics.map(|e| StaticPod { pod: &e.pod, ends: e.memory.stop.as_ref().is_some_and(|s| s.removes()) });
+        let statics = statics.map(|e| StaticPod { pod: &e.pod, ends: e.pod_state.stop.as_ref().is_some_and(|s| s.removes()) });
         for (key, touch) in self.mirrors.fit(statics) {
             self.tasks.touch(key, touch);
         }

@@ -184,11 +184,11 @@ async fn within<T>(review: impl Future<Output = Result<T, kube::Error>>) -> Opti
     match tokio::time::timeout(REVIEW_WAIT, review).await {
         Ok(Ok(answer)) => Some(answer),
         Ok(Err(error)) => {
-            tracing::warn!(%error, "review failed");
+            tracing::warn!(%error, "TokenReview or SubjectAccessReview failed");
             None
         }
         Err(_) => {
-            tracing::warn!("review not answered in time");
+            tracing::warn!("TokenReview or SubjectAccessReview timed out");
             None
         }
     }

@@ -62,7 +62,7 @@ const POD: &str = r#"{"hostNetwork":true,"terminationGracePeriodSeconds":1,"secu
         "volumeMounts":[{"name":"e","mountPath":"/e"},{"name":"e","mountPath":"/sub","subPathExpr":"$(WHO)/x"},
             {"name":"m","mountPath":"/m"},{"name":"d","mountPath":"/d"}]}]}"#;
 
-struct World {
+struct TestNode {
     dir: tempfile::TempDir,
     layout: Layout,
     runtime: Runtime,
@@ -72,7 +72,7 @@ struct World {
     context: PodContext,
 }
 
-impl World {
+impl TestNode {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::under(&dir.path().join("data"), &dir.path().join("run"));
@@ -244,32 +244,32 @@ const BOUND: Duration = Duration::from_secs(20);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_pod_is_what_it_was_asked_to_be() {
     assert!(Path::new("/bin/busybox").exists(), "apt-get install busybox-static");
-    let mut world = World::new().await;
-    let (sandbox, container) = world.start().await;
+    let mut test_node = TestNode::new().await;
+    let (sandbox, container) = test_node.start().await;
     let ca = Ca::new();
-    let pods = world.shown(&sandbox, &container);
-    let node = Node { runtime: world.runtime.clone(), pods: pods.clone(), client: denying(), metrics: Metrics::default() };
-    let address = started_with(&ca, node, &world.group).await;
+    let pods = test_node.shown(&sandbox, &container);
+    let node = Node { runtime: test_node.runtime.clone(), pods: pods.clone(), client: denying(), metrics: Metrics::default() };
+    let address = started_with(&ca, node, &test_node.group).await;
     let master = ca.connector(Some(("kube-apiserver-kubelet-client", "system:masters")));
     let checks = async {
-        runs_as_asked(&world, address, &master).await;
-        streams(&world, address, &master).await;
-        world.rotates(pods, address, &master).await;
+        runs_as_asked(&test_node, address, &master).await;
+        streams(&test_node, address, &master).await;
+        test_node.rotates(pods, address, &master).await;
         // Followed to the container's end.
         let follow = tokio::time::timeout(BOUND, get(address, &master, "/containerLogs/default/web/a?follow=true&tailLines=1"));
-        let end = async { world.runtime.stop_container(&container, 1).await.unwrap() };
+        let end = async { test_node.runtime.stop_container(&container, 1).await.unwrap() };
         let (followed, ()) = tokio::join!(follow, end);
         assert_eq!(followed.expect("the log ends with its container").unwrap().1, "last\n");
     };
     let checked = std::panic::AssertUnwindSafe(Box::pin(checks)).catch_unwind().await;
-    let pod_dir = world.context.node.root_dir.join("pods/u1");
+    let pod_dir = test_node.context.node.root_dir.join("pods/u1");
     assert!(pod_dir.exists());
-    world.stop(sandbox).await;
+    test_node.stop(sandbox).await;
     assert!(!pod_dir.exists());
     checked.unwrap();
 }
 
-async fn runs_as_asked(world: &World, address: SocketAddr, master: &TlsConnector) {
+async fn runs_as_asked(test_node: &TestNode, address: SocketAddr, master: &TlsConnector) {
     let logs = async {
         loop {
             let (_, text) = get(address, master, "/containerLogs/default/web/a").await.unwrap();
@@ -291,12 +291,12 @@ async fn runs_as_asked(world: &World, address: SocketAddr, master: &TlsConnector
     assert!(out.contains(&format!("/skiff-real-{}/burstable/podu1/", std::process::id())), "{out}");
     assert_eq!(on(2, &heard), "err\n");
     assert!(on(3, &heard).contains(r#""ExitCode","message":"3""#), "{}", on(3, &heard));
-    let volumes = world.context.volumes.clone().unwrap();
+    let volumes = test_node.context.volumes.clone().unwrap();
     assert_eq!(fs::read_to_string(volumes.get("e").unwrap().path.join("f")).unwrap(), "x\n");
     assert_eq!(fs::read_to_string(volumes.get("e").unwrap().path.join("web/x/g")).unwrap(), "y\n");
 }
 
-async fn streams(world: &World, address: SocketAddr, master: &TlsConnector) {
+async fn streams(test_node: &TestNode, address: SocketAddr, master: &TlsConnector) {
     let path = "/exec/default/web/a?command=sh&input=1&output=1";
     let said = talk(address, master, path, Some("echo said $((6*7)); exit\n"), to_the_end);
     assert_eq!(on(1, &tokio::time::timeout(BOUND, said).await.expect("stdin")), "said 42\n");
@@ -312,7 +312,7 @@ async fn streams(world: &World, address: SocketAddr, master: &TlsConnector) {
 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let path = format!("/portForward/default/web?port={}", listener.local_addr().unwrap().port());
-    world.group.spawn(echo(listener));
+    test_node.group.spawn(echo(listener));
     let forwarded = talk(address, master, &path, Some("through"), |heard| on(0, heard).contains("through"));
     assert!(on(0, &tokio::time::timeout(BOUND, forwarded).await.expect("port-forward")).ends_with("through"));
 

@@ -17,7 +17,7 @@ use super::{
     logs::{self, Options},
     proxy,
     reply::{Reply, Request, stream, text},
-    route::{Place, query},
+    route::{ContainerRef, query},
 };
 use crate::{
     meta,
@@ -27,18 +27,18 @@ use crate::{
 /// How long a command of `/run` may take.
 const RUN_WAIT: Duration = Duration::from_secs(120);
 
-pub async fn logs(node: &Node, place: &Place, raw_query: &str) -> Reply {
+pub async fn logs(node: &Node, container_ref: &ContainerRef, raw_query: &str) -> Reply {
     let options = match Options::parse(raw_query, Timestamp::now()) {
         Ok(options) => options,
         Err(refused) => return text(refused.0, refused.1),
     };
-    let Some(view) = node.pods.by_name(&place.namespace, &place.pod) else {
-        return text(StatusCode::NOT_FOUND, format!("pod {:?} does not exist", place.pod));
+    let Some(view) = node.pods.by_name(&container_ref.namespace, &container_ref.pod) else {
+        return text(StatusCode::NOT_FOUND, format!("pod {:?} does not exist", container_ref.pod));
     };
-    if !has_container(&view.pod, &place.container) {
-        return text(StatusCode::NOT_FOUND, format!("container {:?} not found in pod {:?}", place.container, place.pod));
+    if !has_container(&view.pod, &container_ref.container) {
+        return text(StatusCode::NOT_FOUND, format!("container {:?} not found in pod {:?}", container_ref.container, container_ref.pod));
     }
-    let id = match logged(&view, &place.container, options.previous) {
+    let id = match logged(&view, &container_ref.container, options.previous) {
         Ok(id) => id,
         Err(why) => return text(StatusCode::BAD_REQUEST, why),
     };
@@ -53,8 +53,8 @@ pub async fn logs(node: &Node, place: &Place, raw_query: &str) -> Reply {
     }
 }
 
-pub async fn run(node: &Node, place: &Place, raw_query: &str) -> Reply {
-    let (_, container) = match running(node, place) {
+pub async fn run(node: &Node, container_ref: &ContainerRef, raw_query: &str) -> Reply {
+    let (_, container) = match running(node, container_ref) {
         Ok(found) => found,
         Err(reply) => return *reply,
     };
@@ -68,13 +68,13 @@ pub async fn run(node: &Node, place: &Place, raw_query: &str) -> Reply {
     }
 }
 
-pub async fn exec(node: &Node, place: &Place, request: Request, group: &Group) -> Reply {
+pub async fn exec(node: &Node, container_ref: &ContainerRef, request: Request, group: &Group) -> Reply {
     let raw = request.uri().query().unwrap_or_default();
     let streams = match Streams::parse(raw) {
         Ok(streams) => streams,
         Err(why) => return text(StatusCode::BAD_REQUEST, why),
     };
-    let (_, container) = match running(node, place) {
+    let (_, container) = match running(node, container_ref) {
         Ok(found) => found,
         Err(reply) => return *reply,
     };
@@ -86,18 +86,18 @@ pub async fn exec(node: &Node, place: &Place, request: Request, group: &Group) -
     }
 }
 
-pub async fn attach(node: &Node, place: &Place, request: Request, group: &Group) -> Reply {
+pub async fn attach(node: &Node, container_ref: &ContainerRef, request: Request, group: &Group) -> Reply {
     let streams = match Streams::parse(request.uri().query().unwrap_or_default()) {
         Ok(streams) => streams,
         Err(why) => return text(StatusCode::BAD_REQUEST, why),
     };
-    let (view, container) = match running(node, place) {
+    let (view, container) = match running(node, container_ref) {
         Ok(found) => found,
         Err(reply) => return *reply,
     };
     let Streams { stdin, stdout, stderr, .. } = streams;
     // As upstream: a container with a terminal has one, whatever the client thinks.
-    let tty = meta::containers(&view.pod).any(|c| c.name == place.container && c.tty == Some(true));
+    let tty = meta::containers(&view.pod).any(|c| c.name == container_ref.container && c.tty == Some(true));
     let asked = cri::AttachRequest { container_id: container.id, stdin, tty, stdout, stderr: stderr && !tty };
     match node.runtime.attach(asked).await {
         Ok(answer) => proxy::forward(request, &answer.url, group).await,
@@ -105,8 +105,8 @@ pub async fn attach(node: &Node, place: &Place, request: Request, group: &Group)
     }
 }
 
-pub async fn port_forward(node: &Node, place: &Place, request: Request, group: &Group) -> Reply {
-    let view = match pod(node, place) {
+pub async fn port_forward(node: &Node, container_ref: &ContainerRef, request: Request, group: &Group) -> Reply {
+    let view = match pod(node, container_ref) {
         Ok(view) => view,
         Err(reply) => return *reply,
     };
@@ -143,22 +143,22 @@ impl Streams {
     }
 }
 
-fn pod(node: &Node, place: &Place) -> Result<Arc<PodView>, Box<Reply>> {
-    let Some(view) = node.pods.by_name(&place.namespace, &place.pod) else {
+fn pod(node: &Node, container_ref: &ContainerRef) -> Result<Arc<PodView>, Box<Reply>> {
+    let Some(view) = node.pods.by_name(&container_ref.namespace, &container_ref.pod) else {
         return Err(Box::new(text(StatusCode::NOT_FOUND, "pod does not exist")));
     };
-    if !place.uid.is_empty() && place.uid != meta::uid(&view.pod) {
+    if !container_ref.uid.is_empty() && container_ref.uid != meta::uid(&view.pod) {
         return Err(Box::new(text(StatusCode::NOT_FOUND, "pod not found")));
     }
     Ok(view)
 }
 
-fn running(node: &Node, place: &Place) -> Result<(Arc<PodView>, ContainerView), Box<Reply>> {
-    let view = pod(node, place)?;
-    match view.container(&place.container).filter(|c| c.running).cloned() {
+fn running(node: &Node, container_ref: &ContainerRef) -> Result<(Arc<PodView>, ContainerView), Box<Reply>> {
+    let view = pod(node, container_ref)?;
+    match view.container(&container_ref.container).filter(|c| c.running).cloned() {
         Some(container) => Ok((view, container)),
         None => {
-            let why = format!("container not found ({:?})", place.container);
+            let why = format!("container not found ({:?})", container_ref.container);
             Err(Box::new(text(StatusCode::INTERNAL_SERVER_ERROR, why)))
         }
     }

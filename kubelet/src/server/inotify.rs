@@ -1,4 +1,4 @@
-//! Directories -> what happens in them, told by the kernel.
+//! Directories -> what happens in them, by the kernel's inotify.
 
 use std::{mem::MaybeUninit, os::fd::OwnedFd, path::Path};
 

@@ -29,10 +29,10 @@ pub use self::options::{Options, Which};
 use super::inotify::Watcher;
 
 const CHUNK: usize = 64 << 10;
-/// When the runtime has closed a log: how often, and how far apart, it is asked whether the container has ended.
+/// When the runtime has closed a log: how often, and how far apart, the runtime is queried whether the container has ended.
 const END_ASKS: u32 = 6;
 const END_ASK_FIRST: Duration = Duration::from_millis(50);
-/// While a log is followed that nobody writes: how often the runtime is asked all the same.
+/// While a log is followed that nobody writes: how often the runtime is queried all the same.
 const SAFETY: Duration = Duration::from_secs(60);
 
 /// Whether a container runs still.
@@ -86,7 +86,7 @@ struct Follow {
     last_round: bool,
 }
 
-/// Opens a log at the place where `options` begin. `liveness` is asked about the container while the log is followed.
+/// Opens a log at the place where `options` begin. `liveness` tells whether the container runs while the log is followed.
 ///
 /// # Errors
 /// Where the file cannot be read.

@@ -33,7 +33,7 @@ const ANSWER_WAIT: Duration = Duration::from_secs(30);
 const REFUSAL_MAX: usize = 64 << 10;
 const CHUNK: usize = 32 << 10;
 
-/// What containerd's streaming server can speak over WebSocket. Clients that ask for something else fall back to SPDY when told so.
+/// What containerd's streaming server can speak over WebSocket. Clients that ask for something else then fall back to SPDY.
 const SUBPROTOCOLS: [&str; 5] = ["", "channel.k8s.io", "base64.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io"];
 
 /// Sends the request on to `url` and joins the connections if it is accepted. The joined connection lives in `group`.
@@ -88,7 +88,7 @@ async fn joined<B: Send>(mut request: Request<B>, url: &Uri, group: &Group) -> R
         match ends {
             Ok(Ok((ours, theirs))) => join(ours, theirs).await,
             Ok(Err(error)) => tracing::debug!(%error, "upgrade failed"),
-            Err(_) => tracing::debug!("upgrade not done in time"),
+            Err(_) => tracing::debug!("upgrade timed out"),
         }
     }));
     Ok(reply)
@@ -141,7 +141,7 @@ where
     };
     tokio::select! {
         () = both => {}
-        () = idled(last, idle) => tracing::debug!("stream closed: idle"),
+        () = idled(last, idle) => tracing::debug!("idle stream closed"),
     }
 }
 

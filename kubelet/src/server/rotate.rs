@@ -88,7 +88,7 @@ pub fn rotate(log_dir: &Path, limits: Limits, pods: Pods, runtime: Runtime, grou
         "log rotation",
         Box::pin(async move {
             while let Err(error) = rotation.run().await {
-                tracing::error!(%error, "logs are not watched; trying again");
+                tracing::error!(%error, "failed to watch container logs; retrying");
                 tokio::time::sleep(rotation.limits.pause).await;
             }
         }),
@@ -157,7 +157,7 @@ impl Rotation {
             self.measure(&dir);
             for log in self.logs(&dir).into_iter().filter(|log| size(log) > self.limits.bytes_max) {
                 if let Err(error) = self.rotate(&log).await {
-                    tracing::warn!(log = %log.display(), %error, "log not rotated");
+                    tracing::warn!(log = %log.display(), %error, "failed to rotate container log");
                 }
             }
             if self.watch(dir.clone()).is_err() {

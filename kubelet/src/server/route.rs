@@ -1,4 +1,4 @@
-//! URL path -> what is asked of the node, and the subresource of `nodes` that it counts as.
+//! URL path -> the handler, and the subresource of `nodes` that it counts as.
 //!
 //! Source: `InstallAuthRequiredHandlers` in `pkg/kubelet/server/server.go`, `GetRequestAttributes` in `auth.go`.
 
@@ -20,7 +20,7 @@ use super::{
 /// A container, or a pod where `container` is empty. `uid` is empty where the path has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub struct Place {
+pub struct ContainerRef {
     pub namespace: String,
     pub pod: String,
     pub uid: String,
@@ -41,7 +41,7 @@ pub enum Handler {
     PortForward,
 }
 
-const SITES: [(Handler, &[&str]); 9] = [
+const ROUTES: [(Handler, &[&str]); 9] = [
     (Handler::Healthz, &["/healthz", "/healthz/ping"]),
     (Handler::Pods, &["/pods"]),
     (Handler::Metrics, &["/metrics"]),
@@ -91,26 +91,26 @@ impl RequestInfo {
     }
 }
 
-/// To `serve` what has a route, as [`RequestInfo::of`] writes it. Methods are the site's to judge.
+/// To `serve` what has a route, as [`RequestInfo::of`] writes it. The handler judges methods.
 pub fn router<F, R>(serve: F) -> Router
 where
     F: Fn(Handler, Request) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Reply> + Send + 'static,
 {
-    let to = |site| {
+    let to = |handler| {
         let serve = serve.clone();
         service_fn(move |request| {
-            let served = serve(site, request);
+            let served = serve(handler, request);
             async move { Ok::<_, Infallible>(served.await) }
         })
     };
-    let paths = SITES.iter().flat_map(|(site, paths)| paths.iter().map(|path| (*site, *path)));
-    let router = paths.fold(Router::new(), |router, (site, path)| router.route_service(path, to(site)));
+    let paths = ROUTES.iter().flat_map(|(handler, paths)| paths.iter().map(|path| (*handler, *path)));
+    let router = paths.fold(Router::new(), |router, (handler, path)| router.route_service(path, to(handler)));
     router.fallback_service(service_fn(async |_: Request| Ok::<_, Infallible>(text(StatusCode::NOT_FOUND, "404 page not found"))))
 }
 
 impl Handler {
-    /// Logs and streams: whoever reads them may take as long as it likes.
+    /// Logs and streams: their readers may take as long as they like.
     pub fn is_read_by_people(self) -> bool {
         matches!(self, Self::Logs | Self::Run | Self::Exec | Self::Attach | Self::PortForward)
     }
@@ -124,10 +124,10 @@ impl Handler {
     }
 }
 
-impl Place {
+impl ContainerRef {
     /// Where the route of a request leads; nowhere in particular where it has no names in it.
     pub async fn of(request: &mut Parts) -> Self {
-        Path::<Self>::from_request_parts(request, &()).await.map(|Path(place)| place).unwrap_or_default()
+        Path::<Self>::from_request_parts(request, &()).await.map(|Path(container_ref)| container_ref).unwrap_or_default()
     }
 }
 
@@ -201,38 +201,38 @@ mod tests {
     use crate::server::reply::Body;
 
     /// Where the routes lead a request, if it is one.
-    fn route(path: &str) -> Option<(Handler, Place)> {
+    fn route(path: &str) -> Option<(Handler, ContainerRef)> {
         let request = http::Request::get(path).body(Body::empty()).ok()?;
         let asked = RequestInfo::new(&Method::GET, request.uri().path());
-        let routes = router(async |site, request: Request| {
+        let routes = router(async |handler, request: Request| {
             let (mut parts, _) = request.into_parts();
             let mut reply = text(StatusCode::OK, "");
-            reply.extensions_mut().insert((site, Place::of(&mut parts).await));
+            reply.extensions_mut().insert((handler, ContainerRef::of(&mut parts).await));
             reply
         });
         let reply = routes.oneshot(asked.of(request)).now_or_never().unwrap().unwrap();
-        let led = reply.extensions().get::<(Handler, Place)>().cloned();
+        let led = reply.extensions().get::<(Handler, ContainerRef)>().cloned();
         assert_eq!(reply.status(), if led.is_some() { 200 } else { 404 }, "{path}");
         led
     }
 
-    fn place(namespace: &str, pod: &str, uid: &str, container: &str) -> Place {
-        Place { namespace: namespace.into(), pod: pod.into(), uid: uid.into(), container: container.into() }
+    fn container_ref(namespace: &str, pod: &str, uid: &str, container: &str) -> ContainerRef {
+        ContainerRef { namespace: namespace.into(), pod: pod.into(), uid: uid.into(), container: container.into() }
     }
 
     #[test]
     fn paths_are_upstreams() {
-        assert_eq!(route("/healthz"), Some((Handler::Healthz, Place::default())));
-        assert_eq!(route("/pods/"), Some((Handler::Pods, Place::default())));
-        assert_eq!(route("/stats/summary"), Some((Handler::Stats, Place::default())));
-        assert_eq!(route("/metrics/resource"), Some((Handler::Stats, Place::default())));
-        assert_eq!(route("/containerLogs/ns/p/c"), Some((Handler::Logs, place("ns", "p", "", "c"))));
-        assert_eq!(route("/exec/ns/p/c"), Some((Handler::Exec, place("ns", "p", "", "c"))));
-        assert_eq!(route("/exec/ns/p/u/c"), Some((Handler::Exec, place("ns", "p", "u", "c"))));
-        assert_eq!(route("/portForward/ns/p"), Some((Handler::PortForward, place("ns", "p", "", ""))));
-        assert_eq!(route("/portForward/ns/p/u?port=1"), Some((Handler::PortForward, place("ns", "p", "u", ""))));
+        assert_eq!(route("/healthz"), Some((Handler::Healthz, ContainerRef::default())));
+        assert_eq!(route("/pods/"), Some((Handler::Pods, ContainerRef::default())));
+        assert_eq!(route("/stats/summary"), Some((Handler::Stats, ContainerRef::default())));
+        assert_eq!(route("/metrics/resource"), Some((Handler::Stats, ContainerRef::default())));
+        assert_eq!(route("/containerLogs/ns/p/c"), Some((Handler::Logs, container_ref("ns", "p", "", "c"))));
+        assert_eq!(route("/exec/ns/p/c"), Some((Handler::Exec, container_ref("ns", "p", "", "c"))));
+        assert_eq!(route("/exec/ns/p/u/c"), Some((Handler::Exec, container_ref("ns", "p", "u", "c"))));
+        assert_eq!(route("/portForward/ns/p"), Some((Handler::PortForward, container_ref("ns", "p", "", ""))));
+        assert_eq!(route("/portForward/ns/p/u?port=1"), Some((Handler::PortForward, container_ref("ns", "p", "u", ""))));
         // Names are what they were before they were encoded, whatever is in them.
-        assert_eq!(route("/%65xec//n%2fs/%25/c%20%e2%82%ac/"), Some((Handler::Exec, place("n/s", "%", "", "c \u{20ac}"))));
+        assert_eq!(route("/%65xec//n%2fs/%25/c%20%e2%82%ac/"), Some((Handler::Exec, container_ref("n/s", "%", "", "c \u{20ac}"))));
         for bad in ["/", "/exec", "/exec/a/b", "/containerLogs/a/b/c/d", "/x", "/exec/%zz/b/c", "/exec/%ff/b/c", "//pods", "/%2fpods"] {
             assert_eq!(route(bad), None, "{bad}");
         }
@@ -292,8 +292,8 @@ mod tests {
         let mut served = std::collections::HashSet::new();
         for path in words.iter().flat_map(|word| forms(word)).flat_map(|form| tails.map(|tail| format!("/{form}{tail}"))) {
             let RequestInfo { subresources, .. } = RequestInfo::new(&Method::GET, &path);
-            let Some((site, _)) = route(&path) else { continue };
-            let allowed: &[&[&str]] = match site {
+            let Some((handler, _)) = route(&path) else { continue };
+            let allowed: &[&[&str]] = match handler {
                 Handler::Healthz => &[&["healthz", "proxy"]],
                 Handler::Pods => &[&["pods", "proxy"]],
                 Handler::Metrics => &[&["metrics"]],
@@ -301,8 +301,8 @@ mod tests {
                 Handler::Stats => &[&["stats"], &["metrics"]],
                 _ => &[&["proxy"]],
             };
-            assert!(allowed.contains(&subresources), "{path}: {site:?} for {subresources:?}");
-            served.insert((site, path.contains('%')));
+            assert!(allowed.contains(&subresources), "{path}: {handler:?} for {subresources:?}");
+            served.insert((handler, path.contains('%')));
         }
         assert_eq!(served.len(), 2 * 9, "every route is reached, plain and encoded");
     }

@@ -197,9 +197,9 @@ async fn who_is_not_known_or_not_allowed_gets_nothing() {
 async fn routes_are_judged_before_they_run_and_a_panic_is_an_answer() {
     let ran = Arc::new(std::sync::Mutex::new(Vec::new()));
     let runs = ran.clone();
-    let routes = route::router(move |site, request: Request| {
+    let routes = route::router(move |handler, request: Request| {
         runs.lock().unwrap().push(request.uri().to_string());
-        async move { if site == Handler::Pods { panic!("no way on") } else { text(StatusCode::OK, "ran") } }
+        async move { if handler == Handler::Pods { panic!("no way on") } else { text(StatusCode::OK, "ran") } }
     });
     let (door, seats) = (door(routes, Auth::new(denying(), "n1")), Seats::new(CONNECTIONS_MAX));
     let seat = Arc::new(seats.arrive([127, 0, 0, 1].into()).unwrap());

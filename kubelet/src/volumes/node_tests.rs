@@ -24,9 +24,9 @@ struct Node {
 impl Node {
     fn new() -> Self {
         let (dir, group) = (tempfile::tempdir().unwrap(), Group::new());
-        let world = dir.path().join("world");
-        std::fs::create_dir(&world).unwrap();
-        let (disks, table) = Disks::table(&world);
+        let outside = dir.path().join("outside");
+        std::fs::create_dir(&outside).unwrap();
+        let (disks, table) = Disks::table(&outside);
         let manager = Manager::with(table, dir.path().join("root"), nobody(), &group);
         Self { dir, disks, manager, table, group }
     }
@@ -68,7 +68,7 @@ async fn two_pods_share_a_volume_that_is_staged_once() {
     let (mounting, mapping) = (pod("u1", Mode::Filesystem), pod("u2", Mode::Block));
     let (mounted, mapped) = tokio::join!(node.manager.prepare(&mounting), node.manager.prepare(&mapping));
     let (mounted, mapped) = (mounted.unwrap(), mapped.unwrap());
-    let device = node.dir.path().join("world/d");
+    let device = node.dir.path().join("outside/d");
     let data = std::fs::read_to_string(mounted.get("v").unwrap().path.join("data")).unwrap();
     assert_eq!((data.as_str(), mounted.device("v")), (device.to_str().unwrap(), None));
     let link = &mapped.device("v").unwrap().path;

@@ -249,7 +249,7 @@ where
         Change::Gone(_) => show(None),
         Change::Reached(_) => {}
         Change::Failed(error) => {
-            tracing::warn!(ns = about.key().namespace, name = about.key().name, kind = about.kind(), %error, "watch failed; trying again");
+            tracing::warn!(ns = about.key().namespace, name = about.key().name, kind = about.kind(), %error, "watch failed; retrying");
             failed(&about, &shared, &state, &tokens::said(&error));
         }
     })

@@ -122,7 +122,7 @@ pub struct Mounted {
 pub struct Identity {
     /// Unique among the plugin's: a driver's name and its handle.
     pub handle: String,
-    /// What unstaging and detaching it take, when no object tells of it any more.
+    /// What unstaging and detaching it take, when no object names it any more.
     pub attributes: BTreeMap<String, String>,
 }
 

@@ -118,12 +118,12 @@ pub fn read(root: &Path, dir: &Path) -> io::Result<Option<Record>> {
     }
 }
 
-/// All records below `root`. One that cannot be read is told of and left alone, and so is what it stands for.
+/// All records below `root`. One that cannot be read is logged and left alone, and so is what it stands for.
 pub fn all(root: &Path) -> Vec<Record> {
     let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let dirs = entries(root).flat_map(|plugin| entries(&plugin).collect::<Vec<_>>());
     let told = |dir: PathBuf| {
-        let tell = |error: &io::Error| tracing::error!(dir = %dir.display(), %error, "what is staged there is not known");
+        let tell = |error: &io::Error| tracing::error!(dir = %dir.display(), %error, "failed to read the record of a staged volume");
         read(root, &dir).inspect_err(tell).ok().flatten()
     };
     dirs.filter_map(told).collect()

@@ -44,7 +44,7 @@ const AT_A_TIME_MAX: usize = 8;
 /// Sets up what is not ready, and what follows objects once more.
 ///
 /// # Errors
-/// What each that failed is to be told as, in the pod's order; the others are done.
+/// The event of each that failed, in the pod's order; the others are done.
 pub async fn all(plugins: Table, nodes: &NodeVolumes, sources: &Arc<Sources>, which: Which, ready: &mut Ready) -> Result<(), Vec<Failure>> {
     let volumes = meta::spec(&sources.pod).and_then(|s| s.volumes.as_deref()).unwrap_or_default();
     let (mut remote, mut local): (Vec<BoxFuture<'_, _>>, Vec<BoxFuture<'_, _>>) = Default::default();

@@ -18,9 +18,9 @@ use super::{
 };
 use crate::meta;
 
-/// The disks of a world outside of the node: `<world>/<disk>` is there while it is attached, `<world>/<disk>.<pod>` while a pod has it.
+/// The disks outside of the node: `<outside>/<disk>` is there while it is attached, `<outside>/<disk>.<pod>` while a pod has it.
 pub struct Disks {
-    world: PathBuf,
+    outside: PathBuf,
     /// All calls in order: `stage d`, `set_up d u1 Block`.
     calls: Mutex<Vec<String>>,
     /// The name of the call that fails, half done.
@@ -31,9 +31,9 @@ pub struct Disks {
 
 impl Disks {
     /// It and a table of it alone, for as long as the tests run.
-    pub fn table(world: &Path) -> (&'static Self, Table) {
+    pub fn table(outside: &Path) -> (&'static Self, Table) {
         let (calls, fails) = (Mutex::default(), Mutex::default());
-        let disks: &'static Self = Box::leak(Box::new(Self { world: world.to_owned(), calls, fails, gate: Semaphore::new(1 << 20) }));
+        let disks: &'static Self = Box::leak(Box::new(Self { outside: outside.to_owned(), calls, fails, gate: Semaphore::new(1 << 20) }));
         (disks, Box::leak(Box::new([disks as &dyn VolumePlugin])))
     }
 
@@ -56,9 +56,9 @@ impl Disks {
         self.calls.lock().iter().any(|made| made == call)
     }
 
-    /// What is there of disks in the outside world.
+    /// What is there of disks outside.
     pub fn there(&self) -> Vec<String> {
-        let mut names: Vec<String> = fs::read_dir(&self.world).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = fs::read_dir(&self.outside).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -69,7 +69,7 @@ impl Disks {
     }
 
     fn of_pod(&self, disk: &str, uid: &str) -> PathBuf {
-        self.world.join(format!("{disk}.{uid}"))
+        self.outside.join(format!("{disk}.{uid}"))
     }
 }
 
@@ -121,7 +121,7 @@ impl NodePlugin for Disks {
     }
 
     async fn attach(&self, volume: &NodeVolume) -> Result<Option<PathBuf>, String> {
-        let device = self.world.join(&volume.handle);
+        let device = self.outside.join(&volume.handle);
         fs::write(&device, "").unwrap();
         self.call("attach", &volume.handle)?;
         Ok(Some(device))
@@ -144,7 +144,7 @@ impl NodePlugin for Disks {
 
     async fn detach(&self, volume: &NodeVolume) -> Result<(), String> {
         self.call("detach", &format!("{} {}", volume.handle, volume.attributes["disk"]))?;
-        let _ = fs::remove_file(self.world.join(&volume.handle));
+        let _ = fs::remove_file(self.outside.join(&volume.handle));
         Ok(())
     }
 }

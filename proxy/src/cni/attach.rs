@@ -10,9 +10,9 @@ use sha2::{Digest, Sha256};
 use super::{
     hostport,
     ipam::Range,
-    leases::Held,
+    leases::LockedLeases,
     link::{self, End, Net, mac_of, mac_text},
-    spec::{Command, Fault, Made, Owner, PortMapping, Request},
+    spec::{AddResult, Command, Fault, Owner, PortMapping, Request},
 };
 use crate::{family::Family, sysctl};
 
@@ -42,7 +42,7 @@ pub async fn collect(request: &Request, group: &Group) -> Result<(), Fault> {
     let Some(valid) = &request.conf.valid_attachments else {
         return Err(Fault::config("cni.dev/valid-attachments is missing"));
     };
-    let held: Vec<Owner> = Held::open(&request.conf)?.leases.leases.values().map(|l| l.owner.clone()).collect();
+    let held: Vec<Owner> = LockedLeases::open(&request.conf)?.leases.leases.values().map(|l| l.owner.clone()).collect();
     let net = Net::here(group)?;
     for owner in held.iter().filter(|o| !valid.contains(o)) {
         release(request, &net, owner).await?;
@@ -80,7 +80,7 @@ pub fn host_name(owner: &Owner) -> String {
 }
 
 async fn lease(request: &Request, range: Range, ports: &[PortMapping]) -> Result<IpAddr, Fault> {
-    let mut held = Held::open(&request.conf)?;
+    let mut held = LockedLeases::open(&request.conf)?;
     let address = held.leases.take(range, &request.owner, ports)?;
     held.save()?;
     if !ports.is_empty() {
@@ -90,7 +90,7 @@ async fn lease(request: &Request, range: Range, ports: &[PortMapping]) -> Result
     Ok(address)
 }
 
-async fn attach(request: &Request, range: Range, address: IpAddr, group: &Group) -> Result<Made, Fault> {
+async fn attach(request: &Request, range: Range, address: IpAddr, group: &Group) -> Result<AddResult, Fault> {
     let netns = request.netns.as_deref().ok_or_else(|| Fault::new(4, "required env variables [CNI_NETNS] missing", ""))?;
     let (net, (inside, ns)) = (Net::here(group)?, Net::within(netns, group)?);
     let bridge_name = request.conf.bridge();
@@ -104,7 +104,7 @@ async fn attach(request: &Request, range: Range, address: IpAddr, group: &Group)
     let peer = End { name: &request.owner.ifname, mac: mac_of(address), mtu: request.conf.mtu };
     net.add_pair(&host, &peer, &ns, bridge.index).await?;
     fill(&inside, peer.name, in_range(address, range), range.gateway).await?;
-    Ok(Made {
+    Ok(AddResult {
         bridge: (bridge_name.into(), bridge.mac_text()),
         host: (name.clone(), mac_text(&host.mac)),
         sandbox: (peer.name.into(), mac_text(&peer.mac)),
@@ -139,7 +139,7 @@ fn forward(bridge: &str, family: Family, has_ports: bool) -> Result<(), Fault> {
 
 async fn release(request: &Request, net: &Net, owner: &Owner) -> Result<(), Fault> {
     net.delete_link(&host_name(owner)).await?;
-    let mut held = Held::open(&request.conf)?;
+    let mut held = LockedLeases::open(&request.conf)?;
     let Some(lease) = held.leases.free(owner) else { return Ok(()) };
     held.save()?;
     if lease.ports.is_empty() {

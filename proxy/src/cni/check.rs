@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     attach,
     ipam::Range,
-    leases::Held,
+    leases::LockedLeases,
     link::Net,
     spec::{Fault, Request},
 };
@@ -20,7 +20,7 @@ use super::{
 pub async fn check(request: &Request, group: &Group) -> Result<(), Fault> {
     let range = Range::of(&request.conf.ipam)?;
     let wanted = previous_address(request.conf.prev_result.as_ref())?;
-    let held = Held::open(&request.conf)?.leases.of(&request.owner);
+    let held = LockedLeases::open(&request.conf)?.leases.of(&request.owner);
     if held != Some(wanted) {
         return Err(changed(format!("{wanted} is not leased to this container (its lease: {held:?})")));
     }
@@ -43,7 +43,7 @@ pub async fn check(request: &Request, group: &Group) -> Result<(), Fault> {
 /// Code 50 where it could not.
 pub fn status(request: &Request) -> Result<(), Fault> {
     let range = Range::of(&request.conf.ipam)?;
-    let held = Held::open(&request.conf)?;
+    let held = LockedLeases::open(&request.conf)?;
     if held.leases.has_free(range) {
         return Ok(());
     }

@@ -109,7 +109,7 @@ impl Leases {
         self.next_free(range).is_some()
     }
 
-    /// Of the addresses that are looked at, each but a few is somebody's: a range may have more than could be counted.
+    /// Of the addresses that are looked at, all but a few are leased: a range may have more than could be counted.
     fn next_free(&self, range: Range) -> Option<IpAddr> {
         let mask = range.host_bits();
         let start = self.last.filter(|a| range.subnet.contains(a)).map_or(0, |a| number(a) & mask);

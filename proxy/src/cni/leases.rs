@@ -20,13 +20,13 @@ const LOCK_BOUND: Duration = Duration::from_secs(20);
 const DATA_DIR: &str = "/var/lib/skiff/cni";
 
 /// The leases of one network, read and held; dropping it gives the lock back.
-pub struct Held {
+pub struct LockedLeases {
     pub leases: Leases,
     path: PathBuf,
     _lock: File,
 }
 
-impl Held {
+impl LockedLeases {
     /// # Errors
     /// Code 5 where the directory cannot be used or the file is damaged, 11 where the lock stays taken.
     pub fn open(conf: &Conf) -> Result<Self, Fault> {
@@ -109,7 +109,7 @@ mod tests {
         let conf = conf(dir.path());
         let range = Range::of(&conf.ipam).unwrap();
         let take = |n: usize| {
-            let mut held = Held::open(&conf).unwrap();
+            let mut held = LockedLeases::open(&conf).unwrap();
             let owner = Owner { container: format!("c{n}"), ifname: "eth0".into() };
             let address = held.leases.take(range, &owner, &[]).unwrap();
             held.save().unwrap();
@@ -122,7 +122,7 @@ mod tests {
         given.sort();
         given.dedup();
         assert_eq!(given.len(), 40);
-        assert_eq!(Held::open(&conf).unwrap().leases.leases.len(), 40);
+        assert_eq!(LockedLeases::open(&conf).unwrap().leases.leases.len(), 40);
     }
 
     #[test]
@@ -132,7 +132,7 @@ mod tests {
         let lock = dir.path().join("skiff/lock");
         fs::write(&lock, "").unwrap();
         fs::set_permissions(&lock, fs::Permissions::from_mode(0o644)).unwrap();
-        let _held = Held::open(&conf(dir.path())).unwrap();
+        let _held = LockedLeases::open(&conf(dir.path())).unwrap();
         assert_eq!(fs::metadata(&lock).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
@@ -142,13 +142,13 @@ mod tests {
         fs::create_dir(dir.path().join("skiff")).unwrap();
         let path = dir.path().join("skiff/leases.json");
         fs::write(&path, "{oops").unwrap();
-        assert_eq!(Held::open(&conf(dir.path())).err().unwrap().code, 5);
+        assert_eq!(LockedLeases::open(&conf(dir.path())).err().unwrap().code, 5);
         assert_eq!(fs::read_to_string(&path).unwrap(), "{oops");
     }
 
     #[test]
     fn a_network_name_is_no_path() {
         let bad = Conf { name: "../x".into(), ..conf(Path::new("/nowhere")) };
-        assert_eq!(Held::open(&bad).err().unwrap().code, 7);
+        assert_eq!(LockedLeases::open(&bad).err().unwrap().code, 7);
     }
 }

@@ -51,7 +51,7 @@ struct Answer {
     code: u8,
 }
 
-/// Does what is asked. Visits network namespaces: on a thread that is nobody else's.
+/// Carries out the command. Visits network namespaces: on a thread that is nobody else's.
 fn answer(request: Result<Request, Fault>) -> Answer {
     let (version, outcome) = match request {
         Ok(request) => (request.conf.cni_version.clone(), run(&request)),

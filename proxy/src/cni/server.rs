@@ -42,7 +42,7 @@ pub fn serve(socket: &Path, group: &Group) -> io::Result<()> {
                 Ok((caller, _)) => calls.spawn_careful(Box::pin(one(caller))),
                 // No descriptors left: the caller runs the whole program.
                 Err(error) => {
-                    tracing::warn!(%error, "a call of the network plugin is not taken");
+                    tracing::warn!(%error, "failed to accept a CNI request");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -54,7 +54,7 @@ pub fn serve(socket: &Path, group: &Group) -> io::Result<()> {
 async fn one(mut caller: UnixStream) {
     if let Err(error) = converse(&mut caller).await {
         // It has ended, or says so itself.
-        tracing::debug!(%error, "a call of the network plugin");
+        tracing::debug!(%error, "CNI request failed");
     }
 }
 
@@ -68,18 +68,18 @@ async fn converse(caller: &mut UnixStream) -> io::Result<()> {
     let request = request(&asked);
     let undo = request.as_ref().ok().filter(|r| r.command == Command::Add).map(|r| Request { command: Command::Del, ..r.clone() });
     let Answer { text, code } = on_a_thread(request).await?;
-    let told = caller.write_all(&[&[code], text.as_bytes()].concat()).await;
-    if let (Err(_), Some(undo)) = (&told, undo) {
+    let sent = caller.write_all(&[&[code], text.as_bytes()].concat()).await;
+    if let (Err(_), Some(undo)) = (&sent, undo) {
         // Who asked was ended meanwhile, and its own DEL may have come before this ADD was done.
         on_a_thread(Ok(undo)).await?;
     }
-    told
+    sent
 }
 
 /// A thread of its own: it visits other namespaces, and waits for the lock of the leases.
 async fn on_a_thread(request: Result<Request, Fault>) -> io::Result<Answer> {
-    let (told, hear) = oneshot::channel();
-    std::thread::Builder::new().name("cni".into()).spawn(move || told.send(answer(request)))?;
+    let (sender, hear) = oneshot::channel();
+    std::thread::Builder::new().name("cni".into()).spawn(move || sender.send(answer(request)))?;
     hear.await.map_err(|_| io::ErrorKind::Other.into())
 }
 

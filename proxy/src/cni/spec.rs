@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 /// The versions we speak, oldest first.
 pub const SUPPORTED: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
-/// The version in which an error is told when the request's could not be read.
+/// The version in which an error is reported when the request's could not be read.
 pub const NEWEST: &str = "1.1.0";
 /// More is no network configuration.
 pub const STDIN_BYTES_MAX: u64 = 1 << 20;
@@ -98,9 +98,9 @@ pub struct Fault {
     pub details: String,
 }
 
-/// What ADD made; [`Made::result`] renders it.
+/// What ADD made; [`AddResult::result`] renders it.
 #[derive(Debug)]
-pub struct Made {
+pub struct AddResult {
     pub bridge: (String, String),
     pub host: (String, String),
     pub sandbox: (String, String),
@@ -194,7 +194,7 @@ impl Fault {
     }
 }
 
-impl Made {
+impl AddResult {
     pub fn result(&self, version: &str) -> Value {
         let interface = |(name, mac): &(String, String)| json!({"name": name, "mac": mac});
         let mut inner = interface(&self.sandbox);
@@ -250,9 +250,9 @@ fn is_interface_name(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn made() -> Made {
+    fn made() -> AddResult {
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
-        Made {
+        AddResult {
             bridge: pair("skiff0", "0a:58:0a:f4:00:01"),
             host: pair("veth1", "0a:00:00:00:00:01"),
             sandbox: pair("eth0", "0a:58:0a:f4:00:02"),

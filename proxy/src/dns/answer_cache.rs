@@ -15,7 +15,7 @@ const ID: Range<usize> = 0..2;
 const A_SIZE: usize = 16;
 const AAAA_SIZE: usize = 28;
 
-/// An answer that may be told again.
+/// An answer that may be sent again.
 pub struct CachedAnswer {
     bytes: Box<[u8]>,
     /// Addresses that follow one another, each a record of one size: the order means nothing.
@@ -235,7 +235,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever another server sends: it is kept and told at its length, or not kept.
+        /// Whatever another server sends: it is cached and sent at its length, or not kept.
         #[test]
         fn a_reply_of_any_bytes_breaks_nothing(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), age: u32) {
             let asked = query("a.example.", RecordType::A);

@@ -109,12 +109,12 @@ impl Outbox {
                 Ok(count) => gone += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if !matches!(timeout(SEND_BOUND, socket.writable()).await, Ok(Ok(()))) {
-                        tracing::debug!(count = self.parcels.len() - gone, "DNS replies dropped: the socket takes none");
+                        tracing::debug!(count = self.parcels.len() - gone, "socket is full; DNS replies dropped");
                         break;
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "DNS reply not sent");
+                    tracing::debug!(%error, "failed to send DNS reply");
                     gone += 1;
                 }
             }

@@ -53,7 +53,7 @@ impl Forwarder {
         let Ok(name) = Name::from_ascii(format!("{}.{PROBE_DOMAIN}", self.probe)) else { return };
         self.records(&name, RecordType::HINFO).await;
         if self.is_looping() {
-            tracing::error!("the servers of resolv.conf ask this DNS server in turn; names outside the cluster are refused");
+            tracing::error!("nameservers in resolv.conf forward to this DNS server; refusing names outside the cluster");
         }
     }
 
@@ -110,7 +110,7 @@ impl Forwarder {
                 Ok(Ok(reply)) if matches!(rcode(&reply), 2 | 5) => refused = Some(reply),
                 Ok(Ok(reply)) => return Some(reply),
                 Ok(Err(error)) => tracing::debug!(%server, %error, "upstream DNS server failed"),
-                Err(_) => tracing::debug!(%server, "upstream DNS server does not answer"),
+                Err(_) => tracing::debug!(%server, "upstream DNS server timed out"),
             }
         }
         refused

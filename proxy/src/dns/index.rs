@@ -25,7 +25,7 @@ use crate::service_tracker::{Entry, ServiceTracker, service_of};
 /// What the zone is made of. Cloning shares it.
 #[derive(Clone, Default)]
 pub struct Index {
-    world: ServiceTracker,
+    tracker: ServiceTracker,
     reverse: Arc<RwLock<Reverse>>,
     complete: Arc<AtomicBool>,
     generation: Arc<AtomicU64>,
@@ -67,7 +67,7 @@ impl Index {
     }
 
     pub fn service(&self, old: Option<&Arc<Service>>, new: Option<&Arc<Service>>) {
-        self.world.service(old, new);
+        self.tracker.service(old, new);
         let mut reverse = self.reverse.write();
         old.into_iter().for_each(|s| reverse.service(s, Change::Gone));
         new.into_iter().for_each(|s| reverse.service(s, Change::Come));
@@ -75,7 +75,7 @@ impl Index {
     }
 
     pub fn slice(&self, old: Option<&Arc<EndpointSlice>>, new: Option<&Arc<EndpointSlice>>) {
-        self.world.slice(old, new);
+        self.tracker.slice(old, new);
         let mut reverse = self.reverse.write();
         old.into_iter().for_each(|s| reverse.slice(s, Change::Gone));
         new.into_iter().for_each(|s| reverse.slice(s, Change::Come));
@@ -94,19 +94,19 @@ impl Index {
 
     /// A service and all of its slices. O(slices).
     pub fn entry(&self, namespace: &str, name: &str) -> Entry {
-        self.world.entry(&Key::new(namespace, name))
+        self.tracker.entry(&Key::new(namespace, name))
     }
 
     /// A service without its slices.
     pub fn alone(&self, namespace: &str, name: &str) -> Option<Arc<Service>> {
-        self.world.entry_with(&Key::new(namespace, name), &[]).service
+        self.tracker.entry_with(&Key::new(namespace, name), &[]).service
     }
 
     /// A service and those of its slices that have an endpoint of that name, which is in lower case.
     pub fn entry_with(&self, namespace: &str, name: &str, endpoint: &str) -> Entry {
         let key = Key::new(namespace, name);
         let slices = self.reverse.read().places.get(&key).and_then(|places| places.get(endpoint)).cloned().unwrap_or_default();
-        self.world.entry_with(&key, &slices)
+        self.tracker.entry_with(&key, &slices)
     }
 
     /// Whether the namespace has any services.

@@ -47,7 +47,7 @@ use crate::{
     cni::link::{End, Net, mac_of},
 };
 
-/// How the question came, and so how it is asked on.
+/// How the query came, and so how it is forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     Udp,
@@ -108,7 +108,7 @@ async fn take_address(address: IpAddr, group: &Group) -> Result<(), Error> {
     Ok(())
 }
 
-/// The TCP listener comes first and alone: where somebody serves already, that is found out.
+/// The TCP listener comes first and alone: it fails where another server listens already.
 async fn bind(address: SocketAddr) -> Result<(Vec<UdpSocket>, TcpListener), Error> {
     let failed = |why| Error::Bind { address, why };
     let tcp = TcpListener::bind(address).await.map_err(failed)?;

@@ -15,11 +15,11 @@ const SERVERS_MAX: usize = 3;
 pub struct Upstreams {
     path: PathBuf,
     own: SocketAddr,
-    read: Mutex<Read>,
+    read: Mutex<ResolvConf>,
 }
 
 #[derive(Default)]
-struct Read {
+struct ResolvConf {
     modified: Option<SystemTime>,
     servers: Arc<[SocketAddr]>,
 }
@@ -36,7 +36,7 @@ impl Upstreams {
         let mut read = self.read.lock();
         if read.modified != modified || modified.is_none() {
             let text = std::fs::read_to_string(&self.path).unwrap_or_default();
-            *read = Read { modified, servers: parse(&text).filter(|s| *s != self.own).take(SERVERS_MAX).collect() };
+            *read = ResolvConf { modified, servers: parse(&text).filter(|s| *s != self.own).take(SERVERS_MAX).collect() };
         }
         read.servers.clone()
     }

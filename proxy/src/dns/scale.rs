@@ -21,7 +21,7 @@ const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
 const IN_A_SLICE: usize = 100;
 
 /// So many services of their own, and one without an address that has as many endpoints.
-struct World {
+struct TestCluster {
     index: Index,
     zone: Zone,
     count: usize,
@@ -32,17 +32,17 @@ fn a_change_and_a_question_cost_the_same_however_much_there_is() {
     let index = Index::default();
     index.set_complete();
     let zone = Zone::new("cluster.local", "10.96.0.10".parse().unwrap(), index.clone());
-    let mut world = World { index, zone, count: 0 };
-    world.index.service(None, Some(&Arc::new(testing::service("d/crowd", json!({"clusterIP": "None"})))));
+    let mut cluster = TestCluster { index, zone, count: 0 };
+    cluster.index.service(None, Some(&Arc::new(testing::service("d/crowd", json!({"clusterIP": "None"})))));
     let mut costs = BTreeMap::new();
     for size in SIZES {
-        world.grow(size);
-        world.measure(&mut costs);
+        cluster.grow(size);
+        cluster.measure(&mut costs);
     }
     costs.iter().for_each(|(what, costs)| steps::must_not_grow(what, costs));
 }
 
-impl World {
+impl TestCluster {
     fn grow(&mut self, size: usize) {
         for at in self.count..size {
             self.index.service(None, Some(&service(at)));
@@ -62,10 +62,10 @@ impl World {
         cost("a slice goes", &mut || self.index.slice(Some(&slice(self.count, "")), None));
         cost("a service comes", &mut || self.index.service(None, Some(&service(self.count))));
         cost("a service goes", &mut || self.index.service(Some(&service(self.count)), None));
-        cost("a service is asked for", &mut || assert_eq!(self.answers("s7.d.svc.cluster.local.", RecordType::A), Some(1)));
-        cost("an endpoint is asked for", &mut || assert_eq!(self.answers("P3-7.crowd.d.svc.cluster.local.", RecordType::A), Some(1)));
-        cost("an address is asked for", &mut || assert_eq!(self.answers("7.3.0.10.in-addr.arpa.", RecordType::PTR), Some(1)));
-        cost("what is not there is asked for", &mut || {
+        cost("query for a service", &mut || assert_eq!(self.answers("s7.d.svc.cluster.local.", RecordType::A), Some(1)));
+        cost("query for an endpoint", &mut || assert_eq!(self.answers("P3-7.crowd.d.svc.cluster.local.", RecordType::A), Some(1)));
+        cost("query for an address", &mut || assert_eq!(self.answers("7.3.0.10.in-addr.arpa.", RecordType::PTR), Some(1)));
+        cost("query for an unknown name", &mut || {
             for name in ["none.d.svc.cluster.local.", "none.crowd.d.svc.cluster.local.", "none.svc.cluster.local."] {
                 assert_eq!(self.answers(name, RecordType::A), None);
             }

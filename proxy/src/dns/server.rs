@@ -50,7 +50,7 @@ pub struct Server<N = Zone> {
 }
 
 /// How far a question is answered without asking anybody.
-enum Looked {
+enum Lookup {
     Done(Parts),
     /// It is not ours.
     Elsewhere,
@@ -83,7 +83,7 @@ impl<N: Names> Server<N> {
             worker::run("dns", group, move || async move {
                 match UdpSocket::from_std(socket) {
                     Ok(socket) => server.serve_udp(Arc::new(socket), tasks).await,
-                    Err(error) => tracing::error!(%error, "DNS socket not served"),
+                    Err(error) => tracing::error!(%error, "failed to serve DNS socket"),
                 }
             })?;
         }
@@ -98,7 +98,7 @@ impl<N: Names> Server<N> {
         let (mut inbox, mut outbox, mut prepared) = (Inbox::default(), Outbox::default(), Prepared::default());
         loop {
             if let Err(error) = inbox.receive(&socket).await {
-                tracing::debug!(%error, "DNS datagrams not received");
+                tracing::debug!(%error, "failed to receive DNS datagrams");
                 tokio::time::sleep(FAILED_REST).await;
                 continue;
             }
@@ -179,7 +179,7 @@ impl<N: Names> Server<N> {
                     });
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "DNS connection not accepted");
+                    tracing::debug!(%error, "failed to accept DNS connection");
                     tokio::time::sleep(FAILED_REST).await;
                 }
             }
@@ -217,8 +217,8 @@ impl<N: Names> Server<N> {
             return Some(reply::failure(request, ResponseCode::NXDomain));
         }
         match self.look(&query.name, query.query_type) {
-            Looked::Done(parts) => Some(reply::reply(request, parts)),
-            Looked::Elsewhere | Looked::Alias { .. } => None,
+            Lookup::Done(parts) => Some(reply::reply(request, parts)),
+            Lookup::Elsewhere | Lookup::Alias { .. } => None,
         }
     }
 
@@ -227,7 +227,7 @@ impl<N: Names> Server<N> {
         let failure = || reply::encode(&reply::failure(request, ResponseCode::ServFail), request, transport);
         let Some(_place) = self.forwarder.place() else { return failure() };
         let asked = reply::question(request).ok()?;
-        let Looked::Alias { mut answers, target } = self.look(&asked.name, asked.query_type) else {
+        let Lookup::Alias { mut answers, target } = self.look(&asked.name, asked.query_type) else {
             return self.forwarder.ask(query, transport).await.or_else(failure);
         };
         // The client gets our part in any case, and can ask for the rest itself.
@@ -237,23 +237,23 @@ impl<N: Names> Server<N> {
         reply::encode(&reply::reply(request, parts), request, transport)
     }
 
-    fn look(&self, name: &Name, kind: RecordType) -> Looked {
+    fn look(&self, name: &Name, kind: RecordType) -> Lookup {
         let (mut name, mut answers) = (name.clone(), Vec::new());
         for _ in 0..ALIASES_MAX {
             match self.zone.answer(&name, kind) {
                 Answer::Alias(target) => {
                     answers.push(zone::cname(&name, &target));
                     if !matches!(kind, RecordType::A | RecordType::AAAA) {
-                        return Looked::Done(Parts { answers, ..Parts::default() });
+                        return Lookup::Done(Parts { answers, ..Parts::default() });
                     }
                     name = target;
                 }
-                Answer::NotOurs if answers.is_empty() => return Looked::Elsewhere,
-                Answer::NotOurs => return Looked::Alias { answers, target: name },
-                other => return Looked::Done(self.parts(other, answers)),
+                Answer::NotOurs if answers.is_empty() => return Lookup::Elsewhere,
+                Answer::NotOurs => return Lookup::Alias { answers, target: name },
+                other => return Lookup::Done(self.parts(other, answers)),
             }
         }
-        Looked::Done(Parts { code: Some(ResponseCode::ServFail), ..Parts::default() })
+        Lookup::Done(Parts { code: Some(ResponseCode::ServFail), ..Parts::default() })
     }
 
     fn parts(&self, answer: Answer, mut answers: Vec<Record>) -> Parts {
@@ -272,7 +272,7 @@ impl<N: Names> Server<N> {
 
 /// What is answered where the answer panicked; nothing where the question cannot even be read without a panic.
 fn refused(panic: &Panic, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
-    tracing::error!(error = %panic, "a question is not answered");
+    tracing::error!(error = %panic, "DNS handler panicked");
     let refusal = catch("dns", || {
         let request = parse(query)?;
         reply::encode(&reply::failure(&request, ResponseCode::ServFail), &request, transport)
@@ -292,6 +292,6 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Message> {
 
 async fn send(socket: &UdpSocket, peer: SocketAddr, bytes: &[u8]) {
     if let Err(error) = socket.send_to(bytes, peer).await {
-        tracing::debug!(%peer, %error, "DNS reply not sent");
+        tracing::debug!(%peer, %error, "failed to send DNS reply");
     }
 }

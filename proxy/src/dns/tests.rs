@@ -37,7 +37,7 @@ use crate::testing::{service, slice, with};
 
 const BOUND: Duration = Duration::from_secs(5);
 
-struct House {
+struct TestServer {
     address: SocketAddr,
     index: Index,
     server: Arc<Server>,
@@ -45,7 +45,7 @@ struct House {
     _resolv: tempfile::NamedTempFile,
 }
 
-impl House {
+impl TestServer {
     async fn new(upstreams: &[SocketAddr]) -> Self {
         Self::at("127.0.0.1:0", upstreams).await
     }
@@ -76,7 +76,7 @@ impl House {
     }
 }
 
-impl Drop for House {
+impl Drop for TestServer {
     fn drop(&mut self) {
         self.group.stop();
     }
@@ -169,7 +169,7 @@ async fn upstream(group: &Group) -> (SocketAddr, Arc<AtomicUsize>) {
 async fn the_specification_by_question() {
     use RecordType::{A, AAAA, CNAME, MX, NS, PTR, SOA, SRV, TXT};
     use ResponseCode::{NXDomain, NoError};
-    let house = House::new(&[]).await;
+    let dns_server = TestServer::new(&[]).await;
     let cases: &[(&str, RecordType, ResponseCode, &[&str])] = &[
         ("web.d.svc.cluster.local.", A, NoError, &["A 10.96.0.1"]),
         ("WEB.d.SVC.cluster.local.", A, NoError, &["A 10.96.0.1"]),
@@ -215,35 +215,35 @@ async fn the_specification_by_question() {
     ];
     for (name, kind, code, answers) in cases {
         let wanted: Vec<String> = answers.iter().map(|a| (*a).to_owned()).collect();
-        assert_eq!(house.hears(name, *kind).await, (*code, wanted), "{name} {kind}");
+        assert_eq!(dns_server.hears(name, *kind).await, (*code, wanted), "{name} {kind}");
     }
     let reverse6: String =
         format!("{:032x}", u128::from("fd00::1".parse::<std::net::Ipv6Addr>().unwrap())).chars().rev().flat_map(|c| [c, '.']).collect();
-    assert_eq!(house.hears(&format!("{reverse6}ip6.arpa."), PTR).await.1, ["PTR web.d.svc.cluster.local."]);
-    assert_eq!(house.ask("cluster.local.", SOA).await.answers.len(), 1);
+    assert_eq!(dns_server.hears(&format!("{reverse6}ip6.arpa."), PTR).await.1, ["PTR web.d.svc.cluster.local."]);
+    assert_eq!(dns_server.ask("cluster.local.", SOA).await.answers.len(), 1);
 }
 
 #[tokio::test]
 async fn refusals_may_be_kept_and_answers_say_whose_they_are() {
-    let house = House::new(&[]).await;
-    let reply = house.ask("nobody.d.svc.cluster.local.", RecordType::A).await;
+    let dns_server = TestServer::new(&[]).await;
+    let reply = dns_server.ask("nobody.d.svc.cluster.local.", RecordType::A).await;
     assert!(reply.metadata.authoritative && reply.metadata.recursion_available);
     assert_eq!((reply.authorities[0].record_type(), reply.authorities[0].ttl), (RecordType::SOA, 5));
-    let reply = house.ask("_sql._tcp.db.d.svc.cluster.local.", RecordType::SRV).await;
+    let reply = dns_server.ask("_sql._tcp.db.d.svc.cluster.local.", RecordType::SRV).await;
     assert_eq!(reply.additionals.iter().filter(|r| r.record_type() == RecordType::A).count(), 2);
     let mut odd = query("web.d.svc.cluster.local.", RecordType::A);
     odd.metadata.op_code = OpCode::Notify;
-    assert_eq!(ask(house.address, &odd).await.metadata.response_code, ResponseCode::NotImp);
+    assert_eq!(ask(dns_server.address, &odd).await.metadata.response_code, ResponseCode::NotImp);
 }
 
 #[tokio::test]
 async fn other_names_go_to_the_node_s_resolvers() {
     let group = Group::new();
-    let house = House::new(&["127.0.0.1:1".parse().unwrap(), upstream(&group).await.0]).await;
-    assert_eq!(house.hears("www.example.com.", RecordType::A).await, (ResponseCode::NoError, vec!["A 192.0.2.7".to_owned()]));
-    let (code, answers) = house.hears("out.d.svc.cluster.local.", RecordType::A).await;
+    let dns_server = TestServer::new(&["127.0.0.1:1".parse().unwrap(), upstream(&group).await.0]).await;
+    assert_eq!(dns_server.hears("www.example.com.", RecordType::A).await, (ResponseCode::NoError, vec!["A 192.0.2.7".to_owned()]));
+    let (code, answers) = dns_server.hears("out.d.svc.cluster.local.", RecordType::A).await;
     assert_eq!((code, answers), (ResponseCode::NoError, vec!["A 192.0.2.7".to_owned(), "CNAME www.example.com.".to_owned()]));
-    let mut stream = TcpStream::connect(house.address).await.unwrap();
+    let mut stream = TcpStream::connect(dns_server.address).await.unwrap();
     for name in ["www.example.com.", "web.d.svc.cluster.local."] {
         write_message(&mut stream, &query(name, RecordType::A).to_vec().unwrap()).await.unwrap();
         let reply = Message::from_vec(&tokio::time::timeout(BOUND, read_message(&mut stream)).await.unwrap().unwrap()).unwrap();
@@ -254,8 +254,8 @@ async fn other_names_go_to_the_node_s_resolvers() {
 
 #[tokio::test]
 async fn without_a_resolver_other_names_fail() {
-    let house = House::new(&[]).await;
-    assert_eq!(house.hears("www.example.com.", RecordType::A).await.0, ResponseCode::ServFail);
+    let dns_server = TestServer::new(&[]).await;
+    assert_eq!(dns_server.hears("www.example.com.", RecordType::A).await.0, ResponseCode::ServFail);
     let zone = Zone::new("cluster.local", "10.96.0.10".parse().unwrap(), Index::default());
     let name = Name::from_ascii("web.d.svc.cluster.local.").unwrap();
     assert_eq!(zone.answer(&name, RecordType::A), Answer::NotYet);
@@ -265,9 +265,9 @@ async fn without_a_resolver_other_names_fail() {
 async fn a_resolver_that_asks_us_is_found_out() {
     // A server that passes every question on to us.
     let between = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-    let house = House::new(&[between.local_addr().unwrap()]).await;
-    let (address, passes) = (house.address, between.clone());
-    house.group.spawn(async move {
+    let dns_server = TestServer::new(&[between.local_addr().unwrap()]).await;
+    let (address, passes) = (dns_server.address, between.clone());
+    dns_server.group.spawn(async move {
         let mut buffer = [0; 4096];
         while let Ok((size, peer)) = passes.recv_from(&mut buffer).await {
             let reply = ask(address, &Message::from_vec(&buffer[..size]).unwrap()).await;
@@ -275,25 +275,25 @@ async fn a_resolver_that_asks_us_is_found_out() {
         }
     });
     let begun = std::time::Instant::now();
-    while !house.server.forwarder.is_looping() {
+    while !dns_server.server.forwarder.is_looping() {
         assert!(begun.elapsed() < BOUND);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(house.hears("www.example.com.", RecordType::A).await.0, ResponseCode::ServFail);
-    assert_eq!(house.hears("web.d.svc.cluster.local.", RecordType::A).await.1, ["A 10.96.0.1"]);
+    assert_eq!(dns_server.hears("www.example.com.", RecordType::A).await.0, ResponseCode::ServFail);
+    assert_eq!(dns_server.hears("web.d.svc.cluster.local.", RecordType::A).await.1, ["A 10.96.0.1"]);
 }
 
 #[tokio::test]
 async fn what_does_not_fit_is_cut_over_udp_and_whole_over_tcp() {
-    let house = House::new(&[]).await;
+    let dns_server = TestServer::new(&[]).await;
     let endpoints: Vec<String> = (0..100).map(|i| format!("10.1.0.{i}@n")).collect();
     let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
-    house.index.service(None, Some(&Arc::new(service("d/many", json!({"clusterIP": "None", "ports": [{"port": 80}]})))));
-    house.index.slice(None, Some(&Arc::new(slice("d/many", "", "TCP", 80, &endpoints))));
+    dns_server.index.service(None, Some(&Arc::new(service("d/many", json!({"clusterIP": "None", "ports": [{"port": 80}]})))));
+    dns_server.index.slice(None, Some(&Arc::new(slice("d/many", "", "TCP", 80, &endpoints))));
     let question = query("many.d.svc.cluster.local.", RecordType::A);
-    let reply = ask(house.address, &question).await;
+    let reply = ask(dns_server.address, &question).await;
     assert!(reply.metadata.truncation && reply.answers.len() < 100);
-    let mut stream = TcpStream::connect(house.address).await.unwrap();
+    let mut stream = TcpStream::connect(dns_server.address).await.unwrap();
     write_message(&mut stream, &question.to_vec().unwrap()).await.unwrap();
     let reply = Message::from_vec(&tokio::time::timeout(BOUND, read_message(&mut stream)).await.unwrap().unwrap()).unwrap();
     assert!(!reply.metadata.truncation && reply.answers.len() == 100);
@@ -301,27 +301,27 @@ async fn what_does_not_fit_is_cut_over_udp_and_whole_over_tcp() {
 
 #[tokio::test]
 async fn an_answer_that_was_kept_goes_when_its_service_changes() {
-    let house = House::new(&[]).await;
+    let dns_server = TestServer::new(&[]).await;
     let moved = |ip: &str| Arc::new(service("d/moved", json!({"clusterIP": ip, "ports": [{"port": 80}]})));
     let name = "moved.d.svc.cluster.local.";
     let (first, second) = (moved("10.96.0.50"), moved("10.96.0.51"));
-    house.index.service(None, Some(&first));
-    house.index.set_complete();
+    dns_server.index.service(None, Some(&first));
+    dns_server.index.set_complete();
     for _ in 0..3 {
-        assert_eq!(house.hears(name, RecordType::A).await, (ResponseCode::NoError, vec!["A 10.96.0.50".to_owned()]));
+        assert_eq!(dns_server.hears(name, RecordType::A).await, (ResponseCode::NoError, vec!["A 10.96.0.50".to_owned()]));
     }
-    house.index.service(Some(&first), Some(&second));
-    assert_eq!(house.hears(name, RecordType::A).await.1, ["A 10.96.0.51"]);
-    house.index.service(Some(&second), None);
+    dns_server.index.service(Some(&first), Some(&second));
+    assert_eq!(dns_server.hears(name, RecordType::A).await.1, ["A 10.96.0.51"]);
+    dns_server.index.service(Some(&second), None);
     for _ in 0..2 {
-        assert_eq!(house.hears(name, RecordType::A).await.0, ResponseCode::NXDomain);
+        assert_eq!(dns_server.hears(name, RecordType::A).await.0, ResponseCode::NXDomain);
     }
 }
 
 #[tokio::test]
 async fn the_second_answer_is_the_first_one_s_bytes() {
     use RecordType::{A, AAAA, MX, PTR, SRV, TXT};
-    let house = House::new(&[]).await;
+    let dns_server = TestServer::new(&[]).await;
     let cases = [
         ("web.d.svc.cluster.local.", A),
         ("web.d.svc.cluster.local.", AAAA),
@@ -346,8 +346,8 @@ async fn the_second_answer_is_the_first_one_s_bytes() {
             let mut question = query(&spelled, *kind);
             way(&mut question);
             let bytes = question.to_vec().unwrap();
-            let mut made = encode(&house.server.at_once(&question).unwrap(), &question, Transport::Udp).unwrap();
-            let mut told = hear(house.address, &bytes).await;
+            let mut made = encode(&dns_server.server.at_once(&question).unwrap(), &question, Transport::Udp).unwrap();
+            let mut told = hear(dns_server.address, &bytes).await;
             if made != told {
                 // Other letters are cut short elsewhere, and several addresses come in any order.
                 (made, told) = (plain(&made), plain(&told));
@@ -378,9 +378,9 @@ async fn hear(address: SocketAddr, question: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn every_question_of_a_batch_is_answered_whatever_lies_between() {
-    let house = House::new(&[]).await;
+    let dns_server = TestServer::new(&[]).await;
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    socket.connect(house.address).await.unwrap();
+    socket.connect(dns_server.address).await.unwrap();
     let names = ["web.d.svc.cluster.local.", "db.d.svc.cluster.local.", "nobody.d.svc.cluster.local."];
     let stray = query(names[0], RecordType::A).into_response().to_vec().unwrap();
     let garbage: [&[u8]; 5] = [&[], &[0xff; 7], &[0; 12], &[0x55; 5000], &stray];
@@ -411,25 +411,25 @@ async fn every_question_of_a_batch_is_answered_whatever_lies_between() {
 #[tokio::test]
 async fn answers_come_from_the_address_that_was_asked_to_whoever_asked() {
     // A host has other addresses, too; this one is not the first of its link.
-    let house = House::at("127.9.8.7:0", &[]).await;
+    let dns_server = TestServer::at("127.9.8.7:0", &[]).await;
     for _ in 0..20 {
         // Each asker has a port of its own; `ask` looks at the sender.
-        assert_eq!(house.hears("web.d.svc.cluster.local.", RecordType::A).await.1, ["A 10.96.0.1"]);
+        assert_eq!(dns_server.hears("web.d.svc.cluster.local.", RecordType::A).await.1, ["A 10.96.0.1"]);
     }
 }
 
 #[tokio::test]
 async fn an_address_that_is_served_already_is_not_shared() {
-    let house = House::new(&[]).await;
-    assert!(bind(house.address).await.is_err());
+    let dns_server = TestServer::new(&[]).await;
+    assert!(bind(dns_server.address).await.is_err());
 }
 
 #[tokio::test]
 async fn endpoints_come_in_turns() {
-    let house = House::new(&[]).await;
+    let dns_server = TestServer::new(&[]).await;
     let mut firsts = BTreeSet::new();
     for _ in 0..200 {
-        firsts.insert(house.ask("db.d.svc.cluster.local.", RecordType::A).await.answers[0].data.to_string());
+        firsts.insert(dns_server.ask("db.d.svc.cluster.local.", RecordType::A).await.answers[0].data.to_string());
     }
     assert_eq!(firsts.len(), 2);
 }
@@ -438,24 +438,24 @@ async fn endpoints_come_in_turns() {
 async fn a_resolver_is_asked_once_for_what_holds() {
     let group = Group::new();
     let (resolver, asked) = upstream(&group).await;
-    let house = House::new(&[resolver]).await;
+    let dns_server = TestServer::new(&[resolver]).await;
     let asked = || asked.load(Ordering::SeqCst);
     for name in ["www.example.com.", "WWW.example.com.", "www.Example.com."] {
-        let reply = house.ask(name, RecordType::A).await;
+        let reply = dns_server.ask(name, RecordType::A).await;
         assert_eq!((reply.queries[0].name.to_ascii(), reply.answers.len()), (name.to_owned(), 1));
         assert!((55..=60).contains(&reply.answers[0].ttl));
     }
     assert_eq!(asked(), 1);
-    let mut stream = TcpStream::connect(house.address).await.unwrap();
+    let mut stream = TcpStream::connect(dns_server.address).await.unwrap();
     write_message(&mut stream, &query("www.example.com.", RecordType::A).to_vec().unwrap()).await.unwrap();
     tokio::time::timeout(BOUND, read_message(&mut stream)).await.unwrap().unwrap();
     assert_eq!(asked(), 1, "what came over UDP and is whole serves TCP, too");
     for more in [2, 3] {
-        house.hears("www.example.com.", RecordType::AAAA).await;
+        dns_server.hears("www.example.com.", RecordType::AAAA).await;
         assert_eq!(asked(), more, "nobody says how long this refusal holds");
     }
     for _ in 0..2 {
-        house.hears("out.d.svc.cluster.local.", RecordType::A).await;
+        dns_server.hears("out.d.svc.cluster.local.", RecordType::A).await;
         assert_eq!(asked(), 4, "what one of our names stands for is kept as well");
     }
     group.stop();
@@ -464,16 +464,16 @@ async fn a_resolver_is_asked_once_for_what_holds() {
 #[tokio::test]
 async fn what_others_answered_is_ours_once_a_service_has_it() {
     let group = Group::new();
-    let house = House::new(&[upstream(&group).await.0]).await;
+    let dns_server = TestServer::new(&[upstream(&group).await.0]).await;
     let name = "9.0.96.10.in-addr.arpa.";
     for _ in 0..2 {
-        assert_eq!(house.hears(name, RecordType::PTR).await.1, ["PTR host.example."]);
+        assert_eq!(dns_server.hears(name, RecordType::PTR).await.1, ["PTR host.example."]);
     }
     let late = Arc::new(service("d/late", json!({"clusterIP": "10.96.0.9", "ports": [{"port": 80}]})));
-    house.index.service(None, Some(&late));
-    assert_eq!(house.hears(name, RecordType::PTR).await.1, ["PTR late.d.svc.cluster.local."]);
-    house.index.service(Some(&late), None);
-    assert_eq!(house.hears(name, RecordType::PTR).await.1, ["PTR host.example."]);
+    dns_server.index.service(None, Some(&late));
+    assert_eq!(dns_server.hears(name, RecordType::PTR).await.1, ["PTR late.d.svc.cluster.local."]);
+    dns_server.index.service(Some(&late), None);
+    assert_eq!(dns_server.hears(name, RecordType::PTR).await.1, ["PTR host.example."]);
     group.stop();
 }
 

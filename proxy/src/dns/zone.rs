@@ -1,4 +1,4 @@
-//! A name of the cluster's zone -> its records. Synchronous: all that is asked for is in memory.
+//! A name of the cluster's zone -> its records. Synchronous: all records are in memory.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -65,7 +65,7 @@ pub enum Answer {
 }
 
 /// An endpoint with one of its addresses, and the ports of its slice.
-struct Found<'a> {
+struct EndpointAddress<'a> {
     name: String,
     address: IpAddr,
     ports: &'a [EndpointPort],
@@ -200,14 +200,14 @@ impl Zone {
         let entry = self.index.entry_with(namespace, service, endpoint);
         let is_there = entry.service.as_ref().and_then(|s| s.spec.as_ref()).is_some_and(|s| s.type_.as_deref() != Some("ExternalName"));
         let all = endpoints(&entry);
-        let matching: Vec<&Found<'_>> = all.iter().filter(|f| f.name.eq_ignore_ascii_case(endpoint)).collect();
+        let matching: Vec<&EndpointAddress<'_>> = all.iter().filter(|f| f.name.eq_ignore_ascii_case(endpoint)).collect();
         match kind {
             _ if !is_there || matching.is_empty() => Answer::NoName,
             _ => addresses(name, matching.iter().map(|f| f.address), kind),
         }
     }
 
-    /// Names of an address of a service or an endpoint; unknown ones may be somebody else's.
+    /// Names of an address of a service or an endpoint; unknown ones may be another server's.
     fn by_address(&self, name: &Name, address: IpAddr, kind: RecordType) -> Answer {
         let holders = self.index.holders(address);
         // A service's address is its own; one pod may be an endpoint of many services.
@@ -254,7 +254,7 @@ impl PortFilter<'_> {
     }
 }
 
-fn endpoints(entry: &Entry) -> Vec<Found<'_>> {
+fn endpoints(entry: &Entry) -> Vec<EndpointAddress<'_>> {
     let everybody = entry.service.as_ref().and_then(|s| s.spec.as_ref()?.publish_not_ready_addresses).unwrap_or(false);
     let mut all = Vec::new();
     for slice in entry.slices.values() {
@@ -265,9 +265,9 @@ fn endpoints(entry: &Entry) -> Vec<Found<'_>> {
     all
 }
 
-fn addresses_of<'a>(endpoint: &'a Endpoint, ports: &'a [EndpointPort]) -> impl Iterator<Item = Found<'a>> {
+fn addresses_of<'a>(endpoint: &'a Endpoint, ports: &'a [EndpointPort]) -> impl Iterator<Item = EndpointAddress<'a>> {
     let parsed = endpoint.addresses.iter().filter_map(|a| a.parse::<IpAddr>().ok());
-    parsed.map(move |address| Found { name: endpoint_name(endpoint, address), address, ports })
+    parsed.map(move |address| EndpointAddress { name: endpoint_name(endpoint, address), address, ports })
 }
 
 fn service_ports<'a>(spec: &'a ServiceSpec, filter: &'a PortFilter<'_>) -> impl Iterator<Item = u16> + 'a {

@@ -17,7 +17,7 @@ pub enum Table {
 
 /// Where a jump stands among the rules of others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Position {
     First,
     Last,
 }
@@ -28,30 +28,30 @@ pub struct Jump {
     pub from: &'static str,
     pub to: &'static str,
     pub when: &'static str,
-    pub place: Place,
+    pub position: Position,
 }
 
 const NEW: &str = "-m conntrack --ctstate NEW";
 
 /// All jumps. Those that are inserted come to stand in the reverse of this order.
 pub const JUMPS: [Jump; 17] = [
-    jump(Table::Filter, "INPUT", "KUBE-EXTERNAL-SERVICES", NEW, Place::First),
-    jump(Table::Filter, "FORWARD", "KUBE-EXTERNAL-SERVICES", NEW, Place::First),
-    jump(Table::Filter, "INPUT", "KUBE-NODEPORTS", "", Place::First),
-    jump(Table::Filter, "FORWARD", "KUBE-SERVICES", NEW, Place::First),
-    jump(Table::Filter, "OUTPUT", "KUBE-SERVICES", NEW, Place::First),
-    jump(Table::Filter, "FORWARD", "KUBE-FORWARD", "", Place::First),
-    jump(Table::Filter, "INPUT", "KUBE-PROXY-FIREWALL", NEW, Place::First),
-    jump(Table::Filter, "OUTPUT", "KUBE-PROXY-FIREWALL", NEW, Place::First),
-    jump(Table::Filter, "FORWARD", "KUBE-PROXY-FIREWALL", NEW, Place::First),
-    jump(Table::Filter, "INPUT", "KUBE-FIREWALL", "", Place::First),
-    jump(Table::Filter, "OUTPUT", "KUBE-FIREWALL", "", Place::First),
-    jump(Table::Filter, "INPUT", "SKIFF-INPUT", "", Place::First),
-    jump(Table::Filter, "FORWARD", "SKIFF-FORWARD", "", Place::Last),
-    jump(Table::Nat, "OUTPUT", "KUBE-SERVICES", "", Place::First),
-    jump(Table::Nat, "PREROUTING", "KUBE-SERVICES", "", Place::First),
-    jump(Table::Nat, "POSTROUTING", "KUBE-POSTROUTING", "", Place::First),
-    jump(Table::Nat, "POSTROUTING", "SKIFF-MASQ", "", Place::Last),
+    jump(Table::Filter, "INPUT", "KUBE-EXTERNAL-SERVICES", NEW, Position::First),
+    jump(Table::Filter, "FORWARD", "KUBE-EXTERNAL-SERVICES", NEW, Position::First),
+    jump(Table::Filter, "INPUT", "KUBE-NODEPORTS", "", Position::First),
+    jump(Table::Filter, "FORWARD", "KUBE-SERVICES", NEW, Position::First),
+    jump(Table::Filter, "OUTPUT", "KUBE-SERVICES", NEW, Position::First),
+    jump(Table::Filter, "FORWARD", "KUBE-FORWARD", "", Position::First),
+    jump(Table::Filter, "INPUT", "KUBE-PROXY-FIREWALL", NEW, Position::First),
+    jump(Table::Filter, "OUTPUT", "KUBE-PROXY-FIREWALL", NEW, Position::First),
+    jump(Table::Filter, "FORWARD", "KUBE-PROXY-FIREWALL", NEW, Position::First),
+    jump(Table::Filter, "INPUT", "KUBE-FIREWALL", "", Position::First),
+    jump(Table::Filter, "OUTPUT", "KUBE-FIREWALL", "", Position::First),
+    jump(Table::Filter, "INPUT", "SKIFF-INPUT", "", Position::First),
+    jump(Table::Filter, "FORWARD", "SKIFF-FORWARD", "", Position::Last),
+    jump(Table::Nat, "OUTPUT", "KUBE-SERVICES", "", Position::First),
+    jump(Table::Nat, "PREROUTING", "KUBE-SERVICES", "", Position::First),
+    jump(Table::Nat, "POSTROUTING", "KUBE-POSTROUTING", "", Position::First),
+    jump(Table::Nat, "POSTROUTING", "SKIFF-MASQ", "", Position::Last),
 ];
 
 /// Chains that services share: where each stands.
@@ -84,9 +84,9 @@ pub fn tail(shared: Shared) -> Option<&'static str> {
 }
 
 /// The chains that never change, with their rules.
-pub fn fixed(site: &NodeNetwork) -> Vec<(Table, &'static str, Vec<String>)> {
+pub fn fixed(node_network: &NodeNetwork) -> Vec<(Table, &'static str, Vec<String>)> {
     let lines = |lines: &[&str]| lines.iter().map(|l| (*l).to_owned()).collect::<Vec<_>>();
-    let (out, through) = pod_network(site);
+    let (out, through) = pod_network(node_network);
     vec![
         (
             Table::Filter,
@@ -97,8 +97,8 @@ pub fn fixed(site: &NodeNetwork) -> Vec<(Table, &'static str, Vec<String>)> {
                 "-m comment --comment \"kubernetes forwarding conntrack rule\" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
             ]),
         ),
-        (Table::Filter, "KUBE-FIREWALL", localnet(site.family)),
-        (Table::Filter, "SKIFF-INPUT", dns(site)),
+        (Table::Filter, "KUBE-FIREWALL", localnet(node_network.family)),
+        (Table::Filter, "SKIFF-INPUT", dns(node_network)),
         (Table::Filter, "SKIFF-FORWARD", through),
         (
             Table::Nat,
@@ -124,23 +124,23 @@ fn localnet(family: Family) -> Vec<String> {
     if family == Family::V4 { vec![block] } else { Vec::new() }
 }
 
-/// Rules by which pods reach the world, and each other where forwarding is refused by default (Docker's policy).
-fn pod_network(site: &NodeNetwork) -> (Vec<String>, Vec<String>) {
-    let Some(cidr) = site.cluster_cidr else { return (Vec::new(), Vec::new()) };
+/// Rules by which pods reach the outside, and each other where forwarding is refused by default (Docker's policy).
+fn pod_network(node_network: &NodeNetwork) -> (Vec<String>, Vec<String>) {
+    let Some(cidr) = node_network.cluster_cidr else { return (Vec::new(), Vec::new()) };
     let out = vec![
         format!("-d {cidr} -j RETURN"),
-        format!("-d {} -j RETURN", site.family.multicast()),
+        format!("-d {} -j RETURN", node_network.family.multicast()),
         format!("-m comment --comment \"pod traffic that leaves the cluster\" -s {cidr} -j MASQUERADE --random-fully"),
     ];
     (out, vec![format!("-s {cidr} -j ACCEPT"), format!("-d {cidr} -j ACCEPT")])
 }
 
 /// Elsewhere DNS is a pod, and a firewall of the node does not stand before it.
-fn dns(site: &NodeNetwork) -> Vec<String> {
+fn dns(node_network: &NodeNetwork) -> Vec<String> {
     let rule = |ip: &IpAddr, protocol: &str| format!("-d {} -p {protocol} -m {protocol} --dport 53 -j ACCEPT", IpNet::from(*ip));
-    site.answered_here.iter().flat_map(|ip| [rule(ip, "udp"), rule(ip, "tcp")]).collect()
+    node_network.answered_here.iter().flat_map(|ip| [rule(ip, "udp"), rule(ip, "tcp")]).collect()
 }
 
-const fn jump(table: Table, from: &'static str, to: &'static str, when: &'static str, place: Place) -> Jump {
-    Jump { table, from, to, when, place }
+const fn jump(table: Table, from: &'static str, to: &'static str, when: &'static str, position: Position) -> Jump {
+    Jump { table, from, to, when, position }
 }

@@ -52,7 +52,7 @@ pub async fn save_table(family: Family, table: &str) -> Result<String, Error> {
     run(program, &["-t", table], "").await
 }
 
-/// Whether our way into the table nat is still there: it is not after somebody's `iptables -F`.
+/// Whether our way into the table nat is still there: `iptables -F` removes it.
 pub async fn is_whole(family: Family) -> bool {
     let program = match family {
         Family::V4 => "iptables",

@@ -1,4 +1,4 @@
-//! Portals -> packet rules, by iptables.
+//! Service ports -> packet rules, by iptables.
 
 mod base_chains;
 pub mod exec;

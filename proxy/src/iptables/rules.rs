@@ -1,4 +1,4 @@
-//! Portals of one service -> its share of the rules. Pure. Source of the rules: upstream `pkg/proxy/iptables/proxier.go`.
+//! Service ports of one service -> its share of the rules. Pure. Source of the rules: upstream `pkg/proxy/iptables/proxier.go`.
 
 use std::collections::BTreeMap;
 
@@ -28,17 +28,17 @@ pub struct Fragment {
 /// One service port with what is worked out once.
 struct Writer<'a> {
     service_port: &'a ServicePort,
-    site: &'a NodeNetwork,
+    node_network: &'a NodeNetwork,
     out: &'a mut Fragment,
     has_internal: bool,
     has_external: bool,
 }
 
 impl Fragment {
-    pub fn of(service_ports: &[ServicePort], site: &NodeNetwork) -> Self {
+    pub fn of(service_ports: &[ServicePort], node_network: &NodeNetwork) -> Self {
         let mut out = Self::default();
         for service_port in service_ports {
-            Writer::new(service_port, site, &mut out).write();
+            Writer::new(service_port, node_network, &mut out).write();
         }
         out
     }
@@ -53,9 +53,9 @@ impl Fragment {
 }
 
 impl<'a> Writer<'a> {
-    fn new(service_port: &'a ServicePort, site: &'a NodeNetwork, out: &'a mut Fragment) -> Self {
+    fn new(service_port: &'a ServicePort, node_network: &'a NodeNetwork, out: &'a mut Fragment) -> Self {
         let has = |policy: Policy| service_port.backends.any && (policy == Policy::Cluster || !service_port.backends.local.is_empty());
-        Self { service_port, site, out, has_internal: has(service_port.internal), has_external: has(service_port.external) }
+        Self { service_port, node_network, out, has_internal: has(service_port.internal), has_external: has(service_port.external) }
     }
 
     fn write(&mut self) {
@@ -144,7 +144,7 @@ impl<'a> Writer<'a> {
 
     /// Traffic from outside the cluster to the cluster IP may be answered by another node: it is masqueraded.
     fn internal_chain(&mut self) {
-        if let (true, Some(cidr)) = (self.has_internal, self.site.cluster_cidr) {
+        if let (true, Some(cidr)) = (self.has_internal, self.node_network.cluster_cidr) {
             let to = self.to(&self.service_port.cluster_ip.to_string());
             let line = format!("{}{to} ! -s {cidr} -j KUBE-MARK-MASQ", self.comment("cluster IP"));
             self.out.own(&self.internal_name(), line);
@@ -158,7 +158,7 @@ impl<'a> Writer<'a> {
             let line = format!("{} -j KUBE-MARK-MASQ", self.for_external("masquerade traffic"));
             self.out.own(&chain, line);
         } else {
-            if let Some(cidr) = self.site.cluster_cidr {
+            if let Some(cidr) = self.node_network.cluster_cidr {
                 let line = format!("{} -s {cidr} -j {cluster}", self.for_external("pod traffic"));
                 self.out.own(&chain, line);
             }
@@ -182,7 +182,7 @@ impl<'a> Writer<'a> {
             self.out.own(&chain, format!("{comment} -s {range} -j {external}"));
         }
         // A balancer's address may stand on this node: its own traffic then comes from that address.
-        if self.service_port.source_ranges.iter().any(|range| self.site.node_ips.iter().any(|ip| range.contains(ip))) {
+        if self.service_port.source_ranges.iter().any(|range| self.node_network.node_ips.iter().any(|ip| range.contains(ip))) {
             for ip in &self.service_port.balancer_ips {
                 self.out.own(&chain, format!("{comment} -s {} -j {external}", IpNet::from(*ip)));
             }
@@ -279,13 +279,13 @@ mod tests {
 
     fn fragment(spec: Value, endpoints: &[&str]) -> Fragment {
         let node = Node { name: "n1".into(), ..Node::default() };
-        let site = NodeNetwork {
+        let node_network = NodeNetwork {
             cluster_cidr: Some("10.0.0.0/8".parse().unwrap()),
             node_ips: vec!["192.0.2.2".parse().unwrap()],
             ..NodeNetwork::of(Family::V4)
         };
         let slices = [slice("ns1/svc1", "p80", "TCP", 80, endpoints)];
-        Fragment::of(&service_ports(&service("ns1/svc1", spec), slices.iter(), &node, Family::V4), &site)
+        Fragment::of(&service_ports(&service("ns1/svc1", spec), slices.iter(), &node, Family::V4), &node_network)
     }
 
     fn port(more: Value) -> Value {
@@ -329,7 +329,7 @@ KUBE-SVC-XPGD46QRK7WJZT7O -m comment --comment "ns1/svc1:p80 -> 10.180.2.1:80" -
     fn a_cluster_ip_of_ipv6_is_written_in_its_own_words() {
         let spec = json!({"clusterIP": "fd00:96::1", "ports": [{"name": "p80", "port": 80}]});
         let slices = [slice("ns1/svc1", "p80", "TCP", 80, &["fd00::1@n1"])];
-        let site = NodeNetwork { cluster_cidr: Some("fd00::/48".parse().unwrap()), ..NodeNetwork::of(Family::V6) };
+        let node_network = NodeNetwork { cluster_cidr: Some("fd00::/48".parse().unwrap()), ..NodeNetwork::of(Family::V6) };
         let of = |family| service_ports(&service("ns1/svc1", spec.clone()), slices.iter(), &Node::default(), family);
         let text = r#"NatServices -m comment --comment "ns1/svc1:p80 cluster IP" -m tcp -p tcp -d fd00:96::1 --dport 80 -j KUBE-SVC-XPGD46QRK7WJZT7O
 KUBE-SEP-ENDPOINT -m comment --comment ns1/svc1:p80 -s fd00::1 -j KUBE-MARK-MASQ
@@ -338,7 +338,7 @@ KUBE-SVC-XPGD46QRK7WJZT7O -m comment --comment "ns1/svc1:p80 cluster IP" -m tcp 
 KUBE-SVC-XPGD46QRK7WJZT7O -m comment --comment "ns1/svc1:p80 -> [fd00::1]:80" -j KUBE-SEP-ENDPOINT
 "#;
         let chain = names::endpoint(&of(Family::V6)[0], crate::testing::addr("[fd00::1]:80"));
-        shows(&Fragment::of(&of(Family::V6), &site), &text.replace("KUBE-SEP-ENDPOINT", &chain));
+        shows(&Fragment::of(&of(Family::V6), &node_network), &text.replace("KUBE-SEP-ENDPOINT", &chain));
         assert_eq!(Fragment::of(&of(Family::V4), &NodeNetwork::of(Family::V4)), Fragment::default());
     }
 
@@ -395,9 +395,9 @@ KUBE-SVC-XPGD46QRK7WJZT7O -m comment --comment "ns1/svc1:p80 -> 10.180.0.1:80" -
         let mut service = service("ns1/svc1", spec);
         service.status =
             serde_json::from_value(json!({"loadBalancer": {"ingress": [{"ip": "5.6.7.8"}, {"ip": "5.6.7.9", "ipMode": "Proxy"}]}})).ok();
-        let site = NodeNetwork { cluster_cidr: None, node_ips: vec!["192.0.2.2".parse().unwrap()], ..NodeNetwork::of(Family::V4) };
+        let node_network = NodeNetwork { cluster_cidr: None, node_ips: vec!["192.0.2.2".parse().unwrap()], ..NodeNetwork::of(Family::V4) };
         let slices = [slice("ns1/svc1", "p80", "TCP", 80, &["10.180.0.1@n1"])];
-        let fragment = Fragment::of(&service_ports(&service, slices.iter(), &Node::default(), Family::V4), &site);
+        let fragment = Fragment::of(&service_ports(&service, slices.iter(), &Node::default(), Family::V4), &node_network);
         let firewall = &fragment.chains["KUBE-FW-XPGD46QRK7WJZT7O"];
         assert!(firewall[0].ends_with("-s 192.0.2.0/24 -j KUBE-EXT-XPGD46QRK7WJZT7O"));
         assert!(firewall[1].ends_with("-s 5.6.7.8/32 -j KUBE-EXT-XPGD46QRK7WJZT7O"));

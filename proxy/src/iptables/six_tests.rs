@@ -40,14 +40,14 @@ fn the_kernel_takes_them_and_leads_packets() {
     let listener = node.run(|| std::net::TcpListener::bind("[fd00:77::1]:8080").unwrap());
     // Ends with the process.
     std::thread::spawn(move || listener.incoming().flatten().for_each(|mut stream| drop(stream.write_all(b"here"))));
-    let site = NodeNetwork {
+    let node_network = NodeNetwork {
         cluster_cidr: Some("fd00:77::/48".parse().unwrap()),
         node_ips: vec!["fd00::9".parse().unwrap()],
         answered_here: vec!["fd00:96::a".parse().unwrap()],
         ..NodeNetwork::of(Family::V6)
     };
-    let mut rules = Rules::new(site);
-    rules.update(vec![(api::Key::new("d", "s"), Fragment::of(&ports(), rules.site()))]);
+    let mut rules = Rules::new(node_network);
+    rules.update(vec![(api::Key::new("d", "s"), Fragment::of(&ports(), rules.node_network()))]);
     let block_on = |work| tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
     assert!(node.run(|| block_on(Box::pin(written(&rules)))), "they are found again");
     for address in ["[fd00:96::1]:80", "[fd00:96::2]:80", "[fd00:96::4]:80"] {

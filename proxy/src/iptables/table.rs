@@ -8,7 +8,7 @@ use std::{
 use api::Key;
 
 use super::{
-    base_chains::{self, JUMPS, Jump, Place, SHARED, Table},
+    base_chains::{self, JUMPS, Jump, Position, SHARED, Table},
     names::PREFIXES,
     rules::{Fragment, Shared},
 };
@@ -24,7 +24,7 @@ type Chains<'a> = Vec<(&'a String, &'a Vec<String>)>;
 
 /// What the kernel should hold: the frame, and each service's fragment as it was last written.
 pub struct Rules {
-    site: NodeNetwork,
+    node_network: NodeNetwork,
     fragments: BTreeMap<Key, Fragment>,
 }
 
@@ -49,17 +49,17 @@ struct Part {
 }
 
 impl Rules {
-    pub fn new(site: NodeNetwork) -> Self {
-        Self { site, fragments: BTreeMap::new() }
+    pub fn new(node_network: NodeNetwork) -> Self {
+        Self { node_network, fragments: BTreeMap::new() }
     }
 
-    pub fn site(&self) -> &NodeNetwork {
-        &self.site
+    pub fn node_network(&self) -> &NodeNetwork {
+        &self.node_network
     }
 
-    /// The site has changed: a full script must follow.
-    pub fn set_site(&mut self, site: NodeNetwork) {
-        self.site = site;
+    /// The node's network has changed: a full script must follow.
+    pub fn set_node_network(&mut self, node_network: NodeNetwork) {
+        self.node_network = node_network;
     }
 
     /// Takes the services' new fragments; the scripts that bring the kernel there, none if nothing differs.
@@ -81,7 +81,7 @@ impl Rules {
     /// All there should be, from scratch; `saved` tells which jumps are missing and which chains are left over.
     pub fn full(&self, saved: &Saved) -> Vec<String> {
         let (mut script, mut scripts) = (Script::default(), Vec::new());
-        for (table, chain, lines) in base_chains::fixed(&self.site) {
+        for (table, chain, lines) in base_chains::fixed(&self.node_network) {
             script.chain(table, chain, lines.iter().map(String::as_str));
         }
         if self.fragments.len() > SERVICES_PER_SCRIPT {
@@ -134,9 +134,11 @@ impl Saved {
     }
 
     /// For a node whose services are served in another way: of ours, only what lets the pod network through the node's firewall.
-    pub fn guards(&self, site: &NodeNetwork) -> Vec<String> {
+    pub fn guards(&self, node_network: &NodeNetwork) -> Vec<String> {
         let mut script = self.remove_into(Script::default(), |chain| base_chains::GUARDS.contains(&chain));
-        for (table, chain, lines) in base_chains::fixed(site).into_iter().filter(|(_, chain, _)| base_chains::GUARDS.contains(chain)) {
+        for (table, chain, lines) in
+            base_chains::fixed(node_network).into_iter().filter(|(_, chain, _)| base_chains::GUARDS.contains(chain))
+        {
             script.chain(table, chain, lines.iter().map(String::as_str));
         }
         let missing = |jump: &&Jump| base_chains::GUARDS.contains(&jump.to) && !self.has(jump);
@@ -187,7 +189,7 @@ impl Script {
     }
 
     fn jump(&mut self, jump: &Jump) {
-        let verb = if jump.place == Place::First { "-I" } else { "-A" };
+        let verb = if jump.position == Position::First { "-I" } else { "-A" };
         let when = if jump.when.is_empty() { String::new() } else { format!("{} ", jump.when) };
         let _ = writeln!(self.part(jump.table).rules, "{verb} {} {when}-j {}", jump.from, jump.to);
     }

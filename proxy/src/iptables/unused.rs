@@ -13,7 +13,7 @@ const CHAINS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUT
 
 /// Those tables that we use, and only where nothing is in them. Where there is no `nft`, or iptables is of the old kind, there are none.
 ///
-/// A rule that somebody adds between the look and the deletion, some milliseconds while skiff is reset, would go too.
+/// A rule that another program adds between the look and the deletion, some milliseconds while skiff is reset, would go too.
 pub async fn remove(family: Family) {
     let ip = match family {
         Family::V4 => "ip",
@@ -24,7 +24,7 @@ pub async fn remove(family: Family) {
         if listed.is_ok_and(|text| is_unused(&text))
             && let Err(error) = run("nft", &["delete", "table", ip, table], "").await
         {
-            tracing::debug!(%error, table, "an empty table stays");
+            tracing::debug!(%error, table, "failed to delete empty iptables table");
         }
     }
 }

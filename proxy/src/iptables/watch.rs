@@ -1,11 +1,11 @@
-//! Anybody's change of packet rules -> a hint to look whether ours are still there.
+//! Another program's change of packet rules -> a check whether ours are still there.
 
 use std::time::Duration;
 
 use futures::FutureExt;
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, TokioSocket, protocols::NETLINK_NETFILTER};
 
-/// `NFNLGRP_NFTABLES` of the kernel's nfnetlink.h: every change of rules, whoever makes it.
+/// `NFNLGRP_NFTABLES` of the kernel's nfnetlink.h: every change of rules, by any program.
 const GROUP: u32 = 7;
 /// How often to look where the kernel does not tell (rules that are kept in the old way).
 const PERIOD: Duration = Duration::from_secs(60);
@@ -23,7 +23,7 @@ impl Watch {
             socket.socket_mut().bind_auto()?;
             socket.socket_mut().add_membership(GROUP).map(|()| socket)
         };
-        let socket = open().inspect_err(|error| tracing::debug!(%error, "rule changes are not told; looking from time to time")).ok();
+        let socket = open().inspect_err(|error| tracing::debug!(%error, "failed to watch rule changes; checking periodically")).ok();
         Self { socket }
     }
 
@@ -34,7 +34,7 @@ impl Watch {
         let _ = socket.recv(&mut Vec::with_capacity(MESSAGE_BYTES)).await;
     }
 
-    /// Forgets what has been told so far.
+    /// Drops the notifications so far.
     pub fn drain(&self) {
         let Some(socket) = &self.socket else { return };
         while socket.recv(&mut Vec::with_capacity(MESSAGE_BYTES)).now_or_never().is_some() {}

@@ -10,9 +10,9 @@ use api::{
 use super::{Backends, Endpoint, Node, Protocol};
 use crate::{family::Family, model::protocol_of};
 
-/// One endpoint as the slices tell it.
+/// One endpoint as the slices show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Found {
+struct EndpointInfo {
     state: State,
     local: bool,
     zones: Vec<String>,
@@ -23,7 +23,7 @@ struct Found {
 enum State {
     Unusable,
     /// Terminating and still serving: used where nothing is ready.
-    Leaving,
+    ServingTerminating,
     Ready,
 }
 
@@ -45,12 +45,12 @@ pub fn of_port<'a>(
 ) -> Backends {
     let found = collect(slices.filter(|slice| slice.address_type == family.word()), name, protocol, node, family);
     let topology = topology(&found, node);
-    let pick = |wanted: &dyn Fn(&Found) -> bool| -> Vec<Endpoint> {
+    let pick = |wanted: &dyn Fn(&EndpointInfo) -> bool| -> Vec<Endpoint> {
         found.iter().filter(|(_, f)| wanted(f)).map(|(address, _)| *address).collect()
     };
     let first = |ready: Vec<Endpoint>, leaving: Vec<Endpoint>| if ready.is_empty() { leaving } else { ready };
-    let cluster = first(pick(&|f| f.state == State::Ready && f.fits(topology, node)), pick(&|f| f.state == State::Leaving));
-    let local = first(pick(&|f| f.local && f.state == State::Ready), pick(&|f| f.local && f.state == State::Leaving));
+    let cluster = first(pick(&|f| f.state == State::Ready && f.fits(topology, node)), pick(&|f| f.state == State::ServingTerminating));
+    let local = first(pick(&|f| f.local && f.state == State::Ready), pick(&|f| f.local && f.state == State::ServingTerminating));
     Backends { any: found.values().any(|f| f.state != State::Unusable), cluster, local }
 }
 
@@ -60,14 +60,14 @@ fn collect<'a>(
     protocol: Protocol,
     node: &Node,
     family: Family,
-) -> BTreeMap<Endpoint, Found> {
-    let mut found: BTreeMap<Endpoint, Found> = BTreeMap::new();
+) -> BTreeMap<Endpoint, EndpointInfo> {
+    let mut found: BTreeMap<Endpoint, EndpointInfo> = BTreeMap::new();
     for slice in slices {
         let ports = slice.ports.iter().flatten().filter(|p| is_port(p, name, protocol));
         for port in ports.filter_map(|p| u16::try_from(p.port?).ok()) {
             for endpoint in steps::counted(slice.endpoints.iter().flatten()) {
                 let Some(ip) = address_of(endpoint).filter(|ip| Family::of(*ip) == family) else { continue };
-                let new = Found::of(endpoint, node);
+                let new = EndpointInfo::of(endpoint, node);
                 let slot = found.entry(Endpoint { ip, port }).or_insert_with(|| new.clone());
                 // While an endpoint moves between slices it stands in both.
                 if new.state > slot.state {
@@ -80,7 +80,7 @@ fn collect<'a>(
 }
 
 /// Hints count only where all ready endpoints have them and one is meant for us.
-fn topology(found: &BTreeMap<Endpoint, Found>, node: &Node) -> Topology {
+fn topology(found: &BTreeMap<Endpoint, EndpointInfo>, node: &Node) -> Topology {
     let ready = || found.values().filter(|f| f.state == State::Ready);
     if ready().next().is_none() {
         return Topology::Anywhere;
@@ -94,7 +94,7 @@ fn topology(found: &BTreeMap<Endpoint, Found>, node: &Node) -> Topology {
     Topology::Anywhere
 }
 
-impl Found {
+impl EndpointInfo {
     fn of(endpoint: &v1::Endpoint, node: &Node) -> Self {
         let hints = endpoint.hints.as_ref();
         Self {
@@ -122,7 +122,7 @@ impl State {
         let serving = conditions.serving.unwrap_or(ready);
         match (ready, serving && conditions.terminating.unwrap_or(false)) {
             (true, _) => State::Ready,
-            (false, true) => State::Leaving,
+            (false, true) => State::ServingTerminating,
             (false, false) => State::Unusable,
         }
     }

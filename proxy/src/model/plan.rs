@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn services_without_a_portal() {
+    fn services_without_a_service_port() {
         let cases = [
             json!({"clusterIP": "None", "ports": [{"port": 80}]}),
             json!({"clusterIP": "", "ports": [{"port": 80}]}),

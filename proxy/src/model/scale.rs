@@ -18,42 +18,42 @@ const EACH: u128 = 500;
 
 #[test]
 fn a_change_costs_the_same_however_many_endpoints_and_services_there_are() {
-    let (world, mut costs, mut count) = (ServiceTracker::noting(), BTreeMap::new(), 0);
+    let (tracker, mut costs, mut count) = (ServiceTracker::noting(), BTreeMap::new(), 0);
     let spec = json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}]});
-    world.service(None, Some(&Arc::new(testing::service("d/crowd", spec.clone()))));
+    tracker.service(None, Some(&Arc::new(testing::service("d/crowd", spec.clone()))));
     for size in SIZES {
         for at in count..size {
             let name = format!("d/s{at}");
-            world.service(None, Some(&Arc::new(testing::service(&name, spec.clone()))));
-            world.slice(None, Some(&slice(&name, at, 1)));
+            tracker.service(None, Some(&Arc::new(testing::service(&name, spec.clone()))));
+            tracker.slice(None, Some(&slice(&name, at, 1)));
             if at.is_multiple_of(IN_A_SLICE) {
-                world.slice(None, Some(&slice("d/crowd", at / IN_A_SLICE, IN_A_SLICE)));
+                tracker.slice(None, Some(&slice("d/crowd", at / IN_A_SLICE, IN_A_SLICE)));
             }
         }
         count = size;
-        world.take_changed();
-        measure(&world, size, &mut costs);
+        tracker.take_changed();
+        measure(&tracker, size, &mut costs);
     }
     costs.iter().for_each(|(what, costs)| steps::must_not_grow(what, costs));
 }
 
-fn measure(world: &ServiceTracker, size: usize, costs: &mut BTreeMap<&'static str, Vec<u64>>) {
+fn measure(tracker: &ServiceTracker, size: usize, costs: &mut BTreeMap<&'static str, Vec<u64>>) {
     let mut cost = |what, steps: u64| costs.entry(what).or_default().push(steps);
     let small = slice("d/s7", 7, 1);
-    cost("a slice of a small service changes", steps::of(|| synced(world, &small)).1);
+    cost("a slice of a small service changes", steps::of(|| synced(tracker, &small)).1);
     let large = slice("d/crowd", 3, IN_A_SLICE);
-    let (endpoints, steps) = steps::of(|| synced(world, &large));
+    let (endpoints, steps) = steps::of(|| synced(tracker, &large));
     assert_eq!(endpoints, size);
     let together = (rest(Mode::Nftables, endpoints).as_micros() / EACH).max(1);
     cost("each of a stream of changes of a large one", steps / u64::try_from(together).unwrap());
 }
 
 /// How many endpoints there are after the slice has changed and all that changed was planned.
-fn synced(world: &ServiceTracker, slice: &Arc<EndpointSlice>) -> usize {
-    world.slice(Some(slice), Some(slice));
-    let changed: Vec<Key> = world.take_changed().into_iter().collect();
+fn synced(tracker: &ServiceTracker, slice: &Arc<EndpointSlice>) -> usize {
+    tracker.slice(Some(slice), Some(slice));
+    let changed: Vec<Key> = tracker.take_changed().into_iter().collect();
     assert_eq!(changed.len(), 1, "nobody else is looked at");
-    let entry = world.entry(&changed[0]);
+    let entry = tracker.entry(&changed[0]);
     let all = service_ports(entry.service.as_ref().unwrap(), entry.slices.values().map(|s| &**s), &Node::default(), Family::V4);
     all.iter().map(|service_port| service_port.backends.cluster.len()).sum()
 }

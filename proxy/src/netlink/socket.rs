@@ -134,7 +134,7 @@ fn kind_of(message: &[u8]) -> u16 {
     message.get(4..).and_then(<[u8]>::first_chunk).map_or(0, |b| u16::from_ne_bytes(*b))
 }
 
-/// `None` for a message that is no acknowledgement; the error tells of which message.
+/// `None` for a message that is no acknowledgement; the error names the message.
 fn acknowledgement(message: &[u8]) -> Option<Result<(), Error>> {
     if kind_of(message) != ERROR {
         return None;

@@ -42,7 +42,7 @@ const BASES: [Base; 8] = [
 ];
 
 /// The table anew, in place of what may be there under its name.
-pub fn write(site: &NodeNetwork, w: &mut Writer) {
+pub fn write(node_network: &NodeNetwork, w: &mut Writer) {
     let table = |w: &mut Writer| w.text(1, TABLE);
     w.change(Verb::NewTable, table);
     w.change(Verb::DelTable, table);
@@ -53,7 +53,7 @@ pub fn write(site: &NodeNetwork, w: &mut Writer) {
         chain(name, w);
     }
     BASES.iter().for_each(|base| base.write(w));
-    for (chain, steps) in rules(site) {
+    for (chain, steps) in rules(node_network) {
         rule(chain, &steps, w);
     }
 }
@@ -86,7 +86,7 @@ impl Base {
     }
 }
 
-fn rules(site: &NodeNetwork) -> Vec<(&'static str, Vec<Step>)> {
+fn rules(node_network: &NodeNetwork) -> Vec<(&'static str, Vec<Step>)> {
     let jump = |to: &str| Step::End(Verdict::Jump(to.to_owned()));
     let new = |to: &str| [ct_state(CT_NEW), vec![jump(to)]].concat();
     let mut rules = vec![
@@ -104,10 +104,10 @@ fn rules(site: &NodeNetwork) -> Vec<(&'static str, Vec<Step>)> {
         (FIREWALL_CHECK, firewall()),
         (CLUSTER_IPS_CHECK, vec![Step::Load(Field::Destination, Reg(0)), Step::Among(Set::ClusterIps.name(), Reg(0)), Step::Reject]),
     ];
-    if site.family == Family::V4 {
+    if node_network.family == Family::V4 {
         rules.insert(0, ("filter-input", localnet()));
     }
-    if let Some(cidr) = site.cluster_cidr {
+    if let Some(cidr) = node_network.cluster_cidr {
         rules.push((SERVICE_CHAIN, at(Set::MasqueradedOutsiders, DestinationMatch::Address, &[outside(cidr), mark()].concat())));
     }
     for matched_by in BOTH_MATCHES {
@@ -117,7 +117,7 @@ fn rules(site: &NodeNetwork) -> Vec<(&'static str, Vec<Step>)> {
         rules.push((ENDPOINTS_CHECK, at(Set::Refused(matched_by, Refusal::Reject), matched_by, &[Step::Reject])));
         rules.push((ENDPOINTS_CHECK, at(Set::Refused(matched_by, Refusal::Drop), matched_by, &[Step::End(Verdict::Drop)])));
     }
-    rules.extend(postrouting(site).into_iter().map(|steps| ("nat-postrouting", steps)));
+    rules.extend(postrouting(node_network).into_iter().map(|steps| ("nat-postrouting", steps)));
     rules
 }
 
@@ -152,7 +152,7 @@ fn localnet() -> Vec<Step> {
     [&towards(loopback)[..], &outside(loopback), &unknown, &straight, &[Step::End(Verdict::Drop)]].concat()
 }
 
-fn postrouting(site: &NodeNetwork) -> Vec<Vec<Step>> {
+fn postrouting(node_network: &NodeNetwork) -> Vec<Vec<Step>> {
     let (mark, both) = (Reg(0), Reg(4));
     let marked = [Step::Load(Field::Mark, mark), Step::Bits(mark, MARK, 0), Step::Is(mark, MARK)];
     // A packet may pass here twice.
@@ -162,8 +162,8 @@ fn postrouting(site: &NodeNetwork) -> Vec<Vec<Step>> {
     let itself =
         [Step::Load(Field::Source, both), Step::Load(Field::Destination, Reg(5)), Step::Among(Set::Hairpin.name(), both), Step::Masquerade];
     let mut rules = vec![[marked.as_slice(), &unmark].concat(), [translated.as_slice(), &itself].concat()];
-    if let Some(cidr) = site.cluster_cidr {
-        for net in [cidr, site.family.multicast()] {
+    if let Some(cidr) = node_network.cluster_cidr {
+        for net in [cidr, node_network.family.multicast()] {
             rules.push([towards(net), vec![Step::End(Verdict::Return)]].concat());
         }
         rules.push([within(cidr), vec![Step::Masquerade]].concat());

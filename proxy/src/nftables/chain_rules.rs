@@ -4,10 +4,10 @@ use ipnet::IpNet;
 
 use super::{
     expr::{Field, LOCAL, Reg, Step, Verdict},
+    registers::word,
     service_chain::{DestinationMatch, List, ServiceChain},
     sets::Set,
     sticky,
-    words::word,
 };
 
 /// The bit of the mark that says: masquerade this.

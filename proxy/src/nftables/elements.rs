@@ -1,14 +1,14 @@
-//! Portals of one service -> its elements of the sets and maps. Pure.
+//! Service ports of one service -> its elements of the sets and maps. Pure.
 
 use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32};
 
 use ipnet::IpNet;
 
 use super::{
+    registers::{Words, port_word, protocol, word},
     service_chain::{DestinationMatch, List, ServiceChain},
     sets::{Refusal, Set},
     sticky::Sticky,
-    words::{Words, port_word, protocol, word},
 };
 use crate::model::{Endpoint, NodeNetwork, Policy, ServicePort};
 
@@ -50,13 +50,13 @@ pub struct WantedElements {
 /// One service port, while its elements are written.
 struct Writer<'a> {
     service_port: &'a ServicePort,
-    line: &'a PortEndpoints,
-    site: &'a NodeNetwork,
+    port_endpoints: &'a PortEndpoints,
+    node_network: &'a NodeNetwork,
     out: &'a mut WantedElements,
 }
 
 impl PortEndpoints {
-    /// The service port's line after this one: endpoints that stay keep their places, so that few elements change.
+    /// The service port's next endpoints: endpoints that stay keep their places, so that few elements change.
     pub fn next(old: Option<&PortEndpoints>, id: u32, service_port: &ServicePort) -> Self {
         let places = |old: Option<&Vec<Endpoint>>, new: &[Endpoint], used: bool| {
             let new = if used { new } else { &[] };
@@ -76,8 +76,8 @@ impl PortEndpoints {
 
 impl WantedElements {
     /// Adds a service port's.
-    pub fn add(&mut self, service_port: &ServicePort, line: &PortEndpoints, site: &NodeNetwork) {
-        let mut writer = Writer { service_port, line, site, out: self };
+    pub fn add(&mut self, service_port: &ServicePort, port_endpoints: &PortEndpoints, node_network: &NodeNetwork) {
+        let mut writer = Writer { service_port, port_endpoints, node_network, out: self };
         writer.destinations();
         writer.shared();
         writer.sticky();
@@ -86,7 +86,7 @@ impl WantedElements {
 
 impl Writer<'_> {
     fn destinations(&mut self) {
-        let masquerade = self.site.cluster_cidr.map(|_| Set::MasqueradedOutsiders);
+        let masquerade = self.node_network.cluster_cidr.map(|_| Set::MasqueradedOutsiders);
         let internal = list(self.service_port.internal);
         let to = self.address(self.service_port.cluster_ip);
         self.destination(to, self.class(DestinationMatch::Address, 0, internal), internal, masquerade);
@@ -108,15 +108,15 @@ impl Writer<'_> {
         let (list, matched_by) = (list(self.service_port.external), to.matched_by);
         let class = match self.service_port.external {
             Policy::Cluster => self.class(matched_by, 0, list),
-            Policy::Local => self.class(matched_by, count(&self.line.cluster), list),
+            Policy::Local => self.class(matched_by, count(&self.port_endpoints.cluster), list),
         };
         let masquerade = (self.service_port.external == Policy::Cluster).then_some(Set::Masqueraded(matched_by));
         self.destination(to, class, list, masquerade);
     }
 
     fn class(&self, matched_by: DestinationMatch, insiders: u32, list: List) -> Option<ServiceChain> {
-        let count = count(self.line.list(list));
-        let sticky = self.service_port.affinity_seconds.and_then(|_| NonZeroU32::new(self.line.id));
+        let count = count(self.port_endpoints.list(list));
+        let sticky = self.service_port.affinity_seconds.and_then(|_| NonZeroU32::new(self.port_endpoints.id));
         let size = |count: u32| if sticky.is_some() { count.min(1) } else { count };
         let class = ServiceChain { matched_by, insiders: size(insiders), list, count: size(count), sticky };
         (class.count > 0 || class.insiders > 0).then_some(class)
@@ -142,11 +142,11 @@ impl Writer<'_> {
     /// What the filters say, of packets that still have their destination.
     fn refusal(&self, list: List) -> Option<Refusal> {
         let why = if self.service_port.backends.any { Refusal::Drop } else { Refusal::Reject };
-        self.line.list(list).is_empty().then_some(why)
+        self.port_endpoints.list(list).is_empty().then_some(why)
     }
 
     fn endpoints(&self, to: &Destination, list: List, elements: &mut Vec<Element>) {
-        for (place, endpoint) in (list.first_place()..).zip(self.line.list(list)) {
+        for (place, endpoint) in (list.first_place()..).zip(self.port_endpoints.list(list)) {
             let data = [word(endpoint.ip), port_word(endpoint.port)];
             elements.push(Element { set: Set::Endpoints(to.matched_by), key: to.and(place), data });
         }
@@ -159,7 +159,7 @@ impl Writer<'_> {
         }
         let mut allowed = ranges.clone();
         // A balancer's address may stand on this node: its own traffic then comes from that address.
-        if ranges.iter().any(|range| self.site.node_ips.iter().any(|ip| range.contains(ip))) {
+        if ranges.iter().any(|range| self.node_network.node_ips.iter().any(|ip| range.contains(ip))) {
             allowed.extend(self.service_port.balancer_ips.iter().map(|ip| IpNet::from(*ip)));
         }
         let elements = self.out.own.entry(to).or_default();
@@ -173,13 +173,13 @@ impl Writer<'_> {
     fn shared(&mut self) {
         let put = |set, key| Element { set, key, data: [0; 2] };
         self.out.shared.push(put(Set::ClusterIps, [word(self.service_port.cluster_ip), 0, 0, 0]));
-        let all = self.line.cluster.iter().chain(&self.line.local).map(|endpoint| word(endpoint.ip));
+        let all = self.port_endpoints.cluster.iter().chain(&self.port_endpoints.local).map(|endpoint| word(endpoint.ip));
         self.out.shared.extend(all.map(|ip| put(Set::Hairpin, [ip, ip, 0, 0])));
     }
 
     fn sticky(&mut self) {
-        for (number, list) in (self.line.id..).zip([List::Cluster, List::Local]) {
-            let made = Sticky::of(self.service_port, self.line.list(list));
+        for (number, list) in (self.port_endpoints.id..).zip([List::Cluster, List::Local]) {
+            let made = Sticky::of(self.service_port, self.port_endpoints.list(list));
             self.out.sticky.extend(made.map(|sticky| (number, sticky)));
         }
     }
@@ -251,13 +251,14 @@ mod tests {
         let node = Node { name: "n1".into(), ..Node::default() };
         let slices = [slice("d/s", "", "TCP", 8080, endpoints)];
         let service_ports = service_ports(&service, slices.iter(), &node, Family::V4);
-        let site = NodeNetwork {
+        let node_network = NodeNetwork {
             cluster_cidr: Some("10.77.0.0/16".parse().unwrap()),
             node_ips: vec!["192.0.2.1".parse().unwrap()],
             ..NodeNetwork::of(Family::V4)
         };
-        let (line, mut needs, mut chains) = (PortEndpoints::next(None, 2, &service_ports[0]), WantedElements::default(), Vec::new());
-        needs.add(&service_ports[0], &line, &site);
+        let (port_endpoints, mut needs, mut chains) =
+            (PortEndpoints::next(None, 2, &service_ports[0]), WantedElements::default(), Vec::new());
+        needs.add(&service_ports[0], &port_endpoints, &node_network);
         for element in needs.own.values().flatten() {
             chains.extend(if let Set::ServiceChain(class) = element.set { Some(class) } else { None });
         }

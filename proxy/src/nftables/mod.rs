@@ -1,4 +1,4 @@
-//! Portals -> elements of nf_tables' sets and maps, written over netlink.
+//! Service ports -> elements of nf_tables' sets and maps, written over netlink.
 //!
 //! A packet's destination is looked up in a set per *class* (how many endpoints, of which list). The class' rule draws a number, and
 //! (destination, number) is looked up for the endpoint. Services and endpoints are plain data, so that a change is a few
@@ -11,11 +11,11 @@ mod chain_rules;
 mod elements;
 mod expr;
 mod objects;
+mod registers;
 mod service_chain;
 mod sets;
 mod slots;
 mod sticky;
 mod table;
-mod words;
 
 pub use table::Table;

@@ -15,7 +15,7 @@ pub struct ServiceChain {
     pub sticky: Option<NonZeroU32>,
 }
 
-/// How a destination is told.
+/// How a destination is matched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DestinationMatch {
     Address,

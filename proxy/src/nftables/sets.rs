@@ -1,4 +1,4 @@
-//! The sets and maps: what each is keyed by and holds, and how `nft` is told to show it. Numbers: the kernel's `nf_tables.h`, nft's `datatype.h`.
+//! The sets and maps: what each is keyed by and holds, and how `nft` shows it. Numbers: the kernel's `nf_tables.h`, nft's `datatype.h`.
 
 use std::borrow::Cow;
 

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{elements::Element, service_chain::ServiceChain, sets::Set, words::Words};
+use super::{elements::Element, registers::Words, service_chain::ServiceChain, sets::Set};
 
 type At = (Set, Words);
 type Data = [u32; 2];

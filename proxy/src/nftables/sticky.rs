@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use super::{
     expr::{Field, Reg, Step},
     objects,
+    registers::{port_word, protocol, word},
     service_chain::List,
     sets,
-    words::{port_word, protocol, word},
 };
 use crate::{
     model::{Endpoint, Protocol, ServicePort},

@@ -36,7 +36,7 @@ const CLASSES_KEPT: usize = 64;
 
 /// What the kernel should hold for one family, and the way there.
 pub struct Table {
-    site: NodeNetwork,
+    node_network: NodeNetwork,
     socket: Option<Arc<Socket>>,
     services: HashMap<Key, ServiceElements>,
     slots: Slots,
@@ -61,7 +61,7 @@ pub struct Table {
 #[derive(Default)]
 struct ServiceElements {
     number: u32,
-    lines: BTreeMap<(u16, Protocol), PortEndpoints>,
+    ports: BTreeMap<(u16, Protocol), PortEndpoints>,
     own: BTreeMap<Destination, Vec<Element>>,
     shared: Vec<Element>,
     sticky: Vec<u32>,
@@ -70,7 +70,7 @@ struct ServiceElements {
 impl Table {
     pub fn new(family: Family) -> Self {
         Self {
-            site: NodeNetwork::of(family),
+            node_network: NodeNetwork::of(family),
             socket: None,
             services: HashMap::new(),
             slots: Slots::default(),
@@ -91,7 +91,7 @@ impl Table {
         let changes = self.slots.take_changes();
         let (born, gone) = self.settle(changes.chains);
         let sticky = self.take_sticky_changes();
-        let mut writer = Writer::batch(self.site.family);
+        let mut writer = Writer::batch(self.node_network.family);
         for (number, old, new) in &sticky {
             new.iter().for_each(|new| new.write(*number, old.as_ref(), &mut writer));
         }
@@ -109,17 +109,17 @@ impl Table {
         writer.finish()
     }
 
-    /// Everything, in place of whatever stands in the kernel; `site` is as it is now.
-    pub fn full(&mut self, site: NodeNetwork, changes: &[(Key, Vec<ServicePort>)]) -> Option<Vec<u8>> {
-        self.site = site;
+    /// Everything, in place of whatever stands in the kernel; `node_network` is as it is now.
+    pub fn full(&mut self, node_network: NodeNetwork, changes: &[(Key, Vec<ServicePort>)]) -> Option<Vec<u8>> {
+        self.node_network = node_network;
         changes.iter().for_each(|(key, service_ports)| self.take(key, service_ports));
         self.slots.take_changes();
         self.sticky_before.clear();
         self.idle = ServiceChain::common().filter(|class| !self.slots.is_used(class)).collect();
         let chains = self.ways();
         self.written = chains.iter().copied().collect();
-        let mut writer = Writer::batch(self.site.family);
-        base_chains::write(&self.site, &mut writer);
+        let mut writer = Writer::batch(self.node_network.family);
+        base_chains::write(&self.node_network, &mut writer);
         self.sticky.iter().for_each(|(number, sticky)| sticky.write(*number, None, &mut writer));
         chains.iter().for_each(|class| make_chain(class, &mut writer));
         // An element takes longer with each rule that asks its map: the rules come after.
@@ -142,9 +142,9 @@ impl Table {
         work.await.unwrap_or_else(|error| Err(std::io::Error::other(error).into()))
     }
 
-    /// Whether our table still has rules: it has none after somebody's `nft flush ruleset`.
+    /// Whether our table still has rules: an admin's `nft flush ruleset` removes them.
     pub fn is_whole(&mut self) -> bool {
-        let question = Writer::dump(self.site.family, Verb::GetRule, |w| {
+        let question = Writer::dump(self.node_network.family, Verb::GetRule, |w| {
             w.text(1, TABLE);
             w.text(2, WITNESS);
         });
@@ -189,9 +189,9 @@ impl Table {
 
     fn take(&mut self, key: &Key, service_ports: &[ServicePort]) {
         let mut old = self.services.remove(key).unwrap_or_default();
-        let Some((lines, needs)) = late::one(key, || self.needs(&mut old, service_ports)) else {
+        let Some((ports, needs)) = late::one(key, || self.needs(&mut old, service_ports)) else {
             self.left.push(key.clone());
-            if !old.lines.is_empty() {
+            if !old.ports.is_empty() {
                 self.services.insert(key.clone(), old);
             }
             return;
@@ -206,8 +206,8 @@ impl Table {
         needs.shared.iter().for_each(|element| self.slots.claim(element));
         let sticky = needs.sticky.keys().copied().collect();
         self.take_sticky(&old.sticky, needs.sticky);
-        if !lines.is_empty() {
-            self.services.insert(key.clone(), ServiceElements { number: old.number, lines, own: needs.own, shared: needs.shared, sticky });
+        if !ports.is_empty() {
+            self.services.insert(key.clone(), ServiceElements { number: old.number, ports, own: needs.own, shared: needs.shared, sticky });
         }
     }
 
@@ -217,19 +217,19 @@ impl Table {
         old: &mut ServiceElements,
         service_ports: &[ServicePort],
     ) -> (BTreeMap<(u16, Protocol), PortEndpoints>, WantedElements) {
-        let (mut lines, mut needs) = (BTreeMap::new(), WantedElements::default());
+        let (mut ports, mut needs) = (BTreeMap::new(), WantedElements::default());
         if old.number == 0 {
             old.number = self.fresh_number();
         }
         for service_port in service_ports {
             let of = (service_port.port, service_port.protocol);
-            let was = old.lines.get(&of);
-            let id = was.map_or_else(|| self.fresh_number(), |line| line.id);
-            let line = PortEndpoints::next(was, id, service_port);
-            needs.add(service_port, &line, &self.site);
-            lines.insert(of, line);
+            let was = old.ports.get(&of);
+            let id = was.map_or_else(|| self.fresh_number(), |ports| ports.id);
+            let port_endpoints = PortEndpoints::next(was, id, service_port);
+            needs.add(service_port, &port_endpoints, &self.node_network);
+            ports.insert(of, port_endpoints);
         }
-        (lines, needs)
+        (ports, needs)
     }
 
     /// Never used again: clients may be remembered under it.
@@ -320,7 +320,7 @@ impl Table {
 
     fn write_chain(&self, class: &ServiceChain, writer: &mut Writer) {
         let name = class.name();
-        chain_rules::rules(class, self.site.cluster_cidr).iter().for_each(|steps| objects::rule(&name, steps, writer));
+        chain_rules::rules(class, self.node_network.cluster_cidr).iter().for_each(|steps| objects::rule(&name, steps, writer));
     }
 }
 

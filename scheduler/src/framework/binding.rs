@@ -9,14 +9,14 @@ use client::kube;
 use futures::{FutureExt, future::BoxFuture};
 
 use super::{Plugins, WaitingPods};
-use crate::{plugin_states::PluginStates, pod::PodInfo, refusal::Refusal, snapshot::Snapshot};
+use crate::{cycle_state::CycleState, pod::PodInfo, refusal::Refusal, snapshot::Snapshot};
 
 /// What a plugin has to do with a pod that was given a node. One that has nothing to do is not asked: see [`super::Plugin::binding`].
 pub trait BindingPlugin: Sync {
     /// Takes what the pod will use on the node, before anybody else is given a node: no I/O, no waiting.
     ///
     /// # Errors
-    /// The pod is not bound. Plugins after it are not asked, and all are told to [`BindingPlugin::unreserve`].
+    /// The pod is not bound. Plugins after it do not run, and [`BindingPlugin::unreserve`] runs for all.
     fn reserve(&self, _at: &mut Reserving<'_>) -> Result<(), Status> {
         Ok(())
     }
@@ -53,14 +53,14 @@ pub struct Reserving<'a> {
     pub node: &'a str,
     pub snapshot: &'a mut Snapshot,
     /// What plugins kept of the pod in this try.
-    pub state: &'a mut PluginStates,
+    pub state: &'a mut CycleState,
 }
 
 /// A pod and its node, within the binding cycle.
 pub struct PreBinding<'a> {
     pub pod: &'a Arc<PodInfo>,
     pub node: &'a str,
-    pub state: &'a mut PluginStates,
+    pub state: &'a mut CycleState,
     pub client: &'a kube::Client,
 }
 
@@ -101,17 +101,17 @@ pub type Waits = Vec<(&'static str, Duration)>;
 
 /// Those of the plugins that have something to do with bindings, in order, with their names.
 #[derive(Clone, Debug, Default)]
-pub struct BindingPlugins(Vec<Named>);
+pub struct BindingPlugins(Vec<NamedPlugin>);
 
 #[derive(Clone, Copy)]
-struct Named {
+struct NamedPlugin {
     name: &'static str,
     plugin: &'static dyn BindingPlugin,
 }
 
 impl BindingPlugins {
     pub fn of(plugins: Plugins) -> Self {
-        Self(plugins.iter().filter_map(|p| Some(Named { name: p.name(), plugin: p.binding()? })).collect())
+        Self(plugins.iter().filter_map(|p| Some(NamedPlugin { name: p.name(), plugin: p.binding()? })).collect())
     }
 
     pub fn is_empty(&self) -> bool {
@@ -130,7 +130,7 @@ impl BindingPlugins {
     pub fn unreserve(&self, at: &mut Reserving<'_>) {
         for named in self.0.iter().rev() {
             if let Err(panic) = catch(named.name, || named.plugin.unreserve(at)) {
-                tracing::error!(ns = at.pod.key.namespace, name = at.pod.key.name, plugin = named.name, error = %panic, "not unreserved");
+                tracing::error!(ns = at.pod.key.namespace, name = at.pod.key.name, plugin = named.name, error = %panic, "plugin panicked in Unreserve");
             }
         }
     }
@@ -174,7 +174,7 @@ impl BindingPlugins {
         &self,
         pod: &Arc<PodInfo>,
         node: &str,
-        state: &mut PluginStates,
+        state: &mut CycleState,
         client: &kube::Client,
         bound: Duration,
     ) -> Result<(), Failure> {
@@ -210,7 +210,7 @@ impl Status {
     }
 }
 
-impl std::fmt::Debug for Named {
+impl std::fmt::Debug for NamedPlugin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name)
     }

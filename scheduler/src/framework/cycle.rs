@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Ask, EquivalenceClass, Looking};
+use super::{Ask, EquivalenceClass, PreFilterExtensions};
 use crate::{
     node::{NodeInfo, Slot},
     pod::PodInfo,
@@ -10,27 +10,29 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// The state of one plan. A clone can be asked "what if", see [`Cycle::shift`].
+/// The state of one plan. A clone can be asked "what if", see [`Cycle::update_with_pod`].
 #[derive(Clone)]
 pub struct Cycle<'a> {
     pub snapshot: &'a Snapshot,
     pub class: &'a EquivalenceClass,
     pub ask: &'a Ask,
     /// In the order of the plugins.
-    around: Vec<Around<'a>>,
+    extensions: Vec<PluginExtensions<'a>>,
 }
 
-/// What the plugin in that place knows.
-struct Around<'a> {
+/// What the plugin in that place knows of other nodes.
+struct PluginExtensions<'a> {
     place: usize,
-    looking: Box<dyn Looking<'a> + 'a>,
+    extensions: Box<dyn PreFilterExtensions<'a> + 'a>,
 }
 
 impl<'a> Cycle<'a> {
     pub fn new(snapshot: &'a Snapshot, class: &'a EquivalenceClass, ask: &'a Ask) -> Self {
         let all = ask.plugins.iter().enumerate();
-        let around = all.filter_map(|(place, plugin)| Some(Around { place, looking: plugin.looks_around(ask, snapshot, class)? }));
-        Self { snapshot, class, ask, around: around.collect() }
+        let extensions = all.filter_map(|(place, plugin)| {
+            Some(PluginExtensions { place, extensions: plugin.pre_filter_extensions(ask, snapshot, class)? })
+        });
+        Self { snapshot, class, ask, extensions: extensions.collect() }
     }
 
     /// No node that fits by itself is refused because of other nodes or pods: what it says, and what it would say without some of its
@@ -46,65 +48,67 @@ impl<'a> Cycle<'a> {
 
     /// The places of the plugins that may refuse nodes because of others.
     pub fn speaking(&self) -> impl Iterator<Item = usize> + '_ {
-        self.around.iter().filter(|around| !around.looking.is_silent()).map(|around| around.place)
+        self.extensions.iter().filter(|one| !one.extensions.is_silent()).map(|one| one.place)
     }
 
     /// As if the pod were (`by` = 1) or were not (-1) on the node.
-    pub fn shift(&mut self, pod: &PodInfo, row: &NodeInfo, by: i64) {
-        self.around.iter_mut().for_each(|around| around.looking.shift(pod, row, by));
+    pub fn update_with_pod(&mut self, pod: &PodInfo, node: &NodeInfo, by: i64) {
+        self.extensions.iter_mut().for_each(|one| one.extensions.update_with_pod(pod, node, by));
     }
 
-    /// Why the node does not take the pod as things are, or as the cycle and `row` were bent to be; pods that are nominated to it count.
-    pub fn refuses(&self, row: &NodeInfo) -> Option<Refusal> {
-        self.with_nominated(row, Self::refuses_now)
+    /// Runs all filters on the node, as it is or as `node` and the cycle were changed to be; pods that are nominated to it count.
+    ///
+    /// Upstream: `RunFilterPluginsWithNominatedPods`.
+    pub fn filter_with_nominated_pods(&self, node: &NodeInfo) -> Option<Refusal> {
+        self.with_nominated(node, Self::filter)
     }
 
-    /// What was remembered of the node, and what depends on others.
-    pub fn answer(&self, row: &NodeInfo) -> Option<Cow<'a, Refusal>> {
-        let remembered = self.class.cell(row.slot).and_then(|c| c.refusal.as_ref());
-        remembered.map(Cow::Borrowed).or_else(|| self.refuses_for_others(row.slot).map(Cow::Owned))
+    /// As [`Cycle::filter_with_nominated_pods`] of the node as it is: what its own filters said is remembered.
+    pub fn filter_memoized(&self, node: &NodeInfo) -> Option<Cow<'a, Refusal>> {
+        let remembered = self.class.cell(node.slot).and_then(|c| c.refusal.as_ref());
+        remembered.map(Cow::Borrowed).or_else(|| self.filter_extensions_with_nominated_pods(node.slot).map(Cow::Owned))
     }
 
-    /// Why a node that fits by itself does not do; pods that are nominated to it count.
-    pub fn refuses_for_others(&self, slot: Slot) -> Option<Refusal> {
+    /// Runs the filters that depend on other nodes, on a node that fits by itself; pods that are nominated to it count.
+    pub fn filter_extensions_with_nominated_pods(&self, slot: Slot) -> Option<Refusal> {
         if !self.snapshot.has_nominations() {
-            return self.refuses_around(slot);
+            return self.filter_extensions(slot);
         }
-        self.with_nominated(self.snapshot.row(slot)?, |cycle, row| cycle.refuses_around(row.slot))
+        self.with_nominated(self.snapshot.node_info(slot)?, |cycle, node| cycle.filter_extensions(node.slot))
     }
 
-    /// As [`Cycle::refuses_for_others`], nominated pods aside.
-    pub fn refuses_around(&self, slot: Slot) -> Option<Refusal> {
-        self.around.iter().find_map(|around| around.looking.refuses(slot))
+    /// As [`Cycle::filter_extensions_with_nominated_pods`], nominated pods aside.
+    pub fn filter_extensions(&self, slot: Slot) -> Option<Refusal> {
+        self.extensions.iter().find_map(|one| one.extensions.filter(slot))
     }
 
-    fn refuses_now(&self, row: &NodeInfo) -> Option<Refusal> {
-        self.ask.plugins.iter().find_map(|p| p.filter(&self.ask.info, row)).or_else(|| self.refuses_around(row.slot))
+    fn filter(&self, node: &NodeInfo) -> Option<Refusal> {
+        self.ask.plugins.iter().find_map(|p| p.filter(&self.ask.info, node)).or_else(|| self.filter_extensions(node.slot))
     }
 
     /// It must fit with the stronger pods that are expected on the node, and without: they may not come.
-    fn with_nominated(&self, row: &NodeInfo, asked: impl Fn(&Self, &NodeInfo) -> Option<Refusal>) -> Option<Refusal> {
-        if row.expected == 0 {
-            return asked(self, row);
+    fn with_nominated(&self, node: &NodeInfo, filter: impl Fn(&Self, &NodeInfo) -> Option<Refusal>) -> Option<Refusal> {
+        if node.expected == 0 {
+            return filter(self, node);
         }
         let own = &self.ask.info;
-        let stronger: Vec<_> = self.snapshot.nominated_on(row.name()).filter(|p| p.priority >= own.priority && p.key != own.key).collect();
+        let stronger: Vec<_> = self.snapshot.nominated_on(node.name()).filter(|p| p.priority >= own.priority && p.key != own.key).collect();
         if !stronger.is_empty() {
-            let (mut bent, mut fuller) = (self.clone(), row.clone());
+            let (mut what_if, mut fuller) = (self.clone(), node.clone());
             for pod in stronger {
                 fuller.add(pod);
-                bent.shift(pod, row, 1);
+                what_if.update_with_pod(pod, node, 1);
             }
-            if let Some(refusal) = bent.refuses_now(&fuller) {
+            if let Some(refusal) = what_if.filter(&fuller) {
                 return Some(refusal);
             }
         }
-        asked(self, row)
+        filter(self, node)
     }
 }
 
-impl Clone for Around<'_> {
+impl Clone for PluginExtensions<'_> {
     fn clone(&self) -> Self {
-        Self { place: self.place, looking: self.looking.boxed() }
+        Self { place: self.place, extensions: self.extensions.boxed() }
     }
 }

@@ -102,7 +102,7 @@ impl EquivalenceClass {
             Some(changed) => changed.for_each(|slot| self.look(snapshot, ask, slot)),
             None => {
                 *self = Self { asked: self.asked, uneven: vec![0; ask.plugins.len()], ..Self::default() };
-                snapshot.nodes().for_each(|row| self.look(snapshot, ask, row.slot));
+                snapshot.nodes().for_each(|node| self.look(snapshot, ask, node.slot));
             }
         }
         self.version = snapshot.version();
@@ -117,11 +117,11 @@ impl EquivalenceClass {
         if let Some(old) = self.cells.get_mut(slot).and_then(Option::take) {
             self.uncount(ask.plugins, slot, &old);
         }
-        let Some(row) = snapshot.row(slot).filter(|r| r.exists) else { return };
-        let cell = Cell::new(snapshot, ask, row);
+        let Some(node) = snapshot.node_info(slot).filter(|r| r.exists) else { return };
+        let cell = Cell::new(snapshot, ask, node);
         if cell.refusal.is_none() {
             for (score, plugin) in self.scores.iter_mut().skip(slot * ask.plugins.len()).zip(ask.plugins) {
-                *score = plugin.score(&ask.info, row, snapshot);
+                *score = plugin.score(&ask.info, node, snapshot);
             }
         }
         self.count(ask.plugins, slot, &cell);
@@ -179,18 +179,18 @@ impl EquivalenceClass {
 }
 
 impl Cell {
-    fn new(snapshot: &Snapshot, ask: &Ask, row: &NodeInfo) -> Self {
+    fn new(snapshot: &Snapshot, ask: &Ask, node: &NodeInfo) -> Self {
         let info = &*ask.info;
-        // Who is expected here and at least as strong counts; who asks for itself is asked about its own node apart.
-        let stronger: Vec<_> = snapshot.expected_on(row).filter(|p| p.priority >= info.priority).collect();
+        // Pods nominated to this node of at least this priority count; the nominated node of the pod itself is filtered apart.
+        let stronger: Vec<_> = snapshot.expected_on(node).filter(|p| p.priority >= info.priority).collect();
         let fuller = (!stronger.is_empty()).then(|| {
-            let mut fuller = row.clone();
+            let mut fuller = node.clone();
             stronger.iter().for_each(|p| fuller.add(p));
             fuller
         });
-        let refusal = ask.plugins.iter().find_map(|p| p.filter(info, fuller.as_ref().unwrap_or(row)));
-        let affinity_matches = affinity::required_matches(info, &row.facts);
-        let taints_tolerated = taints::untolerated(&row.facts.taints, info.tolerations()).is_none();
+        let refusal = ask.plugins.iter().find_map(|p| p.filter(info, fuller.as_ref().unwrap_or(node)));
+        let affinity_matches = affinity::required_matches(info, &node.facts);
+        let taints_tolerated = taints::untolerated(&node.facts.taints, info.tolerations()).is_none();
         Self { refusal, affinity_matches, taints_tolerated }
     }
 }

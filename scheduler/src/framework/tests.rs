@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
+    cycle_state::StateData,
     plan::Outcome,
-    plugin_states::PluginState,
     plugins::PLUGINS,
-    tests::{World, asked},
+    tests::{TestCluster, asked},
 };
 
 /// Takes pods to nodes of the colour that they are labelled with; one at a time, for all nodes of that colour.
@@ -16,7 +16,7 @@ struct Colour;
 /// The colour that the pod wants.
 struct Wanted(String);
 
-impl PluginState for Wanted {}
+impl StateData for Wanted {}
 
 #[derive(Clone)]
 struct Crowd<'a> {
@@ -48,9 +48,14 @@ impl Plugin for Colour {
         (!same).then(|| Refusal::unresolvable("Colour", "node(s) had another colour"))
     }
 
-    fn looks_around<'a>(&self, ask: &'a Ask, snapshot: &'a Snapshot, _class: &'a EquivalenceClass) -> Option<Box<dyn Looking<'a> + 'a>> {
+    fn pre_filter_extensions<'a>(
+        &self,
+        ask: &'a Ask,
+        snapshot: &'a Snapshot,
+        _class: &'a EquivalenceClass,
+    ) -> Option<Box<dyn PreFilterExtensions<'a> + 'a>> {
         let Wanted(wanted) = ask.state.read()?;
-        let placed = snapshot.nodes().flat_map(|row| &row.pods).filter(|pod| colour(pod) == wanted).count();
+        let placed = snapshot.nodes().flat_map(|node| &node.pods).filter(|pod| colour(pod) == wanted).count();
         Some(Box::new(Crowd { snapshot, wanted, pods: i64::try_from(placed).unwrap() }))
     }
 
@@ -59,9 +64,9 @@ impl Plugin for Colour {
     }
 }
 
-impl<'a> Looking<'a> for Crowd<'a> {
-    fn refuses(&self, node: Slot) -> Option<Refusal> {
-        assert!(self.snapshot.row(node).is_some());
+impl<'a> PreFilterExtensions<'a> for Crowd<'a> {
+    fn filter(&self, node: Slot) -> Option<Refusal> {
+        assert!(self.snapshot.node_info(node).is_some());
         (self.pods > 0).then(|| Refusal::resolvable("Colour", "node(s) had the colour of another pod"))
     }
 
@@ -69,11 +74,11 @@ impl<'a> Looking<'a> for Crowd<'a> {
         false
     }
 
-    fn shift(&mut self, pod: &PodInfo, _row: &NodeInfo, by: i64) {
+    fn update_with_pod(&mut self, pod: &PodInfo, _node: &NodeInfo, by: i64) {
         self.pods += if colour(pod) == self.wanted { by } else { 0 };
     }
 
-    fn boxed(&self) -> Box<dyn Looking<'a> + 'a> {
+    fn boxed(&self) -> Box<dyn PreFilterExtensions<'a> + 'a> {
         Box::new(self.clone())
     }
 }
@@ -86,32 +91,32 @@ fn of(colour: &str, priority: i32) -> Value {
     json!({"metadata": {"name": "new", "labels": {"colour": colour}}, "spec": {"priority": priority}})
 }
 
-fn world() -> World {
+fn cluster() -> TestCluster {
     let all: Vec<&'static dyn Plugin> = PLUGINS.iter().copied().chain([&Colour as &dyn Plugin]).collect();
-    let mut world = World::new(Box::leak(all.into()));
-    world.node("r", json!({"colour": "red"}));
-    world.node("b", json!({"colour": "blue"}));
-    world
+    let mut cluster = TestCluster::new(Box::leak(all.into()));
+    cluster.node("r", json!({"colour": "red"}));
+    cluster.node("b", json!({"colour": "blue"}));
+    cluster
 }
 
 #[test]
 fn a_plugin_is_one_line_in_a_table() {
-    let mut world = world();
+    let mut cluster = cluster();
     // In turn: what was remembered of one colour is not said of the other.
     for _ in 0..2 {
-        assert_eq!(world.plan(&of("red", 0), 0), Outcome::Bind("r".into()));
-        assert_eq!(world.plan(&of("blue", 0), 0), Outcome::Bind("b".into()));
+        assert_eq!(cluster.plan(&of("red", 0), 0), Outcome::Bind("r".into()));
+        assert_eq!(cluster.plan(&of("blue", 0), 0), Outcome::Bind("b".into()));
     }
-    world.bound("first", "r", of("red", 0));
+    cluster.bound("first", "r", of("red", 0));
     let told = |outcome: Outcome| match outcome {
         Outcome::Refused(refused) => (refused.message, refused.nomination),
         Outcome::Bind(node) => panic!("bound to {node}"),
     };
-    let (message, _) = told(world.plan(&of("red", 0), 0));
+    let (message, _) = told(cluster.plan(&of("red", 0), 0));
     assert!(message.starts_with("0/2 nodes are available: 1 node(s) had another colour, 1 node(s) had the colour of another pod. "));
-    assert!(told(world.plan(&of("none", 0), 0)).0.starts_with("0/2 nodes are available: none is no colour. "));
+    assert!(told(cluster.plan(&of("none", 0), 0)).0.starts_with("0/2 nodes are available: none is no colour. "));
     // "What if" asks the plugin's own count.
-    let (_, nomination) = told(world.plan(&of("red", 9), 0));
+    let (_, nomination) = told(cluster.plan(&of("red", 9), 0));
     assert!(matches!(nomination, crate::plan::Nomination::Preempt(p) if p.node == "r" && p.victims.len() == 1), "the first would leave");
 }
 
@@ -136,9 +141,9 @@ impl Plugin for Only {
 #[test]
 fn plugins_name_nodes_together() {
     let both: Plugins = &[&Only("One", &["a", "b"]), &Only("Two", &["b", "c"])];
-    let mut world = World::new(both);
-    ["a", "b", "c"].into_iter().for_each(|name| world.node(name, json!({})));
-    assert_eq!(world.plan(&json!({}), 0), Outcome::Bind("b".into()));
+    let mut cluster = TestCluster::new(both);
+    ["a", "b", "c"].into_iter().for_each(|name| cluster.node(name, json!({})));
+    assert_eq!(cluster.plan(&json!({}), 0), Outcome::Bind("b".into()));
     let rows: [(Plugins, &str); 3] = [
         (both, "0/1 nodes are available: 1 node(s) didn't satisfy plugin(s) [One Two]."),
         (&[&Only("One", &[])], "0/1 nodes are available: node(s) didn't satisfy plugin One."),
@@ -148,9 +153,9 @@ fn plugins_name_nodes_together() {
         ),
     ];
     for (plugins, want) in rows {
-        let mut world = World::new(plugins);
-        world.node("other", json!({}));
-        let Outcome::Refused(refused) = world.plan(&json!({}), 0) else { panic!("no node was named") };
+        let mut cluster = TestCluster::new(plugins);
+        cluster.node("other", json!({}));
+        let Outcome::Refused(refused) = cluster.plan(&json!({}), 0) else { panic!("no node was named") };
         assert!(refused.message.starts_with(want), "{}", refused.message);
     }
     assert!(asked(&Colour, &of("red", 0)).state.read::<Wanted>().is_some());

@@ -21,7 +21,7 @@ pub struct WaitingPods(Mutex<HashMap<String, Arc<WaitingPod>>>);
 pub struct WaitingPod {
     pub pod: Arc<PodInfo>,
     state: Mutex<Waiting>,
-    told: Notify,
+    changed: Notify,
 }
 
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl WaitingPods {
         let pending: Vec<Pending> = pending.collect();
         let stage = if pending.is_empty() { Stage::PreBind } else { Stage::Permit };
         let state = Mutex::new(Waiting { pending, stage, failure: None });
-        let waiting = Arc::new(WaitingPod { pod: pod.clone(), state, told: Notify::new() });
+        let waiting = Arc::new(WaitingPod { pod: pod.clone(), state, changed: Notify::new() });
         self.0.lock().insert(pod.uid.clone(), waiting.clone());
         waiting
     }
@@ -87,7 +87,7 @@ impl WaitingPod {
         state.pending.retain(|p| p.plugin != plugin);
         if state.stage == Stage::Permit && state.pending.is_empty() {
             state.stage = Stage::PreBind;
-            self.told.notify_waiters();
+            self.changed.notify_waiters();
         }
     }
 
@@ -108,7 +108,7 @@ impl WaitingPod {
     /// It was rejected or preempted, or somebody's time is over.
     pub async fn permitted(&self) -> Result<(), Failure> {
         loop {
-            let told = self.told.notified();
+            let told = self.changed.notified();
             let Some(until) = self.permit(Instant::now())? else { return Ok(()) };
             tokio::select! {
                 () = told => {}
@@ -120,7 +120,7 @@ impl WaitingPod {
     /// Waits until it is preempted.
     pub async fn preempted(&self) -> Failure {
         loop {
-            let told = self.told.notified();
+            let told = self.changed.notified();
             if let Some(failure) = self.state.lock().failure.clone() {
                 return failure;
             }
@@ -128,7 +128,7 @@ impl WaitingPod {
         }
     }
 
-    /// From now on it is bound, whoever wants its place.
+    /// From now on it is bound, even if another pod wants its place.
     ///
     /// # Errors
     /// It was preempted.
@@ -159,7 +159,7 @@ impl WaitingPod {
         let open = state.stage == stage && state.failure.is_none();
         if open {
             state.failure = Some(why());
-            self.told.notify_waiters();
+            self.changed.notify_waiters();
         }
         open
     }

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::framework::{Plugin, SCORE_MAX};
 
-/// All of them, in upstream's order: the first that refuses a node is the one that is told.
+/// All of them, in upstream's order: the first that filters a node out gives the reason.
 pub const PLUGINS: &[&dyn Plugin] = &[
     &nodeunschedulable::NodeUnschedulable,
     &nodename::NodeName,

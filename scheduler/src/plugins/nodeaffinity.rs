@@ -91,7 +91,7 @@ fn names_in(term: &NodeSelectorTerm) -> Option<BTreeSet<&str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::{asked, pod, row};
+    use crate::tests::{asked, node_info, pod};
     use serde_json::{Value, json};
 
     fn saying(terms: &Value) -> Value {
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn required_terms() {
-        let node = row(&json!({"metadata": {"name": "a", "labels": {"zone": "z1", "cores": "8"}}}));
+        let node = node_info(&json!({"metadata": {"name": "a", "labels": {"zone": "z1", "cores": "8"}}}));
         let expr = |key: &str, op: &str, values: &[&str]| json!([{"matchExpressions": [{"key": key, "operator": op, "values": values}]}]);
         let snapshot = [
             (expr("zone", "In", &["z1", "z2"]), true),
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn preferences_add_up() {
-        let node = row(&json!({"metadata": {"name": "a", "labels": {"zone": "z1"}}}));
+        let node = node_info(&json!({"metadata": {"name": "a", "labels": {"zone": "z1"}}}));
         let prefer =
             |weight: i32, key: &str| json!({"weight": weight, "preference": {"matchExpressions": [{"key": key, "operator": "Exists"}]}});
         let terms = json!([prefer(5, "zone"), prefer(7, "rack"), prefer(2, "zone")]);

@@ -32,12 +32,12 @@ impl Plugin for NodeName {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::{pod, row};
+    use crate::tests::{node_info, pod};
     use serde_json::json;
 
     #[test]
     fn only_the_named_node() {
-        let node = row(&json!({"metadata": {"name": "a"}}));
+        let node = node_info(&json!({"metadata": {"name": "a"}}));
         for (name, fits) in [("", true), ("a", true), ("b", false)] {
             assert_eq!(NodeName.filter(&pod(&json!({"spec": {"nodeName": name}})), &node).is_none(), fits, "{name:?}");
         }

@@ -43,7 +43,7 @@ fn conflict(wanted: &[HostPort], used: &[HostPort]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::{pod, row};
+    use crate::tests::{node_info, pod};
     use serde_json::{Value, json};
     use std::sync::Arc;
 
@@ -61,7 +61,7 @@ mod tests {
             (json!({"containerPort": 80, "hostPort": 80, "hostIP": "127.0.0.1"}), false),
             (json!({"containerPort": 80, "hostPort": 90, "hostIP": "127.0.0.1"}), true),
         ];
-        let mut node = row(&json!({"metadata": {"name": "a"}}));
+        let mut node = node_info(&json!({"metadata": {"name": "a"}}));
         node.add(&Arc::new(with_port(&json!({"containerPort": 80, "hostPort": 80}))));
         node.add(&Arc::new(with_port(&json!({"containerPort": 80, "hostPort": 90, "hostIP": "10.0.0.1"}))));
         for (port, fits) in snapshot {

@@ -104,17 +104,17 @@ fn lacking(asks: &Resources, all: &Resources, used: &Resources, pods: usize) -> 
 
 /// Nothing changed on other nodes: it is this one or none.
 fn could_use(pod: &PodInfo, freed: &Freed<'_>) -> bool {
-    let row = freed.row;
-    let (mut used, mut pods) = (row.used.clone(), row.pods.len());
+    let node = freed.node;
+    let (mut used, mut pods) = (node.used.clone(), node.pods.len());
     for stronger in freed.nominated.iter().filter(|p| p.priority >= pod.priority && p.key != pod.key) {
         used.add(&stronger.requests);
         pods += 1;
     }
-    let fits = |used: &Resources, pods: usize| lacking(&pod.requests, &row.facts.allocatable, used, pods).is_none();
+    let fits = |used: &Resources, pods: usize| lacking(&pod.requests, &node.facts.allocatable, used, pods).is_none();
     if fits(&used, pods) || freed.more == More::AsItIs {
         return fits(&used, pods);
     }
-    for weaker in row.pods.iter().filter(|p| p.priority < pod.priority) {
+    for weaker in node.pods.iter().filter(|p| p.priority < pod.priority) {
         used.sub(&weaker.requests);
         pods -= 1;
     }
@@ -149,7 +149,7 @@ fn balance(shares: [(i64, i64); 2]) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::{pod, row};
+    use crate::tests::{node_info, pod};
     use serde_json::{Value, json};
     use std::sync::Arc;
 
@@ -161,7 +161,7 @@ mod tests {
 
     fn node(pods: &[Value]) -> NodeInfo {
         let allocatable = json!({"cpu": "4", "memory": "8Gi", "pods": "3", "ephemeral-storage": "10Gi", "example.com/gpu": "1"});
-        let mut node = row(&json!({"metadata": {"name": "a"}, "status": {"allocatable": allocatable}}));
+        let mut node = node_info(&json!({"metadata": {"name": "a"}, "status": {"allocatable": allocatable}}));
         pods.iter().for_each(|p| node.add(&Arc::new(asking(p))));
         node
     }
@@ -213,7 +213,7 @@ mod tests {
     fn only_more_of_what_is_asked_helps() {
         let ask = asking(&json!({"cpu": "4"}));
         let facts = |cpu: &str, memory: &str| {
-            row(&json!({"metadata": {"name": "a"}, "status": {"allocatable": {"cpu": cpu, "memory": memory, "pods": "9"}}})).facts
+            node_info(&json!({"metadata": {"name": "a"}, "status": {"allocatable": {"cpu": cpu, "memory": memory, "pods": "9"}}})).facts
         };
         assert!(Fit.queueing_hint(&ask, &Change::NodeChanged(&facts("3", "1"), &facts("5", "1"))));
         assert!(!Fit.queueing_hint(&ask, &Change::NodeChanged(&facts("5", "1"), &facts("5", "2"))));
@@ -228,9 +228,9 @@ mod tests {
             Arc::new(pod(&json!({"metadata": {"name": name}, "spec": {"priority": priority, "containers": containers}})))
         };
         let helped = |asks: &PodInfo, on: &[&Arc<PodInfo>], nominated: &[Arc<PodInfo>], more: More| {
-            let mut row = node(&[]);
-            on.iter().for_each(|p| row.add(p));
-            Fit.queueing_hint(asks, &Change::PodGone(asks, Some(Freed { row: &row, nominated, more })))
+            let mut node = node(&[]);
+            on.iter().for_each(|p| node.add(p));
+            Fit.queueing_hint(asks, &Change::PodGone(asks, Some(Freed { node: &node, nominated, more })))
         };
         let (ask, weak, equal) = (strong("ask", "3", 5), strong("weak", "2", 1), strong("equal", "2", 5));
         assert!(helped(&ask, &[], &[], More::AsItIs));

@@ -43,21 +43,21 @@ fn tolerates_cordon(pod: &PodInfo) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::{pod, row};
+    use crate::tests::{node_info, pod};
     use serde_json::json;
 
     #[test]
     fn cordoned_nodes_take_only_who_tolerates_it() {
         let tolerant = json!({"spec": {"tolerations": [{"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}]}});
         for (cordoned, spec, fits) in [(false, json!({}), true), (true, json!({}), false), (true, tolerant, true)] {
-            let node = row(&json!({"metadata": {"name": "a"}, "spec": {"unschedulable": cordoned}}));
+            let node = node_info(&json!({"metadata": {"name": "a"}, "spec": {"unschedulable": cordoned}}));
             assert_eq!(NodeUnschedulable.filter(&pod(&spec), &node).is_none(), fits, "{cordoned} {spec}");
         }
     }
 
     #[test]
     fn uncordoning_helps() {
-        let facts = |cordoned: bool| row(&json!({"metadata": {"name": "a"}, "spec": {"unschedulable": cordoned}})).facts;
+        let facts = |cordoned: bool| node_info(&json!({"metadata": {"name": "a"}, "spec": {"unschedulable": cordoned}})).facts;
         let (closed, open, waiting) = (facts(true), facts(false), pod(&json!({})));
         assert!(NodeUnschedulable.queueing_hint(&waiting, &Change::NodeChanged(&closed, &open)));
         assert!(!NodeUnschedulable.queueing_hint(&waiting, &Change::NodeChanged(&open, &closed)));

@@ -9,9 +9,9 @@ use crate::{
     column::Column,
     counters::CounterId,
     crowds::{Answer, Answers, Question},
-    framework::{Ask, Cell, Change, Cycle, EquivalenceClass, Looking, Plugin, PreFilter, SCORE_MAX},
+    cycle_state::StateData,
+    framework::{Ask, Cell, Change, Cycle, EquivalenceClass, Plugin, PreFilter, PreFilterExtensions, SCORE_MAX},
     node::{Facts, NodeInfo, Slot},
-    plugin_states::PluginState,
     pod::PodInfo,
     refusal::Refusal,
     snapshot::Snapshot,
@@ -66,7 +66,7 @@ struct Tally<'a> {
     least: i64,
 }
 
-impl PluginState for Spread {}
+impl StateData for Spread {}
 
 impl Spread {
     fn new(snapshot: &mut Snapshot, pod: &PodInfo, own: &[TopologySpreadConstraint]) -> Self {
@@ -134,8 +134,8 @@ impl<'a> Tallies<'a> {
     }
 }
 
-impl<'a> Looking<'a> for Tallies<'a> {
-    fn refuses(&self, node: Slot) -> Option<Refusal> {
+impl<'a> PreFilterExtensions<'a> for Tallies<'a> {
+    fn filter(&self, node: Slot) -> Option<Refusal> {
         for (constraint, tally) in self.hard.iter().zip(&self.tallies) {
             let domain = self.snapshot.topologies.domain(constraint.topology, node);
             if domain == NO_DOMAIN {
@@ -154,21 +154,21 @@ impl<'a> Looking<'a> for Tallies<'a> {
         self.hard.is_empty()
     }
 
-    fn shift(&mut self, pod: &PodInfo, row: &NodeInfo, by: i64) {
+    fn update_with_pod(&mut self, pod: &PodInfo, node: &NodeInfo, by: i64) {
         let snapshot = self.snapshot;
-        if !has_all_keys(snapshot, self.hard, row.slot) {
+        if !has_all_keys(snapshot, self.hard, node.slot) {
             return;
         }
-        let cell = self.class.cell(row.slot);
+        let cell = self.class.cell(node.slot);
         for (constraint, tally) in self.hard.iter().zip(&mut self.tallies) {
             if constraint.includes(cell) && !pod.terminating && snapshot.counters.matches(constraint.counter, pod, &snapshot.namespaces) {
-                tally.sums.bend(snapshot.topologies.domain(constraint.topology, row.slot), by);
+                tally.sums.add(snapshot.topologies.domain(constraint.topology, node.slot), by);
                 tally.find_least();
             }
         }
     }
 
-    fn boxed(&self) -> Box<dyn Looking<'a> + 'a> {
+    fn boxed(&self) -> Box<dyn PreFilterExtensions<'a> + 'a> {
         Box::new(self.clone())
     }
 }
@@ -183,9 +183,9 @@ impl<'a> Tally<'a> {
     /// Only nodes with all keys count that the pod could use.
     fn counted(snapshot: &Snapshot, class: &EquivalenceClass, all: &[Constraint], constraint: &Constraint) -> Self {
         let (mut sums, mut counts, mut counted) = (Column::default(), Column::<bool>::default(), Vec::new());
-        for row in snapshot.nodes().filter(|row| has_all_keys(snapshot, all, row.slot) && constraint.includes(class.cell(row.slot))) {
-            let domain = snapshot.topologies.domain(constraint.topology, row.slot);
-            *sums.slot(domain) += snapshot.counters.count(constraint.counter, row.slot);
+        for node in snapshot.nodes().filter(|node| has_all_keys(snapshot, all, node.slot) && constraint.includes(class.cell(node.slot))) {
+            let domain = snapshot.topologies.domain(constraint.topology, node.slot);
+            *sums.slot(domain) += snapshot.counters.count(constraint.counter, node.slot);
             if !std::mem::replace(counts.slot(domain), true) {
                 counted.push(domain);
             }
@@ -222,7 +222,12 @@ impl Plugin for PodTopologySpread {
         Ok(())
     }
 
-    fn looks_around<'a>(&self, ask: &'a Ask, snapshot: &'a Snapshot, class: &'a EquivalenceClass) -> Option<Box<dyn Looking<'a> + 'a>> {
+    fn pre_filter_extensions<'a>(
+        &self,
+        ask: &'a Ask,
+        snapshot: &'a Snapshot,
+        class: &'a EquivalenceClass,
+    ) -> Option<Box<dyn PreFilterExtensions<'a> + 'a>> {
         let hard = &ask.state.read::<Spread>()?.hard;
         (!hard.is_empty()).then(|| Tallies::new(snapshot, class, hard).boxed())
     }
@@ -372,9 +377,9 @@ fn pods_per_domain<'a>(cycle: &Cycle<'a>, spread: &Spread, constraint: &Constrai
     }
     let domain = |slot: Slot| snapshot.topologies.domain(constraint.topology, slot);
     let mut pods = Column::default();
-    for row in snapshot.nodes().filter(|row| seen.get(domain(row.slot)) && constraint.includes(cycle.class.cell(row.slot))) {
-        if !spread.needs_all_keys || has_all_keys(snapshot, &spread.soft, row.slot) {
-            *pods.slot(domain(row.slot)) += snapshot.counters.count(constraint.counter, row.slot);
+    for node in snapshot.nodes().filter(|node| seen.get(domain(node.slot)) && constraint.includes(cycle.class.cell(node.slot))) {
+        if !spread.needs_all_keys || has_all_keys(snapshot, &spread.soft, node.slot) {
+            *pods.slot(domain(node.slot)) += snapshot.counters.count(constraint.counter, node.slot);
         }
     }
     Sums::own(pods)
@@ -408,21 +413,21 @@ fn meant(pod: &PodInfo, constraint: &TopologySpreadConstraint) -> Option<Labels>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::{World, pod};
+    use crate::tests::{TestCluster, pod};
     use serde_json::{Value, json};
 
     const SKEWED: &str = "node(s) didn't match pod topology spread constraints";
 
     /// Nodes a1 and a2 in zone a, b1 in zone b, x without a zone.
-    fn world(pods: &[(&str, &str)]) -> World {
-        let mut world = World::default();
+    fn cluster(pods: &[(&str, &str)]) -> TestCluster {
+        let mut cluster = TestCluster::default();
         for (name, zone) in [("a1", Some("a")), ("a2", Some("a")), ("b1", Some("b")), ("x", None)] {
-            world.node(name, json!({"zone": zone}));
+            cluster.node(name, json!({"zone": zone}));
         }
         for (at, (node, app)) in pods.iter().enumerate() {
-            world.bound(&format!("p{at}"), node, json!({"metadata": {"labels": {"app": app}}}));
+            cluster.bound(&format!("p{at}"), node, json!({"metadata": {"labels": {"app": app}}}));
         }
-        world
+        cluster
     }
 
     fn wanting(constraint: Value) -> Value {
@@ -444,8 +449,8 @@ mod tests {
             (json!({"matchLabelKeys": ["rev"]}), vec![("a1", "web")], vec!["a1", "a2", "b1"]),
         ];
         for (constraint, pods, fit) in snapshot {
-            let mut world = world(&pods);
-            let refusals = world.refusals(&wanting(constraint.clone()));
+            let mut cluster = cluster(&pods);
+            let refusals = cluster.refusals(&wanting(constraint.clone()));
             for (node, refusal) in refusals {
                 let want = if fit.contains(&node.as_str()) {
                     None
@@ -466,30 +471,30 @@ mod tests {
             ask["spec"]["nodeSelector"] = json!({"zone": "a"});
             ask
         };
-        let mut world = world(&[("a1", "web")]);
+        let mut cluster = cluster(&[("a1", "web")]);
         let fits = |refusals: Vec<(String, Option<String>)>| -> Vec<String> {
             refusals.into_iter().filter(|(_, r)| r.is_none()).map(|(node, _)| node).collect()
         };
-        assert_eq!(fits(world.refusals(&ask("Honor"))), ["a1", "a2"]);
-        assert!(fits(world.refusals(&ask("Ignore"))).is_empty());
+        assert_eq!(fits(cluster.refusals(&ask("Honor"))), ["a1", "a2"]);
+        assert!(fits(cluster.refusals(&ask("Ignore"))).is_empty());
     }
 
     #[test]
     fn soft_constraints_prefer_the_emptier_domain() {
-        let mut world = world(&[("a1", "web"), ("a1", "web"), ("a2", "web")]);
-        let scores = world.scores(&PodTopologySpread, &wanting(json!({"whenUnsatisfiable": "ScheduleAnyway"})));
+        let mut cluster = cluster(&[("a1", "web"), ("a1", "web"), ("a2", "web")]);
+        let scores = cluster.scores(&PodTopologySpread, &wanting(json!({"whenUnsatisfiable": "ScheduleAnyway"})));
         assert_eq!(scores, [("a1".to_owned(), 0), ("a2".to_owned(), 0), ("b1".to_owned(), 100), ("x".to_owned(), 0)]);
     }
 
     #[test]
     fn counts_follow_pods() {
-        let mut world = world(&[("a1", "web")]);
+        let mut cluster = cluster(&[("a1", "web")]);
         let ask = wanting(json!({}));
-        assert_eq!(world.fitting(&ask), ["b1"]);
-        world.bound("more", "b1", json!({"metadata": {"labels": {"app": "web"}}}));
-        assert_eq!(world.fitting(&ask), ["a1", "a2", "b1"]);
-        world.unbound("p0");
-        assert_eq!(world.fitting(&ask), ["a1", "a2"]);
+        assert_eq!(cluster.fitting(&ask), ["b1"]);
+        cluster.bound("more", "b1", json!({"metadata": {"labels": {"app": "web"}}}));
+        assert_eq!(cluster.fitting(&ask), ["a1", "a2", "b1"]);
+        cluster.unbound("p0");
+        assert_eq!(cluster.fitting(&ask), ["a1", "a2"]);
     }
 
     #[test]

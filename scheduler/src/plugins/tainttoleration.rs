@@ -64,11 +64,11 @@ fn repels(node: &Facts, pod: &PodInfo) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::{pod, row};
+    use crate::tests::{node_info, pod};
     use serde_json::{Value, json};
 
     fn node(taints: &Value) -> NodeInfo {
-        row(&json!({"metadata": {"name": "a"}, "spec": {"taints": taints}}))
+        node_info(&json!({"metadata": {"name": "a"}, "spec": {"taints": taints}}))
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::{
     framework::{Change, Failure},
     plan::Refused,
     pod::{PodInfo, SCHEDULER, node_of},
-    queue::{Ended, Tried},
+    queue::{Ended, QueuedPodInfo},
     state::Binding,
 };
 
@@ -35,7 +35,7 @@ impl Scheduler {
         if let Some(failure) = failure {
             let key = binding.tried.info.key.clone();
             if let Err(panic) = catch_all(SCHEDULER, self.not_bound(&mut binding, failure)).await {
-                tracing::error!(ns = key.namespace, name = key.name, error = %panic, "not taken back");
+                tracing::error!(ns = key.namespace, name = key.name, error = %panic, "binding cycle panicked while it undid a binding");
             }
             return None;
         }
@@ -75,7 +75,7 @@ impl Scheduler {
     fn let_go(&self, binding: &mut Binding, error: &kube::Error) {
         let key = binding.tried.info.key.clone();
         self.back(binding, Ended::Failed);
-        tracing::debug!(ns = key.namespace, name = key.name, %error, "pod not bound: it changed");
+        tracing::debug!(ns = key.namespace, name = key.name, %error, "pod changed; binding dropped");
     }
 
     async fn not_bound(&self, binding: &mut Binding, failure: Failure) {
@@ -88,10 +88,10 @@ impl Scheduler {
             Failure::Again(reason, message) => (Ended::Failed, reason, message),
         };
         if !self.back(binding, ended) {
-            tracing::debug!(ns = info.key.namespace, name = info.key.name, message, "pod not bound: it changed");
+            tracing::debug!(ns = info.key.namespace, name = info.key.name, message, "pod changed; binding dropped");
             return;
         }
-        tracing::warn!(ns = info.key.namespace, name = info.key.name, message, "pod not bound; trying again");
+        tracing::warn!(ns = info.key.namespace, name = info.key.name, message, "failed to bind pod; retrying");
         // Where it was prepared it was nominated, by us.
         let nominated = if binding.prepared { Some(&*binding.node) } else { info.nominated() };
         self.say(&info, reason, &message, nominated, Some(Value::Null)).await;
@@ -110,7 +110,7 @@ impl Scheduler {
         let is_it = |p: &Arc<Pod>| p.metadata.uid.as_deref() == Some(&info.uid) && node_of(p).is_none() && !p.is_over();
         let current = self.pods.get(&info.key).filter(is_it);
         if let Some(pod) = &current {
-            let tried = Tried { info: Arc::new(PodInfo::new(pod)), attempts: binding.tried.attempts };
+            let tried = QueuedPodInfo { info: Arc::new(PodInfo::new(pod)), attempts: binding.tried.attempts };
             state.queue.back(tried, ended, now);
             if binding.helped {
                 state.queue.wake(&info.key, now);

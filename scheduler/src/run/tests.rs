@@ -16,13 +16,13 @@ use crate::{
     probe::{Probe, answers, long, table},
 };
 
-struct Room {
+struct TestCluster {
     admin: kube::Client,
     scheduler: Arc<Scheduler>,
     group: Group,
 }
 
-impl Room {
+impl TestCluster {
     /// With one node, `n1`, of two cores.
     async fn new(plugins: Plugins) -> Self {
         let group = Group::new();
@@ -30,9 +30,9 @@ impl Room {
         door.make_account().await;
         let caches = Caches::new(door.client("system:kube-controller-manager", &[]), group.clone());
         let scheduler = start_with(plugins, door.client("system:kube-scheduler", &[]), &caches, &group);
-        let room = Self { admin: door.admin(), scheduler, group };
-        room.node("n1").await;
-        room
+        let cluster = Self { admin: door.admin(), scheduler, group };
+        cluster.node("n1").await;
+        cluster
     }
 
     async fn node(&self, name: &str) {
@@ -74,7 +74,7 @@ impl Room {
         self.eventually(name, "bound", |pod| pod["spec"]["nodeName"] == "n1" || pod["spec"]["nodeName"] == "n2").await
     }
 
-    async fn told(&self, name: &str, reason: &str, message: &str) -> Value {
+    async fn reported(&self, name: &str, reason: &str, message: &str) -> Value {
         let is = |c: &Value| c["type"] == "PodScheduled" && c["status"] == "False" && c["reason"] == reason && c["message"] == message;
         self.eventually(name, message, |pod| pod["status"]["conditions"].as_array().is_some_and(|all| all.iter().any(is))).await
     }
@@ -84,7 +84,7 @@ impl Room {
     }
 }
 
-/// What both are asked before a pod is bound.
+/// Both calls before a pod is bound.
 const TRY: [&str; 4] = ["One reserve", "Two reserve", "One permit", "Two permit"];
 const WRITES: [&str; 2] = ["One pre_bind", "Two pre_bind"];
 const UNDONE: [&str; 2] = ["Two unreserve", "One unreserve"];
@@ -94,24 +94,24 @@ async fn a_binding_waits_is_prepared_fails_and_is_tried_again() {
     let one = Probe { permits: answers([long()]), writes: true, ..Probe::default() };
     let two = Probe { pre_binds: answers([Err(Status::Error("no disk".into()))]), writes: true, ..Probe::default() };
     let (plugins, log) = table(one, two);
-    let room = Room::new(plugins).await;
-    room.pod("p", "").await;
-    let waits = room.eventually("p", "nominated", |pod| pod["status"]["nominatedNodeName"] == "n1").await;
+    let cluster = TestCluster::new(plugins).await;
+    cluster.pod("p", "").await;
+    let waits = cluster.eventually("p", "nominated", |pod| pod["status"]["nominatedNodeName"] == "n1").await;
     assert!(waits["spec"]["nodeName"].is_null());
     assert_eq!(*log.lock(), TRY);
     // Its place is taken meanwhile.
-    room.pod("other", "").await;
+    cluster.pod("other", "").await;
     let full =
         "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
-    room.told("other", "Unschedulable", full).await;
+    cluster.reported("other", "Unschedulable", full).await;
     log.lock().clear();
-    room.scheduler.waiting.get(waits["metadata"]["uid"].as_str().unwrap()).unwrap().allow("One");
-    let failed = room.told("p", "SchedulerError", "running PreBind plugin \"Two\": no disk").await;
+    cluster.scheduler.waiting.get(waits["metadata"]["uid"].as_str().unwrap()).unwrap().allow("One");
+    let failed = cluster.reported("p", "SchedulerError", "running PreBind plugin \"Two\": no disk").await;
     assert!(failed["status"]["nominatedNodeName"].is_null(), "{failed:#}");
-    // Either of them has the room that was given back; each of them has a node in the end.
-    room.node("n2").await;
-    room.bound("p").await;
-    room.bound("other").await;
+    // Either of them has the cluster that was given back; each of them has a node in the end.
+    cluster.node("n2").await;
+    cluster.bound("p").await;
+    cluster.bound("other").await;
     let calls = log.lock().clone();
     let first: Vec<&str> = calls.iter().map(String::as_str).take(4).collect();
     assert_eq!(first, [WRITES, UNDONE].concat());
@@ -120,39 +120,39 @@ async fn a_binding_waits_is_prepared_fails_and_is_tried_again() {
     let mut want = [TRY, TRY].concat();
     want.sort_unstable();
     assert_eq!(again, want, "two tries, and both were bound: {calls:?}");
-    room.end().await;
+    cluster.end().await;
 }
 
 #[tokio::test]
 async fn a_permit_that_does_not_come_in_time_is_a_refusal() {
     let one = Probe { permits: answers([Permit::Wait(Duration::from_millis(50))]), ..Probe::default() };
     let (plugins, log) = table(one, Probe::default());
-    let room = Room::new(plugins).await;
-    room.pod("p", "").await;
+    let cluster = TestCluster::new(plugins).await;
+    cluster.pod("p", "").await;
     let late = "0/1 nodes are available: 1 rejected due to timeout after waiting 50ms at plugin One.";
-    let refused = room.told("p", "Unschedulable", late).await;
+    let refused = cluster.reported("p", "Unschedulable", late).await;
     assert!(refused["status"]["nominatedNodeName"].is_null(), "{refused:#}");
     assert_eq!(*log.lock(), [TRY.as_slice(), &UNDONE].concat());
     log.lock().clear();
     // It waits for what the plugin that refused it finds helpful.
-    room.node("n2").await;
-    room.bound("p").await;
+    cluster.node("n2").await;
+    cluster.bound("p").await;
     assert_eq!(*log.lock(), TRY);
-    room.end().await;
+    cluster.end().await;
 }
 
 #[tokio::test]
 async fn a_pod_that_waits_makes_room_without_being_deleted() {
     let (plugins, log) = table(Probe { permits: answers([long()]), ..Probe::default() }, Probe::default());
-    let room = Room::new(plugins).await;
-    room.pod("weak", "").await;
-    let weak = room.eventually("weak", "nominated", |pod| pod["status"]["nominatedNodeName"] == "n1").await;
-    room.pod("strong", "system-node-critical").await;
-    room.bound("strong").await;
-    let told =
+    let cluster = TestCluster::new(plugins).await;
+    cluster.pod("weak", "").await;
+    let weak = cluster.eventually("weak", "nominated", |pod| pod["status"]["nominatedNodeName"] == "n1").await;
+    cluster.pod("strong", "system-node-critical").await;
+    cluster.bound("strong").await;
+    let reported =
         "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
-    let still = room.told("weak", "Unschedulable", told).await;
+    let still = cluster.reported("weak", "Unschedulable", reported).await;
     assert!(still["metadata"]["uid"] == weak["metadata"]["uid"] && still["metadata"]["deletionTimestamp"].is_null(), "{still:#}");
     assert_eq!(*log.lock(), [TRY.as_slice(), &UNDONE, &TRY].concat());
-    room.end().await;
+    cluster.end().await;
 }

@@ -28,7 +28,7 @@ impl Burstable {
         }
         match cgroups.set_burstable(milli) {
             Ok(()) => self.milli = Some(milli),
-            Err(error) => tracing::warn!(%error, "the burstable class does not get its shares"),
+            Err(error) => tracing::warn!(%error, "failed to update cpu shares of the burstable cgroup"),
         }
     }
 }

@@ -77,7 +77,7 @@ impl MirrorPods {
         touches
     }
 
-    /// What came of a change; the mirror, where one was made of which the API's watch has not told.
+    /// What came of a change; the mirror, where one was made which the API's watch has not delivered.
     pub fn touched(&mut self, key: &Key, answer: Answer) -> Option<Arc<Pod>> {
         self.touching.remove(key);
         match answer {
@@ -110,7 +110,7 @@ impl Touch {
     }
 }
 
-/// Of an earlier manifest, or deleted by somebody: it is made anew.
+/// Of an earlier manifest, or deleted by a user: it is made anew.
 fn is_stale(mirror: &Pod, pod: &Pod) -> bool {
     hash(mirror) != hash(pod) || mirror.metadata.deletion_timestamp.is_some()
 }

@@ -4,20 +4,20 @@
 
 use api::k8s::api::core::v1::Container;
 
-use super::{Call, Plan, Start, World, grace_seconds, one, pod_state::Health, restart, usable_sandbox};
+use super::{Call, Plan, PlanInput, Start, grace_seconds, one, pod_state::Health, restart, usable_sandbox};
 use crate::{
     meta,
     pods::runtime_state::pod::{self as runtime, State},
 };
 
 /// Plans init containers. True once the main containers may start.
-pub fn plan(world: World<'_>, plan: &mut Plan) -> bool {
-    let initialized = is_initialized(world);
-    for (index, container) in inits(world).iter().enumerate() {
+pub fn plan(input: PlanInput<'_>, plan: &mut Plan) -> bool {
+    let initialized = is_initialized(input);
+    for (index, container) in inits(input).iter().enumerate() {
         let passed = if meta::is_sidecar(container) {
-            sidecar(world, container, plan)
+            sidecar(input, container, plan)
         } else {
-            initialized || passed_before(world, index) || regular(world, container, plan)
+            initialized || passed_before(input, index) || regular(input, container, plan)
         };
         if !passed && !initialized {
             return false;
@@ -27,76 +27,76 @@ pub fn plan(world: World<'_>, plan: &mut Plan) -> bool {
 }
 
 /// True where an init container ended and will not be tried again: the pod has failed.
-pub fn failed_for_good(world: World<'_>) -> bool {
-    inits(world).iter().filter(|c| !meta::is_sidecar(c)).any(|c| {
-        let exit = world.runtime.container(&c.name).and_then(runtime::Container::exit);
-        exit.is_some_and(|exit| exit.code != 0 && !restart::after_exit(world.spec, c, exit.code))
+pub fn failed_for_good(input: PlanInput<'_>) -> bool {
+    inits(input).iter().filter(|c| !meta::is_sidecar(c)).any(|c| {
+        let exit = input.runtime.container(&c.name).and_then(runtime::Container::exit);
+        exit.is_some_and(|exit| exit.code != 0 && !restart::after_exit(input.spec, c, exit.code))
     })
 }
 
 /// A main container was made in this sandbox: init containers have done their part, whatever became of their records.
-pub fn is_initialized(world: World<'_>) -> bool {
-    world.spec.containers.iter().any(|c| in_sandbox(world, &c.name).is_some())
+pub fn is_initialized(input: PlanInput<'_>) -> bool {
+    input.spec.containers.iter().any(|c| in_sandbox(input, &c.name).is_some())
 }
 
 /// A running sidecar with this name has started in the sense of its startup probe.
-pub fn has_started(world: World<'_>, container: &Container, running: &runtime::Container) -> bool {
-    container.startup_probe.is_none() || world.memory.health(&running.id).startup == Some(Health::Good)
+pub fn has_started(input: PlanInput<'_>, container: &Container, running: &runtime::Container) -> bool {
+    container.startup_probe.is_none() || input.pod_state.health(&running.id).startup == Some(Health::Good)
 }
 
 /// Keeps it running. True once it has started.
-fn sidecar(world: World<'_>, container: &Container, plan: &mut Plan) -> bool {
+fn sidecar(input: PlanInput<'_>, container: &Container, plan: &mut Plan) -> bool {
     let mut starts = Vec::new();
-    one(world, container, plan, &mut starts);
+    one(input, container, plan, &mut starts);
     let unplanned = starts.is_empty();
     push(plan, starts);
-    let running = world.runtime.container(&container.name).filter(|c| c.is_running());
-    unplanned && running.is_some_and(|running| has_started(world, container, running))
+    let running = input.runtime.container(&container.name).filter(|c| c.is_running());
+    unplanned && running.is_some_and(|running| has_started(input, container, running))
 }
 
 /// Runs it to its end. True once it has succeeded in this sandbox.
-fn regular(world: World<'_>, container: &Container, plan: &mut Plan) -> bool {
+fn regular(input: PlanInput<'_>, container: &Container, plan: &mut Plan) -> bool {
     let mut starts = Vec::new();
-    match in_sandbox(world, &container.name).map(|c| &c.state) {
+    match in_sandbox(input, &container.name).map(|c| &c.state) {
         Some(State::Exited(exit)) if exit.code == 0 => return true,
-        Some(State::Exited(exit)) if !restart::after_exit(world.spec, container, exit.code) => {
-            plan.calls = vec![Call::StopPod { grace_seconds: grace_seconds(world.pod) }];
+        Some(State::Exited(exit)) if !restart::after_exit(input.spec, container, exit.code) => {
+            plan.calls = vec![Call::StopPod { grace_seconds: grace_seconds(input.pod) }];
             return false;
         }
         Some(_) => {
-            one(world, container, plan, &mut starts);
+            one(input, container, plan, &mut starts);
         }
         // It ran in an earlier sandbox at most: once more, whatever its policy says.
-        None => first(world, container, plan, &mut starts),
+        None => first(input, container, plan, &mut starts),
     }
     push(plan, starts);
     false
 }
 
-fn first(world: World<'_>, container: &Container, plan: &mut Plan, starts: &mut Vec<Start>) {
-    let before = world.runtime.container(&container.name).map(|c| c.restart_count + 1);
+fn first(input: PlanInput<'_>, container: &Container, plan: &mut Plan, starts: &mut Vec<Start>) {
+    let before = input.runtime.container(&container.name).map(|c| c.restart_count + 1);
     let image = container.image.as_deref().unwrap_or_default();
-    let held = world.memory.waiting.get(&container.name).and_then(|w| w.retry_at).filter(|at| *at > world.now);
-    if before.is_none() || held.is_some() || world.memory.pull_until(image, world.now).is_some() {
-        let forgetful = runtime::RuntimePod { sandboxes: world.runtime.sandboxes.clone(), containers: Vec::new() };
-        one(World { runtime: &forgetful, ..world }, container, plan, starts);
+    let held = input.pod_state.waiting.get(&container.name).and_then(|w| w.retry_at).filter(|at| *at > input.now);
+    if before.is_none() || held.is_some() || input.pod_state.pull_until(image, input.now).is_some() {
+        let forgetful = runtime::RuntimePod { sandboxes: input.runtime.sandboxes.clone(), containers: Vec::new() };
+        one(PlanInput { runtime: &forgetful, ..input }, container, plan, starts);
         return;
     }
     starts.push(Start { container: container.name.clone(), restart_count: before.unwrap_or(0) });
 }
 
 /// A later init container was made in this sandbox, so this one had succeeded, though its record may be gone.
-fn passed_before(world: World<'_>, index: usize) -> bool {
-    inits(world).iter().skip(index + 1).any(|later| in_sandbox(world, &later.name).is_some())
+fn passed_before(input: PlanInput<'_>, index: usize) -> bool {
+    inits(input).iter().skip(index + 1).any(|later| in_sandbox(input, &later.name).is_some())
 }
 
-fn in_sandbox<'a>(world: World<'a>, name: &str) -> Option<&'a runtime::Container> {
-    let sandbox = usable_sandbox(world)?;
-    world.runtime.container(name).filter(|c| c.sandbox_id == sandbox.id)
+fn in_sandbox<'a>(input: PlanInput<'a>, name: &str) -> Option<&'a runtime::Container> {
+    let sandbox = usable_sandbox(input)?;
+    input.runtime.container(name).filter(|c| c.sandbox_id == sandbox.id)
 }
 
-fn inits(world: World<'_>) -> &[Container] {
-    world.spec.init_containers.as_deref().unwrap_or_default()
+fn inits(input: PlanInput<'_>) -> &[Container] {
+    input.spec.init_containers.as_deref().unwrap_or_default()
 }
 
 fn push(plan: &mut Plan, starts: Vec<Start>) {

@@ -8,7 +8,7 @@ pub enum Outcome {
     SandboxMade {
         made: Option<Sandbox>,
     },
-    /// The sandbox, its cgroup or its volumes; events have been told.
+    /// The sandbox, its cgroup or its volumes; events have been recorded.
     SandboxFailed,
     Started {
         container: String,

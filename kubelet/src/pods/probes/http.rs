@@ -156,7 +156,7 @@ fn request(target: &Target) -> Result<Request<Empty<Bytes>>, String> {
     request.body(Empty::new()).map_err(|e| e.to_string())
 }
 
-/// A pod's own certificate is nobody's business but its clients': probes only ask whether it answers.
+/// A pod's own certificate is its clients' business alone: probes only check whether it answers.
 ///
 /// The API server's proxy subresource has one like it (`apiserver/src/connect/dial.rs`). The two rooms share only `api`, which has no TLS
 /// and is compiled into everything: thirty lines twice cost less than a crate for them.

@@ -32,7 +32,7 @@ const BROKEN_MAX: u32 = 5;
 const LASTED: Duration = Duration::from_secs(60);
 
 /// What is followed, and for whom.
-pub struct Lookout {
+pub struct EventedPleg {
     pub runtime: Runtime,
     /// There is something to watch.
     pub active: watch::Receiver<bool>,
@@ -48,7 +48,7 @@ struct Streams {
     by_containerd: Option<Events<TaskEvent>>,
 }
 
-/// Why [`Lookout::run`] came back.
+/// Why [`EventedPleg::run`] came back.
 enum End {
     /// The runtime has no events of either kind.
     Unserved,
@@ -59,18 +59,18 @@ enum End {
 }
 
 /// Tells the loop of what ends, until the loop ends. Lists once at the start, whatever `active` says.
-pub async fn follow(mut lookout: Lookout) {
+pub async fn follow(mut pleg: EventedPleg) {
     let (mut events, mut broken) = (true, 0);
     loop {
         let began = Instant::now();
-        match lookout.run(events).await {
+        match pleg.run(events).await {
             End::Closed => return,
             End::Unserved => {
-                tracing::info!("the runtime tells of no events; its lists are read instead");
+                tracing::info!("runtime does not support container events; relisting periodically");
                 events = false;
             }
             End::Broken { error, listed } => {
-                tracing::warn!(%error, "the runtime does not tell of its pods; trying again");
+                tracing::warn!(%error, "failed to follow runtime events; retrying");
                 broken = if listed && began.elapsed() < LASTED { broken + 1 } else { 0 };
                 // Without lists the runtime was away, and another one may come.
                 events = broken < BROKEN_MAX && (events || !listed);
@@ -80,7 +80,7 @@ pub async fn follow(mut lookout: Lookout) {
     }
 }
 
-impl Lookout {
+impl EventedPleg {
     async fn run(&mut self, events: bool) -> End {
         let mut streams =
             Streams { by_cri: events.then(|| self.runtime.container_events()), by_containerd: events.then(|| self.runtime.task_events()) };
@@ -127,10 +127,10 @@ impl Streams {
             event = next(&mut self.by_cri) => event?.as_ref().and_then(stopped),
             event = next(&mut self.by_containerd) => event?.filter(|e| self.is_news(e)),
         };
-        Ok(event.map(Event::Told))
+        Ok(event.map(Event::Task))
     }
 
-    /// CRI's events are told after its status has changed, and so are better; but they do not tell of memory.
+    /// CRI's events come after its status has changed, and so are better; but they do not report OOM kills.
     fn is_news(&self, event: &TaskEvent) -> bool {
         self.by_cri.is_none() || matches!(event, TaskEvent::OutOfMemory { .. })
     }
@@ -179,7 +179,7 @@ mod tests {
         assert!(matches!(streams.next().await, Ok(None)));
         assert!(streams.are_none(), "neither is served: lists are read");
         streams.by_containerd = events(vec![Ok(end("c"))]);
-        assert!(matches!(streams.next().await, Ok(Some(Event::Told(told))) if told == end("c")));
+        assert!(matches!(streams.next().await, Ok(Some(Event::Task(told))) if told == end("c")));
     }
 
     #[tokio::test]
@@ -188,11 +188,11 @@ mod tests {
         let by_containerd = events(vec![Ok(end("c")), Ok(oom.clone())]);
         let mut streams = Streams { by_cri: events(vec![]), by_containerd };
         assert!(matches!(streams.next().await, Ok(None)), "CRI will tell of it");
-        assert!(matches!(streams.next().await, Ok(Some(Event::Told(told))) if told == oom));
+        assert!(matches!(streams.next().await, Ok(Some(Event::Task(told))) if told == oom));
         let stopped = ContainerEventType::ContainerStoppedEvent.into();
         let event = ContainerEventResponse { container_id: "c".into(), container_event_type: stopped, ..ContainerEventResponse::default() };
         streams.by_cri = events(vec![Ok(event), Err(Error::Unavailable("gone".into()))]);
-        assert!(matches!(streams.next().await, Ok(Some(Event::Told(told))) if told == end("c")));
+        assert!(matches!(streams.next().await, Ok(Some(Event::Task(told))) if told == end("c")));
         assert!(matches!(streams.next().await, Err(Error::Unavailable(_))));
     }
 }

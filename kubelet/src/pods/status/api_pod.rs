@@ -80,7 +80,7 @@ impl ApiPod {
         Some(Write { pod: shown.clone(), status: status.clone(), changes })
     }
 
-    pub fn wrote(&mut self, status: Arc<PodStatus>, answer: Answer) {
+    pub fn status_written(&mut self, status: Arc<PodStatus>, answer: Answer) {
         self.writing = false;
         match answer {
             Answer::Done(pod) => {
@@ -105,7 +105,7 @@ impl ApiPod {
     }
 
     /// After a failure [`ApiPod::begin_delete`] begins anew.
-    pub fn deleted(&mut self, answer: &Answer) -> Ending {
+    pub fn pod_deleted(&mut self, answer: &Answer) -> Ending {
         match answer {
             Answer::Failed => {
                 self.deleting = false;
@@ -142,7 +142,7 @@ mod tests {
         let write = api.begin_write(&status("Running")).unwrap();
         assert_eq!(write.changes["phase"], "Running");
         assert!(api.begin_write(&status("Failed")).is_none() && api.begin_delete() == Ending::Waits, "one at a time");
-        api.wrote(write.status, Answer::Done(pod(3, "Running")));
+        api.status_written(write.status, Answer::Done(pod(3, "Running")));
         assert_eq!(api.shown(), Some(&pod(3, "Running")));
         api.saw(pod(2, "Pending"));
         assert!(api.begin_write(&status("Running")).is_none(), "what is seen late is old");
@@ -155,10 +155,10 @@ mod tests {
         assert!(matches!(api.begin_delete(), Ending::Delete(_)));
         assert_eq!(api.begin_delete(), Ending::Waits);
         assert!(api.begin_write(&status("Running")).is_none(), "it goes");
-        assert_eq!(api.deleted(&Answer::Failed), Ending::Waits);
+        assert_eq!(api.pod_deleted(&Answer::Failed), Ending::Waits);
         assert!(matches!(api.begin_delete(), Ending::Delete(_)));
-        assert_eq!(api.deleted(&Answer::Done(pod(1, "Failed"))), Ending::Waits);
-        assert_eq!(api.deleted(&Answer::Gone), Ending::Over);
+        assert_eq!(api.pod_deleted(&Answer::Done(pod(1, "Failed"))), Ending::Waits);
+        assert_eq!(api.pod_deleted(&Answer::Gone), Ending::Over);
         assert_eq!(ApiPod::default().begin_delete(), Ending::Over);
     }
 }

@@ -9,7 +9,7 @@ use api::k8s::{
 
 use crate::{
     meta,
-    pods::plan::{World, usable_sandbox},
+    pods::plan::{PlanInput, usable_sandbox},
 };
 
 /// Those the kubelet answers for. Source: `pkg/kubelet/types/pod_status.go`.
@@ -24,24 +24,24 @@ struct Value {
 }
 
 /// Others' conditions as the API has them, then the kubelet's own.
-pub fn all(world: World<'_>, old: &PodStatus, init: &[ContainerStatus], main: &[ContainerStatus], phase: &str) -> Vec<PodCondition> {
-    let api = world.pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+pub fn all(input: PlanInput<'_>, old: &PodStatus, init: &[ContainerStatus], main: &[ContainerStatus], phase: &str) -> Vec<PodCondition> {
+    let api = input.pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let mut conditions: Vec<PodCondition> = api.iter().filter(|c| !OWN.contains(&c.type_.as_str())).cloned().collect();
-    let containers_ready = containers_ready(world, init, main, phase);
+    let containers_ready = containers_ready(input, init, main, phase);
     let values = [
-        Value { holds: usable_sandbox(world).is_some(), ..Value::default() },
-        initialized(world, init, main, phase),
-        ready(world, &conditions, &containers_ready),
+        Value { holds: usable_sandbox(input).is_some(), ..Value::default() },
+        initialized(input, init, main, phase),
+        ready(input, &conditions, &containers_ready),
         containers_ready,
         Value { holds: true, ..Value::default() },
     ];
     for (kind, value) in OWN.into_iter().zip(values) {
-        conditions.push(with_times(world, old, kind, value));
+        conditions.push(with_times(input, old, kind, value));
     }
     conditions
 }
 
-fn with_times(world: World<'_>, old: &PodStatus, kind: &str, value: Value) -> PodCondition {
+fn with_times(input: PlanInput<'_>, old: &PodStatus, kind: &str, value: Value) -> PodCondition {
     let status = if value.holds { "True" } else { "False" };
     let before = old.conditions.iter().flatten().find(|c| c.type_ == kind);
     let since = before.filter(|c| c.status == status).and_then(|c| c.last_transition_time.clone());
@@ -50,15 +50,15 @@ fn with_times(world: World<'_>, old: &PodStatus, kind: &str, value: Value) -> Po
         status: status.into(),
         reason: value.reason.map(Into::into),
         message: value.message,
-        last_transition_time: since.or_else(|| Some(Time(api::time::whole_seconds(world.now)))),
+        last_transition_time: since.or_else(|| Some(Time(api::time::whole_seconds(input.now)))),
         last_probe_time: None,
-        observed_generation: world.pod.metadata.generation,
+        observed_generation: input.pod.metadata.generation,
     }
 }
 
-fn containers_ready(world: World<'_>, init: &[ContainerStatus], main: &[ContainerStatus], phase: &str) -> Value {
-    let sidecars = world.spec.init_containers.iter().flatten().filter(|c| meta::is_sidecar(c)).map(|c| (c, init));
-    let all = sidecars.chain(world.spec.containers.iter().map(|c| (c, main)));
+fn containers_ready(input: PlanInput<'_>, init: &[ContainerStatus], main: &[ContainerStatus], phase: &str) -> Value {
+    let sidecars = input.spec.init_containers.iter().flatten().filter(|c| meta::is_sidecar(c)).map(|c| (c, init));
+    let all = sidecars.chain(input.spec.containers.iter().map(|c| (c, main)));
     let (mut unknown, mut unready) = (Vec::new(), Vec::new());
     for (container, statuses) in all {
         match find(statuses, container) {
@@ -79,7 +79,7 @@ fn containers_ready(world: World<'_>, init: &[ContainerStatus], main: &[Containe
     }
 }
 
-fn ready(world: World<'_>, others: &[PodCondition], containers: &Value) -> Value {
+fn ready(input: PlanInput<'_>, others: &[PodCondition], containers: &Value) -> Value {
     if !containers.holds {
         return Value { holds: false, reason: containers.reason, message: containers.message.clone() };
     }
@@ -88,16 +88,16 @@ fn ready(world: World<'_>, others: &[PodCondition], containers: &Value) -> Value
         Some(c) if c.status != "True" => Some(format!("the status of pod readiness gate \"{gate}\" is not \"True\", but {}", c.status)),
         Some(_) => None,
     };
-    let messages: Vec<String> = world.spec.readiness_gates.iter().flatten().filter_map(|g| missing(&g.condition_type)).collect();
+    let messages: Vec<String> = input.spec.readiness_gates.iter().flatten().filter_map(|g| missing(&g.condition_type)).collect();
     match messages.is_empty() {
         true => Value { holds: true, ..Value::default() },
         false => Value { holds: false, reason: Some("ReadinessGatesNotReady"), message: Some(messages.join(", ")) },
     }
 }
 
-fn initialized(world: World<'_>, init: &[ContainerStatus], main: &[ContainerStatus], phase: &str) -> Value {
+fn initialized(input: PlanInput<'_>, init: &[ContainerStatus], main: &[ContainerStatus], phase: &str) -> Value {
     let (mut unknown, mut incomplete) = (Vec::new(), Vec::new());
-    for container in world.spec.init_containers.iter().flatten() {
+    for container in input.spec.init_containers.iter().flatten() {
         match find(init, container) {
             None => unknown.push(container.name.as_str()),
             Some(s) if !(if meta::is_sidecar(container) { s.started == Some(true) } else { s.ready }) => {

@@ -13,7 +13,7 @@ use api::k8s::{
 use crate::{
     meta,
     pods::{
-        plan::{World, init, pod_state::Health, restart},
+        plan::{PlanInput, init, pod_state::Health, restart},
         runtime_state::pod::{self as runtime, State},
     },
 };
@@ -29,44 +29,44 @@ enum Role {
 }
 
 /// In the spec's order.
-pub fn of_inits(world: World<'_>, old: &PodStatus) -> Vec<ContainerStatus> {
+pub fn of_inits(input: PlanInput<'_>, old: &PodStatus) -> Vec<ContainerStatus> {
     let old = old.init_container_statuses.as_deref().unwrap_or_default();
-    world.spec.init_containers.iter().flatten().map(|c| one(world, c, Role::Init, old)).collect()
+    input.spec.init_containers.iter().flatten().map(|c| one(input, c, Role::Init, old)).collect()
 }
 
 /// In name order, as upstream sorts them.
-pub fn of_mains(world: World<'_>, old: &PodStatus) -> Vec<ContainerStatus> {
+pub fn of_mains(input: PlanInput<'_>, old: &PodStatus) -> Vec<ContainerStatus> {
     let old = old.container_statuses.as_deref().unwrap_or_default();
-    let mut all: Vec<_> = world.spec.containers.iter().map(|c| one(world, c, Role::Main, old)).collect();
+    let mut all: Vec<_> = input.spec.containers.iter().map(|c| one(input, c, Role::Main, old)).collect();
     all.sort_by(|a, b| a.name.cmp(&b.name));
     all
 }
 
-fn one(world: World<'_>, container: &Container, role: Role, old: &[ContainerStatus]) -> ContainerStatus {
+fn one(input: PlanInput<'_>, container: &Container, role: Role, old: &[ContainerStatus]) -> ContainerStatus {
     let old = old.iter().find(|s| s.name == container.name);
-    let mut records = world.runtime.containers.iter().filter(|c| c.name == container.name);
+    let mut records = input.runtime.containers.iter().filter(|c| c.name == container.name);
     let mut status = match records.next() {
-        Some(latest) => from_record(world, container, role, latest, old),
-        None => without_record(world, container, role, old),
+        Some(latest) => from_record(input, container, role, latest, old),
+        None => without_record(input, container, role, old),
     };
     if let Some(previous) = records.next() {
         status.last_state = Some(state(previous));
     } else if status.last_state.is_none() {
         status.last_state = old.and_then(|o| o.last_state.clone());
     }
-    explain(world, container, role, &mut status);
+    explain(input, container, role, &mut status);
     status.last_state = status.last_state.filter(|s| *s != ContainerState::default());
     status
 }
 
 fn from_record(
-    world: World<'_>,
+    input: PlanInput<'_>,
     container: &Container,
     role: Role,
     latest: &runtime::Container,
     old: Option<&ContainerStatus>,
 ) -> ContainerStatus {
-    let (started, ready) = health(world, container, role, latest);
+    let (started, ready) = health(input, container, role, latest);
     let was_running = old.and_then(|o| o.state.as_ref()).is_some_and(|s| s.running.is_some());
     let lost = latest.state == State::Unknown && was_running;
     ContainerStatus {
@@ -88,17 +88,17 @@ fn from_record(
     }
 }
 
-fn without_record(world: World<'_>, container: &Container, role: Role, old: Option<&ContainerStatus>) -> ContainerStatus {
+fn without_record(input: PlanInput<'_>, container: &Container, role: Role, old: Option<&ContainerStatus>) -> ContainerStatus {
     if let Some(old) = old.filter(|o| o.state.as_ref().is_some_and(|s| s.terminated.is_some())) {
         return ContainerStatus { ready: role == Role::Init && old.ready, ..old.clone() };
     }
-    if role == Role::Init && !meta::is_sidecar(container) && init::is_initialized(world) {
+    if role == Role::Init && !meta::is_sidecar(container) && init::is_initialized(input) {
         return succeeded_long_ago(container, old);
     }
-    let has_inits = world.spec.init_containers.as_ref().is_some_and(|i| !i.is_empty());
+    let has_inits = input.spec.init_containers.as_ref().is_some_and(|i| !i.is_empty());
     let reason = if has_inits { "PodInitializing" } else { "ContainerCreating" };
     let ran = old.is_some_and(|o| o.state.as_ref().is_some_and(|s| s.running.is_some()));
-    let count = old.map_or(0, |o| o.restart_count) + i32::from(ran && world.pod.metadata.deletion_timestamp.is_none());
+    let count = old.map_or(0, |o| o.restart_count) + i32::from(ran && input.pod.metadata.deletion_timestamp.is_none());
     let last = old.and_then(|o| o.last_state.clone()).filter(|s| s.terminated.is_some());
     let lost = "The container could not be located when the pod was deleted.  The container used to be Running";
     ContainerStatus {
@@ -130,13 +130,13 @@ fn succeeded_long_ago(container: &Container, old: Option<&ContainerStatus>) -> C
 }
 
 /// A container that is to be started (again) and cannot be yet shows why.
-fn explain(world: World<'_>, container: &Container, role: Role, status: &mut ContainerStatus) {
-    let latest = world.runtime.container(&container.name);
+fn explain(input: PlanInput<'_>, container: &Container, role: Role, status: &mut ContainerStatus) {
+    let latest = input.runtime.container(&container.name);
     let done = role == Role::Init && latest.and_then(runtime::Container::exit).is_some_and(|exit| exit.code == 0);
-    if done || world.memory.stop.is_some() || !restart::should_start(world.spec, container, latest) {
+    if done || input.pod_state.stop.is_some() || !restart::should_start(input.spec, container, latest) {
         return;
     }
-    let Some(reason) = world.memory.waiting.get(&container.name) else { return };
+    let Some(reason) = input.pod_state.waiting.get(&container.name) else { return };
     if status.state.as_ref().is_some_and(|s| s.terminated.is_some()) {
         status.last_state = status.state.take();
     }
@@ -144,11 +144,11 @@ fn explain(world: World<'_>, container: &Container, role: Role, status: &mut Con
 }
 
 /// (started, ready). Source: `UpdatePodStatus` in `pkg/kubelet/prober/prober_manager.go`.
-fn health(world: World<'_>, container: &Container, role: Role, latest: &runtime::Container) -> (bool, bool) {
+fn health(input: PlanInput<'_>, container: &Container, role: Role, latest: &runtime::Container) -> (bool, bool) {
     if role == Role::Init && !meta::is_sidecar(container) {
         return (latest.is_running(), latest.exit().is_some_and(|exit| exit.code == 0));
     }
-    let probes = world.memory.health(&latest.id);
+    let probes = input.pod_state.health(&latest.id);
     let good = |probed: bool, result: Option<Health>| if probed { result == Some(Health::Good) } else { true };
     let started = latest.is_running() && good(container.startup_probe.is_some(), probes.startup);
     (started, started && good(container.readiness_probe.is_some(), probes.readiness))

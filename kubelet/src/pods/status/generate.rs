@@ -10,31 +10,31 @@ use api::k8s::{
 use super::{conditions, container_status};
 use crate::{
     meta,
-    pods::plan::{World, pod_state::StopCause, restart, usable_sandbox},
+    pods::plan::{PlanInput, pod_state::StopCause, restart, usable_sandbox},
 };
 
-/// What a status is made from beside a plan's world.
+/// What a status is made from beside a plan's input.
 #[derive(Clone, Copy)]
 pub struct Facts<'a> {
-    pub world: World<'a>,
+    pub input: PlanInput<'a>,
     pub host_ips: &'a [String],
 }
 
 /// The whole status. Conditions that are not the kubelet's own are kept as the API has them.
 pub fn generate(facts: Facts<'_>) -> PodStatus {
-    let world = facts.world;
+    let input = facts.input;
     // The last status we made, else what the API has (after a restart of ours).
     let none = PodStatus::default();
-    let old = world.memory.status.as_deref().or(world.pod.status.as_ref()).unwrap_or(&none);
-    let init = container_status::of_inits(world, old);
-    let main = container_status::of_mains(world, old);
-    let mut status = PodStatus { phase: Some(next_phase(world, old, &init, &main)), ..base(old, world.pod) };
-    reasons(world, old, &mut status);
-    status.observed_generation = world.pod.metadata.generation;
-    status.qos_class = old.qos_class.clone().or_else(|| Some(crate::container_config::qos::class(world.pod).to_string()));
-    status.start_time = old.start_time.clone().or_else(|| Some(Time(api::time::whole_seconds(world.now))));
+    let old = input.pod_state.status.as_deref().or(input.pod.status.as_ref()).unwrap_or(&none);
+    let init = container_status::of_inits(input, old);
+    let main = container_status::of_mains(input, old);
+    let mut status = PodStatus { phase: Some(next_phase(input, old, &init, &main)), ..base(old, input.pod) };
+    reasons(input, old, &mut status);
+    status.observed_generation = input.pod.metadata.generation;
+    status.qos_class = old.qos_class.clone().or_else(|| Some(crate::container_config::qos::class(input.pod).to_string()));
+    status.start_time = old.start_time.clone().or_else(|| Some(Time(api::time::whole_seconds(input.now))));
     ips(facts, old, &mut status);
-    status.conditions = Some(conditions::all(world, old, &init, &main, status.phase.as_deref().unwrap_or_default()));
+    status.conditions = Some(conditions::all(input, old, &init, &main, status.phase.as_deref().unwrap_or_default()));
     status.init_container_statuses = (!init.is_empty()).then_some(init);
     status.container_statuses = (!main.is_empty()).then_some(main);
     status
@@ -57,27 +57,27 @@ fn base(old: &PodStatus, pod: &Pod) -> PodStatus {
     }
 }
 
-fn next_phase(world: World<'_>, old: &PodStatus, init: &[ContainerStatus], main: &[ContainerStatus]) -> String {
-    if let Some(StopCause::Failed { .. }) = world.memory.stop.as_ref().map(|s| &s.cause) {
+fn next_phase(input: PlanInput<'_>, old: &PodStatus, init: &[ContainerStatus], main: &[ContainerStatus]) -> String {
+    if let Some(StopCause::Failed { .. }) = input.pod_state.stop.as_ref().map(|s| &s.cause) {
         return "Failed".into();
     }
-    // A terminal phase stays, whoever set it.
-    let api = world.pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    // A terminal phase stays, also one that skiff did not set.
+    let api = input.pod.status.as_ref().and_then(|s| s.phase.as_deref());
     for seen in [api, old.phase.as_deref()] {
         if is_terminal(seen) {
             return seen.unwrap_or_default().into();
         }
     }
-    let ended = world.memory.stop.is_some() && world.runtime.is_stopped();
-    let initialized = world.spec.containers.iter().any(|c| world.runtime.container(&c.name).is_some_and(|c| c.is_running()));
-    phase(world.spec, init, main, ended && !meta::is_static(world.pod), initialized).into()
+    let ended = input.pod_state.stop.is_some() && input.runtime.is_stopped();
+    let initialized = input.spec.containers.iter().any(|c| input.runtime.container(&c.name).is_some_and(|c| c.is_running()));
+    phase(input.spec, init, main, ended && !meta::is_static(input.pod), initialized).into()
 }
 
-fn reasons(world: World<'_>, old: &PodStatus, status: &mut PodStatus) {
-    if let Some(StopCause::Failed { reason, message }) = world.memory.stop.as_ref().map(|s| &s.cause) {
+fn reasons(input: PlanInput<'_>, old: &PodStatus, status: &mut PodStatus) {
+    if let Some(StopCause::Failed { reason, message }) = input.pod_state.stop.as_ref().map(|s| &s.cause) {
         (status.reason, status.message) = (Some(reason.clone()), Some(message.clone()));
     } else if status.phase == old.phase {
-        let api = world.pod.status.as_ref();
+        let api = input.pod.status.as_ref();
         status.reason = old.reason.clone().or_else(|| api.and_then(|s| s.reason.clone()));
         status.message = old.message.clone().or_else(|| api.and_then(|s| s.message.clone()));
     }
@@ -86,7 +86,7 @@ fn reasons(world: World<'_>, old: &PodStatus, status: &mut PodStatus) {
 fn ips(facts: Facts<'_>, old: &PodStatus, status: &mut PodStatus) {
     status.host_ip = facts.host_ips.first().cloned();
     status.host_ips = (!facts.host_ips.is_empty()).then(|| facts.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect());
-    let pod_ips: Vec<String> = match (facts.world.spec.host_network.unwrap_or(false), usable_sandbox(facts.world)) {
+    let pod_ips: Vec<String> = match (facts.input.spec.host_network.unwrap_or(false), usable_sandbox(facts.input)) {
         (true, _) => facts.host_ips.to_vec(),
         (false, Some(sandbox)) => sandbox.ips.clone(),
         // A pod that is being restarted or has ended keeps the address it had.

@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// Answers of tasks; each pod has at most a worker, a look and a write under way.
+/// Answers of tasks; each pod has at most a worker, an inspection and a write under way.
 const EVENTS_MAX: usize = 1024;
 const FINDINGS_MAX: usize = 256;
 
@@ -44,8 +44,8 @@ pub fn start(
     let changed = Changed::of(&cache);
     let nudge = Arc::new(Notify::new());
     let (runtime, metrics) = (deps.runtime.clone(), deps.metrics.clone());
-    let lookout = pleg_evented::Lookout { runtime, active, nudge: nudge.clone(), out: events.clone(), metrics };
-    group.spawn_loop("runtime events", Box::pin(pleg_evented::follow(lookout)));
+    let pleg = pleg_evented::EventedPleg { runtime, active, nudge: nudge.clone(), out: events.clone(), metrics };
+    group.spawn_loop("runtime events", Box::pin(pleg_evented::follow(pleg)));
     let prober = Prober {
         runtime: deps.runtime.clone(),
         recorder: deps.recorder.clone(),

@@ -1,4 +1,4 @@
-//! What was told of parts that no pod knows -> kept for the one that is about to: a worker may be about to say that it made them.
+//! Runtime events for parts that no pod knows -> kept for the pod that is about to: a worker may be about to say that it made them.
 
 use std::collections::VecDeque;
 

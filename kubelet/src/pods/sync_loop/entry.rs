@@ -12,12 +12,12 @@ use api::{
 };
 use cri::TaskEvent;
 
-use super::{looks::Looks, pod_worker::PodWorker, published::Published};
+use super::{inspections::Inspections, pod_worker::PodWorker, published::Published};
 use crate::{
     PodView, meta,
     pods::{
         plan::{
-            self, Call, Plan, World, grace_seconds,
+            self, Call, Plan, PlanInput, grace_seconds,
             outcome::{Outcome, StartCause},
             pod_state::{Health, PodState, ProbeResults, Stop, StopCause, Waiting},
         },
@@ -56,17 +56,17 @@ pub struct Entry {
     pub api: ApiPod,
     /// `None` until the runtime was asked.
     pub runtime: Option<Arc<RuntimePod>>,
-    pub memory: PodState,
+    pub pod_state: PodState,
     probes: Probes,
     pub worker: PodWorker,
-    pub looks: Looks,
+    pub inspections: Inspections,
     seen: Fingerprint,
     /// Containers that lost a process for want of memory.
     oom_killed: BTreeSet<String>,
     first_seen: Instant,
     /// It came while we were here, and does not run yet.
     is_starting: bool,
-    /// Its `activeDeadlineSeconds` passed a moment ago: to be told.
+    /// Its `activeDeadlineSeconds` passed a moment ago: the event is due.
     overdue: bool,
     published: Published,
 }
@@ -78,10 +78,10 @@ impl Entry {
             api: ApiPod::of((origin == Origin::Api).then(|| pod.clone())),
             pod,
             runtime: None,
-            memory: PodState::default(),
+            pod_state: PodState::default(),
             probes: Probes::default(),
             worker: PodWorker::default(),
-            looks: Looks::default(),
+            inspections: Inspections::default(),
             seen: Fingerprint::new(),
             oom_killed: BTreeSet::new(),
             first_seen: Instant::now(),
@@ -112,14 +112,14 @@ impl Entry {
         waits.then(|| self.first_seen.elapsed())
     }
 
-    /// How long it took to run; told once, of one that came while we were here.
+    /// How long it took to run; returned once, of one that came while we were here.
     pub fn started(&mut self) -> Option<Duration> {
-        let runs = self.is_starting && self.memory.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
+        let runs = self.is_starting && self.pod_state.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
         self.is_starting &= !runs;
         runs.then(|| self.first_seen.elapsed())
     }
 
-    /// Its `activeDeadlineSeconds` passed; told once.
+    /// Its `activeDeadlineSeconds` passed; returned once.
     pub fn take_overdue(&mut self) -> bool {
         std::mem::take(&mut self.overdue)
     }
@@ -127,23 +127,23 @@ impl Entry {
     /// Begins and ends its probes so that they fit what runs.
     pub fn fit_probes(&mut self, prober: &Prober) {
         let Some(runtime) = &self.runtime else { return };
-        self.probes.fit(prober, &self.pod, runtime, &self.memory.probes, self.memory.stop.is_some());
+        self.probes.fit(prober, &self.pod, runtime, &self.pod_state.probes, self.pod_state.stop.is_some());
     }
 
     /// What the node's server is to see, where that has changed.
     pub fn publish(&mut self) -> Option<PodView> {
         let shown = self.origin != Origin::Runtime;
-        shown.then(|| self.published.next(&self.pod, self.memory.status.as_ref(), self.runtime.as_ref()))?
+        shown.then(|| self.published.next(&self.pod, self.pod_state.status.as_ref(), self.runtime.as_ref()))?
     }
 
     /// Takes in what the runtime has. What is adopted at the first look keeps what the API says of its probes.
-    pub fn looked(&mut self, mut runtime: RuntimePod) {
+    pub fn inspected(&mut self, mut runtime: RuntimePod) {
         if self.runtime.is_none() {
             self.adopt(&runtime);
         }
-        self.memory.probes.retain(|id, _| runtime.by_id(id).is_some());
+        self.pod_state.probes.retain(|id, _| runtime.by_id(id).is_some());
         self.oom_killed.retain(|id| runtime.by_id(id).is_some());
-        self.looks.saw(|id| runtime.runs(id));
+        self.inspections.showed(|id| runtime.runs(id));
         // The runtime says so too, but only once it has worked through its own events.
         let ended = runtime.containers.iter_mut().filter(|c| self.oom_killed.contains(&c.id));
         for exit in ended.filter_map(|c| if let State::Exited(exit) = &mut c.state { Some(exit) } else { None }) {
@@ -153,14 +153,14 @@ impl Entry {
         self.runtime = Some(Arc::new(runtime));
     }
 
-    /// Takes in what the runtime told of one of this pod's parts. False where it is not known.
-    pub fn told(&mut self, event: &TaskEvent) -> bool {
+    /// Applies a runtime event to one of this pod's parts. False where it is not known.
+    pub fn runtime_event(&mut self, event: &TaskEvent) -> bool {
         let (TaskEvent::Ended { id } | TaskEvent::OutOfMemory { id }) = event;
         if !self.runtime.as_ref().is_some_and(|r| r.has(id)) {
             return false;
         }
         match event {
-            TaskEvent::Ended { .. } => self.looks.told(id),
+            TaskEvent::Ended { .. } => self.inspections.ended(id),
             TaskEvent::OutOfMemory { .. } => drop(self.oom_killed.insert(id.clone())),
         }
         true
@@ -172,26 +172,26 @@ impl Entry {
         let pod = self.pod.clone();
         let empty = PodSpec::default();
         let spec = pod.spec.as_ref().unwrap_or(&empty);
-        self.stop_if_told(now);
-        let mut plan = plan::plan(World { pod: &pod, spec, runtime: &runtime, memory: &self.memory, now });
+        self.stop_if_due(now);
+        let mut plan = plan::plan(PlanInput { pod: &pod, spec, runtime: &runtime, pod_state: &self.pod_state, now });
         let newly = self.show_waiting(&plan);
-        if self.origin != Origin::Runtime && !self.memory.removed {
-            let world = World { pod: &pod, spec, runtime: &runtime, memory: &self.memory, now };
-            let status = status::generate(Facts { world, host_ips });
+        if self.origin != Origin::Runtime && !self.pod_state.removed {
+            let input = PlanInput { pod: &pod, spec, runtime: &runtime, pod_state: &self.pod_state, now };
+            let status = status::generate(Facts { input, host_ips });
             let ended = status::is_terminal(status.phase.as_deref());
-            if self.memory.status.as_deref() != Some(&status) {
-                self.memory.status = Some(Arc::new(status));
+            if self.pod_state.status.as_deref() != Some(&status) {
+                self.pod_state.status = Some(Arc::new(status));
             }
-            if ended && self.memory.stop.is_none() && !self.worker.is_busy() {
-                self.memory.stop = Some(Stop { cause: StopCause::Completed, grace_seconds: grace_seconds(&pod) });
-                plan = plan::plan(World { pod: &pod, spec, runtime: &runtime, memory: &self.memory, now });
+            if ended && self.pod_state.stop.is_none() && !self.worker.is_busy() {
+                self.pod_state.stop = Some(Stop { cause: StopCause::Completed, grace_seconds: grace_seconds(&pod) });
+                plan = plan::plan(PlanInput { pod: &pod, spec, runtime: &runtime, pod_state: &self.pod_state, now });
             }
         }
         if let Some(at) = self.deadline() {
             plan.wake_at(at);
         }
         first_stage(&mut plan.calls);
-        if plan.calls.is_empty() && self.memory.stop.is_none() {
+        if plan.calls.is_empty() && self.pod_state.stop.is_none() {
             plan.calls = leftovers(&runtime);
         }
         if let Some(at) = self.worker.hold(&plan.calls, now) {
@@ -201,26 +201,26 @@ impl Entry {
         Some((plan, newly))
     }
 
-    /// What came of calls. False where the runtime has to be looked at to know.
-    pub fn worked(&mut self, outcomes: Vec<Outcome>, now: Timestamp) -> bool {
-        self.worker.worked(&outcomes, now);
+    /// What came of calls. False where only an inspection of the runtime can show it.
+    pub fn worker_done(&mut self, outcomes: Vec<Outcome>, now: Timestamp) -> bool {
+        self.worker.worker_done(&outcomes, now);
         // `runtime` is still as it was before them.
         outcomes.iter().for_each(|outcome| self.one_outcome(outcome, now));
         let made: Option<Vec<Made>> = outcomes.into_iter().map(Outcome::made).collect();
-        made.is_some_and(|made| self.made(made))
+        made.is_some_and(|made| self.container_started(made))
     }
 
     /// Puts what was made beside what was known. False where nothing is known yet.
-    pub fn made(&mut self, made: impl IntoIterator<Item = Made>) -> bool {
+    pub fn container_started(&mut self, made: impl IntoIterator<Item = Made>) -> bool {
         let Some(runtime) = &self.runtime else { return false };
         let mut runtime = RuntimePod::clone(runtime);
         made.into_iter().for_each(|made| runtime.merge(made));
-        self.looked(runtime);
+        self.inspected(runtime);
         true
     }
 
     pub fn found(&mut self, finding: &Finding) {
-        let results = self.memory.probes.entry(finding.container_id.clone()).or_default();
+        let results = self.pod_state.probes.entry(finding.container_id.clone()).or_default();
         match finding.kind {
             Kind::Startup => results.startup = Some(finding.health),
             Kind::Liveness => results.liveness = Some(finding.health),
@@ -230,8 +230,8 @@ impl Entry {
 
     /// Ends the pod for `cause`; a shorter grace replaces a longer one, deletion replaces all other causes.
     pub fn stop(&mut self, cause: StopCause, grace_seconds: u32) {
-        match &mut self.memory.stop {
-            None => self.memory.stop = Some(Stop { cause, grace_seconds }),
+        match &mut self.pod_state.stop {
+            None => self.pod_state.stop = Some(Stop { cause, grace_seconds }),
             Some(stop) => {
                 stop.grace_seconds = stop.grace_seconds.min(grace_seconds);
                 if !stop.removes() || cause == StopCause::Gone {
@@ -244,10 +244,10 @@ impl Entry {
     /// Nothing is left of it but the API object.
     pub fn is_finished(&self) -> bool {
         !self.worker.is_busy()
-            && !self.looks.is_under_way()
-            && self.memory.removed
-            && self.memory.cleaned
-            && self.memory.stop.as_ref().is_some_and(Stop::removes)
+            && !self.inspections.is_under_way()
+            && self.pod_state.removed
+            && self.pod_state.cleaned
+            && self.pod_state.stop.as_ref().is_some_and(Stop::removes)
     }
 
     /// True where the runtime has something of it that may change by itself.
@@ -257,11 +257,11 @@ impl Entry {
 
     /// True while it takes the node's room: neither ended nor ending for good.
     pub fn is_alive(&self) -> bool {
-        let phase = self.memory.status.as_deref().or(self.pod.status.as_ref()).and_then(|s| s.phase.as_deref());
+        let phase = self.pod_state.status.as_deref().or(self.pod.status.as_ref()).and_then(|s| s.phase.as_deref());
         !status::is_terminal(phase) && self.origin != Origin::Runtime
     }
 
-    /// True once it was looked at, which is when its room was counted.
+    /// True once it was inspected, which is when its room was counted.
     pub fn was_admitted(&self) -> bool {
         self.runtime.is_some()
     }
@@ -274,11 +274,11 @@ impl Entry {
             let Some(container) = id.and_then(|id| runtime.by_id(id)).filter(|c| c.is_running()) else { continue };
             let good = |holds: bool| holds.then_some(Health::Good);
             let results = ProbeResults { startup: good(status.started == Some(true)), liveness: None, readiness: good(status.ready) };
-            self.memory.probes.insert(container.id.clone(), results);
+            self.pod_state.probes.insert(container.id.clone(), results);
         }
     }
 
-    fn stop_if_told(&mut self, now: Timestamp) {
+    fn stop_if_due(&mut self, now: Timestamp) {
         if self.origin == Origin::Runtime {
             return;
         }
@@ -288,10 +288,10 @@ impl Entry {
             return self.stop(StopCause::Deleted, grace);
         }
         let phase = self.pod.status.as_ref().and_then(|s| s.phase.as_deref());
-        if status::is_terminal(phase) && self.memory.stop.is_none() {
+        if status::is_terminal(phase) && self.pod_state.stop.is_none() {
             return self.stop(StopCause::Completed, grace);
         }
-        if self.memory.stop.is_none() && self.deadline().is_some_and(|at| at <= now) {
+        if self.pod_state.stop.is_none() && self.deadline().is_some_and(|at| at <= now) {
             let message = "Pod was active on the node longer than the specified deadline".to_owned();
             self.overdue = true;
             self.stop(StopCause::Failed { reason: "DeadlineExceeded".into(), message }, grace);
@@ -301,15 +301,15 @@ impl Entry {
     /// `activeDeadlineSeconds` after its start; `None` where it has none or has ended.
     fn deadline(&self) -> Option<Timestamp> {
         let seconds = self.pod.spec.as_ref()?.active_deadline_seconds.filter(|s| *s >= 0)?;
-        let status = self.memory.status.as_deref().or(self.pod.status.as_ref())?;
+        let status = self.pod_state.status.as_deref().or(self.pod.status.as_ref())?;
         let began = status.start_time.as_ref()?.0;
-        self.memory.stop.is_none().then(|| after(began, span(seconds)))
+        self.pod_state.stop.is_none().then(|| after(began, span(seconds)))
     }
 
     fn show_waiting(&mut self, plan: &Plan) -> Vec<(String, Waiting)> {
         let mut newly = Vec::new();
         for (container, waiting) in &plan.waiting {
-            let before = self.memory.waiting.insert(container.clone(), waiting.clone());
+            let before = self.pod_state.waiting.insert(container.clone(), waiting.clone());
             if before.is_none_or(|before| before.reason != waiting.reason) {
                 newly.push((container.clone(), waiting.clone()));
             }
@@ -320,23 +320,23 @@ impl Entry {
     fn one_outcome(&mut self, outcome: &Outcome, now: Timestamp) {
         match outcome {
             Outcome::Done => {}
-            Outcome::SandboxMade { .. } => self.memory.release(),
-            Outcome::SandboxFailed => self.memory.hold(now),
+            Outcome::SandboxMade { .. } => self.pod_state.release(),
+            Outcome::SandboxFailed => self.pod_state.hold(now),
             Outcome::Started { container, .. } => {
                 self.tried(container, now);
-                self.memory.waiting.remove(container);
+                self.pod_state.waiting.remove(container);
                 let image = meta::containers(&self.pod).find(|c| c.name == *container).and_then(|c| c.image.clone());
-                self.memory.pulls.remove(&image.unwrap_or_default());
+                self.pod_state.pulls.remove(&image.unwrap_or_default());
             }
             Outcome::StartFailed { container, reason, message, cause } => {
                 let retry_at = self.start_failed(container, reason, message, cause, now);
                 let waiting = Waiting { reason: (*reason).into(), message: message.clone(), retry_at };
-                self.memory.waiting.insert(container.clone(), waiting);
+                self.pod_state.waiting.insert(container.clone(), waiting);
             }
-            Outcome::Cleaned => self.memory.cleaned = true,
-            Outcome::Removed => self.memory.removed = true,
+            Outcome::Cleaned => self.pod_state.cleaned = true,
+            Outcome::Removed => self.pod_state.removed = true,
             Outcome::Failed { error } => {
-                tracing::warn!(pod = meta::format(&self.pod), error, "a call for the pod failed; trying again");
+                tracing::warn!(pod = meta::format(&self.pod), error, "pod sync failed; retrying");
             }
         }
     }
@@ -344,7 +344,7 @@ impl Entry {
     fn start_failed(&mut self, container: &str, reason: &str, message: &str, cause: &StartCause, now: Timestamp) -> Option<Timestamp> {
         match cause {
             StartCause::Pull { image } => {
-                self.memory.pull_failed(image, format!("{reason}: {message}"), now);
+                self.pod_state.pull_failed(image, format!("{reason}: {message}"), now);
                 None
             }
             // It was made: how it ended decides when it is tried again.
@@ -362,7 +362,7 @@ impl Entry {
         let ended = self.runtime.iter().flat_map(|r| &r.containers).filter(|c| c.name == container);
         let exit = ended.filter_map(|c| c.exit()).next().cloned();
         if let Some(exit) = exit {
-            self.memory.restarted(container, &exit, now);
+            self.pod_state.restarted(container, &exit, now);
         }
     }
 }
@@ -421,12 +421,12 @@ mod tests {
         let at = |second| Timestamp::from_second(second).unwrap();
         let exited = State::Exited(Exit { code: 1, finished_at: at(10), ..Exit::default() });
         let old = Container { state: exited, ..Container::named("old", "a") };
-        entry.looked(RuntimePod { sandboxes: Vec::new(), containers: vec![old] });
+        entry.inspected(RuntimePod { sandboxes: Vec::new(), containers: vec![old] });
         let running = State::Running { started_at: at(20) };
         let new = Box::new(Container { state: running, created_at: at(20), ..Container::named("new", "a") });
-        assert!(entry.made([Made::Container(new.clone())]));
-        assert!(entry.worked(vec![Outcome::Started { container: "a".into(), made: Some(new) }], at(20)));
-        assert!(entry.memory.crashes.contains_key("a"));
+        assert!(entry.container_started([Made::Container(new.clone())]));
+        assert!(entry.worker_done(vec![Outcome::Started { container: "a".into(), made: Some(new) }], at(20)));
+        assert!(entry.pod_state.crashes.contains_key("a"));
         assert_eq!(entry.runtime.unwrap().container("a").unwrap().id, "new");
     }
 
@@ -438,7 +438,7 @@ mod tests {
         let mut made = Vec::new();
         for second in 0..60 {
             let now = Timestamp::from_second(second).unwrap();
-            entry.looked(unknown.clone());
+            entry.inspected(unknown.clone());
             let (plan, _) = entry.advance(&[], now).unwrap();
             if plan.calls.is_empty() {
                 assert!(plan.wake.unwrap() > now);
@@ -447,25 +447,27 @@ mod tests {
             assert_eq!(plan.calls, [Call::StopPod { grace_seconds: 0 }]);
             entry.worker.begin(&plan.calls, api::task::Group::new(), 1);
             assert!(!entry.worker.end(2) && entry.worker.end(1));
-            entry.worked(vec![Outcome::Done], now);
+            entry.worker_done(vec![Outcome::Done], now);
             made.push(second);
         }
         assert_eq!(made, [0, 1, 2, 3, 5, 9, 17, 33, 49]);
     }
 
     #[test]
-    fn what_is_told_is_looked_for_until_it_shows() {
+    fn a_reported_end_is_inspected_until_it_shows() {
         let mut entry = Entry::new(Origin::Api, Arc::new(Pod::default()));
         let runs = Container { state: State::Running { started_at: Timestamp::UNIX_EPOCH }, ..Container::named("c", "a") };
         let pod = |container: &Container| RuntimePod { sandboxes: Vec::new(), containers: vec![container.clone()] };
-        assert!(!entry.told(&TaskEvent::Ended { id: "c".into() }), "nothing is known of it yet");
-        entry.looked(pod(&runs));
-        assert!(entry.told(&TaskEvent::Ended { id: "c".into() }) && entry.told(&TaskEvent::OutOfMemory { id: "c".into() }));
-        entry.looked(pod(&runs));
-        assert!(entry.looks.late().is_some());
+        assert!(!entry.runtime_event(&TaskEvent::Ended { id: "c".into() }), "nothing is known of it yet");
+        entry.inspected(pod(&runs));
+        assert!(
+            entry.runtime_event(&TaskEvent::Ended { id: "c".into() }) && entry.runtime_event(&TaskEvent::OutOfMemory { id: "c".into() })
+        );
+        entry.inspected(pod(&runs));
+        assert!(entry.inspections.late().is_some());
         let exited = Container { state: State::Exited(Exit { reason: "Error".into(), ..Exit::default() }), ..runs };
-        entry.looked(pod(&exited));
-        assert_eq!(entry.looks.late(), None);
+        entry.inspected(pod(&exited));
+        assert_eq!(entry.inspections.late(), None);
         assert_eq!(entry.runtime.unwrap().by_id("c").unwrap().exit().unwrap().reason, OOM_KILLED);
     }
 }

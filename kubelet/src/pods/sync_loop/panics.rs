@@ -128,14 +128,14 @@ async fn the_others_go_on(dir: &Path) {
     this.wanted(Origin::Api, good.clone());
     let lines = logged();
     assert_eq!((panics() - before, lines.len()), (1, 1), "it is counted once, and told once: {lines:?}");
-    assert!(lines[0].contains("trying again") && lines[0].contains("bad_d(u-bad)"), "{lines:?}");
+    assert!(lines[0].contains("retrying") && lines[0].contains("bad_d(u-bad)"), "{lines:?}");
     assert!(pods.by_uid("u-bad").is_none() && pods.by_name("d", "good").is_some_and(|v| meta::uid(&v.pod) == "u-good"));
     assert!(this.entries["u-good"].worker.is_busy(), "it is being made");
     // No step copies a pod: the loop and the node's server have the one that was given.
     assert!(Arc::ptr_eq(&this.entries["u-good"].pod, &good) && Arc::ptr_eq(&pods.by_uid("u-good").unwrap().pod, &good));
     let wake = this.timers.of("u-bad").expect("it is tried again");
     assert!(wake > after(began, std::time::Duration::from_secs(5)), "not at once");
-    // Each try counts, and whatever is told of it is a try; once it can be planned it is as any other.
+    // Each try counts, and every event for it is a try; once it can be planned it is as any other.
     this.step("u-bad");
     assert_eq!((panics() - before, logged().len()), (2, 1));
     this.wanted(Origin::Api, pod("bad", "{}"));

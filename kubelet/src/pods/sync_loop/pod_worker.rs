@@ -24,18 +24,18 @@ pub struct PodWorker {
 struct Running {
     group: Group,
     serial: u64,
-    doing: Doing,
+    state: WorkerState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Doing {
-    /// Bringing the pod up, or keeping it up.
-    Bringing,
-    Stopping {
+enum WorkerState {
+    /// Sync the pod up, or keeping it up.
+    Sync,
+    Terminating {
         grace_seconds: u32,
     },
     /// Taking away what it leaves.
-    Ending,
+    Terminated,
 }
 
 /// Calls that were begun, of which nothing has come so far: how often in a row, and from when on they may be made again.
@@ -49,7 +49,7 @@ struct InVain {
 impl PodWorker {
     /// A worker makes these; its tasks run in `group`.
     pub fn begin(&mut self, calls: &[Call], group: Group, serial: u64) {
-        self.running = Some(Running { group, serial, doing: Doing::of(calls) });
+        self.running = Some(Running { group, serial, state: WorkerState::of(calls) });
         if self.in_vain.calls != calls {
             self.in_vain = InVain { calls: calls.to_vec(), ..InVain::default() };
         }
@@ -67,10 +67,10 @@ impl PodWorker {
     /// Stops the worker where the pod is to stop, or to stop faster, than it knows; whether that was so.
     pub fn stop_overtaken(&mut self, stop: Option<&Stop>) -> bool {
         let Some(stop) = stop else { return false };
-        let overtaken = self.running.take_if(|running| match running.doing {
-            Doing::Bringing => true,
-            Doing::Stopping { grace_seconds } => stop.grace_seconds < grace_seconds,
-            Doing::Ending => false,
+        let overtaken = self.running.take_if(|running| match running.state {
+            WorkerState::Sync => true,
+            WorkerState::Terminating { grace_seconds } => stop.grace_seconds < grace_seconds,
+            WorkerState::Terminated => false,
         });
         overtaken.is_some_and(|running| {
             running.group.stop();
@@ -78,8 +78,8 @@ impl PodWorker {
         })
     }
 
-    /// Takes in what came of calls. A runtime that answers well and changes nothing is asked less and less often.
-    pub fn worked(&mut self, outcomes: &[Outcome], now: Timestamp) {
+    /// Takes in what came of calls. A runtime that answers well and changes nothing gets calls less and less often.
+    pub fn worker_done(&mut self, outcomes: &[Outcome], now: Timestamp) {
         let failed = outcomes.iter().filter(|o| matches!(o, Outcome::Failed { .. })).count();
         if failed == 0 {
             (self.failures, self.retry_at) = (0, None);
@@ -98,12 +98,12 @@ impl PodWorker {
     }
 }
 
-impl Doing {
+impl WorkerState {
     fn of(calls: &[Call]) -> Self {
         match calls.first() {
-            Some(Call::StopPod { grace_seconds }) => Self::Stopping { grace_seconds: *grace_seconds },
-            Some(Call::CleanUp | Call::RemovePod) => Self::Ending,
-            _ => Self::Bringing,
+            Some(Call::StopPod { grace_seconds }) => Self::Terminating { grace_seconds: *grace_seconds },
+            Some(Call::CleanUp | Call::RemovePod) => Self::Terminated,
+            _ => Self::Sync,
         }
     }
 }

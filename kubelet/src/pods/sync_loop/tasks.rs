@@ -1,4 +1,4 @@
-//! What the loop sets going and does not wait for: looks, workers, requests. Each answers with one event.
+//! What the loop sets going and does not wait for: inspections, workers, requests. Each answers with one event.
 
 use std::{sync::Arc, time::Duration};
 
@@ -47,12 +47,12 @@ impl Tasks {
         self.group.spawn(Box::pin(async move {
             tokio::time::sleep(pause).await;
             let seen = catch_all("pods", runtime::inspect(&deps.runtime, &uid)).await;
-            let seen = seen.map_err(|panic| tracing::error!(uid, error = %panic, "a pod was not looked at")).ok();
-            let seen = seen.and_then(|seen| seen.map_err(|error| tracing::warn!(uid, %error, "the runtime does not tell of a pod")).ok());
+            let seen = seen.map_err(|panic| tracing::error!(uid, error = %panic, "pod inspection panicked")).ok();
+            let seen = seen.and_then(|seen| seen.map_err(|error| tracing::warn!(uid, %error, "runtime did not report the pod")).ok());
             if seen.is_none() {
                 tokio::time::sleep(LOOK_RETRY).await;
             }
-            let _ = events.send(Event::Looked { uid, seen }).await;
+            let _ = events.send(Event::Inspected { uid, seen }).await;
         }));
     }
 
@@ -65,7 +65,7 @@ impl Tasks {
         group.spawn(Box::pin(async move {
             let outcomes = catch_all("pods", workers::run(&work, calls)).instrument(span).await;
             let outcomes = outcomes.unwrap_or_else(|panic| vec![Outcome::Failed { error: panic.to_string() }]);
-            let _ = events.send(Event::Worked { uid, serial, outcomes }).await;
+            let _ = events.send(Event::WorkerDone { uid, serial, outcomes }).await;
         }));
     }
 
@@ -78,7 +78,7 @@ impl Tasks {
             if matches!(answer, Answer::Failed) {
                 tokio::time::sleep(API_RETRY).await;
             }
-            let _ = events.send(Event::Wrote { uid, status, answer }).await;
+            let _ = events.send(Event::StatusWritten { uid, status, answer }).await;
         }));
     }
 
@@ -89,7 +89,7 @@ impl Tasks {
             if matches!(answer, Answer::Failed) {
                 tokio::time::sleep(API_RETRY).await;
             }
-            let _ = events.send(Event::Deleted { uid, answer }).await;
+            let _ = events.send(Event::PodDeleted { uid, answer }).await;
         }));
     }
 

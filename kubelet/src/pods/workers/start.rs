@@ -125,7 +125,7 @@ impl Batch<'_> {
     async fn show(&self, made: Option<&runtime::Container>) {
         if let Some(container) = made.filter(|_| self.siblings) {
             let uid = meta::uid(&self.work.pod).to_owned();
-            let _ = self.work.events.send(Event::Made { uid, container: Box::new(container.clone()) }).await;
+            let _ = self.work.events.send(Event::ContainerStarted { uid, container: Box::new(container.clone()) }).await;
         }
     }
 
@@ -168,7 +168,7 @@ impl Batch<'_> {
         self.work.tell.container(&self.work.pod, container).warning("FailedPostStartHook", "PostStartHook failed");
         let grace = plan::grace_seconds(&self.work.pod);
         if let Err(error) = stop::container(self.work, id, &container.name, "FailedPostStartHook", grace).await {
-            tracing::warn!(container = container.name, %error, "a container whose hook failed is not stopped");
+            tracing::warn!(container = container.name, %error, "failed to stop a container whose postStart hook failed");
         }
         Err(Failure::other("PostStartHookError", error))
     }

@@ -7,45 +7,45 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// A call that takes longer waits for something else than the processor: its place goes to the next.
+/// A call that takes longer waits for something else than the processor: its permit goes to the next.
 const HOLD_MAX: Duration = Duration::from_secs(2);
 
-/// Places for sandboxes and for containers, apart, so that pods that have begun are finished before others begin.
+/// Permits for sandboxes and for containers, apart, so that pods that have begun are finished before others begin.
 #[derive(Clone)]
 pub struct StartLimiter {
-    pub sandboxes: Place,
-    pub containers: Place,
+    pub sandboxes: Limit,
+    pub containers: Limit,
 }
 
 /// Clones share their bound.
 #[derive(Clone)]
-pub struct Place(Arc<Semaphore>);
+pub struct Limit(Arc<Semaphore>);
 
 impl StartLimiter {
     /// As many of each at a time as there are processors.
     pub fn new() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from).max(2);
-        let place = || Place(Arc::new(Semaphore::new(cores)));
-        Self { sandboxes: place(), containers: place() }
+        let limit = || Limit(Arc::new(Semaphore::new(cores)));
+        Self { sandboxes: limit(), containers: limit() }
     }
 }
 
-impl Place {
-    /// Waits for a place, in the order of asking, and works in it. Waits are bounded by [`HOLD_MAX`] for each that is before.
+impl Limit {
+    /// Waits for a permit, in the order of asking, and works in it. Waits are bounded by [`HOLD_MAX`] for each that is before.
     pub async fn during<T>(&self, work: impl Future<Output = T>) -> T {
         // Never closed.
-        let mut place = self.0.clone().acquire_owned().await.ok();
+        let mut permit = self.0.clone().acquire_owned().await.ok();
         tokio::pin!(work);
         tokio::select! {
             done = &mut work => done,
-            () = give_up(&mut place) => work.await,
+            () = give_up(&mut permit) => work.await,
         }
     }
 }
 
-async fn give_up(place: &mut Option<OwnedSemaphorePermit>) {
+async fn give_up(permit: &mut Option<OwnedSemaphorePermit>) {
     tokio::time::sleep(HOLD_MAX).await;
-    place.take();
+    permit.take();
 }
 
 #[cfg(test)]
@@ -58,7 +58,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_some_are_inside_at_a_time() {
-        let (place, inside, most) = (Place(Arc::new(Semaphore::new(2))), AtomicUsize::new(0), AtomicUsize::new(0));
+        let (limit, inside, most) = (Limit(Arc::new(Semaphore::new(2))), AtomicUsize::new(0), AtomicUsize::new(0));
         let work = || async {
             most.fetch_max(inside.fetch_add(1, SeqCst) + 1, SeqCst);
             for _ in 0..10 {
@@ -66,15 +66,15 @@ mod tests {
             }
             inside.fetch_sub(1, SeqCst);
         };
-        join_all((0..20).map(|_| place.during(work()))).await;
+        join_all((0..20).map(|_| limit.during(work()))).await;
         assert_eq!((inside.into_inner(), most.into_inner()), (0, 2));
     }
 
     #[tokio::test]
-    async fn one_that_hangs_does_not_keep_its_place() {
-        let place = Place(Arc::new(Semaphore::new(1)));
-        let hung = place.during(std::future::pending::<()>());
-        let next = place.during(std::future::ready(()));
+    async fn one_that_hangs_does_not_keep_its_permit() {
+        let limit = Limit(Arc::new(Semaphore::new(1)));
+        let hung = limit.during(std::future::pending::<()>());
+        let next = limit.during(std::future::ready(()));
         tokio::select! {
             biased;
             () = hung => unreachable!("it never ends"),

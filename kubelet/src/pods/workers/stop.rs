@@ -66,7 +66,7 @@ async fn one(
     }
     if let Some((first, ended)) = order {
         let turn = async { ended.subscribe().wait_for(|set| set.is_superset(&first)).await.is_ok() };
-        // Past the grace nobody waits for anybody.
+        // Past the grace period no container waits for another.
         let _ = tokio::time::timeout_at(deadline, turn).await;
     }
     let left = deadline.saturating_duration_since(Instant::now()).max(GRACE_MIN);

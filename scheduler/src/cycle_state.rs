@@ -5,25 +5,25 @@
 use std::any::Any;
 
 /// A plugin's own type; it is what the value is found by, so that nobody else can take it for theirs.
-pub trait PluginState: Any + Send + Sync {}
+pub trait StateData: Any + Send + Sync {}
 
 /// One value of each type. Few: looking one up is a walk over as many as there are plugins that had something to keep.
 #[derive(Default)]
-pub struct PluginStates(Vec<Box<dyn PluginState>>);
+pub struct CycleState(Vec<Box<dyn StateData>>);
 
-impl PluginStates {
+impl CycleState {
     /// What the plugin kept; `None` if it had nothing to keep.
-    pub fn read<T: PluginState>(&self) -> Option<&T> {
+    pub fn read<T: StateData>(&self) -> Option<&T> {
         self.0.iter().find_map(|kept| (&**kept as &dyn Any).downcast_ref())
     }
 
-    /// As [`PluginStates::read`], to be changed.
-    pub fn edit<T: PluginState>(&mut self) -> Option<&mut T> {
+    /// As [`CycleState::read`], to be changed.
+    pub fn edit<T: StateData>(&mut self) -> Option<&mut T> {
         self.0.iter_mut().find_map(|kept| (&mut **kept as &mut dyn Any).downcast_mut())
     }
 
     /// Keeps the value in place of an older one.
-    pub fn write<T: PluginState>(&mut self, value: T) {
+    pub fn write<T: StateData>(&mut self, value: T) {
         match self.edit() {
             Some(kept) => *kept = value,
             None => self.0.push(Box::new(value)),
@@ -31,9 +31,9 @@ impl PluginStates {
     }
 }
 
-impl std::fmt::Debug for PluginStates {
+impl std::fmt::Debug for CycleState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "PluginStates({})", self.0.len())
+        write!(f, "CycleState({})", self.0.len())
     }
 }
 
@@ -46,12 +46,12 @@ mod tests {
     #[derive(Debug, PartialEq)]
     struct Theirs(u8);
 
-    impl PluginState for Mine {}
-    impl PluginState for Theirs {}
+    impl StateData for Mine {}
+    impl StateData for Theirs {}
 
     #[test]
     fn each_plugin_finds_its_own() {
-        let mut states = PluginStates::default();
+        let mut states = CycleState::default();
         states.write(Mine(1));
         assert_eq!(states.read::<Theirs>(), None);
         states.write(Theirs(2));

@@ -70,7 +70,7 @@ async fn they_may_read_what_they_need_and_nothing_more() {
     let anybody = rights(&door, "somebody", &[]).await;
     let of = |all: BTreeSet<String>| all.difference(&anybody).cloned().collect::<Vec<String>>();
     let proxy = of(rights(&door, proxy::USER, &[]).await);
-    // Upstream's `system:node-proxier`; what this server does not have (servicecidrs) cannot be asked for.
+    // Upstream's `system:node-proxier`.
     let wanted = [
         "create events.",
         "create events.events.k8s.io",
@@ -78,6 +78,7 @@ async fn they_may_read_what_they_need_and_nothing_more() {
         "list endpoints.",
         "list endpointslices.discovery.k8s.io",
         "list nodes.",
+        "list servicecidrs.networking.k8s.io",
         "list services.",
         "patch events.",
         "patch events.events.k8s.io",
@@ -86,6 +87,7 @@ async fn they_may_read_what_they_need_and_nothing_more() {
         "watch endpoints.",
         "watch endpointslices.discovery.k8s.io",
         "watch nodes.",
+        "watch servicecidrs.networking.k8s.io",
         "watch services.",
     ];
     assert_eq!(proxy, wanted);

@@ -240,6 +240,11 @@ async fn serve(front: Front, request: Request, asking: Asking, access: &Access) 
 async fn routed(mut router: Router, entry: Arc<Entry>, mut request: Request) -> Result<Response, Status> {
     entry.enter().await?;
     let is_as_authorized = request.uri().path() == entry.info.path;
+    // What the registry serves has no other route, and most requests are about that: they need not go through all routes to the fallback.
+    if entry.route.is_ok() {
+        let response = Box::pin(served(entry.clone(), request)).await;
+        return Ok(entry.holds.until_gone(response));
+    }
     request.extensions_mut().insert(Admitted(entry.clone()));
     let Ok(response) = match () {
         () if is_as_authorized => router.call(request).await,
@@ -250,11 +255,15 @@ async fn routed(mut router: Router, entry: Arc<Entry>, mut request: Request) -> 
 }
 
 /// What has no route of its own: resources, and what nobody serves.
-async fn tree(request: Request) -> Result<Response, Infallible> {
-    let (mut parts, body) = request.into_parts();
-    let Some(Admitted(entry)) = parts.extensions.remove() else {
+async fn tree(mut request: Request) -> Result<Response, Infallible> {
+    let Some(Admitted(entry)) = request.extensions_mut().remove() else {
         return Ok(wire::refusal(&Status::internal("a request came to the resources past the door")));
     };
+    Ok(served(entry, request).await)
+}
+
+async fn served(entry: Arc<Entry>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
     let call = Call { entry, parts };
     let mut response = call.run(body).await.unwrap_or_else(|status| {
         // A refusal keeps no seat.
@@ -264,7 +273,7 @@ async fn tree(request: Request) -> Result<Response, Infallible> {
     // Also where the request was refused.
     render::warn(&mut response, call.notes.take_warnings());
     call.tell_annotations();
-    Ok(response)
+    response
 }
 
 async fn wait_ready(engine: &Arc<Engine>) -> Result<(), Status> {

@@ -71,8 +71,8 @@ const READY_MAX: Duration = Duration::from_secs(10);
 
 /// The API as a tower service. Cloning shares all of it.
 ///
-/// Every request is authenticated, has its turn and is authorized, whatever it is about. Then it goes to the route of its path; the fallback of
-/// all routes is the tree of resources, which only the registry knows.
+/// Every request is authenticated, has its turn and is authorized, whatever it is about. What the registry serves then goes to the tree of resources;
+/// all else to the route of its path, with that tree as the fallback.
 #[derive(Clone)]
 pub struct Front {
     shared: Arc<Shared>,

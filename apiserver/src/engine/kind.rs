@@ -142,6 +142,14 @@ pub struct Column {
     pub priority: i32,
 }
 
+impl Column {
+    /// One that is always shown. `typ` is `string`, `integer` or `date`.
+    pub const fn new(name: &'static str, typ: &'static str, description: &'static str) -> Self {
+        let format = Name::Borrowed("");
+        Self { name: Name::Borrowed(name), typ: Name::Borrowed(typ), format, description: Name::Borrowed(description), priority: 0 }
+    }
+}
+
 /// A field selector's field: where its value stands. Absent reads as `default`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Field {

@@ -1,6 +1,6 @@
 //! Kinds that come, change and go while the server runs: the registry is swapped whole, and who reads it is never blocked.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use api::{Gvr, Status};
 use store::Range;
@@ -12,6 +12,9 @@ use super::{
     registry::Registry,
 };
 use crate::kind::{Handler, Kind, Name, Storage};
+
+/// How long the store may take to tell what it has of new kinds: what is written meanwhile is held in memory.
+const FILL_MAX: Duration = Duration::from_secs(60);
 
 /// Caches that are being filled, each with the one in whose place it comes. Where that is given up, all is as it was before.
 struct Filling<'a> {
@@ -36,7 +39,8 @@ impl Engine {
         check(&before.changed(&kinds, &[], &[]))?;
         kinds.iter().try_for_each(|kind| no_actions(kind))?;
         let mut filling = Filling::begin(self, before, &kinds);
-        filling.fill().await?;
+        let filled = tokio::time::timeout(FILL_MAX, filling.fill()).await;
+        filled.unwrap_or_else(|_| Err(Status::unavailable("the store did not say in time what it has of the kinds")))?;
         filling.is_done = true;
         let fresh: Vec<Arc<Cache>> = filling.caches.iter().map(|(cache, _)| cache.clone()).collect();
         for (cache, old) in &filling.caches {

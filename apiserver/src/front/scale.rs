@@ -20,10 +20,10 @@ use crate::{
 };
 
 const COLUMNS: &[Column] = &[
-    column("Name", "string", "Name of the scaled object."),
-    column("Desired", "integer", "replicas is the desired number of instances for the scaled object."),
-    column("Available", "integer", "replicas is the actual number of observed instances of the scaled object."),
-    column("Age", "string", "Time since the scaled object was made."),
+    Column::new("Name", "string", "Name of the scaled object."),
+    Column::new("Desired", "integer", "replicas is the desired number of instances for the scaled object."),
+    Column::new("Available", "integer", "replicas is the actual number of observed instances of the scaled object."),
+    Column::new("Age", "string", "Time since the scaled object was made."),
 ];
 
 /// Served as a subresource only: it has no verbs and no place of its own.
@@ -64,16 +64,6 @@ impl Strategy for Cells {
         let age = made.map_or_else(|| "<unknown>".to_owned(), |at| human::duration(now.as_second() - at.as_second()));
         let name = scale.pointer("/metadata/name").cloned().unwrap_or_default();
         vec![name, number("/spec/replicas").into(), number("/status/replicas").into(), age.into()]
-    }
-}
-
-const fn column(name: &'static str, typ: &'static str, description: &'static str) -> Column {
-    Column {
-        name: Name::Borrowed(name),
-        typ: Name::Borrowed(typ),
-        format: Name::Borrowed(""),
-        description: Name::Borrowed(description),
-        priority: 0,
     }
 }
 

@@ -32,13 +32,7 @@ pub const fn metadata_columns() -> Cow<'static, [Column]> {
 
 /// A column that is always shown. `typ` is `string` or `integer`.
 pub const fn column(name: &'static str, typ: &'static str, description: &'static str) -> Column {
-    Column {
-        name: Name::Borrowed(name),
-        typ: Name::Borrowed(typ),
-        format: Name::Borrowed(""),
-        description: Name::Borrowed(description),
-        priority: 0,
-    }
+    Column::new(name, typ, description)
 }
 
 /// A column of `-o wide`.

@@ -74,7 +74,8 @@ impl Call {
         if form::is_remote(served) {
             let asked = listed.objects.iter().map(|object| (object.clone(), object.rev)).collect();
             listed.objects = Arc::new(form::views(served, asked).await?.into_iter().map(|(object, _)| object).collect());
-            is_shown = true;
+            // What needed no asking for is yet to be completed.
+            is_shown = served.kind.read.is_none();
         }
         if *output == Output::JSON && is_shown {
             let head = render::list_head(&served.kind.list_kind(), &served.kind.api_version(), &meta);

@@ -297,14 +297,18 @@ impl Watcher {
         if told.is_empty() {
             return;
         }
-        let (done, converting) = oneshot::channel();
+        let (mut done, converting) = oneshot::channel();
         self.converting = Some(converting);
         let served = self.served.clone();
         self.engine.group.spawn(async move {
             let (words, objects): (Vec<_>, Vec<_>) = told.into_iter().map(|(word, object, rev)| (word, (object, rev))).unzip();
-            let shown = form::views(&served, objects).await;
+            let shown = tokio::select! {
+                shown = form::views(&served, objects) => shown,
+                // Nobody watches any more.
+                () = done.closed() => return,
+            };
             let shown = shown.map(|shown| words.into_iter().zip(shown).map(|(word, (object, rev))| (word, object, rev)).collect());
-            // Who watched may be gone.
+            // Who watched may have gone just now.
             let _ = done.send(shown);
         });
     }

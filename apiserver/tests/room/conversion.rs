@@ -153,6 +153,20 @@ async fn a_conversion_that_fails_or_lies_fails_the_request_and_stores_nothing() 
     assert_eq!(room.get(&format!("{THINGS}/a")).await.ok(200)["spec"]["colour"], "red");
 }
 
+/// A list is completed where nobody has to be asked for a conversion, too.
+#[tokio::test]
+async fn what_needs_no_conversion_is_completed_all_the_same() {
+    let room = Room::new().await;
+    room.thing("a", &json!({})).await;
+    let hook = Arc::new(Hook { gate: Semaphore::new(0), spoil: Mutex::new(Ok), calls: AtomicUsize::new(0) });
+    let mut thing = thing_kind();
+    thing.conversion = Conversion::Remote(hook);
+    thing.read = Some(Arc::new(|object: &mut Value| object["spec"]["shape"] = json!("round")));
+    room.engine.serve(vec![Arc::new(thing)]).await.unwrap();
+    assert_eq!(room.get(THINGS).await.ok(200)["items"][0]["spec"]["shape"], "round");
+    assert_eq!(room.get(&format!("{THINGS}/a")).await.ok(200)["spec"]["shape"], "round");
+}
+
 /// Another version is stored from now on: what was stored before stays as it is, and is converted where it is shown.
 #[tokio::test]
 async fn the_version_that_an_object_is_stored_in_stands_with_it() {

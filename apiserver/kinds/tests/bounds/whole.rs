@@ -146,10 +146,11 @@ fn pod(size: usize) -> Vec<u8> {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": spec}).to_string().into_bytes()
 }
 
-/// Each with a resource of its own, and the pod with limits, so that they are added up to default its requests, and to check them.
+/// Each with a resource of its own, and the pod with limits, so that they are added up to default its requests, and to check them. Each is
+/// three objects of JSON in some 150 bytes: shorter ones would be more objects than a server reads (`OBJECTS_MAX`).
 fn sidecars(size: usize) -> Vec<u8> {
-    let sidecar = |i: usize| json!({"name": word(i), "image": "i", "restartPolicy": "Always", "resources": {"limits": {format!("x.io/{i:05}"): "1"}}});
-    let inits: Value = (0..size / 105).map(sidecar).collect();
+    let sidecar = |i: usize| json!({"name": word(i), "image": "i".repeat(46), "restartPolicy": "Always", "resources": {"limits": {format!("x.io/{i:05}"): "1"}}});
+    let inits: Value = (0..size / 150).map(sidecar).collect();
     let spec = json!({"containers": [{"name": "c", "image": "i"}], "initContainers": inits, "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}});
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": spec}).to_string().into_bytes()
 }

@@ -206,7 +206,7 @@ async fn forget_history(store: Arc<dyn Store>) {
 fn client_as(front: &Front, name: &str, groups: &[&str]) -> client::kube::Client {
     let groups = groups.iter().map(|g| (*g).to_owned()).collect();
     let user = User { name: name.into(), groups, ..User::default() };
-    let peer = Peer { certificate: Some(user), address: None };
+    let peer = Peer::local(user);
     client::patient(in_process(front.clone(), peer))
 }
 

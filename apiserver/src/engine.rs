@@ -198,7 +198,7 @@ impl Engine {
     }
 
     /// May `user` do this? Asks the authorizers in order.
-    pub fn authorize(&self, attributes: &Attributes) -> Decision {
+    pub fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
         let mut reasons = Vec::new();
         for authorizer in &self.auth.authorizers {
             match authorizer.authorize(attributes) {

@@ -135,7 +135,7 @@ struct Entry {
     route: Result<Served, NoRoute>,
     query: Query,
     info: Arc<RequestInfo>,
-    user: User,
+    user: Arc<User>,
     notes: Notes,
     now: Timestamp,
     class: Classification,
@@ -148,7 +148,7 @@ struct Admitted(Arc<Entry>);
 
 /// As whom a request was let in, for the handlers of routes.
 pub fn user_of(request: &Parts) -> Option<&User> {
-    request.extensions.get::<Admitted>().map(|Admitted(entry)| &entry.user)
+    request.extensions.get::<Admitted>().map(|Admitted(entry)| &*entry.user)
 }
 
 /// A request about a resource: what its handlers share.

@@ -380,9 +380,9 @@ mod tests {
         let house = house().await;
         assert_eq!(house.ask(None, None).await, (200, "anonymous".into()));
         let admin = house.certs.leaves().admin.clone();
-        assert_eq!(house.ask(Some(&admin), None).await, (200, "kubernetes-admin/system:masters".into()));
+        assert_eq!(house.ask(Some(&admin), None).await, (200, "kubernetes-admin/system:masters,system:authenticated".into()));
         let node = house.certs.issue_client("system:node:a", Some("system:nodes")).unwrap();
-        assert_eq!(house.ask(Some(&node), None).await, (200, "system:node:a/system:nodes".into()));
+        assert_eq!(house.ask(Some(&node), None).await, (200, "system:node:a/system:nodes,system:authenticated".into()));
         assert!(house.group.drain(BOUND).await);
     }
 
@@ -436,7 +436,7 @@ mod tests {
     #[tokio::test]
     async fn in_process_callers_pass_the_same_way() {
         let user = crate::identity::User { name: "system:apiserver".into(), ..Default::default() };
-        let peer = Peer { certificate: Some(user), address: None };
+        let peer = Peer::local(user);
         let request = http::Request::post("/").header("x-read", "1").body(http_body_util::Full::new(Bytes::from_static(b"abc"))).unwrap();
         let reply = in_process(tower::service_fn(who), peer).oneshot(request).await.unwrap();
         assert_eq!(reply.into_body().collect().await.unwrap().to_bytes(), "system:apiserver/ 3");

@@ -39,7 +39,7 @@ pub enum Shown {
     /// None was shown, or one without a common name, which says nothing.
     Nothing,
     /// Signed by our authority; good until this second.
-    Good { user: User, not_after: i64 },
+    Good { user: Arc<User>, not_after: i64 },
     /// Foreign, expired or malformed, and why.
     Bad(String),
 }
@@ -213,7 +213,7 @@ fn shown(der: &[u8], parsed: &X509Certificate<'_>) -> Shown {
     let credential = ("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={digest}")]);
     let groups = parsed.subject().iter_organization().map(text).collect();
     let user = User { name, uid: String::new(), groups, extra: BTreeMap::from([credential]) };
-    Shown::Good { user, not_after: parsed.validity().not_after.timestamp() }
+    Shown::Good { user: User::authenticated(user.into()), not_after: parsed.validity().not_after.timestamp() }
 }
 
 fn roots(ca: &str) -> Result<RootCertStore, Error> {

@@ -41,18 +41,19 @@ async fn resources(client: &Client) -> Vec<(String, String)> {
 /// `verb resource.group` of all that the user may.
 async fn rights(door: &Door, name: &str, groups: &[&str]) -> BTreeSet<String> {
     let groups: Vec<String> = groups.iter().chain(&["system:authenticated"]).map(|group| (*group).to_owned()).collect();
+    let user = User { name: name.into(), groups, ..User::default() };
     let mut rights = BTreeSet::new();
     for (group, resource) in resources(&door.admin()).await {
         let (of, subresource) = resource.split_once('/').unwrap_or((&resource, ""));
         for verb in VERBS {
             let asked = Attributes {
-                user: User { name: name.into(), groups: groups.clone(), ..User::default() },
-                verb: verb.into(),
+                user: &user,
+                verb,
                 resource_request: true,
-                group: group.clone(),
-                resource: of.into(),
-                subresource: subresource.into(),
-                namespace: "kube-system".into(),
+                group: &group,
+                resource: of,
+                subresource,
+                namespace: "kube-system",
                 ..Attributes::default()
             };
             if matches!(door.engine.authorize(&asked), Decision::Allow(_)) {

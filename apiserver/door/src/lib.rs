@@ -60,7 +60,7 @@ impl Door {
     /// What [`Door::client`] sends its requests to: to stand between the two.
     pub fn service(&self, name: &str, groups: &[&str]) -> InProcess<Front> {
         let user = User { name: name.into(), groups: groups.iter().map(|g| (*g).to_owned()).collect(), ..User::default() };
-        in_process(self.front.clone(), Peer { certificate: Some(user), address: None })
+        in_process(self.front.clone(), Peer::local(user))
     }
 
     pub fn admin(&self) -> Client {

@@ -12,6 +12,10 @@ use serde_json::Value;
 
 use super::{Ctx, Engine};
 
+pub const AUTHENTICATED: &str = "system:authenticated";
+pub const UNAUTHENTICATED: &str = "system:unauthenticated";
+pub const ANONYMOUS: &str = "system:anonymous";
+
 /// A user as the authenticator found it (`user.Info`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct User {
@@ -21,31 +25,70 @@ pub struct User {
     pub extra: BTreeMap<String, Vec<String>>,
 }
 
+impl User {
+    /// In the group that everybody is in who has a name. One that is in it already is not copied.
+    #[must_use]
+    pub fn authenticated(mut self: Arc<Self>) -> Arc<Self> {
+        let known = [AUTHENTICATED, UNAUTHENTICATED].iter().any(|group| self.groups.iter().any(|g| g == group));
+        if !known && self.name != ANONYMOUS {
+            Arc::make_mut(&mut self).groups.push(AUTHENTICATED.into());
+        }
+        self
+    }
+}
+
 /// What the transport knows of the other end: put into the request's extensions by the TLS acceptor (from the verified client
 /// certificate) or by an in-process caller, which thereby passes the same authorization and admission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Common name and organizations of the verified client certificate.
-    pub certificate: Option<User>,
+    /// The user of the verified client certificate ([`User::authenticated`] already), shared by all requests on the connection.
+    pub certificate: Option<Arc<User>>,
     pub address: Option<std::net::SocketAddr>,
 }
 
+impl Peer {
+    /// A caller in this process: as `user`, without an address.
+    pub fn local(user: User) -> Self {
+        Self { certificate: Some(Arc::new(user)), address: None }
+    }
+}
+
 /// What is asked, as authorizers and admission see it (`authorizer.Attributes`).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Attributes {
-    pub user: User,
-    pub verb: String,
+#[derive(Clone, Copy, Debug)]
+pub struct Attributes<'a> {
+    pub user: &'a User,
+    pub verb: &'a str,
     pub resource_request: bool,
-    pub group: String,
-    pub version: String,
-    pub resource: String,
-    pub subresource: String,
-    pub namespace: String,
-    pub name: String,
+    pub group: &'a str,
+    pub version: &'a str,
+    pub resource: &'a str,
+    pub subresource: &'a str,
+    pub namespace: &'a str,
+    pub name: &'a str,
     /// The URL's path, for requests that are about no resource.
-    pub path: String,
+    pub path: &'a str,
     /// What a list, watch or deletecollection selects; nothing where it could not be read, which is to ask for all.
-    pub fields: Fields,
+    pub fields: Option<&'a Fields>,
+}
+
+impl Default for Attributes<'_> {
+    fn default() -> Self {
+        static NOBODY: User = User { name: String::new(), uid: String::new(), groups: Vec::new(), extra: BTreeMap::new() };
+        let none = "";
+        Self {
+            user: &NOBODY,
+            verb: none,
+            resource_request: false,
+            group: none,
+            version: none,
+            resource: none,
+            subresource: none,
+            namespace: none,
+            name: none,
+            path: none,
+            fields: None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +127,7 @@ pub trait Authenticator: Send + Sync {
 
 /// May this be done? Asked in order; the first that allows or denies has the word. Synchronous: it answers from memory.
 pub trait Authorizer: Send + Sync {
-    fn authorize(&self, attributes: &Attributes) -> Decision;
+    fn authorize(&self, attributes: &Attributes<'_>) -> Decision;
     /// What it lets `user` do in `namespace`, as far as it can be listed (`authorizer.RuleResolver`).
     fn rules(&self, _user: &User, _namespace: &str) -> Rules {
         Rules::default()

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 use api::{GroupResource, Gvr};
 
 use super::cache::Cache;
-use crate::kind::{Conversion, Kind, Storage};
+use crate::kind::{Conversion, Kind, Name, Storage};
 
 /// One kind as served, with the cache of the kind it is kept as. `cache` is `None` for kinds that are kept nowhere.
 #[derive(Clone)]
@@ -18,13 +18,29 @@ pub(crate) struct Served {
 #[derive(Default)]
 pub(crate) struct Registry {
     served: Vec<Served>,
-    by_path: HashMap<Path, usize>,
+    by_path: ByPath,
     by_resource: HashMap<GroupResource, usize>,
     /// Sorted by prefix, no prefix twice. Some may still be being filled: nothing is served from them yet.
     caches: Vec<Arc<Cache>>,
 }
 
-type Path = (String, String, String);
+/// Plural -> those of that name, which are few: looking one up makes no key of three words.
+#[derive(Default)]
+struct ByPath(HashMap<Name, Vec<(Name, Name, usize)>>);
+
+impl ByPath {
+    fn of(kinds: &[Arc<Kind>]) -> Self {
+        let mut all: HashMap<Name, Vec<_>> = HashMap::new();
+        for (at, kind) in kinds.iter().enumerate() {
+            all.entry(kind.plural.clone()).or_default().push((kind.group.clone(), kind.version.clone(), at));
+        }
+        Self(all)
+    }
+
+    fn find(&self, group: &str, version: &str, plural: &str) -> Option<usize> {
+        self.0.get(plural)?.iter().find(|(of, in_version, _)| of == group && in_version == version).map(|(_, _, at)| *at)
+    }
+}
 
 impl Served {
     /// What its objects are stored as: itself, where they are stored nowhere.
@@ -53,24 +69,20 @@ impl Registry {
     /// `caches` has one for each kind that is kept, and may have more.
     fn of(kinds: Vec<Arc<Kind>>, mut caches: Vec<Arc<Cache>>) -> Self {
         caches.sort_by(|a, b| a.prefix.cmp(&b.prefix));
-        let mut kept: HashMap<Path, &str> = HashMap::new();
-        for kind in &kinds {
-            if let Storage::Kept { prefix, .. } = &kind.storage {
-                kept.insert(path(&kind.group, &kind.version, &kind.plural), prefix);
-            }
+        let (by_path, mut by_resource) = (ByPath::of(&kinds), HashMap::new());
+        for (at, kind) in kinds.iter().enumerate() {
+            by_resource.entry(kind.group_resource()).or_insert(at);
         }
-        let find = |prefix: &str| caches.iter().find(|cache| cache.is_at(prefix)).cloned();
+        let cache_at = |prefix: &str| caches.iter().find(|cache| cache.is_at(prefix)).cloned();
         let cache = |kind: &Kind| match &kind.storage {
-            Storage::Kept { prefix, .. } => find(prefix),
-            Storage::As { group, version, plural } => kept.get(&path(group, version, plural)).and_then(|prefix| find(prefix)),
+            Storage::Kept { prefix, .. } => cache_at(prefix),
+            Storage::As { group, version, plural } => match &kinds.get(by_path.find(group, version, plural)?)?.storage {
+                Storage::Kept { prefix, .. } => cache_at(prefix),
+                Storage::As { .. } | Storage::Nowhere => None,
+            },
             Storage::Nowhere => None,
         };
         let served: Vec<Served> = kinds.iter().map(|kind| Served { kind: kind.clone(), cache: cache(kind) }).collect();
-        let (mut by_path, mut by_resource) = (HashMap::new(), HashMap::new());
-        for (at, kind) in kinds.iter().enumerate() {
-            by_path.insert(path(&kind.group, &kind.version, &kind.plural), at);
-            by_resource.entry(kind.group_resource()).or_insert(at);
-        }
         Self { served, by_path, by_resource, caches }
     }
 
@@ -105,7 +117,7 @@ impl Registry {
     }
 
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Served> {
-        self.served.get(*self.by_path.get(&path(group, version, plural))?)
+        self.served.get(self.by_path.find(group, version, plural)?)
     }
 
     /// Whether anything is served under the group and version.
@@ -123,8 +135,4 @@ impl Registry {
         let above = self.caches.partition_point(|cache| cache.prefix.as_str() <= key);
         self.caches.get(above.checked_sub(1)?).filter(|cache| key.starts_with(&cache.prefix))
     }
-}
-
-fn path(group: &str, version: &str, plural: &str) -> Path {
-    (group.to_owned(), version.to_owned(), plural.to_owned())
 }

@@ -8,12 +8,9 @@ use http::{HeaderMap, header, request::Parts};
 use super::info::RequestInfo;
 use crate::{
     engine::Engine,
-    identity::{Attributes, Decision, Peer, User},
+    identity::{ANONYMOUS, Attributes, Decision, Peer, UNAUTHENTICATED, User},
 };
 
-const AUTHENTICATED: &str = "system:authenticated";
-pub(super) const UNAUTHENTICATED: &str = "system:unauthenticated";
-pub(super) const ANONYMOUS: &str = "system:anonymous";
 /// Of each word of a request that its refusal repeats. No name of an object is longer.
 const REPEATED_BYTES_MAX: usize = 1024;
 
@@ -21,14 +18,14 @@ const REPEATED_BYTES_MAX: usize = 1024;
 ///
 /// # Errors
 /// 401 for a token that is nobody's.
-pub(crate) async fn authenticate(engine: &Arc<Engine>, parts: &Parts) -> Result<User, Status> {
+pub(crate) async fn authenticate(engine: &Arc<Engine>, parts: &Parts) -> Result<Arc<User>, Status> {
     // As upstream: a good certificate speaks before a token does (`authenticator/config.go`).
-    if let Some(user) = parts.extensions.get::<Peer>().and_then(|peer| peer.certificate.clone()) {
-        return Ok(authenticated(user));
+    if let Some(user) = parts.extensions.get::<Peer>().and_then(|peer| peer.certificate.as_ref()) {
+        return Ok(User::authenticated(user.clone()));
     }
     match bearer(&parts.headers)? {
-        Some(token) => by_token(engine, token).await.map(authenticated),
-        None => Ok(anonymous()),
+        Some(token) => by_token(engine, token).await.map(|user| User::authenticated(user.into())),
+        None => Ok(anonymous().into()),
     }
 }
 
@@ -43,7 +40,7 @@ pub(crate) fn authorize(engine: &Engine, info: &RequestInfo, user: &User) -> Res
 /// # Errors
 /// 403 in upstream's words.
 pub(crate) fn authorize_as(engine: &Engine, info: &RequestInfo, user: &User, verb: &str) -> Result<(), Status> {
-    allowed(engine, &Attributes { verb: verb.into(), ..attributes(info, user) })
+    allowed(engine, &Attributes { verb, ..attributes(info, user) })
 }
 
 /// A verb that is needed besides the request's own (`ensureAuthorizedForVerb` in `pkg/registry/core/pod/rest/authorize.go`).
@@ -54,7 +51,7 @@ pub(crate) fn authorize_also(engine: &Engine, info: &RequestInfo, user: &User, v
     if info.verb == verb {
         return Ok(());
     }
-    match engine.authorize(&Attributes { verb: verb.into(), ..attributes(info, user) }) {
+    match engine.authorize(&Attributes { verb, ..attributes(info, user) }) {
         Decision::Allow(_) => Ok(()),
         Decision::Deny(reason) | Decision::NoOpinion(reason) => {
             Err(Status::forbidden(&GroupResource::new(&info.group, &info.resource), &info.name, &reason))
@@ -64,7 +61,7 @@ pub(crate) fn authorize_also(engine: &Engine, info: &RequestInfo, user: &User, v
 
 /// # Errors
 /// 403 in upstream's words.
-pub(super) fn allowed(engine: &Engine, asked: &Attributes) -> Result<(), Status> {
+pub(super) fn allowed(engine: &Engine, asked: &Attributes<'_>) -> Result<(), Status> {
     match engine.authorize(asked) {
         Decision::Allow(_) => Ok(()),
         Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(refused(asked, &reason)),
@@ -97,37 +94,29 @@ async fn by_token(engine: &Arc<Engine>, token: &str) -> Result<User, Status> {
     Err(Status::unauthorized())
 }
 
-pub(super) fn authenticated(mut user: User) -> User {
-    let known = [AUTHENTICATED, UNAUTHENTICATED].iter().any(|group| user.groups.iter().any(|g| g == group));
-    if !known && user.name != ANONYMOUS {
-        user.groups.push(AUTHENTICATED.into());
-    }
-    user
-}
-
 fn anonymous() -> User {
     User { name: ANONYMOUS.into(), groups: vec![UNAUTHENTICATED.into()], ..User::default() }
 }
 
-pub(super) fn attributes(info: &RequestInfo, user: &User) -> Attributes {
+pub(super) fn attributes<'a>(info: &'a RequestInfo, user: &'a User) -> Attributes<'a> {
     Attributes {
-        user: user.clone(),
-        verb: info.verb.clone(),
+        user,
+        verb: &info.verb,
         resource_request: info.resource_request,
-        group: info.group.clone(),
-        version: info.version.clone(),
-        resource: info.resource.clone(),
-        subresource: info.subresource.clone(),
-        namespace: info.namespace.clone(),
-        name: info.name.clone(),
-        path: info.path.clone(),
+        group: &info.group,
+        version: &info.version,
+        resource: &info.resource,
+        subresource: &info.subresource,
+        namespace: &info.namespace,
+        name: &info.name,
+        path: &info.path,
         fields: info.authorized_fields(),
     }
 }
 
-pub(super) fn refused(asked: &Attributes, reason: &str) -> Status {
+pub(super) fn refused(asked: &Attributes<'_>, reason: &str) -> Status {
     let words = format!("{}{}{reason}", refusal_words(asked), if reason.is_empty() { "" } else { ": " });
-    Status::forbidden(&GroupResource::new(cut(&asked.group), cut(&asked.resource)), cut(&asked.name), &words)
+    Status::forbidden(&GroupResource::new(cut(asked.group), cut(asked.resource)), cut(asked.name), &words)
 }
 
 /// As much of a word of the request as a refusal repeats: strangers are refused, and what they wait for is kept for them.
@@ -135,16 +124,16 @@ fn cut(word: &str) -> &str {
     word.get(..word.floor_char_boundary(REPEATED_BYTES_MAX)).unwrap_or_default()
 }
 
-fn refusal_words(asked: &Attributes) -> String {
-    let [verb, group, namespace, path] = [&asked.verb, &asked.group, &asked.namespace, &asked.path].map(|word| cut(word));
+fn refusal_words(asked: &Attributes<'_>) -> String {
+    let [verb, group, namespace, path] = [asked.verb, asked.group, asked.namespace, asked.path].map(cut);
     let user = cut(&asked.user.name);
     let clean = |text: String| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     if !asked.resource_request {
         return clean(format!("User {user:?} cannot {verb} path {path:?}"));
     }
-    let mut resource = cut(&asked.resource).to_owned();
+    let mut resource = cut(asked.resource).to_owned();
     if !asked.subresource.is_empty() {
-        resource = format!("{resource}/{}", cut(&asked.subresource));
+        resource = format!("{resource}/{}", cut(asked.subresource));
     }
     let place = if namespace.is_empty() { "at the cluster scope".to_owned() } else { format!("in the namespace {namespace:?}") };
     clean(format!("User {user:?} cannot {verb} resource {resource:?} in API group {group:?} {place}"))
@@ -158,36 +147,37 @@ mod tests {
     fn refusals_read_as_upstream_writes_them() {
         let user = User { name: "x".into(), ..User::default() };
         let mut asked = Attributes {
-            user,
-            verb: "list".into(),
+            user: &user,
+            verb: "list",
             resource_request: true,
-            resource: "pods".into(),
-            namespace: "default".into(),
+            resource: "pods",
+            namespace: "default",
             ..Attributes::default()
         };
         let words = r#"pods is forbidden: User "x" cannot list resource "pods" in API group "" in the namespace "default""#;
         assert_eq!(refused(&asked, "").message, words);
-        asked.namespace.clear();
+        asked.namespace = "";
         assert!(refused(&asked, "").message.ends_with("at the cluster scope"));
-        let path = Attributes { resource_request: false, resource: String::new(), verb: "get".into(), path: "/x".into(), ..asked };
+        let path = Attributes { resource_request: false, resource: "", verb: "get", path: "/x", ..asked };
         assert_eq!(refused(&path, "").message, r#"forbidden: User "x" cannot get path "/x""#);
     }
 
     #[test]
     fn a_refusal_is_short_however_long_the_request_was() {
         let long = "&\u{e9}".repeat(100_000);
+        let user = User { name: long.clone(), ..User::default() };
         for resource_request in [false, true] {
             let asked = Attributes {
-                user: User { name: long.clone(), ..User::default() },
+                user: &user,
                 resource_request,
-                verb: "get".into(),
-                group: long.clone(),
-                version: long.clone(),
-                resource: long.clone(),
-                subresource: long.clone(),
-                namespace: long.clone(),
-                name: long.clone(),
-                path: long.clone(),
+                verb: "get",
+                group: &long,
+                version: &long,
+                resource: &long,
+                subresource: &long,
+                namespace: &long,
+                name: &long,
+                path: &long,
                 ..Attributes::default()
             };
             let size = refused(&asked, "").body().to_string().len();

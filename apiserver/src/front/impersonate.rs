@@ -4,15 +4,14 @@
 
 mod headers;
 
+use std::sync::Arc;
+
 use api::Status;
 
-use super::{
-    auth::{self, ANONYMOUS, UNAUTHENTICATED},
-    info::RequestInfo,
-};
+use super::{auth, info::RequestInfo};
 use crate::{
     engine::Engine,
-    identity::{Attributes, User},
+    identity::{ANONYMOUS, Attributes, UNAUTHENTICATED, User},
 };
 
 const AUTHENTICATION: &str = "authentication.k8s.io";
@@ -27,12 +26,12 @@ const MANY: usize = 4;
 ///
 /// # Errors
 /// 400 for headers that cannot be read or name nobody, 403 where the sender may not, in the words of the first way that was tried.
-pub(crate) fn acting(engine: &Engine, info: &RequestInfo, headers: &http::HeaderMap, sender: User) -> Result<User, Status> {
+pub(crate) fn acting(engine: &Engine, info: &RequestInfo, headers: &http::HeaderMap, sender: Arc<User>) -> Result<Arc<User>, Status> {
     let Some(wanted) = headers::wanted(headers)? else { return Ok(sender) };
     let mut first = None;
     for mode in MODES.into_iter().filter(|mode| mode.applies(&wanted, &sender)) {
         match (Trial { engine, mode, sender: &sender }).run(info, &wanted) {
-            Ok(user) => return Ok(user),
+            Ok(user) => return Ok(user.into()),
             Err(status) => drop(first.get_or_insert(status)),
         }
     }
@@ -65,8 +64,14 @@ impl Mode {
         }
     }
 
-    fn verb(self) -> String {
-        if self == Self::Legacy { "impersonate".into() } else { format!("impersonate:{}", self.name()) }
+    fn verb(self) -> &'static str {
+        match self {
+            Self::AssociatedNode => "impersonate:associated-node",
+            Self::ArbitraryNode => "impersonate:arbitrary-node",
+            Self::ServiceAccount => "impersonate:serviceaccount",
+            Self::UserInfo => "impersonate:user-info",
+            Self::Legacy => "impersonate",
+        }
     }
 
     fn applies(self, wanted: &User, sender: &User) -> bool {
@@ -94,7 +99,7 @@ impl Trial<'_> {
         if self.mode != Mode::Legacy {
             let asked = auth::attributes(info, self.sender);
             let verb = format!("impersonate-on:{}:{}", self.mode.name(), asked.verb);
-            self.ask(Attributes { verb, ..asked })?;
+            self.ask(Attributes { verb: &verb, ..asked })?;
         }
         let mut user = wanted.clone();
         self.name(wanted, &mut user)?;
@@ -111,40 +116,43 @@ impl Trial<'_> {
         if self.mode == Mode::Legacy { "" } else { AUTHENTICATION }
     }
 
-    fn about(&self, group: &str, resource: &str, name: &str) -> Attributes {
+    fn about<'a>(&'a self, group: &'a str, resource: &'a str, name: &'a str) -> Attributes<'a> {
         Attributes {
-            user: self.sender.clone(),
+            user: self.sender,
             verb: self.mode.verb(),
             resource_request: true,
-            group: group.into(),
-            version: "v1".into(),
-            resource: resource.into(),
-            name: name.into(),
+            group,
+            version: "v1",
+            resource,
+            name,
             ..Attributes::default()
         }
     }
 
-    fn ask(&self, mut asked: Attributes) -> Result<(), Status> {
-        if self.mode == Mode::AssociatedNode {
-            // Which node it is has been seen to; the rest holds for the account wherever it runs.
-            let keys = asked.user.extra.keys().cloned().collect();
-            asked.user.extra = [(NODE_KEYS.to_owned(), keys)].into();
-            if asked.verb == self.mode.verb() {
-                asked.name = "*".into();
-            }
+    fn about_extra<'a>(&'a self, key: &'a str, value: &'a str) -> Attributes<'a> {
+        Attributes { subresource: key, ..self.about(AUTHENTICATION, "userextras", value) }
+    }
+
+    fn ask(&self, asked: Attributes<'_>) -> Result<(), Status> {
+        if self.mode != Mode::AssociatedNode {
+            return auth::allowed(self.engine, &asked);
         }
-        auth::allowed(self.engine, &asked)
+        // Which node it is has been seen to; the rest holds for the account wherever it runs.
+        let keys = asked.user.extra.keys().cloned().collect();
+        let user = User { extra: [(NODE_KEYS.to_owned(), keys)].into(), ..asked.user.clone() };
+        let name = if asked.verb == self.mode.verb() { "*" } else { asked.name };
+        auth::allowed(self.engine, &Attributes { user: &user, name, ..asked })
     }
 
     fn name(&self, wanted: &User, user: &mut User) -> Result<(), Status> {
         let mut asked = self.about(self.group(), "users", &wanted.name);
         let node = node(&wanted.name).filter(|_| self.mode != Mode::Legacy);
         if let Some(node) = node {
-            (asked.resource, asked.name) = ("nodes".into(), node.into());
+            (asked.resource, asked.name) = ("nodes", node);
             user.groups = vec![NODES.into()];
         }
         if let Some((namespace, name)) = service_account(&wanted.name) {
-            (asked.resource, asked.namespace, asked.name) = ("serviceaccounts".into(), namespace.into(), name.into());
+            (asked.resource, asked.namespace, asked.name) = ("serviceaccounts", namespace, name);
             if wanted.groups.is_empty() {
                 user.groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
             }
@@ -153,37 +161,38 @@ impl Trial<'_> {
     }
 
     fn groups(&self, groups: &[String]) -> Result<(), Status> {
-        let about = |name: &str| self.about(self.group(), "groups", name);
         if self.mode != Mode::Legacy {
             if groups.iter().any(String::is_empty) {
-                return Err(auth::refused(&about(""), "impersonating the empty string group is not allowed"));
+                return Err(auth::refused(&self.about(self.group(), "groups", ""), "impersonating the empty string group is not allowed"));
             }
             if groups.iter().any(|group| group == MASTERS) {
-                return Err(auth::refused(&about(MASTERS), "impersonating the system:masters group is not allowed"));
+                return Err(auth::refused(
+                    &self.about(self.group(), "groups", MASTERS),
+                    "impersonating the system:masters group is not allowed",
+                ));
             }
-            if groups.len() >= MANY && self.ask(about("*")).is_ok() {
+            if groups.len() >= MANY && self.ask(self.about(self.group(), "groups", "*")).is_ok() {
                 return Ok(());
             }
         }
-        groups.iter().try_for_each(|group| self.ask(about(group)))
+        groups.iter().try_for_each(|group| self.ask(self.about(self.group(), "groups", group)))
     }
 
     fn extra(&self, wanted: &User) -> Result<(), Status> {
-        let about = |key: &str, value: &str| Attributes { subresource: key.into(), ..self.about(AUTHENTICATION, "userextras", value) };
         if wanted.extra.is_empty() {
             return Ok(());
         }
         if self.mode != Mode::Legacy {
             if let Some(why) = wanted.extra.iter().find_map(|(key, values)| extra_error(key, values)) {
-                return Err(auth::refused(&about("", ""), &why));
+                return Err(auth::refused(&self.about_extra("", ""), &why));
             }
             let many = wanted.extra.len() >= MANY || wanted.extra.values().map(Vec::len).sum::<usize>() >= MANY;
-            if many && self.ask(about("*", "*")).is_ok() {
+            if many && self.ask(self.about_extra("*", "*")).is_ok() {
                 return Ok(());
             }
         }
         let mut all = wanted.extra.iter().flat_map(|(key, values)| values.iter().map(move |value| (key, value)));
-        all.try_for_each(|(key, value)| self.ask(about(key, value)))
+        all.try_for_each(|(key, value)| self.ask(self.about_extra(key, value)))
     }
 }
 
@@ -236,7 +245,7 @@ fn completed(mut user: User) -> User {
         }
         return user;
     }
-    auth::authenticated(user)
+    Arc::unwrap_or_clone(User::authenticated(user.into()))
 }
 
 #[cfg(test)]

@@ -92,11 +92,8 @@ impl RequestInfo {
     }
 
     /// The fields selected, as authorizers may rely on them (`verbViaPathPrefix` has none: it is about one name or about all).
-    pub fn authorized_fields(&self) -> Fields {
-        match &self.selectors.fields {
-            Ok(fields) if !self.form.verb_in_path => fields.clone(),
-            _ => Fields::default(),
-        }
+    pub fn authorized_fields(&self) -> Option<&Fields> {
+        self.selectors.fields.as_ref().ok().filter(|_| !self.form.verb_in_path)
     }
 
     /// Streams and other requests without an end of their own.

@@ -54,8 +54,8 @@ fn few(seats: usize) -> Config {
 }
 
 fn request(user: &str, method: &str, path: &str) -> http::request::Builder {
-    let certificate = Some(User { name: user.into(), ..User::default() });
-    Request::builder().method(method).uri(path).extension(Peer { certificate, address: None })
+    let user = User { name: user.into(), ..User::default() };
+    Request::builder().method(method).uri(path).extension(Peer::local(user))
 }
 
 async fn send(room: &Room, user: &str, method: &str, path: &str, body: &str) -> Response {
@@ -163,12 +163,12 @@ async fn what_is_refused_waits_for_its_turn_as_well() {
     // The other level has its own, and the administrators' has no end.
     for user in ["bob", "root"] {
         let groups = if user == "root" { vec!["system:masters".into()] } else { Vec::new() };
-        let certificate = Some(User { name: user.into(), groups, ..User::default() });
+        let user = User { name: user.into(), groups, ..User::default() };
         for _ in 0..50 {
-            let peer = Peer { certificate: certificate.clone(), address: None };
+            let peer = Peer::local(user.clone());
             let request = Request::builder().uri(format!("{THINGS}/t001")).extension(peer).body(Full::new(Bytes::new())).unwrap();
             let reply = room.front.clone().oneshot(request).now_or_never().expect("at once").unwrap();
-            assert_eq!(reply.status(), 200, "{user}");
+            assert_eq!(reply.status(), 200, "{}", user.name);
         }
     }
     drop(unread);
@@ -240,8 +240,8 @@ async fn who_finds_no_seat_is_told_so_as_upstream_tells_it() {
     let text = refused.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(text, "Too many requests, please try again later.\n");
     // The administrators' are served.
-    let certificate = Some(User { name: "root".into(), groups: vec!["system:masters".into()], ..User::default() });
-    let request = Request::builder().uri(THINGS).extension(Peer { certificate, address: None }).body(Full::new(Bytes::new())).unwrap();
+    let user = User { name: "root".into(), groups: vec!["system:masters".into()], ..User::default() };
+    let request = Request::builder().uri(THINGS).extension(Peer::local(user)).body(Full::new(Bytes::new())).unwrap();
     assert_eq!(room.front.clone().oneshot(request).await.unwrap().status(), 200);
     held.clear();
     assert_eq!(send(&room, "greedy", "GET", THINGS, "").await.status(), 200);

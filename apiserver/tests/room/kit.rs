@@ -149,7 +149,7 @@ pub fn kinds() -> Vec<Arc<Kind>> {
 struct Everyone(Arc<AtomicUsize>);
 
 impl Authorizer for Everyone {
-    fn authorize(&self, asked: &Attributes) -> Decision {
+    fn authorize(&self, asked: &Attributes<'_>) -> Decision {
         if asked.user.name == "nobody" || asked.user.name == "system:anonymous" {
             self.0.fetch_add(1, Ordering::SeqCst);
             Decision::NoOpinion(String::new())
@@ -243,7 +243,7 @@ impl Room {
         }
         let user = User { name: "tester".into(), ..User::default() };
         // A certificate would speak before the token.
-        let certificate = (!headers.iter().any(|(name, _)| *name == "authorization")).then_some(user);
+        let certificate = (!headers.iter().any(|(name, _)| *name == "authorization")).then(|| user.into());
         let request = request.extension(Peer { certificate, address: None }).body(Full::new(body.into())).unwrap();
         self.front.clone().oneshot(request).await.unwrap()
     }

@@ -209,13 +209,7 @@ mod tests {
         give_aggregated_rules(&mut admin);
         let rules = RuleSet::of_role(&admin);
         let all = |verb: &str, group: &str, resource: &str| {
-            let ask = apiserver::identity::Attributes {
-                verb: verb.into(),
-                resource_request: true,
-                group: group.into(),
-                resource: resource.into(),
-                ..Default::default()
-            };
+            let ask = apiserver::identity::Attributes { verb, resource_request: true, group, resource, ..Default::default() };
             rules.allows(&ask)
         };
         assert!(all("create", GROUP, "roles"), "admin's own");

@@ -94,14 +94,14 @@ impl Question<'_> {
 
     fn may(&self, verb: &str, resource: &str, name: &str) -> bool {
         let asked = Attributes {
-            user: self.user.clone(),
-            verb: verb.into(),
+            user: self.user,
+            verb,
             resource_request: true,
-            group: GROUP.into(),
-            version: "*".into(),
-            resource: resource.into(),
-            namespace: self.namespace.into(),
-            name: name.into(),
+            group: GROUP,
+            version: "*",
+            resource,
+            namespace: self.namespace,
+            name,
             ..Attributes::default()
         };
         matches!(self.engine.authorize(&asked), Decision::Allow(_))

@@ -57,8 +57,8 @@ pub fn token_subresource(tokens: &Arc<Tokens>) -> Subresource {
 struct Privileged;
 
 impl Authorizer for Privileged {
-    fn authorize(&self, attributes: &Attributes) -> Decision {
-        if is_master(&attributes.user) { Decision::Allow(String::new()) } else { Decision::NoOpinion(String::new()) }
+    fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
+        if is_master(attributes.user) { Decision::Allow(String::new()) } else { Decision::NoOpinion(String::new()) }
     }
 
     fn rules(&self, user: &User, _: &str) -> Rules {

@@ -73,8 +73,8 @@ impl Default for NodeAuthorizer {
 }
 
 impl Authorizer for NodeAuthorizer {
-    fn authorize(&self, a: &Attributes) -> Decision {
-        let Some(node) = node_name(&a.user) else { return no("") };
+    fn authorize(&self, a: &Attributes<'_>) -> Decision {
+        let Some(node) = node_name(a.user) else { return no("") };
         if node.is_empty() {
             return no(format!("unknown node for user {:?}", a.user.name));
         }
@@ -112,11 +112,11 @@ impl Authorizer for NodeAuthorizer {
 
 impl NodeAuthorizer {
     /// The resources to which a node's access is subdivided; `None` for all others.
-    fn special(&self, node: &str, a: &Attributes) -> Option<Decision> {
-        Some(match (a.group.as_str(), a.resource.as_str()) {
+    fn special(&self, node: &str, a: &Attributes<'_>) -> Option<Decision> {
+        Some(match (a.group, a.resource) {
             ("", "secrets") => self.read_one(node, What::Secret, a),
             ("", "configmaps") => self.read_one(node, What::ConfigMap, a),
-            ("", "persistentvolumeclaims") if a.subresource == "status" => match a.verb.as_str() {
+            ("", "persistentvolumeclaims") if a.subresource == "status" => match a.verb {
                 "update" | "patch" => self.related(node, What::Claim, a),
                 _ => no("can only get/update/patch this type"),
             },
@@ -132,16 +132,16 @@ impl NodeAuthorizer {
         })
     }
 
-    fn read_one(&self, node: &str, what: What, a: &Attributes) -> Decision {
+    fn read_one(&self, node: &str, what: What, a: &Attributes<'_>) -> Decision {
         match () {
-            () if !matches!(a.verb.as_str(), "get" | "list" | "watch") => no("can only read resources of this type"),
+            () if !matches!(a.verb, "get" | "list" | "watch") => no("can only read resources of this type"),
             () if !a.subresource.is_empty() => no("cannot read subresource"),
             () if a.namespace.is_empty() => no("can only read namespaced object of this type"),
             () => self.related(node, what, a),
         }
     }
 
-    fn get_one(&self, node: &str, what: What, a: &Attributes) -> Decision {
+    fn get_one(&self, node: &str, what: What, a: &Attributes<'_>) -> Decision {
         match () {
             () if a.verb != "get" => no("can only get individual resources of this type"),
             () if !a.subresource.is_empty() => no("cannot get subresource"),
@@ -149,7 +149,7 @@ impl NodeAuthorizer {
         }
     }
 
-    fn service_account(&self, node: &str, a: &Attributes) -> Decision {
+    fn service_account(&self, node: &str, a: &Attributes<'_>) -> Decision {
         match () {
             () if a.verb == "get" && a.subresource.is_empty() => self.read_one(node, What::ServiceAccount, a),
             () if a.verb != "create" || a.name.is_empty() => no("can only create tokens for individual service accounts"),
@@ -158,11 +158,11 @@ impl NodeAuthorizer {
         }
     }
 
-    fn pod(&self, node: &str, a: &Attributes) -> Decision {
-        match (a.subresource.as_str(), a.verb.as_str()) {
+    fn pod(&self, node: &str, a: &Attributes<'_>) -> Decision {
+        match (a.subresource, a.verb) {
             ("", "get") => self.get_one(node, What::Pod, a),
             ("", "list" | "watch") => match () {
-                () if a.fields.exact("spec.nodeName") == Some(node) => yes(),
+                () if a.fields.and_then(|fields| fields.exact("spec.nodeName")) == Some(node) => yes(),
                 () if !a.name.is_empty() => self.related(node, What::Pod, a),
                 () => no("can only list/watch pods with spec.nodeName field selector"),
             },
@@ -171,11 +171,11 @@ impl NodeAuthorizer {
         }
     }
 
-    fn related(&self, node: &str, kind: What, a: &Attributes) -> Decision {
+    fn related(&self, node: &str, kind: What, a: &Attributes<'_>) -> Decision {
         if a.name.is_empty() {
             return no("No Object name found");
         }
-        let thing = Thing { kind, namespace: a.namespace.clone(), name: a.name.clone() };
+        let thing = Thing { kind, namespace: a.namespace.to_owned(), name: a.name.to_owned() };
         if self.graph.read().knows(node, &thing) { yes() } else { unrelated(node) }
     }
 }
@@ -226,8 +226,8 @@ impl Graph {
     }
 }
 
-fn own_node(node: &str, a: &Attributes) -> Decision {
-    match (a.subresource.as_str(), a.verb.as_str(), a.name.as_str()) {
+fn own_node(node: &str, a: &Attributes<'_>) -> Decision {
+    match (a.subresource, a.verb, a.name) {
         ("", "create" | "update" | "patch", _) | ("status", "update" | "patch", _) => yes(),
         ("", "get" | "list" | "watch", name) if name == node => yes(),
         ("", "get" | "list" | "watch", "") => no(format!("node '{node}' cannot read all nodes, only its own Node object")),
@@ -236,9 +236,9 @@ fn own_node(node: &str, a: &Attributes) -> Decision {
     }
 }
 
-fn lease(node: &str, a: &Attributes) -> Decision {
+fn lease(node: &str, a: &Attributes<'_>) -> Decision {
     match () {
-        () if !matches!(a.verb.as_str(), "get" | "create" | "update" | "patch" | "delete") => {
+        () if !matches!(a.verb, "get" | "create" | "update" | "patch" | "delete") => {
             no("can only get, create, update, patch, or delete a node lease")
         }
         () if a.namespace != "kube-node-lease" => no("can only access leases in the \"kube-node-lease\" system namespace"),
@@ -247,9 +247,9 @@ fn lease(node: &str, a: &Attributes) -> Decision {
     }
 }
 
-fn csi_node(node: &str, a: &Attributes) -> Decision {
+fn csi_node(node: &str, a: &Attributes<'_>) -> Decision {
     match () {
-        () if !matches!(a.verb.as_str(), "get" | "create" | "update" | "patch" | "delete") => {
+        () if !matches!(a.verb, "get" | "create" | "update" | "patch" | "delete") => {
             no("can only get, create, update, patch, or delete a CSINode")
         }
         () if !a.subresource.is_empty() => no("cannot authorize CSINode subresources"),
@@ -322,21 +322,14 @@ mod tests {
         node
     }
 
-    fn ask(node: &str, verb: &str, what: &str, namespace: &str, name: &str) -> Attributes {
+    fn of_node(name: &str) -> User {
+        User { name: format!("system:node:{name}"), groups: vec!["system:nodes".into()], ..User::default() }
+    }
+
+    fn ask<'a>(user: &'a User, verb: &'a str, what: &'a str, namespace: &'a str, name: &'a str) -> Attributes<'a> {
         let (group, resource) = what.split_once(':').unwrap_or(("", what));
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-        let user = User { name: format!("system:node:{node}"), groups: vec!["system:nodes".into()], ..User::default() };
-        Attributes {
-            user,
-            verb: verb.into(),
-            resource_request: true,
-            group: group.into(),
-            resource: resource.into(),
-            subresource: subresource.into(),
-            namespace: namespace.into(),
-            name: name.into(),
-            ..Attributes::default()
-        }
+        Attributes { user, verb, resource_request: true, group, resource, subresource, namespace, name, ..Attributes::default() }
     }
 
     #[test]
@@ -370,7 +363,7 @@ mod tests {
             ("create", "authorization.k8s.io:subjectaccessreviews", "", ""),
         ];
         for (verb, what, namespace, name) in yes {
-            let decision = house.authorize(&ask("n1", verb, what, namespace, name));
+            let decision = house.authorize(&ask(&of_node("n1"), verb, what, namespace, name));
             assert!(matches!(decision, Decision::Allow(_)), "{verb} {what} {name}: {decision:?}");
         }
     }
@@ -402,16 +395,17 @@ mod tests {
             (("create", "apps:deployments", "a", ""), ""),
         ];
         for ((verb, what, namespace, name), why) in cases {
-            assert_eq!(house.authorize(&ask("n1", verb, what, namespace, name)), no(why), "{verb} {what} {name}");
+            assert_eq!(house.authorize(&ask(&of_node("n1"), verb, what, namespace, name)), no(why), "{verb} {what} {name}");
         }
     }
 
     #[test]
     fn lists_of_pods_must_select_the_node() {
         let house = house();
-        let mut list = ask("n1", "watch", "pods", "", "");
+        let node = of_node("n1");
         for (selector, good) in [("spec.nodeName=n1", true), ("spec.nodeName=n2", false), ("spec.nodeName!=n1", false)] {
-            list.fields = Fields::parse(selector).unwrap();
+            let fields = Fields::parse(selector).unwrap();
+            let list = Attributes { fields: Some(&fields), ..ask(&node, "watch", "pods", "", "") };
             assert_eq!(matches!(house.authorize(&list), Decision::Allow(_)), good, "{selector}");
         }
     }
@@ -419,7 +413,8 @@ mod tests {
     #[test]
     fn what_goes_gives_nothing_any_more() {
         let house = house();
-        let secret = ask("n1", "get", "secrets", "a", "pull");
+        let node = of_node("n1");
+        let secret = ask(&node, "get", "secrets", "a", "pull");
         assert!(matches!(house.authorize(&secret), Decision::Allow(_)));
         house.graph.write().remove(&Key::new("a", "web"));
         assert_eq!(house.authorize(&secret), unrelated("n1"));
@@ -433,7 +428,7 @@ mod tests {
         let pod = json!({"metadata": {}, "spec": {"nodeName": "n1", "imagePullSecrets": [{"name": "pull"}, {"name": "pull"}]}});
         let (one, two) = (Key::new("a", "one"), Key::new("a", "two"));
         [&one, &two, &two].into_iter().for_each(|key| house.graph.write().put(key, &Pod::of(&pod)));
-        let may = |what, name| matches!(house.authorize(&ask("n1", "get", what, "a", name)), Decision::Allow(_));
+        let may = |what, name| matches!(house.authorize(&ask(&of_node("n1"), "get", what, "a", name)), Decision::Allow(_));
         house.graph.write().remove(&one);
         assert_eq!((may("secrets", "pull"), may("pods", "one"), may("pods", "two")), (true, false, true));
         house.graph.write().remove(&two);
@@ -443,10 +438,9 @@ mod tests {
     #[test]
     fn others_are_none_of_its_business() {
         let house = house();
-        let mut ask = ask("n1", "get", "nodes", "", "n1");
-        ask.user.groups.clear();
-        assert_eq!(house.authorize(&ask), no(""));
-        ask.user.name = "jane".into();
-        assert_eq!(house.authorize(&ask), no(""));
+        let mut user = User { groups: Vec::new(), ..of_node("n1") };
+        assert_eq!(house.authorize(&ask(&user, "get", "nodes", "", "n1")), no(""));
+        user.name = "jane".into();
+        assert_eq!(house.authorize(&ask(&user, "get", "nodes", "", "n1")), no(""));
     }
 }

@@ -56,9 +56,9 @@ impl Rbac {
 }
 
 impl Authorizer for Rbac {
-    fn authorize(&self, attributes: &Attributes) -> Decision {
+    fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
         let (mut allowed, mut errors) = (None, Vec::new());
-        self.index.visit(&attributes.user, &attributes.namespace, &mut |grant, rules| {
+        self.index.visit(attributes.user, attributes.namespace, &mut |grant, rules| {
             match rules {
                 Some(rules) if rules.allows(attributes) => allowed = Some(format!("RBAC: allowed by {grant}")),
                 Some(_) => {}

@@ -2,7 +2,7 @@
 //!
 //! Source: `pkg/registry/{authentication,authorization}`, `pkg/apis/authorization/validation`.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use api::{
     Status,
@@ -135,8 +135,9 @@ impl Strategy for AccessReview {
 
     async fn answer(&self, ctx: &Ctx<'_>, mut object: Value) -> Result<Value, Status> {
         let spec = object.at("spec");
-        let user = if matches!(self, Self::Own) { ctx.user.clone() } else { asked_user(spec) };
-        let decision = ctx.engine.authorize(&attributes(spec, user));
+        let user = if matches!(self, Self::Own) { Cow::Borrowed(ctx.user) } else { Cow::Owned(asked_user(spec)) };
+        let fields = fields(spec.at("resourceAttributes").at("fieldSelector"));
+        let decision = ctx.engine.authorize(&Attributes { fields: Some(&fields), ..attributes(spec, &user) });
         let mut status = Map::new();
         status.insert("allowed".into(), matches!(decision, Decision::Allow(_)).into());
         if matches!(decision, Decision::Deny(_)) {
@@ -221,23 +222,22 @@ fn asked_user(spec: Option<&Value>) -> User {
     }
 }
 
-fn attributes(spec: Option<&Value>, user: User) -> Attributes {
+fn attributes<'a>(spec: Option<&'a Value>, user: &'a User) -> Attributes<'a> {
     if let Some(path) = spec.at("nonResourceAttributes") {
-        return Attributes { user, verb: path.text("verb").into(), path: path.text("path").into(), ..Attributes::default() };
+        return Attributes { user, verb: path.text("verb"), path: path.text("path"), ..Attributes::default() };
     }
     let r = spec.at("resourceAttributes");
     let version = Some(r.text("version")).filter(|v| !v.is_empty()).unwrap_or("*");
     Attributes {
         user,
-        verb: r.text("verb").into(),
+        verb: r.text("verb"),
         resource_request: true,
-        group: r.text("group").into(),
-        version: version.into(),
-        resource: r.text("resource").into(),
-        subresource: r.text("subresource").into(),
-        namespace: r.text("namespace").into(),
-        name: r.text("name").into(),
-        fields: fields(r.at("fieldSelector")),
+        group: r.text("group"),
+        version,
+        resource: r.text("resource"),
+        subresource: r.text("subresource"),
+        namespace: r.text("namespace"),
+        name: r.text("name"),
         ..Attributes::default()
     }
 }
@@ -315,13 +315,16 @@ mod tests {
     fn a_question_becomes_attributes() {
         let spec = json!({"resourceAttributes": {"verb": "list", "resource": "pods", "namespace": "a",
             "fieldSelector": {"requirements": [{"key": "spec.nodeName", "operator": "In", "values": ["n"]}]}}});
-        let asked = attributes(Some(&spec), User::default());
+        let nobody = User::default();
+        let asked = attributes(Some(&spec), &nobody);
         assert!(asked.resource_request);
-        assert_eq!((asked.version.as_str(), &asked.fields), ("*", &Fields::one("spec.nodeName", "n")));
+        assert_eq!(asked.version, "*");
+        assert_eq!(fields(spec.get("resourceAttributes").at("fieldSelector")), Fields::one("spec.nodeName", "n"));
         let two = json!({"requirements": [{"key": "a", "operator": "In", "values": ["n,b=c"]}, {"key": "d", "operator": "In", "values": ["x", "y"]}]});
         assert_eq!(fields(Some(&two)), Fields::one("a", "n,b=c"), "a value is a value, and of several nothing is known");
         assert_eq!(fields(Some(&json!({"rawSelector": "a"}))), Fields::default());
-        let path = attributes(Some(&json!({"nonResourceAttributes": {"verb": "get", "path": "/x"}})), User::default());
+        let spec = json!({"nonResourceAttributes": {"verb": "get", "path": "/x"}});
+        let path = attributes(Some(&spec), &nobody);
         assert!(!path.resource_request && path.path == "/x");
     }
 }

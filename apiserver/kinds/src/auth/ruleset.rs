@@ -94,33 +94,33 @@ impl RuleSet {
     }
 
     /// Whether any rule allows what is asked.
-    pub fn allows(&self, a: &Attributes) -> bool {
+    pub fn allows(&self, a: &Attributes<'_>) -> bool {
         if self.small {
             api::steps::took(self.rules);
             return (0..self.rules as u32).any(|rule| self.rule_allows(rule, a));
         }
         if !a.resource_request {
-            return self.has_url(&a.path, &[self.having(VERBS, &a.verb)], &mut Work::free());
+            return self.has_url(a.path, &[self.having(VERBS, a.verb)], &mut Work::free());
         }
-        let mut resources = self.having(RESOURCES, Joined([&a.resource, slash(&a.subresource), &a.subresource]));
+        let mut resources = self.having(RESOURCES, Joined([a.resource, slash(a.subresource), a.subresource]));
         if !a.subresource.is_empty() {
-            self.columns[RESOURCES].add_word(Joined(["*/", &a.subresource, ""]), &mut resources);
+            self.columns[RESOURCES].add_word(Joined(["*/", a.subresource, ""]), &mut resources);
         }
-        let mut hits = [resources, self.having(VERBS, &a.verb), self.having(GROUPS, &a.group), self.naming(Some(&a.name))];
+        let mut hits = [resources, self.having(VERBS, a.verb), self.having(GROUPS, a.group), self.naming(Some(a.name))];
         any_common(self.rules, &mut hits, &mut Work::free(), |_, _| true)
     }
 
-    fn rule_allows(&self, rule: u32, a: &Attributes) -> bool {
+    fn rule_allows(&self, rule: u32, a: &Attributes<'_>) -> bool {
         let any = |field: usize, matches: &dyn Fn(&str) -> bool| self.columns[field].of_rule(rule).any(matches);
         if !any(VERBS, &|verb| verb == "*" || verb == a.verb) {
             return false;
         }
         if !a.resource_request {
-            return any(URLS, &|url| url_covers(url, &a.path));
+            return any(URLS, &|url| url_covers(url, a.path));
         }
-        let whole = Joined([&a.resource, slash(&a.subresource), &a.subresource]);
+        let whole = Joined([a.resource, slash(a.subresource), a.subresource]);
         let resource =
-            |own: &str| own == "*" || whole.is(own) || (!a.subresource.is_empty() && own.strip_prefix("*/") == Some(&a.subresource));
+            |own: &str| own == "*" || whole.is(own) || (!a.subresource.is_empty() && own.strip_prefix("*/") == Some(a.subresource));
         any(GROUPS, &|group| group == "*" || group == a.group)
             && any(RESOURCES, &resource)
             && (self.columns[NAMES].ids(rule).is_empty() || any(NAMES, &|name| name == a.name))

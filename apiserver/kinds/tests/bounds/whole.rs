@@ -183,7 +183,7 @@ fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
 struct Everyone;
 
 impl Authorizer for Everyone {
-    fn authorize(&self, _: &Attributes) -> Decision {
+    fn authorize(&self, _: &Attributes<'_>) -> Decision {
         Decision::Allow(String::new())
     }
 }
@@ -214,7 +214,7 @@ impl Room {
     pub async fn answer(&self, ask: &Ask) {
         let user = User { name: "tester".into(), groups: vec!["system:masters".into()], ..User::default() };
         let request = Request::builder().method(ask.method).uri(&ask.path).header("content-type", ask.content).header("accept", ask.accept);
-        let request = request.extension(Peer { certificate: Some(user), address: None }).body(Full::new(ask.body.clone().into())).unwrap();
+        let request = request.extension(Peer::local(user)).body(Full::new(ask.body.clone().into())).unwrap();
         let (parts, body) = self.front.clone().oneshot(request).await.unwrap().into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(400)]);

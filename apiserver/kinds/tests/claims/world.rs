@@ -48,7 +48,7 @@ pub struct Claimed {
 struct Everyone;
 
 impl Authorizer for Everyone {
-    fn authorize(&self, _: &Attributes) -> Decision {
+    fn authorize(&self, _: &Attributes<'_>) -> Decision {
         Decision::Allow(String::new())
     }
 }
@@ -76,7 +76,7 @@ impl Server {
         let content = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
         let text = if body.is_null() { String::new() } else { body.to_string() };
         let request = Request::builder().method(method).uri(path).header("content-type", content);
-        let request = request.extension(Peer { certificate: Some(user), address: None }).body(Full::new(text.into())).unwrap();
+        let request = request.extension(Peer::local(user)).body(Full::new(text.into())).unwrap();
         let (parts, body) = self.front.clone().oneshot(request).await.unwrap().into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         (parts.status.as_u16(), serde_json::from_slice(&bytes).unwrap_or_else(|_| panic!("{bytes:?}")))

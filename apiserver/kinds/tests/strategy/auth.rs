@@ -26,16 +26,8 @@ async fn house() -> (Arc<Engine>, Arc<Tokens>, Arc<dyn Store>, Group) {
 fn may(engine: &Engine, user: &str, groups: &[&str], verb: &str, what: &str, namespace: &str) -> bool {
     let (group, resource) = what.split_once(':').unwrap_or(("", what));
     let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-    let asked = Attributes {
-        user: User { name: user.into(), groups: groups.iter().map(|g| (*g).into()).collect(), ..User::default() },
-        verb: verb.into(),
-        resource_request: true,
-        group: group.into(),
-        resource: resource.into(),
-        subresource: subresource.into(),
-        namespace: namespace.into(),
-        ..Attributes::default()
-    };
+    let user = User { name: user.into(), groups: groups.iter().map(|g| (*g).into()).collect(), ..User::default() };
+    let asked = Attributes { user: &user, verb, resource_request: true, group, resource, subresource, namespace, ..Attributes::default() };
     matches!(engine.authorize(&asked), Decision::Allow(_))
 }
 

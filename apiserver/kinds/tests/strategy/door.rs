@@ -21,11 +21,25 @@ const NAMES: [&str; 3] = ["one", "status", "a"];
 
 /// Allows everything and remembers what it was asked.
 #[derive(Default)]
-struct Recorder(Mutex<Vec<Attributes>>);
+struct Recorder(Mutex<Vec<Asked>>);
+
+/// What it was asked.
+#[derive(Debug)]
+struct Asked {
+    verb: String,
+    resource_request: bool,
+    group: String,
+    resource: String,
+    subresource: String,
+    namespace: String,
+    name: String,
+}
 
 impl Authorizer for Recorder {
-    fn authorize(&self, asked: &Attributes) -> Decision {
-        self.0.lock().push(asked.clone());
+    fn authorize(&self, asked: &Attributes<'_>) -> Decision {
+        let [verb, group, resource, subresource, namespace, name] =
+            [asked.verb, asked.group, asked.resource, asked.subresource, asked.namespace, asked.name].map(str::to_owned);
+        self.0.lock().push(Asked { verb, resource_request: asked.resource_request, group, resource, subresource, namespace, name });
         Decision::Allow(String::new())
     }
 }
@@ -100,7 +114,7 @@ impl Walk {
     }
 
     /// Whether the one who was asked was asked about this object.
-    fn is_about(&self, asked: &Attributes, item: &Item) -> bool {
+    fn is_about(&self, asked: &Asked, item: &Item) -> bool {
         let is_name = |name: &str| asked.name.is_empty() || asked.name == name;
         if !asked.resource_request {
             return false;
@@ -133,7 +147,7 @@ fn word(change: &Change) -> &'static str {
     }
 }
 
-fn may(asked: &Attributes, change: &Change) -> bool {
+fn may(asked: &Asked, change: &Change) -> bool {
     let verbs: &[&str] = match change {
         Change::Created(_) => &["create"],
         // A graceful deletion is seen as an update.

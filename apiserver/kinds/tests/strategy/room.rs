@@ -17,7 +17,7 @@ use tower::ServiceExt;
 pub struct Everyone;
 
 impl Authorizer for Everyone {
-    fn authorize(&self, _: &Attributes) -> Decision {
+    fn authorize(&self, _: &Attributes<'_>) -> Decision {
         Decision::Allow(String::new())
     }
 }
@@ -46,7 +46,7 @@ impl Room {
         let content = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
         let text = if body.is_null() { String::new() } else { body.to_string() };
         let request = Request::builder().method(method).uri(path).header("content-type", content).header("accept", accept);
-        let request = request.extension(Peer { certificate: Some(user), address: None }).body(Full::new(text.into())).unwrap();
+        let request = request.extension(Peer::local(user)).body(Full::new(text.into())).unwrap();
         let (parts, body) = self.front.clone().oneshot(request).await.unwrap().into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         (parts.status.as_u16(), serde_json::from_slice(&bytes).unwrap_or_else(|_| panic!("{bytes:?}")))

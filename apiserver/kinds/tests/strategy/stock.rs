@@ -108,7 +108,7 @@ impl Stock {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.extension(Peer { certificate: Some(user.clone()), address: None });
+        let request = request.extension(Peer::local(user.clone()));
         // What is no URI comes over no wire.
         let request = request.body(full(body.map(Value::to_string).unwrap_or_default())).ok()?;
         let (parts, body) = self.front.clone().oneshot(request).await.unwrap().into_parts();

@@ -28,7 +28,7 @@ fn measure(house: &NodeAuthorizer, count: usize, costs: &mut BTreeMap<&'static s
     cost("a pod goes", &mut || house.graph.write().remove(&key(count)));
     cost("a pod's status changes", &mut || assert!(house.graph.read().is_settled(&key(7), "7")));
     let mut asks = |event, what: &str, name: &str, allowed: bool| {
-        cost(event, &mut || assert_eq!(house.authorize(&ask(what, name)) == yes(), allowed, "{event}"));
+        cost(event, &mut || assert_eq!(house.authorize(&ask(&node(), what, name)) == yes(), allowed, "{event}"));
     };
     asks("a shared secret is read", "secrets", "shared", true);
     asks("a pod's own secret is read", "secrets", "own-7", true);
@@ -47,8 +47,10 @@ fn pod(at: usize) -> Value {
     json!({"metadata": {"uid": at.to_string()}, "spec": {"nodeName": format!("n{}", at / ON_A_NODE), "serviceAccountName": "default", "volumes": volumes}})
 }
 
-fn ask(resource: &str, name: &str) -> Attributes {
-    let user = User { name: "system:node:n0".into(), groups: vec!["system:nodes".into()], ..User::default() };
-    let (verb, resource, namespace, name) = ("get".into(), resource.into(), "d".into(), name.into());
-    Attributes { user, verb, resource_request: true, resource, namespace, name, ..Attributes::default() }
+fn ask<'a>(user: &'a User, resource: &'a str, name: &'a str) -> Attributes<'a> {
+    Attributes { user, verb: "get", resource_request: true, resource, namespace: "d", name, ..Attributes::default() }
+}
+
+fn node() -> User {
+    User { name: "system:node:n0".into(), groups: vec!["system:nodes".into()], ..User::default() }
 }

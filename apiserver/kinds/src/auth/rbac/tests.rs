@@ -19,8 +19,7 @@ fn user(name: &str, groups: &[&str]) -> User {
     User { name: name.into(), groups: groups.iter().map(|g| (*g).into()).collect(), ..User::default() }
 }
 
-fn ask(user: User, verb: &str, namespace: &str, resource: &str) -> Attributes {
-    let (verb, namespace, resource) = (verb.into(), namespace.into(), resource.into());
+fn ask<'a>(user: &'a User, verb: &'a str, namespace: &'a str, resource: &'a str) -> Attributes<'a> {
     Attributes { user, verb, namespace, resource, resource_request: true, ..Attributes::default() }
 }
 
@@ -39,19 +38,20 @@ fn house() -> Rbac {
 #[test]
 fn bindings_give_what_their_roles_say_where_they_stand() {
     let cases = [
-        (ask(user("x", &["staff"]), "get", "a", "pods"), true),
-        (ask(user("x", &["staff"]), "get", "", "pods"), true),
-        (ask(user("x", &["staff"]), "create", "a", "pods"), false),
-        (ask(user("x", &[]), "get", "a", "pods"), false),
-        (ask(user("staff", &[]), "get", "a", "pods"), false),
-        (ask(user("jane", &[]), "create", "a", "pods"), true),
-        (ask(user("jane", &[]), "create", "b", "pods"), false),
-        (ask(user("jane", &[]), "create", "", "pods"), false),
-        (ask(user("system:serviceaccount:a:robot", &[]), "create", "a", "pods"), true),
-        (ask(user("system:serviceaccount:b:robot", &[]), "create", "a", "pods"), false),
+        (user("x", &["staff"]), "get", "a", true),
+        (user("x", &["staff"]), "get", "", true),
+        (user("x", &["staff"]), "create", "a", false),
+        (user("x", &[]), "get", "a", false),
+        (user("staff", &[]), "get", "a", false),
+        (user("jane", &[]), "create", "a", true),
+        (user("jane", &[]), "create", "b", false),
+        (user("jane", &[]), "create", "", false),
+        (user("system:serviceaccount:a:robot", &[]), "create", "a", true),
+        (user("system:serviceaccount:b:robot", &[]), "create", "a", false),
     ];
     let rbac = house();
-    for (ask, yes) in cases {
+    for (user, verb, namespace, yes) in cases {
+        let ask = ask(&user, verb, namespace, "pods");
         assert_eq!(matches!(rbac.authorize(&ask), Decision::Allow(_)), yes, "{ask:?}");
     }
 }
@@ -59,28 +59,29 @@ fn bindings_give_what_their_roles_say_where_they_stand() {
 #[test]
 fn reasons_read_as_upstream_writes_them() {
     let rbac = house();
-    let reason = |ask: Attributes| match rbac.authorize(&ask) {
+    let reason = |ask: Attributes<'_>| match rbac.authorize(&ask) {
         Decision::Allow(reason) | Decision::Deny(reason) | Decision::NoOpinion(reason) => reason,
     };
-    let cluster = reason(ask(user("x", &["staff"]), "get", "a", "pods"));
+    let cluster = reason(ask(&user("x", &["staff"]), "get", "a", "pods"));
     assert_eq!(cluster, r#"RBAC: allowed by ClusterRoleBinding "everyone" of ClusterRole "reader" to Group "staff""#);
-    let own = reason(ask(user("system:serviceaccount:a:robot", &[]), "create", "a", "pods"));
+    let own = reason(ask(&user("system:serviceaccount:a:robot", &[]), "create", "a", "pods"));
     assert_eq!(own, r#"RBAC: allowed by RoleBinding "writers/a" of Role "writer" to ServiceAccount "robot/a""#);
-    let lost = reason(ask(user("jane", &[]), "get", "b", "pods"));
+    let lost = reason(ask(&user("jane", &[]), "get", "b", "pods"));
     assert_eq!(lost, r#"RBAC: role.rbac.authorization.k8s.io "none" not found"#);
 }
 
 #[test]
 fn what_is_taken_away_is_gone() {
     let rbac = house();
-    let question = ask(user("jane", &[]), "create", "a", "pods");
+    let jane = user("jane", &[]);
+    let question = ask(&jane, "create", "a", "pods");
     assert!(matches!(rbac.authorize(&question), Decision::Allow(_)));
     let fewer = binding("a", "writers", ("Role", "writer"), json!([{"kind": "User", "name": "joe"}]));
     rbac.index.put_binding(&fewer);
     assert!(matches!(rbac.authorize(&question), Decision::NoOpinion(_)));
-    assert!(matches!(rbac.authorize(&ask(user("joe", &[]), "create", "a", "pods")), Decision::Allow(_)));
+    assert!(matches!(rbac.authorize(&ask(&user("joe", &[]), "create", "a", "pods")), Decision::Allow(_)));
     rbac.index.remove_binding(&Key::new("a", "writers"));
-    assert!(matches!(rbac.authorize(&ask(user("joe", &[]), "create", "a", "pods")), Decision::NoOpinion(_)));
+    assert!(matches!(rbac.authorize(&ask(&user("joe", &[]), "create", "a", "pods")), Decision::NoOpinion(_)));
     assert!(rbac.index.is_forgotten("a"), "no scope, no binding");
 }
 
@@ -98,7 +99,8 @@ fn aggregated_roles_follow_what_they_select() {
     put(labelled("one", "to-edit", rules(&["get"], "", &["pods"])));
     let of_user = json!([{"kind": "User", "name": "jane"}]);
     rbac.index.put_binding(&binding("a", "admins", ("ClusterRole", "admin"), of_user));
-    let question = ask(user("jane", &[]), "get", "a", "pods");
+    let jane = user("jane", &[]);
+    let question = ask(&jane, "get", "a", "pods");
     assert!(matches!(rbac.authorize(&question), Decision::Allow(_)));
     rbac.index.remove_cluster_role(&Key::new("", "one"));
     assert!(matches!(rbac.authorize(&question), Decision::NoOpinion(_)));

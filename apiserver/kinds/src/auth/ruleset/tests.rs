@@ -6,20 +6,20 @@ use serde_json::json;
 use super::{super::covers::missing, *};
 
 /// `RuleAllows`, field by field.
-fn allows(rule: &Rule, a: &Attributes) -> bool {
+fn allows(rule: &Rule, a: &Attributes<'_>) -> bool {
     let has = |words: &[String], word: &str| words.iter().any(|own| own == "*" || own == word);
     if !a.resource_request {
         let url = |own: &String| {
             own == "*" || *own == a.path || own.strip_suffix('*').is_some_and(|o| a.path.starts_with(o.trim_end_matches('*')))
         };
-        return has(&rule.verbs, &a.verb) && rule.urls.iter().any(url);
+        return has(&rule.verbs, a.verb) && rule.urls.iter().any(url);
     }
-    let combined = if a.subresource.is_empty() { a.resource.clone() } else { format!("{}/{}", a.resource, a.subresource) };
+    let combined = if a.subresource.is_empty() { a.resource.to_owned() } else { format!("{}/{}", a.resource, a.subresource) };
     let resource = |own: &String| own == "*" || *own == combined || !a.subresource.is_empty() && *own == format!("*/{}", a.subresource);
-    has(&rule.verbs, &a.verb)
-        && has(&rule.groups, &a.group)
+    has(&rule.verbs, a.verb)
+        && has(&rule.groups, a.group)
         && rule.resources.iter().any(resource)
-        && (rule.names.is_empty() || rule.names.contains(&a.name))
+        && (rule.names.is_empty() || rule.names.iter().any(|name| name == a.name))
 }
 
 /// `BreakdownRule`.
@@ -90,8 +90,7 @@ prop_compose! {
         subresource in select(&["", "", "log", "scale", "*"]),
         name in select(&["", "a", "d"]),
         path in select(&["/", "/api", "/api/v1", "/apis", "/é/x", ""]),
-    ) -> Attributes {
-        let [verb, group, resource, subresource, name, path] = [verb, group, resource, subresource, name, path].map(str::to_owned);
+    ) -> Attributes<'static> {
         Attributes { resource_request, verb, group, resource, subresource, name, path, ..Attributes::default() }
     }
 }
@@ -124,8 +123,7 @@ fn one(verb: &str, resource: impl Into<Value>) -> Value {
     json!({"verbs": [verb], "apiGroups": [""], "resources": [resource.into()]})
 }
 
-fn ask(verb: &str, resource: &str, name: &str) -> Attributes {
-    let [verb, resource, name] = [verb, resource, name].map(str::to_owned);
+fn ask<'a>(verb: &'a str, resource: &'a str, name: &'a str) -> Attributes<'a> {
     Attributes { resource_request: true, verb, resource, name, ..Attributes::default() }
 }
 

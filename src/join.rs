@@ -17,7 +17,8 @@ use api::{task::Group, time::Timestamp};
 use client::{
     Caches,
     certificate::{Identity, tls},
-    kube,
+    kube, patient,
+    shelf::Shelf,
     transport::{Server, Transport},
     trust::pinned,
 };
@@ -46,6 +47,10 @@ const END_BOUND: Duration = Duration::from_secs(8);
 const SERVER_BOUND: Duration = Duration::from_secs(600);
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Below the node's directory: what servers told.
+const CACHE: &str = "cache";
+/// So long a server is waited for before the node starts what it had without one.
+const ALONE_AFTER: Duration = Duration::from_secs(5);
 /// Until what was kept of the cluster must do.
 const FACTS_BOUND: Duration = Duration::from_secs(10);
 
@@ -84,7 +89,13 @@ async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Pr
     let facts = Box::pin(facts(flags, &member)).await?;
     let address = flags.agent.node_ip.or_else(|| toward(&member.transport.servers())).or_else(default_address);
     let address = address.context("this machine has no address that others could reach: connect it to a network, or give --node-ip")?;
-    let caches = Caches::new(member.transport.client(), group.clone());
+    let client = if flags.join.offline_start {
+        let shelf = Shelf::open(&dirs.node().join(CACHE), ALONE_AFTER, group).context("opening what was kept of the cluster")?;
+        patient(shelf.over(member.transport.clone()))
+    } else {
+        member.transport.client()
+    };
+    let caches = Caches::new(client, group.clone());
     servers::follow(&member, &flags.join.server, &caches, group);
     let access = Access {
         kubelet: caches.clone(),
@@ -102,7 +113,8 @@ async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Pr
         cluster_domain: facts.cluster_domain,
         flags: flags.agent.clone(),
     };
-    let node = Box::pin(agent::start(&config, access, group, progress)).await?;
+    let used = member.transport.used();
+    let node = Box::pin(agent::start(&config, access, &move || used.borrow().is_none(), group, progress)).await?;
     progress.say(&format!("\nOn a server, try:\n  kubectl get node {} -o wide", config.name));
     Ok(node)
 }

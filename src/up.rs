@@ -84,7 +84,7 @@ async fn foreground(flags: UpFlags) -> anyhow::Result<()> {
     let control = Box::pin(Control::start(&flags.server, &progress)).await?;
     let started = async {
         let config = node_config(&flags)?;
-        let node = Box::pin(agent::start(&config, access(&control, &config), &control.group, &progress)).await?;
+        let node = Box::pin(agent::start(&config, access(&control, &config), &|| false, &control.group, &progress)).await?;
         let target = flags.kubeconfig.clone().unwrap_or_else(kubeconfig::default_path);
         kubeconfig::merge_into(&target, &control.admin)?;
         progress.step(&format!("kubectl context {:?} in {}", kubeconfig::CONTEXT, target.display()));

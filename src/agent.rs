@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use api::task::Group;
-use client::{Caches, kube::Client};
+use client::Caches;
 use ipnet::IpNet;
 use kubelet::OnPodCidr;
 use proxy::{
@@ -43,12 +43,12 @@ pub struct NodeConfig {
     pub flags: AgentFlags,
 }
 
-/// How the rooms of a node come to the API server, each as a user of its own, and who may come to the node.
+/// How the rooms of a node come to the API server, and who may come to the node.
 pub struct Access {
-    /// `system:node:NAME`
-    pub kubelet: Client,
-    /// [`proxy::USER`]: of the service proxy and of DNS, which read the same.
-    pub proxy: Client,
+    /// As `system:node:NAME`.
+    pub kubelet: Caches,
+    /// Of the service proxy and of DNS, which read the same: as [`proxy::USER`], or as the node (docs/decisions/a-node-is-one-user.md).
+    pub proxy: Caches,
     /// Makes the node agent's serving certificates.
     pub serving: kubelet::Issuer,
     /// Whose clients the node agent takes (PEM).
@@ -75,15 +75,20 @@ pub fn are_served(what: &str, ranges: &[IpNet]) -> anyhow::Result<()> {
     }
 }
 
-/// Resolves once the node is Ready and DNS answers. The node is ours as long as what is returned is held.
-pub async fn start(config: &NodeConfig, access: Access, group: &Group, progress: &Progress) -> anyhow::Result<NodeLock> {
+/// Resolves once the node is Ready and DNS answers. Where no server is there (`is_alone`) to say that the node is Ready, it need not be. The node is ours
+/// as long as what is returned is held.
+pub async fn start(
+    config: &NodeConfig,
+    access: Access,
+    is_alone: &(dyn Fn() -> bool + Send + Sync),
+    group: &Group,
+    progress: &Progress,
+) -> anyhow::Result<NodeLock> {
     config.check()?;
     let claimed = NodeLock::claim(&config.dirs)?;
-    let caches = |client: &Client| Caches::new(client.clone(), group.clone());
-
     let of_agent = agent_config(config, &access);
     network_plugin(&of_agent.layout().cni_bin_dir, group)?;
-    let agent = Box::pin(kubelet::run(of_agent, access.kubelet.clone(), caches(&access.kubelet), group.clone())).await?;
+    let agent = Box::pin(kubelet::run(of_agent, access.kubelet.client(), access.kubelet.clone(), group.clone())).await?;
     progress.step("container runtime");
 
     let rules = proxy::Config {
@@ -93,7 +98,7 @@ pub async fn start(config: &NodeConfig, access: Access, group: &Group, progress:
         cluster_cidrs: config.cluster_cidrs.clone(),
         answered_here: vec![config.cluster_dns],
     };
-    let services = caches(&access.proxy);
+    let services = access.proxy.clone();
     Box::pin(proxy::run(rules, services.clone(), group.clone())).await?;
     progress.step(&format!("services ({})", config.flags.proxy_mode));
     let names = proxy::dns::Config {
@@ -105,13 +110,28 @@ pub async fn start(config: &NodeConfig, access: Access, group: &Group, progress:
     Box::pin(proxy::dns::run(names, services, group.clone())).await?;
     progress.step(&format!("DNS ({})", config.cluster_dns));
 
+    became_ready(config, &agent, is_alone, progress).await?;
+    Ok(claimed)
+}
+
+async fn became_ready(
+    config: &NodeConfig,
+    agent: &kubelet::Agent,
+    is_alone: &(dyn Fn() -> bool + Send + Sync),
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    if is_alone() {
+        progress.step("no server answers: pods that were here are started, and the node is Ready once a server is there");
+        return Ok(());
+    }
     let (node, log) = (&config.name, config.dirs.log());
     match tokio::time::timeout(READY_BOUND, agent.ready()).await {
         Ok(true) => progress.step(&format!("node {node} is Ready")),
         Ok(false) => bail!("the node agent ended before the node was Ready; see {}", log.display()),
+        Err(_) if is_alone() => progress.step("the servers are gone; the node is Ready once one is there"),
         Err(_) => bail!("node {node} is not Ready after {} s; see {}", READY_BOUND.as_secs(), log.display()),
     }
-    Ok(claimed)
+    Ok(())
 }
 
 /// Stops all pods and our containerd, also when skiff does not run.
@@ -135,6 +155,7 @@ fn agent_config(node: &NodeConfig, access: &Access) -> kubelet::Config {
     config.cluster_domain.clone_from(&node.cluster_domain);
     config.container_runtime_endpoint.clone_from(&node.flags.container_runtime_endpoint);
     config.pod_manifest_path = Some(node.flags.pod_manifest_path.clone().unwrap_or_else(|| node.dirs.manifests()));
+    config.labels = node.flags.labels();
     config.eviction_hard = node.flags.eviction_hard;
     config.version = apiserver::version::GIT_VERSION.into();
     config.address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), node.flags.kubelet_port);

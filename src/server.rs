@@ -37,7 +37,7 @@ use tokio::{
 };
 
 use crate::{
-    address::default_address, authority::Ca, cluster_info, dirs::Dirs, files, flags::ServerFlags, instance::Instance, kubeconfig,
+    address::default_address, authority::Ca, cluster_info, dirs::Dirs, facts::Facts, files, flags::ServerFlags, instance::Instance, kubeconfig,
     manifests, progress::Progress,
 };
 
@@ -135,6 +135,7 @@ impl Control {
         if let Some(token) = &flags.token {
             Box::pin(cluster_info::make_token(&control.engine, token)).await?;
         }
+        Box::pin(manifests::tell_nodes(&control.engine, &facts(flags, &config), &config.service_cidrs)).await?;
         started.done();
         control.start_controllers(flags, &config, advertised);
         control.group.spawn_loop("claims of services", kinds::service::keep_claims(control.engine.clone(), config));
@@ -315,6 +316,15 @@ fn reserved(flags: &ServerFlags, config: &kinds::Config, advertised: IpAddr) -> 
     let own = serving_names(flags, config, advertised);
     let ranges = config.service_cidrs.iter().chain(flags.cluster_cidr.list()).copied().collect();
     controllers::Reserved { names: own.dns, addresses: own.addresses, ranges, domain: config.cluster_domain.clone() }
+}
+
+/// What nodes must know of the cluster.
+fn facts(flags: &ServerFlags, config: &kinds::Config) -> Facts {
+    Facts {
+        cluster_cidrs: flags.cluster_cidr.list().to_vec(),
+        cluster_dns: cluster_dns(config),
+        cluster_domain: config.cluster_domain.clone(),
+    }
 }
 
 /// The cluster's DNS address: the tenth of the service range, as kubeadm has it.

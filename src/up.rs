@@ -84,7 +84,7 @@ async fn foreground(flags: UpFlags) -> anyhow::Result<()> {
     let control = Box::pin(Control::start(&flags.server, &progress)).await?;
     let started = async {
         let config = node_config(&flags)?;
-        let node = Box::pin(agent::start(&config, access(&control, &config), &control.group, &progress)).await?;
+        let node = Box::pin(agent::start(&config, access(&control, &config), &|| false, &control.group, &progress)).await?;
         let target = flags.kubeconfig.clone().unwrap_or_else(kubeconfig::default_path);
         kubeconfig::merge_into(&target, &control.admin)?;
         progress.step(&format!("kubectl context {:?} in {}", kubeconfig::CONTEXT, target.display()));
@@ -128,9 +128,10 @@ fn access(control: &Control, node: &NodeConfig) -> Access {
         let issued = certs.issue_node(&name, &[address, IpAddr::from([127, 0, 0, 1])]).map_err(|e| e.to_string());
         Box::pin(std::future::ready(issued.map(|pair| kubelet::Issued { chain_pem: pair.certificate, key_pem: pair.key })))
     });
+    let caches = |client| client::Caches::new(client, control.group.clone());
     Access {
-        kubelet: control.client(&format!("system:node:{}", node.name), &["system:nodes"]),
-        proxy: control.client(proxy::USER, &[]),
+        kubelet: caches(control.client(&format!("system:node:{}", node.name), &["system:nodes"])),
+        proxy: caches(control.client(proxy::USER, &[])),
         serving,
         client_ca: control.certs.ca().to_owned(),
     }

@@ -4,6 +4,7 @@
 
 mod cache;
 mod events;
+pub mod leader;
 pub mod lenient;
 mod objects;
 pub mod pods;

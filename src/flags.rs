@@ -2,6 +2,7 @@
 
 mod nodes;
 mod ranges;
+mod servers;
 
 use std::{ffi::OsString, net::IpAddr, path::PathBuf};
 
@@ -11,6 +12,7 @@ use serde_json::{Map, Value};
 
 pub use nodes::NodesFlags;
 pub use ranges::Ranges;
+pub use servers::{ServersFlags, Token};
 
 /// Kubernetes in one binary: API server, store, scheduler, controllers, node agent, service proxy, cluster DNS.
 #[derive(Debug, Parser)]
@@ -112,6 +114,8 @@ pub struct ServerFlags {
     pub enable_priority_and_fairness: bool,
     #[command(flatten)]
     pub nodes: NodesFlags,
+    #[command(flatten)]
+    pub servers: ServersFlags,
 }
 
 #[derive(Args, Clone, Debug)]

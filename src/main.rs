@@ -10,14 +10,18 @@ macro_rules! say {
 mod address;
 mod agent;
 mod check;
+mod compaction;
 mod dirs;
 mod down;
 mod files;
 mod flags;
 mod hollow;
+mod identity;
 mod instance;
 mod kubeconfig;
+mod leading;
 mod manifests;
+mod masters;
 // A program of its own, which build.rs compiles; here for its test and the lints.
 #[cfg(test)]
 #[expect(dead_code)]

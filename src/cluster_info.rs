@@ -36,7 +36,7 @@ pub async fn publish(engine: &Arc<Engine>, server: &str, ca: &str) -> Result<(),
 /// The write that failed.
 pub async fn make_token(engine: &Arc<Engine>, token: &Token) -> Result<(), Status> {
     let (usages, groups) = (["signing", "authentication"].map(str::to_owned), [bootstrap::NODE_GROUP.to_owned()]);
-    let description = "The token that the server was started with (--token).";
+    let description = "The token that the server was started with (--agent-token).";
     let made = Made { token, expires: None, one_time: false, description, usages: &usages, groups: &groups };
     let key = Key::new(bootstrap::NAMESPACE, &token.secret_name());
     let secret = BASE64_STANDARD.encode(&token.secret);

@@ -3,6 +3,7 @@
 mod join;
 mod nodes;
 mod ranges;
+mod servers;
 
 use std::{collections::BTreeMap, ffi::OsString, net::IpAddr, path::PathBuf};
 
@@ -16,6 +17,7 @@ use crate::token::TokenFlags;
 pub use join::{FactFlags, JoinFlags};
 pub use nodes::{NodesFlags, time};
 pub use ranges::{Ranges, of_pods as pod_ranges};
+pub use servers::ServersFlags;
 
 /// Kubernetes in one binary: API server, store, scheduler, controllers, node agent, service proxy, cluster DNS.
 #[derive(Debug, Parser)]
@@ -118,10 +120,12 @@ pub struct ServerFlags {
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub enable_priority_and_fairness: bool,
     /// A token that machines can join with for as long as it is not deleted: <id>.<secret>, six and sixteen of a-z and 0-9
-    #[arg(long, value_name = "TOKEN", value_parser = token)]
-    pub token: Option<Token>,
+    #[arg(long, value_name = "TOKEN", value_parser = token, hide_env_values = true)]
+    pub agent_token: Option<Token>,
     #[command(flatten)]
     pub nodes: NodesFlags,
+    #[command(flatten)]
+    pub servers: ServersFlags,
 }
 
 #[derive(Args, Clone, Debug)]

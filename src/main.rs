@@ -12,17 +12,21 @@ mod agent;
 mod authority;
 mod check;
 mod cluster_info;
+mod compaction;
 mod dirs;
 mod down;
 mod facts;
 mod files;
 mod flags;
 mod hollow;
+mod identity;
 mod instance;
 mod join;
 mod join_token;
 mod kubeconfig;
+mod leading;
 mod manifests;
+mod masters;
 // A program of its own, which build.rs compiles; here for its test and the lints.
 #[cfg(test)]
 #[expect(dead_code)]

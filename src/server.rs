@@ -19,14 +19,15 @@ use apiserver::{
     engine::Engine,
     front::{Builder, Front},
     health::{Health, Latch},
-    identity::{Peer, User},
     metrics::Metrics,
     openapi::OpenApi,
-    serve::{self, in_process},
+    serve,
     tls::Tls,
     version,
 };
+use client::leader::Guard;
 use kinds::auth::{self, OpenId, Tokens};
+use parking_lot::Mutex;
 use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle};
 use serde_json::Value;
 use store::{Condition, Store};
@@ -37,8 +38,21 @@ use tokio::{
 };
 
 use crate::{
-    address::default_address, authority::Ca, cluster_info, dirs::Dirs, facts::Facts, files, flags::ServerFlags, instance::Instance, kubeconfig,
-    manifests, progress::Progress,
+    address::default_address,
+    authority::Ca,
+    cluster_info,
+    compaction::compact_by_one,
+    dirs::Dirs,
+    facts::Facts,
+    files,
+    flags::ServerFlags,
+    identity,
+    instance::Instance,
+    kubeconfig,
+    leading::{Leading, Rooms, client_as},
+    manifests,
+    masters::Masters,
+    progress::Progress,
 };
 
 /// How long an orderly end may take before we go anyway.
@@ -47,9 +61,6 @@ const END_BOUND: Duration = Duration::from_secs(8);
 /// A silent TCP connection is asked whether it is still there (upstream: `defaultKeepAlivePeriod`, `server/secure_serving.go`).
 const TCP_SILENCE: Duration = Duration::from_secs(180);
 
-/// Watches may resume from this far back, at least.
-const COMPACT_EACH: Duration = Duration::from_secs(300);
-
 /// A running control plane.
 pub struct Control {
     pub group: Group,
@@ -57,11 +68,13 @@ pub struct Control {
     pub certs: Arc<Certs>,
     /// The administrator's kubeconfig.
     pub admin: Value,
-    /// What controllers and scheduler see of the cluster.
-    caches: client::Caches,
     engine: Arc<Engine>,
     front: Front,
     store: Arc<dyn Store>,
+    /// Controllers and scheduler, until the end.
+    leading: Mutex<Option<Leading>>,
+    /// Where there may be several servers.
+    masters: Option<Arc<Masters>>,
     _instance: Instance,
 }
 
@@ -88,20 +101,24 @@ impl Control {
         dirs.claim()?;
         let instance = Instance::start(&dirs)?;
         let (group, files) = (Group::new(), files::raise());
+        let (has_etcd, servers) = (!flags.etcd_servers.is_empty(), &flags.servers);
+        let election = servers.election(has_etcd)?;
         let advertised = flags.advertise_address.or_else(default_address).unwrap_or(IpAddr::from([127, 0, 0, 1]));
 
+        let store = open_store(flags, &dirs).await?;
+        progress.step(&format!("store ({})", if has_etcd { "etcd" } else { &flags.storage_backend }));
+        if has_etcd {
+            identity::agree(&*store, &dirs.tls(), servers.token.as_ref()).await?;
+        }
         let certs = Arc::new(Certs::open(&dirs.tls(), &serving_names(flags, &config, advertised))?);
         let tls = Arc::new(Tls::new(&certs)?);
         certs.keep_fresh(&group);
         tls.follow(&certs, &group);
         progress.step(&format!("certificates ({})", dirs.tls().display()));
 
-        let store = open_store(flags, &dirs).await?;
-        progress.step(&format!("store ({})", if flags.etcd_servers.is_empty() { &flags.storage_backend } else { "etcd" }));
-
-        let etcd = (!flags.etcd_servers.is_empty()).then(|| store.clone());
+        let etcd = has_etcd.then(|| store.clone());
         if let Some(etcd) = &etcd {
-            group.spawn_loop("compaction", forget_history(etcd.clone()));
+            group.spawn_loop("compaction", compact_by_one(etcd.clone()));
         }
         let tokens = Arc::new(Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public())?);
         let auth = auth::chain(&tokens);
@@ -125,46 +142,64 @@ impl Control {
 
         let admin = named(certs.admin_kubeconfig(&format!("https://{address}")));
         kubeconfig::write_private(&dirs.kubeconfig(), &kubeconfig::to_yaml(&admin)?)?;
-        let caches = client::Caches::new(client_as(&front, "system:kube-controller-manager", &[]), group.clone());
-        let control = Self { group, dirs, certs, admin, caches, engine, front, store, _instance: instance };
+        let (leading, masters) = (Mutex::default(), None);
+        let mut control = Self { group, dirs, certs, admin, engine, front, store, leading, masters, _instance: instance };
         Box::pin(auth::bootstrap(&control.engine)).await?;
-        Box::pin(kinds::bootstrap_service::kubernetes_service(&control.engine, &config, SocketAddr::new(advertised, port))).await?;
+        Box::pin(control.publish(&config, SocketAddr::new(advertised, port), has_etcd)).await?;
         Box::pin(manifests::apply(&control.engine, cluster_dns(&config))).await?;
         let reached = SocketAddr::new(advertised, port);
         Box::pin(cluster_info::publish(&control.engine, &format!("https://{reached}"), control.certs.ca())).await?;
-        if let Some(token) = &flags.token {
+        if let Some(token) = &flags.agent_token {
             Box::pin(cluster_info::make_token(&control.engine, token)).await?;
         }
         Box::pin(manifests::tell_nodes(&control.engine, &facts(flags, &config), &config.service_cidrs)).await?;
         started.done();
-        control.start_controllers(flags, &config, advertised);
+        let rooms = control.rooms(flags, &config, advertised);
         control.group.spawn_loop("claims of services", kinds::service::keep_claims(control.engine.clone(), config));
+        control.group.spawn_loop("system namespaces", auth::keep_namespaces(control.engine.clone()));
+        *control.leading.lock() = Some(Leading::start(rooms, election));
         progress.step(&format!("API ready (https://{address})"));
         Ok(control)
     }
 
     /// A client in this process that passes the same authorization and admission as anybody; it acts as `name` in `groups`.
     pub fn client(&self, name: &str, groups: &[&str]) -> client::kube::Client {
-        client_as(&self.front, name, groups)
+        client_as(&self.front, &Guard::always(), name, groups)
     }
 
-    /// A [`Control::client`] that acts as a service account of kube-system.
-    fn account(&self, name: &str) -> client::kube::Client {
-        let account = format!("system:serviceaccount:kube-system:{name}");
-        self.client(&account, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
+    /// The `kubernetes` Service and where it leads.
+    async fn publish(&mut self, config: &kinds::Config, advertised: SocketAddr, has_etcd: bool) -> anyhow::Result<()> {
+        kinds::bootstrap_service::kubernetes_service(&self.engine, config, advertised).await?;
+        if has_etcd {
+            self.masters = Some(Masters::start(&self.engine, &self.store, advertised, &self.group).await?);
+        } else {
+            kinds::bootstrap_service::kubernetes_endpoints(&self.engine, &[advertised].into()).await?;
+        }
+        Ok(())
     }
 
-    /// Ends in order: loops, connections, store.
+    /// Ends in order: what other servers take over, loops, connections, store.
     pub async fn end(&self) {
         tracing::info!("ending");
+        let leading = self.leading.lock().take();
+        let leading = async {
+            if let Some(leading) = leading {
+                leading.leave().await;
+            }
+        };
+        let masters = async {
+            if let Some(masters) = &self.masters {
+                masters.leave().await;
+            }
+        };
+        tokio::join!(leading, masters);
         if !self.group.drain(END_BOUND).await {
             tracing::warn!(seconds = END_BOUND.as_secs(), "some tasks did not end in time");
         }
         self.store.close().await;
     }
 
-    fn start_controllers(&self, flags: &ServerFlags, kinds: &kinds::Config, advertised: IpAddr) {
-        self.group.spawn_loop("system namespaces", auth::keep_namespaces(self.engine.clone()));
+    fn rooms(&self, flags: &ServerFlags, kinds: &kinds::Config, advertised: IpAddr) -> Rooms {
         let config = controllers::Config {
             cluster_cidrs: flags.cluster_cidr.list().to_vec(),
             root_ca: self.certs.ca().to_owned(),
@@ -174,8 +209,7 @@ impl Control {
             nodes: flags.nodes.config(),
             terminated_pods_max: flags.nodes.terminated_pod_gc_threshold,
         };
-        controllers::start(&config, &self.caches, &|name| self.account(name), &self.group);
-        scheduler::start(self.client("system:kube-scheduler", &[]), &self.caches, &self.group);
+        Rooms { config, front: self.front.clone(), engine: self.engine.clone(), store: self.store.clone(), group: self.group.clone() }
     }
 }
 
@@ -195,29 +229,6 @@ async fn store_ends(mut condition: watch::Receiver<Condition>) -> Result<(), Str
         // Closed in order, or its thread is gone.
         Err(_) => Err("its writer has ended".into()),
     }
-}
-
-/// etcd keeps every revision until it is told otherwise (upstream: `etcd3/compact.go`); the embedded store bounds its own history.
-async fn forget_history(store: Arc<dyn Store>) {
-    let mut seen = None;
-    loop {
-        tokio::time::sleep(COMPACT_EACH).await;
-        let now = store.revision().await;
-        if let (Some(then), Ok(_)) = (seen, &now)
-            && let Err(error) = store.compact(then).await
-        {
-            tracing::warn!(%error, rev = then, "compaction failed; trying again in five minutes");
-        }
-        seen = now.ok().or(seen);
-    }
-}
-
-/// A full queue of its level is no failure of what it does: it waits as long as the server says.
-fn client_as(front: &Front, name: &str, groups: &[&str]) -> client::kube::Client {
-    let groups = groups.iter().map(|g| (*g).to_owned()).collect();
-    let user = User { name: name.into(), groups, ..User::default() };
-    let peer = Peer::local(user);
-    client::patient(in_process(front.clone(), peer))
 }
 
 /// Resolves on SIGTERM, SIGINT, or when the group was stopped from within.

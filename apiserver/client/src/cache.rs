@@ -36,11 +36,15 @@ use crate::{
 /// [`Cache::is_unreadable`] tells; who acts on objects leaves such alone (`reconcile` does so for every loop).
 pub struct Cache<K> {
     shared: Arc<Shared<K>>,
+    scope: Scope,
 }
 
 /// The caches of one process: each collection is watched once, however many rooms ask for it.
 #[derive(Clone)]
 pub struct Caches {
+    /// Who asks: handlers go with it.
+    scope: Scope,
+    scopes: Arc<AtomicU64>,
     client: kube::Client,
     group: Group,
     made: Arc<Mutex<Made>>,
@@ -57,8 +61,17 @@ enum Source {
     Caller,
 }
 
-/// By type and field selector: a `Cache` of that type.
-type Made = HashMap<(TypeId, String), Box<dyn Any + Send + Sync>>;
+/// By type and field selector.
+type Made = HashMap<(TypeId, String), Slot>;
+/// Counted by [`Caches::scoped`]; the first is 0.
+type Scope = u64;
+
+struct Slot {
+    /// A `Cache` of that type.
+    cache: Box<dyn Any + Send + Sync>,
+    forget: Arc<dyn Fn(Scope) + Send + Sync>,
+}
+
 type Handler<K> = Box<dyn Fn(Option<&Arc<K>>, Option<&Arc<K>>) + Send + Sync>;
 type RevisionHandler = Box<dyn Fn(u64) + Send + Sync>;
 
@@ -81,8 +94,8 @@ enum Filled {
 }
 
 struct Handlers<K> {
-    change: Vec<Handler<K>>,
-    revision: Vec<RevisionHandler>,
+    change: Vec<(Scope, Handler<K>)>,
+    revision: Vec<(Scope, RevisionHandler)>,
 }
 
 struct State<K> {
@@ -100,7 +113,20 @@ const REASON: &str = "StorageReadError";
 impl Caches {
     /// Watches run in `group`, as the user of `client`.
     pub fn new(client: kube::Client, group: Group) -> Self {
-        Self { client, group, made: Arc::default(), recorder: Arc::default(), source: Source::Watches }
+        let (made, recorder, scopes) = (Arc::default(), Arc::default(), Arc::default());
+        Self { scope: 0, scopes, client, group, made, recorder, source: Source::Watches }
+    }
+
+    /// The same caches for somebody who may leave before the others do ([`Caches::leave`]).
+    pub fn scoped(&self) -> Self {
+        Self { scope: self.scopes.fetch_add(1, Ordering::Relaxed) + 1, ..self.clone() }
+    }
+
+    /// Forgets the handlers that were registered through these caches and what came of them, and with them all that they hold.
+    pub fn leave(&self) {
+        // A handler may ask for a cache: nothing is locked while one is dropped.
+        let all: Vec<_> = self.made.lock().values().map(|slot| slot.forget.clone()).collect();
+        all.iter().for_each(|forget| forget(self.scope));
     }
 
     /// Empty ones that nobody fills but the caller ([`Cache::feed`]): to try what is built on caches at sizes that no server is filled with.
@@ -120,12 +146,17 @@ impl Caches {
     /// Only what `field_selector` selects (`spec.nodeName=n1`).
     pub fn filtered<K: Object>(&self, field_selector: &str) -> Cache<K> {
         let mut made = self.made.lock();
-        let slot = made.entry((TypeId::of::<K>(), field_selector.to_owned())).or_insert_with(|| Box::new(self.start::<K>(field_selector)));
-        slot.downcast_ref::<Cache<K>>().expect("the slot's key holds the type").clone()
+        let slot = made.entry((TypeId::of::<K>(), field_selector.to_owned())).or_insert_with(|| {
+            let cache = self.start::<K>(field_selector);
+            let shared = cache.shared.clone();
+            Slot { cache: Box::new(cache), forget: Arc::new(move |scope| shared.forget(scope)) }
+        });
+        let made = slot.cache.downcast_ref::<Cache<K>>().expect("the slot's key holds the type");
+        Cache { scope: self.scope, ..made.clone() }
     }
 
     fn start<K: Object>(&self, field_selector: &str) -> Cache<K> {
-        let cache = Cache { shared: Arc::new(Shared::default()) };
+        let cache = Cache { shared: Arc::new(Shared::default()), scope: self.scope };
         if self.source == Source::Caller {
             cache.shared.filled(Filled::Now);
             return cache;
@@ -216,7 +247,7 @@ impl<K: Object> Cache<K> {
     /// registered first. The same holds for it as for those of [`Cache::on_change`].
     pub fn on_revision(&self, handler: impl Fn(u64) + Send + Sync + 'static) {
         let mut handlers = self.shared.handlers.lock();
-        let handler: RevisionHandler = Box::new(handler);
+        let handler: (Scope, RevisionHandler) = (self.scope, Box::new(handler));
         caught_up::<K>(std::slice::from_ref(&handler), self.revision());
         handlers.revision.push(handler);
     }
@@ -225,7 +256,7 @@ impl<K: Object> Cache<K> {
     /// duplicate. The cache already shows the change. `handler` runs on the watch's task: it must not block, and must not call `on_change`.
     pub fn on_change(&self, handler: impl Fn(Option<&Arc<K>>, Option<&Arc<K>>) + Send + Sync + 'static) {
         let mut handlers = self.shared.handlers.lock();
-        let handler: Handler<K> = Box::new(handler);
+        let handler: (Scope, Handler<K>) = (self.scope, Box::new(handler));
         for object in self.list() {
             told(std::slice::from_ref(&handler), None, Some(&object));
         }
@@ -264,7 +295,7 @@ impl<K: Object> Cache<K> {
 
 impl<K> Clone for Cache<K> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone() }
+        Self { shared: self.shared.clone(), scope: self.scope }
     }
 }
 
@@ -300,6 +331,16 @@ impl<K> State<K> {
 
 /// Told of an object when it turns out that it cannot be read.
 type Tell<'a, K> = &'a dyn Fn(&K, &str);
+
+impl<K> Shared<K> {
+    fn forget(&self, scope: Scope) {
+        let mut handlers = self.handlers.lock();
+        let change: Vec<_> = handlers.change.extract_if(.., |(of, _)| *of == scope).collect();
+        let revision: Vec<_> = handlers.revision.extract_if(.., |(of, _)| *of == scope).collect();
+        drop(handlers);
+        drop((change, revision));
+    }
+}
 
 impl<K: Object> Shared<K> {
     fn put(&self, seen: Seen<K>, tell: Tell<'_, K>) {
@@ -399,8 +440,8 @@ impl<K: Object> State<K> {
 }
 
 /// A handler that panics misses this change; the others, and the watch, go on.
-fn told<K: Object>(handlers: &[Handler<K>], old: Option<&Arc<K>>, new: Option<&Arc<K>>) {
-    for handler in handlers {
+fn told<K: Object>(handlers: &[(Scope, Handler<K>)], old: Option<&Arc<K>>, new: Option<&Arc<K>>) {
+    for (_, handler) in handlers {
         if let Err(panic) = catch("cache handler", || handler(old, new)) {
             let key = new.or(old).map(|object| key_of(&**object));
             tracing::error!(kind = %kind::<K>(), key = key.map(|k| k.to_string()), error = %panic, "a change was not taken in");
@@ -409,8 +450,8 @@ fn told<K: Object>(handlers: &[Handler<K>], old: Option<&Arc<K>>, new: Option<&A
 }
 
 /// As [`told`].
-fn caught_up<K: Object>(handlers: &[RevisionHandler], revision: u64) {
-    for handler in handlers {
+fn caught_up<K: Object>(handlers: &[(Scope, RevisionHandler)], revision: u64) {
+    for (_, handler) in handlers {
         if let Err(panic) = catch("cache handler", || handler(revision)) {
             tracing::error!(kind = %kind::<K>(), revision, error = %panic, "a revision was not taken in");
         }
@@ -458,7 +499,7 @@ mod tests {
     }
 
     fn cache(listed: Listed<ConfigMap>, revision: u64) -> Cache<ConfigMap> {
-        let cache = Cache::<ConfigMap> { shared: Arc::new(Shared::default()) };
+        let cache = Cache::<ConfigMap> { shared: Arc::new(Shared::default()), scope: 0 };
         cache.shared.replace(listed, revision, Filled::Now, &|_, _| {});
         cache
     }
@@ -479,6 +520,28 @@ mod tests {
         assert_eq!(*log.lock(), vec![(None, a.clone()), (None, b), (a, None), (None, c.clone()), (c, None)]);
         assert_eq!(cache.revision(), 4);
         assert!(cache.is_synced());
+    }
+
+    #[tokio::test]
+    async fn who_leaves_is_told_no_more_and_nothing_of_it_is_kept() {
+        let service = tower::service_fn(async |_: http::Request<kube::client::Body>| {
+            Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::empty()))
+        });
+        let all = Caches::unfollowed(kube::Client::new(service, "default"), Group::new());
+        let (leaving, log) = (all.scoped(), Arc::new(Mutex::new(Vec::new())));
+        for (who, caches) in [("stays", &all), ("leaves", &leaving)] {
+            let (cache, changes, revisions) = (caches.of::<ConfigMap>(), log.clone(), log.clone());
+            // A handler that has the cache it is kept by, as most do.
+            let has = cache.clone();
+            cache.on_change(move |_, _| changes.lock().push(format!("{who} {}", has.len())));
+            cache.on_revision(move |revision| revisions.lock().push(format!("{who} r{revision}")));
+        }
+        log.lock().clear();
+        leaving.leave();
+        all.of().feed(map("a", "7"), false);
+        assert_eq!(*log.lock(), ["stays 1", "stays r7"]);
+        assert_eq!(Arc::strong_count(&log), 3, "what the other's handlers held is dropped");
+        assert_eq!(leaving.of::<ConfigMap>().len(), 1, "it may still look");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod cache;
 pub mod certificate;
 mod events;
+pub mod leader;
 pub mod lenient;
 mod objects;
 pub mod pods;

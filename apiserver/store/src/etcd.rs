@@ -131,6 +131,10 @@ impl Store for Etcd {
         }
     }
 
+    async fn seal(&self) -> Result<(), Error> {
+        self.fence.seal(&self.members).await.map(drop)
+    }
+
     async fn watch(&self, prefix: &str, after: Rev) -> Result<Events, Error> {
         watch::watch(&self.members, prefix, after, watch::Before::Untold).await
     }

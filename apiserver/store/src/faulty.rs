@@ -104,6 +104,10 @@ impl Store for Faulty {
         outcome
     }
 
+    async fn seal(&self) -> Result<(), Error> {
+        self.read(self.inner.seal()).await
+    }
+
     async fn watch(&self, prefix: &str, after: Rev) -> Result<Events, Error> {
         self.chance.wait().await;
         if self.chance.strikes(|f| f.forgotten) {

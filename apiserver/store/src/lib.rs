@@ -147,6 +147,11 @@ pub trait Store: Send + Sync + 'static {
     async fn get(&self, key: &str) -> Result<Option<Entry>, Error>;
     async fn range(&self, range: Range) -> Result<Page, Error>;
     async fn txn(&self, txn: Txn) -> Result<Outcome, Error>;
+    /// Once it resolves, no transaction is carried out any more that anybody, in whatever process, sent before and nobody waits for: what is on its way is
+    /// refused, and only its author could send it again. Nothing to do where transactions are carried out in the order they are asked for.
+    async fn seal(&self) -> Result<(), Error> {
+        Ok(())
+    }
     /// All events under `prefix` with a revision above `after`. `Compacted` (at once or later) where history does not reach back.
     async fn watch(&self, prefix: &str, after: Rev) -> Result<Events, Error>;
     /// As a watch of everything, for as long as `listener` is not dropped, by whoever commits: once a commit is durable and current, and

@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 
 use super::{
     Etcd,
-    members::CALL_BOUND,
+    members::{CALL_BOUND, Members},
     watch::{Before, watch},
     words::unchanged,
 };
@@ -40,6 +40,23 @@ impl Fence {
 
     pub fn learn(&self, rev: Rev) {
         self.known.store(rev, Ordering::Release);
+    }
+
+    /// Moves it, whoever moved it before: every transaction that was sent until now is refused. Its revision.
+    pub async fn seal(&self, members: &Members) -> Result<Rev, Error> {
+        let mut moved = self.moved.lock().await;
+        *moved = self.put(members).await?;
+        Ok(*moved)
+    }
+
+    async fn put(&self, members: &Members) -> Result<Rev, Error> {
+        let asked = members.call(CALL_BOUND, |member| {
+            let mut kv = member.kv.clone();
+            async move { kv.put(FENCE, "", None).await }
+        });
+        let at = members.note(asked.await?.header());
+        self.learn(at);
+        Ok(at)
     }
 
     /// What a transaction asks for, that knows the fence at `rev`.
@@ -72,12 +89,7 @@ impl Etcd {
         if *moved > from {
             return Ok(*moved);
         }
-        let asked = self.members.call(CALL_BOUND, |member| {
-            let mut kv = member.kv.clone();
-            async move { kv.put(FENCE, "", None).await }
-        });
-        *moved = self.members.note(asked.await?.header());
-        self.fence.learn(*moved);
+        *moved = self.fence.put(&self.members).await?;
         Ok(*moved)
     }
 

@@ -167,6 +167,30 @@ async fn a_write_that_did_not_arrive_is_made_again_and_never_later() {
 }
 
 #[tokio::test]
+async fn what_was_sent_before_a_seal_is_not_carried_out_after_it() {
+    for is_sealed in [false, true] {
+        let house = House::new().await;
+        house.proxy.hold_requests();
+        // Its author stands still from here on: nobody settles what became of it.
+        let mut sent = Box::pin(house.far.txn(create("/k/a", "1")));
+        tokio::select! {
+            biased;
+            done = &mut sent => panic!("{done:?}"),
+            () = eventually("it is on its way", async || house.proxy.holds()) => {}
+        }
+        house.proxy.cut();
+        if is_sealed {
+            house.near().seal().await.unwrap();
+        }
+        house.proxy.release();
+        eventually("the late request is answered", async || house.proxy.answered_late()).await;
+        assert_eq!(house.near().get("/k/a").await.unwrap().is_none(), is_sealed);
+        put(house.near(), "/k/b", "who writes later is not concerned").await;
+        let Outcome::Done(_) = house.send(create("/k/c", "1")).outcome().await else { panic!("it is tried again with the new fence") };
+    }
+}
+
+#[tokio::test]
 async fn a_write_that_came_too_late_is_refused() {
     let house = House::new().await;
     let outcome = house.lost(create("/k/a", "1"), theirs).await;

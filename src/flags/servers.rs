@@ -1,0 +1,85 @@
+//! Flags -> several servers over one etcd: who leads, and what lets a server in.
+
+use std::time::Duration;
+
+use api::bootstrap::Token;
+use clap::{ArgAction, Args};
+use client::leader::Timing;
+
+use super::{nodes::time, token};
+
+/// Of several servers over one etcd. Names and defaults of the first four are kube-controller-manager's and kube-scheduler's
+/// (`component-base/config/options/leaderelectionconfig.go`), but for one: on the embedded store there is nobody to elect.
+#[derive(Args, Clone, Debug)]
+pub struct ServersFlags {
+    /// Run controllers and scheduler only while this server is elected to [default: true with --etcd-servers; the embedded store has one server]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub leader_elect: Option<bool>,
+    /// Other servers take over from a leader that is silent for so long
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = time)]
+    pub leader_elect_lease_duration: Duration,
+    /// A leader that could not renew its lease for so long stops leading
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
+    pub leader_elect_renew_deadline: Duration,
+    /// Between attempts to lead, and between renewals
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = time)]
+    pub leader_elect_retry_period: Duration,
+    /// Seals the cluster's keys in etcd, and opens them: the first server's choice, which each further server is given (six characters, a dot, sixteen characters: a-z and 0-9).
+    /// Agents are given others (--agent-token, `skiff token create`): whoever has this one has the cluster
+    #[arg(long, value_name = "TOKEN", value_parser = token, hide_env_values = true)]
+    pub token: Option<Token>,
+}
+
+impl ServersFlags {
+    /// How controllers and scheduler are led; `None`: here, always.
+    ///
+    /// # Errors
+    /// The times do not go together.
+    pub fn election(&self, has_etcd: bool) -> anyhow::Result<Option<Timing>> {
+        let timing = Timing {
+            lease_duration: self.leader_elect_lease_duration,
+            renew_deadline: self.leader_elect_renew_deadline,
+            retry_period: self.leader_elect_retry_period,
+        };
+        timing.check().map_err(|why| anyhow::anyhow!("--leader-elect-lease-duration, -renew-deadline, -retry-period: {why}"))?;
+        Ok(self.leader_elect.unwrap_or(has_etcd).then_some(timing))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Alone {
+        #[command(flatten)]
+        servers: ServersFlags,
+    }
+
+    fn parsed(args: &[&str]) -> Result<ServersFlags, String> {
+        let all = ["skiff"].iter().chain(args);
+        <Alone as clap::Parser>::try_parse_from(all).map(|alone| alone.servers).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_token_has_a_form_and_is_not_printed() {
+        let token = parsed(&["--token=abcdef.0123456789abcdef"]).unwrap().token.unwrap();
+        assert_eq!((token.id.as_str(), token.text()), ("abcdef", "abcdef.0123456789abcdef".to_owned()));
+        assert_eq!(format!("{token:?}"), "Token(abcdef.<redacted>)");
+        for bad in ["", "abcdef", "abcdef.0123456789ABCDEF", "abcde.0123456789abcdef", "abcdef.0123456789abcde", "abcdef.0123456789abcdef0"]
+        {
+            assert!(parsed(&[&format!("--token={bad}")]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn with_etcd_one_is_elected_and_without_nobody_has_to_be() {
+        let default = parsed(&[]).unwrap();
+        assert_eq!((default.election(true).unwrap(), default.election(false).unwrap()), (Some(Timing::default()), None));
+        let always = parsed(&["--leader-elect"]).unwrap();
+        assert_eq!(always.election(false).unwrap(), Some(Timing::default()));
+        assert_eq!(parsed(&["--leader-elect=false"]).unwrap().election(true).unwrap(), None);
+        let wrong = parsed(&["--leader-elect-lease-duration=10s"]).unwrap().election(true).unwrap_err();
+        assert!(wrong.to_string().contains("leaseDuration must be greater than renewDeadline"), "{wrong}");
+    }
+}

@@ -306,7 +306,8 @@ fn heard(name: &str, change: Change<Lease>) -> Option<(Seen, Box<Lease>)> {
         }),
         Change::Put(there) => Some((seen(&there.object), Box::new(there.object))),
         Change::Gone(gone) => Some((Seen { record: None, ..seen(&gone.object) }, Box::default())),
-        Change::Reached(_) => None,
+        // What was kept from before says nothing of who leads now.
+        Change::Reached(_) | Change::Kept(..) => None,
         Change::Failed(error) => {
             tracing::debug!(lease = name, %error, "the lease is not followed; trying again");
             None

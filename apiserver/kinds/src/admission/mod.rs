@@ -12,6 +12,7 @@ pub mod limit_ranger;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod priority;
+pub mod runtime_class;
 pub mod service_account;
 pub mod taint_nodes_by_condition;
 
@@ -25,6 +26,7 @@ pub fn chain() -> Vec<Arc<dyn Admission>> {
         Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
         Arc::new(priority::Priority::default()),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Arc::new(runtime_class::RuntimeClass),
     ]
 }
 
@@ -64,6 +66,7 @@ mod tests {
             "TaintNodesByCondition",
             "Priority",
             "DefaultTolerationSeconds",
+            "RuntimeClass",
         ];
         assert_eq!(names, order);
     }

@@ -15,6 +15,7 @@ pub mod limit_ranger;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod priority;
+pub mod runtime_class;
 pub mod service_account;
 pub mod taint_nodes_by_condition;
 
@@ -28,6 +29,7 @@ pub fn chain() -> Vec<Arc<dyn Admission>> {
         Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
         Arc::new(priority::Priority::default()),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Arc::new(runtime_class::RuntimeClass),
         Arc::new(certificate_approval::CertificateApproval),
         Arc::new(certificate_signing::CertificateSigning),
         Arc::new(certificate_subject_restriction::CertificateSubjectRestriction),
@@ -70,6 +72,7 @@ mod tests {
             "TaintNodesByCondition",
             "Priority",
             "DefaultTolerationSeconds",
+            "RuntimeClass",
             "CertificateApproval",
             "CertificateSigning",
             "CertificateSubjectRestriction",

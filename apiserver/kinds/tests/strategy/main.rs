@@ -1,5 +1,6 @@
 //! The strategy of the built-in kinds as clients meet it: through the real engine over the memory store.
 
+mod admission;
 mod auth;
 mod budgets;
 mod documents;

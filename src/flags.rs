@@ -2,6 +2,7 @@
 
 mod nodes;
 mod ranges;
+mod tokens;
 
 use std::{ffi::OsString, net::IpAddr, path::PathBuf};
 
@@ -10,10 +11,9 @@ use api::bootstrap::Token;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::{Map, Value};
 
-use crate::token::TokenFlags;
-
-pub use nodes::{NodesFlags, time};
+pub use nodes::NodesFlags;
 pub use ranges::Ranges;
+pub use tokens::{AccessFlags, CreateTokenFlags, DeleteTokenFlags, TokenFlags, TokenVerb};
 
 /// Kubernetes in one binary: API server, store, scheduler, controllers, node agent, service proxy, cluster DNS.
 #[derive(Debug, Parser)]

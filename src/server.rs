@@ -147,11 +147,7 @@ impl Control {
         Box::pin(auth::bootstrap(&control.engine)).await?;
         Box::pin(control.publish(&config, SocketAddr::new(advertised, port), has_etcd)).await?;
         Box::pin(manifests::apply(&control.engine, cluster_dns(&config))).await?;
-        let reached = SocketAddr::new(advertised, port);
-        Box::pin(cluster_info::publish(&control.engine, &format!("https://{reached}"), control.certs.ca())).await?;
-        if let Some(token) = &flags.agent_token {
-            Box::pin(cluster_info::make_token(&control.engine, token)).await?;
-        }
+        Box::pin(control.welcome(flags, &config, SocketAddr::new(advertised, port))).await?;
         Box::pin(manifests::tell_nodes(&control.engine, &facts(flags, &config), &config.service_cidrs)).await?;
         started.done();
         let rooms = control.rooms(flags, &config, advertised);
@@ -197,6 +193,20 @@ impl Control {
             tracing::warn!(seconds = END_BOUND.as_secs(), "some tasks did not end in time");
         }
         self.store.close().await;
+    }
+
+    /// What machines need that will join, in one commit of the store.
+    async fn welcome(&self, flags: &ServerFlags, config: &kinds::Config, reached: SocketAddr) -> anyhow::Result<()> {
+        let (engine, url, pods) = (&self.engine, format!("https://{reached}"), flags.cluster_cidr.to_string());
+        let token = async {
+            match &flags.agent_token {
+                Some(token) => cluster_info::make_token(engine, token).await,
+                None => Ok(()),
+            }
+        };
+        let info = cluster_info::publish(engine, &url, self.certs.ca());
+        tokio::try_join!(token, info, cluster_info::publish_for_kubeadm(engine, config, &pods, cluster_dns(config)))?;
+        Ok(())
     }
 
     fn rooms(&self, flags: &ServerFlags, kinds: &kinds::Config, advertised: IpAddr) -> Rooms {

@@ -14,7 +14,7 @@ use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::{Map, Value};
 
 pub use join::{FactFlags, JoinFlags};
-pub use nodes::NodesFlags;
+pub use nodes::{NodesFlags, time};
 pub use ranges::{Ranges, of_pods as pod_ranges};
 pub use servers::ServersFlags;
 pub use tokens::{AccessFlags, CreateTokenFlags, DeleteTokenFlags, TokenFlags, TokenVerb};

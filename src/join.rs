@@ -34,11 +34,11 @@ use crate::{
     flags::AgentVerbFlags,
     hollow,
     instance::{Instance, NodeLock},
+    join_token::JoinToken,
     progress::Progress,
     server::{host_name, shutdown_signal, unfaulted},
 };
 use identity::{Member, node_of};
-use invitation::Invitation;
 use kept::Kept;
 
 /// How long an orderly end may take before we go anyway.
@@ -97,12 +97,8 @@ async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Pr
     };
     let caches = Caches::new(client, group.clone());
     servers::follow(&member, &flags.join.server, &caches, group);
-    let access = Access {
-        kubelet: caches.clone(),
-        proxy: caches,
-        serving: member.serving(&[address, IpAddr::from([127, 0, 0, 1])]),
-        client_ca: member.ca.clone(),
-    };
+    let access =
+        Access { kubelet: caches.clone(), proxy: caches, serving: member.serving(&host_name(), address), client_ca: member.ca.clone() };
     let config = NodeConfig {
         dirs: dirs.clone(),
         name: member.node.clone(),
@@ -121,7 +117,7 @@ async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Pr
 
 /// Who was a node before is one again; who was not joins.
 async fn member(flags: &AgentVerbFlags, kept: &Kept, group: &Group, progress: &Progress) -> anyhow::Result<Member> {
-    let invitation = Invitation::of(&flags.join)?;
+    let invitation = invitation::read(&flags.join)?;
     let servers = servers::known(&flags.join.server, &kept.servers()?)?;
     if let (Some(ca), Some(identity)) = (kept.ca()?, kept.client()?) {
         return Box::pin(again(flags, (ca, identity), kept, invitation, servers, group, progress)).await;
@@ -150,7 +146,7 @@ async fn again(
     flags: &AgentVerbFlags,
     (ca, identity): (String, Identity),
     kept: &Kept,
-    invitation: Option<Invitation>,
+    invitation: Option<JoinToken>,
     servers: Vec<Server>,
     group: &Group,
     progress: &Progress,
@@ -159,8 +155,8 @@ async fn again(
     if let Some(name) = flags.agent.node_name.as_ref().filter(|name| **name != node) {
         bail!("this machine joined its cluster as node {node}, not {name}: `skiff leave` takes it out again");
     }
-    if let Some(invitation) = invitation.as_ref().filter(|invitation| !invitation.pins.is_empty()) {
-        pinned(&ca, &invitation.pins).map_err(|error| {
+    if let Some(pin) = invitation.as_ref().and_then(|invitation| invitation.pin.as_ref()) {
+        pinned(&ca, |block| pin.matches(block)).map_err(|error| {
             anyhow::anyhow!(
                 "this machine is a node of another cluster than the token is for ({error}): `skiff leave` takes it out of that one"
             )

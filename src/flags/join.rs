@@ -22,8 +22,8 @@ pub struct JoinFlags {
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub offline_start: bool,
     /// The hash of the cluster's CA (sha256:...), for a token that does not hold it
-    #[arg(long, value_name = "HASH", value_delimiter = ',')]
-    pub ca_hash: Vec<String>,
+    #[arg(long, value_name = "HASH")]
+    pub ca_hash: Option<String>,
 }
 
 /// What a node must know of its cluster, where no server tells it.

@@ -1,5 +1,6 @@
 //! Command line, environment, file -> flags. Every flag is also `SKIFF_<NAME>` and a key of the `--config` file, in that order.
 
+mod given;
 mod join;
 mod nodes;
 mod ranges;
@@ -9,10 +10,10 @@ mod tokens;
 use std::{collections::BTreeMap, ffi::OsString, net::IpAddr, path::PathBuf};
 
 use anyhow::{Context, bail};
-use api::bootstrap::Token;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::{Map, Value};
 
+pub use given::Given;
 pub use join::{FactFlags, JoinFlags};
 pub use nodes::{NodesFlags, time};
 pub use ranges::{Ranges, of_pods as pod_ranges};
@@ -120,8 +121,8 @@ pub struct ServerFlags {
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub enable_priority_and_fairness: bool,
     /// A token that machines can join with for as long as it is not deleted: <id>.<secret>, six and sixteen of a-z and 0-9
-    #[arg(long, value_name = "TOKEN", value_parser = token, hide_env_values = true)]
-    pub agent_token: Option<Token>,
+    #[arg(long, value_name = "TOKEN", hide_env_values = true)]
+    pub agent_token: Option<Given>,
     #[command(flatten)]
     pub nodes: NodesFlags,
     #[command(flatten)]
@@ -349,10 +350,6 @@ fn quantity(text: &str) -> Result<String, String> {
 fn label(text: &str) -> Result<String, String> {
     let known = |(key, value): (&str, &str)| api::selector::is_label_key(key) && api::selector::is_label_value(value);
     if text.split_once('=').is_some_and(known) { Ok(text.to_owned()) } else { Err("it must be a label, as in disk=ssd".to_owned()) }
-}
-
-fn token(text: &str) -> Result<Token, String> {
-    Token::parse(text).ok_or_else(|| "it must be <id>.<secret> of six and sixteen of a-z and 0-9, as in abcdef.0123456789abcdef".to_owned())
 }
 
 /// An address, or a DNS name whose first label may be `*`.

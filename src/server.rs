@@ -102,13 +102,13 @@ impl Control {
         let instance = Instance::start(&dirs)?;
         let (group, files) = (Group::new(), files::raise());
         let (has_etcd, servers) = (!flags.etcd_servers.is_empty(), &flags.servers);
-        let election = servers.election(has_etcd)?;
+        let (election, token) = (servers.election(has_etcd)?, servers.token()?);
         let advertised = flags.advertise_address.or_else(default_address).unwrap_or(IpAddr::from([127, 0, 0, 1]));
 
         let store = open_store(flags, &dirs).await?;
         progress.step(&format!("store ({})", if has_etcd { "etcd" } else { &flags.storage_backend }));
         if has_etcd {
-            identity::agree(&*store, &dirs.tls(), servers.token.as_ref()).await?;
+            identity::agree(&*store, &dirs.tls(), token.as_ref()).await?;
         }
         let certs = Arc::new(Certs::open(&dirs.tls(), &serving_names(flags, &config, advertised))?);
         let tls = Arc::new(Tls::new(&certs)?);
@@ -200,7 +200,7 @@ impl Control {
         let (engine, url, pods) = (&self.engine, format!("https://{reached}"), flags.cluster_cidr.to_string());
         let token = async {
             match &flags.agent_token {
-                Some(token) => cluster_info::make_token(engine, token).await,
+                Some(given) => cluster_info::make_token(engine, &given.token("--agent-token")?).await,
                 None => Ok(()),
             }
         };

@@ -125,6 +125,13 @@ impl Etcd {
         number(&reply["header"]["revision"])
     }
 
+    /// What stands under a key, as text.
+    pub async fn get(&self, key: &str) -> anyhow::Result<Option<String>> {
+        let reply = self.ask("kv/range", &json!({"key": STANDARD.encode(key)})).await?;
+        let Some(value) = reply["kvs"][0]["value"].as_str() else { return Ok(None) };
+        Ok(Some(String::from_utf8(STANDARD.decode(value)?)?))
+    }
+
     /// Forgets the history below `rev`.
     pub async fn compact(&self, rev: u64) -> anyhow::Result<()> {
         self.ask("kv/compaction", &json!({"revision": rev.to_string(), "physical": true})).await.map(drop)

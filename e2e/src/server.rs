@@ -128,6 +128,15 @@ impl Server {
         kill(&mut self.child);
     }
 
+    /// It stands still, and its connections with it: nobody is told.
+    pub fn pause(&self) {
+        signal(&self.child, Signal::STOP);
+    }
+
+    pub fn resume(&self) {
+        signal(&self.child, Signal::CONT);
+    }
+
     /// Starts it again on the same folder and port, after [`Server::kill_9`] or [`Server::stop`], and waits until it is ready.
     pub async fn restart(&mut self) {
         self.respawn();

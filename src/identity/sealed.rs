@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 const FORMAT: u64 = 1;
 /// As OWASP advises for PBKDF2-HMAC-SHA256.
-const ITERATIONS: u32 = 600_000;
+const ITERATIONS: u32 = if cfg!(test) { 1_000 } else { 600_000 };
 /// What stands in etcd may not keep us busy for long.
 const ITERATIONS_MAX: u32 = 5_000_000;
 const SALT_BYTES: usize = 16;
@@ -129,7 +129,7 @@ mod tests {
         let bytes = sealed.to_bytes();
         let text = String::from_utf8(bytes.clone()).unwrap();
         let inside = BASE64_STANDARD.encode("key");
-        assert!(!text.contains(token.secret.as_str()) && !text.contains(inside.trim_end_matches('=')), "{text}");
+        assert!(!text.contains("0123456789abcdef") && !text.contains(inside.trim_end_matches('=')), "{text}");
         let read = Sealed::from_bytes(&bytes).unwrap();
         assert_eq!(read, sealed);
         assert!(read.open(&token).unwrap() == Some(keys()));

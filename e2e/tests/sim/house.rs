@@ -23,7 +23,7 @@ pub struct House {
     /// What the engine sees of it.
     pub faulty: Arc<Faulty>,
     pub caches: client::Caches,
-    door: Door,
+    pub door: Arc<Door>,
 }
 
 /// Who asks, in process.
@@ -31,15 +31,22 @@ pub struct House {
 pub struct Asker(pub Client);
 
 impl House {
-    pub async fn build(mut random: StdRng) -> Self {
+    pub async fn build(random: StdRng) -> Self {
+        let house = Self::idle(random).await;
+        house.start_controllers();
+        house
+    }
+
+    /// Without controllers and scheduler.
+    pub async fn idle(mut random: StdRng) -> Self {
         let (group, memory) = (Group::new(), Arc::new(Memory::without_thread()));
         let tended = memory.clone();
         group.spawn(async move { tended.tend().await });
         let faulty = Arc::new(Faulty::new(memory.clone(), Box::new(move || random.random())));
-        let door = Door::over(faulty.clone(), &group).await;
+        let door = Arc::new(Door::over(faulty.clone(), &group).await);
         let caches = client::Caches::new(door.client("system:kube-controller-manager", &[]), group.clone());
         let house = Self { group, memory, faulty, caches, door };
-        house.start_controllers();
+        house.group.spawn_loop("system namespaces", auth::keep_namespaces(house.door.engine.clone()));
         house
     }
 
@@ -52,19 +59,21 @@ impl House {
     }
 
     fn start_controllers(&self) {
-        self.group.spawn_loop("system namespaces", auth::keep_namespaces(self.door.engine.clone()));
-        let config = controllers::Config {
-            cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
-            root_ca: "the authority".into(),
-            nodes: controllers::NodeConfig::default(),
-            terminated_pods_max: controllers::TERMINATED_PODS_MAX,
-        };
         let clients = |name: &str| {
             let account = format!("system:serviceaccount:kube-system:{name}");
             self.door.client(&account, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
         };
-        controllers::start(&config, &self.caches, &clients, &self.group);
+        controllers::start(&config(), &self.caches, &clients, &self.group);
         scheduler::start(self.door.client("system:kube-scheduler", &[]), &self.caches, &self.group);
+    }
+}
+
+pub fn config() -> controllers::Config {
+    controllers::Config {
+        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+        root_ca: "the authority".into(),
+        nodes: controllers::NodeConfig::default(),
+        terminated_pods_max: controllers::TERMINATED_PODS_MAX,
     }
 }
 

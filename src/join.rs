@@ -1,9 +1,6 @@
 //! An invitation and the address of a server -> this machine is a node of that cluster: `skiff agent`.
 
-mod discover;
 mod identity;
-mod invitation;
-mod kept;
 mod servers;
 
 use std::{
@@ -29,17 +26,20 @@ use crate::{
     agent::{self, Access, NodeConfig},
     check,
     dirs::Dirs,
+    discover,
     facts::Facts,
     files,
-    flags::AgentVerbFlags,
+    flags::{AgentVerbFlags, own_labels},
     hollow,
     instance::{Instance, NodeLock},
+    invitation,
     join_token::JoinToken,
+    kept::Kept,
     progress::Progress,
+    reach,
     server::{host_name, shutdown_signal, unfaulted},
 };
-use identity::{Member, node_of};
-use kept::Kept;
+use identity::Member;
 
 /// How long an orderly end may take before we go anyway.
 const END_BOUND: Duration = Duration::from_secs(8);
@@ -62,6 +62,7 @@ pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
         bail!(lacking);
     }
     let (progress, group, dirs) = (Progress::default(), Group::new(), Dirs::new(flags.common.data_dir.as_deref()));
+    own_labels(&flags.agent.labels()).map_err(anyhow::Error::msg)?;
     dirs.claim()?;
     let _instance = Instance::start(&dirs)?;
     files::raise();
@@ -71,6 +72,15 @@ pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
         // Told to end before we were up: that is no failure.
         () = &mut end => Ok(None),
         started = Box::pin(start(&flags, &dirs, &group, &progress)) => started.map(Some),
+    };
+    let node = match node {
+        Err(error) => {
+            // What `skiff check` would say: often it is not what the error names.
+            let found = Box::pin(reach::look(&flags.join, flags.agent.kubelet_port, &group)).await;
+            let words = reach::words(&found);
+            Err(if words.is_empty() { error } else { anyhow::anyhow!("{error:#}\nwhat stands in between:{words}") })
+        }
+        done => done,
     };
     if let Ok(Some(_)) = &node {
         end.await;
@@ -151,7 +161,7 @@ async fn again(
     group: &Group,
     progress: &Progress,
 ) -> anyhow::Result<Member> {
-    let node = node_of(&identity)?;
+    let node = kept.node()?.context("the certificate was just read")?;
     if let Some(name) = flags.agent.node_name.as_ref().filter(|name| **name != node) {
         bail!("this machine joined its cluster as node {node}, not {name}: `skiff leave` takes it out again");
     }
@@ -249,7 +259,10 @@ fn is_passing(error: &anyhow::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+mod tests;
+
+#[cfg(test)]
+mod patience {
     use super::*;
 
     #[test]

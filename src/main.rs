@@ -13,21 +13,26 @@ mod authority;
 mod check;
 mod cluster_info;
 mod dirs;
+mod discover;
 mod down;
 mod facts;
 mod files;
 mod flags;
 mod hollow;
 mod instance;
+mod invitation;
 mod join;
 mod join_token;
+mod kept;
 mod kubeconfig;
+mod leave;
 mod manifests;
 // A program of its own, which build.rs compiles; here for its test and the lints.
 #[cfg(test)]
 #[expect(dead_code)]
 mod cni_shim;
 mod progress;
+mod reach;
 mod server;
 mod token;
 mod up;
@@ -67,7 +72,9 @@ fn run() -> anyhow::Result<ExitCode> {
         Verb::Agent(flags) => block_on(&flags.common.log_level.clone(), join::run(flags))?,
         Verb::Token(flags) => block_on("warn", token::run(flags))?,
         Verb::Kubeconfig(flags) => kubeconfig::run(&flags)?,
-        Verb::Check(flags) => return Ok(if check::run(&flags)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        Verb::Check(flags) if !flags.join.server.is_empty() => block_on("error", check::servers(flags))?,
+        Verb::Check(flags) => return Ok(if check::run(&flags.common)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        Verb::Leave(flags) => block_on(&flags.common.log_level.clone(), leave::run(flags))?,
         Verb::Down(flags) => block_on(&flags.common.log_level.clone(), down::down(flags))?,
         Verb::Reset(flags) => block_on(&flags.log_level.clone(), down::reset(flags))?,
         Verb::Version => say!("skiff {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), apiserver::version::GIT_VERSION),

@@ -71,6 +71,7 @@ fn resource(kind: &str) -> anyhow::Result<GroupResource> {
         "Service" => ("", "services"),
         "Role" => (RBAC, "roles"),
         "RoleBinding" => (RBAC, "rolebindings"),
+        "ClusterRole" => (RBAC, "clusterroles"),
         "ClusterRoleBinding" => (RBAC, "clusterrolebindings"),
         _ => bail!("a manifest of kind {kind:?}"),
     };

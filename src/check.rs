@@ -10,6 +10,7 @@ use crate::{
     flags::{CheckFlags, CommonFlags},
     instance::{self, NodeLock},
     reach,
+    server::host_name,
 };
 
 /// One thing that is needed.
@@ -34,7 +35,10 @@ pub fn run(flags: &CommonFlags) -> anyhow::Result<bool> {
 /// Something does.
 pub async fn servers(flags: CheckFlags) -> anyhow::Result<()> {
     let group = Group::new();
-    let found = Box::pin(reach::look(&flags.join, flags.kubelet_port, &group)).await;
+    // A machine that is a node has its name.
+    let is_node = Dirs::new(flags.common.data_dir.as_deref()).node().is_dir();
+    let name = (!is_node).then(|| flags.node_name.clone().unwrap_or_else(host_name));
+    let found = Box::pin(reach::look(&flags.join, name.as_deref(), flags.kubelet_port, &group)).await;
     for finding in &found {
         let sign = if finding.wrong.is_none() { "\u{2713}" } else { "\u{2717}" };
         say!(" {sign} {}", finding.what);

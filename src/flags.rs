@@ -4,6 +4,7 @@ mod join;
 mod node;
 mod nodes;
 mod ranges;
+mod tokens;
 
 use std::{collections::BTreeMap, ffi::OsString, net::IpAddr, path::PathBuf};
 
@@ -12,12 +13,11 @@ use api::{bootstrap::Token, k8s::api::core::v1::Taint};
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::{Map, Value};
 
-use crate::token::TokenFlags;
-
 pub use join::{CheckFlags, FactFlags, JoinFlags, LeaveFlags};
 pub use node::own_labels;
-pub use nodes::{NodesFlags, time};
+pub use nodes::NodesFlags;
 pub use ranges::{Ranges, of_pods as pod_ranges};
+pub use tokens::{AccessFlags, CreateTokenFlags, DeleteTokenFlags, TokenFlags, TokenVerb};
 
 /// Kubernetes in one binary: API server, store, scheduler, controllers, node agent, service proxy, cluster DNS.
 #[derive(Debug, Parser)]

@@ -26,7 +26,7 @@ use crate::{
     agent::{self, Access, NodeConfig},
     check,
     dirs::Dirs,
-    discover,
+    discover::{self, NotSigned},
     facts::Facts,
     files,
     flags::{AgentVerbFlags, own_labels},
@@ -45,6 +45,8 @@ use identity::Member;
 const END_BOUND: Duration = Duration::from_secs(8);
 /// How long a machine that was never a node waits for a server: both may have been switched on together.
 const SERVER_BOUND: Duration = Duration::from_secs(600);
+/// A server that has just started may not have signed with the token yet.
+const SIGNATURE_BOUND: Duration = Duration::from_secs(20);
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Below the node's directory: what servers told.
@@ -76,7 +78,7 @@ pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
     let node = match node {
         Err(error) => {
             // What `skiff check` would say: often it is not what the error names.
-            let found = Box::pin(reach::look(&flags.join, flags.agent.kubelet_port, &group)).await;
+            let found = Box::pin(reach::look(&flags.join, None, flags.agent.kubelet_port, &group)).await;
             let words = reach::words(&found);
             Err(if words.is_empty() { error } else { anyhow::anyhow!("{error:#}\nwhat stands in between:{words}") })
         }
@@ -94,6 +96,8 @@ pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
 async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Progress) -> anyhow::Result<NodeLock> {
     let kept = Kept::open(&dirs.node())?;
     let member = Box::pin(member(flags, &kept, group, progress)).await?;
+    let urls: Vec<String> = member.transport.servers().iter().map(Server::to_string).collect();
+    kept.set_servers(&urls)?;
     let life = kept.client()?.context("the certificate was just kept")?.life().map_err(anyhow::Error::msg)?;
     member.keep_fresh(life, group);
     let facts = Box::pin(facts(flags, &member)).await?;
@@ -226,10 +230,12 @@ fn toward(servers: &[Server]) -> Option<IpAddr> {
 
 /// Again and again while no server is there, which may yet start; any other failure is one.
 async fn patiently<T>(progress: &Progress, mut work: impl AsyncFnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    let (until, mut pause) = (Instant::now() + SERVER_BOUND, PAUSE_MIN);
+    let began = Instant::now();
+    let (until, mut pause) = (began + SERVER_BOUND, PAUSE_MIN);
     loop {
         let error = match Box::pin(work()).await {
             Err(error) if is_passing(&error) && Instant::now() < until => error,
+            Err(error) if error.is::<NotSigned>() && began.elapsed() < SIGNATURE_BOUND => error,
             done => return done,
         };
         if pause == PAUSE_MIN {

@@ -6,7 +6,11 @@ use std::{
     time::Duration,
 };
 
-use api::{k8s::api::certificates::v1::CertificateSigningRequest, task::Group, time::Timestamp};
+use api::{
+    k8s::api::{certificates::v1::CertificateSigningRequest, core::v1::Node},
+    task::Group,
+    time::Timestamp,
+};
 use client::{
     certificate::tls,
     kube::{self, Api, api::ListParams},
@@ -42,7 +46,8 @@ impl Finding {
 }
 
 /// Looks at each server, its clock, its CA, the token and the ports of this machine. Nothing is changed, and the token is shown to nobody who is not trusted.
-pub async fn look(flags: &JoinFlags, kubelet_port: u16, group: &Group) -> Vec<Finding> {
+/// `node`: the name under which this machine would join.
+pub async fn look(flags: &JoinFlags, node: Option<&str>, kubelet_port: u16, group: &Group) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut there = Vec::new();
     for url in &flags.server {
@@ -56,7 +61,7 @@ pub async fn look(flags: &JoinFlags, kubelet_port: u16, group: &Group) -> Vec<Fi
         }
     }
     match invitation::read(flags) {
-        Ok(Some(token)) if !there.is_empty() => found.extend(Box::pin(invited(&there, &token, group)).await),
+        Ok(Some(token)) if !there.is_empty() => found.extend(Box::pin(invited(&there, &token, node, group)).await),
         Ok(_) => {}
         Err(error) => found.push(Finding::wrong("token", format!("{error:#}"), "`skiff token create` on a server prints a new one")),
     }
@@ -127,7 +132,7 @@ fn skew(server: &Server, theirs: Option<Timestamp>, ours: Timestamp) -> Finding 
     Finding::wrong(what, why, "timedatectl set-ntp true (on both machines; `date -u` shows the time)")
 }
 
-async fn invited(servers: &[Server], token: &JoinToken, group: &Group) -> Vec<Finding> {
+async fn invited(servers: &[Server], token: &JoinToken, node: Option<&str>, group: &Group) -> Vec<Finding> {
     let ca = match timeout(ANSWER_BOUND * 2, discover::authority(servers, token, group)).await {
         Ok(Ok(ca)) => ca,
         Ok(Err(error)) => {
@@ -144,7 +149,28 @@ async fn invited(servers: &[Server], token: &JoinToken, group: &Group) -> Vec<Fi
     };
     let requests: Api<CertificateSigningRequest> = Api::all(shown.client());
     let answer = timeout(ANSWER_BOUND, requests.list(&ListParams::default().limit(1))).await;
-    vec![trusted, admitted(answer.map(|done| done.map(drop)))]
+    let mut found = vec![trusted, admitted(answer.map(|done| done.map(drop)))];
+    // Who joins may read a node whose name it knows (kubeadm's `kubeadm:get-nodes`); where it may not, joining tells.
+    let nodes: Api<Node> = Api::all(shown.client());
+    if let Some(name) = node
+        && let Ok(Ok(there)) = timeout(ANSWER_BOUND, nodes.get_opt(name)).await
+    {
+        found.push(named(name, there.as_ref()));
+    }
+    found
+}
+
+fn named(name: &str, there: Option<&Node>) -> Finding {
+    let what = format!("node name {name}");
+    let conditions = there.and_then(|node| node.status.as_ref()).and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let is_silent = conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "Unknown");
+    if there.is_none() || is_silent {
+        return Finding::fine(what);
+    }
+    let mend = format!(
+        "give this machine another name (--node-name); if it is that one with a new disk: kubectl delete node {name} (on a server)"
+    );
+    Finding::wrong(what, "it is taken: a node of that name is in the cluster, and its machine is alive", mend)
 }
 
 fn admitted(answer: Result<Result<(), kube::Error>, tokio::time::error::Elapsed>) -> Finding {
@@ -222,6 +248,18 @@ mod tests {
         }
         let text = words(&[Finding::fine("x"), refused]);
         assert!(text.contains("mend with: ") && !text.contains('x'), "{text}");
+    }
+
+    #[test]
+    fn a_name_is_taken_while_its_machine_lives() {
+        let node = |ready: &str| -> Node {
+            serde_json::from_value(serde_json::json!({"status": {"conditions": [{"type": "Ready", "status": ready}]}})).unwrap()
+        };
+        assert_eq!((named("a", None).wrong, named("a", Some(&node("Unknown"))).wrong), (None, None));
+        for alive in [node("True"), node("False"), Node::default()] {
+            let (why, mend) = named("a", Some(&alive)).wrong.unwrap();
+            assert!(why.contains("is taken") && mend.contains("--node-name"), "{why} {mend}");
+        }
     }
 
     #[test]

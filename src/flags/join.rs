@@ -46,6 +46,9 @@ pub struct CheckFlags {
     pub common: CommonFlags,
     #[command(flatten)]
     pub join: JoinFlags,
+    /// The name that the node would have [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
     /// Port of the node agent's own server
     #[arg(long, value_name = "PORT", default_value_t = 10250)]
     pub kubelet_port: u16,

@@ -2,6 +2,7 @@
 
 mod given;
 mod join;
+mod node;
 mod nodes;
 mod ranges;
 mod servers;
@@ -10,12 +11,14 @@ mod tokens;
 use std::{collections::BTreeMap, ffi::OsString, net::IpAddr, path::PathBuf};
 
 use anyhow::{Context, bail};
+use api::k8s::api::core::v1::Taint;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::{Map, Value};
 
 pub use given::Given;
-pub use join::{FactFlags, JoinFlags};
-pub use nodes::{NodesFlags, time};
+pub use join::{CheckFlags, FactFlags, JoinFlags, LeaveFlags};
+pub use node::own_labels;
+pub use nodes::NodesFlags;
 pub use ranges::{Ranges, of_pods as pod_ranges};
 pub use servers::ServersFlags;
 pub use tokens::{AccessFlags, CreateTokenFlags, DeleteTokenFlags, TokenFlags, TokenVerb};
@@ -40,8 +43,10 @@ pub enum Verb {
     Token(TokenFlags),
     /// Print a kubeconfig for the cluster administrator, or merge it into a file
     Kubeconfig(KubeconfigFlags),
-    /// Tell what this machine lacks for `skiff up`; with --data-dir: whether what is kept there is sound (nothing is changed)
-    Check(CommonFlags),
+    /// Tell what this machine lacks for `skiff up`; with --server: what stands between it and a cluster; with --data-dir: whether what is kept there is sound (nothing is changed)
+    Check(CheckFlags),
+    /// Take this machine out of the cluster that it joined: its pods go elsewhere, its images stay
+    Leave(LeaveFlags),
     /// Stop skiff; pods keep running unless --pods is given
     Down(DownFlags),
     /// Stop skiff and remove what it made: pods, rules, links, mounts, cgroups, data
@@ -152,6 +157,9 @@ pub struct AgentFlags {
     /// Labels of the node (key=value, ...)
     #[arg(long, value_name = "LABELS", value_delimiter = ',', value_parser = label)]
     pub node_labels: Vec<String>,
+    /// Taints that the node registers with (key=value:effect, ...)
+    #[arg(long, value_name = "TAINTS", value_delimiter = ',', value_parser = node::taint)]
+    pub register_with_taints: Vec<Taint>,
     /// How services are led to their endpoints: iptables or nftables
     #[arg(long, value_name = "MODE", default_value_t = proxy::Mode::Iptables)]
     pub proxy_mode: proxy::Mode,

@@ -11,6 +11,12 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use api::k8s::api::core::v1::Node;
+use client::kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::{
@@ -18,7 +24,7 @@ use crate::{
     agent::{self, Access, NodeConfig},
     check,
     dirs::Dirs,
-    flags::UpFlags,
+    flags::{UpFlags, own_labels},
     instance, kubeconfig,
     progress::{DONE, Progress},
     server::{self, Control, cluster_dns, host_name, kinds_config},
@@ -26,11 +32,13 @@ use crate::{
 
 /// How long the background process may take until the node is Ready.
 const READY_BOUND: Duration = Duration::from_secs(180);
+const MARK_BOUND: Duration = Duration::from_secs(10);
 
 pub async fn run(flags: UpFlags) -> anyhow::Result<()> {
     // Before anything is started: the control plane could serve more than the node.
     agent::are_served("--service-cluster-ip-range", &kinds_config(&flags.server)?.service_cidrs)?;
     node_config(&flags)?.check()?;
+    own_labels(&flags.agent.labels()).map_err(anyhow::Error::msg)?;
     if flags.foreground { Box::pin(foreground(flags)).await } else { background(&flags).await }
 }
 
@@ -89,6 +97,7 @@ async fn foreground(flags: UpFlags) -> anyhow::Result<()> {
             progress.say(&format!("warning: {warning}"));
         }
         let node = Box::pin(agent::start(&config, access(&control, &config), &|| false, &control.group, &progress)).await?;
+        mark_control_plane(&control, &config.name).await;
         let target = flags.kubeconfig.clone().unwrap_or_else(kubeconfig::default_path);
         kubeconfig::merge_into(&target, &control.admin)?;
         progress.step(&format!("kubectl context {:?} in {}", kubeconfig::CONTEXT, target.display()));
@@ -108,6 +117,17 @@ async fn foreground(flags: UpFlags) -> anyhow::Result<()> {
     }
     control.end().await;
     node.map(drop).and_then(|()| server::unfaulted(&control.group))
+}
+
+/// As kubeadm marks it, and `kubectl get nodes` shows it: a node may not say so of itself. The node serves without, so that a failure is but told.
+async fn mark_control_plane(control: &Control, node: &str) {
+    let nodes: Api<Node> = Api::all(control.client("kubernetes-admin", &["system:masters"]));
+    let label = Patch::Merge(json!({"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}}));
+    match tokio::time::timeout(MARK_BOUND, nodes.patch(node, &PatchParams::default(), &label)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(%error, node, "the node cannot be labelled as the control plane's"),
+        Err(_) => tracing::warn!(node, "the node cannot be labelled as the control plane's in time"),
+    }
 }
 
 /// What the control plane's flags say that nodes must know as well.

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use api::task::Group;
-use client::{Caches, kube::Client};
+use client::Caches;
 use ipnet::IpNet;
 use kubelet::OnPodCidr;
 use proxy::{
@@ -43,12 +43,12 @@ pub struct NodeConfig {
     pub flags: AgentFlags,
 }
 
-/// How the rooms of a node come to the API server, each as a user of its own, and who may come to the node.
+/// How the rooms of a node come to the API server, and who may come to the node.
 pub struct Access {
-    /// `system:node:NAME`
-    pub kubelet: Client,
-    /// [`proxy::USER`]: of the service proxy and of DNS, which read the same.
-    pub proxy: Client,
+    /// As `system:node:NAME`.
+    pub kubelet: Caches,
+    /// Of the service proxy and of DNS, which read the same: as [`proxy::USER`], or as the node (docs/decisions/a-node-is-one-user.md).
+    pub proxy: Caches,
     /// Makes the node agent's serving certificates.
     pub serving: kubelet::Issuer,
     /// Whose clients the node agent takes (PEM).
@@ -79,11 +79,9 @@ pub fn are_served(what: &str, ranges: &[IpNet]) -> anyhow::Result<()> {
 pub async fn start(config: &NodeConfig, access: Access, group: &Group, progress: &Progress) -> anyhow::Result<NodeLock> {
     config.check()?;
     let claimed = NodeLock::claim(&config.dirs)?;
-    let caches = |client: &Client| Caches::new(client.clone(), group.clone());
-
     let of_agent = agent_config(config, &access);
     network_plugin(&of_agent.layout().cni_bin_dir, group)?;
-    let agent = Box::pin(kubelet::run(of_agent, access.kubelet.clone(), caches(&access.kubelet), group.clone())).await?;
+    let agent = Box::pin(kubelet::run(of_agent, access.kubelet.client(), access.kubelet.clone(), group.clone())).await?;
     progress.step("container runtime");
 
     let rules = proxy::Config {
@@ -93,7 +91,7 @@ pub async fn start(config: &NodeConfig, access: Access, group: &Group, progress:
         cluster_cidrs: config.cluster_cidrs.clone(),
         answered_here: vec![config.cluster_dns],
     };
-    let services = caches(&access.proxy);
+    let services = access.proxy.clone();
     Box::pin(proxy::run(rules, services.clone(), group.clone())).await?;
     progress.step(&format!("services ({})", config.flags.proxy_mode));
     let names = proxy::dns::Config {
@@ -135,6 +133,7 @@ fn agent_config(node: &NodeConfig, access: &Access) -> kubelet::Config {
     config.cluster_domain.clone_from(&node.cluster_domain);
     config.container_runtime_endpoint.clone_from(&node.flags.container_runtime_endpoint);
     config.pod_manifest_path = Some(node.flags.pod_manifest_path.clone().unwrap_or_else(|| node.dirs.manifests()));
+    config.labels = node.flags.labels();
     config.eviction_hard = node.flags.eviction_hard;
     config.version = apiserver::version::GIT_VERSION.into();
     config.address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), node.flags.kubelet_port);

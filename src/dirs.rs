@@ -86,6 +86,11 @@ impl Dirs {
         self.root.join("agent")
     }
 
+    /// Who the machine is, as a node of a cluster that others run.
+    pub fn node(&self) -> PathBuf {
+        self.root.join("node")
+    }
+
     pub fn manifests(&self) -> PathBuf {
         self.root.join("manifests")
     }

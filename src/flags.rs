@@ -1,16 +1,18 @@
 //! Command line, environment, file -> flags. Every flag is also `SKIFF_<NAME>` and a key of the `--config` file, in that order.
 
+mod join;
 mod nodes;
 mod ranges;
 
-use std::{ffi::OsString, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, ffi::OsString, net::IpAddr, path::PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::{Map, Value};
 
+pub use join::{FactFlags, JoinFlags};
 pub use nodes::NodesFlags;
-pub use ranges::Ranges;
+pub use ranges::{Ranges, of_pods as pod_ranges};
 
 /// Kubernetes in one binary: API server, store, scheduler, controllers, node agent, service proxy, cluster DNS.
 #[derive(Debug, Parser)]
@@ -26,7 +28,7 @@ pub enum Verb {
     Up(UpFlags),
     /// Run the control plane alone, in the foreground (no root and no containerd needed)
     Server(ServerFlags),
-    /// Run simulated nodes for any cluster, in the foreground (--hollow N; no root and no containerd needed)
+    /// Make this machine a node of a cluster, in the foreground (--server, --token); or simulate nodes (--hollow N; no root and no containerd needed)
     Agent(AgentVerbFlags),
     /// Print a kubeconfig for the cluster administrator, or merge it into a file
     Kubeconfig(KubeconfigFlags),
@@ -134,6 +136,9 @@ pub struct AgentFlags {
     /// How much must be free before the node says that it is under pressure, and takes no more pods
     #[arg(long, value_name = "SIGNAL<AMOUNT,...", default_value = kubelet::EvictionHard::DEFAULT)]
     pub eviction_hard: kubelet::EvictionHard,
+    /// Labels of the node (key=value, ...)
+    #[arg(long, value_name = "LABELS", value_delimiter = ',', value_parser = label)]
+    pub node_labels: Vec<String>,
     /// How services are led to their endpoints: iptables or nftables
     #[arg(long, value_name = "MODE", default_value_t = proxy::Mode::Iptables)]
     pub proxy_mode: proxy::Mode,
@@ -144,11 +149,17 @@ pub struct AgentVerbFlags {
     #[command(flatten)]
     pub common: CommonFlags,
     #[command(flatten)]
+    pub join: JoinFlags,
+    #[command(flatten)]
+    pub agent: AgentFlags,
+    #[command(flatten)]
+    pub facts: FactFlags,
+    #[command(flatten)]
     pub hollow: HollowFlags,
-    /// The cluster to join, and who we are there [default: $KUBECONFIG or ~/.kube/config]
+    /// For hollow nodes: the cluster to join, and who we are there [default: $KUBECONFIG or ~/.kube/config]
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// The kubeconfig's context [default: its current one]
+    /// For hollow nodes: the kubeconfig's context [default: its current one]
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
 }
@@ -174,9 +185,6 @@ pub struct HollowFlags {
     /// Pods that fit on each hollow node
     #[arg(long, value_name = "N", default_value_t = 110, value_parser = clap::value_parser!(u32).range(0..=250))]
     pub hollow_pods: u32,
-    /// Labels of the nodes (key=value, ...)
-    #[arg(long, value_name = "LABELS", value_delimiter = ',', value_parser = label)]
-    pub node_labels: Vec<String>,
     /// Spread the hollow nodes over that many zones (topology.kubernetes.io/zone)
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub zones: u32,
@@ -218,6 +226,13 @@ pub struct DownFlags {
     /// Also stop all pods and our containerd
     #[arg(long)]
     pub pods: bool,
+}
+
+impl AgentFlags {
+    /// Of the node: `key=value`, as was checked when they were read.
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        self.node_labels.iter().filter_map(|label| label.split_once('=')).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    }
 }
 
 impl ServerFlags {
@@ -416,7 +431,7 @@ mod tests {
             assert!(!accepted(bad), "{bad}");
         }
         let Verb::Agent(agent) = parse("hollow: 7\nnode-labels: [a=b]\n", &["skiff", "agent"]).unwrap().verb else { panic!() };
-        assert_eq!((agent.hollow.hollow, agent.hollow.node_labels), (Some(7), vec!["a=b".to_owned()]));
+        assert_eq!((agent.hollow.hollow, agent.agent.node_labels), (Some(7), vec!["a=b".to_owned()]));
     }
 
     #[test]

@@ -18,7 +18,7 @@ const END_BOUND: Duration = Duration::from_secs(3);
 
 pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
     let Some(nodes) = flags.hollow.hollow else {
-        bail!("--hollow N is missing: joining a cluster as a real node is not built yet; `skiff up` runs this machine's node");
+        bail!("--hollow N is missing");
     };
     let stages = stages(flags.hollow.stages.as_deref())?;
     let (group, progress) = (Group::new(), Progress::default());
@@ -26,7 +26,8 @@ pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
     let version = client.apiserver_version().await.context("asking the API server for its version")?;
     progress.step(&format!("API server ({})", version.git_version));
 
-    let mut hollow = ::hollow::run(config(nodes, &flags.hollow), stages, &client, &group);
+    let labels = flags.agent.labels();
+    let mut hollow = ::hollow::run(Config { labels, ..config(nodes, &flags.hollow) }, stages, &client, &group);
     let registered = async {
         if hollow.registered().await {
             progress.step(&format!("{nodes} hollow nodes are registered"));
@@ -63,7 +64,6 @@ fn config(nodes: u32, flags: &HollowFlags) -> Config {
         cpu: flags.hollow_cpu.clone(),
         memory: flags.hollow_memory.clone(),
         pods: flags.hollow_pods,
-        labels: flags.node_labels.iter().filter_map(|l| l.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
         zones: flags.zones,
         seed: flags.hollow_seed,
         lease_seconds: flags.node_lease_duration_seconds,

@@ -12,10 +12,12 @@ mod agent;
 mod check;
 mod dirs;
 mod down;
+mod facts;
 mod files;
 mod flags;
 mod hollow;
 mod instance;
+mod join;
 mod kubeconfig;
 mod manifests;
 // A program of its own, which build.rs compiles; here for its test and the lints.
@@ -58,7 +60,7 @@ fn run() -> anyhow::Result<ExitCode> {
     match cli.verb {
         Verb::Up(flags) => block_on(&flags.server.common.log_level.clone(), up::run(flags))?,
         Verb::Server(flags) => block_on(&flags.common.log_level.clone(), server::run(flags))?,
-        Verb::Agent(flags) => block_on(&flags.common.log_level.clone(), hollow::run(flags))?,
+        Verb::Agent(flags) => block_on(&flags.common.log_level.clone(), join::run(flags))?,
         Verb::Kubeconfig(flags) => kubeconfig::run(&flags)?,
         Verb::Check(flags) => return Ok(if check::run(&flags)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
         Verb::Down(flags) => block_on(&flags.common.log_level.clone(), down::down(flags))?,

@@ -2,25 +2,109 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use api::{GroupResource, Key};
 use apiserver::engine::Engine;
-use serde_json::Value;
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+use crate::facts::{self, Facts};
 
 const DNS: &str = include_str!("../manifests/dns.yaml");
+const NODES: &str = include_str!("../manifests/nodes.yaml");
+const RBAC: &str = "rbac.authorization.k8s.io";
 
 /// Makes the objects that are not there; what a user changed stays as it is.
 pub async fn apply(engine: &Arc<Engine>, cluster_dns: IpAddr) -> anyhow::Result<()> {
-    let object: Value = serde_yaml::from_str(&DNS.replace("${CLUSTER_DNS}", &cluster_dns.to_string())).context("manifests/dns.yaml")?;
-    let services = GroupResource::new("", "services");
+    for object in documents(&DNS.replace("${CLUSTER_DNS}", &cluster_dns.to_string()))?.into_iter().chain(documents(NODES)?) {
+        make(engine, object).await?;
+    }
+    Ok(())
+}
+
+/// Says to nodes what they must know of their cluster: as it is now, whatever was said before.
+pub async fn tell_nodes(engine: &Arc<Engine>, facts: &Facts, service_cidrs: &[IpNet]) -> anyhow::Result<()> {
+    let maps = GroupResource::new("", "configmaps");
+    for (name, field, value) in facts.config_maps(service_cidrs, apiserver::version::GIT_VERSION) {
+        let text = serde_yaml::to_string(&value).context("a ConfigMap for nodes")?;
+        let key = Key::new(facts::NAMESPACE, name);
+        let Some(there) = engine.cached(&maps, &key) else {
+            let object = json!({
+                "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": facts::NAMESPACE}, "data": {field: text},
+            });
+            make(engine, object).await?;
+            continue;
+        };
+        if there.value()["data"][field] == text {
+            continue;
+        }
+        let change = |object: &mut Value| {
+            object["data"][field] = text.clone().into();
+            Ok(())
+        };
+        engine.update(&maps, &key, "", &kinds::auth::system_user(), &change).await?;
+    }
+    Ok(())
+}
+
+async fn make(engine: &Arc<Engine>, object: Value) -> anyhow::Result<()> {
     let of = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let key = Key::new(&of("/metadata/namespace"), &of("/metadata/name"));
-    if engine.cached(&services, &key).is_some() {
+    let (resource, key) = (resource(&of("/kind"))?, Key::new(&of("/metadata/namespace"), &of("/metadata/name")));
+    if engine.cached(&resource, &key).is_some() {
         return Ok(());
     }
-    match engine.create(&services, &key.namespace, object, &kinds::auth::system_user()).await {
+    match engine.create(&resource, &key.namespace, object, &kinds::auth::system_user()).await {
         // Another server on the same store was quicker.
         Err(status) if status.reason != "AlreadyExists" => Err(status.into()),
         _ => Ok(()),
+    }
+}
+
+fn documents(text: &str) -> anyhow::Result<Vec<Value>> {
+    text.split("\n---\n").map(|one| serde_yaml::from_str(one).context("an embedded manifest")).collect()
+}
+
+/// Of the kinds that manifests have.
+fn resource(kind: &str) -> anyhow::Result<GroupResource> {
+    let (group, resource) = match kind {
+        "ConfigMap" => ("", "configmaps"),
+        "Service" => ("", "services"),
+        "Role" => (RBAC, "roles"),
+        "RoleBinding" => (RBAC, "rolebindings"),
+        "ClusterRoleBinding" => (RBAC, "clusterrolebindings"),
+        _ => bail!("a manifest of kind {kind:?}"),
+    };
+    Ok(GroupResource::new(group, resource))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::task::Group;
+    use client::kube::{Api, api::ListParams};
+
+    #[tokio::test]
+    async fn nodes_and_who_joins_may_read_what_is_told_and_it_is_as_of_now() {
+        let group = Group::new();
+        let door = door::Door::new(&group).await;
+        apply(&door.engine, "10.96.0.10".parse().unwrap()).await.unwrap();
+        apply(&door.engine, "10.96.0.10".parse().unwrap()).await.unwrap();
+        let facts = |dns: &str| Facts {
+            cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+            cluster_dns: dns.parse().unwrap(),
+            cluster_domain: "cluster.local".into(),
+        };
+        let services = ["10.96.0.0/12".parse().unwrap()];
+        tell_nodes(&door.engine, &facts("10.96.0.9"), &services).await.unwrap();
+        tell_nodes(&door.engine, &facts("10.96.0.10"), &services).await.unwrap();
+        let node = door.client("system:node:a", &["system:nodes", "system:authenticated"]);
+        assert_eq!(Facts::ask(&node, &crate::flags::FactFlags::default()).await.unwrap(), facts("10.96.0.10"));
+        let newcomer = door.client("system:bootstrap:abcdef", &["system:bootstrappers:kubeadm:default-node-token", "system:authenticated"]);
+        assert!(Facts::ask(&newcomer, &crate::flags::FactFlags::default()).await.is_ok());
+        let stranger = door.client("somebody", &["system:authenticated"]);
+        assert!(Facts::ask(&stranger, &crate::flags::FactFlags::default()).await.is_err());
+        let slices: Api<api::k8s::api::discovery::v1::EndpointSlice> = Api::all(node);
+        assert!(slices.list(&ListParams::default()).await.is_ok(), "a node serves Services as itself");
+        group.stop();
     }
 }

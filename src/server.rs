@@ -37,7 +37,8 @@ use tokio::{
 };
 
 use crate::{
-    address::default_address, dirs::Dirs, files, flags::ServerFlags, instance::Instance, kubeconfig, manifests, progress::Progress,
+    address::default_address, dirs::Dirs, facts::Facts, files, flags::ServerFlags, instance::Instance, kubeconfig, manifests,
+    progress::Progress,
 };
 
 /// How long an orderly end may take before we go anyway.
@@ -129,6 +130,7 @@ impl Control {
         Box::pin(auth::bootstrap(&control.engine)).await?;
         Box::pin(kinds::bootstrap_service::kubernetes_service(&control.engine, &config, SocketAddr::new(advertised, port))).await?;
         Box::pin(manifests::apply(&control.engine, cluster_dns(&config))).await?;
+        Box::pin(manifests::tell_nodes(&control.engine, &facts(flags, &config), &config.service_cidrs)).await?;
         started.done();
         control.group.spawn_loop("claims of services", kinds::service::keep_claims(control.engine.clone(), config));
         control.start_controllers(flags);
@@ -299,6 +301,15 @@ fn serving_names(flags: &ServerFlags, config: &kinds::Config, advertised: IpAddr
     let mut serving = ServingNames::standard(&host_name(), &addresses, Some(config.kubernetes_address()), &config.cluster_domain);
     serving.dns.extend(names);
     serving
+}
+
+/// What nodes must know of the cluster.
+fn facts(flags: &ServerFlags, config: &kinds::Config) -> Facts {
+    Facts {
+        cluster_cidrs: flags.cluster_cidr.list().to_vec(),
+        cluster_dns: cluster_dns(config),
+        cluster_domain: config.cluster_domain.clone(),
+    }
 }
 
 /// The cluster's DNS address: the tenth of the service range, as kubeadm has it.

@@ -128,9 +128,10 @@ fn access(control: &Control, node: &NodeConfig) -> Access {
         let issued = certs.issue_node(&name, &[address, IpAddr::from([127, 0, 0, 1])]).map_err(|e| e.to_string());
         Box::pin(std::future::ready(issued.map(|pair| kubelet::Issued { chain_pem: pair.certificate, key_pem: pair.key })))
     });
+    let caches = |client| client::Caches::new(client, control.group.clone());
     Access {
-        kubelet: control.client(&format!("system:node:{}", node.name), &["system:nodes"]),
-        proxy: control.client(proxy::USER, &[]),
+        kubelet: caches(control.client(&format!("system:node:{}", node.name), &["system:nodes"])),
+        proxy: caches(control.client(proxy::USER, &[])),
         serving,
         client_ca: control.certs.ca().to_owned(),
     }

@@ -5,13 +5,11 @@
 use std::{sync::Arc, time::Duration};
 
 use api::{task::Group, time::Timestamp};
+use client::certificate::{Life, until};
 use futures::future::BoxFuture;
 
 use crate::server::{Serving, TlsError};
 
-/// No sleep is longer: a clock that was set, or a machine that slept, is noticed by then.
-const SLEEP_MAX: Duration = Duration::from_secs(3600);
-const SLEEP_MIN: Duration = Duration::from_millis(100);
 /// After a renewal that failed: the first pause, doubled up to the second.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(600);
@@ -51,7 +49,8 @@ pub async fn start(issuer: Issuer, group: &Group) -> Result<Arc<Serving>, Error>
 async fn keep_fresh(serving: Arc<Serving>, issuer: Issuer) {
     loop {
         // Renewals of nodes that started together are spread.
-        let at = renew_at(serving.life(), rand::random_range(0.0..1.0));
+        let (from, to) = serving.life();
+        let at = Life { from, to }.renew_at(rand::random_range(0.0..1.0));
         // Never at once: an issuer may give what is as good as expired.
         until(at.max(Timestamp::now() + RETRY_MIN)).await;
         let mut pause = RETRY_MIN;
@@ -72,35 +71,4 @@ async fn renew(serving: &Serving, issuer: &Issuer) -> Result<(), Error> {
 async fn issue(issuer: &Issuer) -> Result<Issued, Error> {
     let issued = tokio::time::timeout(ISSUE_MAX, issuer()).await;
     issued.unwrap_or_else(|_| Err(format!("no answer within {ISSUE_MAX:?}"))).map_err(Error::Issue)
-}
-
-/// When 70 to 90 per cent of a certificate's life (from, to) are over; `random` is in 0..1. Source: `nextRotationDeadline`.
-fn renew_at((from, to): (Timestamp, Timestamp), random: f64) -> Timestamp {
-    let life = to.duration_since(from).as_secs_f64().max(0.0);
-    let part = Duration::try_from_secs_f64(life * (0.7 + 0.2 * random)).unwrap_or_default();
-    from.checked_add(part).unwrap_or(to)
-}
-
-async fn until(at: Timestamp) {
-    loop {
-        let left = at.duration_since(Timestamp::now());
-        if !left.is_positive() {
-            return;
-        }
-        tokio::time::sleep(left.unsigned_abs().clamp(SLEEP_MIN, SLEEP_MAX)).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn most_of_a_life_is_used() {
-        let at = |second| Timestamp::from_second(second).unwrap();
-        for (random, second) in [(0.0, 1700), (0.5, 1800), (1.0, 1900)] {
-            assert_eq!(renew_at((at(1000), at(2000)), random), at(second), "{random}");
-        }
-        assert_eq!(renew_at((at(1000), at(900)), 0.5), at(1000), "a life that makes no sense is over");
-    }
 }

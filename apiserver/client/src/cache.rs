@@ -68,7 +68,16 @@ struct Shared<K> {
     revision: AtomicU64,
     /// Held while handlers run, so that a new handler sees each change exactly once.
     handlers: Mutex<Handlers<K>>,
-    synced: watch::Sender<bool>,
+    filled: watch::Sender<Filled>,
+}
+
+/// Of when what a cache holds is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Filled {
+    Not,
+    /// Of before the start, since no server answers.
+    Before,
+    Now,
 }
 
 struct Handlers<K> {
@@ -118,7 +127,7 @@ impl Caches {
     fn start<K: Object>(&self, field_selector: &str) -> Cache<K> {
         let cache = Cache { shared: Arc::new(Shared::default()) };
         if self.source == Source::Caller {
-            cache.shared.synced.send_replace(true);
+            cache.shared.filled(Filled::Now);
             return cache;
         }
         let query = Query { namespace: None, field_selector: field_selector.to_owned() };
@@ -129,9 +138,13 @@ impl Caches {
 
     fn take<K: Object>(&self, shared: &Shared<K>, change: Change<K>) {
         match change {
-            Change::Listed(all, revision) => shared.replace(all, revision, &|object, why| self.tell(object, why)),
+            Change::Listed(all, revision) => shared.replace(all, revision, Filled::Now, &|object, why| self.tell(object, why)),
+            Change::Kept(all, revision) => shared.replace(all, revision, Filled::Before, &|object, why| self.tell(object, why)),
             Change::Put(seen) => shared.put(seen, &|object, why| self.tell(object, why)),
-            Change::Reached(revision) => shared.reached(revision),
+            Change::Reached(revision) => {
+                shared.reached(revision);
+                shared.filled(Filled::Now);
+            }
             Change::Gone(seen) => shared.remove(&key_of(&seen.object), revision_of(&seen.object)),
             Change::Failed(error) => tracing::warn!(kind = %kind::<K>(), %error, "watch failed; trying again"),
         }
@@ -228,15 +241,24 @@ impl<K: Object> Cache<K> {
         }
     }
 
-    /// Resolves once the first list is in.
+    /// Resolves once the first list is in: a server's, or where none answers, what was kept of one ([`crate::shelf`]).
     pub async fn synced(&self) {
-        let mut synced = self.shared.synced.subscribe();
+        self.is_filled(Filled::Before).await;
+    }
+
+    /// Resolves once a server has told all there is: until then, nothing may be taken for gone.
+    pub async fn current(&self) {
+        self.is_filled(Filled::Now).await;
+    }
+
+    async fn is_filled(&self, wanted: Filled) {
+        let mut filled = self.shared.filled.subscribe();
         // The sender lives in `shared`, which `self` holds: the wait cannot fail.
-        let _ = synced.wait_for(|done| *done).await;
+        let _ = filled.wait_for(|filled| *filled >= wanted).await;
     }
 
     pub fn is_synced(&self) -> bool {
-        *self.shared.synced.borrow()
+        *self.shared.filled.borrow() > Filled::Not
     }
 }
 
@@ -250,7 +272,7 @@ impl<K> Default for Shared<K> {
     fn default() -> Self {
         let state = RwLock::new(State { objects: HashMap::new(), unreadable: BTreeMap::new() });
         let handlers = Mutex::new(Handlers { change: Vec::new(), revision: Vec::new() });
-        Self { state, revision: AtomicU64::new(0), handlers, synced: watch::channel(false).0 }
+        Self { state, revision: AtomicU64::new(0), handlers, filled: watch::channel(Filled::Not).0 }
     }
 }
 
@@ -293,7 +315,7 @@ impl<K: Object> Shared<K> {
     }
 
     /// What was not listed again is gone. The revision is reached with the last object of all: they come in the order of their names.
-    fn replace(&self, listed: Listed<K>, revision: u64, tell: Tell<'_, K>) {
+    fn replace(&self, listed: Listed<K>, revision: u64, of: Filled, tell: Tell<'_, K>) {
         let gone: Vec<Arc<K>> = {
             let state = self.state.read();
             let all = state.objects.values().flat_map(HashMap::values);
@@ -303,7 +325,12 @@ impl<K: Object> Shared<K> {
         in_order(gone).iter().for_each(|object| self.unset(&self.handlers.lock(), &key_of(&**object)));
         listed.into_iter().for_each(|(key, seen)| self.set(&self.handlers.lock(), key, seen, tell));
         self.reached(revision);
-        self.synced.send_replace(true);
+        self.filled(of);
+    }
+
+    /// It never becomes less.
+    fn filled(&self, of: Filled) {
+        self.filled.send_if_modified(|filled| std::mem::replace(filled, of.max(*filled)) < of);
     }
 
     fn reached(&self, revision: u64) {
@@ -432,7 +459,7 @@ mod tests {
 
     fn cache(listed: Listed<ConfigMap>, revision: u64) -> Cache<ConfigMap> {
         let cache = Cache::<ConfigMap> { shared: Arc::new(Shared::default()) };
-        cache.shared.replace(listed, revision, &|_, _| {});
+        cache.shared.replace(listed, revision, Filled::Now, &|_, _| {});
         cache
     }
 
@@ -446,7 +473,7 @@ mod tests {
             let name = |o: Option<&Arc<ConfigMap>>| o.map(|o| o.name_any());
             logged.lock().push((name(old), name(new)));
         });
-        cache.shared.replace(all([seen("b", "2"), seen("c", "3")]), 3, &|_, _| {});
+        cache.shared.replace(all([seen("b", "2"), seen("c", "3")]), 3, Filled::Before, &|_, _| {});
         cache.shared.remove(&Key::new("d", "c"), 4);
         let (a, b, c) = (Some("a".to_owned()), Some("b".to_owned()), Some("c".to_owned()));
         assert_eq!(*log.lock(), vec![(None, a.clone()), (None, b), (a, None), (None, c.clone()), (c, None)]);
@@ -478,8 +505,8 @@ mod tests {
         assert_eq!(told(&|cache| cache.reached(15)), "", "it has been told");
         // The list names a newer one first, and none of the revision it was made at: that one was deleted.
         let listed = || all([seen("a", "17"), seen("c", "16")]);
-        assert_eq!(told(&|cache| cache.replace(listed(), 20, &|_, _| {})), "-b a c 20");
-        assert_eq!(told(&|cache| cache.replace(listed(), 21, &|_, _| {})), "21", "the same once more");
+        assert_eq!(told(&|cache| cache.replace(listed(), 20, Filled::Now, &|_, _| {})), "-b a c 20");
+        assert_eq!(told(&|cache| cache.replace(listed(), 21, Filled::Now, &|_, _| {})), "21", "the same once more");
     }
 
     #[test]

@@ -3,11 +3,15 @@
 //! Rooms never open the store and never call each other: they read [`Cache`]s and write through the client.
 
 mod cache;
+pub mod certificate;
 mod events;
 pub mod lenient;
 mod objects;
 pub mod pods;
 mod retry;
+pub mod shelf;
+pub mod transport;
+pub mod trust;
 pub mod watch;
 
 pub use cache::{Cache, Caches};

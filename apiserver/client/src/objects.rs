@@ -9,6 +9,7 @@ use api::{
     k8s::{
         api::{
             apps::v1::{Deployment, ReplicaSet},
+            certificates::v1::CertificateSigningRequest,
             coordination::v1::Lease,
             core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Secret, Service, ServiceAccount},
             discovery::v1::EndpointSlice,
@@ -110,6 +111,7 @@ macro_rules! objects {
 }
 
 objects![
+    CertificateSigningRequest => CertificateSigningRequest,
     ClusterRole => ClusterRole,
     ConfigMap => ConfigMap,
     Deployment => Deployment,

@@ -24,6 +24,8 @@ const LINE_MAX: usize = 32 << 20;
 /// Between tries, doubled each time; half of it is random.
 const RETRY_MIN: Duration = Duration::from_millis(800);
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// Annotates the end of a list that no server has told.
+pub(crate) const FROM_DISK: &str = "skiff.internal/from-disk";
 /// A watch that told changes for so long was a good one, however it ended: what is wrong now is new. One that ended sooner counts as failed.
 const LASTED: Duration = Duration::from_secs(2);
 
@@ -41,6 +43,8 @@ pub struct Query {
 pub enum Change<K> {
     /// All there is at this revision; what is not in it is gone. No object in it tells the revision: the newest may have been deleted since.
     Listed(Listed<K>, u64),
+    /// The same from before, since no server answers ([`crate::shelf`]): there may be more by now, and some of it may be gone. The watch goes on from there.
+    Kept(Listed<K>, u64),
     /// New or changed.
     Put(Seen<K>),
     Gone(Seen<K>),
@@ -174,7 +178,11 @@ fn take<K: Object>(
             }
             let revision = mark.metadata.resource_version.parse().unwrap_or(0);
             *from = Some(mark.metadata.resource_version);
-            all.map_or(Change::Reached(revision), |all| Change::Listed(all, revision))
+            match all {
+                Some(all) if mark.metadata.annotations.contains_key(FROM_DISK) => Change::Kept(all, revision),
+                Some(all) => Change::Listed(all, revision),
+                None => Change::Reached(revision),
+            }
         }
         (WatchEvent::Error(status), _) => return Err(Error::Api(status)),
     };
@@ -290,6 +298,7 @@ mod tests {
                 Change::Gone(seen) => format!("gone {}", seen.object.name_any()),
                 Change::Reached(rev) => format!("reached {rev}"),
                 Change::Failed(error) => panic!("{error}"),
+                Change::Kept(all, rev) => format!("kept {} at {rev}", all.len()),
             });
             (told.unwrap_or_default(), from.clone().unwrap_or_default())
         };
@@ -304,6 +313,12 @@ mod tests {
         assert_eq!(say("ADDED", "c", "13", "{}"), said("put c", "13"));
         assert_eq!(say("DELETED", "a", "14", "{}"), said("gone a", "14"));
         assert_eq!(say("BOOKMARK", "", "20", "{}"), said("reached 20", "20"));
+        listing = Some(BTreeMap::new());
+        let line = format!(
+            r#"{{"type":"BOOKMARK","object":{{"apiVersion":"v1","kind":"Kept","metadata":{{"resourceVersion":"21","annotations":{{"k8s.io/initial-events-end":"true","{FROM_DISK}":"true"}}}}}}}}"#
+        );
+        let kept = take(read::<ConfigMap>(line.as_bytes()).unwrap(), &mut from, &mut listing).unwrap();
+        assert!(matches!(kept, Some(Change::Kept(all, 21)) if all.is_empty()) && from.as_deref() == Some("21"));
     }
 
     #[tokio::test]

@@ -244,7 +244,7 @@ where
         Some(Seen { fault: Some(why), .. }) => failed(&about, &shared, &state, &format!("it cannot be read: {why}")),
     };
     client::watch::follow(client, query, |change| match change {
-        Change::Listed(all, _) => show(all.into_values().next()),
+        Change::Listed(all, _) | Change::Kept(all, _) => show(all.into_values().next()),
         Change::Put(seen) => show(Some(seen)),
         Change::Gone(_) => show(None),
         Change::Reached(_) => {}

@@ -15,12 +15,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
-use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::CryptoProvider,
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -29,11 +24,9 @@ use tokio::{
 /// What of an answer is read. Upstream: `maxRespBodyLength`.
 const BODY_BYTES_MAX: usize = 10 << 10;
 
-/// Made once, and only where a probe asks for TLS.
+/// Made once, and only where a probe asks for TLS. A pod's own certificate is its clients' business alone: probes only check whether it answers.
 static UNCHECKED: LazyLock<Result<Arc<ClientConfig>, rustls::Error>> = LazyLock::new(|| {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-    let mut config = builder.dangerous().with_custom_certificate_verifier(Arc::new(Unchecked(provider))).with_no_client_auth();
+    let mut config = client::transport::unchecked()?;
     // Each probe is a connection of its own, as upstream's: nothing of the last is to be remembered.
     config.resumption = rustls::client::Resumption::disabled();
     Ok(Arc::new(config))
@@ -154,48 +147,6 @@ fn request(target: &Target) -> Result<Request<Empty<Bytes>>, String> {
         request = request.header(name, value);
     }
     request.body(Empty::new()).map_err(|e| e.to_string())
-}
-
-/// A pod's own certificate is its clients' business alone: probes only check whether it answers.
-///
-/// The API server's proxy subresource has one like it (`apiserver/src/connect/dial.rs`). The two rooms share only `api`, which has no TLS
-/// and is compiled into everything: thirty lines twice cost less than a crate for them.
-#[derive(Debug)]
-struct Unchecked(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Unchecked {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,172 @@
+//! Against the real API server, and against none: what is under test is what a cache holds, and when it says so.
+
+use std::{fs, os::unix::fs::PermissionsExt, sync::atomic::AtomicBool};
+
+use api::{
+    Key,
+    k8s::api::core::v1::{ConfigMap, ServiceAccount},
+};
+use door::{Door, until};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, PostParams},
+};
+use serde_json::json;
+
+use super::*;
+use crate::{Cache, Caches};
+
+/// A way to a server that may be cut.
+#[derive(Clone)]
+struct Way {
+    client: Client,
+    is_cut: Arc<AtomicBool>,
+}
+
+impl Service<Request<Body>> for Way {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let (client, is_cut) = (self.client.clone(), self.is_cut.clone());
+        Box::pin(async move {
+            if is_cut.load(Ordering::Relaxed) {
+                return Err("nobody is there".into());
+            }
+            Ok(client.send(request).await?)
+        })
+    }
+}
+
+struct Run {
+    group: Group,
+    maps: Cache<ConfigMap>,
+    client: Client,
+}
+
+/// As an agent's process: what it keeps is written when it ends.
+fn run(dir: &Path, way: &Way) -> Run {
+    let group = Group::new();
+    let shelf = Shelf::open(dir, Duration::from_millis(500), &group).unwrap();
+    let client = crate::patient(shelf.over(way.clone()));
+    let maps = Caches::new(client.clone(), group.clone()).of::<ConfigMap>();
+    Run { group, maps, client }
+}
+
+impl Run {
+    async fn end(self) {
+        assert!(self.group.drain(Duration::from_secs(5)).await);
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.maps.in_namespace("default").iter().filter_map(|map| map.metadata.name.clone()).collect()
+    }
+
+    async fn shows(&self, names: &[&str]) {
+        until(&format!("{names:?}"), async || (self.names() == names).then_some(())).await;
+    }
+}
+
+async fn is_current(cache: &Cache<ConfigMap>) -> bool {
+    futures::future::FutureExt::now_or_never(cache.current()).is_some()
+}
+
+#[tokio::test]
+async fn a_start_without_a_server_has_what_was_there_and_forgets_what_is_gone_once_one_comes() {
+    let (house, dir) = (Group::new(), tempfile::tempdir().unwrap());
+    let door = Door::new(&house).await;
+    let way = Way { client: door.admin(), is_cut: Arc::default() };
+    let maps: Api<ConfigMap> = Api::namespaced(door.admin(), "default");
+    let make = async |name: &str| {
+        let map = serde_json::from_value(json!({"metadata": {"name": name}, "data": {"k": "v"}})).unwrap();
+        maps.create(&PostParams::default(), &map).await.unwrap();
+    };
+    let place = dir.path().join("cache");
+    make("a").await;
+    let first = run(&place, &way);
+    first.shows(&["a"]).await;
+    assert!(is_current(&first.maps).await);
+    make("b").await;
+    first.shows(&["a", "b"]).await;
+    first.end().await;
+    assert_eq!(fs::metadata(&place).unwrap().permissions().mode() & 0o777, 0o700);
+    assert!(fs::read_dir(&place).unwrap().all(|file| file.unwrap().metadata().unwrap().permissions().mode() & 0o777 == 0o600));
+
+    maps.delete("a", &DeleteParams::default()).await.unwrap();
+    way.is_cut.store(true, Ordering::Relaxed);
+    let second = run(&place, &way);
+    second.shows(&["a", "b"]).await;
+    assert!(second.maps.is_synced() && !is_current(&second.maps).await, "it is of before");
+    assert_eq!(second.maps.get(&Key::new("default", "b")).unwrap().data.as_ref().unwrap()["k"], "v");
+    way.is_cut.store(false, Ordering::Relaxed);
+    second.shows(&["b"]).await;
+    make("c").await;
+    second.shows(&["b", "c"]).await;
+    second.end().await;
+
+    // Cut off anywhere, it is what was once there or nothing.
+    for file in fs::read_dir(&place).unwrap() {
+        let path = file.unwrap().path();
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() - 3]).unwrap();
+    }
+    let third = run(&place, &way);
+    third.shows(&["b", "c"]).await;
+    assert!(is_current(&third.maps).await);
+    third.end().await;
+    house.stop();
+}
+
+#[tokio::test]
+async fn a_token_is_had_again_where_no_server_is() {
+    let (house, dir) = (Group::new(), tempfile::tempdir().unwrap());
+    let door = Door::new(&house).await;
+    door.make_account().await;
+    let way = Way { client: door.admin(), is_cut: Arc::default() };
+    let request = async |client: &Client, seconds: i64| {
+        let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
+        let body = serde_json::from_value(json!({"spec": {"audiences": [], "expirationSeconds": seconds}})).unwrap();
+        let answer = accounts.create_token_request("default", &PostParams::default(), &body).await;
+        answer.map(|answer| answer.status.unwrap().token.unwrap())
+    };
+    let first = run(dir.path(), &way);
+    let token = request(&first.client, 3600).await.unwrap();
+    first.end().await;
+    way.is_cut.store(true, Ordering::Relaxed);
+    let second = run(dir.path(), &way);
+    until("the token of before", async || request(&second.client, 3600).await.ok().filter(|again| *again == token)).await;
+    assert!(request(&second.client, 7200).await.is_err(), "another one was never given");
+    second.end().await;
+    house.stop();
+}
+
+#[test]
+fn what_is_kept_is_what_nodes_watch() {
+    let asked = |method: Method, uri: &str| match asked(&Request::builder().method(method).uri(uri).body(Body::empty()).unwrap()) {
+        Asked::Listing(key) => format!("all of {key}"),
+        Asked::Resuming(key, from) => format!("{key} from {from}"),
+        Asked::Token => "token".into(),
+        Asked::Other => "-".into(),
+    };
+    let cases = [
+        (
+            "/api/v1/pods?watch=true&fieldSelector=spec.nodeName%3Da&sendInitialEvents=true&resourceVersion=0",
+            "all of /api/v1/pods?spec.nodeName%3Da",
+        ),
+        ("/api/v1/services?watch=1&resourceVersion=7", "/api/v1/services? from 7"),
+        ("/api/v1/namespaces/n/secrets?watch=true&sendInitialEvents=true", "all of /api/v1/namespaces/n/secrets?"),
+        ("/api/v1/pods?fieldSelector=a", "-"),
+        ("/api/v1/events?watch=true&sendInitialEvents=true", "-"),
+        ("/apis/certificates.k8s.io/v1/certificatesigningrequests?watch=true&sendInitialEvents=true", "-"),
+    ];
+    for (uri, wanted) in cases {
+        assert_eq!(asked(Method::GET, uri), wanted);
+    }
+    assert_eq!(asked(Method::POST, "/api/v1/namespaces/n/serviceaccounts/s/token"), "token");
+    assert_eq!(asked(Method::POST, "/api/v1/namespaces/n/pods"), "-");
+}

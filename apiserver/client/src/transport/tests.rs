@@ -1,0 +1,191 @@
+//! Against servers with sockets and TLS: what is under test is how connections end.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU16, AtomicUsize, Ordering},
+    },
+};
+
+use http_body_util::{BodyExt, Full};
+use hyper::{server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt;
+
+use super::*;
+use crate::certificate::{Identity, tls};
+
+/// One authority for all tests.
+static AUTHORITY: LazyLock<(String, String)> = LazyLock::new(|| {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+});
+
+fn leaf(name: &str) -> Identity {
+    let issuer = Issuer::from_ca_cert_pem(&AUTHORITY.0, KeyPair::from_pem(&AUTHORITY.1).unwrap()).unwrap();
+    let mut params = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    let key = KeyPair::generate().unwrap();
+    Identity { chain_pem: params.signed_by(&key, &issuer).unwrap().pem(), key_pem: key.serialize_pem() }
+}
+
+/// A server that answers with its name, who it sees, and the token it was shown.
+struct House {
+    server: Server,
+    group: Group,
+    /// What it answers with.
+    code: Arc<AtomicU16>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl House {
+    async fn open(name: &'static str) -> Self {
+        let own = leaf(name);
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(AUTHORITY.0.as_bytes()).unwrap()).unwrap();
+        let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).allow_unauthenticated().build().unwrap();
+        let chain = vec![CertificateDer::from_pem_slice(own.chain_pem.as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(own.key_pem.as_bytes()).unwrap();
+        let mut config = ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(chain, key).unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let (acceptor, listener) = (TlsAcceptor::from(Arc::new(config)), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let server = Server::parse(&format!("https://{}", listener.local_addr().unwrap())).unwrap();
+        let (group, code, connections) = (Group::new(), Arc::new(AtomicU16::new(200)), Arc::<AtomicUsize>::default());
+        let (of_group, of_code, of_connections) = (group.clone(), code.clone(), connections.clone());
+        group.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                of_connections.fetch_add(1, Ordering::Relaxed);
+                let (acceptor, code) = (acceptor.clone(), of_code.clone());
+                of_group.spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let shown =
+                        stream.get_ref().1.peer_certificates().and_then(|chain| x509_parser::parse_x509_certificate(&chain[0]).ok());
+                    let seen = shown.map(|(_, c)| c.subject().iter_common_name().next().unwrap().as_str().unwrap().to_owned());
+                    let seen = seen.unwrap_or_else(|| "nobody".into());
+                    let answer = service_fn(|request: Request<Incoming>| {
+                        let token = request.headers().get(AUTHORIZATION).map_or("-", |value| value.to_str().unwrap());
+                        let text = format!("{name} {} {seen} {token}", request.uri().path());
+                        let response =
+                            Response::builder().status(code.load(Ordering::Relaxed)).body(Full::<bytes::Bytes>::from(text)).unwrap();
+                        std::future::ready(Ok::<_, Infallible>(response))
+                    });
+                    let _ = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await;
+                });
+            }
+        });
+        Self { server, group, code, connections }
+    }
+
+    /// Its connections end with it.
+    async fn close(&self) {
+        self.group.drain(Duration::from_secs(5)).await;
+    }
+}
+
+fn transport(servers: &[&House], group: &Group) -> Transport {
+    let list = servers.iter().map(|house| house.server.clone()).collect();
+    LazyLock::force(&AUTHORITY);
+    Transport::new(list, tls(&AUTHORITY.0, None).unwrap(), group)
+}
+
+async fn asked(transport: &Transport) -> Result<String, String> {
+    let request = Request::get("/version").body(Body::empty()).unwrap();
+    let answer = transport.clone().oneshot(request).await.map_err(|error| error.to_string())?;
+    let body = answer.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
+    Ok(String::from_utf8(body.to_vec()).unwrap())
+}
+
+/// Until it is answered so, within a bound.
+async fn eventually(transport: &Transport, wanted: &str) {
+    let mut last = None;
+    let until = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < until {
+        last = Some(asked(transport).await);
+        if matches!(&last, Some(Ok(text)) if text == wanted) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{wanted:?} was never answered, the last was {last:?}");
+}
+
+#[tokio::test]
+async fn a_server_is_kept_while_it_is_good_and_the_next_taken_where_it_is_gone() {
+    let (a, b, group) = (House::open("a").await, House::open("b").await, Group::new());
+    let transport = transport(&[&a, &b], &group);
+    let used = transport.used();
+    for _ in 0..3 {
+        assert_eq!(asked(&transport).await.unwrap(), "a /version nobody -");
+    }
+    assert_eq!((a.connections.load(Ordering::Relaxed), b.connections.load(Ordering::Relaxed)), (1, 0));
+    assert_eq!(used.borrow().as_ref(), Some(&a.server));
+    a.close().await;
+    eventually(&transport, "b /version nobody -").await;
+    assert_eq!(used.borrow().as_ref(), Some(&b.server));
+    b.close().await;
+    let mut last = String::new();
+    let until = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < until && !(last.contains(&a.server.to_string()) && last.contains(&b.server.to_string())) {
+        last = asked(&transport).await.expect_err("nobody is there");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(last.contains(&a.server.to_string()) && last.contains(&b.server.to_string()), "it tells of both: {last}");
+    let c = House::open("c").await;
+    transport.set_servers(vec![a.server.clone(), c.server.clone()]);
+    eventually(&transport, "c /version nobody -").await;
+}
+
+#[tokio::test]
+async fn a_server_that_only_says_that_it_cannot_is_left_where_there_is_another() {
+    let (a, b, group) = (House::open("a").await, House::open("b").await, Group::new());
+    let both = transport(&[&a, &b], &group);
+    a.code.store(503, Ordering::Relaxed);
+    for _ in 0..TROUBLES_MAX {
+        assert_eq!(asked(&both).await.unwrap(), "a /version nobody -");
+    }
+    assert_eq!(asked(&both).await.unwrap(), "b /version nobody -");
+    let alone = transport(&[&a], &group);
+    for _ in 0..2 * TROUBLES_MAX {
+        assert_eq!(asked(&alone).await.unwrap(), "a /version nobody -");
+    }
+    assert_eq!(a.connections.load(Ordering::Relaxed), 2, "where there is no other it is kept");
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_shown_by_new_connections() {
+    let (a, group) = (House::open("a").await, Group::new());
+    let transport = transport(&[&a], &group);
+    let with_token = transport.with_token("id.secret").unwrap();
+    assert_eq!(asked(&with_token).await.unwrap(), "a /version nobody Bearer id.secret");
+    transport.set_tls(tls(&AUTHORITY.0, Some(&leaf("first"))).unwrap());
+    assert_eq!(asked(&transport).await.unwrap(), "a /version first -");
+    transport.set_tls(tls(&AUTHORITY.0, Some(&leaf("second"))).unwrap());
+    assert_eq!(asked(&transport).await.unwrap(), "a /version second -");
+    assert_eq!(asked(&with_token).await.unwrap(), "a /version second Bearer id.secret", "clones share what is shown");
+    assert_eq!(a.connections.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
+async fn a_server_that_the_authority_did_not_sign_is_no_server() {
+    let (a, group) = (House::open("a").await, Group::new());
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let other = params.self_signed(&key).unwrap().pem();
+    let foreign = Transport::new(vec![a.server.clone()], tls(&other, None).unwrap(), &group);
+    let error = asked(&foreign).await.unwrap_err();
+    assert!(error.contains("certificate"), "{error}");
+    let open = Transport::new(vec![a.server.clone()], unchecked().unwrap(), &group);
+    assert_eq!(asked(&open).await.unwrap(), "a /version nobody -");
+    let none = Transport::new(Vec::new(), unchecked().unwrap(), &group);
+    assert_eq!(asked(&none).await.unwrap_err(), "no server is known");
+}

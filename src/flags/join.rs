@@ -1,0 +1,38 @@
+//! Flags -> the cluster that a node joins.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::Args;
+
+use super::{Ranges, domain, ranges};
+
+/// Where the cluster is, and what lets us in.
+#[derive(Args, Clone, Debug, Default)]
+pub struct JoinFlags {
+    /// A server of the cluster (https://10.0.0.5:6443), or several; those that it tells of are kept as well
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    pub server: Vec<String>,
+    /// What lets a machine in: `skiff token create` on a server prints one. Needed until the machine has a certificate
+    #[arg(long, value_name = "TOKEN")]
+    pub token: Option<String>,
+    /// A file with the token, for its owner alone
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    pub token_file: Option<PathBuf>,
+    /// The hash of the cluster's CA (sha256:...), for a token that does not hold it
+    #[arg(long, value_name = "HASH", value_delimiter = ',')]
+    pub ca_hash: Vec<String>,
+}
+
+/// What a node must know of its cluster, where no server tells it.
+#[derive(Args, Clone, Debug, Default)]
+pub struct FactFlags {
+    /// Addresses of the cluster's pods [default: as the server says]
+    #[arg(long, value_name = "CIDR,...", value_parser = ranges::of_pods)]
+    pub cluster_cidr: Option<Ranges>,
+    /// Address of the cluster's DNS [default: as the server says]
+    #[arg(long, value_name = "IP")]
+    pub cluster_dns: Option<IpAddr>,
+    /// The cluster's DNS domain [default: as the server says]
+    #[arg(long, value_name = "DOMAIN", value_parser = domain)]
+    pub cluster_domain: Option<String>,
+}

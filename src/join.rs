@@ -1,0 +1,268 @@
+//! An invitation and the address of a server -> this machine is a node of that cluster: `skiff agent`.
+
+mod discover;
+mod identity;
+mod invitation;
+mod kept;
+mod servers;
+
+use std::{
+    net::{IpAddr, UdpSocket},
+    pin::pin,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use api::{task::Group, time::Timestamp};
+use client::{
+    Caches,
+    certificate::{Identity, tls},
+    kube,
+    transport::{Server, Transport},
+    trust::pinned,
+};
+use tokio::time::{Instant, timeout};
+
+use crate::{
+    address::default_address,
+    agent::{self, Access, NodeConfig},
+    check,
+    dirs::Dirs,
+    facts::Facts,
+    files,
+    flags::AgentVerbFlags,
+    hollow,
+    instance::{Instance, NodeLock},
+    progress::Progress,
+    server::{host_name, shutdown_signal, unfaulted},
+};
+use identity::{Member, node_of};
+use invitation::Invitation;
+use kept::Kept;
+
+/// How long an orderly end may take before we go anyway.
+const END_BOUND: Duration = Duration::from_secs(8);
+/// How long a machine that was never a node waits for a server: both may have been switched on together.
+const SERVER_BOUND: Duration = Duration::from_secs(600);
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Until what was kept of the cluster must do.
+const FACTS_BOUND: Duration = Duration::from_secs(10);
+
+pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
+    if flags.hollow.hollow.is_some() {
+        return hollow::run(flags).await;
+    }
+    if let Some(lacking) = check::lacking() {
+        bail!(lacking);
+    }
+    let (progress, group, dirs) = (Progress::default(), Group::new(), Dirs::new(flags.common.data_dir.as_deref()));
+    dirs.claim()?;
+    let _instance = Instance::start(&dirs)?;
+    files::raise();
+    // One listener for the whole life: no signal falls between two.
+    let mut end = pin!(shutdown_signal(&group));
+    let node = tokio::select! {
+        // Told to end before we were up: that is no failure.
+        () = &mut end => Ok(None),
+        started = Box::pin(start(&flags, &dirs, &group, &progress)) => started.map(Some),
+    };
+    if let Ok(Some(_)) = &node {
+        end.await;
+    }
+    if !group.drain(END_BOUND).await {
+        tracing::warn!(seconds = END_BOUND.as_secs(), "some tasks did not end in time");
+    }
+    node.map(drop).and_then(|()| unfaulted(&group))
+}
+
+async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Progress) -> anyhow::Result<NodeLock> {
+    let kept = Kept::open(&dirs.node())?;
+    let member = Box::pin(member(flags, &kept, group, progress)).await?;
+    let life = kept.client()?.context("the certificate was just kept")?.life().map_err(anyhow::Error::msg)?;
+    member.keep_fresh(life, group);
+    let facts = Box::pin(facts(flags, &member)).await?;
+    let address = flags.agent.node_ip.or_else(|| toward(&member.transport.servers())).or_else(default_address);
+    let address = address.context("this machine has no address that others could reach: connect it to a network, or give --node-ip")?;
+    let caches = Caches::new(member.transport.client(), group.clone());
+    servers::follow(&member, &flags.join.server, &caches, group);
+    let access = Access {
+        kubelet: caches.clone(),
+        proxy: caches,
+        serving: member.serving(&[address, IpAddr::from([127, 0, 0, 1])]),
+        client_ca: member.ca.clone(),
+    };
+    let config = NodeConfig {
+        dirs: dirs.clone(),
+        name: member.node.clone(),
+        host_name: host_name(),
+        address,
+        cluster_cidrs: facts.cluster_cidrs,
+        cluster_dns: facts.cluster_dns,
+        cluster_domain: facts.cluster_domain,
+        flags: flags.agent.clone(),
+    };
+    let node = Box::pin(agent::start(&config, access, group, progress)).await?;
+    progress.say(&format!("\nOn a server, try:\n  kubectl get node {} -o wide", config.name));
+    Ok(node)
+}
+
+/// Who was a node before is one again; who was not joins.
+async fn member(flags: &AgentVerbFlags, kept: &Kept, group: &Group, progress: &Progress) -> anyhow::Result<Member> {
+    let invitation = Invitation::of(&flags.join)?;
+    let servers = servers::known(&flags.join.server, &kept.servers()?)?;
+    if let (Some(ca), Some(identity)) = (kept.ca()?, kept.client()?) {
+        return Box::pin(again(flags, (ca, identity), kept, invitation, servers, group, progress)).await;
+    }
+    if servers.is_empty() {
+        bail!(
+            "--server is missing: the URL of a server of the cluster, as in https://10.0.0.5:6443 (--hollow N simulates nodes, `skiff up` makes a cluster of one)"
+        );
+    }
+    let Some(invitation) = invitation else {
+        bail!("--token is missing: this machine has not joined the cluster yet. `skiff token create` on a server prints one");
+    };
+    let ca = Box::pin(patiently(progress, async || discover::authority(&servers, &invitation, group).await)).await?;
+    let transport = Transport::new(servers, tls(&ca, None).map_err(anyhow::Error::msg)?, group);
+    let node = flags.agent.node_name.clone().unwrap_or_else(host_name);
+    let member = Member { node, ca, kept: kept.clone(), transport, invitation: Some(invitation.clone()) };
+    Box::pin(patiently(progress, async || member.join(&invitation).await))
+        .await
+        .with_context(|| format!("joining as node {}", member.node))?;
+    progress.step(&format!("joined as node {} ({})", member.node, servers::used(&member.transport)));
+    Ok(member)
+}
+
+/// With the certificate that was kept.
+async fn again(
+    flags: &AgentVerbFlags,
+    (ca, identity): (String, Identity),
+    kept: &Kept,
+    invitation: Option<Invitation>,
+    servers: Vec<Server>,
+    group: &Group,
+    progress: &Progress,
+) -> anyhow::Result<Member> {
+    let node = node_of(&identity)?;
+    if let Some(name) = flags.agent.node_name.as_ref().filter(|name| **name != node) {
+        bail!("this machine joined its cluster as node {node}, not {name}: `skiff leave` takes it out again");
+    }
+    if let Some(invitation) = invitation.as_ref().filter(|invitation| !invitation.pins.is_empty()) {
+        pinned(&ca, &invitation.pins).map_err(|error| {
+            anyhow::anyhow!(
+                "this machine is a node of another cluster than the token is for ({error}): `skiff leave` takes it out of that one"
+            )
+        })?;
+    }
+    if servers.is_empty() {
+        bail!("--server is missing, and none is known from before");
+    }
+    let life = identity.life().map_err(anyhow::Error::msg)?;
+    let transport = Transport::new(servers, tls(&ca, Some(&identity)).map_err(anyhow::Error::msg)?, group);
+    let member = Member { node, ca, kept: kept.clone(), transport, invitation };
+    if !life.is_over(Timestamp::now()) {
+        progress.step(&format!("node {} (certificate until {})", member.node, life.to));
+        return Ok(member);
+    }
+    let Some(invitation) = member.invitation.clone() else {
+        bail!(
+            "the certificate of node {} expired at {}: give a new --token (`skiff token create` on a server prints one), if this machine's clock is right",
+            member.node,
+            life.to
+        );
+    };
+    // What has expired is not shown.
+    member.transport.set_tls(tls(&member.ca, None).map_err(anyhow::Error::msg)?);
+    Box::pin(patiently(progress, async || member.join(&invitation).await))
+        .await
+        .with_context(|| format!("joining again as node {}", member.node))?;
+    progress.step(&format!("joined again as node {}", member.node));
+    Ok(member)
+}
+
+/// As a server says, or as one said before.
+async fn facts(flags: &AgentVerbFlags, member: &Member) -> anyhow::Result<Facts> {
+    let asked = timeout(FACTS_BOUND, Facts::ask(&member.transport.client(), &flags.facts)).await;
+    let error = match asked {
+        Ok(Ok(facts)) => {
+            member.kept.set_facts(&facts)?;
+            return Ok(facts);
+        }
+        Ok(Err(error)) => error,
+        Err(_) => anyhow::anyhow!("no server answers within {} s", FACTS_BOUND.as_secs()),
+    };
+    let Some(facts) = member.kept.facts()? else { return Err(error) };
+    tracing::warn!(error = format!("{error:#}"), "what is known of the cluster is from before");
+    Ok(facts.with(&flags.facts))
+}
+
+/// The address that packets to the servers leave from: where there are several networks, that is the one they share with us. Nothing is sent.
+fn toward(servers: &[Server]) -> Option<IpAddr> {
+    let from = |server: &Server| {
+        let socket = UdpSocket::bind(if server.host().contains(':') { "[::]:0" } else { "0.0.0.0:0" }).ok()?;
+        socket.connect((server.host(), server.port())).ok()?;
+        socket.local_addr().ok().map(|local| local.ip()).filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+    };
+    servers.iter().find_map(from)
+}
+
+/// Again and again while no server is there, which may yet start; any other failure is one.
+async fn patiently<T>(progress: &Progress, mut work: impl AsyncFnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let (until, mut pause) = (Instant::now() + SERVER_BOUND, PAUSE_MIN);
+    loop {
+        let error = match Box::pin(work()).await {
+            Err(error) if is_passing(&error) && Instant::now() < until => error,
+            done => return done,
+        };
+        if pause == PAUSE_MIN {
+            progress.say(&format!("   waiting for a server: {error:#}"));
+        }
+        tracing::info!(error = format!("{error:#}"), "waiting for a server");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// There was no answer, or one that says "not now".
+fn is_passing(error: &anyhow::Error) -> bool {
+    let of_api = error.chain().find_map(|cause| {
+        cause.downcast_ref::<kube::Error>().or_else(|| match cause.downcast_ref::<client::certificate::Error>() {
+            Some(client::certificate::Error::Create(error)) => Some(error),
+            _ => None,
+        })
+    });
+    match of_api {
+        Some(kube::Error::Api(status)) => status.code == 429 || status.code >= 500,
+        // A server that is not the one that we trust will not become it.
+        Some(kube::Error::Service(error)) => !error.to_string().contains("certificate"),
+        Some(kube::Error::HyperError(_)) => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_pass_is_waited_for() {
+        let api = |code: u16| kube::Error::Api(Box::new(kube::core::Status::failure("so", "Because").with_code(code)));
+        let silent = |text: &str| kube::Error::Service(text.to_owned().into());
+        for passing in [api(503), api(429), silent("https://a:1: Connection refused (os error 111)")] {
+            assert!(is_passing(&anyhow::Error::from(passing).context("asking")));
+        }
+        for lasting in [api(401), api(403), api(404), silent("https://a:1: invalid peer certificate: UnknownIssuer")] {
+            assert!(!is_passing(&anyhow::Error::from(lasting).context("asking")));
+        }
+        let create = client::certificate::Error::Create(Box::new(api(500)));
+        assert!(is_passing(&create.into()));
+        assert!(!is_passing(&client::certificate::Error::Deleted { name: "csr-a".into() }.into()));
+    }
+
+    #[test]
+    fn the_address_toward_a_server_is_not_the_loopback() {
+        let server = |url: &str| Server::parse(url).unwrap();
+        assert_eq!(toward(&[server("https://127.0.0.1:6443")]), None);
+        assert_eq!(toward(&[]), None);
+    }
+}

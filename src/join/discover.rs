@@ -1,0 +1,106 @@
+//! Servers that nobody has trusted yet, and an invitation -> the cluster's authority.
+//!
+//! What is asked for is public (ConfigMap `kube-public/cluster-info`), and nothing secret is sent before the authority is known: a pinned CA is
+//! recognized by its hash; without a pin, who signed the answer with the token is believed. Upstream: `cmd/kubeadm/app/discovery/token`.
+
+use anyhow::{Context, bail};
+use api::{
+    k8s::{ByteString, api::core::v1::ConfigMap},
+    task::Group,
+};
+use client::{
+    kube::Api,
+    transport::{Server, Transport, unchecked},
+    trust::{is_signed, pinned},
+};
+use serde_json::Value;
+
+use super::invitation::Invitation;
+
+const NAMESPACE: &str = "kube-public";
+const NAME: &str = "cluster-info";
+const KUBECONFIG: &str = "kubeconfig";
+/// Before the id of the token that signed.
+const SIGNATURE: &str = "jws-kubeconfig-";
+
+/// The CA's certificates, PEM.
+///
+/// # Errors
+/// No server answers, or none of what they say can be trusted.
+pub async fn authority(servers: &[Server], invitation: &Invitation, group: &Group) -> anyhow::Result<String> {
+    let transport = Transport::new(servers.to_vec(), unchecked()?, group);
+    let maps: Api<ConfigMap> = Api::namespaced(transport.client(), NAMESPACE);
+    let info = maps.get(NAME).await.with_context(|| format!("asking for what anybody may know of the cluster ({NAMESPACE}/{NAME})"))?;
+    trusted(&info, invitation)
+}
+
+fn trusted(info: &ConfigMap, invitation: &Invitation) -> anyhow::Result<String> {
+    let of = |key: &str| info.data.as_ref().and_then(|data| data.get(key)).map(String::as_str);
+    let kubeconfig = of(KUBECONFIG).with_context(|| format!("ConfigMap {NAMESPACE}/{NAME} has no {KUBECONFIG}"))?;
+    let bundle = authority_of(kubeconfig).with_context(|| format!("ConfigMap {NAMESPACE}/{NAME}"))?;
+    if !invitation.pins.is_empty() {
+        return pinned(&bundle, &invitation.pins).map_err(|error| {
+            anyhow::anyhow!("{error}: this is another cluster, somebody is in between, or the cluster was made anew. `skiff token create` on its server prints a token with the right hash")
+        });
+    }
+    let id = &invitation.id;
+    let Some(signature) = of(&format!("{SIGNATURE}{id}")) else {
+        bail!(
+            "the token says nothing of the cluster's CA, and no server knows token {id}: is it the right one, and is its time over? `skiff token list` on a server shows those there are, `skiff token create` makes one"
+        );
+    };
+    if !is_signed(signature, kubeconfig, id, &invitation.secret) {
+        bail!(
+            "the server does not know the secret of token {id}: it is wrong, or somebody is in between. `skiff token create` on a server makes a new one, with the hash of its CA"
+        );
+    }
+    tracing::warn!(id, "the token does not pin the cluster's CA: the one is trusted that was signed with the token");
+    Ok(bundle)
+}
+
+/// The first cluster's CA.
+fn authority_of(kubeconfig: &str) -> anyhow::Result<String> {
+    let value: Value = serde_yaml::from_str(kubeconfig).context("its kubeconfig is no YAML")?;
+    let data = &value["clusters"][0]["cluster"]["certificate-authority-data"];
+    let data: ByteString = serde_json::from_value(data.clone()).context("its kubeconfig has no certificate-authority-data")?;
+    String::from_utf8(data.0).context("its certificate-authority-data is not PEM text")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use client::{
+        certificate::{Wanted, self_signed},
+        trust::Pin,
+    };
+    use serde_json::json;
+
+    use super::*;
+
+    fn info(entries: &[(&str, &str)]) -> ConfigMap {
+        let data: BTreeMap<String, String> = entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        ConfigMap { data: Some(data), ..ConfigMap::default() }
+    }
+
+    #[test]
+    fn an_authority_is_trusted_for_its_hash_or_for_a_signature() {
+        let own = self_signed(&Wanted::node_client("ca"), std::time::Duration::from_secs(60), api::time::Timestamp::now()).unwrap();
+        let (ca, data) = (own.chain_pem.clone(), ByteString(own.chain_pem.into_bytes()));
+        let kubeconfig =
+            serde_yaml::to_string(&json!({"clusters": [{"name": "", "cluster": {"certificate-authority-data": data}}]})).unwrap();
+        let bare = Invitation { id: "abcdef".into(), secret: "0123456789abcdef".into(), pins: Vec::new() };
+        let pinning = Invitation { pins: vec![Pin::of_certificate(&ca).unwrap()], ..bare.clone() };
+        let other = Invitation { pins: vec![Pin::parse(&"0".repeat(64)).unwrap()], ..bare.clone() };
+        let unsigned = info(&[("kubeconfig", &kubeconfig)]);
+        assert_eq!(trusted(&unsigned, &pinning).unwrap().trim(), ca.trim());
+        let error = trusted(&unsigned, &other).unwrap_err().to_string();
+        assert!(error.contains("is not the one that is expected") && error.contains("skiff token create"), "{error}");
+        assert!(trusted(&unsigned, &bare).unwrap_err().to_string().contains("skiff token list"));
+        let forged = info(&[("kubeconfig", &kubeconfig), ("jws-kubeconfig-abcdef", "eyJhbGciOiJIUzI1NiIsImtpZCI6ImFiY2RlZiJ9..AAAA")]);
+        assert!(trusted(&forged, &bare).unwrap_err().to_string().contains("does not know the secret"));
+        for broken in [info(&[]), info(&[("kubeconfig", "clusters: []")]), info(&[("kubeconfig", ": :")])] {
+            assert!(trusted(&broken, &pinning).is_err());
+        }
+    }
+}

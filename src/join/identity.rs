@@ -1,0 +1,173 @@
+//! An invitation, once -> a certificate of the node's own, renewed before it ends, while everything runs.
+//!
+//! Upstream: `pkg/kubelet/certificate/{bootstrap,kubelet.go}`, client-go `util/certificate/certificate_manager.go`.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use api::{task::Group, time::Timestamp};
+use apiserver::certs::look;
+use client::{
+    certificate::{Error, Identity, Life, Wanted, obtain, self_signed, tls, until},
+    kube::Client,
+    transport::Transport,
+};
+use parking_lot::Mutex;
+
+use super::{invitation::Invitation, kept::Kept};
+
+/// Until somebody has signed: who approves by hand needs that long.
+const CLIENT_BOUND: Duration = Duration::from_secs(600);
+/// A node's server does not wait longer for the cluster's signature; one of its own stands in for it.
+const SERVING_BOUND: Duration = Duration::from_secs(15);
+const OWN_LIFE: Duration = Duration::from_secs(3600);
+/// After a renewal that failed: the first pause, doubled up to the second.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(600);
+
+/// Who the node is to servers, and what it keeps of that.
+#[derive(Clone)]
+pub struct Member {
+    pub node: String,
+    /// PEM
+    pub ca: String,
+    pub kept: Kept,
+    pub transport: Transport,
+    pub invitation: Option<Invitation>,
+}
+
+impl Member {
+    /// Gets the first certificate for who was invited. From here on the transport shows it.
+    ///
+    /// # Errors
+    /// What the cluster says, in its words.
+    pub async fn join(&self, invitation: &Invitation) -> anyhow::Result<()> {
+        let client = self.transport.with_token(&invitation.bearer())?.client();
+        self.renew(&client).await
+    }
+
+    /// Renews the certificate before it ends, until the group stops.
+    pub fn keep_fresh(&self, life: Life, group: &Group) {
+        group.spawn_loop("client certificate", Box::pin(self.clone().rotate(life)));
+    }
+
+    async fn rotate(self, mut life: Life) {
+        loop {
+            // Never at once: what was signed may be as good as expired.
+            until(life.renew_at(rand::random_range(0.0..1.0)).max(Timestamp::now() + RETRY_MIN)).await;
+            let mut pause = RETRY_MIN;
+            while let Err(error) = self.renew_once(life).await {
+                tracing::error!(error = format!("{error:#}"), expires = %life.to, "failed to rotate client certificate; retrying");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY_MAX);
+            }
+            // What was just written can be read.
+            life = self.kept.client().ok().flatten().and_then(|identity| identity.life().ok()).unwrap_or(life);
+            tracing::info!(until = %life.to, "client certificate rotated");
+        }
+    }
+
+    /// As the node; once that is too late, with the token, if there is one that lasts.
+    async fn renew_once(&self, life: Life) -> anyhow::Result<()> {
+        match &self.invitation {
+            Some(invitation) if life.is_over(Timestamp::now()) => {
+                let error = match self.join(invitation).await {
+                    Ok(()) => return Ok(()),
+                    Err(error) => error,
+                };
+                Err(error.context("the certificate has expired, and so, perhaps, has the token"))
+            }
+            None if life.is_over(Timestamp::now()) => {
+                let hint = "the certificate has expired: start the agent with a new --token (`skiff token create` on a server prints one)";
+                self.renew(&self.transport.client()).await.context(hint)
+            }
+            _ => self.renew(&self.transport.client()).await,
+        }
+    }
+
+    async fn renew(&self, client: &Client) -> anyhow::Result<()> {
+        let identity = obtain(client, &Wanted::node_client(&self.node), CLIENT_BOUND).await?;
+        let shown = tls(&self.ca, Some(&identity)).map_err(anyhow::Error::msg)?;
+        self.kept.set_client(&self.ca, &identity)?;
+        self.transport.set_tls(shown);
+        Ok(())
+    }
+
+    /// Who makes the certificates of the node's own server.
+    pub fn serving(&self, addresses: &[IpAddr]) -> kubelet::Issuer {
+        let (member, wanted) = (self.clone(), Wanted::node_serving(&self.node, vec![self.node.clone()], addresses.to_vec()));
+        // What was kept is the first, so that a start needs no server.
+        let first = self.kept.serving().ok().flatten().filter(|kept| is_good(kept, &wanted));
+        let held = Arc::new(Mutex::new(first.as_ref().and_then(|kept| kept.life().ok())));
+        let first = Arc::new(Mutex::new(first));
+        Arc::new(move || {
+            let (member, wanted, held) = (member.clone(), wanted.clone(), held.clone());
+            let first = first.lock().take();
+            Box::pin(async move {
+                if let Some(kept) = first {
+                    return Ok(issued(kept));
+                }
+                let last = *held.lock();
+                let identity = member.serving_now(&wanted, last).await?;
+                *held.lock() = identity.life().ok();
+                Ok(issued(identity))
+            })
+        })
+    }
+
+    /// `held`: how long the last one is good. While it is, a failure is told; after it, a certificate of our own is better than none.
+    async fn serving_now(&self, wanted: &Wanted, held: Option<Life>) -> Result<Identity, String> {
+        let error = match obtain(&self.transport.client(), wanted, SERVING_BOUND).await {
+            Ok(identity) => {
+                self.kept.set_serving(&identity).map_err(|error| format!("{error:#}"))?;
+                return Ok(identity);
+            }
+            Err(error) => error,
+        };
+        if held.is_some_and(|life| !life.is_over(Timestamp::now())) {
+            return Err(error.to_string());
+        }
+        tell_own(&error);
+        self_signed(wanted, OWN_LIFE, Timestamp::now()).map_err(|error| error.to_string())
+    }
+}
+
+fn tell_own(error: &Error) {
+    let minutes = OWN_LIFE.as_secs() / 60;
+    tracing::warn!(%error, minutes, "the cluster has not signed a serving certificate; serving with one of our own, which servers that check it refuse");
+}
+
+/// Signed by somebody, not over, and of all our addresses.
+fn is_good(kept: &Identity, wanted: &Wanted) -> bool {
+    let Ok(seen) = look(&kept.chain_pem) else { return false };
+    let covers = wanted.dns.iter().all(|name| seen.dns.contains(name)) && wanted.addresses.iter().all(|one| seen.addresses.contains(one));
+    covers && kept.life().is_ok_and(|life| !life.is_over(Timestamp::now()))
+}
+
+fn issued(identity: Identity) -> kubelet::Issued {
+    kubelet::Issued { chain_pem: identity.chain_pem, key_pem: identity.key_pem }
+}
+
+/// The node that a certificate is of.
+pub fn node_of(identity: &Identity) -> anyhow::Result<String> {
+    let name = identity.common_name().and_then(|name| name.strip_prefix("system:node:").map(str::to_owned));
+    name.context("the certificate that is kept is of no node")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_certificate_serves_while_it_is_good_and_fits() {
+        let wanted =
+            |addresses: &[&str]| Wanted::node_serving("a", vec!["a".into()], addresses.iter().map(|one| one.parse().unwrap()).collect());
+        let now = Timestamp::now();
+        let own = self_signed(&wanted(&["10.0.0.5", "127.0.0.1"]), Duration::from_secs(60), now).unwrap();
+        assert!(is_good(&own, &wanted(&["10.0.0.5"])));
+        assert!(!is_good(&own, &wanted(&["10.0.0.6"])), "the machine has another address");
+        let old = self_signed(&wanted(&["10.0.0.5"]), Duration::ZERO, now).unwrap();
+        assert!(!is_good(&old, &wanted(&["10.0.0.5"])));
+        assert_eq!(node_of(&own).unwrap(), "a");
+    }
+}

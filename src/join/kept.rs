@@ -1,0 +1,160 @@
+//! `<data-dir>/node` -> who this node is, and of which cluster: what it needs to start when no server answers.
+//!
+//! For its owner alone, each file whole or not there, and written only where it differs: it may lie on a card that wears out.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use apiserver::certs::{
+    Pair,
+    files::{Files, Fresh, add_pair},
+};
+use client::certificate::Identity;
+
+use crate::facts::Facts;
+
+const CA: &str = "ca.crt";
+/// Upstream's names for these are `kubelet-client-current.pem` and `kubelet-server-current.pem`, with the keys in them.
+const CLIENT: &str = "kubelet-client";
+const SERVING: &str = "kubelet-server";
+/// URLs, one a line.
+const SERVERS: &str = "servers";
+const CLUSTER: &str = "cluster.json";
+
+/// What a node keeps of its membership.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    dir: PathBuf,
+    files: Files,
+}
+
+impl Kept {
+    /// Makes the directory where it is missing.
+    ///
+    /// # Errors
+    /// It cannot be read or made.
+    pub fn open(dir: &Path) -> anyhow::Result<Self> {
+        Ok(Self { dir: dir.to_owned(), files: Files::open(dir)? })
+    }
+
+    /// The cluster's authority, as it was when we joined.
+    pub fn ca(&self) -> anyhow::Result<Option<String>> {
+        Ok(self.files.read(CA)?)
+    }
+
+    /// What the node shows to servers.
+    pub fn client(&self) -> anyhow::Result<Option<Identity>> {
+        self.identity(CLIENT)
+    }
+
+    /// What the node's own server shows.
+    pub fn serving(&self) -> anyhow::Result<Option<Identity>> {
+        self.identity(SERVING)
+    }
+
+    /// Both or, whenever this is interrupted, none.
+    pub fn set_client(&self, ca: &str, identity: &Identity) -> anyhow::Result<()> {
+        let mut fresh = vec![(CA.to_owned(), ca.to_owned())];
+        add_pair(&mut fresh, CLIENT, &pair(identity));
+        self.write(fresh)
+    }
+
+    pub fn set_serving(&self, identity: &Identity) -> anyhow::Result<()> {
+        let mut fresh = Fresh::new();
+        add_pair(&mut fresh, SERVING, &pair(identity));
+        self.write(fresh)
+    }
+
+    /// The servers that were known, the one that was used last first.
+    pub fn servers(&self) -> anyhow::Result<Vec<String>> {
+        let text = self.files.read(SERVERS)?.unwrap_or_default();
+        Ok(text.lines().map(str::to_owned).filter(|line| !line.is_empty()).collect())
+    }
+
+    pub fn set_servers(&self, urls: &[String]) -> anyhow::Result<()> {
+        self.write(vec![(SERVERS.to_owned(), urls.join("\n") + "\n")])
+    }
+
+    /// `None` too where they cannot be read: a server tells them again.
+    pub fn facts(&self) -> anyhow::Result<Option<Facts>> {
+        let text = self.files.read(CLUSTER)?;
+        Ok(text.and_then(|text| Facts::from_json(&text).inspect_err(|error| tracing::warn!(%error, "{CLUSTER} is left aside")).ok()))
+    }
+
+    pub fn set_facts(&self, facts: &Facts) -> anyhow::Result<()> {
+        self.write(vec![(CLUSTER.to_owned(), facts.to_json())])
+    }
+
+    fn identity(&self, name: &str) -> anyhow::Result<Option<Identity>> {
+        let found = self.files.pair(name)?;
+        Ok(found.map(|(pair, _)| Identity { chain_pem: pair.certificate, key_pem: pair.key }))
+    }
+
+    fn write(&self, fresh: Fresh) -> anyhow::Result<()> {
+        let is_there = |(name, text): &(String, String)| self.files.read(name).is_ok_and(|there| there.as_ref() == Some(text));
+        if fresh.iter().all(is_there) {
+            return Ok(());
+        }
+        self.files.write(&fresh).with_context(|| format!("writing {}", self.dir.display()))
+    }
+}
+
+fn pair(identity: &Identity) -> Pair {
+    Pair { certificate: identity.chain_pem.clone(), key: identity.key_pem.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
+
+    use client::certificate::{Wanted, self_signed};
+
+    use super::*;
+
+    fn identity(name: &str) -> Identity {
+        self_signed(&Wanted::node_client(name), Duration::from_secs(60), api::time::Timestamp::now()).unwrap()
+    }
+
+    #[test]
+    fn what_is_kept_is_found_again_and_nobody_else_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("node");
+        let kept = Kept::open(&place).unwrap();
+        assert_eq!((kept.ca().unwrap(), kept.client().unwrap(), kept.servers().unwrap().len()), (None, None, 0));
+        let (client, serving) = (identity("a"), identity("a"));
+        kept.set_client("CA", &client).unwrap();
+        kept.set_serving(&serving).unwrap();
+        kept.set_servers(&["https://a:1".into(), "https://b:2".into()]).unwrap();
+        let kept = Kept::open(&place).unwrap();
+        assert_eq!(
+            (kept.ca().unwrap().as_deref(), kept.client().unwrap(), kept.serving().unwrap()),
+            (Some("CA"), Some(client), Some(serving))
+        );
+        assert_eq!(kept.servers().unwrap(), ["https://a:1", "https://b:2"]);
+        assert_eq!(fs::metadata(&place).unwrap().permissions().mode() & 0o077, 0);
+        for file in fs::read_dir(&place).unwrap() {
+            assert_eq!(file.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn what_is_the_same_is_not_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = Kept::open(dir.path()).unwrap();
+        let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(dir.path().join(SERVERS)).unwrap());
+        kept.set_servers(&["https://a:1".into()]).unwrap();
+        let before = inode();
+        kept.set_servers(&["https://a:1".into()]).unwrap();
+        assert_eq!(inode(), before);
+        kept.set_servers(&["https://b:1".into()]).unwrap();
+        assert_ne!(inode(), before);
+    }
+
+    #[test]
+    fn facts_that_cannot_be_read_are_left_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = Kept::open(dir.path()).unwrap();
+        fs::write(dir.path().join(CLUSTER), "{\"cut").unwrap();
+        assert_eq!(kept.facts().unwrap(), None);
+    }
+}

@@ -1,10 +1,11 @@
-//! The machine's interfaces -> the address that others reach it at.
+//! The machine's routes and interfaces -> the address that others reach it at.
 //!
 //! Upstream: apimachinery `pkg/util/net/interface.go` (`ChooseHostInterface`), which refuses a machine with no default route; there we take what it
-//! takes where it cannot see the routes (`chooseIPFromHostInterfaces`).
+//! takes where it cannot see the routes (`chooseIPFromHostInterfaces`). A node that joins has one better: what it reaches the server from is what the
+//! cluster reaches it at.
 
 use std::{
-    net::{IpAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6, UdpSocket},
     path::Path,
 };
 
@@ -20,17 +21,58 @@ struct Here {
     ip: IpAddr,
 }
 
-/// The address that packets to the world would leave from; without a route there, one of an interface. `None` where only the machine itself is
-/// reached at any.
+/// An address for the node, and what a person should hear of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    pub address: IpAddr,
+    /// Why others may not reach it, and what to do.
+    pub warning: Option<String>,
+}
+
+/// TEST-NET-1 (RFC 5737): only the route to it is looked up.
+const WORLD: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+/// What VirtualBox's NAT gives to each of its machines, and Vagrant makes their first interface.
+const VIRTUALBOX_NAT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 15));
+/// Any: nothing is sent there.
+const PORT: u16 = 9;
+
+/// The address that packets to `server` would leave from (to the world, where there is none yet); without a route there, one of an interface.
+/// `None` where only the machine itself is reached at any.
+pub fn node_address(server: Option<IpAddr>) -> Option<Chosen> {
+    chosen(server, source, &here())
+}
+
+/// What `--node-ip` was not given for; see [`node_address`].
 pub fn default_address() -> Option<IpAddr> {
-    routed().or_else(|| choose(&here()))
+    node_address(None).map(|chosen| chosen.address)
+}
+
+/// `source` tells where packets to an address leave from, as the machine's routes are.
+fn chosen(server: Option<IpAddr>, source: impl Fn(IpAddr) -> Option<IpAddr>, here: &[Here]) -> Option<Chosen> {
+    // A server on this machine is reached by way of the loopback: that tells nothing.
+    let towards = server.and_then(&source).filter(|ip| is_global(*ip));
+    let address = towards.or_else(|| source(WORLD)).or_else(|| choose(here))?;
+    Some(Chosen { address, warning: warning(address, here) })
+}
+
+/// Vagrant's trap: the default route leads through an interface on which all machines have the same address.
+fn warning(address: IpAddr, here: &[Here]) -> Option<String> {
+    if address != VIRTUALBOX_NAT {
+        return None;
+    }
+    let others: Vec<Here> = here.iter().filter(|one| one.ip != address).cloned().collect();
+    let mend = match choose(&others).and_then(|ip| others.iter().find(|one| one.ip == ip)) {
+        Some(other) => format!("`--node-ip {}` (on {}) is probably what you want", other.ip, other.link),
+        None => "give the machine a private network, and its address with `--node-ip`".to_owned(),
+    };
+    Some(format!("{address} is what VirtualBox's NAT gives to every machine: no other node reaches this one there; {mend}"))
 }
 
 /// Nothing is sent.
-fn routed() -> Option<IpAddr> {
-    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
-    // TEST-NET-1 (RFC 5737): only the route to it is looked up.
-    socket.connect("192.0.2.1:9").ok()?;
+fn source(to: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((to, PORT)).ok()?;
     socket.local_addr().ok().map(|a| a.ip()).filter(|ip| !ip.is_unspecified())
 }
 
@@ -56,7 +98,7 @@ fn choose(here: &[Here]) -> Option<IpAddr> {
 }
 
 fn is_ours(link: &str) -> bool {
-    link == proxy::cni::BRIDGE || link == proxy::dns::LINK
+    link == proxy::cni::BRIDGE || link == proxy::dns::LINK || link.starts_with(proxy::overlay::LINK_PREFIX)
 }
 
 /// As Go's `IsGlobalUnicast`.
@@ -86,6 +128,7 @@ mod tests {
             one("tun0", UP | InterfaceFlags::IFF_POINTOPOINT, "192.0.2.3"),
             one("skiff0", UP, "10.244.0.1"),
             one("skiff-dns", UP, "10.96.0.10"),
+            one("skiff.1", UP, "10.244.0.0"),
             one("eth0", UP, "169.254.7.7"),
             one("eth0", UP, "fe80::1"),
             one("eth0", UP, "0.0.0.0"),
@@ -105,6 +148,38 @@ mod tests {
         for (more, wanted) in cases {
             assert_eq!(chosen(more).as_deref(), Some(wanted), "{more:?}");
         }
+    }
+
+    /// A table of routes: the longest prefix wins.
+    fn routes<'a>(all: &'a [(&'a str, &'a str)]) -> impl Fn(IpAddr) -> Option<IpAddr> + 'a {
+        move |to| {
+            let net = |text: &str| text.parse::<ipnet::IpNet>().unwrap();
+            let leads = all.iter().filter(|(range, _)| net(range).contains(&to));
+            leads.max_by_key(|(range, _)| net(range).prefix_len()).map(|(_, source)| source.parse().unwrap())
+        }
+    }
+
+    #[test]
+    fn a_node_that_joins_has_the_address_that_it_reaches_the_server_from() {
+        let vagrant = [one("eth0", UP, "10.0.2.15"), one("eth1", UP, "192.168.56.11"), one("docker0", UP, "172.17.0.1")];
+        let table = [("0.0.0.0/0", "10.0.2.15"), ("192.168.56.0/24", "192.168.56.11"), ("127.0.0.0/8", "127.0.0.1")];
+        let pick = |server: Option<&str>| chosen(server.map(|ip| ip.parse().unwrap()), routes(&table), &vagrant).unwrap();
+        for (server, address, warned) in [
+            (Some("192.168.56.10"), "192.168.56.11", false),
+            (Some("203.0.113.7"), "10.0.2.15", true),
+            (Some("127.0.0.1"), "10.0.2.15", true),
+            (Some("2001:db8::1"), "10.0.2.15", true),
+            (None, "10.0.2.15", true),
+        ] {
+            let chosen = pick(server);
+            assert_eq!((chosen.address.to_string().as_str(), chosen.warning.is_some()), (address, warned), "{server:?}");
+        }
+        let said = pick(None).warning.unwrap();
+        assert!(said.contains("`--node-ip 192.168.56.11` (on eth1)"), "{said}");
+        let alone = chosen(None, routes(&table), &vagrant[..1]).unwrap().warning.unwrap();
+        assert!(alone.contains("give the machine a private network"), "{alone}");
+        assert_eq!(chosen(Some(WORLD), |_| None, &vagrant[1..]).unwrap().address, IpAddr::from([192, 168, 56, 11]));
+        assert_eq!(chosen(None, |_| None, &[]), None);
     }
 
     #[test]

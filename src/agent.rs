@@ -15,6 +15,7 @@ use kubelet::OnPodCidr;
 use proxy::{
     Family,
     cni::{self, NetworkConfig, write_conflist},
+    overlay::{self, PodNetwork},
 };
 
 use crate::{dirs::Dirs, flags::AgentFlags, instance::NodeLock, progress::Progress};
@@ -79,7 +80,8 @@ pub fn are_served(what: &str, ranges: &[IpNet]) -> anyhow::Result<()> {
 pub async fn start(config: &NodeConfig, access: Access, group: &Group, progress: &Progress) -> anyhow::Result<NodeLock> {
     config.check()?;
     let claimed = NodeLock::claim(&config.dirs)?;
-    let of_agent = agent_config(config, &access);
+    proxy::settings::remember(&config.dirs.agent()).context("noting the kernel's settings")?;
+    let of_agent = agent_config(config, &access, overlay::pod_mtu_here(config.flags.pod_network, config.address, group).await);
     network_plugin(&of_agent.layout().cni_bin_dir, group)?;
     let agent = Box::pin(kubelet::run(of_agent, access.kubelet.client(), access.kubelet.clone(), group.clone())).await?;
     progress.step("container runtime");
@@ -90,8 +92,10 @@ pub async fn start(config: &NodeConfig, access: Access, group: &Group, progress:
         families: Family::SERVED.to_vec(),
         cluster_cidrs: config.cluster_cidrs.clone(),
         answered_here: vec![config.cluster_dns],
+        vxlan_port: (config.flags.pod_network != PodNetwork::Route).then_some(config.flags.vxlan_port),
     };
     let services = access.proxy.clone();
+    overlay::run(pods_of_others(config), &services, group).await?;
     Box::pin(proxy::run(rules, services.clone(), group.clone())).await?;
     progress.step(&format!("services ({})", config.flags.proxy_mode));
     let names = proxy::dns::Config {
@@ -121,12 +125,21 @@ pub async fn stop_pods(dirs: &Dirs) -> anyhow::Result<()> {
 pub async fn clean(dirs: &Dirs) -> anyhow::Result<()> {
     let _claimed = NodeLock::claim(dirs)?;
     kubelet::clean(&dirs.agent()).await.context("cleaning up after the pods")?;
-    proxy::cleanup().await.context("removing rules and links")
+    proxy::cleanup().await.context("removing rules and links")?;
+    proxy::settings::restore(&dirs.agent()).context("giving the kernel's settings back")
 }
 
-fn agent_config(node: &NodeConfig, access: &Access) -> kubelet::Config {
+/// How this node reaches the pods of others.
+fn pods_of_others(node: &NodeConfig) -> overlay::Config {
+    let flags = &node.flags;
+    let config = overlay::Config::new(flags.pod_network, &node.name, node.address, &node.cluster_cidrs);
+    overlay::Config { vni: flags.vxlan_vni, port: flags.vxlan_port, ..config }
+}
+
+/// `mtu` is of pods.
+fn agent_config(node: &NodeConfig, access: &Access, mtu: u32) -> kubelet::Config {
     let agent_dir = node.dirs.agent();
-    let mut config = kubelet::Config::new(agent_dir.clone(), node.name.clone(), pod_network(&agent_dir));
+    let mut config = kubelet::Config::new(agent_dir.clone(), node.name.clone(), pod_network(&agent_dir, mtu));
     config.hostname.clone_from(&node.host_name);
     config.node_ips = vec![node.address];
     config.cluster_dns = vec![node.cluster_dns];
@@ -150,13 +163,13 @@ fn network_plugin(bin_dir: &Path, group: &Group) -> anyhow::Result<()> {
     cni::serve(&socket, group).with_context(|| socket.display().to_string())
 }
 
-/// The node's part of the cluster's range is known: the runtime learns of our network plugin.
-fn pod_network(agent_dir: &Path) -> OnPodCidr {
+/// The node's part of the cluster's range is known: the runtime learns of our network plugin. Pods that run keep the MTU they were made with.
+fn pod_network(agent_dir: &Path, mtu: u32) -> OnPodCidr {
     let data_dir = agent_dir.join("cni");
     Arc::new(move |cidr, conf_dir| {
         let cidr: IpNet = cidr.parse().map_err(|_| format!("pod range {cidr:?} is not a CIDR"))?;
         are_served("pod range", &[cidr]).map_err(|error| error.to_string())?;
-        write_conflist(conf_dir, &NetworkConfig::new(cidr, &data_dir)).map(drop).map_err(|e| e.to_string())
+        write_conflist(conf_dir, &NetworkConfig { mtu, ..NetworkConfig::new(cidr, &data_dir) }).map(drop).map_err(|e| e.to_string())
     })
 }
 

@@ -142,6 +142,15 @@ pub struct AgentFlags {
     /// How services are led to their endpoints: iptables or nftables
     #[arg(long, value_name = "MODE", default_value_t = proxy::Mode::Iptables)]
     pub proxy_mode: proxy::Mode,
+    /// How pods reach those of other nodes: auto (a route to nodes on our own subnet, VXLAN to others), route or vxlan
+    #[arg(long, value_name = "WAY", default_value_t = proxy::overlay::PodNetwork::Auto)]
+    pub pod_network: proxy::overlay::PodNetwork,
+    /// Network identifier of VXLAN: the same on all nodes
+    #[arg(long, value_name = "VNI", default_value_t = proxy::overlay::VNI, value_parser = clap::value_parser!(u32).range(1..1 << 24))]
+    pub vxlan_vni: u32,
+    /// UDP port of VXLAN: the same on all nodes
+    #[arg(long, value_name = "PORT", default_value_t = proxy::overlay::PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    pub vxlan_port: u16,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -14,7 +14,7 @@ use anyhow::{Context, bail};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::{
-    address::default_address,
+    address::{default_address, node_address},
     agent::{self, Access, NodeConfig},
     check,
     dirs::Dirs,
@@ -84,6 +84,10 @@ async fn foreground(flags: UpFlags) -> anyhow::Result<()> {
     let control = Box::pin(Control::start(&flags.server, &progress)).await?;
     let started = async {
         let config = node_config(&flags)?;
+        if let (None, Some(warning)) = (flags.agent.node_ip, node_address(None).and_then(|chosen| chosen.warning)) {
+            tracing::warn!(warning, "choosing the node's address");
+            progress.say(&format!("warning: {warning}"));
+        }
         let node = Box::pin(agent::start(&config, access(&control, &config), &control.group, &progress)).await?;
         let target = flags.kubeconfig.clone().unwrap_or_else(kubeconfig::default_path);
         kubeconfig::merge_into(&target, &control.admin)?;

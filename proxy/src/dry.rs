@@ -45,7 +45,7 @@ impl Dry {
 
     pub fn one(&self, key: &Key) -> ServiceCounts {
         let entry = self.tracker.entry(key);
-        let node = Node { name: "n1".into(), zone: "a".into(), answered_here: Vec::new() };
+        let node = Node { name: "n1".into(), zone: "a".into(), answered_here: Vec::new(), vxlan_port: None };
         let slices = || entry.slices.values().map(|slice| &**slice);
         let of = |family| -> Vec<ServicePort> {
             entry.service.iter().flat_map(|service| service_ports(service, slices(), &node, family)).collect()

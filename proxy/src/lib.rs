@@ -28,10 +28,12 @@ mod late;
 mod model;
 mod netlink;
 mod nftables;
+pub mod overlay;
 #[cfg(test)]
 mod packet_tests;
 mod proxier;
 mod service_tracker;
+pub mod settings;
 mod sysctl;
 #[cfg(test)]
 mod testing;
@@ -78,6 +80,8 @@ pub struct Config {
     pub cluster_cidrs: Vec<IpNet>,
     /// Service addresses that this node answers itself: the cluster DNS address, where [`dns::run`] serves it.
     pub answered_here: Vec<IpAddr>,
+    /// UDP, where other nodes' packets for pods arrive ([`overlay::PORT`]): let in through the node's firewall. Who may send there is [`overlay::run`]'s to say.
+    pub vxlan_port: Option<u16>,
 }
 
 /// Why the proxy, the DNS server or the clean-up could not do its work.
@@ -112,7 +116,7 @@ pub async fn run(config: Config, caches: Caches, group: Group) -> Result<(), Err
 
 async fn run_family(family: Family, config: &Config, caches: &Caches, group: &Group) -> Result<(), Error> {
     let (name, answered_here) = (config.node_name.clone(), config.answered_here.clone());
-    let node = Arc::new(RwLock::new(model::Node { name, zone: String::new(), answered_here }));
+    let node = Arc::new(RwLock::new(model::Node { name, zone: String::new(), answered_here, vxlan_port: config.vxlan_port }));
     let tracker = ServiceTracker::follow(caches);
     let mut proxier = Proxier::new(config.mode, family, tracker.clone(), node.clone(), &config.cluster_cidrs, group.clone())?;
     prepare_kernel(family).await?;
@@ -124,7 +128,7 @@ async fn run_family(family: Family, config: &Config, caches: &Caches, group: &Gr
     Ok(())
 }
 
-/// Removes all that this crate makes on a node: rules, the bridge with the pods' links on it, and the DNS address. Leases and files lie in directories of the caller's.
+/// Removes all that this crate makes on a node: rules, the bridge with the pods' links on it, the DNS address, and the ways to other nodes' pods. Leases and files lie in directories of the caller's.
 ///
 /// # Errors
 /// The first failure; what could be removed is.
@@ -162,7 +166,7 @@ async fn remove_links(group: &Group) -> Result<(), Error> {
     for name in [cni::BRIDGE, dns::LINK] {
         net.delete_bridge(name).await?;
     }
-    Ok(())
+    overlay::cleanup(group).await
 }
 
 /// Packets must pass through the node, through its bridge's rules, and from localhost to NodePorts.

@@ -171,8 +171,10 @@ impl Proxier {
     }
 
     async fn node_network(&self) -> Result<NodeNetwork, Error> {
-        let answered_here = self.family.pick(self.node.read().answered_here.iter().copied());
-        Ok(NodeNetwork { family: self.family, cluster_cidr: self.cluster_cidr, node_ips: self.node_ips().await?, answered_here })
+        let node_ips = self.node_ips().await?;
+        let node = self.node.read();
+        let answered_here = self.family.pick(node.answered_here.iter().copied());
+        Ok(NodeNetwork { family: self.family, cluster_cidr: self.cluster_cidr, node_ips, answered_here, vxlan_port: node.vxlan_port })
     }
 
     /// A failure is logged, not retried: flows end by themselves in the end.

@@ -124,6 +124,7 @@ async fn serve(node: &Namespace) {
         families: Family::SERVED.to_vec(),
         cluster_cidrs: vec!["10.77.0.0/16".parse().unwrap()],
         answered_here: vec![answers.ip()],
+        vxlan_port: None,
     };
     let caches = Caches::new(door.client(proxy::USER, &[]), group.clone());
     proxy::run(rules, caches.clone(), group.clone()).await.unwrap();

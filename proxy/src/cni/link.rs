@@ -74,6 +74,11 @@ impl Net {
         Ok((made?, target))
     }
 
+    /// For what only one module needs.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
     pub async fn link(&self, name: &str) -> Result<Option<Link>, Error> {
         let mut found = Box::pin(self.handle.link().get().match_name(name).execute());
         match found.try_next().await {
@@ -169,6 +174,12 @@ impl Net {
         Ok(self.address_messages(index).await?.iter().filter_map(ip_of).collect())
     }
 
+    /// All of them, with the index of the link.
+    pub async fn addresses_by_link(&self) -> Result<Vec<(u32, IpNet)>, Error> {
+        let all = self.address_messages(None).await?;
+        Ok(all.iter().filter_map(|message| Some((message.header.index, ip_of(message)?))).collect())
+    }
+
     async fn address_messages(&self, index: Option<u32>) -> Result<Vec<AddressMessage>, Error> {
         let request = self.handle.address().get();
         let request = if let Some(index) = index { request.set_link_index_filter(index) } else { request };
@@ -254,13 +265,14 @@ fn ip_of(message: &AddressMessage) -> Option<IpNet> {
     IpNet::new(address, message.header.prefix_len).ok()
 }
 
-fn code(error: &rtnetlink::Error) -> Option<i32> {
+/// Of the kernel: the number of an error, negative.
+pub fn code(error: &rtnetlink::Error) -> Option<i32> {
     match error {
         rtnetlink::Error::NetlinkError(message) => Some(message.raw_code()),
         _ => None,
     }
 }
 
-fn failed(what: &str, why: &dyn std::fmt::Display) -> Error {
+pub fn failed(what: &str, why: &dyn std::fmt::Display) -> Error {
     Error { what: what.into(), why: why.to_string() }
 }

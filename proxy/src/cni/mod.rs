@@ -101,8 +101,22 @@ async fn dispatch(request: &Request, group: &api::task::Group) -> Result<Option<
 /// ADD or DEL in the namespace of the calling thread; `ports` are mappings as a runtime gives them.
 #[cfg(test)]
 pub(crate) fn run_for_test(command: Command, id: &str, netns: std::path::PathBuf, leases: &Path, ports: &serde_json::Value) {
+    run_in_for_test(command, id, netns, leases, "10.77.0.0/24", 0, ports);
+}
+
+/// The same in that range, for pods of that MTU.
+#[cfg(test)]
+pub(crate) fn run_in_for_test(
+    command: Command,
+    id: &str,
+    netns: std::path::PathBuf,
+    leases: &Path,
+    subnet: &str,
+    mtu: u32,
+    ports: &serde_json::Value,
+) {
     let conf = serde_json::json!({
-        "cniVersion": "1.0.0", "name": "skiff", "type": PLUGIN, "ipam": {"subnet": "10.77.0.0/24", "dataDir": leases},
+        "cniVersion": "1.0.0", "name": "skiff", "type": PLUGIN, "mtu": mtu, "ipam": {"subnet": subnet, "dataDir": leases},
         "runtimeConfig": {"portMappings": ports},
     });
     let owner = spec::Owner { container: id.into(), ifname: "eth0".into() };

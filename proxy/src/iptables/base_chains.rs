@@ -98,7 +98,7 @@ pub fn fixed(node_network: &NodeNetwork) -> Vec<(Table, &'static str, Vec<String
             ]),
         ),
         (Table::Filter, "KUBE-FIREWALL", localnet(node_network.family)),
-        (Table::Filter, "SKIFF-INPUT", dns(node_network)),
+        (Table::Filter, "SKIFF-INPUT", let_in(node_network)),
         (Table::Filter, "SKIFF-FORWARD", through),
         (
             Table::Nat,
@@ -135,10 +135,14 @@ fn pod_network(node_network: &NodeNetwork) -> (Vec<String>, Vec<String>) {
     (out, vec![format!("-s {cidr} -j ACCEPT"), format!("-d {cidr} -j ACCEPT")])
 }
 
-/// Elsewhere DNS is a pod, and a firewall of the node does not stand before it.
-fn dns(node_network: &NodeNetwork) -> Vec<String> {
+/// Elsewhere DNS is a pod, and a firewall of the node does not stand before it. Packets of other nodes' pods are let in here, too; those of who is no
+/// node were dropped before (`nftables/guard.rs`).
+fn let_in(node_network: &NodeNetwork) -> Vec<String> {
     let rule = |ip: &IpAddr, protocol: &str| format!("-d {} -p {protocol} -m {protocol} --dport 53 -j ACCEPT", IpNet::from(*ip));
-    node_network.answered_here.iter().flat_map(|ip| [rule(ip, "udp"), rule(ip, "tcp")]).collect()
+    let dns = node_network.answered_here.iter().flat_map(|ip| [rule(ip, "udp"), rule(ip, "tcp")]);
+    let port = node_network.vxlan_port.filter(|_| node_network.family == Family::V4);
+    let vxlan = |port| format!("-m comment --comment \"pods of other nodes, by VXLAN\" -p udp -m udp --dport {port} -j ACCEPT");
+    dns.chain(port.map(vxlan)).collect()
 }
 
 const fn jump(table: Table, from: &'static str, to: &'static str, when: &'static str, position: Position) -> Jump {

@@ -21,6 +21,8 @@ pub struct Node {
     pub zone: String,
     /// Service addresses that this node answers itself (cluster DNS): no service port is made for them.
     pub answered_here: Vec<IpAddr>,
+    /// UDP, where other nodes' packets for pods arrive.
+    pub vxlan_port: Option<u16>,
 }
 
 /// What of the node the rules of one family speak of: all addresses are of that family.
@@ -32,6 +34,8 @@ pub struct NodeNetwork {
     pub node_ips: Vec<IpAddr>,
     /// Service addresses where this node serves DNS itself.
     pub answered_here: Vec<IpAddr>,
+    /// UDP, where other nodes' packets for pods arrive.
+    pub vxlan_port: Option<u16>,
 }
 
 /// Where a packet may end up.
@@ -90,7 +94,7 @@ pub struct Backends {
 impl NodeNetwork {
     /// Nothing is known of the node yet.
     pub fn of(family: Family) -> Self {
-        Self { family, cluster_cidr: None, node_ips: Vec::new(), answered_here: Vec::new() }
+        Self { family, cluster_cidr: None, node_ips: Vec::new(), answered_here: Vec::new(), vxlan_port: None }
     }
 }
 

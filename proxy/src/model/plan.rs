@@ -111,7 +111,7 @@ mod tests {
     use serde_json::json;
 
     fn node() -> Node {
-        Node { name: "n1".into(), zone: "z1".into(), answered_here: vec!["10.96.0.10".parse().unwrap()] }
+        Node { name: "n1".into(), zone: "z1".into(), answered_here: vec!["10.96.0.10".parse().unwrap()], vxlan_port: None }
     }
 
     fn only(service: &Service, slices: &[EndpointSlice]) -> ServicePort {

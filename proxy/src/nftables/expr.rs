@@ -44,6 +44,8 @@ pub enum Step {
     IsNot(Reg, u32),
     /// For fields of one byte.
     IsByte(Reg, u8),
+    /// For fields of two bytes: the word's first.
+    IsShort(Reg, u32),
     Among(Name, Reg),
     NotAmong(Name, Reg),
     /// Map, key, value.
@@ -106,7 +108,7 @@ impl Step {
             Step::Load(Field::CtState | Field::CtStatus, _) => "ct",
             Step::Load(Field::SourceKind | Field::DestinationKind, _) => "fib",
             Step::Bits(..) => "bitwise",
-            Step::Is(..) | Step::IsNot(..) | Step::IsByte(..) => "cmp",
+            Step::Is(..) | Step::IsNot(..) | Step::IsByte(..) | Step::IsShort(..) => "cmp",
             Step::Among(..) | Step::NotAmong(..) | Step::Lookup(..) | Step::Branch(..) => "lookup",
             Step::Draw { .. } => "numgen",
             Step::Remember { .. } => "dynset",
@@ -128,6 +130,7 @@ impl Step {
             Step::Is(reg, value) => compare(*reg, 0, &value.to_ne_bytes(), w),
             Step::IsNot(reg, value) => compare(*reg, 1, &value.to_ne_bytes(), w),
             Step::IsByte(reg, value) => compare(*reg, 0, &[*value], w),
+            Step::IsShort(reg, value) => compare(*reg, 0, value.to_ne_bytes().get(..2).unwrap_or_default(), w),
             Step::Among(set, reg) => lookup(set, &[(2, reg.number())], w),
             Step::NotAmong(set, reg) => lookup(set, &[(2, reg.number()), (5, 1)], w),
             Step::Lookup(map, key, value) => lookup(map, &[(2, key.number()), (3, value.number())], w),

@@ -10,6 +10,7 @@ mod base_chains;
 mod chain_rules;
 mod elements;
 mod expr;
+mod guard;
 mod objects;
 mod registers;
 mod service_chain;
@@ -18,4 +19,5 @@ mod slots;
 mod sticky;
 mod table;
 
+pub use guard::Guard;
 pub use table::Table;

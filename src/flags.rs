@@ -7,11 +7,14 @@ mod ranges;
 use std::{collections::BTreeMap, ffi::OsString, net::IpAddr, path::PathBuf};
 
 use anyhow::{Context, bail};
+use api::bootstrap::Token;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::{Map, Value};
 
+use crate::token::TokenFlags;
+
 pub use join::{FactFlags, JoinFlags};
-pub use nodes::NodesFlags;
+pub use nodes::{NodesFlags, time};
 pub use ranges::{Ranges, of_pods as pod_ranges};
 
 /// Kubernetes in one binary: API server, store, scheduler, controllers, node agent, service proxy, cluster DNS.
@@ -30,6 +33,8 @@ pub enum Verb {
     Server(ServerFlags),
     /// Make this machine a node of a cluster, in the foreground (--server, --token); or simulate nodes (--hollow N; no root and no containerd needed)
     Agent(AgentVerbFlags),
+    /// Make, list and delete the tokens that machines join with
+    Token(TokenFlags),
     /// Print a kubeconfig for the cluster administrator, or merge it into a file
     Kubeconfig(KubeconfigFlags),
     /// Tell what this machine lacks for `skiff up`; with --data-dir: whether what is kept there is sound (nothing is changed)
@@ -112,6 +117,9 @@ pub struct ServerFlags {
     /// Share what is served at a time between users, by upstream's priority levels; false: first come, first served
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub enable_priority_and_fairness: bool,
+    /// A token that machines can join with for as long as it is not deleted: <id>.<secret>, six and sixteen of a-z and 0-9
+    #[arg(long, value_name = "TOKEN", value_parser = token)]
+    pub token: Option<Token>,
     #[command(flatten)]
     pub nodes: NodesFlags,
 }
@@ -279,10 +287,10 @@ fn read_file(path: &PathBuf) -> anyhow::Result<Map<String, Value>> {
     }
 }
 
-/// `--data-dir` can also be given as `SKIFF_DATA_DIR`.
+/// `--data-dir` can also be given as `SKIFF_DATA_DIR`, of whatever verb.
 fn with_environment(command: Command) -> Command {
     command.mut_subcommands(|sub| {
-        sub.mut_args(|arg| match arg.get_long() {
+        with_environment(sub).mut_args(|arg| match arg.get_long() {
             Some("help" | "version") | None => arg,
             Some(long) => {
                 let name = format!("SKIFF_{}", long.to_uppercase().replace('-', "_"));
@@ -337,6 +345,10 @@ fn quantity(text: &str) -> Result<String, String> {
 fn label(text: &str) -> Result<String, String> {
     let known = |(key, value): (&str, &str)| api::selector::is_label_key(key) && api::selector::is_label_value(value);
     if text.split_once('=').is_some_and(known) { Ok(text.to_owned()) } else { Err("it must be a label, as in disk=ssd".to_owned()) }
+}
+
+fn token(text: &str) -> Result<Token, String> {
+    Token::parse(text).ok_or_else(|| "it must be <id>.<secret> of six and sixteen of a-z and 0-9, as in abcdef.0123456789abcdef".to_owned())
 }
 
 /// An address, or a DNS name whose first label may be `*`.

@@ -9,7 +9,9 @@ macro_rules! say {
 
 mod address;
 mod agent;
+mod authority;
 mod check;
+mod cluster_info;
 mod dirs;
 mod down;
 mod facts;
@@ -18,6 +20,7 @@ mod flags;
 mod hollow;
 mod instance;
 mod join;
+mod join_token;
 mod kubeconfig;
 mod manifests;
 // A program of its own, which build.rs compiles; here for its test and the lints.
@@ -26,6 +29,7 @@ mod manifests;
 mod cni_shim;
 mod progress;
 mod server;
+mod token;
 mod up;
 
 use std::{io::Write, process::ExitCode};
@@ -61,6 +65,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Verb::Up(flags) => block_on(&flags.server.common.log_level.clone(), up::run(flags))?,
         Verb::Server(flags) => block_on(&flags.common.log_level.clone(), server::run(flags))?,
         Verb::Agent(flags) => block_on(&flags.common.log_level.clone(), join::run(flags))?,
+        Verb::Token(flags) => block_on("warn", token::run(flags))?,
         Verb::Kubeconfig(flags) => kubeconfig::run(&flags)?,
         Verb::Check(flags) => return Ok(if check::run(&flags)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
         Verb::Down(flags) => block_on(&flags.common.log_level.clone(), down::down(flags))?,

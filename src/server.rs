@@ -37,8 +37,8 @@ use tokio::{
 };
 
 use crate::{
-    address::default_address, dirs::Dirs, facts::Facts, files, flags::ServerFlags, instance::Instance, kubeconfig, manifests,
-    progress::Progress,
+    address::default_address, authority::Ca, cluster_info, dirs::Dirs, facts::Facts, files, flags::ServerFlags, instance::Instance,
+    kubeconfig, manifests, progress::Progress,
 };
 
 /// How long an orderly end may take before we go anyway.
@@ -131,9 +131,14 @@ impl Control {
         Box::pin(kinds::bootstrap_service::kubernetes_service(&control.engine, &config, SocketAddr::new(advertised, port))).await?;
         Box::pin(manifests::apply(&control.engine, cluster_dns(&config))).await?;
         Box::pin(manifests::tell_nodes(&control.engine, &facts(flags, &config), &config.service_cidrs)).await?;
+        let reached = SocketAddr::new(advertised, port);
+        Box::pin(cluster_info::publish(&control.engine, &format!("https://{reached}"), control.certs.ca())).await?;
+        if let Some(token) = &flags.token {
+            Box::pin(cluster_info::make_token(&control.engine, token)).await?;
+        }
         started.done();
+        control.start_controllers(flags, &config, advertised);
         control.group.spawn_loop("claims of services", kinds::service::keep_claims(control.engine.clone(), config));
-        control.start_controllers(flags);
         progress.step(&format!("API ready (https://{address})"));
         Ok(control)
     }
@@ -158,11 +163,14 @@ impl Control {
         self.store.close().await;
     }
 
-    fn start_controllers(&self, flags: &ServerFlags) {
+    fn start_controllers(&self, flags: &ServerFlags, kinds: &kinds::Config, advertised: IpAddr) {
         self.group.spawn_loop("system namespaces", auth::keep_namespaces(self.engine.clone()));
         let config = controllers::Config {
             cluster_cidrs: flags.cluster_cidr.list().to_vec(),
             root_ca: self.certs.ca().to_owned(),
+            authority: Arc::new(Ca(self.certs.clone())),
+            signing_seconds: controllers::SIGNING_SECONDS,
+            reserved: reserved(flags, kinds, advertised),
             nodes: flags.nodes.config(),
             terminated_pods_max: flags.nodes.terminated_pod_gc_threshold,
         };
@@ -310,6 +318,13 @@ fn facts(flags: &ServerFlags, config: &kinds::Config) -> Facts {
         cluster_dns: cluster_dns(config),
         cluster_domain: config.cluster_domain.clone(),
     }
+}
+
+/// What is the API server's, or of services and pods: no node is called so.
+fn reserved(flags: &ServerFlags, config: &kinds::Config, advertised: IpAddr) -> controllers::Reserved {
+    let own = serving_names(flags, config, advertised);
+    let ranges = config.service_cidrs.iter().chain(flags.cluster_cidr.list()).copied().collect();
+    controllers::Reserved { names: own.dns, addresses: own.addresses, ranges, domain: config.cluster_domain.clone() }
 }
 
 /// The cluster's DNS address: the tenth of the service range, as kubeadm has it.

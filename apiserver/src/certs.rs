@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 pub mod files;
 pub mod issue;
+pub mod request;
 
 use files::{Files, Fresh, add_pair};
 pub use issue::{Pair, Seen, Subject, Usage, look};
@@ -173,6 +174,14 @@ impl Certs {
         subject.addresses = addresses.to_vec();
         subject.addresses.push(Ipv4Addr::LOCALHOST.into());
         Ok(issue::leaf(&self.authority, &subject, Timestamp::now())?)
+    }
+
+    /// A certificate for a PKCS#10 request, both PEM: see [`request::sign`].
+    ///
+    /// # Errors
+    /// What is wrong with the request.
+    pub fn sign(&self, request: &[u8], usages: &[String], seconds: u64) -> Result<String, String> {
+        request::sign(&self.authority, request, usages, seconds, Timestamp::now())
     }
 
     /// Rises with each renewal.

@@ -1,7 +1,9 @@
 //! The cluster's will: what users asked for -> objects that make it so. One file per controller, one visible table.
 
 mod amount;
+mod bootstrap;
 mod catalog;
+mod certificates;
 mod deployment;
 mod disruption;
 mod doomed;
@@ -30,6 +32,8 @@ mod tainteviction;
 
 use std::{ops::Deref, sync::Arc};
 
+pub use bootstrap::USED_BY_NODE as TOKEN_USED_BY;
+pub use certificates::{Authority, Reserved};
 pub use nodelifecycle::NodeConfig;
 
 use api::task::Group;
@@ -44,6 +48,12 @@ pub struct Config {
     pub cluster_cidrs: Vec<IpNet>,
     /// The cluster's CA (PEM), published to every namespace.
     pub root_ca: String,
+    /// Who signs certificates.
+    pub authority: Arc<dyn Authority>,
+    /// The longest life of a certificate that is signed, in seconds.
+    pub signing_seconds: u64,
+    /// What no node's certificate may bear.
+    pub reserved: Reserved,
     /// When nodes are given up.
     pub nodes: NodeConfig,
     /// `--terminated-pod-gc-threshold`: so many terminated pods may stay; 0 is any number.
@@ -52,6 +62,9 @@ pub struct Config {
 
 /// Upstream's `--terminated-pod-gc-threshold`.
 pub const TERMINATED_PODS_MAX: usize = 12_500;
+
+/// Upstream's `--cluster-signing-duration`: one year.
+pub const SIGNING_SECONDS: u64 = 365 * 24 * 3600;
 
 /// A client that acts as the service account of this name in kube-system.
 pub type ClientFor<'a> = &'a dyn Fn(&str) -> kube::Client;
@@ -97,6 +110,17 @@ const TABLE: &[Row] = &[
     ("disruption-controller", "controllermanager", |s| s.run(disruption::Budgets::new(s.caches, s.client()))),
     ("disruption-controller", "controllermanager", |s| s.run(disruption::StaleDisruptions::new(s.caches))),
     ("clusterrole-aggregation-controller", "clusterrole-aggregation-controller", |s| s.run(roles::Roles::new(s.caches))),
+    ("certificate-controller", "csrapproving", |s| s.run(certificates::Approving::new(s.caches, &s.config.authority, s.client()))),
+    ("certificate-controller", "csrapproving-serving", |s| {
+        s.run(certificates::ServingApproval::new(s.caches, &s.config.authority, &s.config.reserved));
+    }),
+    ("certificate-controller", "csrsigning", |s| {
+        s.run(certificates::Signing::new(s.caches, &s.config.authority, s.config.signing_seconds))
+    }),
+    ("certificate-controller", "csrcleaner", |s| s.run(certificates::Cleaning::new(s.caches))),
+    ("certificate-controller", "nodekeys", |s| s.run(certificates::Release::new(s.caches))),
+    ("token-cleaner", "tokencleaner", |s| s.run(bootstrap::TokenCleaner::new(s.caches))),
+    ("bootstrap-signer", "bootstrapsigner", |s| s.run(bootstrap::BootstrapSigner::new(s.caches))),
     ("node-controller", "cidrAllocator", |s| s.run(nodeipam::NodeIpam::new(s.caches, &s.config.cluster_cidrs))),
 ];
 

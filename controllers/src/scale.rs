@@ -297,6 +297,9 @@ impl Config {
         Self {
             cluster_cidrs: vec!["10.0.0.0/8".parse().unwrap()],
             root_ca: String::new(),
+            authority: Arc::new(crate::certificates::tests::Plain),
+            signing_seconds: crate::SIGNING_SECONDS,
+            reserved: crate::Reserved::default(),
             nodes: crate::NodeConfig::default(),
             terminated_pods_max: 0,
         }

@@ -8,6 +8,7 @@ pub mod admission;
 pub mod auth;
 pub mod binding;
 pub mod bootstrap_service;
+pub mod certificatesigningrequest;
 pub mod common;
 pub mod config;
 pub mod configmap;
@@ -60,6 +61,8 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     // apps
     |_| deployment::kind(),
     |_| replicaset::kind(),
+    // certificates.k8s.io
+    |_| certificatesigningrequest::kind(),
     // coordination.k8s.io
     |_| lease::kind(),
     // discovery.k8s.io

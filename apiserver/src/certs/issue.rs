@@ -16,7 +16,7 @@ pub const AUTHORITY_SECONDS: u64 = 10 * 365 * DAY_SECONDS;
 /// How long a leaf lasts: one year; it is renewed long before.
 pub const LEAF_SECONDS: u64 = 365 * DAY_SECONDS;
 /// Clocks of other machines may be behind ours by this much.
-const SKEW_SECONDS: u64 = 5 * 60;
+pub(super) const SKEW_SECONDS: u64 = 5 * 60;
 
 /// A certificate (chain) and its private key, both PEM.
 #[derive(Clone, PartialEq, Eq)]
@@ -156,7 +156,7 @@ fn note(extension: &X509Extension<'_>, seen: &mut Seen) {
     }
 }
 
-fn address(bytes: &[u8]) -> Option<IpAddr> {
+pub(super) fn address(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
         16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
@@ -171,9 +171,14 @@ fn params(common_name: &str, organization: Option<&str>, now: Timestamp, seconds
         params.distinguished_name.push(DnType::OrganizationName, organization);
     }
     params.distinguished_name.push(DnType::CommonName, common_name);
-    let epoch = rcgen::date_time_ymd(1970, 1, 1);
     let now = u64::try_from(now.as_second()).unwrap_or_default();
-    params.not_before = epoch + Duration::from_secs(now.saturating_sub(SKEW_SECONDS));
-    params.not_after = epoch + Duration::from_secs(now + seconds);
+    valid(&mut params, now.saturating_sub(SKEW_SECONDS), now + seconds);
     params
+}
+
+/// Both in seconds since the epoch.
+pub(super) fn valid(params: &mut CertificateParams, from: u64, to: u64) {
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    params.not_before = epoch + Duration::from_secs(from);
+    params.not_after = epoch + Duration::from_secs(to);
 }

@@ -111,7 +111,12 @@ impl Action {
 
     /// Writes the object's status, with the `resourceVersion` it was read with.
     pub fn update_status<K: Object + Serialize>(object: &K) -> Self {
-        Self::Update { resource: resource::<K>(), path: format!("{}/status", path(object)), object: value(object) }
+        Self::update_part(object, "status")
+    }
+
+    /// As [`Action::update_status`], of another subresource that is the object itself.
+    pub fn update_part<K: Object + Serialize>(object: &K, subresource: &str) -> Self {
+        Self::Update { resource: resource::<K>(), path: format!("{}/{subresource}", path(object)), object: value(object) }
     }
 
     /// A merge patch, refused by the server if the object is not the same one (uid) any more.

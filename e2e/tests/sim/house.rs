@@ -26,6 +26,9 @@ pub struct House {
     door: Door,
 }
 
+/// The authority of [`Door`].
+struct Ca(Arc<apiserver::certs::Certs>);
+
 /// Who asks, in process.
 #[derive(Clone)]
 pub struct Asker(pub Client);
@@ -56,6 +59,9 @@ impl House {
         let config = controllers::Config {
             cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
             root_ca: "the authority".into(),
+            authority: Arc::new(Ca(self.door.certs.clone())),
+            signing_seconds: controllers::SIGNING_SECONDS,
+            reserved: controllers::Reserved::default(),
             nodes: controllers::NodeConfig::default(),
             terminated_pods_max: controllers::TERMINATED_PODS_MAX,
         };
@@ -65,6 +71,22 @@ impl House {
         };
         controllers::start(&config, &self.caches, &clients, &self.group);
         scheduler::start(self.door.client("system:kube-scheduler", &[]), &self.caches, &self.group);
+    }
+}
+
+impl std::fmt::Debug for Ca {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ca(..)")
+    }
+}
+
+impl controllers::Authority for Ca {
+    fn look(&self, request: &[u8]) -> Result<api::csr::Requested, String> {
+        apiserver::certs::request::look(request)
+    }
+
+    fn sign(&self, request: &[u8], usages: &[String], seconds: u64) -> Result<String, String> {
+        self.0.sign(request, usages, seconds)
     }
 }
 

@@ -1,9 +1,11 @@
 //! The words of the house: what crosses a wire, and nothing that decides.
 //!
 //! Kubernetes' own types come from `k8s-openapi` and are re-exported as [`k8s`]; this crate adds the few that are not generated:
-//! status errors, field causes, selectors, quantities, names, the task group that every
+//! status errors, field causes, selectors, quantities, names, bootstrap tokens, what a certificate signing request asks for, the task group that every
 //! room runs its tasks in, and the seats that every server gives its connections.
 
+pub mod bootstrap;
+pub mod csr;
 pub mod faults;
 pub mod field_errors;
 pub mod human;

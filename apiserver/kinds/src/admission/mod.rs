@@ -7,6 +7,9 @@ use apiserver::identity::{Admission, Operation, Review};
 
 use crate::common::read;
 
+pub mod certificate_approval;
+pub mod certificate_signing;
+pub mod certificate_subject_restriction;
 pub mod default_toleration_seconds;
 pub mod limit_ranger;
 pub mod namespace_lifecycle;
@@ -25,6 +28,9 @@ pub fn chain() -> Vec<Arc<dyn Admission>> {
         Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
         Arc::new(priority::Priority::default()),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Arc::new(certificate_approval::CertificateApproval),
+        Arc::new(certificate_signing::CertificateSigning),
+        Arc::new(certificate_subject_restriction::CertificateSubjectRestriction),
     ]
 }
 
@@ -64,6 +70,9 @@ mod tests {
             "TaintNodesByCondition",
             "Priority",
             "DefaultTolerationSeconds",
+            "CertificateApproval",
+            "CertificateSigning",
+            "CertificateSubjectRestriction",
         ];
         assert_eq!(names, order);
     }

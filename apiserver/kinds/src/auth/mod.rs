@@ -1,4 +1,4 @@
-//! Who may do what: service-account tokens, RBAC, the Node authorizer, reviews, and what a fresh cluster lets whom do.
+//! Who may do what: tokens of service accounts and of machines that join, RBAC, the Node authorizer, reviews, and what a fresh cluster lets whom do.
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::admission;
 
 pub mod bootstrap;
+pub mod bootstrap_tokens;
 mod covers;
 pub mod escalation;
 pub mod node;
@@ -40,7 +41,8 @@ pub fn chain(tokens: &Arc<Tokens>) -> Auth {
     let authorizers: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Privileged), Arc::new(node::NodeAuthorizer::default()), rbac.clone()];
     let mut admission = admission::chain();
     admission.push(Arc::new(escalation::NoEscalation(rbac)));
-    Auth { authenticators: vec![tokens.clone()], authorizers, admission }
+    let bootstrap = bootstrap_tokens::BootstrapTokens::new(ISSUER);
+    Auth { authenticators: vec![tokens.clone(), Arc::new(bootstrap)], authorizers, admission }
 }
 
 /// The kinds of this part: reviews.

@@ -198,6 +198,9 @@ pub fn named(plural: &str, name: &str) -> String {
     std::net::Ipv4Addr::from(10 << 24 | number & 0x00ff_ffff).to_string()
 }
 
+/// A PKCS#10 request of `CN=jane`, as JSON has its PEM.
+pub const REQUEST: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlISk1IRUNBUUF3RHpFTk1Bc0dBMVVFQXd3RWFtRnVaVEJaTUJNR0J5cUdTTTQ5QWdFR0NDcUdTTTQ5QXdFSApBMElBQkEyT3BrcXBhL1hYWGxMQUt5RWU3N2J5SStFazIwK0ZmSGdVL0NaazRVUHV5dlZYK1pFNzFNeFNZd1krCmRWdnhGK0M4Rm9qbUxQRUJjUTc3Uml0L0ZsU2dBREFLQmdncWhrak9QUVFEQWdOSUFEQkZBaUF0UG5CRGp6VEUKYmxGcUtFNWxpdjVJT1JaZGcyRWdhUWozNFArWWs5U1J2UUloQU44dTBZZ29LdXVNRG9lRVZHeUg1SHF3b1J3ZQpVYy9XRjVjRmZZN3h0aVk4Ci0tLS0tRU5EIENFUlRJRklDQVRFIFJFUVVFU1QtLS0tLQo=";
+
 /// A valid object of a kind.
 pub fn body(kind: &Kind, namespace: &str, name: &str) -> Value {
     let labels = json!({"app": "x"});
@@ -208,6 +211,7 @@ pub fn body(kind: &Kind, namespace: &str, name: &str) -> Value {
         "pods" => json!({"spec": pod}),
         "replicationcontrollers" => json!({"spec": {"replicas": 1, "selector": labels, "template": template}}),
         "deployments" | "replicasets" => json!({"spec": workload}),
+        "certificatesigningrequests" => json!({"spec": {"request": REQUEST, "signerName": "example.com/x", "usages": ["client auth"]}}),
         "services" => json!({"spec": {"type": "ExternalName", "externalName": "x.example"}}),
         "events" => json!({"involvedObject": {"kind": "Pod", "namespace": namespace, "name": "x"}, "reason": "x", "type": "Normal"}),
         "endpointslices" => json!({"addressType": "IPv4", "endpoints": [], "ports": []}),

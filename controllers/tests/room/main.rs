@@ -1,4 +1,7 @@
-//! Controllers beside the real API server over the memory store: garbage when it cannot learn what the server serves, conditions of pods that go.
+//! Controllers beside the real API server over the memory store: garbage when it cannot learn what the server serves, conditions of pods that go,
+//! machines that join.
+
+mod joining;
 
 use std::{
     convert::Infallible,
@@ -16,7 +19,11 @@ use api::{
     },
     task::Group,
 };
-use apiserver::{body::Response, serve::status_response};
+use apiserver::{
+    body::Response,
+    certs::{Certs, request},
+    serve::status_response,
+};
 use client::kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams},
@@ -55,12 +62,33 @@ fn account(name: &str) -> String {
     format!("system:serviceaccount:kube-system:{name}")
 }
 
+struct Ca(Arc<Certs>);
+
+impl std::fmt::Debug for Ca {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ca(..)")
+    }
+}
+
+impl controllers::Authority for Ca {
+    fn look(&self, pem: &[u8]) -> Result<api::csr::Requested, String> {
+        request::look(pem)
+    }
+
+    fn sign(&self, pem: &[u8], usages: &[String], seconds: u64) -> Result<String, String> {
+        self.0.sign(pem, usages, seconds)
+    }
+}
+
 /// All controllers, each with the client of its name.
 fn start(door: &Door, group: &Group, clients: &dyn Fn(&str) -> Client) {
     let caches = client::Caches::new(door.client("system:kube-controller-manager", &[]), group.clone());
     let config = controllers::Config {
         cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00:244::/48".parse().unwrap()],
         root_ca: "the authority".into(),
+        authority: Arc::new(Ca(door.certs.clone())),
+        signing_seconds: controllers::SIGNING_SECONDS,
+        reserved: controllers::Reserved::default(),
         nodes: controllers::NodeConfig::default(),
         terminated_pods_max: controllers::TERMINATED_PODS_MAX,
     };

@@ -1,0 +1,54 @@
+//! An approval of a certificate -> refused, unless the approver may approve for the signer.
+//!
+//! Source: `plugin/pkg/admission/certificates/approval`, `pkg/certauthorization`.
+
+use api::Status;
+use apiserver::identity::{Admission, Attributes, Decision, Operation, Review};
+use async_trait::async_trait;
+
+use super::{forbidden, is};
+use crate::{certificatesigningrequest::GROUP, common::Read};
+
+pub struct CertificateApproval;
+
+#[async_trait]
+impl Admission for CertificateApproval {
+    fn name(&self) -> &'static str {
+        "CertificateApproval"
+    }
+
+    async fn validate(&self, review: &Review<'_>) -> Result<(), Status> {
+        if !updates(review, "approval") {
+            return Ok(());
+        }
+        let signer = review.old.at("spec").text("signerName");
+        if may(review, "approve", signer) {
+            return Ok(());
+        }
+        Err(forbidden(review, &format!("user not permitted to approve requests with signerName {signer:?}")))
+    }
+}
+
+/// Whether a request for a certificate is changed through `subresource`.
+pub fn updates(review: &Review<'_>, subresource: &str) -> bool {
+    let ctx = review.ctx;
+    ctx.operation == Operation::Update && ctx.subresource == subresource && is(review, GROUP, "certificatesigningrequests")
+}
+
+/// `IsAuthorizedForSignerName`: for the signer, or for all of its domain.
+pub fn may(review: &Review<'_>, verb: &str, signer: &str) -> bool {
+    let domain = signer.split('/').next().unwrap_or_default();
+    [signer.to_owned(), format!("{domain}/*")].into_iter().any(|name| {
+        let asked = Attributes {
+            user: review.ctx.user.clone(),
+            verb: verb.into(),
+            name,
+            group: GROUP.into(),
+            version: "*".into(),
+            resource: "signers".into(),
+            resource_request: true,
+            ..Attributes::default()
+        };
+        matches!(review.ctx.engine.authorize(&asked), Decision::Allow(_))
+    })
+}

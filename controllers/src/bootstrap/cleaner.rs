@@ -1,0 +1,103 @@
+//! A bootstrap token whose time is over -> deleted, and one of one use after it was used. Source: `pkg/controller/bootstrap/tokencleaner.go`.
+
+use std::{sync::Arc, time::Duration};
+
+use api::{
+    Key,
+    bootstrap::{Life, life},
+    k8s::api::core::v1::Secret,
+    time::{Timestamp, after, parse},
+};
+use client::{Cache, Caches, kube};
+use kube::ResourceExt;
+use reconcile::{Action, Controller, Plan, Wake};
+
+use super::{USED_AT, data, tokens};
+
+/// The machine that used the token still reads its certificate with it.
+const READ_WITHIN: Duration = Duration::from_secs(60);
+
+pub struct TokenCleaner {
+    tokens: Cache<Secret>,
+}
+
+pub struct World {
+    token: Arc<Secret>,
+    now: Timestamp,
+}
+
+impl TokenCleaner {
+    pub fn new(caches: &Caches) -> Self {
+        Self { tokens: tokens(caches) }
+    }
+}
+
+impl Controller for TokenCleaner {
+    type World = World;
+
+    fn name(&self) -> &'static str {
+        "token-cleaner-controller"
+    }
+
+    fn watches(&self, wake: &Wake) {
+        wake.on_own(&self.tokens);
+    }
+
+    async fn observe(&self, key: &Key) -> Option<World> {
+        Some(World { token: self.tokens.get(key)?, now: Timestamp::now() })
+    }
+
+    fn plan(&self, world: &World, _: &Key) -> Plan {
+        let used = world.token.annotations().get(USED_AT);
+        // A time that cannot be read is over.
+        let used = used.map(|at| parse(at).map_or(Timestamp::MIN, |at| after(at, READ_WITHIN)));
+        let end = match life(&data(&world.token), world.now) {
+            Life::Over => Some(Timestamp::MIN),
+            Life::Until(end) => Some(used.map_or(end, |used| used.min(end))),
+            Life::Lasting => used,
+        };
+        let Some(end) = end else { return Plan::rest() };
+        match Duration::try_from(end.duration_since(world.now)) {
+            Ok(left) if !left.is_zero() => Plan::rest().again_in(left),
+            _ => Plan::act(vec![Action::delete(&*world.token)]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bootstrap::tests::token;
+
+    fn plan(token: Arc<Secret>) -> Plan {
+        let caches = Caches::unfollowed(kube::Client::new(tower::service_fn(nobody), "default"), api::task::Group::new());
+        let now = parse("2026-01-01T00:00:00Z").unwrap();
+        TokenCleaner::new(&caches).plan(&World { token, now }, &Key::default())
+    }
+
+    #[test]
+    fn tokens_go_when_their_time_is_over() {
+        assert_eq!(plan(token("abcdef", &[])), Plan::rest());
+        assert_eq!(plan(token("abcdef", &[("expiration", "2026-01-01T00:01:00Z")])), Plan::rest().again_in(Duration::from_secs(60)));
+        for over in ["2026-01-01T00:00:00Z", "soon"] {
+            assert!(matches!(plan(token("abcdef", &[("expiration", over)])).actions[..], [Action::Delete { .. }]), "{over}");
+        }
+    }
+
+    #[test]
+    fn used_tokens_go_once_the_certificate_is_read() {
+        let used = |at: &str, more: &[(&str, &str)]| {
+            let mut token = (*token("abcdef", more)).clone();
+            token.annotations_mut().insert(USED_AT.into(), at.into());
+            plan(Arc::new(token))
+        };
+        assert_eq!(used("2025-12-31T23:59:30Z", &[]), Plan::rest().again_in(Duration::from_secs(30)));
+        assert_eq!(used("2025-12-31T23:59:30Z", &[("expiration", "2026-01-01T00:00:10Z")]), Plan::rest().again_in(Duration::from_secs(10)));
+        assert!(matches!(used("2025-12-31T23:59:00Z", &[]).actions[..], [Action::Delete { .. }]));
+        assert!(matches!(used("x", &[]).actions[..], [Action::Delete { .. }]));
+    }
+
+    async fn nobody(_: http::Request<kube::client::Body>) -> Result<http::Response<kube::client::Body>, std::convert::Infallible> {
+        Ok(http::Response::new(kube::client::Body::empty()))
+    }
+}

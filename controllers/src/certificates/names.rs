@@ -1,0 +1,203 @@
+//! A machine that would join under a node's name -> whether the name is free for it. Decision: docs/decisions/a-node-name-belongs-to-a-key.md.
+//!
+//! The key that first got a certificate in a node's name holds the name: a Secret in kube-system says which. Another key gets it once the
+//! node is gone or silent, as kubeadm lets a name be taken whose node is not Ready (`cmd/kubeadm/app/phases/kubelet`).
+
+use std::{sync::Arc, time::Duration};
+
+use api::{
+    bootstrap::NAMESPACE,
+    k8s::{
+        ByteString,
+        api::core::v1::{Node, Secret},
+        apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    },
+    time::{Timestamp, after, parse, rfc3339},
+};
+use client::{Cache, Caches};
+use reconcile::Action;
+
+/// The type of these Secrets.
+const SECRET_TYPE: &str = "skiff.local/node-key";
+const SUFFIX: &str = ".node-key.skiff";
+/// What a name has at most, so that the Secret's is one.
+const NAME_LENGTH: usize = 253 - SUFFIX.len();
+const KEY: &str = "key";
+const CLAIMED: &str = "claimed";
+
+/// A node comes within that time after its machine got the name. Until then nobody else gets it.
+pub const COMES_WITHIN: Duration = Duration::from_secs(120);
+
+/// What is known of a name.
+pub struct Known<'a> {
+    pub name: &'a str,
+    /// Who would have it: the digest of the machine's key.
+    pub key: &'a str,
+    pub node: Option<&'a Arc<Node>>,
+    pub claim: Option<&'a Arc<Secret>>,
+    pub now: Timestamp,
+}
+
+#[derive(Debug, PartialEq)]
+pub enum Verdict {
+    /// It is the machine's, once this is written; what goes before is told.
+    Free(Vec<Action>),
+    /// In words for whoever runs the machine.
+    Taken(String),
+}
+
+/// Where a name's key is kept.
+pub fn secret_name(node: &str) -> String {
+    format!("{node}{SUFFIX}")
+}
+
+/// Whose key a Secret of that name keeps.
+pub fn node_of(secret: &str) -> Option<&str> {
+    secret.strip_suffix(SUFFIX).filter(|node| !node.is_empty())
+}
+
+/// All of them.
+pub fn keys(caches: &Caches) -> Cache<Secret> {
+    caches.filtered(&format!("metadata.namespace={NAMESPACE},type={SECRET_TYPE}"))
+}
+
+pub fn decide(known: &Known<'_>) -> Verdict {
+    let name = known.name;
+    if name.len() > NAME_LENGTH {
+        return Verdict::Taken(format!("node name {name:?} is too long: {NAME_LENGTH} characters are the most"));
+    }
+    let Some(claim) = known.claim else {
+        return match known.node {
+            Some(node) if !is_silent(node) => Verdict::Taken(taken(name)),
+            _ => Verdict::Free(vec![Action::create(&secret(known, ObjectMeta::default()))]),
+        };
+    };
+    if text(claim, KEY) == known.key {
+        return Verdict::Free(Vec::new());
+    }
+    match known.node {
+        Some(node) if !is_silent(node) => Verdict::Taken(taken(name)),
+        None if left(claim, known.now) > Duration::ZERO => {
+            let seconds = left(claim, known.now).as_secs() + 1;
+            Verdict::Taken(format!(
+                "node name {name:?} is taken: another machine is joining under it. Give this machine another name (--node-name), or try again in {seconds} s"
+            ))
+        }
+        node => {
+            let update = Action::update(&secret(known, claim.metadata.clone()));
+            let told = node.map(|node| {
+                Action::warning(
+                    &**node,
+                    "NodeKeyReplaced",
+                    format!("Another machine, or the same with a new disk, joins as the silent node {name}"),
+                )
+            });
+            Verdict::Free(std::iter::once(update).chain(told).collect())
+        }
+    }
+}
+
+/// How long the machine that has the claim may still take to come.
+pub fn left(claim: &Secret, now: Timestamp) -> Duration {
+    let end = parse(&text(claim, CLAIMED)).map_or(Timestamp::MIN, |claimed| after(claimed, COMES_WITHIN));
+    Duration::try_from(end.duration_since(now)).unwrap_or_default().min(COMES_WITHIN)
+}
+
+/// Whether the node controller has given up hearing of it. One that has never said how it is may yet.
+pub fn is_silent(node: &Node) -> bool {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "Unknown")
+}
+
+fn taken(name: &str) -> String {
+    format!(
+        "node name {name:?} is taken: a node of that name is in the cluster, its machine is alive, and this machine has not the key that it joined with. \
+         Give this machine another name (--node-name). If it is that machine with a new disk, it may join once the old node is NotReady, \
+         or at once after `kubectl delete node {name}`"
+    )
+}
+
+fn secret(known: &Known<'_>, metadata: ObjectMeta) -> Secret {
+    let metadata = ObjectMeta { name: Some(secret_name(known.name)), namespace: Some(NAMESPACE.into()), ..metadata };
+    let entries = [("node", known.name.to_owned()), (KEY, known.key.to_owned()), (CLAIMED, rfc3339(known.now))];
+    let data = entries.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value.into_bytes()))).collect();
+    Secret { metadata, type_: Some(SECRET_TYPE.into()), data: Some(data), ..Secret::default() }
+}
+
+fn text(secret: &Secret, key: &str) -> String {
+    let value = secret.data.as_ref().and_then(|data| data.get(key));
+    value.map(|value| String::from_utf8_lossy(&value.0).into_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn node(ready: Option<&str>) -> Arc<Node> {
+        let conditions: Vec<_> = ready.into_iter().map(|status| json!({"type": "Ready", "status": status})).collect();
+        Arc::new(serde_json::from_value(json!({"metadata": {"name": "n"}, "status": {"conditions": conditions}})).unwrap())
+    }
+
+    fn claim(key: &str, claimed: i64) -> Arc<Secret> {
+        let metadata = ObjectMeta { resource_version: Some("7".into()), ..ObjectMeta::default() };
+        Arc::new(secret(&Known { name: "n", key, node: None, claim: None, now: at(claimed) }, metadata))
+    }
+
+    #[test]
+    fn a_name_is_its_keys_while_its_machine_lives() {
+        let (silent, alive, new) = (node(Some("Unknown")), node(Some("True")), node(None));
+        let (mine, other, fresh) = (claim("mine", 0), claim("other", 0), claim("other", 940));
+        let cases = [
+            ("nobody has it", None, None, "create"),
+            ("nobody has claimed it, and its node is silent", Some(&silent), None, "create"),
+            ("a node of before there were keys", Some(&alive), None, "taken"),
+            ("my own", Some(&alive), Some(&mine), "free"),
+            ("my own, silent", Some(&silent), Some(&mine), "free"),
+            ("my own, deleted", None, Some(&mine), "free"),
+            ("another's, alive", Some(&alive), Some(&other), "taken"),
+            ("another's, not ready but heard of", Some(&node(Some("False"))), Some(&other), "taken"),
+            ("another's, that has not said how it is", Some(&new), Some(&other), "taken"),
+            ("another's, silent", Some(&silent), Some(&other), "update"),
+            ("another's, deleted", None, Some(&other), "update"),
+            ("another's, about to come", None, Some(&fresh), "taken"),
+        ];
+        for (what, node, claim, wanted) in cases {
+            let known = Known { name: "n", key: "mine", node, claim, now: at(1000) };
+            let found = match decide(&known) {
+                Verdict::Taken(why) if why.contains("--node-name") => "taken",
+                Verdict::Free(actions) => match &actions[..] {
+                    [] => "free",
+                    [Action::Create { object, .. }] if object["metadata"]["name"] == "n.node-key.skiff" => "create",
+                    // The precondition: who was faster wins.
+                    [Action::Update { object, .. }, ..] if object["metadata"]["resourceVersion"] == "7" => "update",
+                    other => panic!("{what}: {other:?}"),
+                },
+                other => panic!("{what}: {other:?}"),
+            };
+            assert_eq!(found, wanted, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let claim = claim("mine", 0);
+        assert_eq!((text(&claim, KEY).as_str(), left(&claim, at(20))), ("mine", Duration::from_secs(100)));
+        assert_eq!(left(&claim, at(120)), Duration::ZERO);
+        assert_eq!(left(&claim, at(-9999)), COMES_WITHIN, "a clock that was set back keeps nobody out for long");
+        assert_eq!(left(&Secret::default(), at(0)), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_secret_has_a_name_as_well() {
+        let name = "n".repeat(NAME_LENGTH);
+        let known = |name| decide(&Known { name, key: "k", node: None, claim: None, now: at(0) });
+        assert!(matches!(known(&name), Verdict::Free(_)) && secret_name(&name).len() == 253);
+        assert!(matches!(known(&format!("{name}n")), Verdict::Taken(_)));
+    }
+}

@@ -1,0 +1,111 @@
+//! What joining machines read and show before they are nodes: `cluster-info` in kube-public, and the token that was chosen beforehand.
+//!
+//! Source: `cmd/kubeadm/app/phases/bootstraptoken/clusterinfo`. The signatures beside the kubeconfig are the controllers' (`bootstrapsigner`).
+
+use std::sync::Arc;
+
+use api::{
+    GroupResource, Key, Status,
+    bootstrap::{self, Token},
+};
+use apiserver::engine::Engine;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use kinds::auth::system_user;
+use serde_json::{Value, json};
+
+use crate::token::{Made, object};
+
+const NAMESPACE: &str = "kube-public";
+const NAME: &str = "cluster-info";
+
+/// Makes or mends `cluster-info`: anybody may read there where the API is, and which CA it has.
+///
+/// # Errors
+/// The write that failed.
+pub async fn publish(engine: &Arc<Engine>, server: &str, ca: &str) -> Result<(), Status> {
+    let kubeconfig = kubeconfig(server, ca);
+    let map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME, "namespace": NAMESPACE}, "data": {"kubeconfig": kubeconfig},
+    });
+    ensure(engine, &GroupResource::new("", "configmaps"), &Key::new(NAMESPACE, NAME), map, ("kubeconfig", &kubeconfig)).await
+}
+
+/// Makes the token that the server was started with, or gives it its secret back. It lasts.
+///
+/// # Errors
+/// The write that failed.
+pub async fn make_token(engine: &Arc<Engine>, token: &Token) -> Result<(), Status> {
+    let (usages, groups) = (["signing", "authentication"].map(str::to_owned), [bootstrap::NODE_GROUP.to_owned()]);
+    let description = "The token that the server was started with (--token).";
+    let made = Made { token, expires: None, one_time: false, description, usages: &usages, groups: &groups };
+    let key = Key::new(bootstrap::NAMESPACE, &token.secret_name());
+    let secret = BASE64_STANDARD.encode(&token.secret);
+    ensure(engine, &GroupResource::new("", "secrets"), &key, object(&made), (bootstrap::SECRET, &secret)).await
+}
+
+/// Creates the object, or sets this key of its data.
+async fn ensure(engine: &Arc<Engine>, gr: &GroupResource, key: &Key, object: Value, (field, value): (&str, &str)) -> Result<(), Status> {
+    let Some(found) = engine.cached(gr, key) else {
+        return match engine.create(gr, &key.namespace, object, &system_user()).await {
+            // Another server on the same store was quicker.
+            Err(status) if status.reason != "AlreadyExists" => Err(status),
+            _ => Ok(()),
+        };
+    };
+    if found.value()["data"][field] == value {
+        return Ok(());
+    }
+    let change = |current: &mut Value| {
+        current["data"][field] = value.into();
+        Ok(())
+    };
+    engine.update(gr, key, "", &system_user(), &change).await.map(drop)
+}
+
+fn kubeconfig(server: &str, ca: &str) -> String {
+    let ca = BASE64_STANDARD.encode(ca);
+    format!(
+        "apiVersion: v1\nclusters:\n- cluster:\n    certificate-authority-data: {ca}\n    server: {server}\n  name: \"\"\n\
+         contexts: null\ncurrent-context: \"\"\nkind: Config\npreferences: {{}}\nusers: null\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use api::task::Group;
+    use door::Door;
+
+    use super::*;
+
+    #[test]
+    fn the_kubeconfig_is_one() {
+        let read: Value = serde_yaml::from_str(&kubeconfig("https://192.0.2.1:6443", "CA")).unwrap();
+        assert_eq!(read["clusters"][0]["cluster"], json!({"certificate-authority-data": "Q0E=", "server": "https://192.0.2.1:6443"}));
+        assert_eq!(read["kind"], "Config");
+    }
+
+    #[tokio::test]
+    async fn what_is_published_is_mended() {
+        let group = Group::new();
+        let door = Door::new(&group).await;
+        let read = async || {
+            let key = Key::new(NAMESPACE, NAME);
+            door.engine.get(&GroupResource::new("", "configmaps"), &key).await.unwrap().value()["data"]["kubeconfig"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        };
+        for server in ["https://a:6443", "https://b:6443"] {
+            publish(&door.engine, server, "CA").await.unwrap();
+            assert_eq!(read().await, kubeconfig(server, "CA"));
+        }
+        let token = |secret: &str| Token { id: "abcdef".into(), secret: secret.into() };
+        for secret in ["0123456789abcdef", "fedcba9876543210"] {
+            make_token(&door.engine, &token(secret)).await.unwrap();
+            let kept =
+                door.engine.get(&GroupResource::new("", "secrets"), &Key::new("kube-system", "bootstrap-token-abcdef")).await.unwrap();
+            assert_eq!(kept.value()["data"]["token-secret"], BASE64_STANDARD.encode(secret));
+        }
+        group.drain(door::BOUND).await;
+    }
+}

@@ -1,0 +1,258 @@
+//! `skiff token create|list|delete`: the tokens that machines join with. As `kubeadm token`, and the same Secrets.
+
+mod secret;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context, anyhow, bail};
+use api::{
+    bootstrap::{self, Token},
+    k8s::api::core::v1::Secret,
+    time::{Timestamp, after},
+};
+use clap::{Args, Subcommand};
+use client::kube::{
+    Api, Client, Config, Error,
+    api::{DeleteParams, ListParams, PostParams},
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use rand::Rng;
+
+use crate::{
+    dirs::Dirs,
+    flags,
+    join_token::{JoinToken, Pin},
+};
+
+pub use secret::{Made, object};
+
+/// Until the API server answers.
+const ANSWER_BOUND: Duration = Duration::from_secs(30);
+const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+
+#[derive(Args, Clone, Debug)]
+pub struct TokenFlags {
+    #[command(subcommand)]
+    pub what: What,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum What {
+    /// Make a token, and print it
+    Create(CreateFlags),
+    /// List the tokens that there are
+    List(AccessFlags),
+    /// Delete tokens: who has not joined yet cannot any more
+    Delete(DeleteFlags),
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct AccessFlags {
+    /// Directory of the server's data, whose kubeconfig is used [default: /var/lib/skiff, or ~/.local/share/skiff without root]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The cluster, and who we are there [default: the administrator, from --data-dir]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct CreateFlags {
+    #[command(flatten)]
+    pub access: AccessFlags,
+    /// The token, <id>.<secret> of six and sixteen of a-z and 0-9 [default: a random one]
+    pub token: Option<String>,
+    /// How long it is good; 0 is for ever
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = ttl)]
+    pub ttl: Duration,
+    /// One node joins with it, and then it is deleted
+    #[arg(long)]
+    pub one_time: bool,
+    /// What it is for, in your words
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub description: String,
+    /// What it can be used for: signing (of cluster-info, so that joining machines can tell the true server), authentication
+    #[arg(long, value_name = "USAGE,...", value_delimiter = ',', default_value = "signing,authentication", value_parser = ["signing", "authentication"])]
+    pub usages: Vec<String>,
+    /// Groups of who shows it, each below system:bootstrappers:
+    #[arg(long, value_name = "GROUP,...", value_delimiter = ',', default_value = bootstrap::NODE_GROUP, value_parser = group)]
+    pub groups: Vec<String>,
+    /// Print the command that joins a machine, instead of the token alone
+    #[arg(long)]
+    pub print_join_command: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct DeleteFlags {
+    #[command(flatten)]
+    pub access: AccessFlags,
+    /// Tokens, or their ids
+    #[arg(required = true)]
+    pub tokens: Vec<String>,
+}
+
+/// The cluster as the kubeconfig has it.
+struct Cluster {
+    secrets: Api<Secret>,
+    server: String,
+    ca: Option<Vec<u8>>,
+}
+
+pub async fn run(flags: TokenFlags) -> anyhow::Result<()> {
+    match flags.what {
+        What::Create(flags) => create(&flags).await,
+        What::List(flags) => list(&flags).await,
+        What::Delete(flags) => delete(&flags).await,
+    }
+}
+
+async fn create(flags: &CreateFlags) -> anyhow::Result<()> {
+    let token = match &flags.token {
+        Some(text) => JoinToken::parse(text, None).map_err(|why| anyhow!(why))?.token,
+        None => random(),
+    };
+    let cluster = open(&flags.access).await?;
+    let expires = (!flags.ttl.is_zero()).then(|| after(Timestamp::now(), flags.ttl));
+    let made = Made {
+        token: &token,
+        expires,
+        one_time: flags.one_time,
+        description: &flags.description,
+        usages: &flags.usages,
+        groups: &flags.groups,
+    };
+    let object = serde_json::from_value(object(&made)).context("a Secret")?;
+    match answered(cluster.secrets.create(&PostParams::default(), &object)).await {
+        Ok(_) => {}
+        Err(Error::Api(status)) if status.code == 409 => bail!("a token with id {:?} is there already", token.id),
+        Err(error) => return Err(error).context("making the token"),
+    }
+    let whole = JoinToken { token, pin: cluster.pin()? };
+    match (&whole.pin, flags.print_join_command) {
+        (_, true) => say!("skiff agent --server {} --token {whole}", cluster.server),
+        _ => say!("{whole}"),
+    }
+    Ok(())
+}
+
+async fn list(flags: &AccessFlags) -> anyhow::Result<()> {
+    let cluster = open(flags).await?;
+    let chosen = ListParams::default().fields(&format!("type={}", bootstrap::SECRET_TYPE));
+    let found = answered(cluster.secrets.list(&chosen)).await.context("listing the tokens")?;
+    let now = Timestamp::now();
+    let mut rows = vec![["TOKEN", "TTL", "EXPIRES", "USAGES", "DESCRIPTION", "EXTRA GROUPS", "USED BY"].map(str::to_owned)];
+    rows.extend(found.items.iter().filter_map(|secret| secret::row(secret, now)));
+    table(&rows).iter().for_each(|line| say!("{line}"));
+    Ok(())
+}
+
+async fn delete(flags: &DeleteFlags) -> anyhow::Result<()> {
+    let ids = flags.tokens.iter().map(|text| id_of(text)).collect::<anyhow::Result<Vec<String>>>()?;
+    let cluster = open(&flags.access).await?;
+    for id in ids {
+        let name = format!("{}{id}", bootstrap::SECRET_PREFIX);
+        match answered(cluster.secrets.delete(&name, &DeleteParams::default())).await {
+            Ok(_) => say!("bootstrap token {id:?} deleted"),
+            Err(Error::Api(status)) if status.code == 404 => bail!("there is no token with id {id:?}"),
+            Err(error) => return Err(error).with_context(|| format!("deleting the token {id:?}")),
+        }
+    }
+    Ok(())
+}
+
+fn id_of(text: &str) -> anyhow::Result<String> {
+    if bootstrap::is_id(text) {
+        return Ok(text.to_owned());
+    }
+    JoinToken::parse(text, None).map(|joined| joined.token.id).map_err(|why| anyhow!(why))
+}
+
+async fn answered<T>(reply: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let late = || Error::Service("the API server did not answer in time".into());
+    tokio::time::timeout(ANSWER_BOUND, reply).await.unwrap_or_else(|_| Err(late()))
+}
+
+async fn open(flags: &AccessFlags) -> anyhow::Result<Cluster> {
+    let path = flags.kubeconfig.clone().unwrap_or_else(|| Dirs::new(flags.data_dir.as_deref()).kubeconfig());
+    let whose = || format!("{}: is there a cluster on this --data-dir? `skiff up` makes one; --kubeconfig names another", path.display());
+    let read = Kubeconfig::read_from(&path).with_context(whose)?;
+    let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.context("the kubeconfig")?;
+    let (server, ca) = (config.cluster_url.to_string(), config.root_cert.clone().and_then(|certificates| certificates.into_iter().next()));
+    let client = Client::try_from(config).context("the kubeconfig")?;
+    let server = server.trim_end_matches('/').to_owned();
+    Ok(Cluster { secrets: Api::namespaced(client, bootstrap::NAMESPACE), server, ca })
+}
+
+impl Cluster {
+    /// None where the kubeconfig trusts whom the machine trusts.
+    fn pin(&self) -> anyhow::Result<Option<Pin>> {
+        let Some(der) = &self.ca else { return Ok(None) };
+        Pin::of_certificate(der).map(Some).map_err(|why| anyhow!("the kubeconfig's CA: {why}"))
+    }
+}
+
+fn random() -> Token {
+    let word = |length: usize| -> String {
+        let mut rng = rand::rng();
+        (0..length).map(|_| char::from(LETTERS[rng.random_range(0..LETTERS.len())])).collect()
+    };
+    Token { id: word(6), secret: word(16) }
+}
+
+/// A span as Go writes it; 0 is for ever.
+fn ttl(text: &str) -> Result<Duration, String> {
+    if text.trim_end_matches(['s', 'm', 'h']) == "0" { Ok(Duration::ZERO) } else { flags::time(text) }
+}
+
+fn group(text: &str) -> Result<String, String> {
+    if bootstrap::is_extra_group(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("it must be below system:bootstrappers:, of a-z, 0-9, : and -".to_owned())
+    }
+}
+
+/// Columns under each other.
+fn table<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
+    let widths: Vec<usize> = (0..N).map(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or_default()).collect();
+    let line = |row: &[String; N]| {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        cells.join("   ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_tokens_are_tokens() {
+        let (one, other) = (random(), random());
+        assert_eq!(Token::parse(&one.text()), Some(one.clone()));
+        assert!(one.id != other.id || one.secret != other.secret);
+    }
+
+    #[test]
+    fn a_life_of_nothing_is_for_ever() {
+        assert_eq!(ttl("0"), Ok(Duration::ZERO));
+        assert_eq!(ttl("0s"), Ok(Duration::ZERO));
+        assert_eq!(ttl("1h30m"), Ok(Duration::from_secs(5400)));
+        assert!(ttl("soon").is_err() && ttl("").is_err());
+    }
+
+    #[test]
+    fn tokens_are_deleted_by_id_or_as_they_were_printed() {
+        let hash = "ab".repeat(32);
+        for text in ["abcdef", "abcdef.0123456789abcdef", &format!("K10{hash}::abcdef.0123456789abcdef")] {
+            assert_eq!(id_of(text).unwrap(), "abcdef");
+        }
+        assert!(id_of("abc").is_err());
+    }
+
+    #[test]
+    fn columns_stand_under_each_other() {
+        let rows = [["A", "LONG"], ["words", ""]].map(|row| row.map(str::to_owned));
+        assert_eq!(table(&rows), ["A       LONG", "words"]);
+    }
+}

@@ -7,9 +7,10 @@
 # Used by `skiff up --nodes N` (src/nodes.rs) and by the tests of several nodes (e2e/src/nodes.rs); needs root, iproute2 and util-linux.
 #
 #   machine.sh WORLD switch SWITCH [ADDRESS/LENGTH]     an L2 of its own; with an address the switch is a host in it, too
-#   machine.sh WORLD switch-here SWITCH ADDRESS/LENGTH  an L2 that this machine is in: a bridge named WORLD-SWITCH
+#   machine.sh WORLD switch-here SWITCH ADDRESS/LENGTH [nat]  an L2 that this machine is in: a bridge named WORLD-SWITCH; with nat it leads on
 #   machine.sh WORLD router ROUTER LINK... [nat=SWITCH] a network namespace that forwards between switches, and hides others from nat=SWITCH
-#   machine.sh WORLD boot MACHINE DISK LINK... [via=ADDRESS] [dns=ADDRESS]   DISK: a directory, made where it is missing
+#   machine.sh WORLD boot MACHINE DISK LINK... [via=ADDRESS] [dns=ADDRESS] [root=DIR]   DISK: a directory, made where it is missing;
+#                                                       root: what it is installed from instead of this machine's own root
 #   machine.sh WORLD exec MACHINE COMMAND...            runs in it
 #   machine.sh WORLD off MACHINE                        a power cut: nothing is asked
 #   machine.sh WORLD cut|heal MACHINE SWITCH            pulls the cable at the switch, puts it back
@@ -123,6 +124,30 @@ switch_here() {
     [ -e "/sys/class/net/$WORLD-$1" ] || ip link add "$WORLD-$1" type bridge
     ip address replace "$2" brd + dev "$WORLD-$1"
     ip link set "$WORLD-$1" up
+    [ "${3:-}" = nat ] || return 0
+    echo 1 >/proc/sys/net/ipv4/ip_forward
+    rule nat POSTROUTING -s "$2" ! -o "$WORLD-$1" -j MASQUERADE
+    # Others' policy may be to forward nothing.
+    rule filter FORWARD -i "$WORLD-$1" -j ACCEPT
+    rule filter FORWARD -o "$WORLD-$1" -j ACCEPT
+}
+
+# table chain rule...: once. Found again by the comment.
+rule() {
+    table=$1 chain=$2
+    shift 2
+    iptables -t "$table" -C "$chain" -m comment --comment "$WORLD" "$@" 2>/dev/null || iptables -t "$table" -A "$chain" -m comment --comment "$WORLD" "$@"
+}
+
+# All that rule made.
+end_rules() {
+    command -v iptables >/dev/null || return 0
+    for table in nat filter; do
+        iptables -t $table -S 2>/dev/null | grep -e "--comment $WORLD " | sed 's/^-A/-D/' | while read -r line; do
+            # shellcheck disable=SC2086  # words, none of them quoted
+            iptables -t $table $line
+        done
+    done
 }
 
 router() {
@@ -154,12 +179,14 @@ boot() {
     mkdir -p "$disk/root" "$disk/work" "$disk/skiff" "$disk/mnt"
     disk=$(cd "$disk" && pwd -P)
     : >"$disk/resolv.conf"
+    echo / >"$disk/lower"
     [ -e "$disk/machine-id" ] || tr -d - </proc/sys/kernel/random/uuid >"$disk/machine-id"
     make_netns "$name"
     index=0
     for link in "$@"; do
         case $link in
             via=*) ip -n "$WORLD-$name" route add default via "${link#via=}" ;;
+            root=*) echo "${link#root=}" >"$disk/lower" ;;
             dns=*) echo "nameserver ${link#dns=}" >>"$disk/resolv.conf" ;;
             *) plug "$name" $index "$link"; index=$((index + 1)) ;;
         esac
@@ -195,15 +222,15 @@ init() {
     root=$disk/mnt
     hostname "$name"
     mounts=$(awk '$3 ~ /^cgroup2?$/ && $2 ~ "^/sys/fs/cgroup" { print $2, $3, $4 }' /proc/mounts)
-    mount -t overlay overlay -o "lowerdir=/,upperdir=$disk/root,workdir=$disk/work" "$root"
+    mount -t overlay overlay -o "lowerdir=$(cat "$disk/lower"),upperdir=$disk/root,workdir=$disk/work" "$root"
     mkdir -p "$root/var/lib/skiff" "$root/.before"
     mount --bind "$disk/skiff" "$root/var/lib/skiff"
     mount -t proc proc "$root/proc"
     mount -t sysfs sysfs "$root/sys"
     mount --rbind /dev "$root/dev"
-    for dir in run tmp var/lib/cni; do
+    for dir in run var/lib/cni; do
         mkdir -p "$root/$dir"
-        mount -t tmpfs -o "mode=1777" tmpfs "$root/$dir"
+        mount -t tmpfs -o mode=755 tmpfs "$root/$dir"
     done
     mkdir -p "$root/run/lock" "$root/run/netns"
     own_cgroups "$root" "$mounts"
@@ -294,6 +321,7 @@ clear() {
     for path in /sys/class/net/"$WORLD"-*; do
         [ ! -e "$path" ] || ip link delete "$(basename "$path")"
     done
+    end_rules
 }
 
 [ $# -ge 2 ] || die "usage: machine.sh WORLD switch|switch-here|router|boot|exec|off|cut|heal|list|clear ..."

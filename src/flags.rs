@@ -42,7 +42,7 @@ pub enum Verb {
     /// Stop skiff; pods keep running unless --pods is given
     Down(DownFlags),
     /// Stop skiff and remove what it made: pods, rules, links, mounts, cgroups, data
-    Reset(CommonFlags),
+    Reset(ResetFlags),
     /// Print the version
     Version,
     /// Print a completion script for a shell
@@ -219,6 +219,9 @@ pub struct UpFlags {
     pub server: ServerFlags,
     #[command(flatten)]
     pub agent: AgentFlags,
+    /// Nodes of the cluster, all on this machine: the others have a network, a disk and a containerd of their own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::machines::NODES_MAX)))]
+    pub nodes: u32,
     /// Stay in the foreground, as a service manager wants it
     #[arg(long)]
     pub foreground: bool,
@@ -250,6 +253,15 @@ impl AgentFlags {
     pub fn labels(&self) -> BTreeMap<String, String> {
         self.node_labels.iter().filter_map(|label| label.split_once('=')).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ResetFlags {
+    #[command(flatten)]
+    pub common: CommonFlags,
+    /// Keep the data: objects, certificates, images, volumes of pods
+    #[arg(long)]
+    pub keep_data: bool,
 }
 
 impl ServerFlags {

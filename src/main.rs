@@ -22,11 +22,13 @@ mod instance;
 mod join;
 mod join_token;
 mod kubeconfig;
+mod machines;
 mod manifests;
 // A program of its own, which build.rs compiles; here for its test and the lints.
 #[cfg(test)]
 #[expect(dead_code)]
 mod cni_shim;
+mod notify;
 mod progress;
 mod server;
 mod token;
@@ -69,7 +71,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Verb::Kubeconfig(flags) => kubeconfig::run(&flags)?,
         Verb::Check(flags) => return Ok(if check::run(&flags)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
         Verb::Down(flags) => block_on(&flags.common.log_level.clone(), down::down(flags))?,
-        Verb::Reset(flags) => block_on(&flags.log_level.clone(), down::reset(flags))?,
+        Verb::Reset(flags) => block_on(&flags.common.log_level.clone(), down::reset(flags))?,
         Verb::Version => say!("skiff {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), apiserver::version::GIT_VERSION),
         Verb::Completion { shell } => write_out(&completion(shell))?,
     }

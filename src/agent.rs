@@ -76,8 +76,15 @@ pub fn are_served(what: &str, ranges: &[IpNet]) -> anyhow::Result<()> {
     }
 }
 
-/// Resolves once the node is Ready and DNS answers. The node is ours as long as what is returned is held.
-pub async fn start(config: &NodeConfig, access: Access, group: &Group, progress: &Progress) -> anyhow::Result<NodeLock> {
+/// Resolves once the node is Ready and DNS answers. Where no server is there (`is_alone`) to say that the node is Ready, it need not be. The node is ours
+/// as long as what is returned is held.
+pub async fn start(
+    config: &NodeConfig,
+    access: Access,
+    is_alone: &(dyn Fn() -> bool + Send + Sync),
+    group: &Group,
+    progress: &Progress,
+) -> anyhow::Result<NodeLock> {
     config.check()?;
     let claimed = NodeLock::claim(&config.dirs)?;
     proxy::settings::remember(&config.dirs.agent()).context("noting the kernel's settings")?;
@@ -107,13 +114,28 @@ pub async fn start(config: &NodeConfig, access: Access, group: &Group, progress:
     Box::pin(proxy::dns::run(names, services, group.clone())).await?;
     progress.step(&format!("DNS ({})", config.cluster_dns));
 
+    became_ready(config, &agent, is_alone, progress).await?;
+    Ok(claimed)
+}
+
+async fn became_ready(
+    config: &NodeConfig,
+    agent: &kubelet::Agent,
+    is_alone: &(dyn Fn() -> bool + Send + Sync),
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    if is_alone() {
+        progress.step("no server answers: pods that were here are started, and the node is Ready once a server is there");
+        return Ok(());
+    }
     let (node, log) = (&config.name, config.dirs.log());
     match tokio::time::timeout(READY_BOUND, agent.ready()).await {
         Ok(true) => progress.step(&format!("node {node} is Ready")),
         Ok(false) => bail!("the node agent ended before the node was Ready; see {}", log.display()),
+        Err(_) if is_alone() => progress.step("the servers are gone; the node is Ready once one is there"),
         Err(_) => bail!("node {node} is not Ready after {} s; see {}", READY_BOUND.as_secs(), log.display()),
     }
-    Ok(claimed)
+    Ok(())
 }
 
 /// Stops all pods and our containerd, also when skiff does not run.

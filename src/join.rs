@@ -17,7 +17,8 @@ use api::{task::Group, time::Timestamp};
 use client::{
     Caches,
     certificate::{Identity, tls},
-    kube,
+    kube, patient,
+    shelf::Shelf,
     transport::{Server, Transport},
     trust::pinned,
 };
@@ -33,11 +34,11 @@ use crate::{
     flags::AgentVerbFlags,
     hollow,
     instance::{Instance, NodeLock},
+    join_token::JoinToken,
     progress::Progress,
     server::{host_name, shutdown_signal, unfaulted},
 };
 use identity::{Member, node_of};
-use invitation::Invitation;
 use kept::Kept;
 
 /// How long an orderly end may take before we go anyway.
@@ -46,6 +47,10 @@ const END_BOUND: Duration = Duration::from_secs(8);
 const SERVER_BOUND: Duration = Duration::from_secs(600);
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Below the node's directory: what servers told.
+const CACHE: &str = "cache";
+/// So long a server is waited for before the node starts what it had without one.
+const ALONE_AFTER: Duration = Duration::from_secs(5);
 /// Until what was kept of the cluster must do.
 const FACTS_BOUND: Duration = Duration::from_secs(10);
 
@@ -84,14 +89,16 @@ async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Pr
     let facts = Box::pin(facts(flags, &member)).await?;
     let address = flags.agent.node_ip.or_else(|| toward(&member.transport.servers())).or_else(default_address);
     let address = address.context("this machine has no address that others could reach: connect it to a network, or give --node-ip")?;
-    let caches = Caches::new(member.transport.client(), group.clone());
-    servers::follow(&member, &flags.join.server, &caches, group);
-    let access = Access {
-        kubelet: caches.clone(),
-        proxy: caches,
-        serving: member.serving(&[address, IpAddr::from([127, 0, 0, 1])]),
-        client_ca: member.ca.clone(),
+    let client = if flags.join.offline_start {
+        let shelf = Shelf::open(&dirs.node().join(CACHE), ALONE_AFTER, group).context("opening what was kept of the cluster")?;
+        patient(shelf.over(member.transport.clone()))
+    } else {
+        member.transport.client()
     };
+    let caches = Caches::new(client, group.clone());
+    servers::follow(&member, &flags.join.server, &caches, group);
+    let access =
+        Access { kubelet: caches.clone(), proxy: caches, serving: member.serving(&host_name(), address), client_ca: member.ca.clone() };
     let config = NodeConfig {
         dirs: dirs.clone(),
         name: member.node.clone(),
@@ -102,14 +109,15 @@ async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Pr
         cluster_domain: facts.cluster_domain,
         flags: flags.agent.clone(),
     };
-    let node = Box::pin(agent::start(&config, access, group, progress)).await?;
+    let used = member.transport.used();
+    let node = Box::pin(agent::start(&config, access, &move || used.borrow().is_none(), group, progress)).await?;
     progress.say(&format!("\nOn a server, try:\n  kubectl get node {} -o wide", config.name));
     Ok(node)
 }
 
 /// Who was a node before is one again; who was not joins.
 async fn member(flags: &AgentVerbFlags, kept: &Kept, group: &Group, progress: &Progress) -> anyhow::Result<Member> {
-    let invitation = Invitation::of(&flags.join)?;
+    let invitation = invitation::read(&flags.join)?;
     let servers = servers::known(&flags.join.server, &kept.servers()?)?;
     if let (Some(ca), Some(identity)) = (kept.ca()?, kept.client()?) {
         return Box::pin(again(flags, (ca, identity), kept, invitation, servers, group, progress)).await;
@@ -138,7 +146,7 @@ async fn again(
     flags: &AgentVerbFlags,
     (ca, identity): (String, Identity),
     kept: &Kept,
-    invitation: Option<Invitation>,
+    invitation: Option<JoinToken>,
     servers: Vec<Server>,
     group: &Group,
     progress: &Progress,
@@ -147,8 +155,8 @@ async fn again(
     if let Some(name) = flags.agent.node_name.as_ref().filter(|name| **name != node) {
         bail!("this machine joined its cluster as node {node}, not {name}: `skiff leave` takes it out again");
     }
-    if let Some(invitation) = invitation.as_ref().filter(|invitation| !invitation.pins.is_empty()) {
-        pinned(&ca, &invitation.pins).map_err(|error| {
+    if let Some(pin) = invitation.as_ref().and_then(|invitation| invitation.pin.as_ref()) {
+        pinned(&ca, |block| pin.matches(block)).map_err(|error| {
             anyhow::anyhow!(
                 "this machine is a node of another cluster than the token is for ({error}): `skiff leave` takes it out of that one"
             )

@@ -70,7 +70,6 @@ impl Pin {
     }
 
     /// Whether it is this CA's (PEM).
-    #[allow(dead_code, reason = "for `skiff agent --server`, which looks at the server before it trusts it")]
     pub fn matches(&self, ca_pem: &str) -> bool {
         fingerprints(ca_pem).is_ok_and(|found| found.contains(&self.0))
     }

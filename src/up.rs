@@ -94,7 +94,7 @@ async fn foreground(mut flags: UpFlags) -> anyhow::Result<()> {
             tracing::warn!(warning, "choosing the node's address");
             progress.say(&format!("warning: {warning}"));
         }
-        let node = Box::pin(agent::start(&config, access(&control, &config), &control.group, &progress)).await?;
+        let node = Box::pin(agent::start(&config, access(&control, &config), &|| false, &control.group, &progress)).await?;
         if let Some(machines) = &machines {
             Box::pin(machines.start(&flags, &control.group, &progress)).await?;
         }

@@ -53,6 +53,13 @@ pub struct Reporter {
     pub ready: watch::Sender<bool>,
 }
 
+/// The node, as a server has it, or had it.
+pub struct Registered {
+    node: Node,
+    /// A server has taken what we are now.
+    is_fitted: bool,
+}
+
 /// What was last done.
 #[derive(Default)]
 struct Done {
@@ -64,16 +71,22 @@ struct Done {
 }
 
 impl Reporter {
-    /// Creates the node, or fits an old object of it to what we are now.
+    /// Creates the node, or fits an old object of it to what we are now. Where no server answers and the cache has the node as it was, that does for
+    /// the time being: it is fitted once one does.
     ///
     /// # Errors
     /// What the API says, where it does not take the node within a minute.
-    pub async fn register(&self) -> Result<Node, String> {
+    pub async fn register(&self) -> Result<Registered, String> {
         let began = Instant::now();
         loop {
             match Box::pin(self.try_register()).await {
-                Ok(node) => return Ok(node),
+                Ok(node) => return Ok(Registered { node, is_fitted: true }),
                 Err(kube::Error::Api(status)) if status.code == 403 || status.code == 422 => return Err(status.message.clone()),
+                Err(error) if client::is_open(&error) && self.as_it_was().is_some() => {
+                    tracing::warn!(%error, "no server answers; going on with the node as it was");
+                    let node = self.as_it_was().map(|node| (*node).clone()).unwrap_or_default();
+                    return Ok(Registered { node, is_fitted: false });
+                }
                 Err(error) if began.elapsed() > REGISTER_MAX => return Err(error.to_string()),
                 Err(error) => tracing::debug!(%error, "failed to register node; retrying"),
             }
@@ -82,7 +95,8 @@ impl Reporter {
     }
 
     /// Keeps status and lease current while `group` lives.
-    pub fn start(self, registered: &Node, group: &Group) {
+    pub fn start(self, registered: Registered, group: &Group) {
+        let Registered { node: registered, is_fitted } = registered;
         self.recorder.normal(&self.reference(), "Starting", "Starting kubelet.");
         let name = self.config.node_name.clone();
         group.spawn_loop(
@@ -94,7 +108,11 @@ impl Reporter {
             let message = format!("Node {} has been rebooted, boot id: {}", self.config.node_name, self.machine.boot_id);
             self.recorder.warning(&self.reference(), "Rebooted", message);
         }
-        group.spawn_loop("node status", Box::pin(self.follow(registered.status.clone().unwrap_or_default())));
+        group.spawn_loop("node status", Box::pin(self.follow(registered.status.unwrap_or_default(), is_fitted)));
+    }
+
+    fn as_it_was(&self) -> Option<Arc<Node>> {
+        self.nodes.get(&Key::new("", &self.config.node_name))
     }
 
     fn api(&self) -> Api<Node> {
@@ -114,7 +132,7 @@ impl Reporter {
     }
 
     /// `before`: what was last said of the node, perhaps by an earlier run.
-    async fn follow(self, before: NodeStatus) {
+    async fn follow(self, before: NodeStatus, mut is_fitted: bool) {
         let changed = Arc::new(Notify::new());
         let notify = changed.clone();
         self.nodes.on_change(move |_, new| {
@@ -127,6 +145,9 @@ impl Reporter {
         done.condition_statuses = ready.map(|c| (c.type_.clone(), c.status.clone())).collect();
         let began = Instant::now();
         loop {
+            if !is_fitted {
+                is_fitted = Box::pin(self.try_register()).await.is_ok();
+            }
             let ready = Box::pin(self.once(&mut done)).await;
             let hurry = !ready && began.elapsed() < HURRY_MAX;
             let pause = if hurry { LOOK_EVERY_UNREADY } else { LOOK_EVERY };
@@ -217,4 +238,53 @@ impl Reporter {
 
 pub fn reference(node_name: &str) -> ObjectReference {
     ObjectReference { kind: Some("Node".into()), name: Some(node_name.into()), uid: Some(node_name.into()), ..ObjectReference::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use client::Caches;
+
+    use super::*;
+
+    /// A node agent whose server answers with that code.
+    fn reporter(code: u16, dir: &std::path::Path, group: &Group) -> Reporter {
+        let answer = move |_: http::Request<kube::client::Body>| {
+            let status =
+                format!(r#"{{"kind":"Status","apiVersion":"v1","status":"Failure","code":{code},"reason":"So","message":"so it is"}}"#);
+            let answer = http::Response::builder().status(code).body(kube::client::Body::from(status.into_bytes()));
+            std::future::ready(Ok::<_, Infallible>(answer.expect("it is one")))
+        };
+        let client = Client::new(tower::service_fn(answer), "default");
+        let config = Config::new(dir.to_owned(), "a".into(), Arc::new(|_, _| Ok(())));
+        Reporter {
+            machine: Machine::look(&config.agent_dir),
+            config: Arc::new(config),
+            runtime: Runtime::at(&dir.join("nobody")),
+            nodes: Caches::unfollowed(client.clone(), group.clone()).of(),
+            recorder: Recorder::new(client.clone(), "kubelet", None, group),
+            client,
+            ready: watch::channel(false).0,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_was_one_goes_on_as_it_was_where_no_server_has_a_say() {
+        let (dir, group) = (tempfile::tempdir().expect("a directory"), Group::new());
+        let was = || {
+            let mut node = Node::default();
+            node.metadata.name = Some("a".into());
+            node.metadata.uid = Some("u".into());
+            node
+        };
+        let away = reporter(503, dir.path(), &group);
+        away.nodes.feed(was(), false);
+        let registered = away.register().await.expect("it was a node before");
+        assert_eq!((registered.node.metadata.uid.as_deref(), registered.is_fitted), (Some("u"), false));
+        let refusing = reporter(403, dir.path(), &group);
+        refusing.nodes.feed(was(), false);
+        assert_eq!(refusing.register().await.err().expect("a server that refuses has its say"), "so it is");
+        group.stop();
+    }
 }

@@ -117,7 +117,7 @@ pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -
     };
     let name = config.node_name.clone();
     let registered = Box::pin(reporter.register()).await.map_err(|why| Error::Register { name, why })?;
-    reporter.start(&registered, &group);
+    reporter.start(registered, &group);
 
     let image_gc_recorder = recorder.clone();
     let deps = Arc::new(pods::Deps {

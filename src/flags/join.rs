@@ -7,7 +7,7 @@ use clap::Args;
 use super::{Ranges, domain, ranges};
 
 /// Where the cluster is, and what lets us in.
-#[derive(Args, Clone, Debug, Default)]
+#[derive(Args, Clone, Debug)]
 pub struct JoinFlags {
     /// A server of the cluster (https://10.0.0.5:6443), or several; those that it tells of are kept as well
     #[arg(long, value_name = "URL", value_delimiter = ',')]
@@ -18,9 +18,12 @@ pub struct JoinFlags {
     /// A file with the token, for its owner alone
     #[arg(long, value_name = "FILE", conflicts_with = "token")]
     pub token_file: Option<PathBuf>,
+    /// Keep what servers tell of this node's pods, so that they start where no server answers (Secrets lie on the disk then)
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub offline_start: bool,
     /// The hash of the cluster's CA (sha256:...), for a token that does not hold it
-    #[arg(long, value_name = "HASH", value_delimiter = ',')]
-    pub ca_hash: Vec<String>,
+    #[arg(long, value_name = "HASH")]
+    pub ca_hash: Option<String>,
 }
 
 /// What a node must know of its cluster, where no server tells it.

@@ -15,7 +15,7 @@ use client::{
 };
 use serde_json::Value;
 
-use super::invitation::Invitation;
+use crate::join_token::JoinToken;
 
 const NAMESPACE: &str = "kube-public";
 const NAME: &str = "cluster-info";
@@ -27,29 +27,29 @@ const SIGNATURE: &str = "jws-kubeconfig-";
 ///
 /// # Errors
 /// No server answers, or none of what they say can be trusted.
-pub async fn authority(servers: &[Server], invitation: &Invitation, group: &Group) -> anyhow::Result<String> {
+pub async fn authority(servers: &[Server], invitation: &JoinToken, group: &Group) -> anyhow::Result<String> {
     let transport = Transport::new(servers.to_vec(), unchecked()?, group);
     let maps: Api<ConfigMap> = Api::namespaced(transport.client(), NAMESPACE);
     let info = maps.get(NAME).await.with_context(|| format!("asking for what anybody may know of the cluster ({NAMESPACE}/{NAME})"))?;
     trusted(&info, invitation)
 }
 
-fn trusted(info: &ConfigMap, invitation: &Invitation) -> anyhow::Result<String> {
+fn trusted(info: &ConfigMap, invitation: &JoinToken) -> anyhow::Result<String> {
     let of = |key: &str| info.data.as_ref().and_then(|data| data.get(key)).map(String::as_str);
     let kubeconfig = of(KUBECONFIG).with_context(|| format!("ConfigMap {NAMESPACE}/{NAME} has no {KUBECONFIG}"))?;
     let bundle = authority_of(kubeconfig).with_context(|| format!("ConfigMap {NAMESPACE}/{NAME}"))?;
-    if !invitation.pins.is_empty() {
-        return pinned(&bundle, &invitation.pins).map_err(|error| {
+    if let Some(pin) = &invitation.pin {
+        return pinned(&bundle, |block| pin.matches(block)).map_err(|error| {
             anyhow::anyhow!("{error}: this is another cluster, somebody is in between, or the cluster was made anew. `skiff token create` on its server prints a token with the right hash")
         });
     }
-    let id = &invitation.id;
+    let (id, secret) = (&invitation.token.id, &invitation.token.secret);
     let Some(signature) = of(&format!("{SIGNATURE}{id}")) else {
         bail!(
             "the token says nothing of the cluster's CA, and no server knows token {id}: is it the right one, and is its time over? `skiff token list` on a server shows those there are, `skiff token create` makes one"
         );
     };
-    if !is_signed(signature, kubeconfig, id, &invitation.secret) {
+    if !is_signed(signature, kubeconfig, id, secret) {
         bail!(
             "the server does not know the secret of token {id}: it is wrong, or somebody is in between. `skiff token create` on a server makes a new one, with the hash of its CA"
         );
@@ -70,10 +70,7 @@ fn authority_of(kubeconfig: &str) -> anyhow::Result<String> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use client::{
-        certificate::{Wanted, self_signed},
-        trust::Pin,
-    };
+    use client::certificate::{Wanted, self_signed};
     use serde_json::json;
 
     use super::*;
@@ -89,11 +86,14 @@ mod tests {
         let (ca, data) = (own.chain_pem.clone(), ByteString(own.chain_pem.into_bytes()));
         let kubeconfig =
             serde_yaml::to_string(&json!({"clusters": [{"name": "", "cluster": {"certificate-authority-data": data}}]})).unwrap();
-        let bare = Invitation { id: "abcdef".into(), secret: "0123456789abcdef".into(), pins: Vec::new() };
-        let pinning = Invitation { pins: vec![Pin::of_certificate(&ca).unwrap()], ..bare.clone() };
-        let other = Invitation { pins: vec![Pin::parse(&"0".repeat(64)).unwrap()], ..bare.clone() };
+        let token = |hash: Option<&str>| JoinToken::parse("abcdef.0123456789abcdef", hash).unwrap();
+        let (bare, other) = (token(None), token(Some(&"0".repeat(64))));
+        let [whole, key] = apiserver::certs::request::fingerprints(&ca).unwrap();
+        let (pinning, by_key) = (token(Some(&whole)), token(Some(&format!("sha256:{key}"))));
         let unsigned = info(&[("kubeconfig", &kubeconfig)]);
-        assert_eq!(trusted(&unsigned, &pinning).unwrap().trim(), ca.trim());
+        for pinning in [&pinning, &by_key] {
+            assert_eq!(trusted(&unsigned, pinning).unwrap().trim(), ca.trim());
+        }
         let error = trusted(&unsigned, &other).unwrap_err().to_string();
         assert!(error.contains("is not the one that is expected") && error.contains("skiff token create"), "{error}");
         assert!(trusted(&unsigned, &bare).unwrap_err().to_string().contains("skiff token list"));

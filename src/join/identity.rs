@@ -14,12 +14,15 @@ use client::{
 };
 use parking_lot::Mutex;
 
-use super::{invitation::Invitation, kept::Kept};
+use super::kept::Kept;
+use crate::join_token::JoinToken;
 
 /// Until somebody has signed: who approves by hand needs that long.
 const CLIENT_BOUND: Duration = Duration::from_secs(600);
 /// A node's server does not wait longer for the cluster's signature; one of its own stands in for it.
-const SERVING_BOUND: Duration = Duration::from_secs(15);
+const SERVING_BOUND: Duration = Duration::from_secs(60);
+/// Of the first one: until the node has been registered, about.
+const FIRST_LIFE: Duration = Duration::from_secs(3);
 const OWN_LIFE: Duration = Duration::from_secs(3600);
 /// After a renewal that failed: the first pause, doubled up to the second.
 const RETRY_MIN: Duration = Duration::from_secs(1);
@@ -33,7 +36,7 @@ pub struct Member {
     pub ca: String,
     pub kept: Kept,
     pub transport: Transport,
-    pub invitation: Option<Invitation>,
+    pub invitation: Option<JoinToken>,
 }
 
 impl Member {
@@ -41,8 +44,8 @@ impl Member {
     ///
     /// # Errors
     /// What the cluster says, in its words.
-    pub async fn join(&self, invitation: &Invitation) -> anyhow::Result<()> {
-        let client = self.transport.with_token(&invitation.bearer())?.client();
+    pub async fn join(&self, invitation: &JoinToken) -> anyhow::Result<()> {
+        let client = self.transport.with_token(&invitation.token.text())?.client();
         self.renew(&client).await
     }
 
@@ -94,8 +97,10 @@ impl Member {
     }
 
     /// Who makes the certificates of the node's own server.
-    pub fn serving(&self, addresses: &[IpAddr]) -> kubelet::Issuer {
-        let (member, wanted) = (self.clone(), Wanted::node_serving(&self.node, vec![self.node.clone()], addresses.to_vec()));
+    ///
+    /// The cluster signs for addresses that the node has reported, which it does once it serves: the first one is its own, and is replaced at once.
+    pub fn serving(&self, host_name: &str, address: IpAddr) -> kubelet::Issuer {
+        let (member, wanted) = (self.clone(), Wanted::node_serving(&self.node, vec![host_name.to_owned()], vec![address]));
         // What was kept is the first, so that a start needs no server.
         let first = self.kept.serving().ok().flatten().filter(|kept| is_good(kept, &wanted));
         let held = Arc::new(Mutex::new(first.as_ref().and_then(|kept| kept.life().ok())));
@@ -108,7 +113,10 @@ impl Member {
                     return Ok(issued(kept));
                 }
                 let last = *held.lock();
-                let identity = member.serving_now(&wanted, last).await?;
+                let identity = match last {
+                    None => self_signed(&wanted, FIRST_LIFE, Timestamp::now()).map_err(|error| error.to_string())?,
+                    Some(last) => member.serving_now(&wanted, last).await?,
+                };
                 *held.lock() = identity.life().ok();
                 Ok(issued(identity))
             })
@@ -116,7 +124,7 @@ impl Member {
     }
 
     /// `held`: how long the last one is good. While it is, a failure is told; after it, a certificate of our own is better than none.
-    async fn serving_now(&self, wanted: &Wanted, held: Option<Life>) -> Result<Identity, String> {
+    async fn serving_now(&self, wanted: &Wanted, held: Life) -> Result<Identity, String> {
         let error = match obtain(&self.transport.client(), wanted, SERVING_BOUND).await {
             Ok(identity) => {
                 self.kept.set_serving(&identity).map_err(|error| format!("{error:#}"))?;
@@ -124,7 +132,7 @@ impl Member {
             }
             Err(error) => error,
         };
-        if held.is_some_and(|life| !life.is_over(Timestamp::now())) {
+        if !held.is_over(Timestamp::now()) {
             return Err(error.to_string());
         }
         tell_own(&error);

@@ -5,6 +5,7 @@
 use std::{net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use api::{
+    csr::{KUBELET_CLIENT, KUBELET_SERVING, NODE_USER_PREFIX, NODES_GROUP},
     k8s::{ByteString, api::certificates::v1::CertificateSigningRequest},
     time::Timestamp,
 };
@@ -17,11 +18,6 @@ use tokio::time::timeout;
 use x509_parser::parse_x509_certificate;
 
 use crate::watch::{Change, Query, follow};
-
-/// Signs client certificates of nodes.
-pub const KUBELET_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
-/// Signs what nodes serve with.
-pub const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
 
 /// No sleep is longer: a clock that was set, or a machine that slept, is noticed by then.
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
@@ -92,7 +88,7 @@ impl Wanted {
     }
 
     fn of_node(signer: &'static str, node_name: &str) -> Self {
-        let (common_name, organization) = (format!("system:node:{node_name}"), "system:nodes".to_owned());
+        let (common_name, organization) = (format!("{NODE_USER_PREFIX}{node_name}"), NODES_GROUP.to_owned());
         Self { signer, common_name, organization, dns: Vec::new(), addresses: Vec::new() }
     }
 

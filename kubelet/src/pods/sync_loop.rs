@@ -98,13 +98,14 @@ struct SyncLoop {
 impl SyncLoop {
     async fn run(mut self, mut inbox: mpsc::Receiver<Event>, mut findings: mpsc::Receiver<Finding>, changed: Changed, has_manifests: bool) {
         let cache = self.cache.clone();
-        let synced = cache.synced();
-        tokio::pin!(synced);
-        let (mut api_synced, mut manifests_read) = (false, !has_manifests);
+        let (synced, current) = (cache.synced(), cache.current());
+        tokio::pin!(synced, current);
+        let (mut api_synced, mut api_current, mut manifests_read) = (false, false, !has_manifests);
         loop {
             let next = self.timers.next();
             tokio::select! {
                 () = &mut synced, if !api_synced => api_synced = true,
+                () = &mut current, if !api_current => api_current = true,
                 () = changed.notified() => {}
                 Some(event) = inbox.recv() => {
                     manifests_read |= matches!(event, Event::Manifests(_));
@@ -122,11 +123,12 @@ impl SyncLoop {
                     });
                 }
             }
-            if !self.synced && api_synced && manifests_read {
+            // What only a file of before has told is not all there is: a pod that is not in it may be wanted all the same.
+            if !self.synced && api_current && manifests_read {
                 self.synced = true;
                 let _ = self.caught(Self::sweep);
             }
-            let active = !self.synced || self.entries.values().any(Entry::is_active);
+            let active = !(api_synced && manifests_read) || self.entries.values().any(Entry::is_active);
             self.active.send_if_modified(|was| std::mem::replace(was, active) != active);
         }
     }

@@ -40,12 +40,12 @@ pub fn may(review: &Review<'_>, verb: &str, signer: &str) -> bool {
     let domain = signer.split('/').next().unwrap_or_default();
     [signer.to_owned(), format!("{domain}/*")].into_iter().any(|name| {
         let asked = Attributes {
-            user: review.ctx.user.clone(),
-            verb: verb.into(),
-            name,
-            group: GROUP.into(),
-            version: "*".into(),
-            resource: "signers".into(),
+            user: &review.ctx.user,
+            verb,
+            name: &name,
+            group: GROUP,
+            version: "*",
+            resource: "signers",
             resource_request: true,
             ..Attributes::default()
         };

@@ -6,15 +6,19 @@ use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use api::{
     k8s::api::{
-        core::v1::{Secret, Service},
+        core::v1::{Node, Secret, Service},
         discovery::v1::EndpointSlice,
+        networking::v1::ServiceCIDR,
     },
     task::Group,
 };
 use apiserver::identity::{Attributes, Decision, User};
 use client::{
     Caches,
-    kube::{Api, Client, api::PostParams},
+    kube::{
+        Api, Client,
+        api::{DeleteParams, PostParams},
+    },
 };
 use door::{Door, until};
 use hickory_proto::{
@@ -22,7 +26,10 @@ use hickory_proto::{
     rr::{Name, RecordType},
 };
 use netns::Namespace;
-use proxy::{Family, Mode, dns};
+use proxy::{
+    Family, Mode, dns,
+    overlay::{self, PodNetwork},
+};
 use serde_json::json;
 
 const VERBS: [&str; 8] = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
@@ -130,12 +137,41 @@ async fn serve(node: &Namespace) {
     proxy::run(rules, caches.clone(), group.clone()).await.unwrap();
     let saved = netns::text(&netns::must(node.command("iptables-save").args(["-t", "nat"])));
     assert!(saved.contains("-d 10.96.0.77/32") && saved.contains("--to-destination 10.77.0.2:8080"), "{saved}");
+    pods_of_others(node, &door, &caches, &group).await;
     let names = dns::Config { domain: "cluster.local".into(), address: answers.ip(), port: answers.port(), resolv_conf: "/nowhere".into() };
     dns::run(names, caches, group.clone()).await.unwrap();
     let socket = tokio::net::UdpSocket::bind("0.0.0.0:0").await.unwrap();
     until("the service's name has an address", async || ask(&socket, answers).await.filter(|said| said == "10.96.0.77")).await;
     assert!(group.drain(Duration::from_secs(30)).await);
     assert_eq!(group.fault(), None);
+}
+
+/// Nodes are read with these rights as well, and those in range become routes.
+async fn pods_of_others(node: &Namespace, door: &Door, caches: &Caches, group: &Group) {
+    for words in ["link add eth0 type veth peer name eth1", "addr add 192.0.2.1/24 dev eth0", "link set eth1 up", "link set eth0 up"] {
+        node.ip(words);
+    }
+    let nodes: Api<Node> = Api::all(door.admin());
+    for (name, ip) in [("n1", "192.0.2.1"), ("n2", "192.0.2.2"), ("n3", "10.96.0.7")] {
+        let (number, ready) = (&name[1..], json!([{"type": "InternalIP", "address": ip}]));
+        let made: Node = serde_json::from_value(json!({
+            "metadata": {"name": name}, "spec": {"podCIDR": format!("10.77.{number}.0/24")}, "status": {"addresses": ready},
+        }))
+        .unwrap();
+        nodes.create(&PostParams::default(), &made).await.unwrap();
+    }
+    let config = overlay::Config::new(PodNetwork::Auto, "n1", "192.0.2.1".parse().unwrap(), &["10.77.0.0/16".parse().unwrap()]);
+    overlay::run(config, caches, group).await.unwrap();
+    let routes = || node.ip("route show proto 83");
+    until("a route to the other node's pods", async || Some(routes()).filter(|all| all.contains("10.77.2.0/24 via 192.0.2.2"))).await;
+    // An address of services is no node's, as soon as it is known which those are.
+    let services: ServiceCIDR = serde_json::from_value(json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["10.96.0.0/24"]}})).unwrap();
+    Api::<ServiceCIDR>::all(door.admin()).create(&PostParams::default(), &services).await.unwrap();
+    until("no route to it", async || Some(routes()).filter(|all| !all.contains("10.77.3.0"))).await;
+    assert!(routes().contains("10.77.2.0/24 via 192.0.2.2") && !node.ip("link show").contains("skiff.1"));
+    // What goes is seen as well.
+    nodes.delete("n2", &DeleteParams::default()).await.unwrap();
+    until("no route", async || Some(routes()).filter(String::is_empty)).await;
 }
 
 /// The address of `web.default`, if there is one.

@@ -20,7 +20,7 @@ use super::{
     kernel::{Device, Done, Kernel},
     mtu::{pod_mtu, underlay},
     peers::{Own, Peers},
-    plan::{self, By, Entries, Underlay, Way, vtep_address, vtep_mac},
+    plan::{self, By, Change, Entries, Underlay, Way, vtep_address, vtep_mac},
     watch::{Wanted, Watch},
 };
 use crate::{Error, iptables::watch::Watch as RulesWatch, nftables::Guard, sysctl};
@@ -59,7 +59,8 @@ pub struct Driver {
     kernel: Kernel,
     watch: Watch,
     guard: Option<Guard>,
-    rules_watch: RulesWatch,
+    /// Where the guard stands: whether it still does.
+    rules_watch: Option<RulesWatch>,
     peers: Peers,
     underlay: Option<Underlay>,
     /// Of the underlay, in bytes.
@@ -121,7 +122,7 @@ impl Driver {
             watch,
             // Nobody needs it where no pair needs VXLAN.
             guard: Guard::open().inspect_err(|error| tracing::debug!(%error, "kernel does not support nf_tables")).ok(),
-            rules_watch: RulesWatch::new(),
+            rules_watch: None,
             peers,
             underlay: None,
             mtu: 0,
@@ -141,29 +142,23 @@ impl Driver {
     pub async fn keep_on(mut self) {
         let mut retry = RETRY;
         loop {
+            let mut again = None;
             match self.once().await {
                 Ok(()) => retry = RETRY,
                 Err(error) => {
-                    tracing::error!(%error, "failed to bring up the pod network; retrying");
-                    sleep(retry).await;
+                    tracing::error!(%error, "failed to bring up all of the pod network; retrying");
+                    again = Some(retry);
                     retry = (retry * 2).min(RETRY_MAX);
-                    continue;
                 }
             }
             sleep(REST).await;
-            let guarded = self.guarded;
-            let rules = async {
-                if !guarded {
-                    pending::<()>().await;
-                }
-                self.rules_watch.disturbed().await;
-            };
             tokio::select! {
+                () = after(again) => {}
                 () = self.inbox.changed.notified() => {}
                 () = self.watch.disturbed(&self.wanted) => self.unknown = true,
-                () = rules => {
+                () = disturbed(self.rules_watch.as_ref()) => {
                     sleep(RULES_REST).await;
-                    self.rules_watch.drain();
+                    self.rules_watch.iter().for_each(RulesWatch::drain);
                     self.unknown |= self.guard.as_ref().is_some_and(|guard| !guard.is_whole());
                 }
             }
@@ -173,13 +168,11 @@ impl Driver {
     /// One look, plan and act.
     ///
     /// # Errors
-    /// Where the kernel would not; the next call looks at everything.
-    pub async fn once(&mut self) -> Result<(), Error> {
+    /// Where the kernel would not; the next call looks at everything. What it refuses of one node keeps the others' from nobody.
+    async fn once(&mut self) -> Result<(), Error> {
         let full = std::mem::replace(&mut self.unknown, true);
         let done = catch_all("pod network", self.apply(full)).await;
-        done.unwrap_or_else(|panic| Err(Error::Panicked(panic)))?;
-        // `apply` may have asked for another look.
-        Ok(())
+        done.unwrap_or_else(|panic| Err(Error::Panicked(panic)))
     }
 
     async fn apply(&mut self, full: bool) -> Result<(), Error> {
@@ -220,22 +213,34 @@ impl Driver {
             self.wanted.entries.replace(&there, wanted.clone());
             (there, wanted)
         };
-        for change in there.steps_to(&wanted) {
-            if self.kernel.apply(&change, device).await? == Done::Foreign {
-                tracing::warn!(?change, "another program has a route of its own to the pods of a node; it is left alone");
-            }
-        }
+        self.act(&there.steps_to(&wanted)).await?;
         self.unknown = false;
         Ok(())
+    }
+
+    /// All of it, also where one is refused: the last refusal.
+    async fn act(&self, changes: &[Change]) -> Result<(), Error> {
+        let mut outcome = Ok(());
+        for change in changes {
+            match self.kernel.apply(change, self.wanted.device).await {
+                Ok(Done::Yes) => {}
+                Ok(Done::Foreign) => {
+                    tracing::warn!(?change, "another program has a route of its own to the pods of a node; it is left alone");
+                }
+                Err(error) => outcome = Err(error.into()),
+            }
+        }
+        outcome
     }
 
     /// This machine, as it is now.
     async fn look(&mut self) -> Result<(), Error> {
         let all = self.kernel.interfaces().await?;
-        let addresses = all.iter().filter(|link| !link.name.starts_with(LINK_PREFIX)).flat_map(|link| &link.addresses).map(Ipv4Net::addr);
-        let mut addresses: BTreeSet<Ipv4Addr> = addresses.collect();
+        let nets = || all.iter().filter(|link| !link.name.starts_with(LINK_PREFIX)).flat_map(|link| &link.addresses);
+        let mut addresses: BTreeSet<Ipv4Addr> = nets().map(Ipv4Net::addr).collect();
         addresses.insert(self.node_ip);
-        self.peers.set_own(Own { addresses, ..self.peers.own().clone() });
+        let subnets = nets().map(Ipv4Net::trunc).collect();
+        self.peers.set_own(Own { addresses, subnets, ..self.peers.own().clone() });
         self.underlay = underlay(&all, self.node_ip).map(|link| {
             let subnet = link.addresses.iter().find(|net| net.addr() == self.node_ip);
             self.mtu = link.mtu;
@@ -305,7 +310,7 @@ impl Driver {
                 Guard::remove()?;
                 self.is_table_left = false;
             }
-            (self.guarded, self.allowed) = (false, BTreeSet::new());
+            (self.guarded, self.allowed, self.rules_watch) = (false, BTreeSet::new(), None);
             return Ok(None);
         };
         self.guard(full, old, new)?;
@@ -323,13 +328,16 @@ impl Driver {
             name,
         };
         let index = self.kernel.ensure_device(&wanted).await?;
-        let setting = PathBuf::from(format!("net/ipv4/conf/{}/rp_filter", wanted.name));
-        sysctl::set(&setting, LOOSE).map_err(|why| Error::Sysctl { name: "rp_filter of the VXLAN device", why })?;
+        if let Err(error) = sysctl::set(&PathBuf::from(format!("net/ipv4/conf/{}/rp_filter", wanted.name)), LOOSE) {
+            tracing::warn!(%error, device = wanted.name, "rp_filter cannot be set; what nodes send from their own addresses may be dropped");
+        }
         Ok(Some(index))
     }
 
     /// Who may send to the VXLAN port: those that packets are sent to, by whatever way.
     fn guard(&mut self, full: bool, old: &[Way], new: &[Way]) -> Result<(), Error> {
+        // Before it is written, so that nothing is missed.
+        self.rules_watch.get_or_insert_with(RulesWatch::new);
         let guard = match self.guard.take() {
             Some(guard) => guard,
             None => Guard::open()?,
@@ -348,6 +356,20 @@ impl Driver {
         self.guard = Some(guard);
         (self.guarded, self.is_table_left) = (written.is_ok(), true);
         Ok(written?)
+    }
+}
+
+async fn after(time: Option<Duration>) {
+    match time {
+        Some(time) => sleep(time).await,
+        None => pending().await,
+    }
+}
+
+async fn disturbed(rules: Option<&RulesWatch>) {
+    match rules {
+        Some(rules) => rules.disturbed().await,
+        None => pending().await,
     }
 }
 

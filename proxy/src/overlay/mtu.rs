@@ -1,4 +1,7 @@
 //! The interface that has the node's address -> how long a pod's packets may be.
+//!
+//! A pod keeps the MTU that it was made with. One of before, that may send longer packets than VXLAN takes, is told so by its node whenever it does (ICMP,
+//! fragmentation needed), and goes by that: nothing is lost but a round trip.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -27,7 +30,11 @@ pub fn pod_mtu(mode: PodNetwork, link_mtu: u32, node_ip: IpAddr) -> u32 {
 
 /// [`pod_mtu`] of the interface that has the node's address; 0, which leaves the kernel's default, where it cannot be seen.
 pub async fn pod_mtu_here(mode: PodNetwork, node_ip: IpAddr, group: &Group) -> u32 {
-    let IpAddr::V4(ip) = node_ip else { return 0 };
+    let ip = match node_ip {
+        // Nobody else reaches a node whose address is a loopback's: its packets go nowhere.
+        IpAddr::V4(ip) if !ip.is_loopback() => ip,
+        _ => return 0,
+    };
     let seen = async { Kernel::open(group)?.interfaces().await };
     match seen.await {
         Ok(all) => underlay(&all, ip).map_or(0, |link| pod_mtu(mode, link.mtu, node_ip)),

@@ -45,7 +45,7 @@ struct TestNode {
     ip: Ipv4Addr,
     range: Ipv4Net,
     pods: Vec<Namespace>,
-    _leases: tempfile::TempDir,
+    leases: tempfile::TempDir,
     inbox: Inbox,
     group: Group,
     keeper: Option<std::thread::JoinHandle<()>>,
@@ -87,7 +87,7 @@ impl World {
         pod.serve_udp(5353, &format!("p{number}"));
         let (inbox, group) = (Inbox::default(), Group::new());
         self.said.values().for_each(|facts| inbox.node(None, Some(facts)));
-        let mut node = TestNode { ns, ip, range, pods: vec![pod], _leases: leases, inbox, group, keeper: None, mtu };
+        let mut node = TestNode { ns, ip, range, pods: vec![pod], leases, inbox, group, keeper: None, mtu };
         node.start(&name, mode);
         self.nodes.insert(name.clone(), node);
         self.says(&name, Some(ip));
@@ -241,6 +241,12 @@ fn nodes_of_two_l2s_have_vxlan_where_they_share_none() {
     world.is_whole();
     let shown = world.on("n1").ns.ip("-d link show skiff.1");
     assert!(shown.contains("mtu 1450") && shown.contains("dstport 8472") && shown.contains("nolearning"), "{shown}");
+    // A pod of before, with longer packets than VXLAN takes, is told so by its node.
+    let (node, old) = (world.on("n1"), Namespace::new("old"));
+    node.ns.run(|| cni::run_in_for_test(Verb::Add, "old", old.path(), node.leases.path(), &node.range.to_string(), LINK_MTU, &json!([])));
+    old.serve_tcp(8081, &"x".repeat(1 << 20));
+    netns::eventually("a pod of before", || old.ask("10.77.3.2:8081").is_ok_and(|said| said.len() > 1 << 20));
+    netns::eventually("to a pod of before", || world.on("n3").pods[0].ask("10.77.1.3:8081").is_ok_and(|said| said.len() > 1 << 20));
     // A strict filter of the machine does not stand before what another node sends from its own address.
     netns::must(world.on("n1").ns.command("busybox").args(["sysctl", "-w", "net.ipv4.conf.all.rp_filter=1"]));
     world.is_whole();
@@ -315,6 +321,14 @@ fn what_somebody_removes_comes_back_and_what_others_made_stays() {
         node.has_none("10.77.9.0");
         netns::eventually(removal, || node.pods[0].ask("10.77.3.2:8080").is_ok());
     }
+    // The kernel takes its routes away with the interface, and tells of none; the way by VXLAN stays, though no plain one can be made meanwhile.
+    node.ns.ip("link set eth0 down");
+    node.has_none("10.77.2.0");
+    node.has(far);
+    node.ns.ip("link set eth0 up");
+    node.ns.ip("route replace default via 192.0.2.254");
+    node.ns.ip("route replace 203.0.113.0/24 via 192.0.2.2");
+    node.has(near);
     netns::must(node.ns.command("bridge").args(["fdb", "del", "0a:58:0a:4d:03:00", "dev", "skiff.1", "dst", "198.51.100.3"]));
     netns::eventually("a forwarding entry is back", || node.forwarding().contains("198.51.100.3"));
     netns::must(node.ns.command("nft").args(["delete", "table", "ip", "skiff-pod-network"]));

@@ -26,6 +26,8 @@ pub struct Own {
     pub name: String,
     /// All addresses of this machine.
     pub addresses: BTreeSet<Ipv4Addr>,
+    /// What is reached from it without a router.
+    pub subnets: Vec<Ipv4Net>,
     /// Where the cluster's pods' addresses come from. Empty: others give them out.
     pub cluster_cidrs: Vec<Ipv4Net>,
     pub service_cidrs: Vec<Ipv4Net>,
@@ -50,6 +52,8 @@ pub enum Refusal {
     SameAddress(Ipv4Addr, String),
     #[error("its podCIDR {0} is not a part of the cluster's ranges")]
     Foreign(Ipv4Net),
+    #[error("its podCIDR {0} is not of pods alone: {1} of this machine is in it")]
+    Taken(Ipv4Net, Ipv4Net),
     #[error("its podCIDR {0} overlaps that of node {1}")]
     Overlaps(Ipv4Net, String),
 }
@@ -143,6 +147,9 @@ impl Peers {
         if overlap(range, own_range) {
             return Err(Refusal::Overlaps(range, self.own.name.clone()));
         }
+        if let Some(taken) = self.taken(range) {
+            return Err(Refusal::Taken(range, taken));
+        }
         // Who has no right to its range keeps it from nobody.
         let holds = |held: Ipv4Net| self.is_of_cluster(held) && !overlap(held, own_range);
         let earlier = self.overlapping(range).filter(|(held, rank)| **rank < claim.rank && holds(**held));
@@ -162,6 +169,13 @@ impl Peers {
         let around = around.filter(move |net| net.network() < range.network()).filter_map(|net| self.by_range.get_key_value(&net));
         let (first, last) = (Ipv4Net::new_assert(range.network(), 0), Ipv4Net::new_assert(range.broadcast(), 32));
         around.chain(self.by_range.range(first..=last)).flat_map(|(held, ranks)| ranks.iter().map(move |rank| (held, rank)))
+    }
+
+    /// What of this machine's network would go there: an address of its own, or, where no range of the cluster vouches for it, a part of a subnet.
+    fn taken(&self, range: Ipv4Net) -> Option<Ipv4Net> {
+        let own = self.own.addresses.range(range.network()..=range.broadcast()).next().map(|ip| Ipv4Net::from(*ip));
+        let vouched = !self.own.cluster_cidrs.is_empty();
+        own.or_else(|| self.own.subnets.iter().copied().find(|net| !vouched && overlap(*net, range)))
     }
 
     fn is_of_cluster(&self, range: Ipv4Net) -> bool {
@@ -195,7 +209,8 @@ mod tests {
     fn own() -> Own {
         Own {
             name: "n1".into(),
-            addresses: [[192, 0, 2, 1].into(), [172, 17, 0, 1].into()].into(),
+            addresses: [[192, 0, 2, 1].into(), [172, 17, 0, 1].into(), [10, 244, 9, 1].into()].into(),
+            subnets: vec!["192.0.2.0/24".parse().unwrap()],
             cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
             service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
         }
@@ -242,6 +257,7 @@ mod tests {
             ("192.0.2.2 10.96.0.0/24", "not a part of the cluster's ranges"),
             ("192.0.2.2 10.244.0.0/16", "overlaps that of node n1"),
             ("192.0.2.2 10.244.1.128/25", "overlaps that of node n1"),
+            ("192.0.2.2 10.244.9.0/24", "10.244.9.1/32 of this machine is in it"),
             ("192.0.2.1 10.244.2.0/24", "one of this machine's addresses"),
             ("172.17.0.1 10.244.2.0/24", "one of this machine's addresses"),
             ("10.96.0.1 10.244.2.0/24", "within 10.96.0.0/12"),
@@ -263,8 +279,9 @@ mod tests {
             let peers = peers(&[OURS, &format!("n0 0 192.0.2.9 {held}"), "n2 2 192.0.2.2 10.244.2.0/24"]);
             assert_eq!(said(&peers, "n2"), "10.244.2.0/24 via 192.0.2.2");
         }
-        let mut open = peers(&[OURS, "n2 2 192.0.2.2 0.0.0.0/0", "n3 2 192.0.2.3 10.9.0.0/24"]);
+        let mut open = peers(&[OURS, "n2 2 192.0.2.2 0.0.0.0/0", "n3 2 192.0.2.3 10.9.0.0/24", "n4 2 192.0.2.4 192.0.2.128/25"]);
         assert!(open.set_own(Own { cluster_cidrs: Vec::new(), ..own() }));
+        assert!(said(&open, "n4").contains("192.0.2.0/24 of this machine is in it"));
         assert!(said(&open, "n2").contains("not a part") && said(&open, "n3").contains("via 192.0.2.3"));
     }
 

@@ -40,8 +40,9 @@ impl Watch {
 
     /// Resolves when something of what is wanted was changed.
     pub async fn disturbed(&self, wanted: &Wanted) {
+        let mut buffer = Vec::with_capacity(BUFFER_BYTES);
         loop {
-            let mut buffer = Vec::with_capacity(BUFFER_BYTES);
+            buffer.clear();
             match self.0.recv(&mut buffer).await {
                 Ok(()) if !touches(&buffer, wanted) => {}
                 // An overflow: what was lost may have been ours.

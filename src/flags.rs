@@ -3,6 +3,7 @@
 mod join;
 mod nodes;
 mod ranges;
+mod tokens;
 
 use std::{collections::BTreeMap, ffi::OsString, net::IpAddr, path::PathBuf};
 
@@ -11,11 +12,10 @@ use api::bootstrap::Token;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::{Map, Value};
 
-use crate::token::TokenFlags;
-
 pub use join::{FactFlags, JoinFlags};
-pub use nodes::{NodesFlags, time};
+pub use nodes::NodesFlags;
 pub use ranges::{Ranges, of_pods as pod_ranges};
+pub use tokens::{AccessFlags, CreateTokenFlags, DeleteTokenFlags, TokenFlags, TokenVerb};
 
 /// Kubernetes in one binary: API server, store, scheduler, controllers, node agent, service proxy, cluster DNS.
 #[derive(Debug, Parser)]

@@ -131,11 +131,7 @@ impl Control {
         Box::pin(kinds::bootstrap_service::kubernetes_service(&control.engine, &config, SocketAddr::new(advertised, port))).await?;
         Box::pin(manifests::apply(&control.engine, cluster_dns(&config))).await?;
         Box::pin(manifests::tell_nodes(&control.engine, &facts(flags, &config), &config.service_cidrs)).await?;
-        let reached = SocketAddr::new(advertised, port);
-        Box::pin(cluster_info::publish(&control.engine, &format!("https://{reached}"), control.certs.ca())).await?;
-        if let Some(token) = &flags.token {
-            Box::pin(cluster_info::make_token(&control.engine, token)).await?;
-        }
+        Box::pin(control.welcome(flags, &config, SocketAddr::new(advertised, port))).await?;
         started.done();
         control.start_controllers(flags, &config, advertised);
         control.group.spawn_loop("claims of services", kinds::service::keep_claims(control.engine.clone(), config));
@@ -161,6 +157,20 @@ impl Control {
             tracing::warn!(seconds = END_BOUND.as_secs(), "some tasks did not end in time");
         }
         self.store.close().await;
+    }
+
+    /// What machines need that will join, in one commit of the store.
+    async fn welcome(&self, flags: &ServerFlags, config: &kinds::Config, reached: SocketAddr) -> anyhow::Result<()> {
+        let (engine, url, pods) = (&self.engine, format!("https://{reached}"), flags.cluster_cidr.to_string());
+        let token = async {
+            match &flags.token {
+                Some(token) => cluster_info::make_token(engine, token).await,
+                None => Ok(()),
+            }
+        };
+        let info = cluster_info::publish(engine, &url, self.certs.ca());
+        tokio::try_join!(token, info, cluster_info::publish_for_kubeadm(engine, config, &pods, cluster_dns(config)))?;
+        Ok(())
     }
 
     fn start_controllers(&self, flags: &ServerFlags, kinds: &kinds::Config, advertised: IpAddr) {

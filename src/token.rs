@@ -2,7 +2,7 @@
 
 mod secret;
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use api::{
@@ -10,7 +10,6 @@ use api::{
     k8s::api::core::v1::Secret,
     time::{Timestamp, after},
 };
-use clap::{Args, Subcommand};
 use client::kube::{
     Api, Client, Config, Error,
     api::{DeleteParams, ListParams, PostParams},
@@ -20,7 +19,7 @@ use rand::Rng;
 
 use crate::{
     dirs::Dirs,
-    flags,
+    flags::{AccessFlags, CreateTokenFlags, DeleteTokenFlags, TokenFlags, TokenVerb},
     join_token::{JoinToken, Pin},
 };
 
@@ -29,67 +28,6 @@ pub use secret::{Made, object};
 /// Until the API server answers.
 const ANSWER_BOUND: Duration = Duration::from_secs(30);
 const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
-
-#[derive(Args, Clone, Debug)]
-pub struct TokenFlags {
-    #[command(subcommand)]
-    pub what: What,
-}
-
-#[derive(Clone, Debug, Subcommand)]
-pub enum What {
-    /// Make a token, and print it
-    Create(CreateFlags),
-    /// List the tokens that there are
-    List(AccessFlags),
-    /// Delete tokens: who has not joined yet cannot any more
-    Delete(DeleteFlags),
-}
-
-#[derive(Args, Clone, Debug)]
-pub struct AccessFlags {
-    /// Directory of the server's data, whose kubeconfig is used [default: /var/lib/skiff, or ~/.local/share/skiff without root]
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
-    /// The cluster, and who we are there [default: the administrator, from --data-dir]
-    #[arg(long, value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
-}
-
-#[derive(Args, Clone, Debug)]
-pub struct CreateFlags {
-    #[command(flatten)]
-    pub access: AccessFlags,
-    /// The token, <id>.<secret> of six and sixteen of a-z and 0-9 [default: a random one]
-    pub token: Option<String>,
-    /// How long it is good; 0 is for ever
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = ttl)]
-    pub ttl: Duration,
-    /// One node joins with it, and then it is deleted
-    #[arg(long)]
-    pub one_time: bool,
-    /// What it is for, in your words
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    pub description: String,
-    /// What it can be used for: signing (of cluster-info, so that joining machines can tell the true server), authentication
-    #[arg(long, value_name = "USAGE,...", value_delimiter = ',', default_value = "signing,authentication", value_parser = ["signing", "authentication"])]
-    pub usages: Vec<String>,
-    /// Groups of who shows it, each below system:bootstrappers:
-    #[arg(long, value_name = "GROUP,...", value_delimiter = ',', default_value = bootstrap::NODE_GROUP, value_parser = group)]
-    pub groups: Vec<String>,
-    /// Print the command that joins a machine, instead of the token alone
-    #[arg(long)]
-    pub print_join_command: bool,
-}
-
-#[derive(Args, Clone, Debug)]
-pub struct DeleteFlags {
-    #[command(flatten)]
-    pub access: AccessFlags,
-    /// Tokens, or their ids
-    #[arg(required = true)]
-    pub tokens: Vec<String>,
-}
 
 /// The cluster as the kubeconfig has it.
 struct Cluster {
@@ -100,13 +38,13 @@ struct Cluster {
 
 pub async fn run(flags: TokenFlags) -> anyhow::Result<()> {
     match flags.what {
-        What::Create(flags) => create(&flags).await,
-        What::List(flags) => list(&flags).await,
-        What::Delete(flags) => delete(&flags).await,
+        TokenVerb::Create(flags) => create(&flags).await,
+        TokenVerb::List(flags) => list(&flags).await,
+        TokenVerb::Delete(flags) => delete(&flags).await,
     }
 }
 
-async fn create(flags: &CreateFlags) -> anyhow::Result<()> {
+async fn create(flags: &CreateTokenFlags) -> anyhow::Result<()> {
     let token = match &flags.token {
         Some(text) => JoinToken::parse(text, None).map_err(|why| anyhow!(why))?.token,
         None => random(),
@@ -146,7 +84,7 @@ async fn list(flags: &AccessFlags) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn delete(flags: &DeleteFlags) -> anyhow::Result<()> {
+async fn delete(flags: &DeleteTokenFlags) -> anyhow::Result<()> {
     let ids = flags.tokens.iter().map(|text| id_of(text)).collect::<anyhow::Result<Vec<String>>>()?;
     let cluster = open(&flags.access).await?;
     for id in ids {
@@ -200,19 +138,6 @@ pub fn random() -> Token {
     Token { id: word(6), secret: word(16) }
 }
 
-/// A span as Go writes it; 0 is for ever.
-fn ttl(text: &str) -> Result<Duration, String> {
-    if text.trim_end_matches(['s', 'm', 'h']) == "0" { Ok(Duration::ZERO) } else { flags::time(text) }
-}
-
-fn group(text: &str) -> Result<String, String> {
-    if bootstrap::is_extra_group(text) {
-        Ok(text.to_owned())
-    } else {
-        Err("it must be below system:bootstrappers:, of a-z, 0-9, : and -".to_owned())
-    }
-}
-
 /// Columns under each other.
 fn table<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
     let widths: Vec<usize> = (0..N).map(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or_default()).collect();
@@ -232,14 +157,6 @@ mod tests {
         let (one, other) = (random(), random());
         assert_eq!(Token::parse(&one.text()), Some(one.clone()));
         assert!(one.id != other.id || one.secret != other.secret);
-    }
-
-    #[test]
-    fn a_life_of_nothing_is_for_ever() {
-        assert_eq!(ttl("0"), Ok(Duration::ZERO));
-        assert_eq!(ttl("0s"), Ok(Duration::ZERO));
-        assert_eq!(ttl("1h30m"), Ok(Duration::from_secs(5400)));
-        assert!(ttl("soon").is_err() && ttl("").is_err());
     }
 
     #[test]

@@ -110,13 +110,9 @@ const TABLE: &[Row] = &[
     ("disruption-controller", "controllermanager", |s| s.run(disruption::Budgets::new(s.caches, s.client()))),
     ("disruption-controller", "controllermanager", |s| s.run(disruption::StaleDisruptions::new(s.caches))),
     ("clusterrole-aggregation-controller", "clusterrole-aggregation-controller", |s| s.run(roles::Roles::new(s.caches))),
-    ("certificate-controller", "csrapproving", |s| s.run(certificates::Approving::new(s.caches, &s.config.authority, s.client()))),
-    ("certificate-controller", "csrapproving-serving", |s| {
-        s.run(certificates::ServingApproval::new(s.caches, &s.config.authority, &s.config.reserved));
-    }),
-    ("certificate-controller", "csrsigning", |s| {
-        s.run(certificates::Signing::new(s.caches, &s.config.authority, s.config.signing_seconds))
-    }),
+    ("certificate-controller", "csrapproving", |s| s.run(certificates::Approving::new(s.caches, s.config, s.client()))),
+    ("certificate-controller", "csrapproving-serving", |s| s.run(certificates::ServingApproval::new(s.caches, s.config))),
+    ("certificate-controller", "csrsigning", |s| s.run(certificates::Signing::new(s.caches, s.config))),
     ("certificate-controller", "csrcleaner", |s| s.run(certificates::Cleaning::new(s.caches))),
     ("certificate-controller", "nodekeys", |s| s.run(certificates::Release::new(s.caches))),
     ("token-cleaner", "tokencleaner", |s| s.run(bootstrap::TokenCleaner::new(s.caches))),

@@ -293,7 +293,7 @@ fn owner(kind: &str, name: &str, uid: &str) -> Value {
 }
 
 impl Config {
-    fn of_tests() -> Self {
+    pub fn of_tests() -> Self {
         Self {
             cluster_cidrs: vec!["10.0.0.0/8".parse().unwrap()],
             root_ca: String::new(),

@@ -47,7 +47,7 @@ impl NodesFlags {
 }
 
 /// A span of time as Go writes it: `50s`, `1m30s`, `1h`.
-pub fn time(text: &str) -> Result<Duration, String> {
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     let wrong = || "it must be a time, as in 50s or 1m30s".to_owned();
     let (mut rest, mut seconds) = (text, 0u64);
     while !rest.is_empty() {

@@ -392,7 +392,7 @@ mod tests {
         let pem = ask(&key, "system:node:n", "system:nodes", &["n".to_owned()], &[[10, 0, 0, 9].into()]).unwrap();
         let wanted = look(pem.as_bytes()).unwrap();
         assert_eq!(
-            (wanted.node(), wanted.organizations, wanted.dns.len(), wanted.addresses.len()),
+            (wanted.node(), wanted.organizations.clone(), wanted.dns.len(), wanted.addresses.len()),
             (Some("n"), vec!["system:nodes".to_owned()], 1, 1)
         );
         let again = look(ask(&key, "x", "y", &[], &[]).unwrap().as_bytes()).unwrap();

@@ -24,7 +24,10 @@ use super::{
     names::{self, Known, Verdict},
     usages,
 };
-use crate::bootstrap::{USED_AT, USED_BY_KEY, USED_BY_NODE, tokens};
+use crate::{
+    Config,
+    bootstrap::{USED_AT, USED_BY_KEY, USED_BY_NODE, tokens},
+};
 
 /// Until a review is answered.
 const REVIEW_BOUND: Duration = Duration::from_secs(30);
@@ -83,15 +86,9 @@ enum Shown {
 }
 
 impl Approving {
-    pub fn new(caches: &Caches, authority: &Arc<dyn Authority>, client: kube::Client) -> Self {
-        Self {
-            requests: caches.of(),
-            nodes: caches.of(),
-            keys: names::keys(caches),
-            tokens: tokens(caches),
-            authority: authority.clone(),
-            client,
-        }
+    pub fn new(caches: &Caches, config: &Config, client: kube::Client) -> Self {
+        let authority = config.authority.clone();
+        Self { requests: caches.of(), nodes: caches.of(), keys: names::keys(caches), tokens: tokens(caches), authority, client }
     }
 
     fn joining(&self, request: &CertificateSigningRequest, name: &str, key: &str) -> Joining {

@@ -19,7 +19,7 @@ use kube::ResourceExt;
 use reconcile::{Controller, Plan, Wake, own_key};
 
 use super::{Authority, Reserved, approve, deny, is_decided, is_issued, usages};
-use crate::index::Index;
+use crate::{Config, index::Index};
 
 const MESSAGE: &str = "Auto approving kubelet serving certificate: its names are the node's addresses, and nobody else's.";
 
@@ -51,13 +51,14 @@ enum Verdict {
 }
 
 impl ServingApproval {
-    pub fn new(caches: &Caches, authority: &Arc<dyn Authority>, reserved: &Reserved) -> Self {
+    pub fn new(caches: &Caches, config: &Config) -> Self {
+        let (authority, reserved) = (config.authority.clone(), config.reserved.clone());
         let (requests, nodes) = (caches.of(), caches.of());
         let pending =
             Index::new(&requests, |request: &CertificateSigningRequest| requestor(request).map(str::to_owned).into_iter().collect());
         let called = Index::new(&nodes, names_of);
         let servers = caches.filtered("metadata.namespace=default,metadata.name=kubernetes");
-        Self { requests, nodes, servers, pending, called, authority: authority.clone(), reserved: reserved.clone() }
+        Self { requests, nodes, servers, pending, called, authority, reserved }
     }
 
     fn verdict(&self, node: &str, asked: &Requested) -> Verdict {
@@ -165,7 +166,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::certificates::tests::{Plain, request, written};
+    use crate::certificates::tests::{request, written};
 
     const USAGES: &[&str] = &["digital signature", "server auth"];
 
@@ -182,8 +183,7 @@ mod tests {
         });
         let caches = Caches::unfollowed(kube::Client::new(nobody, "default"), group.clone());
         let reserved = Reserved { addresses: vec!["192.0.2.1".parse().unwrap()], ..Reserved::default() };
-        let authority: Arc<dyn Authority> = Arc::new(Plain);
-        let loops = ServingApproval::new(&caches, &authority, &reserved);
+        let loops = ServingApproval::new(&caches, &Config { reserved, ..Config::of_tests() });
         let node = |name: &str, addresses: &[(&str, &str)]| -> Node {
             let addresses: Vec<Value> = addresses.iter().map(|(kind, address)| json!({"type": kind, "address": address})).collect();
             serde_json::from_value(json!({"metadata": {"name": name}, "status": {"addresses": addresses}})).unwrap()

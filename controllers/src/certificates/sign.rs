@@ -13,6 +13,7 @@ use kube::ResourceExt;
 use reconcile::{Action, Controller, Plan, Wake};
 
 use super::{APPROVED, Authority, DENIED, FAILED, condition, is_issued, usages, with_condition};
+use crate::Config;
 
 /// No certificate is shorter.
 const SECONDS_MIN: u64 = 600;
@@ -31,8 +32,8 @@ pub struct World {
 }
 
 impl Signing {
-    pub fn new(caches: &Caches, authority: &Arc<dyn Authority>, seconds: u64) -> Self {
-        Self { requests: caches.of(), authority: authority.clone(), seconds }
+    pub fn new(caches: &Caches, config: &Config) -> Self {
+        Self { requests: caches.of(), authority: config.authority.clone(), seconds: config.signing_seconds }
     }
 
     fn sign(&self, request: &CertificateSigningRequest) -> Result<String, String> {
@@ -141,8 +142,7 @@ mod tests {
     fn what_is_signed_or_failed_is_written_to_the_status() {
         let request = Arc::new(request("r", csr::CLIENT, "jane", &json!({}), &["client auth"]));
         let caches = Caches::unfollowed(kube::Client::new(tower::service_fn(nobody), "default"), api::task::Group::new());
-        let authority: Arc<dyn Authority> = Arc::new(crate::certificates::tests::Plain);
-        let signing = Signing::new(&caches, &authority, 3600);
+        let signing = Signing::new(&caches, &Config { signing_seconds: 3600, ..Config::of_tests() });
         assert_eq!(signing.sign(&request).unwrap(), "client auth for 3600");
         for (made, wanted) in [(Ok("pem".to_owned()), "/status/certificate"), (Err("bad".to_owned()), "/status/conditions/0/reason")] {
             let world = World { request: request.clone(), made, now: Timestamp::UNIX_EPOCH };

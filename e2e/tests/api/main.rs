@@ -4,6 +4,7 @@ mod access;
 mod door;
 mod fair;
 mod garbage;
+mod joining;
 mod lists;
 mod losses;
 mod objects;
@@ -46,5 +47,6 @@ on_every_store! {
     door: a_tenant_stays_at_home, a_name_and_a_selector_agree, an_update_that_creates_needs_create, labels_are_rights, streams_need_create,
         nobody_is_led_to_the_server_itself, who_impersonates_is_not_himself, tokens_have_audiences;
     fair: one_user_cannot_starve_the_rest;
+    joining: a_token_a_key_and_a_node, by_hand;
     workloads: a_deployment_makes_pods, a_rolling_update, odd_objects_stop_no_loop, scale, evictions, budgets, aggregated_roles, addresses_of_services, events_and_nodes;
 }

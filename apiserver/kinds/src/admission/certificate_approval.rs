@@ -40,7 +40,7 @@ pub fn may(review: &Review<'_>, verb: &str, signer: &str) -> bool {
     let domain = signer.split('/').next().unwrap_or_default();
     [signer.to_owned(), format!("{domain}/*")].into_iter().any(|name| {
         let asked = Attributes {
-            user: &review.ctx.user,
+            user: review.ctx.user,
             verb,
             name: &name,
             group: GROUP,

@@ -17,6 +17,9 @@ pub use nodes::NodesFlags;
 pub use ranges::{Ranges, of_pods as pod_ranges};
 pub use tokens::{AccessFlags, CreateTokenFlags, DeleteTokenFlags, TokenFlags, TokenVerb};
 
+/// Nodes of one machine: each has a containerd.
+pub const NODES_MAX: u32 = 32;
+
 /// Kubernetes in one binary: API server, store, scheduler, controllers, node agent, service proxy, cluster DNS.
 #[derive(Debug, Parser)]
 #[command(name = "skiff", version, about, disable_help_subcommand = true)]
@@ -220,7 +223,7 @@ pub struct UpFlags {
     #[command(flatten)]
     pub agent: AgentFlags,
     /// Nodes of the cluster, all on this machine: the others have a network, a disk and a containerd of their own
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::machines::NODES_MAX)))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(NODES_MAX)))]
     pub nodes: u32,
     /// Stay in the foreground, as a service manager wants it
     #[arg(long)]

@@ -21,7 +21,11 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::{dirs::Dirs, flags::UpFlags, progress::Progress};
+use crate::{
+    dirs::Dirs,
+    flags::{NODES_MAX, UpFlags},
+    progress::Progress,
+};
 
 const SCRIPT: &str = include_str!("../deploy/machine.sh");
 /// What network namespaces and links begin with.
@@ -30,8 +34,6 @@ const SWITCH: &str = "lan";
 /// The machine's own address among its nodes; theirs are those after it.
 const FIRST: Ipv4Addr = Ipv4Addr::new(192, 168, 193, 1);
 const LENGTH: u8 = 24;
-/// From here on at most the rest of a small network; each has a containerd.
-pub const NODES_MAX: u32 = 32;
 /// How long the nodes may take, together.
 const READY_BOUND: Duration = Duration::from_secs(180);
 /// Between an agent's end and its next start.

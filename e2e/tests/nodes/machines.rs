@@ -21,7 +21,10 @@ fn a_machine_has_a_disk_a_network_and_processes_of_its_own() {
     a.off();
     assert!(world.running().is_empty());
     a.boot();
-    assert_eq!(a.sh("cat /etc/kept /var/lib/skiff/kept; ls /run/gone 2>/dev/null; ls /run/netns /sys/class/net | xargs"), "kept\nkept\neth0 lo\n");
+    assert_eq!(
+        a.sh("cat /etc/kept /var/lib/skiff/kept; ls /run/gone 2>/dev/null; ls /run/netns /sys/class/net | xargs"),
+        "kept\nkept\neth0 lo\n"
+    );
     a.off();
     a.empty_disk();
     a.boot();

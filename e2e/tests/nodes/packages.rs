@@ -54,7 +54,9 @@ fn the_package_installs_upgrades_and_goes() {
     let machine = world.machine("fresh", &["lan=10.8.0.10/24", "via=10.8.0.1", &format!("root={}", root.display())]);
     machine.off();
     let (old, new) = (copy(&machine, &old), copy(&machine, &new));
-    for archive in std::fs::read_dir(world.images()).unwrap().flatten().filter(|entry| entry.path().extension().is_some_and(|end| end == "tar")) {
+    for archive in
+        std::fs::read_dir(world.images()).unwrap().flatten().filter(|entry| entry.path().extension().is_some_and(|end| end == "tar"))
+    {
         copy(&machine, &archive.path());
     }
     machine.boot();
@@ -77,7 +79,12 @@ fn the_package_installs_upgrades_and_goes() {
 
     machine.sh("dpkg -r skiff");
     assert_eq!(machine.sh("pgrep -l 'skiff|containerd|runc|pause' || true; pgrep -fx 'sleep 100000' || true"), "");
-    assert_eq!(machine.sh("ls /sys/class/net | grep -E 'skiff|veth' || true; find /sys/fs/cgroup -name 'kubepods*'; iptables-save | grep KUBE || true"), "");
+    assert_eq!(
+        machine.sh(
+            "ls /sys/class/net | grep -E 'skiff|veth' || true; find /sys/fs/cgroup -name 'kubepods*'; iptables-save | grep KUBE || true"
+        ),
+        ""
+    );
     machine.sh("test -e /var/lib/skiff/skiff-data && test -e /etc/skiff/config.yaml");
     machine.sh("dpkg -P skiff");
     assert_eq!(machine.sh("ls -A /var/lib/skiff; ls -d /etc/skiff 2>/dev/null || true; dpkg-query -W skiff 2>/dev/null || true"), "");

@@ -68,7 +68,10 @@ async fn three_machines_are_one_cluster() {
             if said.ok && said.out.contains("v1") { Ok(()) } else { Err(format!("{}{}", said.out, said.err)) }
         };
         for [_, _, ip] in &pods {
-            eventually(&format!("pod on {node} to {ip}"), Duration::from_secs(20), async || exec(&format!("wget -q -T 2 -O - http://{ip}:8080/"))).await;
+            eventually(&format!("pod on {node} to {ip}"), Duration::from_secs(20), async || {
+                exec(&format!("wget -q -T 2 -O - http://{ip}:8080/"))
+            })
+            .await;
         }
         let by_name = "wget -q -T 2 -O - http://web.default.svc.cluster.local/";
         eventually(&format!("pod on {node} to the Service by its name"), Duration::from_secs(20), async || exec(by_name)).await;

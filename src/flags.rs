@@ -23,6 +23,9 @@ pub use ranges::{Ranges, of_pods as pod_ranges};
 pub use servers::ServersFlags;
 pub use tokens::{AccessFlags, CreateTokenFlags, DeleteTokenFlags, TokenFlags, TokenVerb};
 
+/// Nodes of one machine: each has a containerd.
+pub const NODES_MAX: u32 = 32;
+
 /// Kubernetes in one binary: API server, store, scheduler, controllers, node agent, service proxy, cluster DNS.
 #[derive(Debug, Parser)]
 #[command(name = "skiff", version, about, disable_help_subcommand = true)]
@@ -50,7 +53,7 @@ pub enum Verb {
     /// Stop skiff; pods keep running unless --pods is given
     Down(DownFlags),
     /// Stop skiff and remove what it made: pods, rules, links, mounts, cgroups, data
-    Reset(CommonFlags),
+    Reset(ResetFlags),
     /// Print the version
     Version,
     /// Print a completion script for a shell
@@ -232,6 +235,9 @@ pub struct UpFlags {
     pub server: ServerFlags,
     #[command(flatten)]
     pub agent: AgentFlags,
+    /// Nodes of the cluster, all on this machine: the others have a network, a disk and a containerd of their own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(NODES_MAX)))]
+    pub nodes: u32,
     /// Stay in the foreground, as a service manager wants it
     #[arg(long)]
     pub foreground: bool,
@@ -263,6 +269,15 @@ impl AgentFlags {
     pub fn labels(&self) -> BTreeMap<String, String> {
         self.node_labels.iter().filter_map(|label| label.split_once('=')).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ResetFlags {
+    #[command(flatten)]
+    pub common: CommonFlags,
+    /// Keep the data: objects, certificates, images, volumes of pods
+    #[arg(long)]
+    pub keep_data: bool,
 }
 
 impl ServerFlags {

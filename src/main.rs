@@ -29,12 +29,14 @@ mod kept;
 mod kubeconfig;
 mod leading;
 mod leave;
+mod machines;
 mod manifests;
 mod masters;
 // A program of its own, which build.rs compiles; here for its test and the lints.
 #[cfg(test)]
 #[expect(dead_code)]
 mod cni_shim;
+mod notify;
 mod progress;
 mod reach;
 mod server;
@@ -80,7 +82,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Verb::Check(flags) => return Ok(if check::run(&flags.common)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
         Verb::Leave(flags) => block_on(&flags.common.log_level.clone(), leave::run(flags))?,
         Verb::Down(flags) => block_on(&flags.common.log_level.clone(), down::down(flags))?,
-        Verb::Reset(flags) => block_on(&flags.log_level.clone(), down::reset(flags))?,
+        Verb::Reset(flags) => block_on(&flags.common.log_level.clone(), down::reset(flags))?,
         Verb::Version => say!("skiff {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), apiserver::version::GIT_VERSION),
         Verb::Completion { shell } => write_out(&completion(shell))?,
     }

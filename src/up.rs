@@ -26,6 +26,8 @@ use crate::{
     dirs::Dirs,
     flags::{UpFlags, own_labels},
     instance, kubeconfig,
+    machines::Machines,
+    notify,
     progress::{DONE, Progress},
     server::{self, Control, cluster_dns, host_name, kinds_config},
 };
@@ -87,8 +89,12 @@ fn last_error(dirs: &Dirs) -> String {
     format!("the end of {} is:\n{}", dirs.log().display(), lines.into_iter().rev().collect::<Vec<_>>().join("\n"))
 }
 
-async fn foreground(flags: UpFlags) -> anyhow::Result<()> {
+async fn foreground(mut flags: UpFlags) -> anyhow::Result<()> {
     let progress = Progress::default();
+    let machines = match flags.nodes {
+        1 => None,
+        _ => Some(Box::pin(Machines::prepare(&mut flags)).await?),
+    };
     let control = Box::pin(Control::start(&flags.server, &progress)).await?;
     let started = async {
         let config = node_config(&flags)?;
@@ -98,6 +104,9 @@ async fn foreground(flags: UpFlags) -> anyhow::Result<()> {
         }
         let node = Box::pin(agent::start(&config, access(&control, &config), &|| false, &control.group, &progress)).await?;
         mark_control_plane(&control, &config.name).await;
+        if let Some(machines) = &machines {
+            Box::pin(machines.start(&flags, &control.group, &progress)).await?;
+        }
         let target = flags.kubeconfig.clone().unwrap_or_else(kubeconfig::default_path);
         kubeconfig::merge_into(&target, &control.admin)?;
         progress.step(&format!("kubectl context {:?} in {}", kubeconfig::CONTEXT, target.display()));
@@ -113,6 +122,7 @@ async fn foreground(flags: UpFlags) -> anyhow::Result<()> {
     };
     if let Ok(Some(_)) = &node {
         progress.done();
+        notify::ready();
         end.await;
     }
     control.end().await;

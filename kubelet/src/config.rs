@@ -111,6 +111,11 @@ pub fn root_dir(agent_dir: &Path) -> PathBuf {
     agent_dir.join("kubelet")
 }
 
+/// Archives of images for machines without a registry.
+pub fn archive_dir(agent_dir: &Path) -> PathBuf {
+    agent_dir.join("images")
+}
+
 /// Upstream's `/var/log/pods`.
 pub fn log_dir(agent_dir: &Path) -> PathBuf {
     agent_dir.join("logs")

@@ -21,7 +21,7 @@ use futures::{
 use parking_lot::Mutex;
 use store::Store;
 
-use crate::server::host_name;
+use crate::address::host_name;
 
 /// What is led has to end, and the Leases to be given back, within this.
 const LEAVE_BOUND: Duration = Duration::from_secs(4);

@@ -39,7 +39,7 @@ use tokio::{
 };
 
 use crate::{
-    address::default_address,
+    address::{default_address, host_name},
     authority::Ca,
     cluster_info,
     compaction::compact_by_one,
@@ -342,11 +342,6 @@ fn reserved(flags: &ServerFlags, config: &kinds::Config, advertised: IpAddr) -> 
 /// The cluster's DNS address: the tenth of the service range, as kubeadm has it.
 pub fn cluster_dns(config: &kinds::Config) -> IpAddr {
     config.service_address(10)
-}
-
-/// The host's name as the kernel has it, lower case, as node names are.
-pub fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().to_lowercase()
 }
 
 /// Gives cluster, user and context our own name, so that they stand beside others in one file.

@@ -219,7 +219,14 @@ impl Control {
             nodes: flags.nodes.config(),
             terminated_pods_max: flags.nodes.terminated_pod_gc_threshold,
         };
-        Rooms { config, front: self.front.clone(), engine: self.engine.clone(), store: self.store.clone(), group: self.group.clone() }
+        Rooms {
+            config,
+            front: self.front.clone(),
+            engine: self.engine.clone(),
+            store: self.store.clone(),
+            group: self.group.clone(),
+            host_name: host_name(),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ mod identity;
 mod servers;
 
 use std::{
-    net::{IpAddr, UdpSocket},
+    net::{IpAddr, ToSocketAddrs},
     pin::pin,
     time::Duration,
 };
@@ -22,7 +22,7 @@ use client::{
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    address::{default_address, host_name},
+    address::{host_name, node_address},
     agent::{self, Access, NodeConfig},
     check,
     dirs::Dirs,
@@ -101,7 +101,7 @@ async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Pr
     let life = kept.client()?.context("the certificate was just kept")?.life().map_err(anyhow::Error::msg)?;
     member.keep_fresh(life, group);
     let facts = Box::pin(facts(flags, &member)).await?;
-    let address = flags.agent.node_ip.or_else(|| toward(&member.transport.servers())).or_else(default_address);
+    let address = own_address(flags.agent.node_ip, &member.transport.servers(), progress);
     let address = address.context("this machine has no address that others could reach: connect it to a network, or give --node-ip")?;
     let client = if flags.join.offline_start {
         let shelf = Shelf::open(&dirs.node().join(CACHE), ALONE_AFTER, group).context("opening what was kept of the cluster")?;
@@ -218,14 +218,18 @@ async fn facts(flags: &AgentVerbFlags, member: &Member) -> anyhow::Result<Facts>
     Ok(facts.with(&flags.facts))
 }
 
-/// The address that packets to the servers leave from: where there are several networks, that is the one they share with us. Nothing is sent.
-fn toward(servers: &[Server]) -> Option<IpAddr> {
-    let from = |server: &Server| {
-        let socket = UdpSocket::bind(if server.host().contains(':') { "[::]:0" } else { "0.0.0.0:0" }).ok()?;
-        socket.connect((server.host(), server.port())).ok()?;
-        socket.local_addr().ok().map(|local| local.ip()).filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
-    };
-    servers.iter().find_map(from)
+/// The given one, else what packets to the servers leave from: where there are several networks, that is the one they share with us.
+fn own_address(given: Option<IpAddr>, servers: &[Server], progress: &Progress) -> Option<IpAddr> {
+    if given.is_some() {
+        return given;
+    }
+    let ip = |server: &Server| (server.host(), server.port()).to_socket_addrs().ok()?.next().map(|address| address.ip());
+    let chosen = node_address(servers.iter().find_map(ip))?;
+    if let Some(warning) = &chosen.warning {
+        tracing::warn!(warning, "choosing the node's address");
+        progress.say(&format!("warning: {warning}"));
+    }
+    Some(chosen.address)
 }
 
 /// Again and again while no server is there, which may yet start; any other failure is one.
@@ -284,12 +288,5 @@ mod patience {
         let create = client::certificate::Error::Create(Box::new(api(500)));
         assert!(is_passing(&create.into()));
         assert!(!is_passing(&client::certificate::Error::Deleted { name: "csr-a".into() }.into()));
-    }
-
-    #[test]
-    fn the_address_toward_a_server_is_not_the_loopback() {
-        let server = |url: &str| Server::parse(url).unwrap();
-        assert_eq!(toward(&[server("https://127.0.0.1:6443")]), None);
-        assert_eq!(toward(&[]), None);
     }
 }

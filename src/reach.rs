@@ -16,6 +16,7 @@ use client::{
     kube::{self, Api, api::ListParams},
     transport::{Server, Transport, unchecked},
 };
+use proxy::overlay::PORT as VXLAN_PORT;
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{discover, flags::JoinFlags, instance::NodeLock, invitation, join_token::JoinToken};
@@ -24,8 +25,6 @@ use crate::{discover, flags::JoinFlags, instance::NodeLock, invitation, join_tok
 const ANSWER_BOUND: Duration = Duration::from_secs(5);
 /// Clocks that differ by more are told about. Certificates are made for those that are five minutes behind.
 const SKEW_SECONDS: i64 = 60;
-/// Of nodes' pods between subnets.
-const VXLAN_PORT: u16 = 8472;
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]

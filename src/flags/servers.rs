@@ -9,17 +9,18 @@ use client::leader::Timing;
 use super::{given::Given, nodes::time};
 
 /// Of several servers over one etcd. Names and defaults of the first four are kube-controller-manager's and kube-scheduler's
-/// (`component-base/config/options/leaderelectionconfig.go`), but for one: on the embedded store there is nobody to elect.
+/// (`component-base/config/options/leaderelectionconfig.go`), but that on the embedded store there is nobody to elect, and that a lease is three seconds shorter: with
+/// 15 s a cluster is without a leader for up to 15.2 s.
 #[derive(Args, Clone, Debug)]
 pub struct ServersFlags {
     /// Run controllers and scheduler only while this server is elected to [default: true with --etcd-servers; the embedded store has one server]
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub leader_elect: Option<bool>,
     /// Other servers take over from a leader that is silent for so long
-    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = time)]
+    #[arg(long, value_name = "TIME", default_value = "12s", value_parser = time)]
     pub leader_elect_lease_duration: Duration,
     /// A leader that could not renew its lease for so long stops leading
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
+    #[arg(long, value_name = "TIME", default_value = "8s", value_parser = time)]
     pub leader_elect_renew_deadline: Duration,
     /// Between attempts to lead, and between renewals
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = time)]

@@ -15,6 +15,9 @@ use super::{
 /// Pause before the store is asked again after it failed; doubles up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
+/// What stands beside objects: what has been given out of ranges, and which servers there are (`pkg/controlplane/reconcilers/lease.go`).
+const KEYS_OF_NO_KIND: [&str; 2] = [claims::RANGES, "/registry/masterleases/"];
+
 pub(super) async fn run(engine: Arc<Engine>) {
     let mut pause = RETRY.0;
     let mut from = None;
@@ -48,7 +51,7 @@ async fn load(engine: &Arc<Engine>) -> Result<Rev, Error> {
     for entry in page.entries {
         match registry.cache_of(&entry.key) {
             Some(cache) => by_cache.entry(&cache.prefix).or_default().push(entry),
-            None if entry.key.starts_with(claims::RANGES) => {}
+            None if KEYS_OF_NO_KIND.iter().any(|prefix| entry.key.starts_with(prefix)) => {}
             None => unserved += 1,
         }
     }

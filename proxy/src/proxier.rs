@@ -177,8 +177,15 @@ impl Proxier {
             planned.iter().flat_map(|(_, service_ports)| service_ports).map(|p| p.backends.cluster.len() + p.backends.local.len()).sum();
         if self.unknown {
             let node_network = self.node_network().await?;
-            left.extend(self.backend.write_all(node_network, &planned).await?);
-            (self.unknown, self.is_open) = (false, jump::stands(self.family));
+            let mut unwritten = self.backend.write_all(node_network.clone(), &planned).await?;
+            let mut is_open = jump::stands(self.family);
+            if self.is_open && !is_open {
+                // It was flushed after we had looked at it, and nothing more will be told of that.
+                unwritten = self.backend.write_all(node_network, &planned).await?;
+                is_open = jump::stands(self.family);
+            }
+            left.extend(unwritten);
+            (self.unknown, self.is_open) = (false, is_open);
         } else {
             left.extend(self.backend.write(&planned).await?);
         }

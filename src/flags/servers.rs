@@ -89,11 +89,13 @@ mod tests {
     #[test]
     fn with_etcd_one_is_elected_and_without_nobody_has_to_be() {
         let default = parsed(&[]).unwrap();
-        assert_eq!((default.election(true).unwrap(), default.election(false).unwrap()), (Some(Timing::default()), None));
+        let [lease_duration, renew_deadline, retry_period] = [12, 8, 2].map(Duration::from_secs);
+        let timing = Some(Timing { lease_duration, renew_deadline, retry_period });
+        assert_eq!((default.election(true).unwrap(), default.election(false).unwrap()), (timing, None));
         let always = parsed(&["--leader-elect"]).unwrap();
-        assert_eq!(always.election(false).unwrap(), Some(Timing::default()));
+        assert_eq!(always.election(false).unwrap(), timing);
         assert_eq!(parsed(&["--leader-elect=false"]).unwrap().election(true).unwrap(), None);
-        let wrong = parsed(&["--leader-elect-lease-duration=10s"]).unwrap().election(true).unwrap_err();
+        let wrong = parsed(&["--leader-elect-lease-duration=8s"]).unwrap().election(true).unwrap_err();
         assert!(wrong.to_string().contains("leaseDuration must be greater than renewDeadline"), "{wrong}");
     }
 }

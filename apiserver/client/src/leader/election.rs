@@ -94,7 +94,7 @@ pub struct Election {
 
 impl Default for Timing {
     fn default() -> Self {
-        let [lease_duration, renew_deadline, retry_period] = [12, 8, 2].map(Duration::from_secs);
+        let [lease_duration, renew_deadline, retry_period] = [15, 10, 2].map(Duration::from_secs);
         Self { lease_duration, renew_deadline, retry_period }
     }
 }

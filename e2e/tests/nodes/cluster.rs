@@ -25,7 +25,8 @@ impl<'w> Cluster<'w> {
         world.switch("private", None);
         let server = machine(world, "server", 10);
         let options = options(world);
-        server.provision(&["server"].into_iter().chain(options.iter().map(String::as_str)).collect::<Vec<&str>>());
+        let words: Vec<&str> = ["server"].into_iter().chain(options.iter().map(String::as_str)).collect();
+        server.provision(&words);
         let agents = [machine(world, "agent1", 11), machine(world, "agent2", 12)];
         let cluster = Self { server, agents };
         for agent in &cluster.agents {

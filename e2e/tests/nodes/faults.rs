@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Pods leave a node that is gone within seconds, not the five minutes that are usual.
-const WEB: &str = r#"
+const WEB: &str = r#"---
 {apiVersion: apps/v1, kind: Deployment, metadata: {name: web}, spec: {replicas: 3, selector: {matchLabels: {app: web}}, template: {metadata: {labels: {app: web}}, spec: {
   terminationGracePeriodSeconds: 1,
   tolerations: [{key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 5}, {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 5}],

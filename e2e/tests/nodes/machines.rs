@@ -14,7 +14,7 @@ fn a_machine_has_a_disk_a_network_and_processes_of_its_own() {
     assert_eq!(a.sh("ls /run/netns; ps -e -o comm= | grep -vE '^(ps|grep|sh|machine.sh|sleep)$' || echo none"), "none\n");
     // The cgroups begin where the machine does.
     assert!(a.sh("cat /proc/self/cgroup").lines().all(|line| line.ends_with(":/init") || line.ends_with(":/")));
-    a.sh("echo kept >/etc/kept; echo kept >/var/lib/skiff/kept; echo gone >/run/gone; mkdir /sys/fs/cgroup/*/kubepods; ip netns add pod");
+    a.sh("echo kept >/etc/kept; echo kept >/var/lib/skiff/kept; echo gone >/run/gone; for tree in $(find /sys/fs/cgroup -maxdepth 2 -name cgroup.procs); do mkdir ${tree%/*}/kubepods; done; ip netns add pod");
     a.sh("ip link add skiff0 type bridge; setsid sleep 1000 >/dev/null 2>&1 & true");
     assert!(!std::path::Path::new("/etc/kept").exists());
 
@@ -22,7 +22,7 @@ fn a_machine_has_a_disk_a_network_and_processes_of_its_own() {
     assert!(world.running().is_empty());
     a.boot();
     assert_eq!(
-        a.sh("cat /etc/kept /var/lib/skiff/kept; ls /run/gone 2>/dev/null; ls /run/netns /sys/class/net | xargs"),
+        a.sh("cat /etc/kept /var/lib/skiff/kept; ls /run/gone 2>/dev/null; ls -A /run/netns; ls /sys/class/net | xargs"),
         "kept\nkept\neth0 lo\n"
     );
     a.off();
@@ -65,7 +65,7 @@ async fn machines_are_connected_as_their_switches_are() {
 fn what_a_killed_test_left_is_removed_by_the_next() {
     let left = World::new();
     left.switch("lan", None);
-    left.machine("a", &["lan=10.8.0.10/24"]).sh("setsid sleep 1000 >/dev/null 2>&1 & mkdir /sys/fs/cgroup/*/kubepods");
+    left.machine("a", &["lan=10.8.0.10/24"]).sh("setsid sleep 1000 >/dev/null 2>&1 & for tree in $(find /sys/fs/cgroup -maxdepth 2 -name cgroup.procs); do mkdir ${tree%/*}/kubepods; done");
     // Neither ended nor dropped. (The lock goes with the process; here it is given back.)
     left.abandon();
     let world = World::new();

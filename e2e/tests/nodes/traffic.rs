@@ -6,7 +6,7 @@ use e2e::{eventually, nodes::World};
 
 use crate::cluster::{BOUND, Cluster};
 
-const WEB: &str = r#"
+const WEB: &str = r#"---
 {apiVersion: apps/v1, kind: DaemonSet, metadata: {name: web}, spec: {selector: {matchLabels: {app: web}}, template: {metadata: {labels: {app: web}}, spec: {
   tolerations: [{operator: Exists}], terminationGracePeriodSeconds: 1,
   containers: [{name: web, image: "hello:v1", ports: [{containerPort: 8080}], readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}}]}}}}

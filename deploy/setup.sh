@@ -103,6 +103,8 @@ need_tools() {
 need_test() {
     [ "$(id -u)" = 0 ] || die "the tests make network namespaces and containers: run them as root (sudo make test)"
     need_packages etcd-server curl iproute2 procps gzip git valgrind
+    # For the machines of several nodes: the Vagrantfile is validated, packages are installed into a root made from nothing.
+    need_packages vagrant debootstrap faketime
     # busybox and busybox-static exclude each other: either will do.
     command -v busybox >/dev/null || need_packages busybox-static
     # The tests fetch programs for their images with `apt-get download`, which needs the lists.

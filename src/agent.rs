@@ -148,7 +148,10 @@ pub async fn clean(dirs: &Dirs) -> anyhow::Result<()> {
     let _claimed = NodeLock::claim(dirs)?;
     kubelet::clean(&dirs.agent()).await.context("cleaning up after the pods")?;
     proxy::cleanup().await.context("removing rules and links")?;
-    proxy::settings::restore(&dirs.agent()).context("giving the kernel's settings back")
+    if let Err(error) = proxy::settings::restore(&dirs.agent()) {
+        say!("the kernel's settings are not all as they were: {error}");
+    }
+    Ok(())
 }
 
 /// How this node reaches the pods of others.
@@ -169,6 +172,7 @@ fn agent_config(node: &NodeConfig, access: &Access, mtu: u32) -> kubelet::Config
     config.container_runtime_endpoint.clone_from(&node.flags.container_runtime_endpoint);
     config.pod_manifest_path = Some(node.flags.pod_manifest_path.clone().unwrap_or_else(|| node.dirs.manifests()));
     config.labels = node.flags.labels();
+    config.taints.clone_from(&node.flags.register_with_taints);
     config.eviction_hard = node.flags.eviction_hard;
     config.version = apiserver::version::GIT_VERSION.into();
     config.address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), node.flags.kubelet_port);

@@ -3,11 +3,14 @@
 use std::{fs, path::Path};
 
 use anyhow::bail;
+use api::task::Group;
 
 use crate::{
     dirs::Dirs,
-    flags::CommonFlags,
+    flags::{CheckFlags, CommonFlags},
     instance::{self, NodeLock},
+    reach,
+    server::host_name,
 };
 
 /// One thing that is needed.
@@ -24,6 +27,31 @@ pub struct Need {
 /// There is no data directory of ours where one was named, or a skiff runs on it.
 pub fn run(flags: &CommonFlags) -> anyhow::Result<bool> {
     if flags.data_dir.is_some() { data(&Dirs::new(flags.data_dir.as_deref())) } else { Ok(machine()) }
+}
+
+/// Prints what stands between this machine and the servers that were named.
+///
+/// # Errors
+/// Something does.
+pub async fn servers(flags: CheckFlags) -> anyhow::Result<()> {
+    let group = Group::new();
+    // A machine that is a node has its name.
+    let is_node = Dirs::new(flags.common.data_dir.as_deref()).node().is_dir();
+    let name = (!is_node).then(|| flags.node_name.clone().unwrap_or_else(host_name));
+    let found = Box::pin(reach::look(&flags.join, name.as_deref(), flags.kubelet_port, &group)).await;
+    for finding in &found {
+        let sign = if finding.wrong.is_none() { "\u{2713}" } else { "\u{2717}" };
+        say!(" {sign} {}", finding.what);
+        if let Some((why, mend)) = &finding.wrong {
+            say!("     {why}\n     mend with: {mend}");
+        }
+    }
+    let here = machine();
+    match found.iter().filter(|finding| finding.wrong.is_some()).count() {
+        0 if here => Ok(()),
+        0 => bail!("this machine cannot join yet"),
+        n => bail!("{n} of {} things stand between this machine and the cluster", found.len()),
+    }
 }
 
 /// Reads all that is kept, down to the last checksum, and changes nothing.

@@ -48,7 +48,7 @@ impl Dirs {
         }
         let dir = Dir::open(&self.root).with_context(|| format!("making {}", self.root.display()))?;
         // An empty mark is what older skiffs left when they were killed while they made it.
-        if dir.names()?.iter().any(|name| ![MARK, MARK_BESIDE].contains(&name.as_str())) {
+        if dir.names()?.iter().any(|name| ![MARK, MARK_BESIDE].contains(&name.as_str()) && !self.is_only_images(name)) {
             bail!(
                 "{} is not empty and is not skiff's: it was left untouched. Name another --data-dir, or empty it if nothing in it is needed.",
                 self.root.display()
@@ -57,6 +57,12 @@ impl Dirs {
         // Others may pass through, as into a container's files, but not look around.
         fs::set_permissions(&self.root, fs::Permissions::from_mode(0o711))?;
         files::replace(&dir, MARK, LAYOUT.as_bytes()).with_context(|| format!("writing {}", mark.display()))
+    }
+
+    /// Archives for the first start are put there before there is anything else.
+    fn is_only_images(&self, name: &str) -> bool {
+        let names = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        self.root.join(name) == self.agent() && names(self.agent()).all(|name| self.agent().join(name) == self.images())
     }
 
     /// Makes the store's directory, and closes it to others: it holds the Secrets. etcd keeps its own so as well.
@@ -89,6 +95,11 @@ impl Dirs {
     /// Who the machine is, as a node of a cluster that others run.
     pub fn node(&self) -> PathBuf {
         self.root.join("node")
+    }
+
+    /// Archives of images, imported when the node starts.
+    pub fn images(&self) -> PathBuf {
+        kubelet::config::archive_dir(&self.agent())
     }
 
     pub fn manifests(&self) -> PathBuf {
@@ -128,6 +139,19 @@ mod tests {
         let error = Dirs::new(Some(dir.path())).claim().unwrap_err();
         assert!(error.to_string().contains("left untouched"), "{error}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn images_for_the_first_start_may_be_there_and_nothing_beside_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = Dirs::new(Some(dir.path()));
+        fs::create_dir_all(dirs.images()).unwrap();
+        fs::write(dirs.images().join("all.tar"), "").unwrap();
+        dirs.claim().unwrap();
+        assert!(dirs.is_ours());
+        fs::remove_file(dir.path().join(MARK)).unwrap();
+        fs::write(dirs.agent().join("member"), "another's").unwrap();
+        assert!(dirs.claim().is_err());
     }
 
     #[test]

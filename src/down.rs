@@ -7,8 +7,9 @@ use anyhow::{Context, bail};
 use crate::{
     agent,
     dirs::Dirs,
-    flags::{CommonFlags, DownFlags},
+    flags::{CommonFlags, DownFlags, ResetFlags},
     instance, kubeconfig,
+    machines::Machines,
 };
 
 const STOP_BOUND: Duration = Duration::from_secs(20);
@@ -26,16 +27,24 @@ pub async fn down(flags: DownFlags) -> anyhow::Result<()> {
         false => say!("skiff was not running on {}", dirs.root.display()),
     }
     if flags.pods {
+        if let Some(machines) = Machines::of(&dirs) {
+            machines.stop().await.context("stopping the other machines")?;
+            say!("the other machines are switched off");
+        }
         agent::stop_pods(&dirs).await?;
         say!("pods and containerd stopped");
     }
     Ok(())
 }
 
-pub async fn reset(flags: CommonFlags) -> anyhow::Result<()> {
-    let dirs = ours(&flags)?;
+pub async fn reset(flags: ResetFlags) -> anyhow::Result<()> {
+    let dirs = ours(&flags.common)?;
     instance::stop(&dirs, STOP_BOUND).await?;
     say!(" \u{2713} skiff stopped");
+    if let Some(machines) = Machines::of(&dirs) {
+        machines.remove().await.context("removing the other machines")?;
+        say!(" \u{2713} the other machines removed");
+    }
     // `skiff server` has no node: without root there was nothing to make.
     if rustix::process::geteuid().is_root() && dirs.agent().exists() {
         agent::stop_pods(&dirs).await?;
@@ -43,6 +52,10 @@ pub async fn reset(flags: CommonFlags) -> anyhow::Result<()> {
         agent::clean(&dirs).await?;
         forget_results(Path::new(RESULTS)).context("removing cached results of the pod network")?;
         say!(" \u{2713} rules, links, mounts and cgroups removed");
+    }
+    if flags.keep_data {
+        say!(" \u{2713} {} kept", dirs.root.display());
+        return Ok(());
     }
     kubeconfig::remove_from(&kubeconfig::default_path())?;
     remove(&dirs.root)?;

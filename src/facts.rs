@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use crate::flags::FactFlags;
 
-pub const NAMESPACE: &str = "kube-system";
-pub const KUBELET: &str = "kubelet-config";
-pub const KUBEADM: &str = "kubeadm-config";
+const NAMESPACE: &str = "kube-system";
+const KUBELET: &str = "kubelet-config";
+const KUBEADM: &str = "kubeadm-config";
 /// The key of each that holds the YAML.
 const KUBELET_KEY: &str = "kubelet";
 const KUBEADM_KEY: &str = "ClusterConfiguration";
@@ -69,31 +69,6 @@ impl Facts {
             cluster_dns: told.cluster_dns.unwrap_or(self.cluster_dns),
             cluster_domain: told.cluster_domain.unwrap_or(self.cluster_domain),
         }
-    }
-
-    /// The ConfigMaps' data by name and key, as the server writes them.
-    pub fn config_maps(&self, service_cidrs: &[IpNet], version: &str) -> [(&'static str, &'static str, Value); 2] {
-        let list = |all: &[IpNet]| all.iter().map(IpNet::to_string).collect::<Vec<_>>().join(",");
-        let kubelet = json!({
-            "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
-            "authentication": {
-                "anonymous": {"enabled": false},
-                "webhook": {"enabled": true},
-                "x509": {"clientCAFile": "/etc/kubernetes/pki/ca.crt"},
-            },
-            "authorization": {"mode": "Webhook"},
-            "clusterDNS": [self.cluster_dns], "clusterDomain": self.cluster_domain,
-            "rotateCertificates": true, "serverTLSBootstrap": true,
-            "staticPodPath": "/etc/kubernetes/manifests",
-        });
-        let kubeadm = json!({
-            "apiVersion": "kubeadm.k8s.io/v1beta4", "kind": "ClusterConfiguration",
-            "clusterName": "kubernetes", "kubernetesVersion": version,
-            "networking": {
-                "dnsDomain": self.cluster_domain, "podSubnet": list(&self.cluster_cidrs), "serviceSubnet": list(service_cidrs),
-            },
-        });
-        [(KUBELET, KUBELET_KEY, kubelet), (KUBEADM, KUBEADM_KEY, kubeadm)]
     }
 
     pub fn to_json(&self) -> String {
@@ -177,11 +152,11 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_writes_a_node_reads() {
-        let maps = facts().config_maps(&["10.96.0.0/12".parse().unwrap()], "v1.36.0");
-        let read = maps.iter().fold(Told::default(), |told, (_, _, map)| told.or(Told::read(&serde_yaml::to_string(map).unwrap())));
-        assert_eq!(read.whole().unwrap(), facts());
+    fn what_is_kept_is_read_again() {
         assert_eq!(Facts::from_json(&facts().to_json()).unwrap(), facts());
+        for cut in ["", "{}", "{\"clusterCIDRs\":[\"10.0.0.0/8\"]}"] {
+            assert!(Facts::from_json(cut).is_err(), "{cut}");
+        }
     }
 
     #[test]

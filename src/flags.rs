@@ -2,6 +2,7 @@
 
 mod given;
 mod join;
+mod node;
 mod nodes;
 mod ranges;
 mod servers;
@@ -10,15 +11,20 @@ mod tokens;
 use std::{collections::BTreeMap, ffi::OsString, net::IpAddr, path::PathBuf};
 
 use anyhow::{Context, bail};
+use api::k8s::api::core::v1::Taint;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::{Map, Value};
 
 pub use given::Given;
-pub use join::{FactFlags, JoinFlags};
-pub use nodes::{NodesFlags, time};
+pub use join::{CheckFlags, FactFlags, JoinFlags, LeaveFlags};
+pub use node::own_labels;
+pub use nodes::NodesFlags;
 pub use ranges::{Ranges, of_pods as pod_ranges};
 pub use servers::ServersFlags;
 pub use tokens::{AccessFlags, CreateTokenFlags, DeleteTokenFlags, TokenFlags, TokenVerb};
+
+/// Nodes of one machine: each has a containerd.
+pub const NODES_MAX: u32 = 32;
 
 /// Kubernetes in one binary: API server, store, scheduler, controllers, node agent, service proxy, cluster DNS.
 #[derive(Debug, Parser)]
@@ -40,12 +46,14 @@ pub enum Verb {
     Token(TokenFlags),
     /// Print a kubeconfig for the cluster administrator, or merge it into a file
     Kubeconfig(KubeconfigFlags),
-    /// Tell what this machine lacks for `skiff up`; with --data-dir: whether what is kept there is sound (nothing is changed)
-    Check(CommonFlags),
+    /// Tell what this machine lacks for `skiff up`; with --server: what stands between it and a cluster; with --data-dir: whether what is kept there is sound (nothing is changed)
+    Check(CheckFlags),
+    /// Take this machine out of the cluster that it joined: its pods go elsewhere, its images stay
+    Leave(LeaveFlags),
     /// Stop skiff; pods keep running unless --pods is given
     Down(DownFlags),
     /// Stop skiff and remove what it made: pods, rules, links, mounts, cgroups, data
-    Reset(CommonFlags),
+    Reset(ResetFlags),
     /// Print the version
     Version,
     /// Print a completion script for a shell
@@ -152,6 +160,9 @@ pub struct AgentFlags {
     /// Labels of the node (key=value, ...)
     #[arg(long, value_name = "LABELS", value_delimiter = ',', value_parser = label)]
     pub node_labels: Vec<String>,
+    /// Taints that the node registers with (key=value:effect, ...)
+    #[arg(long, value_name = "TAINTS", value_delimiter = ',', value_parser = node::taint)]
+    pub register_with_taints: Vec<Taint>,
     /// How services are led to their endpoints: iptables or nftables
     #[arg(long, value_name = "MODE", default_value_t = proxy::Mode::Iptables)]
     pub proxy_mode: proxy::Mode,
@@ -224,6 +235,9 @@ pub struct UpFlags {
     pub server: ServerFlags,
     #[command(flatten)]
     pub agent: AgentFlags,
+    /// Nodes of the cluster, all on this machine: the others have a network, a disk and a containerd of their own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(NODES_MAX)))]
+    pub nodes: u32,
     /// Stay in the foreground, as a service manager wants it
     #[arg(long)]
     pub foreground: bool,
@@ -255,6 +269,15 @@ impl AgentFlags {
     pub fn labels(&self) -> BTreeMap<String, String> {
         self.node_labels.iter().filter_map(|label| label.split_once('=')).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ResetFlags {
+    #[command(flatten)]
+    pub common: CommonFlags,
+    /// Keep the data: objects, certificates, images, volumes of pods
+    #[arg(long)]
+    pub keep_data: bool,
 }
 
 impl ServerFlags {

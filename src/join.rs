@@ -1,9 +1,6 @@
 //! An invitation and the address of a server -> this machine is a node of that cluster: `skiff agent`.
 
-mod discover;
 mod identity;
-mod invitation;
-mod kept;
 mod servers;
 
 use std::{
@@ -30,22 +27,27 @@ use crate::{
     agent::{self, Access, NodeConfig},
     check,
     dirs::Dirs,
+    discover::{self, NotSigned},
     facts::Facts,
     files,
-    flags::AgentVerbFlags,
+    flags::{AgentVerbFlags, own_labels},
     hollow,
     instance::{Instance, NodeLock},
+    invitation,
     join_token::JoinToken,
+    kept::Kept,
     progress::Progress,
+    reach,
     server::{host_name, shutdown_signal, unfaulted},
 };
-use identity::{Member, node_of};
-use kept::Kept;
+use identity::Member;
 
 /// How long an orderly end may take before we go anyway.
 const END_BOUND: Duration = Duration::from_secs(8);
 /// How long a machine that was never a node waits for a server: both may have been switched on together.
 const SERVER_BOUND: Duration = Duration::from_secs(600);
+/// A server that has just started may not have signed with the token yet.
+const SIGNATURE_BOUND: Duration = Duration::from_secs(20);
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Below the node's directory: what servers told.
@@ -63,6 +65,7 @@ pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
         bail!(lacking);
     }
     let (progress, group, dirs) = (Progress::default(), Group::new(), Dirs::new(flags.common.data_dir.as_deref()));
+    own_labels(&flags.agent.labels()).map_err(anyhow::Error::msg)?;
     dirs.claim()?;
     let _instance = Instance::start(&dirs)?;
     files::raise();
@@ -72,6 +75,15 @@ pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
         // Told to end before we were up: that is no failure.
         () = &mut end => Ok(None),
         started = Box::pin(start(&flags, &dirs, &group, &progress)) => started.map(Some),
+    };
+    let node = match node {
+        Err(error) => {
+            // What `skiff check` would say: often it is not what the error names.
+            let found = Box::pin(reach::look(&flags.join, None, flags.agent.kubelet_port, &group)).await;
+            let words = reach::words(&found);
+            Err(if words.is_empty() { error } else { anyhow::anyhow!("{error:#}\nwhat stands in between:{words}") })
+        }
+        done => done,
     };
     if let Ok(Some(_)) = &node {
         end.await;
@@ -85,6 +97,8 @@ pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
 async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Progress) -> anyhow::Result<NodeLock> {
     let kept = Kept::open(&dirs.node())?;
     let member = Box::pin(member(flags, &kept, group, progress)).await?;
+    let urls: Vec<String> = member.transport.servers().iter().map(Server::to_string).collect();
+    kept.set_servers(&urls)?;
     let life = kept.client()?.context("the certificate was just kept")?.life().map_err(anyhow::Error::msg)?;
     member.keep_fresh(life, group);
     let facts = Box::pin(facts(flags, &member)).await?;
@@ -156,7 +170,7 @@ async fn again(
     group: &Group,
     progress: &Progress,
 ) -> anyhow::Result<Member> {
-    let node = node_of(&identity)?;
+    let node = kept.node()?.context("the certificate was just read")?;
     if let Some(name) = flags.agent.node_name.as_ref().filter(|name| **name != node) {
         bail!("this machine joined its cluster as node {node}, not {name}: `skiff leave` takes it out again");
     }
@@ -221,10 +235,12 @@ fn toward(servers: &[Server]) -> Option<IpAddr> {
 
 /// Again and again while no server is there, which may yet start; any other failure is one.
 async fn patiently<T>(progress: &Progress, mut work: impl AsyncFnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    let (until, mut pause) = (Instant::now() + SERVER_BOUND, PAUSE_MIN);
+    let began = Instant::now();
+    let (until, mut pause) = (began + SERVER_BOUND, PAUSE_MIN);
     loop {
         let error = match Box::pin(work()).await {
             Err(error) if is_passing(&error) && Instant::now() < until => error,
+            Err(error) if error.is::<NotSigned>() && began.elapsed() < SIGNATURE_BOUND => error,
             done => return done,
         };
         if pause == PAUSE_MIN {
@@ -254,7 +270,10 @@ fn is_passing(error: &anyhow::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+mod tests;
+
+#[cfg(test)]
+mod patience {
     use super::*;
 
     #[test]

@@ -5,10 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use anyhow::{Context, bail};
 use api::{GroupResource, Key};
 use apiserver::engine::Engine;
-use ipnet::IpNet;
-use serde_json::{Value, json};
-
-use crate::facts::{self, Facts};
+use serde_json::Value;
 
 const DNS: &str = include_str!("../manifests/dns.yaml");
 const NODES: &str = include_str!("../manifests/nodes.yaml");
@@ -18,31 +15,6 @@ const RBAC: &str = "rbac.authorization.k8s.io";
 pub async fn apply(engine: &Arc<Engine>, cluster_dns: IpAddr) -> anyhow::Result<()> {
     for object in documents(&DNS.replace("${CLUSTER_DNS}", &cluster_dns.to_string()))?.into_iter().chain(documents(NODES)?) {
         make(engine, object).await?;
-    }
-    Ok(())
-}
-
-/// Says to nodes what they must know of their cluster: as it is now, whatever was said before.
-pub async fn tell_nodes(engine: &Arc<Engine>, facts: &Facts, service_cidrs: &[IpNet]) -> anyhow::Result<()> {
-    let maps = GroupResource::new("", "configmaps");
-    for (name, field, value) in facts.config_maps(service_cidrs, apiserver::version::GIT_VERSION) {
-        let text = serde_yaml::to_string(&value).context("a ConfigMap for nodes")?;
-        let key = Key::new(facts::NAMESPACE, name);
-        let Some(there) = engine.cached(&maps, &key) else {
-            let object = json!({
-                "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": facts::NAMESPACE}, "data": {field: text},
-            });
-            make(engine, object).await?;
-            continue;
-        };
-        if there.value()["data"][field] == text {
-            continue;
-        }
-        let change = |object: &mut Value| {
-            object["data"][field] = text.clone().into();
-            Ok(())
-        };
-        engine.update(&maps, &key, "", &kinds::auth::system_user(), &change).await?;
     }
     Ok(())
 }
@@ -67,10 +39,8 @@ fn documents(text: &str) -> anyhow::Result<Vec<Value>> {
 /// Of the kinds that manifests have.
 fn resource(kind: &str) -> anyhow::Result<GroupResource> {
     let (group, resource) = match kind {
-        "ConfigMap" => ("", "configmaps"),
         "Service" => ("", "services"),
-        "Role" => (RBAC, "roles"),
-        "RoleBinding" => (RBAC, "rolebindings"),
+        "ClusterRole" => (RBAC, "clusterroles"),
         "ClusterRoleBinding" => (RBAC, "clusterrolebindings"),
         _ => bail!("a manifest of kind {kind:?}"),
     };
@@ -80,25 +50,26 @@ fn resource(kind: &str) -> anyhow::Result<GroupResource> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::Facts;
     use api::task::Group;
     use client::kube::{Api, api::ListParams};
 
     #[tokio::test]
-    async fn nodes_and_who_joins_may_read_what_is_told_and_it_is_as_of_now() {
+    async fn nodes_and_who_joins_may_read_what_is_told() {
         let group = Group::new();
         let door = door::Door::new(&group).await;
         apply(&door.engine, "10.96.0.10".parse().unwrap()).await.unwrap();
         apply(&door.engine, "10.96.0.10".parse().unwrap()).await.unwrap();
-        let facts = |dns: &str| Facts {
-            cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
-            cluster_dns: dns.parse().unwrap(),
-            cluster_domain: "cluster.local".into(),
+        let config = kinds::Config {
+            service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
+            cluster_domain: "a.example".into(),
+            ..kinds::Config::default()
         };
-        let services = ["10.96.0.0/12".parse().unwrap()];
-        tell_nodes(&door.engine, &facts("10.96.0.9"), &services).await.unwrap();
-        tell_nodes(&door.engine, &facts("10.96.0.10"), &services).await.unwrap();
+        let (pods, dns) = ("10.244.0.0/16", "10.96.0.10".parse().unwrap());
+        crate::cluster_info::publish_for_kubeadm(&door.engine, &config, pods, dns).await.unwrap();
+        let told = Facts { cluster_cidrs: vec![pods.parse().unwrap()], cluster_dns: dns, cluster_domain: "a.example".into() };
         let node = door.client("system:node:a", &["system:nodes", "system:authenticated"]);
-        assert_eq!(Facts::ask(&node, &crate::flags::FactFlags::default()).await.unwrap(), facts("10.96.0.10"));
+        assert_eq!(Facts::ask(&node, &crate::flags::FactFlags::default()).await.unwrap(), told);
         let newcomer = door.client("system:bootstrap:abcdef", &["system:bootstrappers:kubeadm:default-node-token", "system:authenticated"]);
         assert!(Facts::ask(&newcomer, &crate::flags::FactFlags::default()).await.is_ok());
         let stranger = door.client("somebody", &["system:authenticated"]);

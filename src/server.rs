@@ -43,7 +43,6 @@ use crate::{
     cluster_info,
     compaction::compact_by_one,
     dirs::Dirs,
-    facts::Facts,
     files,
     flags::ServerFlags,
     identity,
@@ -148,7 +147,6 @@ impl Control {
         Box::pin(control.publish(&config, SocketAddr::new(advertised, port), has_etcd)).await?;
         Box::pin(manifests::apply(&control.engine, cluster_dns(&config))).await?;
         Box::pin(control.welcome(flags, &config, SocketAddr::new(advertised, port))).await?;
-        Box::pin(manifests::tell_nodes(&control.engine, &facts(flags, &config), &config.service_cidrs)).await?;
         started.done();
         let rooms = control.rooms(flags, &config, advertised);
         control.group.spawn_loop("claims of services", kinds::service::keep_claims(control.engine.clone(), config));
@@ -337,15 +335,6 @@ fn reserved(flags: &ServerFlags, config: &kinds::Config, advertised: IpAddr) -> 
     let own = serving_names(flags, config, advertised);
     let ranges = config.service_cidrs.iter().chain(flags.cluster_cidr.list()).copied().collect();
     controllers::Reserved { names: own.dns, addresses: own.addresses, ranges, domain: config.cluster_domain.clone() }
-}
-
-/// What nodes must know of the cluster.
-fn facts(flags: &ServerFlags, config: &kinds::Config) -> Facts {
-    Facts {
-        cluster_cidrs: flags.cluster_cidr.list().to_vec(),
-        cluster_dns: cluster_dns(config),
-        cluster_domain: config.cluster_domain.clone(),
-    }
 }
 
 /// The cluster's DNS address: the tenth of the service range, as kubeadm has it.

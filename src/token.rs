@@ -129,7 +129,8 @@ impl Cluster {
     }
 }
 
-fn random() -> Token {
+/// Nobody guesses it.
+pub fn random() -> Token {
     let word = |length: usize| -> String {
         let mut rng = rand::rng();
         (0..length).map(|_| char::from(LETTERS[rng.random_range(0..LETTERS.len())])).collect()

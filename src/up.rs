@@ -11,6 +11,12 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use api::k8s::api::core::v1::Node;
+use client::kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::{
@@ -18,19 +24,23 @@ use crate::{
     agent::{self, Access, NodeConfig},
     check,
     dirs::Dirs,
-    flags::UpFlags,
+    flags::{UpFlags, own_labels},
     instance, kubeconfig,
+    machines::Machines,
+    notify,
     progress::{DONE, Progress},
     server::{self, Control, cluster_dns, host_name, kinds_config},
 };
 
 /// How long the background process may take until the node is Ready.
 const READY_BOUND: Duration = Duration::from_secs(180);
+const MARK_BOUND: Duration = Duration::from_secs(10);
 
 pub async fn run(flags: UpFlags) -> anyhow::Result<()> {
     // Before anything is started: the control plane could serve more than the node.
     agent::are_served("--service-cluster-ip-range", &kinds_config(&flags.server)?.service_cidrs)?;
     node_config(&flags)?.check()?;
+    own_labels(&flags.agent.labels()).map_err(anyhow::Error::msg)?;
     if flags.foreground { Box::pin(foreground(flags)).await } else { background(&flags).await }
 }
 
@@ -79,8 +89,12 @@ fn last_error(dirs: &Dirs) -> String {
     format!("the end of {} is:\n{}", dirs.log().display(), lines.into_iter().rev().collect::<Vec<_>>().join("\n"))
 }
 
-async fn foreground(flags: UpFlags) -> anyhow::Result<()> {
+async fn foreground(mut flags: UpFlags) -> anyhow::Result<()> {
     let progress = Progress::default();
+    let machines = match flags.nodes {
+        1 => None,
+        _ => Some(Box::pin(Machines::prepare(&mut flags)).await?),
+    };
     let control = Box::pin(Control::start(&flags.server, &progress)).await?;
     let started = async {
         let config = node_config(&flags)?;
@@ -89,6 +103,10 @@ async fn foreground(flags: UpFlags) -> anyhow::Result<()> {
             progress.say(&format!("warning: {warning}"));
         }
         let node = Box::pin(agent::start(&config, access(&control, &config), &|| false, &control.group, &progress)).await?;
+        mark_control_plane(&control, &config.name).await;
+        if let Some(machines) = &machines {
+            Box::pin(machines.start(&flags, &control.group, &progress)).await?;
+        }
         let target = flags.kubeconfig.clone().unwrap_or_else(kubeconfig::default_path);
         kubeconfig::merge_into(&target, &control.admin)?;
         progress.step(&format!("kubectl context {:?} in {}", kubeconfig::CONTEXT, target.display()));
@@ -104,10 +122,22 @@ async fn foreground(flags: UpFlags) -> anyhow::Result<()> {
     };
     if let Ok(Some(_)) = &node {
         progress.done();
+        notify::ready();
         end.await;
     }
     control.end().await;
     node.map(drop).and_then(|()| server::unfaulted(&control.group))
+}
+
+/// As kubeadm marks it, and `kubectl get nodes` shows it: a node may not say so of itself. The node serves without, so that a failure is but told.
+async fn mark_control_plane(control: &Control, node: &str) {
+    let nodes: Api<Node> = Api::all(control.client("kubernetes-admin", &["system:masters"]));
+    let label = Patch::Merge(json!({"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}}));
+    match tokio::time::timeout(MARK_BOUND, nodes.patch(node, &PatchParams::default(), &label)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(%error, node, "the node cannot be labelled as the control plane's"),
+        Err(_) => tracing::warn!(node, "the node cannot be labelled as the control plane's in time"),
+    }
 }
 
 /// What the control plane's flags say that nodes must know as well.

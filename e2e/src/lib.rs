@@ -8,6 +8,7 @@ mod eventually;
 pub mod images;
 mod kubectl;
 pub mod node;
+pub mod nodes;
 mod process;
 mod server;
 

@@ -35,9 +35,14 @@ pub struct Claim {
 
 /// Waits for its turn.
 pub fn claim() -> Claim {
+    Claim { _locked: lock(), before: traces() }
+}
+
+/// Held until the file is dropped.
+pub(crate) fn lock() -> File {
     let file = File::options().create(true).append(true).open(LOCK).expect("a lock file in /tmp");
     file.lock().expect("a file can be locked");
-    Claim { _locked: file, before: traces() }
+    file
 }
 
 /// `skiff up`, with all images imported.
@@ -82,7 +87,7 @@ impl Claim {
 }
 
 /// Links, rules, network namespaces, cached results, cgroups and processes of nodes, whoever they belong to.
-fn traces() -> BTreeSet<String> {
+pub(crate) fn traces() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut add = |what: &str, lines: Vec<String>| found.extend(lines.into_iter().map(|line| format!("{what} {line}")));
     let links = names(Path::new("/sys/class/net"));

@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use api::k8s::api::core::v1::Taint;
 use sha2::{Digest, Sha256};
 
 use crate::{containerd::Layout, eviction::EvictionHard, serving::Issuer};
@@ -45,6 +46,8 @@ pub struct Config {
     pub max_pods: u32,
     /// Labels that the node registers with, beside its own.
     pub labels: BTreeMap<String, String>,
+    /// Taints that the node registers with, once.
+    pub taints: Vec<Taint>,
     /// `v1.36.0`
     pub version: String,
     /// The node's own HTTPS server.
@@ -73,6 +76,7 @@ impl Config {
             eviction_hard: EvictionHard::default(),
             max_pods: 110,
             labels: BTreeMap::new(),
+            taints: Vec::new(),
             version: "v1.36.0".into(),
             address: SocketAddr::from(([0, 0, 0, 0], 10250)),
             serving: Arc::new(|| Box::pin(std::future::ready(Err("nobody issues one".into())))),
@@ -105,6 +109,11 @@ pub fn cgroup_root(agent_dir: &Path) -> String {
 /// Volumes, termination logs, hosts files: upstream's `/var/lib/kubelet`.
 pub fn root_dir(agent_dir: &Path) -> PathBuf {
     agent_dir.join("kubelet")
+}
+
+/// Archives of images for machines without a registry.
+pub fn archive_dir(agent_dir: &Path) -> PathBuf {
+    agent_dir.join("images")
 }
 
 /// Upstream's `/var/log/pods`.

@@ -219,7 +219,9 @@ async fn start_runtime(config: &Config, group: &Group) -> Result<Runtime, Error>
         None => {
             let layout = config.layout();
             containerd::in_memory(&layout)?;
-            Ok(Box::pin(containerd::start(layout, group)).await?)
+            let runtime = Box::pin(containerd::start(layout.clone(), group)).await?;
+            containerd::import_archives(&layout, &config::archive_dir(&config.agent_dir)).await;
+            Ok(runtime)
         }
         Some(endpoint) => {
             let path = endpoint.strip_prefix("unix://").filter(|p| p.starts_with('/')).ok_or_else(|| Error::Endpoint(endpoint.clone()))?;

@@ -340,6 +340,10 @@ fn rules_that_somebody_flushes_come_back(mode: Mode) {
         whole()
     });
     hears(&network.pods[0], "10.96.0.1:80", &["p0"]);
+    // So does the way through a firewall that was flushed, where nothing else was.
+    let open = || network.node.run(|| iptables::jump::stands(Family::V4));
+    netns::must(network.node.command("iptables").args(["-F", "FORWARD"]));
+    netns::eventually("what is forwarded is let through again", open);
     stop.stop();
     keeper.join().unwrap();
 }

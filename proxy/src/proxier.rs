@@ -18,7 +18,7 @@ use crate::{
     backend::Backend,
     cni::link::Net,
     conntrack,
-    iptables::watch::Watch,
+    iptables::{jump, watch::Watch},
     late::{self, Late},
     model::{Node, NodeNetwork, Protocol, ServicePort, service_ports},
     service_tracker::{Entry, ServiceTracker},
@@ -54,6 +54,8 @@ pub struct Proxier {
     group: Group,
     /// What the kernel holds is not known: the next transaction writes everything.
     unknown: bool,
+    /// What is forwarded passed the node's firewall when all was last written, as far as that can be seen.
+    is_open: bool,
     /// Endpoints of the services of the last transaction.
     looked_at: usize,
 }
@@ -76,7 +78,21 @@ impl Proxier {
     ) -> Result<Self, Error> {
         let (backend, cluster_cidr) = (Backend::new(mode, family)?, family.pick_net(cluster_cidrs));
         let (udp, late) = (HashMap::new(), Late::default());
-        Ok(Self { tracker, node, backend, mode, family, cluster_cidr, udp, late, planner: plan, group, unknown: true, looked_at: 0 })
+        Ok(Self {
+            tracker,
+            node,
+            backend,
+            mode,
+            family,
+            cluster_cidr,
+            udp,
+            late,
+            planner: plan,
+            group,
+            unknown: true,
+            is_open: false,
+            looked_at: 0,
+        })
     }
 
     /// Another that plans in place of ours: one that panics.
@@ -145,7 +161,7 @@ impl Proxier {
     }
 
     async fn is_whole(&mut self) -> bool {
-        let whole = self.backend.is_whole().await;
+        let whole = self.backend.is_whole().await && (!self.is_open || jump::stands(self.family));
         if !whole {
             tracing::warn!("another program removed proxy rules; writing them again");
             self.unknown = true;
@@ -162,7 +178,7 @@ impl Proxier {
         if self.unknown {
             let node_network = self.node_network().await?;
             left.extend(self.backend.write_all(node_network, &planned).await?);
-            self.unknown = false;
+            (self.unknown, self.is_open) = (false, jump::stands(self.family));
         } else {
             left.extend(self.backend.write(&planned).await?);
         }

@@ -1,10 +1,10 @@
 //! Flags -> the cluster that a node joins.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::{Ranges, domain, ranges};
+use super::{CommonFlags, Ranges, domain, nodes::time, ranges};
 
 /// Where the cluster is, and what lets us in.
 #[derive(Args, Clone, Debug)]
@@ -41,4 +41,30 @@ pub struct FactFlags {
     /// The cluster's DNS domain [default: as the server says]
     #[arg(long, value_name = "DOMAIN", value_parser = domain)]
     pub cluster_domain: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct CheckFlags {
+    #[command(flatten)]
+    pub common: CommonFlags,
+    #[command(flatten)]
+    pub join: JoinFlags,
+    /// The name that the node would have [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Port of the node agent's own server
+    #[arg(long, value_name = "PORT", default_value_t = 10250)]
+    pub kubelet_port: u16,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct LeaveFlags {
+    #[command(flatten)]
+    pub common: CommonFlags,
+    /// How long pods may take to go elsewhere
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = time)]
+    pub timeout: Duration,
+    /// Leave also where no server answers, or pods cannot go
+    #[arg(long)]
+    pub force: bool,
 }

@@ -8,14 +8,13 @@ use anyhow::Context;
 use api::{task::Group, time::Timestamp};
 use apiserver::certs::look;
 use client::{
-    certificate::{Error, Identity, Life, Wanted, obtain, self_signed, tls, until},
+    certificate::{Error, Identity, Life, Wanted, new_key, obtain, self_signed, tls, until},
     kube::Client,
     transport::Transport,
 };
 use parking_lot::Mutex;
 
-use super::kept::Kept;
-use crate::join_token::JoinToken;
+use crate::{join_token::JoinToken, kept::Kept};
 
 /// Until somebody has signed: who approves by hand needs that long.
 const CLIENT_BOUND: Duration = Duration::from_secs(600);
@@ -88,8 +87,9 @@ impl Member {
         }
     }
 
-    async fn renew(&self, client: &Client) -> anyhow::Result<()> {
-        let identity = obtain(client, &Wanted::node_client(&self.node), CLIENT_BOUND).await?;
+    pub async fn renew(&self, client: &Client) -> anyhow::Result<()> {
+        let key = self.kept.next_key()?;
+        let identity = obtain(client, &Wanted::node_client(&self.node), &key, CLIENT_BOUND).await?;
         let shown = tls(&self.ca, Some(&identity)).map_err(anyhow::Error::msg)?;
         self.kept.set_client(&self.ca, &identity)?;
         self.transport.set_tls(shown);
@@ -123,9 +123,13 @@ impl Member {
         })
     }
 
+    async fn signed(&self, wanted: &Wanted) -> Result<Identity, Error> {
+        obtain(&self.transport.client(), wanted, &new_key()?, SERVING_BOUND).await
+    }
+
     /// `held`: how long the last one is good. While it is, a failure is told; after it, a certificate of our own is better than none.
     async fn serving_now(&self, wanted: &Wanted, held: Life) -> Result<Identity, String> {
-        let error = match obtain(&self.transport.client(), wanted, SERVING_BOUND).await {
+        let error = match self.signed(wanted).await {
             Ok(identity) => {
                 self.kept.set_serving(&identity).map_err(|error| format!("{error:#}"))?;
                 return Ok(identity);
@@ -156,12 +160,6 @@ fn issued(identity: Identity) -> kubelet::Issued {
     kubelet::Issued { chain_pem: identity.chain_pem, key_pem: identity.key_pem }
 }
 
-/// The node that a certificate is of.
-pub fn node_of(identity: &Identity) -> anyhow::Result<String> {
-    let name = identity.common_name().and_then(|name| name.strip_prefix("system:node:").map(str::to_owned));
-    name.context("the certificate that is kept is of no node")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,6 +174,5 @@ mod tests {
         assert!(!is_good(&own, &wanted(&["10.0.0.6"])), "the machine has another address");
         let old = self_signed(&wanted(&["10.0.0.5"]), Duration::ZERO, now).unwrap();
         assert!(!is_good(&old, &wanted(&["10.0.0.5"])));
-        assert_eq!(node_of(&own).unwrap(), "a");
     }
 }

@@ -159,18 +159,26 @@ pub async fn until(at: Timestamp) {
     }
 }
 
-/// Makes a key, asks for a certificate, and waits until it is signed, for `bound` at most.
+/// A new key, PKCS#8 PEM.
+///
+/// # Errors
+/// None could be made.
+pub fn new_key() -> Result<String, Error> {
+    Ok(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?.serialize_pem())
+}
+
+/// Asks for a certificate for the key (PEM), and waits until it is signed, for `bound` at most.
 ///
 /// # Errors
 /// It was refused, or nobody signed it in time.
-pub async fn obtain(client: &Client, wanted: &Wanted, bound: Duration) -> Result<Identity, Error> {
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+pub async fn obtain(client: &Client, wanted: &Wanted, key_pem: &str, bound: Duration) -> Result<Identity, Error> {
+    let key = KeyPair::from_pem(key_pem)?;
     let pem = wanted.params()?.serialize_request(&key)?.pem()?;
     let (name, uid) = create(client, wanted, pem).await?;
     tracing::debug!(name, signer = wanted.signer, "certificate signing request created");
     let signed = timeout(bound, Box::pin(signed(client, &name, &uid))).await;
     let chain_pem = signed.unwrap_or_else(|_| Err(Error::Unsigned { name, seconds: bound.as_secs() }))?;
-    let identity = Identity { chain_pem, key_pem: key.serialize_pem() };
+    let identity = Identity { chain_pem, key_pem: key_pem.to_owned() };
     parse(&identity).map_err(Error::Unusable)?;
     Ok(identity)
 }

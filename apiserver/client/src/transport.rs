@@ -3,6 +3,7 @@
 //! kube's own client speaks HTTP/1.1 to one server: a connection for each request in flight, each with buffers at both ends. A server is kept for
 //! as long as it is good: nothing is gained by moving, and a server that is back has watches to fill first.
 
+mod clock;
 mod connection;
 mod server;
 mod unchecked;

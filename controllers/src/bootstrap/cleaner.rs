@@ -75,8 +75,8 @@ mod tests {
         TokenCleaner::new(&caches).plan(&World { token, now }, &Key::default())
     }
 
-    #[test]
-    fn tokens_go_when_their_time_is_over() {
+    #[tokio::test]
+    async fn tokens_go_when_their_time_is_over() {
         assert_eq!(plan(token("abcdef", &[])), Plan::rest());
         assert_eq!(plan(token("abcdef", &[("expiration", "2026-01-01T00:01:00Z")])), Plan::rest().again_in(Duration::from_secs(60)));
         for over in ["2026-01-01T00:00:00Z", "soon"] {
@@ -84,8 +84,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn used_tokens_go_once_the_certificate_is_read() {
+    #[tokio::test]
+    async fn used_tokens_go_once_the_certificate_is_read() {
         let used = |at: &str, more: &[(&str, &str)]| {
             let mut token = (*token("abcdef", more)).clone();
             token.annotations_mut().insert(USED_AT.into(), at.into());

@@ -112,8 +112,8 @@ mod tests {
         assert_eq!(made, "eyJhbGciOiJIUzI1NiIsImtpZCI6Impvc2h1YSJ9..VShe2taLd-YTrmWuRkcL_8QTNDHYxQIEBsAYYiIj1_8");
     }
 
-    #[test]
-    fn each_token_signs_and_no_other_signature_stays() {
+    #[tokio::test]
+    async fn each_token_signs_and_no_other_signature_stays() {
         let good = token("abcdef", &[]);
         let tokens =
             vec![good.clone(), token("ghijkl", &[("expiration", "2025-01-01T00:00:00Z")]), token("mnopqr", &[(USAGE_SIGNING, "false")])];

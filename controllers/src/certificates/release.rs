@@ -39,7 +39,14 @@ impl Controller for Release {
 
     fn watches(&self, wake: &Wake) {
         wake.on_own(&self.keys);
-        wake.on(&self.nodes, |node, wake| wake(Key::new(bootstrap::NAMESPACE, &names::secret_name(&node.name_any()))));
+        wake.needs(&self.nodes);
+        // Of all that happens to nodes, this alone.
+        let wake = wake.handle();
+        self.nodes.on_change(move |old, new| {
+            if let (Some(gone), None) = (old, new) {
+                wake(Key::new(bootstrap::NAMESPACE, &names::secret_name(&gone.name_any())));
+            }
+        });
     }
 
     async fn observe(&self, key: &Key) -> Option<World> {
@@ -76,8 +83,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_name_without_a_node_is_free_in_time() {
+    #[tokio::test]
+    async fn a_name_without_a_node_is_free_in_time() {
         let caches = Caches::unfollowed(kube::Client::new(tower::service_fn(nobody), "default"), api::task::Group::new());
         let release = Release::new(&caches);
         let claimed = Timestamp::from_second(1_800_000_000).unwrap();

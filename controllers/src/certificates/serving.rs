@@ -202,8 +202,9 @@ mod tests {
     }
 
     async fn asked(house: &House, user: &str, said: Value) -> Option<Plan> {
-        house.requests.feed(request("r", csr::KUBELET_SERVING, user, &said, USAGES), false);
-        let key = Key::new("", "r");
+        let name = format!("r{}", house.requests.len());
+        house.requests.feed(request(&name, csr::KUBELET_SERVING, user, &said, USAGES), false);
+        let key = Key::new("", &name);
         let world = house.loops.observe(&key).await?;
         Some(house.loops.plan(&world, &key))
     }
@@ -245,7 +246,8 @@ mod tests {
         assert_eq!(house.loops.pending.count(&"a".to_owned()), 1);
         let decided =
             deny(&request("r", csr::KUBELET_SERVING, "system:node:a", &json!({}), USAGES), "x", "y".into(), Timestamp::UNIX_EPOCH);
-        let reconcile::Action::Update { object, .. } = decided else { panic!() };
+        let reconcile::Action::Update { mut object, .. } = decided else { panic!() };
+        object["metadata"]["resourceVersion"] = "2".into();
         house.requests.feed(serde_json::from_value(object).unwrap(), false);
         assert_eq!(house.loops.pending.count(&"a".to_owned()), 0);
     }

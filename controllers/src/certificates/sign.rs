@@ -138,8 +138,8 @@ mod tests {
         assert_eq!(life(Some(-1), 3600), 600);
     }
 
-    #[test]
-    fn what_is_signed_or_failed_is_written_to_the_status() {
+    #[tokio::test]
+    async fn what_is_signed_or_failed_is_written_to_the_status() {
         let request = Arc::new(request("r", csr::CLIENT, "jane", &json!({}), &["client auth"]));
         let caches = Caches::unfollowed(kube::Client::new(tower::service_fn(nobody), "default"), api::task::Group::new());
         let signing = Signing::new(&caches, &Config { signing_seconds: 3600, ..Config::of_tests() });

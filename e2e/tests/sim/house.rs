@@ -23,7 +23,7 @@ pub struct House {
     /// What the engine sees of it.
     pub faulty: Arc<Faulty>,
     pub caches: client::Caches,
-    door: Door,
+    pub door: Arc<Door>,
 }
 
 /// The authority of [`Door`].
@@ -34,15 +34,22 @@ struct Ca(Arc<apiserver::certs::Certs>);
 pub struct Asker(pub Client);
 
 impl House {
-    pub async fn build(mut random: StdRng) -> Self {
+    pub async fn build(random: StdRng) -> Self {
+        let house = Self::idle(random).await;
+        house.start_controllers();
+        house
+    }
+
+    /// Without controllers and scheduler.
+    pub async fn idle(mut random: StdRng) -> Self {
         let (group, memory) = (Group::new(), Arc::new(Memory::without_thread()));
         let tended = memory.clone();
         group.spawn(async move { tended.tend().await });
         let faulty = Arc::new(Faulty::new(memory.clone(), Box::new(move || random.random())));
-        let door = Door::over(faulty.clone(), &group).await;
+        let door = Arc::new(Door::over(faulty.clone(), &group).await);
         let caches = client::Caches::new(door.client("system:kube-controller-manager", &[]), group.clone());
         let house = Self { group, memory, faulty, caches, door };
-        house.start_controllers();
+        house.group.spawn_loop("system namespaces", auth::keep_namespaces(house.door.engine.clone()));
         house
     }
 
@@ -55,21 +62,11 @@ impl House {
     }
 
     fn start_controllers(&self) {
-        self.group.spawn_loop("system namespaces", auth::keep_namespaces(self.door.engine.clone()));
-        let config = controllers::Config {
-            cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
-            root_ca: "the authority".into(),
-            authority: Arc::new(Ca(self.door.certs.clone())),
-            signing_seconds: controllers::SIGNING_SECONDS,
-            reserved: controllers::Reserved::default(),
-            nodes: controllers::NodeConfig::default(),
-            terminated_pods_max: controllers::TERMINATED_PODS_MAX,
-        };
         let clients = |name: &str| {
             let account = format!("system:serviceaccount:kube-system:{name}");
             self.door.client(&account, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
         };
-        controllers::start(&config, &self.caches, &clients, &self.group);
+        controllers::start(&config(&self.door), &self.caches, &clients, &self.group);
         scheduler::start(self.door.client("system:kube-scheduler", &[]), &self.caches, &self.group);
     }
 }
@@ -87,6 +84,19 @@ impl controllers::Authority for Ca {
 
     fn sign(&self, request: &[u8], usages: &[String], seconds: u64) -> Result<String, String> {
         self.0.sign(request, usages, seconds)
+    }
+}
+
+/// What the controllers of `door` are told.
+pub fn config(door: &Door) -> controllers::Config {
+    controllers::Config {
+        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+        root_ca: "the authority".into(),
+        authority: Arc::new(Ca(door.certs.clone())),
+        signing_seconds: controllers::SIGNING_SECONDS,
+        reserved: controllers::Reserved::default(),
+        nodes: controllers::NodeConfig::default(),
+        terminated_pods_max: controllers::TERMINATED_PODS_MAX,
     }
 }
 

@@ -10,6 +10,7 @@ mod invariants;
 mod losses;
 mod nodes;
 mod odd;
+mod servers;
 mod settle;
 mod steady;
 mod story;

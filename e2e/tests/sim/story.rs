@@ -14,6 +14,7 @@ use crate::{
     invariants::{self, Watched},
     nodes::{Luck, Nodes},
     odd,
+    servers::Servers,
     settle::unsettled,
     steady::Clock,
     user::{Manners, NODES, User},
@@ -51,7 +52,11 @@ async fn story(seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let start = Instant::now();
     let clock = Clock::open();
-    let house = House::build(StdRng::seed_from_u64(random.random())).await;
+    let random_of_house = StdRng::seed_from_u64(random.random());
+    // Of half the clusters there are two servers.
+    let has_two = seed % 2 == 1;
+    let house = if has_two { House::idle(random_of_house).await } else { House::build(random_of_house).await };
+    let servers = has_two.then(|| Servers::start(&house));
     house.group.spawn(async move {
         loop {
             clock.set(u64::try_from(start.elapsed().as_micros()).unwrap());
@@ -72,19 +77,34 @@ async fn story(seed: u64) {
             house.set(weather(seed, &mut random));
         }
         Box::pin(user.act(&house, &mut nodes)).await;
+        if let Some(servers) = &servers {
+            servers.trouble(random.random_range(0..100), step);
+        }
         let longest = if step % 10 == 9 { 60_000 } else { 4000 };
         sleep(Duration::from_millis(random.random_range(1..longest))).await;
         check(&watched, &user, step);
+        one_leads(servers.as_ref());
         odd::check(&house);
+    }
+    if let Some(servers) = &servers {
+        servers.mend();
     }
     house.set(Faults::default());
     nodes.be_lucky();
     Box::pin(user.mend(&house, &mut nodes)).await;
     settle(&house, &watched, &user).await;
+    one_leads(servers.as_ref());
     odd::check(&house);
     let revision = watched.lock().objects.values().map(|o| o.rev).max();
-    println!("{} s of simulated time, revision {revision:?}", start.elapsed().as_secs());
+    let terms = servers.as_ref().map_or(0, Servers::terms);
+    println!("{} s of simulated time, revision {revision:?}, {terms} terms of leaders", start.elapsed().as_secs());
     assert!(house.group.drain(Duration::from_secs(60)).await, "tasks did not end");
+}
+
+fn one_leads(servers: Option<&Servers>) {
+    if let Some(Err(broken)) = servers.map(Servers::check) {
+        panic!("{broken}");
+    }
 }
 
 /// A third of the days is fine.

@@ -1,5 +1,6 @@
 //! Nothing -> a running containerd of our own, which outlives us and is found again.
 
+mod archives;
 mod config;
 mod pause;
 mod process;
@@ -15,6 +16,7 @@ use std::{
 use api::task::Group;
 use cri::{ImageSpec, ImageStatusRequest, Runtime, VersionRequest};
 
+pub use archives::import_archives;
 pub use config::Layout;
 pub use pause::IMAGE as PAUSE_IMAGE;
 use process::Process;
@@ -164,13 +166,17 @@ async fn import_pause(layout: &Layout, runtime: &Runtime) -> Result<(), Error> {
 
 /// Imports an image archive (OCI or docker) so that pods can use it without a registry. The error is `ctr`'s own text.
 pub async fn import_image(layout: &Layout, archive: &Path) -> Result<(), String> {
+    import_within(layout, archive, START_MAX).await
+}
+
+async fn import_within(layout: &Layout, archive: &Path, bound: Duration) -> Result<(), String> {
     let mut command = tokio::process::Command::from(api::programs::command("ctr"));
     command.arg("--address").arg(layout.socket()).args(["--namespace", "k8s.io", "images", "import"]);
     if std::fs::read_to_string(layout.config_file()).is_ok_and(|text| text.contains("snapshotter = \"native\"")) {
         command.args(["--snapshotter", "native"]);
     }
     let output = command.arg(archive).kill_on_drop(true).output();
-    let output = tokio::time::timeout(START_MAX, output).await.map_err(|_| "ctr does not end".to_owned())?;
+    let output = tokio::time::timeout(bound, output).await.map_err(|_| "ctr does not end".to_owned())?;
     let output = output.map_err(|error| format!("ctr: {error}"))?;
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
 }

@@ -89,7 +89,7 @@ pub fn node(config: &Config, machine: &Machine) -> Node {
             annotations: Some(BTreeMap::from([annotation])),
             ..ObjectMeta::default()
         },
-        spec: Some(NodeSpec::default()),
+        spec: Some(NodeSpec { taints: (!config.taints.is_empty()).then(|| config.taints.clone()), ..NodeSpec::default() }),
         status: Some(status(config, machine, &Facts { free: Free::look(&config.agent_dir), ..facts }, &NodeStatus::default())),
     }
 }

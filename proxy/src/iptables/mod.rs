@@ -2,6 +2,7 @@
 
 mod base_chains;
 pub mod exec;
+pub mod jump;
 mod names;
 pub mod rules;
 #[cfg(test)]

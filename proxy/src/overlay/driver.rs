@@ -68,8 +68,7 @@ pub struct Driver {
     ways: BTreeMap<String, Way>,
     /// What was last said of a node that packets are not sent to.
     refused: BTreeMap<String, String>,
-    /// From whom packets are taken at the VXLAN port: what the kernel has, where `guarded`.
-    allowed: BTreeSet<Ipv4Addr>,
+    /// The guard has the nodes of `ways`.
     guarded: bool,
     /// A table of an earlier run may be there.
     is_table_left: bool,
@@ -128,7 +127,6 @@ impl Driver {
             mtu: 0,
             ways: BTreeMap::new(),
             refused: BTreeMap::new(),
-            allowed: BTreeSet::new(),
             guarded: false,
             is_table_left: true,
             vxlans: 0,
@@ -195,7 +193,11 @@ impl Driver {
         }
         let by_vxlan = |ways: &[Way]| ways.iter().filter(|way| way.by == By::Vxlan).count();
         self.vxlans = self.vxlans + by_vxlan(&new) - by_vxlan(&old);
-        let device = self.device(full, &old, &new).await?;
+        // Who is reached without the device does not wait for it.
+        let (device, outcome) = match self.device(full, &old, &new).await {
+            Ok(device) => (device, Ok(())),
+            Err(error) => (self.wanted.device, Err(error)),
+        };
         let full = full || device != self.wanted.device;
         self.wanted.device = device;
         let own_range = self.peers.own_range();
@@ -213,7 +215,7 @@ impl Driver {
             self.wanted.entries.replace(&there, wanted.clone());
             (there, wanted)
         };
-        self.act(&there.steps_to(&wanted)).await?;
+        self.act(&there.steps_to(&wanted)).await.and(outcome)?;
         self.unknown = false;
         Ok(())
     }
@@ -310,10 +312,15 @@ impl Driver {
                 Guard::remove()?;
                 self.is_table_left = false;
             }
-            (self.guarded, self.allowed, self.rules_watch) = (false, BTreeSet::new(), None);
+            (self.guarded, self.rules_watch) = (false, None);
             return Ok(None);
         };
-        self.guard(full, old, new)?;
+        if let Err(error) = self.guard(full, old, new) {
+            if !self.guard.as_ref().is_some_and(Guard::is_whole) {
+                self.kernel.delete_device(&name).await?;
+            }
+            return Err(error);
+        }
         if let (Some(index), false) = (self.wanted.device, full) {
             return Ok(Some(index));
         }
@@ -343,14 +350,11 @@ impl Driver {
             None => Guard::open()?,
         };
         let written = if full || !self.guarded {
-            self.allowed = self.ways.values().map(|way| way.node).collect();
-            guard.write(self.config.port, self.allowed.iter().copied())
+            guard.write(self.config.port, self.ways.values().map(|way| way.node))
         } else {
             let (before, now): (BTreeSet<Ipv4Addr>, BTreeSet<Ipv4Addr>) =
                 (old.iter().map(|w| w.node).collect(), new.iter().map(|w| w.node).collect());
             let (come, gone): (Vec<_>, Vec<_>) = (now.difference(&before).copied().collect(), before.difference(&now).copied().collect());
-            self.allowed.retain(|ip| !gone.contains(ip));
-            self.allowed.extend(&come);
             guard.change(&come, &gone)
         };
         self.guard = Some(guard);

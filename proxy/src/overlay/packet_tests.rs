@@ -252,6 +252,21 @@ fn nodes_of_two_l2s_have_vxlan_where_they_share_none() {
     world.is_whole();
 }
 
+/// Another pod network has the VNI at the port: the kernel gives us no device.
+#[test]
+fn who_is_near_does_not_wait_for_a_device_that_cannot_be() {
+    let mut world = World::new();
+    world.node(1, [192, 0, 2, 1], PodNetwork::Auto);
+    world.on("n1").ns.ip("link add flannel.1 type vxlan id 1 dstport 8472 nolearning");
+    world.node(3, [198, 51, 100, 3], PodNetwork::Auto);
+    world.node(2, [192, 0, 2, 2], PodNetwork::Auto);
+    world.on("n1").has("10.77.2.0/24 via 192.0.2.2 dev eth0 src 192.0.2.1");
+    assert!(!world.on("n1").routes().contains("10.77.3.0"));
+    world.on("n1").ns.ip("link del flannel.1");
+    world.on("n1").has("10.77.3.0/24 via 10.77.3.0 dev skiff.1 src 10.77.1.0 onlink");
+    world.is_whole();
+}
+
 #[test]
 fn vxlan_alone_and_routes_alone() {
     let mut world = World::new();

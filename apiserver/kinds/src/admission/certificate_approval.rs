@@ -38,14 +38,14 @@ pub fn updates(review: &Review<'_>, subresource: &str) -> bool {
 /// `IsAuthorizedForSignerName`: for the signer, or for all of its domain.
 pub fn may(review: &Review<'_>, verb: &str, signer: &str) -> bool {
     let domain = signer.split('/').next().unwrap_or_default();
-    [signer.to_owned(), format!("{domain}/*")].into_iter().any(|name| {
+    [signer, &format!("{domain}/*")].into_iter().any(|name| {
         let asked = Attributes {
-            user: review.ctx.user.clone(),
-            verb: verb.into(),
+            user: review.ctx.user,
+            verb,
             name,
-            group: GROUP.into(),
-            version: "*".into(),
-            resource: "signers".into(),
+            group: GROUP,
+            version: "*",
+            resource: "signers",
             resource_request: true,
             ..Attributes::default()
         };

@@ -5,17 +5,20 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use api::csr::NODE_USER_PREFIX;
 use apiserver::certs::{
     Pair,
     files::{Files, Fresh, add_pair},
 };
-use client::certificate::Identity;
+use client::certificate::{Identity, new_key};
 
 use crate::facts::Facts;
 
 const CA: &str = "ca.crt";
 /// Upstream's names for these are `kubelet-client-current.pem` and `kubelet-server-current.pem`, with the keys in them.
 const CLIENT: &str = "kubelet-client";
+/// Of the certificate that is asked for.
+const NEXT_KEY: &str = "kubelet-client-next.key";
 const SERVING: &str = "kubelet-server";
 /// URLs, one a line.
 const SERVERS: &str = "servers";
@@ -45,6 +48,27 @@ impl Kept {
     /// What the node shows to servers.
     pub fn client(&self) -> anyhow::Result<Option<Identity>> {
         self.identity(CLIENT)
+    }
+
+    /// The node that we are; `None` before we joined.
+    ///
+    /// # Errors
+    /// What is kept is no node's.
+    pub fn node(&self) -> anyhow::Result<Option<String>> {
+        let Some(identity) = self.client()? else { return Ok(None) };
+        let name = identity.common_name().and_then(|name| name.strip_prefix(NODE_USER_PREFIX).map(str::to_owned));
+        name.map(Some).context("the certificate that is kept is of no node")
+    }
+
+    /// The key to ask for a certificate with: the same again after a start that was interrupted, since the cluster knows a machine by it.
+    pub fn next_key(&self) -> anyhow::Result<String> {
+        let used = self.client()?.map(|identity| identity.key_pem);
+        if let Some(key) = self.files.read(NEXT_KEY)?.filter(|key| Some(key) != used.as_ref()) {
+            return Ok(key);
+        }
+        let key = new_key()?;
+        self.write(vec![(NEXT_KEY.to_owned(), key.clone())])?;
+        Ok(key)
     }
 
     /// What the node's own server shows.
@@ -135,6 +159,20 @@ mod tests {
         for file in fs::read_dir(&place).unwrap() {
             assert_eq!(file.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
         }
+    }
+
+    #[test]
+    fn a_key_is_asked_with_until_it_has_a_certificate() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = || Kept::open(dir.path()).unwrap();
+        let key = kept().next_key().unwrap();
+        assert_eq!(kept().next_key().unwrap(), key, "a start that was interrupted goes on");
+        assert_eq!(kept().node().unwrap(), None);
+        let own = identity("a");
+        kept().write(vec![(NEXT_KEY.to_owned(), own.key_pem.clone())]).unwrap();
+        kept().set_client("CA", &own).unwrap();
+        assert_ne!(kept().next_key().unwrap(), own.key_pem, "a new certificate has a new key");
+        assert_eq!(kept().node().unwrap().as_deref(), Some("a"));
     }
 
     #[test]

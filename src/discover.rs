@@ -3,6 +3,8 @@
 //! What is asked for is public (ConfigMap `kube-public/cluster-info`), and nothing secret is sent before the authority is known: a pinned CA is
 //! recognized by its hash; without a pin, who signed the answer with the token is believed. Upstream: `cmd/kubeadm/app/discovery/token`.
 
+use std::fmt;
+
 use anyhow::{Context, bail};
 use api::{
     k8s::{ByteString, api::core::v1::ConfigMap},
@@ -22,6 +24,22 @@ const NAME: &str = "cluster-info";
 const KUBECONFIG: &str = "kubeconfig";
 /// Before the id of the token that signed.
 const SIGNATURE: &str = "jws-kubeconfig-";
+
+/// Nobody has signed with the token: a server that has just started may yet.
+#[derive(Debug)]
+pub struct NotSigned(String);
+
+impl fmt::Display for NotSigned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id = &self.0;
+        write!(
+            f,
+            "the token says nothing of the cluster's CA, and no server knows token {id}: is it the right one, and is its time over? `skiff token list` on a server shows those there are, `skiff token create` makes one"
+        )
+    }
+}
+
+impl std::error::Error for NotSigned {}
 
 /// The CA's certificates, PEM.
 ///
@@ -45,9 +63,7 @@ fn trusted(info: &ConfigMap, invitation: &JoinToken) -> anyhow::Result<String> {
     }
     let (id, secret) = (&invitation.token.id, &invitation.token.secret);
     let Some(signature) = of(&format!("{SIGNATURE}{id}")) else {
-        bail!(
-            "the token says nothing of the cluster's CA, and no server knows token {id}: is it the right one, and is its time over? `skiff token list` on a server shows those there are, `skiff token create` makes one"
-        );
+        return Err(NotSigned(id.clone()).into());
     };
     if !is_signed(signature, kubeconfig, id, secret) {
         bail!(

@@ -1,0 +1,189 @@
+#!/bin/sh
+# A fresh Debian -> a server or a node of a cluster. What Vagrant runs in its machines, install.sh on yours, and the tests in theirs. May be run again.
+#
+#   provision.sh server [OPTION...]            control plane and node
+#   provision.sh agent --server URL [OPTION...]  a node
+#   provision.sh start                         starts what was set up here, where no systemd does it
+#
+#   --binary FILE        the skiff to install [default: the one beside this script, else the one that is installed]
+#   --images DIR         archives of images (*.tar) for machines without internet [default: images beside this script]
+#   --network CIDR       the machines' common network: this machine's address there becomes its node-ip. With Vagrant the first interface is a NAT
+#                        on which every machine has the same address, 10.0.2.15: no node could reach another there
+#   --token TOKEN        what lets nodes in
+#   --name NAME          the node's name [default: the host name]
+#   --set KEY=VALUE      any other flag, by its name
+#   --no-wait            do not wait until the node is Ready
+set -eu
+export PATH="$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin"
+
+# Where we lie: the binary, the units and the images stand beside us.
+HERE=$(cd "$(dirname "$0")" && pwd)
+BIN=/usr/local/bin/skiff
+CONFIG=/etc/skiff/config.yaml
+# Which of the two this machine is.
+ROLE=/etc/skiff/role
+LOG=/var/log/skiff.log
+IMAGES=/var/lib/skiff/agent/images
+READY_SECONDS=300
+
+say() { printf 'provision: %s\n' "$*"; }
+die() { printf 'provision: %s\n' "$*" >&2; exit 1; }
+
+has_systemd() { [ -d /run/systemd/system ]; }
+
+# What skiff itself starts. A containerd that comes with its package is not wanted as a service; one that was here before is left alone.
+need_programs() {
+    missing=
+    command -v containerd >/dev/null && command -v ctr >/dev/null || missing="$missing containerd"
+    command -v runc >/dev/null || missing="$missing runc"
+    command -v iptables-restore >/dev/null || missing="$missing iptables"
+    [ -n "$missing" ] || return 0
+    command -v apt-get >/dev/null || die "this machine lacks$missing"
+    say "apt-get install$missing"
+    apt-get -q update >/dev/null
+    # shellcheck disable=SC2086  # a list of names
+    DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $missing >/dev/null
+    case $missing in *containerd*) ! has_systemd || systemctl -q disable --now containerd ;; esac
+}
+
+install_binary() {
+    binary=$1
+    [ -n "$binary" ] || [ ! -f "$HERE/skiff" ] || binary=$HERE/skiff
+    if [ -z "$binary" ]; then
+        command -v skiff >/dev/null || die "there is no skiff beside this script: name one with --binary"
+        BIN=$(command -v skiff)
+        return 0
+    fi
+    [ -f "$binary" ] || die "--binary $binary: there is no such file"
+    cmp -s "$binary" $BIN || { say "$BIN"; mkdir -p "$(dirname $BIN)"; install -m 755 "$binary" $BIN; }
+}
+
+# Imported when the node starts, once for each content.
+copy_images() {
+    dir=${1:-$HERE/images}
+    [ -d "$dir" ] || { [ -z "$1" ] || die "--images $dir: there is no such directory"; return 0; }
+    for archive in "$dir"/*.tar; do
+        [ -f "$archive" ] && ! cmp -s "$archive" "$IMAGES/$(basename "$archive")" || continue
+        say "$IMAGES/$(basename "$archive")"
+        mkdir -p $IMAGES
+        # Whole or not at all.
+        cp "$archive" "$IMAGES/.$(basename "$archive")"
+        mv "$IMAGES/.$(basename "$archive")" "$IMAGES/$(basename "$archive")"
+    done
+}
+
+# CIDR: our address there.
+address_in() {
+    found=$(ip -o address show to "$1" | awk '{ sub("/.*", "", $4); print $4; exit }')
+    [ -n "$found" ] || die "--network $1: no interface of this machine has an address there; it has $(ip -o -4 address | awk '{ printf "%s ", $4 }')"
+    echo "$found"
+}
+
+# A value may hold anything but a quote: a YAML string.
+line() { [ -z "$2" ] || printf "%s: '%s'\n" "$1" "$2"; }
+
+write_config() {
+    mkdir -p /etc/skiff
+    [ -e $CONFIG ] || : >$CONFIG
+    # It holds the token.
+    chmod 600 $CONFIG
+    {
+        echo "# Written by provision.sh: the names of flags, see skiff up --help and skiff agent --help."
+        line token "$token"
+        line node-name "$name"
+        line node-ip "$ip"
+        if [ "$role" = agent ]; then line server "$server"; else line advertise-address "$ip"; fi
+        printf %s "$more"
+    } >$CONFIG.new
+    chmod 600 $CONFIG.new
+    mv $CONFIG.new $CONFIG
+    echo "$role" >$ROLE
+}
+
+# With systemd it is started again only if it must be: pods keep running either way.
+enable_unit() {
+    unit=skiff-$role.service
+    sed "s|/usr/local/bin/skiff|$BIN|" "$HERE/$unit" >/etc/systemd/system/$unit
+    systemctl daemon-reload
+    systemctl -q enable $unit
+    say "systemctl restart $unit"
+    systemctl restart $unit
+}
+
+start() {
+    [ -s $ROLE ] || die "nothing was set up here: provision.sh server or provision.sh agent first"
+    role=$(cat $ROLE)
+    if [ "$role" = server ]; then set -- up --foreground --kubeconfig /etc/skiff/kubeconfig; else set -- agent; fi
+    # Where what follows is written; what was before is of no interest to those who wait.
+    : >$LOG
+    chmod 600 $LOG
+    setsid "$BIN" "$@" --config $CONFIG </dev/null >>$LOG 2>&1 &
+    echo $! >/run/skiff-provision.pid
+    say "skiff $role in the background (process $!), see $LOG"
+}
+
+# Without systemd: what is said on standard output, until the node is Ready or the process gone.
+await() {
+    pid=$(cat /run/skiff-provision.pid)
+    left=$((READY_SECONDS * 5))
+    until grep -q ' is Ready$' $LOG; do
+        kill -0 "$pid" 2>/dev/null || die "skiff ended: $(tail -n 5 $LOG)"
+        left=$((left - 1))
+        [ $left -gt 0 ] || die "the node is not Ready after $READY_SECONDS s: $(tail -n 5 $LOG)"
+        sleep 0.2
+    done
+    say "$(grep -o 'node .* is Ready$' $LOG | tail -n 1)"
+}
+
+[ "$(id -u)" = 0 ] || die "run it as root"
+[ $# -ge 1 ] || die "usage: provision.sh server|agent|start [OPTION...]"
+role=$1
+shift
+binary='' images='' network='' server='' token='' name='' more='' wait=yes ip=''
+while [ $# -gt 0 ]; do
+    option=$1
+    shift
+    case $option in
+        --no-wait) wait=; continue ;;
+    esac
+    [ $# -gt 0 ] || die "$option: its value is missing"
+    case $1 in *\'* | *"
+"*) die "$option: quotes and line ends cannot be in a value" ;; esac
+    case $option in
+        --binary) binary=$1 ;;
+        --images) images=$1 ;;
+        --network) network=$1 ;;
+        --server) server=$1 ;;
+        --token) token=$1 ;;
+        --name) name=$1 ;;
+        --set) more="$more$(line "${1%%=*}" "${1#*=}")
+" ;;
+        *) die "$option: no such option" ;;
+    esac
+    shift
+done
+
+case $role in
+    start)
+        [ -x $BIN ] || BIN=$(command -v skiff) || die "skiff is not installed"
+        if has_systemd; then systemctl start "skiff-$(cat $ROLE).service"; else start; [ -z "$wait" ] || await; fi
+        exit 0
+        ;;
+    server) ;;
+    agent) [ -n "$server" ] || die "agent: --server URL is missing, as in https://192.168.56.10:6443" ;;
+    *) die "usage: provision.sh server|agent|start [OPTION...]" ;;
+esac
+need_programs
+install_binary "$binary"
+copy_images "$images"
+[ -z "$network" ] || ip=$(address_in "$network")
+write_config
+if has_systemd; then
+    enable_unit
+else
+    # One that runs is started again, with what it is told now.
+    [ ! -s /run/skiff-provision.pid ] || kill "$(cat /run/skiff-provision.pid)" 2>/dev/null || true
+    start
+    [ -z "$wait" ] || await
+fi
+say "done: $role"

@@ -1,0 +1,10 @@
+//! Several machines -> one cluster, brought up by the very script that Vagrant runs in its machines. Needs root.
+
+mod cluster;
+mod faults;
+mod machines;
+mod packages;
+mod traffic;
+mod up;
+mod vagrant;
+mod words;

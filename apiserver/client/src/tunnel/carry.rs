@@ -1,6 +1,6 @@
 //! Streams that a server opens on our connection -> connections to the one port that they may lead to.
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, io::Cursor, net::SocketAddr, time::Duration};
 
 use api::{
     task::Group,
@@ -17,8 +17,13 @@ use hyper::{
     upgrade,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{io::copy_bidirectional, net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, copy_bidirectional},
+    net::TcpStream,
+    time::timeout,
+};
 
+use super::open::NoTunnel;
 use crate::transport::InGroup;
 
 /// After so much silence the server is asked whether it is there. Routers that translate addresses forget a silent connection after minutes.
@@ -29,11 +34,20 @@ const DIAL_BOUND: Duration = Duration::from_secs(5);
 /// Heads are short: they name the agent, and nothing else.
 const HEADER_BYTES_MAX: u32 = 8 << 10;
 
+/// What HTTP/2 begins with (RFC 9113 3.4).
+const PREFACE_BYTES: usize = 24;
+/// Until the server has begun: hyper asks whether it is there only after that.
+const BEGIN_BOUND: Duration = Duration::from_secs(10);
+
 /// Until the connection ends; it is an error where that was not in order.
-pub async fn serve<C>(connection: C, agent: SocketAddr, group: &Group) -> Result<(), hyper::Error>
+pub async fn serve<C>(connection: C, agent: SocketAddr, group: &Group) -> Result<(), NoTunnel>
 where
     C: Read + Write + Unpin,
 {
+    let (mut from, to) = tokio::io::split(TokioIo::new(connection));
+    let mut preface = [0; PREFACE_BYTES];
+    timeout(BEGIN_BOUND, from.read_exact(&mut preface)).await.map_err(|_| NoTunnel::Silence)??;
+    let connection = TokioIo::new(tokio::io::join(Cursor::new(preface).chain(from), to));
     let mut builder = http2::Builder::new(InGroup(group.clone()));
     builder
         .timer(TokioTimer::new())
@@ -48,7 +62,7 @@ where
         let group = group.clone();
         async move { Ok::<_, Infallible>(answer(request, agent, &group).await) }
     });
-    builder.serve_connection(connection, service).await
+    Ok(builder.serve_connection(connection, service).await?)
 }
 
 async fn answer(request: Request<Incoming>, agent: SocketAddr, group: &Group) -> Response<Empty<Bytes>> {

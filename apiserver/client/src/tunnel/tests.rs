@@ -57,11 +57,15 @@ async fn streams_lead_to_the_agent_and_to_nothing_else() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_is_silent_is_given_up() {
-    let (ours, silent) = duplex(64 << 10);
-    let serving = carry::serve(TokioIo::new(ours), "127.0.0.1:1".parse().unwrap(), &Group::new());
-    let ended = tokio::time::timeout(Duration::from_secs(60), Box::pin(serving)).await;
-    assert!(ended.is_ok(), "within a minute");
-    drop(silent);
+    // The preface of HTTP/2 and its empty SETTINGS: a server that has begun.
+    let begun = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
+    for said in [&[][..], &begun[..10], &begun] {
+        let ((ours, mut silent), group) = (duplex(64 << 10), Group::new());
+        silent.write_all(said).await.unwrap();
+        let serving = carry::serve(TokioIo::new(ours), "127.0.0.1:1".parse().unwrap(), &group);
+        assert!(timeout(Duration::from_secs(60), Box::pin(serving)).await.is_ok(), "{} bytes, and then a minute", said.len());
+        drop(silent);
+    }
 }
 
 /// Which address of a server counts.

@@ -89,7 +89,8 @@ write_config() {
     chmod 600 $CONFIG
     {
         echo "# Written by provision.sh: the names of flags, see skiff up --help and skiff agent --help."
-        line token "$token"
+        # The first server makes it known; agents show it.
+        if [ "$role" = agent ]; then line token "$token"; else line agent-token "$token"; fi
         line node-name "$name"
         line node-ip "$ip"
         if [ "$role" = agent ]; then line server "$server"; else line advertise-address "$ip"; fi

@@ -110,6 +110,11 @@ fn is_global(ip: IpAddr) -> bool {
     !link_local && !ip.is_unspecified() && !ip.is_loopback() && !ip.is_multicast()
 }
 
+/// The host's name as the kernel has it, lower case, as node names are.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().to_lowercase()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,11 +6,11 @@ use anyhow::bail;
 use api::task::Group;
 
 use crate::{
+    address::host_name,
     dirs::Dirs,
     flags::{CheckFlags, CommonFlags},
     instance::{self, NodeLock},
     reach,
-    server::host_name,
 };
 
 /// One thing that is needed.

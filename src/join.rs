@@ -23,7 +23,7 @@ use client::{
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    address::default_address,
+    address::{default_address, host_name},
     agent::{self, Access, NodeConfig},
     check,
     dirs::Dirs,
@@ -38,7 +38,7 @@ use crate::{
     kept::Kept,
     progress::Progress,
     reach,
-    server::{host_name, shutdown_signal, unfaulted},
+    server::{shutdown_signal, unfaulted},
 };
 use identity::Member;
 

@@ -21,8 +21,6 @@ use futures::{
 use parking_lot::Mutex;
 use store::Store;
 
-use crate::server::host_name;
-
 /// What is led has to end, and the Leases to be given back, within this.
 const LEAVE_BOUND: Duration = Duration::from_secs(4);
 
@@ -38,6 +36,8 @@ pub struct Rooms {
     pub engine: Arc<Engine>,
     pub store: Arc<dyn Store>,
     pub group: Group,
+    /// Part of the name that it leads by.
+    pub host_name: String,
 }
 
 /// A client of somebody.
@@ -81,7 +81,7 @@ impl Leading {
             ("kube-scheduler", "system:kube-scheduler", start_scheduler),
         ];
         let standing = rows.map(|(lease, user, start)| {
-            let identity = format!("{}_{}", host_name(), uuid::Uuid::new_v4());
+            let identity = format!("{}_{}", shared.rooms.host_name, uuid::Uuid::new_v4());
             let client = client_as(&shared.rooms.front, &Guard::always(), user, &[]);
             let room = Room { shared: shared.clone(), start, mine: Mutex::default() };
             stand(Candidate { lease, identity, timing }, client, Arc::new(room), &shared.rooms.group)
@@ -163,5 +163,6 @@ fn start_scheduler(_: &controllers::Config, client_as: ClientAs<'_>, caches: &Ca
 pub fn client_as(front: &Front, guard: &Guard, name: &str, groups: &[&str]) -> Client {
     let groups = groups.iter().map(|g| (*g).to_owned()).collect();
     let user = User { name: name.into(), groups, ..User::default() };
-    client::patient(guard.over(in_process(front.clone(), Peer::local(user))))
+    let peer = Peer::local(user);
+    client::patient(guard.over(in_process(front.clone(), peer)))
 }

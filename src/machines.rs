@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::{
     dirs::Dirs,
-    flags::{NODES_MAX, UpFlags},
+    flags::{Given, NODES_MAX, UpFlags},
     progress::Progress,
 };
 
@@ -76,7 +76,7 @@ impl Machines {
         flags.agent.node_ip.get_or_insert(FIRST.into());
         flags.server.advertise_address.get_or_insert(FIRST.into());
         let token = machines.token()?;
-        flags.server.token.get_or_insert(token);
+        flags.server.agent_token.get_or_insert_with(|| Given::from(&token));
         Ok(machines)
     }
 
@@ -87,7 +87,8 @@ impl Machines {
     pub async fn start(&self, flags: &UpFlags, group: &Group, progress: &Progress) -> anyhow::Result<()> {
         let server = flags.server.advertise_address.unwrap_or(FIRST.into());
         let server = std::net::SocketAddr::new(server, flags.server.secure_port);
-        let token = flags.server.token.as_ref().map(Token::text).unwrap_or_default();
+        let given = flags.server.agent_token.as_ref().map(|given| given.token("--agent-token")).transpose()?;
+        let token = given.as_ref().map(Token::text).unwrap_or_default();
         let running = self.run(&["list"]).await?;
         for name in running.lines().filter(|name| !(2..=flags.nodes).any(|n| *name == name_of(n))) {
             self.run(&["off", name]).await?;

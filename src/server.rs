@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use api::{
+    bootstrap::Token,
     seats::{Limits, Seats},
     task::Group,
 };
@@ -38,7 +39,7 @@ use tokio::{
 };
 
 use crate::{
-    address::default_address,
+    address::{default_address, host_name},
     authority::Ca,
     cluster_info,
     compaction::compact_by_one,
@@ -102,6 +103,7 @@ impl Control {
         let (group, files) = (Group::new(), files::raise());
         let (has_etcd, servers) = (!flags.etcd_servers.is_empty(), &flags.servers);
         let (election, token) = (servers.election(has_etcd)?, servers.token()?);
+        let agent_token = flags.agent_token.as_ref().map(|given| given.token("--agent-token")).transpose()?;
         let advertised = flags.advertise_address.or_else(default_address).unwrap_or(IpAddr::from([127, 0, 0, 1]));
 
         let store = open_store(flags, &dirs).await?;
@@ -146,7 +148,7 @@ impl Control {
         Box::pin(auth::bootstrap(&control.engine)).await?;
         Box::pin(control.publish(&config, SocketAddr::new(advertised, port), has_etcd)).await?;
         Box::pin(manifests::apply(&control.engine, cluster_dns(&config))).await?;
-        Box::pin(control.welcome(flags, &config, SocketAddr::new(advertised, port))).await?;
+        Box::pin(control.welcome(agent_token.as_ref(), flags, &config, SocketAddr::new(advertised, port))).await?;
         started.done();
         let rooms = control.rooms(flags, &config, advertised);
         control.group.spawn_loop("claims of services", kinds::service::keep_claims(control.engine.clone(), config));
@@ -194,11 +196,11 @@ impl Control {
     }
 
     /// What machines need that will join, in one commit of the store.
-    async fn welcome(&self, flags: &ServerFlags, config: &kinds::Config, reached: SocketAddr) -> anyhow::Result<()> {
+    async fn welcome(&self, token: Option<&Token>, flags: &ServerFlags, config: &kinds::Config, reached: SocketAddr) -> anyhow::Result<()> {
         let (engine, url, pods) = (&self.engine, format!("https://{reached}"), flags.cluster_cidr.to_string());
         let token = async {
-            match &flags.agent_token {
-                Some(given) => cluster_info::make_token(engine, &given.token("--agent-token")?).await,
+            match token {
+                Some(token) => cluster_info::make_token(engine, token).await,
                 None => Ok(()),
             }
         };
@@ -217,7 +219,14 @@ impl Control {
             nodes: flags.nodes.config(),
             terminated_pods_max: flags.nodes.terminated_pod_gc_threshold,
         };
-        Rooms { config, front: self.front.clone(), engine: self.engine.clone(), store: self.store.clone(), group: self.group.clone() }
+        Rooms {
+            config,
+            front: self.front.clone(),
+            engine: self.engine.clone(),
+            store: self.store.clone(),
+            group: self.group.clone(),
+            host_name: host_name(),
+        }
     }
 }
 
@@ -340,11 +349,6 @@ fn reserved(flags: &ServerFlags, config: &kinds::Config, advertised: IpAddr) -> 
 /// The cluster's DNS address: the tenth of the service range, as kubeadm has it.
 pub fn cluster_dns(config: &kinds::Config) -> IpAddr {
     config.service_address(10)
-}
-
-/// The host's name as the kernel has it, lower case, as node names are.
-pub fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().to_lowercase()
 }
 
 /// Gives cluster, user and context our own name, so that they stand beside others in one file.

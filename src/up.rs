@@ -20,7 +20,7 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::{
-    address::{default_address, node_address},
+    address::{default_address, host_name, node_address},
     agent::{self, Access, NodeConfig},
     check,
     dirs::Dirs,
@@ -29,7 +29,7 @@ use crate::{
     machines::Machines,
     notify,
     progress::{DONE, Progress},
-    server::{self, Control, cluster_dns, host_name, kinds_config},
+    server::{self, Control, cluster_dns, kinds_config},
 };
 
 /// How long the background process may take until the node is Ready.

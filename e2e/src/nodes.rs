@@ -49,6 +49,7 @@ pub struct Said {
 
 impl World {
     /// Waits for its turn, and removes what a killed test left.
+    #[expect(clippy::new_without_default, reason = "it does much")]
     pub fn new() -> Self {
         let locked = node::lock();
         let dir = tempfile::Builder::new().prefix("skiff-world-").tempdir().expect("a temporary folder");

@@ -17,6 +17,12 @@ impl Given {
     }
 }
 
+impl From<&Token> for Given {
+    fn from(token: &Token) -> Self {
+        Self(token.text())
+    }
+}
+
 impl FromStr for Given {
     type Err = Infallible;
 

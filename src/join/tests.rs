@@ -15,7 +15,7 @@ const TOKEN: &str = "abcdef.0123456789abcdef";
 async fn server(dir: &std::path::Path) -> Control {
     let data = dir.join("server").display().to_string();
     let args =
-        ["skiff", "server", "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--secure-port=0", "--storage-backend=memory"];
+        ["skiff", "server", "--bind-address=127.0.0.1", "--advertise-address=192.0.2.1", "--secure-port=0", "--storage-backend=memory"];
     let args = args.iter().map(|arg| (*arg).to_owned()).chain(["--data-dir".into(), data, "--token".into(), TOKEN.into()]);
     let Verb::Server(flags) = Cli::read(args.map(std::ffi::OsString::from).collect::<Vec<_>>()).unwrap().verb else { panic!("a server") };
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

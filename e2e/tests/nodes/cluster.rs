@@ -24,7 +24,8 @@ impl<'w> Cluster<'w> {
     pub fn new(world: &'w World) -> Self {
         world.switch("private", None);
         let server = machine(world, "server", 10);
-        server.provision(&[&["server"], &options(world)[..]].concat().iter().map(AsRef::as_ref).collect::<Vec<&str>>());
+        let options = options(world);
+        server.provision(&["server"].into_iter().chain(options.iter().map(String::as_str)).collect::<Vec<&str>>());
         let agents = [machine(world, "agent1", 11), machine(world, "agent2", 12)];
         let cluster = Self { server, agents };
         for agent in &cluster.agents {

@@ -29,7 +29,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("token");
         fs::write(&file, "abcdef.0123456789abcdef\n").unwrap();
-        let flags = |token_file| JoinFlags { server: Vec::new(), token: None, token_file, offline_start: true, ca_hash: None };
+        let flags =
+            |token_file| JoinFlags { server: Vec::new(), token: None, token_file, offline_start: true, tunnel: true, ca_hash: None };
         assert_eq!(read(&flags(Some(file.clone()))).unwrap().unwrap().token.id, "abcdef");
         assert!(read(&flags(None)).unwrap().is_none());
         assert!(read(&flags(Some(dir.path().join("none")))).is_err());

@@ -4,7 +4,7 @@ mod identity;
 mod servers;
 
 use std::{
-    net::{IpAddr, ToSocketAddrs},
+    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs},
     pin::pin,
     time::Duration,
 };
@@ -18,6 +18,7 @@ use client::{
     shelf::Shelf,
     transport::{Server, Transport},
     trust::pinned,
+    tunnel,
 };
 use tokio::time::{Instant, timeout};
 
@@ -111,6 +112,10 @@ async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Pr
     };
     let caches = Caches::new(client, group.clone());
     servers::follow(&member, &flags.join.server, &caches, group);
+    if flags.join.tunnel {
+        let of_agent = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), flags.agent.kubelet_port);
+        tunnel::keep(&member.transport, &member.node, of_agent, group);
+    }
     let access =
         Access { kubelet: caches.clone(), proxy: caches, serving: member.serving(&host_name(), address), client_ca: member.ca.clone() };
     let config = NodeConfig {

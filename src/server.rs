@@ -126,12 +126,12 @@ impl Control {
         let engine = Engine::new(store.clone(), kinds::all(&config, &tokens), auth, group.clone());
         let agents = Arc::<Agents>::default();
         agents.follow(&certs, &group)?;
-        let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).agents(agents);
+        let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).agents(agents.clone());
         if let Some(condition) = store.condition() {
             group.spawn_vital("store", store_ends(condition));
         }
         let (front, started) = mount(front, &tokens, &group, SocketAddr::new(advertised, flags.secure_port), etcd, store.condition());
-        let front = front.build();
+        let front = front.mount(kinds::node::tunnel::routes(&agents, &group)).build();
         engine.ready().await;
         Box::pin(kinds::service::bootstrap(&engine, &config)).await;
         let listener = listen(flags).await.with_context(|| format!("port {} of {}", flags.secure_port, flags.bind_address))?;

@@ -4,6 +4,7 @@
 
 mod dial;
 mod headers;
+mod tunnel;
 
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use crate::{
 };
 
 pub use dial::{Agents, is_global_unicast};
+pub use tunnel::Tunnels;
 
 /// How long the other end may take until its reply begins. Streams begin at once; a proxied page may think.
 const REPLY_BOUND: Duration = Duration::from_secs(60);
@@ -62,7 +64,7 @@ async fn send(agents: &Agents, group: &Group, target: &Target, mut request: Requ
         }
         return Ok(reply.map(|_| empty()));
     }
-    if target.node_agent && target.rewrite_prefix.is_none() && !reply.status().is_success() {
+    if target.node_agent.is_some() && target.rewrite_prefix.is_none() && !reply.status().is_success() {
         return Err(agent_error(reply).await);
     }
     headers::incoming(target, reply.headers_mut());

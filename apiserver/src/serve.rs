@@ -259,6 +259,9 @@ where
                     Some(_) => seat.need_not_hurry(),
                     None => seat.must_hurry(),
                 }
+                if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    seat.handed_on();
+                }
             }
             stall::paced(answer)
         });

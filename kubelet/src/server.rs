@@ -267,3 +267,5 @@ const STREAM_METHODS: [Method; 2] = [Method::GET, Method::POST];
 pub(crate) mod containerd_tests;
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod tunnel_tests;

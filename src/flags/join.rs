@@ -21,6 +21,9 @@ pub struct JoinFlags {
     /// Keep what servers tell of this node's pods, so that they start where no server answers (Secrets lie on the disk then)
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub offline_start: bool,
+    /// Hold a connection to each server, through which it calls this node's agent (exec, logs, port-forward, metrics): the node needs no port that servers reach
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub tunnel: bool,
     /// The hash of the cluster's CA (sha256:...), for a token that does not hold it
     #[arg(long, value_name = "HASH")]
     pub ca_hash: Option<String>,

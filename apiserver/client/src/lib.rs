@@ -13,6 +13,7 @@ mod retry;
 pub mod shelf;
 pub mod transport;
 pub mod trust;
+pub mod tunnel;
 pub mod watch;
 
 pub use cache::{Cache, Caches};

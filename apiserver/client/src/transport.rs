@@ -19,7 +19,6 @@ use api::task::Group;
 use http::{HeaderValue, Request, Response, StatusCode, header::AUTHORIZATION};
 use hyper::body::Incoming;
 use kube::{Client, client::Body};
-use parking_lot::RwLock;
 use rustls::ClientConfig;
 use tokio::{
     sync::{Mutex, watch},
@@ -29,6 +28,7 @@ use tower::{BoxError, Service};
 
 use crate::patient;
 use connection::Connection;
+pub(crate) use connection::InGroup;
 pub use server::{NoServer, Server};
 pub use unchecked::unchecked;
 
@@ -49,14 +49,15 @@ pub struct Transport {
 }
 
 /// What connections trust and show. A connection that was made with what is no longer used ends with the requests on it.
-struct Tls {
+#[derive(Clone)]
+pub(crate) struct Tls {
     config: Arc<ClientConfig>,
     generation: u64,
 }
 
 struct Connector {
-    servers: RwLock<Arc<[Server]>>,
-    tls: RwLock<Tls>,
+    servers: watch::Sender<Arc<[Server]>>,
+    tls: watch::Sender<Tls>,
     group: Group,
     state: Mutex<State>,
     /// The server of the connection, while there is one.
@@ -76,8 +77,8 @@ impl Transport {
     /// Nothing is sent before the first request. The list is cut at [`SERVERS_MAX`]; the protocol is set here (ALPN).
     pub fn new(servers: Vec<Server>, tls: ClientConfig, group: &Group) -> Self {
         let connector = Connector {
-            servers: RwLock::new(Arc::default()),
-            tls: RwLock::new(Tls { config: Arc::new(for_http2(tls)), generation: 0 }),
+            servers: watch::Sender::new(Arc::default()),
+            tls: watch::Sender::new(Tls { config: Arc::new(for_http2(tls)), generation: 0 }),
             group: group.clone(),
             state: Mutex::default(),
             used: watch::Sender::new(None),
@@ -104,18 +105,28 @@ impl Transport {
 
     /// From now on new requests go where this is trusted and shown; those in flight, and watches, end where they are.
     pub fn set_tls(&self, tls: ClientConfig) {
-        let mut now = self.connector.tls.write();
-        *now = Tls { config: Arc::new(for_http2(tls)), generation: now.generation + 1 };
+        let config = Arc::new(for_http2(tls));
+        self.connector.tls.send_modify(|now| *now = Tls { config, generation: now.generation + 1 });
     }
 
     /// Replaces the list. The server in use is kept if it is in the new one.
     pub fn set_servers(&self, mut servers: Vec<Server>) {
         servers.truncate(SERVERS_MAX);
-        *self.connector.servers.write() = servers.into();
+        self.connector.servers.send_replace(servers.into());
     }
 
     pub fn servers(&self) -> Arc<[Server]> {
-        self.connector.servers.read().clone()
+        self.connector.servers.borrow().clone()
+    }
+
+    /// The list, as it changes.
+    pub(crate) fn followed_servers(&self) -> watch::Receiver<Arc<[Server]>> {
+        self.connector.servers.subscribe()
+    }
+
+    /// What is trusted and shown, as it changes.
+    pub(crate) fn followed_tls(&self) -> watch::Receiver<Tls> {
+        self.connector.tls.subscribe()
     }
 
     /// The server of the connection, while there is one: for those who tell, or wait.
@@ -153,7 +164,7 @@ impl Connector {
     /// The open connection, or a new one. Who comes while it is opened waits for it.
     async fn connection(&self) -> Result<Connection, BoxError> {
         let mut state = self.state.lock().await;
-        let (servers, tls) = (self.servers.read().clone(), self.tls());
+        let (servers, tls) = (self.servers.borrow().clone(), self.tls.borrow().clone());
         if let Some(open) = state.open.as_ref().filter(|open| open.is_good(tls.generation) && servers.contains(open.server())) {
             return Ok(open.clone());
         }
@@ -205,7 +216,7 @@ impl Connector {
 
     /// The server answers, but not as one should: the next one is asked, if there is one.
     async fn leave(&self, connection: &Connection) {
-        if self.servers.read().len() < 2 {
+        if self.servers.borrow().len() < 2 {
             return;
         }
         let mut state = self.state.lock().await;
@@ -215,10 +226,11 @@ impl Connector {
             self.used.send_replace(None);
         }
     }
+}
 
-    fn tls(&self) -> Tls {
-        let now = self.tls.read();
-        Tls { config: now.config.clone(), generation: now.generation }
+impl Tls {
+    pub(crate) fn config(&self) -> Arc<ClientConfig> {
+        self.config.clone()
     }
 }
 

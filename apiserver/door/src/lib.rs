@@ -8,6 +8,7 @@ use api::{k8s::api::core::v1::ServiceAccount, task::Group};
 use apiserver::{
     Front,
     certs::{Certs, ServingNames},
+    connect::Agents,
     discovery::Discovery,
     engine::Engine,
     fairness,
@@ -26,6 +27,8 @@ pub struct Door {
     pub engine: Arc<Engine>,
     pub front: Front,
     pub certs: Arc<Certs>,
+    /// How node agents are called, and the tunnels that they hold.
+    pub agents: Arc<Agents>,
 }
 
 impl Door {
@@ -45,11 +48,13 @@ impl Door {
         let tokens = Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public()).expect("the keys are whole");
         let tokens = Arc::new(tokens);
         let engine = Engine::new(store, kinds::all(&config(), &tokens), auth::chain(&tokens), group.clone());
-        let front = Front::builder(engine.clone()).fairness(kinds::flow::config(fairness::Limits::default()));
-        let front = front.mount(Discovery::default().routes(engine.clone())).build();
+        let (certs, agents) = (Arc::new(certs), Arc::<Agents>::default());
+        agents.follow(&certs, group).expect("the certificates are whole");
+        let front = Front::builder(engine.clone()).fairness(kinds::flow::config(fairness::Limits::default())).agents(agents.clone());
+        let front = front.mount(Discovery::default().routes(engine.clone())).mount(kinds::node::tunnel::routes(&agents, group)).build();
         engine.ready().await;
         Box::pin(auth::bootstrap(&engine)).await.expect("what a fresh cluster has is made");
-        Self { engine, front, certs: Arc::new(certs) }
+        Self { engine, front, certs, agents }
     }
 
     /// For who comes with a certificate of that name and those groups.

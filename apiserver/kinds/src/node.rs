@@ -18,6 +18,7 @@ use crate::{
 };
 
 mod proxy;
+pub mod tunnel;
 
 const ADDRESSES: &str = "List of addresses reachable to the node. Queried from cloud provider, if available.";
 const COLUMNS: &[Column] = &[

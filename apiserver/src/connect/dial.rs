@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::unreachable;
+use super::{tunnel::Tunnels, unreachable};
 use crate::{
     certs::Certs,
     kind::Target,
@@ -29,10 +29,11 @@ use crate::{
 
 const DIAL_BOUND: Duration = Duration::from_secs(10);
 
-/// How node agents are called: with our client certificate, which is renewed now and then.
+/// How node agents are called: with our client certificate, which is renewed now and then, and through the tunnels that they hold to us.
 #[derive(Default)]
 pub struct Agents {
     config: RwLock<Option<Arc<ClientConfig>>>,
+    tunnels: Arc<Tunnels>,
 }
 
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -54,6 +55,16 @@ impl Agents {
             }
         });
         Ok(())
+    }
+
+    pub fn tunnels(&self) -> &Arc<Tunnels> {
+        &self.tunnels
+    }
+
+    /// Both ends show who they are, whichever way the stream takes.
+    async fn shaken(&self, target: &Target, stream: impl Stream + 'static) -> io::Result<Box<dyn Stream>> {
+        let config = self.config.read().clone().ok_or_else(|| io::Error::other("no client certificate for node agents"))?;
+        encrypted(config, target, stream).await
     }
 
     fn load(&self, certs: &Certs) -> Result<(), tls::Error> {
@@ -88,18 +99,23 @@ pub async fn dial(agents: &Agents, target: &Target) -> Result<Box<dyn Stream>, S
 }
 
 async fn connect(agents: &Agents, target: &Target) -> Result<Box<dyn Stream>, Failed> {
+    if let Some(node) = &target.node_agent
+        && let Some(opened) = agents.tunnels.open(node).await
+    {
+        return Ok(agents.shaken(target, opened?).await?);
+    }
     // The addresses that were looked at are those that are dialled: a name may say something else a moment later.
     let addresses = resolved(&target.host, target.port).await?;
     let stream = TcpStream::connect(addresses.as_slice()).await?;
     stream.set_nodelay(true)?;
-    if target.scheme != "https" {
-        return Ok(Box::new(stream));
-    }
-    let config = if target.node_agent {
-        agents.config.read().clone().ok_or_else(|| io::Error::other("no client certificate for node agents"))?
-    } else {
-        unchecked()
-    };
+    Ok(match () {
+        () if target.scheme != "https" => Box::new(stream),
+        () if target.node_agent.is_some() => agents.shaken(target, stream).await?,
+        () => encrypted(unchecked(), target, stream).await?,
+    })
+}
+
+async fn encrypted(config: Arc<ClientConfig>, target: &Target, stream: impl Stream + 'static) -> io::Result<Box<dyn Stream>> {
     let name = ServerName::try_from(target.host.clone()).map_err(io::Error::other)?;
     Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?))
 }
@@ -184,8 +200,8 @@ mod tests {
 
     use super::*;
 
-    fn target(host: &str, port: u16, node_agent: bool, prefix: Option<&str>) -> Target {
-        let rewrite_prefix = prefix.map(str::to_owned);
+    fn target(host: &str, port: u16, agent_of: Option<&str>, prefix: Option<&str>) -> Target {
+        let (rewrite_prefix, node_agent) = (prefix.map(str::to_owned), agent_of.map(str::to_owned));
         Target { scheme: "http", host: host.into(), port, path_and_query: "/".into(), node_agent, rewrite_prefix }
     }
 
@@ -196,7 +212,8 @@ mod tests {
         let hosts =
             ["localhost", "127.0.0.1", "127.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::", "169.254.169.254", "fe80::1"];
         for host in hosts {
-            for target in [target(host, port, true, None), target(host, port, true, Some("/p")), target(host, port, false, Some("/p"))] {
+            let (agent, other) = (Some("n1"), None);
+            for target in [target(host, port, agent, None), target(host, port, agent, Some("/p")), target(host, port, other, Some("/p"))] {
                 let refused = dial(&Agents::default(), &target).await.err().map(|status| (status.code, status.message));
                 assert_eq!(refused, Some((400, "address not allowed".into())), "{target:?}");
             }

@@ -123,7 +123,7 @@ mod tests {
             host: "10.0.0.1".into(),
             port: 80,
             path_and_query: "/x?y=1".into(),
-            node_agent: false,
+            node_agent: None,
             rewrite_prefix: rewrite_prefix.map(Into::into),
         }
     }

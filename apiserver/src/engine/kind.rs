@@ -327,8 +327,9 @@ pub struct Target {
     pub port: u16,
     /// With the query string.
     pub path_and_query: String,
-    /// Whether the peer is a node agent (its serving certificate is checked against our CA, ours is shown).
-    pub node_agent: bool,
+    /// The node whose agent the peer is, if it is one: it is reached through the node's tunnel where there is one, its serving certificate is checked
+    /// against our CA, and ours is shown.
+    pub node_agent: Option<String>,
     /// For `proxy`: the path prefix that redirects and links are rewritten to; `None` otherwise.
     pub rewrite_prefix: Option<String>,
 }

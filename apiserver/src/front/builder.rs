@@ -64,6 +64,9 @@ impl Builder {
         let fairness = Fairness::new(&fairness.unwrap_or_else(|| Config::mandatory(Limits::default())));
         let told = fairness.clone();
         metrics.part(move |out| told.text(out));
+        let tunnels = agents.tunnels().clone();
+        let count = move || f64::from(u32::try_from(tunnels.len()).unwrap_or(u32::MAX));
+        metrics.gauge("skiff_tunnels", "Nodes whose agents hold a tunnel to this server.", count);
         Front {
             shared: Arc::new(Shared { engine, fairness, metrics, lane: Lane::new(), agents }),
             router: routes.fallback_service(service_fn(tree)),

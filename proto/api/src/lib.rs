@@ -19,6 +19,7 @@ pub mod status;
 pub mod steps;
 pub mod task;
 pub mod time;
+pub mod tunnel;
 
 pub use k8s_openapi as k8s;
 pub use names::{GroupResource, Gvk, Gvr, Key};

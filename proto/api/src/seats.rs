@@ -176,6 +176,11 @@ impl Seat {
         Work { state: self.state.clone(), answered: false }
     }
 
+    /// The connection is a tunnel from here on, whose end others see: it is not idle any more, however silent it is.
+    pub fn handed_on(&self) {
+        self.state.working.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// Bytes have come.
     pub fn heard(&self) {
         let state = &self.state;

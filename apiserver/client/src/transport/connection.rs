@@ -98,7 +98,7 @@ impl Connection {
 
 /// hyper's tasks are our group's.
 #[derive(Clone)]
-struct InGroup(Group);
+pub(crate) struct InGroup(pub(crate) Group);
 
 impl<F> Executor<F> for InGroup
 where

@@ -66,12 +66,12 @@ impl Server {
         self.0.port
     }
 
-    pub(super) fn name(&self) -> ServerName<'static> {
+    pub(crate) fn name(&self) -> ServerName<'static> {
         self.0.name.clone()
     }
 
     /// Where a request of that path goes.
-    pub(super) fn uri(&self, of: &Uri) -> Result<Uri, http::uri::InvalidUri> {
+    pub(crate) fn uri(&self, of: &Uri) -> Result<Uri, http::uri::InvalidUri> {
         let path = of.path_and_query().map_or("/", |path| path.as_str());
         format!("{}{path}", self.0.url).parse()
     }

@@ -78,6 +78,11 @@ impl Authorizer for NodeAuthorizer {
         if node.is_empty() {
             return no(format!("unknown node for user {:?}", a.user.name));
         }
+        if !a.resource_request
+            && let Some(of) = a.path.strip_prefix(api::tunnel::PATH)
+        {
+            return own_tunnel(node, of, a.verb);
+        }
         if a.resource_request
             && let Some(decision) = self.special(node, a)
         {
@@ -236,6 +241,15 @@ fn own_node(node: &str, a: &Attributes<'_>) -> Decision {
     }
 }
 
+/// Ours: docs/decisions/tunnel.md.
+fn own_tunnel(node: &str, of: &str, verb: &str) -> Decision {
+    match () {
+        () if of != node => no(format!("node '{node}' can only open its own tunnel")),
+        () if verb != "get" => no("can only get a tunnel"),
+        () => yes(),
+    }
+}
+
 fn lease(node: &str, a: &Attributes<'_>) -> Decision {
     match () {
         () if !matches!(a.verb, "get" | "create" | "update" | "patch" | "delete") => {
@@ -365,6 +379,32 @@ mod tests {
         for (verb, what, namespace, name) in yes {
             let decision = house.authorize(&ask(&of_node("n1"), verb, what, namespace, name));
             assert!(matches!(decision, Decision::Allow(_)), "{verb} {what} {name}: {decision:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_opens_its_own_tunnel_and_no_other() {
+        let house = house();
+        let may = |user: &User, verb, path| {
+            let asked = Attributes { user, verb, path, ..Attributes::default() };
+            matches!(house.authorize(&asked), Decision::Allow(_))
+        };
+        assert!(may(&of_node("n1"), "get", "/skiff/v1/tunnels/n1"));
+        for (verb, path) in [
+            ("get", "/skiff/v1/tunnels/n2"),
+            ("get", "/skiff/v1/tunnels/n1/"),
+            ("get", "/skiff/v1/tunnels/n1/x"),
+            ("get", "/skiff/v1/tunnels/"),
+            ("get", "/skiff/v1/tunnels"),
+            ("post", "/skiff/v1/tunnels/n1"),
+            ("get", "/skiff/v1/other/n1"),
+        ] {
+            assert!(!may(&of_node("n1"), verb, path), "{verb} {path}");
+        }
+        let name_alone = User { groups: Vec::new(), ..of_node("n1") };
+        let group_alone = User { name: "n1".into(), ..of_node("n1") };
+        for other in [name_alone, group_alone, of_node(""), of_node("n1 ")] {
+            assert!(!may(&other, "get", "/skiff/v1/tunnels/n1") && !may(&other, "get", "/skiff/v1/tunnels/"), "{other:?}");
         }
     }
 

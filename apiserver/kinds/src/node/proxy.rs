@@ -38,10 +38,10 @@ impl Connect for ToNode {
         let rewrite_prefix = Some(format!("/api/v1/nodes/{}/proxy", ctx.name));
         let path_and_query = join_path(path, query);
         if asked.is_empty() || asked == port.to_string() {
-            return Ok(Target { scheme: "https", host, port, path_and_query, node_agent: true, rewrite_prefix });
+            return Ok(Target { scheme: "https", host, port, path_and_query, node_agent: Some(name.to_owned()), rewrite_prefix });
         }
         let port = asked.parse().map_err(|_| bad())?;
         let scheme = if scheme == "https" { "https" } else { "http" };
-        Ok(Target { scheme, host, port, path_and_query, node_agent: false, rewrite_prefix })
+        Ok(Target { scheme, host, port, path_and_query, node_agent: None, rewrite_prefix })
     }
 }

@@ -64,7 +64,7 @@ impl Connect for Stream {
         }
         let (host, port) = node::agent(ctx, node).await?;
         let path_and_query = params.after(&self.path(ctx.namespace, ctx.name, &container));
-        Ok(Target { scheme: "https", host, port, path_and_query, node_agent: true, rewrite_prefix: None })
+        Ok(Target { scheme: "https", host, port, path_and_query, node_agent: Some(node.to_owned()), rewrite_prefix: None })
     }
 }
 
@@ -129,7 +129,7 @@ impl Connect for Proxy {
         };
         let path_and_query = node::join_path(path, query);
         let rewrite_prefix = Some(format!("/api/v1/namespaces/{}/pods/{}/proxy", ctx.namespace, ctx.name));
-        Ok(Target { scheme, host: ip.to_owned(), port, path_and_query, node_agent: false, rewrite_prefix })
+        Ok(Target { scheme, host: ip.to_owned(), port, path_and_query, node_agent: None, rewrite_prefix })
     }
 }
 

@@ -63,7 +63,7 @@ impl Connect for ToEndpoint {
         let rewrite_prefix = Some(format!("/api/v1/namespaces/{}/services/{}/proxy", ctx.namespace, ctx.name));
         let path_and_query = join_path(path, query);
         let scheme = if scheme == "https" { "https" } else { "http" };
-        Ok(Target { scheme, host, port, path_and_query, node_agent: false, rewrite_prefix })
+        Ok(Target { scheme, host, port, path_and_query, node_agent: None, rewrite_prefix })
     }
 }
 

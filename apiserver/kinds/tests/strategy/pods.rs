@@ -162,7 +162,7 @@ async fn streams_lead_to_the_pods_node() {
     Room::ok(room.patch("/api/v1/nodes/n1/status", status).await);
     Room::ok(room.post(&format!("{PODS}/p/binding"), binding("n1")).await);
     let found = room.target("exec", "command=sh&stdin=true&stdout=true").await.unwrap();
-    assert_eq!((found.host.as_str(), found.port, found.node_agent), ("10.0.0.7", 10250, true));
+    assert_eq!((found.host.as_str(), found.port, found.node_agent.as_deref()), ("10.0.0.7", 10250, Some("n1")));
     assert_eq!(found.path_and_query, "/exec/default/p/a?command=sh&input=1&output=1");
     let logs = room.target("log", "container=a&follow=true").await.unwrap();
     assert_eq!(logs.path_and_query, "/containerLogs/default/p/a?follow=true");

@@ -175,3 +175,16 @@ fn hosts_of_one_network_are_one() {
     assert_ne!(six("2001:db8::1"), six("2001:db8:0:1::1"));
     assert_eq!(six("::ffff:10.0.0.1"), at(1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_is_not_idle() {
+    let seats = seats(100, 4, 4);
+    let come = |host| seats.arrive(at(host)).filter(|seat| seat.settle(Standing::Known));
+    let (tunnel, silent) = (come(1).unwrap(), come(1).unwrap());
+    drop((tunnel.work(), silent.work()));
+    tunnel.handed_on();
+    past(3600).await;
+    assert!(!is_over(&tunnel) && is_over(&silent));
+    let next = come(1).expect("the silent one goes for it");
+    assert!(told(&silent) && !told(&tunnel) && !told(&next));
+}

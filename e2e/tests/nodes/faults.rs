@@ -88,7 +88,7 @@ async fn server_gone_and_a_node_rebooted(cluster: &Cluster<'_>) {
 async fn killed_and_reinstalled(world: &World, cluster: &Cluster<'_>) {
     let ([agent, other], server) = (&cluster.agents, &cluster.server);
     let service = server.kubectl("get service web -o jsonpath='{.spec.clusterIP}'");
-    let line = format!("busybox wget -q -T 2 -O - http://{service}/");
+    let line = format!("curl -sf -m 3 http://{service}/");
     agent.off();
     cluster.until("get node agent1", " NotReady ").await;
     eventually("the Service answers ten times in a row without agent1", BOUND, async || {

@@ -50,7 +50,7 @@ async fn three_machines_are_one_cluster() {
         })
         .await;
     };
-    let get = |url: &str| format!("busybox wget -q -T 2 -O - {url}");
+    let get = |url: &str| format!("curl -sf -m 3 {url}");
     for machine in cluster.all() {
         for [_, _, ip] in &pods {
             answers("node to pod", machine, get(&format!("http://{ip}:8080/"))).await;
@@ -70,11 +70,11 @@ async fn three_machines_are_one_cluster() {
         };
         for [_, _, ip] in &pods {
             eventually(&format!("pod on {node} to {ip}"), Duration::from_secs(20), async || {
-                exec(&format!("wget -q -T 2 -O - http://{ip}:8080/"))
+                exec(&format!("wget -q -O - http://{ip}:8080/"))
             })
             .await;
         }
-        let by_name = "wget -q -T 2 -O - http://web.default.svc.cluster.local/";
+        let by_name = "wget -q -O - http://web.default.svc.cluster.local/";
         eventually(&format!("pod on {node} to the Service by its name"), Duration::from_secs(20), async || exec(by_name)).await;
         assert!(server.try_kubectl(&format!("logs {from}")).ok, "logs from {node}");
         let forwarded = server.background(&format!(

@@ -19,8 +19,14 @@ const WEB: &str = r#"---
 ---
 {apiVersion: v1, kind: Service, metadata: {name: web}, spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}}
 ---
-{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: every}, spec: {selector: {matchLabels: {app: every}}, template: {metadata: {labels: {app: every}}, spec: {
-  terminationGracePeriodSeconds: 1, containers: [{name: c, image: "busybox:1.35", command: [sleep, "100000"]}]}}}}
+{apiVersion: v1, kind: Pod, metadata: {name: every-server, labels: {app: every}}, spec: {nodeName: server, tolerations: [{operator: Exists}],
+  terminationGracePeriodSeconds: 1, containers: [{name: c, image: "busybox:1.35", command: [sleep, "100000"]}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: every-agent1, labels: {app: every}}, spec: {nodeName: agent1, tolerations: [{operator: Exists}],
+  terminationGracePeriodSeconds: 1, containers: [{name: c, image: "busybox:1.35", command: [sleep, "100000"]}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: every-agent2, labels: {app: every}}, spec: {nodeName: agent2, tolerations: [{operator: Exists}],
+  terminationGracePeriodSeconds: 1, containers: [{name: c, image: "busybox:1.35", command: [sleep, "100000"]}]}}
 "#;
 
 #[tokio::test]
@@ -32,7 +38,7 @@ async fn nodes_go_and_come_back() {
     std::fs::write(world.scratch().join("web.yaml"), WEB).unwrap();
     server.kubectl(&format!("create -f {}", world.scratch().join("web.yaml").display()));
     server.kubectl("rollout status deployment/web --timeout=120s");
-    server.kubectl("rollout status daemonset/every --timeout=120s");
+    server.kubectl("wait --for=condition=Ready pod -l app=every --timeout=120s");
     let nodes = cluster.pods("app=web");
     assert!(nodes.iter().any(|[_, node, _]| node == "agent1"), "{nodes:?}");
 
@@ -53,7 +59,7 @@ async fn cut_for_a_minute(cluster: &Cluster<'_>) {
     eventually("a minute has passed", Duration::from_secs(70), async || since.elapsed() >= Duration::from_secs(60)).await;
     agent.heal("private");
     cluster.until("get node agent2 --no-headers", " Ready ").await;
-    cluster.server.kubectl("rollout status daemonset/every --timeout=60s");
+    cluster.server.kubectl("wait --for=condition=Ready pod -l app=every --timeout=60s");
     let after = restarts(cluster);
     // The deployment's may have been replaced; what belongs to the node is the same as before.
     let every = |list: &[String]| list.iter().filter(|line| line.starts_with("every")).cloned().collect::<Vec<_>>();
@@ -75,14 +81,14 @@ async fn server_gone_and_a_node_rebooted(cluster: &Cluster<'_>) {
     .await;
     cluster.server.heal("private");
     cluster.until("get node agent1 --no-headers", " Ready ").await;
-    cluster.server.kubectl("rollout status daemonset/every --timeout=90s");
+    cluster.server.kubectl("wait --for=condition=Ready pod -l app=every --timeout=90s");
 }
 
 /// Its pods come back elsewhere, the Service goes on; it rejoins under its name, also with an empty disk.
 async fn killed_and_reinstalled(world: &World, cluster: &Cluster<'_>) {
     let ([agent, other], server) = (&cluster.agents, &cluster.server);
     let service = server.kubectl("get service web -o jsonpath='{.spec.clusterIP}'");
-    let line = format!("busybox wget -q -T 2 -O - http://{service}/");
+    let line = format!("curl -sf -m 3 http://{service}/");
     agent.off();
     cluster.until("get node agent1", " NotReady ").await;
     eventually("the Service answers ten times in a row without agent1", BOUND, async || {
@@ -102,7 +108,7 @@ async fn killed_and_reinstalled(world: &World, cluster: &Cluster<'_>) {
     agent.boot();
     cluster.join(world, agent);
     cluster.until("get node agent1 --no-headers", " Ready ").await;
-    server.kubectl("rollout status daemonset/every --timeout=90s");
+    server.kubectl("wait --for=condition=Ready pod -l app=every --timeout=90s");
 }
 
 /// `pod restarts`, a line each, sorted.

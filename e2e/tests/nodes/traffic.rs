@@ -7,8 +7,9 @@ use e2e::{eventually, nodes::World};
 use crate::cluster::{BOUND, Cluster};
 
 const WEB: &str = r#"---
-{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: web}, spec: {selector: {matchLabels: {app: web}}, template: {metadata: {labels: {app: web}}, spec: {
-  tolerations: [{operator: Exists}], terminationGracePeriodSeconds: 1,
+{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}, spec: {replicas: 3, selector: {matchLabels: {app: web}}, template: {metadata: {labels: {app: web}}, spec: {
+  terminationGracePeriodSeconds: 1,
+  topologySpreadConstraints: [{maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: web}}}],
   containers: [{name: web, image: "hello:v1", ports: [{containerPort: 8080}], readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}}]}}}}
 ---
 {apiVersion: v1, kind: Service, metadata: {name: web}, spec: {type: NodePort, selector: {app: web}, ports: [{port: 80, targetPort: 8080, nodePort: 30080}]}}
@@ -34,7 +35,7 @@ async fn three_machines_are_one_cluster() {
     }
     std::fs::write(world.scratch().join("web.yaml"), WEB).unwrap();
     server.kubectl(&format!("create -f {}", world.scratch().join("web.yaml").display()));
-    server.kubectl("rollout status daemonset/web --timeout=120s");
+    server.kubectl("rollout status deployment/web --timeout=120s");
     server.kubectl("wait --for=condition=Ready pod/one --timeout=90s");
     let pods = cluster.pods("app=web");
     let mut nodes: Vec<&str> = pods.iter().map(|[_, node, _]| node.as_str()).collect();
@@ -49,7 +50,7 @@ async fn three_machines_are_one_cluster() {
         })
         .await;
     };
-    let get = |url: &str| format!("busybox wget -q -T 2 -O - {url}");
+    let get = |url: &str| format!("curl -sf -m 3 {url}");
     for machine in cluster.all() {
         for [_, _, ip] in &pods {
             answers("node to pod", machine, get(&format!("http://{ip}:8080/"))).await;
@@ -69,11 +70,11 @@ async fn three_machines_are_one_cluster() {
         };
         for [_, _, ip] in &pods {
             eventually(&format!("pod on {node} to {ip}"), Duration::from_secs(20), async || {
-                exec(&format!("wget -q -T 2 -O - http://{ip}:8080/"))
+                exec(&format!("wget -q -O - http://{ip}:8080/"))
             })
             .await;
         }
-        let by_name = "wget -q -T 2 -O - http://web.default.svc.cluster.local/";
+        let by_name = "wget -q -O - http://web.default.svc.cluster.local/";
         eventually(&format!("pod on {node} to the Service by its name"), Duration::from_secs(20), async || exec(by_name)).await;
         assert!(server.try_kubectl(&format!("logs {from}")).ok, "logs from {node}");
         let forwarded = server.background(&format!(

@@ -28,7 +28,7 @@ fn one_machine_is_three_nodes() {
     let ips = machine.kubectl("get pods -l app=web -o jsonpath='{range .items[*]}{.spec.nodeName}={.status.podIP} {end}'");
     for node in ["learner", "node-2", "node-3"] {
         let ip = ips.split(' ').find_map(|one| one.strip_prefix(&format!("{node}="))).unwrap_or_else(|| panic!("no pod on {node}: {ips}"));
-        machine.sh(&format!("busybox wget -q -T 5 -O - http://{ip}:8080/"));
+        machine.sh(&format!("curl -sf -m 3 http://{ip}:8080/"));
     }
 
     // Stopped and brought up again, the pods are those that they were.

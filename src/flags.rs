@@ -467,6 +467,18 @@ mod tests {
     }
 
     #[test]
+    fn a_tunnel_is_held_unless_told_otherwise() {
+        let held = |file: &str, args: &[&str]| {
+            let all = ["skiff", "agent"].iter().chain(args).copied().collect::<Vec<_>>();
+            let Verb::Agent(agent) = parse(file, &all).unwrap().verb else { panic!() };
+            agent.join.tunnel
+        };
+        assert!(held("{}", &[]) && held("{}", &["--tunnel"]) && held("tunnel: false\n", &["--tunnel=true"]));
+        assert!(!held("{}", &["--tunnel=false"]) && !held("tunnel: false\n", &[]));
+        assert!(parse("{}", &["skiff", "agent", "--tunnel=perhaps"]).is_err());
+    }
+
+    #[test]
     fn hollow_nodes_have_flags_that_are_checked() {
         let accepted = |arg: &str| parse("{}", &["skiff", "agent", "--hollow=3", arg]).is_ok();
         for good in ["--hollow-cpu=500m", "--hollow-memory=1Gi", "--node-labels=a=b,c.d/e=f", "--zones=3", "--hollow-prefix=a-b"] {

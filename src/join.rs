@@ -101,6 +101,10 @@ async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Pr
     kept.set_servers(&urls)?;
     let life = kept.client()?.context("the certificate was just kept")?.life().map_err(anyhow::Error::msg)?;
     member.keep_fresh(life, group);
+    if let Some(warning) = Box::pin(reach::clock_warning(&member.transport)).await {
+        tracing::warn!(warning, "comparing clocks");
+        progress.say(&format!("warning: {warning}"));
+    }
     let facts = Box::pin(facts(flags, &member)).await?;
     let address = own_address(flags.agent.node_ip, &member.transport.servers(), progress);
     let address = address.context("this machine has no address that others could reach: connect it to a network, or give --node-ip")?;

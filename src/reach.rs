@@ -119,6 +119,13 @@ fn unreached(server: &Server, connected: Result<std::io::Result<()>, tokio::time
     Some(Finding::wrong(server.to_string(), why, mend))
 }
 
+/// What is said of a clock that is not the servers', before certificates fail by it; nothing where no server says the time.
+pub async fn clock_warning(transport: &Transport) -> Option<String> {
+    let theirs = timeout(ANSWER_BOUND, transport.clock()).await.ok()?.ok()?;
+    let finding = skew(transport.servers().first()?, theirs, Timestamp::now());
+    finding.wrong.map(|(why, mend)| format!("{why}. {mend}"))
+}
+
 fn skew(server: &Server, theirs: Option<Timestamp>, ours: Timestamp) -> Finding {
     let what = format!("clock of {server}");
     let Some(theirs) = theirs else { return Finding::fine(format!("{what} (not told)")) };

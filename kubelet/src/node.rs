@@ -41,6 +41,8 @@ const HURRY_MAX: Duration = Duration::from_secs(60);
 /// Registering at start: until the API answers.
 const REGISTER_MAX: Duration = Duration::from_secs(60);
 const REGISTER_PAUSE: Duration = Duration::from_millis(200);
+/// Which new pods do not tolerate, put on nodes that are not Ready.
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
 
 /// What keeps the Node object current.
 pub struct Reporter {
@@ -172,6 +174,7 @@ impl Reporter {
         let repeated = done.status.as_ref().is_some_and(|last| status::changes(last, &wanted).is_none());
         let due = done.at.is_none_or(|at| at.elapsed() >= REPORT_EVERY);
         if !due && (changes.is_none() || repeated && status::conditions_equal(&there, &wanted)) {
+            self.settle(&node, is_ready);
             return is_ready;
         }
         let body = json!({"metadata": {"uid": node.metadata.uid}, "status": status::whole(changes, &wanted)});
@@ -179,7 +182,7 @@ impl Reporter {
             Ok(()) => {
                 self.tell(&wanted, done);
                 (done.status, done.at) = (Some(wanted), Some(Instant::now()));
-                self.ready.send_if_modified(|was| std::mem::replace(was, is_ready) != is_ready);
+                self.settle(&node, is_ready);
                 is_ready
             }
             Err(error) => {
@@ -187,6 +190,13 @@ impl Reporter {
                 false
             }
         }
+    }
+
+    /// Whoever waits for the node wants pods on it: it is Ready, and the controllers have taken away what kept pods off while it was not.
+    fn settle(&self, node: &Node, is_ready: bool) {
+        let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+        let settled = is_ready && !taints.into_iter().flatten().any(|taint| taint.key == NOT_READY);
+        self.ready.send_if_modified(|was| std::mem::replace(was, settled) != settled);
     }
 
     async fn patch(&self, body: Value) -> Result<(), kube::Error> {

@@ -67,7 +67,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Resolves once the API shows the node as Ready. False where the agent ended before.
+    /// Resolves once the API shows the node as Ready, and pods are let on it. False where the agent ended before.
     pub async fn ready(&self) -> bool {
         self.ready.clone().wait_for(|ready| *ready).await.is_ok()
     }

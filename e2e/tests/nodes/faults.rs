@@ -106,6 +106,8 @@ async fn killed_and_reinstalled(world: &World, cluster: &Cluster<'_>) {
     agent.off();
     agent.empty_disk();
     agent.boot();
+    // Its name is its own while it is heard of: who has lost the key waits until it is not.
+    cluster.until("get node agent1", " NotReady ").await;
     cluster.join(world, agent);
     cluster.until("get node agent1 --no-headers", " Ready ").await;
     server.kubectl("wait --for=condition=Ready pod -l app=every --timeout=90s");

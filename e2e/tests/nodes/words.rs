@@ -13,19 +13,21 @@ fn who_cannot_join_is_told_why() {
     let cluster = Cluster::new(&world);
     let told = Told(&cluster);
     let stranger = world.machine("stranger", &["private=192.168.56.20/24"]);
-    let fails = |what: &str, before: &str, options: &[&str], wanted: &[&str]| {
-        let line = format!("{before} {} agent --server {SERVER_URL} --node-ip 192.168.56.20 {}", e2e::skiff().display(), options.join(" "));
+    let skiff = e2e::skiff().display().to_string();
+    let fails = |what: &str, command: &str, options: &[&str], wanted: &[&str]| {
+        let line = format!("{command} --server {SERVER_URL} {}", options.join(" "));
         let said = stranger.try_sh(&format!("timeout 40 {line}"));
         let text = format!("{}{}", said.out, said.err);
         assert!(!said.ok && wanted.iter().any(|words| text.contains(words)), "{what}: {line} said\n{text}");
     };
     let token = format!("--token {TOKEN}");
-    fails("a wrong token", "", &["--token abcdef.fedcba9876543210"], &["token"]);
-    fails("a token that is cut", "", &["--token abcdef.0123"], &["the token is not whole"]);
-    fails("a wrong hash", "", &[&token, &format!("--ca-hash sha256:{}", "0".repeat(64))], &["CA", "hash"]);
-    fails("a taken name", "", &[&token, "--node-name agent1"], &["agent1"]);
+    let agent = format!("{skiff} agent --node-ip 192.168.56.20");
+    fails("a wrong token", &agent, &["--token abcdef.fedcba9876543210"], &["token"]);
+    fails("a token that is cut", &agent, &["--token abcdef.0123"], &["was all of it copied"]);
+    fails("a wrong hash", &agent, &[&token, &format!("--ca-hash sha256:{}", "0".repeat(64))], &["CA", "hash"]);
+    fails("a taken name", &agent, &[&token, "--node-name agent1"], &["agent1"]);
     for off in ["+1h", "-1h"] {
-        fails("a clock that is an hour off", &format!("faketime -f {off}"), &[&token], &["clock"]);
+        fails("a clock that is an hour off", &format!("faketime -f {off} {skiff} check"), &[&token], &["this machine's clock is 3"]);
     }
     // And with all of it right it joins.
     cluster.server.kubectl("get nodes");

@@ -103,12 +103,15 @@ impl Control {
         let (group, files) = (Group::new(), files::raise());
         let (has_etcd, servers) = (!flags.etcd_servers.is_empty(), &flags.servers);
         let (election, token) = (servers.election(has_etcd)?, servers.token()?);
+        let agent_token = flags.agent_token.as_ref().map(|given| given.token("--agent-token")).transpose()?;
+        if token.is_some() && token == agent_token {
+            bail!("--token and --agent-token are the same: whoever may join would hold the cluster's keys");
+        }
         if token.is_some() && !has_etcd {
             bail!(
                 "--token is for several servers over one etcd (--etcd-servers): what lets machines in is --agent-token, or `skiff token create`"
             );
         }
-        let agent_token = flags.agent_token.as_ref().map(|given| given.token("--agent-token")).transpose()?;
         let advertised = advertised_address(flags, progress);
 
         let store = open_store(flags, &dirs).await?;

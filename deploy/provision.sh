@@ -87,7 +87,9 @@ write_config() {
     [ -e $CONFIG ] || : >$CONFIG
     # It holds the token.
     chmod 600 $CONFIG
-    {
+    (
+        # Nobody else may look, not even while it is written.
+        umask 077
         echo "# Written by provision.sh: the names of flags, see skiff up --help and skiff agent --help."
         # The first server makes it known; agents show it.
         if [ "$role" = agent ]; then line token "$token"; else line agent-token "$token"; fi
@@ -95,8 +97,7 @@ write_config() {
         line node-ip "$ip"
         if [ "$role" = agent ]; then line server "$server"; else line advertise-address "$ip"; fi
         printf %s "$more"
-    } >$CONFIG.new
-    chmod 600 $CONFIG.new
+    ) >$CONFIG.new
     mv $CONFIG.new $CONFIG
     echo "$role" >$ROLE
 }

@@ -59,6 +59,9 @@ const FACTS_BOUND: Duration = Duration::from_secs(10);
 
 pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
     if flags.hollow.hollow.is_some() {
+        if !flags.join.server.is_empty() || flags.join.token.is_some() {
+            bail!("--hollow takes a --kubeconfig: simulated nodes do not join by --server and --token");
+        }
         return hollow::run(flags).await;
     }
     if let Some(lacking) = check::lacking() {

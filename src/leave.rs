@@ -1,6 +1,6 @@
 //! `skiff leave`: a node's pods go elsewhere, the node goes from the cluster, and what made this machine its node goes from the disk. Images stay.
 
-use std::{fs, time::Duration};
+use std::{fs, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context, bail};
 use api::{
@@ -26,6 +26,22 @@ const ANSWER_BOUND: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
+/// A unit that is enabled would start the agent again, and at the next boot make this machine a node again.
+async fn stop_service() {
+    const UNIT: &str = "skiff-agent.service";
+    let systemctl = |args: &[&str]| {
+        let mut command = tokio::process::Command::new("systemctl");
+        command.args(args).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        timeout(STOP_BOUND, async move { command.status().await.is_ok_and(|status| status.success()) })
+    };
+    if Path::new("/run/systemd/system").is_dir() && systemctl(&["is-enabled", UNIT]).await == Ok(true) {
+        match systemctl(&["disable", "--now", UNIT]).await {
+            Ok(true) => say!(" \u{2713} {UNIT} disabled"),
+            _ => say!(" \u{2717} {UNIT} is not disabled: `systemctl disable --now {UNIT}` does it, else this machine joins again"),
+        }
+    }
+}
+
 pub async fn run(flags: LeaveFlags) -> anyhow::Result<()> {
     let dirs = Dirs::new(flags.common.data_dir.as_deref());
     if !dirs.is_ours() || !dirs.node().is_dir() {
@@ -42,6 +58,7 @@ pub async fn run(flags: LeaveFlags) -> anyhow::Result<()> {
         _ => Err(anyhow::anyhow!("this machine has no certificate of the cluster")),
     };
     step(asked, "pods evicted", flags.force)?;
+    stop_service().await;
     instance::stop(&dirs, STOP_BOUND).await?;
     say!(" \u{2713} skiff stopped");
     // Only now: the agent would register it again.

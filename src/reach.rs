@@ -2,7 +2,7 @@
 
 use std::{
     io::ErrorKind,
-    net::{Ipv4Addr, TcpListener, UdpSocket},
+    net::{Ipv4Addr, TcpListener},
     time::Duration,
 };
 
@@ -16,7 +16,6 @@ use client::{
     kube::{self, Api, api::ListParams},
     transport::{Server, Transport, unchecked},
 };
-use proxy::overlay::PORT as VXLAN_PORT;
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{discover, flags::JoinFlags, instance::NodeLock, invitation, join_token::JoinToken};
@@ -209,10 +208,7 @@ fn ports(kubelet: u16) -> Vec<Finding> {
         ),
         _ => Finding::fine(what),
     };
-    vec![
-        taken(format!("port {kubelet}/tcp"), kubelet, "tcp", TcpListener::bind((Ipv4Addr::UNSPECIFIED, kubelet)).map(drop)),
-        taken(format!("port {VXLAN_PORT}/udp"), VXLAN_PORT, "udp", UdpSocket::bind((Ipv4Addr::UNSPECIFIED, VXLAN_PORT)).map(drop)),
-    ]
+    vec![taken(format!("port {kubelet}/tcp"), kubelet, "tcp", TcpListener::bind((Ipv4Addr::UNSPECIFIED, kubelet)).map(drop))]
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ use tokio::{
 };
 
 use crate::{
-    address::{default_address, host_name},
+    address::{host_name, node_address},
     authority::Ca,
     cluster_info,
     compaction::compact_by_one,
@@ -104,7 +104,15 @@ impl Control {
         let (has_etcd, servers) = (!flags.etcd_servers.is_empty(), &flags.servers);
         let (election, token) = (servers.election(has_etcd)?, servers.token()?);
         let agent_token = flags.agent_token.as_ref().map(|given| given.token("--agent-token")).transpose()?;
-        let advertised = flags.advertise_address.or_else(default_address).unwrap_or(IpAddr::from([127, 0, 0, 1]));
+        if token.is_some() && token == agent_token {
+            bail!("--token and --agent-token are the same: whoever may join would hold the cluster's keys");
+        }
+        if token.is_some() && !has_etcd {
+            bail!(
+                "--token is for several servers over one etcd (--etcd-servers): what lets machines in is --agent-token, or `skiff token create`"
+            );
+        }
+        let advertised = advertised_address(flags, progress);
 
         let store = open_store(flags, &dirs).await?;
         progress.step(&format!("store ({})", if has_etcd { "etcd" } else { &flags.storage_backend }));
@@ -228,6 +236,19 @@ impl Control {
             host_name: host_name(),
         }
     }
+}
+
+/// Where others reach this server: as said, or as a person would choose, who is warned of what looks wrong.
+fn advertised_address(flags: &ServerFlags, progress: &Progress) -> IpAddr {
+    let chosen = || {
+        let chosen = node_address(None)?;
+        if let Some(warning) = &chosen.warning {
+            tracing::warn!(warning, "choosing the address to advertise");
+            progress.say(&format!("warning: {warning} (--advertise-address names another)"));
+        }
+        Some(chosen.address)
+    };
+    flags.advertise_address.or_else(chosen).unwrap_or(IpAddr::from([127, 0, 0, 1]))
 }
 
 /// Connections whose other end has vanished are found out: accepted sockets have what their listener has.

@@ -2,12 +2,15 @@
 
 mod secret;
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::{Context, anyhow, bail};
 use api::{
     bootstrap::{self, Token},
-    k8s::api::core::v1::Secret,
+    k8s::api::core::v1::{Endpoints, Secret},
     time::{Timestamp, after},
 };
 use client::kube::{
@@ -32,6 +35,7 @@ const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 /// The cluster as the kubeconfig has it.
 struct Cluster {
     secrets: Api<Secret>,
+    endpoints: Api<Endpoints>,
     server: String,
     ca: Option<Vec<u8>>,
 }
@@ -67,7 +71,7 @@ async fn create(flags: &CreateTokenFlags) -> anyhow::Result<()> {
     }
     let whole = JoinToken { token, pin: cluster.pin()? };
     match (&whole.pin, flags.print_join_command) {
-        (_, true) => say!("skiff agent --server {} --token {whole}", cluster.server),
+        (_, true) => say!("skiff agent --server {} --token {whole}", cluster.servers().await.join(",")),
         _ => say!("{whole}"),
     }
     Ok(())
@@ -118,15 +122,35 @@ async fn open(flags: &AccessFlags) -> anyhow::Result<Cluster> {
     let (server, ca) = (config.cluster_url.to_string(), config.root_cert.clone().and_then(|certificates| certificates.into_iter().next()));
     let client = Client::try_from(config).context("the kubeconfig")?;
     let server = server.trim_end_matches('/').to_owned();
-    Ok(Cluster { secrets: Api::namespaced(client, bootstrap::NAMESPACE), server, ca })
+    let endpoints = Api::namespaced(client.clone(), "default");
+    Ok(Cluster { secrets: Api::namespaced(client, bootstrap::NAMESPACE), endpoints, server, ca })
 }
 
 impl Cluster {
+    /// Where other machines reach the servers: the kubeconfig may say 127.0.0.1.
+    async fn servers(&self) -> Vec<String> {
+        let told = answered(self.endpoints.get("kubernetes")).await.map(|endpoints| urls(&endpoints)).unwrap_or_default();
+        if told.is_empty() { vec![self.server.clone()] } else { told }
+    }
+
     /// None where the kubeconfig trusts whom the machine trusts.
     fn pin(&self) -> anyhow::Result<Option<Pin>> {
         let Some(der) = &self.ca else { return Ok(None) };
         Pin::of_certificate(der).map(Some).map_err(|why| anyhow!("the kubeconfig's CA: {why}"))
     }
+}
+
+fn urls(endpoints: &Endpoints) -> Vec<String> {
+    let mut urls = Vec::new();
+    for subset in endpoints.subsets.iter().flatten() {
+        let port = subset.ports.iter().flatten().find(|port| port.name.as_deref() == Some("https"));
+        for address in subset.addresses.iter().flatten() {
+            if let (Some(port), Ok(ip)) = (port.and_then(|port| u16::try_from(port.port).ok()), address.ip.parse::<IpAddr>()) {
+                urls.push(format!("https://{}", SocketAddr::new(ip, port)));
+            }
+        }
+    }
+    urls
 }
 
 /// Nobody guesses it.
@@ -150,6 +174,8 @@ fn table<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -166,6 +192,14 @@ mod tests {
             assert_eq!(id_of(text).unwrap(), "abcdef");
         }
         assert!(id_of("abc").is_err());
+    }
+
+    #[test]
+    fn machines_join_at_the_addresses_that_servers_have() {
+        let subset = json!({"addresses": [{"ip": "10.0.0.5"}, {"ip": "fd00::5"}], "ports": [{"name": "https", "port": 6443}]});
+        let endpoints = serde_json::from_value(json!({"metadata": {"name": "kubernetes"}, "subsets": [subset]})).unwrap();
+        assert_eq!(urls(&endpoints), ["https://10.0.0.5:6443", "https://[fd00::5]:6443"]);
+        assert!(urls(&Endpoints::default()).is_empty());
     }
 
     #[test]

@@ -36,7 +36,9 @@ use crate::{
 const READY_BOUND: Duration = Duration::from_secs(180);
 const MARK_BOUND: Duration = Duration::from_secs(10);
 
-pub async fn run(flags: UpFlags) -> anyhow::Result<()> {
+pub async fn run(mut flags: UpFlags) -> anyhow::Result<()> {
+    // One machine, one address: whoever named it for the node means it for the server as well.
+    flags.server.advertise_address = flags.server.advertise_address.or(flags.agent.node_ip);
     // Before anything is started: the control plane could serve more than the node.
     agent::are_served("--service-cluster-ip-range", &kinds_config(&flags.server)?.service_cidrs)?;
     node_config(&flags)?.check()?;

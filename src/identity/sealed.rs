@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 
 use anyhow::{Context, bail, ensure};
 use api::bootstrap::Token;
-use apiserver::certs::Pair;
+use apiserver::certs::{Pair, request::fingerprints};
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
     digest, pbkdf2, rand,
@@ -42,6 +42,10 @@ pub struct Sealed {
 
 /// SHA-256 of the PEM text, in hex.
 pub fn fingerprint(certificate: &str) -> String {
+    // Of what it says, however it is written down.
+    if let Ok([der, _]) = fingerprints(certificate) {
+        return der;
+    }
     digest::digest(&digest::SHA256, certificate.trim().as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

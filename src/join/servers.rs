@@ -69,7 +69,12 @@ fn take(member: &Member, given: &[String], slices: &Cache<EndpointSlice>) {
 
 fn is_of_servers(slice: &EndpointSlice) -> bool {
     let of_service = slice.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL)).is_some_and(|name| name == SERVICE);
-    of_service && slice.metadata.namespace.as_deref() == Some(NAMESPACE)
+    of_service && slice.metadata.namespace.as_deref() == Some(NAMESPACE) && slice.metadata.name.as_deref().is_some_and(is_kept_by_servers)
+}
+
+/// Others may write slices with that label: these are the names that servers write, and write over.
+fn is_kept_by_servers(name: &str) -> bool {
+    name == SERVICE || name.strip_prefix("kubernetes-ipv").is_some_and(|rest| rest.starts_with(['4', '6']))
 }
 
 /// A server that says of itself that it is at a loopback address is reached there by nobody else.
@@ -102,7 +107,7 @@ mod tests {
     fn servers_are_those_given_then_those_told() {
         let slice = |namespace: &str, service: &str, addresses: &[&str]| -> EndpointSlice {
             serde_json::from_value(json!({
-                "metadata": {"name": "a", "namespace": namespace, "labels": {LABEL: service}}, "addressType": "IPv4",
+                "metadata": {"name": SERVICE, "namespace": namespace, "labels": {LABEL: service}}, "addressType": "IPv4",
                 "ports": [{"name": "metrics", "port": 1}, {"name": "https", "port": 6443}], "endpoints": [{"addresses": addresses}],
             }))
             .unwrap()

@@ -140,6 +140,9 @@ pub(crate) fn validate(kind: &Kind, meta: &ObjectMeta, causes: &mut FieldErrors)
         causes.required("metadata.name", "name or generateName is required");
     } else if let Some(why) = kind.strategy.name_error(name) {
         causes.invalid("metadata.name", name, &why);
+    } else if let Some(why) = names::path_segment_error(name) {
+        // `BeforeCreate` asks it of every kind: no path would lead to the object.
+        causes.invalid("metadata.name", name, &why);
     }
     let namespace = meta.namespace.as_deref().unwrap_or_default();
     match (kind.scope, namespace) {

@@ -196,7 +196,7 @@ fn use_of(token: &Arc<Secret>, joining: &Joining, now: Timestamp) -> Result<Vec<
     }
     let noted = |key: &str| token.annotations().get(key).map(String::as_str);
     match noted(USED_BY_KEY) {
-        Some(key) if key == joining.key => Ok(Vec::new()),
+        Some(key) if key == joining.key && noted(USED_BY_NODE) == Some(joining.name.as_str()) => Ok(Vec::new()),
         Some(_) => {
             let (id, node) = (data.get(bootstrap::ID).map(String::as_str).unwrap_or_default(), noted(USED_BY_NODE).unwrap_or_default());
             Err(format!("bootstrap token {id:?} is for one node, and {node:?} has joined with it. Make another with `skiff token create`"))
@@ -287,8 +287,10 @@ mod tests {
         let Action::Update { object, .. } = &once.actions[0] else { panic!() };
         assert_eq!(object["metadata"]["resourceVersion"], "3", "of two that race, one is refused");
         assert_eq!(object["metadata"]["annotations"][USED_BY_KEY], "k");
-        let again = joins(&csr(), &joining("k", Shown::Token(token(true, Some("k")))), now());
-        assert_eq!(verbs(&again), [CLAIM, APPROVAL], "the same machine may try again");
+        let mut same = joining("k", Shown::Token(token(true, Some("k"))));
+        assert_eq!(verbs(&joins(&csr(), &same, now())), [APPROVAL], "under another name it is denied");
+        same.name = "first".into();
+        assert_eq!(verbs(&joins(&csr(), &same, now())), [CLAIM, APPROVAL], "the same machine may try again");
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub const TOKEN: &str = "abcdef.0123456789abcdef";
 pub const SERVER_URL: &str = "https://192.168.56.10:6443";
 pub const BOUND: Duration = Duration::from_secs(120);
 /// Disks that builds have filled are no reason for a test to fail.
-const ROOM: &str = "eviction-hard=memory.available<100Mi";
+pub const ROOM: &str = "eviction-hard=memory.available<100Mi";
 
 pub struct Cluster<'w> {
     pub server: Machine<'w>,

@@ -1,5 +1,6 @@
 //! Several machines -> one cluster, brought up by the very script that Vagrant runs in its machines. Needs root.
 
+mod apart;
 mod cluster;
 mod faults;
 mod machines;

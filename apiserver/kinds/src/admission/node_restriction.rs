@@ -157,11 +157,14 @@ fn own_node(node: &str, review: &Review<'_>) -> Verdict {
     if asked != node {
         return Err(format!("node {node:?} is not allowed to modify node {asked:?}"));
     }
-    let Some(new) = review.object.as_deref() else { return Ok(()) };
+    let Some(new) = review.object.as_deref() else { return review.old.map_or(Ok(()), |old| may_leave(node, old)) };
     match (review.ctx.operation, review.old) {
         (Operation::Create, _) => {
             if new.at("spec").at("configSource").is_some() {
                 return Err(format!("node {node:?} is not allowed to create pods with a non-nil configSource"));
+            }
+            if new.at("spec").at("podCIDR").is_some() || !new.at("spec").list("podCIDRs").is_empty() {
+                return Err(format!("node {node:?} is not allowed to choose its podCIDR"));
             }
             let labels = forbidden_labels(new, None);
             if labels.is_empty() {
@@ -172,6 +175,18 @@ fn own_node(node: &str, review: &Review<'_>) -> Verdict {
         (Operation::Update, Some(old)) => own_node_update(node, new, old),
         _ => Ok(()),
     }
+}
+
+/// A node that could go and come again would shed what it may not change. (Upstream's nodes may not go at all.)
+fn may_leave(node: &str, old: &Value) -> Verdict {
+    let is_own_taint = |taint: &Value| taint.text("key").starts_with("node.kubernetes.io/");
+    let taints = old.at("spec").list("taints").iter().filter(|taint| !is_own_taint(taint)).map(|taint| taint.text("key"));
+    let labels = old.at("metadata").entries("labels").map(|(key, _)| key).filter(|key| key.contains("node-restriction.kubernetes.io/"));
+    let kept: Vec<&str> = taints.chain(labels).collect();
+    if kept.is_empty() {
+        return Ok(());
+    }
+    Err(format!("node {node:?} is not allowed to delete itself while others have set on it: {}", kept.join(", ")))
 }
 
 fn own_node_update(node: &str, new: &Value, old: &Value) -> Verdict {
@@ -310,6 +325,19 @@ mod tests {
         assert!(forbidden_labels(&new, Some(&old)).is_empty(), "what stays is no change");
         assert_eq!(forbidden_labels(&new, None), ["k8s.io/a"]);
         assert_eq!(forbidden_labels(&with(json!({})), Some(&old)), ["k8s.io/a"], "removal is a change");
+    }
+
+    #[test]
+    fn a_node_that_others_have_marked_may_not_go_and_come_again() {
+        let node = |taints: Value, labels: Value| json!({"metadata": {"name": "n", "labels": labels}, "spec": {"taints": taints}});
+        let own = json!([{"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}]);
+        assert_eq!(may_leave("n", &node(own, json!({"app": "x"}))), Ok(()));
+        let quarantined = node(json!([{"key": "quarantine", "effect": "NoExecute"}]), json!({}));
+        assert_eq!(
+            may_leave("n", &quarantined).unwrap_err(),
+            "node \"n\" is not allowed to delete itself while others have set on it: quarantine"
+        );
+        assert!(may_leave("n", &node(json!([]), json!({"node-restriction.kubernetes.io/zone": "a"}))).is_err());
     }
 
     #[test]

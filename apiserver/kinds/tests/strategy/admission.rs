@@ -5,6 +5,23 @@ use serde_json::json;
 
 use crate::room::Room;
 
+/// What cannot be reached by a path could be neither seen nor deleted.
+#[tokio::test]
+async fn no_object_has_a_name_that_no_path_leads_to() {
+    let room = Room::new(kinds::table(&kinds::Config::default()), Auth::default()).await;
+    let request = json!({"request": "", "signerName": "example.com/any", "usages": ["client auth"]});
+    for (path, spec) in [
+        ("/apis/certificates.k8s.io/v1/certificatesigningrequests", request),
+        ("/apis/rbac.authorization.k8s.io/v1/clusterroles", json!(null)),
+    ] {
+        for name in ["a/1", "a%2f", "..", "."] {
+            let (code, status) = room.post(path, json!({"metadata": {"name": name}, "spec": spec})).await;
+            assert_eq!((code, &status["reason"]), (422, &json!("Invalid")), "{path} {name}: {status}");
+            assert!(status["message"].as_str().unwrap().contains("metadata.name"), "{status}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_pod_that_names_a_runtime_class_that_is_not_there_is_refused() {
     let auth = Auth { admission: kinds::admission::chain(), ..Auth::default() };

@@ -124,6 +124,19 @@ start() {
     say "skiff $role in the background (process $!), see $LOG"
 }
 
+# Without systemd: what was started before is told to end, and has ended.
+end_running() {
+    [ -s /run/skiff-provision.pid ] || return 0
+    pid=$(cat /run/skiff-provision.pid)
+    kill "$pid" 2>/dev/null || return 0
+    left=150
+    while kill -0 "$pid" 2>/dev/null; do
+        left=$((left - 1))
+        [ $left -gt 0 ] || die "skiff (process $pid) does not end"
+        sleep 0.2
+    done
+}
+
 # Without systemd: what is said on standard output, until the node is Ready or the process gone.
 await() {
     pid=$(cat /run/skiff-provision.pid)
@@ -184,7 +197,7 @@ if has_systemd; then
     enable_unit
 else
     # One that runs is started again, with what it is told now.
-    [ ! -s /run/skiff-provision.pid ] || kill "$(cat /run/skiff-provision.pid)" 2>/dev/null || true
+    end_running
     start
     [ -z "$wait" ] || await
 fi

@@ -1,6 +1,6 @@
 //! `skiff down` and `skiff reset`: stop, and remove what was made.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, io::ErrorKind, path::Path, time::Duration};
 
 use anyhow::{Context, bail};
 
@@ -84,8 +84,13 @@ fn forget_results(dir: &Path) -> std::io::Result<()> {
     names.iter().filter(ours).try_for_each(|name| fs::remove_file(dir.join(name)))
 }
 
+/// Where a disk of its own is mounted there, that is emptied.
 fn remove(root: &Path) -> anyhow::Result<()> {
-    fs::remove_dir_all(root).with_context(|| format!("removing {}", root.display()))
+    let is_empty = || fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_none());
+    match fs::remove_dir_all(root) {
+        Err(error) if error.kind() == ErrorKind::ResourceBusy && is_empty() => Ok(()),
+        done => done.with_context(|| format!("removing {}", root.display())),
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ const PODS: &str = r#"---
 {apiVersion: v1, kind: Pod, metadata: {name: near, labels: {app: web}}, spec: {nodeName: server, terminationGracePeriodSeconds: 1,
   containers: [{name: web, image: "hello:v1", ports: [{containerPort: 8080}]}]}}
 ---
-{apiVersion: v1, kind: Pod, metadata: {name: far, labels: {app: web}}, spec: {nodeName: far, terminationGracePeriodSeconds: 1,
+{apiVersion: v1, kind: Pod, metadata: {name: far, labels: {app: web}}, spec: {nodeName: distant, terminationGracePeriodSeconds: 1,
   containers: [{name: web, image: "hello:v1", ports: [{containerPort: 8080}]}]}}
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: hidden}, spec: {nodeName: hidden, terminationGracePeriodSeconds: 1,
@@ -32,7 +32,7 @@ async fn nodes_of_two_networks_and_one_behind_nat_are_one_cluster() {
     world.router("gate", &["near=10.8.0.254/24", "far=10.9.0.254/24"]);
     world.router("nat", &["home=192.168.1.1/24", "far=10.9.0.253/24", "nat=far"]);
     let server = world.machine("server", &["near=10.8.0.10/24", "via=10.8.0.254"]);
-    let far = world.machine("far", &["far=10.9.0.10/24", "via=10.9.0.254"]);
+    let far = world.machine("distant", &["far=10.9.0.10/24", "via=10.9.0.254"]);
     let hidden = world.machine("hidden", &["home=192.168.1.10/24", "via=192.168.1.1"]);
     provision(&world, &server, &["server", "--network", "10.8.0.0/24"]);
     // What is behind the NAT finds the way to the server's network by the NAT's own router.

@@ -64,7 +64,11 @@ fn the_package_installs_upgrades_and_goes() {
     machine.sh("/usr/share/skiff/provision.sh server --network 10.8.0.0/24 --images /srv --set 'eviction-hard=memory.available<100Mi'");
     let as_admin = "curl -sf --cacert /tmp/ca --cert /tmp/crt --key /tmp/key";
     for (field, file) in [("certificate-authority-data", "ca"), ("client-certificate-data", "crt"), ("client-key-data", "key")] {
-        machine.sh(&format!("sed -n 's/.*{field}: \"*\\([A-Za-z0-9+/=]*\\).*/\\1/p' /etc/skiff/kubeconfig | base64 -d >/tmp/{file}"));
+        // On one line, or folded.
+        let value = format!(
+            "/{field}:/ {{ on = 1; sub(/.*{field}: *(>-)?/, \"\"); gsub(/[ \"]/, \"\"); printf \"%s\", $0; next }} on && /^ *[A-Za-z0-9+\\/=]+$/ {{ gsub(/ /, \"\"); printf \"%s\", $0; next }} {{ on = 0 }}"
+        );
+        machine.sh(&format!("awk '{value}' /etc/skiff/kubeconfig | base64 -d >/tmp/{file} && test -s /tmp/{file}"));
     }
     let pods = "https://127.0.0.1:6443/api/v1/namespaces/default/pods";
     machine.sh(&format!("for i in $(seq 100); do {as_admin} https://127.0.0.1:6443/api/v1/namespaces/default/serviceaccounts/default >/dev/null && break; sleep 0.2; done"));

@@ -124,7 +124,7 @@ async fn who_has_no_token_is_told_how_to_come_in() {
     let first = Server::start(options(&etcd.url(), 0, Some(TOKEN))).await;
     for (token, words) in [
         (None, "start this server with the --token that its first server was started with"),
-        (Some("abcdef.0123456789abcdeX"), "a token is six characters, a dot and sixteen characters"),
+        (Some("abcdef.0123456789abcdeX"), "of six and sixteen of a-z and 0-9"),
         (Some("abcdef.0123456789abcdee"), "--token is not the one that the cluster in etcd was begun with"),
     ] {
         let mut second = Server::spawn("server", options(&etcd.url(), 1, token));

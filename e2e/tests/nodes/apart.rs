@@ -30,12 +30,11 @@ async fn nodes_of_two_networks_and_one_behind_nat_are_one_cluster() {
     world.switch("far", None);
     world.switch("home", None);
     world.router("gate", &["near=10.8.0.254/24", "far=10.9.0.254/24"]);
-    world.router("nat", &["home=192.168.1.1/24", "far=10.9.0.253/24", "nat=far"]);
+    world.router("nat", &["home=192.168.1.1/24", "near=10.8.0.253/24", "nat=near"]);
     let server = world.machine("server", &["near=10.8.0.10/24", "via=10.8.0.254"]);
     let far = world.machine("distant", &["far=10.9.0.10/24", "via=10.9.0.254"]);
     let hidden = world.machine("hidden", &["home=192.168.1.10/24", "via=192.168.1.1"]);
     provision(&world, &server, &["server", "--network", "10.8.0.0/24"]);
-    // What is behind the NAT finds the way to the server's network by the NAT's own router.
     provision(&world, &far, &["agent", "--server", SERVER, "--network", "10.9.0.0/24"]);
     provision(&world, &hidden, &["agent", "--server", SERVER, "--network", "192.168.1.0/24"]);
     assert!(!server.try_sh("busybox ping -c 1 -W 1 192.168.1.10").ok, "nobody reaches the hidden one");

@@ -73,7 +73,10 @@ pub fn decide(known: &Known<'_>) -> Verdict {
         };
     };
     if text(claim, KEY) == known.key {
-        return Verdict::Free(Vec::new());
+        // Where no node is heard of, the claim may go, or be another's, at any moment: it is written anew, so that of two that race one is refused.
+        let is_open = known.node.is_none_or(|node| is_silent(node));
+        let anew = is_open.then(|| Action::update(&secret(known, claim.metadata.clone())));
+        return Verdict::Free(anew.into_iter().collect());
     }
     match known.node {
         Some(node) if !is_silent(node) => Verdict::Taken(taken(name)),
@@ -158,8 +161,8 @@ mod tests {
             ("nobody has claimed it, and its node is silent", Some(&silent), None, "create"),
             ("a node of before there were keys", Some(&alive), None, "taken"),
             ("my own", Some(&alive), Some(&mine), "free"),
-            ("my own, silent", Some(&silent), Some(&mine), "free"),
-            ("my own, deleted", None, Some(&mine), "free"),
+            ("my own, silent", Some(&silent), Some(&mine), "update"),
+            ("my own, deleted", None, Some(&mine), "update"),
             ("another's, alive", Some(&alive), Some(&other), "taken"),
             ("another's, not ready but heard of", Some(&node(Some("False"))), Some(&other), "taken"),
             ("another's, that has not said how it is", Some(&new), Some(&other), "taken"),

@@ -6,11 +6,13 @@ use anyhow::bail;
 use api::task::Group;
 
 use crate::{
-    address::host_name,
-    dirs::Dirs,
     flags::{CheckFlags, CommonFlags},
-    instance::{self, NodeLock},
-    reach,
+    machine::{
+        address::host_name,
+        dirs::Dirs,
+        instance::{self, NodeLock},
+    },
+    node::preflight,
 };
 
 /// One thing that is needed.
@@ -38,7 +40,7 @@ pub async fn servers(flags: CheckFlags) -> anyhow::Result<()> {
     // A machine that is a node has its name.
     let is_node = Dirs::new(flags.common.data_dir.as_deref()).node().is_dir();
     let name = (!is_node).then(|| flags.node_name.clone().unwrap_or_else(host_name));
-    let found = Box::pin(reach::look(&flags.join, name.as_deref(), flags.kubelet_port, &group)).await;
+    let found = Box::pin(preflight::look(&flags.join, name.as_deref(), flags.kubelet_port, &group)).await;
     for finding in &found {
         let sign = if finding.wrong.is_none() { "\u{2713}" } else { "\u{2717}" };
         say!(" {sign} {}", finding.what);

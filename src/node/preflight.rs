@@ -18,7 +18,11 @@ use client::{
 };
 use tokio::{net::TcpStream, time::timeout};
 
-use crate::{discover, flags::JoinFlags, instance::NodeLock, invitation, join_token::JoinToken};
+use crate::{
+    flags::JoinFlags,
+    machine::instance::NodeLock,
+    node::{discover, invitation, join_token::JoinToken},
+};
 
 /// Until a server answers.
 const ANSWER_BOUND: Duration = Duration::from_secs(5);

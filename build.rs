@@ -12,15 +12,15 @@ fn main() {
     }
 }
 
-/// `src/cni_shim.rs` -> `OUT_DIR/plugin`, by the compiler alone: one file that needs nothing but std, and is made to be small.
+/// `src/node/cni_shim.rs` -> `OUT_DIR/plugin`, by the compiler alone: one file that needs nothing but std, and is made to be small.
 fn compile_plugin() {
-    println!("cargo:rerun-if-changed=src/cni_shim.rs");
+    println!("cargo:rerun-if-changed=src/node/cni_shim.rs");
     let var = |name: &str| env::var_os(name).unwrap_or_else(|| panic!("cargo sets {name}"));
     let to = PathBuf::from(var("OUT_DIR")).join("plugin");
     let small = ["opt-level=s", "panic=abort", "strip=symbols", "lto=fat", "codegen-units=1"];
     let mut compiler = Command::new(var("RUSTC"));
     compiler.args(["--edition", "2024", "--crate-type", "bin", "--crate-name", "plugin", "--target"]).arg(var("TARGET"));
-    compiler.args(small.iter().flat_map(|option| ["-C", option])).arg("-o").arg(to).arg("src/cni_shim.rs");
+    compiler.args(small.iter().flat_map(|option| ["-C", option])).arg("-o").arg(to).arg("src/node/cni_shim.rs");
     if let Some(linker) = env::var_os("RUSTC_LINKER") {
         compiler.arg("-C").arg([OsString::from("linker="), linker].into_iter().collect::<OsString>());
     }

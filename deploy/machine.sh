@@ -4,7 +4,7 @@
 # A machine is the processes of one PID namespace, with mounts (its own root: this machine's files, seen through an overlay), network, host name,
 # IPC and cgroups of their own. Where its first process is killed, everything that ran on it is gone, as after a power cut; its disk is a directory and stays.
 # A world is a set of machines and switches (a network namespace with a bridge, or a bridge of this machine). All its traces bear its name.
-# Used by `skiff up --nodes N` (src/nodes.rs) and by the tests of several nodes (e2e/src/nodes.rs); needs root, iproute2 and util-linux.
+# Used by `skiff up --nodes N` (src/up/machines.rs) and by the tests of several nodes (e2e/src/nodes.rs); needs root, iproute2 and util-linux.
 #
 #   machine.sh WORLD switch SWITCH [ADDRESS/LENGTH]     an L2 of its own; with an address the switch is a host in it, too
 #   machine.sh WORLD switch-here SWITCH ADDRESS/LENGTH [nat]  an L2 that this machine is in: a bridge named WORLD-SWITCH; with nat it leads on

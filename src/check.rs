@@ -3,23 +3,20 @@
 use std::{fs, path::Path};
 
 use anyhow::bail;
-use api::task::Group;
-
-use crate::{
-    address::host_name,
-    dirs::Dirs,
-    flags::{CheckFlags, CommonFlags},
-    instance::{self, NodeLock},
-    reach,
+use api::{
+    preflight::{Finding, in_the_way},
+    task::Group,
 };
 
-/// One thing that is needed.
-pub struct Need {
-    pub what: &'static str,
-    pub met: bool,
-    /// The command, or the deed, that mends it.
-    pub mend: &'static str,
-}
+use crate::{
+    flags::{CheckFlags, CommonFlags},
+    machine::{
+        address::host_name,
+        dirs::Dirs,
+        instance::{self, NodeLock},
+    },
+    node::preflight,
+};
 
 /// Prints what was asked for; true if all is well.
 ///
@@ -38,16 +35,10 @@ pub async fn servers(flags: CheckFlags) -> anyhow::Result<()> {
     // A machine that is a node has its name.
     let is_node = Dirs::new(flags.common.data_dir.as_deref()).node().is_dir();
     let name = (!is_node).then(|| flags.node_name.clone().unwrap_or_else(host_name));
-    let found = Box::pin(reach::look(&flags.join, name.as_deref(), flags.kubelet_port, &group)).await;
-    for finding in &found {
-        let sign = if finding.wrong.is_none() { "\u{2713}" } else { "\u{2717}" };
-        say!(" {sign} {}", finding.what);
-        if let Some((why, mend)) = &finding.wrong {
-            say!("     {why}\n     mend with: {mend}");
-        }
-    }
+    let found = Box::pin(preflight::look(&flags.join, name.as_deref(), flags.kubelet_port, &group)).await;
+    found.iter().for_each(|finding| say!("{finding}"));
     let here = machine();
-    match found.iter().filter(|finding| finding.wrong.is_some()).count() {
+    match found.iter().filter(|finding| finding.blocks()).count() {
         0 if here => Ok(()),
         0 => bail!("this machine cannot join yet"),
         n => bail!("{n} of {} things stand between this machine and the cluster", found.len()),
@@ -97,14 +88,8 @@ fn store(dirs: &Dirs) -> Result<String, String> {
 /// Prints every need; true if all are met.
 fn machine() -> bool {
     let needs = needs();
-    for need in &needs {
-        let sign = if need.met { "\u{2713}" } else { "\u{2717}" };
-        say!(" {sign} {}", need.what);
-        if !need.met {
-            say!("     mend with: {}", need.mend);
-        }
-    }
-    let lacking = needs.iter().filter(|n| !n.met).count();
+    needs.iter().for_each(|need| say!("{need}"));
+    let lacking = needs.iter().filter(|need| need.blocks()).count();
     match lacking {
         0 => say!("this machine can run `skiff up`"),
         n => say!("this machine lacks {n} of {} things for `skiff up` (`skiff server` needs none of them)", needs.len()),
@@ -117,25 +102,22 @@ fn machine() -> bool {
 
 /// What is lacking, in one sentence with the commands; `None` if nothing is.
 pub fn lacking() -> Option<String> {
-    let lines: Vec<String> = needs().into_iter().filter(|n| !n.met).map(|n| format!("  {}: mend with: {}", n.what, n.mend)).collect();
-    (!lines.is_empty()).then(|| format!("this machine lacks:\n{}", lines.join("\n")))
+    let lines = in_the_way(&needs());
+    (!lines.is_empty()).then(|| format!("this machine lacks:{lines}"))
 }
 
-fn needs() -> Vec<Need> {
-    let program = |what, name, mend| Need { what, met: api::programs::find(name).is_some(), mend };
+fn needs() -> Vec<Finding> {
+    let program = |what, name, mend| Finding::needed(what, api::programs::find(name).is_some(), mend);
+    let has_cgroups = Path::new("/sys/fs/cgroup").read_dir().is_ok_and(|mut dir| dir.next().is_some());
     vec![
-        Need { what: "root", met: rustix::process::geteuid().is_root(), mend: "run it with sudo" },
+        Finding::needed("root", rustix::process::geteuid().is_root(), "run it with sudo"),
         program("containerd", "containerd", "apt-get install -y containerd"),
         program("ctr (comes with containerd)", "ctr", "apt-get install -y containerd"),
         program("runc", "runc", "apt-get install -y runc"),
         program("iptables-restore", "iptables-restore", "apt-get install -y iptables"),
-        Need { what: "overlay file system", met: filesystem("overlay"), mend: "modprobe overlay" },
-        Need {
-            what: "cgroups",
-            met: Path::new("/sys/fs/cgroup").read_dir().is_ok_and(|mut d| d.next().is_some()),
-            mend: "mount -t cgroup2 cgroup2 /sys/fs/cgroup",
-        },
-        Need { what: "network namespaces", met: Path::new("/proc/self/ns/net").exists(), mend: "use a kernel with CONFIG_NET_NS" },
+        Finding::needed("overlay file system", filesystem("overlay"), "modprobe overlay"),
+        Finding::needed("cgroups", has_cgroups, "mount -t cgroup2 cgroup2 /sys/fs/cgroup"),
+        Finding::needed("network namespaces", Path::new("/proc/self/ns/net").exists(), "use a kernel with CONFIG_NET_NS"),
     ]
 }
 

@@ -5,11 +5,11 @@ use std::{fs, io::ErrorKind, path::Path, time::Duration};
 use anyhow::{Context, bail};
 
 use crate::{
-    agent,
-    dirs::Dirs,
     flags::{CommonFlags, DownFlags, ResetFlags},
-    instance, kubeconfig,
-    machines::Machines,
+    kubeconfig,
+    machine::{dirs::Dirs, instance},
+    node,
+    up::machines::Machines,
 };
 
 const STOP_BOUND: Duration = Duration::from_secs(20);
@@ -31,7 +31,7 @@ pub async fn down(flags: DownFlags) -> anyhow::Result<()> {
             machines.stop().await.context("stopping the other machines")?;
             say!("the other machines are switched off");
         }
-        agent::stop_pods(&dirs).await?;
+        node::stop_pods(&dirs).await?;
         say!("pods and containerd stopped");
     }
     Ok(())
@@ -47,9 +47,9 @@ pub async fn reset(flags: ResetFlags) -> anyhow::Result<()> {
     }
     // `skiff server` has no node: without root there was nothing to make.
     if rustix::process::geteuid().is_root() && dirs.agent().exists() {
-        agent::stop_pods(&dirs).await?;
+        node::stop_pods(&dirs).await?;
         say!(" \u{2713} pods and containerd stopped");
-        agent::clean(&dirs).await?;
+        node::clean(&dirs).await?;
         forget_results(Path::new(RESULTS)).context("removing cached results of the pod network")?;
         say!(" \u{2713} rules, links, mounts and cgroups removed");
     }

@@ -9,7 +9,7 @@ use client::kube::config::{KubeConfigOptions, Kubeconfig};
 
 use crate::{
     flags::{AgentVerbFlags, HollowFlags},
-    progress::Progress,
+    machine::progress::Progress,
     server::{shutdown_signal, unfaulted},
 };
 

@@ -10,8 +10,8 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 use crate::{
-    dirs::Dirs,
     flags::{CommonFlags, KubeconfigFlags},
+    machine::dirs::Dirs,
 };
 
 /// The name of our cluster, user and context.

@@ -7,38 +7,13 @@ macro_rules! say {
     };
 }
 
-mod address;
-mod agent;
-mod authority;
 mod check;
-mod cluster_info;
-mod compaction;
-mod dirs;
-mod discover;
 mod down;
-mod facts;
-mod files;
 mod flags;
 mod hollow;
-mod identity;
-mod instance;
-mod invitation;
-mod join;
-mod join_token;
-mod kept;
 mod kubeconfig;
-mod leading;
-mod leave;
-mod machines;
-mod manifests;
-mod masters;
-// A program of its own, which build.rs compiles; here for its test and the lints.
-#[cfg(test)]
-#[expect(dead_code)]
-mod cni_shim;
-mod notify;
-mod progress;
-mod reach;
+mod machine;
+mod node;
 mod server;
 mod token;
 mod up;
@@ -75,12 +50,12 @@ fn run() -> anyhow::Result<ExitCode> {
     match cli.verb {
         Verb::Up(flags) => block_on(&flags.server.common.log_level.clone(), up::run(flags))?,
         Verb::Server(flags) => block_on(&flags.common.log_level.clone(), server::run(flags))?,
-        Verb::Agent(flags) => block_on(&flags.common.log_level.clone(), join::run(flags))?,
+        Verb::Agent(flags) => block_on(&flags.common.log_level.clone(), node::join::run(flags))?,
         Verb::Token(flags) => block_on("warn", token::run(flags))?,
         Verb::Kubeconfig(flags) => kubeconfig::run(&flags)?,
         Verb::Check(flags) if !flags.join.server.is_empty() => block_on("error", check::servers(flags))?,
         Verb::Check(flags) => return Ok(if check::run(&flags.common)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
-        Verb::Leave(flags) => block_on(&flags.common.log_level.clone(), leave::run(flags))?,
+        Verb::Leave(flags) => block_on(&flags.common.log_level.clone(), node::leave::run(flags))?,
         Verb::Down(flags) => block_on(&flags.common.log_level.clone(), down::down(flags))?,
         Verb::Reset(flags) => block_on(&flags.common.log_level.clone(), down::reset(flags))?,
         Verb::Version => say!("skiff {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), apiserver::version::GIT_VERSION),

@@ -1,5 +1,13 @@
 //! `skiff server`: the control plane, assembled. The one place that knows all of its rooms.
 
+mod authority;
+mod cluster_info;
+mod cluster_keys;
+mod compaction;
+mod endpoint_leases;
+mod leading;
+pub mod manifests;
+
 use std::{
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
@@ -38,21 +46,22 @@ use tokio::{
     sync::watch,
 };
 
-use crate::{
-    address::{host_name, node_address},
+use self::{
     authority::Ca,
-    cluster_info,
     compaction::compact_by_one,
-    dirs::Dirs,
-    files,
-    flags::ServerFlags,
-    identity,
-    instance::Instance,
-    kubeconfig,
+    endpoint_leases::Masters,
     leading::{Leading, Rooms, client_as},
-    manifests,
-    masters::Masters,
-    progress::Progress,
+};
+use crate::{
+    flags::ServerFlags,
+    kubeconfig,
+    machine::{
+        address::{host_name, node_address},
+        dirs::Dirs,
+        instance::Instance,
+        open_files,
+        progress::Progress,
+    },
 };
 
 /// How long an orderly end may take before we go anyway.
@@ -100,7 +109,7 @@ impl Control {
         let dirs = Dirs::new(flags.common.data_dir.as_deref());
         dirs.claim()?;
         let instance = Instance::start(&dirs)?;
-        let (group, files) = (Group::new(), files::raise());
+        let (group, files) = (Group::new(), open_files::raise());
         let (has_etcd, servers) = (!flags.etcd_servers.is_empty(), &flags.servers);
         let (election, token) = (servers.election(has_etcd)?, servers.token()?);
         let agent_token = flags.agent_token.as_ref().map(|given| given.token("--agent-token")).transpose()?;
@@ -117,7 +126,7 @@ impl Control {
         let store = open_store(flags, &dirs).await?;
         progress.step(&format!("store ({})", if has_etcd { "etcd" } else { &flags.storage_backend }));
         if has_etcd {
-            identity::agree(&*store, &dirs.tls(), token.as_ref()).await?;
+            cluster_keys::agree(&*store, &dirs.tls(), token.as_ref()).await?;
         }
         let certs = Arc::new(Certs::open(&dirs.tls(), &serving_names(flags, &config, advertised))?);
         let tls = Arc::new(Tls::new(&certs)?);

@@ -21,9 +21,9 @@ use client::kube::{
 use rand::Rng;
 
 use crate::{
-    dirs::Dirs,
     flags::{AccessFlags, CreateTokenFlags, DeleteTokenFlags, TokenFlags, TokenVerb},
-    join_token::{JoinToken, Pin},
+    machine::dirs::Dirs,
+    node::join_token::{JoinToken, Pin},
 };
 
 pub use secret::{Made, object};

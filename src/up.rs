@@ -1,5 +1,7 @@
 //! `skiff up`: control plane and node in one process, in the background unless told otherwise.
 
+pub mod machines;
+
 use std::{
     fs,
     net::IpAddr,
@@ -19,16 +21,19 @@ use client::kube::{
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
+use self::machines::Machines;
 use crate::{
-    address::{default_address, host_name, node_address},
-    agent::{self, Access, NodeConfig},
     check,
-    dirs::Dirs,
     flags::{UpFlags, own_labels},
-    instance, kubeconfig,
-    machines::Machines,
-    notify,
-    progress::{DONE, Progress},
+    kubeconfig,
+    machine::{
+        address::{default_address, host_name, node_address},
+        dirs::Dirs,
+        instance,
+        progress::{DONE, Progress},
+        sd_notify,
+    },
+    node::{self, Access, NodeConfig},
     server::{self, Control, cluster_dns, kinds_config},
 };
 
@@ -40,7 +45,7 @@ pub async fn run(mut flags: UpFlags) -> anyhow::Result<()> {
     // One machine, one address: whoever named it for the node means it for the server as well.
     flags.server.advertise_address = flags.server.advertise_address.or(flags.agent.node_ip);
     // Before anything is started: the control plane could serve more than the node.
-    agent::are_served("--service-cluster-ip-range", &kinds_config(&flags.server)?.service_cidrs)?;
+    node::are_served("--service-cluster-ip-range", &kinds_config(&flags.server)?.service_cidrs)?;
     node_config(&flags)?.check()?;
     own_labels(&flags.agent.labels()).map_err(anyhow::Error::msg)?;
     if flags.foreground { Box::pin(foreground(flags)).await } else { background(&flags).await }
@@ -104,7 +109,7 @@ async fn foreground(mut flags: UpFlags) -> anyhow::Result<()> {
             tracing::warn!(warning, "choosing the node's address");
             progress.say(&format!("warning: {warning}"));
         }
-        let node = Box::pin(agent::start(&config, access(&control, &config), &|| false, &control.group, &progress)).await?;
+        let node = Box::pin(node::start(&config, access(&control, &config), &|| false, &control.group, &progress)).await?;
         mark_control_plane(&control, &config.name).await;
         if let Some(machines) = &machines {
             Box::pin(machines.start(&flags, &control.group, &progress)).await?;
@@ -124,7 +129,7 @@ async fn foreground(mut flags: UpFlags) -> anyhow::Result<()> {
     };
     if let Ok(Some(_)) = &node {
         progress.done();
-        notify::ready();
+        sd_notify::ready();
         end.await;
     }
     control.end().await;

@@ -22,7 +22,7 @@ mod rehearse;
 mod set_up;
 mod tear_down;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -399,7 +399,10 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
-    use crate::{container_config::testing::pod, volumes::testing::eventually};
+    use crate::{
+        container_config::testing::pod,
+        volumes::testing::{Scratch, eventually},
+    };
 
     fn manager(dir: &std::path::Path, group: &Group) -> Manager {
         Manager::new(dir.to_owned(), testing::nobody(), group)
@@ -407,7 +410,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_config_map_follows_its_object_and_goes_with_the_pod() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Scratch::new();
         let group = Group::new();
         let manager = manager(dir.path(), &group);
         let p =
@@ -432,17 +435,14 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn secrets_are_in_memory_and_go_without_a_trace() {
-        let (dir, group) = (tempfile::tempdir().unwrap(), Group::new());
+        let (dir, group) = (Scratch::new(), Group::new());
         let manager = manager(dir.path(), &group);
         let p = Arc::new(pod(r#"{"containers":[{"name":"a"}],"volumes":[{"name":"s","secret":{"secretName":"s","defaultMode":256}},
             {"name":"h","hostPath":{"path":"/etc","type":"Directory"}},
             {"name":"d","downwardAPI":{"items":[{"path":"n","fieldRef":{"fieldPath":"metadata.name"}}]}}]}"#));
         let secret = serde_json::from_str(r#"{"metadata":{"name":"s","namespace":"default"},"data":{"x":"c2VjcmV0"}}"#).unwrap();
         manager.objects().set(&p, "s", Object::Secret(Arc::new(secret)));
-        let volumes = match manager.prepare(&p).await {
-            Err(error) if error.to_string().contains("mount tmpfs") => return eprintln!("skipped: {error}"),
-            done => done.unwrap(),
-        };
+        let volumes = manager.prepare(&p).await.unwrap();
         let secret = &volumes.get("s").unwrap().path;
         assert_eq!(std::fs::read_to_string(secret.join("x")).unwrap(), "secret");
         assert_eq!(std::fs::metadata(secret.join("x")).unwrap().mode() & 0o777, 0o400);
@@ -453,22 +453,18 @@ mod tests {
             manager.teardown("u1").await.unwrap();
             assert!(manager.present().is_empty() && !secret.exists() && std::path::Path::new("/etc").exists());
         }
-        unmount_below(dir.path()).unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn late_updates_do_not_bring_back_a_pod_that_goes() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Scratch::new();
         let group = Group::new();
         let manager = manager(dir.path(), &group);
         let p = Arc::new(pod(
             r#"{"containers":[{"name":"a"}],"volumes":[{"name":"d","downwardAPI":{"items":[{"path":"l","fieldRef":{"fieldPath":"metadata.name"}}]}}]}"#,
         ));
         for _ in 0..20 {
-            match manager.prepare(&p).await {
-                Err(error) if error.to_string().contains("mount tmpfs") => return eprintln!("skipped: {error}"),
-                done => drop(done.unwrap()),
-            }
+            manager.prepare(&p).await.unwrap();
             let (telling, told, done) = (manager.clone(), p.clone(), Arc::new(std::sync::atomic::AtomicBool::new(false)));
             let ended = done.clone();
             let teller = tokio::task::spawn_blocking(move || {
@@ -483,12 +479,11 @@ mod tests {
             assert!(manager.present().is_empty());
         }
         assert!(manager.shared.pods.lock().is_empty());
-        unmount_below(dir.path()).unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn labels_follow_the_pod_into_its_files() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Scratch::new();
         let group = Group::new();
         let manager = manager(dir.path(), &group);
         let mut p = Arc::new(pod(
@@ -496,10 +491,7 @@ mod tests {
         ));
         manager.updated(&p);
         assert!(manager.present().is_empty(), "not prepared yet");
-        let volumes = match manager.prepare(&p).await {
-            Err(error) if error.to_string().contains("mount tmpfs") => return eprintln!("skipped: {error}"),
-            done => done.unwrap(),
-        };
+        let volumes = manager.prepare(&p).await.unwrap();
         Arc::make_mut(&mut p).metadata.labels = Some([("a".to_owned(), "b".to_owned())].into());
         manager.updated(&p);
         assert_eq!(manager.present(), BTreeSet::from(["u1".to_owned()]));
@@ -513,12 +505,11 @@ mod tests {
         eventually("the newest label", || std::fs::read_to_string(&file).is_ok_and(|t| t == "a=\"c\"")).await;
         manager.teardown("u1").await.unwrap();
         assert!(manager.present().is_empty());
-        unmount_below(dir.path()).unwrap();
     }
 
     #[tokio::test]
     async fn what_is_missing_is_said_in_upstreams_words() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Scratch::new();
         let group = Group::new();
         let manager = manager(dir.path(), &group);
         let p = Arc::new(pod(

@@ -126,10 +126,15 @@ async fn what_is_done_for_a_pod_says_so_in_the_other_room_too() {
     cluster.pod("p", "1", json!({})).await;
     assert_eq!(cluster.node_of("p").await, "n1");
     let uid = cluster.pods().get("p").await.unwrap().metadata.uid.unwrap();
-    cluster.end().await;
-    let log = String::from_utf8(log.lock().clone()).unwrap();
     let bound = |line: &&str| line.contains(" HTTP ") && line.contains(r#"path="/api/v1/namespaces/default/pods/p/binding""#);
-    let line = log.lines().find(bound).unwrap_or_else(|| panic!("no line tells of the binding: {log}"));
+    // The pod is bound before the answer is logged.
+    let line = cluster
+        .until("a line tells of the binding", async || {
+            let log = String::from_utf8(log.lock().clone()).unwrap();
+            log.lines().find(bound).map(str::to_owned)
+        })
+        .await;
+    cluster.end().await;
     assert!(line.contains(&format!(r#"pod{{ns="default" name="p" uid="{uid}"}}"#)) && line.contains("code=201"), "{line}");
 }
 

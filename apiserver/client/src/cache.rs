@@ -272,7 +272,7 @@ impl<K: Object> Cache<K> {
         }
     }
 
-    /// Resolves once the first list is in: a server's, or where none answers, what was kept of one ([`crate::shelf`]).
+    /// Resolves once the first list is in: a server's, or where none answers, what was kept of one ([`crate::node_cache`]).
     pub async fn synced(&self) {
         self.is_filled(Filled::Before).await;
     }

@@ -43,7 +43,7 @@ pub struct Query {
 pub enum Change<K> {
     /// All there is at this revision; what is not in it is gone. No object in it tells the revision: the newest may have been deleted since.
     Listed(Listed<K>, u64),
-    /// The same from before, since no server answers ([`crate::shelf`]): there may be more by now, and some of it may be gone. The watch goes on from there.
+    /// The same from before, since no server answers ([`crate::node_cache`]): there may be more by now, and some of it may be gone. The watch goes on from there.
     Kept(Listed<K>, u64),
     /// New or changed.
     Put(Seen<K>),

@@ -63,7 +63,7 @@ const POD: &str = r#"{"hostNetwork":true,"terminationGracePeriodSeconds":1,"secu
             {"name":"m","mountPath":"/m"},{"name":"d","mountPath":"/d"}]}]}"#;
 
 struct TestNode {
-    dir: tempfile::TempDir,
+    dir: volumes::testing::Scratch,
     layout: Layout,
     runtime: Runtime,
     group: Group,
@@ -74,7 +74,7 @@ struct TestNode {
 
 impl TestNode {
     async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = volumes::testing::Scratch::new();
         let layout = Layout::under(&dir.path().join("data"), &dir.path().join("run"));
         let group = Group::new();
         let runtime = containerd::start(layout.clone(), &group).await.unwrap();

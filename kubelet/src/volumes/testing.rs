@@ -162,6 +162,26 @@ pub fn pod(uid: &str, mode: Mode) -> Arc<Pod> {
     Arc::new(serde_json::from_str(&text).expect("a well-formed pod"))
 }
 
+/// A directory in which volumes mount: what is mounted goes with it, also when a test fails.
+pub struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().expect("a directory for temporary files"))
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Where it fails the directory stays, and is seen.
+        let _ = super::unmount_below(self.path());
+    }
+}
+
 /// A client of a server that never answers.
 pub fn nobody() -> client::kube::Client {
     let never = tower::service_fn(|_: http::Request<client::kube::client::Body>| async {

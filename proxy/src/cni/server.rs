@@ -1,7 +1,7 @@
 //! Calls that come over a socket -> the answers of the plugin, given by the agent that runs.
 //!
 //! A runtime runs two plugins for each sandbox, and most of what that costs is the exec of a large program. What it finds under our names is
-//! a small one (the product's `src/cni_shim.rs`), which asks here; where nobody listens, it runs the whole program instead.
+//! a small one (the product's `src/node/cni_shim.rs`), which asks here; where nobody listens, it runs the whole program instead.
 //!
 //! Wire: the caller sends each `CNI_` variable as `NAME=value`, ended by a zero byte, one more zero byte, what came on its standard input, and
 //! closes its side. The answer is one byte, the exit status, then what is to be printed.

@@ -53,7 +53,7 @@ pub fn underlay(all: &[Interface], node_ip: Ipv4Addr) -> Option<&Interface> {
 }
 
 /// Made by us, or a loopback.
-fn is_own(link: &Interface) -> bool {
+pub fn is_own(link: &Interface) -> bool {
     let ours = link.name == crate::cni::BRIDGE || link.name == crate::dns::LINK || link.name.starts_with(LINK_PREFIX);
     ours || link.addresses.iter().all(|net| net.addr().is_loopback())
 }

@@ -31,16 +31,6 @@ use crate::{
     volumes,
 };
 
-/// A directory in which volumes mount.
-struct Scratch(tempfile::TempDir);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // Where it fails the directory stays, and is seen.
-        let _ = volumes::unmount_below(self.0.path());
-    }
-}
-
 /// As long as its label says so, a pod cannot be planned.
 fn touchy(entry: &mut Entry, host_ips: &[String], now: Timestamp) -> Advanced {
     assert!(!entry.pod.metadata.labels.as_ref().is_some_and(|l| l.contains_key("bad")), "a plan that panics");
@@ -109,10 +99,10 @@ fn panics() -> u64 {
 
 #[test]
 fn a_pod_that_panics_is_tried_again_and_the_others_go_on() {
-    let dir = Scratch(tempfile::tempdir().unwrap());
+    let dir = volumes::testing::Scratch::new();
     // Its end waits for what is being mounted.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(the_others_go_on(dir.0.path()));
+    runtime.block_on(the_others_go_on(dir.path()));
 }
 
 async fn the_others_go_on(dir: &Path) {

@@ -8,6 +8,7 @@ use std::{
 
 use api::{
     k8s::api::{certificates::v1::CertificateSigningRequest, core::v1::Node},
+    preflight::Finding,
     task::Group,
     time::Timestamp,
 };
@@ -18,30 +19,16 @@ use client::{
 };
 use tokio::{net::TcpStream, time::timeout};
 
-use crate::{discover, flags::JoinFlags, instance::NodeLock, invitation, join_token::JoinToken};
+use crate::{
+    flags::JoinFlags,
+    machine::instance::NodeLock,
+    node::{discover, invitation, join_token::JoinToken},
+};
 
 /// Until a server answers.
 const ANSWER_BOUND: Duration = Duration::from_secs(5);
 /// Clocks that differ by more are told about. Certificates are made for those that are five minutes behind.
 const SKEW_SECONDS: i64 = 60;
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    pub what: String,
-    /// What is wrong, and what helps; `None` where all is well.
-    pub wrong: Option<(String, String)>,
-}
-
-impl Finding {
-    fn fine(what: impl Into<String>) -> Self {
-        Self { what: what.into(), wrong: None }
-    }
-
-    fn wrong(what: impl Into<String>, why: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { what: what.into(), wrong: Some((why.into(), mend.into())) }
-    }
-}
 
 /// Looks at each server, its clock, its CA, the token and the ports of this machine. Nothing is changed, and the token is shown to nobody who is not trusted.
 /// `node`: the name under which this machine would join.
@@ -67,12 +54,6 @@ pub async fn look(flags: &JoinFlags, node: Option<&str>, kubelet_port: u16, grou
         found.extend(ports(kubelet_port));
     }
     found
-}
-
-/// Those that are wrong, for who waits at a terminal; empty where all is well.
-pub fn words(found: &[Finding]) -> String {
-    let wrong = found.iter().filter_map(|finding| finding.wrong.as_ref().map(|(why, mend)| (&finding.what, why, mend)));
-    wrong.map(|(what, why, mend)| format!("\n  {what}: {why}\n     mend with: {mend}")).collect()
 }
 
 /// What is found, and whether it answers.
@@ -122,7 +103,7 @@ fn unreached(server: &Server, connected: Result<std::io::Result<()>, tokio::time
 pub async fn clock_warning(transport: &Transport) -> Option<String> {
     let theirs = timeout(ANSWER_BOUND, transport.clock()).await.ok()?.ok()?;
     let finding = skew(transport.servers().first()?, theirs, Timestamp::now());
-    finding.wrong.map(|(why, mend)| format!("{why}. {mend}"))
+    finding.problem.map(|problem| format!("{}. {}", problem.what, problem.mend))
 }
 
 fn skew(server: &Server, theirs: Option<Timestamp>, ours: Timestamp) -> Finding {
@@ -213,6 +194,8 @@ fn ports(kubelet: u16) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use api::preflight::Problem;
+
     use super::*;
 
     fn at(second: i64) -> Timestamp {
@@ -226,30 +209,28 @@ mod tests {
     #[test]
     fn clocks_may_differ_by_a_minute() {
         let a = server("https://a:6443");
-        let off = |theirs: i64, ours: i64| skew(&a, Some(at(theirs)), at(ours)).wrong.map(|(why, _)| why);
+        let off = |theirs: i64, ours: i64| skew(&a, Some(at(theirs)), at(ours)).problem.map(|problem| problem.what);
         assert_eq!((off(1000, 1060), off(1000, 940)), (None, None));
         assert!(off(1000, 4600).unwrap().contains("3600 s ahead of"));
         assert!(off(4600, 1000).unwrap().contains("3600 s behind"));
-        assert_eq!(skew(&a, None, at(0)).wrong, None);
+        assert_eq!(skew(&a, None, at(0)).problem, None);
     }
 
     #[test]
     fn each_fault_has_its_deed() {
         let refused = unreached(&server("https://10.0.0.5:6443"), Ok(Err(ErrorKind::ConnectionRefused.into()))).unwrap();
-        let (why, mend) = refused.wrong.clone().unwrap();
+        let Problem { what: why, mend, .. } = refused.problem.unwrap();
         assert!(why.contains("port 6443 of 10.0.0.5") && mend.contains("skiff server"), "{why} {mend}");
         assert_eq!(unreached(&server("https://10.0.0.5:6443"), Ok(Ok(()))), None);
         let api = |code: u16| kube::Error::Api(Box::new(kube::core::Status::failure("so", "Because").with_code(code)));
-        assert_eq!(admitted(Ok(Ok(()))).wrong, None);
+        assert_eq!(admitted(Ok(Ok(()))).problem, None);
         for (error, word) in [
             (api(401), "its time is over"),
             (api(403), "lets nobody join"),
             (kube::Error::Service("invalid peer certificate".into()), "certificate"),
         ] {
-            assert!(admitted(Ok(Err(error))).wrong.unwrap().0.contains(word), "{word}");
+            assert!(admitted(Ok(Err(error))).problem.unwrap().what.contains(word), "{word}");
         }
-        let text = words(&[Finding::fine("x"), refused]);
-        assert!(text.contains("mend with: ") && !text.contains('x'), "{text}");
     }
 
     #[test]
@@ -257,9 +238,9 @@ mod tests {
         let node = |ready: &str| -> Node {
             serde_json::from_value(serde_json::json!({"status": {"conditions": [{"type": "Ready", "status": ready}]}})).unwrap()
         };
-        assert_eq!((named("a", None).wrong, named("a", Some(&node("Unknown"))).wrong), (None, None));
+        assert_eq!((named("a", None).problem, named("a", Some(&node("Unknown"))).problem), (None, None));
         for alive in [node("True"), node("False"), Node::default()] {
-            let (why, mend) = named("a", Some(&alive)).wrong.unwrap();
+            let Problem { what: why, mend, .. } = named("a", Some(&alive)).problem.unwrap();
             assert!(why.contains("is taken") && mend.contains("--node-name"), "{why} {mend}");
         }
     }
@@ -268,7 +249,7 @@ mod tests {
     fn a_port_that_is_taken_is_told() {
         let held = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         let port = held.local_addr().unwrap().port();
-        let (why, mend) = ports(port)[0].wrong.clone().unwrap();
+        let Problem { what: why, mend, .. } = ports(port).remove(0).problem.unwrap();
         assert!(why.contains("another program") && mend.contains(&port.to_string()), "{mend}");
     }
 }

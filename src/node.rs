@@ -1,5 +1,18 @@
 //! A machine and a cluster -> its node: node agent, service proxy and DNS, assembled. Whoever runs the control plane says what a node must know of it.
 
+pub mod cluster_config;
+// A program of its own, which build.rs compiles; here for its test and the lints.
+#[cfg(test)]
+#[expect(dead_code)]
+mod cni_shim;
+mod discover;
+mod invitation;
+pub mod join;
+pub mod join_token;
+mod kept;
+pub mod leave;
+pub mod preflight;
+
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
@@ -18,9 +31,12 @@ use proxy::{
     overlay::{self, PodNetwork},
 };
 
-use crate::{dirs::Dirs, flags::AgentFlags, instance::NodeLock, progress::Progress};
+use crate::{
+    flags::AgentFlags,
+    machine::{dirs::Dirs, instance::NodeLock, progress::Progress},
+};
 
-/// What the runtime calls as its network plugins: `src/cni_shim.rs`.
+/// What the runtime calls as its network plugins: `src/node/cni_shim.rs`.
 pub const PLUGIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/plugin"));
 const DNS_PORT: u16 = 53;
 const RESOLV_CONF: &str = "/etc/resolv.conf";

@@ -22,12 +22,11 @@ use tokio::{
 };
 
 use crate::{
-    dirs::Dirs,
     flags::{Given, NODES_MAX, UpFlags},
-    progress::Progress,
+    machine::{dirs::Dirs, progress::Progress},
 };
 
-const SCRIPT: &str = include_str!("../deploy/machine.sh");
+const SCRIPT: &str = include_str!("../../deploy/machine.sh");
 /// What network namespaces and links begin with.
 const WORLD: &str = "skiffn";
 const SWITCH: &str = "lan";

@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, bail};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::dirs::Dirs;
+use crate::machine::dirs::Dirs;
 
 const NODE_LOCK: &str = "/run/skiff-node.lock";
 

@@ -7,8 +7,8 @@ use api::{GroupResource, Key};
 use apiserver::engine::Engine;
 use serde_json::Value;
 
-const DNS: &str = include_str!("../manifests/dns.yaml");
-const NODES: &str = include_str!("../manifests/nodes.yaml");
+const DNS: &str = include_str!("../../manifests/dns.yaml");
+const NODES: &str = include_str!("../../manifests/nodes.yaml");
 const RBAC: &str = "rbac.authorization.k8s.io";
 
 /// Makes the objects that are not there; what a user changed stays as it is.
@@ -50,7 +50,7 @@ fn resource(kind: &str) -> anyhow::Result<GroupResource> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::Facts;
+    use crate::node::cluster_config::Facts;
     use api::task::Group;
     use client::kube::{Api, api::ListParams};
 
@@ -66,7 +66,7 @@ mod tests {
             ..kinds::Config::default()
         };
         let (pods, dns) = ("10.244.0.0/16", "10.96.0.10".parse().unwrap());
-        crate::cluster_info::publish_for_kubeadm(&door.engine, &config, pods, dns).await.unwrap();
+        crate::server::cluster_info::publish_for_kubeadm(&door.engine, &config, pods, dns).await.unwrap();
         let told = Facts { cluster_cidrs: vec![pods.parse().unwrap()], cluster_dns: dns, cluster_domain: "a.example".into() };
         let node = door.client("system:node:a", &["system:nodes", "system:authenticated"]);
         assert_eq!(Facts::ask(&node, &crate::flags::FactFlags::default()).await.unwrap(), told);

@@ -1,6 +1,6 @@
 //! An invitation and the address of a server -> this machine is a node of that cluster: `skiff agent`.
 
-mod identity;
+mod kubelet_certificate;
 mod servers;
 
 use std::{
@@ -10,12 +10,13 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use api::{task::Group, time::Timestamp};
+use api::{preflight::in_the_way, task::Group, time::Timestamp};
 use client::{
     Caches,
     certificate::{Identity, tls},
-    kube, patient,
-    shelf::Shelf,
+    kube,
+    node_cache::Shelf,
+    patient,
     transport::{Server, Transport},
     trust::pinned,
     tunnel,
@@ -23,24 +24,28 @@ use client::{
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    address::{host_name, node_address},
-    agent::{self, Access, NodeConfig},
     check,
-    dirs::Dirs,
-    discover::{self, NotSigned},
-    facts::Facts,
-    files,
     flags::{AgentVerbFlags, own_labels},
     hollow,
-    instance::{Instance, NodeLock},
-    invitation,
-    join_token::JoinToken,
-    kept::Kept,
-    progress::Progress,
-    reach,
+    machine::{
+        address::{host_name, node_address},
+        dirs::Dirs,
+        instance::{Instance, NodeLock},
+        open_files,
+        progress::Progress,
+    },
+    node::{
+        self, Access, NodeConfig,
+        cluster_config::Facts,
+        discover::{self, NotSigned},
+        invitation,
+        join_token::JoinToken,
+        kept::Kept,
+        preflight,
+    },
     server::{shutdown_signal, unfaulted},
 };
-use identity::Member;
+use kubelet_certificate::Member;
 
 /// How long an orderly end may take before we go anyway.
 const END_BOUND: Duration = Duration::from_secs(8);
@@ -71,7 +76,7 @@ pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
     own_labels(&flags.agent.labels()).map_err(anyhow::Error::msg)?;
     dirs.claim()?;
     let _instance = Instance::start(&dirs)?;
-    files::raise();
+    open_files::raise();
     // One listener for the whole life: no signal falls between two.
     let mut end = pin!(shutdown_signal(&group));
     let node = tokio::select! {
@@ -79,22 +84,27 @@ pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
         () = &mut end => Ok(None),
         started = Box::pin(start(&flags, &dirs, &group, &progress)) => started.map(Some),
     };
-    let node = match node {
-        Err(error) => {
-            // What `skiff check` would say: often it is not what the error names.
-            let found = Box::pin(reach::look(&flags.join, None, flags.agent.kubelet_port, &group)).await;
-            let words = reach::words(&found);
-            Err(if words.is_empty() { error } else { anyhow::anyhow!("{error:#}\nwhat stands in between:{words}") })
-        }
-        done => done,
-    };
     if let Ok(Some(_)) = &node {
         end.await;
     }
+    // Before anything is looked at: a port that we have ourselves is not taken.
     if !group.drain(END_BOUND).await {
         tracing::warn!(seconds = END_BOUND.as_secs(), "some tasks did not end in time");
     }
+    let node = match node {
+        Err(error) => Err(Box::pin(explained(error, &flags)).await),
+        done => done,
+    };
     node.map(drop).and_then(|()| unfaulted(&group))
+}
+
+/// With what `skiff check` would say: often it is not what the error names.
+async fn explained(error: anyhow::Error, flags: &AgentVerbFlags) -> anyhow::Error {
+    let group = Group::new();
+    let found = preflight::look(&flags.join, None, flags.agent.kubelet_port, &group).await;
+    group.drain(END_BOUND).await;
+    let between = in_the_way(&found);
+    if between.is_empty() { error } else { anyhow::anyhow!("{error:#}\nwhat stands in between:{between}") }
 }
 
 async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Progress) -> anyhow::Result<NodeLock> {
@@ -104,7 +114,7 @@ async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Pr
     kept.set_servers(&urls)?;
     let life = kept.client()?.context("the certificate was just kept")?.life().map_err(anyhow::Error::msg)?;
     member.keep_fresh(life, group);
-    if let Some(warning) = Box::pin(reach::clock_warning(&member.transport)).await {
+    if let Some(warning) = Box::pin(preflight::clock_warning(&member.transport)).await {
         tracing::warn!(warning, "comparing clocks");
         progress.say(&format!("warning: {warning}"));
     }
@@ -136,7 +146,7 @@ async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Pr
         flags: flags.agent.clone(),
     };
     let used = member.transport.used();
-    let node = Box::pin(agent::start(&config, access, &move || used.borrow().is_none(), group, progress)).await?;
+    let node = Box::pin(node::start(&config, access, &move || used.borrow().is_none(), group, progress)).await?;
     progress.say(&format!("\nOn a server, try:\n  kubectl get node {} -o wide", config.name));
     Ok(node)
 }

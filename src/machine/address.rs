@@ -197,9 +197,7 @@ mod tests {
     #[test]
     fn without_a_route_the_kernel_s_list_leads_to_an_address() {
         let apart = std::thread::spawn(|| {
-            if let Err(error) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
-                return eprintln!("skipped: {error}");
-            }
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
             let ip = |words: &str| {
                 let done = std::process::Command::new("ip").args(words.split(' ')).status().expect("iproute2 is there");
                 assert!(done.success(), "ip {words}");

@@ -50,14 +50,14 @@ async fn a_machine_joins_by_token_and_is_a_node_from_then_on() {
     let error = format!("{:#}", joins(&agent(Some(&url), &["--token", &wrong, "--node-name=a"]), &a, &group).await.err().unwrap());
     assert!(error.contains("Unauthorized"), "{error}");
     let flags = agent(Some(&url), &["--token", &wrong]);
-    let found = crate::reach::look(&flags.join, Some("a"), 0, &group).await;
-    assert!(crate::reach::words(&found).contains("its time is over"), "{found:?}");
+    let found = crate::node::preflight::look(&flags.join, Some("a"), 0, &group).await;
+    assert!(in_the_way(&found).contains("its time is over"), "{found:?}");
     let error = joins(&agent(Some(&url), &[]), &a, &group).await.err().unwrap().to_string();
     assert!(error.contains("--token is missing"), "{error}");
 
     let flags = agent(Some(&url), &["--token", &whole, "--node-name=a"]);
-    let found = crate::reach::look(&flags.join, Some("a"), 0, &group).await;
-    assert_eq!(crate::reach::words(&found), "");
+    let found = crate::node::preflight::look(&flags.join, Some("a"), 0, &group).await;
+    assert_eq!(in_the_way(&found), "");
     let member = joins(&flags, &a, &group).await.unwrap();
     assert_eq!((member.node.as_str(), Kept::open(&a).unwrap().node().unwrap().as_deref()), ("a", Some("a")));
     let facts = facts(&flags, &member).await.unwrap();

@@ -9,7 +9,7 @@ use client::{
 };
 use tokio::sync::Notify;
 
-use super::identity::Member;
+use super::kubelet_certificate::Member;
 
 const NAMESPACE: &str = "default";
 const SERVICE: &str = "kubernetes";

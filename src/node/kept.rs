@@ -12,7 +12,7 @@ use apiserver::certs::{
 };
 use client::certificate::{Identity, new_key};
 
-use crate::facts::Facts;
+use crate::node::cluster_config::Facts;
 
 const CA: &str = "ca.crt";
 /// Upstream's names for these are `kubelet-client-current.pem` and `kubelet-server-current.pem`, with the keys in them.

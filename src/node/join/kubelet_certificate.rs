@@ -14,7 +14,7 @@ use client::{
 };
 use parking_lot::Mutex;
 
-use crate::{join_token::JoinToken, kept::Kept};
+use crate::node::{join_token::JoinToken, kept::Kept};
 
 /// Until somebody has signed: who approves by hand needs that long.
 const CLIENT_BOUND: Duration = Duration::from_secs(600);

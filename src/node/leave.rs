@@ -18,7 +18,11 @@ use client::{
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
-use crate::{agent, dirs::Dirs, flags::LeaveFlags, instance, kept::Kept};
+use crate::{
+    flags::LeaveFlags,
+    machine::{dirs::Dirs, instance},
+    node::{self, kept::Kept},
+};
 
 const STOP_BOUND: Duration = Duration::from_secs(20);
 const ANSWER_BOUND: Duration = Duration::from_secs(30);
@@ -66,8 +70,8 @@ pub async fn run(flags: LeaveFlags) -> anyhow::Result<()> {
         step(delete(client, node).await, &format!("node {node} deleted"), flags.force)?;
     }
     if rustix::process::geteuid().is_root() && dirs.agent().exists() {
-        agent::stop_pods(&dirs).await?;
-        agent::clean(&dirs).await?;
+        node::stop_pods(&dirs).await?;
+        node::clean(&dirs).await?;
         say!(" \u{2713} pods, rules, links, mounts and cgroups removed");
     }
     for below in [kubelet::config::root_dir(&dirs.agent()), kubelet::config::log_dir(&dirs.agent()), dirs.node()] {
@@ -189,7 +193,7 @@ mod tests {
     async fn a_node_that_leaves_evicts_its_pods_and_deletes_itself_and_no_other() {
         let group = Group::new();
         let door = door::Door::new(&group).await;
-        crate::manifests::apply(&door.engine, "10.96.0.10".parse().unwrap()).await.unwrap();
+        crate::server::manifests::apply(&door.engine, "10.96.0.10".parse().unwrap()).await.unwrap();
         let make = async |name: &str| {
             let object: Node = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
             Api::<Node>::all(door.admin()).create(&kube::api::PostParams::default(), &object).await.unwrap();

@@ -59,7 +59,7 @@ mod tests {
     use api::task::Group;
 
     use super::*;
-    use crate::agent::PLUGIN;
+    use crate::node::PLUGIN;
 
     fn call(bin: &Path, command: &str) -> (bool, String) {
         let Output { status, stdout, .. } = Command::new(bin.join("loopback")).env("CNI_COMMAND", command).output().unwrap();

@@ -17,7 +17,7 @@ use client::{
 };
 use serde_json::Value;
 
-use crate::join_token::JoinToken;
+use crate::node::join_token::JoinToken;
 
 const NAMESPACE: &str = "kube-public";
 const NAME: &str = "cluster-info";

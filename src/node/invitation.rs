@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, anyhow};
 
-use crate::{flags::JoinFlags, join_token::JoinToken};
+use crate::{flags::JoinFlags, node::join_token::JoinToken};
 
 /// `None` without a token.
 ///

@@ -399,7 +399,10 @@ mod tests {
             for (rules, open) in [
                 ("", [false, false]),
                 ("-A INPUT -i lo -j ACCEPT\n-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", [false, false]),
-                ("-A INPUT -p icmp -j ACCEPT\n-A INPUT -p tcp -m tcp --dport 22 -m comment --comment \"-p udp -j ACCEPT\" -j ACCEPT", [false, false]),
+                (
+                    "-A INPUT -p icmp -j ACCEPT\n-A INPUT -p tcp -m tcp --dport 22 -m comment --comment \"-p udp -j ACCEPT\" -j ACCEPT",
+                    [false, false],
+                ),
                 ("-A INPUT -p udp -m udp --sport 67 --dport 68 -j ACCEPT", [false, false]),
                 ("-A INPUT -p tcp -m tcp --dport 10250 -j ACCEPT", [true, false]),
                 ("-A INPUT -p tcp -m multiport --dports 22,10000:11000 -m conntrack --ctstate NEW -j ACCEPT", [true, false]),
@@ -428,7 +431,8 @@ mod tests {
     #[test]
     fn nftables_is_closed_by_its_policy_or_by_its_last_rule() {
         let dport = |protocol: &str, right: Value| json!({"match": {"op": "==", "left": {"payload": {"protocol": protocol, "field": "dport"}}, "right": right}});
-        let (accept, state) = (json!({"accept": null}), |words: Value| json!({"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": words}}));
+        let (accept, state) =
+            (json!({"accept": null}), |words: Value| json!({"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": words}}));
         let lo = json!({"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "lo"}});
         let cases = [
             (vec![], [false, false]),
@@ -437,9 +441,19 @@ mod tests {
             (vec![json!(["in", [dport("tcp", json!({"set": [22, {"range": [10_000, 11_000]}]})), accept]])], [true, false]),
             (vec![json!(["in", [dport("udp", json!("@open")), accept]])], [false, true]),
             (vec![json!(["in", [dport("th", json!(8472)), state(json!("new")), accept]])], [false, true]),
-            (vec![json!(["in", [{"vmap": {"key": {"ct": {"key": "state"}}, "data": {"set": [["established", accept], ["new", {"jump": {"target": "user"}}]]}}}]]),
-                json!(["user", [dport("tcp", json!(10_250)), accept]])], [true, false]),
-            (vec![json!(["in", [{"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "saddr"}}, "right": "10.0.0.0"}}, accept]])], [true, true]),
+            (
+                vec![
+                    json!(["in", [{"vmap": {"key": {"ct": {"key": "state"}}, "data": {"set": [["established", accept], ["new", {"jump": {"target": "user"}}]]}}}]]),
+                    json!(["user", [dport("tcp", json!(10_250)), accept]]),
+                ],
+                [true, false],
+            ),
+            (
+                vec![
+                    json!(["in", [{"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "saddr"}}, "right": "10.0.0.0"}}, accept]]),
+                ],
+                [true, true],
+            ),
             (vec![json!(["user", [accept]])], [false, false]),
         ];
         for (rules, open) in cases {
@@ -452,7 +466,8 @@ mod tests {
             assert_eq!(of(open_chain.clone(), &[json!(["in", [{"counter": null}, {"reject": null}]])]), [open], "{rules:?}");
             assert!(of(open_chain, &[]).is_empty());
         }
-        for nonsense in ["", "{}", "[]", r#"{"nftables": [{"rule": 7}, {"chain": null}, {"chain": {"type": "filter", "hook": "input"}}]}"#] {
+        for nonsense in ["", "{}", "[]", r#"{"nftables": [{"rule": 7}, {"chain": null}, {"chain": {"type": "filter", "hook": "input"}}]}"#]
+        {
             assert!(of_nft(nonsense).is_empty(), "{nonsense}");
         }
     }

@@ -13,7 +13,7 @@ use super::{
     Config, LINK_PREFIX, PodNetwork,
     firewall::{Closed, Hook, Port, Protocol, closed_chains},
     kernel::{Interface, Kernel, VxlanSeen},
-    mtu::{is_own, pod_mtu, underlay},
+    mtu::{LONGEST, is_own, pod_mtu, underlay},
     path::path_mtu,
 };
 use crate::iptables::exec::run;
@@ -22,7 +22,16 @@ const SYS: &str = "/proc/sys";
 const CNI_CONFIG: &str = "/etc/cni/net.d";
 /// Interfaces that other pod networks leave behind.
 const OF_OTHERS: [&str; 10] = [
-    "cni0", "flannel.1", "flannel-v6.1", "cilium_host", "cilium_net", "cilium_vxlan", "kube-bridge", "vxlan.calico", "weave", "antrea-gw0",
+    "cni0",
+    "flannel.1",
+    "flannel-v6.1",
+    "cilium_host",
+    "cilium_net",
+    "cilium_vxlan",
+    "kube-bridge",
+    "vxlan.calico",
+    "weave",
+    "antrea-gw0",
 ];
 
 /// Whether a node works all the same.
@@ -117,7 +126,7 @@ pub fn problems(seen: &Seen, config: &Config, tcp_ports: &[u16]) -> Vec<Problem>
         wrong(what, "name one that others reach with --node-ip".into());
     }
     if let (Some((name, mtu)), Some(path)) = (&seen.underlay, seen.path_mtu)
-        && path < *mtu
+        && path < (*mtu).min(LONGEST)
     {
         let what =
             format!("{name} takes packets of {mtu} bytes, but the way to the server only such of {path}: long packets of pods are lost");
@@ -131,12 +140,17 @@ pub fn problems(seen: &Seen, config: &Config, tcp_ports: &[u16]) -> Vec<Problem>
     all.extend(other_networks(seen, config));
     let mut warned = |what: String, mend: String| all.push(Problem { weight: Weight::Warns, what, mend });
     if let (Some((name, _)), Some(beside)) = (&seen.underlay, &seen.strict_beside) {
-        let what = format!("{name} drops what comes from beyond its own network (rp_filter is strict, and the default route leads out by {beside})");
+        let what = format!(
+            "{name} drops what comes from beyond its own network (rp_filter is strict, and the default route leads out by {beside})"
+        );
         warned(what, format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2 (and in /etc/sysctl.d)"));
     }
     if seen.lacks_br_netfilter {
         let what = "the kernel has no br_netfilter; a pod cannot reach another pod on the same node through a service";
-        warned(what.into(), "install the kernel's modules (apt-get install -y linux-image-$(dpkg --print-architecture)), then boot it".into());
+        warned(
+            what.into(),
+            "install the kernel's modules (apt-get install -y linux-image-$(dpkg --print-architecture)), then boot it".into(),
+        );
     }
     all
 }
@@ -215,7 +229,10 @@ fn other_networks(seen: &Seen, config: &Config) -> Vec<Problem> {
     }
     if !seen.cni_configs.is_empty() {
         let files: Vec<String> = seen.cni_configs.iter().map(|path| path.display().to_string()).collect();
-        let what = format!("another pod network is configured in {}; skiff's containerd does not read it, another with --container-runtime-endpoint would", files.join(", "));
+        let what = format!(
+            "another pod network is configured in {}; skiff's containerd does not read it, another with --container-runtime-endpoint would",
+            files.join(", ")
+        );
         told(Weight::Warns, what, format!("rm {}, if nothing needs it any more", files.join(" ")));
     }
     all
@@ -251,7 +268,8 @@ fn addresses(all: &[Interface]) -> Vec<(String, Ipv4Net)> {
 }
 
 fn is_of_others(link: &str) -> bool {
-    OF_OTHERS.contains(&link) || link.strip_prefix("cali").is_some_and(|rest| rest.len() == 11 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
+    OF_OTHERS.contains(&link)
+        || link.strip_prefix("cali").is_some_and(|rest| rest.len() == 11 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// What a directory has, sorted.
@@ -339,16 +357,25 @@ mod tests {
         };
         let (shut, open) = (Closed::of_iptables(""), Closed::of_iptables("-A INPUT -p tcp --dport 10250 -j ACCEPT"));
         let said = of(std::slice::from_ref(&shut), false, PodNetwork::Auto);
-        let wanted = "iptables' chain INPUT drops 10250/tcp: iptables -I INPUT -p tcp --dport 10250 -j ACCEPT (and in iptables-save's file)";
+        let wanted =
+            "iptables' chain INPUT drops 10250/tcp: iptables -I INPUT -p tcp --dport 10250 -j ACCEPT (and in iptables-save's file)";
         assert_eq!(said, [wanted]);
-        assert_eq!(of(std::slice::from_ref(&shut), true, PodNetwork::Auto), ["ufw is active, and lets nobody in to 10250/tcp: ufw allow 10250/tcp"]);
+        assert_eq!(
+            of(std::slice::from_ref(&shut), true, PodNetwork::Auto),
+            ["ufw is active, and lets nobody in to 10250/tcp: ufw allow 10250/tcp"]
+        );
         assert!(of(std::slice::from_ref(&open), false, PodNetwork::Auto).is_empty() && of(&[open], true, PodNetwork::Auto).is_empty());
 
         let (input, forward) = (Closed::of_nft("in", "input"), Closed::of_nft("fwd", "forward"));
         let said = of(&[input, forward], false, PodNetwork::Auto);
         assert!(said[0].contains("inet t in drops 10250/tcp, 8472/udp, packets of pods (10.244.0.0/16)"), "{said:?}");
-        assert!(said[0].contains("nft insert rule inet t in udp dport 8472 accept && nft insert rule inet t in ip saddr 10.244.0.0/16 accept"));
-        assert!(said[1].contains("inet t fwd drops packets of pods") && said[1].contains("inet t fwd ip daddr 10.244.0.0/16 accept"), "{said:?}");
+        assert!(
+            said[0].contains("nft insert rule inet t in udp dport 8472 accept && nft insert rule inet t in ip saddr 10.244.0.0/16 accept")
+        );
+        assert!(
+            said[1].contains("inet t fwd drops packets of pods") && said[1].contains("inet t fwd ip daddr 10.244.0.0/16 accept"),
+            "{said:?}"
+        );
     }
 
     #[test]

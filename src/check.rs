@@ -3,7 +3,10 @@
 use std::{fs, path::Path};
 
 use anyhow::bail;
-use api::task::Group;
+use api::{
+    preflight::{Finding, in_the_way},
+    task::Group,
+};
 
 use crate::{
     flags::CheckFlags,
@@ -17,14 +20,6 @@ use crate::{
 
 /// Of an API server, unless flags say another.
 const API_PORT: u16 = 6443;
-
-/// One thing that is needed.
-pub struct Need {
-    pub what: &'static str,
-    pub met: bool,
-    /// The command, or the deed, that mends it.
-    pub mend: &'static str,
-}
 
 /// Prints what was asked for; true if all is well.
 ///
@@ -41,7 +36,7 @@ pub async fn run(flags: CheckFlags) -> anyhow::Result<bool> {
     let found = Box::pin(here::look(&wish(&flags), &[], Needs::Joiners(API_PORT), &group)).await;
     found.iter().for_each(|finding| say!("{finding}"));
     let lacks_nothing = machine();
-    Ok(lacks_nothing && found.iter().all(|finding| finding.wrongs().is_none()))
+    Ok(lacks_nothing && !found.iter().any(Finding::blocks))
 }
 
 /// Prints what stands between this machine and the servers that were named.
@@ -52,7 +47,7 @@ async fn servers(flags: &CheckFlags, group: &Group) -> anyhow::Result<()> {
     let found = Box::pin(preflight::look(&flags.join, &wish(flags), group)).await;
     found.iter().for_each(|finding| say!("{finding}"));
     let here = machine();
-    match found.iter().filter(|finding| finding.wrongs().is_some()).count() {
+    match found.iter().filter(|finding| finding.blocks()).count() {
         0 if here => Ok(()),
         0 => bail!("this machine cannot join yet"),
         n => bail!("{n} of {} things stand between this machine and the cluster", found.len()),
@@ -115,14 +110,8 @@ fn store(dirs: &Dirs) -> Result<String, String> {
 /// Prints every need; true if all are met.
 fn machine() -> bool {
     let needs = needs();
-    for need in &needs {
-        let sign = if need.met { "\u{2713}" } else { "\u{2717}" };
-        say!(" {sign} {}", need.what);
-        if !need.met {
-            say!("     mend with: {}", need.mend);
-        }
-    }
-    let lacking = needs.iter().filter(|n| !n.met).count();
+    needs.iter().for_each(|need| say!("{need}"));
+    let lacking = needs.iter().filter(|need| need.blocks()).count();
     match lacking {
         0 => say!("this machine can run `skiff up`"),
         n => say!("this machine lacks {n} of {} things for `skiff up` (`skiff server` needs none of them)", needs.len()),
@@ -135,25 +124,22 @@ fn machine() -> bool {
 
 /// What is lacking, in one sentence with the commands; `None` if nothing is.
 pub fn lacking() -> Option<String> {
-    let lines: Vec<String> = needs().into_iter().filter(|n| !n.met).map(|n| format!("  {}: mend with: {}", n.what, n.mend)).collect();
-    (!lines.is_empty()).then(|| format!("this machine lacks:\n{}", lines.join("\n")))
+    let lines = in_the_way(&needs());
+    (!lines.is_empty()).then(|| format!("this machine lacks:{lines}"))
 }
 
-fn needs() -> Vec<Need> {
-    let program = |what, name, mend| Need { what, met: api::programs::find(name).is_some(), mend };
+fn needs() -> Vec<Finding> {
+    let program = |what, name, mend| Finding::needed(what, api::programs::find(name).is_some(), mend);
+    let has_cgroups = Path::new("/sys/fs/cgroup").read_dir().is_ok_and(|mut dir| dir.next().is_some());
     vec![
-        Need { what: "root", met: rustix::process::geteuid().is_root(), mend: "run it with sudo" },
+        Finding::needed("root", rustix::process::geteuid().is_root(), "run it with sudo"),
         program("containerd", "containerd", "apt-get install -y containerd"),
         program("ctr (comes with containerd)", "ctr", "apt-get install -y containerd"),
         program("runc", "runc", "apt-get install -y runc"),
         program("iptables-restore", "iptables-restore", "apt-get install -y iptables"),
-        Need { what: "overlay file system", met: filesystem("overlay"), mend: "modprobe overlay" },
-        Need {
-            what: "cgroups",
-            met: Path::new("/sys/fs/cgroup").read_dir().is_ok_and(|mut d| d.next().is_some()),
-            mend: "mount -t cgroup2 cgroup2 /sys/fs/cgroup",
-        },
-        Need { what: "network namespaces", met: Path::new("/proc/self/ns/net").exists(), mend: "use a kernel with CONFIG_NET_NS" },
+        Finding::needed("overlay file system", filesystem("overlay"), "modprobe overlay"),
+        Finding::needed("cgroups", has_cgroups, "mount -t cgroup2 cgroup2 /sys/fs/cgroup"),
+        Finding::needed("network namespaces", Path::new("/proc/self/ns/net").exists(), "use a kernel with CONFIG_NET_NS"),
     ]
 }
 

@@ -25,19 +25,26 @@ struct Hollow {
 impl Hollow {
     /// Resolves once all nodes are registered.
     async fn start(server: &Server, nodes: usize, prefix: &str, more: &[&str]) -> Self {
+        let kubeconfig = server.kubeconfig();
+        let mut hollow = Self::spawn(server, nodes, prefix, &[&["--kubeconfig", kubeconfig.to_str().unwrap()], more].concat());
+        hollow.says(&format!("{nodes} hollow nodes are registered")).await;
+        hollow
+    }
+
+    fn spawn(server: &Server, nodes: usize, prefix: &str, more: &[&str]) -> Self {
         let (out, log) = (server.scratch().join(format!("{prefix}.out")), server.scratch().join(format!("{prefix}.log")));
         let mut command = Command::new(e2e::skiff());
-        command.args(["agent", "--hollow", &nodes.to_string(), "--hollow-prefix", prefix]).args(more);
-        command.arg("--kubeconfig").arg(server.kubeconfig()).stdin(Stdio::null());
+        command.args(["agent", "--hollow", &nodes.to_string(), "--hollow-prefix", prefix]).args(more).stdin(Stdio::null());
         command.stdout(File::create(&out).unwrap()).stderr(File::create(&log).unwrap());
-        let mut hollow = Self { child: command.spawn().expect("the binary starts"), out, log };
-        let done = format!("{nodes} hollow nodes are registered");
-        eventually("hollow nodes register", REGISTER_BOUND, async || {
-            assert!(hollow.child.try_wait().unwrap().is_none(), "it ended: {}", hollow.said());
-            if hollow.said().contains(&done) { Ok(()) } else { Err(hollow.said()) }
+        Self { child: command.spawn().expect("the binary starts"), out, log }
+    }
+
+    async fn says(&mut self, what: &str) {
+        eventually(what, REGISTER_BOUND, async || {
+            assert!(self.child.try_wait().unwrap().is_none(), "it ended: {}", self.said());
+            if self.said().contains(what) { Ok(()) } else { Err(self.said()) }
         })
         .await;
-        hollow
     }
 
     fn said(&self) -> String {
@@ -62,6 +69,13 @@ impl Drop for Hollow {
 
 async fn server() -> Server {
     Server::start(Options { backend: Backend::Memory, ..Options::default() }).await
+}
+
+/// `skiff token create`: what machines join with.
+fn token(server: &Server, more: &[&str]) -> String {
+    let made = Command::new(e2e::skiff()).args(["token", "create", "--kubeconfig"]).arg(server.kubeconfig()).args(more).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    String::from_utf8(made.stdout).unwrap().trim().to_owned()
 }
 
 /// Names of nodes by the status of their condition Ready.
@@ -125,6 +139,43 @@ async fn nodes_that_stop_renewing_are_not_ready() {
         if ready.len() == 4 { Ok(()) } else { Err(ready) }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_nodes_join_by_token_and_are_certified() {
+    let server = server().await;
+    let kubectl = Kubectl::newer(&server);
+    let (url, token) = (format!("https://127.0.0.1:{}", server.port()), token(&server, &[]));
+    let mut hollow = Hollow::spawn(&server, 100, "joins", &["--server", &url, "--token", &token]);
+    hollow.says("100 hollow nodes are registered").await;
+    hollow.says("100 hollow nodes are certified").await;
+    assert_eq!(nodes(&server, "True").await.len(), 100);
+    let requests = server.api().get("/apis/certificates.k8s.io/v1/certificatesigningrequests").await.expect(200);
+    let of = |signer: &str, user: &str| {
+        let is = |r: &&Value| {
+            let spec = &r["spec"];
+            spec["signerName"] == signer && spec["username"].as_str().unwrap().starts_with(user) && r["status"]["certificate"].is_string()
+        };
+        requests["items"].as_array().unwrap().iter().filter(is).count()
+    };
+    assert_eq!(of("kubernetes.io/kube-apiserver-client-kubelet", "system:bootstrap:"), 100, "each shows the token once");
+    assert_eq!(of("kubernetes.io/kubelet-serving", "system:node:joins-"), 100, "each is itself after that");
+
+    // They see their pods, and say how these are, each over its own certificate.
+    kubectl.ok("create deployment web --image=nothing --replicas=200").await;
+    kubectl.ok("rollout status deployment/web --timeout=90s").await;
+    kubectl.ok("delete deployment/web --wait=false").await;
+    eventually("all pods go", BOUND, async || {
+        let pods = kubectl.ok("get pods -o name").await;
+        if pods.is_empty() { Ok(()) } else { Err(pods.lines().count()) }
+    })
+    .await;
+
+    // Names belong to the keys that joined under them: another process has others, and is told.
+    let mut others = Hollow::spawn(&server, 2, "joins", &["--server", &url, "--token", &token]);
+    eventually("it ends", BOUND, async || others.child.try_wait().unwrap().map(|ended| assert!(!ended.success())).ok_or(())).await;
+    assert!(others.said().contains("node joins-") && others.said().contains("taken"), "{}", others.said());
+    server.assert_sound();
 }
 
 #[tokio::test(flavor = "multi_thread")]

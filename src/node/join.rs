@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use api::{task::Group, time::Timestamp};
+use api::{preflight::in_the_way, task::Group, time::Timestamp};
 use client::{
     Caches,
     certificate::{Identity, tls},
@@ -84,22 +84,27 @@ pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
         () = &mut end => Ok(None),
         started = Box::pin(start(&flags, &dirs, &group, &progress)) => started.map(Some),
     };
-    let node = match node {
-        Err(error) => {
-            // What `skiff check` would say: often it is not what the error names.
-            let found = Box::pin(preflight::look(&flags.join, &wish(&flags, None), &group)).await;
-            let words = preflight::words(&found);
-            Err(if words.is_empty() { error } else { anyhow::anyhow!("{error:#}\nwhat stands in between:{words}") })
-        }
-        done => done,
-    };
     if let Ok(Some(_)) = &node {
         end.await;
     }
+    // Before anything is looked at: a port that we have ourselves is not taken.
     if !group.drain(END_BOUND).await {
         tracing::warn!(seconds = END_BOUND.as_secs(), "some tasks did not end in time");
     }
+    let node = match node {
+        Err(error) => Err(Box::pin(explained(error, &flags)).await),
+        done => done,
+    };
     node.map(drop).and_then(|()| unfaulted(&group))
+}
+
+/// With what `skiff check` would say: often it is not what the error names.
+async fn explained(error: anyhow::Error, flags: &AgentVerbFlags) -> anyhow::Error {
+    let group = Group::new();
+    let found = preflight::look(&flags.join, &wish(flags, None), &group).await;
+    group.drain(END_BOUND).await;
+    let between = in_the_way(&found);
+    if between.is_empty() { error } else { anyhow::anyhow!("{error:#}\nwhat stands in between:{between}") }
 }
 
 async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Progress) -> anyhow::Result<NodeLock> {
@@ -168,11 +173,10 @@ fn wish(flags: &AgentVerbFlags, node: Option<&NodeConfig>) -> Wish {
 /// What `skiff check` would say of the pod network, for who did not ask. What was wrong of the address was told when it was chosen.
 async fn warn(wish: &Wish, servers: &[Server], needs: Needs, group: &Group, progress: &Progress) {
     let Some(ip) = wish.node_ip else { return };
-    for finding in here::pod_network(wish, ip, servers, needs, group).await {
-        if let Some(fault) = finding.wrongs() {
-            tracing::warn!(why = fault.why, mend = fault.mend, "what stands between pods of this node and those of others");
-            progress.say(&format!("warning: {}; mend with: {}", fault.why, fault.mend));
-        }
+    let found = here::pod_network(wish, ip, servers, needs, group).await;
+    for problem in found.iter().filter(|finding| finding.blocks()).filter_map(|finding| finding.problem.as_ref()) {
+        tracing::warn!(why = problem.what, mend = problem.mend, "what stands between pods of this node and those of others");
+        progress.say(&format!("warning: {}; mend with: {}", problem.what, problem.mend));
     }
 }
 

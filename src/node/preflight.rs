@@ -1,12 +1,12 @@
 //! `--server`, `--token` -> what stands between this machine and the cluster, each with the deed that helps.
 
-mod finding;
 pub mod here;
 
 use std::{io::ErrorKind, time::Duration};
 
 use api::{
     k8s::api::{certificates::v1::CertificateSigningRequest, core::v1::Node},
+    preflight::Finding,
     task::Group,
     time::Timestamp,
 };
@@ -21,7 +21,6 @@ use crate::{
     flags::JoinFlags,
     node::{discover, invitation, join_token::JoinToken},
 };
-pub use finding::Finding;
 pub use here::{Needs, Wish};
 
 /// Until a server answers.
@@ -55,12 +54,6 @@ pub async fn look(flags: &JoinFlags, wish: &Wish, group: &Group) -> Vec<Finding>
     let needs = if flags.tunnel { Needs::Nobody } else { Needs::Others(wish.kubelet_port) };
     found.extend(Box::pin(here::look(wish, &named, needs, group)).await);
     found
-}
-
-/// Those that are wrong, for who waits at a terminal; empty where all is well.
-pub fn words(found: &[Finding]) -> String {
-    let wrong = found.iter().filter_map(|finding| finding.wrongs().map(|fault| (&finding.what, fault)));
-    wrong.map(|(what, fault)| format!("\n  {what}: {}\n     mend with: {}", fault.why, fault.mend)).collect()
 }
 
 /// What is found, and whether it answers.
@@ -110,7 +103,7 @@ fn unreached(server: &Server, connected: Result<std::io::Result<()>, tokio::time
 pub async fn clock_warning(transport: &Transport) -> Option<String> {
     let theirs = timeout(ANSWER_BOUND, transport.clock()).await.ok()?.ok()?;
     let finding = skew(transport.servers().first()?, theirs, Timestamp::now());
-    finding.wrongs().map(|fault| format!("{}. {}", fault.why, fault.mend))
+    finding.problem.map(|problem| format!("{}. {}", problem.what, problem.mend))
 }
 
 fn skew(server: &Server, theirs: Option<Timestamp>, ours: Timestamp) -> Finding {
@@ -220,6 +213,8 @@ fn admitted(answer: Result<Result<(), kube::Error>, tokio::time::error::Elapsed>
 
 #[cfg(test)]
 mod tests {
+    use api::preflight::Problem;
+
     use super::*;
 
     fn at(second: i64) -> Timestamp {
@@ -233,30 +228,29 @@ mod tests {
     #[test]
     fn clocks_may_differ_by_a_minute() {
         let a = server("https://a:6443");
-        let off = |theirs: i64, ours: i64| skew(&a, Some(at(theirs)), at(ours)).wrongs().map(|fault| fault.why.clone());
+        let off = |theirs: i64, ours: i64| skew(&a, Some(at(theirs)), at(ours)).problem.map(|problem| problem.what);
         assert_eq!((off(1000, 1060), off(1000, 940)), (None, None));
         assert!(off(1000, 4600).unwrap().contains("3600 s ahead of"));
         assert!(off(4600, 1000).unwrap().contains("3600 s behind"));
-        assert_eq!(skew(&a, None, at(0)).wrongs(), None);
+        assert_eq!(skew(&a, None, at(0)).problem, None);
     }
 
     #[test]
     fn each_fault_has_its_deed() {
         let refused = unreached(&server("https://10.0.0.5:6443"), Ok(Err(ErrorKind::ConnectionRefused.into()))).unwrap();
-        let fault = refused.wrongs().unwrap();
-        assert!(fault.why.contains("port 6443 of 10.0.0.5") && fault.mend.contains("skiff server"), "{refused}");
+        assert!(refused.blocks());
+        let Problem { what: why, mend, .. } = refused.problem.unwrap();
+        assert!(why.contains("port 6443 of 10.0.0.5") && mend.contains("skiff server"), "{why} {mend}");
         assert_eq!(unreached(&server("https://10.0.0.5:6443"), Ok(Ok(()))), None);
         let api = |code: u16| kube::Error::Api(Box::new(kube::core::Status::failure("so", "Because").with_code(code)));
-        assert_eq!(admitted(Ok(Ok(()))).wrongs(), None);
+        assert_eq!(admitted(Ok(Ok(()))).problem, None);
         for (error, word) in [
             (api(401), "its time is over"),
             (api(403), "lets nobody join"),
             (kube::Error::Service("invalid peer certificate".into()), "certificate"),
         ] {
-            assert!(admitted(Ok(Err(error))).wrongs().unwrap().why.contains(word), "{word}");
+            assert!(admitted(Ok(Err(error))).problem.unwrap().what.contains(word), "{word}");
         }
-        let text = words(&[Finding::fine("x"), refused]);
-        assert!(text.contains("mend with: ") && !text.contains('x'), "{text}");
     }
 
     #[test]
@@ -269,12 +263,11 @@ mod tests {
             serde_json::from_value(serde_json::json!({"status": {"conditions": [{"type": "Ready", "status": ready}], "nodeInfo": info}}))
                 .unwrap()
         };
-        assert_eq!((called("a", None, None).wrongs(), called("a", Some(&node("Unknown")), None).wrongs()), (None, None));
+        assert_eq!((called("a", None, None).problem, called("a", Some(&node("Unknown")), None).problem), (None, None));
         for alive in [node("True"), node("False"), Node::default()] {
-            let told = called("a", Some(&alive), Some("xyz"));
-            let fault = told.wrongs().unwrap();
-            assert!(fault.why.ends_with("is alive") && fault.mend.contains("--node-name"), "{told}");
+            let Problem { what: why, mend, .. } = called("a", Some(&alive), Some("xyz")).problem.unwrap();
+            assert!(why.ends_with("is alive") && mend.contains("--node-name"), "{why} {mend}");
         }
-        assert!(called("a", Some(&node("True")), Some("abc")).wrongs().unwrap().why.contains("cloned"));
+        assert!(called("a", Some(&node("True")), Some("abc")).problem.unwrap().what.contains("cloned"));
     }
 }

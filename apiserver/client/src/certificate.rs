@@ -20,7 +20,10 @@ use tokio::time::timeout;
 use x509_parser::parse_x509_certificate;
 
 use self::servers::Servers;
-use crate::watch::{Change, Query, follow};
+use crate::{
+    may_pass,
+    watch::{Change, Query, follow},
+};
 
 /// No sleep is longer: a clock that was set, or a machine that slept, is noticed by then.
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
@@ -77,6 +80,18 @@ pub enum Error {
     Unsigned { name: String, seconds: u64 },
     #[error("the certificate that was signed cannot be used: {0}")]
     Unusable(String),
+}
+
+impl Error {
+    /// Whether the same request may succeed later, with nobody doing anything about it but the servers.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Create(error) => may_pass(error),
+            Self::Silence | Self::Deleted { .. } | Self::Unsigned { .. } => true,
+            Self::Key(_) | Self::Denied { .. } | Self::Failed { .. } | Self::Unusable(_) => false,
+        }
+    }
 }
 
 impl Wanted {

@@ -20,4 +20,4 @@ pub use cache::{Cache, Caches};
 pub use events::Recorder;
 pub use kube;
 pub use objects::{Meta, Object};
-pub use retry::{is_open, patient};
+pub use retry::{is_open, may_pass, patient};

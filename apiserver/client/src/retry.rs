@@ -35,6 +35,18 @@ pub fn is_open(error: &kube::Error) -> bool {
     !matches!(error, kube::Error::Api(status) if status.code < 500)
 }
 
+/// Whether the same request may be answered later: there was no answer, or one that says "not now".
+#[must_use]
+pub fn may_pass(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => status.code == 429 || status.code >= 500,
+        // A server that is not the one that we trust will not become it.
+        kube::Error::Service(error) => !error.to_string().contains("certificate"),
+        kube::Error::HyperError(_) => true,
+        _ => false,
+    }
+}
+
 #[derive(Clone)]
 struct Patient<S>(S);
 

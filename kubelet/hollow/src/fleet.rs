@@ -12,18 +12,18 @@ use client::kube::Client;
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use http::Method;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
 
 use self::pods::Pod;
 use super::{
-    Config, Stages,
+    Config, Progress, Stages,
     ask::{Answer, Ask, JSON, STRATEGIC, ask},
     node::{Node, State, address},
     payloads,
     plan::{self, Millis, Random},
-    seen::{self, NodeSeen, Ready, Seen, What},
+    seen::{self, Joined, NodeSeen, Ready, Seen, What},
     wheel::Wheel,
 };
 
@@ -44,16 +44,22 @@ pub struct Fleet {
     /// By uid.
     pub pods: HashMap<u128, Pod>,
     pub wheel: Wheel<Timer>,
-    /// Counts the listings of pods.
-    pub pods_epoch: u32,
-    nodes_epoch: u32,
-    client: Client,
+    clients: Clients,
+    /// Who waits for the node to be registered.
+    waiting: HashMap<u32, oneshot::Sender<()>>,
     began: Instant,
     calm: Lane,
     pub busy: Lane,
     flights: FuturesUnordered<BoxFuture<'static, Landed>>,
-    registered: watch::Sender<u32>,
+    progress: watch::Sender<Progress>,
     trouble: Trouble,
+}
+
+/// How nodes come to the API server.
+pub enum Clients {
+    One(Client),
+    /// Each node its own, once it has joined.
+    Own(HashMap<u32, Client>),
 }
 
 /// Each is old unless its pod or node remembers that time.
@@ -111,7 +117,7 @@ impl Lane {
 }
 
 impl Fleet {
-    pub fn new(config: Config, stages: Stages, client: Client, registered: watch::Sender<u32>) -> Self {
+    pub fn new(config: Config, stages: Stages, clients: Clients, progress: watch::Sender<Progress>) -> Self {
         let nodes = (0..config.nodes).map(|_| Node::default()).collect();
         Self {
             config,
@@ -119,14 +125,13 @@ impl Fleet {
             nodes,
             pods: HashMap::new(),
             wheel: Wheel::default(),
-            pods_epoch: 0,
-            nodes_epoch: 0,
-            client,
+            clients,
+            waiting: HashMap::new(),
             began: Instant::now(),
             calm: Lane::default(),
             busy: Lane::default(),
             flights: FuturesUnordered::new(),
-            registered,
+            progress,
             trouble: Trouble::default(),
         }
     }
@@ -182,10 +187,11 @@ impl Fleet {
 
     fn see(&mut self, seen: Seen) {
         match seen {
-            Seen::Listing(What::Pods) => self.pods_epoch += 1,
-            Seen::Listing(What::Nodes) => self.nodes_epoch += 1,
-            Seen::Listed(What::Pods) => self.forget_unlisted(),
-            Seen::Listed(What::Nodes) => (0..self.config.nodes).for_each(|number| self.listed(number)),
+            Seen::Listing(What::Pods, of) => self.each(of, |node| node.pods_epoch += 1),
+            Seen::Listing(What::Nodes, of) => self.each(of, |node| node.is_listed = false),
+            Seen::Listed(What::Pods, of) => self.forget_unlisted(of),
+            Seen::Listed(What::Nodes, None) => (0..self.config.nodes).for_each(|number| self.listed(number)),
+            Seen::Listed(What::Nodes, Some(number)) => self.listed(number),
             Seen::Pod(pod) => self.see_pod(*pod),
             Seen::PodGone(uid) => self.forget(uid),
             Seen::Node(node) => self.see_node(&node),
@@ -194,13 +200,32 @@ impl Fleet {
                     node.state = State::Away;
                 }
             }
+            Seen::Joined(joined) => self.joined(*joined),
+            Seen::Certified => self.progress.send_modify(|p| p.certified += 1),
+            Seen::Failed(why) => self.say(&Err(why)),
+            Seen::Refused(why) => self.progress.send_modify(|p| p.refused = p.refused.take().or(Some(why))),
+        }
+    }
+
+    /// One node, or all.
+    fn each(&mut self, of: Option<u32>, change: impl Fn(&mut Node)) {
+        match of {
+            Some(number) => self.node(number).map(change).unwrap_or_default(),
+            None => self.nodes.iter_mut().for_each(change),
+        }
+    }
+
+    /// The node may write from now on. Its own watch says next whether it is to be registered.
+    fn joined(&mut self, Joined { number, client, is_up }: Joined) {
+        if let Clients::Own(clients) = &mut self.clients {
+            clients.insert(number, client);
+            self.waiting.insert(number, is_up);
         }
     }
 
     /// The list of nodes is whole: what is not in it is to be registered, or is gone.
     fn listed(&mut self, number: u32) {
-        let epoch = self.nodes_epoch;
-        let Some(node) = self.node(number).filter(|n| n.epoch != epoch) else { return };
+        let Some(node) = self.node(number).filter(|n| !n.is_listed) else { return };
         match node.state {
             State::New => {
                 node.state = State::Registering;
@@ -213,10 +238,10 @@ impl Fleet {
 
     fn see_node(&mut self, seen: &NodeSeen) {
         let Some(number) = self.number(&seen.name) else { return };
-        let (now, epoch) = (self.now(), self.nodes_epoch);
+        let now = self.now();
         let Some(node) = self.node(number) else { return };
         let before = (node.state, node.ready);
-        (node.epoch, node.ready) = (epoch, seen.ready);
+        (node.is_listed, node.ready) = (true, seen.ready);
         node.cidr = seen.cidr.or(node.cidr);
         match before.0 {
             State::Up => {
@@ -238,14 +263,18 @@ impl Fleet {
 
     /// The node is there: from now on it lives.
     fn adopt(&mut self, number: u32, uid: u128) {
-        let (now, epoch, every) = (self.now(), self.nodes_epoch, self.renew_every());
+        let (now, every) = (self.now(), self.renew_every());
         let first = now + self.random(uid, 0).below(every);
         let due = self.wheel.put(first, Timer::Lease(number));
         let Some(node) = self.node(number) else { return };
-        (node.state, node.uid, node.epoch) = (State::Up, uid, epoch);
+        (node.state, node.uid, node.is_listed) = (State::Up, uid, true);
         (node.up_at, node.since, node.lease_rev, node.lease_due, node.planned) = (now, now, 0, due, None);
         self.plan_node(number);
-        self.registered.send_modify(|n| *n += 1);
+        self.progress.send_modify(|p| p.registered += 1);
+        if let Some(is_up) = self.waiting.remove(&number) {
+            // A node whose task was ended asks for nothing more.
+            let _ = is_up.send(());
+        }
     }
 
     fn tick(&mut self) {
@@ -338,10 +367,22 @@ impl Fleet {
     }
 
     fn fly(&mut self, job: Job) -> bool {
+        let Some(client) = self.client_for(job) else { return false };
         let Some(request) = self.request(job) else { return false };
-        let work = ask(self.client.clone(), request);
+        let work = ask(client, request);
         self.flights.push(Box::pin(async move { Landed { job, answer: work.await } }));
         true
+    }
+
+    fn client_for(&self, job: Job) -> Option<Client> {
+        let number = match job {
+            Job::Register(number) | Job::Lease(number) | Job::ReadLease(number) | Job::Report(number, _) => number,
+            Job::Pod(uid) => self.pods.get(&uid)?.node,
+        };
+        match &self.clients {
+            Clients::One(client) => Some(client.clone()),
+            Clients::Own(clients) => clients.get(&number).cloned(),
+        }
     }
 
     /// `None` where there is nothing to do any more.

@@ -24,8 +24,16 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct Follow {
     pub client: Client,
     pub what: What,
+    pub of: Of,
     pub labels: Labels,
     pub out: mpsc::Sender<Seen>,
+}
+
+/// Whose objects: of all nodes in one watch, or of one node, as its agent watches them.
+#[derive(Clone, Debug)]
+pub enum Of {
+    All,
+    One { number: u32, name: String },
 }
 
 /// Why a watch is over.
@@ -44,7 +52,7 @@ impl Follow {
             let mut rev = match self.list().await {
                 Ok(rev) => rev,
                 Err(error) => {
-                    tracing::warn!(what = ?self.what, error, "list failed; retrying");
+                    self.say("list failed; retrying", &error);
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }
@@ -55,7 +63,7 @@ impl Follow {
                     End::Again => {}
                     End::Gone => break,
                     End::Failed(error) => {
-                        tracing::warn!(what = ?self.what, error, "watch failed; retrying");
+                        self.say("watch failed; retrying", &error);
                         tokio::time::sleep(PAUSE).await;
                     }
                 }
@@ -65,7 +73,7 @@ impl Follow {
 
     /// Tells all there is; the revision to watch from.
     async fn list(&self) -> Result<String, String> {
-        self.tell(Seen::Listing(self.what)).await;
+        self.tell(Seen::Listing(self.what, self.number())).await;
         let mut next = String::new();
         loop {
             let path = format!("{}?limit={PAGE}{}{next}", self.path(), self.selector());
@@ -80,7 +88,7 @@ impl Follow {
             match page.metadata.next.filter(|token| !token.is_empty()) {
                 Some(token) => next = format!("&continue={}", escape(&token)),
                 None => {
-                    self.tell(Seen::Listed(self.what)).await;
+                    self.tell(Seen::Listed(self.what, self.number())).await;
                     return Ok(page.metadata.resource_version);
                 }
             }
@@ -157,11 +165,28 @@ impl Follow {
         }
     }
 
-    /// One watch for all nodes' pods, not one for each node.
-    fn selector(&self) -> &'static str {
-        match self.what {
-            What::Pods => "&fieldSelector=spec.nodeName%21%3D",
-            What::Nodes => "",
+    /// Names of nodes need no escapes.
+    fn selector(&self) -> String {
+        match (self.what, &self.of) {
+            (What::Pods, Of::All) => "&fieldSelector=spec.nodeName%21%3D".to_owned(),
+            (What::Nodes, Of::All) => String::new(),
+            (What::Pods, Of::One { name, .. }) => format!("&fieldSelector=spec.nodeName%3D{name}"),
+            (What::Nodes, Of::One { name, .. }) => format!("&fieldSelector=metadata.name%3D{name}"),
+        }
+    }
+
+    fn number(&self) -> Option<u32> {
+        match &self.of {
+            Of::All => None,
+            Of::One { number, .. } => Some(*number),
+        }
+    }
+
+    /// What thousands of nodes find out at the same time is no warning of each.
+    fn say(&self, what: &str, error: &str) {
+        match &self.of {
+            Of::All => tracing::warn!(what = ?self.what, error, "{what}"),
+            Of::One { name, .. } => tracing::debug!(name, what = ?self.what, error, "{what}"),
         }
     }
 }

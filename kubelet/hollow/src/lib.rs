@@ -1,11 +1,13 @@
 //! N simulated nodes in one process: they register, renew Leases, and say of pods bound to them what a kubelet would. Nothing runs.
 //!
 //! One task ([`fleet`]) holds all of them: one wheel of timers, one watch on all pods, one on nodes, one connection with a bounded number of
-//! writes in flight. What becomes of pods follows from stages ([`Stages`], `docs/hollow.md`), chosen by a pure [`plan`].
+//! writes in flight. What becomes of pods follows from stages ([`Stages`], `docs/hollow.md`), chosen by a pure [`plan`]. Nodes that join by
+//! token ([`join()`]) have certificates, a connection and watches of their own each, as machines have.
 
 mod ask;
 mod fleet;
 mod follow;
+mod join;
 mod node;
 mod payloads;
 mod plan;
@@ -14,18 +16,23 @@ mod stages;
 mod transport;
 mod wheel;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use api::task::Group;
 use client::kube::Client;
 use tokio::sync::{mpsc, watch};
 
+pub use join::{Authority, Invitation, NoEntry};
 pub use stages::Stages;
 pub use transport::{Error, client};
 
-use fleet::Fleet;
-use follow::Follow;
-use seen::{Labels, What};
+use fleet::{Clients, Fleet};
+use follow::{Follow, Of};
+use join::Joining;
+use seen::{Labels, Seen, What};
 
 /// News that the fleet has not looked at: then the watches are not read.
 const NEWS_MAX: usize = 1024;
@@ -53,8 +60,18 @@ pub struct Config {
 
 /// Nodes that live in a group.
 pub struct Hollow {
-    registered: watch::Receiver<u32>,
+    progress: watch::Receiver<Progress>,
     nodes: u32,
+}
+
+/// How far the nodes have come.
+#[derive(Clone, Debug, Default)]
+struct Progress {
+    registered: u32,
+    /// Their servers have certificates of the cluster.
+    certified: u32,
+    /// The first that was not let in, and why.
+    refused: Option<Box<str>>,
 }
 
 impl Config {
@@ -77,20 +94,51 @@ impl Config {
 impl Hollow {
     /// Resolves once all nodes are registered. False where they were ended before.
     pub async fn registered(&mut self) -> bool {
-        self.registered.wait_for(|n| *n >= self.nodes).await.is_ok()
+        self.progress.wait_for(|p| p.registered >= self.nodes).await.is_ok()
+    }
+
+    /// Of nodes that join: resolves once the servers of all have certificates of the cluster. False where they were ended before.
+    pub async fn certified(&mut self) -> bool {
+        self.progress.wait_for(|p| p.certified >= self.nodes).await.is_ok()
+    }
+
+    /// Of nodes that join: resolves once the cluster has refused one of them for good, with its reason. `None` where they were ended before.
+    pub async fn refused(&self) -> Option<String> {
+        let mut progress = self.progress.clone();
+        let refused = progress.wait_for(|p| p.refused.is_some()).await.ok()?;
+        refused.refused.as_deref().map(str::to_owned)
     }
 }
 
 /// Nodes live while `group` does; they write through `client`, which may create nodes and leases, and write the status of pods and delete them.
 pub fn run(config: Config, stages: Stages, client: &Client, group: &Group) -> Hollow {
     let (tell, news) = mpsc::channel(NEWS_MAX);
-    let labels = if stages.read_labels() { Labels::Keep } else { Labels::Drop };
+    let labels = labels(&stages);
     for what in [What::Nodes, What::Pods] {
-        let follow = Follow { client: client.clone(), what, labels, out: tell.clone() };
+        let follow = Follow { client: client.clone(), what, of: Of::All, labels, out: tell.clone() };
         group.spawn_loop("hollow watch", Box::pin(follow.run()));
     }
-    let (say, registered) = watch::channel(0);
+    live(config, stages, Clients::One(client.clone()), news, group)
+}
+
+/// As [`run`]; each node joins with the token first, all of them at once, and is a user of its own from then on.
+pub fn join(config: Config, stages: Stages, invitation: &Arc<Invitation>, group: &Group) -> Hollow {
+    let (tell, news) = mpsc::channel(NEWS_MAX);
+    for number in 0..config.nodes {
+        let (name, labels) = (format!("{}-{number}", config.prefix), labels(&stages));
+        let joining = Joining { number, name, labels, invitation: invitation.clone(), out: tell.clone(), group: group.clone() };
+        group.spawn(Box::pin(joining.run()));
+    }
+    live(config, stages, Clients::Own(HashMap::new()), news, group)
+}
+
+fn live(config: Config, stages: Stages, clients: Clients, news: mpsc::Receiver<Seen>, group: &Group) -> Hollow {
+    let (say, progress) = watch::channel(Progress::default());
     let nodes = config.nodes;
-    group.spawn_loop("hollow nodes", Box::pin(Fleet::new(config, stages, client.clone(), say).run(news)));
-    Hollow { registered, nodes }
+    group.spawn_loop("hollow nodes", Box::pin(Fleet::new(config, stages, clients, say).run(news)));
+    Hollow { progress, nodes }
+}
+
+fn labels(stages: &Stages) -> Labels {
+    if stages.read_labels() { Labels::Keep } else { Labels::Drop }
 }

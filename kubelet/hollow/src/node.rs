@@ -38,13 +38,15 @@ pub struct Node {
     taken: [u64; 4],
     next_address: u8,
     pub visit: u32,
-    /// The listing that it was last seen in.
-    pub epoch: u32,
+    /// Counts the listings of its pods.
+    pub pods_epoch: u32,
     pub state: State,
     pub ready: Ready,
     /// A status is queued or on its way.
     pub reporting: bool,
     pub beating: bool,
+    /// It was in the last listing of nodes, or came after it.
+    pub is_listed: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

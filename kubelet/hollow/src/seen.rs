@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 
 use api::time::Timestamp;
+use client::kube::Client;
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{
@@ -16,13 +18,28 @@ use super::{
 /// News for the fleet.
 #[derive(Debug)]
 pub enum Seen {
-    /// All there is of a kind follows, up to `Listed`: what does not come is gone.
-    Listing(What),
-    Listed(What),
+    /// All there is of a kind, of all nodes or of one, follows, up to `Listed`: what does not come is gone.
+    Listing(What, Option<u32>),
+    Listed(What, Option<u32>),
     Pod(Box<PodSeen>),
     PodGone(u128),
     Node(NodeSeen),
     NodeGone(Box<str>),
+    Joined(Box<Joined>),
+    /// The node's server has its certificate.
+    Certified,
+    /// A node tries again to join, for that reason.
+    Failed(String),
+    /// A node, and why the cluster does not take it.
+    Refused(Box<str>),
+}
+
+/// A node that may come to the API server as itself.
+pub struct Joined {
+    pub number: u32,
+    pub client: Client,
+    /// Told once the node is registered.
+    pub is_up: oneshot::Sender<()>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +94,12 @@ pub enum Ready {
     /// Said by the control plane of a node that it does not hear of.
     #[default]
     Unknown,
+}
+
+impl std::fmt::Debug for Joined {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Joined({}, ..)", self.number)
+    }
 }
 
 /// One line of a watch.

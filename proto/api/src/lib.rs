@@ -10,6 +10,7 @@ pub mod faults;
 pub mod field_errors;
 pub mod human;
 pub mod names;
+pub mod preflight;
 pub mod programs;
 pub mod quantity;
 pub mod runs;

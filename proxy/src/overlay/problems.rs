@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use api::task::Group;
+use api::{
+    preflight::{Problem, Weight},
+    task::Group,
+};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{
@@ -33,22 +36,6 @@ const OF_OTHERS: [&str; 10] = [
     "weave",
     "antrea-gw0",
 ];
-
-/// Whether a node works all the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Weight {
-    Blocks,
-    Warns,
-}
-
-/// One thing that is wrong, and what mends it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    pub weight: Weight,
-    pub what: String,
-    /// A command, or a deed.
-    pub mend: String,
-}
 
 /// What was seen of a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -56,7 +56,7 @@ async fn a_machine_joins_by_token_and_is_a_node_from_then_on() {
         Wish { name, node_ip: Some([127, 0, 0, 1].into()), kubelet_port: 0, vxlan_port: 0, ..wish(flags, None) }
     };
     let found = preflight::look(&flags.join, &asked(&flags), &group).await;
-    assert!(preflight::words(&found).contains("its time is over"), "{found:?}");
+    assert!(in_the_way(&found).contains("its time is over"), "{found:?}");
     let error = joins(&agent(Some(&url), &[]), &a, &group).await.err().unwrap().to_string();
     assert!(error.contains("--token is missing"), "{error}");
 
@@ -64,7 +64,7 @@ async fn a_machine_joins_by_token_and_is_a_node_from_then_on() {
     let mut found = preflight::look(&flags.join, &asked(&flags), &group).await;
     // A firewall, say.
     found.retain(|finding| finding.what != here::POD_NETWORK);
-    assert_eq!(preflight::words(&found), "");
+    assert_eq!(in_the_way(&found), "");
     let member = joins(&flags, &a, &group).await.unwrap();
     assert_eq!((member.node.as_str(), Kept::open(&a).unwrap().node().unwrap().as_deref()), ("a", Some("a")));
     let facts = facts(&flags, &member).await.unwrap();

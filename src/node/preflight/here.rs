@@ -6,12 +6,14 @@ use std::{
     net::{IpAddr, Ipv4Addr, TcpListener, ToSocketAddrs, UdpSocket},
 };
 
-use api::task::Group;
+use api::{
+    preflight::{Finding, Problem, Weight},
+    task::Group,
+};
 use client::transport::Server;
 use ipnet::IpNet;
-use proxy::overlay::{self, PodNetwork, Problem, Weight};
+use proxy::overlay::{self, PodNetwork};
 
-use super::finding::Finding;
 use crate::machine::{
     address::{node_address, warning_of},
     instance::NodeLock,
@@ -99,10 +101,11 @@ pub fn cloned(other: &str) -> Finding {
     )
 }
 
+/// What stands in nobody's way that matters here is but told.
 fn of_problem(problem: &Problem, blocking: &[Problem]) -> Finding {
-    let is_blocking = problem.weight == Weight::Blocks && blocking.iter().any(|one| one.what == problem.what);
-    let (why, mend) = (problem.what.clone(), problem.mend.clone());
-    if is_blocking { Finding::wrong(POD_NETWORK, why, mend) } else { Finding::warned(POD_NETWORK, why, mend) }
+    let is_blocking = blocking.iter().any(|one| one.what == problem.what);
+    let weight = if is_blocking { problem.weight } else { Weight::Warns };
+    Finding { what: POD_NETWORK.into(), problem: Some(Problem { weight, ..problem.clone() }) }
 }
 
 fn named(ip: IpAddr) -> Finding {
@@ -160,8 +163,8 @@ mod tests {
         let (tcp, udp) = (TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap(), UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
         let [a, b] = [tcp.local_addr(), udp.local_addr()].map(|address| address.unwrap().port());
         for (finding, port) in ports(&wish(a, b)).iter().zip([a, b]) {
-            let fault = finding.wrongs().unwrap();
-            assert!(fault.why.contains("another program") && fault.mend.contains(&port.to_string()), "{finding}");
+            let Problem { what: why, mend, .. } = finding.problem.as_ref().unwrap();
+            assert!(why.contains("another program") && mend.contains(&port.to_string()), "{finding}");
         }
         assert_eq!(ports(&Wish { pod_network: PodNetwork::Route, ..wish(a, b) }).len(), 1);
     }
@@ -171,15 +174,15 @@ mod tests {
         let head = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n";
         assert_eq!((swap(""), swap(head)), (None, None));
         let told = swap(&format!("{head}/dev/sda2 partition\t975868\t0\t-2\n/swapfile file 1 0 -3\n")).unwrap();
-        assert!(told.what.contains("/dev/sda2, /swapfile") && told.wrongs().is_none() && told.fault().is_some(), "{told}");
+        assert!(told.what.contains("/dev/sda2, /swapfile") && told.problem.is_some() && !told.blocks(), "{told}");
     }
 
     #[test]
     fn what_only_joiners_need_is_no_fault() {
         let problem = |weight, what: &str| Problem { weight, what: what.into(), mend: "x".into() };
         let [blocks, warns] = [Weight::Blocks, Weight::Warns].map(|weight| problem(weight, "a"));
-        assert!(of_problem(&blocks, std::slice::from_ref(&blocks)).wrongs().is_some());
-        assert!(of_problem(&blocks, &[problem(Weight::Blocks, "b")]).wrongs().is_none());
-        assert!(of_problem(&warns, std::slice::from_ref(&warns)).wrongs().is_none());
+        assert!(of_problem(&blocks, std::slice::from_ref(&blocks)).blocks());
+        assert!(!of_problem(&blocks, &[problem(Weight::Blocks, "b")]).blocks());
+        assert!(!of_problem(&warns, std::slice::from_ref(&warns)).blocks());
     }
 }

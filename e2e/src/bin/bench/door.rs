@@ -50,6 +50,10 @@ impl Door {
         })
     }
 
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
     pub async fn connect(&self) -> anyhow::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(&self.address).await?;
         stream.set_nodelay(true)?;

@@ -24,7 +24,7 @@ const BACKOFF_MAX: Millis = 30_000;
 /// What is kept of a pod.
 #[derive(Debug)]
 pub struct Pod {
-    node: u32,
+    pub node: u32,
     name: Box<str>,
     view: PodView,
     containers: Box<[Container]>,
@@ -73,7 +73,7 @@ impl Fleet {
         if seen.uid == 0 {
             return;
         }
-        let (now, epoch, uid) = (self.now(), self.pods_epoch, seen.uid);
+        let (now, epoch, uid) = (self.now(), self.nodes.get(number as usize).map_or(0, |n| n.pods_epoch), seen.uid);
         let pod = self.pods.entry(uid).or_insert_with(|| Pod::new(number, &seen, now));
         pod.epoch = epoch;
         if seen.rev < pod.rev {
@@ -96,9 +96,12 @@ impl Fleet {
         }
     }
 
-    /// The list of pods is whole: what is not in it is gone.
-    pub fn forget_unlisted(&mut self) {
-        let old: Vec<u128> = self.pods.iter().filter(|(_, pod)| pod.epoch != self.pods_epoch).map(|(uid, _)| *uid).collect();
+    /// The list of pods, of all nodes or of one, is whole: what is not in it is gone.
+    pub fn forget_unlisted(&mut self, of: Option<u32>) {
+        let is_old = |pod: &Pod| {
+            of.is_none_or(|number| number == pod.node) && self.nodes.get(pod.node as usize).is_some_and(|n| n.pods_epoch != pod.epoch)
+        };
+        let old: Vec<u128> = self.pods.iter().filter(|(_, pod)| is_old(pod)).map(|(uid, _)| *uid).collect();
         old.into_iter().for_each(|uid| self.forget(uid));
     }
 

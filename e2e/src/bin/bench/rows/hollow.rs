@@ -10,8 +10,8 @@ use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 use tempfile::NamedTempFile;
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
 };
 
 use super::{Ctx, Found, Skip, idle};
@@ -38,6 +38,7 @@ stages:
 /// The agent; it ends with this.
 pub struct Hollow {
     child: Child,
+    out: Lines<BufReader<ChildStdout>>,
     _stages: NamedTempFile,
     /// From its start until all nodes were registered.
     pub registered_in: Duration,
@@ -45,6 +46,20 @@ pub struct Hollow {
 
 impl Hollow {
     pub async fn start(ctx: &Ctx<'_>, subject: &Subject, count: usize) -> anyhow::Result<Self> {
+        let begun = Instant::now();
+        let mut hollow = Self::spawn(ctx, subject, count, &["--kubeconfig", &path(&subject.kubeconfig)]).await?;
+        hollow.said("hollow nodes are registered").await?;
+        hollow.registered_in = begun.elapsed();
+        until_usable(subject, count).await?;
+        Ok(hollow)
+    }
+
+    /// Nodes that join with a token, each as itself.
+    pub async fn join(ctx: &Ctx<'_>, subject: &Subject, count: usize, token: &str) -> anyhow::Result<Self> {
+        Self::spawn(ctx, subject, count, &["--server", &subject.door.url(), "--token", token]).await
+    }
+
+    async fn spawn(ctx: &Ctx<'_>, subject: &Subject, count: usize, way: &[&str]) -> anyhow::Result<Self> {
         let Some(bin) = &ctx.args.hollow else { bail!(Skip("needs --hollow: a binary that makes nodes".into())) };
         let help = Command::new(bin).args(["agent", "--help"]).output().await?;
         if !String::from_utf8_lossy(&help.stdout).contains("--hollow") {
@@ -55,43 +70,45 @@ impl Hollow {
         for n in 0..count {
             subject.forget_later(format!("/api/v1/nodes/hollow-{n}"));
         }
-        let begun = Instant::now();
-        let child = spawn(bin, &subject.kubeconfig, count, stages.path())?;
-        let mut hollow = Self { child, _stages: stages, registered_in: Duration::ZERO };
-        let said = tokio::time::timeout(REGISTERED_BOUND, hollow.registered()).await;
-        said.map_err(|_| anyhow::anyhow!("{count} nodes are not registered within {} s", REGISTERED_BOUND.as_secs()))??;
-        hollow.registered_in = begun.elapsed();
-        let mut pool = subject.pool(1).await?;
-        let free = move |list: &Value| {
-            let items = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-            let ours = items.iter().filter(|i| i["metadata"]["name"].as_str().is_some_and(|n| n.starts_with("hollow-")));
-            ours.filter(|i| i["spec"]["taints"].as_array().is_none_or(Vec::is_empty)).count() == count
-        };
-        pool.until("hollow nodes are Ready", "/api/v1/nodes", REGISTERED_BOUND, free).await?;
-        Ok(hollow)
+        let mut command = Command::new(bin);
+        command.arg("agent").arg("--hollow").arg(count.to_string()).args(way).arg("--stages").arg(stages.path());
+        command.args(["--zones", "10"]).env_remove("KUBECONFIG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.kill_on_drop(true).spawn().with_context(|| path(bin))?;
+        let out = BufReader::new(child.stdout.take().context("its output is piped")?).lines();
+        Ok(Self { child, out, _stages: stages, registered_in: Duration::ZERO })
     }
 
     pub fn pid(&self) -> anyhow::Result<u32> {
         self.child.id().context("the hollow agent ended")
     }
 
-    async fn registered(&mut self) -> anyhow::Result<()> {
-        let out = self.child.stdout.take().context("its output is piped")?;
-        let mut lines = BufReader::new(out).lines();
-        while let Some(line) = lines.next_line().await? {
-            if line.contains("hollow nodes are registered") {
-                return Ok(());
+    /// Waits until it says so.
+    pub async fn said(&mut self, what: &str) -> anyhow::Result<()> {
+        let said = async {
+            while let Some(line) = self.out.next_line().await? {
+                if line.contains(what) {
+                    return Ok(());
+                }
             }
-        }
-        bail!("the hollow agent ended before its nodes were registered");
+            bail!("the hollow agent ended before it said {what:?}")
+        };
+        let waited = tokio::time::timeout(REGISTERED_BOUND, said).await;
+        waited.map_err(|_| anyhow::anyhow!("the hollow agent has not said {what:?} within {} s", REGISTERED_BOUND.as_secs()))?
     }
 }
 
-fn spawn(bin: &Path, kubeconfig: &Path, count: usize, stages: &Path) -> anyhow::Result<Child> {
-    let mut command = Command::new(bin);
-    command.arg("agent").arg("--hollow").arg(count.to_string()).arg("--kubeconfig").arg(kubeconfig).arg("--stages").arg(stages);
-    command.args(["--zones", "10"]).env_remove("KUBECONFIG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    command.kill_on_drop(true).spawn().with_context(|| bin.display().to_string())
+fn path(of: &Path) -> String {
+    of.display().to_string()
+}
+
+/// Until pods may be put on all of them.
+pub async fn until_usable(subject: &Subject, count: usize) -> anyhow::Result<()> {
+    let free = move |list: &Value| {
+        let items = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let ours = items.iter().filter(|i| i["metadata"]["name"].as_str().is_some_and(|n| n.starts_with("hollow-")));
+        ours.filter(|i| i["spec"]["taints"].as_array().is_none_or(Vec::is_empty)).count() == count
+    };
+    subject.pool(1).await?.until("hollow nodes are Ready", "/api/v1/nodes", REGISTERED_BOUND, free).await.map(drop)
 }
 
 /// A server with 100 hollow nodes and nothing to do.

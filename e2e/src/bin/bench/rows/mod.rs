@@ -5,6 +5,7 @@ mod custom;
 mod dns;
 mod hollow;
 mod idle;
+mod joins;
 mod leases;
 mod lists;
 mod namespaces;
@@ -70,6 +71,11 @@ pub const ROWS: &[Row] = &[
     row!("schedule-mixed", schedule::mixed, "a fifth of the pods fits nowhere"),
     row!("rollout", rollout::deployment, "a Deployment from 0 to 2,000 replicas on 100 hollow nodes, a rolling update, deletion"),
     row!("nodes-20000", scale::nodes, "20,000 hollow nodes that join at once, and stay Ready"),
+    row!(
+        "nodes-join-2000",
+        joins::by_token,
+        "2,000 hollow nodes that join at once by token: keys, certificates and connections of their own"
+    ),
     row!("pods-100000", scale::pods, "ten Deployments of 10,000 replicas on 5,000 hollow nodes"),
     row!("namespace", namespaces::delete, "deletion of a namespace with 5,000 pods, 5,000 ConfigMaps, 1,000 Services"),
     row!("custom", custom::resources, "10,000 custom resources created, applied, listed"),

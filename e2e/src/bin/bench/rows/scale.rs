@@ -81,7 +81,7 @@ pub async fn pods(ctx: &Ctx<'_>) -> Found {
 }
 
 /// Each node has a range of its own, and none was ever given up.
-async fn check_nodes(subject: &Subject, count: usize) -> anyhow::Result<()> {
+pub async fn check_nodes(subject: &Subject, count: usize) -> anyhow::Result<()> {
     let mut pool = subject.pool(1).await?;
     let mut ranges: HashMap<String, usize> = HashMap::new();
     for_each(&mut pool, "/api/v1/nodes", |node| {
@@ -120,7 +120,7 @@ async fn check_pods(pool: &mut Pool, namespace: &str, count: usize) -> anyhow::R
 }
 
 /// Reads a collection in pages.
-async fn for_each(pool: &mut Pool, path: &str, mut look: impl FnMut(&Value) -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub async fn for_each(pool: &mut Pool, path: &str, mut look: impl FnMut(&Value) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let mut token = String::new();
     loop {
         let page = pool.must("GET", &format!("{path}?limit={PAGE}&continue={token}"), &Value::Null).await?;

@@ -189,7 +189,7 @@ pub struct AgentVerbFlags {
     pub facts: FactFlags,
     #[command(flatten)]
     pub hollow: HollowFlags,
-    /// For hollow nodes: the cluster to join, and who we are there [default: $KUBECONFIG or ~/.kube/config]
+    /// For hollow nodes that do not join by --server and --token: the cluster, and who we are there [default: $KUBECONFIG or ~/.kube/config]
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// For hollow nodes: the kubeconfig's context [default: its current one]

@@ -14,7 +14,7 @@ use api::{preflight::in_the_way, task::Group, time::Timestamp};
 use client::{
     Caches,
     certificate::{Identity, tls},
-    kube,
+    kube, may_pass,
     node_cache::Shelf,
     patient,
     transport::{Server, Transport},
@@ -26,7 +26,6 @@ use tokio::time::{Instant, timeout};
 use crate::{
     check,
     flags::{AgentVerbFlags, own_labels},
-    hollow,
     machine::{
         address::{host_name, node_address},
         dirs::Dirs,
@@ -63,12 +62,6 @@ const ALONE_AFTER: Duration = Duration::from_secs(5);
 const FACTS_BOUND: Duration = Duration::from_secs(10);
 
 pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
-    if flags.hollow.hollow.is_some() {
-        if !flags.join.server.is_empty() || flags.join.token.is_some() {
-            bail!("--hollow takes a --kubeconfig: simulated nodes do not join by --server and --token");
-        }
-        return hollow::run(flags).await;
-    }
     if let Some(lacking) = check::lacking() {
         bail!(lacking);
     }
@@ -307,20 +300,12 @@ async fn patiently<T>(progress: &Progress, mut work: impl AsyncFnMut() -> anyhow
 }
 
 /// There was no answer, or one that says "not now".
-fn is_passing(error: &anyhow::Error) -> bool {
-    let of_api = error.chain().find_map(|cause| {
-        cause.downcast_ref::<kube::Error>().or_else(|| match cause.downcast_ref::<client::certificate::Error>() {
-            Some(client::certificate::Error::Create(error)) => Some(error),
-            _ => None,
-        })
-    });
-    match of_api {
-        Some(kube::Error::Api(status)) => status.code == 429 || status.code >= 500,
-        // A server that is not the one that we trust will not become it.
-        Some(kube::Error::Service(error)) => !error.to_string().contains("certificate"),
-        Some(kube::Error::HyperError(_)) => true,
+pub fn is_passing(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| match (cause.downcast_ref::<kube::Error>(), cause.downcast_ref::<client::certificate::Error>()) {
+        (Some(error), _) => may_pass(error),
+        (_, Some(client::certificate::Error::Create(error))) => may_pass(error),
         _ => false,
-    }
+    })
 }
 
 #[cfg(test)]

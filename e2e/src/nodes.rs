@@ -70,6 +70,14 @@ impl World {
         self.script(&[&["router", name], links].concat());
     }
 
+    /// A line of shell in a router's network.
+    pub fn at_router(&self, name: &str, line: &str) {
+        let mut command = Command::new("ip");
+        let said =
+            Said::of(command.args(["netns", "exec", &format!("{WORLD}-{name}"), "sh", "-c", line]).output().expect("iproute2 is there"));
+        assert!(said.ok, "at {name}: {line}:\n{}{}", said.out, said.err);
+    }
+
     /// A machine that runs, with an empty disk. Links: `SWITCH=ADDRESS/LENGTH`, `via=ADDRESS`, `dns=ADDRESS`.
     pub fn machine(&self, name: &str, links: &[&str]) -> Machine<'_> {
         let machine = Machine { world: self, name: name.into(), links: links.iter().map(|link| (*link).to_owned()).collect() };

@@ -5,6 +5,7 @@ mod cluster;
 mod faults;
 mod machines;
 mod packages;
+mod page;
 mod traffic;
 mod up;
 mod vagrant;

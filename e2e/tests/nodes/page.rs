@@ -108,10 +108,10 @@ async fn stays(machine: &Machine<'_>, command: &str, until: &str) -> Background 
     started
 }
 
-/// Of the node, once the server says so.
-async fn becomes(server: &Machine<'_>, line: &str, wanted: &str) {
+/// Until the line says this.
+async fn becomes(machine: &Machine<'_>, line: &str, wanted: &str) {
     eventually(&format!("{line} says {wanted:?}"), BOUND, async || {
-        let said = try_run(server, line);
+        let said = try_run(machine, line);
         if said.ok && said.out.contains(wanted) { Ok(()) } else { Err(format!("{}{}", said.out, said.err)) }
     })
     .await;
@@ -231,14 +231,17 @@ async fn several_servers(page: &mut Page, world: &World, elsewhere: &Machine<'_>
     for machine in &machines {
         machine.sh(&format!("printf '{hosts}' >>/etc/hosts"));
     }
-    let of = |machine: &Machine<'_>, (name, ip): (&str, &str)| {
+    let member = |machine: &Machine<'_>, name: &str| {
         machine.background(&typed(&format!(
-            "exec etcd --name {name} --data-dir /srv/etcd --listen-client-urls http://{ip}:2379 --advertise-client-urls http://{name}:2379 \
-             --listen-peer-urls http://{ip}:2380 --initial-advertise-peer-urls http://{name}:2380 --initial-cluster {}",
+            "exec etcd --name {name} --data-dir /srv/etcd --listen-client-urls http://0.0.0.0:2379 --advertise-client-urls http://{name}:2379 \
+             --listen-peer-urls http://0.0.0.0:2380 --initial-advertise-peer-urls http://{name}:2380 --initial-cluster {}",
             all.join(",")
         )))
     };
-    let etcd: Vec<Background> = machines.iter().zip(MEMBERS).map(|(machine, member)| of(machine, member)).collect();
+    let etcd: Vec<Background> = machines.iter().zip(MEMBERS).map(|(machine, (name, _))| member(machine, name)).collect();
+    for machine in &machines {
+        becomes(machine, "curl -sf -m 3 http://127.0.0.1:2379/health", "true").await;
+    }
     let command =
         page.next("skiff server --etcd-servers http://a:2379,http://b:2379,http://c:2379 --token TOKEN", &[("TOKEN", KEYS_TOKEN)]);
     let mut servers = Vec::new();
@@ -259,7 +262,7 @@ async fn several_servers(page: &mut Page, world: &World, elsewhere: &Machine<'_>
     run(elsewhere, &asked);
     // The one that the context `skiff` is for is gone: the others are asked as before.
     first.off();
-    run(elsewhere, &asked);
+    becomes(elsewhere, &asked, "").await;
     assert!(run(second, "skiff kubeconfig").contains(&format!("server: https://{}:6443", MEMBERS[1].1)));
     drop((servers, etcd));
 }

@@ -5,6 +5,7 @@ mod cluster;
 mod faults;
 mod machines;
 mod packages;
+mod restarts;
 mod traffic;
 mod up;
 mod vagrant;

@@ -34,7 +34,13 @@ fn who_cannot_join_is_told_why() {
     cluster.server.kubectl("get nodes");
     stranger.sh("rm -rf /var/lib/skiff/*");
     let images = world.images().display().to_string();
-    stranger.provision(&["agent", "--server", SERVER_URL, "--network", NETWORK, "--token", TOKEN, "--images", &images]);
+    // Once.
+    let token = cluster.server.sh(&format!("{skiff} token create --one-time")).trim().to_owned();
+    stranger.provision(&["agent", "--server", SERVER_URL, "--network", NETWORK, "--token", &token, "--images", &images]);
+    let another = world.machine("another", &["private=192.168.56.21/24"]);
+    let said = another.try_sh(&format!("timeout 40 {skiff} agent --node-ip 192.168.56.21 --server {SERVER_URL} --token {token}"));
+    let wanted = "is for one node, and \"stranger\" has joined with it. Make another with `skiff token create`";
+    assert!(!said.ok && format!("{}{}", said.out, said.err).contains(wanted), "{said:?}");
     told.end();
     world.end();
 }

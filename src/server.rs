@@ -243,7 +243,7 @@ impl Control {
             cluster_cidrs: flags.cluster_cidr.list().to_vec(),
             root_ca: self.certs.ca().to_owned(),
             authority: Arc::new(Ca(self.certs.clone())),
-            signing_seconds: controllers::SIGNING_SECONDS,
+            signing_seconds: flags.cluster_signing_duration.as_secs(),
             reserved: reserved(flags, kinds, advertised),
             nodes: flags.nodes.config(),
             terminated_pods_max: flags.nodes.terminated_pod_gc_threshold,

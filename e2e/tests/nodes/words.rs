@@ -40,9 +40,15 @@ fn who_cannot_join_is_told_why() {
     // And with all of it right it joins; what stands between its pods and others it says by itself.
     stranger.sh("rm -rf /var/lib/skiff/* && ip link add flannel.1 type vxlan id 1 dstport 8472 dev eth1");
     let images = world.images().display().to_string();
-    stranger.provision(&["agent", "--server", SERVER_URL, "--network", NETWORK, "--token", TOKEN, "--images", &images]);
+    // Once.
+    let token = cluster.server.sh(&format!("{skiff} token create --one-time")).trim().to_owned();
+    stranger.provision(&["agent", "--server", SERVER_URL, "--network", NETWORK, "--token", &token, "--images", &images]);
     let log = stranger.sh("cat /var/log/skiff.log");
     assert!(log.contains("warning: UDP port 8472 is that of another VXLAN device, flannel.1"), "{log}");
+    let another = world.machine("another", &["private=192.168.56.21/24"]);
+    let said = another.try_sh(&format!("timeout 40 {skiff} agent --node-ip 192.168.56.21 --server {SERVER_URL} --token {token}"));
+    let wanted = "is for one node, and \"stranger\" has joined with it. Make another with `skiff token create`";
+    assert!(!said.ok && format!("{}{}", said.out, said.err).contains(wanted), "{said:?}");
     told.end();
     world.end();
 }

@@ -163,7 +163,7 @@ impl Control {
         let (leading, masters) = (Mutex::default(), None);
         let mut control = Self { group, dirs, certs, admin, engine, front, store, leading, masters, _instance: instance };
         Box::pin(auth::bootstrap(&control.engine)).await?;
-        Box::pin(control.publish(&config, SocketAddr::new(advertised, port), has_etcd)).await?;
+        Box::pin(control.publish(flags, &config, SocketAddr::new(advertised, port), has_etcd)).await?;
         Box::pin(manifests::apply(&control.engine, cluster_dns(&config))).await?;
         Box::pin(control.welcome(agent_token.as_ref(), flags, &config, SocketAddr::new(advertised, port))).await?;
         started.done();
@@ -181,10 +181,12 @@ impl Control {
     }
 
     /// The `kubernetes` Service and where it leads.
-    async fn publish(&mut self, config: &kinds::Config, advertised: SocketAddr, has_etcd: bool) -> anyhow::Result<()> {
+    async fn publish(&mut self, flags: &ServerFlags, config: &kinds::Config, advertised: SocketAddr, has_etcd: bool) -> anyhow::Result<()> {
         kinds::bootstrap_service::kubernetes_service(&self.engine, config, advertised).await?;
         if has_etcd {
-            self.masters = Some(Masters::start(&self.engine, &self.store, advertised, &self.group).await?);
+            let own = serving_names(flags, config, advertised.ip());
+            let names = own.dns.into_iter().chain(own.addresses.iter().map(ToString::to_string)).collect();
+            self.masters = Some(Masters::start(&self.engine, &self.store, advertised, names, &self.group).await?);
         } else {
             kinds::bootstrap_service::kubernetes_endpoints(&self.engine, &[advertised].into()).await?;
         }

@@ -205,6 +205,8 @@ fn servers_of(endpoints: &Endpoints) -> BTreeSet<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use api::task::Group;
     use client::Cache;
     use serde_json::{Value, json};
@@ -214,10 +216,16 @@ mod tests {
 
     const USAGES: &[&str] = &["digital signature", "server auth"];
 
+    /// Each thing that is told of is newer than what was told before.
+    fn newer() -> String {
+        static LAST: AtomicU64 = AtomicU64::new(10);
+        LAST.fetch_add(1, Ordering::Relaxed).to_string()
+    }
+
     /// Created in that second.
     fn node(name: &str, second: u8, addresses: &[(&str, &str)]) -> Node {
         let addresses: Vec<Value> = addresses.iter().map(|(kind, address)| json!({"type": kind, "address": address})).collect();
-        let metadata = json!({"name": name, "creationTimestamp": format!("2026-01-01T00:00:{second:02}Z")});
+        let metadata = json!({"name": name, "resourceVersion": newer(), "creationTimestamp": format!("2026-01-01T00:00:{second:02}Z")});
         serde_json::from_value(json!({"metadata": metadata, "status": {"addresses": addresses}})).unwrap()
     }
 
@@ -260,6 +268,7 @@ mod tests {
     async fn asked_from(house: &House, user: &str, said: Value, source: Option<&str>) -> Option<Plan> {
         let name = "r";
         let mut asked = request(name, csr::KUBELET_SERVING, user, &said, USAGES);
+        asked.metadata.resource_version = Some(newer());
         asked.spec.extra = source.map(|source| [(csr::SOURCE_ADDRESS.to_owned(), vec![source.to_owned()])].into());
         house.requests.feed(asked, false);
         let key = Key::new("", name);

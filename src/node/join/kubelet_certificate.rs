@@ -5,11 +5,11 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use api::{task::Group, time::Timestamp};
+use api::{csr::FOREIGN_ADDRESS, task::Group, time::Timestamp};
 use apiserver::certs::look;
 use client::{
     certificate::{Error, Identity, Life, Wanted, new_key, obtain, self_signed, tls, until},
-    kube::Client,
+    kube::{self, Client},
     transport::Transport,
 };
 use parking_lot::Mutex;
@@ -48,7 +48,7 @@ impl Member {
     /// What the cluster says, in its words.
     pub async fn join(&self, invitation: &JoinToken) -> anyhow::Result<()> {
         let client = self.transport.with_token(&invitation.token.text())?.client();
-        self.renew(&client).await
+        self.obtain(&client, &self.kept.join_key()?).await
     }
 
     /// Renews the certificate before it ends, until the group stops.
@@ -72,27 +72,30 @@ impl Member {
         }
     }
 
-    /// As the node; once that is too late, with the token, if there is one that lasts.
-    async fn renew_once(&self, life: Life) -> anyhow::Result<()> {
+    /// As the node. Where the servers do not take its certificate any more, with the token, if there is one that lasts: whether it has expired is theirs to
+    /// say, whose clocks the cluster goes by.
+    pub async fn renew_once(&self, life: Life) -> anyhow::Result<()> {
+        let error = match self.renew(&self.transport.client()).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
         match &self.invitation {
-            Some(invitation) if life.is_over(Timestamp::now()) => {
-                let error = match self.join(invitation).await {
-                    Ok(()) => return Ok(()),
-                    Err(error) => error,
-                };
-                Err(error.context("the certificate has expired, and so, perhaps, has the token"))
+            Some(invitation) if is_refused(&error) => {
+                let joined = self.join(invitation).await;
+                joined.context("the certificate is not taken any more, and so, perhaps, is the token")
             }
-            None if life.is_over(Timestamp::now()) => {
-                let hint = "the certificate has expired: start the agent with a new --token (`skiff token create` on a server prints one)";
-                self.renew(&self.transport.client()).await.context(hint)
-            }
-            _ => self.renew(&self.transport.client()).await,
+            None if life.is_over(Timestamp::now()) => Err(error
+                .context("the certificate has expired: start the agent with a new --token (`skiff token create` on a server prints one)")),
+            _ => Err(error),
         }
     }
 
     pub async fn renew(&self, client: &Client) -> anyhow::Result<()> {
-        let key = self.kept.next_key()?;
-        let identity = obtain(client, &Wanted::node_client(&self.node), &key, CLIENT_BOUND).await?;
+        self.obtain(client, &self.kept.next_key()?).await
+    }
+
+    async fn obtain(&self, client: &Client, key: &str) -> anyhow::Result<()> {
+        let identity = obtain(client, &Wanted::node_client(&self.node), key, CLIENT_BOUND).await?;
         let shown = tls(&self.ca, Some(&identity)).map_err(anyhow::Error::msg)?;
         self.kept.set_client(&self.ca, &identity)?;
         self.transport.set_tls(shown);
@@ -126,8 +129,17 @@ impl Member {
         })
     }
 
+    /// For what is wanted; where others are called so as well, for the node's name, by which the API server knows it at any address.
     async fn signed(&self, wanted: &Wanted, bound: Duration) -> Result<Identity, Error> {
-        obtain(&self.transport.client(), wanted, &new_key()?, bound).await
+        let client = self.transport.client();
+        match obtain(&client, wanted, &new_key()?, bound).await {
+            Err(Error::Denied { reason, message, .. }) if reason == FOREIGN_ADDRESS => {
+                tracing::warn!(message, "the cluster does not sign for all that this machine is called; asking for the node's name alone");
+                let by_name = Wanted::node_serving(&self.node, vec![self.node.clone()], Vec::new());
+                obtain(&client, &by_name, &new_key()?, bound).await
+            }
+            done => done,
+        }
     }
 
     /// `held`: how long the last one is good. While it is, a failure is told; after it, a certificate of our own is better than none.
@@ -159,6 +171,15 @@ fn own(wanted: &Wanted, now: Timestamp) -> Result<Identity, Error> {
 
 fn before(now: Timestamp, span: Duration) -> Timestamp {
     now.checked_sub(span).unwrap_or(now)
+}
+
+/// Servers do not know who we are.
+fn is_refused(error: &anyhow::Error) -> bool {
+    let of_api = error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(Error::Create(error)) => Some(&**error),
+        _ => None,
+    });
+    matches!(of_api, Some(kube::Error::Api(status)) if status.code == 401)
 }
 
 fn tell_own(error: &Error) {

@@ -22,7 +22,7 @@ use tokio::{net::TcpStream, time::timeout};
 use crate::{
     flags::JoinFlags,
     machine::instance::NodeLock,
-    node::{discover, invitation, join_token::JoinToken},
+    node::{discover, join_token::JoinToken},
 };
 
 /// Until a server answers.
@@ -45,7 +45,7 @@ pub async fn look(flags: &JoinFlags, node: Option<&str>, kubelet_port: u16, grou
             Err(error) => found.push(Finding::wrong(url.clone(), error.to_string(), "give --server a URL, as in https://10.0.0.5:6443")),
         }
     }
-    match invitation::read(flags) {
+    match JoinToken::of_flags(flags) {
         Ok(Some(token)) if !there.is_empty() => found.extend(Box::pin(invited(&there, &token, node, group)).await),
         Ok(_) => {}
         Err(error) => found.push(Finding::wrong("token", format!("{error:#}"), "`skiff token create` on a server prints a new one")),

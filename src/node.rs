@@ -5,7 +5,7 @@ pub mod cluster_config;
 #[cfg(test)]
 #[expect(dead_code)]
 mod cni_shim;
-mod discover;
+pub mod discover;
 pub mod join;
 pub mod join_token;
 mod kept;

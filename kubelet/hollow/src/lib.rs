@@ -59,6 +59,7 @@ pub struct Config {
 }
 
 /// Nodes that live in a group.
+#[derive(Clone)]
 pub struct Hollow {
     progress: watch::Receiver<Progress>,
     nodes: u32,
@@ -103,9 +104,8 @@ impl Hollow {
     }
 
     /// Of nodes that join: resolves once the cluster has refused one of them for good, with its reason. `None` where they were ended before.
-    pub async fn refused(&self) -> Option<String> {
-        let mut progress = self.progress.clone();
-        let refused = progress.wait_for(|p| p.refused.is_some()).await.ok()?;
+    pub async fn refused(&mut self) -> Option<String> {
+        let refused = self.progress.wait_for(|p| p.refused.is_some()).await.ok()?;
         refused.refused.as_deref().map(str::to_owned)
     }
 }

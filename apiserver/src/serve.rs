@@ -295,14 +295,14 @@ pub fn status_response(status: &Status) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use api::csr::SOURCE_ADDRESS;
+    use api::{certificate::Identity, csr::SOURCE_ADDRESS};
     use http_body_util::{BodyExt, Empty};
     use rustls_pki_types::ServerName;
     use tokio_rustls::TlsConnector;
 
     use super::*;
     use crate::{
-        certs::{Certs, Pair, ServingNames, Subject, Usage, issue},
+        certs::{Certs, ServingNames, Subject, Usage, issue},
         identity::User,
         tls::client_config,
     };
@@ -342,7 +342,7 @@ mod tests {
     }
 
     impl House {
-        async fn ask(&self, shown: Option<&Pair>, authorization: Option<&str>) -> (u16, String) {
+        async fn ask(&self, shown: Option<&Identity>, authorization: Option<&str>) -> (u16, String) {
             let ca = self.certs.ca();
             let config = match shown {
                 Some(pair) => client_config(ca, pair).unwrap(),
@@ -402,7 +402,8 @@ mod tests {
         let (code, body) = house.ask(Some(&other.leaves().admin), None).await;
         assert_eq!(code, 401);
         assert!(body.contains(r#""reason":"Unauthorized""#), "{body}");
-        let ca = Pair { certificate: house.certs.ca().into(), key: std::fs::read_to_string(house._dir.path().join("ca.key")).unwrap() };
+        let ca =
+            Identity { chain_pem: house.certs.ca().into(), key_pem: std::fs::read_to_string(house._dir.path().join("ca.key")).unwrap() };
         let past = Timestamp::from_second(Timestamp::now().as_second() - 7200).unwrap();
         let expired = issue::leaf_for(&ca, &user(3600), past, 3600).unwrap();
         assert_eq!(house.ask(Some(&expired), None).await.0, 401);

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use api::{
+    certificate::Identity,
     csr::{NODES_GROUP, SOURCE_ADDRESS},
     time::Timestamp,
 };
@@ -24,10 +25,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::*;
 
-use crate::{
-    certs::{Certs, Pair},
-    identity::User,
-};
+use crate::{certs::Certs, identity::User};
 
 /// Everything the acceptor needs. Follows the renewals of [`Certs`].
 pub struct Tls {
@@ -95,7 +93,7 @@ impl Tls {
 }
 
 /// How we call a node's agent: its certificate is checked against `ca`, and `shown` is ours.
-pub fn client_config(ca: &str, shown: &Pair) -> Result<ClientConfig, Error> {
+pub fn client_config(ca: &str, shown: &Identity) -> Result<ClientConfig, Error> {
     let (chain, key) = parse(shown)?;
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
@@ -107,7 +105,7 @@ pub fn client_config(ca: &str, shown: &Pair) -> Result<ClientConfig, Error> {
 }
 
 /// A server of the cluster's other parts (a node's agent): client certificates are required to be ours where they are shown.
-pub fn server_config(ca: &str, serving: &Pair) -> Result<ServerConfig, Error> {
+pub fn server_config(ca: &str, serving: &Identity) -> Result<ServerConfig, Error> {
     let (chain, key) = parse(serving)?;
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca)?), provider())
         .allow_unauthenticated()
@@ -241,13 +239,13 @@ pub(crate) fn roots(ca: &str) -> Result<RootCertStore, Error> {
     Ok(roots)
 }
 
-fn parse(pair: &Pair) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Error> {
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pair.certificate.as_bytes()).collect();
-    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes());
+fn parse(pair: &Identity) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Error> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pair.chain_pem.as_bytes()).collect();
+    let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes());
     Ok((chain.map_err(|e| Error::Pem(e.to_string()))?, key.map_err(|e| Error::Pem(e.to_string()))?))
 }
 
-fn certified(pair: &Pair, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, Error> {
+fn certified(pair: &Identity, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, Error> {
     let (chain, key) = parse(pair)?;
     Ok(Arc::new(CertifiedKey::from_der(chain, key, provider)?))
 }

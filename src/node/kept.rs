@@ -5,12 +5,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use api::csr::NODE_USER_PREFIX;
-use apiserver::certs::{
-    Pair,
-    files::{Files, Fresh, add_pair},
-};
-use client::certificate::{Identity, new_key};
+use api::{certificate::Identity, csr::NODE_USER_PREFIX};
+use apiserver::certs::files::{Files, Fresh, add_pair};
+use client::certificate::{common_name, new_key};
 
 use crate::node::cluster_config::Facts;
 
@@ -58,7 +55,7 @@ impl Kept {
     /// What is kept is no node's.
     pub fn node(&self) -> anyhow::Result<Option<String>> {
         let Some(identity) = self.client()? else { return Ok(None) };
-        let name = identity.common_name().and_then(|name| name.strip_prefix(NODE_USER_PREFIX).map(str::to_owned));
+        let name = common_name(&identity).and_then(|name| name.strip_prefix(NODE_USER_PREFIX).map(str::to_owned));
         name.map(Some).context("the certificate that is kept is of no node")
     }
 
@@ -97,13 +94,13 @@ impl Kept {
     /// Both or, whenever this is interrupted, none.
     pub fn set_client(&self, ca: &str, identity: &Identity) -> anyhow::Result<()> {
         let mut fresh = vec![(CA.to_owned(), ca.to_owned())];
-        add_pair(&mut fresh, CLIENT, &pair(identity));
+        add_pair(&mut fresh, CLIENT, identity);
         self.write(fresh)
     }
 
     pub fn set_serving(&self, identity: &Identity) -> anyhow::Result<()> {
         let mut fresh = Fresh::new();
-        add_pair(&mut fresh, SERVING, &pair(identity));
+        add_pair(&mut fresh, SERVING, identity);
         self.write(fresh)
     }
 
@@ -128,8 +125,7 @@ impl Kept {
     }
 
     fn identity(&self, name: &str) -> anyhow::Result<Option<Identity>> {
-        let found = self.files.pair(name)?;
-        Ok(found.map(|(pair, _)| Identity { chain_pem: pair.certificate, key_pem: pair.key }))
+        Ok(self.files.pair(name)?.map(|(identity, _)| identity))
     }
 
     fn write(&self, fresh: Fresh) -> anyhow::Result<()> {
@@ -139,10 +135,6 @@ impl Kept {
         }
         self.files.write(&fresh).with_context(|| format!("writing {}", self.dir.display()))
     }
-}
-
-fn pair(identity: &Identity) -> Pair {
-    Pair { certificate: identity.chain_pem.clone(), key: identity.key_pem.clone() }
 }
 
 #[cfg(test)]

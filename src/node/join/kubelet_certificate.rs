@@ -5,10 +5,10 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use api::{csr::FOREIGN_ADDRESS, task::Group, time::Timestamp};
+use api::{certificate::Identity, csr::FOREIGN_ADDRESS, task::Group, time::Timestamp};
 use apiserver::certs::look;
 use client::{
-    certificate::{Error, Identity, Life, Wanted, new_key, obtain, self_signed, tls, until},
+    certificate::{self, Error, Life, Wanted, new_key, obtain, self_signed, tls, until},
     kube::{self, Client},
     transport::Transport,
 };
@@ -67,7 +67,7 @@ impl Member {
                 pause = (pause * 2).min(RETRY_MAX);
             }
             // What was just written can be read.
-            life = self.kept.client().ok().flatten().and_then(|identity| identity.life().ok()).unwrap_or(life);
+            life = self.kept.client().ok().flatten().and_then(|identity| certificate::life(&identity).ok()).unwrap_or(life);
             tracing::info!(until = %life.to, "client certificate rotated");
         }
     }
@@ -109,22 +109,22 @@ impl Member {
         let (member, wanted) = (self.clone(), Wanted::node_serving(&self.node, vec![host_name.to_owned()], vec![address]));
         // What was kept is the first, so that a start needs no server.
         let first = self.kept.serving().ok().flatten().filter(|kept| is_good(kept, &wanted));
-        let held = Arc::new(Mutex::new(first.as_ref().and_then(|kept| kept.life().ok())));
+        let held = Arc::new(Mutex::new(first.as_ref().and_then(|kept| certificate::life(kept).ok())));
         let first = Arc::new(Mutex::new(first));
         Arc::new(move || {
             let (member, wanted, held) = (member.clone(), wanted.clone(), held.clone());
             let first = first.lock().take();
             Box::pin(async move {
                 if let Some(kept) = first {
-                    return Ok(issued(kept));
+                    return Ok(kept);
                 }
                 let last = *held.lock();
                 let identity = match last {
                     None => self_signed(&wanted, FIRST_LIFE, Timestamp::now()).map_err(|error| error.to_string())?,
                     Some(last) => member.serving_now(&wanted, last).await?,
                 };
-                *held.lock() = identity.life().ok();
-                Ok(issued(identity))
+                *held.lock() = certificate::life(&identity).ok();
+                Ok(identity)
             })
         })
     }
@@ -191,11 +191,7 @@ fn tell_own(error: &Error) {
 fn is_good(kept: &Identity, wanted: &Wanted) -> bool {
     let Ok(seen) = look(&kept.chain_pem) else { return false };
     let covers = wanted.dns.iter().all(|name| seen.dns.contains(name)) && wanted.addresses.iter().all(|one| seen.addresses.contains(one));
-    covers && kept.life().is_ok_and(|life| !life.is_over(Timestamp::now()))
-}
-
-fn issued(identity: Identity) -> kubelet::Issued {
-    kubelet::Issued { chain_pem: identity.chain_pem, key_pem: identity.key_pem }
+    covers && certificate::life(kept).is_ok_and(|life| !life.is_over(Timestamp::now()))
 }
 
 #[cfg(test)]

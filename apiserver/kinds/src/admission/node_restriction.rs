@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use api::{GroupResource, Key, Status};
+use api::{GroupResource, Key, Status, annotations::CONFIG_MIRROR};
 use apiserver::identity::{Admission, Operation, Review};
 use async_trait::async_trait;
 use serde_json::Value;
@@ -14,8 +14,6 @@ use crate::{
     auth::node::{first_reference, node_name},
     common::{Read, read},
 };
-
-const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// Labels under kubernetes.io and k8s.io that a node may set on itself (`kubelet/pkg/apis/well_known_labels.go`).
 const OWN_LABELS: [&str; 12] = [
@@ -87,8 +85,8 @@ fn pod(node: &str, review: &Review<'_>) -> Result<(), Status> {
 
 fn mirror_pod(node: &str, pod: &Value) -> Verdict {
     let metadata = pod.at("metadata");
-    if metadata.at("annotations").at(MIRROR).is_none() {
-        return Err(format!("pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"));
+    if metadata.at("annotations").at(CONFIG_MIRROR).is_none() {
+        return Err(format!("pod does not have {CONFIG_MIRROR:?} annotation, node {node:?} can only create mirror pods"));
     }
     if pod.at("spec").text("nodeName") != node {
         return Err(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
@@ -357,7 +355,7 @@ mod tests {
     #[test]
     fn mirror_pods_belong_to_their_node() {
         let good = json!({
-            "metadata": {"annotations": {MIRROR: "x"}, "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n", "controller": true}]},
+            "metadata": {"annotations": {CONFIG_MIRROR: "x"}, "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n", "controller": true}]},
             "spec": {"nodeName": "n"},
         });
         assert_eq!(mirror_pod("n", &good), Ok(()));

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use api::csr::NODE_USER_PREFIX;
+use api::{certificate::Identity, csr::NODE_USER_PREFIX};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::{
@@ -20,10 +20,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::parse_x509_certificate;
 
-use crate::{
-    certs::Pair,
-    tls::{self, client_config},
-};
+use crate::tls::{self, client_config};
 
 /// How the agents of all nodes are called.
 pub struct Calls {
@@ -37,7 +34,7 @@ impl Calls {
     ///
     /// # Errors
     /// What cannot be read, or does not belong together.
-    pub fn new(ca: &str, shown: &Pair) -> Result<Self, tls::Error> {
+    pub fn new(ca: &str, shown: &Identity) -> Result<Self, tls::Error> {
         let mut config = client_config(ca, shown)?;
         // A session is resumed by the address alone, without a look at the certificate: another node may have it now, or say so.
         config.resumption = Resumption::disabled();

@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn who_approves_by_hand_may_take_their_time_and_nothing_expired_is_shown_meanwhile() {
         let (now, wanted) = (Timestamp::now(), Wanted::node_serving("a", vec!["a".into()], Vec::new()));
-        let stands_in = own(&wanted, now).unwrap().life().unwrap();
+        let stands_in = certificate::life(&own(&wanted, now).unwrap()).unwrap();
         assert!(stands_in.renew_at(0.0) <= now && stands_in.renew_at(0.999) <= now, "a signed one is asked for at once");
         assert!(!stands_in.is_over(now + OWN_LIFE - Duration::from_secs(2)) && stands_in.is_over(now + OWN_LIFE));
         assert_eq!(patience(stands_in, now), APPROVAL_BOUND);

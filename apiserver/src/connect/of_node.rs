@@ -128,16 +128,16 @@ mod tests {
             let judged = verifier.verify_server_cert(&der, &[], &ServerName::try_from(host.to_owned()).unwrap(), &[], UnixTime::now());
             judged.map(drop).map_err(|error| error.to_string())
         };
-        let of_a = certs.issue_node("a", &["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()]).unwrap().certificate;
+        let of_a = certs.issue_node("a", &["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()]).unwrap().chain_pem;
         assert_eq!(judge(&of_a, "a", "192.0.2.1"), Ok(()));
         assert_eq!(judge(&of_a, "a", "192.0.2.99"), Ok(()), "the node itself, at an address that its certificate could not bear");
         // It bears the address that node b is reached at.
         assert!(judge(&of_a, "b", "192.0.2.2").unwrap_err().contains("node \"a\""));
-        let shown = &certs.leaves().kubelet_client.certificate;
+        let shown = &certs.leaves().kubelet_client.chain_pem;
         assert!(judge(shown, "a", "192.0.2.1").is_err(), "it serves nobody");
-        let own = certs.leaves().serving.certificate.clone();
+        let own = certs.leaves().serving.chain_pem.clone();
         assert!(judge(&own, "a", "192.0.2.1").is_err() && judge(&own, "a", "kubernetes").is_ok(), "no node's: by its names");
-        let theirs = foreign.issue_node("a", &["192.0.2.1".parse().unwrap()]).unwrap().certificate;
+        let theirs = foreign.issue_node("a", &["192.0.2.1".parse().unwrap()]).unwrap().chain_pem;
         assert!(judge(&theirs, "a", "192.0.2.1").is_err(), "of another authority");
     }
 }

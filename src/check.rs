@@ -3,56 +3,67 @@
 use std::{fs, path::Path};
 
 use anyhow::bail;
-use api::task::Group;
+use api::{
+    preflight::{Finding, in_the_way},
+    task::Group,
+};
 
 use crate::{
-    flags::{CheckFlags, CommonFlags},
+    flags::CheckFlags,
     machine::{
         address::host_name,
         dirs::Dirs,
         instance::{self, NodeLock},
     },
-    node::preflight,
+    node::preflight::{self, Needs, Wish, here},
 };
 
-/// One thing that is needed.
-pub struct Need {
-    pub what: &'static str,
-    pub met: bool,
-    /// The command, or the deed, that mends it.
-    pub mend: &'static str,
-}
+/// Of an API server, unless flags say another.
+const API_PORT: u16 = 6443;
 
 /// Prints what was asked for; true if all is well.
 ///
 /// # Errors
-/// There is no data directory of ours where one was named, or a skiff runs on it.
-pub fn run(flags: &CommonFlags) -> anyhow::Result<bool> {
-    if flags.data_dir.is_some() { data(&Dirs::new(flags.data_dir.as_deref())) } else { Ok(machine()) }
+/// There is no data directory of ours where one was named, or a skiff runs on it; or something stands between this machine and the servers that were named.
+pub async fn run(flags: CheckFlags) -> anyhow::Result<bool> {
+    let group = Group::new();
+    if !flags.join.server.is_empty() {
+        return servers(&flags, &group).await.map(|()| true);
+    }
+    if flags.common.data_dir.is_some() {
+        return data(&Dirs::new(flags.common.data_dir.as_deref()));
+    }
+    let found = Box::pin(here::look(&wish(&flags), &[], Needs::Joiners(API_PORT), &group)).await;
+    found.iter().for_each(|finding| say!("{finding}"));
+    let lacks_nothing = machine();
+    Ok(lacks_nothing && !found.iter().any(Finding::blocks))
 }
 
 /// Prints what stands between this machine and the servers that were named.
 ///
 /// # Errors
 /// Something does.
-pub async fn servers(flags: CheckFlags) -> anyhow::Result<()> {
-    let group = Group::new();
-    // A machine that is a node has its name.
-    let is_node = Dirs::new(flags.common.data_dir.as_deref()).node().is_dir();
-    let name = (!is_node).then(|| flags.node_name.clone().unwrap_or_else(host_name));
-    let found = Box::pin(preflight::look(&flags.join, name.as_deref(), flags.kubelet_port, &group)).await;
-    for finding in &found {
-        let sign = if finding.wrong.is_none() { "\u{2713}" } else { "\u{2717}" };
-        say!(" {sign} {}", finding.what);
-        if let Some((why, mend)) = &finding.wrong {
-            say!("     {why}\n     mend with: {mend}");
-        }
-    }
+async fn servers(flags: &CheckFlags, group: &Group) -> anyhow::Result<()> {
+    let found = Box::pin(preflight::look(&flags.join, &wish(flags), group)).await;
+    found.iter().for_each(|finding| say!("{finding}"));
     let here = machine();
-    match found.iter().filter(|finding| finding.wrong.is_some()).count() {
+    match found.iter().filter(|finding| finding.blocks()).count() {
         0 if here => Ok(()),
         0 => bail!("this machine cannot join yet"),
         n => bail!("{n} of {} things stand between this machine and the cluster", found.len()),
+    }
+}
+
+fn wish(flags: &CheckFlags) -> Wish {
+    // A machine that is a node has its name.
+    let is_node = Dirs::new(flags.common.data_dir.as_deref()).node().is_dir();
+    Wish {
+        name: (!is_node).then(|| flags.node_name.clone().unwrap_or_else(host_name)),
+        node_ip: flags.node_ip,
+        kubelet_port: flags.kubelet_port,
+        pod_network: flags.pod_network,
+        vxlan_port: flags.vxlan_port,
+        cluster_cidrs: flags.cluster_cidr.list().to_vec(),
     }
 }
 
@@ -99,14 +110,8 @@ fn store(dirs: &Dirs) -> Result<String, String> {
 /// Prints every need; true if all are met.
 fn machine() -> bool {
     let needs = needs();
-    for need in &needs {
-        let sign = if need.met { "\u{2713}" } else { "\u{2717}" };
-        say!(" {sign} {}", need.what);
-        if !need.met {
-            say!("     mend with: {}", need.mend);
-        }
-    }
-    let lacking = needs.iter().filter(|n| !n.met).count();
+    needs.iter().for_each(|need| say!("{need}"));
+    let lacking = needs.iter().filter(|need| need.blocks()).count();
     match lacking {
         0 => say!("this machine can run `skiff up`"),
         n => say!("this machine lacks {n} of {} things for `skiff up` (`skiff server` needs none of them)", needs.len()),
@@ -119,25 +124,22 @@ fn machine() -> bool {
 
 /// What is lacking, in one sentence with the commands; `None` if nothing is.
 pub fn lacking() -> Option<String> {
-    let lines: Vec<String> = needs().into_iter().filter(|n| !n.met).map(|n| format!("  {}: mend with: {}", n.what, n.mend)).collect();
-    (!lines.is_empty()).then(|| format!("this machine lacks:\n{}", lines.join("\n")))
+    let lines = in_the_way(&needs());
+    (!lines.is_empty()).then(|| format!("this machine lacks:{lines}"))
 }
 
-fn needs() -> Vec<Need> {
-    let program = |what, name, mend| Need { what, met: api::programs::find(name).is_some(), mend };
+fn needs() -> Vec<Finding> {
+    let program = |what, name, mend| Finding::needed(what, api::programs::find(name).is_some(), mend);
+    let has_cgroups = Path::new("/sys/fs/cgroup").read_dir().is_ok_and(|mut dir| dir.next().is_some());
     vec![
-        Need { what: "root", met: rustix::process::geteuid().is_root(), mend: "run it with sudo" },
+        Finding::needed("root", rustix::process::geteuid().is_root(), "run it with sudo"),
         program("containerd", "containerd", "apt-get install -y containerd"),
         program("ctr (comes with containerd)", "ctr", "apt-get install -y containerd"),
         program("runc", "runc", "apt-get install -y runc"),
         program("iptables-restore", "iptables-restore", "apt-get install -y iptables"),
-        Need { what: "overlay file system", met: filesystem("overlay"), mend: "modprobe overlay" },
-        Need {
-            what: "cgroups",
-            met: Path::new("/sys/fs/cgroup").read_dir().is_ok_and(|mut d| d.next().is_some()),
-            mend: "mount -t cgroup2 cgroup2 /sys/fs/cgroup",
-        },
-        Need { what: "network namespaces", met: Path::new("/proc/self/ns/net").exists(), mend: "use a kernel with CONFIG_NET_NS" },
+        Finding::needed("overlay file system", filesystem("overlay"), "modprobe overlay"),
+        Finding::needed("cgroups", has_cgroups, "mount -t cgroup2 cgroup2 /sys/fs/cgroup"),
+        Finding::needed("network namespaces", Path::new("/proc/self/ns/net").exists(), "use a kernel with CONFIG_NET_NS"),
     ]
 }
 

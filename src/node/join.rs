@@ -1,6 +1,7 @@
 //! An invitation and the address of a server -> this machine is a node of that cluster: `skiff agent`.
 
 mod kubelet_certificate;
+mod rights;
 mod servers;
 
 use std::{
@@ -10,10 +11,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use api::{task::Group, time::Timestamp};
+use api::{certificate::Identity, preflight::in_the_way, task::Group, time::Timestamp};
 use client::{
     Caches,
-    certificate::{Identity, tls},
+    certificate::{life, tls},
     kube, may_pass,
     node_cache::Shelf,
     patient,
@@ -21,7 +22,7 @@ use client::{
     trust::pinned,
     tunnel,
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, error::Elapsed, timeout};
 
 use crate::{
     check,
@@ -37,10 +38,9 @@ use crate::{
         self, Access, NodeConfig,
         cluster_config::Facts,
         discover::{self, NotSigned},
-        invitation,
         join_token::JoinToken,
         kept::Kept,
-        preflight,
+        preflight::{self, Needs, Wish, here},
     },
     server::{shutdown_signal, unfaulted},
 };
@@ -77,22 +77,27 @@ pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
         () = &mut end => Ok(None),
         started = Box::pin(start(&flags, &dirs, &group, &progress)) => started.map(Some),
     };
-    let node = match node {
-        Err(error) => {
-            // What `skiff check` would say: often it is not what the error names.
-            let found = Box::pin(preflight::look(&flags.join, None, flags.agent.kubelet_port, &group)).await;
-            let words = preflight::words(&found);
-            Err(if words.is_empty() { error } else { anyhow::anyhow!("{error:#}\nwhat stands in between:{words}") })
-        }
-        done => done,
-    };
     if let Ok(Some(_)) = &node {
         end.await;
     }
+    // Before anything is looked at: a port that we have ourselves is not taken.
     if !group.drain(END_BOUND).await {
         tracing::warn!(seconds = END_BOUND.as_secs(), "some tasks did not end in time");
     }
+    let node = match node {
+        Err(error) => Err(Box::pin(explained(error, &flags)).await),
+        done => done,
+    };
     node.map(drop).and_then(|()| unfaulted(&group))
+}
+
+/// With what `skiff check` would say: often it is not what the error names.
+async fn explained(error: anyhow::Error, flags: &AgentVerbFlags) -> anyhow::Error {
+    let group = Group::new();
+    let found = preflight::look(&flags.join, &wish(flags, None), &group).await;
+    group.drain(END_BOUND).await;
+    let between = in_the_way(&found);
+    if between.is_empty() { error } else { anyhow::anyhow!("{error:#}\nwhat stands in between:{between}") }
 }
 
 async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Progress) -> anyhow::Result<NodeLock> {
@@ -100,11 +105,17 @@ async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Pr
     let member = Box::pin(member(flags, &kept, group, progress)).await?;
     let urls: Vec<String> = member.transport.servers().iter().map(Server::to_string).collect();
     kept.set_servers(&urls)?;
-    let life = kept.client()?.context("the certificate was just kept")?.life().map_err(anyhow::Error::msg)?;
+    let life = life(&kept.client()?.context("the certificate was just kept")?).map_err(anyhow::Error::msg)?;
     member.keep_fresh(life, group);
     if let Some(warning) = Box::pin(preflight::clock_warning(&member.transport)).await {
         tracing::warn!(warning, "comparing clocks");
         progress.say(&format!("warning: {warning}"));
+    }
+    // Before anything of this cluster is kept, and anything is started here: what was a node before has the right, or what it read with it.
+    if kept.facts()?.is_none()
+        && let Some(lacking) = Box::pin(rights::lacking(&member.transport.client())).await
+    {
+        bail!(lacking);
     }
     let facts = Box::pin(facts(flags, &member)).await?;
     let address = own_address(flags.agent.node_ip, &member.transport.servers(), progress);
@@ -134,14 +145,47 @@ async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Pr
         flags: flags.agent.clone(),
     };
     let used = member.transport.used();
-    let node = Box::pin(node::start(&config, access, &move || used.borrow().is_none(), group, progress)).await?;
+    let is_alone = move || used.borrow().is_none();
+    let (wish, servers) = (wish(flags, Some(&config)), member.transport.servers());
+    let (started, ()) = tokio::join!(
+        Box::pin(node::start(&config, access, &is_alone, group, progress)),
+        Box::pin(warn(&wish, &servers, needs(flags), group, progress)),
+    );
+    let node = started?;
     progress.say(&format!("\nOn a server, try:\n  kubectl get node {} -o wide", config.name));
     Ok(node)
 }
 
+/// As what this machine joins: as flags say, and as `node` is, once that is known.
+fn wish(flags: &AgentVerbFlags, node: Option<&NodeConfig>) -> Wish {
+    let given = flags.facts.cluster_cidr.as_ref().map(|ranges| ranges.list().to_vec()).unwrap_or_default();
+    Wish {
+        name: None,
+        node_ip: node.map(|node| node.address).or(flags.agent.node_ip),
+        kubelet_port: flags.agent.kubelet_port,
+        pod_network: flags.agent.pod_network,
+        vxlan_port: flags.agent.vxlan_port,
+        cluster_cidrs: node.map_or(given, |node| node.cluster_cidrs.clone()),
+    }
+}
+
+/// What `skiff check` would say of the pod network, for who did not ask. What was wrong of the address was told when it was chosen.
+async fn warn(wish: &Wish, servers: &[Server], needs: Needs, group: &Group, progress: &Progress) {
+    let Some(ip) = wish.node_ip else { return };
+    let found = here::pod_network(wish, ip, servers, needs, group).await;
+    for problem in found.iter().filter(|finding| finding.blocks()).filter_map(|finding| finding.problem.as_ref()) {
+        tracing::warn!(why = problem.what, mend = problem.mend, "what stands between pods of this node and those of others");
+        progress.say(&format!("warning: {}; mend with: {}", problem.what, problem.mend));
+    }
+}
+
+fn needs(flags: &AgentVerbFlags) -> Needs {
+    if flags.join.tunnel { Needs::Nobody } else { Needs::Others(flags.agent.kubelet_port) }
+}
+
 /// Who was a node before is one again; who was not joins.
 async fn member(flags: &AgentVerbFlags, kept: &Kept, group: &Group, progress: &Progress) -> anyhow::Result<Member> {
-    let invitation = invitation::read(&flags.join)?;
+    let invitation = JoinToken::of_flags(&flags.join)?;
     let servers = servers::known(&flags.join.server, &kept.servers()?)?;
     if let (Some(ca), Some(identity)) = (kept.ca()?, kept.client()?) {
         return Box::pin(again(flags, (ca, identity), kept, invitation, servers, group, progress)).await;
@@ -189,7 +233,7 @@ async fn again(
     if servers.is_empty() {
         bail!("--server is missing, and none is known from before");
     }
-    let life = identity.life().map_err(anyhow::Error::msg)?;
+    let life = life(&identity).map_err(anyhow::Error::msg)?;
     let transport = Transport::new(servers, tls(&ca, Some(&identity)).map_err(anyhow::Error::msg)?, group);
     let member = Member { node, ca, kept: kept.clone(), transport, invitation };
     if !life.is_over(Timestamp::now()) {
@@ -236,7 +280,7 @@ fn own_address(given: Option<IpAddr>, servers: &[Server], progress: &Progress) -
     let ip = |server: &Server| (server.host(), server.port()).to_socket_addrs().ok()?.next().map(|address| address.ip());
     let chosen = node_address(servers.iter().find_map(ip))?;
     if let Some(warning) = &chosen.warning {
-        tracing::warn!(warning, "choosing the node's address");
+        tracing::warn!(%warning, "choosing the node's address");
         progress.say(&format!("warning: {warning}"));
     }
     Some(chosen.address)
@@ -264,6 +308,7 @@ async fn patiently<T>(progress: &Progress, mut work: impl AsyncFnMut() -> anyhow
 /// There was no answer, or one that says "not now".
 pub fn is_passing(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| match (cause.downcast_ref::<kube::Error>(), cause.downcast_ref::<client::certificate::Error>()) {
+        _ if cause.is::<Elapsed>() => true,
         (Some(error), _) => may_pass(error),
         (_, Some(client::certificate::Error::Create(error))) => may_pass(error),
         _ => false,

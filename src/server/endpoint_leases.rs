@@ -17,7 +17,7 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 use store::{Error, Events, Op, Range, Rev, Store, Txn};
 use tokio::{
-    sync::Mutex,
+    sync::{Mutex, watch},
     time::{sleep, timeout},
 };
 
@@ -35,8 +35,12 @@ pub struct Masters {
     engine: Arc<Engine>,
     store: Arc<dyn Store>,
     advertised: SocketAddr,
+    /// Of this server's certificate.
+    names: BTreeSet<String>,
     /// Whether we are leaving. Held while anything is written.
     leaving: Mutex<bool>,
+    /// Whose leases stand.
+    told: watch::Sender<BTreeSet<SocketAddr>>,
 }
 
 impl Masters {
@@ -44,12 +48,30 @@ impl Masters {
     ///
     /// # Errors
     /// The first write failed.
-    pub async fn start(engine: &Arc<Engine>, store: &Arc<dyn Store>, advertised: SocketAddr, group: &Group) -> anyhow::Result<Arc<Self>> {
-        let this = Arc::new(Self { engine: engine.clone(), store: store.clone(), advertised, leaving: Mutex::default() });
+    pub async fn start(
+        engine: &Arc<Engine>,
+        store: &Arc<dyn Store>,
+        advertised: SocketAddr,
+        names: BTreeSet<String>,
+        group: &Group,
+    ) -> anyhow::Result<Arc<Self>> {
+        let this = Arc::new(Self {
+            engine: engine.clone(),
+            store: store.clone(),
+            advertised,
+            names,
+            leaving: Mutex::default(),
+            told: watch::Sender::default(),
+        });
         let (known, rev) = this.round().await?;
         let keeping = this.clone();
         group.spawn_loop("endpoints of kubernetes", Box::pin(async move { keeping.keep(known, rev).await }));
         Ok(this)
+    }
+
+    /// The servers whose leases stand, now and whenever that changes.
+    pub fn servers(&self) -> watch::Receiver<BTreeSet<SocketAddr>> {
+        self.told.subscribe()
     }
 
     /// Takes our address out: connections are led to the others before ours are ended.
@@ -115,6 +137,12 @@ impl Masters {
             anyhow::bail!("no API server IP addresses were listed in storage, refusing to erase all endpoints for the kubernetes Service");
         }
         self.write(&all).await?;
+        self.told.send_if_modified(|told| {
+            let is_new = *told != all;
+            told.clone_from(&all);
+            is_new
+        });
+        kinds::bootstrap_service::kubernetes_names(&self.engine, &self.names).await?;
         Ok((all, rev))
     }
 
@@ -200,7 +228,8 @@ mod tests {
         let door = Door::over(store.clone(), &group).await;
         let start = async |address: &str, group: &Group| {
             let advertised = format!("{address}:6443").parse().unwrap();
-            Masters::start(&door.engine, &store, advertised, group).await.expect("it is written")
+            let names = [address, "vip.example"].map(str::to_owned).into();
+            Masters::start(&door.engine, &store, advertised, names, group).await.expect("it is written")
         };
         let (doomed, rest) = (group.child(), group.child());
         let first = start("10.0.0.1", &rest).await;
@@ -208,11 +237,20 @@ mod tests {
         start("10.0.0.2", &doomed).await;
         start("10.0.0.3", &rest).await;
         become_(&door.engine, &["10.0.0.1", "10.0.0.2", "10.0.0.3"]).await;
+        let mut servers = first.servers();
+        let are = async |servers: &mut watch::Receiver<BTreeSet<SocketAddr>>, count: usize| {
+            timeout(BOUND, servers.wait_for(|all| all.len() == count)).await.expect("it is told").expect("it goes on");
+        };
+        are(&mut servers, 3).await;
         // Killed: nobody says goodbye.
         doomed.stop();
         become_(&door.engine, &["10.0.0.1", "10.0.0.3"]).await;
+        are(&mut servers, 2).await;
         first.leave().await;
         assert_eq!(endpoints(&door.engine).await, ["10.0.0.3"], "at once");
+        let found = door.engine.get(&GroupResource::new("", "endpoints"), &Key::new("default", "kubernetes")).await.unwrap().value();
+        let told = &found["metadata"]["annotations"][api::csr::SERVING_NAMES];
+        assert_eq!(told, "10.0.0.1,10.0.0.2,10.0.0.3,vip.example", "those that are gone as well: no node takes their names");
         let slices = door.engine.cached_list(&GroupResource::new("discovery.k8s.io", "endpointslices"), Some("default"));
         assert_eq!(slices.len(), 1);
         assert_eq!(slices[0].value()["endpoints"][0]["addresses"], json!(["10.0.0.3"]));

@@ -4,12 +4,15 @@
 //! status errors, field causes, selectors, quantities, names, bootstrap tokens, what a certificate signing request asks for, the task group that every
 //! room runs its tasks in, and the seats that every server gives its connections.
 
+pub mod annotations;
 pub mod bootstrap;
+pub mod certificate;
 pub mod csr;
 pub mod faults;
 pub mod field_errors;
 pub mod human;
 pub mod names;
+pub mod preflight;
 pub mod programs;
 pub mod quantity;
 pub mod runs;

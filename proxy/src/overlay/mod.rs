@@ -5,10 +5,12 @@
 
 mod driver;
 mod facts;
+mod firewall;
 mod kernel;
 mod mtu;
 #[cfg(test)]
 mod packet_tests;
+mod path;
 mod peers;
 mod plan;
 mod problems;
@@ -26,7 +28,7 @@ use facts::NodeFacts;
 use kernel::Kernel;
 pub use kernel::VxlanSeen;
 pub use mtu::{pod_mtu, pod_mtu_here};
-pub use problems::{Problem, Seen, problems, see};
+pub use problems::{Seen, problems, see};
 
 /// VXLAN devices are named after their VNI, as flannel's are.
 pub const LINK_PREFIX: &str = "skiff.";

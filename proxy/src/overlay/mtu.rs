@@ -12,8 +12,8 @@ use super::{LINK_PREFIX, PodNetwork, kernel::Interface, kernel::Kernel};
 /// IPv4 (20), UDP (8), VXLAN (8), Ethernet (14); IPv6 takes 20 more.
 const OVERHEAD_V4: u32 = 50;
 const OVERHEAD_V6: u32 = 70;
-/// Of a device; a loopback says one more.
-const LONGEST: u32 = 65_535;
+/// Of a packet; a loopback says one more.
+pub const LONGEST: u32 = 65_535;
 /// Every IPv4 host takes these (RFC 791); below it a number is a mistake.
 const SHORTEST: u32 = 576;
 
@@ -53,7 +53,7 @@ pub fn underlay(all: &[Interface], node_ip: Ipv4Addr) -> Option<&Interface> {
 }
 
 /// Made by us, or a loopback.
-fn is_own(link: &Interface) -> bool {
+pub fn is_own(link: &Interface) -> bool {
     let ours = link.name == crate::cni::BRIDGE || link.name == crate::dns::LINK || link.name.starts_with(LINK_PREFIX);
     ours || link.addresses.iter().all(|net| net.addr().is_loopback())
 }

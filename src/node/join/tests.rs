@@ -1,7 +1,10 @@
 //! Against a whole server of this process, over its sockets: what is under test is who becomes a node, and what those hear who do not.
 
 use api::k8s::api::core::v1::Node;
-use client::kube::{Api, api::PostParams};
+use client::{
+    certificate::Life,
+    kube::{Api, api::PostParams},
+};
 use serde_json::json;
 
 use super::*;
@@ -38,7 +41,7 @@ async fn joins(flags: &AgentVerbFlags, dir: &std::path::Path, group: &Group) -> 
 async fn a_machine_joins_by_token_and_is_a_node_from_then_on() {
     let (dir, group) = (tempfile::tempdir().unwrap(), Group::new());
     let control = server(dir.path()).await;
-    let url = control.admin["clusters"][0]["cluster"]["server"].as_str().unwrap().to_owned();
+    let url = control.admin()["clusters"][0]["cluster"]["server"].as_str().unwrap().to_owned();
     let [hash, _] = apiserver::certs::request::fingerprints(control.certs.ca()).unwrap();
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));
     let whole = format!("K10{hash}::{TOKEN}");
@@ -50,14 +53,21 @@ async fn a_machine_joins_by_token_and_is_a_node_from_then_on() {
     let error = format!("{:#}", joins(&agent(Some(&url), &["--token", &wrong, "--node-name=a"]), &a, &group).await.err().unwrap());
     assert!(error.contains("Unauthorized"), "{error}");
     let flags = agent(Some(&url), &["--token", &wrong]);
-    let found = crate::node::preflight::look(&flags.join, Some("a"), 0, &group).await;
-    assert!(crate::node::preflight::words(&found).contains("its time is over"), "{found:?}");
+    let asked = |flags: &AgentVerbFlags| {
+        let name = Some("a".to_owned());
+        // Of this machine nothing is asked that others may have changed.
+        Wish { name, node_ip: Some([127, 0, 0, 1].into()), kubelet_port: 0, vxlan_port: 0, ..wish(flags, None) }
+    };
+    let found = preflight::look(&flags.join, &asked(&flags), &group).await;
+    assert!(in_the_way(&found).contains("its time is over"), "{found:?}");
     let error = joins(&agent(Some(&url), &[]), &a, &group).await.err().unwrap().to_string();
     assert!(error.contains("--token is missing"), "{error}");
 
     let flags = agent(Some(&url), &["--token", &whole, "--node-name=a"]);
-    let found = crate::node::preflight::look(&flags.join, Some("a"), 0, &group).await;
-    assert_eq!(crate::node::preflight::words(&found), "");
+    let mut found = preflight::look(&flags.join, &asked(&flags), &group).await;
+    // A firewall, say.
+    found.retain(|finding| finding.what != here::POD_NETWORK);
+    assert_eq!(in_the_way(&found), "");
     let member = joins(&flags, &a, &group).await.unwrap();
     assert_eq!((member.node.as_str(), Kept::open(&a).unwrap().node().unwrap().as_deref()), ("a", Some("a")));
     let facts = facts(&flags, &member).await.unwrap();
@@ -75,6 +85,16 @@ async fn a_machine_joins_by_token_and_is_a_node_from_then_on() {
 
     let again = joins(&agent(Some(&url), &[]), &a, &group).await.unwrap();
     assert_eq!(again.node, "a", "without a token, under the name it has");
+    // A clock that is ahead takes the certificate for expired. The server does not, and no token is needed.
+    let (ahead, late) =
+        (Member { invitation: Some(JoinToken::parse(&wrong, None).unwrap()), ..again }, Life { from: Timestamp::MIN, to: Timestamp::MIN });
+    ahead.renew_once(late).await.unwrap();
+    // Its certificate is lost: it is the machine that the name belongs to all the same, while its node is alive.
+    for file in ["kubelet-client.crt", "kubelet-client.key"] {
+        std::fs::remove_file(a.join(file)).unwrap();
+    }
+    let rejoined = joins(&agent(Some(&url), &["--token", &whole, "--node-name=a"]), &a, &group).await.unwrap();
+    assert_eq!(rejoined.node, "a");
     let error = joins(&agent(Some(&url), &["--node-name=c"]), &a, &group).await.err().unwrap().to_string();
     assert!(error.contains("skiff leave"), "{error}");
     let error = format!("{:#}", joins(&agent(None, &["--token", &other]), &a, &group).await.err().unwrap());

@@ -53,9 +53,6 @@ quiet_service() {
 need_cargo() {
     command -v cargo >/dev/null || die "cargo is missing: install Rust 1.95 or newer with rustup"
     need_packages gcc libc6-dev
-    # etcd-client compiles etcd's protocol when it is built.
-    command -v protoc >/dev/null || need_packages protobuf-compiler
-    need_packages libprotobuf-dev
 }
 
 need_runtime() { need_packages containerd runc iptables nftables; }
@@ -112,7 +109,7 @@ need_test() {
     need_tools
 }
 
-command -v apt-get >/dev/null || die "this is no Debian: install containerd, runc, iptables, protoc and kubectl yourself"
+command -v apt-get >/dev/null || die "this is no Debian: install containerd, runc, iptables and kubectl yourself"
 case ${1:-} in
     up) need_cargo; need_runtime; need_kubectl ;;
     test) need_cargo; need_runtime; need_test ;;

@@ -9,39 +9,61 @@ use api::{
 };
 
 use crate::{
-    flags::{CheckFlags, CommonFlags},
+    flags::CheckFlags,
     machine::{
         address::host_name,
         dirs::Dirs,
         instance::{self, NodeLock},
     },
-    node::preflight,
+    node::preflight::{self, Needs, Wish, here},
 };
+
+/// Of an API server, unless flags say another.
+const API_PORT: u16 = 6443;
 
 /// Prints what was asked for; true if all is well.
 ///
 /// # Errors
-/// There is no data directory of ours where one was named, or a skiff runs on it.
-pub fn run(flags: &CommonFlags) -> anyhow::Result<bool> {
-    if flags.data_dir.is_some() { data(&Dirs::new(flags.data_dir.as_deref())) } else { Ok(machine()) }
+/// There is no data directory of ours where one was named, or a skiff runs on it; or something stands between this machine and the servers that were named.
+pub async fn run(flags: CheckFlags) -> anyhow::Result<bool> {
+    let group = Group::new();
+    if !flags.join.server.is_empty() {
+        return servers(&flags, &group).await.map(|()| true);
+    }
+    if flags.common.data_dir.is_some() {
+        return data(&Dirs::new(flags.common.data_dir.as_deref()));
+    }
+    let found = Box::pin(here::look(&wish(&flags), &[], Needs::Joiners(API_PORT), &group)).await;
+    found.iter().for_each(|finding| say!("{finding}"));
+    let lacks_nothing = machine();
+    Ok(lacks_nothing && !found.iter().any(Finding::blocks))
 }
 
 /// Prints what stands between this machine and the servers that were named.
 ///
 /// # Errors
 /// Something does.
-pub async fn servers(flags: CheckFlags) -> anyhow::Result<()> {
-    let group = Group::new();
-    // A machine that is a node has its name.
-    let is_node = Dirs::new(flags.common.data_dir.as_deref()).node().is_dir();
-    let name = (!is_node).then(|| flags.node_name.clone().unwrap_or_else(host_name));
-    let found = Box::pin(preflight::look(&flags.join, name.as_deref(), flags.kubelet_port, &group)).await;
+async fn servers(flags: &CheckFlags, group: &Group) -> anyhow::Result<()> {
+    let found = Box::pin(preflight::look(&flags.join, &wish(flags), group)).await;
     found.iter().for_each(|finding| say!("{finding}"));
     let here = machine();
     match found.iter().filter(|finding| finding.blocks()).count() {
         0 if here => Ok(()),
         0 => bail!("this machine cannot join yet"),
         n => bail!("{n} of {} things stand between this machine and the cluster", found.len()),
+    }
+}
+
+fn wish(flags: &CheckFlags) -> Wish {
+    // A machine that is a node has its name.
+    let is_node = Dirs::new(flags.common.data_dir.as_deref()).node().is_dir();
+    Wish {
+        name: (!is_node).then(|| flags.node_name.clone().unwrap_or_else(host_name)),
+        node_ip: flags.node_ip,
+        kubelet_port: flags.kubelet_port,
+        pod_network: flags.pod_network,
+        vxlan_port: flags.vxlan_port,
+        cluster_cidrs: flags.cluster_cidr.list().to_vec(),
     }
 }
 

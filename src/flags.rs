@@ -8,12 +8,12 @@ mod ranges;
 mod servers;
 mod tokens;
 
-use std::{collections::BTreeMap, ffi::OsString, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 use api::k8s::api::core::v1::Taint;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 pub use given::Given;
 pub use join::{CheckFlags, FactFlags, JoinFlags, LeaveFlags};
@@ -131,6 +131,9 @@ pub struct ServerFlags {
     /// A token that machines can join with for as long as it is not deleted: <id>.<secret>, six and sixteen of a-z and 0-9
     #[arg(long, value_name = "TOKEN", hide_env_values = true)]
     pub agent_token: Option<Given>,
+    /// How long the certificates of nodes and users last that the cluster signs (certificates.k8s.io), unless they ask for less
+    #[arg(long, value_name = "TIME", default_value = "8760h", value_parser = nodes::time)]
+    pub cluster_signing_duration: Duration,
     #[command(flatten)]
     pub nodes: NodesFlags,
     #[command(flatten)]
@@ -189,7 +192,7 @@ pub struct AgentVerbFlags {
     pub facts: FactFlags,
     #[command(flatten)]
     pub hollow: HollowFlags,
-    /// For hollow nodes: the cluster to join, and who we are there [default: $KUBECONFIG or ~/.kube/config]
+    /// For hollow nodes that do not join by --server and --token: the cluster, and who we are there [default: $KUBECONFIG or ~/.kube/config]
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// For hollow nodes: the kubeconfig's context [default: its current one]
@@ -253,6 +256,9 @@ pub struct KubeconfigFlags {
     /// Merge into the default kubeconfig, as `skiff up` does, instead of printing
     #[arg(long)]
     pub merge: bool,
+    /// Where the cluster is reached, if not at this server's own address: a URL with a name that servers have by --tls-san, say
+    #[arg(long, value_name = "URL", value_parser = url)]
+    pub server: Option<String>,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -268,6 +274,38 @@ impl AgentFlags {
     /// Of the node: `key=value`, as was checked when they were read.
     pub fn labels(&self) -> BTreeMap<String, String> {
         self.node_labels.iter().filter_map(|label| label.split_once('=')).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    }
+
+    /// What holds for other nodes of the cluster as well, as keys of a `--config` file; not what is of this machine alone.
+    pub fn of_all_nodes(&self) -> Map<String, Value> {
+        // All of them by name: who adds a flag decides.
+        let Self {
+            node_name: _,
+            node_ip: _,
+            container_runtime_endpoint: _,
+            pod_manifest_path: _,
+            kubelet_port,
+            eviction_hard,
+            node_labels,
+            register_with_taints,
+            proxy_mode,
+            pod_network,
+            vxlan_vni,
+            vxlan_port,
+        } = self;
+        let taints: Vec<String> = register_with_taints.iter().map(node::taint_text).collect();
+        let own = [
+            ("kubelet-port", json!(kubelet_port)),
+            ("eviction-hard", json!(eviction_hard.to_string())),
+            ("proxy-mode", json!(proxy_mode.to_string())),
+            ("pod-network", json!(pod_network.to_string())),
+            ("vxlan-vni", json!(vxlan_vni)),
+            ("vxlan-port", json!(vxlan_port)),
+        ];
+        // Nothing is no label and no taint.
+        let lists = [("node-labels", node_labels), ("register-with-taints", &taints)].into_iter().filter(|(_, list)| !list.is_empty());
+        let lists = lists.map(|(key, list)| (key, json!(list)));
+        own.into_iter().chain(lists).map(|(key, value)| (key.to_owned(), value)).collect()
     }
 }
 
@@ -385,6 +423,11 @@ fn host(text: &str) -> Result<String, String> {
     }
 }
 
+/// Of an API server.
+fn url(text: &str) -> Result<String, String> {
+    client::transport::Server::parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
 fn as_flag(value: &Value) -> Option<String> {
     match value {
         Value::String(s) => Some(s.clone()),
@@ -411,6 +454,40 @@ mod tests {
         assert_eq!(up.server.secure_port, 7000);
         assert_eq!(up.server.etcd_servers, ["http://a:1", "http://b:2"]);
         assert_eq!(up.agent.node_name.as_deref(), Some("n2"));
+    }
+
+    #[test]
+    fn what_holds_for_all_nodes_is_read_by_their_agents_as_it_was_given() {
+        let given = [
+            "--kubelet-port=10251",
+            "--eviction-hard=memory.available<50Mi",
+            "--node-labels=a=b,c=d",
+            "--register-with-taints=x=y:NoSchedule,z:NoExecute",
+            "--proxy-mode=nftables",
+            "--pod-network=vxlan",
+            "--vxlan-vni=7",
+            "--vxlan-port=4789",
+        ];
+        for args in [&[][..], &given[..]] {
+            let args: Vec<&str> = ["skiff", "up", "--node-name=n1", "--node-ip=10.0.0.5"].iter().chain(args).copied().collect();
+            let Verb::Up(up) = parse("{}", &args).unwrap().verb else { panic!() };
+            let file = serde_yaml::to_string(&Value::Object(up.agent.of_all_nodes())).unwrap();
+            let Verb::Agent(agent) = parse(&file, &["skiff", "agent"]).unwrap().verb else { panic!() };
+            let own = AgentFlags { node_name: None, node_ip: None, ..up.agent };
+            assert_eq!(format!("{:?}", agent.agent), format!("{own:?}"), "{file}");
+        }
+    }
+
+    #[test]
+    fn certificates_are_signed_for_a_year_or_as_said() {
+        let seconds = |args: &[&str]| {
+            let args: Vec<&str> = ["skiff", "server"].iter().chain(args).copied().collect();
+            let Verb::Server(server) = parse("{}", &args).unwrap().verb else { panic!() };
+            server.cluster_signing_duration.as_secs()
+        };
+        assert_eq!(seconds(&[]), controllers::SIGNING_SECONDS);
+        assert_eq!(seconds(&["--cluster-signing-duration=1h30m"]), 5400);
+        assert_eq!(seconds(&["--cluster-signing-duration=87600h"]), 87_600 * 3600);
     }
 
     #[test]

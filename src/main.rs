@@ -50,11 +50,13 @@ fn run() -> anyhow::Result<ExitCode> {
     match cli.verb {
         Verb::Up(flags) => block_on(&flags.server.common.log_level.clone(), up::run(flags))?,
         Verb::Server(flags) => block_on(&flags.common.log_level.clone(), server::run(flags))?,
+        Verb::Agent(flags) if flags.hollow.hollow.is_some() => block_on(&flags.common.log_level.clone(), hollow::run(flags))?,
         Verb::Agent(flags) => block_on(&flags.common.log_level.clone(), node::join::run(flags))?,
         Verb::Token(flags) => block_on("warn", token::run(flags))?,
         Verb::Kubeconfig(flags) => kubeconfig::run(&flags)?,
-        Verb::Check(flags) if !flags.join.server.is_empty() => block_on("error", check::servers(flags))?,
-        Verb::Check(flags) => return Ok(if check::run(&flags.common)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        Verb::Check(flags) => {
+            return block_on("error", check::run(flags)).map(|is_well| if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Verb::Leave(flags) => block_on(&flags.common.log_level.clone(), node::leave::run(flags))?,
         Verb::Down(flags) => block_on(&flags.common.log_level.clone(), down::down(flags))?,
         Verb::Reset(flags) => block_on(&flags.common.log_level.clone(), down::reset(flags))?,
@@ -84,7 +86,7 @@ fn write_out(text: &[u8]) -> std::io::Result<()> {
     }
 }
 
-fn block_on(log_level: &str, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn block_on<T>(log_level: &str, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let filter = tracing_subscriber::EnvFilter::try_new(log_level)?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     // Few threads: the work is small, and each idle thread costs memory.

@@ -5,8 +5,8 @@ pub mod cluster_config;
 #[cfg(test)]
 #[expect(dead_code)]
 mod cni_shim;
-mod discover;
-mod invitation;
+pub mod discover;
+pub mod invitation;
 pub mod join;
 pub mod join_token;
 mod kept;

@@ -9,6 +9,7 @@ mod leading;
 pub mod manifests;
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     sync::Arc,
@@ -75,8 +76,10 @@ pub struct Control {
     pub group: Group,
     pub dirs: Dirs,
     pub certs: Arc<Certs>,
-    /// The administrator's kubeconfig.
-    pub admin: Value,
+    /// The administrator's kubeconfig, of this server alone.
+    admin: Value,
+    /// Where others reach this server.
+    reached: SocketAddr,
     engine: Arc<Engine>,
     front: Front,
     store: Arc<dyn Store>,
@@ -158,14 +161,14 @@ impl Control {
         let address = SocketAddr::new(local, port);
         group.spawn_vital("api server", Box::pin(serve::serve(listener, seats, tls, front.clone(), group.clone())));
 
-        let admin = named(certs.admin_kubeconfig(&format!("https://{address}")));
-        kubeconfig::write_private(&dirs.kubeconfig(), &kubeconfig::to_yaml(&admin)?)?;
+        let (admin, reached) = (certs.admin_kubeconfig(&format!("https://{address}")), SocketAddr::new(advertised, port));
+        write_kubeconfig(&dirs, &kubeconfig::kept(admin.clone(), reached, &BTreeSet::new()))?;
         let (leading, masters) = (Mutex::default(), None);
-        let mut control = Self { group, dirs, certs, admin, engine, front, store, leading, masters, _instance: instance };
+        let mut control = Self { group, dirs, certs, admin, reached, engine, front, store, leading, masters, _instance: instance };
         Box::pin(auth::bootstrap(&control.engine)).await?;
-        Box::pin(control.publish(flags, &config, SocketAddr::new(advertised, port), has_etcd)).await?;
+        Box::pin(control.publish(flags, &config, has_etcd)).await?;
         Box::pin(manifests::apply(&control.engine, cluster_dns(&config))).await?;
-        Box::pin(control.welcome(agent_token.as_ref(), flags, &config, SocketAddr::new(advertised, port))).await?;
+        Box::pin(control.welcome(agent_token.as_ref(), flags, &config)).await?;
         started.done();
         let rooms = control.rooms(flags, &config, advertised);
         control.group.spawn_loop("claims of services", kinds::service::keep_claims(control.engine.clone(), config));
@@ -181,16 +184,25 @@ impl Control {
     }
 
     /// The `kubernetes` Service and where it leads.
-    async fn publish(&mut self, flags: &ServerFlags, config: &kinds::Config, advertised: SocketAddr, has_etcd: bool) -> anyhow::Result<()> {
-        kinds::bootstrap_service::kubernetes_service(&self.engine, config, advertised).await?;
+    async fn publish(&mut self, flags: &ServerFlags, config: &kinds::Config, has_etcd: bool) -> anyhow::Result<()> {
+        kinds::bootstrap_service::kubernetes_service(&self.engine, config, self.reached).await?;
         if has_etcd {
-            let own = serving_names(flags, config, advertised.ip());
+            let own = serving_names(flags, config, self.reached.ip());
             let names = own.dns.into_iter().chain(own.addresses.iter().map(ToString::to_string)).collect();
-            self.masters = Some(Masters::start(&self.engine, &self.store, advertised, names, &self.group).await?);
+            let masters = Masters::start(&self.engine, &self.store, self.reached, names, &self.group).await?;
+            let keeping = keep_kubeconfig(self.dirs.clone(), self.admin.clone(), self.reached, masters.servers());
+            self.group.spawn_loop("kubeconfig", keeping);
+            self.masters = Some(masters);
         } else {
-            kinds::bootstrap_service::kubernetes_endpoints(&self.engine, &[advertised].into()).await?;
+            kinds::bootstrap_service::kubernetes_endpoints(&self.engine, &[self.reached].into()).await?;
         }
         Ok(())
+    }
+
+    /// The administrator's kubeconfig for this machine, with the servers that there are now.
+    pub fn admin(&self) -> Value {
+        let servers = self.masters.as_ref().map(|masters| masters.servers().borrow().clone()).unwrap_or_default();
+        kubeconfig::for_here(kubeconfig::kept(self.admin.clone(), self.reached, &servers))
     }
 
     /// Ends in order: what other servers take over, loops, connections, store.
@@ -215,8 +227,8 @@ impl Control {
     }
 
     /// What machines need that will join, in one commit of the store.
-    async fn welcome(&self, token: Option<&Token>, flags: &ServerFlags, config: &kinds::Config, reached: SocketAddr) -> anyhow::Result<()> {
-        let (engine, url, pods) = (&self.engine, format!("https://{reached}"), flags.cluster_cidr.to_string());
+    async fn welcome(&self, token: Option<&Token>, flags: &ServerFlags, config: &kinds::Config) -> anyhow::Result<()> {
+        let (engine, url, pods) = (&self.engine, format!("https://{}", self.reached), flags.cluster_cidr.to_string());
         let token = async {
             match token {
                 Some(token) => cluster_info::make_token(engine, token).await,
@@ -233,7 +245,7 @@ impl Control {
             cluster_cidrs: flags.cluster_cidr.list().to_vec(),
             root_ca: self.certs.ca().to_owned(),
             authority: Arc::new(Ca(self.certs.clone())),
-            signing_seconds: controllers::SIGNING_SECONDS,
+            signing_seconds: flags.cluster_signing_duration.as_secs(),
             reserved: reserved(flags, kinds, advertised),
             nodes: flags.nodes.config(),
             terminated_pods_max: flags.nodes.terminated_pod_gc_threshold,
@@ -249,12 +261,30 @@ impl Control {
     }
 }
 
+fn write_kubeconfig(dirs: &Dirs, config: &Value) -> anyhow::Result<()> {
+    kubeconfig::write_private(&dirs.kubeconfig(), &kubeconfig::to_yaml(config)?)
+}
+
+/// The kept kubeconfig has the servers that there are, whenever one comes or goes.
+async fn keep_kubeconfig(dirs: Dirs, admin: Value, own: SocketAddr, mut servers: watch::Receiver<BTreeSet<SocketAddr>>) {
+    loop {
+        let all = servers.borrow_and_update().clone();
+        if let Err(error) = write_kubeconfig(&dirs, &kubeconfig::kept(admin.clone(), own, &all)) {
+            tracing::error!(error = format!("{error:#}"), "failed to write the cluster's servers to the kubeconfig");
+        }
+        if servers.changed().await.is_err() {
+            // Nobody tells any more: we end.
+            return std::future::pending().await;
+        }
+    }
+}
+
 /// Where others reach this server: as said, or as a person would choose, who is warned of what looks wrong.
 fn advertised_address(flags: &ServerFlags, progress: &Progress) -> IpAddr {
     let chosen = || {
         let chosen = node_address(None)?;
         if let Some(warning) = &chosen.warning {
-            tracing::warn!(warning, "choosing the address to advertise");
+            tracing::warn!(%warning, "choosing the address to advertise");
             progress.say(&format!("warning: {warning} (--advertise-address names another)"));
         }
         Some(chosen.address)
@@ -381,21 +411,6 @@ fn reserved(flags: &ServerFlags, config: &kinds::Config, advertised: IpAddr) -> 
 /// The cluster's DNS address: the tenth of the service range, as kubeadm has it.
 pub fn cluster_dns(config: &kinds::Config) -> IpAddr {
     config.service_address(10)
-}
-
-/// Gives cluster, user and context our own name, so that they stand beside others in one file.
-fn named(mut config: Value) -> Value {
-    for (list, inner) in [("clusters", None), ("users", None), ("contexts", Some("context"))] {
-        if let Some(item) = config[list].get_mut(0) {
-            item["name"] = kubeconfig::CONTEXT.into();
-            if let Some(inner) = inner {
-                item[inner]["cluster"] = kubeconfig::CONTEXT.into();
-                item[inner]["user"] = kubeconfig::CONTEXT.into();
-            }
-        }
-    }
-    config["current-context"] = kubeconfig::CONTEXT.into();
-    config
 }
 
 #[cfg(test)]

@@ -106,7 +106,7 @@ async fn foreground(mut flags: UpFlags) -> anyhow::Result<()> {
     let started = async {
         let config = node_config(&flags)?;
         if let (None, Some(warning)) = (flags.agent.node_ip, node_address(None).and_then(|chosen| chosen.warning)) {
-            tracing::warn!(warning, "choosing the node's address");
+            tracing::warn!(%warning, "choosing the node's address");
             progress.say(&format!("warning: {warning}"));
         }
         let node = Box::pin(node::start(&config, access(&control, &config), &|| false, &control.group, &progress)).await?;
@@ -115,7 +115,7 @@ async fn foreground(mut flags: UpFlags) -> anyhow::Result<()> {
             Box::pin(machines.start(&flags, &control.group, &progress)).await?;
         }
         let target = flags.kubeconfig.clone().unwrap_or_else(kubeconfig::default_path);
-        kubeconfig::merge_into(&target, &control.admin)?;
+        kubeconfig::merge_into(&target, &control.admin())?;
         progress.step(&format!("kubectl context {:?} in {}", kubeconfig::CONTEXT, target.display()));
         progress.say("\nNow try:\n  kubectl get nodes\n  kubectl get pods --all-namespaces\nStop with `skiff down`; remove everything with `skiff reset`.");
         anyhow::Ok(node)

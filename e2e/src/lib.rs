@@ -16,5 +16,5 @@ pub use api::{Api, Patch, Reply, Watch, object, path_of};
 pub use etcd::{Etcd, EtcdTls};
 pub use eventually::{Verdict, eventually};
 pub use kubectl::{Background, Done, Kubectl};
-pub use process::{free_port, skiff, tools};
+pub use process::{free_port, root, skiff, tools};
 pub use server::{Backend, Options, Server, Usage};

@@ -16,7 +16,7 @@ pub fn free_port() -> u16 {
 }
 
 /// The root of the checkout.
-pub(crate) fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("e2e is a folder of the checkout").to_path_buf()
 }
 

@@ -1,6 +1,6 @@
 //! `--eviction-hard` -> how much of memory, disk and process ids must be free before the node says that it is under pressure.
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 use api::quantity::Quantity;
 
@@ -33,6 +33,20 @@ impl EvictionHard {
 impl Default for EvictionHard {
     fn default() -> Self {
         Self::DEFAULT.parse().expect("the default is well-formed: the tests parse it")
+    }
+}
+
+/// As it is read.
+impl fmt::Display for EvictionHard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { memory, disk, inodes, pids } = self;
+        let all = [("memory.available", memory), ("nodefs.available", disk), ("nodefs.inodesFree", inodes), ("pid.available", pids)];
+        let parts = all.iter().filter_map(|(signal, threshold)| match threshold {
+            Threshold::None => None,
+            Threshold::Amount(amount) => Some(format!("{signal}<{amount}")),
+            Threshold::Share(share) => Some(format!("{signal}<{}.{:03}%", share / 1000, share % 1000)),
+        });
+        f.write_str(&parts.collect::<Vec<_>>().join(","))
     }
 }
 
@@ -104,6 +118,16 @@ mod tests {
         let one: EvictionHard = " nodefs.available<0.5%,pid.available<1k,".parse().unwrap();
         assert_eq!((one.memory.of(1000), one.disk.of(1000), one.inodes.of(1000), one.pids.of(0)), (0, 5, 0, 1000));
         assert_eq!("memory.available<100%,nodefs.available<0%".parse::<EvictionHard>(), "".parse());
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_the_same() {
+        for text in
+            [EvictionHard::DEFAULT, "", "memory.available<100Mi", "nodefs.available<0.5%,nodefs.inodesFree<12.345%,pid.available<1k"]
+        {
+            let hard: EvictionHard = text.parse().unwrap();
+            assert_eq!(hard.to_string().parse(), Ok(hard), "{text}: {hard}");
+        }
     }
 
     #[test]

@@ -52,9 +52,21 @@ pub struct CheckFlags {
     /// The name that the node would have [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
+    /// The address that the node would have [default: what it reaches the server from]
+    #[arg(long, value_name = "IP")]
+    pub node_ip: Option<IpAddr>,
     /// Port of the node agent's own server
     #[arg(long, value_name = "PORT", default_value_t = 10250)]
     pub kubelet_port: u16,
+    /// How pods would reach those of other nodes: auto, route or vxlan
+    #[arg(long, value_name = "WAY", default_value_t = proxy::overlay::PodNetwork::Auto)]
+    pub pod_network: proxy::overlay::PodNetwork,
+    /// UDP port of VXLAN
+    #[arg(long, value_name = "PORT", default_value_t = proxy::overlay::PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    pub vxlan_port: u16,
+    /// Addresses of the cluster's pods
+    #[arg(long, value_name = "CIDR,...", default_value = "10.244.0.0/16", value_parser = ranges::of_pods)]
+    pub cluster_cidr: Ranges,
 }
 
 #[derive(Args, Clone, Debug)]

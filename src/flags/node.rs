@@ -64,6 +64,12 @@ pub fn taint(text: &str) -> Result<Taint, String> {
     Ok(Taint { key: key.to_owned(), value, effect: effect.to_owned(), time_added: None })
 }
 
+/// As [`taint`] reads it.
+pub fn taint_text(taint: &Taint) -> String {
+    let value = taint.value.as_ref().map(|value| format!("={value}")).unwrap_or_default();
+    format!("{}{value}:{}", taint.key, taint.effect)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@
 //! cluster reaches it at.
 
 use std::{
+    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6, UdpSocket},
     path::Path,
 };
@@ -25,8 +26,20 @@ struct Here {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chosen {
     pub address: IpAddr,
-    /// Why others may not reach it, and what to do.
-    pub warning: Option<String>,
+    pub warning: Option<Warning>,
+}
+
+/// Why others may not reach an address, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    pub why: String,
+    pub mend: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.why, self.mend)
+    }
 }
 
 /// TEST-NET-1 (RFC 5737): only the route to it is looked up.
@@ -55,8 +68,13 @@ fn chosen(server: Option<IpAddr>, source: impl Fn(IpAddr) -> Option<IpAddr>, her
     Some(Chosen { address, warning: warning(address, here) })
 }
 
+/// [`warning`] of one of this machine's addresses.
+pub fn warning_of(address: IpAddr) -> Option<Warning> {
+    warning(address, &here())
+}
+
 /// Vagrant's trap: the default route leads through an interface on which all machines have the same address.
-fn warning(address: IpAddr, here: &[Here]) -> Option<String> {
+fn warning(address: IpAddr, here: &[Here]) -> Option<Warning> {
     if address != VIRTUALBOX_NAT {
         return None;
     }
@@ -65,7 +83,8 @@ fn warning(address: IpAddr, here: &[Here]) -> Option<String> {
         Some(other) => format!("`--node-ip {}` (on {}) is probably what you want", other.ip, other.link),
         None => "give the machine a private network, and its address with `--node-ip`".to_owned(),
     };
-    Some(format!("{address} is what VirtualBox's NAT gives to every machine: no other node reaches this one there; {mend}"))
+    let why = format!("{address} is what VirtualBox's NAT gives to every machine: no other node reaches this one there");
+    Some(Warning { why, mend })
 }
 
 /// Nothing is sent.
@@ -179,9 +198,9 @@ mod tests {
             let chosen = pick(server);
             assert_eq!((chosen.address.to_string().as_str(), chosen.warning.is_some()), (address, warned), "{server:?}");
         }
-        let said = pick(None).warning.unwrap();
+        let said = pick(None).warning.unwrap().to_string();
         assert!(said.contains("`--node-ip 192.168.56.11` (on eth1)"), "{said}");
-        let alone = chosen(None, routes(&table), &vagrant[..1]).unwrap().warning.unwrap();
+        let alone = chosen(None, routes(&table), &vagrant[..1]).unwrap().warning.unwrap().to_string();
         assert!(alone.contains("give the machine a private network"), "{alone}");
         assert_eq!(chosen(Some(WORLD), |_| None, &vagrant[1..]).unwrap().address, IpAddr::from([192, 168, 56, 11]));
         assert_eq!(chosen(None, |_| None, &[]), None);

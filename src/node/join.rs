@@ -1,6 +1,7 @@
 //! An invitation and the address of a server -> this machine is a node of that cluster: `skiff agent`.
 
 mod kubelet_certificate;
+mod rights;
 mod servers;
 
 use std::{
@@ -14,7 +15,7 @@ use api::{preflight::in_the_way, task::Group, time::Timestamp};
 use client::{
     Caches,
     certificate::{Identity, tls},
-    kube,
+    kube, may_pass,
     node_cache::Shelf,
     patient,
     transport::{Server, Transport},
@@ -26,7 +27,6 @@ use tokio::time::{Instant, timeout};
 use crate::{
     check,
     flags::{AgentVerbFlags, own_labels},
-    hollow,
     machine::{
         address::{host_name, node_address},
         dirs::Dirs,
@@ -41,7 +41,7 @@ use crate::{
         invitation,
         join_token::JoinToken,
         kept::Kept,
-        preflight,
+        preflight::{self, Needs, Wish, here},
     },
     server::{shutdown_signal, unfaulted},
 };
@@ -63,12 +63,6 @@ const ALONE_AFTER: Duration = Duration::from_secs(5);
 const FACTS_BOUND: Duration = Duration::from_secs(10);
 
 pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
-    if flags.hollow.hollow.is_some() {
-        if !flags.join.server.is_empty() || flags.join.token.is_some() {
-            bail!("--hollow takes a --kubeconfig: simulated nodes do not join by --server and --token");
-        }
-        return hollow::run(flags).await;
-    }
     if let Some(lacking) = check::lacking() {
         bail!(lacking);
     }
@@ -101,7 +95,7 @@ pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
 /// With what `skiff check` would say: often it is not what the error names.
 async fn explained(error: anyhow::Error, flags: &AgentVerbFlags) -> anyhow::Error {
     let group = Group::new();
-    let found = preflight::look(&flags.join, None, flags.agent.kubelet_port, &group).await;
+    let found = preflight::look(&flags.join, &wish(flags, None), &group).await;
     group.drain(END_BOUND).await;
     let between = in_the_way(&found);
     if between.is_empty() { error } else { anyhow::anyhow!("{error:#}\nwhat stands in between:{between}") }
@@ -117,6 +111,12 @@ async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Pr
     if let Some(warning) = Box::pin(preflight::clock_warning(&member.transport)).await {
         tracing::warn!(warning, "comparing clocks");
         progress.say(&format!("warning: {warning}"));
+    }
+    // Before anything of this cluster is kept, and anything is started here: what was a node before has the right, or what it read with it.
+    if kept.facts()?.is_none()
+        && let Some(lacking) = Box::pin(rights::lacking(&member.transport.client())).await
+    {
+        bail!(lacking);
     }
     let facts = Box::pin(facts(flags, &member)).await?;
     let address = own_address(flags.agent.node_ip, &member.transport.servers(), progress);
@@ -146,9 +146,42 @@ async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Pr
         flags: flags.agent.clone(),
     };
     let used = member.transport.used();
-    let node = Box::pin(node::start(&config, access, &move || used.borrow().is_none(), group, progress)).await?;
+    let is_alone = move || used.borrow().is_none();
+    let (wish, servers) = (wish(flags, Some(&config)), member.transport.servers());
+    let (started, ()) = tokio::join!(
+        Box::pin(node::start(&config, access, &is_alone, group, progress)),
+        Box::pin(warn(&wish, &servers, needs(flags), group, progress)),
+    );
+    let node = started?;
     progress.say(&format!("\nOn a server, try:\n  kubectl get node {} -o wide", config.name));
     Ok(node)
+}
+
+/// As what this machine joins: as flags say, and as `node` is, once that is known.
+fn wish(flags: &AgentVerbFlags, node: Option<&NodeConfig>) -> Wish {
+    let given = flags.facts.cluster_cidr.as_ref().map(|ranges| ranges.list().to_vec()).unwrap_or_default();
+    Wish {
+        name: None,
+        node_ip: node.map(|node| node.address).or(flags.agent.node_ip),
+        kubelet_port: flags.agent.kubelet_port,
+        pod_network: flags.agent.pod_network,
+        vxlan_port: flags.agent.vxlan_port,
+        cluster_cidrs: node.map_or(given, |node| node.cluster_cidrs.clone()),
+    }
+}
+
+/// What `skiff check` would say of the pod network, for who did not ask. What was wrong of the address was told when it was chosen.
+async fn warn(wish: &Wish, servers: &[Server], needs: Needs, group: &Group, progress: &Progress) {
+    let Some(ip) = wish.node_ip else { return };
+    let found = here::pod_network(wish, ip, servers, needs, group).await;
+    for problem in found.iter().filter(|finding| finding.blocks()).filter_map(|finding| finding.problem.as_ref()) {
+        tracing::warn!(why = problem.what, mend = problem.mend, "what stands between pods of this node and those of others");
+        progress.say(&format!("warning: {}; mend with: {}", problem.what, problem.mend));
+    }
+}
+
+fn needs(flags: &AgentVerbFlags) -> Needs {
+    if flags.join.tunnel { Needs::Nobody } else { Needs::Others(flags.agent.kubelet_port) }
 }
 
 /// Who was a node before is one again; who was not joins.
@@ -248,7 +281,7 @@ fn own_address(given: Option<IpAddr>, servers: &[Server], progress: &Progress) -
     let ip = |server: &Server| (server.host(), server.port()).to_socket_addrs().ok()?.next().map(|address| address.ip());
     let chosen = node_address(servers.iter().find_map(ip))?;
     if let Some(warning) = &chosen.warning {
-        tracing::warn!(warning, "choosing the node's address");
+        tracing::warn!(%warning, "choosing the node's address");
         progress.say(&format!("warning: {warning}"));
     }
     Some(chosen.address)
@@ -274,20 +307,12 @@ async fn patiently<T>(progress: &Progress, mut work: impl AsyncFnMut() -> anyhow
 }
 
 /// There was no answer, or one that says "not now".
-fn is_passing(error: &anyhow::Error) -> bool {
-    let of_api = error.chain().find_map(|cause| {
-        cause.downcast_ref::<kube::Error>().or_else(|| match cause.downcast_ref::<client::certificate::Error>() {
-            Some(client::certificate::Error::Create(error)) => Some(error),
-            _ => None,
-        })
-    });
-    match of_api {
-        Some(kube::Error::Api(status)) => status.code == 429 || status.code >= 500,
-        // A server that is not the one that we trust will not become it.
-        Some(kube::Error::Service(error)) => !error.to_string().contains("certificate"),
-        Some(kube::Error::HyperError(_)) => true,
+pub fn is_passing(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| match (cause.downcast_ref::<kube::Error>(), cause.downcast_ref::<client::certificate::Error>()) {
+        (Some(error), _) => may_pass(error),
+        (_, Some(client::certificate::Error::Create(error))) => may_pass(error),
         _ => false,
-    }
+    })
 }
 
 #[cfg(test)]

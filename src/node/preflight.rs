@@ -1,10 +1,8 @@
 //! `--server`, `--token` -> what stands between this machine and the cluster, each with the deed that helps.
 
-use std::{
-    io::ErrorKind,
-    net::{Ipv4Addr, TcpListener},
-    time::Duration,
-};
+pub mod here;
+
+use std::{io::ErrorKind, time::Duration};
 
 use api::{
     k8s::api::{certificates::v1::CertificateSigningRequest, core::v1::Node},
@@ -21,38 +19,40 @@ use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
     flags::JoinFlags,
-    machine::instance::NodeLock,
     node::{discover, invitation, join_token::JoinToken},
 };
+pub use here::{Needs, Wish};
 
 /// Until a server answers.
 const ANSWER_BOUND: Duration = Duration::from_secs(5);
 /// Clocks that differ by more are told about. Certificates are made for those that are five minutes behind.
 const SKEW_SECONDS: i64 = 60;
+/// A page of them: a node is some kilobytes.
+const NODES_AT_ONCE: u32 = 500;
 
-/// Looks at each server, its clock, its CA, the token and the ports of this machine. Nothing is changed, and the token is shown to nobody who is not trusted.
-/// `node`: the name under which this machine would join.
-pub async fn look(flags: &JoinFlags, node: Option<&str>, kubelet_port: u16, group: &Group) -> Vec<Finding> {
+/// Looks at each server, its clock, its CA, the token, and at this machine as it would be a node. Nothing is changed, and the token is shown to nobody who
+/// is not trusted.
+pub async fn look(flags: &JoinFlags, wish: &Wish, group: &Group) -> Vec<Finding> {
     let mut found = Vec::new();
-    let mut there = Vec::new();
+    let (mut named, mut there) = (Vec::new(), Vec::new());
     for url in &flags.server {
         match Server::parse(url) {
             Ok(server) => {
                 let (findings, answers) = Box::pin(one(&server, group)).await;
                 found.extend(findings);
-                there.extend(answers.then_some(server));
+                there.extend(answers.then(|| server.clone()));
+                named.push(server);
             }
             Err(error) => found.push(Finding::wrong(url.clone(), error.to_string(), "give --server a URL, as in https://10.0.0.5:6443")),
         }
     }
     match invitation::read(flags) {
-        Ok(Some(token)) if !there.is_empty() => found.extend(Box::pin(invited(&there, &token, node, group)).await),
+        Ok(Some(token)) if !there.is_empty() => found.extend(Box::pin(invited(&there, &token, wish.name.as_deref(), group)).await),
         Ok(_) => {}
         Err(error) => found.push(Finding::wrong("token", format!("{error:#}"), "`skiff token create` on a server prints a new one")),
     }
-    if NodeLock::holder().is_none() {
-        found.extend(ports(kubelet_port));
-    }
+    let needs = if flags.tunnel { Needs::Nobody } else { Needs::Others(wish.kubelet_port) };
+    found.extend(Box::pin(here::look(wish, &named, needs, group)).await);
     found
 }
 
@@ -136,17 +136,46 @@ async fn invited(servers: &[Server], token: &JoinToken, node: Option<&str>, grou
     let requests: Api<CertificateSigningRequest> = Api::all(shown.client());
     let answer = timeout(ANSWER_BOUND, requests.list(&ListParams::default().limit(1))).await;
     let mut found = vec![trusted, admitted(answer.map(|done| done.map(drop)))];
+    // A machine that is a node already is asked for neither.
+    let Some(name) = node else { return found };
     // Who joins may read a node whose name it knows (kubeadm's `kubeadm:get-nodes`); where it may not, joining tells.
-    let nodes: Api<Node> = Api::all(shown.client());
-    if let Some(name) = node
-        && let Ok(Ok(there)) = timeout(ANSWER_BOUND, nodes.get_opt(name)).await
-    {
-        found.push(named(name, there.as_ref()));
+    let (nodes, id): (Api<Node>, _) = (Api::all(shown.client()), here::machine_id());
+    if let Ok(Ok(there)) = timeout(ANSWER_BOUND, nodes.get_opt(name)).await {
+        found.push(called(name, there.as_ref(), id.as_deref()));
+    }
+    if let Some(id) = id {
+        found.push(Box::pin(identified(&nodes, name, &id)).await);
     }
     found
 }
 
-fn named(name: &str, there: Option<&Node>) -> Finding {
+/// Whether another node has this machine's id, as far as the token may see them.
+async fn identified(nodes: &Api<Node>, name: &str, id: &str) -> Finding {
+    let mut page = ListParams::default().limit(NODES_AT_ONCE);
+    loop {
+        let Ok(Ok(list)) = timeout(ANSWER_BOUND, nodes.list(&page)).await else {
+            let command = "kubectl get nodes -o custom-columns=NAME:.metadata.name,MACHINE-ID:.status.nodeInfo.machineID";
+            return Finding::fine(format!(
+                "machine-id {id} (the token does not see those of nodes: `{command}` on a server shows whether one has it)"
+            ));
+        };
+        let same = |node: &&Node| node.metadata.name.as_deref() != Some(name) && has_id(node, id);
+        if let Some(other) = list.items.iter().find(same) {
+            return here::cloned(&format!("node {}", other.metadata.name.as_deref().unwrap_or_default()));
+        }
+        match list.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return Finding::fine(format!("machine-id {id}")),
+        }
+    }
+}
+
+fn has_id(node: &Node, id: &str) -> bool {
+    node.status.as_ref().and_then(|status| status.node_info.as_ref()).is_some_and(|info| info.machine_id == id)
+}
+
+/// `id`: of this machine.
+fn called(name: &str, there: Option<&Node>, id: Option<&str>) -> Finding {
     let what = format!("node name {name}");
     let conditions = there.and_then(|node| node.status.as_ref()).and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let is_silent = conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "Unknown");
@@ -156,7 +185,10 @@ fn named(name: &str, there: Option<&Node>) -> Finding {
     let mend = format!(
         "give this machine another name (--node-name); if it is that one with a new disk: kubectl delete node {name} (on a server)"
     );
-    Finding::wrong(what, "it is taken: a node of that name is in the cluster, and its machine is alive", mend)
+    let why = "it is taken: a node of that name is in the cluster, and its machine is alive";
+    let is_twin = there.zip(id).is_some_and(|(node, id)| has_id(node, id));
+    let twin = if is_twin { "; it has this machine's machine-id, too: it is this one, or one was cloned from the other" } else { "" };
+    Finding::wrong(what, format!("{why}{twin}"), mend)
 }
 
 fn admitted(answer: Result<Result<(), kube::Error>, tokio::time::error::Elapsed>) -> Finding {
@@ -177,19 +209,6 @@ fn admitted(answer: Result<Result<(), kube::Error>, tokio::time::error::Elapsed>
         Ok(Err(error)) => Finding::wrong("token", error.to_string(), "look at the server's log"),
         Err(_) => Finding::wrong("token", "no answer in time", "look at the server's log"),
     }
-}
-
-/// Those that the node will listen at.
-fn ports(kubelet: u16) -> Vec<Finding> {
-    let taken = |what: String, port: u16, kind: &str, bound: std::io::Result<()>| match bound {
-        Err(error) if error.kind() == ErrorKind::AddrInUse => Finding::wrong(
-            what,
-            "another program has it",
-            format!("ss -{}np sport = :{port} (shows which: stop it, or give another port)", if kind == "tcp" { "lt" } else { "lu" }),
-        ),
-        _ => Finding::fine(what),
-    };
-    vec![taken(format!("port {kubelet}/tcp"), kubelet, "tcp", TcpListener::bind((Ipv4Addr::UNSPECIFIED, kubelet)).map(drop))]
 }
 
 #[cfg(test)]
@@ -219,6 +238,7 @@ mod tests {
     #[test]
     fn each_fault_has_its_deed() {
         let refused = unreached(&server("https://10.0.0.5:6443"), Ok(Err(ErrorKind::ConnectionRefused.into()))).unwrap();
+        assert!(refused.blocks());
         let Problem { what: why, mend, .. } = refused.problem.unwrap();
         assert!(why.contains("port 6443 of 10.0.0.5") && mend.contains("skiff server"), "{why} {mend}");
         assert_eq!(unreached(&server("https://10.0.0.5:6443"), Ok(Ok(()))), None);
@@ -236,20 +256,18 @@ mod tests {
     #[test]
     fn a_name_is_taken_while_its_machine_lives() {
         let node = |ready: &str| -> Node {
-            serde_json::from_value(serde_json::json!({"status": {"conditions": [{"type": "Ready", "status": ready}]}})).unwrap()
+            let info = serde_json::json!({
+                "machineID": "abc", "systemUUID": "", "bootID": "", "kernelVersion": "", "osImage": "", "containerRuntimeVersion": "", "kubeletVersion": "",
+                "kubeProxyVersion": "", "operatingSystem": "", "architecture": "",
+            });
+            serde_json::from_value(serde_json::json!({"status": {"conditions": [{"type": "Ready", "status": ready}], "nodeInfo": info}}))
+                .unwrap()
         };
-        assert_eq!((named("a", None).problem, named("a", Some(&node("Unknown"))).problem), (None, None));
+        assert_eq!((called("a", None, None).problem, called("a", Some(&node("Unknown")), None).problem), (None, None));
         for alive in [node("True"), node("False"), Node::default()] {
-            let Problem { what: why, mend, .. } = named("a", Some(&alive)).problem.unwrap();
-            assert!(why.contains("is taken") && mend.contains("--node-name"), "{why} {mend}");
+            let Problem { what: why, mend, .. } = called("a", Some(&alive), Some("xyz")).problem.unwrap();
+            assert!(why.ends_with("is alive") && mend.contains("--node-name"), "{why} {mend}");
         }
-    }
-
-    #[test]
-    fn a_port_that_is_taken_is_told() {
-        let held = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-        let port = held.local_addr().unwrap().port();
-        let Problem { what: why, mend, .. } = ports(port).remove(0).problem.unwrap();
-        assert!(why.contains("another program") && mend.contains(&port.to_string()), "{mend}");
+        assert!(called("a", Some(&node("True")), Some("abc")).problem.unwrap().what.contains("cloned"));
     }
 }

@@ -17,7 +17,7 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 use store::{Error, Events, Op, Range, Rev, Store, Txn};
 use tokio::{
-    sync::Mutex,
+    sync::{Mutex, watch},
     time::{sleep, timeout},
 };
 
@@ -39,6 +39,8 @@ pub struct Masters {
     names: BTreeSet<String>,
     /// Whether we are leaving. Held while anything is written.
     leaving: Mutex<bool>,
+    /// Whose leases stand.
+    told: watch::Sender<BTreeSet<SocketAddr>>,
 }
 
 impl Masters {
@@ -53,11 +55,23 @@ impl Masters {
         names: BTreeSet<String>,
         group: &Group,
     ) -> anyhow::Result<Arc<Self>> {
-        let this = Arc::new(Self { engine: engine.clone(), store: store.clone(), advertised, names, leaving: Mutex::default() });
+        let this = Arc::new(Self {
+            engine: engine.clone(),
+            store: store.clone(),
+            advertised,
+            names,
+            leaving: Mutex::default(),
+            told: watch::Sender::default(),
+        });
         let (known, rev) = this.round().await?;
         let keeping = this.clone();
         group.spawn_loop("endpoints of kubernetes", Box::pin(async move { keeping.keep(known, rev).await }));
         Ok(this)
+    }
+
+    /// The servers whose leases stand, now and whenever that changes.
+    pub fn servers(&self) -> watch::Receiver<BTreeSet<SocketAddr>> {
+        self.told.subscribe()
     }
 
     /// Takes our address out: connections are led to the others before ours are ended.
@@ -124,6 +138,11 @@ impl Masters {
         }
         self.write(&all).await?;
         kinds::bootstrap_service::kubernetes_names(&self.engine, &self.names).await?;
+        self.told.send_if_modified(|told| {
+            let is_new = *told != all;
+            told.clone_from(&all);
+            is_new
+        });
         Ok((all, rev))
     }
 
@@ -218,9 +237,15 @@ mod tests {
         start("10.0.0.2", &doomed).await;
         start("10.0.0.3", &rest).await;
         become_(&door.engine, &["10.0.0.1", "10.0.0.2", "10.0.0.3"]).await;
+        let mut servers = first.servers();
+        let are = async |servers: &mut watch::Receiver<BTreeSet<SocketAddr>>, count: usize| {
+            timeout(BOUND, servers.wait_for(|all| all.len() == count)).await.expect("it is told").expect("it goes on");
+        };
+        are(&mut servers, 3).await;
         // Killed: nobody says goodbye.
         doomed.stop();
         become_(&door.engine, &["10.0.0.1", "10.0.0.3"]).await;
+        are(&mut servers, 2).await;
         first.leave().await;
         assert_eq!(endpoints(&door.engine).await, ["10.0.0.3"], "at once");
         let found = door.engine.get(&GroupResource::new("", "endpoints"), &Key::new("default", "kubernetes")).await.unwrap().value();

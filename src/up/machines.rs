@@ -5,7 +5,7 @@
 use std::{
     fs,
     io::Write,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     process::Stdio,
@@ -85,7 +85,7 @@ impl Machines {
     /// A machine that does not boot, a node that does not come up in time.
     pub async fn start(&self, flags: &UpFlags, group: &Group, progress: &Progress) -> anyhow::Result<()> {
         let server = flags.server.advertise_address.unwrap_or(FIRST.into());
-        let server = std::net::SocketAddr::new(server, flags.server.secure_port);
+        let server = SocketAddr::new(server, flags.server.secure_port);
         let given = flags.server.agent_token.as_ref().map(|given| given.token("--agent-token")).transpose()?;
         let token = given.as_ref().map(Token::text).unwrap_or_default();
         let running = self.run(&["list"]).await?;
@@ -95,8 +95,7 @@ impl Machines {
         let (ready, mut all) = mpsc::channel(NODES_MAX as usize);
         for number in 2..=flags.nodes {
             let name = name_of(number);
-            let config = format!("server: https://{server}\ntoken: {token}\nnode-ip: {}\nnode-name: {name}\n", address_of(number));
-            self.lay_out(&name, &config)?;
+            self.lay_out(&name, &agent_config(flags, server, &token, number)?)?;
             if !running.lines().any(|line| line == name) {
                 self.boot(number).await?;
                 progress.step(&format!("machine {name} ({})", address_of(number)));
@@ -257,6 +256,20 @@ fn end(child: &Child) {
     let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     // Gone already: that is what was wanted.
     let _ = group.map(|group| kill_process_group(group, Signal::TERM));
+}
+
+/// The `--config` of an agent: what is of its machine, and what was said of all nodes.
+fn agent_config(flags: &UpFlags, server: SocketAddr, token: &str, number: u32) -> anyhow::Result<String> {
+    let mut config = flags.agent.of_all_nodes();
+    let own = [
+        ("server", format!("https://{server}")),
+        ("token", token.to_owned()),
+        ("node-ip", address_of(number).to_string()),
+        ("node-name", name_of(number)),
+        ("log-level", flags.server.common.log_level.clone()),
+    ];
+    config.extend(own.map(|(key, value)| (key.to_owned(), value.into())));
+    serde_yaml::to_string(&config).context("the configuration of an agent")
 }
 
 fn place(dirs: &Dirs) -> PathBuf {

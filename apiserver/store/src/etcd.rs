@@ -14,7 +14,7 @@ mod words;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use etcd_client::{Compare, ConnectOptions, GetOptions, PutOptions, TxnOp, TxnOpResponse};
+use etcdpb::{CompactionRequest, Compare, LeaseGrantRequest, Options, RangeRequest, RequestOp, TxnRequest, response_op::Response};
 use tokio::{sync::Mutex, time::Instant};
 
 pub use self::tls::Tls;
@@ -22,7 +22,7 @@ use self::{
     members::{CALL_BOUND, Members, Patience},
     settle::Fence,
     tls::Files,
-    words::{Verdict, compare, entry, number},
+    words::{Verdict, compare, delete, entry, number, one, put, read},
 };
 use crate::{Entry, Error, Events, Op, Outcome, Page, Range, Rev, Store, Txn, index::TXN_BYTES_MAX};
 
@@ -60,17 +60,9 @@ enum Tried {
 /// # Errors
 /// No server answers within a few seconds, or the TLS files cannot be used. The text says why, for each server.
 pub async fn open(servers: &[String], tls: &Tls) -> Result<Etcd, Error> {
-    let mut options = ConnectOptions::new()
-        .with_connect_timeout(CONNECT_BOUND)
-        .with_keep_alive(KEEP_ALIVE.0, KEEP_ALIVE.1)
-        .with_keep_alive_while_idle(true)
-        // A member that has lost its leader says so at once, and ends its watches.
-        .with_require_leader(true);
     let files = Files::read(servers, tls)?;
-    if let Some(files) = &files {
-        options = options.with_tls(files.options());
-    }
-    let members = Arc::new(Members::new(servers, &options).await?);
+    let options = Options { connect_timeout: CONNECT_BOUND, keep_alive: KEEP_ALIVE, tls: files.as_ref().map(Files::options) };
+    let members = Arc::new(Members::new(servers, &options)?);
     let why = match revision(&members, OPEN_BOUND).await {
         Ok(_) => return Ok(Etcd { members, fence: Fence::default(), leases: Mutex::default() }),
         Err(error) => error.to_string(),
@@ -92,11 +84,11 @@ impl Store for Etcd {
     async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
         let asked = self.members.call(CALL_BOUND, |member| {
             let (mut kv, key) = (member.kv.clone(), key.to_owned());
-            async move { kv.get(key, None).await }
+            async move { kv.range(one(key)).await }
         });
-        let mut got = asked.await?;
-        self.members.note(got.header());
-        Ok(got.take_kvs().into_iter().next().map(entry))
+        let got = asked.await?;
+        self.members.note(got.header.as_ref());
+        Ok(got.kvs.into_iter().next().map(entry))
     }
 
     async fn range(&self, range: Range) -> Result<Page, Error> {
@@ -142,7 +134,7 @@ impl Store for Etcd {
     async fn compact(&self, rev: Rev) -> Result<(), Error> {
         let asked = self.members.call(CALL_BOUND, |member| {
             let mut kv = member.kv.clone();
-            async move { kv.compact(number(rev), None).await }
+            async move { kv.compact(CompactionRequest { revision: number(rev) }).await }
         });
         match asked.await {
             // Somebody else has compacted further already, or we have, unheard.
@@ -158,12 +150,12 @@ impl Etcd {
     async fn attempt(&self, txn: &Txn, fence: Rev, patience: &Patience) -> Result<Tried, Error> {
         let guards = txn.expect.iter().map(compare).chain([Fence::guard(fence)]);
         let guards: Vec<Compare> = guards.collect();
-        let reads: Vec<TxnOp> = txn.expect.iter().map(|(key, _)| TxnOp::get(key.as_str(), None)).chain([Fence::read()]).collect();
+        let reads: Vec<RequestOp> = txn.expect.iter().map(|(key, _)| read(key)).chain([Fence::read()]).collect();
         let mut writes = Vec::with_capacity(txn.ops.len());
         for op in &txn.ops {
             writes.push(self.write(op).await?);
         }
-        let request = etcd_client::Txn::new().when(guards).and_then(writes).or_else(reads);
+        let request = TxnRequest { compare: guards, success: writes, failure: reads };
         let ask = |member: &members::Member| {
             let (mut kv, request) = (member.kv.clone(), request.clone());
             async move { kv.txn(request).await }
@@ -172,12 +164,12 @@ impl Etcd {
             Ok(reply) => reply,
             Err(verdict) => return Ok(Tried::Failed(self.without_lost_leases(verdict).await)),
         };
-        let at = self.members.note(reply.header());
-        if reply.succeeded() {
+        let at = self.members.note(reply.header.as_ref());
+        if reply.succeeded {
             return Ok(Tried::Outcome(Outcome::Done(at)));
         }
-        let found = reply.op_responses().into_iter().map(|r| match r {
-            TxnOpResponse::Get(mut got) => got.take_kvs().into_iter().next().map(entry),
+        let found = reply.responses.into_iter().map(|r| match r.response {
+            Some(Response::ResponseRange(got)) => got.kvs.into_iter().next().map(entry),
             _ => None,
         });
         let mut found: Vec<Option<Entry>> = found.collect();
@@ -185,13 +177,13 @@ impl Etcd {
         Ok(if stands == fence { Tried::Outcome(Outcome::Refused { found, rev: at }) } else { Tried::Fenced(stands) })
     }
 
-    async fn write(&self, op: &Op) -> Result<TxnOp, Error> {
+    async fn write(&self, op: &Op) -> Result<RequestOp, Error> {
         Ok(match op {
-            Op::Delete { key } => TxnOp::delete(key.as_str(), None),
-            Op::Put { key, value, ttl: None } => TxnOp::put(key.as_str(), value.to_vec(), None),
+            Op::Delete { key } => delete(key),
+            Op::Put { key, value, ttl: None } => put(key, value, 0),
             Op::Put { key, value, ttl: Some(ttl) } => {
                 let lease = self.lease(ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)).await?;
-                TxnOp::put(key.as_str(), value.to_vec(), Some(PutOptions::new().with_lease(lease)))
+                put(key, value, lease)
             }
         })
     }
@@ -207,9 +199,9 @@ impl Etcd {
         let ttl = i64::try_from(seconds + shared.as_secs()).unwrap_or(i64::MAX);
         let asked = self.members.call(CALL_BOUND, |member| {
             let mut client = member.lease.clone();
-            async move { client.grant(ttl, None).await }
+            async move { client.lease_grant(LeaseGrantRequest { ttl, id: 0 }).await }
         });
-        let id = asked.await?.id();
+        let id = asked.await?.id;
         leases.insert(seconds, Lease { id, shared_until: Instant::now() + shared });
         Ok(id)
     }
@@ -234,7 +226,7 @@ async fn newest(members: &Members) -> Result<Rev, Error> {
 async fn revision(members: &Members, bound: Duration) -> Result<Rev, Error> {
     let asked = members.call(bound, |member| {
         let mut kv = member.kv.clone();
-        async move { kv.get("/", Some(GetOptions::new().with_count_only())).await }
+        async move { kv.range(RangeRequest { count_only: true, ..one("/") }).await }
     });
-    Ok(members.note(asked.await?.header()))
+    Ok(members.note(asked.await?.header.as_ref()))
 }

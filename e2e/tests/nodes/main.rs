@@ -5,6 +5,8 @@ mod cluster;
 mod faults;
 mod machines;
 mod packages;
+mod page;
+mod restarts;
 mod traffic;
 mod up;
 mod vagrant;

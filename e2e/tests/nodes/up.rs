@@ -13,7 +13,8 @@ fn one_machine_is_three_nodes() {
     let images = world.images();
     machine.sh(&format!("mkdir -p /var/lib/skiff/agent/images && cp {}/*.tar /var/lib/skiff/agent/images/", images.display()));
     let skiff = world.deployment().join("skiff").display().to_string();
-    let up = format!("{skiff} up --nodes 3 --eviction-hard 'memory.available<100Mi' --kubeconfig /etc/skiff/kubeconfig");
+    let up =
+        format!("{skiff} up --nodes 3 --eviction-hard 'memory.available<100Mi' --node-labels tier=all --kubeconfig /etc/skiff/kubeconfig");
     machine.sh("mkdir -p /etc/skiff");
     let since = Instant::now();
     let said = machine.sh(&up);
@@ -23,6 +24,12 @@ fn one_machine_is_three_nodes() {
     }
     let nodes = machine.kubectl("get nodes --no-headers");
     assert_eq!(nodes.lines().filter(|line| line.contains(" Ready ")).count(), 3, "{nodes}");
+    // What was said of nodes holds for each.
+    assert_eq!(machine.kubectl("get nodes -l tier=all --no-headers").lines().count(), 3);
+    for node in ["node-2", "node-3"] {
+        let told = machine.sh(&format!("cat /var/lib/skiff/nodes/{node}/root/etc/skiff/config.yaml"));
+        assert!(told.contains("memory.available<104857600"), "{told}");
+    }
     machine.kubectl("create deployment web --image=hello:v1 --replicas=6");
     machine.kubectl("rollout status deployment/web --timeout=120s");
     let ips = machine.kubectl("get pods -l app=web -o jsonpath='{range .items[*]}{.spec.nodeName}={.status.podIP} {end}'");

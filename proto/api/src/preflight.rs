@@ -38,6 +38,11 @@ impl Finding {
         Self { what: what.into(), problem: Some(Problem { weight: Weight::Blocks, what: why.into(), mend: mend.into() }) }
     }
 
+    /// Something that should be heard of, and stands in nobody's way.
+    pub fn warned(what: impl Into<String>, why: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { what: what.into(), problem: Some(Problem { weight: Weight::Warns, what: why.into(), mend: mend.into() }) }
+    }
+
     /// Something that is needed and may not be there.
     pub fn needed(what: &str, is_there: bool, mend: &str) -> Self {
         if is_there { Self::fine(what) } else { Self::wrong(what, "", mend) }
@@ -81,12 +86,11 @@ mod tests {
 
     #[test]
     fn what_is_wrong_stands_with_what_mends_it() {
-        let warned = Problem { weight: Weight::Warns, what: "they differ".into(), mend: "set one".into() };
         let found = [
             Finding::fine("a"),
             Finding::needed("b", false, "install b"),
             Finding::wrong("c", "it is taken", "stop it"),
-            Finding { what: "d".into(), problem: Some(warned) },
+            Finding::warned("d", "they differ", "set one"),
             Finding::needed("e", true, "install e"),
         ];
         let lines: Vec<String> = found.iter().map(Finding::to_string).collect();

@@ -4,16 +4,16 @@ mod call;
 mod events;
 mod runtime;
 
-/// Messages and raw clients, generated from `runtime.v1.proto`.
+/// Messages and raw clients, generated from `runtime.v1.proto` (see `tests/generated.rs`).
 #[allow(clippy::all, clippy::pedantic)]
 mod generated {
-    tonic::include_proto!("runtime.v1");
+    include!("generated/runtime.v1.rs");
 }
 
 /// The same from `events.proto`.
 #[allow(clippy::all, clippy::pedantic)]
 mod containerd {
-    tonic::include_proto!("containerd.services.events.v1");
+    include!("generated/containerd.services.events.v1.rs");
 }
 
 pub use call::{Error, Result};

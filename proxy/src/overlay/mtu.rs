@@ -12,8 +12,8 @@ use super::{LINK_PREFIX, PodNetwork, kernel::Interface, kernel::Kernel};
 /// IPv4 (20), UDP (8), VXLAN (8), Ethernet (14); IPv6 takes 20 more.
 const OVERHEAD_V4: u32 = 50;
 const OVERHEAD_V6: u32 = 70;
-/// Of a device; a loopback says one more.
-const LONGEST: u32 = 65_535;
+/// Of a packet; a loopback says one more.
+pub const LONGEST: u32 = 65_535;
 /// Every IPv4 host takes these (RFC 791); below it a number is a mistake.
 const SHORTEST: u32 = 576;
 

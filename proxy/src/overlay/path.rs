@@ -8,6 +8,8 @@ use std::{
 
 use nix::sys::socket::{getsockopt, sockopt::IpMtu};
 
+use super::mtu::LONGEST;
+
 /// How long an answer is waited for.
 const PROBE: Duration = Duration::from_millis(400);
 /// Headers of IPv4 and UDP.
@@ -23,6 +25,7 @@ const SHORT: u32 = 100;
 /// Who cannot pass one on should say so, and then the kernel knows; where nobody does, long ones vanish while short ones are answered. Where no packet is
 /// answered (a firewall), that cannot be seen. `port` is one that packets of the pod network go to, where a machine on the way may treat them in its own way.
 pub fn path_mtu(server: Ipv4Addr, port: u16, mtu: u32) -> Option<u32> {
+    let mtu = mtu.min(LONGEST);
     let told = told_mtu(server, port, mtu)?;
     if told < mtu {
         return Some(told);
@@ -38,7 +41,7 @@ pub fn path_mtu(server: Ipv4Addr, port: u16, mtu: u32) -> Option<u32> {
 /// What the kernel knows after one long packet was sent.
 fn told_mtu(server: Ipv4Addr, port: u16, mtu: u32) -> Option<u32> {
     let (socket, _) = probe(server, port, mtu).ok()?;
-    getsockopt(&socket, IpMtu).ok().and_then(|found| u32::try_from(found).ok())
+    getsockopt(&socket, IpMtu).ok().and_then(|found| u32::try_from(found).ok()).map(|found| found.min(mtu))
 }
 
 /// Whether the other end said that nobody listens there: it has the packet.
@@ -46,7 +49,7 @@ fn probe(server: Ipv4Addr, port: u16, length: u32) -> io::Result<(UdpSocket, boo
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect((server, port))?;
     socket.set_read_timeout(Some(PROBE))?;
-    let packet = vec![0; length.min(65_535).saturating_sub(HEADERS) as usize];
+    let packet = vec![0; length.saturating_sub(HEADERS) as usize];
     match socket.send(&packet) {
         // The kernel knows already that it is too long.
         Err(error) if error.raw_os_error() == Some(nix::libc::EMSGSIZE) => return Ok((socket, false)),
@@ -62,7 +65,8 @@ mod tests {
 
     #[test]
     fn the_loopback_takes_what_it_says() {
-        assert_eq!(path_mtu(Ipv4Addr::LOCALHOST, 9, 65_536), Some(65_536));
+        assert_eq!(path_mtu(Ipv4Addr::LOCALHOST, 9, 1500), Some(1500));
+        assert_eq!(path_mtu(Ipv4Addr::LOCALHOST, 9, 65_536), Some(LONGEST), "a packet is no longer, whatever the device takes");
         assert!(probe(Ipv4Addr::LOCALHOST, NOBODYS, SHORT).unwrap().1, "nobody listens there");
     }
 }

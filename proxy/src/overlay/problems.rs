@@ -16,7 +16,7 @@ use super::{
     Config, LINK_PREFIX, PodNetwork,
     firewall::{Closed, Hook, Port, Protocol, closed_chains},
     kernel::{Interface, Kernel, VxlanSeen},
-    mtu::{is_own, pod_mtu, underlay},
+    mtu::{LONGEST, is_own, pod_mtu, underlay},
     path::path_mtu,
 };
 use crate::iptables::exec::run;
@@ -113,7 +113,7 @@ pub fn problems(seen: &Seen, config: &Config, tcp_ports: &[u16]) -> Vec<Problem>
         wrong(what, "name one that others reach with --node-ip".into());
     }
     if let (Some((name, mtu)), Some(path)) = (&seen.underlay, seen.path_mtu)
-        && path < *mtu
+        && path < (*mtu).min(LONGEST)
     {
         let what =
             format!("{name} takes packets of {mtu} bytes, but the way to the server only such of {path}: long packets of pods are lost");

@@ -18,8 +18,11 @@ use crate::node::{join_token::JoinToken, kept::Kept};
 
 /// Until somebody has signed: who approves by hand needs that long.
 const CLIENT_BOUND: Duration = Duration::from_secs(600);
-/// A node's server does not wait longer for the cluster's signature; one of its own stands in for it.
+/// A node's server that has nothing to show does not wait longer for the cluster's signature; one of its own stands in for it.
 const SERVING_BOUND: Duration = Duration::from_secs(60);
+/// While there is something to show: kube-controller-manager approves no serving certificates, so that a person may have to. Upstream: `certificateWaitTimeout`;
+/// a minute less, since the kubelet gives up then.
+const APPROVAL_BOUND: Duration = Duration::from_secs(840);
 /// Of the first one: until the node has been registered, about.
 const FIRST_LIFE: Duration = Duration::from_secs(3);
 const OWN_LIFE: Duration = Duration::from_secs(3600);
@@ -77,7 +80,7 @@ impl Member {
             Err(error) => error,
         };
         match &self.invitation {
-            Some(invitation) if is_refused(&error) => {
+            Some(invitation) if is_refused(&error) || life.is_over(Timestamp::now()) => {
                 let joined = self.join(invitation).await;
                 joined.context("the certificate is not taken any more, and so, perhaps, is the token")
             }
@@ -127,13 +130,13 @@ impl Member {
     }
 
     /// For what is wanted; where others are called so as well, for the node's name, by which the API server knows it at any address.
-    async fn signed(&self, wanted: &Wanted) -> Result<Identity, Error> {
+    async fn signed(&self, wanted: &Wanted, bound: Duration) -> Result<Identity, Error> {
         let client = self.transport.client();
-        match obtain(&client, wanted, &new_key()?, SERVING_BOUND).await {
+        match obtain(&client, wanted, &new_key()?, bound).await {
             Err(Error::Denied { reason, message, .. }) if reason == FOREIGN_ADDRESS => {
                 tracing::warn!(message, "the cluster does not sign for all that this machine is called; asking for the node's name alone");
                 let by_name = Wanted::node_serving(&self.node, vec![self.node.clone()], Vec::new());
-                obtain(&client, &by_name, &new_key()?, SERVING_BOUND).await
+                obtain(&client, &by_name, &new_key()?, bound).await
             }
             done => done,
         }
@@ -141,7 +144,7 @@ impl Member {
 
     /// `held`: how long the last one is good. While it is, a failure is told; after it, a certificate of our own is better than none.
     async fn serving_now(&self, wanted: &Wanted, held: Life) -> Result<Identity, String> {
-        let error = match self.signed(wanted).await {
+        let error = match self.signed(wanted, patience(held, Timestamp::now())).await {
             Ok(identity) => {
                 self.kept.set_serving(&identity).map_err(|error| format!("{error:#}"))?;
                 return Ok(identity);
@@ -152,7 +155,7 @@ impl Member {
             return Err(error.to_string());
         }
         tell_own(&error);
-        self_signed(wanted, OWN_LIFE, Timestamp::now()).map_err(|error| error.to_string())
+        own(wanted, Timestamp::now()).map_err(|error| error.to_string())
     }
 }
 
@@ -163,6 +166,20 @@ fn is_refused(error: &anyhow::Error) -> bool {
         _ => None,
     });
     matches!(of_api, Some(kube::Error::Api(status)) if status.code == 401)
+}
+
+/// How long a signature is waited for: as long as what is held is good, within bounds.
+fn patience(held: Life, now: Timestamp) -> Duration {
+    Duration::try_from(held.to.duration_since(now)).unwrap_or_default().clamp(SERVING_BOUND, APPROVAL_BOUND)
+}
+
+/// It serves for [`OWN_LIFE`] from now; most of its life is over already, so that a signed one is asked for at once, and an approval is never missed.
+fn own(wanted: &Wanted, now: Timestamp) -> Result<Identity, Error> {
+    self_signed(wanted, 10 * OWN_LIFE, before(now, 9 * OWN_LIFE))
+}
+
+fn before(now: Timestamp, span: Duration) -> Timestamp {
+    now.checked_sub(span).unwrap_or(now)
 }
 
 fn tell_own(error: &Error) {
@@ -184,6 +201,20 @@ fn issued(identity: Identity) -> kubelet::Issued {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_approves_by_hand_may_take_their_time_and_nothing_expired_is_shown_meanwhile() {
+        let (now, wanted) = (Timestamp::now(), Wanted::node_serving("a", vec!["a".into()], Vec::new()));
+        let stands_in = own(&wanted, now).unwrap().life().unwrap();
+        assert!(stands_in.renew_at(0.0) <= now && stands_in.renew_at(0.999) <= now, "a signed one is asked for at once");
+        assert!(!stands_in.is_over(now + OWN_LIFE - Duration::from_secs(2)) && stands_in.is_over(now + OWN_LIFE));
+        assert_eq!(patience(stands_in, now), APPROVAL_BOUND);
+        let first = Life { from: now, to: now + FIRST_LIFE };
+        assert_eq!(patience(first, now), SERVING_BOUND);
+        assert_eq!(patience(first, now + OWN_LIFE), SERVING_BOUND);
+        let ending = Life { from: now, to: now + Duration::from_secs(300) };
+        assert_eq!(patience(ending, now), Duration::from_secs(300));
+    }
 
     #[test]
     fn a_kept_certificate_serves_while_it_is_good_and_fits() {

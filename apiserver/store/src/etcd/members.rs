@@ -1,14 +1,15 @@
 //! Server names -> answers: a connection to each member of the cluster, and the next one where one does not answer.
 //!
-//! All requests go to one member until it fails. etcd-client's own balancer goes on asking a member that is dead or cut off for its share.
+//! All requests go to one member until it fails. A balancer goes on asking a member that is dead or cut off for its share.
 
 use std::{
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 
-use etcd_client::{Client, ConnectOptions, KvClient, LeaseClient, ResponseHeader, WatchClient};
+use etcdpb::{Options, ResponseHeader, Wire, kv_client::KvClient, lease_client::LeaseClient, watch_client::WatchClient};
 use tokio::time::{Instant, sleep, timeout};
+use tonic::Status;
 
 use super::words::{Verdict, judge, rev};
 use crate::{Error, Rev};
@@ -31,9 +32,9 @@ pub(super) struct Members {
 
 /// A connection, made when it is first used and again after it broke.
 pub(super) struct Member {
-    pub kv: KvClient,
-    pub watch: WatchClient,
-    pub lease: LeaseClient,
+    pub kv: KvClient<Wire>,
+    pub watch: WatchClient<Wire>,
+    pub lease: LeaseClient<Wire>,
 }
 
 /// Time left, and how long to wait before the next attempt.
@@ -47,15 +48,14 @@ impl Members {
     ///
     /// # Errors
     /// A name is no URL, or does not go with the TLS options.
-    pub async fn new(servers: &[String], options: &ConnectOptions) -> Result<Self, Error> {
+    pub fn new(servers: &[String], options: &Options) -> Result<Self, Error> {
         let mut members = Vec::with_capacity(servers.len());
         for server in servers {
-            let client = Client::connect([server], Some(options.clone())).await;
-            let client = client.map_err(|error| Error::Unusable(format!("etcd at {server}: {error}")))?;
+            let wire = etcdpb::wire(server, options).map_err(|error| Error::Unusable(format!("etcd at {server}: {error}")))?;
             members.push(Member {
-                kv: client.kv_client().max_decoding_message_size(MESSAGE_BYTES_MAX),
-                watch: client.watch_client().max_decoding_message_size(MESSAGE_BYTES_MAX),
-                lease: client.lease_client(),
+                kv: KvClient::new(wire.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
+                watch: WatchClient::new(wire.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
+                lease: LeaseClient::new(wire),
             });
         }
         if members.is_empty() {
@@ -83,7 +83,7 @@ impl Members {
 
     /// Takes note of an answer's revision, and returns it.
     pub fn note(&self, header: Option<&ResponseHeader>) -> Rev {
-        let at = rev(header.map_or(0, ResponseHeader::revision));
+        let at = rev(header.map_or(0, |header| header.revision));
         self.newest.fetch_max(at, Ordering::AcqRel);
         at
     }
@@ -95,7 +95,7 @@ impl Members {
     pub async fn call<T, F, A>(&self, bound: Duration, ask: F) -> Result<T, Error>
     where
         F: Fn(&Member) -> A,
-        A: Future<Output = Result<T, etcd_client::Error>>,
+        A: Future<Output = Result<tonic::Response<T>, Status>>,
     {
         let mut patience = Patience::new(bound);
         loop {
@@ -111,12 +111,12 @@ impl Members {
     pub async fn attempt<T, F, A>(&self, patience: &Patience, ask: &F) -> Result<T, Verdict>
     where
         F: Fn(&Member) -> A,
-        A: Future<Output = Result<T, etcd_client::Error>>,
+        A: Future<Output = Result<tonic::Response<T>, Status>>,
     {
         let (turn, member) = self.current();
         let verdict = match timeout(patience.left().min(ATTEMPT_BOUND), ask(member)).await {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => judge(&error),
+            Ok(Ok(answer)) => return Ok(answer.into_inner()),
+            Ok(Err(status)) => judge(&status),
             Err(_) => Verdict::Unknown("no answer in time".into()),
         };
         if !matches!(verdict, Verdict::Final(_)) {

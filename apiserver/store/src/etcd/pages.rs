@@ -1,6 +1,6 @@
 //! A range -> as many requests as it takes, all at one revision: etcd answers in one message, however much is asked for.
 
-use etcd_client::{GetOptions, GetResponse};
+use etcdpb::{RangeRequest, RangeResponse};
 
 use super::{
     members::{CALL_BOUND, Members},
@@ -21,7 +21,7 @@ pub(super) async fn range(members: &Members, range: Range) -> Result<Page, Error
     let (mut entries, mut at, mut keys): (Vec<Entry>, _, _) = (Vec::new(), range.at, KEYS.0);
     loop {
         let limit = keys.min(wanted - entries.len());
-        let mut got = match page(members, &from, &end, limit, at).await {
+        let got = match page(members, &from, &end, limit, at).await {
             Ok(got) => got,
             Err(Error::TooLarge(_)) if limit > 1 => {
                 keys = (limit / 8).max(1);
@@ -31,10 +31,10 @@ pub(super) async fn range(members: &Members, range: Range) -> Result<Page, Error
             Err(Error::Future { .. }) => return Err(Error::Future { newest: newest(members).await.unwrap_or(0) }),
             Err(error) => return Err(error),
         };
-        let read = members.note(got.header());
+        let read = members.note(got.header.as_ref());
         let rev: Rev = *at.get_or_insert(read);
-        let total = usize::try_from(got.count()).unwrap_or(0);
-        let fresh: Vec<Entry> = got.take_kvs().into_iter().map(entry).collect();
+        let total = usize::try_from(got.count).unwrap_or(0);
+        let fresh: Vec<Entry> = got.kvs.into_iter().map(entry).collect();
         let remaining = total.saturating_sub(fresh.len());
         keys = fitting(&fresh);
         let last = fresh.last().map(|entry| entry.key.clone());
@@ -51,14 +51,17 @@ fn start(prefix: &str, after: Option<&str>) -> Vec<u8> {
     after.map_or_else(|| prefix.as_bytes().to_vec(), |after| [after.as_bytes(), &[0]].concat())
 }
 
-async fn page(members: &Members, from: &[u8], end: &[u8], limit: usize, at: Option<Rev>) -> Result<GetResponse, Error> {
-    let mut options = GetOptions::new().with_range(end).with_limit(i64::try_from(limit).unwrap_or(0));
-    if let Some(at) = at {
-        options = options.with_revision(number(at));
-    }
+async fn page(members: &Members, from: &[u8], end: &[u8], limit: usize, at: Option<Rev>) -> Result<RangeResponse, Error> {
+    let request = RangeRequest {
+        key: from.to_vec(),
+        range_end: end.to_vec(),
+        limit: i64::try_from(limit).unwrap_or(0),
+        revision: at.map_or(0, number),
+        count_only: false,
+    };
     let asked = members.call(CALL_BOUND, |member| {
-        let (mut kv, from, options) = (member.kv.clone(), from.to_vec(), options.clone());
-        async move { kv.get(from, Some(options)).await }
+        let (mut kv, request) = (member.kv.clone(), request.clone());
+        async move { kv.range(request).await }
     });
     asked.await
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{Compare, TxnOp};
+use etcdpb::{Compare, PutRequest, RequestOp};
 use futures::StreamExt;
 use tokio::sync::Mutex;
 
@@ -17,7 +17,7 @@ use super::{
     Etcd,
     members::{CALL_BOUND, Members},
     watch::{Before, watch},
-    words::unchanged,
+    words::{read, unchanged},
 };
 use crate::{Entry, Error, Event, Expect, Op, Rev, Txn};
 
@@ -52,9 +52,9 @@ impl Fence {
     async fn put(&self, members: &Members) -> Result<Rev, Error> {
         let asked = members.call(CALL_BOUND, |member| {
             let mut kv = member.kv.clone();
-            async move { kv.put(FENCE, "", None).await }
+            async move { kv.put(PutRequest { key: FENCE.into(), ..PutRequest::default() }).await }
         });
-        let at = members.note(asked.await?.header());
+        let at = members.note(asked.await?.header.as_ref());
         self.learn(at);
         Ok(at)
     }
@@ -65,8 +65,8 @@ impl Fence {
     }
 
     /// Reads it, for a transaction that was refused.
-    pub fn read() -> TxnOp {
-        TxnOp::get(FENCE, None)
+    pub fn read() -> RequestOp {
+        read(FENCE)
     }
 }
 

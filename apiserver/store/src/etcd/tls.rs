@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{Certificate, Identity, TlsOptions};
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use tokio::{
@@ -18,6 +17,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
+use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use crate::Error;
 
@@ -67,8 +67,8 @@ impl Files {
         }
     }
 
-    pub fn options(&self) -> TlsOptions {
-        let options = TlsOptions::new().ca_certificate(Certificate::from_pem(&self.ca));
+    pub fn options(&self) -> ClientTlsConfig {
+        let options = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&self.ca));
         match &self.identity {
             Some((cert, key)) => options.identity(Identity::from_pem(cert, key)),
             None => options,

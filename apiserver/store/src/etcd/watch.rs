@@ -2,8 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use etcd_client::{WatchOptions, WatchResponse, WatchStream};
-use futures::stream;
+use etcdpb::{WatchCreateRequest, WatchRequest, WatchResponse, watch_request::RequestUnion};
+use futures::{StreamExt, stream};
+use tonic::Streaming;
 
 use super::{
     members::{ATTEMPT_BOUND, CALL_BOUND, Members, Patience},
@@ -28,7 +29,7 @@ struct Following {
     before: Before,
     seen: Rev,
     /// With the turn of the member that it comes from.
-    stream: Option<(usize, WatchStream)>,
+    stream: Option<(usize, Streaming<WatchResponse>)>,
     backoff: Duration,
 }
 
@@ -75,9 +76,10 @@ impl Following {
                     }
                 },
             };
-            let events = self.take(&reply).await?;
-            if reply.canceled() {
-                self.broken(turn, reply.cancel_reason());
+            let ended = reply.canceled.then(|| reply.cancel_reason.clone());
+            let events = self.take(reply).await?;
+            if let Some(why) = ended {
+                self.broken(turn, &why);
             }
             if !events.is_empty() {
                 return Ok(events);
@@ -85,19 +87,19 @@ impl Following {
         }
     }
 
-    async fn take(&mut self, reply: &WatchResponse) -> Result<Vec<Event>, Error> {
-        if reply.compact_revision() > 0 {
-            return Err(Error::Compacted { oldest: rev(reply.compact_revision()) });
+    async fn take(&mut self, reply: WatchResponse) -> Result<Vec<Event>, Error> {
+        if reply.compact_revision > 0 {
+            return Err(Error::Compacted { oldest: rev(reply.compact_revision) });
         }
-        let at = self.members.note(reply.header());
-        if reply.created() && at < self.seen {
+        let at = self.members.note(reply.header.as_ref());
+        if reply.created && at < self.seen {
             // This member lags behind, or the cluster has been put back to an older state: then what we have seen has not happened.
             let newest = newest(&self.members).await?;
             if newest < self.seen {
                 return Err(Error::Future { newest });
             }
         }
-        let events: Vec<Event> = reply.events().iter().filter_map(event).filter(|e| e.rev() > self.seen).collect();
+        let events: Vec<Event> = reply.events.into_iter().filter_map(event).filter(|e| e.rev() > self.seen).collect();
         if let Some(last) = events.last() {
             self.seen = last.rev();
             self.backoff = RETRY_MIN;
@@ -112,13 +114,19 @@ impl Following {
     }
 
     async fn connect(&mut self) -> Result<(), Verdict> {
-        let options = WatchOptions::new().with_range(end_of(&self.prefix)).with_start_revision(number(self.seen + 1));
-        let options = if self.before == Before::Told { options.with_prev_key() } else { options };
+        let create = WatchCreateRequest {
+            key: self.prefix.as_bytes().to_vec(),
+            range_end: end_of(&self.prefix),
+            start_revision: number(self.seen + 1),
+            prev_kv: self.before == Before::Told,
+        };
+        // Our side stays open: where it ends, etcd ends the watch.
+        let asked = stream::iter([WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }]).chain(stream::pending());
         let (turn, member) = self.members.current();
         let mut client = member.watch.clone();
-        let verdict = match tokio::time::timeout(ATTEMPT_BOUND, client.watch(self.prefix.as_str(), Some(options))).await {
+        let verdict = match tokio::time::timeout(ATTEMPT_BOUND, client.watch(asked)).await {
             Ok(Ok(stream)) => {
-                self.stream = Some((turn, stream));
+                self.stream = Some((turn, stream.into_inner()));
                 return Ok(());
             }
             Ok(Err(error)) => judge(&error),

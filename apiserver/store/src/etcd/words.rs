@@ -3,7 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use etcd_client::{Compare, CompareOp, KeyValue};
+use etcdpb::{
+    Compare, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, RequestOp,
+    compare::{CompareResult, CompareTarget, TargetUnion},
+    event::EventType,
+    request_op::Request,
+};
+use tonic::Status;
 
 use crate::{Entry, Error, Event, Expect, Rev, index::TXN_BYTES_MAX};
 
@@ -23,8 +29,7 @@ pub(super) enum Verdict {
 const PASSING: [i32; 7] = [1, 2, 4, 8, 10, 13, 14];
 
 /// etcd's errors, by their texts (`api/v3rpc/rpctypes/error.go`).
-pub(super) fn judge(error: &etcd_client::Error) -> Verdict {
-    let etcd_client::Error::GRpcStatus(status) = error else { return Verdict::Unknown(error.to_string()) };
+pub(super) fn judge(status: &Status) -> Verdict {
     let said = status.message();
     let has = |words: &str| said.contains(words);
     if has("has been compacted") {
@@ -57,24 +62,42 @@ pub(super) fn compare((key, expect): &(String, Expect)) -> Compare {
 
 /// The last write to `key` was `at`; 0 is none.
 pub(super) fn unchanged(key: &str, at: Rev) -> Compare {
-    Compare::mod_revision(key, CompareOp::Equal, number(at))
+    Compare {
+        result: CompareResult::Equal.into(),
+        target: CompareTarget::Mod.into(),
+        key: key.into(),
+        target_union: Some(TargetUnion::ModRevision(number(at))),
+    }
+}
+
+/// One key, read at the newest revision.
+pub(super) fn one(key: impl Into<Vec<u8>>) -> RangeRequest {
+    RangeRequest { key: key.into(), ..RangeRequest::default() }
+}
+
+/// A step of a transaction.
+pub(super) fn read(key: &str) -> RequestOp {
+    RequestOp { request: Some(Request::RequestRange(one(key))) }
+}
+
+/// A step of a transaction; 0 is no lease.
+pub(super) fn put(key: &str, value: &[u8], lease: i64) -> RequestOp {
+    RequestOp { request: Some(Request::RequestPut(PutRequest { key: key.into(), value: value.into(), lease })) }
+}
+
+/// A step of a transaction.
+pub(super) fn delete(key: &str) -> RequestOp {
+    RequestOp { request: Some(Request::RequestDeleteRange(DeleteRangeRequest { key: key.into(), range_end: Vec::new() })) }
 }
 
 pub(super) fn entry(kv: KeyValue) -> Entry {
-    let at = rev(kv.mod_revision());
-    let (key, value) = kv.into_key_value();
-    Entry { key: Arc::from(String::from_utf8_lossy(&key)), value: Bytes::from(value), rev: at }
+    Entry { key: Arc::from(String::from_utf8_lossy(&kv.key)), value: Bytes::from(kv.value), rev: rev(kv.mod_revision) }
 }
 
-pub(super) fn event(event: &etcd_client::Event) -> Option<Event> {
-    let kv = event.kv()?;
-    let prev = event.prev_kv().cloned().map(entry);
-    Some(match event.event_type() {
-        etcd_client::EventType::Put => Event::Put { entry: entry(kv.clone()), prev },
-        etcd_client::EventType::Delete => {
-            Event::Delete { key: Arc::from(String::from_utf8_lossy(kv.key())), rev: rev(kv.mod_revision()), prev }
-        }
-    })
+pub(super) fn event(event: etcdpb::Event) -> Option<Event> {
+    let deleted = event.r#type() == EventType::Delete;
+    let (entry, prev) = (entry(event.kv?), event.prev_kv.map(entry));
+    Some(if deleted { Event::Delete { key: entry.key, rev: entry.rev, prev } } else { Event::Put { entry, prev } })
 }
 
 pub(super) fn rev(revision: i64) -> Rev {

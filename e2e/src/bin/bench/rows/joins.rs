@@ -5,7 +5,6 @@
 use std::{path::Path, time::Instant};
 
 use anyhow::{Context, ensure};
-use serde_json::Value;
 use tokio::process::Command;
 
 use super::{Ctx, Found, hollow, hollow::Hollow, scale};

@@ -137,12 +137,12 @@ impl Masters {
             anyhow::bail!("no API server IP addresses were listed in storage, refusing to erase all endpoints for the kubernetes Service");
         }
         self.write(&all).await?;
+        kinds::bootstrap_service::kubernetes_names(&self.engine, &self.names).await?;
         self.told.send_if_modified(|told| {
             let is_new = *told != all;
             told.clone_from(&all);
             is_new
         });
-        kinds::bootstrap_service::kubernetes_names(&self.engine, &self.names).await?;
         Ok((all, rev))
     }
 

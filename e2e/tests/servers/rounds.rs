@@ -22,7 +22,8 @@ use crate::{
 
 const ROUNDS: u32 = 10;
 const EVERYBODY: [usize; SERVERS] = [0, 1, 2];
-/// Of so many rounds one is about the server that leads the controllers, and lasts until they have gone on elsewhere.
+/// Of so many rounds one is about the server that leads the controllers, and lasts until they have gone on elsewhere, and the node
+/// is heard of.
 const LONG_ROUND: u32 = 4;
 pub const PROBE: &str = "/api/v1/namespaces/default/configmaps/probe";
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -75,8 +76,13 @@ impl Rounds {
             let mut works = None;
             if is_long {
                 let since = Instant::now();
-                work.grows(&cluster.servers[alive[0]].api(), LONG).await;
-                works = Some(since.elapsed());
+                let api = cluster.servers[alive[0]].api();
+                let grown = async {
+                    work.grows(&api, LONG).await;
+                    since.elapsed()
+                };
+                let (grown, ()) = tokio::join!(grown, cluster.node_is_heard_of(&api, LONG));
+                works = Some(grown);
             } else {
                 let pause = Duration::from_millis(self.random.random_range(0..2000));
                 tokio::time::sleep(pause).await;

@@ -3,9 +3,13 @@
 //! Upstream asks for a client certificate without verifying it (`tls.RequestClientCert`) and judges it in its x509 authenticator, so
 //! that a foreign or expired one gives 401 and not a broken handshake (`authentication/request/x509/x509.go`).
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
-use api::{certificate::Identity, time::Timestamp};
+use api::{
+    certificate::Identity,
+    csr::{NODES_GROUP, SOURCE_ADDRESS},
+    time::Timestamp,
+};
 use parking_lot::RwLock;
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
@@ -158,6 +162,20 @@ impl Trust {
     }
 }
 
+impl Shown {
+    /// Of a node, where its connection comes from: the one thing about its addresses that is not its own word.
+    #[must_use]
+    pub fn coming_from(mut self, address: IpAddr) -> Self {
+        if let Self::Good { user, .. } = &mut self
+            && user.groups.iter().any(|group| group == NODES_GROUP)
+        {
+            let source = vec![address.to_canonical().to_string()];
+            Arc::make_mut(user).extra.insert(SOURCE_ADDRESS.to_owned(), source);
+        }
+        self
+    }
+}
+
 impl ClientCertVerifier for Trust {
     fn client_auth_mandatory(&self) -> bool {
         false
@@ -213,7 +231,7 @@ fn shown(der: &[u8], parsed: &X509Certificate<'_>) -> Shown {
     Shown::Good { user: User::authenticated(user.into()), not_after: parsed.validity().not_after.timestamp() }
 }
 
-fn roots(ca: &str) -> Result<RootCertStore, Error> {
+pub(crate) fn roots(ca: &str) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
         roots.add(certificate.map_err(|e| Error::Pem(e.to_string()))?)?;

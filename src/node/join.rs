@@ -1,6 +1,7 @@
 //! An invitation and the address of a server -> this machine is a node of that cluster: `skiff agent`.
 
 mod kubelet_certificate;
+mod rights;
 mod servers;
 
 use std::{
@@ -109,6 +110,12 @@ async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Pr
     if let Some(warning) = Box::pin(preflight::clock_warning(&member.transport)).await {
         tracing::warn!(warning, "comparing clocks");
         progress.say(&format!("warning: {warning}"));
+    }
+    // Before anything of this cluster is kept, and anything is started here: what was a node before has the right, or what it read with it.
+    if kept.facts()?.is_none()
+        && let Some(lacking) = Box::pin(rights::lacking(&member.transport.client())).await
+    {
+        bail!(lacking);
     }
     let facts = Box::pin(facts(flags, &member)).await?;
     let address = own_address(flags.agent.node_ip, &member.transport.servers(), progress);

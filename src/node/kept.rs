@@ -14,6 +14,8 @@ use crate::node::cluster_config::Facts;
 const CA: &str = "ca.crt";
 /// Upstream's names for these are `kubelet-client-current.pem` and `kubelet-server-current.pem`, with the keys in them.
 const CLIENT: &str = "kubelet-client";
+/// What the cluster knows this machine by.
+const JOIN_KEY: &str = "kubelet-join.key";
 /// Of the certificate that is asked for.
 const NEXT_KEY: &str = "kubelet-client-next.key";
 const SERVING: &str = "kubelet-server";
@@ -57,7 +59,23 @@ impl Kept {
         name.map(Some).context("the certificate that is kept is of no node")
     }
 
-    /// The key to ask for a certificate with: the same again after a start that was interrupted, since the cluster knows a machine by it.
+    /// The key to ask for a certificate with a token with, each time: the name belongs to it (docs/decisions/a-node-name-belongs-to-a-key.md). It is on the
+    /// disk before it is shown to anybody.
+    pub fn join_key(&self) -> anyhow::Result<String> {
+        if let Some(key) = self.files.read(JOIN_KEY)? {
+            return Ok(key);
+        }
+        // Who joined before there was this file: with the key of the certificate, if that was never renewed, or with one that an interrupted start left.
+        let before = match self.client()? {
+            Some(identity) => Some(identity.key_pem),
+            None => self.files.read(NEXT_KEY)?,
+        };
+        let key = before.map_or_else(new_key, Ok)?;
+        self.write(vec![(JOIN_KEY.to_owned(), key.clone())])?;
+        Ok(key)
+    }
+
+    /// The key to renew the certificate with: the same again after a start that was interrupted, since the cluster knows a machine by it.
     pub fn next_key(&self) -> anyhow::Result<String> {
         let used = self.client()?.map(|identity| identity.key_pem);
         if let Some(key) = self.files.read(NEXT_KEY)?.filter(|key| Some(key) != used.as_ref()) {
@@ -165,6 +183,30 @@ mod tests {
         kept().set_client("CA", &own).unwrap();
         assert_ne!(kept().next_key().unwrap(), own.key_pem, "a new certificate has a new key");
         assert_eq!(kept().node().unwrap().as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn who_joins_again_has_the_key_that_it_joined_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = || Kept::open(dir.path()).unwrap();
+        let key = kept().join_key().unwrap();
+        assert_eq!(kept().join_key().unwrap(), key, "a start that was interrupted before the answer came");
+        for _ in 0..3 {
+            let next = kept().next_key().unwrap();
+            assert_ne!(next, key);
+            let renewed = Identity { key_pem: next, ..identity("a") };
+            kept().set_client("CA", &renewed).unwrap();
+            assert_eq!(kept().join_key().unwrap(), key, "whatever was renewed since");
+        }
+        // Of a version that had no such file.
+        let older = tempfile::tempdir().unwrap();
+        let kept = || Kept::open(older.path()).unwrap();
+        let first = kept().next_key().unwrap();
+        assert_eq!(kept().join_key().unwrap(), first);
+        let older = tempfile::tempdir().unwrap();
+        let (kept, own) = (|| Kept::open(older.path()).unwrap(), identity("a"));
+        kept().set_client("CA", &own).unwrap();
+        assert_eq!(kept().join_key().unwrap(), own.key_pem);
     }
 
     #[test]

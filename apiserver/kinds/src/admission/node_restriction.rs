@@ -195,6 +195,10 @@ fn own_node_update(node: &str, new: &Value, old: &Value) -> Verdict {
     if !same("spec", "taints") {
         return Err(format!("node {node:?} is not allowed to modify taints"));
     }
+    // It may be set once, from nothing: by who gives ranges out, and by no node, which could take one that others need.
+    if !same("spec", "podCIDR") || !same("spec", "podCIDRs") {
+        return Err(format!("node {node:?} is not allowed to choose its podCIDR"));
+    }
     if !same("metadata", "ownerReferences") {
         return Err(format!("node {node:?} is not allowed to modify ownerReferences"));
     }
@@ -299,6 +303,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_node_takes_no_range() {
+        let node = |range: Option<&str>| json!({"metadata": {"name": "a"}, "spec": {"podCIDR": range, "podCIDRs": range.map(|one| [one])}});
+        let (none, half) = (json!({"metadata": {"name": "a"}, "spec": {}}), "10.244.128.0/17");
+        // Half of the cluster's: no node that comes later would have one.
+        assert!(own_node_update("a", &node(Some(half)), &none).unwrap_err().contains("podCIDR"));
+        assert_eq!(own_node_update("a", &node(Some(half)), &node(Some(half))), Ok(()));
+        assert_eq!(own_node_update("a", &none, &none), Ok(()));
+    }
 
     #[test]
     fn labels_of_the_system_are_not_the_nodes() {

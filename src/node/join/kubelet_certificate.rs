@@ -5,10 +5,10 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use api::{csr::FOREIGN_ADDRESS, task::Group, time::Timestamp};
+use api::{certificate::Identity, csr::FOREIGN_ADDRESS, task::Group, time::Timestamp};
 use apiserver::certs::look;
 use client::{
-    certificate::{Error, Identity, Life, Wanted, new_key, obtain, self_signed, tls, until},
+    certificate::{self, Error, Life, Wanted, new_key, obtain, self_signed, tls, until},
     kube::{self, Client},
     transport::Transport,
 };
@@ -67,7 +67,7 @@ impl Member {
                 pause = (pause * 2).min(RETRY_MAX);
             }
             // What was just written can be read.
-            life = self.kept.client().ok().flatten().and_then(|identity| identity.life().ok()).unwrap_or(life);
+            life = self.kept.client().ok().flatten().and_then(|identity| certificate::life(&identity).ok()).unwrap_or(life);
             tracing::info!(until = %life.to, "client certificate rotated");
         }
     }
@@ -109,22 +109,22 @@ impl Member {
         let (member, wanted) = (self.clone(), Wanted::node_serving(&self.node, vec![host_name.to_owned()], vec![address]));
         // What was kept is the first, so that a start needs no server.
         let first = self.kept.serving().ok().flatten().filter(|kept| is_good(kept, &wanted));
-        let held = Arc::new(Mutex::new(first.as_ref().and_then(|kept| kept.life().ok())));
+        let held = Arc::new(Mutex::new(first.as_ref().and_then(|kept| certificate::life(kept).ok())));
         let first = Arc::new(Mutex::new(first));
         Arc::new(move || {
             let (member, wanted, held) = (member.clone(), wanted.clone(), held.clone());
             let first = first.lock().take();
             Box::pin(async move {
                 if let Some(kept) = first {
-                    return Ok(issued(kept));
+                    return Ok(kept);
                 }
                 let last = *held.lock();
                 let identity = match last {
                     None => self_signed(&wanted, FIRST_LIFE, Timestamp::now()).map_err(|error| error.to_string())?,
                     Some(last) => member.serving_now(&wanted, last).await?,
                 };
-                *held.lock() = identity.life().ok();
-                Ok(issued(identity))
+                *held.lock() = certificate::life(&identity).ok();
+                Ok(identity)
             })
         })
     }
@@ -159,15 +159,6 @@ impl Member {
     }
 }
 
-/// Servers do not know who we are.
-fn is_refused(error: &anyhow::Error) -> bool {
-    let of_api = error.chain().find_map(|cause| match cause.downcast_ref() {
-        Some(Error::Create(error)) => Some(&**error),
-        _ => None,
-    });
-    matches!(of_api, Some(kube::Error::Api(status)) if status.code == 401)
-}
-
 /// How long a signature is waited for: as long as what is held is good, within bounds.
 fn patience(held: Life, now: Timestamp) -> Duration {
     Duration::try_from(held.to.duration_since(now)).unwrap_or_default().clamp(SERVING_BOUND, APPROVAL_BOUND)
@@ -182,6 +173,15 @@ fn before(now: Timestamp, span: Duration) -> Timestamp {
     now.checked_sub(span).unwrap_or(now)
 }
 
+/// Servers do not know who we are.
+fn is_refused(error: &anyhow::Error) -> bool {
+    let of_api = error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(Error::Create(error)) => Some(&**error),
+        _ => None,
+    });
+    matches!(of_api, Some(kube::Error::Api(status)) if status.code == 401)
+}
+
 fn tell_own(error: &Error) {
     let minutes = OWN_LIFE.as_secs() / 60;
     tracing::warn!(%error, minutes, "the cluster has not signed a serving certificate; serving with one of our own, which servers that check it refuse");
@@ -191,11 +191,7 @@ fn tell_own(error: &Error) {
 fn is_good(kept: &Identity, wanted: &Wanted) -> bool {
     let Ok(seen) = look(&kept.chain_pem) else { return false };
     let covers = wanted.dns.iter().all(|name| seen.dns.contains(name)) && wanted.addresses.iter().all(|one| seen.addresses.contains(one));
-    covers && kept.life().is_ok_and(|life| !life.is_over(Timestamp::now()))
-}
-
-fn issued(identity: Identity) -> kubelet::Issued {
-    kubelet::Issued { chain_pem: identity.chain_pem, key_pem: identity.key_pem }
+    covers && certificate::life(kept).is_ok_and(|life| !life.is_over(Timestamp::now()))
 }
 
 #[cfg(test)]
@@ -205,7 +201,7 @@ mod tests {
     #[test]
     fn who_approves_by_hand_may_take_their_time_and_nothing_expired_is_shown_meanwhile() {
         let (now, wanted) = (Timestamp::now(), Wanted::node_serving("a", vec!["a".into()], Vec::new()));
-        let stands_in = own(&wanted, now).unwrap().life().unwrap();
+        let stands_in = certificate::life(&own(&wanted, now).unwrap()).unwrap();
         assert!(stands_in.renew_at(0.0) <= now && stands_in.renew_at(0.999) <= now, "a signed one is asked for at once");
         assert!(!stands_in.is_over(now + OWN_LIFE - Duration::from_secs(2)) && stands_in.is_over(now + OWN_LIFE));
         assert_eq!(patience(stands_in, now), APPROVAL_BOUND);

@@ -194,7 +194,8 @@ mod tests {
         for _ in 0..3 {
             let next = kept().next_key().unwrap();
             assert_ne!(next, key);
-            let renewed = Identity { key_pem: next, ..identity("a") };
+            let renewed = identity("a");
+            kept().write(vec![(NEXT_KEY.to_owned(), renewed.key_pem.clone())]).unwrap();
             kept().set_client("CA", &renewed).unwrap();
             assert_eq!(kept().join_key().unwrap(), key, "whatever was renewed since");
         }

@@ -41,6 +41,8 @@ const DNS_PORT: u16 = 53;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How long the node may take to become Ready.
 const READY_BOUND: Duration = Duration::from_secs(120);
+/// A connection that is just being replaced, as with a new certificate, is no server that is gone.
+const ALONE_AFTER: Duration = Duration::from_secs(5);
 
 /// What a node must know of itself and of its cluster.
 #[derive(Clone, Debug)]
@@ -139,7 +141,7 @@ async fn became_ready(
     is_alone: &(dyn Fn() -> bool + Send + Sync),
     progress: &Progress,
 ) -> anyhow::Result<()> {
-    if is_alone() {
+    if is_alone() && tokio::time::timeout(ALONE_AFTER, agent.ready()).await.is_err() && is_alone() {
         progress.step("no server answers: pods that were here are started, and the node is Ready once a server is there");
         return Ok(());
     }

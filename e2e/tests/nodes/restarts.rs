@@ -13,8 +13,8 @@ use crate::{
     traffic::Told,
 };
 
-/// A certificate is renewed when 70 to 90 per cent of its life are over, and begins five minutes before it was signed: that is 1 s to 24 s after.
-const SIGNED_FOR: &str = "cluster-signing-duration=60s";
+/// A certificate is renewed when 70 to 90 per cent of its life are over, and begins five minutes before it was signed: that is 1 s to 51 s after.
+const SIGNED_FOR: &str = "cluster-signing-duration=90s";
 const SIGNALS: [&str; 4] = ["TERM", "KILL", "TERM", "KILL"];
 const ADDRESSES: [(&str, &str); 3] = [("server", "192.168.56.10"), ("agent1", "192.168.56.11"), ("agent2", "192.168.56.12")];
 /// Whoever asks waits so long: an answer that comes later is none.

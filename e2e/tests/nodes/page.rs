@@ -57,7 +57,7 @@ fn commands(text: &str) -> Vec<(usize, String)> {
             in_block = !in_block;
         } else if in_block {
             let command = line.split(" #").next().unwrap_or_default().trim();
-            all.extend((!command.is_empty()).then(|| (number, command.to_owned())));
+            all.extend((!command.is_empty() && !command.starts_with('#')).then(|| (number, command.to_owned())));
         } else {
             let spans = line.split('`').skip(1).step_by(2).map(str::to_owned);
             let typed = spans.filter(|span| span.contains(' ') && !span.starts_with('-') && !NO_COMMANDS.contains(&span.as_str()));

@@ -1,5 +1,6 @@
 #!/bin/sh
-# A fresh Debian -> a server or a node of a cluster. What Vagrant runs in its machines, install.sh on yours, and the tests in theirs. May be run again.
+# A fresh Debian -> a server or a node of a cluster. What Vagrant runs in its machines, install.sh on yours, and the tests in theirs. May be run again:
+# what is not told anew stays as it was told before, unless the machine becomes the other of the two.
 #
 #   provision.sh server [OPTION...]            control plane and node
 #   provision.sh agent --server URL [OPTION...]  a node
@@ -11,7 +12,7 @@
 #                        on which every machine has the same address, 10.0.2.15: no node could reach another there
 #   --token TOKEN        what lets nodes in
 #   --name NAME          the node's name [default: the host name]
-#   --set KEY=VALUE      any other flag, by its name
+#   --set KEY=VALUE      any other flag, by its name; without a value: none
 #   --no-wait            do not wait until the node is Ready
 set -eu
 export PATH="$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin"
@@ -22,6 +23,8 @@ BIN=/usr/local/bin/skiff
 CONFIG=/etc/skiff/config.yaml
 # Which of the two this machine is.
 ROLE=/etc/skiff/role
+# The first line of what is written here.
+OURS='# Written by provision.sh'
 LOG=/var/log/skiff.log
 IMAGES=/var/lib/skiff/agent/images
 READY_SECONDS=300
@@ -82,6 +85,16 @@ address_in() {
 # A value may hold anything but a quote: a YAML string.
 line() { [ -z "$2" ] || printf "%s: '%s'\n" "$1" "$2"; }
 
+# What was told before and is not told now. A value may go on in lines that are indented or begin with a dash.
+told_before() {
+    [ "$(cat $ROLE 2>/dev/null)" = "$role" ] || return 0
+    awk -v given="$given" -v ours="$OURS" '
+        index($0, ours) == 1 || /^$/ { next }
+        /^[A-Za-z]/ { key = $0; sub(/ *:.*/, "", key); is_told = index(given, " " key " ") }
+        !is_told || /^#/
+    ' $CONFIG
+}
+
 write_config() {
     mkdir -p /etc/skiff
     [ -e $CONFIG ] || : >$CONFIG
@@ -90,26 +103,33 @@ write_config() {
     (
         # Nobody else may look, not even while it is written.
         umask 077
-        echo "# Written by provision.sh: the names of flags, see skiff up --help and skiff agent --help."
+        echo "$OURS: the names of flags, see skiff up --help and skiff agent --help."
         # The first server makes it known; agents show it.
         if [ "$role" = agent ]; then line token "$token"; else line agent-token "$token"; fi
         line node-name "$name"
         line node-ip "$ip"
         if [ "$role" = agent ]; then line server "$server"; else line advertise-address "$ip"; fi
         printf %s "$more"
+        told_before
     ) >$CONFIG.new
     mv $CONFIG.new $CONFIG
     echo "$role" >$ROLE
 }
 
-# With systemd it is started again only if it must be: pods keep running either way.
+# Pods keep running while it is started again.
 enable_unit() {
     unit=skiff-$role.service
-    sed "s|/usr/local/bin/skiff|$BIN|" "$HERE/$unit" >/etc/systemd/system/$unit
+    copy=/etc/systemd/system/$unit
+    case $(readlink "$HERE/$unit") in
+        # The package's: a copy of ours would hide what an upgrade brings.
+        /lib/systemd/system/*) ! head -n 1 $copy 2>/dev/null | grep -q "^$OURS" || rm $copy ;;
+        *) { echo "$OURS: changes belong into $copy.d"; sed "s|/usr/local/bin/skiff|$BIN|" "$HERE/$unit"; } >$copy ;;
+    esac
     systemctl daemon-reload
-    systemctl -q enable $unit
+    systemctl -q reenable $unit
     say "systemctl restart $unit"
-    systemctl restart $unit
+    # A server is started once its node is Ready.
+    if [ -n "$wait" ]; then systemctl restart $unit; else systemctl restart --no-block $unit; fi
 }
 
 start() {
@@ -137,17 +157,36 @@ end_running() {
     done
 }
 
-# Without systemd: what is said on standard output, until the node is Ready or the process gone.
+# What it has said since it was started.
+told() {
+    if has_systemd; then
+        journalctl -q -o cat "_SYSTEMD_INVOCATION_ID=$(systemctl show -p InvocationID --value "$1")"
+    else
+        cat $LOG
+    fi
+}
+
+# systemd starts it again where it ended by itself, and counts that.
+has_ended() {
+    if has_systemd; then
+        [ "$(systemctl show -p NRestarts --value "$1")" != 0 ] || systemctl -q is-failed "$1"
+    else
+        ! kill -0 "$(cat /run/skiff-provision.pid)" 2>/dev/null
+    fi
+}
+
+last_words() { if has_systemd; then journalctl -q -o cat -n 5 -u "$1"; else tail -n 5 $LOG; fi; }
+
+# Until the node is Ready, or what was started has ended. Units do not wait for it: a machine that boots with no server in sight is up all the same.
 await() {
-    pid=$(cat /run/skiff-provision.pid)
-    left=$((READY_SECONDS * 5))
-    until grep -q ' is Ready$' $LOG; do
-        kill -0 "$pid" 2>/dev/null || die "skiff ended: $(tail -n 5 $LOG)"
-        left=$((left - 1))
-        [ $left -gt 0 ] || die "the node is not Ready after $READY_SECONDS s: $(tail -n 5 $LOG)"
+    unit=skiff-$(cat $ROLE).service
+    end=$(($(date +%s) + READY_SECONDS))
+    until told "$unit" | grep -q ' is Ready$'; do
+        ! has_ended "$unit" || die "skiff ended: $(last_words "$unit")"
+        [ "$(date +%s)" -lt $end ] || die "the node is not Ready after $READY_SECONDS s: $(last_words "$unit")"
         sleep 0.2
     done
-    say "$(grep -o 'node .* is Ready$' $LOG | tail -n 1)"
+    say "$(told "$unit" | grep -o 'node .* is Ready$' | tail -n 1)"
 }
 
 [ "$(id -u)" = 0 ] || die "run it as root"
@@ -155,6 +194,8 @@ await() {
 role=$1
 shift
 binary='' images='' network='' server='' token='' name='' more='' wait=yes ip=''
+# The keys of the configuration that are told now, a space around each.
+given=' '
 while [ $# -gt 0 ]; do
     option=$1
     shift
@@ -167,12 +208,12 @@ while [ $# -gt 0 ]; do
     case $option in
         --binary) binary=$1 ;;
         --images) images=$1 ;;
-        --network) network=$1 ;;
-        --server) server=$1 ;;
-        --token) token=$1 ;;
-        --name) name=$1 ;;
+        --network) network=$1 given="${given}node-ip advertise-address " ;;
+        --server) server=$1 given="${given}server " ;;
+        --token) token=$1 given="${given}token agent-token " ;;
+        --name) name=$1 given="${given}node-name " ;;
         --set) more="$more$(line "${1%%=*}" "${1#*=}")
-" ;;
+" given="$given${1%%=*} " ;;
         *) die "$option: no such option" ;;
     esac
     shift
@@ -181,11 +222,20 @@ done
 case $role in
     start)
         [ -x $BIN ] || BIN=$(command -v skiff) || die "skiff is not installed"
-        if has_systemd; then systemctl start "skiff-$(cat $ROLE).service"; else start; [ -z "$wait" ] || await; fi
+        if ! has_systemd; then
+            start
+        elif [ -n "$wait" ]; then
+            systemctl start "skiff-$(cat $ROLE).service"
+        else
+            systemctl start --no-block "skiff-$(cat $ROLE).service"
+        fi
+        [ -z "$wait" ] || await
         exit 0
         ;;
     server) ;;
-    agent) [ -n "$server" ] || die "agent: --server URL is missing, as in https://192.168.56.10:6443" ;;
+    agent)
+        [ -n "$server" ] || told_before | grep -q '^server:' || die "agent: --server URL is missing, as in https://192.168.56.10:6443"
+        ;;
     *) die "usage: provision.sh server|agent|start [OPTION...]" ;;
 esac
 need_programs
@@ -199,6 +249,6 @@ else
     # One that runs is started again, with what it is told now.
     end_running
     start
-    [ -z "$wait" ] || await
 fi
+[ -z "$wait" ] || await
 say "done: $role"

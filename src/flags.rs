@@ -8,7 +8,7 @@ mod ranges;
 mod servers;
 mod tokens;
 
-use std::{collections::BTreeMap, ffi::OsString, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 use api::k8s::api::core::v1::Taint;
@@ -131,6 +131,9 @@ pub struct ServerFlags {
     /// A token that machines can join with for as long as it is not deleted: <id>.<secret>, six and sixteen of a-z and 0-9
     #[arg(long, value_name = "TOKEN", hide_env_values = true)]
     pub agent_token: Option<Given>,
+    /// How long the certificates of nodes and users last that the cluster signs (certificates.k8s.io), unless they ask for less
+    #[arg(long, value_name = "TIME", default_value = "8760h", value_parser = nodes::time)]
+    pub cluster_signing_duration: Duration,
     #[command(flatten)]
     pub nodes: NodesFlags,
     #[command(flatten)]
@@ -473,6 +476,18 @@ mod tests {
             let own = AgentFlags { node_name: None, node_ip: None, ..up.agent };
             assert_eq!(format!("{:?}", agent.agent), format!("{own:?}"), "{file}");
         }
+    }
+
+    #[test]
+    fn certificates_are_signed_for_a_year_or_as_said() {
+        let seconds = |args: &[&str]| {
+            let args: Vec<&str> = ["skiff", "server"].iter().chain(args).copied().collect();
+            let Verb::Server(server) = parse("{}", &args).unwrap().verb else { panic!() };
+            server.cluster_signing_duration.as_secs()
+        };
+        assert_eq!(seconds(&[]), controllers::SIGNING_SECONDS);
+        assert_eq!(seconds(&["--cluster-signing-duration=1h30m"]), 5400);
+        assert_eq!(seconds(&["--cluster-signing-duration=87600h"]), 87_600 * 3600);
     }
 
     #[test]

@@ -15,8 +15,8 @@ use crate::{
     machine::{open_files, progress::Progress},
     node::{
         discover::{self, NotSigned},
-        invitation,
         join::is_passing,
+        join_token::JoinToken,
     },
     server::{shutdown_signal, unfaulted},
 };
@@ -71,7 +71,7 @@ fn joining(nodes: u32, flags: &AgentVerbFlags, group: &Group) -> anyhow::Result<
 }
 
 fn invitation(flags: &JoinFlags, group: &Group) -> anyhow::Result<Invitation> {
-    let Some(invited) = invitation::read(flags)? else {
+    let Some(invited) = JoinToken::of_flags(flags)? else {
         bail!("--token is missing: `skiff token create` on a server prints one");
     };
     let servers = flags.server.iter().map(|url| Server::parse(url)).collect::<Result<Vec<_>, _>>()?;

@@ -6,7 +6,6 @@ pub mod cluster_config;
 #[expect(dead_code)]
 mod cni_shim;
 pub mod discover;
-pub mod invitation;
 pub mod join;
 pub mod join_token;
 mod kept;

@@ -166,7 +166,7 @@ impl Control {
         let (leading, masters) = (Mutex::default(), None);
         let mut control = Self { group, dirs, certs, admin, reached, engine, front, store, leading, masters, _instance: instance };
         Box::pin(auth::bootstrap(&control.engine)).await?;
-        Box::pin(control.publish(&config, has_etcd)).await?;
+        Box::pin(control.publish(flags, &config, has_etcd)).await?;
         Box::pin(manifests::apply(&control.engine, cluster_dns(&config))).await?;
         Box::pin(control.welcome(agent_token.as_ref(), flags, &config)).await?;
         started.done();
@@ -184,10 +184,12 @@ impl Control {
     }
 
     /// The `kubernetes` Service and where it leads.
-    async fn publish(&mut self, config: &kinds::Config, has_etcd: bool) -> anyhow::Result<()> {
+    async fn publish(&mut self, flags: &ServerFlags, config: &kinds::Config, has_etcd: bool) -> anyhow::Result<()> {
         kinds::bootstrap_service::kubernetes_service(&self.engine, config, self.reached).await?;
         if has_etcd {
-            let masters = Masters::start(&self.engine, &self.store, self.reached, &self.group).await?;
+            let own = serving_names(flags, config, self.reached.ip());
+            let names = own.dns.into_iter().chain(own.addresses.iter().map(ToString::to_string)).collect();
+            let masters = Masters::start(&self.engine, &self.store, self.reached, names, &self.group).await?;
             let keeping = keep_kubeconfig(self.dirs.clone(), self.admin.clone(), self.reached, masters.servers());
             self.group.spawn_loop("kubeconfig", keeping);
             self.masters = Some(masters);
@@ -243,7 +245,7 @@ impl Control {
             cluster_cidrs: flags.cluster_cidr.list().to_vec(),
             root_ca: self.certs.ca().to_owned(),
             authority: Arc::new(Ca(self.certs.clone())),
-            signing_seconds: controllers::SIGNING_SECONDS,
+            signing_seconds: flags.cluster_signing_duration.as_secs(),
             reserved: reserved(flags, kinds, advertised),
             nodes: flags.nodes.config(),
             terminated_pods_max: flags.nodes.terminated_pod_gc_threshold,

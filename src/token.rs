@@ -2,10 +2,7 @@
 
 mod secret;
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, anyhow, bail};
 use api::{
@@ -13,10 +10,13 @@ use api::{
     k8s::api::core::v1::{Endpoints, Secret},
     time::{Timestamp, after},
 };
-use client::kube::{
-    Api, Client, Config, Error,
-    api::{DeleteParams, ListParams, PostParams},
-    config::{KubeConfigOptions, Kubeconfig},
+use client::{
+    ANSWER_BOUND,
+    kube::{
+        Api, Client, Config, Error,
+        api::{DeleteParams, ListParams, PostParams},
+        config::{KubeConfigOptions, Kubeconfig},
+    },
 };
 use rand::Rng;
 
@@ -28,8 +28,6 @@ use crate::{
 
 pub use secret::{Made, object};
 
-/// Until the API server answers.
-const ANSWER_BOUND: Duration = Duration::from_secs(30);
 const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 
 /// The cluster as the kubeconfig has it.

@@ -167,7 +167,7 @@ fn access(control: &Control, node: &NodeConfig) -> Access {
     let (certs, name, address) = (control.certs.clone(), node.name.clone(), node.address);
     let serving: kubelet::Issuer = Arc::new(move || {
         let issued = certs.issue_node(&name, &[address, IpAddr::from([127, 0, 0, 1])]).map_err(|e| e.to_string());
-        Box::pin(std::future::ready(issued.map(|pair| kubelet::Issued { chain_pem: pair.certificate, key_pem: pair.key })))
+        Box::pin(std::future::ready(issued))
     });
     let caches = |client| client::Caches::new(client, control.group.clone());
     Access {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use api::{task::Group, time::Timestamp};
+use api::{certificate::Identity, task::Group, time::Timestamp};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use parking_lot::RwLock;
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ pub mod issue;
 pub mod request;
 
 use files::{Files, Fresh, add_pair};
-pub use issue::{Pair, Seen, Subject, Usage, look};
+pub use issue::{Seen, Subject, Usage, look};
 
 /// How often a running server looks whether a certificate wants renewal.
 const CHECK: Duration = Duration::from_secs(6 * 3600);
@@ -36,7 +36,7 @@ const SERVICE_ACCOUNT_PUBLIC: &str = "sa.pub";
 pub struct Certs {
     files: Files,
     names: ServingNames,
-    authority: Pair,
+    authority: Identity,
     authority_seen: Seen,
     service_account_key: String,
     service_account_public: String,
@@ -47,9 +47,9 @@ pub struct Certs {
 /// The leaf certificates in use now.
 #[derive(Clone, Debug)]
 pub struct Leaves {
-    pub serving: Pair,
-    pub admin: Pair,
-    pub kubelet_client: Pair,
+    pub serving: Identity,
+    pub admin: Identity,
+    pub kubelet_client: Identity,
 }
 
 /// Under which names and addresses the API server answers.
@@ -143,7 +143,7 @@ impl Certs {
 
     /// The authority's certificate, PEM.
     pub fn ca(&self) -> &str {
-        &self.authority.certificate
+        &self.authority.chain_pem
     }
 
     /// The leaves in use now.
@@ -162,12 +162,12 @@ impl Certs {
     }
 
     /// A client certificate for one year: `("system:node:a", Some("system:nodes"))`.
-    pub fn issue_client(&self, common_name: &str, organization: Option<&str>) -> Result<Pair, Error> {
+    pub fn issue_client(&self, common_name: &str, organization: Option<&str>) -> Result<Identity, Error> {
         Ok(issue::leaf(&self.authority, &client(common_name, organization), Timestamp::now())?)
     }
 
     /// A node agent's certificate, to serve with and to show, for one year.
-    pub fn issue_node(&self, node: &str, addresses: &[IpAddr]) -> Result<Pair, Error> {
+    pub fn issue_node(&self, node: &str, addresses: &[IpAddr]) -> Result<Identity, Error> {
         let mut subject = client(&format!("system:node:{node}"), Some("system:nodes"));
         subject.usage = Usage::Both;
         subject.dns = vec![node.to_owned(), "localhost".to_owned()];
@@ -245,13 +245,13 @@ pub fn check(dir: &Path) -> Result<String, Error> {
 }
 
 /// A kubeconfig of one cluster, user and context with everything inside.
-pub fn kubeconfig(server_url: &str, ca: &str, user: &str, pair: &Pair) -> Value {
+pub fn kubeconfig(server_url: &str, ca: &str, user: &str, pair: &Identity) -> Value {
     let data = |pem: &str| BASE64_STANDARD.encode(pem);
     json!({
         "apiVersion": "v1", "kind": "Config", "preferences": {}, "current-context": "skiff",
         "clusters": [{"name": "skiff", "cluster": {"server": server_url, "certificate-authority-data": data(ca)}}],
         "users": [{"name": user, "user": {
-            "client-certificate-data": data(&pair.certificate), "client-key-data": data(&pair.key),
+            "client-certificate-data": data(&pair.chain_pem), "client-key-data": data(&pair.key_pem),
         }}],
         "contexts": [{"name": "skiff", "context": {"cluster": "skiff", "user": user}}],
     })
@@ -275,7 +275,7 @@ fn client(common_name: &str, organization: Option<&str>) -> Subject {
     }
 }
 
-fn open_authority(files: &Files, fresh: &mut Fresh, now: Timestamp) -> Result<(Pair, Seen), Error> {
+fn open_authority(files: &Files, fresh: &mut Fresh, now: Timestamp) -> Result<(Identity, Seen), Error> {
     if let Some((pair, seen)) = files.pair(AUTHORITY)? {
         if seen.not_after <= now.as_second() {
             return Err(files.damaged("ca.crt", "the cluster's authority has expired"));
@@ -290,11 +290,17 @@ fn open_authority(files: &Files, fresh: &mut Fresh, now: Timestamp) -> Result<(P
     }
     let pair = issue::authority("kubernetes", now)?;
     add_pair(fresh, AUTHORITY, &pair);
-    let seen = look(&pair.certificate).map_err(|why| files.damaged("ca.crt", why))?;
+    let seen = look(&pair.chain_pem).map_err(|why| files.damaged("ca.crt", why))?;
     Ok((pair, seen))
 }
 
-fn open_leaves(files: &Files, fresh: &mut Fresh, names: &ServingNames, authority: (&Pair, &Seen), now: Timestamp) -> Result<Leaves, Error> {
+fn open_leaves(
+    files: &Files,
+    fresh: &mut Fresh,
+    names: &ServingNames,
+    authority: (&Identity, &Seen),
+    now: Timestamp,
+) -> Result<Leaves, Error> {
     let mut open = |name: &str, subject: &Subject| open_leaf(files, fresh, name, subject, authority, now);
     Ok(Leaves {
         serving: open(SERVING, &names.subject())?,
@@ -308,9 +314,9 @@ fn open_leaf(
     fresh: &mut Fresh,
     name: &str,
     subject: &Subject,
-    authority: (&Pair, &Seen),
+    authority: (&Identity, &Seen),
     now: Timestamp,
-) -> Result<Pair, Error> {
+) -> Result<Identity, Error> {
     if let Some((pair, seen)) = files.pair(name)? {
         if seen.authority_key_id.is_none() || seen.authority_key_id != authority.1.subject_key_id {
             return Err(files.damaged(&format!("{name}.crt"), "it was not issued by ca.crt"));
@@ -372,7 +378,7 @@ mod tests {
         assert_eq!(first.ca(), again.ca());
         assert_eq!(first.leaves().serving, again.leaves().serving);
         assert_eq!(first.service_account_key(), again.service_account_key());
-        let seen = look(&again.leaves().serving.certificate).unwrap();
+        let seen = look(&again.leaves().serving.chain_pem).unwrap();
         for name in ["localhost", "host-a", "kubernetes.default.svc.cluster.local"] {
             assert!(seen.dns.iter().any(|d| d == name), "{name}");
         }

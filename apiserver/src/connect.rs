@@ -4,6 +4,7 @@
 
 mod dial;
 mod headers;
+mod of_node;
 mod tunnel;
 
 use std::time::Duration;

@@ -156,7 +156,7 @@ where
         Ok(Err(error)) => return tracing::debug!(%error, peer = %address, "TLS handshake failed"),
         Err(_) => return tracing::debug!(peer = %address, "TLS handshake took too long"),
     };
-    let shown = tls.judge(stream.get_ref().1.peer_certificates().unwrap_or_default(), Timestamp::now());
+    let shown = tls.judge(stream.get_ref().1.peer_certificates().unwrap_or_default(), Timestamp::now()).coming_from(address.ip());
     let standing = if matches!(shown, Shown::Good { .. }) { Standing::Known } else { Standing::Stranger };
     if !seat.settle(standing) {
         return tracing::debug!(peer = %address, ?standing, "connection closed: too many are open");
@@ -295,13 +295,15 @@ pub fn status_response(status: &Status) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use api::{certificate::Identity, csr::SOURCE_ADDRESS};
     use http_body_util::{BodyExt, Empty};
     use rustls_pki_types::ServerName;
     use tokio_rustls::TlsConnector;
 
     use super::*;
     use crate::{
-        certs::{Certs, Pair, ServingNames, Subject, Usage, issue},
+        certs::{Certs, ServingNames, Subject, Usage, issue},
+        identity::User,
         tls::client_config,
     };
 
@@ -316,7 +318,8 @@ mod tests {
 
     async fn who(request: Request) -> Result<Response, Infallible> {
         let peer = request.extensions().get::<Peer>().cloned().unwrap();
-        let name = peer.certificate.map_or("anonymous".into(), |u| format!("{}/{}", u.name, u.groups.join(",")));
+        let source = |u: &User| u.extra.get(SOURCE_ADDRESS).map(|from| format!(" from {}", from.join(","))).unwrap_or_default();
+        let name = peer.certificate.map_or("anonymous".into(), |u| format!("{}/{}{}", u.name, u.groups.join(","), source(&u)));
         if request.headers().contains_key("x-read") {
             let read = request.into_body().collect().await.map(|b| b.to_bytes().len()).unwrap_or_default();
             return Ok(Response::new(full(format!("{name} {read}"))));
@@ -339,7 +342,7 @@ mod tests {
     }
 
     impl House {
-        async fn ask(&self, shown: Option<&Pair>, authorization: Option<&str>) -> (u16, String) {
+        async fn ask(&self, shown: Option<&Identity>, authorization: Option<&str>) -> (u16, String) {
             let ca = self.certs.ca();
             let config = match shown {
                 Some(pair) => client_config(ca, pair).unwrap(),
@@ -385,7 +388,9 @@ mod tests {
         let admin = house.certs.leaves().admin.clone();
         assert_eq!(house.ask(Some(&admin), None).await, (200, "kubernetes-admin/system:masters,system:authenticated".into()));
         let node = house.certs.issue_client("system:node:a", Some("system:nodes")).unwrap();
-        assert_eq!(house.ask(Some(&node), None).await, (200, "system:node:a/system:nodes,system:authenticated".into()));
+        // Where it comes from is known of nodes alone: what they say of their addresses is held against it.
+        let told = "system:node:a/system:nodes,system:authenticated from 127.0.0.1";
+        assert_eq!(house.ask(Some(&node), None).await, (200, told.into()));
         assert!(house.group.drain(BOUND).await);
     }
 
@@ -397,7 +402,8 @@ mod tests {
         let (code, body) = house.ask(Some(&other.leaves().admin), None).await;
         assert_eq!(code, 401);
         assert!(body.contains(r#""reason":"Unauthorized""#), "{body}");
-        let ca = Pair { certificate: house.certs.ca().into(), key: std::fs::read_to_string(house._dir.path().join("ca.key")).unwrap() };
+        let ca =
+            Identity { chain_pem: house.certs.ca().into(), key_pem: std::fs::read_to_string(house._dir.path().join("ca.key")).unwrap() };
         let past = Timestamp::from_second(Timestamp::now().as_second() - 7200).unwrap();
         let expired = issue::leaf_for(&ca, &user(3600), past, 3600).unwrap();
         assert_eq!(house.ask(Some(&expired), None).await.0, 401);

@@ -3,9 +3,13 @@
 //! Upstream asks for a client certificate without verifying it (`tls.RequestClientCert`) and judges it in its x509 authenticator, so
 //! that a foreign or expired one gives 401 and not a broken handshake (`authentication/request/x509/x509.go`).
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
-use api::time::Timestamp;
+use api::{
+    certificate::Identity,
+    csr::{NODES_GROUP, SOURCE_ADDRESS},
+    time::Timestamp,
+};
 use parking_lot::RwLock;
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
@@ -21,10 +25,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::*;
 
-use crate::{
-    certs::{Certs, Pair},
-    identity::User,
-};
+use crate::{certs::Certs, identity::User};
 
 /// Everything the acceptor needs. Follows the renewals of [`Certs`].
 pub struct Tls {
@@ -92,7 +93,7 @@ impl Tls {
 }
 
 /// How we call a node's agent: its certificate is checked against `ca`, and `shown` is ours.
-pub fn client_config(ca: &str, shown: &Pair) -> Result<ClientConfig, Error> {
+pub fn client_config(ca: &str, shown: &Identity) -> Result<ClientConfig, Error> {
     let (chain, key) = parse(shown)?;
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
@@ -104,7 +105,7 @@ pub fn client_config(ca: &str, shown: &Pair) -> Result<ClientConfig, Error> {
 }
 
 /// A server of the cluster's other parts (a node's agent): client certificates are required to be ours where they are shown.
-pub fn server_config(ca: &str, serving: &Pair) -> Result<ServerConfig, Error> {
+pub fn server_config(ca: &str, serving: &Identity) -> Result<ServerConfig, Error> {
     let (chain, key) = parse(serving)?;
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca)?), provider())
         .allow_unauthenticated()
@@ -158,6 +159,20 @@ impl Trust {
             Ok((_, parsed)) => shown(leaf, &parsed),
             Err(error) => Shown::Bad(error.to_string()),
         }
+    }
+}
+
+impl Shown {
+    /// Of a node, where its connection comes from: the one thing about its addresses that is not its own word.
+    #[must_use]
+    pub fn coming_from(mut self, address: IpAddr) -> Self {
+        if let Self::Good { user, .. } = &mut self
+            && user.groups.iter().any(|group| group == NODES_GROUP)
+        {
+            let source = vec![address.to_canonical().to_string()];
+            Arc::make_mut(user).extra.insert(SOURCE_ADDRESS.to_owned(), source);
+        }
+        self
     }
 }
 
@@ -216,7 +231,7 @@ fn shown(der: &[u8], parsed: &X509Certificate<'_>) -> Shown {
     Shown::Good { user: User::authenticated(user.into()), not_after: parsed.validity().not_after.timestamp() }
 }
 
-fn roots(ca: &str) -> Result<RootCertStore, Error> {
+pub(crate) fn roots(ca: &str) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
         roots.add(certificate.map_err(|e| Error::Pem(e.to_string()))?)?;
@@ -224,13 +239,13 @@ fn roots(ca: &str) -> Result<RootCertStore, Error> {
     Ok(roots)
 }
 
-fn parse(pair: &Pair) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Error> {
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pair.certificate.as_bytes()).collect();
-    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes());
+fn parse(pair: &Identity) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Error> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pair.chain_pem.as_bytes()).collect();
+    let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes());
     Ok((chain.map_err(|e| Error::Pem(e.to_string()))?, key.map_err(|e| Error::Pem(e.to_string()))?))
 }
 
-fn certified(pair: &Pair, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, Error> {
+fn certified(pair: &Identity, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, Error> {
     let (chain, key) = parse(pair)?;
     Ok(Arc::new(CertifiedKey::from_der(chain, key, provider)?))
 }

@@ -18,6 +18,7 @@ mod nodeipam;
 mod nodelifecycle;
 mod owned;
 mod podgc;
+mod remaining;
 mod replicas;
 mod replicaset;
 mod replicationcontroller;

@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     eventually, free_port,
+    nodes::Net,
     process::{append_to, kill, signal},
 };
 
@@ -50,6 +51,8 @@ struct Place {
     /// `name=url,...` of all members.
     cluster: String,
     tls: Option<EtcdTls>,
+    /// 127.0.0.1 where there is none.
+    net: Option<Net>,
 }
 
 impl Etcd {
@@ -65,10 +68,20 @@ impl Etcd {
 
     /// A cluster of so many.
     pub async fn cluster(members: usize) -> Vec<Self> {
-        let ports: Vec<u16> = (0..members).map(|_| free_port()).collect();
-        let names: Vec<String> = ports.iter().enumerate().map(|(n, port)| format!("m{n}={}", url(*port, None))).collect();
-        let cluster = names.join(",");
-        let started: Vec<Self> = ports.iter().enumerate().map(|(n, port)| Self::spawn(&format!("m{n}"), *port, &cluster, None)).collect();
+        Self::members(vec![None; members]).await
+    }
+
+    /// A cluster with a member in each of these networks.
+    pub async fn cluster_in(nets: Vec<Net>) -> Vec<Self> {
+        Self::members(nets.into_iter().map(Some).collect()).await
+    }
+
+    async fn members(nets: Vec<Option<Net>>) -> Vec<Self> {
+        let places: Vec<(u16, Option<Net>)> = nets.into_iter().map(|net| (free_port(), net)).collect();
+        let name = |(n, (port, net)): (usize, &(u16, Option<Net>))| format!("m{n}={}", url(host(net.as_ref()), *port, None));
+        let cluster = places.iter().enumerate().map(name).collect::<Vec<_>>().join(",");
+        let member = |(n, (port, net)): (usize, (u16, Option<Net>))| Self::spawn(&format!("m{n}"), port, &cluster, None, net);
+        let started: Vec<Self> = places.into_iter().enumerate().map(member).collect();
         for member in &started {
             member.ready().await;
         }
@@ -77,22 +90,22 @@ impl Etcd {
 
     async fn alone(tls: Option<EtcdTls>) -> Self {
         let port = free_port();
-        let etcd = Self::spawn("default", port, &format!("default={}", url(port, None)), tls);
+        let etcd = Self::spawn("default", port, &format!("default={}", url(host(None), port, None)), tls, None);
         etcd.ready().await;
         etcd
     }
 
-    fn spawn(name: &str, peer_port: u16, cluster: &str, tls: Option<EtcdTls>) -> Self {
+    fn spawn(name: &str, peer_port: u16, cluster: &str, tls: Option<EtcdTls>, net: Option<Net>) -> Self {
         let dir = tempfile::Builder::new().prefix("skiff-etcd-").tempdir().expect("a temporary folder");
         let path = dir.path().to_path_buf();
-        let place = Place { path, client_port: free_port(), peer_port, name: name.into(), cluster: cluster.into(), tls };
+        let place = Place { path, client_port: free_port(), peer_port, name: name.into(), cluster: cluster.into(), tls, net };
         let child = place.command().spawn().expect("etcd is installed: apt-get install etcd-server");
         Self { child, place, _dir: dir }
     }
 
     /// For `--etcd-servers`.
     pub fn url(&self) -> String {
-        url(self.place.client_port, self.place.tls.as_ref())
+        url(host(self.place.net.as_ref()), self.place.client_port, self.place.tls.as_ref())
     }
 
     pub fn port(&self) -> u16 {
@@ -117,6 +130,11 @@ impl Etcd {
         kill(&mut self.child);
         self.child = self.place.command().spawn().expect("etcd started before");
         self.ready().await;
+    }
+
+    /// The network it was started in.
+    pub fn net(&self) -> Option<&Net> {
+        self.place.net.as_ref()
     }
 
     /// Writes past everybody, and returns the revision.
@@ -146,7 +164,7 @@ impl Etcd {
     /// etcd's JSON over HTTP.
     async fn ask(&self, what: &str, body: &Value) -> anyhow::Result<Value> {
         let exchange = async {
-            let stream = TcpStream::connect(("127.0.0.1", self.place.client_port)).await?;
+            let stream = TcpStream::connect((host(self.place.net.as_ref()), self.place.client_port)).await?;
             let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
             let request = http::Request::post(format!("/v3/{what}")).header("host", "etcd").body(Full::<Bytes>::from(body.to_string()))?;
             // The connection ends with its sender.
@@ -163,7 +181,7 @@ impl Etcd {
     }
 
     async fn ready(&self) {
-        let address = ("127.0.0.1", self.place.client_port);
+        let address = (host(self.place.net.as_ref()), self.place.client_port);
         eventually("etcd accepts connections", READY_BOUND, async || TcpStream::connect(address).await).await;
     }
 }
@@ -176,8 +194,9 @@ impl Drop for Etcd {
 
 impl Place {
     fn command(&self) -> Command {
-        let (client, peer) = (url(self.client_port, self.tls.as_ref()), url(self.peer_port, None));
-        let mut command = Command::new("etcd");
+        let host = host(self.net.as_ref());
+        let (client, peer) = (url(host, self.client_port, self.tls.as_ref()), url(host, self.peer_port, None));
+        let mut command = self.net.as_ref().map_or_else(|| Command::new("etcd"), |net| net.command("etcd".as_ref()));
         command.arg("--data-dir").arg(self.path.join("data")).args(["--name", &self.name]);
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
@@ -192,8 +211,12 @@ impl Place {
     }
 }
 
-fn url(port: u16, tls: Option<&EtcdTls>) -> String {
-    format!("{}://127.0.0.1:{port}", if tls.is_some() { "https" } else { "http" })
+fn host(net: Option<&Net>) -> &str {
+    net.map_or("127.0.0.1", Net::address)
+}
+
+fn url(host: &str, port: u16, tls: Option<&EtcdTls>) -> String {
+    format!("{}://{host}:{port}", if tls.is_some() { "https" } else { "http" })
 }
 
 /// etcd writes 64-bit numbers as strings.

@@ -39,6 +39,15 @@ pub struct Machine<'w> {
     links: Vec<String>,
 }
 
+/// Where a process of the tests listens, and from where it speaks.
+#[derive(Clone, Debug)]
+pub struct Net {
+    namespace: String,
+    name: String,
+    switch: String,
+    address: String,
+}
+
 /// A command's end, and what it printed.
 #[derive(Clone, Debug)]
 pub struct Said {
@@ -63,6 +72,17 @@ impl World {
     pub fn switch(&self, name: &str, address: Option<&str>) {
         let args: Vec<&str> = ["switch", name].into_iter().chain(address).collect();
         self.script(&args);
+    }
+
+    /// An L2 that this machine, and so the test itself, is in.
+    pub fn switch_here(&self, name: &str, address: &str) {
+        self.script(&["switch-here", name, address]);
+    }
+
+    /// A network of its own for processes that are started in it: see [`Net`]. It has an address in the switch, and no disk.
+    pub fn net(&self, name: &str, switch: &str, address: &str) -> Net {
+        self.script(&["router", name, &format!("{switch}={address}/24")]);
+        Net { namespace: format!("{WORLD}-{name}"), name: name.to_owned(), switch: switch.to_owned(), address: address.to_owned() }
     }
 
     /// Forwards between switches (`SWITCH=ADDRESS/LENGTH`); others are hidden from the switch of `nat=SWITCH`.
@@ -245,6 +265,33 @@ impl Machine<'_> {
 
     fn try_run(&self, words: &[&str]) -> Said {
         self.world.try_script(&[&["exec", &self.name], words].concat())
+    }
+}
+
+impl Net {
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Runs it there; the process is the program's own.
+    pub fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace]).arg(program);
+        command
+    }
+
+    /// The cable is pulled: nothing comes in or goes out, and nobody is told.
+    pub fn cut(&self) {
+        self.cable("cut");
+    }
+
+    pub fn heal(&self) {
+        self.cable("heal");
+    }
+
+    fn cable(&self, verb: &str) {
+        let said = Said::of(script(&[verb, &self.name, &self.switch]).output().expect("a shell script starts"));
+        assert!(said.ok, "machine.sh {verb} {}: {}", self.name, said.err);
     }
 }
 

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::{
     Api, eventually, free_port,
+    nodes::Net,
     process::{append_to, kill, signal, skiff},
 };
 
@@ -41,6 +42,8 @@ pub struct Options {
     pub args: Vec<String>,
     /// An environment variable each.
     pub env: Vec<(String, String)>,
+    /// Where it runs, at the address it has there; else here, on 127.0.0.1.
+    pub net: Option<Net>,
 }
 
 /// `skiff server`, or `skiff up` in the foreground.
@@ -172,6 +175,11 @@ impl Server {
         said
     }
 
+    /// The network it was started in.
+    pub fn net(&self) -> Option<&Net> {
+        self.options.net.as_ref()
+    }
+
     /// What the next start is given.
     pub fn options(&mut self) -> &mut Options {
         &mut self.options
@@ -249,7 +257,8 @@ fn run_reset(server: &Server) -> Result<String, String> {
 }
 
 fn command(verb: &str, dir: &Path, port: u16, kubelet_port: u16, options: &Options) -> Command {
-    let mut command = Command::new(options.bin.clone().unwrap_or_else(skiff));
+    let bin = options.bin.clone().unwrap_or_else(skiff);
+    let mut command = options.net.as_ref().map_or_else(|| Command::new(&bin), |net| net.command(&bin));
     command.arg(verb).arg("--data-dir").arg(dir.join("data")).arg("--secure-port").arg(port.to_string());
     if verb == "up" {
         command.arg("--foreground").arg("--kubeconfig").arg(dir.join("kubeconfig"));
@@ -259,7 +268,7 @@ fn command(verb: &str, dir: &Path, port: u16, kubelet_port: u16, options: &Optio
         // As after a plain `su`: skiff finds iptables and runc all the same.
         command.env("PATH", "/usr/bin:/bin");
     } else {
-        command.args(["--bind-address", "127.0.0.1"]);
+        command.args(["--bind-address", options.net.as_ref().map_or("127.0.0.1", Net::address)]);
     }
     match &options.backend {
         Backend::Redb => {}

@@ -36,5 +36,5 @@ pub use eviction::EvictionHard;
 #[doc(hidden)]
 pub use rehearse::{Beside, Rehearsed, rehearse};
 pub use run::{Agent, Error, clean, run, stop_pods};
-pub use serving::{Error as ServingError, Issued, Issuer};
+pub use serving::{Error as ServingError, Issuer};
 pub use view::{ContainerView, PodView, Pods};

@@ -1,6 +1,9 @@
 //! Pod -> the names it goes by: what metadata holds as options, read as text.
 
-use api::k8s::api::core::v1::{Container, Pod, PodSpec};
+use api::{
+    annotations::CONFIG_SOURCE,
+    k8s::api::core::v1::{Container, Pod, PodSpec},
+};
 
 /// A pod's name; empty where it has none.
 pub fn name(pod: &Pod) -> &str {
@@ -29,7 +32,7 @@ pub fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
 
 /// Whether the pod came from anywhere but the API. Source: `IsStaticPod` in `pkg/kubelet/types/pod_update.go`.
 pub fn is_static(pod: &Pod) -> bool {
-    annotation(pod, "kubernetes.io/config.source").is_some_and(|source| source != "api")
+    annotation(pod, CONFIG_SOURCE).is_some_and(|source| source != "api")
 }
 
 /// Containers, then init containers: the order upstream looks them up in.

@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use api::{task::Group, time::Timestamp};
+use api::{certificate::Identity, task::Group, time::Timestamp};
 use client::certificate::{Life, until};
 use futures::future::BoxFuture;
 
@@ -16,16 +16,8 @@ const RETRY_MAX: Duration = Duration::from_secs(600);
 /// How long issuing may take.
 const ISSUE_MAX: Duration = Duration::from_secs(900);
 
-/// A certificate with its key, both PEM.
-#[derive(Clone)]
-pub struct Issued {
-    /// The certificate, and those between it and the CA.
-    pub chain_pem: String,
-    pub key_pem: String,
-}
-
 /// Makes a new serving certificate each time; users see the error.
-pub type Issuer = Arc<dyn Fn() -> BoxFuture<'static, Result<Issued, String>> + Send + Sync>;
+pub type Issuer = Arc<dyn Fn() -> BoxFuture<'static, Result<Identity, String>> + Send + Sync>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -68,7 +60,7 @@ async fn renew(serving: &Serving, issuer: &Issuer) -> Result<(), Error> {
     Ok(serving.replace(&issued.chain_pem, &issued.key_pem)?)
 }
 
-async fn issue(issuer: &Issuer) -> Result<Issued, Error> {
+async fn issue(issuer: &Issuer) -> Result<Identity, Error> {
     let issued = tokio::time::timeout(ISSUE_MAX, issuer()).await;
     issued.unwrap_or_else(|_| Err(format!("no answer within {ISSUE_MAX:?}"))).map_err(Error::Issue)
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use api::{
+    annotations::{CONFIG_HASH, CONFIG_SEEN, CONFIG_SOURCE},
     faults::catch,
     k8s::api::core::v1::{Pod, Toleration},
     task::Group,
@@ -135,8 +136,8 @@ fn parse(text: &str, path: &Path, node_name: &str) -> Result<Pod, String> {
     pod.metadata.namespace.get_or_insert_with(|| "default".into());
     pod.metadata.uid = Some(uid.clone());
     let annotations = pod.metadata.annotations.get_or_insert_default();
-    let own = [("config.hash", uid), ("config.seen", time::rfc3339(Timestamp::now())), ("config.source", "file".into())];
-    annotations.extend(own.map(|(key, value)| (format!("kubernetes.io/{key}"), value)));
+    let own = [(CONFIG_HASH, uid), (CONFIG_SEEN, time::rfc3339(Timestamp::now())), (CONFIG_SOURCE, "file".into())];
+    annotations.extend(own.map(|(key, value)| (key.to_owned(), value)));
     pod.status = None;
     pathable(&pod)?;
     Ok(pod)

@@ -1,4 +1,4 @@
-//! Services and a mode -> the proxy's figures, printed: `cargo run --release -p proxy --example alone -- nftables 10000`.
+//! Services and a mode -> the proxy's figures, printed: `cargo run --profile bench -p proxy --example alone -- nftables 10000`.
 
 fn main() {
     let mut args = std::env::args().skip(1);

@@ -1,4 +1,4 @@
-//! Questions in flight -> what the DNS server alone answers, and at what price: `cargo run --release -p proxy --example dns -- 1000000`.
+//! Questions in flight -> what the DNS server alone answers, and at what price: `cargo run --profile bench -p proxy --example dns -- 1000000`.
 
 use std::{
     io::{self, BufRead, BufReader},

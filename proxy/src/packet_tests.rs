@@ -299,6 +299,16 @@ fn the_dns_address_answers_pods_and_the_node_beside_a_service_without_endpoints(
     // As firewalls are: all is refused but what comes from the node itself.
     netns::must(network.node.command("iptables").args(["-P", "INPUT", "DROP"]));
     netns::must(network.node.command("iptables").args(["-A", "INPUT", "-i", "lo", "-j", "ACCEPT"]));
+    // Between two runs of skiff nobody listens: who asks then waits, and is not refused.
+    network.node.ip("address add 10.96.0.10/32 dev lo");
+    for from in [&network.pods[0], &network.node] {
+        let socket = from.udp_client();
+        socket.connect("10.96.0.10:53").unwrap();
+        socket.send(b"question").unwrap();
+        let silence = [std::io::ErrorKind::WouldBlock, std::io::ErrorKind::TimedOut];
+        assert!(silence.contains(&socket.recv(&mut [0; 512]).unwrap_err().kind()));
+    }
+    network.node.ip("address del 10.96.0.10/32 dev lo");
     let (started, ready) = std::sync::mpsc::channel();
     let name = network.node.path();
     // The server lives until the test's process ends.

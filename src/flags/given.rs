@@ -15,6 +15,11 @@ impl Given {
         let why = || anyhow::anyhow!("{flag}: it must be <id>.<secret>, of six and sixteen of a-z and 0-9");
         Token::parse(&self.0).ok_or_else(why)
     }
+
+    /// The secret itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
 }
 
 impl From<&Token> for Given {

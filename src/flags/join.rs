@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::{CommonFlags, Ranges, domain, nodes::time, ranges};
+use super::{CommonFlags, Ranges, domain, given::Given, nodes::time, ranges};
 
 /// Where the cluster is, and what lets us in.
 #[derive(Args, Clone, Debug)]
@@ -13,8 +13,8 @@ pub struct JoinFlags {
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     pub server: Vec<String>,
     /// What lets a machine in: `skiff token create` on a server prints one. Needed until the machine has a certificate
-    #[arg(long, value_name = "TOKEN")]
-    pub token: Option<String>,
+    #[arg(long, value_name = "TOKEN", hide_env_values = true)]
+    pub token: Option<Given>,
     /// A file with the token, for its owner alone
     #[arg(long, value_name = "FILE", conflicts_with = "token")]
     pub token_file: Option<PathBuf>,

@@ -7,23 +7,20 @@ use std::fmt;
 
 use anyhow::{Context, bail};
 use api::{
+    bootstrap::{CLUSTER_INFO, CLUSTER_INFO_KUBECONFIG, CLUSTER_INFO_NAMESPACE, JWS_PREFIX},
     k8s::{ByteString, api::core::v1::ConfigMap},
     task::Group,
 };
 use client::{
+    ANSWER_BOUND,
     kube::Api,
     transport::{Server, Transport, unchecked},
     trust::{is_signed, pinned},
 };
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::node::join_token::JoinToken;
-
-const NAMESPACE: &str = "kube-public";
-const NAME: &str = "cluster-info";
-const KUBECONFIG: &str = "kubeconfig";
-/// Before the id of the token that signed.
-const SIGNATURE: &str = "jws-kubeconfig-";
 
 /// Nobody has signed with the token: a server that has just started may yet.
 #[derive(Debug)]
@@ -47,22 +44,25 @@ impl std::error::Error for NotSigned {}
 /// No server answers, or none of what they say can be trusted.
 pub async fn authority(servers: &[Server], invitation: &JoinToken, group: &Group) -> anyhow::Result<String> {
     let transport = Transport::new(servers.to_vec(), unchecked()?, group);
-    let maps: Api<ConfigMap> = Api::namespaced(transport.client(), NAMESPACE);
-    let info = maps.get(NAME).await.with_context(|| format!("asking for what anybody may know of the cluster ({NAMESPACE}/{NAME})"))?;
+    let maps: Api<ConfigMap> = Api::namespaced(transport.client(), CLUSTER_INFO_NAMESPACE);
+    let asked = timeout(ANSWER_BOUND, maps.get(CLUSTER_INFO)).await.map_err(anyhow::Error::from).and_then(|answer| Ok(answer?));
+    let info =
+        asked.with_context(|| format!("asking for what anybody may know of the cluster ({CLUSTER_INFO_NAMESPACE}/{CLUSTER_INFO})"))?;
     trusted(&info, invitation)
 }
 
 fn trusted(info: &ConfigMap, invitation: &JoinToken) -> anyhow::Result<String> {
     let of = |key: &str| info.data.as_ref().and_then(|data| data.get(key)).map(String::as_str);
-    let kubeconfig = of(KUBECONFIG).with_context(|| format!("ConfigMap {NAMESPACE}/{NAME} has no {KUBECONFIG}"))?;
-    let bundle = authority_of(kubeconfig).with_context(|| format!("ConfigMap {NAMESPACE}/{NAME}"))?;
+    let kubeconfig = of(CLUSTER_INFO_KUBECONFIG)
+        .with_context(|| format!("ConfigMap {CLUSTER_INFO_NAMESPACE}/{CLUSTER_INFO} has no {CLUSTER_INFO_KUBECONFIG}"))?;
+    let bundle = authority_of(kubeconfig).with_context(|| format!("ConfigMap {CLUSTER_INFO_NAMESPACE}/{CLUSTER_INFO}"))?;
     if let Some(pin) = &invitation.pin {
         return pinned(&bundle, |block| pin.matches(block)).map_err(|error| {
             anyhow::anyhow!("{error}: this is another cluster, somebody is in between, or the cluster was made anew. `skiff token create` on its server prints a token with the right hash")
         });
     }
     let (id, secret) = (&invitation.token.id, &invitation.token.secret);
-    let Some(signature) = of(&format!("{SIGNATURE}{id}")) else {
+    let Some(signature) = of(&format!("{JWS_PREFIX}{id}")) else {
         return Err(NotSigned(id.clone()).into());
     };
     if !is_signed(signature, kubeconfig, id, secret) {

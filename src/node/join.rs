@@ -1,6 +1,7 @@
 //! An invitation and the address of a server -> this machine is a node of that cluster: `skiff agent`.
 
 mod kubelet_certificate;
+mod rights;
 mod servers;
 
 use std::{
@@ -10,10 +11,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use api::{preflight::in_the_way, task::Group, time::Timestamp};
+use api::{certificate::Identity, preflight::in_the_way, task::Group, time::Timestamp};
 use client::{
     Caches,
-    certificate::{Identity, tls},
+    certificate::{life, tls},
     kube, may_pass,
     node_cache::Shelf,
     patient,
@@ -21,7 +22,7 @@ use client::{
     trust::pinned,
     tunnel,
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, error::Elapsed, timeout};
 
 use crate::{
     check,
@@ -37,7 +38,6 @@ use crate::{
         self, Access, NodeConfig,
         cluster_config::Facts,
         discover::{self, NotSigned},
-        invitation,
         join_token::JoinToken,
         kept::Kept,
         preflight::{self, Needs, Wish, here},
@@ -105,11 +105,17 @@ async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Pr
     let member = Box::pin(member(flags, &kept, group, progress)).await?;
     let urls: Vec<String> = member.transport.servers().iter().map(Server::to_string).collect();
     kept.set_servers(&urls)?;
-    let life = kept.client()?.context("the certificate was just kept")?.life().map_err(anyhow::Error::msg)?;
+    let life = life(&kept.client()?.context("the certificate was just kept")?).map_err(anyhow::Error::msg)?;
     member.keep_fresh(life, group);
     if let Some(warning) = Box::pin(preflight::clock_warning(&member.transport)).await {
         tracing::warn!(warning, "comparing clocks");
         progress.say(&format!("warning: {warning}"));
+    }
+    // Before anything of this cluster is kept, and anything is started here: what was a node before has the right, or what it read with it.
+    if kept.facts()?.is_none()
+        && let Some(lacking) = Box::pin(rights::lacking(&member.transport.client())).await
+    {
+        bail!(lacking);
     }
     let facts = Box::pin(facts(flags, &member)).await?;
     let address = own_address(flags.agent.node_ip, &member.transport.servers(), progress);
@@ -179,7 +185,7 @@ fn needs(flags: &AgentVerbFlags) -> Needs {
 
 /// Who was a node before is one again; who was not joins.
 async fn member(flags: &AgentVerbFlags, kept: &Kept, group: &Group, progress: &Progress) -> anyhow::Result<Member> {
-    let invitation = invitation::read(&flags.join)?;
+    let invitation = JoinToken::of_flags(&flags.join)?;
     let servers = servers::known(&flags.join.server, &kept.servers()?)?;
     if let (Some(ca), Some(identity)) = (kept.ca()?, kept.client()?) {
         return Box::pin(again(flags, (ca, identity), kept, invitation, servers, group, progress)).await;
@@ -227,7 +233,7 @@ async fn again(
     if servers.is_empty() {
         bail!("--server is missing, and none is known from before");
     }
-    let life = identity.life().map_err(anyhow::Error::msg)?;
+    let life = life(&identity).map_err(anyhow::Error::msg)?;
     let transport = Transport::new(servers, tls(&ca, Some(&identity)).map_err(anyhow::Error::msg)?, group);
     let member = Member { node, ca, kept: kept.clone(), transport, invitation };
     if !life.is_over(Timestamp::now()) {
@@ -302,6 +308,7 @@ async fn patiently<T>(progress: &Progress, mut work: impl AsyncFnMut() -> anyhow
 /// There was no answer, or one that says "not now".
 pub fn is_passing(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| match (cause.downcast_ref::<kube::Error>(), cause.downcast_ref::<client::certificate::Error>()) {
+        _ if cause.is::<Elapsed>() => true,
         (Some(error), _) => may_pass(error),
         (_, Some(client::certificate::Error::Create(error))) => may_pass(error),
         _ => false,

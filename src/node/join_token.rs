@@ -3,10 +3,13 @@
 //! `K10<sha256>::<id>.<secret>` as k3s has it, the hash being that of the CA's certificate (DER); or kubeadm's `<id>.<secret>` with
 //! `sha256:<hash>` of the CA's public key. Either hash is taken in either place.
 
-use std::fmt;
+use std::{fmt, fs};
 
+use anyhow::{Context, anyhow};
 use api::bootstrap::Token;
 use apiserver::certs::request::{fingerprints, fingerprints_of_der};
+
+use crate::flags::JoinFlags;
 
 const PREFIX: &str = "K10";
 const HASH_LENGTH: usize = 64;
@@ -24,6 +27,20 @@ pub struct JoinToken {
 pub struct Pin(String);
 
 impl JoinToken {
+    /// What `--token` or `--token-file`, and `--ca-hash` say; `None` without a token.
+    ///
+    /// # Errors
+    /// The token, its file or the hash cannot be read.
+    pub fn of_flags(flags: &JoinFlags) -> anyhow::Result<Option<Self>> {
+        let text = match (&flags.token, &flags.token_file) {
+            (Some(token), _) => token.reveal().to_owned(),
+            (None, Some(file)) => fs::read_to_string(file).with_context(|| format!("--token-file {}", file.display()))?,
+            (None, None) => return Ok(None),
+        };
+        let read = Self::parse(&text, flags.ca_hash.as_deref());
+        read.map(Some).map_err(|why| anyhow!("--token: {why}; `skiff token create` on a server prints a new one"))
+    }
+
     /// `ca_hash` is `sha256:<hash>` (or the hash alone), as `--ca-hash` gives it.
     ///
     /// # Errors
@@ -111,13 +128,28 @@ mod tests {
 
     #[test]
     fn a_pin_is_of_the_certificate_or_of_its_key() {
-        let ca = apiserver::certs::issue::authority("kubernetes", api::time::Timestamp::now()).unwrap().certificate;
-        let other = apiserver::certs::issue::authority("kubernetes", api::time::Timestamp::now()).unwrap().certificate;
+        let ca = apiserver::certs::issue::authority("kubernetes", api::time::Timestamp::now()).unwrap().chain_pem;
+        let other = apiserver::certs::issue::authority("kubernetes", api::time::Timestamp::now()).unwrap().chain_pem;
         let [whole, key] = fingerprints(&ca).unwrap();
         for hash in [whole, key] {
             let pin = Pin::parse(&hash).unwrap();
             assert!(pin.matches(&ca) && !pin.matches(&other) && !pin.matches("x"));
         }
         assert!(Pin::of_certificate(b"x").is_err());
+    }
+
+    #[test]
+    fn a_token_may_stand_in_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        fs::write(&file, "abcdef.0123456789abcdef\n").unwrap();
+        let flags =
+            |token_file| JoinFlags { server: Vec::new(), token: None, token_file, offline_start: true, tunnel: true, ca_hash: None };
+        assert_eq!(JoinToken::of_flags(&flags(Some(file.clone()))).unwrap().unwrap().token.id, "abcdef");
+        assert!(JoinToken::of_flags(&flags(None)).unwrap().is_none());
+        assert!(JoinToken::of_flags(&flags(Some(dir.path().join("none")))).is_err());
+        fs::write(&file, "abcdef.01234").unwrap();
+        let error = JoinToken::of_flags(&flags(Some(file))).unwrap_err().to_string();
+        assert!(error.contains("skiff token create") && !error.contains("01234"), "{error}");
     }
 }

@@ -5,18 +5,17 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use api::csr::NODE_USER_PREFIX;
-use apiserver::certs::{
-    Pair,
-    files::{Files, Fresh, add_pair},
-};
-use client::certificate::{Identity, new_key};
+use api::{certificate::Identity, csr::NODE_USER_PREFIX};
+use apiserver::certs::files::{Files, Fresh, add_pair};
+use client::certificate::{common_name, new_key};
 
 use crate::node::cluster_config::Facts;
 
 const CA: &str = "ca.crt";
 /// Upstream's names for these are `kubelet-client-current.pem` and `kubelet-server-current.pem`, with the keys in them.
 const CLIENT: &str = "kubelet-client";
+/// What the cluster knows this machine by.
+const JOIN_KEY: &str = "kubelet-join.key";
 /// Of the certificate that is asked for.
 const NEXT_KEY: &str = "kubelet-client-next.key";
 const SERVING: &str = "kubelet-server";
@@ -56,11 +55,27 @@ impl Kept {
     /// What is kept is no node's.
     pub fn node(&self) -> anyhow::Result<Option<String>> {
         let Some(identity) = self.client()? else { return Ok(None) };
-        let name = identity.common_name().and_then(|name| name.strip_prefix(NODE_USER_PREFIX).map(str::to_owned));
+        let name = common_name(&identity).and_then(|name| name.strip_prefix(NODE_USER_PREFIX).map(str::to_owned));
         name.map(Some).context("the certificate that is kept is of no node")
     }
 
-    /// The key to ask for a certificate with: the same again after a start that was interrupted, since the cluster knows a machine by it.
+    /// The key to ask for a certificate with a token with, each time: the name belongs to it (docs/decisions/a-node-name-belongs-to-a-key.md). It is on the
+    /// disk before it is shown to anybody.
+    pub fn join_key(&self) -> anyhow::Result<String> {
+        if let Some(key) = self.files.read(JOIN_KEY)? {
+            return Ok(key);
+        }
+        // Who joined before there was this file: with the key of the certificate, if that was never renewed, or with one that an interrupted start left.
+        let before = match self.client()? {
+            Some(identity) => Some(identity.key_pem),
+            None => self.files.read(NEXT_KEY)?,
+        };
+        let key = before.map_or_else(new_key, Ok)?;
+        self.write(vec![(JOIN_KEY.to_owned(), key.clone())])?;
+        Ok(key)
+    }
+
+    /// The key to renew the certificate with: the same again after a start that was interrupted, since the cluster knows a machine by it.
     pub fn next_key(&self) -> anyhow::Result<String> {
         let used = self.client()?.map(|identity| identity.key_pem);
         if let Some(key) = self.files.read(NEXT_KEY)?.filter(|key| Some(key) != used.as_ref()) {
@@ -79,13 +94,13 @@ impl Kept {
     /// Both or, whenever this is interrupted, none.
     pub fn set_client(&self, ca: &str, identity: &Identity) -> anyhow::Result<()> {
         let mut fresh = vec![(CA.to_owned(), ca.to_owned())];
-        add_pair(&mut fresh, CLIENT, &pair(identity));
+        add_pair(&mut fresh, CLIENT, identity);
         self.write(fresh)
     }
 
     pub fn set_serving(&self, identity: &Identity) -> anyhow::Result<()> {
         let mut fresh = Fresh::new();
-        add_pair(&mut fresh, SERVING, &pair(identity));
+        add_pair(&mut fresh, SERVING, identity);
         self.write(fresh)
     }
 
@@ -110,8 +125,7 @@ impl Kept {
     }
 
     fn identity(&self, name: &str) -> anyhow::Result<Option<Identity>> {
-        let found = self.files.pair(name)?;
-        Ok(found.map(|(pair, _)| Identity { chain_pem: pair.certificate, key_pem: pair.key }))
+        Ok(self.files.pair(name)?.map(|(identity, _)| identity))
     }
 
     fn write(&self, fresh: Fresh) -> anyhow::Result<()> {
@@ -121,10 +135,6 @@ impl Kept {
         }
         self.files.write(&fresh).with_context(|| format!("writing {}", self.dir.display()))
     }
-}
-
-fn pair(identity: &Identity) -> Pair {
-    Pair { certificate: identity.chain_pem.clone(), key: identity.key_pem.clone() }
 }
 
 #[cfg(test)]
@@ -173,6 +183,30 @@ mod tests {
         kept().set_client("CA", &own).unwrap();
         assert_ne!(kept().next_key().unwrap(), own.key_pem, "a new certificate has a new key");
         assert_eq!(kept().node().unwrap().as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn who_joins_again_has_the_key_that_it_joined_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = || Kept::open(dir.path()).unwrap();
+        let key = kept().join_key().unwrap();
+        assert_eq!(kept().join_key().unwrap(), key, "a start that was interrupted before the answer came");
+        for _ in 0..3 {
+            let next = kept().next_key().unwrap();
+            assert_ne!(next, key);
+            let renewed = Identity { key_pem: next, ..identity("a") };
+            kept().set_client("CA", &renewed).unwrap();
+            assert_eq!(kept().join_key().unwrap(), key, "whatever was renewed since");
+        }
+        // Of a version that had no such file.
+        let older = tempfile::tempdir().unwrap();
+        let kept = || Kept::open(older.path()).unwrap();
+        let first = kept().next_key().unwrap();
+        assert_eq!(kept().join_key().unwrap(), first);
+        let older = tempfile::tempdir().unwrap();
+        let (kept, own) = (|| Kept::open(older.path()).unwrap(), identity("a"));
+        kept().set_client("CA", &own).unwrap();
+        assert_eq!(kept().join_key().unwrap(), own.key_pem);
     }
 
     #[test]

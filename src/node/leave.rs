@@ -4,10 +4,12 @@ use std::{fs, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context, bail};
 use api::{
+    annotations::CONFIG_MIRROR,
     k8s::api::core::v1::{Node, Pod},
     task::Group,
 };
 use client::{
+    ANSWER_BOUND,
     certificate::tls,
     kube::{
         self, Api, Client, ResourceExt,
@@ -25,10 +27,8 @@ use crate::{
 };
 
 const STOP_BOUND: Duration = Duration::from_secs(20);
-const ANSWER_BOUND: Duration = Duration::from_secs(30);
 /// Between looks at the pods that are still here, and tries to evict those that a budget holds back.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// A unit that is enabled would start the agent again, and at the next boot make this machine a node again.
 async fn stop_service() {
@@ -148,7 +148,7 @@ async fn evict(client: &Client, pod: &Pod) -> anyhow::Result<Option<String>> {
 fn goes_elsewhere(pod: &Pod) -> bool {
     let of_set = pod.owner_references().iter().any(|owner| owner.kind == "DaemonSet" && owner.controller == Some(true));
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    !of_set && !pod.annotations().contains_key(MIRROR) && !matches!(phase, Some("Succeeded" | "Failed"))
+    !of_set && !pod.annotations().contains_key(CONFIG_MIRROR) && !matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 async fn delete(client: &Client, node: &str) -> anyhow::Result<()> {
@@ -178,7 +178,7 @@ mod tests {
         let owner = |kind: &str| json!({"name": "a", "ownerReferences": [{"apiVersion": "apps/v1", "kind": kind, "name": "o", "uid": "u", "controller": true}]});
         assert!(goes_elsewhere(&pod(json!({"name": "a"}), "Running")) && goes_elsewhere(&pod(owner("ReplicaSet"), "Pending")));
         assert!(!goes_elsewhere(&pod(owner("DaemonSet"), "Running")) && !goes_elsewhere(&pod(json!({"name": "a"}), "Succeeded")));
-        assert!(!goes_elsewhere(&pod(json!({"name": "a", "annotations": {MIRROR: "x"}}), "Running")));
+        assert!(!goes_elsewhere(&pod(json!({"name": "a", "annotations": {CONFIG_MIRROR: "x"}}), "Running")));
     }
 
     #[test]

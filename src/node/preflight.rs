@@ -19,7 +19,7 @@ use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
     flags::JoinFlags,
-    node::{discover, invitation, join_token::JoinToken},
+    node::{discover, join_token::JoinToken},
 };
 pub use here::{Needs, Wish};
 
@@ -46,7 +46,7 @@ pub async fn look(flags: &JoinFlags, wish: &Wish, group: &Group) -> Vec<Finding>
             Err(error) => found.push(Finding::wrong(url.clone(), error.to_string(), "give --server a URL, as in https://10.0.0.5:6443")),
         }
     }
-    match invitation::read(flags) {
+    match JoinToken::of_flags(flags) {
         Ok(Some(token)) if !there.is_empty() => found.extend(Box::pin(invited(&there, &token, wish.name.as_deref(), group)).await),
         Ok(_) => {}
         Err(error) => found.push(Finding::wrong("token", format!("{error:#}"), "`skiff token create` on a server prints a new one")),

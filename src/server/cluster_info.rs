@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use api::{
     GroupResource, Key, Status,
-    bootstrap::{self, Token},
+    bootstrap::{self, CLUSTER_INFO, CLUSTER_INFO_KUBECONFIG, CLUSTER_INFO_NAMESPACE, Token},
 };
 use apiserver::engine::Engine;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -15,9 +15,6 @@ use serde_json::{Value, json};
 
 use crate::token::{Made, object};
 
-const NAMESPACE: &str = "kube-public";
-const NAME: &str = "cluster-info";
-
 /// Makes or mends `cluster-info`: anybody may read there where the API is, and which CA it has.
 ///
 /// # Errors
@@ -25,9 +22,17 @@ const NAME: &str = "cluster-info";
 pub async fn publish(engine: &Arc<Engine>, server: &str, ca: &str) -> Result<(), Status> {
     let kubeconfig = kubeconfig(server, ca);
     let map = json!({
-        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME, "namespace": NAMESPACE}, "data": {"kubeconfig": kubeconfig},
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": CLUSTER_INFO, "namespace": CLUSTER_INFO_NAMESPACE},
+        "data": {CLUSTER_INFO_KUBECONFIG: kubeconfig},
     });
-    ensure(engine, &GroupResource::new("", "configmaps"), &Key::new(NAMESPACE, NAME), map, ("kubeconfig", &kubeconfig)).await
+    ensure(
+        engine,
+        &GroupResource::new("", "configmaps"),
+        &Key::new(CLUSTER_INFO_NAMESPACE, CLUSTER_INFO),
+        map,
+        (CLUSTER_INFO_KUBECONFIG, &kubeconfig),
+    )
+    .await
 }
 
 /// What `kubeadm join` reads of a cluster: its networks, and how its kubelets are run. Made where it is not there; who changes it has the last word.
@@ -146,7 +151,7 @@ mod tests {
         let group = Group::new();
         let door = Door::new(&group).await;
         let read = async || {
-            let key = Key::new(NAMESPACE, NAME);
+            let key = Key::new(CLUSTER_INFO_NAMESPACE, CLUSTER_INFO);
             door.engine.get(&GroupResource::new("", "configmaps"), &key).await.unwrap().value()["data"]["kubeconfig"]
                 .as_str()
                 .unwrap()

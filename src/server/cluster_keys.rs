@@ -10,9 +10,8 @@ mod sealed;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use api::{bootstrap::Token, time::Timestamp};
+use api::{bootstrap::Token, certificate::Identity, time::Timestamp};
 use apiserver::certs::{
-    Pair,
     files::{Files, Fresh, add_pair},
     issue,
 };
@@ -38,7 +37,7 @@ pub async fn agree(store: &dyn Store, dir: &Path, token: Option<&Token>) -> anyh
         (None, None) => return if here.authority.is_some() { Ok(()) } else { is_empty(store).await },
         (Some(found), None) => {
             let sealed = Sealed::from_bytes(&found.value).context(NOT_OURS)?;
-            if here.authority.as_ref().is_some_and(|pair| fingerprint(&pair.certificate) == sealed.fingerprint) {
+            if here.authority.as_ref().is_some_and(|pair| fingerprint(&pair.chain_pem) == sealed.fingerprint) {
                 return Ok(());
             }
             bail!("etcd holds a cluster whose keys are sealed: start this server with the --token that its first server was started with");
@@ -53,7 +52,7 @@ const NOT_OURS: &str = "the cluster's keys in etcd (/skiff/bootstrap) cannot be 
 
 /// What the directory holds.
 struct Here {
-    authority: Option<Pair>,
+    authority: Option<Identity>,
     service_account: Option<String>,
 }
 
@@ -62,7 +61,7 @@ impl Here {
         let mut fresh = Fresh::new();
         match &self.authority {
             None => add_pair(&mut fresh, AUTHORITY, &keys.authority),
-            Some(pair) if fingerprint(&pair.certificate) == fingerprint(&keys.authority.certificate) => {}
+            Some(pair) if fingerprint(&pair.chain_pem) == fingerprint(&keys.authority.chain_pem) => {}
             Some(_) => bail!(
                 "{} holds the keys of another cluster than etcd does: it was left untouched. Name another --data-dir, or the etcd of this one.",
                 dir.display()

@@ -35,6 +35,8 @@ pub struct Masters {
     engine: Arc<Engine>,
     store: Arc<dyn Store>,
     advertised: SocketAddr,
+    /// Of this server's certificate.
+    names: BTreeSet<String>,
     /// Whether we are leaving. Held while anything is written.
     leaving: Mutex<bool>,
     /// Whose leases stand.
@@ -46,11 +48,18 @@ impl Masters {
     ///
     /// # Errors
     /// The first write failed.
-    pub async fn start(engine: &Arc<Engine>, store: &Arc<dyn Store>, advertised: SocketAddr, group: &Group) -> anyhow::Result<Arc<Self>> {
+    pub async fn start(
+        engine: &Arc<Engine>,
+        store: &Arc<dyn Store>,
+        advertised: SocketAddr,
+        names: BTreeSet<String>,
+        group: &Group,
+    ) -> anyhow::Result<Arc<Self>> {
         let this = Arc::new(Self {
             engine: engine.clone(),
             store: store.clone(),
             advertised,
+            names,
             leaving: Mutex::default(),
             told: watch::Sender::default(),
         });
@@ -128,6 +137,7 @@ impl Masters {
             anyhow::bail!("no API server IP addresses were listed in storage, refusing to erase all endpoints for the kubernetes Service");
         }
         self.write(&all).await?;
+        kinds::bootstrap_service::kubernetes_names(&self.engine, &self.names).await?;
         self.told.send_if_modified(|told| {
             let is_new = *told != all;
             told.clone_from(&all);
@@ -218,7 +228,8 @@ mod tests {
         let door = Door::over(store.clone(), &group).await;
         let start = async |address: &str, group: &Group| {
             let advertised = format!("{address}:6443").parse().unwrap();
-            Masters::start(&door.engine, &store, advertised, group).await.expect("it is written")
+            let names = [address, "vip.example"].map(str::to_owned).into();
+            Masters::start(&door.engine, &store, advertised, names, group).await.expect("it is written")
         };
         let (doomed, rest) = (group.child(), group.child());
         let first = start("10.0.0.1", &rest).await;
@@ -237,6 +248,9 @@ mod tests {
         are(&mut servers, 2).await;
         first.leave().await;
         assert_eq!(endpoints(&door.engine).await, ["10.0.0.3"], "at once");
+        let found = door.engine.get(&GroupResource::new("", "endpoints"), &Key::new("default", "kubernetes")).await.unwrap().value();
+        let told = &found["metadata"]["annotations"][api::csr::SERVING_NAMES];
+        assert_eq!(told, "10.0.0.1,10.0.0.2,10.0.0.3,vip.example", "those that are gone as well: no node takes their names");
         let slices = door.engine.cached_list(&GroupResource::new("discovery.k8s.io", "endpointslices"), Some("default"));
         assert_eq!(slices.len(), 1);
         assert_eq!(slices[0].value()["endpoints"][0]["addresses"], json!(["10.0.0.3"]));

@@ -12,7 +12,7 @@ use apiserver::{
 use client::{
     Caches,
     kube::Client,
-    leader::{Candidate, Guard, Led, Standing, Term, Timing, stand},
+    leader::{Candidate, Clock, Guard, Led, Standing, Term, Timing, stand},
 };
 use futures::{
     FutureExt,
@@ -84,7 +84,7 @@ impl Leading {
             let identity = format!("{}_{}", shared.rooms.host_name, uuid::Uuid::new_v4());
             let client = client_as(&shared.rooms.front, &Guard::always(), user, &[]);
             let room = Room { shared: shared.clone(), start, mine: Mutex::default() };
-            stand(Candidate { lease, identity, timing }, client, Arc::new(room), &shared.rooms.group)
+            stand(Candidate { lease, identity, timing, clock: Clock::default() }, client, Arc::new(room), &shared.rooms.group)
         });
         Self { standing: standing.into() }
     }

@@ -7,6 +7,7 @@ mod servers;
 use std::{net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use api::{
+    certificate::Identity,
     csr::{KUBELET_CLIENT, KUBELET_SERVING, NODE_USER_PREFIX, NODES_GROUP},
     k8s::{ByteString, api::certificates::v1::CertificateSigningRequest},
     time::Timestamp,
@@ -44,13 +45,6 @@ pub struct Wanted {
     /// Names and addresses that are served.
     pub dns: Vec<String>,
     pub addresses: Vec<IpAddr>,
-}
-
-/// A certificate (chain) with its key, both PEM.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Identity {
-    pub chain_pem: String,
-    pub key_pem: String,
 }
 
 /// From and to when a certificate is good.
@@ -128,31 +122,6 @@ impl Wanted {
     }
 }
 
-impl std::fmt::Debug for Identity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Identity(..)")
-    }
-}
-
-impl Identity {
-    /// # Errors
-    /// It is no certificate.
-    pub fn life(&self) -> Result<Life, String> {
-        let der = CertificateDer::from_pem_slice(self.chain_pem.as_bytes()).map_err(|error| error.to_string())?;
-        let (_, parsed) = parse_x509_certificate(&der).map_err(|error| error.to_string())?;
-        let at = |seconds| Timestamp::from_second(seconds).map_err(|error| error.to_string());
-        let validity = parsed.validity();
-        Ok(Life { from: at(validity.not_before.timestamp())?, to: at(validity.not_after.timestamp())? })
-    }
-
-    /// The common name of its certificate.
-    pub fn common_name(&self) -> Option<String> {
-        let der = CertificateDer::from_pem_slice(self.chain_pem.as_bytes()).ok()?;
-        let (_, parsed) = parse_x509_certificate(&der).ok()?;
-        parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).map(str::to_owned)
-    }
-}
-
 impl Life {
     pub fn is_over(&self, now: Timestamp) -> bool {
         now >= self.to
@@ -164,6 +133,25 @@ impl Life {
         let part = Duration::try_from_secs_f64(life * (0.7 + 0.2 * random)).unwrap_or_default();
         self.from.checked_add(part).unwrap_or(self.to)
     }
+}
+
+/// From and to when the certificate is good.
+///
+/// # Errors
+/// It is none.
+pub fn life(identity: &Identity) -> Result<Life, String> {
+    let der = CertificateDer::from_pem_slice(identity.chain_pem.as_bytes()).map_err(|error| error.to_string())?;
+    let (_, parsed) = parse_x509_certificate(&der).map_err(|error| error.to_string())?;
+    let at = |seconds| Timestamp::from_second(seconds).map_err(|error| error.to_string());
+    let validity = parsed.validity();
+    Ok(Life { from: at(validity.not_before.timestamp())?, to: at(validity.not_after.timestamp())? })
+}
+
+/// The common name of the certificate.
+pub fn common_name(identity: &Identity) -> Option<String> {
+    let der = CertificateDer::from_pem_slice(identity.chain_pem.as_bytes()).ok()?;
+    let (_, parsed) = parse_x509_certificate(&der).ok()?;
+    parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).map(str::to_owned)
 }
 
 /// Resolves when it is `at` by the machine's clock, which may be set meanwhile.
@@ -350,8 +338,8 @@ mod tests {
     fn what_nobody_signs_is_good_for_a_while() {
         let wanted = Wanted::node_serving("a", vec!["a".into()], vec!["10.0.0.5".parse().unwrap()]);
         let own = self_signed(&wanted, Duration::from_secs(3600), at(1_000_000)).unwrap();
-        assert_eq!(own.life().unwrap(), Life { from: at(1_000_000), to: at(1_003_600) });
-        assert_eq!(own.common_name().as_deref(), Some("system:node:a"));
+        assert_eq!(life(&own).unwrap(), Life { from: at(1_000_000), to: at(1_003_600) });
+        assert_eq!(common_name(&own).as_deref(), Some("system:node:a"));
         assert_eq!(format!("{own:?}"), "Identity(..)", "keys are not logged");
         let other = self_signed(&wanted, Duration::from_secs(3600), at(1_000_000)).unwrap();
         let mixed = Identity { chain_pem: own.chain_pem.clone(), key_pem: other.key_pem };

@@ -4,9 +4,9 @@
 //! they wait for. (2) What it had sent to a store that others share, and was not carried out yet, is not carried out after the next leader has begun:
 //! that one seals the store first ([`Led::seal`]). (3) Left is a process that stood still within a request, just before it was sent to the store, and woke after the
 //! next leader had begun: it finds that write refused where it updates or deletes what was changed since (each write names the revision or uid that it
-//! is about), and what it creates is one too many, which the next look removes. (The clock is the kernel's monotonic one, which stands still while a machine
-//! sleeps: a leader that wakes is of the third sort until its first renewal is refused.)
+//! is about), and what it creates is one too many, which the next look removes. The time is that of [`Clock`], which goes on while the machine sleeps.
 
+mod clock;
 mod election;
 mod guard;
 mod lease;
@@ -26,9 +26,10 @@ use futures::future::BoxFuture;
 use rand::Rng;
 use tokio::{
     sync::{oneshot, watch},
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{sleep, timeout},
 };
 
+pub use clock::Clock;
 pub use election::Timing;
 pub use guard::{Guard, Guarded};
 
@@ -54,6 +55,7 @@ pub struct Candidate {
     /// Nobody else's: `<hostname>_<uuid>`.
     pub identity: String,
     pub timing: Timing,
+    pub clock: Clock,
 }
 
 /// What is led.
@@ -111,7 +113,6 @@ pub fn stand(candidate: Candidate, client: kube::Client, led: Arc<dyn Led>, grou
         election: Election::new(candidate.identity.clone(), candidate.timing),
         recorder: Recorder::new(client.clone(), name, None, group),
         lock: Lock { client, name, kept: ObjectMeta::default() },
-        origin: Instant::now(),
         group: group.clone(),
         stop: stop.clone(),
         candidate,
@@ -142,7 +143,6 @@ struct Runner {
     stop: Group,
     told: watch::Receiver<Option<(Seen, Box<Lease>)>>,
     recorder: Recorder,
-    origin: Instant,
 }
 
 impl Runner {
@@ -175,15 +175,17 @@ impl Runner {
     }
 
     fn now(&self) -> Time {
-        self.origin.elapsed()
+        self.candidate.clock.now()
     }
 
     fn hear(&mut self) {
-        if let Some((seen, lease)) = self.told.borrow_and_update().clone() {
+        let heard = self.told.borrow_and_update().clone();
+        let now = self.now();
+        if let Some((seen, lease)) = heard {
             if seen.record.is_some() {
                 self.lock.kept = lease.metadata;
             }
-            self.election.saw(seen, self.origin.elapsed());
+            self.election.saw(seen, now);
         }
     }
 
@@ -198,7 +200,7 @@ impl Runner {
         }
         tracing::info!(lease = name, identity = self.candidate.identity, "successfully acquired lease");
         self.say("became leader");
-        let term = Term { group: Group::new(), guard: Guard::new(self.origin) };
+        let term = Term { group: Group::new(), guard: Guard::new(self.candidate.clock.clone()) };
         term.guard.set(self.election.leads_until());
         self.led.start(&term);
         Some(term)
@@ -226,11 +228,11 @@ impl Runner {
     async fn ask(&mut self, ask: Ask, term: Option<&Term>) {
         let begun = self.now();
         let until = self.election.leads_until().unwrap_or(begun + self.candidate.timing.renew_deadline);
-        let (stop, end) = (self.stop.clone(), self.origin + until);
+        let (stop, left) = (self.stop.clone(), until.saturating_sub(begun));
         let answer = tokio::select! {
             biased;
             answer = self.lock.ask(&ask) => answer,
-            () = sleep_until(end) => Answer::Open,
+            () = sleep(left) => Answer::Open,
             () = async { stop.stopping().await; sleep(LAST_BOUND).await } => Answer::Open,
             () = fault(term) => return self.fail(term),
         };
@@ -244,10 +246,10 @@ impl Runner {
     async fn wait(&mut self, until: Option<Time>, term: Option<&Term>) {
         let lead = self.election.leads_until();
         let until = until.into_iter().chain(lead).min();
-        let (origin, stop) = (self.origin, self.stop.clone());
+        let (now, stop) = (self.now(), self.stop.clone());
         let due = async {
             match until {
-                Some(until) => sleep_until(origin + until).await,
+                Some(until) => sleep(until.saturating_sub(now)).await,
                 None => std::future::pending().await,
             }
         };

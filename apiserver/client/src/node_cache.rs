@@ -13,7 +13,7 @@ mod journal;
 mod tee;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     path::{Path, PathBuf},
     pin::Pin,
@@ -36,17 +36,21 @@ use tokio::{sync::Notify, time::Instant};
 use tower::{BoxError, Service};
 
 use entry::Entry;
-use tee::Tee;
+use tee::{News, Tee};
 
 /// Changes are written at most so often, each object once: cards wear out.
 const FLUSH_EVERY: Duration = Duration::from_secs(10);
 /// What nobody asked for so long is removed.
 const FORGET_AFTER: Duration = Duration::from_secs(25 * 3600);
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
-/// Collections, single objects and tokens that are kept; more are not.
+/// Collections, single objects and tokens that are kept. Where there are more, those that were not asked for for longest make room; none that is watched.
 const ENTRIES_MAX: usize = 4096;
+/// After a write that failed.
+const RETRY: Duration = Duration::from_secs(60);
 /// A token's answer is no larger.
 const TOKEN_BYTES_MAX: usize = 64 << 10;
+/// The watch of this node's pods begins so.
+const PODS: &str = "/api/v1/pods?";
 /// The collections whose watches are kept: what a node sees.
 const COLLECTIONS: [&str; 6] = ["pods", "nodes", "services", "configmaps", "secrets", "endpointslices"];
 
@@ -57,11 +61,20 @@ pub struct Shelf(Arc<Shared>);
 struct Shared {
     dir: PathBuf,
     entries: Mutex<HashMap<String, Arc<Entry>>>,
+    doomed: Mutex<Doomed>,
     dirty: Notify,
     /// Until then a server is waited for, before what was kept is taken.
     waits_until: Instant,
     /// A server has answered since the start.
     met: AtomicBool,
+}
+
+/// Files that are to go, unless they are an entry's again.
+#[derive(Default)]
+struct Doomed {
+    paths: Vec<PathBuf>,
+    /// Tokens of all pods but these, also of earlier runs: the beginnings of their names.
+    tokens_but: Option<HashSet<String>>,
 }
 
 /// A transport whose answers are kept.
@@ -81,7 +94,7 @@ enum Asked {
     /// A watch that goes on from a revision.
     Resuming(String, String),
     /// A token; the body of its request is part of the name.
-    Token,
+    Token(TokenKey),
     Other,
 }
 
@@ -96,6 +109,7 @@ impl Shelf {
         let shared = Shared {
             dir: dir.to_owned(),
             entries: Mutex::default(),
+            doomed: Mutex::default(),
             dirty: Notify::new(),
             waits_until: Instant::now() + wait,
             met: AtomicBool::new(false),
@@ -111,30 +125,60 @@ impl Shelf {
     }
 
     async fn keep(self, group: Group) {
-        let mut forget = Instant::now() + FORGET_EVERY;
+        let (mut forget, mut retry) = (Instant::now() + FORGET_EVERY, None::<Instant>);
         loop {
+            let due = retry.map_or(forget, |retry| retry.min(forget));
             tokio::select! {
-                () = group.stopping() => return self.flush().await,
-                () = self.0.dirty.notified() => {}
-                () = tokio::time::sleep_until(forget) => {
-                    forget = Instant::now() + FORGET_EVERY;
-                    self.forget().await;
-                    continue;
+                () = group.stopping() => { self.flush().await; return; },
+                () = self.0.dirty.notified(), if retry.is_none() => {}
+                () = tokio::time::sleep_until(due) => {
+                    if forget <= Instant::now() {
+                        forget = Instant::now() + FORGET_EVERY;
+                        self.forget().await;
+                        continue;
+                    }
                 }
             }
-            tokio::select! {
-                () = group.stopping() => {}
-                () = tokio::time::sleep(FLUSH_EVERY) => {}
+            if retry.is_none() {
+                tokio::select! {
+                    () = group.stopping() => {}
+                    () = tokio::time::sleep(FLUSH_EVERY) => {}
+                }
             }
-            self.flush().await;
+            // A disk that is full is not asked with every change.
+            retry = (!self.flush().await).then(|| Instant::now() + RETRY);
         }
     }
 
-    async fn flush(&self) {
+    /// False where something is to be written again.
+    async fn flush(&self) -> bool {
         let all: Vec<Arc<Entry>> = self.0.entries.lock().values().cloned().collect();
-        let written = tokio::task::spawn_blocking(move || all.iter().for_each(|entry| entry.flush())).await;
-        if let Err(error) = written {
+        let shelf = self.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            shelf.remove_doomed();
+            // Each is tried, whatever became of the others.
+            all.iter().filter(|entry| !entry.flush()).count() == 0
+        });
+        written.await.unwrap_or_else(|error| {
             tracing::error!(%error, "keeping what servers told failed");
+            true
+        })
+    }
+
+    fn remove_doomed(&self) {
+        let Doomed { mut paths, tokens_but } = std::mem::take(&mut *self.0.doomed.lock());
+        if let Some(pods) = tokens_but {
+            match journal::tokens_but(&self.0.dir, &pods) {
+                Ok(tokens) => paths.extend(tokens),
+                Err(error) => tracing::warn!(%error, "tokens of pods that are gone cannot be looked for"),
+            }
+        }
+        let needed: HashSet<PathBuf> = self.0.entries.lock().values().map(|entry| entry.path().to_owned()).collect();
+        for path in paths.iter().filter(|path| !needed.contains(*path)) {
+            let removed = std::fs::remove_file(path);
+            if let Err(error) = removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }) {
+                tracing::warn!(file = %path.display(), %error, "what is not needed any more cannot be removed");
+            }
         }
     }
 
@@ -153,18 +197,48 @@ impl Shelf {
     }
 
     fn entry(&self, key: &str) -> Option<Arc<Entry>> {
+        self.entry_of(key, None)
+    }
+
+    /// `pod`: whose token it is, by namespace and name.
+    fn entry_of(&self, key: &str, pod: Option<&str>) -> Option<Arc<Entry>> {
         let mut entries = self.0.entries.lock();
         if let Some(entry) = entries.get(key) {
             entry.touch();
             return Some(entry.clone());
         }
         if entries.len() >= ENTRIES_MAX {
-            return None;
+            let idle = entries.iter().filter(|(_, entry)| !entry.is_open()).max_by_key(|(_, entry)| entry.idle());
+            let idle = idle.map(|(key, _)| key.clone())?;
+            self.doom(entries.remove(&idle));
         }
-        let name: String = Sha256::digest(key.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        let entry = Arc::new(Entry::new(self.0.dir.join(name), key));
+        let name = match pod {
+            Some(pod) => format!("{}{}", token_prefix(pod), hexadecimal(key, 16)),
+            None => hexadecimal(key, 16),
+        };
+        let entry = Arc::new(Entry::new(self.0.dir.join(name), key, pod.map(str::to_owned)));
         entries.insert(key.to_owned(), entry.clone());
         Some(entry)
+    }
+
+    fn doom(&self, gone: impl IntoIterator<Item = Arc<Entry>>) {
+        self.0.doomed.lock().paths.extend(gone.into_iter().map(|entry| entry.path().to_owned()));
+        self.0.dirty.notify_one();
+    }
+
+    /// What is known of pods: the tokens of those that are gone go, too.
+    fn pods(&self, news: &News<'_>) {
+        let is_gone = |pod: &str| match news {
+            News::Listed(all) => !all.contains_key(pod),
+            News::Gone(gone) => *gone == pod,
+            News::Put => false,
+        };
+        let gone: Vec<Arc<Entry>> =
+            self.0.entries.lock().extract_if(|_, entry| entry.pod().is_some_and(is_gone)).map(|(_, entry)| entry).collect();
+        self.doom(gone);
+        if let News::Listed(all) = news {
+            self.0.doomed.lock().tokens_but = Some(all.keys().map(|pod| token_prefix(pod)).collect());
+        }
     }
 
     /// Whether what was kept may stand in for a server: not before one had its time to answer.
@@ -180,11 +254,11 @@ impl Shelf {
         Some(Response::new(whole(lines)))
     }
 
-    async fn token(&self, key: &str, answer: Response<Answer>) -> Result<Response<Answer>, BoxError> {
+    async fn token(&self, key: &TokenKey, answer: Response<Answer>) -> Result<Response<Answer>, BoxError> {
         let (head, body) = answer.into_parts();
         let body = body.collect().await?.to_bytes();
         if body.len() <= TOKEN_BYTES_MAX
-            && let Some(entry) = self.entry(key)
+            && let Some(entry) = self.entry_of(&key.name, key.pod.as_deref())
         {
             let kept = body.clone();
             let written = tokio::task::spawn_blocking(move || entry.replace(&kept)).await?;
@@ -195,8 +269,8 @@ impl Shelf {
         Ok(Response::from_parts(head, whole(body)))
     }
 
-    async fn token_again(&self, key: &str) -> Option<Response<Answer>> {
-        let entry = self.entry(key).filter(|_| self.stands_in())?;
+    async fn token_again(&self, key: &TokenKey) -> Option<Response<Answer>> {
+        let entry = self.entry_of(&key.name, key.pod.as_deref()).filter(|_| self.stands_in())?;
         let body = tokio::task::spawn_blocking(move || entry.single()).await.ok()??;
         let mut answer = Response::new(whole(body));
         *answer.status_mut() = http::StatusCode::CREATED;
@@ -223,26 +297,20 @@ where
         let (mut inner, shelf, asked) = (self.inner.clone(), self.shelf.clone(), asked(&request));
         Box::pin(async move {
             let (asked, request) = match asked {
-                Asked::Token => named_token(request).await?,
+                Asked::Token(_) => named_token(request).await?,
                 other => (other, request),
             };
-            let key = match &asked {
-                Asked::Other => None,
-                Asked::Token => request.extensions().get::<TokenKey>().map(|key| key.0.clone()),
-                Asked::Listing(key) | Asked::Resuming(key, _) => Some(key.clone()),
-            };
             let answer = inner.call(request).await.map(|answer| answer.map(|body| body.map_err(Into::into).boxed_unsync()));
-            let Some(key) = key else { return answer };
             let is_answer = answer.as_ref().is_ok_and(|answer| !answer.status().is_server_error());
-            if is_answer {
+            if is_answer && !matches!(asked, Asked::Other) {
                 shelf.0.met.store(true, Ordering::Relaxed);
             }
             match (asked, answer) {
-                (Asked::Token, Ok(answer)) if answer.status().is_success() => shelf.token(&key, answer).await,
-                (Asked::Token, answer) if !is_answer => shelf.token_again(&key).await.map_or(answer, Ok),
-                (Asked::Listing(_), Ok(answer)) if answer.status().is_success() => Ok(shelf.teed(&key, None, answer)),
-                (Asked::Resuming(_, from), Ok(answer)) if answer.status().is_success() => Ok(shelf.teed(&key, Some(&from), answer)),
-                (Asked::Listing(_), answer) if !is_answer => shelf.again(&key).await.map_or(answer, Ok),
+                (Asked::Token(key), Ok(answer)) if answer.status().is_success() => shelf.token(&key, answer).await,
+                (Asked::Token(key), answer) if !is_answer => shelf.token_again(&key).await.map_or(answer, Ok),
+                (Asked::Listing(key), Ok(answer)) if answer.status().is_success() => Ok(shelf.teed(&key, None, answer)),
+                (Asked::Resuming(key, from), Ok(answer)) if answer.status().is_success() => Ok(shelf.teed(&key, Some(&from), answer)),
+                (Asked::Listing(key), answer) if !is_answer => shelf.again(&key).await.map_or(answer, Ok),
                 (_, answer) => answer,
             }
         })
@@ -252,8 +320,13 @@ where
 impl Shelf {
     fn teed(&self, key: &str, from: Option<&str>, answer: Response<Answer>) -> Response<Answer> {
         let Some(entry) = self.entry(key) else { return answer };
-        let shelf = self.clone();
-        let tell = move || shelf.0.dirty.notify_one();
+        let (shelf, are_pods) = (self.clone(), key.starts_with(PODS));
+        let tell = move |news: News<'_>| {
+            if are_pods {
+                shelf.pods(&news);
+            }
+            shelf.0.dirty.notify_one();
+        };
         answer.map(|body| Tee::new(body, entry, from, tell).boxed_unsync())
     }
 }
@@ -262,23 +335,47 @@ fn whole(bytes: impl Into<Bytes>) -> Answer {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// The name of a token's entry.
-#[derive(Clone)]
-struct TokenKey(String);
+/// Which token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct TokenKey {
+    /// Of its entry.
+    name: String,
+    /// The pod that it is bound to: it ends with it.
+    pod: Option<String>,
+}
 
 /// Whom a token is for stands in the body.
 async fn named_token(request: Request<Body>) -> Result<(Asked, Request<Body>), BoxError> {
-    let (mut head, body) = request.into_parts();
+    let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
     let digest: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
-    head.extensions.insert(TokenKey(format!("{}#{digest}", head.uri.path())));
-    Ok((Asked::Token, Request::from_parts(head, Body::from(body.to_vec()))))
+    let key = TokenKey { name: format!("{}#{digest}", head.uri.path()), pod: pod_of(head.uri.path(), &body) };
+    Ok((Asked::Token(key), Request::from_parts(head, Body::from(body.to_vec()))))
+}
+
+fn pod_of(path: &str, body: &[u8]) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let bound = &body["spec"]["boundObjectRef"];
+    let (_, rest) = path.split_once("/namespaces/")?;
+    let (namespace, _) = rest.split_once('/')?;
+    let name = bound["name"].as_str().filter(|name| !name.is_empty() && bound["kind"] == "Pod")?;
+    Some(format!("{namespace}/{name}"))
+}
+
+/// Of the names of files with tokens of that pod.
+fn token_prefix(pod: &str) -> String {
+    format!("{}{}-", journal::TOKEN, hexadecimal(pod, 8))
+}
+
+/// The beginning of the SHA-256.
+fn hexadecimal(text: &str, bytes: usize) -> String {
+    Sha256::digest(text.as_bytes()).iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn asked(request: &Request<Body>) -> Asked {
     let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
     if request.method() == Method::POST && path.contains("/serviceaccounts/") && path.ends_with("/token") {
-        return Asked::Token;
+        return Asked::Token(TokenKey::default());
     }
     let parameter = |name: &str| query.split('&').find_map(|one| one.strip_prefix(name)?.strip_prefix('='));
     let is_kept = path.rsplit('/').next().is_some_and(|resource| COLLECTIONS.contains(&resource));

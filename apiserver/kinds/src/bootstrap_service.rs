@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use api::{GroupResource, Key, Status};
+use api::{GroupResource, Key, Status, csr::SERVING_NAMES};
 use apiserver::engine::Engine;
 use serde_json::{Value, json};
 
@@ -22,6 +22,8 @@ use crate::{
 
 const NAMESPACE: &str = "default";
 const NAME: &str = "kubernetes";
+/// Names and addresses of API servers that are told of.
+const NAMES_MAX: usize = 512;
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// Makes or mends the Service. Runs at each start; `advertised` is where this server is reached.
@@ -71,6 +73,35 @@ pub async fn kubernetes_endpoints(engine: &Arc<Engine>, servers: &BTreeSet<Socke
         }
     }
     Ok(())
+}
+
+/// Adds the names of this server's certificate to those that the Endpoints tell of: no node's certificate may bear them, whichever server approves it.
+/// (`controllers/src/certificates/serving.rs`.) They stay when the server is gone: it may come back.
+///
+/// # Errors
+/// The write that failed.
+pub async fn kubernetes_names(engine: &Arc<Engine>, own: &BTreeSet<String>) -> Result<(), Status> {
+    let (gr, key) = (GroupResource::new("", "endpoints"), Key::new(NAMESPACE, NAME));
+    if engine.cached(&gr, &key).is_some_and(|there| own.is_subset(&names(&there.value()))) {
+        return Ok(());
+    }
+    let change = |current: &mut Value| {
+        let mut all = own.clone();
+        let room = NAMES_MAX.saturating_sub(all.len());
+        all.extend(names(current).into_iter().filter(|name| !own.contains(name)).take(room));
+        let notes = &mut current["metadata"]["annotations"];
+        if !notes.is_object() {
+            *notes = json!({});
+        }
+        notes[SERVING_NAMES] = all.into_iter().collect::<Vec<_>>().join(",").into();
+        Ok(())
+    };
+    engine.update(&gr, &key, "", &system_user(), &change).await.map(drop)
+}
+
+fn names(endpoints: &Value) -> BTreeSet<String> {
+    let text = endpoints.at("metadata").at("annotations").text(SERVING_NAMES);
+    text.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 async fn remove(engine: &Arc<Engine>, gr: &GroupResource, name: &str) -> Result<(), Status> {

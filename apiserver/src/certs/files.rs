@@ -6,12 +6,13 @@ use std::{
     sync::Arc,
 };
 
+use api::certificate::Identity;
 use rcgen::{KeyPair, PublicKeyData};
 use store::files::{self, Dir};
 
 use super::{
     Error,
-    issue::{Pair, Seen, look},
+    issue::{Seen, look},
 };
 
 /// The directory the files stand in.
@@ -56,7 +57,7 @@ impl Files {
     }
 
     /// `<name>.crt` and `<name>.key`, of one key. A key alone counts as nothing: whoever made it was interrupted before it was used.
-    pub fn pair(&self, name: &str) -> Result<Option<(Pair, Seen)>, Error> {
+    pub fn pair(&self, name: &str) -> Result<Option<(Identity, Seen)>, Error> {
         let (cert_file, key_file) = (format!("{name}.crt"), format!("{name}.key"));
         let (certificate, key) = match (self.read(&cert_file)?, self.read(&key_file)?) {
             (None, _) => return Ok(None),
@@ -68,7 +69,7 @@ impl Files {
         if parsed.der_bytes() != seen.public_key {
             return Err(self.damaged(&key_file, format!("it is not the key of {cert_file}")));
         }
-        Ok(Some((Pair { certificate, key }, seen)))
+        Ok(Some((Identity { chain_pem: certificate, key_pem: key }, seen)))
     }
 
     /// All of them or, whenever this is interrupted, none.
@@ -78,7 +79,7 @@ impl Files {
 }
 
 /// Adds both files of a pair.
-pub fn add_pair(fresh: &mut Fresh, name: &str, pair: &Pair) {
-    fresh.push((format!("{name}.key"), pair.key.clone()));
-    fresh.push((format!("{name}.crt"), pair.certificate.clone()));
+pub fn add_pair(fresh: &mut Fresh, name: &str, pair: &Identity) {
+    fresh.push((format!("{name}.key"), pair.key_pem.clone()));
+    fresh.push((format!("{name}.crt"), pair.chain_pem.clone()));
 }

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use api::time::Timestamp;
+use api::{certificate::Identity, time::Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
     SanType,
@@ -17,13 +17,6 @@ pub const AUTHORITY_SECONDS: u64 = 10 * 365 * DAY_SECONDS;
 pub const LEAF_SECONDS: u64 = 365 * DAY_SECONDS;
 /// Clocks of other machines may be behind ours by this much.
 pub(super) const SKEW_SECONDS: u64 = 5 * 60;
-
-/// A certificate (chain) and its private key, both PEM.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Pair {
-    pub certificate: String,
-    pub key: String,
-}
 
 /// What a leaf certificate says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,12 +48,6 @@ pub struct Seen {
     pub subject_key_id: Option<Vec<u8>>,
 }
 
-impl std::fmt::Debug for Pair {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Pair(..)")
-    }
-}
-
 impl Seen {
     /// True when less than a third of the lifetime is left.
     pub fn wants_renewal(&self, now: Timestamp) -> bool {
@@ -74,24 +61,24 @@ impl Seen {
 }
 
 /// A new self-signed authority.
-pub fn authority(common_name: &str, now: Timestamp) -> Result<Pair, rcgen::Error> {
+pub fn authority(common_name: &str, now: Timestamp) -> Result<Identity, rcgen::Error> {
     let mut params = params(common_name, None, now, AUTHORITY_SECONDS);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::KeyEncipherment];
     params.subject_alt_names = vec![SanType::DnsName(common_name.try_into()?)];
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let certificate = params.self_signed(&key)?;
-    Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+    Ok(Identity { chain_pem: certificate.pem(), key_pem: key.serialize_pem() })
 }
 
 /// A leaf signed by `authority`, with a fresh key, for [`LEAF_SECONDS`].
-pub fn leaf(authority: &Pair, subject: &Subject, now: Timestamp) -> Result<Pair, rcgen::Error> {
+pub fn leaf(authority: &Identity, subject: &Subject, now: Timestamp) -> Result<Identity, rcgen::Error> {
     leaf_for(authority, subject, now, LEAF_SECONDS)
 }
 
 /// The same for a lifetime of `seconds`.
-pub fn leaf_for(authority: &Pair, subject: &Subject, now: Timestamp, seconds: u64) -> Result<Pair, rcgen::Error> {
-    let issuer = Issuer::from_ca_cert_pem(&authority.certificate, KeyPair::from_pem(&authority.key)?)?;
+pub fn leaf_for(authority: &Identity, subject: &Subject, now: Timestamp, seconds: u64) -> Result<Identity, rcgen::Error> {
+    let issuer = Issuer::from_ca_cert_pem(&authority.chain_pem, KeyPair::from_pem(&authority.key_pem)?)?;
     let mut params = params(&subject.common_name, subject.organization.as_deref(), now, seconds);
     params.use_authority_key_identifier_extension = true;
     params.is_ca = IsCa::ExplicitNoCa;
@@ -107,7 +94,7 @@ pub fn leaf_for(authority: &Pair, subject: &Subject, now: Timestamp, seconds: u6
     params.subject_alt_names.extend(subject.addresses.iter().copied().map(SanType::IpAddress));
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let certificate = params.signed_by(&key, &issuer)?;
-    Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+    Ok(Identity { chain_pem: certificate.pem(), key_pem: key.serialize_pem() })
 }
 
 /// A fresh P-256 key in PKCS#8 PEM.

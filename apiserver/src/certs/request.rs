@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use api::{csr::Requested, time::Timestamp};
+use api::{certificate::Identity, csr::Requested, time::Timestamp};
 use rand::Rng;
 use rcgen::{
     CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber, SigningKey,
@@ -15,7 +15,7 @@ use rustls_pki_types::pem::{PemObject, SectionKind};
 use sha2::{Digest, Sha256};
 use x509_parser::{certification_request::X509CertificationRequest, extensions::GeneralName, prelude::*};
 
-use super::issue::{Pair, SKEW_SECONDS, address, valid};
+use super::issue::{SKEW_SECONDS, address, valid};
 
 /// Shorter certificates end as late as was asked for, longer ones are as old as their start (`signer.go`, `Short`).
 const SHORT_SECONDS: u64 = 8 * 3600;
@@ -78,7 +78,7 @@ pub fn ask(key: &str, common_name: &str, organization: &str, dns: &[String], add
 ///
 /// # Errors
 /// What is wrong with the request, or with the authority.
-pub fn sign(authority: &Pair, pem: &[u8], usages: &[String], seconds: u64, now: Timestamp) -> Result<String, String> {
+pub fn sign(authority: &Identity, pem: &[u8], usages: &[String], seconds: u64, now: Timestamp) -> Result<String, String> {
     let der = der(pem)?;
     let request = parse(&der)?;
     let wanted = read(&request)?;
@@ -95,8 +95,8 @@ pub fn sign(authority: &Pair, pem: &[u8], usages: &[String], seconds: u64, now: 
     params.subject_alt_names = names(&wanted).map_err(failed)?;
     (params.key_usages, params.extended_key_usages) = purposes(usages)?;
 
-    let signing = KeyPair::from_pem(&authority.key).map_err(failed)?;
-    let issuer = Issuer::from_ca_cert_pem(&authority.certificate, &signing).map_err(failed)?;
+    let signing = KeyPair::from_pem(&authority.key_pem).map_err(failed)?;
+    let issuer = Issuer::from_ca_cert_pem(&authority.chain_pem, &signing).map_err(failed)?;
     let nameless = params.signed_by(&key, &issuer).map_err(failed)?;
     let certificate = with_subject(nameless.der(), info.subject.as_raw(), &signing).map_err(failed)?;
     Ok(pem_of(&certificate))
@@ -221,8 +221,8 @@ fn purposes(usages: &[String]) -> Result<(Vec<KeyUsagePurpose>, Vec<ExtendedKeyU
 }
 
 /// `PermissiveSigningPolicy`
-fn life(params: &mut CertificateParams, authority: &Pair, seconds: u64, now: Timestamp) -> Result<(), String> {
-    let end = u64::try_from(super::issue::look(&authority.certificate)?.not_after).unwrap_or_default();
+fn life(params: &mut CertificateParams, authority: &Identity, seconds: u64, now: Timestamp) -> Result<(), String> {
+    let end = u64::try_from(super::issue::look(&authority.chain_pem)?.not_after).unwrap_or_default();
     let now = u64::try_from(now.as_second()).unwrap_or_default();
     if now >= end {
         return Err("refusing to sign a certificate that expired in the past: the authority has expired".into());
@@ -335,7 +335,7 @@ mod tests {
             let pem = sign(&authority, request.as_bytes(), &usages(), 3600, now()).unwrap();
             let der = rustls_pki_types::CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
             let (_, made) = parse_x509_certificate(&der).unwrap();
-            let ca = rustls_pki_types::CertificateDer::from_pem_slice(authority.certificate.as_bytes()).unwrap();
+            let ca = rustls_pki_types::CertificateDer::from_pem_slice(authority.chain_pem.as_bytes()).unwrap();
             made.verify_signature(Some(parse_x509_certificate(&ca).unwrap().1.public_key())).unwrap();
             let groups: Vec<_> = made.subject().iter_organization().map(|o| o.as_str().unwrap()).collect();
             assert_eq!(groups, ["dev", "ops"]);
@@ -345,7 +345,7 @@ mod tests {
             assert!(made.basic_constraints().unwrap().is_some_and(|c| !c.value.ca));
             let seen = issue::look(&pem).unwrap();
             assert_eq!((seen.dns, seen.addresses), (vec!["a.example".to_owned()], vec![[10, 0, 0, 9].into()]));
-            assert_eq!(seen.authority_key_id, issue::look(&authority.certificate).unwrap().subject_key_id);
+            assert_eq!(seen.authority_key_id, issue::look(&authority.chain_pem).unwrap().subject_key_id);
             assert!((3590..=3600).contains(&(seen.not_after - now().as_second())));
         }
     }
@@ -355,7 +355,7 @@ mod tests {
         let authority = issue::authority("kubernetes", now()).unwrap();
         let request = asked(&["dev"], &[], &KeyPair::generate().unwrap());
         let sign = |seconds, at| sign(&authority, request.as_bytes(), &usages(), seconds, at);
-        let end = issue::look(&authority.certificate).unwrap().not_after;
+        let end = issue::look(&authority.chain_pem).unwrap().not_after;
         assert_eq!(issue::look(&sign(u64::MAX, now()).unwrap()).unwrap().not_after, end);
         assert!(sign(3600, Timestamp::from_second(end).unwrap()).unwrap_err().contains("expired"));
         let serial = |pem: String| {
@@ -412,7 +412,7 @@ mod tests {
     #[test]
     fn an_authority_has_two_fingerprints() {
         let authority = issue::authority("kubernetes", now()).unwrap();
-        let [whole, key] = fingerprints(&authority.certificate).unwrap();
+        let [whole, key] = fingerprints(&authority.chain_pem).unwrap();
         assert!(whole.len() == 64 && key.len() == 64 && whole != key);
         assert!(fingerprints("x").is_err());
     }

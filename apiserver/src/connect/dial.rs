@@ -20,19 +20,19 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{tunnel::Tunnels, unreachable};
-use crate::{
-    certs::Certs,
-    kind::Target,
-    tls::{self, client_config},
+use super::{
+    of_node::Calls,
+    tunnel::{NoStream, Tunnels},
+    unreachable,
 };
+use crate::{certs::Certs, kind::Target, tls};
 
 const DIAL_BOUND: Duration = Duration::from_secs(10);
 
 /// How node agents are called: with our client certificate, which is renewed now and then, and through the tunnels that they hold to us.
 #[derive(Default)]
 pub struct Agents {
-    config: RwLock<Option<Arc<ClientConfig>>>,
+    calls: RwLock<Option<Arc<Calls>>>,
     tunnels: Arc<Tunnels>,
 }
 
@@ -62,14 +62,14 @@ impl Agents {
     }
 
     /// Both ends show who they are, whichever way the stream takes.
-    async fn shaken(&self, target: &Target, stream: impl Stream + 'static) -> io::Result<Box<dyn Stream>> {
-        let config = self.config.read().clone().ok_or_else(|| io::Error::other("no client certificate for node agents"))?;
-        encrypted(config, target, stream).await
+    async fn shaken(&self, node: &str, target: &Target, stream: impl Stream + 'static) -> io::Result<Box<dyn Stream>> {
+        let calls = self.calls.read().clone().ok_or_else(|| io::Error::other("no client certificate for node agents"))?;
+        encrypted(calls.of(node), target, stream).await
     }
 
     fn load(&self, certs: &Certs) -> Result<(), tls::Error> {
-        let config = client_config(certs.ca(), &certs.leaves().kubelet_client)?;
-        *self.config.write() = Some(Arc::new(config));
+        let calls = Calls::new(certs.ca(), &certs.leaves().kubelet_client)?;
+        *self.calls.write() = Some(Arc::new(calls));
         Ok(())
     }
 }
@@ -99,19 +99,33 @@ pub async fn dial(agents: &Agents, target: &Target) -> Result<Box<dyn Stream>, S
 }
 
 async fn connect(agents: &Agents, target: &Target) -> Result<Box<dyn Stream>, Failed> {
-    if let Some(node) = &target.node_agent
-        && let Some(opened) = agents.tunnels.open(node).await
-    {
-        return Ok(agents.shaken(target, opened?).await?);
+    let Some(node) = &target.node_agent else { return direct(agents, target).await };
+    match agents.tunnels.open(node).await {
+        Some(Ok(stream)) => Ok(agents.shaken(node, target, stream).await?),
+        Some(Err(NoStream::Refused(error))) => Err(error.into()),
+        Some(Err(NoStream::Lost(error))) => {
+            tracing::info!(node, %error, "the node's tunnel leads nowhere; dialling its address");
+            // Who dials in vain says why the tunnel did not do.
+            direct(agents, target).await.map_err(|failed| match failed {
+                Failed::Io(direct) => io::Error::new(direct.kind(), format!("{}; {error}", plain(&direct))).into(),
+                not_allowed => not_allowed,
+            })
+        }
+        None => direct(agents, target).await,
     }
+}
+
+async fn direct(agents: &Agents, target: &Target) -> Result<Box<dyn Stream>, Failed> {
     // The addresses that were looked at are those that are dialled: a name may say something else a moment later.
     let addresses = resolved(&target.host, target.port).await?;
     let stream = TcpStream::connect(addresses.as_slice()).await?;
     stream.set_nodelay(true)?;
     Ok(match () {
         () if target.scheme != "https" => Box::new(stream),
-        () if target.node_agent.is_some() => agents.shaken(target, stream).await?,
-        () => encrypted(unchecked(), target, stream).await?,
+        () => match &target.node_agent {
+            Some(node) => agents.shaken(node, target, stream).await?,
+            None => encrypted(unchecked(), target, stream).await?,
+        },
     })
 }
 
@@ -219,6 +233,23 @@ mod tests {
             }
         }
         assert!(listener.accept().now_or_never().is_none(), "a connection was made before it was refused");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tunnel_that_is_dead_is_no_wall() {
+        let (agents, group) = (Agents::default(), Group::new());
+        let (ours, _silent) = tokio::io::duplex(64 << 10);
+        let (tunnels, in_group) = (agents.tunnels.clone(), group.clone());
+        group.spawn(async move { tunnels.carry("n1", hyper_util::rt::TokioIo::new(ours), in_group).await });
+        while agents.tunnels.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let began = tokio::time::Instant::now();
+        // The word of the direct way, for an address that nobody is led to.
+        let refused = dial(&agents, &target("127.0.0.1", 1, Some("n1"), None)).await.err().map(|status| status.message);
+        assert_eq!(refused, Some("address not allowed".into()));
+        assert!(began.elapsed() < DIAL_BOUND / 2, "{:?}", began.elapsed());
+        group.stop();
     }
 
     #[test]

@@ -41,9 +41,12 @@ use crate::body::{Response, empty};
 
 /// Until the connection is ours after the answer that says so.
 const UPGRADE_BOUND: Duration = Duration::from_secs(10);
-/// A silent agent is asked after that long whether it is there. It asks us more often, for its own sake; this is for what vanished.
-const PING: Duration = Duration::from_secs(120);
-const PONG_BOUND: Duration = Duration::from_secs(20);
+/// Until the agent has taken a stream. Its own dial is on its machine: what takes longer leads nowhere any more, or over a line that is of no use.
+const STREAM_BOUND: Duration = Duration::from_secs(3);
+/// A silent agent is asked after that long whether it is there: what passes through a tunnel that is dead ends then. Who calls does not wait for it
+/// ([`STREAM_BOUND`]).
+const PING: Duration = Duration::from_secs(30);
+const PONG_BOUND: Duration = Duration::from_secs(10);
 
 /// The tunnels that this server holds, by the name of their node: the newest of each.
 pub struct Tunnels {
@@ -58,6 +61,15 @@ struct Tunnel {
     id: u64,
     sender: SendRequest<Empty<Bytes>>,
     streams: Arc<Semaphore>,
+}
+
+/// Why there is no stream through a tunnel.
+#[derive(Debug)]
+pub enum NoStream {
+    /// It leads nowhere, or is full: there may be another way.
+    Lost(io::Error),
+    /// The agent's machine says no, and would on any way.
+    Refused(io::Error),
 }
 
 /// A stream to a node's agent.
@@ -96,10 +108,18 @@ impl Tunnels {
         Ok(response)
     }
 
-    /// A stream to the agent of a node; `None` where it has no tunnel here.
-    pub async fn open(&self, node: &str) -> Option<io::Result<Through>> {
+    /// A stream to the agent of a node, or why there is none, within [`STREAM_BOUND`]; `None` where it has no tunnel here.
+    pub async fn open(&self, node: &str) -> Option<Result<Through, NoStream>> {
         let tunnel = self.held.lock().get(node).filter(|tunnel| !tunnel.sender.is_closed()).cloned()?;
-        Some(tunnel.open().await)
+        let id = tunnel.id;
+        let opened = timeout(STREAM_BOUND, tunnel.open()).await;
+        Some(opened.unwrap_or_else(|_| {
+            // Nobody else waits for it. It ends with what passes through it, and an agent that is there opens another.
+            if self.forget(node, id) {
+                tracing::info!(node, "tunnel given up: no answer in time");
+            }
+            Err(NoStream::Lost(failed(&format_args!("no answer within {} s", STREAM_BOUND.as_secs()))))
+        }))
     }
 
     /// How many there are.
@@ -119,7 +139,7 @@ impl Tunnels {
         }
     }
 
-    async fn carry<C>(&self, node: &str, connection: C, group: Group)
+    pub(super) async fn carry<C>(&self, node: &str, connection: C, group: Group)
     where
         C: Read + Write + Send + Unpin + 'static,
     {
@@ -161,17 +181,18 @@ impl Tunnels {
 
 impl Tunnel {
     /// Its caller waits no longer than it likes.
-    async fn open(mut self) -> io::Result<Through> {
-        let place = self.streams.try_acquire_owned().map_err(|_| failed(&format_args!("{STREAMS_MAX} streams are open")))?;
+    async fn open(mut self) -> Result<Through, NoStream> {
+        let lost = |why: &dyn std::fmt::Display| NoStream::Lost(failed(why));
+        let place = self.streams.try_acquire_owned().map_err(|_| lost(&format_args!("{STREAMS_MAX} streams are open")))?;
         let mut ask = http::Request::new(Empty::new());
         *ask.method_mut() = Method::CONNECT;
         *ask.uri_mut() = http::Uri::from_static(AGENT);
-        self.sender.ready().await.map_err(|error| failed(&error))?;
-        let answer = self.sender.send_request(ask).await.map_err(|error| failed(&error))?;
+        self.sender.ready().await.map_err(|error| lost(&error))?;
+        let answer = self.sender.send_request(ask).await.map_err(|error| lost(&error))?;
         if answer.status() != StatusCode::OK {
-            return Err(failed(&format_args!("the agent answers {}", answer.status())));
+            return Err(NoStream::Refused(failed(&format_args!("the agent answers {}", answer.status()))));
         }
-        let stream = upgrade::on(answer).await.map_err(|error| failed(&error))?;
+        let stream = upgrade::on(answer).await.map_err(|error| lost(&error))?;
         Ok(Through { stream: TokioIo::new(stream), _place: place })
     }
 }

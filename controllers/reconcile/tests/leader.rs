@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -12,7 +12,7 @@ use std::{
 use api::{k8s::api::coordination::v1::Lease, task::Group};
 use client::{
     kube::{Api, Client, client::Body},
-    leader::{Candidate, Guard, Led, Standing, Term, Timing, stand},
+    leader::{Candidate, Clock, Guard, Led, Standing, Term, Timing, stand},
 };
 use door::Door;
 use futures::{FutureExt, future::BoxFuture};
@@ -43,6 +43,8 @@ struct Process {
     standing: Standing,
     room: Arc<Room>,
     is_cut: Arc<AtomicBool>,
+    /// Seconds that its machine has slept.
+    slept: Arc<AtomicU64>,
 }
 
 struct Room {
@@ -113,9 +115,12 @@ impl House {
                 Ok::<Response<_>, Infallible>(answer.expect("it cannot fail"))
             }
         });
-        let candidate = Candidate { lease: "kube-scheduler", identity: format!("{name}_1"), timing: Timing::default() };
+        let (slept, origin) = (Arc::new(AtomicU64::new(0)), Instant::now());
+        let asleep = slept.clone();
+        let clock = Clock::of(move || origin.elapsed() + Duration::from_secs(asleep.load(Ordering::Relaxed)));
+        let candidate = Candidate { lease: "kube-scheduler", identity: format!("{name}_1"), timing: Timing::default(), clock };
         let standing = stand(candidate, Client::new(service, "default"), room.clone(), &self.group);
-        Process { standing, room, is_cut }
+        Process { standing, room, is_cut, slept }
     }
 
     /// Who leads once somebody but `old` does, and how long that took.
@@ -187,6 +192,23 @@ async fn who_is_cut_off_stops_before_another_starts() {
     house.group.stop();
 }
 
+/// tokio's time stands still meanwhile, as `CLOCK_MONOTONIC` does.
+#[tokio::test(start_paused = true)]
+async fn who_has_slept_leads_no_longer_from_its_first_moment_on() {
+    let house = House::build(4).await;
+    let a = house.process("a");
+    assert_eq!(house.next_leader("", SECOND * 3).await.0, "a");
+    let guard = a.room.guard.lock().clone().unwrap();
+    assert!(guard.leads());
+    a.slept.store(3600, Ordering::Relaxed);
+    assert!(!guard.leads(), "another may lead for an hour already");
+    sleep(SECOND * 30).await;
+    assert!(!guard.leads(), "its next term has a guard of its own");
+    assert_eq!(a.room.terms.load(Ordering::Relaxed), 2, "the loops of that term have ended, and it was elected again");
+    house.assert_never_two();
+    house.group.stop();
+}
+
 #[tokio::test(start_paused = true)]
 async fn whatever_the_store_loses_there_are_never_two_and_one_in_the_end() {
     for seed in 0..6 {
@@ -229,7 +251,9 @@ async fn loops_that_end_unasked_end_the_house() {
         }
     }
     let house = House::build(3).await;
-    let candidate = Candidate { lease: "kube-scheduler", identity: "a_1".into(), timing: Timing::default() };
+    let origin = Instant::now();
+    let clock = Clock::of(move || origin.elapsed());
+    let candidate = Candidate { lease: "kube-scheduler", identity: "a_1".into(), timing: Timing::default(), clock };
     let _standing = stand(candidate, house.door.client("system:kube-scheduler", &[]), Arc::new(Failing), &house.group);
     timeout(SECOND * 10, house.group.stopping()).await.expect("the group ends");
     assert_eq!(house.group.fault(), Some("kube-scheduler: controller: ended unasked"));

@@ -6,13 +6,14 @@ use api::{
     Key,
     bootstrap::{Life, life},
     k8s::api::core::v1::Secret,
-    time::{Timestamp, after, parse},
+    time::{Timestamp, parse},
 };
 use client::{Cache, Caches, kube};
 use kube::ResourceExt;
 use reconcile::{Action, Controller, Plan, Wake};
 
 use super::{USED_AT, data, tokens};
+use crate::remaining::remaining;
 
 /// The machine that used the token still reads its certificate with it.
 const READ_WITHIN: Duration = Duration::from_secs(60);
@@ -50,16 +51,16 @@ impl Controller for TokenCleaner {
     fn plan(&self, world: &World, _: &Key) -> Plan {
         let used = world.token.annotations().get(USED_AT);
         // A time that cannot be read is over.
-        let used = used.map(|at| parse(at).map_or(Timestamp::MIN, |at| after(at, READ_WITHIN)));
-        let end = match life(&data(&world.token), world.now) {
-            Life::Over => Some(Timestamp::MIN),
-            Life::Until(end) => Some(used.map_or(end, |used| used.min(end))),
-            Life::Lasting => used,
+        let used = used.map(|at| parse(at).map_or(Duration::ZERO, |at| remaining(at, READ_WITHIN, world.now)));
+        let life = match life(&data(&world.token), world.now) {
+            Life::Over => Some(Duration::ZERO),
+            Life::Until(end) => Some(Duration::try_from(end.duration_since(world.now)).unwrap_or_default()),
+            Life::Lasting => None,
         };
-        let Some(end) = end else { return Plan::rest() };
-        match Duration::try_from(end.duration_since(world.now)) {
-            Ok(left) if !left.is_zero() => Plan::rest().again_in(left),
-            _ => Plan::act(vec![Action::delete(&*world.token)]),
+        match used.into_iter().chain(life).min() {
+            None => Plan::rest(),
+            Some(Duration::ZERO) => Plan::act(vec![Action::delete(&*world.token)]),
+            Some(left) => Plan::rest().again_in(left),
         }
     }
 }
@@ -95,6 +96,8 @@ mod tests {
         assert_eq!(used("2025-12-31T23:59:30Z", &[("expiration", "2026-01-01T00:00:10Z")]), Plan::rest().again_in(Duration::from_secs(10)));
         assert!(matches!(used("2025-12-31T23:59:00Z", &[]).actions[..], [Action::Delete { .. }]));
         assert!(matches!(used("x", &[]).actions[..], [Action::Delete { .. }]));
+        assert_eq!(used("2026-01-01T00:00:10Z", &[]), Plan::rest().again_in(READ_WITHIN), "another server's clock");
+        assert!(matches!(used("2999-01-01T00:00:00Z", &[]).actions[..], [Action::Delete { .. }]), "no token is kept by a time to come");
     }
 
     async fn nobody(_: http::Request<kube::client::Body>) -> Result<http::Response<kube::client::Body>, std::convert::Infallible> {

@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use api::{
     Key,
-    bootstrap::{ID, Life, SECRET, USAGE_SIGNING, id_of_name, is_for, life},
+    bootstrap::{
+        CLUSTER_INFO, CLUSTER_INFO_KUBECONFIG, CLUSTER_INFO_NAMESPACE, ID, JWS_PREFIX, Life, SECRET, USAGE_SIGNING, id_of_name, is_for,
+        life,
+    },
     k8s::api::core::v1::{ConfigMap, Secret},
     time::Timestamp,
 };
@@ -17,11 +20,6 @@ use kube::ResourceExt;
 use reconcile::{Action, Controller, Plan, Wake};
 
 use super::{data, tokens};
-
-const NAMESPACE: &str = "kube-public";
-const NAME: &str = "cluster-info";
-const SIGNED: &str = "kubeconfig";
-const SIGNATURE_PREFIX: &str = "jws-kubeconfig-";
 
 pub struct BootstrapSigner {
     maps: Cache<ConfigMap>,
@@ -36,7 +34,7 @@ pub struct World {
 
 impl BootstrapSigner {
     pub fn new(caches: &Caches) -> Self {
-        let maps = caches.filtered(&format!("metadata.namespace={NAMESPACE},metadata.name={NAME}"));
+        let maps = caches.filtered(&format!("metadata.namespace={CLUSTER_INFO_NAMESPACE},metadata.name={CLUSTER_INFO}"));
         Self { maps, tokens: tokens(caches) }
     }
 }
@@ -50,7 +48,7 @@ impl Controller for BootstrapSigner {
 
     fn watches(&self, wake: &Wake) {
         wake.on_own(&self.maps);
-        wake.on(&self.tokens, |_, wake| wake(Key::new(NAMESPACE, NAME)));
+        wake.on(&self.tokens, |_, wake| wake(Key::new(CLUSTER_INFO_NAMESPACE, CLUSTER_INFO)));
     }
 
     async fn observe(&self, key: &Key) -> Option<World> {
@@ -60,9 +58,9 @@ impl Controller for BootstrapSigner {
     /// Signing costs a few microseconds and no random number.
     fn plan(&self, world: &World, _: &Key) -> Plan {
         let data = world.map.data.clone().unwrap_or_default();
-        let Some(content) = data.get(SIGNED) else { return Plan::rest() };
+        let Some(content) = data.get(CLUSTER_INFO_KUBECONFIG) else { return Plan::rest() };
         let signatures = world.tokens.iter().filter_map(|token| signature(token, content, world.now));
-        let others = data.iter().filter(|(key, _)| !key.starts_with(SIGNATURE_PREFIX)).map(|(key, value)| (key.clone(), value.clone()));
+        let others = data.iter().filter(|(key, _)| !key.starts_with(JWS_PREFIX)).map(|(key, value)| (key.clone(), value.clone()));
         let wanted: BTreeMap<String, String> = others.chain(signatures).collect();
         if wanted == data {
             return Plan::rest();
@@ -78,7 +76,7 @@ fn signature(token: &Secret, content: &str, now: Timestamp) -> Option<(String, S
     if id_of_name(&name)? != id || life(&data, now) == Life::Over || !is_for(&data, USAGE_SIGNING) {
         return None;
     }
-    Some((format!("{SIGNATURE_PREFIX}{id}"), detached(content, id, secret)?))
+    Some((format!("{JWS_PREFIX}{id}"), detached(content, id, secret)?))
 }
 
 /// `ComputeDetachedSignature`. The header is compared as text: its fields are in this order.
@@ -98,10 +96,10 @@ mod tests {
 
     fn plan(data: serde_json::Value, tokens: Vec<Arc<Secret>>) -> Plan {
         let caches = Caches::unfollowed(kube::Client::new(tower::service_fn(nobody), "default"), api::task::Group::new());
-        let map = json!({"metadata": {"name": NAME, "namespace": NAMESPACE, "resourceVersion": "4"}, "data": data});
+        let map = json!({"metadata": {"name": CLUSTER_INFO, "namespace": CLUSTER_INFO_NAMESPACE, "resourceVersion": "4"}, "data": data});
         let world =
             World { map: Arc::new(serde_json::from_value(map).unwrap()), tokens, now: api::time::parse("2026-01-01T00:00:00Z").unwrap() };
-        BootstrapSigner::new(&caches).plan(&world, &Key::new(NAMESPACE, NAME))
+        BootstrapSigner::new(&caches).plan(&world, &Key::new(CLUSTER_INFO_NAMESPACE, CLUSTER_INFO))
     }
 
     #[test]

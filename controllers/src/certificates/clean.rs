@@ -7,12 +7,13 @@ use std::{sync::Arc, time::Duration};
 use api::{
     Key,
     k8s::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition},
-    time::{Timestamp, after},
+    time::Timestamp,
 };
 use client::{Cache, Caches};
 use reconcile::{Action, Controller, Plan, Wake};
 
 use super::{APPROVED, DENIED, FAILED, is_issued};
+use crate::remaining::remaining;
 
 /// After it was approved and issued, denied, or failed.
 const DONE: Duration = Duration::from_secs(3600);
@@ -50,19 +51,19 @@ impl Controller for Cleaning {
     }
 
     fn plan(&self, world: &World, _: &Key) -> Plan {
-        let Some(end) = end(&world.request) else { return Plan::rest() };
-        match Duration::try_from(end.duration_since(world.now)) {
-            Ok(left) if !left.is_zero() => Plan::rest().again_in(left),
-            _ => Plan::act(vec![Action::delete(&*world.request)]),
+        match left(&world.request, world.now) {
+            None => Plan::rest(),
+            Some(Duration::ZERO) => Plan::act(vec![Action::delete(&*world.request)]),
+            Some(left) => Plan::rest().again_in(left),
         }
     }
 }
 
-/// When the request goes; none without a time of anything.
-fn end(request: &CertificateSigningRequest) -> Option<Timestamp> {
+/// Until the request goes; `None` without a time of anything. Who decides on it says when that was.
+fn left(request: &CertificateSigningRequest, now: Timestamp) -> Option<Duration> {
     let conditions: Vec<&CertificateSigningRequestCondition> = request.status.iter().flat_map(|s| s.conditions.iter().flatten()).collect();
     if conditions.is_empty() {
-        return Some(after(request.metadata.creation_timestamp.as_ref()?.0, PENDING));
+        return Some(remaining(request.metadata.creation_timestamp.as_ref()?.0, PENDING, now));
     }
     let kept = |condition: &CertificateSigningRequestCondition| match condition.type_.as_str() {
         APPROVED if is_issued(request) => Some(DONE),
@@ -70,7 +71,7 @@ fn end(request: &CertificateSigningRequest) -> Option<Timestamp> {
         DENIED | FAILED => Some(DONE),
         _ => None,
     };
-    conditions.into_iter().filter_map(|condition| Some(after(condition.last_update_time.as_ref()?.0, kept(condition)?))).min()
+    conditions.into_iter().filter_map(|condition| Some(remaining(condition.last_update_time.as_ref()?.0, kept(condition)?, now))).min()
 }
 
 #[cfg(test)]
@@ -79,25 +80,30 @@ mod tests {
 
     use super::*;
 
-    fn ends(conditions: &[(&str, &str)], certificate: &str) -> Option<String> {
-        let conditions: Vec<Value> = conditions
-            .iter()
-            .map(|(kind, at)| json!({"type": kind, "status": "True", "lastUpdateTime": format!("2026-01-0{at}T00:00:00Z")}))
-            .collect();
+    /// Hours that are left of it at the beginning of the 4th.
+    fn hours(conditions: &[(&str, &str)], certificate: &str) -> Option<u64> {
+        let conditions: Vec<Value> =
+            conditions.iter().map(|(kind, at)| json!({"type": kind, "status": "True", "lastUpdateTime": at})).collect();
         let request = json!({
-            "metadata": {"name": "r", "creationTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"request": "", "signerName": "a.b/c"},
+            "metadata": {"name": "r", "creationTimestamp": "2026-01-03T12:00:00Z"}, "spec": {"request": "", "signerName": "a.b/c"},
             "status": {"conditions": conditions, "certificate": certificate},
         });
-        end(&serde_json::from_value(request).unwrap()).map(api::time::rfc3339)
+        let now = "2026-01-04T00:00:00Z".parse().unwrap();
+        left(&serde_json::from_value(request).unwrap(), now).map(|left| left.as_secs() / 3600)
     }
 
     #[test]
     fn each_state_has_its_time() {
-        assert_eq!(ends(&[], "").unwrap(), "2026-01-02T00:00:00Z");
-        assert_eq!(ends(&[("Approved", "3")], "").unwrap(), "2026-01-04T00:00:00Z");
-        assert_eq!(ends(&[("Approved", "3")], "eA==").unwrap(), "2026-01-03T01:00:00Z");
-        assert_eq!(ends(&[("Denied", "3")], "").unwrap(), "2026-01-03T01:00:00Z");
-        assert_eq!(ends(&[("Approved", "3"), ("Failed", "3")], "").unwrap(), "2026-01-03T01:00:00Z");
-        assert_eq!(ends(&[("Mine", "3")], ""), None, "as upstream: it is somebody's");
+        let (now, before) = ("2026-01-04T00:00:00Z", "2026-01-03T23:00:00Z");
+        assert_eq!(hours(&[], ""), Some(12));
+        assert_eq!(hours(&[("Approved", now)], ""), Some(24));
+        assert_eq!(hours(&[("Approved", now)], "eA=="), Some(1));
+        assert_eq!(hours(&[("Approved", before)], "eA=="), Some(0));
+        assert_eq!(hours(&[("Denied", now)], ""), Some(1));
+        assert_eq!(hours(&[("Approved", now), ("Failed", before)], ""), Some(0));
+        assert_eq!(hours(&[("Mine", now)], ""), None, "as upstream: it is somebody's");
+        for kind in ["Approved", "Denied", "Failed"] {
+            assert_eq!(hours(&[(kind, "2999-01-01T00:00:00Z")], "eA=="), Some(0), "{kind}: nobody keeps a request for ever");
+        }
     }
 }

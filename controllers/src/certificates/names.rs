@@ -12,10 +12,13 @@ use api::{
         api::core::v1::{Node, Secret},
         apimachinery::pkg::apis::meta::v1::ObjectMeta,
     },
-    time::{Timestamp, after, parse, rfc3339},
+    selector::is_dns_subdomain,
+    time::{Timestamp, parse, rfc3339},
 };
 use client::{Cache, Caches};
 use reconcile::Action;
+
+use crate::remaining::remaining;
 
 /// The type of these Secrets.
 const SECRET_TYPE: &str = "skiff.local/node-key";
@@ -63,6 +66,12 @@ pub fn keys(caches: &Caches) -> Cache<Secret> {
 
 pub fn decide(known: &Known<'_>) -> Verdict {
     let name = known.name;
+    // The machine chose it. No Node could have it, nor a Secret keep it, and the request would be tried for as long as it is there.
+    if !is_dns_subdomain(name) {
+        return Verdict::Taken(format!(
+            "{name:?} is no name of a node: lower-case letters, digits, - and . are. Give this machine another (--node-name)"
+        ));
+    }
     if name.len() > NAME_LENGTH {
         return Verdict::Taken(format!("node name {name:?} is too long: {NAME_LENGTH} characters are the most"));
     }
@@ -102,8 +111,7 @@ pub fn decide(known: &Known<'_>) -> Verdict {
 
 /// How long the machine that has the claim may still take to come.
 pub fn left(claim: &Secret, now: Timestamp) -> Duration {
-    let end = parse(&text(claim, CLAIMED)).map_or(Timestamp::MIN, |claimed| after(claimed, COMES_WITHIN));
-    Duration::try_from(end.duration_since(now)).unwrap_or_default().min(COMES_WITHIN)
+    parse(&text(claim, CLAIMED)).map_or(Duration::ZERO, |claimed| remaining(claimed, COMES_WITHIN, now))
 }
 
 /// Whether the node controller has given up hearing of it. One that has never said how it is may yet.
@@ -192,15 +200,19 @@ mod tests {
         let claim = claim("mine", 0);
         assert_eq!((text(&claim, KEY).as_str(), left(&claim, at(20))), ("mine", Duration::from_secs(100)));
         assert_eq!(left(&claim, at(120)), Duration::ZERO);
-        assert_eq!(left(&claim, at(-9999)), COMES_WITHIN, "a clock that was set back keeps nobody out for long");
+        assert_eq!(left(&claim, at(-60)), COMES_WITHIN, "another server's clock");
+        assert_eq!(left(&claim, at(-9999)), Duration::ZERO, "a clock that was set back keeps nobody out");
         assert_eq!(left(&Secret::default(), at(0)), Duration::ZERO);
     }
 
     #[test]
     fn the_secret_has_a_name_as_well() {
         let name = "n".repeat(NAME_LENGTH);
-        let known = |name| decide(&Known { name, key: "k", node: None, claim: None, now: at(0) });
+        let known = |name: &str| decide(&Known { name, key: "k", node: None, claim: None, now: at(0) });
         assert!(matches!(known(&name), Verdict::Free(_)) && secret_name(&name).len() == 253);
         assert!(matches!(known(&format!("{name}n")), Verdict::Taken(_)));
+        for none in ["", "A", "a/b", "../a", "a b", "a.", "a\n", "ä"] {
+            assert!(matches!(known(none), Verdict::Taken(why) if why.contains("no name of a node")), "{none:?}");
+        }
     }
 }

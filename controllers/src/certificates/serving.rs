@@ -1,9 +1,12 @@
 //! A node's request for its serving certificate -> approved, where it asks for its own addresses and nobody else's.
 //!
-//! Upstream approves none: what a node says of its own addresses is but its word. Here the word must stand against all others': no address that
-//! another node reports, none of the API server, of services or of pods. What is not reported yet waits, what can never be is denied.
+//! Upstream approves none: what a node says of its own addresses is but its word. Here the word must stand against all others': nothing of the API servers, of
+//! services or of pods, and no other node's name. What several nodes report is no reason to refuse it to all of them, or one that was taken over could keep any
+//! other from its certificate. It is that node's whose connection comes from the address, which no report can change; else the oldest's, which who
+//! comes later cannot change. What is not reported yet waits, what can never be is denied: the node may ask again for its name alone, which
+//! nobody can take from it, and by which the API server knows it.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use api::{
     Key,
@@ -20,6 +23,11 @@ use reconcile::{Controller, Plan, Wake, own_key};
 
 use super::{Authority, Reserved, approve, deny, is_decided, is_issued, usages};
 use crate::{Config, index::Index};
+
+/// Of what a node reports, no more is looked at.
+const ADDRESSES_MAX: usize = 16;
+/// Requests of one node that nobody has decided on.
+const PENDING_MAX: usize = 16;
 
 const MESSAGE: &str = "Auto approving kubelet serving certificate: its names are the node's addresses, and nobody else's.";
 
@@ -61,31 +69,52 @@ impl ServingApproval {
         Self { requests, nodes, servers, pending, called, authority, reserved }
     }
 
-    fn verdict(&self, node: &str, asked: &Requested) -> Verdict {
+    /// `source`: where the node's connection comes from.
+    fn verdict(&self, node: &str, asked: &Requested, source: Option<IpAddr>) -> Verdict {
+        if self.pending.count(&node.to_owned()) > PENDING_MAX {
+            return Verdict::Never(format!("more than {PENDING_MAX} requests of node {node:?} wait already"));
+        }
         let servers = self.servers.get(&Key::new("default", "kubernetes"));
-        let servers = addresses_of(servers.as_deref());
+        let servers = servers.as_deref().map(servers_of).unwrap_or_default();
+        let is_server = |name: &String| servers.contains(name).then_some("it is the API server's");
         let reported = self.nodes.get(&Key::new("", node));
         let own = reported.as_deref().map(names_of).unwrap_or_default();
         let mut verdict = Verdict::Fine;
-        let dns = asked.dns.iter().map(|name| (canonical(name), self.reserved.name(name)));
+        let dns = asked.dns.iter().map(|name| (canonical(name), self.reserved.name(name), false));
         let addresses = asked.addresses.iter().map(|address| {
-            let is_server = servers.contains(&address.to_canonical()).then_some("it is an address of the API server");
-            (canonical(&address.to_string()), self.reserved.address(*address).or(is_server))
+            let address = address.to_canonical();
+            (address.to_string(), self.reserved.address(address), source == Some(address))
         });
-        for (name, reserved) in dns.chain(addresses) {
-            if let Some(why) = reserved {
+        for (name, reserved, is_proven) in dns.chain(addresses) {
+            if let Some(why) = reserved.or_else(|| is_server(&name)) {
                 return Verdict::Never(format!("no node's certificate may bear {name:?}: {why}"));
             }
-            if let Some(other) = self.called.at(&name).iter().map(|other| other.name_any()).find(|other| other != node) {
-                return Verdict::Never(format!(
-                    "{name:?} is reported by node {other:?} as well: node {node:?} cannot have a certificate for it"
-                ));
+            if let Some(why) = self.is_anothers(&name, node, reported.as_deref(), is_proven) {
+                return Verdict::Never(why);
             }
             if !own.contains(&name) {
                 verdict = Verdict::Waits;
             }
         }
         verdict
+    }
+
+    /// Why the name or address is not for this node, where others are called so, too.
+    fn is_anothers(&self, name: &str, node: &str, reported: Option<&Node>, is_proven: bool) -> Option<String> {
+        if name == canonical(node) {
+            return None;
+        }
+        let others = self.called.at(&name.to_owned());
+        let mut others = others.iter().filter(|other| other.object_meta().name != node);
+        if let Some(other) = others.clone().find(|other| canonical(other.object_meta().name) == name) {
+            return Some(format!("{name:?} is node {:?}: node {node:?} cannot have a certificate for it", other.name_any()));
+        }
+        let first = others.find(|other| !is_proven && reported.is_none_or(|own| rank(other) < rank(own)))?;
+        Some(format!(
+            "{name:?} is reported by node {:?} as well, which was there before, and the connection of node {node:?} does not come from there: it cannot \
+             have a certificate for it",
+            first.name_any()
+        ))
     }
 }
 
@@ -112,7 +141,7 @@ impl Controller for ServingApproval {
         if asked.node() != Some(node) {
             return None;
         }
-        let verdict = self.verdict(node, &asked);
+        let verdict = self.verdict(node, &asked, source(&request));
         Some(World { request, verdict, now: Timestamp::now() })
     }
 
@@ -120,7 +149,7 @@ impl Controller for ServingApproval {
         match &world.verdict {
             Verdict::Fine => Plan::act(vec![approve(&world.request, MESSAGE, world.now)]),
             Verdict::Waits => Plan::rest(),
-            Verdict::Never(why) => Plan::act(vec![deny(&world.request, "ForeignAddress", why.clone(), world.now)]),
+            Verdict::Never(why) => Plan::act(vec![deny(&world.request, csr::FOREIGN_ADDRESS, why.clone(), world.now)]),
         }
     }
 }
@@ -136,9 +165,22 @@ fn requestor(request: &CertificateSigningRequest) -> Option<&str> {
     (is_node && !name.is_empty()).then_some(name)
 }
 
-/// All that a node is called: its own name, and what it reports.
+/// Where the connection came from that the request was made on, as the API server saw it.
+fn source(request: &CertificateSigningRequest) -> Option<IpAddr> {
+    let seen = request.spec.extra.as_ref()?.get(csr::SOURCE_ADDRESS)?;
+    seen.first()?.parse::<IpAddr>().ok().map(|address| address.to_canonical())
+}
+
+/// Who came first: by creation, then by name.
+fn rank(node: &Node) -> (Timestamp, &str) {
+    let created = node.metadata.creation_timestamp.as_ref().map_or(Timestamp::MAX, |created| created.0);
+    (created, node.object_meta().name)
+}
+
+/// All that a node is called: its own name, and the first [`ADDRESSES_MAX`] of what it reports.
 fn names_of(node: &Node) -> Vec<String> {
-    let reported = node.status.iter().flat_map(|status| status.addresses.iter().flatten()).map(|reported| canonical(&reported.address));
+    let reported = node.status.iter().flat_map(|status| status.addresses.iter().flatten().take(ADDRESSES_MAX));
+    let reported = reported.map(|reported| canonical(&reported.address));
     let mut names: Vec<String> = std::iter::once(canonical(node.object_meta().name)).chain(reported).collect();
     names.sort_unstable();
     names.dedup();
@@ -153,14 +195,18 @@ fn canonical(name: &str) -> String {
     }
 }
 
-fn addresses_of(endpoints: Option<&Endpoints>) -> Vec<IpAddr> {
-    let subsets = endpoints.iter().flat_map(|endpoints| endpoints.subsets.iter().flatten());
-    let all = subsets.flat_map(|subset| subset.addresses.iter().chain(&subset.not_ready_addresses).flatten());
-    all.filter_map(|address| address.ip.parse::<IpAddr>().ok()).map(|address| address.to_canonical()).collect()
+/// What all API servers are called: where those are that run, and the names of all that there ever were: one that is away comes back.
+fn servers_of(endpoints: &Endpoints) -> BTreeSet<String> {
+    let all = endpoints.subsets.iter().flatten().flat_map(|subset| subset.addresses.iter().chain(&subset.not_ready_addresses).flatten());
+    let names = endpoints.metadata.annotations.as_ref().and_then(|notes| notes.get(csr::SERVING_NAMES));
+    let names = names.into_iter().flat_map(|names| names.split(','));
+    all.map(|address| address.ip.as_str()).chain(names).map(|name| canonical(name.trim())).filter(|name| !name.is_empty()).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use api::task::Group;
     use client::Cache;
     use serde_json::{Value, json};
@@ -170,7 +216,21 @@ mod tests {
 
     const USAGES: &[&str] = &["digital signature", "server auth"];
 
+    /// Each thing that is told of is newer than what was told before.
+    fn newer() -> String {
+        static LAST: AtomicU64 = AtomicU64::new(10);
+        LAST.fetch_add(1, Ordering::Relaxed).to_string()
+    }
+
+    /// Created in that second.
+    fn node(name: &str, second: u8, addresses: &[(&str, &str)]) -> Node {
+        let addresses: Vec<Value> = addresses.iter().map(|(kind, address)| json!({"type": kind, "address": address})).collect();
+        let metadata = json!({"name": name, "resourceVersion": newer(), "creationTimestamp": format!("2026-01-01T00:00:{second:02}Z")});
+        serde_json::from_value(json!({"metadata": metadata, "status": {"addresses": addresses}})).unwrap()
+    }
+
     struct House {
+        nodes: Cache<Node>,
         loops: ServingApproval,
         requests: Cache<CertificateSigningRequest>,
         _group: Group,
@@ -184,10 +244,7 @@ mod tests {
         let caches = Caches::unfollowed(kube::Client::new(nobody, "default"), group.clone());
         let reserved = Reserved { addresses: vec!["192.0.2.1".parse().unwrap()], ..Reserved::default() };
         let loops = ServingApproval::new(&caches, &Config { reserved, ..Config::of_tests() });
-        let node = |name: &str, addresses: &[(&str, &str)]| -> Node {
-            let addresses: Vec<Value> = addresses.iter().map(|(kind, address)| json!({"type": kind, "address": address})).collect();
-            serde_json::from_value(json!({"metadata": {"name": name}, "status": {"addresses": addresses}})).unwrap()
-        };
+        let node = |name: &str, addresses: &[(&str, &str)]| node(name, 1, addresses);
         let nodes: Cache<Node> = caches.of();
         nodes.feed(
             node("a", &[("InternalIP", "192.0.2.10"), ("Hostname", "A"), ("InternalIP", "192.0.2.66"), ("InternalIP", "192.0.2.2")]),
@@ -195,16 +252,26 @@ mod tests {
         );
         nodes.feed(node("b", &[("InternalIP", "192.0.2.66"), ("Hostname", "b-host")]), false);
         let servers: Cache<Endpoints> = caches.filtered("metadata.namespace=default,metadata.name=kubernetes");
-        let endpoints =
-            json!({"metadata": {"name": "kubernetes", "namespace": "default"}, "subsets": [{"addresses": [{"ip": "192.0.2.2"}]}]});
+        let endpoints = json!({
+            "metadata": {"name": "kubernetes", "namespace": "default", "annotations": {csr::SERVING_NAMES: "master-2,vip.example,192.0.2.3"}},
+            "subsets": [{"addresses": [{"ip": "192.0.2.2"}]}],
+        });
         servers.feed(serde_json::from_value(endpoints).unwrap(), false);
-        House { loops, requests: caches.of(), _group: group }
+        House { nodes, loops, requests: caches.of(), _group: group }
     }
 
     async fn asked(house: &House, user: &str, said: Value) -> Option<Plan> {
-        let name = format!("r{}", house.requests.len());
-        house.requests.feed(request(&name, csr::KUBELET_SERVING, user, &said, USAGES), false);
-        let key = Key::new("", &name);
+        asked_from(house, user, said, None).await
+    }
+
+    /// The request is decided on, or goes, before the next one comes.
+    async fn asked_from(house: &House, user: &str, said: Value, source: Option<&str>) -> Option<Plan> {
+        let name = "r";
+        let mut asked = request(name, csr::KUBELET_SERVING, user, &said, USAGES);
+        asked.metadata.resource_version = Some(newer());
+        asked.spec.extra = source.map(|source| [(csr::SOURCE_ADDRESS.to_owned(), vec![source.to_owned()])].into());
+        house.requests.feed(asked, false);
+        let key = Key::new("", name);
         let world = house.loops.observe(&key).await?;
         Some(house.loops.plan(&world, &key))
     }
@@ -220,14 +287,17 @@ mod tests {
         let plan = asked(&house, a, said(me, &["a"], &["192.0.2.10"])).await.unwrap();
         assert_eq!(written(&plan.actions[0]).0, ["Approved"]);
         for (dns, ip, why) in [
-            (&["b"][..], &[][..], "reported by node \"b\""),
-            (&["B-Host."], &[], "reported by node \"b\""),
-            (&[], &["192.0.2.66"], "reported by node \"b\""),
+            (&["b"][..], &[][..], "is node \"b\""),
+            (&["B."], &[], "is node \"b\""),
             (&["a"], &["127.0.0.1"], "every machine's own"),
             (&["localhost"], &[], "every machine's own"),
             (&["kubernetes.default.svc"], &[], "a service's"),
             (&[], &["192.0.2.1"], "an address of the API server"),
-            (&[], &["192.0.2.2"], "an address of the API server"),
+            // Another server than the one that leads.
+            (&[], &["192.0.2.2"], "it is the API server's"),
+            (&[], &["::ffff:192.0.2.3"], "it is the API server's"),
+            (&["Master-2"], &[], "it is the API server's"),
+            (&["a", "vip.example."], &[], "it is the API server's"),
         ] {
             let plan = asked(&house, a, said(me, dns, ip)).await.unwrap();
             let (kinds, _, message) = written(&plan.actions[0]);
@@ -237,6 +307,58 @@ mod tests {
         assert!(asked(&house, a, said("system:node:b", &["b"], &[])).await.is_none(), "another's name");
         assert!(asked(&house, "jane", said("system:node:a", &["a"], &[])).await.is_none(), "no node");
         assert!(asked(&house, "system:bootstrap:abcdef", said("system:node:a", &["a"], &[])).await.is_none(), "not a node yet");
+    }
+
+    async fn kind(house: &House, node: &str, dns: &[&str], ip: &[&str], source: Option<&str>) -> String {
+        let user = format!("system:node:{node}");
+        let plan = asked_from(house, &user, said(&user, dns, ip), source).await.unwrap();
+        plan.actions.first().map_or("waits".into(), |action| written(action).0.concat())
+    }
+
+    #[tokio::test]
+    async fn no_node_keeps_another_from_its_certificate_by_what_it_reports() {
+        let house = house();
+        let victim = [("InternalIP", "192.0.2.20"), ("Hostname", "v-host")];
+        house.nodes.feed(node("v", 5, &victim), false);
+        let hostile: Vec<(&str, &str)> = victim.iter().copied().chain([("Hostname", "v"), ("ExternalIP", "v")]).collect();
+        for second in [0, 5, 9] {
+            house.nodes.feed(node("h", second, &hostile), false);
+            assert_eq!(kind(&house, "v", &["v"], &["192.0.2.20"], Some("192.0.2.20")).await, "Approved", "{second}: its connection tells");
+            assert_eq!(kind(&house, "v", &["v"], &["192.0.2.20"], Some("::ffff:192.0.2.20")).await, "Approved");
+            assert_eq!(kind(&house, "v", &["v"], &[], None).await, "Approved", "{second}: its name alone, wherever it is");
+            assert_eq!(kind(&house, "h", &["v"], &[], Some("192.0.2.9")).await, "Denied", "{second}: its name is nobody else's");
+        }
+        // Behind NAT, no connection tells: who was there before keeps what it has.
+        let (near, younger) = (Some("203.0.113.1"), node("h", 9, &hostile));
+        house.nodes.feed(younger, false);
+        assert_eq!(kind(&house, "v", &["v", "v-host"], &["192.0.2.20"], near).await, "Approved");
+        assert_eq!(kind(&house, "h", &["h"], &["192.0.2.20"], near).await, "Denied");
+        assert_eq!(kind(&house, "h", &["v-host"], &[], Some("192.0.2.20")).await, "Denied", "an address proves no name");
+        house.nodes.feed(node("h", 0, &hostile), false);
+        assert_eq!(kind(&house, "v", &["v"], &["192.0.2.20"], near).await, "Denied");
+        assert_eq!(kind(&house, "v", &["v"], &[], near).await, "Approved", "what is left to it, and enough for the API server");
+        // What it may claim besides its own is little.
+        let many: Vec<String> = (1..=254).map(|n| format!("198.51.100.{n}")).collect();
+        let many: Vec<(&str, &str)> = many.iter().map(|address| ("InternalIP", address.as_str())).collect();
+        house.nodes.feed(node("h", 0, &many), false);
+        house.nodes.feed(node("v", 5, &[("InternalIP", "198.51.100.200")]), false);
+        assert_eq!(kind(&house, "v", &["v"], &["198.51.100.200"], near).await, "Approved");
+    }
+
+    #[tokio::test]
+    async fn a_node_has_a_few_requests_at_a_time() {
+        let house = house();
+        let (a, said) = ("system:node:a", said("system:node:a", &["a"], &["192.0.2.99"]));
+        for n in 0..PENDING_MAX {
+            house.requests.feed(request(&format!("r{n}"), csr::KUBELET_SERVING, a, &said, USAGES), false);
+        }
+        let plan = async |name: &str| {
+            let key = Key::new("", name);
+            house.loops.plan(&house.loops.observe(&key).await.unwrap(), &key)
+        };
+        assert_eq!(plan("r0").await, Plan::rest(), "it waits for the report");
+        house.requests.feed(request("one more", csr::KUBELET_SERVING, a, &said, USAGES), false);
+        assert!(written(&plan("one more").await.actions[0]).2.contains("wait already"));
     }
 
     #[tokio::test]

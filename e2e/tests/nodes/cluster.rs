@@ -22,10 +22,15 @@ pub struct Cluster<'w> {
 impl<'w> Cluster<'w> {
     /// All three Ready, the tests' images on each.
     pub fn new(world: &'w World) -> Self {
+        Self::with(world, &[])
+    }
+
+    /// The server is told this as well.
+    pub fn with(world: &'w World, more: &[&str]) -> Self {
         world.switch("private", None);
         let server = machine(world, "server", 10);
         let options = options(world);
-        let words: Vec<&str> = ["server"].into_iter().chain(options.iter().map(String::as_str)).collect();
+        let words: Vec<&str> = ["server"].into_iter().chain(options.iter().map(String::as_str)).chain(more.iter().copied()).collect();
         server.provision(&words);
         let agents = [machine(world, "agent1", 11), machine(world, "agent2", 12)];
         let cluster = Self { server, agents };

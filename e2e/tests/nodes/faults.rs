@@ -1,6 +1,6 @@
 //! A cluster of three -> machines that lose power, their disk, their network, their server; and what becomes of the pods.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use e2e::{eventually, nodes::World};
 
@@ -8,6 +8,10 @@ use crate::{
     cluster::{BOUND, Cluster},
     traffic::Told,
 };
+
+/// Until a change of endpoints has become rules on every node.
+const RULES_BOUND_MS: u128 = 2000;
+const DNS: &str = "10.96.0.10";
 
 /// Pods leave a node that is gone within seconds, not the five minutes that are usual.
 const WEB: &str = r#"---
@@ -25,8 +29,10 @@ const WEB: &str = r#"---
 {apiVersion: v1, kind: Pod, metadata: {name: every-agent1, labels: {app: every}}, spec: {nodeName: agent1, tolerations: [{operator: Exists}],
   terminationGracePeriodSeconds: 1, containers: [{name: c, image: "busybox:1.35", command: [sleep, "100000"]}]}}
 ---
-{apiVersion: v1, kind: Pod, metadata: {name: every-agent2, labels: {app: every}}, spec: {nodeName: agent2, tolerations: [{operator: Exists}],
-  terminationGracePeriodSeconds: 1, containers: [{name: c, image: "busybox:1.35", command: [sleep, "100000"]}]}}
+{apiVersion: v1, kind: Pod, metadata: {name: every-agent2, labels: {app: every, only: agent2}}, spec: {nodeName: agent2, tolerations: [{operator: Exists}],
+  terminationGracePeriodSeconds: 1, containers: [{name: c, image: "hello:v1", ports: [{containerPort: 8080}]}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: far}, spec: {selector: {only: agent2}, ports: [{port: 80, targetPort: 8080}]}}
 "#;
 
 #[tokio::test]
@@ -79,6 +85,13 @@ async fn server_gone_and_a_node_rebooted(cluster: &Cluster<'_>) {
         if said.ok { Ok(()) } else { Err(agent.log()) }
     })
     .await;
+    // Pods that were started again have new addresses, which nobody is there to tell; another node's are as they were.
+    let ip = format!("busybox nslookup -type=a far.default.svc.cluster.local {DNS} | awk '/^Address/ {{ ip = $2 }} END {{ print ip }}'");
+    eventually("Services and names are there, too", BOUND, async || {
+        let said = agent.try_sh(&format!("ip=$({ip}); echo $ip; curl -sSf -m 3 http://$ip/"));
+        if said.ok { Ok(()) } else { Err(format!("{said:?}")) }
+    })
+    .await;
     cluster.server.heal("private");
     cluster.until("get node agent1 --no-headers", " Ready ").await;
     cluster.server.kubectl("wait --for=condition=Ready pod -l app=every --timeout=90s");
@@ -89,8 +102,18 @@ async fn killed_and_reinstalled(world: &World, cluster: &Cluster<'_>) {
     let ([agent, other], server) = (&cluster.agents, &cluster.server);
     let service = server.kubectl("get service web -o jsonpath='{.spec.clusterIP}'");
     let line = format!("curl -sf -m 3 http://{service}/");
+    let client = other.background(&format!(
+        "while :; do at=$(date +%s%3N); if curl -sf -m 2 -o /dev/null http://{service}/; then echo $at answered; else echo $at lost; fi; sleep 0.1; done"
+    ));
     agent.off();
     cluster.until("get node agent1", " NotReady ").await;
+    eventually("its pods are taken out of the Service", BOUND, async || {
+        let each = "{range .items[*].endpoints[*]}{.nodeName}={.conditions.ready} {end}";
+        let said = server.kubectl(&format!("get endpointslices -l kubernetes.io/service-name=web -o jsonpath='{each}'"));
+        if said.contains("agent1=true") { Err(said) } else { Ok(()) }
+    })
+    .await;
+    let taken_out = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
     eventually("the Service answers ten times in a row without agent1", BOUND, async || {
         (0..10).all(|_| other.try_sh(&line).ok && server.try_sh(&line).ok)
     })
@@ -100,6 +123,8 @@ async fn killed_and_reinstalled(world: &World, cluster: &Cluster<'_>) {
         if said.lines().filter(|line| line.contains(" 1/1 ")).count() == 3 { Ok(()) } else { Err(said) }
     })
     .await;
+    only_what_went_to_it_is_lost(&client.said(), taken_out);
+    drop(client);
     agent.boot();
     agent.start();
     cluster.until("get node agent1 --no-headers", " Ready ").await;
@@ -111,6 +136,21 @@ async fn killed_and_reinstalled(world: &World, cluster: &Cluster<'_>) {
     cluster.join(world, agent);
     cluster.until("get node agent1 --no-headers", " Ready ").await;
     server.kubectl("wait --for=condition=Ready pod -l app=every --timeout=90s");
+}
+
+/// Until the others know that the node is gone, what they send there is lost, and nothing else: a third. After that nothing is.
+fn only_what_went_to_it_is_lost(said: &str, taken_out: u128) {
+    let lines: Vec<(u128, bool)> = said
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(at, how)| (at.parse().expect("milliseconds"), how == "answered"))
+        .collect();
+    let late: Vec<_> = lines.iter().filter(|(at, answered)| *at > taken_out + RULES_BOUND_MS && !answered).collect();
+    assert!(late.is_empty(), "lost after {taken_out}: {late:?}");
+    let answered = lines.iter().filter(|(_, answered)| *answered).count();
+    let lost = lines.len() - answered;
+    eprintln!("{answered} requests were answered and {lost} lost while a node was gone");
+    assert!(answered > 20 && lost < answered, "{answered} answered, {lost} lost");
 }
 
 /// `pod restarts`, a line each, sorted.

@@ -6,6 +6,7 @@ mod faults;
 mod machines;
 mod packages;
 mod page;
+mod restarts;
 mod traffic;
 mod up;
 mod vagrant;

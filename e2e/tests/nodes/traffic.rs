@@ -87,8 +87,36 @@ async fn three_machines_are_one_cluster() {
         })
         .await;
     }
+    addresses_are_kept(&cluster, &pods).await;
     told.end();
     world.end();
+}
+
+/// A pod reaches itself through its Service; and whoever asks from another node is seen under its own address.
+async fn addresses_are_kept(cluster: &Cluster<'_>, pods: &[[String; 3]]) {
+    let server = &cluster.server;
+    let service = server.kubectl("get service local -o jsonpath='{.spec.clusterIP}'");
+    let exec = async |pod: &str, url: String| {
+        eventually(&format!("{pod} reaches {url}"), Duration::from_secs(20), async || {
+            let said = server.try_kubectl(&format!("exec {pod} -- timeout 3 wget -q -O - {url}"));
+            if said.ok { Ok(()) } else { Err(said.err) }
+        })
+        .await;
+    };
+    exec("one", format!("http://{service}/healthz")).await;
+    let [from, _, source] = pods.iter().find(|[_, node, _]| node == "agent2").expect("one is there");
+    let seen = async |what: &str, source: &str| {
+        eventually(&format!("{what} is seen as {source}"), Duration::from_secs(20), async || {
+            // Whatever else asks that pod, it is not from there.
+            let said = server.try_kubectl("logs one");
+            if said.out.contains(&format!("{source}]")) { Ok(()) } else { Err(said.out) }
+        })
+        .await;
+    };
+    exec(from, format!("http://{service}/healthz")).await;
+    seen("a pod of another node, through a Service", source).await;
+    cluster.agents[1].sh("curl -sf -m 3 http://192.168.56.11:30081/healthz");
+    seen("a machine, through a NodePort that is local", "192.168.56.12").await;
 }
 
 /// Tells of the cluster where a test fails.

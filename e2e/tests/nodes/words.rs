@@ -20,14 +20,24 @@ fn who_cannot_join_is_told_why() {
         let line = format!("{command} --server {SERVER_URL} {}", options.join(" "));
         let said = stranger.try_sh(&line);
         let text = format!("{}{}", said.out, said.err);
-        assert!(!said.ok && wanted.iter().any(|words| text.contains(words)), "{what}: {line} said\n{text}");
+        assert!(!said.ok && wanted.iter().all(|words| text.contains(words)), "{what}: {line} said\n{text}");
     };
     let token = format!("--token {TOKEN}");
     let agent = format!("timeout 40 {skiff} agent --node-ip 192.168.56.20");
-    fails("a wrong token", &agent, &["--token abcdef.fedcba9876543210"], &["token"]);
+    fails(
+        "a wrong token",
+        &agent,
+        &["--token abcdef.fedcba9876543210"],
+        &["does not know the secret of token abcdef", "skiff token create"],
+    );
     fails("a token that is cut", &agent, &["--token abcdef.0123"], &["was all of it copied"]);
-    fails("a wrong hash", &agent, &[&token, &format!("--ca-hash sha256:{}", "0".repeat(64))], &["CA", "hash"]);
-    fails("a taken name", &agent, &[&token, "--node-name agent1"], &["agent1"]);
+    fails(
+        "a wrong hash",
+        &agent,
+        &[&token, &format!("--ca-hash sha256:{}", "0".repeat(64))],
+        &["is not the one that is expected", "skiff token create"],
+    );
+    fails("a taken name", &agent, &[&token, "--node-name agent1"], &["node name \"agent1\" is taken", "--node-name"]);
     for off in ["+1h", "-1h"] {
         let check = format!("LD_PRELOAD=$(ls /usr/lib/*/faketime/libfaketime.so.1) FAKETIME={off} timeout 40 {skiff} check");
         fails("a clock that is an hour off", &check, &[&token], &["this machine's clock is 3"]);
@@ -40,9 +50,15 @@ fn who_cannot_join_is_told_why() {
     // And with all of it right it joins; what stands between its pods and others it says by itself.
     stranger.sh("rm -rf /var/lib/skiff/* && ip link add flannel.1 type vxlan id 1 dstport 8472 dev eth1");
     let images = world.images().display().to_string();
-    stranger.provision(&["agent", "--server", SERVER_URL, "--network", NETWORK, "--token", TOKEN, "--images", &images]);
+    // Once.
+    let token = cluster.server.sh(&format!("{skiff} token create --one-time")).trim().to_owned();
+    stranger.provision(&["agent", "--server", SERVER_URL, "--network", NETWORK, "--token", &token, "--images", &images]);
     let log = stranger.sh("cat /var/log/skiff.log");
     assert!(log.contains("warning: UDP port 8472 is that of another VXLAN device, flannel.1"), "{log}");
+    let another = world.machine("another", &["private=192.168.56.21/24"]);
+    let said = another.try_sh(&format!("timeout 40 {skiff} agent --node-ip 192.168.56.21 --server {SERVER_URL} --token {token}"));
+    let wanted = "is for one node, and \"stranger\" has joined with it. Make another with `skiff token create`";
+    assert!(!said.ok && format!("{}{}", said.out, said.err).contains(wanted), "{said:?}");
     told.end();
     world.end();
 }

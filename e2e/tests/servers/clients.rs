@@ -14,11 +14,14 @@ use parking_lot::Mutex;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::json;
 
-use crate::register::{Event, OPEN, Op, check};
+use crate::{
+    recorders::revision,
+    register::{Event, OPEN, Op, check},
+};
 
 const KEYS: usize = 3;
 const CLIENTS_OF_KEY: usize = 3;
-const CONFIGMAPS: &str = "/api/v1/namespaces/default/configmaps";
+pub const CONFIGMAPS: &str = "/api/v1/namespaces/default/configmaps";
 /// Who is not answered by then goes on, and does not know.
 const PATIENCE: Duration = Duration::from_secs(4);
 
@@ -31,6 +34,8 @@ struct Key {
     path: String,
     name: String,
     history: Mutex<Vec<Event>>,
+    /// Revisions of writes that were acknowledged.
+    acknowledged: Mutex<Vec<u64>>,
     next: AtomicU64,
     began: Instant,
     stop: AtomicBool,
@@ -49,6 +54,7 @@ impl Clients {
                 path: format!("{CONFIGMAPS}/{name}"),
                 name,
                 history: Mutex::new(vec![first]),
+                acknowledged: Mutex::default(),
                 next: AtomicU64::new(1),
                 began,
                 stop: AtomicBool::default(),
@@ -65,19 +71,20 @@ impl Clients {
         Self { group, keys }
     }
 
-    /// Panics where what was answered cannot have happened in any order. How many requests were answered.
-    pub async fn end(self) -> usize {
+    /// Panics where what was answered cannot have happened in any order. How many requests were answered, and the revisions of the writes among them.
+    pub async fn end(self) -> (usize, Vec<u64>) {
         self.keys.iter().for_each(|key| key.stop.store(true, Ordering::Relaxed));
         assert!(self.group.drain(Duration::from_secs(30)).await, "clients end");
-        let mut answered = 0;
+        let (mut answered, mut acknowledged) = (0, Vec::new());
         for key in &self.keys {
             let history = key.history.lock();
             answered += history.iter().filter(|event| event.ended != OPEN).count();
             if let Err(why) = check(&history) {
                 panic!("{}: {why}", key.name);
             }
+            acknowledged.append(&mut key.acknowledged.lock());
         }
-        answered
+        (answered, acknowledged)
     }
 }
 
@@ -105,7 +112,10 @@ impl Key {
         let begun = self.now();
         let sent = api.send("PUT", &self.path, &[("content-type", "application/json")], body);
         let ended = match tokio::time::timeout(PATIENCE, sent).await {
-            Ok(Ok(reply)) if reply.status == 200 => self.now(),
+            Ok(Ok(reply)) if reply.status == 200 => {
+                self.acknowledged.lock().push(revision(&reply.json()));
+                self.now()
+            }
             // Refused: it was not, and will not be, carried out.
             Ok(Ok(reply)) if reply.status < 500 => return,
             _ => OPEN,

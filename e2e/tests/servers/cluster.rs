@@ -1,11 +1,16 @@
-//! Three etcd members and three servers on ports and folders of their own.
+//! Three etcd members and three servers, each in a network of its own, with a folder of its own; and a machine that joins. Needs root.
 
 use std::{fs, time::Duration};
 
-use e2e::{Api, Backend, Etcd, Options, Server, eventually};
+use e2e::{
+    Api, Backend, Etcd, Options, Server, eventually,
+    nodes::{Machine, World},
+};
 use serde_json::Value;
 
 pub const TOKEN: &str = "abcdef.0123456789abcdef";
+/// What the machine joins with: it knows the first server alone.
+const AGENT_TOKEN: &str = "fedcba.fedcba9876543210";
 pub const SERVERS: usize = 3;
 /// Kill whatever you like: this is how long anybody notices.
 pub const HEALED: Duration = Duration::from_secs(15);
@@ -13,21 +18,51 @@ pub const HEALED: Duration = Duration::from_secs(15);
 pub const LONG: Duration = Duration::from_secs(60);
 pub const ENDPOINTS: &str = "/api/v1/namespaces/default/endpoints/kubernetes";
 
-pub struct Cluster {
+const SWITCH: &str = "lan";
+const NODE_LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/agent";
+
+pub struct Cluster<'w> {
     pub etcd: Vec<Etcd>,
     pub servers: Vec<Server>,
+    agent: Machine<'w>,
 }
 
-impl Cluster {
+impl<'w> Cluster<'w> {
     /// All at once, as by a tool that brings up three machines.
-    pub async fn start() -> Self {
-        let etcd = Etcd::cluster(3).await;
+    pub async fn start(world: &'w World) -> Self {
+        world.switch_here(SWITCH, "10.89.0.1/24");
+        let etcd =
+            Etcd::cluster_in((0..SERVERS).map(|n| world.net(&format!("e{n}"), SWITCH, &format!("10.89.0.{}", 21 + n))).collect()).await;
         let urls: Vec<String> = etcd.iter().map(Etcd::url).collect();
-        let servers: Vec<Server> = (0..SERVERS).map(|n| Server::spawn("server", options(&urls.join(","), n, Some(TOKEN)))).collect();
+        let start = |n: usize| {
+            let net = world.net(&format!("s{n}"), SWITCH, &address(n));
+            let mut options = Options { net: Some(net), ..options(&urls.join(","), n, Some(TOKEN)) };
+            options.args.extend(["--agent-token".to_owned(), AGENT_TOKEN.to_owned()]);
+            Server::spawn("server", options)
+        };
+        let servers: Vec<Server> = (0..SERVERS).map(start).collect();
         for server in &servers {
             server.ready().await;
         }
-        Self { etcd, servers }
+        let agent = world.machine("agent", &[&format!("{SWITCH}=10.89.0.31/24"), "via=10.89.0.1"]);
+        let url = format!("https://{}:{}", address(0), servers[0].port());
+        // Pods have no place there: the tests' own are looked at, and stay where they are.
+        let (room, taint) = ("eviction-hard=memory.available<100Mi", "register-with-taints=apart=yes:NoSchedule");
+        let words =
+            ["agent", "--server", &url, "--network", "10.89.0.0/24", "--token", AGENT_TOKEN, "--set", room, "--set", taint, "--no-wait"];
+        agent.provision(&words);
+        Self { etcd, servers, agent }
+    }
+
+    /// The machine that joined is heard of from now on, whoever is gone.
+    pub async fn node_is_heard_of(&self, api: &Api, bound: Duration) {
+        let renewed = async || get(api, NODE_LEASE).await.and_then(|lease| lease["spec"]["renewTime"].as_str().map(str::to_owned));
+        let before = renewed().await;
+        eventually("the node is heard of", bound, async || match renewed().await {
+            Some(now) if Some(&now) != before.as_ref() => Ok(()),
+            now => Err(format!("{now:?}\n{}", self.agent.log())),
+        })
+        .await;
     }
 
     /// The server that holds the Lease, once it is one of `among`.
@@ -80,7 +115,7 @@ impl Cluster {
 
 /// Where other machines would reach the server.
 pub fn address(server: usize) -> String {
-    format!("192.0.2.{}", server + 1)
+    format!("10.89.0.{}", server + 11)
 }
 
 pub fn options(urls: &str, server: usize, token: Option<&str>) -> Options {

@@ -1,15 +1,19 @@
-//! Three servers over three etcd members: each of the six is killed, some stand still, and nothing is lost, doubled or late.
+//! Three servers over three etcd members: each of the six is killed, stands still or is cut off, and nothing is lost, doubled or late.
 
 mod clients;
 mod cluster;
+mod recorders;
 mod register;
+mod rounds;
 mod work;
 
 use std::time::{Duration, Instant};
 
-use clients::Clients;
+use clients::{CONFIGMAPS, Clients};
 use cluster::{Cluster, HEALED, LONG, SERVERS, TOKEN, get, options};
-use e2e::{Api, Etcd, Server, eventually, object};
+use e2e::{Api, Etcd, Server, eventually, nodes::World, object};
+use recorders::{Recorders, revision};
+use rounds::{Rounds, led_by_one_at_a_time};
 use serde_json::{Value, json};
 use work::Work;
 
@@ -25,12 +29,17 @@ fn others(but: usize) -> Vec<usize> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn six_processes_are_killed_in_turn() {
-    let mut cluster = Cluster::start().await;
+    let world = World::new();
+    let mut cluster = Cluster::start(&world).await;
     let everybody: Vec<usize> = (0..SERVERS).collect();
     cluster.endpoints_are(&everybody, LONG).await;
     same_identity(&cluster).await;
+    cluster.node_is_heard_of(&cluster.servers[0].api(), LONG).await;
     let mut work = Work::start(&cluster.servers[0].api()).await;
     work.grows(&cluster.servers[0].api(), LONG).await;
+    let mut rounds = Rounds::new(&cluster.servers[0].api()).await;
+    let told = Recorders::start(&cluster.servers, CONFIGMAPS, |object| object["data"].clone()).await;
+    let leases = Recorders::start(&cluster.servers, LEASES, |object| object["spec"].clone()).await;
     let clients = Clients::start(&cluster.servers, 11).await;
 
     let mut doomed = cluster.leader(CONTROLLERS, &everybody, LONG).await;
@@ -38,7 +47,8 @@ async fn six_processes_are_killed_in_turn() {
         let alive = others(doomed);
         cluster.servers[doomed].kill_9();
         let api = cluster.servers[alive[0]].api();
-        tokio::join!(cluster.endpoints_are(&alive, HEALED), work.grows(&api, HEALED));
+        // A Lease of a node is renewed each ten seconds.
+        tokio::join!(cluster.endpoints_are(&alive, HEALED), work.grows(&api, HEALED), cluster.node_is_heard_of(&api, LONG));
         cluster.servers[doomed].restart().await;
         cluster.endpoints_are(&everybody, HEALED).await;
         doomed = (doomed + 1) % SERVERS;
@@ -49,17 +59,35 @@ async fn six_processes_are_killed_in_turn() {
         cluster.etcd[member].restart().await;
     }
     stand_still(&cluster, &mut work).await;
+    rounds.run(&mut cluster, &mut work).await;
     leave(&mut cluster, &mut work).await;
 
-    let answered = clients.end().await;
+    let (answered, acknowledged) = clients.end().await;
     assert!(answered > 1000, "{answered} requests were answered");
+    all_were_told(&cluster, told, leases, &acknowledged).await;
     work.end(&cluster.servers[0].api()).await;
     cluster.assert_sound();
     cluster.assert_silent();
+    drop(cluster);
+    world.end();
+}
+
+/// Each acknowledged write, by each watch cache alike; and of the Leases, that nobody took one that was held.
+async fn all_were_told(cluster: &Cluster<'_>, told: Recorders, leases: Recorders, acknowledged: &[u64]) {
+    let api = cluster.servers[0].api();
+    let last = api.put(rounds::PROBE, &object("v1", "ConfigMap", "probe", json!({"data": {"value": "last"}}))).await.expect(200);
+    let told = told.end(revision(&last)).await;
+    println!("{} events of {} writes, {} moves of watches, {} lists", told.events.len(), acknowledged.len(), told.moves, told.lists);
+    let lost: Vec<&u64> = acknowledged.iter().filter(|rev| !told.events.contains_key(rev)).collect();
+    assert!(lost.is_empty(), "acknowledged, and nobody was told: {lost:?}");
+    assert!(told.moves > 0);
+    let now = api.get(LEASES).await.expect(200);
+    let terms = led_by_one_at_a_time(&leases.end(revision(&now)).await);
+    assert!(terms > 0, "the Leases changed hands");
 }
 
 /// A leader and an etcd member stand still, and wake while others lead.
-async fn stand_still(cluster: &Cluster, work: &mut Work) {
+async fn stand_still(cluster: &Cluster<'_>, work: &mut Work) {
     let everybody: Vec<usize> = (0..SERVERS).collect();
     let stopped = cluster.leader(CONTROLLERS, &everybody, LONG).await;
     let alive = others(stopped);
@@ -81,7 +109,7 @@ async fn stand_still(cluster: &Cluster, work: &mut Work) {
 }
 
 /// Who is asked to end gives back what it leads.
-async fn leave(cluster: &mut Cluster, work: &mut Work) {
+async fn leave(cluster: &mut Cluster<'_>, work: &mut Work) {
     let everybody: Vec<usize> = (0..SERVERS).collect();
     let leader = cluster.leader(CONTROLLERS, &everybody, LONG).await;
     let alive = others(leader);
@@ -94,7 +122,7 @@ async fn leave(cluster: &mut Cluster, work: &mut Work) {
 }
 
 /// One authority, one key of service accounts: who is known to one server is known to all. And what one has acknowledged all show.
-async fn same_identity(cluster: &Cluster) {
+async fn same_identity(cluster: &Cluster<'_>) {
     let authority = |server: &Server| std::fs::read_to_string(server.data_dir().join("tls/ca.crt")).unwrap();
     let first = authority(&cluster.servers[0]);
     assert!(cluster.servers.iter().all(|server| authority(server) == first));

@@ -14,7 +14,7 @@ use api::task::Group;
 use client::{
     Caches,
     kube::{Client, client::Body},
-    leader::{Candidate, Guard, Led, Standing, Term, Timing, stand},
+    leader::{Candidate, Clock, Guard, Led, Standing, Term, Timing, stand},
 };
 use futures::{FutureExt, future::BoxFuture};
 use http::Request;
@@ -63,11 +63,14 @@ impl Servers {
         house.caches.of::<client::pods::Pod>();
         let laws: [Arc<Law>; 2] = Default::default();
         let (mut lines, mut standing) = (Vec::new(), Vec::new());
+        // Of the time that passes in here.
+        let origin = tokio::time::Instant::now();
         for server in ["one", "two"] {
             let line = Line { door: house.door.clone(), is_cut: Arc::default() };
             let caches = Caches::new(line.client(&Guard::always(), "system:kube-controller-manager", &[]), house.group.child());
             for (name, law) in ROOMS.into_iter().zip(&laws) {
-                let candidate = Candidate { lease: name, identity: format!("{server}_{name}"), timing: Timing::default() };
+                let (identity, timing, clock) = (format!("{server}_{name}"), Timing::default(), Clock::of(move || origin.elapsed()));
+                let candidate = Candidate { lease: name, identity, timing, clock };
                 let client = line.client(&Guard::always(), &format!("system:{name}"), &[]);
                 let room = Room { name, line: line.clone(), caches: caches.clone(), mine: Mutex::default(), law: law.clone() };
                 standing.push(stand(candidate, client, Arc::new(room), &house.group));

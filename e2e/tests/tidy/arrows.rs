@@ -27,7 +27,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Named by code that is generated, or there for its features.
-const UNNAMED: &[(&str, &str)] = &[("cri", "prost-types"), ("cri", "tonic-prost"), ("etcdpb", "prost"), ("etcdpb", "tonic-prost")];
+const UNNAMED: &[(&str, &str)] =
+    &[("cri", "prost-types"), ("cri", "tonic-prost"), ("etcdpb", "prost"), ("etcdpb", "tonic-prost"), ("proxy", "idna_adapter")];
 
 pub fn offences() -> Vec<String> {
     manifests().flat_map(|(_, text)| of_manifest(&text)).collect()

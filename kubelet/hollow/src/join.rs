@@ -11,7 +11,10 @@ use client::{
     transport::{Server, Transport},
 };
 use futures::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::timeout,
+};
 
 use super::{
     follow::{Follow, Of},
@@ -28,6 +31,12 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// The same for a serving certificate, without which a node lives as well.
 const SERVING_PAUSE_MAX: Duration = Duration::from_secs(600);
+
+/// Nodes on their way in at a time. Machines have a processor each, these share ours: a handshake that waits for its turn longer than a
+/// connection may take to open would be done again, and again.
+pub const ENTERING_MAX: usize = 128;
+/// Who is on its way for longer waits for somebody to sign, and not for us.
+const TURN_BOUND: Duration = Duration::from_secs(5);
 
 /// Asks a server for the cluster's CA (PEM), trusting nobody, once for each node.
 pub type Authority = Arc<dyn Fn() -> BoxFuture<'static, Result<String, NoEntry>> + Send + Sync>;
@@ -56,6 +65,7 @@ pub struct Joining {
     pub name: String,
     pub labels: Labels,
     pub invitation: Arc<Invitation>,
+    pub turns: Arc<Semaphore>,
     pub out: mpsc::Sender<Seen>,
     pub group: Group,
 }
@@ -94,13 +104,24 @@ impl Joining {
         let key = new_key()?;
         let mut pause = PAUSE_MIN;
         loop {
-            match Box::pin(self.enter_once(&key)).await {
+            match Box::pin(self.enter_in_turn(&key)).await {
                 Err(NoEntry::Yet(why)) => self.tell(Seen::Failed(format!("joining as node {}: {why}", self.name))).await,
                 done => return done,
             }
             self.rest(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
+    }
+
+    async fn enter_in_turn(&self, key: &str) -> Result<Client, NoEntry> {
+        // Nobody closes it: it is always Ok.
+        let turn = self.turns.acquire().await;
+        let mut entering = Box::pin(self.enter_once(key));
+        if let Ok(done) = timeout(TURN_BOUND, &mut entering).await {
+            return done;
+        }
+        drop(turn);
+        entering.await
     }
 
     async fn enter_once(&self, key: &str) -> Result<Client, NoEntry> {

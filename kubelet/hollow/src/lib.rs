@@ -23,7 +23,7 @@ use std::{
 
 use api::task::Group;
 use client::kube::Client;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 pub use join::{Authority, Invitation, NoEntry};
 pub use stages::Stages;
@@ -31,7 +31,7 @@ pub use transport::{Error, client};
 
 use fleet::{Clients, Fleet};
 use follow::{Follow, Of};
-use join::Joining;
+use join::{ENTERING_MAX, Joining};
 use seen::{Labels, Seen, What};
 
 /// News that the fleet has not looked at: then the watches are not read.
@@ -121,12 +121,14 @@ pub fn run(config: Config, stages: Stages, client: &Client, group: &Group) -> Ho
     live(config, stages, Clients::One(client.clone()), news, group)
 }
 
-/// As [`run`]; each node joins with the token first, all of them at once, and is a user of its own from then on.
+/// As [`run`]; each node joins with the token first, all of them as fast as they can, and is a user of its own from then on.
 pub fn join(config: Config, stages: Stages, invitation: &Arc<Invitation>, group: &Group) -> Hollow {
     let (tell, news) = mpsc::channel(NEWS_MAX);
+    let turns = Arc::new(Semaphore::new(ENTERING_MAX));
     for number in 0..config.nodes {
         let (name, labels) = (format!("{}-{number}", config.prefix), labels(&stages));
-        let joining = Joining { number, name, labels, invitation: invitation.clone(), out: tell.clone(), group: group.clone() };
+        let (invitation, turns, out) = (invitation.clone(), turns.clone(), tell.clone());
+        let joining = Joining { number, name, labels, invitation, turns, out, group: group.clone() };
         group.spawn(Box::pin(joining.run()));
     }
     live(config, stages, Clients::Own(HashMap::new()), news, group)

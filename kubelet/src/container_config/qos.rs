@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use api::{
+    annotations::CONFIG_MIRROR,
     k8s::{
         api::core::v1::{Container, Pod},
         apimachinery::pkg::api::resource::Quantity as Text,
@@ -103,7 +104,7 @@ fn memory_request(container: &Container) -> i64 {
 fn is_node_critical(pod: &Pod) -> bool {
     let spec = pod.spec.as_ref();
     let critical = meta::is_static(pod)
-        || meta::annotation(pod, "kubernetes.io/config.mirror").is_some()
+        || meta::annotation(pod, CONFIG_MIRROR).is_some()
         || spec.and_then(|s| s.priority).is_some_and(|p| p >= SYSTEM_CRITICAL);
     critical && spec.and_then(|s| s.priority_class_name.as_deref()) == Some("system-node-critical")
 }

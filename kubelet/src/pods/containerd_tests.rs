@@ -21,7 +21,7 @@ use futures::FutureExt;
 use serde_json::{Value, json};
 
 use crate::{
-    Agent, Config, Issued, clean, containerd,
+    Agent, Config, clean, containerd,
     metrics::{POD_START, RELIST},
     run,
     server::containerd_tests::{IMAGE, image},
@@ -47,7 +47,7 @@ fn config(dir: &Path, certs: &Arc<Certs>) -> Config {
     let certs = certs.clone();
     config.serving = Arc::new(move || {
         let pair = certs.issue_node(NODE, &[IpAddr::from([127, 0, 0, 1])]).map_err(|e| e.to_string());
-        Box::pin(std::future::ready(pair.map(|p| Issued { chain_pem: p.certificate, key_pem: p.key })))
+        Box::pin(std::future::ready(pair))
     });
     config
 }

@@ -23,6 +23,7 @@ use std::{
 
 use api::{
     Key,
+    annotations::CONFIG_MIRROR,
     faults::{Panic, catch},
     k8s::api::core::v1::{Pod, PodStatus},
     time::{Timestamp, after},
@@ -43,7 +44,7 @@ use super::{
     desired::{
         admit::{self, NodeCapacity},
         burstable::Burstable,
-        mirror::{CONFIG_MIRROR, MirrorPods, StaticPod},
+        mirror::{MirrorPods, StaticPod},
     },
     event::Event,
     plan::{Call, grace_seconds, outcome::Outcome, pod_state::StopCause},

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::task::Group;
+use api::{certificate::Identity, task::Group};
 use client::kube;
 use http_body_util::{BodyExt, Empty};
 use rustls::{ClientConfig, RootCertStore};
@@ -121,7 +121,7 @@ fn short_lived(ca: &Arc<Ca>) -> crate::Issuer {
         let (epoch, now) = (rcgen::date_time_ymd(1970, 1, 1), api::time::Timestamp::now().as_second().unsigned_abs());
         (params.not_before, params.not_after) = (epoch + Duration::from_secs(now), epoch + Duration::from_secs(now + 4));
         let certificate = params.signed_by(&key, &ca.issuer).unwrap();
-        Box::pin(std::future::ready(Ok(crate::Issued { chain_pem: certificate.pem(), key_pem: key.serialize_pem() })))
+        Box::pin(std::future::ready(Ok(Identity { chain_pem: certificate.pem(), key_pem: key.serialize_pem() })))
     })
 }
 

@@ -5,15 +5,17 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use api::k8s::api::core::v1::{Node as NodeObject, Pod};
+use api::{
+    certificate::Identity,
+    k8s::api::core::v1::{Node as NodeObject, Pod},
+};
 use apiserver::{
-    certs::Pair,
     serve,
     tls::{Tls, client_config},
 };
 use bytes::Bytes;
 use client::{
-    certificate::{Identity, tls as identity_tls},
+    certificate::tls as identity_tls,
     kube::{Api, api::PostParams},
     transport::{Server as ApiServer, Transport},
     tunnel,
@@ -104,7 +106,7 @@ impl House {
         let served = self.door.certs.issue_node("n1", &[NOWHERE.parse().unwrap()]).unwrap();
         let config = Config {
             address: "127.0.0.1:0".parse().unwrap(),
-            serving: Serving::new(&served.certificate, &served.key).unwrap(),
+            serving: Serving::new(&served.chain_pem, &served.key_pem).unwrap(),
             client_ca_pem: self.door.certs.ca().to_owned(),
             node_name: "n1".into(),
         };
@@ -112,7 +114,7 @@ impl House {
         serve_agent(config, node, &self.group).await
     }
 
-    async fn connected(&self, shown: &Pair) -> http1::SendRequest<Empty<Bytes>> {
+    async fn connected(&self, shown: &Identity) -> http1::SendRequest<Empty<Bytes>> {
         let config = client_config(self.door.certs.ca(), shown).unwrap();
         let tcp = TcpStream::connect(self.address).await.unwrap();
         let name = ServerName::try_from("127.0.0.1").unwrap();
@@ -122,7 +124,7 @@ impl House {
         sender
     }
 
-    async fn ask(&self, shown: &Pair, method: Method, path: &str, upgrade: Option<&str>) -> http::Response<Incoming> {
+    async fn ask(&self, shown: &Identity, method: Method, path: &str, upgrade: Option<&str>) -> http::Response<Incoming> {
         let mut request = http::Request::builder().method(method).uri(path).header("host", "x");
         if let Some(protocol) = upgrade {
             request = request.header("connection", "Upgrade").header("upgrade", protocol);
@@ -136,7 +138,7 @@ impl House {
         tokio::time::timeout(BOUND, sent).await.expect("an answer").unwrap()
     }
 
-    fn admin(&self) -> Pair {
+    fn admin(&self) -> Identity {
         self.door.certs.issue_client("admin", Some("system:masters")).unwrap()
     }
 
@@ -159,8 +161,7 @@ impl House {
 }
 
 fn identity(door: &Door, node: &str) -> Identity {
-    let pair = door.certs.issue_client(&format!("system:node:{node}"), Some("system:nodes")).unwrap();
-    Identity { chain_pem: pair.certificate, key_pem: pair.key }
+    door.certs.issue_client(&format!("system:node:{node}"), Some("system:nodes")).unwrap()
 }
 
 async fn serve_agent(config: Config, node: Node, group: &Group) -> SocketAddr {

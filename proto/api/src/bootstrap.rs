@@ -1,4 +1,5 @@
-//! Bootstrap tokens: what machines show before they have a certificate. Source: `cluster-bootstrap/token/api`, `util/secrets`, `util/tokens`.
+//! What machines show and read before they have a certificate: bootstrap tokens, `cluster-info`. Source: `cluster-bootstrap/token/api`, `util/secrets`,
+//! `util/tokens`.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,15 @@ pub const USER_PREFIX: &str = "system:bootstrap:";
 pub const GROUP: &str = "system:bootstrappers";
 /// The group whose members may join as nodes, as kubeadm has it.
 pub const NODE_GROUP: &str = "system:bootstrappers:kubeadm:default-node-token";
+
+/// The ConfigMap from which anybody learns where the API is, and which CA it has (`ConfigMapClusterInfo`).
+pub const CLUSTER_INFO: &str = "cluster-info";
+/// Its namespace.
+pub const CLUSTER_INFO_NAMESPACE: &str = "kube-public";
+/// Its key that is signed (`KubeConfigKey`).
+pub const CLUSTER_INFO_KUBECONFIG: &str = "kubeconfig";
+/// Before the token's id, its key with that token's signature (`JWSSignatureKeyPrefix`).
+pub const JWS_PREFIX: &str = "jws-kubeconfig-";
 
 pub const ID: &str = "token-id";
 pub const SECRET: &str = "token-secret";

@@ -15,6 +15,13 @@ pub const LEGACY_UNKNOWN: &str = "kubernetes.io/legacy-unknown";
 pub const NODES_GROUP: &str = "system:nodes";
 /// Before a node's name, its user.
 pub const NODE_USER_PREFIX: &str = "system:node:";
+/// The reason of a denial: the node may ask again, for its name alone. Ours.
+pub const FOREIGN_ADDRESS: &str = "ForeignAddress";
+/// The annotation of the Endpoints `kubernetes` in `default` that has all names and addresses of API servers' certificates, of all servers that there ever
+/// were, with commas between them. Ours.
+pub const SERVING_NAMES: &str = "skiff.local/serving-names";
+/// In the `extra` of a node that shows its certificate (and so in its requests): the address that its connection comes from. Ours.
+pub const SOURCE_ADDRESS: &str = "skiff.local/source-address";
 
 const SIGNATURE: &str = "digital signature";
 const ENCIPHERMENT: &str = "key encipherment";

@@ -4,7 +4,9 @@
 //! status errors, field causes, selectors, quantities, names, bootstrap tokens, what a certificate signing request asks for, the task group that every
 //! room runs its tasks in, and the seats that every server gives its connections.
 
+pub mod annotations;
 pub mod bootstrap;
+pub mod certificate;
 pub mod csr;
 pub mod faults;
 pub mod field_errors;

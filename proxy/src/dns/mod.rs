@@ -88,6 +88,10 @@ pub async fn run(config: Config, caches: Caches, group: Group) -> Result<(), Err
     take_address(config.address, &group).await?;
     let (udp, tcp) = bind(own).await?;
     let index = index::Index::follow(&caches);
+    // A resolver that asks again just when we come back is not told that we are not ready.
+    if caches.of::<Service>().is_synced() && caches.of::<EndpointSlice>().is_synced() {
+        index.set_complete();
+    }
     let zone = zone::Zone::new(&config.domain, config.address, index.clone());
     let upstreams = resolv::Upstreams::new(config.resolv_conf, own);
     let server = Arc::new(server::Server::new(zone, forward::Forwarder::new(upstreams)));

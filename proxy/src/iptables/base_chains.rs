@@ -34,7 +34,7 @@ pub struct Jump {
 const NEW: &str = "-m conntrack --ctstate NEW";
 
 /// All jumps. Those that are inserted come to stand in the reverse of this order.
-pub const JUMPS: [Jump; 17] = [
+pub const JUMPS: [Jump; 18] = [
     jump(Table::Filter, "INPUT", "KUBE-EXTERNAL-SERVICES", NEW, Position::First),
     jump(Table::Filter, "FORWARD", "KUBE-EXTERNAL-SERVICES", NEW, Position::First),
     jump(Table::Filter, "INPUT", "KUBE-NODEPORTS", "", Position::First),
@@ -47,6 +47,7 @@ pub const JUMPS: [Jump; 17] = [
     jump(Table::Filter, "INPUT", "KUBE-FIREWALL", "", Position::First),
     jump(Table::Filter, "OUTPUT", "KUBE-FIREWALL", "", Position::First),
     jump(Table::Filter, "INPUT", "SKIFF-INPUT", "", Position::First),
+    jump(Table::Filter, "OUTPUT", "SKIFF-OUTPUT", "", Position::First),
     jump(Table::Filter, "FORWARD", "SKIFF-FORWARD", "", Position::Last),
     jump(Table::Nat, "OUTPUT", "KUBE-SERVICES", "", Position::First),
     jump(Table::Nat, "PREROUTING", "KUBE-SERVICES", "", Position::First),
@@ -64,8 +65,8 @@ pub const SHARED: [(Shared, Table, &str); 6] = [
     (Shared::NatNodePorts, Table::Nat, "KUBE-NODEPORTS"),
 ];
 
-/// Chains that a node's own firewall needs, whoever serves its services: a verdict of another table cannot undo a refusal of this one.
-pub const GUARDS: [&str; 2] = ["SKIFF-INPUT", "SKIFF-FORWARD"];
+/// Chains that are needed whoever serves the services. For a node's own firewall: a verdict of another table cannot undo a refusal of this one.
+pub const GUARDS: [&str; 3] = ["SKIFF-INPUT", "SKIFF-OUTPUT", "SKIFF-FORWARD"];
 
 impl Table {
     pub fn word(self) -> &'static str {
@@ -99,6 +100,7 @@ pub fn fixed(node_network: &NodeNetwork) -> Vec<(Table, &'static str, Vec<String
         ),
         (Table::Filter, "KUBE-FIREWALL", localnet(node_network.family)),
         (Table::Filter, "SKIFF-INPUT", let_in(node_network)),
+        (Table::Filter, "SKIFF-OUTPUT", unrefused(node_network)),
         (Table::Filter, "SKIFF-FORWARD", through),
         (
             Table::Nat,
@@ -143,6 +145,17 @@ fn let_in(node_network: &NodeNetwork) -> Vec<String> {
     let port = node_network.vxlan_port.filter(|_| node_network.family == Family::V4);
     let vxlan = |port| format!("-m comment --comment \"pods of other nodes, by VXLAN\" -p udp -m udp --dport {port} -j ACCEPT");
     dns.chain(port.map(vxlan)).collect()
+}
+
+/// While skiff is started again nobody listens on the DNS address, and these rules stay. A resolver that is refused gives up at once; one that is not
+/// answered asks again (glibc after 5 s, musl after 2.5 s), and is answered then.
+fn unrefused(node_network: &NodeNetwork) -> Vec<String> {
+    let refusal = match node_network.family {
+        Family::V4 => "-p icmp -m icmp --icmp-type 3/3",
+        Family::V6 => "-p ipv6-icmp -m icmp6 --icmpv6-type 1/4",
+    };
+    let rule = |ip: &IpAddr| format!("-s {} {refusal} -j DROP", IpNet::from(*ip));
+    node_network.answered_here.iter().map(rule).collect()
 }
 
 const fn jump(table: Table, from: &'static str, to: &'static str, when: &'static str, position: Position) -> Jump {

@@ -66,8 +66,8 @@ pub struct Driver {
     /// Of the underlay, in bytes.
     mtu: u32,
     ways: BTreeMap<String, Way>,
-    /// What was last said of a node that packets are not sent to.
-    refused: BTreeMap<String, String>,
+    /// What was last said of a node that packets do not come to, or perhaps not.
+    told: BTreeMap<String, String>,
     /// The guard has the nodes of `ways`.
     guarded: bool,
     /// A table of an earlier run may be there.
@@ -126,7 +126,7 @@ impl Driver {
             underlay: None,
             mtu: 0,
             ways: BTreeMap::new(),
-            refused: BTreeMap::new(),
+            told: BTreeMap::new(),
             guarded: false,
             is_table_left: true,
             vxlans: 0,
@@ -282,7 +282,9 @@ impl Driver {
             None => None,
             Some(Ok(peer)) => match plan::way(&peer, self.config.mode, underlay) {
                 Some(way) => {
-                    self.refused.remove(name);
+                    let other = self.peers.sharing(name).next();
+                    let shared = other.map(|other| format!("its InternalIP {} is that of node {other} as well", peer.address));
+                    self.tell(name, shared, "pods of a node may not be reached");
                     return Some(way);
                 }
                 None => Some(format!("{} is not on our subnet {}, and --pod-network is route", peer.address, underlay.subnet)),
@@ -290,15 +292,20 @@ impl Driver {
             Some(Err(refusal)) if refusal.is_for_now() => None,
             Some(Err(refusal)) => Some(refusal.to_string()),
         };
+        self.tell(name, why, "pods of a node are not reached");
+        None
+    }
+
+    /// Once, until it is something else.
+    fn tell(&mut self, name: &str, why: Option<String>, what: &'static str) {
         match why {
-            Some(why) if self.refused.get(name) != Some(&why) => {
-                tracing::warn!(node = name, why, "pods of a node are not reached");
-                self.refused.insert(name.to_owned(), why);
+            Some(why) if self.told.get(name) != Some(&why) => {
+                tracing::warn!(node = name, why, "{what}");
+                self.told.insert(name.to_owned(), why);
             }
             Some(_) => {}
-            None => drop(self.refused.remove(name)),
+            None => drop(self.told.remove(name)),
         }
-        None
     }
 
     /// The VXLAN device's index, if any pair needs it. Its port is guarded before anybody listens there.
@@ -354,7 +361,10 @@ impl Driver {
         } else {
             let (before, now): (BTreeSet<Ipv4Addr>, BTreeSet<Ipv4Addr>) =
                 (old.iter().map(|w| w.node).collect(), new.iter().map(|w| w.node).collect());
-            let (come, gone): (Vec<_>, Vec<_>) = (now.difference(&before).copied().collect(), before.difference(&now).copied().collect());
+            // An address may be that of several nodes: it stays while one of them has it.
+            let is_another = |ip: &Ipv4Addr| self.peers.at(*ip).any(|name| self.ways.get(name).is_some_and(|way| way.node == *ip));
+            let come: Vec<Ipv4Addr> = now.difference(&before).copied().collect();
+            let gone: Vec<Ipv4Addr> = before.difference(&now).copied().filter(|ip| !is_another(ip)).collect();
             guard.change(&come, &gone)
         };
         self.guard = Some(guard);

@@ -171,6 +171,7 @@ fn saved_rule(line: &str) -> Option<Rule> {
     let mut words = bare.strip_prefix("-A ")?.split_whitespace();
     let chain = words.next()?.to_owned();
     let (mut scope, mut verdict, mut is_bare, mut is_negated) = (Scope::default(), None, true, false);
+    let (mut comes_in, mut is_new) = (true, true);
     while let Some(word) = words.next() {
         match word {
             "!" => {
@@ -188,23 +189,15 @@ fn saved_rule(line: &str) -> Option<Rule> {
             }
             _ if is_negated => drop(words.next()),
             "-p" => scope.protocol = Some(protocol(words.next()?)?),
-            "-i" => {
-                if words.next()? == "lo" {
-                    return None;
-                }
-            }
+            "-i" => comes_in = words.next()? != "lo",
             "--dport" | "--dports" => scope.ports = Some(words.next()?.split(',').filter_map(|text| range(text, ':')).collect()),
             "--sport" | "--sports" => return None,
-            "--ctstate" | "--state" => {
-                if !words.next()?.split(',').any(|state| state == "NEW") {
-                    return None;
-                }
-            }
+            "--ctstate" | "--state" => is_new = words.next()?.split(',').any(|state| state == "NEW"),
             _ => {}
         }
         (is_bare, is_negated) = (false, false);
     }
-    Some(Rule { chain, scope, verdict: verdict? })
+    (comes_in && is_new).then_some(Rule { chain, scope, verdict: verdict? })
 }
 
 /// `nft -j list chains` -> the tables with chains that filter what comes in or through, other than ours, iptables' and firewalld's.

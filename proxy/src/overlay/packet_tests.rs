@@ -417,6 +417,19 @@ fn only_nodes_may_put_packets_into_pods() {
     }
 }
 
+#[test]
+fn who_says_anothers_address_keeps_no_packet_from_it() {
+    let mut world = World::new();
+    world.node(1, [192, 0, 2, 1], PodNetwork::Auto);
+    world.node(3, [198, 51, 100, 3], PodNetwork::Auto);
+    world.says("n0", Some([198, 51, 100, 3].into()));
+    world.on("n1").has("10.77.0.0/24 via 10.77.0.0 dev skiff.1 src 10.77.1.0 onlink");
+    world.is_whole();
+    world.says("n0", None);
+    world.on("n1").has_none("10.77.0.0/24");
+    world.is_whole();
+}
+
 fn services(world: &World, mode: Mode) {
     let tracker = ServiceTracker::noting();
     let spec = json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80, "nodePort": 30080}]});

@@ -1,7 +1,8 @@
 //! Claims of nodes -> those that packets may be sent to. Pure; an event costs what it touches.
 //!
 //! An address in a Node's status is the word of that node: one that was taken over must not draw other nodes' packets, services' or this node's own to
-//! itself. Ranges are the server's word, but a node may be created with one. Who came first keeps what two claim.
+//! itself, nor keep packets from another. What it says is where packets for **its own** pods go, and nothing else: where two say the same address, both
+//! are believed, and who lied has lost his own pods' packets alone. Ranges are the server's word; who came first keeps what two have.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -48,8 +49,6 @@ pub enum Refusal {
     Ours(Ipv4Addr),
     #[error("its InternalIP {0} is within {1}, where pods and services have their addresses")]
     Virtual(Ipv4Addr, Ipv4Net),
-    #[error("its InternalIP {0} is that of node {1}, which was there before")]
-    SameAddress(Ipv4Addr, String),
     #[error("its podCIDR {0} is not a part of the cluster's ranges")]
     Foreign(Ipv4Net),
     #[error("its podCIDR {0} is not of pods alone: {1} of this machine is in it")]
@@ -103,7 +102,6 @@ impl Peers {
             None => self.claims.remove(name),
         };
         for claim in [old.as_ref(), claim.as_ref()].into_iter().flatten() {
-            touched.extend(claim.address.iter().filter_map(|ip| self.by_address.get(ip)).flatten().map(|rank| rank.name.clone()));
             touched.extend(claim.range.iter().flat_map(|range| self.overlapping(*range)).map(|(_, rank)| rank.name.clone()));
         }
         if let Some(old) = old {
@@ -156,10 +154,19 @@ impl Peers {
         if let Some(first) = earlier.map(|(_, rank)| rank).min() {
             return Err(Refusal::Overlaps(range, first.name.clone()));
         }
-        match self.by_address.get(&address).and_then(BTreeSet::first) {
-            Some(first) if *first != claim.rank => Err(Refusal::SameAddress(address, first.name.clone())),
-            _ => Ok(Peer { address, range }),
-        }
+        Ok(Peer { address, range })
+    }
+
+    /// Others that say the same address: one of them is wrong.
+    pub fn sharing(&self, name: &str) -> impl Iterator<Item = &str> {
+        let address = self.claims.get(name).and_then(|claim| claim.address);
+        let all = address.and_then(|address| self.by_address.get(&address)).into_iter().flatten();
+        all.map(|rank| rank.name.as_str()).filter(move |other| *other != name)
+    }
+
+    /// Who says that address.
+    pub fn at(&self, address: Ipv4Addr) -> impl Iterator<Item = &str> {
+        self.by_address.get(&address).into_iter().flatten().map(|rank| rank.name.as_str())
     }
 
     /// Who has a range that shares addresses with this one. Costs those, and one look for each length of a prefix.
@@ -287,29 +294,38 @@ mod tests {
 
     #[test]
     fn who_came_first_keeps_what_two_claim_until_it_goes() {
-        let mut peers = peers(&[
-            OURS,
-            "n4 4 192.0.2.4 10.244.4.0/24",
-            "n3 3 192.0.2.4 10.244.3.0/24",
-            "n5 5 192.0.2.5 10.244.3.128/25",
-            "n6 6 192.0.2.6 10.244.2.0/23",
-        ]);
-        assert!(said(&peers, "n4").contains("that of node n3"));
+        let mut peers = peers(&[OURS, "n3 3 192.0.2.3 10.244.3.0/24", "n5 5 192.0.2.5 10.244.3.128/25", "n6 6 192.0.2.6 10.244.2.0/23"]);
         assert!(said(&peers, "n5").contains("overlaps that of node n3") && said(&peers, "n6").contains("overlaps that of node n3"));
-        assert_eq!(said(&peers, "n3"), "10.244.3.0/24 via 192.0.2.4");
+        assert_eq!(said(&peers, "n3"), "10.244.3.0/24 via 192.0.2.3");
         let touched: Vec<String> = peers.set("n3", None).into_iter().collect();
-        assert_eq!(touched, ["n3", "n4", "n5", "n6"]);
-        assert_eq!(said(&peers, "n4"), "10.244.4.0/24 via 192.0.2.4");
+        assert_eq!(touched, ["n3", "n5", "n6"]);
         assert_eq!(said(&peers, "n5"), "10.244.3.128/25 via 192.0.2.5");
         assert!(said(&peers, "n6").contains("overlaps that of node n5"));
         // Back under its name, younger now.
         let back = claim("n3 7 192.0.2.3 10.244.7.0/24");
         assert_eq!(peers.set("n3", Some(back)).len(), 1);
         assert_eq!(said(&peers, "n3"), "10.244.7.0/24 via 192.0.2.3");
-        for name in ["n1", "n3", "n4", "n5", "n6"] {
+        for name in ["n1", "n3", "n5", "n6"] {
             peers.set(name, None);
         }
         assert!(peers.by_address.is_empty() && peers.by_range.is_empty() && peers.claims.is_empty());
+    }
+
+    #[test]
+    fn who_says_anothers_address_takes_no_packet_from_it() {
+        // Older, younger, and of the same moment: who came first has no say here.
+        for (hostile, theirs) in [("n0 0", "n2 2"), ("n9 9", "n2 2"), ("n0 2", "n2 2"), ("n9 2", "n2 2")] {
+            let (hostile, theirs) = (format!("{hostile} 192.0.2.2 10.244.7.0/24"), format!("{theirs} 192.0.2.2 10.244.2.0/24"));
+            for order in [[OURS, &hostile, &theirs], [OURS, &theirs, &hostile]] {
+                let mut peers = peers(&order);
+                assert_eq!(said(&peers, "n2"), "10.244.2.0/24 via 192.0.2.2", "{order:?}");
+                let liar = hostile.split(' ').next().unwrap();
+                assert_eq!(peers.sharing("n2").collect::<Vec<_>>(), [liar], "whoever looks after nodes is told");
+                assert_eq!(peers.at([192, 0, 2, 2].into()).count(), 2);
+                peers.set(liar, None);
+                assert_eq!((peers.sharing("n2").count(), said(&peers, "n2").as_str()), (0, "10.244.2.0/24 via 192.0.2.2"));
+            }
+        }
     }
 
     #[test]

@@ -5,11 +5,11 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use api::{task::Group, time::Timestamp};
+use api::{certificate::Identity, csr::FOREIGN_ADDRESS, task::Group, time::Timestamp};
 use apiserver::certs::look;
 use client::{
-    certificate::{Error, Identity, Life, Wanted, new_key, obtain, self_signed, tls, until},
-    kube::Client,
+    certificate::{self, Error, Life, Wanted, new_key, obtain, self_signed, tls, until},
+    kube::{self, Client},
     transport::Transport,
 };
 use parking_lot::Mutex;
@@ -18,8 +18,11 @@ use crate::node::{join_token::JoinToken, kept::Kept};
 
 /// Until somebody has signed: who approves by hand needs that long.
 const CLIENT_BOUND: Duration = Duration::from_secs(600);
-/// A node's server does not wait longer for the cluster's signature; one of its own stands in for it.
+/// A node's server that has nothing to show does not wait longer for the cluster's signature; one of its own stands in for it.
 const SERVING_BOUND: Duration = Duration::from_secs(60);
+/// While there is something to show: kube-controller-manager approves no serving certificates, so that a person may have to. Upstream: `certificateWaitTimeout`;
+/// a minute less, since the kubelet gives up then.
+const APPROVAL_BOUND: Duration = Duration::from_secs(840);
 /// Of the first one: until the node has been registered, about.
 const FIRST_LIFE: Duration = Duration::from_secs(3);
 const OWN_LIFE: Duration = Duration::from_secs(3600);
@@ -45,7 +48,7 @@ impl Member {
     /// What the cluster says, in its words.
     pub async fn join(&self, invitation: &JoinToken) -> anyhow::Result<()> {
         let client = self.transport.with_token(&invitation.token.text())?.client();
-        self.renew(&client).await
+        self.obtain(&client, &self.kept.join_key()?).await
     }
 
     /// Renews the certificate before it ends, until the group stops.
@@ -64,32 +67,35 @@ impl Member {
                 pause = (pause * 2).min(RETRY_MAX);
             }
             // What was just written can be read.
-            life = self.kept.client().ok().flatten().and_then(|identity| identity.life().ok()).unwrap_or(life);
+            life = self.kept.client().ok().flatten().and_then(|identity| certificate::life(&identity).ok()).unwrap_or(life);
             tracing::info!(until = %life.to, "client certificate rotated");
         }
     }
 
-    /// As the node; once that is too late, with the token, if there is one that lasts.
-    async fn renew_once(&self, life: Life) -> anyhow::Result<()> {
+    /// As the node. Where the servers do not take its certificate any more, with the token, if there is one that lasts: whether it has expired is theirs to
+    /// say, whose clocks the cluster goes by.
+    pub async fn renew_once(&self, life: Life) -> anyhow::Result<()> {
+        let error = match self.renew(&self.transport.client()).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
         match &self.invitation {
-            Some(invitation) if life.is_over(Timestamp::now()) => {
-                let error = match self.join(invitation).await {
-                    Ok(()) => return Ok(()),
-                    Err(error) => error,
-                };
-                Err(error.context("the certificate has expired, and so, perhaps, has the token"))
+            Some(invitation) if is_refused(&error) || life.is_over(Timestamp::now()) => {
+                let joined = self.join(invitation).await;
+                joined.context("the certificate is not taken any more, and so, perhaps, is the token")
             }
-            None if life.is_over(Timestamp::now()) => {
-                let hint = "the certificate has expired: start the agent with a new --token (`skiff token create` on a server prints one)";
-                self.renew(&self.transport.client()).await.context(hint)
-            }
-            _ => self.renew(&self.transport.client()).await,
+            None if life.is_over(Timestamp::now()) => Err(error
+                .context("the certificate has expired: start the agent with a new --token (`skiff token create` on a server prints one)")),
+            _ => Err(error),
         }
     }
 
     pub async fn renew(&self, client: &Client) -> anyhow::Result<()> {
-        let key = self.kept.next_key()?;
-        let identity = obtain(client, &Wanted::node_client(&self.node), &key, CLIENT_BOUND).await?;
+        self.obtain(client, &self.kept.next_key()?).await
+    }
+
+    async fn obtain(&self, client: &Client, key: &str) -> anyhow::Result<()> {
+        let identity = obtain(client, &Wanted::node_client(&self.node), key, CLIENT_BOUND).await?;
         let shown = tls(&self.ca, Some(&identity)).map_err(anyhow::Error::msg)?;
         self.kept.set_client(&self.ca, &identity)?;
         self.transport.set_tls(shown);
@@ -103,33 +109,42 @@ impl Member {
         let (member, wanted) = (self.clone(), Wanted::node_serving(&self.node, vec![host_name.to_owned()], vec![address]));
         // What was kept is the first, so that a start needs no server.
         let first = self.kept.serving().ok().flatten().filter(|kept| is_good(kept, &wanted));
-        let held = Arc::new(Mutex::new(first.as_ref().and_then(|kept| kept.life().ok())));
+        let held = Arc::new(Mutex::new(first.as_ref().and_then(|kept| certificate::life(kept).ok())));
         let first = Arc::new(Mutex::new(first));
         Arc::new(move || {
             let (member, wanted, held) = (member.clone(), wanted.clone(), held.clone());
             let first = first.lock().take();
             Box::pin(async move {
                 if let Some(kept) = first {
-                    return Ok(issued(kept));
+                    return Ok(kept);
                 }
                 let last = *held.lock();
                 let identity = match last {
                     None => self_signed(&wanted, FIRST_LIFE, Timestamp::now()).map_err(|error| error.to_string())?,
                     Some(last) => member.serving_now(&wanted, last).await?,
                 };
-                *held.lock() = identity.life().ok();
-                Ok(issued(identity))
+                *held.lock() = certificate::life(&identity).ok();
+                Ok(identity)
             })
         })
     }
 
-    async fn signed(&self, wanted: &Wanted) -> Result<Identity, Error> {
-        obtain(&self.transport.client(), wanted, &new_key()?, SERVING_BOUND).await
+    /// For what is wanted; where others are called so as well, for the node's name, by which the API server knows it at any address.
+    async fn signed(&self, wanted: &Wanted, bound: Duration) -> Result<Identity, Error> {
+        let client = self.transport.client();
+        match obtain(&client, wanted, &new_key()?, bound).await {
+            Err(Error::Denied { reason, message, .. }) if reason == FOREIGN_ADDRESS => {
+                tracing::warn!(message, "the cluster does not sign for all that this machine is called; asking for the node's name alone");
+                let by_name = Wanted::node_serving(&self.node, vec![self.node.clone()], Vec::new());
+                obtain(&client, &by_name, &new_key()?, bound).await
+            }
+            done => done,
+        }
     }
 
     /// `held`: how long the last one is good. While it is, a failure is told; after it, a certificate of our own is better than none.
     async fn serving_now(&self, wanted: &Wanted, held: Life) -> Result<Identity, String> {
-        let error = match self.signed(wanted).await {
+        let error = match self.signed(wanted, patience(held, Timestamp::now())).await {
             Ok(identity) => {
                 self.kept.set_serving(&identity).map_err(|error| format!("{error:#}"))?;
                 return Ok(identity);
@@ -140,8 +155,31 @@ impl Member {
             return Err(error.to_string());
         }
         tell_own(&error);
-        self_signed(wanted, OWN_LIFE, Timestamp::now()).map_err(|error| error.to_string())
+        own(wanted, Timestamp::now()).map_err(|error| error.to_string())
     }
+}
+
+/// How long a signature is waited for: as long as what is held is good, within bounds.
+fn patience(held: Life, now: Timestamp) -> Duration {
+    Duration::try_from(held.to.duration_since(now)).unwrap_or_default().clamp(SERVING_BOUND, APPROVAL_BOUND)
+}
+
+/// It serves for [`OWN_LIFE`] from now; most of its life is over already, so that a signed one is asked for at once, and an approval is never missed.
+fn own(wanted: &Wanted, now: Timestamp) -> Result<Identity, Error> {
+    self_signed(wanted, 10 * OWN_LIFE, before(now, 9 * OWN_LIFE))
+}
+
+fn before(now: Timestamp, span: Duration) -> Timestamp {
+    now.checked_sub(span).unwrap_or(now)
+}
+
+/// Servers do not know who we are.
+fn is_refused(error: &anyhow::Error) -> bool {
+    let of_api = error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(Error::Create(error)) => Some(&**error),
+        _ => None,
+    });
+    matches!(of_api, Some(kube::Error::Api(status)) if status.code == 401)
 }
 
 fn tell_own(error: &Error) {
@@ -153,16 +191,26 @@ fn tell_own(error: &Error) {
 fn is_good(kept: &Identity, wanted: &Wanted) -> bool {
     let Ok(seen) = look(&kept.chain_pem) else { return false };
     let covers = wanted.dns.iter().all(|name| seen.dns.contains(name)) && wanted.addresses.iter().all(|one| seen.addresses.contains(one));
-    covers && kept.life().is_ok_and(|life| !life.is_over(Timestamp::now()))
-}
-
-fn issued(identity: Identity) -> kubelet::Issued {
-    kubelet::Issued { chain_pem: identity.chain_pem, key_pem: identity.key_pem }
+    covers && certificate::life(kept).is_ok_and(|life| !life.is_over(Timestamp::now()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_approves_by_hand_may_take_their_time_and_nothing_expired_is_shown_meanwhile() {
+        let (now, wanted) = (Timestamp::now(), Wanted::node_serving("a", vec!["a".into()], Vec::new()));
+        let stands_in = certificate::life(&own(&wanted, now).unwrap()).unwrap();
+        assert!(stands_in.renew_at(0.0) <= now && stands_in.renew_at(0.999) <= now, "a signed one is asked for at once");
+        assert!(!stands_in.is_over(now + OWN_LIFE - Duration::from_secs(2)) && stands_in.is_over(now + OWN_LIFE));
+        assert_eq!(patience(stands_in, now), APPROVAL_BOUND);
+        let first = Life { from: now, to: now + FIRST_LIFE };
+        assert_eq!(patience(first, now), SERVING_BOUND);
+        assert_eq!(patience(first, now + OWN_LIFE), SERVING_BOUND);
+        let ending = Life { from: now, to: now + Duration::from_secs(300) };
+        assert_eq!(patience(ending, now), Duration::from_secs(300));
+    }
 
     #[test]
     fn a_kept_certificate_serves_while_it_is_good_and_fits() {

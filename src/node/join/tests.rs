@@ -1,7 +1,10 @@
 //! Against a whole server of this process, over its sockets: what is under test is who becomes a node, and what those hear who do not.
 
 use api::k8s::api::core::v1::Node;
-use client::kube::{Api, api::PostParams};
+use client::{
+    certificate::Life,
+    kube::{Api, api::PostParams},
+};
 use serde_json::json;
 
 use super::*;
@@ -82,6 +85,16 @@ async fn a_machine_joins_by_token_and_is_a_node_from_then_on() {
 
     let again = joins(&agent(Some(&url), &[]), &a, &group).await.unwrap();
     assert_eq!(again.node, "a", "without a token, under the name it has");
+    // A clock that is ahead takes the certificate for expired. The server does not, and no token is needed.
+    let (ahead, late) =
+        (Member { invitation: Some(JoinToken::parse(&wrong, None).unwrap()), ..again }, Life { from: Timestamp::MIN, to: Timestamp::MIN });
+    ahead.renew_once(late).await.unwrap();
+    // Its certificate is lost: it is the machine that the name belongs to all the same, while its node is alive.
+    for file in ["kubelet-client.crt", "kubelet-client.key"] {
+        std::fs::remove_file(a.join(file)).unwrap();
+    }
+    let rejoined = joins(&agent(Some(&url), &["--token", &whole, "--node-name=a"]), &a, &group).await.unwrap();
+    assert_eq!(rejoined.node, "a");
     let error = joins(&agent(Some(&url), &["--node-name=c"]), &a, &group).await.err().unwrap().to_string();
     assert!(error.contains("skiff leave"), "{error}");
     let error = format!("{:#}", joins(&agent(None, &["--token", &other]), &a, &group).await.err().unwrap());

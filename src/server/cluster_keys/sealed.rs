@@ -5,8 +5,8 @@
 use std::num::NonZeroU32;
 
 use anyhow::{Context, bail, ensure};
-use api::bootstrap::Token;
-use apiserver::certs::{Pair, request::fingerprints};
+use api::{bootstrap::Token, certificate::Identity};
+use apiserver::certs::request::fingerprints;
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
     digest, pbkdf2, rand,
@@ -24,7 +24,7 @@ const SALT_BYTES: usize = 16;
 /// What all servers of a cluster have in common.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Keys {
-    pub authority: Pair,
+    pub authority: Identity,
     /// PKCS#8 PEM.
     pub service_account: String,
 }
@@ -57,8 +57,8 @@ impl Sealed {
     pub fn seal(keys: &Keys, token: &Token) -> anyhow::Result<Self> {
         let mut salt = vec![0; SALT_BYTES];
         rand::fill(&mut salt).map_err(|_| anyhow::anyhow!("the machine gives no random numbers"))?;
-        let fingerprint = fingerprint(&keys.authority.certificate);
-        let plain = json!({"ca.crt": keys.authority.certificate, "ca.key": keys.authority.key, "sa.key": keys.service_account});
+        let fingerprint = fingerprint(&keys.authority.chain_pem);
+        let plain = json!({"ca.crt": keys.authority.chain_pem, "ca.key": keys.authority.key_pem, "sa.key": keys.service_account});
         let mut bytes = plain.to_string().into_bytes();
         let nonce = key(token, &salt, ITERATIONS)?.seal_in_place_append_tag(Aad::from(fingerprint.as_bytes()), &mut bytes);
         let nonce = *nonce.map_err(|_| anyhow::anyhow!("the keys cannot be sealed"))?.as_ref();
@@ -75,8 +75,8 @@ impl Sealed {
         let Ok(plain) = key.open_in_place(nonce, Aad::from(self.fingerprint.as_bytes()), &mut bytes) else { return Ok(None) };
         let plain: Value = serde_json::from_slice(plain).context("what is sealed is no JSON")?;
         let of = |name: &str| plain[name].as_str().map(str::to_owned).with_context(|| format!("what is sealed lacks {name}"));
-        let authority = Pair { certificate: of("ca.crt")?, key: of("ca.key")? };
-        ensure!(fingerprint(&authority.certificate) == self.fingerprint, "what is sealed is another authority than it says");
+        let authority = Identity { chain_pem: of("ca.crt")?, key_pem: of("ca.key")? };
+        ensure!(fingerprint(&authority.chain_pem) == self.fingerprint, "what is sealed is another authority than it says");
         Ok(Some(Keys { authority, service_account: of("sa.key")? }))
     }
 
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     fn keys() -> Keys {
-        Keys { authority: Pair { certificate: "cert".into(), key: "key".into() }, service_account: "sa".into() }
+        Keys { authority: Identity { chain_pem: "cert".into(), key_pem: "key".into() }, service_account: "sa".into() }
     }
 
     #[test]

@@ -16,16 +16,15 @@ use futures::{
     TryFutureExt,
     future::{Either, MapErr},
 };
-use tokio::time::Instant;
 use tower::{BoxError, Service};
 
-use super::election::Time;
+use super::{clock::Clock, election::Time};
 
 /// Until when requests are sent. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Guard {
-    origin: Instant,
-    /// Milliseconds after `origin`.
+    clock: Clock,
+    /// Milliseconds of the clock.
     until: Arc<AtomicU64>,
 }
 
@@ -39,11 +38,11 @@ pub struct Guarded<S> {
 impl Guard {
     /// For who leads as long as it runs: nobody else could.
     pub fn always() -> Self {
-        Self { origin: Instant::now(), until: Arc::new(AtomicU64::new(u64::MAX)) }
+        Self { clock: Clock::default(), until: Arc::new(AtomicU64::new(u64::MAX)) }
     }
 
-    pub(super) fn new(origin: Instant) -> Self {
-        Self { origin, until: Arc::default() }
+    pub(super) fn new(clock: Clock) -> Self {
+        Self { clock, until: Arc::default() }
     }
 
     pub(super) fn set(&self, until: Option<Time>) {
@@ -53,7 +52,7 @@ impl Guard {
 
     pub fn leads(&self) -> bool {
         let until = self.until.load(Ordering::Acquire);
-        until == u64::MAX || self.origin.elapsed().as_millis() < u128::from(until)
+        until == u64::MAX || self.clock.now().as_millis() < u128::from(until)
     }
 
     /// The same service, for as long as the guard lets requests pass.

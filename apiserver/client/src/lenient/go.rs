@@ -5,10 +5,10 @@ use std::{fmt, sync::LazyLock};
 use api::time::Timestamp;
 use serde::{
     Deserializer,
-    de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor, value::StrDeserializer},
+    de::{self, DeserializeSeed, MapAccess, SeqAccess, Unexpected, Visitor, value::StrDeserializer},
     forward_to_deserialize_any,
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// What a part of the tree is read by.
 #[derive(Clone, Copy)]
@@ -39,9 +39,8 @@ static ZERO_TIME: LazyLock<Value> = LazyLock::new(|| "0001-01-01T00:00:00Z".into
 /// What Go takes for a time and our timestamps end before: 9999-12-31.
 static LAST_TIME: LazyLock<Value> = LazyLock::new(|| Timestamp::MAX.to_string().into());
 static ZERO: LazyLock<Value> = LazyLock::new(|| 0.into());
-
-/// Absent: every list and map of it is empty.
-struct Empty;
+/// What a null map holds.
+static NOTHING: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
 
 struct Items<'a>(std::iter::Enumerate<std::slice::Iter<'a, Value>>);
 
@@ -85,7 +84,22 @@ impl de::Error for Fault {
     }
 }
 
-impl Go<'_> {
+impl<'a> Go<'a> {
+    fn unexpected(self) -> Unexpected<'a> {
+        match self.0 {
+            Value::Null => Unexpected::Unit,
+            Value::Bool(b) => Unexpected::Bool(*b),
+            Value::String(s) => Unexpected::Str(s),
+            Value::Array(_) => Unexpected::Seq,
+            Value::Object(_) => Unexpected::Map,
+            Value::Number(n) => match (n.as_i64(), n.as_u64(), n.as_f64()) {
+                (Some(n), ..) => Unexpected::Signed(n),
+                (_, Some(n), _) => Unexpected::Unsigned(n),
+                (.., n) => Unexpected::Float(n.unwrap_or(0.0)),
+            },
+        }
+    }
+
     fn is_last_day(self) -> bool {
         self.0.as_str().is_some_and(|text| text.starts_with("9999-12-3") && text.parse::<Timestamp>().is_err())
     }
@@ -103,6 +117,7 @@ macro_rules! number {
     )*};
 }
 
+/// What reads a type is made again for each kind of list and map that it may be read from: there is one of each, empty or not.
 impl<'de> Deserializer<'de> for Go<'de> {
     type Error = Fault;
 
@@ -145,7 +160,12 @@ impl<'de> Deserializer<'de> for Go<'de> {
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        if self.0.is_null() { visitor.visit_seq(Empty) } else { self.deserialize_any(visitor) }
+        let items: &[Value] = match self.0 {
+            Value::Null => &[],
+            Value::Array(items) => items,
+            _ => return Err(de::Error::invalid_type(self.unexpected(), &visitor)),
+        };
+        visitor.visit_seq(Items(items.iter().enumerate()))
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Fault> {
@@ -157,7 +177,12 @@ impl<'de> Deserializer<'de> for Go<'de> {
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        if self.0.is_null() { visitor.visit_map(Empty) } else { self.deserialize_any(visitor) }
+        let entries = match self.0 {
+            Value::Null => &*NOTHING,
+            Value::Object(entries) => entries,
+            _ => return Err(de::Error::invalid_type(self.unexpected(), &visitor)),
+        };
+        visitor.visit_map(Entries { left: entries.iter(), value: None })
     }
 
     fn deserialize_struct<V: Visitor<'de>>(self, _: &'static str, _: &'static [&'static str], visitor: V) -> Result<V::Value, Fault> {
@@ -190,25 +215,5 @@ impl<'de> MapAccess<'de> for Entries<'de> {
     fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Fault> {
         let (key, value) = self.value.ok_or_else(|| <Fault as de::Error>::custom("a value without its key"))?;
         seed.deserialize(Go(value)).map_err(|fault| fault.at(Step::Key(key.clone())))
-    }
-}
-
-impl<'de> SeqAccess<'de> for Empty {
-    type Error = Fault;
-
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, _: T) -> Result<Option<T::Value>, Fault> {
-        Ok(None)
-    }
-}
-
-impl<'de> MapAccess<'de> for Empty {
-    type Error = Fault;
-
-    fn next_key_seed<T: DeserializeSeed<'de>>(&mut self, _: T) -> Result<Option<T::Value>, Fault> {
-        Ok(None)
-    }
-
-    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, _: T) -> Result<T::Value, Fault> {
-        Err(de::Error::custom("nothing has no values"))
     }
 }

@@ -4,9 +4,9 @@
 //! half, is as if it had never been told.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs,
-    io::{self, Write},
+    io::{self, Seek, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
@@ -16,6 +16,8 @@ use super::event::{Told, read};
 
 /// A file that is larger is not read, and none is written that large.
 pub const FILE_BYTES_MAX: u64 = 32 << 20;
+/// Names of files with tokens begin so, then comes what tells their pod, and another `-`.
+pub const TOKEN: &str = "token-";
 const MARK: u8 = b'@';
 const SUM_DIGITS: usize = 8;
 
@@ -24,6 +26,8 @@ const SUM_DIGITS: usize = 8;
 pub struct Collection {
     pub lines: BTreeMap<String, Vec<u8>>,
     pub revision: String,
+    /// So much of the file holds. What stands behind it was cut off, or never finished: nothing may be added to that.
+    pub bytes: u64,
 }
 
 /// Makes it where it is missing; nobody else may look into it.
@@ -35,9 +39,10 @@ pub fn private_dir(dir: &Path) -> io::Result<()> {
 /// `None` where there is none, or where nothing of it holds.
 pub fn load(path: &Path) -> Option<Collection> {
     let bytes = read_file(path)?;
-    let mut found = None;
+    let (mut found, mut at) = (None, 0);
     let mut since: Vec<(String, Option<Vec<u8>>)> = Vec::new();
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+        at += line.len() as u64;
         let Some(line) = checked(line) else {
             tracing::warn!(file = %path.display(), "what was kept is cut off or damaged; going on with what is whole");
             break;
@@ -50,7 +55,7 @@ pub fn load(path: &Path) -> Option<Collection> {
                     None => drop(collection.lines.remove(&key)),
                 }
             }
-            collection.revision = String::from_utf8_lossy(revision).into_owned();
+            (collection.revision, collection.bytes) = (String::from_utf8_lossy(revision).into_owned(), at);
             continue;
         }
         match read(line) {
@@ -90,7 +95,7 @@ pub fn replace(path: &Path, lines: impl Iterator<Item = Vec<u8>>, mark: Option<&
             // What stood there is of before, and would be taken for what is.
             let _ = fs::remove_file(&beside);
             let _ = fs::remove_file(path);
-            return Err(io::Error::other(format!("it is more than {} MiB", FILE_BYTES_MAX >> 20)));
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is more than {} MiB", FILE_BYTES_MAX >> 20)));
         }
     }
     let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -100,15 +105,43 @@ pub fn replace(path: &Path, lines: impl Iterator<Item = Vec<u8>>, mark: Option<&
     Ok(size)
 }
 
-/// Adds to the file, without waiting for the disk. Returns what it grew by.
-pub fn append(path: &Path, lines: impl Iterator<Item = Vec<u8>>, mark: &str) -> io::Result<u64> {
-    let mut out = io::BufWriter::new(fs::OpenOptions::new().append(true).open(path)?);
-    let mut size = 0;
+/// Adds to a file of which `at` bytes hold, without waiting for the disk. What stands behind them (of a write that failed half-way) goes. Returns its size.
+///
+/// # Errors
+/// Also where the file is not there, or shorter: it is not what was written.
+pub fn append(path: &Path, at: u64, lines: impl Iterator<Item = Vec<u8>>, mark: &str) -> io::Result<u64> {
+    let mut file = fs::OpenOptions::new().write(true).open(path)?;
+    let there = file.seek(io::SeekFrom::End(0))?;
+    if there < at {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is shorter than it was"));
+    }
+    if there > at {
+        file.set_len(at)?;
+        file.seek(io::SeekFrom::Start(at))?;
+    }
+    let mut out = io::BufWriter::new(file);
+    let mut size = at;
     for line in lines.chain([marked(mark)]) {
         size += write(&mut out, &line)?;
     }
     out.flush()?;
     Ok(size)
+}
+
+/// What [`append`] would add.
+pub fn bytes_of<'l>(lines: impl Iterator<Item = &'l Vec<u8>>, mark: &str) -> u64 {
+    let line = |length: usize| (length + SUM_DIGITS + 2) as u64;
+    lines.map(|text| line(text.len())).sum::<u64>() + line(mark.len() + 1)
+}
+
+/// Cuts off what stands behind the first `bytes` of a file. Needs no room.
+pub fn cut(path: &Path, bytes: u64) -> io::Result<()> {
+    let file = fs::OpenOptions::new().write(true).open(path)?;
+    if file.metadata()?.len() > bytes {
+        file.set_len(bytes)?;
+        file.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Removes files that are not `needed` and have not been written for `age`.
@@ -121,6 +154,20 @@ pub fn remove_others(dir: &Path, needed: &[PathBuf], age: Duration) -> io::Resul
         }
     }
     Ok(())
+}
+
+/// Files with tokens whose names begin with none of `pods`.
+pub fn tokens_but(dir: &Path, pods: &HashSet<String>) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for file in fs::read_dir(dir)? {
+        let file = file?;
+        let (name, path) = (file.file_name(), file.path());
+        let end = name.to_str().and_then(|name| Some((name, TOKEN.len() + name.strip_prefix(TOKEN)?.find('-')? + 1)));
+        if end.is_some_and(|(name, end)| !pods.contains(&name[..end])) {
+            found.push(path);
+        }
+    }
+    Ok(found)
 }
 
 fn marked(revision: &str) -> Vec<u8> {
@@ -172,9 +219,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         assert_eq!(names(&path), None);
-        replace(&path, [put("a", 1), put("b", 2)].into_iter(), Some("3")).unwrap();
-        append(&path, [put("c", 4), gone("a", 5)].into_iter(), "5").unwrap();
-        append(&path, [gone("b", 6)].into_iter(), "6").unwrap();
+        let at = replace(&path, [put("a", 1), put("b", 2)].into_iter(), Some("3")).unwrap();
+        let lines = [put("c", 4), gone("a", 5)];
+        let grown = bytes_of(lines.iter(), "5");
+        let at = (at, append(&path, at, lines.into_iter(), "5").unwrap());
+        assert_eq!(at.0 + grown, at.1);
+        let at = append(&path, at.1, [gone("b", 6)].into_iter(), "6").unwrap();
+        assert_eq!((at, load(&path).unwrap().bytes), (fs::metadata(&path).unwrap().len(), at));
         assert_eq!(names(&path), is("n/c", "6"));
         let whole = fs::read(&path).unwrap();
         let states = [None, is("n/a n/b", "3"), is("n/b n/c", "5"), is("n/c", "6")];
@@ -196,6 +247,24 @@ mod tests {
             fs::write(&path, nonsense).unwrap();
             assert_eq!(load(&path), None);
         }
+    }
+
+    #[test]
+    fn what_is_added_stands_behind_what_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let at = replace(&path, [put("a", 1)].into_iter(), Some("1")).unwrap();
+        // A disk that was full left half of what was to be added.
+        for torn in [&b"1234"[..], b"nonsense\n", &[0; 100]] {
+            fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(torn).unwrap();
+            assert_eq!(load(&path).unwrap().bytes, at);
+            append(&path, at, [put("b", 2)].into_iter(), "2").unwrap();
+            assert_eq!(names(&path), is("n/a n/b", "2"), "{torn:?}");
+            cut(&path, at).unwrap();
+            assert_eq!((names(&path), fs::metadata(&path).unwrap().len()), (is("n/a", "1"), at));
+        }
+        fs::write(&path, "short").unwrap();
+        assert!(append(&path, at, [put("b", 2)].into_iter(), "2").is_err(), "it is another file");
     }
 
     #[test]

@@ -22,6 +22,14 @@ const LINE_BYTES_MAX: usize = 32 << 20;
 const MODIFIED: &[u8] = br#"{"type":"MODIFIED""#;
 const ADDED: &[u8] = br#"{"type":"ADDED""#;
 
+/// What there is to do.
+pub enum News<'a> {
+    /// All of the collection, by namespace and name. To be written, as what follows.
+    Listed(&'a BTreeMap<String, Vec<u8>>),
+    Put,
+    Gone(&'a str),
+}
+
 /// A body that is read by whoever asked, and by us.
 pub struct Tee<F> {
     inner: Answer,
@@ -30,14 +38,19 @@ pub struct Tee<F> {
     line: Vec<u8>,
     /// While the list is told.
     listing: Option<BTreeMap<String, Vec<u8>>>,
-    /// Called when there is something to write.
     tell: F,
 }
 
-impl<F: Fn() + Unpin> Tee<F> {
+impl<F: Fn(News<'_>) + Unpin> Tee<F> {
     /// `from`: the revision that the watch goes on from; `None` where it begins with a list.
     pub fn new(inner: Answer, entry: Arc<Entry>, from: Option<&str>, tell: F) -> Self {
-        let claim = Claim::of(entry).filter(|claim| from.is_none_or(|from| claim.entry().stands_at(from)));
+        let mut claim = Claim::of(entry);
+        if let (Some(held), Some(from)) = (&claim, from)
+            && !held.entry().stands_at(from)
+        {
+            held.entry().fell_behind();
+            claim = None;
+        }
         Self { inner, claim, line: Vec::new(), listing: from.is_none().then(BTreeMap::new), tell }
     }
 
@@ -58,8 +71,16 @@ impl<F: Fn() + Unpin> Tee<F> {
             }
         }
         if self.line.len() > LINE_BYTES_MAX {
-            (self.claim, self.line) = (None, Vec::new());
+            self.lose();
         }
+    }
+
+    /// What comes now is not known any more.
+    fn lose(&mut self) {
+        if let Some(claim) = self.claim.take() {
+            claim.entry().fell_behind();
+        }
+        self.line = Vec::new();
     }
 
     fn event(&mut self, line: &[u8]) {
@@ -68,26 +89,27 @@ impl<F: Fn() + Unpin> Tee<F> {
             (Some(Told::Put { key, .. }), Some(all)) => drop(all.insert(key, as_added(line))),
             (Some(Told::Gone { key, .. }), Some(all)) => drop(all.remove(&key)),
             (Some(Told::End { revision }), Some(_)) => {
-                entry.listed(self.listing.take().unwrap_or_default(), revision);
-                (self.tell)();
+                let all = self.listing.take().unwrap_or_default();
+                (self.tell)(News::Listed(&all));
+                entry.listed(all, revision);
             }
             (Some(Told::Put { key, revision }), None) => {
                 entry.changed(key, Some(as_added(line)), line, revision);
-                (self.tell)();
+                (self.tell)(News::Put);
             }
             (Some(Told::Gone { key, revision }), None) => {
+                (self.tell)(News::Gone(&key));
                 entry.changed(key, None, line, revision);
-                (self.tell)();
             }
             (Some(Told::End { revision } | Told::Reached { revision }), None) => entry.reached(revision),
             (Some(Told::Reached { .. }), Some(_)) => {}
             // An error, or what we cannot read: what comes after it would not be all.
-            (None, _) => self.claim = None,
+            (None, _) => self.lose(),
         }
     }
 }
 
-impl<F: Fn() + Unpin> HttpBody for Tee<F> {
+impl<F: Fn(News<'_>) + Unpin> HttpBody for Tee<F> {
     type Data = Bytes;
     type Error = BoxError;
 

@@ -145,12 +145,78 @@ async fn a_token_is_had_again_where_no_server_is() {
     house.stop();
 }
 
+fn token_of(pod: &str, n: usize) -> TokenKey {
+    TokenKey { name: format!("/api/v1/namespaces/n/serviceaccounts/s/token#{pod}{n}"), pod: Some(pod.to_owned()) }
+}
+
+async fn keep(shelf: &Shelf, key: &TokenKey) {
+    drop(shelf.token(key, Response::new(whole("{}"))).await.unwrap());
+}
+
+fn files(dir: &Path) -> usize {
+    fs::read_dir(dir).unwrap().count()
+}
+
+#[tokio::test]
+async fn tokens_go_with_their_pods() {
+    let (dir, group) = (tempfile::tempdir().unwrap(), Group::new());
+    let shelf = Shelf::open(dir.path(), Duration::ZERO, &group).unwrap();
+    for (pod, n) in [("n/a", 1), ("n/a", 2), ("n/b", 1), ("n/c", 1)] {
+        keep(&shelf, &token_of(pod, n)).await;
+    }
+    assert_eq!(files(dir.path()), 4);
+    shelf.pods(&News::Gone("n/a"));
+    assert!(shelf.flush().await);
+    assert_eq!((files(dir.path()), shelf.0.entries.lock().len()), (2, 2));
+    // A pod of the same name begins anew.
+    keep(&shelf, &token_of("n/a", 3)).await;
+    assert!(shelf.flush().await);
+    assert_eq!(files(dir.path()), 3);
+    // A run that knows nothing of the files of the last, but which pods there are.
+    let next = Shelf::open(dir.path(), Duration::ZERO, &group).unwrap();
+    let pods = [("n/b".to_owned(), Vec::new())].into();
+    next.pods(&News::Listed(&pods));
+    keep(&next, &token_of("n/d", 1)).await;
+    assert!(next.flush().await);
+    assert!(next.token_again(&token_of("n/b", 1)).await.is_some(), "its pod is there");
+    assert!(next.token_again(&token_of("n/d", 1)).await.is_some(), "its pod came after the list");
+    assert!(next.token_again(&token_of("n/c", 1)).await.is_none());
+    assert_eq!(files(dir.path()), 2);
+    group.stop();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_makes_room_for_what_is_new() {
+    let (dir, group) = (tempfile::tempdir().unwrap(), Group::new());
+    let shelf = Shelf::open(dir.path(), Duration::ZERO, &group).unwrap();
+    let watched = shelf.entry("/api/v1/pods?").unwrap();
+    let claim = entry::Claim::of(watched).unwrap();
+    for n in 0..ENTRIES_MAX + 10 {
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(shelf.entry_of(&n.to_string(), Some("n/a")).is_some(), "{n}");
+    }
+    let has = |key: &str| shelf.0.entries.lock().contains_key(key);
+    assert_eq!(shelf.0.entries.lock().len(), ENTRIES_MAX);
+    assert!(has("/api/v1/pods?") && !has("0") && !has("10") && has("11") && has(&(ENTRIES_MAX + 9).to_string()));
+    drop(claim);
+    group.stop();
+}
+
+#[test]
+fn a_token_is_its_pods() {
+    let path = "/api/v1/namespaces/ns/serviceaccounts/s/token";
+    let of =
+        |kind: &str, name: &str| pod_of(path, json!({"spec": {"boundObjectRef": {"kind": kind, "name": name}}}).to_string().as_bytes());
+    assert_eq!(of("Pod", "a"), Some("ns/a".into()));
+    assert_eq!((of("Secret", "a"), of("Pod", ""), pod_of(path, b"{}"), pod_of(path, b"x")), (None, None, None, None));
+}
+
 #[test]
 fn what_is_kept_is_what_nodes_watch() {
     let asked = |method: Method, uri: &str| match asked(&Request::builder().method(method).uri(uri).body(Body::empty()).unwrap()) {
         Asked::Listing(key) => format!("all of {key}"),
         Asked::Resuming(key, from) => format!("{key} from {from}"),
-        Asked::Token => "token".into(),
+        Asked::Token(_) => "token".into(),
         Asked::Other => "-".into(),
     };
     let cases = [

@@ -19,7 +19,8 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use super::*;
-use crate::certificate::{Identity, tls};
+use crate::certificate::tls;
+use api::certificate::Identity;
 
 /// One authority for all tests.
 static AUTHORITY: LazyLock<(String, String)> = LazyLock::new(|| {

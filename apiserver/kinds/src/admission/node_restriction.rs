@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use api::{GroupResource, Key, Status};
+use api::{GroupResource, Key, Status, annotations::CONFIG_MIRROR};
 use apiserver::identity::{Admission, Operation, Review};
 use async_trait::async_trait;
 use serde_json::Value;
@@ -14,8 +14,6 @@ use crate::{
     auth::node::{first_reference, node_name},
     common::{Read, read},
 };
-
-const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// Labels under kubernetes.io and k8s.io that a node may set on itself (`kubelet/pkg/apis/well_known_labels.go`).
 const OWN_LABELS: [&str; 12] = [
@@ -87,8 +85,8 @@ fn pod(node: &str, review: &Review<'_>) -> Result<(), Status> {
 
 fn mirror_pod(node: &str, pod: &Value) -> Verdict {
     let metadata = pod.at("metadata");
-    if metadata.at("annotations").at(MIRROR).is_none() {
-        return Err(format!("pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"));
+    if metadata.at("annotations").at(CONFIG_MIRROR).is_none() {
+        return Err(format!("pod does not have {CONFIG_MIRROR:?} annotation, node {node:?} can only create mirror pods"));
     }
     if pod.at("spec").text("nodeName") != node {
         return Err(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
@@ -197,6 +195,10 @@ fn own_node_update(node: &str, new: &Value, old: &Value) -> Verdict {
     if !same("spec", "taints") {
         return Err(format!("node {node:?} is not allowed to modify taints"));
     }
+    // It may be set once, from nothing: by who gives ranges out, and by no node, which could take one that others need.
+    if !same("spec", "podCIDR") || !same("spec", "podCIDRs") {
+        return Err(format!("node {node:?} is not allowed to choose its podCIDR"));
+    }
     if !same("metadata", "ownerReferences") {
         return Err(format!("node {node:?} is not allowed to modify ownerReferences"));
     }
@@ -303,6 +305,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_node_takes_no_range() {
+        let node = |range: Option<&str>| json!({"metadata": {"name": "a"}, "spec": {"podCIDR": range, "podCIDRs": range.map(|one| [one])}});
+        let (none, half) = (json!({"metadata": {"name": "a"}, "spec": {}}), "10.244.128.0/17");
+        // Half of the cluster's: no node that comes later would have one.
+        assert!(own_node_update("a", &node(Some(half)), &none).unwrap_err().contains("podCIDR"));
+        assert_eq!(own_node_update("a", &node(Some(half)), &node(Some(half))), Ok(()));
+        assert_eq!(own_node_update("a", &none, &none), Ok(()));
+    }
+
+    #[test]
     fn labels_of_the_system_are_not_the_nodes() {
         let cases = [
             ("app", true),
@@ -343,7 +355,7 @@ mod tests {
     #[test]
     fn mirror_pods_belong_to_their_node() {
         let good = json!({
-            "metadata": {"annotations": {MIRROR: "x"}, "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n", "controller": true}]},
+            "metadata": {"annotations": {CONFIG_MIRROR: "x"}, "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n", "controller": true}]},
             "spec": {"nodeName": "n"},
         });
         assert_eq!(mirror_pod("n", &good), Ok(()));

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use api::{GroupResource, Key, Status};
+use api::{GroupResource, Key, Status, annotations::CONFIG_MIRROR};
 use apiserver::{
     engine::Object,
     identity::{Admission, Operation, Review},
@@ -29,7 +29,6 @@ const VOLUME: &str = "kube-api-access";
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// A year in practice: see the token's `warnafter`.
 const TOKEN_SECONDS: i64 = 3607;
-const MIRROR: &str = "kubernetes.io/config.mirror";
 const MOUNTABLE: &str = "kubernetes.io/enforce-mountable-secrets";
 /// The default account is made by a controller right after its namespace: it is waited for, this often, this long each.
 const TRIES: usize = 10;
@@ -88,7 +87,7 @@ impl Admission for ServiceAccount {
 }
 
 fn is_mirror(pod: &Value) -> bool {
-    pod.at("metadata").at("annotations").at(MIRROR).is_some()
+    pod.at("metadata").at("annotations").at(CONFIG_MIRROR).is_some()
 }
 
 fn mirror_stands_alone(pod: &Value) -> Result<(), &'static str> {

@@ -227,7 +227,7 @@ mod tests {
     }
 
     fn issued() -> String {
-        let pem = apiserver::certs::issue::authority("x", api::time::Timestamp::now()).unwrap().certificate;
+        let pem = apiserver::certs::issue::authority("x", api::time::Timestamp::now()).unwrap().chain_pem;
         BASE64_STANDARD.encode(pem)
     }
 

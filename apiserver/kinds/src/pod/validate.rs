@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use api::field_errors::FieldErrors;
+use api::{annotations::CONFIG_MIRROR, field_errors::FieldErrors};
 use serde_json::Value;
 
 use crate::{
@@ -127,7 +127,7 @@ fn label(value: &str, path: Path<'_>, causes: &mut FieldErrors) {
 
 /// `ValidatePodSpecificAnnotations`
 fn annotations(annotations: Option<&Value>, spec: &Value, causes: &mut FieldErrors) {
-    let (mirror, cost) = ("kubernetes.io/config.mirror", "controller.kubernetes.io/pod-deletion-cost");
+    let (mirror, cost) = (CONFIG_MIRROR, "controller.kubernetes.io/pod-deletion-cost");
     let path = Path::new("metadata.annotations");
     if annotations.at(mirror).is_some() && spec.text("nodeName").is_empty() {
         causes.invalid(path.key(mirror), annotations.text(mirror), "must set spec.nodeName if mirror pod annotation is set");

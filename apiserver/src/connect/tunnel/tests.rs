@@ -82,8 +82,9 @@ async fn streams_are_bounded_and_each_that_ends_makes_room() {
         all.push(opened(&tunnels, "n1").await);
     }
     echoes(all.last_mut().unwrap(), "the last").await;
-    let refused = tunnels.open("n1").await.unwrap().err().unwrap().to_string();
-    assert_eq!(refused, "through the node's tunnel: 256 streams are open");
+    let Some(Err(NoStream::Lost(refused))) = tunnels.open("n1").await else { panic!() };
+    assert_eq!(refused.to_string(), "through the node's tunnel: 256 streams are open");
+    assert_eq!(tunnels.len(), 1, "a tunnel that is full is not dead");
     drop(all.pop());
     echoes(&mut opened(&tunnels, "n1").await, "room").await;
     echoes(&mut all[0], "the first").await;
@@ -119,6 +120,24 @@ async fn who_is_silent_for_too_long_is_gone() {
     sleep(PING / 2 + PONG_BOUND + Duration::from_secs(1)).await;
     assert!(tunnels.is_empty(), "nobody has answered");
     drop(silent);
+}
+
+/// A machine that lost its power, a router that forgot: nothing comes back, and nothing says so.
+#[tokio::test(start_paused = true)]
+async fn who_calls_through_a_dead_tunnel_knows_it_in_seconds_and_nobody_after_that_waits() {
+    let (tunnels, group) = (Arc::<Tunnels>::default(), Group::new());
+    let silent = offered(&tunnels, "n1", &group);
+    eventually("a tunnel", || tunnels.len() == 1).await;
+    let began = Instant::now();
+    assert!(matches!(tunnels.open("n1").await, Some(Err(NoStream::Lost(_)))));
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(tunnels.open("n1").await.is_none(), "the way by the node's address");
+    // An agent that is there calls again.
+    agent(offered(&tunnels, "n1", &group), false, &group);
+    eventually("another", || tunnels.len() == 1).await;
+    echoes(&mut opened(&tunnels, "n1").await, "through the new one").await;
+    drop(silent);
+    group.stop();
 }
 
 #[tokio::test]

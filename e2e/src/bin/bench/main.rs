@@ -1,6 +1,6 @@
 //! One or two API servers -> what each thing they do costs, as a table; every row checks what was done.
 //!
-//! `cargo run --release -p e2e --bin bench -- --skiff target/dist/skiff`; `--help` says the rest. Wrong results fail it, time never does.
+//! `cargo run --profile bench -p e2e --bin bench -- --skiff target/dist/skiff`; `--help` says the rest. Wrong results fail it, time never does.
 
 mod args;
 mod conn;

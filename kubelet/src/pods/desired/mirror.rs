@@ -9,6 +9,7 @@ use std::{
 
 use api::{
     Key,
+    annotations::{CONFIG_HASH, CONFIG_MIRROR},
     k8s::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::OwnerReference},
 };
 use client::kube::Client;
@@ -17,10 +18,6 @@ use crate::{
     meta,
     pods::status::api_calls::{self, Answer, key},
 };
-
-const CONFIG_HASH: &str = "kubernetes.io/config.hash";
-/// What the API calls a static pod's shadow.
-pub const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// The mirror pods that the API has, and those that are being made or deleted.
 #[derive(Default)]

@@ -4,13 +4,11 @@
 
 use std::collections::BTreeSet;
 
-use api::Key;
+use api::{Key, annotations::CONFIG_MIRROR};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 
 use super::{Thing, What};
-
-const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// All of a pod that matters here. Null is as good as absent everywhere.
 #[derive(Default, Deserialize)]
@@ -161,7 +159,7 @@ impl Pod {
     /// All that it gives its node to read besides itself. A mirror pod gives nothing: the node made it.
     pub fn things(&self, key: &Key) -> BTreeSet<Thing> {
         let annotations = self.metadata.as_ref().and_then(|metadata| metadata.annotations.as_ref());
-        let is_mirror = annotations.is_some_and(|all| all.contains_key(MIRROR));
+        let is_mirror = annotations.is_some_and(|all| all.contains_key(CONFIG_MIRROR));
         if is_mirror { BTreeSet::new() } else { self.references(key) }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use api::field_errors::FieldErrors;
+use api::{annotations::CONFIG_MIRROR, field_errors::FieldErrors};
 use serde_json::{Value, json};
 
 use super::scheduling;
@@ -16,7 +16,6 @@ mod diff;
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
-const MIRROR: &str = "kubernetes.io/config.mirror";
 const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
 
 /// Runs after the new pod has been validated by itself.
@@ -53,7 +52,7 @@ pub fn annotations(new: &Value, old: &Value, causes: &mut FieldErrors) {
         if key.starts_with(APP_ARMOR) {
             causes.forbidden(path.key(key), &format!("may not {verb} AppArmor annotations"));
         }
-        if key == MIRROR {
+        if key == CONFIG_MIRROR {
             causes.forbidden(path.key(key), &format!("may not {verb} mirror pod annotation"));
         }
     };
@@ -181,7 +180,7 @@ mod tests {
     type Change = fn(&mut Value);
 
     fn causes(change: impl Fn(&mut Value)) -> Vec<String> {
-        let old = json!({"metadata": {"annotations": {MIRROR: "x"}}, "spec": {
+        let old = json!({"metadata": {"annotations": {CONFIG_MIRROR: "x"}}, "spec": {
             "containers": [{"name": "a", "image": "x:1", "stdin": false}], "activeDeadlineSeconds": 10, "nodeName": "n",
             "tolerations": [{"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1}]}});
         let mut new = old.clone();

@@ -18,7 +18,7 @@ const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 
 pub async fn by_token(ctx: &Ctx<'_>) -> Found {
     let bin = ctx.binary()?;
-    let subject = ctx.subject().await?;
+    let subject = ctx.subject_with(&scale::WIDE).await?;
     let count = ctx.scale.of(50, 2000);
     let before = usage(&subject.pids);
     let token = token(&bin, &subject).await?;

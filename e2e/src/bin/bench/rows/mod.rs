@@ -1,5 +1,6 @@
 //! The rows of the table, and what they have in common.
 
+mod apart;
 mod crash;
 mod custom;
 mod dns;
@@ -54,6 +55,8 @@ pub const ROWS: &[Row] = &[
     row!("idle", idle::bare, "memory, CPU and bytes written of a server that has nothing to do"),
     row!("idle-hollow", hollow::idle, "the same with 100 hollow nodes"),
     row!("idle-up", idle::whole, "the same of `skiff up`: with node agent, proxy and DNS"),
+    row!("idle-agent", apart::agent, "an agent alone on a machine (a namespace), its server on another"),
+    row!("idle-etcd", apart::beside_etcd, "a server whose objects are in etcd, which is another process"),
     row!("loaded", idle::loaded, "memory with 1,000 nodes, 30,000 pods and 10,000 ConfigMaps"),
     row!("create", writes::create, "1 KiB ConfigMaps, durable, over 1, 64 and 512 connections"),
     row!("get", writes::get, "one of them"),

@@ -20,7 +20,7 @@ const PODS_PER_NODE: usize = 110;
 /// Objects of a page of a list.
 const PAGE: usize = 2000;
 /// Room for 65,536 nodes.
-const WIDE: [&str; 2] = ["--cluster-cidr", "10.0.0.0/8"];
+pub const WIDE: [&str; 2] = ["--cluster-cidr", "10.0.0.0/8"];
 
 /// Hollow nodes that all join at once.
 pub async fn nodes(ctx: &Ctx<'_>) -> Found {

@@ -11,6 +11,8 @@ use crate::cluster::BOUND;
 
 const PAGE: &str = "docs/nodes.md";
 const CIDR: &str = "10.8.0.0/24";
+/// Longer than a name is kept for a key.
+const STAYS_BOUND: Duration = Duration::from_secs(240);
 /// Of several servers; never of agents.
 const KEYS_TOKEN: &str = "abcdef.0123456789abcdef";
 const AGENTS_TOKEN: &str = "fedcba.0123456789abcdef";
@@ -57,7 +59,7 @@ fn commands(text: &str) -> Vec<(usize, String)> {
             in_block = !in_block;
         } else if in_block {
             let command = line.split(" #").next().unwrap_or_default().trim();
-            all.extend((!command.is_empty()).then(|| (number, command.to_owned())));
+            all.extend((!command.is_empty() && !command.starts_with('#')).then(|| (number, command.to_owned())));
         } else {
             let spans = line.split('`').skip(1).step_by(2).map(str::to_owned);
             let typed = spans.filter(|span| span.contains(' ') && !span.starts_with('-') && !NO_COMMANDS.contains(&span.as_str()));
@@ -100,7 +102,7 @@ fn run(machine: &Machine<'_>, command: &str) -> String {
 /// A command that stays in the foreground, once it has said this.
 async fn stays(machine: &Machine<'_>, command: &str, until: &str) -> Background {
     let started = machine.background(&typed(&format!("exec {command}")));
-    eventually(&format!("on {}: {command}: {until}", machine.name()), BOUND, async || {
+    eventually(&format!("on {}: {command}: {until}", machine.name()), STAYS_BOUND, async || {
         let said = started.said();
         if said.contains(until) { Ok(()) } else { Err(said) }
     })
@@ -174,7 +176,9 @@ async fn joining(page: &mut Page, world: &World, server: &Machine<'_>, spare: &M
     run(server, &page.next("kubectl delete node NAME", &[("NAME", "agent")]));
     agent.boot();
     install(world, &agent);
-    let joined = stays(&agent, join.trim(), "node agent is Ready").await;
+    // Its name is kept for the key of a moment ago, for two minutes: until then it is refused.
+    let again = format!("sh -c 'until {}; do sleep 2; done'", join.trim());
+    let joined = stays(&agent, &again, "node agent is Ready").await;
     becomes(server, "kubectl get node agent --no-headers", " Ready ").await;
     // Mentioned before it is run.
     page.next("skiff up", &[]);

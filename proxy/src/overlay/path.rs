@@ -12,6 +12,8 @@ use super::mtu::LONGEST;
 
 /// How long an answer is waited for.
 const PROBE: Duration = Duration::from_millis(400);
+/// Until a host sends another such answer to the same one (net.ipv4.icmp_ratelimit).
+const RATE: Duration = Duration::from_millis(1200);
 /// Headers of IPv4 and UDP.
 const HEADERS: u32 = 28;
 /// Where traceroute sends to: nobody listens there, and the kernel says so.
@@ -30,25 +32,28 @@ pub fn path_mtu(server: Ipv4Addr, port: u16, mtu: u32) -> Option<u32> {
     if told < mtu {
         return Some(told);
     }
-    let answered = |length: u32| probe(server, NOBODYS, length).is_ok_and(|(_, answered)| answered);
-    // Answers are few (net.ipv4.icmp_ratelimit): each is asked for once.
-    if answered(mtu) || !answered(SHORT) {
+    let answered = |length: u32, wait: Duration| probe(server, NOBODYS, length, wait).is_ok_and(|(_, answered)| answered);
+    if answered(mtu, PROBE) || !answered(SHORT, PROBE) {
         return Some(mtu);
     }
-    Some(USUAL.into_iter().filter(|length| *length < mtu).find(|length| answered(*length)).unwrap_or(SHORT))
+    // Answers are few: one that does not come has to be waited for until another may be sent.
+    if answered(mtu, RATE) || answered(mtu, RATE) || !answered(SHORT, RATE) {
+        return Some(mtu);
+    }
+    Some(USUAL.into_iter().filter(|length| *length < mtu).find(|length| answered(*length, RATE)).unwrap_or(SHORT))
 }
 
 /// What the kernel knows after one long packet was sent.
 fn told_mtu(server: Ipv4Addr, port: u16, mtu: u32) -> Option<u32> {
-    let (socket, _) = probe(server, port, mtu).ok()?;
+    let (socket, _) = probe(server, port, mtu, PROBE).ok()?;
     getsockopt(&socket, IpMtu).ok().and_then(|found| u32::try_from(found).ok()).map(|found| found.min(mtu))
 }
 
 /// Whether the other end said that nobody listens there: it has the packet.
-fn probe(server: Ipv4Addr, port: u16, length: u32) -> io::Result<(UdpSocket, bool)> {
+fn probe(server: Ipv4Addr, port: u16, length: u32, wait: Duration) -> io::Result<(UdpSocket, bool)> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect((server, port))?;
-    socket.set_read_timeout(Some(PROBE))?;
+    socket.set_read_timeout(Some(wait))?;
     let packet = vec![0; length.saturating_sub(HEADERS) as usize];
     match socket.send(&packet) {
         // The kernel knows already that it is too long.
@@ -67,6 +72,6 @@ mod tests {
     fn the_loopback_takes_what_it_says() {
         assert_eq!(path_mtu(Ipv4Addr::LOCALHOST, 9, 1500), Some(1500));
         assert_eq!(path_mtu(Ipv4Addr::LOCALHOST, 9, 65_536), Some(LONGEST), "a packet is no longer, whatever the device takes");
-        assert!(probe(Ipv4Addr::LOCALHOST, NOBODYS, SHORT).unwrap().1, "nobody listens there");
+        assert!(probe(Ipv4Addr::LOCALHOST, NOBODYS, SHORT, PROBE).unwrap().1, "nobody listens there");
     }
 }

@@ -12,6 +12,8 @@ pub mod certificatesigningrequest;
 pub mod common;
 pub mod config;
 pub mod configmap;
+pub mod csidriver;
+pub mod csinode;
 pub mod customresourcedefinition;
 pub mod deployment;
 pub mod endpoints;
@@ -33,6 +35,7 @@ pub mod priorityclass;
 pub mod replicaset;
 pub mod replicationcontroller;
 pub mod roles;
+pub mod runtimeclass;
 pub mod schema;
 pub mod secret;
 pub mod service;
@@ -72,6 +75,8 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     // networking.k8s.io
     |_| ipaddress::kind(),
     |_| servicecidr::kind(),
+    // node.k8s.io
+    |_| runtimeclass::kind(),
     // policy
     |_| poddisruptionbudget::kind(),
     // rbac.authorization.k8s.io
@@ -81,6 +86,9 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| roles::role_binding(),
     // scheduling.k8s.io
     |_| priorityclass::kind(),
+    // storage.k8s.io
+    |_| csidriver::kind(),
+    |_| csinode::kind(),
 ];
 
 /// All that is served: the table, the token subresource, and the reviews.

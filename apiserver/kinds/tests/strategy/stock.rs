@@ -216,6 +216,7 @@ pub fn body(kind: &Kind, namespace: &str, name: &str) -> Value {
         "events" => json!({"involvedObject": {"kind": "Pod", "namespace": namespace, "name": "x"}, "reason": "x", "type": "Normal"}),
         "endpointslices" => json!({"addressType": "IPv4", "endpoints": [], "ports": []}),
         "poddisruptionbudgets" => json!({"spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "other"}}}}),
+        "runtimeclasses" => json!({"handler": "x"}),
         "priorityclasses" => json!({"value": 1}),
         "ipaddresses" => json!({"spec": {"parentRef": {"group": "x.example", "resource": "things", "name": "x"}}}),
         "servicecidrs" => json!({"spec": {"cidrs": ["10.9.0.0/24"]}}),

@@ -14,6 +14,7 @@ pub mod config;
 pub mod configmap;
 pub mod csidriver;
 pub mod csinode;
+pub mod csistoragecapacity;
 pub mod customresourcedefinition;
 pub mod deployment;
 pub mod endpoints;
@@ -21,6 +22,7 @@ pub mod endpointslice;
 pub mod event;
 pub mod eviction;
 pub mod flow;
+pub mod ingressclass;
 pub mod ipaddress;
 pub mod lease;
 pub mod limitrange;
@@ -41,6 +43,7 @@ pub mod secret;
 pub mod service;
 pub mod serviceaccount;
 pub mod servicecidr;
+pub mod storageclass;
 
 pub use config::Config;
 
@@ -73,6 +76,7 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     // events.k8s.io
     |_| event::events_kind(),
     // networking.k8s.io
+    |_| ingressclass::kind(),
     |_| ipaddress::kind(),
     |_| servicecidr::kind(),
     // node.k8s.io
@@ -89,6 +93,8 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     // storage.k8s.io
     |_| csidriver::kind(),
     |_| csinode::kind(),
+    |_| csistoragecapacity::kind(),
+    |_| storageclass::kind(),
 ];
 
 /// All that is served: the table, the token subresource, and the reviews.

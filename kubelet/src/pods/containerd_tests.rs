@@ -221,13 +221,17 @@ async fn a_pod_runs_with_the_handler_of_its_runtime_class_or_is_told_why_not() {
         for (name, handler) in [("plain", "runc"), ("other", "no-such-runtime"), ("gone", "runc")] {
             let class = json!({"metadata": {"name": name}, "handler": handler});
             classes.create(&PostParams::default(), &serde_json::from_value(class).unwrap()).await.unwrap();
-            if name == "gone" {
-                classes.delete(name, &DeleteParams::default()).await.unwrap();
-            }
-            let spec = json!({"nodeName": NODE, "hostNetwork": true, "automountServiceAccountToken": false, "runtimeClassName": name,
+            let spec = json!({"hostNetwork": true, "automountServiceAccountToken": false, "runtimeClassName": name,
                 "terminationGracePeriodSeconds": 1, "containers": [{"name": "c", "image": IMAGE, "command": ["sleep", "1000"]}]});
             let pod: Pod = serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec})).unwrap();
             kubelet.pods().create(&PostParams::default(), &pod).await.unwrap();
+        }
+        classes.delete("gone", &DeleteParams::default()).await.unwrap();
+        for name in ["plain", "other", "gone"] {
+            let binding =
+                json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": {"kind": "Node", "name": NODE}});
+            let (pods, options) = (kubelet.pods(), PostParams::default());
+            pods.create_subresource::<Value, Value>("binding", name, &options, &binding).await.unwrap();
         }
         kubelet.until("plain", |p| phase(p) == "Running").await;
         let sandboxes = kubelet.agent.runtime.list_pod_sandbox(cri::ListPodSandboxRequest::default()).await.unwrap().items;

@@ -248,8 +248,9 @@ mod tests {
         are(&mut servers, 2).await;
         first.leave().await;
         assert_eq!(endpoints(&door.engine).await, ["10.0.0.3"], "at once");
-        let found = door.engine.get(&GroupResource::new("", "endpoints"), &Key::new("default", "kubernetes")).await.unwrap().value();
-        let told = &found["metadata"]["annotations"][api::csr::SERVING_NAMES];
+        let key = Key::new("kube-system", api::csr::SERVING_NAMES);
+        let found = door.engine.get(&GroupResource::new("", "configmaps"), &key).await.unwrap().value();
+        let told = &found["data"][api::csr::SERVING_NAMES_KEY];
         assert_eq!(told, "10.0.0.1,10.0.0.2,10.0.0.3,vip.example", "those that are gone as well: no node takes their names");
         let slices = door.engine.cached_list(&GroupResource::new("discovery.k8s.io", "endpointslices"), Some("default"));
         assert_eq!(slices.len(), 1);

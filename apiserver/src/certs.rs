@@ -261,8 +261,9 @@ fn admin() -> Subject {
     client("kubernetes-admin", Some("system:masters"))
 }
 
+/// In no group: it may call node agents (the cluster role `system:kubelet-api-admin` is bound to its name) and nothing else, whoever it is shown to.
 fn kubelet_client() -> Subject {
-    client("kube-apiserver-kubelet-client", Some("system:masters"))
+    client("kube-apiserver-kubelet-client", None)
 }
 
 fn client(common_name: &str, organization: Option<&str>) -> Subject {
@@ -420,6 +421,22 @@ mod tests {
         let second = Certs::open(dir.path(), &more).unwrap();
         assert_ne!(first.leaves().serving, second.leaves().serving);
         assert_eq!(first.leaves().admin, second.leaves().admin);
+    }
+
+    /// What an older skiff made was of the administrators' group.
+    #[test]
+    fn a_leaf_of_a_group_that_it_should_not_be_of_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Certs::open(dir.path(), &names()).unwrap();
+        let mut older = kubelet_client();
+        older.organization = Some("system:masters".into());
+        let older = issue::leaf(&first.authority, &older, Timestamp::now()).unwrap();
+        std::fs::write(dir.path().join("apiserver-kubelet-client.crt"), &older.chain_pem).unwrap();
+        std::fs::write(dir.path().join("apiserver-kubelet-client.key"), &older.key_pem).unwrap();
+        let again = Certs::open(dir.path(), &names()).unwrap().leaves();
+        assert_eq!(look(&again.kubelet_client.chain_pem).unwrap().organizations, Vec::<String>::new());
+        assert_eq!((&again.admin, &again.serving), (&first.leaves().admin, &first.leaves().serving));
+        assert_eq!(look(&again.admin.chain_pem).unwrap().organizations, ["system:masters"]);
     }
 
     #[test]

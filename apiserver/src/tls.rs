@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use api::{
     certificate::Identity,
-    csr::{NODES_GROUP, SOURCE_ADDRESS},
+    csr::{CERTIFICATE_SINCE, NODES_GROUP, SOURCE_ADDRESS},
     time::Timestamp,
 };
 use parking_lot::RwLock;
@@ -226,8 +226,12 @@ fn shown(der: &[u8], parsed: &X509Certificate<'_>) -> Shown {
     }
     let digest: String = Sha256::digest(der).iter().map(|b| format!("{b:02x}")).collect();
     let credential = ("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={digest}")]);
-    let groups = parsed.subject().iter_organization().map(text).collect();
-    let user = User { name, uid: String::new(), groups, extra: BTreeMap::from([credential]) };
+    let groups: Vec<String> = parsed.subject().iter_organization().map(text).collect();
+    let mut extra = BTreeMap::from([credential]);
+    if groups.iter().any(|group| group == NODES_GROUP) {
+        extra.insert(CERTIFICATE_SINCE.to_owned(), vec![parsed.validity().not_before.timestamp().to_string()]);
+    }
+    let user = User { name, uid: String::new(), groups, extra };
     Shown::Good { user: User::authenticated(user.into()), not_after: parsed.validity().not_after.timestamp() }
 }
 

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use store::{Error, Events, Op, Range, Rev, Store, Txn};
 use tokio::{
     sync::{Mutex, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 /// Upstream's (`storage_factory`: `StorageBackend.Prefix` and `masterleases`).
@@ -27,6 +27,8 @@ const LEASE: Duration = Duration::from_secs(12);
 const RENEW_EACH: Duration = Duration::from_secs(4);
 /// After a round that failed.
 const RETRY_EACH: Duration = Duration::from_secs(1);
+/// Between rounds, whatever others write: several servers that answer each other's writes do so at this pace.
+const ROUNDS_APART: Duration = Duration::from_secs(1);
 /// For taking our own address out, when we end.
 const REMOVE_BOUND: Duration = Duration::from_secs(2);
 
@@ -47,7 +49,7 @@ impl Masters {
     /// Resolves once our own address is among the endpoints, and keeps it there until the group stops.
     ///
     /// # Errors
-    /// The first write failed.
+    /// Another server has our address, or the first write failed.
     pub async fn start(
         engine: &Arc<Engine>,
         store: &Arc<dyn Store>,
@@ -55,18 +57,50 @@ impl Masters {
         names: BTreeSet<String>,
         group: &Group,
     ) -> anyhow::Result<Arc<Self>> {
-        let this = Arc::new(Self {
-            engine: engine.clone(),
-            store: store.clone(),
-            advertised,
-            names,
-            leaving: Mutex::default(),
-            told: watch::Sender::default(),
-        });
+        let this = Self::new(engine, store, advertised, names);
+        this.alone_at_its_address().await?;
         let (known, rev) = this.round().await?;
         let keeping = this.clone();
         group.spawn_loop("endpoints of kubernetes", Box::pin(async move { keeping.keep(known, rev).await }));
         Ok(this)
+    }
+
+    fn new(engine: &Arc<Engine>, store: &Arc<dyn Store>, advertised: SocketAddr, names: BTreeSet<String>) -> Arc<Self> {
+        let (engine, store) = (engine.clone(), store.clone());
+        Arc::new(Self { engine, store, advertised, names, leaving: Mutex::default(), told: watch::Sender::default() })
+    }
+
+    /// Each address has one key: two servers at one would take it from each other without end. One of ours that was killed, and has another port now, is
+    /// waited for: its lease ends.
+    async fn alone_at_its_address(&self) -> anyhow::Result<()> {
+        let (key, own) = (self.key(), self.advertised);
+        let at_another_port = |value: &[u8]| address(&key, value, own.port()).filter(|there| *there != own);
+        let page = self.store.range(Range { prefix: PREFIX.into(), ..Range::default() }).await?;
+        let Some(there) = page.entries.iter().find(|entry| *entry.key == *key).and_then(|entry| at_another_port(&entry.value)) else {
+            return Ok(());
+        };
+        tracing::info!(%there, "waiting whether a server that advertises our address with another port lives, or its lease ends");
+        let is_renewed = |event: &store::Event| matches!(event, store::Event::Put { entry, .. } if *entry.key == *key && at_another_port(&entry.value).is_some());
+        let is_gone = |event: &store::Event| matches!(event, store::Event::Delete { key: gone, .. } if **gone == *key);
+        let lives = async {
+            let mut events = self.store.watch(PREFIX, page.rev).await?;
+            while let Some(batch) = events.next().await {
+                for event in batch?.iter() {
+                    if is_renewed(event) || is_gone(event) {
+                        return Ok::<_, Error>(is_renewed(event));
+                    }
+                }
+            }
+            Ok(false)
+        };
+        // Nothing is heard of a lease that ended before the watch began.
+        if timeout(LEASE, lives).await.unwrap_or(Ok(false))? {
+            anyhow::bail!(
+                "a running API server advertises {there} on the same etcd, and this one would advertise {own}: one address is one server. Give this server an \
+                 address of its own (--advertise-address), or end the other"
+            );
+        }
+        Ok(())
     }
 
     /// The servers whose leases stand, now and whenever that changes.
@@ -92,9 +126,10 @@ impl Masters {
         let mut events = None;
         let mut pause = RENEW_EACH;
         loop {
+            let last = Instant::now();
             tokio::select! {
                 () = sleep(pause) => {}
-                () = self.changed(&mut events, rev, &known) => {}
+                () = self.changed(&mut events, rev, &known) => sleep_until(last + ROUNDS_APART).await,
             }
             pause = match self.round().await {
                 Ok(now) => {
@@ -248,13 +283,45 @@ mod tests {
         are(&mut servers, 2).await;
         first.leave().await;
         assert_eq!(endpoints(&door.engine).await, ["10.0.0.3"], "at once");
-        let found = door.engine.get(&GroupResource::new("", "endpoints"), &Key::new("default", "kubernetes")).await.unwrap().value();
-        let told = &found["metadata"]["annotations"][api::csr::SERVING_NAMES];
+        let key = Key::new("kube-system", api::csr::SERVING_NAMES);
+        let found = door.engine.get(&GroupResource::new("", "configmaps"), &key).await.unwrap().value();
+        let told = &found["data"][api::csr::SERVING_NAMES_KEY];
         assert_eq!(told, "10.0.0.1,10.0.0.2,10.0.0.3,vip.example", "those that are gone as well: no node takes their names");
         let slices = door.engine.cached_list(&GroupResource::new("discovery.k8s.io", "endpointslices"), Some("default"));
         assert_eq!(slices.len(), 1);
         assert_eq!(slices[0].value()["endpoints"][0]["addresses"], json!(["10.0.0.3"]));
         group.stop();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_servers_at_one_address_are_refused_and_do_not_write_without_end() {
+        let (memory, group) = (Arc::new(Memory::without_thread()), Group::new());
+        let store: Arc<dyn Store> = memory.clone();
+        group.spawn(async move { memory.tend().await });
+        let door = Door::over(store.clone(), &group).await;
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let start = async |address: &str, group: &Group| Masters::start(&door.engine, &store, at(address), BTreeSet::new(), group).await;
+        let first = group.child();
+        start("10.0.0.1:6443", &first).await.unwrap();
+        let refused = timeout(BOUND, start("10.0.0.1:7443", &group)).await.unwrap().err().expect("the other lives").to_string();
+        assert!(refused.contains("10.0.0.1:6443") && refused.contains("--advertise-address"), "{refused}");
+        assert_eq!(endpoints(&door.engine).await, ["10.0.0.1"]);
+        // Two that started at the same moment.
+        let second = Masters::new(&door.engine, &store, at("10.0.0.1:7443"), BTreeSet::new());
+        let (known, rev) = second.round().await.unwrap();
+        first.spawn(async move { second.keep(known, rev).await });
+        let before = revision(&store).await;
+        sleep(Duration::from_secs(20)).await;
+        let writes = revision(&store).await - before;
+        assert!((5..=200).contains(&writes), "{writes}");
+        // Killed, and started anew at another port: its lease ends.
+        first.stop();
+        timeout(BOUND, start("10.0.0.1:8443", &group)).await.unwrap().unwrap();
+        group.stop();
+    }
+
+    async fn revision(store: &Arc<dyn Store>) -> Rev {
+        store.range(Range { prefix: PREFIX.into(), ..Range::default() }).await.unwrap().rev
     }
 
     #[test]

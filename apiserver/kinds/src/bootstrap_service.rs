@@ -10,7 +10,10 @@ use std::{
     sync::Arc,
 };
 
-use api::{GroupResource, Key, Status, csr::SERVING_NAMES};
+use api::{
+    GroupResource, Key, Status,
+    csr::{SERVING_NAMES, SERVING_NAMES_KEY},
+};
 use apiserver::engine::Engine;
 use serde_json::{Value, json};
 
@@ -22,6 +25,8 @@ use crate::{
 
 const NAMESPACE: &str = "default";
 const NAME: &str = "kubernetes";
+/// Of the names of servers.
+const NAMES_NAMESPACE: &str = "kube-system";
 /// Names and addresses of API servers that are told of.
 const NAMES_MAX: usize = 512;
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -75,33 +80,39 @@ pub async fn kubernetes_endpoints(engine: &Arc<Engine>, servers: &BTreeSet<Socke
     Ok(())
 }
 
-/// Adds the names of this server's certificate to those that the Endpoints tell of: no node's certificate may bear them, whichever server approves it.
-/// (`controllers/src/certificates/serving.rs`.) They stay when the server is gone: it may come back.
+/// Adds the names of this server's certificate to those of all: no node's certificate may bear them, whichever server approves it.
+/// (`controllers/src/certificates/serving.rs`.) They stay when the server is gone: it may come back. They stand in `kube-system`: who may change objects of
+/// `default` could reserve names of nodes, or free those of servers.
 ///
 /// # Errors
 /// The write that failed.
 pub async fn kubernetes_names(engine: &Arc<Engine>, own: &BTreeSet<String>) -> Result<(), Status> {
-    let (gr, key) = (GroupResource::new("", "endpoints"), Key::new(NAMESPACE, NAME));
+    let (gr, key) = (GroupResource::new("", "configmaps"), Key::new(NAMES_NAMESPACE, SERVING_NAMES));
     if engine.cached(&gr, &key).is_some_and(|there| own.is_subset(&names(&there.value()))) {
         return Ok(());
+    }
+    let joined = |all: BTreeSet<String>| all.into_iter().collect::<Vec<_>>().join(",");
+    let metadata = json!({"name": SERVING_NAMES, "namespace": NAMES_NAMESPACE});
+    let first = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {SERVING_NAMES_KEY: joined(own.clone())}});
+    match engine.create(&gr, NAMES_NAMESPACE, first, &system_user()).await {
+        Err(status) if status.reason == "AlreadyExists" => {}
+        done => return done.map(drop),
     }
     let change = |current: &mut Value| {
         let mut all = own.clone();
         let room = NAMES_MAX.saturating_sub(all.len());
         all.extend(names(current).into_iter().filter(|name| !own.contains(name)).take(room));
-        let notes = &mut current["metadata"]["annotations"];
-        if !notes.is_object() {
-            *notes = json!({});
+        if !current["data"].is_object() {
+            current["data"] = json!({});
         }
-        notes[SERVING_NAMES] = all.into_iter().collect::<Vec<_>>().join(",").into();
+        current["data"][SERVING_NAMES_KEY] = joined(all).into();
         Ok(())
     };
     engine.update(&gr, &key, "", &system_user(), &change).await.map(drop)
 }
 
-fn names(endpoints: &Value) -> BTreeSet<String> {
-    let text = endpoints.at("metadata").at("annotations").text(SERVING_NAMES);
-    text.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+fn names(told: &Value) -> BTreeSet<String> {
+    told.at("data").text(SERVING_NAMES_KEY).split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 async fn remove(engine: &Arc<Engine>, gr: &GroupResource, name: &str) -> Result<(), Status> {

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use api::{certificate::Identity, time::Timestamp};
+use api::{certificate::Identity, csr::BACKDATE_SECONDS, time::Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
     SanType,
@@ -16,7 +16,7 @@ pub const AUTHORITY_SECONDS: u64 = 10 * 365 * DAY_SECONDS;
 /// How long a leaf lasts: one year; it is renewed long before.
 pub const LEAF_SECONDS: u64 = 365 * DAY_SECONDS;
 /// Clocks of other machines may be behind ours by this much.
-pub(super) const SKEW_SECONDS: u64 = 5 * 60;
+pub(super) const SKEW_SECONDS: u64 = BACKDATE_SECONDS as u64;
 
 /// What a leaf certificate says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +40,7 @@ pub enum Usage {
 pub struct Seen {
     pub not_before: i64,
     pub not_after: i64,
+    pub organizations: Vec<String>,
     pub dns: Vec<String>,
     pub addresses: Vec<IpAddr>,
     /// The public key's raw bits.
@@ -55,8 +56,12 @@ impl Seen {
         left * 3 < self.not_after - self.not_before
     }
 
+    /// Whether it has all that is wanted, and is of no group that is not: who was in more groups once is not for the rest of a year.
     pub fn covers(&self, subject: &Subject) -> bool {
-        subject.dns.iter().all(|d| self.dns.contains(d)) && subject.addresses.iter().all(|a| self.addresses.contains(a))
+        let is_wanted = |organization: &String| subject.organization.as_ref() == Some(organization);
+        self.organizations.iter().all(is_wanted)
+            && subject.dns.iter().all(|d| self.dns.contains(d))
+            && subject.addresses.iter().all(|a| self.addresses.contains(a))
     }
 }
 
@@ -114,6 +119,7 @@ pub fn look(pem: &str) -> Result<Seen, String> {
     let mut seen = Seen {
         not_before: parsed.validity().not_before.timestamp(),
         not_after: parsed.validity().not_after.timestamp(),
+        organizations: parsed.subject().iter_organization().filter_map(|of| of.as_str().ok().map(str::to_owned)).collect(),
         dns: Vec::new(),
         addresses: Vec::new(),
         public_key: parsed.public_key().subject_public_key.data.to_vec(),

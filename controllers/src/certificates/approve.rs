@@ -60,6 +60,8 @@ pub struct World {
 
 enum Way {
     Renews,
+    /// Its name is another's now, in words.
+    Displaced(String),
     Joins(Joining),
     /// It may neither.
     Refused,
@@ -105,6 +107,12 @@ impl Approving {
         Joining { name: name.into(), key: key.into(), node: self.nodes.get(&Key::new("", name)), claim, token }
     }
 
+    fn renewing(&self, request: &CertificateSigningRequest, name: &str) -> Way {
+        let claim = self.keys.get(&Key::new(bootstrap::NAMESPACE, &names::secret_name(name)));
+        let displaced = claim.zip(certificate_since(request)).and_then(|(claim, since)| names::displaced(name, &claim, since));
+        displaced.map_or(Way::Renews, Way::Displaced)
+    }
+
     async fn way(&self, request: &CertificateSigningRequest) -> Option<Way> {
         let asked = match self.authority.look(&request.spec.request.0) {
             Ok(asked) => asked,
@@ -118,7 +126,7 @@ impl Approving {
         if request.spec.username.as_deref() == Some(&asked.common_name) {
             match may(&self.client, request, RENEWAL.0).await {
                 None => return Some(Way::Unknown),
-                Some(true) => return Some(Way::Renews),
+                Some(true) => return Some(self.renewing(request, name)),
                 Some(false) => {}
             }
         }
@@ -157,6 +165,7 @@ impl Controller for Approving {
         let (request, now) = (&world.request, world.now);
         match &world.way {
             Way::Renews => Plan::act(vec![approve(request, RENEWAL.1, now)]),
+            Way::Displaced(why) => Plan::act(vec![deny(request, "NodeNameTaken", why.clone(), now)]),
             Way::Joins(joining) => joins(request, joining, now),
             Way::Refused => Plan::rest().again_in(ASK_AGAIN),
             Way::Unknown => Plan::rest().again_in(AGAIN),
@@ -208,6 +217,11 @@ fn use_of(token: &Arc<Secret>, joining: &Joining, now: Timestamp) -> Result<Vec<
             Ok(vec![Action::update(&used)])
         }
     }
+}
+
+/// Since when the certificate is good that the node showed, as the API server saw it.
+fn certificate_since(request: &CertificateSigningRequest) -> Option<i64> {
+    request.spec.extra.as_ref()?.get(csr::CERTIFICATE_SINCE)?.first()?.parse().ok()
 }
 
 fn is_new(request: &CertificateSigningRequest, now: Timestamp) -> bool {
@@ -263,6 +277,45 @@ mod tests {
             token["metadata"]["annotations"] = json!({USED_BY_KEY: key, USED_BY_NODE: "first"});
         }
         Arc::new(serde_json::from_value(token).unwrap())
+    }
+
+    #[tokio::test]
+    async fn who_lost_its_name_renews_nothing() {
+        let allows = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+            let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "status": {"allowed": true}});
+            Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::from(review.to_string().into_bytes())))
+        });
+        let (group, client) = (api::task::Group::new(), kube::Client::new(allows, "default"));
+        let caches = Caches::unfollowed(client.clone(), group.clone());
+        let approving = Approving::new(&caches, &Config::of_tests(), client);
+        let claim = |since: &str| {
+            use base64::{Engine as _, prelude::BASE64_STANDARD};
+            let since = BASE64_STANDARD.encode(since);
+            let metadata = json!({"name": names::secret_name("n"), "namespace": "kube-system", "resourceVersion": "5"});
+            serde_json::from_value::<Secret>(json!({"metadata": metadata, "data": {"since": since}})).unwrap()
+        };
+        approving.keys.feed(claim("2026-01-01T00:00:00Z"), false);
+        let node = "system:node:n";
+        let usages = &["digital signature", "client auth"];
+        let asked = |since: Option<&str>| {
+            let mut asked = request("r", csr::KUBELET_CLIENT, node, &json!({"cn": node, "o": ["system:nodes"]}), usages);
+            asked.spec.extra = since
+                .map(|since| [(csr::CERTIFICATE_SINCE.to_owned(), vec![api::time::parse(since).unwrap().as_second().to_string()])].into());
+            asked
+        };
+        for (since, wanted) in [
+            (Some("2025-12-31T00:00:00Z"), ("Denied", "NodeNameTaken")),
+            (Some("2025-12-31T23:55:00Z"), ("Approved", "AutoApproved")),
+            (Some("2026-06-01T00:00:00Z"), ("Approved", "AutoApproved")),
+            (None, ("Approved", "AutoApproved")),
+        ] {
+            let asked = asked(since);
+            let world = World { way: approving.way(&asked).await.unwrap(), request: Arc::new(asked), now: now() };
+            let plan = approving.plan(&world, &Key::new("", "r"));
+            let (kinds, reason, _) = written(&plan.actions[0]);
+            assert_eq!((kinds.concat().as_str(), reason.as_str()), wanted, "{since:?}");
+        }
+        group.stop();
     }
 
     fn verbs(plan: &Plan) -> Vec<String> {

@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use api::{
     bootstrap::NAMESPACE,
+    csr::BACKDATE_SECONDS,
     k8s::{
         ByteString,
         api::core::v1::{Node, Secret},
@@ -27,6 +28,10 @@ const SUFFIX: &str = ".node-key.skiff";
 const NAME_LENGTH: usize = 253 - SUFFIX.len();
 const KEY: &str = "key";
 const CLAIMED: &str = "claimed";
+/// When the name became this key's. Who keeps it keeps this; claims of an older skiff have none.
+const SINCE: &str = "since";
+/// As far as the clocks of two servers may differ, of which one wrote the claim and the other signed.
+const CLOCKS_APART_SECONDS: i64 = 30;
 
 /// A node comes within that time after its machine got the name. Until then nobody else gets it.
 pub const COMES_WITHIN: Duration = Duration::from_secs(120);
@@ -114,6 +119,19 @@ pub fn left(claim: &Secret, now: Timestamp) -> Duration {
     parse(&text(claim, CLAIMED)).map_or(Duration::ZERO, |claimed| remaining(claimed, COMES_WITHIN, now))
 }
 
+/// Why a node may not renew: the name became another key's after its certificate (good since that second) was signed. Nobody needs another machine's name by
+/// what it was once given.
+pub fn displaced(name: &str, claim: &Secret, certificate_since: i64) -> Option<String> {
+    let since = parse(&text(claim, SINCE))?;
+    let signed = certificate_since.saturating_add(i64::from(BACKDATE_SECONDS));
+    (signed.saturating_add(CLOCKS_APART_SECONDS) < since.as_second()).then(|| {
+        format!(
+            "node name {name:?} is taken: another machine joined under it while this one was silent, and this one's certificate is older. Let this machine \
+             join under another name (--node-name)"
+        )
+    })
+}
+
 /// Whether the node controller has given up hearing of it. One that has never said how it is may yet.
 pub fn is_silent(node: &Node) -> bool {
     let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
@@ -130,8 +148,16 @@ fn taken(name: &str) -> String {
 
 fn secret(known: &Known<'_>, metadata: ObjectMeta) -> Secret {
     let metadata = ObjectMeta { name: Some(secret_name(known.name)), namespace: Some(NAMESPACE.into()), ..metadata };
-    let entries = [("node", known.name.to_owned()), (KEY, known.key.to_owned()), (CLAIMED, rfc3339(known.now))];
-    let data = entries.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value.into_bytes()))).collect();
+    let since = match known.claim {
+        Some(claim) if text(claim, KEY) == known.key => text(claim, SINCE),
+        _ => rfc3339(known.now),
+    };
+    let entries = [("node", known.name.to_owned()), (KEY, known.key.to_owned()), (CLAIMED, rfc3339(known.now)), (SINCE, since)];
+    let data = entries
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(key, value)| (key.to_owned(), ByteString(value.into_bytes())))
+        .collect();
     Secret { metadata, type_: Some(SECRET_TYPE.into()), data: Some(data), ..Secret::default() }
 }
 
@@ -203,6 +229,36 @@ mod tests {
         assert_eq!(left(&claim, at(-60)), COMES_WITHIN, "another server's clock");
         assert_eq!(left(&claim, at(-9999)), Duration::ZERO, "a clock that was set back keeps nobody out");
         assert_eq!(left(&Secret::default(), at(0)), Duration::ZERO);
+    }
+
+    #[test]
+    fn who_lost_a_name_is_known_by_the_age_of_its_certificate() {
+        let written = |key: &str, before: Option<&Arc<Secret>>, now: i64| {
+            let silent = node(Some("Unknown"));
+            match decide(&Known { name: "n", key, node: Some(&silent), claim: before, now: at(now) }) {
+                Verdict::Free(actions) => match &actions[..] {
+                    [Action::Create { object, .. } | Action::Update { object, .. }, ..] => {
+                        Arc::new(serde_json::from_value::<Secret>(object.clone()).unwrap())
+                    }
+                    other => panic!("{other:?}"),
+                },
+                other => panic!("{other:?}"),
+            }
+        };
+        let signed = |second: i64| at(second).as_second() - i64::from(BACKDATE_SECONDS);
+        let is_displaced =
+            |claim: &Secret, second: i64| displaced("n", claim, signed(second)).is_some_and(|why| why.contains("--node-name"));
+        let first = written("old", None, 1000);
+        let again = written("old", Some(&first), 5000);
+        assert!(!is_displaced(&again, 1000), "it has the name as before");
+        let taken = written("new", Some(&again), 9000);
+        assert!(is_displaced(&taken, 1000) && is_displaced(&taken, 8960));
+        assert!(!is_displaced(&taken, 9000) && !is_displaced(&taken, 20_000), "whose it is now, and what it renewed");
+        assert!(is_displaced(&written("new", Some(&taken), 10_000), 1000), "for good");
+        let mut older = (*taken).clone();
+        older.data.as_mut().unwrap().remove(SINCE);
+        assert!(!is_displaced(&older, 0), "an older skiff's claim says nothing");
+        assert!(!is_displaced(&written("new", Some(&Arc::new(older)), 30_000), 20_000), "nor does it begin to");
     }
 
     #[test]

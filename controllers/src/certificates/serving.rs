@@ -2,8 +2,8 @@
 //!
 //! Upstream approves none: what a node says of its own addresses is but its word. Here the word must stand against all others': nothing of the API servers, of
 //! services or of pods, and no other node's name. What several nodes report is no reason to refuse it to all of them, or one that was taken over could keep any
-//! other from its certificate. It is that node's whose connection comes from the address, which no report can change; else the oldest's, which who
-//! comes later cannot change. What is not reported yet waits, what can never be is denied: the node may ask again for its name alone, which
+//! other from its certificate. It is the oldest's, which who comes later cannot change; or that node's whose connection comes from the address, unless another
+//! that reports it is Ready: a relay may lend its own. What is not reported yet waits, what can never be is denied: the node may ask again for its name alone, which
 //! nobody can take from it, and by which the API server knows it.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
@@ -13,7 +13,7 @@ use api::{
     csr::{self, NODE_USER_PREFIX, NODES_GROUP, Requested},
     k8s::api::{
         certificates::v1::CertificateSigningRequest,
-        core::v1::{Endpoints, Node},
+        core::v1::{ConfigMap, Endpoints, Node},
     },
     time::Timestamp,
 };
@@ -36,6 +36,8 @@ pub struct ServingApproval {
     nodes: Cache<Node>,
     /// The API servers' own, under `kubernetes` in `default`.
     servers: Cache<Endpoints>,
+    /// What they are called, and were.
+    server_names: Cache<ConfigMap>,
     /// Requests that nobody has decided on, by the node that asks.
     pending: Index<CertificateSigningRequest, String>,
     /// Nodes by all that they are called.
@@ -48,6 +50,16 @@ pub struct World {
     request: Arc<CertificateSigningRequest>,
     verdict: Verdict,
     now: Timestamp,
+}
+
+/// What a node may be called. Another node's name is nobody else's; but where it looks like an address, it says nothing about who has that.
+#[derive(Clone, Copy)]
+enum Kind {
+    Name,
+    /// Whether the node's connection comes from there.
+    Address {
+        is_proven: bool,
+    },
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -66,7 +78,8 @@ impl ServingApproval {
             Index::new(&requests, |request: &CertificateSigningRequest| requestor(request).map(str::to_owned).into_iter().collect());
         let called = Index::new(&nodes, names_of);
         let servers = caches.filtered("metadata.namespace=default,metadata.name=kubernetes");
-        Self { requests, nodes, servers, pending, called, authority, reserved }
+        let server_names = caches.filtered(&format!("metadata.namespace=kube-system,metadata.name={}", csr::SERVING_NAMES));
+        Self { requests, nodes, servers, server_names, pending, called, authority, reserved }
     }
 
     /// `source`: where the node's connection comes from.
@@ -74,25 +87,30 @@ impl ServingApproval {
         if self.pending.count(&node.to_owned()) > PENDING_MAX {
             return Verdict::Never(format!("more than {PENDING_MAX} requests of node {node:?} wait already"));
         }
-        let servers = self.servers.get(&Key::new("default", "kubernetes"));
-        let servers = servers.as_deref().map(servers_of).unwrap_or_default();
-        let is_server = |name: &String| servers.contains(name).then_some("it is the API server's");
+        let servers = self.servers_are();
         let reported = self.nodes.get(&Key::new("", node));
-        let own = reported.as_deref().map(names_of).unwrap_or_default();
         let mut verdict = Verdict::Fine;
-        let dns = asked.dns.iter().map(|name| (canonical(name), self.reserved.name(name), false));
+        let dns = asked.dns.iter().map(|name| (canonical(name), self.reserved.name(name), Kind::Name));
         let addresses = asked.addresses.iter().map(|address| {
             let address = address.to_canonical();
-            (address.to_string(), self.reserved.address(address), source == Some(address))
+            (address.to_string(), self.reserved.address(address), Kind::Address { is_proven: source == Some(address) })
         });
-        for (name, reserved, is_proven) in dns.chain(addresses) {
-            if let Some(why) = reserved.or_else(|| is_server(&name)) {
+        for (name, reserved, kind) in dns.chain(addresses) {
+            // No server is known by a node's certificate (`client/src/certificate/servers.rs`): a machine that was one once may be a node.
+            let is_own_name = matches!(kind, Kind::Name) && name == canonical(node);
+            let is_server = !is_own_name && servers.contains(&name);
+            if let Some(why) = reserved.or_else(|| is_server.then_some("it is the API server's")) {
                 return Verdict::Never(format!("no node's certificate may bear {name:?}: {why}"));
             }
-            if let Some(why) = self.is_anothers(&name, node, reported.as_deref(), is_proven) {
+            if !is_own_name && let Some(why) = self.is_anothers(&name, kind, node, reported.as_deref()) {
                 return Verdict::Never(why);
             }
-            if !own.contains(&name) {
+            let is_known = match (&reported, kind) {
+                (None, _) => false,
+                (Some(node), Kind::Name) => names_of(node).contains(&name),
+                (Some(node), Kind::Address { .. }) => reports(node).any(|reported| reported == name),
+            };
+            if !is_known {
                 verdict = Verdict::Waits;
             }
         }
@@ -100,21 +118,38 @@ impl ServingApproval {
     }
 
     /// Why the name or address is not for this node, where others are called so, too.
-    fn is_anothers(&self, name: &str, node: &str, reported: Option<&Node>, is_proven: bool) -> Option<String> {
-        if name == canonical(node) {
-            return None;
-        }
+    fn is_anothers(&self, name: &str, kind: Kind, node: &str, reported: Option<&Node>) -> Option<String> {
         let others = self.called.at(&name.to_owned());
         let mut others = others.iter().filter(|other| other.object_meta().name != node);
-        if let Some(other) = others.clone().find(|other| canonical(other.object_meta().name) == name) {
-            return Some(format!("{name:?} is node {:?}: node {node:?} cannot have a certificate for it", other.name_any()));
-        }
-        let first = others.find(|other| !is_proven && reported.is_none_or(|own| rank(other) < rank(own)))?;
+        let is_proven = match kind {
+            Kind::Address { is_proven } => is_proven,
+            Kind::Name => {
+                if let Some(other) = others.clone().find(|other| canonical(other.object_meta().name) == name) {
+                    return Some(format!("{name:?} is node {:?}: node {node:?} cannot have a certificate for it", other.name_any()));
+                }
+                false
+            }
+        };
+        // A connection may come through a relay on the other's machine: it is no proof against one who is there.
+        let yields = |other: &Node| is_proven && !is_ready(other);
+        let claims = |other: &Node| reports(other).any(|reported| reported == name);
+        let first = others.find(|other| claims(other) && !yields(other) && reported.is_none_or(|own| rank(other) < rank(own)))?;
         Some(format!(
-            "{name:?} is reported by node {:?} as well, which was there before, and the connection of node {node:?} does not come from there: it cannot \
-             have a certificate for it",
+            "{name:?} is reported by node {:?} as well, which was there before, and is Ready, or the connection of node {node:?} does not come from there: it \
+             cannot have a certificate for it",
             first.name_any()
         ))
+    }
+
+    /// What all API servers are called: where those are that run, and the names of all that there ever were: one that is away comes back.
+    fn servers_are(&self) -> BTreeSet<String> {
+        let endpoints = self.servers.get(&Key::new("default", "kubernetes"));
+        let told = self.server_names.get(&Key::new("kube-system", csr::SERVING_NAMES));
+        let subsets = endpoints.iter().flat_map(|endpoints| endpoints.subsets.iter().flatten());
+        let all = subsets.flat_map(|subset| subset.addresses.iter().chain(&subset.not_ready_addresses).flatten());
+        let names = told.as_ref().and_then(|told| told.data.as_ref()?.get(csr::SERVING_NAMES_KEY));
+        let names = names.into_iter().flat_map(|names| names.split(','));
+        all.map(|address| address.ip.as_str()).chain(names).map(|name| canonical(name.trim())).filter(|name| !name.is_empty()).collect()
     }
 }
 
@@ -128,6 +163,7 @@ impl Controller for ServingApproval {
     fn watches(&self, wake: &Wake) {
         wake.on_own(&self.requests);
         wake.needs(&self.servers);
+        wake.needs(&self.server_names);
         let pending = self.pending.clone();
         wake.on(&self.nodes, move |node, wake| pending.at(&node.name_any()).iter().for_each(|request| wake(own_key(&**request))));
     }
@@ -177,14 +213,18 @@ fn rank(node: &Node) -> (Timestamp, &str) {
     (created, node.object_meta().name)
 }
 
-/// All that a node is called: its own name, and the first [`ADDRESSES_MAX`] of what it reports.
+/// All that a node is called: its own name, and what it reports.
 fn names_of(node: &Node) -> Vec<String> {
-    let reported = node.status.iter().flat_map(|status| status.addresses.iter().flatten().take(ADDRESSES_MAX));
-    let reported = reported.map(|reported| canonical(&reported.address));
-    let mut names: Vec<String> = std::iter::once(canonical(node.object_meta().name)).chain(reported).collect();
+    let mut names: Vec<String> = std::iter::once(canonical(node.object_meta().name)).chain(reports(node)).collect();
     names.sort_unstable();
     names.dedup();
     names
+}
+
+/// The first [`ADDRESSES_MAX`] names and addresses that it reports.
+fn reports(node: &Node) -> impl Iterator<Item = String> {
+    let reported = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    reported.take(ADDRESSES_MAX).map(|address| canonical(&address.address))
 }
 
 /// One text for each name and each address.
@@ -195,12 +235,10 @@ fn canonical(name: &str) -> String {
     }
 }
 
-/// What all API servers are called: where those are that run, and the names of all that there ever were: one that is away comes back.
-fn servers_of(endpoints: &Endpoints) -> BTreeSet<String> {
-    let all = endpoints.subsets.iter().flatten().flat_map(|subset| subset.addresses.iter().chain(&subset.not_ready_addresses).flatten());
-    let names = endpoints.metadata.annotations.as_ref().and_then(|notes| notes.get(csr::SERVING_NAMES));
-    let names = names.into_iter().flat_map(|names| names.split(','));
-    all.map(|address| address.ip.as_str()).chain(names).map(|name| canonical(name.trim())).filter(|name| !name.is_empty()).collect()
+/// Whether the node controller hears of it, and it is well.
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 #[cfg(test)]
@@ -253,10 +291,15 @@ mod tests {
         nodes.feed(node("b", &[("InternalIP", "192.0.2.66"), ("Hostname", "b-host")]), false);
         let servers: Cache<Endpoints> = caches.filtered("metadata.namespace=default,metadata.name=kubernetes");
         let endpoints = json!({
-            "metadata": {"name": "kubernetes", "namespace": "default", "annotations": {csr::SERVING_NAMES: "master-2,vip.example,192.0.2.3"}},
+            "metadata": {"name": "kubernetes", "namespace": "default"},
             "subsets": [{"addresses": [{"ip": "192.0.2.2"}]}],
         });
         servers.feed(serde_json::from_value(endpoints).unwrap(), false);
+        let names: Cache<ConfigMap> = caches.filtered("metadata.namespace=kube-system,metadata.name=skiff-serving-names");
+        let told = json!({
+            "metadata": {"name": csr::SERVING_NAMES, "namespace": "kube-system"}, "data": {csr::SERVING_NAMES_KEY: "master-2,vip.example,192.0.2.3"},
+        });
+        names.feed(serde_json::from_value(told).unwrap(), false);
         House { nodes, loops, requests: caches.of(), _group: group }
     }
 
@@ -343,6 +386,57 @@ mod tests {
         house.nodes.feed(node("h", 0, &many), false);
         house.nodes.feed(node("v", 5, &[("InternalIP", "198.51.100.200")]), false);
         assert_eq!(kind(&house, "v", &["v"], &["198.51.100.200"], near).await, "Approved");
+    }
+
+    fn ready(mut node: Node) -> Node {
+        let condition = json!({"type": "Ready", "status": "True"});
+        node.status.get_or_insert_default().conditions = Some(vec![serde_json::from_value(condition).unwrap()]);
+        node
+    }
+
+    /// Who leads its connection through another's machine seems to come from there.
+    #[tokio::test]
+    async fn a_borrowed_connection_takes_no_address_from_a_node_that_is_ready() {
+        let house = house();
+        let address = [("InternalIP", "192.0.2.20")];
+        house.nodes.feed(node("h", 9, &address), false);
+        house.nodes.feed(ready(node("v", 5, &address)), false);
+        assert_eq!(kind(&house, "h", &["h"], &["192.0.2.20"], Some("192.0.2.20")).await, "Denied");
+        assert_eq!(kind(&house, "h", &["h"], &[], Some("192.0.2.20")).await, "Approved", "its name alone");
+        assert_eq!(kind(&house, "v", &["v"], &["192.0.2.20"], Some("192.0.2.20")).await, "Approved", "it was there before");
+        assert_eq!(kind(&house, "new", &["new"], &["192.0.2.20"], Some("192.0.2.20")).await, "Denied", "of no report");
+        house.nodes.feed(node("v", 5, &address), false);
+        assert_eq!(
+            kind(&house, "h", &["h"], &["192.0.2.20"], Some("192.0.2.20")).await,
+            "Approved",
+            "that one is gone: the address is given anew"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_name_that_looks_like_an_address_takes_none() {
+        let house = house();
+        house.nodes.feed(node("v", 1, &[("InternalIP", "192.0.2.20")]), false);
+        house.nodes.feed(node("192.0.2.20", 9, &[("InternalIP", "192.0.2.20")]), false);
+        assert_eq!(kind(&house, "192.0.2.20", &[], &["192.0.2.20"], None).await, "Denied", "its name is no claim to it");
+        assert_eq!(kind(&house, "v", &["v"], &["192.0.2.20"], None).await, "Approved", "nor keeps it from whose it is");
+        assert_eq!(kind(&house, "192.0.2.20", &["192.0.2.20"], &[], None).await, "Approved", "as a name it is its own");
+        assert_eq!(kind(&house, "v", &["192.0.2.20"], &[], None).await, "Denied");
+        house.nodes.feed(node("192.0.2.21", 1, &[]), false);
+        assert_eq!(kind(&house, "192.0.2.21", &[], &["192.0.2.21"], None).await, "waits", "it is not reported");
+        house.nodes.feed(node("w", 9, &[("InternalIP", "192.0.2.21")]), false);
+        assert_eq!(kind(&house, "w", &["w"], &["192.0.2.21"], None).await, "Approved", "who is called so does not report it");
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_was_a_server_once_has_its_own_name_as_a_node() {
+        let house = house();
+        house.nodes.feed(node("master-2", 9, &[("Hostname", "master-2"), ("InternalIP", "192.0.2.3")]), false);
+        assert_eq!(kind(&house, "master-2", &["master-2"], &[], None).await, "Approved");
+        assert_eq!(kind(&house, "master-2", &["master-2", "vip.example"], &[], None).await, "Denied");
+        assert_eq!(kind(&house, "master-2", &["master-2"], &["192.0.2.3"], Some("192.0.2.3")).await, "Denied", "an address is no name");
+        house.nodes.feed(node("192.0.2.3", 9, &[("InternalIP", "192.0.2.3")]), false);
+        assert_eq!(kind(&house, "192.0.2.3", &[], &["192.0.2.3"], None).await, "Denied", "nor for who is called so");
     }
 
     #[tokio::test]

@@ -17,11 +17,17 @@ pub const NODES_GROUP: &str = "system:nodes";
 pub const NODE_USER_PREFIX: &str = "system:node:";
 /// The reason of a denial: the node may ask again, for its name alone. Ours.
 pub const FOREIGN_ADDRESS: &str = "ForeignAddress";
-/// The annotation of the Endpoints `kubernetes` in `default` that has all names and addresses of API servers' certificates, of all servers that there ever
-/// were, with commas between them. Ours.
-pub const SERVING_NAMES: &str = "skiff.local/serving-names";
+/// The ConfigMap in `kube-system` (where no tenant writes) that has all names and addresses of API servers' certificates, of all servers that there ever were,
+/// with commas between them. Ours.
+pub const SERVING_NAMES: &str = "skiff-serving-names";
+/// Its one key.
+pub const SERVING_NAMES_KEY: &str = "names";
 /// In the `extra` of a node that shows its certificate (and so in its requests): the address that its connection comes from. Ours.
 pub const SOURCE_ADDRESS: &str = "skiff.local/source-address";
+/// Beside it: since when the certificate is good that it shows, in seconds since the epoch. Ours.
+pub const CERTIFICATE_SINCE: &str = "skiff.local/certificate-not-before";
+/// So much before it is signed a certificate is good, for machines whose clocks are behind. Upstream's signer has the same (`CSRSigningController`, `Backdate`).
+pub const BACKDATE_SECONDS: u32 = 300;
 
 const SIGNATURE: &str = "digital signature";
 const ENCIPHERMENT: &str = "key encipherment";

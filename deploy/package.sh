@@ -12,7 +12,9 @@ die() { printf 'package: %s\n' "$*" >&2; exit 1; }
 
 kind=${1:-}
 binary=${2:-}
-[ -n "$binary" ] || for profile in release dist; do [ ! -f target/$profile/skiff ] || binary=target/$profile/skiff; done
+# The one that was built last.
+# shellcheck disable=SC2012  # two known names
+[ -n "$binary" ] || binary=$(ls -t target/dist/skiff target/release/skiff 2>/dev/null | head -n 1)
 [ -f "$binary" ] || die "there is no skiff: cargo build --profile dist -p skiff first"
 version=${3:-$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)}
 [ -n "$version" ] || die "Cargo.toml says no version"
@@ -30,7 +32,7 @@ case $kind in
         for unit in skiff-server.service skiff-agent.service; do
             mkdir -p "$work/lib/systemd/system"
             sed 's|/usr/local/bin/skiff|/usr/bin/skiff|' deploy/$unit >"$work/lib/systemd/system/$unit"
-            # provision.sh writes them anew, from beside itself.
+            # By these links provision.sh knows that the units are the package's, and leaves them as they are.
             ln -s /lib/systemd/system/$unit "$work/usr/share/skiff/$unit"
         done
         install -D -m 644 LICENSE "$work/usr/share/doc/skiff/copyright"

@@ -127,9 +127,17 @@ enable_unit() {
     esac
     systemctl daemon-reload
     systemctl -q reenable $unit
+    end_unmanaged
     say "systemctl restart $unit"
     # A server is started once its node is Ready.
     if [ -n "$wait" ]; then systemctl restart $unit; else systemctl restart --no-block $unit; fi
+}
+
+# One that was started by hand has the machine: the unit would be started again for ever. Its pods go on.
+end_unmanaged() {
+    ! systemctl -q is-active skiff-server.service skiff-agent.service || return 0
+    ended=$("$BIN" down --config $CONFIG 2>&1) || return 0
+    case $ended in 'skiff stopped'*) say "a skiff that no unit started: $ended" ;; esac
 }
 
 start() {

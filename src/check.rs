@@ -1,21 +1,19 @@
 //! This machine -> what it lacks for `skiff up`, and the command that mends it. Or a data directory -> whether it is sound.
 
-use std::{fs, path::Path};
-
 use anyhow::bail;
-use api::{
-    preflight::{Finding, in_the_way},
-    task::Group,
-};
+use api::{preflight::Finding, task::Group};
 
 use crate::{
-    flags::CheckFlags,
+    flags::{CheckFlags, POD_RANGE, pod_ranges},
     machine::{
         address::host_name,
         dirs::Dirs,
         instance::{self, NodeLock},
     },
-    node::preflight::{self, Needs, Wish, here},
+    node::{
+        kept::Kept,
+        preflight::{self, Needs, Wish, here, programs},
+    },
 };
 
 /// Of an API server, unless flags say another.
@@ -33,7 +31,7 @@ pub async fn run(flags: CheckFlags) -> anyhow::Result<bool> {
     if flags.common.data_dir.is_some() {
         return data(&Dirs::new(flags.common.data_dir.as_deref()));
     }
-    let found = Box::pin(here::look(&wish(&flags), &[], Needs::Joiners(API_PORT), &group)).await;
+    let found = Box::pin(here::look(&of_default_range(wish(&flags)), &[], Needs::Joiners(API_PORT), &group)).await;
     found.iter().for_each(|finding| say!("{finding}"));
     let lacks_nothing = machine();
     Ok(lacks_nothing && !found.iter().any(Finding::blocks))
@@ -56,15 +54,28 @@ async fn servers(flags: &CheckFlags, group: &Group) -> anyhow::Result<()> {
 
 fn wish(flags: &CheckFlags) -> Wish {
     // A machine that is a node has its name.
-    let is_node = Dirs::new(flags.common.data_dir.as_deref()).node().is_dir();
+    let node = Dirs::new(flags.common.data_dir.as_deref()).node();
+    let is_node = node.is_dir();
+    // What its cluster said.
+    let kept = || Kept::read_only(&node).facts().ok().flatten().filter(|_| is_node).map(|facts| facts.cluster_cidrs);
+    let given = flags.cluster_cidr.as_ref().map(|ranges| ranges.list().to_vec());
     Wish {
         name: (!is_node).then(|| flags.node_name.clone().unwrap_or_else(host_name)),
         node_ip: flags.node_ip,
         kubelet_port: flags.kubelet_port,
         pod_network: flags.pod_network,
         vxlan_port: flags.vxlan_port,
-        cluster_cidrs: flags.cluster_cidr.list().to_vec(),
+        cluster_cidrs: given.or_else(kept).unwrap_or_default(),
     }
+}
+
+/// Where neither a flag nor a server said one.
+fn of_default_range(wish: Wish) -> Wish {
+    if !wish.cluster_cidrs.is_empty() {
+        return wish;
+    }
+    let cluster_cidrs = pod_ranges(POD_RANGE).expect("it is one, as written there").list().to_vec();
+    Wish { cluster_cidrs, ..wish }
 }
 
 /// Reads all that is kept, down to the last checksum, and changes nothing.
@@ -109,7 +120,7 @@ fn store(dirs: &Dirs) -> Result<String, String> {
 
 /// Prints every need; true if all are met.
 fn machine() -> bool {
-    let needs = needs();
+    let needs = programs::needs();
     needs.iter().for_each(|need| say!("{need}"));
     let lacking = needs.iter().filter(|need| need.blocks()).count();
     match lacking {
@@ -120,32 +131,4 @@ fn machine() -> bool {
         say!("a skiff has a node here already ({whose}); there can be one at a time: `skiff down` stops it");
     }
     lacking == 0
-}
-
-/// What is lacking, in one sentence with the commands; `None` if nothing is.
-pub fn lacking() -> Option<String> {
-    let lines = in_the_way(&needs());
-    (!lines.is_empty()).then(|| format!("this machine lacks:{lines}"))
-}
-
-fn needs() -> Vec<Finding> {
-    let program = |what, name, mend| Finding::needed(what, api::programs::find(name).is_some(), mend);
-    let has_cgroups = Path::new("/sys/fs/cgroup").read_dir().is_ok_and(|mut dir| dir.next().is_some());
-    vec![
-        Finding::needed("root", rustix::process::geteuid().is_root(), "run it with sudo"),
-        program("containerd", "containerd", "apt-get install -y containerd"),
-        program("ctr (comes with containerd)", "ctr", "apt-get install -y containerd"),
-        program("runc", "runc", "apt-get install -y runc"),
-        program("iptables-restore", "iptables-restore", "apt-get install -y iptables"),
-        Finding::needed("overlay file system", filesystem("overlay"), "modprobe overlay"),
-        Finding::needed("cgroups", has_cgroups, "mount -t cgroup2 cgroup2 /sys/fs/cgroup"),
-        Finding::needed("network namespaces", Path::new("/proc/self/ns/net").exists(), "use a kernel with CONFIG_NET_NS"),
-    ]
-}
-
-fn filesystem(name: &str) -> bool {
-    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    let module = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let module = format!("/lib/modules/{}/kernel/fs/overlayfs", module.trim());
-    known.lines().any(|l| l.split_whitespace().last() == Some(name)) || Path::new(&module).exists()
 }

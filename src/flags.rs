@@ -12,14 +12,14 @@ use std::{collections::BTreeMap, ffi::OsString, net::IpAddr, path::PathBuf, time
 
 use anyhow::{Context, bail};
 use api::k8s::api::core::v1::Taint;
-use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, builder::ArgPredicate};
 use serde_json::{Map, Value, json};
 
 pub use given::Given;
 pub use join::{CheckFlags, FactFlags, JoinFlags, LeaveFlags};
 pub use node::own_labels;
 pub use nodes::NodesFlags;
-pub use ranges::{Ranges, of_pods as pod_ranges};
+pub use ranges::{PODS as POD_RANGE, Ranges, of_pods as pod_ranges};
 pub use servers::ServersFlags;
 pub use tokens::{AccessFlags, CreateTokenFlags, DeleteTokenFlags, TokenFlags, TokenVerb};
 
@@ -108,7 +108,7 @@ pub struct ServerFlags {
     #[arg(long, value_name = "STORE", default_value = "redb", value_parser = ["redb", "memory"])]
     pub storage_backend: String,
     /// Addresses of pods: one range, or one of IPv4 and one of IPv6 (`skiff up` serves IPv4 alone so far)
-    #[arg(long, value_name = "CIDR,...", default_value = "10.244.0.0/16", value_parser = ranges::of_pods)]
+    #[arg(long, value_name = "CIDR,...", default_value = ranges::PODS, value_parser = ranges::of_pods)]
     pub cluster_cidr: Ranges,
     /// Addresses of services: one range (two are not served yet; `skiff up` serves IPv4 alone so far)
     #[arg(long, value_name = "CIDR,...", default_value = "10.96.0.0/12", value_parser = ranges::of_services)]
@@ -145,7 +145,7 @@ pub struct AgentFlags {
     /// This node's name [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
-    /// This node's address [default: the address of the default route, else of an interface]
+    /// This node's address [default: for `skiff agent` what it reaches the server from; else the address of the default route, or of an interface]
     #[arg(long, value_name = "IP")]
     pub node_ip: Option<IpAddr>,
     /// A container runtime that is already running (unix:///run/containerd/containerd.sock), instead of our own containerd
@@ -375,9 +375,23 @@ fn with_file(mut command: Command, file: &Map<String, Value>) -> anyhow::Result<
         }
         let text = as_flag(value).with_context(|| format!("key {key:?}: a list or a map of maps is no value of a flag"))?;
         let id = key.replace('-', "_");
-        command = command.mut_subcommands(|sub| if known(&sub) { sub.mut_arg(&id, |arg| arg.default_value(text.clone())) } else { sub });
+        command = command.mut_subcommands(|sub| {
+            if !known(&sub) {
+                return sub;
+            }
+            let others = excluding(&sub, &id).into_iter().map(|other| (other, ArgPredicate::IsPresent, None::<&str>));
+            sub.mut_arg(&id, |arg| arg.default_value(text.clone()).default_value_ifs(others))
+        });
     }
     Ok(command)
+}
+
+/// The flags that exclude that one: where one of them is given, what the file says of it does not count.
+fn excluding(sub: &Command, id: &str) -> Vec<String> {
+    let excludes = |one: &Arg, other: &str| sub.get_arg_conflicts_with(one).iter().any(|arg| arg.get_id() == other);
+    let Some(own) = sub.get_arguments().find(|arg| arg.get_id() == id) else { return Vec::new() };
+    let others = sub.get_arguments().filter(|other| excludes(own, other.get_id().as_str()) || excludes(other, id));
+    others.map(|other| other.get_id().to_string()).collect()
 }
 
 /// Without `=`, each part is a level: the filter itself would take a misspelt level for a module's name.
@@ -454,6 +468,21 @@ mod tests {
         assert_eq!(up.server.secure_port, 7000);
         assert_eq!(up.server.etcd_servers, ["http://a:1", "http://b:2"]);
         assert_eq!(up.agent.node_name.as_deref(), Some("n2"));
+    }
+
+    #[test]
+    fn what_is_given_puts_aside_what_the_file_says_of_flags_that_it_excludes() {
+        let join = |file: &str, args: &[&str]| {
+            let all = ["skiff", "agent"].iter().chain(args).copied().collect::<Vec<_>>();
+            let Verb::Agent(agent) = parse(file, &all).unwrap().verb else { panic!() };
+            let token = agent.join.token.map(|token| token.reveal().to_owned());
+            (token, agent.join.token_file.map(|file| file.display().to_string()))
+        };
+        let is = |token: Option<&str>, file: Option<&str>| (token.map(str::to_owned), file.map(str::to_owned));
+        assert_eq!(join("token: old\n", &["--token-file=new"]), is(None, Some("new")));
+        assert_eq!(join("token-file: old\n", &["--token=new"]), is(Some("new"), None));
+        assert_eq!(join("token: old\n", &[]), is(Some("old"), None));
+        assert_eq!(join("token-file: old\n", &[]), is(None, Some("old")));
     }
 
     #[test]

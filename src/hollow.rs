@@ -12,13 +12,16 @@ use client::{
 
 use crate::{
     flags::{AgentVerbFlags, HollowFlags, JoinFlags},
-    machine::{open_files, progress::Progress},
+    machine::{
+        open_files,
+        process::{end, shutdown_signal, unfaulted},
+        progress::Progress,
+    },
     node::{
         discover::{self, NotSigned},
         join::is_passing,
         join_token::JoinToken,
     },
-    server::{shutdown_signal, unfaulted},
 };
 
 /// How long an orderly end may take before we go anyway.
@@ -46,7 +49,7 @@ pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
         Some(why) = watched.refused() => Err(anyhow!(why)),
         () = told => Ok(()),
     };
-    group.drain(END_BOUND).await;
+    end(&group, END_BOUND).await;
     ended.and_then(|()| unfaulted(&group))
 }
 

@@ -4,5 +4,6 @@ pub mod address;
 pub mod dirs;
 pub mod instance;
 pub mod open_files;
+pub mod process;
 pub mod progress;
 pub mod sd_notify;

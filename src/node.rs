@@ -8,7 +8,7 @@ mod cni_shim;
 pub mod discover;
 pub mod join;
 pub mod join_token;
-mod kept;
+pub mod kept;
 pub mod leave;
 pub mod preflight;
 

@@ -41,11 +41,7 @@ use parking_lot::Mutex;
 use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle};
 use serde_json::Value;
 use store::{Condition, Store};
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-};
+use tokio::{net::TcpListener, sync::watch};
 
 use self::{
     authority::Ca,
@@ -61,12 +57,10 @@ use crate::{
         dirs::Dirs,
         instance::Instance,
         open_files,
+        process::{END_BOUND, end, shutdown_signal, unfaulted},
         progress::Progress,
     },
 };
-
-/// How long an orderly end may take before we go anyway.
-const END_BOUND: Duration = Duration::from_secs(8);
 
 /// A silent TCP connection is asked whether it is still there (upstream: `defaultKeepAlivePeriod`, `server/secure_serving.go`).
 const TCP_SILENCE: Duration = Duration::from_secs(180);
@@ -97,12 +91,6 @@ pub async fn run(flags: ServerFlags) -> anyhow::Result<()> {
     shutdown_signal(&control.group).await;
     control.end().await;
     unfaulted(&control.group)
-}
-
-/// # Errors
-/// What ended the group unasked: the process tells whoever started it.
-pub fn unfaulted(group: &Group) -> anyhow::Result<()> {
-    group.fault().map_or(Ok(()), |fault| bail!("{fault}"))
 }
 
 impl Control {
@@ -220,9 +208,7 @@ impl Control {
             }
         };
         tokio::join!(leading, masters);
-        if !self.group.drain(END_BOUND).await {
-            tracing::warn!(seconds = END_BOUND.as_secs(), "some tasks did not end in time");
-        }
+        end(&self.group, END_BOUND).await;
         self.store.close().await;
     }
 
@@ -307,24 +293,6 @@ async fn store_ends(mut condition: watch::Receiver<Condition>) -> Result<(), Str
         Ok(_) => Ok(()),
         // Closed in order, or its thread is gone.
         Err(_) => Err("its writer has ended".into()),
-    }
-}
-
-/// Resolves on SIGTERM, SIGINT, or when the group was stopped from within.
-pub async fn shutdown_signal(group: &Group) {
-    let (Ok(mut term), Ok(mut int), Ok(mut hangup)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
-    else {
-        return group.stopping().await;
-    };
-    loop {
-        tokio::select! {
-            _ = term.recv() => return,
-            _ = int.recv() => return,
-            () = group.stopping() => return,
-            // The terminal that started us was closed: that does not concern us.
-            _ = hangup.recv() => {}
-        }
     }
 }
 

@@ -23,18 +23,18 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 use self::machines::Machines;
 use crate::{
-    check,
     flags::{UpFlags, own_labels},
     kubeconfig,
     machine::{
         address::{default_address, host_name, node_address},
         dirs::Dirs,
         instance,
+        process::{shutdown_signal, unfaulted},
         progress::{DONE, Progress},
         sd_notify,
     },
-    node::{self, Access, NodeConfig},
-    server::{self, Control, cluster_dns, kinds_config},
+    node::{self, Access, NodeConfig, preflight::programs},
+    server::{Control, cluster_dns, kinds_config},
 };
 
 /// How long the background process may take until the node is Ready.
@@ -54,7 +54,7 @@ pub async fn run(mut flags: UpFlags) -> anyhow::Result<()> {
 /// Starts ourselves again in the background, shows its progress, and ends when the cluster is ready.
 async fn background(flags: &UpFlags) -> anyhow::Result<()> {
     let dirs = Dirs::new(flags.server.common.data_dir.as_deref());
-    if let Some(lacking) = check::lacking() {
+    if let Some(lacking) = programs::lacking() {
         bail!(lacking);
     }
     if dirs.is_ours()
@@ -121,7 +121,7 @@ async fn foreground(mut flags: UpFlags) -> anyhow::Result<()> {
         anyhow::Ok(node)
     };
     // One listener for the whole life: no signal falls between two.
-    let mut end = pin!(server::shutdown_signal(&control.group));
+    let mut end = pin!(shutdown_signal(&control.group));
     let node = tokio::select! {
         // Told to end before we were up: that is no failure.
         () = &mut end => Ok(None),
@@ -133,7 +133,7 @@ async fn foreground(mut flags: UpFlags) -> anyhow::Result<()> {
         end.await;
     }
     control.end().await;
-    node.map(drop).and_then(|()| server::unfaulted(&control.group))
+    node.map(drop).and_then(|()| unfaulted(&control.group))
 }
 
 /// As kubeadm marks it, and `kubectl get nodes` shows it: a node may not say so of itself. The node serves without, so that a failure is but told.

@@ -33,6 +33,7 @@ pub mod volumes;
 pub use config::{Config, OnPodCidr};
 pub use context::{Attempt, NodeContext, PodContext};
 pub use eviction::EvictionHard;
+pub use machine::machine_id;
 #[doc(hidden)]
 pub use rehearse::{Beside, Rehearsed, rehearse};
 pub use run::{Agent, Error, clean, run, stop_pods};

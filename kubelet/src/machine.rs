@@ -46,7 +46,7 @@ impl Machine {
             memory_bytes: kib(&memory, "MemTotal:") << 10,
             swap_bytes: kib(&memory, "SwapTotal:") << 10,
             disk_bytes: disk(dir).map_or(0, |s| blocks(s.f_blocks, s.f_frsize)),
-            machine_id: first(&["/etc/machine-id", "/var/lib/dbus/machine-id"]),
+            machine_id: machine_id(),
             system_uuid: first(&["/sys/class/dmi/id/product_uuid", "/etc/machine-id"]),
             boot_id: first(&["/proc/sys/kernel/random/boot_id"]),
             kernel_version: rustix::system::uname().release().to_string_lossy().into_owned(),
@@ -55,6 +55,11 @@ impl Machine {
             huge_pages: huge_pages(),
         }
     }
+}
+
+/// What systemd made for this machine alone; empty where it has none.
+pub fn machine_id() -> String {
+    first(&["/etc/machine-id", "/var/lib/dbus/machine-id"])
 }
 
 impl Free {

@@ -64,9 +64,9 @@ pub struct CheckFlags {
     /// UDP port of VXLAN
     #[arg(long, value_name = "PORT", default_value_t = proxy::overlay::PORT, value_parser = clap::value_parser!(u16).range(1..))]
     pub vxlan_port: u16,
-    /// Addresses of the cluster's pods
-    #[arg(long, value_name = "CIDR,...", default_value = "10.244.0.0/16", value_parser = ranges::of_pods)]
-    pub cluster_cidr: Ranges,
+    /// Addresses of the cluster's pods [default: as the server says; 10.244.0.0/16 where none does]
+    #[arg(long, value_name = "CIDR,...", value_parser = ranges::of_pods)]
+    pub cluster_cidr: Option<Ranges>,
 }
 
 #[derive(Args, Clone, Debug)]

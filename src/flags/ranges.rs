@@ -2,6 +2,9 @@
 
 use ipnet::IpNet;
 
+/// Of pods, unless flags say another.
+pub const PODS: &str = "10.244.0.0/16";
+
 /// One range, or two of different families; the first one's family is that of what has but one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ranges(Vec<IpNet>);

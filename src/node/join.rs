@@ -5,7 +5,7 @@ mod rights;
 mod servers;
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     pin::pin,
     time::Duration,
 };
@@ -25,13 +25,13 @@ use client::{
 use tokio::time::{Instant, error::Elapsed, timeout};
 
 use crate::{
-    check,
     flags::{AgentVerbFlags, own_labels},
     machine::{
         address::{host_name, node_address},
         dirs::Dirs,
         instance::{Instance, NodeLock},
         open_files,
+        process::{END_BOUND, end, shutdown_signal, unfaulted},
         progress::Progress,
     },
     node::{
@@ -40,14 +40,11 @@ use crate::{
         discover::{self, NotSigned},
         join_token::JoinToken,
         kept::Kept,
-        preflight::{self, Needs, Wish, here},
+        preflight::{self, Needs, Wish, here, programs},
     },
-    server::{shutdown_signal, unfaulted},
 };
 use kubelet_certificate::Member;
 
-/// How long an orderly end may take before we go anyway.
-const END_BOUND: Duration = Duration::from_secs(8);
 /// How long a machine that was never a node waits for a server: both may have been switched on together.
 const SERVER_BOUND: Duration = Duration::from_secs(600);
 /// A server that has just started may not have signed with the token yet.
@@ -62,7 +59,7 @@ const ALONE_AFTER: Duration = Duration::from_secs(5);
 const FACTS_BOUND: Duration = Duration::from_secs(10);
 
 pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
-    if let Some(lacking) = check::lacking() {
+    if let Some(lacking) = programs::lacking() {
         bail!(lacking);
     }
     let (progress, group, dirs) = (Progress::default(), Group::new(), Dirs::new(flags.common.data_dir.as_deref()));
@@ -71,19 +68,17 @@ pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
     let _instance = Instance::start(&dirs)?;
     open_files::raise();
     // One listener for the whole life: no signal falls between two.
-    let mut end = pin!(shutdown_signal(&group));
+    let mut told = pin!(shutdown_signal(&group));
     let node = tokio::select! {
         // Told to end before we were up: that is no failure.
-        () = &mut end => Ok(None),
+        () = &mut told => Ok(None),
         started = Box::pin(start(&flags, &dirs, &group, &progress)) => started.map(Some),
     };
     if let Ok(Some(_)) = &node {
-        end.await;
+        told.await;
     }
     // Before anything is looked at: a port that we have ourselves is not taken.
-    if !group.drain(END_BOUND).await {
-        tracing::warn!(seconds = END_BOUND.as_secs(), "some tasks did not end in time");
-    }
+    end(&group, END_BOUND).await;
     let node = match node {
         Err(error) => Err(Box::pin(explained(error, &flags)).await),
         done => done,
@@ -95,16 +90,17 @@ pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
 async fn explained(error: anyhow::Error, flags: &AgentVerbFlags) -> anyhow::Error {
     let group = Group::new();
     let found = preflight::look(&flags.join, &wish(flags, None), &group).await;
-    group.drain(END_BOUND).await;
+    end(&group, END_BOUND).await;
     let between = in_the_way(&found);
     if between.is_empty() { error } else { anyhow::anyhow!("{error:#}\nwhat stands in between:{between}") }
 }
 
 async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Progress) -> anyhow::Result<NodeLock> {
     let kept = Kept::open(&dirs.node())?;
+    kept.keep(group);
     let member = Box::pin(member(flags, &kept, group, progress)).await?;
     let urls: Vec<String> = member.transport.servers().iter().map(Server::to_string).collect();
-    kept.set_servers(&urls)?;
+    kept.set_servers(&urls);
     let life = life(&kept.client()?.context("the certificate was just kept")?).map_err(anyhow::Error::msg)?;
     member.keep_fresh(life, group);
     if let Some(warning) = Box::pin(preflight::clock_warning(&member.transport)).await {
@@ -118,7 +114,7 @@ async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Pr
         bail!(lacking);
     }
     let facts = Box::pin(facts(flags, &member)).await?;
-    let address = own_address(flags.agent.node_ip, &member.transport.servers(), progress);
+    let address = own_address(flags.agent.node_ip, &member.transport.servers(), progress).await;
     let address = address.context("this machine has no address that others could reach: connect it to a network, or give --node-ip")?;
     let client = if flags.join.offline_start {
         let shelf = Shelf::open(&dirs.node().join(CACHE), ALONE_AFTER, group).context("opening what was kept of the cluster")?;
@@ -187,7 +183,18 @@ fn needs(flags: &AgentVerbFlags) -> Needs {
 async fn member(flags: &AgentVerbFlags, kept: &Kept, group: &Group, progress: &Progress) -> anyhow::Result<Member> {
     let invitation = JoinToken::of_flags(&flags.join)?;
     let servers = servers::known(&flags.join.server, &kept.servers()?)?;
-    if let (Some(ca), Some(identity)) = (kept.ca()?, kept.client()?) {
+    let is_damaged = kept.is_client_damaged();
+    let shown = match kept.client() {
+        Err(error) if is_damaged && invitation.is_some() => {
+            tracing::warn!(error = format!("{error:#}"), "the certificate that was kept is of no use; joining again");
+            None
+        }
+        Err(error) if is_damaged => {
+            return Err(error.context("give a --token to join again with (`skiff token create` on a server prints one)"));
+        }
+        found => found?,
+    };
+    if let (Some(ca), Some(identity)) = (kept.ca()?, shown) {
         return Box::pin(again(flags, (ca, identity), kept, invitation, servers, group, progress)).await;
     }
     if servers.is_empty() {
@@ -200,7 +207,8 @@ async fn member(flags: &AgentVerbFlags, kept: &Kept, group: &Group, progress: &P
     };
     let ca = Box::pin(patiently(progress, async || discover::authority(&servers, &invitation, group).await)).await?;
     let transport = Transport::new(servers, tls(&ca, None).map_err(anyhow::Error::msg)?, group);
-    let node = flags.agent.node_name.clone().unwrap_or_else(host_name);
+    let last = || if is_damaged { kept.last_node() } else { None };
+    let node = flags.agent.node_name.clone().or_else(last).unwrap_or_else(host_name);
     let member = Member { node, ca, kept: kept.clone(), transport, invitation: Some(invitation.clone()) };
     Box::pin(patiently(progress, async || member.join(&invitation).await))
         .await
@@ -261,7 +269,7 @@ async fn facts(flags: &AgentVerbFlags, member: &Member) -> anyhow::Result<Facts>
     let asked = timeout(FACTS_BOUND, Facts::ask(&member.transport.client(), &flags.facts)).await;
     let error = match asked {
         Ok(Ok(facts)) => {
-            member.kept.set_facts(&facts)?;
+            member.kept.set_facts(&facts);
             return Ok(facts);
         }
         Ok(Err(error)) => error,
@@ -273,12 +281,11 @@ async fn facts(flags: &AgentVerbFlags, member: &Member) -> anyhow::Result<Facts>
 }
 
 /// The given one, else what packets to the servers leave from: where there are several networks, that is the one they share with us.
-fn own_address(given: Option<IpAddr>, servers: &[Server], progress: &Progress) -> Option<IpAddr> {
+async fn own_address(given: Option<IpAddr>, servers: &[Server], progress: &Progress) -> Option<IpAddr> {
     if given.is_some() {
         return given;
     }
-    let ip = |server: &Server| (server.host(), server.port()).to_socket_addrs().ok()?.next().map(|address| address.ip());
-    let chosen = node_address(servers.iter().find_map(ip))?;
+    let chosen = node_address(here::address_of(servers).await)?;
     if let Some(warning) = &chosen.warning {
         tracing::warn!(%warning, "choosing the node's address");
         progress.say(&format!("warning: {warning}"));
@@ -310,7 +317,7 @@ pub fn is_passing(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| match (cause.downcast_ref::<kube::Error>(), cause.downcast_ref::<client::certificate::Error>()) {
         _ if cause.is::<Elapsed>() => true,
         (Some(error), _) => may_pass(error),
-        (_, Some(client::certificate::Error::Create(error))) => may_pass(error),
+        (_, Some(error)) => error.may_pass(),
         _ => false,
     })
 }
@@ -334,6 +341,14 @@ mod patience {
         }
         let create = client::certificate::Error::Create(Box::new(api(500)));
         assert!(is_passing(&create.into()));
-        assert!(!is_passing(&client::certificate::Error::Deleted { name: "csr-a".into() }.into()));
+        for passing in [
+            client::certificate::Error::Deleted { name: "csr-a".into() },
+            client::certificate::Error::Unsigned { name: "csr-a".into(), seconds: 1 },
+            client::certificate::Error::Silence,
+        ] {
+            assert!(is_passing(&passing.into()));
+        }
+        let denied = client::certificate::Error::Denied { name: "csr-a".into(), reason: "so".into(), message: String::new() };
+        assert!(!is_passing(&denied.into()));
     }
 }

@@ -32,9 +32,10 @@ impl JoinToken {
     /// # Errors
     /// The token, its file or the hash cannot be read.
     pub fn of_flags(flags: &JoinFlags) -> anyhow::Result<Option<Self>> {
-        let text = match (&flags.token, &flags.token_file) {
-            (Some(token), _) => token.reveal().to_owned(),
-            (None, Some(file)) => fs::read_to_string(file).with_context(|| format!("--token-file {}", file.display()))?,
+        // They exclude each other on the command line; a config file may have both.
+        let text = match (&flags.token_file, &flags.token) {
+            (Some(file), _) => fs::read_to_string(file).with_context(|| format!("--token-file {}", file.display()))?,
+            (None, Some(token)) => token.reveal().to_owned(),
             (None, None) => return Ok(None),
         };
         let read = Self::parse(&text, flags.ca_hash.as_deref());
@@ -146,6 +147,8 @@ mod tests {
         let flags =
             |token_file| JoinFlags { server: Vec::new(), token: None, token_file, offline_start: true, tunnel: true, ca_hash: None };
         assert_eq!(JoinToken::of_flags(&flags(Some(file.clone()))).unwrap().unwrap().token.id, "abcdef");
+        let both = JoinFlags { token: Some("fedcba.0123456789abcdef".parse().unwrap()), ..flags(Some(file.clone())) };
+        assert_eq!(JoinToken::of_flags(&both).unwrap().unwrap().token.id, "abcdef", "the file goes first");
         assert!(JoinToken::of_flags(&flags(None)).unwrap().is_none());
         assert!(JoinToken::of_flags(&flags(Some(dir.path().join("none")))).is_err());
         fs::write(&file, "abcdef.01234").unwrap();

@@ -54,19 +54,19 @@ pub async fn run(flags: LeaveFlags) -> anyhow::Result<()> {
             dirs.root.display()
         );
     }
-    let (kept, group) = (Kept::open(&dirs.node())?, Group::new());
-    let node = kept.node()?;
-    let client = client(&kept, &group)?;
-    let asked = match (&node, &client) {
-        (Some(node), Some(client)) => drain(client, node, flags.timeout).await,
-        _ => Err(anyhow::anyhow!("this machine has no certificate of the cluster")),
+    // The agent may be writing.
+    let (kept, group) = (Kept::read_only(&dirs.node()), Group::new());
+    let known = who(&kept, &group);
+    let asked = match &known {
+        Ok((node, client)) => drain(client, node, flags.timeout).await,
+        Err(error) => Err(anyhow::anyhow!("{error:#}")),
     };
     step(asked, "pods evicted", flags.force)?;
     stop_service().await;
     instance::stop(&dirs, STOP_BOUND).await?;
     say!(" \u{2713} skiff stopped");
     // Only now: the agent would register it again.
-    if let (Some(node), Some(client)) = (&node, &client) {
+    if let Ok((node, client)) = &known {
         step(delete(client, node).await, &format!("node {node} deleted"), flags.force)?;
     }
     if rustix::process::geteuid().is_root() && dirs.agent().exists() {
@@ -95,11 +95,14 @@ fn step(done: anyhow::Result<()>, what: &str, is_forced: bool) -> anyhow::Result
     Ok(())
 }
 
-fn client(kept: &Kept, group: &Group) -> anyhow::Result<Option<Client>> {
-    let (Some(ca), Some(identity)) = (kept.ca()?, kept.client()?) else { return Ok(None) };
+/// The node that this machine is, and how it speaks to servers.
+fn who(kept: &Kept, group: &Group) -> anyhow::Result<(String, Client)> {
+    let (Some(ca), Some(identity), Some(node)) = (kept.ca()?, kept.client()?, kept.node()?) else {
+        bail!("this machine has no certificate of the cluster");
+    };
     let servers = kept.servers()?.iter().filter_map(|url| Server::parse(url).ok()).collect();
     let transport = Transport::new(servers, tls(&ca, Some(&identity)).map_err(anyhow::Error::msg)?, group);
-    Ok(Some(transport.client()))
+    Ok((node, transport.client()))
 }
 
 /// Cordons the node, and evicts its pods until none is left that can be elsewhere, for `bound` at most. Source: `kubectl drain`.

@@ -1,6 +1,7 @@
 //! `--server`, `--token` -> what stands between this machine and the cluster, each with the deed that helps.
 
 pub mod here;
+pub mod programs;
 
 use std::{io::ErrorKind, time::Duration};
 
@@ -12,14 +13,14 @@ use api::{
 };
 use client::{
     certificate::tls,
-    kube::{self, Api, api::ListParams},
+    kube::{self, Api, Client, api::ListParams},
     transport::{Server, Transport, unchecked},
 };
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
-    flags::JoinFlags,
-    node::{discover, join_token::JoinToken},
+    flags::{FactFlags, JoinFlags},
+    node::{cluster_config::Facts, discover, join_token::JoinToken},
 };
 pub use here::{Needs, Wish};
 
@@ -34,7 +35,7 @@ const NODES_AT_ONCE: u32 = 500;
 /// is not trusted.
 pub async fn look(flags: &JoinFlags, wish: &Wish, group: &Group) -> Vec<Finding> {
     let mut found = Vec::new();
-    let (mut named, mut there) = (Vec::new(), Vec::new());
+    let (mut named, mut there, mut told) = (Vec::new(), Vec::new(), None);
     for url in &flags.server {
         match Server::parse(url) {
             Ok(server) => {
@@ -47,12 +48,22 @@ pub async fn look(flags: &JoinFlags, wish: &Wish, group: &Group) -> Vec<Finding>
         }
     }
     match JoinToken::of_flags(flags) {
-        Ok(Some(token)) if !there.is_empty() => found.extend(Box::pin(invited(&there, &token, wish.name.as_deref(), group)).await),
+        Ok(Some(token)) if !there.is_empty() => {
+            let (findings, client) = Box::pin(invited(&there, &token, wish.name.as_deref(), group)).await;
+            found.extend(findings);
+            if let Some(client) = client.filter(|_| wish.cluster_cidrs.is_empty()) {
+                told = timeout(ANSWER_BOUND, Facts::ask(&client, &FactFlags::default())).await.ok().and_then(Result::ok);
+            }
+        }
         Ok(_) => {}
         Err(error) => found.push(Finding::wrong("token", format!("{error:#}"), "`skiff token create` on a server prints a new one")),
     }
     let needs = if flags.tunnel { Needs::Nobody } else { Needs::Others(wish.kubelet_port) };
-    found.extend(Box::pin(here::look(wish, &named, needs, group)).await);
+    let wish = match told {
+        Some(facts) => Wish { cluster_cidrs: facts.cluster_cidrs, ..wish.clone() },
+        None => wish.clone(),
+    };
+    found.extend(Box::pin(here::look(&wish, &named, needs, group)).await);
     found
 }
 
@@ -118,35 +129,39 @@ fn skew(server: &Server, theirs: Option<Timestamp>, ours: Timestamp) -> Finding 
     Finding::wrong(what, why, "timedatectl set-ntp true (on both machines; `date -u` shows the time)")
 }
 
-async fn invited(servers: &[Server], token: &JoinToken, node: Option<&str>, group: &Group) -> Vec<Finding> {
+/// What is found, and how the cluster is asked for more, where the token is taken.
+async fn invited(servers: &[Server], token: &JoinToken, node: Option<&str>, group: &Group) -> (Vec<Finding>, Option<Client>) {
     let ca = match timeout(ANSWER_BOUND * 2, discover::authority(servers, token, group)).await {
         Ok(Ok(ca)) => ca,
         Ok(Err(error)) => {
-            return vec![Finding::wrong("the cluster's CA", format!("{error:#}"), "skiff token create (on a server of this cluster)")];
+            let mend = "skiff token create (on a server of this cluster)";
+            return (vec![Finding::wrong("the cluster's CA", format!("{error:#}"), mend)], None);
         }
-        Err(_) => return vec![Finding::wrong("the cluster's CA", "no answer in time", "look at the server's log")],
+        Err(_) => return (vec![Finding::wrong("the cluster's CA", "no answer in time", "look at the server's log")], None),
     };
     let trusted = Finding::fine("the cluster's CA is the one that the token is for");
     let transport = tls(&ca, None).map(|tls| Transport::new(servers.to_vec(), tls, group));
     let shown = match transport.map(|transport| transport.with_token(&token.token.text())) {
         Ok(Ok(shown)) => shown,
-        Ok(Err(error)) => return vec![trusted, Finding::wrong("token", error.to_string(), "skiff token create (on a server)")],
-        Err(error) => return vec![Finding::wrong("the cluster's CA", error, "restart the server, which makes whole what it publishes")],
+        Ok(Err(error)) => return (vec![trusted, Finding::wrong("token", error.to_string(), "skiff token create (on a server)")], None),
+        Err(error) => {
+            return (vec![Finding::wrong("the cluster's CA", error, "restart the server, which makes whole what it publishes")], None);
+        }
     };
     let requests: Api<CertificateSigningRequest> = Api::all(shown.client());
     let answer = timeout(ANSWER_BOUND, requests.list(&ListParams::default().limit(1))).await;
     let mut found = vec![trusted, admitted(answer.map(|done| done.map(drop)))];
     // A machine that is a node already is asked for neither.
-    let Some(name) = node else { return found };
+    let Some(name) = node else { return (found, Some(shown.client())) };
     // Who joins may read a node whose name it knows (kubeadm's `kubeadm:get-nodes`); where it may not, joining tells.
-    let (nodes, id): (Api<Node>, _) = (Api::all(shown.client()), here::machine_id());
+    let (nodes, id): (Api<Node>, _) = (Api::all(shown.client()), Some(kubelet::machine_id()).filter(|id| !id.is_empty()));
     if let Ok(Ok(there)) = timeout(ANSWER_BOUND, nodes.get_opt(name)).await {
         found.push(called(name, there.as_ref(), id.as_deref()));
     }
     if let Some(id) = id {
         found.push(Box::pin(identified(&nodes, name, &id)).await);
     }
-    found
+    (found, Some(shown.client()))
 }
 
 /// Whether another node has this machine's id, as far as the token may see them.

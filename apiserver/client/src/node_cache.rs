@@ -241,6 +241,13 @@ impl Shelf {
         }
     }
 
+    /// Whether what is kept of a collection is behind, so that it has to be listed again.
+    fn is_to_relist(&self, key: &str) -> bool {
+        let entry = self.0.entries.lock().get(key).cloned();
+        // Where no server was met, a list would be had from nowhere.
+        self.0.met.load(Ordering::Relaxed) && entry.is_some_and(|entry| entry.is_to_relist())
+    }
+
     /// Whether what was kept may stand in for a server: not before one had its time to answer.
     fn stands_in(&self) -> bool {
         self.0.met.load(Ordering::Relaxed) || Instant::now() >= self.0.waits_until
@@ -300,6 +307,9 @@ where
                 Asked::Token(_) => named_token(request).await?,
                 other => (other, request),
             };
+            if matches!(&asked, Asked::Resuming(key, _) if shelf.is_to_relist(key)) {
+                return Ok(expired());
+            }
             let answer = inner.call(request).await.map(|answer| answer.map(|body| body.map_err(Into::into).boxed_unsync()));
             let is_answer = answer.as_ref().is_ok_and(|answer| !answer.status().is_server_error());
             if is_answer && !matches!(asked, Asked::Other) {
@@ -329,6 +339,15 @@ impl Shelf {
         };
         answer.map(|body| Tee::new(body, entry, from, tell).boxed_unsync())
     }
+}
+
+/// What the API server answers to who asks from a revision that is gone: the client lists again.
+fn expired() -> Response<Answer> {
+    let status = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"too old resource version: what came after it was not kept","reason":"Expired","code":410}"#;
+    let mut answer = Response::new(whole(status));
+    *answer.status_mut() = http::StatusCode::GONE;
+    answer.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    answer
 }
 
 fn whole(bytes: impl Into<Bytes>) -> Answer {

@@ -18,9 +18,16 @@ use rustls::{
     server::ParsedCertificate,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use x509_parser::parse_x509_certificate;
+use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 
 use crate::tls::{self, client_config};
+
+/// The subject of API servers' certificates, kubeadm's as ours.
+const API_SERVER: &str = "kube-apiserver";
+/// The Service that all API servers answer for.
+const SERVICE: &str = "kubernetes";
+const SERVICE_IN_NAMESPACE: &str = "kubernetes.default";
+const SERVICE_WITH_MORE: &str = "kubernetes.default.";
 
 /// How the agents of all nodes are called.
 pub struct Calls {
@@ -72,6 +79,10 @@ impl ServerCertVerifier for OfNode {
         match node_of(end_entity)? {
             Some(node) if node == self.node => {}
             Some(other) => return Err(Error::General(format!("it is the certificate of node {other:?}, not of {:?}", self.node))),
+            // The node says itself where it is. Led to an API server, its callers would be there whom our own certificate names.
+            None if is_api_servers(end_entity)? => {
+                return Err(Error::General(format!("it is the certificate of an API server, not of node {:?}", self.node)));
+            }
             // One that an administrator gave the node is known by its address, as upstream knows them all.
             None => verify_server_name(&parsed, name)?,
         }
@@ -108,12 +119,29 @@ fn node_of(certificate: &[u8]) -> Result<Option<String>, Error> {
     Ok(names.find_map(|name| name.strip_prefix(NODE_USER_PREFIX)).map(str::to_owned))
 }
 
+/// Whether it is one of an API server's, ours or kubeadm's: by its subject, or by a name that all of them have and nobody else.
+fn is_api_servers(certificate: &[u8]) -> Result<bool, Error> {
+    let (_, parsed) = parse_x509_certificate(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    let mut subjects = parsed.subject().iter_common_name().filter_map(|name| name.as_str().ok());
+    let names = parsed.subject_alternative_name().map_err(|_| CertificateError::BadEncoding)?;
+    let mut names = names.iter().flat_map(|names| &names.value.general_names);
+    let is_its_name = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => {
+            let name = name.trim_end_matches('.').to_ascii_lowercase();
+            name == SERVICE || name == SERVICE_IN_NAMESPACE || name.starts_with(SERVICE_WITH_MORE)
+        }
+        _ => false,
+    };
+    Ok(subjects.any(|name| name.eq_ignore_ascii_case(API_SERVER)) || names.any(is_its_name))
+}
+
 #[cfg(test)]
 mod tests {
+    use api::time::Timestamp;
     use rustls_pki_types::pem::PemObject;
 
     use super::*;
-    use crate::certs::{Certs, ServingNames};
+    use crate::certs::{Certs, ServingNames, Subject, Usage, issue};
 
     #[test]
     fn an_agent_is_known_by_its_node_and_no_node_answers_for_another() {
@@ -136,7 +164,27 @@ mod tests {
         let shown = &certs.leaves().kubelet_client.chain_pem;
         assert!(judge(shown, "a", "192.0.2.1").is_err(), "it serves nobody");
         let own = certs.leaves().serving.chain_pem.clone();
-        assert!(judge(&own, "a", "192.0.2.1").is_err() && judge(&own, "a", "kubernetes").is_ok(), "no node's: by its names");
+        assert!(judge(&own, "a", "localhost").unwrap_err().contains("an API server"), "no node leads us to ourselves");
+        let authority = crate::certs::files::Files::read_only(dir.path()).pair("ca").unwrap().unwrap().0;
+        let given = |common_name: &str, dns: &[&str]| {
+            let dns = dns.iter().map(|&name| name.to_owned()).collect();
+            let addresses = vec!["192.0.2.1".parse().unwrap()];
+            let subject = Subject { common_name: common_name.into(), organization: None, usage: Usage::Server, dns, addresses };
+            issue::leaf(&authority, &subject, Timestamp::now()).unwrap().chain_pem
+        };
+        let administrators = given("kubelet", &["a", "kubernetes-node.example"]);
+        assert_eq!(judge(&administrators, "a", "192.0.2.1"), Ok(()), "no node's: by its names");
+        assert!(judge(&administrators, "a", "192.0.2.2").is_err());
+        for (common_name, dns) in [
+            ("kube-apiserver", &[][..]),
+            ("x", &["kubernetes"]),
+            ("x", &["Kubernetes.Default"]),
+            ("x", &["a", "kubernetes.default.svc"]),
+            ("x", &["kubernetes.default.svc.other.domain"]),
+        ] {
+            let refused = judge(&given(common_name, dns), "a", "192.0.2.1").unwrap_err();
+            assert!(refused.contains("an API server"), "{common_name} {dns:?}: {refused}");
+        }
         let theirs = foreign.issue_node("a", &["192.0.2.1".parse().unwrap()]).unwrap().chain_pem;
         assert!(judge(&theirs, "a", "192.0.2.1").is_err(), "of another authority");
     }

@@ -18,7 +18,7 @@ use std::{
 use api::{
     Status,
     task::Group,
-    tunnel::{AGENT, PROTOCOL, SERVER, STREAM_WINDOW_BYTES, STREAMS_MAX, TUNNEL_WINDOW_BYTES},
+    tunnel::{AGENT, PROTOCOL, SERVER, STREAM_BOUND, STREAM_WINDOW_BYTES, STREAMS_MAX, TUNNEL_WINDOW_BYTES},
 };
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, Version, header, request::Parts};
@@ -33,7 +33,7 @@ use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use super::headers;
@@ -41,12 +41,13 @@ use crate::body::{Response, empty};
 
 /// Until the connection is ours after the answer that says so.
 const UPGRADE_BOUND: Duration = Duration::from_secs(10);
-/// Until the agent has taken a stream. Its own dial is on its machine: what takes longer leads nowhere any more, or over a line that is of no use.
-const STREAM_BOUND: Duration = Duration::from_secs(3);
 /// A silent agent is asked after that long whether it is there: what passes through a tunnel that is dead ends then. Who calls does not wait for it
 /// ([`STREAM_BOUND`]).
 const PING: Duration = Duration::from_secs(30);
 const PONG_BOUND: Duration = Duration::from_secs(10);
+/// Once a stream was not taken in time, the node's own address is dialled for that long: who calls now does not wait in vain again. The tunnel stays, for it
+/// may have been that one call's fault, and what passes through it is no reason for the agent to open another.
+const DIRECT_FOR: Duration = Duration::from_secs(10);
 
 /// The tunnels that this server holds, by the name of their node: the newest of each.
 pub struct Tunnels {
@@ -61,6 +62,8 @@ struct Tunnel {
     id: u64,
     sender: SendRequest<Empty<Bytes>>,
     streams: Arc<Semaphore>,
+    /// Until then it is left alone ([`DIRECT_FOR`]).
+    direct_until: Option<Instant>,
 }
 
 /// Why there is no stream through a tunnel.
@@ -108,15 +111,17 @@ impl Tunnels {
         Ok(response)
     }
 
-    /// A stream to the agent of a node, or why there is none, within [`STREAM_BOUND`]; `None` where it has no tunnel here.
+    /// A stream to the agent of a node, or why there is none, within [`STREAM_BOUND`]; `None` where it has no tunnel here, or one that did
+    /// not answer a moment ago.
     pub async fn open(&self, node: &str) -> Option<Result<Through, NoStream>> {
-        let tunnel = self.held.lock().get(node).filter(|tunnel| !tunnel.sender.is_closed()).cloned()?;
+        let is_of_use = |tunnel: &&Tunnel| !tunnel.sender.is_closed() && tunnel.direct_until.is_none_or(|until| until <= Instant::now());
+        let tunnel = self.held.lock().get(node).filter(is_of_use).cloned()?;
         let id = tunnel.id;
         let opened = timeout(STREAM_BOUND, tunnel.open()).await;
         Some(opened.unwrap_or_else(|_| {
-            // Nobody else waits for it. It ends with what passes through it, and an agent that is there opens another.
-            if self.forget(node, id) {
-                tracing::info!(node, "tunnel given up: no answer in time");
+            // If it is dead, it is found out by its pings.
+            if let Some(tunnel) = self.held.lock().get_mut(node).filter(|tunnel| tunnel.id == id) {
+                tunnel.direct_until = Some(Instant::now() + DIRECT_FOR);
             }
             Err(NoStream::Lost(failed(&format_args!("no answer within {} s", STREAM_BOUND.as_secs()))))
         }))
@@ -159,7 +164,7 @@ impl Tunnels {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let streams = Arc::new(Semaphore::new(STREAMS_MAX as usize));
         // The old one ends when its last stream does: nobody holds its sender any more.
-        let old = self.held.lock().insert(node.to_owned(), Tunnel { id, sender, streams });
+        let old = self.held.lock().insert(node.to_owned(), Tunnel { id, sender, streams, direct_until: None });
         tracing::info!(node, replaced = old.is_some(), "tunnel opened");
         drop(old);
         let ended = connection.await;

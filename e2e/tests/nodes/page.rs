@@ -246,8 +246,8 @@ async fn several_servers(page: &mut Page, world: &World, elsewhere: &Machine<'_>
     for machine in &machines {
         becomes(machine, "curl -sf -m 3 http://127.0.0.1:2379/health", "true").await;
     }
-    let command =
-        page.next("skiff server --etcd-servers http://a:2379,http://b:2379,http://c:2379 --token TOKEN", &[("TOKEN", KEYS_TOKEN)]);
+    let command = page
+        .next("skiff server --etcd-servers http://a:2379,http://b:2379,http://c:2379 --token KEYS_TOKEN", &[("KEYS_TOKEN", KEYS_TOKEN)]);
     let mut servers = Vec::new();
     for machine in &machines {
         servers.push(stays(machine, &command, "API ready").await);

@@ -105,7 +105,7 @@ impl Rounds {
         self.value += 1;
         let (api, since, value) = (cluster.servers[server].api(), Instant::now(), self.value.to_string());
         let body = object("v1", "ConfigMap", "probe", json!({"data": {"value": value}})).to_string().into_bytes();
-        eventually(&format!("server {server} takes a write"), LONG, async || {
+        eventually(&format!("server {server} takes a write"), HEALED, async || {
             let sent = api.send("PUT", PROBE, &[("content-type", "application/json")], body.clone());
             match tokio::time::timeout(PATIENCE, sent).await {
                 Ok(Ok(reply)) if reply.status == 200 => Ok(()),

@@ -1,4 +1,4 @@
-//! A token -> a node's certificates and its own connection; then what it watches: as the agent of a machine does it (`src/join.rs` of the front door).
+//! A token -> a node's certificates and its own connection; then what it watches: as the agent of a machine does it (`src/node/join.rs` of the front door).
 //!
 //! Keys, requests and connections are the agent's own code (`client::certificate`, `client::transport`); what an agent keeps on its disk is not kept.
 

@@ -14,7 +14,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::{
     Config, LINK_PREFIX, PodNetwork,
-    firewall::{Closed, Hook, Port, Protocol, closed_chains},
+    firewall::{Closed, Hook, Maker, Port, Protocol, closed_chains},
     kernel::{Interface, Kernel, VxlanSeen},
     mtu::{LONGEST, is_own, pod_mtu, underlay},
     path::path_mtu,
@@ -147,7 +147,7 @@ fn firewalls(seen: &Seen, config: &Config, tcp_ports: &[u16]) -> Vec<Problem> {
     let mut wrong = |what: String, mend: String| all.push(Problem { weight: Weight::Blocks, what, mend });
     let by_vxlan = (config.mode != PodNetwork::Route).then_some(Port(Protocol::Udp, config.port));
     let tcp = || tcp_ports.iter().map(|port| Port(Protocol::Tcp, *port));
-    let is_of_iptables = |chain: &&Closed| chain.opening(Port(Protocol::Tcp, 1)).starts_with("iptables");
+    let is_of_iptables = |chain: &&Closed| chain.maker == Maker::Iptables;
     if seen.ufw {
         // Its rules are iptables'.
         let rules = seen.closed.iter().find(is_of_iptables);

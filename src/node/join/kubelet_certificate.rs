@@ -66,7 +66,7 @@ impl Member {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RETRY_MAX);
             }
-            // What was just written can be read.
+            // What was just kept can be read.
             life = self.kept.client().ok().flatten().and_then(|identity| certificate::life(&identity).ok()).unwrap_or(life);
             tracing::info!(until = %life.to, "client certificate rotated");
         }
@@ -97,7 +97,7 @@ impl Member {
     async fn obtain(&self, client: &Client, key: &str) -> anyhow::Result<()> {
         let identity = obtain(client, &Wanted::node_client(&self.node), key, CLIENT_BOUND).await?;
         let shown = tls(&self.ca, Some(&identity)).map_err(anyhow::Error::msg)?;
-        self.kept.set_client(&self.ca, &identity)?;
+        self.kept.set_client(&self.ca, &identity);
         self.transport.set_tls(shown);
         Ok(())
     }
@@ -146,7 +146,7 @@ impl Member {
     async fn serving_now(&self, wanted: &Wanted, held: Life) -> Result<Identity, String> {
         let error = match self.signed(wanted, patience(held, Timestamp::now())).await {
             Ok(identity) => {
-                self.kept.set_serving(&identity).map_err(|error| format!("{error:#}"))?;
+                self.kept.set_serving(&identity);
                 return Ok(identity);
             }
             Err(error) => error,

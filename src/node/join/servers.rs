@@ -61,9 +61,7 @@ fn take(member: &Member, given: &[String], slices: &Cache<EndpointSlice>) {
     }
     let urls: Vec<String> = servers.iter().map(Server::to_string).collect();
     tracing::info!(servers = urls.join(","), "the cluster's servers");
-    if let Err(error) = member.kept.set_servers(&urls) {
-        tracing::error!(error = format!("{error:#}"), "failed to keep the addresses of the cluster's servers");
-    }
+    member.kept.set_servers(&urls);
     member.transport.set_servers(servers);
 }
 

@@ -95,6 +95,12 @@ async fn a_machine_joins_by_token_and_is_a_node_from_then_on() {
     }
     let rejoined = joins(&agent(Some(&url), &["--token", &whole, "--node-name=a"]), &a, &group).await.unwrap();
     assert_eq!(rejoined.node, "a");
+    // Its key is another's: it joins again, under the name it had, where somebody lets it in.
+    std::fs::write(a.join("kubelet-client.key"), client::certificate::new_key().unwrap()).unwrap();
+    let error = format!("{:#}", joins(&agent(Some(&url), &[]), &a, &group).await.err().unwrap());
+    assert!(error.contains("--token") && error.contains("kubelet-client"), "{error}");
+    let rejoined = joins(&agent(Some(&url), &["--token", &whole]), &a, &group).await.unwrap();
+    assert_eq!((rejoined.node.as_str(), Kept::open(&a).unwrap().node().unwrap().as_deref()), ("a", Some("a")));
     let error = joins(&agent(Some(&url), &["--node-name=c"]), &a, &group).await.err().unwrap().to_string();
     assert!(error.contains("skiff leave"), "{error}");
     let error = format!("{:#}", joins(&agent(None, &["--token", &other]), &a, &group).await.err().unwrap());

@@ -3,7 +3,8 @@
 use std::{
     fs,
     io::ErrorKind,
-    net::{IpAddr, Ipv4Addr, TcpListener, ToSocketAddrs, UdpSocket},
+    net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket},
+    time::Duration,
 };
 
 use api::{
@@ -13,6 +14,7 @@ use api::{
 use client::transport::Server;
 use ipnet::IpNet;
 use proxy::overlay::{self, PodNetwork};
+use tokio::{net::lookup_host, time::timeout};
 
 use crate::machine::{
     address::{node_address, warning_of},
@@ -21,6 +23,9 @@ use crate::machine::{
 
 /// What findings of the overlay are about.
 pub const POD_NETWORK: &str = "pod network";
+
+/// Until the names of all servers are looked up.
+const NAMES_BOUND: Duration = Duration::from_secs(2);
 
 /// How this machine would be a node: what flags say, or would by default.
 #[derive(Clone, Debug)]
@@ -47,7 +52,7 @@ pub enum Needs {
 
 /// Looks at addresses, ports, firewalls, MTU and what other pod networks left. A few packets are sent to the first server; nothing is changed.
 pub async fn look(wish: &Wish, servers: &[Server], needs: Needs, group: &Group) -> Vec<Finding> {
-    let server = servers.iter().find_map(address_of);
+    let server = address_of(servers).await;
     let mut found = Vec::new();
     match wish.node_ip.or_else(|| node_address(server).map(|chosen| chosen.address)) {
         Some(ip) => {
@@ -69,7 +74,7 @@ pub async fn look(wish: &Wish, servers: &[Server], needs: Needs, group: &Group) 
 
 /// The part of [`look`] that a node may ask while it starts: nothing is listened at. `ip`: the node's.
 pub async fn pod_network(wish: &Wish, ip: IpAddr, servers: &[Server], needs: Needs, group: &Group) -> Vec<Finding> {
-    let server = servers.iter().find_map(address_of);
+    let server = address_of(servers).await;
     let name = wish.name.as_deref().unwrap_or_default();
     let config = overlay::Config::new(wish.pod_network, name, ip, &wish.cluster_cidrs);
     let config = overlay::Config { port: wish.vxlan_port, ..config };
@@ -84,12 +89,6 @@ pub async fn pod_network(wish: &Wish, ip: IpAddr, servers: &[Server], needs: Nee
     let mut found: Vec<Finding> = seen.mtu(&config).into_iter().map(Finding::fine).collect();
     found.extend(all.iter().map(|problem| of_problem(problem, &blocking)));
     found
-}
-
-/// The machine's id, which systemd made for it alone.
-pub fn machine_id() -> Option<String> {
-    let read = |path: &&str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned()).filter(|id| !id.is_empty());
-    ["/etc/machine-id", "/var/lib/dbus/machine-id"].iter().find_map(read)
 }
 
 /// Another machine than this one has its id: `other` says who.
@@ -115,8 +114,21 @@ fn named(ip: IpAddr) -> Finding {
     }
 }
 
-fn address_of(server: &Server) -> Option<IpAddr> {
-    (server.host(), server.port()).to_socket_addrs().ok()?.next().map(|address| address.ip())
+/// The address of one of them. Those that are named by their address go first: who is asked for a name may be silent.
+pub async fn address_of(servers: &[Server]) -> Option<IpAddr> {
+    if let Some(ip) = servers.iter().find_map(|server| server.host().parse().ok()) {
+        return Some(ip);
+    }
+    let asked = async {
+        for server in servers {
+            let found = lookup_host((server.host(), server.port())).await.ok().and_then(|mut all| all.next());
+            if let Some(address) = found {
+                return Some(address.ip());
+            }
+        }
+        None
+    };
+    timeout(NAMES_BOUND, asked).await.ok()?
 }
 
 /// Those that the node will listen at.
@@ -167,6 +179,16 @@ mod tests {
             assert!(why.contains("another program") && mend.contains(&port.to_string()), "{finding}");
         }
         assert_eq!(ports(&Wish { pod_network: PodNetwork::Route, ..wish(a, b) }).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_named_by_its_address_goes_before_names() {
+        let server = |url: &str| Server::parse(url).unwrap();
+        let silent = server("https://nobody.invalid:6443");
+        assert_eq!(address_of(&[silent.clone(), server("https://10.0.0.5:6443")]).await, Some([10, 0, 0, 5].into()));
+        assert_eq!(address_of(&[server("https://[fd00::1]:6443")]).await, Some("fd00::1".parse().unwrap()));
+        assert_eq!(address_of(&[silent, server("https://localhost:6443")]).await.map(|ip| ip.is_loopback()), Some(true));
+        assert_eq!(address_of(&[]).await, None);
     }
 
     #[test]

@@ -22,6 +22,9 @@ const SLACK_BYTES: u64 = 256 << 10;
 /// Changes that wait to be written; beyond that they are not kept, until the collection is listed again.
 const CHANGES_BYTES_MAX: usize = 8 << 20;
 
+/// A client is told to list again at most so often: what cannot be kept would be listed for nothing.
+const RELIST_EVERY: Duration = Duration::from_secs(600);
+
 /// A collection, or a single object, by the path of its watch; or a token.
 pub struct Entry {
     path: PathBuf,
@@ -55,6 +58,8 @@ struct State {
     is_claimed: bool,
     /// A server has told more since the start than is kept: who heard of that is not led back to what was before.
     is_behind: bool,
+    /// When a client was last told to list again.
+    relisted: Option<Instant>,
 }
 
 /// What could not be written.
@@ -94,6 +99,7 @@ impl Entry {
             used: Instant::now(),
             is_claimed: false,
             is_behind: false,
+            relisted: None,
         };
         Self { path, key: key.to_owned(), pod, state: Mutex::new(state), file: Mutex::default() }
     }
@@ -134,6 +140,17 @@ impl Entry {
     /// More was told than we know of: until the collection is listed again, nothing is written or told.
     pub fn fell_behind(&self) {
         self.state.lock().fall_behind();
+    }
+
+    /// Whether a watch that goes on is to begin with a list instead, so that the collection is kept again. True at most once in [`RELIST_EVERY`].
+    pub fn is_to_relist(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_early = state.relisted.is_some_and(|at| at.elapsed() < RELIST_EVERY);
+        if !state.is_behind || is_early {
+            return false;
+        }
+        state.relisted = Some(Instant::now());
+        true
     }
 
     /// One object is so now (`line`, and as one that is there: `put`), or gone.

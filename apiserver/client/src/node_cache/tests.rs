@@ -145,6 +145,40 @@ async fn a_token_is_had_again_where_no_server_is() {
     house.stop();
 }
 
+#[tokio::test]
+async fn a_collection_that_fell_behind_is_listed_again_and_kept() {
+    let (house, dir) = (Group::new(), tempfile::tempdir().unwrap());
+    let door = Door::new(&house).await;
+    let way = Way { client: door.admin(), is_cut: Arc::default() };
+    let group = Group::new();
+    let shelf = Shelf::open(dir.path(), Duration::ZERO, &group).unwrap();
+    let mut shelved = shelf.over(way.clone());
+    let mut ask = async |query: &str| {
+        let uri = format!("/api/v1/configmaps?watch=true&{query}");
+        let answer = shelved.call(Request::get(uri).body(Body::empty()).unwrap()).await.unwrap();
+        (answer.status().as_u16(), answer.into_body())
+    };
+    let list = "allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
+    // Read to the end of the list.
+    let read_list = async |mut body: Answer| {
+        let entry = shelf.entry("/api/v1/configmaps?").unwrap();
+        while entry.told().is_none() {
+            tokio::time::timeout(Duration::from_secs(10), body.frame()).await.unwrap().unwrap().unwrap();
+        }
+        entry
+    };
+    let (status, body) = ask(list).await;
+    assert_eq!(status, 200);
+    let entry = read_list(body).await;
+    entry.fell_behind();
+    assert!(entry.told().is_none());
+    assert_eq!(ask("resourceVersion=1").await.0, 410, "it lists again");
+    assert_ne!(ask("resourceVersion=1").await.0, 410, "and not with each watch, where that helps nothing");
+    read_list(ask(list).await.1).await;
+    group.stop();
+    house.stop();
+}
+
 fn token_of(pod: &str, n: usize) -> TokenKey {
     TokenKey { name: format!("/api/v1/namespaces/n/serviceaccounts/s/token#{pod}{n}"), pod: Some(pod.to_owned()) }
 }

@@ -4,7 +4,7 @@ use std::{convert::Infallible, io::Cursor, net::SocketAddr, time::Duration};
 
 use api::{
     task::Group,
-    tunnel::{AGENT, STREAM_WINDOW_BYTES, STREAMS_MAX, TUNNEL_WINDOW_BYTES},
+    tunnel::{AGENT, DIAL_BOUND, STREAM_WINDOW_BYTES, STREAMS_MAX, TUNNEL_WINDOW_BYTES},
 };
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -29,8 +29,6 @@ use crate::transport::InGroup;
 /// After so much silence the server is asked whether it is there. Routers that translate addresses forget a silent connection after minutes.
 const PING: Duration = Duration::from_secs(30);
 const PONG_BOUND: Duration = Duration::from_secs(15);
-/// Until our own agent has taken a connection.
-const DIAL_BOUND: Duration = Duration::from_secs(5);
 /// Heads are short: they name the agent, and nothing else.
 const HEADER_BYTES_MAX: u32 = 8 << 10;
 

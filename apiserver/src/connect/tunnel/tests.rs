@@ -1,12 +1,12 @@
 //! An agent at the other end of a pipe, which echoes.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, sync::atomic::AtomicBool};
 
 use hyper::{server, service::service_fn};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     sync::oneshot,
-    time::{Instant, sleep},
+    time::sleep,
 };
 
 use super::*;
@@ -31,11 +31,19 @@ fn offered(tunnels: &Arc<Tunnels>, node: &'static str, group: &Group) -> DuplexS
 
 /// Joins each stream with itself, or (a flood) sends without end. What is returned resolves when the connection has ended.
 fn agent(connection: DuplexStream, floods: bool, group: &Group) -> oneshot::Receiver<()> {
+    agent_that(connection, floods, Arc::default(), group)
+}
+
+/// The same, which answers no stream while it stalls.
+fn agent_that(connection: DuplexStream, floods: bool, stalls: Arc<AtomicBool>, group: &Group) -> oneshot::Receiver<()> {
     let (in_group, (ends, ended)) = (group.clone(), oneshot::channel());
     group.spawn(async move {
         let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
-            let streams = in_group.clone();
+            let (streams, is_stalled) = (in_group.clone(), stalls.load(Ordering::Relaxed));
             async move {
+                if is_stalled {
+                    std::future::pending::<()>().await;
+                }
                 assert_eq!((request.method(), request.uri().to_string().as_str()), (&Method::CONNECT, AGENT));
                 streams.spawn(async move {
                     let mut stream = TokioIo::new(upgrade::on(request).await.unwrap());
@@ -132,11 +140,34 @@ async fn who_calls_through_a_dead_tunnel_knows_it_in_seconds_and_nobody_after_th
     assert!(matches!(tunnels.open("n1").await, Some(Err(NoStream::Lost(_)))));
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     assert!(tunnels.open("n1").await.is_none(), "the way by the node's address");
+    assert_eq!(tunnels.len(), 1, "its pings tell when it is dead");
+    sleep(DIRECT_FOR).await;
+    assert!(matches!(tunnels.open("n1").await, Some(Err(NoStream::Lost(_)))), "it may have been that one call's fault");
     // An agent that is there calls again.
+    let dead = tunnels.held.lock()["n1"].id;
     agent(offered(&tunnels, "n1", &group), false, &group);
-    eventually("another", || tunnels.len() == 1).await;
+    eventually("another", || tunnels.held.lock()["n1"].id != dead).await;
     echoes(&mut opened(&tunnels, "n1").await, "through the new one").await;
     drop(silent);
+    group.stop();
+}
+
+/// The node has no address that we reach: while one stream lives, its agent opens no other tunnel.
+#[tokio::test(start_paused = true)]
+async fn one_slow_call_does_not_cost_a_node_its_tunnel_while_a_stream_lives() {
+    let (tunnels, group) = (Arc::<Tunnels>::default(), Group::new());
+    let stalls = Arc::new(AtomicBool::new(false));
+    let mut ended = agent_that(offered(&tunnels, "n1", &group), false, stalls.clone(), &group);
+    eventually("a tunnel", || tunnels.len() == 1).await;
+    let mut living = opened(&tunnels, "n1").await;
+    stalls.store(true, Ordering::Relaxed);
+    assert!(matches!(tunnels.open("n1").await, Some(Err(NoStream::Lost(_)))));
+    assert!(tunnels.open("n1").await.is_none(), "nobody waits in vain again at once");
+    stalls.store(false, Ordering::Relaxed);
+    sleep(DIRECT_FOR).await;
+    echoes(&mut opened(&tunnels, "n1").await, "through the same tunnel").await;
+    echoes(&mut living, "the whole time").await;
+    assert!(ended.try_recv().is_err() && tunnels.len() == 1);
     group.stop();
 }
 

@@ -12,6 +12,7 @@ pub mod certificatesigningrequest;
 pub mod common;
 pub mod config;
 pub mod configmap;
+pub mod controllerrevision;
 pub mod csidriver;
 pub mod csinode;
 pub mod csistoragecapacity;
@@ -58,6 +59,7 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| namespace::kind(),
     |_| node::kind(),
     |_| pod::kind(),
+    |_| podtemplate::kind(),
     |_| replicationcontroller::kind(),
     |_| secret::kind(),
     |_| serviceaccount::kind(),
@@ -65,6 +67,7 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     // apiextensions.k8s.io
     |_| customresourcedefinition::kind(),
     // apps
+    |_| controllerrevision::kind(),
     |_| deployment::kind(),
     |_| replicaset::kind(),
     // certificates.k8s.io

@@ -216,6 +216,8 @@ pub fn body(kind: &Kind, namespace: &str, name: &str) -> Value {
         "events" => json!({"involvedObject": {"kind": "Pod", "namespace": namespace, "name": "x"}, "reason": "x", "type": "Normal"}),
         "endpointslices" => json!({"addressType": "IPv4", "endpoints": [], "ports": []}),
         "poddisruptionbudgets" => json!({"spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "other"}}}}),
+        "podtemplates" => json!({"template": template}),
+        "controllerrevisions" => json!({"revision": 1, "data": {"spec": {}}}),
         "ingressclasses" => json!({"spec": {"controller": "x.example/y"}}),
         "storageclasses" => json!({"provisioner": "x.example/y"}),
         "csistoragecapacities" => json!({"storageClassName": "x"}),

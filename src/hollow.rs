@@ -18,7 +18,7 @@ use crate::{
         progress::Progress,
     },
     node::{
-        discover::{self, NotSigned},
+        discover::{self, NotYet},
         join::is_passing,
         join_token::JoinToken,
     },
@@ -92,8 +92,8 @@ fn invitation(flags: &JoinFlags, group: &Group) -> anyhow::Result<Invitation> {
 
 fn no_entry(error: &anyhow::Error) -> NoEntry {
     let words = format!("{error:#}");
-    // A server that has just started may not have signed with the token yet.
-    if is_passing(error) || error.is::<NotSigned>() { NoEntry::Yet(words) } else { NoEntry::Ever(words) }
+    // A server that has just started may not have said or signed yet what is public.
+    if is_passing(error) || error.is::<NotYet>() { NoEntry::Yet(words) } else { NoEntry::Ever(words) }
 }
 
 async fn kubeconfig(flags: &AgentVerbFlags) -> anyhow::Result<client::kube::Config> {

@@ -13,7 +13,7 @@ use api::{
 };
 use client::{
     ANSWER_BOUND,
-    kube::Api,
+    kube::{self, Api},
     transport::{Server, Transport, unchecked},
     trust::{is_signed, pinned},
 };
@@ -22,21 +22,30 @@ use tokio::time::timeout;
 
 use crate::node::join_token::JoinToken;
 
-/// Nobody has signed with the token: a server that has just started may yet.
-#[derive(Debug)]
-pub struct NotSigned(String);
+const ASKING: &str = "asking for what anybody may know of the cluster (kube-public/cluster-info)";
 
-impl fmt::Display for NotSigned {
+/// What a server that has just started may yet do.
+#[derive(Debug)]
+pub enum NotYet {
+    /// Nobody may read what anybody may know of the cluster, or it is not there.
+    Public,
+    /// Nobody has signed with the token of this id.
+    Signed(String),
+}
+
+impl fmt::Display for NotYet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let id = &self.0;
-        write!(
-            f,
-            "the token says nothing of the cluster's CA, and no server knows token {id}: is it the right one, and is its time over? `skiff token list` on a server shows those there are, `skiff token create` makes one"
-        )
+        match self {
+            Self::Public => f.write_str(ASKING),
+            Self::Signed(id) => write!(
+                f,
+                "the token says nothing of the cluster's CA, and no server knows token {id}: is it the right one, and is its time over? `skiff token list` on a server shows those there are, `skiff token create` makes one"
+            ),
+        }
     }
 }
 
-impl std::error::Error for NotSigned {}
+impl std::error::Error for NotYet {}
 
 /// The CA's certificates, PEM.
 ///
@@ -45,10 +54,15 @@ impl std::error::Error for NotSigned {}
 pub async fn authority(servers: &[Server], invitation: &JoinToken, group: &Group) -> anyhow::Result<String> {
     let transport = Transport::new(servers.to_vec(), unchecked()?, group);
     let maps: Api<ConfigMap> = Api::namespaced(transport.client(), CLUSTER_INFO_NAMESPACE);
-    let asked = timeout(ANSWER_BOUND, maps.get(CLUSTER_INFO)).await.map_err(anyhow::Error::from).and_then(|answer| Ok(answer?));
-    let info =
-        asked.with_context(|| format!("asking for what anybody may know of the cluster ({CLUSTER_INFO_NAMESPACE}/{CLUSTER_INFO})"))?;
-    trusted(&info, invitation)
+    let answer = timeout(ANSWER_BOUND, maps.get(CLUSTER_INFO)).await.context(ASKING)?;
+    trusted(&public(answer)?, invitation)
+}
+
+fn public(answer: Result<ConfigMap, kube::Error>) -> anyhow::Result<ConfigMap> {
+    answer.map_err(|error| match &error {
+        kube::Error::Api(status) if [403, 404].contains(&status.code) => anyhow::Error::from(error).context(NotYet::Public),
+        _ => anyhow::Error::from(error).context(ASKING),
+    })
 }
 
 fn trusted(info: &ConfigMap, invitation: &JoinToken) -> anyhow::Result<String> {
@@ -63,7 +77,7 @@ fn trusted(info: &ConfigMap, invitation: &JoinToken) -> anyhow::Result<String> {
     }
     let (id, secret) = (&invitation.token.id, &invitation.token.secret);
     let Some(signature) = of(&format!("{JWS_PREFIX}{id}")) else {
-        return Err(NotSigned(id.clone()).into());
+        return Err(NotYet::Signed(id.clone()).into());
     };
     if !is_signed(signature, kubeconfig, id, secret) {
         bail!(
@@ -94,6 +108,17 @@ mod tests {
     fn info(entries: &[(&str, &str)]) -> ConfigMap {
         let data: BTreeMap<String, String> = entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         ConfigMap { data: Some(data), ..ConfigMap::default() }
+    }
+
+    #[test]
+    fn a_server_that_has_just_started_may_yet_tell_and_one_that_knows_us_not_will_never() {
+        let status = |code| kube::Error::Api(Box::new(kube::core::Status { code, ..kube::core::Status::failure("no", "Why") }));
+        for (code, may_yet) in [(403, true), (404, true), (401, false), (410, false)] {
+            let error = public(Err(status(code))).unwrap_err();
+            assert_eq!(error.is::<NotYet>(), may_yet, "{code}");
+            assert!(format!("{error:#}").starts_with(ASKING) && format!("{error:#}").contains("no: Why"), "{error:#}");
+        }
+        assert_eq!(public(Ok(info(&[("a", "b")]))).unwrap(), info(&[("a", "b")]));
     }
 
     #[test]

@@ -37,7 +37,7 @@ use crate::{
     node::{
         self, Access, NodeConfig,
         cluster_config::Facts,
-        discover::{self, NotSigned},
+        discover::{self, NotYet},
         join_token::JoinToken,
         kept::Kept,
         preflight::{self, Needs, Wish, here, programs},
@@ -47,7 +47,7 @@ use kubelet_certificate::Member;
 
 /// How long a machine that was never a node waits for a server: both may have been switched on together.
 const SERVER_BOUND: Duration = Duration::from_secs(600);
-/// A server that has just started may not have signed with the token yet.
+/// A server that has just started may not have said or signed yet what is public.
 const SIGNATURE_BOUND: Duration = Duration::from_secs(20);
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -300,7 +300,7 @@ async fn patiently<T>(progress: &Progress, mut work: impl AsyncFnMut() -> anyhow
     loop {
         let error = match Box::pin(work()).await {
             Err(error) if is_passing(&error) && Instant::now() < until => error,
-            Err(error) if error.is::<NotSigned>() && began.elapsed() < SIGNATURE_BOUND => error,
+            Err(error) if error.is::<NotYet>() && began.elapsed() < SIGNATURE_BOUND => error,
             done => return done,
         };
         if pause == PAUSE_MIN {

@@ -132,3 +132,29 @@ fn machine() -> bool {
     }
     lacking == 0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flags::{Cli, Verb};
+
+    #[test]
+    fn pods_are_where_a_flag_says_or_the_cluster_that_was_joined_or_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = format!("--data-dir={}", dir.path().display());
+        let ranges = |more: &[&str]| {
+            let args = ["skiff", "check", &data].into_iter().chain(more.iter().copied()).map(std::ffi::OsString::from).collect::<Vec<_>>();
+            let Verb::Check(flags) = Cli::read(args).unwrap().verb else { panic!("a check") };
+            let wish = wish(&flags);
+            let text = |wish: &Wish| wish.cluster_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            (text(&wish), text(&of_default_range(wish.clone())))
+        };
+        assert_eq!(ranges(&[]), (String::new(), POD_RANGE.into()), "a server is asked, if there is one");
+        let node = Dirs::new(Some(dir.path())).node();
+        std::fs::create_dir_all(&node).unwrap();
+        let facts = r#"{"clusterCIDRs":["10.1.0.0/16"],"clusterDNS":"10.96.0.10","clusterDomain":"cluster.local"}"#;
+        std::fs::write(node.join("cluster.json"), facts).unwrap();
+        assert_eq!(ranges(&[]).0, "10.1.0.0/16");
+        assert_eq!(ranges(&["--cluster-cidr=10.2.0.0/16"]).1, "10.2.0.0/16");
+    }
+}

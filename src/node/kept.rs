@@ -344,6 +344,27 @@ mod tests {
         assert_eq!(Kept::open(dir.path()).unwrap().read(NEXT_KEY).unwrap(), Some(next));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_written_is_written_by_itself() {
+        let (dir, group) = (tempfile::tempdir().unwrap(), Group::new());
+        let kept = Kept::open(dir.path()).unwrap();
+        kept.keep(&group);
+        let in_the_way = dir.path().join(".servers.new");
+        fs::create_dir(&in_the_way).unwrap();
+        kept.set_servers(&["https://a:1".into()]);
+        tokio::time::timeout(4 * RETRY, async {
+            // A try that fails is not the last one.
+            tokio::time::sleep(RETRY * 3 / 2).await;
+            fs::remove_dir(&in_the_way).unwrap();
+            while kept.files.read(SERVERS).unwrap().is_none() {
+                tokio::time::sleep(RETRY / 10).await;
+            }
+        })
+        .await
+        .unwrap();
+        group.stop();
+    }
+
     #[test]
     fn a_damaged_certificate_counts_as_none_and_its_name_is_known() {
         let dir = tempfile::tempdir().unwrap();

@@ -163,17 +163,18 @@ async fn of_machines_that_race_one_has_the_token_and_one_the_name() {
 #[tokio::test]
 async fn a_node_serves_under_its_own_addresses() {
     let house = house().await;
-    let node = house.node("a");
-    house.comes("b", "True", &["192.0.2.2"]).await;
-    house.comes("a", "True", &["192.0.2.1", "192.0.2.2"]).await;
-    let serving = |address: &str| request::ask(&key(), "system:node:a", "system:nodes", &[], &[address.parse().unwrap()]).unwrap();
+    let node = house.node("b");
+    // Made in the same second the one comes first whose name does.
+    house.comes("a", "True", &["192.0.2.2"]).await;
+    house.comes("b", "True", &["192.0.2.1", "192.0.2.2"]).await;
+    let serving = |address: &str| request::ask(&key(), "system:node:b", "system:nodes", &[], &[address.parse().unwrap()]).unwrap();
     let made = house.ask(&node, csr::KUBELET_SERVING, &serving("192.0.2.1"), "server auth").await.unwrap();
     assert_eq!(issue::look(&made).unwrap().addresses, ["192.0.2.1".parse::<std::net::IpAddr>().unwrap()]);
     let refused = house.ask(&node, csr::KUBELET_SERVING, &serving("192.0.2.2"), "server auth").await.unwrap_err();
-    assert!(refused.contains("reported by node \"b\""), "{refused}");
+    assert!(refused.contains("reported by node \"a\""), "{refused}");
     // What is not reported yet waits until it is.
     let name = house.post(&node, csr::KUBELET_SERVING, &serving("192.0.2.3"), "server auth").await;
-    house.comes("a", "True", &["192.0.2.3"]).await;
+    house.comes("b", "True", &["192.0.2.3"]).await;
     let requests = Api::<CertificateSigningRequest>::all(house.door.admin());
     until("the new address is heard of", async || outcome(&requests.get(&name).await.unwrap())).await.unwrap();
 }

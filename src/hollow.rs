@@ -45,8 +45,10 @@ pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
         std::future::pending::<()>().await;
     };
     let ended = tokio::select! {
-        () = shutdown_signal(&group) => Ok(()),
+        // Where all were refused the fleet ends as well: the reason is what is told.
+        biased;
         Some(why) = watched.refused() => Err(anyhow!(why)),
+        () = shutdown_signal(&group) => Ok(()),
         () = told => Ok(()),
     };
     end(&group, END_BOUND).await;

@@ -54,10 +54,11 @@ async fn servers(flags: &CheckFlags, group: &Group) -> anyhow::Result<()> {
 
 fn wish(flags: &CheckFlags) -> Wish {
     // A machine that is a node has its name.
-    let node = Dirs::new(flags.common.data_dir.as_deref()).node();
-    let is_node = node.is_dir();
+    let kept = Kept::read_only(&Dirs::new(flags.common.data_dir.as_deref()).node());
+    // One that only tried to join keeps the key it asked with, and is none; one whose certificate cannot be read was one.
+    let is_node = !matches!(kept.node(), Ok(None));
     // What its cluster said.
-    let kept = || Kept::read_only(&node).facts().ok().flatten().filter(|_| is_node).map(|facts| facts.cluster_cidrs);
+    let told = || kept.facts().ok().flatten().filter(|_| is_node).map(|facts| facts.cluster_cidrs);
     let given = flags.cluster_cidr.as_ref().map(|ranges| ranges.list().to_vec());
     Wish {
         name: (!is_node).then(|| flags.node_name.clone().unwrap_or_else(host_name)),
@@ -65,7 +66,7 @@ fn wish(flags: &CheckFlags) -> Wish {
         kubelet_port: flags.kubelet_port,
         pod_network: flags.pod_network,
         vxlan_port: flags.vxlan_port,
-        cluster_cidrs: given.or_else(kept).unwrap_or_default(),
+        cluster_cidrs: given.or_else(told).unwrap_or_default(),
     }
 }
 
@@ -151,7 +152,16 @@ mod tests {
         };
         assert_eq!(ranges(&[]), (String::new(), POD_RANGE.into()), "a server is asked, if there is one");
         let node = Dirs::new(Some(dir.path())).node();
-        std::fs::create_dir_all(&node).unwrap();
+        let kept = Kept::open(&node).unwrap();
+        kept.join_key().unwrap();
+        let Verb::Check(flags) = Cli::read(["skiff", "check", &data].map(std::ffi::OsString::from)).unwrap().verb else {
+            panic!("a check")
+        };
+        assert!(wish(&flags).name.is_some(), "who only tried to join is no node yet, and its name may be taken");
+        let wanted = client::certificate::Wanted::node_client("a");
+        let own = client::certificate::self_signed(&wanted, std::time::Duration::from_secs(60), api::time::Timestamp::now()).unwrap();
+        kept.set_client("CA", &own);
+        assert!(wish(&flags).name.is_none());
         let facts = r#"{"clusterCIDRs":["10.1.0.0/16"],"clusterDNS":"10.96.0.10","clusterDomain":"cluster.local"}"#;
         std::fs::write(node.join("cluster.json"), facts).unwrap();
         assert_eq!(ranges(&[]).0, "10.1.0.0/16");

@@ -25,9 +25,6 @@ pub mod update;
 mod volume_files;
 mod volumes;
 
-pub use resources::limits;
-pub use scheduling::tolerations;
-
 /// A name -> what is wrong with it.
 type Rule = fn(&str) -> Vec<String>;
 

@@ -12,6 +12,10 @@ pub mod certificatesigningrequest;
 pub mod common;
 pub mod config;
 pub mod configmap;
+pub mod controllerrevision;
+pub mod csidriver;
+pub mod csinode;
+pub mod csistoragecapacity;
 pub mod customresourcedefinition;
 pub mod deployment;
 pub mod endpoints;
@@ -19,6 +23,7 @@ pub mod endpointslice;
 pub mod event;
 pub mod eviction;
 pub mod flow;
+pub mod ingressclass;
 pub mod ipaddress;
 pub mod lease;
 pub mod limitrange;
@@ -33,11 +38,13 @@ pub mod priorityclass;
 pub mod replicaset;
 pub mod replicationcontroller;
 pub mod roles;
+pub mod runtimeclass;
 pub mod schema;
 pub mod secret;
 pub mod service;
 pub mod serviceaccount;
 pub mod servicecidr;
+pub mod storageclass;
 
 pub use config::Config;
 
@@ -52,6 +59,7 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| namespace::kind(),
     |_| node::kind(),
     |_| pod::kind(),
+    |_| podtemplate::kind(),
     |_| replicationcontroller::kind(),
     |_| secret::kind(),
     |_| serviceaccount::kind(),
@@ -59,6 +67,7 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     // apiextensions.k8s.io
     |_| customresourcedefinition::kind(),
     // apps
+    |_| controllerrevision::kind(),
     |_| deployment::kind(),
     |_| replicaset::kind(),
     // certificates.k8s.io
@@ -70,8 +79,11 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     // events.k8s.io
     |_| event::events_kind(),
     // networking.k8s.io
+    |_| ingressclass::kind(),
     |_| ipaddress::kind(),
     |_| servicecidr::kind(),
+    // node.k8s.io
+    |_| runtimeclass::kind(),
     // policy
     |_| poddisruptionbudget::kind(),
     // rbac.authorization.k8s.io
@@ -81,6 +93,11 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| roles::role_binding(),
     // scheduling.k8s.io
     |_| priorityclass::kind(),
+    // storage.k8s.io
+    |_| csidriver::kind(),
+    |_| csinode::kind(),
+    |_| csistoragecapacity::kind(),
+    |_| storageclass::kind(),
 ];
 
 /// All that is served: the table, the token subresource, and the reviews.

@@ -1,22 +1,74 @@
-//! The pod template of a workload: its defaults and validation, and what ReplicationController, ReplicaSet and Deployment share.
+//! PodTemplate: the strategy of a template by itself; and the pod template of a workload: its defaults and validation, and what
+//! ReplicationController, ReplicaSet and Deployment share.
 //!
-//! Source: `ValidatePodTemplateSpec` in `pkg/apis/core/validation`, `ValidatePodTemplateSpecForReplicaSet` in `pkg/apis/apps/validation`.
+//! Source: `pkg/registry/core/podtemplate`, `ValidatePodTemplateSpec` in `pkg/apis/core/validation`, `ValidatePodTemplateSpecForReplicaSet` in
+//! `pkg/apis/apps/validation`.
 
-use api::field_errors::FieldErrors;
+use std::borrow::Cow;
+
+use api::{field_errors::FieldErrors, time::Timestamp};
+use apiserver::kind::{Column, Kind, Strategy};
 use serde_json::Value;
 
 use crate::{
     common::{
-        Path, Read,
+        self, Path, Read,
         edit::{make_child, remove},
-        name_rules, not_negative, read, selector,
+        name_rules, not_negative, read, selector, table,
     },
     pod,
 };
 
-/// Defaults of the template under `/spec/template`. A template's pods get the rest of their defaults when they are made.
+const TEMPLATE: Path<'static> = Path::new("template");
+const COLUMNS: &[Column] = &[
+    table::NAME_COLUMN,
+    table::column("Containers", "string", "Names of each container in the template."),
+    table::column("Images", "string", "Images referenced by each container in the template."),
+    table::column("Pod Labels", "string", "The labels for the pod template."),
+];
+
+pub fn kind() -> Kind {
+    Kind {
+        columns: Cow::Borrowed(COLUMNS),
+        generation: true,
+        ..common::kind("", "v1", "PodTemplate", "podtemplates", "io.k8s.api.core.v1", PodTemplates)
+    }
+}
+
+struct PodTemplates;
+
+impl Strategy for PodTemplates {
+    fn default(&self, object: &mut Value) {
+        if let Some(template) = make_child(object, "template") {
+            default_template(template);
+        }
+    }
+
+    fn validate(&self, object: &Value, causes: &mut FieldErrors) {
+        validate(object.get("template").unwrap_or(&Value::Null), TEMPLATE, causes);
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        let is_new = old.is_none_or(|old| !read::same(new.at("template"), old.at("template")));
+        new.at("template").filter(|_| is_new).map(|template| pod::warnings::of(template, TEMPLATE)).unwrap_or_default()
+    }
+
+    fn cells(&self, object: &Value, _now: Timestamp) -> Vec<Value> {
+        let template = object.at("template");
+        let [names, images] = table::containers_cells(template.at("spec"));
+        vec![read::name(object).into(), names, images, selector::print_map(template.at("metadata").at("labels")).into()]
+    }
+}
+
+/// Defaults of the template under `/spec/template`.
 pub fn default(object: &mut Value) {
-    let Some(template) = object.pointer_mut("/spec/template").filter(|t| t.is_object()) else { return };
+    if let Some(template) = object.pointer_mut("/spec/template").filter(|t| t.is_object()) {
+        default_template(template);
+    }
+}
+
+/// A template's pods get the rest of their defaults when they are made.
+fn default_template(template: &mut Value) {
     if let Some(metadata) = make_child(template, "metadata")
         && metadata.get("creationTimestamp").is_some_and(Value::is_null)
     {
@@ -108,4 +160,28 @@ pub fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
     let changed = template(new).filter(|t| old.and_then(template).as_ref() != Some(t));
     let about = changed.map(|t| pod::warnings::of(&t, Path::new("spec.template"))).unwrap_or_default();
     name.into_iter().chain(about).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_template_is_defaulted_judged_and_shown() {
+        let pod = json!({"containers": [{"name": "a", "image": "x:1"}, {"name": "b", "image": "y:1"}]});
+        let mut object = json!({"metadata": {"name": "t"}, "template": {"metadata": {"labels": {"app": "x"}}, "spec": pod}});
+        PodTemplates.default(&mut object);
+        assert_eq!(object["template"]["spec"]["restartPolicy"], "Always");
+        let mut causes = FieldErrors::default();
+        PodTemplates.validate(&object, &mut causes);
+        assert!(causes.is_empty(), "{causes:?}");
+        let cells = PodTemplates.cells(&object, Timestamp::UNIX_EPOCH);
+        assert_eq!(Value::from(cells), json!(["t", "a,b", "x:1,y:1", "app=x"]));
+        let mut empty = json!({"metadata": {"name": "t"}});
+        PodTemplates.default(&mut empty);
+        PodTemplates.validate(&empty, &mut causes);
+        assert_eq!(causes.0.iter().map(|c| c.text()).collect::<Vec<_>>(), ["template.spec.containers: Required value"]);
+    }
 }

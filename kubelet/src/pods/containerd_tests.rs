@@ -8,7 +8,10 @@ use std::{
 };
 
 use api::{
-    k8s::api::core::v1::{ContainerStatus, Pod},
+    k8s::api::{
+        core::v1::{ContainerStatus, Event, Pod},
+        node::v1::RuntimeClass,
+    },
     task::Group,
 };
 use apiserver::certs::Certs;
@@ -102,6 +105,21 @@ impl TestKubelet {
         found.unwrap_or_else(|_| panic!("{pod}: not in time; its status is {last:#?}"))
     }
 
+    /// Waits for an event about the pod.
+    async fn told(&self, pod: &str, reason: &str, words: &str) {
+        let events: Api<Event> = Api::namespaced(self.admin.clone(), "default");
+        let of_pod = ListParams::default().fields(&format!("involvedObject.name={pod}"));
+        let is_it = |event: &Event| {
+            event.reason.as_deref() == Some(reason) && event.message.as_deref().is_some_and(|message| message.contains(words))
+        };
+        let waited = tokio::time::timeout(BOUND, async {
+            while !events.list(&of_pod).await.unwrap().items.iter().any(is_it) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        waited.await.unwrap_or_else(|_| panic!("{pod}: nobody told {reason} {words}"));
+    }
+
     async fn end(self) {
         self.pods().delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
         self.group.drain(Duration::from_secs(10)).await;
@@ -192,6 +210,35 @@ async fn one_container_runs_while_the_other_is_pulled() {
         let pod = kubelet.until("two", |p| container(p).state.is_some_and(|s| s.running.is_some())).await;
         let waits = pod.status.and_then(|s| s.container_statuses).unwrap().into_iter().find(|s| s.name == "b").unwrap();
         assert_eq!(waits.state.and_then(|s| s.waiting).and_then(|w| w.reason).as_deref(), Some("ContainerCreating"));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_runs_with_the_handler_of_its_runtime_class_or_is_told_why_not() {
+    in_a_house(async |kubelet| {
+        let classes: Api<RuntimeClass> = Api::all(kubelet.admin.clone());
+        for (name, handler) in [("plain", "runc"), ("other", "no-such-runtime"), ("gone", "runc")] {
+            let class = json!({"metadata": {"name": name}, "handler": handler});
+            classes.create(&PostParams::default(), &serde_json::from_value(class).unwrap()).await.unwrap();
+            let spec = json!({"hostNetwork": true, "automountServiceAccountToken": false, "runtimeClassName": name,
+                "terminationGracePeriodSeconds": 1, "containers": [{"name": "c", "image": IMAGE, "command": ["sleep", "1000"]}]});
+            let pod: Pod = serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec})).unwrap();
+            kubelet.pods().create(&PostParams::default(), &pod).await.unwrap();
+        }
+        classes.delete("gone", &DeleteParams::default()).await.unwrap();
+        for name in ["plain", "other", "gone"] {
+            let binding =
+                json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": {"kind": "Node", "name": NODE}});
+            let (pods, options) = (kubelet.pods(), PostParams::default());
+            pods.create_subresource::<Value, Value>("binding", name, &options, &binding).await.unwrap();
+        }
+        kubelet.until("plain", |p| phase(p) == "Running").await;
+        let sandboxes = kubelet.agent.runtime.list_pod_sandbox(cri::ListPodSandboxRequest::default()).await.unwrap().items;
+        assert_eq!(sandboxes.iter().map(|sandbox| sandbox.runtime_handler.as_str()).collect::<Vec<_>>(), ["runc"]);
+        for (pod, words) in [("other", "no runtime for \"no-such-runtime\""), ("gone", "runtimeclasses.node.k8s.io \"gone\" not found")] {
+            kubelet.told(pod, "FailedCreatePodSandBox", words).await;
+        }
     })
     .await;
 }

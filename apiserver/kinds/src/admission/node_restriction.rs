@@ -273,10 +273,11 @@ fn lease(node: &str, review: &Review<'_>) -> Verdict {
 }
 
 fn csi_node(node: &str, review: &Review<'_>) -> Verdict {
-    match review.object.as_deref().map(read::name) {
-        Some(name) if name != node => Err("can only access CSINode with the same name as the requesting node".into()),
-        _ => Ok(()),
-    }
+    let name = match review.ctx.operation {
+        Operation::Create => review.object.as_deref().map(read::name).unwrap_or_default(),
+        _ => review.ctx.name,
+    };
+    if name == node { Ok(()) } else { Err("can only access CSINode with the same name as the requesting node".into()) }
 }
 
 fn on_node(review: &Review<'_>, name: &str) -> Result<String, Status> {

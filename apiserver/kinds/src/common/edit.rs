@@ -65,7 +65,12 @@ pub fn remove(object: &mut Value, name: &str) {
 
 /// Gives `name` in `object` the value it has in `from`, or removes it.
 pub fn carry(object: &mut Value, from: &Value, name: &str) {
-    match from.get(name) {
+    carry_as(object, name, from.get(name));
+}
+
+/// Gives `name` in `object` this value, or removes it.
+pub fn carry_as(object: &mut Value, name: &str, value: Option<&Value>) {
+    match value {
         Some(value) => set(object, name, value.clone()),
         None => remove(object, name),
     }

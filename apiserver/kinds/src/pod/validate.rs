@@ -25,6 +25,9 @@ pub mod update;
 mod volume_files;
 mod volumes;
 
+pub use resources::limits;
+pub use scheduling::tolerations;
+
 /// A name -> what is wrong with it.
 type Rule = fn(&str) -> Vec<String>;
 

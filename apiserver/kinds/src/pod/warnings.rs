@@ -15,6 +15,9 @@ const NODE_LABELS: &[(&str, &str)] = &[
     ("failure-domain.beta.kubernetes.io/region", "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead"),
     ("failure-domain.beta.kubernetes.io/zone", "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead"),
     ("beta.kubernetes.io/instance-type", "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead"),
+    ("app.kubernetes.io/created-by", "deprecated since v1.9"),
+    ("scheduler.alpha.kubernetes.io/preferAvoidPods", "deprecated since v1.22; use Taints and Tolerations instead"),
+    ("node-role.kubernetes.io/master", "use \"node-role.kubernetes.io/control-plane\" instead"),
 ];
 
 const ANNOTATIONS: &[(&str, &str)] = &[
@@ -66,17 +69,21 @@ pub fn of(pod: &Value, path: Path<'_>) -> Vec<String> {
     out
 }
 
+/// `GetNodeLabelDeprecatedMessage`
+pub fn deprecated_node_label(key: &str) -> Option<&'static str> {
+    NODE_LABELS.iter().find(|(known, _)| *known == key).map(|(_, text)| *text)
+}
+
 fn placement(spec: Option<&Value>, path: Path<'_>, out: &mut Vec<String>) {
-    let deprecated = |key: &str| NODE_LABELS.iter().find(|(k, _)| *k == key).map(|(_, text)| *text);
     for (key, _) in spec.entries("nodeSelector") {
-        if let Some(text) = deprecated(key) {
+        if let Some(text) = deprecated_node_label(key) {
             out.push(format!("{}: {text}", path.field("nodeSelector").key(key)));
         }
     }
     let list = path.field("topologySpreadConstraints");
     for (i, constraint) in spec.list("topologySpreadConstraints").iter().enumerate() {
         let key = constraint.text("topologyKey");
-        if let Some(text) = deprecated(key) {
+        if let Some(text) = deprecated_node_label(key) {
             out.push(format!("{}: {key} is {text}", list.index(i).field("topologyKey")));
         }
         null_selector(constraint, list.index(i), out);

@@ -1,5 +1,6 @@
 //! Calls of a plan -> the runtime, one pod at a time; what came of them goes back to the loop.
 
+use api::k8s::api::node::v1::RuntimeClass;
 use cri::{RemoveContainerRequest, RunPodSandboxRequest};
 
 use super::{
@@ -75,12 +76,25 @@ async fn create_sandbox(work: &Work, attempt: u32) -> Outcome {
 }
 
 async fn run_sandbox(work: &Work, attempt: u32) -> Result<Option<Sandbox>, String> {
+    let runtime_handler = runtime_handler(work).await?;
     let config = work.sandbox_config(&work.context(None), attempt).map_err(|e| e.to_string())?;
     tokio::fs::create_dir_all(&config.log_directory).await.map_err(|e| format!("{}: {e}", config.log_directory))?;
-    let request = RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
+    let request = RunPodSandboxRequest { config: Some(config), runtime_handler };
     let made = work.deps.start_limiter.sandboxes.during(work.deps.runtime.run_pod_sandbox(request)).await;
     let id = made.map_err(|e| e.to_string())?.pod_sandbox_id;
     Ok(runtime::inspect_sandbox(&work.deps.runtime, &id).await.unwrap_or_default())
+}
+
+/// Of the pod's RuntimeClass; empty, the runtime's default, where it names none. Asked for when it is needed: a class's handler never changes.
+/// Whether the runtime knows the handler it says itself. Source: `LookupRuntimeHandler` in `pkg/kubelet/runtimeclass`.
+async fn runtime_handler(work: &Work) -> Result<String, String> {
+    let class = work.pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref()).filter(|name| !name.is_empty());
+    let Some(class) = class else { return Ok(String::new()) };
+    match client::watch::get::<RuntimeClass>(&work.deps.client, None, class).await {
+        Ok(found) => Ok(found.object.handler),
+        Err(client::kube::Error::Api(status)) if status.code == 404 => Err(status.message),
+        Err(error) => Err(format!("failed to lookup RuntimeClass {class}: {error}")),
+    }
 }
 
 async fn remove_container(work: &Work, id: &str) -> cri::Result<()> {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use api::{field_errors::FieldErrors, quantity::Quantity};
 use podspec::Side;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::Whole;
 use crate::common::{Path, Read, name_rules, not_supported, resources::quantity, well_formed};
@@ -76,6 +76,11 @@ pub fn overhead(spec: &Value, path: Path<'_>, causes: &mut FieldErrors) {
         container_name(name, path.key(name), causes);
         amount(name, value, path.key(name), causes);
     }
+}
+
+/// `ValidateContainerResourceRequirements` of limits alone.
+pub fn limits(limits: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
+    requirements(&json!({"limits": limits}), container_name, path, causes);
 }
 
 /// `validateResourceRequirements`

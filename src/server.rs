@@ -113,6 +113,7 @@ impl Control {
             );
         }
         let advertised = advertised_address(flags, progress);
+        let auditor = flags.audit.auditor()?;
 
         let store = open_store(flags, &dirs).await?;
         progress.step(&format!("store ({})", if has_etcd { "etcd" } else { &flags.storage_backend }));
@@ -134,7 +135,7 @@ impl Control {
         let engine = Engine::new(store.clone(), kinds::all(&config, &tokens), auth, group.clone());
         let agents = Arc::<Agents>::default();
         agents.follow(&certs, &group)?;
-        let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).agents(agents.clone());
+        let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).agents(agents.clone()).auditor(auditor);
         if let Some(condition) = store.condition() {
             group.spawn_vital("store", store_ends(condition));
         }

@@ -57,7 +57,7 @@ use crate::{
         dirs::Dirs,
         instance::Instance,
         open_files,
-        process::{END_BOUND, end, shutdown_signal, unfaulted},
+        process::{END_BOUND, end, settle, shutdown_signal, unfaulted},
         progress::Progress,
     },
 };
@@ -88,6 +88,7 @@ pub async fn run(flags: ServerFlags) -> anyhow::Result<()> {
     let progress = Progress::default();
     let control = Box::pin(Control::start(&flags, &progress)).await?;
     progress.say(&format!("\nNow try:\n  kubectl --kubeconfig {} get namespaces", control.dirs.kubeconfig().display()));
+    control.group.spawn(settle());
     shutdown_signal(&control.group).await;
     control.end().await;
     unfaulted(&control.group)

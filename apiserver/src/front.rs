@@ -59,6 +59,7 @@ use crate::{
     wire,
 };
 pub use builder::Builder;
+pub use patch::json as json_patch;
 
 use access::Access;
 use info::RequestInfo;

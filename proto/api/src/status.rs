@@ -2,7 +2,7 @@
 //!
 //! Source: apimachinery `pkg/api/errors/errors.go`.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde_json::{Map, Value, json};
 
@@ -12,7 +12,7 @@ use crate::{Gvk, field_errors::FieldErrors, names::GroupResource};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Status {
     pub code: u16,
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     pub message: String,
     pub details: Map<String, Value>,
 }
@@ -20,8 +20,8 @@ pub struct Status {
 pub type StatusResult<T> = Result<T, Status>;
 
 impl Status {
-    pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Map::new() }
+    pub fn new(code: u16, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self { code, reason: reason.into(), message: message.into(), details: Map::new() }
     }
 
     pub fn not_found(gr: &GroupResource, name: &str) -> Self {
@@ -138,8 +138,11 @@ impl Status {
     pub fn body(&self) -> Value {
         let mut body = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason,
+            "message": self.message,
         });
+        if !self.reason.is_empty() {
+            body["reason"] = self.reason.as_ref().into();
+        }
         if !self.details.is_empty() {
             body["details"] = Value::Object(self.details.clone());
         }

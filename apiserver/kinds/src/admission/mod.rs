@@ -18,6 +18,7 @@ pub mod priority;
 pub mod runtime_class;
 pub mod service_account;
 pub mod taint_nodes_by_condition;
+pub mod webhooks;
 
 /// The chain that every write passes.
 pub fn chain() -> Vec<Arc<dyn Admission>> {
@@ -33,6 +34,8 @@ pub fn chain() -> Vec<Arc<dyn Admission>> {
         Arc::new(certificate_approval::CertificateApproval),
         Arc::new(certificate_signing::CertificateSigning),
         Arc::new(certificate_subject_restriction::CertificateSubjectRestriction),
+        Arc::new(webhooks::MutatingAdmissionWebhook::default()),
+        Arc::new(webhooks::ValidatingAdmissionWebhook::default()),
     ]
 }
 
@@ -76,6 +79,8 @@ mod tests {
             "CertificateApproval",
             "CertificateSigning",
             "CertificateSubjectRestriction",
+            "MutatingAdmissionWebhook",
+            "ValidatingAdmissionWebhook",
         ];
         assert_eq!(names, order);
     }

@@ -13,10 +13,12 @@ pub mod common;
 pub mod config;
 pub mod configmap;
 pub mod controllerrevision;
+pub mod cronjob;
 pub mod csidriver;
 pub mod csinode;
 pub mod csistoragecapacity;
 pub mod customresourcedefinition;
+pub mod daemonset;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
@@ -25,6 +27,7 @@ pub mod eviction;
 pub mod flow;
 pub mod ingressclass;
 pub mod ipaddress;
+pub mod job;
 pub mod lease;
 pub mod limitrange;
 pub mod namespace;
@@ -68,8 +71,12 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| customresourcedefinition::kind(),
     // apps
     |_| controllerrevision::kind(),
+    |_| daemonset::kind(),
     |_| deployment::kind(),
     |_| replicaset::kind(),
+    // batch
+    |_| cronjob::kind(),
+    |_| job::kind(),
     // certificates.k8s.io
     |_| certificatesigningrequest::kind(),
     // coordination.k8s.io

@@ -23,13 +23,17 @@ pub mod endpointslice;
 pub mod event;
 pub mod eviction;
 pub mod flow;
+pub mod ingress;
 pub mod ingressclass;
 pub mod ipaddress;
 pub mod lease;
 pub mod limitrange;
 pub mod namespace;
 pub mod net;
+pub mod networkpolicy;
 pub mod node;
+pub mod persistentvolume;
+pub mod persistentvolumeclaim;
 pub mod pod;
 pub mod poddisruptionbudget;
 pub mod podtemplate;
@@ -45,6 +49,9 @@ pub mod service;
 pub mod serviceaccount;
 pub mod servicecidr;
 pub mod storageclass;
+pub mod volumeattachment;
+pub mod volumeattributesclass;
+pub mod volumesources;
 
 pub use config::Config;
 
@@ -58,6 +65,8 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| limitrange::kind(),
     |_| namespace::kind(),
     |_| node::kind(),
+    |_| persistentvolume::kind(),
+    |_| persistentvolumeclaim::kind(),
     |_| pod::kind(),
     |_| podtemplate::kind(),
     |_| replicationcontroller::kind(),
@@ -79,8 +88,10 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     // events.k8s.io
     |_| event::events_kind(),
     // networking.k8s.io
+    |_| ingress::kind(),
     |_| ingressclass::kind(),
     |_| ipaddress::kind(),
+    |_| networkpolicy::kind(),
     |_| servicecidr::kind(),
     // node.k8s.io
     |_| runtimeclass::kind(),
@@ -98,6 +109,8 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| csinode::kind(),
     |_| csistoragecapacity::kind(),
     |_| storageclass::kind(),
+    |_| volumeattachment::kind(),
+    |_| volumeattributesclass::kind(),
 ];
 
 /// All that is served: the table, the token subresource, and the reviews.

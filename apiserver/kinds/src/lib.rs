@@ -25,6 +25,7 @@ pub mod endpointslice;
 pub mod event;
 pub mod eviction;
 pub mod flow;
+pub mod ingress;
 pub mod ingressclass;
 pub mod ipaddress;
 pub mod job;
@@ -32,7 +33,10 @@ pub mod lease;
 pub mod limitrange;
 pub mod namespace;
 pub mod net;
+pub mod networkpolicy;
 pub mod node;
+pub mod persistentvolume;
+pub mod persistentvolumeclaim;
 pub mod pod;
 pub mod poddisruptionbudget;
 pub mod podtemplate;
@@ -47,7 +51,11 @@ pub mod secret;
 pub mod service;
 pub mod serviceaccount;
 pub mod servicecidr;
+pub mod statefulset;
 pub mod storageclass;
+pub mod volumeattachment;
+pub mod volumeattributesclass;
+pub mod volumesources;
 
 pub use config::Config;
 
@@ -61,6 +69,8 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| limitrange::kind(),
     |_| namespace::kind(),
     |_| node::kind(),
+    |_| persistentvolume::kind(),
+    |_| persistentvolumeclaim::kind(),
     |_| pod::kind(),
     |_| podtemplate::kind(),
     |_| replicationcontroller::kind(),
@@ -74,6 +84,7 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| daemonset::kind(),
     |_| deployment::kind(),
     |_| replicaset::kind(),
+    |_| statefulset::kind(),
     // batch
     |_| cronjob::kind(),
     |_| job::kind(),
@@ -86,8 +97,10 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     // events.k8s.io
     |_| event::events_kind(),
     // networking.k8s.io
+    |_| ingress::kind(),
     |_| ingressclass::kind(),
     |_| ipaddress::kind(),
+    |_| networkpolicy::kind(),
     |_| servicecidr::kind(),
     // node.k8s.io
     |_| runtimeclass::kind(),
@@ -105,6 +118,8 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| csinode::kind(),
     |_| csistoragecapacity::kind(),
     |_| storageclass::kind(),
+    |_| volumeattachment::kind(),
+    |_| volumeattributesclass::kind(),
 ];
 
 /// All that is served: the table, the token subresource, and the reviews.

@@ -13,23 +13,30 @@ pub mod common;
 pub mod config;
 pub mod configmap;
 pub mod controllerrevision;
+pub mod cronjob;
 pub mod csidriver;
 pub mod csinode;
 pub mod csistoragecapacity;
 pub mod customresourcedefinition;
+pub mod daemonset;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod event;
 pub mod eviction;
 pub mod flow;
+pub mod ingress;
 pub mod ingressclass;
 pub mod ipaddress;
+pub mod job;
 pub mod lease;
 pub mod limitrange;
 pub mod namespace;
 pub mod net;
+pub mod networkpolicy;
 pub mod node;
+pub mod persistentvolume;
+pub mod persistentvolumeclaim;
 pub mod pod;
 pub mod poddisruptionbudget;
 pub mod podtemplate;
@@ -44,7 +51,11 @@ pub mod secret;
 pub mod service;
 pub mod serviceaccount;
 pub mod servicecidr;
+pub mod statefulset;
 pub mod storageclass;
+pub mod volumeattachment;
+pub mod volumeattributesclass;
+pub mod volumesources;
 
 pub use config::Config;
 
@@ -58,6 +69,8 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| limitrange::kind(),
     |_| namespace::kind(),
     |_| node::kind(),
+    |_| persistentvolume::kind(),
+    |_| persistentvolumeclaim::kind(),
     |_| pod::kind(),
     |_| podtemplate::kind(),
     |_| replicationcontroller::kind(),
@@ -68,8 +81,13 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| customresourcedefinition::kind(),
     // apps
     |_| controllerrevision::kind(),
+    |_| daemonset::kind(),
     |_| deployment::kind(),
     |_| replicaset::kind(),
+    |_| statefulset::kind(),
+    // batch
+    |_| cronjob::kind(),
+    |_| job::kind(),
     // certificates.k8s.io
     |_| certificatesigningrequest::kind(),
     // coordination.k8s.io
@@ -79,8 +97,10 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     // events.k8s.io
     |_| event::events_kind(),
     // networking.k8s.io
+    |_| ingress::kind(),
     |_| ingressclass::kind(),
     |_| ipaddress::kind(),
+    |_| networkpolicy::kind(),
     |_| servicecidr::kind(),
     // node.k8s.io
     |_| runtimeclass::kind(),
@@ -98,6 +118,8 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| csinode::kind(),
     |_| csistoragecapacity::kind(),
     |_| storageclass::kind(),
+    |_| volumeattachment::kind(),
+    |_| volumeattributesclass::kind(),
 ];
 
 /// All that is served: the table, the token subresource, and the reviews.

@@ -54,7 +54,9 @@ impl Status {
 
     /// 422 with every cause. `gvk.kind` and group are what `details` names.
     pub fn invalid(gvk: &Gvk, name: &str, causes: &FieldErrors) -> Self {
-        let texts: Vec<String> = causes.0.iter().map(|c| c.text()).collect();
+        // What is found twice is told once, and stays two causes (`ErrorList.ToAggregate`).
+        let mut seen = std::collections::HashSet::new();
+        let texts: Vec<String> = causes.0.iter().map(|c| c.text()).filter(|text| seen.insert(text.clone())).collect();
         let what = if texts.len() == 1 { texts[0].clone() } else { format!("[{}]", texts.join(", ")) };
         let qualified = if gvk.group.is_empty() { gvk.kind.clone() } else { format!("{}.{}", gvk.kind, gvk.group) };
         let mut status = Self::new(422, "Invalid", format!("{qualified} {name:?} is invalid: {what}"));
@@ -184,8 +186,9 @@ mod tests {
         let mut causes = FieldErrors::default();
         causes.required("spec.a", "");
         causes.required("spec.b", "");
+        causes.required("spec.a", "");
         let status = Status::invalid(&Gvk::new("", "v1", "Pod"), "x", &causes);
         assert_eq!(status.message, r#"Pod "x" is invalid: [spec.a: Required value, spec.b: Required value]"#);
-        assert_eq!(status.body()["details"]["causes"].as_array().map(Vec::len), Some(2));
+        assert_eq!(status.body()["details"]["causes"].as_array().map(Vec::len), Some(3));
     }
 }

@@ -10,10 +10,13 @@ use crate::common::read;
 pub mod certificate_approval;
 pub mod certificate_signing;
 pub mod certificate_subject_restriction;
+pub mod default_class;
 pub mod default_toleration_seconds;
 pub mod limit_ranger;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
+pub mod persistent_volume_claim_resize;
+pub mod pod_security;
 pub mod priority;
 pub mod runtime_class;
 pub mod service_account;
@@ -28,12 +31,16 @@ pub fn chain() -> Vec<Arc<dyn Admission>> {
         Arc::new(service_account::ServiceAccount),
         Arc::new(node_restriction::NodeRestriction),
         Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
+        Arc::new(pod_security::PodSecurity),
         Arc::new(priority::Priority::default()),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Arc::new(default_class::DefaultClass::of_storage()),
+        Arc::new(persistent_volume_claim_resize::PersistentVolumeClaimResize),
         Arc::new(runtime_class::RuntimeClass),
         Arc::new(certificate_approval::CertificateApproval),
         Arc::new(certificate_signing::CertificateSigning),
         Arc::new(certificate_subject_restriction::CertificateSubjectRestriction),
+        Arc::new(default_class::DefaultClass::of_ingress()),
         Arc::new(webhooks::MutatingAdmissionWebhook::default()),
         Arc::new(webhooks::ValidatingAdmissionWebhook::default()),
     ]
@@ -73,12 +80,16 @@ mod tests {
             "ServiceAccount",
             "NodeRestriction",
             "TaintNodesByCondition",
+            "PodSecurity",
             "Priority",
             "DefaultTolerationSeconds",
+            "DefaultStorageClass",
+            "PersistentVolumeClaimResize",
             "RuntimeClass",
             "CertificateApproval",
             "CertificateSigning",
             "CertificateSubjectRestriction",
+            "DefaultIngressClass",
             "MutatingAdmissionWebhook",
             "ValidatingAdmissionWebhook",
         ];

@@ -6,7 +6,7 @@ use api::{annotations::CONFIG_MIRROR, field_errors::FieldErrors};
 use serde_json::Value;
 
 use crate::{
-    common::{Path, Read, name_rules, not_supported, one_of, read, selector, well_formed},
+    common::{Path, Read, name_rules, no_backsteps, not_supported, one_of, read, require, selector, well_formed},
     net,
 };
 
@@ -25,6 +25,7 @@ pub mod update;
 mod volume_files;
 mod volumes;
 
+pub use affinity::node_selector;
 pub use resources::limits;
 pub use scheduling::tolerations;
 
@@ -54,6 +55,9 @@ pub fn pod(pod: &Value, causes: &mut FieldErrors) {
     annotations(pod.at("metadata").at("annotations"), found, causes);
     let path = Path::new("spec");
     spec(found, Owner::Pod, path, causes);
+    if !read::name(pod).is_empty() {
+        volumes::claim_names(read::name(pod), found.list("volumes"), path.field("volumes"), causes);
+    }
     if found.text("serviceAccountName").is_empty() {
         projected::tokens_need_account(found, path.field("volumes"), causes);
     }
@@ -301,12 +305,6 @@ fn descending_path(target: &str, path: Path<'_>, causes: &mut FieldErrors) {
     no_backsteps(target, path, causes);
 }
 
-fn no_backsteps(target: &str, path: Path<'_>, causes: &mut FieldErrors) {
-    if has_backsteps(target) {
-        causes.invalid(path, target, "must not contain '..'");
-    }
-}
-
 fn has_backsteps(target: &str) -> bool {
     target.split('/').any(|part| part == "..")
 }
@@ -316,15 +314,6 @@ fn file_mode(object: &Value, field: &str, path: Path<'_>, causes: &mut FieldErro
     if let Some(mode) = object.int(field).filter(|m| !(0..=0o777).contains(m)) {
         causes.invalid(path.field(field), mode, "must be a number between 0 and 0777 (octal), both inclusive");
     }
-}
-
-/// Requires a text field, and says whether it is there.
-fn require(object: &Value, field: &str, path: Path<'_>, causes: &mut FieldErrors) -> bool {
-    let there = object.at(field).is_some_and(|v| !read::is_nothing(field, v));
-    if !there {
-        causes.required(path.field(field), "");
-    }
-    there
 }
 
 #[cfg(test)]

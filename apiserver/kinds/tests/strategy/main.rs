@@ -3,6 +3,7 @@
 mod admission;
 mod auth;
 mod budgets;
+mod classes;
 mod documents;
 mod door;
 mod fields;

@@ -162,6 +162,8 @@ impl Control {
         started.done();
         let rooms = control.rooms(flags, &config, advertised);
         control.group.spawn_loop("claims of services", kinds::service::keep_claims(control.engine.clone(), config));
+        control.group.spawn_loop("api services", kinds::apiservice::register::keep(control.engine.clone(), auth::system_user()));
+        control.group.spawn_loop("flow schemas", kinds::flow::keep::keep(control.engine.clone(), auth::system_user()));
         control.group.spawn_loop("system namespaces", auth::keep_namespaces(control.engine.clone()));
         *control.leading.lock() = Some(Leading::start(rooms, election));
         progress.step(&format!("API ready (https://{address})"));

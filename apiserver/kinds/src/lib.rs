@@ -5,6 +5,8 @@ use std::sync::Arc;
 use apiserver::kind::Kind;
 
 pub mod admission;
+pub mod admissionregistration;
+pub mod apiservice;
 pub mod auth;
 pub mod binding;
 pub mod bootstrap_service;
@@ -25,6 +27,7 @@ pub mod endpointslice;
 pub mod event;
 pub mod eviction;
 pub mod flow;
+pub mod flowschema;
 pub mod ingress;
 pub mod ingressclass;
 pub mod ipaddress;
@@ -42,6 +45,7 @@ pub mod poddisruptionbudget;
 pub mod podtemplate;
 pub mod ports;
 pub mod priorityclass;
+pub mod prioritylevelconfiguration;
 pub mod replicaset;
 pub mod replicationcontroller;
 pub mod roles;
@@ -77,8 +81,17 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| secret::kind(),
     |_| serviceaccount::kind(),
     service::kind,
+    // admissionregistration.k8s.io
+    |_| admissionregistration::policies::mutating(),
+    |_| admissionregistration::bindings::mutating(),
+    |_| admissionregistration::webhooks::mutating(),
+    |_| admissionregistration::policies::validating(),
+    |_| admissionregistration::bindings::validating(),
+    |_| admissionregistration::webhooks::validating(),
     // apiextensions.k8s.io
     |_| customresourcedefinition::kind(),
+    // apiregistration.k8s.io
+    |_| apiservice::kind(),
     // apps
     |_| controllerrevision::kind(),
     |_| daemonset::kind(),
@@ -96,6 +109,9 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| endpointslice::kind(),
     // events.k8s.io
     |_| event::events_kind(),
+    // flowcontrol.apiserver.k8s.io
+    |_| flowschema::kind(),
+    |_| prioritylevelconfiguration::kind(),
     // networking.k8s.io
     |_| ingress::kind(),
     |_| ingressclass::kind(),
@@ -128,7 +144,10 @@ pub fn all(config: &Config, tokens: &Arc<auth::Tokens>) -> Vec<Arc<Kind>> {
     for kind in kinds.iter_mut().filter(|k| k.plural == "serviceaccounts") {
         kind.subresources.push(auth::token_subresource(tokens));
     }
-    kinds.into_iter().map(Arc::new).chain(auth::kinds()).collect()
+    let mut all: Vec<Arc<Kind>> = kinds.into_iter().map(Arc::new).chain(auth::kinds()).collect();
+    // Discovery shows groups in the order of their priorities.
+    all.sort_by_key(|kind| apiservice::register::rank(&kind.group));
+    all
 }
 
 /// All built-in kinds, for `Engine::new`.

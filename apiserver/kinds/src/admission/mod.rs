@@ -20,6 +20,7 @@ pub mod pod_security;
 pub mod priority;
 pub mod runtime_class;
 pub mod service_account;
+pub mod storage_object_in_use_protection;
 pub mod taint_nodes_by_condition;
 pub mod webhooks;
 
@@ -35,6 +36,7 @@ pub fn chain() -> Vec<Arc<dyn Admission>> {
         Arc::new(priority::Priority::default()),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
         Arc::new(default_class::DefaultClass::of_storage()),
+        Arc::new(storage_object_in_use_protection::StorageObjectInUseProtection),
         Arc::new(persistent_volume_claim_resize::PersistentVolumeClaimResize),
         Arc::new(runtime_class::RuntimeClass),
         Arc::new(certificate_approval::CertificateApproval),
@@ -84,6 +86,7 @@ mod tests {
             "Priority",
             "DefaultTolerationSeconds",
             "DefaultStorageClass",
+            "StorageObjectInUseProtection",
             "PersistentVolumeClaimResize",
             "RuntimeClass",
             "CertificateApproval",

@@ -8,6 +8,7 @@ mod documents;
 mod door;
 mod fields;
 mod looks;
+mod own;
 mod pods;
 mod rights;
 mod robust;

@@ -19,7 +19,7 @@ pub use facets::Facets;
 pub(crate) use go::word;
 pub use table::{Definition, Element, Field, ListType, MapType, Semantics, Table, Text, Type};
 pub use tables::Tables;
-pub use wire::{Wire, WireError};
+pub use wire::{Wire, WireError, Writer};
 
 /// What to do with fields that are unknown or given twice (`fieldValidation`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

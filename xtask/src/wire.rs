@@ -1,7 +1,9 @@
 //! Upstream's Go types -> the table of protobuf field numbers: facts of the tags on their fields.
 //!
-//! A message is a line `=name`; then one line per field: `name number`, `name number z` where a zero value stands for an absent one (no pointer),
-//! `*definition number` where the message's fields stand in the JSON object itself.
+//! A message is a line `=name`; then one line per field: `name number marks`, or `*definition number` where the message's fields stand in the JSON
+//! object itself. Marks, none, one or several: `z` a zero value stands for an absent one (no pointer), `p` a pointer (written where it is there, and
+//! only then), `o` JSON leaves a zero object out (`omitzero`), `n` a list that is a message of its own, `A` `B` `S` the forms of JSONSchemaPropsOrArray,
+//! OrBool and OrStringArray.
 
 use std::{collections::BTreeMap, fmt::Write, fs, path::Path};
 
@@ -75,7 +77,17 @@ fn entry(package: &str, go: &str, json: &str, options: &str, number: &str) -> St
         return format!("*{} {number}", qualified(package, go));
     }
     let absent_if_zero = !go.starts_with('*') && (options.contains("omitempty") || go.ends_with("IntOrString"));
-    format!("{json} {number}{}", if absent_if_zero { " z" } else { "" })
+    let marks = [
+        ("z", absent_if_zero),
+        ("p", go.starts_with('*')),
+        ("o", options.contains("omitzero")),
+        ("n", matches!(go, "Verbs" | "ExtraValue")),
+        ("A", go.ends_with("JSONSchemaPropsOrArray")),
+        ("B", go.ends_with("JSONSchemaPropsOrBool")),
+        ("S", go.ends_with("JSONSchemaDependencies")),
+    ];
+    let marks: String = marks.iter().filter(|(_, holds)| *holds).map(|(mark, _)| *mark).collect();
+    format!("{json} {number} {marks}").trim_end().to_owned()
 }
 
 /// `v1.PodTemplateSpec` -> `io.k8s.api.core.v1.PodTemplateSpec`.

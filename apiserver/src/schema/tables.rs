@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use api::Status;
 
-use super::{Structure, Table, Wire};
+use super::{Structure, Table, Wire, wire::Writer};
 use crate::parse::Parsed;
 
 /// The schemas of all built-in kinds; one constant of the binary.
@@ -13,14 +13,15 @@ pub struct Tables {
     wire_numbers: &'static str,
     definitions: &'static [u8],
     table: OnceLock<Arc<Table>>,
-    wire: OnceLock<Wire>,
+    wire: OnceLock<Arc<Wire>>,
+    writer: OnceLock<Writer>,
 }
 
 impl Tables {
     /// From the files that `xtask` wrote: structure without descriptions; protobuf field numbers; described definitions, JSON in gzip
     /// (`{"io.k8s.api.core.v1.Pod": {...}, ...}`).
     pub const fn new(structure: &'static str, wire_numbers: &'static str, definitions: &'static [u8]) -> Self {
-        Self { structure, wire_numbers, definitions, table: OnceLock::new(), wire: OnceLock::new() }
+        Self { structure, wire_numbers, definitions, table: OnceLock::new(), wire: OnceLock::new(), writer: OnceLock::new() }
     }
 
     /// The fields of a definition by its full name.
@@ -40,13 +41,21 @@ impl Tables {
     /// # Errors
     /// 400 for what is no protobuf of a known kind. `expected` is the kind that was to come.
     pub fn protobuf(&self, expected: &str, body: &[u8]) -> Result<Parsed, Status> {
-        let wire = self.wire.get_or_init(|| Wire::parse(self.wire_numbers));
-        match wire.read(self.table(), body) {
+        match self.wire().read(self.table(), body) {
             Ok(value) => Ok(Parsed { value, duplicates: Vec::new() }),
             Err(why) => {
                 let words = format!("the object provided is unrecognized (must be of type {expected}): {why}");
                 Err(Status::bad_request(words))
             }
         }
+    }
+
+    /// Writes protobuf of what is in the tables.
+    pub fn writer(&self) -> &Writer {
+        self.writer.get_or_init(|| Writer::new(self.table().clone(), self.wire().clone()))
+    }
+
+    fn wire(&self) -> &Arc<Wire> {
+        self.wire.get_or_init(|| Arc::new(Wire::parse(self.wire_numbers)))
     }
 }

@@ -3,8 +3,13 @@
 use std::sync::{Arc, OnceLock};
 
 use api::Status;
+use serde_json::Value;
 
-use super::{Structure, Table, Wire, wire::Writer};
+use super::{
+    Structure, Table, Wire,
+    complete::{Completer, Zeros},
+    wire::Writer,
+};
 use crate::parse::Parsed;
 
 /// The schemas of all built-in kinds; one constant of the binary.
@@ -15,13 +20,22 @@ pub struct Tables {
     table: OnceLock<Arc<Table>>,
     wire: OnceLock<Arc<Wire>>,
     writer: OnceLock<Writer>,
+    zeros: OnceLock<Zeros>,
 }
 
 impl Tables {
     /// From the files that `xtask` wrote: structure without descriptions; protobuf field numbers; described definitions, JSON in gzip
     /// (`{"io.k8s.api.core.v1.Pod": {...}, ...}`).
     pub const fn new(structure: &'static str, wire_numbers: &'static str, definitions: &'static [u8]) -> Self {
-        Self { structure, wire_numbers, definitions, table: OnceLock::new(), wire: OnceLock::new(), writer: OnceLock::new() }
+        Self {
+            structure,
+            wire_numbers,
+            definitions,
+            table: OnceLock::new(),
+            wire: OnceLock::new(),
+            writer: OnceLock::new(),
+            zeros: OnceLock::new(),
+        }
     }
 
     /// The fields of a definition by its full name.
@@ -53,6 +67,20 @@ impl Tables {
     /// Writes protobuf of what is in the tables.
     pub fn writer(&self) -> &Writer {
         self.writer.get_or_init(|| Writer::new(self.table().clone(), self.wire().clone()))
+    }
+
+    /// Whether there is a kind of this name.
+    pub fn knows(&self, api_version: &str, kind: &str) -> bool {
+        self.writer().definition(api_version, kind).is_some()
+    }
+
+    /// Adds to an object of this definition what Go writes where nothing was said.
+    pub fn complete(&self, name: &str, object: &mut Value) {
+        let (table, wire) = (self.table(), self.wire());
+        if let (Some(at), Value::Object(map)) = (table.index(name), object) {
+            let zeros = self.zeros.get_or_init(|| Zeros::new(table));
+            Completer { table, wire, zeros }.object(at, map);
+        }
     }
 
     fn wire(&self) -> &Arc<Wire> {

@@ -14,7 +14,8 @@ use serde_json::{Map, Value};
 
 use super::{Table, Type};
 use crate::parse::OBJECTS_MAX;
-pub use write::Writer;
+pub(crate) use write::{ENVELOPE_END, put_bytes, put_envelope};
+pub use write::{Writer, enveloped};
 
 /// What a body begins with.
 pub const MAGIC: &[u8; 4] = b"k8s\0";
@@ -38,8 +39,10 @@ enum Target {
 
 #[derive(Clone, Copy, Default)]
 struct Marks {
-    /// In JSON.
+    /// In JSON: empty texts, lists and maps, and numbers that are zero.
     absent_if_zero: bool,
+    /// In JSON, of structs too.
+    omits_zero: bool,
     /// What is no pointer is always written, also where JSON has nothing.
     is_pointer: bool,
     form: Form,
@@ -99,6 +102,27 @@ impl Wire {
         Self { messages }
     }
 
+    /// Fields that JSON has whatever their value is; `typ` tells the types of the message's fields.
+    pub(super) fn always_in_json(&self, message: &str, typ: &dyn Fn(&str) -> Option<Type>) -> Vec<&'static str> {
+        let mut names = Vec::new();
+        for target in self.messages.get(message).into_iter().flat_map(HashMap::values) {
+            match target {
+                Target::Inline(inner) => names.extend(self.always_in_json(inner, typ)),
+                Target::Field { name, marks } => {
+                    let is_always = match typ(name) {
+                        _ if marks.is_pointer || marks.omits_zero => false,
+                        // `omitempty` knows no empty struct.
+                        Some(Type::Object(_) | Type::Time | Type::MicroTime | Type::Quantity | Type::IntOrString | Type::Any) => true,
+                        Some(_) => !marks.absent_if_zero,
+                        None => false,
+                    };
+                    names.extend(is_always.then_some(*name));
+                }
+            }
+        }
+        names
+    }
+
     /// An enveloped object, with the kind and version that the envelope says.
     pub fn read(&self, table: &Table, body: &[u8]) -> Result<Value, WireError> {
         let mut envelope = Reader(body.strip_prefix(MAGIC).ok_or(WireError::Prefix)?);
@@ -132,6 +156,7 @@ impl Marks {
         };
         Self {
             absent_if_zero: marks.contains('z'),
+            omits_zero: marks.contains('o'),
             is_pointer: marks.contains('p'),
             form: marks.chars().find_map(form).unwrap_or_default(),
         }

@@ -58,7 +58,11 @@ impl Status {
         let what = if texts.len() == 1 { texts[0].clone() } else { format!("[{}]", texts.join(", ")) };
         let qualified = if gvk.group.is_empty() { gvk.kind.clone() } else { format!("{}.{}", gvk.kind, gvk.group) };
         let mut status = Self::new(422, "Invalid", format!("{qualified} {name:?} is invalid: {what}"));
-        status.detail("name", name).detail("group", gvk.group.as_str()).detail("kind", gvk.kind.as_str());
+        for (key, value) in [("name", name), ("group", &gvk.group), ("kind", &gvk.kind)] {
+            if !value.is_empty() {
+                status.detail(key, value);
+            }
+        }
         let causes: Vec<Value> =
             causes.0.iter().map(|c| json!({"reason": c.reason.word(), "message": c.message, "field": c.field})).collect();
         status.details.insert("causes".into(), Value::Array(causes));
@@ -138,9 +142,14 @@ impl Status {
     pub fn body(&self) -> Value {
         let mut body = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason,
+            "message": self.message,
         });
-        if !self.details.is_empty() {
+        if !self.reason.is_empty() {
+            body["reason"] = self.reason.into();
+        }
+        // What upstream makes with `NewNotFound` and its like has details, be they empty.
+        let has_details = matches!(self.reason, "Forbidden" | "NotFound" | "MethodNotAllowed" | "Invalid" | "Conflict" | "AlreadyExists");
+        if has_details || !self.details.is_empty() {
             body["details"] = Value::Object(self.details.clone());
         }
         body["code"] = self.code.into();

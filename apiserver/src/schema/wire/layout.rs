@@ -31,7 +31,10 @@ pub(super) struct Slot {
 pub(super) enum Part {
     Slot(u16),
     /// A message whose fields stand in the JSON object itself.
-    Inline { tag: u32, parts: Vec<Part> },
+    Inline {
+        tag: u32,
+        parts: Vec<Part>,
+    },
 }
 
 impl Layout {

@@ -76,6 +76,15 @@ pub(crate) fn put_envelope(out: &mut Vec<u8>, api_version: &str, kind: &str, len
 /// No encoding, no type of content.
 pub(crate) const ENVELOPE_END: &[u8] = &[0x1a, 0, 0x22, 0];
 
+/// A message as an object on its own.
+pub fn enveloped(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(message.len() + api_version.len() + kind.len() + 32);
+    put_envelope(&mut out, api_version, kind, message.len());
+    out.extend_from_slice(message);
+    out.extend_from_slice(ENVELOPE_END);
+    out
+}
+
 /// A field of bytes.
 pub(crate) fn put_bytes(out: &mut Vec<u8>, tag: u32, bytes: &[u8]) {
     put_varint(out, tag.into());

@@ -130,7 +130,8 @@ impl Source {
 }
 /// Upstream has one conversion of field labels for all kinds that register none of their own (`DefaultMetaV1FieldSelectorConversion`).
 fn unsupported(kind: &Kind, label: &str) -> Status {
-    let has_own = kind.fields.iter().any(|field| !matches!(&*field.label, "metadata.name" | "metadata.namespace"));
+    let has_own =
+        !kind.schema.has_protobuf() || kind.fields.iter().any(|field| !matches!(&*field.label, "metadata.name" | "metadata.namespace"));
     Status::bad_request(match has_own {
         true => format!("field label not supported: {label}"),
         false => format!("{label:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""),

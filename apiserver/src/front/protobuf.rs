@@ -15,7 +15,7 @@ use http_body::{Frame, SizeHint};
 use serde_json::Value;
 use store::Rev;
 
-use super::{negotiate::Transform, render::ListMeta, stream::CHUNK_BYTES};
+use super::{negotiate::Transform, stream::CHUNK_BYTES};
 use crate::{
     body::{BoxError, Response, boxed, full},
     engine::{Object, form, registry::Served},
@@ -104,10 +104,10 @@ fn put_message(served: &Served, transform: &Transform, object: &Object, rev: Rev
     served.kind.schema.put_meta("ObjectMeta", &json, FIRST, out)
 }
 
-/// A list. One that is short is made at once.
-pub(crate) async fn list(served: &Served, transform: &Transform, meta: &ListMeta, objects: Arc<Vec<Arc<Object>>>) -> Response {
+/// A list with this metadata. One that is short is made at once.
+pub(crate) async fn list(served: &Served, transform: &Transform, metadata: &Value, objects: Arc<Vec<Arc<Object>>>) -> Response {
     let mut head = Vec::new();
-    served.kind.schema.put_meta("ListMeta", meta.value().to_string().as_bytes(), FIRST, &mut head);
+    served.kind.schema.put_meta("ListMeta", metadata.to_string().as_bytes(), FIRST, &mut head);
     let is_known = *transform == Transform::Plain && !served.converts();
     let (mut kept, mut kept_items, mut items, mut length) = (Vec::new(), 0, Vec::new(), head.len());
     let mut turn = Turn::default();

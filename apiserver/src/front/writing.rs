@@ -110,6 +110,7 @@ impl Call {
                 parse::name_kind(&|version, name| kind.schema.knows(version, name), &gvk, value, body)?;
                 let texts = kind.schema.check(&gvk, value, &duplicates, options.validation);
                 self.notes.warn(texts.map_err(|status| refused_patch(&patch, kind, value, status))?);
+                self.check_name(value)?;
             }
             meta::typed(value).map_err(|why| form::mistyped(kind, &why)).map(drop)
         };

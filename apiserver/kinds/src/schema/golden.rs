@@ -10,7 +10,7 @@ use super::TABLES;
 
 /// `staging/src/k8s.io/api/testdata/HEAD` of upstream.
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/golden/api");
-const DEPTH_MAX: u32 = 9;
+const DEPTH: u32 = 9;
 
 fn read(path: &Path) -> Vec<u8> {
     fs::read(path).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
@@ -100,7 +100,7 @@ fn object(table: &'static Table, at: u32, depth: u32) -> BoxedStrategy<Value> {
         .filter(|field| field.typ != Type::Any)
         .map(|field| (field.name.to_string(), field.typ))
         .collect();
-    if depth > DEPTH_MAX || fields.is_empty() {
+    if depth > DEPTH || fields.is_empty() {
         return Just(json!({})).boxed();
     }
     proptest::sample::subsequence(fields.clone(), 0..=fields.len().min(5))

@@ -2,6 +2,7 @@
 
 mod bodies;
 mod check;
+mod complete;
 mod custom;
 mod facets;
 mod go;
@@ -19,7 +20,9 @@ pub use facets::Facets;
 pub(crate) use go::word;
 pub use table::{Definition, Element, Field, ListType, MapType, Semantics, Table, Text, Type};
 pub use tables::Tables;
-pub use wire::{Wire, WireError};
+pub use wire::enveloped;
+pub(crate) use wire::{ENVELOPE_END, put_bytes, put_envelope};
+pub use wire::{Wire, WireError, Writer};
 
 /// What to do with fields that are unknown or given twice (`fieldValidation`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -21,7 +21,7 @@ pub fn reply(code: StatusCode, media_type: &'static str, body: Body) -> Response
 }
 
 pub fn json(code: StatusCode, value: &Value) -> Response {
-    reply(code, "application/json", full(value.to_string()))
+    reply(code, "application/json", full(format!("{value}\n")))
 }
 
 pub fn text(code: StatusCode, words: impl Into<Bytes>) -> Response {
@@ -38,9 +38,11 @@ pub fn not_found() -> Response {
 /// The reply to a failed request: the `metav1.Status` as JSON, with `Retry-After` where it says so.
 pub fn refusal(status: &Status) -> Response {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let body = status.body();
-    let mut response = json(code, &body);
-    response.extensions_mut().insert(Told(Arc::new(body)));
+    with_retry_after(json(code, &status.body()), status)
+}
+
+pub fn with_retry_after(mut response: Response, status: &Status) -> Response {
+    response.extensions_mut().insert(Told(Arc::new(status.body())));
     if let Some(seconds) = status.details.get("retryAfterSeconds").and_then(Value::as_u64) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }

@@ -51,6 +51,10 @@ struct PodStrategy;
 impl Strategy for PodStrategy {
     fn default(&self, object: &mut Value) {
         defaults::pod(object);
+        // `Convert_v1_Pod_To_core_Pod`; templates keep what they say.
+        if object.at("spec").int("terminationGracePeriodSeconds").is_some_and(|seconds| seconds < 0) {
+            object["spec"]["terminationGracePeriodSeconds"] = 1.into();
+        }
     }
 
     fn prepare_create(&self, ctx: &Ctx<'_>, object: &mut Value) {

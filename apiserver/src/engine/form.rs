@@ -86,7 +86,11 @@ pub(crate) fn value_at(served: &Served, object: &Object, rev: Rev) -> Value {
         return value;
     }
     match &kind.conversion {
-        Conversion::Direct(convert) if converts(served, object) => read(kind, typed_as(kind, convert(&kind.gvk(), value))),
+        Conversion::Direct(convert) if converts(served, object) => {
+            let mut value = typed_as(kind, convert(&kind.gvk(), value));
+            kind.schema.complete(&mut value);
+            read(kind, value)
+        }
         Conversion::None | Conversion::Direct(_) | Conversion::Remote(_) => read(kind, value),
     }
 }
@@ -117,7 +121,11 @@ pub(crate) async fn to_stored(served: &Served, value: &Value) -> Result<Bytes, S
     let to = cache.kind.gvk();
     match &served.kind.conversion {
         Conversion::None => Ok(stored(&cache.kind, value)),
-        Conversion::Direct(convert) => Ok(stored(&cache.kind, &convert(&to, value.clone()))),
+        Conversion::Direct(convert) => {
+            let mut converted = convert(&to, value.clone());
+            cache.kind.schema.complete(&mut converted);
+            Ok(stored(&cache.kind, &converted))
+        }
         Conversion::Remote(converter) => Ok(stored(&cache.kind, &one(convert(converter, &to, vec![value.clone()]).await?)?)),
     }
 }

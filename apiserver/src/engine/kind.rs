@@ -211,6 +211,11 @@ pub trait Strategy: Send + Sync {
     /// Instead of the two above, for a write to `subresource`.
     fn validate_subresource(&self, _subresource: &str, _new: &Value, _old: &Value, _causes: &mut FieldErrors) {}
 
+    /// What every request for the kind is warned of (`APILifecycleDeprecated`).
+    fn deprecation(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Texts for `Warning` headers.
     fn warnings(&self, _new: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()

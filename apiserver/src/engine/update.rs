@@ -84,7 +84,9 @@ async fn round(ctx: &Ctx<'_>, edit: &Edit<'_>, missing: Missing<'_>) -> Result<R
         return create_missing(ctx, edit, missing).await;
     };
     let strategy = &ctx.kind.strategy;
-    let old = form::value(ctx.served, &current).await?;
+    let mut old = form::value(ctx.served, &current).await?;
+    // An older server, or another, may have left it out.
+    ctx.kind.schema.complete(&mut old);
     let mut new = prepared(ctx, edited(ctx, &old, edit).await?, &old);
     validated(ctx, &new, &old)?;
     ctx.warn(strategy.warnings(&new, Some(&old)));
@@ -141,7 +143,7 @@ async fn edited(ctx: &Ctx<'_>, old: &Value, edit: &Edit<'_>) -> Result<Value, St
     let mut new = old.clone();
     let Some(paths) = scale_paths(ctx) else {
         edit(&mut new)?;
-        check_version(ctx.kind, &mut new, old)?;
+        check_version(ctx, &mut new, old)?;
         ctx.kind.strategy.default(&mut new);
         managed_fields::track(ctx, &mut new, Some(old));
         admit::mutate(ctx, Some(&mut new), Some(old)).await?;
@@ -152,7 +154,7 @@ async fn edited(ctx: &Ctx<'_>, old: &Value, edit: &Edit<'_>) -> Result<Value, St
     edit(&mut scale)?;
     admit::mutate(ctx, Some(&mut scale), Some(&was)).await?;
     scale::put(ctx.kind, paths, &mut new, &scale)?;
-    check_version(ctx.kind, &mut new, old)?;
+    check_version(ctx, &mut new, old)?;
     ctx.kind.strategy.default(&mut new);
     managed_fields::track(ctx, &mut new, Some(old));
     Ok(new)
@@ -174,13 +176,15 @@ fn scale_paths<'a>(ctx: &Ctx<'a>) -> Option<&'a ScalePaths> {
 }
 
 /// The resource version and uid the writer saw must be the current ones, where they are given.
-fn check_version(kind: &Kind, new: &mut Value, old: &Value) -> Result<(), Status> {
-    let gr = kind.group_resource();
+fn check_version(ctx: &Ctx<'_>, new: &mut Value, old: &Value) -> Result<(), Status> {
+    let (kind, gr) = (ctx.kind, ctx.kind.group_resource());
     let name = meta::text(old, "name");
     let (current, given) = (meta::text(old, "resourceVersion"), meta::text(new, "resourceVersion"));
     let (uid, wanted) = (meta::text(old, "uid"), meta::text(new, "uid"));
     if !wanted.is_empty() && wanted != uid {
-        let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}");
+        let failed = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}");
+        let key = ctx.served.cache.as_ref().map(|cache| cache.store_key(&ctx.key())).unwrap_or_default();
+        let why = format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {failed}");
         return Err(Status::conflict(&gr, name, &why));
     }
     // "0" is what client libraries send for "none".
@@ -200,6 +204,7 @@ fn check_version(kind: &Kind, new: &mut Value, old: &Value) -> Result<(), Status
 fn prepared(ctx: &Ctx<'_>, new: Value, old: &Value) -> Value {
     let kind = ctx.kind;
     let mut new = form::typed_as(kind, new);
+    kind.schema.complete(&mut new);
     meta::carry_over(&mut new, old);
     let handler = kind.subresource(ctx.subresource).map(|sub| &sub.handler);
     // An action writes as the system (upstream's bindings do not pass a strategy): what it makes of the object stands, and is no new generation.

@@ -275,13 +275,20 @@ impl Walk<'_> {
         }
     }
 
-    /// A number is taken too, and becomes text as it stands.
+    /// A number is taken too. It becomes text in canonical form (`Quantity.UnmarshalJSON` and `MarshalJSON`).
     fn quantity(&mut self, value: &mut Value) {
         if let Value::Number(number) = value {
             *value = Value::String(number.to_string());
         }
-        let text = value.as_str().unwrap_or("{}");
-        self.fail(api::quantity::Quantity::parse(text).err().map(str::to_owned));
+        match api::quantity::Quantity::parse(value.as_str().unwrap_or("{}").trim()) {
+            Ok(quantity) => {
+                let text = quantity.to_string();
+                if value.as_str() != Some(&text) {
+                    *value = Value::String(text);
+                }
+            }
+            Err(why) => self.fail(Some(why.to_owned())),
+        }
     }
 
     fn int_or_string(&mut self, value: &Value) {

@@ -60,7 +60,11 @@ impl Status {
         let what = if texts.len() == 1 { texts[0].clone() } else { format!("[{}]", texts.join(", ")) };
         let qualified = if gvk.group.is_empty() { gvk.kind.clone() } else { format!("{}.{}", gvk.kind, gvk.group) };
         let mut status = Self::new(422, "Invalid", format!("{qualified} {name:?} is invalid: {what}"));
-        status.detail("name", name).detail("group", gvk.group.as_str()).detail("kind", gvk.kind.as_str());
+        for (key, value) in [("name", name), ("group", &gvk.group), ("kind", &gvk.kind)] {
+            if !value.is_empty() {
+                status.detail(key, value);
+            }
+        }
         let causes: Vec<Value> =
             causes.0.iter().map(|c| json!({"reason": c.reason.word(), "message": c.message, "field": c.field})).collect();
         status.details.insert("causes".into(), Value::Array(causes));
@@ -145,7 +149,9 @@ impl Status {
         if !self.reason.is_empty() {
             body["reason"] = self.reason.as_ref().into();
         }
-        if !self.details.is_empty() {
+        // What upstream makes with `NewNotFound` and its like has details, be they empty.
+        let has_details = matches!(self.reason.as_ref(), "Forbidden" | "NotFound" | "MethodNotAllowed" | "Invalid" | "Conflict" | "AlreadyExists");
+        if has_details || !self.details.is_empty() {
             body["details"] = Value::Object(self.details.clone());
         }
         body["code"] = self.code.into();

@@ -35,7 +35,7 @@ use apiserver::{
     tls::Tls,
     version,
 };
-use client::leader::Guard;
+use client::leader::{Clock, Guard};
 use kinds::auth::{self, OpenId, Tokens};
 use parking_lot::Mutex;
 use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle};
@@ -238,6 +238,7 @@ impl Control {
             signing_seconds: flags.cluster_signing_duration.as_secs(),
             reserved: reserved(flags, kinds, advertised),
             nodes: flags.nodes.config(),
+            clock: Clock::default(),
             terminated_pods_max: flags.nodes.terminated_pod_gc_threshold,
         };
         Rooms {

@@ -41,7 +41,7 @@ pub fn merge(typ: Typ<'_>, live: &mut Value, config: &Value) {
     }
 }
 
-/// An item on its way into the merged list, and whether it is there once.
+/// An item on its way into the merged list.
 struct Item {
     element: Element,
     value: Value,
@@ -52,21 +52,20 @@ fn lists(form: &ListForm<'_>, live: Vec<Value>, config: &[Value]) -> Vec<Value> 
     let wanted: Vec<(Element, &Value)> = config.iter().filter_map(|item| Some((form.element(item).ok()?, item))).collect();
     let by_element: BTreeMap<&Element, &Value> = wanted.iter().map(|(element, item)| (element, *item)).collect();
     let live: Vec<Item> = live.into_iter().filter_map(|value| Some(Item { element: form.element(&value).ok()?, value })).collect();
-    let mut counts: BTreeMap<&Element, usize> = BTreeMap::new();
-    live.iter().for_each(|item| *counts.entry(&item.element).or_default() += 1);
     // Who is there several times is not merged with, but replaced.
-    let merged = |element: &Element, value: &Value| match counts.get(element) {
-        Some(1) => live.iter().find(|item| item.element == *element).map_or_else(
-            || value.clone(),
-            |item| {
-                let mut out = item.value.clone();
-                merge(form.element, &mut out, value);
-                out
-            },
-        ),
+    let mut there: BTreeMap<&Element, Option<&Value>> = BTreeMap::new();
+    for Item { element, value } in &live {
+        there.entry(element).and_modify(|value| *value = None).or_insert(Some(value));
+    }
+    let merged = |element: &Element, value: &Value| match there.get(element) {
+        Some(Some(live)) => {
+            let mut out = (*live).clone();
+            merge(form.element, &mut out, value);
+            out
+        }
         _ => value.clone(),
     };
-    let mut shared = wanted.iter().map(|(element, _)| element).filter(|element| counts.contains_key(element));
+    let mut shared = wanted.iter().map(|(element, _)| element).filter(|element| there.contains_key(element));
     let mut next = shared.next();
     let mut is_done: BTreeMap<&Element, ()> = BTreeMap::new();
     let mut out = Vec::with_capacity(live.len().max(wanted.len()));

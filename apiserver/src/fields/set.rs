@@ -1,6 +1,6 @@
 //! A set of paths as a tree: union, difference, intersection. Source: structured-merge-diff `fieldpath/set.go`.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, ops::ControlFlow};
 
 use super::Element;
 
@@ -104,22 +104,28 @@ impl Set {
         Self { is_member: self.is_member, children: self.children.iter().filter_map(kept).collect() }
     }
 
-    /// Each path, members of a place before what is below them (`Iterate`).
-    pub fn paths(&self) -> Vec<Path> {
-        let mut out = Vec::new();
-        self.gather(&mut Vec::new(), &mut out);
-        out
+    /// How many paths there are.
+    pub fn len(&self) -> usize {
+        self.children.iter().map(|(_, set)| usize::from(set.is_member) + set.len()).sum()
     }
 
-    fn gather(&self, prefix: &mut Path, out: &mut Vec<Path>) {
+    /// Tells each path, members of a place before what is below them (`Iterate`), until that is enough.
+    pub fn each<B>(&self, tell: &mut impl FnMut(&[&Element]) -> ControlFlow<B>) -> ControlFlow<B> {
+        self.visit(&mut Vec::new(), tell)
+    }
+
+    fn visit<'s, B>(&'s self, path: &mut Vec<&'s Element>, tell: &mut impl FnMut(&[&Element]) -> ControlFlow<B>) -> ControlFlow<B> {
         for (element, _) in self.children.iter().filter(|(_, set)| set.is_member) {
-            out.push(prefix.iter().chain([element]).cloned().collect());
+            path.push(element);
+            tell(path)?;
+            path.pop();
         }
         for (element, set) in self.children.iter().filter(|(_, set)| !set.children.is_empty()) {
-            prefix.push(element.clone());
-            set.gather(prefix, out);
-            prefix.pop();
+            path.push(element);
+            set.visit(path, tell)?;
+            path.pop();
         }
+        ControlFlow::Continue(())
     }
 
     fn zip(&self, other: &Self, keep_one: bool, keep_two: bool, both: fn(bool, bool) -> (bool, fn(&Self, &Self) -> Self)) -> Self {
@@ -169,10 +175,15 @@ impl Set {
             return;
         }
         self.children.sort_by(|one, two| one.0.cmp(&two.0));
+        // As upstream reads what stands there several times: the last says what is below.
         self.children.dedup_by(|next, kept| {
             let is_same = next.0 == kept.0;
             if is_same {
-                kept.1 = kept.1.union(&next.1);
+                let is_member = kept.1.is_member || next.1.is_member;
+                if !next.1.children.is_empty() {
+                    std::mem::swap(&mut kept.1, &mut next.1);
+                }
+                kept.1.is_member = is_member;
             }
             is_same
         });

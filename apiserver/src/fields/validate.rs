@@ -11,6 +11,8 @@ use super::{
 
 /// Most that is told of one object.
 const ERRORS_MAX: usize = 100;
+/// Text of that, in bytes.
+const ERRORS_BYTES_MAX: usize = 1 << 20;
 
 /// # Errors
 /// All that is wrong: `.path: what`, in lines of their own where there are several.
@@ -32,7 +34,7 @@ struct Errors {
 
 impl Errors {
     fn tell(&mut self, what: &str) {
-        if self.texts.len() < ERRORS_MAX {
+        if self.texts.len() < ERRORS_MAX && self.texts.iter().map(String::len).sum::<usize>() < ERRORS_BYTES_MAX {
             let path: String = self.path.iter().map(Element::to_string).collect();
             self.texts.push(if path.is_empty() { what.to_owned() } else { format!("{path}: {what}") });
         }

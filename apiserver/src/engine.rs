@@ -13,7 +13,7 @@ mod head;
 pub mod identity;
 pub mod kind;
 pub(crate) mod list;
-mod managed_fields;
+pub(crate) mod managed_fields;
 pub(crate) mod meta;
 mod object;
 mod own_request;

@@ -8,6 +8,7 @@ pub mod discovery;
 mod drain_body;
 pub mod engine;
 pub mod fairness;
+pub mod fields;
 pub mod front;
 pub mod health;
 mod lane;

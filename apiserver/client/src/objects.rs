@@ -101,7 +101,10 @@ macro_rules! objects {
             type Served = $served;
 
             fn read(json: &[u8]) -> serde_json::Result<Seen<Self>> {
-                decode(json)
+                let mut seen = decode::<Self>(json)?;
+                // Nobody reads who owns which field, and what is written without says nothing of it.
+                seen.object.metadata.managed_fields = None;
+                Ok(seen)
             }
 
             fn object_meta(&self) -> Meta<'_> {

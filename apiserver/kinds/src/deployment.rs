@@ -54,6 +54,10 @@ pub fn kind() -> Kind {
 struct DeploymentStrategy;
 
 impl Strategy for DeploymentStrategy {
+    fn reset_fields(&self, subresource: &str) -> Option<&'static [&'static [&'static str]]> {
+        (subresource == "status").then_some(&[&["spec"], &["metadata", "labels"]])
+    }
+
     fn default(&self, object: &mut Value) {
         if let Some(spec) = make_child(object, "spec") {
             default_to(spec, "replicas", 1);

@@ -49,6 +49,10 @@ pub fn kind() -> Kind {
 struct PodStrategy;
 
 impl Strategy for PodStrategy {
+    fn reset_fields(&self, subresource: &str) -> Option<&'static [&'static [&'static str]]> {
+        (subresource == "status").then_some(&[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]])
+    }
+
     fn default(&self, object: &mut Value) {
         defaults::pod(object);
         // `Convert_v1_Pod_To_core_Pod`; templates keep what they say.

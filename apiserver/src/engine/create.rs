@@ -13,7 +13,7 @@ use super::{
     form, managed_fields, meta,
     object::Object,
 };
-use crate::kind::{Claimant, Handler, Kind, Storage};
+use crate::kind::{Claimant, Kind, Storage};
 
 /// How often a generated name is drawn before the conflict is the caller's.
 const NAME_ATTEMPTS: usize = 8;
@@ -103,7 +103,7 @@ async fn stored(ctx: &Ctx<'_>, object: Value, claims: Claims) -> Result<Option<A
 
 fn prepare(ctx: &Ctx<'_>, object: &mut Value) {
     let kind = ctx.kind;
-    if has_status(kind)
+    if kind.has_status()
         && !kind.strategy.created_with_status()
         && let Some(map) = object.as_object_mut()
     {
@@ -132,10 +132,6 @@ async fn put(ctx: &Ctx<'_>, key: &Key, object: &Value, claims: Claims) -> Result
             Err(status)
         }
     }
-}
-
-pub(super) fn has_status(kind: &Kind) -> bool {
-    kind.subresource("status").is_some_and(|sub| matches!(sub.handler, Handler::Status))
 }
 
 pub(super) fn refuse_invalid(kind: &Kind, name: &str, causes: &FieldErrors) -> Result<(), Status> {

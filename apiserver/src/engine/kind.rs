@@ -202,6 +202,12 @@ pub trait Strategy: Send + Sync {
 
     fn validate(&self, _object: &Value, _causes: &mut FieldErrors) {}
 
+    /// Fields (by name, from the root) that a write to the object (empty) or to `subresource` leaves as they are: nobody comes to own them by it
+    /// (`GetResetFields`). `None`: the status, where it has a subresource; of that, the spec (of custom kinds also the metadata).
+    fn reset_fields(&self, _subresource: &str) -> Option<&'static [&'static [&'static str]]> {
+        None
+    }
+
     /// Runs after [`Strategy::validate`] of an object that is being made.
     fn validate_create(&self, _object: &Value, _causes: &mut FieldErrors) {}
 
@@ -363,6 +369,10 @@ impl Kind {
     /// Whether what is written under the subresource (empty for none) is the object itself.
     pub(crate) fn is_object_of(&self, subresource: &str) -> bool {
         self.subresource(subresource).is_none_or(|sub| matches!(sub.handler, Handler::Status | Handler::Object))
+    }
+
+    pub(crate) fn has_status(&self) -> bool {
+        self.subresource("status").is_some_and(|sub| matches!(sub.handler, Handler::Status))
     }
 
     pub fn serves(&self, verb: &str) -> bool {

@@ -17,7 +17,7 @@ use crate::{
     names,
 };
 
-const ANNOTATIONS_BYTES_MAX: usize = 256 << 10;
+pub(super) const ANNOTATIONS_BYTES_MAX: usize = 256 << 10;
 pub(crate) const ORPHAN: &str = "orphan";
 pub(crate) const FOREGROUND: &str = "foregroundDeletion";
 /// No vowels and none of `0 1 3`, so that no words come out (apimachinery `pkg/util/rand`).

@@ -10,7 +10,7 @@ use super::{
     admit,
     claims::Claims,
     context::Ctx,
-    create::{create_named, has_status, refuse_invalid},
+    create::{create_named, refuse_invalid},
     form,
     managed_fields::{self, is_same, is_unchanged},
     meta,
@@ -38,6 +38,8 @@ pub(crate) enum Missing<'a> {
     Refuse,
     /// Create it, where the strategy allows and this does not say no; `edit` then sees null.
     Create(&'a (dyn Fn() -> Result<(), Status> + Send + Sync)),
+    /// The same whatever the strategy says: it is applied.
+    Apply(&'a (dyn Fn() -> Result<(), Status> + Send + Sync)),
 }
 
 pub(crate) struct Updated {
@@ -111,10 +113,12 @@ async fn round(ctx: &Ctx<'_>, edit: &Edit<'_>, missing: Missing<'_>) -> Result<R
 async fn create_missing(ctx: &Ctx<'_>, edit: &Edit<'_>, missing: Missing<'_>) -> Result<Round, Status> {
     let kind = ctx.kind;
     let not_found = || Status::not_found(&kind.group_resource(), ctx.name);
-    let Missing::Create(allowed) = missing else { return Err(not_found()) };
-    if !kind.strategy.create_on_update() || !ctx.subresource.is_empty() {
-        return Err(not_found());
-    }
+    let allowed = match missing {
+        _ if !ctx.subresource.is_empty() => return Err(not_found()),
+        Missing::Create(allowed) if kind.strategy.create_on_update() => allowed,
+        Missing::Apply(allowed) => allowed,
+        Missing::Create(_) | Missing::Refuse => return Err(not_found()),
+    };
     allowed()?;
     let mut object = Value::Null;
     edit(&mut object)?;
@@ -149,14 +153,16 @@ async fn edited(ctx: &Ctx<'_>, old: &Value, edit: &Edit<'_>) -> Result<Value, St
         admit::mutate(ctx, Some(&mut new), Some(old)).await?;
         return Ok(new);
     };
-    let was = scale::of(paths, old);
+    let mut was = scale::of(paths, old);
+    managed_fields::of_object(paths, old, &mut was);
     let mut scale = was.clone();
     edit(&mut scale)?;
+    managed_fields::track(ctx, &mut scale, Some(&was));
     admit::mutate(ctx, Some(&mut scale), Some(&was)).await?;
     scale::put(ctx.kind, paths, &mut new, &scale)?;
+    managed_fields::of_scale(ctx.kind, paths, &scale, &mut new);
     check_version(ctx, &mut new, old)?;
     ctx.kind.strategy.default(&mut new);
-    managed_fields::track(ctx, &mut new, Some(old));
     Ok(new)
 }
 
@@ -218,7 +224,7 @@ fn prepared(ctx: &Ctx<'_>, new: Value, old: &Value) -> Value {
         }
         Some(Handler::Object) => kind.strategy.prepare_subresource(ctx, &mut new, old),
         _ => {
-            if has_status(kind) {
+            if kind.has_status() {
                 carry(&mut new, old, "status");
             }
             kind.strategy.prepare_update(ctx, &mut new, old);

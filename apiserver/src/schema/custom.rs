@@ -63,7 +63,7 @@ fn object(table: &mut Table, name: &str, schema: &Value, root: Root) -> u32 {
         .map(|(field, property)| {
             let typ = typ(table, &format!("{name}.{field}"), property);
             let (semantics, facets) = (semantics(property), Facets::of(property));
-            Field { name: field.clone().into(), typ, absent_if_zero: false, semantics, facets }
+            Field { name: field.clone().into(), typ, absent_if_zero: false, is_always: false, semantics, facets }
         })
         .collect();
     let embedded = schema["x-kubernetes-embedded-resource"] == true;
@@ -72,8 +72,14 @@ fn object(table: &mut Table, name: &str, schema: &Value, root: Root) -> u32 {
         let own = [("apiVersion", Type::String), ("kind", Type::String), ("metadata", metadata)];
         fields.retain(|field| field.name != "metadata");
         let missing: Vec<_> = own.into_iter().filter(|(own, _)| !fields.iter().any(|f| f.name == *own)).collect();
-        let plain =
-            |(name, typ): (&'static str, Type)| Field { name: name.into(), typ, absent_if_zero: false, semantics: None, facets: None };
+        let plain = |(name, typ): (&'static str, Type)| Field {
+            name: name.into(),
+            typ,
+            absent_if_zero: false,
+            is_always: false,
+            semantics: None,
+            facets: None,
+        };
         fields.extend(missing.into_iter().map(plain));
     }
     fields.sort_by(|a, b| a.name.cmp(&b.name));

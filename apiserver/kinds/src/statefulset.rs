@@ -17,8 +17,7 @@ use crate::{
         table::{AGE_COLUMN, CONTAINERS_COLUMN, IMAGES_COLUMN, NAME_COLUMN, age, column, containers_cells},
         well_formed,
     },
-    persistentvolumeclaim as claim,
-    pod, podtemplate,
+    persistentvolumeclaim as claim, pod, podtemplate,
     replicationcontroller::scale,
 };
 
@@ -341,7 +340,10 @@ mod tests {
         }
         let mut claimless = object(json!({}));
         claimless["spec"]["volumeClaimTemplates"][0]["spec"]["accessModes"] = json!([]);
-        assert_eq!(causes(&claimless), ["spec.volumeClaimTemplates[0].spec.accessModes: Required value: at least 1 access mode is required"]);
+        assert_eq!(
+            causes(&claimless),
+            ["spec.volumeClaimTemplates[0].spec.accessModes: Required value: at least 1 access mode is required"]
+        );
     }
 
     #[test]

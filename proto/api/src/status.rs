@@ -150,7 +150,8 @@ impl Status {
             body["reason"] = self.reason.as_ref().into();
         }
         // What upstream makes with `NewNotFound` and its like has details, be they empty.
-        let has_details = matches!(self.reason.as_ref(), "Forbidden" | "NotFound" | "MethodNotAllowed" | "Invalid" | "Conflict" | "AlreadyExists");
+        let has_details =
+            matches!(self.reason.as_ref(), "Forbidden" | "NotFound" | "MethodNotAllowed" | "Invalid" | "Conflict" | "AlreadyExists");
         if has_details || !self.details.is_empty() {
             body["details"] = Value::Object(self.details.clone());
         }

@@ -449,8 +449,8 @@ fn refused(front: &Shared, accepting: &Accepting, status: &Status) -> Response {
             let kinds = front.engine.kinds();
             let schema = kinds.iter().map(|kind| &kind.schema).find(|schema| schema.has_protobuf()).unwrap_or(&Schema::Open);
             let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            let shown = render::encoded(schema, format.unwrap_or(Format::Pretty), code, &status.body());
-            wire::with_retry_after(shown, status)
+            let body = status.body();
+            wire::told(render::encoded(schema, format.unwrap_or(Format::Pretty), code, &body), status, body)
         }
     };
     if status.code == 429 && status.message == fairness::REFUSED {

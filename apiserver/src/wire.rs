@@ -38,11 +38,13 @@ pub fn not_found() -> Response {
 /// The reply to a failed request: the `metav1.Status` as JSON, with `Retry-After` where it says so.
 pub fn refusal(status: &Status) -> Response {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    with_retry_after(json(code, &status.body()), status)
+    let body = status.body();
+    told(json(code, &body), status, body)
 }
 
-pub fn with_retry_after(mut response: Response, status: &Status) -> Response {
-    response.extensions_mut().insert(Told(Arc::new(status.body())));
+/// The reply to a failed request, in whatever syntax: `body` is what it says.
+pub fn told(mut response: Response, status: &Status, body: Value) -> Response {
+    response.extensions_mut().insert(Told(Arc::new(body)));
     if let Some(seconds) = status.details.get("retryAfterSeconds").and_then(Value::as_u64) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }

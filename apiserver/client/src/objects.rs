@@ -91,6 +91,22 @@ impl<'a> Meta<'a> {
     }
 }
 
+/// Metadata that may say who owns which field.
+trait Managed {
+    fn forget_managers(&mut self);
+}
+
+impl Managed for ObjectMeta {
+    fn forget_managers(&mut self) {
+        self.managed_fields = None;
+    }
+}
+
+/// It has never heard of them.
+impl Managed for pods::PodMeta {
+    fn forget_managers(&mut self) {}
+}
+
 macro_rules! objects {
     ($($object:ty => $served:ty),* $(,)?) => {
         $(impl Object for $object {
@@ -99,7 +115,7 @@ macro_rules! objects {
             fn read(json: &[u8]) -> serde_json::Result<Seen<Self>> {
                 let mut seen = decode::<Self>(json)?;
                 // Nobody reads who owns which field, and what is written without says nothing of it.
-                seen.object.metadata.managed_fields = None;
+                seen.object.metadata.forget_managers();
                 Ok(seen)
             }
 

@@ -57,15 +57,15 @@ pub(super) fn track(ctx: &Ctx<'_>, object: &mut Value, old: Option<&Value>) {
 /// nobody owns anything.
 fn started(ctx: &Ctx<'_>, given: Option<Value>, live: Option<&Value>) -> Managed {
     let given = given.filter(|given| ctx.subresource.is_empty() && !given.is_null());
-    let stored = || live.and_then(|live| Managed::decode(live, Source::Store).ok()).unwrap_or_default();
+    let stored = || live.and_then(|live| Managed::decode(live.clone(), Source::Store).ok()).unwrap_or_default();
     let Some(given) = given else { return stored() };
     if live.is_some_and(|live| is_same(live, &given)) {
-        return stored();
+        return Managed::decode(given, Source::Store).unwrap_or_default();
     }
     if is_reset(&given) {
         return Managed::default();
     }
-    match Managed::decode(&given, Source::Client) {
+    match Managed::decode(given, Source::Client) {
         Ok(managed) if !managed.0.is_empty() => managed,
         _ => stored(),
     }
@@ -80,6 +80,7 @@ fn is_reset(given: &Value) -> bool {
 fn updated(ctx: &Ctx<'_>, mut managed: Managed, object: &Value, old: Option<&Value>) -> Result<Managed, String> {
     let (schema, gvk) = ctx.body();
     let (shape, version) = (Shape::of(schema), gvk.api_version());
+    shape.reconcile(&mut managed, &version);
     let nothing = serde_json::json!({});
     let new = Side { value: object, mode: shape.mode };
     let compared = versions::compared(ctx, &shape, &version, (old.unwrap_or(&nothing), new), &managed, &reset(ctx))?;
@@ -118,7 +119,7 @@ pub(super) fn keep(ctx: &Ctx<'_>, object: &mut Value, before: &Value) {
     if now == was {
         return;
     }
-    if let Err(why) = now.as_ref().map_or(Ok(Managed::default()), |now| Managed::decode(now, Source::Client)) {
+    if let Err(why) = now.map_or(Ok(Managed::default()), |now| Managed::decode(now, Source::Client)) {
         put(object, was);
         let told = ".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating admission controller; please fix your requests";
         ctx.warn(vec![format!("{told}: {why}")]);

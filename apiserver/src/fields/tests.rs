@@ -178,6 +178,19 @@ fn what_is_applied_is_put_over_what_is_there() {
 }
 
 #[test]
+fn what_is_owned_as_a_whole_now_is_one() {
+    let structure = structure();
+    let typ = Typ::of(&structure);
+    let old = json!({"f:bound": {".": {}, "f:x": {}}, "f:one": {"f:a": {}}, "f:whole": {"v:\"a\"": {}}, "f:labels": {"f:x": {}}, "f:free": {"f:x": {}}});
+    let mut set = Set::from_fields(&old).unwrap();
+    assert!(is_outdated(typ, &old));
+    reconcile(typ, &mut set);
+    let new = json!({"f:bound": {}, "f:one": {}, "f:whole": {}, "f:labels": {"f:x": {}}, "f:free": {"f:x": {}}});
+    assert_eq!(set.to_fields(), new);
+    assert!(!is_outdated(typ, &new));
+}
+
+#[test]
 fn what_is_wrong_is_told_in_upstreams_words() {
     let structure = structure();
     let wrong = |value: Value| validate(Typ::of(&structure), &value).unwrap_err();

@@ -116,6 +116,11 @@ impl<'t> MapForm<'t> {
         }
     }
 
+    /// Whether nothing is known of what is in it.
+    pub fn is_deduced(&self) -> bool {
+        self.definition.is_none_or(|definition| definition.fields.is_empty()) && self.rest.is_some_and(Typ::is_open)
+    }
+
     pub fn has_field(&self, name: &str) -> bool {
         self.definition.is_some_and(|definition| definition.field(name).is_some())
     }

@@ -60,13 +60,14 @@ pub(crate) fn apply(ctx: &Ctx<'_>, object: &mut Value, configuration: &Configura
     if !live.is_object() {
         live = json!({"kind": gvk.kind, "apiVersion": gvk.api_version()});
     }
-    let managed = match live.get_mut("metadata").and_then(Value::as_object_mut).and_then(|meta| meta.shift_remove(FIELD)) {
+    let mut managed = match live.get_mut("metadata").and_then(Value::as_object_mut).and_then(|meta| meta.shift_remove(FIELD)) {
         Some(list) => {
-            Managed::decode(&list, Source::Store).map_err(|why| Status::new(500, "", format!("failed to decode managed fields: {why}")))?
+            Managed::decode(list, Source::Store).map_err(|why| Status::new(500, "", format!("failed to decode managed fields: {why}")))?
         }
         None => Managed::default(),
     };
     let version = gvk.api_version();
+    shape.reconcile(&mut managed, &version);
     let round = Round { ctx, shape: &shape, version: &version, reset: reset(ctx), live: &live, config };
     let managed = round.begun(managed)?;
     let (merged, managed) = round.taken(managed, configuration.is_forced)?;

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use api::time::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::{
     engine::context::{Ctx, ManagerOperation},
-    fields::{Comparison, Set},
+    fields::{Comparison, Set, Typ, is_outdated, reconcile},
 };
 
 /// Most entries of updates; the oldest beyond are joined (`DefaultMaxUpdateManagers`).
@@ -134,6 +134,19 @@ impl Entry {
         }
     }
 
+    /// Brings fields that were told apart under an older schema up to this one.
+    pub fn reconcile(&mut self, typ: Typ<'_>) {
+        let is_outdated = match &self.fields {
+            Fields::Kept(fields) => is_outdated(typ, fields),
+            Fields::Set(_) => true,
+        };
+        if is_outdated {
+            let mut set = self.set();
+            reconcile(typ, &mut set);
+            self.put(set);
+        }
+    }
+
     /// What stands in the entry stays as it is where it has none of these.
     pub fn take_away(&mut self, sets: &[&Set]) {
         for set in sets {
@@ -143,7 +156,8 @@ impl Entry {
         }
     }
 
-    fn decode(entry: &Value, at: usize, source: Source) -> Result<Self, String> {
+    fn decode(mut entry: Value, at: usize, source: Source) -> Result<Self, String> {
+        let fields = entry.as_object_mut().and_then(|entry| entry.swap_remove("fieldsV1")).unwrap_or_default();
         let text = |name: &str| entry.get(name).and_then(Value::as_str).unwrap_or_default();
         let operation = match text("operation") {
             "Apply" => ManagerOperation::Apply,
@@ -159,18 +173,18 @@ impl Entry {
             "" => return Err(format!("missing fieldsType in managed fields entry {at}")),
             other => return Err(format!("invalid fieldsType {other:?} in managed fields entry {at}")),
         }
-        let fields = entry.get("fieldsV1").filter(|fields| !fields.is_null());
-        let fields = match source {
-            Source::Store => Fields::Kept(fields.cloned().unwrap_or_else(|| json!({}))),
-            Source::Client => Fields::Set(Set::from_fields(fields.unwrap_or(&Value::Null))?),
-        };
         let who = Who {
             manager: text("manager").to_owned(),
             operation,
             version: if operation == ManagerOperation::Apply { String::new() } else { version.clone() },
             subresource: text("subresource").to_owned(),
         };
-        Ok(Self { who, version, time: Some(text("time").to_owned()).filter(|time| !time.is_empty()), fields })
+        let time = Some(text("time").to_owned()).filter(|time| !time.is_empty());
+        let fields = match source {
+            Source::Store => Fields::Kept(fields),
+            Source::Client => Fields::Set(Set::from_fields(&fields)?),
+        };
+        Ok(Self { who, version, time, fields })
     }
 
     fn encode(self) -> Value {
@@ -201,15 +215,17 @@ impl Entry {
 impl Managed {
     /// # Errors
     /// What upstream cannot read either, in its words.
-    pub fn decode(list: &Value, source: Source) -> Result<Self, String> {
+    pub fn decode(list: Value, source: Source) -> Result<Self, String> {
+        let Value::Array(list) = list else { return Ok(Self::default()) };
         let mut out: Vec<Entry> = Vec::new();
         let mut places = BTreeMap::new();
-        let count = list.as_array().map_or(0, Vec::len);
+        let count = list.len();
         if source == Source::Client && count > ENTRIES_MAX {
             return Err(format!("{count} entries, at most {ENTRIES_MAX} are taken"));
         }
-        for (at, entry) in list.as_array().into_iter().flatten().enumerate() {
+        for (at, entry) in list.into_iter().enumerate() {
             let entry = Entry::decode(entry, at, source)?;
+            // The last of several is the one that counts.
             let place = *places.entry(entry.who.identifier()).or_insert(out.len());
             match out.get_mut(place) {
                 Some(other) => *other = entry,

@@ -54,7 +54,7 @@ pub(in crate::engine) fn of_scale(kind: &Kind, paths: &ScalePaths, scale: &Value
 }
 
 fn decoded(object: &Value) -> Managed {
-    meta::field(object, FIELD).and_then(|list| Managed::decode(list, Source::Store).ok()).unwrap_or_default()
+    meta::field(object, FIELD).and_then(|list| Managed::decode(list.clone(), Source::Store).ok()).unwrap_or_default()
 }
 
 fn replicas(paths: &ScalePaths) -> Path {

@@ -28,6 +28,13 @@ impl Shape {
         self.structure.as_ref().map_or(Typ::OPEN, Typ::of)
     }
 
+    /// Brings entries of `version` up to this schema. That of a built-in kind does not change.
+    pub fn reconcile(&self, managed: &mut Managed, version: &str) {
+        if self.mode == Mode::Raw && self.structure.is_some() {
+            managed.0.iter_mut().filter(|entry| entry.version == version).for_each(|entry| entry.reconcile(self.typ()));
+        }
+    }
+
     fn side<'v>(&self, value: &'v Value) -> Side<'v> {
         Side { value, mode: self.mode }
     }

@@ -16,7 +16,6 @@ pub mod controllerrevision;
 pub mod csidriver;
 pub mod csinode;
 pub mod csistoragecapacity;
-pub mod customresourcedefinition;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
@@ -64,8 +63,6 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| secret::kind(),
     |_| serviceaccount::kind(),
     service::kind,
-    // apiextensions.k8s.io
-    |_| customresourcedefinition::kind(),
     // apps
     |_| controllerrevision::kind(),
     |_| deployment::kind(),

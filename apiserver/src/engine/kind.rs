@@ -360,6 +360,11 @@ impl Kind {
         self.subresource(subresource).is_none_or(|sub| matches!(sub.handler, Handler::Status | Handler::Object))
     }
 
+    /// Whether anybody can ask for it: a version that objects are only stored in has no verbs.
+    pub(crate) fn is_served(&self) -> bool {
+        !self.verbs.is_empty() || !self.subresources.is_empty()
+    }
+
     pub fn serves(&self, verb: &str) -> bool {
         self.verbs.iter().any(|served| served == verb)
     }

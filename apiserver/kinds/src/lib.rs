@@ -19,7 +19,6 @@ pub mod cronjob;
 pub mod csidriver;
 pub mod csinode;
 pub mod csistoragecapacity;
-pub mod customresourcedefinition;
 pub mod daemonset;
 pub mod deployment;
 pub mod endpoints;
@@ -88,8 +87,6 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| admissionregistration::policies::validating(),
     |_| admissionregistration::bindings::validating(),
     |_| admissionregistration::webhooks::validating(),
-    // apiextensions.k8s.io
-    |_| customresourcedefinition::kind(),
     // apiregistration.k8s.io
     |_| apiservice::kind(),
     // apps

@@ -375,6 +375,11 @@ impl Kind {
         self.subresource("status").is_some_and(|sub| matches!(sub.handler, Handler::Status))
     }
 
+    /// Whether anybody can ask for it: a version that objects are only stored in has no verbs.
+    pub(crate) fn is_served(&self) -> bool {
+        !self.verbs.is_empty() || !self.subresources.is_empty()
+    }
+
     pub fn serves(&self, verb: &str) -> bool {
         self.verbs.iter().any(|served| served == verb)
     }

@@ -41,11 +41,18 @@ pub(crate) fn put(kind: &Kind, paths: &ScalePaths, object: &mut Value, scale: &V
         let value = meta::text(scale, name).to_owned();
         meta::of(object).insert(name.into(), value.into());
     }
-    let (parent, leaf) = paths.spec_replicas.rsplit_once('/').unwrap_or(("", &paths.spec_replicas));
-    match object.pointer_mut(parent).and_then(Value::as_object_mut) {
-        Some(map) => drop(map.insert(leaf.to_owned(), replicas.into())),
-        None => return Err(Status::internal(format!("{} has no {parent} to scale", kind.kind))),
+    // What it stands in is made where it is missing (`SetNestedField`).
+    let mut place = object;
+    for step in paths.spec_replicas.split('/').skip(1) {
+        if place.is_null() {
+            *place = json!({});
+        }
+        let Some(map) = place.as_object_mut() else {
+            return Err(Status::internal(format!("{} has no {} to scale", kind.kind, paths.spec_replicas)));
+        };
+        place = map.entry(step).or_insert(Value::Null);
     }
+    *place = replicas.into();
     Ok(())
 }
 

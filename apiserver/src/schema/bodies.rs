@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{
     FieldValidation, Schema, Tables,
-    check::{check, strict},
+    check::{check, metadata, strict},
 };
 use crate::{parse::Parsed, smp};
 
@@ -13,6 +13,14 @@ impl Schema {
     /// Drops unknown fields of a decoded body and checks types. `duplicates` are the paths given twice. The texts returned become `Warning`
     /// headers; under [`FieldValidation::Strict`] they are a 400 instead.
     pub fn check(&self, gvk: &Gvk, object: &mut Value, duplicates: &[String], mode: FieldValidation) -> Result<Vec<String>, Status> {
+        if let Self::Custom(custom) = self
+            && let Some(shape) = &custom.shape
+        {
+            let mut found = duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect::<Vec<_>>();
+            found.extend(metadata(&custom.structure, gvk, object)?);
+            found.extend(shape.shape(object).into_iter().map(|path| format!("unknown field {path:?}")));
+            return strict(gvk, found, mode);
+        }
         match self.structure() {
             Some(structure) => check(&structure, gvk, object, duplicates, mode),
             None if matches!(self, Self::Open) => {

@@ -260,7 +260,7 @@ fn carry_all_but(to: &mut Value, from: &Value, parts: &[&str]) {
 /// Parts whose changes make no generation. A status without a subresource is a part as any other.
 fn uncounted(kind: &Kind) -> &'static [&'static str] {
     const PARTS: &[&str] = &["metadata", "kind", "apiVersion", "status"];
-    if has_status(kind) { PARTS } else { &PARTS[..3] }
+    if kind.has_status() { PARTS } else { &PARTS[..3] }
 }
 
 /// Whether that is changed which a generation counts the changes of.

@@ -25,6 +25,7 @@ pub mod endpointslice;
 pub mod event;
 pub mod eviction;
 pub mod flow;
+pub mod horizontalpodautoscaler;
 pub mod ingress;
 pub mod ingressclass;
 pub mod ipaddress;
@@ -44,6 +45,7 @@ pub mod ports;
 pub mod priorityclass;
 pub mod replicaset;
 pub mod replicationcontroller;
+pub mod resourcequota;
 pub mod roles;
 pub mod runtimeclass;
 pub mod schema;
@@ -74,6 +76,7 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| pod::kind(),
     |_| podtemplate::kind(),
     |_| replicationcontroller::kind(),
+    |_| resourcequota::kind(),
     |_| secret::kind(),
     |_| serviceaccount::kind(),
     service::kind,
@@ -85,6 +88,9 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| deployment::kind(),
     |_| replicaset::kind(),
     |_| statefulset::kind(),
+    // autoscaling
+    |_| horizontalpodautoscaler::kind(),
+    |_| horizontalpodautoscaler::v1_kind(),
     // batch
     |_| cronjob::kind(),
     |_| job::kind(),

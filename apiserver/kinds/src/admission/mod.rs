@@ -18,6 +18,7 @@ pub mod node_restriction;
 pub mod persistent_volume_claim_resize;
 pub mod pod_security;
 pub mod priority;
+pub mod resource_quota;
 pub mod runtime_class;
 pub mod service_account;
 pub mod taint_nodes_by_condition;
@@ -40,6 +41,7 @@ pub fn chain() -> Vec<Arc<dyn Admission>> {
         Arc::new(certificate_signing::CertificateSigning),
         Arc::new(certificate_subject_restriction::CertificateSubjectRestriction),
         Arc::new(default_class::DefaultClass::of_ingress()),
+        Arc::new(resource_quota::ResourceQuota::default()),
     ]
 }
 
@@ -87,6 +89,7 @@ mod tests {
             "CertificateSigning",
             "CertificateSubjectRestriction",
             "DefaultIngressClass",
+            "ResourceQuota",
         ];
         assert_eq!(names, order);
     }

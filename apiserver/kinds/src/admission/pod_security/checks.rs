@@ -230,7 +230,10 @@ mod tests {
                 pod(bare.clone(), json!({"capabilities": {"add": ["SYS_ADMIN", "CHOWN", "NET_RAW"]}})),
                 r#"non-default capabilities (container "a" must not include "NET_RAW", "SYS_ADMIN" in securityContext.capabilities.add)"#,
             ),
-            (pod(json!({"volumes": [{"name": "v", "hostPath": {}}, {"name": "w", "emptyDir": {}}]}), bare.clone()), r#"hostPath volumes (volume "v")"#),
+            (
+                pod(json!({"volumes": [{"name": "v", "hostPath": {}}, {"name": "w", "emptyDir": {}}]}), bare.clone()),
+                r#"hostPath volumes (volume "v")"#,
+            ),
             (
                 json!({"spec": {"containers": [{"name": "a", "ports": [{"hostPort": 80}, {"hostPort": 0}]}, {"name": "b", "ports": [{"hostPort": 443}]}]}}),
                 r#"hostPort (containers "a", "b" use hostPorts 443, 80)"#,
@@ -239,7 +242,10 @@ mod tests {
                 json!({"spec": {"containers": [{"name": "a", "livenessProbe": {"httpGet": {"host": "h"}}}]}}),
                 r#"probe or lifecycle host (container "a" uses probe or lifecycle host "h")"#,
             ),
-            (pod(bare.clone(), json!({"procMount": "Unmasked"})), r#"procMount (container "a" must not set securityContext.procMount to "Unmasked")"#),
+            (
+                pod(bare.clone(), json!({"procMount": "Unmasked"})),
+                r#"procMount (container "a" must not set securityContext.procMount to "Unmasked")"#,
+            ),
             (pod(json!({"hostUsers": false}), json!({"procMount": "Unmasked"})), ""),
             (
                 pod(json!({"securityContext": {"seLinuxOptions": {"type": "spc_t", "user": "u"}}}), bare.clone()),
@@ -249,9 +255,15 @@ mod tests {
                 pod(json!({"securityContext": {"seccompProfile": {"type": "Unconfined"}}}), bare.clone()),
                 r#"seccompProfile (pod must not set securityContext.seccompProfile.type to "Unconfined")"#,
             ),
-            (pod(json!({"securityContext": {"sysctls": [{"name": "kernel.msgmax"}, {"name": "net.ipv4.tcp_rmem"}]}}), bare.clone()), "forbidden sysctls (kernel.msgmax)"),
             (
-                pod(json!({"securityContext": {"windowsOptions": {"hostProcess": true}}}), json!({"windowsOptions": {"hostProcess": true}})),
+                pod(json!({"securityContext": {"sysctls": [{"name": "kernel.msgmax"}, {"name": "net.ipv4.tcp_rmem"}]}}), bare.clone()),
+                "forbidden sysctls (kernel.msgmax)",
+            ),
+            (
+                pod(
+                    json!({"securityContext": {"windowsOptions": {"hostProcess": true}}}),
+                    json!({"windowsOptions": {"hostProcess": true}}),
+                ),
                 r#"hostProcess (pod and container "a" must not set securityContext.windowsOptions.hostProcess=true)"#,
             ),
             (
@@ -273,14 +285,23 @@ mod tests {
         assert_eq!(details(&pod(json!({}), json!({})), Level::Restricted, NEVER), wanted);
         type Change = fn(&mut Value);
         let cases: [(Change, &str); 5] = [
-            (|pod| pod["spec"]["volumes"] = json!([{"name": "v", "hostPath": {}}, {"name": "w", "nfs": {}}]), r#"restricted volume types (volumes "v", "w" use restricted volume types "hostPath", "nfs")"#),
+            (
+                |pod| pod["spec"]["volumes"] = json!([{"name": "v", "hostPath": {}}, {"name": "w", "nfs": {}}]),
+                r#"restricted volume types (volumes "v", "w" use restricted volume types "hostPath", "nfs")"#,
+            ),
             (|pod| pod["spec"]["securityContext"]["runAsUser"] = json!(0), "runAsUser=0 (pod must not set runAsUser=0)"),
-            (|pod| pod["spec"]["containers"][0]["securityContext"]["runAsNonRoot"] = json!(false), r#"runAsNonRoot != true (container "a" must not set securityContext.runAsNonRoot=false)"#),
+            (
+                |pod| pod["spec"]["containers"][0]["securityContext"]["runAsNonRoot"] = json!(false),
+                r#"runAsNonRoot != true (container "a" must not set securityContext.runAsNonRoot=false)"#,
+            ),
             (
                 |pod| pod["spec"]["containers"][0]["securityContext"]["capabilities"]["add"] = json!(["CHOWN", "NET_BIND_SERVICE"]),
                 r#"unrestricted capabilities (container "a" must not include "CHOWN" in securityContext.capabilities.add)"#,
             ),
-            (|pod| pod["spec"]["containers"][0]["securityContext"]["procMount"] = json!("Unmasked"), r#"procMount (container "a" must not set securityContext.procMount to "Unmasked")"#),
+            (
+                |pod| pod["spec"]["containers"][0]["securityContext"]["procMount"] = json!("Unmasked"),
+                r#"procMount (container "a" must not set securityContext.procMount to "Unmasked")"#,
+            ),
         ];
         for (change, wanted) in cases {
             let mut pod = safe();
@@ -292,7 +313,10 @@ mod tests {
     #[test]
     fn older_versions_have_their_own_rules() {
         let bare = pod(json!({}), json!({}));
-        assert_eq!(details(&bare, Level::Restricted, 7), "runAsNonRoot != true (pod or container \"a\" must set securityContext.runAsNonRoot=true)");
+        assert_eq!(
+            details(&bare, Level::Restricted, 7),
+            "runAsNonRoot != true (pod or container \"a\" must set securityContext.runAsNonRoot=true)"
+        );
         let windows = pod(json!({"os": {"name": "windows"}, "securityContext": {"runAsNonRoot": true}}), json!({}));
         assert_eq!(details(&windows, Level::Restricted, 25), "");
         assert!(details(&windows, Level::Restricted, 24).contains("allowPrivilegeEscalation"));
@@ -300,7 +324,10 @@ mod tests {
         assert_eq!(details(&sysctl, Level::Baseline, 31), "forbidden sysctls (net.ipv4.tcp_rmem)");
         assert_eq!(details(&sysctl, Level::Baseline, 32), "");
         let seccomp = json!({"metadata": {"annotations": {"seccomp.security.alpha.kubernetes.io/pod": "unconfined"}}, "spec": {"containers": [{"name": "a"}]}});
-        assert_eq!(details(&seccomp, Level::Baseline, 18), "seccompProfile (forbidden annotation seccomp.security.alpha.kubernetes.io/pod=\"unconfined\")");
+        assert_eq!(
+            details(&seccomp, Level::Baseline, 18),
+            "seccompProfile (forbidden annotation seccomp.security.alpha.kubernetes.io/pod=\"unconfined\")"
+        );
         assert_eq!(details(&seccomp, Level::Baseline, 19), "");
     }
 }

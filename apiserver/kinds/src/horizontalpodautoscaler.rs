@@ -5,6 +5,7 @@
 mod cells;
 mod convert;
 mod metrics;
+mod reference;
 mod validate;
 
 use std::{borrow::Cow, sync::Arc};

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{
     SOURCES,
-    validate::{Version, reference, version_error},
+    reference::{Version, reference, version_error},
 };
 use crate::common::{Path, Read, name_rules, not_supported, resources::quantity, well_formed};
 

@@ -3,22 +3,14 @@
 use api::field_errors::FieldErrors;
 use serde_json::{Value, json};
 
-use super::metrics;
-use crate::common::{Path, Read, name_rules, not_supported, resources::quantity, well_formed};
+use super::{
+    metrics,
+    reference::{Version, reference},
+};
+use crate::common::{Path, Read, not_supported, resources::quantity};
 
 const WINDOW_SECONDS_MAX: i64 = 3600;
 const PERIOD_SECONDS_MAX: i64 = 1800;
-
-/// What may be said of the version that a reference names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// It has a group.
-    Group,
-    /// It may be core's.
-    Core,
-    /// It is not looked at: it was wrong before.
-    Any,
-}
 
 /// `old` is that of an update.
 pub fn spec(spec: Option<&Value>, old: Option<&Value>, causes: &mut FieldErrors) {
@@ -42,33 +34,6 @@ pub fn spec(spec: Option<&Value>, old: Option<&Value>, causes: &mut FieldErrors)
     metrics::validate(spec, old, path.field("metrics"), causes);
     let (behavior, at) = (spec.at("behavior"), path.field("behavior"));
     ["scaleUp", "scaleDown"].into_iter().for_each(|direction| rules(behavior.at(direction), at.field(direction), causes));
-}
-
-/// `ValidateCrossVersionObjectReference`
-pub fn reference(found: Option<&Value>, version: Version, path: Path<'_>, causes: &mut FieldErrors) {
-    for field in ["kind", "name"] {
-        let value = found.text(field);
-        if value.is_empty() {
-            causes.required(path.field(field), "");
-        } else {
-            well_formed(value, name_rules::path_segment(value), path.field(field), causes);
-        }
-    }
-    let text = found.text("apiVersion");
-    if let Some(why) = version_error(text, version) {
-        causes.invalid(path.field("apiVersion"), text, &why);
-    }
-}
-
-/// `ValidateAPIVersion`
-pub fn version_error(text: &str, version: Version) -> Option<String> {
-    match (version, text.matches('/').count()) {
-        (Version::Any, _) => None,
-        (_, 2..) => Some(format!("unexpected GroupVersion string: {text}")),
-        (Version::Group, 0) => Some("apiVersion must specify API group".to_owned()),
-        (Version::Group, _) if text.starts_with('/') => Some("apiVersion must specify API group".to_owned()),
-        _ => None,
-    }
 }
 
 fn target_version(target: Option<&Value>, old: Option<&Value>) -> Version {

@@ -27,6 +27,7 @@ pub mod event;
 pub mod eviction;
 pub mod flow;
 pub mod flowschema;
+pub mod horizontalpodautoscaler;
 pub mod ingress;
 pub mod ingressclass;
 pub mod ipaddress;
@@ -47,6 +48,7 @@ pub mod priorityclass;
 pub mod prioritylevelconfiguration;
 pub mod replicaset;
 pub mod replicationcontroller;
+pub mod resourcequota;
 pub mod roles;
 pub mod runtimeclass;
 pub mod schema;
@@ -77,6 +79,7 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| pod::kind(),
     |_| podtemplate::kind(),
     |_| replicationcontroller::kind(),
+    |_| resourcequota::kind(),
     |_| secret::kind(),
     |_| serviceaccount::kind(),
     service::kind,
@@ -95,6 +98,9 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| deployment::kind(),
     |_| replicaset::kind(),
     |_| statefulset::kind(),
+    // autoscaling
+    |_| horizontalpodautoscaler::kind(),
+    |_| horizontalpodautoscaler::v1_kind(),
     // batch
     |_| cronjob::kind(),
     |_| job::kind(),

@@ -10,14 +10,14 @@ use crate::{
     common::{
         self, Path, Read,
         amount::{amount, at_most_all, int_or_percent},
-        edit::{carry, child, default_text, default_to, each, make_child, remove, set},
+        edit::{child, default_text, default_to, each, make_child, remove, set},
         name_rules, not_negative,
         read::{count, name, same},
         selector,
         table::{AGE_COLUMN, CONTAINERS_COLUMN, IMAGES_COLUMN, NAME_COLUMN, age, column, containers_cells},
         well_formed,
     },
-    persistentvolumeclaim as claim, pod, podtemplate,
+    persistentvolumeclaim as claim, podtemplate,
     replicationcontroller::scale,
 };
 

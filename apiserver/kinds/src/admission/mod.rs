@@ -18,6 +18,7 @@ pub mod node_restriction;
 pub mod persistent_volume_claim_resize;
 pub mod pod_security;
 pub mod priority;
+pub mod resource_quota;
 pub mod runtime_class;
 pub mod service_account;
 pub mod storage_object_in_use_protection;
@@ -45,6 +46,7 @@ pub fn chain() -> Vec<Arc<dyn Admission>> {
         Arc::new(default_class::DefaultClass::of_ingress()),
         Arc::new(webhooks::MutatingAdmissionWebhook::default()),
         Arc::new(webhooks::ValidatingAdmissionWebhook::default()),
+        Arc::new(resource_quota::ResourceQuota::default()),
     ]
 }
 
@@ -95,6 +97,7 @@ mod tests {
             "DefaultIngressClass",
             "MutatingAdmissionWebhook",
             "ValidatingAdmissionWebhook",
+            "ResourceQuota",
         ];
         assert_eq!(names, order);
     }

@@ -8,6 +8,7 @@ mod door;
 mod fields;
 mod looks;
 mod pods;
+mod protobuf;
 mod rights;
 mod robust;
 mod room;

@@ -5,10 +5,11 @@
 
 mod ledger;
 
-use std::{path::PathBuf, process::Command, time::Instant};
+use std::{fs, path::PathBuf, process::Command, time::Instant};
 
 use e2e::{Backend, Options, Server};
 use ledger::{Ledger, Verdict};
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair};
 
 const SHARED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/diff");
 const LEDGER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/diff/differences.txt");
@@ -22,9 +23,9 @@ fn answers_differ_from_a_stock_servers_only_where_the_ledger_says() {
     let server = runtime.block_on(Server::start(options));
     let verdicts = compared(&server);
     server.assert_sound();
-    let ledger = Ledger::read(&std::fs::read_to_string(LEDGER).unwrap_or_default());
+    let ledger = Ledger::read(&fs::read_to_string(LEDGER).unwrap_or_default());
     if std::env::var("SKIFF_DIFF").is_ok_and(|what| what == "update") {
-        std::fs::write(LEDGER, ledger.renewed(&verdicts)).expect("the ledger can be written");
+        fs::write(LEDGER, ledger.renewed(&verdicts)).expect("the ledger can be written");
         return;
     }
     let wrong = ledger.judge(&verdicts);
@@ -33,19 +34,38 @@ fn answers_differ_from_a_stock_servers_only_where_the_ledger_says() {
 
 /// Plays the corpus, and asks the comparer.
 fn compared(server: &Server) -> Vec<Verdict> {
-    let (shared, scratch, tls) = (PathBuf::from(SHARED), server.scratch(), server.data_dir().join("tls"));
+    let (shared, scratch) = (PathBuf::from(SHARED), server.scratch());
+    let [certificate, key] = administrator(server);
     let (mine, verdicts) = (scratch.join("mine.jsonl"), scratch.join("verdicts.jsonl"));
     let began = Instant::now();
     let mut run = Command::new("python3");
     run.arg(shared.join("run.py")).arg(format!("https://127.0.0.1:{}", server.port()));
-    run.args([tls.join("admin.crt"), tls.join("admin.key"), shared.join("corpus.jsonl"), mine.clone()]);
+    run.args([certificate, key, shared.join("corpus.jsonl"), mine.clone()]);
     finished(run, |code| code == Some(0));
     let mut compare = Command::new("python3");
     compare.arg(shared.join("cmp.py")).args([shared.join("stock.jsonl"), mine]).arg("--out").arg(&verdicts);
     // 1: something differs.
     let said = finished(compare, |code| matches!(code, Some(0 | 1)));
     println!("{}\nplayed in {:?}", said.lines().last().unwrap_or_default(), began.elapsed());
-    ledger::verdicts(&std::fs::read_to_string(verdicts).expect("the comparer wrote its verdicts"))
+    ledger::verdicts(&fs::read_to_string(verdicts).expect("the comparer wrote its verdicts"))
+}
+
+/// Certificate and key of a user of the name that the recorded one has: some answers tell it.
+fn administrator(server: &Server) -> [PathBuf; 2] {
+    let tls = |name: &str| fs::read_to_string(server.data_dir().join("tls").join(name)).expect("the server made its CA");
+    let authority = KeyPair::from_pem(&tls("ca.key")).expect("a key");
+    let issuer = Issuer::from_ca_cert_pem(&tls("ca.crt"), authority).expect("a CA");
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "admin");
+    params.distinguished_name.push(DnType::OrganizationName, "system:masters");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let key = KeyPair::generate().expect("a key");
+    let signed = params.signed_by(&key, &issuer).expect("a certificate");
+    [("admin.crt", signed.pem()), ("admin.key", key.serialize_pem())].map(|(name, pem)| {
+        let path = server.scratch().join(name);
+        fs::write(&path, pem).expect("a folder of our own");
+        path
+    })
 }
 
 fn finished(mut command: Command, is_right: impl Fn(Option<i32>) -> bool) -> String {

@@ -177,7 +177,7 @@ mod tests {
         let silent = tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Infallible>>());
         let began = Instant::now();
         let request = Request::get("/api/v1/pods?watch=true").body(Vec::new()).unwrap();
-        let error = patient(silent, "test").request_stream(request).await.err().unwrap();
+        let error = patient(silent, "kubelet").request_stream(request).await.err().unwrap();
         assert!(may_pass(&error) && is_open(&error), "{error}");
         assert_eq!(began.elapsed(), HEAD_BOUND);
     }

@@ -2,7 +2,12 @@
 //!
 //! The version is no part of what is stored: it is put in while an object is written out, so that nothing is held twice.
 
-use std::{borrow::Cow, fmt, ops::Range};
+use std::{
+    borrow::Cow,
+    fmt,
+    ops::Range,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use api::Key;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -25,6 +30,10 @@ pub struct Object {
     pub rev: u64,
     pub key: Key,
     head: Head,
+    /// The read step ([`ReadStep::number`]) that left it as it is; 0 for none.
+    ///
+    /// [`ReadStep::number`]: crate::kind::ReadStep::number
+    unchanged_by: AtomicU32,
 }
 
 /// Where `metadata.resourceVersion` goes when the object is shown.
@@ -46,18 +55,18 @@ impl Object {
     pub(crate) fn from_stored(kind: &Kind, key: Key, stored: &Bytes, rev: u64) -> Result<Self, serde_json::Error> {
         let head = Head::scan(kind, stored)?;
         let version = Version::find(stored).ok_or_else(|| serde_json::Error::custom("no metadata"))?;
-        Ok(Self { stored: stored.clone(), version, rev, key, head })
+        Ok(Self { stored: stored.clone(), version, rev, key, head, unchanged_by: AtomicU32::new(0) })
     }
 
     /// From bytes as shown: an object that is in no cache.
     pub(crate) fn from_shown(kind: &Kind, key: Key, shown: Bytes, rev: u64) -> Self {
         let head = Head::scan(kind, &shown).unwrap_or_default();
-        Self { stored: shown, version: Version::Within, rev, key, head }
+        Self { stored: shown, version: Version::Within, rev, key, head, unchanged_by: AtomicU32::new(0) }
     }
 
     /// As [`Object::from_shown`], of which only the bytes are asked for.
     pub(crate) fn loose(key: Key, shown: Bytes) -> Self {
-        Self { stored: shown, version: Version::Within, rev: 0, key, head: Head::default() }
+        Self { stored: shown, version: Version::Within, rev: 0, key, head: Head::default(), unchanged_by: AtomicU32::new(0) }
     }
 
     /// Parsed afresh; for paths where the head is not enough.
@@ -87,6 +96,15 @@ impl Object {
     /// Whether its bytes are as they are shown: it has been converted, or is in no store.
     pub(crate) fn is_shown(&self) -> bool {
         self.version == Version::Within
+    }
+
+    /// Whether the read step of this number leaves it as it is: then its bytes can be shown.
+    pub(crate) fn is_unchanged_by(&self, step: u32) -> bool {
+        self.unchanged_by.load(Ordering::Relaxed) == step
+    }
+
+    pub(crate) fn note_unchanged_by(&self, step: u32) {
+        self.unchanged_by.store(step, Ordering::Relaxed);
     }
 
     /// Whether the object is in this version (`apiVersion`), as it is stored.
@@ -297,7 +315,7 @@ mod tests {
     fn shown(stored: &'static str, rev: u64) -> Option<String> {
         let stored = Bytes::from_static(stored.as_bytes());
         let version = Version::find(&stored)?;
-        let object = Object { stored, version, rev: 3, key: Key::default(), head: Head::default() };
+        let object = Object { stored, version, rev: 3, key: Key::default(), head: Head::default(), unchanged_by: AtomicU32::new(0) };
         assert_eq!(serde_json::from_slice::<Value>(&object.bytes()).unwrap(), object.value());
         assert_eq!(object.bytes().len(), object.shown_len());
         let mut out = BytesMut::new();

@@ -1,5 +1,6 @@
 //! Command line, environment, file -> flags. Every flag is also `SKIFF_<NAME>` and a key of the `--config` file, in that order.
 
+mod audit;
 mod given;
 mod join;
 mod node;
@@ -15,6 +16,7 @@ use api::k8s::api::core::v1::Taint;
 use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, builder::ArgPredicate};
 use serde_json::{Map, Value, json};
 
+pub use audit::AuditFlags;
 pub use given::Given;
 pub use join::{CheckFlags, FactFlags, JoinFlags, LeaveFlags};
 pub use node::own_labels;
@@ -37,7 +39,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Bring up a cluster on this machine: control plane and node in one process
-    Up(UpFlags),
+    Up(Box<UpFlags>),
     /// Run the control plane alone, in the foreground (no root and no containerd needed)
     Server(ServerFlags),
     /// Make this machine a node of a cluster, in the foreground (--server, --token); or simulate nodes (--hollow N; no root and no containerd needed)
@@ -134,6 +136,8 @@ pub struct ServerFlags {
     /// How long the certificates of nodes and users last that the cluster signs (certificates.k8s.io), unless they ask for less
     #[arg(long, value_name = "TIME", default_value = "8760h", value_parser = nodes::time)]
     pub cluster_signing_duration: Duration,
+    #[command(flatten)]
+    pub audit: AuditFlags,
     #[command(flatten)]
     pub nodes: NodesFlags,
     #[command(flatten)]

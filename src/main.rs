@@ -48,7 +48,7 @@ fn run() -> anyhow::Result<ExitCode> {
         .install_default()
         .map_err(|_| anyhow::anyhow!("a TLS provider was installed before main"))?;
     match cli.verb {
-        Verb::Up(flags) => block_on(&flags.server.common.log_level.clone(), up::run(flags))?,
+        Verb::Up(flags) => block_on(&flags.server.common.log_level.clone(), up::run(*flags))?,
         Verb::Server(flags) => block_on(&flags.common.log_level.clone(), server::run(flags))?,
         Verb::Agent(flags) if flags.hollow.hollow.is_some() => block_on(&flags.common.log_level.clone(), hollow::run(flags))?,
         Verb::Agent(flags) => block_on(&flags.common.log_level.clone(), node::join::run(flags))?,

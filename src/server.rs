@@ -57,7 +57,7 @@ use crate::{
         dirs::Dirs,
         instance::Instance,
         open_files,
-        process::{END_BOUND, end, shutdown_signal, unfaulted},
+        process::{END_BOUND, end, settle, shutdown_signal, unfaulted},
         progress::Progress,
     },
 };
@@ -88,6 +88,7 @@ pub async fn run(flags: ServerFlags) -> anyhow::Result<()> {
     let progress = Progress::default();
     let control = Box::pin(Control::start(&flags, &progress)).await?;
     progress.say(&format!("\nNow try:\n  kubectl --kubeconfig {} get namespaces", control.dirs.kubeconfig().display()));
+    control.group.spawn(settle());
     shutdown_signal(&control.group).await;
     control.end().await;
     unfaulted(&control.group)
@@ -113,6 +114,7 @@ impl Control {
             );
         }
         let advertised = advertised_address(flags, progress);
+        let auditor = flags.audit.auditor()?;
 
         let store = open_store(flags, &dirs).await?;
         progress.step(&format!("store ({})", if has_etcd { "etcd" } else { &flags.storage_backend }));
@@ -136,7 +138,7 @@ impl Control {
         let engine = Engine::new(store.clone(), kinds, auth, group.clone());
         let agents = Arc::<Agents>::default();
         agents.follow(&certs, &group)?;
-        let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).agents(agents.clone());
+        let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).agents(agents.clone()).auditor(auditor);
         if let Some(condition) = store.condition() {
             group.spawn_vital("store", store_ends(condition));
         }

@@ -29,7 +29,7 @@ use crate::{
         address::{default_address, host_name, node_address},
         dirs::Dirs,
         instance,
-        process::{shutdown_signal, unfaulted},
+        process::{settle, shutdown_signal, unfaulted},
         progress::{DONE, Progress},
         sd_notify,
     },
@@ -128,6 +128,7 @@ async fn foreground(mut flags: UpFlags) -> anyhow::Result<()> {
         started = started => started.map(Some),
     };
     if let Ok(Some(_)) = &node {
+        control.group.spawn(settle());
         progress.done();
         sd_notify::ready();
         end.await;

@@ -2,6 +2,7 @@
 //! callers alike.
 
 mod access;
+mod audited;
 mod auth;
 mod builder;
 mod deleting;
@@ -41,6 +42,7 @@ use tower::Service;
 use tracing::Instrument;
 
 use crate::{
+    audit::{Audit, Auditor},
     body::{Body, BoxError, Request, Response, boxed},
     connect,
     engine::{
@@ -87,6 +89,7 @@ pub(crate) struct Shared {
     lane: Lane,
     /// How node agents are called.
     agents: Arc<connect::Agents>,
+    auditor: Option<Arc<Auditor>>,
 }
 
 /// The API of `engine` and nothing else. Requests carry a [`crate::identity::Peer`] in their extensions where a client certificate was shown.
@@ -136,6 +139,7 @@ struct Entry {
     query: Query,
     info: Arc<RequestInfo>,
     user: Arc<User>,
+    audit: Option<Arc<Audit>>,
     notes: Notes,
     now: Timestamp,
     class: Classification,
@@ -170,10 +174,14 @@ async fn handle(front: Front, request: Request) -> Response {
     let access = Access::of(&request);
     // Not tower-http's layer: it boxes each body once more.
     let served = AssertUnwindSafe(observed(front, request, &access).instrument(access.span())).catch_unwind().await;
+    let panicked = served.is_err();
     let mut response = served.unwrap_or_else(|_| {
         tracing::error!("a request handler panicked");
         wire::refusal(&Status::internal("the request handler panicked, the server's log has details"))
     });
+    if let Some(audit) = access.audit() {
+        response = audited::ended(audit, response, panicked).await;
+    }
     response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     access.answered(&mut response);
     if takes_gzip { stream::compressed(response) } else { response }
@@ -219,13 +227,28 @@ async fn serve(front: Front, request: Request, asking: Asking, access: &Access) 
     if info.resource_request {
         wait_ready(&engine).await?;
     }
-    let user = auth::authenticate(&engine, &parts).await?;
-    let user = impersonate::acting(&engine, &info, &parts.headers, user)?;
+    let user = match auth::authenticate(&engine, &parts).await {
+        Ok(user) => user,
+        Err(status) => {
+            audited::unauthenticated(&front, access, &info, &parts).await;
+            return Err(status);
+        }
+    };
+    let audit = audited::begun(&front, access, &info, &parts, &user).await?;
+    let user = match impersonate::acting(&engine, &info, &parts.headers, &user)? {
+        None => user,
+        Some(acting) => {
+            if let Some(audit) = &audit {
+                audit.impersonates(&acting.user, acting.constraint);
+            }
+            acting.user
+        }
+    };
     access.is_of(&user);
     let long = info.is_long_running();
     let class = front.fairness.classify(&info.asked(&user));
     let (notes, now) = (Notes::default(), Timestamp::now());
-    let entry = Entry { front, engine, route, query, info, user, notes, now, class, holds: Holds::default() };
+    let entry = Entry { front, engine, route, query, info, user, audit, notes, now, class, holds: Holds::default() };
     let routed = routed(router, Arc::new(entry), Request::from_parts(parts, body));
     if long {
         return routed.await;
@@ -291,7 +314,7 @@ impl Entry {
         if !served.is_some_and(|served| self.is_stream(served)) {
             self.sit(self.seats(served)).await?;
         }
-        auth::authorize(&self.engine, &self.info, &self.user)
+        auth::authorize(&self.engine, &self.info, &self.user, self.audit.as_deref())
     }
 
     fn is_stream(&self, served: &Served) -> bool {
@@ -312,8 +335,11 @@ impl Call {
         if self.info.subresource.is_empty() { self.whole(served, body).await } else { self.part(served, body).await }
     }
 
-    /// Where audit events will have them.
+    /// To the audit event.
     fn tell_annotations(&self) {
+        if let Some(audit) = &self.audit {
+            audit.annotate(self.notes.annotations());
+        }
         if tracing::enabled!(tracing::Level::DEBUG) {
             let annotations = self.notes.annotations();
             if !annotations.is_empty() {

@@ -1,11 +1,17 @@
 //! The few replies that everybody makes.
 
+use std::sync::Arc;
+
 use api::Status;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::Value;
 
 use crate::body::{Body, Response, full};
+
+/// The Status that a reply is, in its extensions: for who tells of it.
+#[derive(Clone)]
+pub(crate) struct Told(pub Arc<Value>);
 
 pub fn reply(code: StatusCode, media_type: &'static str, body: Body) -> Response {
     let mut response = Response::new(body);
@@ -32,7 +38,9 @@ pub fn not_found() -> Response {
 /// The reply to a failed request: the `metav1.Status` as JSON, with `Retry-After` where it says so.
 pub fn refusal(status: &Status) -> Response {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = json(code, &status.body());
+    let body = status.body();
+    let mut response = json(code, &body);
+    response.extensions_mut().insert(Told(Arc::new(body)));
     if let Some(seconds) = status.details.get("retryAfterSeconds").and_then(Value::as_u64) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }

@@ -8,6 +8,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// How long an orderly end may take before we go anyway.
 pub const END_BOUND: Duration = Duration::from_secs(8);
+/// After the start, until what a fresh process does once is done: joining, its first pods, the first renewals of Leases.
+const SETTLED: Duration = Duration::from_secs(20);
 
 /// Resolves on SIGTERM, SIGINT, or when the group was stopped from within.
 pub async fn shutdown_signal(group: &Group) {
@@ -37,6 +39,15 @@ pub fn unfaulted(group: &Group) -> anyhow::Result<()> {
 pub async fn end(group: &Group, bound: Duration) {
     if !group.drain(bound).await {
         tracing::warn!(seconds = bound.as_secs(), "some tasks did not end in time");
+    }
+}
+
+/// What only the start needed is not kept mapped, once the process has come to rest.
+pub async fn settle() {
+    tokio::time::sleep(SETTLED).await;
+    match pages::unmap_code() {
+        Ok(bytes) => tracing::debug!(bytes, "code that only the start needed is unmapped"),
+        Err(error) => tracing::debug!(%error, "code stays mapped"),
     }
 }
 

@@ -31,7 +31,7 @@ use crate::{
         dirs::Dirs,
         instance::{Instance, NodeLock},
         open_files,
-        process::{END_BOUND, end, shutdown_signal, unfaulted},
+        process::{END_BOUND, end, settle, shutdown_signal, unfaulted},
         progress::Progress,
     },
     node::{
@@ -75,6 +75,7 @@ pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
         started = Box::pin(start(&flags, &dirs, &group, &progress)) => started.map(Some),
     };
     if let Ok(Some(_)) = &node {
+        group.spawn(settle());
         told.await;
     }
     // Before anything is looked at: a port that we have ourselves is not taken.

@@ -1,4 +1,4 @@
-//! A request that the server refuses for now -> the same request again, when the server said so.
+//! A request that the server refuses for now -> the same request again, when the server said so; one that nobody answers -> an error.
 //!
 //! Source: client-go `rest/with_retry.go`. kube's own policy also repeats what was refused without a word about when.
 
@@ -16,8 +16,11 @@ use tower::{BoxError, Service, ServiceExt};
 const RETRIES_MAX: u32 = 10;
 /// No server's word makes us wait longer; ours says half a minute at most.
 const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Until an answer begins, that of a watch too: a server gives a request 60 s, and begins a watch at once. A line that was cut while the request was on its
+/// way, or a server that stands still, must not hold up for ever who asks.
+const HEAD_BOUND: Duration = Duration::from_secs(75);
 
-/// A client over `service` that waits out refusals: 429, and 5xx, with `Retry-After`.
+/// A client over `service` that waits out refusals (429, and 5xx, with `Retry-After`), and waits for no answer for ever.
 pub fn patient<S, B>(service: S) -> Client
 where
     S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
@@ -54,15 +57,15 @@ impl<S, B> Service<Request<Body>> for Patient<S>
 where
     S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send + 'static,
-    S::Error: Send,
+    S::Error: Into<BoxError> + Send,
     B: Send + 'static,
 {
     type Response = Response<B>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<B>, S::Error>> + Send>>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<B>, BoxError>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(cx)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(cx).map_err(Into::into)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
@@ -70,20 +73,33 @@ where
     }
 }
 
-async fn ask<S, B>(mut service: S, mut request: Request<Body>) -> Result<Response<B>, S::Error>
+async fn ask<S, B>(mut service: S, mut request: Request<Body>) -> Result<Response<B>, BoxError>
 where
     S: Service<Request<Body>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
 {
     for _ in 0..RETRIES_MAX {
         // What is sent as a stream cannot be sent again.
         let Some(copy) = copy(&request) else { break };
-        let answer = service.ready().await?.call(request).await?;
+        let answer = once(&mut service, request).await?;
         let Some(wait) = wait_of(&answer) else { return Ok(answer) };
         drop(answer);
         tokio::time::sleep(wait).await;
         request = copy;
     }
-    service.ready().await?.call(request).await
+    once(&mut service, request).await
+}
+
+async fn once<S, B>(service: &mut S, request: Request<Body>) -> Result<Response<B>, BoxError>
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+{
+    let answer = async { service.ready().await?.call(request).await };
+    match tokio::time::timeout(HEAD_BOUND, answer).await {
+        Ok(answer) => answer.map_err(Into::into),
+        Err(_) => Err("the API server did not answer in time".into()),
+    }
 }
 
 fn copy(request: &Request<Body>) -> Option<Request<Body>> {
@@ -133,6 +149,16 @@ mod tests {
         let request = Request::post("/pods").body(Body::from(b"{}".to_vec())).unwrap();
         let answer = patient(server).send(request).await.unwrap();
         (answer.status().as_u16(), asked.load(Ordering::Relaxed), began.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_nobody_answers_ends() {
+        let silent = tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Infallible>>());
+        let began = Instant::now();
+        let request = Request::get("/api/v1/pods?watch=true").body(Vec::new()).unwrap();
+        let error = patient(silent).request_stream(request).await.err().unwrap();
+        assert!(may_pass(&error) && is_open(&error), "{error}");
+        assert_eq!(began.elapsed(), HEAD_BOUND);
     }
 
     #[tokio::test(start_paused = true)]

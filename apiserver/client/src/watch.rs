@@ -15,7 +15,7 @@ use kube::{
 use rand::Rng;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::{Object, lenient::Seen};
 
@@ -26,6 +26,10 @@ const RETRY_MIN: Duration = Duration::from_millis(800);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Annotates the end of a list that no server has told.
 pub(crate) const FROM_DISK: &str = "skiff.internal/from-disk";
+/// How long the server is asked to watch for, in seconds; it ends the watch then (kube's own default).
+const WATCH_SECONDS: u32 = 290;
+/// One that has not ended by then has been lost by its server, or by whoever stands between.
+const WATCH_BOUND: Duration = Duration::from_secs(350);
 /// A watch that told changes for so long was a good one, however it ended: what is wrong now is new. One that ended sooner counts as failed.
 const LASTED: Duration = Duration::from_secs(2);
 
@@ -134,17 +138,24 @@ async fn once<K: Object>(
         field_selector: (!query.field_selector.is_empty()).then(|| query.field_selector.clone()),
         bookmarks: true,
         send_initial_events: from.is_none(),
+        timeout: Some(WATCH_SECONDS),
         ..WatchParams::default()
     };
     let request = requests::<K>(query.namespace.as_deref()).watch(&params, from.as_deref().unwrap_or("0")).map_err(Error::BuildRequest)?;
     let mut lines = pin!(client.request_stream(request).await?);
     let (mut line, mut listing) = (Vec::new(), from.is_none().then(BTreeMap::new));
-    while next_line(&mut lines, &mut line).await? {
-        if let Some(change) = take(read::<K>(&line)?, from, &mut listing)? {
-            tell(change);
+    let told = async {
+        while next_line(&mut lines, &mut line).await? {
+            if let Some(change) = take(read::<K>(&line)?, from, &mut listing)? {
+                tell(change);
+            }
         }
+        Ok(())
+    };
+    match timeout(WATCH_BOUND, told).await {
+        Ok(ended) => ended,
+        Err(_) => Err(Error::Service("the watch did not end in time".into())),
     }
-    Ok(())
 }
 
 /// What is to be told of an event. Until the end of a list nothing is: what was deleted while it was sent is not in it (upstream: `temporaryStore`
@@ -334,6 +345,27 @@ mod tests {
         let mut endless = stream::repeat_with(|| Ok::<_, std::io::Error>(piece.as_slice())).into_async_read();
         let error = next_line(&mut endless, &mut line).await.unwrap_err();
         assert!(matches!(error, Error::LinesCodecMaxLineLengthExceeded) && line.len() <= LINE_MAX + piece.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_nobody_ends_is_begun_again() {
+        let asked = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let counted = asked.clone();
+        let server = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            assert!(request.uri().query().unwrap().contains("timeoutSeconds=290"));
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let silent = stream::pending::<Result<http_body::Frame<bytes::Bytes>, std::convert::Infallible>>();
+            std::future::ready(Ok::<_, std::convert::Infallible>(http::Response::new(http_body_util::StreamBody::new(silent))))
+        });
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let began = Instant::now();
+        let following = follow::<ConfigMap>(crate::patient(server), Query::default(), move |change| tell.send(change).unwrap());
+        let failed = async { (told.recv().await, told.recv().await) };
+        tokio::select! {
+            () = following => unreachable!("it goes on for ever"),
+            (first, second) = failed => assert!(matches!((first, second), (Some(Change::Failed(_)), Some(Change::Failed(_))))),
+        }
+        assert!(began.elapsed() >= WATCH_BOUND * 2 && asked.load(std::sync::atomic::Ordering::Relaxed) == 2);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A reply, and what its request holds -> a reply that lets go of it when its body is done or dropped.
+//! A reply, and what its request holds -> a reply that drops it when its body is done or dropped.
 
 use std::{
     pin::Pin,
@@ -8,26 +8,25 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 
-use super::Permit;
 use crate::body::{Body, BodyError, Response, boxed};
 
 /// A reply up to this size has left with its head, as far as the server can tell: the connection takes it at once, or it is reset in time.
 const SMALL_BYTES: u64 = crate::stall::PIECE_BYTES_MAX as u64;
 
-/// The permit stays taken until the body is gone.
-pub fn hold(response: Response, permit: Permit) -> Response {
+/// `held` (a seat, say) is kept until the body is gone.
+pub fn hold<T: Send + Unpin + 'static>(response: Response, held: T) -> Response {
     if response.body().size_hint().exact().is_some_and(|size| size <= SMALL_BYTES) {
         return response;
     }
-    response.map(|inner| boxed(Held { inner, permit: Some(permit) }))
+    response.map(|inner| boxed(Held { inner, held: Some(held) }))
 }
 
-struct Held {
+struct Held<T> {
     inner: Body,
-    permit: Option<Permit>,
+    held: Option<T>,
 }
 
-impl http_body::Body for Held {
+impl<T: Unpin> http_body::Body for Held<T> {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -35,7 +34,7 @@ impl http_body::Body for Held {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         // A body of known size is not asked again after its last frame; its owner drops it when that has been taken.
         if frame.is_none() {
-            self.permit = None;
+            self.held = None;
         }
         Poll::Ready(frame)
     }

@@ -15,6 +15,7 @@ use uuid::{Builder, fmt::Hyphenated};
 
 use super::info::RequestInfo;
 use crate::{
+    audit::Audit,
     body::{Request, Response},
     identity::{Peer, User},
 };
@@ -26,6 +27,8 @@ const TOLD_BYTES_MAX: usize = 64;
 pub(super) struct Access {
     /// The sender's, or one that is made here.
     id: HeaderValue,
+    /// What is told of it to auditors, once it is known who asks.
+    audit: OnceLock<Arc<Audit>>,
     /// Where it is told.
     line: Option<Box<Line>>,
 }
@@ -58,7 +61,7 @@ impl Access {
                 user: OnceLock::new(),
             })
         });
-        Self { id, line }
+        Self { id, audit: OnceLock::new(), line }
     }
 
     /// What is done for the request belongs to it.
@@ -71,6 +74,19 @@ impl Access {
         if let Some(line) = &self.line {
             line.info.get_or_init(|| info.clone());
         }
+    }
+
+    pub fn audited(&self, audit: &Arc<Audit>) {
+        self.audit.get_or_init(|| audit.clone());
+    }
+
+    pub fn audit(&self) -> Option<&Arc<Audit>> {
+        self.audit.get()
+    }
+
+    /// The audit id.
+    pub fn id(&self) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(self.id.as_bytes())
     }
 
     pub fn is_of(&self, user: &User) {

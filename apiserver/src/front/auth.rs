@@ -7,6 +7,7 @@ use http::{HeaderMap, header, request::Parts};
 
 use super::info::RequestInfo;
 use crate::{
+    audit::Audit,
     engine::Engine,
     identity::{ANONYMOUS, Attributes, Decision, Peer, UNAUTHENTICATED, User},
 };
@@ -31,8 +32,22 @@ pub(crate) async fn authenticate(engine: &Arc<Engine>, parts: &Parts) -> Result<
 
 /// # Errors
 /// 403 in upstream's words.
-pub(crate) fn authorize(engine: &Engine, info: &RequestInfo, user: &User) -> Result<(), Status> {
-    allowed(engine, &attributes(info, user))
+pub(crate) fn authorize(engine: &Engine, info: &RequestInfo, user: &User, audit: Option<&Audit>) -> Result<(), Status> {
+    let asked = attributes(info, user);
+    let decision = engine.authorize(&asked);
+    if let Some(audit) = audit {
+        audit.annotate(annotations(&decision));
+    }
+    as_allowed(&asked, decision)
+}
+
+/// `WithAuthorization` in `filters/authorization.go`.
+fn annotations(decision: &Decision) -> [(String, String); 2] {
+    let (word, reason) = match decision {
+        Decision::Allow(reason) => ("allow", reason),
+        Decision::Deny(reason) | Decision::NoOpinion(reason) => ("forbid", reason),
+    };
+    [("authorization.k8s.io/decision".into(), word.into()), ("authorization.k8s.io/reason".into(), reason.clone())]
 }
 
 /// The same request under another verb.
@@ -62,7 +77,11 @@ pub(crate) fn authorize_also(engine: &Engine, info: &RequestInfo, user: &User, v
 /// # Errors
 /// 403 in upstream's words.
 pub(super) fn allowed(engine: &Engine, asked: &Attributes<'_>) -> Result<(), Status> {
-    match engine.authorize(asked) {
+    as_allowed(asked, engine.authorize(asked))
+}
+
+fn as_allowed(asked: &Attributes<'_>, decision: Decision) -> Result<(), Status> {
+    match decision {
         Decision::Allow(_) => Ok(()),
         Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(refused(asked, &reason)),
     }

@@ -7,6 +7,7 @@ use tower::service_fn;
 
 use super::{Front, Shared, tree};
 use crate::{
+    audit::Auditor,
     connect::Agents,
     engine::Engine,
     fairness::{Config, Fairness, Limits},
@@ -20,12 +21,13 @@ pub struct Builder {
     fairness: Option<Config>,
     metrics: Arc<Metrics>,
     agents: Arc<Agents>,
+    auditor: Option<Arc<Auditor>>,
     routes: Router,
 }
 
 impl Builder {
     pub(super) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine, fairness: None, metrics: Metrics::new(), agents: Arc::default(), routes: Router::new() }
+        Self { engine, fairness: None, metrics: Metrics::new(), agents: Arc::default(), auditor: None, routes: Router::new() }
     }
 
     pub fn engine(&self) -> &Arc<Engine> {
@@ -50,6 +52,12 @@ impl Builder {
         Self { agents, ..self }
     }
 
+    /// Who is told of requests; nobody otherwise.
+    #[must_use]
+    pub fn auditor(self, auditor: Option<Arc<Auditor>>) -> Self {
+        Self { auditor, ..self }
+    }
+
     /// Adds routes ([`non_resource_routes`](crate::non_resource::non_resource_routes)). What comes to their handlers was authorized under the very path that they see.
     ///
     /// # Panics
@@ -60,15 +68,18 @@ impl Builder {
     }
 
     pub fn build(self) -> Front {
-        let Self { engine, fairness, metrics, agents, routes } = self;
+        let Self { engine, fairness, metrics, agents, auditor, routes } = self;
         let fairness = Fairness::new(&fairness.unwrap_or_else(|| Config::mandatory(Limits::default())));
         let told = fairness.clone();
         metrics.part(move |out| told.text(out));
+        if let Some(told) = auditor.clone() {
+            metrics.part(move |out| told.text(out));
+        }
         let tunnels = agents.tunnels().clone();
         let count = move || f64::from(u32::try_from(tunnels.len()).unwrap_or(u32::MAX));
         metrics.gauge("skiff_tunnels", "Nodes whose agents hold a tunnel to this server.", count);
         Front {
-            shared: Arc::new(Shared { engine, fairness, metrics, lane: Lane::new(), agents }),
+            shared: Arc::new(Shared { engine, fairness, metrics, lane: Lane::new(), agents, auditor }),
             router: routes.fallback_service(service_fn(tree)),
         }
     }

@@ -124,6 +124,7 @@ impl Call {
         if !value.is_object() || kind != "DeleteOptions" {
             return Err(Status::bad_request("decoded object cannot be converted to DeleteOptions"));
         }
+        self.tell_sent(&value);
         Ok(value)
     }
 

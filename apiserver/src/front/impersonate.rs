@@ -22,20 +22,26 @@ const NODE_KEYS: &str = "authentication.kubernetes.io/associated-node-keys";
 /// From so many groups or extra values on it is asked first whether the sender may be in all of them.
 const MANY: usize = 4;
 
-/// The user that the request runs as: the one its headers name, or its sender where it has no such headers.
+/// The user that the request's headers name, if they name one, and the verb of the way in which that was allowed, empty for `impersonate`.
 ///
 /// # Errors
 /// 400 for headers that cannot be read or name nobody, 403 where the sender may not, in the words of the first way that was tried.
-pub(crate) fn acting(engine: &Engine, info: &RequestInfo, headers: &http::HeaderMap, sender: Arc<User>) -> Result<Arc<User>, Status> {
-    let Some(wanted) = headers::wanted(headers)? else { return Ok(sender) };
+pub(crate) fn acting(engine: &Engine, info: &RequestInfo, headers: &http::HeaderMap, sender: &User) -> Result<Option<Acting>, Status> {
+    let Some(wanted) = headers::wanted(headers)? else { return Ok(None) };
     let mut first = None;
-    for mode in MODES.into_iter().filter(|mode| mode.applies(&wanted, &sender)) {
-        match (Trial { engine, mode, sender: &sender }).run(info, &wanted) {
-            Ok(user) => return Ok(user.into()),
+    for mode in MODES.into_iter().filter(|mode| mode.applies(&wanted, sender)) {
+        match (Trial { engine, mode, sender }).run(info, &wanted) {
+            Ok(user) => return Ok(Some(Acting { user: user.into(), constraint: mode.constraint() })),
             Err(status) => drop(first.get_or_insert(status)),
         }
     }
     Err(first.unwrap_or_else(|| Status::internal("all impersonation modes failed")))
+}
+
+/// Whom a request runs as, who is not its sender.
+pub(crate) struct Acting {
+    pub user: Arc<User>,
+    pub constraint: &'static str,
 }
 
 /// A way to be somebody else: the narrower ones first.
@@ -72,6 +78,11 @@ impl Mode {
             Self::UserInfo => "impersonate:user-info",
             Self::Legacy => "impersonate",
         }
+    }
+
+    /// As audit events name it.
+    fn constraint(self) -> &'static str {
+        if self == Self::Legacy { "" } else { self.verb() }
     }
 
     fn applies(self, wanted: &User, sender: &User) -> bool {

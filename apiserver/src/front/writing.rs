@@ -97,6 +97,9 @@ impl Call {
     async fn patch_from(&self, served: &Served, output: &Output, body: &Bytes) -> Result<Response, Status> {
         let kind = &served.kind;
         let (patch, duplicates) = patch::read(&self.parts.headers, body)?;
+        if let Some(audit) = &self.audit {
+            audit.sent_patch(body);
+        }
         let options = WriteOptions::read(&self.query, "PatchOptions")?;
         let scale = self.scale(served);
         let spent = Spent::default();
@@ -142,6 +145,7 @@ impl Call {
             object["apiVersion"] = sub.body.api_version().into();
         }
         parse::name_kind(&sub.body, &mut object, body)?;
+        self.tell_sent(&object);
         self.notes.warn(sub.schema.check(&sub.body, &mut object, &duplicates, options.validation)?);
         meta::typed(&object).map_err(|why| Status::bad_request(format!("{}: {why}", sub.body.kind)))?;
         meta::of(&mut object).retain(|_, value| !value.is_null());
@@ -169,9 +173,16 @@ impl Call {
 
     fn decode(&self, schema: &Schema, gvk: &Gvk, input: Input, body: &Bytes, options: &WriteOptions) -> Result<Value, Status> {
         let mut parsed = decode_as(schema, gvk, input, body)?;
+        self.tell_sent(&parsed.value);
         let texts = schema.check(gvk, &mut parsed.value, &parsed.duplicates, options.validation)?;
         self.notes.warn(texts);
         Ok(parsed.value)
+    }
+
+    pub(super) fn tell_sent(&self, object: &Value) {
+        if let Some(audit) = &self.audit {
+            audit.sent(object);
+        }
     }
 
     /// An update that makes an object is a create as well (`withAuthorization` in `update.go`).

@@ -82,7 +82,7 @@ pub async fn tables(w: &World) {
     let table = w.api.send("GET", PODS, &accept, vec![]).await.unwrap().expect(200);
     assert_eq!(table["kind"], "Table");
     let columns: Vec<&str> = table["columnDefinitions"].as_array().unwrap().iter().filter_map(|c| c["name"].as_str()).collect();
-    assert_eq!(columns, ["Name", "Ready", "Status", "Restarts", "Age", "IP", "Node", "Nominated Node", "Readiness Auth"]);
+    assert_eq!(columns, ["Name", "Ready", "Status", "Restarts", "Age", "IP", "Node", "Nominated Node", "Readiness Gates"]);
     let cells = &table["rows"][0]["cells"];
     assert_eq!((&cells[0], &cells[1], &cells[2]), (&json!("p"), &json!("0/1"), &json!("Pending")));
     assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");

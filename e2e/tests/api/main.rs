@@ -1,6 +1,7 @@
 //! The API as seen over HTTPS: the same tests on redb, on memory and on a real etcd.
 
 mod access;
+mod audit;
 mod door;
 mod fair;
 mod garbage;

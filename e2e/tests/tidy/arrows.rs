@@ -22,8 +22,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("kubelet", &["api", "client", "cri", "podspec", "reconcile"]),
     ("hollow", &["api", "client"]),
     ("proxy", &["api", "client", "reconcile"]),
+    ("pages", &[]),
     ("e2e", &["api", "apiserver", "client", "controllers", "hollow", "kinds", "kubelet", "proxy", "reconcile", "scheduler", "store"]),
-    ("skiff", &["api", "apiserver", "client", "controllers", "hollow", "kinds", "kubelet", "proxy", "reconcile", "scheduler", "store"]),
+    (
+        "skiff",
+        &["api", "apiserver", "client", "controllers", "hollow", "kinds", "kubelet", "pages", "proxy", "reconcile", "scheduler", "store"],
+    ),
 ];
 
 /// Named by code that is generated, or there for its features.

@@ -34,7 +34,7 @@ fn come_to(source: &str) -> Result<String, String> {
     let typ = T::of(&schema, Resource::Yes).unwrap();
     let expr = parse(source).map_err(|issue| issue.why)?;
     Checker::new(vec![("self".into(), typ.clone()), ("oldSelf".into(), typ)]).check(&expr).map_err(|issue| issue.why)?;
-    let this = V::of(&object, Some(&schema), Resource::Yes);
+    let this = V::of(&object, Some(&schema));
     match Run::new(vec![("self".into(), this)], 1_000_000).eval(&expr) {
         Ok(value) => Ok(super::strings::shown(&value)),
         Err(Failure::Error(why)) => Err(why),

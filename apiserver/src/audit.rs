@@ -1,0 +1,333 @@
+//! Requests -> audit events, as a policy says, in the sinks that are there: who did what to what, when, and how it ended.
+//!
+//! Sources: apiserver `pkg/audit/{context,request}.go`, `pkg/endpoints/filters/{audit,authn_audit}.go`. The end of a request is told before its reply is sent
+//! (upstream: after), of a stream when its body is gone. What our own loops ask is told as well, without a source address.
+
+mod event;
+mod log;
+mod policy;
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use api::{Status, time::Timestamp};
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, header, request::Parts};
+use parking_lot::Mutex;
+use serde_json::{Value, value::RawValue};
+
+use crate::identity::{Attributes, Peer, User};
+
+use self::{
+    event::{Event, ObjectRef, ResponseStatus, UserInfo},
+    policy::{Level, Stage, Verdict},
+};
+pub use self::{
+    log::{Log, LogConfig, LogMode},
+    policy::Policy,
+};
+
+/// Of a user agent in an event, with the words that stand for the rest (upstream: `maxUserAgentLength`).
+const AGENT_BYTES_MAX: usize = 1024;
+const AGENT_CUT: &str = "...TRUNCATED";
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Where events go.
+#[async_trait]
+pub trait Sink: Send + Sync {
+    /// `log`, for metrics.
+    fn name(&self) -> &'static str;
+
+    /// Whether a request is refused whose begin it does not take.
+    fn is_strict(&self) -> bool;
+
+    /// Takes an event, JSON and a newline.
+    ///
+    /// # Errors
+    /// Why not.
+    async fn take(&self, event: Bytes) -> Result<(), String>;
+
+    /// The same, for who cannot wait.
+    ///
+    /// # Errors
+    /// Why not.
+    fn take_now(&self, event: Bytes) -> Result<(), String>;
+}
+
+/// The policy and the sinks.
+pub struct Auditor {
+    policy: Policy,
+    sinks: Vec<Box<dyn Sink>>,
+    counts: Counts,
+}
+
+#[derive(Default)]
+struct Counts {
+    events: AtomicU64,
+    rejected: AtomicU64,
+    /// By level, in the order of [`Level`].
+    levels: [AtomicU64; 4],
+    /// By the sink's name.
+    errors: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+/// What becomes the events of one request.
+pub(crate) struct Audit {
+    auditor: Arc<Auditor>,
+    verdict: Verdict,
+    id: String,
+    uri: String,
+    verb: String,
+    user: Arc<User>,
+    sources: Vec<String>,
+    agent: String,
+    received: Timestamp,
+    is_long_running: bool,
+    said: Mutex<Said>,
+}
+
+/// What is known of it later.
+#[derive(Default)]
+struct Said {
+    impersonated: Option<(Arc<User>, &'static str)>,
+    object: Option<ObjectRef>,
+    request: Option<Box<RawValue>>,
+    annotations: BTreeMap<String, String>,
+}
+
+/// How a request ended: its HTTP status, and the Status that was answered, if one was.
+pub(crate) struct Ended<'a> {
+    pub code: u16,
+    pub status: Option<&'a Value>,
+    /// The object that was answered, where [`Audit::wants_response`].
+    pub object: Option<&'a [u8]>,
+}
+
+impl Auditor {
+    pub fn new(policy: Policy, sinks: Vec<Box<dyn Sink>>) -> Arc<Self> {
+        Arc::new(Self { policy, sinks, counts: Counts::default() })
+    }
+
+    /// What is to be told of a request, if anything is. `id` is its audit id.
+    pub(crate) fn begin(self: &Arc<Self>, asked: &Attributes<'_>, parts: &Parts, user: &Arc<User>, id: &str) -> Option<Audit> {
+        let verdict = self.policy.verdict(asked);
+        self.counts.levels[verdict.level as usize].fetch_add(1, Ordering::Relaxed);
+        if verdict.level == Level::None {
+            return None;
+        }
+        let object = asked.resource_request.then(|| ObjectRef::of(asked));
+        Some(Audit {
+            auditor: self.clone(),
+            verdict,
+            id: id.to_owned(),
+            uri: parts.uri.path_and_query().map_or_else(String::new, ToString::to_string),
+            verb: asked.verb.to_owned(),
+            user: user.clone(),
+            sources: sources(parts),
+            agent: agent(&parts.headers),
+            received: Timestamp::now(),
+            is_long_running: false,
+            said: Mutex::new(Said { object, ..Said::default() }),
+        })
+    }
+
+    /// Metrics under upstream's names.
+    pub(crate) fn text(&self, out: &mut String) {
+        let counts = &self.counts;
+        let mut counter = |name: &str, help: &str, label: &str, values: &[(&str, u64)]| {
+            let _ = write!(out, "# HELP {name} [ALPHA] {help}\n# TYPE {name} counter\n");
+            for (value, count) in values {
+                let labels = if label.is_empty() { String::new() } else { format!("{{{label}=\"{value}\"}}") };
+                let _ = writeln!(out, "{name}{labels} {count}");
+            }
+        };
+        let one = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        counter(
+            "apiserver_audit_event_total",
+            "Counter of audit events generated and sent to the audit backend.",
+            "",
+            &[("", one(&counts.events))],
+        );
+        let help = "Counter of apiserver requests rejected due to an error in audit logging backend.";
+        counter("apiserver_audit_requests_rejected_total", help, "", &[("", one(&counts.rejected))]);
+        let [none, metadata, request, response] = counts.levels.each_ref().map(one);
+        let levels = [("Metadata", metadata), ("None", none), ("Request", request), ("RequestResponse", response)];
+        counter("apiserver_audit_level_total", "Counter of policy levels for audit events (1 per request).", "level", &levels);
+        let errors: Vec<(&str, u64)> = counts.errors.lock().iter().map(|(name, count)| (*name, *count)).collect();
+        let help = "Counter of audit events that failed to be audited properly. Plugin identifies the plugin affected by the error.";
+        counter("apiserver_audit_error_total", help, "plugin", &errors);
+    }
+
+    fn failed(&self, sink: &dyn Sink, why: &str) {
+        tracing::debug!(sink = sink.name(), why, "audit event was not taken");
+        *self.counts.errors.lock().entry(sink.name()).or_default() += 1;
+    }
+}
+
+impl Audit {
+    pub fn running_long(self, is_long_running: bool) -> Self {
+        Self { is_long_running, ..self }
+    }
+
+    /// Whether its reply goes on after its head.
+    pub fn is_long_running(&self) -> bool {
+        self.is_long_running
+    }
+
+    /// # Errors
+    /// 500 where a sink that must take it does not.
+    pub async fn received(&self) -> Result<(), Status> {
+        if self.tell(Stage::RequestReceived, None).await {
+            return Ok(());
+        }
+        self.auditor.counts.rejected.fetch_add(1, Ordering::Relaxed);
+        Err(Status::internal("failed to store audit event"))
+    }
+
+    /// `constraint` is the verb of the way in which it was allowed, empty for `impersonate`.
+    pub fn impersonates(&self, user: &Arc<User>, constraint: &'static str) {
+        self.said.lock().impersonated = Some((user.clone(), constraint));
+    }
+
+    /// The first value of a key stands.
+    pub fn annotate(&self, annotations: impl IntoIterator<Item = (String, String)>) {
+        let mut said = self.said.lock();
+        for (key, value) in annotations {
+            said.annotations.entry(key).or_insert(value);
+        }
+    }
+
+    /// The object that was sent, before anything was done to it.
+    pub fn sent(&self, object: &Value) {
+        let request = (self.verdict.level >= Level::Request).then(|| self.raw(object)).flatten();
+        let mut said = self.said.lock();
+        if let Some(about) = &mut said.object {
+            about.complete(object);
+        }
+        said.request = request;
+    }
+
+    /// The patch that was sent.
+    pub fn sent_patch(&self, patch: &[u8]) {
+        if self.verdict.level >= Level::Request {
+            self.said.lock().request = std::str::from_utf8(patch).ok().and_then(|text| RawValue::from_string(text.to_owned()).ok());
+        }
+    }
+
+    /// Whether the end is told with the object that is answered.
+    pub fn wants_response(&self) -> bool {
+        self.verdict.level >= Level::RequestResponse
+    }
+
+    /// The head of a stream's reply is about to be sent.
+    pub async fn started(&self, ended: &Ended<'_>) {
+        self.tell(Stage::ResponseStarted, Some(ended)).await;
+    }
+
+    pub async fn complete(&self, ended: &Ended<'_>) {
+        self.tell(Stage::ResponseComplete, Some(ended)).await;
+    }
+
+    /// The same, where nobody can wait.
+    pub fn complete_now(&self, ended: &Ended<'_>) {
+        let Some(event) = self.event(Stage::ResponseComplete, Some(ended)) else { return };
+        for sink in &self.auditor.sinks {
+            if let Err(why) = sink.take_now(event.clone()) {
+                self.auditor.failed(sink.as_ref(), &why);
+            }
+        }
+    }
+
+    pub async fn panicked(&self, ended: &Ended<'_>) {
+        self.tell(Stage::Panic, Some(ended)).await;
+    }
+
+    /// False where a sink that must take it did not.
+    async fn tell(&self, stage: Stage, ended: Option<&Ended<'_>>) -> bool {
+        let Some(event) = self.event(stage, ended) else { return true };
+        let mut is_taken = true;
+        for sink in &self.auditor.sinks {
+            if let Err(why) = sink.take(event.clone()).await {
+                self.auditor.failed(sink.as_ref(), &why);
+                is_taken &= !sink.is_strict();
+            }
+        }
+        is_taken
+    }
+
+    fn event(&self, stage: Stage, ended: Option<&Ended<'_>>) -> Option<Bytes> {
+        if !self.verdict.tells(stage) {
+            return None;
+        }
+        self.auditor.counts.events.fetch_add(1, Ordering::Relaxed);
+        let response = ended.and_then(|ended| ended.object).and_then(|object| self.answered(object));
+        let said = self.said.lock();
+        let event = Event {
+            level: self.verdict.level,
+            id: &self.id,
+            stage,
+            uri: &self.uri,
+            verb: &self.verb,
+            user: UserInfo::of(&self.user),
+            impersonated: said.impersonated.as_ref().map(|(user, _)| UserInfo::of(user)),
+            constraint: said.impersonated.as_ref().map_or("", |(_, constraint)| constraint),
+            sources: &self.sources,
+            agent: &self.agent,
+            object: said.object.as_ref(),
+            response_status: ended.map(|ended| ResponseStatus::of(ended.code, ended.status)),
+            request: said.request.as_deref(),
+            response: response.as_deref(),
+            received: self.received,
+            now: Timestamp::now(),
+            annotations: &said.annotations,
+        };
+        Some(event.line())
+    }
+
+    fn answered(&self, body: &[u8]) -> Option<Box<RawValue>> {
+        if !self.verdict.omit_managed_fields {
+            return RawValue::from_string(std::str::from_utf8(body).ok()?.trim_end().to_owned()).ok();
+        }
+        self.raw(&serde_json::from_slice(body).ok()?)
+    }
+
+    fn raw(&self, object: &Value) -> Option<Box<RawValue>> {
+        if !self.verdict.omit_managed_fields {
+            return serde_json::value::to_raw_value(object).ok();
+        }
+        let mut object = object.clone();
+        event::drop_managed_fields(&mut object);
+        serde_json::value::to_raw_value(&object).ok()
+    }
+}
+
+/// All but the last can be set by the client (`SourceIPs` in apimachinery `pkg/util/net/http.go`).
+fn sources(parts: &Parts) -> Vec<String> {
+    let header = |name: HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let parsed = |text: &str| text.trim().parse::<std::net::IpAddr>().ok();
+    let mut found: Vec<std::net::IpAddr> = header(FORWARDED_FOR).split(',').filter_map(parsed).collect();
+    let real = parsed(header(REAL_IP)).filter(|real| !found.contains(real));
+    found.extend(real);
+    let peer = parts.extensions.get::<Peer>().and_then(|peer| peer.address).map(|address| address.ip().to_canonical());
+    found.extend(peer.filter(|peer| found.last() != Some(peer)));
+    found.iter().map(ToString::to_string).collect()
+}
+
+fn agent(headers: &HeaderMap) -> String {
+    let agent = headers.get(header::USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes())).unwrap_or_default();
+    match agent.get(..agent.floor_char_boundary(AGENT_BYTES_MAX)) {
+        Some(cut) if cut.len() < agent.len() => format!("{cut}{AGENT_CUT}"),
+        _ => agent.into_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! What is known of a request -> an `audit.k8s.io/v1` Event, a line of JSON with the fields in upstream's order.
+
+use std::collections::BTreeMap;
+
+use api::time::{Timestamp, rfc3339_micro};
+use bytes::Bytes;
+use serde::{Serialize, Serializer};
+use serde_json::{Value, value::RawValue};
+
+use super::policy::{Level, Stage};
+use crate::identity::{Attributes, User};
+
+pub(super) struct Event<'a> {
+    pub level: Level,
+    pub id: &'a str,
+    pub stage: Stage,
+    pub uri: &'a str,
+    pub verb: &'a str,
+    pub user: UserInfo<'a>,
+    pub impersonated: Option<UserInfo<'a>>,
+    pub constraint: &'a str,
+    pub sources: &'a [String],
+    pub agent: &'a str,
+    pub object: Option<&'a ObjectRef>,
+    pub response_status: Option<ResponseStatus<'a>>,
+    pub request: Option<&'a RawValue>,
+    pub response: Option<&'a RawValue>,
+    pub received: Timestamp,
+    pub now: Timestamp,
+    pub annotations: &'a BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+pub(super) struct UserInfo<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    username: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    uid: &'a str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    groups: &'a [String],
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    extra: &'a BTreeMap<String, Vec<String>>,
+}
+
+/// What the request is about.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ObjectRef {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    resource: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    namespace: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    uid: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    api_group: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    api_version: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    resource_version: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    subresource: String,
+}
+
+/// A `metav1.Status` without its own metadata.
+#[derive(Serialize)]
+pub(super) struct ResponseStatus<'a> {
+    metadata: Empty,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<&'a Value>,
+    code: u16,
+}
+
+#[derive(Serialize)]
+struct Empty {}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AuthenticationMetadata<'a> {
+    impersonation_constraint: &'a str,
+}
+
+impl Event<'_> {
+    pub fn line(&self) -> Bytes {
+        let mut line = serde_json::to_vec(self).expect("strings, numbers and JSON can be written");
+        line.push(b'\n');
+        line.into()
+    }
+}
+
+impl Serialize for Event<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        let mut map = to.serialize_map(None)?;
+        map.serialize_entry("kind", "Event")?;
+        map.serialize_entry("apiVersion", "audit.k8s.io/v1")?;
+        map.serialize_entry("level", &self.level)?;
+        map.serialize_entry("auditID", self.id)?;
+        map.serialize_entry("stage", &self.stage)?;
+        map.serialize_entry("requestURI", self.uri)?;
+        map.serialize_entry("verb", self.verb)?;
+        map.serialize_entry("user", &self.user)?;
+        if let Some(user) = &self.impersonated {
+            map.serialize_entry("impersonatedUser", user)?;
+        }
+        if !self.constraint.is_empty() {
+            map.serialize_entry("authenticationMetadata", &AuthenticationMetadata { impersonation_constraint: self.constraint })?;
+        }
+        if !self.sources.is_empty() {
+            map.serialize_entry("sourceIPs", self.sources)?;
+        }
+        if !self.agent.is_empty() {
+            map.serialize_entry("userAgent", self.agent)?;
+        }
+        if let Some(object) = self.object {
+            map.serialize_entry("objectRef", object)?;
+        }
+        if let Some(status) = &self.response_status {
+            map.serialize_entry("responseStatus", status)?;
+        }
+        if let Some(request) = self.request {
+            map.serialize_entry("requestObject", request)?;
+        }
+        if let Some(response) = self.response {
+            map.serialize_entry("responseObject", response)?;
+        }
+        map.serialize_entry("requestReceivedTimestamp", &rfc3339_micro(self.received))?;
+        map.serialize_entry("stageTimestamp", &rfc3339_micro(self.now))?;
+        if !self.annotations.is_empty() {
+            map.serialize_entry("annotations", self.annotations)?;
+        }
+        map.end()
+    }
+}
+
+impl<'a> UserInfo<'a> {
+    pub fn of(user: &'a User) -> Self {
+        Self { username: &user.name, uid: &user.uid, groups: &user.groups, extra: &user.extra }
+    }
+}
+
+impl ObjectRef {
+    pub fn of(asked: &Attributes<'_>) -> Self {
+        Self {
+            resource: asked.resource.to_owned(),
+            namespace: asked.namespace.to_owned(),
+            name: asked.name.to_owned(),
+            api_group: asked.group.to_owned(),
+            api_version: asked.version.to_owned(),
+            subresource: asked.subresource.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// What the request itself does not say stands in the object that it brings.
+    pub fn complete(&mut self, object: &Value) {
+        let fields = [
+            ("namespace", &mut self.namespace),
+            ("name", &mut self.name),
+            ("uid", &mut self.uid),
+            ("resourceVersion", &mut self.resource_version),
+        ];
+        let metadata = object.get("metadata");
+        for (field, value) in fields.into_iter().filter(|(_, value)| value.is_empty()) {
+            metadata.and_then(|metadata| metadata.get(field)).and_then(Value::as_str).unwrap_or_default().clone_into(value);
+        }
+    }
+}
+
+impl<'a> ResponseStatus<'a> {
+    pub fn of(code: u16, status: Option<&'a Value>) -> Self {
+        let part = |name: &str| status.and_then(|status| status.get(name)).filter(|part| !part.as_str().is_some_and(str::is_empty));
+        Self {
+            metadata: Empty {},
+            status: part("status"),
+            message: part("message"),
+            reason: part("reason"),
+            details: part("details"),
+            code,
+        }
+    }
+}
+
+/// Of an object, of each item of a list, and of the object of each row of a table (`copyWithoutManagedFields`).
+pub(super) fn drop_managed_fields(object: &mut Value) {
+    let forget = |object: &mut Value| {
+        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.shift_remove("managedFields");
+        }
+    };
+    forget(object);
+    for item in object.get_mut("items").and_then(Value::as_array_mut).into_iter().flatten() {
+        forget(item);
+    }
+    for row in object.get_mut("rows").and_then(Value::as_array_mut).into_iter().flatten() {
+        row.get_mut("object").into_iter().for_each(forget);
+    }
+}

@@ -1,0 +1,302 @@
+//! Audit events -> a file, a line each, that is turned over before it grows too large.
+//!
+//! Sources: apiserver `plugin/pkg/audit/{log,buffered}`, `pkg/server/options/audit.go`; for the names of old files lumberjack, which writes them upstream.
+//!
+//! One thread writes: whatever has come meanwhile goes into one write. A request waits for its own event unless they are written in batches.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use api::time::Timestamp;
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+use super::Sink;
+
+/// Of events that wait to be written (upstream: `--audit-log-batch-buffer-size`).
+const BUFFERED_MAX: usize = 10_000;
+/// Of one write.
+const WRITE_BYTES_MAX: usize = 1 << 20;
+/// Until an event must be written that a request waits for. Upstream waits for ever.
+const WRITTEN_BOUND: Duration = Duration::from_secs(10);
+const SECONDS_OF_A_DAY: i64 = 24 * 60 * 60;
+
+/// Where the log is, and when it is turned over.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// `-` is the standard output.
+    pub path: PathBuf,
+    pub mode: LogMode,
+    /// A file is turned over before it is larger.
+    pub bytes_max: u64,
+    /// Old files are removed after so many days, 0: never.
+    pub days_max: u32,
+    /// So many old files are kept, 0: all.
+    pub backups_max: usize,
+}
+
+/// Whether requests wait for their events (`--audit-log-mode`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogMode {
+    /// They do not; where too many wait to be written, events are dropped.
+    Batch,
+    /// They do, and go on when they could not be written.
+    Blocking,
+    /// The same, but a request whose begin could not be written is refused.
+    BlockingStrict,
+}
+
+/// See the module.
+pub struct Log {
+    mode: LogMode,
+    send: mpsc::Sender<Entry>,
+}
+
+struct Entry {
+    event: Bytes,
+    written: Option<oneshot::Sender<bool>>,
+}
+
+impl Log {
+    /// Opens the file and starts the thread; it ends when the log is dropped and all is written.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn open(config: LogConfig) -> io::Result<Self> {
+        let mode = config.mode;
+        let mut writer = Writer::open(config)?;
+        let (send, receive) = mpsc::channel(BUFFERED_MAX);
+        std::thread::Builder::new().name("audit-log".into()).spawn(move || writer.run(receive))?;
+        Ok(Self { mode, send })
+    }
+
+    async fn wait(&self, event: Bytes) -> Result<(), String> {
+        let (written, told) = oneshot::channel();
+        let entry = Entry { event, written: Some(written) };
+        self.send.send(entry).await.map_err(|_| "the audit log has ended".to_owned())?;
+        match told.await {
+            Ok(true) => Ok(()),
+            _ => Err("the audit log was not written".to_owned()),
+        }
+    }
+}
+
+#[async_trait]
+impl Sink for Log {
+    fn name(&self) -> &'static str {
+        "log"
+    }
+
+    fn is_strict(&self) -> bool {
+        self.mode == LogMode::BlockingStrict
+    }
+
+    async fn take(&self, event: Bytes) -> Result<(), String> {
+        if self.mode == LogMode::Batch {
+            return self.take_now(event);
+        }
+        timeout(WRITTEN_BOUND, self.wait(event)).await.unwrap_or_else(|_| Err("the audit log was not written in time".to_owned()))
+    }
+
+    fn take_now(&self, event: Bytes) -> Result<(), String> {
+        self.send.try_send(Entry { event, written: None }).map_err(|_| "too many events wait to be written".to_owned())
+    }
+}
+
+/// The thread's.
+struct Writer {
+    config: LogConfig,
+    out: Out,
+    is_failing: bool,
+}
+
+enum Out {
+    Stdout,
+    File { file: File, bytes: u64 },
+}
+
+impl Writer {
+    fn open(config: LogConfig) -> io::Result<Self> {
+        let out = if config.path == Path::new("-") { Out::Stdout } else { open(&config.path)? };
+        Ok(Self { config, out, is_failing: false })
+    }
+
+    fn run(&mut self, mut receive: mpsc::Receiver<Entry>) {
+        let mut waiting = Vec::new();
+        while let Some(first) = receive.blocking_recv() {
+            let mut text = first.event.to_vec();
+            waiting.extend(first.written);
+            while text.len() < WRITE_BYTES_MAX
+                && let Ok(next) = receive.try_recv()
+            {
+                text.extend_from_slice(&next.event);
+                waiting.extend(next.written);
+            }
+            let written = self.write(&text);
+            self.tell(written.as_ref().err());
+            for one in waiting.drain(..) {
+                // Who waits no longer need not know.
+                let _ = one.send(written.is_ok());
+            }
+        }
+    }
+
+    fn write(&mut self, text: &[u8]) -> io::Result<()> {
+        let more = text.len() as u64;
+        if matches!(&self.out, Out::File { bytes, .. } if *bytes > 0 && *bytes + more > self.config.bytes_max) {
+            self.turn_over()?;
+        }
+        match &mut self.out {
+            Out::Stdout => io::stdout().lock().write_all(text),
+            Out::File { file, bytes } => {
+                file.write_all(text)?;
+                *bytes += more;
+                Ok(())
+            }
+        }
+    }
+
+    /// The file gets the name of an old one, and a new one is begun.
+    fn turn_over(&mut self) -> io::Result<()> {
+        let path = &self.config.path;
+        let mut at = Timestamp::now();
+        // No two of one millisecond: the name of the one before would be taken from it.
+        while old_name(path, at).try_exists()? {
+            at = api::time::after(at, Duration::from_millis(1));
+        }
+        fs::rename(path, old_name(path, at))?;
+        self.out = open(path)?;
+        self.prune(Timestamp::now())
+    }
+
+    fn prune(&self, now: Timestamp) -> io::Result<()> {
+        let config = &self.config;
+        let mut old = old_files(&config.path)?;
+        // The newest first.
+        old.sort_by(|a, b| b.cmp(a));
+        let born_after = now.as_second() - i64::from(config.days_max) * SECONDS_OF_A_DAY;
+        for (at, (born, file)) in old.into_iter().enumerate() {
+            let is_one_too_many = config.backups_max > 0 && at >= config.backups_max;
+            if is_one_too_many || config.days_max > 0 && born.as_second() < born_after {
+                fs::remove_file(file)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Once when it begins to fail, and once when it is over.
+    fn tell(&mut self, error: Option<&io::Error>) {
+        if let Some(error) = error.filter(|_| !self.is_failing) {
+            tracing::error!(%error, path = %self.config.path.display(), "audit log is not written");
+        }
+        if error.is_none() && self.is_failing {
+            tracing::info!(path = %self.config.path.display(), "audit log is written again");
+        }
+        self.is_failing = error.is_some();
+    }
+}
+
+fn open(path: &Path) -> io::Result<Out> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    // What is in it is for its owner.
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    let bytes = file.metadata()?.len();
+    Ok(Out::File { file, bytes })
+}
+
+/// `audit.log` -> `audit-2026-11-29T23-48-57.000.log`.
+fn old_name(path: &Path, at: Timestamp) -> PathBuf {
+    let (stem, extension) = parts(path);
+    path.with_file_name(format!("{stem}-{}{extension}", at.strftime("%Y-%m-%dT%H-%M-%S.%3f")))
+}
+
+/// The file's name up to its last dot, and from there on.
+fn parts(path: &Path) -> (String, String) {
+    let extension = path.extension().map(|extension| format!(".{}", extension.to_string_lossy())).unwrap_or_default();
+    (path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), extension)
+}
+
+/// When each was turned over, by its name.
+fn old_files(path: &Path) -> io::Result<Vec<(Timestamp, PathBuf)>> {
+    let (stem, extension) = parts(path);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path.parent().unwrap_or(Path::new(".")))? {
+        let file = entry?.path();
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let at = name.strip_prefix(&format!("{stem}-")).and_then(|rest| rest.strip_suffix(&extension)).and_then(born);
+        found.extend(at.map(|at| (at, file)));
+    }
+    Ok(found)
+}
+
+fn born(text: &str) -> Option<Timestamp> {
+    let (day, time) = text.split_once('T')?;
+    api::time::parse(&format!("{day}T{}Z", time.replace('-', ":")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(path: PathBuf, mode: LogMode) -> LogConfig {
+        LogConfig { path, mode, bytes_max: 100, days_max: 0, backups_max: 2 }
+    }
+
+    #[tokio::test]
+    async fn a_log_is_turned_over_and_old_files_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/audit.log");
+        let log = Log::open(config(path.clone(), LogMode::BlockingStrict)).unwrap();
+        for at in 0..10 {
+            log.take(Bytes::from(format!("{at}{}\n", "x".repeat(40)))).await.unwrap();
+        }
+        assert_eq!(old_files(&path).unwrap().len(), 2, "as many as are kept");
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().map(|l| &l[..1]).collect::<String>(), "89");
+        let all: u64 = old_files(&path).unwrap().iter().map(|(_, file)| fs::metadata(file).unwrap().len()).sum();
+        assert_eq!(all, 2 * 2 * 42);
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_written_is_told_to_who_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.log");
+        let log = Log::open(config(path.clone(), LogMode::Blocking)).unwrap();
+        log.take(Bytes::from("x".repeat(90))).await.unwrap();
+        // It cannot be turned over.
+        fs::remove_file(&path).unwrap();
+        assert_eq!(log.take(Bytes::from("y".repeat(90))).await.unwrap_err(), "the audit log was not written");
+        fs::write(&path, "").unwrap();
+        log.take(Bytes::from_static(b"it is turned over again\n")).await.unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "it is turned over again\n");
+    }
+
+    #[test]
+    fn old_files_go_after_their_days() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.log");
+        let at = |text: &str| api::time::parse(text).unwrap();
+        for day in ["2026-01-01T00:00:00Z", "2026-01-03T00:00:00Z", "2026-01-04T00:00:00Z"] {
+            fs::write(old_name(&path, at(day)), "x").unwrap();
+        }
+        fs::write(dir.path().join("audit-other.log"), "x").unwrap();
+        let config = LogConfig { days_max: 2, backups_max: 0, ..config(path.clone(), LogMode::Batch) };
+        Writer::open(config).unwrap().prune(at("2026-01-05T00:00:01Z")).unwrap();
+        let mut left: Vec<String> = old_files(&path).unwrap().into_iter().map(|(at, _)| at.to_string()).collect();
+        left.sort();
+        assert_eq!(left, ["2026-01-04T00:00:00Z"]);
+        assert!(dir.path().join("audit-other.log").exists());
+    }
+}

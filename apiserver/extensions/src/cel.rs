@@ -13,6 +13,8 @@ mod parser;
 mod rules;
 mod strings;
 mod syntax;
+#[cfg(test)]
+mod tests;
 mod types;
 mod value;
 mod words;

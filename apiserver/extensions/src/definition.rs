@@ -90,7 +90,7 @@ impl Strategy for Definitions {
 
     fn validate_create(&self, object: &Value, causes: &mut FieldErrors) {
         let wanted = format!("{}.{}", object.at("spec").at("names").text("plural"), object.at("spec").text("group"));
-        if name(object) != wanted {
+        if name(object) != wanted && !name(object).is_empty() {
             causes.invalid("metadata.name", name(object), "must be spec.names.plural+\".\"+spec.group");
         }
         whole(object, None, causes);

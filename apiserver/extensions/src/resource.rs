@@ -4,11 +4,16 @@
 
 use std::sync::Arc;
 
-use api::{Gvk, Status, field_errors::FieldErrors, time::Timestamp};
+use api::{
+    Gvk, Status,
+    field_errors::{FieldError, FieldErrors, Reason},
+    time::Timestamp,
+};
 use apiserver::{
     engine::Claims,
     kind::{
-        Claimant, Conversion, Ctx, Field, Handler, Kind, Lookup, Name, Names, ScalePaths, Scope, Storage, Strategy, Subresource, names,
+        Came, Claimant, Conversion, Converter, Ctx, Field, Handler, Kind, Lookup, Name, Names, ReadStep, ScalePaths, Scope, Storage,
+        Strategy, Subresource, names,
     },
     schema::{Schema, Shape},
 };
@@ -39,7 +44,12 @@ pub fn kinds(definition: &Value) -> Vec<Kind> {
         names,
         scope: if spec.text("scope") == "Cluster" { Scope::Cluster } else { Scope::Namespaced },
         stored: &stored,
-        count: versions.len(),
+        conversion: conversion(definition, &versions),
+        deprecations: versions
+            .iter()
+            .filter(|version| version.is_true("served"))
+            .map(|version| (version.text("name"), version.is_true("deprecated")))
+            .collect(),
         preserves: spec.is_true("preserveUnknownFields"),
         is_ending: definition.at("metadata").at("deletionTimestamp").is_some(),
         fields: fields(&versions),
@@ -54,7 +64,9 @@ struct Whole<'d> {
     names: Option<&'d Value>,
     scope: Scope,
     stored: &'d str,
-    count: usize,
+    conversion: Conversion,
+    /// Versions that are served, and whether they are deprecated.
+    deprecations: Vec<(&'d str, bool)>,
     preserves: bool,
     is_ending: bool,
     /// The selectable fields of all versions.
@@ -90,8 +102,8 @@ impl Whole<'_> {
                 true => Storage::Kept { prefix: Name::Owned(format!("{}/{}", self.group, self.plural)), ttl_seconds: None },
                 false => Storage::As { group: owned(self.group), version: owned(self.stored), plural: owned(self.plural) },
             },
-            conversion: if self.count > 1 { Conversion::Direct(Arc::new(renamed)) } else { Conversion::None },
-            read: Some(Arc::new(move |object: &mut Value| shape.complete(object))),
+            conversion: self.conversion.clone(),
+            read: Some(ReadStep::new(move |object: &mut Value, came| shape.read(object, came))),
             subresources,
             columns: columns.into(),
             fields: self.selectable(version, is_stored).into(),
@@ -100,12 +112,27 @@ impl Whole<'_> {
             strategy: Arc::new(CustomResources {
                 cells,
                 scale: version.at("subresources").at("scale").map(Scale::of),
-                warning: deprecation(&gvk, version),
+                warning: self.deprecation(&gvk, version),
                 ending: self.is_ending.then_some(Ending),
                 has_rules: cel::has_rules(&node),
                 node,
             }),
         }
+    }
+
+    /// `defaultDeprecationWarning`
+    fn deprecation(&self, gvk: &Gvk, version: &Value) -> Option<String> {
+        if !version.is_true("deprecated") {
+            return None;
+        }
+        let text = version.text("deprecationWarning");
+        if !text.is_empty() {
+            return Some(text.to_owned());
+        }
+        let newer = self.deprecations.iter().filter(|(name, is_deprecated)| !is_deprecated && priority(name) > priority(&gvk.version));
+        let instead = newer.max_by_key(|(name, _)| priority(name));
+        let instead = instead.map(|(name, _)| format!("; use {}/{name} {}", gvk.group, gvk.kind)).unwrap_or_default();
+        Some(format!("{} {} is deprecated{instead}", gvk.api_version(), gvk.kind))
     }
 
     /// A version's own fields; the one that is stored looks those of the others up as well, under labels that nobody can name.
@@ -133,12 +160,48 @@ fn fields(versions: &[&Value]) -> Vec<Field> {
     out
 }
 
-/// The strategy `None`: only the version's name changes.
-fn renamed(to: &Gvk, mut object: Value) -> Value {
-    if let Some(map) = object.as_object_mut() {
-        map.insert("apiVersion".into(), to.api_version().into());
+/// How objects of the definition go from one version to another.
+fn conversion(definition: &Value, versions: &[&Value]) -> Conversion {
+    if versions.len() < 2 {
+        return Conversion::None;
     }
-    object
+    if definition.at("spec").at("conversion").text("strategy") == "Webhook" {
+        return Conversion::Remote(Arc::new(Unasked { name: definition.at("metadata").text("name").to_owned() }));
+    }
+    let preserves = definition.at("spec").is_true("preserveUnknownFields");
+    let shaper = |version: &&Value| {
+        let node = Arc::new(Node::of(version.at("schema").at("openAPIV3Schema").unwrap_or(&Value::Null)));
+        (version.text("name").to_owned(), Shaper { node, preserves })
+    };
+    let shapers: Vec<(String, Shaper)> = versions.iter().map(shaper).collect();
+    // The strategy `None`: only the version's name changes. An object has the defaults of the version that it comes from, and keeps what the other knows.
+    Conversion::Direct(Arc::new(move |to: &Gvk, mut object: Value| {
+        let shaper = |version: &str| shapers.iter().find(|(name, _)| name == version).map(|(_, shaper)| shaper);
+        let from = (&object).text("apiVersion").rsplit('/').next().unwrap_or_default().to_owned();
+        if let Some(shaper) = shaper(&from) {
+            shaper.read(&mut object, Came::AsStored);
+        }
+        if let Some(map) = object.as_object_mut() {
+            map.insert("apiVersion".into(), to.api_version().into());
+        }
+        if let Some(shaper) = shaper(&to.version) {
+            shaper.read(&mut object, Came::Converted);
+        }
+        object
+    }))
+}
+
+/// Of a definition with a conversion webhook: such are not called yet, and nothing is shown for what it is not.
+struct Unasked {
+    name: String,
+}
+
+#[async_trait::async_trait]
+impl Converter for Unasked {
+    async fn convert(&self, to: &Gvk, _objects: Vec<Value>) -> Result<Vec<Value>, Status> {
+        let (version, kind, name) = (to.api_version(), &to.kind, &self.name);
+        Err(Status::internal(format!("conversion webhook for {version}, Kind={kind} failed: that of {name} is not called by this server")))
+    }
 }
 
 fn subresources(gvk: &Gvk, has_status: bool, scale: Option<&ScalePaths>) -> Vec<Subresource> {
@@ -172,13 +235,6 @@ fn pointer(path: &str) -> String {
     path.strip_prefix('.').filter(|path| !path.is_empty()).map_or_else(String::new, |path| format!("/{}", path.replace('.', "/")))
 }
 
-fn deprecation(gvk: &Gvk, version: &Value) -> Option<String> {
-    version.is_true("deprecated").then(|| match version.text("deprecationWarning") {
-        "" => format!("{} {} is deprecated", gvk.api_version(), gvk.kind),
-        text => text.to_owned(),
-    })
-}
-
 /// What becomes of objects that are read: from a client, or from the store.
 struct Shaper {
     node: Arc<Node>,
@@ -197,11 +253,27 @@ impl Shape for Shaper {
 }
 
 impl Shaper {
-    /// Of what is stored: it may have been written under another schema.
-    fn complete(&self, object: &mut Value) {
+    /// Of what is stored: it may have been written under another schema. What was converted has its defaults from where it comes.
+    fn read(&self, object: &mut Value, came: Came) {
         self.shape(object);
-        complete::defaults(&self.node, object);
+        if came == Came::AsStored {
+            complete::defaults(&self.node, object);
+        }
     }
+}
+
+/// Versions in their order (`CompareKubeAwareVersionStrings`): `v2`, `v1`, `v2beta1`, `v1alpha2`, and then others.
+fn priority(version: &str) -> (u8, u64, u64) {
+    let parsed = version.strip_prefix('v').and_then(|rest| {
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let (major, rest) = (rest[..end].parse().ok()?, &rest[end..]);
+        let minor = |word: &str| rest.strip_prefix(word).and_then(|minor| minor.parse().ok());
+        match rest {
+            "" => Some((3, major, 0)),
+            _ => minor("beta").map(|minor| (2, major, minor)).or_else(|| minor("alpha").map(|minor| (1, major, minor))),
+        }
+    });
+    parsed.unwrap_or((0, 0, 0))
 }
 
 struct CustomResources {
@@ -291,6 +363,10 @@ impl CustomResources {
         if old.is_none_or(was_unique) {
             lists::unique(&self.node, new, Path::ROOT, causes);
         }
+        let blocks = |cause: &FieldError| {
+            matches!(cause.reason, Reason::NotSupported | Reason::Required | Reason::TooLong | Reason::TooMany | Reason::TypeInvalid)
+        };
+        let judged = if causes.0.iter().any(blocks) { Judged::Blocked } else { judged };
         match judged {
             _ if !self.has_rules => {}
             Judged::Complete => cel::run(&self.node, new, old, Path::ROOT, Resource::Yes, causes),
@@ -336,7 +412,7 @@ impl Scale {
     fn status(&self, object: &Value, causes: &mut FieldErrors) {
         replicas(object, &self.status_replicas, causes);
         if let Some(other) = object.pointer(&pointer(&self.selector)).filter(|found| !found.is_string() && !self.selector.is_empty()) {
-            let why = format!("{} accessor error: {other} is of the type {}, expected string", self.selector, go_type(other));
+            let why = format!("{} accessor error: {} is of the type {}, expected string", self.selector, go_value(other), go_type(other));
             causes.invalid(self.selector.as_str(), "", &why);
         }
     }
@@ -346,7 +422,7 @@ fn replicas(object: &Value, path: &str, causes: &mut FieldErrors) {
     let Some(found) = object.pointer(&pointer(path)) else { return };
     match found.as_i64() {
         None => {
-            let why = format!("{path} accessor error: {found} is of the type {}, expected int64", go_type(found));
+            let why = format!("{path} accessor error: {} is of the type {}, expected int64", go_value(found), go_type(found));
             causes.invalid(path, 0, &why);
         }
         Some(count) if count < 0 => causes.invalid(path, count, "should be a non-negative integer"),
@@ -354,6 +430,15 @@ fn replicas(object: &Value, path: &str, causes: &mut FieldErrors) {
             causes.invalid(path, count, &format!("should be less than or equal to {}", i32::MAX));
         }
         Some(_) => {}
+    }
+}
+
+/// As Go's `%v` writes it.
+fn go_value(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) if !number.is_i64() => number.as_f64().map_or_else(|| number.to_string(), |number| number.to_string()),
+        other => other.to_string(),
     }
 }
 

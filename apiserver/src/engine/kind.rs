@@ -1,6 +1,12 @@
 //! What the engine knows of a kind: names, scope, verbs, columns, and its strategy. One value per kind and version, built-in or custom.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use api::{GroupResource, Gvk, Gvr, Status, field_errors::FieldErrors, time::Timestamp};
 use async_trait::async_trait;
@@ -78,8 +84,37 @@ pub enum Conversion {
 
 /// See [`Conversion::Direct`].
 pub type DirectConversion = Arc<dyn Fn(&Gvk, Value) -> Value + Send + Sync>;
-/// See [`Kind::read`].
-pub type ReadStep = Arc<dyn Fn(&mut Value) + Send + Sync>;
+/// See [`Kind::read`]. Equal only to itself and its clones.
+#[derive(Clone)]
+pub struct ReadStep {
+    step: Arc<dyn Fn(&mut Value, Came) + Send + Sync>,
+    number: u32,
+}
+
+/// How an object came to the version in which it is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Came {
+    /// It is stored in it.
+    AsStored,
+    /// From another one.
+    Converted,
+}
+
+impl ReadStep {
+    pub fn new(step: impl Fn(&mut Value, Came) + Send + Sync + 'static) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        Self { step: Arc::new(step), number: NEXT.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    pub(crate) fn run(&self, object: &mut Value, came: Came) {
+        (self.step)(object, came);
+    }
+
+    /// One that no other step has had lately.
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+}
 
 /// A conversion that somebody else is asked for.
 #[async_trait]

@@ -34,6 +34,10 @@ pub struct Object {
     message_len: AtomicU32,
     /// Length of the kind and version that the bytes begin with, 0 where they do not.
     typed_len: u16,
+    /// The read step ([`ReadStep::number`]) that left it as it is; 0 for none.
+    ///
+    /// [`ReadStep::number`]: crate::kind::ReadStep::number
+    unchanged_by: AtomicU32,
 }
 
 /// Where `metadata.resourceVersion` goes when the object is shown.
@@ -55,13 +59,31 @@ impl Object {
     pub(crate) fn from_stored(kind: &Kind, key: Key, stored: &Bytes, rev: u64) -> Result<Self, serde_json::Error> {
         let head = Head::scan(kind, stored)?;
         let version = Version::find(stored).ok_or_else(|| serde_json::Error::custom("no metadata"))?;
-        Ok(Self { typed_len: typed_len(stored), stored: stored.clone(), version, rev, key, head, message_len: AtomicU32::default() })
+        Ok(Self {
+            typed_len: typed_len(stored),
+            stored: stored.clone(),
+            version,
+            rev,
+            key,
+            head,
+            message_len: AtomicU32::default(),
+            unchanged_by: AtomicU32::default(),
+        })
     }
 
     /// From bytes as shown: an object that is in no cache.
     pub(crate) fn from_shown(kind: &Kind, key: Key, shown: Bytes, rev: u64) -> Self {
         let head = Head::scan(kind, &shown).unwrap_or_default();
-        Self { typed_len: typed_len(&shown), stored: shown, version: Version::Within, rev, key, head, message_len: AtomicU32::default() }
+        Self {
+            typed_len: typed_len(&shown),
+            stored: shown,
+            version: Version::Within,
+            rev,
+            key,
+            head,
+            message_len: AtomicU32::default(),
+            unchanged_by: AtomicU32::default(),
+        }
     }
 
     /// As [`Object::from_shown`], of which only the bytes are asked for.
@@ -74,6 +96,7 @@ impl Object {
             head: Head::default(),
             message_len: AtomicU32::default(),
             typed_len: 0,
+            unchanged_by: AtomicU32::default(),
         }
     }
 
@@ -104,6 +127,15 @@ impl Object {
     /// Whether its bytes are as they are shown: it has been converted, or is in no store.
     pub(crate) fn is_shown(&self) -> bool {
         self.version == Version::Within
+    }
+
+    /// Whether the read step of this number leaves it as it is: then its bytes can be shown.
+    pub(crate) fn is_unchanged_by(&self, step: u32) -> bool {
+        self.unchanged_by.load(Ordering::Relaxed) == step
+    }
+
+    pub(crate) fn note_unchanged_by(&self, step: u32) {
+        self.unchanged_by.store(step, Ordering::Relaxed);
     }
 
     /// Whether the object is in this version (`apiVersion`), as it is stored.
@@ -360,6 +392,7 @@ mod tests {
             head: Head::default(),
             message_len: AtomicU32::default(),
             typed_len: typed_len(&stored),
+            unchanged_by: AtomicU32::default(),
             stored,
         };
         assert_eq!(serde_json::from_slice::<Value>(&object.bytes()).unwrap(), object.value());

@@ -37,9 +37,12 @@ pub(crate) fn put(kind: &Kind, paths: &ScalePaths, object: &mut Value, scale: &V
         let gvk = api::Gvk::new("autoscaling", "v1", "Scale");
         return Err(Status::invalid(&gvk, meta::text(object, "name"), &causes));
     }
+    // Who names neither means the object as it is.
     for name in ["resourceVersion", "uid"] {
         let value = meta::text(scale, name).to_owned();
-        meta::of(object).insert(name.into(), value.into());
+        if !value.is_empty() {
+            meta::of(object).insert(name.into(), value.into());
+        }
     }
     // What it stands in is made where it is missing (`SetNestedField`).
     let mut place = object;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{Status, field_errors::FieldErrors};
+use api::{Gvk, Status, field_errors::FieldErrors};
 use serde_json::Value;
 use store::{Expect, Op, Outcome, Rev};
 
@@ -200,7 +200,8 @@ fn check_version(ctx: &Ctx<'_>, new: &mut Value, old: &Value) -> Result<(), Stat
     if !kind.strategy.unconditional_update() {
         let mut causes = FieldErrors::default();
         causes.invalid("metadata.resourceVersion", 0, "must be specified for an update");
-        return Err(Status::invalid(&kind.gvk(), name, &causes));
+        // The store names the resource here, not the kind.
+        return Err(Status::invalid(&Gvk::new(&kind.group, &kind.version, &kind.plural), name, &causes));
     }
     meta::of(new).insert("resourceVersion".into(), current.into());
     Ok(())

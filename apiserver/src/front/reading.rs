@@ -70,7 +70,8 @@ impl Call {
     /// JSON of objects as they are, and of their metadata, is made of the cached bytes; all else of parsed objects, one at a time.
     pub(super) async fn listed(&self, served: &Served, output: &Output, mut listed: Listed) -> Result<Response, Status> {
         let meta = ListMeta { rev: listed.rev, token: listed.token, remaining: listed.remaining };
-        let mut is_shown = !served.converts();
+        // Objects of custom kinds are most often as their schema would have them.
+        let mut is_shown = !served.converts() || listed.objects.iter().all(|object| form::is_as_stored(served, object));
         if form::is_remote(served) {
             let asked = listed.objects.iter().map(|object| (object.clone(), object.rev)).collect();
             listed.objects = Arc::new(form::views(served, asked).await?.into_iter().map(|(object, _)| object).collect());

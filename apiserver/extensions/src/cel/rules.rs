@@ -136,8 +136,8 @@ impl Walk<'_> {
             if uses_old && old.is_none() && !is_optional {
                 continue;
             }
-            let this = V::of(value, Some(node), resource);
-            let was = old.map(|old| V::of(old, Some(node), resource));
+            let this = V::of(value, Some(node));
+            let was = old.map(|old| V::of(old, Some(node)));
             let before = if is_optional { Some(V::Optional(was.map(std::rc::Rc::new))) } else { was };
             let variables = || {
                 [Some(("self".to_owned(), this.clone())), before.clone().map(|was| ("oldSelf".to_owned(), was))]

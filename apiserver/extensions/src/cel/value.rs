@@ -6,10 +6,7 @@ use api::{quantity::Quantity, time::Timestamp};
 use kinds::common::Read;
 use serde_json::{Map, Value};
 
-use super::{
-    syntax::Literal,
-    types::{Resource, unescaped},
-};
+use super::{syntax::Literal, types::unescaped};
 use crate::schema::{Node, Type, formats};
 
 #[derive(Clone, Debug)]
@@ -29,7 +26,7 @@ pub enum V<'v> {
     /// A list of the object, and what its schema says of the elements.
     Array(&'v [Value], Option<&'v Node>),
     /// An object or a map of it.
-    Fields(&'v Map<String, Value>, Option<&'v Node>, Resource),
+    Fields(&'v Map<String, Value>, Option<&'v Node>),
     Optional(Option<Rc<V<'v>>>),
     Type(&'static str),
     Quantity(Quantity),
@@ -110,7 +107,7 @@ impl<'v> V<'v> {
     }
 
     /// A part of the object, as its schema has it (`UnstructuredToVal`).
-    pub fn of(value: &'v Value, node: Option<&'v Node>, resource: Resource) -> Self {
+    pub fn of(value: &'v Value, node: Option<&'v Node>) -> Self {
         let typ = node.map_or(Type::Unset, |node| node.typ);
         match value {
             Value::Null => Self::Null,
@@ -121,10 +118,7 @@ impl<'v> V<'v> {
             },
             Value::String(text) => Self::string(text, node),
             Value::Array(list) => Self::Array(list, node.and_then(|node| node.items.as_deref())),
-            Value::Object(map) => {
-                let is_resource = resource == Resource::Yes || node.is_some_and(|node| node.embedded);
-                Self::Fields(map, node, if is_resource { Resource::Yes } else { Resource::No })
-            }
+            Value::Object(map) => Self::Fields(map, node),
         }
     }
 
@@ -186,7 +180,7 @@ impl<'v> V<'v> {
     pub fn element(&self, at: usize) -> Option<V<'v>> {
         match self {
             Self::List(list) => list.get(at).cloned(),
-            Self::Array(list, items) => list.get(at).map(|value| Self::of(value, *items, Resource::No)),
+            Self::Array(list, items) => list.get(at).map(|value| Self::of(value, *items)),
             _ => None,
         }
     }
@@ -200,9 +194,9 @@ impl<'v> V<'v> {
     pub fn entries(&self) -> Vec<(V<'v>, V<'v>)> {
         match self {
             Self::Map(map) => map.to_vec(),
-            Self::Fields(map, node, _) => {
+            Self::Fields(map, node) => {
                 let entry = |(key, value): (&'v String, &'v Value)| {
-                    (Self::Text(Text::Borrowed(key)), Self::of(value, node.and_then(|node| node.field(key)), Resource::No))
+                    (Self::Text(Text::Borrowed(key)), Self::of(value, node.and_then(|node| node.field(key))))
                 };
                 map.iter().map(entry).collect()
             }
@@ -213,7 +207,7 @@ impl<'v> V<'v> {
     /// The field of an object or the entry of a map, by a name in a rule. `None`: there is none.
     pub fn select(&self, name: &str) -> Option<V<'v>> {
         match self {
-            Self::Fields(map, node, _) => {
+            Self::Fields(map, node) => {
                 let is_map = node.is_some_and(|node| node.properties.is_empty());
                 let name = if is_map { name.into() } else { unescaped(name)? };
                 let value = (*map).at(&name).or_else(|| map.get(&*name))?;
@@ -222,7 +216,7 @@ impl<'v> V<'v> {
                 if value.is_null() && inner.is_some_and(|inner| !inner.nullable) {
                     return None;
                 }
-                Some(Self::of(value, inner, Resource::No))
+                Some(Self::of(value, inner))
             }
             Self::Map(_) => self.entry(&Self::Text(Text::Shared(name.into()))),
             _ => None,
@@ -232,10 +226,10 @@ impl<'v> V<'v> {
     /// The value under a key.
     pub fn entry(&self, key: &V<'v>) -> Option<V<'v>> {
         match self {
-            Self::Fields(map, node, _) => {
+            Self::Fields(map, node) => {
                 let Self::Text(name) = key else { return None };
                 let value = map.get(&**name)?;
-                Some(Self::of(value, node.and_then(|node| node.field(name)), Resource::No))
+                Some(Self::of(value, node.and_then(|node| node.field(name))))
             }
             Self::Map(map) => map.iter().find(|(other, _)| super::compare::equal(other, key)).map(|(_, value)| value.clone()),
             _ => None,

@@ -34,6 +34,7 @@ pub fn spec(object: &Value, old: Option<&Value>, causes: &mut FieldErrors) {
         }
     }
     names(spec.at("names"), at, causes);
+    Shared::of(spec.list("versions")).valid(spec, old, causes);
     conversion(spec.at("conversion"), path.field("conversion"), causes);
     let Some(old) = old else { return };
     let was = old.at("spec");
@@ -77,7 +78,7 @@ pub fn stored_versions(object: &Value, causes: &mut FieldErrors) {
     let path = Path::new("status.storedVersions");
     let stored = object.at("status").list("storedVersions");
     if stored.is_empty() {
-        return causes.invalid(path, stored.to_vec(), "must have at least one stored version");
+        return causes.invalid(path, Value::Null, "must have at least one stored version");
     }
     let versions = object.at("spec").list("versions");
     for version in versions.iter().filter(|version| version.is_true("storage")) {
@@ -141,6 +142,7 @@ fn versions(spec: Option<&Value>, old: Option<&Value>, path: Path<'_>, causes: &
             causes.required(at.field("schema").field("openAPIV3Schema"), "");
         }
     }
+    let shared = Shared::of(versions);
     let mut seen = HashSet::new();
     let mut are_unique = true;
     for (index, version) in versions.iter().enumerate() {
@@ -151,7 +153,7 @@ fn versions(spec: Option<&Value>, old: Option<&Value>, path: Path<'_>, causes: &
             causes.invalid(at.field("name"), name, &errors.join(","));
         }
         let was = old.at("spec").list("versions").iter().find(|old| old.text("name") == name);
-        one_version(version, was, at, causes);
+        one_version(version, was, &shared, at, causes);
     }
     if !are_unique {
         causes.invalid(path, versions.to_vec(), "must contain unique version names");
@@ -161,12 +163,48 @@ fn versions(spec: Option<&Value>, old: Option<&Value>, path: Path<'_>, causes: &
     }
 }
 
+/// What all versions have the same: upstream moves it out of them, and speaks of it once.
+struct Shared {
+    schema: bool,
+    subresources: bool,
+    columns: bool,
+    fields: bool,
+}
+
+impl Shared {
+    fn of(versions: &[Value]) -> Self {
+        let is_same = |name: &str| {
+            let first = versions.first().at(name);
+            first.is_some_and(|first| *first != Value::Array(Vec::new())) && versions.iter().all(|version| version.at(name) == first)
+        };
+        Self {
+            schema: is_same("schema"),
+            subresources: is_same("subresources"),
+            columns: is_same("additionalPrinterColumns"),
+            fields: is_same("selectableFields"),
+        }
+    }
+
+    /// What is wrong with what is shared, told where upstream has it.
+    fn valid(&self, spec: Option<&Value>, old: Option<&Value>, causes: &mut FieldErrors) {
+        let Some(version) = spec.list("versions").first() else { return };
+        let was = old.at("spec").list("versions").iter().find(|old| old.text("name") == version.text("name"));
+        let others = Self { schema: !self.schema, subresources: !self.subresources, columns: !self.columns, fields: !self.fields };
+        parts(version, was, &others, (Path::new("spec"), "validation"), causes);
+    }
+}
+
 /// `validateCustomResourceDefinitionVersion`
-fn one_version(version: &Value, was: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
+fn one_version(version: &Value, was: Option<&Value>, shared: &Shared, path: Path<'_>, causes: &mut FieldErrors) {
     deprecation(version, path.field("deprecationWarning"), causes);
+    parts(version, was, shared, (path, "schema"), causes);
+}
+
+/// The parts that are not left to another place; the schema stands under the word given.
+fn parts(version: &Value, was: Option<&Value>, left: &Shared, (path, word): (Path<'_>, &str), causes: &mut FieldErrors) {
     let subresources = version.at("subresources");
-    if let Some(schema) = version.at("schema").at("openAPIV3Schema") {
-        let at = path.field("schema");
+    if let Some(schema) = version.at("schema").at("openAPIV3Schema").filter(|_| !left.schema) {
+        let at = path.field(word);
         open_api::schema(
             schema,
             was.at("schema").at("openAPIV3Schema"),
@@ -175,16 +213,16 @@ fn one_version(version: &Value, was: Option<&Value>, path: Path<'_>, causes: &mu
             causes,
         );
     }
-    if let Some(scale) = subresources.at("scale") {
+    if let Some(scale) = subresources.at("scale").filter(|_| !left.subresources) {
         let at = path.field("subresources");
         scale_paths(scale, at, causes);
     }
-    for (index, column) in version.list("additionalPrinterColumns").iter().enumerate() {
+    for (index, column) in version.list("additionalPrinterColumns").iter().enumerate().filter(|_| !left.columns) {
         let at = path.field("additionalPrinterColumns");
         printer_column(column, at.index(index), causes);
     }
     let fields = version.list("selectableFields");
-    if !fields.is_empty() {
+    if !fields.is_empty() && !left.fields {
         selectable(fields, version.at("schema").at("openAPIV3Schema"), path.field("selectableFields"), causes);
     }
 }

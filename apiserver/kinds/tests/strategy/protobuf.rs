@@ -19,7 +19,8 @@ async fn room() -> Room {
     let room = Room::new(kinds::table(&kinds::Config::default()), Auth::default()).await;
     Room::ok(room.post("/api/v1/namespaces", json!({"metadata": {"name": "default"}})).await);
     for name in ["a", "b"] {
-        let map = json!({"metadata": {"name": name, "labels": {"z": "1", "a": "2"}}, "data": {"y": "ü", "x": ""}, "binaryData": {"b": "AAEC"}});
+        let map =
+            json!({"metadata": {"name": name, "labels": {"z": "1", "a": "2"}}, "data": {"y": "ü", "x": ""}, "binaryData": {"b": "AAEC"}});
         Room::ok(room.post(MAPS, map).await);
     }
     room

@@ -119,7 +119,7 @@ async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Pr
     let address = address.context("this machine has no address that others could reach: connect it to a network, or give --node-ip")?;
     let client = if flags.join.offline_start {
         let cache = NodeCache::open(&dirs.node().join(CACHE), SERVER_WITHIN, group).context("opening what was kept of the cluster")?;
-        patient(cache.over(member.transport.clone()))
+        patient(cache.over(member.transport.clone()), "kubelet")
     } else {
         member.transport.client()
     };

@@ -11,12 +11,16 @@ use api::{
             apps::v1::{Deployment, ReplicaSet},
             certificates::v1::CertificateSigningRequest,
             coordination::v1::Lease,
-            core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Secret, Service, ServiceAccount},
+            core::v1::{
+                ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Secret,
+                Service, ServiceAccount,
+            },
             discovery::v1::EndpointSlice,
             networking::v1::{IPAddress, ServiceCIDR},
             node::v1::RuntimeClass,
             policy::v1::PodDisruptionBudget,
             rbac::v1::ClusterRole,
+            storage::v1::VolumeAttributesClass,
         },
         apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
     },
@@ -91,13 +95,32 @@ impl<'a> Meta<'a> {
     }
 }
 
+/// Metadata that may say who owns which field.
+trait Managed {
+    fn forget_managers(&mut self);
+}
+
+impl Managed for ObjectMeta {
+    fn forget_managers(&mut self) {
+        self.managed_fields = None;
+    }
+}
+
+/// It has never heard of them.
+impl Managed for pods::PodMeta {
+    fn forget_managers(&mut self) {}
+}
+
 macro_rules! objects {
     ($($object:ty => $served:ty),* $(,)?) => {
         $(impl Object for $object {
             type Served = $served;
 
             fn read(json: &[u8]) -> serde_json::Result<Seen<Self>> {
-                decode(json)
+                let mut seen = decode::<Self>(json)?;
+                // Nobody reads who owns which field, and what is written without says nothing of it.
+                seen.object.metadata.forget_managers();
+                Ok(seen)
             }
 
             fn object_meta(&self) -> Meta<'_> {
@@ -122,6 +145,8 @@ objects![
     Lease => Lease,
     Namespace => Namespace,
     Node => Node,
+    PersistentVolume => PersistentVolume,
+    PersistentVolumeClaim => PersistentVolumeClaim,
     Pod => Pod,
     PodDisruptionBudget => PodDisruptionBudget,
     ReplicaSet => ReplicaSet,
@@ -131,5 +156,6 @@ objects![
     Service => Service,
     ServiceAccount => ServiceAccount,
     ServiceCIDR => ServiceCIDR,
+    VolumeAttributesClass => VolumeAttributesClass,
     pods::Pod => Pod,
 ];

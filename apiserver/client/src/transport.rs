@@ -37,6 +37,8 @@ pub use unchecked::unchecked;
 pub const SERVERS_MAX: usize = 16;
 /// Until a server has a connection for us: what does not answer by then is not waited for where there is another.
 const CONNECT_BOUND: Duration = Duration::from_secs(4);
+/// Who asks: an agent of a node (see [`patient`]).
+const AGENT: &str = "kubelet";
 /// All servers refused: they are left alone for that long, and requests fail at once meanwhile.
 const REST: Duration = Duration::from_millis(500);
 /// Connections to the server in use: 100 requests fit on each.
@@ -104,7 +106,7 @@ impl Transport {
 
     /// A client that waits out refusals ([`patient`]).
     pub fn client(&self) -> Client {
-        patient(self.clone())
+        patient(self.clone(), AGENT)
     }
 
     /// From now on new requests go where this is trusted and shown; those in flight, and watches, end where they are.

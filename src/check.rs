@@ -58,7 +58,7 @@ fn wish(flags: &CheckFlags) -> Wish {
     // One that only tried to join keeps the key it asked with, and is none; one whose certificate cannot be read was one.
     let is_node = !matches!(kept.node(), Ok(None));
     // What its cluster said.
-    let told = || kept.facts().ok().flatten().filter(|_| is_node).map(|facts| facts.cluster_cidrs);
+    let told = || kept.cluster().ok().flatten().filter(|_| is_node).map(|cluster| cluster.cluster_cidrs);
     let given = flags.cluster_cidr.as_ref().map(|ranges| ranges.list().to_vec());
     Wish {
         name: (!is_node).then(|| flags.node_name.clone().unwrap_or_else(host_name)),
@@ -162,8 +162,8 @@ mod tests {
         let own = client::certificate::self_signed(&wanted, std::time::Duration::from_secs(60), api::time::Timestamp::now()).unwrap();
         kept.set_client("CA", &own);
         assert!(wish(&flags).name.is_none());
-        let facts = r#"{"clusterCIDRs":["10.1.0.0/16"],"clusterDNS":"10.96.0.10","clusterDomain":"cluster.local"}"#;
-        std::fs::write(node.join("cluster.json"), facts).unwrap();
+        let cluster = r#"{"clusterCIDRs":["10.1.0.0/16"],"clusterDNS":"10.96.0.10","clusterDomain":"cluster.local"}"#;
+        std::fs::write(node.join("cluster.json"), cluster).unwrap();
         assert_eq!(ranges(&[]).0, "10.1.0.0/16");
         assert_eq!(ranges(&["--cluster-cidr=10.2.0.0/16"]).1, "10.2.0.0/16");
     }

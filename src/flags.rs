@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 
 pub use audit::AuditFlags;
 pub use given::Given;
-pub use join::{CheckFlags, FactFlags, JoinFlags, LeaveFlags};
+pub use join::{CheckFlags, ClusterFlags, JoinFlags, LeaveFlags};
 pub use node::own_labels;
 pub use nodes::NodesFlags;
 pub use ranges::{PODS as POD_RANGE, Ranges, of_pods as pod_ranges};
@@ -193,7 +193,7 @@ pub struct AgentVerbFlags {
     #[command(flatten)]
     pub agent: AgentFlags,
     #[command(flatten)]
-    pub facts: FactFlags,
+    pub cluster: ClusterFlags,
     #[command(flatten)]
     pub hollow: HollowFlags,
     /// For hollow nodes that do not join by --server and --token: the cluster, and who we are there [default: $KUBECONFIG or ~/.kube/config]

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
-use ::hollow::{Config, Hollow, Invitation, NoEntry, Stages};
+use ::hollow::{Config, Hollow, JoinConfiguration, NoEntry, Stages};
 use anyhow::{Context, anyhow, bail};
 use api::task::Group;
 use client::{
@@ -70,12 +70,12 @@ fn joining(nodes: u32, flags: &AgentVerbFlags, group: &Group) -> anyhow::Result<
         bail!("--kubeconfig makes hollow nodes as its user, --server and --token let each join as itself: give one of them");
     }
     let stages = stages(flags.hollow.stages.as_deref())?;
-    let invitation = Arc::new(invitation(&flags.join, group)?);
+    let configuration = Arc::new(configuration(&flags.join, group)?);
     open_files::raise();
-    Ok(::hollow::join(config(nodes, flags), stages, &invitation, group))
+    Ok(::hollow::join(config(nodes, flags), stages, &configuration, group))
 }
 
-fn invitation(flags: &JoinFlags, group: &Group) -> anyhow::Result<Invitation> {
+fn configuration(flags: &JoinFlags, group: &Group) -> anyhow::Result<JoinConfiguration> {
     let Some(invited) = JoinToken::of_flags(flags)? else {
         bail!("--token is missing: `skiff token create` on a server prints one");
     };
@@ -89,7 +89,7 @@ fn invitation(flags: &JoinFlags, group: &Group) -> anyhow::Result<Invitation> {
         let asked = async move { discover::authority(&servers, &invited, &group).await.map_err(|error| no_entry(&error)) };
         Box::pin(asked) as futures::future::BoxFuture<'static, _>
     });
-    Ok(Invitation { servers, token, authority })
+    Ok(JoinConfiguration { servers, token, authority })
 }
 
 fn no_entry(error: &anyhow::Error) -> NoEntry {

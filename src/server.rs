@@ -46,7 +46,7 @@ use tokio::{net::TcpListener, sync::watch};
 use self::{
     authority::Ca,
     compaction::compact_by_one,
-    endpoint_leases::Masters,
+    endpoint_leases::EndpointLeases,
     leading::{Leading, Rooms, client_as},
 };
 use crate::{
@@ -80,7 +80,7 @@ pub struct Control {
     /// Controllers and scheduler, until the end.
     leading: Mutex<Option<Leading>>,
     /// Where there may be several servers.
-    masters: Option<Arc<Masters>>,
+    endpoint_leases: Option<Arc<EndpointLeases>>,
     _instance: Instance,
 }
 
@@ -156,8 +156,8 @@ impl Control {
 
         let (admin, reached) = (certs.admin_kubeconfig(&format!("https://{address}")), SocketAddr::new(advertised, port));
         write_kubeconfig(&dirs, &kubeconfig::kept(admin.clone(), reached, &BTreeSet::new()))?;
-        let (leading, masters) = (Mutex::default(), None);
-        let mut control = Self { group, dirs, certs, admin, reached, engine, front, store, leading, masters, _instance: instance };
+        let (leading, endpoint_leases) = (Mutex::default(), None);
+        let mut control = Self { group, dirs, certs, admin, reached, engine, front, store, leading, endpoint_leases, _instance: instance };
         Box::pin(auth::bootstrap(&control.engine)).await?;
         Box::pin(control.publish(flags, &config, has_etcd)).await?;
         Box::pin(manifests::apply(&control.engine, cluster_dns(&config))).await?;
@@ -184,10 +184,10 @@ impl Control {
         if has_etcd {
             let own = serving_names(flags, config, self.reached.ip());
             let names = own.dns.into_iter().chain(own.addresses.iter().map(ToString::to_string)).collect();
-            let masters = Masters::start(&self.engine, &self.store, self.reached, names, &self.group).await?;
-            let keeping = keep_kubeconfig(self.dirs.clone(), self.admin.clone(), self.reached, masters.servers());
+            let endpoint_leases = EndpointLeases::start(&self.engine, &self.store, self.reached, names, &self.group).await?;
+            let keeping = keep_kubeconfig(self.dirs.clone(), self.admin.clone(), self.reached, endpoint_leases.servers());
             self.group.spawn_loop("kubeconfig", keeping);
-            self.masters = Some(masters);
+            self.endpoint_leases = Some(endpoint_leases);
         } else {
             kinds::bootstrap_service::kubernetes_endpoints(&self.engine, &[self.reached].into()).await?;
         }
@@ -196,7 +196,7 @@ impl Control {
 
     /// The administrator's kubeconfig for this machine, with the servers that there are now.
     pub fn admin(&self) -> Value {
-        let servers = self.masters.as_ref().map(|masters| masters.servers().borrow().clone()).unwrap_or_default();
+        let servers = self.endpoint_leases.as_ref().map(|endpoint_leases| endpoint_leases.servers().borrow().clone()).unwrap_or_default();
         kubeconfig::for_here(kubeconfig::kept(self.admin.clone(), self.reached, &servers))
     }
 
@@ -209,12 +209,12 @@ impl Control {
                 leading.leave().await;
             }
         };
-        let masters = async {
-            if let Some(masters) = &self.masters {
-                masters.leave().await;
+        let endpoint_leases = async {
+            if let Some(endpoint_leases) = &self.endpoint_leases {
+                endpoint_leases.leave().await;
             }
         };
-        tokio::join!(leading, masters);
+        tokio::join!(leading, endpoint_leases);
         end(&self.group, END_BOUND).await;
         self.store.close().await;
     }

@@ -132,7 +132,7 @@ fn summary(body: &[u8]) -> String {
     let text = match body.first() {
         None => return "<empty>".into(),
         Some(b'{') => String::from_utf8_lossy(shown).into_owned(),
-        Some(_) => shown.iter().map(|b| format!("{b:02x}")).collect(),
+        Some(_) => api::hex(shown),
     };
     if body.len() > SHOWN { format!("{text} ...") } else { text }
 }

@@ -224,8 +224,8 @@ fn shown(der: &[u8], parsed: &X509Certificate<'_>) -> Shown {
     if name.is_empty() {
         return Shown::Nothing;
     }
-    let digest: String = Sha256::digest(der).iter().map(|b| format!("{b:02x}")).collect();
-    let credential = ("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={digest}")]);
+    let credential =
+        ("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={}", api::hex(Sha256::digest(der)))]);
     let groups: Vec<String> = parsed.subject().iter_organization().map(text).collect();
     let mut extra = BTreeMap::from([credential]);
     if groups.iter().any(|group| group == NODES_GROUP) {

@@ -20,6 +20,8 @@ use crate::{
 
 /// Network namespaces, links and cgroups of the tests' machines are named so: one world at a time, by the lock of [`node`].
 const WORLD: &str = "skt";
+/// As `machine.sh` has it: below it each world has its cgroup.
+const MACHINES: &str = "/skiff-machines";
 const SCRIPT: &str = "deploy/machine.sh";
 const PROVISION: &str = "deploy/provision.sh";
 
@@ -347,11 +349,38 @@ fn traces() -> BTreeSet<String> {
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
         names.filter(|name| name.starts_with(WORLD)).map(|name| format!("{dir}/{name}")).collect::<Vec<_>>()
     };
-    node::traces().into_iter().chain(named("/run/netns")).chain(named("/sys/class/net")).collect()
+    let ours = node::traces().into_iter().filter(|trace| !is_of_others(trace));
+    ours.chain(named("/run/netns")).chain(named("/sys/class/net")).collect()
+}
+
+/// A cgroup of another world, which comes and goes as it likes, or the one that all worlds share.
+fn is_of_others(trace: &str) -> bool {
+    let below = trace.split_once(MACHINES).map(|(_, below)| below.trim_start_matches('/'));
+    below.is_some_and(|below| below.split('/').next() != Some(WORLD))
 }
 
 fn mounts_below(dir: &Path) -> Vec<String> {
     let path = dir.display().to_string();
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     mounts.lines().filter(|line| line.contains(&path)).map(|line| format!("mount {line}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_of_this_world_is_its_own() {
+        for (trace, wanted) in [
+            ("cgroup /sys/fs/cgroup/memory/skiff-machines/skt", false),
+            ("cgroup /sys/fs/cgroup/skiff-machines/skt/a/init", false),
+            ("cgroup /sys/fs/cgroup/skiff-machines/skiff/a/kubepods", true),
+            ("cgroup /sys/fs/cgroup/skiff-machines/skt2/a", true),
+            ("cgroup /sys/fs/cgroup/skiff-machines", true),
+            ("cgroup /sys/fs/cgroup/kubepods/pod1", false),
+            ("link skiff0", false),
+        ] {
+            assert_eq!(is_of_others(trace), wanted, "{trace}");
+        }
+    }
 }

@@ -102,8 +102,7 @@ pub fn cgroup_root(agent_dir: &Path) -> String {
         return crate::cgroups::ROOT.into();
     }
     let digest = Sha256::digest(agent_dir.as_os_str().as_encoded_bytes());
-    let short: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{short}", crate::cgroups::ROOT)
+    format!("{}-{}", crate::cgroups::ROOT, api::hex(&digest[..4]))
 }
 
 /// Volumes, termination logs, hosts files: upstream's `/var/lib/kubelet`.

@@ -164,7 +164,7 @@ pub fn rehearse(pod: &Pod) -> bool {
 /// Of content and place: a changed file is another pod.
 fn uid(value: &Value, path: &Path, node_name: &str) -> String {
     let digest = Sha256::digest(format!("{value}host:{node_name}file:{}", path.display()));
-    digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    api::hex(&digest[..16])
 }
 
 #[cfg(test)]

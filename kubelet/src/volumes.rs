@@ -167,6 +167,11 @@ impl Manager {
         Ok(PodVolumes { pod: pod.clone(), ready, objects: shared.objects.clone() })
     }
 
+    /// How many of the ConfigMaps and Secrets that the pod names are too many to be watched; told once.
+    pub fn unwatched(&self, uid: &str) -> Option<usize> {
+        self.shared.objects.untold(uid)
+    }
+
     /// Tells of a pod that is here, at first sight and at each change of it: its labels and annotations appear in its files soon after,
     /// and one that an earlier run of ours prepared is kept current again. Without a directory here it is left alone. Does not block.
     pub fn updated(&self, pod: &Arc<Pod>) {

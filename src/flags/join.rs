@@ -31,7 +31,7 @@ pub struct JoinFlags {
 
 /// What a node must know of its cluster, where no server tells it.
 #[derive(Args, Clone, Debug, Default)]
-pub struct FactFlags {
+pub struct ClusterFlags {
     /// Addresses of the cluster's pods [default: as the server says]
     #[arg(long, value_name = "CIDR,...", value_parser = ranges::of_pods)]
     pub cluster_cidr: Option<Ranges>,

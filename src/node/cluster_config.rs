@@ -11,7 +11,7 @@ use client::kube::{self, Api, Client};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use crate::flags::FactFlags;
+use crate::flags::ClusterFlags;
 
 const NAMESPACE: &str = "kube-system";
 const KUBELET: &str = "kubelet-config";
@@ -22,7 +22,7 @@ const KUBEADM_KEY: &str = "ClusterConfiguration";
 
 /// The same for all nodes of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct ClusterConfig {
     /// Where pods' addresses come from, at most one of each family.
     pub cluster_cidrs: Vec<IpNet>,
     pub cluster_dns: IpAddr,
@@ -37,12 +37,12 @@ struct Told {
     cluster_domain: Option<String>,
 }
 
-impl Facts {
+impl ClusterConfig {
     /// Asks a server; what a flag says goes before what it says.
     ///
     /// # Errors
     /// No server answers, or none knows and no flag says.
-    pub async fn ask(client: &Client, flags: &FactFlags) -> anyhow::Result<Self> {
+    pub async fn ask(client: &Client, flags: &ClusterFlags) -> anyhow::Result<Self> {
         let flags = Told::of_flags(flags);
         if let Ok(all) = flags.clone().whole() {
             return Ok(all);
@@ -62,7 +62,7 @@ impl Facts {
     }
 
     /// With what the flags say.
-    pub fn with(self, flags: &FactFlags) -> Self {
+    pub fn with(self, flags: &ClusterFlags) -> Self {
         let told = Told::of_flags(flags);
         Self {
             cluster_cidrs: told.cluster_cidrs.unwrap_or(self.cluster_cidrs),
@@ -92,7 +92,7 @@ impl Facts {
 }
 
 impl Told {
-    fn of_flags(flags: &FactFlags) -> Self {
+    fn of_flags(flags: &ClusterFlags) -> Self {
         Self {
             cluster_cidrs: flags.cluster_cidr.as_ref().map(|ranges| ranges.list().to_vec()),
             cluster_dns: flags.cluster_dns,
@@ -119,11 +119,11 @@ impl Told {
         }
     }
 
-    fn whole(self) -> anyhow::Result<Facts> {
+    fn whole(self) -> anyhow::Result<ClusterConfig> {
         let lacks = |flag: &str| format!("no server says what {flag} is for nodes of this cluster: give the flag");
         let Some(cluster_cidrs) = self.cluster_cidrs else { bail!(lacks("--cluster-cidr")) };
         let Some(cluster_dns) = self.cluster_dns else { bail!(lacks("--cluster-dns")) };
-        Ok(Facts { cluster_cidrs, cluster_dns, cluster_domain: self.cluster_domain.unwrap_or_else(|| "cluster.local".into()) })
+        Ok(ClusterConfig { cluster_cidrs, cluster_dns, cluster_domain: self.cluster_domain.unwrap_or_else(|| "cluster.local".into()) })
     }
 }
 
@@ -143,8 +143,8 @@ fn domain(value: &Value) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn facts() -> Facts {
-        Facts {
+    fn cluster() -> ClusterConfig {
+        ClusterConfig {
             cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00::/48".parse().unwrap()],
             cluster_dns: "10.96.0.10".parse().unwrap(),
             cluster_domain: "a.example".into(),
@@ -153,9 +153,9 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_read_again() {
-        assert_eq!(Facts::from_json(&facts().to_json()).unwrap(), facts());
+        assert_eq!(ClusterConfig::from_json(&cluster().to_json()).unwrap(), cluster());
         for cut in ["", "{}", "{\"clusterCIDRs\":[\"10.0.0.0/8\"]}"] {
-            assert!(Facts::from_json(cut).is_err(), "{cut}");
+            assert!(ClusterConfig::from_json(cut).is_err(), "{cut}");
         }
     }
 
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn flags_go_before_what_a_server_says() {
-        let flags = FactFlags { cluster_domain: Some("mine".into()), ..FactFlags::default() };
-        assert_eq!(facts().with(&flags), Facts { cluster_domain: "mine".into(), ..facts() });
+        let flags = ClusterFlags { cluster_domain: Some("mine".into()), ..ClusterFlags::default() };
+        assert_eq!(cluster().with(&flags), ClusterConfig { cluster_domain: "mine".into(), ..cluster() });
     }
 }

@@ -1,4 +1,4 @@
-//! Servers that nobody has trusted yet, and an invitation -> the cluster's authority.
+//! Servers that nobody has trusted yet, and a join token -> the cluster's authority.
 //!
 //! What is asked for is public (ConfigMap `kube-public/cluster-info`), and nothing secret is sent before the authority is known: a pinned CA is
 //! recognized by its hash; without a pin, who signed the answer with the token is believed. Upstream: `cmd/kubeadm/app/discovery/token`.
@@ -51,11 +51,11 @@ impl std::error::Error for NotYet {}
 ///
 /// # Errors
 /// No server answers, or none of what they say can be trusted.
-pub async fn authority(servers: &[Server], invitation: &JoinToken, group: &Group) -> anyhow::Result<String> {
+pub async fn authority(servers: &[Server], join_token: &JoinToken, group: &Group) -> anyhow::Result<String> {
     let transport = Transport::new(servers.to_vec(), unchecked()?, group);
     let maps: Api<ConfigMap> = Api::namespaced(transport.client(), CLUSTER_INFO_NAMESPACE);
     let answer = timeout(ANSWER_BOUND, maps.get(CLUSTER_INFO)).await.context(ASKING)?;
-    trusted(&public(answer)?, invitation)
+    trusted(&public(answer)?, join_token)
 }
 
 fn public(answer: Result<ConfigMap, kube::Error>) -> anyhow::Result<ConfigMap> {
@@ -65,17 +65,17 @@ fn public(answer: Result<ConfigMap, kube::Error>) -> anyhow::Result<ConfigMap> {
     })
 }
 
-fn trusted(info: &ConfigMap, invitation: &JoinToken) -> anyhow::Result<String> {
+fn trusted(info: &ConfigMap, join_token: &JoinToken) -> anyhow::Result<String> {
     let of = |key: &str| info.data.as_ref().and_then(|data| data.get(key)).map(String::as_str);
     let kubeconfig = of(CLUSTER_INFO_KUBECONFIG)
         .with_context(|| format!("ConfigMap {CLUSTER_INFO_NAMESPACE}/{CLUSTER_INFO} has no {CLUSTER_INFO_KUBECONFIG}"))?;
     let bundle = authority_of(kubeconfig).with_context(|| format!("ConfigMap {CLUSTER_INFO_NAMESPACE}/{CLUSTER_INFO}"))?;
-    if let Some(pin) = &invitation.pin {
+    if let Some(pin) = &join_token.pin {
         return pinned(&bundle, |block| pin.matches(block)).map_err(|error| {
             anyhow::anyhow!("{error}: this is another cluster, somebody is in between, or the cluster was made anew. `skiff token create` on its server prints a token with the right hash")
         });
     }
-    let (id, secret) = (&invitation.token.id, &invitation.token.secret);
+    let (id, secret) = (&join_token.token.id, &join_token.token.secret);
     let Some(signature) = of(&format!("{JWS_PREFIX}{id}")) else {
         return Err(NotYet::Signed(id.clone()).into());
     };

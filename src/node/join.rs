@@ -1,4 +1,4 @@
-//! An invitation and the address of a server -> this machine is a node of that cluster: `skiff agent`.
+//! A join token and the address of a server -> this machine is a node of that cluster: `skiff agent`.
 
 mod kubelet_certificate;
 mod rights;
@@ -16,7 +16,7 @@ use client::{
     Caches,
     certificate::{life, tls},
     kube, may_pass,
-    node_cache::Shelf,
+    node_cache::NodeCache,
     patient,
     transport::{Server, Transport},
     trust::pinned,
@@ -36,7 +36,7 @@ use crate::{
     },
     node::{
         self, Access, NodeConfig,
-        cluster_config::Facts,
+        cluster_config::ClusterConfig,
         discover::{self, NotYet},
         join_token::JoinToken,
         kept::Kept,
@@ -54,9 +54,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Below the node's directory: what servers told.
 const CACHE: &str = "cache";
 /// So long a server is waited for before the node starts what it had without one.
-const ALONE_AFTER: Duration = Duration::from_secs(5);
+const SERVER_WITHIN: Duration = Duration::from_secs(5);
 /// Until what was kept of the cluster must do.
-const FACTS_BOUND: Duration = Duration::from_secs(10);
+const CLUSTER_BOUND: Duration = Duration::from_secs(10);
 
 pub async fn run(flags: AgentVerbFlags) -> anyhow::Result<()> {
     if let Some(lacking) = programs::lacking() {
@@ -109,17 +109,17 @@ async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Pr
         progress.say(&format!("warning: {warning}"));
     }
     // Before anything of this cluster is kept, and anything is started here: what was a node before has the right, or what it read with it.
-    if kept.facts()?.is_none()
+    if kept.cluster()?.is_none()
         && let Some(lacking) = Box::pin(rights::lacking(&member.transport.client())).await
     {
         bail!(lacking);
     }
-    let facts = Box::pin(facts(flags, &member)).await?;
+    let cluster = Box::pin(cluster(flags, &member)).await?;
     let address = own_address(flags.agent.node_ip, &member.transport.servers(), progress).await;
     let address = address.context("this machine has no address that others could reach: connect it to a network, or give --node-ip")?;
     let client = if flags.join.offline_start {
-        let shelf = Shelf::open(&dirs.node().join(CACHE), ALONE_AFTER, group).context("opening what was kept of the cluster")?;
-        patient(shelf.over(member.transport.clone()), "kubelet")
+        let cache = NodeCache::open(&dirs.node().join(CACHE), SERVER_WITHIN, group).context("opening what was kept of the cluster")?;
+        patient(cache.over(member.transport.clone()), "kubelet")
     } else {
         member.transport.client()
     };
@@ -136,9 +136,9 @@ async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Pr
         name: member.node.clone(),
         host_name: host_name(),
         address,
-        cluster_cidrs: facts.cluster_cidrs,
-        cluster_dns: facts.cluster_dns,
-        cluster_domain: facts.cluster_domain,
+        cluster_cidrs: cluster.cluster_cidrs,
+        cluster_dns: cluster.cluster_dns,
+        cluster_domain: cluster.cluster_domain,
         flags: flags.agent.clone(),
     };
     let used = member.transport.used();
@@ -155,7 +155,7 @@ async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Pr
 
 /// As what this machine joins: as flags say, and as `node` is, once that is known.
 fn wish(flags: &AgentVerbFlags, node: Option<&NodeConfig>) -> Wish {
-    let given = flags.facts.cluster_cidr.as_ref().map(|ranges| ranges.list().to_vec()).unwrap_or_default();
+    let given = flags.cluster.cluster_cidr.as_ref().map(|ranges| ranges.list().to_vec()).unwrap_or_default();
     Wish {
         name: None,
         node_ip: node.map(|node| node.address).or(flags.agent.node_ip),
@@ -182,11 +182,11 @@ fn needs(flags: &AgentVerbFlags) -> Needs {
 
 /// Who was a node before is one again; who was not joins.
 async fn member(flags: &AgentVerbFlags, kept: &Kept, group: &Group, progress: &Progress) -> anyhow::Result<Member> {
-    let invitation = JoinToken::of_flags(&flags.join)?;
+    let join_token = JoinToken::of_flags(&flags.join)?;
     let servers = servers::known(&flags.join.server, &kept.servers()?)?;
     let is_damaged = kept.is_client_damaged();
     let shown = match kept.client() {
-        Err(error) if is_damaged && invitation.is_some() => {
+        Err(error) if is_damaged && join_token.is_some() => {
             tracing::warn!(error = format!("{error:#}"), "the certificate that was kept is of no use; joining again");
             None
         }
@@ -196,22 +196,22 @@ async fn member(flags: &AgentVerbFlags, kept: &Kept, group: &Group, progress: &P
         found => found?,
     };
     if let (Some(ca), Some(identity)) = (kept.ca()?, shown) {
-        return Box::pin(again(flags, (ca, identity), kept, invitation, servers, group, progress)).await;
+        return Box::pin(again(flags, (ca, identity), kept, join_token, servers, group, progress)).await;
     }
     if servers.is_empty() {
         bail!(
             "--server is missing: the URL of a server of the cluster, as in https://10.0.0.5:6443 (--hollow N simulates nodes, `skiff up` makes a cluster of one)"
         );
     }
-    let Some(invitation) = invitation else {
+    let Some(join_token) = join_token else {
         bail!("--token is missing: this machine has not joined the cluster yet. `skiff token create` on a server prints one");
     };
-    let ca = Box::pin(patiently(progress, async || discover::authority(&servers, &invitation, group).await)).await?;
+    let ca = Box::pin(patiently(progress, async || discover::authority(&servers, &join_token, group).await)).await?;
     let transport = Transport::new(servers, tls(&ca, None).map_err(anyhow::Error::msg)?, group);
     let last = || if is_damaged { kept.last_node() } else { None };
     let node = flags.agent.node_name.clone().or_else(last).unwrap_or_else(host_name);
-    let member = Member { node, ca, kept: kept.clone(), transport, invitation: Some(invitation.clone()) };
-    Box::pin(patiently(progress, async || member.join(&invitation).await))
+    let member = Member { node, ca, kept: kept.clone(), transport, join_token: Some(join_token.clone()) };
+    Box::pin(patiently(progress, async || member.join(&join_token).await))
         .await
         .with_context(|| format!("joining as node {}", member.node))?;
     progress.step(&format!("joined as node {} ({})", member.node, servers::used(&member.transport)));
@@ -223,7 +223,7 @@ async fn again(
     flags: &AgentVerbFlags,
     (ca, identity): (String, Identity),
     kept: &Kept,
-    invitation: Option<JoinToken>,
+    join_token: Option<JoinToken>,
     servers: Vec<Server>,
     group: &Group,
     progress: &Progress,
@@ -232,7 +232,7 @@ async fn again(
     if let Some(name) = flags.agent.node_name.as_ref().filter(|name| **name != node) {
         bail!("this machine joined its cluster as node {node}, not {name}: `skiff leave` takes it out again");
     }
-    if let Some(pin) = invitation.as_ref().and_then(|invitation| invitation.pin.as_ref()) {
+    if let Some(pin) = join_token.as_ref().and_then(|join_token| join_token.pin.as_ref()) {
         pinned(&ca, |block| pin.matches(block)).map_err(|error| {
             anyhow::anyhow!(
                 "this machine is a node of another cluster than the token is for ({error}): `skiff leave` takes it out of that one"
@@ -244,12 +244,12 @@ async fn again(
     }
     let life = life(&identity).map_err(anyhow::Error::msg)?;
     let transport = Transport::new(servers, tls(&ca, Some(&identity)).map_err(anyhow::Error::msg)?, group);
-    let member = Member { node, ca, kept: kept.clone(), transport, invitation };
+    let member = Member { node, ca, kept: kept.clone(), transport, join_token };
     if !life.is_over(Timestamp::now()) {
         progress.step(&format!("node {} (certificate until {})", member.node, life.to));
         return Ok(member);
     }
-    let Some(invitation) = member.invitation.clone() else {
+    let Some(join_token) = member.join_token.clone() else {
         bail!(
             "the certificate of node {} expired at {}: give a new --token (`skiff token create` on a server prints one), if this machine's clock is right",
             member.node,
@@ -258,7 +258,7 @@ async fn again(
     };
     // What has expired is not shown.
     member.transport.set_tls(tls(&member.ca, None).map_err(anyhow::Error::msg)?);
-    Box::pin(patiently(progress, async || member.join(&invitation).await))
+    Box::pin(patiently(progress, async || member.join(&join_token).await))
         .await
         .with_context(|| format!("joining again as node {}", member.node))?;
     progress.step(&format!("joined again as node {}", member.node));
@@ -266,19 +266,19 @@ async fn again(
 }
 
 /// As a server says, or as one said before.
-async fn facts(flags: &AgentVerbFlags, member: &Member) -> anyhow::Result<Facts> {
-    let asked = timeout(FACTS_BOUND, Facts::ask(&member.transport.client(), &flags.facts)).await;
+async fn cluster(flags: &AgentVerbFlags, member: &Member) -> anyhow::Result<ClusterConfig> {
+    let asked = timeout(CLUSTER_BOUND, ClusterConfig::ask(&member.transport.client(), &flags.cluster)).await;
     let error = match asked {
-        Ok(Ok(facts)) => {
-            member.kept.set_facts(&facts);
-            return Ok(facts);
+        Ok(Ok(cluster)) => {
+            member.kept.set_cluster(&cluster);
+            return Ok(cluster);
         }
         Ok(Err(error)) => error,
-        Err(_) => anyhow::anyhow!("no server answers within {} s", FACTS_BOUND.as_secs()),
+        Err(_) => anyhow::anyhow!("no server answers within {} s", CLUSTER_BOUND.as_secs()),
     };
-    let Some(facts) = member.kept.facts()? else { return Err(error) };
+    let Some(cluster) = member.kept.cluster()? else { return Err(error) };
     tracing::warn!(error = format!("{error:#}"), "what is known of the cluster is from before");
-    Ok(facts.with(&flags.facts))
+    Ok(cluster.with(&flags.cluster))
 }
 
 /// The given one, else what packets to the servers leave from: where there are several networks, that is the one they share with us.

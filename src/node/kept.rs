@@ -14,7 +14,7 @@ use client::certificate::{common_name, new_key};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::node::cluster_config::Facts;
+use crate::node::cluster_config::ClusterConfig;
 
 const CA: &str = "ca.crt";
 /// Upstream's names for these are `kubelet-client-current.pem` and `kubelet-server-current.pem`, with the keys in them.
@@ -159,13 +159,14 @@ impl Kept {
     }
 
     /// `None` too where they cannot be read: a server tells them again.
-    pub fn facts(&self) -> anyhow::Result<Option<Facts>> {
+    pub fn cluster(&self) -> anyhow::Result<Option<ClusterConfig>> {
         let text = self.read(CLUSTER)?;
-        Ok(text.and_then(|text| Facts::from_json(&text).inspect_err(|error| tracing::warn!(%error, "{CLUSTER} is left aside")).ok()))
+        Ok(text
+            .and_then(|text| ClusterConfig::from_json(&text).inspect_err(|error| tracing::warn!(%error, "{CLUSTER} is left aside")).ok()))
     }
 
-    pub fn set_facts(&self, facts: &Facts) {
-        self.write(vec![(CLUSTER.to_owned(), facts.to_json())]);
+    pub fn set_cluster(&self, cluster: &ClusterConfig) {
+        self.write(vec![(CLUSTER.to_owned(), cluster.to_json())]);
     }
 
     fn identity(&self, name: &str) -> anyhow::Result<Option<Identity>> {
@@ -299,7 +300,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let kept = Kept::open(dir.path()).unwrap();
         fs::write(dir.path().join(CLUSTER), "{\"cut").unwrap();
-        assert_eq!(kept.facts().unwrap(), None);
+        assert_eq!(kept.cluster().unwrap(), None);
     }
 
     #[test]

@@ -19,8 +19,8 @@ use client::{
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
-    flags::{FactFlags, JoinFlags},
-    node::{cluster_config::Facts, discover, join_token::JoinToken},
+    flags::{ClusterFlags, JoinFlags},
+    node::{cluster_config::ClusterConfig, discover, join_token::JoinToken},
 };
 pub use here::{Needs, Wish};
 
@@ -52,7 +52,7 @@ pub async fn look(flags: &JoinFlags, wish: &Wish, group: &Group) -> Vec<Finding>
             let (findings, client) = Box::pin(invited(&there, &token, wish.name.as_deref(), group)).await;
             found.extend(findings);
             if let Some(client) = client.filter(|_| wish.cluster_cidrs.is_empty()) {
-                told = timeout(ANSWER_BOUND, Facts::ask(&client, &FactFlags::default())).await.ok().and_then(Result::ok);
+                told = timeout(ANSWER_BOUND, ClusterConfig::ask(&client, &ClusterFlags::default())).await.ok().and_then(Result::ok);
             }
         }
         Ok(_) => {}
@@ -60,7 +60,7 @@ pub async fn look(flags: &JoinFlags, wish: &Wish, group: &Group) -> Vec<Finding>
     }
     let needs = if flags.tunnel { Needs::Nobody } else { Needs::Others(wish.kubelet_port) };
     let wish = match told {
-        Some(facts) => Wish { cluster_cidrs: facts.cluster_cidrs, ..wish.clone() },
+        Some(cluster) => Wish { cluster_cidrs: cluster.cluster_cidrs, ..wish.clone() },
         None => wish.clone(),
     };
     found.extend(Box::pin(here::look(&wish, &named, needs, group)).await);

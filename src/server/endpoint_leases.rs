@@ -33,7 +33,7 @@ const ROUNDS_APART: Duration = Duration::from_secs(1);
 const REMOVE_BOUND: Duration = Duration::from_secs(2);
 
 /// This server's lease, and what follows from all of them.
-pub struct Masters {
+pub struct EndpointLeases {
     engine: Arc<Engine>,
     store: Arc<dyn Store>,
     advertised: SocketAddr,
@@ -45,7 +45,7 @@ pub struct Masters {
     told: watch::Sender<BTreeSet<SocketAddr>>,
 }
 
-impl Masters {
+impl EndpointLeases {
     /// Resolves once our own address is among the endpoints, and keeps it there until the group stops.
     ///
     /// # Errors
@@ -264,7 +264,7 @@ mod tests {
         let start = async |address: &str, group: &Group| {
             let advertised = format!("{address}:6443").parse().unwrap();
             let names = [address, "vip.example"].map(str::to_owned).into();
-            Masters::start(&door.engine, &store, advertised, names, group).await.expect("it is written")
+            EndpointLeases::start(&door.engine, &store, advertised, names, group).await.expect("it is written")
         };
         let (doomed, rest) = (group.child(), group.child());
         let first = start("10.0.0.1", &rest).await;
@@ -300,14 +300,15 @@ mod tests {
         group.spawn(async move { memory.tend().await });
         let door = Door::over(store.clone(), &group).await;
         let at = |text: &str| text.parse::<SocketAddr>().unwrap();
-        let start = async |address: &str, group: &Group| Masters::start(&door.engine, &store, at(address), BTreeSet::new(), group).await;
+        let start =
+            async |address: &str, group: &Group| EndpointLeases::start(&door.engine, &store, at(address), BTreeSet::new(), group).await;
         let first = group.child();
         start("10.0.0.1:6443", &first).await.unwrap();
         let refused = timeout(BOUND, start("10.0.0.1:7443", &group)).await.unwrap().err().expect("the other lives").to_string();
         assert!(refused.contains("10.0.0.1:6443") && refused.contains("--advertise-address"), "{refused}");
         assert_eq!(endpoints(&door.engine).await, ["10.0.0.1"]);
         // Two that started at the same moment.
-        let second = Masters::new(&door.engine, &store, at("10.0.0.1:7443"), BTreeSet::new());
+        let second = EndpointLeases::new(&door.engine, &store, at("10.0.0.1:7443"), BTreeSet::new());
         let (known, rev) = second.round().await.unwrap();
         first.spawn(async move { second.keep(known, rev).await });
         let before = revision(&store).await;

@@ -50,7 +50,7 @@ fn resource(kind: &str) -> anyhow::Result<GroupResource> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::cluster_config::Facts;
+    use crate::node::cluster_config::ClusterConfig;
     use api::task::Group;
     use client::kube::{Api, api::ListParams};
 
@@ -67,13 +67,13 @@ mod tests {
         };
         let (pods, dns) = ("10.244.0.0/16", "10.96.0.10".parse().unwrap());
         crate::server::cluster_info::publish_for_kubeadm(&door.engine, &config, pods, dns).await.unwrap();
-        let told = Facts { cluster_cidrs: vec![pods.parse().unwrap()], cluster_dns: dns, cluster_domain: "a.example".into() };
+        let told = ClusterConfig { cluster_cidrs: vec![pods.parse().unwrap()], cluster_dns: dns, cluster_domain: "a.example".into() };
         let node = door.client("system:node:a", &["system:nodes", "system:authenticated"]);
-        assert_eq!(Facts::ask(&node, &crate::flags::FactFlags::default()).await.unwrap(), told);
+        assert_eq!(ClusterConfig::ask(&node, &crate::flags::ClusterFlags::default()).await.unwrap(), told);
         let newcomer = door.client("system:bootstrap:abcdef", &["system:bootstrappers:kubeadm:default-node-token", "system:authenticated"]);
-        assert!(Facts::ask(&newcomer, &crate::flags::FactFlags::default()).await.is_ok());
+        assert!(ClusterConfig::ask(&newcomer, &crate::flags::ClusterFlags::default()).await.is_ok());
         let stranger = door.client("somebody", &["system:authenticated"]);
-        assert!(Facts::ask(&stranger, &crate::flags::FactFlags::default()).await.is_err());
+        assert!(ClusterConfig::ask(&stranger, &crate::flags::ClusterFlags::default()).await.is_err());
         let slices: Api<api::k8s::api::discovery::v1::EndpointSlice> = Api::all(node);
         assert!(slices.list(&ListParams::default()).await.is_ok(), "a node serves Services as itself");
         group.stop();

@@ -56,7 +56,7 @@ const COLLECTIONS: [&str; 6] = ["pods", "nodes", "services", "configmaps", "secr
 
 /// The files of one node. Cloning shares them.
 #[derive(Clone)]
-pub struct Shelf(Arc<Shared>);
+pub struct NodeCache(Arc<Shared>);
 
 struct Shared {
     dir: PathBuf,
@@ -79,9 +79,9 @@ struct Doomed {
 
 /// A transport whose answers are kept.
 #[derive(Clone)]
-pub struct Shelved<S> {
+pub struct Cached<S> {
     inner: S,
-    shelf: Shelf,
+    cache: NodeCache,
 }
 
 /// A body, whoever tells it.
@@ -98,7 +98,7 @@ enum Asked {
     Other,
 }
 
-impl Shelf {
+impl NodeCache {
     /// Makes the directory where it is missing, for its owner alone; changes are written while `group` lives, and when it ends.
     /// For `wait` a server is waited for before what was kept is taken.
     ///
@@ -114,14 +114,14 @@ impl Shelf {
             waits_until: Instant::now() + wait,
             met: AtomicBool::new(false),
         };
-        let shelf = Self(Arc::new(shared));
-        group.spawn_careful(shelf.clone().keep(group.clone()));
-        Ok(shelf)
+        let cache = Self(Arc::new(shared));
+        group.spawn_careful(cache.clone().keep(group.clone()));
+        Ok(cache)
     }
 
     /// The same transport, with answers kept here.
-    pub fn over<S>(&self, inner: S) -> Shelved<S> {
-        Shelved { inner, shelf: self.clone() }
+    pub fn over<S>(&self, inner: S) -> Cached<S> {
+        Cached { inner, cache: self.clone() }
     }
 
     async fn keep(self, group: Group) {
@@ -153,9 +153,9 @@ impl Shelf {
     /// False where something is to be written again.
     async fn flush(&self) -> bool {
         let all: Vec<Arc<Entry>> = self.0.entries.lock().values().cloned().collect();
-        let shelf = self.clone();
+        let cache = self.clone();
         let written = tokio::task::spawn_blocking(move || {
-            shelf.remove_doomed();
+            cache.remove_doomed();
             // Each is tried, whatever became of the others.
             all.iter().filter(|entry| !entry.flush()).count() == 0
         });
@@ -285,7 +285,7 @@ impl Shelf {
     }
 }
 
-impl<S, B> Service<Request<Body>> for Shelved<S>
+impl<S, B> Service<Request<Body>> for Cached<S>
 where
     S: Service<Request<Body>, Response = Response<B>, Error = BoxError> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -301,41 +301,41 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let (mut inner, shelf, asked) = (self.inner.clone(), self.shelf.clone(), asked(&request));
+        let (mut inner, cache, asked) = (self.inner.clone(), self.cache.clone(), asked(&request));
         Box::pin(async move {
             let (asked, request) = match asked {
                 Asked::Token(_) => named_token(request).await?,
                 other => (other, request),
             };
-            if matches!(&asked, Asked::Resuming(key, _) if shelf.is_to_relist(key)) {
+            if matches!(&asked, Asked::Resuming(key, _) if cache.is_to_relist(key)) {
                 return Ok(expired());
             }
             let answer = inner.call(request).await.map(|answer| answer.map(|body| body.map_err(Into::into).boxed_unsync()));
             let is_answer = answer.as_ref().is_ok_and(|answer| !answer.status().is_server_error());
             if is_answer && !matches!(asked, Asked::Other) {
-                shelf.0.met.store(true, Ordering::Relaxed);
+                cache.0.met.store(true, Ordering::Relaxed);
             }
             match (asked, answer) {
-                (Asked::Token(key), Ok(answer)) if answer.status().is_success() => shelf.token(&key, answer).await,
-                (Asked::Token(key), answer) if !is_answer => shelf.token_again(&key).await.map_or(answer, Ok),
-                (Asked::Listing(key), Ok(answer)) if answer.status().is_success() => Ok(shelf.teed(&key, None, answer)),
-                (Asked::Resuming(key, from), Ok(answer)) if answer.status().is_success() => Ok(shelf.teed(&key, Some(&from), answer)),
-                (Asked::Listing(key), answer) if !is_answer => shelf.again(&key).await.map_or(answer, Ok),
+                (Asked::Token(key), Ok(answer)) if answer.status().is_success() => cache.token(&key, answer).await,
+                (Asked::Token(key), answer) if !is_answer => cache.token_again(&key).await.map_or(answer, Ok),
+                (Asked::Listing(key), Ok(answer)) if answer.status().is_success() => Ok(cache.teed(&key, None, answer)),
+                (Asked::Resuming(key, from), Ok(answer)) if answer.status().is_success() => Ok(cache.teed(&key, Some(&from), answer)),
+                (Asked::Listing(key), answer) if !is_answer => cache.again(&key).await.map_or(answer, Ok),
                 (_, answer) => answer,
             }
         })
     }
 }
 
-impl Shelf {
+impl NodeCache {
     fn teed(&self, key: &str, from: Option<&str>, answer: Response<Answer>) -> Response<Answer> {
         let Some(entry) = self.entry(key) else { return answer };
-        let (shelf, are_pods) = (self.clone(), key.starts_with(PODS));
+        let (cache, are_pods) = (self.clone(), key.starts_with(PODS));
         let tell = move |news: News<'_>| {
             if are_pods {
-                shelf.pods(&news);
+                cache.pods(&news);
             }
-            shelf.0.dirty.notify_one();
+            cache.0.dirty.notify_one();
         };
         answer.map(|body| Tee::new(body, entry, from, tell).boxed_unsync())
     }
@@ -367,7 +367,7 @@ struct TokenKey {
 async fn named_token(request: Request<Body>) -> Result<(Asked, Request<Body>), BoxError> {
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
-    let digest: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = api::hex(Sha256::digest(&body));
     let key = TokenKey { name: format!("{}#{digest}", head.uri.path()), pod: pod_of(head.uri.path(), &body) };
     Ok((Asked::Token(key), Request::from_parts(head, Body::from(body.to_vec()))))
 }
@@ -388,7 +388,7 @@ fn token_prefix(pod: &str) -> String {
 
 /// The beginning of the SHA-256.
 fn hexadecimal(text: &str, bytes: usize) -> String {
-    Sha256::digest(text.as_bytes()).iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
+    api::hex(&Sha256::digest(text.as_bytes())[..bytes])
 }
 
 fn asked(request: &Request<Body>) -> Asked {

@@ -18,7 +18,7 @@ pub fn pinned(bundle: &str, is_pinned: impl Fn(&str) -> bool) -> Result<String, 
     let (mut trusted, mut seen) = (String::new(), Vec::new());
     for block in blocks(bundle) {
         let der = CertificateDer::from_pem_slice(block.as_bytes()).map_err(|error| error.to_string())?;
-        seen.push(format!("sha256:{}", hex(&Sha256::digest(&der))));
+        seen.push(format!("sha256:{}", api::hex(Sha256::digest(&der))));
         if is_pinned(block) {
             trusted.push_str(block);
             trusted.push('\n');
@@ -51,10 +51,6 @@ fn blocks(bundle: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use rcgen::{CertificateParams, KeyPair};
@@ -73,7 +69,7 @@ mod tests {
         assert_eq!(trusted.trim(), ours.trim());
         let error = pinned(&evil, is_ours).unwrap_err();
         let der = CertificateDer::from_pem_slice(evil.as_bytes()).unwrap();
-        assert!(error.contains(&hex(&Sha256::digest(&der))) && error.contains("not the one that is expected"), "{error}");
+        assert!(error.contains(&api::hex(Sha256::digest(&der))) && error.contains("not the one that is expected"), "{error}");
         for nothing in ["", "nonsense", "-----BEGIN CERTIFICATE-----"] {
             assert!(pinned(nothing, |_| true).is_err());
         }

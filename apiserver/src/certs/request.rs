@@ -116,7 +116,7 @@ pub fn fingerprints(pem: &str) -> Result<[String; 2], String> {
 /// It is no certificate.
 pub fn fingerprints_of_der(der: &[u8]) -> Result<[String; 2], String> {
     let (_, parsed) = parse_x509_certificate(der).map_err(|e| e.to_string())?;
-    Ok([hex(der), hex(parsed.public_key().raw)])
+    Ok([api::hex(Sha256::digest(der)), api::hex(Sha256::digest(parsed.public_key().raw))])
 }
 
 /// Whether it is certificates and nothing else, PEM (`validateCertificate`).
@@ -154,7 +154,7 @@ fn parse(der: &[u8]) -> Result<X509CertificationRequest<'_>, String> {
 
 fn read(request: &X509CertificationRequest<'_>) -> Result<Requested, String> {
     let info = &request.certification_request_info;
-    let mut wanted = Requested { key: hex(info.subject_pki.raw), ..Requested::default() };
+    let mut wanted = Requested { key: api::hex(Sha256::digest(info.subject_pki.raw)), ..Requested::default() };
     let text = |attribute: &AttributeTypeAndValue<'_>| {
         let text = attribute.as_str().map_err(|_| "x509: a name of the subject is no text of UTF-8 or ASCII")?;
         Ok::<_, String>(text.to_owned())
@@ -291,10 +291,6 @@ fn pem_of(der: &[u8]) -> String {
     pem + "-----END CERTIFICATE-----\n"
 }
 
-fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384};
@@ -339,7 +335,7 @@ mod tests {
             made.verify_signature(Some(parse_x509_certificate(&ca).unwrap().1.public_key())).unwrap();
             let groups: Vec<_> = made.subject().iter_organization().map(|o| o.as_str().unwrap()).collect();
             assert_eq!(groups, ["dev", "ops"]);
-            assert_eq!(hex(made.public_key().raw), wanted.key, "the key that was shown");
+            assert_eq!(api::hex(Sha256::digest(made.public_key().raw)), wanted.key, "the key that was shown");
             let extended = made.extended_key_usage().unwrap().unwrap().value;
             assert!(extended.client_auth && extended.any && !extended.server_auth && extended.other.len() == 1);
             assert!(made.basic_constraints().unwrap().is_some_and(|c| !c.value.ca));

@@ -207,7 +207,8 @@ fn joins(request: &CertificateSigningRequest, joining: &Joining, lasted: &Lasted
         Verdict::TooMany(why) => Plan::act(vec![deny(request, "TooManyPendingNodes", why, now)]),
         Verdict::Free(claimed) => {
             let approval = approve(request, JOIN.1, now);
-            Plan::act(used.into_iter().chain(claimed).chain([approval]).collect())
+            // A claim that goes meanwhile wakes nobody: whoever is not let in by then is looked at again.
+            Plan::act(used.into_iter().chain(claimed).chain([approval]).collect()).again_in(AGAIN)
         }
     }
 }

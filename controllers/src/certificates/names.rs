@@ -237,7 +237,7 @@ mod tests {
 
     fn node(ready: Option<&str>) -> Arc<Node> {
         let conditions: Vec<_> = ready.into_iter().map(|status| json!({"type": "Ready", "status": status})).collect();
-        Arc::new(serde_json::from_value(json!({"metadata": {"name": "n"}, "status": {"conditions": conditions}})).unwrap())
+        Arc::new(serde_json::from_value(json!({"metadata": {"name": "n", "uid": "u"}, "status": {"conditions": conditions}})).unwrap())
     }
 
     fn claim(key: &str, claimed: i64) -> Arc<Secret> {

@@ -42,7 +42,7 @@ const TURN_BOUND: Duration = Duration::from_secs(5);
 pub type Authority = Arc<dyn Fn() -> BoxFuture<'static, Result<String, NoEntry>> + Send + Sync>;
 
 /// Where the cluster is, and what lets nodes in.
-pub struct Invitation {
+pub struct JoinConfiguration {
     pub servers: Vec<Server>,
     /// `<id>.<secret>`
     pub token: String,
@@ -64,7 +64,7 @@ pub struct Joining {
     pub number: u32,
     pub name: String,
     pub labels: Labels,
-    pub invitation: Arc<Invitation>,
+    pub configuration: Arc<JoinConfiguration>,
     pub turns: Arc<Semaphore>,
     pub out: mpsc::Sender<Seen>,
     pub group: Group,
@@ -125,10 +125,10 @@ impl Joining {
     }
 
     async fn enter_once(&self, key: &str) -> Result<Client, NoEntry> {
-        let (invitation, never) = (&self.invitation, |error: String| NoEntry::Ever(error));
-        let ca = (invitation.authority)().await?;
-        let transport = Transport::new(invitation.servers.clone(), tls(&ca, None).map_err(never)?, &self.group);
-        let with_token = transport.with_token(&invitation.token).map_err(|error| never(error.to_string()))?;
+        let (configuration, never) = (&self.configuration, |error: String| NoEntry::Ever(error));
+        let ca = (configuration.authority)().await?;
+        let transport = Transport::new(configuration.servers.clone(), tls(&ca, None).map_err(never)?, &self.group);
+        let with_token = transport.with_token(&configuration.token).map_err(|error| never(error.to_string()))?;
         let identity = obtain(&with_token.client(), &Wanted::node_client(&self.name), key, CLIENT_BOUND).await?;
         transport.set_tls(tls(&ca, Some(&identity)).map_err(never)?);
         Ok(transport.client())

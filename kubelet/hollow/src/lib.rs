@@ -25,7 +25,7 @@ use api::task::Group;
 use client::kube::Client;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-pub use join::{Authority, Invitation, NoEntry};
+pub use join::{Authority, JoinConfiguration, NoEntry};
 pub use stages::Stages;
 pub use transport::{Error, client};
 
@@ -122,13 +122,13 @@ pub fn run(config: Config, stages: Stages, client: &Client, group: &Group) -> Ho
 }
 
 /// As [`run`]; each node joins with the token first, all of them as fast as they can, and is a user of its own from then on.
-pub fn join(config: Config, stages: Stages, invitation: &Arc<Invitation>, group: &Group) -> Hollow {
+pub fn join(config: Config, stages: Stages, configuration: &Arc<JoinConfiguration>, group: &Group) -> Hollow {
     let (tell, news) = mpsc::channel(NEWS_MAX);
     let turns = Arc::new(Semaphore::new(ENTERING_MAX));
     for number in 0..config.nodes {
         let (name, labels) = (format!("{}-{number}", config.prefix), labels(&stages));
-        let (invitation, turns, out) = (invitation.clone(), turns.clone(), tell.clone());
-        let joining = Joining { number, name, labels, invitation, turns, out, group: group.clone() };
+        let (configuration, turns, out) = (configuration.clone(), turns.clone(), tell.clone());
+        let joining = Joining { number, name, labels, configuration, turns, out, group: group.clone() };
         group.spawn(Box::pin(joining.run()));
     }
     live(config, stages, Clients::Own(HashMap::new()), news, group)

@@ -120,7 +120,7 @@ fn look(archive: &Path, before: Option<&Seen>) -> io::Result<(Seen, bool)> {
     }
     let mut hasher = Sha256::new();
     io::copy(&mut file, &mut HashWriter(&mut hasher))?;
-    let digest: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = api::hex(hasher.finalize());
     let is_new = before.is_none_or(|before| before.digest != digest);
     Ok((Seen { size, changed, digest, images: None }, is_new))
 }

@@ -88,8 +88,7 @@ fn descriptor(media_type: &str, blob: &[u8]) -> serde_json::Value {
 }
 
 fn digest(blob: &[u8]) -> String {
-    let hex: String = Sha256::digest(blob).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
+    format!("sha256:{}", api::hex(Sha256::digest(blob)))
 }
 
 /// A static ELF file of one loadable, executable segment that begins at its first instruction.

@@ -269,7 +269,7 @@ pub fn hash(container: &Container) -> String {
         hasher.update(part);
         hasher.update([0]);
     }
-    hasher.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    api::hex(&hasher.finalize()[..4])
 }
 
 /// Restarts that the status counts where the runtime has forgotten the container.

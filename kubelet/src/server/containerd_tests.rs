@@ -40,7 +40,7 @@ pub fn image(dir: &Path) -> PathBuf {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
     }
     run(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(dir.join("layer.tar")).arg("."));
-    let digest: String = Sha256::digest(fs::read(dir.join("layer.tar")).unwrap()).iter().map(|b| format!("{b:02x}")).collect();
+    let digest = api::hex(Sha256::digest(fs::read(dir.join("layer.tar")).unwrap()));
     let config = format!(
         r#"{{"architecture":"amd64","os":"linux","config":{{"Env":["PATH=/bin"]}},"rootfs":{{"type":"layers","diff_ids":["sha256:{digest}"]}}}}"#
     );

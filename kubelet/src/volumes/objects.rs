@@ -1,11 +1,17 @@
 //! Pods -> the ConfigMaps and Secrets they refer to: each watched by itself while a pod here needs it, and no others.
 //!
-//! Source: the watch-based managers of `pkg/kubelet/util/manager/watch_based_manager.go`.
+//! A pod may name as many as fit into it. Those that are too many are not watched but read again and again, one after the other: they cost the node no
+//! stream, and no place among what it keeps for a start without a server.
+//!
+//! Source: the watch-based and the cache-based managers of `pkg/kubelet/util/manager`.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     fmt::Debug,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -26,6 +32,18 @@ use crate::{
     env::{self, Fetched},
     meta, tokens,
 };
+
+/// Objects of one pod that are watched, while the node watches few...
+const POD_WATCHES_MAX: usize = 128;
+/// ... and where it watches [`NODE_WATCHES_MAX`]: no pod is without, however many others ask for.
+const POD_WATCHES_CROWDED_MAX: usize = 24;
+const NODE_WATCHES_MAX: usize = 1024;
+/// What is not watched is read anew so often: upstream's lifetime of what its cache-based managers hold.
+const READ_EVERY: Duration = Duration::from_secs(60);
+/// Between two reads of this node.
+const READ_PAUSE: Duration = Duration::from_millis(10);
+/// One of them.
+const READ_BOUND: Duration = Duration::from_secs(10);
 
 /// Watched objects. Clones share them.
 #[derive(Clone)]
@@ -62,6 +80,12 @@ struct Shared {
     client: kube::Client,
     group: Group,
     entries: Mutex<HashMap<Reference, Entry>>,
+    /// How many of them are watched; written under their lock.
+    watched: AtomicUsize,
+    /// By uid, of the pods that name more than are watched.
+    readers: Mutex<HashMap<String, Reader>>,
+    /// One object is read at a time; pods take turns.
+    reads: tokio::sync::Mutex<()>,
     /// Objects that changed since they were last asked for; bounded by the number of objects.
     changed: Mutex<BTreeSet<Reference>>,
     change: Notify,
@@ -70,35 +94,94 @@ struct Shared {
 struct Entry {
     users: HashSet<String>,
     state: watch::Sender<Object>,
-    /// Stops the watch.
-    watching: Group,
+    /// Stops the watch; `None` where the object is read.
+    watching: Option<Group>,
+}
+
+/// Who reads what of a pod's objects is not watched.
+struct Reader {
+    what: Arc<[Reference]>,
+    /// Stops it.
+    reading: Group,
+    is_told: bool,
 }
 
 impl Objects {
     /// Watches run in `group`.
     pub fn new(client: kube::Client, group: &Group) -> Self {
-        let shared = Shared { client, group: group.clone(), entries: Mutex::default(), changed: Mutex::default(), change: Notify::new() };
+        let shared = Shared {
+            client,
+            group: group.clone(),
+            entries: Mutex::default(),
+            watched: AtomicUsize::new(0),
+            readers: Mutex::default(),
+            reads: tokio::sync::Mutex::default(),
+            changed: Mutex::default(),
+            change: Notify::new(),
+        };
         Self { shared: Arc::new(shared) }
     }
 
-    /// Watches what the pod refers to, until [`Objects::release`].
+    /// Watches what the pod refers to, or reads it where that is too much, until [`Objects::release`].
     pub fn hold(&self, pod: &Pod) {
         let uid = meta::uid(pod);
         let mut entries = self.shared.entries.lock();
+        let (mut mine, mut read) = (0, Vec::new());
         for reference in references(pod) {
-            let entry = entries.entry(reference.clone()).or_insert_with(|| self.watch(&reference));
+            let room =
+                if self.shared.watched.load(Ordering::Relaxed) < NODE_WATCHES_MAX { POD_WATCHES_MAX } else { POD_WATCHES_CROWDED_MAX };
+            let entry = entries.entry(reference.clone()).or_insert_with(|| {
+                if mine >= room {
+                    return Entry::default();
+                }
+                self.shared.watched.fetch_add(1, Ordering::Relaxed);
+                self.watch(&reference)
+            });
             entry.users.insert(uid.to_owned());
+            match entry.watching {
+                Some(_) => mine += 1,
+                None => read.push(reference),
+            }
         }
+        drop(entries);
+        self.read(uid, read.into());
+    }
+
+    /// Has these objects read for the pod, and no others.
+    fn read(&self, uid: &str, what: Arc<[Reference]>) {
+        let mut readers = self.shared.readers.lock();
+        if readers.get(uid).map_or(what.is_empty(), |reader| reader.what == what) {
+            return;
+        }
+        let before = readers.remove(uid);
+        if let Some(before) = &before {
+            before.reading.stop();
+        }
+        if what.is_empty() {
+            return;
+        }
+        let reading = self.shared.group.child();
+        reading.spawn_loop("objects that are not watched", Box::pin(read_all(self.shared.clone(), what.clone())));
+        readers.insert(uid.to_owned(), Reader { what, reading, is_told: before.is_some_and(|before| before.is_told) });
+    }
+
+    /// How many of the pod's objects are not watched; once, and `None` where all are.
+    pub fn untold(&self, uid: &str) -> Option<usize> {
+        let mut readers = self.shared.readers.lock();
+        let reader = readers.get_mut(uid)?;
+        (!std::mem::replace(&mut reader.is_told, true)).then_some(reader.what.len())
     }
 
     /// Ends the watches that no other pod needs.
     pub fn release(&self, uid: &str) {
+        self.read(uid, [].into());
         let mut entries = self.shared.entries.lock();
         entries.retain(|_, entry| {
             entry.users.remove(uid);
             let needed = !entry.users.is_empty();
-            if !needed {
-                entry.watching.stop();
+            if let Some(watching) = entry.watching.as_ref().filter(|_| !needed) {
+                watching.stop();
+                self.shared.watched.fetch_sub(1, Ordering::Relaxed);
             }
             needed
         });
@@ -184,19 +267,23 @@ impl Objects {
     }
 
     fn watch(&self, reference: &Reference) -> Entry {
-        let entry = Entry { users: HashSet::new(), state: watch::channel(Object::Unknown).0, watching: self.shared.group.child() };
+        let (entry, watching) = (Entry::default(), self.shared.group.child());
         let (shared, state, about) = (self.shared.clone(), entry.state.clone(), reference.clone());
         match reference {
             Reference::ConfigMap(_) => {
-                entry
-                    .watching
-                    .spawn_loop("config map", Box::pin(follow(about, shared, state, |o: ConfigMap| Object::ConfigMap(Arc::new(o)))));
+                watching.spawn_loop("config map", Box::pin(follow(about, shared, state, |o: ConfigMap| Object::ConfigMap(Arc::new(o)))));
             }
             Reference::Secret(_) => {
-                entry.watching.spawn_loop("secret", Box::pin(follow(about, shared, state, |o: Secret| Object::Secret(Arc::new(o)))));
+                watching.spawn_loop("secret", Box::pin(follow(about, shared, state, |o: Secret| Object::Secret(Arc::new(o)))));
             }
         }
-        entry
+        Entry { watching: Some(watching), ..entry }
+    }
+}
+
+impl Default for Entry {
+    fn default() -> Self {
+        Self { users: HashSet::new(), state: watch::channel(Object::Unknown).0, watching: None }
     }
 }
 
@@ -205,6 +292,18 @@ impl Shared {
         state.send_replace(object);
         self.changed.lock().insert(reference.clone());
         self.change.notify_one();
+    }
+}
+
+impl Object {
+    /// What tells one state of it from another; `None` before it was seen.
+    fn version(&self) -> Option<(Option<&str>, Option<&str>)> {
+        match self {
+            Self::Unknown | Self::Failed(_) => None,
+            Self::Missing => Some((None, None)),
+            Self::ConfigMap(map) => Some((map.metadata.uid.as_deref(), map.metadata.resource_version.as_deref())),
+            Self::Secret(secret) => Some((secret.metadata.uid.as_deref(), secret.metadata.resource_version.as_deref())),
+        }
     }
 }
 
@@ -254,6 +353,41 @@ where
         }
     })
     .await;
+}
+
+/// Reads these objects, again and again.
+async fn read_all(shared: Arc<Shared>, what: Arc<[Reference]>) {
+    loop {
+        for about in &*what {
+            let turn = shared.reads.lock().await;
+            let state = shared.entries.lock().get(about).map(|entry| entry.state.clone());
+            if let Some(state) = state {
+                match about {
+                    Reference::ConfigMap(_) => read::<ConfigMap>(about, &shared, &state, |o| Object::ConfigMap(Arc::new(o))).await,
+                    Reference::Secret(_) => read::<Secret>(about, &shared, &state, |o| Object::Secret(Arc::new(o))).await,
+                }
+            }
+            tokio::time::sleep(READ_PAUSE).await;
+            drop(turn);
+        }
+        tokio::time::sleep(READ_EVERY).await;
+    }
+}
+
+async fn read<K: client::Object>(about: &Reference, shared: &Shared, state: &watch::Sender<Object>, wrap: fn(K) -> Object) {
+    let key = about.key();
+    let read = tokio::time::timeout(READ_BOUND, client::watch::get::<K>(&shared.client, Some(&key.namespace), &key.name)).await;
+    let new = match read {
+        Ok(Ok(Seen { object, fault: None })) => wrap(object),
+        Ok(Ok(Seen { fault: Some(why), .. })) => return failed(about, shared, state, &format!("it cannot be read: {why}")),
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Object::Missing,
+        Ok(Err(error)) => return failed(about, shared, state, &tokens::said(&error)),
+        Err(_) => return failed(about, shared, state, "the server does not answer"),
+    };
+    let is_same = new.version() == state.borrow().version();
+    if !is_same {
+        shared.publish(about, state, new);
+    }
 }
 
 /// What was seen before stays good while the server is away, or the object cannot be read.
@@ -349,5 +483,91 @@ mod tests {
         objects.release("u1");
         assert!(objects.shared.entries.lock().is_empty());
         assert!(group.drain(Duration::from_secs(5)).await);
+    }
+
+    /// Answers watches and reads of any ConfigMap, and counts both; what is read has changed each time.
+    fn counting() -> (kube::Client, Arc<[AtomicUsize; 2]>) {
+        let counts: Arc<[AtomicUsize; 2]> = Arc::default();
+        let counted = counts.clone();
+        let answer = move |request: http::Request<kube::client::Body>| {
+            let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default());
+            let is_watch = query.contains("watch=");
+            let count = counted[usize::from(!is_watch)].fetch_add(1, Ordering::Relaxed);
+            let read = format!(
+                r#"{{"kind":"ConfigMap","apiVersion":"v1","metadata":{{"name":"{}","namespace":"default","resourceVersion":"{count}"}}}}"#,
+                path.rsplit('/').next().unwrap_or_default()
+            );
+            let (line, rest) = if is_watch {
+                (format!("{LISTED}\n"), futures::stream::pending().left_stream())
+            } else {
+                (read, futures::stream::empty().right_stream())
+            };
+            let line = futures::stream::once(std::future::ready(Ok::<_, std::io::Error>(Frame::data(Bytes::from(line)))));
+            let reply = http::Response::new(StreamBody::new(line.chain(rest)));
+            std::future::ready(Ok::<_, std::convert::Infallible>(reply))
+        };
+        (kube::Client::new(tower::service_fn(answer), "default"), counts)
+    }
+
+    fn naming(uid: &str, objects: usize) -> Pod {
+        let from: Vec<_> = (0..objects).map(|at| serde_json::json!({"configMapRef": {"name": format!("{uid}-{at}")}})).collect();
+        serde_json::from_value(serde_json::json!({
+            "metadata": {"name": uid, "namespace": "default", "uid": uid}, "spec": {"containers": [{"name": "a", "envFrom": from}]},
+        }))
+        .unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_names_thousands_leaves_the_node_to_others() {
+        let (group, (client, counts)) = (Group::new(), counting());
+        let objects = Objects::new(client, &group);
+        let count = |which: usize| counts[which].load(Ordering::Relaxed);
+        let (greedy, modest) = (naming("greedy", 2000), naming("modest", 20));
+        objects.hold(&greedy);
+        objects.hold(&greedy);
+        objects.hold(&modest);
+        objects.ready(&modest, Duration::from_secs(1)).await;
+        assert!(objects.all_seen(&modest) && !objects.all_seen(&greedy));
+        assert_eq!(
+            (objects.untold("modest"), objects.untold("greedy"), objects.untold("greedy")),
+            (None, Some(2000 - POD_WATCHES_MAX), None)
+        );
+        objects.ready(&greedy, Duration::from_secs(60)).await;
+        assert!(objects.all_seen(&greedy), "it is slow, and has all of them");
+        assert_eq!((count(0), count(1)), (POD_WATCHES_MAX + 20, 2000 - POD_WATCHES_MAX));
+        // A change is seen, and whose it is.
+        objects.changed();
+        let changed = async {
+            loop {
+                objects.change().await;
+                let changed = objects.changed();
+                if !changed.is_empty() {
+                    return changed;
+                }
+            }
+        };
+        let changed = tokio::time::timeout(READ_EVERY * 2, changed).await.expect("a change is read");
+        assert_eq!(changed, HashSet::from(["greedy".to_owned()]));
+        objects.release("greedy");
+        objects.release("modest");
+        assert!(objects.shared.entries.lock().is_empty() && objects.shared.readers.lock().is_empty());
+        assert_eq!(objects.shared.watched.load(Ordering::Relaxed), 0);
+        assert!(group.drain(Duration::from_secs(5)).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_many_are_greedy_each_pod_is_still_watched_for() {
+        let (group, (client, _)) = (Group::new(), counting());
+        let objects = Objects::new(client, &group);
+        let watched = || objects.shared.entries.lock().values().filter(|entry| entry.watching.is_some()).count();
+        for at in 0..NODE_WATCHES_MAX / POD_WATCHES_MAX {
+            objects.hold(&naming(&format!("greedy{at}"), 200));
+        }
+        assert_eq!(watched(), NODE_WATCHES_MAX);
+        objects.hold(&naming("modest", POD_WATCHES_CROWDED_MAX));
+        objects.hold(&naming("late", 200));
+        assert_eq!((watched(), objects.untold("modest")), (NODE_WATCHES_MAX + 2 * POD_WATCHES_CROWDED_MAX, None));
+        assert_eq!(objects.untold("late"), Some(200 - POD_WATCHES_CROWDED_MAX));
+        group.stop();
     }
 }

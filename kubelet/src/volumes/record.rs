@@ -43,9 +43,7 @@ pub struct User {
 
 /// Where a volume has its record, and is staged. Handles are any text: the directory's name is their hash, as upstream's.
 pub fn directory(root: &Path, plugin: &str, handle: &str) -> PathBuf {
-    let digest = Sha256::digest(handle);
-    let hash: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    root.join(plugin).join(hash)
+    root.join(plugin).join(api::hex(Sha256::digest(handle)))
 }
 
 /// Where a volume of that directory is staged.

@@ -10,6 +10,7 @@ pub mod certificate;
 pub mod csr;
 pub mod faults;
 pub mod field_errors;
+mod hex;
 pub mod human;
 pub mod names;
 pub mod preflight;
@@ -24,6 +25,7 @@ pub mod task;
 pub mod time;
 pub mod tunnel;
 
+pub use hex::hex;
 pub use k8s_openapi as k8s;
 pub use names::{GroupResource, Gvk, Gvr, Key};
 pub use status::{Status, StatusResult};

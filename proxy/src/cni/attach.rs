@@ -76,7 +76,7 @@ pub async fn loopback(request: &Request, group: &Group) -> Result<Option<Value>,
 
 /// The host end's name: found again without a record.
 pub fn host_name(owner: &Owner) -> String {
-    format!("veth{}", hex(&digest(owner)[..4]))
+    format!("veth{}", api::hex(&digest(owner)[..4]))
 }
 
 async fn lease(request: &Request, range: Range, ports: &[PortMapping]) -> Result<IpAddr, Fault> {
@@ -163,10 +163,6 @@ fn host_mac(owner: &Owner) -> [u8; 6] {
 
 fn digest(owner: &Owner) -> [u8; 32] {
     Sha256::digest(format!("{}\n{}", owner.container, owner.ifname)).into()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 impl From<link::Error> for Fault {

@@ -1,4 +1,4 @@
-//! An invitation, once -> a certificate of the node's own, renewed before it ends, while everything runs.
+//! A join token, once -> a certificate of the node's own, renewed before it ends, while everything runs.
 //!
 //! Upstream: `pkg/kubelet/certificate/{bootstrap,kubelet.go}`, client-go `util/certificate/certificate_manager.go`.
 
@@ -38,7 +38,7 @@ pub struct Member {
     pub ca: String,
     pub kept: Kept,
     pub transport: Transport,
-    pub invitation: Option<JoinToken>,
+    pub join_token: Option<JoinToken>,
 }
 
 impl Member {
@@ -46,8 +46,8 @@ impl Member {
     ///
     /// # Errors
     /// What the cluster says, in its words.
-    pub async fn join(&self, invitation: &JoinToken) -> anyhow::Result<()> {
-        let client = self.transport.with_token(&invitation.token.text())?.client();
+    pub async fn join(&self, join_token: &JoinToken) -> anyhow::Result<()> {
+        let client = self.transport.with_token(&join_token.token.text())?.client();
         self.obtain(&client, &self.kept.join_key()?).await
     }
 
@@ -79,9 +79,9 @@ impl Member {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        match &self.invitation {
-            Some(invitation) if is_refused(&error) || life.is_over(Timestamp::now()) => {
-                let joined = self.join(invitation).await;
+        match &self.join_token {
+            Some(join_token) if is_refused(&error) || life.is_over(Timestamp::now()) => {
+                let joined = self.join(join_token).await;
                 joined.context("the certificate is not taken any more, and so, perhaps, is the token")
             }
             None if life.is_over(Timestamp::now()) => Err(error

@@ -70,8 +70,8 @@ async fn a_machine_joins_by_token_and_is_a_node_from_then_on() {
     assert_eq!(in_the_way(&found), "");
     let member = joins(&flags, &a, &group).await.unwrap();
     assert_eq!((member.node.as_str(), Kept::open(&a).unwrap().node().unwrap().as_deref()), ("a", Some("a")));
-    let facts = facts(&flags, &member).await.unwrap();
-    assert_eq!((facts.cluster_dns.to_string(), facts.cluster_domain), ("10.96.0.10".into(), "cluster.local".into()));
+    let cluster = cluster(&flags, &member).await.unwrap();
+    assert_eq!((cluster.cluster_dns.to_string(), cluster.cluster_domain), ("10.96.0.10".into(), "cluster.local".into()));
     let nodes: Api<Node> = Api::all(member.transport.client());
     let node = |name: &str| serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
     nodes.create(&PostParams::default(), &node("a")).await.unwrap();
@@ -83,11 +83,32 @@ async fn a_machine_joins_by_token_and_is_a_node_from_then_on() {
     assert!(before != after && before.key_pem != after.key_pem, "a new certificate has a new key");
     assert_eq!(nodes.get("a").await.unwrap().metadata.name.as_deref(), Some("a"), "what is shown now is taken");
 
+    let error = format!("{:#}", joins(&agent(Some(&url), &["--token", TOKEN, "--node-name=a"]), &b, &group).await.err().unwrap());
+    assert!(error.contains("is taken") && error.contains("--node-name"), "{error}");
+    // The token alone: who signed with it is believed.
+    let second = joins(&agent(Some(&url), &["--token", TOKEN, "--node-name=b"]), &b, &group).await.unwrap();
+    assert_eq!((second.node.as_str(), second.ca.trim()), ("b", control.certs.ca().trim()));
+    group.drain(Duration::from_secs(5)).await;
+    control.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_joins_again_under_its_name_whatever_it_has_lost() {
+    let (dir, group) = (tempfile::tempdir().unwrap(), Group::new());
+    let control = server(dir.path()).await;
+    let url = control.admin()["clusters"][0]["cluster"]["server"].as_str().unwrap().to_owned();
+    let [hash, _] = apiserver::certs::request::fingerprints(control.certs.ca()).unwrap();
+    let (a, wrong) = (dir.path().join("a"), format!("K10{hash}::abcdef.fedcba9876543210"));
+    let whole = format!("K10{hash}::{TOKEN}");
+    let first = joins(&agent(Some(&url), &["--token", &whole, "--node-name=a"]), &a, &group).await.unwrap();
+    let node = serde_json::from_value(json!({"metadata": {"name": "a"}})).unwrap();
+    Api::<Node>::all(first.transport.client()).create(&PostParams::default(), &node).await.unwrap();
+
     let again = joins(&agent(Some(&url), &[]), &a, &group).await.unwrap();
     assert_eq!(again.node, "a", "without a token, under the name it has");
     // A clock that is ahead takes the certificate for expired. The server does not, and no token is needed.
     let (ahead, late) =
-        (Member { invitation: Some(JoinToken::parse(&wrong, None).unwrap()), ..again }, Life { from: Timestamp::MIN, to: Timestamp::MIN });
+        (Member { join_token: Some(JoinToken::parse(&wrong, None).unwrap()), ..again }, Life { from: Timestamp::MIN, to: Timestamp::MIN });
     ahead.renew_once(late).await.unwrap();
     // Its certificate is lost: it is the machine that the name belongs to all the same, while its node is alive.
     for file in ["kubelet-client.crt", "kubelet-client.key"] {
@@ -103,14 +124,9 @@ async fn a_machine_joins_by_token_and_is_a_node_from_then_on() {
     assert_eq!((rejoined.node.as_str(), Kept::open(&a).unwrap().node().unwrap().as_deref()), ("a", Some("a")));
     let error = joins(&agent(Some(&url), &["--node-name=c"]), &a, &group).await.err().unwrap().to_string();
     assert!(error.contains("skiff leave"), "{error}");
+    let other = format!("K10{}::{TOKEN}", "0".repeat(64));
     let error = format!("{:#}", joins(&agent(None, &["--token", &other]), &a, &group).await.err().unwrap());
     assert!(error.contains("another cluster"), "{error}");
-
-    let error = format!("{:#}", joins(&agent(Some(&url), &["--token", TOKEN, "--node-name=a"]), &b, &group).await.err().unwrap());
-    assert!(error.contains("is taken") && error.contains("--node-name"), "{error}");
-    // The token alone: who signed with it is believed.
-    let second = joins(&agent(Some(&url), &["--token", TOKEN, "--node-name=b"]), &b, &group).await.unwrap();
-    assert_eq!((second.node.as_str(), second.ca.trim()), ("b", control.certs.ca().trim()));
     group.drain(Duration::from_secs(5)).await;
     control.end().await;
 }

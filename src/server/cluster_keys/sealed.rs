@@ -46,7 +46,7 @@ pub fn fingerprint(certificate: &str) -> String {
     if let Ok([der, _]) = fingerprints(certificate) {
         return der;
     }
-    digest::digest(&digest::SHA256, certificate.trim().as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    api::hex(digest::digest(&digest::SHA256, certificate.trim().as_bytes()))
 }
 
 impl Sealed {

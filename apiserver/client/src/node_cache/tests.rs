@@ -52,8 +52,8 @@ struct Run {
 /// As an agent's process: what it keeps is written when it ends.
 fn run(dir: &Path, way: &Way) -> Run {
     let group = Group::new();
-    let shelf = Shelf::open(dir, Duration::from_millis(500), &group).unwrap();
-    let client = crate::patient(shelf.over(way.clone()), "kubelet");
+    let cache = NodeCache::open(dir, Duration::from_millis(500), &group).unwrap();
+    let client = crate::patient(cache.over(way.clone()), "kubelet");
     let maps = Caches::new(client.clone(), group.clone()).of::<ConfigMap>();
     Run { group, maps, client }
 }
@@ -151,17 +151,17 @@ async fn a_collection_that_fell_behind_is_listed_again_and_kept() {
     let door = Door::new(&house).await;
     let way = Way { client: door.admin(), is_cut: Arc::default() };
     let group = Group::new();
-    let shelf = Shelf::open(dir.path(), Duration::ZERO, &group).unwrap();
-    let mut shelved = shelf.over(way.clone());
+    let cache = NodeCache::open(dir.path(), Duration::ZERO, &group).unwrap();
+    let mut cached = cache.over(way.clone());
     let mut ask = async |query: &str| {
         let uri = format!("/api/v1/configmaps?watch=true&{query}");
-        let answer = shelved.call(Request::get(uri).body(Body::empty()).unwrap()).await.unwrap();
+        let answer = cached.call(Request::get(uri).body(Body::empty()).unwrap()).await.unwrap();
         (answer.status().as_u16(), answer.into_body())
     };
     let list = "allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
     // Read to the end of the list.
     let read_list = async |mut body: Answer| {
-        let entry = shelf.entry("/api/v1/configmaps?").unwrap();
+        let entry = cache.entry("/api/v1/configmaps?").unwrap();
         while entry.told().is_none() {
             tokio::time::timeout(Duration::from_secs(10), body.frame()).await.unwrap().unwrap().unwrap();
         }
@@ -183,8 +183,8 @@ fn token_of(pod: &str, n: usize) -> TokenKey {
     TokenKey { name: format!("/api/v1/namespaces/n/serviceaccounts/s/token#{pod}{n}"), pod: Some(pod.to_owned()) }
 }
 
-async fn keep(shelf: &Shelf, key: &TokenKey) {
-    drop(shelf.token(key, Response::new(whole("{}"))).await.unwrap());
+async fn keep(cache: &NodeCache, key: &TokenKey) {
+    drop(cache.token(key, Response::new(whole("{}"))).await.unwrap());
 }
 
 fn files(dir: &Path) -> usize {
@@ -194,20 +194,20 @@ fn files(dir: &Path) -> usize {
 #[tokio::test]
 async fn tokens_go_with_their_pods() {
     let (dir, group) = (tempfile::tempdir().unwrap(), Group::new());
-    let shelf = Shelf::open(dir.path(), Duration::ZERO, &group).unwrap();
+    let cache = NodeCache::open(dir.path(), Duration::ZERO, &group).unwrap();
     for (pod, n) in [("n/a", 1), ("n/a", 2), ("n/b", 1), ("n/c", 1)] {
-        keep(&shelf, &token_of(pod, n)).await;
+        keep(&cache, &token_of(pod, n)).await;
     }
     assert_eq!(files(dir.path()), 4);
-    shelf.pods(&News::Gone("n/a"));
-    assert!(shelf.flush().await);
-    assert_eq!((files(dir.path()), shelf.0.entries.lock().len()), (2, 2));
+    cache.pods(&News::Gone("n/a"));
+    assert!(cache.flush().await);
+    assert_eq!((files(dir.path()), cache.0.entries.lock().len()), (2, 2));
     // A pod of the same name begins anew.
-    keep(&shelf, &token_of("n/a", 3)).await;
-    assert!(shelf.flush().await);
+    keep(&cache, &token_of("n/a", 3)).await;
+    assert!(cache.flush().await);
     assert_eq!(files(dir.path()), 3);
     // A run that knows nothing of the files of the last, but which pods there are.
-    let next = Shelf::open(dir.path(), Duration::ZERO, &group).unwrap();
+    let next = NodeCache::open(dir.path(), Duration::ZERO, &group).unwrap();
     let pods = [("n/b".to_owned(), Vec::new())].into();
     next.pods(&News::Listed(&pods));
     keep(&next, &token_of("n/d", 1)).await;
@@ -222,15 +222,15 @@ async fn tokens_go_with_their_pods() {
 #[tokio::test(start_paused = true)]
 async fn what_is_kept_makes_room_for_what_is_new() {
     let (dir, group) = (tempfile::tempdir().unwrap(), Group::new());
-    let shelf = Shelf::open(dir.path(), Duration::ZERO, &group).unwrap();
-    let watched = shelf.entry("/api/v1/pods?").unwrap();
+    let cache = NodeCache::open(dir.path(), Duration::ZERO, &group).unwrap();
+    let watched = cache.entry("/api/v1/pods?").unwrap();
     let claim = entry::Claim::of(watched).unwrap();
     for n in 0..ENTRIES_MAX + 10 {
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert!(shelf.entry_of(&n.to_string(), Some("n/a")).is_some(), "{n}");
+        assert!(cache.entry_of(&n.to_string(), Some("n/a")).is_some(), "{n}");
     }
-    let has = |key: &str| shelf.0.entries.lock().contains_key(key);
-    assert_eq!(shelf.0.entries.lock().len(), ENTRIES_MAX);
+    let has = |key: &str| cache.0.entries.lock().contains_key(key);
+    assert_eq!(cache.0.entries.lock().len(), ENTRIES_MAX);
     assert!(has("/api/v1/pods?") && !has("0") && !has("10") && has("11") && has(&(ENTRIES_MAX + 9).to_string()));
     drop(claim);
     group.stop();

@@ -57,7 +57,17 @@ impl Work {
 
     /// The pod's volumes, made or brought up to date.
     pub async fn volumes(&self) -> Result<volumes::PodVolumes, volumes::Error> {
-        self.deps.metrics.timed(VOLUMES, "", self.deps.volumes.prepare(&self.pod)).await
+        let made = self.deps.metrics.timed(VOLUMES, "", self.deps.volumes.prepare(&self.pod)).await;
+        if let Some(unwatched) = self.deps.volumes.unwatched(meta::uid(&self.pod)) {
+            self.tell.warning(
+                "TooManyObjectsToWatch",
+                format!(
+                    "The pod names more ConfigMaps and Secrets than this node watches for one: changes of {unwatched} of them show after a minute or more, \
+                     and a start of the node without a server does not have them"
+                ),
+            );
+        }
+        made
     }
 
     pub fn container(&self, name: &str) -> Option<&Container> {

@@ -65,8 +65,10 @@ impl Strategy for CronJobs {
         default_to(spec, "suspend", false);
         default_to(spec, "successfulJobsHistoryLimit", 3);
         default_to(spec, "failedJobsHistoryLimit", 1);
-        let template = make_child(spec, "jobTemplate").and_then(|template| make_child(template, "spec"));
-        template.into_iter().for_each(job::default_spec);
+        if let Some(template) = make_child(spec, "jobTemplate") {
+            make_child(template, "metadata");
+            make_child(template, "spec").into_iter().for_each(job::default_spec);
+        }
     }
 
     fn validate_create(&self, object: &Value, causes: &mut FieldErrors) {

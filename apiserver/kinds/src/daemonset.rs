@@ -118,9 +118,9 @@ impl Strategy for DaemonSets {
     fn validate(&self, object: &Value, causes: &mut FieldErrors) {
         let (spec, path) = (object.at("spec"), Path::new("spec"));
         let (wanted, at) = (spec.at("selector"), path.field("selector"));
-        selector::well_formed(wanted, at, causes);
+        let is_readable = selector::is_readable(wanted, at, causes);
         let (template, template_path) = (spec.at("template"), path.field("template"));
-        if selector::matches(wanted, template.at("metadata").at("labels")) == Ok(false) {
+        if is_readable && selector::matches(wanted, template.at("metadata").at("labels")) == Ok(false) {
             podtemplate::not_selected(template, template_path, causes);
         }
         if let Some(value) = wanted.filter(|_| selector::is_empty(wanted)) {
@@ -240,6 +240,14 @@ mod tests {
             "spec.template.spec.containers: Required value",
         ];
         assert_eq!(causes(&empty), wanted);
+    }
+
+    #[test]
+    fn a_selector_that_cannot_be_read_is_compared_with_nothing() {
+        let mut bad = object(json!({}));
+        bad["spec"]["selector"] = json!({"matchExpressions": [{"key": "app", "operator": "In"}]});
+        let text = "must be specified when `operator` is 'In' or 'NotIn'";
+        assert_eq!(causes(&bad), [format!("spec.selector.matchExpressions[0].values: Required value: {text}")]);
     }
 
     #[test]

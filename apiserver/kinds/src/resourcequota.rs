@@ -97,6 +97,10 @@ impl Strategy for ResourceQuotas {
         ["hard", "used"].into_iter().for_each(|list| amounts(status.at(list), path.field(list), causes));
     }
 
+    fn returns_deleted(&self) -> bool {
+        true
+    }
+
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         let (status, mut requests, mut limits) = (object.at("status"), Vec::new(), Vec::new());
         let text = |list: &str, name: &str| status.at(list).at(name).and_then(quantity).map_or("0".to_owned(), |q| q.to_string());

@@ -75,7 +75,8 @@ impl Strategy for StatefulSets {
             }
         }
         if let Some(policy) = make_child(spec, "persistentVolumeClaimRetentionPolicy") {
-            ["whenDeleted", "whenScaled"].into_iter().for_each(|when| default_text(policy, when, "Retain"));
+            default_text(policy, "whenDeleted", "Retain");
+            default_text(policy, "whenScaled", "Retain");
         }
         default_to(spec, "replicas", 1);
         default_to(spec, "revisionHistoryLimit", 10);
@@ -197,20 +198,21 @@ fn validate_spec(spec: Option<&Value>, tolerance: Tolerance, causes: &mut FieldE
 /// Selector and template.
 fn selected(spec: Option<&Value>, tolerance: Tolerance, path: Path<'_>, causes: &mut FieldErrors) {
     let (wanted, at) = (spec.at("selector"), path.field("selector"));
+    let is_readable = selector::is_readable(wanted, at, causes);
     match wanted {
         None => causes.required(at, ""),
         Some(value) => {
-            selector::well_formed(wanted, at, causes);
             if selector::is_empty(wanted) {
                 causes.invalid(at, value.clone(), "empty selector is invalid for statefulset");
             }
         }
     }
     let (template, at) = (spec.at("template"), path.field("template"));
-    match selector::matches(wanted, template.at("metadata").at("labels")) {
-        Err(_) => return causes.invalid(path.field("selector"), wanted.cloned().unwrap_or(Value::Null), ""),
-        Ok(false) => podtemplate::not_selected(template, at, causes),
-        Ok(true) => {}
+    let matches = selector::matches(wanted, template.at("metadata").at("labels")).ok().filter(|_| is_readable);
+    match matches {
+        None => return causes.invalid(path.field("selector"), wanted.cloned().unwrap_or(Value::Null), ""),
+        Some(false) => podtemplate::not_selected(template, at, causes),
+        Some(true) => {}
     }
     if tolerance != Tolerance::Template {
         podtemplate::validate(&as_made(spec), at, causes);

@@ -39,6 +39,13 @@ pub fn well_formed(selector: Option<&Value>, path: Path<'_>, causes: &mut FieldE
     }
 }
 
+/// [`well_formed`], telling whether upstream makes a selector of it at all: one that it cannot is not compared with labels.
+pub fn is_readable(selector: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) -> bool {
+    let before = causes.0.len();
+    well_formed(selector, path, causes);
+    causes.0.len() == before
+}
+
 /// True for an absent selector and for one without requirements.
 pub fn is_empty(selector: Option<&Value>) -> bool {
     selector.object("matchLabels").is_none_or(|m| m.is_empty()) && selector.list("matchExpressions").is_empty()

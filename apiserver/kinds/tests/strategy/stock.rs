@@ -208,12 +208,17 @@ pub fn body(kind: &Kind, namespace: &str, name: &str) -> Value {
     let labels = json!({"app": "x"});
     let pod = json!({"containers": [{"name": "c", "image": "example.test/c:1"}]});
     let template = json!({"metadata": {"labels": labels}, "spec": pod});
+    let task = json!({"spec": {"containers": [{"name": "c", "image": "example.test/c:1"}], "restartPolicy": "Never"}});
     let workload = json!({"replicas": 1, "selector": {"matchLabels": labels}, "template": template});
     let called = named(&kind.plural, name);
     let more = match kind.plural.as_ref() {
         "pods" => json!({"spec": pod}),
         "replicationcontrollers" => json!({"spec": {"replicas": 1, "selector": labels, "template": template}}),
-        "deployments" | "replicasets" => json!({"spec": workload}),
+        "daemonsets" | "deployments" | "replicasets" | "statefulsets" => json!({"spec": workload}),
+        "jobs" => json!({"spec": {"template": task}}),
+        "cronjobs" => json!({"spec": {"schedule": "@daily", "jobTemplate": {"spec": {"template": task}}}}),
+        "horizontalpodautoscalers" => json!({"spec": {
+            "maxReplicas": 2, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "none"}}}),
         "certificatesigningrequests" => json!({"spec": {"request": REQUEST, "signerName": "example.com/x", "usages": ["client auth"]}}),
         "services" => json!({"spec": {"type": "ExternalName", "externalName": "x.example"}}),
         "events" => json!({"involvedObject": {"kind": "Pod", "namespace": namespace, "name": "x"}, "reason": "x", "type": "Normal"}),

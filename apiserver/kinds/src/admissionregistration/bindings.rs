@@ -152,7 +152,7 @@ mod tests {
                 &[
                     "spec.validationActions[2]: Duplicate value: \"Warn\"",
                     r#"spec.validationActions[3]: Unsupported value: "Shout": supported values: "Audit", "Deny", "Warn""#,
-                    &format!(r#"spec.validationActions: Invalid value: ["Deny","Warn","Warn","Shout"]: {BOTH}"#),
+                    r#"spec.validationActions: Invalid value: ["Deny","Warn","Warn","Shout"]: must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)"#,
                 ],
             ),
             (

@@ -13,7 +13,7 @@ mod head;
 pub mod identity;
 pub mod kind;
 pub(crate) mod list;
-mod managed_fields;
+pub(crate) mod managed_fields;
 pub(crate) mod meta;
 mod object;
 mod own_request;
@@ -99,7 +99,7 @@ impl Engine {
 
     /// All kinds that are served now, in table order.
     pub fn kinds(&self) -> Vec<Arc<Kind>> {
-        self.registry.load().kinds().cloned().collect()
+        self.registry.load().kinds().filter(|kind| kind.is_served()).cloned().collect()
     }
 
     pub(crate) fn registry(&self) -> Arc<Registry> {

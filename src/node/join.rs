@@ -119,7 +119,7 @@ async fn start(flags: &AgentVerbFlags, dirs: &Dirs, group: &Group, progress: &Pr
     let address = address.context("this machine has no address that others could reach: connect it to a network, or give --node-ip")?;
     let client = if flags.join.offline_start {
         let shelf = Shelf::open(&dirs.node().join(CACHE), ALONE_AFTER, group).context("opening what was kept of the cluster")?;
-        patient(shelf.over(member.transport.clone()))
+        patient(shelf.over(member.transport.clone()), "kubelet")
     } else {
         member.transport.client()
     };

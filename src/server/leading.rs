@@ -164,5 +164,5 @@ pub fn client_as(front: &Front, guard: &Guard, name: &str, groups: &[&str]) -> C
     let groups = groups.iter().map(|g| (*g).to_owned()).collect();
     let user = User { name: name.into(), groups, ..User::default() };
     let peer = Peer::local(user);
-    client::patient(guard.over(in_process(front.clone(), peer)))
+    client::patient(guard.over(in_process(front.clone(), peer)), client::agent_of(name))
 }

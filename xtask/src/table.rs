@@ -1,19 +1,87 @@
 //! Definitions -> lines of text that the server reads at first use: names, fields and types, no descriptions.
 //!
 //! A definition is a line `=name` (`=name atomic` where it is owned as a whole); then one line per field:
-//! `name type [list-type[:key,key] [patch-strategy[:merge-key]]]`, `-` where one is left out.
+//! `name type [list-type[:key[=default],key] [patch-strategy[:merge-key]]]`, `-` where one is left out.
 //! `~` before the type: a zero or empty value stands for an absent one (`omitempty`, and no pointer).
+//! `!` before the type: always there (an object that is no pointer; a list's key, which is zero where it is left out).
 //! Types: `s` string, `b` boolean, `i` int32, `l` int64, `d` double, `y` base64 bytes, `t` time, `u` time with microseconds, `q` quantity,
 //! `o` int or string, `x` any JSON, `@name` another definition, `[T` a list, `{T` a map.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+};
 
 use serde_json::Value;
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 
+/// Objects of these names are no pointers (`default: {}` in client-go `applyconfigurations/internal/internal.go`).
+const ALWAYS: &[&str] = &[
+    "acceptedNames",
+    "backend",
+    "clientConfig",
+    "conditions",
+    "current",
+    "daemonEndpoints",
+    "deprecatedSource",
+    "describedObject",
+    "devices",
+    "involvedObject",
+    "jobTemplate",
+    "kubeletEndpoint",
+    "lastState",
+    "limitResponse",
+    "loadBalancer",
+    "metadata",
+    "metric",
+    "names",
+    "nodeInfo",
+    "podAffinityTerm",
+    "podSelector",
+    "pool",
+    "port",
+    "preference",
+    "priorityLevelConfiguration",
+    "regarding",
+    "resource",
+    "resources",
+    "roleRef",
+    "scaleTargetRef",
+    "schedulingPolicy",
+    "source",
+    "spec",
+    "state",
+    "status",
+    "strategy",
+    "taint",
+    "target",
+    "template",
+    "updateStrategy",
+];
+/// But these are.
+const POINTERS: &[(&str, &str)] = &[
+    ("io.k8s.api.autoscaling.v2.MetricSpec", "resource"),
+    ("io.k8s.api.autoscaling.v2.MetricStatus", "resource"),
+    ("io.k8s.api.core.v1.ContainerStatus", "resources"),
+    ("io.k8s.api.core.v1.PodSpec", "resources"),
+    ("io.k8s.api.core.v1.PodStatus", "resources"),
+    ("io.k8s.api.core.v1.ReplicationControllerSpec", "template"),
+    ("io.k8s.api.networking.v1.IngressBackend", "resource"),
+    ("io.k8s.api.networking.v1.NetworkPolicyPeer", "podSelector"),
+    ("io.k8s.api.resource.v1alpha3.ResourcePoolStatusRequest", "status"),
+];
+/// Pointers that are keys of lists, and have no zero value.
+const POINTER_KEYS: &[&str] = &["shareID"];
+/// Defaults of keys of lists: definition, field, default.
+const KEY_DEFAULTS: &[(&str, &str, &str)] = &[
+    ("io.k8s.api.core.v1.ContainerPort", "protocol", "TCP"),
+    ("io.k8s.api.core.v1.LocalObjectReference", "name", ""),
+    ("io.k8s.api.core.v1.ServicePort", "protocol", "TCP"),
+];
+
 pub fn render(definitions: &BTreeMap<String, Value>, wire: &str) -> String {
-    let zeros = Zeros::of(wire);
+    let (zeros, keys) = (Zeros::of(wire), keys(definitions));
     let mut out = String::new();
     for (name, definition) in definitions.iter().filter(|(name, _)| leaf(name).is_none()) {
         let atomic = if definition["x-kubernetes-map-type"] == "atomic" { " atomic" } else { "" };
@@ -22,10 +90,29 @@ pub fn render(definitions: &BTreeMap<String, Value>, wire: &str) -> String {
             let typ = typ(name, field, property);
             // Objects and types with a form of their own are never left out.
             let zero = typ.starts_with(['s', 'b', 'i', 'l', 'd', 'y', '[', '{']) && zeros.has(name, field);
-            writeln!(out, "{field} {}{typ}{}", if zero { "~" } else { "" }, semantics(property)).expect("writing to memory");
+            let is_object = typ.starts_with('@') && ALWAYS.contains(&field.as_str()) && !POINTERS.contains(&(name.as_str(), field.as_str()));
+            let is_key = typ.starts_with(['s', 'i', 'l']) && !zero && keys.contains(&(name.as_str(), field.as_str())) && !POINTER_KEYS.contains(&field.as_str());
+            let mark = if zero { "~" } else if is_object || is_key { "!" } else { "" };
+            writeln!(out, "{field} {mark}{typ}{}", semantics(property)).expect("writing to memory");
         }
     }
     out
+}
+
+/// Definitions and those of their fields that are keys of lists.
+fn keys(definitions: &BTreeMap<String, Value>) -> BTreeSet<(&str, &str)> {
+    let fields = definitions.values().flat_map(|definition| definition["properties"].as_object().into_iter().flatten());
+    let keys = fields.flat_map(|(_, field)| {
+        let item = item(field);
+        let names = field["x-kubernetes-list-map-keys"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        names.map(move |name| (item, name))
+    });
+    keys.collect()
+}
+
+/// The definition of a list's items.
+fn item(field: &Value) -> &str {
+    field["items"]["$ref"].as_str().unwrap_or_default().trim_start_matches("#/definitions/")
 }
 
 /// Fields of the wire table (`wire.rs`) that are marked with `z`, and inlined messages.
@@ -51,7 +138,7 @@ impl<'t> Zeros<'t> {
             let mut words = line.split(' ');
             match words.next().map(|word| (word, word.strip_prefix('*'))) {
                 Some((_, Some(inner))) => self.has(inner, field),
-                Some((name, None)) => name == field && words.nth(1) == Some("z"),
+                Some((name, None)) => name == field && words.nth(1).is_some_and(|marks| marks.contains('z')),
                 None => false,
             }
         })
@@ -96,7 +183,11 @@ fn typ(owner: &str, field: &str, property: &Value) -> String {
 fn semantics(property: &Value) -> String {
     let list = property["x-kubernetes-list-type"].as_str().filter(|t| *t != "atomic");
     let list = list.map_or("-".into(), |t| match property["x-kubernetes-list-map-keys"].as_array() {
-        Some(keys) => format!("{t}:{}", keys.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",")),
+        Some(keys) => {
+            let default = |key: &str| KEY_DEFAULTS.iter().find(|(of, name, _)| (*of, *name) == (item(property), key));
+            let key = |key: &str| default(key).map_or(key.to_owned(), |(_, _, default)| format!("{key}={default}"));
+            format!("{t}:{}", keys.iter().filter_map(Value::as_str).map(key).collect::<Vec<_>>().join(","))
+        }
         None => t.into(),
     });
     let map = property["x-kubernetes-map-type"].as_str().map_or(list, |t| format!("{t}-map"));

@@ -22,7 +22,7 @@ pub use cache::{Cache, Caches};
 pub use events::Recorder;
 pub use kube;
 pub use objects::{Meta, Object};
-pub use retry::{is_open, may_pass, patient};
+pub use retry::{agent_of, is_open, may_pass, patient};
 
 /// Until a server has answered one request of somebody who waits for it.
 pub const ANSWER_BOUND: Duration = Duration::from_secs(30);

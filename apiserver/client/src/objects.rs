@@ -95,13 +95,32 @@ impl<'a> Meta<'a> {
     }
 }
 
+/// Metadata that may say who owns which field.
+trait Managed {
+    fn forget_managers(&mut self);
+}
+
+impl Managed for ObjectMeta {
+    fn forget_managers(&mut self) {
+        self.managed_fields = None;
+    }
+}
+
+/// It has never heard of them.
+impl Managed for pods::PodMeta {
+    fn forget_managers(&mut self) {}
+}
+
 macro_rules! objects {
     ($($object:ty => $served:ty),* $(,)?) => {
         $(impl Object for $object {
             type Served = $served;
 
             fn read(json: &[u8]) -> serde_json::Result<Seen<Self>> {
-                decode(json)
+                let mut seen = decode::<Self>(json)?;
+                // Nobody reads who owns which field, and what is written without says nothing of it.
+                seen.object.metadata.forget_managers();
+                Ok(seen)
             }
 
             fn object_meta(&self) -> Meta<'_> {

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response, StatusCode, header::RETRY_AFTER};
+use http::{
+    HeaderValue, Request, Response, StatusCode,
+    header::{RETRY_AFTER, USER_AGENT},
+};
 use kube::{Client, client::Body};
 use tower::{BoxError, Service, ServiceExt};
 
@@ -20,8 +23,9 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 /// way, or a server that stands still, must not hold up for ever who asks.
 const HEAD_BOUND: Duration = Duration::from_secs(75);
 
-/// A client over `service` that waits out refusals (429, and 5xx, with `Retry-After`), and waits for no answer for ever.
-pub fn patient<S, B>(service: S) -> Client
+/// A client over `service` that waits out refusals (429, and 5xx, with `Retry-After`), and waits for no answer for ever. `agent` is who it says it is: what
+/// it writes is owned under that name (`metadata.managedFields`).
+pub fn patient<S, B>(service: S, agent: &str) -> Client
 where
     S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -29,7 +33,19 @@ where
     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    Client::new(Patient(service), "default")
+    let agent = HeaderValue::from_str(agent).unwrap_or_else(|_| HeaderValue::from_static("skiff"));
+    Client::new(Patient { service, agent }, "default")
+}
+
+/// The name of the upstream program that works as this user.
+#[must_use]
+pub fn agent_of(user: &str) -> &str {
+    match user.strip_prefix("system:") {
+        Some(user) if user.starts_with("serviceaccount:") => "kube-controller-manager",
+        Some(user) if user.starts_with("node:") => "kubelet",
+        Some(program) => program,
+        None => user,
+    }
 }
 
 /// Whether a request that ended so may have been carried out all the same: there was no answer, or one that leaves it open.
@@ -51,7 +67,10 @@ pub fn may_pass(error: &kube::Error) -> bool {
 }
 
 #[derive(Clone)]
-struct Patient<S>(S);
+struct Patient<S> {
+    service: S,
+    agent: HeaderValue,
+}
 
 impl<S, B> Service<Request<Body>> for Patient<S>
 where
@@ -65,11 +84,12 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Response<B>, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.0.poll_ready(cx).map_err(Into::into)
+        self.service.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        Box::pin(ask(self.0.clone(), request))
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        request.headers_mut().entry(USER_AGENT).or_insert_with(|| self.agent.clone());
+        Box::pin(ask(self.service.clone(), request))
     }
 }
 
@@ -138,6 +158,7 @@ mod tests {
         let counted = asked.clone();
         let server = tower::service_fn(move |request: Request<Body>| {
             assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/pods"));
+            assert_eq!(request.headers().get(USER_AGENT).unwrap(), agent_of("system:node:a"));
             let refuses = counted.fetch_add(1, Ordering::Relaxed) < refusals;
             let mut answer = Response::builder().status(if refuses { code } else { 201 });
             if let Some(after) = after.filter(|_| refuses) {
@@ -147,7 +168,7 @@ mod tests {
         });
         let began = Instant::now();
         let request = Request::post("/pods").body(Body::from(b"{}".to_vec())).unwrap();
-        let answer = patient(server).send(request).await.unwrap();
+        let answer = patient(server, "kubelet").send(request).await.unwrap();
         (answer.status().as_u16(), asked.load(Ordering::Relaxed), began.elapsed().as_secs())
     }
 
@@ -156,7 +177,7 @@ mod tests {
         let silent = tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Infallible>>());
         let began = Instant::now();
         let request = Request::get("/api/v1/pods?watch=true").body(Vec::new()).unwrap();
-        let error = patient(silent).request_stream(request).await.err().unwrap();
+        let error = patient(silent, "kubelet").request_stream(request).await.err().unwrap();
         assert!(may_pass(&error) && is_open(&error), "{error}");
         assert_eq!(began.elapsed(), HEAD_BOUND);
     }

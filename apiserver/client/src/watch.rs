@@ -359,7 +359,7 @@ mod tests {
         });
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
         let began = Instant::now();
-        let following = follow::<ConfigMap>(crate::patient(server), Query::default(), move |change| tell.send(change).unwrap());
+        let following = follow::<ConfigMap>(crate::patient(server, "kubelet"), Query::default(), move |change| tell.send(change).unwrap());
         let failed = async { (told.recv().await, told.recv().await) };
         tokio::select! {
             () = following => unreachable!("it goes on for ever"),

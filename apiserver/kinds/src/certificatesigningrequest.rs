@@ -61,6 +61,15 @@ pub fn kind() -> Kind {
 struct Requests;
 
 impl Strategy for Requests {
+    fn reset_fields(&self, subresource: &str) -> Option<&'static [&'static [&'static str]]> {
+        match subresource {
+            "" => Some(&[&["spec"], &["status"]]),
+            "status" => Some(&[&["spec"], &["status", "conditions"]]),
+            "approval" => Some(&[&["spec"], &["status", "certificate"]]),
+            _ => None,
+        }
+    }
+
     /// Who asks is told by the request alone.
     fn prepare_create(&self, ctx: &Ctx<'_>, object: &mut Value) {
         let Some(spec) = edit::make_child(object, "spec") else { return };

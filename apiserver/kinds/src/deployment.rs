@@ -54,6 +54,10 @@ pub fn kind() -> Kind {
 struct DeploymentStrategy;
 
 impl Strategy for DeploymentStrategy {
+    fn reset_fields(&self, subresource: &str) -> Option<&'static [&'static [&'static str]]> {
+        (subresource == "status").then_some(&[&["spec"], &["metadata", "labels"]])
+    }
+
     fn default(&self, object: &mut Value) {
         if let Some(spec) = make_child(object, "spec") {
             default_to(spec, "replicas", 1);
@@ -103,10 +107,7 @@ impl Strategy for DeploymentStrategy {
         let parts = ["updatedReplicas", "readyReplicas", "availableReplicas"];
         let others = ["observedGeneration", "unavailableReplicas", "terminatingReplicas", "collisionCount"];
         podtemplate::validate_counts(status, &parts, &others, causes);
-        let (collisions, before) = (status.int("collisionCount").unwrap_or(0), count(old, "/status/collisionCount"));
-        if collisions < before {
-            causes.invalid("status.collisionCount", collisions, "cannot be decremented");
-        }
+        podtemplate::collisions(new, old, causes);
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {

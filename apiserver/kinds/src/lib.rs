@@ -15,10 +15,11 @@ pub mod common;
 pub mod config;
 pub mod configmap;
 pub mod controllerrevision;
+pub mod cronjob;
 pub mod csidriver;
 pub mod csinode;
 pub mod csistoragecapacity;
-pub mod customresourcedefinition;
+pub mod daemonset;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
@@ -26,9 +27,11 @@ pub mod event;
 pub mod eviction;
 pub mod flow;
 pub mod flowschema;
+pub mod horizontalpodautoscaler;
 pub mod ingress;
 pub mod ingressclass;
 pub mod ipaddress;
+pub mod job;
 pub mod lease;
 pub mod limitrange;
 pub mod namespace;
@@ -45,6 +48,7 @@ pub mod priorityclass;
 pub mod prioritylevelconfiguration;
 pub mod replicaset;
 pub mod replicationcontroller;
+pub mod resourcequota;
 pub mod roles;
 pub mod runtimeclass;
 pub mod schema;
@@ -52,6 +56,7 @@ pub mod secret;
 pub mod service;
 pub mod serviceaccount;
 pub mod servicecidr;
+pub mod statefulset;
 pub mod storageclass;
 pub mod volumeattachment;
 pub mod volumeattributesclass;
@@ -74,6 +79,7 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| pod::kind(),
     |_| podtemplate::kind(),
     |_| replicationcontroller::kind(),
+    |_| resourcequota::kind(),
     |_| secret::kind(),
     |_| serviceaccount::kind(),
     service::kind,
@@ -84,14 +90,20 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| admissionregistration::policies::validating(),
     |_| admissionregistration::bindings::validating(),
     |_| admissionregistration::webhooks::validating(),
-    // apiextensions.k8s.io
-    |_| customresourcedefinition::kind(),
     // apiregistration.k8s.io
     |_| apiservice::kind(),
     // apps
     |_| controllerrevision::kind(),
+    |_| daemonset::kind(),
     |_| deployment::kind(),
     |_| replicaset::kind(),
+    |_| statefulset::kind(),
+    // autoscaling
+    |_| horizontalpodautoscaler::kind(),
+    |_| horizontalpodautoscaler::v1_kind(),
+    // batch
+    |_| cronjob::kind(),
+    |_| job::kind(),
     // certificates.k8s.io
     |_| certificatesigningrequest::kind(),
     // coordination.k8s.io

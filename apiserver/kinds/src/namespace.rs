@@ -32,6 +32,10 @@ pub fn kind() -> Kind {
 struct Namespaces;
 
 impl Strategy for Namespaces {
+    fn reset_fields(&self, subresource: &str) -> Option<&'static [&'static [&'static str]]> {
+        (subresource == "finalize").then_some(&[&["status"]])
+    }
+
     fn default(&self, object: &mut Value) {
         label_with_name(object);
         if let Some(status) = edit::make_child(object, "status") {

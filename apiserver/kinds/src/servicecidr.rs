@@ -51,6 +51,10 @@ pub fn ready_condition(object: &Value) -> Option<&Value> {
 struct ServiceCidrs;
 
 impl Strategy for ServiceCidrs {
+    fn reset_fields(&self, subresource: &str) -> Option<&'static [&'static [&'static str]]> {
+        (subresource == "status").then_some(&[&["metadata"], &["spec"]])
+    }
+
     fn validate_create(&self, object: &Value, causes: &mut FieldErrors) {
         spec(object, causes);
     }

@@ -64,13 +64,13 @@ impl Review<'_> {
             if meta::text(&new, "namespace") != ctx.namespace {
                 return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
             }
-            managed_fields::forget(&mut new);
             if ctx.operation == Operation::Create {
                 meta::wipe(&mut new);
             }
             ctx.kind.strategy.default(&mut new);
         }
         let Some(object) = self.object.as_deref_mut() else { return Err(refused("there is none to be changed")) };
+        managed_fields::keep(ctx, &mut new, object);
         *object = new;
         Ok(())
     }

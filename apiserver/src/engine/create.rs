@@ -13,7 +13,7 @@ use super::{
     form, managed_fields, meta,
     object::Object,
 };
-use crate::kind::{Claimant, Handler, Kind, Storage};
+use crate::kind::{Claimant, Kind, Storage};
 
 /// How often a generated name is drawn before the conflict is the caller's.
 const NAME_ATTEMPTS: usize = 8;
@@ -54,7 +54,8 @@ async fn answer(ctx: &Ctx<'_>, object: Value) -> Result<Arc<Object>, Status> {
     ctx.kind.strategy.validate_create(&object, &mut causes);
     refuse_invalid(ctx.kind, meta::text(&object, "name"), &causes)?;
     admit::validate(ctx, Some(&object), None).await?;
-    let reply = ctx.kind.strategy.answer(ctx, object).await?;
+    let mut reply = ctx.kind.strategy.answer(ctx, object).await?;
+    ctx.kind.schema.complete(&mut reply);
     Ok(form::loose(Key::default(), &reply))
 }
 
@@ -64,6 +65,7 @@ pub(super) async fn create_named(ctx: &Ctx<'_>, mut object: Value) -> Result<Arc
     let name = meta::text(&object, "name").to_owned();
     let ctx = &ctx.named(&name);
     prepare(ctx, &mut object);
+    kind.schema.complete(&mut object);
     let mut causes = FieldErrors::default();
     let typed = meta::typed(&object).map_err(|why| form::mistyped(kind, &why))?;
     kind.strategy.validate(&object, &mut causes);
@@ -101,7 +103,7 @@ async fn stored(ctx: &Ctx<'_>, object: Value, claims: Claims) -> Result<Option<A
 
 fn prepare(ctx: &Ctx<'_>, object: &mut Value) {
     let kind = ctx.kind;
-    if has_status(kind)
+    if kind.has_status()
         && !kind.strategy.created_with_status()
         && let Some(map) = object.as_object_mut()
     {
@@ -130,10 +132,6 @@ async fn put(ctx: &Ctx<'_>, key: &Key, object: &Value, claims: Claims) -> Result
             Err(status)
         }
     }
-}
-
-pub(super) fn has_status(kind: &Kind) -> bool {
-    kind.subresource("status").is_some_and(|sub| matches!(sub.handler, Handler::Status))
 }
 
 pub(super) fn refuse_invalid(kind: &Kind, name: &str, causes: &FieldErrors) -> Result<(), Status> {

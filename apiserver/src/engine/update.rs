@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{Status, field_errors::FieldErrors};
+use api::{Gvk, Status, field_errors::FieldErrors};
 use serde_json::Value;
 use store::{Expect, Op, Outcome, Rev};
 
@@ -10,7 +10,7 @@ use super::{
     admit,
     claims::Claims,
     context::Ctx,
-    create::{create_named, has_status, refuse_invalid},
+    create::{create_named, refuse_invalid},
     form,
     managed_fields::{self, is_same, is_unchanged},
     meta,
@@ -38,6 +38,8 @@ pub(crate) enum Missing<'a> {
     Refuse,
     /// Create it, where the strategy allows and this does not say no; `edit` then sees null.
     Create(&'a (dyn Fn() -> Result<(), Status> + Send + Sync)),
+    /// The same whatever the strategy says: it is applied.
+    Apply(&'a (dyn Fn() -> Result<(), Status> + Send + Sync)),
 }
 
 pub(crate) struct Updated {
@@ -84,7 +86,9 @@ async fn round(ctx: &Ctx<'_>, edit: &Edit<'_>, missing: Missing<'_>) -> Result<R
         return create_missing(ctx, edit, missing).await;
     };
     let strategy = &ctx.kind.strategy;
-    let old = form::value(ctx.served, &current).await?;
+    let mut old = form::value(ctx.served, &current).await?;
+    // An older server, or another, may have left it out.
+    ctx.kind.schema.complete(&mut old);
     let mut new = prepared(ctx, edited(ctx, &old, edit).await?, &old);
     validated(ctx, &new, &old)?;
     ctx.warn(strategy.warnings(&new, Some(&old)));
@@ -109,10 +113,12 @@ async fn round(ctx: &Ctx<'_>, edit: &Edit<'_>, missing: Missing<'_>) -> Result<R
 async fn create_missing(ctx: &Ctx<'_>, edit: &Edit<'_>, missing: Missing<'_>) -> Result<Round, Status> {
     let kind = ctx.kind;
     let not_found = || Status::not_found(&kind.group_resource(), ctx.name);
-    let Missing::Create(allowed) = missing else { return Err(not_found()) };
-    if !kind.strategy.create_on_update() || !ctx.subresource.is_empty() {
-        return Err(not_found());
-    }
+    let allowed = match missing {
+        _ if !ctx.subresource.is_empty() => return Err(not_found()),
+        Missing::Create(allowed) if kind.strategy.create_on_update() => allowed,
+        Missing::Apply(allowed) => allowed,
+        Missing::Create(_) | Missing::Refuse => return Err(not_found()),
+    };
     allowed()?;
     let mut object = Value::Null;
     edit(&mut object)?;
@@ -141,20 +147,22 @@ async fn edited(ctx: &Ctx<'_>, old: &Value, edit: &Edit<'_>) -> Result<Value, St
     let mut new = old.clone();
     let Some(paths) = scale_paths(ctx) else {
         edit(&mut new)?;
-        check_version(ctx.kind, &mut new, old)?;
+        check_version(ctx, &mut new, old)?;
         ctx.kind.strategy.default(&mut new);
         managed_fields::track(ctx, &mut new, Some(old));
         admit::mutate(ctx, Some(&mut new), Some(old)).await?;
         return Ok(new);
     };
-    let was = scale::of(paths, old);
+    let mut was = scale::of(paths, old);
+    managed_fields::of_object(paths, old, &mut was);
     let mut scale = was.clone();
     edit(&mut scale)?;
+    managed_fields::track(ctx, &mut scale, Some(&was));
     admit::mutate(ctx, Some(&mut scale), Some(&was)).await?;
     scale::put(ctx.kind, paths, &mut new, &scale)?;
-    check_version(ctx.kind, &mut new, old)?;
+    managed_fields::of_scale(ctx.kind, paths, &scale, &mut new);
+    check_version(ctx, &mut new, old)?;
     ctx.kind.strategy.default(&mut new);
-    managed_fields::track(ctx, &mut new, Some(old));
     Ok(new)
 }
 
@@ -174,13 +182,15 @@ fn scale_paths<'a>(ctx: &Ctx<'a>) -> Option<&'a ScalePaths> {
 }
 
 /// The resource version and uid the writer saw must be the current ones, where they are given.
-fn check_version(kind: &Kind, new: &mut Value, old: &Value) -> Result<(), Status> {
-    let gr = kind.group_resource();
+fn check_version(ctx: &Ctx<'_>, new: &mut Value, old: &Value) -> Result<(), Status> {
+    let (kind, gr) = (ctx.kind, ctx.kind.group_resource());
     let name = meta::text(old, "name");
     let (current, given) = (meta::text(old, "resourceVersion"), meta::text(new, "resourceVersion"));
     let (uid, wanted) = (meta::text(old, "uid"), meta::text(new, "uid"));
     if !wanted.is_empty() && wanted != uid {
-        let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}");
+        let failed = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}");
+        let key = ctx.served.cache.as_ref().map(|cache| cache.store_key(&ctx.key())).unwrap_or_default();
+        let why = format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {failed}");
         return Err(Status::conflict(&gr, name, &why));
     }
     // "0" is what client libraries send for "none".
@@ -190,7 +200,8 @@ fn check_version(kind: &Kind, new: &mut Value, old: &Value) -> Result<(), Status
     if !kind.strategy.unconditional_update() {
         let mut causes = FieldErrors::default();
         causes.invalid("metadata.resourceVersion", 0, "must be specified for an update");
-        return Err(Status::invalid(&kind.gvk(), name, &causes));
+        // The store names the resource here, not the kind.
+        return Err(Status::invalid(&Gvk::new(&kind.group, &kind.version, &kind.plural), name, &causes));
     }
     meta::of(new).insert("resourceVersion".into(), current.into());
     Ok(())
@@ -200,6 +211,7 @@ fn check_version(kind: &Kind, new: &mut Value, old: &Value) -> Result<(), Status
 fn prepared(ctx: &Ctx<'_>, new: Value, old: &Value) -> Value {
     let kind = ctx.kind;
     let mut new = form::typed_as(kind, new);
+    kind.schema.complete(&mut new);
     meta::carry_over(&mut new, old);
     let handler = kind.subresource(ctx.subresource).map(|sub| &sub.handler);
     // An action writes as the system (upstream's bindings do not pass a strategy): what it makes of the object stands, and is no new generation.
@@ -213,14 +225,14 @@ fn prepared(ctx: &Ctx<'_>, new: Value, old: &Value) -> Value {
         }
         Some(Handler::Object) => kind.strategy.prepare_subresource(ctx, &mut new, old),
         _ => {
-            if has_status(kind) {
+            if kind.has_status() {
                 carry(&mut new, old, "status");
             }
             kind.strategy.prepare_update(ctx, &mut new, old);
         }
     }
     // A status leaves the rest as it is.
-    if kind.generation && !matches!(handler, Some(Handler::Status)) && has_other_content(&new, old) {
+    if kind.generation && !matches!(handler, Some(Handler::Status)) && has_other_content(&new, old, uncounted(kind)) {
         let generation = meta::field(old, "generation").and_then(Value::as_i64).unwrap_or_default();
         meta::of(&mut new).insert("generation".into(), (generation + 1).into());
     }
@@ -246,9 +258,15 @@ fn carry_all_but(to: &mut Value, from: &Value, parts: &[&str]) {
     }
 }
 
+/// Parts whose changes make no generation. A status without a subresource is a part as any other.
+fn uncounted(kind: &Kind) -> &'static [&'static str] {
+    const PARTS: &[&str] = &["metadata", "kind", "apiVersion", "status"];
+    if kind.has_status() { PARTS } else { &PARTS[..3] }
+}
+
 /// Whether that is changed which a generation counts the changes of.
-fn has_other_content(new: &Value, old: &Value) -> bool {
-    let counted = |name: &str| !matches!(name, "metadata" | "status" | "kind" | "apiVersion");
+fn has_other_content(new: &Value, old: &Value, uncounted: &[&str]) -> bool {
+    let counted = |name: &str| !uncounted.contains(&name);
     let parts = |object| Value::as_object(object).into_iter().flatten().filter(|(name, _)| counted(name));
     parts(new).count() != parts(old).count() || parts(new).any(|(name, value)| old.get(name).is_none_or(|was| !is_same(value, was)))
 }
@@ -321,10 +339,11 @@ mod tests {
     #[test]
     fn only_what_a_generation_counts_is_other_content() {
         let told = |phase: &str, x: i64| json!({"kind": "K", "metadata": {}, "spec": {"x": x}, "status": {"phase": phase}});
-        assert!(!has_other_content(&told("a", 1), &told("b", 1)));
-        assert!(has_other_content(&told("a", 1), &told("a", 2)));
+        let differ = |new: &Value, old: &Value| has_other_content(new, old, &["metadata", "kind", "apiVersion", "status"]);
+        assert!(!differ(&told("a", 1), &told("b", 1)));
+        assert!(differ(&told("a", 1), &told("a", 2)));
         let bare = json!({"kind": "K"});
-        assert!(has_other_content(&told("a", 1), &bare) && has_other_content(&bare, &told("a", 1)));
+        assert!(differ(&told("a", 1), &bare) && differ(&bare, &told("a", 1)));
     }
 
     #[test]

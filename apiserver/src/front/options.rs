@@ -135,10 +135,39 @@ impl WriteOptions {
     /// # Errors
     /// 422 for values that do not exist.
     pub fn read(query: &Query, kind: &str) -> Result<Self, Status> {
+        Self::checked(query, kind, FieldErrors::default())
+    }
+
+    /// Of a patch, which may be applied.
+    ///
+    /// # Errors
+    /// As of [`WriteOptions::read`].
+    pub fn of_patch(query: &Query, is_apply: bool) -> Result<Self, Status> {
         let mut causes = FieldErrors::default();
+        if !is_apply && query.optional_flag("force").is_some() {
+            causes.forbidden("force", "may not be specified for non-apply patch");
+        }
+        if is_apply && query.get("fieldManager").is_empty() {
+            causes.required("fieldManager", "is required for apply patch");
+        }
+        let mut options = Self::checked(query, "PatchOptions", causes)?;
+        if let Some(force) = query.optional_flag("force") {
+            options.value["force"] = force.into();
+        }
+        Ok(options)
+    }
+
+    fn checked(query: &Query, kind: &str, mut causes: FieldErrors) -> Result<Self, Status> {
+        let manager = query.get("fieldManager");
+        if manager.len() > MANAGER_LENGTH_MAX {
+            causes.too_long("fieldManager", MANAGER_LENGTH_MAX);
+        }
+        for (at, c) in manager.char_indices().filter(|(_, c)| !is_printed(*c)) {
+            causes.invalid("fieldManager", manager, &format!("invalid character U+{:04X} (at position {at})", u32::from(c)));
+        }
         let dry_run: Vec<&str> = query.all("dryRun").filter(|value| !value.is_empty()).collect();
-        for value in dry_run.iter().filter(|value| **value != "All") {
-            causes.not_supported("dryRun", *value, &["All"]);
+        if dry_run.iter().any(|value| *value != "All") {
+            causes.not_supported("dryRun", json!(dry_run), &["All"]);
         }
         let validation = match query.get("fieldValidation") {
             "" | "Warn" => FieldValidation::Warn,
@@ -149,9 +178,6 @@ impl WriteOptions {
                 FieldValidation::Warn
             }
         };
-        if query.get("fieldManager").len() > MANAGER_LENGTH_MAX {
-            causes.too_long("fieldManager", MANAGER_LENGTH_MAX);
-        }
         if !causes.is_empty() {
             return Err(Status::invalid(&Gvk::new("meta.k8s.io", "v1", kind), "", &causes));
         }
@@ -164,6 +190,11 @@ impl WriteOptions {
         }
         Ok(Self { dry_run: !dry_run.is_empty(), validation, value })
     }
+}
+
+/// Go's `unicode.IsPrint`, as far as names go: no control characters, and no space but the plain one.
+fn is_printed(c: char) -> bool {
+    c == ' ' || !c.is_control() && !c.is_whitespace()
 }
 
 /// `metav1.DeleteOptions` given in the query.

@@ -8,10 +8,17 @@ use api::Status;
 use http::HeaderMap;
 use serde_json::Value;
 
-use super::negotiate::media_type;
-use crate::{kind::Kind, parse};
+use super::{negotiate::media_type, query::Query};
+use crate::{
+    engine::{
+        context::Ctx,
+        managed_fields::{self, Configuration},
+    },
+    parse,
+};
 
-const TYPES: [&str; 3] = ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+const APPLY: &str = "application/apply-patch+yaml";
+const TYPES: [&str; 4] = ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", APPLY];
 
 /// A patch, read but not yet applied.
 #[derive(Clone, Debug)]
@@ -19,21 +26,21 @@ pub(crate) enum Patch {
     Json(json_patch::Patch),
     Merge(Value),
     Strategic(Value),
+    /// `force` is of the query.
+    Apply(Configuration),
 }
 
 /// Reads the body. The texts are the paths given twice.
 ///
 /// # Errors
 /// 415 for other types, 400 for what is no patch, 413 for too many operations.
-pub(crate) fn read(headers: &HeaderMap, body: &[u8]) -> Result<(Patch, Vec<String>), Status> {
+pub(crate) fn read(headers: &HeaderMap, query: &Query, body: &[u8]) -> Result<(Patch, Vec<String>), Status> {
     let media_type = media_type(headers);
-    if media_type.starts_with("application/apply-patch+") {
-        let mut status = Status::unsupported_media_type(&TYPES);
-        status.message = format!("server-side apply is not supported yet: {}", status.message);
-        return Err(status);
-    }
     if !TYPES.contains(&media_type.as_str()) {
-        return Err(Status::unsupported_media_type(&TYPES));
+        return Err(Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type"));
+    }
+    if media_type == APPLY {
+        return configuration(body, query);
     }
     let parsed = parse::json(body).map_err(|why| Status::bad_request(format!("error decoding patch: {why}")))?;
     let patch = match media_type.as_str() {
@@ -49,16 +56,46 @@ impl Patch {
     ///
     /// # Errors
     /// 422 where it does not fit the object, 413 where it is too much work.
-    pub fn apply(&self, kind: &Kind, object: &mut Value, spent: &Spent) -> Result<(), Status> {
+    pub fn apply(&self, ctx: &Ctx<'_>, object: &mut Value, spent: &Spent) -> Result<(), Status> {
         match self {
             Patch::Json(patch) => operations::apply(patch, object, spent),
             Patch::Merge(patch) => {
                 json_patch::merge(object, patch);
                 Ok(())
             }
-            Patch::Strategic(patch) => kind.schema.strategic_merge(object, patch.clone()),
+            Patch::Apply(configuration) => managed_fields::apply(ctx, object, configuration),
+            Patch::Strategic(patch) => ctx.kind.schema.strategic_merge(object, patch.clone()),
         }
     }
+}
+
+/// Applies a JSON patch that came from elsewhere (a webhook's), within the bounds of one that a client sends.
+///
+/// # Errors
+/// 400 for what is none, 422 where it does not fit the object, 413 where it is too much work.
+pub fn json(operations: Value, object: &mut Value) -> Result<(), Status> {
+    operations::apply(&operations::read(operations)?, object, &Spent::default())
+}
+
+/// Whether it is applied, and with whose fields told apart.
+pub(crate) fn is_apply(headers: &HeaderMap) -> bool {
+    media_type(headers) == APPLY
+}
+
+/// Most send JSON, which is YAML.
+fn configuration(body: &[u8], query: &Query) -> Result<(Patch, Vec<String>), Status> {
+    let refused = |why: String| Status::bad_request(format!("error decoding YAML: {why}"));
+    let parsed = parse::json(body).or_else(|_| parse::yaml(body)).map_err(refused)?;
+    let value = match parsed.value {
+        Value::Null => Value::Object(serde_json::Map::new()),
+        Value::Object(map) => Value::Object(map),
+        other => {
+            let word = crate::schema::word(&other);
+            let why = format!("json: cannot unmarshal {word} into Go value of type map[string]interface {{}}");
+            return Err(refused(format!("error unmarshaling JSON: while decoding JSON: {why}")));
+        }
+    };
+    Ok((Patch::Apply(Configuration { value, is_forced: query.flag("force") }), parsed.duplicates))
 }
 
 fn map(value: Value) -> Result<Value, Status> {

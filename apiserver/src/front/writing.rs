@@ -19,6 +19,7 @@ use super::{
 use crate::{
     body::{Body, Response},
     engine::{
+        context::ManagerOperation,
         create, form, meta,
         registry::Served,
         scale, subresource,
@@ -28,13 +29,13 @@ use crate::{
     kind::{Action, Handler, Kind, ScalePaths, Subresource},
     lane::Weight,
     parse::{self, Parsed},
-    schema::Schema,
+    schema::{FieldValidation, Schema},
     smp,
 };
 
 impl Call {
     pub(super) async fn create(&self, served: &Served, body: Body) -> Result<Response, Status> {
-        let output = negotiate::output(&self.parts.headers, &self.query)?;
+        let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
         let input = negotiate::input(&self.parts.headers)?;
         let body = self.read(body).await?;
         self.front.lane.run(weight(input, &body), pin!(self.create_from(served, &output, input, &body))).await
@@ -55,7 +56,7 @@ impl Call {
 
     pub(super) async fn update(&self, served: &Served, body: Body) -> Result<Response, Status> {
         let input = negotiate::input(&self.parts.headers)?;
-        let output = negotiate::output(&self.parts.headers, &self.query)?;
+        let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
         let body = self.read(body).await?;
         self.front.lane.run(weight(input, &body), pin!(self.update_from(served, &output, input, &body))).await
     }
@@ -81,7 +82,7 @@ impl Call {
     }
 
     pub(super) async fn patch(&self, served: &Served, body: Body) -> Result<Response, Status> {
-        let output = negotiate::output(&self.parts.headers, &self.query)?;
+        let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
         let body = self.read(body).await?;
         // A small patch of a large object is as much work as writing it.
         let weight = Weight::of(body.len().max(self.cached_len(served)));
@@ -96,34 +97,59 @@ impl Call {
 
     async fn patch_from(&self, served: &Served, output: &Output, body: &Bytes) -> Result<Response, Status> {
         let kind = &served.kind;
-        let (patch, duplicates) = patch::read(&self.parts.headers, body)?;
+        let options = WriteOptions::of_patch(&self.query, patch::is_apply(&self.parts.headers))?;
+        let (patch, duplicates) = patch::read(&self.parts.headers, &self.query, body)?;
         if let Some(audit) = &self.audit {
             audit.sent_patch(body);
         }
-        let options = WriteOptions::read(&self.query, "PatchOptions")?;
         let scale = self.scale(served);
         let spent = Spent::default();
+        let mut ctx = self.ctx(served, Operation::Update, &self.info.name, &options.value, options.dry_run);
+        let is_apply = matches!(patch, Patch::Apply(_));
+        if is_apply {
+            ctx.manager.operation = ManagerOperation::Apply;
+        }
+        let allowed = || self.may_create();
+        let missing = if is_apply { Missing::Apply(&allowed) } else { Missing::Refuse };
+        let ctx = ctx;
         let edit = |value: &mut Value| {
             let is_first = spent.is_nothing();
             let too_much_again = |status: Status| if is_first { status } else { Status::stale(&kind.group_resource(), &self.info.name) };
             let refused = |status: Status| if status.code == 413 { too_much_again(status) } else { status };
-            patch.apply(kind, value, &spent).map_err(refused)?;
+            let is_new = value.is_null();
+            patch.apply(&ctx, value, &spent).map_err(refused)?;
+            if is_apply {
+                self.applied(kind, value, is_new)?;
+            }
             if scale.is_none() {
                 let gvk = kind.gvk();
-                parse::name_kind(&gvk, value, body)?;
-                let texts = kind.schema.check(&gvk, value, &duplicates, options.validation);
+                parse::name_kind(&|version, name| kind.schema.knows(version, name), &gvk, value, body)?;
+                // What is applied has been held against the schema already.
+                let mode = if is_apply && duplicates.is_empty() { FieldValidation::Ignore } else { options.validation };
+                let texts = kind.schema.check(&gvk, value, &duplicates, mode);
                 self.notes.warn(texts.map_err(|status| refused_patch(&patch, kind, value, status))?);
+                self.check_name(value)?;
             }
             meta::typed(value).map_err(|why| form::mistyped(kind, &why)).map(drop)
         };
-        let ctx = self.ctx(served, Operation::Update, &self.info.name, &options.value, options.dry_run);
-        let updated = update::update(&ctx, &edit, body.len(), Missing::Refuse).await?;
+        let updated = update::update(&ctx, &edit, body.len(), missing).await?;
         Ok(self.updated(served, output, scale.map(|(paths, _)| paths), &updated))
+    }
+
+    /// What is applied is of the name and namespace that are asked for, and new where there is nothing.
+    fn applied(&self, kind: &Kind, object: &mut Value, is_new: bool) -> Result<(), Status> {
+        let uid = meta::text(object, "uid");
+        if is_new && !uid.is_empty() {
+            let why = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+            return Err(Status::conflict(&kind.group_resource(), &self.info.name, &why));
+        }
+        self.put_namespace(object)?;
+        self.check_name(object)
     }
 
     /// A create on a subresource whose body is another kind.
     pub(super) async fn act(&self, served: &Served, sub: &Subresource, action: &dyn Action, body: Body) -> Result<Response, Status> {
-        let output = negotiate::output(&self.parts.headers, &self.query)?;
+        let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
         let input = negotiate::input(&self.parts.headers)?;
         let body = self.read(body).await?;
         let work = pin!(self.act_on(served, sub, action, &output, input, &body));
@@ -144,7 +170,7 @@ impl Call {
         if object.get("apiVersion").and_then(Value::as_str).is_some_and(|version| action.accepts(version)) {
             object["apiVersion"] = sub.body.api_version().into();
         }
-        parse::name_kind(&sub.body, &mut object, body)?;
+        parse::name_kind(&|version, name| sub.schema.knows(version, name), &sub.body, &mut object, body)?;
         self.tell_sent(&object);
         self.notes.warn(sub.schema.check(&sub.body, &mut object, &duplicates, options.validation)?);
         meta::typed(&object).map_err(|why| Status::bad_request(format!("{}: {why}", sub.body.kind)))?;
@@ -152,13 +178,13 @@ impl Call {
         self.put_namespace(&mut object)?;
         let ctx = self.ctx(served, Operation::Create, &self.info.name, &options.value, options.dry_run);
         let (code, reply) = subresource::act(&ctx, action, object).await?;
-        Ok(render::encoded(output.format, StatusCode::from_u16(code).unwrap_or(StatusCode::CREATED), &reply))
+        Ok(render::encoded(&served.kind.schema, output.format, StatusCode::from_u16(code).unwrap_or(StatusCode::CREATED), &reply))
     }
 
     fn updated(&self, served: &Served, output: &Output, scale: Option<&ScalePaths>, updated: &Updated) -> Response {
         let code = if updated.created { StatusCode::CREATED } else { StatusCode::OK };
         match scale {
-            Some(paths) => shown::reply(output, code, scale::of(paths, &updated.object.value()), self.now),
+            Some(paths) => shown::reply(&served.kind.schema, output, code, scale::of(paths, &updated.object.value()), self.now),
             None => render::object(&served.kind, output, code, updated.object.bytes(), self.now),
         }
     }
@@ -225,7 +251,7 @@ impl Call {
 fn refused_patch(patch: &Patch, kind: &Kind, patched: &Value, status: Status) -> Status {
     let shown = match patch {
         Patch::Strategic(patch) => smp::shown(patch),
-        Patch::Json(_) | Patch::Merge(_) => patched.to_string(),
+        Patch::Json(_) | Patch::Merge(_) | Patch::Apply(_) => patched.to_string(),
     };
     let why =
         status.message.split_once(&format!(" cannot be handled as a {}: ", kind.kind)).map_or(status.message.as_str(), |(_, why)| why);
@@ -242,7 +268,7 @@ pub(super) fn weight(input: Input, body: &[u8]) -> Weight {
 /// Parses a body that is to be of this kind.
 pub(super) fn decode_as(schema: &Schema, gvk: &Gvk, input: Input, body: &[u8]) -> Result<Parsed, Status> {
     let mut parsed = parse_as(schema, gvk, input, body)?;
-    parse::name_kind(gvk, &mut parsed.value, body)?;
+    parse::name_kind(&|version, name| schema.knows(version, name), gvk, &mut parsed.value, body)?;
     Ok(parsed)
 }
 

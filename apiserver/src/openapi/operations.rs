@@ -33,7 +33,12 @@ pub struct Parameter {
 }
 
 /// Media types of a patch's body; apply patches are not served yet.
-pub const PATCHES: [&str; 3] = ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+pub const PATCHES: [&str; 4] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+];
 pub const MEDIA: [&str; 2] = ["application/json", "application/yaml"];
 
 /// Every operation of a kind.

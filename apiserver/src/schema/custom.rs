@@ -29,6 +29,7 @@ pub fn name(gvk: &Gvk) -> String {
 pub fn definition(gvk: &Gvk, schema: &Value) -> Value {
     let mut out = schema.as_object().cloned().unwrap_or_default();
     out.insert("type".into(), "object".into());
+    let own = json!([{"group": gvk.group, "version": gvk.version, "kind": gvk.kind}]);
     let mut properties = match out.shift_remove("properties") {
         Some(Value::Object(properties)) => properties,
         _ => Map::new(),
@@ -38,7 +39,6 @@ pub fn definition(gvk: &Gvk, schema: &Value) -> Value {
     let metadata = json!({"$ref": format!("#/definitions/{META}"), "description": METADATA});
     properties.insert("metadata".into(), metadata);
     out.insert("properties".into(), properties.into());
-    let own = json!([{"group": gvk.group, "version": gvk.version, "kind": gvk.kind}]);
     out.insert("x-kubernetes-group-version-kind".into(), own);
     out.into()
 }
@@ -63,7 +63,7 @@ fn object(table: &mut Table, name: &str, schema: &Value, root: Root) -> u32 {
         .map(|(field, property)| {
             let typ = typ(table, &format!("{name}.{field}"), property);
             let (semantics, facets) = (semantics(property), Facets::of(property));
-            Field { name: field.clone().into(), typ, absent_if_zero: false, semantics, facets }
+            Field { name: field.clone().into(), typ, absent_if_zero: false, is_always: false, semantics, facets }
         })
         .collect();
     let embedded = schema["x-kubernetes-embedded-resource"] == true;
@@ -72,8 +72,14 @@ fn object(table: &mut Table, name: &str, schema: &Value, root: Root) -> u32 {
         let own = [("apiVersion", Type::String), ("kind", Type::String), ("metadata", metadata)];
         fields.retain(|field| field.name != "metadata");
         let missing: Vec<_> = own.into_iter().filter(|(own, _)| !fields.iter().any(|f| f.name == *own)).collect();
-        let plain =
-            |(name, typ): (&'static str, Type)| Field { name: name.into(), typ, absent_if_zero: false, semantics: None, facets: None };
+        let plain = |(name, typ): (&'static str, Type)| Field {
+            name: name.into(),
+            typ,
+            absent_if_zero: false,
+            is_always: false,
+            semantics: None,
+            facets: None,
+        };
         fields.extend(missing.into_iter().map(plain));
     }
     fields.sort_by(|a, b| a.name.cmp(&b.name));

@@ -8,6 +8,7 @@ use super::Facets;
 
 const ATOMIC: &str = " atomic";
 const ABSENT_IF_ZERO: char = '~';
+const ALWAYS: char = '!';
 
 /// Borrowed from the binary for built-in kinds, owned for custom ones.
 pub type Text = Cow<'static, str>;
@@ -39,6 +40,8 @@ pub struct Field {
     pub typ: Type,
     /// A zero or empty value stands for an absent one.
     pub absent_if_zero: bool,
+    /// Go writes it in any case: an object that is no pointer, the zero value of a list's key. Of built-in kinds only.
+    pub is_always: bool,
     pub semantics: Option<Box<Semantics>>,
     /// What custom schemas say besides; built-in kinds have strategies instead.
     pub facets: Option<Box<Facets>>,
@@ -93,6 +96,10 @@ pub struct Semantics {
     pub list_type: ListType,
     pub map_type: MapType,
     pub map_keys: Vec<Text>,
+    /// What stands for a key that an item leaves out, where that is not the zero value.
+    pub key_defaults: Vec<(Text, Text)>,
+    /// Owned field by field although the definition is owned as a whole.
+    pub is_granular: bool,
     /// Strategic merge patch: `x-kubernetes-patch-merge-key`, `x-kubernetes-patch-strategy`.
     pub merge_key: Option<Text>,
     pub merges: bool,
@@ -181,6 +188,7 @@ impl Table {
             name: field.name.clone(),
             typ: self.copy_type(other, field.typ),
             absent_if_zero: field.absent_if_zero,
+            is_always: field.is_always,
             semantics: field.semantics.clone(),
             facets: field.facets.clone(),
         };
@@ -219,9 +227,10 @@ impl Table {
         let mut words = line.split(' ');
         let name = words.next().expect("a line has a first word");
         let word = words.next().expect("a field has a type");
-        let typ = self.typ(word.trim_start_matches(ABSENT_IF_ZERO), seen);
+        let typ = self.typ(word.trim_start_matches([ABSENT_IF_ZERO, ALWAYS]), seen);
         let semantics = semantics(words.next(), words.next());
-        Field { name: name.into(), typ, absent_if_zero: word.starts_with(ABSENT_IF_ZERO), semantics, facets: None }
+        let (absent_if_zero, is_always) = (word.starts_with(ABSENT_IF_ZERO), word.starts_with(ALWAYS));
+        Field { name: name.into(), typ, absent_if_zero, is_always, semantics, facets: None }
     }
 
     fn typ(&mut self, word: &'static str, seen: &mut HashMap<&'static str, Type>) -> Type {
@@ -271,10 +280,14 @@ fn semantics(list: Option<&'static str>, patch: Option<&'static str>) -> Option<
     match list.split_once(':') {
         Some((_, keys)) => {
             out.list_type = ListType::Map;
-            out.map_keys = keys.split(',').map(Cow::Borrowed).collect();
+            let halves = |key: &'static str| key.split_once('=').map_or((key, None), |(key, default)| (key, Some(default)));
+            let keys = || keys.split(',').map(halves);
+            out.map_keys = keys().map(|(key, _)| key.into()).collect();
+            out.key_defaults = keys().filter_map(|(key, default)| Some((key.into(), default?.into()))).collect();
         }
         None if list == "set" => out.list_type = ListType::Set,
         None if list == "atomic-map" => out.map_type = MapType::Atomic,
+        None if list == "granular-map" => out.is_granular = true,
         None => {}
     }
     let (strategies, key) = patch.map_or(("", None), |p| p.split_once(':').map_or((p, None), |(s, k)| (s, Some(k))));
@@ -296,7 +309,9 @@ mod tests {
 
     #[test]
     fn lines_become_fields() {
-        let table = Table::parse("=a.v1.B\nlist [@a.v1.C map:name,kind merge,retainKeys:name\nmap {s atomic-map\nx i\n=a.v1.C\nname s\n");
+        let table = Table::parse(
+            "=a.v1.B\nlist [@a.v1.C map:name,kind=K merge,retainKeys:name\nmap {s atomic-map\nx i\ny !@a.v1.C\n=a.v1.C\nname s\n",
+        );
         let definition = table.definition(table.index("a.v1.B").unwrap());
         let list = definition.field("list").unwrap();
         let Type::List(element) = list.typ else { panic!("{:?}", list.typ) };
@@ -304,10 +319,12 @@ mod tests {
         let semantics = list.semantics.as_deref().unwrap();
         assert_eq!((semantics.list_type, semantics.merges, semantics.retains_keys), (ListType::Map, true, true));
         assert_eq!(semantics.map_keys, ["name", "kind"]);
+        assert_eq!(semantics.key_defaults, [("kind".into(), "K".into())]);
         assert_eq!(semantics.merge_key.as_deref(), Some("name"));
         assert_eq!(definition.field("map").unwrap().semantics.as_ref().unwrap().map_type, MapType::Atomic);
         assert_eq!(definition.field("x").unwrap().typ, Type::Int32);
-        assert!(definition.field("y").is_none());
+        let always = |name| definition.field(name).map(|field| field.is_always);
+        assert_eq!([always("x"), always("y"), always("z")], [Some(false), Some(true), None]);
         assert_eq!(definition.short(), "B");
     }
 }

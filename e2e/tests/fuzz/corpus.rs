@@ -10,6 +10,12 @@ pub const JSON: &[&[u8]] = &[
     br#"{"a":[1,-2.5e3,true,null,"\u00e4\n",{"":{}}],"a":2}"#,
 ];
 
+pub const FIELDS: &[&[u8]] = &[
+    br#"{"f:metadata":{"f:labels":{".":{},"f:a":{}}},"f:spec":{"f:ports":{"k:{\"port\":80,\"protocol\":\"TCP\"}":{".":{},"f:port":{}}}}}"#,
+    br#"{"f:metadata":{"f:finalizers":{".":{},"v:\"a/b\"":{},"v:1":{},"v:1.5":{},"v:true":{},"v:null":{}}},"i:0":null,"z:later":{"f:x":{}}}"#,
+    br#"{"k:{}":{},"k:{\"a\":{\"b\":[1]}}":{},"v:\"\u003c\"":{},"f:":{},".":{}}"#,
+];
+
 pub const YAML: &[&[u8]] = &[
     b"apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  labels: {app: a, 'on': \"yes\"}\nspec:\n  containers:\n  - name: c\n    image: x:1\n    args: [\"-a\", 0644, 0o17, 1_000, .5, ~]\n",
     b"a: &x\n  b: |-\n    one\n    two\nc: *x\nd:\n  <<: *x\n  e: >\n    folded\n    text\n",

@@ -55,6 +55,19 @@ fn yaml() {
 }
 
 #[test]
+fn managed_fields() {
+    fuzz("managed_fields", corpus::FIELDS, |bytes| {
+        let Ok(parsed) = parse::json(bytes) else { return };
+        let Ok(set) = apiserver::fields::Set::from_fields(&parsed.value) else { return };
+        // What was read is written in a form that is read as the same, and once written does not change.
+        let written = set.to_fields();
+        let again = apiserver::fields::Set::from_fields(&written).expect("what was written can be read");
+        assert_eq!(again.to_fields().to_string(), written.to_string());
+        assert!(set.is_within(&written) || set.is_empty());
+    });
+}
+
+#[test]
 fn protobuf() {
     let tables = &kinds::schema::TABLES;
     let samples = corpus::protobuf();

@@ -124,7 +124,7 @@ impl Line {
                 Ok::<_, Infallible>(inner.oneshot(request).await.expect("it cannot fail"))
             }
         });
-        client::patient(guard.over(service))
+        client::patient(guard.over(service), client::agent_of(name))
     }
 }
 

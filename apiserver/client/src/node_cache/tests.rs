@@ -53,7 +53,7 @@ struct Run {
 fn run(dir: &Path, way: &Way) -> Run {
     let group = Group::new();
     let shelf = Shelf::open(dir, Duration::from_millis(500), &group).unwrap();
-    let client = crate::patient(shelf.over(way.clone()));
+    let client = crate::patient(shelf.over(way.clone()), "kubelet");
     let maps = Caches::new(client.clone(), group.clone()).of::<ConfigMap>();
     Run { group, maps, client }
 }

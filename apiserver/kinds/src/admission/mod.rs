@@ -16,11 +16,14 @@ pub mod limit_ranger;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod persistent_volume_claim_resize;
+pub mod pod_security;
 pub mod priority;
+pub mod resource_quota;
 pub mod runtime_class;
 pub mod service_account;
 pub mod storage_object_in_use_protection;
 pub mod taint_nodes_by_condition;
+pub mod webhooks;
 
 /// The chain that every write passes.
 pub fn chain() -> Vec<Arc<dyn Admission>> {
@@ -30,6 +33,7 @@ pub fn chain() -> Vec<Arc<dyn Admission>> {
         Arc::new(service_account::ServiceAccount),
         Arc::new(node_restriction::NodeRestriction),
         Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
+        Arc::new(pod_security::PodSecurity),
         Arc::new(priority::Priority::default()),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
         Arc::new(default_class::DefaultClass::of_storage()),
@@ -40,6 +44,9 @@ pub fn chain() -> Vec<Arc<dyn Admission>> {
         Arc::new(certificate_signing::CertificateSigning),
         Arc::new(certificate_subject_restriction::CertificateSubjectRestriction),
         Arc::new(default_class::DefaultClass::of_ingress()),
+        Arc::new(webhooks::MutatingAdmissionWebhook::default()),
+        Arc::new(webhooks::ValidatingAdmissionWebhook::default()),
+        Arc::new(resource_quota::ResourceQuota::default()),
     ]
 }
 
@@ -77,6 +84,7 @@ mod tests {
             "ServiceAccount",
             "NodeRestriction",
             "TaintNodesByCondition",
+            "PodSecurity",
             "Priority",
             "DefaultTolerationSeconds",
             "DefaultStorageClass",
@@ -87,6 +95,9 @@ mod tests {
             "CertificateSigning",
             "CertificateSubjectRestriction",
             "DefaultIngressClass",
+            "MutatingAdmissionWebhook",
+            "ValidatingAdmissionWebhook",
+            "ResourceQuota",
         ];
         assert_eq!(names, order);
     }

@@ -141,20 +141,19 @@ mod tests {
 
     #[test]
     fn each_rule_has_its_words() {
+        let both = format!(r#"spec.validationActions: Invalid value: ["Deny","Warn","Warn","Shout"]: {BOTH}"#);
+        let odd = [
+            "spec.validationActions[2]: Duplicate value: \"Warn\"",
+            r#"spec.validationActions[3]: Unsupported value: "Shout": supported values: "Audit", "Deny", "Warn""#,
+            &both,
+        ];
         let cases: Vec<(Value, &[&str])> = vec![
             (json!({"policyName": "p", "validationActions": ["Deny", "Audit"], "matchResources": {}}), &[]),
             (
                 json!({}),
                 &["spec.policyName: Required value", "spec.validationActions: Required value: at least one validation action is required"],
             ),
-            (
-                json!({"policyName": "p", "validationActions": ["Deny", "Warn", "Warn", "Shout"]}),
-                &[
-                    "spec.validationActions[2]: Duplicate value: \"Warn\"",
-                    r#"spec.validationActions[3]: Unsupported value: "Shout": supported values: "Audit", "Deny", "Warn""#,
-                    r#"spec.validationActions: Invalid value: ["Deny","Warn","Warn","Shout"]: must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)"#,
-                ],
-            ),
+            (json!({"policyName": "p", "validationActions": ["Deny", "Warn", "Warn", "Shout"]}), &odd),
             (
                 json!({"policyName": "p", "validationActions": ["Deny"], "paramRef": {"name": "n", "selector": {}}}),
                 &[

@@ -13,10 +13,12 @@ use crate::{
 mod affinity;
 mod containers;
 mod env;
+pub mod ephemeral;
 mod mounts;
 mod ports;
 mod probes;
 mod projected;
+pub mod resize;
 mod resources;
 mod scheduling;
 mod security;
@@ -49,7 +51,7 @@ struct Whole<'v> {
     claims: HashSet<&'v str>,
 }
 
-/// `validatePodMetadataAndSpec` and `ValidatePodCreate`, but for the metadata that all kinds have.
+/// `validatePodMetadataAndSpec`, but for the metadata that all kinds have.
 pub fn pod(pod: &Value, causes: &mut FieldErrors) {
     let found = pod.get("spec").unwrap_or(&Value::Null);
     annotations(pod.at("metadata").at("annotations"), found, causes);
@@ -61,10 +63,15 @@ pub fn pod(pod: &Value, causes: &mut FieldErrors) {
     if found.text("serviceAccountName").is_empty() {
         projected::tokens_need_account(found, path.field("volumes"), causes);
     }
-    if !found.list("ephemeralContainers").is_empty() {
+}
+
+/// `ValidatePodCreate`: what holds of new pods alone.
+pub fn create(pod: &Value, causes: &mut FieldErrors) {
+    let (spec, path) = (pod.at("spec"), Path::new("spec"));
+    if !spec.list("ephemeralContainers").is_empty() {
         causes.forbidden(path.field("ephemeralContainers"), "cannot be set on create");
     }
-    if !found.text("nodeName").is_empty() && !found.list("schedulingGates").is_empty() {
+    if !spec.text("nodeName").is_empty() && !spec.list("schedulingGates").is_empty() {
         causes.forbidden(path.field("nodeName"), "cannot be set until all schedulingGates have been cleared");
     }
 }
@@ -79,6 +86,7 @@ pub fn spec(spec: &Value, owner: Owner, path: Path<'_>, causes: &mut FieldErrors
     let whole = Whole { owner, spec, volumes, claims };
     containers::regular(&whole, path.field("containers"), causes);
     containers::init(&whole, path.field("initContainers"), causes);
+    ephemeral::all(&whole, path.field("ephemeralContainers"), causes);
     resources::pod_level(&whole, path.field("resources"), causes);
     host_network_ports(&whole, path.field("containers"), causes);
     one_of(spec.text("restartPolicy"), &["Always", "OnFailure", "Never"], path.field("restartPolicy"), causes);

@@ -64,6 +64,10 @@ pub const LARGE: &[Large] = &[
         let patch = json!({"metadata": {"labels": reversed(map(size))}});
         Ask { method: "PATCH", ..ask(&format!("{CONFIGMAPS}/x?dryRun=All"), "application/merge-patch+json", &patch, 200) }
     }),
+    asked("apply: labels", Some(|size| stored("metadata.labels", map(size))), |size| applied("labels", &reversed(map(size)))),
+    asked("apply: finalizers", Some(|size| stored("metadata.finalizers", names(size))), |size| {
+        applied("finalizers", &reversed(names(size / 66 * 63)))
+    }),
     asked("JSON patch", Some(|size| stored("metadata.labels", map(size))), |size| {
         let add = |i: usize| json!({"op": "add", "path": format!("/metadata/labels/{}", word(i)), "value": "v".repeat(40)});
         let patch: Vec<Value> = (0..size / 320).map(add).collect();
@@ -93,6 +97,12 @@ fn ask(path: &str, content: &'static str, body: &Value, code: u16) -> Ask {
 
 fn dry(path: &str, content: &'static str, body: &[u8], code: u16) -> Ask {
     Ask { body: body.to_vec(), ..ask(&format!("{path}?dryRun=All"), content, &Value::Null, code) }
+}
+
+fn applied(name: &str, value: &Value) -> Ask {
+    let config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x", name: value}});
+    let path = format!("{CONFIGMAPS}/x?dryRun=All&fieldManager=m&force=true");
+    Ask { method: "PATCH", ..ask(&path, "application/apply-patch+yaml", &config, 200) }
 }
 
 fn stored(at: &str, value: Value) -> Ask {

@@ -10,6 +10,7 @@ mod fields;
 mod looks;
 mod own;
 mod pods;
+mod protobuf;
 mod rights;
 mod robust;
 mod room;

@@ -110,9 +110,7 @@ const TABLE: &[Row] = &[
     ("pod-garbage-collector", "pod-garbage-collector", |s| s.run(podgc::PodGc::new(s.caches, &s.on_node, s.client(), s.config))),
     ("pvc-protection-controller", "pvc-protection-controller", |s| s.run(protection::Claims::new(s.caches))),
     ("pv-protection-controller", "pv-protection-controller", |s| s.run(protection::Volumes::new(s.caches))),
-    ("volumeattributesclass-protection-controller", "volumeattributesclass-protection-controller", |s| {
-        s.run(protection::Classes::new(s.caches));
-    }),
+    ("volumeattributesclass-protection-controller", "vac-protection-controller", |s| s.run(protection::Classes::new(s.caches))),
     ("service-account-controller", "serviceaccount-controller", |s| s.run(serviceaccount::ServiceAccounts::new(s.caches))),
     ("service-cidrs-controller", "service-cidr-controller", |s| s.run(servicecidrs::ServiceCidrs::new(s.caches))),
     ("root-ca-cert-publisher", "root-ca-cert-publisher", |s| s.run(root_ca::RootCa::new(s.caches, &s.config.root_ca))),

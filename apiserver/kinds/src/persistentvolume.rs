@@ -9,7 +9,7 @@ use api::{
     field_errors::FieldErrors,
     time::{Timestamp, rfc3339},
 };
-use apiserver::kind::{Column, Ctx, Field, Kind, Strategy, names};
+use apiserver::kind::{Column, Ctx, Kind, Strategy, names};
 use serde_json::{Value, json};
 
 use crate::{
@@ -25,7 +25,6 @@ use crate::{
 };
 
 const SPEC: Path<'static> = Path::new("spec");
-const FIELDS: &[Field] = &[table::field("name", "/metadata/name", "")];
 const ANNOTATIONS: [(&str, &str); 2] = [
     (CLASS_ANNOTATION, "deprecated since v1.8; use \"storageClassName\" attribute instead"),
     (validate::MOUNT_OPTIONS, "deprecated since v1.31; use \"mountOptions\" attribute instead"),
@@ -88,7 +87,6 @@ pub fn kind() -> Kind {
         scope: apiserver::kind::Scope::Cluster,
         subresources: vec![common::status("", "v1", "PersistentVolume")],
         columns: Cow::Borrowed(COLUMNS),
-        fields: Cow::Borrowed(FIELDS),
         ..common::kind("", "v1", "PersistentVolume", "persistentvolumes", "io.k8s.api.core.v1", Volumes)
     }
 }

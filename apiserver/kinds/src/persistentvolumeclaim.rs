@@ -8,7 +8,7 @@ pub mod validate;
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Field, Kind, Strategy, names};
+use apiserver::kind::{Column, Ctx, Kind, Strategy, names};
 use serde_json::{Value, json};
 
 use crate::common::{
@@ -23,7 +23,6 @@ use crate::common::{
 pub const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 
 const CLASS_WARNING: &str = "deprecated since v1.8; use \"storageClassName\" attribute instead";
-const FIELDS: &[Field] = &[table::field("name", "/metadata/name", "")];
 /// The words of the table for access modes, in its order.
 const MODES: &[(&str, &str)] = &[("ReadWriteOnce", "RWO"), ("ReadOnlyMany", "ROX"), ("ReadWriteMany", "RWX"), ("ReadWriteOncePod", "RWOP")];
 const COLUMNS: &[Column] = &[
@@ -51,7 +50,6 @@ pub fn kind() -> Kind {
         short_names: names(&["pvc"]),
         subresources: vec![common::status("", "v1", "PersistentVolumeClaim")],
         columns: Cow::Borrowed(COLUMNS),
-        fields: Cow::Borrowed(FIELDS),
         ..common::kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", "io.k8s.api.core.v1", Claims)
     }
 }

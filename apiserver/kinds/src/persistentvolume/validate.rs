@@ -202,7 +202,10 @@ fn capacity(capacity: Option<&Map<String, Value>>, path: Path<'_>, causes: &mut 
         causes.required(path, "");
     }
     if shown.is_none_or(|amounts| amounts.len() > 1 || !amounts.contains_key("storage")) {
-        causes.not_supported(path, json!(capacity), &["storage"]);
+        // As Go writes a map.
+        let mut shown = json!(capacity);
+        shown.sort_all_objects();
+        causes.not_supported(path, shown, &["storage"]);
     }
     for (name, amount) in shown.into_iter().flatten() {
         amounts(Some(&json!({name: amount})), path, causes);

@@ -104,6 +104,8 @@ need_test() {
     need_packages vagrant debootstrap faketime
     # busybox and busybox-static exclude each other: either will do.
     command -v busybox >/dev/null || need_packages busybox-static
+    # The recorded answers of a stock server are played by a program in Python.
+    command -v python3 >/dev/null || need_packages python3
     # The tests fetch programs for their images with `apt-get download`, which needs the lists.
     apt-cache show busybox-static nginx >/dev/null 2>&1 || update_lists
     need_tools

@@ -35,7 +35,7 @@ use apiserver::{
     tls::Tls,
     version,
 };
-use client::leader::Guard;
+use client::leader::{Clock, Guard};
 use kinds::auth::{self, OpenId, Tokens};
 use parking_lot::Mutex;
 use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle};
@@ -133,7 +133,9 @@ impl Control {
         }
         let tokens = Arc::new(Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public())?);
         let auth = auth::chain(&tokens);
-        let engine = Engine::new(store.clone(), kinds::all(&config, &tokens), auth, group.clone());
+        let mut kinds = kinds::all(&config, &tokens);
+        kinds.push(Arc::new(apiextensions::kind()));
+        let engine = Engine::new(store.clone(), kinds, auth, group.clone());
         let agents = Arc::<Agents>::default();
         agents.follow(&certs, &group)?;
         let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).agents(agents.clone()).auditor(auditor);
@@ -144,6 +146,7 @@ impl Control {
         let front = front.mount(kinds::node::tunnel::routes(&agents, &group)).build();
         engine.ready().await;
         Box::pin(kinds::service::bootstrap(&engine, &config)).await;
+        Box::pin(apiextensions::start(&engine)).await;
         let listener = listen(flags).await.with_context(|| format!("port {} of {}", flags.secure_port, flags.bind_address))?;
         let seats = Seats::new(Limits::for_files(serve::CONNECTIONS_MAX, files));
         let port = listener.local_addr()?.port();
@@ -162,6 +165,8 @@ impl Control {
         started.done();
         let rooms = control.rooms(flags, &config, advertised);
         control.group.spawn_loop("claims of services", kinds::service::keep_claims(control.engine.clone(), config));
+        control.group.spawn_loop("api services", kinds::apiservice::register::keep(control.engine.clone(), auth::system_user()));
+        control.group.spawn_loop("flow schemas", kinds::flow::keep::keep(control.engine.clone(), auth::system_user()));
         control.group.spawn_loop("system namespaces", auth::keep_namespaces(control.engine.clone()));
         *control.leading.lock() = Some(Leading::start(rooms, election));
         progress.step(&format!("API ready (https://{address})"));
@@ -236,6 +241,7 @@ impl Control {
             signing_seconds: flags.cluster_signing_duration.as_secs(),
             reserved: reserved(flags, kinds, advertised),
             nodes: flags.nodes.config(),
+            clock: Clock::default(),
             terminated_pods_max: flags.nodes.terminated_pod_gc_threshold,
         };
         Rooms {

@@ -99,7 +99,7 @@ impl Engine {
 
     /// All kinds that are served now, in table order.
     pub fn kinds(&self) -> Vec<Arc<Kind>> {
-        self.registry.load().kinds().cloned().collect()
+        self.registry.load().kinds().filter(|kind| kind.is_served()).cloned().collect()
     }
 
     pub(crate) fn registry(&self) -> Arc<Registry> {

@@ -12,6 +12,7 @@ mod negotiate;
 mod options;
 mod patch;
 mod pieces;
+mod protobuf;
 mod query;
 mod reading;
 mod render;
@@ -36,7 +37,7 @@ use api::{Status, time::Timestamp};
 use axum::Router;
 use bytes::Bytes;
 use futures::FutureExt;
-use http::{HeaderValue, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
 use serde_json::Value;
 use tower::Service;
 use tracing::Instrument;
@@ -56,12 +57,15 @@ use crate::{
     kind::{Connect, Handler, Subresource},
     lane::Lane,
     metrics::{Metrics, Observed, RequestKind},
+    schema::Schema,
     wire,
 };
 pub use builder::Builder;
+pub use patch::json as json_patch;
 
 use access::Access;
 use info::RequestInfo;
+use negotiate::Format;
 use query::Query;
 use route::NoRoute;
 use seats::Holds;
@@ -210,7 +214,9 @@ async fn observed(front: Front, request: Request, access: &Access) -> Response {
     let metrics = front.shared.metrics.clone();
     let in_flight = metrics.enter(kind);
     let told = info.clone();
-    let response = serve(front, request, Asking { info, route, query }, access).await.unwrap_or_else(|status| refused(&status));
+    let (shared, accept) = (front.shared.clone(), Accepting::of(request.headers()));
+    let served = serve(front, request, Asking { info, route, query }, access).await;
+    let response = served.unwrap_or_else(|status| refused(&shared, &accept, &status));
     drop(in_flight);
     if is_counted {
         let seen = Observed { dry_run, code: response.status().as_u16(), ..told.observed() };
@@ -291,7 +297,7 @@ async fn served(entry: Arc<Entry>, request: Request) -> Response {
     let mut response = call.run(body).await.unwrap_or_else(|status| {
         // A refusal keeps no seat.
         drop(call.holds.permit());
-        refused(&status)
+        refused(&call.front, &Accepting::of(&call.parts.headers), &status)
     });
     // Also where the request was refused.
     render::warn(&mut response, call.notes.take_warnings());
@@ -332,6 +338,9 @@ impl Call {
             Ok(served) => served,
             Err(none) => return none.reply(),
         };
+        if let Some(text) = served.kind.strategy.deprecation() {
+            self.notes.warn(vec![text.to_owned()]);
+        }
         if self.info.subresource.is_empty() { self.whole(served, body).await } else { self.part(served, body).await }
     }
 
@@ -417,9 +426,33 @@ impl Call {
     }
 }
 
-/// A failure as a reply; a request that found no seat is answered in plain text, as upstream does.
-fn refused(status: &Status) -> Response {
-    let mut response = wire::refusal(status);
+/// What a refusal has to know of its request, which is gone by then.
+struct Accepting([Option<HeaderValue>; 2]);
+
+impl Accepting {
+    const NAMES: [HeaderName; 2] = [header::ACCEPT, header::USER_AGENT];
+
+    fn of(headers: &HeaderMap) -> Self {
+        Self(Self::NAMES.map(|name| headers.get(name).cloned()))
+    }
+
+    fn headers(&self) -> HeaderMap {
+        Self::NAMES.into_iter().zip(&self.0).filter_map(|(name, value)| Some((name, value.clone()?))).collect()
+    }
+}
+
+/// A failure as a reply, in the syntax that is accepted; a request that found no seat is answered in plain text, as upstream does.
+fn refused(front: &Shared, accepting: &Accepting, status: &Status) -> Response {
+    let mut response = match negotiate::refusal(&accepting.headers(), &Query::default()) {
+        Some(Format::Json) => wire::refusal(status),
+        format => {
+            let kinds = front.engine.kinds();
+            let schema = kinds.iter().map(|kind| &kind.schema).find(|schema| schema.has_protobuf()).unwrap_or(&Schema::Open);
+            let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let body = status.body();
+            wire::told(render::encoded(schema, format.unwrap_or(Format::Pretty), code, &body), status, body)
+        }
+    };
     if status.code == 429 && status.message == fairness::REFUSED {
         let after = response.headers_mut().remove(header::RETRY_AFTER);
         response = wire::text(StatusCode::TOO_MANY_REQUESTS, format!("{}\n", fairness::REFUSED));

@@ -7,6 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use parking_lot::Mutex;
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -52,10 +53,35 @@ impl Lane {
         if weight == Weight::Light || is_alone() {
             return work.await;
         }
-        // Never closed.
-        let _turn = self.0.acquire().await;
-        apart(weight, || Handle::current().block_on(work))
+        let turn = Arc::new(Mutex::new(self.turn().await));
+        apart(weight, || Handle::current().block_on(TURN.scope(Held { turn, lane: self.0.clone() }, work)))
     }
+
+    async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        // Never closed.
+        self.0.clone().acquire_owned().await.ok()
+    }
+}
+
+/// Waits for somebody outside: who has a turn gives it up for so long, and the thread is one that others do without.
+pub(crate) async fn outside<T>(wait: impl Future<Output = T>) -> T {
+    let Ok(held) = TURN.try_with(Clone::clone) else { return wait.await };
+    drop(held.turn.lock().take());
+    let done = wait.await;
+    let again = held.lane.acquire_owned().await.ok();
+    *held.turn.lock() = again;
+    done
+}
+
+tokio::task_local! {
+    static TURN: Held;
+}
+
+/// The turn that a piece of work has.
+#[derive(Clone)]
+struct Held {
+    turn: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+    lane: Arc<Semaphore>,
 }
 
 impl Turns {

@@ -17,6 +17,7 @@ pub mod names;
 pub mod non_resource;
 mod notify;
 pub mod openapi;
+pub mod outbound;
 pub mod pace;
 pub mod parse;
 pub mod schema;

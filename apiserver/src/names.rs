@@ -6,7 +6,7 @@ const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alpha
 /// `None` if `name` is a DNS subdomain (RFC 1123, at most 253 bytes), else why not.
 pub fn subdomain_error(name: &str) -> Option<String> {
     match name {
-        n if n.len() > 253 => Some("must be no more than 253 bytes".into()),
+        n if n.len() > 253 => Some("must be no more than 253 characters".into()),
         n if api::selector::is_dns_subdomain(n) => None,
         _ => Some(SUBDOMAIN.into()),
     }
@@ -15,7 +15,7 @@ pub fn subdomain_error(name: &str) -> Option<String> {
 /// `None` if `name` is a DNS label (RFC 1123, at most 63 bytes), else why not.
 pub fn label_error(name: &str) -> Option<String> {
     match name {
-        n if n.len() > 63 => Some("must be no more than 63 bytes".into()),
+        n if n.len() > 63 => Some("must be no more than 63 characters".into()),
         n if api::selector::is_dns_label(n) => None,
         _ => Some(LABEL.into()),
     }

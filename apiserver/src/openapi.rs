@@ -27,6 +27,7 @@ use crate::{
     engine::Engine,
     kind::Kind,
     non_resource::{Router, non_resource_routes},
+    schema::OpenApiVersion,
     wire,
 };
 
@@ -165,7 +166,7 @@ fn hash<'k>(kinds: impl Iterator<Item = &'k Arc<Kind>>) -> String {
         hash.update(format!("{}/{}/{}/{} {:?} {:?}", kind.group, kind.version, kind.kind, kind.plural, kind.scope, kind.verbs));
         kind.subresources.iter().for_each(|s| hash.update(format!("{}{:?}{:?}", s.name, s.body, s.verbs)));
         hash.update(kind.schema.name());
-        hash.update(kind.schema.definition().unwrap_or_default());
+        hash.update(kind.schema.digest());
         // The checksum at the end of a gzip file stands for its content.
         let built_in = kind.schema.tables().map_or(&[][..], |tables| tables.definitions());
         hash.update(built_in.get(built_in.len().saturating_sub(8)..).unwrap_or_default());
@@ -175,7 +176,18 @@ fn hash<'k>(kinds: impl Iterator<Item = &'k Arc<Kind>>) -> String {
 
 fn build(kinds: &[Arc<Kind>], wanted: &Document) -> std::io::Result<Bytes> {
     let text = definitions::inflate(kinds)?;
-    let all = definitions::Definitions::of(&text, kinds)?;
+    let version = match wanted {
+        Document::V2 | Document::V2Gnostic => OpenApiVersion::V2,
+        Document::V3 { .. } => OpenApiVersion::V3,
+    };
+    // Of another group's kinds nothing is said in version 3.
+    let is_in = |kind: &&Arc<Kind>| match wanted {
+        Document::V3 { group, version } => kind.group == *group && kind.version == *version,
+        Document::V2 | Document::V2Gnostic => true,
+    };
+    let own: Vec<(&str, String)> =
+        kinds.iter().filter(is_in).filter_map(|kind| Some((kind.schema.name(), kind.schema.definition(version)?))).collect();
+    let all = definitions::Definitions::of(&text, &own)?;
     let mut out = GzEncoder::new(Vec::new(), Compression::default());
     match wanted {
         Document::V2 => v2::write(&mut out, &all, kinds)?,

@@ -14,6 +14,12 @@ pub const DEPTH_MAX: usize = 128;
 /// Objects within a body. The defaults of one may be some hundred times what it says itself: 3 MiB of `{}` would be gigabytes.
 pub const OBJECTS_MAX: usize = 64 << 10;
 
+/// How a body's own names for what it is are told of Go's decoder.
+const TYPE_META: &str = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+
+/// Whether there is a kind, by version and name.
+pub type Knows<'k> = &'k dyn Fn(&str, &str) -> bool;
+
 /// A parsed body. `duplicates` are the paths of keys that stood twice (`spec.containers[0].name`), the last value having won.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Parsed {
@@ -44,7 +50,8 @@ pub fn unrecognized(expected: &str, why: &str, body: &[u8]) -> Status {
 }
 
 /// Checks that the body says nothing else than `expected` about its kind, and writes both in where they are missing.
-pub fn name_kind(expected: &Gvk, value: &mut Value, body: &[u8]) -> Result<(), Status> {
+/// `knows` tells whether there is a kind at all, by version and name.
+pub fn name_kind(knows: Knows<'_>, expected: &Gvk, value: &mut Value, body: &[u8]) -> Result<(), Status> {
     let word = match value {
         Value::Object(_) => None,
         Value::Array(_) => Some("array"),
@@ -54,11 +61,16 @@ pub fn name_kind(expected: &Gvk, value: &mut Value, body: &[u8]) -> Result<(), S
         Value::Null => Some("null"),
     };
     if let Some(word) = word {
-        let why = format!("json: cannot unmarshal {word} into Go value of type struct {{ APIVersion string; Kind string }}");
+        let why = format!("json: cannot unmarshal {word} into Go value of type {TYPE_META}");
         return Err(unrecognized(&expected.kind, &why, body));
     }
     let kind = head(expected, value, "kind", body)?;
     let api_version = head(expected, value, "apiVersion", body)?;
+    if api_version.matches('/').count() > 1 {
+        let words = format!("the object provided is unrecognized (must be of type {})", expected.kind);
+        return Err(Status::bad_request(format!("{words}: unexpected GroupVersion string: {api_version} ({})", summary(body))));
+    }
+    is_registered(knows, expected, &api_version, &kind)?;
     same_version(expected, &api_version)?;
     same_kind(expected, &kind)?;
     if let Value::Object(map) = value {
@@ -84,12 +96,24 @@ fn same_version(expected: &Gvk, api_version: &str) -> Result<(), Status> {
     if api_version.is_empty() || api_version == ours {
         return Ok(());
     }
-    if api_version.matches('/').count() > 1 {
-        let why = format!("unexpected GroupVersion string: {api_version}");
-        return Err(Status::bad_request(format!("the object provided is unrecognized (must be of type {}): {why}", expected.kind)));
-    }
     let words = format!("the API version in the data ({api_version}) does not match the expected API version ({ours})");
     Err(Status::bad_request(words))
+}
+
+/// Whether there is such a kind at all.
+fn is_registered(knows: Knows<'_>, expected: &Gvk, api_version: &str, kind: &str) -> Result<(), Status> {
+    let (api_version, kind) = match (api_version, kind) {
+        ("", kind) => (expected.api_version(), kind),
+        (api_version, "") => (api_version.to_owned(), expected.kind.as_str()),
+        (api_version, kind) => (api_version.to_owned(), kind),
+    };
+    let is_expected = api_version == expected.api_version() && kind == expected.kind;
+    if kind.is_empty() || is_expected || knows(&api_version, kind) {
+        return Ok(());
+    }
+    let (version, wanted) = (api_version.rsplit('/').next().unwrap_or_default(), &expected.kind);
+    let why = format!("no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"");
+    Err(Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {wanted}: {why}")))
 }
 
 fn same_kind(expected: &Gvk, kind: &str) -> Result<(), Status> {
@@ -204,16 +228,16 @@ mod tests {
     fn a_body_of_another_kind_is_refused() {
         let expected = Gvk::new("", "v1", "Pod");
         let mut value = json!({"kind": "Service", "apiVersion": "v1"});
-        let status = name_kind(&expected, &mut value, b"{}").unwrap_err();
+        let status = name_kind(&|_, _| true, &expected, &mut value, b"{}").unwrap_err();
         assert_eq!(
             status.message,
             "Service in version \"v1\" cannot be handled as a Pod: converting (v1.Service) to (core.Pod): unknown conversion"
         );
         let mut value = json!({"kind": "Pod", "apiVersion": "apps/v1"});
-        let status = name_kind(&expected, &mut value, b"{}").unwrap_err();
+        let status = name_kind(&|_, _| true, &expected, &mut value, b"{}").unwrap_err();
         assert_eq!(status.message, "the API version in the data (apps/v1) does not match the expected API version (v1)");
         let mut value = json!({});
-        name_kind(&expected, &mut value, b"{}").unwrap();
+        name_kind(&|_, _| true, &expected, &mut value, b"{}").unwrap();
         assert_eq!(value, json!({"kind": "Pod", "apiVersion": "v1"}));
     }
 

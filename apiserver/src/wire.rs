@@ -21,7 +21,7 @@ pub fn reply(code: StatusCode, media_type: &'static str, body: Body) -> Response
 }
 
 pub fn json(code: StatusCode, value: &Value) -> Response {
-    reply(code, "application/json", full(value.to_string()))
+    reply(code, "application/json", full(format!("{value}\n")))
 }
 
 pub fn text(code: StatusCode, words: impl Into<Bytes>) -> Response {
@@ -39,7 +39,11 @@ pub fn not_found() -> Response {
 pub fn refusal(status: &Status) -> Response {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let body = status.body();
-    let mut response = json(code, &body);
+    told(json(code, &body), status, body)
+}
+
+/// The reply to a failed request, in whatever syntax: `body` is what it says.
+pub fn told(mut response: Response, status: &Status, body: Value) -> Response {
     response.extensions_mut().insert(Told(Arc::new(body)));
     if let Some(seconds) = status.details.get("retryAfterSeconds").and_then(Value::as_u64) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));

@@ -3,6 +3,7 @@
 mod approve;
 mod clean;
 mod names;
+mod pending;
 mod release;
 mod reserved;
 mod serving;

@@ -21,7 +21,9 @@ use kube::ResourceExt;
 use reconcile::{Action, Controller, Owner, Plan, Wake, claim, controller_of, selectors};
 
 use crate::{
+    Config,
     index::{ByController, by_controller},
+    lasted::{Ages, Lasted},
     owned::Owned,
 };
 use rollout::Rollout;
@@ -32,6 +34,7 @@ pub struct Deployments {
     pods: Cache<Pod>,
     sets_of: ByController<ReplicaSet>,
     owned: Owned,
+    ages: Ages,
 }
 
 /// A deployment and what there is of it.
@@ -41,13 +44,20 @@ pub struct World {
     pub sets: Vec<Arc<ReplicaSet>>,
     /// The uids of its sets that still have pods which are not over: a Recreate waits for the old ones.
     pub with_pods: Vec<String>,
-    pub now: Timestamp,
+    pub lasted: Lasted,
 }
 
 impl Deployments {
-    pub fn new(caches: &Caches, owned: &Owned) -> Self {
+    pub fn new(caches: &Caches, owned: &Owned, config: &Config) -> Self {
         let sets = caches.of::<ReplicaSet>();
-        Self { deployments: caches.of(), sets_of: by_controller(&sets), owned: owned.clone(), sets, pods: caches.of() }
+        Self {
+            deployments: caches.of(),
+            sets_of: by_controller(&sets),
+            owned: owned.clone(),
+            ages: Ages::new(&config.clock),
+            sets,
+            pods: caches.of(),
+        }
     }
 }
 
@@ -87,12 +97,16 @@ impl Controller for Deployments {
     }
 
     async fn observe(&self, key: &Key) -> Option<World> {
-        let deployment = self.deployments.get(key)?;
+        let deployment = self.deployments.get(key);
+        let progressing =
+            deployment.as_ref().and_then(|deployment| Some(conditions::progressing(deployment)?.last_update_time.as_ref()?.0));
+        let lasted = self.ages.of(key, progressing, Timestamp::now());
+        let deployment = deployment?;
         let sets = self.sets_of.candidates(&key.namespace, &deployment.uid().unwrap_or_default());
         let has_pods = |uid: &String| self.owned.has_living(&key.namespace, uid);
         let with_pods =
             if math::is_recreate(&deployment) { sets.iter().filter_map(|set| set.uid()).filter(has_pods).collect() } else { Vec::new() };
-        Some(World { deployment, sets, with_pods, now: Timestamp::now() })
+        Some(World { deployment, sets, with_pods, lasted })
     }
 
     fn plan(&self, world: &World, _: &Key) -> Plan {

@@ -15,14 +15,16 @@ use api::{
         },
     },
     selector::Labels,
-    time::{Timestamp, left, span},
+    time::{Timestamp, span},
 };
 use client::{Cache, Caches, kube, pods::Pod};
 use kube::ResourceExt;
 use reconcile::{Action, Controller, Plan, Wake, controller_of};
 
 use crate::{
+    Config,
     amount::{Round, scaled},
+    lasted::{Ages, Lasted},
     members::Members,
 };
 use scales::{Finder, Scales};
@@ -38,13 +40,14 @@ pub struct Budgets {
     pods: Cache<Pod>,
     members: Members,
     finder: Finder,
+    ages: Ages,
 }
 
 pub struct World {
     budget: Arc<PodDisruptionBudget>,
     pods: Vec<Arc<Pod>>,
     scales: Scales,
-    now: Timestamp,
+    lasted: Lasted,
 }
 
 /// What a budget counts on.
@@ -57,9 +60,15 @@ struct Expected {
 }
 
 impl Budgets {
-    pub fn new(caches: &Caches, client: kube::Client) -> Self {
+    pub fn new(caches: &Caches, config: &Config, client: kube::Client) -> Self {
         let (budgets, pods) = (caches.of(), caches.of());
-        Self { members: Members::new(&budgets, &pods, selector), finder: Finder::new(caches, client), budgets, pods }
+        Self {
+            members: Members::new(&budgets, &pods, selector),
+            finder: Finder::new(caches, client),
+            ages: Ages::new(&config.clock),
+            budgets,
+            pods,
+        }
     }
 }
 
@@ -82,10 +91,13 @@ impl Controller for Budgets {
     }
 
     async fn observe(&self, key: &Key) -> Option<World> {
-        let budget = self.budgets.get(key)?;
+        let budget = self.budgets.get(key);
+        let disrupted = budget.iter().filter_map(|budget| budget.status.as_ref()?.disrupted_pods.as_ref());
+        let lasted = self.ages.of(key, disrupted.flat_map(|pods| pods.values().map(|since| since.0)), Timestamp::now());
+        let budget = budget?;
         let pods = self.members.pods(key);
         let scales = if counts_controllers(&budget) { self.finder.of(&pods).await } else { Scales::new() };
-        Some(World { budget, pods, scales, now: Timestamp::now() })
+        Some(World { budget, pods, scales, lasted })
     }
 
     fn plan(&self, world: &World, _: &Key) -> Plan {
@@ -170,7 +182,7 @@ fn disrupted(world: &World) -> (BTreeMap<String, Time>, Option<Duration>, Vec<&A
     let (mut waiting, mut again, mut late) = (BTreeMap::new(), None, Vec::new());
     for pod in world.pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
         let Some(since) = told.and_then(|map| map.get(&pod.name_any())) else { continue };
-        let left = left(since.0, DELETION_SECONDS, world.now);
+        let left = world.lasted.left_seconds(since.0, DELETION_SECONDS);
         if left < 0 {
             late.push(pod);
             continue;
@@ -221,7 +233,8 @@ fn failed(world: &World, why: String) -> PodDisruptionBudgetStatus {
 fn conditions(world: &World, (state, reason, message): (&str, &str, &str), observed: Option<i64>) -> Vec<Condition> {
     let mut all = world.budget.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
     let old = all.iter().position(|c| c.type_ == ALLOWED);
-    let since = old.and_then(|at| all.get(at)).filter(|c| c.status == state).map_or(Time(world.now), |c| c.last_transition_time.clone());
+    let since =
+        old.and_then(|at| all.get(at)).filter(|c| c.status == state).map_or(Time(world.lasted.now), |c| c.last_transition_time.clone());
     let condition = Condition {
         type_: ALLOWED.into(),
         status: state.into(),

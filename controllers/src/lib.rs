@@ -11,6 +11,7 @@ mod endpoints;
 mod endpointslice;
 mod garbage;
 mod index;
+mod lasted;
 mod members;
 mod namespace;
 mod namespaces;
@@ -18,7 +19,7 @@ mod nodeipam;
 mod nodelifecycle;
 mod owned;
 mod podgc;
-mod remaining;
+mod protection;
 mod replicas;
 mod replicaset;
 mod replicationcontroller;
@@ -38,7 +39,7 @@ pub use certificates::{Authority, Reserved};
 pub use nodelifecycle::NodeConfig;
 
 use api::task::Group;
-use client::{Caches, Recorder, kube};
+use client::{Caches, Recorder, kube, leader::Clock};
 use ipnet::IpNet;
 use reconcile::Controller;
 
@@ -57,6 +58,8 @@ pub struct Config {
     pub reserved: Reserved,
     /// When nodes are given up.
     pub nodes: NodeConfig,
+    /// What waits are measured with.
+    pub clock: Clock,
     /// `--terminated-pod-gc-threshold`: so many terminated pods may stay; 0 is any number.
     pub terminated_pods_max: usize,
 }
@@ -95,9 +98,9 @@ pub struct Entry<'a> {
 type Row = (&'static str, &'static str, fn(&Entry<'_>));
 
 const TABLE: &[Row] = &[
-    ("replicaset-controller", "replicaset-controller", |s| s.run(replicaset::ReplicaSets::new(s.caches, &s.owned))),
-    ("replication-controller", "replication-controller", |s| s.run(replicationcontroller::Controllers::new(s.caches, &s.owned))),
-    ("deployment-controller", "deployment-controller", |s| s.run(deployment::Deployments::new(s.caches, &s.owned))),
+    ("replicaset-controller", "replicaset-controller", |s| s.run(replicaset::ReplicaSets::new(s.caches, &s.owned, s.config))),
+    ("replication-controller", "replication-controller", |s| s.run(replicationcontroller::Controllers::new(s.caches, &s.owned, s.config))),
+    ("deployment-controller", "deployment-controller", |s| s.run(deployment::Deployments::new(s.caches, &s.owned, s.config))),
     ("endpoint-controller", "endpoint-controller", |s| s.run(endpoints::Endpoints::new(s.caches, &s.selected))),
     ("endpointslice-controller", "endpoint-slice-controller", |s| s.run(endpointslice::EndpointSlices::new(s.caches, &s.selected))),
     ("namespace-controller", "namespace-controller", |s| s.run(namespace::Namespaces::new(s.caches, s.client()))),
@@ -105,18 +108,23 @@ const TABLE: &[Row] = &[
     ("node-controller", "node-controller", |s| s.run(nodelifecycle::NodeLifecycle::new(s.caches, &s.on_node, &s.config.nodes))),
     ("node-controller", "taint-eviction-controller", |s| s.run(tainteviction::TaintEviction::new(s.caches, &s.on_node))),
     ("pod-garbage-collector", "pod-garbage-collector", |s| s.run(podgc::PodGc::new(s.caches, &s.on_node, s.client(), s.config))),
+    ("pvc-protection-controller", "pvc-protection-controller", |s| s.run(protection::Claims::new(s.caches))),
+    ("pv-protection-controller", "pv-protection-controller", |s| s.run(protection::Volumes::new(s.caches))),
+    ("volumeattributesclass-protection-controller", "volumeattributesclass-protection-controller", |s| {
+        s.run(protection::Classes::new(s.caches));
+    }),
     ("service-account-controller", "serviceaccount-controller", |s| s.run(serviceaccount::ServiceAccounts::new(s.caches))),
     ("service-cidrs-controller", "service-cidr-controller", |s| s.run(servicecidrs::ServiceCidrs::new(s.caches))),
     ("root-ca-cert-publisher", "root-ca-cert-publisher", |s| s.run(root_ca::RootCa::new(s.caches, &s.config.root_ca))),
-    ("disruption-controller", "controllermanager", |s| s.run(disruption::Budgets::new(s.caches, s.client()))),
-    ("disruption-controller", "controllermanager", |s| s.run(disruption::StaleDisruptions::new(s.caches))),
+    ("disruption-controller", "controllermanager", |s| s.run(disruption::Budgets::new(s.caches, s.config, s.client()))),
+    ("disruption-controller", "controllermanager", |s| s.run(disruption::StaleDisruptions::new(s.caches, s.config))),
     ("clusterrole-aggregation-controller", "clusterrole-aggregation-controller", |s| s.run(roles::Roles::new(s.caches))),
     ("certificate-controller", "csrapproving", |s| s.run(certificates::Approving::new(s.caches, s.config, s.client()))),
     ("certificate-controller", "csrapproving-serving", |s| s.run(certificates::ServingApproval::new(s.caches, s.config))),
     ("certificate-controller", "csrsigning", |s| s.run(certificates::Signing::new(s.caches, s.config))),
-    ("certificate-controller", "csrcleaner", |s| s.run(certificates::Cleaning::new(s.caches))),
-    ("certificate-controller", "nodekeys", |s| s.run(certificates::Release::new(s.caches))),
-    ("token-cleaner", "tokencleaner", |s| s.run(bootstrap::TokenCleaner::new(s.caches))),
+    ("certificate-controller", "csrcleaner", |s| s.run(certificates::Cleaning::new(s.caches, s.config))),
+    ("certificate-controller", "nodekeys", |s| s.run(certificates::Release::new(s.caches, s.config))),
+    ("token-cleaner", "tokencleaner", |s| s.run(bootstrap::TokenCleaner::new(s.caches, s.config))),
     ("bootstrap-signer", "bootstrapsigner", |s| s.run(bootstrap::BootstrapSigner::new(s.caches))),
     ("node-controller", "cidrAllocator", |s| s.run(nodeipam::NodeIpam::new(s.caches, &s.config.cluster_cidrs))),
 ];

@@ -11,13 +11,16 @@ use api::{
         apimachinery::pkg::apis::meta::v1::ObjectMeta,
     },
     selector::Labels,
-    time::{Timestamp, left, span},
+    time::{Timestamp, span, whole_seconds},
 };
 use client::{Cache, Object, kube, pods::Pod};
 use kube::Resource;
 use reconcile::{Action, Owner, Wake, claim, controller_of, selectors};
 
-use crate::owned::{Owned, Tally};
+use crate::{
+    lasted::Lasted,
+    owned::{Owned, Tally},
+};
 
 /// Pods made or deleted in one run; the next run does the rest.
 const BURST: usize = 500;
@@ -35,7 +38,7 @@ pub struct Wanted<'a, K> {
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub pods: Pods,
-    pub now: Timestamp,
+    pub lasted: Lasted,
     /// Names of new pods come from here: another number each time.
     pub random: u64,
     /// Why the last pod could not be made.
@@ -93,6 +96,17 @@ impl Pods {
         Self::Listed(all)
     }
 
+    /// Since when those are ready that may not be available yet.
+    pub fn young(&self, min_ready_seconds: i32, now: Timestamp) -> Vec<Timestamp> {
+        let is_young = |since: &Timestamp| Lasted::at(now).left_seconds(*since, min_ready_seconds) > 0;
+        match self {
+            Self::Counted(tally) => {
+                tally.newly_ready().filter_map(|(since, _)| Timestamp::from_second(since).ok()).filter(is_young).collect()
+            }
+            Self::Listed(pods) => pods.iter().filter_map(|pod| pod.ready_since()).map(whole_seconds).filter(is_young).collect(),
+        }
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         match self {
@@ -111,9 +125,8 @@ pub fn decide<K: Object>(wanted: &Wanted<'_, K>, seen: &Seen) -> Decided {
 
 fn from_count<K: Object>(wanted: &Wanted<'_, K>, tally: &Tally, seen: &Seen) -> Decided {
     let labels = wanted.template.and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.as_ref());
-    let now = seen.now.as_second();
-    let left = |since: i64| i64::from(wanted.min_ready_seconds) - now.saturating_sub(since);
-    let young = tally.newly_ready().filter(|(since, _)| wanted.min_ready_seconds > 0 && left(*since) > 0);
+    let left = |since: i64| available_in(Timestamp::from_second(since).unwrap_or(Timestamp::MIN), wanted.min_ready_seconds, &seen.lasted);
+    let young = tally.newly_ready().filter(|(since, _)| left(*since) > 0);
     let (again, waiting) = young.fold((None, 0), |(soonest, all), (since, pods)| (least(soonest, left(since)), all + pods));
     let counts = Counts {
         replicas: count(tally.active()),
@@ -134,12 +147,12 @@ fn from_list<K: Object>(wanted: &Wanted<'_, K>, pods: &[Arc<Pod>], seen: &Seen) 
     let claimed = claim(&wanted.owner, pods.iter().cloned());
     let (active, rest): (Vec<Arc<Pod>>, Vec<Arc<Pod>>) = claimed.owned.into_iter().partition(|pod| pod.is_active());
     let terminating = rest.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some() && !pod.is_over()).count();
-    let counts = Counts { terminating: count(terminating), ..counts(wanted, &active, seen.now) };
+    let counts = Counts { terminating: count(terminating), ..counts(wanted, &active, &seen.lasted) };
     let mut actions = claimed.actions;
     if !wanted.owner.deleting {
         actions.extend(changes(wanted, &active, seen));
     }
-    Decided { actions, counts, again: next_available(wanted.min_ready_seconds, &active, seen.now) }
+    Decided { actions, counts, again: next_available(wanted.min_ready_seconds, &active, &seen.lasted) }
 }
 
 /// A set's own changes wake it, and those of its pods; an orphan wakes every set of its namespace that would have it.
@@ -162,7 +175,7 @@ pub fn creation_failed<K: Object>(set: &K, action: &Action, error: &kube::Error)
     Some((Action::warning(set, "FailedCreate", format!("Error creating: {}", status.message)), status.message.clone()))
 }
 
-fn counts<K>(wanted: &Wanted<'_, K>, active: &[Arc<Pod>], now: Timestamp) -> Counts {
+fn counts<K>(wanted: &Wanted<'_, K>, active: &[Arc<Pod>], lasted: &Lasted) -> Counts {
     let labels = wanted.template.and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.as_ref());
     let has_all = |pod: &Arc<Pod>| labels.into_iter().flatten().all(|(k, v)| pod.labels().get(k) == Some(v));
     let of = |f: &dyn Fn(&Arc<Pod>) -> bool| count(active.iter().filter(|p| f(p)).count());
@@ -170,19 +183,18 @@ fn counts<K>(wanted: &Wanted<'_, K>, active: &[Arc<Pod>], now: Timestamp) -> Cou
         replicas: count(active.len()),
         fully_labeled: of(&has_all),
         ready: of(&|p| p.ready_since().is_some()),
-        available: of(&|p| available_in(p, wanted.min_ready_seconds, now) == Some(0)),
+        available: of(&|p| p.ready_since().is_some_and(|since| available_in(since, wanted.min_ready_seconds, lasted) == 0)),
         terminating: 0,
     }
 }
 
-/// Seconds until the pod counts as available; `None` if it is not even ready.
-fn available_in(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Option<i64> {
-    let since = pod.ready_since()?;
-    Some(if min_ready_seconds == 0 { 0 } else { left(since, min_ready_seconds, now).max(0) })
+/// Seconds until a pod that is ready since then counts as available.
+fn available_in(since: Timestamp, min_ready_seconds: i32, lasted: &Lasted) -> i64 {
+    lasted.left_seconds(whole_seconds(since), min_ready_seconds).max(0)
 }
 
-fn next_available(min_ready_seconds: i32, active: &[Arc<Pod>], now: Timestamp) -> Option<Duration> {
-    let waits = active.iter().filter_map(|p| available_in(p, min_ready_seconds, now)).filter(|s| *s > 0);
+fn next_available(min_ready_seconds: i32, active: &[Arc<Pod>], lasted: &Lasted) -> Option<Duration> {
+    let waits = active.iter().filter_map(|p| Some(available_in(p.ready_since()?, min_ready_seconds, lasted))).filter(|s| *s > 0);
     waits.min().map(span)
 }
 
@@ -192,7 +204,7 @@ fn changes<K: Object>(wanted: &Wanted<'_, K>, active: &[Arc<Pod>], seen: &Seen) 
     if spare == 0 {
         return additions(wanted, active.len(), seen);
     }
-    worst_first(active, seen.now).into_iter().take(spare).flat_map(|pod| delete(wanted.set, &pod)).collect()
+    worst_first(active, seen.lasted.now).into_iter().take(spare).flat_map(|pod| delete(wanted.set, &pod)).collect()
 }
 
 /// What is missing where so many are active.
@@ -339,7 +351,7 @@ mod tests {
         let (set, template) = (set(), PodTemplateSpec::default());
         let owner = Owner::of(&set, Labels::default()).unwrap();
         let wanted = Wanted { set: &set, owner, replicas, min_ready_seconds, template: Some(&template) };
-        decide(&wanted, &Seen { pods, now: at(NOW), random: 1, failure: None })
+        decide(&wanted, &Seen { pods, lasted: Lasted::at(at(NOW)), random: 1, failure: None })
     }
 
     fn names(actions: &[Action]) -> Vec<String> {

@@ -16,6 +16,8 @@ use parking_lot::Mutex;
 use reconcile::{Action, Controller, Owner, Plan, Wake};
 
 use crate::{
+    Config,
+    lasted::Ages,
     owned::Owned,
     replicas::{Counts, Pods, Seen, Wanted, creation_failed, decide, watches},
 };
@@ -26,6 +28,7 @@ pub struct ReplicaSets {
     sets: Cache<ReplicaSet>,
     pods: Cache<Pod>,
     owned: Owned,
+    ages: Ages,
     failures: Mutex<HashMap<Key, String>>,
 }
 
@@ -35,8 +38,8 @@ pub struct World {
 }
 
 impl ReplicaSets {
-    pub fn new(caches: &Caches, owned: &Owned) -> Self {
-        Self { sets: caches.of(), owned: owned.clone(), pods: caches.of(), failures: Mutex::default() }
+    pub fn new(caches: &Caches, owned: &Owned, config: &Config) -> Self {
+        Self { sets: caches.of(), owned: owned.clone(), ages: Ages::new(&config.clock), pods: caches.of(), failures: Mutex::default() }
     }
 }
 
@@ -59,12 +62,14 @@ impl Controller for ReplicaSets {
     async fn observe(&self, key: &Key) -> Option<World> {
         let Some(set) = self.sets.get(key) else {
             self.failures.lock().remove(key);
+            self.ages.of(key, [], Timestamp::now());
             return None;
         };
         let now = Timestamp::now();
         let pods = Pods::look(&self.owned, &set.metadata, selector(&set).as_ref(), bounds(&set), now);
+        let lasted = self.ages.of(key, pods.young(bounds(&set).1, now), now);
         let failure = self.failures.lock().get(key).cloned();
-        Some(World { set, seen: Seen { pods, now, random: rand::random(), failure } })
+        Some(World { set, seen: Seen { pods, lasted, random: rand::random(), failure } })
     }
 
     fn plan(&self, world: &World, _: &Key) -> Plan {
@@ -112,7 +117,7 @@ fn status(set: &ReplicaSet, replicas: i32, counts: Counts, seen: &Seen) -> Repli
             status: "True".into(),
             reason: Some("FailedCreate".into()),
             message: Some(message.clone()),
-            last_transition_time: Some(Time(seen.now)),
+            last_transition_time: Some(Time(seen.lasted.now)),
         }));
     }
     ReplicaSetStatus {

@@ -12,6 +12,8 @@ use client::{Cache, Caches, kube, pods::Pod};
 use reconcile::{Action, Controller, Owner, Plan, Wake};
 
 use crate::{
+    Config,
+    lasted::Ages,
     owned::Owned,
     replicas::{Pods, Seen, Wanted, creation_failed, decide, watches},
 };
@@ -20,6 +22,7 @@ pub struct Controllers {
     controllers: Cache<ReplicationController>,
     pods: Cache<Pod>,
     owned: Owned,
+    ages: Ages,
 }
 
 pub struct World {
@@ -28,8 +31,8 @@ pub struct World {
 }
 
 impl Controllers {
-    pub fn new(caches: &Caches, owned: &Owned) -> Self {
-        Self { controllers: caches.of(), owned: owned.clone(), pods: caches.of() }
+    pub fn new(caches: &Caches, owned: &Owned, config: &Config) -> Self {
+        Self { controllers: caches.of(), owned: owned.clone(), ages: Ages::new(&config.clock), pods: caches.of() }
     }
 }
 
@@ -49,10 +52,14 @@ impl Controller for Controllers {
     }
 
     async fn observe(&self, key: &Key) -> Option<World> {
-        let controller = self.controllers.get(key)?;
-        let now = Timestamp::now();
+        let (found, now) = (self.controllers.get(key), Timestamp::now());
+        let Some(controller) = found else {
+            self.ages.of(key, [], now);
+            return None;
+        };
         let pods = Pods::look(&self.owned, &controller.metadata, selector(&controller).as_ref(), bounds(&controller), now);
-        Some(World { controller, seen: Seen { pods, now, random: rand::random(), failure: None } })
+        let lasted = self.ages.of(key, pods.young(bounds(&controller).1, now), now);
+        Some(World { controller, seen: Seen { pods, lasted, random: rand::random(), failure: None } })
     }
 
     fn plan(&self, world: &World, _: &Key) -> Plan {

@@ -301,6 +301,7 @@ impl Config {
             signing_seconds: crate::SIGNING_SECONDS,
             reserved: crate::Reserved::default(),
             nodes: crate::NodeConfig::default(),
+            clock: client::leader::Clock::default(),
             terminated_pods_max: 0,
         }
     }

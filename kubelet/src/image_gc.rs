@@ -19,9 +19,9 @@ const HIGH_PERCENT: i64 = 85;
 const LOW_PERCENT: i64 = 80;
 const AGE_MIN: Duration = Duration::from_secs(120);
 
-/// Removes images of `runtime` while `group` lives, on the node named so.
-pub fn start(runtime: Runtime, recorder: Recorder, node_name: String, group: &Group) {
-    let collector = Collector { runtime, recorder, node_name, image_records: BTreeMap::new() };
+/// Removes images of `runtime` while `group` lives, on the node named so; none that has one of the names in `kept`.
+pub fn start(runtime: Runtime, recorder: Recorder, node_name: String, kept: BTreeSet<String>, group: &Group) {
+    let collector = Collector { runtime, recorder, node_name, kept, image_records: BTreeMap::new() };
     group.spawn_loop("image garbage collection", Box::pin(collector.run()));
 }
 
@@ -29,6 +29,8 @@ struct Collector {
     runtime: Runtime,
     recorder: Recorder,
     node_name: String,
+    /// Names of images that came from archives.
+    kept: BTreeSet<String>,
     image_records: BTreeMap<String, ImageRecord>,
 }
 
@@ -91,7 +93,7 @@ impl Collector {
         let used: BTreeSet<String> = containers.into_iter().flat_map(|c| [c.image_id, c.image_ref]).filter(|r| !r.is_empty()).collect();
         let images = self.runtime.list_images(ListImagesRequest::default()).await?.images;
         let mut records = BTreeMap::new();
-        for image in images.into_iter().filter(|image| !is_kept(image)) {
+        for image in images.into_iter().filter(|image| !is_kept(image, &self.kept)) {
             let in_use = used.contains(&image.id) || image.repo_digests.iter().any(|d| used.contains(d));
             let before = self.image_records.get(&image.id);
             let record = ImageRecord {
@@ -121,9 +123,10 @@ impl Collector {
     }
 }
 
-/// Pinned ones, and our own pause image: no registry has it.
-fn is_kept(image: &cri::Image) -> bool {
-    image.pinned || image.repo_tags.iter().any(|tag| tag == crate::containerd::PAUSE_IMAGE)
+/// Pinned ones, our own pause image, and what came from archives: no registry may have them.
+fn is_kept(image: &cri::Image, kept: &BTreeSet<String>) -> bool {
+    let is_named = |name: &String| name == crate::containerd::PAUSE_IMAGE || kept.contains(name);
+    image.pinned || image.repo_tags.iter().chain(&image.repo_digests).any(is_named)
 }
 
 /// Bytes to free so that the low mark is reached; none below the high mark.
@@ -157,6 +160,27 @@ mod tests {
             assert_eq!(to_free(Disk { capacity: 1000, available }), wanted, "{available}");
         }
         assert_eq!(to_free(Disk { capacity: 0, available: 0 }), 0);
+    }
+
+    #[test]
+    fn what_no_registry_may_have_is_kept() {
+        let kept = ["docker.io/library/a:1", "b@sha256:00"].map(str::to_owned).into();
+        let image = |tags: &[&str], digests: &[&str], pinned| cri::Image {
+            repo_tags: tags.iter().map(|&tag| tag.to_owned()).collect(),
+            repo_digests: digests.iter().map(|&digest| digest.to_owned()).collect(),
+            pinned,
+            ..cri::Image::default()
+        };
+        for (image, wanted) in [
+            (image(&["docker.io/library/a:1"], &[], false), true),
+            (image(&["other:1", "docker.io/library/a:1"], &[], false), true),
+            (image(&[], &["b@sha256:00"], false), true),
+            (image(&[crate::containerd::PAUSE_IMAGE], &[], false), true),
+            (image(&["docker.io/library/a:2"], &[], true), true),
+            (image(&["docker.io/library/a:2"], &["a@sha256:00"], false), false),
+        ] {
+            assert_eq!(is_kept(&image, &kept), wanted, "{image:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Config -> a running node agent; and what `down` and `reset` need when it does not run.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -80,7 +81,8 @@ impl Agent {
 /// What cannot be mended by waiting: no containerd, no cgroups, the server's port is taken.
 pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -> Result<Agent, Error> {
     let metrics = Metrics::default();
-    let runtime = Box::pin(start_runtime(&config, &group)).await?.observed(metrics.observer());
+    let (runtime, kept_images) = Box::pin(start_runtime(&config, &group)).await?;
+    let runtime = runtime.observed(metrics.observer());
     let machine = Machine::look(&config.agent_dir);
     let allocatable = node::allocatable(&config, &machine);
     let context = Arc::new(context(&config, &machine));
@@ -140,7 +142,7 @@ pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -
         let at = |source| Error::File { path: dir.clone(), source };
         static_pods::follow(dir.clone(), config.node_name.clone(), events, &group).map_err(at)?;
     }
-    image_gc::start(agent.runtime.clone(), image_gc_recorder, config.node_name.clone(), &group);
+    image_gc::start(agent.runtime.clone(), image_gc_recorder, config.node_name.clone(), kept_images, &group);
     Ok(agent)
 }
 
@@ -214,20 +216,21 @@ async fn serve(config: &Config, context: &NodeContext, served: server::Node, gro
     Ok(address)
 }
 
-async fn start_runtime(config: &Config, group: &Group) -> Result<Runtime, Error> {
+/// The runtime, and the names of images that nobody is to remove.
+async fn start_runtime(config: &Config, group: &Group) -> Result<(Runtime, BTreeSet<String>), Error> {
     match &config.container_runtime_endpoint {
         None => {
             let layout = config.layout();
             containerd::in_memory(&layout)?;
             let runtime = Box::pin(containerd::start(layout.clone(), group)).await?;
-            containerd::import_archives(&layout, &config::archive_dir(&config.agent_dir)).await;
-            Ok(runtime)
+            let kept = containerd::import_archives(&layout, &config::archive_dir(&config.agent_dir)).await;
+            Ok((runtime, kept))
         }
         Some(endpoint) => {
             let path = endpoint.strip_prefix("unix://").filter(|p| p.starts_with('/')).ok_or_else(|| Error::Endpoint(endpoint.clone()))?;
             let runtime = Runtime::at(Path::new(path));
             runtime.version(cri::VersionRequest::default()).await?;
-            Ok(runtime)
+            Ok((runtime, BTreeSet::new()))
         }
     }
 }

@@ -141,7 +141,7 @@ impl<'t> Zeros<'t> {
             let mut words = line.split(' ');
             match words.next().map(|word| (word, word.strip_prefix('*'))) {
                 Some((_, Some(inner))) => self.has(inner, field),
-                Some((name, None)) => name == field && words.nth(1) == Some("z"),
+                Some((name, None)) => name == field && words.nth(1).is_some_and(|marks| marks.contains('z')),
                 None => false,
             }
         })

@@ -1,7 +1,8 @@
-//! A cluster's servers -> a client on one HTTP/2 connection to one of them, and to the next where that one is gone.
+//! A cluster's servers -> a client on HTTP/2 connections to one of them, and to the next where that one is gone.
 //!
 //! kube's own client speaks HTTP/1.1 to one server: a connection for each request in flight, each with buffers at both ends. A server is kept for
-//! as long as it is good: nothing is gained by moving, and a server that is back has watches to fill first.
+//! as long as it is good: nothing is gained by moving, and a server that is back has watches to fill first. One connection carries as many requests as
+//! servers take on one; where there are more (a node watches each Secret by itself), another is opened beside it, as Go's clients do.
 
 mod clock;
 mod connection;
@@ -17,7 +18,6 @@ use std::{
 
 use api::task::Group;
 use http::{HeaderValue, Request, Response, StatusCode, header::AUTHORIZATION};
-use hyper::body::Incoming;
 use kube::{Client, client::Body};
 use rustls::ClientConfig;
 use tokio::{
@@ -27,8 +27,9 @@ use tokio::{
 use tower::{BoxError, Service};
 
 use crate::patient;
-use connection::Connection;
 pub(crate) use connection::InGroup;
+pub use connection::Streamed;
+use connection::{Connection, Place};
 pub use server::{NoServer, Server};
 pub use unchecked::unchecked;
 
@@ -40,6 +41,8 @@ const CONNECT_BOUND: Duration = Duration::from_secs(4);
 const AGENT: &str = "kubelet";
 /// All servers refused: they are left alone for that long, and requests fail at once meanwhile.
 const REST: Duration = Duration::from_millis(500);
+/// Connections to the server in use: 100 requests fit on each.
+const CONNECTIONS_MAX: usize = 64;
 /// So many answers in a row that say "I cannot" (500, 502, 503), and another server is asked.
 const TROUBLES_MAX: u32 = 3;
 
@@ -68,7 +71,8 @@ struct Connector {
 
 #[derive(Default)]
 struct State {
-    open: Option<Connection>,
+    /// All to one server; the first that has a place is used.
+    open: Vec<Connection>,
     /// The place in the list of who is tried next.
     next: usize,
     /// Who asks during the rest gets the same answer.
@@ -138,7 +142,7 @@ impl Transport {
 }
 
 impl Service<Request<Body>> for Transport {
-    type Response = Response<Incoming>;
+    type Response = Response<Streamed>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
@@ -152,8 +156,8 @@ impl Service<Request<Body>> for Transport {
             request.headers_mut().insert(AUTHORIZATION, authorization.clone());
         }
         Box::pin(async move {
-            let connection = connector.connection().await?;
-            let answer = Box::pin(connection.send(request)).await?;
+            let (connection, place) = connector.place().await?;
+            let answer = Box::pin(connection.send(request, place)).await?;
             if connection.troubles(is_trouble(answer.status())) >= TROUBLES_MAX {
                 connector.leave(&connection).await;
             }
@@ -163,14 +167,19 @@ impl Service<Request<Body>> for Transport {
 }
 
 impl Connector {
-    /// The open connection, or a new one. Who comes while it is opened waits for it.
-    async fn connection(&self) -> Result<Connection, BoxError> {
+    /// A place on an open connection, or on a new one. Who comes while it is opened waits for it.
+    async fn place(&self) -> Result<(Connection, Place), BoxError> {
         let mut state = self.state.lock().await;
         let (servers, tls) = (self.servers.borrow().clone(), self.tls.borrow().clone());
-        if let Some(open) = state.open.as_ref().filter(|open| open.is_good(tls.generation) && servers.contains(open.server())) {
-            return Ok(open.clone());
+        let old = state.open.first().cloned();
+        state.open.retain(|open| open.is_good(tls.generation) && servers.contains(open.server()));
+        if let Some(found) = state.place() {
+            return Ok(found);
         }
-        if let Some(old) = state.open.take() {
+        if let Some(full) = state.open.first().cloned() {
+            return self.beside(&full, &tls, &mut state).await;
+        }
+        if let Some(old) = old {
             // The same server first, unless it was he that ended it.
             let again = servers.iter().position(|server| server == old.server()).filter(|_| !old.is_closed());
             state.next = again.unwrap_or(state.next);
@@ -183,14 +192,26 @@ impl Connector {
         match opened {
             Ok(open) => {
                 self.used.send_replace(Some(open.server().clone()));
-                (state.open, state.failed) = (Some(open.clone()), None);
-                Ok(open)
+                (state.open, state.failed) = (vec![open], None);
+                state.place().ok_or_else(|| "a new connection has no place".into())
             }
             Err(error) => {
                 state.failed = Some((Instant::now(), error.clone()));
                 Err(error.into())
             }
         }
+    }
+
+    /// Another connection to the same server, whose connections are full.
+    async fn beside(&self, full: &Connection, tls: &Tls, state: &mut State) -> Result<(Connection, Place), BoxError> {
+        if state.open.len() >= CONNECTIONS_MAX {
+            return Err(format!("{}: too many requests are open", full.server()).into());
+        }
+        let opening = Box::pin(Connection::open(full.server(), tls.config.clone(), tls.generation, &self.group));
+        let opened = timeout(CONNECT_BOUND, opening).await;
+        let opened = opened.map_err(|_| format!("{}: no connection within {} s", full.server(), CONNECT_BOUND.as_secs()))??;
+        state.open.push(opened.beside(full));
+        state.place().ok_or_else(|| "a new connection has no place".into())
     }
 
     /// Tries each once, the next one first. The error tells of all.
@@ -222,11 +243,22 @@ impl Connector {
             return;
         }
         let mut state = self.state.lock().await;
-        if state.open.as_ref().is_some_and(|open| open.is(connection)) {
+        if state.open.first().is_some_and(|open| open.is(connection)) {
             tracing::warn!(server = %connection.server(), "the server answers with errors; asking another");
-            state.open = None;
+            state.open.clear();
             self.used.send_replace(None);
         }
+    }
+}
+
+impl State {
+    /// On the first connection that has one. Those behind the next that carry nothing are closed.
+    fn place(&mut self) -> Option<(Connection, Place)> {
+        let (at, place) = self.open.iter().enumerate().find_map(|(at, open)| Some((at, open.place()?)))?;
+        let mut behind = self.open.split_off(self.open.len().min(at + 2));
+        behind.retain(|open| !open.is_idle());
+        self.open.append(&mut behind);
+        Some((self.open[at].clone(), place))
     }
 }
 

@@ -54,7 +54,7 @@ impl Action for BindPod {
 
 /// The body of an action that went well.
 pub fn success() -> Value {
-    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
 }
 
 async fn bind(ctx: &Ctx<'_>, name: &str, binding: &Value) -> Result<(), Status> {

@@ -8,7 +8,8 @@
 //! - [`selector`]: label selectors on `Value`: validation, matching, printing; labels and annotations.
 //! - [`resources`]: canonical quantities; [`query`]: query strings; [`node`]: a node agent's address, proxy names.
 //! - [`table`]: columns and cells: `metadata_columns`, `age`, `column`, `containers_cells`.
-//! - [`amount`]: numbers or percentages; [`conditions`]: lists of `metav1.Condition`.
+//! - [`amount`]: numbers or percentages; [`conditions`]: lists of `metav1.Condition`; [`diff`]: what a refused update changed;
+//!   [`webhook`]: where one is called.
 //! - [`kind`], [`view`], [`unchanged`], [`not_negative`] in this file.
 
 use std::{borrow::Cow, sync::Arc};
@@ -23,6 +24,7 @@ use serde_json::Value;
 
 pub mod amount;
 pub mod conditions;
+pub mod diff;
 pub mod edit;
 pub mod name_rules;
 pub mod node;
@@ -32,6 +34,7 @@ pub mod read;
 pub mod resources;
 pub mod selector;
 pub mod table;
+pub mod webhook;
 
 pub use path::Path;
 pub use read::Read;
@@ -114,6 +117,22 @@ pub fn well_formed(value: &str, errors: Vec<String>, path: Path<'_>, causes: &mu
     }
 }
 
+/// Requires a field that is not empty, and says whether it is there.
+pub fn require(object: &Value, field: &str, path: Path<'_>, causes: &mut FieldErrors) -> bool {
+    let there = object.at(field).is_some_and(|v| !read::is_nothing(field, v));
+    if !there {
+        causes.required(path.field(field), "");
+    }
+    there
+}
+
+/// `validatePathNoBacksteps`
+pub fn no_backsteps(target: &str, path: Path<'_>, causes: &mut FieldErrors) {
+    if target.split('/').any(|part| part == "..") {
+        causes.invalid(path, target, "must not contain '..'");
+    }
+}
+
 /// One of `allowed`, which are listed in their order; empty is `Required`.
 pub fn one_of(value: &str, allowed: &[&str], path: Path<'_>, causes: &mut FieldErrors) {
     match value {
@@ -128,4 +147,12 @@ pub fn not_supported(value: impl Into<Value>, allowed: &[&str], path: Path<'_>, 
     let words: Vec<String> = allowed.iter().map(|w| format!("{w:?}")).collect();
     let message = format!("Unsupported value: {}: supported values: {}", value.into(), words.join(", "));
     causes.push(Reason::NotSupported, path, message);
+}
+
+/// A write of the server's own, where somebody else was faster: what they wrote is looked at when it is heard of.
+///
+/// # Errors
+/// All others.
+pub fn settled(result: Result<(), Status>) -> Result<(), Status> {
+    result.or_else(|status| if matches!(status.code, 404 | 409) { Ok(()) } else { Err(status) })
 }

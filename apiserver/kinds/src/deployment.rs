@@ -107,10 +107,7 @@ impl Strategy for DeploymentStrategy {
         let parts = ["updatedReplicas", "readyReplicas", "availableReplicas"];
         let others = ["observedGeneration", "unavailableReplicas", "terminatingReplicas", "collisionCount"];
         podtemplate::validate_counts(status, &parts, &others, causes);
-        let (collisions, before) = (status.int("collisionCount").unwrap_or(0), count(old, "/status/collisionCount"));
-        if collisions < before {
-            causes.invalid("status.collisionCount", collisions, "cannot be decremented");
-        }
+        podtemplate::collisions(new, old, causes);
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {

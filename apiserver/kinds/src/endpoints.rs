@@ -42,6 +42,10 @@ impl Strategy for Endpoints {
         }
     }
 
+    fn deprecation(&self) -> Option<&'static str> {
+        Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+    }
+
     fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
         // Our own controller writes canonical addresses.
         if new.at("metadata").at("labels").text("endpoints.kubernetes.io/managed-by") == "endpoint-controller" {

@@ -1,8 +1,17 @@
 //! Which requests of a cluster belong together, and how much of the server each sort gets: upstream's suggested configuration.
 //!
-//! As data, until `flowcontrol.apiserver.k8s.io` is served. Source: apiserver `pkg/apis/flowcontrol/bootstrap/default.go`.
+//! As data ([`objects`] makes of it what is stored, [`keep`] keeps that as it must be). Source: apiserver `pkg/apis/flowcontrol/bootstrap/default.go`.
+
+pub mod keep;
+pub mod objects;
 
 use apiserver::fairness::{Config, Distinguisher, Level, Limits, Paths, Queuing, Resources, Response, Rule, Schema, Subject};
+
+pub const GROUP: &str = "flowcontrol.apiserver.k8s.io";
+/// The condition of a flow schema whose level does not exist.
+pub const DANGLING: &str = "Dangling";
+/// Whether the server may change the spec of an object that it has made.
+const AUTO_UPDATE: &str = "apf.kubernetes.io/autoupdate-spec";
 
 /// Name, shares, percent that can be lent, queues, hand. All queues are [`LENGTH`] long.
 const LEVELS: [(&str, u32, u32, usize, usize); 6] = [

@@ -12,7 +12,7 @@ use crate::common::{self, Path, Read, edit, name_rules, read, table, unchanged, 
 const CONTROLLER_BYTES: usize = 250;
 const CONTROLLER: Path<'static> = Path::new("spec.controller");
 const PARAMETERS: Path<'static> = Path::new("spec.parameters");
-const IS_DEFAULT: &str = "ingressclass.kubernetes.io/is-default-class";
+pub const IS_DEFAULT: &str = "ingressclass.kubernetes.io/is-default-class";
 const PATH_RULE: &str = "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
 const COLUMNS: &[Column] = &[
     table::NAME_COLUMN,

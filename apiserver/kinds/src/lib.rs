@@ -5,6 +5,8 @@ use std::sync::Arc;
 use apiserver::kind::Kind;
 
 pub mod admission;
+pub mod admissionregistration;
+pub mod apiservice;
 pub mod auth;
 pub mod binding;
 pub mod bootstrap_service;
@@ -13,30 +15,40 @@ pub mod common;
 pub mod config;
 pub mod configmap;
 pub mod controllerrevision;
+pub mod cronjob;
 pub mod csidriver;
 pub mod csinode;
 pub mod csistoragecapacity;
-pub mod customresourcedefinition;
+pub mod daemonset;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod event;
 pub mod eviction;
 pub mod flow;
+pub mod flowschema;
+pub mod horizontalpodautoscaler;
+pub mod ingress;
 pub mod ingressclass;
 pub mod ipaddress;
+pub mod job;
 pub mod lease;
 pub mod limitrange;
 pub mod namespace;
 pub mod net;
+pub mod networkpolicy;
 pub mod node;
+pub mod persistentvolume;
+pub mod persistentvolumeclaim;
 pub mod pod;
 pub mod poddisruptionbudget;
 pub mod podtemplate;
 pub mod ports;
 pub mod priorityclass;
+pub mod prioritylevelconfiguration;
 pub mod replicaset;
 pub mod replicationcontroller;
+pub mod resourcequota;
 pub mod roles;
 pub mod runtimeclass;
 pub mod schema;
@@ -44,7 +56,11 @@ pub mod secret;
 pub mod service;
 pub mod serviceaccount;
 pub mod servicecidr;
+pub mod statefulset;
 pub mod storageclass;
+pub mod volumeattachment;
+pub mod volumeattributesclass;
+pub mod volumesources;
 
 pub use config::Config;
 
@@ -58,18 +74,36 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| limitrange::kind(),
     |_| namespace::kind(),
     |_| node::kind(),
+    |_| persistentvolume::kind(),
+    |_| persistentvolumeclaim::kind(),
     |_| pod::kind(),
     |_| podtemplate::kind(),
     |_| replicationcontroller::kind(),
+    |_| resourcequota::kind(),
     |_| secret::kind(),
     |_| serviceaccount::kind(),
     service::kind,
-    // apiextensions.k8s.io
-    |_| customresourcedefinition::kind(),
+    // admissionregistration.k8s.io
+    |_| admissionregistration::policies::mutating(),
+    |_| admissionregistration::bindings::mutating(),
+    |_| admissionregistration::webhooks::mutating(),
+    |_| admissionregistration::policies::validating(),
+    |_| admissionregistration::bindings::validating(),
+    |_| admissionregistration::webhooks::validating(),
+    // apiregistration.k8s.io
+    |_| apiservice::kind(),
     // apps
     |_| controllerrevision::kind(),
+    |_| daemonset::kind(),
     |_| deployment::kind(),
     |_| replicaset::kind(),
+    |_| statefulset::kind(),
+    // autoscaling
+    |_| horizontalpodautoscaler::kind(),
+    |_| horizontalpodautoscaler::v1_kind(),
+    // batch
+    |_| cronjob::kind(),
+    |_| job::kind(),
     // certificates.k8s.io
     |_| certificatesigningrequest::kind(),
     // coordination.k8s.io
@@ -78,9 +112,14 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| endpointslice::kind(),
     // events.k8s.io
     |_| event::events_kind(),
+    // flowcontrol.apiserver.k8s.io
+    |_| flowschema::kind(),
+    |_| prioritylevelconfiguration::kind(),
     // networking.k8s.io
+    |_| ingress::kind(),
     |_| ingressclass::kind(),
     |_| ipaddress::kind(),
+    |_| networkpolicy::kind(),
     |_| servicecidr::kind(),
     // node.k8s.io
     |_| runtimeclass::kind(),
@@ -98,6 +137,8 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| csinode::kind(),
     |_| csistoragecapacity::kind(),
     |_| storageclass::kind(),
+    |_| volumeattachment::kind(),
+    |_| volumeattributesclass::kind(),
 ];
 
 /// All that is served: the table, the token subresource, and the reviews.
@@ -106,7 +147,10 @@ pub fn all(config: &Config, tokens: &Arc<auth::Tokens>) -> Vec<Arc<Kind>> {
     for kind in kinds.iter_mut().filter(|k| k.plural == "serviceaccounts") {
         kind.subresources.push(auth::token_subresource(tokens));
     }
-    kinds.into_iter().map(Arc::new).chain(auth::kinds()).collect()
+    let mut all: Vec<Arc<Kind>> = kinds.into_iter().map(Arc::new).chain(auth::kinds()).collect();
+    // Discovery shows groups in the order of their priorities.
+    all.sort_by_key(|kind| apiservice::register::rank(&kind.group));
+    all
 }
 
 /// All built-in kinds, for `Engine::new`.

@@ -13,6 +13,12 @@ pub fn parse(value: &str) -> Option<IpAddr> {
     value.parse().ok().or_else(|| without_zeros(value).parse::<Ipv4Addr>().ok().map(IpAddr::V4))
 }
 
+/// Parses a network as upstream's `ParseCIDRSloppy` does; its address may have bits beyond the prefix.
+pub fn parse_network(value: &str) -> Option<IpNet> {
+    let (address, bits) = value.split_once('/')?;
+    IpNet::new(parse(address)?, prefix_length(bits)?).ok()
+}
+
 /// `IPv4` or `IPv6`, as `ipFamilies` and `addressType` write it.
 pub fn family(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "IPv4" } else { "IPv6" }
@@ -43,8 +49,8 @@ pub fn canonical_ip(value: &str) -> Vec<String> {
 pub fn cidr(value: &str) -> Vec<String> {
     let invalid = || vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".into()];
     let Some((address, bits)) = value.split_once('/') else { return invalid() };
-    let (Some(address_read), Some(bits_read)) = (parse(address), prefix_length(bits)) else { return invalid() };
-    let Ok(network) = IpNet::new(address_read, bits_read) else { return invalid() };
+    let Some(network) = parse_network(value) else { return invalid() };
+    let address_read = network.addr();
     if address.parse::<IpAddr>().is_err() || (bits.len() > 1 && bits.starts_with('0')) {
         return vec!["must not have leading 0s in IP or prefix length".into()];
     }
@@ -97,11 +103,24 @@ pub fn ip_warning(path: &str, value: &str) -> Option<String> {
     }
 }
 
-/// `GetWarningsForCIDR`, for what [`cidr`] lets pass.
+/// `GetWarningsForCIDR`
 pub fn cidr_warning(path: &str, value: &str) -> Option<String> {
-    let network: IpNet = value.parse().ok()?;
-    let canonical = network.to_string();
-    if network.addr().is_ipv6() { canonical_warning(path, "CIDR value", value, &canonical) } else { None }
+    let network = parse_network(value)?;
+    let (canonical, single) = (network.trunc().to_string(), format!("{}/{}", network.addr(), network.max_prefix_len()));
+    if network.addr() != network.network() {
+        let what = format!("{path}: CIDR value \"{value}\" is ambiguous in this context");
+        return Some(format!("{what} (should be \"{canonical}\" or \"{single}\"?)"));
+    }
+    match value.parse::<IpNet>() {
+        Ok(read) if !matches!(read.addr(), IpAddr::V6(six) if six.to_ipv4_mapped().is_some()) => {
+            if read.addr().is_ipv6() {
+                canonical_warning(path, "CIDR value", value, &canonical)
+            } else {
+                None
+            }
+        }
+        _ => Some(format!("{path}: non-standard CIDR value \"{value}\" is invalid: use \"{canonical}\"")),
+    }
 }
 
 fn canonical_warning(path: &str, what: &str, value: &str, canonical: &str) -> Option<String> {

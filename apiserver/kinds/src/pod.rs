@@ -55,6 +55,10 @@ impl Strategy for PodStrategy {
 
     fn default(&self, object: &mut Value) {
         defaults::pod(object);
+        // `Convert_v1_Pod_To_core_Pod`; templates keep what they say.
+        if object.at("spec").int("terminationGracePeriodSeconds").is_some_and(|seconds| seconds < 0) {
+            object["spec"]["terminationGracePeriodSeconds"] = 1.into();
+        }
     }
 
     fn prepare_create(&self, ctx: &Ctx<'_>, object: &mut Value) {
@@ -62,8 +66,11 @@ impl Strategy for PodStrategy {
     }
 
     fn prepare_subresource(&self, ctx: &Ctx<'_>, new: &mut Value, old: &Value) {
-        if ctx.subresource == "status" {
-            prepare::status(new, old);
+        match ctx.subresource {
+            "status" => prepare::status(new, old),
+            "ephemeralcontainers" => prepare::ephemeral_containers(new, old),
+            "resize" => prepare::resize(new, old),
+            _ => {}
         }
     }
 
@@ -71,13 +78,20 @@ impl Strategy for PodStrategy {
         validate::pod(object, causes);
     }
 
+    fn validate_create(&self, object: &Value, causes: &mut FieldErrors) {
+        validate::create(object, causes);
+    }
+
     fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
         validate::update::pod(new, old, causes);
     }
 
     fn validate_subresource(&self, subresource: &str, new: &Value, old: &Value, causes: &mut FieldErrors) {
-        if subresource == "status" {
-            validate::status::update(new, old, causes);
+        match subresource {
+            "status" => validate::status::update(new, old, causes),
+            "ephemeralcontainers" => validate::ephemeral::update(new, old, causes),
+            "resize" => validate::resize::update(new, old, causes),
+            _ => {}
         }
     }
 
@@ -114,11 +128,13 @@ fn subresources() -> Vec<Subresource> {
     vec![
         stream("attach", "PodAttachOptions", streams, connect::Stream::Attach),
         action("binding", Gvk::new("", "v1", "Binding"), "io.k8s.api.core.v1", Handler::Action(Arc::new(BindPod))),
+        part("ephemeralcontainers"),
         action("eviction", Gvk::new("policy", "v1", "Eviction"), "io.k8s.api.policy.v1", Handler::Action(Arc::new(EvictPod::default()))),
         stream("exec", "PodExecOptions", streams, connect::Stream::Exec),
         stream("log", "Pod", &["get"], connect::Stream::Log),
         stream("portforward", "PodPortForwardOptions", streams, connect::Stream::PortForward),
         stream("proxy", "PodProxyOptions", &["create", "delete", "get", "patch", "update"], connect::Proxy),
+        part("resize"),
         common::status("", "v1", "Pod"),
     ]
 }
@@ -130,6 +146,17 @@ fn stream(name: &'static str, body: &str, verbs: &'static [&'static str], to: im
         schema: apiserver::schema::Schema::Open,
         verbs: names(verbs),
         handler: Handler::Connect(Arc::new(to)),
+    }
+}
+
+/// The pod itself, of which a part is taken.
+fn part(name: &'static str) -> Subresource {
+    Subresource {
+        name: name.into(),
+        body: Gvk::new("", "v1", "Pod"),
+        schema: apiserver::schema::Schema::Open,
+        verbs: names(common::OBJECT_VERBS),
+        handler: Handler::Object,
     }
 }
 

@@ -67,6 +67,13 @@ pub fn default(object: &mut Value) {
     }
 }
 
+/// The same of a template that is no pointer in Go: one that is left out is an empty one.
+pub fn default_within(spec: &mut Value) {
+    if let Some(template) = make_child(spec, "template") {
+        default_template(template);
+    }
+}
+
 /// A template's pods get the rest of their defaults when they are made.
 fn default_template(template: &mut Value) {
     if let Some(metadata) = make_child(template, "metadata")
@@ -100,10 +107,20 @@ pub fn validate_running(template: Option<&Value>, matches: bool, kind: &str, pat
         return;
     };
     if !matches {
-        let labels = template.at("metadata").at("labels").cloned().unwrap_or(Value::Null);
-        causes.invalid(path.field("metadata").field("labels"), labels, "`selector` does not match template `labels`");
+        not_selected(Some(template), path, causes);
     }
     validate(template, path, causes);
+    runs_always(Some(template), kind, path, causes);
+}
+
+/// The template's labels are none that the workload's selector selects.
+pub fn not_selected(template: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
+    let labels = template.at("metadata").at("labels").cloned().unwrap_or(Value::Null);
+    causes.invalid(path.field("metadata").field("labels"), labels, "`selector` does not match template `labels`");
+}
+
+/// What a template of pods that run until they are deleted must not say; `kind` is the workload's in messages.
+pub fn runs_always(template: Option<&Value>, kind: &str, path: Path<'_>, causes: &mut FieldErrors) {
     let (spec, spec_path) = (template.at("spec"), path.field("spec"));
     let policy = spec.text("restartPolicy");
     if policy != "Always" {
@@ -136,6 +153,28 @@ pub fn validate_selected(spec: Option<&Value>, path: Path<'_>, causes: &mut Fiel
 
 /// Counts in a workload's status: none below 0, none of `parts` above `replicas`, available within ready.
 pub fn validate_counts(status: Option<&Value>, parts: &[&str], others: &[&str], causes: &mut FieldErrors) {
+    validate_parts(status, parts, others, causes);
+    available_within_ready(status, "cannot be greater than readyReplicas", causes);
+}
+
+/// Available pods are ready ones; `why` is the cause's text.
+pub fn available_within_ready(status: Option<&Value>, why: &str, causes: &mut FieldErrors) {
+    let available = status.int("availableReplicas").unwrap_or(0);
+    if available > status.int("readyReplicas").unwrap_or(0) {
+        causes.invalid("status.availableReplicas", available, why);
+    }
+}
+
+/// A status's collision count only rises.
+pub fn collisions(new: &Value, old: &Value, causes: &mut FieldErrors) {
+    let (now, before) = (read::count(new, "/status/collisionCount"), read::count(old, "/status/collisionCount"));
+    if now < before {
+        causes.invalid("status.collisionCount", now, "cannot be decremented");
+    }
+}
+
+/// Counts in a workload's status: none below 0, none of `parts` above `replicas`.
+pub fn validate_parts(status: Option<&Value>, parts: &[&str], others: &[&str], causes: &mut FieldErrors) {
     let path = Path::new("status");
     let count = |name: &str| status.int(name).unwrap_or(0);
     for name in ["replicas"].iter().chain(parts).chain(others) {
@@ -146,20 +185,25 @@ pub fn validate_counts(status: Option<&Value>, parts: &[&str], others: &[&str], 
             causes.invalid(path.field(name), count(name), "cannot be greater than status.replicas");
         }
     }
-    if count("availableReplicas") > count("readyReplicas") {
-        causes.invalid(path.field("availableReplicas"), count("availableReplicas"), "cannot be greater than readyReplicas");
-    }
 }
 
 /// Warnings about a workload's name, which becomes part of host names, when it is made, and about its template when that is new.
 pub fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    name_warning(new, old).into_iter().chain(template_warnings(new, old)).collect()
+}
+
+/// About the name of a new workload that its pods are named after.
+pub fn name_warning(new: &Value, old: Option<&Value>) -> Option<String> {
     let errors = if old.is_none() { name_rules::dns_label(read::name(new)) } else { Vec::new() };
     let what = "this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended";
-    let name = (!errors.is_empty()).then(|| format!("metadata.name: {what}: [{}]", errors.join(" ")));
+    (!errors.is_empty()).then(|| format!("metadata.name: {what}: [{}]", errors.join(" ")))
+}
+
+/// About the template under `/spec/template` where that is new.
+pub fn template_warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
     let template = |object: &Value| object.at("spec").at("template").cloned();
     let changed = template(new).filter(|t| old.and_then(template).as_ref() != Some(t));
-    let about = changed.map(|t| pod::warnings::of(&t, Path::new("spec.template"))).unwrap_or_default();
-    name.into_iter().chain(about).collect()
+    changed.map(|t| pod::warnings::of(&t, Path::new("spec.template"))).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! The schemas of the built-in kinds, as `xtask` wrote them: for checks and patches, and with their descriptions for OpenAPI.
 
+#[cfg(test)]
+mod golden;
+
 use apiserver::schema::{Schema, Tables};
 
 /// All of them; each table is read at first use.

@@ -36,6 +36,7 @@ mod prepare;
 mod proxy;
 mod range;
 mod repair;
+pub(crate) mod resolve;
 mod shape;
 mod validate;
 mod validate_update;

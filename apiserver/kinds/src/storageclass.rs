@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
 };
 
-use api::{field_errors::FieldErrors, time::Timestamp};
+use api::{GroupResource, field_errors::FieldErrors, time::Timestamp};
 use apiserver::kind::{Column, Kind, Scope, Strategy, names};
 use serde_json::Value;
 
@@ -17,7 +17,8 @@ use crate::{
 
 const PARAMETERS: usize = 512;
 const PARAMETERS_BYTES: usize = 256 << 10;
-const DEFAULT_ANNOTATIONS: [&str; 2] = ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+pub const DEFAULT_ANNOTATIONS: [&str; 2] =
+    ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
 const COLUMNS: &[Column] = &[
     table::NAME_COLUMN,
     table::column("Provisioner", "string", "provisioner indicates the type of the provisioner."),
@@ -44,6 +45,10 @@ pub fn kind() -> Kind {
     }
 }
 
+pub fn resource() -> GroupResource {
+    GroupResource::new("storage.k8s.io", "storageclasses")
+}
+
 struct StorageClasses;
 
 impl Strategy for StorageClasses {
@@ -53,12 +58,8 @@ impl Strategy for StorageClasses {
     }
 
     fn validate(&self, object: &Value, causes: &mut FieldErrors) {
-        let (provisioner, path) = (object.text("provisioner"), Path::new("provisioner"));
-        match provisioner {
-            "" => causes.required(path, ""),
-            text => well_formed(&text.to_lowercase(), name_rules::qualified(&text.to_lowercase()), path, causes),
-        }
-        parameters(object, causes);
+        provisioner(object, "provisioner", causes);
+        parameters(object, Empty::Allowed, causes);
         match object.text("reclaimPolicy") {
             "" | "Delete" | "Retain" => {}
             other => causes.not_supported("reclaimPolicy", other, &["Delete", "Retain"]),
@@ -99,17 +100,37 @@ impl Strategy for StorageClasses {
     }
 }
 
-fn parameters(object: &Value, causes: &mut FieldErrors) {
-    let Some(parameters) = object.object("parameters") else { return };
-    if parameters.len() > PARAMETERS {
+/// Whether a class may do without parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Empty {
+    Allowed,
+    Forbidden,
+}
+
+/// `validateProvisioner`, of the class's field of this name.
+pub fn provisioner(object: &Value, field: &str, causes: &mut FieldErrors) {
+    match object.text(field).to_lowercase().as_str() {
+        "" => causes.required(field, ""),
+        text => well_formed(text, name_rules::qualified(text), Path::new(field), causes),
+    }
+}
+
+/// `validateParameters`
+pub fn parameters(object: &Value, empty: Empty, causes: &mut FieldErrors) {
+    let parameters = object.object("parameters");
+    let count = parameters.map_or(0, serde_json::Map::len);
+    if count > PARAMETERS {
         return causes.too_long("parameters", PARAMETERS);
     }
-    if parameters.contains_key("") {
+    if parameters.is_some_and(|p| p.contains_key("")) {
         causes.invalid("parameters", "", "field can not be empty.");
     }
     let bytes: usize = object.entries("parameters").map(|(key, value)| key.len() + value.len()).sum();
     if bytes > PARAMETERS_BYTES {
         causes.too_long("parameters", PARAMETERS_BYTES);
+    }
+    if count == 0 && empty == Empty::Forbidden {
+        causes.required("parameters", "must contain at least one key/value pair");
     }
 }
 

@@ -87,7 +87,7 @@ impl<'a> Ctx<'a> {
     }
 
     /// The schema and the kind of what is written: the object's, or those of the subresource's body.
-    pub(crate) fn body(&self) -> (&'a Schema, Gvk) {
+    pub fn body(&self) -> (&'a Schema, Gvk) {
         match self.kind.subresource(self.subresource).filter(|_| !self.kind.is_object_of(self.subresource)) {
             Some(sub) => (&sub.schema, sub.body.clone()),
             None => (&self.kind.schema, self.kind.gvk()),

@@ -54,7 +54,8 @@ async fn answer(ctx: &Ctx<'_>, object: Value) -> Result<Arc<Object>, Status> {
     ctx.kind.strategy.validate_create(&object, &mut causes);
     refuse_invalid(ctx.kind, meta::text(&object, "name"), &causes)?;
     admit::validate(ctx, Some(&object), None).await?;
-    let reply = ctx.kind.strategy.answer(ctx, object).await?;
+    let mut reply = ctx.kind.strategy.answer(ctx, object).await?;
+    ctx.kind.schema.complete(&mut reply);
     Ok(form::loose(Key::default(), &reply))
 }
 
@@ -64,6 +65,7 @@ pub(super) async fn create_named(ctx: &Ctx<'_>, mut object: Value) -> Result<Arc
     let name = meta::text(&object, "name").to_owned();
     let ctx = &ctx.named(&name);
     prepare(ctx, &mut object);
+    kind.schema.complete(&mut object);
     let mut causes = FieldErrors::default();
     let typed = meta::typed(&object).map_err(|why| form::mistyped(kind, &why))?;
     kind.strategy.validate(&object, &mut causes);

@@ -73,7 +73,9 @@ impl Options {
                 let why = "orphanDependents and deletionPropagation cannot be both set";
                 causes.invalid("propagationPolicy", policy.as_str(), why);
             } else if !matches!(policy.as_str(), "Foreground" | "Background" | "Orphan") {
-                causes.not_supported("propagationPolicy", policy.as_str(), &["Foreground", "Background", "Orphan"]);
+                // Upstream's order is not that of the alphabet, and "nil" is its own.
+                let why = "supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\"";
+                causes.not_supported_as("propagationPolicy", policy.as_str(), why);
             }
         }
         if causes.is_empty() { Ok(self) } else { Err(Status::invalid(&Gvk::new("meta.k8s.io", "v1", "DeleteOptions"), "", &causes)) }

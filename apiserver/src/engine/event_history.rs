@@ -2,6 +2,8 @@
 
 use std::{collections::VecDeque, ops::Range, sync::Arc};
 
+use bytes::Bytes;
+use parking_lot::Mutex;
 use store::Rev;
 
 use super::object::Object;
@@ -10,18 +12,32 @@ use super::object::Object;
 pub(crate) const BYTES_MAX: usize = 16 << 20;
 /// What an event costs besides its object.
 const EVENT_BYTES: usize = 200;
+/// Of the newest events, which keep what watchers in protobuf were sent of them: those that are up to date share it.
+const WRITTEN_BYTES_MAX: usize = 1 << 20;
 
 /// One change. At least one of `old` and `new` is there.
 pub(crate) struct Event {
     pub rev: Rev,
     pub old: Option<Arc<Object>>,
     pub new: Option<Arc<Object>>,
+    written: Mutex<Written>,
+}
+
+/// What an event's object is in protobuf.
+enum Written {
+    NotYet,
+    Is(Bytes),
+    /// The event is old: who reads it now writes for itself.
+    NoMore,
 }
 
 pub(crate) struct EventHistory {
     events: VecDeque<Arc<Event>>,
     /// The cursor of the front event.
     first: u64,
+    /// The cursor of the first event that keeps what is written of it, and the bytes of those from there on.
+    first_written: u64,
+    written_bytes: usize,
     bytes: usize,
     bytes_max: usize,
     /// All events above this revision are there.
@@ -59,7 +75,24 @@ impl Batch {
 
 impl Event {
     pub fn new(rev: Rev, old: Option<Arc<Object>>, new: Option<Arc<Object>>) -> Self {
-        Self { rev, old, new }
+        Self { rev, old, new, written: Mutex::new(Written::NotYet) }
+    }
+
+    /// What `write` makes of the event's object: once for all that ask while it is new.
+    pub fn written(&self, write: impl FnOnce() -> Vec<u8>) -> Bytes {
+        let mut written = self.written.lock();
+        match &*written {
+            Written::Is(bytes) => bytes.clone(),
+            Written::NoMore => {
+                drop(written);
+                write().into()
+            }
+            Written::NotYet => {
+                let bytes = Bytes::from(write().into_boxed_slice());
+                *written = Written::Is(bytes.clone());
+                bytes
+            }
+        }
     }
 
     /// Bytes it keeps, about; at least those of its frame.
@@ -70,17 +103,32 @@ impl Event {
 
 impl EventHistory {
     pub fn new(bytes_max: usize) -> Self {
-        Self { events: VecDeque::new(), first: 1, bytes: 0, bytes_max, floor: 0 }
+        Self { events: VecDeque::new(), first: 1, first_written: 1, written_bytes: 0, bytes: 0, bytes_max, floor: 0 }
     }
 
     pub fn push(&mut self, event: Arc<Event>) {
         self.bytes += event.size();
+        self.written_bytes += event.size();
         self.events.push_back(event);
+        self.forget_written();
         while self.bytes > self.bytes_max {
             let Some(old) = self.events.pop_front() else { return };
             self.bytes -= old.size();
             self.floor = old.rev;
+            if self.first_written == self.first {
+                self.written_bytes -= old.size();
+                self.first_written += 1;
+            }
             self.first += 1;
+        }
+    }
+
+    fn forget_written(&mut self) {
+        while self.written_bytes > WRITTEN_BYTES_MAX {
+            let Some(event) = self.place(self.first_written).ok().and_then(|at| self.events.get(at)) else { return };
+            *event.written.lock() = Written::NoMore;
+            self.written_bytes -= event.size();
+            self.first_written += 1;
         }
     }
 
@@ -88,6 +136,7 @@ impl EventHistory {
     pub fn reset(&mut self, floor: Rev) {
         self.first = self.end() + 1;
         self.events.clear();
+        (self.first_written, self.written_bytes) = (self.first, 0);
         self.bytes = 0;
         self.floor = floor;
     }
@@ -170,6 +219,28 @@ mod tests {
             seen.extend(batch.events.iter().map(|event| event.rev));
         }
         assert_eq!(seen, (1..=10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_written_of_an_event_is_shared_while_it_is_new() {
+        let mut history = EventHistory::new(4 * WRITTEN_BYTES_MAX);
+        let stored = bytes::Bytes::from("x".repeat(WRITTEN_BYTES_MAX / 2));
+        let large = Arc::new(Object::loose(api::Key::default(), stored));
+        let events: Vec<_> = (1..=3).map(|rev| Arc::new(Event::new(rev, None, Some(large.clone())))).collect();
+        let count = std::cell::Cell::new(0);
+        let write = || {
+            count.set(count.get() + 1);
+            b"protobuf".to_vec()
+        };
+        events.iter().for_each(|event| {
+            history.push(event.clone());
+            assert_eq!(event.written(write), event.written(write));
+        });
+        assert_eq!(count.get(), 3, "once each");
+        assert_eq!(events[2].written(write), events[0].written(write));
+        assert_eq!(count.get(), 4, "the first is old by now");
+        history.reset(9);
+        assert_eq!(history.written_bytes, 0);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use store::Rev;
 
 use super::{meta, object::Object, registry::Served};
-use crate::kind::{Conversion, Converter, Kind, Storage};
+use crate::kind::{Came, Conversion, Converter, Kind, ReadStep, Storage};
 
 /// Room for most objects.
 const STORED_BYTES_USUAL: usize = 2048;
@@ -25,7 +25,10 @@ const CONVERT_MAX: Duration = Duration::from_secs(30);
 /// Those of a conversion that is asked for.
 pub(crate) async fn value(served: &Served, object: &Object) -> Result<Value, Status> {
     match remote(served, object) {
-        Some(converter) => one(convert(&converter, &served.kind.gvk(), vec![object.value()]).await?).map(|value| read(&served.kind, value)),
+        Some(converter) => {
+            let converted = one(convert(&converter, &served.kind.gvk(), vec![object.value()]).await?)?;
+            Ok(read(&served.kind, converted, Came::Converted))
+        }
         None => Ok(value_at(served, object, object.rev)),
     }
 }
@@ -35,10 +38,13 @@ pub(crate) async fn value(served: &Served, object: &Object) -> Result<Value, Sta
 /// # Errors
 /// As of [`value`].
 pub(crate) async fn view(served: &Served, object: Arc<Object>) -> Result<Arc<Object>, Status> {
-    if served.kind.read.is_none() && !converts(served, &object) {
+    if is_as_stored(served, &object) {
         return Ok(object);
     }
     let value = value(served, &object).await?;
+    if is_as_stored(served, &object) {
+        return Ok(object);
+    }
     Ok(Arc::new(Object::from_shown(&served.kind, object.key.clone(), bytes(&value), object.rev)))
 }
 
@@ -71,7 +77,7 @@ pub(crate) async fn views(served: &Served, objects: Vec<(Arc<Object>, Rev)>) -> 
         }
         for (place, value) in places.into_iter().zip(convert(converter, &to, batch).await?) {
             if let Some((object, rev)) = out.get_mut(place) {
-                let shown = bytes(&read(&served.kind, value));
+                let shown = bytes(&read(&served.kind, value, Came::Converted));
                 *object = Arc::new(Object::from_shown(&served.kind, object.key.clone(), shown, *rev));
             }
         }
@@ -86,25 +92,47 @@ pub(crate) fn value_at(served: &Served, object: &Object, rev: Rev) -> Value {
         return value;
     }
     match &kind.conversion {
-        Conversion::Direct(convert) if converts(served, object) => read(kind, typed_as(kind, convert(&kind.gvk(), value))),
-        Conversion::None | Conversion::Direct(_) | Conversion::Remote(_) => read(kind, value),
+        Conversion::Direct(convert) if converts(served, object) => {
+            let mut value = typed_as(kind, convert(&kind.gvk(), value));
+            kind.schema.complete(&mut value);
+            read(kind, value, Came::Converted)
+        }
+        Conversion::None | Conversion::Direct(_) | Conversion::Remote(_) => {
+            let Some(step) = kind.read.as_ref().filter(|step| !object.is_unchanged_by(step.number())) else { return value };
+            let mut shown = value.clone();
+            step.run(&mut shown, Came::AsStored);
+            // Most are as the step would have them: it was run when they were written. They are not gone through again.
+            if shown == value {
+                object.note_unchanged_by(step.number());
+            }
+            shown
+        }
     }
 }
 
-fn read(kind: &Kind, mut value: Value) -> Value {
-    if let Some(read) = &kind.read {
-        read(&mut value);
+fn read(kind: &Kind, mut value: Value, came: Came) -> Value {
+    if let Some(step) = &kind.read {
+        step.run(&mut value, came);
     }
     value
 }
 
+/// Whether an object is shown as it is stored.
+pub(crate) fn is_as_stored(served: &Served, object: &Object) -> bool {
+    let is_kept = |step: &ReadStep| object.is_unchanged_by(step.number());
+    served.kind.read.as_ref().is_none_or(is_kept) && !converts(served, object)
+}
+
 /// Appends an object as `served` shows it, under the resource version `rev`; one that needs no asking for.
 pub(crate) fn put_at(served: &Served, object: &Object, rev: Rev, out: &mut BytesMut) {
-    let is_as_stored = served.kind.read.is_none() && !converts(served, object);
-    if is_as_stored || object.is_shown() {
-        object.put_at(rev, out);
-    } else {
-        out.put_slice(&bytes(&value_at(served, object, rev)));
+    if object.is_shown() || is_as_stored(served, object) {
+        return object.put_at(rev, out);
+    }
+    let shown = value_at(served, object, rev);
+    // That may have turned out just now.
+    match is_as_stored(served, object) {
+        true => object.put_at(rev, out),
+        false => out.put_slice(&bytes(&shown)),
     }
 }
 
@@ -117,7 +145,11 @@ pub(crate) async fn to_stored(served: &Served, value: &Value) -> Result<Bytes, S
     let to = cache.kind.gvk();
     match &served.kind.conversion {
         Conversion::None => Ok(stored(&cache.kind, value)),
-        Conversion::Direct(convert) => Ok(stored(&cache.kind, &convert(&to, value.clone()))),
+        Conversion::Direct(convert) => {
+            let mut converted = convert(&to, value.clone());
+            cache.kind.schema.complete(&mut converted);
+            Ok(stored(&cache.kind, &converted))
+        }
         Conversion::Remote(converter) => Ok(stored(&cache.kind, &one(convert(converter, &to, vec![value.clone()]).await?)?)),
     }
 }

@@ -1,6 +1,12 @@
 //! What the engine knows of a kind: names, scope, verbs, columns, and its strategy. One value per kind and version, built-in or custom.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use api::{GroupResource, Gvk, Gvr, Status, field_errors::FieldErrors, time::Timestamp};
 use async_trait::async_trait;
@@ -78,8 +84,37 @@ pub enum Conversion {
 
 /// See [`Conversion::Direct`].
 pub type DirectConversion = Arc<dyn Fn(&Gvk, Value) -> Value + Send + Sync>;
-/// See [`Kind::read`].
-pub type ReadStep = Arc<dyn Fn(&mut Value) + Send + Sync>;
+/// See [`Kind::read`]. Equal only to itself and its clones.
+#[derive(Clone)]
+pub struct ReadStep {
+    step: Arc<dyn Fn(&mut Value, Came) + Send + Sync>,
+    number: u32,
+}
+
+/// How an object came to the version in which it is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Came {
+    /// It is stored in it.
+    AsStored,
+    /// From another one.
+    Converted,
+}
+
+impl ReadStep {
+    pub fn new(step: impl Fn(&mut Value, Came) + Send + Sync + 'static) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        Self { step: Arc::new(step), number: NEXT.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    pub(crate) fn run(&self, object: &mut Value, came: Came) {
+        (self.step)(object, came);
+    }
+
+    /// One that no other step has had lately.
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+}
 
 /// A conversion that somebody else is asked for.
 #[async_trait]
@@ -216,6 +251,11 @@ pub trait Strategy: Send + Sync {
 
     /// Instead of the two above, for a write to `subresource`.
     fn validate_subresource(&self, _subresource: &str, _new: &Value, _old: &Value, _causes: &mut FieldErrors) {}
+
+    /// What every request for the kind is warned of (`APILifecycleDeprecated`).
+    fn deprecation(&self) -> Option<&'static str> {
+        None
+    }
 
     /// Texts for `Warning` headers.
     fn warnings(&self, _new: &Value, _old: Option<&Value>) -> Vec<String> {
@@ -368,6 +408,11 @@ impl Kind {
 
     pub(crate) fn has_status(&self) -> bool {
         self.subresource("status").is_some_and(|sub| matches!(sub.handler, Handler::Status))
+    }
+
+    /// Whether anybody can ask for it: a version that objects are only stored in has no verbs.
+    pub(crate) fn is_served(&self) -> bool {
+        !self.verbs.is_empty() || !self.subresources.is_empty()
     }
 
     pub fn serves(&self, verb: &str) -> bool {

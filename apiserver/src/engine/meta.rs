@@ -161,6 +161,8 @@ pub(crate) fn validate(kind: &Kind, meta: &ObjectMeta, causes: &mut FieldErrors)
 
 /// `ValidateObjectMetaUpdate`.
 pub(crate) fn validate_update(new: &Value, old: &Value, meta: &ObjectMeta, causes: &mut FieldErrors) {
+    // Upstream goes through these twice (`rest.BeforeUpdate`, and each strategy), and tells so.
+    validate_common(meta, causes);
     if field(old, "deletionTimestamp").is_some() {
         let had: HashSet<String> = finalizers(old).into_iter().collect();
         let extra: Vec<String> = finalizers(new).into_iter().filter(|f| !had.contains(f)).map(|f| format!("{f:?}")).collect();
@@ -256,7 +258,7 @@ fn qualified(key: &str, at: &str, shown: &str, causes: &mut FieldErrors) {
     if prefix == Some("") {
         causes.invalid(at, shown, "prefix part must be non-empty");
     } else if let Some(why) = prefix.and_then(names::subdomain_error) {
-        causes.invalid(at, shown, &format!("prefix part {why}"));
+        causes.invalid(at, shown, &format!("prefix part {}", why.replace("253 characters", "253 bytes")));
     }
     if name.is_empty() {
         causes.invalid(at, shown, "name part must be non-empty");

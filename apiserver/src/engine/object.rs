@@ -2,7 +2,12 @@
 //!
 //! The version is no part of what is stored: it is put in while an object is written out, so that nothing is held twice.
 
-use std::{borrow::Cow, fmt, ops::Range};
+use std::{
+    borrow::Cow,
+    fmt,
+    ops::Range,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use api::Key;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -25,6 +30,14 @@ pub struct Object {
     pub rev: u64,
     pub key: Key,
     head: Head,
+    /// Length of its protobuf message once it was written, else 0.
+    message_len: AtomicU32,
+    /// Length of the kind and version that the bytes begin with, 0 where they do not.
+    typed_len: u16,
+    /// The read step ([`ReadStep::number`]) that left it as it is; 0 for none.
+    ///
+    /// [`ReadStep::number`]: crate::kind::ReadStep::number
+    unchanged_by: AtomicU32,
 }
 
 /// Where `metadata.resourceVersion` goes when the object is shown.
@@ -46,18 +59,45 @@ impl Object {
     pub(crate) fn from_stored(kind: &Kind, key: Key, stored: &Bytes, rev: u64) -> Result<Self, serde_json::Error> {
         let head = Head::scan(kind, stored)?;
         let version = Version::find(stored).ok_or_else(|| serde_json::Error::custom("no metadata"))?;
-        Ok(Self { stored: stored.clone(), version, rev, key, head })
+        Ok(Self {
+            typed_len: typed_len(stored),
+            stored: stored.clone(),
+            version,
+            rev,
+            key,
+            head,
+            message_len: AtomicU32::default(),
+            unchanged_by: AtomicU32::default(),
+        })
     }
 
     /// From bytes as shown: an object that is in no cache.
     pub(crate) fn from_shown(kind: &Kind, key: Key, shown: Bytes, rev: u64) -> Self {
         let head = Head::scan(kind, &shown).unwrap_or_default();
-        Self { stored: shown, version: Version::Within, rev, key, head }
+        Self {
+            typed_len: typed_len(&shown),
+            stored: shown,
+            version: Version::Within,
+            rev,
+            key,
+            head,
+            message_len: AtomicU32::default(),
+            unchanged_by: AtomicU32::default(),
+        }
     }
 
     /// As [`Object::from_shown`], of which only the bytes are asked for.
     pub(crate) fn loose(key: Key, shown: Bytes) -> Self {
-        Self { stored: shown, version: Version::Within, rev: 0, key, head: Head::default() }
+        Self {
+            stored: shown,
+            version: Version::Within,
+            rev: 0,
+            key,
+            head: Head::default(),
+            message_len: AtomicU32::default(),
+            typed_len: 0,
+            unchanged_by: AtomicU32::default(),
+        }
     }
 
     /// Parsed afresh; for paths where the head is not enough.
@@ -87,6 +127,15 @@ impl Object {
     /// Whether its bytes are as they are shown: it has been converted, or is in no store.
     pub(crate) fn is_shown(&self) -> bool {
         self.version == Version::Within
+    }
+
+    /// Whether the read step of this number leaves it as it is: then its bytes can be shown.
+    pub(crate) fn is_unchanged_by(&self, step: u32) -> bool {
+        self.unchanged_by.load(Ordering::Relaxed) == step
+    }
+
+    pub(crate) fn note_unchanged_by(&self, step: u32) {
+        self.unchanged_by.store(step, Ordering::Relaxed);
     }
 
     /// Whether the object is in this version (`apiVersion`), as it is stored.
@@ -130,6 +179,16 @@ impl Object {
         self.head.field(&self.stored, at)
     }
 
+    /// Length of the protobuf message of what is stored, under its own revision, once somebody has written it.
+    pub(crate) fn message_len(&self) -> Option<usize> {
+        let length = self.message_len.load(Ordering::Relaxed);
+        (length > 0).then_some(length as usize)
+    }
+
+    pub(crate) fn know_message_len(&self, length: usize) {
+        self.message_len.store(u32::try_from(length).unwrap_or_default(), Ordering::Relaxed);
+    }
+
     /// JSON as it is stored, without a resource version.
     pub fn stored(&self) -> &Bytes {
         &self.stored
@@ -140,7 +199,8 @@ impl Object {
         if self.version == Version::Within {
             return self.stored.clone();
         }
-        let mut out = BytesMut::with_capacity(self.shown_len());
+        // And room for the end of the line.
+        let mut out = BytesMut::with_capacity(self.shown_len() + 1);
         self.put(&mut out);
         out.freeze()
     }
@@ -154,6 +214,19 @@ impl Object {
                 Version::Before(_) => extra(1),
                 Version::Alone(_) => extra(0),
             }
+    }
+
+    /// Length of what [`Object::put_untyped`] writes.
+    pub(crate) fn untyped_len(&self) -> usize {
+        self.shown_len() - usize::from(self.typed_len.saturating_sub(1))
+    }
+
+    /// Appends the object as a list shows it that has said of which kind its items are.
+    pub(crate) fn put_untyped(&self, out: &mut BytesMut) {
+        if self.typed_len > 0 {
+            out.put_u8(b'{');
+        }
+        self.put_part(usize::from(self.typed_len)..self.stored.len(), self.rev, out);
     }
 
     /// Appends the object as it is shown.
@@ -205,6 +278,21 @@ impl Version {
         let at = u32::try_from(at).ok()?;
         Some(if empty { Self::Alone(at) } else { Self::Before(at) })
     }
+}
+
+/// `{"kind":"…","apiVersion":"…",`, as [`super::form`] writes it; 0 where the bytes begin otherwise.
+fn typed_len(json: &[u8]) -> u16 {
+    let text = |rest: &[u8], before: &[u8]| {
+        let value = rest.strip_prefix(before)?;
+        let end = value.iter().take(HEAD_BYTES).position(|b| matches!(b, b'"' | b'\\'))?;
+        (value[end] == b'"').then_some(before.len() + end)
+    };
+    let length = (|| {
+        let kind = text(json, b"{\"kind\":\"")?;
+        let version = text(&json[kind..], b"\",\"apiVersion\":\"")?;
+        json[kind + version..].starts_with(b"\",").then_some(kind + version + 2)
+    })();
+    length.and_then(|length| u16::try_from(length).ok()).unwrap_or_default()
 }
 
 /// A number in decimal, on the stack.
@@ -297,12 +385,29 @@ mod tests {
     fn shown(stored: &'static str, rev: u64) -> Option<String> {
         let stored = Bytes::from_static(stored.as_bytes());
         let version = Version::find(&stored)?;
-        let object = Object { stored, version, rev: 3, key: Key::default(), head: Head::default() };
+        let object = Object {
+            version,
+            rev: 3,
+            key: Key::default(),
+            head: Head::default(),
+            message_len: AtomicU32::default(),
+            typed_len: typed_len(&stored),
+            unchanged_by: AtomicU32::default(),
+            stored,
+        };
         assert_eq!(serde_json::from_slice::<Value>(&object.bytes()).unwrap(), object.value());
         assert_eq!(object.bytes().len(), object.shown_len());
         let mut out = BytesMut::new();
         object.put_at(rev, &mut out);
         assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), object.value_at(rev));
+        let mut untyped = BytesMut::new();
+        object.put_untyped(&mut untyped);
+        assert_eq!(untyped.len(), object.untyped_len());
+        let (mut typed, bare) = (object.value(), serde_json::from_slice::<Value>(&untyped).unwrap());
+        if object.typed_len > 0 {
+            typed.as_object_mut().unwrap().retain(|name, _| name != "kind" && name != "apiVersion");
+        }
+        assert_eq!(bare, typed);
         let mut metadata = BytesMut::new();
         assert!(object.put_metadata_at(rev, &mut metadata));
         assert_eq!(serde_json::from_slice::<Value>(&metadata).unwrap(), object.value_at(rev)["metadata"]);
@@ -313,6 +418,10 @@ mod tests {
     fn the_version_goes_into_the_top_level_metadata() {
         let cases = [
             (r#"{"kind":"X","metadata":{"name":"a"}}"#, r#"{"kind":"X","metadata":{"resourceVersion":"7","name":"a"}}"#),
+            (
+                r#"{"kind":"X","apiVersion":"v1","metadata":{"name":"a"},"z":1}"#,
+                r#"{"kind":"X","apiVersion":"v1","metadata":{"resourceVersion":"7","name":"a"},"z":1}"#,
+            ),
             (r#"{"metadata":{}}"#, r#"{"metadata":{"resourceVersion":"7"}}"#),
             (
                 r#"{"a":{"metadata":{"b":1}},"c":"\"metadata","metadata" : {"d":[]}}"#,

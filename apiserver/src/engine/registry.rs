@@ -122,7 +122,7 @@ impl Registry {
 
     /// Whether anything is served under the group and version.
     pub fn serves(&self, group: &str, version: &str) -> bool {
-        self.served.iter().any(|served| served.kind.group == group && served.kind.version == version)
+        self.served.iter().any(|served| served.kind.group == group && served.kind.version == version && served.kind.is_served())
     }
 
     /// The first in table order of those versions that serve the resource.

@@ -37,15 +37,25 @@ pub(crate) fn put(kind: &Kind, paths: &ScalePaths, object: &mut Value, scale: &V
         let gvk = api::Gvk::new("autoscaling", "v1", "Scale");
         return Err(Status::invalid(&gvk, meta::text(object, "name"), &causes));
     }
+    // Who names neither means the object as it is.
     for name in ["resourceVersion", "uid"] {
         let value = meta::text(scale, name).to_owned();
-        meta::of(object).insert(name.into(), value.into());
+        if !value.is_empty() {
+            meta::of(object).insert(name.into(), value.into());
+        }
     }
-    let (parent, leaf) = paths.spec_replicas.rsplit_once('/').unwrap_or(("", &paths.spec_replicas));
-    match object.pointer_mut(parent).and_then(Value::as_object_mut) {
-        Some(map) => drop(map.insert(leaf.to_owned(), replicas.into())),
-        None => return Err(Status::internal(format!("{} has no {parent} to scale", kind.kind))),
+    // What it stands in is made where it is missing (`SetNestedField`).
+    let mut place = object;
+    for step in paths.spec_replicas.split('/').skip(1) {
+        if place.is_null() {
+            *place = json!({});
+        }
+        let Some(map) = place.as_object_mut() else {
+            return Err(Status::internal(format!("{} has no {} to scale", kind.kind, paths.spec_replicas)));
+        };
+        place = map.entry(step).or_insert(Value::Null);
     }
+    *place = replicas.into();
     Ok(())
 }
 

@@ -113,7 +113,7 @@ impl Source {
             (_, Some(at)) => Ok(Source::Field(at)),
             ("metadata.name", None) => Ok(Source::Name),
             ("metadata.namespace", None) => Ok(Source::Namespace),
-            (other, None) => Err(Status::bad_request(format!("field label not supported: {other}"))),
+            (other, None) => Err(unsupported(kind, other)),
         }
     }
 
@@ -127,4 +127,13 @@ impl Source {
             }
         }
     }
+}
+/// Upstream has one conversion of field labels for all kinds that register none of their own (`DefaultMetaV1FieldSelectorConversion`).
+fn unsupported(kind: &Kind, label: &str) -> Status {
+    let has_own =
+        !kind.schema.has_protobuf() || kind.fields.iter().any(|field| !matches!(&*field.label, "metadata.name" | "metadata.namespace"));
+    Status::bad_request(match has_own {
+        true => format!("field label not supported: {label}"),
+        false => format!("{label:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""),
+    })
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{Status, field_errors::FieldErrors};
+use api::{Gvk, Status, field_errors::FieldErrors};
 use serde_json::Value;
 use store::{Expect, Op, Outcome, Rev};
 
@@ -86,7 +86,9 @@ async fn round(ctx: &Ctx<'_>, edit: &Edit<'_>, missing: Missing<'_>) -> Result<R
         return create_missing(ctx, edit, missing).await;
     };
     let strategy = &ctx.kind.strategy;
-    let old = form::value(ctx.served, &current).await?;
+    let mut old = form::value(ctx.served, &current).await?;
+    // An older server, or another, may have left it out.
+    ctx.kind.schema.complete(&mut old);
     let mut new = prepared(ctx, edited(ctx, &old, edit).await?, &old);
     validated(ctx, &new, &old)?;
     ctx.warn(strategy.warnings(&new, Some(&old)));
@@ -145,7 +147,7 @@ async fn edited(ctx: &Ctx<'_>, old: &Value, edit: &Edit<'_>) -> Result<Value, St
     let mut new = old.clone();
     let Some(paths) = scale_paths(ctx) else {
         edit(&mut new)?;
-        check_version(ctx.kind, &mut new, old)?;
+        check_version(ctx, &mut new, old)?;
         ctx.kind.strategy.default(&mut new);
         managed_fields::track(ctx, &mut new, Some(old));
         admit::mutate(ctx, Some(&mut new), Some(old)).await?;
@@ -159,7 +161,7 @@ async fn edited(ctx: &Ctx<'_>, old: &Value, edit: &Edit<'_>) -> Result<Value, St
     admit::mutate(ctx, Some(&mut scale), Some(&was)).await?;
     scale::put(ctx.kind, paths, &mut new, &scale)?;
     managed_fields::of_scale(ctx.kind, paths, &scale, &mut new);
-    check_version(ctx.kind, &mut new, old)?;
+    check_version(ctx, &mut new, old)?;
     ctx.kind.strategy.default(&mut new);
     Ok(new)
 }
@@ -180,13 +182,15 @@ fn scale_paths<'a>(ctx: &Ctx<'a>) -> Option<&'a ScalePaths> {
 }
 
 /// The resource version and uid the writer saw must be the current ones, where they are given.
-fn check_version(kind: &Kind, new: &mut Value, old: &Value) -> Result<(), Status> {
-    let gr = kind.group_resource();
+fn check_version(ctx: &Ctx<'_>, new: &mut Value, old: &Value) -> Result<(), Status> {
+    let (kind, gr) = (ctx.kind, ctx.kind.group_resource());
     let name = meta::text(old, "name");
     let (current, given) = (meta::text(old, "resourceVersion"), meta::text(new, "resourceVersion"));
     let (uid, wanted) = (meta::text(old, "uid"), meta::text(new, "uid"));
     if !wanted.is_empty() && wanted != uid {
-        let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}");
+        let failed = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}");
+        let key = ctx.served.cache.as_ref().map(|cache| cache.store_key(&ctx.key())).unwrap_or_default();
+        let why = format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {failed}");
         return Err(Status::conflict(&gr, name, &why));
     }
     // "0" is what client libraries send for "none".
@@ -196,7 +200,8 @@ fn check_version(kind: &Kind, new: &mut Value, old: &Value) -> Result<(), Status
     if !kind.strategy.unconditional_update() {
         let mut causes = FieldErrors::default();
         causes.invalid("metadata.resourceVersion", 0, "must be specified for an update");
-        return Err(Status::invalid(&kind.gvk(), name, &causes));
+        // The store names the resource here, not the kind.
+        return Err(Status::invalid(&Gvk::new(&kind.group, &kind.version, &kind.plural), name, &causes));
     }
     meta::of(new).insert("resourceVersion".into(), current.into());
     Ok(())
@@ -206,6 +211,7 @@ fn check_version(kind: &Kind, new: &mut Value, old: &Value) -> Result<(), Status
 fn prepared(ctx: &Ctx<'_>, new: Value, old: &Value) -> Value {
     let kind = ctx.kind;
     let mut new = form::typed_as(kind, new);
+    kind.schema.complete(&mut new);
     meta::carry_over(&mut new, old);
     let handler = kind.subresource(ctx.subresource).map(|sub| &sub.handler);
     // An action writes as the system (upstream's bindings do not pass a strategy): what it makes of the object stands, and is no new generation.
@@ -226,7 +232,7 @@ fn prepared(ctx: &Ctx<'_>, new: Value, old: &Value) -> Value {
         }
     }
     // A status leaves the rest as it is.
-    if kind.generation && !matches!(handler, Some(Handler::Status)) && has_other_content(&new, old) {
+    if kind.generation && !matches!(handler, Some(Handler::Status)) && has_other_content(&new, old, uncounted(kind)) {
         let generation = meta::field(old, "generation").and_then(Value::as_i64).unwrap_or_default();
         meta::of(&mut new).insert("generation".into(), (generation + 1).into());
     }
@@ -252,9 +258,15 @@ fn carry_all_but(to: &mut Value, from: &Value, parts: &[&str]) {
     }
 }
 
+/// Parts whose changes make no generation. A status without a subresource is a part as any other.
+fn uncounted(kind: &Kind) -> &'static [&'static str] {
+    const PARTS: &[&str] = &["metadata", "kind", "apiVersion", "status"];
+    if kind.has_status() { PARTS } else { &PARTS[..3] }
+}
+
 /// Whether that is changed which a generation counts the changes of.
-fn has_other_content(new: &Value, old: &Value) -> bool {
-    let counted = |name: &str| !matches!(name, "metadata" | "status" | "kind" | "apiVersion");
+fn has_other_content(new: &Value, old: &Value, uncounted: &[&str]) -> bool {
+    let counted = |name: &str| !uncounted.contains(&name);
     let parts = |object| Value::as_object(object).into_iter().flatten().filter(|(name, _)| counted(name));
     parts(new).count() != parts(old).count() || parts(new).any(|(name, value)| old.get(name).is_none_or(|was| !is_same(value, was)))
 }
@@ -327,10 +339,11 @@ mod tests {
     #[test]
     fn only_what_a_generation_counts_is_other_content() {
         let told = |phase: &str, x: i64| json!({"kind": "K", "metadata": {}, "spec": {"x": x}, "status": {"phase": phase}});
-        assert!(!has_other_content(&told("a", 1), &told("b", 1)));
-        assert!(has_other_content(&told("a", 1), &told("a", 2)));
+        let differ = |new: &Value, old: &Value| has_other_content(new, old, &["metadata", "kind", "apiVersion", "status"]);
+        assert!(!differ(&told("a", 1), &told("b", 1)));
+        assert!(differ(&told("a", 1), &told("a", 2)));
         let bare = json!({"kind": "K"});
-        assert!(has_other_content(&told("a", 1), &bare) && has_other_content(&bare, &told("a", 1)));
+        assert!(differ(&told("a", 1), &bare) && differ(&bare, &told("a", 1)));
     }
 
     #[test]

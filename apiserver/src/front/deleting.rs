@@ -35,7 +35,7 @@ const TOGETHER_KIB_MAX: u32 = 1024;
 impl Call {
     pub(super) async fn delete(&self, served: &Served, body: Body) -> Result<Response, Status> {
         let kind = &served.kind;
-        let output = negotiate::output(&self.parts.headers, &self.query)?;
+        let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
         let (value, dry_run) = self.delete_options(served, body).await?;
         let options = Options::read(&value)?;
         let ctx = self.ctx(served, Operation::Delete, &self.info.name, &value, dry_run);
@@ -46,11 +46,11 @@ impl Call {
         if !deleted.gone || kind.strategy.returns_deleted() {
             return Ok(render::object(kind, &output, code, deleted.object.bytes(), self.now));
         }
-        Ok(render::encoded(output.format, code, &self.success(served, &deleted)))
+        Ok(render::encoded(&kind.schema, output.format, code, &self.success(served, &deleted)))
     }
 
     pub(super) async fn delete_collection(&self, served: &Served, body: Body) -> Result<Response, Status> {
-        let output = negotiate::output(&self.parts.headers, &self.query)?;
+        let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
         let (value, dry_run) = self.delete_options(served, body).await?;
         let options = Options::read(&value)?;
         let wanted = ListOptions::read(&self.query, &self.info, served)?;

@@ -6,14 +6,17 @@ use api::Status;
 use http::{HeaderMap, HeaderName, header};
 
 use super::query::Query;
+use crate::schema::Schema;
 
-const ACCEPTED: [&str; 2] = ["application/json", "application/yaml"];
+const ACCEPTED: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+const STREAMED: [&str; 2] = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     Json,
     Pretty,
     Yaml,
+    Protobuf,
 }
 
 /// How much of each object a table row carries (`includeObject`).
@@ -51,24 +54,52 @@ pub(crate) enum Input {
     Protobuf,
 }
 
-/// The form of the reply.
+/// The form of the reply, which is of a kind with this schema.
 ///
 /// # Errors
 /// 406 where nothing that is accepted can be served.
-pub(crate) fn output(headers: &HeaderMap, query: &Query) -> Result<Output, Status> {
+pub(crate) fn output(headers: &HeaderMap, query: &Query, schema: &Schema) -> Result<Output, Status> {
+    let takes = |output: &Output| match (output.format, &output.transform) {
+        (Format::Protobuf, Transform::Plain) => schema.has_protobuf(),
+        (Format::Protobuf, Transform::Partial { .. }) => schema.tables().is_some(),
+        (Format::Protobuf, Transform::Table { .. }) => false,
+        (Format::Json | Format::Pretty | Format::Yaml, _) => true,
+    };
     let accept = text(headers, &header::ACCEPT);
-    let mut offers: Vec<(f32, &str)> =
-        accept.split(',').map(str::trim).filter(|one| !one.is_empty()).map(|one| (quality(one), one)).collect();
-    if offers.is_empty() {
-        offers.push((1.0, "*/*"));
-    }
-    offers.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let found = offers.iter().find_map(|(_, one)| one_output(one, query));
+    let found = offers(&accept).into_iter().find_map(|one| one_output(one, query).filter(takes));
     let mut found = found.ok_or_else(|| Status::not_acceptable(&ACCEPTED))?;
     if found.format == Format::Json && pretty(headers, query) {
         found.format = Format::Pretty;
     }
     Ok(found)
+}
+
+/// As [`output`], of a watch.
+///
+/// # Errors
+/// 406, also for YAML, which has no frames.
+pub(crate) fn stream_output(headers: &HeaderMap, query: &Query, schema: &Schema) -> Result<Output, Status> {
+    let output = output(headers, query, schema)?;
+    if output.format == Format::Yaml { Err(Status::not_acceptable(&STREAMED)) } else { Ok(output) }
+}
+
+/// The syntax of a refusal: nothing is transformed. `None` where nothing that is accepted can be served; it is JSON then, indented.
+pub(crate) fn refusal(headers: &HeaderMap, query: &Query) -> Option<Format> {
+    let accept = text(headers, &header::ACCEPT);
+    let is_plain = |one: &str| !one.split(';').skip(1).any(|param| ["as=", "g=", "v="].iter().any(|name| param.trim().starts_with(name)));
+    let found = offers(&accept).into_iter().filter(|one| is_plain(one)).find_map(|one| one_output(one, query))?;
+    Some(if found.format == Format::Json && pretty(headers, query) { Format::Pretty } else { found.format })
+}
+
+/// What is accepted, the best first (`goautoneg.ParseAccept`).
+fn offers(accept: &str) -> Vec<&str> {
+    let mut offers: Vec<(f32, &str)> =
+        accept.split(',').map(str::trim).filter(|one| !one.is_empty()).map(|one| (quality(one), one)).collect();
+    if offers.is_empty() {
+        offers.push((1.0, "*/*"));
+    }
+    offers.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.starts_with("*/").cmp(&b.1.starts_with("*/"))));
+    offers.into_iter().map(|(_, one)| one).collect()
 }
 
 /// The syntax of the body; JSON where the request does not say.
@@ -119,12 +150,16 @@ fn one_output(offer: &str, query: &Query) -> Option<Output> {
     let format = match parts.next()? {
         "application/json" | "application/*" | "*/*" => Format::Json,
         "application/yaml" => Format::Yaml,
+        "application/vnd.kubernetes.protobuf" => Format::Protobuf,
         _ => return None,
     };
     let params: Vec<(&str, &str)> = parts.filter_map(|param| param.split_once('=')).collect();
     let param = |name: &str| params.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
     let version = param("v").unwrap_or("v1").to_owned();
     let known = param("g") == Some("meta.k8s.io") && matches!(version.as_str(), "v1" | "v1beta1");
+    if param("stream").is_some_and(|stream| !stream.is_empty() && (stream != "watch" || format == Format::Yaml)) {
+        return None;
+    }
     let transform = match param("as") {
         None => Transform::Plain,
         Some("Table") if known => Transform::Table { version, include: include(query)? },
@@ -149,7 +184,7 @@ mod tests {
 
     fn transform(accept: &str) -> Option<(Format, Transform)> {
         let headers = HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]);
-        output(&headers, &Query::default()).ok().map(|out| (out.format, out.transform))
+        output(&headers, &Query::default(), &Schema::Open).ok().map(|out| (out.format, out.transform))
     }
 
     #[test]

@@ -166,8 +166,8 @@ impl WriteOptions {
             causes.invalid("fieldManager", manager, &format!("invalid character U+{:04X} (at position {at})", u32::from(c)));
         }
         let dry_run: Vec<&str> = query.all("dryRun").filter(|value| !value.is_empty()).collect();
-        for value in dry_run.iter().filter(|value| **value != "All") {
-            causes.not_supported("dryRun", *value, &["All"]);
+        if dry_run.iter().any(|value| *value != "All") {
+            causes.not_supported("dryRun", json!(dry_run), &["All"]);
         }
         let validation = match query.get("fieldValidation") {
             "" | "Warn" => FieldValidation::Warn,

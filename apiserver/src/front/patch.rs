@@ -69,6 +69,14 @@ impl Patch {
     }
 }
 
+/// Applies a JSON patch that came from elsewhere (a webhook's), within the bounds of one that a client sends.
+///
+/// # Errors
+/// 400 for what is none, 422 where it does not fit the object, 413 where it is too much work.
+pub fn json(operations: Value, object: &mut Value) -> Result<(), Status> {
+    operations::apply(&operations::read(operations)?, object, &Spent::default())
+}
+
 /// Whether it is applied, and with whose fields told apart.
 pub(crate) fn is_apply(headers: &HeaderMap) -> bool {
     media_type(headers) == APPLY

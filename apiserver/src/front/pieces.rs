@@ -113,8 +113,19 @@ impl Pieces {
             Transform::Partial { version } => (of("PartialObjectMetadataList", format!("meta.k8s.io/{version}")), "items"),
             Transform::Table { version, .. } => (render::table_head(kind, version, meta.value()), "rows"),
         };
+        if self.objects.is_empty() && matches!(self.output.transform, Transform::Partial { .. }) {
+            // A nil slice of Go's.
+            self.is_done = true;
+            let head = with_nothing(head);
+            let text = match self.output.format {
+                Format::Json | Format::Protobuf => format!("{head}\n"),
+                Format::Pretty => pretty(&head),
+                Format::Yaml => yaml(&head),
+            };
+            return self.begun.put_slice(text.as_bytes());
+        }
         let text = match self.output.format {
-            Format::Json => format!("{},\"{list}\":[", cut(&head.to_string(), "}")),
+            Format::Json | Format::Protobuf => format!("{},\"{list}\":[", cut(&head.to_string(), "}")),
             Format::Pretty => format!("{},\n  \"{list}\": [", cut(&pretty(&head), "\n}")),
             Format::Yaml if self.objects.is_empty() => format!("{}{list}: []\n", yaml(&head)),
             Format::Yaml => format!("{}{list}:\n", yaml(&head)),
@@ -141,7 +152,7 @@ impl Pieces {
         while out.len() < size && self.parsed_bytes < PARSED_BYTES_MAX && (weight == Weight::Heavy || self.weight() == Weight::Light) {
             let Some(object) = self.objects.get(self.next).cloned() else {
                 let end = match (self.output.format, self.next) {
-                    (Format::Json, _) => "]}",
+                    (Format::Json | Format::Protobuf, _) => "]}\n",
                     (Format::Pretty, 0) => "]\n}",
                     (Format::Pretty, _) => "\n  ]\n}",
                     (Format::Yaml, _) => "",
@@ -166,9 +177,13 @@ impl Pieces {
         {
             return;
         }
-        let item = render::item(&self.served.kind, &self.output.transform, form::value_at(&self.served, object, object.rev), self.now);
+        let mut item = render::item(&self.served.kind, &self.output.transform, form::value_at(&self.served, object, object.rev), self.now);
+        if self.output.transform == Transform::Plain && self.served.kind.schema.has_protobuf() {
+            // The list has said of which kind they are.
+            item.as_object_mut().into_iter().for_each(|map| map.retain(|name, _| name != "kind" && name != "apiVersion"));
+        }
         match self.output.format {
-            Format::Json => out.put_slice(item.to_string().as_bytes()),
+            Format::Json | Format::Protobuf => out.put_slice(item.to_string().as_bytes()),
             Format::Pretty => pretty(&item).lines().for_each(|line| {
                 out.put_slice(b"\n    ");
                 out.put_slice(line.as_bytes());
@@ -176,6 +191,11 @@ impl Pieces {
             Format::Yaml => out.put_slice(yaml(&[item]).as_bytes()),
         }
     }
+}
+
+fn with_nothing(mut head: Value) -> Value {
+    head["items"] = Value::Null;
+    head
 }
 
 fn pretty(value: &Value) -> String {

@@ -7,12 +7,12 @@ use http::StatusCode;
 
 use super::{
     Call,
-    negotiate::{self, Output},
+    negotiate::{self, Format, Output},
     options::{ListOptions, when},
-    pieces,
+    pieces, protobuf,
     render::{self, ListMeta},
     scale as shown,
-    stream::ListBody,
+    stream::{Items, ListBody},
     watching,
 };
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
 
 impl Call {
     pub(super) async fn get(&self, served: &Served) -> Result<Response, Status> {
-        let output = negotiate::output(&self.parts.headers, &self.query)?;
+        let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
         let object = self.object(served).await?;
         let object = form::view(served, object).await?;
         let bytes = object.bytes();
@@ -41,9 +41,9 @@ impl Call {
     }
 
     pub(super) async fn get_scale(&self, served: &Served, paths: &ScalePaths) -> Result<Response, Status> {
-        let output = negotiate::output(&self.parts.headers, &self.query)?;
+        let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
         let object = self.object(served).await?;
-        Ok(shown::reply(&output, StatusCode::OK, scale::of(paths, &form::value(served, &object).await?), self.now))
+        Ok(shown::reply(&served.kind.schema, &output, StatusCode::OK, scale::of(paths, &form::value(served, &object).await?), self.now))
     }
 
     async fn object(&self, served: &Served) -> Result<Arc<crate::engine::Object>, Status> {
@@ -61,7 +61,7 @@ impl Call {
     }
 
     pub(super) async fn list(&self, served: &Served) -> Result<Response, Status> {
-        let output = negotiate::output(&self.parts.headers, &self.query)?;
+        let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
         let options = ListOptions::read(&self.query, &self.info, served)?;
         let listed = list::list(&self.engine, served, &options.selection, &options.when, options.limit).await?;
         self.listed(served, &output, listed).await
@@ -70,7 +70,8 @@ impl Call {
     /// JSON of objects as they are, and of their metadata, is made of the cached bytes; all else of parsed objects, one at a time.
     pub(super) async fn listed(&self, served: &Served, output: &Output, mut listed: Listed) -> Result<Response, Status> {
         let meta = ListMeta { rev: listed.rev, token: listed.token, remaining: listed.remaining };
-        let mut is_shown = !served.converts();
+        // Objects of custom kinds are most often as their schema would have them.
+        let mut is_shown = !served.converts() || listed.objects.iter().all(|object| form::is_as_stored(served, object));
         if form::is_remote(served) {
             let asked = listed.objects.iter().map(|object| (object.clone(), object.rev)).collect();
             listed.objects = Arc::new(form::views(served, asked).await?.into_iter().map(|(object, _)| object).collect());
@@ -78,14 +79,18 @@ impl Call {
             is_shown = served.kind.read.is_none();
         }
         if *output == Output::JSON && is_shown {
+            let items = if served.kind.schema.has_protobuf() { Items::Untyped } else { Items::Typed };
             let head = render::list_head(&served.kind.list_kind(), &served.kind.api_version(), &meta);
-            return Ok(wire::reply(StatusCode::OK, "application/json", boxed(ListBody::new(head.into(), listed.objects))));
+            return Ok(wire::reply(StatusCode::OK, "application/json", boxed(ListBody::new(head.into(), listed.objects, items))));
+        }
+        if output.format == Format::Protobuf {
+            return Ok(protobuf::list(served, &output.transform, &meta.value(), listed.objects).await);
         }
         Ok(pieces::reply(&self.front.lane, served, output, &meta, listed.objects, self.now).await)
     }
 
     pub(super) async fn watch(&self, served: &Served) -> Result<Response, Status> {
-        let output = negotiate::output(&self.parts.headers, &self.query)?;
+        let output = negotiate::stream_output(&self.parts.headers, &self.query, &served.kind.schema)?;
         let options = ListOptions::read(&self.query, &self.info, served)?;
         watching::watch(&self.engine, served, &output, options, self.holds.permit()).await
     }

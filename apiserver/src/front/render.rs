@@ -7,11 +7,15 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::negotiate::{Format, Include, Output, Transform};
+use super::{
+    negotiate::{Format, Include, Output, Transform},
+    protobuf,
+};
 use crate::{
     body::{Response, full},
     engine::Object,
     kind::Kind,
+    schema::Schema,
     wire,
 };
 
@@ -54,11 +58,14 @@ impl ListMeta {
 /// One object, of which `bytes` is the JSON.
 pub(crate) fn object(kind: &Kind, output: &Output, code: StatusCode, bytes: Bytes, now: Timestamp) -> Response {
     if *output == Output::JSON {
-        return wire::reply(code, "application/json", full(bytes));
+        return wire::reply(code, "application/json", full(line(bytes)));
+    }
+    if output.format == Format::Protobuf && output.transform == Transform::Plain {
+        return protobuf::reply(code, protobuf::object(kind, &bytes));
     }
     let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
     let transformed = transformed(kind, &output.transform, value, Headers::Shown, now);
-    encoded(output.format, code, &transformed)
+    encoded(&kind.schema, output.format, code, &transformed)
 }
 
 /// One object as it was asked for; a table has one row then.
@@ -91,14 +98,15 @@ pub(crate) fn table_head(kind: &Kind, version: &str, meta: Value) -> Value {
     })
 }
 
-/// Any value in the syntax asked for.
-pub(crate) fn encoded(format: Format, code: StatusCode, value: &Value) -> Response {
+/// Any object that names its kind, in the syntax asked for; `schema` is of the tables that have its own.
+pub(crate) fn encoded(schema: &Schema, format: Format, code: StatusCode, value: &Value) -> Response {
     match format {
         Format::Json => wire::json(code, value),
         Format::Pretty => {
             let text = serde_json::to_string_pretty(value).unwrap_or_default();
             wire::reply(code, "application/json", full(text))
         }
+        Format::Protobuf => protobuf::reply(code, protobuf::value(schema, value)),
         Format::Yaml => wire::reply(code, "application/yaml", full(serde_yaml::to_string(value).unwrap_or_default())),
     }
 }
@@ -129,6 +137,13 @@ pub(crate) fn put_partial(version: &str, object: &Object, rev: u64, out: &mut By
         out.truncate(before);
     }
     found
+}
+
+/// Ended as Go's encoder ends JSON.
+fn line(json: Bytes) -> Bytes {
+    let mut out = BytesMut::from(json);
+    out.put_u8(b'\n');
+    out.freeze()
 }
 
 fn partial(version: &str, object: &Value) -> Value {

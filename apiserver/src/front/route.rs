@@ -45,7 +45,7 @@ pub(crate) fn find(registry: &Registry, info: &RequestInfo) -> Result<Served, No
     if info.path.starts_with("//") {
         return Err(NoRoute::Nowhere);
     }
-    match registry.find(&info.group, &info.version, &info.resource) {
+    match registry.find(&info.group, &info.version, &info.resource).filter(|served| served.kind.is_served()) {
         Some(served) => fits(&served.kind, info).map(|()| served.clone()),
         None if registry.serves(&info.group, &info.version) => Err(NoRoute::Unknown),
         None => Err(NoRoute::Nowhere),

@@ -48,10 +48,11 @@ static KIND: LazyLock<Kind> = LazyLock::new(|| Kind {
     strategy: Arc::new(Cells),
 });
 
-pub(super) fn reply(output: &Output, code: StatusCode, scale: Value, now: Timestamp) -> Response {
+/// `schema` is that of the kind that is scaled.
+pub(super) fn reply(schema: &Schema, output: &Output, code: StatusCode, scale: Value, now: Timestamp) -> Response {
     match output.transform {
-        Transform::Plain => render::encoded(output.format, code, &scale),
-        _ => render::encoded(output.format, code, &render::transformed(&KIND, &output.transform, scale, Headers::Shown, now)),
+        Transform::Plain => render::encoded(schema, output.format, code, &scale),
+        _ => render::encoded(schema, output.format, code, &render::transformed(&KIND, &output.transform, scale, Headers::Shown, now)),
     }
 }
 

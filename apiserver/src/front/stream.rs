@@ -25,20 +25,29 @@ const LAST_BYTES: usize = 8 << 10;
 /// Replies above this are compressed for those who take it (upstream's `defaultGzipThresholdBytes`).
 pub(crate) const GZIP_BYTES_MIN: u64 = 128 << 10;
 
-/// `{..., "items":[` the cached objects, comma-separated, `]}`; only one chunk exists at a time.
+/// `{..., "items":[` the cached objects, comma-separated, `]}` and the end of the line; only one chunk exists at a time.
 pub(crate) struct ListBody {
     head: Bytes,
     objects: Arc<Vec<Arc<Object>>>,
+    items: Items,
     next: usize,
     left: u64,
 }
 
+/// Whether items name their kind: those of upstream's own types do not, custom resources do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Items {
+    Typed,
+    Untyped,
+}
+
 impl ListBody {
     /// `head` ends with the opening bracket of the items.
-    pub fn new(head: Bytes, objects: Arc<Vec<Arc<Object>>>) -> Self {
-        let items: u64 = objects.iter().map(|object| object.shown_len() as u64 + 1).sum();
-        let left = head.len() as u64 + items.saturating_sub(u64::from(!objects.is_empty())) + 2;
-        Self { head, objects, next: 0, left }
+    pub fn new(head: Bytes, objects: Arc<Vec<Arc<Object>>>, items: Items) -> Self {
+        let length = |object: &Object| if items == Items::Typed { object.shown_len() } else { object.untyped_len() };
+        let lengths: u64 = objects.iter().map(|object| length(object) as u64 + 1).sum();
+        let left = head.len() as u64 + lengths.saturating_sub(u64::from(!objects.is_empty())) + 3;
+        Self { head, objects, items, next: 0, left }
     }
 }
 
@@ -55,13 +64,16 @@ impl http_body::Body for ListBody {
         chunk.put(std::mem::take(&mut self.head));
         while chunk.len() < CHUNK_BYTES {
             let Some(object) = self.objects.get(self.next) else {
-                chunk.put_slice(b"]}");
+                chunk.put_slice(b"]}\n");
                 break;
             };
             if self.next > 0 {
                 chunk.put_u8(b',');
             }
-            object.put(&mut chunk);
+            match self.items {
+                Items::Typed => object.put(&mut chunk),
+                Items::Untyped => object.put_untyped(&mut chunk),
+            }
             self.next += 1;
         }
         self.left = self.left.saturating_sub(chunk.len() as u64);

@@ -22,6 +22,7 @@ use tokio::{
 use super::{
     negotiate::{Format, Output, Transform},
     options::ListOptions,
+    protobuf,
     render::{self, Headers},
     stream::CHUNK_BYTES,
 };
@@ -55,6 +56,7 @@ struct Watcher {
     served: Served,
     selection: Selection,
     transform: Transform,
+    framing: Framing,
     headers: Headers,
     /// Objects of the initial state that are yet to be sent.
     initial: Arc<Vec<Arc<Object>>>,
@@ -90,6 +92,12 @@ struct Watcher {
 /// One frame: its type, the object, and the revision it is shown under.
 type Tidings = (&'static str, Arc<Object>, Rev);
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    Lines,
+    Protobuf,
+}
+
 /// How much of what is at hand a turn was enough for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Told {
@@ -105,10 +113,11 @@ pub(crate) async fn watch(
     options: ListOptions,
     seat: Option<Permit>,
 ) -> Result<Response, Status> {
-    if output.format == Format::Yaml {
-        return Err(Status::not_acceptable(&["application/json"]));
-    }
     let Some(cache) = served.cache.clone() else { return Err(Status::method_not_allowed(&served.kind.group_resource(), "watch")) };
+    let (framing, media_type) = match output.format {
+        Format::Protobuf => (Framing::Protobuf, protobuf::STREAM_MEDIA_TYPE),
+        Format::Json | Format::Pretty | Format::Yaml => (Framing::Lines, "application/json"),
+    };
     let now = Instant::now();
     let lasts = options
         .timeout_seconds
@@ -121,6 +130,7 @@ pub(crate) async fn watch(
         served: served.clone(),
         selection: options.selection.clone(),
         transform: output.transform.clone(),
+        framing,
         headers: Headers::Shown,
         initial: Arc::default(),
         next_initial: 0,
@@ -147,7 +157,7 @@ pub(crate) async fn watch(
     if watcher.initial.is_empty() && watcher.converted.as_slice().is_empty() {
         watcher.seat = None;
     }
-    Ok(wire::reply(StatusCode::OK, "application/json", boxed(watcher)))
+    Ok(wire::reply(StatusCode::OK, media_type, boxed(watcher)))
 }
 
 impl http_body::Body for Watcher {
@@ -165,7 +175,7 @@ impl http_body::Body for Watcher {
             match self.poll_more(cx, &mut out) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(status)) => {
-                    put_frame(&mut out, "ERROR", |out| out.put_slice(status.body().to_string().as_bytes()));
+                    self.put_value(&mut out, "ERROR", status.body());
                     self.done = true;
                 }
                 // What was read has not been told yet: nothing else is due before.
@@ -359,8 +369,30 @@ impl Watcher {
     }
 
     fn put_event(&mut self, event: &Event, out: &mut BytesMut) {
-        if let Some((word, object, rev)) = self.tidings(event) {
-            self.put(word, object, rev, out);
+        let Some((word, object, rev)) = self.tidings(event) else { return };
+        // The state that everybody is told of this event, as it is stored.
+        let is_common = rev == event.rev && self.transform == Transform::Plain && !self.served.converts();
+        if self.framing != Framing::Protobuf || !is_common || word == "DELETED" && event.new.is_some() {
+            return self.put(word, object, rev, out);
+        }
+        let mut bytes = object.stored().len() / COPIED;
+        let shown = event.written(|| {
+            bytes = object.stored().len();
+            self.event(object, rev)
+        });
+        self.turn.took(bytes);
+        protobuf::put_frame(out, word, &shown);
+    }
+
+    fn event(&self, object: &Object, rev: Rev) -> Vec<u8> {
+        protobuf::event(&protobuf::shown(&self.served, &self.transform, object, rev).unwrap_or_default())
+    }
+
+    /// A bookmark, or what ends the watch.
+    fn put_value(&self, out: &mut BytesMut, word: &str, value: Value) {
+        match self.framing {
+            Framing::Lines => put_frame(out, word, |out| out.put_slice(value.to_string().as_bytes())),
+            Framing::Protobuf => protobuf::put_frame(out, word, &protobuf::told(&self.served.kind.schema, &value)),
         }
     }
 
@@ -378,6 +410,10 @@ impl Watcher {
 
     fn put(&mut self, word: &str, object: &Object, rev: Rev, out: &mut BytesMut) {
         let bytes = object.stored().len();
+        if self.framing == Framing::Protobuf {
+            self.turn.took(bytes);
+            return protobuf::put_frame(out, word, &self.event(object, rev));
+        }
         if self.transform == Transform::Plain {
             self.turn.took(if self.served.converts() { bytes } else { bytes / COPIED });
             out.reserve(FRAME_BYTES + object.stored().len());
@@ -414,7 +450,7 @@ impl Watcher {
             }),
             transform => render::transformed(kind, transform, object, Headers::Left, Timestamp::now()),
         };
-        put_frame(out, "BOOKMARK", |out| out.put_slice(transformed.to_string().as_bytes()));
+        self.put_value(out, "BOOKMARK", transformed);
     }
 }
 

@@ -35,7 +35,7 @@ use crate::{
 
 impl Call {
     pub(super) async fn create(&self, served: &Served, body: Body) -> Result<Response, Status> {
-        let output = negotiate::output(&self.parts.headers, &self.query)?;
+        let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
         let input = negotiate::input(&self.parts.headers)?;
         let body = self.read(body).await?;
         self.front.lane.run(weight(input, &body), pin!(self.create_from(served, &output, input, &body))).await
@@ -56,7 +56,7 @@ impl Call {
 
     pub(super) async fn update(&self, served: &Served, body: Body) -> Result<Response, Status> {
         let input = negotiate::input(&self.parts.headers)?;
-        let output = negotiate::output(&self.parts.headers, &self.query)?;
+        let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
         let body = self.read(body).await?;
         self.front.lane.run(weight(input, &body), pin!(self.update_from(served, &output, input, &body))).await
     }
@@ -82,7 +82,7 @@ impl Call {
     }
 
     pub(super) async fn patch(&self, served: &Served, body: Body) -> Result<Response, Status> {
-        let output = negotiate::output(&self.parts.headers, &self.query)?;
+        let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
         let body = self.read(body).await?;
         // A small patch of a large object is as much work as writing it.
         let weight = Weight::of(body.len().max(self.cached_len(served)));
@@ -124,11 +124,12 @@ impl Call {
             if scale.is_none() {
                 let gvk = kind.gvk();
                 managed_fields::keep_reset(value);
-                parse::name_kind(&gvk, value, body)?;
+                parse::name_kind(&|version, name| kind.schema.knows(version, name), &gvk, value, body)?;
                 // What is applied has been held against the schema already.
                 let mode = if is_apply && duplicates.is_empty() { FieldValidation::Ignore } else { options.validation };
                 let texts = kind.schema.check(&gvk, value, &duplicates, mode);
                 self.notes.warn(texts.map_err(|status| refused_patch(&patch, kind, value, status))?);
+                self.check_name(value)?;
             }
             meta::typed(value).map_err(|why| form::mistyped(kind, &why)).map(drop)
         };
@@ -149,7 +150,7 @@ impl Call {
 
     /// A create on a subresource whose body is another kind.
     pub(super) async fn act(&self, served: &Served, sub: &Subresource, action: &dyn Action, body: Body) -> Result<Response, Status> {
-        let output = negotiate::output(&self.parts.headers, &self.query)?;
+        let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
         let input = negotiate::input(&self.parts.headers)?;
         let body = self.read(body).await?;
         let work = pin!(self.act_on(served, sub, action, &output, input, &body));
@@ -170,7 +171,7 @@ impl Call {
         if object.get("apiVersion").and_then(Value::as_str).is_some_and(|version| action.accepts(version)) {
             object["apiVersion"] = sub.body.api_version().into();
         }
-        parse::name_kind(&sub.body, &mut object, body)?;
+        parse::name_kind(&|version, name| sub.schema.knows(version, name), &sub.body, &mut object, body)?;
         self.tell_sent(&object);
         self.notes.warn(sub.schema.check(&sub.body, &mut object, &duplicates, options.validation)?);
         meta::typed(&object).map_err(|why| Status::bad_request(format!("{}: {why}", sub.body.kind)))?;
@@ -178,13 +179,13 @@ impl Call {
         self.put_namespace(&mut object)?;
         let ctx = self.ctx(served, Operation::Create, &self.info.name, &options.value, options.dry_run);
         let (code, reply) = subresource::act(&ctx, action, object).await?;
-        Ok(render::encoded(output.format, StatusCode::from_u16(code).unwrap_or(StatusCode::CREATED), &reply))
+        Ok(render::encoded(&served.kind.schema, output.format, StatusCode::from_u16(code).unwrap_or(StatusCode::CREATED), &reply))
     }
 
     fn updated(&self, served: &Served, output: &Output, scale: Option<&ScalePaths>, updated: &Updated) -> Response {
         let code = if updated.created { StatusCode::CREATED } else { StatusCode::OK };
         match scale {
-            Some(paths) => shown::reply(output, code, scale::of(paths, &updated.object.value()), self.now),
+            Some(paths) => shown::reply(&served.kind.schema, output, code, scale::of(paths, &updated.object.value()), self.now),
             None => render::object(&served.kind, output, code, updated.object.bytes(), self.now),
         }
     }
@@ -269,7 +270,7 @@ pub(super) fn weight(input: Input, body: &[u8]) -> Weight {
 /// Parses a body that is to be of this kind.
 pub(super) fn decode_as(schema: &Schema, gvk: &Gvk, input: Input, body: &[u8]) -> Result<Parsed, Status> {
     let mut parsed = parse_as(schema, gvk, input, body)?;
-    parse::name_kind(gvk, &mut parsed.value, body)?;
+    parse::name_kind(&|version, name| schema.knows(version, name), gvk, &mut parsed.value, body)?;
     Ok(parsed)
 }
 

@@ -28,13 +28,11 @@ pub fn inflate(kinds: &[Arc<Kind>]) -> io::Result<String> {
 }
 
 impl<'t> Definitions<'t> {
-    /// Those of `text`, and those that kinds bring themselves.
-    pub fn of(text: &'t str, kinds: &'t [Arc<Kind>]) -> io::Result<Self> {
+    /// Those of `text`, and those that kinds bring themselves (name and text).
+    pub fn of(text: &'t str, own: &'t [(&str, String)]) -> io::Result<Self> {
         let mut all: BTreeMap<&str, &RawValue> = serde_json::from_str(text)?;
-        for kind in kinds {
-            if let Some(own) = kind.schema.definition() {
-                all.insert(kind.schema.name(), serde_json::from_str(own)?);
-            }
+        for (name, definition) in own {
+            all.insert(*name, serde_json::from_str(definition)?);
         }
         Ok(Self { all })
     }
@@ -64,7 +62,8 @@ impl<'t> Definitions<'t> {
         let mut found = BTreeSet::new();
         while let Some(name) = open.pop() {
             if found.insert(name) {
-                open.extend(self.text(name).into_iter().flat_map(references));
+                let known = |name: &str| self.all.get_key_value(name).map(|(name, _)| *name);
+                open.extend(self.text(name).into_iter().flat_map(references).filter_map(known));
             }
         }
         found

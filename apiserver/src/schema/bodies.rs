@@ -4,8 +4,8 @@ use api::{Gvk, Status};
 use serde_json::Value;
 
 use super::{
-    FieldValidation, Schema,
-    check::{check, strict},
+    FieldValidation, Schema, Tables,
+    check::{check, metadata, strict},
 };
 use crate::{parse::Parsed, smp};
 
@@ -13,6 +13,14 @@ impl Schema {
     /// Drops unknown fields of a decoded body and checks types. `duplicates` are the paths given twice. The texts returned become `Warning`
     /// headers; under [`FieldValidation::Strict`] they are a 400 instead.
     pub fn check(&self, gvk: &Gvk, object: &mut Value, duplicates: &[String], mode: FieldValidation) -> Result<Vec<String>, Status> {
+        if let Self::Custom(custom) = self
+            && let Some(shape) = &custom.shape
+        {
+            let mut found = duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect::<Vec<_>>();
+            found.extend(metadata(&custom.structure, gvk, object)?);
+            found.extend(shape.shape(object).into_iter().map(|path| format!("unknown field {path:?}")));
+            return strict(gvk, found, mode);
+        }
         match self.structure() {
             Some(structure) => check(&structure, gvk, object, duplicates, mode),
             None if matches!(self, Self::Open) => {
@@ -41,6 +49,48 @@ impl Schema {
             Some(tables) => tables.protobuf(expected, body),
             None => Err(Status::unsupported_media_type(&["application/json", "application/yaml"])),
         }
+    }
+
+    /// Adds what Go writes where nothing was said (`status: {}`, `eventTime: null`); of built-in kinds alone.
+    pub fn complete(&self, object: &mut Value) {
+        if let Self::BuiltIn { tables, name } = self {
+            tables.complete(name, object);
+        }
+    }
+
+    /// Whether there is another kind of this name; upstream's scheme has the built-in ones alone.
+    pub(crate) fn knows(&self, api_version: &str, kind: &str) -> bool {
+        match self {
+            Self::BuiltIn { tables, .. } => tables.knows(api_version, kind),
+            Self::Open | Self::Custom(_) => true,
+        }
+    }
+
+    /// Whether objects of this kind have a protobuf form.
+    pub fn has_protobuf(&self) -> bool {
+        matches!(self, Self::BuiltIn { .. })
+    }
+
+    /// Appends the protobuf message of an object of this kind. False where it has none.
+    pub(crate) fn put_message(&self, json: &[u8], out: &mut Vec<u8>) -> bool {
+        let Self::BuiltIn { tables, name } = self else { return false };
+        tables.table().index(name).is_some_and(|at| tables.writer().write(at, json, out).is_ok())
+    }
+
+    /// As [`Schema::put_message`], of another kind of the same tables.
+    pub(crate) fn put_message_of(&self, api_version: &str, kind: &str, json: &[u8], out: &mut Vec<u8>) -> bool {
+        let Some(writer) = self.tables().map(Tables::writer) else { return false };
+        writer.definition(api_version, kind).is_some_and(|at| writer.write(at, json, out).is_ok())
+    }
+
+    /// Appends what every kind has (`ObjectMeta`, `ListMeta`) as a field with this tag.
+    pub(crate) fn put_meta(&self, name: &str, json: &[u8], tag: u32, out: &mut Vec<u8>) -> bool {
+        let Some(tables) = self.tables() else { return false };
+        let mut message = Vec::with_capacity(json.len());
+        let at = tables.table().index(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}"));
+        let done = at.is_some_and(|at| tables.writer().write(at, json, &mut message).is_ok());
+        super::put_bytes(out, tag, &message);
+        done
     }
 
     fn missing(&self) -> Status {

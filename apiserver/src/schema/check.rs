@@ -34,6 +34,18 @@ pub fn check(
     }
 }
 
+/// As [`check`], of the metadata alone: what is unknown of it comes back.
+pub fn metadata(schema: &Structure, gvk: &Gvk, object: &mut Value) -> Result<Vec<String>, Status> {
+    let Some(metadata) = object.get_mut("metadata").filter(|metadata| !metadata.is_null()) else { return Ok(Vec::new()) };
+    let Some(field) = schema.root().field("metadata") else { return Ok(Vec::new()) };
+    let mut walk = Walk { table: &schema.table, twice: None, strict: Vec::new(), strict_bytes: 0, fatal: None };
+    walk.value(field.typ, metadata, &Place::ROOT);
+    match walk.fatal {
+        Some(why) => Err(refused(gvk, &why)),
+        None => Ok(walk.strict.iter().map(|text| text.replacen("field \"", "field \"metadata.", 1)).collect()),
+    }
+}
+
 /// What is to be done about fields that are unknown or given twice.
 pub fn strict(gvk: &Gvk, found: Vec<String>, mode: FieldValidation) -> Result<Vec<String>, Status> {
     match mode {
@@ -275,13 +287,20 @@ impl Walk<'_> {
         }
     }
 
-    /// A number is taken too, and becomes text as it stands.
+    /// A number is taken too. It becomes text in canonical form (`Quantity.UnmarshalJSON` and `MarshalJSON`).
     fn quantity(&mut self, value: &mut Value) {
         if let Value::Number(number) = value {
             *value = Value::String(number.to_string());
         }
-        let text = value.as_str().unwrap_or("{}");
-        self.fail(api::quantity::Quantity::parse(text).err().map(str::to_owned));
+        match api::quantity::Quantity::parse(value.as_str().unwrap_or("{}").trim()) {
+            Ok(quantity) => {
+                let text = quantity.to_string();
+                if value.as_str() != Some(&text) {
+                    *value = Value::String(text);
+                }
+            }
+            Err(why) => self.fail(Some(why.to_owned())),
+        }
     }
 
     fn int_or_string(&mut self, value: &Value) {

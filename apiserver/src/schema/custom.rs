@@ -29,6 +29,7 @@ pub fn name(gvk: &Gvk) -> String {
 pub fn definition(gvk: &Gvk, schema: &Value) -> Value {
     let mut out = schema.as_object().cloned().unwrap_or_default();
     out.insert("type".into(), "object".into());
+    let own = json!([{"group": gvk.group, "version": gvk.version, "kind": gvk.kind}]);
     let mut properties = match out.shift_remove("properties") {
         Some(Value::Object(properties)) => properties,
         _ => Map::new(),
@@ -38,7 +39,6 @@ pub fn definition(gvk: &Gvk, schema: &Value) -> Value {
     let metadata = json!({"$ref": format!("#/definitions/{META}"), "description": METADATA});
     properties.insert("metadata".into(), metadata);
     out.insert("properties".into(), properties.into());
-    let own = json!([{"group": gvk.group, "version": gvk.version, "kind": gvk.kind}]);
     out.insert("x-kubernetes-group-version-kind".into(), own);
     out.into()
 }

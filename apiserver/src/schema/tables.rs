@@ -3,8 +3,13 @@
 use std::sync::{Arc, OnceLock};
 
 use api::Status;
+use serde_json::Value;
 
-use super::{Structure, Table, Wire};
+use super::{
+    Structure, Table, Wire,
+    complete::{Completer, Zeros},
+    wire::Writer,
+};
 use crate::parse::Parsed;
 
 /// The schemas of all built-in kinds; one constant of the binary.
@@ -13,14 +18,24 @@ pub struct Tables {
     wire_numbers: &'static str,
     definitions: &'static [u8],
     table: OnceLock<Arc<Table>>,
-    wire: OnceLock<Wire>,
+    wire: OnceLock<Arc<Wire>>,
+    writer: OnceLock<Writer>,
+    zeros: OnceLock<Zeros>,
 }
 
 impl Tables {
     /// From the files that `xtask` wrote: structure without descriptions; protobuf field numbers; described definitions, JSON in gzip
     /// (`{"io.k8s.api.core.v1.Pod": {...}, ...}`).
     pub const fn new(structure: &'static str, wire_numbers: &'static str, definitions: &'static [u8]) -> Self {
-        Self { structure, wire_numbers, definitions, table: OnceLock::new(), wire: OnceLock::new() }
+        Self {
+            structure,
+            wire_numbers,
+            definitions,
+            table: OnceLock::new(),
+            wire: OnceLock::new(),
+            writer: OnceLock::new(),
+            zeros: OnceLock::new(),
+        }
     }
 
     /// The fields of a definition by its full name.
@@ -40,13 +55,35 @@ impl Tables {
     /// # Errors
     /// 400 for what is no protobuf of a known kind. `expected` is the kind that was to come.
     pub fn protobuf(&self, expected: &str, body: &[u8]) -> Result<Parsed, Status> {
-        let wire = self.wire.get_or_init(|| Wire::parse(self.wire_numbers));
-        match wire.read(self.table(), body) {
+        match self.wire().read(self.table(), body) {
             Ok(value) => Ok(Parsed { value, duplicates: Vec::new() }),
             Err(why) => {
                 let words = format!("the object provided is unrecognized (must be of type {expected}): {why}");
                 Err(Status::bad_request(words))
             }
         }
+    }
+
+    /// Writes protobuf of what is in the tables.
+    pub fn writer(&self) -> &Writer {
+        self.writer.get_or_init(|| Writer::new(self.table().clone(), self.wire().clone()))
+    }
+
+    /// Whether there is a kind of this name.
+    pub fn knows(&self, api_version: &str, kind: &str) -> bool {
+        self.writer().definition(api_version, kind).is_some()
+    }
+
+    /// Adds to an object of this definition what Go writes where nothing was said.
+    pub fn complete(&self, name: &str, object: &mut Value) {
+        let (table, wire) = (self.table(), self.wire());
+        if let (Some(at), Value::Object(map)) = (table.index(name), object) {
+            let zeros = self.zeros.get_or_init(|| Zeros::new(table));
+            Completer { table, wire, zeros }.object(at, map);
+        }
+    }
+
+    fn wire(&self) -> &Arc<Wire> {
+        self.wire.get_or_init(|| Arc::new(Wire::parse(self.wire_numbers)))
     }
 }

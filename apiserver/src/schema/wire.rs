@@ -1,7 +1,10 @@
-//! A protobuf body -> the JSON value it stands for, by the kinds' shapes and a table of field numbers.
+//! A protobuf body -> the JSON value it stands for, by the kinds' shapes and a table of field numbers; and the way back ([`write`]).
 //!
 //! The table is written by `xtask` and explained there (`xtask/src/wire.rs`). Sources: apimachinery `pkg/runtime/serializer/protobuf`,
 //! `runtime.Unknown`, the `MarshalJSON` of types with a form of their own.
+
+mod layout;
+mod write;
 
 use std::{cell::Cell, collections::HashMap};
 
@@ -11,6 +14,8 @@ use serde_json::{Map, Value};
 
 use super::{Table, Type};
 use crate::parse::OBJECTS_MAX;
+pub(crate) use write::{ENVELOPE_END, put_bytes, put_envelope};
+pub use write::{Writer, enveloped};
 
 /// What a body begins with.
 pub const MAGIC: &[u8; 4] = b"k8s\0";
@@ -26,10 +31,33 @@ pub struct Wire {
 enum Target {
     Field {
         name: &'static str,
-        absent_if_zero: bool,
+        marks: Marks,
     },
     /// The fields of this message stand in the object itself.
     Inline(&'static str),
+}
+
+#[derive(Clone, Copy, Default)]
+struct Marks {
+    /// In JSON: empty texts, lists and maps, and numbers that are zero.
+    absent_if_zero: bool,
+    /// In JSON, of structs too.
+    omits_zero: bool,
+    /// What is no pointer is always written, also where JSON has nothing.
+    is_pointer: bool,
+    form: Form,
+}
+
+/// What a field is that has neither the form of its type nor, for any JSON, that of its text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Form {
+    #[default]
+    Plain,
+    /// A list that is a message of its own.
+    Wrapped,
+    SchemaOrArray,
+    SchemaOrBool,
+    SchemaOrStrings,
 }
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -67,11 +95,32 @@ impl Wire {
             let number = words.next().and_then(|n| n.parse().ok()).expect("a field has a number");
             let target = match name.strip_prefix('*') {
                 Some(message) => Target::Inline(message),
-                None => Target::Field { name, absent_if_zero: words.next() == Some("z") },
+                None => Target::Field { name, marks: Marks::parse(words.next().unwrap_or_default()) },
             };
             messages.entry(current).or_default().insert(number, target);
         }
         Self { messages }
+    }
+
+    /// Fields that JSON has whatever their value is; `typ` tells the types of the message's fields.
+    pub(super) fn always_in_json(&self, message: &str, typ: &dyn Fn(&str) -> Option<Type>) -> Vec<&'static str> {
+        let mut names = Vec::new();
+        for target in self.messages.get(message).into_iter().flat_map(HashMap::values) {
+            match target {
+                Target::Inline(inner) => names.extend(self.always_in_json(inner, typ)),
+                Target::Field { name, marks } => {
+                    let is_always = match typ(name) {
+                        _ if marks.is_pointer || marks.omits_zero => false,
+                        // `omitempty` knows no empty struct.
+                        Some(Type::Object(_) | Type::Time | Type::MicroTime | Type::Quantity | Type::IntOrString | Type::Any) => true,
+                        Some(_) => !marks.absent_if_zero,
+                        None => false,
+                    };
+                    names.extend(is_always.then_some(*name));
+                }
+            }
+        }
+        names
     }
 
     /// An enveloped object, with the kind and version that the envelope says.
@@ -93,6 +142,24 @@ impl Wire {
         let walk = Walk { wire: self, table, objects: Cell::new(0) };
         walk.message(&table.definition(definition).name, definition, raw, &mut out, 0)?;
         Ok(Value::Object(out))
+    }
+}
+
+impl Marks {
+    fn parse(marks: &str) -> Self {
+        let form = |mark: char| match mark {
+            'n' => Some(Form::Wrapped),
+            'A' => Some(Form::SchemaOrArray),
+            'B' => Some(Form::SchemaOrBool),
+            'S' => Some(Form::SchemaOrStrings),
+            _ => None,
+        };
+        Self {
+            absent_if_zero: marks.contains('z'),
+            omits_zero: marks.contains('o'),
+            is_pointer: marks.contains('p'),
+            form: marks.chars().find_map(form).unwrap_or_default(),
+        }
     }
 }
 
@@ -135,9 +202,9 @@ impl Walk<'_> {
         while let Some((number, payload)) = reader.field()? {
             match (numbers.and_then(|n| n.get(&number)), payload) {
                 (Some(Target::Inline(inner)), Payload::Bytes(bytes)) => self.message(inner, owner, bytes, out, depth + 1)?,
-                (Some(Target::Field { name, absent_if_zero }), payload) => {
+                (Some(Target::Field { name, marks }), payload) => {
                     let Some(field) = self.table.definition(owner).field(name) else { continue };
-                    self.field(field.typ, name, *absent_if_zero, payload, out, depth + 1)?;
+                    self.field(field.typ, name, *marks, payload, out, depth + 1)?;
                 }
                 _ => {}
             }
@@ -149,12 +216,16 @@ impl Walk<'_> {
         &self,
         typ: Type,
         name: &str,
-        absent_if_zero: bool,
+        marks: Marks,
         payload: Payload<'_>,
         out: &mut Map<String, Value>,
         depth: usize,
     ) -> Result<(), WireError> {
         match typ {
+            Type::List(at) if marks.form == Form::Wrapped => {
+                let list = self.items(self.table.element(at), payload, name, depth)?;
+                out.insert(name.to_owned(), list);
+            }
             Type::List(at) => {
                 let value = self.value(self.table.element(at), payload, name, depth)?;
                 if let Value::Array(list) = out.entry(name).or_insert_with(|| Value::Array(Vec::new())) {
@@ -169,7 +240,7 @@ impl Walk<'_> {
             }
             typ => {
                 let value = self.value(typ, payload, name, depth)?;
-                if !(value.is_null() || absent_if_zero && is_zero(&value)) {
+                if !(value.is_null() || marks.absent_if_zero && is_zero(&value)) {
                     out.insert(name.to_owned(), value);
                 }
             }
@@ -185,19 +256,22 @@ impl Walk<'_> {
             match (number, element) {
                 (1, _) => key = text(payload.bytes(name)?),
                 // A list within a map is a message of its own: `items` is its only field.
-                (2, Type::List(at)) => {
-                    let mut list = Vec::new();
-                    let mut items = Reader(payload.bytes(name)?);
-                    while let Some((_, item)) = items.field()? {
-                        list.push(self.value(self.table.element(at), item, name, depth)?);
-                    }
-                    value = Value::Array(list);
-                }
+                (2, Type::List(at)) => value = self.items(self.table.element(at), payload, name, depth)?,
                 (2, _) => value = self.value(element, payload, name, depth)?,
                 _ => {}
             }
         }
         Ok((key, value))
+    }
+
+    /// A list that is a message: its only field, over and over.
+    fn items(&self, element: Type, payload: Payload<'_>, name: &str, depth: usize) -> Result<Value, WireError> {
+        let mut list = Vec::new();
+        let mut items = Reader(payload.bytes(name)?);
+        while let Some((_, item)) = items.field()? {
+            list.push(self.value(element, item, name, depth)?);
+        }
+        Ok(Value::Array(list))
     }
 
     fn value(&self, typ: Type, payload: Payload<'_>, name: &str, depth: usize) -> Result<Value, WireError> {

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use api::{Gvk, Status};
-use apiserver::kind::{Conversion, Converter, Kind, Scope, Storage};
+use apiserver::kind::{Conversion, Converter, Kind, ReadStep, Scope, Storage};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -161,7 +161,7 @@ async fn what_needs_no_conversion_is_completed_all_the_same() {
     let hook = Arc::new(Hook { gate: Semaphore::new(0), spoil: Mutex::new(Ok), calls: AtomicUsize::new(0) });
     let mut thing = thing_kind();
     thing.conversion = Conversion::Remote(hook);
-    thing.read = Some(Arc::new(|object: &mut Value| object["spec"]["shape"] = json!("round")));
+    thing.read = Some(ReadStep::new(|object: &mut Value, _| object["spec"]["shape"] = json!("round")));
     room.engine.serve(vec![Arc::new(thing)]).await.unwrap();
     assert_eq!(room.get(THINGS).await.ok(200)["items"][0]["spec"]["shape"], "round");
     assert_eq!(room.get(&format!("{THINGS}/a")).await.ok(200)["spec"]["shape"], "round");

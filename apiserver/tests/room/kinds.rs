@@ -9,7 +9,7 @@ use api::Gvk;
 use apiserver::{
     engine::Engine,
     front::Front,
-    kind::{Column, Conversion, Field, Kind, Lookup, Scope, Storage},
+    kind::{Column, Conversion, Field, Kind, Lookup, ReadStep, Scope, Storage},
     openapi::OpenApi,
     schema::Schema,
 };
@@ -117,7 +117,7 @@ async fn what_is_read_is_completed_before_it_is_shown() {
     room.post(WIDGETS, &object("a", json!(1))).await.ok(201);
     let mut completed = widget("integer");
     completed.schema = Schema::Open;
-    completed.read = Some(Arc::new(|object: &mut Value| object["spec"]["shape"] = json!("round")));
+    completed.read = Some(ReadStep::new(|object: &mut Value, _| object["spec"]["shape"] = json!("round")));
     serve(&room.engine, completed).await;
     let shape = |object: &Value| object["spec"]["shape"].clone();
     assert_eq!(shape(&room.get(&format!("{WIDGETS}/a")).await.ok(200)), "round");

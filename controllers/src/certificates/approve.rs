@@ -22,11 +22,13 @@ use serde_json::{Value, json};
 use super::{
     Authority, approve, deny, is_decided, is_issued,
     names::{self, Known, Verdict},
+    pending::Pending,
     usages,
 };
 use crate::{
     Config,
     bootstrap::{USED_AT, USED_BY_KEY, USED_BY_NODE, tokens},
+    lasted::{Ages, Lasted},
 };
 
 /// Until a review is answered.
@@ -36,7 +38,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// What was not allowed is asked about again: roles change.
 const ASK_AGAIN: Duration = Duration::from_secs(1000);
 /// The Secret of a token is heard of within that time.
-const HEARD_WITHIN_SECONDS: i64 = 30;
+const HEARD_WITHIN: Duration = Duration::from_secs(30);
 
 /// Before there is a certificate, in the order in which they are asked for.
 const RENEWAL: (&str, &str) = ("selfnodeclient", "Auto approving self kubelet client certificate after SubjectAccessReview.");
@@ -47,15 +49,17 @@ pub struct Approving {
     nodes: Cache<Node>,
     /// Whose each name is.
     keys: Cache<Secret>,
+    pending: Pending,
     tokens: Cache<Secret>,
     authority: Arc<dyn Authority>,
     client: kube::Client,
+    ages: Ages,
 }
 
 pub struct World {
     request: Arc<CertificateSigningRequest>,
     way: Way,
-    now: Timestamp,
+    lasted: Lasted,
 }
 
 enum Way {
@@ -75,6 +79,9 @@ struct Joining {
     key: String,
     node: Option<Arc<Node>>,
     claim: Option<Arc<Secret>>,
+    /// Who asks, and how many names it was given whose machines have not come.
+    by: String,
+    pending: usize,
     token: Shown,
 }
 
@@ -89,8 +96,10 @@ enum Shown {
 
 impl Approving {
     pub fn new(caches: &Caches, config: &Config, client: kube::Client) -> Self {
-        let authority = config.authority.clone();
-        Self { requests: caches.of(), nodes: caches.of(), keys: names::keys(caches), tokens: tokens(caches), authority, client }
+        let (authority, ages) = (config.authority.clone(), Ages::new(&config.clock));
+        let keys = names::keys(caches);
+        let pending = Pending::of(&keys);
+        Self { requests: caches.of(), nodes: caches.of(), keys, pending, tokens: tokens(caches), authority, client, ages }
     }
 
     fn joining(&self, request: &CertificateSigningRequest, name: &str, key: &str) -> Joining {
@@ -104,7 +113,8 @@ impl Approving {
             }
         };
         let claim = self.keys.get(&kept(&names::secret_name(name)));
-        Joining { name: name.into(), key: key.into(), node: self.nodes.get(&Key::new("", name)), claim, token }
+        let (node, pending) = (self.nodes.get(&Key::new("", name)), self.pending.count(user));
+        Joining { name: name.into(), key: key.into(), node, claim, by: user.into(), pending, token }
     }
 
     fn renewing(&self, request: &CertificateSigningRequest, name: &str) -> Way {
@@ -153,27 +163,30 @@ impl Controller for Approving {
     }
 
     async fn observe(&self, key: &Key) -> Option<World> {
-        let request = self.requests.get(key)?;
-        if request.spec.signer_name != csr::KUBELET_CLIENT || is_decided(&request) || is_issued(&request) {
-            return None;
-        }
+        let is_open = |request: &Arc<CertificateSigningRequest>| {
+            request.spec.signer_name == csr::KUBELET_CLIENT && !is_decided(request) && !is_issued(request)
+        };
+        let request = self.requests.get(key).filter(is_open);
+        let lasted = self.ages.of(key, request.as_ref().and_then(|request| made(request)), Timestamp::now());
+        let request = request?;
         let way = self.way(&request).await?;
-        Some(World { request, way, now: Timestamp::now() })
+        Some(World { request, way, lasted })
     }
 
     fn plan(&self, world: &World, _: &Key) -> Plan {
-        let (request, now) = (&world.request, world.now);
+        let (request, now) = (&world.request, world.lasted.now);
         match &world.way {
             Way::Renews => Plan::act(vec![approve(request, RENEWAL.1, now)]),
             Way::Displaced(why) => Plan::act(vec![deny(request, "NodeNameTaken", why.clone(), now)]),
-            Way::Joins(joining) => joins(request, joining, now),
+            Way::Joins(joining) => joins(request, joining, &world.lasted),
             Way::Refused => Plan::rest().again_in(ASK_AGAIN),
             Way::Unknown => Plan::rest().again_in(AGAIN),
         }
     }
 }
 
-fn joins(request: &CertificateSigningRequest, joining: &Joining, now: Timestamp) -> Plan {
+fn joins(request: &CertificateSigningRequest, joining: &Joining, lasted: &Lasted) -> Plan {
+    let now = lasted.now;
     let used = match &joining.token {
         Shown::Other => Vec::new(),
         Shown::Token(token) => match use_of(token, joining, now) {
@@ -181,15 +194,17 @@ fn joins(request: &CertificateSigningRequest, joining: &Joining, now: Timestamp)
             Err(why) => return Plan::act(vec![deny(request, "BootstrapTokenUsed", why, now)]),
         },
         // It may be one that has just been made, or one of one use that is no more.
-        Shown::Gone(_) if is_new(request, now) => return Plan::rest().again_in(AGAIN),
+        Shown::Gone(_) if made(request).is_some_and(|made| lasted.since(made) < HEARD_WITHIN) => return Plan::rest().again_in(AGAIN),
         Shown::Gone(id) => {
             let why = format!("bootstrap token {id:?} has been deleted. Make another with `skiff token create`");
             return Plan::act(vec![deny(request, "BootstrapTokenGone", why, now)]);
         }
     };
     let (node, claim) = (joining.node.as_ref(), joining.claim.as_ref());
-    match names::decide(&Known { name: &joining.name, key: &joining.key, node, claim, now }) {
+    let known = Known { name: &joining.name, key: &joining.key, node, claim, by: &joining.by, pending: joining.pending, lasted };
+    match names::decide(&known) {
         Verdict::Taken(why) => Plan::act(vec![deny(request, "NodeNameTaken", why, now)]),
+        Verdict::TooMany(why) => Plan::act(vec![deny(request, "TooManyPendingNodes", why, now)]),
         Verdict::Free(claimed) => {
             let approval = approve(request, JOIN.1, now);
             Plan::act(used.into_iter().chain(claimed).chain([approval]).collect())
@@ -224,9 +239,8 @@ fn certificate_since(request: &CertificateSigningRequest) -> Option<i64> {
     request.spec.extra.as_ref()?.get(csr::CERTIFICATE_SINCE)?.first()?.parse().ok()
 }
 
-fn is_new(request: &CertificateSigningRequest, now: Timestamp) -> bool {
-    let made = request.metadata.creation_timestamp.as_ref().map_or(0, |at| at.0.as_second());
-    now.as_second().saturating_sub(made) < HEARD_WITHIN_SECONDS
+fn made(request: &CertificateSigningRequest) -> Option<Timestamp> {
+    Some(request.metadata.creation_timestamp.as_ref()?.0)
 }
 
 /// Asks whether the requestor may `create` this part of requests for certificates; `None` without an answer.
@@ -265,7 +279,7 @@ mod tests {
     }
 
     fn joining(key: &str, token: Shown) -> Joining {
-        Joining { name: "n".into(), key: key.into(), node: None, claim: None, token }
+        Joining { name: "n".into(), key: key.into(), node: None, claim: None, by: "system:bootstrap:abcdef".into(), pending: 0, token }
     }
 
     fn token(one_time: bool, used_by: Option<&str>) -> Arc<Secret> {
@@ -310,7 +324,7 @@ mod tests {
             (None, ("Approved", "AutoApproved")),
         ] {
             let asked = asked(since);
-            let world = World { way: approving.way(&asked).await.unwrap(), request: Arc::new(asked), now: now() };
+            let world = World { way: approving.way(&asked).await.unwrap(), request: Arc::new(asked), lasted: Lasted::at(now()) };
             let plan = approving.plan(&world, &Key::new("", "r"));
             let (kinds, reason, _) = written(&plan.actions[0]);
             assert_eq!((kinds.concat().as_str(), reason.as_str()), wanted, "{since:?}");
@@ -333,22 +347,26 @@ mod tests {
 
     #[test]
     fn a_machine_claims_before_it_is_let_in() {
-        let lasting = joins(&csr(), &joining("k", Shown::Token(token(false, None))), now());
+        let crowd = Joining { pending: names::NAMES_PENDING_MAX, ..joining("k", Shown::Token(token(false, None))) };
+        let plan = joins(&csr(), &crowd, &Lasted::at(now()));
+        let (kinds, reason, message) = written(&plan.actions[0]);
+        assert_eq!((kinds.concat().as_str(), reason.as_str(), plan.actions.len()), ("Denied", "TooManyPendingNodes", 1), "{message}");
+        let lasting = joins(&csr(), &joining("k", Shown::Token(token(false, None))), &Lasted::at(now()));
         assert_eq!(verbs(&lasting), [CLAIM, APPROVAL]);
-        let once = joins(&csr(), &joining("k", Shown::Token(token(true, None))), now());
+        let once = joins(&csr(), &joining("k", Shown::Token(token(true, None))), &Lasted::at(now()));
         assert_eq!(verbs(&once), [USE, CLAIM, APPROVAL]);
         let Action::Update { object, .. } = &once.actions[0] else { panic!() };
         assert_eq!(object["metadata"]["resourceVersion"], "3", "of two that race, one is refused");
         assert_eq!(object["metadata"]["annotations"][USED_BY_KEY], "k");
         let mut same = joining("k", Shown::Token(token(true, Some("k"))));
-        assert_eq!(verbs(&joins(&csr(), &same, now())), [APPROVAL], "under another name it is denied");
+        assert_eq!(verbs(&joins(&csr(), &same, &Lasted::at(now()))), [APPROVAL], "under another name it is denied");
         same.name = "first".into();
-        assert_eq!(verbs(&joins(&csr(), &same, now())), [CLAIM, APPROVAL], "the same machine may try again");
+        assert_eq!(verbs(&joins(&csr(), &same, &Lasted::at(now()))), [CLAIM, APPROVAL], "the same machine may try again");
     }
 
     #[test]
     fn a_token_of_one_use_is_used_once() {
-        let plan = joins(&csr(), &joining("other", Shown::Token(token(true, Some("k")))), now());
+        let plan = joins(&csr(), &joining("other", Shown::Token(token(true, Some("k")))), &Lasted::at(now()));
         assert_eq!(verbs(&plan), [APPROVAL]);
         let (kinds, reason, message) = written(&plan.actions[0]);
         assert_eq!((kinds, reason.as_str()), (vec!["Denied".to_owned()], "BootstrapTokenUsed"));
@@ -357,17 +375,17 @@ mod tests {
 
     #[test]
     fn a_token_that_is_gone_lets_nobody_in() {
-        let plan = joins(&csr(), &joining("k", Shown::Gone("abcdef".into())), now());
+        let plan = joins(&csr(), &joining("k", Shown::Gone("abcdef".into())), &Lasted::at(now()));
         assert_eq!(written(&plan.actions[0]).1, "BootstrapTokenGone");
         let young = api::time::parse("2026-01-01T00:00:29Z").unwrap();
-        assert_eq!(joins(&csr(), &joining("k", Shown::Gone("abcdef".into())), young), Plan::rest().again_in(AGAIN));
+        assert_eq!(joins(&csr(), &joining("k", Shown::Gone("abcdef".into())), &Lasted::at(young)), Plan::rest().again_in(AGAIN));
     }
 
     #[test]
     fn a_taken_name_is_refused_in_words() {
         let node = json!({"metadata": {"name": "n"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
         let taken = Joining { node: Some(Arc::new(serde_json::from_value(node).unwrap())), ..joining("k", Shown::Other) };
-        let plan = joins(&csr(), &taken, now());
+        let plan = joins(&csr(), &taken, &Lasted::at(now()));
         let (_, reason, message) = written(&plan.actions[0]);
         assert!(reason == "NodeNameTaken" && message.contains("\"n\" is taken"), "{reason} {message}");
         assert_eq!(plan.actions.len(), 1, "nothing is claimed");

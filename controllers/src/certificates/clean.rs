@@ -13,7 +13,10 @@ use client::{Cache, Caches};
 use reconcile::{Action, Controller, Plan, Wake};
 
 use super::{APPROVED, DENIED, FAILED, is_issued};
-use crate::remaining::remaining;
+use crate::{
+    Config,
+    lasted::{Ages, Lasted},
+};
 
 /// After it was approved and issued, denied, or failed.
 const DONE: Duration = Duration::from_secs(3600);
@@ -22,16 +25,17 @@ const PENDING: Duration = Duration::from_secs(24 * 3600);
 
 pub struct Cleaning {
     requests: Cache<CertificateSigningRequest>,
+    ages: Ages,
 }
 
 pub struct World {
     request: Arc<CertificateSigningRequest>,
-    now: Timestamp,
+    lasted: Lasted,
 }
 
 impl Cleaning {
-    pub fn new(caches: &Caches) -> Self {
-        Self { requests: caches.of() }
+    pub fn new(caches: &Caches, config: &Config) -> Self {
+        Self { requests: caches.of(), ages: Ages::new(&config.clock) }
     }
 }
 
@@ -47,11 +51,14 @@ impl Controller for Cleaning {
     }
 
     async fn observe(&self, key: &Key) -> Option<World> {
-        Some(World { request: self.requests.get(key)?, now: Timestamp::now() })
+        let request = self.requests.get(key);
+        let ends = request.iter().flat_map(|request| ends(request));
+        let lasted = self.ages.of(key, ends.map(|(began, _)| began), Timestamp::now());
+        Some(World { request: request?, lasted })
     }
 
     fn plan(&self, world: &World, _: &Key) -> Plan {
-        match left(&world.request, world.now) {
+        match left(&world.request, &world.lasted) {
             None => Plan::rest(),
             Some(Duration::ZERO) => Plan::act(vec![Action::delete(&*world.request)]),
             Some(left) => Plan::rest().again_in(left),
@@ -59,11 +66,16 @@ impl Controller for Cleaning {
     }
 }
 
-/// Until the request goes; `None` without a time of anything. Who decides on it says when that was.
-fn left(request: &CertificateSigningRequest, now: Timestamp) -> Option<Duration> {
+/// Until the request goes; `None` without a time of anything.
+fn left(request: &CertificateSigningRequest, lasted: &Lasted) -> Option<Duration> {
+    ends(request).into_iter().map(|(began, span)| lasted.left(began, span)).min()
+}
+
+/// What would end the request: since when, and after how long. Who decides on it says when that was.
+fn ends(request: &CertificateSigningRequest) -> Vec<(Timestamp, Duration)> {
     let conditions: Vec<&CertificateSigningRequestCondition> = request.status.iter().flat_map(|s| s.conditions.iter().flatten()).collect();
     if conditions.is_empty() {
-        return Some(remaining(request.metadata.creation_timestamp.as_ref()?.0, PENDING, now));
+        return request.metadata.creation_timestamp.iter().map(|made| (made.0, PENDING)).collect();
     }
     let kept = |condition: &CertificateSigningRequestCondition| match condition.type_.as_str() {
         APPROVED if is_issued(request) => Some(DONE),
@@ -71,7 +83,7 @@ fn left(request: &CertificateSigningRequest, now: Timestamp) -> Option<Duration>
         DENIED | FAILED => Some(DONE),
         _ => None,
     };
-    conditions.into_iter().filter_map(|condition| Some(remaining(condition.last_update_time.as_ref()?.0, kept(condition)?, now))).min()
+    conditions.into_iter().filter_map(|condition| Some((condition.last_update_time.as_ref()?.0, kept(condition)?))).collect()
 }
 
 #[cfg(test)]
@@ -89,7 +101,7 @@ mod tests {
             "status": {"conditions": conditions, "certificate": certificate},
         });
         let now = "2026-01-04T00:00:00Z".parse().unwrap();
-        left(&serde_json::from_value(request).unwrap(), now).map(|left| left.as_secs() / 3600)
+        left(&serde_json::from_value(request).unwrap(), &Lasted::at(now)).map(|left| left.as_secs() / 3600)
     }
 
     #[test]
@@ -103,7 +115,7 @@ mod tests {
         assert_eq!(hours(&[("Approved", now), ("Failed", before)], ""), Some(0));
         assert_eq!(hours(&[("Mine", now)], ""), None, "as upstream: it is somebody's");
         for kind in ["Approved", "Denied", "Failed"] {
-            assert_eq!(hours(&[(kind, "2999-01-01T00:00:00Z")], "eA=="), Some(0), "{kind}: nobody keeps a request for ever");
+            assert_eq!(hours(&[(kind, "2999-01-01T00:00:00Z")], "eA=="), Some(1), "{kind}: nobody keeps a request for ever");
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use api::{
-    bootstrap::NAMESPACE,
+    bootstrap::{NAMESPACE, USER_PREFIX},
     csr::BACKDATE_SECONDS,
     k8s::{
         ByteString,
@@ -19,7 +19,7 @@ use api::{
 use client::{Cache, Caches};
 use reconcile::Action;
 
-use crate::remaining::remaining;
+use crate::lasted::Lasted;
 
 /// The type of these Secrets.
 const SECRET_TYPE: &str = "skiff.local/node-key";
@@ -30,11 +30,18 @@ const KEY: &str = "key";
 const CLAIMED: &str = "claimed";
 /// When the name became this key's. Who keeps it keeps this; claims of an older skiff have none.
 const SINCE: &str = "since";
+/// Who asked for it: a bootstrap token is a user.
+const BY: &str = "by";
+/// The uid of the Node that its machine became.
+const CAME: &str = "came";
 /// As far as the clocks of two servers may differ, of which one wrote the claim and the other signed.
 const CLOCKS_APART_SECONDS: i64 = 30;
 
 /// A node comes within that time after its machine got the name. Until then nobody else gets it.
 pub const COMES_WITHIN: Duration = Duration::from_secs(120);
+
+/// Names that one user was given whose machines have not become nodes: as many as machines that join at once, and more.
+pub const NAMES_PENDING_MAX: usize = 2500;
 
 /// What is known of a name.
 pub struct Known<'a> {
@@ -43,7 +50,11 @@ pub struct Known<'a> {
     pub key: &'a str,
     pub node: Option<&'a Arc<Node>>,
     pub claim: Option<&'a Arc<Secret>>,
-    pub now: Timestamp,
+    /// Who asks.
+    pub by: &'a str,
+    /// How many names that user was given whose machines have not come.
+    pub pending: usize,
+    pub lasted: &'a Lasted,
 }
 
 #[derive(Debug, PartialEq)]
@@ -52,6 +63,8 @@ pub enum Verdict {
     Free(Vec<Action>),
     /// In words for whoever runs the machine.
     Taken(String),
+    /// The user was given enough of them. In words, likewise.
+    TooMany(String),
 }
 
 /// Where a name's key is kept.
@@ -83,6 +96,7 @@ pub fn decide(known: &Known<'_>) -> Verdict {
     let Some(claim) = known.claim else {
         return match known.node {
             Some(node) if !is_silent(node) => Verdict::Taken(taken(name)),
+            _ if known.pending >= NAMES_PENDING_MAX => Verdict::TooMany(too_many(known.by)),
             _ => Verdict::Free(vec![Action::create(&secret(known, ObjectMeta::default()))]),
         };
     };
@@ -94,12 +108,13 @@ pub fn decide(known: &Known<'_>) -> Verdict {
     }
     match known.node {
         Some(node) if !is_silent(node) => Verdict::Taken(taken(name)),
-        None if left(claim, known.now) > Duration::ZERO => {
-            let seconds = left(claim, known.now).as_secs() + 1;
+        None if !has_come(claim) && left(claim, known.lasted) > Duration::ZERO => {
+            let seconds = left(claim, known.lasted).as_secs() + 1;
             Verdict::Taken(format!(
                 "node name {name:?} is taken: another machine is joining under it. Give this machine another name (--node-name), or try again in {seconds} s"
             ))
         }
+        _ if known.pending >= NAMES_PENDING_MAX => Verdict::TooMany(too_many(known.by)),
         node => {
             let update = Action::update(&secret(known, claim.metadata.clone()));
             let told = node.map(|node| {
@@ -115,8 +130,31 @@ pub fn decide(known: &Known<'_>) -> Verdict {
 }
 
 /// How long the machine that has the claim may still take to come.
-pub fn left(claim: &Secret, now: Timestamp) -> Duration {
-    parse(&text(claim, CLAIMED)).map_or(Duration::ZERO, |claimed| remaining(claimed, COMES_WITHIN, now))
+pub fn left(claim: &Secret, lasted: &Lasted) -> Duration {
+    claimed(claim).map_or(Duration::ZERO, |claimed| lasted.left(claimed, COMES_WITHIN))
+}
+
+/// When its machine got the name. A time that cannot be read is none.
+pub fn claimed(claim: &Secret) -> Option<Timestamp> {
+    parse(&text(claim, CLAIMED))
+}
+
+/// Whether its machine became a node. Once that node is gone, the name is nobody's.
+pub fn has_come(claim: &Secret) -> bool {
+    !text(claim, CAME).is_empty()
+}
+
+/// The same, of a machine that became this node.
+pub fn come(claim: &Secret, node: &Node) -> Secret {
+    let mut claim = claim.clone();
+    let uid = node.metadata.uid.clone().unwrap_or_default();
+    claim.data.get_or_insert_default().insert(CAME.into(), ByteString(uid.into_bytes()));
+    claim
+}
+
+/// Whose machine has not come.
+pub fn pending(claim: &Secret) -> Option<String> {
+    (!has_come(claim)).then(|| text(claim, BY))
 }
 
 /// Why a node may not renew: the name became another key's after its certificate (good since that second) was signed. Nobody needs another machine's name by
@@ -146,13 +184,34 @@ fn taken(name: &str) -> String {
     )
 }
 
+fn too_many(by: &str) -> String {
+    let (who, mends) = match by.strip_prefix(USER_PREFIX) {
+        Some(id) => (format!("bootstrap token {id:?}"), format!("`skiff token delete {id}`")),
+        None => (format!("user {by:?}"), "`kubectl get clusterrolebindings -o wide` shows what lets it in".to_owned()),
+    };
+    format!(
+        "{who} has let in {NAMES_PENDING_MAX} machines that have not become nodes. Try again in {} s, or when some of them have. If they are not yours, somebody \
+         else has it: {mends}",
+        COMES_WITHIN.as_secs()
+    )
+}
+
 fn secret(known: &Known<'_>, metadata: ObjectMeta) -> Secret {
     let metadata = ObjectMeta { name: Some(secret_name(known.name)), namespace: Some(NAMESPACE.into()), ..metadata };
     let since = match known.claim {
         Some(claim) if text(claim, KEY) == known.key => text(claim, SINCE),
-        _ => rfc3339(known.now),
+        _ => rfc3339(known.lasted.now),
     };
-    let entries = [("node", known.name.to_owned()), (KEY, known.key.to_owned()), (CLAIMED, rfc3339(known.now)), (SINCE, since)];
+    // Who is silent and asks again is still the node that it was.
+    let came = known.claim.filter(|claim| known.node.is_some() && text(claim, KEY) == known.key).map(|claim| text(claim, CAME));
+    let entries = [
+        ("node", known.name.to_owned()),
+        (KEY, known.key.to_owned()),
+        (CLAIMED, rfc3339(known.lasted.now)),
+        (SINCE, since),
+        (BY, known.by.to_owned()),
+        (CAME, came.unwrap_or_default()),
+    ];
     let data = entries
         .into_iter()
         .filter(|(_, value)| !value.is_empty())
@@ -183,7 +242,10 @@ mod tests {
 
     fn claim(key: &str, claimed: i64) -> Arc<Secret> {
         let metadata = ObjectMeta { resource_version: Some("7".into()), ..ObjectMeta::default() };
-        Arc::new(secret(&Known { name: "n", key, node: None, claim: None, now: at(claimed) }, metadata))
+        Arc::new(secret(
+            &Known { name: "n", key, node: None, claim: None, by: "system:bootstrap:abcdef", pending: 0, lasted: &Lasted::at(at(claimed)) },
+            metadata,
+        ))
     }
 
     #[test]
@@ -205,7 +267,8 @@ mod tests {
             ("another's, about to come", None, Some(&fresh), "taken"),
         ];
         for (what, node, claim, wanted) in cases {
-            let known = Known { name: "n", key: "mine", node, claim, now: at(1000) };
+            let known =
+                Known { name: "n", key: "mine", node, claim, by: "system:bootstrap:abcdef", pending: 0, lasted: &Lasted::at(at(1000)) };
             let found = match decide(&known) {
                 Verdict::Taken(why) if why.contains("--node-name") => "taken",
                 Verdict::Free(actions) => match &actions[..] {
@@ -222,20 +285,65 @@ mod tests {
     }
 
     #[test]
+    fn a_name_whose_node_was_deleted_is_free_at_once() {
+        let (other, alive) = (claim("other", 990), node(Some("True")));
+        let ask = |claim: &Arc<Secret>, node: Option<&Arc<Node>>, key: &str| {
+            decide(&Known { name: "n", key, node, claim: Some(claim), by: "b", pending: 0, lasted: &Lasted::at(at(1000)) })
+        };
+        assert!(matches!(ask(&other, None, "mine"), Verdict::Taken(why) if why.contains("another machine is joining")));
+        let came = Arc::new(come(&other, &alive));
+        assert!(has_come(&came) && pending(&came).is_none());
+        assert!(matches!(ask(&came, Some(&alive), "mine"), Verdict::Taken(_)), "not while it is there");
+        let Verdict::Free(actions) = ask(&came, None, "mine") else { panic!("it was deleted") };
+        let [Action::Update { object, .. }] = &actions[..] else { panic!("{actions:?}") };
+        let taken: Arc<Secret> = Arc::new(serde_json::from_value(object.clone()).unwrap());
+        assert!(!has_come(&taken), "the new machine has not come");
+        assert!(matches!(ask(&taken, None, "third"), Verdict::Taken(_)), "and has its two minutes");
+        // Who was silent is still the node that it was.
+        let Verdict::Free(actions) = ask(&came, Some(&node(Some("Unknown"))), "other") else { panic!() };
+        let [Action::Update { object, .. }] = &actions[..] else { panic!("{actions:?}") };
+        assert!(has_come(&serde_json::from_value(object.clone()).unwrap()));
+    }
+
+    /// Whoever holds a token gets no more names than machines could use; who has one keeps it.
+    #[test]
+    fn names_without_nodes_are_bounded() {
+        let (silent, mine, old) = (node(Some("Unknown")), claim("mine", 0), claim("other", 0));
+        let ask = |pending, node, claim| {
+            decide(&Known { name: "n", key: "mine", node, claim, by: "system:bootstrap:abcdef", pending, lasted: &Lasted::at(at(1000)) })
+        };
+        for (node, claim) in [(None, None), (Some(&silent), None), (None, Some(&old)), (Some(&silent), Some(&old))] {
+            assert!(matches!(ask(NAMES_PENDING_MAX - 1, node, claim), Verdict::Free(_)));
+            let Verdict::TooMany(why) = ask(NAMES_PENDING_MAX, node, claim) else { panic!() };
+            assert!(why.contains("skiff token delete abcdef") && why.contains("120 s"), "{why}");
+        }
+        assert!(matches!(ask(NAMES_PENDING_MAX, None, Some(&mine)), Verdict::Free(_)), "it counts already");
+        assert_eq!(pending(&mine).as_deref(), Some("system:bootstrap:abcdef"));
+    }
+
+    #[test]
     fn what_is_written_is_read_again() {
         let claim = claim("mine", 0);
-        assert_eq!((text(&claim, KEY).as_str(), left(&claim, at(20))), ("mine", Duration::from_secs(100)));
-        assert_eq!(left(&claim, at(120)), Duration::ZERO);
-        assert_eq!(left(&claim, at(-60)), COMES_WITHIN, "another server's clock");
-        assert_eq!(left(&claim, at(-9999)), Duration::ZERO, "a clock that was set back keeps nobody out");
-        assert_eq!(left(&Secret::default(), at(0)), Duration::ZERO);
+        assert_eq!((text(&claim, KEY).as_str(), left(&claim, &Lasted::at(at(20)))), ("mine", Duration::from_secs(100)));
+        assert_eq!(left(&claim, &Lasted::at(at(120))), Duration::ZERO);
+        assert_eq!(left(&claim, &Lasted::at(at(-60))), COMES_WITHIN, "another server's clock");
+        assert_eq!(left(&claim, &Lasted::at(at(-9999))), COMES_WITHIN, "a clock that was set back makes it no longer");
+        assert_eq!(left(&Secret::default(), &Lasted::at(at(0))), Duration::ZERO);
     }
 
     #[test]
     fn who_lost_a_name_is_known_by_the_age_of_its_certificate() {
         let written = |key: &str, before: Option<&Arc<Secret>>, now: i64| {
             let silent = node(Some("Unknown"));
-            match decide(&Known { name: "n", key, node: Some(&silent), claim: before, now: at(now) }) {
+            match decide(&Known {
+                name: "n",
+                key,
+                node: Some(&silent),
+                claim: before,
+                by: "system:bootstrap:abcdef",
+                pending: 0,
+                lasted: &Lasted::at(at(now)),
+            }) {
                 Verdict::Free(actions) => match &actions[..] {
                     [Action::Create { object, .. } | Action::Update { object, .. }, ..] => {
                         Arc::new(serde_json::from_value::<Secret>(object.clone()).unwrap())
@@ -264,7 +372,17 @@ mod tests {
     #[test]
     fn the_secret_has_a_name_as_well() {
         let name = "n".repeat(NAME_LENGTH);
-        let known = |name: &str| decide(&Known { name, key: "k", node: None, claim: None, now: at(0) });
+        let known = |name: &str| {
+            decide(&Known {
+                name,
+                key: "k",
+                node: None,
+                claim: None,
+                by: "system:bootstrap:abcdef",
+                pending: 0,
+                lasted: &Lasted::at(at(0)),
+            })
+        };
         assert!(matches!(known(&name), Verdict::Free(_)) && secret_name(&name).len() == 253);
         assert!(matches!(known(&format!("{name}n")), Verdict::Taken(_)));
         for none in ["", "A", "a/b", "../a", "a b", "a.", "a\n", "ä"] {

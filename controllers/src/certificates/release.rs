@@ -1,4 +1,4 @@
-//! The key that holds a node's name -> deleted once there is no node of that name: it left, or never came.
+//! The key that holds a node's name -> noted whether its machine came; deleted once there is no node of that name: it left, or never came.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,21 +12,26 @@ use kube::ResourceExt;
 use reconcile::{Action, Controller, Plan, Wake};
 
 use super::names;
+use crate::{
+    Config,
+    lasted::{Ages, Lasted},
+};
 
 pub struct Release {
     keys: Cache<Secret>,
     nodes: Cache<Node>,
+    ages: Ages,
 }
 
 pub struct World {
     key: Arc<Secret>,
-    is_there: bool,
-    now: Timestamp,
+    node: Option<Arc<Node>>,
+    lasted: Lasted,
 }
 
 impl Release {
-    pub fn new(caches: &Caches) -> Self {
-        Self { keys: names::keys(caches), nodes: caches.of() }
+    pub fn new(caches: &Caches, config: &Config) -> Self {
+        Self { keys: names::keys(caches), nodes: caches.of(), ages: Ages::new(&config.clock) }
     }
 }
 
@@ -40,26 +45,32 @@ impl Controller for Release {
     fn watches(&self, wake: &Wake) {
         wake.on_own(&self.keys);
         wake.needs(&self.nodes);
-        // Of all that happens to nodes, this alone.
+        // Of all that happens to nodes, this alone: they come, go, fall silent and are heard of.
         let wake = wake.handle();
         self.nodes.on_change(move |old, new| {
-            if let (Some(gone), None) = (old, new) {
-                wake(Key::new(bootstrap::NAMESPACE, &names::secret_name(&gone.name_any())));
+            let is_silent = |node: Option<&Arc<Node>>| node.map(|node| names::is_silent(node));
+            if let Some(node) = new.or(old).filter(|_| is_silent(old) != is_silent(new)) {
+                wake(Key::new(bootstrap::NAMESPACE, &names::secret_name(&node.name_any())));
             }
         });
     }
 
     async fn observe(&self, key: &Key) -> Option<World> {
         let node = names::node_of(&key.name)?;
-        let is_there = self.nodes.get(&Key::new("", node)).is_some();
-        Some(World { key: self.keys.get(key)?, is_there, now: Timestamp::now() })
+        let claim = self.keys.get(key);
+        let lasted = self.ages.of(key, claim.as_ref().and_then(|claim| names::claimed(claim)), Timestamp::now());
+        Some(World { key: claim?, node: self.nodes.get(&Key::new("", node)), lasted })
     }
 
     fn plan(&self, world: &World, _: &Key) -> Plan {
-        if world.is_there {
-            return Plan::rest();
+        let has_come = names::has_come(&world.key);
+        if let Some(node) = &world.node {
+            // A silent one is not yet whom the claim is about: its name may just have become another key's.
+            let comes = !has_come && !names::is_silent(node);
+            return if comes { Plan::act(vec![Action::update(&names::come(&world.key, node))]) } else { Plan::rest() };
         }
-        match names::left(&world.key, world.now) {
+        match names::left(&world.key, &world.lasted) {
+            _ if has_come => Plan::act(vec![as_seen(Action::delete(&*world.key), &world.key)]),
             Duration::ZERO => Plan::act(vec![as_seen(Action::delete(&*world.key), &world.key)]),
             left => Plan::rest().again_in(left),
         }
@@ -86,23 +97,34 @@ mod tests {
     #[tokio::test]
     async fn a_name_without_a_node_is_free_in_time() {
         let caches = Caches::unfollowed(kube::Client::new(tower::service_fn(nobody), "default"), api::task::Group::new());
-        let release = Release::new(&caches);
+        let release = Release::new(&caches, &Config::of_tests());
         let claimed = Timestamp::from_second(1_800_000_000).unwrap();
-        let known = names::Known { name: "n", key: "k", node: None, claim: None, now: claimed };
+        let known = names::Known { name: "n", key: "k", node: None, claim: None, by: "", pending: 0, lasted: &Lasted::at(claimed) };
         let names::Verdict::Free(actions) = names::decide(&known) else { panic!() };
         let [Action::Create { object, .. }] = &actions[..] else { panic!() };
         let mut object = object.clone();
         object["metadata"]["resourceVersion"] = "9".into();
         let key: Arc<Secret> = Arc::new(serde_json::from_value(object).unwrap());
-        let plan = |is_there, seconds: i64| {
-            let now = Timestamp::from_second(1_800_000_000 + seconds).unwrap();
-            release.plan(&World { key: key.clone(), is_there, now }, &Key::new("kube-system", "n.node-key.skiff"))
+        let node = |ready: &str| {
+            let node = json!({"metadata": {"name": "n", "uid": "u"}, "status": {"conditions": [{"type": "Ready", "status": ready}]}});
+            Some(Arc::new(serde_json::from_value::<Node>(node).unwrap()))
         };
-        assert_eq!(plan(true, 9999), Plan::rest());
-        assert_eq!(plan(false, 20), Plan::rest().again_in(Duration::from_secs(100)));
-        let gone = plan(false, 120);
-        let [Action::Delete { options, .. }] = &gone.actions[..] else { panic!("{gone:?}") };
-        assert_eq!(options["preconditions"]["resourceVersion"], json!("9"));
+        let plan_of = |key: &Arc<Secret>, node: Option<Arc<Node>>, seconds: i64| {
+            let lasted = Lasted::at(Timestamp::from_second(1_800_000_000 + seconds).unwrap());
+            release.plan(&World { key: key.clone(), node, lasted }, &Key::new("kube-system", "n.node-key.skiff"))
+        };
+        let is_deleted = |plan: Plan| {
+            let [Action::Delete { options, .. }] = &plan.actions[..] else { panic!("{plan:?}") };
+            assert_eq!(options["preconditions"]["resourceVersion"], json!("9"));
+        };
+        assert_eq!(plan_of(&key, node("Unknown"), 9999), Plan::rest(), "the old node of a name that has just become another's");
+        assert_eq!(plan_of(&key, None, 20), Plan::rest().again_in(Duration::from_secs(100)));
+        is_deleted(plan_of(&key, None, 120));
+        let came = plan_of(&key, node("True"), 20);
+        let [Action::Update { object, .. }] = &came.actions[..] else { panic!("{came:?}") };
+        let came: Arc<Secret> = Arc::new(serde_json::from_value(object.clone()).unwrap());
+        assert_eq!(plan_of(&came, node("True"), 9999), Plan::rest());
+        is_deleted(plan_of(&came, None, 20));
     }
 
     async fn nobody(_: http::Request<kube::client::Body>) -> Result<http::Response<kube::client::Body>, std::convert::Infallible> {

@@ -16,6 +16,7 @@ use super::{
     math::{available, desired, fences, is_recreate, max_surge, new_size, proportion, replicas, size, sum, total},
     revision::{REVISION, annotate_new, annotate_size, find_new, new_set, revision},
 };
+use crate::lasted::Lasted;
 
 /// A deployment and its sets, as they will be once the actions so far are carried out.
 pub struct Rollout<'a> {
@@ -24,6 +25,7 @@ pub struct Rollout<'a> {
     /// Index of the set with the current template.
     pub new: Option<usize>,
     pub now: Timestamp,
+    pub lasted: &'a Lasted,
     /// How the deployment's status read before this run.
     pub before: Deployment,
     owner: &'a OwnerReference,
@@ -36,7 +38,17 @@ impl<'a> Rollout<'a> {
         sets.sort_by_key(|set| (set.metadata.creation_timestamp.as_ref().map(|t| t.0), set.name_any()));
         let new = find_new(&deployment, &sets);
         let before = deployment.clone();
-        Self { deployment, sets, new, now: world.now, before, owner, with_pods: &world.with_pods, actions: Vec::new() }
+        Self {
+            deployment,
+            sets,
+            new,
+            now: world.lasted.now,
+            lasted: &world.lasted,
+            before,
+            owner,
+            with_pods: &world.with_pods,
+            actions: Vec::new(),
+        }
     }
 
     pub fn run(&mut self) {

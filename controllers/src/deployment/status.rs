@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use api::{
     k8s::api::apps::v1::{DeploymentCondition, DeploymentStatus, ReplicaSet},
-    time::{left, span},
+    time::span,
 };
 use client::kube::ResourceExt;
 
@@ -116,7 +116,7 @@ impl Rollout<'_> {
 
     /// Seconds until the deadline passes.
     fn left(&self, current: &DeploymentCondition) -> Option<i64> {
-        Some(left(current.last_update_time.as_ref()?.0, deadline(&self.deployment)?, self.now))
+        Some(self.lasted.left_seconds(current.last_update_time.as_ref()?.0, deadline(&self.deployment)?))
     }
 
     fn until_deadline(&self, status: &DeploymentStatus, conditions: &[DeploymentCondition]) -> Option<Duration> {

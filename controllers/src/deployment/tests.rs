@@ -45,7 +45,7 @@ impl Cluster {
             deployment: Arc::new(self.deployment.clone()),
             sets: self.sets.values().cloned().map(Arc::new).collect(),
             with_pods: with_pods.collect(),
-            now: Timestamp::from_second(self.now).unwrap(),
+            lasted: Lasted::at(Timestamp::from_second(self.now).unwrap()),
         })
     }
 

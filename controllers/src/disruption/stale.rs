@@ -10,22 +10,28 @@ use client::{
 use reconcile::{Action, Controller, Plan, Wake, own_key};
 use serde_json::json;
 
+use crate::{
+    Config,
+    lasted::{Ages, Lasted},
+};
+
 const TARGET: &str = "DisruptionTarget";
 /// How long a pod may stand as disrupted without being deleted.
-const TIMEOUT_SECONDS: i64 = 120;
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 pub struct StaleDisruptions {
     pods: Cache<Pod>,
+    ages: Ages,
 }
 
 pub struct World {
     pod: Arc<Pod>,
-    now: Timestamp,
+    lasted: Lasted,
 }
 
 impl StaleDisruptions {
-    pub fn new(caches: &Caches) -> Self {
-        Self { pods: caches.of() }
+    pub fn new(caches: &Caches, config: &Config) -> Self {
+        Self { pods: caches.of(), ages: Ages::new(&config.clock) }
     }
 }
 
@@ -45,22 +51,24 @@ impl Controller for StaleDisruptions {
     }
 
     async fn observe(&self, key: &Key) -> Option<World> {
-        Some(World { pod: self.pods.get(key)?, now: Timestamp::now() })
+        let (pod, now) = (self.pods.get(key), Timestamp::now());
+        let since = pod.as_ref().and_then(|pod| Some(promised(pod)?.last_transition_time.as_ref()?.0));
+        let lasted = self.ages.of(key, since, now);
+        Some(World { pod: pod?, lasted })
     }
 
     fn plan(&self, world: &World, _: &Key) -> Plan {
-        plan(&world.pod, world.now)
+        plan(&world.pod, &world.lasted)
     }
 }
 
-fn plan(pod: &Pod, now: Timestamp) -> Plan {
+fn plan(pod: &Pod, lasted: &Lasted) -> Plan {
     let Some(promise) = promised(pod) else { return Plan::rest() };
-    let since = promise.last_transition_time.as_ref().map_or(now, |t| t.0);
-    let left = TIMEOUT_SECONDS - (now.as_second() - since.as_second());
-    if left > 0 {
-        return Plan::rest().again_in(Duration::from_secs(left.unsigned_abs()));
+    let left = promise.last_transition_time.as_ref().map_or(TIMEOUT, |since| lasted.left(since.0, TIMEOUT));
+    if !left.is_zero() {
+        return Plan::rest().again_in(left);
     }
-    let broken = pod.changed_condition(Wanted { kind: TARGET, status: "False", reason: "", message: "" }, now);
+    let broken = pod.changed_condition(Wanted { kind: TARGET, status: "False", reason: "", message: "" }, lasted.now);
     let metadata = json!({"resourceVersion": pod.metadata.resource_version});
     Plan::act(vec![Action::patch_status(pod, json!({"metadata": metadata, "status": {"conditions": [broken]}}))])
 }
@@ -86,10 +94,10 @@ mod tests {
             serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"}, "status": {"conditions": [condition]}}))
                 .unwrap()
         };
-        let at = |text: &str| api::time::parse(text).unwrap();
-        assert_eq!(plan(&pod("X"), at("2026-01-01T00:01:00Z")), Plan::rest().again_in(Duration::from_secs(60)));
-        assert_eq!(plan(&pod("TerminationByKubelet"), at("2026-01-01T01:00:00Z")), Plan::rest());
-        let done = plan(&pod("X"), at("2026-01-01T00:02:00Z"));
+        let at = |text: &str| Lasted::at(api::time::parse(text).unwrap());
+        assert_eq!(plan(&pod("X"), &at("2026-01-01T00:01:00Z")), Plan::rest().again_in(Duration::from_secs(60)));
+        assert_eq!(plan(&pod("TerminationByKubelet"), &at("2026-01-01T01:00:00Z")), Plan::rest());
+        let done = plan(&pod("X"), &at("2026-01-01T00:02:00Z"));
         let [Action::Patch { path, patch, form: reconcile::PatchType::Strategic, .. }] = done.actions.as_slice() else {
             panic!("{done:?}")
         };

@@ -22,7 +22,12 @@ fn pod(name: &str, owner: &str, ready: &str) -> Arc<Pod> {
 
 fn world(spec: &Value, status: &Value, pods: Vec<Arc<Pod>>, scales: &[(&str, i32)]) -> World {
     let scale = |(uid, replicas): &(&str, i32)| ((*uid).to_owned(), Ok(Some(Scale { uid: (*uid).into(), replicas: *replicas })));
-    World { budget: budget(spec, status), pods, scales: scales.iter().map(scale).collect(), now: api::time::parse(NOW).unwrap() }
+    World {
+        budget: budget(spec, status),
+        pods,
+        scales: scales.iter().map(scale).collect(),
+        lasted: Lasted::at(api::time::parse(NOW).unwrap()),
+    }
 }
 
 fn written(plan: &Plan) -> Option<Value> {

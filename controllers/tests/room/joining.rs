@@ -144,6 +144,25 @@ async fn a_name_is_its_machines_while_it_lives() {
 }
 
 #[tokio::test]
+async fn a_name_is_free_as_soon_as_its_node_is_deleted() {
+    let house = house().await;
+    house.token("abcdef", json!({})).await;
+    let (machine, mine, other) = (house.machine("abcdef"), key(), key());
+    house.asks(&machine, &mine, "n1").await.unwrap();
+    house.comes("n1", "True", &["192.0.2.1"]).await;
+    // It has just joined, and is heard of.
+    until("it is noted that the machine came", async || {
+        let claim = house.secrets().get("n1.node-key.skiff").await.unwrap();
+        claim.data.unwrap().contains_key("came").then_some(())
+    })
+    .await;
+    Api::<Node>::all(house.door.admin()).delete("n1", &DeleteParams::default()).await.unwrap();
+    until("the name is free", async || house.asks(&machine, &other, "n1").await.ok()).await;
+    let refused = house.asks(&machine, &mine, "n1").await.unwrap_err();
+    assert!(refused.contains("another machine is joining under it"), "the name is the new machine's: {refused}");
+}
+
+#[tokio::test]
 async fn of_machines_that_race_one_has_the_token_and_one_the_name() {
     let house = house().await;
     house.token("once00", json!({"usage-bootstrap-one-time": "true"})).await;

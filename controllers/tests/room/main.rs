@@ -29,6 +29,7 @@ use client::kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
     client::Body,
 };
+use client::leader::Clock;
 use door::{Door, until};
 use futures::future::BoxFuture;
 use http::Request;
@@ -90,6 +91,7 @@ fn start(door: &Door, group: &Group, clients: &dyn Fn(&str) -> Client) {
         signing_seconds: controllers::SIGNING_SECONDS,
         reserved: controllers::Reserved::default(),
         nodes: controllers::NodeConfig::default(),
+        clock: Clock::default(),
         terminated_pods_max: controllers::TERMINATED_PODS_MAX,
     };
     controllers::start(&config, &caches, clients, group);

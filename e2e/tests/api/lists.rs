@@ -65,7 +65,7 @@ pub async fn selectors(w: &World) {
     let all = w.api.get("/api/v1/configmaps?labelSelector=test%3D2").await.expect(200);
     assert_eq!(names(&all), ["t2"]);
     let refused = w.api.get(&format!("{CONFIGMAPS}?fieldSelector=data.k%3D1")).await.refused(400, "BadRequest");
-    assert!(message(&refused).contains("field label not supported: data.k"), "{refused}");
+    assert!(message(&refused).contains("\"data.k\" is not a known field selector"), "{refused}");
     w.api.get(&format!("{CONFIGMAPS}?labelSelector=a%20b%20c")).await.refused(400, "BadRequest");
     w.pods_can_be_made_in("default").await;
     w.api.post(PODS, &pod("p", json!({}))).await.expect(201);

@@ -10,6 +10,7 @@ mod lists;
 mod losses;
 mod objects;
 mod watches;
+mod webhooks;
 mod workloads;
 mod world;
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use api::task::Group;
-use client::kube::Client;
+use client::{kube::Client, leader::Clock};
 use door::Door;
 use http::Request;
 use kinds::auth;
@@ -87,8 +87,9 @@ impl controllers::Authority for Ca {
     }
 }
 
-/// What the controllers of `door` are told.
+/// What the controllers of `door` are told. Their clock is of the time that passes in here.
 pub fn config(door: &Door) -> controllers::Config {
+    let origin = tokio::time::Instant::now();
     controllers::Config {
         cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
         root_ca: "the authority".into(),
@@ -96,6 +97,7 @@ pub fn config(door: &Door) -> controllers::Config {
         signing_seconds: controllers::SIGNING_SECONDS,
         reserved: controllers::Reserved::default(),
         nodes: controllers::NodeConfig::default(),
+        clock: Clock::of(move || origin.elapsed()),
         terminated_pods_max: controllers::TERMINATED_PODS_MAX,
     }
 }

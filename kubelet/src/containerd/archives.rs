@@ -1,7 +1,7 @@
 //! `agent/images/*.tar` -> images that pods can use without a registry, each archive imported once for what is in it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, Metadata},
     io,
     os::unix::fs::MetadataExt,
@@ -12,7 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Layout, import_within};
+use super::{Layout, import_within, names};
 
 /// Of one archive, which may have gigabytes.
 const IMPORT_MAX: Duration = Duration::from_secs(600);
@@ -29,42 +29,79 @@ struct Seen {
     /// Nanoseconds since 1970, as far as a u64 holds them.
     changed: u64,
     digest: String,
+    /// The names of its images; those that imported it first did not note them.
+    #[serde(default)]
+    images: Option<Vec<String>>,
 }
 
-/// Imports what is new there. What cannot be is told, and tried again at the next start: the other images are worth having.
-pub async fn import_archives(layout: &Layout, dir: &Path) {
+/// Imports what is new there, and what is not there any more. What cannot be is told, and tried again at the next start: the other images are worth having.
+///
+/// Names of the images of all archives that are there: no registry may have them, so that nobody is to remove them (k3s pins its own likewise).
+pub async fn import_archives(layout: &Layout, dir: &Path) -> BTreeSet<String> {
+    import_new(
+        &layout.root.join(IMPORTED),
+        dir,
+        async |archive| import_within(layout, archive, IMPORT_MAX).await,
+        async || names(layout).await,
+    )
+    .await
+}
+
+async fn import_new(
+    record: &Path,
+    dir: &Path,
+    import: impl AsyncFn(&Path) -> Result<String, String>,
+    names: impl AsyncFn() -> Result<BTreeSet<String>, String>,
+) -> BTreeSet<String> {
     let archives = archives_in(dir);
     if archives.is_empty() {
-        return;
+        return BTreeSet::new();
     }
-    let record = layout.root.join(IMPORTED);
-    let mut imported = read(&record);
+    let there = names().await;
+    if let Err(error) = &there {
+        tracing::warn!(error, "failed to list images; those of archives are taken to be there");
+    }
+    let is_there = |name: &String| there.as_ref().map_or(true, |there| there.contains(name));
+    let (mut imported, mut kept) = (read(record), BTreeSet::new());
     for archive in archives {
         let name = archive.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let looked = (archive.clone(), imported.get(&name).cloned());
+        let before = imported.get(&name).cloned();
+        let looked = (archive.clone(), before.clone());
         let looked = tokio::task::spawn_blocking(move || look(&looked.0, looked.1.as_ref())).await;
-        let (seen, is_new) = match looked.map_err(io::Error::other) {
+        let (mut seen, is_new) = match looked.map_err(io::Error::other) {
             Ok(Ok(looked)) => looked,
             Ok(Err(error)) | Err(error) => {
                 tracing::error!(%error, archive = %archive.display(), "failed to read an archive of images");
                 continue;
             }
         };
-        if is_new {
-            match import_within(layout, &archive, IMPORT_MAX).await {
-                Ok(()) => tracing::info!(archive = %archive.display(), "imported images"),
+        seen.images = before.and_then(|before| before.images);
+        if is_new || !seen.images.as_ref().is_some_and(|images| images.iter().all(is_there)) {
+            match import(&archive).await {
+                Ok(told) => {
+                    tracing::info!(archive = %archive.display(), "imported images");
+                    seen.images = Some(named(&told, &names().await.unwrap_or_default()));
+                }
                 Err(error) => {
                     tracing::error!(error, archive = %archive.display(), "failed to import an archive of images");
                     continue;
                 }
             }
         }
+        kept.extend(seen.images.iter().flatten().cloned());
         if imported.insert(name, seen.clone()).as_ref() != Some(&seen)
-            && let Err(error) = write(&record, &imported)
+            && let Err(error) = write(record, &imported)
         {
             tracing::warn!(%error, "failed to note which archives were imported; they will be imported again");
         }
     }
+    kept
+}
+
+/// What `ctr` told of an import -> the images that it is about. Its versions tell it in different ways, each names the images.
+fn named(told: &str, there: &BTreeSet<String>) -> Vec<String> {
+    let words: BTreeSet<&str> = told.split_whitespace().collect();
+    words.into_iter().filter(|word| there.contains(*word)).map(str::to_owned).collect()
 }
 
 fn archives_in(dir: &Path) -> Vec<PathBuf> {
@@ -85,7 +122,7 @@ fn look(archive: &Path, before: Option<&Seen>) -> io::Result<(Seen, bool)> {
     io::copy(&mut file, &mut HashWriter(&mut hasher))?;
     let digest: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     let is_new = before.is_none_or(|before| before.digest != digest);
-    Ok((Seen { size, changed, digest }, is_new))
+    Ok((Seen { size, changed, digest, images: None }, is_new))
 }
 
 struct HashWriter<'a>(&'a mut Sha256);
@@ -119,6 +156,10 @@ fn write(record: &Path, imported: &Imported) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use parking_lot::Mutex;
+
     use super::*;
 
     #[test]
@@ -150,11 +191,69 @@ mod tests {
         assert!(archives_in(&dir.path().join("none")).is_empty());
         let record = dir.path().join(IMPORTED);
         assert!(read(&record).is_empty());
-        let imported = Imported::from([("a.tar".to_owned(), Seen { size: 1, changed: 2, digest: "3".into() })]);
+        let imported =
+            Imported::from([("a.tar".to_owned(), Seen { size: 1, changed: 2, digest: "3".into(), images: Some(vec!["a:1".into()]) })]);
         write(&record, &imported).unwrap();
         assert_eq!(read(&record), imported);
         fs::write(&record, "{\"cut").unwrap();
         assert!(read(&record).is_empty());
+    }
+
+    #[test]
+    fn images_are_known_by_what_ctr_tells() {
+        let there = ["docker.io/library/a:1", "b.io/b:2", "c:3"].map(str::to_owned).into();
+        let told = "unpacking docker.io/library/a:1 (sha256:00)...done\nunpacking b.io/b:2 (sha256:11)...done\n";
+        assert_eq!(named(told, &there), ["b.io/b:2", "docker.io/library/a:1"]);
+        let told = "docker.io/library/a:1   \tsaved\t\napplication/vnd.oci.image.manifest.v1+json sha256:00\nImporting\telapsed: 0.1 s\n";
+        assert_eq!(named(told, &there), ["docker.io/library/a:1"]);
+    }
+
+    /// A runtime as far as archives go: each has the image of its name.
+    #[derive(Default)]
+    struct Store {
+        images: Mutex<BTreeSet<String>>,
+        imports: AtomicUsize,
+    }
+
+    impl Store {
+        async fn start(&self, dir: &Path) -> Vec<String> {
+            let import = async |archive: &Path| {
+                self.imports.fetch_add(1, Relaxed);
+                let image = format!("{}:1", archive.file_stem().unwrap().to_str().unwrap());
+                self.images.lock().insert(image.clone());
+                Ok(format!("unpacking {image} (sha256:00)...done"))
+            };
+            let kept = import_new(&dir.join(IMPORTED), &dir.join("images"), import, async || Ok(self.images.lock().clone())).await;
+            kept.into_iter().collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_image_of_an_archive_is_kept_and_comes_again_where_it_is_gone() {
+        let (dir, store) = (tempfile::tempdir().unwrap(), Store::default());
+        let images = dir.path().join("images");
+        fs::create_dir(&images).unwrap();
+        assert!(store.start(dir.path()).await.is_empty());
+        fs::write(images.join("a.tar"), "a").unwrap();
+        fs::write(images.join("b.tar"), "b").unwrap();
+        let mut imports = 2;
+        for round in 0..2 {
+            assert_eq!(store.start(dir.path()).await, ["a:1", "b:1"], "{round}");
+            assert_eq!(store.imports.load(Relaxed), imports, "each once");
+        }
+        // Somebody removed it.
+        store.images.lock().remove("a:1");
+        imports += 1;
+        assert_eq!(store.start(dir.path()).await, ["a:1", "b:1"]);
+        assert!(store.imports.load(Relaxed) == imports && store.images.lock().contains("a:1"));
+        // An earlier skiff noted no names.
+        let mut noted = read(&dir.path().join(IMPORTED));
+        noted.values_mut().for_each(|seen| seen.images = None);
+        write(&dir.path().join(IMPORTED), &noted).unwrap();
+        assert_eq!(store.start(dir.path()).await, ["a:1", "b:1"]);
+        assert_eq!(store.imports.load(Relaxed), imports + 2);
+        fs::remove_file(images.join("b.tar")).unwrap();
+        assert_eq!(store.start(dir.path()).await, ["a:1"], "whose archive is gone is one of many");
     }
 
     #[tokio::test]

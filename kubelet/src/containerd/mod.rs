@@ -8,6 +8,7 @@ mod state;
 mod tar;
 
 use std::{
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -166,19 +167,38 @@ async fn import_pause(layout: &Layout, runtime: &Runtime) -> Result<(), Error> {
 
 /// Imports an image archive (OCI or docker) so that pods can use it without a registry. The error is `ctr`'s own text.
 pub async fn import_image(layout: &Layout, archive: &Path) -> Result<(), String> {
-    import_within(layout, archive, START_MAX).await
+    import_within(layout, archive, START_MAX).await.map(drop)
 }
 
-async fn import_within(layout: &Layout, archive: &Path, bound: Duration) -> Result<(), String> {
-    let mut command = tokio::process::Command::from(api::programs::command("ctr"));
-    command.arg("--address").arg(layout.socket()).args(["--namespace", "k8s.io", "images", "import"]);
+/// What `ctr` told.
+async fn import_within(layout: &Layout, archive: &Path, bound: Duration) -> Result<String, String> {
+    let mut command = ctr_images(layout, "import");
     if std::fs::read_to_string(layout.config_file()).is_ok_and(|text| text.contains("snapshotter = \"native\"")) {
         command.args(["--snapshotter", "native"]);
     }
-    let output = command.arg(archive).kill_on_drop(true).output();
+    command.arg(archive);
+    told(command, bound).await
+}
+
+/// The names of all images.
+async fn names(layout: &Layout) -> Result<BTreeSet<String>, String> {
+    let mut command = ctr_images(layout, "list");
+    command.arg("--quiet");
+    Ok(told(command, START_MAX).await?.lines().map(str::to_owned).collect())
+}
+
+fn ctr_images(layout: &Layout, verb: &str) -> tokio::process::Command {
+    let mut command = tokio::process::Command::from(api::programs::command("ctr"));
+    command.arg("--address").arg(layout.socket()).args(["--namespace", "k8s.io", "images", verb]);
+    command
+}
+
+async fn told(mut command: tokio::process::Command, bound: Duration) -> Result<String, String> {
+    let output = command.kill_on_drop(true).output();
     let output = tokio::time::timeout(bound, output).await.map_err(|_| "ctr does not end".to_owned())?;
     let output = output.map_err(|error| format!("ctr: {error}"))?;
-    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
 async fn has_pause(runtime: &Runtime) -> bool {

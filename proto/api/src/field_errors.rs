@@ -87,6 +87,11 @@ impl FieldErrors {
         self.with_value(Reason::NotSupported, field, "Unsupported value", &value.into(), &detail);
     }
 
+    /// As [`FieldErrors::not_supported`], with the words for what is.
+    pub fn not_supported_as(&mut self, field: impl Into<String>, value: impl Into<Value>, detail: &str) {
+        self.with_value(Reason::NotSupported, field, "Unsupported value", &value.into(), detail);
+    }
+
     pub fn forbidden(&mut self, field: impl Into<String>, detail: &str) {
         let message = if detail.is_empty() { "Forbidden".to_owned() } else { format!("Forbidden: {detail}") };
         self.push(Reason::Forbidden, field, message);

@@ -2,7 +2,7 @@
 //!
 //! Source: apimachinery `pkg/api/errors/errors.go`.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde_json::{Map, Value, json};
 
@@ -12,7 +12,7 @@ use crate::{Gvk, field_errors::FieldErrors, names::GroupResource};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Status {
     pub code: u16,
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     pub message: String,
     pub details: Map<String, Value>,
 }
@@ -20,8 +20,8 @@ pub struct Status {
 pub type StatusResult<T> = Result<T, Status>;
 
 impl Status {
-    pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Map::new() }
+    pub fn new(code: u16, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self { code, reason: reason.into(), message: message.into(), details: Map::new() }
     }
 
     pub fn not_found(gr: &GroupResource, name: &str) -> Self {
@@ -54,11 +54,17 @@ impl Status {
 
     /// 422 with every cause. `gvk.kind` and group are what `details` names.
     pub fn invalid(gvk: &Gvk, name: &str, causes: &FieldErrors) -> Self {
-        let texts: Vec<String> = causes.0.iter().map(|c| c.text()).collect();
+        // What is found twice is told once, and stays two causes (`ErrorList.ToAggregate`).
+        let mut seen = std::collections::HashSet::new();
+        let texts: Vec<String> = causes.0.iter().map(|c| c.text()).filter(|text| seen.insert(text.clone())).collect();
         let what = if texts.len() == 1 { texts[0].clone() } else { format!("[{}]", texts.join(", ")) };
         let qualified = if gvk.group.is_empty() { gvk.kind.clone() } else { format!("{}.{}", gvk.kind, gvk.group) };
         let mut status = Self::new(422, "Invalid", format!("{qualified} {name:?} is invalid: {what}"));
-        status.detail("name", name).detail("group", gvk.group.as_str()).detail("kind", gvk.kind.as_str());
+        for (key, value) in [("name", name), ("group", &gvk.group), ("kind", &gvk.kind)] {
+            if !value.is_empty() {
+                status.detail(key, value);
+            }
+        }
         let causes: Vec<Value> =
             causes.0.iter().map(|c| json!({"reason": c.reason.word(), "message": c.message, "field": c.field})).collect();
         status.details.insert("causes".into(), Value::Array(causes));
@@ -138,9 +144,15 @@ impl Status {
     pub fn body(&self) -> Value {
         let mut body = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason,
+            "message": self.message,
         });
-        if !self.details.is_empty() {
+        if !self.reason.is_empty() {
+            body["reason"] = self.reason.as_ref().into();
+        }
+        // What upstream makes with `NewNotFound` and its like has details, be they empty.
+        let has_details =
+            matches!(self.reason.as_ref(), "Forbidden" | "NotFound" | "MethodNotAllowed" | "Invalid" | "Conflict" | "AlreadyExists");
+        if has_details || !self.details.is_empty() {
             body["details"] = Value::Object(self.details.clone());
         }
         body["code"] = self.code.into();
@@ -181,8 +193,9 @@ mod tests {
         let mut causes = FieldErrors::default();
         causes.required("spec.a", "");
         causes.required("spec.b", "");
+        causes.required("spec.a", "");
         let status = Status::invalid(&Gvk::new("", "v1", "Pod"), "x", &causes);
         assert_eq!(status.message, r#"Pod "x" is invalid: [spec.a: Required value, spec.b: Required value]"#);
-        assert_eq!(status.body()["details"]["causes"].as_array().map(Vec::len), Some(2));
+        assert_eq!(status.body()["details"]["causes"].as_array().map(Vec::len), Some(3));
     }
 }

@@ -19,7 +19,8 @@ impl Clock {
         Self(Arc::new(read))
     }
 
-    pub(super) fn now(&self) -> Time {
+    /// How long the machine has been up.
+    pub fn now(&self) -> Duration {
         (self.0)()
     }
 }

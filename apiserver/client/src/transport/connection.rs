@@ -1,24 +1,30 @@
 //! A server -> one HTTP/2 connection that many requests share.
 
 use std::{
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
 use api::task::Group;
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::{
-    body::Incoming,
+    body::{Frame, Incoming, SizeHint},
     client::conn::http2::{self, SendRequest},
     rt::Executor,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use kube::client::Body;
 use rustls::ClientConfig;
-use tokio::net::TcpStream;
+use tokio::{
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tokio_rustls::TlsConnector;
 use tower::BoxError;
 
@@ -30,6 +36,17 @@ const PING_BOUND: Duration = Duration::from_secs(4);
 /// What the server may send unasked: of one stream, and of all.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Requests on one connection, watches among them: what our servers take, and Go's by default. One more would wait for the end of another.
+pub const STREAMS_MAX: usize = 100;
+
+/// A request's place on a connection, until its answer is read or dropped.
+pub type Place = OwnedSemaphorePermit;
+
+/// The body of an answer.
+pub struct Streamed {
+    body: Incoming,
+    _place: Place,
+}
 
 #[derive(Clone)]
 pub struct Connection {
@@ -39,6 +56,7 @@ pub struct Connection {
     generation: u64,
     /// Answers in a row that were errors of the server.
     troubles: Arc<AtomicU32>,
+    places: Arc<Semaphore>,
 }
 
 impl Connection {
@@ -58,7 +76,22 @@ impl Connection {
             // How a connection ends is seen by the requests on it.
             let _ = connection.await;
         }));
-        Ok(Self { sender, server: server.clone(), generation, troubles: Arc::default() })
+        let places = Arc::new(Semaphore::new(STREAMS_MAX));
+        Ok(Self { sender, server: server.clone(), generation, troubles: Arc::default(), places })
+    }
+
+    /// To the same server: what troubles one troubles both.
+    pub fn beside(self, other: &Self) -> Self {
+        Self { troubles: other.troubles.clone(), ..self }
+    }
+
+    /// `None` where as many requests are open as it takes.
+    pub fn place(&self) -> Option<Place> {
+        self.places.clone().try_acquire_owned().ok()
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.places.available_permits() == STREAMS_MAX
     }
 
     pub fn server(&self) -> &Server {
@@ -74,16 +107,17 @@ impl Connection {
         !self.is_closed() && self.generation == generation
     }
 
-    /// Whether it is the same connection.
+    /// Whether it is the same connection, or one beside it.
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.troubles, &other.troubles)
     }
 
-    pub async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, BoxError> {
+    pub async fn send(&self, mut request: Request<Body>, place: Place) -> Result<Response<Streamed>, BoxError> {
         *request.uri_mut() = self.server.uri(request.uri())?;
         let mut sender = self.sender.clone();
         sender.ready().await?;
-        Ok(sender.send_request(request).await?)
+        let answer = sender.send_request(request).await?;
+        Ok(answer.map(|body| Streamed { body, _place: place }))
     }
 
     /// Counts an answer; how many in a row were errors of the server.
@@ -93,6 +127,23 @@ impl Connection {
         }
         self.troubles.store(0, Ordering::Relaxed);
         0
+    }
+}
+
+impl http_body::Body for Streamed {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -8,8 +8,8 @@ use std::{
     },
 };
 
-use http_body_util::{BodyExt, Full};
-use hyper::{server::conn::http2, service::service_fn};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
@@ -75,11 +75,18 @@ impl House {
                     let answer = service_fn(|request: Request<Incoming>| {
                         let token = request.headers().get(AUTHORIZATION).map_or("-", |value| value.to_str().unwrap());
                         let text = format!("{name} {} {seen} {token}", request.uri().path());
-                        let response =
-                            Response::builder().status(code.load(Ordering::Relaxed)).body(Full::<bytes::Bytes>::from(text)).unwrap();
+                        // As of a watch: it is answered, and nothing happens.
+                        let body = if request.uri().path() == "/watch" {
+                            UnsyncBoxBody::new(StreamBody::new(futures::stream::pending::<Result<_, Infallible>>()))
+                        } else {
+                            UnsyncBoxBody::new(Full::<bytes::Bytes>::from(text))
+                        };
+                        let response = Response::builder().status(code.load(Ordering::Relaxed)).body(body).unwrap();
                         std::future::ready(Ok::<_, Infallible>(response))
                     });
-                    let _ = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await;
+                    let mut builder = http2::Builder::new(TokioExecutor::new());
+                    builder.max_concurrent_streams(u32::try_from(connection::STREAMS_MAX).unwrap());
+                    let _ = builder.serve_connection(TokioIo::new(stream), answer).await;
                 });
             }
         });
@@ -143,6 +150,46 @@ async fn a_server_is_kept_while_it_is_good_and_the_next_taken_where_it_is_gone()
     let c = House::open("c").await;
     transport.set_servers(vec![a.server.clone(), c.server.clone()]);
     eventually(&transport, "c /version nobody -").await;
+}
+
+async fn watched(transport: &Transport) -> Response<Streamed> {
+    transport.clone().oneshot(Request::get("/watch").body(Body::empty()).unwrap()).await.unwrap()
+}
+
+/// A node watches each Secret of its pods by itself; its Lease is renewed all the same.
+#[tokio::test]
+async fn however_many_watches_are_open_the_next_request_is_answered() {
+    let (a, group) = (House::open("a").await, Group::new());
+    let transport = transport(&[&a], &group);
+    let connections = || a.connections.load(Ordering::Relaxed);
+    let answered = async || timeout(Duration::from_secs(10), asked(&transport)).await.expect("an answer in time").unwrap();
+    let mut watches = Vec::new();
+    for _ in 0..=2 * connection::STREAMS_MAX {
+        watches.push(timeout(Duration::from_secs(10), watched(&transport)).await.expect("an answer in time"));
+    }
+    assert_eq!(connections(), 3);
+    answered().await;
+    watches.clear();
+    answered().await;
+    assert_eq!(connections(), 3, "there is room on those there are");
+    assert_eq!(transport.connector.state.lock().await.open.len(), 2, "the first, and one to spare");
+}
+
+/// However many objects a pod names: a node opens no more connections than this.
+#[tokio::test]
+async fn a_server_is_not_flooded_with_connections() {
+    let (a, group) = (House::open("a").await, Group::new());
+    let transport = transport(&[&a], &group);
+    asked(&transport).await.unwrap();
+    let mut state = transport.connector.state.lock().await;
+    let first = state.open[0].clone();
+    state.open = vec![first.clone(); CONNECTIONS_MAX];
+    let places: Vec<Place> = std::iter::from_fn(|| first.place()).collect();
+    drop(state);
+    assert!(asked(&transport).await.unwrap_err().contains("too many requests are open"));
+    drop(places);
+    asked(&transport).await.unwrap();
+    assert_eq!(a.connections.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]

@@ -10,14 +10,20 @@ use crate::common::read;
 pub mod certificate_approval;
 pub mod certificate_signing;
 pub mod certificate_subject_restriction;
+pub mod default_class;
 pub mod default_toleration_seconds;
 pub mod limit_ranger;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
+pub mod persistent_volume_claim_resize;
+pub mod pod_security;
 pub mod priority;
+pub mod resource_quota;
 pub mod runtime_class;
 pub mod service_account;
+pub mod storage_object_in_use_protection;
 pub mod taint_nodes_by_condition;
+pub mod webhooks;
 
 /// The chain that every write passes.
 pub fn chain() -> Vec<Arc<dyn Admission>> {
@@ -27,12 +33,20 @@ pub fn chain() -> Vec<Arc<dyn Admission>> {
         Arc::new(service_account::ServiceAccount),
         Arc::new(node_restriction::NodeRestriction),
         Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
+        Arc::new(pod_security::PodSecurity),
         Arc::new(priority::Priority::default()),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Arc::new(default_class::DefaultClass::of_storage()),
+        Arc::new(storage_object_in_use_protection::StorageObjectInUseProtection),
+        Arc::new(persistent_volume_claim_resize::PersistentVolumeClaimResize),
         Arc::new(runtime_class::RuntimeClass),
         Arc::new(certificate_approval::CertificateApproval),
         Arc::new(certificate_signing::CertificateSigning),
         Arc::new(certificate_subject_restriction::CertificateSubjectRestriction),
+        Arc::new(default_class::DefaultClass::of_ingress()),
+        Arc::new(webhooks::MutatingAdmissionWebhook::default()),
+        Arc::new(webhooks::ValidatingAdmissionWebhook::default()),
+        Arc::new(resource_quota::ResourceQuota::default()),
     ]
 }
 
@@ -70,12 +84,20 @@ mod tests {
             "ServiceAccount",
             "NodeRestriction",
             "TaintNodesByCondition",
+            "PodSecurity",
             "Priority",
             "DefaultTolerationSeconds",
+            "DefaultStorageClass",
+            "StorageObjectInUseProtection",
+            "PersistentVolumeClaimResize",
             "RuntimeClass",
             "CertificateApproval",
             "CertificateSigning",
             "CertificateSubjectRestriction",
+            "DefaultIngressClass",
+            "MutatingAdmissionWebhook",
+            "ValidatingAdmissionWebhook",
+            "ResourceQuota",
         ];
         assert_eq!(names, order);
     }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::forbidden;
 use crate::{
     auth::node::{first_reference, node_name},
-    common::{Read, read},
+    common::{Read, diff, edit, read},
 };
 
 /// Labels under kubernetes.io and k8s.io that a node may set on itself (`kubelet/pkg/apis/well_known_labels.go`).
@@ -56,13 +56,40 @@ impl Admission for NodeRestriction {
                 Err(forbidden(review, &format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed")))
             }
             ("", "nodes", _) => own_node(node, review).map_err(|why| forbidden(review, &why)),
-            ("", "persistentvolumeclaims", subresource) if subresource != "status" => Err(forbidden(review, "may only update PVC status")),
+            ("", "persistentvolumeclaims", "status") => claim_status(node, review).map_err(|why| forbidden(review, &why)),
+            ("", "persistentvolumeclaims", _) => Err(forbidden(review, "may only update PVC status")),
             ("", "serviceaccounts", "token") => token(node, review),
             ("coordination.k8s.io", "leases", _) => lease(node, review).map_err(|why| forbidden(review, &why)),
             ("storage.k8s.io", "csinodes", _) => csi_node(node, review).map_err(|why| forbidden(review, &why)),
             _ => Ok(()),
         }
     }
+}
+
+/// A node says how large a volume is and how that came about, and nothing else of a claim.
+fn claim_status(node: &str, review: &Review<'_>) -> Verdict {
+    if review.ctx.operation != Operation::Update {
+        return Err(format!("unexpected operation {:?}", operation_word(review.ctx.operation)));
+    }
+    let (new, old) = (beyond_its_own(review.object.as_deref()), beyond_its_own(review.old));
+    if read::same(Some(&new), Some(&old)) {
+        return Ok(());
+    }
+    let what = "update fields other than status.quantity and status.conditions";
+    Err(format!("node {node:?} is not allowed to {what}: {}", diff::unified(&old, &new)))
+}
+
+/// A claim without what a node may write.
+fn beyond_its_own(claim: Option<&Value>) -> Value {
+    let mut claim = claim.cloned().unwrap_or(Value::Null);
+    if let Some(metadata) = edit::child(&mut claim, "metadata") {
+        ["resourceVersion", "managedFields"].iter().for_each(|field| edit::remove(metadata, field));
+    }
+    if let Some(status) = edit::child(&mut claim, "status") {
+        let own = ["capacity", "conditions", "allocatedResourceStatuses", "allocatedResources"];
+        own.iter().for_each(|field| edit::remove(status, field));
+    }
+    claim
 }
 
 fn pod(node: &str, review: &Review<'_>) -> Result<(), Status> {
@@ -390,5 +417,15 @@ mod tests {
         assert!(audience(Some(&json!({"audiences": ["vault"]})), &pod, "u").is_ok());
         assert!(audience(Some(&json!({"audiences": ["other"]})), &pod, "u").is_err());
         assert!(audience(Some(&json!({})), &pod, "u").is_err());
+    }
+
+    #[test]
+    fn of_a_claim_a_node_writes_its_size_alone() {
+        let claim = |status: Value, label: &str| json!({"metadata": {"labels": {"a": label}, "resourceVersion": "1"}, "status": status});
+        let old = beyond_its_own(Some(&claim(json!({"phase": "Bound"}), "x")));
+        let grown = claim(json!({"phase": "Bound", "capacity": {"storage": "2Gi"}, "conditions": []}), "x");
+        assert_eq!(beyond_its_own(Some(&grown)), old);
+        assert_ne!(beyond_its_own(Some(&claim(json!({"phase": "Lost"}), "x"))), old);
+        assert_ne!(beyond_its_own(Some(&claim(json!({"phase": "Bound"}), "y"))), old);
     }
 }

@@ -18,7 +18,9 @@ use super::{
     ruleset::RuleSet,
 };
 use crate::{
+    apiservice,
     common::{Read, read},
+    flow,
     priorityclass::system_classes,
 };
 
@@ -38,6 +40,8 @@ pub async fn bootstrap(engine: &Arc<Engine>) -> Result<(), Status> {
     let classes = GroupResource::new("scheduling.k8s.io", "priorityclasses");
     let classes = system_classes().into_iter().map(|class| make(engine, classes.clone(), class));
     stream::iter(classes).buffer_unordered(PARALLEL).try_collect::<()>().await?;
+    let system = system_user();
+    futures::try_join!(flow::keep::ensure(engine, &system), apiservice::register::register(engine, &system))?;
     stream::iter(wanted().into_iter().map(|w| reconcile(engine, w))).buffer_unordered(PARALLEL).try_collect::<()>().await
 }
 

@@ -5,6 +5,7 @@
 mod references;
 #[cfg(test)]
 mod scale;
+mod volumes;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -19,10 +20,12 @@ use serde_json::Value;
 use super::ruleset::RuleSet;
 use crate::common::read;
 use references::Pod;
+use volumes::Volumes;
 
 /// The Node authorizer: speaks for users `system:node:<name>` of the group `system:nodes` only.
 pub struct NodeAuthorizer {
     graph: Arc<RwLock<Graph>>,
+    volumes: Arc<RwLock<Volumes>>,
     /// What every node may do besides: the role `system:node`.
     rules: RuleSet,
 }
@@ -68,7 +71,7 @@ impl Default for NodeAuthorizer {
     fn default() -> Self {
         let wanted = super::policy::wanted();
         let role = wanted.iter().find(|w| w.resource == "clusterroles" && read::name(&w.object) == "system:node");
-        Self { graph: Arc::default(), rules: role.map(|w| RuleSet::of_role(&w.object)).unwrap_or_default() }
+        Self { graph: Arc::default(), volumes: Arc::default(), rules: role.map(|w| RuleSet::of_role(&w.object)).unwrap_or_default() }
     }
 }
 
@@ -112,6 +115,7 @@ impl Authorizer for NodeAuthorizer {
             (None, None) => {}
         };
         engine.on_change(&GroupResource::new("", "pods"), Arc::new(on));
+        Volumes::follow(&self.volumes, engine);
     }
 }
 
@@ -126,8 +130,12 @@ impl NodeAuthorizer {
                 _ => no("can only get/update/patch this type"),
             },
             ("", "persistentvolumeclaims") => self.get_one(node, What::Claim, a),
-            // No graph leads to these yet, as their kinds are not served.
-            ("", "persistentvolumes") | ("storage.k8s.io", "volumeattachments") | ("resource.k8s.io", "resourceclaims") => unrelated(node),
+            ("", "persistentvolumes") => self.get_of_cluster(node, a, |this| this.may_read_volume(node, a.name)),
+            ("storage.k8s.io", "volumeattachments") => {
+                self.get_of_cluster(node, a, |this| this.volumes.read().is_attached_to(a.name, node))
+            }
+            // No graph leads to these yet, as their kind is not served.
+            ("resource.k8s.io", "resourceclaims") => unrelated(node),
             ("", "serviceaccounts") => self.service_account(node, a),
             ("", "nodes") => own_node(node, a),
             ("", "pods") => self.pod(node, a),
@@ -152,6 +160,27 @@ impl NodeAuthorizer {
             () if !a.subresource.is_empty() => no("cannot get subresource"),
             () => self.related(node, what, a),
         }
+    }
+
+    /// As [`Self::get_one`], of a kind without namespaces.
+    fn get_of_cluster(&self, node: &str, a: &Attributes<'_>, is_related: impl FnOnce(&Self) -> bool) -> Decision {
+        match () {
+            () if a.verb != "get" => no("can only get individual resources of this type"),
+            () if !a.subresource.is_empty() => no("cannot get subresource"),
+            () if a.name.is_empty() => no("No Object name found"),
+            () if is_related(self) => yes(),
+            () => unrelated(node),
+        }
+    }
+
+    /// A volume that is meant for a claim of one of the node's pods.
+    fn may_read_volume(&self, node: &str, volume: &str) -> bool {
+        self.volumes.read().claim(volume).is_some_and(|claim| self.uses(node, claim))
+    }
+
+    fn uses(&self, node: &str, claim: &Key) -> bool {
+        let thing = Thing { kind: What::Claim, namespace: claim.namespace.clone(), name: claim.name.clone() };
+        self.graph.read().knows(node, &thing)
     }
 
     fn service_account(&self, node: &str, a: &Attributes<'_>) -> Decision {
@@ -181,7 +210,10 @@ impl NodeAuthorizer {
             return no("No Object name found");
         }
         let thing = Thing { kind, namespace: a.namespace.to_owned(), name: a.name.to_owned() };
-        if self.graph.read().knows(node, &thing) { yes() } else { unrelated(node) }
+        let through_volume = || {
+            kind == What::Secret && self.volumes.read().claims_of_secret(&Key::new(a.namespace, a.name)).any(|claim| self.uses(node, claim))
+        };
+        if self.graph.read().knows(node, &thing) || through_volume() { yes() } else { unrelated(node) }
     }
 }
 
@@ -437,6 +469,26 @@ mod tests {
         for ((verb, what, namespace, name), why) in cases {
             assert_eq!(house.authorize(&ask(&of_node("n1"), verb, what, namespace, name)), no(why), "{verb} {what} {name}");
         }
+    }
+
+    #[test]
+    fn volumes_of_its_pods_claims_are_its_to_read() {
+        let house = house();
+        let claimed = |claim: &str| {
+            let secret = json!({"namespace": "s", "name": "stage"});
+            json!({"spec": {"claimRef": {"namespace": "a", "name": claim}, "csi": {"nodeStageSecretRef": secret}}})
+        };
+        let asked = |verb, what, namespace, name| house.authorize(&ask(&of_node("n1"), verb, what, namespace, name));
+        let may = |what, namespace, name| asked("get", what, namespace, name) == yes();
+        house.volumes.write().put("other", &claimed("none"));
+        assert!(!may("persistentvolumes", "", "other") && !may("secrets", "s", "stage"));
+        house.volumes.write().put("pv", &claimed("data"));
+        assert!(may("persistentvolumes", "", "pv") && may("secrets", "s", "stage") && !may("persistentvolumes", "", "other"));
+        house.volumes.write().attach("va", &json!({"spec": {"nodeName": "n1"}}));
+        assert!(may("storage.k8s.io:volumeattachments", "", "va") && !may("storage.k8s.io:volumeattachments", "", "vb"));
+        assert_eq!(asked("list", "persistentvolumes", "", ""), no("can only get individual resources of this type"));
+        house.volumes.write().remove("pv");
+        assert!(!may("persistentvolumes", "", "pv") && !may("secrets", "s", "stage"));
     }
 
     #[test]

@@ -75,3 +75,12 @@ pub fn carry_as(object: &mut Value, name: &str, value: Option<&Value>) {
         None => remove(object, name),
     }
 }
+
+/// `ResetObjectMetaForStatus`: who writes a status changes no metadata.
+pub fn keep_metadata(new: &mut Value, old: &Value) {
+    if let (Some(metadata), Some(before)) = (child(new, "metadata"), old.get("metadata")) {
+        for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+            carry(metadata, before, field);
+        }
+    }
+}

@@ -5,8 +5,10 @@
 use api::selector::{is_dns_label, is_dns_subdomain, is_label_value};
 
 const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
+const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 const SUBDOMAIN_UNDERSCORE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*')";
+const WILDCARD: &str = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', regex used for validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 const QUALIFIED: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 const ENV_NAME: &str = "a valid environment variable name must consist only of printable ASCII characters other than '='";
 const CONFIG_KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
@@ -20,6 +22,15 @@ pub fn dns_label(value: &str) -> Vec<String> {
         return errors;
     }
     errors.push(if is_dns_subdomain_unbounded(value) { "must not contain dots".into() } else { LABEL.into() });
+    errors
+}
+
+/// `IsDNS1035Label`
+pub fn dns_1035_label(value: &str) -> Vec<String> {
+    let mut errors = too_long(value, 63);
+    if !(is_dns_part(value) && value.starts_with(|c: char| c.is_ascii_lowercase())) {
+        errors.push(LABEL_1035.into());
+    }
     errors
 }
 
@@ -46,6 +57,15 @@ pub fn dns_subdomain_with_underscore(value: &str) -> Vec<String> {
     let plain = value.split('.').map(|part| part.strip_prefix('_').unwrap_or(part).replace('_', "-")).collect::<Vec<_>>().join(".");
     if !is_dns_subdomain_unbounded(&plain) {
         errors.push(SUBDOMAIN_UNDERSCORE.into());
+    }
+    errors
+}
+
+/// `IsWildcardDNS1123Subdomain`
+pub fn wildcard_subdomain(value: &str) -> Vec<String> {
+    let mut errors = too_long(value, 253);
+    if !value.strip_prefix("*.").is_some_and(is_dns_subdomain_unbounded) {
+        errors.push(WILDCARD.into());
     }
     errors
 }
@@ -202,11 +222,15 @@ mod tests {
     #[test]
     fn each_rule_says_what_is_wrong() {
         let long = "a".repeat(64);
-        let cases: [(Vec<String>, &[&str]); 13] = [
+        let cases: [(Vec<String>, &[&str]); 17] = [
             (dns_label("web"), &[]),
             (dns_label("a.b"), &["must not contain dots"]),
             (dns_label("A"), &[LABEL]),
             (dns_label(&long), &["must be no more than 63 characters"]),
+            (dns_1035_label("v1"), &[]),
+            (dns_1035_label("1v"), &[LABEL_1035]),
+            (wildcard_subdomain("*.a.b"), &[]),
+            (wildcard_subdomain("a.*.b"), &[WILDCARD]),
             (port_name("http"), &[]),
             (port_name("80"), &["must contain at least one letter (a-z)"]),
             (port_name("a--b"), &["must not contain consecutive hyphens"]),

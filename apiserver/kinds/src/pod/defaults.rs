@@ -3,10 +3,13 @@
 use podspec::Side;
 use serde_json::{Map, Value, json};
 
-use crate::common::{
-    Read,
-    edit::{child, default_number, default_text, default_to, each, make_child, remove, set},
-    resources::{canonical_field, canonical_list},
+use crate::{
+    common::{
+        Read,
+        edit::{child, default_number, default_text, default_to, each, make_child, remove, set},
+        resources::{canonical_field, canonical_list},
+    },
+    persistentvolumeclaim,
 };
 
 const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
@@ -122,7 +125,11 @@ fn volume(volume: &mut Value) {
     child(volume, "downwardAPI").into_iter().for_each(downward_items);
     child(volume, "projected").into_iter().flat_map(|p| each(p, "sources")).for_each(projection);
     child(volume, "image").into_iter().for_each(image_volume);
-    child(volume, "ephemeral").and_then(|e| child(e, "volumeClaimTemplate")).and_then(|t| child(t, "spec")).into_iter().for_each(claim);
+    child(volume, "ephemeral")
+        .and_then(|e| child(e, "volumeClaimTemplate"))
+        .and_then(|t| child(t, "spec"))
+        .into_iter()
+        .for_each(persistentvolumeclaim::default_spec);
     remote_volume(volume);
 }
 
@@ -143,16 +150,8 @@ fn image_volume(image: &mut Value) {
     default_text(image, "pullPolicy", policy);
 }
 
-fn claim(spec: &mut Value) {
-    default_to(spec, "volumeMode", "Filesystem");
-    if let Some(resources) = make_child(spec, "resources") {
-        canonical_list(resources, "limits");
-        canonical_list(resources, "requests");
-    }
-}
-
 /// Volume types that no kubelet of ours mounts: their defaults all the same, so that the object reads as upstream's.
-fn remote_volume(volume: &mut Value) {
+pub fn remote_volume(volume: &mut Value) {
     let texts: [(&str, &[(&str, &str)]); 3] = [
         ("iscsi", &[("iscsiInterface", "default")]),
         ("rbd", &[("pool", "rbd"), ("user", "admin"), ("keyring", "/etc/ceph/keyring")]),

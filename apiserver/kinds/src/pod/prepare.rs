@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::defaults::service_account_alias;
 use crate::common::{
     Read,
-    edit::{carry, child, default_to, each, make_child, set},
+    edit::{carry, carry_as, child, default_to, each, make_child, set},
 };
 
 /// `PrepareForCreate`: the status begins afresh, label keys become part of their selectors.
@@ -45,6 +45,45 @@ pub fn status(new: &mut Value, old: &Value) {
     }
     one_and_many(status, "podIP", "podIPs");
     one_and_many(status, "hostIP", "hostIPs");
+}
+
+/// `dropNonEphemeralContainerUpdates`: all but the ephemeral containers stays as it was.
+pub fn ephemeral_containers(new: &mut Value, old: &Value) {
+    let added = new.at("spec").at("ephemeralContainers").cloned();
+    keep(new, old);
+    child(new, "spec").into_iter().for_each(|spec| carry_as(spec, "ephemeralContainers", added.as_ref()));
+}
+
+/// `dropNonResizeUpdates`: all but resources and resize policies stays as it was; containers that do not match are left for validation to name.
+pub fn resize(new: &mut Value, old: &Value) {
+    const LISTS: [&str; 2] = ["containers", "initContainers"];
+    let (spec, before) = (new.at("spec").cloned().unwrap_or(Value::Null), old.at("spec"));
+    if LISTS.iter().any(|list| spec.list(list).len() != before.list(list).len()) {
+        return;
+    }
+    keep(new, old);
+    let Some(kept) = child(new, "spec") else { return };
+    carry(kept, &spec, "resources");
+    for list in LISTS {
+        let same_names = spec.list(list).iter().zip(before.list(list)).all(|(new, old)| new.text("name") == old.text("name"));
+        if !same_names {
+            carry(kept, &spec, list);
+            continue;
+        }
+        for (container, wanted) in each(kept, list).zip(spec.list(list)) {
+            ["resources", "resizePolicy"].into_iter().for_each(|field| carry(container, wanted, field));
+        }
+    }
+}
+
+/// Gives a pod the spec and status of before, and the metadata that a status may not change either (`ResetObjectMetaForStatus`).
+fn keep(new: &mut Value, old: &Value) {
+    ["spec", "status"].into_iter().for_each(|part| carry(new, old, part));
+    if let (Some(metadata), Some(before)) = (child(new, "metadata"), old.get("metadata")) {
+        for field in ["deletionTimestamp", "labels", "annotations", "finalizers", "ownerReferences"] {
+            carry(metadata, before, field);
+        }
+    }
 }
 
 /// Sets a pod condition; its transition time moves only where its status changes (`UpdatePodCondition`).
@@ -140,6 +179,22 @@ mod tests {
         status(&mut new, &old);
         assert_eq!(new["metadata"], json!({"ownerReferences": [1]}));
         assert_eq!(new["status"], json!({"podIP": "10.0.0.1", "qosClass": "Burstable", "podIPs": [{"ip": "10.0.0.1"}]}));
+    }
+
+    #[test]
+    fn only_the_part_of_the_subresource_is_taken() {
+        let old = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "1"}]}, "status": {"phase": "Running"}});
+        let mut new = json!({"metadata": {"labels": {}}, "spec": {"nodeName": "m", "ephemeralContainers": [{"name": "d"}],
+            "containers": [{"name": "c", "image": "2", "resources": {"limits": {"cpu": "1"}}}]}, "status": {}});
+        let mut debugged = new.clone();
+        ephemeral_containers(&mut debugged, &old);
+        let mut wanted = old.clone();
+        wanted["spec"]["ephemeralContainers"] = json!([{"name": "d"}]);
+        assert_eq!(debugged, wanted);
+        resize(&mut new, &old);
+        let mut wanted = old.clone();
+        wanted["spec"]["containers"][0]["resources"] = json!({"limits": {"cpu": "1"}});
+        assert_eq!(new, wanted);
     }
 
     #[test]

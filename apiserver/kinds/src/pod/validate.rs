@@ -6,17 +6,19 @@ use api::{annotations::CONFIG_MIRROR, field_errors::FieldErrors};
 use serde_json::Value;
 
 use crate::{
-    common::{Path, Read, name_rules, not_supported, one_of, read, selector, well_formed},
+    common::{Path, Read, name_rules, no_backsteps, not_supported, one_of, read, require, selector, well_formed},
     net,
 };
 
 mod affinity;
 mod containers;
 mod env;
+pub mod ephemeral;
 mod mounts;
 mod ports;
 mod probes;
 mod projected;
+pub mod resize;
 mod resources;
 mod scheduling;
 mod security;
@@ -25,6 +27,7 @@ pub mod update;
 mod volume_files;
 mod volumes;
 
+pub use affinity::node_selector;
 pub use resources::limits;
 pub use scheduling::tolerations;
 
@@ -48,19 +51,27 @@ struct Whole<'v> {
     claims: HashSet<&'v str>,
 }
 
-/// `validatePodMetadataAndSpec` and `ValidatePodCreate`, but for the metadata that all kinds have.
+/// `validatePodMetadataAndSpec`, but for the metadata that all kinds have.
 pub fn pod(pod: &Value, causes: &mut FieldErrors) {
     let found = pod.get("spec").unwrap_or(&Value::Null);
     annotations(pod.at("metadata").at("annotations"), found, causes);
     let path = Path::new("spec");
     spec(found, Owner::Pod, path, causes);
+    if !read::name(pod).is_empty() {
+        volumes::claim_names(read::name(pod), found.list("volumes"), path.field("volumes"), causes);
+    }
     if found.text("serviceAccountName").is_empty() {
         projected::tokens_need_account(found, path.field("volumes"), causes);
     }
-    if !found.list("ephemeralContainers").is_empty() {
+}
+
+/// `ValidatePodCreate`: what holds of new pods alone.
+pub fn create(pod: &Value, causes: &mut FieldErrors) {
+    let (spec, path) = (pod.at("spec"), Path::new("spec"));
+    if !spec.list("ephemeralContainers").is_empty() {
         causes.forbidden(path.field("ephemeralContainers"), "cannot be set on create");
     }
-    if !found.text("nodeName").is_empty() && !found.list("schedulingGates").is_empty() {
+    if !spec.text("nodeName").is_empty() && !spec.list("schedulingGates").is_empty() {
         causes.forbidden(path.field("nodeName"), "cannot be set until all schedulingGates have been cleared");
     }
 }
@@ -75,6 +86,7 @@ pub fn spec(spec: &Value, owner: Owner, path: Path<'_>, causes: &mut FieldErrors
     let whole = Whole { owner, spec, volumes, claims };
     containers::regular(&whole, path.field("containers"), causes);
     containers::init(&whole, path.field("initContainers"), causes);
+    ephemeral::all(&whole, path.field("ephemeralContainers"), causes);
     resources::pod_level(&whole, path.field("resources"), causes);
     host_network_ports(&whole, path.field("containers"), causes);
     one_of(spec.text("restartPolicy"), &["Always", "OnFailure", "Never"], path.field("restartPolicy"), causes);
@@ -301,12 +313,6 @@ fn descending_path(target: &str, path: Path<'_>, causes: &mut FieldErrors) {
     no_backsteps(target, path, causes);
 }
 
-fn no_backsteps(target: &str, path: Path<'_>, causes: &mut FieldErrors) {
-    if has_backsteps(target) {
-        causes.invalid(path, target, "must not contain '..'");
-    }
-}
-
 fn has_backsteps(target: &str) -> bool {
     target.split('/').any(|part| part == "..")
 }
@@ -316,15 +322,6 @@ fn file_mode(object: &Value, field: &str, path: Path<'_>, causes: &mut FieldErro
     if let Some(mode) = object.int(field).filter(|m| !(0..=0o777).contains(m)) {
         causes.invalid(path.field(field), mode, "must be a number between 0 and 0777 (octal), both inclusive");
     }
-}
-
-/// Requires a text field, and says whether it is there.
-fn require(object: &Value, field: &str, path: Path<'_>, causes: &mut FieldErrors) -> bool {
-    let there = object.at(field).is_some_and(|v| !read::is_nothing(field, v));
-    if !there {
-        causes.required(path.field(field), "");
-    }
-    there
 }
 
 #[cfg(test)]

@@ -4,7 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
-use crate::common::{Path, Read, resources::quantity};
+use crate::{
+    common::{Path, Read, resources::quantity},
+    persistentvolumeclaim,
+};
 
 /// More warnings than these do not fit into the headers that carry them, however short they are.
 const SHOWN_MAX: usize = 4096;
@@ -74,6 +77,18 @@ pub fn deprecated_node_label(key: &str) -> Option<&'static str> {
     NODE_LABELS.iter().find(|(known, _)| *known == key).map(|(_, text)| *text)
 }
 
+/// `GetWarningsForNodeSelectorTerm` of each term: labels of old.
+pub fn node_selector(selector: &Value, path: Path<'_>) -> Vec<String> {
+    let list = path.field("nodeSelectorTerms");
+    let told = |(i, term): (usize, &Value)| {
+        let keys = term.list("matchExpressions").iter().map(|e| e.text("key")).enumerate();
+        let old = keys.filter_map(|(j, key)| Some((j, key, deprecated_node_label(key)?)));
+        old.map(|(j, key, text)| format!("{}: {key} is {text}", list.index(i).field("matchExpressions").index(j).field("key")))
+            .collect::<Vec<_>>()
+    };
+    selector.list("nodeSelectorTerms").iter().enumerate().flat_map(told).collect()
+}
+
 fn placement(spec: Option<&Value>, path: Path<'_>, out: &mut Vec<String>) {
     for (key, _) in spec.entries("nodeSelector") {
         if let Some(text) = deprecated_node_label(key) {
@@ -116,6 +131,11 @@ fn volumes(spec: Option<&Value>, path: Path<'_>, out: &mut Vec<String>) {
         for (name, text) in VOLUMES.iter().filter(|(name, _)| volume.at(name).is_some()) {
             out.push(format!("{}: {text}", path.index(i).field(name)));
         }
+        let template = path.index(i);
+        let template = template.field("ephemeral");
+        let template = template.field("volumeClaimTemplate");
+        let spec = volume.at("ephemeral").at("volumeClaimTemplate").at("spec");
+        out.extend(persistentvolumeclaim::spec_warnings(spec, template.field("spec")));
     }
 }
 

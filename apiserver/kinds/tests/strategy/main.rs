@@ -3,11 +3,14 @@
 mod admission;
 mod auth;
 mod budgets;
+mod classes;
 mod documents;
 mod door;
 mod fields;
 mod looks;
+mod own;
 mod pods;
+mod protobuf;
 mod rights;
 mod robust;
 mod room;

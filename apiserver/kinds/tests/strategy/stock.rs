@@ -189,10 +189,12 @@ pub fn root(kind: &Kind) -> String {
     if kind.group.is_empty() { format!("/api/{}", kind.version) } else { format!("/apis/{}/{}", kind.group, kind.version) }
 }
 
-/// What an object of a resource is called that is to be called `name`: an address, where names are addresses.
+/// What an object of a resource is called that is to be called `name`: an address, where names are addresses, a group version, where they are those.
 pub fn named(plural: &str, name: &str) -> String {
-    if plural != "ipaddresses" {
-        return name.to_owned();
+    match plural {
+        "apiservices" => return format!("v1.{name}.example"),
+        "ipaddresses" => {}
+        _ => return name.to_owned(),
     }
     let number = name.bytes().fold(0_u32, |number, byte| number.wrapping_mul(31).wrapping_add(u32::from(byte)));
     std::net::Ipv4Addr::from(10 << 24 | number & 0x00ff_ffff).to_string()
@@ -207,6 +209,7 @@ pub fn body(kind: &Kind, namespace: &str, name: &str) -> Value {
     let pod = json!({"containers": [{"name": "c", "image": "example.test/c:1"}]});
     let template = json!({"metadata": {"labels": labels}, "spec": pod});
     let workload = json!({"replicas": 1, "selector": {"matchLabels": labels}, "template": template});
+    let called = named(&kind.plural, name);
     let more = match kind.plural.as_ref() {
         "pods" => json!({"spec": pod}),
         "replicationcontrollers" => json!({"spec": {"replicas": 1, "selector": labels, "template": template}}),
@@ -219,6 +222,28 @@ pub fn body(kind: &Kind, namespace: &str, name: &str) -> Value {
         "podtemplates" => json!({"template": template}),
         "controllerrevisions" => json!({"revision": 1, "data": {"spec": {}}}),
         "ingressclasses" => json!({"spec": {"controller": "x.example/y"}}),
+        "ingresses" => json!({"spec": {"defaultBackend": {"service": {"name": "x", "port": {"number": 80}}}}}),
+        "networkpolicies" => json!({"spec": {"podSelector": {}}}),
+        "persistentvolumes" => {
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1"}, "hostPath": {"path": "/x"}}})
+        }
+        "persistentvolumeclaims" => json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1"}}}}),
+        "flowschemas" => json!({"spec": {"priorityLevelConfiguration": {"name": "x"}}}),
+        "prioritylevelconfigurations" => json!({"spec": {"type": "Limited", "limited": {"limitResponse": {"type": "Reject"}}}}),
+        "validatingadmissionpolicies" => json!({"spec": {"matchConstraints": matched(), "validations": [{"expression": "true"}]}}),
+        "mutatingadmissionpolicies" => json!({"spec": {
+            "matchConstraints": matched(), "reinvocationPolicy": "Never",
+            "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "[]"}}],
+        }}),
+        "validatingadmissionpolicybindings" => json!({"spec": {"policyName": "none", "validationActions": ["Audit"]}}),
+        "mutatingadmissionpolicybindings" => json!({"spec": {"policyName": "none"}}),
+        "apiservices" => {
+            let (version, group) = called.split_once('.').unwrap_or(("v1", "x.example"));
+            json!({"spec": {"version": version, "group": group, "groupPriorityMinimum": 1, "versionPriority": 1,
+                "service": {"namespace": "x", "name": "x"}}})
+        }
+        "volumeattachments" => json!({"spec": {"attacher": "x.example", "nodeName": "n", "source": {"persistentVolumeName": "x"}}}),
+        "volumeattributesclasses" => json!({"driverName": "x.example", "parameters": {"a": "b"}}),
         "storageclasses" => json!({"provisioner": "x.example/y"}),
         "csistoragecapacities" => json!({"storageClassName": "x"}),
         "runtimeclasses" => json!({"handler": "x"}),
@@ -238,8 +263,7 @@ pub fn body(kind: &Kind, namespace: &str, name: &str) -> Value {
         "selfsubjectrulesreviews" => json!({"spec": {"namespace": namespace}}),
         _ => json!({}),
     };
-    let name = named(&kind.plural, name);
-    let mut object = json!({"apiVersion": kind.api_version(), "kind": kind.kind, "metadata": {"name": name}});
+    let mut object = json!({"apiVersion": kind.api_version(), "kind": kind.kind, "metadata": {"name": called}});
     if kind.scope == Scope::Namespaced && !namespace.is_empty() {
         object["metadata"]["namespace"] = namespace.into();
     }
@@ -247,6 +271,11 @@ pub fn body(kind: &Kind, namespace: &str, name: &str) -> Value {
         object[field.as_str()] = value.clone();
     }
     object
+}
+
+/// What a policy of admission is about: nothing that there is.
+fn matched() -> Value {
+    json!({"resourceRules": [{"operations": ["CREATE"], "apiGroups": ["x.example"], "apiVersions": ["v1"], "resources": ["things"]}]})
 }
 
 /// A body for a subresource: what it takes, or the object itself.

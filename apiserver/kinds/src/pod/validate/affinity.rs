@@ -30,14 +30,7 @@ pub fn validate(affinity: Option<&Value>, path: Path<'_>, causes: &mut FieldErro
 
 fn node_affinity(node: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     if let Some(required) = node.at(REQUIRED) {
-        let at = path.field(REQUIRED);
-        let (terms, list) = (required.list("nodeSelectorTerms"), at.field("nodeSelectorTerms"));
-        if terms.is_empty() {
-            causes.required(list, "must have at least one node selector term");
-        }
-        for (i, term) in terms.iter().enumerate() {
-            node_term(term, Values::Checked, list.index(i), causes);
-        }
+        node_selector(required, path.field(REQUIRED), causes);
     }
     let list = path.field(PREFERRED);
     for (i, term) in node.list(PREFERRED).iter().enumerate() {
@@ -46,6 +39,17 @@ fn node_affinity(node: &Value, path: Path<'_>, causes: &mut FieldErrors) {
         if let Some(preference) = term.at("preference") {
             node_term(preference, Values::Unchecked, at.field("preference"), causes);
         }
+    }
+}
+
+/// `ValidateNodeSelector`
+pub fn node_selector(selector: &Value, path: Path<'_>, causes: &mut FieldErrors) {
+    let (terms, list) = (selector.list("nodeSelectorTerms"), path.field("nodeSelectorTerms"));
+    if terms.is_empty() {
+        causes.required(list, "must have at least one node selector term");
+    }
+    for (i, term) in terms.iter().enumerate() {
+        node_term(term, Values::Checked, list.index(i), causes);
     }
 }
 

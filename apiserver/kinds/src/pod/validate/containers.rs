@@ -62,7 +62,7 @@ fn not_for_init(container: &Value, path: Path<'_>, causes: &mut FieldErrors) {
 }
 
 /// `validateContainerCommon`, and what pods alone must keep.
-fn common(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
+pub(super) fn common(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     label(container.text("name"), path.field("name"), causes);
     let image = container.text("image");
     if image.is_empty() {

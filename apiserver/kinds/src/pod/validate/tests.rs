@@ -36,6 +36,7 @@ fn with(pointer: &str, value: Value) -> Vec<String> {
     }
     let mut causes = FieldErrors::default();
     super::pod(&pod, &mut causes);
+    super::create(&pod, &mut causes);
     causes.0.iter().map(|c| c.text()).collect()
 }
 
@@ -89,7 +90,11 @@ fn container_faults() {
             json!("Sometimes"),
             &["spec.containers[0].restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"Never\", \"OnFailure\""],
         ),
-        ("/spec/ephemeralContainers", json!([{"name": "e"}]), &["spec.ephemeralContainers: Forbidden: cannot be set on create"]),
+        (
+            "/spec/ephemeralContainers",
+            json!([{"name": "e", "image": "x:1", "terminationMessagePolicy": "File", "imagePullPolicy": "Always"}]),
+            &["spec.ephemeralContainers: Forbidden: cannot be set on create"],
+        ),
     ]);
 }
 

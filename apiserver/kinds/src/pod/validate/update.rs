@@ -7,12 +7,10 @@ use serde_json::{Value, json};
 
 use super::scheduling;
 use crate::common::{
-    Path, Read,
+    Path, Read, diff,
     edit::{carry, each},
     read::same,
 };
-
-mod diff;
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 

@@ -5,44 +5,46 @@ use std::collections::HashMap;
 use api::field_errors::FieldErrors;
 use serde_json::Value;
 
-use super::{Owner, descending_path, file_mode, label, no_backsteps, projected, require, volume_files};
-use crate::common::{Path, Read, not_supported, one_of, resources::quantity};
+use super::{Owner, descending_path, file_mode, label, projected, require, volume_files};
+use crate::{
+    common::{Path, Read, name_rules, one_of, resources::quantity, well_formed},
+    persistentvolumeclaim,
+    volumesources::{self, Of, iscsi},
+};
 
-/// Every volume type, in upstream's order of checks, with the fields it must have.
-const TYPES: &[(&str, &[&str])] = &[
-    ("emptyDir", &[]),
-    ("hostPath", &["path"]),
-    ("gitRepo", &["repository"]),
-    ("gcePersistentDisk", &["pdName"]),
-    ("awsElasticBlockStore", &["volumeID"]),
-    ("secret", &["secretName"]),
-    ("nfs", &["server", "path"]),
-    ("iscsi", &["targetPortal", "iqn"]),
-    ("glusterfs", &["endpoints", "path"]),
-    ("flocker", &[]),
-    ("persistentVolumeClaim", &["claimName"]),
-    ("rbd", &["monitors", "image"]),
-    ("cinder", &["volumeID"]),
-    ("cephfs", &["monitors"]),
-    ("quobyte", &["registry", "volume"]),
-    ("downwardAPI", &[]),
-    ("fc", &[]),
-    ("flexVolume", &["driver"]),
-    ("configMap", &["name"]),
-    ("azureFile", &["secretName", "shareName"]),
-    ("vsphereVolume", &["volumePath"]),
-    ("azureDisk", &["diskName", "diskURI"]),
-    ("storageos", &["volumeName"]),
-    ("photonPersistentDisk", &["pdID"]),
-    ("projected", &[]),
-    ("portworxVolume", &["volumeID"]),
-    ("scaleIO", &["gateway", "system", "volumeName"]),
-    ("csi", &["driver"]),
-    ("ephemeral", &["volumeClaimTemplate"]),
-    ("image", &[]),
+/// Every volume type, in upstream's order of checks.
+const TYPES: &[&str] = &[
+    "emptyDir",
+    "hostPath",
+    "gitRepo",
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "secret",
+    "nfs",
+    "iscsi",
+    "glusterfs",
+    "flocker",
+    "persistentVolumeClaim",
+    "rbd",
+    "cinder",
+    "cephfs",
+    "quobyte",
+    "downwardAPI",
+    "fc",
+    "flexVolume",
+    "configMap",
+    "azureFile",
+    "vsphereVolume",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "azureDisk",
+    "storageos",
+    "projected",
+    "scaleIO",
+    "csi",
+    "ephemeral",
+    "image",
 ];
-
-const HOST_PATH_TYPES: &[&str] = &["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
 
 /// `ValidateVolumes`
 pub fn all<'v>(volumes: &'v [Value], owner: Owner, path: Path<'_>, causes: &mut FieldErrors) -> HashMap<&'v str, &'v Value> {
@@ -64,33 +66,37 @@ pub fn all<'v>(volumes: &'v [Value], owner: Owner, path: Path<'_>, causes: &mut 
 
 /// `validateVolumeSource`
 fn source(volume: &Value, owner: Owner, path: Path<'_>, causes: &mut FieldErrors) {
-    let mut found = TYPES.iter().filter_map(|(name, fields)| Some((*name, *fields, volume.at(name)?)));
-    let Some((name, fields, source)) = found.next() else {
+    let mut found = TYPES.iter().filter_map(|name| Some((*name, volume.at(name)?)));
+    let Some((name, source)) = found.next() else {
         return causes.required(path, "must specify a volume type");
     };
-    let at = path.field(name);
-    for field in fields {
-        require(source, field, at, causes);
+    check(name, source, owner, path.field(name), causes);
+    volumesources::check(name, source, Of::Pod, path, causes);
+    if name == "iscsi" {
+        iscsi::volume_name(source, volume.text("name"), path, causes);
     }
-    check(name, source, owner, at, causes);
-    for (name, ..) in found {
-        causes.forbidden(path.field(name), "may not specify more than 1 volume type");
+    for (name, _) in found {
+        causes.forbidden(path.field(volumesources::second(name)), "may not specify more than 1 volume type");
     }
 }
 
+/// What only pods have.
 fn check(name: &str, source: &Value, owner: Owner, path: Path<'_>, causes: &mut FieldErrors) {
     match name {
         "emptyDir" if source.at("sizeLimit").and_then(quantity).is_some_and(|q| q.is_negative()) => {
             causes.forbidden(path.field("sizeLimit"), "SizeLimit field must be a valid resource quantity");
         }
-        "hostPath" => host_path(source, path, causes),
-        "gitRepo" => descending_path(source.text("directory"), path.field("directory"), causes),
-        "nfs" if !source.text("path").starts_with('/') => {
-            causes.invalid(path.field("path"), source.text("path"), "must be an absolute path");
+        "gitRepo" => {
+            require(source, "repository", path, causes);
+            descending_path(source.text("directory"), path.field("directory"), causes);
         }
         "secret" | "configMap" => {
+            require(source, if name == "secret" { "secretName" } else { "name" }, path, causes);
             file_mode(source, "defaultMode", path, causes);
             volume_files::keys(source.list("items"), path.field("items"), causes);
+        }
+        "persistentVolumeClaim" => {
+            require(source, "claimName", path, causes);
         }
         "downwardAPI" => {
             file_mode(source, "defaultMode", path, causes);
@@ -100,6 +106,10 @@ fn check(name: &str, source: &Value, owner: Owner, path: Path<'_>, causes: &mut 
             file_mode(source, "defaultMode", path, causes);
             projected::sources(source.list("sources"), path, causes);
         }
+        "ephemeral" => match source.at("volumeClaimTemplate") {
+            None => causes.required(path.field("volumeClaimTemplate"), ""),
+            Some(template) => persistentvolumeclaim::validate::template(template, path.field("volumeClaimTemplate"), causes),
+        },
         "image" => {
             if owner == Owner::Pod {
                 require(source, "reference", path, causes);
@@ -110,11 +120,12 @@ fn check(name: &str, source: &Value, owner: Owner, path: Path<'_>, causes: &mut 
     }
 }
 
-/// `validateHostPathVolumeSource`
-fn host_path(source: &Value, path: Path<'_>, causes: &mut FieldErrors) {
-    no_backsteps(source.text("path"), path.field("path"), causes);
-    let typ = source.text("type");
-    if !HOST_PATH_TYPES.contains(&typ) {
-        not_supported(typ, HOST_PATH_TYPES, path.field("type"), causes);
+/// The claims that are made for a pod's ephemeral volumes must have names that claims can have.
+pub fn claim_names(pod: &str, volumes: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
+    let names = volumes.iter().map(|volume| volume.text("name")).enumerate();
+    for (i, name) in names.filter(|(i, name)| !name.is_empty() && volumes[*i].at("ephemeral").is_some()) {
+        let claim = format!("{pod}-{name}");
+        let errors = name_rules::dns_subdomain(&claim).into_iter().map(|e| format!("PVC name {claim:?}: {e}")).collect();
+        well_formed(name, errors, path.index(i).field("name"), causes);
     }
 }

@@ -17,6 +17,16 @@ enum Line<'a> {
 
 /// `@@ -a,b +c,d @@` hunks; empty where both are equal. Keys are sorted first.
 pub fn unified(old: &Value, new: &Value) -> String {
+    let sorted = |value: &Value| {
+        let mut value = value.clone();
+        value.sort_all_objects();
+        value
+    };
+    in_order(&sorted(old), &sorted(new))
+}
+
+/// The same with keys in the order that they have.
+pub fn in_order(old: &Value, new: &Value) -> String {
     let (old, new) = (pretty(old), pretty(new));
     let (a, b): (Vec<&str>, Vec<&str>) = (old.lines().collect(), new.lines().collect());
     let lines = edits(&a, &b);
@@ -117,8 +127,6 @@ fn match_lines<'a>(a: &[&'a str], b: &[&'a str]) -> Vec<Line<'a>> {
 }
 
 fn pretty(value: &Value) -> String {
-    let mut value = value.clone();
-    value.sort_all_objects();
     let mut out = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b" ");
     let mut serializer = serde_json::Serializer::with_formatter(&mut out, formatter);

@@ -1,0 +1,336 @@
+//! Tokens -> an expression.
+
+use super::{
+    lexer::{Token, tokens},
+    syntax::{Expr, Issue, Literal, Macro, Node, Optional},
+};
+
+/// Nesting of an expression (cel-go's `maxRecursionDepth` is 250; the stack of a worker in a debug build bears fewer).
+const DEPTH_MAX: usize = 120;
+/// Length of an expression, in characters (cel-go's `expressionSizeCodePointLimit`).
+const EXPRESSION_LENGTH_MAX: usize = 100_000;
+const RESERVED: [&str; 16] = [
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+];
+
+/// # Errors
+/// What is wrong, and where.
+pub fn parse(source: &str) -> Result<Expr, Issue> {
+    if source.chars().count() > EXPRESSION_LENGTH_MAX {
+        return Err(Issue {
+            at: 0,
+            why: format!("expression code point size exceeds limit: size: {}, limit {EXPRESSION_LENGTH_MAX}", source.chars().count()),
+        });
+    }
+    let mut parser = Parser { tokens: tokens(source)?, next: 0, depth: 0 };
+    let expr = parser.expr()?;
+    match parser.peek() {
+        Token::End => Ok(expr),
+        other => Err(parser.unexpected(&other.clone())),
+    }
+}
+
+struct Parser {
+    tokens: Vec<(usize, Token)>,
+    next: usize,
+    depth: usize,
+}
+
+type Parsed = Result<Expr, Issue>;
+
+/// From the loosest: what stands between operands.
+const LEVELS: [&[&str]; 5] = [&["||"], &["&&"], &["<", "<=", ">=", ">", "==", "!=", "in"], &["+", "-"], &["*", "/", "%"]];
+
+impl Parser {
+    fn peek(&self) -> &Token {
+        self.tokens.get(self.next).map_or(&Token::End, |(_, token)| token)
+    }
+
+    fn at(&self) -> usize {
+        self.tokens.get(self.next).or(self.tokens.last()).map_or(0, |(at, _)| *at)
+    }
+
+    fn take(&mut self) -> Token {
+        let token = self.peek().clone();
+        self.next += 1;
+        token
+    }
+
+    fn is(&self, symbol: &str) -> bool {
+        matches!(self.peek(), Token::Symbol(found) if *found == symbol)
+    }
+
+    fn eat(&mut self, symbol: &str) -> bool {
+        let is = self.is(symbol);
+        self.next += usize::from(is);
+        is
+    }
+
+    fn expect(&mut self, symbol: &str) -> Result<(), Issue> {
+        if self.eat(symbol) { Ok(()) } else { Err(self.unexpected(&self.peek().clone())) }
+    }
+
+    fn unexpected(&self, token: &Token) -> Issue {
+        let shown = match token {
+            Token::End => "<EOF>".to_owned(),
+            Token::Symbol(symbol) => format!("{symbol:?}").replace('"', "'"),
+            Token::Ident(word) | Token::Quoted(word) => format!("'{word}'"),
+            Token::Literal(literal) => format!("{literal:?}"),
+        };
+        Issue { at: self.at(), why: format!("Syntax error: mismatched input {shown} expecting {{an expression}}") }
+    }
+
+    fn expr(&mut self) -> Parsed {
+        self.depth += 1;
+        if self.depth > DEPTH_MAX {
+            return Err(Issue { at: self.at(), why: format!("expression recursion limit exceeded: {DEPTH_MAX}") });
+        }
+        let expr = self.conditional();
+        self.depth -= 1;
+        expr
+    }
+
+    fn conditional(&mut self) -> Parsed {
+        let condition = self.binary(0)?;
+        let at = self.at();
+        if !self.eat("?") {
+            return Ok(condition);
+        }
+        let then = self.binary(0)?;
+        self.expect(":")?;
+        let other = self.expr()?;
+        Ok(Expr { at, node: Node::Call(None, "_?_:_".into(), vec![condition, then, other]) })
+    }
+
+    fn binary(&mut self, level: usize) -> Parsed {
+        let Some(symbols) = LEVELS.get(level) else { return self.unary() };
+        let mut left = self.binary(level + 1)?;
+        let mut links = 0;
+        while let Some(symbol) = symbols.iter().find(|symbol| self.is(symbol)) {
+            let at = self.at();
+            self.next += 1;
+            links += 1;
+            // A chain leans to the left: it is as deep as it is long.
+            if links > DEPTH_MAX && level > 1 {
+                return Err(Issue { at, why: format!("expression recursion limit exceeded: {DEPTH_MAX}") });
+            }
+            let right = self.binary(level + 1)?;
+            let name = if *symbol == "in" { "@in".to_owned() } else { format!("_{symbol}_") };
+            left = match left.node {
+                // `&&` and `||` are one call of many.
+                Node::Call(None, same, mut operands) if level <= 1 && same == name && links > 1 => {
+                    operands.push(right);
+                    Expr { at: left.at, node: Node::Call(None, same, operands) }
+                }
+                node => Expr { at, node: Node::Call(None, name, vec![Expr { at: left.at, node }, right]) },
+            };
+        }
+        Ok(left)
+    }
+
+    fn unary(&mut self) -> Parsed {
+        let at = self.at();
+        let mut count = 0;
+        if self.is("!") {
+            while self.eat("!") {
+                count += 1;
+            }
+            let operand = self.member()?;
+            return Ok(if count % 2 == 0 { operand } else { Expr { at, node: Node::Call(None, "!_".into(), vec![operand]) } });
+        }
+        while self.eat("-") {
+            count += 1;
+        }
+        if count == 1 {
+            match self.peek().clone() {
+                Token::Literal(Literal::Int(value)) => {
+                    self.next += 1;
+                    return self.members(Expr { at, node: Node::Literal(Literal::Int(value.wrapping_neg())) });
+                }
+                Token::Literal(Literal::Double(value)) => {
+                    self.next += 1;
+                    return self.members(Expr { at, node: Node::Literal(Literal::Double(-value)) });
+                }
+                _ => {}
+            }
+        }
+        let operand = self.member()?;
+        Ok(if count % 2 == 0 { operand } else { Expr { at, node: Node::Call(None, "-_".into(), vec![operand]) } })
+    }
+
+    fn member(&mut self) -> Parsed {
+        let primary = self.primary()?;
+        self.members(primary)
+    }
+
+    fn members(&mut self, mut left: Expr) -> Parsed {
+        let mut links = 0;
+        loop {
+            links += 1;
+            if links > DEPTH_MAX {
+                return Err(Issue { at: self.at(), why: format!("expression recursion limit exceeded: {DEPTH_MAX}") });
+            }
+            let at = self.at();
+            if self.eat(".") {
+                let optional = if self.eat("?") { Optional::Yes } else { Optional::No };
+                let name = match self.take() {
+                    Token::Ident(name) | Token::Quoted(name) => name,
+                    // Words that mean something elsewhere may name a field.
+                    Token::Symbol("in") => "in".to_owned(),
+                    other => {
+                        self.next -= 1;
+                        return Err(self.unexpected(&other));
+                    }
+                };
+                left = if optional == Optional::No && self.is("(") {
+                    self.call(at, left, name)?
+                } else {
+                    Expr { at, node: Node::Select(Box::new(left), name, optional) }
+                };
+            } else if self.eat("[") {
+                let name = if self.eat("?") { "_[?_]" } else { "_[_]" };
+                let index = self.expr()?;
+                self.expect("]")?;
+                left = Expr { at, node: Node::Call(None, name.into(), vec![left, index]) };
+            } else {
+                return Ok(left);
+            }
+        }
+    }
+
+    fn call(&mut self, at: usize, target: Expr, name: String) -> Parsed {
+        self.expect("(")?;
+        let mut arguments = self.list(")")?;
+        if matches!(&target.node, Node::Ident(space) if space == "cel") && name == "bind" && arguments.len() == 3 {
+            let (Some(body), Some(value), Some(variable)) = (arguments.pop(), arguments.pop(), arguments.pop()) else {
+                return Err(Issue { at, why: "cel.bind() needs three arguments".into() });
+            };
+            let Node::Ident(variable) = variable.node else {
+                return Err(Issue { at: variable.at, why: "cel.bind() variable names must be simple identifiers".into() });
+            };
+            return Ok(Expr { at, node: Node::Bind(variable, Box::new(value), Box::new(body)) });
+        }
+        let found = Macro::of(&name, arguments.len());
+        let Some((kind, variables)) = found.filter(|(kind, _)| *kind != Macro::All || arguments.len() > 1) else {
+            return Ok(Expr { at, node: Node::Call(Some(Box::new(target)), name, arguments) });
+        };
+        let rest = arguments.split_off(variables);
+        let mut names = Vec::new();
+        for argument in arguments {
+            match argument.node {
+                Node::Ident(name) => names.push(name),
+                _ => return Err(Issue { at: argument.at, why: "argument must be a simple name".into() }),
+            }
+        }
+        Ok(Expr { at, node: Node::Macro(kind, Box::new(target), names, rest) })
+    }
+
+    fn list(&mut self, end: &str) -> Result<Vec<Expr>, Issue> {
+        let mut out = Vec::new();
+        while !self.eat(end) {
+            out.push(self.expr()?);
+            if !self.eat(",") {
+                self.expect(end)?;
+                break;
+            }
+        }
+        Ok(out)
+    }
+
+    fn primary(&mut self) -> Parsed {
+        let at = self.at();
+        match self.take() {
+            Token::Literal(Literal::Int(i64::MIN)) => Err(Issue { at, why: "invalid int literal".into() }),
+            Token::Literal(literal) => Ok(Expr { at, node: Node::Literal(literal) }),
+            Token::Symbol("(") => {
+                let inner = self.expr()?;
+                self.expect(")")?;
+                Ok(inner)
+            }
+            Token::Symbol("[") => self.elements(at),
+            Token::Symbol("{") => self.entries(at),
+            Token::Symbol(".") => self.primary(),
+            Token::Ident(name) if self.is("(") => {
+                self.next += 1;
+                let mut arguments = self.list(")")?;
+                if name != "has" {
+                    return Ok(Expr { at, node: Node::Call(None, name, arguments) });
+                }
+                match arguments.pop().map(|argument| argument.node) {
+                    Some(Node::Select(operand, field, Optional::No)) if arguments.is_empty() => {
+                        Ok(Expr { at, node: Node::Has(operand, field) })
+                    }
+                    _ => Err(Issue { at, why: "invalid argument to has() macro".into() }),
+                }
+            }
+            Token::Ident(name) if RESERVED.contains(&name.as_str()) => Err(Issue { at, why: format!("reserved identifier: {name}") }),
+            Token::Ident(name) => Ok(Expr { at, node: Node::Ident(name) }),
+            other => {
+                self.next -= 1;
+                Err(self.unexpected(&other))
+            }
+        }
+    }
+
+    fn elements(&mut self, at: usize) -> Parsed {
+        let mut out = Vec::new();
+        while !self.eat("]") {
+            let optional = if self.eat("?") { Optional::Yes } else { Optional::No };
+            out.push((self.expr()?, optional));
+            if !self.eat(",") {
+                self.expect("]")?;
+                break;
+            }
+        }
+        Ok(Expr { at, node: Node::List(out) })
+    }
+
+    fn entries(&mut self, at: usize) -> Parsed {
+        let mut out = Vec::new();
+        while !self.eat("}") {
+            let optional = if self.eat("?") { Optional::Yes } else { Optional::No };
+            let key = self.expr()?;
+            self.expect(":")?;
+            out.push((key, self.expr()?, optional));
+            if !self.eat(",") {
+                self.expect("}")?;
+                break;
+            }
+        }
+        Ok(Expr { at, node: Node::Map(out) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_nested_too_deep_or_cut_short_is_told() {
+        for source in
+            ["(".repeat(10_000), "-".repeat(3) + &"[".repeat(10_000), vec!["1"; 10_000].join("+"), format!("a{}", ".b".repeat(10_000))]
+        {
+            assert!(parse(&source).is_err());
+        }
+        for source in ["", "1 +", "a.", "[1", "{1", "has(a)", "'a", "0x", "9223372036854775808", "a ? b", "for", "x.all(1, y)"] {
+            assert!(parse(source).is_err(), "{source}");
+        }
+        assert!(parse("-9223372036854775808").is_ok());
+        assert!(parse(&vec!["true"; 5000].join(" && ")).is_ok(), "a long conjunction is no deep one");
+    }
+}

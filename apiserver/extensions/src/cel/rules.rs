@@ -1,0 +1,257 @@
+//! The rules of a schema -> compiled ones, one for each level that has any; and what they say of a value.
+//!
+//! Source: apiextensions-apiserver `pkg/apiserver/schema/cel/{compilation,validation}.go`.
+
+use std::sync::{Arc, OnceLock};
+
+use api::field_errors::{FieldErrors, Reason};
+use kinds::common::Path;
+use serde_json::Value;
+
+use super::{
+    check::Checker,
+    eval::Run,
+    parser::parse,
+    syntax::Expr,
+    types::{Resource, T},
+    value::{Failure, V},
+};
+use crate::schema::{Additional, Before, Node, Rule, Type, shown};
+
+/// What one rule may do once (`PerCallLimit`), and all rules of one write (`RuntimeCELCostBudget`).
+const CALL_COST_MAX: u64 = 1_000_000;
+const WRITE_COST_MAX: u64 = 10_000_000;
+/// Messages that are worked out are cut there (`maxMessageExpressionLength`... 5 KiB).
+const MESSAGE_BYTES_MAX: usize = 5 << 10;
+const NO_MORE: &str = "validation failed due to running out of cost budget, no further validation rules will be run";
+
+/// What is wrong with a rule or its message.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Compiled {
+    pub error: Option<String>,
+    pub message_error: Option<String>,
+    pub uses_old: bool,
+}
+
+/// The rules of one level, parsed at first use on each thread that runs them.
+pub fn compile(node: &Node, resource: Resource) -> Vec<Compiled> {
+    let typ = T::of(node, resource);
+    node.more().rules.iter().map(|rule| one(rule, typ.clone())).collect()
+}
+
+fn one(rule: &Rule, typ: Option<T<'_>>) -> Compiled {
+    let Some(typ) = typ else {
+        return Compiled { error: Some("failed to convert to declType for CEL validation rules".into()), ..Compiled::default() };
+    };
+    let old = if rule.optional_old_self == Some(true) { T::Optional(typ.clone().into()) } else { typ.clone() };
+    let scope = || vec![("self".to_owned(), typ.clone()), ("oldSelf".to_owned(), old.clone())];
+    let checked = |source: &str| {
+        let mut checker = Checker::new(scope());
+        let found = parse(source).and_then(|expr| checker.check(&expr)).map_err(|issue| issue.print(source));
+        (found, checker.uses_old)
+    };
+    let (found, uses_old) = checked(&rule.rule);
+    let error = match found {
+        Err(issue) => Some(format!("compilation failed: {issue}")),
+        Ok(T::Bool) => None,
+        Ok(_) => Some("cel expression must evaluate to a bool".to_owned()),
+    };
+    let message_error = match rule.message_expression.is_empty() || error.is_some() {
+        true => None,
+        false => match checked(&rule.message_expression).0 {
+            Err(issue) => Some(format!("messageExpression compilation failed: {issue}")),
+            Ok(T::Text) => None,
+            Ok(_) => Some("messageExpression must evaluate to a string".to_owned()),
+        },
+    };
+    Compiled { error, message_error, uses_old }
+}
+
+/// Whether any level has rules: most schemas have none, and their objects are not gone through.
+pub fn has_rules(node: &Node) -> bool {
+    node.any(&|node| !node.more().rules.is_empty())
+}
+
+/// Runs all rules over a value and all that is in it. What is as it was is let be, but for what compares old with new.
+pub fn run(node: &Node, value: &Value, old: Option<&Value>, path: Path<'_>, resource: Resource, causes: &mut FieldErrors) {
+    let mut walk = Walk { left: WRITE_COST_MAX, causes };
+    walk.node(node, value, old, old, path, resource);
+}
+
+struct Walk<'c> {
+    left: u64,
+    causes: &'c mut FieldErrors,
+}
+
+impl Walk<'_> {
+    /// `nearest` is what the value, or else the closest thing around it that can be told again, was before. False: nothing more is looked at.
+    fn node(
+        &mut self,
+        node: &Node,
+        value: &Value,
+        old: Option<&Value>,
+        nearest: Option<&Value>,
+        path: Path<'_>,
+        resource: Resource,
+    ) -> bool {
+        if value.is_null() {
+            return true;
+        }
+        if !node.more().rules.is_empty() && !self.rules(node, value, old, path, resource) {
+            return false;
+        }
+        match value {
+            Value::Array(list) => {
+                let Some(items) = &node.items else { return true };
+                let before = Before::of(node, old);
+                list.iter().enumerate().all(|(index, element)| {
+                    let was = before.of_element(node, element);
+                    self.node(items, element, was, was.or(nearest), path.index(index), Resource::No)
+                })
+            }
+            Value::Object(map) => map.iter().all(|(key, value)| {
+                let was = old.and_then(|old| old.get(key)).filter(|was| !was.is_null());
+                match (node.properties.get(key), &node.additional) {
+                    (Some(inner), _) => self.node(inner, value, was, was.or(nearest), path.field(key), Resource::No),
+                    (None, Additional::Of(inner)) => self.node(inner, value, was, was.or(nearest), path.key(key), Resource::No),
+                    (None, _) => true,
+                }
+            }),
+            _ => true,
+        }
+    }
+
+    fn rules(&mut self, node: &Node, value: &Value, old: Option<&Value>, path: Path<'_>, resource: Resource) -> bool {
+        let at = field(path);
+        for rule in &node.more().rules {
+            let program = match Program::of(rule) {
+                Ok(program) => program,
+                Err(issue) => {
+                    self.causes.invalid(at.as_str(), node.typ.word(), &format!("rule compile error: compilation failed: {issue}"));
+                    continue;
+                }
+            };
+            let is_optional = rule.optional_old_self == Some(true);
+            let uses_old = names_old(&rule.rule);
+            if uses_old && old.is_none() && !is_optional {
+                continue;
+            }
+            let this = V::of(value, Some(node));
+            let was = old.map(|old| V::of(old, Some(node)));
+            let before = if is_optional { Some(V::Optional(was.map(std::rc::Rc::new))) } else { was };
+            let variables = || {
+                [Some(("self".to_owned(), this.clone())), before.clone().map(|was| ("oldSelf".to_owned(), was))]
+                    .into_iter()
+                    .flatten()
+                    .collect()
+            };
+            if self.left == 0 {
+                self.causes.invalid(at.as_str(), node.typ.word(), NO_MORE);
+                return false;
+            }
+            let given = CALL_COST_MAX.min(self.left);
+            let mut run = Run::new(variables(), given);
+            let result = run.eval(&program.rule);
+            self.left -= given - run.left;
+            let quoted = if rule.message.is_empty() { rule.rule.trim() } else { rule.message.trim() };
+            match result {
+                Ok(V::Bool(true)) => continue,
+                Ok(_) => {}
+                Err(Failure::Cost) if given < CALL_COST_MAX => {
+                    self.causes.invalid(at.as_str(), node.typ.word(), NO_MORE);
+                    return false;
+                }
+                Err(Failure::Cost) => {
+                    let why = format!(
+                        "'operation cancelled: actual cost limit exceeded': no further validation rules will be run due to call cost exceeds limit for rule: {quoted}"
+                    );
+                    self.causes.invalid(at.as_str(), node.typ.word(), &why);
+                    return false;
+                }
+                Err(Failure::Error(why)) => {
+                    let told = match why.starts_with("no such overload") {
+                        true => format!(
+                            "'{why}': call arguments did not match a supported operator, function or macro signature for rule: {quoted}"
+                        ),
+                        false => format!("{why} evaluating rule: {quoted}"),
+                    };
+                    self.causes.invalid(at.as_str(), node.typ.word(), &told);
+                    continue;
+                }
+            }
+            // As it was before: no news (ratcheting).
+            if !uses_old && old == Some(value) {
+                continue;
+            }
+            let message = program.message.as_ref().and_then(|message| {
+                let given = CALL_COST_MAX.min(self.left);
+                let mut run = Run::new(variables(), given);
+                let found = run.eval(message);
+                self.left -= given - run.left;
+                match found {
+                    Ok(V::Text(text)) if !text.trim().is_empty() && !text.contains(['\n', '\r']) && text.len() <= MESSAGE_BYTES_MAX => {
+                        Some(text.trim().to_owned())
+                    }
+                    _ => None,
+                }
+            });
+            let detail = message.unwrap_or_else(|| match rule.message.trim() {
+                "" => format!("failed rule: {}", rule.rule.trim()),
+                text => text.to_owned(),
+            });
+            self.refuse(node, rule, value, path, detail);
+        }
+        true
+    }
+
+    fn refuse(&mut self, node: &Node, rule: &Rule, value: &Value, path: Path<'_>, detail: String) {
+        let place = rule.field_path.trim().trim_start_matches('.');
+        let at = match (path.to_string(), place) {
+            (at, "") if at.is_empty() => field(path),
+            (at, "") => at,
+            (at, place) if at.is_empty() => place.to_owned(),
+            (at, place) => format!("{at}.{place}"),
+        };
+        let is_whole = matches!(node.typ, Type::Object | Type::Array);
+        let with = |what: &str| if is_whole { format!("{what}: {detail}") } else { format!("{what}: {}: {detail}", shown(value)) };
+        let (reason, message) = match rule.reason.as_str() {
+            "FieldValueForbidden" => (Reason::Forbidden, format!("Forbidden: {detail}")),
+            "FieldValueRequired" => (Reason::Required, format!("Required value: {detail}")),
+            "FieldValueDuplicate" if is_whole => (Reason::Duplicate, "Duplicate value".to_owned()),
+            "FieldValueDuplicate" => (Reason::Duplicate, format!("Duplicate value: {}", shown(value))),
+            _ => (Reason::Invalid, with("Invalid value")),
+        };
+        self.causes.push(reason, at, message);
+    }
+}
+
+fn field(path: Path<'_>) -> String {
+    let text = path.to_string();
+    if text.is_empty() { "<nil>".to_owned() } else { text }
+}
+
+/// Whether the word stands in the source as a name.
+fn names_old(source: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    source.match_indices("oldSelf").any(|(at, word)| !source[..at].ends_with(is_part) && !source[at + word.len()..].starts_with(is_part))
+}
+
+/// A rule's trees, kept with it: they are made once, on whichever thread comes first.
+pub struct Program {
+    rule: Expr,
+    message: Option<Expr>,
+}
+
+impl Program {
+    fn of(rule: &Rule) -> Result<Arc<Self>, String> {
+        let made = rule.program.get_or_init(|| {
+            let expr = parse(&rule.rule).map_err(|issue| issue.print(&rule.rule))?;
+            let message = if rule.message_expression.is_empty() { None } else { parse(&rule.message_expression).ok() };
+            Ok(Arc::new(Self { rule: expr, message }))
+        });
+        made.clone()
+    }
+}
+
+/// Where a rule keeps what it was parsed to.
+pub type Kept = OnceLock<Result<Arc<Program>, String>>;

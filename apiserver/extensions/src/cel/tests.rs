@@ -1,0 +1,142 @@
+//! Expressions and what they come to.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::{
+    check::Checker,
+    eval::Run,
+    parser::parse,
+    types::{Resource, T},
+    value::{Failure, V},
+};
+use crate::schema::Node;
+
+fn schema() -> Node {
+    Node::of(&json!({"type": "object", "properties": {
+        "i": {"type": "integer"}, "d": {"type": "number"}, "s": {"type": "string"}, "b": {"type": "boolean"},
+        "when": {"type": "string", "format": "date-time"}, "span": {"type": "string", "format": "duration"},
+        "port": {"x-kubernetes-int-or-string": true}, "a-b": {"type": "string"}, "namespace": {"type": "string"},
+        "list": {"type": "array", "items": {"type": "integer"}},
+        "parts": {"type": "array", "items": {"type": "object", "properties": {"name": {"type": "string"}, "n": {"type": "integer"}}}},
+        "map": {"type": "object", "additionalProperties": {"type": "string"}}}}))
+}
+
+fn object() -> Value {
+    json!({"i": 3, "d": 2, "s": "hello", "b": true, "when": "2026-01-02T03:04:05Z", "span": "1h30m", "port": "http", "a-b": "dashed",
+        "namespace": "ns", "list": [3, 1, 2], "parts": [{"name": "x", "n": 1}, {"name": "y"}], "map": {"k": "v", "l": "w"},
+        "metadata": {"name": "me"}})
+}
+
+/// The value as text, or why there is none.
+fn come_to(source: &str) -> Result<String, String> {
+    let (schema, object) = (schema(), object());
+    let typ = T::of(&schema, Resource::Yes).unwrap();
+    let expr = parse(source).map_err(|issue| issue.why)?;
+    Checker::new(vec![("self".into(), typ.clone()), ("oldSelf".into(), typ)]).check(&expr).map_err(|issue| issue.why)?;
+    let this = V::of(&object, Some(&schema));
+    match Run::new(vec![("self".into(), this)], 1_000_000).eval(&expr) {
+        Ok(value) => Ok(super::strings::shown(&value)),
+        Err(Failure::Error(why)) => Err(why),
+        Err(Failure::Cost) => Err("cost".into()),
+    }
+}
+
+#[test]
+fn expressions_come_to_their_values() {
+    let table = [
+        ("self.i + 1", "4"),
+        ("self.i / 2 * 2 + self.i % 2", "3"),
+        ("self.d == 2.0 && self.i < 3.5", "true"),
+        ("self.s + ' ' + string(self.i)", "hello 3"),
+        ("self.a__dash__b + self.__namespace__", "dashedns"),
+        ("self.metadata.name", "me"),
+        ("has(self.parts[1].n) || self.parts[0].n == 1", "true"),
+        ("self.list.exists(x, x == 2) && self.list.all(x, x > 0) && self.list.exists_one(x, x == 1)", "true"),
+        ("self.list.map(x, x * 2).filter(x, x > 2)", "[6, 4]"),
+        ("self.map.all(k, self.map[k] in ['v', 'w'])", "true"),
+        ("'k' in self.map && !('z' in self.map)", "true"),
+        ("self.list.all(i, x, x > i - 3)", "true"),
+        ("self.map.transformMap(k, v, k + v)", "{k: kv, l: lw}"),
+        ("self.list.transformList(i, x, x > 1, i)", "[0, 2]"),
+        ("self.list.isSorted() ? 'a' : 'b'", "b"),
+        ("string(self.list.sum() + self.list.max() + self.list.min())", "10"),
+        ("self.list.sort().reverse()", "[3, 2, 1]"),
+        ("self.s.matches('^h.*o$') && self.s.startsWith('he') && 'x'.contains('')", "true"),
+        ("self.s.substring(1, 3) + self.s.charAt(0) + self.s.upperAscii()", "elhHELLO"),
+        ("'a,b,c'.split(',').join('-')", "a-b-c"),
+        ("'%s is %d'.format([self.s, self.i])", "hello is 3"),
+        ("'ab12'.find('[0-9]+') + string('a1b2'.findAll('[0-9]').size())", "122"),
+        ("self.span > duration('1h') && self.span.getMinutes() == 90", "true"),
+        ("self.when.getFullYear() == 2026 && self.when + duration('1h') > self.when", "true"),
+        ("type(self.port) == string && self.port == 'http'", "true"),
+        ("quantity('1Gi').isGreaterThan(quantity('500Mi')) && quantity('1').add(quantity('1')).asInteger() == 2", "true"),
+        ("isIP('10.0.0.1') && ip('10.0.0.1').family() == 4 && cidr('10.0.0.0/8').containsIP('10.1.2.3')", "true"),
+        ("url('https://a.b:80/c?d=e').getHost() + url('https://a.b/c?d=e').getQuery()['d'][0]", "a.b:80e"),
+        ("isURL('a b') || !isQuantity('x') && semver('1.2.3').isLessThan(semver('1.10.0'))", "true"),
+        (
+            "format.dns1123Label().validate('A').hasValue() && !format.named('uuid').value().validate('x').value().isSorted() == false",
+            "true",
+        ),
+        ("self.?gone.orValue(1) == 1", "undefined"),
+        ("self.parts[1].?n.orValue(7)", "7"),
+        ("self.?s.optMap(x, x + '!').orValue('')", "hello!"),
+        ("[?self.parts[1].?n, ?self.parts[0].?n]", "[1]"),
+        ("sets.contains([1, 2, 3], [2]) && sets.equivalent([1, 1], [1]) && !sets.intersects([1], [2])", "true"),
+        ("cel.bind(x, self.i + 1, x * x)", "16"),
+        ("b'abc'.size() + size('é') + size([1]) + size({'a': 1})", "6"),
+        ("1 == 1.0 && 1u == 1 && {'a': [1]} == {'a': [1.0]}", "true"),
+        ("true || 1 / 0 == 1", "true"),
+        ("1 / 0 == 1 || true", "true"),
+        ("r'\\d' + '\\u00e9' + \"\"\"a\"b\"\"\"", "\\déa\"b"),
+        ("-9223372036854775808 < 0 && 0x1F == 31", "true"),
+    ];
+    for (source, wanted) in table {
+        match come_to(source) {
+            Ok(found) => assert_eq!(found, wanted, "{source}"),
+            Err(why) => assert!(wanted == "undefined" && why.contains("undefined field"), "{source}: {why}"),
+        }
+    }
+}
+
+#[test]
+fn what_has_no_value_says_why() {
+    let table = [
+        ("self.gone", "undefined field 'gone'"),
+        ("other", "undeclared reference to 'other' (in container '')"),
+        ("self.i + 'a'", "found no matching overload for '_+_' applied to '(int, string)'"),
+        ("self.s.nope()", "undeclared reference to 'nope' (in container '')"),
+        ("self.s.size(1)", "found no matching overload for 'size' applied to 'string.(int)'"),
+        ("self.i.all(x, true)", "expression of type 'int' cannot be range of a comprehension (must be list, map, or dynamic)"),
+        ("self.i == 'a'", "found no matching overload for '_==_' applied to '(int, string)'"),
+        ("1 / 0", "division by zero"),
+        ("9223372036854775807 + 1", "integer overflow"),
+        ("self.list[5]", "index out of bounds: 5"),
+        ("self.map['z']", "no such key: z"),
+        ("self.parts[1].n", "no such key: n"),
+        (
+            "self.list.all(a, self.list.map(b, 'x'.replace('x', '0123456789012345678901234567890123456789')).size() > 0) && lists.range(10000000).size() > 0",
+            "cost",
+        ),
+    ];
+    for (source, wanted) in table {
+        assert_eq!(come_to(source), Err(wanted.to_owned()), "{source}");
+    }
+    let issue = parse("self.i ==\n  @").unwrap_err().print("self.i ==\n  @");
+    assert_eq!(issue, "ERROR: <input>:2:3: Syntax error: token recognition error at: '@'\n |   @\n | ..^");
+}
+
+proptest! {
+    #[test]
+    fn no_text_brings_it_down(source in "[a-z0-9 .,()\\[\\]{}?:'\"+*/%<>=!&|_-]{0,60}") {
+        let _ = come_to(&source);
+    }
+
+    #[test]
+    fn no_mixture_of_words_brings_it_down(words in proptest::collection::vec(prop_oneof![
+        Just("self"), Just(".list"), Just(".s"), Just(".i"), Just("["), Just("]"), Just("("), Just(")"), Just("1"), Just("-1"), Just("'a'"), Just("+"), Just("-"),
+        Just("*"), Just("/"), Just("%"), Just("=="), Just("<"), Just("&&"), Just("?"), Just(":"), Just(".size()"), Just(".map(x,"), Just("x"), Just(".all(x,"),
+        Just(".substring("), Just(","), Just("9223372036854775807"), Just("1.5"), Just("2u"), Just("duration('1h')"), Just("quantity('1')"), Just("null")], 0..14)) {
+        let _ = come_to(&words.concat());
+    }
+}

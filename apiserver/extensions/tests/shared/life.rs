@@ -1,0 +1,119 @@
+//! A definition's life: names, versions, changes, and its end.
+
+use serde_json::{Value, json};
+
+use crate::room::{DEFINITIONS, Room, condition, eventually};
+
+fn definition(group: &str, plural: &str, kind: &str, schema: Value) -> Value {
+    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": format!("{plural}.{group}")},
+        "spec": {"group": group, "scope": "Namespaced", "names": {"plural": plural, "kind": kind},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema},
+                "subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.n", "statusReplicasPath": ".status.n"}}}]}})
+}
+
+fn widget(name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "example.io/v1", "kind": "Widget", "metadata": {"name": name}, "spec": spec})
+}
+
+fn schema(n: Value) -> Value {
+    json!({"type": "object", "properties": {
+        "spec": {"type": "object", "properties": {"n": n, "color": {"type": "string", "default": "red"}}},
+        "status": {"type": "object", "properties": {"n": {"type": "integer"}}}}})
+}
+
+const WIDGETS: &str = "/apis/example.io/v1/namespaces/default/widgets";
+
+#[tokio::test]
+async fn objects_are_completed_counted_and_scaled() {
+    let room = Room::new().await;
+    room.define(&definition("example.io", "widgets", "Widget", schema(json!({"type": "integer"})))).await;
+    let (code, made) = room.post(WIDGETS, &widget("a", json!({"n": 1, "gone": 2}))).await;
+    assert_eq!((code, &made["spec"], &made["metadata"]["generation"]), (201, &json!({"n": 1, "color": "red"}), &json!(1)));
+    let a = format!("{WIDGETS}/a");
+    assert_eq!(room.send("PATCH", &a, &json!({"spec": {"n": "x"}})).await.0, 422);
+    assert_eq!(room.send("PATCH", &format!("{a}/status"), &json!({"status": {"n": 3}, "spec": {"n": 9}})).await.1["spec"]["n"], 1);
+    let (code, scaled) = room.send("PATCH", &format!("{a}/scale"), &json!({"spec": {"replicas": 5}})).await;
+    assert_eq!((code, &scaled["spec"]["replicas"], &scaled["status"]["replicas"]), (200, &json!(5), &json!(3)));
+    let shown = room.get(&a).await.1;
+    assert_eq!((&shown["spec"]["n"], &shown["metadata"]["generation"]), (&json!(5), &json!(2)));
+    // Without a version nothing is written over.
+    let (code, refused) = room.send("PUT", &a, &widget("a", json!({"n": 2}))).await;
+    assert_eq!((code, &refused["details"]["kind"]), (422, &json!("widgets")));
+}
+
+#[tokio::test]
+async fn a_schema_changes_under_what_is_stored() {
+    let room = Room::new().await;
+    let first = definition("example.io", "widgets", "Widget", schema(json!({"type": "integer"})));
+    room.define(&first).await;
+    room.post(WIDGETS, &widget("a", json!({"n": 7}))).await;
+    let path = format!("{DEFINITIONS}/widgets.example.io");
+    let narrow = json!({"spec": {"versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema":
+        schema(json!({"type": "integer", "maximum": 5}))}}]}});
+    let (code, reply) = room.send("PATCH", &path, &narrow).await;
+    assert_eq!(code, 200, "{reply}");
+    eventually("the new schema holds", async || room.post(&format!("{WIDGETS}?dryRun=All"), &widget("b", json!({"n": 6}))).await.0 == 422)
+        .await;
+    // What is as it was may stay so; what changes must fit.
+    let a = format!("{WIDGETS}/a");
+    assert_eq!(room.send("PATCH", &a, &json!({"spec": {"color": "blue"}})).await.0, 200);
+    assert_eq!(room.send("PATCH", &a, &json!({"spec": {"n": 8}})).await.0, 422);
+}
+
+#[tokio::test]
+async fn names_that_others_have_are_refused_until_they_are_free() {
+    let room = Room::new().await;
+    let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    room.define(&definition("example.io", "widgets", "Widget", open.clone())).await;
+    let (code, _) = room.post(DEFINITIONS, &definition("example.io", "gadgets", "Widget", open)).await;
+    assert_eq!(code, 201);
+    let gadgets = format!("{DEFINITIONS}/gadgets.example.io");
+    eventually("the conflict is told", async || condition(&room.get(&gadgets).await.1, "NamesAccepted") == "False").await;
+    assert_eq!(room.get("/apis/example.io/v1/namespaces/default/gadgets").await.0, 404);
+    room.send("DELETE", &format!("{DEFINITIONS}/widgets.example.io"), &json!({})).await;
+    room.established("gadgets.example.io").await;
+    assert_eq!(room.get("/apis/example.io/v1/namespaces/default/gadgets").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_definition_goes_when_its_objects_are_gone() {
+    let room = Room::new().await;
+    let definition = definition("example.io", "widgets", "Widget", schema(json!({"type": "integer"})));
+    room.define(&definition).await;
+    let mut held = widget("held", json!({}));
+    held["metadata"]["finalizers"] = json!(["example.io/hold"]);
+    room.post(WIDGETS, &held).await;
+    for number in 0..200 {
+        room.post(WIDGETS, &widget(&format!("w{number}"), json!({"n": number}))).await;
+    }
+    let path = format!("{DEFINITIONS}/widgets.example.io");
+    let (code, marked) = room.send("DELETE", &path, &json!({})).await;
+    assert_eq!((code, condition(&marked, "Terminating")), (200, "True"));
+    eventually("those that nobody holds are gone", async || room.get(WIDGETS).await.1["items"].as_array().map(Vec::len) == Some(1)).await;
+    let (code, refused) = room.post(WIDGETS, &widget("late", json!({}))).await;
+    assert_eq!((code, &refused["message"]), (405, &json!("create not allowed while custom resource definition is terminating")));
+    room.send("PATCH", &format!("{WIDGETS}/held"), &json!({"metadata": {"finalizers": null}})).await;
+    eventually("the definition is gone", async || room.get(&path).await.0 == 404).await;
+    eventually("nothing is served", async || room.get(WIDGETS).await.0 == 404).await;
+    room.define(&definition).await;
+    assert_eq!(room.get(WIDGETS).await.1["items"], json!([]));
+}
+
+#[tokio::test]
+async fn versions_differ_in_name_and_fields_only() {
+    let room = Room::new().await;
+    let mut two = definition("example.io", "widgets", "Widget", schema(json!({"type": "integer"})));
+    let other = json!({"name": "v2", "served": true, "storage": false, "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+        "spec": {"type": "object", "properties": {"n": {"type": "integer"}, "more": {"type": "string", "default": "m"}}}}}}});
+    two["spec"]["versions"].as_array_mut().unwrap().push(other);
+    room.define(&two).await;
+    room.post(WIDGETS, &widget("a", json!({"n": 1}))).await;
+    // Defaults are those of the version that is stored.
+    let (_, shown) = room.get(&format!("{}/a", WIDGETS.replace("v1", "v2"))).await;
+    assert_eq!((&shown["apiVersion"], &shown["spec"]), (&json!("example.io/v2"), &json!({"n": 1})));
+    let mut second = widget("b", json!({"n": 2}));
+    second["apiVersion"] = "example.io/v2".into();
+    let (code, made) = room.post(&WIDGETS.replace("v1", "v2"), &second).await;
+    assert_eq!(code, 201, "{made}");
+    assert_eq!(room.get(&format!("{WIDGETS}/b")).await.1["spec"], json!({"n": 2, "color": "red"}));
+}

@@ -1,0 +1,7 @@
+//! Definitions of widely used operators and resources of theirs, good and bad, against the real engine over the memory store.
+
+mod files;
+mod hostile;
+mod life;
+mod room;
+mod samples;

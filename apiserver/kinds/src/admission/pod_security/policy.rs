@@ -1,0 +1,150 @@
+//! The labels of a namespace -> the policy that its pods are held to. Source: `pod-security-admission/api/helpers.go`.
+
+use std::fmt;
+
+use api::field_errors::FieldErrors;
+
+use crate::common::Path;
+
+const PREFIX: &str = "pod-security.kubernetes.io/";
+const LEVEL: &str = "must be one of privileged, baseline, restricted";
+const VERSION: &str = "must be \"latest\" or \"v1.x\"";
+
+/// From the least strict to the strictest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Privileged,
+    Baseline,
+    Restricted,
+}
+
+/// The minor version whose rules hold, `u32::MAX` for the latest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version(pub u32);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LevelVersion {
+    pub level: Level,
+    pub version: Version,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    pub enforce: LevelVersion,
+    pub audit: LevelVersion,
+    pub warn: LevelVersion,
+}
+
+impl Policy {
+    /// `PolicyToEvaluate`: what cannot be read is the strictest for pods, and nothing for warnings and audit. `label` gives a label's value by its key.
+    pub fn of<'a>(label: impl Fn(&str) -> Option<&'a str>, causes: &mut FieldErrors) -> Self {
+        let mut mode = |name: &str, fallback: Level| {
+            let key = format!("{PREFIX}{name}");
+            let level = label(&key).map(|text| read(Level::parse(text), &key, text, LEVEL, causes));
+            let key = format!("{key}-version");
+            let version = label(&key).map(|text| read(Version::parse(text), &key, text, VERSION, causes));
+            let lv = LevelVersion {
+                level: level.map_or(Level::Privileged, |level| level.unwrap_or(fallback)),
+                version: version.flatten().unwrap_or(Version::LATEST),
+            };
+            (lv, level, version)
+        };
+        let (enforce, enforced, _) = mode("enforce", Level::Restricted);
+        let (audit, ..) = mode("audit", Level::Privileged);
+        let (mut warn, warned, warn_version) = mode("warn", Level::Privileged);
+        if warned.is_none() && enforced.flatten().is_some_and(|level| level > warn.level) {
+            warn.level = enforce.level;
+            if warn_version.is_none() {
+                warn.version = enforce.version;
+            }
+        }
+        Self { enforce, audit, warn }
+    }
+
+    pub fn is_fully_privileged(&self) -> bool {
+        [self.enforce, self.audit, self.warn].iter().all(|mode| mode.level == Level::Privileged)
+    }
+}
+
+impl Level {
+    fn parse(text: &str) -> Option<Self> {
+        [Level::Privileged, Level::Baseline, Level::Restricted].into_iter().find(|level| level.word() == text)
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Level::Privileged => "privileged",
+            Level::Baseline => "baseline",
+            Level::Restricted => "restricted",
+        }
+    }
+}
+
+impl Version {
+    pub const LATEST: Self = Self(u32::MAX);
+
+    fn parse(text: &str) -> Option<Self> {
+        if text == "latest" {
+            return Some(Self::LATEST);
+        }
+        let digits = text.strip_prefix("v1.")?;
+        let is_number = digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
+        let number = digits.parse::<u32>().ok().filter(|_| is_number)?;
+        Some(Self(number.min(u32::MAX - 1)))
+    }
+}
+
+impl fmt::Display for LevelVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let level = self.level.word();
+        match self.version {
+            Version::LATEST => write!(f, "{level}:latest"),
+            Version(minor) => write!(f, "{level}:v1.{minor}"),
+        }
+    }
+}
+
+fn read<T>(found: Option<T>, key: &str, text: &str, rule: &str, causes: &mut FieldErrors) -> Option<T> {
+    if found.is_none() {
+        causes.invalid(Path::new("metadata.labels").key(key), text, rule);
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(labels: &[(&str, &str)]) -> (String, Vec<String>) {
+        let mut causes = FieldErrors::default();
+        let find = |key: &str| labels.iter().find(|(name, _)| key.strip_prefix(PREFIX) == Some(*name)).map(|(_, value)| *value);
+        let Policy { enforce, audit, warn } = Policy::of(find, &mut causes);
+        (format!("{enforce} {audit} {warn}"), causes.0.iter().map(|c| c.text()).collect())
+    }
+
+    #[test]
+    fn labels_say_what_holds() {
+        let cases: [(&[(&str, &str)], &str); 5] = [
+            (&[], "privileged:latest privileged:latest privileged:latest"),
+            (&[("enforce", "baseline"), ("enforce-version", "v1.22")], "baseline:v1.22 privileged:latest baseline:v1.22"),
+            (&[("enforce", "restricted"), ("warn", "baseline")], "restricted:latest privileged:latest baseline:latest"),
+            (&[("enforce", "restricted"), ("warn-version", "v1.0")], "restricted:latest privileged:latest restricted:v1.0"),
+            (&[("audit", "restricted"), ("enforce", "privileged")], "privileged:latest restricted:latest privileged:latest"),
+        ];
+        for (labels, wanted) in cases {
+            assert_eq!(policy(labels), (wanted.to_owned(), Vec::new()), "{labels:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_strict_for_pods_alone() {
+        let (found, causes) = policy(&[("enforce", "x"), ("audit", "y"), ("warn-version", "v1.01")]);
+        assert_eq!(found, "restricted:latest privileged:latest privileged:latest");
+        let wanted = [
+            r#"metadata.labels[pod-security.kubernetes.io/enforce]: Invalid value: "x": must be one of privileged, baseline, restricted"#,
+            r#"metadata.labels[pod-security.kubernetes.io/audit]: Invalid value: "y": must be one of privileged, baseline, restricted"#,
+            r#"metadata.labels[pod-security.kubernetes.io/warn-version]: Invalid value: "v1.01": must be "latest" or "v1.x""#,
+        ];
+        assert_eq!(causes, wanted);
+    }
+}

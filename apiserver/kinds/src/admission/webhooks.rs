@@ -1,0 +1,297 @@
+//! MutatingAdmissionWebhook, ValidatingAdmissionWebhook: writes are shown to those outside whom the configurations name; the first may change them,
+//! both may refuse.
+//!
+//! Sources: apiserver `pkg/admission/plugin/webhook/{generic,mutating,validating,errors}`. Not yet: `matchConditions`, and `matchPolicy: Equivalent` is
+//! `Exact` (other versions of a kind than the one that is written are not looked for).
+
+mod config;
+mod exchange;
+mod rules;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use api::{GroupResource, Key, Status, selector::Labels};
+use apiserver::{
+    engine::{Engine, View},
+    front::json_patch,
+    identity::{Admission, Operation, Review},
+    kind::Ctx,
+    outbound::Unanswered,
+};
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use self::{
+    config::{Configuration, Hook, resource},
+    exchange::Answer,
+    rules::About,
+};
+use crate::common::Read;
+
+const MUTATING: &str = "MutatingAdmissionWebhook";
+
+/// See the module.
+#[derive(Default)]
+pub struct MutatingAdmissionWebhook(View<Configuration>);
+
+/// See the module.
+#[derive(Default)]
+pub struct ValidatingAdmissionWebhook(View<Configuration>);
+
+/// What the first plugin keeps for the second pass (`webhookReinvokeContext`).
+#[derive(Default)]
+struct Memory {
+    /// What the last webhook left.
+    output: Option<Value>,
+    /// Those that ran, and are asked again where something changes after them.
+    asked: BTreeSet<String>,
+    /// Those of them that something changed after.
+    again: BTreeSet<String>,
+}
+
+/// Why a webhook did not let a write pass.
+#[derive(Debug)]
+enum Failed {
+    /// It could not be asked: its failure policy has the word.
+    Calling(String),
+    /// It said no, or the server does.
+    Refused(Status),
+}
+
+#[async_trait]
+impl Admission for MutatingAdmissionWebhook {
+    fn name(&self) -> &'static str {
+        MUTATING
+    }
+
+    fn start(&self, engine: &Arc<Engine>) {
+        self.0.follow(engine, &resource("mutatingwebhookconfigurations"));
+    }
+
+    async fn admit(&self, review: &mut Review<'_>) -> Result<(), Status> {
+        let configurations = all(&self.0, review)?;
+        if configurations.iter().all(|configuration| configuration.hooks.is_empty()) {
+            return Ok(());
+        }
+        let is_again = review.reinvocation.is_again();
+        if is_again {
+            let object = review.object.as_deref().cloned();
+            let memory = review.reinvocation.memory::<Memory>(MUTATING);
+            if memory.output != object {
+                memory.again = memory.asked.clone();
+            }
+        }
+        let mut index = 0;
+        for configuration in &*configurations {
+            for (at, hook) in configuration.hooks.iter().enumerate() {
+                self.one(review, configuration, hook, at, index).await?;
+                index += 1;
+            }
+        }
+        let output = review.object.as_deref().cloned();
+        review.reinvocation.memory::<Memory>(MUTATING).output = output;
+        Ok(())
+    }
+}
+
+impl MutatingAdmissionWebhook {
+    /// `at` is its place in the configuration, `index` that among all.
+    async fn one(
+        &self,
+        review: &mut Review<'_>,
+        configuration: &Configuration,
+        hook: &Hook,
+        at: usize,
+        index: usize,
+    ) -> Result<(), Status> {
+        if !is_asked(hook, review)? {
+            return Ok(());
+        }
+        let (id, is_again) = (format!("{}/{}/{at}", configuration.name, hook.name), review.reinvocation.is_again());
+        if is_again && !review.reinvocation.memory::<Memory>(MUTATING).again.contains(&id) {
+            return Ok(());
+        }
+        let done = mutate(review, hook).await;
+        let place = format!("round_{}_index_{index}", u8::from(is_again));
+        let changed = matches!(done, Ok(true));
+        let told = json!({"configuration": configuration.name, "webhook": hook.name, "mutated": changed});
+        review.ctx.annotate(&format!("mutation.webhook.admission.k8s.io/{place}"), told.to_string());
+        if changed {
+            let memory = review.reinvocation.memory::<Memory>(MUTATING);
+            memory.again.extend(memory.asked.iter().cloned());
+            review.reinvocation.request();
+        }
+        if hook.is_reinvoked {
+            review.reinvocation.memory::<Memory>(MUTATING).asked.insert(id);
+        }
+        let failed_open = format!("failed-open.mutation.webhook.admission.k8s.io/{place}");
+        done.map(drop).or_else(|failed| settled(failed, hook, review.ctx, &failed_open))
+    }
+}
+
+#[async_trait]
+impl Admission for ValidatingAdmissionWebhook {
+    fn name(&self) -> &'static str {
+        "ValidatingAdmissionWebhook"
+    }
+
+    fn start(&self, engine: &Arc<Engine>) {
+        self.0.follow(engine, &resource("validatingwebhookconfigurations"));
+    }
+
+    async fn validate(&self, review: &Review<'_>) -> Result<(), Status> {
+        let configurations = all(&self.0, review)?;
+        let mut asked = Vec::new();
+        for hook in configurations.iter().flat_map(|configuration| &configuration.hooks) {
+            if is_asked(hook, review)? {
+                asked.push(hook);
+            }
+        }
+        // All at a time: none of them changes what the others see.
+        let answers = asked.iter().enumerate().map(|(index, hook)| async move {
+            let done = ask(review, hook, false).await.map(drop);
+            let failed_open = format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{index}");
+            done.or_else(|failed| settled(failed, hook, review.ctx, &failed_open))
+        });
+        futures::future::join_all(answers).await.into_iter().collect()
+    }
+}
+
+/// What has a say in writes; a write of the configurations themselves none of them sees.
+///
+/// # Errors
+/// There is more of them than is looked at with one request.
+fn all(view: &View<Configuration>, review: &Review<'_>) -> Result<Arc<[Arc<Configuration>]>, Status> {
+    let of_admission = ["WebhookConfiguration", "AdmissionPolicy", "AdmissionPolicyBinding"];
+    let kind = review.ctx.kind;
+    if kind.group == "admissionregistration.k8s.io" && of_admission.iter().any(|end| kind.kind.ends_with(end)) {
+        return Ok(Arc::default());
+    }
+    view.of("").map_err(|_| Status::internal("there are more webhook configurations than can be looked at"))
+}
+
+/// `ShouldCallHook`
+fn is_asked(hook: &Hook, review: &Review<'_>) -> Result<bool, Status> {
+    let about = About::of(review);
+    if !hook.rules.iter().any(|rule| rule.matches(&about)) {
+        return Ok(false);
+    }
+    if !selects_namespace(&hook.namespaces, review)? || !selects_object(&hook.objects, review)? {
+        return Ok(false);
+    }
+    if hook.has_conditions {
+        return Err(Status::internal(format!("webhook {:?} has matchConditions, which are not evaluated yet", hook.name)));
+    }
+    Ok(true)
+}
+
+/// `MatchNamespaceSelector`
+fn selects_namespace(selector: &Result<Option<Labels>, String>, review: &Review<'_>) -> Result<bool, Status> {
+    let selector = match selector {
+        Ok(Some(selector)) if !selector.is_empty() => selector,
+        Ok(_) => return Ok(true),
+        Err(why) => return Err(Status::internal(why.clone())),
+    };
+    let ctx = review.ctx;
+    let is_of_namespace = is_namespace(ctx);
+    if is_of_namespace && matches!(ctx.operation, Operation::Create | Operation::Update) && ctx.subresource.is_empty() {
+        // Nobody else knows of it yet.
+        return Ok(selects(selector, review.object.as_deref()));
+    }
+    let name = if is_of_namespace { ctx.name } else { ctx.namespace };
+    if name.is_empty() {
+        return Ok(true);
+    }
+    let namespaces = GroupResource::new("", "namespaces");
+    match ctx.engine.cached(&namespaces, &Key::new("", name)) {
+        Some(namespace) => Ok(selector.matches_with(|key| namespace.label(key))),
+        None => Err(Status::not_found(&namespaces, name)),
+    }
+}
+
+/// `MatchObjectSelector`: the new object or the old one.
+fn selects_object(selector: &Result<Option<Labels>, String>, review: &Review<'_>) -> Result<bool, Status> {
+    match selector {
+        Ok(Some(selector)) if !selector.is_empty() => {
+            let objects = [review.object.as_deref(), review.old];
+            Ok(objects.into_iter().any(|object| object.is_some() && selects(selector, object)))
+        }
+        Ok(_) => Ok(true),
+        Err(why) => Err(Status::internal(why.clone())),
+    }
+}
+
+fn is_namespace(ctx: &Ctx<'_>) -> bool {
+    ctx.kind.group.is_empty() && ctx.kind.plural == "namespaces"
+}
+
+fn selects(selector: &Labels, object: Option<&Value>) -> bool {
+    let labels = object.at("metadata").at("labels");
+    selector.matches_with(|key| labels.and_then(|labels| labels.get(key)).and_then(Value::as_str))
+}
+
+/// Whether the webhook changed the object.
+async fn mutate(review: &mut Review<'_>, hook: &Hook) -> Result<bool, Failed> {
+    let answer = ask(review, hook, true).await?;
+    let Some(operations) = answer.patch.filter(|patch| patch.as_array().is_none_or(|operations| !operations.is_empty())) else {
+        return Ok(false);
+    };
+    let internal = |why: String| Failed::Refused(Status::internal(why));
+    let Some(object) = review.object.as_deref() else {
+        let why = "attempted to modify the object, which is not supported for this operation";
+        return Err(internal(format!("admission webhook {:?} {why}", hook.name)));
+    };
+    let (before, mut after) = (object.clone(), object.clone());
+    json_patch(operations, &mut after).map_err(|status| internal(status.message))?;
+    review.replace(MUTATING, after).map_err(Failed::Refused)?;
+    Ok(review.object.as_deref() != Some(&before))
+}
+
+async fn ask(review: &Review<'_>, hook: &Hook, may_patch: bool) -> Result<Answer, Failed> {
+    let (ctx, name) = (review.ctx, &hook.name);
+    if ctx.dry_run && !matches!(hook.side_effects.as_deref(), Some("None" | "NoneOnDryRun")) {
+        return Err(Failed::Refused(Status::bad_request(format!("admission webhook {name:?} does not support dry run"))));
+    }
+    let calling = |why: &str| Failed::Calling(format!("failed calling webhook {name:?}: {why}"));
+    let version = hook.version.ok_or_else(|| {
+        calling("could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)")
+    })?;
+    let callee = hook.callee(ctx.engine).map_err(|why| calling(&format!("could not get REST client: {why}")))?;
+    let uid = uuid::Uuid::new_v4().to_string();
+    let body = exchange::request(review, version, &uid).to_string();
+    let (path, url) = (hook.path(), callee.url(&hook.path()));
+    let answered = callee.post(&path, body.into(), hook.timeout).await.map_err(|unanswered| match unanswered {
+        Unanswered::Failed(why) => calling(&format!("failed to call webhook: Post {url:?}: {why}")),
+        Unanswered::Refused { code: 404, .. } => calling("failed to call webhook: the server could not find the requested resource"),
+        Unanswered::Refused { code, text } => {
+            let told = format!("an error on the server ({text:?}) has prevented the request from succeeding");
+            calling(&format!(
+                "failed to call webhook: {}",
+                if code >= 500 { told } else { format!("the server rejected our request: {code} {text}") }
+            ))
+        }
+    })?;
+    let answer = Answer::read(&answered, version, &uid, may_patch);
+    let answer = answer.map_err(|why| calling(&format!("received invalid webhook response: {why}")))?;
+    for (key, value) in &answer.annotations {
+        ctx.annotate(&format!("{name}/{key}"), value.clone());
+    }
+    ctx.warn(answer.warnings.clone());
+    if answer.allowed { Ok(answer) } else { Err(Failed::Refused(answer.refusal(name))) }
+}
+
+/// By the failure policy.
+fn settled(failed: Failed, hook: &Hook, ctx: &Ctx<'_>, failed_open: &str) -> Result<(), Status> {
+    match failed {
+        Failed::Refused(status) => Err(status),
+        Failed::Calling(why) if hook.ignores_failure => {
+            tracing::warn!(webhook = hook.name, why, "failed calling webhook, failing open");
+            ctx.annotate(failed_open, hook.name.clone());
+            Ok(())
+        }
+        Failed::Calling(why) => Err(Status::internal(why)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

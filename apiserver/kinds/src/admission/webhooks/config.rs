@@ -1,0 +1,185 @@
+//! A webhook configuration as it is stored -> its webhooks, ready to be asked: read once per revision.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use api::{GroupResource, Key, selector::Labels};
+use apiserver::{
+    engine::{Engine, Object, Viewed},
+    outbound::{Callee, Resolve},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::rules::Rule;
+use crate::{common::selector, service};
+
+/// As upstream where nothing is said (`defaults.go` of admissionregistration v1).
+const TIMEOUT_SECONDS: u64 = 10;
+const TIMEOUT_SECONDS_MAX: u64 = 30;
+
+/// One configuration object.
+pub(super) struct Configuration {
+    pub name: String,
+    pub hooks: Vec<Hook>,
+    bytes: usize,
+}
+
+/// One webhook of it.
+pub(super) struct Hook {
+    pub name: String,
+    pub rules: Vec<Rule>,
+    /// `failurePolicy: Ignore`
+    pub ignores_failure: bool,
+    /// An error is what is wrong with it; none selects all.
+    pub namespaces: Result<Option<Labels>, String>,
+    pub objects: Result<Option<Labels>, String>,
+    pub side_effects: Option<String>,
+    pub timeout: Duration,
+    /// Of the AdmissionReview that it understands, the first that we do.
+    pub version: Option<&'static str>,
+    /// `reinvocationPolicy: IfNeeded`
+    pub is_reinvoked: bool,
+    pub has_conditions: bool,
+    client: ClientConfig,
+    callee: OnceLock<Result<Arc<Callee>, String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Stored {
+    metadata: Metadata,
+    webhooks: Option<Vec<StoredHook>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Metadata {
+    name: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct StoredHook {
+    name: String,
+    client_config: ClientConfig,
+    rules: Option<Vec<Rule>>,
+    failure_policy: Option<String>,
+    namespace_selector: Option<Value>,
+    object_selector: Option<Value>,
+    side_effects: Option<String>,
+    timeout_seconds: Option<u64>,
+    admission_review_versions: Option<Vec<String>>,
+    reinvocation_policy: Option<String>,
+    match_conditions: Option<Vec<Value>>,
+}
+
+#[derive(Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ClientConfig {
+    url: Option<String>,
+    service: Option<ServiceReference>,
+    ca_bundle: Option<String>,
+}
+
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+struct ServiceReference {
+    namespace: String,
+    name: String,
+    path: Option<String>,
+    port: Option<u16>,
+}
+
+impl Viewed for Configuration {
+    /// What cannot be read (another server's) has no webhooks.
+    fn read(object: &Object) -> Self {
+        let stored: Stored = object.part().unwrap_or_default();
+        let hooks = stored.webhooks.unwrap_or_default().into_iter().map(Hook::new).collect();
+        Self { name: stored.metadata.name, hooks, bytes: object.stored().len() }
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Hook {
+    fn new(stored: StoredHook) -> Self {
+        let known = |version: &String| ["v1", "v1beta1"].into_iter().find(|known| known == version);
+        let seconds = stored.timeout_seconds.unwrap_or(TIMEOUT_SECONDS).clamp(1, TIMEOUT_SECONDS_MAX);
+        Self {
+            name: stored.name,
+            rules: stored.rules.unwrap_or_default(),
+            ignores_failure: stored.failure_policy.as_deref() == Some("Ignore"),
+            namespaces: selector::parse(stored.namespace_selector.as_ref()),
+            objects: selector::parse(stored.object_selector.as_ref()),
+            side_effects: stored.side_effects,
+            timeout: Duration::from_secs(seconds),
+            version: stored.admission_review_versions.iter().flatten().find_map(known),
+            is_reinvoked: stored.reinvocation_policy.as_deref() == Some("IfNeeded"),
+            has_conditions: stored.match_conditions.is_some_and(|conditions| !conditions.is_empty()),
+            client: stored.client_config,
+            callee: OnceLock::new(),
+        }
+    }
+
+    /// Path and query, with how long we wait.
+    pub fn path(&self) -> String {
+        let path = match (&self.client.service, &self.client.url) {
+            (Some(service), _) => service.path.clone().unwrap_or_default(),
+            (None, Some(url)) => url.parse::<http::Uri>().map(|url| url.path().to_owned()).unwrap_or_default(),
+            (None, None) => String::new(),
+        };
+        format!("/{}?timeout={}s", path.trim_start_matches('/'), self.timeout.as_secs())
+    }
+
+    /// # Errors
+    /// It names nobody who can be called.
+    pub fn callee(&self, engine: &Arc<Engine>) -> Result<Arc<Callee>, String> {
+        self.callee.get_or_init(|| self.client.callee(engine).map(Arc::new)).clone()
+    }
+}
+
+impl ClientConfig {
+    fn callee(&self, engine: &Arc<Engine>) -> Result<Callee, String> {
+        let ca = STANDARD.decode(self.ca_bundle.as_deref().unwrap_or_default()).map_err(|error| format!("caBundle: {error}"))?;
+        if let Some(service) = &self.service {
+            let port = service.port.unwrap_or(443);
+            let name = format!("{}.{}.svc", service.name, service.namespace);
+            return Callee::new(engine.group(), &name, port, &ca, at_service(engine, service, port));
+        }
+        let url = self.url.as_deref().ok_or("webhook configuration must have either service or URL")?;
+        let url: http::Uri = url.parse().map_err(|error| format!("Unparsable URL: {error}"))?;
+        let host = url.host().ok_or("Unparsable URL: no host")?.trim_matches(['[', ']']).to_owned();
+        let port = url.port_u16().unwrap_or(443);
+        let named = host.clone();
+        let resolve: Resolve = Arc::new(move || {
+            let host = named.clone();
+            Box::pin(async move { Ok(tokio::net::lookup_host((host.as_str(), port)).await?.collect()) })
+        });
+        Callee::new(engine.group(), &host, port, &ca, resolve)
+    }
+}
+
+/// One of the Service's ready endpoints, each time anew.
+fn at_service(engine: &Arc<Engine>, reference: &ServiceReference, port: u16) -> Resolve {
+    let (engine, key) = (Arc::downgrade(engine), Key::new(&reference.namespace, &reference.name));
+    Arc::new(move || {
+        let (engine, key) = (engine.clone(), key.clone());
+        Box::pin(async move {
+            let engine = engine.upgrade().ok_or_else(|| io::Error::other("the server is shutting down"))?;
+            let found: Result<SocketAddr, String> = service::resolve::endpoint(&engine, &key, port);
+            found.map(|address| vec![address]).map_err(io::Error::other)
+        })
+    })
+}
+
+pub(super) fn resource(plural: &'static str) -> GroupResource {
+    GroupResource::new("admissionregistration.k8s.io", plural)
+}

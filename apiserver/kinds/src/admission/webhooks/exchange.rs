@@ -1,0 +1,149 @@
+//! A review, and a webhook that is asked about it -> its AdmissionReview, and what its answer says.
+//!
+//! Sources: apiserver `pkg/admission/plugin/webhook/request/admissionreview.go`, `errors/statuserror.go`; `admission.k8s.io/v1`, `v1beta1`.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use api::Status;
+use apiserver::identity::Review;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::rules;
+
+/// What a webhook said.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    pub allowed: bool,
+    /// Operations of a JSON patch, where there are any.
+    pub patch: Option<Value>,
+    pub result: Option<Map<String, Value>>,
+    pub warnings: Vec<String>,
+    pub annotations: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Sent {
+    #[serde(default)]
+    api_version: String,
+    #[serde(default)]
+    kind: String,
+    response: Option<Response>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[derive(Default)]
+struct Response {
+    uid: Option<String>,
+    allowed: Option<bool>,
+    status: Option<Map<String, Value>>,
+    patch: Option<String>,
+    patch_type: Option<String>,
+    audit_annotations: Option<BTreeMap<String, String>>,
+    warnings: Option<Vec<String>>,
+}
+
+/// The body of a request to a webhook that understands `version`.
+pub(super) fn request(review: &Review<'_>, version: &str, uid: &str) -> Value {
+    let ctx = review.ctx;
+    let (kind, (_, gvk)) = (ctx.kind, ctx.body());
+    let gvk = json!({"group": gvk.group, "version": gvk.version, "kind": gvk.kind});
+    let gvr = json!({"group": kind.group, "version": kind.version, "resource": kind.plural});
+    let namespace = if super::is_namespace(ctx) { ctx.name } else { ctx.namespace };
+    let mut request = json!({"uid": uid, "kind": gvk, "resource": gvr, "requestKind": gvk, "requestResource": gvr});
+    let mut put = |name: &str, value: &str| {
+        if !value.is_empty() {
+            request[name] = value.into();
+        }
+    };
+    put("subResource", ctx.subresource);
+    put("requestSubResource", ctx.subresource);
+    put("name", ctx.name);
+    put("namespace", namespace);
+    put("operation", rules::word(ctx.operation));
+    request["userInfo"] = user(review);
+    request["object"] = review.object.as_deref().cloned().unwrap_or_default();
+    request["oldObject"] = review.old.cloned().unwrap_or_default();
+    request["dryRun"] = ctx.dry_run.into();
+    request["options"] = ctx.options.clone();
+    json!({"kind": "AdmissionReview", "apiVersion": format!("admission.k8s.io/{version}"), "request": request})
+}
+
+fn user(review: &Review<'_>) -> Value {
+    let user = review.ctx.user;
+    let mut info = json!({"username": user.name});
+    if !user.uid.is_empty() {
+        info["uid"] = user.uid.as_str().into();
+    }
+    if !user.groups.is_empty() {
+        info["groups"] = user.groups.clone().into();
+    }
+    if !user.extra.is_empty() {
+        info["extra"] = user.extra.iter().map(|(key, values)| (key.clone(), Value::from(values.clone()))).collect::<Map<_, _>>().into();
+    }
+    info
+}
+
+impl Answer {
+    /// # Errors
+    /// It is none, or not one to this request.
+    pub fn read(body: &[u8], version: &str, uid: &str, may_patch: bool) -> Result<Self, String> {
+        let sent: Sent = serde_json::from_slice(body).map_err(|error| format!("couldn't get version/kind; json parse error: {error}"))?;
+        let response = sent.response.ok_or("webhook response was absent")?;
+        let patch_type = response.patch_type.as_deref();
+        let patch = response.patch.as_deref().filter(|patch| !patch.is_empty());
+        if version == "v1" {
+            let given = response.uid.as_deref().unwrap_or_default();
+            if given != uid {
+                return Err(format!("expected response.uid={uid:?}, got {given:?}"));
+            }
+            if (sent.api_version.as_str(), sent.kind.as_str()) != ("admission.k8s.io/v1", "AdmissionReview") {
+                let got = format!("{}, Kind={}", sent.api_version, sent.kind);
+                return Err(format!("expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got {got}"));
+            }
+            match (may_patch, patch, patch_type) {
+                (true, Some(_), None) => return Err("webhook returned response.patch but not response.patchType".into()),
+                (true, None, Some(_)) => return Err("webhook returned response.patchType but not response.patch".into()),
+                (true, Some(_), Some(other)) if other != "JSONPatch" => return Err(format!("unsupported patch type {other:?}")),
+                (false, Some(_), _) => return Err("validating webhook may not return response.patch".into()),
+                (false, None, Some(_)) => return Err("validating webhook may not return response.patchType".into()),
+                _ => {}
+            }
+        }
+        let patch = patch.filter(|_| may_patch).map(operations).transpose()?;
+        Ok(Self {
+            allowed: response.allowed.unwrap_or_default(),
+            patch,
+            result: response.status,
+            warnings: response.warnings.unwrap_or_default(),
+            annotations: response.audit_annotations.unwrap_or_default(),
+        })
+    }
+
+    /// The refusal (`ToStatusErr`).
+    pub fn refusal(&self, webhook: &str) -> Status {
+        let part = |name: &str| self.result.as_ref().and_then(|result| result.get(name));
+        let text = |name: &str| part(name).and_then(Value::as_str).unwrap_or_default();
+        let code = part("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok()).filter(|code| (400..600).contains(code));
+        let denied = format!("admission webhook {webhook:?} denied the request");
+        let message = match (text("message"), text("reason")) {
+            ("", "") => format!("{denied} without explanation"),
+            ("", reason) => format!("{denied}: {reason}"),
+            (message, _) => format!("{denied}: {message}"),
+        };
+        let mut status = Status::new(code.unwrap_or(400), Cow::Owned(text("reason").to_owned()), message);
+        if let Some(Value::Object(details)) = part("details") {
+            status.details = details.clone();
+        }
+        status
+    }
+}
+
+fn operations(patch: &str) -> Result<Value, String> {
+    let undecodable = |why: &dyn std::fmt::Display| format!("received undecodable patch in webhook response: {why}");
+    let bytes = STANDARD.decode(patch).map_err(|error| undecodable(&error))?;
+    serde_json::from_slice(&bytes).map_err(|error| undecodable(&error))
+}

@@ -1,0 +1,142 @@
+//! What clients read in protobuf: objects, lists, watches, refusals; and what is not served so.
+
+use apiserver::{body::Response, identity::Auth};
+use bytes::Bytes;
+use http::{Request, header};
+use http_body_util::{BodyExt, Full};
+use kinds::schema::TABLES;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use crate::room::Room;
+
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+/// client-go's own order of preference.
+const CLIENT_GO: &str = "application/vnd.kubernetes.protobuf,application/json";
+
+async fn room() -> Room {
+    let room = Room::new(kinds::table(&kinds::Config::default()), Auth::default()).await;
+    Room::ok(room.post("/api/v1/namespaces", json!({"metadata": {"name": "default"}})).await);
+    for name in ["a", "b"] {
+        let map =
+            json!({"metadata": {"name": name, "labels": {"z": "1", "a": "2"}}, "data": {"y": "ü", "x": ""}, "binaryData": {"b": "AAEC"}});
+        Room::ok(room.post(MAPS, map).await);
+    }
+    room
+}
+
+async fn answer(room: &Room, method: &str, path: &str, accept: &str) -> Response {
+    let request = Request::builder().method(method).uri(path).header(header::ACCEPT, accept);
+    room.front.clone().oneshot(request.body(Full::new(Bytes::new())).unwrap()).await.unwrap()
+}
+
+async fn ask(room: &Room, method: &str, path: &str, accept: &str) -> (u16, String, Bytes) {
+    let (parts, body) = answer(room, method, path, accept).await.into_parts();
+    let kind = parts.headers[header::CONTENT_TYPE].to_str().unwrap().to_owned();
+    (parts.status.as_u16(), kind, body.collect().await.unwrap().to_bytes())
+}
+
+fn read(kind: &str, body: &[u8]) -> Value {
+    TABLES.protobuf(kind, body).unwrap().value
+}
+
+/// Numbers and contents of a message that has nothing but texts and messages.
+fn fields(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
+    let mut found = Vec::new();
+    while let [tag, rest @ ..] = bytes {
+        assert_eq!(tag & 7, 2, "{bytes:?}");
+        let (mut length, mut used) = (0, 0);
+        for byte in rest {
+            length |= usize::from(byte & 0x7f) << (7 * used);
+            used += 1;
+            if *byte < 0x80 {
+                break;
+            }
+        }
+        let (content, after) = rest[used..].split_at(length);
+        found.push((tag >> 3, content));
+        bytes = after;
+    }
+    found
+}
+
+/// What the envelope holds.
+fn raw(body: &[u8]) -> &[u8] {
+    fields(body.strip_prefix(b"k8s\0").expect("an envelope")).into_iter().find(|(number, _)| *number == 2).expect("an object").1
+}
+
+/// The objects of a list as its items stand in it.
+fn items(body: &[u8]) -> Vec<&[u8]> {
+    fields(raw(body)).into_iter().filter(|(number, _)| *number == 2).map(|(_, item)| item).collect()
+}
+
+#[tokio::test]
+async fn an_object_is_the_same_in_protobuf_and_json() {
+    let room = room().await;
+    let path = format!("{MAPS}/a");
+    let (code, kind, body) = ask(&room, "GET", &path, CLIENT_GO).await;
+    assert_eq!((code, kind.as_str()), (200, PROTOBUF));
+    let json = room.get(&path).await;
+    assert_eq!(read("ConfigMap", &body), json);
+    // Lists, short and longer than what is kept of them.
+    let (_, kind, list) = ask(&room, "GET", MAPS, PROTOBUF).await;
+    assert_eq!(kind, PROTOBUF);
+    let found = items(&list);
+    assert_eq!((found.len(), found[0]), (2, raw(&body)));
+    let big = "x".repeat(900_000);
+    for i in 0..7 {
+        Room::ok(room.post(MAPS, json!({"metadata": {"name": format!("c{i}")}, "data": {"big": big}})).await);
+    }
+    for _ in 0..2 {
+        let (_, _, list) = ask(&room, "GET", MAPS, PROTOBUF).await;
+        assert!(list.len() > 6_000_000 && list.ends_with(&[0x1a, 0, 0x22, 0]));
+        assert_eq!(items(&list).len(), 9);
+    }
+    let (_, _, partial) = ask(&room, "GET", MAPS, &format!("{PROTOBUF};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1")).await;
+    assert_eq!((items(&partial).len(), fields(items(&partial)[0])[0]), (9, fields(raw(&body))[0]));
+}
+
+#[tokio::test]
+async fn a_watch_tells_in_frames() {
+    let room = room().await;
+    let path = format!("{MAPS}?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true");
+    let response = answer(&room, "GET", &path, CLIENT_GO).await;
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "application/vnd.kubernetes.protobuf;stream=watch");
+    let mut body = response.into_body();
+    let mut bytes = Vec::new();
+    let mut told = Vec::new();
+    Room::ok(room.post(MAPS, json!({"metadata": {"name": "late"}})).await);
+    room.delete(&format!("{MAPS}/late")).await;
+    while told.len() < 5 {
+        bytes.extend_from_slice(&body.frame().await.expect("the watch goes on").unwrap().into_data().unwrap());
+        while let Some((length, rest)) = bytes.split_first_chunk::<4>()
+            && let Some(frame) = rest.get(..u32::from_be_bytes(*length) as usize)
+        {
+            let [(1, word), (2, object)] = fields(frame)[..] else { panic!("{frame:?}") };
+            let value = read("ConfigMap", fields(object)[0].1);
+            told.push((String::from_utf8(word.to_vec()).unwrap(), value));
+            bytes.drain(..4 + frame.len());
+        }
+    }
+    let words: Vec<_> = told.iter().map(|(word, value)| (word.as_str(), value["metadata"]["name"].as_str().unwrap_or_default())).collect();
+    assert_eq!(words, [("ADDED", "a"), ("ADDED", "b"), ("BOOKMARK", ""), ("ADDED", "late"), ("DELETED", "late")]);
+    assert_eq!(told[0].1, room.get(&format!("{MAPS}/a")).await);
+    assert_eq!(told[2].1["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    assert_ne!(told[3].1["metadata"]["resourceVersion"], told[4].1["metadata"]["resourceVersion"]);
+}
+
+#[tokio::test]
+async fn refusals_are_in_protobuf_and_tables_are_not() {
+    let room = room().await;
+    let (code, kind, body) = ask(&room, "GET", &format!("{MAPS}/none"), CLIENT_GO).await;
+    assert_eq!((code, kind.as_str()), (404, PROTOBUF));
+    let status = read("Status", &body);
+    assert_eq!((&status["reason"], &status["code"], &status["details"]["name"]), (&json!("NotFound"), &json!(404), &json!("none")));
+    let (code, kind, body) = ask(&room, "DELETE", &format!("{MAPS}/b"), CLIENT_GO).await;
+    assert_eq!((code, kind.as_str(), &read("Status", &body)["status"]), (200, PROTOBUF, &json!("Success")));
+    let table = format!("{PROTOBUF};as=Table;g=meta.k8s.io;v=v1");
+    assert_eq!(ask(&room, "GET", MAPS, &table).await.0, 406);
+    let (code, kind, _) = ask(&room, "GET", MAPS, &format!("{table},application/json")).await;
+    assert_eq!((code, kind.as_str()), (200, "application/json"));
+}

@@ -1,0 +1,199 @@
+//! JSON that somebody outside is asked about -> what they answer: how webhooks are called.
+//!
+//! Source: apiserver `pkg/util/webhook/client.go`. HTTP/1.1, with connections that are kept for the next call; a redirect is no answer.
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use api::task::Group;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{Request, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::{
+    client::legacy::{
+        Client,
+        connect::{Connected, Connection},
+    },
+    rt::{TokioIo, TokioTimer},
+};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tower::Service;
+
+use crate::{lane, tls};
+
+/// Of an answer: an object, in base64, and room for what goes with it.
+const ANSWER_BYTES_MAX: usize = 8 << 20;
+/// Of an answer that is a refusal, what is told of it.
+const TOLD_BYTES_MAX: usize = 1 << 10;
+/// A connection that nobody uses is kept for so long.
+const IDLE_BOUND: Duration = Duration::from_secs(90);
+/// How many of them, for one address.
+const IDLE_MAX: usize = 4;
+
+/// Where a call leads: what is dialled now, for a name that may stand for something else later.
+pub type Resolve = Arc<dyn Fn() -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
+
+/// One that is called, with its connections.
+pub struct Callee {
+    client: Client<Connector, Full<Bytes>>,
+    /// `https://name:port`.
+    origin: String,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unanswered {
+    /// They were not reached, or did not answer in time, or too much.
+    Failed(String),
+    /// They refused.
+    Refused { code: u16, text: String },
+}
+
+impl Callee {
+    /// `server_name` is who must show a certificate that an authority of `ca_bundle` (PEM) has signed.
+    ///
+    /// # Errors
+    /// The bundle or the name cannot be used.
+    pub fn new(group: &Group, server_name: &str, port: u16, ca_bundle: &[u8], resolve: Resolve) -> Result<Self, String> {
+        let host = if server_name.contains(':') { format!("[{server_name}]") } else { server_name.to_owned() };
+        let name = ServerName::try_from(server_name.to_owned()).map_err(|error| error.to_string())?;
+        let connector = Connector { tls: Arc::new(trusting(ca_bundle)?), name, resolve };
+        let client = Client::builder(InGroup(group.clone()))
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_BOUND)
+            .pool_max_idle_per_host(IDLE_MAX)
+            .build(connector);
+        Ok(Self { client, origin: format!("https://{host}:{port}") })
+    }
+
+    /// The whole URL of a path.
+    pub fn url(&self, path_and_query: &str) -> String {
+        format!("{}{path_and_query}", self.origin)
+    }
+
+    /// Sends `body` and brings back the answer, within `bound`. Whoever waits here keeps no turn of the work that may take long.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn post(&self, path_and_query: &str, body: Bytes, bound: Duration) -> Result<Bytes, Unanswered> {
+        let asked = tokio::time::timeout(bound, self.ask(path_and_query, body));
+        lane::outside(asked).await.unwrap_or_else(|_| Err(Unanswered::Failed("context deadline exceeded".into())))
+    }
+
+    async fn ask(&self, path_and_query: &str, body: Bytes) -> Result<Bytes, Unanswered> {
+        let failed = |error: &dyn std::fmt::Display| Unanswered::Failed(error.to_string());
+        let request = Request::post(self.url(path_and_query))
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::ACCEPT, "application/json, */*")
+            .header(header::USER_AGENT, concat!("kube-apiserver-admission skiff/", env!("CARGO_PKG_VERSION")))
+            .body(Full::new(body))
+            .map_err(|error| failed(&error))?;
+        let answer = self.client.request(request).await.map_err(|error| Unanswered::Failed(innermost(&error)))?;
+        let code = answer.status();
+        let read = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let bytes = read.map_err(|error| failed(&error))?.to_bytes();
+        if code.is_success() {
+            return Ok(bytes);
+        }
+        let told = bytes.get(..bytes.len().min(TOLD_BYTES_MAX)).unwrap_or_default();
+        Err(Unanswered::Refused { code: code.as_u16(), text: String::from_utf8_lossy(told).into_owned() })
+    }
+}
+
+fn trusting(ca_bundle: &[u8]) -> Result<ClientConfig, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca_bundle) {
+        roots.add(certificate.map_err(|error| error.to_string())?).map_err(|error| error.to_string())?;
+    }
+    let builder = ClientConfig::builder_with_provider(tls::provider()).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| error.to_string())?;
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// What is wrong in the end: `client error (Connect)` says little.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// Connections are tasks of the server's group.
+#[derive(Clone)]
+struct InGroup(Group);
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for InGroup {
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
+    }
+}
+
+#[derive(Clone)]
+struct Connector {
+    tls: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    resolve: Resolve,
+}
+
+impl Service<Uri> for Connector {
+    type Response = Stream;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Stream>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let Self { tls, name, resolve } = self.clone();
+        Box::pin(async move {
+            let addresses = resolve().await?;
+            let stream = TcpStream::connect(addresses.as_slice()).await?;
+            stream.set_nodelay(true)?;
+            Ok(Stream(TokioIo::new(TlsConnector::from(tls).connect(name, stream).await?)))
+        })
+    }
+}
+
+struct Stream(TokioIo<TlsStream<TcpStream>>);
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl Read for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl Write for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}

@@ -100,6 +100,7 @@ const LISTS: &[(&str, &str, &str, &[&str])] = &[
 
 /// Fields with a map type of their own.
 const MAP_FIELDS: &[(&str, &str, &str)] = &[
+    ("io.k8s.api.apps.v1.ControllerRevision", "data", "atomic"),
     ("io.k8s.api.core.v1.PersistentVolumeClaimStatus", "allocatedResourceStatuses", "granular"),
     ("io.k8s.api.core.v1.PersistentVolumeSpec", "claimRef", "granular"),
     ("io.k8s.api.core.v1.PodSpec", "nodeSelector", "atomic"),

@@ -59,6 +59,8 @@ const ALWAYS: &[&str] = &[
     "template",
     "updateStrategy",
 ];
+/// RawExtensions that are none either.
+const RAW: &[(&str, &str)] = &[("io.k8s.api.apps.v1.ControllerRevision", "data")];
 /// But these are.
 const POINTERS: &[(&str, &str)] = &[
     ("io.k8s.api.autoscaling.v2.MetricSpec", "resource"),
@@ -90,7 +92,8 @@ pub fn render(definitions: &BTreeMap<String, Value>, wire: &str) -> String {
             let typ = typ(name, field, property);
             // Objects and types with a form of their own are never left out.
             let zero = typ.starts_with(['s', 'b', 'i', 'l', 'd', 'y', '[', '{']) && zeros.has(name, field);
-            let is_object = typ.starts_with('@') && ALWAYS.contains(&field.as_str()) && !POINTERS.contains(&(name.as_str(), field.as_str()));
+            let is_object = typ.starts_with('@') && ALWAYS.contains(&field.as_str()) && !POINTERS.contains(&(name.as_str(), field.as_str()))
+                || RAW.contains(&(name.as_str(), field.as_str()));
             let is_key = typ.starts_with(['s', 'i', 'l']) && !zero && keys.contains(&(name.as_str(), field.as_str())) && !POINTER_KEYS.contains(&field.as_str());
             let mark = if zero { "~" } else if is_object || is_key { "!" } else { "" };
             writeln!(out, "{field} {mark}{typ}{}", semantics(property)).expect("writing to memory");

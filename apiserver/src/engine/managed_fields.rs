@@ -71,6 +71,14 @@ fn started(ctx: &Ctx<'_>, given: Option<Value>, live: Option<&Value>) -> Managed
     }
 }
 
+/// An empty list is a word here, and does not go as other empty ones do: it becomes one that has an empty entry alone.
+pub(crate) fn keep_reset(object: &mut Value) {
+    let list = object.get_mut("metadata").and_then(|metadata| metadata.get_mut(FIELD)).and_then(Value::as_array_mut);
+    if let Some(list) = list.filter(|list| list.is_empty()) {
+        list.push(serde_json::json!({}));
+    }
+}
+
 fn is_reset(given: &Value) -> bool {
     let Some(list) = given.as_array() else { return false };
     let is_nothing = |entry: &Value| entry.as_object().is_some_and(|entry| entry.values().all(|value| value.is_null() || value == ""));

@@ -31,12 +31,17 @@ impl Mode {
     /// Names of fields that are there although nothing is said of them.
     pub(super) fn always<'t>(self, form: &MapForm<'t>) -> impl Iterator<Item = &'t Field> {
         let fields = form.definition.filter(|_| self == Self::Typed).map_or(&[][..], |definition| &definition.fields);
-        fields.iter().filter(|field| field.is_always && matches!(field.typ, Type::Object(_)) || is_bare(field))
+        fields.iter().filter(|field| is_struct(field) || is_bare(field))
     }
 
     pub(super) fn is_empty(self, form: &MapForm<'_>, map: &Map<String, Value>) -> bool {
         map.keys().all(|name| self.get(form, map, name).is_none()) && self.always(form).next().is_none()
     }
+}
+
+/// An object that is no pointer.
+fn is_struct(field: &Field) -> bool {
+    field.is_always && matches!(field.typ, Type::Object(_) | Type::Any)
 }
 
 /// A list or map that Go writes as null where it is empty.
@@ -47,7 +52,7 @@ fn is_bare(field: &Field) -> bool {
 fn typed<'v>(field: &Field, value: Option<&'v Value>) -> Option<&'v Value> {
     match value.filter(|value| !value.is_null()) {
         Some(value) => (!field.is_absent(value)).then_some(value),
-        None if field.is_always && matches!(field.typ, Type::Object(_)) => Some(&NOTHING),
+        None if is_struct(field) => Some(&NOTHING),
         None if is_bare(field) => Some(&NULL),
         None => value.filter(|_| matches!(field.typ, Type::Time | Type::MicroTime)),
     }

@@ -85,7 +85,7 @@ pub(crate) fn is_apply(headers: &HeaderMap) -> bool {
 /// Most send JSON, which is YAML.
 fn configuration(body: &[u8], query: &Query) -> Result<(Patch, Vec<String>), Status> {
     let refused = |why: String| Status::bad_request(format!("error decoding YAML: {why}"));
-    let parsed = parse::json(body).or_else(|_| parse::yaml(body)).map_err(refused)?;
+    let parsed = parse::json(body).or_else(|_| parse::yaml(first_document(body))).map_err(refused)?;
     let value = match parsed.value {
         Value::Null => Value::Object(serde_json::Map::new()),
         Value::Object(map) => Value::Object(map),
@@ -96,6 +96,22 @@ fn configuration(body: &[u8], query: &Query) -> Result<(Patch, Vec<String>), Sta
         }
     };
     Ok((Patch::Apply(Configuration { value, is_forced: query.flag("force") }), parsed.duplicates))
+}
+
+/// Of several documents the first counts.
+fn first_document(body: &[u8]) -> &[u8] {
+    let is_blank = |text: &[u8]| {
+        text.split(|byte| *byte == b'\n').all(|line| line.trim_ascii().is_empty() || line.trim_ascii_start().starts_with(b"#"))
+    };
+    let mut at = 0;
+    for line in body.split_inclusive(|byte| *byte == b'\n') {
+        let is_mark = line.strip_prefix(b"---").is_some_and(|rest| rest.first().is_none_or(u8::is_ascii_whitespace));
+        if is_mark && !is_blank(&body[..at]) {
+            return &body[..at];
+        }
+        at += line.len();
+    }
+    body
 }
 
 fn map(value: Value) -> Result<Value, Status> {
@@ -130,6 +146,15 @@ mod tests {
         let gone = old.keys().filter(|key| !new.contains_key(*key)).map(|key| (key.clone(), Value::Null));
         let there = new.iter().map(|(key, value)| (key.clone(), old.get(key).map_or(value.clone(), |was| difference(was, value))));
         Value::Object(gone.chain(there).collect())
+    }
+
+    #[test]
+    fn the_first_document_is_applied() {
+        let first = |text: &'static str| std::str::from_utf8(first_document(text.as_bytes())).unwrap();
+        assert_eq!(first("a: 1\n---\nb: 1\n"), "a: 1\n");
+        assert_eq!(first("---\na: 1\n--- \nb: 1\n"), "---\na: 1\n");
+        assert_eq!(first("# x\n\n---\na: ---\n---b: 1\n"), "# x\n\n---\na: ---\n---b: 1\n");
+        assert_eq!(first(""), "");
     }
 
     proptest! {

@@ -20,7 +20,7 @@ use crate::{
     body::{Body, Response},
     engine::{
         context::ManagerOperation,
-        create, form, meta,
+        create, form, managed_fields, meta,
         registry::Served,
         scale, subresource,
         update::{self, Missing, Updated},
@@ -123,6 +123,7 @@ impl Call {
             }
             if scale.is_none() {
                 let gvk = kind.gvk();
+                managed_fields::keep_reset(value);
                 parse::name_kind(&|version, name| kind.schema.knows(version, name), &gvk, value, body)?;
                 // What is applied has been held against the schema already.
                 let mode = if is_apply && duplicates.is_empty() { FieldValidation::Ignore } else { options.validation };
@@ -199,6 +200,7 @@ impl Call {
 
     fn decode(&self, schema: &Schema, gvk: &Gvk, input: Input, body: &Bytes, options: &WriteOptions) -> Result<Value, Status> {
         let mut parsed = decode_as(schema, gvk, input, body)?;
+        managed_fields::keep_reset(&mut parsed.value);
         self.tell_sent(&parsed.value);
         let texts = schema.check(gvk, &mut parsed.value, &parsed.duplicates, options.validation)?;
         self.notes.warn(texts);

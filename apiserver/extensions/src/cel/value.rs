@@ -6,10 +6,7 @@ use api::{quantity::Quantity, time::Timestamp};
 use kinds::common::Read;
 use serde_json::{Map, Value};
 
-use super::{
-    syntax::Literal,
-    types::unescaped,
-};
+use super::{syntax::Literal, types::unescaped};
 use crate::schema::{Node, Type, formats};
 
 #[derive(Clone, Debug)]

@@ -29,9 +29,9 @@ pub fn objects(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap();
     let documents = text.split("\n---").map(|document| document.trim_start_matches(['-', ' ', '\r']).to_owned());
     let is_empty = |document: &String| document.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
-    let parsed = documents.filter(|document| !is_empty(document)).map(|document| {
-        apiserver::parse::yaml(document.as_bytes()).unwrap_or_else(|why| panic!("{path:?}: {why}")).value
-    });
+    let parsed = documents
+        .filter(|document| !is_empty(document))
+        .map(|document| apiserver::parse::yaml(document.as_bytes()).unwrap_or_else(|why| panic!("{path:?}: {why}")).value);
     parsed
         .flat_map(|object| match object.get("items").and_then(Value::as_array) {
             Some(items) if object["kind"].as_str().is_some_and(|kind| kind.ends_with("List")) => items.clone(),

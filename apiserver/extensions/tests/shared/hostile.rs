@@ -37,8 +37,13 @@ fn what_cannot_be_is_refused_in_time() {
         for _ in 0..40 {
             deep = json!({"type": "object", "properties": {"x": deep}});
         }
-        let bombs: Map<String, Value> = (0..300).map(|n| (format!("p{n}"), json!({"type": "string", "pattern": "((a{1000}){1000}){1000}"}))).collect();
-        let rule = |rule: &str| with(json!({"type": "object", "properties": {"l": {"type": "array", "items": {"type": "integer"}}}, "x-kubernetes-validations": [{"rule": rule}]}));
+        let bombs: Map<String, Value> =
+            (0..300).map(|n| (format!("p{n}"), json!({"type": "string", "pattern": "((a{1000}){1000}){1000}"}))).collect();
+        let rule = |rule: &str| {
+            with(
+                json!({"type": "object", "properties": {"l": {"type": "array", "items": {"type": "integer"}}}, "x-kubernetes-validations": [{"rule": rule}]}),
+            )
+        };
         let refused = [
             with(json!({"type": "object", "properties": bombs})),
             rule(&"(".repeat(5000)),
@@ -59,7 +64,12 @@ fn what_cannot_be_is_refused_in_time() {
         let (code, reply) = room.post(&format!("{DEFINITIONS}?dryRun=All"), &definition(with(deep))).await;
         assert_eq!(code, 201, "{reply}");
         // Everywhere null, or of another type.
-        for body in [json!({"metadata": {"name": "widgets.hostile.io"}, "spec": null}), json!({"metadata": null}), definition(Value::Null), json!({"spec": {"versions": [null]}})] {
+        for body in [
+            json!({"metadata": {"name": "widgets.hostile.io"}, "spec": null}),
+            json!({"metadata": null}),
+            definition(Value::Null),
+            json!({"spec": {"versions": [null]}}),
+        ] {
             let (code, reply) = room.post(DEFINITIONS, &body).await;
             assert!((400..500).contains(&code), "{code} {reply}");
         }

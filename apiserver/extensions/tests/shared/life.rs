@@ -52,7 +52,8 @@ async fn a_schema_changes_under_what_is_stored() {
         schema(json!({"type": "integer", "maximum": 5}))}}]}});
     let (code, reply) = room.send("PATCH", &path, &narrow).await;
     assert_eq!(code, 200, "{reply}");
-    eventually("the new schema holds", async || room.post(&format!("{WIDGETS}?dryRun=All"), &widget("b", json!({"n": 6}))).await.0 == 422).await;
+    eventually("the new schema holds", async || room.post(&format!("{WIDGETS}?dryRun=All"), &widget("b", json!({"n": 6}))).await.0 == 422)
+        .await;
     // What is as it was may stay so; what changes must fit.
     let a = format!("{WIDGETS}/a");
     assert_eq!(room.send("PATCH", &a, &json!({"spec": {"color": "blue"}})).await.0, 200);

@@ -68,7 +68,11 @@ fn collection(places: &Places, object: &Value) -> Option<String> {
     let (api_version, kind) = (object["apiVersion"].as_str()?, object["kind"].as_str()?);
     let (plural, is_namespaced) = places.get(&(api_version.to_owned(), kind.to_owned()))?;
     let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
-    Some(if *is_namespaced { format!("/apis/{api_version}/namespaces/{namespace}/{plural}") } else { format!("/apis/{api_version}/{plural}") })
+    Some(if *is_namespaced {
+        format!("/apis/{api_version}/namespaces/{namespace}/{plural}")
+    } else {
+        format!("/apis/{api_version}/{plural}")
+    })
 }
 
 fn of(part: &str, dir: Option<&str>) -> Vec<std::path::PathBuf> {

@@ -24,7 +24,7 @@ use kinds::{
 use serde_json::Value;
 
 use crate::{
-    cel::{self, Resource},
+    cel,
     columns::{self, Cells},
     json_path::JsonPath,
     published,
@@ -369,7 +369,7 @@ impl CustomResources {
         let judged = if causes.0.iter().any(blocks) { Judged::Blocked } else { judged };
         match judged {
             _ if !self.has_rules => {}
-            Judged::Complete => cel::run(&self.node, new, old, Path::ROOT, Resource::Yes, causes),
+            Judged::Complete => cel::run(&self.node, new, old, Path::ROOT, causes),
             Judged::Blocked => {
                 let why = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
                 causes.invalid("<nil>", Value::Null, why);

@@ -5,8 +5,10 @@ use super::{
     syntax::{Expr, Issue, Literal, Macro, Node, Optional},
 };
 
-/// Nesting of an expression (cel-go's `maxRecursionDepth` is 250; the stack of a worker in a debug build bears fewer).
-const DEPTH_MAX: usize = 120;
+/// Nesting of brackets, links of one chain, and depth of the whole tree: all that goes through it does so on the stack (cel-go's bound of nesting is 250).
+const NESTING_MAX: usize = 30;
+const LINKS_MAX: usize = 60;
+const TREE_DEPTH_MAX: usize = 100;
 /// Length of an expression, in characters (cel-go's `expressionSizeCodePointLimit`).
 const EXPRESSION_LENGTH_MAX: usize = 100_000;
 const RESERVED: [&str; 16] = [
@@ -40,9 +42,37 @@ pub fn parse(source: &str) -> Result<Expr, Issue> {
     let mut parser = Parser { tokens: tokens(source)?, next: 0, depth: 0 };
     let expr = parser.expr()?;
     match parser.peek() {
+        Token::End if depth(&expr) > TREE_DEPTH_MAX => Err(too_deep(expr.at)),
         Token::End => Ok(expr),
         other => Err(parser.unexpected(&other.clone())),
     }
+}
+
+fn too_deep(at: usize) -> Issue {
+    Issue { at, why: format!("expression recursion limit exceeded: {TREE_DEPTH_MAX}") }
+}
+
+/// Of a tree, without going down into it on the stack.
+fn depth(expr: &Expr) -> usize {
+    let (mut open, mut deepest) = (vec![(expr, 1)], 0);
+    while let Some((expr, level)) = open.pop() {
+        deepest = deepest.max(level);
+        let mut inner: Vec<&Expr> = Vec::new();
+        match &expr.node {
+            Node::Literal(_) | Node::Ident(_) => {}
+            Node::Select(operand, ..) | Node::Has(operand, _) => inner.push(operand),
+            Node::Call(target, _, arguments) => inner.extend(target.as_deref().into_iter().chain(arguments)),
+            Node::List(elements) => inner.extend(elements.iter().map(|(element, _)| element)),
+            Node::Map(entries) => inner.extend(entries.iter().flat_map(|(key, value, _)| [key, value])),
+            Node::Macro(_, range, _, body) => {
+                inner.push(range);
+                inner.extend(body);
+            }
+            Node::Bind(_, value, body) => inner.extend([&**value, &**body]),
+        }
+        open.extend(inner.into_iter().map(|inner| (inner, level + 1)));
+    }
+    deepest
 }
 
 struct Parser {
@@ -97,8 +127,8 @@ impl Parser {
 
     fn expr(&mut self) -> Parsed {
         self.depth += 1;
-        if self.depth > DEPTH_MAX {
-            return Err(Issue { at: self.at(), why: format!("expression recursion limit exceeded: {DEPTH_MAX}") });
+        if self.depth > NESTING_MAX {
+            return Err(too_deep(self.at()));
         }
         let expr = self.conditional();
         self.depth -= 1;
@@ -126,8 +156,8 @@ impl Parser {
             self.next += 1;
             links += 1;
             // A chain leans to the left: it is as deep as it is long.
-            if links > DEPTH_MAX && level > 1 {
-                return Err(Issue { at, why: format!("expression recursion limit exceeded: {DEPTH_MAX}") });
+            if links > LINKS_MAX && level > 1 {
+                return Err(too_deep(at));
             }
             let right = self.binary(level + 1)?;
             let name = if *symbol == "in" { "@in".to_owned() } else { format!("_{symbol}_") };
@@ -182,8 +212,8 @@ impl Parser {
         let mut links = 0;
         loop {
             links += 1;
-            if links > DEPTH_MAX {
-                return Err(Issue { at: self.at(), why: format!("expression recursion limit exceeded: {DEPTH_MAX}") });
+            if links > LINKS_MAX {
+                return Err(too_deep(self.at()));
             }
             let at = self.at();
             if self.eat(".") {

@@ -73,9 +73,9 @@ pub fn has_rules(node: &Node) -> bool {
 }
 
 /// Runs all rules over a value and all that is in it. What is as it was is let be, but for what compares old with new.
-pub fn run(node: &Node, value: &Value, old: Option<&Value>, path: Path<'_>, resource: Resource, causes: &mut FieldErrors) {
+pub fn run(node: &Node, value: &Value, old: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
     let mut walk = Walk { left: WRITE_COST_MAX, causes };
-    walk.node(node, value, old, old, path, resource);
+    walk.node(node, value, old, old, path);
 }
 
 struct Walk<'c> {
@@ -85,19 +85,11 @@ struct Walk<'c> {
 
 impl Walk<'_> {
     /// `nearest` is what the value, or else the closest thing around it that can be told again, was before. False: nothing more is looked at.
-    fn node(
-        &mut self,
-        node: &Node,
-        value: &Value,
-        old: Option<&Value>,
-        nearest: Option<&Value>,
-        path: Path<'_>,
-        resource: Resource,
-    ) -> bool {
+    fn node(&mut self, node: &Node, value: &Value, old: Option<&Value>, nearest: Option<&Value>, path: Path<'_>) -> bool {
         if value.is_null() {
             return true;
         }
-        if !node.more().rules.is_empty() && !self.rules(node, value, old, path, resource) {
+        if !node.more().rules.is_empty() && !self.rules(node, value, old, path) {
             return false;
         }
         match value {
@@ -106,14 +98,14 @@ impl Walk<'_> {
                 let before = Before::of(node, old);
                 list.iter().enumerate().all(|(index, element)| {
                     let was = before.of_element(node, element);
-                    self.node(items, element, was, was.or(nearest), path.index(index), Resource::No)
+                    self.node(items, element, was, was.or(nearest), path.index(index))
                 })
             }
             Value::Object(map) => map.iter().all(|(key, value)| {
                 let was = old.and_then(|old| old.get(key)).filter(|was| !was.is_null());
                 match (node.properties.get(key), &node.additional) {
-                    (Some(inner), _) => self.node(inner, value, was, was.or(nearest), path.field(key), Resource::No),
-                    (None, Additional::Of(inner)) => self.node(inner, value, was, was.or(nearest), path.key(key), Resource::No),
+                    (Some(inner), _) => self.node(inner, value, was, was.or(nearest), path.field(key)),
+                    (None, Additional::Of(inner)) => self.node(inner, value, was, was.or(nearest), path.key(key)),
                     (None, _) => true,
                 }
             }),
@@ -121,7 +113,7 @@ impl Walk<'_> {
         }
     }
 
-    fn rules(&mut self, node: &Node, value: &Value, old: Option<&Value>, path: Path<'_>, resource: Resource) -> bool {
+    fn rules(&mut self, node: &Node, value: &Value, old: Option<&Value>, path: Path<'_>) -> bool {
         let at = field(path);
         for rule in &node.more().rules {
             let program = match Program::of(rule) {

@@ -27,7 +27,6 @@ impl Authorizer for Everyone {
 
 pub struct Room {
     front: Front,
-    pub engine: Arc<Engine>,
     _group: Group,
 }
 
@@ -40,7 +39,7 @@ impl Room {
         engine.ready().await;
         apiextensions::start(&engine).await;
         let front = front::Front::builder(engine.clone()).mount(OpenApi::default().routes(engine.clone())).build();
-        Self { front, engine, _group: group }
+        Self { front, _group: group }
     }
 
     pub async fn send(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {

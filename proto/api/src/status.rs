@@ -14,14 +14,15 @@ pub struct Status {
     pub code: u16,
     pub reason: Cow<'static, str>,
     pub message: String,
-    pub details: Map<String, Value>,
+    /// Boxed: a Status is what nearly everything may answer with.
+    pub details: Box<Map<String, Value>>,
 }
 
 pub type StatusResult<T> = Result<T, Status>;
 
 impl Status {
     pub fn new(code: u16, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self { code, reason: reason.into(), message: message.into(), details: Map::new() }
+        Self { code, reason: reason.into(), message: message.into(), details: Box::default() }
     }
 
     pub fn not_found(gr: &GroupResource, name: &str) -> Self {
@@ -153,7 +154,7 @@ impl Status {
         let has_details =
             matches!(self.reason.as_ref(), "Forbidden" | "NotFound" | "MethodNotAllowed" | "Invalid" | "Conflict" | "AlreadyExists");
         if has_details || !self.details.is_empty() {
-            body["details"] = Value::Object(self.details.clone());
+            body["details"] = Value::Object(self.details.as_ref().clone());
         }
         body["code"] = self.code.into();
         body

@@ -136,7 +136,7 @@ impl Answer {
         };
         let mut status = Status::new(code.unwrap_or(400), Cow::Owned(text("reason").to_owned()), message);
         if let Some(Value::Object(details)) = part("details") {
-            status.details = details.clone();
+            status.details = Box::new(details.clone());
         }
         status
     }

@@ -84,10 +84,11 @@ pub enum Conversion {
 
 /// See [`Conversion::Direct`].
 pub type DirectConversion = Arc<dyn Fn(&Gvk, Value) -> Value + Send + Sync>;
+type Step = dyn Fn(&mut Value, Came) + Send + Sync;
 /// See [`Kind::read`]. Equal only to itself and its clones.
 #[derive(Clone)]
 pub struct ReadStep {
-    step: Arc<dyn Fn(&mut Value, Came) + Send + Sync>,
+    step: Arc<Step>,
     number: u32,
 }
 

@@ -15,6 +15,9 @@ pub struct Set {
     pub(super) children: Vec<(Element, Set)>,
 }
 
+/// What becomes of the sets below an element that both have.
+type Below = fn(&Set, &Set) -> Set;
+
 impl Set {
     pub fn of(paths: impl IntoIterator<Item = Path>) -> Self {
         let mut set = Self::default();
@@ -128,7 +131,7 @@ impl Set {
         ControlFlow::Continue(())
     }
 
-    fn zip(&self, other: &Self, keep_one: bool, keep_two: bool, both: fn(bool, bool) -> (bool, fn(&Self, &Self) -> Self)) -> Self {
+    fn zip(&self, other: &Self, keep_one: bool, keep_two: bool, both: fn(bool, bool) -> (bool, Below)) -> Self {
         let (is_member, below) = both(self.is_member, other.is_member);
         let (one, two) = (&self.children, &other.children);
         let mut out = Self { is_member, children: Vec::with_capacity(if keep_two { one.len().max(two.len()) } else { 0 }) };

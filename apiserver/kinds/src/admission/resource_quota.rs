@@ -223,7 +223,7 @@ impl Scope {
         let is_named = |name: &&str| self.values.iter().any(|value| value == name);
         match self.operator.as_str() {
             "In" => names.iter().any(is_named),
-            "NotIn" => names.is_empty() || names.iter().any(|name| !is_named(&name)),
+            "NotIn" => names.is_empty() || names.iter().any(|name| !is_named(name)),
             "Exists" => !names.is_empty(),
             "DoesNotExist" => names.is_empty(),
             _ => false,

@@ -22,8 +22,9 @@ const LOOK_EACH: Duration = Duration::from_secs(60);
 /// Kinds that come together are looked at together.
 const SETTLE: Duration = Duration::from_millis(500);
 
+type Priority = (&'static str, i64, &'static [(&'static str, i64)]);
 /// Built-in groups, the priority of each, and the priorities of its versions.
-const PRIORITIES: &[(&str, i64, &[(&str, i64)])] = &[
+const PRIORITIES: &[Priority] = &[
     ("", 18000, &[("v1", 1)]),
     ("apps", 17800, &[("v1", 15)]),
     ("events.k8s.io", 17750, &[("v1", 15), ("v1beta1", 5)]),

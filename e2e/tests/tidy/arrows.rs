@@ -14,8 +14,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("client", &["api", "podspec"]),
     ("apiserver", &["api", "store"]),
     ("kinds", &["api", "apiserver", "podspec"]),
+    ("apiextensions", &["api", "apiserver", "kinds"]),
     // For tests: nobody may know it but as a dev-dependency.
-    ("door", &["api", "apiserver", "client", "kinds", "store"]),
+    ("door", &["api", "apiextensions", "apiserver", "client", "kinds", "store"]),
     ("reconcile", &["api", "client"]),
     ("controllers", &["api", "client", "podspec", "reconcile"]),
     ("scheduler", &["api", "client", "podspec", "reconcile"]),
@@ -26,7 +27,21 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("e2e", &["api", "apiserver", "client", "controllers", "hollow", "kinds", "kubelet", "proxy", "reconcile", "scheduler", "store"]),
     (
         "skiff",
-        &["api", "apiserver", "client", "controllers", "hollow", "kinds", "kubelet", "pages", "proxy", "reconcile", "scheduler", "store"],
+        &[
+            "api",
+            "apiextensions",
+            "apiserver",
+            "client",
+            "controllers",
+            "hollow",
+            "kinds",
+            "kubelet",
+            "pages",
+            "proxy",
+            "reconcile",
+            "scheduler",
+            "store",
+        ],
     ),
 ];
 

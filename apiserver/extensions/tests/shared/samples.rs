@@ -149,6 +149,10 @@ async fn bad(room: &Room, places: &Places) {
             }
         }
         assert!(!told.is_empty(), "{path:?} is not refused: {line}");
+        // What the index could not say itself is only seen to be refused.
+        if line.contains("not evaluated here") {
+            continue;
+        }
         let named: Vec<&str> = WORDS.iter().filter(|(word, _)| line.contains(word)).map(|(_, says)| *says).collect();
         assert!(named.is_empty() || named.iter().any(|says| told.contains(says)), "{path:?}: {line}\n{told}");
         // Where it is a rule alone that refuses, its message is told.

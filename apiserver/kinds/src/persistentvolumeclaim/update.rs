@@ -88,7 +88,7 @@ fn as_go_has_it(spec: &Value) -> Value {
     let source = |of: &Value| json!({"APIGroup": text(of, "apiGroup"), "Kind": of.text("kind"), "Name": of.text("name")});
     let reference = |of: &Value| {
         let mut all = source(of);
-        edit::set(&mut all, "Namespace", text(of, "namespace").unwrap_or(Value::Null));
+        all["Namespace"] = text(of, "namespace").unwrap_or(Value::Null);
         all
     };
     json!({

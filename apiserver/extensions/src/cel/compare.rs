@@ -7,6 +7,21 @@ use super::value::V;
 /// How large lists and maps within each other are compared; beyond that they differ.
 const COMPARED_DEPTH_MAX: usize = 64;
 
+impl<'v> V<'v> {
+    /// The value under a key.
+    pub fn entry(&self, key: &V<'v>) -> Option<V<'v>> {
+        match self {
+            Self::Fields(map, node) => {
+                let Self::Text(name) = key else { return None };
+                let value = map.get(&**name)?;
+                Some(V::of(value, node.and_then(|node| node.field(name))))
+            }
+            Self::Map(map) => map.iter().find(|(other, _)| equal(other, key)).map(|(_, value)| value.clone()),
+            _ => None,
+        }
+    }
+}
+
 pub fn equal(a: &V<'_>, b: &V<'_>) -> bool {
     equal_within(a, b, COMPARED_DEPTH_MAX)
 }

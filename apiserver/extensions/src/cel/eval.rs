@@ -6,33 +6,22 @@ use super::{
     compare::{equal, order},
     functions,
     syntax::{Expr, Macro, Node, Optional},
-    value::{Evaluated, Failure, V},
+    value::{Evaluated, Failure, Meter, V},
 };
 
 /// One run: the variables in scope, and what is left to spend.
 pub struct Run<'v> {
     variables: Vec<(String, V<'v>)>,
-    pub left: u64,
+    pub meter: Meter,
 }
 
 impl<'v> Run<'v> {
     pub fn new(variables: Vec<(String, V<'v>)>, left: u64) -> Self {
-        Self { variables, left }
+        Self { variables, meter: Meter { left } }
     }
 
-    /// # Errors
-    /// [`Failure::Cost`] where there is not so much left.
-    pub fn spend(&mut self, cost: usize) -> Result<(), Failure> {
-        match self.left.checked_sub(cost as u64) {
-            Some(left) => {
-                self.left = left;
-                Ok(())
-            }
-            None => {
-                self.left = 0;
-                Err(Failure::Cost)
-            }
-        }
+    fn spend(&mut self, cost: usize) -> Result<(), Failure> {
+        self.meter.spend(cost)
     }
 
     pub fn eval(&mut self, expr: &Expr) -> Evaluated<'v> {
@@ -121,7 +110,7 @@ impl<'v> Run<'v> {
             && !self.variables.iter().any(|(variable, _)| variable == space)
         {
             let arguments = self.each(operands)?;
-            return functions::call(self, &format!("{space}.{name}"), arguments);
+            return functions::call(&mut self.meter, &format!("{space}.{name}"), arguments);
         }
         // What is not there is not worked out.
         if let (Some(target), "or" | "orValue", [other]) = (target, name, operands) {
@@ -139,7 +128,7 @@ impl<'v> Run<'v> {
         for operand in operands {
             arguments.push(self.eval(operand)?);
         }
-        functions::call(self, name, arguments)
+        functions::call(&mut self.meter, name, arguments)
     }
 
     fn each(&mut self, operands: &[Expr]) -> Result<Vec<V<'v>>, Failure> {

@@ -4,9 +4,8 @@ use std::{cmp::Ordering, rc::Rc};
 
 use super::{
     compare::{equal, order},
-    eval::Run,
     strings,
-    value::{Evaluated, Failure, Text, V},
+    value::{Evaluated, Failure, Meter, Text, V},
     words,
 };
 
@@ -21,7 +20,7 @@ pub fn type_of_name(name: &str) -> Option<&'static str> {
 }
 
 /// Arguments of a method begin with its target.
-pub fn call<'v>(run: &mut Run<'v>, name: &str, arguments: Vec<V<'v>>) -> Evaluated<'v> {
+pub fn call<'v>(run: &mut Meter, name: &str, arguments: Vec<V<'v>>) -> Evaluated<'v> {
     let found = match name {
         "_==_" | "_!=_" => {
             let [a, b] = two(&arguments)?;
@@ -85,7 +84,7 @@ fn json_weight(value: &serde_json::Value) -> usize {
     }
 }
 
-fn compared<'v>(run: &mut Run<'v>, name: &str, arguments: &[V<'v>]) -> Evaluated<'v> {
+fn compared<'v>(run: &mut Meter, name: &str, arguments: &[V<'v>]) -> Evaluated<'v> {
     let [a, b] = two(arguments)?;
     run.spend(weight(a).min(weight(b)))?;
     let is_nan = |value: &V<'_>| matches!(value, V::Double(value) if value.is_nan());
@@ -100,7 +99,7 @@ fn compared<'v>(run: &mut Run<'v>, name: &str, arguments: &[V<'v>]) -> Evaluated
     }))
 }
 
-fn arithmetic<'v>(run: &mut Run<'v>, name: &str, arguments: &[V<'v>]) -> Evaluated<'v> {
+fn arithmetic<'v>(run: &mut Meter, name: &str, arguments: &[V<'v>]) -> Evaluated<'v> {
     let overflow = |found: Option<V<'v>>, typ: &str| found.ok_or_else(|| Failure::Error(format!("{typ} overflow")));
     let zero = if name == "_%_" { "modulus by zero" } else { "division by zero" };
     match (name, arguments) {
@@ -158,7 +157,7 @@ fn arithmetic<'v>(run: &mut Run<'v>, name: &str, arguments: &[V<'v>]) -> Evaluat
     }
 }
 
-fn contains<'v>(run: &mut Run<'v>, arguments: &[V<'v>]) -> Evaluated<'v> {
+fn contains<'v>(run: &mut Meter, arguments: &[V<'v>]) -> Evaluated<'v> {
     let [value, held] = two(arguments)?;
     match held {
         V::Map(map) => {
@@ -218,7 +217,7 @@ fn size<'v>(value: &V<'v>) -> Option<V<'v>> {
     Some(V::Int(length as i64))
 }
 
-fn converted<'v>(run: &mut Run<'v>, name: &str, arguments: &[V<'v>]) -> Evaluated<'v> {
+fn converted<'v>(run: &mut Meter, name: &str, arguments: &[V<'v>]) -> Evaluated<'v> {
     let [value] = arguments else { return Failure::no_overload() };
     run.spend(weight(value))?;
     let error = |why: &str| Failure::of::<V<'v>>(why.to_owned());
@@ -314,7 +313,7 @@ fn optional<'v>(name: &str, arguments: &[V<'v>]) -> Option<Evaluated<'v>> {
     }))
 }
 
-fn lists<'v>(run: &mut Run<'v>, name: &str, arguments: &[V<'v>]) -> Result<Option<V<'v>>, Failure> {
+fn lists<'v>(run: &mut Meter, name: &str, arguments: &[V<'v>]) -> Result<Option<V<'v>>, Failure> {
     if let ("lists.range", [V::Int(count)]) = (name, arguments) {
         let count = usize::try_from(*count).unwrap_or(0);
         run.spend(count)?;
@@ -394,7 +393,7 @@ fn lists<'v>(run: &mut Run<'v>, name: &str, arguments: &[V<'v>]) -> Result<Optio
     })
 }
 
-fn flattened<'v>(run: &mut Run<'v>, list: &V<'v>, depth: i64) -> Result<Vec<V<'v>>, Failure> {
+fn flattened<'v>(run: &mut Meter, list: &V<'v>, depth: i64) -> Result<Vec<V<'v>>, Failure> {
     let mut out = Vec::new();
     for element in list.elements() {
         run.spend(1)?;
@@ -407,7 +406,7 @@ fn flattened<'v>(run: &mut Run<'v>, list: &V<'v>, depth: i64) -> Result<Vec<V<'v
     Ok(out)
 }
 
-fn joined<'v>(run: &mut Run<'v>, list: &V<'v>, separator: &str) -> Evaluated<'v> {
+fn joined<'v>(run: &mut Meter, list: &V<'v>, separator: &str) -> Evaluated<'v> {
     let mut out = String::new();
     for (at, element) in list.elements().enumerate() {
         let V::Text(text) = element else { return Failure::no_overload() };

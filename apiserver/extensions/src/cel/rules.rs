@@ -144,7 +144,7 @@ impl Walk<'_> {
             let given = CALL_COST_MAX.min(self.left);
             let mut run = Run::new(variables(), given);
             let result = run.eval(&program.rule);
-            self.left -= given - run.left;
+            self.left -= given - run.meter.left;
             let quoted = if rule.message.is_empty() { rule.rule.trim() } else { rule.message.trim() };
             match result {
                 Ok(V::Bool(true)) => continue,
@@ -179,7 +179,7 @@ impl Walk<'_> {
                 let given = CALL_COST_MAX.min(self.left);
                 let mut run = Run::new(variables(), given);
                 let found = run.eval(message);
-                self.left -= given - run.left;
+                self.left -= given - run.meter.left;
                 match found {
                     Ok(V::Text(text)) if !text.trim().is_empty() && !text.contains(['\n', '\r']) && text.len() <= MESSAGE_BYTES_MAX => {
                         Some(text.trim().to_owned())

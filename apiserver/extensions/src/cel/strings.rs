@@ -3,13 +3,10 @@
 use api::time::{Timestamp, rfc3339};
 use jiff::tz::TimeZone;
 
-use super::{
-    eval::Run,
-    value::{Evaluated, Failure, V},
-};
+use super::value::{Evaluated, Failure, Meter, V};
 use crate::schema::pattern::Pattern;
 
-pub fn call<'v>(run: &mut Run<'v>, name: &str, arguments: &[V<'v>]) -> Result<Option<V<'v>>, Failure> {
+pub fn call<'v>(run: &mut Meter, name: &str, arguments: &[V<'v>]) -> Result<Option<V<'v>>, Failure> {
     match arguments {
         [V::Timestamp(at)] => Ok(time_part(name, *at, "UTC").transpose()?),
         [V::Timestamp(at), V::Text(zone)] => Ok(time_part(name, *at, zone).transpose()?),
@@ -22,7 +19,7 @@ pub fn call<'v>(run: &mut Run<'v>, name: &str, arguments: &[V<'v>]) -> Result<Op
     }
 }
 
-fn of_text<'v>(run: &mut Run<'v>, name: &str, text: &str, rest: &[V<'v>]) -> Result<Option<V<'v>>, Failure> {
+fn of_text<'v>(run: &mut Meter, name: &str, text: &str, rest: &[V<'v>]) -> Result<Option<V<'v>>, Failure> {
     let place = |found: Option<usize>| Some(V::Int(found.map_or(-1, |at| at as i64)));
     Ok(match (name, rest) {
         ("contains", [V::Text(part)]) => Some(V::Bool(text.contains(&**part))),
@@ -90,26 +87,26 @@ fn characters(text: &str, index: i64) -> Result<usize, Failure> {
     found.ok_or_else(|| Failure::Error(format!("index out of range: {index}")))
 }
 
-fn compiled(run: &mut Run<'_>, pattern: &str) -> Result<Pattern, Failure> {
+fn compiled(run: &mut Meter, pattern: &str) -> Result<Pattern, Failure> {
     // Compiling is dearer than most of what rules do.
     run.spend(pattern.len() * 20 + 100)?;
     Pattern::new(pattern).map_err(Failure::Error)
 }
 
-fn found_all<'v>(run: &mut Run<'v>, text: &str, pattern: &str, limit: usize) -> Evaluated<'v> {
+fn found_all<'v>(run: &mut Meter, text: &str, pattern: &str, limit: usize) -> Evaluated<'v> {
     let pattern = compiled(run, pattern)?;
     let found: Vec<V<'v>> = pattern.regex().find_iter(text).take(limit).map(|found| V::text(found.as_str())).collect();
     run.spend(found.len())?;
     Ok(V::list(found))
 }
 
-fn replaced<'v>(run: &mut Run<'v>, text: &str, from: &str, to: &str, count: usize) -> Evaluated<'v> {
+fn replaced<'v>(run: &mut Meter, text: &str, from: &str, to: &str, count: usize) -> Evaluated<'v> {
     let times = if from.is_empty() { text.chars().count() + 1 } else { text.matches(from).count() };
     run.spend((text.len() + times.min(count).saturating_mul(to.len())) / 10)?;
     Ok(V::text(text.replacen(from, to, count)))
 }
 
-fn split<'v>(run: &mut Run<'v>, text: &str, separator: &str, limit: usize) -> Evaluated<'v> {
+fn split<'v>(run: &mut Meter, text: &str, separator: &str, limit: usize) -> Evaluated<'v> {
     if limit == 0 {
         return Ok(V::list(Vec::new()));
     }
@@ -170,7 +167,7 @@ fn duration_part<'v>(name: &str, nanos: i64) -> Option<V<'v>> {
 }
 
 /// `"%s and %d".format([a, b])`
-fn formatted<'v>(run: &mut Run<'v>, text: &str, list: &V<'v>) -> Evaluated<'v> {
+fn formatted<'v>(run: &mut Meter, text: &str, list: &V<'v>) -> Evaluated<'v> {
     let mut out = String::new();
     let mut chars = text.chars().peekable();
     let mut next = 0;

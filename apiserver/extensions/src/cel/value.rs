@@ -222,17 +222,26 @@ impl<'v> V<'v> {
             _ => None,
         }
     }
+}
 
-    /// The value under a key.
-    pub fn entry(&self, key: &V<'v>) -> Option<V<'v>> {
-        match self {
-            Self::Fields(map, node) => {
-                let Self::Text(name) = key else { return None };
-                let value = map.get(&**name)?;
-                Some(Self::of(value, node.and_then(|node| node.field(name))))
+/// What is left to spend.
+pub struct Meter {
+    pub left: u64,
+}
+
+impl Meter {
+    /// # Errors
+    /// [`Failure::Cost`] where there is not so much left.
+    pub fn spend(&mut self, cost: usize) -> Result<(), Failure> {
+        match self.left.checked_sub(cost as u64) {
+            Some(left) => {
+                self.left = left;
+                Ok(())
             }
-            Self::Map(map) => map.iter().find(|(other, _)| super::compare::equal(other, key)).map(|(_, value)| value.clone()),
-            _ => None,
+            None => {
+                self.left = 0;
+                Err(Failure::Cost)
+            }
         }
     }
 }

@@ -5,15 +5,12 @@ use std::{cmp::Ordering, net::IpAddr, rc::Rc, str::FromStr};
 use api::quantity::Quantity;
 use kinds::common::name_rules;
 
-use super::{
-    eval::Run,
-    value::{Failure, Semver, Text, V},
-};
+use super::value::{Failure, Meter, Semver, Text, V};
 use crate::schema::formats;
 
 type Found<'v> = Result<Option<V<'v>>, Failure>;
 
-pub fn call<'v>(run: &mut Run<'v>, name: &str, arguments: &[V<'v>]) -> Found<'v> {
+pub fn call<'v>(run: &mut Meter, name: &str, arguments: &[V<'v>]) -> Found<'v> {
     run.spend(1)?;
     match arguments {
         [V::Text(text), ..] => made(name, text, &arguments[1..]),

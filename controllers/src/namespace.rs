@@ -61,10 +61,10 @@ struct Content {
     finalizers: BTreeMap<String, usize>,
 }
 
+/// Of no objects it has null for its items, as stock writes it.
 #[derive(Deserialize)]
 struct List {
-    #[serde(default)]
-    items: Vec<Item>,
+    items: Option<Vec<Item>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -182,7 +182,7 @@ fn is_last(counts: &Mutex<HashMap<String, usize>>, namespace: &str, came: bool) 
 }
 
 fn content(collection: Collection, list: &List) -> Option<Content> {
-    let items = Some(&list.items).filter(|items| !items.is_empty())?;
+    let items = list.items.as_ref().filter(|items| !items.is_empty())?;
     let mut finalizers = BTreeMap::new();
     for finalizer in items.iter().flat_map(|i| &i.metadata.finalizers) {
         *finalizers.entry(finalizer.clone()).or_insert(0) += 1;
@@ -296,6 +296,14 @@ fn shortened(mut message: String) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_list_of_nothing_is_read_however_it_is_written() {
+        for empty in [json!({"items": null}), json!({"items": []}), json!({})] {
+            let list: List = serde_json::from_value(empty).unwrap();
+            assert!(list.items.unwrap_or_default().is_empty());
+        }
+    }
 
     fn world(contents: &[(&str, usize)]) -> World {
         let namespace = json!({

@@ -17,6 +17,7 @@ mod syntax;
 mod tests;
 mod types;
 mod value;
+mod weight;
 mod words;
 
 pub use rules::{Kept, compile, has_rules, run};

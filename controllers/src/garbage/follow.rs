@@ -113,6 +113,8 @@ impl Monitors {
             served.iter().filter(is_watched).map(|s| ((s.collection.group.clone(), s.collection.plural.clone()), s)).collect();
         for (name, served) in &wanted {
             let known = match self.running.get(name) {
+                // It had gone, and is back.
+                Some(monitor) if monitor.group.is_stopping() => monitor.known.clone(),
                 // Of a group that does not answer nothing new is known.
                 Some(monitor) if served.stale || monitor.version == served.collection.version => continue,
                 Some(monitor) => monitor.known.clone(),
@@ -135,14 +137,23 @@ impl Monitors {
         }
         let monitor = Monitor { version: collection.version.clone(), group: self.group.child(), known: known.clone() };
         let (client, graph, wake) = (self.client.clone(), self.graph.clone(), self.wake.clone());
-        monitor.group.spawn_loop("garbage collector watch", Box::pin(watch(client, collection, graph, known, wake)));
+        let own = monitor.group.clone();
+        monitor.group.spawn_loop("garbage collector watch", Box::pin(watch(client, collection, graph, known, wake, own)));
         if let Some(old) = self.running.insert(name, monitor) {
             old.group.stop();
         }
     }
 }
 
-async fn watch(client: kube::Client, collection: Arc<Collection>, graph: Arc<Mutex<Graph>>, known: Arc<Mutex<Uids>>, wake: WakeUid) {
+/// Ends, with its group, once the collection is no more served; the next discovery that has it again begins anew.
+async fn watch(
+    client: kube::Client,
+    collection: Arc<Collection>,
+    graph: Arc<Mutex<Graph>>,
+    known: Arc<Mutex<Uids>>,
+    wake: WakeUid,
+    own: Group,
+) {
     let resource = ApiResource {
         group: collection.group.clone(),
         version: collection.version.clone(),
@@ -173,6 +184,11 @@ async fn watch(client: kube::Client, collection: Arc<Collection>, graph: Arc<Mut
                 let old = std::mem::replace(&mut *known, std::mem::take(&mut listed));
                 old.difference(&known).flat_map(|uid| graph.remove(uid, false)).collect()
             }
+            Err(error) if is_gone(&error) => {
+                tracing::debug!(resource = collection.plural, group = collection.group, "no more served; watch ends");
+                own.stop();
+                return;
+            }
             Err(error) => {
                 tracing::warn!(resource = collection.plural, %error, "watch failed; trying again");
                 continue;
@@ -180,6 +196,18 @@ async fn watch(client: kube::Client, collection: Arc<Collection>, graph: Arc<Mut
         };
         turn.iter().for_each(|uid| wake(uid));
     }
+}
+
+/// Whether there is no such collection.
+fn is_gone(error: &watcher::Error) -> bool {
+    let status = match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => status,
+        _ => return false,
+    };
+    status.code == 404
 }
 
 fn take(graph: &Mutex<Graph>, collection: &Arc<Collection>, entry: &Entry, known: &mut Uids) -> Vec<Arc<str>> {
@@ -313,6 +341,51 @@ impl From<Reference> for OwnerReference {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+
+    const BOUND: Duration = Duration::from_secs(30);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_ends_with_its_kind_and_begins_again_with_it() {
+        let (asked, code) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU16::new(404)));
+        let server = {
+            let (asked, code) = (asked.clone(), code.clone());
+            tower::service_fn(move |_: http::Request<kube::client::Body>| {
+                asked.fetch_add(1, Ordering::SeqCst);
+                let answer = http::Response::builder().status(code.load(Ordering::SeqCst)).body(kube::client::Body::empty());
+                async { Ok::<_, std::convert::Infallible>(answer.unwrap()) }
+            })
+        };
+        let group = Group::new();
+        let mut monitors = Monitors {
+            client: kube::Client::new(server, "default"),
+            graph: Arc::default(),
+            wake: Arc::new(|_| {}),
+            group: group.clone(),
+            running: HashMap::new(),
+            begun: None,
+        };
+        let verbs = ["delete", "list", "watch"].map(str::to_owned).into();
+        let collection =
+            Collection { group: "g".into(), version: "v1".into(), kind: "K".into(), plural: "ks".into(), verbs, ..Collection::default() };
+        let served = [Served { collection, preferred: true, stale: false }];
+        let mut seen = 0;
+        for _ in 0..2 {
+            monitors.sync(&served);
+            let own = monitors.running.values().next().unwrap().group.clone();
+            tokio::time::timeout(BOUND, own.stopping()).await.expect("the watch ends");
+            assert!(asked.load(Ordering::SeqCst) > seen, "it asked anew");
+            seen = asked.load(Ordering::SeqCst);
+        }
+        // A server that fails is asked again and again.
+        code.store(500, Ordering::SeqCst);
+        monitors.sync(&served);
+        let own = monitors.running.values().next().unwrap().group.clone();
+        assert!(tokio::time::timeout(BOUND, own.stopping()).await.is_err());
+        assert!(asked.load(Ordering::SeqCst) > seen + 1 && group.fault().is_none());
+        group.stop();
+    }
 
     #[test]
     fn whatever_the_server_admits_is_read() {

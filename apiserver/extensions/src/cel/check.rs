@@ -198,7 +198,11 @@ impl<'s> Checker<'s> {
             Node::Map(entries) => {
                 let (mut keys, mut held): (Option<T<'s>>, Option<T<'s>>) = (None, None);
                 for (key, value, optional) in entries {
-                    let key = self.check(key)?;
+                    // Other types are no keys, which shows when it runs.
+                    let key = match self.check(key)? {
+                        key @ (T::Bool | T::Int | T::Uint | T::Text) => key,
+                        _ => T::Dyn,
+                    };
                     let value = match (self.check(value)?, optional) {
                         (T::Optional(inner), Optional::Yes) => (*inner).clone(),
                         (typ, _) => typ,

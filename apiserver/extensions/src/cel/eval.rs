@@ -165,6 +165,10 @@ impl<'v> Run<'v> {
     }
 
     fn insert(&mut self, map: &mut Vec<(V<'v>, V<'v>)>, key: V<'v>, value: V<'v>) -> Result<(), Failure> {
+        // Keys of other types would have no end of comparing (cel-go: `unsupported key type`).
+        if !key.is_key() {
+            return Failure::of("unsupported key type");
+        }
         self.spend(map.len() / 8)?;
         if map.iter().any(|(other, _)| equal(other, &key)) {
             return Failure::of("Failed with repeated key");

@@ -6,6 +6,7 @@ use super::{
     compare::{equal, order},
     strings,
     value::{Evaluated, Failure, Meter, Text, V},
+    weight::weight,
     words,
 };
 
@@ -24,7 +25,7 @@ pub fn call<'v>(run: &mut Meter, name: &str, arguments: Vec<V<'v>>) -> Evaluated
     let found = match name {
         "_==_" | "_!=_" => {
             let [a, b] = two(&arguments)?;
-            run.spend(weight(a).min(weight(b)))?;
+            run.spend(weight(a, run.left).min(weight(b, run.left)))?;
             Some(Ok(V::Bool(equal(a, b) == (name == "_==_"))))
         }
         "_<_" | "_<=_" | "_>_" | "_>=_" => Some(compared(run, name, &arguments)),
@@ -61,32 +62,9 @@ fn two<'a, 'v>(arguments: &'a [V<'v>]) -> Result<[&'a V<'v>; 2], Failure> {
     }
 }
 
-/// What going through a value costs.
-fn weight(value: &V<'_>) -> usize {
-    match value {
-        V::Text(text) => text.len() / 10 + 1,
-        V::Bytes(bytes) => bytes.len() / 10 + 1,
-        V::Fields(map, ..) => map.values().map(json_weight).sum::<usize>() + 1,
-        V::Array(list, _) => list.iter().map(json_weight).sum::<usize>() + 1,
-        V::List(list) => list.iter().map(weight).sum::<usize>() + 1,
-        V::Map(map) => map.iter().map(|(_, value)| weight(value)).sum::<usize>() * 2 + 1,
-        _ => 1,
-    }
-}
-
-fn json_weight(value: &serde_json::Value) -> usize {
-    use serde_json::Value;
-    match value {
-        Value::String(text) => text.len() / 10 + 1,
-        Value::Array(list) => list.iter().map(json_weight).sum::<usize>() + 1,
-        Value::Object(map) => map.values().map(json_weight).sum::<usize>() + 1,
-        _ => 1,
-    }
-}
-
 fn compared<'v>(run: &mut Meter, name: &str, arguments: &[V<'v>]) -> Evaluated<'v> {
     let [a, b] = two(arguments)?;
-    run.spend(weight(a).min(weight(b)))?;
+    run.spend(weight(a, run.left).min(weight(b, run.left)))?;
     let is_nan = |value: &V<'_>| matches!(value, V::Double(value) if value.is_nan());
     let Some(order) = order(a, b) else {
         return if is_nan(a) || is_nan(b) { Ok(V::Bool(false)) } else { Failure::no_overload() };
@@ -166,7 +144,7 @@ fn contains<'v>(run: &mut Meter, arguments: &[V<'v>]) -> Evaluated<'v> {
         }
         V::Fields(..) => Ok(V::Bool(held.entry(value).is_some())),
         _ if held.is_list() => {
-            let each = weight(value);
+            let each = weight(value, run.left);
             for element in held.elements() {
                 run.spend(each)?;
                 if equal(&element, value) {
@@ -197,7 +175,7 @@ fn indexed<'v>(name: &str, arguments: &[V<'v>]) -> Evaluated<'v> {
             };
             at.and_then(|at| list.element(at)).ok_or_else(|| format!("index out of bounds: {}", strings::shown(key)))
         }
-        V::Map(_) | V::Fields(..) => inner.entry(key).ok_or_else(|| format!("no such key: {}", strings::shown(key))),
+        V::Map(_) | V::Fields(..) if key.is_key() => inner.entry(key).ok_or_else(|| format!("no such key: {}", strings::shown(key))),
         _ => return Failure::no_overload(),
     };
     match found {
@@ -219,7 +197,7 @@ fn size<'v>(value: &V<'v>) -> Option<V<'v>> {
 
 fn converted<'v>(run: &mut Meter, name: &str, arguments: &[V<'v>]) -> Evaluated<'v> {
     let [value] = arguments else { return Failure::no_overload() };
-    run.spend(weight(value))?;
+    run.spend(weight(value, run.left))?;
     let error = |why: &str| Failure::of::<V<'v>>(why.to_owned());
     match (name, value) {
         ("int", V::Int(_)) | ("uint", V::Uint(_)) | ("double", V::Double(_)) | ("string", V::Text(_)) | ("bytes", V::Bytes(_)) => {
@@ -229,22 +207,20 @@ fn converted<'v>(run: &mut Meter, name: &str, arguments: &[V<'v>]) -> Evaluated<
         ("int", V::Uint(value)) => i64::try_from(*value).map_or_else(|_| error("integer overflow"), |value| Ok(V::Int(value))),
         ("int", V::Double(value)) if value.abs() < 9.2e18 => Ok(V::Int(*value as i64)),
         ("int", V::Double(_)) => error("integer overflow"),
-        ("int", V::Text(text)) => text
-            .parse()
-            .map_or_else(|_| error(&format!("strconv.ParseInt: parsing {:?}: invalid syntax", &**text)), |value| Ok(V::Int(value))),
+        ("int", V::Text(text)) => text.parse().map_or_else(|_| unlike(name), |value| Ok(V::Int(value))),
         ("int", V::Timestamp(at)) => Ok(V::Int(at.as_second())),
         ("int", V::Duration(span)) => Ok(V::Int(*span)),
         ("uint", V::Int(value)) => u64::try_from(*value).map_or_else(|_| error("unsigned integer overflow"), |value| Ok(V::Uint(value))),
         ("uint", V::Double(value)) if (0.0..1.8e19).contains(value) => Ok(V::Uint(*value as u64)),
         ("uint", V::Double(_)) => error("unsigned integer overflow"),
-        ("uint", V::Text(text)) => text.parse().map_or_else(|_| error("invalid uint"), |value| Ok(V::Uint(value))),
+        ("uint", V::Text(text)) => text.parse().map_or_else(|_| unlike(name), |value| Ok(V::Uint(value))),
         ("double", V::Int(value)) => Ok(V::Double(*value as f64)),
         ("double", V::Uint(value)) => Ok(V::Double(*value as f64)),
-        ("double", V::Text(text)) => text.parse().map_or_else(|_| error("invalid double"), |value| Ok(V::Double(value))),
+        ("double", V::Text(text)) => text.parse().map_or_else(|_| unlike(name), |value| Ok(V::Double(value))),
         ("bool", V::Text(text)) => match &**text {
             "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(V::Bool(true)),
             "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(V::Bool(false)),
-            _ => error("invalid bool"),
+            _ => unlike(name),
         },
         ("bytes", V::Text(text)) => Ok(V::Bytes(text.as_bytes().into())),
         ("string", V::Bytes(bytes)) => match std::str::from_utf8(bytes) {
@@ -266,11 +242,11 @@ fn converted<'v>(run: &mut Meter, name: &str, arguments: &[V<'v>]) -> Evaluated<
         ) => Ok(V::text(strings::shown(value))),
         ("duration", V::Text(text)) => match crate::schema::formats::go_duration(text) {
             Some(nanos) => Ok(V::Duration(nanos)),
-            None => error(&format!("time: invalid duration {:?}", &**text)),
+            None => unlike("google.protobuf.Duration"),
         },
         ("timestamp", V::Text(text)) => match api::time::parse(text) {
             Some(at) => Ok(V::Timestamp(at)),
-            None => error(&format!("parsing time {:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse", &**text)),
+            None => unlike("google.protobuf.Timestamp"),
         },
         ("timestamp", V::Int(seconds)) => match api::time::Timestamp::from_second(*seconds) {
             Ok(at) => Ok(V::Timestamp(at)),
@@ -278,6 +254,11 @@ fn converted<'v>(run: &mut Meter, name: &str, arguments: &[V<'v>]) -> Evaluated<
         },
         _ => Failure::no_overload(),
     }
+}
+
+/// A text that is no value of the type (cel-go `common/types/string.go`).
+fn unlike<'v>(typ: &str) -> Evaluated<'v> {
+    Failure::of(format!("type conversion error from 'string' to '{typ}'"))
 }
 
 fn optional<'v>(name: &str, arguments: &[V<'v>]) -> Option<Evaluated<'v>> {
@@ -319,20 +300,41 @@ fn lists<'v>(run: &mut Meter, name: &str, arguments: &[V<'v>]) -> Result<Option<
         run.spend(count)?;
         return Ok(Some(V::list((0..count).map(|at| V::Int(at as i64)).collect())));
     }
-    let Some(list) = arguments.first().filter(|list| list.is_list()) else { return Ok(None) };
+    let Some((list, rest)) = arguments.split_first().filter(|(list, _)| list.is_list()) else { return Ok(None) };
     run.spend(list.length().unwrap_or(0))?;
-    let sorted_by = |list: &V<'v>| {
-        let mut all: Vec<V<'v>> = list.elements().collect();
-        all.sort_by(|a, b| order(a, b).unwrap_or(Ordering::Equal));
-        all
-    };
-    let place = |found: Option<usize>| Some(V::Int(found.map_or(-1, |at| at as i64)));
-    Ok(match (name, arguments) {
-        ("isSorted", [_]) => {
-            let all: Vec<V<'v>> = list.elements().collect();
-            Some(V::Bool(all.windows(2).all(|pair| order(&pair[0], &pair[1]) != Some(Ordering::Greater))))
+    Ok(match (name, rest) {
+        ("isSorted" | "sum" | "min" | "max", []) => Some(summary(run, name, list)?),
+        ("indexOf" | "lastIndexOf", [value]) => {
+            run.spend(weight(value, run.left).saturating_mul(list.length().unwrap_or(0)))?;
+            Some(position(name, list, value))
         }
-        ("sum", [_]) => {
+        ("reverse" | "sort" | "distinct", []) => Some(V::list(arranged(run, name, list)?)),
+        ("slice", [V::Int(start), V::Int(end)]) => Some(slice(list, *start, *end)?),
+        ("flatten", []) => Some(V::list(flattened(run, list, 1)?)),
+        ("flatten", [V::Int(depth)]) => Some(V::list(flattened(run, list, (*depth).clamp(0, 64))?)),
+        ("sets.contains" | "sets.intersects" | "sets.equivalent", [other]) if other.is_list() => Some(sets(run, name, list, other)?),
+        ("join", []) => Some(joined(run, list, "")?),
+        ("join", [V::Text(separator)]) => Some(joined(run, list, separator)?),
+        _ => None,
+    })
+}
+
+/// Where a value stands in a list; -1 for nowhere.
+fn position<'v>(name: &str, list: &V<'v>, value: &V<'v>) -> V<'v> {
+    let all: Vec<V<'v>> = list.elements().collect();
+    let is_it = |element: &V<'v>| equal(element, value);
+    let found = if name == "indexOf" { all.iter().position(is_it) } else { all.iter().rposition(is_it) };
+    V::Int(found.map_or(-1, |at| at as i64))
+}
+
+/// A list -> one value that tells of all its elements.
+fn summary<'v>(run: &mut Meter, name: &str, list: &V<'v>) -> Evaluated<'v> {
+    match name {
+        "isSorted" => {
+            let all: Vec<V<'v>> = list.elements().collect();
+            Ok(V::Bool(all.windows(2).all(|pair| order(&pair[0], &pair[1]) != Some(Ordering::Greater))))
+        }
+        "sum" => {
             let mut total: Option<V<'v>> = None;
             for element in list.elements() {
                 total = Some(match total {
@@ -340,57 +342,54 @@ fn lists<'v>(run: &mut Meter, name: &str, arguments: &[V<'v>]) -> Result<Option<
                     Some(total) => arithmetic(run, "_+_", &[total, element])?,
                 });
             }
-            Some(total.unwrap_or(V::Int(0)))
+            Ok(total.unwrap_or(V::Int(0)))
         }
-        ("min" | "max", [_]) => {
+        _ => {
             let wanted = if name == "min" { Ordering::Less } else { Ordering::Greater };
             let best = list.elements().reduce(|best, element| if order(&element, &best) == Some(wanted) { element } else { best });
-            return best.map_or_else(|| Failure::of(format!("{name} called on empty list")), |best| Ok(Some(best)));
+            best.map_or_else(|| Failure::of(format!("{name} called on empty list")), Ok)
         }
-        ("indexOf", [_, value]) => place(list.elements().position(|element| equal(&element, value))),
-        ("lastIndexOf", [_, value]) => {
-            let all: Vec<V<'v>> = list.elements().collect();
-            place(all.iter().rposition(|element| equal(element, value)))
-        }
-        ("reverse", [_]) => {
-            let mut all: Vec<V<'v>> = list.elements().collect();
-            all.reverse();
-            Some(V::list(all))
-        }
-        ("sort", [_]) => Some(V::list(sorted_by(list))),
-        ("slice", [_, V::Int(start), V::Int(end)]) => {
-            let length = list.length().unwrap_or(0) as i64;
-            if *start < 0 || start > end || *end > length {
-                return Failure::of(format!("cannot slice({start}, {end}), list is length {length}"));
-            }
-            Some(V::list((*start..*end).filter_map(|at| list.element(at as usize)).collect()))
-        }
-        ("distinct", [_]) => {
+    }
+}
+
+/// A list -> its elements in another order, or each of them once.
+fn arranged<'v>(run: &mut Meter, name: &str, list: &V<'v>) -> Result<Vec<V<'v>>, Failure> {
+    let mut all: Vec<V<'v>> = list.elements().collect();
+    match name {
+        "reverse" => all.reverse(),
+        "sort" => all.sort_by(|a, b| order(a, b).unwrap_or(Ordering::Equal)),
+        _ => {
             let mut out: Vec<V<'v>> = Vec::new();
-            for element in list.elements() {
-                run.spend(out.len())?;
+            for element in all {
+                run.spend(out.len().saturating_mul(weight(&element, run.left)))?;
                 if !out.iter().any(|other| equal(other, &element)) {
                     out.push(element);
                 }
             }
-            Some(V::list(out))
+            return Ok(out);
         }
-        ("flatten", [_]) => Some(V::list(flattened(run, list, 1)?)),
-        ("flatten", [_, V::Int(depth)]) => Some(V::list(flattened(run, list, (*depth).clamp(0, 64))?)),
-        ("sets.contains" | "sets.intersects" | "sets.equivalent", [_, other]) if other.is_list() => {
-            let (a, b): (Vec<V<'v>>, Vec<V<'v>>) = (list.elements().collect(), other.elements().collect());
-            run.spend(a.len().saturating_mul(b.len()))?;
-            let has = |all: &[V<'v>], one: &V<'v>| all.iter().any(|other| equal(other, one));
-            Some(V::Bool(match name {
-                "sets.contains" => b.iter().all(|one| has(&a, one)),
-                "sets.intersects" => b.iter().any(|one| has(&a, one)),
-                _ => b.iter().all(|one| has(&a, one)) && a.iter().all(|one| has(&b, one)),
-            }))
-        }
-        ("join", [_]) => Some(joined(run, list, "")?),
-        ("join", [_, V::Text(separator)]) => Some(joined(run, list, separator)?),
-        _ => None,
-    })
+    }
+    Ok(all)
+}
+
+fn slice<'v>(list: &V<'v>, start: i64, end: i64) -> Evaluated<'v> {
+    let length = list.length().unwrap_or(0) as i64;
+    if start < 0 || start > end || end > length {
+        return Failure::of(format!("cannot slice({start}, {end}), list is length {length}"));
+    }
+    Ok(V::list((start..end).filter_map(|at| list.element(at as usize)).collect()))
+}
+
+fn sets<'v>(run: &mut Meter, name: &str, list: &V<'v>, other: &V<'v>) -> Evaluated<'v> {
+    let (a, b): (Vec<V<'v>>, Vec<V<'v>>) = (list.elements().collect(), other.elements().collect());
+    let each = |all: &[V<'v>], left: u64| all.iter().map(|one| weight(one, left)).fold(0, usize::saturating_add);
+    run.spend(each(&a, run.left).min(each(&b, run.left)).saturating_mul(a.len().max(b.len())))?;
+    let has = |all: &[V<'v>], one: &V<'v>| all.iter().any(|other| equal(other, one));
+    Ok(V::Bool(match name {
+        "sets.contains" => b.iter().all(|one| has(&a, one)),
+        "sets.intersects" => b.iter().any(|one| has(&a, one)),
+        _ => b.iter().all(|one| has(&a, one)) && a.iter().all(|one| has(&b, one)),
+    }))
 }
 
 fn flattened<'v>(run: &mut Meter, list: &V<'v>, depth: i64) -> Result<Vec<V<'v>>, Failure> {

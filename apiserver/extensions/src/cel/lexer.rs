@@ -204,7 +204,7 @@ impl Lexer<'_> {
             let text: String = first.chars().chain((0..digits).map(|ahead| lexer.peek(ahead))).collect();
             lexer.at += digits;
             let code = u32::from_str_radix(&text, radix).map_err(|_| lexer.issue("invalid escape sequence".into()))?;
-            if is_bytes && matches!(radix, 8) || is_bytes && digits == 2 {
+            if is_bytes && (radix == 8 || digits == 2) {
                 out.push(u8::try_from(code).map_err(|_| lexer.issue("invalid escape sequence".into()))?);
                 return Ok(());
             }

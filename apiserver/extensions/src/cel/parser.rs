@@ -294,7 +294,7 @@ impl Parser {
             }
             Token::Symbol("[") => self.elements(at),
             Token::Symbol("{") => self.entries(at),
-            Token::Symbol(".") => self.primary(),
+            Token::Symbol(".") if matches!(self.peek(), Token::Ident(_)) => self.primary(),
             Token::Ident(name) if self.is("(") => {
                 self.next += 1;
                 let mut arguments = self.list(")")?;
@@ -352,9 +352,19 @@ mod tests {
 
     #[test]
     fn what_is_nested_too_deep_or_cut_short_is_told() {
-        for source in
-            ["(".repeat(10_000), "-".repeat(3) + &"[".repeat(10_000), vec!["1"; 10_000].join("+"), format!("a{}", ".b".repeat(10_000))]
-        {
+        let deep = [
+            "(".repeat(10_000),
+            ".".repeat(10_000),
+            "-".repeat(3) + &"[".repeat(10_000),
+            "a ? b : ".repeat(10_000),
+            "f(".repeat(10_000),
+            "{1: ".repeat(10_000),
+            vec!["1"; 10_000].join("+"),
+            vec!["1"; 10_000].join(" in "),
+            format!("a{}", ".b".repeat(10_000)),
+            format!("a{}", "[0]".repeat(10_000)),
+        ];
+        for source in deep {
             assert!(parse(&source).is_err());
         }
         for source in ["", "1 +", "a.", "[1", "{1", "has(a)", "'a", "0x", "9223372036854775808", "a ? b", "for", "x.all(1, y)"] {

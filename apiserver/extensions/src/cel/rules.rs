@@ -2,7 +2,10 @@
 //!
 //! Source: apiextensions-apiserver `pkg/apiserver/schema/cel/{compilation,validation}.go`.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    rc::Rc,
+    sync::{Arc, OnceLock},
+};
 
 use api::field_errors::{FieldErrors, Reason};
 use kinds::common::Path;
@@ -14,7 +17,7 @@ use super::{
     parser::parse,
     syntax::Expr,
     types::{Resource, T},
-    value::{Failure, V},
+    value::{Evaluated, Failure, V},
 };
 use crate::schema::{Additional, Before, Node, Rule, Type, shown};
 
@@ -78,6 +81,28 @@ pub fn run(node: &Node, value: &Value, old: Option<&Value>, path: Path<'_>, caus
     walk.node(node, value, old, old, path);
 }
 
+/// Where a rule is run: the schema that has it, and the value now and before.
+struct Site<'v> {
+    node: &'v Node,
+    rule: &'v Rule,
+    value: &'v Value,
+    old: Option<&'v Value>,
+    path: Path<'v>,
+}
+
+impl<'v> Site<'v> {
+    fn is_optional(&self) -> bool {
+        self.rule.optional_old_self == Some(true)
+    }
+
+    fn variables(&self) -> Vec<(String, V<'v>)> {
+        let was = self.old.map(|old| V::of(old, Some(self.node)));
+        let before = if self.is_optional() { Some(V::Optional(was.map(Rc::new))) } else { was };
+        let this = ("self".to_owned(), V::of(self.value, Some(self.node)));
+        std::iter::once(this).chain(before.map(|was| ("oldSelf".to_owned(), was))).collect()
+    }
+}
+
 struct Walk<'c> {
     left: u64,
     causes: &'c mut FieldErrors,
@@ -113,90 +138,93 @@ impl Walk<'_> {
         }
     }
 
+    /// The rules of one level; false where no further ones are run.
     fn rules(&mut self, node: &Node, value: &Value, old: Option<&Value>, path: Path<'_>) -> bool {
-        let at = field(path);
-        for rule in &node.more().rules {
-            let program = match Program::of(rule) {
-                Ok(program) => program,
+        node.more().rules.iter().all(|rule| {
+            let site = Site { node, rule, value, old, path };
+            match Program::of(rule) {
+                Ok(program) => self.rule(&site, &program),
                 Err(issue) => {
-                    self.causes.invalid(at.as_str(), node.typ.word(), &format!("rule compile error: compilation failed: {issue}"));
-                    continue;
-                }
-            };
-            let is_optional = rule.optional_old_self == Some(true);
-            let uses_old = names_old(&rule.rule);
-            if uses_old && old.is_none() && !is_optional {
-                continue;
-            }
-            let this = V::of(value, Some(node));
-            let was = old.map(|old| V::of(old, Some(node)));
-            let before = if is_optional { Some(V::Optional(was.map(std::rc::Rc::new))) } else { was };
-            let variables = || {
-                [Some(("self".to_owned(), this.clone())), before.clone().map(|was| ("oldSelf".to_owned(), was))]
-                    .into_iter()
-                    .flatten()
-                    .collect()
-            };
-            if self.left == 0 {
-                self.causes.invalid(at.as_str(), node.typ.word(), NO_MORE);
-                return false;
-            }
-            let given = CALL_COST_MAX.min(self.left);
-            let mut run = Run::new(variables(), given);
-            let result = run.eval(&program.rule);
-            self.left -= given - run.meter.left;
-            let quoted = if rule.message.is_empty() { rule.rule.trim() } else { rule.message.trim() };
-            match result {
-                Ok(V::Bool(true)) => continue,
-                Ok(_) => {}
-                Err(Failure::Cost) if given < CALL_COST_MAX => {
-                    self.causes.invalid(at.as_str(), node.typ.word(), NO_MORE);
-                    return false;
-                }
-                Err(Failure::Cost) => {
-                    let why = format!(
-                        "'operation cancelled: actual cost limit exceeded': no further validation rules will be run due to call cost exceeds limit for rule: {quoted}"
-                    );
-                    self.causes.invalid(at.as_str(), node.typ.word(), &why);
-                    return false;
-                }
-                Err(Failure::Error(why)) => {
-                    let told = match why.starts_with("no such overload") {
-                        true => format!(
-                            "'{why}': call arguments did not match a supported operator, function or macro signature for rule: {quoted}"
-                        ),
-                        false => format!("{why} evaluating rule: {quoted}"),
-                    };
-                    self.causes.invalid(at.as_str(), node.typ.word(), &told);
-                    continue;
+                    self.tell(&site, &format!("rule compile error: compilation failed: {issue}"));
+                    true
                 }
             }
-            // As it was before: no news (ratcheting).
-            if !uses_old && old == Some(value) {
-                continue;
-            }
-            let message = program.message.as_ref().and_then(|message| {
-                let given = CALL_COST_MAX.min(self.left);
-                let mut run = Run::new(variables(), given);
-                let found = run.eval(message);
-                self.left -= given - run.meter.left;
-                match found {
-                    Ok(V::Text(text)) if !text.trim().is_empty() && !text.contains(['\n', '\r']) && text.len() <= MESSAGE_BYTES_MAX => {
-                        Some(text.trim().to_owned())
-                    }
-                    _ => None,
-                }
-            });
-            let detail = message.unwrap_or_else(|| match rule.message.trim() {
-                "" => format!("failed rule: {}", rule.rule.trim()),
-                text => text.to_owned(),
-            });
-            self.refuse(node, rule, value, path, detail);
+        })
+    }
+
+    /// False: nothing is left to spend.
+    fn rule(&mut self, site: &Site<'_>, program: &Program) -> bool {
+        let rule = site.rule;
+        let uses_old = names_old(&rule.rule);
+        if uses_old && site.old.is_none() && !site.is_optional() {
+            return true;
         }
+        if self.left == 0 {
+            self.tell(site, NO_MORE);
+            return false;
+        }
+        let variables = site.variables();
+        let given = CALL_COST_MAX.min(self.left);
+        match self.eval(&program.rule, variables.clone()) {
+            Ok(V::Bool(true)) => return true,
+            Ok(_) => {}
+            Err(failure) => return self.failed(site, failure, given),
+        }
+        // As it was before: no news (ratcheting).
+        if !uses_old && site.old == Some(site.value) {
+            return true;
+        }
+        let message = program.message.as_ref().and_then(|message| match self.eval(message, variables) {
+            Ok(V::Text(text)) if !text.trim().is_empty() && !text.contains(['\n', '\r']) && text.len() <= MESSAGE_BYTES_MAX => {
+                Some(text.trim().to_owned())
+            }
+            _ => None,
+        });
+        let detail = message.unwrap_or_else(|| match rule.message.trim() {
+            "" => format!("failed rule: {}", rule.rule.trim()),
+            text => text.to_owned(),
+        });
+        self.refuse(site, &detail);
         true
     }
 
-    fn refuse(&mut self, node: &Node, rule: &Rule, value: &Value, path: Path<'_>, detail: String) {
+    /// One call, paid for from what is left for the write.
+    fn eval<'v>(&mut self, expr: &Expr, variables: Vec<(String, V<'v>)>) -> Evaluated<'v> {
+        let given = CALL_COST_MAX.min(self.left);
+        let mut run = Run::new(variables, given);
+        let result = run.eval(expr);
+        self.left -= given - run.meter.left;
+        result
+    }
+
+    /// Tells why a rule has no value; false where no further ones are run.
+    fn failed(&mut self, site: &Site<'_>, failure: Failure, given: u64) -> bool {
+        let rule = site.rule;
+        let quoted = if rule.message.is_empty() { rule.rule.trim() } else { rule.message.trim() };
+        let (why, goes_on) = match failure {
+            Failure::Cost if given < CALL_COST_MAX => (NO_MORE.to_owned(), false),
+            Failure::Cost => (
+                format!(
+                    "'operation cancelled: actual cost limit exceeded': no further validation rules will be run due to call cost exceeds limit for rule: {quoted}"
+                ),
+                false,
+            ),
+            Failure::Error(why) if why.starts_with("no such overload") => (
+                format!("'{why}': call arguments did not match a supported operator, function or macro signature for rule: {quoted}"),
+                true,
+            ),
+            Failure::Error(why) => (format!("{why} evaluating rule: {quoted}"), true),
+        };
+        self.tell(site, &why);
+        goes_on
+    }
+
+    fn tell(&mut self, site: &Site<'_>, why: &str) {
+        self.causes.invalid(field(site.path).as_str(), site.node.typ.word(), why);
+    }
+
+    fn refuse(&mut self, site: &Site<'_>, detail: &str) {
+        let &Site { node, rule, value, path, .. } = site;
         let place = rule.field_path.trim().trim_start_matches('.');
         let at = match (path.to_string(), place) {
             (at, "") if at.is_empty() => field(path),

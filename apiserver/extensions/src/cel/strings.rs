@@ -3,7 +3,10 @@
 use api::time::{Timestamp, rfc3339};
 use jiff::tz::TimeZone;
 
-use super::value::{Evaluated, Failure, Meter, V};
+use super::{
+    value::{Evaluated, Failure, Meter, V},
+    weight::weight,
+};
 use crate::schema::pattern::Pattern;
 
 pub fn call<'v>(run: &mut Meter, name: &str, arguments: &[V<'v>]) -> Result<Option<V<'v>>, Failure> {
@@ -190,6 +193,7 @@ fn formatted<'v>(run: &mut Meter, text: &str, list: &V<'v>) -> Evaluated<'v> {
         }
         let Some(value) = list.element(next) else { return Failure::of(format!("index {next} out of range")) };
         next += 1;
+        run.spend(weight(&value, run.left))?;
         let shown = match (chars.next(), &value) {
             (Some('s'), value) => shown(value),
             (Some('d'), V::Int(_) | V::Uint(_)) => shown(&value),

@@ -126,6 +126,46 @@ fn what_has_no_value_says_why() {
     assert_eq!(issue, "ERROR: <input>:2:3: Syntax error: token recognition error at: '@'\n |   @\n | ..^");
 }
 
+/// What the parser admits at its deepest, of each kind of nesting: a quarter of a worker's stack is enough to parse, check, run and drop it.
+#[test]
+fn the_deepest_that_is_admitted_needs_little_stack() {
+    const STACK: usize = 512 << 10;
+    let nested = |open: &str, middle: &str, close: &str| {
+        let of = |times| format!("{}{middle}{}", open.repeat(times), close.repeat(times));
+        (1..200).map(of).take_while(|source| parse(source).is_ok()).last().unwrap()
+    };
+    let chained = |first: &str, link: &str| nested("", first, link);
+    let sources = [
+        nested("(", "1", ")"),
+        nested("[", "1", "]"),
+        nested("{1: ", "1", "}"),
+        nested("true ? 1 : ", "1", ""),
+        nested("size([", "1", "])"),
+        nested("[1].all(x, ", "true", ")"),
+        nested("[1].map(x, ", "1", ")"),
+        nested("{1: 1}.transformMap(k, v, ", "1", ")"),
+        nested("[[1]][0].exists(x, !true || ", "true", ")"),
+        nested("optional.of(1).optMap(x, ", "1", ")"),
+        nested("cel.bind(x, [[[[[[1]]]]]], ", "x", ")"),
+        nested("1 * (1 + ", "1", ")"),
+        chained("[1]", ".reverse()"),
+        chained("[1]", ".filter(x, true)"),
+        chained("[1]", " + [1]"),
+        chained("1", " - 1"),
+        chained("optional.of(dyn(self))", ".?list"),
+        // Each level holds the one before twice: to compare, write or weigh such a value costs more than there is.
+        (0..20).rev().fold("v0 == v0 && '%s'.format([v19]) == ''".to_owned(), |body, at| {
+            let held = if at == 0 { "[1]".to_owned() } else { format!("[v{0}, v{0}]", at - 1) };
+            format!("cel.bind(v{at}, {held}, {body})")
+        }),
+    ];
+    for source in sources {
+        let run = std::thread::Builder::new().stack_size(STACK).spawn(move || (come_to(&source), source)).unwrap();
+        let (found, source) = run.join().unwrap();
+        assert!(found.is_ok() || found == Err("cost".to_owned()), "{source}: {found:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn no_text_brings_it_down(source in "[a-z0-9 .,()\\[\\]{}?:'\"+*/%<>=!&|_-]{0,60}") {

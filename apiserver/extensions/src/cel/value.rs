@@ -176,6 +176,11 @@ impl<'v> V<'v> {
         matches!(self, Self::List(_) | Self::Array(..))
     }
 
+    /// Whether it may be the key of a map.
+    pub fn is_key(&self) -> bool {
+        matches!(self, Self::Bool(_) | Self::Int(_) | Self::Uint(_) | Self::Text(_))
+    }
+
     /// An element of a list.
     pub fn element(&self, at: usize) -> Option<V<'v>> {
         match self {

@@ -14,6 +14,8 @@ use super::{Additional, ListType, Node, Type, formats, lists};
 /// What may be looked at for one object, in schema nodes and 64 bytes of texts: alternatives of alternatives over long lists are not gone through to the end.
 const LOOKS_MAX: usize = 20_000_000;
 const TEXT_BYTES_PER_LOOK: usize = 64;
+/// What is wrong is put into words, which takes as long as so many looks.
+const LOOKS_PER_WRONG: usize = 10;
 const WRONGS_BYTES_MAX: usize = api::field_errors::FIELD_ERRORS_BYTES_MAX;
 /// Of what is not about one field.
 const NO_FIELD: &str = "<nil>";
@@ -359,6 +361,7 @@ impl Judge {
         if is_full && !found.wrongs.is_empty() {
             return;
         }
+        self.looks += LOOKS_PER_WRONG;
         let wrong = Wrong { reason, path: at.to_string(), message };
         self.bytes += wrong.path.len() + wrong.message.len();
         found.wrongs.push(wrong);

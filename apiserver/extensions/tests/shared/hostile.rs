@@ -76,6 +76,57 @@ fn what_cannot_be_is_refused_in_time() {
     });
 }
 
+/// As deep as JSON is read: definitions of any nesting, and a value that is written, changed, compared by rules and read again.
+#[test]
+fn the_deepest_that_is_read_is_judged() {
+    let wraps: [fn(Value) -> Value; 6] = [
+        |inner| json!({"type": "object", "properties": {"x": inner}}),
+        |inner| json!({"type": "array", "items": inner}),
+        |inner| json!({"type": "object", "additionalProperties": inner}),
+        |inner| json!({"type": "object", "properties": {"x": inner}, "x-kubernetes-validations": [{"rule": "self == oldSelf || has(self.x)"}]}),
+        |inner| json!({"not": inner}),
+        |inner| json!({"anyOf": [inner]}),
+    ];
+    run(async {
+        let room = Room::new().await;
+        for (kind, wrap) in wraps.into_iter().enumerate() {
+            let mut admitted = 0;
+            for depth in (1..130).step_by(3) {
+                let nested = (0..depth).fold(json!({"type": "string"}), |inner, _| wrap(inner));
+                let schema =
+                    if kind < 4 { nested } else { json!({"type": "object", "properties": {"x": {"type": "string", "not": nested}}}) };
+                let (code, reply) = room.post(&format!("{DEFINITIONS}?dryRun=All"), &definition(with(schema))).await;
+                assert!(code == 201 || code == 400 || code == 422, "{kind} {depth}: {reply}");
+                if code == 201 {
+                    admitted = depth;
+                }
+            }
+            assert!(admitted > 0 || kind > 3, "{kind}");
+        }
+        let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true,
+            "x-kubernetes-validations": [{"rule": "self == self", "messageExpression": "'%s'.format([self])"},
+                {"rule": "'%s'.format([self]) != ''"}, {"rule": "self == oldSelf"}]});
+        room.define(&definition(with(open))).await;
+        let mut admitted = 0;
+        for depth in (50..130).step_by(3) {
+            let deep = |leaf: i32| (0..depth).fold(json!(leaf), |inner, at| if at % 2 == 0 { json!({"x": inner}) } else { json!([inner]) });
+            let deep = |leaf: i32| json!({"x": deep(leaf)});
+            let (code, made) = room.post(WIDGETS, &widget(deep(1))).await;
+            if code != 201 {
+                assert!(code == 400 || code == 422, "{depth}: {made}");
+                continue;
+            }
+            admitted = depth;
+            let path = format!("{WIDGETS}/a");
+            let (code, reply) = room.send("PATCH", &path, &json!({"spec": deep(2)})).await;
+            assert_eq!(code, 422, "{depth}: {reply}");
+            assert_eq!(room.get(&path).await.1["spec"], made["spec"]);
+            assert_eq!(room.send("DELETE", &path, &json!({})).await.0, 200);
+        }
+        assert!(admitted > 50, "{admitted}");
+    });
+}
+
 #[test]
 fn many_fields_are_served() {
     run(async {

@@ -448,9 +448,11 @@ fn refused(front: &Shared, accepting: &Accepting, status: &Status) -> Response {
         format => {
             let kinds = front.engine.kinds();
             let schema = kinds.iter().map(|kind| &kind.schema).find(|schema| schema.has_protobuf()).unwrap_or(&Schema::Open);
+            // Where no kind of this server has that form, neither has a refusal.
+            let format = format.filter(|format| *format != Format::Protobuf || schema.has_protobuf()).unwrap_or(Format::Pretty);
             let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             let body = status.body();
-            wire::told(render::encoded(schema, format.unwrap_or(Format::Pretty), code, &body), status, body)
+            wire::told(render::encoded(schema, format, code, &body), status, body)
         }
     };
     if status.code == 429 && status.message == fairness::REFUSED {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use store::{Expect, Op, Outcome, Rev, Txn};
 use tokio::sync::OwnedMutexGuard;
 
-use super::{Engine, context::Ctx, form, meta, object::Object};
+use super::{Engine, cache::Cache, context::Ctx, form, managed_fields, meta, object::Object};
 
 /// How often a create claims anew after somebody else was faster.
 pub(super) const ATTEMPTS_MAX: usize = 64;
@@ -107,14 +107,26 @@ impl Claims {
         Ok(matches!(outcome, Outcome::Done(_)))
     }
 
+    /// Stores `object` with these, where `expect` holds of its key; the bytes it is kept as come back. What is too large for the store is tried once
+    /// more without its managedFields (`isTooLargeError` in apiserver `handlers/create.go`, `update.go`, `patch.go`).
+    pub(super) async fn store(self, ctx: &Ctx<'_>, cache: &Cache, expect: Expect, object: &Value) -> Result<(Outcome, Bytes), Status> {
+        let at = cache.store_key(&ctx.key());
+        let op = |value: &Bytes| Op::Put { key: at.clone(), value: value.clone(), ttl: form::ttl(&cache.kind) };
+        let value = form::to_stored(ctx.served, object).await?;
+        let refused = match self.commit(ctx.engine, at.clone(), expect.clone(), op(&value)).await {
+            Err(status) if status.code == 413 => status,
+            outcome => return Ok((outcome?, value)),
+        };
+        let Some(bare) = managed_fields::without(ctx, object) else { return Err(refused) };
+        let value = form::to_stored(ctx.served, &bare).await?;
+        Ok((self.commit(ctx.engine, at.clone(), expect, op(&value)).await?, value))
+    }
+
     /// Writes `op` with these, where `expect` holds of its key: the first of what a refusal found.
-    pub(super) async fn commit(self, engine: &Engine, key: String, expect: Expect, op: Op) -> Result<Outcome, Status> {
-        let Self { expect: claimed, ops, turn } = self;
-        let (is_alone, expect) = (claimed.is_empty(), iter::once((key, expect)).chain(claimed).collect());
-        let txn = Txn { expect, ops: iter::once(op).chain(ops).collect() };
-        let outcome = if is_alone { engine.store.txn(txn).await.map_err(form::store_error) } else { Box::pin(written(engine, txn)).await };
-        drop(turn);
-        outcome
+    pub(super) async fn commit(&self, engine: &Engine, key: String, expect: Expect, op: Op) -> Result<Outcome, Status> {
+        let (is_alone, expect) = (self.expect.is_empty(), iter::once((key, expect)).chain(self.expect.iter().cloned()).collect());
+        let txn = Txn { expect, ops: iter::once(op).chain(self.ops.iter().cloned()).collect() };
+        if is_alone { engine.store.txn(txn).await.map_err(form::store_error) } else { Box::pin(written(engine, txn)).await }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api::{Key, Status, field_errors::FieldErrors};
 use serde_json::Value;
-use store::{Expect, Op, Outcome};
+use store::{Expect, Outcome};
 
 use super::{
     admit,
@@ -118,12 +118,9 @@ fn prepare(ctx: &Ctx<'_>, object: &mut Value) {
 async fn put(ctx: &Ctx<'_>, key: &Key, object: &Value, claims: Claims) -> Result<Option<Arc<Object>>, Status> {
     let (engine, served) = (ctx.engine, ctx.served);
     let cache = served.cache.as_ref().ok_or_else(|| Status::method_not_allowed(&ctx.kind.group_resource(), "create"))?;
-    let value = form::to_stored(served, object).await?;
-    let at = cache.store_key(key);
-    let op = Op::Put { key: at.clone(), value: value.clone(), ttl: form::ttl(&cache.kind) };
-    match claims.commit(engine, at, Expect::Absent, op).await? {
-        Outcome::Done(rev) => engine.acknowledged(served, key, &value, rev).await.map(Some),
-        Outcome::Refused { found, .. } => {
+    match claims.store(ctx, cache, Expect::Absent, object).await? {
+        (Outcome::Done(rev), value) => engine.acknowledged(served, key, &value, rev).await.map(Some),
+        (Outcome::Refused { found, .. }, _) => {
             let Some(there) = found.into_iter().next().flatten() else { return Ok(None) };
             let mut status = Status::already_exists(&ctx.kind.group_resource(), &key.name);
             if cache.object(&there).is_some_and(|object| object.is_deleting()) {

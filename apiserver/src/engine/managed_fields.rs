@@ -133,6 +133,19 @@ pub(super) fn keep(ctx: &Ctx<'_>, object: &mut Value, before: &Value) {
         ctx.warn(vec![format!("{told}: {why}")]);
     }
 }
+
+/// An object that was too large to be stored, less these entries, which may be the larger part of it. `None`: it has none, or is applied, and then owned
+/// by nobody it would come to nothing.
+pub(super) fn without(ctx: &Ctx<'_>, object: &Value) -> Option<Value> {
+    if ctx.manager.operation == ManagerOperation::Apply {
+        return None;
+    }
+    meta::field(object, FIELD)?;
+    let mut bare = object.clone();
+    put(&mut bare, None);
+    Some(bare)
+}
+
 /// Whether two states of an object differ in nothing but the times of their managers, so that nothing need be written.
 pub(super) fn is_unchanged(new: &Value, old: &Value) -> bool {
     let (Some(now), Some(was)) = (new.as_object(), old.as_object()) else { return new == old };

@@ -304,12 +304,9 @@ async fn remove(ctx: &Ctx<'_>, current: &Arc<Object>, new: &Value) -> Result<Rou
 pub(super) async fn replace(ctx: &Ctx<'_>, rev: Rev, new: &Value, claims: Claims) -> Result<Option<Arc<Object>>, Status> {
     let (engine, served) = (ctx.engine, ctx.served);
     let Some(cache) = &served.cache else { return Err(Status::method_not_allowed(&served.kind.group_resource(), "update")) };
-    let value = form::to_stored(served, new).await?;
-    let at = cache.store_key(&ctx.key());
-    let op = Op::Put { key: at.clone(), value: value.clone(), ttl: form::ttl(&cache.kind) };
-    match claims.commit(engine, at, Expect::At(rev), op).await? {
-        Outcome::Done(rev) => engine.acknowledged(served, &ctx.key(), &value, rev).await.map(Some),
-        Outcome::Refused { .. } => Ok(None),
+    match claims.store(ctx, cache, Expect::At(rev), new).await? {
+        (Outcome::Done(rev), value) => engine.acknowledged(served, &ctx.key(), &value, rev).await.map(Some),
+        (Outcome::Refused { .. }, _) => Ok(None),
     }
 }
 
@@ -323,6 +320,7 @@ pub(super) async fn erase(ctx: &Ctx<'_>, current: &Object) -> Result<bool, Statu
         None => Claims::default(),
     };
     let outcome = claims.commit(engine, at.clone(), Expect::At(current.rev), Op::Delete { key: at }).await?;
+    drop(claims);
     let Outcome::Done(done) = outcome else { return Ok(false) };
     if let Err(status) = engine.reach(done).await {
         tracing::warn!(rev = done, %status, "cache lags behind an acknowledged deletion");

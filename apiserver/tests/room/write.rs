@@ -135,7 +135,9 @@ async fn patches_of_every_kind() {
     room.patch(&path, "json-patch", &json!({"op": "test"})).await.refused(400, "error decoding patch");
     room.patch(&path, "merge-patch", &json!([])).await.refused(400, "error decoding patch");
     room.patch(&path, "merge-patch", &json!({"metadata": {"resourceVersion": "1"}})).await.refused(409, "has been modified");
-    room.patch(&path, "merge-patch", &json!({"metadata": {"name": "b"}})).await.refused(422, "field is immutable");
+    room.patch(&path, "merge-patch", &json!({"metadata": {"name": "b"}}))
+        .await
+        .refused(400, "the name of the object (b) does not match the name on the URL (a)");
     for other in ["application/json", "application/apply-patch+cbor", "application/apply-patch+json"] {
         room.raw("PATCH", &path, "{}", &[("content-type", other)]).await.refused(415, "415: Unsupported Media Type");
     }

@@ -79,6 +79,8 @@ async fn names_that_others_have_are_refused_until_they_are_free() {
 async fn a_definition_goes_when_its_objects_are_gone() {
     let room = Room::new().await;
     let definition = definition("example.io", "widgets", "Widget", schema(json!({"type": "integer"})));
+    let (code, none) = room.get(DEFINITIONS).await;
+    assert_eq!((code, &none["kind"], &none["items"]), (200, &json!("CustomResourceDefinitionList"), &json!([])));
     room.define(&definition).await;
     let mut held = widget("held", json!({}));
     held["metadata"]["finalizers"] = json!(["example.io/hold"]);

@@ -8,7 +8,6 @@ use crate::room::Room;
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const BUDGETS: &str = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
 const CLASSES: &str = "/apis/scheduling.k8s.io/v1/priorityclasses";
-const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
 async fn room() -> Room {
     let auth = Auth { admission: kinds::admission::chain(), ..Auth::default() };
@@ -147,10 +146,6 @@ async fn what_is_not_done_is_refused_in_upstreams_words() {
     let room = room().await;
     let (code, reply) = room.send("OPTIONS", PODS, Value::Null).await;
     assert_eq!((code, &reply["message"]), (405, &json!("the server does not allow this method on the requested resource")));
-    let (code, list) = room.send("GET", DEFINITIONS, Value::Null).await;
-    assert_eq!((code, &list["kind"], &list["items"]), (200, &json!("CustomResourceDefinitionList"), &json!([])));
-    let (code, reply) = room.post(DEFINITIONS, json!({"metadata": {"name": "x.example.com"}})).await;
-    assert_eq!((code, &reply["reason"]), (405, &json!("MethodNotAllowed")));
     for class in kinds::priorityclass::system_classes() {
         Room::ok(room.post(CLASSES, class).await);
     }

@@ -15,7 +15,7 @@ const SHARED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/diff");
 const LEDGER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/diff/differences.txt");
 
 #[test]
-#[ignore = "the ledger is of a binary without the kinds and mechanisms merged since: write it anew (SKIFF_DIFF=update), then this goes"]
+#[ignore = "delete-ReplicationController differed in one of two runs on a loaded machine: find the race, then this goes"]
 fn answers_differ_from_a_stock_servers_only_where_the_ledger_says() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     // The corpus asks for addresses and ports of its own within these.

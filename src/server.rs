@@ -103,16 +103,8 @@ impl Control {
         let instance = Instance::start(&dirs)?;
         let (group, files) = (Group::new(), open_files::raise());
         let (has_etcd, servers) = (!flags.etcd_servers.is_empty(), &flags.servers);
-        let (election, token) = (servers.election(has_etcd)?, servers.token()?);
-        let agent_token = flags.agent_token.as_ref().map(|given| given.token("--agent-token")).transpose()?;
-        if token.is_some() && token == agent_token {
-            bail!("--token and --agent-token are the same: whoever may join would hold the cluster's keys");
-        }
-        if token.is_some() && !has_etcd {
-            bail!(
-                "--token is for several servers over one etcd (--etcd-servers): what lets machines in is --agent-token, or `skiff token create`"
-            );
-        }
+        let election = servers.election(has_etcd)?;
+        let (token, agent_token) = tokens(flags, has_etcd)?;
         let advertised = advertised_address(flags, progress);
         let auditor = flags.audit.auditor()?;
 
@@ -302,6 +294,24 @@ async fn store_ends(mut condition: watch::Receiver<Condition>) -> Result<(), Str
         // Closed in order, or its thread is gone.
         Err(_) => Err("its writer has ended".into()),
     }
+}
+
+/// That of the servers, which unseals the cluster's keys, and that of agents.
+///
+/// # Errors
+/// One is none, or stands where it must not.
+fn tokens(flags: &ServerFlags, has_etcd: bool) -> anyhow::Result<(Option<Token>, Option<Token>)> {
+    let token = flags.servers.token()?;
+    let agent_token = flags.agent_token.as_ref().map(|given| given.token("--agent-token")).transpose()?;
+    if token.is_some() && token == agent_token {
+        bail!("--token and --agent-token are the same: whoever may join would hold the cluster's keys");
+    }
+    if token.is_some() && !has_etcd {
+        bail!(
+            "--token is for several servers over one etcd (--etcd-servers): what lets machines in is --agent-token, or `skiff token create`"
+        );
+    }
+    Ok((token, agent_token))
 }
 
 /// The paths that are about no resource. The latch is part of `/readyz`, and so is a store that may be away.

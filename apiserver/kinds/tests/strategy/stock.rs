@@ -229,9 +229,7 @@ pub fn body(kind: &Kind, namespace: &str, name: &str) -> Value {
         "ingressclasses" => json!({"spec": {"controller": "x.example/y"}}),
         "ingresses" => json!({"spec": {"defaultBackend": {"service": {"name": "x", "port": {"number": 80}}}}}),
         "networkpolicies" => json!({"spec": {"podSelector": {}}}),
-        "persistentvolumes" => {
-            json!({"spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1"}, "hostPath": {"path": "/x"}}})
-        }
+        "persistentvolumes" => volume(),
         "persistentvolumeclaims" => json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1"}}}}),
         "flowschemas" => json!({"spec": {"priorityLevelConfiguration": {"name": "x"}}}),
         "prioritylevelconfigurations" => json!({"spec": {"type": "Limited", "limited": {"limitResponse": {"type": "Reject"}}}}),
@@ -276,6 +274,10 @@ pub fn body(kind: &Kind, namespace: &str, name: &str) -> Value {
         object[field.as_str()] = value.clone();
     }
     object
+}
+
+fn volume() -> Value {
+    json!({"spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1"}, "hostPath": {"path": "/x"}}})
 }
 
 /// What a policy of admission is about: nothing that there is.

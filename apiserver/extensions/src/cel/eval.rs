@@ -11,13 +11,16 @@ use super::{
 
 /// One run: the variables in scope, and what is left to spend.
 pub struct Run<'v> {
-    variables: Vec<(String, V<'v>)>,
+    variables: Vec<(Rc<str>, V<'v>)>,
     pub meter: Meter,
 }
 
+/// The variables of one round of a macro.
+pub type Round<'v> = Vec<(Rc<str>, V<'v>)>;
+
 impl<'v> Run<'v> {
     pub fn new(variables: Vec<(String, V<'v>)>, left: u64) -> Self {
-        Self { variables, meter: Meter { left } }
+        Self { variables: variables.into_iter().map(|(name, value)| (name.into(), value)).collect(), meter: Meter { left } }
     }
 
     fn spend(&mut self, cost: usize) -> Result<(), Failure> {
@@ -53,7 +56,7 @@ impl<'v> Run<'v> {
             Node::Map(entries) => self.map(entries),
             Node::Bind(name, value, body) => {
                 let value = self.eval(value)?;
-                self.with(vec![(name.clone(), value)], |run| run.eval(body))
+                self.with(vec![(name.as_str().into(), value)], |run| run.eval(body))
             }
             Node::Macro(kind, range, names, body) => {
                 let range = self.eval(range)?;
@@ -63,7 +66,7 @@ impl<'v> Run<'v> {
     }
 
     fn variable(&self, name: &str) -> Evaluated<'v> {
-        if let Some((_, value)) = self.variables.iter().rev().find(|(variable, _)| variable == name) {
+        if let Some((_, value)) = self.variables.iter().rev().find(|(variable, _)| **variable == *name) {
             return Ok(value.clone());
         }
         match functions::type_of_name(name) {
@@ -72,7 +75,7 @@ impl<'v> Run<'v> {
         }
     }
 
-    fn with<T>(&mut self, variables: Vec<(String, V<'v>)>, body: impl FnOnce(&mut Self) -> T) -> T {
+    fn with<T>(&mut self, variables: Round<'v>, body: impl FnOnce(&mut Self) -> T) -> T {
         let length = self.variables.len();
         self.variables.extend(variables);
         let result = body(self);
@@ -107,7 +110,7 @@ impl<'v> Run<'v> {
         // `optional.of` and the like: the first part is a space of names, no value.
         if let Some(Expr { node: Node::Ident(space), .. }) = target
             && functions::is_space(space)
-            && !self.variables.iter().any(|(variable, _)| variable == space)
+            && !self.variables.iter().any(|(variable, _)| **variable == **space)
         {
             let arguments = self.each(operands)?;
             return functions::call(&mut self.meter, &format!("{space}.{name}"), arguments);
@@ -177,29 +180,17 @@ impl<'v> Run<'v> {
         Ok(())
     }
 
-    /// What each round of a macro sees.
-    fn rounds(&mut self, range: &V<'v>, names: &[String]) -> Result<Vec<Vec<(String, V<'v>)>>, Failure> {
-        let Some(length) = range.length() else { return Failure::no_overload() };
-        self.spend(length)?;
-        let bind = |(first, second): (V<'v>, V<'v>)| match names {
-            [one] => vec![(one.clone(), if range.is_list() { second } else { first })],
-            [one, two] => vec![(one.clone(), first), (two.clone(), second)],
-            _ => Vec::new(),
-        };
-        if range.is_list() {
-            return Ok(range.elements().enumerate().map(|(at, element)| bind((V::Int(at as i64), element))).collect());
-        }
-        Ok(range.entries().into_iter().map(bind).collect())
-    }
-
     fn run_macro(&mut self, kind: Macro, range: V<'v>, names: &[String], body: &[Expr]) -> Evaluated<'v> {
         if matches!(kind, Macro::OptMap | Macro::OptFlatMap) {
             let (V::Optional(value), [name], [body]) = (range, names, body) else { return Failure::no_overload() };
             let Some(value) = value else { return Ok(V::Optional(None)) };
-            let mapped = self.with(vec![(name.clone(), (*value).clone())], |run| run.eval(body))?;
+            let mapped = self.with(vec![(name.as_str().into(), (*value).clone())], |run| run.eval(body))?;
             return Ok(if kind == Macro::OptMap { V::some(mapped) } else { mapped });
         }
-        let rounds = self.rounds(&range, names)?;
+        let Some(length) = range.length() else { return Failure::no_overload() };
+        self.spend(length)?;
+        let names: Vec<Rc<str>> = names.iter().map(|name| name.as_str().into()).collect();
+        let rounds = rounds(&range, &names);
         let (condition, result) = match body {
             [only] => (None, only),
             [condition, result] => (Some(condition), result),
@@ -258,7 +249,7 @@ impl<'v> Run<'v> {
         }
     }
 
-    fn quantified(&mut self, rounds: Vec<Vec<(String, V<'v>)>>, body: &Expr, decides: bool) -> Evaluated<'v> {
+    fn quantified(&mut self, rounds: impl Iterator<Item = Round<'v>>, body: &Expr, decides: bool) -> Evaluated<'v> {
         let mut failed = None;
         for round in rounds {
             match self.holds(round, body) {
@@ -271,7 +262,7 @@ impl<'v> Run<'v> {
         failed.map_or(Ok(V::Bool(!decides)), Err)
     }
 
-    fn holds(&mut self, round: Vec<(String, V<'v>)>, body: &Expr) -> Result<bool, Failure> {
+    fn holds(&mut self, round: Round<'v>, body: &Expr) -> Result<bool, Failure> {
         match self.with(round, |run| run.eval(body))? {
             V::Bool(value) => Ok(value),
             _ => Failure::no_overload(),
@@ -279,7 +270,7 @@ impl<'v> Run<'v> {
     }
 
     /// `None`: the condition does not hold.
-    fn transformed(&mut self, round: Vec<(String, V<'v>)>, condition: Option<&Expr>, result: &Expr) -> Result<Option<V<'v>>, Failure> {
+    fn transformed(&mut self, round: Round<'v>, condition: Option<&Expr>, result: &Expr) -> Result<Option<V<'v>>, Failure> {
         self.with(round, |run| {
             if let Some(condition) = condition {
                 match run.eval(condition)? {
@@ -291,6 +282,17 @@ impl<'v> Run<'v> {
             run.eval(result).map(Some)
         })
     }
+}
+
+/// What each round of a macro sees, made when it comes: a range may be long.
+pub fn rounds<'r, 'v>(range: &'r V<'v>, names: &'r [Rc<str>]) -> impl Iterator<Item = Round<'v>> + 'r {
+    let is_list = range.is_list();
+    let places = range.elements().enumerate().map(|(at, element)| (V::Int(at as i64), element));
+    places.chain(range.pairs()).map(move |(first, second)| match names {
+        [one] => vec![(one.clone(), if is_list { second } else { first })],
+        [one, two] => vec![(one.clone(), first), (two.clone(), second)],
+        _ => Vec::new(),
+    })
 }
 
 /// A field that may be missing, of something that may be missing.

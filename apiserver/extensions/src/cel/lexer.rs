@@ -14,6 +14,9 @@ pub enum Token {
     End,
 }
 
+/// Of a name, in characters: a variable's is looked for with every use of one.
+const NAME_CHARS_MAX: usize = 256;
+
 const SYMBOLS: [&str; 26] = [
     "&&", "||", "==", "!=", "<=", ">=", "[", "]", "{", "}", "(", ")", ".", ",", "-", "!", "?", ":", "+", "*", "/", "%", "<", ">", "=", "|",
 ];
@@ -78,6 +81,9 @@ impl Lexer<'_> {
             let start = self.at;
             while self.peek(0).is_ascii_alphanumeric() || self.peek(0) == '_' {
                 self.at += 1;
+            }
+            if self.at - start > NAME_CHARS_MAX {
+                return Err(Issue { at: start, why: format!("name too long: must have at most {NAME_CHARS_MAX} characters") });
             }
             let word: String = self.chars[start..self.at].iter().collect();
             return Ok(match word.as_str() {

@@ -126,6 +126,28 @@ fn what_has_no_value_says_why() {
     assert_eq!(issue, "ERROR: <input>:2:3: Syntax error: token recognition error at: '@'\n |   @\n | ..^");
 }
 
+#[test]
+fn names_have_a_bound() {
+    let of = |length: usize| format!("self.list.all({0}, {0} > 0)", "n".repeat(length));
+    assert_eq!(come_to(&of(256)), Ok("true".into()));
+    assert_eq!(come_to(&of(257)), Err("name too long: must have at most 256 characters".into()));
+}
+
+/// A macro that ends at once has not read its whole range.
+#[test]
+fn what_a_macro_runs_over_is_read_as_it_goes() {
+    let elements: Vec<Value> = vec![json!(1); 700_000];
+    let list = V::Array(&elements, None);
+    let expr = parse("list.exists(i, x, x == 1) && list.all(i, x, x == 1 || i / 0 == 1)").unwrap();
+    let mut run = Run::new(vec![("list".into(), list.clone())], 10_000_000);
+    assert!(matches!(run.eval(&expr), Ok(V::Bool(true))));
+    let names = ["i".into(), "x".into()];
+    let mut rounds = super::eval::rounds(&list, &names);
+    let (first, all) = (rounds.next().unwrap(), std::rc::Rc::strong_count(&names[0]));
+    // Neither names nor values are copied for those that have not come yet.
+    assert_eq!((first.len(), all), (2, 2));
+}
+
 /// What the parser admits at its deepest, of each kind of nesting: a quarter of a worker's stack is enough to parse, check, run and drop it.
 #[test]
 fn the_deepest_that_is_admitted_needs_little_stack() {

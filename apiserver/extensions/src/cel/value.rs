@@ -197,16 +197,17 @@ impl<'v> V<'v> {
 
     /// Entries of a map, keys in order.
     pub fn entries(&self) -> Vec<(V<'v>, V<'v>)> {
-        match self {
-            Self::Map(map) => map.to_vec(),
-            Self::Fields(map, node) => {
-                let entry = |(key, value): (&'v String, &'v Value)| {
-                    (Self::Text(Text::Borrowed(key)), Self::of(value, node.and_then(|node| node.field(key))))
-                };
-                map.iter().map(entry).collect()
-            }
-            _ => Vec::new(),
-        }
+        self.pairs().collect()
+    }
+
+    /// The same, one by one.
+    pub fn pairs(&self) -> impl Iterator<Item = (V<'v>, V<'v>)> + '_ {
+        let made: &[(V<'v>, V<'v>)] = if let Self::Map(map) = self { map } else { &[] };
+        let fields = if let Self::Fields(map, node) = self { Some((*map, *node)) } else { None };
+        let read = fields.into_iter().flat_map(|(map, node)| {
+            map.iter().map(move |(key, value)| (Self::Text(Text::Borrowed(key)), Self::of(value, node.and_then(|node| node.field(key)))))
+        });
+        made.iter().cloned().chain(read)
     }
 
     /// The field of an object or the entry of a map, by a name in a rule. `None`: there is none.

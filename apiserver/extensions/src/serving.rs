@@ -36,18 +36,11 @@ const DELETIONS_MAX: usize = 32;
 
 /// Serves what the definitions say, from now on: those that are there are served when this returns.
 pub async fn start(engine: &Arc<Engine>) {
-    let serving = Arc::new(Serving {
-        engine: engine.clone(),
-        changed: Arc::default(),
-        built_in: engine.kinds().iter().map(|kind| kind.group_resource()).collect(),
-        known: Mutex::default(),
-        names: Mutex::default(),
-        ending: Mutex::default(),
-    });
+    let serving = Serving::of(engine);
     let changed = serving.changed.clone();
     engine.on_change(&definitions(), Arc::new(move |_| changed.notify_one()));
-    serving.sync().await;
-    engine.group().spawn_loop("custom resource definitions", serving.run());
+    let outcome = serving.sync().await;
+    engine.group().spawn_loop("custom resource definitions", serving.run(outcome));
 }
 
 struct Serving {
@@ -71,6 +64,13 @@ struct Known {
     group: String,
 }
 
+/// The kinds of a definition, those that it had and has no more, and its place among those looked at.
+struct Exchange {
+    at: usize,
+    kinds: Vec<Arc<Kind>>,
+    gone: Vec<Gvr>,
+}
+
 #[derive(PartialEq)]
 enum Outcome {
     Done,
@@ -82,17 +82,29 @@ fn definitions() -> GroupResource {
 }
 
 impl Serving {
-    async fn run(self: Arc<Self>) {
+    fn of(engine: &Arc<Engine>) -> Arc<Self> {
+        Arc::new(Self {
+            engine: engine.clone(),
+            changed: Arc::default(),
+            built_in: engine.kinds().iter().map(|kind| kind.group_resource()).collect(),
+            known: Mutex::default(),
+            names: Mutex::default(),
+            ending: Mutex::default(),
+        })
+    }
+
+    /// What failed is tried again after a pause, or with the next change: it holds up no other.
+    async fn run(self: Arc<Self>, mut outcome: Outcome) {
         let mut pause = RETRY.0;
         loop {
-            self.changed.notified().await;
-            if self.sync().await == Outcome::Again {
-                tokio::time::sleep(pause).await;
+            if outcome == Outcome::Again {
+                let _is_change = tokio::time::timeout(pause, self.changed.notified()).await;
                 pause = (pause * 2).min(RETRY.1);
-                self.changed.notify_one();
             } else {
+                self.changed.notified().await;
                 pause = RETRY.0;
             }
+            outcome = self.sync().await;
         }
     }
 
@@ -104,8 +116,7 @@ impl Serving {
             return Outcome::Done;
         }
         let is_less = !gone.is_empty();
-        self.withdraw(&gone).await;
-        let mut outcome = Outcome::Done;
+        let mut outcome = self.withdraw(&gone).await;
         let mut wanted = Vec::new();
         // A name that was given up may be what others of the group wait for.
         let looked_at: Vec<&Arc<Object>> = if is_less { all.iter().collect() } else { fresh.iter().collect() };
@@ -122,11 +133,11 @@ impl Serving {
             }
             wanted.push((object.clone(), before != definition, definition));
         }
-        if self.serve(&wanted).await == Outcome::Again {
-            outcome = Outcome::Again;
-        }
-        for (object, is_changed, definition) in &wanted {
-            if *is_changed && self.write(object, definition).await.is_err() {
+        let failed = self.serve(&wanted).await;
+        for (at, (object, is_changed, definition)) in wanted.iter().enumerate() {
+            let is_failed = failed.contains(&at);
+            let is_written = !is_changed || self.write(object, definition, is_failed).await.is_ok();
+            if is_failed || !is_written {
                 self.forget(&object.key.name);
                 outcome = Outcome::Again;
             }
@@ -153,50 +164,58 @@ impl Serving {
         }
     }
 
-    async fn withdraw(&self, names: &[String]) {
-        let gone: Vec<Gvr> = {
-            let (mut known, mut groups) = (self.known.lock(), self.names.lock());
-            let mut gone = Vec::new();
-            for name in names {
-                let Some(known) = known.remove(name) else { continue };
-                if let Some(others) = groups.get_mut(&known.group) {
-                    others.0.remove(name);
-                }
-                gone.extend(known.served);
-            }
-            gone
-        };
+    async fn withdraw(&self, names: &[String]) -> Outcome {
+        let gone: Vec<Gvr> = names.iter().flat_map(|name| self.served(name)).collect();
         if let Err(error) = self.engine.withdraw(&gone).await {
             tracing::warn!(%error, "kinds of definitions that are gone are still served");
+            return Outcome::Again;
         }
+        let (mut known, mut groups) = (self.known.lock(), self.names.lock());
+        for name in names {
+            let Some(known) = known.remove(name) else { continue };
+            if let Some(others) = groups.get_mut(&known.group) {
+                others.0.remove(name);
+            }
+        }
+        Outcome::Done
     }
 
-    /// Serves what is established, all that is new at once; what cannot be served does not keep others from it.
-    async fn serve(&self, wanted: &[(Arc<Object>, bool, Value)]) -> Outcome {
-        let mut made: Vec<(usize, Vec<Arc<Kind>>)> = Vec::new();
+    fn served(&self, name: &str) -> Vec<Gvr> {
+        self.known.lock().get(name).map(|known| known.served.clone()).unwrap_or_default()
+    }
+
+    /// Serves what is established, all that is new at once; what cannot be served does not keep others from it. Gives the places of what cannot.
+    async fn serve(&self, wanted: &[(Arc<Object>, bool, Value)]) -> HashSet<usize> {
+        let mut made: Vec<Exchange> = Vec::new();
         for (at, (object, _, definition)) in wanted.iter().enumerate() {
             let made_of = made_of(definition);
             let is_same = self.known.lock().get(&object.key.name).is_some_and(|known| known.made_of == made_of);
-            if !is_same && self.may_serve(definition) {
-                made.push((at, resource::kinds(definition).into_iter().map(Arc::new).collect()));
+            // One that came again under its name may not be served, and what was is not its.
+            let (may_serve, mut gone) = (self.may_serve(definition), self.served(&object.key.name));
+            if !is_same && (may_serve || !gone.is_empty()) {
+                let kinds = if may_serve { resource::kinds(definition) } else { Vec::new() };
+                let kinds: Vec<Arc<Kind>> = kinds.into_iter().map(Arc::new).collect();
+                gone.retain(|gvr| kinds.iter().all(|kind| kind.gvr() != *gvr));
+                made.push(Exchange { at, kinds, gone });
             }
         }
-        let all: Vec<Arc<Kind>> = made.iter().flat_map(|(_, kinds)| kinds.iter().cloned()).collect();
-        let together = if all.is_empty() { Ok(()) } else { self.replace(wanted, &made, all).await };
-        let mut outcome = Outcome::Done;
+        let all: Vec<Arc<Kind>> = made.iter().flat_map(|one| one.kinds.iter().cloned()).collect();
+        let gone: Vec<Gvr> = made.iter().flat_map(|one| one.gone.iter().cloned()).collect();
+        let together = if made.is_empty() { Ok(()) } else { self.engine.exchange(all, &gone).await };
+        let mut failed = HashSet::new();
         let mut served: HashMap<usize, Vec<Gvr>> = HashMap::new();
-        for (at, kinds) in made {
+        for Exchange { at, kinds, gone } in made {
             let gvrs = kinds.iter().map(|kind| kind.gvr()).collect();
             let alone = match together {
                 Ok(()) => Ok(()),
-                Err(_) => self.engine.serve(kinds).await,
+                Err(_) => self.engine.exchange(kinds, &gone).await,
             };
             match alone {
                 Ok(()) => drop(served.insert(at, gvrs)),
                 Err(error) => {
                     let name = wanted.get(at).map_or("", |(object, ..)| object.key.name.as_str());
                     tracing::warn!(name, %error, "a definition cannot be served");
-                    outcome = Outcome::Again;
+                    failed.insert(at);
                 }
             }
         }
@@ -214,27 +233,7 @@ impl Serving {
                 (entry.served, entry.made_of) = (gvrs, made_of(definition));
             }
         }
-        outcome
-    }
-
-    /// Versions that a definition has no more go first: one may have been kept as another.
-    async fn replace(
-        &self,
-        wanted: &[(Arc<Object>, bool, Value)],
-        made: &[(usize, Vec<Arc<Kind>>)],
-        all: Vec<Arc<Kind>>,
-    ) -> Result<(), Status> {
-        let mut gone = Vec::new();
-        {
-            let known = self.known.lock();
-            for (at, kinds) in made {
-                let Some((object, ..)) = wanted.get(*at) else { continue };
-                let had = known.get(&object.key.name).map(|known| known.served.clone()).unwrap_or_default();
-                gone.extend(had.into_iter().filter(|gvr| kinds.iter().all(|kind| kind.gvr() != *gvr)));
-            }
-        }
-        self.engine.serve(all).await?;
-        if gone.is_empty() { Ok(()) } else { self.engine.withdraw(&gone).await }
+        failed
     }
 
     fn may_serve(&self, definition: &Value) -> bool {
@@ -243,8 +242,8 @@ impl Serving {
         naming::is_true(definition, "Established") && !self.built_in.contains(&resource)
     }
 
-    /// What was found out, into the object as it is now.
-    async fn write(&self, object: &Object, found: &Value) -> Result<(), Status> {
+    /// What was found out, into the object as it is now. Nobody is told that it is established where it could not be served.
+    async fn write(&self, object: &Object, found: &Value, is_failed: bool) -> Result<(), Status> {
         let status = found.at("status").cloned().unwrap_or_default();
         let (uid, names) = (object.uid().to_owned(), found.at("spec").at("names").cloned());
         let change = |value: &mut Value| {
@@ -257,7 +256,7 @@ impl Serving {
             for condition in status.list("conditions") {
                 let words = [condition.text("status"), condition.text("reason"), condition.text("message")];
                 let at = api::time::parse(condition.text("lastTransitionTime")).unwrap_or_else(Timestamp::now);
-                if condition.text("type") != "Terminating" {
+                if condition.text("type") != "Terminating" && !(is_failed && condition.text("type") == "Established") {
                     naming::set_condition(value, condition.text("type"), words, at);
                 }
             }

@@ -33,10 +33,18 @@ impl Engine {
     /// 500 for kinds that cannot be served together (two kept in one place, one kept as a kind that is not served) or cannot come while the server
     /// runs (those with actions); 503 where the store does not answer. Nothing has changed then.
     pub async fn serve(self: &Arc<Self>, kinds: Vec<Arc<Kind>>) -> Result<(), Status> {
+        self.exchange(kinds, &[]).await
+    }
+
+    /// The same, and those of `gone` are served no more: one may take the place of another in the store.
+    ///
+    /// # Errors
+    /// As [`Engine::serve`] and [`Engine::withdraw`].
+    pub async fn exchange(self: &Arc<Self>, kinds: Vec<Arc<Kind>>, gone: &[Gvr]) -> Result<(), Status> {
         let _turn = self.changing.lock().await;
         self.ready().await;
         let before = self.registry();
-        check(&before.changed(&kinds, &[], &[]))?;
+        check(&before.changed(&kinds, gone, &[]))?;
         kinds.iter().try_for_each(|kind| no_actions(kind))?;
         let mut filling = Filling::begin(self, before, &kinds);
         let filled = tokio::time::timeout(FILL_MAX, filling.fill()).await;
@@ -48,7 +56,7 @@ impl Engine {
                 cache.succeed(old);
             }
         }
-        self.swap(&filling.before, filling.before.changed(&kinds, &[], &fresh), &fresh);
+        self.swap(&filling.before, filling.before.changed(&kinds, gone, &fresh), &fresh);
         Ok(())
     }
 

@@ -1,6 +1,10 @@
 //! A definition's life: names, versions, changes, and its end.
 
+use std::sync::Arc;
+
+use apiserver::kind::{Kind, Storage};
 use serde_json::{Value, json};
+use store::memory::Memory;
 
 use crate::room::{DEFINITIONS, Room, condition, eventually};
 
@@ -118,4 +122,68 @@ async fn versions_differ_in_name_and_fields_only() {
     let (code, made) = room.post(&WIDGETS.replace("v1", "v2"), &second).await;
     assert_eq!(code, 201, "{made}");
     assert_eq!(room.get(&format!("{WIDGETS}/b")).await.1["spec"], json!({"n": 2, "color": "red"}));
+}
+
+/// A kind that is kept where widgets would be: they cannot be served while it is.
+fn blocker() -> Arc<Kind> {
+    let storage = Storage::Kept { prefix: "example.io/widgets".into(), ttl_seconds: None };
+    let own = apiextensions::kind();
+    Arc::new(Kind {
+        group: "blocking.io".into(),
+        plural: "blockers".into(),
+        short_names: [].into(),
+        subresources: Vec::new(),
+        storage,
+        ..own
+    })
+}
+
+#[tokio::test]
+async fn what_could_not_be_served_is_tried_again() {
+    let (store, open) = (Arc::new(Memory::new()), json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}));
+    let path = format!("{DEFINITIONS}/widgets.example.io");
+    for is_first in [true, false] {
+        // The second time it is there when the server starts.
+        let room = Room::over(store.clone(), vec![blocker()]).await;
+        if is_first {
+            let (code, reply) = room.post(DEFINITIONS, &definition("example.io", "widgets", "Widget", open.clone())).await;
+            assert_eq!(code, 201, "{reply}");
+            eventually("its names are accepted", async || condition(&room.get(&path).await.1, "NamesAccepted") == "True").await;
+            assert_eq!(condition(&room.get(&path).await.1, "Established"), "");
+        }
+        // It holds up no other.
+        let other = format!("{}s", if is_first { "gadget" } else { "gizmo" });
+        room.define(&definition("example.io", &other, &format!("Kind{is_first}"), open.clone())).await;
+        assert_eq!(room.get(WIDGETS).await.0, 404);
+        room.engine.withdraw(&[blocker().gvr()]).await.unwrap();
+        eventually("it is served", async || room.get(WIDGETS).await.0 == 200).await;
+        room.established("widgets.example.io").await;
+    }
+}
+
+/// Another version is kept, and the one that was is gone, with nothing in between.
+#[tokio::test]
+async fn a_version_takes_the_place_of_another() {
+    let room = Room::new().await;
+    let first = definition("example.io", "widgets", "Widget", schema(json!({"type": "integer"})));
+    room.define(&first).await;
+    room.post(WIDGETS, &widget("a", json!({"n": 1}))).await;
+    let old = room.engine.kinds().into_iter().find(|kind| kind.plural == "widgets").unwrap();
+    // What is written meanwhile is not served, and then seen at once.
+    room.engine.exchange(vec![blocker()], &[old.gvr()]).await.unwrap();
+    let path = format!("{DEFINITIONS}/widgets.example.io");
+    let of = |name: &str, storage: bool| json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": schema(json!({"type": "integer"}))}});
+    let changes = [
+        (path.clone(), json!({"spec": {"versions": [of("v1", false), of("v2", true)]}})),
+        (format!("{path}/status"), json!({"status": {"storedVersions": ["v2"]}})),
+        (path, json!({"spec": {"versions": [of("v2", true)]}})),
+    ];
+    for (path, change) in changes {
+        let (code, reply) = room.send("PATCH", &path, &change).await;
+        assert_eq!(code, 200, "{reply}");
+    }
+    room.engine.exchange(vec![old], &[blocker().gvr()]).await.unwrap();
+    let second = WIDGETS.replace("v1", "v2");
+    eventually("the other is served", async || room.get(&second).await.1["items"].as_array().map(Vec::len) == Some(1)).await;
+    assert_eq!(room.get(WIDGETS).await.0, 404);
 }

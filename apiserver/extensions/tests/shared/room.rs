@@ -7,6 +7,7 @@ use apiserver::{
     engine::Engine,
     front::{self, Front},
     identity::{Attributes, Auth, Authorizer, Decision, Peer, User},
+    kind::Kind,
     openapi::OpenApi,
 };
 use http::Request;
@@ -26,20 +27,26 @@ impl Authorizer for Everyone {
 }
 
 pub struct Room {
+    pub engine: Arc<Engine>,
     front: Front,
     _group: Group,
 }
 
 impl Room {
     pub async fn new() -> Self {
+        Self::over(Arc::new(store::memory::Memory::new()), Vec::new()).await
+    }
+
+    /// A server that has `more` kinds, and finds what is in the store.
+    pub async fn over(store: Arc<store::memory::Memory>, more: Vec<Arc<Kind>>) -> Self {
         let group = Group::new();
         let auth = Auth { authorizers: vec![Arc::new(Everyone)], ..Auth::default() };
-        let kinds = vec![Arc::new(apiextensions::kind())];
-        let engine = Engine::new(Arc::new(store::memory::Memory::new()), kinds, auth, group.clone());
+        let kinds = [vec![Arc::new(apiextensions::kind())], more].concat();
+        let engine = Engine::new(store, kinds, auth, group.clone());
         engine.ready().await;
         apiextensions::start(&engine).await;
         let front = front::Front::builder(engine.clone()).mount(OpenApi::default().routes(engine.clone())).build();
-        Self { front, _group: group }
+        Self { engine, front, _group: group }
     }
 
     pub async fn send(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {

@@ -100,8 +100,12 @@ impl Strategy for Definitions {
         whole(new, Some(old), causes);
     }
 
-    fn validate_subresource(&self, _subresource: &str, new: &Value, _old: &Value, causes: &mut FieldErrors) {
+    fn validate_subresource(&self, _subresource: &str, new: &Value, old: &Value, causes: &mut FieldErrors) {
         spec::names(new.at("status").at("acceptedNames"), Path::new("status.acceptedNames"), causes);
+        // One of a version that is gone is let be where it was so: conditions are written here too.
+        if new.at("status").at("storedVersions") != old.at("status").at("storedVersions") {
+            spec::stored_versions(new, causes);
+        }
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {

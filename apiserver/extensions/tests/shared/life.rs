@@ -187,3 +187,18 @@ async fn a_version_takes_the_place_of_another() {
     eventually("the other is served", async || room.get(&second).await.1["items"].as_array().map(Vec::len) == Some(1)).await;
     assert_eq!(room.get(WIDGETS).await.0, 404);
 }
+
+#[tokio::test]
+async fn versions_that_are_stored_are_checked_in_the_status_too() {
+    let room = Room::new().await;
+    room.define(&definition("example.io", "widgets", "Widget", schema(json!({"type": "integer"})))).await;
+    let path = format!("{DEFINITIONS}/widgets.example.io/status");
+    for (stored, why) in [
+        (json!([]), "must have at least one stored version"),
+        (json!(["v1", "v9"]), "missing from spec.versions"),
+        (json!(["v9"]), "must have the storage version v1"),
+    ] {
+        let (code, reply) = room.send("PATCH", &path, &json!({"status": {"storedVersions": stored}})).await;
+        assert!(code == 422 && reply["message"].as_str().unwrap().contains(why), "{reply}");
+    }
+}

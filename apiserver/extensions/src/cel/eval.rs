@@ -38,12 +38,12 @@ impl<'v> Run<'v> {
             }
             Node::Select(operand, name, Optional::Yes) => {
                 let operand = self.eval(operand)?;
-                Ok(V::Optional(present(&operand, name).map(Rc::new)))
+                Ok(V::Optional(self.present(&operand, name)?.map(Rc::new)))
             }
-            Node::Has(operand, name) => match self.eval(operand)? {
-                V::Optional(value) => Ok(V::Bool(value.is_some_and(|value| value.select(name).is_some()))),
-                operand => Ok(V::Bool(operand.select(name).is_some())),
-            },
+            Node::Has(operand, name) => {
+                let operand = self.eval(operand)?;
+                Ok(V::Bool(self.present(&operand, name)?.is_some()))
+            }
             Node::Call(None, name, operands) if name == "_&&_" => self.logic(operands, false),
             Node::Call(None, name, operands) if name == "_||_" => self.logic(operands, true),
             Node::Call(None, name, operands) if name == "_?_:_" => match (self.eval(&operands[0])?, operands.as_slice()) {
@@ -85,9 +85,18 @@ impl<'v> Run<'v> {
 
     fn select(&mut self, operand: V<'v>, name: &str) -> Evaluated<'v> {
         match operand {
-            V::Optional(value) => Ok(V::Optional(value.and_then(|value| value.select(name)).map(Rc::new))),
-            V::Fields(..) | V::Map(_) => operand.select(name).ok_or_else(|| Failure::Error(format!("no such key: {name}"))),
+            V::Optional(_) => Ok(V::Optional(self.present(&operand, name)?.map(Rc::new))),
+            V::Fields(..) | V::Map(_) => self.meter.select(&operand, name)?.ok_or_else(|| Failure::Error(format!("no such key: {name}"))),
             _ => Failure::no_overload(),
+        }
+    }
+
+    /// A field that may be missing, of something that may be missing.
+    fn present(&mut self, operand: &V<'v>, name: &str) -> Result<Option<V<'v>>, Failure> {
+        match operand {
+            V::Optional(None) => Ok(None),
+            V::Optional(Some(value)) => self.meter.select(value, name),
+            other => self.meter.select(other, name),
         }
     }
 
@@ -293,12 +302,4 @@ pub fn rounds<'r, 'v>(range: &'r V<'v>, names: &'r [Rc<str>]) -> impl Iterator<I
         [one, two] => vec![(one.clone(), first), (two.clone(), second)],
         _ => Vec::new(),
     })
-}
-
-/// A field that may be missing, of something that may be missing.
-fn present<'v>(operand: &V<'v>, name: &str) -> Option<V<'v>> {
-    match operand {
-        V::Optional(value) => value.as_ref().and_then(|value| value.select(name)),
-        other => other.select(name),
-    }
 }

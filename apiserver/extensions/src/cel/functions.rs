@@ -35,8 +35,11 @@ pub fn call<'v>(run: &mut Meter, name: &str, arguments: Vec<V<'v>>) -> Evaluated
             _ => None,
         },
         "@in" => Some(contains(run, &arguments)),
-        "_[_]" | "_[?_]" => Some(indexed(name, &arguments)),
-        "size" => arguments.first().and_then(size).map(Ok),
+        "_[_]" | "_[?_]" => Some(indexed(run, name, &arguments)),
+        "size" => match arguments.first() {
+            Some(value) => size(run, value)?.map(Ok),
+            None => None,
+        },
         "type" => arguments.first().map(|value| Ok(V::Type(value.type_name()))),
         "dyn" => arguments.first().cloned().map(Ok),
         "int" | "uint" | "double" | "string" | "bytes" | "bool" | "duration" | "timestamp" => Some(converted(run, name, &arguments)),
@@ -138,11 +141,7 @@ fn arithmetic<'v>(run: &mut Meter, name: &str, arguments: &[V<'v>]) -> Evaluated
 fn contains<'v>(run: &mut Meter, arguments: &[V<'v>]) -> Evaluated<'v> {
     let [value, held] = two(arguments)?;
     match held {
-        V::Map(map) => {
-            run.spend(map.len())?;
-            Ok(V::Bool(held.entry(value).is_some()))
-        }
-        V::Fields(..) => Ok(V::Bool(held.entry(value).is_some())),
+        V::Map(_) | V::Fields(..) => Ok(V::Bool(run.entry(held, value)?.is_some())),
         _ if held.is_list() => {
             let each = weight(value, run.left);
             for element in held.elements() {
@@ -157,7 +156,7 @@ fn contains<'v>(run: &mut Meter, arguments: &[V<'v>]) -> Evaluated<'v> {
     }
 }
 
-fn indexed<'v>(name: &str, arguments: &[V<'v>]) -> Evaluated<'v> {
+fn indexed<'v>(run: &mut Meter, name: &str, arguments: &[V<'v>]) -> Evaluated<'v> {
     let [held, key] = two(arguments)?;
     let (inner, is_optional) = match held {
         V::Optional(None) => return Ok(V::Optional(None)),
@@ -175,7 +174,7 @@ fn indexed<'v>(name: &str, arguments: &[V<'v>]) -> Evaluated<'v> {
             };
             at.and_then(|at| list.element(at)).ok_or_else(|| format!("index out of bounds: {}", strings::shown(key)))
         }
-        V::Map(_) | V::Fields(..) if key.is_key() => inner.entry(key).ok_or_else(|| format!("no such key: {}", strings::shown(key))),
+        V::Map(_) | V::Fields(..) if key.is_key() => run.entry(&inner, key)?.ok_or_else(|| format!("no such key: {}", strings::shown(key))),
         _ => return Failure::no_overload(),
     };
     match found {
@@ -186,13 +185,16 @@ fn indexed<'v>(name: &str, arguments: &[V<'v>]) -> Evaluated<'v> {
     }
 }
 
-fn size<'v>(value: &V<'v>) -> Option<V<'v>> {
+fn size<'v>(run: &mut Meter, value: &V<'v>) -> Result<Option<V<'v>>, Failure> {
     let length = match value {
-        V::Text(text) => text.chars().count(),
-        V::Bytes(bytes) => bytes.len(),
-        other => other.length()?,
+        V::Text(text) => {
+            run.spend(text.len() / 10)?;
+            Some(text.chars().count())
+        }
+        V::Bytes(bytes) => Some(bytes.len()),
+        other => other.length(),
     };
-    Some(V::Int(length as i64))
+    Ok(length.map(|length| V::Int(length as i64)))
 }
 
 fn converted<'v>(run: &mut Meter, name: &str, arguments: &[V<'v>]) -> Evaluated<'v> {

@@ -148,6 +148,30 @@ fn what_a_macro_runs_over_is_read_as_it_goes() {
     assert_eq!((first.len(), all), (2, 2));
 }
 
+/// What an expression costs, over a long text and a map that a rule has made of a long list.
+fn cost(source: &str) -> u64 {
+    const GIVEN: u64 = 100_000_000;
+    let expr = parse(source).unwrap();
+    let map: Vec<_> = (0..8_000).map(|n| (V::Int(n), V::Int(n))).collect();
+    let variables = vec![("map".into(), V::Map(std::rc::Rc::new(map))), ("text".into(), V::text("a".repeat(100_000)))];
+    let mut run = Run::new(variables, GIVEN);
+    let _ = run.eval(&expr);
+    GIVEN - run.meter.left
+}
+
+#[test]
+fn what_goes_through_a_text_or_a_map_is_paid_for() {
+    for (source, least) in [("size(text)", 10_000), ("text.size()", 10_000), ("map[7]", 1_000), ("map[?7]", 1_000), ("7 in map", 1_000)] {
+        assert!((least..least + 20).contains(&cost(source)), "{source}: {}", cost(source));
+    }
+    for source in ["map.name", "has(map.name)", "map.?name", "optional.of(map).name"] {
+        assert!(cost(source) >= 1_000, "{source}: {}", cost(source));
+    }
+    for source in ["text in map", "map[text]"] {
+        assert!(cost(source) >= 11_000, "{source}: {}", cost(source));
+    }
+}
+
 /// What the parser admits at its deepest, of each kind of nesting: a quarter of a worker's stack is enough to parse, check, run and drop it.
 #[test]
 fn the_deepest_that_is_admitted_needs_little_stack() {

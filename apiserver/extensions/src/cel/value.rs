@@ -236,6 +236,33 @@ pub struct Meter {
 }
 
 impl Meter {
+    /// The value under a key, paid for: the keys of what a rule has made are gone through one by one.
+    ///
+    /// # Errors
+    /// As [`Meter::spend`].
+    pub fn entry<'v>(&mut self, held: &V<'v>, key: &V<'v>) -> Result<Option<V<'v>>, Failure> {
+        let length = match key {
+            V::Text(text) => text.len(),
+            _ => 0,
+        };
+        self.find(held, length)?;
+        Ok(held.entry(key))
+    }
+
+    /// The same for a name in a rule.
+    ///
+    /// # Errors
+    /// As [`Meter::spend`].
+    pub fn select<'v>(&mut self, held: &V<'v>, name: &str) -> Result<Option<V<'v>>, Failure> {
+        self.find(held, name.len())?;
+        Ok(held.select(name))
+    }
+
+    fn find(&mut self, held: &V<'_>, length: usize) -> Result<(), Failure> {
+        let keys = if let V::Map(map) = held { map.len() / 8 } else { 0 };
+        self.spend(keys + length / 10)
+    }
+
     /// # Errors
     /// [`Failure::Cost`] where there is not so much left.
     pub fn spend(&mut self, cost: usize) -> Result<(), Failure> {

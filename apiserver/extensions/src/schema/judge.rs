@@ -3,7 +3,7 @@
 //! Sources: kube-openapi `pkg/validation/validate`, `pkg/validation/errors/schema.go`; apiextensions-apiserver `pkg/apiserver/validation`
 //! (`kubeOpenAPIResultToFieldErrors`, ratcheting).
 
-use std::collections::HashSet;
+use std::{cell::Cell, collections::HashSet};
 
 use api::field_errors::{FieldErrors, Reason};
 use kinds::common::Path;
@@ -32,7 +32,7 @@ pub enum Judged {
 /// (`status`), or empty.
 pub fn judge(schema: &Node, value: &Value, old: Option<&Value>, prefix: &str, causes: &mut FieldErrors) -> Judged {
     let mut judge = Judge { looks: 0, bytes: 0 };
-    let found = judge.node(schema, value, old, Path::ROOT);
+    let found = judge.node(schema, value, &Was::new(old), Path::ROOT);
     let (mut seen, mut judged) = (HashSet::new(), Judged::Complete);
     for wrong in found.wrongs {
         if !seen.insert((wrong.path.clone(), wrong.message.clone())) {
@@ -61,6 +61,18 @@ struct Judge {
     bytes: usize,
 }
 
+/// What a value was before, and whether it still is so, once that is known.
+struct Was<'v> {
+    old: Option<&'v Value>,
+    is_same: Cell<Option<bool>>,
+}
+
+impl<'v> Was<'v> {
+    fn new(old: Option<&'v Value>) -> Self {
+        Self { old, is_same: Cell::new(None) }
+    }
+}
+
 #[derive(Default)]
 struct Found {
     wrongs: Vec<Wrong>,
@@ -82,7 +94,7 @@ impl Found {
 }
 
 impl Judge {
-    fn node(&mut self, schema: &Node, value: &Value, old: Option<&Value>, at: Path<'_>) -> Found {
+    fn node(&mut self, schema: &Node, value: &Value, was: &Was<'_>, at: Path<'_>) -> Found {
         let mut found = Found::default();
         self.looks += 1;
         if self.looks > LOOKS_MAX {
@@ -95,23 +107,48 @@ impl Judge {
             self.enumeration(schema, value, at, &mut found);
         } else {
             self.typ(schema, value, at, &mut found);
-            self.alternatives(schema, value, old, at, &mut found);
+            self.alternatives(schema, value, was, at, &mut found);
             match value {
                 Value::String(text) => self.text(schema, text, at, &mut found),
                 Value::Number(number) => self.number(schema, number, at, &mut found),
-                Value::Array(list) => self.list(schema, list, old, at, &mut found),
+                Value::Array(list) => self.list(schema, list, was, at, &mut found),
                 _ => {}
             }
             self.enumeration(schema, value, at, &mut found);
             if let Value::Object(map) = value {
-                self.object(schema, map, old, at, &mut found);
+                self.object(schema, map, was, at, &mut found);
             }
             found.matched += 4;
         }
-        if !found.wrongs.is_empty() && old == Some(value) {
+        if !found.wrongs.is_empty() && self.is_same(value, was) {
             found.wrongs.clear();
         }
         found
+    }
+
+    /// Whether it is as it was; looked at once, however many alternatives there are.
+    fn is_same(&mut self, value: &Value, was: &Was<'_>) -> bool {
+        let is_same = was.is_same.get().unwrap_or_else(|| was.old.is_some_and(|old| self.compare(value, old)));
+        was.is_same.set(Some(is_same));
+        is_same
+    }
+
+    fn compare(&mut self, a: &Value, b: &Value) -> bool {
+        self.looks += 1;
+        if self.looks > LOOKS_MAX {
+            return false;
+        }
+        match (a, b) {
+            (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| self.compare(a, b)),
+            (Value::Object(a), Value::Object(b)) => {
+                a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| self.compare(a, b)))
+            }
+            (Value::String(a), Value::String(b)) => {
+                self.looks += a.len() / TEXT_BYTES_PER_LOOK;
+                a == b
+            }
+            (a, b) => a == b,
+        }
     }
 
     fn typ(&mut self, schema: &Node, value: &Value, at: Path<'_>, found: &mut Found) {
@@ -135,12 +172,19 @@ impl Judge {
         }
     }
 
-    fn alternatives(&mut self, schema: &Node, value: &Value, old: Option<&Value>, at: Path<'_>, found: &mut Found) {
+    fn alternatives(&mut self, schema: &Node, value: &Value, was: &Was<'_>, at: Path<'_>, found: &mut Found) {
+        let more = schema.more();
+        let is_one = !more.any_of.is_empty() || !more.one_of.is_empty() || !more.all_of.is_empty() || more.not.is_some();
+        // Whatever they say would be dropped.
+        if is_one && self.is_same(value, was) {
+            found.matched += 1;
+            return;
+        }
         let told = |words: &str| format!("{:?} must {words}", at.to_string());
         if !schema.more().any_of.is_empty() {
             let mut best: Option<Found> = None;
             for node in &schema.more().any_of {
-                let result = self.node(node, value, old, at);
+                let result = self.node(node, value, was, at);
                 let fits = result.wrongs.is_empty();
                 if fits || best.as_ref().is_none_or(|best| result.matched > best.matched) {
                     best = Some(result);
@@ -155,12 +199,12 @@ impl Judge {
             found.take(best.unwrap_or_default());
         }
         if !schema.more().one_of.is_empty() {
-            self.one_of(schema, value, old, at, found);
+            self.one_of(schema, value, was, at, found);
         }
         if !schema.more().all_of.is_empty() {
             let mut fitting = 0;
             for node in &schema.more().all_of {
-                let result = self.node(node, value, old, at);
+                let result = self.node(node, value, was, at);
                 fitting += usize::from(result.wrongs.is_empty());
                 found.take(result);
             }
@@ -170,17 +214,17 @@ impl Judge {
             }
         }
         if let Some(not) = &schema.more().not
-            && self.node(not, value, old, at).wrongs.is_empty()
+            && self.node(not, value, was, at).wrongs.is_empty()
         {
             self.composite(found, told("not validate the schema (not)"));
         }
         found.matched += 1;
     }
 
-    fn one_of(&mut self, schema: &Node, value: &Value, old: Option<&Value>, at: Path<'_>, found: &mut Found) {
+    fn one_of(&mut self, schema: &Node, value: &Value, was: &Was<'_>, at: Path<'_>, found: &mut Found) {
         let (mut fitting, mut best, mut first) = (0, None::<Found>, None::<Found>);
         for node in &schema.more().one_of {
-            let result = self.node(node, value, old, at);
+            let result = self.node(node, value, was, at);
             if result.wrongs.is_empty() {
                 fitting += 1;
                 best = None;
@@ -266,11 +310,11 @@ impl Judge {
         }
     }
 
-    fn list(&mut self, schema: &Node, list: &[Value], old: Option<&Value>, at: Path<'_>, found: &mut Found) {
-        let before = Before::of(schema, old);
+    fn list(&mut self, schema: &Node, list: &[Value], was: &Was<'_>, at: Path<'_>, found: &mut Found) {
+        let before = Before::of(schema, was.old);
         if let Some(items) = &schema.items {
             for (index, element) in list.iter().enumerate() {
-                let result = self.node(items, element, before.of_element(schema, element), at.index(index));
+                let result = self.node(items, element, &Was::new(before.of_element(schema, element)), at.index(index));
                 found.take(result);
             }
         }
@@ -303,7 +347,7 @@ impl Judge {
         self.wrong(found, Reason::NotSupported, at, message);
     }
 
-    fn object(&mut self, schema: &Node, map: &Map<String, Value>, old: Option<&Value>, at: Path<'_>, found: &mut Found) {
+    fn object(&mut self, schema: &Node, map: &Map<String, Value>, was: &Was<'_>, at: Path<'_>, found: &mut Found) {
         let (limits, length) = (schema.limits(), count(map.len()));
         if let Some(min) = limits.min_properties.filter(|min| length < *min) {
             self.invalid(found, at, &length.into(), &format!("should have at least {min} properties"));
@@ -311,16 +355,16 @@ impl Judge {
         if let Some(max) = limits.max_properties.filter(|max| length > *max) {
             self.too_many(found, at, length, max);
         }
-        let was = |key: &str| old.and_then(|old| old.get(key));
+        let was = |key: &str| Was::new(was.old.and_then(|old| old.get(key)));
         for (key, value) in map {
             if let Some(node) = schema.properties.get(key) {
-                let result = self.node(node, value, was(key), at.field(key));
+                let result = self.node(node, value, &was(key), at.field(key));
                 found.take(result);
                 continue;
             }
             match &schema.additional {
                 Additional::Of(node) => {
-                    let result = self.node(node, value, was(key), at.field(key));
+                    let result = self.node(node, value, &was(key), at.field(key));
                     found.take(result);
                 }
                 Additional::Allows(false) => {
@@ -522,6 +566,25 @@ mod tests {
         );
         assert_eq!(texts(schema.clone(), json!({"a": "other"}), Some(old.clone())).len(), 1);
         assert_eq!(texts(schema, json!({"list": [{"k": "x", "v": 8}]}), Some(old)).len(), 1);
+    }
+
+    /// Alternatives that all fail, of a long list: what it was is compared once, and nothing more is looked at where it is the same.
+    #[test]
+    fn what_was_is_compared_once() {
+        const LENGTH: usize = 10_000;
+        let alternatives: Vec<Value> = (0..500).map(|_| json!({"items": {"type": "string"}, "maxItems": 1})).collect();
+        let list = |last: i64| json!((1..LENGTH).map(|_| 1).chain([last as i32]).collect::<Vec<_>>());
+        for word in ["anyOf", "oneOf", "allOf"] {
+            let schema = Node::of(&json!({"type": "array", "items": {}, word: alternatives}));
+            let mut judge = Judge { looks: 0, bytes: 0 };
+            let found = judge.node(&schema, &list(1), &Was::new(Some(&list(1))), Path::ROOT);
+            assert!(found.wrongs.is_empty() && judge.looks < 3 * LENGTH, "{word}: {}", judge.looks);
+        }
+        let short: Vec<Value> = (0..500).map(|_| json!({"maxItems": 1})).collect();
+        let schema = Node::of(&json!({"type": "array", "items": {}, "anyOf": short}));
+        let mut judge = Judge { looks: 0, bytes: 0 };
+        let found = judge.node(&schema, &list(2), &Was::new(Some(&list(1))), Path::ROOT);
+        assert!(!found.wrongs.is_empty() && judge.looks < 4 * LENGTH, "{}", judge.looks);
     }
 
     #[test]

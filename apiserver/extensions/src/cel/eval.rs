@@ -6,7 +6,7 @@ use super::{
     compare::{equal, order},
     functions,
     syntax::{Expr, Macro, Node, Optional},
-    value::{Evaluated, Failure, Meter, V},
+    value::{Evaluated, Failure, Meter, Patterns, V},
 };
 
 /// One run: the variables in scope, and what is left to spend.
@@ -20,7 +20,10 @@ pub type Round<'v> = Vec<(Rc<str>, V<'v>)>;
 
 impl<'v> Run<'v> {
     pub fn new(variables: Vec<(String, V<'v>)>, left: u64) -> Self {
-        Self { variables: variables.into_iter().map(|(name, value)| (name.into(), value)).collect(), meter: Meter { left } }
+        Self {
+            variables: variables.into_iter().map(|(name, value)| (name.into(), value)).collect(),
+            meter: Meter { left, patterns: Patterns::new() },
+        }
     }
 
     fn spend(&mut self, cost: usize) -> Result<(), Failure> {

@@ -17,7 +17,7 @@ use super::{
     parser::parse,
     syntax::Expr,
     types::{Resource, T},
-    value::{Evaluated, Failure, V},
+    value::{Evaluated, Failure, Patterns, V},
 };
 use crate::schema::{Additional, Before, Node, Rule, Type, shown};
 
@@ -77,7 +77,7 @@ pub fn has_rules(node: &Node) -> bool {
 
 /// Runs all rules over a value and all that is in it. What is as it was is let be, but for what compares old with new.
 pub fn run(node: &Node, value: &Value, old: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
-    let mut walk = Walk { left: WRITE_COST_MAX, causes };
+    let mut walk = Walk { left: WRITE_COST_MAX, patterns: Patterns::new(), causes };
     walk.node(node, value, old, old, path);
 }
 
@@ -105,6 +105,7 @@ impl<'v> Site<'v> {
 
 struct Walk<'c> {
     left: u64,
+    patterns: Patterns,
     causes: &'c mut FieldErrors,
 }
 
@@ -192,7 +193,9 @@ impl Walk<'_> {
     fn eval<'v>(&mut self, expr: &Expr, variables: Vec<(String, V<'v>)>) -> Evaluated<'v> {
         let given = CALL_COST_MAX.min(self.left);
         let mut run = Run::new(variables, given);
+        run.meter.patterns = std::mem::take(&mut self.patterns);
         let result = run.eval(expr);
+        self.patterns = std::mem::take(&mut run.meter.patterns);
         self.left -= given - run.meter.left;
         result
     }

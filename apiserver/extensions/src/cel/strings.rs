@@ -9,6 +9,12 @@ use super::{
 };
 use crate::schema::pattern::Pattern;
 
+/// Memory of one pattern, and how many the rules of a write keep.
+const RULE_PATTERN_BYTES_MAX: usize = 256 << 10;
+const PATTERNS_KEPT_MAX: usize = 32;
+/// Of compiling a pattern, and of each byte of it.
+const COMPILE_COST: (usize, usize) = (2_000, 100);
+
 pub fn call<'v>(run: &mut Meter, name: &str, arguments: &[V<'v>]) -> Result<Option<V<'v>>, Failure> {
     match arguments {
         [V::Timestamp(at)] => Ok(time_part(name, *at, "UTC").transpose()?),
@@ -90,10 +96,18 @@ fn characters(text: &str, index: i64) -> Result<usize, Failure> {
     found.ok_or_else(|| Failure::Error(format!("index out of range: {index}")))
 }
 
+/// Compiling is dearer than most of what rules do: once for all rules of a write.
 fn compiled(run: &mut Meter, pattern: &str) -> Result<Pattern, Failure> {
-    // Compiling is dearer than most of what rules do.
-    run.spend(pattern.len() * 20 + 100)?;
-    Pattern::new(pattern).map_err(Failure::Error)
+    run.spend(pattern.len() / 10 + 1)?;
+    if let Some(kept) = run.patterns.get(pattern) {
+        return Ok(kept.clone());
+    }
+    run.spend(pattern.len().saturating_mul(COMPILE_COST.1) + COMPILE_COST.0)?;
+    let made = Pattern::within(pattern, RULE_PATTERN_BYTES_MAX).map_err(Failure::Error)?;
+    if run.patterns.len() < PATTERNS_KEPT_MAX {
+        run.patterns.insert(pattern.to_owned(), made.clone());
+    }
+    Ok(made)
 }
 
 fn found_all<'v>(run: &mut Meter, text: &str, pattern: &str, limit: usize) -> Evaluated<'v> {

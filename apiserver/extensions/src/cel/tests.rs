@@ -172,6 +172,15 @@ fn what_goes_through_a_text_or_a_map_is_paid_for() {
     }
 }
 
+#[test]
+fn a_pattern_is_compiled_once_and_dear() {
+    let literal = cost("lists.range(200).all(n, 'abc'.matches('^[a-z]+$'))");
+    assert!((2_800..6_000).contains(&literal), "{literal}");
+    let made = cost("lists.range(200).all(n, !'abc'.matches(string(n)))");
+    assert!(made > 200 * 2_000, "{made}");
+    assert!(come_to("'a'.matches('((a{1000}){100})')").unwrap_err().contains("too large"));
+}
+
 /// What the parser admits at its deepest, of each kind of nesting: a quarter of a worker's stack is enough to parse, check, run and drop it.
 #[test]
 fn the_deepest_that_is_admitted_needs_little_stack() {

@@ -1,13 +1,13 @@
 //! Values while a rule runs: those of the object are read where they stand.
 
-use std::{net::IpAddr, ops::Deref, rc::Rc, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, ops::Deref, rc::Rc, sync::Arc};
 
 use api::{quantity::Quantity, time::Timestamp};
 use kinds::common::Read;
 use serde_json::{Map, Value};
 
 use super::{syntax::Literal, types::unescaped};
-use crate::schema::{Node, Type, formats};
+use crate::schema::{Node, Type, formats, pattern::Pattern};
 
 #[derive(Clone, Debug)]
 pub enum V<'v> {
@@ -230,10 +230,14 @@ impl<'v> V<'v> {
     }
 }
 
-/// What is left to spend.
+/// What is left to spend, and what was paid for before.
 pub struct Meter {
     pub left: u64,
+    pub patterns: Patterns,
 }
+
+/// Compiled, by their texts.
+pub type Patterns = HashMap<String, Pattern>;
 
 impl Meter {
     /// The value under a key, paid for: the keys of what a rule has made are gone through one by one.

@@ -17,11 +17,16 @@ impl Pattern {
     /// # Errors
     /// What is wrong with it.
     pub fn new(text: &str) -> Result<Self, String> {
-        let built = RegexBuilder::new(&translated(text))
-            .size_limit(PATTERN_BYTES_MAX)
-            .dfa_size_limit(DFA_BYTES_MAX)
-            .nest_limit(PATTERN_DEPTH_MAX)
-            .build();
+        Self::within(text, PATTERN_BYTES_MAX)
+    }
+
+    /// One that takes no more than `bytes` of memory.
+    ///
+    /// # Errors
+    /// As [`Pattern::new`].
+    pub fn within(text: &str, bytes: usize) -> Result<Self, String> {
+        let built =
+            RegexBuilder::new(&translated(text)).size_limit(bytes).dfa_size_limit(DFA_BYTES_MAX).nest_limit(PATTERN_DEPTH_MAX).build();
         built.map(Self).map_err(|error| told(text, &error))
     }
 

@@ -218,6 +218,25 @@ async fn a_webhook_refuses_and_its_failures_are_its_policys() {
     server.assert_sound();
 }
 
+/// Two are asked at a time for each of many writes that each take a turn: all come to their end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_writes_that_several_webhooks_see_come_to_their_end() {
+    let (server, hooks) = (Server::start(e2e::Options::default()).await, Hooks::start().await);
+    let more = |name: &str| hooks.hook("/", "configmaps", json!({"name": name, "timeoutSeconds": 30}));
+    let both = json!({"webhooks": [more("one.example.com"), more("two.example.com"), more("three.example.com")]});
+    let kind = "ValidatingWebhookConfiguration";
+    let configuration = object("admissionregistration.k8s.io/v1", kind, "it", both);
+    server.api().post(&format!("{GROUP}/validatingwebhookconfigurations"), &configuration).await.expect(201);
+    let writes = (0..24).map(|number| {
+        let (api, body) = (server.api(), json!({"data": {"k": "x".repeat(100_000)}}));
+        async move { api.post(CONFIGMAPS, &object("v1", "ConfigMap", &format!("large-{number}"), body)).await.expect(201) }
+    });
+    let all = futures::future::join_all(writes);
+    tokio::time::timeout(SOON, all).await.expect("all are answered");
+    assert_eq!(hooks.seen.reviews.lock().len(), 24 * 3);
+    server.assert_sound();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn webhooks_that_hang_hold_up_nobody_else() {
     let (server, hooks) = (Server::start(e2e::Options::default()).await, Hooks::start().await);

@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
     task::block_in_place,
     time::{Instant, timeout},
 };
@@ -61,7 +61,7 @@ impl Lane {
         }
         // Never closed.
         let turn = self.0.clone().acquire_owned().await.ok();
-        let held = Held(Arc::new(Mutex::new(State { turn, outside: 0 })), self.0.clone(), Instant::now() + HEAVY_BOUND);
+        let held = Held(Arc::new(Mutex::new(State { turn, outside: 0, place: None })), self.0.clone(), Instant::now() + HEAVY_BOUND);
         apart(weight, || Handle::current().block_on(TURN.scope(held, work)))
     }
 }
@@ -79,9 +79,8 @@ pub(crate) enum NotOutside {
 /// keeps a thread all the while, only so many may wait so, and none of them beyond the time that its request has.
 pub(crate) async fn outside<T>(bound: Duration, wait: impl Future<Output = T>) -> Result<Option<T>, NotOutside> {
     let Ok(held) = TURN.try_with(Clone::clone) else { return Ok(timeout(bound, wait).await.ok()) };
-    let _place = OUTSIDE.try_acquire().map_err(|_| NotOutside::TooMany)?;
     let left = held.2.checked_duration_since(Instant::now()).ok_or(NotOutside::Late)?;
-    let gone = Outside::new(&held);
+    let gone = Outside::new(&held).ok_or(NotOutside::TooMany)?;
     let done = timeout(bound.min(left), wait).await.ok();
     gone.back().await;
     Ok(done)
@@ -101,17 +100,24 @@ struct State {
     turn: Option<OwnedSemaphorePermit>,
     /// How many of its parts wait outside: the first to go gives the turn up, the last to come back takes it again.
     outside: usize,
+    /// Its place among those that wait outside, until it has its turn again.
+    place: Option<SemaphorePermit<'static>>,
 }
 
 /// One part that waits outside; also when it is dropped there.
 struct Outside<'a>(&'a Held);
 
 impl<'a> Outside<'a> {
-    fn new(held: &'a Held) -> Self {
+    /// `None` where too many wait so.
+    fn new(held: &'a Held) -> Option<Self> {
         let mut state = held.0.lock();
+        if state.place.is_none() {
+            state.place = Some(OUTSIDE.try_acquire().ok()?);
+        }
         state.outside += 1;
         state.turn = None;
-        Self(held)
+        drop(state);
+        Some(Self(held))
     }
 
     async fn back(self) {
@@ -124,6 +130,7 @@ impl<'a> Outside<'a> {
         let mut state = held.0.lock();
         if state.outside == 0 && state.turn.is_none() {
             state.turn = turn;
+            state.place = None;
         }
     }
 }

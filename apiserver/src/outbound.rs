@@ -60,6 +60,8 @@ pub struct Callee {
 pub enum Unanswered {
     /// They were not reached, or did not answer in time, or too much.
     Failed(String),
+    /// They are not asked now: too many large requests wait for somebody outside.
+    TooMany,
     /// They refused.
     Refused { code: u16, text: String },
 }
@@ -94,7 +96,7 @@ impl Callee {
         match lane::outside(bound, self.ask(path_and_query, body)).await {
             Ok(Some(answered)) => answered,
             Ok(None) | Err(NotOutside::Late) => Err(Unanswered::Failed("context deadline exceeded".into())),
-            Err(NotOutside::TooMany) => Err(Unanswered::Failed("too many large requests wait for webhooks".into())),
+            Err(NotOutside::TooMany) => Err(Unanswered::TooMany),
         }
     }
 

@@ -9,6 +9,7 @@ use std::{
     },
 };
 
+use api::task::Group;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use e2e::{Server, eventually, object};
 use http_body_util::{BodyExt, Full};
@@ -33,6 +34,13 @@ struct Hooks {
     port: u16,
     ca_bundle: String,
     seen: Arc<Seen>,
+    group: Group,
+}
+
+impl Drop for Hooks {
+    fn drop(&mut self) {
+        self.group.stop();
+    }
 }
 
 #[derive(Default)]
@@ -59,10 +67,12 @@ impl Hooks {
         let (acceptor, listener) = (TlsAcceptor::from(Arc::new(config)), TcpListener::bind((address, 0)).await.unwrap());
         let (port, seen) = (listener.local_addr().unwrap().port(), Arc::<Seen>::default());
         let told = seen.clone();
-        tokio::spawn(async move {
+        let group = Group::new();
+        let connections = group.child();
+        group.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (acceptor, seen) = (acceptor.clone(), told.clone());
-                tokio::spawn(async move {
+                connections.spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let service = service_fn(move |request| answer(seen.clone(), request));
                     // A client that goes away is no matter.
@@ -70,7 +80,7 @@ impl Hooks {
                 });
             }
         });
-        Self { port, ca_bundle: STANDARD.encode(ca_certificate.pem()), seen }
+        Self { port, ca_bundle: STANDARD.encode(ca_certificate.pem()), seen, group }
     }
 
     /// A webhook for creates of `resource`.
@@ -243,19 +253,18 @@ async fn webhooks_that_hang_hold_up_nobody_else() {
     let api = server.api();
     validating(&server, hooks.hook("/hang", "configmaps", json!({"timeoutSeconds": 10}))).await;
     let large = |kind: &str, name: &str, field: &str| object("v1", kind, name, json!({field: {"k": "x".repeat(100_000)}}));
-    let hung: Vec<_> = (0..20)
-        .map(|number| {
-            let (api, body) = (server.api(), large("ConfigMap", &format!("hung-{number}"), "data"));
-            tokio::spawn(async move { api.post(CONFIGMAPS, &body).await.status })
-        })
-        .collect();
+    let waiting = Group::new();
+    for number in 0..20 {
+        let (api, body) = (server.api(), large("ConfigMap", &format!("hung-{number}"), "data"));
+        waiting.spawn(async move { drop(api.post(CONFIGMAPS, &body).await) });
+    }
     eventually("all hang", SOON, async || hooks.seen.hanging.load(Ordering::SeqCst) == 20).await;
     for number in 0..10 {
         api.post(SECRETS, &large("Secret", &format!("large-{number}"), "stringData")).await.expect(201);
     }
     api.get("/readyz").await.status.eq(&200).then_some(()).expect("it is ready");
     assert_eq!(hooks.seen.hanging.load(Ordering::SeqCst), 20, "they hang all the while");
-    hung.into_iter().for_each(|task| task.abort());
+    waiting.stop();
     eventually("who is gone is not asked for any more", SOON, async || hooks.seen.hanging.load(Ordering::SeqCst) == 0).await;
     server.assert_sound();
 }

@@ -12,7 +12,7 @@ use std::{
     fmt::Write,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -23,7 +23,10 @@ use http::{HeaderMap, HeaderName, header, request::Parts};
 use parking_lot::Mutex;
 use serde_json::{Value, value::RawValue};
 
-use crate::identity::{Attributes, Peer, User};
+use crate::{
+    identity::{Attributes, Peer, User},
+    parse,
+};
 
 use self::{
     event::{Event, ObjectRef, ResponseStatus, UserInfo},
@@ -36,6 +39,8 @@ pub use self::{
 
 /// Of a user agent in an event, with the words that stand for the rest (upstream: `maxUserAgentLength`).
 const AGENT_BYTES_MAX: usize = 1024;
+/// In the place of the status of a reply that nobody waited for.
+const GONE: u16 = 499;
 const AGENT_CUT: &str = "...TRUNCATED";
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -91,6 +96,8 @@ pub(crate) struct Audit {
     agent: String,
     received: Timestamp,
     is_long_running: bool,
+    has_begun: AtomicBool,
+    has_ended: AtomicBool,
     said: Mutex<Said>,
 }
 
@@ -135,6 +142,8 @@ impl Auditor {
             agent: agent(&parts.headers),
             received: Timestamp::now(),
             is_long_running: false,
+            has_begun: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
             said: Mutex::new(Said { object, ..Said::default() }),
         })
     }
@@ -173,8 +182,9 @@ impl Auditor {
 }
 
 impl Audit {
-    pub fn running_long(self, is_long_running: bool) -> Self {
-        Self { is_long_running, ..self }
+    pub fn running_long(mut self, is_long_running: bool) -> Self {
+        self.is_long_running = is_long_running;
+        self
     }
 
     /// Whether its reply goes on after its head.
@@ -185,6 +195,7 @@ impl Audit {
     /// # Errors
     /// 500 where a sink that must take it does not.
     pub async fn received(&self) -> Result<(), Status> {
+        self.has_begun.store(true, Ordering::Relaxed);
         if self.tell(Stage::RequestReceived, None).await {
             return Ok(());
         }
@@ -218,7 +229,8 @@ impl Audit {
     /// The patch that was sent.
     pub fn sent_patch(&self, patch: &[u8]) {
         if self.verdict.level >= Level::Request {
-            self.said.lock().request = std::str::from_utf8(patch).ok().and_then(|text| RawValue::from_string(text.to_owned()).ok());
+            let value = parse::json(patch).or_else(|_| parse::yaml(patch)).ok();
+            self.said.lock().request = value.and_then(|parsed| self.raw(&parsed.value));
         }
     }
 
@@ -238,6 +250,7 @@ impl Audit {
 
     /// The same, where nobody can wait.
     pub fn complete_now(&self, ended: &Ended<'_>) {
+        self.has_ended.store(true, Ordering::Relaxed);
         let Some(event) = self.event(Stage::ResponseComplete, Some(ended)) else { return };
         for sink in &self.auditor.sinks {
             if let Err(why) = sink.take_now(event.clone()) {
@@ -252,6 +265,9 @@ impl Audit {
 
     /// False where a sink that must take it did not.
     async fn tell(&self, stage: Stage, ended: Option<&Ended<'_>>) -> bool {
+        if matches!(stage, Stage::ResponseComplete | Stage::Panic) {
+            self.has_ended.store(true, Ordering::Relaxed);
+        }
         let Some(event) = self.event(stage, ended) else { return true };
         let mut is_taken = true;
         for sink in &self.auditor.sinks {
@@ -293,12 +309,10 @@ impl Audit {
     }
 
     fn answered(&self, body: &[u8]) -> Option<Box<RawValue>> {
-        if !self.verdict.omit_managed_fields {
-            return RawValue::from_string(std::str::from_utf8(body).ok()?.trim_end().to_owned()).ok();
-        }
         self.raw(&serde_json::from_slice(body).ok()?)
     }
 
+    /// Written anew: what a client sent may have newlines in it, and a line is an event.
     fn raw(&self, object: &Value) -> Option<Box<RawValue>> {
         if !self.verdict.omit_managed_fields {
             return serde_json::value::to_raw_value(object).ok();
@@ -306,6 +320,16 @@ impl Audit {
         let mut object = object.clone();
         event::drop_managed_fields(&mut object);
         serde_json::value::to_raw_value(&object).ok()
+    }
+}
+
+/// A client that goes away before its reply does not keep what it asked for out of the log: it may have been done.
+impl Drop for Audit {
+    fn drop(&mut self) {
+        if *self.has_begun.get_mut() && !*self.has_ended.get_mut() {
+            let status = serde_json::json!({"status": "Failure", "message": "the client went away before the reply"});
+            self.complete_now(&Ended { code: GONE, status: Some(&status), object: None });
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
     wire,
 };
 
-pub use dial::{Agents, is_global_unicast};
+pub use dial::{Agents, addresses, is_global_unicast};
 pub use tunnel::Tunnels;
 
 /// How long the other end may take until its reply begins. Streams begin at once; a proxied page may think.

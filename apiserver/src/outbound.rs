@@ -31,7 +31,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tower::Service;
 
-use crate::{lane, tls};
+use crate::{
+    lane::{self, NotOutside},
+    tls,
+};
 
 /// Of an answer: an object, in base64, and room for what goes with it.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
@@ -57,6 +60,8 @@ pub struct Callee {
 pub enum Unanswered {
     /// They were not reached, or did not answer in time, or too much.
     Failed(String),
+    /// They are not asked now: too many large requests wait for somebody outside.
+    TooMany,
     /// They refused.
     Refused { code: u16, text: String },
 }
@@ -88,8 +93,11 @@ impl Callee {
     /// # Errors
     /// There is none.
     pub async fn post(&self, path_and_query: &str, body: Bytes, bound: Duration) -> Result<Bytes, Unanswered> {
-        let asked = tokio::time::timeout(bound, self.ask(path_and_query, body));
-        lane::outside(asked).await.unwrap_or_else(|_| Err(Unanswered::Failed("context deadline exceeded".into())))
+        match lane::outside(bound, self.ask(path_and_query, body)).await {
+            Ok(Some(answered)) => answered,
+            Ok(None) | Err(NotOutside::Late) => Err(Unanswered::Failed("context deadline exceeded".into())),
+            Err(NotOutside::TooMany) => Err(Unanswered::TooMany),
+        }
     }
 
     async fn ask(&self, path_and_query: &str, body: Bytes) -> Result<Bytes, Unanswered> {

@@ -9,6 +9,10 @@ use std::{
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,7 +20,7 @@ use api::time::Timestamp;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::timeout,
 };
 
@@ -24,6 +28,8 @@ use super::Sink;
 
 /// Of events that wait to be written (upstream: `--audit-log-batch-buffer-size`).
 const BUFFERED_MAX: usize = 10_000;
+/// Of all events that wait, together.
+const WAITING_BYTES_MAX: usize = 64 << 20;
 /// Of one write.
 const WRITE_BYTES_MAX: usize = 1 << 20;
 /// Until an event must be written that a request waits for. Upstream waits for ever.
@@ -59,11 +65,16 @@ pub enum LogMode {
 pub struct Log {
     mode: LogMode,
     send: mpsc::Sender<Entry>,
+    /// Of [`WAITING_BYTES_MAX`], in KiB.
+    room: Arc<Semaphore>,
+    /// Somebody waited in vain, and nothing was written since: nobody else waits for the disk.
+    is_stuck: Arc<AtomicBool>,
 }
 
 struct Entry {
     event: Bytes,
     written: Option<oneshot::Sender<bool>>,
+    _room: OwnedSemaphorePermit,
 }
 
 impl Log {
@@ -75,13 +86,21 @@ impl Log {
         let mode = config.mode;
         let mut writer = Writer::open(config)?;
         let (send, receive) = mpsc::channel(BUFFERED_MAX);
-        std::thread::Builder::new().name("audit-log".into()).spawn(move || writer.run(receive))?;
-        Ok(Self { mode, send })
+        let (room, is_stuck) = (Arc::new(Semaphore::new(WAITING_BYTES_MAX >> 10)), Arc::<AtomicBool>::default());
+        let stuck = is_stuck.clone();
+        std::thread::Builder::new().name("audit-log".into()).spawn(move || writer.run(receive, &stuck))?;
+        Ok(Self { mode, send, room, is_stuck })
+    }
+
+    /// How much of the room an event takes.
+    fn kib(event: &Bytes) -> u32 {
+        u32::try_from((event.len() >> 10) + 1).unwrap_or(u32::MAX).min((WAITING_BYTES_MAX >> 10) as u32)
     }
 
     async fn wait(&self, event: Bytes) -> Result<(), String> {
         let (written, told) = oneshot::channel();
-        let entry = Entry { event, written: Some(written) };
+        let room = self.room.clone().acquire_many_owned(Self::kib(&event)).await.map_err(|error| error.to_string())?;
+        let entry = Entry { event, written: Some(written), _room: room };
         self.send.send(entry).await.map_err(|_| "the audit log has ended".to_owned())?;
         match told.await {
             Ok(true) => Ok(()),
@@ -101,14 +120,22 @@ impl Sink for Log {
     }
 
     async fn take(&self, event: Bytes) -> Result<(), String> {
-        if self.mode == LogMode::Batch {
-            return self.take_now(event);
+        match self.mode {
+            LogMode::Batch => return self.take_now(event),
+            LogMode::Blocking if self.is_stuck.load(Ordering::Relaxed) => return self.take_now(event),
+            LogMode::BlockingStrict if self.is_stuck.load(Ordering::Relaxed) => return Err("the audit log is not written".to_owned()),
+            LogMode::Blocking | LogMode::BlockingStrict => {}
         }
-        timeout(WRITTEN_BOUND, self.wait(event)).await.unwrap_or_else(|_| Err("the audit log was not written in time".to_owned()))
+        timeout(WRITTEN_BOUND, self.wait(event)).await.unwrap_or_else(|_| {
+            self.is_stuck.store(true, Ordering::Relaxed);
+            Err("the audit log was not written in time".to_owned())
+        })
     }
 
     fn take_now(&self, event: Bytes) -> Result<(), String> {
-        self.send.try_send(Entry { event, written: None }).map_err(|_| "too many events wait to be written".to_owned())
+        let too_many = "too many events wait to be written";
+        let room = self.room.clone().try_acquire_many_owned(Self::kib(&event)).map_err(|_| too_many.to_owned())?;
+        self.send.try_send(Entry { event, written: None, _room: room }).map_err(|_| too_many.to_owned())
     }
 }
 
@@ -130,7 +157,7 @@ impl Writer {
         Ok(Self { config, out, is_failing: false })
     }
 
-    fn run(&mut self, mut receive: mpsc::Receiver<Entry>) {
+    fn run(&mut self, mut receive: mpsc::Receiver<Entry>, is_stuck: &AtomicBool) {
         let mut waiting = Vec::new();
         while let Some(first) = receive.blocking_recv() {
             let mut text = first.event.to_vec();
@@ -142,6 +169,7 @@ impl Writer {
                 waiting.extend(next.written);
             }
             let written = self.write(&text);
+            is_stuck.store(false, Ordering::Relaxed);
             self.tell(written.as_ref().err());
             for one in waiting.drain(..) {
                 // Who waits no longer need not know.
@@ -158,7 +186,11 @@ impl Writer {
         match &mut self.out {
             Out::Stdout => io::stdout().lock().write_all(text),
             Out::File { file, bytes } => {
-                file.write_all(text)?;
+                if let Err(error) = file.write_all(text) {
+                    // What was written of a line would spoil the next one.
+                    file.set_len(*bytes)?;
+                    return Err(error);
+                }
                 *bytes += more;
                 Ok(())
             }
@@ -173,9 +205,16 @@ impl Writer {
         while old_name(path, at).try_exists()? {
             at = api::time::after(at, Duration::from_millis(1));
         }
-        fs::rename(path, old_name(path, at))?;
+        match fs::rename(path, old_name(path, at)) {
+            // Somebody has moved it away, or it was turned over before and could not be opened anew.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            moved => moved?,
+        }
         self.out = open(path)?;
-        self.prune(Timestamp::now())
+        if let Err(error) = self.prune(Timestamp::now()) {
+            tracing::warn!(%error, path = %path.display(), "old audit logs are not removed");
+        }
+        Ok(())
     }
 
     fn prune(&self, now: Timestamp) -> io::Result<()> {
@@ -270,17 +309,41 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_written_is_told_to_who_waits() {
+    async fn a_file_that_was_moved_away_is_begun_anew() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.log");
         let log = Log::open(config(path.clone(), LogMode::Blocking)).unwrap();
         log.take(Bytes::from("x".repeat(90))).await.unwrap();
-        // It cannot be turned over.
         fs::remove_file(&path).unwrap();
+        log.take(Bytes::from("y".repeat(90))).await.unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "y".repeat(90));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_written_is_told_to_who_waits_and_spoils_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (place, path) = (dir.path().join("logs"), dir.path().join("logs/audit.log"));
+        let log = Log::open(config(path.clone(), LogMode::Blocking)).unwrap();
+        log.take(Bytes::from("x".repeat(90))).await.unwrap();
+        // It cannot be turned over: its folder is none any more.
+        fs::remove_dir_all(&place).unwrap();
+        fs::write(&place, "").unwrap();
         assert_eq!(log.take(Bytes::from("y".repeat(90))).await.unwrap_err(), "the audit log was not written");
-        fs::write(&path, "").unwrap();
+        fs::remove_file(&place).unwrap();
         log.take(Bytes::from_static(b"it is turned over again\n")).await.unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "it is turned over again\n");
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_is_waited_for_once() {
+        let (send, mut never) = mpsc::channel(BUFFERED_MAX);
+        let log = |mode| Log { mode, send: send.clone(), room: Arc::new(Semaphore::new(4)), is_stuck: Arc::new(AtomicBool::new(true)) };
+        assert_eq!(log(LogMode::BlockingStrict).take(Bytes::from_static(b"x")).await.unwrap_err(), "the audit log is not written");
+        let blocking = log(LogMode::Blocking);
+        blocking.take(Bytes::from_static(b"x")).await.unwrap();
+        blocking.take(Bytes::from(vec![b'x'; 2 << 10])).await.unwrap();
+        assert_eq!(blocking.take(Bytes::from_static(b"x")).await.unwrap_err(), "too many events wait to be written", "bytes are counted");
+        assert_eq!(never.recv().await.unwrap().event, "x");
     }
 
     #[test]

@@ -26,7 +26,9 @@ impl Sink for Kept {
         if self.1 {
             return Err("full".into());
         }
-        self.0.lock().push(serde_json::from_slice(event.strip_suffix(b"\n").unwrap()).unwrap());
+        let line = event.strip_suffix(b"\n").unwrap();
+        assert!(!line.contains(&b'\n'), "an event is a line");
+        self.0.lock().push(serde_json::from_slice(line).unwrap());
         Ok(())
     }
 }
@@ -118,13 +120,15 @@ async fn less_is_told_where_the_policy_says_so() {
 #[tokio::test]
 async fn a_patch_is_told_as_it_was_sent_and_bad_bytes_are_not() {
     let (auditor, kept) = auditor("level: Request", false);
-    for patch in [b"[{\"op\":\"test\"}]".as_slice(), b"{\"a\":", b"\xff"] {
+    let forged = b"{\"a\":\n{\"kind\":\"Event\"}\n}";
+    for patch in [b"[{\"op\":\"test\"}]".as_slice(), b"{\"a\":", b"\xff", b"a: 1\n", forged] {
         let audit = begin(&auditor).unwrap();
         audit.sent_patch(patch);
         audit.complete(&Ended { code: 200, status: None, object: Some(b"{}") }).await;
     }
     let told: Vec<Value> = kept.lock().iter().map(|event| event["requestObject"].clone()).collect();
-    assert_eq!(told, [json!([{"op": "test"}]), Value::Null, Value::Null]);
+    assert_eq!(told[..1], [json!([{"op": "test"}])]);
+    assert_eq!(told[3..], [json!({"a": 1}), json!({"a": {"kind": "Event"}})], "YAML too, and each event is one line");
 }
 
 #[tokio::test]
@@ -138,6 +142,16 @@ async fn a_request_is_refused_whose_begin_must_be_told_and_is_not() {
     let mut text = String::new();
     auditor.text(&mut text);
     assert!(text.contains("apiserver_audit_requests_rejected_total 1\n") && text.contains("plugin=\"kept\"} 3\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_leaves_its_event() {
+    let (auditor, kept) = auditor("level: Metadata, omitStages: [RequestReceived]", false);
+    let audit = begin(&auditor).unwrap();
+    audit.received().await.unwrap();
+    drop(audit);
+    let events = kept.lock().clone();
+    assert_eq!((events.len(), &events[0]["responseStatus"]["code"]), (1, &json!(499)));
 }
 
 #[test]

@@ -148,6 +148,14 @@ async fn resolved(host: &str, port: u16) -> Result<Vec<SocketAddr>, Failed> {
     }
 }
 
+/// The addresses of a host that is called on behalf of others, whatever they are.
+///
+/// # Errors
+/// The name is nobody's, or cannot be looked up.
+pub async fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    looked_up(&LOOKUPS, host, port).await
+}
+
 /// A name is looked up by a thread that waits for as long as the resolver is silent, longer than anybody waits for us: few of them may.
 async fn looked_up(places: &'static Semaphore, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = host.parse::<IpAddr>() {

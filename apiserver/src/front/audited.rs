@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use api::Status;
 use http::{header, request::Parts};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use serde_json::Value;
 
@@ -15,6 +16,9 @@ use crate::{
     identity::User,
     wire::Told,
 };
+
+/// Of an object that is answered: an object has 3 MiB at most.
+const TOLD_BYTES_MAX: u64 = 8 << 20;
 
 /// What is told of a request by the user who sent it; its begin is told.
 ///
@@ -63,10 +67,12 @@ pub(super) async fn ended(audit: &Arc<Audit>, response: Response, panicked: bool
     response
 }
 
-/// The reply's JSON, which stays in it. (What is answered as YAML or protobuf is not told.)
+/// The reply's JSON, which stays in it. (What is answered as YAML or protobuf, in pieces, or is too large, is not told.)
 async fn read(response: Response) -> (Response, Option<bytes::Bytes>) {
     let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-    if !is_json {
+    // More is not told: all of it would be held at once.
+    let is_small = response.body().size_hint().upper().is_some_and(|bytes| bytes <= TOLD_BYTES_MAX);
+    if !is_json || !is_small {
         return (response, None);
     }
     let (parts, body) = response.into_parts();

@@ -9,6 +9,7 @@ use std::{
     },
 };
 
+use api::task::Group;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use e2e::{Server, eventually, object};
 use http_body_util::{BodyExt, Full};
@@ -33,6 +34,13 @@ struct Hooks {
     port: u16,
     ca_bundle: String,
     seen: Arc<Seen>,
+    group: Group,
+}
+
+impl Drop for Hooks {
+    fn drop(&mut self) {
+        self.group.stop();
+    }
 }
 
 #[derive(Default)]
@@ -59,10 +67,12 @@ impl Hooks {
         let (acceptor, listener) = (TlsAcceptor::from(Arc::new(config)), TcpListener::bind((address, 0)).await.unwrap());
         let (port, seen) = (listener.local_addr().unwrap().port(), Arc::<Seen>::default());
         let told = seen.clone();
-        tokio::spawn(async move {
+        let group = Group::new();
+        let connections = group.child();
+        group.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (acceptor, seen) = (acceptor.clone(), told.clone());
-                tokio::spawn(async move {
+                connections.spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let service = service_fn(move |request| answer(seen.clone(), request));
                     // A client that goes away is no matter.
@@ -70,7 +80,7 @@ impl Hooks {
                 });
             }
         });
-        Self { port, ca_bundle: STANDARD.encode(ca_certificate.pem()), seen }
+        Self { port, ca_bundle: STANDARD.encode(ca_certificate.pem()), seen, group }
     }
 
     /// A webhook for creates of `resource`.
@@ -218,25 +228,43 @@ async fn a_webhook_refuses_and_its_failures_are_its_policys() {
     server.assert_sound();
 }
 
+/// Two are asked at a time for each of many writes that each take a turn: all come to their end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_writes_that_several_webhooks_see_come_to_their_end() {
+    let (server, hooks) = (Server::start(e2e::Options::default()).await, Hooks::start().await);
+    let more = |name: &str| hooks.hook("/", "configmaps", json!({"name": name, "timeoutSeconds": 30}));
+    let both = json!({"webhooks": [more("one.example.com"), more("two.example.com"), more("three.example.com")]});
+    let kind = "ValidatingWebhookConfiguration";
+    let configuration = object("admissionregistration.k8s.io/v1", kind, "it", both);
+    server.api().post(&format!("{GROUP}/validatingwebhookconfigurations"), &configuration).await.expect(201);
+    let writes = (0..24).map(|number| {
+        let (api, body) = (server.api(), json!({"data": {"k": "x".repeat(100_000)}}));
+        async move { api.post(CONFIGMAPS, &object("v1", "ConfigMap", &format!("large-{number}"), body)).await.expect(201) }
+    });
+    let all = futures::future::join_all(writes);
+    tokio::time::timeout(SOON, all).await.expect("all are answered");
+    assert_eq!(hooks.seen.reviews.lock().len(), 24 * 3);
+    server.assert_sound();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn webhooks_that_hang_hold_up_nobody_else() {
     let (server, hooks) = (Server::start(e2e::Options::default()).await, Hooks::start().await);
     let api = server.api();
     validating(&server, hooks.hook("/hang", "configmaps", json!({"timeoutSeconds": 10}))).await;
     let large = |kind: &str, name: &str, field: &str| object("v1", kind, name, json!({field: {"k": "x".repeat(100_000)}}));
-    let hung: Vec<_> = (0..20)
-        .map(|number| {
-            let (api, body) = (server.api(), large("ConfigMap", &format!("hung-{number}"), "data"));
-            tokio::spawn(async move { api.post(CONFIGMAPS, &body).await.status })
-        })
-        .collect();
+    let waiting = Group::new();
+    for number in 0..20 {
+        let (api, body) = (server.api(), large("ConfigMap", &format!("hung-{number}"), "data"));
+        waiting.spawn(async move { drop(api.post(CONFIGMAPS, &body).await) });
+    }
     eventually("all hang", SOON, async || hooks.seen.hanging.load(Ordering::SeqCst) == 20).await;
     for number in 0..10 {
         api.post(SECRETS, &large("Secret", &format!("large-{number}"), "stringData")).await.expect(201);
     }
     api.get("/readyz").await.status.eq(&200).then_some(()).expect("it is ready");
     assert_eq!(hooks.seen.hanging.load(Ordering::SeqCst), 20, "they hang all the while");
-    hung.into_iter().for_each(|task| task.abort());
+    waiting.stop();
     eventually("who is gone is not asked for any more", SOON, async || hooks.seen.hanging.load(Ordering::SeqCst) == 0).await;
     server.assert_sound();
 }

@@ -261,6 +261,9 @@ async fn ask(review: &Review<'_>, hook: &Hook, may_patch: bool) -> Result<Answer
     let body = exchange::request(review, version, &uid).to_string();
     let (path, url) = (hook.path(), callee.url(&hook.path()));
     let answered = callee.post(&path, body.into(), hook.timeout).await.map_err(|unanswered| match unanswered {
+        Unanswered::TooMany => {
+            Failed::Refused(Status::too_many_requests("too many large requests wait for webhooks, please try again later", 1))
+        }
         Unanswered::Failed(why) => calling(&format!("failed to call webhook: Post {url:?}: {why}")),
         Unanswered::Refused { code: 404, .. } => calling("failed to call webhook: the server could not find the requested resource"),
         Unanswered::Refused { code, text } => {

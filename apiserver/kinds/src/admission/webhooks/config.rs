@@ -54,7 +54,7 @@ pub(super) struct Hook {
 #[serde(rename_all = "camelCase", default)]
 struct Stored {
     metadata: Metadata,
-    webhooks: Option<Vec<StoredHook>>,
+    webhooks: Option<Vec<Value>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -97,10 +97,9 @@ struct ServiceReference {
 }
 
 impl Viewed for Configuration {
-    /// What cannot be read (another server's) has no webhooks.
     fn read(object: &Object) -> Self {
         let stored: Stored = object.part().unwrap_or_default();
-        let hooks = stored.webhooks.unwrap_or_default().into_iter().map(Hook::new).collect();
+        let hooks = stored.webhooks.unwrap_or_default().into_iter().map(Hook::read).collect();
         Self { name: stored.metadata.name, hooks, bytes: object.stored().len() }
     }
 
@@ -110,6 +109,15 @@ impl Viewed for Configuration {
 }
 
 impl Hook {
+    /// One that cannot be read (another server's) is about everything, and nobody can be asked: it fails closed.
+    fn read(stored: Value) -> Self {
+        let name = stored.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        Self::new(serde_json::from_value(stored).unwrap_or_else(|error| {
+            tracing::error!(webhook = name, %error, "webhook cannot be read; what it may be about is refused");
+            StoredHook { name, rules: Some(vec![Rule::everything()]), ..StoredHook::default() }
+        }))
+    }
+
     fn new(stored: StoredHook) -> Self {
         let known = |version: &String| ["v1", "v1beta1"].into_iter().find(|known| known == version);
         let seconds = stored.timeout_seconds.unwrap_or(TIMEOUT_SECONDS).clamp(1, TIMEOUT_SECONDS_MAX);
@@ -161,7 +169,7 @@ impl ClientConfig {
         let named = host.clone();
         let resolve: Resolve = Arc::new(move || {
             let host = named.clone();
-            Box::pin(async move { Ok(tokio::net::lookup_host((host.as_str(), port)).await?.collect()) })
+            Box::pin(async move { apiserver::connect::addresses(&host, port).await })
         });
         Callee::new(engine.group(), &host, port, &ca, resolve)
     }

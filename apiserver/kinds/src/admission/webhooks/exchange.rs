@@ -12,6 +12,11 @@ use serde_json::{Map, Value, json};
 
 use super::rules;
 
+/// A webhook's refusal lets nobody wait longer for the next try.
+const RETRY_AFTER_SECONDS_MAX: u64 = 60;
+/// Of a webhook's refusal.
+const CAUSES_MAX: usize = 100;
+
 /// What a webhook said.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
@@ -135,8 +140,21 @@ impl Answer {
             (message, _) => format!("{denied}: {message}"),
         };
         let mut status = Status::new(code.unwrap_or(400), Cow::Owned(text("reason").to_owned()), message);
-        if let Some(Value::Object(details)) = part("details") {
-            status.details = Box::new(details.clone());
+        // As much of the details as is of their type: clients read them as the server's own.
+        let details = part("details");
+        for field in ["name", "group", "kind", "uid"] {
+            if let Some(text) = details.and_then(|details| details.get(field)).and_then(Value::as_str) {
+                status.detail(field, text);
+            }
+        }
+        if let Some(seconds) =
+            details.and_then(|details| details.get("retryAfterSeconds")).and_then(Value::as_u64).filter(|seconds| *seconds > 0)
+        {
+            status.detail("retryAfterSeconds", seconds.min(RETRY_AFTER_SECONDS_MAX));
+        }
+        if let Some(Value::Array(causes)) = details.and_then(|details| details.get("causes")) {
+            let is_cause = |cause: &&Value| cause.as_object().is_some_and(|cause| cause.values().all(Value::is_string));
+            status.detail("causes", causes.iter().filter(is_cause).take(CAUSES_MAX).cloned().collect::<Vec<_>>());
         }
         status
     }

@@ -47,6 +47,11 @@ pub(crate) fn word(operation: Operation) -> &'static str {
 }
 
 impl Rule {
+    pub fn everything() -> Self {
+        let all = |word: &str| Some(vec![word.to_owned()]);
+        Self { operations: all("*"), api_groups: all("*"), api_versions: all("*"), resources: all("*/*"), scope: None }
+    }
+
     pub fn matches(&self, about: &About<'_>) -> bool {
         let scope = match self.scope.as_deref() {
             None | Some("*") => true,

@@ -42,7 +42,7 @@ pub use cache::Change;
 pub use claims::Claims;
 pub use context::{Ctx, Manager, ManagerOperation};
 pub use object::Object;
-pub use own_request::OwnRequest;
+pub use own_request::{OWN_USER, OwnRequest};
 pub use view::{TooMuch, VIEW_BYTES_MAX, View, Viewed};
 
 use crate::{

@@ -108,7 +108,7 @@ const TABLE: &[Row] = &[
     ("node-controller", "node-controller", |s| s.run(nodelifecycle::NodeLifecycle::new(s.caches, &s.on_node, &s.config.nodes))),
     ("node-controller", "taint-eviction-controller", |s| s.run(tainteviction::TaintEviction::new(s.caches, &s.on_node))),
     ("pod-garbage-collector", "pod-garbage-collector", |s| s.run(podgc::PodGc::new(s.caches, &s.on_node, s.client(), s.config))),
-    ("pvc-protection-controller", "pvc-protection-controller", |s| s.run(protection::Claims::new(s.caches))),
+    ("pvc-protection-controller", "pvc-protection-controller", |s| s.run(protection::Claims::new(s.caches, s.client()))),
     ("pv-protection-controller", "pv-protection-controller", |s| s.run(protection::Volumes::new(s.caches))),
     ("volumeattributesclass-protection-controller", "vac-protection-controller", |s| s.run(protection::Classes::new(s.caches))),
     ("service-account-controller", "serviceaccount-controller", |s| s.run(serviceaccount::ServiceAccounts::new(s.caches))),

@@ -2,7 +2,7 @@
 //!
 //! Source: `pkg/controller/volume/{pvcprotection,pvprotection,vacprotection}`. The admission plugin StorageObjectInUseProtection gives the finalizers.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use api::{
     Key,
@@ -11,22 +11,40 @@ use api::{
         storage::v1::VolumeAttributesClass,
     },
 };
-use client::{Cache, Caches, Object, kube, pods::Pod};
+use client::{
+    Cache, Caches, Object, kube,
+    pods::{Pod, PodMeta, PodSpec},
+};
 use kube::ResourceExt;
 use reconcile::{Action, Controller, Plan, Wake, controller_of};
 use serde::Serialize;
+use serde_json::Value;
+use tokio::{sync::Mutex, time::timeout};
 
-use crate::index::Index;
+use crate::{catalog, index::Index};
 
 const OF_CLAIMS: &str = "kubernetes.io/pvc-protection";
 const OF_VOLUMES: &str = "kubernetes.io/pv-protection";
 const OF_CLASSES: &str = "kubernetes.io/vac-protection";
+const LIST_BOUND: Duration = Duration::from_secs(30);
+/// Where pods could not be listed.
+const LIST_AGAIN: Duration = Duration::from_secs(5);
 
 pub struct Claims {
     claims: Cache<PersistentVolumeClaim>,
     pods: Cache<Pod>,
     /// Pods by the claims that their volumes may be.
     users: Index<Pod, Key>,
+    client: kube::Client,
+    /// What the server told last where the cache might not know all pods: many claims that go together are asked about once.
+    told: Mutex<Option<Told>>,
+}
+
+/// The pods of a namespace that use claims, as of a revision, without what is not asked about.
+struct Told {
+    namespace: String,
+    revision: u64,
+    users: HashMap<Key, Vec<Pod>>,
 }
 
 pub struct Volumes {
@@ -43,13 +61,54 @@ pub struct Classes {
 pub struct World<K> {
     object: Arc<K>,
     is_used: bool,
+    /// Whether somebody uses it could not be found out: it is looked at again after this.
+    again: Option<Duration>,
 }
 
 impl Claims {
-    pub fn new(caches: &Caches) -> Self {
+    /// `client` lists pods.
+    pub fn new(caches: &Caches, client: kube::Client) -> Self {
         let pods: Cache<Pod> = caches.of();
-        Self { claims: caches.of(), users: Index::new(&pods, claims_of), pods }
+        Self { claims: caches.of(), users: Index::new(&pods, claims_of), pods, client, told: Mutex::default() }
     }
+
+    /// Whether a pod that the cache may not show yet uses a claim that is to go. One that came after the claim was to go is not scheduled with it.
+    async fn is_used_unseen(&self, claim: &PersistentVolumeClaim, key: &Key) -> Result<bool, String> {
+        let going: u64 = claim.resource_version().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX);
+        if self.pods.revision() >= going {
+            return Ok(false);
+        }
+        let mut told = self.told.lock().await;
+        if told.as_ref().is_none_or(|told| told.namespace != key.namespace || told.revision < going) {
+            let path = format!("/api/v1/namespaces/{}/pods", key.namespace);
+            let list = timeout(LIST_BOUND, catalog::get(&self.client, &path)).await.map_err(|late| late.to_string())?;
+            *told = Some(Told::read(&key.namespace, list.map_err(|error| error.to_string())?)?);
+        }
+        Ok(told.iter().flat_map(|told| told.users.get(key).into_iter().flatten()).any(|pod| uses(pod, claim)))
+    }
+}
+
+impl Told {
+    fn read(namespace: &str, mut list: Value) -> Result<Self, String> {
+        let revision =
+            list["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).ok_or("a list without a revision")?;
+        let Value::Array(items) = list["items"].take() else { return Err("a list without items".into()) };
+        let mut users: HashMap<Key, Vec<Pod>> = HashMap::new();
+        for pod in items.into_iter().filter_map(|item| serde_json::from_value::<Pod>(item).ok()) {
+            for claim in claims_of(&pod) {
+                users.entry(claim).or_default().push(bare(&pod));
+            }
+        }
+        Ok(Self { namespace: namespace.to_owned(), revision, users })
+    }
+}
+
+/// What [`uses`] looks at.
+fn bare(pod: &Pod) -> Pod {
+    let PodMeta { name, namespace, uid, .. } = pod.metadata.clone();
+    let spec =
+        pod.spec.as_ref().map(|spec| PodSpec { node_name: spec.node_name.clone(), volumes: spec.volumes.clone(), ..PodSpec::default() });
+    Pod { metadata: PodMeta { name, namespace, uid, ..PodMeta::default() }, spec, status: None }
 }
 
 impl Volumes {
@@ -85,8 +144,16 @@ impl Controller for Claims {
 
     async fn observe(&self, key: &Key) -> Option<Self::World> {
         let object = self.claims.get(key)?;
-        let is_used = is_going(&*object) && self.users.at(key).iter().any(|pod| uses(pod, &object));
-        Some(World { object, is_used })
+        let mut is_used = is_going(&*object) && self.users.at(key).iter().any(|pod| uses(pod, &object));
+        let mut again = None;
+        if is_going(&*object) && !is_used && has(&*object, OF_CLAIMS) {
+            is_used = self.is_used_unseen(&object, key).await.unwrap_or_else(|error| {
+                tracing::warn!(claim = %key, error, "failed to list pods; the claim stays until it is known who uses it");
+                again = Some(LIST_AGAIN);
+                true
+            });
+        }
+        Some(World { object, is_used, again })
     }
 
     fn plan(&self, world: &Self::World, _: &Key) -> Plan {
@@ -108,7 +175,7 @@ impl Controller for Volumes {
     async fn observe(&self, key: &Key) -> Option<Self::World> {
         let object = self.volumes.get(key)?;
         let is_used = object.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
-        Some(World { object, is_used })
+        Some(World { object, is_used, again: None })
     }
 
     fn plan(&self, world: &Self::World, _: &Key) -> Plan {
@@ -133,7 +200,7 @@ impl Controller for Classes {
     async fn observe(&self, key: &Key) -> Option<Self::World> {
         let object = self.classes.get(key)?;
         let is_used = is_going(&*object) && self.is_used(&key.name);
-        Some(World { object, is_used })
+        Some(World { object, is_used, again: None })
     }
 
     fn plan(&self, world: &Self::World, _: &Key) -> Plan {
@@ -142,14 +209,18 @@ impl Controller for Classes {
 }
 
 fn plan<K: Object + Serialize + ResourceExt>(world: &World<K>, finalizer: &str) -> Plan {
-    let has_it = world.object.finalizers().iter().any(|held| held == finalizer);
+    let has_it = has(&*world.object, finalizer);
     let mut changed = (*world.object).clone();
     match (is_going(&*world.object), has_it) {
         (false, false) => changed.finalizers_mut().push(finalizer.to_owned()),
         (true, true) if !world.is_used => changed.finalizers_mut().retain(|held| held != finalizer),
-        _ => return Plan::rest(),
+        _ => return Plan { again: world.again, ..Plan::rest() },
     }
     Plan::act(vec![Action::update(&changed)])
+}
+
+fn has<K: ResourceExt>(object: &K, finalizer: &str) -> bool {
+    object.finalizers().iter().any(|held| held == finalizer)
 }
 
 fn is_going<K: ResourceExt>(object: &K) -> bool {
@@ -196,7 +267,8 @@ fn classes_of_claim(claim: &PersistentVolumeClaim) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use api::task::Group;
+    use serde_json::json;
 
     use super::*;
 
@@ -207,7 +279,7 @@ mod tests {
     }
 
     fn finalizers(object: &Arc<PersistentVolumeClaim>, is_used: bool) -> Option<Value> {
-        match plan(&World { object: object.clone(), is_used }, OF_CLAIMS).actions.as_slice() {
+        match plan(&World { object: object.clone(), is_used, again: None }, OF_CLAIMS).actions.as_slice() {
             [] => None,
             [Action::Update { object, .. }] => Some(object["metadata"].get("finalizers").cloned().unwrap_or(Value::Null)),
             other => panic!("{other:?}"),
@@ -240,6 +312,43 @@ mod tests {
         assert_eq!(claims_of(&pod(json!(null), made.clone())), [Key::new("n", "web-tmp")]);
         assert!(uses(&pod(json!("n1"), made.clone()), &claim(owner("u"))));
         assert!(!uses(&pod(json!("n1"), made), &claim(owner("other"))));
+    }
+
+    /// A server that answers so, whatever it is asked.
+    fn answering(code: u16, body: &Value) -> kube::Client {
+        let body = body.to_string().into_bytes();
+        let service = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+            let reply = http::Response::builder().status(code).body(kube::client::Body::from(body.clone()));
+            async { Ok::<_, std::convert::Infallible>(reply.unwrap()) }
+        });
+        kube::Client::new(service, "default")
+    }
+
+    #[tokio::test]
+    async fn a_claim_is_not_freed_while_the_cache_may_not_know_its_users() {
+        let going = json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": [OF_CLAIMS], "resourceVersion": "9"});
+        let volume = json!({"name": "v", "persistentVolumeClaim": {"claimName": "data"}});
+        let user = json!({"metadata": {"name": "web", "namespace": "n", "uid": "u"}, "spec": {"nodeName": "n1", "containers": [], "volumes": [volume]}});
+        let list = |items: Value| json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "10"}, "items": items});
+        let failed =
+            json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500, "message": "no", "reason": "InternalError"});
+        let cases = [
+            (200, list(json!([user])), (true, None)),
+            (200, list(json!([])), (false, None)),
+            (500, failed, (true, Some(LIST_AGAIN))),
+            (200, json!({}), (true, Some(LIST_AGAIN))),
+        ];
+        for (code, body, expected) in cases {
+            let client = answering(code, &body);
+            let caches = Caches::unfollowed(client.clone(), Group::new());
+            let claims = Claims::new(&caches, client);
+            claims.claims.feed((*claim(going.clone())).clone(), false);
+            let key = Key::new("n", "data");
+            let world = claims.observe(&key).await.unwrap();
+            assert_eq!((world.is_used, world.again), expected, "{body}");
+            let plan = claims.plan(&world, &key);
+            assert_eq!((plan.actions.is_empty(), plan.again), expected, "{body}");
+        }
     }
 
     #[test]

@@ -149,6 +149,19 @@ pub fn not_supported(value: impl Into<Value>, allowed: &[&str], path: Path<'_>, 
     causes.push(Reason::NotSupported, path, message);
 }
 
+/// Writes of the server's own, each with the name of its object: one that fails is told of and stops none of the others.
+///
+/// # Errors
+/// The first that failed.
+pub async fn all_written<F: Future<Output = Result<(), Status>>>(writes: impl IntoIterator<Item = (String, F)>) -> Result<(), Status> {
+    let told = |name: String, write: F| async move {
+        write
+            .await
+            .inspect_err(|status| tracing::warn!(name, error = status.message, "failed to bring an object of the server's own up to date"))
+    };
+    futures::future::join_all(writes.into_iter().map(|(name, write)| told(name, write))).await.into_iter().collect()
+}
+
 /// A write of the server's own, where somebody else was faster: what they wrote is looked at when it is heard of.
 ///
 /// # Errors

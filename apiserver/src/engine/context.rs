@@ -60,6 +60,8 @@ pub enum ManagerOperation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     Request,
+    /// The API server's own: as a request, but nobody outside is asked about it, who may not be there before it is done.
+    Own,
     /// An action's write: admission was asked about the action, and is not asked about what it does (as upstream's bindings and evictions).
     Action,
 }
@@ -92,6 +94,11 @@ impl<'a> Ctx<'a> {
             Some(sub) => (&sub.schema, sub.body.clone()),
             None => (&self.kind.schema, self.kind.gvk()),
         }
+    }
+
+    /// Whether the API server itself does it, and not for a client: webhooks are not asked about that.
+    pub fn is_own(&self) -> bool {
+        self.origin == Origin::Own
     }
 
     pub fn key(&self) -> Key {

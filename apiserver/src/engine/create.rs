@@ -17,6 +17,7 @@ use crate::kind::{Claimant, Kind, Storage};
 
 /// How often a generated name is drawn before the conflict is the caller's.
 const NAME_ATTEMPTS: usize = 8;
+const BEING_DELETED: &str = "object is being deleted: ";
 
 /// Creates `object` (wiped and typed already). For kinds that are kept nowhere the answer comes back with revision 0.
 pub(crate) async fn create(ctx: &Ctx<'_>, mut object: Value) -> Result<Arc<Object>, Status> {
@@ -37,15 +38,23 @@ pub(crate) async fn create(ctx: &Ctx<'_>, mut object: Value) -> Result<Arc<Objec
     let mut last = Status::internal("no name was generated");
     for _ in 0..NAME_ATTEMPTS {
         let mut named = object.clone();
-        meta::of(&mut named).insert("name".into(), meta::generated(&base).into());
+        let generated = meta::generated(&base);
+        meta::of(&mut named).insert("name".into(), generated.as_str().into());
         match Box::pin(create_named(ctx, named)).await {
-            Err(status) if status.reason == "AlreadyExists" => last = status,
+            Err(status) if is_taken(&status, ctx.kind, &generated) => last = status,
             done => return done,
         }
     }
     last.message.push_str(", the server was not able to generate a unique name for the object");
     last.detail("retryAfterSeconds", 1);
     Err(last)
+}
+
+/// Whether it was the name that was in the way: what admission refuses in these words is its own, about another object.
+fn is_taken(status: &Status, kind: &Kind, name: &str) -> bool {
+    let ours = Status::already_exists(&kind.group_resource(), name);
+    let told = status.message.strip_prefix(BEING_DELETED).unwrap_or(&status.message);
+    (status.code, &status.reason, told) == (ours.code, &ours.reason, ours.message.as_str())
 }
 
 async fn answer(ctx: &Ctx<'_>, object: Value) -> Result<Arc<Object>, Status> {
@@ -124,7 +133,7 @@ async fn put(ctx: &Ctx<'_>, key: &Key, object: &Value, claims: Claims) -> Result
             let Some(there) = found.into_iter().next().flatten() else { return Ok(None) };
             let mut status = Status::already_exists(&ctx.kind.group_resource(), &key.name);
             if cache.object(&there).is_some_and(|object| object.is_deleting()) {
-                status.message = format!("object is being deleted: {}", status.message);
+                status.message = format!("{BEING_DELETED}{}", status.message);
             }
             Err(status)
         }

@@ -17,6 +17,9 @@ use crate::identity::{Operation, User};
 /// Who writes where no client does (upstream's own writes go through its loopback client under this name).
 const OWN_MANAGER: &str = "kube-apiserver";
 
+/// Who the API server is to itself. A client of that name is a client nevertheless.
+pub const OWN_USER: &str = "system:apiserver";
+
 /// A request of this process's own, that came over no wire.
 pub struct OwnRequest {
     pub(crate) served: Served,
@@ -77,7 +80,7 @@ impl OwnRequest {
             dry_run: is_dry_run(&self.options),
             now: Timestamp::now(),
             notes: &self.notes,
-            origin: Origin::Request,
+            origin: if user.name == OWN_USER { Origin::Own } else { Origin::Request },
         }
     }
 }

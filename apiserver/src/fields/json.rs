@@ -31,11 +31,20 @@ impl Set {
         Value::Object(out)
     }
 
-    /// Whether a path of this is in canonical `fields`.
+    /// Whether a path of this is in canonical `fields`. Costs what the smaller has.
     pub fn meets(&self, fields: &Value) -> bool {
         let Some(map) = fields.as_object() else { return false };
+        let is_met = |set: &Self, below: &Value| set.is_member && is_member(below) || !set.children.is_empty() && set.meets(below);
+        if map.len() < self.children.len() {
+            return map.iter().any(|(key, below)| {
+                api::steps::took(1);
+                let element = Element::parse(key).ok().flatten();
+                element.and_then(|element| self.below(&element)).is_some_and(|set| is_met(set, below))
+            });
+        }
         self.children.iter().any(|(element, set)| {
-            map.get(&element.text()).is_some_and(|below| set.is_member && is_member(below) || !set.children.is_empty() && set.meets(below))
+            api::steps::took(1);
+            map.get(&element.text()).is_some_and(|below| is_met(set, below))
         })
     }
 

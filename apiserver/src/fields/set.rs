@@ -80,6 +80,35 @@ impl Set {
         self.zip(other, true, true, |one, two| (one || two, Self::union))
     }
 
+    /// The union of all of them: each place is looked at once, however many sets there are.
+    #[must_use]
+    pub fn united(sets: Vec<Self>) -> Self {
+        let is_member = sets.iter().any(|set| set.is_member);
+        let mut all: Vec<(Element, Self)> = sets.into_iter().flat_map(|set| set.children).collect();
+        api::steps::took(all.len());
+        all.sort_by(|one, two| one.0.cmp(&two.0));
+        let mut out = Self { is_member, children: Vec::new() };
+        let mut all = all.into_iter().peekable();
+        while let Some((element, first)) = all.next() {
+            let mut same = vec![first];
+            while let Some((_, other)) = all.next_if(|(other, _)| *other == element) {
+                same.push(other);
+            }
+            let set = if same.len() == 1 { same.remove(0) } else { Self::united(same) };
+            out.children.push((element, set));
+        }
+        out
+    }
+
+    /// Whether any path is in both: costs what the smaller has.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (few, many) = if self.children.len() <= other.children.len() { (self, other) } else { (other, self) };
+        few.children.iter().any(|(element, set)| {
+            api::steps::took(1);
+            many.below(element).is_some_and(|below| set.is_member && below.is_member || set.overlaps(below))
+        })
+    }
+
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
         self.zip(other, false, false, |one, two| (one && two, Self::intersection))
@@ -137,15 +166,18 @@ impl Set {
         let mut out = Self { is_member, children: Vec::with_capacity(if keep_two { one.len().max(two.len()) } else { 0 }) };
         let (mut i, mut j) = (0, 0);
         while let (Some(first), Some(second)) = (one.get(i), two.get(j)) {
+            api::steps::took(1);
             match first.0.cmp(&second.0) {
-                Ordering::Less => {
-                    out.keep(first, keep_one);
+                Ordering::Less if keep_one => {
+                    out.children.push(first.clone());
                     i += 1;
                 }
-                Ordering::Greater => {
-                    out.keep(second, keep_two);
+                Ordering::Less => i = reach(one, i, &second.0),
+                Ordering::Greater if keep_two => {
+                    out.children.push(second.clone());
                     j += 1;
                 }
+                Ordering::Greater => j = reach(two, j, &first.0),
                 Ordering::Equal => {
                     let set = below(&first.1, &second.1);
                     if set.has_any() {
@@ -191,4 +223,15 @@ impl Set {
             is_same
         });
     }
+}
+
+/// Where in `children`, from `from` on, the first is that is not before `element`: costs the logarithm of how far that is.
+fn reach(children: &[(Element, Set)], from: usize, element: &Element) -> usize {
+    let left = children.get(from..).unwrap_or_default();
+    let mut end = 1;
+    while left.get(end).is_some_and(|(one, _)| one < element) {
+        end *= 2;
+    }
+    let (start, end) = (end / 2, end.min(left.len()));
+    from + start + left.get(start..end).unwrap_or_default().partition_point(|(one, _)| one < element)
 }

@@ -29,6 +29,7 @@ pub(crate) const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 pub(crate) const STREAM_MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 /// What is kept of a list that had to be written to know how long it is; the rest is written once more.
 const KEPT_BYTES_MAX: usize = 4 << 20;
+const NO_FORM: &str = "the object has no protobuf form";
 /// Fields 1 and 2 that hold bytes.
 const FIRST: u32 = 1 << 3 | 2;
 const SECOND: u32 = 2 << 3 | 2;
@@ -118,7 +119,9 @@ pub(crate) async fn list(served: &Served, transform: &Transform, metadata: &Valu
             turn.took(0);
         } else {
             items.clear();
-            put_item(served, transform, object, is_known, &mut items);
+            if !put_item(served, transform, object, is_known, &mut items) {
+                return reply(StatusCode::OK, None);
+            }
             length += items.len();
             if kept.len() < KEPT_BYTES_MAX {
                 kept.extend_from_slice(&items);
@@ -143,13 +146,17 @@ pub(crate) async fn list(served: &Served, transform: &Transform, metadata: &Valu
     wire::reply(StatusCode::OK, MEDIA_TYPE, boxed(rest))
 }
 
-fn put_item(served: &Served, transform: &Transform, object: &Object, is_known: bool, out: &mut Vec<u8>) {
+/// `false`: it has no protobuf form, and nothing was put.
+fn put_item(served: &Served, transform: &Transform, object: &Object, is_known: bool, out: &mut Vec<u8>) -> bool {
     let mut message = Vec::with_capacity(object.stored().len());
-    put_message(served, transform, object, object.rev, &mut message);
+    if !put_message(served, transform, object, object.rev, &mut message) {
+        return false;
+    }
     if is_known {
         object.know_message_len(message.len());
     }
     put_bytes(out, SECOND, &message);
+    true
 }
 
 fn varint_len(number: usize) -> usize {
@@ -187,7 +194,10 @@ impl http_body::Body for List {
                     break;
                 };
                 self.next += 1;
-                put_item(&self.served, &self.transform, &object, false, &mut out);
+                if !put_item(&self.served, &self.transform, &object, false, &mut out) {
+                    self.left = 0;
+                    return Poll::Ready(Some(Err(NO_FORM.into())));
+                }
                 self.turn.took(object.stored().len());
             }
             chunk = out.into();
@@ -209,8 +219,13 @@ impl http_body::Body for List {
 pub(crate) fn reply(code: StatusCode, body: Option<Vec<u8>>) -> Response {
     match body {
         Some(body) => wire::reply(code, MEDIA_TYPE, full(body)),
-        None => wire::refusal(&api::Status::internal("the object has no protobuf form")),
+        None => wire::refusal(&no_form()),
     }
+}
+
+/// What a reader is told of an object that cannot be written.
+pub(crate) fn no_form() -> api::Status {
+    api::Status::internal(NO_FORM)
 }
 
 /// A bookmark, or the status that ends a watch.

@@ -233,7 +233,7 @@ impl Watcher {
         if self.next_initial < self.initial.len() {
             return Told::Part;
         }
-        if let Some(rev) = self.initial_end.take() {
+        if let Some(rev) = self.initial_end.take().filter(|_| self.refused.is_none()) {
             self.put_bookmark(rev, json!({"k8s.io/initial-events-end": "true"}), out);
         }
         if self.next_initial > 0 {
@@ -369,7 +369,7 @@ impl Watcher {
     }
 
     fn put_event(&mut self, event: &Event, out: &mut BytesMut) {
-        let Some((word, object, rev)) = self.tidings(event) else { return };
+        let Some((word, object, rev)) = self.tidings(event).filter(|_| self.refused.is_none()) else { return };
         // The state that everybody is told of this event, as it is stored.
         let is_common = rev == event.rev && self.transform == Transform::Plain && !self.served.converts();
         if self.framing != Framing::Protobuf || !is_common || word == "DELETED" && event.new.is_some() {
@@ -381,11 +381,21 @@ impl Watcher {
             self.event(object, rev)
         });
         self.turn.took(bytes);
-        protobuf::put_frame(out, word, &shown);
+        self.put_written(out, word, &shown);
     }
 
+    /// What [`Watcher::event`] made. One that was not written ends the watch: who watches would take it for told.
+    fn put_written(&mut self, out: &mut BytesMut, word: &str, shown: &[u8]) {
+        if shown.is_empty() {
+            self.refused = Some(protobuf::no_form());
+        } else {
+            protobuf::put_frame(out, word, shown);
+        }
+    }
+
+    /// Empty where it has no protobuf form.
     fn event(&self, object: &Object, rev: Rev) -> Vec<u8> {
-        protobuf::event(&protobuf::shown(&self.served, &self.transform, object, rev).unwrap_or_default())
+        protobuf::shown(&self.served, &self.transform, object, rev).map_or_else(Vec::new, |shown| protobuf::event(&shown))
     }
 
     /// A bookmark, or what ends the watch.
@@ -409,10 +419,14 @@ impl Watcher {
     }
 
     fn put(&mut self, word: &str, object: &Object, rev: Rev, out: &mut BytesMut) {
+        if self.refused.is_some() {
+            return;
+        }
         let bytes = object.stored().len();
         if self.framing == Framing::Protobuf {
             self.turn.took(bytes);
-            return protobuf::put_frame(out, word, &self.event(object, rev));
+            let shown = self.event(object, rev);
+            return self.put_written(out, word, &shown);
         }
         if self.transform == Transform::Plain {
             self.turn.took(if self.served.converts() { bytes } else { bytes / COPIED });

@@ -125,3 +125,28 @@ async fn what_comes_from_outside_and_is_no_object_of_the_kind_is_stored_nowhere(
         }
     }
 }
+
+/// Says of every name that it is taken.
+#[derive(Default)]
+struct Taken(AtomicUsize);
+
+#[async_trait]
+impl Admission for Taken {
+    fn name(&self) -> &'static str {
+        "Taken"
+    }
+
+    async fn validate(&self, _: &Review<'_>) -> Result<(), Status> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Err(Status::new(409, "AlreadyExists", "admission webhook \"taken\" denied the request: already exists"))
+    }
+}
+
+#[tokio::test]
+async fn a_name_is_drawn_again_only_where_the_server_itself_has_it_already() {
+    let taken = Arc::new(Taken::default());
+    let room = Room::with(store::memory::Memory::new(), vec![taken.clone()]).await;
+    let object = json!({"metadata": {"generateName": "x-"}, "spec": {}});
+    room.post(THINGS, &object).await.refused(409, "denied the request");
+    assert_eq!(taken.0.load(Ordering::SeqCst), 1);
+}

@@ -66,6 +66,8 @@ async fn import_new(
     for archive in archives {
         let name = archive.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let before = imported.get(&name).cloned();
+        // Whatever becomes of the archive, its images may be all that there is of them.
+        kept.extend(before.iter().flat_map(|before| before.images.iter().flatten()).cloned());
         let looked = (archive.clone(), before.clone());
         let looked = tokio::task::spawn_blocking(move || look(&looked.0, looked.1.as_ref())).await;
         let (mut seen, is_new) = match looked.map_err(io::Error::other) {
@@ -76,11 +78,11 @@ async fn import_new(
             }
         };
         seen.images = before.and_then(|before| before.images);
-        if is_new || !seen.images.as_ref().is_some_and(|images| images.iter().all(is_there)) {
+        if is_new || !seen.images.as_ref().is_some_and(|images| !images.is_empty() && images.iter().all(is_there)) {
             match import(&archive).await {
                 Ok(told) => {
                     tracing::info!(archive = %archive.display(), "imported images");
-                    seen.images = Some(named(&told, &names().await.unwrap_or_default()));
+                    seen.images = images_of(&told, names().await);
                 }
                 Err(error) => {
                     tracing::error!(error, archive = %archive.display(), "failed to import an archive of images");
@@ -96,6 +98,12 @@ async fn import_new(
         }
     }
     kept
+}
+
+/// `None` where it is not known what they are: the archive is imported again at the next start.
+fn images_of(told: &str, there: Result<BTreeSet<String>, String>) -> Option<Vec<String>> {
+    let there = there.inspect_err(|error| tracing::warn!(error, "failed to list images; what was imported is not known")).ok()?;
+    Some(named(told, &there)).filter(|images| !images.is_empty())
 }
 
 /// What `ctr` told of an import -> the images that it is about. Its versions tell it in different ways, each names the images.
@@ -156,7 +164,7 @@ fn write(record: &Path, imported: &Imported) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
     use parking_lot::Mutex;
 
@@ -213,17 +221,28 @@ mod tests {
     struct Store {
         images: Mutex<BTreeSet<String>>,
         imports: AtomicUsize,
+        /// Imports fail.
+        is_full: AtomicBool,
+        /// Images cannot be listed.
+        is_mute: AtomicBool,
     }
 
     impl Store {
         async fn start(&self, dir: &Path) -> Vec<String> {
             let import = async |archive: &Path| {
+                if self.is_full.load(Relaxed) {
+                    return Err("no space left on device".to_owned());
+                }
                 self.imports.fetch_add(1, Relaxed);
                 let image = format!("{}:1", archive.file_stem().unwrap().to_str().unwrap());
                 self.images.lock().insert(image.clone());
                 Ok(format!("unpacking {image} (sha256:00)...done"))
             };
-            let kept = import_new(&dir.join(IMPORTED), &dir.join("images"), import, async || Ok(self.images.lock().clone())).await;
+            let names = async || {
+                let is_mute = self.is_mute.load(Relaxed);
+                if is_mute { Err("unavailable".to_owned()) } else { Ok(self.images.lock().clone()) }
+            };
+            let kept = import_new(&dir.join(IMPORTED), &dir.join("images"), import, names).await;
             kept.into_iter().collect()
         }
     }
@@ -254,6 +273,29 @@ mod tests {
         assert_eq!(store.imports.load(Relaxed), imports + 2);
         fs::remove_file(images.join("b.tar")).unwrap();
         assert_eq!(store.start(dir.path()).await, ["a:1"], "whose archive is gone is one of many");
+    }
+
+    #[tokio::test]
+    async fn images_that_are_not_known_are_asked_for_again_and_known_ones_are_kept() {
+        let (dir, store) = (tempfile::tempdir().unwrap(), Store::default());
+        let archive = dir.path().join("images/a.tar");
+        fs::create_dir(dir.path().join("images")).unwrap();
+        fs::write(&archive, "a").unwrap();
+        store.is_mute.store(true, Relaxed);
+        assert!(store.start(dir.path()).await.is_empty());
+        store.is_mute.store(false, Relaxed);
+        assert_eq!(store.start(dir.path()).await, ["a:1"], "it is imported again");
+        assert_eq!(store.imports.load(Relaxed), 2);
+        // As an earlier skiff noted it.
+        let mut noted = read(&dir.path().join(IMPORTED));
+        noted.values_mut().for_each(|seen| seen.images = Some(Vec::new()));
+        write(&dir.path().join(IMPORTED), &noted).unwrap();
+        assert_eq!(store.start(dir.path()).await, ["a:1"]);
+        // Another archive of that name, which the disk has no room for.
+        store.is_full.store(true, Relaxed);
+        fs::write(&archive, "another").unwrap();
+        assert_eq!(store.start(dir.path()).await, ["a:1"]);
+        assert_eq!(store.start(dir.path()).await, ["a:1"]);
     }
 
     #[tokio::test]

@@ -5,12 +5,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use api::{GroupResource, Key, Status};
 use apiserver::{engine::Engine, identity::User};
-use futures::future::try_join_all;
 use serde_json::{Value, json};
 use tokio::{sync::Notify, time};
 
 use super::GROUP;
-use crate::common::{Read, edit, read, settled};
+use crate::common::{Read, all_written, edit, read, settled};
 
 /// The label of what is made here: until the next start (built-in), or for as long as the group version is served (custom).
 const MANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
@@ -75,12 +74,15 @@ pub async fn keep(engine: Arc<Engine>, user: User) {
         let changed = changed.clone();
         engine.on_change(&resource, Arc::new(move |_| changed.notify_one()));
     }
+    // What could not be made at the start is made up for.
+    let mut is_started = false;
     loop {
         let _ = time::timeout(LOOK_EACH, changed.notified()).await;
         time::sleep(SETTLE).await;
-        let is_custom = |label: &str| label == ALWAYS;
-        if let Err(status) = bring_about(&engine, &user, &wanted(&engine), is_custom).await {
-            tracing::warn!(error = status.message, "APIServices not brought up to date; trying again");
+        let meant = |label: &str| !is_started || label == ALWAYS;
+        match bring_about(&engine, &user, &wanted(&engine), meant).await {
+            Ok(()) => is_started = true,
+            Err(status) => tracing::warn!(error = status.message, "APIServices not brought up to date; trying again"),
         }
     }
 }
@@ -111,14 +113,15 @@ fn local(group: &str, version: &str) -> Value {
 async fn bring_about(engine: &Arc<Engine>, user: &User, wanted: &Wanted, meant: impl Fn(&str) -> bool) -> Result<(), Status> {
     let label = |object: &Value| object.at("metadata").at("labels").text(MANAGED).to_owned();
     let ours = wanted.iter().filter(|(_, object)| meant(&label(object)));
-    try_join_all(ours.map(|(name, object)| one(engine, user, name, object))).await?;
-    for object in engine.cached_list(&resource(), None) {
+    let written = all_written(ours.map(|(name, object)| (name.clone(), one(engine, user, name, object)))).await;
+    let there = engine.cached_list(&resource(), None);
+    let unwanted = there.iter().filter(|object| {
         let made_here = label(&object.value());
-        if !made_here.is_empty() && meant(&made_here) && !wanted.contains_key(&object.key.name) {
-            settled(engine.delete(&resource(), &object.key, json!({}), user).await)?;
-        }
-    }
-    Ok(())
+        !made_here.is_empty() && meant(&made_here) && !wanted.contains_key(&object.key.name)
+    });
+    let delete = async |key: &Key| settled(engine.delete(&resource(), key, json!({}), user).await);
+    let deleted = all_written(unwanted.map(|object| (object.key.name.clone(), delete(&object.key)))).await;
+    written.and(deleted)
 }
 
 async fn one(engine: &Arc<Engine>, user: &User, name: &str, wanted: &Value) -> Result<(), Status> {

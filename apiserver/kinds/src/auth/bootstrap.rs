@@ -6,7 +6,10 @@
 use std::sync::Arc;
 
 use api::{GroupResource, Key, Status};
-use apiserver::{engine::Engine, identity::User};
+use apiserver::{
+    engine::{Engine, OWN_USER},
+    identity::User,
+};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
@@ -34,14 +37,20 @@ const AUTO_UPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 /// Makes what must be there. Runs at each start, before the server says it is ready.
 ///
 /// # Errors
-/// The first write that failed.
+/// The first write that failed of those that the server cannot do without.
 pub async fn bootstrap(engine: &Arc<Engine>) -> Result<(), Status> {
     make_namespaces(engine).await?;
     let classes = GroupResource::new("scheduling.k8s.io", "priorityclasses");
     let classes = system_classes().into_iter().map(|class| make(engine, classes.clone(), class));
     stream::iter(classes).buffer_unordered(PARALLEL).try_collect::<()>().await?;
     let system = system_user();
-    futures::try_join!(flow::keep::ensure(engine, &system), apiservice::register::register(engine, &system))?;
+    // Their keepers try again; nothing else waits for them.
+    let (flows, services) = futures::join!(flow::keep::ensure(engine, &system), apiservice::register::register(engine, &system));
+    for (what, done) in [("levels and flow schemas", flows), ("APIServices", services)] {
+        if let Err(status) = done {
+            tracing::warn!(error = status.message, what, "not all is there yet; it is tried again");
+        }
+    }
     stream::iter(wanted().into_iter().map(|w| reconcile(engine, w))).buffer_unordered(PARALLEL).try_collect::<()>().await
 }
 
@@ -53,7 +62,7 @@ pub async fn make_namespaces(engine: &Arc<Engine>) -> Result<(), Status> {
 
 /// Who the API server is to itself.
 pub fn system_user() -> User {
-    User { name: "system:apiserver".into(), groups: vec![super::MASTERS.into(), "system:authenticated".into()], ..User::default() }
+    User { name: OWN_USER.into(), groups: vec![super::MASTERS.into(), "system:authenticated".into()], ..User::default() }
 }
 
 async fn make(engine: &Arc<Engine>, gr: GroupResource, object: Value) -> Result<(), Status> {

@@ -11,12 +11,11 @@ use apiserver::{
     fairness::{Config, Limits},
     identity::User,
 };
-use futures::future::try_join_all;
 use serde_json::{Value, json};
 use tokio::{sync::Notify, time};
 
 use super::{AUTO_UPDATE, DANGLING, GROUP, config, objects};
-use crate::common::{Read, conditions, edit, read, settled};
+use crate::common::{Read, all_written, conditions, edit, read, settled};
 
 /// As upstream, where nothing has changed.
 const LOOK_EACH: Duration = Duration::from_secs(60);
@@ -40,11 +39,8 @@ pub async fn keep(engine: Arc<Engine>, user: User) {
     loop {
         let _ = time::timeout(LOOK_EACH, changed.notified()).await;
         time::sleep(SETTLE).await;
-        let done = match ensure(&engine, &user).await {
-            Ok(()) => tell_schemas(&engine, &user).await,
-            failed => failed,
-        };
-        if let Err(status) = done {
+        let ensured = ensure(&engine, &user).await;
+        if let Err(status) = tell_schemas(&engine, &user).await.and(ensured) {
             tracing::warn!(error = status.message, "levels and flow schemas not brought up to date; trying again");
         }
     }
@@ -63,16 +59,15 @@ pub async fn ensure(engine: &Arc<Engine>, user: &User) -> Result<(), Status> {
     let of_schemas = all.schemas.iter().map(|schema| (schemas(), objects::schema(schema), fixed_schema(&schema.name)));
     let wanted: Vec<_> = of_levels.chain(of_schemas).collect();
     let made: HashSet<(GroupResource, String)> = wanted.iter().map(|(gr, of, _)| (gr.clone(), read::name(of).to_owned())).collect();
-    try_join_all(wanted.into_iter().map(|(gr, of, strategy)| each(engine, user, gr, of, strategy))).await?;
-    for resource in [schemas(), levels()] {
-        for object in engine.cached_list(&resource, None) {
-            let is_unwanted = !made.contains(&(resource.clone(), object.key.name.clone()));
-            if is_unwanted && automatic(&object.value()) == Some(true) {
-                settled(engine.delete(&resource, &object.key, json!({}), user).await)?;
-            }
-        }
-    }
-    Ok(())
+    let name = |of: &Value| read::name(of).to_owned();
+    let written = all_written(wanted.into_iter().map(|(gr, of, strategy)| (name(&of), each(engine, user, gr, of, strategy)))).await;
+    let there = [schemas(), levels()].map(|gr| (gr.clone(), engine.cached_list(&gr, None)));
+    let there = there.iter().flat_map(|(gr, objects)| objects.iter().map(move |object| (gr, object)));
+    let unwanted =
+        there.filter(|(gr, object)| !made.contains(&((*gr).clone(), object.key.name.clone())) && automatic(&object.value()) == Some(true));
+    let delete = async |gr: &GroupResource, key: &Key| settled(engine.delete(gr, key, json!({}), user).await);
+    let deleted = all_written(unwanted.map(|(gr, object)| (object.key.name.clone(), delete(gr, &object.key)))).await;
+    written.and(deleted)
 }
 
 async fn each(engine: &Arc<Engine>, user: &User, gr: GroupResource, wanted: Value, strategy: Strategy) -> Result<(), Status> {
@@ -133,6 +128,7 @@ fn automatic(object: &Value) -> Option<bool> {
 
 /// Each schema's condition that says whether its level is missing. One after the other: none of them is in a hurry.
 async fn tell_schemas(engine: &Arc<Engine>, user: &User) -> Result<(), Status> {
+    let mut done = Ok(());
     for schema in engine.cached_list(&schemas(), None) {
         let object = schema.value();
         let level = object.at("spec").at("priorityLevelConfiguration").text("name").to_owned();
@@ -146,9 +142,10 @@ async fn tell_schemas(engine: &Arc<Engine>, user: &User) -> Result<(), Status> {
             }
             Ok(())
         };
-        settled(engine.update(&schemas(), &schema.key, "status", user, &change).await.map(drop))?;
+        let told = settled(engine.update(&schemas(), &schema.key, "status", user, &change).await.map(drop));
+        done = done.and(told);
     }
-    Ok(())
+    done
 }
 
 fn dangling(level: &str, is_there: bool) -> Value {

@@ -1,8 +1,15 @@
 //! Objects that the server makes of itself: levels, flow schemas, and an APIService of each group version.
 
-use api::{GroupResource, Key};
-use apiserver::identity::Auth;
-use kinds::{apiservice::register, auth::system_user, flow::keep};
+use std::sync::Arc;
+
+use api::{GroupResource, Key, Status};
+use apiserver::identity::{Admission, Auth, Review};
+use async_trait::async_trait;
+use kinds::{
+    apiservice::register,
+    auth::{self, system_user},
+    flow::keep,
+};
 use serde_json::json;
 
 use crate::room::Room;
@@ -54,4 +61,38 @@ async fn each_group_version_has_an_api_service() {
     }
     register::register(&room.engine, &system_user()).await.unwrap();
     assert!(of("v1.gone.example").is_none() && of("v1.theirs.example").is_some());
+}
+
+/// Says no to what a client does, as a webhook does that nobody answers for, and to the server's own objects of these names.
+struct Refuses(&'static [&'static str]);
+
+#[async_trait]
+impl Admission for Refuses {
+    fn name(&self) -> &'static str {
+        "Refuses"
+    }
+
+    async fn validate(&self, review: &Review<'_>) -> Result<(), Status> {
+        let is_let_in = review.ctx.is_own() && !self.0.contains(&review.ctx.name);
+        if is_let_in { Ok(()) } else { Err(Status::internal("no endpoints available for service")) }
+    }
+}
+
+#[tokio::test]
+async fn the_server_starts_whoever_refuses_what_clients_and_its_keepers_write() {
+    let refuses = Refuses(&["probes", "exempt", "v1.", "v1.apps"]);
+    let auth = Auth { admission: vec![Arc::new(refuses)], ..Auth::default() };
+    let room = Room::new(kinds::table(&kinds::Config::default()), auth).await;
+    auth::bootstrap(&room.engine).await.unwrap();
+    let names = |group: &str, resource: &str| -> Vec<String> {
+        room.engine.cached_list(&GroupResource::new(group, resource), None).iter().map(|object| object.key.name.clone()).collect()
+    };
+    assert!(names("", "namespaces").contains(&"kube-system".to_owned()));
+    assert!(names("rbac.authorization.k8s.io", "clusterroles").contains(&"cluster-admin".to_owned()));
+    let (services, schemas) = (names("apiregistration.k8s.io", "apiservices"), names("flowcontrol.apiserver.k8s.io", "flowschemas"));
+    assert!(services.contains(&"v1.batch".to_owned()) && !services.contains(&"v1.apps".to_owned()), "{services:?}");
+    assert!(schemas.contains(&"catch-all".to_owned()) && !schemas.contains(&"probes".to_owned()), "{schemas:?}");
+    // A client's are shown.
+    let (code, told) = room.post("/api/v1/namespaces", json!({"metadata": {"name": "theirs"}})).await;
+    assert_eq!(code, 500, "{told}");
 }

@@ -1,6 +1,13 @@
 //! What clients read in protobuf: objects, lists, watches, refusals; and what is not served so.
 
-use apiserver::{body::Response, identity::Auth};
+use std::sync::Arc;
+
+use api::{GroupResource, time::Timestamp};
+use apiserver::{
+    body::Response,
+    identity::Auth,
+    kind::{Ctx, Kind, Scope, Storage, Strategy},
+};
 use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::{BodyExt, Full};
@@ -139,4 +146,54 @@ async fn refusals_are_in_protobuf_and_tables_are_not() {
     assert_eq!(ask(&room, "GET", MAPS, &table).await.0, 406);
     let (code, kind, _) = ask(&room, "GET", MAPS, &format!("{table},application/json")).await;
     assert_eq!((code, kind.as_str()), (200, "application/json"));
+}
+
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
+/// A definition whose JSON has so many levels.
+fn nested(name: &str, levels: usize) -> Value {
+    let schema = (6..levels).fold(json!({}), |schema, _| json!({"not": schema}));
+    json!({"metadata": {"name": name}, "spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": schema}}]}})
+}
+
+/// Nests what is named so deeper than any body may be.
+struct Deepens;
+
+impl Strategy for Deepens {
+    fn prepare_create(&self, _: &Ctx<'_>, object: &mut Value) {
+        if object["metadata"]["name"] == "deeper" {
+            object["spec"] = nested("deeper", 140)["spec"].take();
+        }
+    }
+
+    fn cells(&self, _: &Value, _: Timestamp) -> Vec<Value> {
+        Vec::new()
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_is_an_error_and_no_empty_object() {
+    let package = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1";
+    let kind = Kind {
+        scope: Scope::Cluster,
+        storage: Storage::Kept { prefix: "definitions".into(), ttl_seconds: None },
+        ..kinds::common::kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", package, Deepens)
+    };
+    let room = Room::new(vec![Arc::new(kind)], Auth::default()).await;
+    Room::ok(room.post(DEFINITIONS, nested("deep", 127)).await);
+    assert_eq!(ask(&room, "GET", &format!("{DEFINITIONS}/deep"), PROTOBUF).await.0, 200);
+    assert_eq!(ask(&room, "GET", DEFINITIONS, PROTOBUF).await.0, 200);
+    assert_eq!(room.post(DEFINITIONS, nested("refused", 128)).await.0, 400, "what is taken can be written");
+    let definitions = GroupResource::new("apiextensions.k8s.io", "customresourcedefinitions");
+    room.engine.create(&definitions, "", nested("deeper", 6), &kinds::auth::system_user()).await.unwrap();
+    assert_eq!(ask(&room, "GET", &format!("{DEFINITIONS}/deeper"), PROTOBUF).await.0, 500);
+    assert_eq!(ask(&room, "GET", DEFINITIONS, PROTOBUF).await.0, 500);
+    for path in
+        ["?watch=true&resourceVersion=0", "?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"]
+    {
+        let (code, _, told) = ask(&room, "GET", &format!("{DEFINITIONS}{path}"), PROTOBUF).await;
+        assert_eq!(code, 200);
+        let words = |word: &[u8]| told.windows(word.len()).filter(|bytes| *bytes == word).count();
+        assert_eq!((words(b"ADDED"), words(b"ERROR"), words(b"BOOKMARK")), (1, 1, 0), "{path}");
+    }
 }

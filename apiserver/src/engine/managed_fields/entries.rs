@@ -109,6 +109,13 @@ impl Entry {
         }
     }
 
+    fn take_set(&mut self) -> Set {
+        match std::mem::replace(&mut self.fields, Fields::Set(Set::default())) {
+            Fields::Kept(fields) => Set::from_fields(&fields).unwrap_or_default(),
+            Fields::Set(set) => set,
+        }
+    }
+
     pub fn put(&mut self, set: Set) {
         self.fields = Fields::Set(set);
     }
@@ -123,7 +130,7 @@ impl Entry {
     pub fn meets(&self, set: &Set) -> bool {
         match &self.fields {
             Fields::Kept(fields) => set.meets(fields),
-            Fields::Set(own) => !own.intersection(set).is_empty(),
+            Fields::Set(own) => own.overlaps(set),
         }
     }
 
@@ -151,7 +158,8 @@ impl Entry {
     pub fn take_away(&mut self, sets: &[&Set]) {
         for set in sets {
             if self.meets(set) {
-                self.put(self.set().difference(set));
+                let own = self.take_set();
+                self.put(own.difference(set));
             }
         }
     }
@@ -269,7 +277,8 @@ impl Managed {
         match self.0.iter_mut().find(|entry| entry.who == *who) {
             Some(entry) => {
                 if !entry.has_all(added) || !entry.has_all(modified) {
-                    entry.put(entry.set().union(added).union(modified));
+                    let own = entry.take_set();
+                    entry.put(own.union(added).union(modified));
                 }
                 entry.time = Some(now.to_owned());
             }
@@ -280,35 +289,110 @@ impl Managed {
     /// Joins the oldest entries of updates where there are too many.
     pub fn cap(&mut self) {
         self.0.retain(|entry| !entry.is_empty());
-        let mut count = self.0.iter().filter(|entry| entry.who.operation == ManagerOperation::Update).count();
-        if count <= UPDATERS_MAX {
+        let is_update = |entry: &Entry| entry.who.operation == ManagerOperation::Update;
+        let mut beyond = self.0.iter().filter(|entry| is_update(entry)).count().saturating_sub(UPDATERS_MAX);
+        if beyond == 0 {
             return;
         }
         self.0.sort_by_cached_key(|entry| (entry.seconds(), entry.who.identifier()));
-        let mut firsts: BTreeMap<String, Who> = BTreeMap::new();
-        let updaters: Vec<Who> =
-            self.0.iter().filter(|entry| entry.who.operation == ManagerOperation::Update).map(|entry| entry.who.clone()).collect();
-        for who in updaters {
-            if count <= UPDATERS_MAX {
-                return;
+        let mut joins: BTreeMap<String, Join> = BTreeMap::new();
+        for mut entry in std::mem::take(&mut self.0) {
+            if beyond > 0 && is_update(&entry) {
+                if let Some(join) = joins.get_mut(&entry.version) {
+                    join.sets.push(entry.take_set());
+                    join.time = entry.time;
+                    beyond -= 1;
+                    continue;
+                }
+                joins.insert(entry.version.clone(), Join { first: self.0.len(), sets: Vec::new(), time: None });
             }
-            let Some(first) = firsts.get(&who.version).cloned() else {
-                firsts.insert(who.version.clone(), who);
-                continue;
-            };
-            let ancient = Who { manager: ANCIENT.into(), subresource: String::new(), ..who.clone() };
-            let Some(at) = self.0.iter().position(|entry| entry.who == who) else { continue };
-            let joined = self.0.remove(at);
-            if self.of(&ancient).is_none()
-                && let Some(entry) = self.0.iter_mut().find(|entry| entry.who == first)
-            {
-                entry.who = ancient.clone();
-            }
-            if let Some(entry) = self.0.iter_mut().find(|entry| entry.who == ancient) {
-                entry.put(entry.set().union(&joined.set()));
-                entry.time = joined.time;
-            }
-            count -= 1;
+            self.0.push(entry);
         }
+        for (version, Join { first, mut sets, time }) in joins.into_iter().filter(|(_, join)| !join.sets.is_empty()) {
+            let ancient = Who { manager: ANCIENT.into(), operation: ManagerOperation::Update, version, subresource: String::new() };
+            let at = self.0.iter().position(|entry| entry.who == ancient).unwrap_or(first);
+            let Some(entry) = self.0.get_mut(at) else { continue };
+            sets.push(entry.take_set());
+            entry.put(Set::united(sets));
+            (entry.who, entry.time) = (ancient, time);
+        }
+    }
+}
+
+/// Entries of one version that become one.
+struct Join {
+    /// Where the oldest of them stands, which the others are joined to.
+    first: usize,
+    sets: Vec<Set>,
+    /// That of the last.
+    time: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fields::Element;
+
+    const NOW: &str = "2026-01-01T00:00:00Z";
+
+    fn keys(keys: impl Iterator<Item = usize>) -> Set {
+        Set::of(keys.map(|at| vec![Element::field("data"), Element::field(&format!("key-{at:06}"))]))
+    }
+
+    fn entry(manager: usize, operation: ManagerOperation, set: Set) -> Entry {
+        let version = if operation == ManagerOperation::Apply { "" } else { "v1" };
+        let who = Who { manager: format!("m-{manager:04}"), operation, version: version.into(), subresource: String::new() };
+        Entry::new(who, "v1", Some(format!("2025-01-01T{:02}:{:02}:00Z", manager / 60, manager % 60)), set)
+    }
+
+    /// The oldest has many, the others have one each.
+    fn crowd(many: usize, operation: ManagerOperation) -> Managed {
+        let others = (1..ENTRIES_MAX).map(|at| entry(at, operation, keys(std::iter::once(many + at))));
+        Managed(std::iter::once(entry(0, operation, keys(0..many))).chain(others).collect())
+    }
+
+    #[test]
+    fn joining_many_entries_costs_what_they_have() {
+        const MANY: usize = 20_000;
+        let mut managed = crowd(MANY, ManagerOperation::Update);
+        let ((), steps) = api::steps::of(|| managed.cap());
+        assert!(steps < 4 * (MANY as u64 + ENTRIES_MAX as u64), "{steps}");
+        assert_eq!(managed.0.len(), UPDATERS_MAX);
+        let joined = ENTRIES_MAX - UPDATERS_MAX;
+        let ancient = managed.0.first().unwrap();
+        assert_eq!((ancient.who.manager.as_str(), ancient.time.as_deref()), (ANCIENT, Some("2025-01-01T16:30:00Z")));
+        assert_eq!(ancient.set(), keys((0..MANY).chain(MANY + 1..=MANY + joined)));
+    }
+
+    #[test]
+    fn taking_much_from_many_costs_what_they_have() {
+        const MANY: usize = 20_000;
+        let removed = keys(0..MANY + ENTRIES_MAX);
+        let kept = |mut entry: Entry| {
+            let fields = entry.take_set().to_fields();
+            Entry { fields: Fields::Kept(fields), ..entry }
+        };
+        let stored = Managed(crowd(MANY, ManagerOperation::Apply).0.into_iter().map(kept).collect());
+        for mut managed in [crowd(MANY, ManagerOperation::Apply), stored] {
+            let comparison = Comparison { added: keys(MANY * 2..MANY * 3), modified: Set::default(), removed: removed.clone() };
+            let who = entry(0, ManagerOperation::Update, Set::default()).who;
+            let compared = BTreeMap::from([("v1".to_owned(), comparison)]);
+            let ((), steps) = api::steps::of(|| managed.record(&who, "v1", &compared, NOW));
+            assert!(steps < 8 * (MANY as u64 + ENTRIES_MAX as u64), "{steps}");
+            assert_eq!(managed.0.len(), 1, "nobody else has anything left");
+            assert_eq!(managed.of(&who).unwrap().set(), keys(MANY * 2..MANY * 3));
+        }
+    }
+
+    #[test]
+    fn an_ancient_entry_takes_in_the_others_where_it_stands() {
+        let mut all: Vec<Entry> = (0..12).map(|at| entry(at, ManagerOperation::Update, keys(at..at + 2))).collect();
+        all[11].who.manager = ANCIENT.into();
+        let mut managed = Managed(all);
+        managed.cap();
+        assert_eq!(managed.0.len(), UPDATERS_MAX);
+        assert_eq!(managed.0[0].who.manager, "m-0000");
+        let ancient = managed.0.last().unwrap();
+        assert_eq!((ancient.who.manager.as_str(), ancient.set()), (ANCIENT, keys([1, 2, 3, 11, 12].into_iter())));
     }
 }

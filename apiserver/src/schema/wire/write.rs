@@ -17,9 +17,11 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{
-    DEPTH_MAX, Form, MAGIC, Table, Type, Wire,
+    Form, MAGIC, Table, Type, Wire,
     layout::{self, BYTES, Layout, Part, VARINT, put_varint, wrap},
 };
+// What was taken as JSON can be written.
+use crate::parse::DEPTH_MAX;
 
 const SCHEMA: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
 /// `time.Time{}.Unix()`: no time at all.

@@ -61,12 +61,15 @@ pub async fn ensure(engine: &Arc<Engine>, user: &User) -> Result<(), Status> {
     let made: HashSet<(GroupResource, String)> = wanted.iter().map(|(gr, of, _)| (gr.clone(), read::name(of).to_owned())).collect();
     let name = |of: &Value| read::name(of).to_owned();
     let written = all_written(wanted.into_iter().map(|(gr, of, strategy)| (name(&of), each(engine, user, gr, of, strategy)))).await;
-    let there = [schemas(), levels()].map(|gr| (gr.clone(), engine.cached_list(&gr, None)));
-    let there = there.iter().flat_map(|(gr, objects)| objects.iter().map(move |object| (gr, object)));
-    let unwanted =
-        there.filter(|(gr, object)| !made.contains(&((*gr).clone(), object.key.name.clone())) && automatic(&object.value()) == Some(true));
-    let delete = async |gr: &GroupResource, key: &Key| settled(engine.delete(gr, key, json!({}), user).await);
-    let deleted = all_written(unwanted.map(|(gr, object)| (object.key.name.clone(), delete(gr, &object.key)))).await;
+    let mut unwanted: Vec<(GroupResource, Key)> = Vec::new();
+    for gr in [schemas(), levels()] {
+        let there = engine.cached_list(&gr, None).into_iter().filter(|object| automatic(&object.value()) == Some(true));
+        let keys = there.map(|object| (gr.clone(), object.key.clone()));
+        unwanted.extend(keys.filter(|(gr, key)| !made.contains(&(gr.clone(), key.name.clone()))));
+    }
+    let deletions =
+        unwanted.into_iter().map(|(gr, key)| (key.name.clone(), async move { settled(engine.delete(&gr, &key, json!({}), user).await) }));
+    let deleted = all_written(deletions).await;
     written.and(deleted)
 }
 

@@ -64,8 +64,9 @@ pub const LARGE: &[Large] = &[
         let patch = json!({"metadata": {"labels": reversed(map(size))}});
         Ask { method: "PATCH", ..ask(&format!("{CONFIGMAPS}/x?dryRun=All"), "application/merge-patch+json", &patch, 200) }
     }),
-    asked("apply: labels", Some(|size| stored("metadata.labels", map(size))), |size| applied("labels", &reversed(map(size)))),
-    asked("apply: finalizers", Some(|size| stored("metadata.finalizers", names(size))), |size| {
+    // What is stored is small enough to be kept with its managedFields at each size: an object without them is another matter.
+    asked("apply: labels", Some(|size| stored("metadata.labels", map(size / 3))), |size| applied("labels", &reversed(map(size)))),
+    asked("apply: finalizers", Some(|size| stored("metadata.finalizers", names(size / 3))), |size| {
         applied("finalizers", &reversed(names(size / 66 * 63)))
     }),
     asked("JSON patch", Some(|size| stored("metadata.labels", map(size))), |size| {

@@ -34,8 +34,9 @@ pub(super) async fn begun(
     let Some(auditor) = &front.auditor else { return Ok(None) };
     let Some(audit) = auditor.begin(&auth::attributes(info, user), parts, user, &access.id()) else { return Ok(None) };
     let audit = Arc::new(audit.running_long(info.is_long_running()));
-    audit.received().await?;
+    // First: a request that is refused for its own event ends as refused, and not as one that nobody waited for.
     access.audited(&audit);
+    audit.received().await?;
     Ok(Some(audit))
 }
 

@@ -20,5 +20,5 @@ up:
 # One selection of packages for all of it: another would be another set of features, and another build of the world.
 test:
 	./deploy/setup.sh test
-	cargo test --workspace --lib --bins
+	cargo test --workspace --lib --bins --no-fail-fast
 	cargo test --workspace --test '*' --no-fail-fast

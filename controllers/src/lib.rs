@@ -17,6 +17,8 @@ mod namespace;
 mod namespaces;
 mod nodeipam;
 mod nodelifecycle;
+mod nodenews;
+mod nodettl;
 mod owned;
 mod podgc;
 mod protection;
@@ -106,6 +108,8 @@ const TABLE: &[Row] = &[
     ("namespace-controller", "namespace-controller", |s| s.run(namespace::Namespaces::new(s.caches, s.client()))),
     ("generic-garbage-collector", "garbage-collector-controller", |s| s.run(garbage::Garbage::new(s.client(), s.group))),
     ("node-controller", "node-controller", |s| s.run(nodelifecycle::NodeLifecycle::new(s.caches, &s.on_node, &s.config.nodes))),
+    ("node-controller", "node-controller", |s| s.run(nodenews::NodeNews::new(s.caches))),
+    ("ttl-controller", "ttl-controller", |s| s.run(nodettl::NodeTtl::new(s.caches))),
     ("node-controller", "taint-eviction-controller", |s| s.run(tainteviction::TaintEviction::new(s.caches, &s.on_node))),
     ("pod-garbage-collector", "pod-garbage-collector", |s| s.run(podgc::PodGc::new(s.caches, &s.on_node, s.client(), s.config))),
     ("pvc-protection-controller", "pvc-protection-controller", |s| s.run(protection::Claims::new(s.caches, s.client()))),

@@ -1,0 +1,87 @@
+//! A command line of a client -> its end within a bound, and what it said.
+
+use std::{path::PathBuf, process::Stdio, time::Duration};
+
+use e2e::{Server, root, tools};
+use tokio::process::{Child, Command};
+
+/// A command that has not ended by then has failed.
+const COMMAND_BOUND: Duration = Duration::from_secs(180);
+
+/// The programs, all of which talk to one server.
+pub struct Clients {
+    kubeconfig: PathBuf,
+    home: PathBuf,
+}
+
+/// How a command ended.
+pub struct Ended {
+    line: String,
+    ok: bool,
+    said: String,
+}
+
+impl Clients {
+    pub fn of(server: &Server) -> Self {
+        Self { kubeconfig: server.kubeconfig(), home: server.scratch() }
+    }
+
+    /// `helm <line>`, in the folder of this test, where `chart` is.
+    pub async fn helm(&self, line: &str) -> Ended {
+        self.run("helm", line.split(' ')).await
+    }
+
+    /// One of the programs in Python of this folder; panics unless it ends with 0.
+    pub async fn python(&self, program: &str, args: &[&str]) {
+        let said = self.run("python", [program].iter().chain(args).copied()).await.ok();
+        println!("{said}");
+    }
+
+    /// `kopf run` of the operator, until it is killed or dropped.
+    pub fn operator(&self) -> Child {
+        let args = ["-m", "kopf", "run", "--standalone", "--all-namespaces", "operator.py"];
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.operator_log()).expect("a file of our own");
+        let errors = log.try_clone().expect("a descriptor can be doubled");
+        let mut command = self.command("python");
+        command.args(args).stdout(log).stderr(errors).spawn().expect("python starts")
+    }
+
+    pub fn operator_log(&self) -> PathBuf {
+        self.home.join("operator.log")
+    }
+
+    async fn run<'a>(&self, program: &str, args: impl Iterator<Item = &'a str>) -> Ended {
+        let args: Vec<&str> = args.collect();
+        let line = format!("{program} {}", args.join(" "));
+        let mut command = self.command(program);
+        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let ended = tokio::time::timeout(COMMAND_BOUND, command.output()).await;
+        let out = ended.unwrap_or_else(|_| panic!("{line}: not within {} s", COMMAND_BOUND.as_secs())).expect("it starts");
+        let said = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
+        Ended { line, ok: out.status.success(), said }
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let path = tools().join("clients/bin").join(program);
+        assert!(path.is_file(), "{} is not there: run `deploy/setup.sh test`", path.display());
+        let mut command = Command::new(path);
+        command.current_dir(root().join("e2e/tests/clients")).env("KUBECONFIG", &self.kubeconfig).env("HOME", &self.home);
+        // Nothing is written beside the programs of the tree.
+        command.env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::null()).kill_on_drop(true);
+        command
+    }
+}
+
+impl Ended {
+    /// What it said; panics unless it ended with 0.
+    pub fn ok(self) -> String {
+        assert!(self.ok, "{} failed:\n{}", self.line, self.said);
+        self.said
+    }
+
+    /// What it said; panics if it ended with 0.
+    pub fn failed(self) -> String {
+        assert!(!self.ok, "{} should have failed:\n{}", self.line, self.said);
+        self.said
+    }
+}

@@ -3,12 +3,13 @@
 use std::time::Instant;
 
 use api::field_errors::FieldErrors;
+use cel::Resource;
 use kinds::common::{Path, Read, not_supported};
 use serde_json::{Map, Value};
 
 use super::{COMPILE_MAX, defaults, field_path, structural::structural};
 use crate::{
-    cel::{self, Resource},
+    rules,
     schema::{Additional, ListType, Node},
 };
 
@@ -64,7 +65,7 @@ pub fn schema(schema: &Value, was: Option<&Value>, has_status: bool, path: Path<
     // Of a schema that is wrong rules would only say what is wrong with it.
     if causes.0.len() == before {
         let node = Node::of(schema);
-        if cel::has_rules(&node) {
+        if rules::has_rules(&node) {
             compiled(schema, &node, Resource::Yes, None, path, causes, &Instant::now());
         }
     }
@@ -86,7 +87,7 @@ fn compiled(
             causes.forbidden(place, "the rules of the schema take too long to compile");
         }
     } else {
-        for (index, (found, rule)) in cel::compile(node, resource).into_iter().zip(schema.list("x-kubernetes-validations")).enumerate() {
+        for (index, (found, rule)) in rules::compile(node, resource).into_iter().zip(schema.list("x-kubernetes-validations")).enumerate() {
             let at = place.index(index);
             if let Some(why) = &found.error {
                 causes.invalid(at.field("rule"), rule.clone(), why);

@@ -2,8 +2,7 @@
 
 use std::{collections::HashMap, net::IpAddr, ops::Deref, rc::Rc, sync::Arc};
 
-use api::{quantity::Quantity, time::Timestamp};
-use kinds::common::Read;
+use api::{quantity::Quantity, read::Read, time::Timestamp};
 use serde_json::{Map, Value};
 
 use super::{syntax::Literal, types::unescaped};

@@ -1,0 +1,27 @@
+//! The Common Expression Language with the libraries that Kubernetes has: an expression -> its type, and its value.
+//!
+//! Of our own: the crates there are have neither types nor bounds. Every expression is checked against the types of its variables when it is written,
+//! and counts what it does when it runs. Sources: cel-spec, cel-go `checker`, `interpreter`, `ext`; apiserver `pkg/cel/library`.
+
+mod check;
+mod compare;
+mod eval;
+mod functions;
+mod lexer;
+mod parser;
+pub mod schema;
+mod strings;
+mod syntax;
+#[cfg(test)]
+mod tests;
+mod types;
+mod value;
+mod weight;
+mod words;
+
+pub use check::Checker;
+pub use eval::Run;
+pub use parser::parse;
+pub use syntax::{Expr, Issue};
+pub use types::{Resource, T};
+pub use value::{Evaluated, Failure, Meter, Patterns, Text, V};

@@ -14,7 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &["etcdpb"]),
     ("client", &["api", "podspec"]),
     ("apiserver", &["api", "store"]),
-    ("kinds", &["api", "apiserver", "podspec"]),
+    ("kinds", &["api", "apiserver", "cel", "podspec"]),
     ("apiextensions", &["api", "apiserver", "cel", "kinds"]),
     // For tests: nobody may know it but as a dev-dependency.
     ("door", &["api", "apiextensions", "apiserver", "client", "kinds", "store"]),

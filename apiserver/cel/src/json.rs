@@ -67,7 +67,7 @@ fn number(value: f64) -> Result<Value, Failure> {
 pub fn check_names(value: &V<'_>) -> Result<(), String> {
     let mut wrong = Vec::new();
     if let V::Message(message) = value {
-        names(value, &message.name.to_string(), &mut wrong);
+        names(value, &message.name, &mut wrong);
     }
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
 }

@@ -114,10 +114,10 @@ impl<'s> Environment<'s> {
         self.makes_patches = true;
     }
 
-    /// With `variables`, as yet none.
+    /// With `variables`, as yet none where there were none.
     #[must_use]
     pub fn composing(self) -> Self {
-        Self { variables: Some(Vec::new()), ..self }
+        Self { variables: Some(self.variables.unwrap_or_default()), ..self }
     }
 
     /// Adds one that those after it may name, be it that it cannot be compiled.

@@ -327,6 +327,8 @@ fn annotation(annotation: &Value, policy: &str, environment: &Environment<'_>, p
 
 /// The changes of a mutating policy.
 fn mutations(spec: Option<&Value>, mut environment: Environment<'_>, causes: &mut FieldErrors) {
+    // Without variables, too, there is the word for them.
+    environment = environment.composing();
     environment.make_patches();
     mutating_operations(spec.at("matchConstraints"), SPEC.field("matchConstraints"), causes);
     let (mutations, list) = (spec.list("mutations"), SPEC.field("mutations"));

@@ -201,7 +201,10 @@ async fn one(
         let Some(now) = &mut object else { break };
         match shown.mutated(policy, kind, mutation, now) {
             Ok(mut made) => {
-                kind.strategy.default(&mut made);
+                // What is no object of the kind has no defaults of its.
+                if review.ctx.body().1 == review.ctx.kind.gvk() {
+                    kind.strategy.default(&mut made);
+                }
                 *now = made;
             }
             Err(why) => tell(policy, Some(binding), &why, "Invalid", wrong),

@@ -106,11 +106,17 @@ impl ValidatingAdmissionPolicy {
         let kind = match policy.constraints.matches(review) {
             Ok(Some(kind)) => kind,
             Ok(None) => return Ok(()),
-            Err(why) => return Ok(misconfigured(policy, None, &why, denied)),
+            Err(why) => {
+                misconfigured(policy, None, &why, denied);
+                return Ok(());
+            }
         };
         let param_kind = match policy.param_kind(engine) {
             Ok(kind) => kind,
-            Err(why) => return Ok(misconfigured(policy, None, &why, denied)),
+            Err(why) => {
+                misconfigured(policy, None, &why, denied);
+                return Ok(());
+            }
         };
         let (mut annotations, mut shown) = (Annotations::default(), None);
         for binding in &hook.bindings {

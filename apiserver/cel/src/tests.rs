@@ -330,8 +330,8 @@ fn literals_with_names_are_objects() {
     let table = [
         ("Object{spec: Object.spec{replicas: object.n, ?none: object.?gone}}", r#"{"spec":{"replicas":3}}"#),
         (
-            "[JSONPatch{op: 'add', path: '/a/' + jsonpatch.escapeKey('b/c~d'), value: {'x': [1, 2.5, null]}}]",
-            r#"[{"op":"add","path":"/a/b~1c~0d","value":{"x":[1,2.5,null]}}]"#,
+            "[JSONPatch{op: 'add', path: '/a/' + jsonpatch.escapeKey('b/c~d'), value: {'x': [1.5, 2.0]}}]",
+            r#"[{"op":"add","path":"/a/b~1c~0d","value":{"x":[1.5,2]}}]"#,
         ),
         ("Object{a: 1}.a + 1", "2"),
         ("Object{a: 1} == Object{a: 1} && Object{a: 1} != Object{a: 2}", "true"),

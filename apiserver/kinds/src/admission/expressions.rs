@@ -131,6 +131,15 @@ impl<'s> Environment<'s> {
         found.map(|(expr, ..)| expr)
     }
 
+    /// Whether it is of any type at all.
+    ///
+    /// # Errors
+    /// What is wrong with it, as cel-go says it.
+    pub fn types(&self, source: &str) -> Result<(), String> {
+        let found = self.checked(source, Asks::Authorizer);
+        found.map(drop).map_err(|why| why.trim_start_matches("compilation failed: ").to_owned())
+    }
+
     /// # Errors
     /// What is wrong with it, as cel-go and upstream's compiler say it.
     pub fn compile(&self, source: &str, wanted: Wanted, asks: Asks) -> Result<Expr, String> {

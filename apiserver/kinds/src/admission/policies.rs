@@ -8,6 +8,7 @@ pub(crate) mod matching;
 mod mutating;
 mod params;
 mod policy;
+pub mod type_checks;
 mod validating;
 
 use std::{collections::HashMap, sync::Arc};

@@ -321,3 +321,45 @@ async fn a_webhook_is_asked_where_its_conditions_hold() {
     let words = "configmaps \"third\" is forbidden: expression 'object.data.none == 'x'' resulted in error: no such key: none";
     assert_eq!(status["message"], words);
 }
+
+/// After upstream's conformance test "should type check validation expressions".
+#[tokio::test]
+async fn expressions_are_checked_against_the_types_of_what_they_are_about() {
+    let room = room().await;
+    kinds::admission::policies::type_checks::start(&room.engine);
+    let deployments = || about("apps", "v1", "deployments");
+    let good = json!({"variables": [{"name": "n", "expression": "object.spec.replicas"}],
+        "validations": [{"expression": "variables.n > 1 && object.metadata.labels.all(k, k.size() < 9)"}]});
+    Room::ok(room.post(POLICIES, policy("good", deployments(), good)).await);
+    let confused = json!({"validations": [
+        {"expression": "object.spec.replicas > '1'", "messageExpression": "'wants replicas > 1, got ' + object.spec.replicas"},
+        {"expression": "object.spec.maxRetries < 10"}]});
+    Room::ok(room.post(POLICIES, policy("confused", deployments(), confused)).await);
+    let mut checked = Vec::new();
+    for name in ["good", "confused"] {
+        let path = format!("{POLICIES}/{name}");
+        let status = tokio::time::timeout(std::time::Duration::from_secs(60), async {
+            loop {
+                let found = room.get(&path).await;
+                if !found["status"]["typeChecking"].is_null() {
+                    return found["status"].clone();
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        checked.push(status.await.expect("policies are checked"));
+    }
+    assert_eq!(checked[0], json!({"observedGeneration": 1, "typeChecking": {}}));
+    let warnings = checked[1]["typeChecking"]["expressionWarnings"].as_array().unwrap();
+    let wanted = [
+        ("spec.validations[0].expression", "found no matching overload for '_>_' applied to '(int, string)'"),
+        ("spec.validations[0].messageExpression", "found no matching overload for '_+_' applied to '(string, int)'"),
+        ("spec.validations[1].expression", "undefined field 'maxRetries'"),
+    ];
+    assert_eq!(warnings.len(), wanted.len(), "{warnings:?}");
+    for (warning, (field, words)) in warnings.iter().zip(wanted) {
+        assert_eq!(warning["fieldRef"], field);
+        let told = warning["warning"].as_str().unwrap();
+        assert!(told.starts_with("apps/v1, Kind=Deployment: ERROR: <input>:1:") && told.contains(words), "{told}");
+    }
+}

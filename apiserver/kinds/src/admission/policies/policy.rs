@@ -63,15 +63,18 @@ pub(crate) enum Mutation {
     JsonPatch(Program),
 }
 
+/// `ParamKind`
+pub(super) fn kind_named(kind: &Value) -> Gvk {
+    let version = kind.text("apiVersion");
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    Gvk::new(group, version, kind.text("kind"))
+}
+
 impl Viewed for Policy {
     fn read(object: &Object) -> Self {
         let value = object.value();
         let spec = value.at("spec");
-        let kind = spec.at("paramKind").map(|kind| {
-            let version = kind.text("apiVersion");
-            let (group, version) = version.split_once('/').unwrap_or(("", version));
-            Gvk::new(group, version, kind.text("kind"))
-        });
+        let kind = spec.at("paramKind").map(kind_named);
         Self {
             name: read::name(&value).to_owned(),
             constraints: MatchResources::read(spec.at("matchConstraints")),

@@ -7,6 +7,7 @@ mod authorization;
 mod check;
 mod compare;
 mod composed;
+pub mod estimate;
 mod eval;
 mod functions;
 mod json;

@@ -27,12 +27,26 @@ pub struct Compiled {
     pub error: Option<String>,
     pub message_error: Option<String>,
     pub uses_old: bool,
+    /// What one run costs at most, of the rule and of its message.
+    pub cost: u64,
+    pub message_cost: u64,
 }
 
 /// The rules of one level, parsed at first use on each thread that runs them.
 pub fn compile(node: &Node, resource: Resource) -> Vec<Compiled> {
     let typ = T::of(node, resource);
-    node.more().rules.iter().map(|rule| one(rule, typ.clone())).collect()
+    node.more().rules.iter().map(|rule| one(rule, typ.clone()).estimated(rule, node)).collect()
+}
+
+impl Compiled {
+    fn estimated(self, rule: &Rule, node: &Node) -> Self {
+        let cost = |source: &str, error: &Option<String>| match (error, parse(source)) {
+            (None, Ok(expr)) if !source.is_empty() => cel::estimate::cost(&expr, node),
+            _ => 0,
+        };
+        let (of_rule, of_message) = (cost(&rule.rule, &self.error), cost(&rule.message_expression, &self.message_error));
+        Self { cost: of_rule, message_cost: of_message, ..self }
+    }
 }
 
 fn one(rule: &Rule, typ: Option<T<'_>>) -> Compiled {
@@ -60,7 +74,7 @@ fn one(rule: &Rule, typ: Option<T<'_>>) -> Compiled {
             Ok(_) => Some("messageExpression must evaluate to a string".to_owned()),
         },
     };
-    Compiled { error, message_error, uses_old }
+    Compiled { error, message_error, uses_old, ..Compiled::default() }
 }
 
 /// Whether any level has rules: most schemas have none, and their objects are not gone through.

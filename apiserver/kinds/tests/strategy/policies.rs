@@ -1,8 +1,11 @@
 //! Admission policies and match conditions: what they refuse, warn of, write down and change. After upstream's
 //! `test/e2e/apimachinery/{validatingadmissionpolicy,mutatingadmissionpolicy}.go` and `test/integration/apiserver/cel`.
 
-use apiserver::identity::Auth;
+use apiserver::identity::{Auth, Peer, User};
+use http::Request;
+use http_body_util::Full;
 use serde_json::{Value, json};
+use tower::ServiceExt;
 
 use crate::room::Room;
 
@@ -186,6 +189,20 @@ async fn namespace_and_authorizer_and_old_object_are_seen() {
     let (code, status) = room.patch(&format!("{MAPS}/m"), json!({"data": {"keep": "2"}})).await;
     assert_eq!(code, 422, "{status}");
     assert!(status["message"].as_str().unwrap().ends_with("keep it"), "{status}");
+}
+
+#[tokio::test]
+async fn a_binding_may_warn_where_another_denies() {
+    let room = room().await;
+    let spec = json!({"validations": [{"expression": "'owner' in object.data", "message": "who owns it?"}]});
+    refuse(&room, "owned", about("", "v1", "configmaps"), spec, json!({"validationActions": ["Warn", "Audit"]})).await;
+    let body = map("m", json!({"a": "b"})).to_string();
+    let request = Request::builder().method("POST").uri(MAPS).header("content-type", "application/json");
+    let user = User { name: "tester".into(), ..User::default() };
+    let reply = room.front.clone().oneshot(request.extension(Peer::local(user)).body(Full::new(body.into())).unwrap()).await.unwrap();
+    assert_eq!(reply.status(), 201);
+    let told = "Validation failed for ValidatingAdmissionPolicy 'owned' with binding 'owned-binding': who owns it?";
+    assert_eq!(reply.headers()["warning"], format!("299 - {told:?}"));
 }
 
 #[tokio::test]

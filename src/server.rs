@@ -139,6 +139,7 @@ impl Control {
         engine.ready().await;
         Box::pin(kinds::service::bootstrap(&engine, &config)).await;
         Box::pin(apiextensions::start(&engine)).await;
+        kinds::admission::policies::type_checks::start(&engine);
         let listener = listen(flags).await.with_context(|| format!("port {} of {}", flags.secure_port, flags.bind_address))?;
         let seats = Seats::new(Limits::for_files(serve::CONNECTIONS_MAX, files));
         let port = listener.local_addr()?.port();

@@ -6,6 +6,7 @@ mod claims;
 pub(crate) mod context;
 pub(crate) mod create;
 pub(crate) mod delete;
+mod equivalent;
 pub(crate) mod event_history;
 mod follow;
 pub(crate) mod form;
@@ -38,6 +39,7 @@ use tokio::sync::{Mutex, watch};
 
 use registry::{Registry, Served};
 
+pub use admit::merged;
 pub use cache::Change;
 pub use claims::Claims;
 pub use context::{Ctx, Manager, ManagerOperation};

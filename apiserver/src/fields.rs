@@ -2,6 +2,7 @@
 //!
 //! Pure: values and schemas in, values and sets out. Sources: structured-merge-diff v6 (`fieldpath`, `typed`, `merge`), KEP-555.
 
+mod atomics;
 mod compare;
 mod element;
 mod items;
@@ -13,6 +14,7 @@ mod set;
 mod typ;
 mod validate;
 
+pub use atomics::atomics;
 pub use compare::{Comparison, Side, compare};
 pub use element::Element;
 pub use items::{Mode, ensure_named, set_of};

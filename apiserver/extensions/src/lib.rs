@@ -2,7 +2,6 @@
 //!
 //! Source: apiextensions-apiserver.
 
-mod cel;
 mod columns;
 pub mod definition;
 mod json_path;
@@ -10,6 +9,7 @@ pub mod names;
 mod naming;
 mod published;
 mod resource;
+mod rules;
 pub mod schema;
 mod serving;
 

@@ -24,10 +24,9 @@ use kinds::{
 use serde_json::Value;
 
 use crate::{
-    cel,
     columns::{self, Cells},
     json_path::JsonPath,
-    published,
+    published, rules,
     schema::{Judged, Node, complete, embedded, judge, lists, prune},
 };
 
@@ -114,7 +113,7 @@ impl Whole<'_> {
                 scale: version.at("subresources").at("scale").map(Scale::of),
                 warning: self.deprecation(&gvk, version),
                 ending: self.is_ending.then_some(Ending),
-                has_rules: cel::has_rules(&node),
+                has_rules: rules::has_rules(&node),
                 node,
             }),
         }
@@ -369,7 +368,7 @@ impl CustomResources {
         let judged = if causes.0.iter().any(blocks) { Judged::Blocked } else { judged };
         match judged {
             _ if !self.has_rules => {}
-            Judged::Complete => cel::run(&self.node, new, old, Path::ROOT, causes),
+            Judged::Complete => rules::run(&self.node, new, old, Path::ROOT, causes),
             Judged::Blocked => {
                 let why = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
                 causes.invalid("<nil>", Value::Null, why);

@@ -10,10 +10,13 @@ use api::field_errors::FieldErrors;
 use apiserver::kind::{Kind, Scope, Strategy, names};
 use serde_json::{Value, json};
 
-use crate::common::{
-    self, Path, Read,
-    edit::{child, default_to, each},
-    name_rules, selector, well_formed,
+use crate::{
+    admission::expressions::{Asks, Environment, Wanted},
+    common::{
+        self, Path, Read,
+        edit::{child, default_to, each},
+        name_rules, selector, well_formed,
+    },
 };
 
 const GROUP: &str = "admissionregistration.k8s.io";
@@ -133,6 +136,13 @@ fn operations(rule: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     word(Some(rule), "scope", SCOPES, path, causes);
 }
 
+/// `validateCELCondition`
+fn compiles(environment: &Environment<'_>, text: &str, wanted: Wanted, asks: Asks, path: Path<'_>, causes: &mut FieldErrors) {
+    if let Err(why) = environment.compile(text, wanted, asks) {
+        causes.invalid(path, text, &why);
+    }
+}
+
 /// A list that must not be empty, and in which `*` stands alone.
 fn alone(list: &[Value], what: &str, path: Path<'_>, causes: &mut FieldErrors) {
     if list.is_empty() {
@@ -184,16 +194,17 @@ fn resources(list: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
     }
 }
 
-/// `validateMatchConditions`, but for what the expressions mean.
-fn match_conditions(list: &[Value], path: Path<'_>, causes: &mut FieldErrors) {
+/// `validateMatchConditions`
+fn match_conditions(list: &[Value], environment: &Environment<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     if list.len() > CONDITIONS {
         causes.too_many(path, list.len(), CONDITIONS);
     }
     let mut seen = HashSet::new();
     for (i, condition) in list.iter().enumerate() {
         let (at, name) = (path.index(i), condition.text("name"));
-        if condition.text("expression").trim().is_empty() {
-            causes.required(at.field("expression"), "");
+        match condition.text("expression").trim() {
+            "" => causes.required(at.field("expression"), ""),
+            text => compiles(environment, text, Wanted::Bool, Asks::Authorizer, at.field("expression"), causes),
         }
         match name {
             "" => causes.required(at.field("name"), ""),
@@ -256,11 +267,12 @@ mod tests {
 
     #[test]
     fn conditions_have_names_of_their_own() {
-        let list = [json!({"name": "a", "expression": "true"}), json!({"name": "a", "expression": " "}), json!({"expression": "x"})];
+        let list = [json!({"name": "a", "expression": "true"}), json!({"name": "a", "expression": " "}), json!({"expression": "1 == 1"})];
         let wanted = ["c[1].expression: Required value", "c[1].name: Duplicate value: \"a\"", "c[2].name: Required value"];
-        assert_eq!(texts(|c| match_conditions(&list, Path::new("c"), c)), wanted);
-        let many: Vec<Value> = (0..65).map(|i| json!({"name": format!("a{i}"), "expression": "x"})).collect();
-        assert_eq!(texts(|c| match_conditions(&many, Path::new("c"), c)), ["c: Too many: 65: must have at most 64 items"]);
+        let environment = Environment::new();
+        assert_eq!(texts(|c| match_conditions(&list, &environment, Path::new("c"), c)), wanted);
+        let many: Vec<Value> = (0..65).map(|i| json!({"name": format!("a{i}"), "expression": "true"})).collect();
+        assert_eq!(texts(|c| match_conditions(&many, &environment, Path::new("c"), c)), ["c: Too many: 65: must have at most 64 items"]);
     }
 
     #[test]

@@ -26,7 +26,6 @@ pub mod amount;
 pub mod conditions;
 pub mod diff;
 pub mod edit;
-pub mod name_rules;
 pub mod node;
 pub mod path;
 pub mod query;
@@ -36,6 +35,7 @@ pub mod selector;
 pub mod table;
 pub mod webhook;
 
+pub use api::name_rules;
 pub use path::Path;
 pub use read::Read;
 

@@ -9,7 +9,9 @@ use super::{
     managed_fields, meta,
 };
 use crate::{
+    fields::{self, Typ},
     identity::{Operation, Reinvocation, Review, Reviewed},
+    kind::Kind,
     schema::FieldValidation,
 };
 
@@ -46,6 +48,24 @@ pub(crate) async fn validate(ctx: &Ctx<'_>, object: Option<&Value>, old: Option<
         plugin.validate(&review).await?;
     }
     Ok(())
+}
+
+/// An object of `kind` with what an apply configuration says put over it, which nobody comes to own (`ApplyStructuredMergeDiff`).
+///
+/// # Errors
+/// The configuration is not of the schema, or would change a part as a whole.
+pub fn merged(kind: &Kind, subresource: &str, object: &Value, patch: &Value) -> Result<Value, String> {
+    let structure = kind.body_schema(subresource).structure();
+    let typ = structure.as_ref().map_or(Typ::OPEN, Typ::of);
+    fields::validate(typ, patch).map_err(|why| format!("failed to convert patch object to typed object: {why}"))?;
+    let atomics = fields::atomics(typ, patch);
+    if !atomics.is_empty() {
+        let all = atomics.join(", ");
+        return Err(format!("invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {all}"));
+    }
+    let mut merged = object.clone();
+    fields::merge(typ, &mut merged, patch);
+    Ok(merged)
 }
 
 impl Review<'_> {

@@ -90,10 +90,7 @@ impl<'a> Ctx<'a> {
 
     /// The schema and the kind of what is written: the object's, or those of the subresource's body.
     pub fn body(&self) -> (&'a Schema, Gvk) {
-        match self.kind.subresource(self.subresource).filter(|_| !self.kind.is_object_of(self.subresource)) {
-            Some(sub) => (&sub.schema, sub.body.clone()),
-            None => (&self.kind.schema, self.kind.gvk()),
-        }
+        (self.kind.body_schema(self.subresource), self.kind.body_kind(self.subresource))
     }
 
     /// Whether the API server itself does it, and not for a client: webhooks are not asked about that.

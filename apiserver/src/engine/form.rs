@@ -154,6 +154,22 @@ pub(crate) async fn to_stored(served: &Served, value: &Value) -> Result<Bytes, S
     }
 }
 
+/// A value in another form, by the conversion of the kind that is not the stored one.
+///
+/// # Errors
+/// Those of a conversion that is asked for.
+pub(crate) async fn by(conversion: &Conversion, to: &Kind, value: Value) -> Result<Value, Status> {
+    match conversion {
+        Conversion::None => Ok(typed_as(to, value)),
+        Conversion::Direct(convert) => {
+            let mut converted = typed_as(to, convert(&to.gvk(), value));
+            to.schema.complete(&mut converted);
+            Ok(converted)
+        }
+        Conversion::Remote(converter) => one(convert(converter, &to.gvk(), vec![value]).await?),
+    }
+}
+
 /// Whether the object is in another version than `served` shows.
 fn converts(served: &Served, object: &Object) -> bool {
     match &served.kind.conversion {

@@ -407,6 +407,22 @@ impl Kind {
         self.subresource(subresource).is_none_or(|sub| matches!(sub.handler, Handler::Status | Handler::Object))
     }
 
+    /// The schema of what is written under the subresource: the object's, or that of its body.
+    pub fn body_schema(&self, subresource: &str) -> &Schema {
+        match self.subresource(subresource).filter(|_| !self.is_object_of(subresource)) {
+            Some(sub) => &sub.schema,
+            None => &self.schema,
+        }
+    }
+
+    /// The kind of it.
+    pub fn body_kind(&self, subresource: &str) -> Gvk {
+        match self.subresource(subresource).filter(|_| !self.is_object_of(subresource)) {
+            Some(sub) => sub.body.clone(),
+            None => self.gvk(),
+        }
+    }
+
     pub(crate) fn has_status(&self) -> bool {
         self.subresource("status").is_some_and(|sub| matches!(sub.handler, Handler::Status))
     }

@@ -108,6 +108,10 @@ impl Registry {
         Self::of(kinds, caches)
     }
 
+    pub fn served(&self) -> impl Iterator<Item = &Served> {
+        self.served.iter()
+    }
+
     pub fn kinds(&self) -> impl Iterator<Item = &Arc<Kind>> {
         self.served.iter().map(|served| &served.kind)
     }

@@ -19,14 +19,14 @@ rules:
 - {level: Metadata}
 "#;
 
-struct Audited {
-    server: Server,
+pub struct Audited {
+    pub server: Server,
     log: PathBuf,
     _dir: tempfile::TempDir,
 }
 
 impl Audited {
-    async fn start(mode: &str) -> Self {
+    pub async fn start(mode: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (policy, log) = (dir.path().join("policy.yaml"), dir.path().join("audit.log"));
         fs::write(&policy, POLICY).unwrap();
@@ -39,7 +39,7 @@ impl Audited {
     }
 
     /// The events about `uri`, once there are `count`.
-    async fn events(&self, uri: &str, count: usize) -> Vec<Value> {
+    pub async fn events(&self, uri: &str, count: usize) -> Vec<Value> {
         let mut found = Vec::new();
         eventually(uri, SOON, async || {
             let text = fs::read_to_string(&self.log).unwrap();

@@ -3,14 +3,21 @@
 use std::time::Instant;
 
 use api::field_errors::FieldErrors;
+use cel::{Resource, estimate};
 use kinds::common::{Path, Read, not_supported};
 use serde_json::{Map, Value};
 
 use super::{COMPILE_MAX, defaults, field_path, structural::structural};
 use crate::{
-    cel::{self, Resource},
+    rules,
     schema::{Additional, ListType, Node},
 };
+
+/// What a rule may cost as it is estimated, wherever it is run (`StaticEstimatedCostLimit`), and all rules of a version (`StaticEstimatedCRDCostLimit`).
+const RULE_COST_MAX: u64 = 10_000_000;
+const SCHEMA_COST_MAX: u64 = 100_000_000;
+/// Of the dearest rules.
+const DEAR_TOLD_MAX: usize = 4;
 
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
 /// Words that may stand at the root beside a status subresource, and what Go calls them.
@@ -64,36 +71,42 @@ pub fn schema(schema: &Value, was: Option<&Value>, has_status: bool, path: Path<
     // Of a schema that is wrong rules would only say what is wrong with it.
     if causes.0.len() == before {
         let node = Node::of(schema);
-        if cel::has_rules(&node) {
-            compiled(schema, &node, Resource::Yes, None, path, causes, &Instant::now());
+        if rules::has_rules(&node) {
+            let mut costs = Costs::new();
+            compiled(schema, &node, Resource::Yes, (None, Some(1)), path, causes, &mut costs);
+            costs.tell(path, causes);
         }
     }
 }
 
-/// The rules of a level and of those below. `list` is one whose elements cannot be told again after a change.
+/// The rules of a level and of those below. `list` is one whose elements cannot be told again after a change; `times` is how often the level may be
+/// there, where that is said.
 fn compiled(
     schema: &Value,
     node: &Node,
     resource: Resource,
-    list: Option<&str>,
+    (list, times): (Option<&str>, Option<u64>),
     path: Path<'_>,
     causes: &mut FieldErrors,
-    begun: &Instant,
+    costs: &mut Costs,
 ) {
     let place = path.field("x-kubernetes-validations");
-    if node.more().rules.is_empty() || begun.elapsed() > COMPILE_MAX {
+    if node.more().rules.is_empty() || costs.begun.elapsed() > COMPILE_MAX {
         if !node.more().rules.is_empty() {
             causes.forbidden(place, "the rules of the schema take too long to compile");
         }
     } else {
-        for (index, (found, rule)) in cel::compile(node, resource).into_iter().zip(schema.list("x-kubernetes-validations")).enumerate() {
+        for (index, (found, rule)) in rules::compile(node, resource).into_iter().zip(schema.list("x-kubernetes-validations")).enumerate() {
             let at = place.index(index);
+            let times = times.unwrap_or_else(|| estimate::cardinality(node));
+            costs.rule(found.cost.saturating_mul(times), at, causes);
             if let Some(why) = &found.error {
                 causes.invalid(at.field("rule"), rule.clone(), why);
             }
             if let Some(why) = &found.message_error {
                 causes.invalid(at.field("messageExpression"), rule.clone(), why);
             }
+            costs.message(found.message_cost, at, causes);
             if let Some(list) = list.filter(|_| found.uses_old) {
                 let why = format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {list}");
                 causes.invalid(at.field("rule"), rule.text("rule"), &why);
@@ -112,17 +125,83 @@ fn compiled(
     let own = path.to_string();
     if let (Some(inner), Some(items)) = (schema.at("items"), &node.items) {
         let list = if node.list_type == ListType::Map { list } else { list.or(Some(&own)) };
-        compiled(inner, items, Resource::No, list, path.field("items"), causes, begun);
+        let times = product(times, node.limits().max_items);
+        compiled(inner, items, Resource::No, (list, times), path.field("items"), causes, costs);
     }
     if let (Some(inner), Additional::Of(held)) = (schema.at("additionalProperties"), &node.additional) {
-        compiled(inner, held, Resource::No, list, path.field("additionalProperties"), causes, begun);
+        let times = product(times, node.limits().max_properties);
+        compiled(inner, held, Resource::No, (list, times), path.field("additionalProperties"), causes, costs);
     }
     for (name, inner) in node.properties.iter() {
         let at = path.field("properties");
         if let Some(schema) = schema.at("properties").at(name) {
-            compiled(schema, inner, Resource::No, list, at.key(name), causes, begun);
+            compiled(schema, inner, Resource::No, (list, times), at.key(name), causes, costs);
         }
     }
+}
+
+fn product(times: Option<u64>, most: Option<i64>) -> Option<u64> {
+    Some(times?.saturating_mul(u64::try_from(most?).unwrap_or(0)))
+}
+
+/// What the rules of a schema cost at most (`TotalCost`).
+struct Costs {
+    begun: Instant,
+    total: u64,
+    /// The dearest, with where they stand.
+    dear: Vec<(u64, String)>,
+}
+
+impl Costs {
+    fn new() -> Self {
+        Self { begun: Instant::now(), total: 0, dear: Vec::new() }
+    }
+
+    fn rule(&mut self, cost: u64, at: Path<'_>, causes: &mut FieldErrors) {
+        if cost > RULE_COST_MAX {
+            causes.forbidden(at.field("rule"), &exceeds("estimated rule cost", cost, RULE_COST_MAX));
+        }
+        self.add(cost, at.field("rule"));
+    }
+
+    fn message(&mut self, cost: u64, at: Path<'_>, causes: &mut FieldErrors) {
+        if cost > RULE_COST_MAX {
+            causes.forbidden(at.field("messageExpression"), &exceeds("estimated messageExpression cost", cost, RULE_COST_MAX));
+        }
+        self.add(cost, at.field("messageExpression"));
+    }
+
+    fn add(&mut self, cost: u64, at: Path<'_>) {
+        self.total = self.total.saturating_add(cost);
+        if cost >= SCHEMA_COST_MAX / 100 {
+            self.dear.push((cost, at.to_string()));
+            self.dear.sort_by_key(|(cost, _)| std::cmp::Reverse(*cost));
+            self.dear.truncate(DEAR_TOLD_MAX);
+        }
+    }
+
+    fn tell(&self, path: Path<'_>, causes: &mut FieldErrors) {
+        if self.total <= SCHEMA_COST_MAX {
+            return;
+        }
+        for (_, at) in &self.dear {
+            causes.forbidden(at.as_str(), "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema");
+        }
+        let what = "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema";
+        causes.forbidden(path, &exceeds(what, self.total, SCHEMA_COST_MAX));
+    }
+}
+
+/// `getCostErrorMessage`
+fn exceeds(what: &str, cost: u64, most: u64) -> String {
+    let factor = cost as f64 / most as f64;
+    let factor = match factor {
+        factor if factor > 100.0 => "more than 100x".to_owned(),
+        factor if factor < 1.5 => format!("{factor:.6}x"),
+        factor => format!("{factor:.1}x"),
+    };
+    let hint = "(try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)";
+    format!("{what} exceeds budget by factor of {factor} {hint}")
 }
 
 fn root_words(schema: &Value, path: Path<'_>, causes: &mut FieldErrors) {

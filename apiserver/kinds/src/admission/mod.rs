@@ -12,12 +12,15 @@ pub mod certificate_signing;
 pub mod certificate_subject_restriction;
 pub mod default_class;
 pub mod default_toleration_seconds;
+pub(crate) mod expressions;
 pub mod limit_ranger;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod persistent_volume_claim_resize;
 pub mod pod_security;
+pub mod policies;
 pub mod priority;
+pub(crate) mod request;
 pub mod resource_quota;
 pub mod runtime_class;
 pub mod service_account;
@@ -44,7 +47,9 @@ pub fn chain() -> Vec<Arc<dyn Admission>> {
         Arc::new(certificate_signing::CertificateSigning),
         Arc::new(certificate_subject_restriction::CertificateSubjectRestriction),
         Arc::new(default_class::DefaultClass::of_ingress()),
+        Arc::new(policies::MutatingAdmissionPolicy::default()),
         Arc::new(webhooks::MutatingAdmissionWebhook::default()),
+        Arc::new(policies::ValidatingAdmissionPolicy::default()),
         Arc::new(webhooks::ValidatingAdmissionWebhook::default()),
         Arc::new(resource_quota::ResourceQuota::default()),
     ]
@@ -95,7 +100,9 @@ mod tests {
             "CertificateSigning",
             "CertificateSubjectRestriction",
             "DefaultIngressClass",
+            "MutatingAdmissionPolicy",
             "MutatingAdmissionWebhook",
+            "ValidatingAdmissionPolicy",
             "ValidatingAdmissionWebhook",
             "ResourceQuota",
         ];

@@ -1,12 +1,11 @@
 //! MutatingAdmissionWebhook, ValidatingAdmissionWebhook: writes are shown to those outside whom the configurations name; the first may change them,
 //! both may refuse.
 //!
-//! Sources: apiserver `pkg/admission/plugin/webhook/{generic,mutating,validating,errors}`. Not yet: `matchConditions`, and `matchPolicy: Equivalent` is
-//! `Exact` (other versions of a kind than the one that is written are not looked for).
+//! Sources: apiserver `pkg/admission/plugin/webhook/{generic,mutating,validating,errors,matchconditions}`.
 
 mod config;
 mod exchange;
-mod rules;
+pub(crate) mod rules;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -15,16 +14,23 @@ use apiserver::{
     engine::{Engine, View},
     front::json_patch,
     identity::{Admission, Operation, Review},
-    kind::Ctx,
+    kind::{Ctx, Kind},
     outbound::Unanswered,
 };
 use async_trait::async_trait;
+use cel::Authority;
 use serde_json::{Value, json};
 
+pub(crate) use self::config::resource;
 use self::{
-    config::{Configuration, Hook, resource},
+    config::{Configuration, Hook},
     exchange::Answer,
-    rules::About,
+};
+use super::{
+    expressions::{Authorizers, CONDITIONS_COST_MAX, Evaluation, Scope},
+    forbidden,
+    policies::matching::matched,
+    request::{self, Versioned, converted_back, is_namespace},
 };
 use crate::common::Read;
 
@@ -104,14 +110,12 @@ impl MutatingAdmissionWebhook {
         at: usize,
         index: usize,
     ) -> Result<(), Status> {
-        if !is_asked(hook, review)? {
-            return Ok(());
-        }
+        let Some(kind) = is_asked(hook, review).await? else { return Ok(()) };
         let (id, is_again) = (format!("{}/{}/{at}", configuration.name, hook.name), review.reinvocation.is_again());
         if is_again && !review.reinvocation.memory::<Memory>(MUTATING).again.contains(&id) {
             return Ok(());
         }
-        let done = mutate(review, hook).await;
+        let done = mutate(review, hook, &kind).await;
         let place = format!("round_{}_index_{index}", u8::from(is_again));
         let changed = matches!(done, Ok(true));
         let told = json!({"configuration": configuration.name, "webhook": hook.name, "mutated": changed});
@@ -143,13 +147,16 @@ impl Admission for ValidatingAdmissionWebhook {
         let configurations = all(&self.0, review)?;
         let mut asked = Vec::new();
         for hook in configurations.iter().flat_map(|configuration| &configuration.hooks) {
-            if is_asked(hook, review)? {
-                asked.push(hook);
+            if let Some(kind) = is_asked(hook, review).await? {
+                asked.push((hook, kind));
             }
         }
         // All at a time: none of them changes what the others see.
-        let answers = asked.iter().enumerate().map(|(index, hook)| async move {
-            let done = ask(review, hook, false).await.map(drop);
+        let answers = asked.iter().enumerate().map(|(index, (hook, kind))| async move {
+            let done = match shown(review, hook, kind).await {
+                Ok(shown) => ask(review, hook, &shown, May::Refuse).await.map(drop),
+                Err(failed) => Err(failed),
+            };
             let failed_open = format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{index}");
             done.or_else(|failed| settled(failed, hook, review.ctx, &failed_open))
         });
@@ -173,23 +180,50 @@ fn all(view: &View<Configuration>, review: &Review<'_>) -> Result<Arc<[Arc<Confi
     view.of("").map_err(|_| Status::internal("there are more webhook configurations than can be looked at"))
 }
 
-/// `ShouldCallHook`
-fn is_asked(hook: &Hook, review: &Review<'_>) -> Result<bool, Status> {
-    let about = About::of(review);
-    if !hook.rules.iter().any(|rule| rule.matches(&about)) {
-        return Ok(false);
-    }
+/// Whether a webhook may send a patch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum May {
+    Change,
+    Refuse,
+}
+
+/// The kind in whose version it is asked; `None` where it is not (`ShouldCallHook`).
+async fn is_asked(hook: &Hook, review: &Review<'_>) -> Result<Option<Arc<Kind>>, Status> {
+    let Some(kind) = matched(&hook.rules, hook.match_policy, review) else { return Ok(None) };
     if !selects_namespace(&hook.namespaces, review)? || !selects_object(&hook.objects, review)? {
-        return Ok(false);
+        return Ok(None);
     }
-    if hook.has_conditions {
-        return Err(Status::internal(format!("webhook {:?} has matchConditions, which are not evaluated yet", hook.name)));
+    let conditions = hook.conditions();
+    if conditions.is_empty() {
+        return Ok(Some(kind));
     }
-    Ok(true)
+    let versioned = Versioned::of(review, &kind).await?;
+    let request = request::request(review, &kind);
+    let authorizers = Authorizers { engine: review.ctx.engine, user: review.ctx.user };
+    let scope = Scope {
+        object: versioned.object.as_deref(),
+        old: versioned.old.as_deref(),
+        namespace: None,
+        params: None,
+        request: &request,
+        authority: Authority::new(&authorizers, request::check(review.ctx)),
+    };
+    let holds = Evaluation::new(&scope, &[], CONDITIONS_COST_MAX).hold(conditions);
+    match holds {
+        Ok(holds) => Ok(holds.then_some(kind)),
+        Err(_) if hook.ignores_failure => Ok(None),
+        Err(why) => Err(forbidden(review, &why)),
+    }
+}
+
+/// What the webhook is shown.
+async fn shown<'a>(review: &'a Review<'_>, hook: &Hook, kind: &Arc<Kind>) -> Result<Versioned<'a>, Failed> {
+    let failed = |status: Status| Failed::Calling(format!("failed calling webhook {:?}: {}", hook.name, status.message));
+    Versioned::of(review, kind).await.map_err(failed)
 }
 
 /// `MatchNamespaceSelector`
-fn selects_namespace(selector: &Result<Option<Labels>, String>, review: &Review<'_>) -> Result<bool, Status> {
+pub(crate) fn selects_namespace(selector: &Result<Option<Labels>, String>, review: &Review<'_>) -> Result<bool, Status> {
     let selector = match selector {
         Ok(Some(selector)) if !selector.is_empty() => selector,
         Ok(_) => return Ok(true),
@@ -213,7 +247,7 @@ fn selects_namespace(selector: &Result<Option<Labels>, String>, review: &Review<
 }
 
 /// `MatchObjectSelector`: the new object or the old one.
-fn selects_object(selector: &Result<Option<Labels>, String>, review: &Review<'_>) -> Result<bool, Status> {
+pub(crate) fn selects_object(selector: &Result<Option<Labels>, String>, review: &Review<'_>) -> Result<bool, Status> {
     match selector {
         Ok(Some(selector)) if !selector.is_empty() => {
             let objects = [review.object.as_deref(), review.old];
@@ -224,33 +258,32 @@ fn selects_object(selector: &Result<Option<Labels>, String>, review: &Review<'_>
     }
 }
 
-fn is_namespace(ctx: &Ctx<'_>) -> bool {
-    ctx.kind.group.is_empty() && ctx.kind.plural == "namespaces"
-}
-
 fn selects(selector: &Labels, object: Option<&Value>) -> bool {
     let labels = object.at("metadata").at("labels");
     selector.matches_with(|key| labels.and_then(|labels| labels.get(key)).and_then(Value::as_str))
 }
 
 /// Whether the webhook changed the object.
-async fn mutate(review: &mut Review<'_>, hook: &Hook) -> Result<bool, Failed> {
-    let answer = ask(review, hook, true).await?;
+async fn mutate(review: &mut Review<'_>, hook: &Hook, kind: &Arc<Kind>) -> Result<bool, Failed> {
+    let internal = |why: String| Failed::Refused(Status::internal(why));
+    let seen = shown(review, hook, kind).await?;
+    let answer = ask(review, hook, &seen, May::Change).await?;
     let Some(operations) = answer.patch.filter(|patch| patch.as_array().is_none_or(|operations| !operations.is_empty())) else {
         return Ok(false);
     };
-    let internal = |why: String| Failed::Refused(Status::internal(why));
-    let Some(object) = review.object.as_deref() else {
+    let Some(object) = seen.object else {
         let why = "attempted to modify the object, which is not supported for this operation";
         return Err(internal(format!("admission webhook {:?} {why}", hook.name)));
     };
-    let (before, mut after) = (object.clone(), object.clone());
+    let mut after = object.into_owned();
     json_patch(operations, &mut after).map_err(|status| internal(status.message))?;
+    let after = converted_back(review.ctx, kind, after).await.map_err(Failed::Refused)?;
+    let before = review.object.as_deref().cloned();
     review.replace(MUTATING, after).map_err(Failed::Refused)?;
-    Ok(review.object.as_deref() != Some(&before))
+    Ok(review.object.as_deref() != before.as_ref())
 }
 
-async fn ask(review: &Review<'_>, hook: &Hook, may_patch: bool) -> Result<Answer, Failed> {
+async fn ask(review: &Review<'_>, hook: &Hook, shown: &Versioned<'_>, may: May) -> Result<Answer, Failed> {
     let (ctx, name) = (review.ctx, &hook.name);
     if ctx.dry_run && !matches!(hook.side_effects.as_deref(), Some("None" | "NoneOnDryRun")) {
         return Err(Failed::Refused(Status::bad_request(format!("admission webhook {name:?} does not support dry run"))));
@@ -261,7 +294,7 @@ async fn ask(review: &Review<'_>, hook: &Hook, may_patch: bool) -> Result<Answer
     })?;
     let callee = hook.callee(ctx.engine).map_err(|why| calling(&format!("could not get REST client: {why}")))?;
     let uid = uuid::Uuid::new_v4().to_string();
-    let body = exchange::request(review, version, &uid).to_string();
+    let body = exchange::request(review, shown, version, &uid).to_string();
     let (path, url) = (hook.path(), callee.url(&hook.path()));
     let answered = callee.post(&path, body.into(), hook.timeout).await.map_err(|unanswered| match unanswered {
         Unanswered::TooMany => {
@@ -277,7 +310,7 @@ async fn ask(review: &Review<'_>, hook: &Hook, may_patch: bool) -> Result<Answer
             ))
         }
     })?;
-    let answer = Answer::read(&answered, version, &uid, may_patch);
+    let answer = Answer::read(&answered, version, &uid, may == May::Change);
     let answer = answer.map_err(|why| calling(&format!("received invalid webhook response: {why}")))?;
     for (key, value) in &answer.annotations {
         ctx.annotate(&format!("{name}/{key}"), value.clone());

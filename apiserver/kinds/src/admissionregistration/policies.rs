@@ -1,21 +1,24 @@
 //! ValidatingAdmissionPolicy and MutatingAdmissionPolicy: the strategy of rules in CEL about what may be stored, and of changes before it is. Source:
 //! `pkg/registry/admissionregistration`, `validateValidatingAdmissionPolicySpec`, `validateMutatingAdmissionPolicySpec`.
-//!
-//! Expressions are text here: what they mean is not looked at.
 
 use std::{borrow::Cow, collections::HashSet};
 
 use api::{field_errors::FieldErrors, time::Timestamp};
 use apiserver::kind::{Column, Ctx, Kind, Strategy};
+use cel::T;
 use serde_json::Value;
 
 use super::{
-    FAILURE_POLICIES, REINVOCATION_POLICIES, default_match, match_conditions, match_resources, mutating_operations, required_word, word,
+    FAILURE_POLICIES, REINVOCATION_POLICIES, compiles, default_match, match_conditions, match_resources, mutating_operations,
+    required_word, word,
 };
-use crate::common::{
-    self, Path, Read, conditions,
-    edit::{default_to, keep_metadata, make_child, set},
-    name_rules, read, table, well_formed,
+use crate::{
+    admission::expressions::{Asks, Environment, Wanted},
+    common::{
+        self, Path, Read, conditions,
+        edit::{default_to, keep_metadata, make_child, set},
+        name_rules, read, table, well_formed,
+    },
 };
 
 const SPEC: Path<'static> = Path::new("spec");
@@ -97,13 +100,13 @@ impl Strategy for ValidatingPolicies {
     }
 
     fn validate_create(&self, object: &Value, causes: &mut FieldErrors) {
-        policy(object, None, causes);
-        rules(object, causes);
+        let environment = policy(object, None, causes);
+        rules(object, &environment, causes);
     }
 
     fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
-        policy(new, Some(old), causes);
-        rules(new, causes);
+        let environment = policy(new, Some(old), causes);
+        rules(new, &environment, causes);
     }
 
     fn validate_subresource(&self, _subresource: &str, new: &Value, _old: &Value, causes: &mut FieldErrors) {
@@ -137,13 +140,13 @@ impl Strategy for MutatingPolicies {
     }
 
     fn validate_create(&self, object: &Value, causes: &mut FieldErrors) {
-        policy(object, None, causes);
-        mutations(object.at("spec"), causes);
+        let environment = policy(object, None, causes);
+        mutations(object.at("spec"), environment, causes);
     }
 
     fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
-        policy(new, Some(old), causes);
-        mutations(new.at("spec"), causes);
+        let environment = policy(new, Some(old), causes);
+        mutations(new.at("spec"), environment, causes);
     }
 
     fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
@@ -169,8 +172,8 @@ fn cells(object: &Value, field: &str, now: Timestamp) -> Vec<Value> {
     vec![read::name(object).into(), spec.list(field).len().into(), params.into(), table::age(object, now)]
 }
 
-/// What both have: when they fail, what they are about, conditions and variables.
-fn policy(object: &Value, old: Option<&Value>, causes: &mut FieldErrors) {
+/// What both have: when they fail, what they are about, conditions and variables. What their expressions may name comes back.
+fn policy(object: &Value, old: Option<&Value>, causes: &mut FieldErrors) -> Environment<'static> {
     let spec = object.at("spec");
     required_word(spec, "failurePolicy", FAILURE_POLICIES, SPEC, causes);
     if let Some(kind) = spec.at("paramKind") {
@@ -186,30 +189,45 @@ fn policy(object: &Value, old: Option<&Value>, causes: &mut FieldErrors) {
             }
         }
     }
+    let params = || spec.at("paramKind").map(|_| T::Dyn);
     let is_old = |field: &str| old.is_some_and(|old| read::same(spec.at(field), old.at("spec").at(field)));
     if !(is_old("paramKind") && is_old("matchConditions")) {
-        match_conditions(spec.list("matchConditions"), SPEC.field("matchConditions"), causes);
+        let environment = Environment::new().with_params(params());
+        match_conditions(spec.list("matchConditions"), &environment, SPEC.field("matchConditions"), causes);
     }
-    for (i, variable) in spec.list("variables").iter().enumerate() {
-        self::variable(variable, SPEC.field("variables").index(i), causes);
+    let mut environment = Environment::new().with_params(params());
+    let variables = spec.list("variables");
+    if !variables.is_empty() {
+        environment = environment.composing();
     }
+    for (i, variable) in variables.iter().enumerate() {
+        self::variable(variable, &mut environment, SPEC.field("variables").index(i), causes);
+    }
+    environment
 }
 
-fn variable(variable: &Value, path: Path<'_>, causes: &mut FieldErrors) {
+fn variable(variable: &Value, environment: &mut Environment<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     let name = variable.text("name");
     if name.trim().is_empty() {
         causes.required(path.field("name"), "name is not specified");
     } else if !is_identifier(name) {
         causes.invalid(path.field("name"), name, "must be a valid CEL identifier");
     }
-    expression(variable, "expression", path, causes);
+    let text = variable.text("expression");
+    if is_there(variable, "expression", path, causes)
+        && let Err(why) = environment.variable(name, text)
+    {
+        causes.invalid(path.field("expression"), text, &why);
+    }
 }
 
-/// An expression that must be there.
-fn expression(of: &Value, field: &str, path: Path<'_>, causes: &mut FieldErrors) {
-    if of.text(field).trim().is_empty() {
+/// Whether an expression is there, which must be.
+fn is_there(of: &Value, field: &str, path: Path<'_>, causes: &mut FieldErrors) -> bool {
+    let is_there = !of.text(field).trim().is_empty();
+    if !is_there {
         causes.required(path.field(field), &format!("{field} is not specified"));
     }
+    is_there
 }
 
 fn is_identifier(name: &str) -> bool {
@@ -249,7 +267,7 @@ fn param_kind(kind: &Value, path: Path<'_>, causes: &mut FieldErrors) {
 }
 
 /// The rules of a validating policy.
-fn rules(object: &Value, causes: &mut FieldErrors) {
+fn rules(object: &Value, environment: &Environment<'_>, causes: &mut FieldErrors) {
     let spec = object.at("spec");
     let (validations, annotations) = (spec.list("validations"), spec.list("auditAnnotations"));
     let (list, audits) = (SPEC.field("validations"), SPEC.field("auditAnnotations"));
@@ -258,7 +276,7 @@ fn rules(object: &Value, causes: &mut FieldErrors) {
         return causes.required(audits, NO_RULES);
     }
     for (i, validation) in validations.iter().enumerate() {
-        self::validation(validation, list.index(i), causes);
+        self::validation(validation, environment, list.index(i), causes);
     }
     if annotations.len() > ANNOTATIONS {
         let text = format!("must not have more than {ANNOTATIONS} auditAnnotations");
@@ -266,19 +284,23 @@ fn rules(object: &Value, causes: &mut FieldErrors) {
     }
     let mut seen = HashSet::new();
     for (i, annotation) in annotations.iter().enumerate() {
-        self::annotation(annotation, read::name(object), audits.index(i), causes);
+        self::annotation(annotation, read::name(object), environment, audits.index(i), causes);
         if !seen.insert(annotation.text("key")) {
             causes.duplicate(audits.index(i).field("key"), annotation.text("key"));
         }
     }
 }
 
-fn validation(validation: &Value, path: Path<'_>, causes: &mut FieldErrors) {
-    expression(validation, "expression", path, causes);
+fn validation(validation: &Value, environment: &Environment<'_>, path: Path<'_>, causes: &mut FieldErrors) {
+    if is_there(validation, "expression", path, causes) {
+        compiles(environment, validation.text("expression"), Wanted::Bool, Asks::Authorizer, path.field("expression"), causes);
+    }
     let blank = |text: &str| !text.is_empty() && text.trim().is_empty();
     let (message, computed) = (validation.text("message"), validation.text("messageExpression"));
     if blank(computed) {
         causes.invalid(path.field("messageExpression"), computed, "must be non-empty if specified");
+    } else if !computed.is_empty() {
+        compiles(environment, computed, Wanted::Text, Asks::Nobody, path.field("messageExpression"), causes);
     }
     if blank(message) {
         causes.invalid(path.field("message"), message, "must be non-empty if specified");
@@ -288,7 +310,7 @@ fn validation(validation: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     word(Some(validation), "reason", REASONS, path, causes);
 }
 
-fn annotation(annotation: &Value, policy: &str, path: Path<'_>, causes: &mut FieldErrors) {
+fn annotation(annotation: &Value, policy: &str, environment: &Environment<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     let (key, value) = (annotation.text("key"), annotation.text("valueExpression").trim());
     if policy.is_empty() {
         causes.invalid(path.field("key"), key, "requires metadata.name be non-empty");
@@ -298,20 +320,23 @@ fn annotation(annotation: &Value, policy: &str, path: Path<'_>, causes: &mut Fie
     }
     if value.len() > VALUE_BYTES {
         causes.required(path.field("valueExpression"), &format!("must not exceed {VALUE_BYTES} bytes in length"));
-    } else {
-        expression(annotation, "valueExpression", path, causes);
+    } else if is_there(annotation, "valueExpression", path, causes) {
+        compiles(environment, value, Wanted::TextOrNull, Asks::Authorizer, path.field("valueExpression"), causes);
     }
 }
 
 /// The changes of a mutating policy.
-fn mutations(spec: Option<&Value>, causes: &mut FieldErrors) {
+fn mutations(spec: Option<&Value>, mut environment: Environment<'_>, causes: &mut FieldErrors) {
+    // Without variables, too, there is the word for them.
+    environment = environment.composing();
+    environment.make_patches();
     mutating_operations(spec.at("matchConstraints"), SPEC.field("matchConstraints"), causes);
     let (mutations, list) = (spec.list("mutations"), SPEC.field("mutations"));
     if mutations.is_empty() {
         causes.required(list, "mutations must contain at least one item");
     }
     for (i, mutation) in mutations.iter().enumerate() {
-        self::mutation(mutation, list.index(i), causes);
+        self::mutation(mutation, &environment, list.index(i), causes);
     }
     match spec.text("reinvocationPolicy") {
         "" => causes.required(SPEC.field("reinvocationPolicy"), ""),
@@ -319,18 +344,20 @@ fn mutations(spec: Option<&Value>, causes: &mut FieldErrors) {
     }
 }
 
-fn mutation(mutation: &Value, path: Path<'_>, causes: &mut FieldErrors) {
+fn mutation(mutation: &Value, environment: &Environment<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     let kind = mutation.text("patchType");
-    let (own, other) = match kind {
+    let (own, other, wanted) = match kind {
         "" => return causes.required(path.field("patchType"), ""),
-        "JSONPatch" => ("jsonPatch", "applyConfiguration"),
-        "ApplyConfiguration" => ("applyConfiguration", "jsonPatch"),
+        "JSONPatch" => ("jsonPatch", "applyConfiguration", Wanted::Patches),
+        "ApplyConfiguration" => ("applyConfiguration", "jsonPatch", Wanted::Object),
         kind => return causes.not_supported(path.field("patchType"), kind, PATCHES),
     };
     match mutation.at(own) {
         None => causes.required(path.field(own), &format!("must be specified when patchType is {kind}")),
-        Some(patch) if patch.text("expression").trim().is_empty() => causes.required(path.field(own).field("expression"), ""),
-        Some(_) => {}
+        Some(patch) => match patch.text("expression").trim() {
+            "" => causes.required(path.field(own).field("expression"), ""),
+            text => compiles(environment, text, wanted, Asks::Authorizer, path.field(own).field("expression"), causes),
+        },
     }
     if mutation.at(other).is_some() {
         causes.invalid(path.field(other), format!("{{{other}}}"), &format!("must not be specified when patchType is {kind}"));

@@ -8,10 +8,13 @@ use apiserver::kind::{Column, Kind, Strategy};
 use serde_json::{Value, json};
 
 use super::{FAILURE_POLICIES, MATCH_POLICIES, REINVOCATION_POLICIES, default_rules, match_conditions, operations, word};
-use crate::common::{
-    Path, Read,
-    edit::{child, default_to, each},
-    name_rules, read, selector, table, webhook, well_formed,
+use crate::{
+    admission::expressions::Environment,
+    common::{
+        Path, Read,
+        edit::{child, default_to, each},
+        name_rules, read, selector, table, webhook, well_formed,
+    },
 };
 
 const SIDE_EFFECTS: &[&str] = &["None", "NoneOnDryRun", "Some", "Unknown"];
@@ -127,7 +130,7 @@ impl Configurations {
         }
         webhook::client(hook.at("clientConfig"), path.field("clientConfig"), causes);
         if !lenient.conditions {
-            match_conditions(hook.list("matchConditions"), path.field("matchConditions"), causes);
+            match_conditions(hook.list("matchConditions"), &Environment::new(), path.field("matchConditions"), causes);
         }
     }
 }

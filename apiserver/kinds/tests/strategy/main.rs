@@ -11,6 +11,7 @@ mod limits;
 mod looks;
 mod own;
 mod pods;
+mod policies;
 mod protobuf;
 mod rights;
 mod robust;

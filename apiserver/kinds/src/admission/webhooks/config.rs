@@ -17,7 +17,14 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::rules::Rule;
-use crate::{common::selector, service};
+use crate::{
+    admission::{
+        expressions::{Asks, Condition, Environment, Program, Wanted},
+        policies::matching::{MatchPolicy, NamedRule},
+    },
+    common::selector,
+    service,
+};
 
 /// As upstream where nothing is said (`defaults.go` of admissionregistration v1).
 const TIMEOUT_SECONDS: u64 = 10;
@@ -33,7 +40,7 @@ pub(super) struct Configuration {
 /// One webhook of it.
 pub(super) struct Hook {
     pub name: String,
-    pub rules: Vec<Rule>,
+    pub rules: Vec<NamedRule>,
     /// `failurePolicy: Ignore`
     pub ignores_failure: bool,
     /// An error is what is wrong with it; none selects all.
@@ -45,7 +52,10 @@ pub(super) struct Hook {
     pub version: Option<&'static str>,
     /// `reinvocationPolicy: IfNeeded`
     pub is_reinvoked: bool,
-    pub has_conditions: bool,
+    pub match_policy: MatchPolicy,
+    /// Texts of its match conditions.
+    conditions: Vec<String>,
+    compiled: OnceLock<Vec<Condition>>,
     client: ClientConfig,
     callee: OnceLock<Result<Arc<Callee>, String>>,
 }
@@ -76,7 +86,14 @@ struct StoredHook {
     timeout_seconds: Option<u64>,
     admission_review_versions: Option<Vec<String>>,
     reinvocation_policy: Option<String>,
-    match_conditions: Option<Vec<Value>>,
+    match_conditions: Option<Vec<StoredCondition>>,
+    match_policy: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct StoredCondition {
+    expression: String,
 }
 
 #[derive(Clone, Default, Deserialize)]
@@ -123,7 +140,7 @@ impl Hook {
         let seconds = stored.timeout_seconds.unwrap_or(TIMEOUT_SECONDS).clamp(1, TIMEOUT_SECONDS_MAX);
         Self {
             name: stored.name,
-            rules: stored.rules.unwrap_or_default(),
+            rules: stored.rules.unwrap_or_default().into_iter().map(NamedRule::of).collect(),
             ignores_failure: stored.failure_policy.as_deref() == Some("Ignore"),
             namespaces: selector::parse(stored.namespace_selector.as_ref()),
             objects: selector::parse(stored.object_selector.as_ref()),
@@ -131,10 +148,21 @@ impl Hook {
             timeout: Duration::from_secs(seconds),
             version: stored.admission_review_versions.iter().flatten().find_map(known),
             is_reinvoked: stored.reinvocation_policy.as_deref() == Some("IfNeeded"),
-            has_conditions: stored.match_conditions.is_some_and(|conditions| !conditions.is_empty()),
+            match_policy: MatchPolicy::of(stored.match_policy.as_deref().unwrap_or_default()),
+            conditions: stored.match_conditions.unwrap_or_default().into_iter().map(|condition| condition.expression).collect(),
+            compiled: OnceLock::new(),
             client: stored.client_config,
             callee: OnceLock::new(),
         }
+    }
+
+    /// Its match conditions, compiled when they are first asked for.
+    pub fn conditions(&self) -> &[Condition] {
+        self.compiled.get_or_init(|| {
+            let environment = Environment::new();
+            let one = |source: &String| Condition { program: Program::new(&environment, source, Wanted::Bool, Asks::Authorizer) };
+            self.conditions.iter().map(one).collect()
+        })
     }
 
     /// Path and query, with how long we wait.
@@ -188,6 +216,6 @@ fn at_service(engine: &Arc<Engine>, reference: &ServiceReference, port: u16) -> 
     })
 }
 
-pub(super) fn resource(plural: &'static str) -> GroupResource {
+pub(crate) fn resource(plural: &'static str) -> GroupResource {
     GroupResource::new("admissionregistration.k8s.io", plural)
 }

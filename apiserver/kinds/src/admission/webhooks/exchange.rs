@@ -10,7 +10,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::rules;
+use crate::admission::request::{self, Versioned};
 
 /// A webhook's refusal lets nobody wait longer for the next try.
 const RETRY_AFTER_SECONDS_MAX: u64 = 60;
@@ -52,44 +52,13 @@ struct Response {
 }
 
 /// The body of a request to a webhook that understands `version`.
-pub(super) fn request(review: &Review<'_>, version: &str, uid: &str) -> Value {
-    let ctx = review.ctx;
-    let (kind, (_, gvk)) = (ctx.kind, ctx.body());
-    let gvk = json!({"group": gvk.group, "version": gvk.version, "kind": gvk.kind});
-    let gvr = json!({"group": kind.group, "version": kind.version, "resource": kind.plural});
-    let namespace = if super::is_namespace(ctx) { ctx.name } else { ctx.namespace };
-    let mut request = json!({"uid": uid, "kind": gvk, "resource": gvr, "requestKind": gvk, "requestResource": gvr});
-    let mut put = |name: &str, value: &str| {
-        if !value.is_empty() {
-            request[name] = value.into();
-        }
-    };
-    put("subResource", ctx.subresource);
-    put("requestSubResource", ctx.subresource);
-    put("name", ctx.name);
-    put("namespace", namespace);
-    put("operation", rules::word(ctx.operation));
-    request["userInfo"] = user(review);
-    request["object"] = review.object.as_deref().cloned().unwrap_or_default();
-    request["oldObject"] = review.old.cloned().unwrap_or_default();
-    request["dryRun"] = ctx.dry_run.into();
-    request["options"] = ctx.options.clone();
+pub(super) fn request(review: &Review<'_>, shown: &Versioned<'_>, version: &str, uid: &str) -> Value {
+    let mut request = request::request(review, &shown.kind);
+    let body = |value: &Option<Cow<'_, Value>>| value.as_deref().cloned().unwrap_or_default();
+    request["uid"] = uid.into();
+    request["object"] = body(&shown.object);
+    request["oldObject"] = body(&shown.old);
     json!({"kind": "AdmissionReview", "apiVersion": format!("admission.k8s.io/{version}"), "request": request})
-}
-
-fn user(review: &Review<'_>) -> Value {
-    let user = review.ctx.user;
-    let mut info = json!({"username": user.name});
-    if !user.uid.is_empty() {
-        info["uid"] = user.uid.as_str().into();
-    }
-    if !user.groups.is_empty() {
-        info["groups"] = user.groups.clone().into();
-    }
-    if !user.extra.is_empty() {
-        info["extra"] = user.extra.iter().map(|(key, values)| (key.clone(), Value::from(values.clone()))).collect::<Map<_, _>>().into();
-    }
-    info
 }
 
 impl Answer {

@@ -53,17 +53,23 @@ impl Rule {
     }
 
     pub fn matches(&self, about: &About<'_>) -> bool {
+        self.matches_in_any_version(about) && has(&self.api_groups, about.group) && has(&self.api_versions, about.version)
+    }
+
+    /// Resources as they are written: `pods`, `pods/status`, `*`.
+    pub fn resources(&self) -> impl Iterator<Item = &str> {
+        self.resources.iter().flatten().map(String::as_str)
+    }
+
+    /// Whether it would match but for group and version.
+    pub fn matches_in_any_version(&self, about: &About<'_>) -> bool {
         let scope = match self.scope.as_deref() {
             None | Some("*") => true,
             Some("Namespaced") => about.is_namespaced,
             Some("Cluster") => !about.is_namespaced,
             Some(_) => false,
         };
-        scope
-            && has(&self.operations, about.operation)
-            && has(&self.api_groups, about.group)
-            && has(&self.api_versions, about.version)
-            && self.resources.iter().flatten().any(|rule| is_about(rule, about))
+        scope && has(&self.operations, about.operation) && self.resources.iter().flatten().any(|rule| is_about(rule, about))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Each rule gives all its errors; an empty list is a well-formed name.
 
-use api::selector::{is_dns_label, is_dns_subdomain, is_label_value};
+use crate::selector::{is_dns_label, is_dns_subdomain, is_label_value};
 
 const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
 const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
@@ -103,7 +103,7 @@ pub fn label_value(value: &str) -> Vec<String> {
         errors.push("must be no more than 63 bytes".into());
     }
     if !value.is_empty() && !is_label_shaped(value) {
-        errors.push(api::selector::LABEL_VALUE_RULE.into());
+        errors.push(crate::selector::LABEL_VALUE_RULE.into());
     }
     errors
 }

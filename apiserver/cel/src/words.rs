@@ -2,8 +2,7 @@
 
 use std::{cmp::Ordering, net::IpAddr, rc::Rc, str::FromStr};
 
-use api::quantity::Quantity;
-use kinds::common::name_rules;
+use api::{name_rules, quantity::Quantity};
 
 use super::value::{Failure, Meter, Semver, Text, V};
 use crate::schema::formats;
@@ -292,8 +291,8 @@ fn validated<'v>(format: &str, text: &str) -> V<'v> {
         "dns1123LabelPrefix" => name_rules::dns_label(whole),
         "dns1123Subdomain" => name_rules::dns_subdomain(text),
         "dns1123SubdomainPrefix" => name_rules::dns_subdomain(whole),
-        "dns1035Label" => crate::names::label_1035(text),
-        "dns1035LabelPrefix" => crate::names::label_1035(whole),
+        "dns1035Label" => name_rules::dns_1035_label(text),
+        "dns1035LabelPrefix" => name_rules::dns_1035_label(whole),
         "qualifiedName" => name_rules::qualified(text),
         "labelValue" => name_rules::label_value(text),
         "uri" => of("uri", "invalid URI"),

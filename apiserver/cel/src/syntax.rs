@@ -21,6 +21,8 @@ pub enum Node {
     Call(Option<Box<Expr>>, String, Vec<Expr>),
     List(Vec<(Expr, Optional)>),
     Map(Vec<(Expr, Expr, Optional)>),
+    /// `Object.spec{replicas: 1}`: the type's name, and the fields.
+    Message(String, Vec<(String, Expr, Optional)>),
     /// Of the range, with the variables' names and what is worked out for each.
     Macro(Macro, Box<Expr>, Vec<String>, Vec<Expr>),
     /// `cel.bind(name, value, body)`

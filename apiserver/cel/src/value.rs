@@ -2,11 +2,15 @@
 
 use std::{collections::HashMap, net::IpAddr, ops::Deref, rc::Rc, sync::Arc};
 
-use api::{quantity::Quantity, time::Timestamp};
-use kinds::common::Read;
+use api::{quantity::Quantity, read::Read, time::Timestamp};
 use serde_json::{Map, Value};
 
-use super::{syntax::Literal, types::unescaped};
+use super::{
+    authorization::{Authority, Check, Verdict},
+    composed::Composed,
+    syntax::Literal,
+    types::unescaped,
+};
 use crate::schema::{Node, Type, formats, pattern::Pattern};
 
 #[derive(Clone, Debug)]
@@ -37,6 +41,20 @@ pub enum V<'v> {
     Semver(Rc<Semver>),
     /// A format by name.
     Format(Rc<str>),
+    Authorizer(Authority<'v>),
+    Check(Authority<'v>, Rc<Check>),
+    Decision(Rc<Verdict>),
+    /// A literal with a name, and its fields.
+    Message(Rc<Message<'v>>),
+    /// What composed expressions are selected from.
+    Variables(Rc<Composed<'v>>),
+}
+
+/// `Object.spec{replicas: 1}`
+#[derive(Debug)]
+pub struct Message<'v> {
+    pub name: Rc<str>,
+    pub fields: Vec<(Rc<str>, V<'v>)>,
 }
 
 #[derive(Clone, Debug)]
@@ -158,6 +176,12 @@ impl<'v> V<'v> {
             Self::Url(_) => "kubernetes.URL",
             Self::Semver(_) => "kubernetes.Semver",
             Self::Format(_) => "kubernetes.NamedFormat",
+            Self::Authorizer(_) => "kubernetes.authorization.Authorizer",
+            Self::Check(_, check) => check.type_name(),
+            Self::Decision(_) => "kubernetes.authorization.Decision",
+            Self::Message(message) if *message.name == *"JSONPatch" => "JSONPatch",
+            Self::Message(_) => "Object",
+            Self::Variables(_) => "kubernetes.variables",
         }
     }
 
@@ -213,6 +237,8 @@ impl<'v> V<'v> {
     /// The field of an object or the entry of a map, by a name in a rule. `None`: there is none.
     pub fn select(&self, name: &str) -> Option<V<'v>> {
         match self {
+            Self::Fields(map, None) if map.at(name).is_some() => map.get(name).map(|value| Self::of(value, None)),
+            Self::Message(message) => message.fields.iter().find(|(field, _)| **field == *name).map(|(_, value)| value.clone()),
             Self::Fields(map, node) => {
                 let is_map = node.is_some_and(|node| node.properties.is_empty());
                 let name = if is_map { name.into() } else { unescaped(name)? };

@@ -3,6 +3,7 @@
 use std::{cmp::Ordering, rc::Rc};
 
 use super::{
+    authorization,
     compare::{equal, order},
     strings,
     value::{Evaluated, Failure, Meter, Text, V},
@@ -12,7 +13,7 @@ use super::{
 
 /// Names that stand before a dot without being values.
 pub fn is_space(name: &str) -> bool {
-    matches!(name, "optional" | "sets" | "strings" | "lists" | "format" | "ip" | "cidr" | "math" | "base64")
+    matches!(name, "optional" | "sets" | "strings" | "lists" | "format" | "ip" | "cidr" | "math" | "base64" | "jsonpatch")
 }
 
 pub fn type_of_name(name: &str) -> Option<&'static str> {
@@ -52,7 +53,10 @@ pub fn call<'v>(run: &mut Meter, name: &str, arguments: Vec<V<'v>>) -> Evaluated
         Some(found) => Some(found),
         None => match lists(run, name, &arguments)? {
             Some(found) => Some(Ok(found)),
-            None => strings::call(run, name, &arguments)?.or(words::call(run, name, &arguments)?).map(Ok),
+            None => match authorization::call(run, name, &arguments)? {
+                Some(found) => Some(Ok(found)),
+                None => strings::call(run, name, &arguments)?.or(words::call(run, name, &arguments)?).map(Ok),
+            },
         },
     };
     found.unwrap_or_else(Failure::no_overload)

@@ -22,11 +22,11 @@ impl<'v> V<'v> {
     }
 }
 
-pub fn equal(a: &V<'_>, b: &V<'_>) -> bool {
+pub fn equal<'v>(a: &V<'v>, b: &V<'v>) -> bool {
     equal_within(a, b, COMPARED_DEPTH_MAX)
 }
 
-fn equal_within(a: &V<'_>, b: &V<'_>, depth: usize) -> bool {
+fn equal_within<'v>(a: &V<'v>, b: &V<'v>, depth: usize) -> bool {
     let Some(depth) = depth.checked_sub(1) else { return false };
     match (a, b) {
         (V::Null, V::Null) => true,
@@ -42,6 +42,14 @@ fn equal_within(a: &V<'_>, b: &V<'_>, depth: usize) -> bool {
         (V::Url(a), V::Url(b)) => **a == **b,
         (V::Semver(a), V::Semver(b)) => a == b,
         (V::Format(a), V::Format(b)) => a == b,
+        (V::Check(_, a), V::Check(_, b)) => a == b,
+        (V::Decision(a), V::Decision(b)) => a == b,
+        (V::Message(a), V::Message(b)) => {
+            let other = |name: &str| b.fields.iter().find(|(field, _)| **field == *name);
+            a.name == b.name
+                && a.fields.len() == b.fields.len()
+                && a.fields.iter().all(|(name, value)| other(name).is_some_and(|(_, other)| equal_within(value, other, depth)))
+        }
         (V::Optional(a), V::Optional(b)) => match (a, b) {
             (None, None) => true,
             (Some(a), Some(b)) => equal_within(a, b, depth),

@@ -2,24 +2,17 @@
 //!
 //! Source: apiextensions-apiserver `pkg/apiserver/schema/cel/{compilation,validation}.go`.
 
-use std::{
-    rc::Rc,
-    sync::{Arc, OnceLock},
-};
+use std::rc::Rc;
 
 use api::field_errors::{FieldErrors, Reason};
+use cel::{
+    Checker, Evaluated, Expr, Failure, Patterns, Resource, Run, T, V, parse,
+    schema::{Program, Rule},
+};
 use kinds::common::Path;
 use serde_json::Value;
 
-use super::{
-    check::Checker,
-    eval::Run,
-    parser::parse,
-    syntax::Expr,
-    types::{Resource, T},
-    value::{Evaluated, Failure, Patterns, V},
-};
-use crate::schema::{Additional, Before, Node, Rule, Type, shown};
+use crate::schema::{Additional, Before, Node, Type, shown};
 
 /// What one rule may do once (`PerCallLimit`), and all rules of one write (`RuntimeCELCostBudget`).
 const CALL_COST_MAX: u64 = 1_000_000;
@@ -34,12 +27,26 @@ pub struct Compiled {
     pub error: Option<String>,
     pub message_error: Option<String>,
     pub uses_old: bool,
+    /// What one run costs at most, of the rule and of its message.
+    pub cost: u64,
+    pub message_cost: u64,
 }
 
 /// The rules of one level, parsed at first use on each thread that runs them.
 pub fn compile(node: &Node, resource: Resource) -> Vec<Compiled> {
     let typ = T::of(node, resource);
-    node.more().rules.iter().map(|rule| one(rule, typ.clone())).collect()
+    node.more().rules.iter().map(|rule| one(rule, typ.clone()).estimated(rule, node)).collect()
+}
+
+impl Compiled {
+    fn estimated(self, rule: &Rule, node: &Node) -> Self {
+        let cost = |source: &str, error: &Option<String>| match (error, parse(source)) {
+            (None, Ok(expr)) if !source.is_empty() => cel::estimate::cost(&expr, node),
+            _ => 0,
+        };
+        let (of_rule, of_message) = (cost(&rule.rule, &self.error), cost(&rule.message_expression, &self.message_error));
+        Self { cost: of_rule, message_cost: of_message, ..self }
+    }
 }
 
 fn one(rule: &Rule, typ: Option<T<'_>>) -> Compiled {
@@ -67,7 +74,7 @@ fn one(rule: &Rule, typ: Option<T<'_>>) -> Compiled {
             Ok(_) => Some("messageExpression must evaluate to a string".to_owned()),
         },
     };
-    Compiled { error, message_error, uses_old }
+    Compiled { error, message_error, uses_old, ..Compiled::default() }
 }
 
 /// Whether any level has rules: most schemas have none, and their objects are not gone through.
@@ -143,7 +150,7 @@ impl Walk<'_> {
     fn rules(&mut self, node: &Node, value: &Value, old: Option<&Value>, path: Path<'_>) -> bool {
         node.more().rules.iter().all(|rule| {
             let site = Site { node, rule, value, old, path };
-            match Program::of(rule) {
+            match rule.program() {
                 Ok(program) => self.rule(&site, &program),
                 Err(issue) => {
                     self.tell(&site, &format!("rule compile error: compilation failed: {issue}"));
@@ -258,23 +265,3 @@ fn names_old(source: &str) -> bool {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
     source.match_indices("oldSelf").any(|(at, word)| !source[..at].ends_with(is_part) && !source[at + word.len()..].starts_with(is_part))
 }
-
-/// A rule's trees, kept with it: they are made once, on whichever thread comes first.
-pub struct Program {
-    rule: Expr,
-    message: Option<Expr>,
-}
-
-impl Program {
-    fn of(rule: &Rule) -> Result<Arc<Self>, String> {
-        let made = rule.program.get_or_init(|| {
-            let expr = parse(&rule.rule).map_err(|issue| issue.print(&rule.rule))?;
-            let message = if rule.message_expression.is_empty() { None } else { parse(&rule.message_expression).ok() };
-            Ok(Arc::new(Self { rule: expr, message }))
-        });
-        made.clone()
-    }
-}
-
-/// Where a rule keeps what it was parsed to.
-pub type Kept = OnceLock<Result<Arc<Program>, String>>;

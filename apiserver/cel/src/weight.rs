@@ -30,6 +30,10 @@ fn weigh(value: &V<'_>, left: &mut u64) -> bool {
             V::List(list) => list.iter().all(|value| weigh(value, left)),
             V::Map(map) => map.iter().all(|(key, value)| weigh(key, left) && weigh(value, left)),
             V::Optional(Some(value)) => weigh(value, left),
+            V::Message(message) => {
+                take(message.fields.len().saturating_mul(message.fields.len()) / 8 + 1, left)
+                    && message.fields.iter().all(|(_, value)| weigh(value, left))
+            }
             _ => true,
         }
 }

@@ -29,6 +29,10 @@ pub enum T<'s> {
     Type,
     /// Of a library: `kubernetes.URL` and the like.
     Library(&'static str),
+    /// Of a literal with a name: `Object`, `Object.spec`, `JSONPatch`.
+    Message(Rc<str>),
+    /// What stands before the names of composed expressions: those, with their types.
+    Variables(Rc<Vec<(String, T<'s>)>>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +91,7 @@ impl<'s> T<'s> {
             (Self::Object(..) | Self::Meta | Self::Duration | Self::Timestamp | Self::Optional(_) | Self::Library(_), T::Null) => true,
             (Self::Object(a, _), T::Object(b, _)) => std::ptr::eq(*a, *b),
             (Self::Library(a), T::Library(b)) => a == b,
+            (Self::Message(a), T::Message(b)) => a == b,
             (a, b) => std::mem::discriminant(a) == std::mem::discriminant(&b.clone().shortened()),
         }
     }
@@ -126,6 +131,8 @@ impl fmt::Display for T<'_> {
             Self::Optional(held) => write!(f, "optional_type({held})"),
             Self::Type => f.write_str("type"),
             Self::Library(name) => f.write_str(name),
+            Self::Message(name) => f.write_str(name),
+            Self::Variables(_) => f.write_str("kubernetes.variables"),
         }
     }
 }

@@ -9,7 +9,8 @@ use super::{
 };
 
 /// The overloads of each function: target, arguments and result, a letter each. Targets and arguments: `s i u d b y` (bytes) `D` (duration)
-/// `T` (timestamp) `l` (any list) `m` (any map) `o` (any optional) `Q I C U V F` (quantity, IP, CIDR, URL, version, format) `x` (anything).
+/// `T` (timestamp) `l` (any list) `m` (any map) `o` (any optional) `Q I C U V F` (quantity, IP, CIDR, URL, version, format) `A P G R J`
+/// (authorizer, its checks of a path, a group, a resource, and its decision) `x` (anything).
 /// Results besides: `e` an element of the target, `L` as the target, `S` list of strings, `p` optional of the argument, `v` what the optional holds,
 /// `E` optional element, `f` optional format, `g` optional list of strings, `q` map of lists of strings, `t` a type, `N` list of ints, `n` optional of anything.
 const OVERLOADS: &[(&str, &[&str])] = &[
@@ -128,7 +129,25 @@ const OVERLOADS: &[(&str, &[&str])] = &[
     ("format.byte", &[".>F"]),
     ("format.date", &[".>F"]),
     ("format.datetime", &[".>F"]),
+    ("path", &["A.s>P"]),
+    ("group", &["A.s>G"]),
+    ("serviceAccount", &["A.ss>A"]),
+    ("resource", &["G.s>R"]),
+    ("subresource", &["R.s>R"]),
+    ("namespace", &["R.s>R"]),
+    ("name", &["R.s>R"]),
+    ("fieldSelector", &["R.s>R"]),
+    ("labelSelector", &["R.s>R"]),
+    ("check", &["P.s>J", "R.s>J"]),
+    ("errored", &["J.>b"]),
+    ("error", &["J.>s"]),
+    ("allowed", &["J.>b"]),
+    ("reason", &["J.>s"]),
+    (ESCAPE, &[".s>s"]),
 ];
+
+/// Only where patches are made.
+const ESCAPE: &str = "jsonpatch.escapeKey";
 
 /// Operators: operands and result.
 const OPERATORS: &[(&str, &[&str])] = &[
@@ -146,13 +165,20 @@ const OPERATORS: &[(&str, &[&str])] = &[
 pub struct Checker<'s> {
     scope: Vec<(String, T<'s>)>,
     pub uses_old: bool,
+    makes_patches: bool,
 }
 
 type Checked<'s> = Result<T<'s>, Issue>;
 
 impl<'s> Checker<'s> {
     pub fn new(scope: Vec<(String, T<'s>)>) -> Self {
-        Self { scope, uses_old: false }
+        Self { scope, uses_old: false, makes_patches: false }
+    }
+
+    /// With the types `Object`, `Object.a.b`, and `JSONPatch` (apiserver `pkg/cel/mutation`).
+    #[must_use]
+    pub fn making_patches(self) -> Self {
+        Self { makes_patches: true, ..self }
     }
 
     pub fn check(&mut self, expr: &Expr) -> Checked<'s> {
@@ -167,9 +193,14 @@ impl<'s> Checker<'s> {
                 Literal::Text(_) => T::Text,
                 Literal::Bytes(_) => T::Bytes,
             }),
-            Node::Ident(name) => self.variable(name).ok_or_else(|| issue(format!("undeclared reference to '{name}' (in container '')"))),
+            Node::Ident(name) => match self.variable(name) {
+                // As a value it would hold itself.
+                Some(T::Variables(_)) => Err(issue(format!("'{name}' is no value: its parts are"))),
+                Some(typ) => Ok(typ),
+                None => Err(issue(format!("undeclared reference to '{name}' (in container '')"))),
+            },
             Node::Select(operand, name, optional) => {
-                let operand = self.check(operand)?;
+                let operand = self.operand(operand)?;
                 let found = selected(&operand, name, expr.at)?;
                 Ok(match (optional, &operand) {
                     (Optional::Yes, _) | (_, T::Optional(_)) if !matches!(found, T::Optional(_)) => T::Optional(Rc::new(found)),
@@ -177,7 +208,7 @@ impl<'s> Checker<'s> {
                 })
             }
             Node::Has(operand, name) => {
-                let operand = self.check(operand)?;
+                let operand = self.operand(operand)?;
                 selected(&operand, name, expr.at).map(|_| T::Bool)
             }
             Node::Call(target, name, arguments) => self.call(target.as_deref(), name, arguments, expr.at),
@@ -212,12 +243,47 @@ impl<'s> Checker<'s> {
                 }
                 Ok(T::Map(Rc::new(keys.unwrap_or(T::Dyn)), Rc::new(held.unwrap_or(T::Dyn))))
             }
+            Node::Message(name, fields) => self.message(name, fields, expr.at),
             Node::Bind(name, value, body) => {
                 let value = self.check(value)?;
                 self.with(vec![(name.clone(), value)], |checker| checker.check(body))
             }
             Node::Macro(kind, range, names, body) => self.run_macro(*kind, range, names, body),
         }
+    }
+
+    /// What something is selected from.
+    fn operand(&mut self, expr: &Expr) -> Checked<'s> {
+        if let Node::Ident(name) = &expr.node
+            && let Some(typ @ T::Variables(_)) = self.variable(name)
+        {
+            return Ok(typ);
+        }
+        self.check(expr)
+    }
+
+    fn message(&mut self, name: &str, fields: &[(String, Expr, Optional)], at: usize) -> Checked<'s> {
+        let is_object = name == "Object" || name.starts_with("Object.");
+        if !self.makes_patches || !is_object && name != "JSONPatch" {
+            return Err(Issue { at, why: format!("undeclared reference to '{name}' (in container '')") });
+        }
+        for (field, value, optional) in fields {
+            let typ = match (self.check(value)?, optional) {
+                (T::Optional(inner), Optional::Yes) => (*inner).clone(),
+                (typ, _) => typ,
+            };
+            match field.as_str() {
+                _ if is_object => {}
+                "value" => {}
+                "op" | "path" | "from" if T::Text.takes(&typ) => {}
+                "op" | "path" | "from" => {
+                    let why = format!("expected type of field '{field}' is 'string' but provided type is '{typ}'");
+                    return Err(Issue { at: value.at, why });
+                }
+                _ => return Err(Issue { at: value.at, why: format!("undefined field '{field}'") }),
+            }
+        }
+        Ok(T::Message(name.into()))
     }
 
     fn variable(&mut self, name: &str) -> Option<T<'s>> {
@@ -251,6 +317,9 @@ impl<'s> Checker<'s> {
         };
         let arguments = arguments.iter().map(|argument| self.check(argument)).collect::<Result<Vec<_>, _>>()?;
         let name = space.map_or(name.to_owned(), |space| format!("{space}.{name}"));
+        if name == ESCAPE && !self.makes_patches {
+            return Err(Issue { at, why: format!("undeclared reference to '{name}' (in container '')") });
+        }
         let found = if target.is_none() { operator(&name, &arguments) } else { None };
         if let Some(found) = found.or_else(|| overload(&name, target.as_ref(), &arguments)) {
             return Ok(found);
@@ -333,6 +402,13 @@ fn selected<'s>(operand: &T<'s>, name: &str, at: usize) -> Checked<'s> {
         T::Meta if matches!(name, "name" | "generateName") => Ok(T::Text),
         T::Meta => Err(undefined()),
         T::Optional(held) => selected(held, name, at),
+        T::Library("kubernetes.authorization.Authorizer") if name == "requestResource" => {
+            Ok(T::Library("kubernetes.authorization.ResourceCheck"))
+        }
+        T::Variables(all) => all.iter().rev().find(|(known, _)| known == name).map(|(_, typ)| typ.clone()).ok_or_else(undefined),
+        T::Message(of) if **of == *"JSONPatch" && matches!(name, "op" | "path" | "from") => Ok(T::Text),
+        T::Message(of) if **of == *"JSONPatch" && name != "value" => Err(undefined()),
+        T::Message(_) => Ok(T::Dyn),
         other => Err(Issue { at, why: format!("type '{other}' does not support field selection") }),
     }
 }
@@ -415,6 +491,11 @@ fn library(code: char) -> Option<&'static str> {
         'U' => "kubernetes.URL",
         'V' => "kubernetes.Semver",
         'F' => "kubernetes.NamedFormat",
+        'A' => "kubernetes.authorization.Authorizer",
+        'P' => "kubernetes.authorization.PathCheck",
+        'G' => "kubernetes.authorization.GroupCheck",
+        'R' => "kubernetes.authorization.ResourceCheck",
+        'J' => "kubernetes.authorization.Decision",
         _ => return None,
     })
 }

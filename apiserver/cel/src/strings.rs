@@ -67,6 +67,7 @@ fn of_text<'v>(run: &mut Meter, name: &str, text: &str, rest: &[V<'v>]) -> Resul
         ("upperAscii", []) => Some(V::text(text.to_ascii_uppercase())),
         ("trim", []) => Some(V::text(text.trim())),
         ("reverse", []) => Some(V::text(text.chars().rev().collect::<String>())),
+        ("jsonpatch.escapeKey", []) => Some(V::text(text.replace('~', "~0").replace('/', "~1"))),
         ("strings.quote", []) => Some(V::text(format!("{text:?}"))),
         ("replace", [V::Text(from), V::Text(to)]) => Some(replaced(run, text, from, to, usize::MAX)?),
         ("replace", [V::Text(from), V::Text(to), V::Int(count)]) => {
@@ -252,6 +253,7 @@ pub fn shown(value: &V<'_>) -> String {
         }
         V::Type(name) => (*name).to_owned(),
         V::Format(name) => name.to_string(),
+        V::Authorizer(_) | V::Check(..) | V::Decision(_) | V::Variables(_) => value.type_name().to_owned(),
         V::Optional(None) => "optional.none()".to_owned(),
         V::Optional(Some(value)) => format!("optional({})", shown(value)),
         list if list.is_list() => format!("[{}]", list.elements().map(|element| shown(&element)).collect::<Vec<_>>().join(", ")),

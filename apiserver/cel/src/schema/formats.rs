@@ -6,8 +6,8 @@ use std::{
     sync::LazyLock,
 };
 
+use api::name_rules;
 use base64::Engine;
-use kinds::common::name_rules;
 
 use super::pattern::Pattern;
 

@@ -53,26 +53,40 @@ fn too_deep(at: usize) -> Issue {
 }
 
 /// Of a tree, without going down into it on the stack.
-fn depth(expr: &Expr) -> usize {
+pub fn depth(expr: &Expr) -> usize {
     let (mut open, mut deepest) = (vec![(expr, 1)], 0);
     while let Some((expr, level)) = open.pop() {
         deepest = deepest.max(level);
-        let mut inner: Vec<&Expr> = Vec::new();
-        match &expr.node {
-            Node::Literal(_) | Node::Ident(_) => {}
-            Node::Select(operand, ..) | Node::Has(operand, _) => inner.push(operand),
-            Node::Call(target, _, arguments) => inner.extend(target.as_deref().into_iter().chain(arguments)),
-            Node::List(elements) => inner.extend(elements.iter().map(|(element, _)| element)),
-            Node::Map(entries) => inner.extend(entries.iter().flat_map(|(key, value, _)| [key, value])),
-            Node::Macro(_, range, _, body) => {
-                inner.push(range);
-                inner.extend(body);
-            }
-            Node::Bind(_, value, body) => inner.extend([&**value, &**body]),
-        }
-        open.extend(inner.into_iter().map(|inner| (inner, level + 1)));
+        open.extend(parts(expr).into_iter().map(|inner| (inner, level + 1)));
     }
     deepest
+}
+
+/// The names that are selected from a variable anywhere in an expression: `a` and `b` in `variables.a + variables.b`.
+pub fn selected_from<'e>(expr: &'e Expr, variable: &str) -> Vec<&'e str> {
+    let (mut open, mut names) = (vec![expr], Vec::new());
+    while let Some(expr) = open.pop() {
+        if let Node::Select(operand, name, _) | Node::Has(operand, name) = &expr.node
+            && matches!(&operand.node, Node::Ident(of) if of == variable)
+        {
+            names.push(name.as_str());
+        }
+        open.extend(parts(expr));
+    }
+    names
+}
+
+fn parts(expr: &Expr) -> Vec<&Expr> {
+    match &expr.node {
+        Node::Literal(_) | Node::Ident(_) => Vec::new(),
+        Node::Select(operand, ..) | Node::Has(operand, _) => vec![operand],
+        Node::Call(target, _, arguments) => target.as_deref().into_iter().chain(arguments).collect(),
+        Node::List(elements) => elements.iter().map(|(element, _)| element).collect(),
+        Node::Map(entries) => entries.iter().flat_map(|(key, value, _)| [key, value]).collect(),
+        Node::Message(_, fields) => fields.iter().map(|(_, value, _)| value).collect(),
+        Node::Macro(_, range, _, body) => std::iter::once(&**range).chain(body).collect(),
+        Node::Bind(_, value, body) => vec![value, body],
+    }
 }
 
 struct Parser {
@@ -237,6 +251,11 @@ impl Parser {
                 let index = self.expr()?;
                 self.expect("]")?;
                 left = Expr { at, node: Node::Call(None, name.into(), vec![left, index]) };
+            } else if self.is("{")
+                && let Some(name) = type_name(&left)
+            {
+                self.next += 1;
+                left = self.message(left.at, name)?;
             } else {
                 return Ok(left);
             }
@@ -330,6 +349,27 @@ impl Parser {
         Ok(Expr { at, node: Node::List(out) })
     }
 
+    fn message(&mut self, at: usize, name: String) -> Parsed {
+        let mut out = Vec::new();
+        while !self.eat("}") {
+            let optional = if self.eat("?") { Optional::Yes } else { Optional::No };
+            let field = match self.take() {
+                Token::Ident(name) | Token::Quoted(name) => name,
+                other => {
+                    self.next -= 1;
+                    return Err(self.unexpected(&other));
+                }
+            };
+            self.expect(":")?;
+            out.push((field, self.expr()?, optional));
+            if !self.eat(",") {
+                self.expect("}")?;
+                break;
+            }
+        }
+        Ok(Expr { at, node: Node::Message(name, out) })
+    }
+
     fn entries(&mut self, at: usize) -> Parsed {
         let mut out = Vec::new();
         while !self.eat("}") {
@@ -343,6 +383,15 @@ impl Parser {
             }
         }
         Ok(Expr { at, node: Node::Map(out) })
+    }
+}
+
+/// `a.b.c`, where an expression is nothing else.
+fn type_name(expr: &Expr) -> Option<String> {
+    match &expr.node {
+        Node::Ident(name) => Some(name.clone()),
+        Node::Select(operand, name, Optional::No) => Some(format!("{}.{name}", type_name(operand)?)),
+        _ => None,
     }
 }
 

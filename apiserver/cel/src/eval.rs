@@ -6,7 +6,7 @@ use super::{
     compare::{equal, order},
     functions,
     syntax::{Expr, Macro, Node, Optional},
-    value::{Evaluated, Failure, Meter, Patterns, V},
+    value::{Evaluated, Failure, Message, Meter, Patterns, V},
 };
 
 /// One run: the variables in scope, and what is left to spend.
@@ -57,6 +57,7 @@ impl<'v> Run<'v> {
             Node::Call(target, name, operands) => self.call(target.as_deref(), name, operands),
             Node::List(elements) => self.list(elements),
             Node::Map(entries) => self.map(entries),
+            Node::Message(name, fields) => self.message(name, fields),
             Node::Bind(name, value, body) => {
                 let value = self.eval(value)?;
                 self.with(vec![(name.as_str().into(), value)], |run| run.eval(body))
@@ -89,8 +90,13 @@ impl<'v> Run<'v> {
     fn select(&mut self, operand: V<'v>, name: &str) -> Evaluated<'v> {
         match operand {
             V::Optional(_) => Ok(V::Optional(self.present(&operand, name)?.map(Rc::new))),
-            V::Fields(..) | V::Map(_) => self.meter.select(&operand, name)?.ok_or_else(|| Failure::Error(format!("no such key: {name}"))),
-            _ => Failure::no_overload(),
+            V::Variables(composed) => composed.get(name),
+            V::Authorizer(authority) if name == "requestResource" => Ok(authority.of_request()),
+            V::Fields(..) | V::Map(_) | V::Message(_) => {
+                self.meter.select(&operand, name)?.ok_or_else(|| Failure::Error(format!("no such key: {name}")))
+            }
+            // As of what has no keys (`refQualify` in cel-go `interpreter/attributes.go`).
+            _ => Failure::of(format!("no such key: {name}")),
         }
     }
 
@@ -99,6 +105,7 @@ impl<'v> Run<'v> {
         match operand {
             V::Optional(None) => Ok(None),
             V::Optional(Some(value)) => self.meter.select(value, name),
+            V::Variables(composed) => composed.get(name).map(Some),
             other => self.meter.select(other, name),
         }
     }
@@ -177,6 +184,23 @@ impl<'v> Run<'v> {
             self.insert(&mut out, key, value)?;
         }
         Ok(V::Map(Rc::new(out)))
+    }
+
+    fn message(&mut self, name: &str, fields: &[(String, Expr, Optional)]) -> Evaluated<'v> {
+        self.spend(40)?;
+        let mut out: Vec<(Rc<str>, V<'v>)> = Vec::with_capacity(fields.len());
+        for (field, value, optional) in fields {
+            let value = match (self.eval(value)?, optional) {
+                (value, Optional::No) => value,
+                (V::Optional(Some(value)), Optional::Yes) => (*value).clone(),
+                (V::Optional(None), Optional::Yes) => continue,
+                _ => return Failure::no_overload(),
+            };
+            // What is said last holds.
+            out.retain(|(known, _)| **known != **field);
+            out.push((field.as_str().into(), value));
+        }
+        Ok(V::Message(Rc::new(Message { name: name.into(), fields: out })))
     }
 
     fn insert(&mut self, map: &mut Vec<(V<'v>, V<'v>)>, key: V<'v>, value: V<'v>) -> Result<(), Failure> {

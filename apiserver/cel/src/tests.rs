@@ -4,8 +4,11 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
+    authorization::{Authority, Check, Judge, Verdict},
     check::Checker,
+    composed::{Composed, Named},
     eval::Run,
+    json::{check_names, to_json},
     parser::parse,
     types::{Resource, T},
     value::{Failure, V},
@@ -234,4 +237,124 @@ proptest! {
         Just(".substring("), Just(","), Just("9223372036854775807"), Just("1.5"), Just("2u"), Just("duration('1h')"), Just("quantity('1')"), Just("null")], 0..14)) {
         let _ = come_to(&words.concat());
     }
+}
+
+/// Allows what its group says.
+struct Groups;
+
+impl Judge for Groups {
+    fn judge(&self, account: Option<(&str, &str)>, check: &Check, verb: &str) -> Verdict {
+        let allowed = check.group == "good" || check.path == "/healthz" || account == Some(("ns", "sa"));
+        Verdict { allowed, reason: format!("{verb} {}/{} {}", check.resource, check.subresource, check.name), error: None }
+    }
+}
+
+/// What an expression of admission comes to, with two variables of which the second names the first, and a third that has no value.
+fn admitted(source: &str) -> Result<(String, u64), String> {
+    let named: Vec<Named> = [("a", "object.n + 1"), ("b", "variables.a * 2"), ("c", "object.gone")]
+        .into_iter()
+        .map(|(name, source)| Named { name: name.to_owned(), expr: parse(source).map_err(|issue| issue.why) })
+        .collect();
+    let object = json!({"n": 3, "a__b": 1, "namespace": "x", "none": null});
+    let known = ["a", "b", "c"].map(|name| (name.to_owned(), T::Dyn)).to_vec();
+    let types = vec![
+        ("object".to_owned(), T::Dyn),
+        ("authorizer".to_owned(), T::Library("kubernetes.authorization.Authorizer")),
+        ("variables".to_owned(), T::Variables(std::rc::Rc::new(known))),
+    ];
+    let expr = parse(source).map_err(|issue| issue.why)?;
+    Checker::new(types).making_patches().check(&expr).map_err(|issue| issue.why)?;
+    let request = Check { group: "good".into(), resource: "pods".into(), name: "p".into(), ..Check::default() };
+    let authority = Authority::new(&Groups, request);
+    let mut values = vec![("object".to_owned(), V::of(&object, None)), ("authorizer".to_owned(), V::Authorizer(authority))];
+    let composed = Composed::new(&named, values.clone(), 1_000_000, 10_000_000);
+    values.push(("variables".to_owned(), V::Variables(composed.clone())));
+    let found = Run::new(values, 1_000_000).eval(&expr).map_err(|failure| match failure {
+        Failure::Error(why) => why,
+        Failure::Cost => "cost".into(),
+    })?;
+    let json = to_json(&found, 1_000_000).map_err(|failure| format!("{failure:?}"))?;
+    check_names(&found)?;
+    Ok((json.to_string(), 10_000_000 - composed.left()))
+}
+
+#[test]
+fn variables_are_worked_out_once_and_when_they_are_asked_for() {
+    let value = |source| admitted(source).map(|(value, _)| value);
+    assert_eq!(value("variables.b + variables.a"), Ok("12".into()));
+    assert_eq!(admitted("1").unwrap().1, 0, "nobody asked");
+    let once = admitted("variables.b").unwrap().1;
+    assert_eq!(admitted("variables.b + variables.b + variables.a").unwrap().1, once);
+    assert_eq!(value("object.n == 3 || variables.c == 1"), Ok("true".into()));
+    assert_eq!(value("variables.c"), Err("composited variable \"c\" fails to evaluate: no such key: gone".into()));
+    assert_eq!(value("variables.d"), Err("undefined field 'd'".into()));
+    assert_eq!(value("[variables]"), Err("'variables' is no value: its parts are".into()));
+    assert_eq!(value("object.a__b + size(object.namespace)"), Ok("2".into()), "what has no schema has the names that it has");
+    assert_eq!(value("has(object.none.x) || has(object.n.x)"), Ok("false".into()));
+}
+
+/// Source: apiserver `pkg/cel/library/authz.go` and its examples.
+#[test]
+fn the_authorizer_is_asked() {
+    let table = [
+        ("authorizer.group('good').resource('pods').check('get').allowed()", "true"),
+        ("authorizer.group('bad').resource('pods').namespace('n').check('get').allowed()", "false"),
+        ("authorizer.group('').resource('pods').subresource('log').name('x').check('get').reason()", "\"get pods/log x\""),
+        ("authorizer.path('/healthz').check('get').allowed() && !authorizer.path('/x').check('get').allowed()", "true"),
+        ("authorizer.serviceAccount('ns', 'sa').group('').resource('x').check('list').allowed()", "true"),
+        ("authorizer.requestResource.check('create').allowed()", "true"),
+        ("authorizer.group('').resource('a').fieldSelector('x=y').labelSelector('a=b').check('list').errored()", "false"),
+    ];
+    for (source, wanted) in table {
+        assert_eq!(admitted(source).map(|(value, _)| value), Ok(wanted.to_owned()), "{source}");
+    }
+    let wrong = [
+        ("authorizer.path(' ')", "path must not be empty"),
+        ("authorizer.group('').resource('')", "resource must not be empty"),
+        ("authorizer.serviceAccount('NS', 'sa')", "Invalid service account namespace"),
+        ("authorizer.serviceAccount('ns', 'S A')", "Invalid service account name"),
+        (
+            "authorizer.group('').check('get')",
+            "found no matching overload for 'check' applied to 'kubernetes.authorization.GroupCheck.(string)'",
+        ),
+        ("[1, 2, 3].all(x, authorizer.path('/healthz').check('get').allowed())", "cost"),
+    ];
+    for (source, wanted) in wrong {
+        assert_eq!(admitted(source), Err(wanted.to_owned()), "{source}");
+    }
+}
+
+/// Source: apiserver `pkg/cel/mutation`.
+#[test]
+fn literals_with_names_are_objects() {
+    let table = [
+        ("Object{spec: Object.spec{replicas: object.n, ?none: object.?gone}}", r#"{"spec":{"replicas":3}}"#),
+        (
+            "[JSONPatch{op: 'add', path: '/a/' + jsonpatch.escapeKey('b/c~d'), value: {'x': [1.5, 2.0]}}]",
+            r#"[{"op":"add","path":"/a/b~1c~0d","value":{"x":[1.5,2]}}]"#,
+        ),
+        ("Object{a: 1}.a + 1", "2"),
+        ("Object{a: 1} == Object{a: 1} && Object{a: 1} != Object{a: 2}", "true"),
+        ("has(Object{a: 1}.a) && !has(Object{a: 1}.b)", "true"),
+        ("Object{a: b'x', t: timestamp('2026-01-02T03:04:05Z')}", r#"{"a":"eA==","t":"2026-01-02T03:04:05Z"}"#),
+    ];
+    for (source, wanted) in table {
+        assert_eq!(admitted(source).map(|(value, _)| value), Ok(wanted.to_owned()), "{source}");
+    }
+    let wrong = [
+        ("Other{a: 1}", "undeclared reference to 'Other' (in container '')"),
+        ("JSONPatch{op: 1}", "expected type of field 'op' is 'string' but provided type is 'int'"),
+        ("JSONPatch{ops: 'x'}", "undefined field 'ops'"),
+        ("{1: 2}", "Error(\"map key \\\"1\\\" is of type int, not string\")"),
+        (
+            "Object{a: Object.b{}}",
+            "unexpected type name \"Object.b\", expected \"Object.a\", which matches field name path from root Object type",
+        ),
+    ];
+    for (source, wanted) in wrong {
+        assert_eq!(admitted(source), Err(wanted.to_owned()), "{source}");
+    }
+    let plain = |source: &str| Checker::new(Vec::new()).check(&parse(source).unwrap()).map_err(|issue| issue.why);
+    assert_eq!(plain("Object{}").unwrap_err(), "undeclared reference to 'Object' (in container '')");
+    assert_eq!(plain("jsonpatch.escapeKey('a')").unwrap_err(), "undeclared reference to 'jsonpatch.escapeKey' (in container '')");
 }

@@ -48,7 +48,7 @@ pub use own_request::{OWN_USER, OwnRequest};
 pub use view::{TooMuch, VIEW_BYTES_MAX, View, Viewed};
 
 use crate::{
-    identity::{Attributes, Auth, Decision, Operation, User},
+    identity::{Attributes, Auth, Decision, Operation, User, Verdict},
     kind::Kind,
     notify::Stop,
 };
@@ -199,7 +199,26 @@ impl Engine {
         &self.group
     }
 
-    /// May `user` do this? Asks the authorizers in order.
+    /// May `user` do this? Asks the authorizers in order, also those that ask somebody outside.
+    pub async fn verdict(&self, attributes: &Attributes<'_>) -> Verdict {
+        let (mut reasons, mut errors) = (Vec::new(), Vec::new());
+        for authorizer in &self.auth.authorizers {
+            let Verdict { decision, error } = match authorizer.ask(attributes) {
+                None => authorizer.authorize(attributes).into(),
+                Some(asked) => asked.await,
+            };
+            match decision {
+                Decision::NoOpinion(reason) => {
+                    reasons.extend(Some(reason).filter(|reason| !reason.is_empty()));
+                    errors.extend(Some(error).filter(|error| !error.is_empty()));
+                }
+                decision => return Verdict { decision, error },
+            }
+        }
+        Verdict { decision: Decision::NoOpinion(reasons.join(", ")), error: identity::aggregated(errors) }
+    }
+
+    /// As [`Self::verdict`], for who cannot wait: where somebody outside is asked, a thread waits.
     pub fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
         let mut reasons = Vec::new();
         for authorizer in &self.auth.authorizers {

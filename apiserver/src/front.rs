@@ -241,7 +241,7 @@ async fn serve(front: Front, request: Request, asking: Asking, access: &Access) 
         }
     };
     let audit = audited::begun(&front, access, &info, &parts, &user).await?;
-    let user = match impersonate::acting(&engine, &info, &parts.headers, &user)? {
+    let user = match impersonate::acting(&engine, &info, &parts.headers, &user).await? {
         None => user,
         Some(acting) => {
             if let Some(audit) = &audit {
@@ -320,7 +320,7 @@ impl Entry {
         if !served.is_some_and(|served| self.is_stream(served)) {
             self.sit(self.seats(served)).await?;
         }
-        auth::authorize(&self.engine, &self.info, &self.user, self.audit.as_deref())
+        auth::authorize(&self.engine, &self.info, &self.user, self.audit.as_deref()).await
     }
 
     fn is_stream(&self, served: &Served) -> bool {
@@ -397,7 +397,7 @@ impl Call {
         let ctx = self.ctx(served, Operation::Connect, &self.info.name, &none, false);
         subresource::admit_connect(&ctx, sub, handler, (&self.info.rest, query)).await?;
         if let Some(verb) = handler.also_needs() {
-            auth::authorize_also(&self.engine, &self.info, &self.user, verb)?;
+            auth::authorize_also(&self.engine, &self.info, &self.user, verb).await?;
         }
         let target = handler.target(&ctx, &self.info.rest, query).await?;
         Ok(connect::forward(&self.front.agents, self.engine.group(), target, Request::from_parts(self.parts.clone(), body)).await)

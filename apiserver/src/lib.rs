@@ -11,6 +11,7 @@ pub mod fairness;
 pub mod fields;
 pub mod front;
 pub mod health;
+pub mod jws;
 mod lane;
 pub mod metrics;
 pub mod names;

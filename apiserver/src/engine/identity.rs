@@ -6,8 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use api::{Status, selector::Fields};
+use api::{
+    Status,
+    selector::{Fields, Labels},
+};
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use serde_json::Value;
 
 use super::{Ctx, Engine};
@@ -69,6 +73,8 @@ pub struct Attributes<'a> {
     pub path: &'a str,
     /// What a list, watch or deletecollection selects; nothing where it could not be read, which is to ask for all.
     pub fields: Option<&'a Fields>,
+    /// The same of labels.
+    pub labels: Option<&'a Labels>,
 }
 
 impl Default for Attributes<'_> {
@@ -87,6 +93,7 @@ impl Default for Attributes<'_> {
             name: none,
             path: none,
             fields: None,
+            labels: None,
         }
     }
 }
@@ -96,6 +103,29 @@ pub enum Decision {
     Allow(String),
     Deny(String),
     NoOpinion(String),
+}
+
+/// A decision, and what went wrong on the way to it: where nothing is allowed and something went wrong, nobody knows whether it would have been.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub decision: Decision,
+    /// Errors of authorizers, in their order, as `utilerrors.NewAggregate` prints them; empty where there are none.
+    pub error: String,
+}
+
+impl From<Decision> for Verdict {
+    fn from(decision: Decision) -> Self {
+        Self { decision, error: String::new() }
+    }
+}
+
+/// Errors as `utilerrors.NewAggregate` prints them.
+pub fn aggregated(mut errors: Vec<String>) -> String {
+    match errors.len() {
+        0 => String::new(),
+        1 => errors.remove(0),
+        _ => format!("[{}]", errors.join(", ")),
+    }
 }
 
 /// Rules as `SelfSubjectRulesReview` lists them: `ResourceRule`s and `NonResourceRule`s as JSON.
@@ -117,6 +147,16 @@ pub struct Known {
     pub audiences: Vec<String>,
 }
 
+impl Known {
+    /// A user of a token that names no audience, so that it is for the API server alone (`authenticator.WrapAudienceAgnosticToken`). `asked` is
+    /// empty where the API server asks for itself; `None` where none of `asked` is it.
+    pub fn of_the_server(user: User, own: &[String], asked: &[String]) -> Option<Self> {
+        let audiences: Vec<String> =
+            if asked.is_empty() { own.to_vec() } else { asked.iter().filter(|a| own.contains(a)).cloned().collect() };
+        (!audiences.is_empty()).then_some(Self { user, audiences })
+    }
+}
+
 /// A bearer token -> user. `Ok(None)`: not one of ours, ask the next.
 #[async_trait]
 pub trait Authenticator: Send + Sync {
@@ -125,9 +165,14 @@ pub trait Authenticator: Send + Sync {
     async fn token(&self, engine: &Arc<Engine>, token: &str, audiences: &[String]) -> Result<Option<Known>, Status>;
 }
 
-/// May this be done? Asked in order; the first that allows or denies has the word. Synchronous: it answers from memory.
+/// May this be done? Asked in order; the first that allows or denies has the word.
 pub trait Authorizer: Send + Sync {
+    /// From memory. One that must ask somebody outside keeps a thread meanwhile: who can wait calls [`Engine::verdict`].
     fn authorize(&self, attributes: &Attributes<'_>) -> Decision;
+    /// The same of one that may have to ask somebody outside; `None`: [`Self::authorize`] answers at once.
+    fn ask<'a>(&'a self, _attributes: &'a Attributes<'a>) -> Option<BoxFuture<'a, Verdict>> {
+        None
+    }
     /// What it lets `user` do in `namespace`, as far as it can be listed (`authorizer.RuleResolver`).
     fn rules(&self, _user: &User, _namespace: &str) -> Rules {
         Rules::default()
@@ -226,10 +271,36 @@ pub trait Admission: Send + Sync {
     fn start(&self, _engine: &Arc<Engine>) {}
 }
 
+/// Whether who shows nothing is let in as nobody in particular (`apiserver.config.k8s.io` `AnonymousAuthConfig`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Anonymous {
+    Everywhere,
+    /// At these paths alone.
+    At(Vec<String>),
+    Nowhere,
+}
+
+impl Anonymous {
+    pub fn is_let_in(&self, path: &str) -> bool {
+        match self {
+            Self::Everywhere => true,
+            Self::At(paths) => paths.iter().any(|one| one == path),
+            Self::Nowhere => false,
+        }
+    }
+}
+
 /// What each request passes, in order.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Auth {
     pub authenticators: Vec<Arc<dyn Authenticator>>,
     pub authorizers: Vec<Arc<dyn Authorizer>>,
     pub admission: Vec<Arc<dyn Admission>>,
+    pub anonymous: Anonymous,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self { authenticators: Vec::new(), authorizers: Vec::new(), admission: Vec::new(), anonymous: Anonymous::Everywhere }
+    }
 }

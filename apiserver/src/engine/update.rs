@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::{Gvk, Status, field_errors::FieldErrors};
+use futures::future::BoxFuture;
 use serde_json::Value;
 use store::{Expect, Op, Outcome, Rev};
 
@@ -32,14 +33,17 @@ const WORKED_BYTES_MAX: usize = 8 << 20;
 /// The object as it is (in the served form, with its resource version) -> as it shall be. May run several times.
 pub(crate) type Edit<'a> = dyn Fn(&mut Value) -> Result<(), Status> + Send + Sync + 'a;
 
+/// Whether who asks may create it.
+pub(crate) type MayCreate<'a> = dyn Fn() -> BoxFuture<'a, Result<(), Status>> + Send + Sync + 'a;
+
 /// What to do about an object that is not there.
 #[derive(Clone, Copy)]
 pub(crate) enum Missing<'a> {
     Refuse,
     /// Create it, where the strategy allows and this does not say no; `edit` then sees null.
-    Create(&'a (dyn Fn() -> Result<(), Status> + Send + Sync)),
+    Create(&'a MayCreate<'a>),
     /// The same whatever the strategy says: it is applied.
-    Apply(&'a (dyn Fn() -> Result<(), Status> + Send + Sync)),
+    Apply(&'a MayCreate<'a>),
 }
 
 pub(crate) struct Updated {
@@ -119,7 +123,7 @@ async fn create_missing(ctx: &Ctx<'_>, edit: &Edit<'_>, missing: Missing<'_>) ->
         Missing::Apply(allowed) => allowed,
         Missing::Create(_) | Missing::Refuse => return Err(not_found()),
     };
-    allowed()?;
+    allowed().await?;
     let mut object = Value::Null;
     edit(&mut object)?;
     let uid = meta::text(&object, "uid");

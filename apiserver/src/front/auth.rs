@@ -1,15 +1,16 @@
 //! A request at the door -> who asks, and whether they may. Source: apiserver `pkg/endpoints/filters`.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use api::{GroupResource, Status};
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use http::{HeaderMap, header, request::Parts};
 
 use super::info::RequestInfo;
 use crate::{
     audit::Audit,
     engine::Engine,
-    identity::{ANONYMOUS, Attributes, Decision, Peer, UNAUTHENTICATED, User},
+    identity::{ANONYMOUS, Attributes, Decision, Peer, UNAUTHENTICATED, User, Verdict},
 };
 
 /// Of each word of a request that its refusal repeats. No name of an object is longer.
@@ -18,55 +19,58 @@ const REPEATED_BYTES_MAX: usize = 1024;
 /// The user behind the request: by client certificate, by bearer token, or nobody in particular.
 ///
 /// # Errors
-/// 401 for a token that is nobody's.
+/// 401 for a token that is nobody's, and for who shows none where nobody in particular is let in.
 pub(crate) async fn authenticate(engine: &Arc<Engine>, parts: &Parts) -> Result<Arc<User>, Status> {
     // As upstream: a good certificate speaks before a token does (`authenticator/config.go`).
     if let Some(user) = parts.extensions.get::<Peer>().and_then(|peer| peer.certificate.as_ref()) {
         return Ok(User::authenticated(user.clone()));
     }
-    match bearer(&parts.headers)? {
-        Some(token) => by_token(engine, token).await.map(|user| User::authenticated(user.into())),
-        None => Ok(anonymous().into()),
+    match bearer(&parts.headers)?.or_else(|| of_protocol(&parts.headers)) {
+        Some(token) => by_token(engine, &token).await.map(|user| User::authenticated(user.into())),
+        None if engine.auth.anonymous.is_let_in(parts.uri.path()) => Ok(anonymous().into()),
+        None => Err(Status::unauthorized()),
     }
 }
 
 /// # Errors
 /// 403 in upstream's words.
-pub(crate) fn authorize(engine: &Engine, info: &RequestInfo, user: &User, audit: Option<&Audit>) -> Result<(), Status> {
+pub(crate) async fn authorize(engine: &Engine, info: &RequestInfo, user: &User, audit: Option<&Audit>) -> Result<(), Status> {
     let asked = attributes(info, user);
-    let decision = engine.authorize(&asked);
+    let verdict = engine.verdict(&asked).await;
     if let Some(audit) = audit {
-        audit.annotate(annotations(&decision));
+        audit.annotate(annotations(&verdict));
     }
-    as_allowed(&asked, decision)
+    as_allowed(&asked, verdict)
 }
 
 /// `WithAuthorization` in `filters/authorization.go`.
-fn annotations(decision: &Decision) -> [(String, String); 2] {
-    let (word, reason) = match decision {
-        Decision::Allow(reason) => ("allow", reason),
-        Decision::Deny(reason) | Decision::NoOpinion(reason) => ("forbid", reason),
+fn annotations(verdict: &Verdict) -> Vec<(String, String)> {
+    let decided = |word: &str| Some(("authorization.k8s.io/decision".to_owned(), word.to_owned()));
+    let (word, reason) = match &verdict.decision {
+        Decision::Allow(reason) => (decided("allow"), reason.as_str()),
+        _ if !verdict.error.is_empty() => (None, "internal error"),
+        Decision::Deny(reason) | Decision::NoOpinion(reason) => (decided("forbid"), reason.as_str()),
     };
-    [("authorization.k8s.io/decision".into(), word.into()), ("authorization.k8s.io/reason".into(), reason.clone())]
+    word.into_iter().chain([("authorization.k8s.io/reason".into(), reason.to_owned())]).collect()
 }
 
 /// The same request under another verb.
 ///
 /// # Errors
 /// 403 in upstream's words.
-pub(crate) fn authorize_as(engine: &Engine, info: &RequestInfo, user: &User, verb: &str) -> Result<(), Status> {
-    allowed(engine, &Attributes { verb, ..attributes(info, user) })
+pub(crate) async fn authorize_as(engine: &Engine, info: &RequestInfo, user: &User, verb: &str) -> Result<(), Status> {
+    allowed(engine, &Attributes { verb, ..attributes(info, user) }).await
 }
 
 /// A verb that is needed besides the request's own (`ensureAuthorizedForVerb` in `pkg/registry/core/pod/rest/authorize.go`).
 ///
 /// # Errors
 /// 403, with the authorizers' reason alone.
-pub(crate) fn authorize_also(engine: &Engine, info: &RequestInfo, user: &User, verb: &str) -> Result<(), Status> {
+pub(crate) async fn authorize_also(engine: &Engine, info: &RequestInfo, user: &User, verb: &str) -> Result<(), Status> {
     if info.verb == verb {
         return Ok(());
     }
-    match engine.authorize(&Attributes { verb, ..attributes(info, user) }) {
+    match engine.verdict(&Attributes { verb, ..attributes(info, user) }).await.decision {
         Decision::Allow(_) => Ok(()),
         Decision::Deny(reason) | Decision::NoOpinion(reason) => {
             Err(Status::forbidden(&GroupResource::new(&info.group, &info.resource), &info.name, &reason))
@@ -76,13 +80,15 @@ pub(crate) fn authorize_also(engine: &Engine, info: &RequestInfo, user: &User, v
 
 /// # Errors
 /// 403 in upstream's words.
-pub(super) fn allowed(engine: &Engine, asked: &Attributes<'_>) -> Result<(), Status> {
-    as_allowed(asked, engine.authorize(asked))
+pub(super) async fn allowed(engine: &Engine, asked: &Attributes<'_>) -> Result<(), Status> {
+    as_allowed(asked, engine.verdict(asked).await)
 }
 
-fn as_allowed(asked: &Attributes<'_>, decision: Decision) -> Result<(), Status> {
-    match decision {
+/// Where an authorizer failed and no other allows, it is not known whether it would have been allowed: that is no refusal.
+fn as_allowed(asked: &Attributes<'_>, verdict: Verdict) -> Result<(), Status> {
+    match verdict.decision {
         Decision::Allow(_) => Ok(()),
+        _ if !verdict.error.is_empty() => Err(Status::internal(verdict.error)),
         Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(refused(asked, &reason)),
     }
 }
@@ -91,15 +97,28 @@ fn as_allowed(asked: &Attributes<'_>, decision: Decision) -> Result<(), Status> 
 ///
 /// # Errors
 /// 401 for a token that is no text.
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Status> {
+fn bearer(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, Status> {
     let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
     let mut parts = value.as_bytes().trim_ascii().splitn(3, |byte| *byte == b' ');
     match (parts.next(), parts.next()) {
         (Some(scheme), Some(token)) if scheme.eq_ignore_ascii_case(b"bearer") && !token.is_empty() => {
-            std::str::from_utf8(token).map(Some).map_err(|_| Status::unauthorized())
+            std::str::from_utf8(token).map(|token| Some(token.into())).map_err(|_| Status::unauthorized())
         }
         _ => Ok(None),
     }
+}
+
+/// The token that a browser sends among the protocols that its WebSocket may speak (`pkg/authentication/request/websocket/protocol.go`): it can send no
+/// header of its own. The word is none of the protocols that are spoken here, so that it is never chosen and answered.
+fn of_protocol(headers: &HeaderMap) -> Option<Cow<'_, str>> {
+    const PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
+    if !headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket")) {
+        return None;
+    }
+    let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|value| value.to_str().ok());
+    let encoded = offered.flat_map(|value| value.split(',')).find_map(|word| word.trim().strip_prefix(PREFIX))?;
+    let token = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(encoded).ok()?).ok()?;
+    (!token.is_empty()).then_some(token.into())
 }
 
 async fn by_token(engine: &Arc<Engine>, token: &str) -> Result<User, Status> {
@@ -130,6 +149,7 @@ pub(super) fn attributes<'a>(info: &'a RequestInfo, user: &'a User) -> Attribute
         name: &info.name,
         path: &info.path,
         fields: info.authorized_fields(),
+        labels: info.authorized_labels(),
     }
 }
 
@@ -207,7 +227,7 @@ mod tests {
     #[test]
     fn only_bearer_tokens_are_tokens() {
         let headers = |value: &[u8]| HeaderMap::from_iter([(header::AUTHORIZATION, http::HeaderValue::from_bytes(value).unwrap())]);
-        let token = |value: &str| bearer(&headers(value.as_bytes())).unwrap().map(str::to_owned);
+        let token = |value: &str| bearer(&headers(value.as_bytes())).unwrap().map(Cow::into_owned);
         assert_eq!(token("Bearer abc").as_deref(), Some("abc"));
         assert_eq!(token(" bearer abc def").as_deref(), Some("abc"));
         assert_eq!(token("Bearer stra\u{df}e").as_deref(), Some("stra\u{df}e"));
@@ -215,5 +235,19 @@ mod tests {
             assert_eq!(token(none), None, "{none}");
         }
         assert_eq!(bearer(&headers(b"Bearer \xff")).unwrap_err().code, 401);
+    }
+
+    #[test]
+    fn a_browser_sends_its_token_among_the_protocols() {
+        let headers = |upgrade: &'static str, protocols: &str| {
+            let pairs = [(header::UPGRADE, upgrade.to_owned()), (header::SEC_WEBSOCKET_PROTOCOL, protocols.to_owned())];
+            HeaderMap::from_iter(pairs.map(|(name, value)| (name, value.parse().unwrap())))
+        };
+        let offered = format!("v4.channel.k8s.io, base64url.bearer.authorization.k8s.io.{}", BASE64_URL_SAFE_NO_PAD.encode("a.b.c"));
+        assert_eq!(of_protocol(&headers("WebSocket", &offered)).as_deref(), Some("a.b.c"));
+        assert_eq!(of_protocol(&headers("SPDY/3.1", &offered)), None);
+        for none in ["v4.channel.k8s.io", "base64url.bearer.authorization.k8s.io.", "base64url.bearer.authorization.k8s.io.!"] {
+            assert_eq!(of_protocol(&headers("websocket", none)), None, "{none}");
+        }
     }
 }

@@ -26,11 +26,19 @@ const MANY: usize = 4;
 ///
 /// # Errors
 /// 400 for headers that cannot be read or name nobody, 403 where the sender may not, in the words of the first way that was tried.
-pub(crate) fn acting(engine: &Engine, info: &RequestInfo, headers: &http::HeaderMap, sender: &User) -> Result<Option<Acting>, Status> {
+pub(crate) async fn acting(
+    engine: &Engine,
+    info: &RequestInfo,
+    headers: &http::HeaderMap,
+    sender: &User,
+) -> Result<Option<Acting>, Status> {
     let Some(wanted) = headers::wanted(headers)? else { return Ok(None) };
     let mut first = None;
-    for mode in MODES.into_iter().filter(|mode| mode.applies(&wanted, sender)) {
-        match (Trial { engine, mode, sender }).run(info, &wanted) {
+    for mode in MODES {
+        if !mode.applies(&wanted, sender) {
+            continue;
+        }
+        match (Trial { engine, mode, sender }).run(info, &wanted).await {
             Ok(user) => return Ok(Some(Acting { user: user.into(), constraint: mode.constraint() })),
             Err(status) => drop(first.get_or_insert(status)),
         }
@@ -106,19 +114,19 @@ struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    fn run(&self, info: &RequestInfo, wanted: &User) -> Result<User, Status> {
+    async fn run(&self, info: &RequestInfo, wanted: &User) -> Result<User, Status> {
         if self.mode != Mode::Legacy {
             let asked = auth::attributes(info, self.sender);
             let verb = format!("impersonate-on:{}:{}", self.mode.name(), asked.verb);
-            self.ask(Attributes { verb: &verb, ..asked })?;
+            self.ask(Attributes { verb: &verb, ..asked }).await?;
         }
         let mut user = wanted.clone();
-        self.name(wanted, &mut user)?;
+        self.name(wanted, &mut user).await?;
         if !wanted.uid.is_empty() {
-            self.ask(self.about(AUTHENTICATION, "uids", &wanted.uid))?;
+            self.ask(self.about(AUTHENTICATION, "uids", &wanted.uid)).await?;
         }
-        self.groups(&wanted.groups)?;
-        self.extra(wanted)?;
+        self.groups(&wanted.groups).await?;
+        self.extra(wanted).await?;
         Ok(completed(user))
     }
 
@@ -144,18 +152,18 @@ impl Trial<'_> {
         Attributes { subresource: key, ..self.about(AUTHENTICATION, "userextras", value) }
     }
 
-    fn ask(&self, asked: Attributes<'_>) -> Result<(), Status> {
+    async fn ask(&self, asked: Attributes<'_>) -> Result<(), Status> {
         if self.mode != Mode::AssociatedNode {
-            return auth::allowed(self.engine, &asked);
+            return auth::allowed(self.engine, &asked).await;
         }
         // Which node it is has been seen to; the rest holds for the account wherever it runs.
         let keys = asked.user.extra.keys().cloned().collect();
         let user = User { extra: [(NODE_KEYS.to_owned(), keys)].into(), ..asked.user.clone() };
         let name = if asked.verb == self.mode.verb() { "*" } else { asked.name };
-        auth::allowed(self.engine, &Attributes { user: &user, name, ..asked })
+        auth::allowed(self.engine, &Attributes { user: &user, name, ..asked }).await
     }
 
-    fn name(&self, wanted: &User, user: &mut User) -> Result<(), Status> {
+    async fn name(&self, wanted: &User, user: &mut User) -> Result<(), Status> {
         let mut asked = self.about(self.group(), "users", &wanted.name);
         let node = node(&wanted.name).filter(|_| self.mode != Mode::Legacy);
         if let Some(node) = node {
@@ -168,10 +176,10 @@ impl Trial<'_> {
                 user.groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
             }
         }
-        self.ask(asked)
+        self.ask(asked).await
     }
 
-    fn groups(&self, groups: &[String]) -> Result<(), Status> {
+    async fn groups(&self, groups: &[String]) -> Result<(), Status> {
         if self.mode != Mode::Legacy {
             if groups.iter().any(String::is_empty) {
                 return Err(auth::refused(&self.about(self.group(), "groups", ""), "impersonating the empty string group is not allowed"));
@@ -182,14 +190,17 @@ impl Trial<'_> {
                     "impersonating the system:masters group is not allowed",
                 ));
             }
-            if groups.len() >= MANY && self.ask(self.about(self.group(), "groups", "*")).is_ok() {
+            if groups.len() >= MANY && self.ask(self.about(self.group(), "groups", "*")).await.is_ok() {
                 return Ok(());
             }
         }
-        groups.iter().try_for_each(|group| self.ask(self.about(self.group(), "groups", group)))
+        for group in groups {
+            self.ask(self.about(self.group(), "groups", group)).await?;
+        }
+        Ok(())
     }
 
-    fn extra(&self, wanted: &User) -> Result<(), Status> {
+    async fn extra(&self, wanted: &User) -> Result<(), Status> {
         if wanted.extra.is_empty() {
             return Ok(());
         }
@@ -198,12 +209,16 @@ impl Trial<'_> {
                 return Err(auth::refused(&self.about_extra("", ""), &why));
             }
             let many = wanted.extra.len() >= MANY || wanted.extra.values().map(Vec::len).sum::<usize>() >= MANY;
-            if many && self.ask(self.about_extra("*", "*")).is_ok() {
+            if many && self.ask(self.about_extra("*", "*")).await.is_ok() {
                 return Ok(());
             }
         }
-        let mut all = wanted.extra.iter().flat_map(|(key, values)| values.iter().map(move |value| (key, value)));
-        all.try_for_each(|(key, value)| self.ask(self.about_extra(key, value)))
+        for (key, values) in &wanted.extra {
+            for value in values {
+                self.ask(self.about_extra(key, value)).await?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -91,6 +91,11 @@ impl RequestInfo {
         if self.form.below_namespace { &self.namespace } else { "" }
     }
 
+    /// The labels selected, likewise.
+    pub fn authorized_labels(&self) -> Option<&Labels> {
+        self.selectors.labels.as_ref().ok().filter(|labels| !labels.is_empty() && !self.form.verb_in_path)
+    }
+
     /// The fields selected, as authorizers may rely on them (`verbViaPathPrefix` has none: it is about one name or about all).
     pub fn authorized_fields(&self) -> Option<&Fields> {
         self.selectors.fields.as_ref().ok().filter(|_| !self.form.verb_in_path)

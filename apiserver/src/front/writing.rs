@@ -6,6 +6,7 @@ use std::pin::pin;
 
 use api::{Gvk, Key, Status, field_errors::FieldErrors};
 use bytes::Bytes;
+use futures::FutureExt;
 use http::StatusCode;
 use serde_json::Value;
 
@@ -77,7 +78,7 @@ impl Call {
             Ok(())
         };
         let ctx = self.ctx(served, Operation::Update, &self.info.name, &options.value, options.dry_run);
-        let updated = update::update(&ctx, &edit, body.len(), Missing::Create(&|| self.may_create())).await?;
+        let updated = update::update(&ctx, &edit, body.len(), Missing::Create(&|| self.may_create().boxed())).await?;
         Ok(self.updated(served, output, scale.map(|(paths, _)| paths), &updated))
     }
 
@@ -109,7 +110,7 @@ impl Call {
         if is_apply {
             ctx.manager.operation = ManagerOperation::Apply;
         }
-        let allowed = || self.may_create();
+        let allowed = || self.may_create().boxed();
         let missing = if is_apply { Missing::Apply(&allowed) } else { Missing::Refuse };
         let ctx = ctx;
         let edit = |value: &mut Value| {
@@ -214,8 +215,8 @@ impl Call {
     }
 
     /// An update that makes an object is a create as well (`withAuthorization` in `update.go`).
-    fn may_create(&self) -> Result<(), Status> {
-        auth::authorize_as(&self.engine, &self.info, &self.user, "create")
+    async fn may_create(&self) -> Result<(), Status> {
+        auth::authorize_as(&self.engine, &self.info, &self.user, "create").await
     }
 
     /// The object's namespace is that of the request.

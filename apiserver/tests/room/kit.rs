@@ -223,7 +223,7 @@ impl Room {
     ) -> Self {
         let (group, everyone) = (Group::new(), Everyone::default());
         let refused = everyone.0.clone();
-        let auth = Auth { authenticators: vec![Arc::new(Tokens)], authorizers: vec![Arc::new(everyone)], admission };
+        let auth = Auth { authenticators: vec![Arc::new(Tokens)], authorizers: vec![Arc::new(everyone)], admission, ..Auth::default() };
         let engine = Engine::new(Arc::new(store), kinds(), auth, group.clone());
         engine.ready().await;
         Self { front: front(Front::builder(engine.clone())).build(), engine, group, refused }

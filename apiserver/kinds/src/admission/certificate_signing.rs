@@ -27,7 +27,7 @@ impl Admission for CertificateSigning {
             return Ok(());
         }
         let signer = review.old.at("spec").text("signerName");
-        if may(review, "sign", signer) {
+        if may(review, "sign", signer).await {
             return Ok(());
         }
         Err(forbidden(review, &format!("user not permitted to sign requests with signerName {signer:?}")))

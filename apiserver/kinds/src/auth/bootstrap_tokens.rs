@@ -23,12 +23,12 @@ use crate::common::Read;
 /// Takes `id.secret` from machines that have no certificate yet.
 pub struct BootstrapTokens {
     /// The API server's own.
-    audience: String,
+    audiences: Vec<String>,
 }
 
 impl BootstrapTokens {
-    pub fn new(audience: &str) -> Self {
-        Self { audience: audience.to_owned() }
+    pub fn new(audiences: &[String]) -> Self {
+        Self { audiences: audiences.to_vec() }
     }
 }
 
@@ -47,12 +47,8 @@ impl Authenticator for BootstrapTokens {
                 Ok(None)
             }
             Ok(groups) => {
-                // These tokens name no audience: they are for the API server.
-                let audiences = if audiences.is_empty() { vec![self.audience.clone()] } else { audiences.to_vec() };
-                Ok(Some(Known {
-                    user: User { name: format!("{}{}", bootstrap::USER_PREFIX, token.id), groups, ..User::default() },
-                    audiences,
-                }))
+                let user = User { name: format!("{}{}", bootstrap::USER_PREFIX, token.id), groups, ..User::default() };
+                Ok(Known::of_the_server(user, &self.audiences, audiences))
             }
         }
     }

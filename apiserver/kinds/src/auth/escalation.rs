@@ -40,8 +40,8 @@ impl Admission for NoEscalation {
         let asked = Question { rbac: &self.0, engine: ctx.engine, user: ctx.user, namespace: ctx.namespace };
         match gr.resource.as_str() {
             _ if review.old.is_some_and(|old| is_garbage_collection(object, old)) => Ok(()),
-            "roles" | "clusterroles" => asked.role(&gr, ctx.name, object, review.old),
-            "rolebindings" | "clusterrolebindings" => asked.binding(&gr, object),
+            "roles" | "clusterroles" => asked.role(&gr, ctx.name, object, review.old).await,
+            "rolebindings" | "clusterrolebindings" => asked.binding(&gr, object).await,
             _ => Ok(()),
         }
     }
@@ -67,8 +67,8 @@ struct Question<'a> {
 }
 
 impl Question<'_> {
-    fn role(&self, gr: &GroupResource, name: &str, new: &Value, old: Option<&Value>) -> Result<(), Status> {
-        if self.may("escalate", &gr.resource, name) {
+    async fn role(&self, gr: &GroupResource, name: &str, new: &Value, old: Option<&Value>) -> Result<(), Status> {
+        if self.may("escalate", &gr.resource, name).await {
             return Ok(());
         }
         let refused = |why: String| Status::forbidden(gr, read::name(new), &why);
@@ -80,11 +80,11 @@ impl Question<'_> {
         Ok(())
     }
 
-    fn binding(&self, gr: &GroupResource, new: &Value) -> Result<(), Status> {
+    async fn binding(&self, gr: &GroupResource, new: &Value) -> Result<(), Status> {
         let role = new.at("roleRef");
         let (kind, name) = (role.text("kind"), role.text("name"));
         let resource = if kind == "Role" { "roles" } else { "clusterroles" };
-        if self.may("bind", resource, name) {
+        if self.may("bind", resource, name).await {
             return Ok(());
         }
         let missing = |_| Status::not_found(&GroupResource::new(GROUP, resource), name);
@@ -92,7 +92,7 @@ impl Question<'_> {
         self.holds(&rules).map_err(|why| Status::forbidden(gr, read::name(new), &why))
     }
 
-    fn may(&self, verb: &str, resource: &str, name: &str) -> bool {
+    async fn may(&self, verb: &str, resource: &str, name: &str) -> bool {
         let asked = Attributes {
             user: self.user,
             verb,
@@ -104,7 +104,7 @@ impl Question<'_> {
             name,
             ..Attributes::default()
         };
-        matches!(self.engine.authorize(&asked), Decision::Allow(_))
+        matches!(self.engine.verdict(&asked).await.decision, Decision::Allow(_))
     }
 
     fn holds(&self, wanted: &RuleSet) -> Result<(), String> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use apiserver::{
-    identity::{Attributes, Auth, Authorizer, Decision, Rules, User},
+    identity::{Admission, Attributes, Auth, Authenticator, Authorizer, Decision, Rules, User},
     kind::{Kind, Subresource},
 };
 use serde_json::json;
@@ -14,6 +14,7 @@ pub mod bootstrap;
 pub mod bootstrap_tokens;
 mod covers;
 pub mod escalation;
+pub mod legacy;
 pub mod node;
 pub mod openid;
 pub mod policy;
@@ -23,12 +24,14 @@ pub mod rules;
 mod ruleset;
 mod system_namespaces;
 pub mod token_request;
+mod token_secrets;
 pub mod tokens;
 
 pub use bootstrap::{bootstrap, system_user};
 pub use openid::OpenId;
 pub use system_namespaces::keep_namespaces;
-pub use tokens::Tokens;
+pub use token_secrets::keep_token_secrets;
+pub use tokens::{Tokens, TokensConfig};
 
 /// Who issues service-account tokens, and their audience where none is asked for.
 pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -37,12 +40,28 @@ pub const MASTERS: &str = "system:masters";
 
 /// All of it in upstream's order: tokens; privileged group, Node, RBAC; the admission chain.
 pub fn chain(tokens: &Arc<Tokens>) -> Auth {
+    let Parts { authenticators, privileged, node, rbac, admission } = parts(tokens);
+    Auth { authenticators, authorizers: vec![privileged, node, rbac], admission, ..Auth::default() }
+}
+
+/// What a chain is made of.
+pub struct Parts {
+    /// Those of tokens that are verified here.
+    pub authenticators: Vec<Arc<dyn Authenticator>>,
+    pub privileged: Arc<dyn Authorizer>,
+    pub node: Arc<dyn Authorizer>,
+    pub rbac: Arc<dyn Authorizer>,
+    pub admission: Vec<Arc<dyn Admission>>,
+}
+
+/// For who puts the chain together in another way.
+pub fn parts(tokens: &Arc<Tokens>) -> Parts {
     let rbac = Arc::new(rbac::Rbac::default());
-    let authorizers: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Privileged), Arc::new(node::NodeAuthorizer::default()), rbac.clone()];
     let mut admission = admission::chain();
-    admission.push(Arc::new(escalation::NoEscalation(rbac)));
-    let bootstrap = bootstrap_tokens::BootstrapTokens::new(ISSUER);
-    Auth { authenticators: vec![tokens.clone(), Arc::new(bootstrap)], authorizers, admission }
+    admission.push(Arc::new(escalation::NoEscalation(rbac.clone())));
+    let bootstrap = bootstrap_tokens::BootstrapTokens::new(&tokens.config().audiences);
+    let authenticators: Vec<Arc<dyn Authenticator>> = vec![tokens.clone(), Arc::new(bootstrap)];
+    Parts { authenticators, privileged: Arc::new(Privileged), node: Arc::new(node::NodeAuthorizer::default()), rbac, admission }
 }
 
 /// The kinds of this part: reviews.

@@ -1,12 +1,13 @@
 //! The token signer -> OpenID discovery, so that others can verify our tokens (`pkg/serviceaccount/openidmetadata.go`).
 
-use std::{future::ready, sync::Arc};
+use std::{collections::BTreeSet, future::ready};
 
 use apiserver::{
     body::{Response, full},
+    jws::PublicKey,
     non_resource::{Router, non_resource_routes},
 };
-use http::{HeaderValue, header, request::Parts};
+use http::{HeaderValue, Uri, header, request::Parts};
 use serde_json::json;
 
 use super::tokens::Tokens;
@@ -14,14 +15,25 @@ use super::tokens::Tokens;
 /// Serves `/.well-known/openid-configuration` and `/openid/v1/jwks`.
 #[derive(Clone)]
 pub struct OpenId {
-    tokens: Arc<Tokens>,
-    jwks_uri: String,
+    configuration: String,
+    keys: String,
 }
 
 impl OpenId {
-    /// `server_url` is how the API server is reached from outside: `https://10.0.0.1:6443`.
-    pub fn new(tokens: &Arc<Tokens>, server_url: &str) -> Self {
-        Self { tokens: tokens.clone(), jwks_uri: format!("{}/openid/v1/jwks", server_url.trim_end_matches('/')) }
+    /// `server_url` is how the API server is reached from outside: `https://10.0.0.1:6443`. `jwks_uri` is said instead of its own address. `None`,
+    /// and said why, where the issuer's name is none that discovery may have.
+    pub fn new(tokens: &Tokens, server_url: &str, jwks_uri: Option<&str>) -> Option<Self> {
+        if let Err(why) = issuer_error(tokens.issuer()) {
+            tracing::error!(why, "discovery of the issuer of service-account tokens is not served");
+            return None;
+        }
+        let own = || format!("{}/openid/v1/jwks", server_url.trim_end_matches('/'));
+        let algorithms: BTreeSet<&str> = tokens.config().keys.iter().map(PublicKey::algorithm).map(|algorithm| algorithm.name()).collect();
+        let configuration = json!({
+            "issuer": tokens.issuer(), "jwks_uri": jwks_uri.map_or_else(own, str::to_owned), "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": algorithms,
+        });
+        Some(Self { configuration: configuration.to_string(), keys: tokens.jwks().to_string() })
     }
 
     pub fn routes(self) -> Router {
@@ -33,19 +45,42 @@ impl OpenId {
 
     fn reply(&self, request: &Parts) -> Option<Response> {
         let (typ, body) = match request.uri.path().trim_end_matches('/') {
-            "/openid/v1/jwks" => ("application/jwk-set+json", self.tokens.jwks()),
-            "/.well-known/openid-configuration" => {
-                let body = json!({
-                    "issuer": self.tokens.issuer(), "jwks_uri": self.jwks_uri, "response_types_supported": ["id_token"],
-                    "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"],
-                });
-                ("application/json", body)
-            }
+            "/openid/v1/jwks" => ("application/jwk-set+json", &self.keys),
+            "/.well-known/openid-configuration" => ("application/json", &self.configuration),
             _ => return None,
         };
-        let mut response = Response::new(full(body.to_string()));
+        let mut response = Response::new(full(body.clone()));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(typ));
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
         Some(response)
+    }
+}
+
+/// What OpenID asks of an issuer's name.
+fn issuer_error(issuer: &str) -> Result<(), String> {
+    if issuer.is_empty() {
+        return Err("empty issuer URL".into());
+    }
+    let parsed = issuer.parse::<Uri>().ok();
+    if !parsed.is_some_and(|uri| uri.scheme_str() == Some("https")) {
+        return Err(format!("issuer URL must use https scheme, got: {issuer}"));
+    }
+    match () {
+        () if issuer.contains('#') => Err(format!("issuer URL may not include a fragment, got: {issuer}")),
+        () if issuer.contains('?') => Err(format!("issuer URL may not include a query, got: {issuer}")),
+        () => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::issuer_error;
+
+    #[test]
+    fn an_issuer_is_a_url_of_https() {
+        assert_eq!(issuer_error("https://kubernetes.default.svc.cluster.local"), Ok(()));
+        for bad in ["", "api", "http://x", "kubernetes/serviceaccount", "https://x?y=z", "https://x#y"] {
+            assert!(issuer_error(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -7,11 +7,11 @@ use std::{borrow::Cow, sync::Arc};
 use api::{
     Status,
     field_errors::FieldErrors,
-    selector::{FieldTerm, Fields},
+    selector::{FieldTerm, Fields, Labels, Op, Requirement},
     time::{Timestamp, rfc3339},
 };
 use apiserver::{
-    identity::{Attributes, Decision, Known, User},
+    identity::{Attributes, Decision, Known, User, Verdict},
     kind::{Ctx, Kind, Scope, Storage, Strategy, names},
 };
 use async_trait::async_trait;
@@ -136,8 +136,11 @@ impl Strategy for AccessReview {
     async fn answer(&self, ctx: &Ctx<'_>, mut object: Value) -> Result<Value, Status> {
         let spec = object.at("spec");
         let user = if matches!(self, Self::Own) { Cow::Borrowed(ctx.user) } else { Cow::Owned(asked_user(spec)) };
-        let fields = fields(spec.at("resourceAttributes").at("fieldSelector"));
-        let decision = ctx.engine.authorize(&Attributes { fields: Some(&fields), ..attributes(spec, &user) });
+        let resource = spec.at("resourceAttributes");
+        let (fields, labels) = (fields(resource.at("fieldSelector")), labels(resource.at("labelSelector")));
+        let labels = Some(&labels).filter(|labels| !labels.is_empty());
+        let verdict = ctx.engine.verdict(&Attributes { fields: Some(&fields), labels, ..attributes(spec, &user) }).await;
+        let Verdict { decision, error } = verdict;
         let mut status = Map::new();
         status.insert("allowed".into(), matches!(decision, Decision::Allow(_)).into());
         if matches!(decision, Decision::Deny(_)) {
@@ -146,6 +149,9 @@ impl Strategy for AccessReview {
         let (Decision::Allow(reason) | Decision::Deny(reason) | Decision::NoOpinion(reason)) = decision;
         if !reason.is_empty() {
             status.insert("reason".into(), reason.into());
+        }
+        if !error.is_empty() {
+            status.insert("evaluationError".into(), error.into());
         }
         object["status"] = Value::Object(status);
         Ok(object)
@@ -258,6 +264,27 @@ fn fields(selector: Option<&Value>) -> Fields {
         Some(FieldTerm { field: requirement.text("key").to_owned(), equal, value: value.clone() })
     });
     Fields(terms.collect())
+}
+
+/// The same of labels.
+fn labels(selector: Option<&Value>) -> Labels {
+    let raw = selector.text("rawSelector");
+    if !raw.is_empty() {
+        return Labels::parse(raw).unwrap_or_default();
+    }
+    let terms = selector.list("requirements").iter().filter_map(|requirement| {
+        let mut values: Vec<String> = requirement.list("values").iter().filter_map(|value| value.as_str().map(str::to_owned)).collect();
+        values.sort();
+        let op = match (requirement.text("operator"), values.is_empty()) {
+            ("In", false) => Op::In,
+            ("NotIn", false) => Op::NotIn,
+            ("Exists", true) => Op::Exists,
+            ("DoesNotExist", true) => Op::DoesNotExist,
+            _ => return None,
+        };
+        Some(Requirement { key: requirement.text("key").to_owned(), op, values })
+    });
+    Labels(terms.collect())
 }
 
 fn selector_causes(selector: Option<&Value>, path: &str, causes: &mut FieldErrors) {

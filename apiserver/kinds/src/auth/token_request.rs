@@ -16,7 +16,7 @@ use apiserver::{
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::tokens::{Audiences, Bound, Claims, Reference, Tokens};
+use super::tokens::{Audiences, Bound, Claims, Reference, Tokens, TokensConfig};
 use crate::common::{Read, read};
 
 /// A token lives this long where the asker does not say.
@@ -47,11 +47,17 @@ impl Action for TokenRequest {
         matches_url(&body, ctx)?;
         let account = get(ctx, "serviceaccounts", ctx.namespace, ctx.name).await?;
         same_uid(&body, &account, ctx)?;
-        let mut spec = Spec::read(&body, self.0.issuer());
+        let config = self.0.config();
+        let mut spec = Spec::read(&body, &config.audiences);
         spec.validate()?;
         let bound = self.bind(ctx, body.at("spec").at("boundObjectRef"), &account).await?;
-        let claims = claims(&mut spec, bound, self.0.issuer(), ctx, uuid::Uuid::new_v4().to_string());
+        if let Some(max) = config.seconds_max.filter(|max| spec.seconds > *max) {
+            ctx.warn(vec![format!("requested expiration of {} seconds shortened to {max} seconds", spec.seconds)]);
+            spec.seconds = max;
+        }
+        let claims = claims(&spec, bound, config, ctx, uuid::Uuid::new_v4().to_string());
         let token = self.0.sign(&claims)?;
+        ctx.annotate("authentication.kubernetes.io/issued-credential-id", format!("JTI={}", claims.jti));
         body["apiVersion"] = "authentication.k8s.io/v1".into();
         body["kind"] = "TokenRequest".into();
         body["metadata"] = json!({
@@ -117,13 +123,13 @@ struct Spec {
 }
 
 impl Spec {
-    fn read(body: &Value, issuer: &str) -> Self {
+    fn read(body: &Value, own: &[String]) -> Self {
         let spec = body.at("spec");
         let mut audiences: Vec<String> = spec.list("audiences").iter().filter_map(|a| a.as_str().map(str::to_owned)).collect();
         if audiences.is_empty() {
-            audiences.push(issuer.to_owned());
+            audiences = own.to_vec();
         }
-        let own = audiences.iter().all(|a| a == issuer);
+        let own = audiences.iter().all(|audience| own.contains(audience));
         Self { audiences, seconds: spec.int("expirationSeconds").unwrap_or(DEFAULT_SECONDS), own }
     }
 
@@ -139,10 +145,10 @@ impl Spec {
     }
 }
 
-fn claims(spec: &mut Spec, mut bound: Bound, issuer: &str, ctx: &Ctx<'_>, id: String) -> Claims {
+fn claims(spec: &Spec, mut bound: Bound, config: &TokensConfig, ctx: &Ctx<'_>, id: String) -> Claims {
     let now = ctx.now.as_second();
     let mut lives = spec.seconds;
-    if bound.pod.is_some() && spec.seconds == PROJECTED_SECONDS && spec.own {
+    if config.extends && bound.pod.is_some() && spec.seconds == PROJECTED_SECONDS && spec.own {
         bound.warnafter = Some(now + spec.seconds);
         lives = EXTENDED_SECONDS;
     }
@@ -150,7 +156,7 @@ fn claims(spec: &mut Spec, mut bound: Bound, issuer: &str, ctx: &Ctx<'_>, id: St
         aud: Audiences(spec.audiences.clone()),
         exp: now + lives,
         iat: now,
-        iss: issuer.to_owned(),
+        iss: config.issuers.first().cloned().unwrap_or_default(),
         jti: id,
         sub: format!("system:serviceaccount:{}:{}", bound.namespace, bound.serviceaccount.name),
         bound,
@@ -212,7 +218,7 @@ mod tests {
 
     #[test]
     fn lifetimes_have_bounds() {
-        let spec = |seconds: i64| Spec::read(&json!({"spec": {"expirationSeconds": seconds}}), "iss").validate();
+        let spec = |seconds: i64| Spec::read(&json!({"spec": {"expirationSeconds": seconds}}), &["iss".into()]).validate();
         assert!(spec(600).is_ok());
         let short = spec(599).unwrap_err();
         assert_eq!(short.code, 422);
@@ -221,7 +227,7 @@ mod tests {
             "TokenRequest.authentication.k8s.io \"\" is invalid: spec.expirationSeconds: Invalid value: 599: may not specify a duration less than 10 minutes"
         );
         assert!(spec(MAX_SECONDS + 1).unwrap_err().message.contains("2^32"));
-        assert_eq!(Spec::read(&json!({}), "iss").seconds, DEFAULT_SECONDS);
-        assert_eq!(Spec::read(&json!({}), "iss").audiences, ["iss"]);
+        assert_eq!(Spec::read(&json!({}), &["iss".into()]).seconds, DEFAULT_SECONDS);
+        assert_eq!(Spec::read(&json!({}), &["iss".into()]).audiences, ["iss"]);
     }
 }

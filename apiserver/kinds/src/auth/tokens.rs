@@ -1,6 +1,6 @@
 //! Service accounts -> signed tokens, and tokens -> users, as long as all they are bound to still stands.
 //!
-//! Source: `pkg/serviceaccount/{claims,jwt}.go`. Tokens are JWTs of ES256; no other algorithm is accepted.
+//! Source: `pkg/serviceaccount/{claims,jwt}.go`. Tokens of the old sort, which stand in Secrets: [`legacy`](super::legacy).
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -8,27 +8,39 @@ use api::{GroupResource, Key, Status, time::Timestamp};
 use apiserver::{
     engine::Engine,
     identity::{Authenticator, Known, User},
+    jws::{self, Compact, KeyError, PublicKey, SigningKey},
 };
 use async_trait::async_trait;
-use base64::{Engine as _, prelude::BASE64_STANDARD, prelude::BASE64_URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+
+use super::legacy;
 
 /// Clocks may differ by this much (`jwt.DefaultLeeway`).
 const LEEWAY_SECONDS: i64 = 60;
 /// How many verified signatures are remembered; all are forgotten when it is full.
 const REMEMBERED_MAX: usize = 4096;
 
+/// How tokens are made and verified: what kube-apiserver's `--service-account-*` and `--api-audiences` say.
+pub struct TokensConfig {
+    /// The first makes tokens, all are accepted; never empty.
+    pub issuers: Vec<String>,
+    /// The API server's own: tokens must be for one of them, and are where they ask for none. Never empty.
+    pub audiences: Vec<String>,
+    pub signing: SigningKey,
+    /// Those that verify, and that discovery shows.
+    pub keys: Vec<PublicKey>,
+    /// No token is made that lives longer (but for `extends`).
+    pub seconds_max: Option<i64>,
+    /// Whether what the node's agent asks for pods lives for a year.
+    pub extends: bool,
+}
+
 /// Signs and verifies service-account tokens.
 pub struct Tokens {
-    issuer: String,
-    signing: EncodingKey,
-    verifying: DecodingKey,
-    key_id: String,
-    jwk: Value,
+    config: TokensConfig,
     /// Digest of a token whose signature was good -> its claims. What the claims say is checked anew each time.
     remembered: Mutex<HashMap<[u8; 32], Arc<Claims>>>,
 }
@@ -85,69 +97,66 @@ pub struct Found {
     pub deleted: Option<i64>,
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("service-account key: {0}")]
-pub struct KeyError(String);
-
 impl Tokens {
-    /// `key` and `public` are PEM, of one P-256 key. `issuer` is a URL; it is the default audience too.
+    /// `key` and `public` are PEM, of one key. `issuer` is a URL; it is the default audience too.
+    ///
+    /// # Errors
+    /// One is no key.
     pub fn new(issuer: &str, key: &str, public: &str) -> Result<Self, KeyError> {
-        let der = pem_body(public)?;
-        // The uncompressed point, 0x04 and two coordinates of 32 bytes, ends the public key's DER.
-        let point = der.len().checked_sub(64).and_then(|at| der.get(at..)).ok_or_else(|| KeyError("public key is too short".into()))?;
-        let (x, y) = point.split_at(32);
-        let key_id = BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(&der));
-        let jwk = json!({
-            "use": "sig", "kty": "EC", "kid": key_id, "crv": "P-256", "alg": "ES256",
-            "x": BASE64_URL_SAFE_NO_PAD.encode(x), "y": BASE64_URL_SAFE_NO_PAD.encode(y),
-        });
-        Ok(Self {
-            issuer: issuer.to_owned(),
-            signing: EncodingKey::from_ec_pem(key.as_bytes()).map_err(|e| KeyError(e.to_string()))?,
-            verifying: DecodingKey::from_ec_pem(public.as_bytes()).map_err(|e| KeyError(e.to_string()))?,
-            key_id,
-            jwk,
-            remembered: Mutex::default(),
-        })
+        Ok(Self::of(TokensConfig {
+            issuers: vec![issuer.to_owned()],
+            audiences: vec![issuer.to_owned()],
+            signing: SigningKey::of_pem(key.as_bytes())?,
+            keys: PublicKey::all_of_pem(public.as_bytes())?,
+            seconds_max: None,
+            extends: true,
+        }))
     }
 
+    pub fn of(config: TokensConfig) -> Self {
+        Self { config, remembered: Mutex::default() }
+    }
+
+    pub fn config(&self) -> &TokensConfig {
+        &self.config
+    }
+
+    /// Who makes tokens.
     pub fn issuer(&self) -> &str {
-        &self.issuer
+        self.config.issuers.first().map_or("", String::as_str)
     }
 
     /// The key set under `/openid/v1/jwks`.
     pub fn jwks(&self) -> Value {
-        json!({"keys": [self.jwk]})
+        json!({"keys": self.config.keys.iter().map(PublicKey::jwk).collect::<Vec<_>>()})
     }
 
     /// Signs `claims` as they are.
-    pub fn sign(&self, claims: &Claims) -> Result<String, Status> {
-        let mut header = Header::new(Algorithm::ES256);
-        header.typ = None;
-        header.kid = Some(self.key_id.clone());
-        jsonwebtoken::encode(&header, claims, &self.signing).map_err(|e| Status::internal(format!("failed to generate token: {e}")))
+    ///
+    /// # Errors
+    /// 500 where there is no randomness.
+    pub fn sign(&self, claims: &impl Serialize) -> Result<String, Status> {
+        self.config.signing.sign(claims).map_err(|e| Status::internal(format!("failed to generate token: {e}")))
     }
 
     /// Whether the token says that we issued it; nothing is verified yet.
     pub fn is_ours(&self, token: &str) -> bool {
-        let mut parts = token.split('.');
-        let (Some(_), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else { return false };
-        let Ok(bytes) = BASE64_URL_SAFE_NO_PAD.decode(payload) else { return false };
-        serde_json::from_slice::<Value>(&bytes).is_ok_and(|claims| claims["iss"] == self.issuer)
+        issuer_of(token).is_some_and(|issuer| self.config.issuers.contains(&issuer))
     }
 
     /// The claims of a token with a good signature of ours; times are not looked at yet.
+    ///
+    /// # Errors
+    /// In upstream's words.
     pub fn open(&self, token: &str) -> Result<Arc<Claims>, String> {
         let digest: [u8; 32] = Sha256::digest(token).into();
         if let Some(claims) = self.remembered.lock().get(&digest) {
             return Ok(claims.clone());
         }
-        let mut rules = Validation::new(Algorithm::ES256);
-        rules.validate_exp = false;
-        rules.validate_aud = false;
-        rules.required_spec_claims.clear();
-        let opened = jsonwebtoken::decode::<Claims>(token, &self.verifying, &rules);
-        let claims = Arc::new(opened.map_err(|e| format!("invalid bearer token: {e}"))?.claims);
+        let claims = Arc::new(self.signed::<Claims>(token)?);
+        if !self.config.issuers.contains(&claims.iss) {
+            return Err(format!("token issuer {:?} is invalid", claims.iss));
+        }
         let mut remembered = self.remembered.lock();
         if remembered.len() >= REMEMBERED_MAX {
             remembered.clear();
@@ -156,7 +165,24 @@ impl Tokens {
         Ok(claims)
     }
 
+    /// What a token says that one of our keys has signed: that which it names, or any where it names none.
+    pub(super) fn signed<T: DeserializeOwned>(&self, token: &str) -> Result<T, String> {
+        let compact = Compact::parse(token).ok_or("invalid bearer token: it has no signature that can be verified")?;
+        let named = |key: &&PublicKey| compact.key_id.is_empty() || key.id() == compact.key_id;
+        let mut keys = self.config.keys.iter().filter(named).peekable();
+        if keys.peek().is_none() {
+            return Err("invalid signature, no keys found".into());
+        }
+        if !keys.any(|key| key.has_signed(&compact)) {
+            return Err("go-jose/go-jose: error in cryptographic primitive".into());
+        }
+        serde_json::from_slice(&compact.payload).map_err(|error| format!("invalid bearer token: {error}"))
+    }
+
     /// Verifies a token. `Ok(None)`: not one of ours. `find` looks up `resource`, namespace and name.
+    ///
+    /// # Errors
+    /// In upstream's words.
     pub fn verify(
         &self,
         token: &str,
@@ -168,30 +194,45 @@ impl Tokens {
             return Ok(None);
         }
         let claims = self.open(token)?;
-        let audiences = self.audiences(&claims, audiences)?;
+        let audiences = self.audiences(&claims.aud, audiences)?;
         check_times(&claims, now)?;
         check_bound(&claims.bound, now, find)?;
         Ok(Some(Known { user: user(&claims), audiences }))
     }
 
-    /// Those of the wanted audiences (none: our own) that the token has.
-    fn audiences(&self, claims: &Claims, wanted: &[String]) -> Result<Vec<String>, String> {
-        let own = [self.issuer.clone()];
-        let wanted = if wanted.is_empty() { &own } else { wanted };
-        let both: Vec<String> = wanted.iter().filter(|audience| claims.aud.0.contains(audience)).cloned().collect();
+    /// Those of the wanted audiences (none: our own) that the token has. One that names none is for us.
+    pub(super) fn audiences(&self, of_token: &Audiences, wanted: &[String]) -> Result<Vec<String>, String> {
+        let own = &self.config.audiences;
+        let has = if of_token.0.is_empty() { own } else { &of_token.0 };
+        let wanted = if wanted.is_empty() { own } else { wanted };
+        let both: Vec<String> = wanted.iter().filter(|audience| has.contains(audience)).cloned().collect();
         if !both.is_empty() {
             return Ok(both);
         }
-        let (got, wanted) = (super::rules::quoted(&claims.aud.0), super::rules::quoted(wanted));
+        let (got, wanted) = (super::rules::quoted(has), super::rules::quoted(wanted));
         Err(format!("token audiences {got} is invalid for the target audiences {wanted}"))
     }
+}
+
+/// Who made it, as it says.
+pub(super) fn issuer_of(token: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Issuer {
+        #[serde(default)]
+        iss: String,
+    }
+    jws::unverified::<Issuer>(token).map(|claims| claims.iss)
 }
 
 #[async_trait]
 impl Authenticator for Tokens {
     async fn token(&self, engine: &Arc<Engine>, token: &str, audiences: &[String]) -> Result<Option<Known>, Status> {
+        let refused = |why| Status::new(401, "Unauthorized", why);
+        if issuer_of(token).is_some_and(|issuer| issuer == legacy::ISSUER) {
+            return Box::pin(legacy::known(self, engine, token, audiences)).await.map(Some).map_err(refused);
+        }
         let find = |resource: &str, key: &Key| found(engine, resource, key);
-        self.verify(token, audiences, Timestamp::now(), &find).map_err(|why| Status::new(401, "Unauthorized", why))
+        self.verify(token, audiences, Timestamp::now(), &find).map_err(refused)
     }
 }
 
@@ -307,13 +348,10 @@ fn capital(word: &str) -> String {
     chars.next().map(|c| c.to_uppercase().chain(chars).collect()).unwrap_or_default()
 }
 
-fn pem_body(pem: &str) -> Result<Vec<u8>, KeyError> {
-    let body: String = pem.lines().filter(|l| !l.starts_with("-----")).map(str::trim).collect();
-    BASE64_STANDARD.decode(body).map_err(|e| KeyError(e.to_string()))
-}
-
 #[cfg(test)]
 pub(super) mod tests {
+    use base64::Engine as _;
+
     use super::*;
 
     const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -409,12 +447,37 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn several_issuers_and_keys_are_accepted_and_the_first_makes_tokens() {
+        let (old, new) = (signer(), signer());
+        let pem = apiserver::certs::issue::key().unwrap();
+        let both = Tokens::of(TokensConfig {
+            issuers: vec!["https://new".into(), ISSUER.into()],
+            audiences: vec!["api".into(), ISSUER.into()],
+            signing: SigningKey::of_pem(pem.as_bytes()).unwrap(),
+            keys: [&old, &new].into_iter().flat_map(|tokens| tokens.config.keys.clone()).collect(),
+            seconds_max: None,
+            extends: true,
+        });
+        assert_eq!(both.issuer(), "https://new");
+        for signer in [&old, &new] {
+            let known = both.verify(&signer.sign(&claims()).unwrap(), &[], now(), &find).unwrap().unwrap();
+            assert_eq!(known.audiences, [ISSUER]);
+        }
+        assert_eq!(both.verify(&both.sign(&claims()).unwrap(), &[], now(), &find).unwrap_err(), "invalid signature, no keys found");
+        assert_eq!(both.jwks()["keys"].as_array().unwrap().len(), 2);
+        let mut nobodys = claims();
+        nobodys.aud = Audiences::default();
+        let known = both.verify(&old.sign(&nobodys).unwrap(), &["api".into(), "vault".into()], now(), &find).unwrap().unwrap();
+        assert_eq!(known.audiences, ["api"], "a token without audiences is for the API server");
+    }
+
+    #[test]
     fn forged_tokens_are_refused() {
         let (tokens, other) = (signer(), signer());
         assert!(tokens.verify(&other.sign(&claims()).unwrap(), &[], now(), &find).is_err(), "signed with another key");
         let good = tokens.sign(&claims()).unwrap();
         let parts: Vec<&str> = good.split('.').collect();
-        let b64 = |v: Value| BASE64_URL_SAFE_NO_PAD.encode(v.to_string());
+        let b64 = |v: Value| base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(v.to_string());
         let mut more = claims();
         more.bound.serviceaccount.name = "admin".into();
         let swapped = format!("{}.{}.{}", parts[0], b64(serde_json::to_value(more).unwrap()), parts[2]);
@@ -425,11 +488,6 @@ pub(super) mod tests {
                 assert!(tokens.verify(&forged, &[], now(), &find).is_err(), "{header} {signature}");
             }
         }
-        let mut hmac = Header::new(Algorithm::HS256);
-        hmac.kid = Some(tokens.key_id.clone());
-        let public = tokens.jwks().to_string();
-        let confused = jsonwebtoken::encode(&hmac, &claims(), &EncodingKey::from_secret(public.as_bytes())).unwrap();
-        assert!(tokens.verify(&confused, &[], now(), &find).is_err(), "public key as HMAC secret");
     }
 
     #[test]
@@ -446,12 +504,9 @@ pub(super) mod tests {
     fn the_key_set_names_the_signing_key() {
         let tokens = signer();
         let token = tokens.sign(&claims()).unwrap();
-        let kid = jsonwebtoken::decode_header(&token).unwrap().kid.unwrap();
-        let set: jsonwebtoken::jwk::JwkSet = serde_json::from_value(tokens.jwks()).unwrap();
-        let key = DecodingKey::from_jwk(set.find(&kid).unwrap()).unwrap();
-        let mut rules = Validation::new(Algorithm::ES256);
-        rules.set_audience(&[ISSUER]);
-        rules.validate_exp = false;
-        assert_eq!(jsonwebtoken::decode::<Claims>(&token, &key, &rules).unwrap().claims, claims());
+        let compact = Compact::parse(&token).unwrap();
+        let keys = tokens.jwks();
+        let key = keys["keys"].as_array().unwrap().iter().find(|key| key["kid"] == compact.key_id).unwrap();
+        assert!(PublicKey::of_jwk(key).unwrap().has_signed(&compact));
     }
 }

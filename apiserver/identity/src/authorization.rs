@@ -1,0 +1,396 @@
+//! `AuthorizationConfiguration` -> who is asked whether something may be done, in which order; exchanged as a whole when the file changes.
+//!
+//! Sources: `pkg/kubeapiserver/{authorizer/{config,reload}.go,options/authorization.go}`, apiserver `pkg/apis/apiserver/{v1,validation}`, KEP-3221.
+
+use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
+
+use api::{field_errors::FieldErrors, task::Group};
+use apiserver::{
+    engine::Engine,
+    identity::{Attributes, Authorizer, Decision, Rules, User, Verdict, aggregated},
+};
+use arc_swap::ArcSwap;
+use futures::future::BoxFuture;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::{
+    duration,
+    expressions::{About, Makes, Program},
+    file::{self, Take, Wrong},
+    token_webhook::or_default,
+    webhook_authorizer::WebhookAuthorizer,
+};
+
+const CONDITIONS_MAX: usize = 64;
+const TIMEOUT_MAX: Duration = Duration::from_secs(30);
+/// How long answers hold where a file does not say (`SetDefaults_WebhookConfiguration`).
+const AUTHORIZED_TTL: Duration = Duration::from_secs(300);
+const UNAUTHORIZED_TTL: Duration = Duration::from_secs(30);
+
+/// The file, read.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthorizationConfig {
+    #[serde(deserialize_with = "or_default")]
+    pub authorizers: Vec<AuthorizerConfig>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthorizerConfig {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub name: String,
+    pub webhook: Option<WebhookConfig>,
+}
+
+/// `WebhookConfiguration`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct WebhookConfig {
+    #[serde(rename = "authorizedTTL", deserialize_with = "duration::field")]
+    pub authorized_ttl: Duration,
+    pub cache_authorized_requests: Option<bool>,
+    #[serde(rename = "unauthorizedTTL", deserialize_with = "duration::field")]
+    pub unauthorized_ttl: Duration,
+    pub cache_unauthorized_requests: Option<bool>,
+    #[serde(deserialize_with = "duration::field")]
+    pub timeout: Duration,
+    pub subject_access_review_version: String,
+    pub match_condition_subject_access_review_version: String,
+    pub failure_policy: String,
+    pub connection_info: ConnectionInfo,
+    #[serde(deserialize_with = "or_default")]
+    pub match_conditions: Vec<MatchCondition>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct ConnectionInfo {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub kube_config_file: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MatchCondition {
+    pub expression: String,
+}
+
+/// The types that there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    AlwaysAllow,
+    AlwaysDeny,
+    Node,
+    Rbac,
+    Webhook,
+}
+
+impl Type {
+    /// # Errors
+    /// It is none, or one that is not served.
+    pub fn parse(name: &str) -> Result<Self, String> {
+        match name {
+            "AlwaysAllow" => Ok(Self::AlwaysAllow),
+            "AlwaysDeny" => Ok(Self::AlwaysDeny),
+            "Node" => Ok(Self::Node),
+            "RBAC" => Ok(Self::Rbac),
+            "Webhook" => Ok(Self::Webhook),
+            "ABAC" => Err("authorization-mode ABAC is not supported: say the same in roles and bindings, with mode RBAC".into()),
+            other => Err(format!("authorization-mode {other:?} is not a valid mode")),
+        }
+    }
+}
+
+impl Default for WebhookConfig {
+    fn default() -> Self {
+        Self {
+            authorized_ttl: AUTHORIZED_TTL,
+            cache_authorized_requests: None,
+            unauthorized_ttl: UNAUTHORIZED_TTL,
+            cache_unauthorized_requests: None,
+            timeout: Duration::ZERO,
+            subject_access_review_version: String::new(),
+            match_condition_subject_access_review_version: String::new(),
+            failure_policy: String::new(),
+            connection_info: ConnectionInfo::default(),
+            match_conditions: Vec::new(),
+        }
+    }
+}
+
+impl WebhookConfig {
+    /// How long an answer holds.
+    pub fn ttl(&self, allowed: bool) -> Duration {
+        let (ttl, default, kept) = match allowed {
+            true => (self.authorized_ttl, AUTHORIZED_TTL, self.cache_authorized_requests),
+            false => (self.unauthorized_ttl, UNAUTHORIZED_TTL, self.cache_unauthorized_requests),
+        };
+        match kept {
+            Some(false) => Duration::ZERO,
+            _ if ttl.is_zero() => default,
+            _ => ttl,
+        }
+    }
+
+    fn validate(&self, path: &str, causes: &mut FieldErrors) {
+        if self.timeout.is_zero() {
+            causes.required(format!("{path}.timeout"), "");
+        } else if self.timeout > TIMEOUT_MAX {
+            causes.invalid(format!("{path}.timeout"), format!("{}s", self.timeout.as_secs_f64()), "must be > 0s and <= 30s");
+        }
+        let one_of = |name: &str, value: &str, known: &[&str], causes: &mut FieldErrors| match value {
+            "" => causes.required(format!("{path}.{name}"), ""),
+            value if !known.contains(&value) => causes.not_supported(format!("{path}.{name}"), value, known),
+            _ => {}
+        };
+        one_of("subjectAccessReviewVersion", &self.subject_access_review_version, &["v1", "v1beta1"], causes);
+        match self.match_condition_subject_access_review_version.as_str() {
+            "" if self.match_conditions.is_empty() => {}
+            "" => causes.required(format!("{path}.matchConditionSubjectAccessReviewVersion"), "required if match conditions are specified"),
+            version => one_of("matchConditionSubjectAccessReviewVersion", version, &["v1"], causes),
+        }
+        one_of("failurePolicy", &self.failure_policy, &["NoOpinion", "Deny"], causes);
+        self.connection_info.validate(&format!("{path}.connectionInfo"), causes);
+        self.validate_conditions(&format!("{path}.matchConditions"), causes);
+    }
+
+    fn validate_conditions(&self, path: &str, causes: &mut FieldErrors) {
+        if self.match_conditions.len() > CONDITIONS_MAX {
+            return causes.too_many(path, self.match_conditions.len(), CONDITIONS_MAX);
+        }
+        let mut seen = HashSet::new();
+        for (index, MatchCondition { expression }) in self.match_conditions.iter().enumerate() {
+            let path = format!("{path}[{index}].expression");
+            match () {
+                () if expression.trim().is_empty() => causes.required(path, ""),
+                () if !seen.insert(expression) => causes.duplicate(path, &**expression),
+                () => {
+                    if let Err(why) = Program::compile(expression, About::Request, Makes::Bool) {
+                        causes.invalid(path, &**expression, &why);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl ConnectionInfo {
+    fn validate(&self, path: &str, causes: &mut FieldErrors) {
+        let file_path = format!("{path}.kubeConfigFile");
+        match (self.kind.as_str(), self.kube_config_file.as_deref()) {
+            ("", _) => causes.required(format!("{path}.type"), ""),
+            ("InClusterConfig", _) => {
+                causes.invalid(format!("{path}.type"), "InClusterConfig", "the API server runs in no pod: name a KubeConfigFile")
+            }
+            ("KubeConfigFile", None | Some("")) => causes.required(file_path, ""),
+            ("KubeConfigFile", Some(file)) if !Path::new(file).is_absolute() => causes.invalid(file_path, file, "must be an absolute path"),
+            ("KubeConfigFile", Some(file)) => match std::fs::metadata(file) {
+                Err(error) => causes.invalid(file_path, file, &format!("error loading file: {error}")),
+                Ok(found) if !found.is_file() => causes.invalid(file_path, file, "must be a regular file"),
+                Ok(_) => {}
+            },
+            (other, _) => causes.not_supported(format!("{path}.type"), other, &["InClusterConfig", "KubeConfigFile"]),
+        }
+    }
+}
+
+impl AuthorizationConfig {
+    /// Reads and validates it.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = file::parse(text, "AuthorizationConfiguration")?;
+        let mut causes = FieldErrors::default();
+        config.validate(&mut causes);
+        if causes.is_empty() {
+            return Ok(config);
+        }
+        Err(causes.0.iter().map(api::field_errors::FieldError::text).collect::<Vec<_>>().join(", "))
+    }
+
+    fn validate(&self, causes: &mut FieldErrors) {
+        if self.authorizers.is_empty() {
+            causes.required("authorizers", "at least one authorization mode must be defined");
+        }
+        let (mut types, mut names) = (HashSet::new(), HashSet::new());
+        for (index, one) in self.authorizers.iter().enumerate() {
+            let path = format!("authorizers[{index}]");
+            if one.kind.is_empty() {
+                causes.required(format!("{path}.type"), "");
+                continue;
+            }
+            if Type::parse(&one.kind).is_err() {
+                causes.not_supported(format!("{path}.type"), &*one.kind, &["AlwaysAllow", "AlwaysDeny", "Node", "RBAC", "Webhook"]);
+                continue;
+            }
+            if !types.insert(&one.kind) && one.kind != "Webhook" {
+                causes.duplicate(format!("{path}.type"), &*one.kind);
+                continue;
+            }
+            let name = format!("{path}.name");
+            match apiserver::names::subdomain_error(&one.name) {
+                _ if one.name.is_empty() => causes.required(name, ""),
+                _ if !names.insert(&one.name) => causes.duplicate(name, &*one.name),
+                Some(why) => causes.invalid(name, &*one.name, &format!("authorizer name is invalid: {why}")),
+                None => {}
+            }
+            match (&one.webhook, one.kind == "Webhook") {
+                (None, true) => causes.required(format!("{path}.webhook"), "required when type=Webhook"),
+                // As upstream: without a word of the webhook itself.
+                (Some(webhook), true) => webhook.validate(&path, causes),
+                (Some(_), false) => causes.invalid(format!("{path}.webhook"), "non-null", "may only be specified when type=Webhook"),
+                (None, false) => {}
+            }
+        }
+    }
+}
+
+/// Those that answer from memory, made elsewhere; they go on while configurations change.
+#[derive(Clone)]
+pub struct BuiltIn {
+    /// Comes before all that is configured.
+    pub privileged: Arc<dyn Authorizer>,
+    pub node: Arc<dyn Authorizer>,
+    pub rbac: Arc<dyn Authorizer>,
+}
+
+/// The authorizers of now.
+pub struct Chain {
+    now: ArcSwap<Vec<Arc<dyn Authorizer>>>,
+    built_in: BuiltIn,
+    /// What was there at the start: Node and RBAC cannot come later.
+    started: HashSet<String>,
+    group: Group,
+}
+
+impl Chain {
+    /// `config` is valid.
+    ///
+    /// # Errors
+    /// What is wrong with the kubeconfig of a webhook.
+    pub async fn new(config: &AuthorizationConfig, built_in: BuiltIn, group: &Group) -> Result<Arc<Self>, String> {
+        let started = config.authorizers.iter().map(|one| one.kind.clone()).collect();
+        let this = Self { now: ArcSwap::default(), built_in, started, group: group.clone() };
+        let made = this.made(config).await?;
+        this.now.store(Arc::new(made));
+        Ok(Arc::new(this))
+    }
+
+    async fn made(&self, config: &AuthorizationConfig) -> Result<Vec<Arc<dyn Authorizer>>, String> {
+        let mut made = vec![self.built_in.privileged.clone()];
+        for one in &config.authorizers {
+            made.push(match Type::parse(&one.kind)? {
+                Type::AlwaysAllow => Arc::new(AlwaysAllow),
+                Type::AlwaysDeny => Arc::new(AlwaysDeny),
+                Type::Node | Type::Rbac if !self.started.contains(&one.kind) => {
+                    return Err(format!("authorizer type {} is not allowed if it was not enabled at initial server startup", one.kind));
+                }
+                Type::Node => self.built_in.node.clone(),
+                Type::Rbac => self.built_in.rbac.clone(),
+                Type::Webhook => Arc::new(WebhookAuthorizer::open(one.webhook.clone().unwrap_or_default(), &self.group).await?),
+            });
+        }
+        Ok(made)
+    }
+
+    /// Takes a new text of the file.
+    pub fn take(self: &Arc<Self>) -> Take {
+        let this = self.clone();
+        Arc::new(move |text| {
+            let this = this.clone();
+            Box::pin(async move {
+                let config = AuthorizationConfig::parse(&text).map_err(Wrong::Text)?;
+                let made = this.made(&config).await.map_err(Wrong::Text)?;
+                this.now.store(Arc::new(made));
+                Ok(())
+            })
+        })
+    }
+}
+
+impl Authorizer for Chain {
+    fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
+        let mut reasons = Vec::new();
+        for one in self.now.load().iter() {
+            match one.authorize(attributes) {
+                Decision::NoOpinion(reason) => reasons.extend(Some(reason).filter(|reason| !reason.is_empty())),
+                decided => return decided,
+            }
+        }
+        Decision::NoOpinion(reasons.join("\n"))
+    }
+
+    fn ask<'a>(&'a self, attributes: &'a Attributes<'a>) -> Option<BoxFuture<'a, Verdict>> {
+        Some(Box::pin(async move {
+            let (mut reasons, mut errors) = (Vec::new(), Vec::new());
+            for one in self.now.load_full().iter() {
+                let Verdict { decision, error } = match one.ask(attributes) {
+                    None => one.authorize(attributes).into(),
+                    Some(asked) => asked.await,
+                };
+                match decision {
+                    Decision::NoOpinion(reason) => {
+                        reasons.extend(Some(reason).filter(|reason| !reason.is_empty()));
+                        errors.extend(Some(error).filter(|error| !error.is_empty()));
+                    }
+                    decision => return Verdict { decision, error },
+                }
+            }
+            Verdict { decision: Decision::NoOpinion(reasons.join("\n")), error: aggregated(errors) }
+        }))
+    }
+
+    fn rules(&self, user: &User, namespace: &str) -> Rules {
+        let (mut all, mut errors) = (Rules::default(), Vec::new());
+        for one in self.now.load().iter() {
+            let rules = one.rules(user, namespace);
+            all.resource.extend(rules.resource);
+            all.non_resource.extend(rules.non_resource);
+            all.incomplete |= rules.incomplete;
+            errors.extend(Some(rules.error).filter(|error| !error.is_empty()));
+        }
+        Rules { error: errors.join(", "), ..all }
+    }
+
+    fn start(&self, engine: &Arc<Engine>) {
+        if self.started.contains("Node") {
+            self.built_in.node.start(engine);
+        }
+        // Who asks what a role allows (`RBACEscalationCheck`) asks in every mode.
+        self.built_in.rbac.start(engine);
+    }
+}
+
+/// `authorizerfactory.NewAlwaysAllowAuthorizer`
+pub struct AlwaysAllow;
+
+impl Authorizer for AlwaysAllow {
+    fn authorize(&self, _: &Attributes<'_>) -> Decision {
+        Decision::Allow(String::new())
+    }
+
+    fn rules(&self, _: &User, _: &str) -> Rules {
+        Rules {
+            resource: vec![json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]})],
+            non_resource: vec![json!({"verbs": ["*"], "nonResourceURLs": ["*"]})],
+            ..Rules::default()
+        }
+    }
+}
+
+/// `authorizerfactory.NewAlwaysDenyAuthorizer`: the others are asked all the same.
+pub struct AlwaysDeny;
+
+impl Authorizer for AlwaysDeny {
+    fn authorize(&self, _: &Attributes<'_>) -> Decision {
+        Decision::NoOpinion("Everything is forbidden.".into())
+    }
+}
+
+#[cfg(test)]
+mod tests;

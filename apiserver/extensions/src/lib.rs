@@ -4,6 +4,7 @@
 
 mod cel;
 mod columns;
+mod conversion;
 pub mod definition;
 mod json_path;
 pub mod names;

@@ -1,5 +1,6 @@
 //! Definitions of widely used operators and resources of theirs, good and bad, against the real engine over the memory store.
 
+mod conversion;
 mod files;
 mod hostile;
 mod life;

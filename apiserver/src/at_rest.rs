@@ -23,6 +23,7 @@ use serde_json::Value;
 pub use providers::Encryption;
 
 use crate::{
+    engine::form,
     kind::Kind,
     schema::{MAGIC, enveloped},
 };
@@ -52,11 +53,31 @@ pub struct AtRest {
     media: Media,
     /// Something stood there otherwise than as JSON in the clear.
     has_met_other: AtomicBool,
+    older: &'static [Older],
+}
+
+/// Versions of a kind whose messages are read as those of the version that is stored.
+pub struct Older {
+    pub group: &'static str,
+    pub kind: &'static str,
+    pub versions: &'static [&'static str],
+}
+
+impl Older {
+    fn is(&self, kind: &Kind, api_version: &str) -> bool {
+        let is_of = |version: &&str| api_version.strip_suffix(*version).and_then(|rest| rest.strip_suffix('/')) == Some(self.group);
+        self.group == kind.group && self.kind == kind.kind && self.versions.iter().any(|version| is_of(&version))
+    }
 }
 
 impl AtRest {
     pub fn new(encryption: Option<Encryption>, media: Media) -> Arc<Self> {
-        Arc::new(Self { encryption: ArcSwapOption::from(encryption.map(Arc::new)), media, has_met_other: AtomicBool::default() })
+        Arc::new(Self { encryption: ArcSwapOption::from(encryption.map(Arc::new)), media, ..Self::default() })
+    }
+
+    /// As [`AtRest::new`], where these are read, too.
+    pub fn reading(encryption: Option<Encryption>, media: Media, older: &'static [Older]) -> Arc<Self> {
+        Arc::new(Self { encryption: ArcSwapOption::from(encryption.map(Arc::new)), media, older, ..Self::default() })
     }
 
     /// From now on written and read so.
@@ -95,7 +116,7 @@ impl AtRest {
             return Ok(self.upgraded(kind, plain));
         }
         self.has_met_other.store(true, Ordering::Relaxed);
-        json(kind, &plain)
+        self.json(kind, &plain)
     }
 
     /// An older version's JSON in the version that is stored. Of most kinds nothing is looked at.
@@ -108,10 +129,21 @@ impl AtRest {
         match serde_json::from_slice::<Value>(&json) {
             Ok(value) if value.get("apiVersion").and_then(Value::as_str) != Some(&*kind.api_version()) => {
                 self.has_met_other.store(true, Ordering::Relaxed);
-                crate::engine::form::bytes(&upgrade(value))
+                form::bytes(&upgrade(value))
             }
             _ => json,
         }
+    }
+
+    fn json(&self, kind: &Kind, protobuf: &[u8]) -> Result<Bytes, String> {
+        let Some(tables) = kind.schema.tables() else { return Err(format!("{} has no protobuf form", kind.kind)) };
+        let is_same = |api_version: &str| self.older.iter().any(|older| older.is(kind, api_version));
+        let mut value = tables.stored(&kind.api_version(), &kind.kind, protobuf, is_same).map_err(|why| why.to_string())?;
+        kind.schema.complete(&mut value);
+        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.shift_remove("resourceVersion");
+        }
+        Ok(form::bytes(&value))
     }
 
     /// Asks for the keys that these values were encrypted with, where somebody has to be asked: [`AtRest::open`] never waits. What cannot be
@@ -147,16 +179,6 @@ fn protobuf(kind: &Kind, json: &[u8]) -> Result<Bytes, String> {
         return Err(format!("{} cannot be written as protobuf", kind.kind));
     }
     Ok(enveloped(&kind.api_version(), &kind.kind, &message).into_boxed_slice().into())
-}
-
-fn json(kind: &Kind, protobuf: &[u8]) -> Result<Bytes, String> {
-    let Some(tables) = kind.schema.tables() else { return Err(format!("{} has no protobuf form", kind.kind)) };
-    let mut value = tables.protobuf(&kind.kind, protobuf).map_err(|status| status.message)?.value;
-    kind.schema.complete(&mut value);
-    if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.shift_remove("resourceVersion");
-    }
-    Ok(crate::engine::form::bytes(&value))
 }
 
 #[cfg(test)]

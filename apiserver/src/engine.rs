@@ -82,13 +82,7 @@ impl Engine {
     }
 
     /// As [`Engine::new`], where objects stand in the store so.
-    pub fn with_rest(
-        store: Arc<dyn Store>,
-        at_rest: Arc<AtRest>,
-        kinds: Vec<Arc<Kind>>,
-        auth: Auth,
-        group: api::task::Group,
-    ) -> Arc<Self> {
+    pub fn with_rest(store: Arc<dyn Store>, at_rest: Arc<AtRest>, kinds: Vec<Arc<Kind>>, auth: Auth, group: api::task::Group) -> Arc<Self> {
         let stop = Stop::of(&group);
         let engine = Arc::new(Self {
             store,

@@ -41,13 +41,14 @@ impl AtRestFlags {
             if self.encryption_provider_config_automatic_reload {
                 bail!("--encryption-provider-config-automatic-reload must be set with --encryption-provider-config");
             }
-            return Ok(AtRest::new(None, media));
+            return Ok(AtRest::reading(None, media, kinds::older::STORED));
         };
         let name = file.display().to_string();
-        let text = std::fs::read_to_string(file)
-            .with_context(|| format!("error while parsing file: error while loading file: error reading encryption provider configuration file {name:?}"))?;
+        let text = std::fs::read_to_string(file).with_context(|| {
+            format!("error while parsing file: error while loading file: error reading encryption provider configuration file {name:?}")
+        })?;
         let read = Encryption::read(&name, &text, self.encryption_provider_config_automatic_reload).await;
-        Ok(AtRest::new(Some(read.map_err(anyhow::Error::msg)?), media))
+        Ok(AtRest::reading(Some(read.map_err(anyhow::Error::msg)?), media, kinds::older::STORED))
     }
 
     /// What goes on while the server runs: KMSs are asked, the file is looked at. And the check `kms-providers`, where there may be some.

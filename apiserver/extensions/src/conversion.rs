@@ -8,7 +8,11 @@ use std::{
 };
 
 use api::{Gvk, Status, field_errors::FieldErrors};
-use apiserver::{engine::Engine, kind::Converter, outbound::{Callee, Unanswered}};
+use apiserver::{
+    engine::Engine,
+    kind::Converter,
+    outbound::{Callee, Unanswered},
+};
 use kinds::{
     admission::webhooks::ClientConfig,
     common::{Path, Read, selector},

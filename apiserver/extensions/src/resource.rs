@@ -12,8 +12,8 @@ use api::{
 use apiserver::{
     engine::{Claims, Engine},
     kind::{
-        Came, Claimant, Conversion, Ctx, Field, Handler, Kind, Lookup, Name, Names, ReadStep, ScalePaths, Scope, Storage,
-        Strategy, Subresource, names,
+        Came, Claimant, Conversion, Ctx, Field, Handler, Kind, Lookup, Name, Names, ReadStep, ScalePaths, Scope, Storage, Strategy,
+        Subresource, names,
     },
     schema::{Schema, Shape},
 };

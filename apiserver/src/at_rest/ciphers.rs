@@ -9,10 +9,7 @@ use aws_lc_rs::{
     iv::FixedLength,
     rand,
 };
-use crypto_secretbox::{
-    AeadInPlace, KeyInit, XSalsa20Poly1305,
-    aead::generic_array::GenericArray,
-};
+use crypto_secretbox::{AeadInPlace, KeyInit, XSalsa20Poly1305, aead::generic_array::GenericArray};
 
 const GCM_NONCE: usize = 12;
 const GCM_TAG: usize = 16;

@@ -193,8 +193,7 @@ fn names(resources: &[String], path: &str, causes: &mut FieldErrors) {
 
 impl ProviderConfig {
     fn validate(&self, path: &str, reload: bool, kms_names: &mut HashSet<String>, causes: &mut FieldErrors) {
-        let given =
-            [self.aesgcm.is_some(), self.aescbc.is_some(), self.secretbox.is_some(), self.identity.is_some(), self.kms.is_some()];
+        let given = [self.aesgcm.is_some(), self.aescbc.is_some(), self.secretbox.is_some(), self.identity.is_some(), self.kms.is_some()];
         let what = |why: &str, causes: &mut FieldErrors| causes.invalid(path, "provider", why);
         match given.iter().filter(|given| **given).count() {
             0 => what("provider does not contain any of the expected providers: KMS, AESGCM, AESCBC, Secretbox, Identity", causes),

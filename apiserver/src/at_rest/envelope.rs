@@ -73,7 +73,9 @@ impl EncryptedObject {
         let size: usize = self.annotations.iter().map(|(name, value)| name.len() + value.len()).sum();
         let bad = self.annotations.keys().find(|name| crate::names::subdomain_error(name).is_some() || !name.contains('.'));
         if let Some(name) = bad {
-            return Err(format!("failed to validate annotations: annotations: Invalid value: {name:?}: should be a domain with at least two segments separated by dots"));
+            return Err(format!(
+                "failed to validate annotations: annotations: Invalid value: {name:?}: should be a domain with at least two segments separated by dots"
+            ));
         }
         if size > ANNOTATIONS_BYTES_MAX {
             let why = format!("total size of annotations is {size}, which exceeds the max size of {ANNOTATIONS_BYTES_MAX}");

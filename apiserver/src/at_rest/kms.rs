@@ -186,9 +186,10 @@ impl Kms {
 
     async fn probe(&self) -> Result<(), String> {
         let name = &self.name;
-        let status: StatusResponse = self.call("/v2.KeyManagementService/Status", StatusRequest {}).await.map_err(|why| {
-            format!("failed to perform status section of the healthz check for KMS Provider {name}, error: {why}")
-        })?;
+        let status: StatusResponse = self
+            .call("/v2.KeyManagementService/Status", StatusRequest {})
+            .await
+            .map_err(|why| format!("failed to perform status section of the healthz check for KMS Provider {name}, error: {why}"))?;
         let mut errors = Vec::new();
         if status.healthz != "ok" {
             errors.push(format!("got unexpected healthz status: {}", status.healthz));

@@ -93,9 +93,11 @@ pub fn check(at_rest: &Arc<AtRest>) -> Check {
 
 /// `kmsHealthChecker`
 async fn all(encryption: &Encryption) -> Checked {
-    let checks = encryption.kms().iter().enumerate().map(|(at, kms)| async move {
-        kms.check().await.map_err(|why| format!("kms-provider-{at}: {why}"))
-    });
+    let checks = encryption
+        .kms()
+        .iter()
+        .enumerate()
+        .map(|(at, kms)| async move { kms.check().await.map_err(|why| format!("kms-provider-{at}: {why}")) });
     let errors: Vec<String> = join_all(checks).await.into_iter().filter_map(Result::err).collect();
     match errors.as_slice() {
         [] => Ok(()),

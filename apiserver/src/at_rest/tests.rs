@@ -16,7 +16,8 @@ const CBC: [&str; 3] = [
     "MjM0NTY3ODk6Ozw9Pj9AQcyIapE4aGI2nLuJ8u6YTmS8S4PgM1sZNIDkn75fSKTjcXNN+3spcTiJn5CHfIQEJgU95sO/wZrq6ScRPSami9w=",
     "MjM0NTY3ODk6Ozw9Pj9AQQv1qwOqnthtgsWWIa62KeMOVgOpALFiHzf5IWYAYtTzbSuaiLHWnIhsxniGqfhFR045RDPN/PcCh+itWMP46o8=",
 ];
-const SECRETBOX: &str = "BwgJCgsMDQ4PEBESExQVFhcYGRobHB0enBV65mqGGUYS6m78Bv/BtvxXcyHzrSfwn5jdVjIiNUG8j82bkhhulw+6IhnWa3IHlMtQ6I2AOIShQnykwTyDd6SdYiOa8mGssefU";
+const SECRETBOX: &str =
+    "BwgJCgsMDQ4PEBESExQVFhcYGRobHB0enBV65mqGGUYS6m78Bv/BtvxXcyHzrSfwn5jdVjIiNUG8j82bkhhulw+6IhnWa3IHlMtQ6I2AOIShQnykwTyDd6SdYiOa8mGssefU";
 const SEEDED: &str = "PD0+P0BBQkNERUZHSElKS0xNTk9QUVJTVFVWV1hZWltkZWZnaGlqa2xtbm/ZLzlJjPCjCBVT8e1uUF8p/tMi3CXS1lILxNykw9XXEQSwXOrBWxbORRljKFdtK/k19W57qGE+gQjG39EOT/bxU1AMRBqEXxZSKwc=";
 
 /// 1, 2, 3, …
@@ -70,28 +71,55 @@ async fn a_file_that_is_wrong_is_refused_in_upstreams_words() {
     let (a, key) = (aes("a", 1), STANDARD.encode([1; 32]));
     let kms = |rest: &str| format!("- {{resources: [secrets], providers: [{{kms: {{{rest}}}}}]}}");
     let cases = [
-        ("- {resources: [], providers: [{identity: {}}]}".to_owned(), "resources[0].resources: Required value: at least one resources[0].resources is required"),
+        (
+            "- {resources: [], providers: [{identity: {}}]}".to_owned(),
+            "resources[0].resources: Required value: at least one resources[0].resources is required",
+        ),
         ("- {resources: [secrets]}".into(), "resources[0].providers: Required value: at least one resources[0].providers is required"),
-        ("- {resources: [secrets], providers: [{}]}".into(), "provider does not contain any of the expected providers: KMS, AESGCM, AESCBC, Secretbox, Identity"),
-        (format!("- {{resources: [secrets], providers: [{{identity: {{}}, {a}}}]}}"), "more than one provider specified in a single element"),
-        ("- {resources: [secrets], providers: [{aesgcm: {keys: [{name: a, secret: c2hvcnQ=}]}}]}".into(), "resources[0].providers[0].aesgcm.keys[0].secret: Invalid value: \"REDACTED\": secret is not of the expected length, got 5, expected one of [16 24 32]"),
+        (
+            "- {resources: [secrets], providers: [{}]}".into(),
+            "provider does not contain any of the expected providers: KMS, AESGCM, AESCBC, Secretbox, Identity",
+        ),
+        (
+            format!("- {{resources: [secrets], providers: [{{identity: {{}}, {a}}}]}}"),
+            "more than one provider specified in a single element",
+        ),
+        (
+            "- {resources: [secrets], providers: [{aesgcm: {keys: [{name: a, secret: c2hvcnQ=}]}}]}".into(),
+            "resources[0].providers[0].aesgcm.keys[0].secret: Invalid value: \"REDACTED\": secret is not of the expected length, got 5, expected one of [16 24 32]",
+        ),
         ("- {resources: [secrets], providers: [{secretbox: {keys: [{name: a, secret: '?'}]}}]}".into(), "secrets must be base64 encoded"),
-        (format!("- {{resources: [secrets], providers: [{{aescbc: {{keys: [{{secret: {key}}}]}}}}]}}"), "resources[0].providers[0].aescbc.keys[0].name: Required value: name is a mandatory field for a key"),
-        ("- {resources: ['*'], providers: [{identity: {}}]}".into(), "use '*.' to encrypt all the resources from core API group or *.* to encrypt all resources"),
+        (
+            format!("- {{resources: [secrets], providers: [{{aescbc: {{keys: [{{secret: {key}}}]}}}}]}}"),
+            "resources[0].providers[0].aescbc.keys[0].name: Required value: name is a mandatory field for a key",
+        ),
+        (
+            "- {resources: ['*'], providers: [{identity: {}}]}".into(),
+            "use '*.' to encrypt all the resources from core API group or *.* to encrypt all resources",
+        ),
         ("- {resources: [Secrets], providers: [{identity: {}}]}".into(), "resource name should not contain capital letters"),
         ("- {resources: [secrets, '*.'], providers: [{identity: {}}]}".into(), "using overlapping resources"),
         ("- {resources: [secrets, secrets], providers: [{identity: {}}]}".into(), "the same resource cannot be specified multiple times"),
         ("- {resources: [events.events.k8s.io], providers: [{identity: {}}]}".into(), "Use 'events' instead in the config file"),
         ("- {resources: [secrets.*], providers: [{identity: {}}]}".into(), "encrypting the same resource across groups is not supported"),
-        ("- {resources: ['*.'], providers: [{identity: {}}]}\n- {resources: [secrets], providers: [{identity: {}}]}".into(), "error while building transformers: resource \"secrets\" is masked by earlier rule \"*.\""),
-        ("- {resources: ['*.*'], providers: [{identity: {}}]}\n- {resources: [a.b], providers: [{identity: {}}]}".into(), "resource \"a.b\" is masked by earlier rule \"*.*\""),
+        (
+            "- {resources: ['*.'], providers: [{identity: {}}]}\n- {resources: [secrets], providers: [{identity: {}}]}".into(),
+            "error while building transformers: resource \"secrets\" is masked by earlier rule \"*.\"",
+        ),
+        (
+            "- {resources: ['*.*'], providers: [{identity: {}}]}\n- {resources: [a.b], providers: [{identity: {}}]}".into(),
+            "resource \"a.b\" is masked by earlier rule \"*.*\"",
+        ),
         ("- {resources: [secrets], providers: [{identity: {}}], else: 1}".into(), "strict decoding error: unknown field"),
         (kms("apiVersion: v2, name: 'a:b', endpoint: unix:///s"), "invalid KMS provider name a:b, must not contain ':'"),
         (kms("apiVersion: v2, name: a, endpoint: http://s"), "unsupported scheme \"http\" for KMS provider, only unix is supported"),
         (kms("apiVersion: v2, name: a, endpoint: unix:///s, timeout: 0s"), "timeout should be a positive value"),
         (kms("apiVersion: v2, name: a, endpoint: unix:///s, cachesize: 1"), "cachesize is not supported in v2"),
         (kms("apiVersion: v3, name: a, endpoint: unix:///s"), "for KMS provider, only v1 and v2 are supported"),
-        (kms("name: a, endpoint: unix:///s"), "error while building transformers: KMSv1 is deprecated and will only receive security updates going forward. Use KMSv2 instead.  Set --feature-gates=KMSv1=true"),
+        (
+            kms("name: a, endpoint: unix:///s"),
+            "error while building transformers: KMSv1 is deprecated and will only receive security updates going forward. Use KMSv2 instead.  Set --feature-gates=KMSv1=true",
+        ),
     ];
     for (resources, words) in cases {
         let error = encryption(&resources).await.err().unwrap_or_default();
@@ -121,9 +149,8 @@ async fn the_first_provider_writes_and_all_read() {
     let sealed = before.seal("", "secrets", KEY, &plain).unwrap();
     assert!(sealed.starts_with(b"k8s:enc:aescbc:v1:old:"), "{sealed:?}");
     assert_eq!(before.seal("", "configmaps", KEY, &plain).unwrap(), plain, "others are not encrypted");
-    let opened = |encryption: &Encryption, stored: &Bytes| {
-        encryption.open("", "secrets", KEY, stored).map(|opened| (opened.plain, opened.is_stale))
-    };
+    let opened =
+        |encryption: &Encryption, stored: &Bytes| encryption.open("", "secrets", KEY, stored).map(|opened| (opened.plain, opened.is_stale));
     assert_eq!(opened(&before, &sealed), Ok((plain.clone(), false)));
     assert_eq!(opened(&rotated, &sealed), Ok((plain.clone(), true)));
     assert_eq!(opened(&rotated, &plain), Ok((plain.clone(), true)), "written before there was encryption");

@@ -196,7 +196,9 @@ async fn a_file_that_changes_is_taken_over_and_one_that_is_wrong_is_not() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("ec.yaml");
     let text = |providers: &str| {
-        format!("apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n- {{resources: [things.test.io], providers: [{providers}]}}")
+        format!(
+            "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n- {{resources: [things.test.io], providers: [{providers}]}}"
+        )
     };
     let store = Arc::new(Memory::new());
     let at_rest = AtRest::new(Some(encryption(&aes("one", 'a')).await), Media::Json);

@@ -73,7 +73,10 @@ impl Plugin {
         });
     }
 
-    async fn answer(&self, request: http::Request<hyper::body::Incoming>) -> http::Response<impl http_body::Body<Data = Bytes, Error = Infallible> + use<>> {
+    async fn answer(
+        &self,
+        request: http::Request<hyper::body::Incoming>,
+    ) -> http::Response<impl http_body::Body<Data = Bytes, Error = Infallible> + use<>> {
         let mood = *self.mood.lock();
         if mood == Mood::Hangs {
             std::future::pending::<()>().await;

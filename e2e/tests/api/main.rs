@@ -9,6 +9,7 @@ mod joining;
 mod lists;
 mod losses;
 mod objects;
+mod vault;
 mod watches;
 mod webhooks;
 mod workloads;

@@ -88,7 +88,8 @@ mod tests {
                 "conversion": {"strategy": "Webhook", "webhook": {"clientConfig": client, "conversionReviewVersions": ["v1"]}},
             }})
         );
-        let bare = upgraded(json!({"apiVersion": "apiextensions.k8s.io/v1beta1", "spec": {"version": "v3", "conversion": {"strategy": "None"}}}));
+        let bare =
+            upgraded(json!({"apiVersion": "apiextensions.k8s.io/v1beta1", "spec": {"version": "v3", "conversion": {"strategy": "None"}}}));
         let spec = json!({"versions": [{"name": "v3", "served": true, "storage": true}], "conversion": {"strategy": "None"}, "preserveUnknownFields": true});
         assert_eq!(bare["spec"], spec);
     }

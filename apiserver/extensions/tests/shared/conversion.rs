@@ -202,16 +202,31 @@ async fn what_a_webhook_does_wrong_is_told_in_upstreams_words_and_stores_nothing
         (|answer| answer["code"] = json!(503), "failed: an error on the server"),
         (|answer| answer["code"] = json!(404), "failed: the server could not find the requested resource"),
         (|answer| answer["code"] = json!(302), "failed: the server rejected our request: 302"),
-        (|answer| answer["kind"] = json!("Other"), "failed: expected webhook response of apiextensions.k8s.io/v1, Kind=ConversionReview, got apiextensions.k8s.io/v1, Kind=Other"),
+        (
+            |answer| answer["kind"] = json!("Other"),
+            "failed: expected webhook response of apiextensions.k8s.io/v1, Kind=ConversionReview, got apiextensions.k8s.io/v1, Kind=Other",
+        ),
         (|answer| answer["response"] = Value::Null, "failed: no response provided"),
         (|answer| answer["response"]["uid"] = json!("x"), "failed: expected response.uid=\""),
         (|answer| answer["response"]["result"] = json!({"status": "Failure", "message": "no such knob"}), "failed: no such knob"),
         (|answer| answer["response"]["result"] = json!({}), "failed: response.result.status was '', not 'Success'"),
         (|answer| answer["response"]["convertedObjects"] = json!([]), "returned 0 objects, expected 1"),
-        (|answer| answer["response"]["convertedObjects"][0]["apiVersion"] = json!("test.io/v9"), "returned invalid object at index 0: invalid groupVersion (expected test.io/v2, received test.io/v9)"),
-        (|answer| answer["response"]["convertedObjects"][0]["kind"] = json!("Door"), "returned invalid object at index 0: invalid kind (expected Knob, received Door)"),
-        (|answer| answer["response"]["convertedObjects"][0]["metadata"]["name"] = json!("b"), "returned invalid object: must have the same name: a != b"),
-        (|answer| answer["response"]["convertedObjects"][0]["metadata"]["labels"] = json!({"a": "not a value!"}), "returned invalid metadata: metadata.labels: Invalid value: \"not a value!\""),
+        (
+            |answer| answer["response"]["convertedObjects"][0]["apiVersion"] = json!("test.io/v9"),
+            "returned invalid object at index 0: invalid groupVersion (expected test.io/v2, received test.io/v9)",
+        ),
+        (
+            |answer| answer["response"]["convertedObjects"][0]["kind"] = json!("Door"),
+            "returned invalid object at index 0: invalid kind (expected Knob, received Door)",
+        ),
+        (
+            |answer| answer["response"]["convertedObjects"][0]["metadata"]["name"] = json!("b"),
+            "returned invalid object: must have the same name: a != b",
+        ),
+        (
+            |answer| answer["response"]["convertedObjects"][0]["metadata"]["labels"] = json!({"a": "not a value!"}),
+            "returned invalid metadata: metadata.labels: Invalid value: \"not a value!\"",
+        ),
     ];
     let (room, hook) = room("v1").await;
     assert_eq!(room.post(OLD, &knob("a", "v1")).await.0, 201);

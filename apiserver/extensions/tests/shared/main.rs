@@ -6,3 +6,4 @@ mod hostile;
 mod life;
 mod room;
 mod samples;
+mod trouble;

@@ -21,12 +21,12 @@ use apiserver::{
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
+pub use self::config::ClientConfig;
 use self::{
     config::{Configuration, Hook, resource},
     exchange::Answer,
     rules::About,
 };
-pub use self::config::ClientConfig;
 use crate::common::Read;
 
 const MUTATING: &str = "MutatingAdmissionWebhook";

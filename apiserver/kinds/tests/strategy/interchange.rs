@@ -130,6 +130,35 @@ async fn what_a_stock_server_stored_as_protobuf_is_served() {
     assert!(all.len() > 45, "{}", all.len());
 }
 
+/// Fields that the stored version does not have any more.
+const GONE: [&str; 3] = [".spec.rollbackTo", ".spec.limited.assuredConcurrencyShares", ".spec.exempt"];
+
+#[tokio::test]
+async fn what_was_stored_in_a_version_that_is_served_no_more_is_served_in_the_stored_one() {
+    let (store, all) = (Arc::new(Memory::new()), stored());
+    let at_rest = AtRest::reading(None, Media::Json, kinds::older::STORED);
+    let room = room(&store, at_rest).await;
+    let mut wrong = Vec::new();
+    for older in kinds::older::STORED {
+        let one = all.iter().find(|one| one.kind.group == older.group && one.kind.kind == older.kind);
+        let one = one.unwrap_or_else(|| panic!("{} {} is not kept", older.group, older.kind));
+        for version in older.versions {
+            let file = Path::new(GOLDEN).join(format!("{}.{version}.{}.json", older.group, older.kind));
+            let mut expected: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+            let value = fs::read(file.with_extension("pb")).unwrap().into();
+            store.txn(Txn { expect: Vec::new(), ops: vec![Op::Put { key: one.key.clone(), value, ttl: None }] }).await.unwrap();
+            expected["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+            expected["apiVersion"] = one.json["apiVersion"].clone();
+            let (code, shown) = room.send("GET", &path(&one.kind), Value::Null).await;
+            match lacks(&shown, &expected, "").filter(|what| !GONE.contains(&what.as_str())) {
+                None if code == 200 => {}
+                what => wrong.push(format!("{version} {}: {code} {what:?} {}", one.key, shown["message"])),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[tokio::test]
 async fn where_protobuf_is_asked_for_what_is_written_is_what_upstream_would_write() {
     let (store, at_rest) = (Arc::new(Memory::new()), AtRest::new(None, Media::Protobuf { but: &["apiregistration.k8s.io"] }));

@@ -23,7 +23,6 @@ use serde_json::Value;
 pub use providers::Encryption;
 
 use crate::{
-    engine::form,
     kind::Kind,
     schema::{MAGIC, enveloped},
 };
@@ -129,7 +128,7 @@ impl AtRest {
         match serde_json::from_slice::<Value>(&json) {
             Ok(value) if value.get("apiVersion").and_then(Value::as_str) != Some(&*kind.api_version()) => {
                 self.has_met_other.store(true, Ordering::Relaxed);
-                form::bytes(&upgrade(value))
+                bytes_of(&upgrade(value))
             }
             _ => json,
         }
@@ -143,7 +142,7 @@ impl AtRest {
         if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.shift_remove("resourceVersion");
         }
-        Ok(form::bytes(&value))
+        Ok(bytes_of(&value))
     }
 
     /// Asks for the keys that these values were encrypted with, where somebody has to be asked: [`AtRest::open`] never waits. What cannot be
@@ -179,6 +178,11 @@ fn protobuf(kind: &Kind, json: &[u8]) -> Result<Bytes, String> {
         return Err(format!("{} cannot be written as protobuf", kind.kind));
     }
     Ok(enveloped(&kind.api_version(), &kind.kind, &message).into_boxed_slice().into())
+}
+
+/// In a buffer of exactly its size: it stays in memory.
+fn bytes_of(value: &Value) -> Bytes {
+    value.to_string().into_bytes().into_boxed_slice().into()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Versions in which a stock server may have stored objects long ago, and which 1.36 still decodes though it serves them no more: their messages
+//! Versions in which a stock server may have stored objects long ago, and which 1.36 still decodes though it serves them no more (or, of mutating policies, stores so that 1.35 can read them): their messages
 //! have the field numbers of the version that is stored now.
 //!
 //! Source: `staging/src/k8s.io/api/*/v1beta*/generated.proto`. Left out, since their fields differ: networking.k8s.io/v1beta1 Ingress,
@@ -16,6 +16,8 @@ const FLOW: &[&str] = &["v1beta1", "v1beta2", "v1beta3"];
 
 /// For [`AtRest::reading`](apiserver::at_rest::AtRest::reading).
 pub const STORED: &[Older] = &[
+    of("admissionregistration.k8s.io", "MutatingAdmissionPolicy", BETA),
+    of("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding", BETA),
     of("admissionregistration.k8s.io", "MutatingWebhookConfiguration", BETA),
     of("admissionregistration.k8s.io", "ValidatingAdmissionPolicy", BETA),
     of("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding", BETA),

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::{net::UnixStream, time::Instant};
 use tonic::{
-    Request,
+    Code, Request, Status,
     client::Grpc,
     transport::{Channel, Endpoint},
 };
@@ -273,13 +273,18 @@ impl Kms {
     /// It is no such value, or its key is not known: why the last one that was asked for is not.
     pub(super) fn open(&self, sealed: &Bytes, authenticated: &[u8]) -> Result<(Vec<u8>, bool), String> {
         let object = EncryptedObject::read(sealed)?;
+        let (name, state) = (object.key_name(), self.state.load());
         let dek = {
             let keys = self.keys.lock();
-            let known = keys.known.get(&object.key_name()).cloned();
+            let known = keys.known.get(&name).cloned();
             known.ok_or_else(|| format!("failed to decrypt DEK, error: {}", keys.error))?
         };
-        let plain = dek.open(&object.data, authenticated)?;
-        let state = self.state.load();
+        let plain = dek.open(&object.data, authenticated).inspect_err(|_| {
+            // It may be another key than the one that was asked for: it is asked for again, unless it was made here.
+            if state.as_ref().is_none_or(|state| state.head.key_name() != name) {
+                self.keys.lock().known.remove(&name);
+            }
+        })?;
         let is_other = |state: &Arc<State>| state.head.key_id != object.key_id || state.head.source_type != object.source_type;
         Ok((plain, state.as_ref().is_some_and(is_other)))
     }
@@ -328,20 +333,32 @@ impl Kms {
 
     async fn call<Q, A>(&self, method: &'static str, request: Q) -> Result<A, String>
     where
+        Q: Message + Clone + Send + Sync + 'static,
+        A: Message + Default + Send + Sync + 'static,
+    {
+        let again = request.clone();
+        let work = async {
+            match self.ask(method, request).await {
+                // The first word over a connection that was lost says so; the next one makes another.
+                Err(status) if status.code() == Code::Unavailable => self.ask(method, again).await,
+                answer => answer,
+            }
+        };
+        match tokio::time::timeout(self.timeout, work).await {
+            Ok(answer) => answer.map_err(|status| format!("rpc error: code = {:?} desc = {}", status.code(), status.message())),
+            Err(_) => Err("rpc error: code = DeadlineExceeded desc = context deadline exceeded".into()),
+        }
+    }
+
+    async fn ask<Q, A>(&self, method: &'static str, request: Q) -> Result<A, Status>
+    where
         Q: Message + Send + Sync + 'static,
         A: Message + Default + Send + Sync + 'static,
     {
-        let work = async {
-            let mut client = Grpc::new(self.channel.clone());
-            client.ready().await.map_err(|error| format!("rpc error: code = Unavailable desc = {error}"))?;
-            let answer = client.unary(Request::new(request), PathAndQuery::from_static(method), ProstCodec::<Q, A>::default()).await;
-            let told = |status: tonic::Status| format!("rpc error: code = {:?} desc = {}", status.code(), status.message());
-            answer.map(tonic::Response::into_inner).map_err(told)
-        };
-        match tokio::time::timeout(self.timeout, work).await {
-            Ok(answer) => answer,
-            Err(_) => Err("rpc error: code = DeadlineExceeded desc = context deadline exceeded".into()),
-        }
+        let mut client = Grpc::new(self.channel.clone());
+        client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let answer = client.unary(Request::new(request), PathAndQuery::from_static(method), ProstCodec::<Q, A>::default()).await;
+        answer.map(tonic::Response::into_inner)
     }
 }
 

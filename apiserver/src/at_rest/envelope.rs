@@ -101,7 +101,7 @@ pub(super) fn validate_key_id(id: &str) -> Result<(), String> {
 
 /// What the KMS has decrypted.
 pub(super) enum Dek {
-    Seed(hmac::Key),
+    Seed(Box<hmac::Key>),
     Key(Box<Gcm>),
 }
 
@@ -111,7 +111,7 @@ impl Dek {
     pub fn of(source_type: i32, plain: &[u8]) -> Result<Self, String> {
         match source_type {
             SEED if plain.len() < SEED_BYTES => Err(format!("invalid seed length {} used for key generation", plain.len())),
-            SEED => Ok(Self::Seed(hmac::Key::new(hmac::HMAC_SHA256, plain))),
+            SEED => Ok(Self::Seed(Box::new(hmac::Key::new(hmac::HMAC_SHA256, plain)))),
             _ => Gcm::new(plain).map(|gcm| Self::Key(Box::new(gcm))),
         }
     }

@@ -326,7 +326,9 @@ impl Kms {
         if keys.known.len() >= KEYS_MAX {
             let present = self.state.load().as_ref().map(|state| state.head.key_name());
             let some = keys.known.keys().find(|known| Some(**known) != present).copied();
-            some.map(|some| keys.known.remove(&some));
+            if let Some(some) = some {
+                keys.known.remove(&some);
+            }
         }
         keys.known.insert(name, dek);
     }

@@ -2,7 +2,11 @@
 //!
 //! Source: apiserver `pkg/server/options/encryptionconfig/controller/controller.go`.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::future::join_all;
 use sha2::{Digest, Sha256};
@@ -39,7 +43,7 @@ pub async fn follow(at_rest: Arc<AtRest>, path: PathBuf, each: Duration) {
     }
 }
 
-async fn reload(at_rest: &AtRest, path: &PathBuf) -> Result<(), String> {
+async fn reload(at_rest: &AtRest, path: &Path) -> Result<(), String> {
     let name = path.display().to_string();
     let read = tokio::fs::read_to_string(path).await;
     let text = read.map_err(|error| format!("error reading encryption provider configuration file {name:?}: {error}"))?;

@@ -171,7 +171,7 @@ async fn a_kms_that_is_away_hangs_fails_or_babbles_holds_up_its_own_kinds_only()
         *plugin.mood.lock() = Mood::Well;
         until_listed(&room, 200).await;
     }
-    assert_eq!(stored(&store, KEY).await.starts_with(b"k8s:enc:kms:v2:safe:"), true);
+    assert!(stored(&store, KEY).await.starts_with(b"k8s:enc:kms:v2:safe:"));
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Command line, environment, file -> flags. Every flag is also `SKIFF_<NAME>` and a key of the `--config` file, in that order.
 
+mod at_rest;
 mod audit;
 mod given;
 mod identity;
@@ -18,6 +19,7 @@ use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcomman
 use serde_json::{Map, Value, json};
 
 pub use self::identity::{AuthenticationFlags, AuthorizationFlags};
+pub use at_rest::AtRestFlags;
 pub use audit::AuditFlags;
 pub use given::Given;
 pub use join::{CheckFlags, ClusterFlags, JoinFlags, LeaveFlags};
@@ -142,6 +144,8 @@ pub struct ServerFlags {
     pub authentication: AuthenticationFlags,
     #[command(flatten)]
     pub authorization: AuthorizationFlags,
+    #[command(flatten)]
+    pub at_rest: AtRestFlags,
     #[command(flatten)]
     pub audit: AuditFlags,
     #[command(flatten)]

@@ -8,6 +8,7 @@ mod endpoint_leases;
 mod identity;
 mod leading;
 pub mod manifests;
+mod moved;
 
 use std::{
     collections::BTreeSet,
@@ -98,8 +99,7 @@ pub async fn run(flags: ServerFlags) -> anyhow::Result<()> {
 impl Control {
     /// Resolves once `/readyz` says ok.
     pub async fn start(flags: &ServerFlags, progress: &Progress) -> anyhow::Result<Self> {
-        let config = kinds_config(flags)?;
-        let dirs = Dirs::new(flags.common.data_dir.as_deref());
+        let (config, dirs) = (kinds_config(flags)?, Dirs::new(flags.common.data_dir.as_deref()));
         dirs.claim()?;
         let instance = Instance::start(&dirs)?;
         let (group, files) = (Group::new(), open_files::raise());
@@ -107,13 +107,14 @@ impl Control {
         let election = servers.election(has_etcd)?;
         let (token, agent_token) = tokens(flags, has_etcd)?;
         let advertised = advertised_address(flags, progress);
-        let auditor = flags.audit.auditor()?;
+        let (auditor, at_rest) = (flags.audit.auditor()?, flags.at_rest.open().await?);
 
         let store = open_store(flags, &dirs).await?;
         progress.step(&format!("store ({})", if has_etcd { "etcd" } else { &flags.storage_backend }));
         if has_etcd {
             cluster_keys::agree(&*store, &dirs.tls(), token.as_ref()).await?;
         }
+        moved::settle(&*store).await?;
         let certs = Arc::new(Certs::open(&dirs.tls(), &serving_names(flags, &config, advertised))?);
         let tls = Arc::new(Tls::new(&certs)?);
         certs.keep_fresh(&group);
@@ -128,7 +129,7 @@ impl Control {
         let auth = Box::pin(identity::chain(&flags.authentication, &flags.authorization, &tokens, &group)).await?;
         let mut kinds = kinds::all(&config, &tokens);
         kinds.push(Arc::new(apiextensions::kind()));
-        let engine = Engine::new(store.clone(), kinds, auth, group.clone());
+        let engine = Engine::with_rest(store.clone(), at_rest.clone(), kinds, auth, group.clone());
         let agents = Arc::<Agents>::default();
         agents.follow(&certs, &group)?;
         let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).agents(agents.clone()).auditor(auditor);
@@ -137,7 +138,9 @@ impl Control {
         }
         let url = format!("https://{}", SocketAddr::new(advertised, flags.secure_port));
         let issuer = OpenId::new(&tokens, &url, flags.authentication.jwks_uri()?);
-        let (front, started) = mount(front, issuer, &group, etcd, store.condition());
+        let health = Health::new(&group);
+        flags.at_rest.keep(&at_rest, &group, &health);
+        let (front, started) = mount(front, issuer, &health, etcd, store.condition());
         let front = front.mount(kinds::node::tunnel::routes(&agents, &group)).build();
         engine.ready().await;
         Box::pin(kinds::service::bootstrap(&engine, &config)).await;
@@ -328,11 +331,10 @@ fn tokens(flags: &ServerFlags, has_etcd: bool) -> anyhow::Result<(Option<Token>,
 fn mount(
     front: Builder,
     issuer: Option<OpenId>,
-    group: &Group,
+    health: &Arc<Health>,
     etcd: Option<Arc<dyn Store>>,
     condition: Option<watch::Receiver<Condition>>,
 ) -> (Builder, Latch) {
-    let health = Health::new(group);
     if let Some(condition) = condition {
         health.watch_store(condition);
     }

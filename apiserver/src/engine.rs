@@ -14,9 +14,11 @@ mod head;
 pub mod identity;
 pub mod kind;
 pub(crate) mod list;
+mod locked;
 pub(crate) mod managed_fields;
 pub(crate) mod meta;
 mod object;
+mod opened;
 mod own_request;
 pub(crate) mod reader;
 pub(crate) mod registry;
@@ -37,6 +39,7 @@ use serde_json::Value;
 use store::{Rev, Store};
 use tokio::sync::{Mutex, watch};
 
+use locked::Locked;
 use registry::{Registry, Served};
 
 pub use admit::merged;
@@ -48,6 +51,7 @@ pub use own_request::{OWN_USER, OwnRequest};
 pub use view::{TooMuch, VIEW_BYTES_MAX, View, Viewed};
 
 use crate::{
+    at_rest::AtRest,
     identity::{Attributes, Auth, Decision, Operation, User, Verdict},
     kind::Kind,
     notify::Stop,
@@ -58,6 +62,8 @@ const FRESH_MAX: Duration = Duration::from_secs(3);
 
 pub struct Engine {
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) at_rest: Arc<AtRest>,
+    pub(crate) locked: Locked,
     pub(crate) registry: ArcSwap<Registry>,
     /// One changes it at a time.
     changing: Mutex<()>,
@@ -74,9 +80,16 @@ pub struct Engine {
 impl Engine {
     /// Opens the engine over a store: the caches are filled by a task of `group`; [`Engine::ready`] says when. Must be called within a runtime.
     pub fn new(store: Arc<dyn Store>, kinds: Vec<Arc<Kind>>, auth: Auth, group: api::task::Group) -> Arc<Self> {
+        Self::with_rest(store, Arc::default(), kinds, auth, group)
+    }
+
+    /// As [`Engine::new`], where objects stand in the store so.
+    pub fn with_rest(store: Arc<dyn Store>, at_rest: Arc<AtRest>, kinds: Vec<Arc<Kind>>, auth: Auth, group: api::task::Group) -> Arc<Self> {
         let stop = Stop::of(&group);
         let engine = Arc::new(Self {
             store,
+            at_rest,
+            locked: Locked::default(),
             registry: ArcSwap::from_pointee(Registry::new(kinds)),
             changing: Mutex::default(),
             listeners: parking_lot::Mutex::default(),
@@ -87,6 +100,7 @@ impl Engine {
             loaded: watch::Sender::new(false),
         });
         engine.group.spawn_loop("watch cache", follow::run(engine.clone()));
+        engine.group.spawn_loop("what cannot be decrypted", locked::retry(engine.clone()));
         for authorizer in &engine.auth.authorizers {
             authorizer.start(&engine);
         }
@@ -238,8 +252,10 @@ impl Engine {
     /// One object as of now, linearizable, in the form it is stored in.
     pub(crate) async fn stored(&self, served: &Served, key: &Key) -> Result<Option<Arc<Object>>, Status> {
         let Some(cache) = &served.cache else { return Ok(None) };
-        let entry = self.store.get(&cache.store_key(key)).await.map_err(form::store_error)?;
-        Ok(entry.and_then(|entry| cache.object(&entry)))
+        match self.store.get(&cache.store_key(key)).await.map_err(form::store_error)? {
+            Some(entry) => self.object_of(cache, entry).await,
+            None => Ok(None),
+        }
     }
 
     /// Waits until the caches have come to `rev`.

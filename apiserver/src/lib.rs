@@ -1,5 +1,6 @@
 //! The engine: a request in, strategy applied, stored. Names no kind.
 
+pub mod at_rest;
 pub mod audit;
 pub mod body;
 pub mod certs;

@@ -27,7 +27,7 @@ pub use table::{Definition, Element, Field, ListType, MapType, Semantics, Table,
 pub use tables::Tables;
 pub use wire::enveloped;
 pub(crate) use wire::{ENVELOPE_END, put_bytes, put_envelope};
-pub use wire::{Wire, WireError, Writer};
+pub use wire::{MAGIC, Wire, WireError, Writer};
 
 /// What to do with fields that are unknown or given twice (`fieldValidation`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 
 mod defaults;
 mod field_path;
+mod older;
 mod open_api;
 mod schema_words;
 mod spec;
@@ -55,6 +56,10 @@ pub fn kind() -> Kind {
 struct Definitions;
 
 impl Strategy for Definitions {
+    fn upgrade(&self) -> Option<fn(Value) -> Value> {
+        Some(older::upgraded)
+    }
+
     fn default(&self, object: &mut Value) {
         let Some(spec) = edit::child(object, "spec") else { return };
         edit::default_to(spec, "conversion", json!({"strategy": "None"}));

@@ -3,6 +3,7 @@
 //! Source: apiextensions-apiserver.
 
 mod columns;
+mod conversion;
 pub mod definition;
 mod json_path;
 pub mod names;

@@ -10,10 +10,10 @@ use api::{
     time::Timestamp,
 };
 use apiserver::{
-    engine::Claims,
+    engine::{Claims, Engine},
     kind::{
-        Came, Claimant, Conversion, Converter, Ctx, Field, Handler, Kind, Lookup, Name, Names, ReadStep, ScalePaths, Scope, Storage,
-        Strategy, Subresource, names,
+        Came, Claimant, Conversion, Ctx, Field, Handler, Kind, Lookup, Name, Names, ReadStep, ScalePaths, Scope, Storage, Strategy,
+        Subresource, names,
     },
     schema::{Schema, Shape},
 };
@@ -25,13 +25,14 @@ use serde_json::Value;
 
 use crate::{
     columns::{self, Cells},
+    conversion::Webhook,
     json_path::JsonPath,
     published, rules,
     schema::{Judged, Node, complete, embedded, judge, lists, prune},
 };
 
-/// The kinds of an established definition, the one that is stored first. `names` are those that were accepted.
-pub fn kinds(definition: &Value) -> Vec<Kind> {
+/// The kinds of an established definition, the one that is stored first. `engine` is who calls its webhook.
+pub fn kinds(definition: &Value, engine: &Arc<Engine>) -> Vec<Kind> {
     let spec = definition.at("spec");
     let names = definition.at("status").at("acceptedNames");
     let mut versions: Vec<&Value> = spec.list("versions").iter().collect();
@@ -43,7 +44,7 @@ pub fn kinds(definition: &Value) -> Vec<Kind> {
         names,
         scope: if spec.text("scope") == "Cluster" { Scope::Cluster } else { Scope::Namespaced },
         stored: &stored,
-        conversion: conversion(definition, &versions),
+        conversion: conversion(definition, &versions, engine),
         deprecations: versions
             .iter()
             .filter(|version| version.is_true("served"))
@@ -160,12 +161,12 @@ fn fields(versions: &[&Value]) -> Vec<Field> {
 }
 
 /// How objects of the definition go from one version to another.
-fn conversion(definition: &Value, versions: &[&Value]) -> Conversion {
+fn conversion(definition: &Value, versions: &[&Value], engine: &Arc<Engine>) -> Conversion {
     if versions.len() < 2 {
         return Conversion::None;
     }
     if definition.at("spec").at("conversion").text("strategy") == "Webhook" {
-        return Conversion::Remote(Arc::new(Unasked { name: definition.at("metadata").text("name").to_owned() }));
+        return Conversion::Remote(Arc::new(Webhook::of(definition, engine)));
     }
     let preserves = definition.at("spec").is_true("preserveUnknownFields");
     let shaper = |version: &&Value| {
@@ -188,19 +189,6 @@ fn conversion(definition: &Value, versions: &[&Value]) -> Conversion {
         }
         object
     }))
-}
-
-/// Of a definition with a conversion webhook: such are not called yet, and nothing is shown for what it is not.
-struct Unasked {
-    name: String,
-}
-
-#[async_trait::async_trait]
-impl Converter for Unasked {
-    async fn convert(&self, to: &Gvk, _objects: Vec<Value>) -> Result<Vec<Value>, Status> {
-        let (version, kind, name) = (to.api_version(), &to.kind, &self.name);
-        Err(Status::internal(format!("conversion webhook for {version}, Kind={kind} failed: that of {name} is not called by this server")))
-    }
 }
 
 fn subresources(gvk: &Gvk, has_status: bool, scale: Option<&ScalePaths>) -> Vec<Subresource> {

@@ -193,7 +193,7 @@ impl Serving {
             // One that came again under its name may not be served, and what was is not its.
             let (may_serve, mut gone) = (self.may_serve(definition), self.served(&object.key.name));
             if !is_same && (may_serve || !gone.is_empty()) {
-                let kinds = if may_serve { resource::kinds(definition) } else { Vec::new() };
+                let kinds = if may_serve { resource::kinds(definition, &self.engine) } else { Vec::new() };
                 let kinds: Vec<Arc<Kind>> = kinds.into_iter().map(Arc::new).collect();
                 gone.retain(|gvr| kinds.iter().all(|kind| kind.gvr() != *gvr));
                 made.push(Exchange { at, kinds, gone });

@@ -6,7 +6,7 @@ mod validate;
 use std::{borrow::Cow, collections::BTreeSet};
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Kind, Strategy, names};
+use apiserver::kind::{Column, Ctx, Kind, Name, Storage, Strategy, names};
 use serde_json::{Value, json};
 
 use crate::{
@@ -34,6 +34,7 @@ pub fn kind() -> Kind {
         subresources: vec![common::status("networking.k8s.io", "v1", "Ingress")],
         columns: Cow::Borrowed(COLUMNS),
         generation: true,
+        storage: Storage::Kept { prefix: Name::Borrowed("ingress"), ttl_seconds: None },
         ..common::kind("networking.k8s.io", "v1", "Ingress", "ingresses", "io.k8s.api.networking.v1", Ingresses)
     }
 }

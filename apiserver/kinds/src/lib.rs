@@ -38,6 +38,7 @@ pub mod namespace;
 pub mod net;
 pub mod networkpolicy;
 pub mod node;
+pub mod older;
 pub mod persistentvolume;
 pub mod persistentvolumeclaim;
 pub mod pod;

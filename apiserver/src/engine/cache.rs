@@ -168,11 +168,16 @@ impl Cache {
         self.state.read().objects.get(Self::tail(key).as_str()).cloned()
     }
 
-    /// The object as of `entry`: the cached one where the cache is just there, else made from the entry.
+    /// The object as of `entry`, whose value is plain: the cached one where the cache is just there, else made from the entry.
     pub fn object(&self, entry: &Entry) -> Option<Arc<Object>> {
         let tail = entry.key.strip_prefix(&self.prefix)?;
-        let cached = self.state.read().objects.get(tail).filter(|object| object.rev == entry.rev).cloned();
-        cached.or_else(|| self.parse(tail, entry))
+        self.cached(entry).or_else(|| self.parse(tail, entry))
+    }
+
+    /// The object as of `entry` where the cache is just there.
+    pub fn cached(&self, entry: &Entry) -> Option<Arc<Object>> {
+        let tail = entry.key.strip_prefix(&self.prefix)?;
+        self.state.read().objects.get(tail).filter(|object| object.rev == entry.rev).cloned()
     }
 
     fn parse(&self, tail: &str, entry: &Entry) -> Option<Arc<Object>> {

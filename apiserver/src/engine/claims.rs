@@ -34,7 +34,8 @@ impl Claims {
         let served = ctx.engine.resource(gr)?;
         let Some(cache) = &served.cache else { return Err(Status::internal("a claim on a kind that is kept nowhere")) };
         meta::fill(&mut object, ctx.now);
-        let (at, value) = (cache.store_key(key), form::to_stored(&served, &object).await?);
+        let at = cache.store_key(key);
+        let value = ctx.engine.sealed(cache, &at, &form::to_stored(&served, &object).await?)?;
         self.expect.push((at.clone(), Expect::Absent));
         self.ops.push(Op::Put { key: at, value, ttl: form::ttl(&cache.kind) });
         Ok(())
@@ -54,7 +55,8 @@ impl Claims {
             self.ops.push(Op::Delete { key: at });
         } else if !object.is_deleting() {
             meta::mark_deleted(&mut value, ctx.now, 0);
-            self.ops.push(Op::Put { key: at, value: form::to_stored(&served, &value).await?, ttl: form::ttl(&cache.kind) });
+            let value = ctx.engine.sealed(cache, &at, &form::to_stored(&served, &value).await?)?;
+            self.ops.push(Op::Put { key: at, value, ttl: form::ttl(&cache.kind) });
         }
         Ok(())
     }
@@ -79,7 +81,7 @@ impl Claims {
         let Some(cache) = &engine.resource(gr)?.cache else { return Ok(()) };
         let at = cache.store_key(key);
         match engine.store.get(&at).await.map_err(form::store_error)? {
-            Some(entry) if cache.object(&entry).is_none() => {}
+            Some(entry) if engine.object_of(cache, entry.clone()).await.ok().flatten().is_none() => {}
             _ => self.expect.push((at, Expect::Absent)),
         }
         Ok(())
@@ -111,15 +113,18 @@ impl Claims {
     /// more without its managedFields (`isTooLargeError` in apiserver `handlers/create.go`, `update.go`, `patch.go`).
     pub(super) async fn store(self, ctx: &Ctx<'_>, cache: &Cache, expect: Expect, object: &Value) -> Result<(Outcome, Bytes), Status> {
         let at = cache.store_key(&ctx.key());
-        let op = |value: &Bytes| Op::Put { key: at.clone(), value: value.clone(), ttl: form::ttl(&cache.kind) };
+        let op = |value: &Bytes| -> Result<Op, Status> {
+            let value = ctx.engine.sealed(cache, &at, value)?;
+            Ok(Op::Put { key: at.clone(), value, ttl: form::ttl(&cache.kind) })
+        };
         let value = form::to_stored(ctx.served, object).await?;
-        let refused = match self.commit(ctx.engine, at.clone(), expect.clone(), op(&value)).await {
+        let refused = match self.commit(ctx.engine, at.clone(), expect.clone(), op(&value)?).await {
             Err(status) if status.code == 413 => status,
             outcome => return Ok((outcome?, value)),
         };
         let Some(bare) = managed_fields::without(ctx, object) else { return Err(refused) };
         let value = form::to_stored(ctx.served, &bare).await?;
-        Ok((self.commit(ctx.engine, at.clone(), expect, op(&value)).await?, value))
+        Ok((self.commit(ctx.engine, at.clone(), expect, op(&value)?).await?, value))
     }
 
     /// Writes `op` with these, where `expect` holds of its key: the first of what a refusal found.

@@ -132,7 +132,7 @@ async fn put(ctx: &Ctx<'_>, key: &Key, object: &Value, claims: Claims) -> Result
         (Outcome::Refused { found, .. }, _) => {
             let Some(there) = found.into_iter().next().flatten() else { return Ok(None) };
             let mut status = Status::already_exists(&ctx.kind.group_resource(), &key.name);
-            if cache.object(&there).is_some_and(|object| object.is_deleting()) {
+            if engine.object_of(cache, there).await.ok().flatten().is_some_and(|object| object.is_deleting()) {
                 status.message = format!("{BEING_DELETED}{}", status.message);
             }
             Err(status)

@@ -3,6 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::StreamExt;
 use store::{Entry, Error, Event, Listener, Range, Rev};
 
@@ -24,7 +25,14 @@ pub(super) async fn run(engine: Arc<Engine>) {
     loop {
         let error = match from {
             None => load(&engine).await.map(|rev| from = Some(rev)).err(),
-            Some(rev) => Some(follow(&engine, rev).await),
+            Some(rev) => tokio::select! {
+                error = follow(&engine, rev) => Some(error),
+                () = engine.locked.opened.notified() => {
+                    tracing::info!("what could not be decrypted can be now: reading all again");
+                    from = None;
+                    None
+                }
+            },
         };
         match error {
             None => pause = RETRY.0,
@@ -56,7 +64,8 @@ async fn load(engine: &Arc<Engine>) -> Result<Rev, Error> {
         }
     }
     for cache in registry.caches() {
-        cache.reload(&by_cache.remove(&*cache.prefix).unwrap_or_default(), page.rev);
+        let entries = engine.opened(cache, by_cache.remove(&*cache.prefix).unwrap_or_default()).await;
+        cache.reload(&entries, page.rev);
     }
     if unserved > 0 {
         tracing::warn!(count = unserved, "store holds objects of kinds that are not served");
@@ -84,7 +93,11 @@ async fn follow(engine: &Arc<Engine>, after: Rev) -> Error {
     };
     while let Some(batch) = events.next().await {
         match batch {
-            Ok(batch) => apply(engine, batch.iter()),
+            Ok(batch) => {
+                // Others write here, too, and with keys of their own.
+                engine.at_rest.learn(batch.iter().filter_map(written)).await;
+                apply(engine, batch.iter());
+            }
             Err(error) => return error,
         }
     }
@@ -101,19 +114,31 @@ fn listener(engine: &Arc<Engine>) -> Listener {
     })
 }
 
+fn written(event: &Event) -> Option<&Bytes> {
+    match event {
+        Event::Put { entry, .. } => Some(&entry.value),
+        Event::Delete { .. } => None,
+    }
+}
+
 fn apply<'a>(engine: &Engine, events: impl Iterator<Item = &'a Event>) {
     let registry = engine.registry.load();
     let mut newest = 0;
     let mut by_cache: HashMap<&str, (&Arc<Cache>, Vec<Write>)> = HashMap::new();
     for event in events {
+        newest = newest.max(event.rev());
+        let Some(cache) = registry.cache_of(event.key()) else { continue };
         let entry = match event {
-            Event::Put { entry, .. } => Some(entry.clone()),
-            Event::Delete { .. } => None,
+            Event::Put { entry, .. } => Some(engine.plain(cache, entry.clone())).transpose(),
+            Event::Delete { .. } => Ok(None),
         };
-        let write = Write { key: event.key().clone(), rev: event.rev(), entry };
-        newest = newest.max(write.rev);
-        if let Some(cache) = registry.cache_of(&write.key) {
-            by_cache.entry(&cache.prefix).or_insert_with(|| (cache, Vec::new())).1.push(write);
+        match entry {
+            Ok(entry) => {
+                engine.locked.forget(&cache.prefix, event.key());
+                let write = Write { key: event.key().clone(), rev: event.rev(), entry };
+                by_cache.entry(&cache.prefix).or_insert_with(|| (cache, Vec::new())).1.push(write);
+            }
+            Err(why) => engine.locked.note(&cache.prefix, event.key(), why),
         }
     }
     for (cache, writes) in by_cache.into_values() {

@@ -222,6 +222,11 @@ pub trait Strategy: Send + Sync {
     /// Fills in upstream's defaults. Idempotent; run on what is written. What is read is completed by [`Kind::read`].
     fn default(&self, _object: &mut Value) {}
 
+    /// What makes the stored version of an object that another server stored in an older one, where upstream does that.
+    fn upgrade(&self) -> Option<fn(Value) -> Value> {
+        None
+    }
+
     /// Strategy's `PrepareForCreate`: drops what a creator may not set (the engine has already emptied `status` where a status subresource exists).
     fn prepare_create(&self, _ctx: &Ctx<'_>, _object: &mut Value) {}
 

@@ -11,6 +11,7 @@ use super::{
     Engine,
     cache::{Cache, Snapshot},
     form,
+    locked::untransformed,
     object::Object,
     registry::Served,
     select::Selection,
@@ -54,6 +55,7 @@ struct Token {
 /// `limit` 0 is none.
 pub(crate) async fn list(engine: &Engine, served: &Served, selection: &Selection, when: &When, limit: usize) -> Result<Listed, Status> {
     let Some(cache) = &served.cache else { return Err(Status::method_not_allowed(&served.kind.group_resource(), "list")) };
+    engine.locked.check(&cache.prefix)?;
     match when {
         When::Newest => engine.fresh().await?,
         When::Any => {}
@@ -137,10 +139,13 @@ async fn at(
             other => form::store_error(other),
         })?;
         range.after = read.entries.last().map(|entry| entry.key.to_string());
-        for entry in &read.entries {
+        engine.at_rest.learn(read.entries.iter().map(|entry| &entry.value)).await;
+        for entry in read.entries {
             turn.took(entry.value.len());
             turn.rest().await;
-            objects.extend(cache.object(entry).filter(|object| selection.matches(object)));
+            let key = entry.key.clone();
+            let entry = engine.plain(cache, entry).map_err(|why| untransformed(&key, &why))?;
+            objects.extend(cache.object(&entry).filter(|object| selection.matches(object)));
         }
         let full = limit > 0 && objects.len() > limit;
         if read.remaining == 0 || full {

@@ -112,7 +112,8 @@ impl<'a> Filling<'a> {
         for (cache, _) in &self.caches {
             let range = Range { prefix: cache.prefix.clone(), ..Range::default() };
             let page = self.engine.store.range(range).await.map_err(form::store_error)?;
-            cache.fill(&page.entries, page.rev);
+            let entries = self.engine.opened(cache, page.entries).await;
+            cache.fill(&entries, page.rev);
         }
         Ok(())
     }

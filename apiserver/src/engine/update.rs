@@ -97,7 +97,7 @@ async fn round(ctx: &Ctx<'_>, edit: &Edit<'_>, missing: Missing<'_>) -> Result<R
     validated(ctx, &new, &old)?;
     ctx.warn(strategy.warnings(&new, Some(&old)));
     reviewed(ctx, &new, &old).await?;
-    if is_unchanged(&new, &old) {
+    if is_unchanged(&new, &old) && !ctx.engine.is_stale(ctx.served, &current).await? {
         return Ok(Round::Done(Updated { object: form::view(ctx.served, current).await?, created: false }));
     }
     if finishes_deletion(ctx.kind, &new, &old) {

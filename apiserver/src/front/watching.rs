@@ -114,6 +114,7 @@ pub(crate) async fn watch(
     seat: Option<Permit>,
 ) -> Result<Response, Status> {
     let Some(cache) = served.cache.clone() else { return Err(Status::method_not_allowed(&served.kind.group_resource(), "watch")) };
+    engine.locked.check(&cache.prefix)?;
     let (framing, media_type) = match output.format {
         Format::Protobuf => (Framing::Protobuf, protobuf::STREAM_MEDIA_TYPE),
         Format::Json | Format::Pretty | Format::Yaml => (Framing::Lines, "application/json"),

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     Structure, Table, Wire,
     complete::{Completer, Zeros},
-    wire::Writer,
+    wire::{WireError, Writer, unwrapped},
 };
 use crate::parse::Parsed;
 
@@ -62,6 +62,18 @@ impl Tables {
                 Err(Status::bad_request(words))
             }
         }
+    }
+
+    /// What another server stored: in the version `as_stored` of `kind` where `is_same` says that its own version is not other than that.
+    ///
+    /// # Errors
+    /// It is no protobuf of a known kind.
+    pub(crate) fn stored(&self, as_stored: &str, kind: &str, body: &[u8], is_same: impl Fn(&str) -> bool) -> Result<Value, WireError> {
+        let (mut api_version, of, message) = unwrapped(body)?;
+        if of == kind && api_version != as_stored && is_same(&api_version) {
+            as_stored.clone_into(&mut api_version);
+        }
+        self.wire().read_as(self.table(), (api_version, of, message))
     }
 
     /// Writes protobuf of what is in the tables.

@@ -125,16 +125,11 @@ impl Wire {
 
     /// An enveloped object, with the kind and version that the envelope says.
     pub fn read(&self, table: &Table, body: &[u8]) -> Result<Value, WireError> {
-        let mut envelope = Reader(body.strip_prefix(MAGIC).ok_or(WireError::Prefix)?);
-        let (mut api_version, mut kind, mut raw): (String, String, &[u8]) = Default::default();
-        while let Some((number, payload)) = envelope.field()? {
-            match (number, payload) {
-                (1, Payload::Bytes(bytes)) => (api_version, kind) = type_meta(bytes)?,
-                (2, Payload::Bytes(bytes)) => raw = bytes,
-                (3, Payload::Bytes(bytes)) if !bytes.is_empty() => return Err(WireError::Encoding(text(bytes))),
-                _ => {}
-            }
-        }
+        self.read_as(table, unwrapped(body)?)
+    }
+
+    /// As [`Wire::read`], of what was in an envelope; as whatever it is said to be.
+    pub(super) fn read_as(&self, table: &Table, (api_version, kind, raw): (String, String, &[u8])) -> Result<Value, WireError> {
         let definition = definition(table, &api_version, &kind).ok_or_else(|| WireError::NoKind(kind.clone(), api_version.clone()))?;
         let mut out = Map::new();
         out.insert("kind".into(), kind.into());
@@ -143,6 +138,21 @@ impl Wire {
         walk.message(&table.definition(definition).name, definition, raw, &mut out, 0)?;
         Ok(Value::Object(out))
     }
+}
+
+/// Version, kind and message of an envelope.
+pub(super) fn unwrapped(body: &[u8]) -> Result<(String, String, &[u8]), WireError> {
+    let mut envelope = Reader(body.strip_prefix(MAGIC).ok_or(WireError::Prefix)?);
+    let (mut api_version, mut kind, mut raw): (String, String, &[u8]) = Default::default();
+    while let Some((number, payload)) = envelope.field()? {
+        match (number, payload) {
+            (1, Payload::Bytes(bytes)) => (api_version, kind) = type_meta(bytes)?,
+            (2, Payload::Bytes(bytes)) => raw = bytes,
+            (3, Payload::Bytes(bytes)) if !bytes.is_empty() => return Err(WireError::Encoding(text(bytes))),
+            _ => {}
+        }
+    }
+    Ok((api_version, kind, raw))
 }
 
 impl Marks {

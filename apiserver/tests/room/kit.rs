@@ -13,6 +13,7 @@ use std::{
 
 use api::{Gvk, field_errors::FieldErrors, task::Group, time::Timestamp};
 use apiserver::{
+    at_rest::AtRest,
     engine::Engine,
     front::{self, Front},
     identity::{Admission, Attributes, Auth, Authenticator, Authorizer, Decision, Known, Peer, User},
@@ -221,10 +222,20 @@ impl Room {
         admission: Vec<Arc<dyn Admission>>,
         front: impl FnOnce(front::Builder) -> front::Builder,
     ) -> Self {
+        Self::at_rest(Arc::new(store), Arc::default(), admission, front).await
+    }
+
+    /// Over a store in which objects stand so.
+    pub async fn at_rest(
+        store: Arc<dyn store::Store>,
+        at_rest: Arc<AtRest>,
+        admission: Vec<Arc<dyn Admission>>,
+        front: impl FnOnce(front::Builder) -> front::Builder,
+    ) -> Self {
         let (group, everyone) = (Group::new(), Everyone::default());
         let refused = everyone.0.clone();
         let auth = Auth { authenticators: vec![Arc::new(Tokens)], authorizers: vec![Arc::new(everyone)], admission, ..Auth::default() };
-        let engine = Engine::new(Arc::new(store), kinds(), auth, group.clone());
+        let engine = Engine::with_rest(store, at_rest, kinds(), auth, group.clone());
         engine.ready().await;
         Self { front: front(Front::builder(engine.clone())).build(), engine, group, refused }
     }

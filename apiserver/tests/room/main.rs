@@ -3,6 +3,7 @@
 mod access;
 mod admission;
 mod apply;
+mod at_rest;
 mod auth;
 mod conversion;
 mod delete;
@@ -11,6 +12,7 @@ mod input;
 mod inside;
 mod kinds;
 mod kit;
+mod kms;
 mod lane;
 mod list;
 mod non_resource;

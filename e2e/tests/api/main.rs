@@ -11,6 +11,7 @@ mod lists;
 mod losses;
 mod objects;
 mod policies;
+mod vault;
 mod watches;
 mod webhooks;
 mod workloads;

@@ -21,6 +21,7 @@ use async_trait::async_trait;
 use cel::Authority;
 use serde_json::{Value, json};
 
+pub use self::config::ClientConfig;
 pub(crate) use self::config::resource;
 use self::{
     config::{Configuration, Hook},
@@ -300,15 +301,7 @@ async fn ask(review: &Review<'_>, hook: &Hook, shown: &Versioned<'_>, may: May) 
         Unanswered::TooMany => {
             Failed::Refused(Status::too_many_requests("too many large requests wait for webhooks, please try again later", 1))
         }
-        Unanswered::Failed(why) => calling(&format!("failed to call webhook: Post {url:?}: {why}")),
-        Unanswered::Refused { code: 404, .. } => calling("failed to call webhook: the server could not find the requested resource"),
-        Unanswered::Refused { code, text } => {
-            let told = format!("an error on the server ({text:?}) has prevented the request from succeeding");
-            calling(&format!(
-                "failed to call webhook: {}",
-                if code >= 500 { told } else { format!("the server rejected our request: {code} {text}") }
-            ))
-        }
+        other => calling(&format!("failed to call webhook: {}", other.told(&url))),
     })?;
     let answer = Answer::read(&answered, version, &uid, may == May::Change);
     let answer = answer.map_err(|why| calling(&format!("received invalid webhook response: {why}")))?;

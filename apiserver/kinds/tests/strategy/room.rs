@@ -37,6 +37,10 @@ impl Room {
         Self { front: front::service(engine.clone()), engine, _group: group }
     }
 
+    pub fn of(front: Front, engine: Arc<Engine>, group: Group) -> Self {
+        Self { front, engine, _group: group }
+    }
+
     pub async fn send(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
         self.ask(method, path, "application/json", body).await
     }

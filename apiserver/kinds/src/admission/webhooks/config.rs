@@ -96,9 +96,10 @@ struct StoredCondition {
     expression: String,
 }
 
+/// Who is called, of whatever webhook.
 #[derive(Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct ClientConfig {
+pub struct ClientConfig {
     url: Option<String>,
     service: Option<ServiceReference>,
     ca_bundle: Option<String>,
@@ -167,12 +168,7 @@ impl Hook {
 
     /// Path and query, with how long we wait.
     pub fn path(&self) -> String {
-        let path = match (&self.client.service, &self.client.url) {
-            (Some(service), _) => service.path.clone().unwrap_or_default(),
-            (None, Some(url)) => url.parse::<http::Uri>().map(|url| url.path().to_owned()).unwrap_or_default(),
-            (None, None) => String::new(),
-        };
-        format!("/{}?timeout={}s", path.trim_start_matches('/'), self.timeout.as_secs())
+        self.client.path(self.timeout)
     }
 
     /// # Errors
@@ -183,7 +179,27 @@ impl Hook {
 }
 
 impl ClientConfig {
-    fn callee(&self, engine: &Arc<Engine>) -> Result<Callee, String> {
+    /// `WebhookClientConfig` as JSON has it.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn read(config: Value) -> Result<Self, String> {
+        serde_json::from_value(config).map_err(|error| error.to_string())
+    }
+
+    /// Path and query, with how long we wait.
+    pub fn path(&self, timeout: Duration) -> String {
+        let path = match (&self.service, &self.url) {
+            (Some(service), _) => service.path.clone().unwrap_or_default(),
+            (None, Some(url)) => url.parse::<http::Uri>().map(|url| url.path().to_owned()).unwrap_or_default(),
+            (None, None) => String::new(),
+        };
+        format!("/{}?timeout={}s", path.trim_start_matches('/'), timeout.as_secs())
+    }
+
+    /// # Errors
+    /// It names nobody who can be called.
+    pub fn callee(&self, engine: &Arc<Engine>) -> Result<Callee, String> {
         let ca = STANDARD.decode(self.ca_bundle.as_deref().unwrap_or_default()).map_err(|error| format!("caBundle: {error}"))?;
         if let Some(service) = &self.service {
             let port = service.port.unwrap_or(443);

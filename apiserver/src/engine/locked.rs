@@ -1,0 +1,133 @@
+//! Objects whose bytes cannot be opened (their key is not to be had, or was taken out of the configuration): their kind is neither listed nor
+//! watched, since it would look as if they were gone. Others are served.
+//!
+//! Upstream fails such lists as well (`unable to transform key`, apiserver `pkg/storage/etcd3/store.go`).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use api::Status;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::Engine;
+
+/// How often some of each kind are tried again.
+const RETRY: Duration = Duration::from_secs(2);
+/// How many of a kind.
+const TRIED_MAX: usize = 16;
+
+/// By the prefix of their cache.
+#[derive(Default)]
+pub(crate) struct Locked {
+    is_any: AtomicBool,
+    by_cache: Mutex<HashMap<String, BTreeMap<Arc<str>, String>>>,
+    /// There are some.
+    some: Notify,
+    /// One can be opened now: all is to be read anew.
+    pub opened: Notify,
+}
+
+impl Locked {
+    /// All of a cache that are locked.
+    pub fn set(&self, prefix: &str, locked: Vec<(Arc<str>, String)>) {
+        if locked.is_empty() && !self.is_any.load(Ordering::Acquire) {
+            return;
+        }
+        if let Some((key, why)) = locked.first() {
+            tracing::error!(count = locked.len(), key = &**key, why, "objects cannot be decrypted; their kind is not listed");
+        }
+        self.change(|all| {
+            all.remove(prefix);
+            if !locked.is_empty() {
+                all.insert(prefix.to_owned(), locked.into_iter().collect());
+            }
+        });
+    }
+
+    /// One more.
+    pub fn note(&self, prefix: &str, key: &Arc<str>, why: String) {
+        tracing::error!(key = &**key, why, "object cannot be decrypted; its kind is not listed");
+        self.change(|all| drop(all.entry(prefix.to_owned()).or_default().insert(key.clone(), why)));
+    }
+
+    /// It was written anew, or is gone.
+    pub fn forget(&self, prefix: &str, key: &str) {
+        if self.is_any.load(Ordering::Acquire) {
+            self.change(|all| {
+                if let Some(locked) = all.get_mut(prefix) {
+                    locked.remove(key);
+                }
+            });
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut HashMap<String, BTreeMap<Arc<str>, String>>)) {
+        let mut all = self.by_cache.lock();
+        change(&mut all);
+        all.retain(|_, locked| !locked.is_empty());
+        self.is_any.store(!all.is_empty(), Ordering::Release);
+        if !all.is_empty() {
+            self.some.notify_one();
+        }
+    }
+
+    /// # Errors
+    /// 500 for what is not listed.
+    pub fn check(&self, prefix: &str) -> Result<(), Status> {
+        if !self.is_any.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let all = self.by_cache.lock();
+        match all.get(prefix).and_then(BTreeMap::first_key_value) {
+            Some((key, why)) => Err(untransformed(key, why)),
+            None => Ok(()),
+        }
+    }
+
+    fn some_of_each(&self) -> Vec<(String, Arc<str>)> {
+        let all = self.by_cache.lock();
+        let some = all.iter().flat_map(|(prefix, locked)| locked.keys().take(TRIED_MAX).map(|key| (prefix.clone(), key.clone())));
+        some.collect()
+    }
+}
+
+/// What cannot be decrypted fails a list.
+pub(super) fn untransformed(key: &str, why: &str) -> Status {
+    Status::internal(format!("unable to transform key {key:?}: {why}"))
+}
+
+/// Tries some of each kind from time to time, while there are some.
+pub(super) async fn retry(engine: Arc<Engine>) {
+    loop {
+        engine.locked.some.notified().await;
+        while engine.locked.is_any.load(Ordering::Acquire) {
+            tokio::time::sleep(RETRY).await;
+            if is_one_open(&engine).await {
+                engine.locked.opened.notify_one();
+            }
+        }
+    }
+}
+
+async fn is_one_open(engine: &Engine) -> bool {
+    let registry = engine.registry();
+    for (prefix, key) in engine.locked.some_of_each() {
+        let Some(cache) = registry.caches().iter().find(|cache| cache.prefix == prefix) else {
+            engine.locked.set(&prefix, Vec::new());
+            continue;
+        };
+        let Ok(Some(entry)) = engine.store.get(&key).await else { continue };
+        engine.at_rest.learn(std::iter::once(&entry.value)).await;
+        if engine.plain(cache, entry).is_ok() {
+            return true;
+        }
+    }
+    false
+}

@@ -29,6 +29,7 @@ use apiserver::{
     engine::Engine,
     front::{Builder, Front},
     health::{Health, Latch},
+    kind::Kind,
     metrics::Metrics,
     openapi::OpenApi,
     serve,
@@ -50,7 +51,7 @@ use self::{
     leading::{Leading, Rooms, client_as},
 };
 use crate::{
-    flags::ServerFlags,
+    flags::{Addon, ServerFlags},
     kubeconfig,
     machine::{
         address::{host_name, node_address},
@@ -125,11 +126,9 @@ impl Control {
         }
         let tokens = Arc::new(Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public())?);
         let auth = auth::chain(&tokens);
-        let mut kinds = kinds::all(&config, &tokens);
-        kinds.push(Arc::new(apiextensions::kind()));
-        let engine = Engine::new(store.clone(), kinds, auth, group.clone());
         let agents = Arc::<Agents>::default();
         agents.follow(&certs, &group)?;
+        let engine = Engine::new(store.clone(), all_kinds(flags, &config, &tokens, &agents), auth, group.clone());
         let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).agents(agents.clone()).auditor(auditor);
         if let Some(condition) = store.condition() {
             group.spawn_vital("store", store_ends(condition));
@@ -353,6 +352,16 @@ async fn open_store(flags: &ServerFlags, dirs: &Dirs) -> anyhow::Result<Arc<dyn 
     }
     let dir = dirs.private_store()?;
     Ok(Arc::new(tokio::task::spawn_blocking(move || store::redb::open(&dir)).await??))
+}
+
+/// All that is served: what is switched off is not.
+fn all_kinds(flags: &ServerFlags, config: &kinds::Config, tokens: &Arc<Tokens>, agents: &Arc<Agents>) -> Vec<Arc<Kind>> {
+    let mut all = kinds::all(config, tokens);
+    all.push(Arc::new(apiextensions::kind()));
+    if !flags.disable.contains(&Addon::MetricsServer) {
+        all.extend(kinds::metrics::kinds(agents).map(Arc::new));
+    }
+    all
 }
 
 pub fn kinds_config(flags: &ServerFlags) -> anyhow::Result<kinds::Config> {

@@ -6,6 +6,7 @@ mod claims;
 pub(crate) mod context;
 pub(crate) mod create;
 pub(crate) mod delete;
+pub(crate) mod derived;
 pub(crate) mod event_history;
 mod follow;
 pub(crate) mod form;

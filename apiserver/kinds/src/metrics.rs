@@ -98,7 +98,7 @@ impl Strategy for Metrics {
     }
 
     fn cells(&self, object: &Value, _now: Timestamp) -> Vec<Value> {
-        let usages = || object.at("usage").into_iter().chain(object.list("containers").iter().filter_map(|c| c.at("usage").into()));
+        let usages = || object.at("usage").into_iter().chain(object.list("containers").iter().filter_map(|c| c.at("usage")));
         let sum = |resource: &str| {
             let all = usages().filter_map(|usage| Quantity::parse(usage.text(resource)).ok());
             all.reduce(Quantity::plus).unwrap_or(Quantity::from_units(0)).to_string()

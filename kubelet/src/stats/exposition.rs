@@ -10,6 +10,9 @@ use super::{
     sample::{ContainerSample, Measured, PodSample, Sample},
 };
 
+/// A value, and when it was read where that is said.
+type Reading = (String, Option<Timestamp>);
+
 /// One family: its name, what kind of number it is, and what it says (upstream's registry begins with how stable it is, cAdvisor does not).
 struct Family {
     name: &'static str,
@@ -45,7 +48,7 @@ pub fn resource(sample: Option<&Sample>) -> String {
 }
 
 fn containers_part(out: &mut String, sample: &Sample) {
-    let each = |out: &mut String, family: &Family, value: &dyn Fn(&ContainerSample) -> Option<(String, Option<Timestamp>)>| {
+    let each = |out: &mut String, family: &Family, value: &dyn Fn(&ContainerSample) -> Option<Reading>| {
         let all = sample.pods.iter().flat_map(|pod| pod.containers.iter().map(move |container| (pod, container)));
         let lines = all.filter_map(|(pod, container)| {
             let (value, at) = value(container)?;

@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, ffi::OsString, net::IpAddr, path::PathBuf, time
 
 use anyhow::{Context, bail};
 use api::k8s::api::core::v1::Taint;
-use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, builder::ArgPredicate};
+use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, builder::ArgPredicate};
 use serde_json::{Map, Value, json};
 
 pub use self::identity::{AuthenticationFlags, AuthorizationFlags};
@@ -140,6 +140,9 @@ pub struct ServerFlags {
     /// How long the certificates of nodes and users last that the cluster signs (certificates.k8s.io), unless they ask for less
     #[arg(long, value_name = "TIME", default_value = "8760h", value_parser = nodes::time)]
     pub cluster_signing_duration: Duration,
+    /// What is built in and is not wanted: metrics-server (the resource metrics of `kubectl top`, metrics.k8s.io), where another is installed by Helm, say
+    #[arg(long, value_name = "WHAT,...", value_delimiter = ',')]
+    pub disable: Vec<Addon>,
     #[command(flatten)]
     pub authentication: AuthenticationFlags,
     #[command(flatten)]
@@ -152,6 +155,12 @@ pub struct ServerFlags {
     pub nodes: NodesFlags,
     #[command(flatten)]
     pub servers: ServersFlags,
+}
+
+/// What `--disable` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Addon {
+    MetricsServer,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -31,6 +31,7 @@ use apiserver::{
     engine::Engine,
     front::{Builder, Front},
     health::{Health, Latch},
+    kind::Kind,
     metrics::Metrics,
     openapi::OpenApi,
     serve,
@@ -52,7 +53,7 @@ use self::{
     leading::{Leading, Rooms, client_as},
 };
 use crate::{
-    flags::ServerFlags,
+    flags::{Addon, ServerFlags},
     kubeconfig,
     machine::{
         address::{host_name, node_address},
@@ -127,11 +128,10 @@ impl Control {
         }
         let tokens = Arc::new(Tokens::of(flags.authentication.tokens(certs.service_account_key())?));
         let auth = Box::pin(identity::chain(&flags.authentication, &flags.authorization, &tokens, &group)).await?;
-        let mut kinds = kinds::all(&config, &tokens);
-        kinds.push(Arc::new(apiextensions::kind()));
-        let engine = Engine::with_rest(store.clone(), at_rest.clone(), kinds, auth, group.clone());
         let agents = Arc::<Agents>::default();
         agents.follow(&certs, &group)?;
+        let kinds = all_kinds(flags, &config, &tokens, &agents);
+        let engine = Engine::with_rest(store.clone(), at_rest.clone(), kinds, auth, group.clone());
         let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).agents(agents.clone()).auditor(auditor);
         if let Some(condition) = store.condition() {
             group.spawn_vital("store", store_ends(condition));
@@ -367,6 +367,16 @@ async fn open_store(flags: &ServerFlags, dirs: &Dirs) -> anyhow::Result<Arc<dyn 
     }
     let dir = dirs.private_store()?;
     Ok(Arc::new(tokio::task::spawn_blocking(move || store::redb::open(&dir)).await??))
+}
+
+/// All that is served: what is switched off is not.
+fn all_kinds(flags: &ServerFlags, config: &kinds::Config, tokens: &Arc<Tokens>, agents: &Arc<Agents>) -> Vec<Arc<Kind>> {
+    let mut all = kinds::all(config, tokens);
+    all.push(Arc::new(apiextensions::kind()));
+    if !flags.disable.contains(&Addon::MetricsServer) {
+        all.extend(kinds::metrics::kinds(agents).map(Arc::new));
+    }
+    all
 }
 
 pub fn kinds_config(flags: &ServerFlags) -> anyhow::Result<kinds::Config> {

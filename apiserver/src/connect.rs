@@ -5,6 +5,7 @@
 mod dial;
 mod headers;
 mod of_node;
+mod page;
 mod tunnel;
 
 use std::time::Duration;
@@ -23,6 +24,7 @@ use crate::{
 };
 
 pub use dial::{Agents, addresses, is_global_unicast};
+pub use page::page;
 pub use tunnel::Tunnels;
 
 /// How long the other end may take until its reply begins. Streams begin at once; a proxied page may think.

@@ -6,6 +6,7 @@ mod claims;
 pub(crate) mod context;
 pub(crate) mod create;
 pub(crate) mod delete;
+pub(crate) mod derived;
 mod equivalent;
 pub(crate) mod event_history;
 mod follow;

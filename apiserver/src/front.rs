@@ -38,6 +38,7 @@ use axum::Router;
 use bytes::Bytes;
 use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
+use http_body::Body as _;
 use serde_json::Value;
 use tower::Service;
 use tracing::Instrument;
@@ -219,7 +220,8 @@ async fn observed(front: Front, request: Request, access: &Access) -> Response {
     let response = served.unwrap_or_else(|status| refused(&shared, &accept, &status));
     drop(in_flight);
     if is_counted {
-        let seen = Observed { dry_run, code: response.status().as_u16(), ..told.observed() };
+        let bytes = response.body().size_hint().exact();
+        let seen = Observed { dry_run, code: response.status().as_u16(), bytes, ..told.observed() };
         metrics.observe(&seen, began.elapsed());
     }
     response
@@ -233,7 +235,9 @@ async fn serve(front: Front, request: Request, asking: Asking, access: &Access) 
     if info.resource_request {
         wait_ready(&engine).await?;
     }
-    let user = match auth::authenticate(&engine, &parts).await {
+    let authenticated = auth::authenticate(&engine, &parts).await;
+    front.metrics.authenticated(authenticated.is_ok());
+    let user = match authenticated {
         Ok(user) => user,
         Err(status) => {
             audited::unauthenticated(&front, access, &info, &parts).await;
@@ -320,7 +324,9 @@ impl Entry {
         if !served.is_some_and(|served| self.is_stream(served)) {
             self.sit(self.seats(served)).await?;
         }
-        auth::authorize(&self.engine, &self.info, &self.user, self.audit.as_deref()).await
+        let decided = auth::authorize(&self.engine, &self.info, &self.user, self.audit.as_deref()).await;
+        self.front.metrics.authorized(decided.is_ok());
+        decided
     }
 
     fn is_stream(&self, served: &Served) -> bool {

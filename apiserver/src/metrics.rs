@@ -1,5 +1,7 @@
 //! What happens -> `/metrics`, in Prometheus' text form under upstream's names (`apiserver/pkg/endpoints/metrics`).
 
+mod stored;
+
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Write,
@@ -8,7 +10,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -18,6 +20,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::{
     body::full,
+    engine::Engine,
     non_resource::{Router, non_resource_routes},
     wire,
 };
@@ -28,6 +31,9 @@ pub struct Metrics {
     /// By a hash of what they count: a request looks its series up without writing the labels out.
     series: Mutex<HashMap<u64, Series>>,
     inflight: [AtomicI64; 2],
+    /// Good ones, and others.
+    authenticated: [AtomicU64; 2],
+    authorized: [AtomicU64; 2],
     gauges: RwLock<Vec<Gauge>>,
     parts: RwLock<Vec<Part>>,
 }
@@ -44,6 +50,8 @@ pub struct Observed<'a> {
     pub scope: &'a str,
     pub code: u16,
     pub dry_run: bool,
+    /// Length of the reply, where it is known before it is sent.
+    pub bytes: Option<u64>,
 }
 
 /// The requests of one set of labels and one code.
@@ -54,6 +62,8 @@ struct Series {
     count: u64,
     /// Empty for watches, which are counted and not timed.
     took: Histogram,
+    /// Of what is read.
+    sizes: Sizes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +84,13 @@ struct Gauge {
     read: Box<dyn Fn() -> f64 + Send + Sync>,
 }
 
+#[derive(Clone, Copy, Default)]
+struct Sizes {
+    buckets: [u64; SIZES.len()],
+    count: u64,
+    sum: u64,
+}
+
 #[derive(Clone, Default)]
 struct Histogram {
     buckets: [u64; BUCKETS.len()],
@@ -82,8 +99,12 @@ struct Histogram {
 }
 
 /// Seconds; upstream's `apiserver_request_duration_seconds`.
-const BUCKETS: [f64; 21] =
-    [0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0];
+const BUCKETS: [f64; 23] =
+    [0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0];
+/// `apiserver_request_sli_duration_seconds` has all but so many.
+const SLI_SKIPS: usize = 2;
+/// Bytes; upstream's `apiserver_response_sizes`.
+const SIZES: [u64; 7] = [1000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000];
 
 impl Metrics {
     pub fn new() -> Arc<Self> {
@@ -114,6 +135,30 @@ impl Metrics {
         if seen.verb != "WATCH" {
             series.took.add(took.as_secs_f64());
         }
+        if let ("GET" | "LIST", Some(bytes)) = (seen.verb, seen.bytes) {
+            series.sizes.add(bytes);
+        }
+    }
+
+    /// Who it is was found out, or not (`recordAuthenticationMetrics`).
+    pub(crate) fn authenticated(&self, is_known: bool) {
+        self.authenticated[usize::from(!is_known)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request may be made, or not (`recordAuthorizationMetrics`).
+    pub(crate) fn authorized(&self, is_allowed: bool) {
+        self.authorized[usize::from(!is_allowed)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What `engine` keeps is on the page.
+    pub(crate) fn tell_of(&self, engine: &Arc<Engine>) {
+        // It is not kept alive by its own page.
+        let engine = Arc::downgrade(engine);
+        self.part(move |out| {
+            if let Some(engine) = engine.upgrade() {
+                stored::text(&engine, out);
+            }
+        });
     }
 
     pub fn enter(self: &Arc<Self>, kind: RequestKind) -> InFlight {
@@ -136,6 +181,8 @@ impl Metrics {
         let mut out = String::new();
         self.inflight_text(&mut out);
         self.durations_text(&mut out);
+        self.sizes_text(&mut out);
+        self.auth_text(&mut out);
         head(
             &mut out,
             "apiserver_request_total",
@@ -188,16 +235,63 @@ impl Metrics {
             "Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.",
         );
         let mut durations: BTreeMap<String, Histogram> = BTreeMap::new();
+        let mut slis: BTreeMap<String, Histogram> = BTreeMap::new();
         for series in self.series.lock().values().filter(|series| series.took.count > 0) {
             durations.entry(series.labels()).or_default().add_all(&series.took);
+            slis.entry(series.place()).or_default().add_all(&series.took);
         }
         for (labels, histogram) in durations {
-            for (bound, count) in BUCKETS.iter().zip(histogram.buckets) {
-                line(out, &format!("{name}_bucket{{{labels},le=\"{bound}\"}}"), count as f64);
+            histogram.text(out, name, &labels, 0);
+        }
+        let name = "apiserver_request_sli_duration_seconds";
+        head(
+            out,
+            name,
+            "histogram",
+            "Response latency distribution in seconds for each verb, group, version, resource, subresource, scope and component.",
+        );
+        for (labels, histogram) in slis {
+            histogram.text(out, name, &labels, SLI_SKIPS);
+        }
+    }
+
+    fn sizes_text(&self, out: &mut String) {
+        let name = "apiserver_response_sizes";
+        head(
+            out,
+            name,
+            "histogram",
+            "Response size distribution in bytes for each group, version, verb, resource, subresource, scope and component.",
+        );
+        let mut sizes: BTreeMap<String, Sizes> = BTreeMap::new();
+        for series in self.series.lock().values().filter(|series| series.sizes.count > 0) {
+            sizes.entry(series.place()).or_default().add_all(&series.sizes);
+        }
+        for (labels, sizes) in sizes {
+            for (bound, count) in SIZES.iter().zip(sizes.buckets) {
+                line(out, &format!("{name}_bucket{{{labels},le=\"{}\"}}", bound_text(*bound)), count as f64);
             }
-            line(out, &format!("{name}_bucket{{{labels},le=\"+Inf\"}}"), histogram.count as f64);
-            line(out, &format!("{name}_sum{{{labels}}}"), histogram.sum);
-            line(out, &format!("{name}_count{{{labels}}}"), histogram.count as f64);
+            line(out, &format!("{name}_bucket{{{labels},le=\"+Inf\"}}"), sizes.count as f64);
+            line(out, &format!("{name}_sum{{{labels}}}"), sizes.sum as f64);
+            line(out, &format!("{name}_count{{{labels}}}"), sizes.count as f64);
+        }
+    }
+
+    fn auth_text(&self, out: &mut String) {
+        let families = [
+            ("authentication_attempts", "Counter of authenticated attempts.", &self.authenticated, ["success", "error"]),
+            (
+                "authorization_attempts_total",
+                "Counter of authorization attempts broken down by result. It can be either 'allowed', 'denied', 'no-opinion' or 'error'.",
+                &self.authorized,
+                ["allowed", "no-opinion"],
+            ),
+        ];
+        for (name, help, counts, words) in families {
+            head(out, name, "counter", help);
+            for (count, word) in counts.iter().zip(words) {
+                line(out, &format!("{name}{{result=\"{word}\"}}"), count.load(Ordering::Relaxed) as f64);
+            }
         }
     }
 }
@@ -211,11 +305,19 @@ impl<'a> Observed<'a> {
 impl Series {
     fn new(seen: &Observed<'_>) -> Self {
         let names = seen.names().map(Box::from);
-        Self { names, code: seen.code, dry_run: seen.dry_run, count: 0, took: Histogram::default() }
+        Self { names, code: seen.code, dry_run: seen.dry_run, count: 0, took: Histogram::default(), sizes: Sizes::default() }
     }
 
     fn is_of(&self, seen: &Observed<'_>) -> bool {
         (self.code, self.dry_run) == (seen.code, seen.dry_run) && self.names.iter().zip(seen.names()).all(|(own, other)| **own == *other)
+    }
+
+    /// Neither code nor dry run.
+    fn place(&self) -> String {
+        let [group, resource, scope, subresource, verb, version] = &self.names;
+        format!(
+            "component=\"apiserver\",group=\"{group}\",resource=\"{resource}\",scope=\"{scope}\",subresource=\"{subresource}\",verb=\"{verb}\",version=\"{version}\""
+        )
     }
 
     /// All but the code.
@@ -234,7 +336,35 @@ impl Drop for InFlight {
     }
 }
 
+impl Sizes {
+    fn add(&mut self, bytes: u64) {
+        for (bound, count) in SIZES.iter().zip(self.buckets.iter_mut()) {
+            *count += u64::from(bytes <= *bound);
+        }
+        self.count += 1;
+        self.sum = self.sum.saturating_add(bytes);
+    }
+
+    fn add_all(&mut self, other: &Self) {
+        for (count, more) in self.buckets.iter_mut().zip(other.buckets) {
+            *count += more;
+        }
+        self.count += other.count;
+        self.sum = self.sum.saturating_add(other.sum);
+    }
+}
+
 impl Histogram {
+    /// Without the first buckets.
+    fn text(&self, out: &mut String, name: &str, labels: &str, skipped: usize) {
+        for (bound, count) in BUCKETS.iter().zip(self.buckets).skip(skipped) {
+            line(out, &format!("{name}_bucket{{{labels},le=\"{bound}\"}}"), count as f64);
+        }
+        line(out, &format!("{name}_bucket{{{labels},le=\"+Inf\"}}"), self.count as f64);
+        line(out, &format!("{name}_sum{{{labels}}}"), self.sum);
+        line(out, &format!("{name}_count{{{labels}}}"), self.count as f64);
+    }
+
     fn add_all(&mut self, other: &Self) {
         for (count, more) in self.buckets.iter_mut().zip(other.buckets) {
             *count += more;
@@ -254,6 +384,11 @@ impl Histogram {
 
 pub(crate) fn head(out: &mut String, name: &str, typ: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {typ}");
+}
+
+/// As Go writes a large number.
+fn bound_text(bound: u64) -> String {
+    if bound < 1_000_000 { bound.to_string() } else { format!("1e+{:02}", bound.ilog10()) }
 }
 
 fn line(out: &mut String, name: &str, value: f64) {
@@ -298,23 +433,36 @@ mod tests {
     #[test]
     fn the_page_counts_what_was_seen() {
         let metrics = Metrics::new();
-        let seen = Observed { verb: "GET", version: "v1", resource: "things", scope: "resource", code: 200, ..Default::default() };
+        let named = Observed { verb: "GET", version: "v1", resource: "things", scope: "resource", ..Default::default() };
+        let seen = Observed { code: 200, bytes: Some(2000), ..named };
         metrics.observe(&seen, Duration::from_millis(30));
         metrics.observe(&seen, Duration::from_millis(70));
         metrics.gauge("skiff_test", "A test.", || 4.0);
         let guard = metrics.enter(RequestKind::Mutating);
+        metrics.authenticated(false);
+        metrics.authorized(true);
         let text = metrics.text();
+        let place = r#"component="apiserver",group="",resource="things",scope="resource",subresource="",verb="GET",version="v1""#;
         let labels =
             r#"component="apiserver",dry_run="",group="",resource="things",scope="resource",subresource="",verb="GET",version="v1""#;
         for line in [
             format!("apiserver_request_total{{{labels},code=\"200\"}} 2"),
             format!("apiserver_request_duration_seconds_bucket{{{labels},le=\"0.05\"}} 1"),
             format!("apiserver_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} 2"),
+            format!("apiserver_request_duration_seconds_bucket{{{labels},le=\"0.005\"}} 0"),
+            format!("apiserver_request_sli_duration_seconds_bucket{{{place},le=\"0.05\"}} 1"),
+            format!("apiserver_request_sli_duration_seconds_count{{{place}}} 2"),
+            format!("apiserver_response_sizes_bucket{{{place},le=\"1000\"}} 0"),
+            format!("apiserver_response_sizes_bucket{{{place},le=\"1e+06\"}} 2"),
+            format!("apiserver_response_sizes_sum{{{place}}} 4000"),
+            "authentication_attempts{result=\"error\"} 1".into(),
+            "authorization_attempts_total{result=\"allowed\"} 1".into(),
             "apiserver_current_inflight_requests{request_kind=\"mutating\"} 1".into(),
             "skiff_test 4".into(),
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
+        assert!(!text.contains("sli_duration_seconds_bucket{component=\"apiserver\",group=\"\",resource=\"things\",scope=\"resource\",subresource=\"\",verb=\"GET\",version=\"v1\",le=\"0.005\"}"));
         let memory = text.lines().find_map(|l| l.strip_prefix("process_resident_memory_bytes ")).unwrap();
         assert!(memory.parse::<f64>().unwrap() > 1e5, "{memory}");
         drop(guard);

@@ -75,6 +75,7 @@ const PODS: &[aboard::Topic] = &[
     ("volumes", volumes::volumes),
     ("account", volumes::account),
     ("node", nodes::look),
+    ("top", nodes::top),
     ("taint", nodes::taint),
     ("drain", nodes::drain),
     ("restart", again::restart),

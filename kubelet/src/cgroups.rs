@@ -4,6 +4,7 @@
 //! Source: `pkg/kubelet/cm/pod_container_manager_linux.go`, `qos_container_manager_linux.go`, `cgroup_v{1,2}_manager_linux.go`.
 
 mod files;
+mod usage;
 mod v1;
 mod v2;
 
@@ -15,6 +16,8 @@ use crate::{
     container_config::{Limits, QosClass, class, shares},
     meta,
 };
+
+pub use usage::{Memory, Usage};
 
 /// Where everything starts in a kubelet of its own (`--cgroup-root` `/`, `kubepods` below it).
 pub const ROOT: &str = "kubepods";
@@ -129,6 +132,25 @@ impl Manager {
             }
         }
         found
+    }
+
+    /// What a cgroup uses, its path as of [`Manager::parent`]; empty is the whole machine. `None` where there is none.
+    pub fn usage(&self, path: &str) -> Option<Usage> {
+        let path = path.trim_matches('/');
+        match &self.hierarchy {
+            Hierarchy::V1(controllers) => controllers.usage(path),
+            Hierarchy::V2(unified) => unified.usage(path),
+        }
+    }
+
+    /// A process of the cgroup itself, those below it apart.
+    pub fn first_process(&self, path: &str) -> Option<u32> {
+        self.directories(path.trim_matches('/')).iter().find_map(|dir| files::first_process(dir))
+    }
+
+    /// What all pods together use.
+    pub fn usage_of_pods(&self) -> Option<Usage> {
+        self.usage(&self.root)
     }
 
     /// Removes the top cgroup and all below (`skiff reset`).

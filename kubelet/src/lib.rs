@@ -26,6 +26,7 @@ mod run;
 pub mod server;
 mod serving;
 mod static_pods;
+mod stats;
 pub mod tokens;
 mod view;
 pub mod volumes;

@@ -23,7 +23,9 @@ use crate::{
     machine::Machine,
     metrics::Metrics,
     node::{self, Reporter},
-    pods, server, serving, static_pods, volumes,
+    pods, server, serving, static_pods,
+    stats::Stats,
+    volumes,
 };
 
 /// How long [`stop_pods`] waits for containers to end before they are killed.
@@ -87,7 +89,9 @@ pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -
     let allocatable = node::allocatable(&config, &machine);
     let context = Arc::new(context(&config, &machine));
     let (ready_in, ready) = watch::channel(false);
-    let served = server::Node { runtime: runtime.clone(), pods: Pods::default(), client: client.clone(), metrics: metrics.clone() };
+    let (cgroups, pods) = (cgroups::Manager::detect(&config.cgroup_root)?, Pods::default());
+    let stats = Stats::new(&config.node_name, config.agent_dir.clone(), cgroups.clone(), pods.clone());
+    let served = server::Node { runtime: runtime.clone(), pods, client: client.clone(), metrics: metrics.clone(), stats };
     let agent = Agent {
         pods: served.pods.clone(),
         runtime: runtime.clone(),
@@ -97,7 +101,6 @@ pub async fn run(config: Config, client: Client, caches: Caches, group: Group) -
         metrics: metrics.clone(),
     };
 
-    let cgroups = cgroups::Manager::detect(&config.cgroup_root)?;
     cgroups.setup()?;
     if let Err(error) = cgroups.set_allocatable(allocatable.cpu_milli, allocatable.memory_bytes) {
         // Pods that run may have more than that already.

@@ -46,7 +46,11 @@ pub use self::{
     rotate::{Limits as LogLimits, rotate},
     tls::{Error as TlsError, Serving},
 };
-use crate::{metrics::Metrics, view::Pods};
+use crate::{
+    metrics::Metrics,
+    stats::{Extent, Stats},
+    view::Pods,
+};
 
 /// Connections at a time. Half of the last are one address: the API server, for all who stream.
 const CONNECTIONS_MAX: Limits = Limits { arriving: 256, strangers: 256, known: 2048 };
@@ -82,6 +86,7 @@ pub struct Node {
     /// Asks the API server whose a token is, and what the user may do.
     pub client: kube::Client,
     pub(crate) metrics: Metrics,
+    pub(crate) stats: Stats,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -208,6 +213,11 @@ async fn judged(State(auth): State<Arc<Auth>>, request: Request, next: Next) -> 
     }
 }
 
+fn failed(why: String) -> Reply {
+    tracing::warn!(error = why, "failed to read what this node uses");
+    text(StatusCode::INTERNAL_SERVER_ERROR, format!("Internal Error: {why}"))
+}
+
 fn panicked(_: Box<dyn Any + Send>) -> Reply {
     tracing::error!("request handler panicked");
     text(StatusCode::INTERNAL_SERVER_ERROR, "the request handler panicked, the node's log has details")
@@ -228,13 +238,22 @@ impl Server {
             Handler::Healthz => text(StatusCode::OK, "ok"),
             Handler::Pods => self.pods(),
             Handler::Metrics => text(StatusCode::OK, self.metrics()),
-            Handler::Stats => text(StatusCode::NOT_IMPLEMENTED, "resource metrics are not available: this node does not serve them yet"),
+            Handler::Summary => self.summary(request.uri().query().unwrap_or_default()).await,
+            Handler::Resource => reply::exposition(self.node.stats.resource().await),
+            Handler::Cadvisor => self.node.stats.cadvisor().await.map_or_else(failed, reply::exposition),
             Handler::Logs => containers::logs(&self.node, &container_ref, request.uri().query().unwrap_or_default()).await,
             Handler::Run => containers::run(&self.node, &container_ref, request.uri().query().unwrap_or_default()).await,
             Handler::Exec => containers::exec(&self.node, &container_ref, request, &self.group).await,
             Handler::Attach => containers::attach(&self.node, &container_ref, request, &self.group).await,
             Handler::PortForward => containers::port_forward(&self.node, &container_ref, request, &self.group).await,
         }
+    }
+
+    /// Source: `handleSummary` in `pkg/kubelet/server/stats/handler.go`.
+    async fn summary(&self, query: &str) -> Reply {
+        let is_short = route::query(query, "only_cpu_and_memory") == ["true"];
+        let extent = if is_short { Extent::CpuAndMemory } else { Extent::All };
+        self.node.stats.summary(extent).await.map_or_else(failed, reply::json)
     }
 
     fn pods(&self) -> Reply {

@@ -47,10 +47,11 @@ impl Door {
         let certs = Certs::open(dir.path(), &names).expect("keys and certificates");
         let tokens = Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public()).expect("the keys are whole");
         let tokens = Arc::new(tokens);
-        let mut kinds = kinds::all(&config(), &tokens);
-        kinds.push(Arc::new(apiextensions::kind()));
-        let engine = Engine::new(store, kinds, auth::chain(&tokens), group.clone());
+        let mut all = kinds::all(&config(), &tokens);
+        all.push(Arc::new(apiextensions::kind()));
         let (certs, agents) = (Arc::new(certs), Arc::<Agents>::default());
+        all.extend(kinds::metrics::kinds(&agents).map(Arc::new));
+        let engine = Engine::new(store, all, auth::chain(&tokens), group.clone());
         agents.follow(&certs, group).expect("the certificates are whole");
         let front = Front::builder(engine.clone()).fairness(kinds::flow::config(fairness::Limits::default())).agents(agents.clone());
         let front = front.mount(Discovery::default().routes(engine.clone())).mount(kinds::node::tunnel::routes(&agents, group)).build();

@@ -34,6 +34,7 @@ pub mod ipaddress;
 pub mod job;
 pub mod lease;
 pub mod limitrange;
+pub mod metrics;
 pub mod namespace;
 pub mod net;
 pub mod networkpolicy;

@@ -4,7 +4,10 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     iter,
     ops::{Bound, Range},
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use api::{Key, steps};
@@ -47,6 +50,8 @@ pub(crate) struct Cache {
     predecessor: Mutex<Weak<Cache>>,
     /// The last whole snapshot, for as long as somebody reads it: lists at one time share it.
     whole: Mutex<Whole>,
+    /// Readers that there are now.
+    readers: AtomicUsize,
 }
 
 /// Who is told of changes, besides watchers.
@@ -133,7 +138,21 @@ impl Cache {
             followers: Mutex::default(),
             predecessor: Mutex::default(),
             whole: Mutex::default(),
+            readers: AtomicUsize::default(),
         }
+    }
+
+    /// How many watch it now.
+    pub fn watches(&self) -> usize {
+        self.readers.load(Ordering::Relaxed)
+    }
+
+    pub fn reader_comes(&self) {
+        self.readers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn reader_goes(&self) {
+        self.readers.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Whether it is that of `/registry/<prefix>/`.

@@ -15,7 +15,10 @@ use serde_json::Value;
 use super::{Claims, Engine};
 use crate::schema::Schema;
 
-pub use super::Ctx;
+pub use super::{
+    Ctx,
+    derived::{Derived, Made, Origins},
+};
 
 /// A word of a kind: in the binary for built-in kinds, owned for those that are made while the server runs.
 pub type Name = Cow<'static, str>;
@@ -67,7 +70,7 @@ pub enum Storage {
     Kept { prefix: Name, ttl_seconds: Option<u64> },
     /// Kept as another kind of the table (`group`, `version`, `plural`); [`Kind::conversion`] says how one becomes the other.
     As { group: Name, version: Name, plural: Name },
-    /// Only answered (reviews): [`Strategy::answer`] makes the reply of a create.
+    /// Only answered (reviews): [`Strategy::answer`] makes the reply of a create. Or worked out when it is asked for: [`Strategy::derived`].
     Nowhere,
 }
 
@@ -313,6 +316,11 @@ pub trait Strategy: Send + Sync {
 
     /// The table cells of one object, one per column.
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value>;
+
+    /// For kinds that are kept nowhere and read all the same.
+    fn derived(&self) -> Option<&dyn Derived> {
+        None
+    }
 
     /// The reply to a create of a kind that is kept nowhere.
     async fn answer(&self, ctx: &Ctx<'_>, _object: Value) -> Result<Value, Status> {

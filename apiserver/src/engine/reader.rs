@@ -42,6 +42,7 @@ impl Reader {
         let scope = if interest.is_some() { Scope::Marked } else { Scope::All };
         let (topic, waiter) = (cache.topic(interest), Arc::default());
         topic.notifier.add(&waiter);
+        cache.reader_comes();
         let next = topic.marks.lock().end();
         Self { cache: cache.clone(), topic, waiter, unread: true, scope, backlog: 0..0, next }
     }
@@ -107,6 +108,12 @@ impl Reader {
         self.next += taken;
         self.unread = more;
         Ok(events)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.cache.reader_goes();
     }
 }
 

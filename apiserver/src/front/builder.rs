@@ -75,6 +75,7 @@ impl Builder {
         if let Some(told) = auditor.clone() {
             metrics.part(move |out| told.text(out));
         }
+        metrics.tell_of(&engine);
         let tunnels = agents.tunnels().clone();
         let count = move || f64::from(u32::try_from(tunnels.len()).unwrap_or(u32::MAX));
         metrics.gauge("skiff_tunnels", "Nodes whose agents hold a tunnel to this server.", count);

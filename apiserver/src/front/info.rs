@@ -60,6 +60,9 @@ impl Default for Selectors {
 const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
 const NAME: &str = "metadata.name";
 
+/// `validConnectRequests` of `pkg/endpoints/metrics/metrics.go`.
+const CONNECTS: [&str; 5] = ["log", "exec", "portforward", "attach", "proxy"];
+
 impl RequestInfo {
     /// Takes out of `query` what it reads of it, so that nobody reads it a second time.
     ///
@@ -131,7 +134,9 @@ impl RequestInfo {
             "deletecollection" => "DELETECOLLECTION",
             _ => "other",
         };
-        let scope = match (self.name.is_empty(), self.namespace.is_empty()) {
+        let verb = if CONNECTS.contains(&self.subresource.as_str()) { "CONNECT" } else { verb };
+        // As the installer has it: what is made is one.
+        let scope = match (self.name.is_empty() && verb != "POST", self.namespace.is_empty()) {
             (false, _) => "resource",
             (true, false) => "namespace",
             (true, true) => "cluster",

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     body::{Response, boxed},
     engine::{
-        form,
+        derived, form,
         list::{self, Listed, When},
         registry::Served,
         scale,
@@ -31,8 +31,10 @@ use crate::{
 impl Call {
     pub(super) async fn get(&self, served: &Served) -> Result<Response, Status> {
         let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
-        let object = self.object(served).await?;
-        let object = form::view(served, object).await?;
+        let object = match served.kind.strategy.derived() {
+            Some(derived) => derived::get(&self.engine, served, derived, &Key::new(self.info.place(), &self.info.name)).await?,
+            None => form::view(served, self.object(served).await?).await?,
+        };
         let bytes = object.bytes();
         // As they are, they need no work.
         let weight = if output == Output::JSON { Weight::Light } else { Weight::of(bytes.len()) };
@@ -63,7 +65,10 @@ impl Call {
     pub(super) async fn list(&self, served: &Served) -> Result<Response, Status> {
         let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
         let options = ListOptions::read(&self.query, &self.info, served)?;
-        let listed = list::list(&self.engine, served, &options.selection, &options.when, options.limit).await?;
+        let listed = match served.kind.strategy.derived() {
+            Some(derived) => derived::list(&self.engine, derived, &options.selection).await?,
+            None => list::list(&self.engine, served, &options.selection, &options.when, options.limit).await?,
+        };
         self.listed(served, &output, listed).await
     }
 

@@ -33,6 +33,21 @@ pub fn look(t: &Terminal) {
     t.run("kubectl get pod huge").matches("^huge +0/1 +Pending ");
 }
 
+/// What is used, without anything installed.
+pub fn top(t: &Terminal) {
+    let two = "containers: [{name: web, image: 'nginx:1.22'}, {name: tool, image: 'busybox:1.35', command: [sleep, '3600']}]";
+    t.file("top.yaml", &format!("---\n{{apiVersion: v1, kind: Pod, metadata: {{name: two, labels: {{app: two}}}}, spec: {{{two}}}}}\n"));
+    t.run("kubectl create -f top.yaml");
+    t.run("kubectl wait --for=condition=Ready pod/two --timeout=90s");
+    t.until("kubectl top node", r"^walk-node +\d+m +\d+% +\d+Mi +\d+%").matches(r"^NAME +CPU\(cores\) +");
+    t.until("kubectl top pod -A --containers", r"^top +two +web +\d+m +[1-9]\d*Mi").matches(r"^top +two +tool +\d+m +\d+Mi");
+    t.run("kubectl top pod -l app=two").matches(r"^two +\d+m +[1-9]\d*Mi");
+    t.run("kubectl get pods.metrics.k8s.io two -o yaml").expect("kind: PodMetrics").matches("^window: ").matches("memory: .*Ki");
+    t.run("kubectl get --raw /api/v1/nodes/walk-node/proxy/stats/summary").expect("\"podRef\"").expect("\"usageCoreNanoSeconds\"");
+    t.run("kubectl get --raw /api/v1/nodes/walk-node/proxy/metrics/resource").matches(r"^node_memory_working_set_bytes [1-9]");
+    t.fails("kubectl auth can-i list pods.metrics.k8s.io --as=someone").matches("^no");
+}
+
 pub fn taint(t: &Terminal) {
     t.run("kubectl taint node walk-node only=some:NoSchedule").expect("node/walk-node tainted");
     t.run("kubectl describe node walk-node").matches("^Taints: +only=some:NoSchedule$");

@@ -25,6 +25,17 @@ pub fn read(dir: &Path, name: &str) -> String {
     fs::read_to_string(dir.join(name)).unwrap_or_default().trim().to_owned()
 }
 
+/// One control file that holds one number; `None` where it cannot be read, and where it says `max`.
+pub fn number(dir: &Path, name: &str) -> Option<u64> {
+    fs::read_to_string(dir.join(name)).ok()?.trim().parse().ok()
+}
+
+/// The first process of the directory itself.
+pub fn first_process(dir: &Path) -> Option<u32> {
+    // A process of another PID namespace than ours reads as 0.
+    read(dir, "cgroup.procs").lines().find_map(|line| line.parse().ok()).filter(|pid| *pid > 0)
+}
+
 /// Removes the directory and all below it; what still runs there is killed, and [`Error::Busy`] given until it is gone.
 pub fn remove(dir: &Path) -> Result<(), Error> {
     remove_below(dir, DEPTH_MAX)

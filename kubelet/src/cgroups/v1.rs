@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Error, files};
+use super::{Error, Usage, files, usage};
 use crate::container_config::{Limits, QUOTA_PERIOD_US};
 
 /// The mounted controllers: directory of each tree, with the controllers it serves.
@@ -49,9 +49,23 @@ impl Controllers {
         files::write(&memory, "memory.limit_in_bytes", &limits.memory_bytes.unwrap_or(-1).to_string())
     }
 
+    pub fn usage(&self, path: &str) -> Option<Usage> {
+        let memory = self.tree("memory").join(path);
+        let pids = self.find_tree("pids").and_then(|tree| files::number(&tree.join(path), "pids.current"));
+        Some(Usage {
+            cpu_nano: files::number(&self.find_tree("cpuacct")?.join(path), "cpuacct.usage")?,
+            memory: usage::Memory::v1(files::number(&memory, "memory.usage_in_bytes")?, &files::read(&memory, "memory.stat")),
+            processes: pids,
+        })
+    }
+
     fn tree(&self, controller: &str) -> &Path {
+        self.find_tree(controller).expect("find() made sure of cpu and memory")
+    }
+
+    fn find_tree(&self, controller: &str) -> Option<&Path> {
         let tree = self.trees.iter().find(|(_, names)| names.iter().any(|n| n == controller));
-        &tree.expect("find() made sure of cpu and memory").0
+        tree.map(|(path, _)| path.as_path())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Error, files};
+use super::{Error, Usage, files, usage};
 use crate::container_config::{Limits, QUOTA_PERIOD_US};
 
 /// Those we and runc use; what the kernel lacks is left out.
@@ -41,6 +41,22 @@ impl Unified {
         files::write(&dir, "cpu.weight", &weight(limits.cpu_shares).to_string())?;
         files::write(&dir, "cpu.max", &format!("{quota} {QUOTA_PERIOD_US}"))?;
         files::write(&dir, "memory.max", &memory)
+    }
+
+    pub fn usage(&self, path: &str) -> Option<Usage> {
+        let dir = self.directory(path);
+        let stat = files::read(&dir, "memory.stat");
+        // The root has neither (`fs2.statMemory` in opencontainers/cgroups): the machine's own numbers are its.
+        let memory = match files::number(&dir, "memory.current") {
+            Some(current) => {
+                let limits = (files::number(&dir, "memory.max"), files::number(&dir, "memory.swap.current"));
+                usage::Memory::v2(current, &stat, limits)
+            }
+            None if path.is_empty() => usage::Memory::machine(&stat),
+            None => return None,
+        };
+        let cpu_micro = usage::entry(&files::read(&dir, "cpu.stat"), "usage_usec")?;
+        Some(Usage { cpu_nano: cpu_micro.saturating_mul(1000), memory, processes: files::number(&dir, "pids.current") })
     }
 
     #[cfg(test)]
@@ -84,5 +100,43 @@ mod tests {
         let read = |f: &str| std::fs::read_to_string(dir.path().join("k/burstable").join(f)).unwrap();
         assert_eq!((read("cpu.weight").as_str(), read("cpu.max").as_str(), read("memory.max").as_str()), ("39", "50000 100000", "max"));
         assert!(Unified::at(&dir.path().join("k")).is_none());
+    }
+
+    #[test]
+    fn usage_is_of_the_kernels_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let unified = Unified { mount: dir.path().to_owned() };
+        let write = |file: &str, text: &str| {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        for (file, text) in [
+            ("k/cpu.stat", "usage_usec 1500\nuser_usec 1000\n"),
+            ("k/memory.current", "8192\n"),
+            ("k/memory.max", "16384\n"),
+            ("k/memory.swap.current", "0\n"),
+            ("k/memory.stat", "anon 2048\nfile 6144\ninactive_file 4096\npgfault 7\npgmajfault 1\n"),
+            ("k/pids.current", "3\n"),
+            ("cpu.stat", "usage_usec 9\n"),
+            ("memory.stat", "inactive_file 4096\n"),
+        ] {
+            write(file, text);
+        }
+        let used = unified.usage("k").unwrap();
+        let memory = usage::Memory {
+            usage_bytes: 8192,
+            working_set_bytes: 4096,
+            rss_bytes: 2048,
+            page_faults: 7,
+            major_page_faults: 1,
+            limit_bytes: Some(16384),
+            swap_bytes: Some(0),
+        };
+        assert_eq!((used.cpu_nano, used.memory, used.processes), (1_500_000, memory, Some(3)));
+        write("k/memory.max", "max\n");
+        assert_eq!(unified.usage("k").unwrap().memory.limit_bytes, None);
+        assert!(unified.usage("").unwrap().memory.usage_bytes > 1 << 20, "the root's memory is the machine's");
+        assert!(unified.usage("nothing").is_none());
     }
 }

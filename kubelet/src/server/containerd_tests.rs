@@ -248,11 +248,18 @@ async fn a_real_pod_is_what_it_was_asked_to_be() {
     let (sandbox, container) = test_node.start().await;
     let ca = Ca::new();
     let pods = test_node.shown(&sandbox, &container);
-    let node = Node { runtime: test_node.runtime.clone(), pods: pods.clone(), client: denying(), metrics: Metrics::default() };
+    let node = Node {
+        runtime: test_node.runtime.clone(),
+        pods: pods.clone(),
+        client: denying(),
+        metrics: Metrics::default(),
+        stats: Stats::new("n1", test_node.dir.path().to_owned(), test_node.cgroups.clone(), pods.clone()),
+    };
     let address = started_with(&ca, node, &test_node.group).await;
     let master = ca.connector(Some(("kube-apiserver-kubelet-client", "system:masters")));
     let checks = async {
         runs_as_asked(&test_node, address, &master).await;
+        is_measured(&container, address, &master).await;
         streams(&test_node, address, &master).await;
         test_node.rotates(pods, address, &master).await;
         // Followed to the container's end.
@@ -294,6 +301,41 @@ async fn runs_as_asked(test_node: &TestNode, address: SocketAddr, master: &TlsCo
     let volumes = test_node.context.volumes.clone().unwrap();
     assert_eq!(fs::read_to_string(volumes.get("e").unwrap().path.join("f")).unwrap(), "x\n");
     assert_eq!(fs::read_to_string(volumes.get("e").unwrap().path.join("web/x/g")).unwrap(), "y\n");
+}
+
+/// What a busybox uses: some memory below its limit, some CPU time, and a rate of it from the second time on.
+async fn is_measured(container: &str, address: SocketAddr, master: &TlsConnector) {
+    let (_, text) = get(address, master, "/metrics/resource").await.unwrap();
+    let value = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in\n{text}"));
+        line.split(' ').nth(1).and_then(|value| value.parse::<f64>().ok()).unwrap_or_else(|| panic!("{line}"))
+    };
+    let memory = value("container_memory_working_set_bytes{container=\"a\",namespace=\"default\",pod=\"web\"}");
+    assert!(memory > 0.0 && memory < f64::from(64 << 20), "{memory}");
+    assert!(value("container_cpu_usage_seconds_total{container=\"a\",") > 0.0);
+    assert!(value("pod_memory_working_set_bytes{") >= memory, "the sandbox is in it");
+    assert!(value("node_memory_working_set_bytes ") > memory);
+    let summary = async || serde_json::from_str::<serde_json::Value>(&get(address, master, "/stats/summary").await.unwrap().1).unwrap();
+    let rated = async {
+        loop {
+            let summary = summary().await;
+            if summary["pods"][0]["containers"][0]["cpu"]["usageNanoCores"].is_u64() {
+                return summary;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let summary = tokio::time::timeout(BOUND, rated).await.expect("a rate");
+    let (node, pod) = (&summary["node"], &summary["pods"][0]);
+    assert_eq!((&node["nodeName"], node["systemContainers"][0]["name"].as_str()), (&"n1".into(), Some("pods")), "{summary}");
+    assert!(node["fs"]["capacityBytes"].as_u64() > Some(0) && node["rlimit"]["curproc"].as_i64() > Some(0), "{summary}");
+    assert_eq!(pod["podRef"], serde_json::json!({"name": "web", "namespace": "default", "uid": "u1"}));
+    assert!(pod["memory"]["availableBytes"].as_u64() < Some(64 << 20) && pod["network"].is_null(), "it has the node's: {summary}");
+    assert!(pod["process_stats"]["process_count"].as_u64() > Some(1) && pod["containers"][0]["logs"]["usedBytes"].as_u64() > Some(0));
+    let (_, text) = get(address, master, "/stats/summary?only_cpu_and_memory=true").await.unwrap();
+    assert!(!text.contains("\"fs\"") && text.contains("usageCoreNanoSeconds"), "{text}");
+    let (_, text) = get(address, master, "/metrics/cadvisor").await.unwrap();
+    assert!(text.contains(&format!("name=\"{container}\",namespace=\"default\",pod=\"web\"")), "{text}");
 }
 
 async fn streams(test_node: &TestNode, address: SocketAddr, master: &TlsConnector) {

@@ -21,6 +21,11 @@ pub fn json(text: String) -> Reply {
     whole(StatusCode::OK, "application/json", text.into_bytes())
 }
 
+/// Prometheus' text form.
+pub fn exposition(text: String) -> Reply {
+    whole(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text.into_bytes())
+}
+
 /// Chunks as they come.
 pub fn stream(chunks: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Reply {
     let body = StreamBody::new(chunks.map_ok(Frame::data));

@@ -33,7 +33,9 @@ pub enum Handler {
     Healthz,
     Pods,
     Metrics,
-    Stats,
+    Summary,
+    Resource,
+    Cadvisor,
     Logs,
     Run,
     Exec,
@@ -41,11 +43,13 @@ pub enum Handler {
     PortForward,
 }
 
-const ROUTES: [(Handler, &[&str]); 9] = [
+const ROUTES: [(Handler, &[&str]); 11] = [
     (Handler::Healthz, &["/healthz", "/healthz/ping"]),
     (Handler::Pods, &["/pods"]),
     (Handler::Metrics, &["/metrics"]),
-    (Handler::Stats, &["/stats", "/stats/{*rest}", "/metrics/{*rest}"]),
+    (Handler::Summary, &["/stats/summary"]),
+    (Handler::Resource, &["/metrics/resource"]),
+    (Handler::Cadvisor, &["/metrics/cadvisor"]),
     (Handler::Logs, &["/containerLogs/{namespace}/{pod}/{container}"]),
     (Handler::Run, &["/run/{namespace}/{pod}/{container}", "/run/{namespace}/{pod}/{uid}/{container}"]),
     (Handler::Exec, &["/exec/{namespace}/{pod}/{container}", "/exec/{namespace}/{pod}/{uid}/{container}"]),
@@ -118,7 +122,7 @@ impl Handler {
     pub fn takes(self, method: &Method) -> bool {
         match self {
             Self::Run => method == Method::POST,
-            Self::Exec | Self::Attach | Self::PortForward => STREAM_METHODS.contains(method),
+            Self::Exec | Self::Attach | Self::PortForward | Self::Summary => STREAM_METHODS.contains(method),
             _ => method == Method::GET,
         }
     }
@@ -224,8 +228,9 @@ mod tests {
     fn paths_are_upstreams() {
         assert_eq!(route("/healthz"), Some((Handler::Healthz, ContainerRef::default())));
         assert_eq!(route("/pods/"), Some((Handler::Pods, ContainerRef::default())));
-        assert_eq!(route("/stats/summary"), Some((Handler::Stats, ContainerRef::default())));
-        assert_eq!(route("/metrics/resource"), Some((Handler::Stats, ContainerRef::default())));
+        assert_eq!(route("/stats/summary"), Some((Handler::Summary, ContainerRef::default())));
+        assert_eq!(route("/metrics/resource"), Some((Handler::Resource, ContainerRef::default())));
+        assert_eq!(route("/metrics/cadvisor/"), Some((Handler::Cadvisor, ContainerRef::default())));
         assert_eq!(route("/containerLogs/ns/p/c"), Some((Handler::Logs, container_ref("ns", "p", "", "c"))));
         assert_eq!(route("/exec/ns/p/c"), Some((Handler::Exec, container_ref("ns", "p", "", "c"))));
         assert_eq!(route("/exec/ns/p/u/c"), Some((Handler::Exec, container_ref("ns", "p", "u", "c"))));
@@ -233,7 +238,20 @@ mod tests {
         assert_eq!(route("/portForward/ns/p/u?port=1"), Some((Handler::PortForward, container_ref("ns", "p", "u", ""))));
         // Names are what they were before they were encoded, whatever is in them.
         assert_eq!(route("/%65xec//n%2fs/%25/c%20%e2%82%ac/"), Some((Handler::Exec, container_ref("n/s", "%", "", "c \u{20ac}"))));
-        for bad in ["/", "/exec", "/exec/a/b", "/containerLogs/a/b/c/d", "/x", "/exec/%zz/b/c", "/exec/%ff/b/c", "//pods", "/%2fpods"] {
+        for bad in [
+            "/stats",
+            "/stats/x",
+            "/metrics/probes",
+            "/",
+            "/exec",
+            "/exec/a/b",
+            "/containerLogs/a/b/c/d",
+            "/x",
+            "/exec/%zz/b/c",
+            "/exec/%ff/b/c",
+            "//pods",
+            "/%2fpods",
+        ] {
             assert_eq!(route(bad), None, "{bad}");
         }
     }
@@ -287,8 +305,23 @@ mod tests {
             "x",
             "",
         ];
-        let tails =
-            ["", "/", "/ping", "/a", "/a/b", "/a/b/c", "/a/b/c/d", "//a//b//c//", "/../exec/a/b/c", "/%2e%2e/pods", "/metrics", "/%zz"];
+        let tails = [
+            "/summary",
+            "/resource",
+            "/cadvisor",
+            "",
+            "/",
+            "/ping",
+            "/a",
+            "/a/b",
+            "/a/b/c",
+            "/a/b/c/d",
+            "//a//b//c//",
+            "/../exec/a/b/c",
+            "/%2e%2e/pods",
+            "/metrics",
+            "/%zz",
+        ];
         let mut served = std::collections::HashSet::new();
         for path in words.iter().flat_map(|word| forms(word)).flat_map(|form| tails.map(|tail| format!("/{form}{tail}"))) {
             let RequestInfo { subresources, .. } = RequestInfo::new(&Method::GET, &path);
@@ -296,15 +329,14 @@ mod tests {
             let allowed: &[&[&str]] = match handler {
                 Handler::Healthz => &[&["healthz", "proxy"]],
                 Handler::Pods => &[&["pods", "proxy"]],
-                Handler::Metrics => &[&["metrics"]],
-                // Of both it answers that there is nothing.
-                Handler::Stats => &[&["stats"], &["metrics"]],
+                Handler::Metrics | Handler::Resource | Handler::Cadvisor => &[&["metrics"]],
+                Handler::Summary => &[&["stats"]],
                 _ => &[&["proxy"]],
             };
             assert!(allowed.contains(&subresources), "{path}: {handler:?} for {subresources:?}");
             served.insert((handler, path.contains('%')));
         }
-        assert_eq!(served.len(), 2 * 9, "every route is reached, plain and encoded");
+        assert_eq!(served.len(), 2 * 11, "every route is reached, plain and encoded");
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub fn denying() -> kube::Client {
 
 async fn started(ca: &Ca, pods: Pods, group: &Group) -> SocketAddr {
     let runtime = Runtime::at(std::path::Path::new("/nowhere"));
-    started_with(ca, Node { runtime, pods, client: denying(), metrics: Metrics::default() }, group).await
+    started_with(ca, Node { runtime, pods, client: denying(), metrics: Metrics::default(), stats: Stats::default() }, group).await
 }
 
 pub async fn started_with(ca: &Ca, node: Node, group: &Group) -> SocketAddr {
@@ -137,7 +137,7 @@ async fn the_certificate_is_renewed_before_it_expires() {
     let serving = crate::serving::start(short_lived(&ca), &group).await.unwrap();
     let config = Config { address: "127.0.0.1:0".parse().unwrap(), serving, client_ca_pem: ca.pem.clone(), node_name: "n1".into() };
     let runtime = Runtime::at(std::path::Path::new("/nowhere"));
-    let node = Node { runtime, pods: Pods::default(), client: denying(), metrics: Metrics::default() };
+    let node = Node { runtime, pods: Pods::default(), client: denying(), metrics: Metrics::default(), stats: Stats::default() };
     let address = serve(config, node, &group).await.unwrap();
     let (connector, mut seen) = (ca.connector(None), std::collections::BTreeSet::new());
     // Two renewals: longer than the first certificate lives. Every handshake on the way checks what is shown.
@@ -186,7 +186,11 @@ async fn who_is_not_known_or_not_allowed_gets_nothing() {
     assert_eq!(get(address, &master, "/containerLogs/default/web/a").await.unwrap(), (200, "hello\n".into()));
     assert_eq!(get(address, &master, "/containerLogs/default/web/b").await.unwrap().0, 404);
     assert_eq!(get(address, &master, "/containerLogs/default/no/a").await.unwrap(), (404, r#"pod "no" does not exist"#.into()));
-    assert_eq!(get(address, &master, "/stats/summary").await.unwrap().0, 501);
+    // Without cgroups there is nothing to tell.
+    assert_eq!(get(address, &master, "/stats/summary").await.unwrap(), (500, "Internal Error: this node has no cgroups".into()));
+    assert!(get(address, &master, "/metrics/resource").await.unwrap().1.ends_with("\nscrape_error 1\n"));
+    let (code, text) = get(address, &ca.connector(Some(("alice", "people"))), "/stats/summary").await.unwrap();
+    assert_eq!((code, text.as_str()), (403, "Forbidden (user=alice, verb=get, resource=nodes, subresource(s)=[stats])\n"));
     assert_eq!(get(address, &master, "/nothing").await.unwrap().0, 404);
     assert_eq!(get(address, &master, "/run/default/web/a").await.unwrap().0, 405);
     assert!(get(address, &master, "/metrics").await.unwrap().1.contains("kubelet_running_containers{container_state=\"running\"} 1"));

@@ -110,7 +110,13 @@ impl House {
             client_ca_pem: self.door.certs.ca().to_owned(),
             node_name: "n1".into(),
         };
-        let node = Node { runtime: Runtime::at(&socket), pods: pods(&log), client: denying(), metrics: Metrics::default() };
+        let node = Node {
+            runtime: Runtime::at(&socket),
+            pods: pods(&log),
+            client: denying(),
+            metrics: Metrics::default(),
+            stats: crate::stats::Stats::default(),
+        };
         serve_agent(config, node, &self.group).await
     }
 

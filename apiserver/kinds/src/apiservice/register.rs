@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 use tokio::{sync::Notify, time};
 
 use super::GROUP;
-use crate::common::{Read, all_written, edit, read, settled};
+use crate::{
+    common::{Read, all_written, edit, read, settled},
+    metrics,
+};
 
 /// The label of what is made here: until the next start (built-in), or for as long as the group version is served (custom).
 const MANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
@@ -46,6 +49,8 @@ const PRIORITIES: &[Priority] = &[
     ("flowcontrol.apiserver.k8s.io", 16100, &[("v1", 21), ("v1beta3", 18), ("v1beta2", 15), ("v1beta1", 12), ("v1alpha1", 9)]),
     ("internal.apiserver.k8s.io", 16000, &[("v1alpha1", 9)]),
     ("storagemigration.k8s.io", 15800, &[("v1beta1", 9)]),
+    // metrics-server's own: here it is built in, until somebody installs another.
+    (metrics::GROUP, 100, &[("v1beta1", 100)]),
 ];
 
 /// What there is to be, by name.
@@ -98,6 +103,8 @@ fn local(group: &str, version: &str) -> Value {
     let built_in = PRIORITIES.iter().find(|(known, ..)| *known == group);
     let of_version = |versions: &[(&str, i64)]| versions.iter().find(|(known, _)| *known == version).map_or(1, |(_, priority)| *priority);
     let (label, (least, priority)) = match built_in {
+        // It may be taken over and given back at any time.
+        Some((metrics::GROUP, least, versions)) => (ALWAYS, (*least, of_version(versions))),
         Some((_, least, versions)) => (ON_START, (*least, of_version(versions))),
         None => (ALWAYS, CUSTOM),
     };
@@ -158,6 +165,16 @@ mod tests {
         assert_eq!(custom["metadata"], json!({"name": "v1beta1.x.example", "labels": {MANAGED: "true"}}));
         let wanted = json!({"group": "x.example", "version": "v1beta1", "groupPriorityMinimum": 1000, "versionPriority": 100});
         assert!(read::same(Some(&custom["spec"]), Some(&wanted)));
+    }
+
+    #[test]
+    fn resource_metrics_are_made_again() {
+        let ours = local("metrics.k8s.io", "v1beta1");
+        assert_eq!(ours["metadata"]["labels"], json!({MANAGED: "true"}));
+        assert_eq!(
+            ours["spec"],
+            json!({"group": "metrics.k8s.io", "version": "v1beta1", "groupPriorityMinimum": 100, "versionPriority": 100})
+        );
     }
 
     #[test]

@@ -60,6 +60,7 @@ use crate::{
     schema::Schema,
     wire,
 };
+pub use auth::allowed;
 pub use builder::Builder;
 pub use patch::json as json_patch;
 

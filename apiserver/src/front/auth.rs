@@ -74,9 +74,11 @@ pub(crate) fn authorize_also(engine: &Engine, info: &RequestInfo, user: &User, v
     }
 }
 
+/// May this be done, where a write asks for more than its request said?
+///
 /// # Errors
 /// 403 in upstream's words.
-pub(super) fn allowed(engine: &Engine, asked: &Attributes<'_>) -> Result<(), Status> {
+pub fn allowed(engine: &Engine, asked: &Attributes<'_>) -> Result<(), Status> {
     as_allowed(asked, engine.authorize(asked))
 }
 

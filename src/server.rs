@@ -107,6 +107,7 @@ impl Control {
         let (token, agent_token) = tokens(flags, has_etcd)?;
         let advertised = advertised_address(flags, progress);
         let auditor = flags.audit.auditor()?;
+        let plugins = flags.admission.options()?;
 
         let store = open_store(flags, &dirs).await?;
         progress.step(&format!("store ({})", if has_etcd { "etcd" } else { &flags.storage_backend }));
@@ -124,7 +125,8 @@ impl Control {
             group.spawn_loop("compaction", compact_by_one(etcd.clone()));
         }
         let tokens = Arc::new(Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public())?);
-        let auth = auth::chain(&tokens);
+        let mut auth = auth::chain(&tokens);
+        auth.admission = plugins.arrange(auth.admission).map_err(anyhow::Error::msg)?;
         let mut kinds = kinds::all(&config, &tokens);
         kinds.push(Arc::new(apiextensions::kind()));
         let engine = Engine::new(store.clone(), kinds, auth, group.clone());

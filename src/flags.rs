@@ -1,6 +1,7 @@
 //! Command line, environment, file -> flags. Every flag is also `SKIFF_<NAME>` and a key of the `--config` file, in that order.
 
 mod at_rest;
+mod admission;
 mod audit;
 mod given;
 mod identity;
@@ -20,6 +21,7 @@ use serde_json::{Map, Value, json};
 
 pub use self::identity::{AuthenticationFlags, AuthorizationFlags};
 pub use at_rest::AtRestFlags;
+pub use admission::AdmissionFlags;
 pub use audit::AuditFlags;
 pub use given::Given;
 pub use join::{CheckFlags, ClusterFlags, JoinFlags, LeaveFlags};
@@ -149,6 +151,8 @@ pub struct ServerFlags {
     pub authorization: AuthorizationFlags,
     #[command(flatten)]
     pub at_rest: AtRestFlags,
+    #[command(flatten)]
+    pub admission: AdmissionFlags,
     #[command(flatten)]
     pub audit: AuditFlags,
     #[command(flatten)]

@@ -109,6 +109,7 @@ impl Control {
         let (token, agent_token) = tokens(flags, has_etcd)?;
         let advertised = advertised_address(flags, progress);
         let (auditor, at_rest) = (flags.audit.auditor()?, flags.at_rest.open().await?);
+        let plugins = flags.admission.options()?;
 
         let store = open_store(flags, &dirs).await?;
         progress.step(&format!("store ({})", if has_etcd { "etcd" } else { &flags.storage_backend }));
@@ -127,7 +128,8 @@ impl Control {
             group.spawn_loop("compaction", compact_by_one(etcd.clone()));
         }
         let tokens = Arc::new(Tokens::of(flags.authentication.tokens(certs.service_account_key())?));
-        let auth = Box::pin(identity::chain(&flags.authentication, &flags.authorization, &tokens, &group)).await?;
+        let mut auth = Box::pin(identity::chain(&flags.authentication, &flags.authorization, &tokens, &group)).await?;
+        auth.admission = plugins.arrange(auth.admission).map_err(anyhow::Error::msg)?;
         let agents = Arc::<Agents>::default();
         agents.follow(&certs, &group)?;
         let kinds = all_kinds(flags, &config, &tokens, &agents);

@@ -61,6 +61,7 @@ use crate::{
     schema::Schema,
     wire,
 };
+pub use auth::allowed_at_once;
 pub use builder::Builder;
 pub use patch::json as json_patch;
 

@@ -6,7 +6,7 @@
 //! - [`edit`]: `child`, `default_to`, `each`: for defaults and prepare hooks.
 //! - [`name_rules`]: name rules with upstream's texts, as `Vec<String>` of what is wrong.
 //! - [`selector`]: label selectors on `Value`: validation, matching, printing; labels and annotations.
-//! - [`resources`]: canonical quantities; [`query`]: query strings; [`node`]: a node agent's address, proxy names.
+//! - [`resource_names`]: which resources there are without a domain; [`resources`]: canonical quantities; [`query`]: query strings; [`node`]: a node agent's address, proxy names.
 //! - [`table`]: columns and cells: `metadata_columns`, `age`, `column`, `containers_cells`.
 //! - [`amount`]: numbers or percentages; [`conditions`]: lists of `metav1.Condition`; [`diff`]: what a refused update changed;
 //!   [`webhook`]: where one is called.
@@ -30,6 +30,7 @@ pub mod node;
 pub mod path;
 pub mod query;
 pub mod read;
+pub mod resource_names;
 pub mod resources;
 pub mod selector;
 pub mod table;

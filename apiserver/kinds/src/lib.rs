@@ -50,6 +50,7 @@ pub mod priorityclass;
 pub mod prioritylevelconfiguration;
 pub mod replicaset;
 pub mod replicationcontroller;
+pub mod resource;
 pub mod resourcequota;
 pub mod roles;
 pub mod runtimeclass;
@@ -132,6 +133,11 @@ const TABLE: &[fn(&Config) -> Kind] = &[
     |_| roles::cluster_role_binding(),
     |_| roles::role(),
     |_| roles::role_binding(),
+    // resource.k8s.io
+    |_| resource::class::kind(),
+    |_| resource::claim::kind(),
+    |_| resource::template::kind(),
+    |_| resource::slice::kind(),
     // scheduling.k8s.io
     |_| priorityclass::kind(),
     // storage.k8s.io

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::common::{
     self, Path, Read, edit, name_rules, read,
+    resource_names::{is_extended, is_native, is_of_containers, is_standard},
     resources::{canonical_list, quantity},
     table, well_formed,
 };
@@ -15,30 +16,6 @@ use crate::common::{
 const LISTS: [&str; 5] = ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"];
 const COLUMNS: &[Column] =
     &[table::NAME_COLUMN, table::column("Created At", "date", "CreationTimestamp is when the object was created, in UTC.")];
-
-/// Resources that need no domain in front, besides hugepages.
-const STANDARD: [&str; 20] = [
-    "cpu",
-    "memory",
-    "ephemeral-storage",
-    "requests.cpu",
-    "requests.memory",
-    "requests.ephemeral-storage",
-    "limits.cpu",
-    "limits.memory",
-    "limits.ephemeral-storage",
-    "pods",
-    "resourcequotas",
-    "services",
-    "replicationcontrollers",
-    "secrets",
-    "configmaps",
-    "persistentvolumeclaims",
-    "storage",
-    "requests.storage",
-    "services.nodeports",
-    "services.loadbalancers",
-];
 
 pub fn kind() -> Kind {
     Kind {
@@ -129,25 +106,17 @@ fn resource_name(name: &str, kind: &str, path: Path<'_>, causes: &mut FieldError
     let named = errors.is_empty();
     let domain = name.contains('/');
     well_formed(name, errors, path, causes);
-    if named && !domain && !STANDARD.contains(&name) && !name.starts_with("hugepages-") && !name.starts_with("requests.hugepages-") {
+    if named && !domain && !is_standard(name) {
         causes.invalid(path, name, "must be a standard resource type or fully qualified");
     }
     if !matches!(kind, "Pod" | "Container") {
         return;
     }
-    if !domain && !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !name.starts_with("hugepages-") {
+    if !domain && !is_of_containers(name) {
         causes.invalid(path, name, "must be a standard resource for containers");
     } else if domain && !is_native(name) && !is_extended(name) {
         causes.invalid(path, name, "doesn't follow extended resource name standard");
     }
-}
-
-fn is_native(name: &str) -> bool {
-    !name.contains('/') || name.contains("kubernetes.io/")
-}
-
-fn is_extended(name: &str) -> bool {
-    !name.starts_with("requests.") && name_rules::qualified(&format!("requests.{name}")).is_empty()
 }
 
 /// The five quantities of one resource fit together.

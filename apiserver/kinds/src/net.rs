@@ -70,6 +70,22 @@ pub fn canonical_cidr(value: &str) -> Vec<String> {
     }
 }
 
+/// `IsValidInterfaceAddress`: an address with the length of its network's prefix.
+pub fn interface_address(value: &str) -> Vec<String> {
+    let Some(network) = parse_network(value) else {
+        return vec!["must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)".into()];
+    };
+    let mapped = match network.addr() {
+        IpAddr::V6(six) => six.to_ipv4_mapped(),
+        IpAddr::V4(_) => None,
+    };
+    let canonical = match mapped {
+        Some(four) => format!("{four}/{}", network.prefix_len().saturating_sub(96)),
+        None => format!("{}/{}", network.addr(), network.prefix_len()),
+    };
+    if value == canonical { Vec::new() } else { vec![format!("must be in canonical form ({canonical:?})")] }
+}
+
 /// `ValidateEndpointIP`: an address that traffic may be sent to.
 pub fn endpoint_ip(value: &str) -> Vec<String> {
     // As Go: an IPv4 address is one in its IPv6 clothes, too.

@@ -16,6 +16,7 @@ use crate::{
     eviction::EvictPod,
 };
 
+mod app_armor;
 pub mod columns;
 pub mod connect;
 pub mod defaults;
@@ -63,6 +64,7 @@ impl Strategy for PodStrategy {
 
     fn prepare_create(&self, ctx: &Ctx<'_>, object: &mut Value) {
         prepare::create(object, ctx.now);
+        ctx.warn(app_armor::of_annotations(object));
     }
 
     fn prepare_subresource(&self, ctx: &Ctx<'_>, new: &mut Value, old: &Value) {

@@ -93,7 +93,9 @@ pub fn validate(template: &Value, path: Path<'_>, causes: &mut FieldErrors) {
     selector::annotations(metadata.at("annotations"), path.field("annotations"), causes);
     let spec_path = path.field("spec");
     let spec = template.get("spec").unwrap_or(&Value::Null);
+    pod::validate::annotations::validate(metadata.at("annotations"), spec, path.field("annotations"), causes);
     pod::validate::spec(spec, pod::validate::Owner::Template, spec_path, causes);
+    pod::validate::annotations::agree(metadata.at("annotations"), Some(spec), spec_path, causes);
     if !spec.list("ephemeralContainers").is_empty() {
         causes.forbidden(spec_path.field("ephemeralContainers"), "ephemeral containers not allowed in pod template");
     }

@@ -11,6 +11,7 @@ use crate::common::{
     edit::{child, make_child},
     name_rules,
     read::name,
+    resource_names::{COMPUTE, is_standard, is_standard_of_quota, is_whole},
     resources::{canonical_list, quantity},
     table::{AGE_COLUMN, NAME_COLUMN, age, column},
     well_formed,
@@ -26,31 +27,6 @@ const COLUMNS: &[Column] = &[
     ),
     AGE_COLUMN,
 ];
-/// Names without a domain: those that are whole numbers, and others.
-const COUNTED: &[&str] = &[
-    "pods",
-    "resourcequotas",
-    "services",
-    "replicationcontrollers",
-    "secrets",
-    "configmaps",
-    "persistentvolumeclaims",
-    "services.nodeports",
-    "services.loadbalancers",
-];
-const MEASURED: &[&str] = &[
-    "cpu",
-    "memory",
-    "ephemeral-storage",
-    "requests.cpu",
-    "requests.memory",
-    "requests.storage",
-    "requests.ephemeral-storage",
-    "limits.cpu",
-    "limits.memory",
-    "limits.ephemeral-storage",
-];
-const COMPUTE: &[&str] = &["cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];
 /// Scopes that a selector names with `Exists` alone.
 const PLAIN_SCOPES: &[&str] = &["Terminating", "NotTerminating", "BestEffort", "NotBestEffort", "CrossNamespacePodAffinity"];
 const PLAIN: &str = "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
@@ -97,6 +73,10 @@ impl Strategy for ResourceQuotas {
         ["hard", "used"].into_iter().for_each(|list| amounts(status.at(list), path.field(list), causes));
     }
 
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        if old.is_some() { Vec::new() } else { more_requested_than_limited(new.at("spec").at("hard")) }
+    }
+
     fn returns_deleted(&self) -> bool {
         true
     }
@@ -119,36 +99,37 @@ fn amounts(list: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
         let at = path.key(name);
         let errors = name_rules::qualified(name);
         let is_plain = !name.contains('/');
-        if errors.is_empty() && is_plain && !is_standard(name) && name != "storage" {
+        if errors.is_empty() && is_plain && !is_standard(name) {
             causes.invalid(at, name.as_str(), "must be a standard resource type or fully qualified");
         }
         well_formed(name, errors, at, causes);
-        if is_plain && !is_standard(name) {
+        if is_plain && !is_standard_of_quota(name) {
             causes.invalid(at, name.as_str(), "must be a standard resource for quota");
         }
         let Some(amount) = quantity(amount) else { continue };
         if amount.is_negative() {
             causes.invalid(at, amount.to_string(), "must be greater than or equal to 0");
         }
-        if (COUNTED.contains(&name.as_str()) || is_extended(name)) && amount.milli() % 1000 != 0 {
+        if is_whole(name) && amount.milli() % 1000 != 0 {
             causes.invalid(at, amount.to_string(), "must be an integer");
         }
     }
 }
 
-fn is_standard(name: &str) -> bool {
-    let huge = ["hugepages-", "requests.hugepages-"].iter().any(|prefix| name.starts_with(prefix));
-    huge || COUNTED.contains(&name) || MEASURED.contains(&name)
-}
-
-/// `IsExtendedResourceName`
-pub fn is_extended(name: &str) -> bool {
-    let native = !name.contains('/') || name.contains("kubernetes.io/");
-    !native && !name.starts_with("requests.") && name_rules::qualified(&format!("requests.{name}")).is_empty()
-}
-
 fn is_scope(scope: &str) -> bool {
     PLAIN_SCOPES.contains(&scope) || matches!(scope, "PriorityClass" | "VolumeAttributesClass")
+}
+
+/// Requests that may be larger than the limits of the same resource.
+fn more_requested_than_limited(hard: Option<&Value>) -> Vec<String> {
+    let of = |name: String| hard.at(&name).and_then(quantity).map(|amount| (name, amount));
+    let told = |resource: &str| {
+        let bare = || of(resource.to_owned()).filter(|_| matches!(resource, "cpu" | "memory"));
+        let (request, asked) = of(format!("requests.{resource}")).or_else(bare)?;
+        let (limit, most) = of(format!("limits.{resource}"))?;
+        (asked > most).then(|| format!("ResourceQuota {request} ({asked}) should be less than {limit} ({most})"))
+    };
+    ["cpu", "memory", "storage", "ephemeral-storage"].into_iter().filter_map(told).collect()
 }
 
 /// Whether a scope means anything for each of the quota's resources without a domain.
@@ -163,7 +144,7 @@ fn misfits<'v>(hard: Option<&'v Value>, scope: &str) -> impl Iterator<Item = &'v
             _ if counts_pods => *name == "pods" || COMPUTE.contains(name),
             _ => true,
         };
-        is_standard(name) && !fits
+        is_standard_of_quota(name) && !fits
     })
 }
 
@@ -259,6 +240,14 @@ mod tests {
         for (spec, wanted) in cases {
             assert_eq!(causes(spec), wanted);
         }
+    }
+
+    #[test]
+    fn requests_above_limits_are_warned_of() {
+        let told = |hard: Value| ResourceQuotas.warnings(&json!({"spec": {"hard": hard}}), None);
+        assert_eq!(told(json!({"cpu": "2", "limits.cpu": "1"})), ["ResourceQuota cpu (2) should be less than limits.cpu (1)"]);
+        let both = json!({"cpu": "2", "requests.cpu": "1", "limits.cpu": "1", "requests.memory": "2Gi", "limits.memory": "1Gi"});
+        assert_eq!(told(both), ["ResourceQuota requests.memory (2Gi) should be less than limits.memory (1Gi)"]);
     }
 
     #[test]

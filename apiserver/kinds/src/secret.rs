@@ -55,10 +55,24 @@ impl Strategy for Secrets {
         immutable(new, old, &["data"], causes);
     }
 
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        (new.text("type") == "kubernetes.io/tls").then(|| no_pem(new)).flatten().into_iter().collect()
+    }
+
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         let count = object.object("data").map_or(0, Map::len);
         vec![read::name(object).into(), object.text("type").into(), count.into(), table::age(object, now)]
     }
+}
+
+/// What of `X509KeyPair` needs no parser: a TLS secret in which there is no certificate, or no key.
+fn no_pem(secret: &Value) -> Option<String> {
+    let has = |key: &str| {
+        let bytes = BASE64_STANDARD.decode(secret.at("data").text(key)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).lines().any(|line| line.starts_with("-----BEGIN "))
+    };
+    let input = [("tls.crt", "certificate"), ("tls.key", "key")].into_iter().find(|(key, _)| !has(key))?.1;
+    Some(format!("tls: failed to find any PEM data in {input} input"))
 }
 
 /// `stringData` is written only: its values win over those of `data` and are stored there.
@@ -161,6 +175,19 @@ mod tests {
         let mut causes = FieldErrors::default();
         Secrets.validate_update(&new, &old, &mut causes);
         assert_eq!(causes.0[0].text(), r#"type: Invalid value: "Opaque": field is immutable"#);
+    }
+
+    #[test]
+    fn a_tls_secret_without_pem_is_warned_of() {
+        let told = |certificate: &str, key: &str| {
+            let data = json!({"tls.crt": BASE64_STANDARD.encode(certificate), "tls.key": BASE64_STANDARD.encode(key)});
+            Secrets.warnings(&json!({"type": "kubernetes.io/tls", "data": data}), None)
+        };
+        let pem = "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n";
+        assert_eq!(told("x", "y"), ["tls: failed to find any PEM data in certificate input"]);
+        assert_eq!(told(pem, "y"), ["tls: failed to find any PEM data in key input"]);
+        assert!(told(pem, pem).is_empty());
+        assert!(Secrets.warnings(&json!({"type": "Opaque"}), None).is_empty());
     }
 
     #[test]

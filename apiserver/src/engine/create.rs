@@ -77,6 +77,7 @@ pub(super) async fn create_named(ctx: &Ctx<'_>, mut object: Value) -> Result<Arc
     kind.schema.complete(&mut object);
     let mut causes = FieldErrors::default();
     let typed = meta::typed(&object).map_err(|why| form::mistyped(kind, &why))?;
+    kind.strategy.validate_request(ctx, &object, None, &mut causes);
     kind.strategy.validate(&object, &mut causes);
     kind.strategy.validate_create(&object, &mut causes);
     meta::validate(kind, &typed, &mut causes);

@@ -244,6 +244,10 @@ pub trait Strategy: Send + Sync {
         crate::names::subdomain_error(name)
     }
 
+    /// What is wrong by who asks and by what else there is. Runs before the others, for the object and for the subresource `ctx.subresource`; `old` on
+    /// an update.
+    fn validate_request(&self, _ctx: &Ctx<'_>, _new: &Value, _old: Option<&Value>, _causes: &mut FieldErrors) {}
+
     fn validate(&self, _object: &Value, _causes: &mut FieldErrors) {}
 
     /// Fields (by name, from the root) that a write to the object (empty) or to `subresource` leaves as they are: nobody comes to own them by it

@@ -280,6 +280,7 @@ fn validated(ctx: &Ctx<'_>, new: &Value, old: &Value) -> Result<(), Status> {
     let typed = meta::typed(new).map_err(|why| form::mistyped(kind, &why))?;
     let mut causes = FieldErrors::default();
     meta::validate_update(new, old, &typed, &mut causes);
+    kind.strategy.validate_request(ctx, new, Some(old), &mut causes);
     match kind.subresource(ctx.subresource).map(|sub| &sub.handler) {
         None | Some(Handler::Scale(_)) => {
             kind.strategy.validate(new, &mut causes);

@@ -78,6 +78,15 @@ pub(crate) async fn authorize_also(engine: &Engine, info: &RequestInfo, user: &U
     }
 }
 
+/// May this be done, where a write asks for more than its request said? For validation, which waits for nobody: authorizers that ask somebody
+/// outside have no opinion here.
+///
+/// # Errors
+/// 403 in upstream's words.
+pub fn allowed_at_once(engine: &Engine, asked: &Attributes<'_>) -> Result<(), Status> {
+    as_allowed(asked, engine.authorize(asked).into())
+}
+
 /// # Errors
 /// 403 in upstream's words.
 pub(super) async fn allowed(engine: &Engine, asked: &Attributes<'_>) -> Result<(), Status> {

@@ -61,9 +61,23 @@ impl Admission for NodeRestriction {
             ("", "serviceaccounts", "token") => token(node, review),
             ("coordination.k8s.io", "leases", _) => lease(node, review).map_err(|why| forbidden(review, &why)),
             ("storage.k8s.io", "csinodes", _) => csi_node(node, review).map_err(|why| forbidden(review, &why)),
+            ("resource.k8s.io", "resourceslices", _) => slice(node, review).map_err(|why| forbidden(review, &why)),
             _ => Ok(()),
         }
     }
+}
+
+/// The rest of what is asked of slices the authorizer knows.
+fn slice(node: &str, review: &Review<'_>) -> Verdict {
+    let (of, what) = match review.ctx.operation {
+        Operation::Create => (review.object.as_deref(), "create"),
+        Operation::Delete => (review.old, "delete"),
+        _ => return Ok(()),
+    };
+    if of.at("spec").text("nodeName") == node {
+        return Ok(());
+    }
+    Err(format!("can only {what} ResourceSlice with the same NodeName as the requesting node"))
 }
 
 /// A node says how large a volume is and how that came about, and nothing else of a claim.
@@ -158,6 +172,13 @@ fn pod_status(node: &str, review: &Review<'_>) -> Verdict {
     }
     if !read::same(new.at("metadata").at("labels"), old.at("metadata").at("labels")) {
         return Err(format!("node {node:?} cannot update labels through pod status"));
+    }
+    let told = |field: &str| read::same(new.at("status").at(field), old.at("status").at(field));
+    if !told("resourceClaimStatuses") {
+        return Err(format!("node {node:?} cannot update resource claim statues"));
+    }
+    if !told("extendedResourceClaimStatus") {
+        return Err(format!("node {node:?} cannot update extended resource claim status"));
     }
     Ok(())
 }

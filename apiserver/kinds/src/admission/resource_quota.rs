@@ -3,6 +3,7 @@
 //! Source: apiserver `pkg/admission/plugin/resourcequota/controller.go`. What is used stands in each quota's status and is raised there, in a write that
 //! fails where somebody else was faster and is then worked out anew; what goes is taken back by the quota controller.
 
+mod limited;
 mod usage;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -16,7 +17,7 @@ use apiserver::{
 use async_trait::async_trait;
 use serde_json::Value;
 
-use self::usage::Evaluator;
+use self::{limited::Limited, usage::Evaluator};
 use super::forbidden;
 use crate::common::{
     Read,
@@ -34,6 +35,17 @@ type Amounts = BTreeMap<String, Quantity>;
 #[derive(Default)]
 pub struct ResourceQuota {
     quotas: View<Quota>,
+    limited: Vec<Limited>,
+}
+
+impl ResourceQuota {
+    /// `ResourceQuotaConfiguration`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn configured(config: Option<&Value>) -> Result<Self, String> {
+        Ok(Self { limited: limited::read(config)?, ..Self::default() })
+    }
 }
 
 /// What of a quota is looked at: its status, and whom it is for.
@@ -78,7 +90,7 @@ impl Admission for ResourceQuota {
         let Some(object) = review.object.as_deref().filter(|_| concerns(review)) else { return Ok(()) };
         let why = "the ResourceQuotas of this namespace are too large to be looked through";
         let quotas = self.quotas.of(review.ctx.namespace).map_err(|_| forbidden(review, why))?;
-        if quotas.is_empty() {
+        if quotas.is_empty() && self.limited.is_empty() {
             return Ok(());
         }
         let evaluator = Evaluator::of(review.ctx.kind);
@@ -86,6 +98,7 @@ impl Admission for ResourceQuota {
             return Ok(());
         }
         let asked = Asked::new(evaluator, object, review.old.filter(|_| review.ctx.operation == Operation::Update));
+        limited::check(&self.limited, &asked, &quotas, review)?;
         // All are asked before any is charged.
         let charged = quotas.iter().map(|quota| Ok((quota, asked.of(quota, review)?))).collect::<Result<Vec<_>, Status>>()?;
         if review.ctx.dry_run {
@@ -204,11 +217,7 @@ impl Quota {
         let (spec, status) = (object.at("spec"), object.at("status"));
         let plain = spec.list("scopes").iter().filter_map(Value::as_str);
         let plain = plain.map(|name| Scope { name: name.to_owned(), operator: "Exists".to_owned(), values: Vec::new() });
-        let selected = spec.at("scopeSelector").list("matchExpressions").iter().map(|expression| Scope {
-            name: expression.text("scopeName").to_owned(),
-            operator: expression.text("operator").to_owned(),
-            values: expression.list("values").iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-        });
+        let selected = spec.at("scopeSelector").list("matchExpressions").iter().map(Scope::of);
         let amounts = |list: &str| {
             let all = status.object(list).into_iter().flatten();
             all.filter_map(|(name, amount)| Some((name.clone(), quantity(amount)?))).collect()
@@ -218,6 +227,15 @@ impl Quota {
 }
 
 impl Scope {
+    /// Of a `ScopedResourceSelectorRequirement`.
+    fn of(expression: &Value) -> Self {
+        Self {
+            name: expression.text("scopeName").to_owned(),
+            operator: expression.text("operator").to_owned(),
+            values: expression.list("values").iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        }
+    }
+
     /// Whether one of the names fits, or none where there is none to fit.
     fn selects(&self, names: &[&str]) -> bool {
         let is_named = |name: &&str| self.values.iter().any(|value| value == name);

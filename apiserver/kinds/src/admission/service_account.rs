@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::{creates_pod, forbidden, is};
 use crate::{
-    auth::node::first_reference,
+    auth::node::names_secret,
     common::{Read, read},
 };
 
@@ -94,11 +94,14 @@ fn mirror_stands_alone(pod: &Value) -> Result<(), &'static str> {
     if !pod.at("spec").text("serviceAccountName").is_empty() {
         return Err("a mirror pod may not reference service accounts");
     }
-    match first_reference(pod) {
-        Some("secrets") => Err("a mirror pod may not reference secrets"),
-        Some("serviceaccounts") => Err("a mirror pod may not use ServiceAccountToken volume projections"),
-        _ => Ok(()),
+    if names_secret(pod) {
+        return Err("a mirror pod may not reference secrets");
     }
+    let mut sources = pod.at("spec").list("volumes").iter().flat_map(|volume| volume.at("projected").list("sources"));
+    if sources.any(|source| source.at("serviceAccountToken").is_some()) {
+        return Err("a mirror pod may not use ServiceAccountToken volume projections");
+    }
+    Ok(())
 }
 
 /// Whether pods of the account may use only the secrets that it lists.

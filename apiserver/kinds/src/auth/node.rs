@@ -2,9 +2,11 @@
 //!
 //! Source: `plugin/pkg/auth/authorizer/node/{node_authorizer,graph}.go`.
 
+mod mirror;
 mod references;
 #[cfg(test)]
 mod scale;
+mod slices;
 mod volumes;
 
 use std::{collections::HashMap, sync::Arc};
@@ -15,17 +17,23 @@ use apiserver::{
     identity::{Attributes, Authorizer, Decision, Rules, User},
 };
 use parking_lot::RwLock;
-use serde_json::Value;
 
 use super::ruleset::RuleSet;
 use crate::common::read;
+pub use mirror::{first_reference, names_secret};
 use references::Pod;
+use slices::Slices;
 use volumes::Volumes;
+
+/// Parts of names of a pod's fields that may refer to something else later on: `resourceClaims`, `resourceClaimStatuses`,
+/// `extendedResourceClaimStatus`.
+const MOVING: [&str; 2] = ["\"ephemeralContainers\"", "esourceClaim"];
 
 /// The Node authorizer: speaks for users `system:node:<name>` of the group `system:nodes` only.
 pub struct NodeAuthorizer {
     graph: Arc<RwLock<Graph>>,
     volumes: Arc<RwLock<Volumes>>,
+    slices: Arc<RwLock<Slices>>,
     /// What every node may do besides: the role `system:node`.
     rules: RuleSet,
 }
@@ -64,6 +72,7 @@ enum What {
     Secret,
     ConfigMap,
     Claim,
+    ResourceClaim,
     ServiceAccount,
 }
 
@@ -71,7 +80,8 @@ impl Default for NodeAuthorizer {
     fn default() -> Self {
         let wanted = super::policy::wanted();
         let role = wanted.iter().find(|w| w.resource == "clusterroles" && read::name(&w.object) == "system:node");
-        Self { graph: Arc::default(), volumes: Arc::default(), rules: role.map(|w| RuleSet::of_role(&w.object)).unwrap_or_default() }
+        let rules = role.map(|w| RuleSet::of_role(&w.object)).unwrap_or_default();
+        Self { graph: Arc::default(), volumes: Arc::default(), slices: Arc::default(), rules }
     }
 }
 
@@ -106,8 +116,8 @@ impl Authorizer for NodeAuthorizer {
     fn start(&self, engine: &Arc<Engine>) {
         let graph = self.graph.clone();
         let on = move |change: &Change| match (&change.new, &change.old) {
-            // What a pod on a node refers to is fixed, but for ephemeral containers: its many changes of status need no look.
-            (Some(new), _) if graph.read().is_settled(&new.key, new.uid()) && !mentions(new.stored(), "\"ephemeralContainers\"") => {}
+            // What a pod on a node refers to is fixed, but for ephemeral containers and claims of devices: its many changes of status need no look.
+            (Some(new), _) if graph.read().is_settled(&new.key, new.uid()) && !MOVING.iter().any(|part| mentions(new.stored(), part)) => {}
             // Pods are made without a node, and give nothing to read then.
             (Some(new), _) if !mentions(new.stored(), "\"nodeName\"") => graph.write().remove(&new.key),
             (Some(new), _) => graph.write().put(&new.key, &Pod::read(new.stored())),
@@ -116,6 +126,7 @@ impl Authorizer for NodeAuthorizer {
         };
         engine.on_change(&GroupResource::new("", "pods"), Arc::new(on));
         Volumes::follow(&self.volumes, engine);
+        Slices::follow(&self.slices, engine);
     }
 }
 
@@ -134,8 +145,8 @@ impl NodeAuthorizer {
             ("storage.k8s.io", "volumeattachments") => {
                 self.get_of_cluster(node, a, |this| this.volumes.read().is_attached_to(a.name, node))
             }
-            // No graph leads to these yet, as their kind is not served.
-            ("resource.k8s.io", "resourceclaims") => unrelated(node),
+            ("resource.k8s.io", "resourceclaims") => self.get_one(node, What::ResourceClaim, a),
+            ("resource.k8s.io", "resourceslices") => self.slices.read().decide(node, a),
             ("", "serviceaccounts") => self.service_account(node, a),
             ("", "nodes") => own_node(node, a),
             ("", "pods") => self.pod(node, a),
@@ -317,23 +328,8 @@ fn unrelated(node: &str) -> Decision {
 }
 
 /// Whether a field of that name may be there: looked for in the JSON, for most pods have no such field, and decoding one costs many times as much.
-fn mentions(json: &[u8], quoted: &str) -> bool {
-    std::str::from_utf8(json).is_ok_and(|text| text.contains(quoted))
-}
-
-/// The resource of the first object that a pod refers to; `None` where it stands on its own (`podutil.HasAPIObjectReference`).
-pub fn first_reference(pod: &Value) -> Option<&'static str> {
-    let words = |what: What| match what {
-        What::Pod => None,
-        What::Secret => Some("secrets"),
-        What::ConfigMap => Some("configmaps"),
-        What::Claim => Some("persistentvolumeclaims"),
-        What::ServiceAccount => Some("serviceaccounts"),
-    };
-    // What cannot be read may refer to anything.
-    let Ok(pod) = Pod::try_of(pod) else { return Some("secrets") };
-    let mut found = pod.references(&Key::default()).into_iter().filter_map(|t| words(t.kind));
-    found.next().or(pod.has_token().then_some("serviceaccounts"))
+fn mentions(json: &[u8], part: &str) -> bool {
+    std::str::from_utf8(json).is_ok_and(|text| text.contains(part))
 }
 
 #[cfg(test)]
@@ -376,12 +372,6 @@ mod tests {
         let (group, resource) = what.split_once(':').unwrap_or(("", what));
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         Attributes { user, verb, resource_request: true, group, resource, subresource, namespace, name, ..Attributes::default() }
-    }
-
-    #[test]
-    fn a_pod_that_cannot_be_read_may_refer_to_anything() {
-        assert_eq!(first_reference(&json!({"spec": {"volumes": {}}})), Some("secrets"));
-        assert_eq!(first_reference(&json!({"spec": {"volumes": [{"emptyDir": {}}]}})), None);
     }
 
     #[test]

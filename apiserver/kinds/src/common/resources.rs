@@ -8,15 +8,20 @@ use serde_json::Value;
 /// Rewrites every quantity of the map under `name`; what is no quantity stays, for validation to name.
 pub fn canonical_list(object: &mut Value, name: &str) {
     for value in object.get_mut(name).and_then(Value::as_object_mut).into_iter().flat_map(|m| m.values_mut()) {
-        canonical(value, Finest::Milli);
+        rewrite(value, Finest::Milli);
     }
 }
 
 /// Rewrites one quantity under `name`, if there.
 pub fn canonical_field(object: &mut Value, name: &str) {
     if let Some(value) = object.get_mut(name) {
-        canonical(value, Finest::Nano);
+        canonical(value);
     }
+}
+
+/// Rewrites one quantity.
+pub fn canonical(value: &mut Value) {
+    rewrite(value, Finest::Nano);
 }
 
 /// A quantity from a JSON string or number.
@@ -34,7 +39,7 @@ enum Finest {
     Nano,
 }
 
-fn canonical(value: &mut Value, finest: Finest) {
+fn rewrite(value: &mut Value, finest: Finest) {
     let Some(parsed) = quantity(value) else { return };
     let rounded = Quantity::from_milli(parsed.milli());
     let chosen = if finest == Finest::Milli && rounded > parsed { rounded } else { parsed };

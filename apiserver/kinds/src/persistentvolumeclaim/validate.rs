@@ -4,7 +4,7 @@
 use api::{field_errors::FieldErrors, quantity::Quantity};
 use serde_json::Value;
 
-use crate::common::{Path, Read, name_rules, read, resources::quantity, selector, well_formed};
+use crate::common::{Path, Read, name_rules, read, resource_names, resources::quantity, selector, well_formed};
 
 const MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
@@ -121,8 +121,7 @@ pub fn status(new: &Value, causes: &mut FieldErrors) {
 /// `validatePersistentVolumeClaimResourceKey`: of Kubernetes' own resources it is storage alone.
 fn resource_key(name: &str, path: Path<'_>, causes: &mut FieldErrors) -> bool {
     let errors = name_rules::qualified(name);
-    let is_native = !name.contains('/') || name.contains("kubernetes.io/");
-    let is_well = errors.is_empty() && (!is_native || name == "storage");
+    let is_well = errors.is_empty() && (!resource_names::is_native(name) || name == "storage");
     if errors.is_empty() && !is_well {
         causes.not_supported(path, name, &["storage"]);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use api::{annotations::CONFIG_MIRROR, field_errors::FieldErrors};
+use api::field_errors::FieldErrors;
 use serde_json::Value;
 
 use crate::{
@@ -10,7 +10,9 @@ use crate::{
     net,
 };
 
-mod affinity;
+pub mod affinity;
+pub mod annotations;
+mod claims;
 mod containers;
 mod env;
 pub mod ephemeral;
@@ -54,8 +56,10 @@ struct Whole<'v> {
 /// `validatePodMetadataAndSpec`, but for the metadata that all kinds have.
 pub fn pod(pod: &Value, causes: &mut FieldErrors) {
     let found = pod.get("spec").unwrap_or(&Value::Null);
-    annotations(pod.at("metadata").at("annotations"), found, causes);
+    let told = pod.at("metadata").at("annotations");
+    annotations::validate(told, found, Path::new("metadata.annotations"), causes);
     let path = Path::new("spec");
+    claims::of_mirror(pod, causes);
     spec(found, Owner::Pod, path, causes);
     if !read::name(pod).is_empty() {
         volumes::claim_names(read::name(pod), found.list("volumes"), path.field("volumes"), causes);
@@ -74,6 +78,7 @@ pub fn create(pod: &Value, causes: &mut FieldErrors) {
     if !spec.text("nodeName").is_empty() && !spec.list("schedulingGates").is_empty() {
         causes.forbidden(path.field("nodeName"), "cannot be set until all schedulingGates have been cleared");
     }
+    annotations::agree(pod.at("metadata").at("annotations"), spec, path, causes);
 }
 
 /// `ValidatePodSpec`
@@ -82,6 +87,7 @@ pub fn spec(spec: &Value, owner: Owner, path: Path<'_>, causes: &mut FieldErrors
         causes.required(path.field("terminationGracePeriodSeconds"), "");
     }
     let volumes = volumes::all(spec.list("volumes"), owner, path.field("volumes"), causes);
+    claims::of_pod(spec.list("resourceClaims"), path.field("resourceClaims"), causes);
     let claims = spec.list("resourceClaims").iter().map(|c| c.text("name")).collect();
     let whole = Whole { owner, spec, volumes, claims };
     containers::regular(&whole, path.field("containers"), causes);
@@ -137,20 +143,6 @@ fn label(value: &str, path: Path<'_>, causes: &mut FieldErrors) {
         causes.required(path, "");
     } else {
         well_formed(value, name_rules::dns_label(value), path, causes);
-    }
-}
-
-/// `ValidatePodSpecificAnnotations`
-fn annotations(annotations: Option<&Value>, spec: &Value, causes: &mut FieldErrors) {
-    let (mirror, cost) = (CONFIG_MIRROR, "controller.kubernetes.io/pod-deletion-cost");
-    let path = Path::new("metadata.annotations");
-    if annotations.at(mirror).is_some() && spec.text("nodeName").is_empty() {
-        causes.invalid(path.key(mirror), annotations.text(mirror), "must set spec.nodeName if mirror pod annotation is set");
-    }
-    let wanted = annotations.text(cost);
-    let well = wanted.parse::<i32>().is_ok_and(|n| n.to_string() == wanted);
-    if annotations.at(cost).is_some() && !well {
-        causes.invalid(path.key(cost), wanted, "must be a 32bit integer");
     }
 }
 

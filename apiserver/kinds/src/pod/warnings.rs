@@ -1,12 +1,15 @@
 //! A pod or pod template -> warnings: what is allowed and most likely not meant. Source: `pkg/api/pod/warnings.go`.
 
+mod paths;
+
 use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
+use super::validate::annotations::{APP_ARMOR, SECCOMP, SECCOMP_OF_POD, app_armor_field, each_container};
 use crate::{
-    common::{Path, Read, resources::quantity},
-    persistentvolumeclaim,
+    common::{Path, Read, name_rules, resources::quantity},
+    net, persistentvolumeclaim,
 };
 
 /// More warnings than these do not fit into the headers that carry them, however short they are.
@@ -41,6 +44,9 @@ const VOLUMES: &[(&str, &str)] = &[
     ("rbd", "deprecated in v1.28, non-functional in v1.31+"),
 ];
 
+const BYTES: [&str; 2] = ["memory", "ephemeral-storage"];
+const SECCOMP_OF_OLD: &str = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
+const APP_ARMOR_OF_OLD: &str = "deprecated since v1.30; use the \"appArmorProfile\" field instead";
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
 
@@ -50,25 +56,36 @@ pub fn of(pod: &Value, path: Path<'_>) -> Vec<String> {
     let (spec, spec_path) = (pod.at("spec"), path.field("spec"));
     let metadata = path.field("metadata");
     let annotations = metadata.field("annotations");
+    placement(spec, spec_path, &mut out);
     for (key, text) in ANNOTATIONS.iter().filter(|(key, _)| pod.at("metadata").at("annotations").at(key).is_some()) {
         out.push(format!("{}: {text}", annotations.key(key)));
     }
-    placement(spec, spec_path, &mut out);
     volumes(spec, spec_path.field("volumes"), &mut out);
+    paths::overlapping(spec.list("volumes"), &mut out);
     duplicates(spec, spec_path, &mut out);
-    for list in ["initContainers", "containers"] {
-        let at = spec_path.field(list);
-        for (i, container) in spec.list(list).iter().enumerate() {
-            fractions(container, at.index(i), &mut out);
-            hidden_variables(container, at.index(i), &mut out);
-        }
+    for resource in BYTES {
+        fraction(spec.at("overhead"), resource, spec_path.field("overhead"), &mut out);
     }
+    let told = pod.at("metadata").at("annotations");
+    if spec.at("securityContext").at("seccompProfile").is_none() && told.at(SECCOMP_OF_POD).is_some() {
+        out.push(format!("{}: {SECCOMP_OF_OLD}", annotations.key(SECCOMP_OF_POD)));
+    }
+    // Of a pod they become fields when it is made, and are warned of then.
+    let is_template = path.to_string() != Path::ROOT.to_string();
+    each_container(spec, spec_path, |container, at| {
+        if told.is_some() {
+            profiles(container, spec, told, annotations, is_template, &mut out);
+        }
+        fractions(container, at, &mut out);
+        hidden_variables(container, at, &mut out);
+    });
     ports(spec, spec_path, &mut out);
     if spec.int("terminationGracePeriodSeconds").is_some_and(|s| s < 0) {
         let at = spec_path.field("terminationGracePeriodSeconds");
         out.push(format!("{at}: must be >= 0; negative values are invalid and will be treated as 1"));
     }
     affinity(spec, spec_path.field("affinity"), &mut out);
+    addresses(spec, spec_path, &mut out);
     out
 }
 
@@ -95,6 +112,8 @@ fn placement(spec: Option<&Value>, path: Path<'_>, out: &mut Vec<String>) {
             out.push(format!("{}: {text}", path.field("nodeSelector").key(key)));
         }
     }
+    let at = path.field("affinity");
+    node_affinity(spec.at("affinity").at("nodeAffinity"), at.field("nodeAffinity"), out);
     let list = path.field("topologySpreadConstraints");
     for (i, constraint) in spec.list("topologySpreadConstraints").iter().enumerate() {
         let key = constraint.text("topologyKey");
@@ -102,6 +121,27 @@ fn placement(spec: Option<&Value>, path: Path<'_>, out: &mut Vec<String>) {
             out.push(format!("{}: {key} is {text}", list.index(i).field("topologyKey")));
         }
         null_selector(constraint, list.index(i), out);
+    }
+}
+
+fn node_affinity(affinity: Option<&Value>, path: Path<'_>, out: &mut Vec<String>) {
+    if let Some(required) = affinity.at(REQUIRED) {
+        out.extend(node_selector(required, path.field(REQUIRED)));
+    }
+    let list = path.field(PREFERRED);
+    for (i, term) in affinity.list(PREFERRED).iter().enumerate() {
+        let at = list.index(i);
+        let (at, expressions) = (at.field("preference"), term.at("preference").list("matchExpressions"));
+        let at = at.field("matchExpressions");
+        for (j, expression) in expressions.iter().enumerate() {
+            let (at, key) = (at.index(j), expression.text("key"));
+            out.extend(deprecated_node_label(key).map(|text| format!("{}: {key} is {text}", at.field("key"))));
+            let values = at.field("values");
+            for (k, value) in expression.list("values").iter().filter_map(Value::as_str).enumerate() {
+                let wrong = name_rules::label_value(value).into_iter();
+                out.extend(wrong.map(|why| format!("{}: {value} is invalid, {why}", values.index(k))));
+            }
+        }
     }
 }
 
@@ -152,17 +192,50 @@ fn duplicates(spec: Option<&Value>, path: Path<'_>, out: &mut Vec<String>) {
     }
 }
 
+/// Annotations of old for what has a field, where the field says nothing.
+fn profiles(container: &Value, spec: Option<&Value>, told: Option<&Value>, path: Path<'_>, is_template: bool, out: &mut Vec<String>) {
+    let (name, context) = (container.text("name"), container.at("securityContext"));
+    let key = format!("{SECCOMP}{name}");
+    if context.at("seccompProfile").is_none() && told.at(&key).is_some() {
+        out.push(format!("{}: {SECCOMP_OF_OLD}", path.key(&key)));
+    }
+    let key = format!("{APP_ARMOR}{name}");
+    let annotation = told.at(&key).and_then(Value::as_str);
+    if let Some(annotation) = annotation.filter(|_| is_template && context.at("appArmorProfile").is_none()) {
+        let of_pod = spec.at("securityContext").at("appArmorProfile");
+        let said = of_pod.map(|profile| (profile.text("type"), profile.at("localhostProfile").and_then(Value::as_str)));
+        if said.is_none() || said != app_armor_field(annotation) {
+            out.push(format!("{}: {APP_ARMOR_OF_OLD}", path.key(&key)));
+        }
+    }
+}
+
+/// Addresses in forms that are not the usual ones.
+fn addresses(spec: Option<&Value>, path: Path<'_>, out: &mut Vec<String>) {
+    let at = path.field("dnsConfig");
+    let list = at.field("nameservers");
+    for (i, address) in spec.at("dnsConfig").list("nameservers").iter().enumerate() {
+        out.extend(net::ip_warning(&list.index(i).to_string(), address.as_str().unwrap_or_default()));
+    }
+    let list = path.field("hostAliases");
+    for (i, alias) in spec.list("hostAliases").iter().enumerate() {
+        out.extend(net::ip_warning(&list.index(i).field("ip").to_string(), alias.text("ip")));
+    }
+}
+
 /// Bytes do not come in parts.
 fn fractions(container: &Value, path: Path<'_>, out: &mut Vec<String>) {
     let at = path.field("resources");
-    for resource in ["memory", "ephemeral-storage"] {
+    for resource in BYTES {
         for list in ["limits", "requests"] {
-            let value = container.at("resources").at(list).at(resource).and_then(quantity);
-            if let Some(value) = value.filter(|v| v.milli() % 1000 != 0) {
-                let place = at.field(list);
-                out.push(format!("{}: fractional byte value {:?} is invalid, must be an integer", place.key(resource), value.to_string()));
-            }
+            fraction(container.at("resources").at(list), resource, at.field(list), out);
         }
+    }
+}
+
+fn fraction(list: Option<&Value>, resource: &str, path: Path<'_>, out: &mut Vec<String>) {
+    if let Some(value) = list.at(resource).and_then(quantity).filter(|v| v.milli() % 1000 != 0) {
+        out.push(format!("{}: fractional byte value {:?} is invalid, must be an integer", path.key(resource), value.to_string()));
     }
 }
 
@@ -183,10 +256,13 @@ fn ports(spec: Option<&Value>, path: Path<'_>, out: &mut Vec<String>) {
     let mut numbers: HashMap<(i64, &str), Known<'_>> = HashMap::new();
     let mut names: HashMap<&str, String> = HashMap::new();
     let mut named = Vec::new();
-    for list in ["initContainers", "containers"] {
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
         for (i, container) in spec.list(list).iter().enumerate() {
             for (j, port) in container.list("ports").iter().enumerate() {
                 let at = format!("{}.ports[{j}]", path.field(list).index(i));
+                if !port.text("hostIP").is_empty() && port.int("hostPort").unwrap_or(0) == 0 {
+                    out.push(format!("{at}: hostIP set without hostPort: {}", as_go(port)));
+                }
                 let others = numbers.entry((port.int("containerPort").unwrap_or(0), port.text("protocol"))).or_default();
                 let clashing = others.near(port).into_iter().filter_map(|(at, other)| Some((at, clash(port, other)?)));
                 out.extend(clashing.map(|(other_at, how)| format!("{at}: {how} with {other_at}")));
@@ -203,6 +279,14 @@ fn ports(spec: Option<&Value>, path: Path<'_>, out: &mut Vec<String>) {
         }
     }
     out.extend(named);
+}
+
+/// A port as `%+v` prints it.
+fn as_go(port: &Value) -> String {
+    let number = |field: &str| port.int(field).unwrap_or(0);
+    let (host, inner) = (number("hostPort"), number("containerPort"));
+    let (name, protocol, ip) = (port.text("name"), port.text("protocol"), port.text("hostIP"));
+    format!("{{Name:{name} HostPort:{host} ContainerPort:{inner} Protocol:{protocol} HostIP:{ip}}}")
 }
 
 /// Ports of one number and protocol, found by what may get into each other's way: each may clash with all others.
@@ -299,6 +383,42 @@ mod tests {
             let wanted: Vec<&str> = [wanted].into_iter().filter(|w| !w.is_empty()).collect();
             assert_eq!(found, wanted);
         }
+    }
+
+    #[test]
+    fn annotations_of_old_are_told_where_a_field_says_nothing() {
+        let seccomp = format!("{SECCOMP}a");
+        let armor = format!("{APP_ARMOR}a");
+        let pod = json!({
+            "metadata": {"annotations": {SECCOMP_OF_POD: "unconfined", seccomp.clone(): "unconfined", armor.clone(): "unconfined"}},
+            "spec": {"containers": [{"name": "a"}]},
+        });
+        let in_pod = [
+            format!("metadata.annotations[{SECCOMP_OF_POD}]: {SECCOMP_OF_OLD}"),
+            format!("metadata.annotations[{seccomp}]: {SECCOMP_OF_OLD}"),
+        ];
+        assert_eq!(of(&pod, Path::ROOT), in_pod);
+        let found = of(&pod, Path::new("template"));
+        assert_eq!(found.last().unwrap(), &format!("template.metadata.annotations[{armor}]: {APP_ARMOR_OF_OLD}"));
+        let mut said = pod.clone();
+        said["spec"]["securityContext"] = json!({"seccompProfile": {"type": "Unconfined"}, "appArmorProfile": {"type": "Unconfined"}});
+        said["spec"]["containers"][0]["securityContext"] = json!({"seccompProfile": {"type": "Unconfined"}});
+        assert!(of(&said, Path::new("template")).is_empty());
+    }
+
+    #[test]
+    fn terms_of_node_affinity_are_looked_at() {
+        let terms = json!({"matchExpressions": [{"key": "beta.kubernetes.io/arch", "operator": "In", "values": ["a b"]}]});
+        let affinity = json!({REQUIRED: {"nodeSelectorTerms": [terms]}, PREFERRED: [{"preference": terms}]});
+        let found = of(&json!({"spec": {"affinity": {"nodeAffinity": affinity}}}), Path::ROOT);
+        let old = "beta.kubernetes.io/arch is deprecated since v1.14; use \"kubernetes.io/arch\" instead";
+        let at = "spec.affinity.nodeAffinity";
+        assert_eq!(found[0], format!("{at}.{REQUIRED}.nodeSelectorTerms[0].matchExpressions[0].key: {old}"));
+        assert_eq!(found[1], format!("{at}.{PREFERRED}[0].preference.matchExpressions[0].key: {old}"));
+        assert!(
+            found[2].starts_with(&format!("{at}.{PREFERRED}[0].preference.matchExpressions[0].values[0]: a b is invalid, a valid label"))
+        );
+        assert_eq!(found.len(), 3);
     }
 
     #[test]

@@ -10,8 +10,21 @@ use std::{
 const METHODS: [&str; 8] = ["at", "text", "int", "flag", "is_true", "list", "object", "entries"];
 const FUNCTIONS: [&str; 10] =
     ["child", "make_child", "default_to", "default_text", "default_number", "each", "set", "remove", "carry", "part"];
-/// Keys of maps, and a field of RangeAllocation, which is stored and never served.
-const NO_FIELDS: &[&str] = &["endpoints.kubernetes.io/managed-by", "endpointslice.kubernetes.io/managed-by", "ssh-privatekey", "range"];
+/// Keys of maps, a field of RangeAllocation, which is stored and never served, and what configurations of admission plugins name.
+const NO_FIELDS: &[&str] = &[
+    "endpoints.kubernetes.io/managed-by",
+    "endpointslice.kubernetes.io/managed-by",
+    "ssh-privatekey",
+    "range",
+    "cacheSize",
+    "defaults",
+    "exemptions",
+    "kubeConfigFile",
+    "limitedResources",
+    "matchScopes",
+    "podNodeSelectorPluginConfig",
+    "whitelist",
+];
 
 fn sources(dir: &Path, all: &mut Vec<String>) {
     for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {

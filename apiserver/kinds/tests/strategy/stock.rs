@@ -250,6 +250,7 @@ pub fn body(kind: &Kind, namespace: &str, name: &str) -> Value {
         "storageclasses" => json!({"provisioner": "x.example/y"}),
         "csistoragecapacities" => json!({"storageClassName": "x"}),
         "runtimeclasses" => json!({"handler": "x"}),
+        "resourceslices" => json!({"spec": {"driver": "x.example", "allNodes": true, "pool": {"name": "x", "resourceSliceCount": 1}}}),
         "priorityclasses" => json!({"value": 1}),
         "ipaddresses" => json!({"spec": {"parentRef": {"group": "x.example", "resource": "things", "name": "x"}}}),
         "servicecidrs" => json!({"spec": {"cidrs": ["10.9.0.0/24"]}}),

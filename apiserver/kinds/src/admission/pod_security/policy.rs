@@ -4,7 +4,9 @@ use std::fmt;
 
 use api::field_errors::FieldErrors;
 
-use crate::common::Path;
+use serde_json::Value;
+
+use crate::common::{Path, Read};
 
 const PREFIX: &str = "pod-security.kubernetes.io/";
 const LEVEL: &str = "must be one of privileged, baseline, restricted";
@@ -35,23 +37,31 @@ pub struct Policy {
     pub warn: LevelVersion,
 }
 
+impl Default for Policy {
+    fn default() -> Self {
+        let none = LevelVersion { level: Level::Privileged, version: Version::LATEST };
+        Self { enforce: none, audit: none, warn: none }
+    }
+}
+
 impl Policy {
-    /// `PolicyToEvaluate`: what cannot be read is the strictest for pods, and nothing for warnings and audit. `label` gives a label's value by its key.
-    pub fn of<'a>(label: impl Fn(&str) -> Option<&'a str>, causes: &mut FieldErrors) -> Self {
-        let mut mode = |name: &str, fallback: Level| {
+    /// `PolicyToEvaluate`: what cannot be read is the strictest for pods, and nothing for warnings and audit. `label` gives a label's value by its key,
+    /// `self` holds where there is none.
+    pub fn of<'a>(&self, label: impl Fn(&str) -> Option<&'a str>, causes: &mut FieldErrors) -> Self {
+        let mut mode = |name: &str, default: LevelVersion, fallback: Level| {
             let key = format!("{PREFIX}{name}");
             let level = label(&key).map(|text| read(Level::parse(text), &key, text, LEVEL, causes));
             let key = format!("{key}-version");
             let version = label(&key).map(|text| read(Version::parse(text), &key, text, VERSION, causes));
             let lv = LevelVersion {
-                level: level.map_or(Level::Privileged, |level| level.unwrap_or(fallback)),
-                version: version.flatten().unwrap_or(Version::LATEST),
+                level: level.map_or(default.level, |level| level.unwrap_or(fallback)),
+                version: version.map_or(default.version, |version| version.unwrap_or(Version::LATEST)),
             };
             (lv, level, version)
         };
-        let (enforce, enforced, _) = mode("enforce", Level::Restricted);
-        let (audit, ..) = mode("audit", Level::Privileged);
-        let (mut warn, warned, warn_version) = mode("warn", Level::Privileged);
+        let (enforce, enforced, _) = mode("enforce", self.enforce, Level::Restricted);
+        let (audit, ..) = mode("audit", self.audit, Level::Privileged);
+        let (mut warn, warned, warn_version) = mode("warn", self.warn, Level::Privileged);
         if warned.is_none() && enforced.flatten().is_some_and(|level| level > warn.level) {
             warn.level = enforce.level;
             if warn_version.is_none() {
@@ -59,6 +69,40 @@ impl Policy {
             }
         }
         Self { enforce, audit, warn }
+    }
+
+    /// Of the `defaults` of a configuration.
+    pub fn configured(defaults: Option<&Value>, causes: &mut FieldErrors) -> Self {
+        let path = Path::new("defaults");
+        let mut mode = |name: &str| {
+            let text = |field: &str, default: &'static str| {
+                match defaults.text(field) {
+                    "" => default,
+                    text => text,
+                }
+                .to_owned()
+            };
+            let (level, key) = (text(name, "privileged"), format!("{name}-version"));
+            let version = text(&key, "latest");
+            let (read_level, read_version) = (Level::parse(&level), Version::parse(&version));
+            if read_level.is_none() {
+                causes.invalid(path.field(name), level, LEVEL);
+            }
+            if read_version.is_none() {
+                causes.invalid(path.field(&key), version, VERSION);
+            }
+            LevelVersion { level: read_level.unwrap_or(Level::Restricted), version: read_version.unwrap_or(Version::LATEST) }
+        };
+        let (enforce, warn, audit) = (mode("enforce"), mode("warn"), mode("audit"));
+        Self { enforce, audit, warn }
+    }
+
+    /// Those of its modes that are not privileged and that a label of a namespace says: `enforce=baseline:latest, warn=...`.
+    pub fn told<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> String {
+        let modes = [("enforce", self.enforce), ("audit", self.audit), ("warn", self.warn)];
+        let is_said = |name: &str| label(&format!("{PREFIX}{name}")).or_else(|| label(&format!("{PREFIX}{name}-version"))).is_some();
+        let told = modes.into_iter().filter(|(name, mode)| mode.level != Level::Privileged && is_said(name));
+        told.map(|(name, mode)| format!("{name}={mode}")).collect::<Vec<_>>().join(", ")
     }
 
     pub fn is_fully_privileged(&self) -> bool {
@@ -118,7 +162,7 @@ mod tests {
     fn policy(labels: &[(&str, &str)]) -> (String, Vec<String>) {
         let mut causes = FieldErrors::default();
         let find = |key: &str| labels.iter().find(|(name, _)| key.strip_prefix(PREFIX) == Some(*name)).map(|(_, value)| *value);
-        let Policy { enforce, audit, warn } = Policy::of(find, &mut causes);
+        let Policy { enforce, audit, warn } = Policy::default().of(find, &mut causes);
         (format!("{enforce} {audit} {warn}"), causes.0.iter().map(|c| c.text()).collect())
     }
 
@@ -134,6 +178,31 @@ mod tests {
         for (labels, wanted) in cases {
             assert_eq!(policy(labels), (wanted.to_owned(), Vec::new()), "{labels:?}");
         }
+    }
+
+    #[test]
+    fn a_configuration_says_what_holds_without_labels() {
+        let mut causes = FieldErrors::default();
+        let config = serde_json::json!({"enforce": "baseline", "enforce-version": "v1.30", "warn": "restricted"});
+        let defaults = Policy::configured(Some(&config), &mut causes);
+        let of = |labels: &[(&str, &str)]| {
+            let find = |key: &str| labels.iter().find(|(name, _)| key.strip_prefix(PREFIX) == Some(*name)).map(|(_, value)| *value);
+            let found = defaults.of(find, &mut FieldErrors::default());
+            (format!("{} {} {}", found.enforce, found.audit, found.warn), found.told(find))
+        };
+        assert!(causes.is_empty());
+        assert_eq!(of(&[]), ("baseline:v1.30 privileged:latest restricted:latest".into(), String::new()));
+        assert_eq!(
+            of(&[("enforce", "restricted")]),
+            ("restricted:v1.30 privileged:latest restricted:latest".into(), "enforce=restricted:v1.30".into())
+        );
+        Policy::configured(Some(&serde_json::json!({"audit": "x", "warn-version": "y"})), &mut causes);
+        let told: Vec<String> = causes.0.iter().map(|c| c.text()).collect();
+        let wanted = [
+            r#"defaults.warn-version: Invalid value: "y": must be "latest" or "v1.x""#,
+            r#"defaults.audit: Invalid value: "x": must be one of privileged, baseline, restricted"#,
+        ];
+        assert_eq!(told, wanted);
     }
 
     #[test]

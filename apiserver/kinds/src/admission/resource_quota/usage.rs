@@ -12,32 +12,16 @@ use serde_json::Value;
 
 use super::{Amounts, Scope};
 use crate::{
-    common::{Read, resources::quantity},
-    persistentvolumeclaim, resourcequota,
+    common::{
+        Read,
+        resource_names::{COMPUTE, Of, is_extended, is_native, is_of_containers, measured_by},
+        resources::quantity,
+    },
+    persistentvolumeclaim,
 };
 
-/// Resources of pods, apart from huge pages and those with a domain.
-const POD: &[&str] = &[
-    "count/pods",
-    "pods",
-    "cpu",
-    "memory",
-    "ephemeral-storage",
-    "requests.cpu",
-    "requests.memory",
-    "requests.ephemeral-storage",
-    "limits.cpu",
-    "limits.memory",
-    "limits.ephemeral-storage",
-];
-/// Those that every container must state where a quota limits them.
-const STATED: &[&str] = &["cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
-const SERVICE: &[&str] = &["count/services", "services", "services.nodeports", "services.loadbalancers"];
-const CLAIM: &[&str] = &["persistentvolumeclaims", "requests.storage"];
 const CLAIM_COUNT: &str = "count/persistentvolumeclaims";
 const BY_CLASS: &str = ".storageclass.storage.k8s.io/";
-/// Kinds that were counted under a name of their own before there was `count/`.
-const COUNTED: &[&str] = &["configmaps", "replicationcontrollers", "resourcequotas", "secrets"];
 
 /// How objects of a kind are measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +40,7 @@ impl Evaluator {
             ("", "services") => Self::Services,
             ("", "persistentvolumeclaims") => Self::Claims,
             ("", plural) => {
-                let old = COUNTED.contains(&plural).then(|| plural.to_owned());
+                let old = (measured_by(plural) == Some(Of::Objects)).then(|| plural.to_owned());
                 Self::Count(std::iter::once(format!("count/{plural}")).chain(old).collect())
             }
             (group, plural) => Self::Count(vec![format!("count/{plural}.{group}")]),
@@ -80,13 +64,13 @@ impl Evaluator {
         match self {
             Self::Pods => {
                 let huge = ["hugepages-", "requests.hugepages-"].iter().any(|prefix| resource.starts_with(prefix));
-                let native = !resource.contains('/') || resource.contains("kubernetes.io/");
-                POD.contains(&resource) || huge || resource.starts_with("requests.") && !native
+                let own = resource == "count/pods" || measured_by(resource) == Some(Of::Pods);
+                own || huge || resource.starts_with("requests.") && !is_native(resource)
             }
-            Self::Services => SERVICE.contains(&resource),
+            Self::Services => resource == "count/services" || measured_by(resource) == Some(Of::Services),
             Self::Claims => {
-                let by_class = || resource.split_once(BY_CLASS).is_some_and(|(_, rest)| CLAIM.contains(&rest));
-                resource == CLAIM_COUNT || CLAIM.contains(&resource) || by_class()
+                let by_class = || resource.split_once(BY_CLASS).is_some_and(|(_, rest)| measured_by(rest) == Some(Of::Claims));
+                resource == CLAIM_COUNT || measured_by(resource) == Some(Of::Claims) || by_class()
             }
             Self::Count(names) => names.iter().any(|name| name == resource),
         }
@@ -123,7 +107,7 @@ impl Evaluator {
         let mut missing: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for container in spec.list("containers").iter().chain(spec.list("initContainers")) {
             let resources = container.at("resources");
-            for name in limited.iter().copied().filter(|name| STATED.contains(name)) {
+            for name in limited.iter().copied().filter(|name| COMPUTE.contains(name)) {
                 let (list, resource) = name.split_once('.').unwrap_or(("requests", name));
                 if resources.at(list).at(resource).is_none() {
                     missing.entry(name).or_default().insert(container.text("name"));
@@ -175,11 +159,11 @@ fn pod(pod: &Value) -> Amounts {
     let Some(spec) = pod.at("spec").filter(|_| !matches!(pod.at("status").text("phase"), "Failed" | "Succeeded")) else { return out };
     out.insert("pods".to_owned(), one);
     for (name, amount) in podspec::requests(spec, Overhead::Included, &[]).iter() {
-        let plain = matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
+        let plain = is_of_containers(name);
         if plain {
             out.insert(name.to_owned(), amount);
         }
-        if plain || resourcequota::is_extended(name) {
+        if plain || is_extended(name) {
             out.insert(format!("requests.{name}"), amount);
         }
     }

@@ -16,6 +16,7 @@ use super::{Thing, What};
 pub(super) struct Pod {
     metadata: Option<Metadata>,
     spec: Option<Spec>,
+    status: Option<State>,
 }
 
 type List<T> = Option<Vec<Option<T>>>;
@@ -37,6 +38,23 @@ struct Spec {
     containers: List<Container>,
     ephemeral_containers: List<Container>,
     volumes: List<Volume>,
+    resource_claims: List<DeviceClaim>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct State {
+    resource_claim_statuses: List<DeviceClaim>,
+    extended_resource_claim_status: Option<DeviceClaim>,
+}
+
+/// `PodResourceClaim`, and what became of it (`PodResourceClaimStatus`, `PodExtendedResourceClaimStatus`).
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct DeviceClaim {
+    name: Option<String>,
+    resource_claim_name: Option<String>,
+    resource_claim_template_name: Option<IgnoredAny>,
 }
 
 #[derive(Default, Deserialize)]
@@ -124,7 +142,6 @@ struct Projected {
 struct Source {
     secret: Option<Named>,
     config_map: Option<Named>,
-    service_account_token: Option<IgnoredAny>,
 }
 
 impl Pod {
@@ -173,14 +190,20 @@ impl Pod {
             each(containers).for_each(|container| out.container(container));
         }
         each(&spec.volumes).for_each(|volume| out.volume(volume));
+        let made = || self.status.iter().flat_map(|status| each(&status.resource_claim_statuses));
+        for claim in each(&spec.resource_claims) {
+            match (&claim.resource_claim_name, &claim.resource_claim_template_name) {
+                (Some(name), _) => out.add(What::ResourceClaim, Some(name)),
+                (None, Some(_)) => {
+                    let found = made().find(|status| text(status.name.as_ref()) == text(claim.name.as_ref()));
+                    out.add(What::ResourceClaim, found.and_then(|status| status.resource_claim_name.as_ref()));
+                }
+                (None, None) => {}
+            }
+        }
+        let extended = self.status.as_ref().and_then(|status| status.extended_resource_claim_status.as_ref());
+        out.add(What::ResourceClaim, extended.and_then(|claim| claim.resource_claim_name.as_ref()));
         out.things
-    }
-
-    /// Whether a volume of it holds a token that says who it is.
-    pub fn has_token(&self) -> bool {
-        let volumes = self.spec.iter().flat_map(|spec| each(&spec.volumes));
-        let mut sources = volumes.filter_map(|volume| volume.projected.as_ref()).flat_map(|projected| each(&projected.sources));
-        sources.any(|source| source.service_account_token.is_some())
     }
 }
 
@@ -274,7 +297,12 @@ mod tests {
         let pod = json!({"metadata": {"uid": "u", "annotations": null}, "spec": {
             "nodeName": "n", "serviceAccountName": "a", "imagePullSecrets": [named("s-pull"), null, {}],
             "initContainers": [container("init")], "containers": [container("main"), null], "ephemeralContainers": [container("eph")],
+            "resourceClaims": [{"name": "x", "resourceClaimName": "r-named"}, {"name": "y", "resourceClaimTemplateName": "t"},
+                {"name": "z", "resourceClaimTemplateName": "t"}, null],
             "volumes": volumes, "tolerations": [{"tolerationSeconds": i64::MAX}],
+        }, "status": {
+            "resourceClaimStatuses": [{"name": "y", "resourceClaimName": "r-made"}, {"name": "z"}, {"name": "w", "resourceClaimName": "other"}],
+            "extendedResourceClaimStatus": {"resourceClaimName": "r-extended", "requestMappings": []},
         }});
         let wanted = |what: What| {
             let of_containers =
@@ -287,16 +315,17 @@ mod tests {
                 }
                 What::ConfigMap => of_containers('c').chain(["c-vol", "c-proj"].map(str::to_owned)).collect(),
                 What::Claim => vec!["p-vol".into(), "pod-scratch".into()],
+                What::ResourceClaim => ["r-named", "r-made", "r-extended"].map(str::to_owned).to_vec(),
                 What::ServiceAccount => vec!["a".into()],
                 What::Pod => Vec::new(),
             };
             rest.into_iter().map(move |name| Thing { kind: what, namespace: "ns".into(), name })
         };
         let key = Key::new("ns", "pod");
-        let all = [What::Secret, What::ConfigMap, What::Claim, What::ServiceAccount];
+        let all = [What::Secret, What::ConfigMap, What::Claim, What::ResourceClaim, What::ServiceAccount];
         let wanted: BTreeSet<Thing> = all.into_iter().flat_map(wanted).collect();
         for read in [Pod::of(&pod), Pod::read(pod.to_string().as_bytes())] {
-            assert_eq!((read.node(), read.uid(), read.has_token()), ("n", "u", false));
+            assert_eq!((read.node(), read.uid()), ("n", "u"));
             assert_eq!(read.references(&key), wanted);
             assert_eq!(read.things(&key), wanted);
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::steps;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 

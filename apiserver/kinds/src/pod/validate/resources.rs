@@ -1,36 +1,16 @@
 //! Requests, limits and overhead -> what is wrong with them.
 
-use std::collections::HashSet;
-
 use api::{field_errors::FieldErrors, quantity::Quantity};
 use podspec::Side;
 use serde_json::{Map, Value, json};
 
-use super::Whole;
-use crate::common::{Path, Read, name_rules, not_supported, resources::quantity, well_formed};
-
-const STANDARD: &[&str] = &[
-    "cpu",
-    "memory",
-    "ephemeral-storage",
-    "storage",
-    "requests.cpu",
-    "requests.memory",
-    "requests.ephemeral-storage",
-    "requests.storage",
-    "limits.cpu",
-    "limits.memory",
-    "limits.ephemeral-storage",
-    "pods",
-    "resourcequotas",
-    "services",
-    "replicationcontrollers",
-    "secrets",
-    "configmaps",
-    "persistentvolumeclaims",
-    "services.nodeports",
-    "services.loadbalancers",
-];
+use super::{Whole, claims};
+use crate::common::{
+    Path, Read, name_rules, not_supported,
+    resource_names::{is_extended, is_huge_page, is_native, is_of_containers, is_standard},
+    resources::quantity,
+    well_formed,
+};
 
 type NameRule = fn(&str, Path<'_>, &mut FieldErrors);
 
@@ -38,7 +18,7 @@ type NameRule = fn(&str, Path<'_>, &mut FieldErrors);
 pub fn container(container: &Value, whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
     let Some(resources) = container.at("resources") else { return };
     requirements(resources, container_name, path, causes);
-    claims(resources.list("claims"), whole, path.field("claims"), causes);
+    claims::of_container(resources.list("claims"), &whole.claims, path.field("claims"), causes);
 }
 
 /// `validatePodResources`: requests and limits of the whole pod.
@@ -137,7 +117,7 @@ fn amount(name: &str, value: &Value, path: Path<'_>, causes: &mut FieldErrors) -
 fn container_name(name: &str, path: Path<'_>, causes: &mut FieldErrors) {
     resource_name(name, path, causes);
     if !name.contains('/') {
-        if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !is_huge_page(name) {
+        if !is_of_containers(name) {
             causes.invalid(path, name, "must be a standard resource for containers");
         }
     } else if !is_native(name) && !is_extended(name) {
@@ -157,44 +137,15 @@ fn pod_name(name: &str, path: Path<'_>, causes: &mut FieldErrors) {
 /// `validateResourceName`
 fn resource_name(name: &str, path: Path<'_>, causes: &mut FieldErrors) {
     let errors = name_rules::qualified(name);
-    let plain = !name.contains('/') && !STANDARD.contains(&name) && !is_huge_page(name);
+    let plain = !name.contains('/') && !is_standard(name);
     if errors.is_empty() && plain {
         causes.invalid(path, name, "must be a standard resource type or fully qualified");
     }
     well_formed(name, errors, path, causes);
 }
 
-/// `validateResourceClaimNames`
-fn claims(claims: &[Value], whole: &Whole<'_>, path: Path<'_>, causes: &mut FieldErrors) {
-    let mut seen = HashSet::new();
-    for (i, claim) in claims.iter().enumerate() {
-        let (at, name) = (path.index(i), claim.text("name"));
-        if name.is_empty() {
-            causes.required(at, "");
-        } else if !seen.insert((name, claim.text("request"))) {
-            causes.duplicate(at, name);
-        }
-        if !whole.claims.contains(name) {
-            causes.not_found(at, name);
-        }
-    }
-}
-
 fn quantities(list: Option<&Map<String, Value>>) -> impl Iterator<Item = (&str, Quantity)> {
     list.into_iter().flatten().filter_map(|(name, value)| Some((name.as_str(), quantity(value)?)))
-}
-
-fn is_huge_page(name: &str) -> bool {
-    name.starts_with("hugepages-")
-}
-
-/// In kubernetes.io, which unprefixed names are too.
-fn is_native(name: &str) -> bool {
-    !name.contains('/') || name.contains("kubernetes.io/")
-}
-
-fn is_extended(name: &str) -> bool {
-    !is_native(name) && !name.starts_with("requests.") && name_rules::qualified(&format!("requests.{name}")).is_empty()
 }
 
 fn may_overcommit(name: &str) -> bool {

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use api::field_errors::FieldErrors;
 use serde_json::Value;
 
-use super::update::annotations;
+use super::{claims, update::annotations};
 use crate::{
     common::{Path, Read, name_rules, well_formed},
     net,
@@ -32,6 +32,10 @@ pub fn update(new: &Value, old: &Value, causes: &mut FieldErrors) {
     let spec = old.at("spec");
     for (statuses, list) in [("containerStatuses", "containers"), ("initContainerStatuses", "initContainers")] {
         transitions(status.list(statuses), before.list(statuses), spec, list, path.field(statuses), causes);
+    }
+    claims::statuses(status.list("resourceClaimStatuses"), spec.list("resourceClaims"), path.field("resourceClaimStatuses"), causes);
+    if let Some(extended) = status.at("extendedResourceClaimStatus") {
+        claims::extended(extended, spec, path.field("extendedResourceClaimStatus"), causes);
     }
     for list in ["podIPs", "hostIPs"] {
         addresses(status.list(list), before.list(list), path.field(list), causes);

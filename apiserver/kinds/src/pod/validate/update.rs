@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use api::{annotations::CONFIG_MIRROR, field_errors::FieldErrors};
 use serde_json::{Value, json};
 
-use super::scheduling;
+use super::{annotations::APP_ARMOR, scheduling};
 use crate::common::{
     Path, Read, diff,
     edit::{carry, each},
@@ -13,8 +13,6 @@ use crate::common::{
 };
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
-
-const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
 
 /// Runs after the new pod has been validated by itself.
 pub fn pod(new: &Value, old: &Value, causes: &mut FieldErrors) {

@@ -1,6 +1,7 @@
 //! Command line, environment, file -> flags. Every flag is also `SKIFF_<NAME>` and a key of the `--config` file, in that order.
 
 mod audit;
+mod front_proxy;
 mod given;
 mod join;
 mod node;
@@ -17,6 +18,7 @@ use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcomman
 use serde_json::{Map, Value, json};
 
 pub use audit::AuditFlags;
+pub use front_proxy::FrontProxyFlags;
 pub use given::Given;
 pub use join::{CheckFlags, ClusterFlags, JoinFlags, LeaveFlags};
 pub use node::own_labels;
@@ -138,6 +140,8 @@ pub struct ServerFlags {
     pub cluster_signing_duration: Duration,
     #[command(flatten)]
     pub audit: AuditFlags,
+    #[command(flatten)]
+    pub front_proxy: FrontProxyFlags,
     #[command(flatten)]
     pub nodes: NodesFlags,
     #[command(flatten)]

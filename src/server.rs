@@ -25,6 +25,7 @@ use api::{
 use apiserver::{
     certs::{Certs, ServingNames},
     connect::Agents,
+    delegation::Delegations,
     discovery::Discovery,
     engine::Engine,
     front::{Builder, Front},
@@ -36,7 +37,11 @@ use apiserver::{
     version,
 };
 use client::leader::{Clock, Guard};
-use kinds::auth::{self, OpenId, Tokens};
+use kinds::{
+    apiservice::aggregator::Aggregator,
+    auth::{self, OpenId, Tokens},
+    authentication_trust,
+};
 use parking_lot::Mutex;
 use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle};
 use serde_json::Value;
@@ -114,7 +119,8 @@ impl Control {
             cluster_keys::agree(&*store, &dirs.tls(), token.as_ref()).await?;
         }
         let certs = Arc::new(Certs::open(&dirs.tls(), &serving_names(flags, &config, advertised))?);
-        let tls = Arc::new(Tls::new(&certs)?);
+        let believed = flags.front_proxy.believed(&certs)?;
+        let tls = Arc::new(Tls::with_front_proxies(&certs, Some(believed.clone())).context("the authority of front proxies")?);
         certs.keep_fresh(&group);
         tls.follow(&certs, &group);
         progress.step(&format!("certificates ({})", dirs.tls().display()));
@@ -130,7 +136,10 @@ impl Control {
         let engine = Engine::new(store.clone(), kinds, auth, group.clone());
         let agents = Arc::<Agents>::default();
         agents.follow(&certs, &group)?;
+        let delegations = Arc::<Delegations>::default();
+        delegations.believe(believed.clone());
         let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).agents(agents.clone()).auditor(auditor);
+        let front = front.delegations(delegations.clone());
         if let Some(condition) = store.condition() {
             group.spawn_vital("store", store_ends(condition));
         }
@@ -139,6 +148,7 @@ impl Control {
         engine.ready().await;
         Box::pin(kinds::service::bootstrap(&engine, &config)).await;
         Box::pin(apiextensions::start(&engine)).await;
+        aggregate(&engine, &delegations, &certs, flags)?;
         let listener = listen(flags).await.with_context(|| format!("port {} of {}", flags.secure_port, flags.bind_address))?;
         let seats = Seats::new(Limits::for_files(serve::CONNECTIONS_MAX, files));
         let port = listener.local_addr()?.port();
@@ -158,6 +168,8 @@ impl Control {
         let rooms = control.rooms(flags, &config, advertised);
         control.group.spawn_loop("claims of services", kinds::service::keep_claims(control.engine.clone(), config));
         control.group.spawn_loop("api services", kinds::apiservice::register::keep(control.engine.clone(), auth::system_user()));
+        let trust = authentication_trust::Trust { client_ca: control.certs.ca().to_owned(), request_header: believed };
+        control.group.spawn_loop("authentication trust", authentication_trust::keep(control.engine.clone(), auth::system_user(), trust));
         control.group.spawn_loop("flow schemas", kinds::flow::keep::keep(control.engine.clone(), auth::system_user()));
         control.group.spawn_loop("system namespaces", auth::keep_namespaces(control.engine.clone()));
         *control.leading.lock() = Some(Leading::start(rooms, election));
@@ -247,6 +259,25 @@ impl Control {
     }
 }
 
+/// Aggregated API servers are known before anything is served.
+fn aggregate(engine: &Arc<Engine>, delegations: &Arc<Delegations>, certs: &Arc<Certs>, flags: &ServerFlags) -> anyhow::Result<()> {
+    let aggregator = Aggregator::new(engine, auth::system_user(), delegations);
+    let given = flags.front_proxy.shown()?;
+    let is_own = given.is_none();
+    aggregator.show(given.unwrap_or_else(|| certs.leaves().front_proxy_client.clone()));
+    aggregator.bring_about();
+    if is_own {
+        let (aggregator, certs, mut renewals) = (aggregator.clone(), certs.clone(), certs.renewals());
+        engine.group().spawn(async move {
+            while renewals.changed().await.is_ok() {
+                aggregator.show(certs.leaves().front_proxy_client.clone());
+            }
+        });
+    }
+    engine.group().spawn_loop("aggregated API servers", aggregator.run());
+    Ok(())
+}
+
 fn write_kubeconfig(dirs: &Dirs, config: &Value) -> anyhow::Result<()> {
     kubeconfig::write_private(&dirs.kubeconfig(), &kubeconfig::to_yaml(config)?)
 }
@@ -331,14 +362,14 @@ fn mount(
         health.probe(etcd);
     }
     let started = health.hook("rbac/bootstrap-roles");
-    let (metrics, engine) = (Metrics::new(), front.engine().clone());
+    let (metrics, engine, delegations) = (Metrics::new(), front.engine().clone(), front.delegated().clone());
     let front = front
         .metrics(metrics.clone())
         .mount(health.routes())
         .mount(version::routes())
         .mount(metrics.routes())
-        .mount(Discovery::default().routes(engine.clone()))
-        .mount(OpenApi::default().routes(engine.clone()))
+        .mount(Discovery::new(delegations.clone()).routes(engine.clone()))
+        .mount(OpenApi::new(delegations).routes(engine.clone()))
         .mount(OpenId::new(tokens, &format!("https://{advertised}")).routes());
     (front, started)
 }

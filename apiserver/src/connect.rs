@@ -3,7 +3,7 @@
 //! Upgraded connections (SPDY, WebSocket) pass through byte for byte. Source of errors and headers: apimachinery `pkg/util/proxy`.
 
 mod dial;
-mod headers;
+pub(crate) mod headers;
 mod of_node;
 mod tunnel;
 
@@ -22,6 +22,7 @@ use crate::{
     wire,
 };
 
+pub(crate) use dial::{Anybody, plain as go_words};
 pub use dial::{Agents, addresses, is_global_unicast};
 pub use tunnel::Tunnels;
 
@@ -72,7 +73,8 @@ async fn send(agents: &Agents, group: &Group, target: &Target, mut request: Requ
     Ok(reply.map(boxed))
 }
 
-async fn tunnel(ours: upgrade::OnUpgrade, theirs: upgrade::OnUpgrade) {
+/// Passes bytes both ways until one end is gone.
+pub(crate) async fn tunnel(ours: upgrade::OnUpgrade, theirs: upgrade::OnUpgrade) {
     let (Ok(ours), Ok(theirs)) = tokio::join!(ours, theirs) else {
         return tracing::debug!("an upgraded connection went away before it began");
     };
@@ -116,5 +118,5 @@ fn host_of(target: &Target) -> String {
 }
 
 /// Headers that belong to one hop (RFC 9110 7.6.1), upgrades apart.
-const HOP: [header::HeaderName; 5] =
+pub(crate) const HOP: [header::HeaderName; 5] =
     [header::TE, header::TRAILER, header::TRANSFER_ENCODING, header::PROXY_AUTHENTICATE, header::PROXY_AUTHORIZATION];

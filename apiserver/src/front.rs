@@ -14,7 +14,7 @@ mod options;
 mod patch;
 mod pieces;
 mod protobuf;
-mod query;
+pub(crate) mod query;
 mod reading;
 mod render;
 mod route;
@@ -64,7 +64,6 @@ use crate::{
 };
 pub use builder::Builder;
 pub use patch::json as json_patch;
-pub(crate) use query::decoded;
 
 use access::Access;
 use info::RequestInfo;

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use api::Status;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::identity::User;
+use crate::{front::query::decoded, identity::User};
 
 const USER: HeaderName = HeaderName::from_static("x-remote-user");
 const UID: HeaderName = HeaderName::from_static("x-remote-uid");
@@ -139,7 +139,7 @@ fn escaped(key: &str) -> String {
 
 /// As sent, where it cannot be decoded.
 fn unescaped(key: &str) -> String {
-    crate::front::decoded(key).unwrap_or_else(|| key.to_owned())
+    decoded(key).unwrap_or_else(|| key.to_owned())
 }
 
 #[cfg(test)]

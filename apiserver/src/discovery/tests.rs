@@ -143,7 +143,7 @@ fn a_known_etag_is_answered_with_304() {
 #[test]
 fn the_root_names_every_path() {
     let pages = Pages::of(table(), Arc::default());
-    let paths = root(pages.legacy.keys());
+    let paths = pages.root();
     for path in ["/api", "/api/v1", "/apis", "/readyz"] {
         assert!(paths["paths"].as_array().unwrap().contains(&json!(path)), "{path}");
     }

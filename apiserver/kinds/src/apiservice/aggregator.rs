@@ -27,7 +27,7 @@ use parking_lot::{Mutex, RwLock};
 use serde_json::{Value, json};
 use tokio::{
     sync::{Notify, Semaphore},
-    time::{sleep, timeout},
+    time::timeout,
 };
 
 use self::{
@@ -36,7 +36,7 @@ use self::{
 };
 use super::{GROUP, resource, spec::Spec};
 use crate::{
-    common::{Read, conditions, edit, read, settled},
+    common::{Read, conditions, edit, settled},
     service::resolve,
 };
 

@@ -322,7 +322,9 @@ fn open_authority(files: &Files, fresh: &mut Fresh, now: Timestamp) -> Result<(I
 fn open_front_proxies(files: &Files, fresh: &mut Fresh, now: Timestamp) -> Result<(Identity, Seen), Error> {
     let file = format!("{FRONT_PROXY_AUTHORITY}.crt");
     match files.pair(FRONT_PROXY_AUTHORITY)? {
-        Some((_, seen)) if seen.not_after <= now.as_second() => return Err(files.damaged(&file, "the authority of front proxies has expired")),
+        Some((_, seen)) if seen.not_after <= now.as_second() => {
+            return Err(files.damaged(&file, "the authority of front proxies has expired"));
+        }
         Some(found) => return Ok(found),
         None if files.pair(FRONT_PROXY_CLIENT)?.is_some() => {
             return Err(files.damaged(&file, format!("it is missing, though {FRONT_PROXY_CLIENT}.crt is there")));

@@ -22,8 +22,8 @@ use crate::{
     wire,
 };
 
-pub(crate) use dial::{Anybody, plain as go_words};
 pub use dial::{Agents, addresses, is_global_unicast};
+pub(crate) use dial::{Anybody, plain as go_words};
 pub use tunnel::Tunnels;
 
 /// How long the other end may take until its reply begins. Streams begin at once; a proxied page may think.

@@ -156,9 +156,8 @@ impl Delegate {
     /// Connections are tasks of `group`. It is not available until somebody says so.
     pub fn new(group: &Group, reached: Reached<'_>) -> Self {
         let Reached { name, server_name, ca_bundle, insecure, shown, may_be_called } = reached;
-        let origin = ca_bundle.and_then(|ca_bundle| {
-            Origin::new(group, &Trusts { server_name, ca_bundle: &ca_bundle, insecure, shown, may_be_called })
-        });
+        let origin = ca_bundle
+            .and_then(|ca_bundle| Origin::new(group, &Trusts { server_name, ca_bundle: &ca_bundle, insecure, shown, may_be_called }));
         let places = ArcSwap::from_pointee(Err("no endpoints are known yet".to_owned()));
         Self { name: name.to_owned(), origin, places, is_available: AtomicBool::new(false), load: Mutex::default() }
     }

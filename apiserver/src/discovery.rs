@@ -109,7 +109,8 @@ impl Discovery {
 impl Pages {
     fn of(kinds: Vec<Arc<Kind>>, table: Arc<Table>) -> Self {
         let groups = groups(&kinds, &table);
-        let legacy = legacy::documents(&kinds, &groups).into_iter().map(|(path, document)| (path, Bytes::from(document.to_string()))).collect();
+        let legacy =
+            legacy::documents(&kinds, &groups).into_iter().map(|(path, document)| (path, Bytes::from(document.to_string()))).collect();
         let mut pages = HashMap::new();
         for root in ["/api", "/apis"] {
             for version in aggregated::VERSIONS {

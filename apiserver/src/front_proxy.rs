@@ -160,7 +160,8 @@ mod tests {
 
     #[test]
     fn what_is_told_is_what_is_read() {
-        let mut told = headers(&[("x-remote-user", "root"), ("x-remote-group", "system:masters"), ("x-remote-extra-x", "y"), ("x-other", "z")]);
+        let mut told =
+            headers(&[("x-remote-user", "root"), ("x-remote-group", "system:masters"), ("x-remote-extra-x", "y"), ("x-other", "z")]);
         tell(&mut told, &jane()).unwrap();
         assert_eq!(RequestHeader::standard(String::new()).user(&told).unwrap(), Some(jane()));
         assert!(told.contains_key("x-remote-extra-example.com%2fa%25b") && told.contains_key("x-other"), "{told:?}");
@@ -177,7 +178,8 @@ mod tests {
         believed.extra_prefixes = vec!["x-a-".into(), "x-b-".into()];
         let user = |pairs: &[(&str, &str)]| believed.user(&headers(pairs));
         assert_eq!(user(&[("x-remote-user", "jane"), ("x-first", "")]).unwrap(), None, "another header than is believed");
-        let read = user(&[("x-second", "b"), ("x-first", ""), ("x-remote-group", ""), ("x-b-%zz", "2"), ("X-A-K%2Fx", "1")]).unwrap().unwrap();
+        let read =
+            user(&[("x-second", "b"), ("x-first", ""), ("x-remote-group", ""), ("x-b-%zz", "2"), ("X-A-K%2Fx", "1")]).unwrap().unwrap();
         assert_eq!((read.name.as_str(), read.groups.len(), read.uid.as_str()), ("b", 0, ""));
         assert_eq!(read.extra, BTreeMap::from([("k/x".into(), vec!["1".into()]), ("%zz".into(), vec!["2".into()])]));
         let mut unreadable = HeaderMap::new();

@@ -89,7 +89,9 @@ impl OpenApi {
 
     fn cached(&self, world: &World, wanted: &Document) -> Option<Bytes> {
         let cached = self.cached.lock();
-        (same(&cached.kinds, &world.kinds) && Arc::ptr_eq(&cached.table, &world.table)).then(|| cached.documents.get(wanted).cloned()).flatten()
+        (same(&cached.kinds, &world.kinds) && Arc::ptr_eq(&cached.table, &world.table))
+            .then(|| cached.documents.get(wanted).cloned())
+            .flatten()
     }
 
     fn root(&self, World { kinds, table }: &World) -> Value {
@@ -248,7 +250,8 @@ fn build(world: &World, wanted: &Document) -> std::io::Result<Bytes> {
     let mut out = GzEncoder::new(Vec::new(), Compression::default());
     let others = || {
         let documents = world.documents();
-        let paths: BTreeSet<String> = if documents.is_empty() { BTreeSet::new() } else { v2::paths(&all, kinds).into_iter().map(|(path, _)| path).collect() };
+        let paths: BTreeSet<String> =
+            if documents.is_empty() { BTreeSet::new() } else { v2::paths(&all, kinds).into_iter().map(|(path, _)| path).collect() };
         merge::merged(documents, &paths, |name| all.value(name))
     };
     match wanted {

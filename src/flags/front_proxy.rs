@@ -50,7 +50,9 @@ impl FrontProxyFlags {
         };
         let allowed_names: Vec<String> = self.requestheader_allowed_names.iter().filter(|name| !name.is_empty()).cloned().collect();
         if allowed_names.is_empty() && ca.trim() == certs.ca().trim() {
-            bail!("--requestheader-client-ca-file is the cluster's own authority: name who may speak for others with --requestheader-allowed-names");
+            bail!(
+                "--requestheader-client-ca-file is the cluster's own authority: name who may speak for others with --requestheader-allowed-names"
+            );
         }
         let extra_prefixes = self.requestheader_extra_headers_prefix.iter().map(|prefix| prefix.as_str().to_owned()).collect();
         Ok(Arc::new(RequestHeader {
@@ -105,7 +107,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let certs = Certs::open(dir.path(), &ServingNames::default()).unwrap();
         let own = flags().believed(&certs).unwrap();
-        assert_eq!((own.ca.as_str(), own.allowed_names.len(), own.extra_prefixes[0].as_str()), (certs.front_proxy_ca(), 0, "x-remote-extra-"));
+        assert_eq!(
+            (own.ca.as_str(), own.allowed_names.len(), own.extra_prefixes[0].as_str()),
+            (certs.front_proxy_ca(), 0, "x-remote-extra-")
+        );
         let cluster = Some(dir.path().join("ca.crt"));
         let all = FrontProxyFlags { requestheader_client_ca_file: cluster.clone(), ..flags() };
         assert!(all.believed(&certs).unwrap_err().to_string().contains("--requestheader-allowed-names"));

@@ -91,7 +91,11 @@ fn combined(found: &Data, trust: &Trust, now: Timestamp) -> Data {
     ] {
         let mut all: Vec<String> = Vec::new();
         let there: Vec<String> = serde_json::from_str(of(key)).unwrap_or_default();
-        there.into_iter().chain(own).for_each(|word| if !all.contains(&word) { all.push(word) });
+        there.into_iter().chain(own).for_each(|word| {
+            if !all.contains(&word) {
+                all.push(word)
+            }
+        });
         if !(all.is_empty() && key == "requestheader-uid-headers") {
             data.insert(key.to_owned(), json!(all).to_string());
         }

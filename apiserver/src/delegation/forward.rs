@@ -286,7 +286,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_streams_may_stand_still() {
-        let body = |sort| Passed::new(http_body_util::StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, BoxError>>()), sort, None);
+        let body =
+            |sort| Passed::new(http_body_util::StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, BoxError>>()), sort, None);
         assert!(body(Sort::Request).frame().await.unwrap().is_err());
         assert!(tokio::time::timeout(2 * STILL_BOUND, body(Sort::Stream).frame()).await.is_err());
     }

@@ -29,7 +29,15 @@ pub struct Builder {
 
 impl Builder {
     pub(super) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine, fairness: None, metrics: Metrics::new(), agents: Arc::default(), delegations: Arc::default(), auditor: None, routes: Router::new() }
+        Self {
+            engine,
+            fairness: None,
+            metrics: Metrics::new(),
+            agents: Arc::default(),
+            delegations: Arc::default(),
+            auditor: None,
+            routes: Router::new(),
+        }
     }
 
     pub fn engine(&self) -> &Arc<Engine> {

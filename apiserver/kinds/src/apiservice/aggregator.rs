@@ -64,6 +64,8 @@ pub struct Aggregator {
     remotes: Mutex<BTreeMap<String, Arc<Remote>>>,
     /// Services -> who is behind them.
     interest: RwLock<HashMap<Key, Vec<Arc<Remote>>>>,
+    /// Those that are this server's own, and are not said to be.
+    locals: Mutex<Vec<String>>,
     /// The table is to be made anew.
     is_stale: AtomicBool,
     changed: Notify,
@@ -101,6 +103,7 @@ impl Aggregator {
             shown: RwLock::default(),
             remotes: Mutex::default(),
             interest: RwLock::default(),
+            locals: Mutex::default(),
             is_stale: AtomicBool::new(true),
             changed: Notify::new(),
             asking: Semaphore::new(ASKED_MAX),
@@ -164,6 +167,11 @@ impl Aggregator {
     pub async fn run(self: Arc<Self>) {
         loop {
             self.bring_about();
+            for name in std::mem::take(&mut *self.locals.lock()) {
+                if let Err(status) = self.tell(&name, &Available::local()).await {
+                    tracing::warn!(name, error = status.message, "the condition of an APIService was not written");
+                }
+            }
             self.changed.notified().await;
         }
     }
@@ -190,7 +198,7 @@ impl Aggregator {
         let mut remotes = self.remotes.lock();
         for (name, object) in &stored {
             let spec = Spec::read(object);
-            let mut version = version_of(&spec);
+            let (mut version, is_local) = (version_of(&spec), spec.service.is_none());
             // What names APIServices is served here, and so is the core: without them nobody could take anything back.
             if spec.service.is_some() && spec.group != GROUP && !spec.group.is_empty() {
                 let remote = self.remote(name, spec, remotes.remove(name));
@@ -200,6 +208,8 @@ impl Aggregator {
                 }
                 version.remote = Some(remote.shown_in_table());
                 kept.insert(name.clone(), remote);
+            } else if is_local && !Available::local().stands_in(object) {
+                self.locals.lock().push(name.clone());
             }
             versions.push(version);
         }

@@ -143,14 +143,13 @@ mod tests {
         let object = json!({"spec": {"group": "a", "version": "v1", "service": {"namespace": "n", "name": "s"}}});
         let reference = Spec::read(&object).service.unwrap();
         let service = |port: u16| json!({"spec": {"type": "ClusterIP", "ports": [{"name": "web", "port": port}]}});
-        let slice = |port: &str, ready: Value| json!({"endpoints": [{"conditions": {"ready": ready}}], "ports": [{"name": port, "port": 1}]});
-        let told = |service: Option<&Value>, slices: &[Value]| wrong(&reference, service, slices).map(|found| (found.reason, found.message));
+        let slice =
+            |port: &str, ready: Value| json!({"endpoints": [{"conditions": {"ready": ready}}], "ports": [{"name": port, "port": 1}]});
+        let told =
+            |service: Option<&Value>, slices: &[Value]| wrong(&reference, service, slices).map(|found| (found.reason, found.message));
         assert_eq!(told(None, &[]), Some(("ServiceNotFound", "service/s in \"n\" is not present".into())));
         assert_eq!(told(Some(&service(80)), &[]), Some(("ServicePortError", "service/s in \"n\" is not listening on port 443".into())));
-        assert_eq!(
-            told(Some(&service(443)), &[]),
-            Some(("EndpointsNotFound", "cannot find endpointslices for service/s in \"n\"".into()))
-        );
+        assert_eq!(told(Some(&service(443)), &[]), Some(("EndpointsNotFound", "cannot find endpointslices for service/s in \"n\"".into())));
         for missing in [slice("web", json!(false)), slice("other", json!(true)), json!({})] {
             let words = "endpointslices for service/s in \"n\" have no addresses with port name \"web\"";
             assert_eq!(told(Some(&service(443)), &[missing]), Some(("MissingEndpoints", words.into())));

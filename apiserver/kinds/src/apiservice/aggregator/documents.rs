@@ -183,7 +183,8 @@ impl Documents {
                 let group = list.items.into_iter().find(|group| group.metadata.name == spec.group);
                 let versions = group.into_iter().flat_map(|group| group.versions.unwrap_or_default());
                 let found = versions.into_iter().find(|of| of.version == spec.version);
-                self.found = Some(found.map(complete).unwrap_or_else(|| VersionDiscovery { version: spec.version.clone(), resources: None }));
+                self.found =
+                    Some(found.map(complete).unwrap_or_else(|| VersionDiscovery { version: spec.version.clone(), resources: None }));
                 self.etag = asked.etag;
                 Ok(())
             }
@@ -193,7 +194,8 @@ impl Documents {
 
     /// Of a server that knows no aggregated discovery.
     async fn discover_legacy(&mut self, delegate: &Delegate, spec: &Spec) -> Result<(), String> {
-        let (user, path) = (User { name: "system:kube-aggregator".into(), ..User::default() }, format!("/apis/{}/{}", spec.group, spec.version));
+        let (user, path) =
+            (User { name: "system:kube-aggregator".into(), ..User::default() }, format!("/apis/{}/{}", spec.group, spec.version));
         let asked = ask(delegate, &path, &user, "application/json", (None, DISCOVERY_BYTES_MAX, DISCOVERY_BOUND)).await?;
         if asked.code != 200 {
             return Err(format!("failed to download legacy discovery for {path}: {}", asked.code));
@@ -303,7 +305,8 @@ fn converted(legacy: Vec<LegacyResource>) -> Vec<ResourceDiscovery> {
                 let subresources = place.subresources.take();
                 let (singular_resource, verbs) = (of.singular_name, of.verbs);
                 let (short_names, categories, resource) = (of.short_names, of.categories, name.to_owned());
-                *place = ResourceDiscovery { resource, response_kind, scope, singular_resource, verbs, short_names, categories, subresources };
+                *place =
+                    ResourceDiscovery { resource, response_kind, scope, singular_resource, verbs, short_names, categories, subresources };
             }
         }
     }

@@ -77,7 +77,13 @@ impl Thing {
 
 fn whole(code: u16, content_type: &str, text: impl Into<Bytes>) -> Answer {
     let body = Full::new(text.into()).boxed();
-    Response::builder().status(code).header("content-type", content_type).header("connection", "x-hop").header("x-hop", "1").body(body).unwrap()
+    Response::builder()
+        .status(code)
+        .header("content-type", content_type)
+        .header("connection", "x-hop")
+        .header("x-hop", "1")
+        .body(body)
+        .unwrap()
 }
 
 fn json_of(value: &Value) -> Answer {
@@ -156,7 +162,8 @@ fn discovery(thing: &Thing, mood: Mood, request: &Request<Incoming>) -> Answer {
         thing.not_modified.fetch_add(1, SeqCst);
         return whole(304, "text/plain", "");
     }
-    let resource = if mood == Mood::Lying { json!({"resource": 7}) } else { json!({"resource": "things", "scope": "Namespaced", "verbs": ["get"]}) };
+    let resource =
+        if mood == Mood::Lying { json!({"resource": 7}) } else { json!({"resource": "things", "scope": "Namespaced", "verbs": ["get"]}) };
     let versions = json!([{"version": "v1", "resources": [resource], "freshness": "Current"}]);
     let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "items": [
         {"metadata": {"name": "apps"}, "versions": []}, {"metadata": {"name": GROUP}, "versions": versions}]});

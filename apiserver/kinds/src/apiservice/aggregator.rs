@@ -167,7 +167,8 @@ impl Aggregator {
     pub async fn run(self: Arc<Self>) {
         loop {
             self.bring_about();
-            for name in std::mem::take(&mut *self.locals.lock()) {
+            let locals = std::mem::take(&mut *self.locals.lock());
+            for name in locals {
                 if let Err(status) = self.tell(&name, &Available::local()).await {
                     tracing::warn!(name, error = status.message, "the condition of an APIService was not written");
                 }

@@ -3,6 +3,7 @@
 mod at_rest;
 mod admission;
 mod audit;
+mod front_proxy;
 mod given;
 mod identity;
 mod join;
@@ -23,6 +24,7 @@ pub use self::identity::{AuthenticationFlags, AuthorizationFlags};
 pub use at_rest::AtRestFlags;
 pub use admission::AdmissionFlags;
 pub use audit::AuditFlags;
+pub use front_proxy::FrontProxyFlags;
 pub use given::Given;
 pub use join::{CheckFlags, ClusterFlags, JoinFlags, LeaveFlags};
 pub use node::own_labels;
@@ -155,6 +157,8 @@ pub struct ServerFlags {
     pub admission: AdmissionFlags,
     #[command(flatten)]
     pub audit: AuditFlags,
+    #[command(flatten)]
+    pub front_proxy: FrontProxyFlags,
     #[command(flatten)]
     pub nodes: NodesFlags,
     #[command(flatten)]

@@ -27,6 +27,7 @@ use api::{
 use apiserver::{
     certs::{Certs, ServingNames},
     connect::Agents,
+    delegation::Delegations,
     discovery::Discovery,
     engine::Engine,
     front::{Builder, Front},
@@ -39,7 +40,11 @@ use apiserver::{
     version,
 };
 use client::leader::{Clock, Guard};
-use kinds::auth::{self, OpenId, Tokens};
+use kinds::{
+    apiservice::aggregator::Aggregator,
+    auth::{self, OpenId, Tokens},
+    authentication_trust,
+};
 use parking_lot::Mutex;
 use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle};
 use serde_json::Value;
@@ -118,7 +123,8 @@ impl Control {
         }
         moved::settle(&*store).await?;
         let certs = Arc::new(Certs::open(&dirs.tls(), &serving_names(flags, &config, advertised))?);
-        let tls = Arc::new(Tls::new(&certs)?);
+        let believed = flags.front_proxy.believed(&certs)?;
+        let tls = Arc::new(Tls::with_front_proxies(&certs, Some(believed.clone())).context("the authority of front proxies")?);
         certs.keep_fresh(&group);
         tls.follow(&certs, &group);
         progress.step(&format!("certificates ({})", dirs.tls().display()));
@@ -134,7 +140,10 @@ impl Control {
         agents.follow(&certs, &group)?;
         let kinds = all_kinds(flags, &config, &tokens, &agents);
         let engine = Engine::with_rest(store.clone(), at_rest.clone(), kinds, auth, group.clone());
+        let delegations = Arc::<Delegations>::default();
+        delegations.believe(believed.clone());
         let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).agents(agents.clone()).auditor(auditor);
+        let front = front.delegations(delegations.clone());
         if let Some(condition) = store.condition() {
             group.spawn_vital("store", store_ends(condition));
         }
@@ -148,6 +157,7 @@ impl Control {
         Box::pin(kinds::service::bootstrap(&engine, &config)).await;
         Box::pin(apiextensions::start(&engine)).await;
         kinds::admission::policies::type_checks::start(&engine);
+        aggregate(&engine, &delegations, &certs, flags)?;
         let listener = listen(flags).await.with_context(|| format!("port {} of {}", flags.secure_port, flags.bind_address))?;
         let seats = Seats::new(Limits::for_files(serve::CONNECTIONS_MAX, files));
         let port = listener.local_addr()?.port();
@@ -167,6 +177,8 @@ impl Control {
         let rooms = control.rooms(flags, &config, advertised);
         control.group.spawn_loop("claims of services", kinds::service::keep_claims(control.engine.clone(), config));
         control.group.spawn_loop("api services", kinds::apiservice::register::keep(control.engine.clone(), auth::system_user()));
+        let trust = authentication_trust::Trust { client_ca: control.certs.ca().to_owned(), request_header: believed };
+        control.group.spawn_loop("authentication trust", authentication_trust::keep(control.engine.clone(), auth::system_user(), trust));
         control.group.spawn_loop("flow schemas", kinds::flow::keep::keep(control.engine.clone(), auth::system_user()));
         control.group.spawn_loop("system namespaces", auth::keep_namespaces(control.engine.clone()));
         control.keep_token_secrets(tokens);
@@ -262,6 +274,25 @@ impl Control {
     }
 }
 
+/// Aggregated API servers are known before anything is served.
+fn aggregate(engine: &Arc<Engine>, delegations: &Arc<Delegations>, certs: &Arc<Certs>, flags: &ServerFlags) -> anyhow::Result<()> {
+    let aggregator = Aggregator::new(engine, auth::system_user(), delegations);
+    let given = flags.front_proxy.shown()?;
+    let is_own = given.is_none();
+    aggregator.show(given.unwrap_or_else(|| certs.leaves().front_proxy_client.clone()));
+    aggregator.bring_about();
+    if is_own {
+        let (aggregator, certs, mut renewals) = (aggregator.clone(), certs.clone(), certs.renewals());
+        engine.group().spawn(async move {
+            while renewals.changed().await.is_ok() {
+                aggregator.show(certs.leaves().front_proxy_client.clone());
+            }
+        });
+    }
+    engine.group().spawn_loop("aggregated API servers", aggregator.run());
+    Ok(())
+}
+
 fn write_kubeconfig(dirs: &Dirs, config: &Value) -> anyhow::Result<()> {
     kubeconfig::write_private(&dirs.kubeconfig(), &kubeconfig::to_yaml(config)?)
 }
@@ -344,7 +375,7 @@ fn mount(
         health.probe(etcd);
     }
     let started = health.hook("rbac/bootstrap-roles");
-    let (metrics, engine) = (Metrics::new(), front.engine().clone());
+    let (metrics, engine, delegations) = (Metrics::new(), front.engine().clone(), front.delegated().clone());
     let front = front
         .metrics(metrics.clone())
         .mount(health.routes())
@@ -356,6 +387,9 @@ fn mount(
         Some(issuer) => front.mount(issuer.routes()),
         None => front,
     };
+        .mount(Discovery::new(delegations.clone()).routes(engine.clone()))
+        .mount(OpenApi::new(delegations).routes(engine.clone()))
+        .mount(OpenId::new(tokens, &format!("https://{advertised}")).routes());
     (front, started)
 }
 

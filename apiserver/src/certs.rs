@@ -29,6 +29,8 @@ const AUTHORITY: &str = "ca";
 const SERVING: &str = "apiserver";
 const ADMIN: &str = "admin";
 const KUBELET_CLIENT: &str = "apiserver-kubelet-client";
+const FRONT_PROXY_AUTHORITY: &str = "front-proxy-ca";
+const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
 const SERVICE_ACCOUNT_KEY: &str = "sa.key";
 const SERVICE_ACCOUNT_PUBLIC: &str = "sa.pub";
 
@@ -38,6 +40,8 @@ pub struct Certs {
     names: ServingNames,
     authority: Identity,
     authority_seen: Seen,
+    /// Signs who may say for whom they ask, and nobody else.
+    front_proxies: (Identity, Seen),
     service_account_key: String,
     service_account_public: String,
     leaves: RwLock<Arc<Leaves>>,
@@ -50,6 +54,8 @@ pub struct Leaves {
     pub serving: Identity,
     pub admin: Identity,
     pub kubelet_client: Identity,
+    /// As whom we come to aggregated API servers.
+    pub front_proxy_client: Identity,
 }
 
 /// Under which names and addresses the API server answers.
@@ -125,8 +131,9 @@ impl Certs {
     fn open_in(files: Files, names: &ServingNames, now: Timestamp) -> Result<Self, Error> {
         let mut fresh = Fresh::new();
         let (authority, authority_seen) = open_authority(&files, &mut fresh, now)?;
+        let front_proxies = open_front_proxies(&files, &mut fresh, now)?;
         let (service_account_key, service_account_public) = open_service_account(&files, &mut fresh)?;
-        let leaves = open_leaves(&files, &mut fresh, names, (&authority, &authority_seen), now)?;
+        let leaves = open_leaves(&files, &mut fresh, names, [(&authority, &authority_seen), (&front_proxies.0, &front_proxies.1)], now)?;
         files.write(&fresh)?;
         let leaves = RwLock::new(Arc::new(leaves));
         Ok(Self {
@@ -134,6 +141,7 @@ impl Certs {
             names: names.clone(),
             authority,
             authority_seen,
+            front_proxies,
             service_account_key,
             service_account_public,
             leaves,
@@ -144,6 +152,11 @@ impl Certs {
     /// The authority's certificate, PEM.
     pub fn ca(&self) -> &str {
         &self.authority.chain_pem
+    }
+
+    /// The certificate of the authority of front proxies, PEM.
+    pub fn front_proxy_ca(&self) -> &str {
+        &self.front_proxies.0.chain_pem
     }
 
     /// The leaves in use now.
@@ -192,7 +205,8 @@ impl Certs {
     /// Renews what wants it. True if something was.
     pub fn renew(&self, now: Timestamp) -> Result<bool, Error> {
         let mut fresh = Fresh::new();
-        let leaves = open_leaves(&self.files, &mut fresh, &self.names, (&self.authority, &self.authority_seen), now)?;
+        let authorities = [(&self.authority, &self.authority_seen), (&self.front_proxies.0, &self.front_proxies.1)];
+        let leaves = open_leaves(&self.files, &mut fresh, &self.names, authorities, now)?;
         self.files.write(&fresh)?;
         if !fresh.is_empty() {
             *self.leaves.write() = Arc::new(leaves);
@@ -235,6 +249,15 @@ pub fn check(dir: &Path) -> Result<String, Error> {
         let issuer = authority.as_ref().and_then(|(_, seen)| seen.subject_key_id.as_ref());
         if issuer.is_none() || seen.authority_key_id.as_ref() != issuer {
             return Err(files.damaged(&format!("{leaf}.crt"), "it was not issued by ca.crt"));
+        }
+        pairs += 1;
+    }
+    let front_proxies = files.pair(FRONT_PROXY_AUTHORITY)?;
+    pairs += usize::from(front_proxies.is_some());
+    if let Some((_, seen)) = files.pair(FRONT_PROXY_CLIENT)? {
+        let issuer = front_proxies.as_ref().and_then(|(_, seen)| seen.subject_key_id.as_ref());
+        if issuer.is_none() || seen.authority_key_id.as_ref() != issuer {
+            return Err(files.damaged("front-proxy-client.crt", "it was not issued by front-proxy-ca.crt"));
         }
         pairs += 1;
     }
@@ -295,15 +318,38 @@ fn open_authority(files: &Files, fresh: &mut Fresh, now: Timestamp) -> Result<(I
     Ok((pair, seen))
 }
 
+/// That of front proxies is each server's own: who relies on it reads of all of them in `extension-apiserver-authentication`. An older skiff has none.
+fn open_front_proxies(files: &Files, fresh: &mut Fresh, now: Timestamp) -> Result<(Identity, Seen), Error> {
+    let file = format!("{FRONT_PROXY_AUTHORITY}.crt");
+    match files.pair(FRONT_PROXY_AUTHORITY)? {
+        Some((_, seen)) if seen.not_after <= now.as_second() => {
+            return Err(files.damaged(&file, "the authority of front proxies has expired"));
+        }
+        Some(found) => return Ok(found),
+        None if files.pair(FRONT_PROXY_CLIENT)?.is_some() => {
+            return Err(files.damaged(&file, format!("it is missing, though {FRONT_PROXY_CLIENT}.crt is there")));
+        }
+        None => {}
+    }
+    let pair = issue::authority(FRONT_PROXY_AUTHORITY, now)?;
+    add_pair(fresh, FRONT_PROXY_AUTHORITY, &pair);
+    let seen = look(&pair.chain_pem).map_err(|why| files.damaged(&file, why))?;
+    Ok((pair, seen))
+}
+
+/// `authorities`: the cluster's, and that of front proxies.
 fn open_leaves(
     files: &Files,
     fresh: &mut Fresh,
     names: &ServingNames,
-    authority: (&Identity, &Seen),
+    [authority, front_proxies]: [(&Identity, &Seen); 2],
     now: Timestamp,
 ) -> Result<Leaves, Error> {
+    let proxy = client(FRONT_PROXY_CLIENT, None);
+    let front_proxy_client = open_leaf(files, fresh, FRONT_PROXY_CLIENT, &proxy, front_proxies, now)?;
     let mut open = |name: &str, subject: &Subject| open_leaf(files, fresh, name, subject, authority, now);
     Ok(Leaves {
+        front_proxy_client,
         serving: open(SERVING, &names.subject())?,
         admin: open(ADMIN, &admin())?,
         kubelet_client: open(KUBELET_CLIENT, &kubelet_client())?,
@@ -320,7 +366,8 @@ fn open_leaf(
 ) -> Result<Identity, Error> {
     if let Some((pair, seen)) = files.pair(name)? {
         if seen.authority_key_id.is_none() || seen.authority_key_id != authority.1.subject_key_id {
-            return Err(files.damaged(&format!("{name}.crt"), "it was not issued by ca.crt"));
+            let by = if name == FRONT_PROXY_CLIENT { FRONT_PROXY_AUTHORITY } else { AUTHORITY };
+            return Err(files.damaged(&format!("{name}.crt"), format!("it was not issued by {by}.crt")));
         }
         if !seen.wants_renewal(now) && seen.covers(subject) {
             return Ok(pair);
@@ -395,7 +442,7 @@ mod tests {
         Certs::open(dir.path(), &names()).unwrap();
         let modes: Vec<u32> =
             std::fs::read_dir(dir.path()).unwrap().map(|f| f.unwrap().metadata().unwrap().permissions().mode() & 0o777).collect();
-        assert_eq!(modes, vec![0o600; 10]);
+        assert_eq!(modes, vec![0o600; 14]);
     }
 
     #[test]
@@ -499,7 +546,7 @@ mod tests {
         }
         let certs = on(&disk, &more).unwrap_or_else(|error| panic!("{fault:?} at {call}: {error}"));
         assert!(ca.is_none_or(|ca| ca == certs.ca()), "{fault:?} at {call}: the authority is another");
-        assert_eq!(disk.image().len(), 10, "{fault:?} at {call}: {:?}", disk.image().keys());
+        assert_eq!(disk.image().len(), 14, "{fault:?} at {call}: {:?}", disk.image().keys());
     }
 
     #[test]
@@ -524,7 +571,7 @@ mod tests {
             }
             Certs::open(dir.path(), &names()).unwrap();
             assert!(Files::open(dir.path()).unwrap().pair(whole).unwrap().is_some());
-            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 10);
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 14);
         }
     }
 

@@ -3,7 +3,7 @@
 //! Upgraded connections (SPDY, WebSocket) pass through byte for byte. Source of errors and headers: apimachinery `pkg/util/proxy`.
 
 mod dial;
-mod headers;
+pub(crate) mod headers;
 mod of_node;
 mod page;
 mod tunnel;
@@ -25,6 +25,7 @@ use crate::{
 
 pub use dial::{Agents, addresses, is_global_unicast};
 pub use page::page;
+pub(crate) use dial::{Anybody, plain as go_words};
 pub use tunnel::Tunnels;
 
 /// How long the other end may take until its reply begins. Streams begin at once; a proxied page may think.
@@ -74,7 +75,8 @@ async fn send(agents: &Agents, group: &Group, target: &Target, mut request: Requ
     Ok(reply.map(boxed))
 }
 
-async fn tunnel(ours: upgrade::OnUpgrade, theirs: upgrade::OnUpgrade) {
+/// Passes bytes both ways until one end is gone.
+pub(crate) async fn tunnel(ours: upgrade::OnUpgrade, theirs: upgrade::OnUpgrade) {
     let (Ok(ours), Ok(theirs)) = tokio::join!(ours, theirs) else {
         return tracing::debug!("an upgraded connection went away before it began");
     };
@@ -118,5 +120,5 @@ fn host_of(target: &Target) -> String {
 }
 
 /// Headers that belong to one hop (RFC 9110 7.6.1), upgrades apart.
-const HOP: [header::HeaderName; 5] =
+pub(crate) const HOP: [header::HeaderName; 5] =
     [header::TE, header::TRAILER, header::TRANSFER_ENCODING, header::PROXY_AUTHENTICATE, header::PROXY_AUTHORIZATION];

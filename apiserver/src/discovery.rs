@@ -1,11 +1,13 @@
-//! The table of kinds -> discovery documents: legacy ones per path, and aggregated ones.
+//! The table of kinds, and what other servers serve -> discovery documents: legacy ones per path, and aggregated ones.
 //!
-//! Sources: apiserver `pkg/endpoints/discovery`, KEP-3352 (aggregated discovery). Groups come in the table's order.
+//! Sources: apiserver `pkg/endpoints/discovery`, KEP-3352 (aggregated discovery); kube-aggregator `pkg/apiserver/handler_apis.go`. Groups come in the
+//! order of their priorities, and in the table's where there are none.
 
 mod aggregated;
 mod legacy;
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeSet, HashMap},
     future::ready,
     sync::Arc,
@@ -20,6 +22,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     body::{Response, empty, full},
+    delegation::{Delegations, Table},
     engine::Engine,
     kind::Kind,
     non_resource::{Router, non_resource_routes},
@@ -32,11 +35,13 @@ const ACCEPTED: &[&str] = &["application/json", "application/yaml", "application
 #[derive(Default)]
 pub struct Discovery {
     pages: Mutex<Option<Arc<Pages>>>,
+    delegations: Arc<Delegations>,
 }
 
 /// All documents of one state of the table.
 struct Pages {
     kinds: Vec<Arc<Kind>>,
+    table: Arc<Table>,
     legacy: HashMap<String, Bytes>,
     aggregated: HashMap<(&'static str, &'static str), Page>,
 }
@@ -62,6 +67,11 @@ const PATHS: [&str; 11] = [
 ];
 
 impl Discovery {
+    /// With the group versions of others, and everybody's priorities.
+    pub fn new(delegations: Arc<Delegations>) -> Self {
+        Self { delegations, ..Self::default() }
+    }
+
     /// Serves the documents of `engine`'s kinds.
     pub fn routes(self, engine: Arc<Engine>) -> Router {
         let discovery = Arc::new(self);
@@ -72,7 +82,7 @@ impl Discovery {
         let path = request.uri.path().trim_end_matches('/');
         if path.is_empty() && request.method == Method::GET {
             let pages = self.pages(engine.kinds());
-            return Some(wire::reply(StatusCode::OK, "application/json", full(root(pages.legacy.keys()).to_string())));
+            return Some(wire::reply(StatusCode::OK, "application/json", full(pages.root().to_string())));
         }
         let pages = self.pages(engine.kinds());
         let legacy = pages.legacy.get(path)?;
@@ -88,41 +98,46 @@ impl Discovery {
 
     /// The pages of the table as it is now; the last ones where it is the same.
     fn pages(&self, kinds: Vec<Arc<Kind>>) -> Arc<Pages> {
-        let mut held = self.pages.lock();
+        let (table, mut held) = (self.delegations.table(), self.pages.lock());
         match &*held {
-            Some(pages) if same(&pages.kinds, &kinds) => pages.clone(),
-            _ => held.insert(Arc::new(Pages::of(kinds))).clone(),
+            Some(pages) if same(&pages.kinds, &kinds) && Arc::ptr_eq(&pages.table, &table) => pages.clone(),
+            _ => held.insert(Arc::new(Pages::of(kinds, table))).clone(),
         }
     }
 }
 
-/// What `/` tells: the paths that can be asked (upstream's `pkg/server/routes/index.go`).
-fn root<'a>(documents: impl Iterator<Item = &'a String>) -> Value {
-    let others = [
-        "/.well-known/openid-configuration",
-        "/healthz",
-        "/livez",
-        "/metrics",
-        "/openapi/v2",
-        "/openapi/v3",
-        "/openid/v1/jwks",
-        "/readyz",
-        "/version",
-    ];
-    let paths: BTreeSet<&str> = documents.map(String::as_str).chain(others).collect();
-    json!({ "paths": paths })
-}
-
 impl Pages {
-    fn of(kinds: Vec<Arc<Kind>>) -> Self {
-        let legacy = legacy::documents(&kinds).into_iter().map(|(path, document)| (path, Bytes::from(document.to_string()))).collect();
+    fn of(kinds: Vec<Arc<Kind>>, table: Arc<Table>) -> Self {
+        let groups = groups(&kinds, &table);
+        let legacy =
+            legacy::documents(&kinds, &groups).into_iter().map(|(path, document)| (path, Bytes::from(document.to_string()))).collect();
         let mut pages = HashMap::new();
         for root in ["/api", "/apis"] {
             for version in aggregated::VERSIONS {
-                pages.insert((root, version), Page::of(&aggregated::document(&kinds, root, version)));
+                pages.insert((root, version), Page::of(&aggregated::document(&kinds, &table, &groups, (root, version))));
             }
         }
-        Self { kinds, legacy, aggregated: pages }
+        drop(groups);
+        Self { kinds, table, legacy, aggregated: pages }
+    }
+
+    /// What `/` tells: the paths that can be asked (upstream's `pkg/server/routes/index.go`).
+    fn root(&self) -> Value {
+        let others = [
+            "/.well-known/openid-configuration",
+            "/healthz",
+            "/livez",
+            "/metrics",
+            "/openapi/v2",
+            "/openapi/v3",
+            "/openid/v1/jwks",
+            "/readyz",
+            "/version",
+        ];
+        let remote = self.table.versions().iter().filter(|of| of.remote.is_some());
+        let remote: Vec<String> = remote.map(|of| format!("/apis/{}/{}", of.group, of.version)).collect();
+        let paths: BTreeSet<&str> = self.legacy.keys().chain(&remote).map(String::as_str).chain(others).collect();
+        json!({ "paths": paths })
     }
 
     fn reply(&self, path: &str, legacy: &Bytes, request: &Parts) -> Response {
@@ -209,22 +224,36 @@ fn same(a: &[Arc<Kind>], b: &[Arc<Kind>]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
 }
 
-/// Group names (`""` for the core) with their versions, in the table's order, the preferred version first.
-fn groups(kinds: &[Arc<Kind>]) -> Vec<(&str, Vec<&str>)> {
+/// Group names (`""` for the core) with their versions, the first ones first: by priority, as far as there is one.
+fn groups<'a>(kinds: &'a [Arc<Kind>], table: &'a Table) -> Vec<(&'a str, Vec<&'a str>)> {
+    let of_kinds = kinds.iter().map(|kind| (kind.group.as_ref(), kind.version.as_ref()));
+    let remote = table.versions().iter().filter(|of| of.remote.is_some()).map(|of| (of.group.as_str(), of.version.as_str()));
     let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
-    for kind in kinds {
-        let at = groups.iter().position(|(group, _)| *group == kind.group).unwrap_or_else(|| {
-            groups.push((&kind.group, Vec::new()));
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    for (group, version) in of_kinds.chain(remote) {
+        let at = *places.entry(group).or_insert_with(|| {
+            groups.push((group, Vec::new()));
             groups.len() - 1
         });
         if let Some((_, versions)) = groups.get_mut(at)
-            && !versions.contains(&kind.version.as_ref())
+            && !versions.contains(&version)
         {
-            versions.push(&kind.version);
+            versions.push(version);
         }
     }
-    for (_, versions) in &mut groups {
-        versions.sort_by_key(|v| std::cmp::Reverse(priority(v)));
+    let (mut of_groups, mut of_versions) = (HashMap::<&str, i64>::new(), HashMap::<(&str, &str), i64>::new());
+    for of in table.versions() {
+        let highest = of_groups.entry(&of.group).or_insert(of.group_priority);
+        *highest = of.group_priority.max(*highest);
+        of_versions.insert((&of.group, &of.version), of.version_priority);
+    }
+    // Who has no priority yet comes last, in the order of the table.
+    groups.sort_by_key(|(group, _)| {
+        let of_group = of_groups.get(group).copied();
+        (Reverse(of_group), if of_group.is_some() { *group } else { "" })
+    });
+    for (group, versions) in &mut groups {
+        versions.sort_by_key(|version| (Reverse(of_versions.get(&(*group, *version)).copied()), Reverse(priority(version))));
     }
     groups
 }

@@ -6,6 +6,7 @@ mod audited;
 mod auth;
 mod builder;
 mod deleting;
+pub(crate) mod encoded;
 mod impersonate;
 mod info;
 mod negotiate;
@@ -13,7 +14,7 @@ mod options;
 mod patch;
 mod pieces;
 mod protobuf;
-mod query;
+pub(crate) mod query;
 mod reading;
 mod render;
 mod route;
@@ -47,6 +48,7 @@ use crate::{
     audit::{Audit, Auditor},
     body::{Body, BoxError, Request, Response, boxed},
     connect,
+    delegation::{self, Delegate, Delegations, HandedOn},
     engine::{
         Ctx, Engine, Manager,
         context::{Notes, Origin},
@@ -95,6 +97,8 @@ pub(crate) struct Shared {
     lane: Lane,
     /// How node agents are called.
     agents: Arc<connect::Agents>,
+    /// Group versions that others serve.
+    delegations: Arc<Delegations>,
     auditor: Option<Arc<Auditor>>,
 }
 
@@ -142,6 +146,8 @@ struct Entry {
     front: Arc<Shared>,
     engine: Arc<Engine>,
     route: Result<Served, NoRoute>,
+    /// Who serves it in our place.
+    delegate: Option<Arc<Delegate>>,
     query: Query,
     info: Arc<RequestInfo>,
     user: Arc<User>,
@@ -190,13 +196,14 @@ async fn handle(front: Front, request: Request) -> Response {
     }
     response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     access.answered(&mut response);
-    if takes_gzip { stream::compressed(response) } else { response }
+    if takes_gzip && response.extensions().get::<HandedOn>().is_none() { stream::compressed(response) } else { response }
 }
 
 /// What is asked, by whom it is served, and its options.
 struct Asking {
     info: Arc<RequestInfo>,
     route: Result<Served, NoRoute>,
+    delegate: Option<Arc<Delegate>>,
     query: Query,
 }
 
@@ -209,7 +216,9 @@ async fn observed(front: Front, request: Request, access: &Access) -> Response {
         Err(status) => return wire::refusal(&status),
     };
     access.asks(&info);
-    let route = if info.resource_request { route::find(&front.shared.engine.registry.load(), &info) } else { Err(NoRoute::Nowhere) };
+    let delegate = front.shared.delegations.find(&info.path);
+    let is_ours = info.resource_request && delegate.is_none();
+    let route = if is_ours { route::find(&front.shared.engine.registry.load(), &info) } else { Err(NoRoute::Nowhere) };
     let is_counted = matches!(route, Ok(_) | Err(NoRoute::Method));
     let dry_run = !query.get("dryRun").is_empty();
     let kind = if info.is_mutating() { RequestKind::Mutating } else { RequestKind::ReadOnly };
@@ -217,7 +226,7 @@ async fn observed(front: Front, request: Request, access: &Access) -> Response {
     let in_flight = metrics.enter(kind);
     let told = info.clone();
     let (shared, accept) = (front.shared.clone(), Accepting::of(request.headers()));
-    let served = serve(front, request, Asking { info, route, query }, access).await;
+    let served = serve(front, request, Asking { info, route, delegate, query }, access).await;
     let response = served.unwrap_or_else(|status| refused(&shared, &accept, &status));
     drop(in_flight);
     if is_counted {
@@ -229,10 +238,10 @@ async fn observed(front: Front, request: Request, access: &Access) -> Response {
 }
 
 async fn serve(front: Front, request: Request, asking: Asking, access: &Access) -> Result<Response, Status> {
-    let Asking { info, route, query } = asking;
+    let Asking { info, route, delegate, query } = asking;
     let Front { shared: front, router } = front;
     let engine = front.engine.clone();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     if info.resource_request {
         wait_ready(&engine).await?;
     }
@@ -259,7 +268,10 @@ async fn serve(front: Front, request: Request, asking: Asking, access: &Access) 
     let long = info.is_long_running();
     let class = front.fairness.classify(&info.asked(&user));
     let (notes, now) = (Notes::default(), Timestamp::now());
-    let entry = Entry { front, engine, route, query, info, user, audit, notes, now, class, holds: Holds::default() };
+    if delegate.is_some() {
+        access.name(&mut parts.headers);
+    }
+    let entry = Entry { front, engine, route, delegate, query, info, user, audit, notes, now, class, holds: Holds::default() };
     let routed = routed(router, Arc::new(entry), Request::from_parts(parts, body));
     if long {
         return routed.await;
@@ -273,6 +285,9 @@ async fn serve(front: Front, request: Request, asking: Asking, access: &Access) 
 /// look at it, and in what it serves names may be encoded.
 async fn routed(mut router: Router, entry: Arc<Entry>, mut request: Request) -> Result<Response, Status> {
     entry.enter().await?;
+    if let Some(delegate) = &entry.delegate {
+        return Ok(entry.hand_on(delegate, request).await);
+    }
     let is_as_authorized = request.uri().path() == entry.info.path;
     // What the registry serves has no other route, and most requests are about that: they need not go through all routes to the fallback.
     if entry.route.is_ok() {
@@ -328,6 +343,19 @@ impl Entry {
         let decided = auth::authorize(&self.engine, &self.info, &self.user, self.audit.as_deref()).await;
         self.front.metrics.authorized(decided.is_ok());
         decided
+    }
+
+    /// To who serves it in our place. Who waits for somebody else keeps no seat: the delegate's own bounds hold instead.
+    async fn hand_on(&self, delegate: &Arc<Delegate>, request: Request) -> Response {
+        drop(self.holds.permit());
+        let asked = delegation::Asked {
+            user: &self.user,
+            path: &self.info.path,
+            is_long_running: self.info.is_long_running(),
+            audit_id: access::id_of(request.headers()),
+            believed: self.front.delegations.believed(),
+        };
+        Box::pin(delegation::forward(delegate, self.engine.group(), asked, request)).await
     }
 
     fn is_stream(&self, served: &Served) -> bool {

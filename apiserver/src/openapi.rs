@@ -1,15 +1,17 @@
-//! The table of kinds and the described definitions -> OpenAPI documents, v3 per group version and v2 as one.
+//! The table of kinds, the described definitions and what other servers say of theirs -> OpenAPI documents, v3 per group version and v2 as one.
 //!
-//! Sources: kube-openapi `pkg/handler`, `pkg/handler3`. A document is built when it is first asked for and cached compressed.
+//! Sources: kube-openapi `pkg/handler`, `pkg/handler3`; kube-aggregator `pkg/controllers/openapi`, `openapiv3`. What another server serves it is asked
+//! for itself in v3, as for all else of its group version. A document is built when it is first asked for and cached compressed.
 
 mod definitions;
 mod gnostic;
+mod merge;
 mod operations;
 mod v2;
 mod v3;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     io::{Read, Write},
     sync::Arc,
 };
@@ -22,8 +24,11 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+pub use merge::of_group_version;
+
 use crate::{
     body::{Response, empty, full},
+    delegation::{Delegations, Table},
     engine::Engine,
     kind::Kind,
     non_resource::{Router, non_resource_routes},
@@ -40,12 +45,21 @@ const GNOSTIC_OLD: &str = "application/com.github.proto-openapi.spec.v2@v1.0+pro
 #[derive(Default)]
 pub struct OpenApi {
     cached: Mutex<CachedDocuments>,
+    delegations: Arc<Delegations>,
+}
+
+/// What documents are made of.
+#[derive(Clone)]
+struct World {
+    kinds: Vec<Arc<Kind>>,
+    table: Arc<Table>,
 }
 
 /// Documents of one state of the table.
 #[derive(Default)]
 struct CachedDocuments {
     kinds: Vec<Arc<Kind>>,
+    table: Arc<Table>,
     documents: HashMap<Document, Bytes>,
 }
 
@@ -58,32 +72,41 @@ enum Document {
 
 impl OpenApi {
     /// The document's bytes, gzip.
-    async fn document(&self, kinds: Vec<Arc<Kind>>, wanted: Document) -> Result<Bytes, Status> {
-        if let Some(bytes) = self.cached(&kinds, &wanted) {
+    async fn document(&self, world: World, wanted: Document) -> Result<Bytes, Status> {
+        if let Some(bytes) = self.cached(&world, &wanted) {
             return Ok(bytes);
         }
-        let (asked, table) = (wanted.clone(), kinds.clone());
-        let built = tokio::task::spawn_blocking(move || build(&table, &asked)).await;
+        let (asked, of) = (wanted.clone(), world.clone());
+        let built = tokio::task::spawn_blocking(move || build(&of, &asked)).await;
         let bytes = built.map_err(Status::internal)?.map_err(Status::internal)?;
         let mut cached = self.cached.lock();
-        if !same(&cached.kinds, &kinds) {
-            *cached = CachedDocuments { kinds, documents: HashMap::new() };
+        if !(same(&cached.kinds, &world.kinds) && Arc::ptr_eq(&cached.table, &world.table)) {
+            *cached = CachedDocuments { kinds: world.kinds, table: world.table, documents: HashMap::new() };
         }
         cached.documents.insert(wanted, bytes.clone());
         Ok(bytes)
     }
 
-    fn cached(&self, kinds: &[Arc<Kind>], wanted: &Document) -> Option<Bytes> {
+    fn cached(&self, world: &World, wanted: &Document) -> Option<Bytes> {
         let cached = self.cached.lock();
-        same(&cached.kinds, kinds).then(|| cached.documents.get(wanted).cloned()).flatten()
+        (same(&cached.kinds, &world.kinds) && Arc::ptr_eq(&cached.table, &world.table))
+            .then(|| cached.documents.get(wanted).cloned())
+            .flatten()
     }
 
-    fn root(&self, kinds: &[Arc<Kind>]) -> Value {
+    fn root(&self, World { kinds, table }: &World) -> Value {
         let mut paths = Map::new();
         for kind in kinds {
             let path = path(kind);
-            if !paths.contains_key(&path) {
+            if !paths.contains_key(&path) && table.remote(&kind.group, &kind.version).is_none() {
                 let hash = hash(kinds.iter().filter(|k| k.group == kind.group && k.version == kind.version));
+                let url = format!("/openapi/v3/{path}?hash={hash}");
+                paths.insert(path, json!({"serverRelativeURL": url}));
+            }
+        }
+        for of in table.versions() {
+            if let Some(hash) = of.remote.as_ref().and_then(|remote| remote.openapi_v3.as_ref()) {
+                let path = format!("apis/{}/{}", of.group, of.version);
                 let url = format!("/openapi/v3/{path}?hash={hash}");
                 paths.insert(path, json!({"serverRelativeURL": url}));
             }
@@ -91,22 +114,22 @@ impl OpenApi {
         json!({"paths": paths})
     }
 
-    async fn v2(&self, kinds: Vec<Arc<Kind>>, request: &Parts) -> Result<Response, Status> {
+    async fn v2(&self, world: World, request: &Parts) -> Result<Response, Status> {
         let (document, media_type) = match choose(request, &[JSON, GNOSTIC, GNOSTIC_OLD]) {
             Some(JSON) => (Document::V2, JSON),
             Some(_) => (Document::V2Gnostic, GNOSTIC),
             None => return Err(Status::not_acceptable(&[JSON, GNOSTIC])),
         };
-        let etag = hash(kinds.iter());
+        let etag = world.hash();
         if known(request, &etag) {
             return Ok(finish(not_modified(), &etag));
         }
-        let bytes = self.document(kinds, document).await?;
+        let bytes = self.document(world, document).await?;
         Ok(finish(packed(request, media_type, bytes)?, &etag))
     }
 
-    async fn v3(&self, kinds: Vec<Arc<Kind>>, place: &str, request: &Parts) -> Result<Option<Response>, Status> {
-        let of: Vec<Arc<Kind>> = kinds.iter().filter(|k| path(k) == place).cloned().collect();
+    async fn v3(&self, world: World, place: &str, request: &Parts) -> Result<Option<Response>, Status> {
+        let of: Vec<Arc<Kind>> = world.kinds.iter().filter(|k| path(k) == place).cloned().collect();
         let Some(first) = of.first() else { return Ok(None) };
         if choose(request, &[JSON]).is_none() {
             return Err(Status::not_acceptable(&[JSON]));
@@ -119,7 +142,7 @@ impl OpenApi {
         let document = Document::V3 { group: first.group.to_string(), version: first.version.to_string() };
         let mut response = match known(request, &etag) {
             true => not_modified(),
-            false => packed(request, JSON, self.document(kinds, document).await?)?,
+            false => packed(request, JSON, self.document(world, document).await?)?,
         };
         if asked.is_some() {
             let immutable = HeaderValue::from_static("public, immutable, max-age=31536000");
@@ -130,6 +153,11 @@ impl OpenApi {
 }
 
 impl OpenApi {
+    /// With what other servers serve.
+    pub fn new(delegations: Arc<Delegations>) -> Self {
+        Self { delegations, ..Self::default() }
+    }
+
     /// Serves the documents of `engine`'s kinds.
     pub fn routes(self, engine: Arc<Engine>) -> Router {
         let all = Arc::new((self, engine));
@@ -148,15 +176,45 @@ impl OpenApi {
                 "the server does not allow this method on the requested resource",
             )));
         }
-        let kinds = engine.kinds();
+        let world = World { kinds: engine.kinds(), table: self.delegations.table() };
         let served = match rest.split_once('/') {
-            None if rest == "v2" => self.v2(kinds, request).await.map(Some),
-            None if rest == "v3" => Ok(Some(finish(wire::json(StatusCode::OK, &self.root(&kinds)), &hash(kinds.iter())))),
-            Some(("v3", place)) => self.v3(kinds, place, request).await,
+            None if rest == "v2" => self.v2(world, request).await.map(Some),
+            None if rest == "v3" => Ok(Some(finish(wire::json(StatusCode::OK, &self.root(&world)), &world.hash()))),
+            Some(("v3", place)) => self.v3(world, place, request).await,
             _ => Ok(None),
         };
         served.unwrap_or_else(|status| Some(wire::refusal(&status)))
     }
+}
+
+impl World {
+    fn hash(&self) -> String {
+        let own = hash(self.kinds.iter());
+        let mut all = Sha256::new();
+        for of in self.table.versions() {
+            if let Some(remote) = &of.remote {
+                all.update(format!("{}/{} {:?}", of.group, of.version, remote.openapi_v3));
+                all.update(remote.openapi_v2.as_deref().unwrap_or_default());
+            }
+        }
+        if self.table.versions().iter().all(|of| of.remote.is_none()) {
+            return own;
+        }
+        all.update(own);
+        hex(all)
+    }
+
+    /// What others say of their own, in the order of their priorities.
+    fn documents(&self) -> Vec<Value> {
+        let mut remote: Vec<_> = self.table.versions().iter().filter(|of| of.remote.is_some()).collect();
+        remote.sort_by_key(|of| (std::cmp::Reverse((of.group_priority, of.version_priority)), &of.group, &of.version));
+        let texts = remote.into_iter().filter_map(|of| of.remote.as_ref()?.openapi_v2.as_ref());
+        texts.filter_map(|text| serde_json::from_slice(text).ok()).collect()
+    }
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|b| format!("{b:02X}")).collect()
 }
 
 /// Changes when a document does: with the definitions and the kinds that are in it.
@@ -171,10 +229,11 @@ fn hash<'k>(kinds: impl Iterator<Item = &'k Arc<Kind>>) -> String {
         let built_in = kind.schema.tables().map_or(&[][..], |tables| tables.definitions());
         hash.update(built_in.get(built_in.len().saturating_sub(8)..).unwrap_or_default());
     }
-    hash.finalize().iter().map(|b| format!("{b:02X}")).collect()
+    hex(hash)
 }
 
-fn build(kinds: &[Arc<Kind>], wanted: &Document) -> std::io::Result<Bytes> {
+fn build(world: &World, wanted: &Document) -> std::io::Result<Bytes> {
+    let kinds = &world.kinds;
     let text = definitions::inflate(kinds)?;
     let version = match wanted {
         Document::V2 | Document::V2Gnostic => OpenApiVersion::V2,
@@ -189,9 +248,15 @@ fn build(kinds: &[Arc<Kind>], wanted: &Document) -> std::io::Result<Bytes> {
         kinds.iter().filter(is_in).filter_map(|kind| Some((kind.schema.name(), kind.schema.definition(version)?))).collect();
     let all = definitions::Definitions::of(&text, &own)?;
     let mut out = GzEncoder::new(Vec::new(), Compression::default());
+    let others = || {
+        let documents = world.documents();
+        let paths: BTreeSet<String> =
+            if documents.is_empty() { BTreeSet::new() } else { v2::paths(&all, kinds).into_iter().map(|(path, _)| path).collect() };
+        merge::merged(documents, &paths, |name| all.value(name))
+    };
     match wanted {
-        Document::V2 => v2::write(&mut out, &all, kinds)?,
-        Document::V2Gnostic => out.write_all(&gnostic::encode(&all, kinds)?)?,
+        Document::V2 => v2::write(&mut out, &all, kinds, &others())?,
+        Document::V2Gnostic => out.write_all(&gnostic::encode(&all, kinds, &others())?)?,
         Document::V3 { group, version } => v3::write(&mut out, &all, kinds, group, version)?,
     }
     Ok(out.finish()?.into())

@@ -1,11 +1,13 @@
-//! JSON that somebody outside is asked about -> what they answer: how webhooks are called.
+//! JSON that somebody outside is asked about -> what they answer: how webhooks are called. [`Origin`]: a server that whole requests are handed on to.
 //!
 //! Source: apiserver `pkg/util/webhook/client.go`. HTTP/1.1, with connections that are kept for the next call; a redirect is no answer.
+
+mod origin;
 
 use std::{
     future::Future,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -31,7 +33,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tower::Service;
 
+pub use origin::{Origin, Trusts};
+
 use crate::{
+    connect,
     lane::{self, NotOutside},
     tls,
 };
@@ -44,6 +49,8 @@ const TOLD_BYTES_MAX: usize = 1 << 10;
 const IDLE_BOUND: Duration = Duration::from_secs(90);
 /// How many of them, for one address.
 const IDLE_MAX: usize = 4;
+/// Until a connection stands, TLS included.
+const DIAL_BOUND: Duration = Duration::from_secs(10);
 
 /// Where a call leads: what is dialled now, for a name that may stand for something else later.
 pub type Resolve = Arc<dyn Fn() -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
@@ -89,7 +96,7 @@ impl Callee {
     pub fn new(group: &Group, server_name: &str, port: u16, ca_bundle: &[u8], resolve: Resolve) -> Result<Self, String> {
         let host = if server_name.contains(':') { format!("[{server_name}]") } else { server_name.to_owned() };
         let name = ServerName::try_from(server_name.to_owned()).map_err(|error| error.to_string())?;
-        let connector = Connector { tls: Arc::new(trusting(ca_bundle)?), name, resolve };
+        let connector = Connector { tls: Arc::new(trusting(ca_bundle)?), name, way: Way::Resolved(resolve) };
         let client = Client::builder(InGroup(group.clone()))
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_BOUND)
@@ -135,11 +142,16 @@ impl Callee {
     }
 }
 
-fn trusting(ca_bundle: &[u8]) -> Result<ClientConfig, String> {
+fn roots(ca_bundle: &[u8]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca_bundle) {
         roots.add(certificate.map_err(|error| error.to_string())?).map_err(|error| error.to_string())?;
     }
+    Ok(roots)
+}
+
+fn trusting(ca_bundle: &[u8]) -> Result<ClientConfig, String> {
+    let roots = roots(ca_bundle)?;
     let builder = ClientConfig::builder_with_provider(tls::provider()).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| error.to_string())?;
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
@@ -170,7 +182,16 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for InGroup
 struct Connector {
     tls: Arc<ClientConfig>,
     name: ServerName<'static>,
-    resolve: Resolve,
+    way: Way,
+}
+
+/// Where a connection goes.
+#[derive(Clone)]
+enum Way {
+    /// To what is answered then, whatever the URL names.
+    Resolved(Resolve),
+    /// To what the URL names, as far as such an address may be called.
+    Named(fn(IpAddr) -> bool),
 }
 
 impl Service<Uri> for Connector {
@@ -182,14 +203,35 @@ impl Service<Uri> for Connector {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let Self { tls, name, resolve } = self.clone();
+    fn call(&mut self, url: Uri) -> Self::Future {
+        let Self { tls, name, way } = self.clone();
         Box::pin(async move {
-            let addresses = resolve().await?;
-            let stream = TcpStream::connect(addresses.as_slice()).await?;
-            stream.set_nodelay(true)?;
-            Ok(Stream(TokioIo::new(TlsConnector::from(tls).connect(name, stream).await?)))
+            let dialing = async {
+                let stream = way.dial(&url).await?;
+                stream.set_nodelay(true)?;
+                Ok(Stream(TokioIo::new(TlsConnector::from(tls).connect(name, stream).await?)))
+            };
+            let late = || io::Error::new(io::ErrorKind::TimedOut, "net/http: TLS handshake timeout");
+            tokio::time::timeout(DIAL_BOUND, dialing).await.unwrap_or_else(|_| Err(late()))
         })
+    }
+}
+
+impl Way {
+    async fn dial(&self, url: &Uri) -> io::Result<TcpStream> {
+        let may_be_called = match self {
+            Self::Resolved(resolve) => return TcpStream::connect(resolve().await?.as_slice()).await,
+            Self::Named(may_be_called) => may_be_called,
+        };
+        let place = url.authority().map(ToString::to_string).unwrap_or_default();
+        let told = |error: io::Error| io::Error::new(error.kind(), format!("dial tcp {place}: {}", connect::go_words(&error)));
+        let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+        let found = connect::addresses(host, url.port_u16().unwrap_or(443)).await.map_err(told)?;
+        // What was looked at is what is dialled: a name may say something else a moment later.
+        if found.is_empty() || !found.iter().all(|address| may_be_called(address.ip())) {
+            return Err(told(io::Error::other("address not allowed")));
+        }
+        TcpStream::connect(found.as_slice()).await.map_err(told)
     }
 }
 

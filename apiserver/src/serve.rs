@@ -33,6 +33,7 @@ use tower::{Service, ServiceExt};
 use crate::{
     body::{Body, BoxError, Request, Response, boxed, full},
     drain_body,
+    front_proxy::FrontProxy,
     identity::Peer,
     notify::{Rarely, Stop, Stopped},
     stall,
@@ -156,8 +157,9 @@ where
         Ok(Err(error)) => return tracing::debug!(%error, peer = %address, "TLS handshake failed"),
         Err(_) => return tracing::debug!(peer = %address, "TLS handshake took too long"),
     };
-    let shown = tls.judge(stream.get_ref().1.peer_certificates().unwrap_or_default(), Timestamp::now()).coming_from(address.ip());
-    let standing = if matches!(shown, Shown::Good { .. }) { Standing::Known } else { Standing::Stranger };
+    let (chain, now) = (stream.get_ref().1.peer_certificates().unwrap_or_default(), Timestamp::now());
+    let (shown, front_proxy) = (tls.judge(chain, now).coming_from(address.ip()), tls.front_proxy(chain, now));
+    let standing = if front_proxy.is_some() || matches!(shown, Shown::Good { .. }) { Standing::Known } else { Standing::Stranger };
     if !seat.settle(standing) {
         return tracing::debug!(peer = %address, ?standing, "connection closed: too many are open");
     }
@@ -165,7 +167,7 @@ where
         Some(b"h2") => (http2(), HTTP2),
         _ => (http1(), HTTP1),
     };
-    let door = Door { service, shown: Arc::new(shown), address, seat: seat.clone() };
+    let door = Door { service, shown: Arc::new(shown), front_proxy, address, seat: seat.clone() };
     let service = hyper::service::service_fn(move |request| door.clone().enter(request));
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let over = pin!(seat.over(&patience));
@@ -227,6 +229,7 @@ fn http2() -> auto::Builder<stall::Streams> {
 struct Door<S> {
     service: S,
     shown: Arc<Shown>,
+    front_proxy: Option<FrontProxy>,
     address: SocketAddr,
     seat: Arc<Seat>,
 }
@@ -240,11 +243,14 @@ where
 {
     fn enter(self, request: http::Request<Incoming>) -> Answer {
         let work = self.seat.work();
+        // Not one that has expired meanwhile, nor one that asks for itself.
+        let proxy = self.front_proxy.filter(|proxy| proxy.not_after >= Timestamp::now().as_second());
+        let proxy = proxy.filter(|proxy| !matches!(proxy.believed.user(request.headers()), Ok(None)));
         let certificate = match self.shown.as_ref() {
             Shown::Nothing => None,
             Shown::Good { user, not_after } if *not_after >= Timestamp::now().as_second() => Some(user.clone()),
             // Another credential may still speak for the caller; without one the bad certificate decides.
-            _ if has_token(&request) => None,
+            _ if has_token(&request) || proxy.is_some() => None,
             _ => return Box::pin(std::future::ready(Ok(unauthorized().map(|body| Held::new(body, work))))),
         };
         let (parts, body) = request.into_parts();
@@ -252,6 +258,9 @@ where
         let (version, seat) = (parts.version, self.seat);
         let mut request = Request::from_parts(parts, body);
         request.extensions_mut().insert(Peer { certificate, address: Some(self.address) });
+        if let Some(proxy) = proxy {
+            request.extensions_mut().insert(proxy);
+        }
         let serving = self.service.oneshot(request).map_ok(move |answer| {
             // What is read by a person has an HTTP/1.1 connection of its own, for as long as this answer lasts.
             if version < Version::HTTP_2 {

@@ -25,12 +25,18 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::*;
 
-use crate::{certs::Certs, identity::User};
+use crate::{
+    certs::Certs,
+    front_proxy::{FrontProxy, RequestHeader},
+    identity::User,
+};
 
 /// Everything the acceptor needs. Follows the renewals of [`Certs`].
 pub struct Tls {
     pub(crate) config: Arc<ServerConfig>,
     trust: Arc<Trust>,
+    /// Whose certificates say that they may ask for others.
+    front_proxies: Option<(Trust, Arc<RequestHeader>)>,
     serving: Arc<Serving>,
 }
 
@@ -57,15 +63,23 @@ pub enum Error {
 
 impl Tls {
     pub fn new(certs: &Certs) -> Result<Self, Error> {
+        Self::with_front_proxies(certs, None)
+    }
+
+    /// The same; front proxies of that authority are believed for whom they ask.
+    pub fn with_front_proxies(certs: &Certs, believed: Option<Arc<RequestHeader>>) -> Result<Self, Error> {
         let provider = provider();
-        let trust = Arc::new(Trust::new(certs.ca(), &provider)?);
+        // Clients of Go show a certificate only where the server names its authority.
+        let hints = believed.as_ref().map(|believed| believed.ca.as_str()).unwrap_or_default();
+        let trust = Arc::new(Trust::new(certs.ca(), hints, &provider)?);
+        let front_proxies = believed.map(|believed| Ok::<_, Error>((Trust::new(&believed.ca, "", &provider)?, believed))).transpose()?;
         let serving = Arc::new(Serving(RwLock::new(certified(&certs.leaves().serving, &provider)?)));
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(trust.clone())
             .with_cert_resolver(serving.clone());
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Self { config: Arc::new(config), trust, serving })
+        Ok(Self { config: Arc::new(config), trust, front_proxies, serving })
     }
 
     /// Takes the renewed serving certificate into use; connections that stand are not touched.
@@ -89,6 +103,15 @@ impl Tls {
     /// Judges what a client has shown, as of `now`.
     pub fn judge(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Shown {
         self.trust.judge(chain, now)
+    }
+
+    /// Whether it is a front proxy that has shown it.
+    pub(crate) fn front_proxy(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Option<FrontProxy> {
+        let (trust, believed) = self.front_proxies.as_ref()?;
+        match trust.judge(chain, now) {
+            Shown::Good { user, not_after } if believed.allows(&user.name) => Some(FrontProxy { believed: believed.clone(), not_after }),
+            _ => None,
+        }
     }
 }
 
@@ -140,19 +163,25 @@ impl ResolvesServerCert for Serving {
 
 /// Lets every certificate through the handshake (its holder must have the key all the same) and judges it afterwards.
 #[derive(Debug)]
-struct Trust(Arc<dyn ClientCertVerifier>);
+struct Trust {
+    verifier: Arc<dyn ClientCertVerifier>,
+    /// The authorities that clients are told of.
+    hints: Vec<DistinguishedName>,
+}
 
 impl Trust {
-    fn new(ca: &str, provider: &Arc<CryptoProvider>) -> Result<Self, Error> {
+    /// Of the authority `ca`; clients are told of `others` too.
+    fn new(ca: &str, others: &str, provider: &Arc<CryptoProvider>) -> Result<Self, Error> {
         let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca)?), provider.clone());
         let verifier = builder.allow_unauthenticated().build().map_err(|e| Error::Verifier(e.to_string()))?;
-        Ok(Self(verifier))
+        let hints = verifier.root_hint_subjects().iter().cloned().chain(roots(others)?.subjects()).collect();
+        Ok(Self { verifier, hints })
     }
 
     fn judge(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Shown {
         let Some((leaf, rest)) = chain.split_first() else { return Shown::Nothing };
         let since = std::time::Duration::from_secs(u64::try_from(now.as_second()).unwrap_or_default());
-        if let Err(error) = self.0.verify_client_cert(leaf, rest, UnixTime::since_unix_epoch(since)) {
+        if let Err(error) = self.verifier.verify_client_cert(leaf, rest, UnixTime::since_unix_epoch(since)) {
             return Shown::Bad(error.to_string());
         }
         match parse_x509_certificate(leaf) {
@@ -182,7 +211,7 @@ impl ClientCertVerifier for Trust {
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.0.root_hint_subjects()
+        &self.hints
     }
 
     fn verify_client_cert(
@@ -200,7 +229,7 @@ impl ClientCertVerifier for Trust {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, cert, dss)
+        self.verifier.verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -209,11 +238,11 @@ impl ClientCertVerifier for Trust {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
+        self.verifier.verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.verifier.supported_verify_schemes()
     }
 }
 
@@ -243,7 +272,7 @@ pub(crate) fn roots(ca: &str) -> Result<RootCertStore, Error> {
     Ok(roots)
 }
 
-fn parse(pair: &Identity) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Error> {
+pub(crate) fn parse(pair: &Identity) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Error> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pair.chain_pem.as_bytes()).collect();
     let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes());
     Ok((chain.map_err(|e| Error::Pem(e.to_string()))?, key.map_err(|e| Error::Pem(e.to_string()))?))

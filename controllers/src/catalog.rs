@@ -66,29 +66,47 @@ pub struct Served {
 /// # Errors
 /// Also where a group does not answer: what is in it is not known.
 pub async fn collections(client: &kube::Client) -> Result<Vec<Collection>, kube::Error> {
-    let all = served(client).await?;
-    if let Some(stale) = all.iter().find(|s| s.stale) {
-        return Err(kube::Error::Service(format!("discovery of {} is stale", stale.collection.api_version()).into()));
+    let groups = groups(client).await?;
+    if let Some(stale) = groups.iter().find_map(stale) {
+        return Err(kube::Error::Service(format!("discovery of {stale} is stale").into()));
     }
-    Ok(all.into_iter().filter(|s| s.preferred).map(|s| s.collection).collect())
+    Ok(groups.iter().flat_map(group).filter(|s| s.preferred).map(|s| s.collection).collect())
 }
 
 /// All collections in all their versions (KEP-3352: two documents tell everything).
 pub async fn served(client: &kube::Client) -> Result<Vec<Served>, kube::Error> {
+    Ok(groups(client).await?.iter().flat_map(group).collect())
+}
+
+async fn groups(client: &kube::Client) -> Result<Vec<Value>, kube::Error> {
     let mut all = Vec::new();
     for root in ["/api", "/apis"] {
         let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-        let document: Value = client.request(request(root, accept)?).await?;
-        all.extend(document["items"].as_array().into_iter().flatten().flat_map(group));
+        let mut document: Value = client.request(request(root, accept)?).await?;
+        if let Value::Array(groups) = document["items"].take() {
+            all.extend(groups);
+        }
     }
     Ok(all)
+}
+
+/// The first version of which the server knows from hearsay alone, or nothing at all: who serves it does not answer.
+fn stale(group: &Value) -> Option<String> {
+    let mut versions = group["versions"].as_array().into_iter().flatten();
+    let stale = versions.find(|version| is_stale(version))?;
+    let name = group.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    Some(api_version(name, stale["version"].as_str().unwrap_or_default()))
+}
+
+fn is_stale(version: &Value) -> bool {
+    version["freshness"].as_str().is_some_and(|f| f != "Current")
 }
 
 fn group(group: &Value) -> Vec<Served> {
     let name = group.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
     let mut all: Vec<Served> = Vec::new();
     for version in group["versions"].as_array().into_iter().flatten() {
-        let stale = version["freshness"].as_str().is_some_and(|f| f != "Current");
+        let stale = is_stale(version);
         let of_version = version["version"].as_str().unwrap_or_default();
         for resource in version["resources"].as_array().into_iter().flatten() {
             let Some(collection) = collection(name, of_version, resource) else { continue };
@@ -147,6 +165,13 @@ mod tests {
         let document = json!({"metadata": {"name": "g"}, "versions": [
             {"version": "v2", "freshness": "Current", "resources": [resource("a")]},
             {"version": "v1", "freshness": "Stale", "resources": [resource("a"), resource("b")]}]});
+        assert_eq!(stale(&document).as_deref(), Some("g/v1"));
+        let unknown = json!({"metadata": {"name": "g"}, "versions": [{"version": "v3", "freshness": "Stale"}]});
+        assert_eq!(
+            (stale(&unknown).as_deref(), group(&unknown).len()),
+            (Some("g/v3"), 0),
+            "nothing is known of it, not even that there is nothing"
+        );
         let all: Vec<_> = group(&document).into_iter().map(|s| (s.collection.version, s.collection.plural, s.preferred, s.stale)).collect();
         let of = |v: &str, p: &str, preferred, stale| (v.to_owned(), p.to_owned(), preferred, stale);
         assert_eq!(all, [of("v2", "a", true, false), of("v1", "a", false, true), of("v1", "b", true, true)]);

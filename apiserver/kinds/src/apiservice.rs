@@ -1,10 +1,13 @@
 //! APIService: the strategy of who serves a group version. Source: kube-aggregator `pkg/registry/apiservice`, `pkg/apis/apiregistration/validation`.
 
+pub mod aggregator;
 pub mod register;
+mod spec;
 
 use std::borrow::Cow;
 
 use api::{
+    GroupResource,
     field_errors::FieldErrors,
     time::{Timestamp, rfc3339},
 };
@@ -117,6 +120,10 @@ impl Strategy for ApiServices {
         };
         vec![read::name(object).into(), place.into(), shown.into(), table::age(object, now)]
     }
+}
+
+fn resource() -> GroupResource {
+    GroupResource::new(GROUP, "apiservices")
 }
 
 /// The service that is asked; without one it is this server.

@@ -8,6 +8,7 @@ pub mod admission;
 pub mod admissionregistration;
 pub mod apiservice;
 pub mod auth;
+pub mod authentication_trust;
 pub mod binding;
 pub mod bootstrap_service;
 pub mod certificatesigningrequest;

@@ -37,7 +37,7 @@ mod proxy;
 mod range;
 mod repair;
 pub(crate) mod resolve;
-mod shape;
+pub(crate) mod shape;
 mod validate;
 mod validate_update;
 

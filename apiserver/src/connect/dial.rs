@@ -179,7 +179,7 @@ pub fn is_global_unicast(address: IpAddr) -> bool {
 }
 
 /// Go's words for the errors that users know.
-fn plain(error: &io::Error) -> String {
+pub fn plain(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connect: connection refused".into(),
         io::ErrorKind::HostUnreachable => "connect: no route to host".into(),
@@ -194,8 +194,9 @@ fn unchecked() -> Arc<ClientConfig> {
     Arc::new(builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody)).with_no_client_auth())
 }
 
+/// Takes any certificate.
 #[derive(Debug)]
-struct Anybody;
+pub struct Anybody;
 
 impl ServerCertVerifier for Anybody {
     fn verify_server_cert(

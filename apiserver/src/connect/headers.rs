@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderValue, header};
 use super::{HOP, Outgoing, has_body, host_of};
 use crate::{
     body::{Request, empty},
+    front_proxy,
     identity::Peer,
     kind::Target,
 };
@@ -47,6 +48,7 @@ pub fn outgoing(target: &Target, request: Request) -> Result<Outgoing, Status> {
         headers.remove(header::AUTHORIZATION);
         let impersonation: Vec<_> = headers.keys().filter(|k| k.as_str().starts_with("impersonate-")).cloned().collect();
         impersonation.iter().for_each(|name| drop(headers.remove(name)));
+        front_proxy::strip_standard(headers);
         forwarded_for(headers, &parts.extensions);
         HOP.iter().for_each(|name| drop(headers.remove(name)));
         if !upgrade {
@@ -74,7 +76,7 @@ fn forwarded_uri(prefix: &str, path_and_query: &str) -> String {
 }
 
 /// Adds the caller's address to those that were there (`utilnet.AppendForwardedForHeader`).
-fn forwarded_for(headers: &mut HeaderMap, extensions: &http::Extensions) {
+pub fn forwarded_for(headers: &mut HeaderMap, extensions: &http::Extensions) {
     let Some(address) = extensions.get::<Peer>().and_then(|peer| peer.address) else { return };
     let own = address.ip().to_string();
     let before = headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);

@@ -5,8 +5,11 @@ use std::sync::Arc;
 use api::Gvk;
 use serde_json::{Value, json};
 
-use super::{groups, resources};
-use crate::kind::{Kind, Scope, Subresource};
+use super::resources;
+use crate::{
+    delegation::Table,
+    kind::{Kind, Scope, Subresource},
+};
 
 /// Versions of `apidiscovery.k8s.io` that are served, the best first.
 pub const VERSIONS: [&str; 2] = ["v2", "v2beta1"];
@@ -18,18 +21,21 @@ pub fn media_type(version: &str) -> &'static str {
     }
 }
 
-/// `root` is `/api` (the core group) or `/apis` (all others).
-pub fn document(kinds: &[Arc<Kind>], root: &str, version: &str) -> Value {
+/// `root` is `/api` (the core group) or `/apis` (all others); `groups` come with their versions, in order.
+pub fn document(kinds: &[Arc<Kind>], table: &Table, groups: &[(&str, Vec<&str>)], (root, version): (&str, &str)) -> Value {
     let of_core = root == "/api";
-    let items: Vec<Value> =
-        groups(kinds).iter().filter(|(name, _)| name.is_empty() == of_core).map(|(name, versions)| group(kinds, name, versions)).collect();
+    let own = groups.iter().filter(|(name, _)| name.is_empty() == of_core);
+    let items: Vec<Value> = own.map(|(name, versions)| group(kinds, table, name, versions)).collect();
     json!({"kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {}, "items": items})
 }
 
-fn group(kinds: &[Arc<Kind>], name: &str, versions: &[&str]) -> Value {
+fn group(kinds: &[Arc<Kind>], table: &Table, name: &str, versions: &[&str]) -> Value {
     let versions: Vec<Value> = versions
         .iter()
         .map(|version| {
+            if let Some(remote) = table.remote(name, version) {
+                return Value::clone(&remote.discovery);
+            }
             let list: Vec<Value> = resources(kinds, name, version).into_iter().map(|kind| resource(kind)).collect();
             json!({"version": version, "resources": list, "freshness": "Current"})
         })

@@ -6,11 +6,11 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{groups, resources};
+use super::resources;
 use crate::kind::{Kind, Scope, Storage, Subresource};
 
-pub fn documents(kinds: &[Arc<Kind>]) -> Vec<(String, Value)> {
-    let groups = groups(kinds);
+/// `groups`: with their versions, in order.
+pub fn documents(kinds: &[Arc<Kind>], groups: &[(&str, Vec<&str>)]) -> Vec<(String, Value)> {
     let core: Vec<&str> = groups.iter().find(|(group, _)| group.is_empty()).map(|(_, versions)| versions.clone()).unwrap_or_default();
     let named: Vec<_> = groups.iter().filter(|(group, _)| !group.is_empty()).collect();
     let mut out = vec![
@@ -27,7 +27,7 @@ pub fn documents(kinds: &[Arc<Kind>]) -> Vec<(String, Value)> {
         }
         out.push((format!("/apis/{name}"), document));
     }
-    for (group, versions) in &groups {
+    for (group, versions) in groups {
         let root = if group.is_empty() { "/api".to_owned() } else { format!("/apis/{group}") };
         out.extend(versions.iter().map(|version| (format!("{root}/{version}"), list(kinds, group, version))));
     }

@@ -64,7 +64,7 @@ fn table() -> Vec<Arc<Kind>> {
 }
 
 fn document(path: &str) -> Value {
-    let pages = Pages::of(table());
+    let pages = Pages::of(table(), Arc::default());
     serde_json::from_slice(pages.legacy.get(path).unwrap()).unwrap()
 }
 
@@ -96,14 +96,16 @@ fn groups_prefer_their_most_stable_version() {
 
 #[test]
 fn aggregated_discovery_tells_all_in_one() {
-    let core = aggregated::document(&table(), "/api", "v2");
+    let (kinds, none) = (table(), Table::default());
+    let document = |root| aggregated::document(&kinds, &none, &groups(&kinds, &none), (root, "v2"));
+    let core = document("/api");
     let resource = &core["items"][0]["versions"][0]["resources"][0];
     assert_eq!(resource["responseKind"], json!({"group": "", "version": "", "kind": "Pod"}));
     assert_eq!(
         resource["subresources"][0],
         json!({"subresource": "eviction", "responseKind": {"group": "policy", "version": "v1", "kind": "Eviction"}, "verbs": ["create"]})
     );
-    let others = aggregated::document(&table(), "/apis", "v2");
+    let others = document("/apis");
     assert_eq!(others["items"].as_array().map(Vec::len), Some(1));
     assert_eq!(others["items"][0]["versions"][0]["version"], "v1");
 }
@@ -124,7 +126,7 @@ fn the_first_form_that_can_be_served_is_chosen() {
 
 #[test]
 fn a_known_etag_is_answered_with_304() {
-    let pages = Pages::of(table());
+    let pages = Pages::of(table(), Arc::default());
     let ask = |etag: Option<&HeaderValue>| {
         let mut request = http::Request::get("/apis").header(header::ACCEPT, aggregated::media_type("v2"));
         if let Some(etag) = etag {
@@ -140,8 +142,8 @@ fn a_known_etag_is_answered_with_304() {
 
 #[test]
 fn the_root_names_every_path() {
-    let pages = Pages::of(table());
-    let paths = root(pages.legacy.keys());
+    let pages = Pages::of(table(), Arc::default());
+    let paths = pages.root();
     for path in ["/api", "/api/v1", "/apis", "/readyz"] {
         assert!(paths["paths"].as_array().unwrap().contains(&json!(path)), "{path}");
     }

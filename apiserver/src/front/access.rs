@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use tracing::{Level, Span};
 use uuid::{Builder, fmt::Hyphenated};
 
@@ -89,6 +89,11 @@ impl Access {
         String::from_utf8_lossy(self.id.as_bytes())
     }
 
+    /// Says the request's id to who is asked in our place.
+    pub fn name(&self, headers: &mut HeaderMap) {
+        headers.insert(AUDIT_ID, self.id.clone());
+    }
+
     pub fn is_of(&self, user: &User) {
         if let Some(line) = &self.line {
             line.user.get_or_init(|| user.name.clone());
@@ -114,6 +119,11 @@ impl Access {
         let id = self.id.to_str().unwrap_or_default();
         id.get(..id.len().min(TOLD_BYTES_MAX)).unwrap_or_default()
     }
+}
+
+/// The id that [`Access::name`] has said.
+pub(super) fn id_of(headers: &HeaderMap) -> HeaderValue {
+    headers.get(AUDIT_ID).cloned().unwrap_or_else(new_id)
 }
 
 fn new_id() -> HeaderValue {

@@ -10,17 +10,23 @@ use super::info::RequestInfo;
 use crate::{
     audit::Audit,
     engine::Engine,
+    front_proxy::FrontProxy,
     identity::{ANONYMOUS, Attributes, Decision, Peer, UNAUTHENTICATED, User, Verdict},
 };
 
 /// Of each word of a request that its refusal repeats. No name of an object is longer.
 const REPEATED_BYTES_MAX: usize = 1024;
 
-/// The user behind the request: by client certificate, by bearer token, or nobody in particular.
+/// The user behind the request: as a front proxy says, by client certificate, by bearer token, or nobody in particular.
 ///
 /// # Errors
 /// 401 for a token that is nobody's, and for who shows none where nobody in particular is let in.
 pub(crate) async fn authenticate(engine: &Arc<Engine>, parts: &Parts) -> Result<Arc<User>, Status> {
+    if let Some(FrontProxy { believed, .. }) = parts.extensions.get()
+        && let Some(user) = believed.user(&parts.headers)?
+    {
+        return Ok(User::authenticated(user.into()));
+    }
     // As upstream: a good certificate speaks before a token does (`authenticator/config.go`).
     if let Some(user) = parts.extensions.get::<Peer>().and_then(|peer| peer.certificate.as_ref()) {
         return Ok(User::authenticated(user.clone()));

@@ -9,6 +9,7 @@ use super::{Front, Shared, tree};
 use crate::{
     audit::Auditor,
     connect::Agents,
+    delegation::Delegations,
     engine::Engine,
     fairness::{Config, Fairness, Limits},
     lane::Lane,
@@ -21,17 +22,31 @@ pub struct Builder {
     fairness: Option<Config>,
     metrics: Arc<Metrics>,
     agents: Arc<Agents>,
+    delegations: Arc<Delegations>,
     auditor: Option<Arc<Auditor>>,
     routes: Router,
 }
 
 impl Builder {
     pub(super) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine, fairness: None, metrics: Metrics::new(), agents: Arc::default(), auditor: None, routes: Router::new() }
+        Self {
+            engine,
+            fairness: None,
+            metrics: Metrics::new(),
+            agents: Arc::default(),
+            delegations: Arc::default(),
+            auditor: None,
+            routes: Router::new(),
+        }
     }
 
     pub fn engine(&self) -> &Arc<Engine> {
         &self.engine
+    }
+
+    /// What [`Builder::delegations`] was given.
+    pub fn delegated(&self) -> &Arc<Delegations> {
+        &self.delegations
     }
 
     /// How requests share the server; upstream's mandatory configuration otherwise.
@@ -52,6 +67,12 @@ impl Builder {
         Self { agents, ..self }
     }
 
+    /// Group versions that other servers serve; none otherwise.
+    #[must_use]
+    pub fn delegations(self, delegations: Arc<Delegations>) -> Self {
+        Self { delegations, ..self }
+    }
+
     /// Who is told of requests; nobody otherwise.
     #[must_use]
     pub fn auditor(self, auditor: Option<Arc<Auditor>>) -> Self {
@@ -68,7 +89,7 @@ impl Builder {
     }
 
     pub fn build(self) -> Front {
-        let Self { engine, fairness, metrics, agents, auditor, routes } = self;
+        let Self { engine, fairness, metrics, agents, delegations, auditor, routes } = self;
         let fairness = Fairness::new(&fairness.unwrap_or_else(|| Config::mandatory(Limits::default())));
         let told = fairness.clone();
         metrics.part(move |out| told.text(out));
@@ -80,7 +101,7 @@ impl Builder {
         let count = move || f64::from(u32::try_from(tunnels.len()).unwrap_or(u32::MAX));
         metrics.gauge("skiff_tunnels", "Nodes whose agents hold a tunnel to this server.", count);
         Front {
-            shared: Arc::new(Shared { engine, fairness, metrics, lane: Lane::new(), agents, auditor }),
+            shared: Arc::new(Shared { engine, fairness, metrics, lane: Lane::new(), agents, delegations, auditor }),
             router: routes.fallback_service(service_fn(tree)),
         }
     }

@@ -8,11 +8,12 @@ use serde_json::{Map, Value};
 
 use super::{
     definitions::{Definitions, lists},
+    merge::Merged,
     v2,
 };
 use crate::kind::Kind;
 
-pub fn encode(all: &Definitions<'_>, kinds: &[Arc<Kind>]) -> io::Result<Vec<u8>> {
+pub fn encode(all: &Definitions<'_>, kinds: &[Arc<Kind>], others: &Merged) -> io::Result<Vec<u8>> {
     let mut document = Message::default();
     document.text(1, "2.0");
     document.nested(2, |m| {
@@ -21,8 +22,9 @@ pub fn encode(all: &Definitions<'_>, kinds: &[Arc<Kind>]) -> io::Result<Vec<u8>>
         m.text(2, str_of(&info, "version"));
     });
     document.nested(8, |m| {
-        for (path, item) in v2::paths(all, kinds) {
-            m.named(2, &path, |m| path_item(m, &item));
+        let own = v2::paths(all, kinds);
+        for (path, item) in own.iter().chain(&others.paths) {
+            m.named(2, path, |m| path_item(m, item));
         }
     });
     document.nested(9, |m| {
@@ -30,8 +32,9 @@ pub fn encode(all: &Definitions<'_>, kinds: &[Arc<Kind>]) -> io::Result<Vec<u8>>
             let value = all.value(name).unwrap_or_default();
             m.named(1, name, |m| schema(m, &value));
         }
-        for (name, value) in lists(all, kinds) {
-            m.named(1, &name, |m| schema(m, &value));
+        let lists = lists(all, kinds);
+        for (name, value) in lists.iter().map(|(name, value)| (name, value)).chain(&others.definitions) {
+            m.named(1, name, |m| schema(m, value));
         }
     });
     Ok(document.0)

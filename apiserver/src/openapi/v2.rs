@@ -9,20 +9,24 @@ use serde_json::{Map, Value, json};
 
 use super::{
     definitions::{Definitions, lists},
+    merge::Merged,
     operations::{MEDIA, NAME, NAMESPACE, Operation, PATCHES, PRETTY, Parameter, operations},
 };
 use crate::kind::Kind;
 
-pub fn write(out: &mut impl Write, all: &Definitions<'_>, kinds: &[Arc<Kind>]) -> io::Result<()> {
+pub fn write(out: &mut impl Write, all: &Definitions<'_>, kinds: &[Arc<Kind>], others: &Merged) -> io::Result<()> {
     write!(out, r#"{{"swagger":"2.0","info":{},"security":{},"securityDefinitions":{},"paths":"#, info(), security(), schemes())?;
-    serde_json::to_writer(&mut *out, &paths(all, kinds))?;
+    let mut paths = paths(all, kinds);
+    paths.extend(others.paths.clone());
+    serde_json::to_writer(&mut *out, &paths)?;
     write!(out, r#","definitions":{{"#)?;
     let mut separator = "";
     for name in all.needed(kinds) {
         write!(out, "{separator}{}:{}", json!(name), all.text(name).unwrap_or("{}"))?;
         separator = ",";
     }
-    for (name, value) in lists(all, kinds) {
+    let lists = lists(all, kinds);
+    for (name, value) in lists.iter().map(|(name, value)| (name, value)).chain(&others.definitions) {
         write!(out, "{separator}{}:{value}", json!(name))?;
         separator = ",";
     }

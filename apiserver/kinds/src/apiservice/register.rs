@@ -8,7 +8,7 @@ use apiserver::{engine::Engine, identity::User};
 use serde_json::{Value, json};
 use tokio::{sync::Notify, time};
 
-use super::GROUP;
+use super::{GROUP, resource};
 use crate::{
     common::{Read, all_written, edit, read, settled},
     metrics,
@@ -124,7 +124,9 @@ async fn bring_about(engine: &Arc<Engine>, user: &User, wanted: &Wanted, meant: 
     let there = engine.cached_list(&resource(), None);
     let unwanted = there.iter().filter(|object| {
         let made_here = label(&object.value());
-        !made_here.is_empty() && meant(&made_here) && !wanted.contains_key(&object.key.name)
+        // An administrator has put another server in its place: that one's it is.
+        let is_handed_over = object.value().at("spec").at("service").is_some();
+        !made_here.is_empty() && meant(&made_here) && !is_handed_over && !wanted.contains_key(&object.key.name)
     });
     let delete = async |key: &Key| settled(engine.delete(&resource(), key, json!({}), user).await);
     let deleted = all_written(unwanted.map(|object| (object.key.name.clone(), delete(&object.key)))).await;
@@ -138,7 +140,8 @@ async fn one(engine: &Arc<Engine>, user: &User, name: &str, wanted: &Value) -> R
     };
     let found = found.value();
     let is_ours = !found.at("metadata").at("labels").text(MANAGED).is_empty();
-    if !is_ours || read::same(found.at("spec"), wanted.at("spec")) {
+    let is_handed_over = found.at("spec").at("service").is_some();
+    if !is_ours || is_handed_over || read::same(found.at("spec"), wanted.at("spec")) {
         return Ok(());
     }
     let change = |object: &mut Value| {
@@ -146,10 +149,6 @@ async fn one(engine: &Arc<Engine>, user: &User, name: &str, wanted: &Value) -> R
         Ok(())
     };
     settled(engine.update(&resource(), &key, "", user, &change).await.map(drop))
-}
-
-fn resource() -> GroupResource {
-    GroupResource::new(GROUP, "apiservices")
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ use apiserver::{
     delegation::Delegations,
     discovery::Discovery,
     engine::Engine,
+    fairness,
     front::{Builder, Front},
     health::{Health, Latch},
     kind::Kind,
@@ -38,6 +39,7 @@ use apiserver::{
     serve,
     tls::Tls,
     version,
+    zpages::ZPages,
 };
 use client::leader::{Clock, Guard};
 use kinds::{
@@ -49,7 +51,10 @@ use parking_lot::Mutex;
 use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle};
 use serde_json::Value;
 use store::{Condition, Store};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+};
 
 use self::{
     authority::Ca,
@@ -73,6 +78,9 @@ use crate::{
 /// A silent TCP connection is asked whether it is still there (upstream: `defaultKeepAlivePeriod`, `server/secure_serving.go`).
 const TCP_SILENCE: Duration = Duration::from_secs(180);
 
+/// What `/statusz` leads to.
+const PAGES: [&str; 8] = ["/debug", "/flagz", "/healthz", "/livez", "/metrics", "/readyz", "/statusz", "/version"];
+
 /// A running control plane.
 pub struct Control {
     pub group: Group,
@@ -89,6 +97,9 @@ pub struct Control {
     leading: Mutex<Option<Leading>>,
     /// Where there may be several servers.
     endpoint_leases: Option<Arc<EndpointLeases>>,
+    health: Arc<Health>,
+    /// `--shutdown-delay-duration`
+    delay: Duration,
     _instance: Instance,
 }
 
@@ -106,6 +117,7 @@ impl Control {
     /// Resolves once `/readyz` says ok.
     pub async fn start(flags: &ServerFlags, progress: &Progress) -> anyhow::Result<Self> {
         let (config, dirs) = (kinds_config(flags)?, Dirs::new(flags.common.data_dir.as_deref()));
+        some_seats(&flags.limits())?;
         dirs.claim()?;
         let instance = Instance::start(&dirs)?;
         let (group, files) = (Group::new(), open_files::raise());
@@ -142,8 +154,8 @@ impl Control {
         let engine = Engine::with_rest(store.clone(), at_rest.clone(), kinds, auth, group.clone());
         let delegations = Arc::<Delegations>::default();
         delegations.believe(believed.clone());
-        let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).agents(agents.clone()).auditor(auditor);
-        let front = front.delegations(delegations.clone());
+        let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).timeouts(flags.protection.timeouts());
+        let front = front.agents(agents.clone()).auditor(auditor).delegations(delegations.clone());
         if let Some(condition) = store.condition() {
             group.spawn_vital("store", store_ends(condition));
         }
@@ -151,7 +163,9 @@ impl Control {
         let issuer = OpenId::new(&tokens, &url, flags.authentication.jwks_uri()?);
         let health = Health::new(&group);
         flags.at_rest.keep(&at_rest, &group, &health);
+        health.grants(flags.protection.livez_grace_period);
         let (front, started) = mount(front, issuer, &health, etcd, store.condition());
+        let front = front.mount(ZPages::new(flags.shown.clone(), &PAGES).routes());
         let front = front.mount(kinds::node::tunnel::routes(&agents, &group)).build();
         engine.ready().await;
         Box::pin(kinds::service::bootstrap(&engine, &config)).await;
@@ -163,12 +177,17 @@ impl Control {
         let port = listener.local_addr()?.port();
         let local = if flags.bind_address.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { flags.bind_address };
         let address = SocketAddr::new(local, port);
-        group.spawn_vital("api server", Box::pin(serve::serve(listener, seats, tls, front.clone(), group.clone())));
+        group.spawn_vital(
+            "api server",
+            Box::pin(serve::serve(listener, seats, tls, front.clone(), group.clone(), flags.protection.goaway_chance)),
+        );
 
         let (admin, reached) = (certs.admin_kubeconfig(&format!("https://{address}")), SocketAddr::new(advertised, port));
         write_kubeconfig(&dirs, &kubeconfig::kept(admin.clone(), reached, &BTreeSet::new()))?;
         let (leading, endpoint_leases) = (Mutex::default(), None);
-        let mut control = Self { group, dirs, certs, admin, reached, engine, front, store, leading, endpoint_leases, _instance: instance };
+        let delay = flags.protection.shutdown_delay_duration;
+        let mut control =
+            Self { group, dirs, certs, admin, reached, engine, front, store, leading, endpoint_leases, health, delay, _instance: instance };
         Box::pin(auth::bootstrap(&control.engine)).await?;
         Box::pin(control.publish(flags, &config, has_etcd)).await?;
         Box::pin(manifests::apply(&control.engine, cluster_dns(&config))).await?;
@@ -179,7 +198,7 @@ impl Control {
         control.group.spawn_loop("api services", kinds::apiservice::register::keep(control.engine.clone(), auth::system_user()));
         let trust = authentication_trust::Trust { client_ca: control.certs.ca().to_owned(), request_header: believed };
         control.group.spawn_loop("authentication trust", authentication_trust::keep(control.engine.clone(), auth::system_user(), trust));
-        control.group.spawn_loop("flow schemas", kinds::flow::keep::keep(control.engine.clone(), auth::system_user()));
+        control.spawn_flows(flags.enable_priority_and_fairness);
         control.group.spawn_loop("system namespaces", auth::keep_namespaces(control.engine.clone()));
         control.keep_token_secrets(tokens);
         *control.leading.lock() = Some(Leading::start(rooms, election));
@@ -190,6 +209,14 @@ impl Control {
     fn keep_token_secrets(&self, tokens: Arc<Tokens>) {
         let keeping = auth::keep_token_secrets(self.engine.clone(), tokens, self.certs.ca().to_owned());
         self.group.spawn_loop("secrets of tokens", keeping);
+    }
+
+    /// Levels and flow schemas drive the server, and are kept as they must be.
+    fn spawn_flows(&self, tells: bool) {
+        let driven = Arc::new(Notify::new());
+        let drive = kinds::flow::drive(self.engine.clone(), self.front.fairness().clone(), driven.clone());
+        self.group.spawn_loop("flow control", drive);
+        self.group.spawn_loop("flow schemas", kinds::flow::keep::keep(self.engine.clone(), auth::system_user(), driven, tells));
     }
 
     /// A client in this process that passes the same authorization and admission as anybody; it acts as `name` in `groups`.
@@ -222,6 +249,11 @@ impl Control {
     /// Ends in order: what other servers take over, loops, connections, store.
     pub async fn end(&self) {
         tracing::info!("ending");
+        // Whoever leads clients here has time to see it; requests are served meanwhile.
+        if !self.delay.is_zero() {
+            self.health.leaves();
+            let _ = tokio::time::timeout(self.delay, self.group.stopping()).await;
+        }
         let leading = self.leading.lock().take();
         let leading = async {
             if let Some(leading) = leading {
@@ -427,6 +459,15 @@ pub fn kinds_config(flags: &ServerFlags) -> anyhow::Result<kinds::Config> {
     })
 }
 
+/// Upstream's check of `--max-requests-inflight` and its like (`server/options/feature.go`).
+fn some_seats(limits: &fairness::Limits) -> anyhow::Result<()> {
+    let fairness::Limits { reading, mutating, fair } = limits;
+    if *fair && reading + mutating == 0 {
+        bail!("--max-requests-inflight={reading} and --max-mutating-requests-inflight={mutating}: they must add up to something positive");
+    }
+    Ok(())
+}
+
 fn port_range(text: &str) -> anyhow::Result<RangeInclusive<u16>> {
     let parsed = text.split_once('-').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
     match parsed {
@@ -462,6 +503,12 @@ pub fn cluster_dns(config: &kinds::Config) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_are_some_seats() {
+        let limits = |reading, fair| some_seats(&fairness::Limits { reading, mutating: 0, fair });
+        assert!(limits(1, true).is_ok() && limits(0, false).is_ok() && limits(0, true).is_err());
+    }
 
     #[test]
     fn port_ranges() {

@@ -9,6 +9,7 @@ mod documents;
 mod door;
 mod fields;
 mod interchange;
+mod flows;
 mod limits;
 mod looks;
 mod own;

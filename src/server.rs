@@ -413,15 +413,12 @@ fn mount(
         .mount(health.routes())
         .mount(version::routes())
         .mount(metrics.routes())
-        .mount(Discovery::default().routes(engine.clone()))
-        .mount(OpenApi::default().routes(engine));
+        .mount(Discovery::new(delegations.clone()).routes(engine.clone()))
+        .mount(OpenApi::new(delegations).routes(engine));
     let front = match issuer {
         Some(issuer) => front.mount(issuer.routes()),
         None => front,
     };
-        .mount(Discovery::new(delegations.clone()).routes(engine.clone()))
-        .mount(OpenApi::new(delegations).routes(engine.clone()))
-        .mount(OpenId::new(tokens, &format!("https://{advertised}")).routes());
     (front, started)
 }
 

@@ -77,7 +77,7 @@ impl House {
             front.clone().oneshot(request)
         });
         let (seats, tls) = (Seats::new(serve::CONNECTIONS_MAX), Arc::new(Tls::new(&door.certs).unwrap()));
-        let server = serve::serve(listener, seats, tls, counted, group.clone());
+        let server = serve::serve(listener, seats, tls, counted, group.clone(), 0.0);
         group.spawn(async move { server.await.unwrap() });
         let identity = identity(&door, "n1");
         let servers = vec![ApiServer::parse(&format!("https://{address}")).unwrap()];

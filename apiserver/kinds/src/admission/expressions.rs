@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use api::selector::Fields;
+use api::selector::{Fields, Labels};
 use apiserver::{
     engine::Engine,
     identity::{Attributes, Decision, User},
@@ -315,6 +315,7 @@ impl Judge for Authorizers<'_> {
         });
         // One that cannot be read is none: the question is about all, then.
         let fields = if check.fields.is_empty() { None } else { Fields::parse(&check.fields).ok() };
+        let labels = if check.labels.is_empty() { None } else { Labels::parse(&check.labels).ok() };
         let is_of_resource = check.path.is_empty();
         let attributes = Attributes {
             user: account.as_ref().unwrap_or(self.user),
@@ -328,6 +329,7 @@ impl Judge for Authorizers<'_> {
             name: &check.name,
             path: &check.path,
             fields: fields.as_ref(),
+            labels: labels.as_ref(),
         };
         match self.engine.authorize(&attributes) {
             Decision::Allow(reason) => Verdict { allowed: true, reason, error: None },

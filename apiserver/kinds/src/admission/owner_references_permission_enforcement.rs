@@ -58,8 +58,8 @@ async fn may_hold_up(review: &Review<'_>, owner: &Value) -> Result<(), Status> {
     let (api_version, kind) = (owner.text("apiVersion"), owner.text("kind"));
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let kinds = review.ctx.engine.kinds();
-    let mut found = kinds.iter().filter(|one| one.group == group && one.version == version && one.kind == kind).peekable();
-    if found.peek().is_none() {
+    let found: Vec<_> = kinds.iter().filter(|one| one.group == group && one.version == version && one.kind == kind).collect();
+    if found.is_empty() {
         let place = format!("cannot find RESTMapping for APIVersion {api_version} Kind {kind}");
         let why =
             format!("cannot set blockOwnerDeletion in this case because {place}: no matches for kind {kind:?} in version {api_version:?}");

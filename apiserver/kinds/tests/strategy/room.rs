@@ -38,7 +38,7 @@ impl Room {
     }
 
     pub fn of(front: Front, engine: Arc<Engine>, group: Group) -> Self {
-        Self { front, engine, _group: group }
+        Self { front, engine, group }
     }
 
     pub async fn send(&self, method: &str, path: &str, body: Value) -> (u16, Value) {

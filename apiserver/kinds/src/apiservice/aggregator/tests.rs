@@ -91,7 +91,7 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let tls = Arc::new(Tls::with_front_proxies(&certs, Some(believed)).unwrap());
-        let serving = serve::serve(listener, Seats::new(serve::CONNECTIONS_MAX), tls, front.clone(), group.clone());
+        let serving = serve::serve(listener, Seats::new(serve::CONNECTIONS_MAX), tls, front.clone(), group.clone(), 0.0);
         group.spawn_careful(async move { serving.await.unwrap() });
         Self { front, aggregator, store, certs, ca, thing, address, group }
     }

@@ -2,6 +2,7 @@
 
 mod audit;
 mod given;
+mod identity;
 mod join;
 mod node;
 mod nodes;
@@ -16,6 +17,7 @@ use api::k8s::api::core::v1::Taint;
 use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, builder::ArgPredicate};
 use serde_json::{Map, Value, json};
 
+pub use self::identity::{AuthenticationFlags, AuthorizationFlags};
 pub use audit::AuditFlags;
 pub use given::Given;
 pub use join::{CheckFlags, ClusterFlags, JoinFlags, LeaveFlags};
@@ -136,6 +138,10 @@ pub struct ServerFlags {
     /// How long the certificates of nodes and users last that the cluster signs (certificates.k8s.io), unless they ask for less
     #[arg(long, value_name = "TIME", default_value = "8760h", value_parser = nodes::time)]
     pub cluster_signing_duration: Duration,
+    #[command(flatten)]
+    pub authentication: AuthenticationFlags,
+    #[command(flatten)]
+    pub authorization: AuthorizationFlags,
     #[command(flatten)]
     pub audit: AuditFlags,
     #[command(flatten)]

@@ -5,6 +5,7 @@ mod cluster_info;
 mod cluster_keys;
 mod compaction;
 mod endpoint_leases;
+mod identity;
 mod leading;
 pub mod manifests;
 
@@ -123,8 +124,8 @@ impl Control {
         if let Some(etcd) = &etcd {
             group.spawn_loop("compaction", compact_by_one(etcd.clone()));
         }
-        let tokens = Arc::new(Tokens::new(auth::ISSUER, certs.service_account_key(), certs.service_account_public())?);
-        let auth = auth::chain(&tokens);
+        let tokens = Arc::new(Tokens::of(flags.authentication.tokens(certs.service_account_key())?));
+        let auth = Box::pin(identity::chain(&flags.authentication, &flags.authorization, &tokens, &group)).await?;
         let mut kinds = kinds::all(&config, &tokens);
         kinds.push(Arc::new(apiextensions::kind()));
         let engine = Engine::new(store.clone(), kinds, auth, group.clone());
@@ -134,7 +135,9 @@ impl Control {
         if let Some(condition) = store.condition() {
             group.spawn_vital("store", store_ends(condition));
         }
-        let (front, started) = mount(front, &tokens, &group, SocketAddr::new(advertised, flags.secure_port), etcd, store.condition());
+        let url = format!("https://{}", SocketAddr::new(advertised, flags.secure_port));
+        let issuer = OpenId::new(&tokens, &url, flags.authentication.jwks_uri()?);
+        let (front, started) = mount(front, issuer, &group, etcd, store.condition());
         let front = front.mount(kinds::node::tunnel::routes(&agents, &group)).build();
         engine.ready().await;
         Box::pin(kinds::service::bootstrap(&engine, &config)).await;
@@ -160,9 +163,15 @@ impl Control {
         control.group.spawn_loop("api services", kinds::apiservice::register::keep(control.engine.clone(), auth::system_user()));
         control.group.spawn_loop("flow schemas", kinds::flow::keep::keep(control.engine.clone(), auth::system_user()));
         control.group.spawn_loop("system namespaces", auth::keep_namespaces(control.engine.clone()));
+        control.keep_token_secrets(tokens);
         *control.leading.lock() = Some(Leading::start(rooms, election));
         progress.step(&format!("API ready (https://{address})"));
         Ok(control)
+    }
+
+    fn keep_token_secrets(&self, tokens: Arc<Tokens>) {
+        let keeping = auth::keep_token_secrets(self.engine.clone(), tokens, self.certs.ca().to_owned());
+        self.group.spawn_loop("secrets of tokens", keeping);
     }
 
     /// A client in this process that passes the same authorization and admission as anybody; it acts as `name` in `groups`.
@@ -317,9 +326,8 @@ fn tokens(flags: &ServerFlags, has_etcd: bool) -> anyhow::Result<(Option<Token>,
 /// The paths that are about no resource. The latch is part of `/readyz`, and so is a store that may be away.
 fn mount(
     front: Builder,
-    tokens: &Arc<Tokens>,
+    issuer: Option<OpenId>,
     group: &Group,
-    advertised: SocketAddr,
     etcd: Option<Arc<dyn Store>>,
     condition: Option<watch::Receiver<Condition>>,
 ) -> (Builder, Latch) {
@@ -338,8 +346,11 @@ fn mount(
         .mount(version::routes())
         .mount(metrics.routes())
         .mount(Discovery::default().routes(engine.clone()))
-        .mount(OpenApi::default().routes(engine.clone()))
-        .mount(OpenId::new(tokens, &format!("https://{advertised}")).routes());
+        .mount(OpenApi::default().routes(engine));
+    let front = match issuer {
+        Some(issuer) => front.mount(issuer.routes()),
+        None => front,
+    };
     (front, started)
 }
 

@@ -83,6 +83,25 @@ impl Macro {
     }
 }
 
+impl Expr {
+    /// Whether `variable.field` (or `variable.?field`) stands anywhere in it.
+    pub fn selects(&self, variable: &str, field: &str) -> bool {
+        let of = |expr: &Self| expr.selects(variable, field);
+        match &self.node {
+            Node::Select(operand, name, _) | Node::Has(operand, name) => {
+                name == field && matches!(&operand.node, Node::Ident(ident) if ident == variable) || of(operand)
+            }
+            Node::Call(target, _, arguments) => target.as_deref().is_some_and(of) || arguments.iter().any(of),
+            Node::List(elements) => elements.iter().any(|(element, _)| of(element)),
+            Node::Map(entries) => entries.iter().any(|(key, value, _)| of(key) || of(value)),
+            Node::Macro(_, range, _, parts) => of(range) || parts.iter().any(of),
+            Node::Bind(_, value, body) => of(value) || of(body),
+            // Literals and names.
+            _ => false,
+        }
+    }
+}
+
 /// What is wrong with a source, and where.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Issue {

@@ -213,9 +213,15 @@ mod tests {
             ("jwt: [{issuer: {url: 'https://a', discoveryURL: 'https://a/', audiences: [x]}}]", "discoveryURL must be different from URL"),
             ("jwt: [{issuer: {url: 'https://a'}}]", "at least one jwt[0].issuer.audiences is required"),
             ("jwt: [{issuer: {url: 'https://a', audiences: [x, y]}}]", "audienceMatchPolicy must be MatchAny for multiple audiences"),
-            ("jwt: [{issuer: {url: 'https://a', audiences: [x], certificateAuthority: y}}]", "jwt[0].issuer.certificateAuthority: Invalid value"),
+            (
+                "jwt: [{issuer: {url: 'https://a', audiences: [x], certificateAuthority: y}}]",
+                "jwt[0].issuer.certificateAuthority: Invalid value",
+            ),
             ("jwt: [{issuer: {url: 'https://a', audiences: [x], egressSelectorType: cluster}}]", "egress selectors are not supported"),
-            ("jwt: [{issuer: {url: 'https://a', audiences: [x]}}]", "jwt[0].claimMappings.username: Required value: claim or expression is required"),
+            (
+                "jwt: [{issuer: {url: 'https://a', audiences: [x]}}]",
+                "jwt[0].claimMappings.username: Required value: claim or expression is required",
+            ),
             ("jwt: [{claimMappings: {username: {claim: sub}}}]", "prefix is required when claim is set"),
             ("jwt: [{claimMappings: {username: {claim: sub, prefix: '', expression: x}}}]", "claim and expression can't both be set"),
             ("jwt: [{claimMappings: {username: {expression: 'claims.email'}}}]", "claims.email_verified must be used"),
@@ -231,7 +237,10 @@ mod tests {
             let found = wrong(text);
             assert!(found.contains(why), "{text}: {found}");
         }
-        let twice = format!("{}- issuer: {{url: 'https://a', audiences: [x]}}\n  claimMappings: {{username: {{claim: sub, prefix: ''}}}}\n", issuer(""));
+        let twice = format!(
+            "{}- issuer: {{url: 'https://a', audiences: [x]}}\n  claimMappings: {{username: {{claim: sub, prefix: ''}}}}\n",
+            issuer("")
+        );
         assert!(wrong(&twice).contains("jwt[1].issuer.url: Duplicate value: \"https://a\""), "{}", wrong(&twice));
         for text in ["", "[]", "apiVersion: v1\nkind: AuthenticationConfiguration", "apiVersion: apiserver.config.k8s.io/v1\nkind: X"] {
             assert!(AuthenticationConfig::parse(text, &[]).is_err(), "{text}");

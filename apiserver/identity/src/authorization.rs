@@ -183,7 +183,9 @@ impl ConnectionInfo {
         let file_path = format!("{path}.kubeConfigFile");
         match (self.kind.as_str(), self.kube_config_file.as_deref()) {
             ("", _) => causes.required(format!("{path}.type"), ""),
-            ("InClusterConfig", _) => causes.invalid(format!("{path}.type"), "InClusterConfig", "the API server runs in no pod: name a KubeConfigFile"),
+            ("InClusterConfig", _) => {
+                causes.invalid(format!("{path}.type"), "InClusterConfig", "the API server runs in no pod: name a KubeConfigFile")
+            }
             ("KubeConfigFile", None | Some("")) => causes.required(file_path, ""),
             ("KubeConfigFile", Some(file)) if !Path::new(file).is_absolute() => causes.invalid(file_path, file, "must be an absolute path"),
             ("KubeConfigFile", Some(file)) => match std::fs::metadata(file) {

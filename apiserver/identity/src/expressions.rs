@@ -2,12 +2,11 @@
 
 use std::rc::Rc;
 
-use cel::{Checker, Expr, Failure, Resource, Run, T, V, parse, schema::Node, to_json};
+use cel::{Checker, Expr, Failure, Resource, Run, T, V, parse, schema::Node};
 use serde_json::{Value, json};
 
-/// What one expression may do once (`PerCallLimit`), and how large what it makes may be.
+/// What one expression may do once (`PerCallLimit`).
 const CALL_COST_MAX: u64 = 1_000_000;
-const MADE_MAX: u64 = 1_000_000;
 
 /// What an expression is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,8 +92,7 @@ impl Program {
     pub fn run(&self, about: &Value) -> Result<Value, String> {
         let variable = V::of(about, self.schema.as_ref());
         let mut run = Run::new(vec![(self.about.name().to_owned(), variable)], CALL_COST_MAX);
-        let value = run.eval(&self.expr).and_then(|value| to_json(&value, MADE_MAX));
-        value.map_err(|failure| match failure {
+        run.eval(&self.expr).map(|value| said(&value)).map_err(|failure| match failure {
             Failure::Error(why) => why,
             Failure::Cost => "operation cancelled: actual cost limit exceeded".into(),
         })
@@ -103,6 +101,17 @@ impl Program {
     /// Whether it selects that field of the variable.
     pub fn selects(&self, field: &str) -> bool {
         self.expr.selects(self.about.name(), field)
+    }
+}
+
+/// A truth, a text or a list of those, as JSON; what is none is an object.
+fn said(value: &V<'_>) -> Value {
+    match value {
+        V::Null => Value::Null,
+        V::Bool(value) => (*value).into(),
+        V::Text(text) => Value::String(text.to_string()),
+        list if list.is_list() => list.elements().map(|element| said(&element)).collect(),
+        _ => json!({}),
     }
 }
 
@@ -117,7 +126,8 @@ pub fn texts(value: Value) -> Result<Vec<String>, String> {
         Value::Array(all) => all,
         one => vec![one],
     };
-    let all: Result<Vec<String>, String> = all.into_iter().map(|one| if let Value::String(text) = one { Ok(text) } else { Err(wrong()) }).collect();
+    let all: Result<Vec<String>, String> =
+        all.into_iter().map(|one| if let Value::String(text) = one { Ok(text) } else { Err(wrong()) }).collect();
     Ok(all?.into_iter().filter(|text| !text.is_empty()).collect())
 }
 
@@ -134,7 +144,10 @@ mod tests {
         assert!(compile("clams.sub", About::Claims, Makes::Anything).unwrap_err().starts_with("compilation failed: "));
         assert_eq!(compile("!user.username.startsWith('system:')", About::User, Makes::Bool), Ok(()));
         assert!(compile("user.usrname == ''", About::User, Makes::Bool).unwrap_err().contains("undefined field"));
-        assert_eq!(compile("has(request.resourceAttributes) && request.resourceAttributes.verb == 'get'", About::Request, Makes::Bool), Ok(()));
+        assert_eq!(
+            compile("has(request.resourceAttributes) && request.resourceAttributes.verb == 'get'", About::Request, Makes::Bool),
+            Ok(())
+        );
         assert_eq!(compile("request.user", About::Request, Makes::Bool).unwrap_err(), "must evaluate to bool but got string");
     }
 
@@ -148,7 +161,7 @@ mod tests {
         assert_eq!(run("claims.n.m[0]"), Ok("deep".into()));
         assert!(run("claims.missing").unwrap_err().contains("no such key"));
         assert_eq!(texts(json!(["a", ""])).unwrap(), ["a"]);
-        assert!(texts(json!([1])).is_err() && texts(json!(1)).is_err());
+        assert!(texts(json!([{}])).is_err() && run("1").and_then(texts).is_err() && run("[b'x']").and_then(texts).is_err());
         let program = Program::compile("claims.email_verified ? claims.email : ''", About::Claims, Makes::Anything).unwrap();
         assert!(program.selects("email") && program.selects("email_verified") && !program.selects("sub"));
     }

@@ -2,11 +2,7 @@
 //!
 //! Sources: `pkg/kubeapiserver/{options/authentication,authorizer/reload}.go`.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
@@ -68,17 +64,15 @@ impl Reload {
                     self.text = text;
                 }
                 Err(Wrong::Passing(error)) => {
-                    tracing::error!(file, error, "failed to reload a configuration file; what was read before holds, and it is tried again");
+                    tracing::error!(
+                        file,
+                        error,
+                        "failed to reload a configuration file; what was read before holds, and it is tried again"
+                    );
                 }
             }
         }
     }
-}
-
-/// # Errors
-/// It cannot be read.
-pub fn read(file: &Path) -> Result<String, String> {
-    std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))
 }
 
 /// YAML or JSON of this kind, in any of its versions (which are of one shape). An unknown field is an error.

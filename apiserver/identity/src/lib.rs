@@ -12,6 +12,8 @@ mod file;
 mod oidc;
 mod remote;
 mod static_tokens;
+#[cfg(test)]
+mod testing;
 mod token_webhook;
 mod webhook_authorizer;
 

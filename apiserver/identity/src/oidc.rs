@@ -177,7 +177,8 @@ impl Jwt {
         let mut claims = self.verifier.verify(token).await.map_err(|why| format!("oidc: verify token: {why}"))?;
         let until = verifier::expiry(&claims).unwrap_or_default();
         if let Some(claim) = self.rules.distributed()
-            && let Some(source) = claims::source(claim, &claims).map_err(|why| format!("oidc: could not expand distributed claims: {why}"))?
+            && let Some(source) =
+                claims::source(claim, &claims).map_err(|why| format!("oidc: could not expand distributed claims: {why}"))?
         {
             let value = self.resolve(claim, &source).await.map_err(|why| format!("oidc: could not expand distributed claims: {why}"))?;
             claims.insert(claim.to_owned(), value);
@@ -187,10 +188,12 @@ impl Jwt {
 
     /// A claim that stands elsewhere (OpenID Connect Core 5.6.2). The token there is verified by the keys of whoever issued it.
     async fn resolve(&self, claim: &str, source: &claims::Source) -> Result<Value, String> {
-        let fetched = self.verifier.fetch(&source.endpoint, Some(&source.access_token).filter(|token| !token.is_empty()).map(String::as_str)).await;
+        let fetched =
+            self.verifier.fetch(&source.endpoint, Some(&source.access_token).filter(|token| !token.is_empty()).map(String::as_str)).await;
         let jwt = fetched.and_then(|bytes| String::from_utf8(bytes).map_err(|error| error.to_string()));
         let jwt = jwt.map_err(|why| format!("while getting distributed claim {claim:?}: {why}"))?;
-        let issuer = untrusted_issuer(&jwt).ok_or_else(|| format!("getting untrusted issuer from endpoint {} failed for claim {claim:?}", source.endpoint))?;
+        let issuer = untrusted_issuer(&jwt)
+            .ok_or_else(|| format!("getting untrusted issuer from endpoint {} failed for claim {claim:?}", source.endpoint))?;
         let verifier = self.other(&issuer)?;
         verifier.load().await.map_err(|why| format!("verifying untrusted issuer {issuer} failed: {why}"))?;
         let mut found: Map<String, Value> = verifier.verify(&jwt).await.map_err(|why| format!("verify distributed claim token: {why}"))?;

@@ -2,13 +2,7 @@
 //!
 //! Sources: apiserver `pkg/util/webhook/webhook.go`, client-go. A redirect is no answer.
 
-use std::{
-    fmt,
-    future::Future,
-    path::Path,
-    pin::Pin,
-    time::Duration,
-};
+use std::{fmt, future::Future, path::Path, pin::Pin, time::Duration};
 
 use api::task::Group;
 use http::{Method, Request, StatusCode, Uri, header, request};
@@ -32,7 +26,8 @@ const TOLD_BYTES_MAX: usize = 256;
 /// Who asks one remote at a time; others wait for them.
 const ASKING_MAX: usize = 128;
 /// Between attempts, and how many there are (`DefaultAuthWebhookRetryBackoff`).
-const PAUSES: [Duration; 4] = [Duration::from_millis(500), Duration::from_millis(750), Duration::from_millis(1125), Duration::from_millis(1687)];
+const PAUSES: [Duration; 4] =
+    [Duration::from_millis(500), Duration::from_millis(750), Duration::from_millis(1125), Duration::from_millis(1687)];
 
 /// One who is asked.
 pub struct Remote {
@@ -66,7 +61,8 @@ impl Remote {
     pub async fn of_kubeconfig(file: &Path, group: &Group) -> Result<Self, String> {
         let named = |why: &dyn fmt::Display| format!("{}: {why}", file.display());
         let read = Kubeconfig::read_from(file).map_err(|error| named(&error))?;
-        if read.auth_infos.iter().filter_map(|user| user.auth_info.as_ref()).any(|user| user.exec.is_some() || user.auth_provider.is_some()) {
+        if read.auth_infos.iter().filter_map(|user| user.auth_info.as_ref()).any(|user| user.exec.is_some() || user.auth_provider.is_some())
+        {
             return Err(named(&"exec and auth-provider plugins are not supported: name a certificate, a token or a tokenFile"));
         }
         let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.map_err(|error| named(&error))?;
@@ -91,7 +87,11 @@ impl Remote {
         config.cluster_url = origin.map_err(|error| error.to_string())?;
         config.default_retry = false;
         let client = ClientBuilder::try_from((config, InGroup(group.clone()))).map_err(|error| chained(&error))?.build();
-        Ok(Self { client, path: if path.len() > 1 { path.trim_end_matches('/').to_owned() } else { path }, turns: Semaphore::new(ASKING_MAX) })
+        Ok(Self {
+            client,
+            path: if path.len() > 1 { path.trim_end_matches('/').to_owned() } else { path },
+            turns: Semaphore::new(ASKING_MAX),
+        })
     }
 
     /// Posts JSON and brings back JSON. What passes is tried again, for `whole` altogether; each try has `bound`.
@@ -134,7 +134,9 @@ impl Remote {
     }
 
     async fn ask(&self, request: request::Builder, body: Vec<u8>) -> Result<Vec<u8>, Unanswered> {
-        let request = request.header(header::ACCEPT, "application/json, */*").header(header::USER_AGENT, concat!("kube-apiserver skiff/", env!("CARGO_PKG_VERSION")));
+        let request = request
+            .header(header::ACCEPT, "application/json, */*")
+            .header(header::USER_AGENT, concat!("kube-apiserver skiff/", env!("CARGO_PKG_VERSION")));
         let request = request.body(Body::from(body)).map_err(failed)?;
         let answer = self.client.send(request).await.map_err(|error| {
             let why = chained(&error);
@@ -143,7 +145,10 @@ impl Remote {
         let code = answer.status();
         let is_passing = matches!(
             code,
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::INTERNAL_SERVER_ERROR | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+            StatusCode::TOO_MANY_REQUESTS
+                | StatusCode::INTERNAL_SERVER_ERROR
+                | StatusCode::SERVICE_UNAVAILABLE
+                | StatusCode::GATEWAY_TIMEOUT
         );
         let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(failed)?.to_bytes();
         if code.is_success() {

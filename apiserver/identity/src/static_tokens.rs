@@ -35,7 +35,10 @@ impl StaticTokens {
         for (at, record) in reader.records().enumerate() {
             let record = record.map_err(|error| format!("{file}: {error}"))?;
             let (Some(token), Some(name), Some(uid)) = (record.get(0), record.get(1), record.get(2)) else {
-                return Err(format!("token file '{file}' must have at least 3 columns (token, user name, user uid), found {}", record.len()));
+                return Err(format!(
+                    "token file '{file}' must have at least 3 columns (token, user name, user uid), found {}",
+                    record.len()
+                ));
             };
             let record_number = at + 1;
             if token.is_empty() {

@@ -11,10 +11,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Deserializer};
 use serde_json::json;
 
-use crate::{
-    cache::Answers,
-    remote::Remote,
-};
+use crate::{cache::Answers, remote::Remote};
 
 /// How long one request waits for the webhook, attempts and all (upstream: `sharedLookupTimeout`).
 const WAIT_BOUND: Duration = Duration::from_secs(30);
@@ -119,3 +116,6 @@ impl From<UserInfo> for User {
         Self { name: info.username, uid: info.uid, groups: info.groups, extra: info.extra }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -91,7 +91,8 @@ impl WebhookAuthorizer {
 
     /// By the failure policy.
     fn failed(&self, error: String) -> Verdict {
-        let decision = if self.config.failure_policy == "Deny" { Decision::Deny(String::new()) } else { Decision::NoOpinion(String::new()) };
+        let decision =
+            if self.config.failure_policy == "Deny" { Decision::Deny(String::new()) } else { Decision::NoOpinion(String::new()) };
         Verdict { decision, error }
     }
 

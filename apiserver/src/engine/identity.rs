@@ -151,7 +151,8 @@ impl Known {
     /// A user of a token that names no audience, so that it is for the API server alone (`authenticator.WrapAudienceAgnosticToken`). `asked` is
     /// empty where the API server asks for itself; `None` where none of `asked` is it.
     pub fn of_the_server(user: User, own: &[String], asked: &[String]) -> Option<Self> {
-        let audiences: Vec<String> = if asked.is_empty() { own.to_vec() } else { asked.iter().filter(|a| own.contains(a)).cloned().collect() };
+        let audiences: Vec<String> =
+            if asked.is_empty() { own.to_vec() } else { asked.iter().filter(|a| own.contains(a)).cloned().collect() };
         (!audiences.is_empty()).then_some(Self { user, audiences })
     }
 }

@@ -26,7 +26,12 @@ const MANY: usize = 4;
 ///
 /// # Errors
 /// 400 for headers that cannot be read or name nobody, 403 where the sender may not, in the words of the first way that was tried.
-pub(crate) async fn acting(engine: &Engine, info: &RequestInfo, headers: &http::HeaderMap, sender: &User) -> Result<Option<Acting>, Status> {
+pub(crate) async fn acting(
+    engine: &Engine,
+    info: &RequestInfo,
+    headers: &http::HeaderMap,
+    sender: &User,
+) -> Result<Option<Acting>, Status> {
     let Some(wanted) = headers::wanted(headers)? else { return Ok(None) };
     let mut first = None;
     for mode in MODES {

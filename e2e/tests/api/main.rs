@@ -5,6 +5,7 @@ mod audit;
 mod door;
 mod fair;
 mod garbage;
+mod identity;
 mod joining;
 mod lists;
 mod losses;

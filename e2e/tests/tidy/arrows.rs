@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("apiserver", &["api", "store"]),
     ("kinds", &["api", "apiserver", "podspec"]),
     ("apiextensions", &["api", "apiserver", "cel", "kinds"]),
+    ("identity", &["api", "apiserver", "cel"]),
     // For tests: nobody may know it but as a dev-dependency.
     ("door", &["api", "apiextensions", "apiserver", "client", "kinds", "store"]),
     ("reconcile", &["api", "client"]),
@@ -35,6 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "client",
             "controllers",
             "hollow",
+            "identity",
             "kinds",
             "kubelet",
             "pages",

@@ -59,10 +59,18 @@ impl Rules {
             username: by(&mappings.username)?.ok_or("claimMappings.username: claim or expression is required")?,
             groups: by(&mappings.groups)?,
             uid: by(&uid)?,
-            extra: mappings.extra.iter().map(|one| Ok((one.key.clone(), claims(&one.value_expression, Makes::Anything)?))).collect::<Result<_, String>>()?,
+            extra: mappings
+                .extra
+                .iter()
+                .map(|one| Ok((one.key.clone(), claims(&one.value_expression, Makes::Anything)?)))
+                .collect::<Result<_, String>>()?,
             required: with_claim.iter().map(|rule| (rule.claim.clone(), rule.required_value.clone())).collect(),
             claims: with_expression.iter().map(|one| rule(&one.expression, &one.message, About::Claims)).collect::<Result<_, _>>()?,
-            user: config.user_validation_rules.iter().map(|one| rule(&one.expression, &one.message, About::User)).collect::<Result<_, _>>()?,
+            user: config
+                .user_validation_rules
+                .iter()
+                .map(|one| rule(&one.expression, &one.message, About::User))
+                .collect::<Result<_, _>>()?,
         })
     }
 
@@ -78,7 +86,8 @@ impl Rules {
     /// In upstream's words.
     pub fn user(&self, claims: Map<String, Value>) -> Result<User, String> {
         let claims = Value::Object(claims);
-        let mut user = User { name: self.name(&claims)?, groups: self.groups(&claims)?, uid: self.uid(&claims)?, extra: self.extra(&claims)? };
+        let mut user =
+            User { name: self.name(&claims)?, groups: self.groups(&claims)?, uid: self.uid(&claims)?, extra: self.extra(&claims)? };
         user.groups.shrink_to_fit();
         for (claim, wanted) in &self.required {
             let found = claims.get(claim).ok_or_else(|| format!("oidc: required claim {claim} not present in ID token"))?;
@@ -161,7 +170,8 @@ impl Rules {
             extra.insert(CREDENTIAL_ID.to_owned(), vec![format!("JTI={id}")]);
         }
         for (key, program) in &self.extra {
-            let values = program.run(claims).and_then(texts).map_err(|why| format!("oidc: error evaluating extra claim expression: {why}"))?;
+            let values =
+                program.run(claims).and_then(texts).map_err(|why| format!("oidc: error evaluating extra claim expression: {why}"))?;
             if !values.is_empty() {
                 extra.insert(key.clone(), values);
             }

@@ -25,9 +25,9 @@ const FETCH_BOUND: Duration = Duration::from_secs(30);
 /// How long one request waits for an issuer.
 const WAIT_BOUND: Duration = Duration::from_secs(10);
 /// Between attempts to find out about an issuer.
-const INITIAL_PAUSE: Duration = Duration::from_secs(10);
+const INITIAL_PAUSE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 /// Keys are not asked for again sooner: whoever makes up tokens names keys that nobody has.
-const REFETCH_PAUSE: Duration = Duration::from_secs(10);
+const REFETCH_PAUSE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 /// Keys of one issuer that are looked at.
 const KEYS_MAX: usize = 256;
 /// Clocks may differ by this much, for `nbf`.
@@ -113,7 +113,8 @@ impl Verifier {
     }
 
     async fn discover(&self) -> Result<(), String> {
-        let configuration: Value = serde_json::from_slice(&self.fetch(&self.discovery, None).await?).map_err(|error| format!("oidc: failed to decode provider discovery object: {error}"))?;
+        let configuration: Value = serde_json::from_slice(&self.fetch(&self.discovery, None).await?)
+            .map_err(|error| format!("oidc: failed to decode provider discovery object: {error}"))?;
         let text = |name: &str| configuration[name].as_str().unwrap_or_default();
         if text("issuer") != self.issuer {
             let (wanted, got) = (&self.issuer, text("issuer"));
@@ -129,7 +130,8 @@ impl Verifier {
     }
 
     async fn keys(&self, url: &str) -> Result<Vec<PublicKey>, String> {
-        let set: Value = serde_json::from_slice(&self.fetch(url, None).await?).map_err(|error| format!("oidc: failed to decode keys: {error}"))?;
+        let set: Value =
+            serde_json::from_slice(&self.fetch(url, None).await?).map_err(|error| format!("oidc: failed to decode keys: {error}"))?;
         let keys = set["keys"].as_array().map_or(&[][..], Vec::as_slice);
         Ok(keys.iter().take(KEYS_MAX).filter_map(PublicKey::of_jwk).collect())
     }

@@ -24,11 +24,13 @@ pub mod rules;
 mod ruleset;
 mod system_namespaces;
 pub mod token_request;
+mod token_secrets;
 pub mod tokens;
 
 pub use bootstrap::{bootstrap, system_user};
 pub use openid::OpenId;
 pub use system_namespaces::keep_namespaces;
+pub use token_secrets::keep_token_secrets;
 pub use tokens::{Tokens, TokensConfig};
 
 /// Who issues service-account tokens, and their audience where none is asked for.

@@ -114,6 +114,61 @@ async fn a_token_ends_with_its_account() {
     group.stop();
 }
 
+async fn eventually<T>(find: impl AsyncFn() -> Option<T>) -> T {
+    for _ in 0..3000 {
+        if let Some(found) = find().await {
+            return found;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("it did not come true");
+}
+
+#[tokio::test]
+async fn a_secret_of_a_token_is_filled_and_its_token_taken_until_it_is_marked_or_gone() {
+    let (engine, tokens, _, group) = house().await;
+    group.spawn(auth::keep_token_secrets(engine.clone(), tokens.clone(), "the ca".into()));
+    let (accounts, secrets, system) = (GroupResource::new("", "serviceaccounts"), GroupResource::new("", "secrets"), system_user());
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}});
+    let account = engine.create(&accounts, "default", account, &system).await.unwrap();
+    let secret = |name: &str, of: &str| {
+        json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
+            "metadata": {"name": name, "annotations": {"kubernetes.io/service-account.name": of}}})
+    };
+    engine.create(&secrets, "default", secret("robot-token", "robot"), &system).await.unwrap();
+    let key = Key::new("default", "robot-token");
+    let now = async || engine.cached(&secrets, &key).map(|secret| secret.value());
+    let decoded = |text: &serde_json::Value| {
+        String::from_utf8(base64::Engine::decode(&base64::prelude::BASE64_STANDARD, text.as_str().unwrap()).unwrap()).unwrap()
+    };
+    let data = eventually(async || now().await.map(|secret| secret["data"].clone()).filter(|data| data["token"].is_string())).await;
+    assert_eq!((decoded(&data["ca.crt"]).as_str(), decoded(&data["namespace"]).as_str()), ("the ca", "default"));
+    assert_eq!(now().await.unwrap()["metadata"]["annotations"]["kubernetes.io/service-account.uid"], account.uid());
+    let token = decoded(&data["token"]);
+    let known = async |token: &str| tokens.token(&engine, token, &[]).await;
+    let user = known(&token).await.unwrap().unwrap().user;
+    assert_eq!((user.name.as_str(), user.uid.as_str()), ("system:serviceaccount:default:robot", account.uid()));
+    assert_eq!(user.groups, ["system:serviceaccounts", "system:serviceaccounts:default"]);
+    let used = now().await.unwrap()["metadata"]["labels"]["kubernetes.io/legacy-token-last-used"].as_str().unwrap().len();
+    assert_eq!(used, "2026-01-01".len());
+    assert!(tokens.token(&engine, &token, &["vault".into()]).await.is_err(), "it is for the API server alone");
+    let same = tokens.sign(&auth::legacy::Claims::new("default", "robot", account.uid(), "robot-token")).unwrap();
+    assert_eq!(known(&same).await.unwrap_err().message, "Token does not match server's copy");
+    let mark = |object: &mut serde_json::Value| {
+        object["metadata"]["labels"]["kubernetes.io/legacy-token-invalid-since"] = "2026-01-01".into();
+        Ok(())
+    };
+    engine.update(&secrets, &key, "", &system, &mark).await.unwrap();
+    assert!(known(&token).await.unwrap_err().message.contains("has been marked invalid"));
+    // With the account goes the secret; one of nobody goes at once.
+    engine.delete(&accounts, &Key::new("default", "robot"), json!({}), &system).await.unwrap();
+    eventually(async || now().await.is_none().then_some(())).await;
+    assert_eq!(known(&token).await.unwrap_err().message, "Token has been invalidated");
+    engine.create(&secrets, "default", secret("nobodys", "nobody"), &system).await.unwrap();
+    eventually(async || engine.cached(&secrets, &Key::new("default", "nobodys")).is_none().then_some(())).await;
+    group.stop();
+}
+
 #[tokio::test]
 async fn an_account_limits_its_pods_to_its_secrets_where_it_says_so() {
     const MOUNTABLE: &str = "kubernetes.io/enforce-mountable-secrets";

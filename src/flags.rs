@@ -5,6 +5,7 @@ mod given;
 mod join;
 mod node;
 mod nodes;
+mod protection;
 mod ranges;
 mod servers;
 mod tokens;
@@ -21,6 +22,7 @@ pub use given::Given;
 pub use join::{CheckFlags, ClusterFlags, JoinFlags, LeaveFlags};
 pub use node::own_labels;
 pub use nodes::NodesFlags;
+pub use protection::ProtectionFlags;
 pub use ranges::{PODS as POD_RANGE, Ranges, of_pods as pod_ranges};
 pub use servers::ServersFlags;
 pub use tokens::{AccessFlags, CreateTokenFlags, DeleteTokenFlags, TokenFlags, TokenVerb};
@@ -130,6 +132,8 @@ pub struct ServerFlags {
     /// Share what is served at a time between users, by upstream's priority levels; false: first come, first served
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub enable_priority_and_fairness: bool,
+    #[command(flatten)]
+    pub protection: ProtectionFlags,
     /// A token that machines can join with for as long as it is not deleted: <id>.<secret>, six and sixteen of a-z and 0-9
     #[arg(long, value_name = "TOKEN", hide_env_values = true)]
     pub agent_token: Option<Given>,

@@ -41,7 +41,10 @@ use parking_lot::Mutex;
 use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle};
 use serde_json::Value;
 use store::{Condition, Store};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+};
 
 use self::{
     authority::Ca,
@@ -81,6 +84,9 @@ pub struct Control {
     leading: Mutex<Option<Leading>>,
     /// Where there may be several servers.
     endpoint_leases: Option<Arc<EndpointLeases>>,
+    health: Arc<Health>,
+    /// `--shutdown-delay-duration`
+    delay: Duration,
     _instance: Instance,
 }
 
@@ -130,11 +136,14 @@ impl Control {
         let engine = Engine::new(store.clone(), kinds, auth, group.clone());
         let agents = Arc::<Agents>::default();
         agents.follow(&certs, &group)?;
-        let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).agents(agents.clone()).auditor(auditor);
+        let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).timeouts(flags.protection.timeouts());
+        let front = front.agents(agents.clone()).auditor(auditor);
         if let Some(condition) = store.condition() {
             group.spawn_vital("store", store_ends(condition));
         }
-        let (front, started) = mount(front, &tokens, &group, SocketAddr::new(advertised, flags.secure_port), etcd, store.condition());
+        let (health, reached) = (Health::new(&group), SocketAddr::new(advertised, flags.secure_port));
+        health.grants(flags.protection.livez_grace_period);
+        let (front, started) = mount(front, &health, &tokens, reached, etcd, store.condition());
         let front = front.mount(kinds::node::tunnel::routes(&agents, &group)).build();
         engine.ready().await;
         Box::pin(kinds::service::bootstrap(&engine, &config)).await;
@@ -144,12 +153,17 @@ impl Control {
         let port = listener.local_addr()?.port();
         let local = if flags.bind_address.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { flags.bind_address };
         let address = SocketAddr::new(local, port);
-        group.spawn_vital("api server", Box::pin(serve::serve(listener, seats, tls, front.clone(), group.clone())));
+        group.spawn_vital(
+            "api server",
+            Box::pin(serve::serve(listener, seats, tls, front.clone(), group.clone(), flags.protection.goaway_chance)),
+        );
 
         let (admin, reached) = (certs.admin_kubeconfig(&format!("https://{address}")), SocketAddr::new(advertised, port));
         write_kubeconfig(&dirs, &kubeconfig::kept(admin.clone(), reached, &BTreeSet::new()))?;
         let (leading, endpoint_leases) = (Mutex::default(), None);
-        let mut control = Self { group, dirs, certs, admin, reached, engine, front, store, leading, endpoint_leases, _instance: instance };
+        let delay = flags.protection.shutdown_delay_duration;
+        let mut control =
+            Self { group, dirs, certs, admin, reached, engine, front, store, leading, endpoint_leases, health, delay, _instance: instance };
         Box::pin(auth::bootstrap(&control.engine)).await?;
         Box::pin(control.publish(flags, &config, has_etcd)).await?;
         Box::pin(manifests::apply(&control.engine, cluster_dns(&config))).await?;
@@ -158,11 +172,19 @@ impl Control {
         let rooms = control.rooms(flags, &config, advertised);
         control.group.spawn_loop("claims of services", kinds::service::keep_claims(control.engine.clone(), config));
         control.group.spawn_loop("api services", kinds::apiservice::register::keep(control.engine.clone(), auth::system_user()));
-        control.group.spawn_loop("flow schemas", kinds::flow::keep::keep(control.engine.clone(), auth::system_user()));
+        control.spawn_flows(flags.enable_priority_and_fairness);
         control.group.spawn_loop("system namespaces", auth::keep_namespaces(control.engine.clone()));
         *control.leading.lock() = Some(Leading::start(rooms, election));
         progress.step(&format!("API ready (https://{address})"));
         Ok(control)
+    }
+
+    /// Levels and flow schemas drive the server, and are kept as they must be.
+    fn spawn_flows(&self, tells: bool) {
+        let driven = Arc::new(Notify::new());
+        let drive = kinds::flow::drive(self.engine.clone(), self.front.fairness().clone(), driven.clone());
+        self.group.spawn_loop("flow control", drive);
+        self.group.spawn_loop("flow schemas", kinds::flow::keep::keep(self.engine.clone(), auth::system_user(), driven, tells));
     }
 
     /// A client in this process that passes the same authorization and admission as anybody; it acts as `name` in `groups`.
@@ -195,6 +217,11 @@ impl Control {
     /// Ends in order: what other servers take over, loops, connections, store.
     pub async fn end(&self) {
         tracing::info!("ending");
+        // Whoever leads clients here has time to see it; requests are served meanwhile.
+        if !self.delay.is_zero() {
+            self.health.leaves();
+            let _ = tokio::time::timeout(self.delay, self.group.stopping()).await;
+        }
         let leading = self.leading.lock().take();
         let leading = async {
             if let Some(leading) = leading {
@@ -317,13 +344,12 @@ fn tokens(flags: &ServerFlags, has_etcd: bool) -> anyhow::Result<(Option<Token>,
 /// The paths that are about no resource. The latch is part of `/readyz`, and so is a store that may be away.
 fn mount(
     front: Builder,
+    health: &Arc<Health>,
     tokens: &Arc<Tokens>,
-    group: &Group,
     advertised: SocketAddr,
     etcd: Option<Arc<dyn Store>>,
     condition: Option<watch::Receiver<Condition>>,
 ) -> (Builder, Latch) {
-    let health = Health::new(group);
     if let Some(condition) = condition {
         health.watch_store(condition);
     }

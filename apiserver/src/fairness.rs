@@ -4,11 +4,14 @@
 //! among the level's. What a request holds is given back when the value that stands for it is dropped, however it ends: done, failed,
 //! panicked, or its client gone. Source: KEP-1040; apiserver `pkg/util/flowcontrol`, `pkg/server/filters/priority-and-fairness.go`.
 
+mod about;
 mod bodies;
 mod config;
 mod counts;
 mod deal;
+mod demand;
 mod dropped;
+mod dump;
 mod hold;
 mod levels;
 mod matching;
@@ -18,49 +21,71 @@ mod width;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt::Write, sync::Arc, time::Duration};
+use std::{
+    hash::RandomState,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use api::Status;
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     time::Instant,
 };
 
+pub use about::{About, Asks, Told};
 pub use bodies::{BODIES_BYTES_MAX, BODY_BYTES_MAX, Charge, STALL_MAX};
-pub use config::{Config, Distinguisher, Level, Limits, Paths, Queuing, Resources, Response, Rule, Schema, Subject};
+pub use config::{CATCH_ALL, Config, Distinguisher, EXEMPT, Level, Limits, Paths, Queuing, Resources, Response, Rule, Schema, Subject};
 pub use hold::hold;
 pub use matching::{Classification, RequestDigest};
-pub use width::Listing;
+pub use width::{Listing, Telling};
 
 use crate::metrics::RequestKind;
 use bodies::Bodies;
 use counts::Counts;
-use dropped::Dropped;
-use levels::{Answer, Levels, Why};
+use levels::{Answer, Exempt, Levels, Why};
 use matching::Matcher;
 use queues::{Arriving, Seat, Ticket};
 
-/// How long a request waits for a seat: a quarter of what a request may take in all, as upstream.
-pub const WAIT_MAX: Duration = Duration::from_secs(15);
+/// The longest that a request waits for a seat: a quarter of what it may take in all, and no more than this (`getRequestWaitContext`).
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
 /// What upstream tells whom it refuses, as plain text.
 pub(crate) const REFUSED: &str = "Too many requests, please try again later.";
 
-type Waiter = oneshot::Sender<Seat>;
+/// Whom to tell of a seat.
+struct Waiter {
+    sender: oneshot::Sender<Seat>,
+    counts: Arc<Counts>,
+}
 
 /// All seats of the server, and who has them. One per engine, shared.
 pub struct Fairness {
-    matcher: Matcher,
-    /// By level.
-    exempt: Vec<bool>,
-    dropped: Vec<Mutex<Dropped>>,
-    /// By schema.
-    counts: Vec<Counts>,
+    matcher: ArcSwap<Matcher>,
+    /// Held while levels and schemas change.
+    configuring: Mutex<()>,
+    /// Secret, so that nobody can choose names that share the queues of somebody else.
+    hasher: RandomState,
     levels: Mutex<Levels<Waiter>>,
+    exempt: Arc<Exempt>,
     bodies: Bodies,
     /// Where fairness is off: places for those who read and for those who change, `None` being no limit.
     places: Option<[Option<Arc<Semaphore>>; 2]>,
     began: Instant,
+    began_at: SystemTime,
+}
+
+/// A request that wants its turn.
+pub struct Asking<'a> {
+    pub class: &'a Classification,
+    pub seats: usize,
+    pub kind: RequestKind,
+    pub about: About,
+    /// It waits no longer.
+    pub until: Instant,
+    /// Upstream's administrators, who are served also where fairness is off and there is no place.
+    pub privileged: bool,
 }
 
 /// The seats that a request has. Dropped, they are somebody else's.
@@ -70,12 +95,9 @@ pub struct Permit {
 }
 
 enum Held {
-    Seat(Seat),
+    Seat(Seat, Arc<Counts>),
     /// Of an exempt level: it is only counted.
-    Counted {
-        schema: u16,
-        seats: usize,
-    },
+    Counted(usize, Arc<Counts>),
     Place(#[expect(dead_code, reason = "held until dropped")] OwnedSemaphorePermit),
     Nothing,
 }
@@ -92,66 +114,91 @@ struct Waiting {
 
 impl Fairness {
     pub fn new(config: &Config) -> Arc<Self> {
-        let matcher = Matcher::new(config);
         let places = |number: usize| (number > 0).then(|| Arc::new(Semaphore::new(number.min(Semaphore::MAX_PERMITS))));
-        let limits = config.limits;
-        Arc::new(Self {
-            exempt: config.levels.iter().map(|level| level.response == Response::Exempt).collect(),
-            dropped: config.levels.iter().map(|_| Mutex::default()).collect(),
-            counts: matcher.schemas.iter().map(|_| Counts::default()).collect(),
-            levels: Mutex::new(Levels::new(config)),
-            bodies: Bodies::new(BODIES_BYTES_MAX, config.levels.len()),
+        let (limits, exempt) = (config.limits, Arc::<Exempt>::default());
+        let fairness = Self {
+            matcher: ArcSwap::default(),
+            configuring: Mutex::default(),
+            hasher: RandomState::new(),
+            levels: Mutex::new(Levels::new(limits.reading.saturating_add(limits.mutating), exempt.clone())),
+            exempt,
+            bodies: Bodies::new(BODIES_BYTES_MAX),
             places: (!limits.fair).then(|| [places(limits.reading), places(limits.mutating)]),
             began: Instant::now(),
-            matcher,
-        })
+            began_at: SystemTime::now(),
+        };
+        fairness.configure(config.levels.clone(), config.schemas.iter().cloned().map(Arc::new).collect());
+        Arc::new(fairness)
     }
 
-    /// Where a request belongs. Of names and verbs alone: it costs a few comparisons.
+    /// From now on it is these levels and schemas, the mandatory ones added where they are missing. Who sits or waits goes on doing so.
+    pub fn configure(&self, mut levels: Vec<Level>, mut schemas: Vec<Arc<Schema>>) {
+        let _alone = self.configuring.lock();
+        let mandatory = Config::mandatory(Limits::default());
+        levels.extend(mandatory.levels.into_iter().filter(|own| !levels.iter().any(|level| level.name == own.name)).collect::<Vec<_>>());
+        let missing = mandatory.schemas.into_iter().filter(|own| !schemas.iter().any(|schema| schema.name == own.name));
+        schemas.extend(missing.map(Arc::new).collect::<Vec<_>>());
+        let slots = self.change(|all, now, sits| all.configure(&levels, now, sits));
+        self.matcher.store(Arc::new(self.matcher.load().next(&levels, &slots, &schemas, &self.hasher)));
+        self.settle();
+    }
+
+    /// Forgets the levels that nobody wants any more, if nobody is in them; whether some are left.
+    pub fn settle(&self) -> bool {
+        self.change(|levels, now, sits| levels.settle(now, sits))
+    }
+
+    /// Whether the seats are shared between levels and flows.
+    pub fn is_fair(&self) -> bool {
+        self.places.is_none()
+    }
+
+    /// Where a request belongs. Of names and verbs alone: it costs a few comparisons, and allocates nothing.
+    ///
+    /// # Panics
+    /// Never: there are always the mandatory schemas.
     pub fn classify(&self, asked: &RequestDigest<'_>) -> Classification {
-        self.matcher.classify(asked)
-    }
-
-    /// The level's and the schema's name of a class.
-    pub fn names(&self, class: Classification) -> (&str, &str) {
-        let level = self.matcher.levels.get(usize::from(class.level)).map_or("", |name| name);
-        (level, self.matcher.schemas.get(usize::from(class.schema)).map_or("", |schema| &schema.name))
+        self.matcher.load().classify(asked, &self.hasher).expect("the mandatory schemas are always there")
     }
 
     /// The seats that a level has of its own.
     pub fn nominal_seats(&self, level: &str) -> Option<usize> {
-        let at = self.matcher.levels.iter().position(|name| name == level)?;
-        self.levels.lock().level(u16::try_from(at).ok()?).map(|level| level.bounds.nominal)
+        self.levels.lock().all().find(|state| state.name == level).map(|state| state.bounds.nominal)
     }
 
-    /// Waits for `seats` seats, no more than the level gives one request, at most [`WAIT_MAX`].
+    /// Waits for its seats, no more than the level gives one request.
     ///
     /// # Errors
     /// 429 where the queue is full, the wait over, or (in a level without queues) no seat free.
-    pub async fn seat(self: &Arc<Self>, class: Classification, seats: usize, kind: RequestKind) -> Result<Permit, Status> {
+    pub async fn seat(self: &Arc<Self>, asking: Asking<'_>) -> Result<Permit, Status> {
         if let Some(places) = &self.places {
-            return self.place(places, class, kind);
+            return self.place(places, &asking);
         }
-        if self.is_exempt(class) {
-            self.count(class.schema, |counts| counts.sits(seats));
-            return Ok(self.permit(Held::Counted { schema: class.schema, seats }));
+        let Asking { class, seats, about, until, .. } = asking;
+        let counts = &class.of.counts;
+        if class.of.level.is_exempt {
+            counts.sits(seats);
+            self.exempt.sits(seats);
+            return Ok(self.permit(Held::Counted(seats, counts.clone())));
         }
-        let asked = Arriving { level: class.level, schema: class.schema, flow: class.flow, seats };
+        let asked = Arriving { level: class.slot(), flow: class.flow, seats, about };
         let mut receiver = None;
         let channel = || {
             let (sender, waits) = oneshot::channel();
             receiver = Some(waits);
-            sender
+            Waiter { sender, counts: counts.clone() }
         };
         let answer = self.change(|levels, now, sits| levels.arrive(asked, now, channel, sits));
         match (answer, receiver) {
             (Answer::Sits(seat), _) => {
-                self.count(class.schema, |counts| counts.sits(seat.seats));
-                Ok(self.permit(Held::Seat(seat)))
+                counts.sits(seat.seats);
+                Ok(self.permit(Held::Seat(seat, counts.clone())))
             }
             (Answer::Waits(ticket), Some(receiver)) => {
-                self.count(class.schema, Counts::waits);
-                Waiting { fairness: self.clone(), ticket: Some(ticket), receiver, class, since: Instant::now() }.seat().await
+                counts.waits();
+                Waiting { fairness: self.clone(), ticket: Some(ticket), receiver, class: class.clone(), since: Instant::now() }
+                    .seat(until)
+                    .await
             }
             (Answer::Refused(why), _) => Err(self.refuse(class, why)),
             (Answer::Waits(_), None) => Err(Status::internal("a request waits for nothing")),
@@ -159,34 +206,24 @@ impl Fairness {
     }
 
     /// One of the places of a server without fairness (`maxinflight.go`): there is one, or there is none.
-    fn place(self: &Arc<Self>, places: &[Option<Arc<Semaphore>>; 2], class: Classification, kind: RequestKind) -> Result<Permit, Status> {
-        let Some(places) = &places[kind as usize] else { return Ok(self.permit(Held::Nothing)) };
+    fn place(self: &Arc<Self>, places: &[Option<Arc<Semaphore>>; 2], asking: &Asking<'_>) -> Result<Permit, Status> {
+        let Some(places) = &places[asking.kind as usize] else { return Ok(self.permit(Held::Nothing)) };
         match places.clone().try_acquire_owned() {
             Ok(place) => Ok(self.permit(Held::Place(place))),
-            Err(_) if self.is_exempt(class) => Ok(self.permit(Held::Nothing)),
+            Err(_) if asking.privileged => Ok(self.permit(Held::Nothing)),
             Err(_) => Err(Status::too_many_requests(REFUSED, 1)),
         }
-    }
-
-    fn is_exempt(&self, class: Classification) -> bool {
-        self.exempt.get(usize::from(class.level)).copied().unwrap_or_default()
     }
 
     fn permit(self: &Arc<Self>, held: Held) -> Permit {
         Permit { fairness: self.clone(), held }
     }
 
-    fn refuse(&self, class: Classification, why: Why) -> Status {
-        self.count(class.schema, |counts| counts.refused(why));
+    fn refuse(&self, class: &Classification, why: Why) -> Status {
+        class.of.counts.refused(why);
         let second = self.began.elapsed().as_secs();
-        let after = self.dropped.get(usize::from(class.level)).map_or(1, |dropped| dropped.lock().one(second));
+        let after = class.of.level.slot.dropped.lock().one(second);
         Status::too_many_requests(REFUSED, u32::try_from(after).unwrap_or(1))
-    }
-
-    fn count(&self, schema: u16, add: impl FnOnce(&Counts)) {
-        if let Some(counts) = self.counts.get(usize::from(schema)) {
-            add(counts);
-        }
     }
 
     /// Changes the state, and tells those who sit by it. They are told under the lock: whoever gives up looks there first.
@@ -194,52 +231,31 @@ impl Fairness {
         let mut lost = Vec::new();
         let mut levels = self.levels.lock();
         let now = self.began.elapsed();
-        let done = change(&mut levels, now, &mut |waiter, seat| lost.extend(self.call(waiter, seat)));
+        let done = change(&mut levels, now, &mut |waiter, seat| lost.extend(call(waiter, seat)));
         // Nobody goes without leaving; but a seat is never lost with whoever did.
-        while let Some(seat) = lost.pop() {
-            self.count(seat.schema, |counts| counts.rises(seat.seats));
-            levels.finish(&seat, now, &mut |waiter, seat| lost.extend(self.call(waiter, seat)));
+        while let Some((seat, counts)) = lost.pop() {
+            counts.rises(seat.seats);
+            levels.finish(&seat, now, &mut |waiter, seat| lost.extend(call(waiter, seat)));
         }
         done
     }
 
-    /// Tells a waiter that it sits; its seat where nobody listens.
-    fn call(&self, waiter: Waiter, seat: Seat) -> Option<Seat> {
-        self.count(seat.schema, |counts| {
-            counts.leaves();
-            counts.sits(seat.seats);
-        });
-        waiter.send(seat).err()
-    }
-
-    fn finish(&self, seat: &Seat) {
-        self.count(seat.schema, |counts| counts.rises(seat.seats));
+    fn finish(&self, seat: &Seat, counts: &Counts) {
+        counts.rises(seat.seats);
         self.change(|levels, now, sits| levels.finish(seat, now, sits));
-    }
-
-    /// What `/metrics` tells of it (`apiserver_flowcontrol_*`).
-    pub(crate) fn text(&self, out: &mut String) {
-        let names = |at: usize| {
-            let (schema, level) = (&self.matcher.schemas[at].name, &self.matcher.schemas[at].level);
-            format!("flow_schema=\"{schema}\",priority_level=\"{level}\"")
-        };
-        counts::text(out, &self.counts, &names);
-        let levels = self.levels.lock();
-        for (name, help, number) in counts::LEVELS {
-            crate::metrics::head(out, name, "gauge", help);
-            for (at, level) in self.matcher.levels.iter().enumerate() {
-                let Some(state) = u16::try_from(at).ok().and_then(|at| levels.level(at)) else { continue };
-                let _ = writeln!(out, "{name}{{priority_level=\"{level}\"}} {}", number(&state.bounds));
-            }
-        }
-        drop(levels);
-        self.bodies.text(out);
     }
 }
 
+/// Tells a waiter that it sits; its seat where nobody listens.
+fn call(waiter: Waiter, seat: Seat) -> Option<(Seat, Arc<Counts>)> {
+    waiter.counts.leaves();
+    waiter.counts.sits(seat.seats);
+    waiter.sender.send(seat).err().map(|seat| (seat, waiter.counts))
+}
+
 impl Waiting {
-    async fn seat(mut self) -> Result<Permit, Status> {
-        let told = tokio::time::timeout(WAIT_MAX, &mut self.receiver).await;
+    async fn seat(mut self, until: Instant) -> Result<Permit, Status> {
+        let told = tokio::time::timeout_at(until.min(self.since + WAIT_MAX), &mut self.receiver).await;
         let seat = match told {
             Ok(Ok(seat)) => {
                 self.ticket = None;
@@ -247,12 +263,11 @@ impl Waiting {
             }
             _ => self.leave(Why::TimeOut),
         };
-        let fairness = self.fairness.clone();
-        let waited = self.since.elapsed();
-        fairness.count(self.class.schema, |counts| counts.waited(waited, seat.is_some()));
+        let (fairness, counts) = (self.fairness.clone(), &self.class.of.counts);
+        counts.waited(self.since.elapsed(), seat.is_some());
         match seat {
-            Some(seat) => Ok(fairness.permit(Held::Seat(seat))),
-            None => Err(fairness.refuse(self.class, Why::TimeOut)),
+            Some(seat) => Ok(fairness.permit(Held::Seat(seat, counts.clone()))),
+            None => Err(fairness.refuse(&self.class, Why::TimeOut)),
         }
     }
 
@@ -261,9 +276,9 @@ impl Waiting {
         let ticket = self.ticket.take()?;
         let left = self.fairness.change(|levels, now, sits| levels.leave(ticket, now, sits));
         if left.is_some() {
-            self.fairness.count(self.class.schema, Counts::leaves);
+            self.class.of.counts.leaves();
             if why == Why::Cancelled {
-                self.fairness.count(self.class.schema, |counts| counts.refused(why));
+                self.class.of.counts.refused(why);
             }
             return None;
         }
@@ -274,7 +289,7 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         if let Some(seat) = self.leave(Why::Cancelled) {
-            self.fairness.finish(&seat);
+            self.fairness.finish(&seat, &self.class.of.counts);
         }
     }
 }
@@ -282,8 +297,13 @@ impl Drop for Waiting {
 impl Drop for Permit {
     fn drop(&mut self) {
         match &self.held {
-            Held::Seat(seat) => self.fairness.finish(seat),
-            Held::Counted { schema, seats } => self.fairness.count(*schema, |counts| counts.rises(*seats)),
+            Held::Seat(seat, counts) => self.fairness.finish(seat, counts),
+            Held::Counted(seats, counts) => {
+                counts.rises(*seats);
+                if self.fairness.exempt.rises(*seats) {
+                    self.fairness.change(|levels, now, sits| levels.serve(now, sits));
+                }
+            }
             Held::Place(_) | Held::Nothing => {}
         }
     }

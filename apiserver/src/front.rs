@@ -5,6 +5,7 @@ mod access;
 mod audited;
 mod auth;
 mod builder;
+mod debug;
 mod deleting;
 mod impersonate;
 mod info;
@@ -28,12 +29,15 @@ use std::{
     ops::Deref,
     panic::AssertUnwindSafe,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use api::{Status, time::Timestamp};
+use api::{
+    Status,
+    time::{Timestamp, go_duration},
+};
 use axum::Router;
 use bytes::Bytes;
 use futures::FutureExt;
@@ -52,7 +56,7 @@ use crate::{
         registry::Served,
         subresource,
     },
-    fairness::{self, Classification, Fairness},
+    fairness::{self, Classification, Fairness, Telling},
     identity::{Operation, User},
     kind::{Connect, Handler, Subresource},
     lane::Lane,
@@ -70,8 +74,6 @@ use query::Query;
 use route::NoRoute;
 use seats::Holds;
 
-/// How long a request may take, streams apart (`--request-timeout`).
-const REQUEST_MAX: Duration = Duration::from_secs(60);
 /// How long a request waits for the caches to be filled after start.
 const READY_MAX: Duration = Duration::from_secs(10);
 
@@ -94,6 +96,23 @@ pub(crate) struct Shared {
     /// How node agents are called.
     agents: Arc<connect::Agents>,
     auditor: Option<Arc<Auditor>>,
+    timeouts: Timeouts,
+}
+
+/// How long requests may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// Streams apart (`--request-timeout`).
+    pub request: Duration,
+    /// A watch that does not say how long lasts between this and twice this (`--min-request-timeout`).
+    pub watch: Duration,
+}
+
+impl Default for Timeouts {
+    /// Upstream's.
+    fn default() -> Self {
+        Self { request: Duration::from_secs(60), watch: Duration::from_secs(1800) }
+    }
 }
 
 /// The API of `engine` and nothing else. Requests carry a [`crate::identity::Peer`] in their extensions where a client certificate was shown.
@@ -109,6 +128,11 @@ impl Front {
 
     pub fn engine(&self) -> &Arc<Engine> {
         &self.shared.engine
+    }
+
+    /// How requests share the server.
+    pub fn fairness(&self) -> &Arc<Fairness> {
+        &self.shared.fairness
     }
 
     /// What is counted of requests.
@@ -147,7 +171,14 @@ struct Entry {
     notes: Notes,
     now: Timestamp,
     class: Classification,
+    /// What those cost who watch.
+    telling: Option<Telling>,
+    /// How long the request may take; of a stream: as if it were none.
+    lasts: Duration,
+    began: tokio::time::Instant,
     holds: Holds,
+    /// For who looks at what waits and is served.
+    me: Weak<Entry>,
 }
 
 /// The same, in the extensions of the request.
@@ -251,17 +282,49 @@ async fn serve(front: Front, request: Request, asking: Asking, access: &Access) 
         }
     };
     access.is_of(&user);
-    let long = info.is_long_running();
+    let (long, began) = (info.is_long_running(), tokio::time::Instant::now());
+    let lasts = if long { front.timeouts.request } else { allotted(&query, front.timeouts.request)? };
     let class = front.fairness.classify(&info.asked(&user));
-    let (notes, now) = (Notes::default(), Timestamp::now());
-    let entry = Entry { front, engine, route, query, info, user, audit, notes, now, class, holds: Holds::default() };
-    let routed = routed(router, Arc::new(entry), Request::from_parts(parts, body));
+    if front.fairness.is_fair() && (!long || info.verb == "watch") {
+        access.is_classified(&class);
+    }
+    let telling = seats::telling(&front.fairness, &class, &info, route.as_ref().ok());
+    let (notes, now, holds) = (Notes::default(), Timestamp::now(), Holds::default());
+    let entry = Arc::new_cyclic(|me| Entry {
+        front,
+        engine,
+        route,
+        query,
+        info,
+        user,
+        audit,
+        notes,
+        now,
+        class,
+        telling,
+        lasts,
+        began,
+        holds,
+        me: me.clone(),
+    });
+    let routed = routed(router, entry, Request::from_parts(parts, body));
     if long {
         return routed.await;
     }
     // Not tower-http's layer: it knows nothing of streams, and answers 408 without a body.
-    let done = tokio::time::timeout(REQUEST_MAX, routed).await;
-    done.unwrap_or_else(|_| Err(Status::timeout("request did not complete within requested timeout")))
+    let done = tokio::time::timeout_at(began + lasts, routed).await;
+    done.unwrap_or_else(|_| Err(Status::timeout("Timeout: request did not complete within the allotted timeout")))
+}
+
+/// How long a request may take, where it says that itself (`WithRequestDeadline`): never longer than the server has it.
+fn allotted(query: &Query, max: Duration) -> Result<Duration, Status> {
+    let text = query.get("timeout");
+    if text.is_empty() {
+        return Ok(max);
+    }
+    let nanos = go_duration(text).map_err(|why| Status::bad_request(format!("invalid timeout specified in the request URL - {why}")))?;
+    let asked = u64::try_from(nanos).map_or(Duration::ZERO, Duration::from_nanos);
+    Ok(if asked.is_zero() { max } else { asked.min(max) })
 }
 
 /// To its handler, once it is allowed. Routes are found by the path as sent, so that it must be the one that was authorized; the tree does not
@@ -272,6 +335,7 @@ async fn routed(mut router: Router, entry: Arc<Entry>, mut request: Request) -> 
     // What the registry serves has no other route, and most requests are about that: they need not go through all routes to the fallback.
     if entry.route.is_ok() {
         let response = Box::pin(served(entry.clone(), request)).await;
+        entry.linger();
         return Ok(entry.holds.until_gone(response));
     }
     request.extensions_mut().insert(Admitted(entry.clone()));
@@ -318,7 +382,7 @@ impl Entry {
     async fn enter(&self) -> Result<(), Status> {
         let served = self.route.as_ref().ok();
         if !served.is_some_and(|served| self.is_stream(served)) {
-            self.sit(self.seats(served)).await?;
+            self.sit(self.seats(served), self.began).await?;
         }
         auth::authorize(&self.engine, &self.info, &self.user, self.audit.as_deref())
     }

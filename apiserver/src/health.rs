@@ -36,6 +36,10 @@ pub type Check = Arc<dyn Fn() -> BoxFuture<'static, Checked> + Send + Sync>;
 /// Serves the three health endpoints and a path for each check.
 pub struct Health {
     checks: RwLock<Vec<(Where, String, Check)>>,
+    /// Until then `/livez` does not mind what is not finished.
+    grace: RwLock<Instant>,
+    /// The end has been announced.
+    leaving: Latch,
 }
 
 /// Which endpoints a check counts for.
@@ -43,6 +47,8 @@ pub struct Health {
 pub enum Where {
     /// `/healthz`, `/livez` and `/readyz`.
     Everywhere,
+    /// The same; `/livez` has patience with it ([`Health::grants`]).
+    Start,
     /// `/readyz` alone: not ready is not dead.
     Ready,
 }
@@ -61,14 +67,26 @@ impl Health {
     /// With `ping`; `loops`, which fails for good once a task that should run for ever has ended (in this group or a part of it); and
     /// `shutdown`, which fails readiness as soon as the group stops.
     pub fn new(group: &Group) -> Arc<Self> {
-        let health = Self { checks: RwLock::default() };
+        let health = Self { checks: RwLock::default(), grace: RwLock::new(Instant::now()), leaving: Latch::default() };
         health.add(Where::Everywhere, "ping", at_once(|| Ok(())));
         let loops = group.clone();
         health.add(Where::Everywhere, "loops", at_once(move || loops.fault().map_or(Ok(()), |fault| Err(fault.to_owned()))));
-        let group = group.clone();
-        let running = move || if group.is_stopping() { Err("process is shutting down".to_owned()) } else { Ok(()) };
+        let (group, leaving) = (group.clone(), health.leaving.0.clone());
+        let running = move || {
+            if group.is_stopping() || leaving.load(Ordering::Acquire) { Err("process is shutting down".to_owned()) } else { Ok(()) }
+        };
         health.add(Where::Ready, "shutdown", at_once(running));
         Arc::new(health)
+    }
+
+    /// For so long from now on `/livez` takes what the start has yet to do for done (`--livez-grace-period`).
+    pub fn grants(&self, grace: Duration) {
+        *self.grace.write() = Instant::now() + grace;
+    }
+
+    /// `/readyz` fails from now on, and nothing else.
+    pub fn leaves(&self) {
+        self.leaving.done();
     }
 
     /// Registers a check: it is called for each request. `shutdown` stays the last, as upstream lists it.
@@ -83,7 +101,7 @@ impl Health {
         let latch = Latch::default();
         let seen = latch.0.clone();
         let check = move || if seen.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".to_owned()) };
-        self.add(Where::Everywhere, &format!("poststarthook/{name}"), at_once(check));
+        self.add(Where::Start, &format!("poststarthook/{name}"), at_once(check));
         latch
     }
 
@@ -142,7 +160,10 @@ impl Health {
         };
         let checks: Vec<(String, Check)> = {
             let all = self.checks.read();
-            all.iter().filter(|(place, ..)| ready || *place == Where::Everywhere).map(|(_, n, c)| (n.clone(), c.clone())).collect()
+            let patient = endpoint == "livez" && Instant::now() < *self.grace.read();
+            let asked = all.iter().filter(|(place, ..)| ready || *place != Where::Ready);
+            let good = || at_once(|| Ok(()));
+            asked.map(|(place, n, c)| (n.clone(), if patient && *place == Where::Start { good() } else { c.clone() })).collect()
         };
         if !check.is_empty() {
             let (_, check) = checks.iter().find(|(name, _)| name == check)?;
@@ -298,10 +319,32 @@ mod tests {
         assert_eq!(codes().await, [500, 500]);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn life_has_patience_with_the_start_and_readiness_has_none() {
+        let health = Health::new(&Group::new());
+        let latch = health.hook("rbac/bootstrap-roles");
+        health.grants(Duration::from_secs(5));
+        let codes = async || {
+            let mut codes = Vec::new();
+            for path in ["/livez", "/healthz", "/readyz"] {
+                codes.push(ask(&health, path, "").await.unwrap().0);
+            }
+            codes
+        };
+        assert_eq!(codes().await, [200, 500, 500]);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(codes().await, [500, 500, 500]);
+        latch.done();
+        assert_eq!(codes().await, [200, 200, 200]);
+    }
+
     #[tokio::test]
     async fn readiness_ends_before_life() {
         let group = Group::new();
         let health = Health::new(&group);
+        health.leaves();
+        assert_eq!(ask(&health, "/readyz", "").await.unwrap().0, 500);
+        assert_eq!(ask(&health, "/healthz", "").await.unwrap().0, 200);
         group.stop();
         assert_eq!(ask(&health, "/readyz", "").await.unwrap().0, 500);
         assert_eq!(ask(&health, "/livez", "").await.unwrap().0, 200);

@@ -26,6 +26,7 @@ use hyper_util::{
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
+    sync::Notify,
 };
 use tokio_rustls::TlsAcceptor;
 use tower::{Service, ServiceExt};
@@ -65,11 +66,18 @@ const RESETS_LOCAL_MAX: usize = 256;
 const PING: Duration = Duration::from_secs(60);
 
 /// Serves until the group stops, then drains for at most [`DRAIN`]. A connection that fails harms nobody else. `seats` says how many
-/// connections there may be.
+/// connections there may be; of the requests over HTTP/2 the part `goaway_chance` ends its connection, whose other requests go on.
 ///
 /// # Errors
 /// Where the listener cannot be set up. What goes wrong with one connection is logged and ends that connection.
-pub async fn serve<S>(listener: TcpListener, seats: Arc<Seats>, tls: Arc<Tls>, service: S, group: Group) -> std::io::Result<()>
+pub async fn serve<S>(
+    listener: TcpListener,
+    seats: Arc<Seats>,
+    tls: Arc<Tls>,
+    service: S,
+    group: Group,
+    goaway_chance: f64,
+) -> std::io::Result<()>
 where
     S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
@@ -83,7 +91,7 @@ where
             accepted = accept(&listener, &seats) => accepted,
         };
         let Some((stream, address, seat)) = accepted else { continue };
-        let (tls, service, stopped) = (tls.clone(), service.clone(), stop.stopped());
+        let (tls, service, stopped) = (tls.clone(), service.clone(), (stop.stopped(), goaway_chance));
         group.spawn_careful(Box::pin(connection(stream, address, Arc::new(seat), tls, service, stopped)));
     }
 }
@@ -141,8 +149,14 @@ async fn accept(listener: &TcpListener, seats: &Arc<Seats>) -> Option<(TcpStream
     }
 }
 
-async fn connection<S>(stream: TcpStream, address: SocketAddr, seat: Arc<Seat>, tls: Arc<Tls>, service: S, mut stopped: Stopped)
-where
+async fn connection<S>(
+    stream: TcpStream,
+    address: SocketAddr,
+    seat: Arc<Seat>,
+    tls: Arc<Tls>,
+    service: S,
+    (mut stopped, goaway_chance): (Stopped, f64),
+) where
     S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
@@ -161,24 +175,32 @@ where
     if !seat.settle(standing) {
         return tracing::debug!(peer = %address, ?standing, "connection closed: too many are open");
     }
-    let (builder, patience) = match stream.get_ref().1.alpn_protocol() {
-        Some(b"h2") => (http2(), HTTP2),
-        _ => (http1(), HTTP1),
+    let (builder, patience, goaway) = match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => (http2(), HTTP2, Goaway::new(goaway_chance)),
+        _ => (http1(), HTTP1, None),
     };
-    let door = Door { service, shown: Arc::new(shown), address, seat: seat.clone() };
+    let door = Door { service, shown: Arc::new(shown), address, seat: seat.clone(), goaway: goaway.clone() };
     let service = hyper::service::service_fn(move |request| door.clone().enter(request));
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
-    let over = pin!(seat.over(&patience));
-    let (bound, why) = tokio::select! {
-        biased;
-        ended = connection.as_mut() => {
-            if let Err(error) = ended {
-                tracing::debug!(error, peer = %address, "connection ended with an error");
+    let mut over = pin!(seat.over(&patience));
+    let mut goes = false;
+    let (bound, why) = loop {
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(error, peer = %address, "connection ended with an error");
+                }
+                return;
             }
-            return;
+            () = &mut stopped => break (DRAIN, "the server stops"),
+            // What it has begun goes on, for as long as that takes.
+            () = Goaway::drawn(&goaway), if goaway.is_some() && !goes => {
+                connection.as_mut().graceful_shutdown();
+                goes = true;
+            }
+            why = Rarely::new(over.as_mut()) => break (GOODBYE, why),
         }
-        () = &mut stopped => (DRAIN, "the server stops"),
-        why = Rarely::new(over) => (GOODBYE, why),
     };
     tracing::debug!(peer = %address, why, "connection closed");
     connection.as_mut().graceful_shutdown();
@@ -229,6 +251,33 @@ struct Door<S> {
     shown: Arc<Shown>,
     address: SocketAddr,
     seat: Arc<Seat>,
+    goaway: Option<Arc<Goaway>>,
+}
+
+/// Whether a connection is told to go, by chance (`filters/goaway.go`): clients find their way to other servers behind a load balancer.
+struct Goaway {
+    chance: f64,
+    drawn: Notify,
+}
+
+impl Goaway {
+    fn new(chance: f64) -> Option<Arc<Self>> {
+        (chance > 0.0).then(|| Arc::new(Self { chance, drawn: Notify::new() }))
+    }
+
+    /// A request comes.
+    fn draw(&self) {
+        if rand::random::<f64>() < self.chance {
+            self.drawn.notify_one();
+        }
+    }
+
+    async fn drawn(of: &Option<Arc<Self>>) {
+        match of {
+            Some(goaway) => goaway.drawn.notified().await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Held<Body>>, Infallible>> + Send>>;
@@ -240,6 +289,9 @@ where
 {
     fn enter(self, request: http::Request<Incoming>) -> Answer {
         let work = self.seat.work();
+        if let Some(goaway) = &self.goaway {
+            goaway.draw();
+        }
         let certificate = match self.shown.as_ref() {
             Shown::Nothing => None,
             Shown::Good { user, not_after } if *not_after >= Timestamp::now().as_second() => Some(user.clone()),
@@ -328,15 +380,15 @@ mod tests {
     }
 
     async fn house() -> House {
-        house_for(CONNECTIONS_MAX).await
+        house_for(CONNECTIONS_MAX, 0.0).await
     }
 
-    async fn house_for(limits: Limits) -> House {
+    async fn house_for(limits: Limits, goaway_chance: f64) -> House {
         let dir = tempfile::tempdir().unwrap();
         let certs = Certs::open(dir.path(), &ServingNames::standard("h", &[], None, "cluster.local")).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, group, tls) = (listener.local_addr().unwrap(), Group::new(), Arc::new(Tls::new(&certs).unwrap()));
-        let server = serve(listener, Seats::new(limits), tls, tower::service_fn(who), group.clone());
+        let server = serve(listener, Seats::new(limits), tls, tower::service_fn(who), group.clone(), goaway_chance);
         group.spawn_careful(async move { server.await.unwrap() });
         House { certs, address, group, _dir: dir }
     }
@@ -431,9 +483,48 @@ mod tests {
         assert!(house.group.drain(BOUND).await);
     }
 
+    /// What has begun goes on, and nothing else begins on that connection.
+    #[tokio::test]
+    async fn a_connection_is_told_to_go_and_ends_what_it_has_begun() {
+        use hyper_util::rt::TokioExecutor;
+        let house = house_for(CONNECTIONS_MAX, 1.0).await;
+        let mut config = anonymous(house.certs.ca());
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let tcp = TcpStream::connect(house.address).await.unwrap();
+        let name = ServerName::try_from("kubernetes.default").unwrap();
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        house.group.spawn(async move { drop(connection.await) });
+        let (body, frames) = tokio::sync::mpsc::channel::<Bytes>(1);
+        let frames = futures::stream::unfold(frames, async |mut frames| {
+            let data = frames.recv().await?;
+            Some((Ok::<_, Infallible>(hyper::body::Frame::data(data)), frames))
+        });
+        let body_of = http_body_util::StreamBody::new(Box::pin(frames));
+        let request = http::Request::post("https://x/").header("x-read", "1").body(body_of).unwrap();
+        let reply = sender.send_request(request);
+        body.send(Bytes::from_static(b"abc")).await.unwrap();
+        let told = async {
+            while !sender.is_closed() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::pin!(reply);
+        tokio::select! {
+            () = told => {}
+            _ = &mut reply => panic!("its body is not all there"),
+            () = tokio::time::sleep(BOUND) => panic!("nobody told it to go"),
+        }
+        body.send(Bytes::from_static(b"de")).await.unwrap();
+        drop(body);
+        let reply = tokio::time::timeout(BOUND, reply).await.unwrap().unwrap();
+        assert_eq!(reply.into_body().collect().await.unwrap().to_bytes(), "anonymous 5");
+        assert!(house.group.drain(BOUND).await);
+    }
+
     #[tokio::test]
     async fn those_who_say_nothing_make_way() {
-        let house = house_for(Limits { arriving: 8, strangers: 8, known: 8 }).await;
+        let house = house_for(Limits { arriving: 8, strangers: 8, known: 8 }, 0.0).await;
         let mut silent = Vec::new();
         for _ in 0..40 {
             silent.push(TcpStream::connect(house.address).await.unwrap());

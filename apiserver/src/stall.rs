@@ -236,7 +236,7 @@ mod tests {
                 };
                 async move { Ok::<_, Infallible>(Response::new(body)) }
             });
-            let server = serve::serve(listener, Seats::new(serve::CONNECTIONS_MAX), tls, service, group.clone());
+            let server = serve::serve(listener, Seats::new(serve::CONNECTIONS_MAX), tls, service, group.clone(), 0.0);
             group.spawn_careful(async move { server.await.unwrap() });
             Self { endless, certs, address, group, _dir: dir }
         }

@@ -1,11 +1,17 @@
 //! Which requests of a cluster belong together, and how much of the server each sort gets: upstream's suggested configuration.
 //!
-//! As data ([`objects`] makes of it what is stored, [`keep`] keeps that as it must be). Source: apiserver `pkg/apis/flowcontrol/bootstrap/default.go`.
+//! As data ([`objects`] makes of it what is stored, [`keep`] keeps that as it must be); what is stored drives the server ([`drive()`]). Source: apiserver `pkg/apis/flowcontrol/bootstrap/default.go`.
 
+mod digest;
+mod drive;
 pub mod keep;
 pub mod objects;
 
+use api::GroupResource;
+
 use apiserver::fairness::{Config, Distinguisher, Level, Limits, Paths, Queuing, Resources, Response, Rule, Schema, Subject};
+
+pub use drive::drive;
 
 pub const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 /// The condition of a flow schema whose level does not exist.
@@ -37,16 +43,17 @@ pub fn config(limits: Limits) -> Config {
     let mut config = Config::mandatory(limits);
     config.levels.extend(LEVELS.map(|(name, shares, lendable_percent, queues, hand)| Level {
         name: name.into(),
+        uid: "".into(),
         shares,
         lendable_percent,
         borrowing_percent: None,
         response: Response::Queue(Queuing { queues, hand, length: LENGTH }),
     }));
-    config.schemas.extend(schemas());
+    config.schemas.extend(suggested_schemas());
     config
 }
 
-fn schemas() -> Vec<Schema> {
+fn suggested_schemas() -> Vec<Schema> {
     use Distinguisher::{Namespace, User};
     let all = |subjects| vec![Rule::all_of(subjects)];
     vec![
@@ -62,8 +69,16 @@ fn schemas() -> Vec<Schema> {
     ]
 }
 
+fn levels() -> GroupResource {
+    GroupResource::new(GROUP, "prioritylevelconfigurations")
+}
+
+fn schemas() -> GroupResource {
+    GroupResource::new(GROUP, "flowschemas")
+}
+
 fn schema(name: &'static str, level: &'static str, precedence: i32, by: Option<Distinguisher>, rules: Vec<Rule>) -> Schema {
-    Schema { name: name.into(), level: level.into(), precedence, by, rules }
+    Schema { name: name.into(), uid: "".into(), level: level.into(), precedence, by, rules }
 }
 
 fn of_the_system() -> Subject {
@@ -153,7 +168,7 @@ mod tests {
             (&account("kube-systemic", "x"), "get -/pods shop", "service-accounts", "workload-low"),
             (&person, "list -/pods shop", "global-default", "global-default"),
         ] {
-            assert_eq!(fairness.names(fairness.classify(&asked(user, request))), (level, schema), "{} {request}", user.name);
+            assert_eq!(fairness.classify(&asked(user, request)).names(), (level, schema), "{} {request}", user.name);
         }
     }
 
@@ -164,14 +179,14 @@ mod tests {
             identity::User { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()], ..Default::default() };
         for (path, schema) in [("/healthz", "probes"), ("/livez/ping", "probes"), ("/metrics", "global-default")] {
             let asked = RequestDigest { resource_request: false, path, ..asked(&nobody, "get -/- -") };
-            assert_eq!(fairness.names(fairness.classify(&asked)).1, schema, "{path}");
+            assert_eq!(fairness.classify(&asked).names().1, schema, "{path}");
         }
     }
 
     #[test]
     fn flows_are_told_apart_by_user_or_by_namespace() {
         let fairness = Fairness::new(&config(Limits::default()));
-        let flow = |user: &identity::User, request: &str| fairness.classify(&asked(user, request)).flow;
+        let flow = |user: &identity::User, request: &str| fairness.classify(&asked(user, request)).flow();
         let (a, b) = (account("shop", "a"), account("shop", "b"));
         assert_ne!(flow(&a, "get -/pods shop"), flow(&b, "get -/pods shop"));
         assert_eq!(flow(&a, "get -/pods shop"), flow(&a, "list -/secrets other"));

@@ -250,6 +250,11 @@ impl Cache {
         Some(self.selected(&state, rev, selection, Some(after), limit))
     }
 
+    /// How many are told of what is written in `namespace`, watchers of single objects apart.
+    pub fn watchers(&self, namespace: &str) -> usize {
+        self.wakes.count(namespace)
+    }
+
     fn shared(&self, state: &State, namespace: &str) -> Arc<Vec<Arc<Object>>> {
         let mut whole = self.whole.lock();
         if (whole.rev, &*whole.namespace) == (state.rev, namespace)

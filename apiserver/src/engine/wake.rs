@@ -64,6 +64,14 @@ impl Wakes {
         self.keyed.lock().topic(source, value)
     }
 
+    /// How many watch all, or all of `namespace`.
+    pub fn count(&self, namespace: &str) -> usize {
+        // One of each is ours.
+        let of = |topic: &Arc<Topic>| Arc::strong_count(topic) - 1;
+        let keyed = self.keyed.lock();
+        of(&self.all) + keyed.by_field.get(&Source::Namespace).and_then(|topics| topics.get(namespace)).map_or(0, of)
+    }
+
     /// Marks the events for those whom they concern, and wakes these, each once.
     pub fn wake(&self, kind: &Kind, pushed: &Pushed<'_>) {
         if pushed.events.is_empty() {

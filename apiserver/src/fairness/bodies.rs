@@ -32,10 +32,18 @@ pub(super) struct Bodies {
 
 struct State {
     held: usize,
+    /// By slot.
     levels: Vec<usize>,
     /// By flow; only those that hold something.
     flows: HashMap<u64, usize>,
     refused: u64,
+}
+
+/// Whose memory it is.
+#[derive(Clone, Copy)]
+struct Owner {
+    level: usize,
+    flow: u64,
 }
 
 /// The memory of one body. Dropped, it is somebody else's.
@@ -50,8 +58,8 @@ impl Fairness {
     ///
     /// # Errors
     /// 413 for one that is too large, 429 where the bodies of its flow or level take too much memory already, 504 where nothing comes any more.
-    pub async fn read(self: &Arc<Self>, class: Classification, mut body: Body) -> Result<(Bytes, Charge), Status> {
-        let mut charge = Charge { fairness: self.clone(), class, bytes: 0 };
+    pub async fn read(self: &Arc<Self>, class: &Classification, mut body: Body) -> Result<(Bytes, Charge), Status> {
+        let mut charge = Charge { fairness: self.clone(), class: class.clone(), bytes: 0 };
         let Some(first) = next(&mut body).await? else { return Ok((Bytes::new(), charge)) };
         charge.grow(first.len())?;
         if body.is_end_stream() {
@@ -98,32 +106,36 @@ impl Charge {
     /// The body takes `bytes` in all from now on.
     fn grow(&mut self, bytes: usize) -> Result<(), Status> {
         let more = bytes.saturating_sub(self.bytes);
-        if !self.fairness.bodies.take(self.class, self.fairness.is_exempt(self.class), more) {
+        if !self.fairness.bodies.take(self.owner(), self.class.of.level.is_exempt, more) {
             return Err(Status::too_many_requests(REFUSED, 1));
         }
         self.bytes += more;
         Ok(())
+    }
+
+    fn owner(&self) -> Owner {
+        Owner { level: self.class.slot() as usize, flow: self.class.flow }
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            self.fairness.bodies.give(self.class, self.bytes);
+            self.fairness.bodies.give(self.owner(), self.bytes);
         }
     }
 }
 
 impl Bodies {
-    pub fn new(max: usize, levels: usize) -> Self {
-        Self { max, state: Mutex::new(State { held: 0, levels: vec![0; levels], flows: HashMap::new(), refused: 0 }) }
+    pub fn new(max: usize) -> Self {
+        Self { max, state: Mutex::new(State { held: 0, levels: Vec::new(), flows: HashMap::new(), refused: 0 }) }
     }
 
     /// Takes `more` bytes for a flow, if enough is left for others then. Flows of exempt levels are not told apart.
-    fn take(&self, class: Classification, exempt: bool, more: usize) -> bool {
+    fn take(&self, owner: Owner, exempt: bool, more: usize) -> bool {
         let mut state = self.state.lock();
-        let level = state.levels.get(usize::from(class.level)).copied().unwrap_or_default() + more;
-        let flow = state.flows.get(&class.flow).copied().unwrap_or_default() + more;
+        let level = state.levels.get(owner.level).copied().unwrap_or_default() + more;
+        let flow = state.flows.get(&owner.flow).copied().unwrap_or_default() + more;
         let held = state.held + more;
         let left = self.max.saturating_sub(RESERVE_BYTES).checked_sub(held).and_then(|free| free.checked_sub(level));
         let fits = left.is_some_and(|left| exempt || flow <= left / 2);
@@ -132,23 +144,24 @@ impl Bodies {
             return false;
         }
         state.held = held;
-        state.flows.insert(class.flow, flow);
-        if let Some(held) = state.levels.get_mut(usize::from(class.level)) {
-            *held = level;
+        state.flows.insert(owner.flow, flow);
+        if state.levels.len() <= owner.level {
+            state.levels.resize(owner.level + 1, 0);
         }
+        state.levels[owner.level] = level;
         true
     }
 
-    fn give(&self, class: Classification, bytes: usize) {
+    fn give(&self, owner: Owner, bytes: usize) {
         let mut state = self.state.lock();
         state.held = state.held.saturating_sub(bytes);
-        if let Some(level) = state.levels.get_mut(usize::from(class.level)) {
+        if let Some(level) = state.levels.get_mut(owner.level) {
             *level = level.saturating_sub(bytes);
         }
-        if let Some(flow) = state.flows.get_mut(&class.flow) {
+        if let Some(flow) = state.flows.get_mut(&owner.flow) {
             *flow = flow.saturating_sub(bytes);
             if *flow == 0 {
-                state.flows.remove(&class.flow);
+                state.flows.remove(&owner.flow);
             }
         }
     }
@@ -172,34 +185,34 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
-    fn class(level: u16, flow: u64) -> Classification {
-        Classification { schema: 0, level, flow }
+    fn owner(level: usize, flow: u64) -> Owner {
+        Owner { level, flow }
     }
 
     /// How often `step` bytes can be taken.
-    fn fill(bodies: &Bodies, class: Classification, step: usize) -> usize {
+    fn fill(bodies: &Bodies, class: Owner, step: usize) -> usize {
         (0..).take_while(|_| bodies.take(class, false, step)).count()
     }
 
     #[test]
     fn one_flow_takes_a_quarter_one_level_a_half() {
-        let bodies = Bodies::new(256 * MIB + RESERVE_BYTES, 2);
-        assert_eq!(fill(&bodies, class(0, 1), MIB), 64);
-        let level: usize = 64 + (2..200).map(|flow| fill(&bodies, class(0, flow), MIB)).sum::<usize>();
+        let bodies = Bodies::new(256 * MIB + RESERVE_BYTES);
+        assert_eq!(fill(&bodies, owner(0, 1), MIB), 64);
+        let level: usize = 64 + (2..200).map(|flow| fill(&bodies, owner(0, flow), MIB)).sum::<usize>();
         assert!((120..=128).contains(&level), "{level}");
-        assert!(fill(&bodies, class(1, 900), MIB) >= 16, "the other level has its part");
+        assert!(fill(&bodies, owner(1, 900), MIB) >= 16, "the other level has its part");
     }
 
     #[test]
     fn whoever_comes_last_finds_something() {
-        let bodies = Bodies::new(256 * MIB, 1);
+        let bodies = Bodies::new(256 * MIB);
         for flow in 0..200 {
-            assert!(fill(&bodies, class(0, flow), 4 << 10) >= 16);
+            assert!(fill(&bodies, owner(0, flow), 4 << 10) >= 16);
         }
-        assert!(bodies.take(class(0, 777), false, SMALL_BYTES));
-        assert!(!bodies.take(class(0, 777), false, MIB));
+        assert!(bodies.take(owner(0, 777), false, SMALL_BYTES));
+        assert!(!bodies.take(owner(0, 777), false, MIB));
         for flow in 1_000..10_000 {
-            fill(&bodies, class(0, flow), SMALL_BYTES);
+            fill(&bodies, owner(0, flow), SMALL_BYTES);
         }
         let held = bodies.state.lock().held;
         assert!(held <= 256 * MIB, "{held}");
@@ -207,11 +220,11 @@ mod tests {
 
     #[test]
     fn what_is_given_back_can_be_taken_again() {
-        let bodies = Bodies::new(16 * MIB + RESERVE_BYTES, 1);
+        let bodies = Bodies::new(16 * MIB + RESERVE_BYTES);
         for _ in 0..100 {
-            let taken = fill(&bodies, class(0, 1), MIB);
+            let taken = fill(&bodies, owner(0, 1), MIB);
             assert_eq!(taken, 4);
-            (0..taken).for_each(|_| bodies.give(class(0, 1), MIB));
+            (0..taken).for_each(|_| bodies.give(owner(0, 1), MIB));
         }
         let state = bodies.state.lock();
         assert_eq!((state.held, state.levels[0], state.flows.len()), (0, 0, 0));

@@ -24,9 +24,11 @@ pub struct Limits {
 }
 
 /// A priority level: some seats, and what happens to requests for which there is none.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Level {
     pub name: Text,
+    /// Of its object; empty where there is none.
+    pub uid: Text,
     /// Of all seats, relative to the other levels' (`nominalConcurrencyShares`).
     pub shares: u32,
     pub lendable_percent: u32,
@@ -56,6 +58,8 @@ pub struct Queuing {
 #[derive(Clone, Debug)]
 pub struct Schema {
     pub name: Text,
+    /// Of its object; empty where there is none.
+    pub uid: Text,
     pub level: Text,
     /// The lowest that matches counts (`matchingPrecedence`).
     pub precedence: i32,
@@ -114,17 +118,26 @@ impl Default for Limits {
 impl Config {
     /// The levels and schemas that cannot be taken away (`bootstrap.Mandatory*`): the administrators' requests, and everybody else's.
     pub fn mandatory(limits: Limits) -> Self {
-        let exempt = Level { name: "exempt".into(), shares: 0, lendable_percent: 0, borrowing_percent: None, response: Response::Exempt };
+        let exempt = Level {
+            name: EXEMPT.into(),
+            uid: "".into(),
+            shares: 0,
+            lendable_percent: 0,
+            borrowing_percent: None,
+            response: Response::Exempt,
+        };
         let rest = Level { name: CATCH_ALL.into(), shares: 5, response: Response::Reject, ..exempt.clone() };
         let masters = Schema {
-            name: "exempt".into(),
-            level: "exempt".into(),
+            name: EXEMPT.into(),
+            uid: "".into(),
+            level: EXEMPT.into(),
             precedence: 1,
             by: None,
             rules: vec![Rule::all_of(vec![Subject::Group("system:masters".into())])],
         };
         let everyone = Schema {
             name: CATCH_ALL.into(),
+            uid: "".into(),
             level: CATCH_ALL.into(),
             precedence: 10_000,
             by: Some(Distinguisher::User),
@@ -134,8 +147,10 @@ impl Config {
     }
 }
 
+/// The level of what is never refused, and the schema of the administrators' requests.
+pub const EXEMPT: &str = "exempt";
 /// The level and the schema of what nothing else takes.
-pub(crate) const CATCH_ALL: &str = "catch-all";
+pub const CATCH_ALL: &str = "catch-all";
 
 impl Subject {
     /// All that have passed authentication, and all that have not.

@@ -6,7 +6,11 @@ use std::{
     time::Duration,
 };
 
-use super::levels::{Bounds, Why};
+use super::{
+    Fairness,
+    levels::{Levels, State, Why},
+    matching::Matched,
+};
 use crate::metrics::head;
 
 /// Seconds (`requestDurationSecondsBuckets`).
@@ -18,27 +22,43 @@ const REASONS: [(Why, &str); 4] = [
     (Why::TimeOut, "time-out"),
 ];
 
+/// Schemas of which all numbers are told, zeros too. Where there are more, those are told that have ever had a request.
+const TOLD_SCHEMAS: usize = 100;
+
 /// A number of one level: name, help, and which.
-type OfLevel = (&'static str, &'static str, fn(&Bounds) -> usize);
-pub(super) const LEVELS: [OfLevel; 3] = [
-    ("apiserver_flowcontrol_nominal_limit_seats", "Nominal number of execution seats configured for each priority level", |bounds| {
-        bounds.nominal
-    }),
-    (
-        "apiserver_flowcontrol_lower_limit_seats",
-        "Configured lower bound on number of execution seats available to each priority level",
-        |bounds| bounds.lower,
-    ),
-    (
-        "apiserver_flowcontrol_upper_limit_seats",
-        "Configured upper bound on number of execution seats available to each priority level",
-        |bounds| bounds.upper,
-    ),
-];
+type OfLevel<W> = (&'static str, &'static str, fn(&Levels<W>, &State<W>) -> f64);
+
+#[expect(clippy::cast_precision_loss, reason = "seats are few")]
+fn of_levels<W>() -> [OfLevel<W>; 8] {
+    [
+        ("nominal_limit_seats", "Nominal number of execution seats configured for each priority level", |_, level| {
+            level.bounds.nominal as f64
+        }),
+        ("lower_limit_seats", "Configured lower bound on number of execution seats available to each priority level", |_, level| {
+            level.bounds.lower as f64
+        }),
+        ("upper_limit_seats", "Configured upper bound on number of execution seats available to each priority level", |_, level| {
+            level.bounds.upper as f64
+        }),
+        ("current_limit_seats", "current derived number of execution seats available to each priority level", |all, level| {
+            all.current(level) as f64
+        }),
+        ("demand_seats_high_watermark", "High watermark, over last adjustment period, of demand_seats", |_, level| {
+            level.demand.told().high_watermark as f64
+        }),
+        ("demand_seats_average", "Time-weighted average, over last adjustment period, of demand_seats", |_, level| {
+            level.demand.told().average
+        }),
+        ("demand_seats_stdev", "Time-weighted standard deviation, over last adjustment period, of demand_seats", |_, level| {
+            level.demand.told().deviation
+        }),
+        ("demand_seats_smoothed", "Smoothed seat demands", |_, level| level.demand.told().smoothed),
+    ]
+}
 
 /// The requests of one schema. Every number by itself is right; together they may be of different moments.
-#[derive(Default)]
-pub(super) struct Counts {
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
     dispatched: AtomicU64,
     refused: [AtomicU64; REASONS.len()],
     executing: AtomicI64,
@@ -48,7 +68,7 @@ pub(super) struct Counts {
     waits: [Waits; 2],
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Waits {
     buckets: [AtomicU64; BUCKETS.len()],
     count: AtomicU64,
@@ -91,12 +111,19 @@ impl Counts {
         waits.nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }
 
-    #[cfg(test)]
+    pub fn dispatched(&self) -> u64 {
+        self.dispatched.load(Relaxed)
+    }
+
+    fn is_used(&self) -> bool {
+        self.dispatched() > 0 || self.queued.load(Relaxed) > 0 || self.refused.iter().any(|refused| refused.load(Relaxed) > 0)
+    }
+
+    /// Requests that are served, their seats, and requests that wait.
     pub fn now(&self) -> (i64, i64, i64) {
         (self.executing.load(Relaxed), self.seats.load(Relaxed), self.queued.load(Relaxed))
     }
 
-    #[cfg(test)]
     pub fn refused_for(&self, why: Why) -> u64 {
         REASONS.iter().zip(&self.refused).filter(|((reason, _), _)| *reason == why).map(|(_, count)| count.load(Relaxed)).sum()
     }
@@ -119,17 +146,40 @@ impl Counts {
     }
 }
 
-/// All of it; `names` gives a schema's labels.
-pub(super) fn text(out: &mut String, all: &[Counts], names: &dyn Fn(usize) -> String) {
+impl Fairness {
+    /// What `/metrics` tells of it (`apiserver_flowcontrol_*`).
+    pub(crate) fn text(&self, out: &mut String) {
+        let matcher = self.matcher.load();
+        let is_told = |matched: &&Matched| matcher.schemas.len() <= TOLD_SCHEMAS || matched.counts.is_used();
+        schemas(out, &matcher.schemas.iter().map(|matched| &**matched).filter(is_told).collect::<Vec<_>>());
+        let mut levels = self.levels.lock();
+        levels.sync_all(self.began.elapsed());
+        for (name, help, number) in of_levels() {
+            let name = format!("apiserver_flowcontrol_{name}");
+            head(out, &name, "gauge", help);
+            for level in levels.all() {
+                let _ = writeln!(out, "{name}{{priority_level=\"{}\"}} {}", level.name, number(&levels, level));
+            }
+        }
+        drop(levels);
+        self.bodies.text(out);
+    }
+}
+
+fn labels(matched: &Matched) -> String {
+    format!("flow_schema=\"{}\",priority_level=\"{}\"", matched.schema.name, matched.level.name)
+}
+
+fn schemas(out: &mut String, all: &[&Matched]) {
     let mut numbers = |name: &str, typ: &str, help: &str, number: &dyn Fn(&Counts) -> i64| {
         head(out, name, typ, help);
-        for (at, counts) in all.iter().enumerate() {
-            let _ = writeln!(out, "{name}{{{}}} {}", names(at), number(counts));
+        for matched in all {
+            let _ = writeln!(out, "{name}{{{}}} {}", labels(matched), number(&matched.counts));
         }
     };
-    let count = |counter: &AtomicU64| i64::try_from(counter.load(Relaxed)).unwrap_or(i64::MAX);
     let name = "apiserver_flowcontrol_dispatched_requests_total";
-    numbers(name, "counter", "Number of requests executed by API Priority and Fairness subsystem", &|c| count(&c.dispatched));
+    let help = "Number of requests executed by API Priority and Fairness subsystem";
+    numbers(name, "counter", help, &|c| i64::try_from(c.dispatched()).unwrap_or(i64::MAX));
     let name = "apiserver_flowcontrol_current_inqueue_requests";
     let help = "Number of requests currently pending in queues of the API Priority and Fairness subsystem";
     numbers(name, "gauge", help, &|c| c.queued.load(Relaxed).max(0));
@@ -142,16 +192,16 @@ pub(super) fn text(out: &mut String, all: &[Counts], names: &dyn Fn(usize) -> St
     numbers(name, "gauge", help, &|c| c.seats.load(Relaxed).max(0));
     let name = "apiserver_flowcontrol_rejected_requests_total";
     head(out, name, "counter", "Number of requests rejected by API Priority and Fairness subsystem");
-    for (at, counts) in all.iter().enumerate() {
-        for ((_, reason), refused) in REASONS.iter().zip(&counts.refused).filter(|(_, refused)| refused.load(Relaxed) > 0) {
-            let _ = writeln!(out, "{name}{{{},reason=\"{reason}\"}} {}", names(at), refused.load(Relaxed));
+    for matched in all {
+        for ((_, reason), refused) in REASONS.iter().zip(&matched.counts.refused).filter(|(_, refused)| refused.load(Relaxed) > 0) {
+            let _ = writeln!(out, "{name}{{{},reason=\"{reason}\"}} {}", labels(matched), refused.load(Relaxed));
         }
     }
     let name = "apiserver_flowcontrol_request_wait_duration_seconds";
     head(out, name, "histogram", "Length of time a request spent waiting in its queue");
-    for (at, counts) in all.iter().enumerate() {
+    for matched in all {
         for served in [false, true] {
-            counts.histogram(out, &names(at), served);
+            matched.counts.histogram(out, &labels(matched), served);
         }
     }
 }

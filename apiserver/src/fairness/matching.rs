@@ -2,10 +2,18 @@
 
 use std::{
     borrow::Cow,
+    collections::HashMap,
     hash::{BuildHasher, RandomState},
+    sync::Arc,
 };
 
-use super::config::{CATCH_ALL, Config, Distinguisher, Paths, Resources, Rule, Schema, Subject};
+use http::HeaderValue;
+
+use super::{
+    config::{CATCH_ALL, Distinguisher, Level, Paths, Resources, Response, Rule, Schema, Subject},
+    counts::Counts,
+    levels::Slot,
+};
 use crate::identity::User;
 
 /// What of a request decides where it belongs.
@@ -21,50 +29,138 @@ pub struct RequestDigest<'a> {
     pub path: &'a str,
 }
 
-/// Where a request belongs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where a request belongs: for as long as anybody has it, its level stays, whatever becomes of the objects.
+#[derive(Clone, Debug)]
 pub struct Classification {
-    /// Places in the matcher's tables.
-    pub schema: u16,
-    pub level: u16,
+    pub(super) of: Arc<Matched>,
     /// Requests of equal flow wait in the same few queues.
-    pub flow: u64,
+    pub(super) flow: u64,
 }
 
+/// A flow schema, as requests are matched with it.
+#[derive(Debug)]
+pub(crate) struct Matched {
+    pub schema: Arc<Schema>,
+    pub level: Arc<OfLevel>,
+    pub counts: Arc<Counts>,
+    uid: HeaderValue,
+    /// The part of its flows' hashes that is of the schema.
+    seed: u64,
+}
+
+/// A level, as schemas name it.
+#[derive(Debug)]
+pub(crate) struct OfLevel {
+    pub name: Cow<'static, str>,
+    pub is_exempt: bool,
+    pub slot: Arc<Slot>,
+    uid: HeaderValue,
+}
+
+/// All flow schemas, in the order in which they are asked.
+#[derive(Default)]
 pub(crate) struct Matcher {
     /// By precedence, then by name.
-    pub schemas: Vec<Schema>,
-    pub levels: Vec<Cow<'static, str>>,
-    level_of: Vec<u16>,
+    pub schemas: Vec<Arc<Matched>>,
+    pub levels: Vec<Arc<OfLevel>>,
     rest: usize,
-    /// Secret, so that nobody can choose names that share the queues of somebody else.
-    hasher: RandomState,
+}
+
+impl Classification {
+    /// The level's and the schema's name.
+    pub fn names(&self) -> (&str, &str) {
+        (&self.of.level.name, &self.of.schema.name)
+    }
+
+    /// The uids of the level's and the schema's objects.
+    pub fn uids(&self) -> [&HeaderValue; 2] {
+        [&self.of.level.uid, &self.of.uid]
+    }
+
+    /// Requests of equal flow wait in the same few queues.
+    pub fn flow(&self) -> u64 {
+        self.flow
+    }
+
+    pub(crate) fn is_exempt(&self) -> bool {
+        self.of.level.is_exempt
+    }
+
+    pub(crate) fn slot(&self) -> u32 {
+        self.of.level.slot.at
+    }
+
+    /// What tells a request's flow from the others of its schema.
+    pub(crate) fn distinguisher<'a>(&self, user: &'a User, namespace: &'a str) -> &'a str {
+        match self.of.schema.by {
+            Some(Distinguisher::User) => &user.name,
+            Some(Distinguisher::Namespace) => namespace,
+            None => "",
+        }
+    }
 }
 
 impl Matcher {
-    /// A schema whose level does not exist is left out.
-    pub fn new(config: &Config) -> Self {
-        let levels: Vec<Cow<'static, str>> = config.levels.iter().map(|level| level.name.clone()).collect();
-        let place = |schema: &Schema| levels.iter().position(|name| *name == schema.level);
-        let mut schemas: Vec<Schema> = config.schemas.iter().filter(|schema| place(schema).is_some()).cloned().collect();
-        schemas.sort_by(|a, b| (a.precedence, &a.name).cmp(&(b.precedence, &b.name)));
-        let level_of = schemas.iter().filter_map(place).map(|at| u16::try_from(at).unwrap_or_default()).collect();
-        let rest = schemas.iter().position(|schema| schema.name == CATCH_ALL).unwrap_or(schemas.len().saturating_sub(1));
-        Self { schemas, levels, level_of, rest, hasher: RandomState::new() }
+    /// What comes after `self`. A schema whose level does not exist is left out; what has not changed is kept as it is, with its counts.
+    pub fn next(&self, levels: &[Level], slots: &[Arc<Slot>], schemas: &[Arc<Schema>], hasher: &RandomState) -> Self {
+        let known: HashMap<&str, &Arc<OfLevel>> = self.levels.iter().map(|level| (&*level.name, level)).collect();
+        let of = |(level, slot): (&Level, &Arc<Slot>)| match known.get(&*level.name) {
+            Some(known) if known.is_same(level, slot) => (*known).clone(),
+            _ => Arc::new(OfLevel::new(level, slot.clone())),
+        };
+        let levels: Vec<Arc<OfLevel>> = levels.iter().zip(slots).map(of).collect();
+        let by_name: HashMap<&str, &Arc<OfLevel>> = levels.iter().map(|level| (&*level.name, level)).collect();
+        let known: HashMap<&str, &Arc<Matched>> = self.schemas.iter().map(|matched| (&*matched.schema.name, matched)).collect();
+        let of = |schema: &Arc<Schema>| {
+            let level = *by_name.get(&*schema.level)?;
+            let before = known.get(&*schema.name);
+            let same = before.filter(|before| Arc::ptr_eq(&before.schema, schema) && Arc::ptr_eq(&before.level, level));
+            Some(same.map_or_else(|| Arc::new(Matched::new(schema, level, before.copied(), hasher)), |same| (*same).clone()))
+        };
+        let mut schemas: Vec<Arc<Matched>> = schemas.iter().filter_map(of).collect();
+        schemas.sort_by(|a, b| (a.schema.precedence, &a.schema.name).cmp(&(b.schema.precedence, &b.schema.name)));
+        let rest = schemas.iter().position(|matched| matched.schema.name == CATCH_ALL).unwrap_or(schemas.len().saturating_sub(1));
+        Self { schemas, levels, rest }
     }
 
-    pub fn classify(&self, asked: &RequestDigest<'_>) -> Classification {
-        let found = self.schemas.iter().position(|schema| schema.rules.iter().any(|rule| rule.takes(asked)));
+    /// `None`: there is no schema at all.
+    pub fn classify(&self, asked: &RequestDigest<'_>, hasher: &RandomState) -> Option<Classification> {
+        let found = self.schemas.iter().position(|matched| matched.schema.rules.iter().any(|rule| rule.takes(asked)));
         // Whoever is in none of the two groups of everyone: upstream falls back to the last schema, too.
-        let at = found.unwrap_or(self.rest);
-        let distinguisher = match self.schemas.get(at).and_then(|schema| schema.by) {
-            Some(Distinguisher::User) => asked.user.name.as_str(),
-            Some(Distinguisher::Namespace) => asked.namespace,
-            None => "",
-        };
-        let level = self.level_of.get(at).copied().unwrap_or_default();
-        Classification { schema: u16::try_from(at).unwrap_or_default(), level, flow: self.hasher.hash_one((at, distinguisher)) }
+        let of = self.schemas.get(found.unwrap_or(self.rest))?.clone();
+        let mut class = Classification { of, flow: 0 };
+        class.flow = hasher.hash_one((class.of.seed, class.distinguisher(asked.user, asked.namespace)));
+        Some(class)
     }
+}
+
+impl Matched {
+    fn new(schema: &Arc<Schema>, level: &Arc<OfLevel>, before: Option<&Arc<Self>>, hasher: &RandomState) -> Self {
+        let counts = before.filter(|before| before.level.name == level.name).map(|before| before.counts.clone());
+        Self {
+            counts: counts.unwrap_or_default(),
+            uid: uid(&schema.uid),
+            seed: hasher.hash_one(&schema.name),
+            schema: schema.clone(),
+            level: level.clone(),
+        }
+    }
+}
+
+impl OfLevel {
+    fn new(level: &Level, slot: Arc<Slot>) -> Self {
+        Self { name: level.name.clone(), is_exempt: level.response == Response::Exempt, slot, uid: uid(&level.uid) }
+    }
+
+    fn is_same(&self, level: &Level, slot: &Arc<Slot>) -> bool {
+        let is_exempt = level.response == Response::Exempt;
+        Arc::ptr_eq(&self.slot, slot) && self.is_exempt == is_exempt && self.uid.as_bytes() == level.uid.as_bytes()
+    }
+}
+
+/// Empty where it is not fit for a header: another server wrote it.
+fn uid(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 impl Rule {
@@ -116,7 +212,7 @@ impl Paths {
 
 /// Whether `path` is below `listed`, which may end with a star.
 fn is_below(path: &str, listed: &str) -> bool {
-    let prefix = listed.trim_end_matches('*');
+    let prefix = listed.strip_suffix('*').unwrap_or(listed);
     path.strip_prefix(prefix).is_some_and(|rest| prefix.ends_with('/') || rest.starts_with('/'))
 }
 
@@ -130,7 +226,10 @@ fn has(list: &[Cow<'static, str>], wanted: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{Config, Fairness, Limits},
+        *,
+    };
 
     fn asked<'a>(user: &'a User, verb: &'a str, resource: &'a str, subresource: &'a str, namespace: &'a str) -> RequestDigest<'a> {
         RequestDigest { user, resource_request: true, verb, group: "g", resource, subresource, namespace, path: "" }
@@ -189,13 +288,12 @@ mod tests {
 
     #[test]
     fn whoever_is_in_no_group_is_of_the_last_schema() {
-        let matcher = Matcher::new(&Config::mandatory(super::super::Limits::default()));
+        let fairness = Fairness::new(&Config::mandatory(Limits::default()));
         let (ann, bob) = (User { name: "ann".into(), ..User::default() }, User { name: "bob".into(), ..User::default() });
-        let classes = [&ann, &bob].map(|user| matcher.classify(&asked(user, "get", "xs", "", "n")));
-        assert_eq!(classes.map(|class| matcher.schemas[usize::from(class.schema)].name.clone()), ["catch-all", "catch-all"]);
+        let classes = [&ann, &bob].map(|user| fairness.classify(&asked(user, "get", "xs", "", "n")));
+        assert!(classes.iter().all(|class| class.names() == ("catch-all", "catch-all")));
         assert_ne!(classes[0].flow, classes[1].flow);
         let master = User { groups: vec!["system:masters".into()], ..User::default() };
-        let class = matcher.classify(&asked(&master, "get", "xs", "", "n"));
-        assert_eq!(matcher.levels[usize::from(class.level)], "exempt");
+        assert_eq!(fairness.classify(&asked(&master, "get", "xs", "", "n")).names().0, "exempt");
     }
 }

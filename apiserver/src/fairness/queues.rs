@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use super::{config::Queuing, deal::deal};
+use super::{about::About, config::Queuing, deal::deal};
+
+/// Queues of one level: whose turn it is, all of them are asked for. More are taken for so many.
+const QUEUES_MAX: usize = 1024;
 
 /// What a request is taken to last before anybody knows (`estimatedServiceDuration`).
 const GUESS: Duration = Duration::from_millis(3);
@@ -17,14 +20,15 @@ const GUESS: Duration = Duration::from_millis(3);
 type SeatTime = i128;
 
 /// A request that is served: what must be known to end it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Seat {
-    pub level: u16,
-    pub schema: u16,
+    pub level: u32,
     pub flow: u64,
     pub seats: usize,
     /// `None` where the level has no queues.
     queue: Option<usize>,
+    /// Among those who sit.
+    place: usize,
     /// On the caller's clock.
     pub began: Duration,
 }
@@ -32,18 +36,38 @@ pub(crate) struct Seat {
 /// A request that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
-    pub level: u16,
+    pub level: u32,
     queue: usize,
     id: u64,
 }
 
 /// A request that asks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Arriving {
-    pub level: u16,
-    pub schema: u16,
+    pub level: u32,
     pub flow: u64,
     pub seats: usize,
+    pub about: About,
+}
+
+/// A request that is served, for who looks at it.
+#[derive(Debug)]
+pub(crate) struct Sitting {
+    pub queue: Option<usize>,
+    pub seats: usize,
+    pub began: Duration,
+    pub about: About,
+}
+
+/// A queue, for who looks at it.
+#[derive(Debug)]
+pub(crate) struct Digest<'a> {
+    pub waiting: Vec<&'a Arriving>,
+    pub executing: usize,
+    pub seats: usize,
+    /// In hundred-millionths of a seat's second, as upstream tells it.
+    pub next: i128,
+    pub work: i128,
 }
 
 struct Waiting<W> {
@@ -83,18 +107,19 @@ pub(crate) struct Queues<W> {
     flows: HashMap<u64, usize>,
     /// Queues looked at to find whose turn it is, for tests of cost.
     looks: u64,
+    /// Who sits, by place, and which places are free.
+    sitting: Vec<Option<Sitting>>,
+    free: Vec<usize>,
 }
 
 impl<W> Queues<W> {
-    /// `None`: nothing waits here.
-    pub fn new(queuing: Option<Queuing>) -> Self {
-        let empty = || Queue { waiting: VecDeque::new(), work: 0, next: 0, executing: 0, seats: 0 };
-        let queues = (0..queuing.map_or(0, |queuing| queuing.queues.max(1))).map(|_| empty()).collect();
+    /// Without queues: nothing waits here.
+    pub fn new(now: Duration) -> Self {
         Self {
-            queuing,
-            queues,
+            queuing: None,
+            queues: Vec::new(),
             meter: 0,
-            synced: Duration::ZERO,
+            synced: now,
             busy: 0,
             robin: 0,
             dealt: 0,
@@ -104,6 +129,25 @@ impl<W> Queues<W> {
             seats: 0,
             flows: HashMap::new(),
             looks: 0,
+            sitting: Vec::new(),
+            free: Vec::new(),
+        }
+    }
+
+    /// `None`: nothing comes to wait here any more. Queues that are too many go when they are empty (`setConfiguration`).
+    pub fn configure(&mut self, queuing: Option<Queuing>) {
+        self.queuing = queuing.map(|queuing| Queuing { queues: queuing.queues.clamp(1, QUEUES_MAX), ..queuing });
+        if let Some(queuing) = self.queuing {
+            let empty = || Queue { waiting: VecDeque::new(), work: 0, next: 0, executing: 0, seats: 0 };
+            self.queues.resize_with(queuing.queues.max(self.queues.len()), empty);
+        }
+        self.trim();
+    }
+
+    fn trim(&mut self) {
+        let wanted = self.queuing.map_or(0, |queuing| queuing.queues);
+        while self.queues.len() > wanted && self.queues.last().is_some_and(|queue| queue.waiting.is_empty() && queue.executing == 0) {
+            self.queues.pop();
         }
     }
 
@@ -114,6 +158,31 @@ impl<W> Queues<W> {
     /// Seats that are taken.
     pub fn seats(&self) -> usize {
         self.seats
+    }
+
+    /// Seats that are waited for.
+    pub fn seats_waiting(&self) -> usize {
+        self.seats_waiting
+    }
+
+    /// Requests that are served.
+    pub fn executing(&self) -> usize {
+        self.sitting.len() - self.free.len()
+    }
+
+    /// Those that are served.
+    pub fn sitting(&self) -> impl Iterator<Item = &Sitting> {
+        self.sitting.iter().flatten()
+    }
+
+    pub fn digests(&self) -> impl Iterator<Item = Digest<'_>> {
+        self.queues.iter().map(|queue| Digest {
+            waiting: queue.waiting.iter().map(|waiting| &waiting.asked).collect(),
+            executing: queue.executing,
+            seats: queue.seats,
+            next: queue.next / 10,
+            work: queue.work / 10,
+        })
     }
 
     pub fn seats_of(&self, flow: u64) -> usize {
@@ -164,17 +233,17 @@ impl<W> Queues<W> {
         }
         self.arm(at);
         self.ids += 1;
-        let queue = &mut self.queues[at];
+        let (queue, ticket, seats) = (&mut self.queues[at], Ticket { level: asked.level, queue: at, id: self.ids }, asked.seats);
         queue.waiting.push_back(Waiting { id: self.ids, asked, arrived: self.meter, waiter });
-        queue.work += work(asked.seats);
+        queue.work += work(seats);
         self.waiting += 1;
-        self.seats_waiting += asked.seats;
+        self.seats_waiting += seats;
         self.bound(at);
-        Ok(Ticket { level: asked.level, queue: at, id: self.ids })
+        Ok(ticket)
     }
 
-    /// The request whose turn it is, of those whose flow `may` have more.
-    pub fn next(&mut self, may: impl Fn(&Self, &Arriving) -> bool) -> Option<(usize, Arriving)> {
+    /// The queue and the seats of the request whose turn it is, of those whose flow `may` have more.
+    pub fn next(&mut self, may: impl Fn(&Self, &Arriving) -> bool) -> Option<(usize, usize)> {
         if self.waiting == 0 {
             return None;
         }
@@ -186,10 +255,10 @@ impl<W> Queues<W> {
             let Some(head) = queue.waiting.front() else { continue };
             let finish = queue.next + work(head.asked.seats);
             if best.is_none_or(|(_, _, least)| finish < least) && may(self, &head.asked) {
-                best = Some((at, head.asked, finish));
+                best = Some((at, head.asked.seats, finish));
             }
         }
-        best.map(|(at, asked, _)| (at, asked))
+        best.map(|(at, seats, _)| (at, seats))
     }
 
     /// Serves the head of a queue that [`Queues::next`] named.
@@ -203,13 +272,14 @@ impl<W> Queues<W> {
     }
 
     /// Takes a request out of its queue; `None` where it has left it already.
-    pub fn leave(&mut self, ticket: Ticket) -> Option<Arriving> {
+    pub fn leave(&mut self, ticket: &Ticket) -> Option<Arriving> {
         let queue = self.queues.get_mut(ticket.queue)?;
         let place = queue.waiting.binary_search_by_key(&ticket.id, |waiting| waiting.id).ok()?;
         let left = queue.waiting.remove(place)?;
         self.left(ticket.queue, left.asked.seats);
         self.rest(ticket.queue);
         self.bound(ticket.queue);
+        self.trim();
         Some(left.asked)
     }
 
@@ -222,6 +292,9 @@ impl<W> Queues<W> {
                 self.flows.remove(&seat.flow);
             }
         }
+        if self.sitting.get_mut(seat.place).and_then(Option::take).is_some() {
+            self.free.push(seat.place);
+        }
         let Some(at) = seat.queue else { return };
         let queue = &mut self.queues[at];
         queue.executing = queue.executing.saturating_sub(1);
@@ -230,6 +303,7 @@ impl<W> Queues<W> {
         queue.next += seat_time(seat.seats, now.saturating_sub(seat.began)) - work(seat.seats);
         self.rest(at);
         self.bound(at);
+        self.trim();
     }
 
     fn seat(&mut self, asked: Arriving, queue: Option<usize>, now: Duration) -> Seat {
@@ -241,13 +315,21 @@ impl<W> Queues<W> {
             queue.seats += asked.seats;
             queue.next += work(asked.seats);
         }
-        Seat { level: asked.level, schema: asked.schema, flow: asked.flow, seats: asked.seats, queue, began: now }
+        let (level, flow, seats) = (asked.level, asked.flow, asked.seats);
+        let sitting = Some(Sitting { queue, seats, began: now, about: asked.about });
+        let place = self.free.pop().unwrap_or(self.sitting.len());
+        match self.sitting.get_mut(place) {
+            Some(free) => *free = sitting,
+            None => self.sitting.push(sitting),
+        }
+        Seat { level, flow, seats, queue, place, began: now }
     }
 
     /// Of the flow's hand, the queue in which the least waits. Equals take turns, so that overlapping hands share evenly.
     fn choose(&mut self, flow: u64) -> usize {
         let hand_size = self.queuing.map_or(1, |queuing| queuing.hand.max(1));
-        let (cards, hand) = deal(flow, self.queues.len(), hand_size);
+        let queues = self.queuing.map_or(0, |queuing| queuing.queues);
+        let (cards, hand) = deal(flow, queues, hand_size);
         let first = self.dealt % hand.max(1);
         self.dealt = self.dealt.wrapping_add(1);
         let in_turn = (0..hand).map(|i| cards[(first + i) % hand]);

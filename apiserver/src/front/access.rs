@@ -17,10 +17,14 @@ use super::info::RequestInfo;
 use crate::{
     audit::Audit,
     body::{Request, Response},
+    fairness::Classification,
     identity::{Peer, User},
 };
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+/// `ResponseHeaderMatchedPriorityLevelConfigurationUID` and `ResponseHeaderMatchedFlowSchemaUID`
+const UIDS: [HeaderName; 2] =
+    [HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid"), HeaderName::from_static("x-kubernetes-pf-flowschema-uid")];
 /// Of an audit id in the log (upstream: `maxAuditIDLength`).
 const TOLD_BYTES_MAX: usize = 64;
 
@@ -29,6 +33,8 @@ pub(super) struct Access {
     id: HeaderValue,
     /// What is told of it to auditors, once it is known who asks.
     audit: OnceLock<Arc<Audit>>,
+    /// The uids of its level and flow schema, once they are known.
+    uids: OnceLock<[HeaderValue; 2]>,
     /// Where it is told.
     line: Option<Box<Line>>,
 }
@@ -61,7 +67,7 @@ impl Access {
                 user: OnceLock::new(),
             })
         });
-        Self { id, audit: OnceLock::new(), line }
+        Self { id, audit: OnceLock::new(), uids: OnceLock::new(), line }
     }
 
     /// What is done for the request belongs to it.
@@ -95,6 +101,11 @@ impl Access {
         }
     }
 
+    /// What the reply says of it.
+    pub fn is_classified(&self, class: &Classification) {
+        self.uids.get_or_init(|| class.uids().map(Clone::clone));
+    }
+
     /// Says the request's id in the reply, and tells of both. (Of a stream: when it begins.)
     pub fn answered(self, response: &mut Response) {
         if let Some(line) = &self.line {
@@ -107,6 +118,9 @@ impl Access {
         // Of what is a tunnel from here on, the other end has the word.
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().entry(AUDIT_ID).or_insert(self.id);
+            for (name, uid) in UIDS.into_iter().zip(self.uids.into_inner().into_iter().flatten()) {
+                response.headers_mut().insert(name, uid);
+            }
         }
     }
 

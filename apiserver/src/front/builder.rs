@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use tower::service_fn;
 
-use super::{Front, Shared, tree};
+use super::{Front, Shared, Timeouts, debug, tree};
 use crate::{
     audit::Auditor,
     connect::Agents,
@@ -22,12 +22,14 @@ pub struct Builder {
     metrics: Arc<Metrics>,
     agents: Arc<Agents>,
     auditor: Option<Arc<Auditor>>,
+    timeouts: Timeouts,
     routes: Router,
 }
 
 impl Builder {
     pub(super) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine, fairness: None, metrics: Metrics::new(), agents: Arc::default(), auditor: None, routes: Router::new() }
+        let (metrics, timeouts, routes) = (Metrics::new(), Timeouts::default(), Router::new());
+        Self { engine, fairness: None, metrics, agents: Arc::default(), auditor: None, timeouts, routes }
     }
 
     pub fn engine(&self) -> &Arc<Engine> {
@@ -58,6 +60,12 @@ impl Builder {
         Self { auditor, ..self }
     }
 
+    /// How long requests may take; upstream's defaults otherwise.
+    #[must_use]
+    pub fn timeouts(self, timeouts: Timeouts) -> Self {
+        Self { timeouts, ..self }
+    }
+
     /// Adds routes ([`non_resource_routes`](crate::non_resource::non_resource_routes)). What comes to their handlers was authorized under the very path that they see.
     ///
     /// # Panics
@@ -68,7 +76,7 @@ impl Builder {
     }
 
     pub fn build(self) -> Front {
-        let Self { engine, fairness, metrics, agents, auditor, routes } = self;
+        let Self { engine, fairness, metrics, agents, auditor, timeouts, routes } = self;
         let fairness = Fairness::new(&fairness.unwrap_or_else(|| Config::mandatory(Limits::default())));
         let told = fairness.clone();
         metrics.part(move |out| told.text(out));
@@ -78,9 +86,10 @@ impl Builder {
         let tunnels = agents.tunnels().clone();
         let count = move || f64::from(u32::try_from(tunnels.len()).unwrap_or(u32::MAX));
         metrics.gauge("skiff_tunnels", "Nodes whose agents hold a tunnel to this server.", count);
+        let dumps = debug::routes(&fairness);
         Front {
-            shared: Arc::new(Shared { engine, fairness, metrics, lane: Lane::new(), agents, auditor }),
-            router: routes.fallback_service(service_fn(tree)),
+            shared: Arc::new(Shared { engine, fairness, metrics, lane: Lane::new(), agents, auditor, timeouts }),
+            router: routes.merge(dumps).fallback_service(service_fn(tree)),
         }
     }
 }

@@ -92,6 +92,7 @@ impl Call {
     pub(super) async fn watch(&self, served: &Served) -> Result<Response, Status> {
         let output = negotiate::stream_output(&self.parts.headers, &self.query, &served.kind.schema)?;
         let options = ListOptions::read(&self.query, &self.info, served)?;
-        watching::watch(&self.engine, served, &output, options, self.holds.permit()).await
+        let timing = (self.holds.permit(), self.front.timeouts.watch);
+        watching::watch(&self.engine, served, &output, options, timing).await
     }
 }

@@ -42,8 +42,6 @@ use crate::{
     wire,
 };
 
-/// A watch without `timeoutSeconds` lasts between this and twice this (`--min-request-timeout`).
-const LASTS: Duration = Duration::from_secs(1800);
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// What a frame takes besides its object as it is stored.
 const FRAME_BYTES: usize = 96;
@@ -105,13 +103,13 @@ enum Told {
     Part,
 }
 
-/// Opens the stream. What is wrong with the revision asked for is told within the stream, as upstream does.
+/// Opens the stream, which lasts between `lasts` and twice that where it does not say how long. What is wrong with the revision asked for is told within the stream, as upstream does.
 pub(crate) async fn watch(
     engine: &Arc<Engine>,
     served: &Served,
     output: &Output,
     options: ListOptions,
-    seat: Option<Permit>,
+    (seat, lasts): (Option<Permit>, Duration),
 ) -> Result<Response, Status> {
     let Some(cache) = served.cache.clone() else { return Err(Status::method_not_allowed(&served.kind.group_resource(), "watch")) };
     let (framing, media_type) = match output.format {
@@ -122,7 +120,7 @@ pub(crate) async fn watch(
     let lasts = options
         .timeout_seconds
         .filter(|seconds| *seconds > 0)
-        .map_or_else(|| LASTS.mul_f64(1.0 + rand::rng().random::<f64>()), |seconds| Duration::from_secs(seconds.min(u64::from(u32::MAX))));
+        .map_or_else(|| lasts.mul_f64(1.0 + rand::rng().random::<f64>()), |seconds| Duration::from_secs(seconds.min(u64::from(u32::MAX))));
     let alarm = now + if options.bookmarks { lasts.min(BOOKMARK_EVERY) } else { lasts };
     let reader = Reader::new(&cache, options.selection.interest());
     let mut watcher = Watcher {

@@ -34,7 +34,14 @@ async fn narrow_beside_bob(seats: usize) -> Room {
     let mut config = few(2 * seats);
     let (level, subjects) = (config.levels[1].clone(), vec![Subject::User("bob".into())]);
     config.levels.push(Level { name: "bobs".into(), ..level });
-    config.schemas.push(Schema { name: "bob".into(), level: "bobs".into(), precedence: 5, by: None, rules: vec![Rule::all_of(subjects)] });
+    config.schemas.push(Schema {
+        name: "bob".into(),
+        uid: "".into(),
+        level: "bobs".into(),
+        precedence: 5,
+        by: None,
+        rules: vec![Rule::all_of(subjects)],
+    });
     shared(config).await
 }
 
@@ -237,6 +244,7 @@ async fn who_finds_no_seat_is_told_so_as_upstream_tells_it() {
     assert_eq!(refused.status(), 429);
     let header = |name: &str| refused.headers()[name].to_str().unwrap().to_owned();
     assert_eq!((header("retry-after"), header("content-type")), ("1".into(), "text/plain; charset=utf-8".into()));
+    assert!(["flowschema", "prioritylevel"].iter().all(|of| refused.headers().contains_key(format!("x-kubernetes-pf-{of}-uid"))));
     let text = refused.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(text, "Too many requests, please try again later.\n");
     // The administrators' are served.
@@ -265,6 +273,45 @@ async fn a_watch_has_a_seat_until_it_has_sent_what_is_there() {
     assert_eq!(executing(&room), 1.0);
     drop(given_up);
     assert_eq!(executing(&room), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_gets_the_time_that_it_asks_for_and_no_more() {
+    let room = narrow(6).await;
+    for (timeout, seconds) in [("2s", 2), ("1500ms", 1), ("0s", 10), ("1h", 10)] {
+        let (sender, reply) = slow_post(&room, "slow", &format!("{ASKS}?timeout={timeout}"));
+        let began = tokio::time::Instant::now();
+        let (_, reply) = tokio::join!(sender.send(Bytes::from_static(b"{")), reply);
+        // Where it asks for more, its body stalls for longer than bodies may.
+        assert_eq!((reply.status().as_u16(), began.elapsed().as_secs()), (504, seconds), "{timeout}");
+        let told: Value = serde_json::from_slice(&reply.into_body().collect().await.unwrap().to_bytes()).unwrap();
+        if seconds < 10 {
+            assert_eq!(told["message"], "Timeout: request did not complete within the allotted timeout");
+        }
+        assert_eq!(told["reason"], "Timeout");
+    }
+    let refused = send(&room, "ann", "GET", &format!("{THINGS}?timeout=soon"), "").await;
+    assert_eq!(refused.status(), 400);
+    let told: Value = serde_json::from_slice(&refused.into_body().collect().await.unwrap().to_bytes()).unwrap();
+    assert_eq!(told["message"], "invalid timeout specified in the request URL - time: invalid duration \"soon\"");
+    // A watch has none.
+    assert_eq!(send(&room, "ann", "GET", &format!("{THINGS}?watch=1&timeout=soon"), "").await.status(), 200);
+}
+
+#[tokio::test]
+async fn the_tables_are_for_those_who_may() {
+    let room = narrow(6).await;
+    for path in ["dump_priority_levels", "dump_queues", "dump_requests", "dump_requests?includeRequestDetails=1"] {
+        let path = format!("/debug/api_priority_and_fairness/{path}");
+        let reply = send(&room, "ann", "GET", &path, "").await;
+        assert_eq!(reply.headers()["content-type"], "text/plain; charset=utf-8", "{path}");
+        let text = read(reply).await;
+        assert!(text.starts_with(b"PriorityLevelName, "), "{path}: {text:?}");
+        assert_eq!(send(&room, "nobody", "GET", &path, "").await.status(), 403);
+    }
+    // Whoever asks for the table is in it.
+    let text = read(send(&room, "ann", "GET", "/debug/api_priority_and_fairness/dump_requests", "").await).await;
+    assert_eq!(text.iter().filter(|byte| **byte == b'\n').count(), 2, "{text:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -44,9 +44,78 @@ pub fn left(since: Timestamp, seconds: impl Into<i64>, now: Timestamp) -> i64 {
     since.as_second().saturating_add(seconds.into()).saturating_sub(now.as_second())
 }
 
+/// Go's `time.ParseDuration`: nanoseconds, of `1h30m`, `1.5s` or `-10ms`.
+///
+/// # Errors
+/// What is wrong with it, in Go's words.
+pub fn go_duration(text: &str) -> Result<i64, String> {
+    let invalid = || format!("time: invalid duration {text:?}");
+    let (negative, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Ok(0);
+    }
+    if rest.is_empty() {
+        return Err(invalid());
+    }
+    let mut total: i128 = 0;
+    while !rest.is_empty() {
+        let (number, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len()));
+        let (unit, next) = after.split_at(after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len()));
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        if whole.is_empty() && fraction.is_empty() || fraction.contains('.') {
+            return Err(invalid());
+        }
+        let mut part: i128 = match unit {
+            "ns" => 1,
+            "us" | "µs" | "μs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            "" => return Err(format!("time: missing unit in duration {text:?}")),
+            other => return Err(format!("time: unknown unit {other:?} in duration {text:?}")),
+        };
+        let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };
+        total = whole.checked_mul(part).and_then(|more| total.checked_add(more)).ok_or_else(invalid)?;
+        for digit in fraction.bytes() {
+            part /= 10;
+            total += part * i128::from(digit - b'0');
+        }
+        rest = next;
+    }
+    i64::try_from(if negative { -total } else { total }).map_err(|_| invalid())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_are_read_as_go_reads_them() {
+        for (text, nanos) in [
+            ("0", 0),
+            ("1.5h", 5_400_000_000_000),
+            ("-1s", -1_000_000_000),
+            ("+1h2m3.004s", 3_723_004_000_000),
+            (".5ms", 500_000),
+            ("10µs", 10_000),
+        ] {
+            assert_eq!(go_duration(text), Ok(nanos), "{text}");
+        }
+        for (text, why) in [
+            ("", "time: invalid duration \"\""),
+            ("abc", "time: invalid duration \"abc\""),
+            ("5", "time: missing unit in duration \"5\""),
+            ("5x", "time: unknown unit \"x\" in duration \"5x\""),
+            ("1.2.3s", "time: invalid duration \"1.2.3s\""),
+            ("9999999999999h", "time: invalid duration \"9999999999999h\""),
+        ] {
+            assert_eq!(go_duration(text), Err(why.to_owned()));
+        }
+    }
 
     #[test]
     fn whatever_an_object_says_is_a_time() {

@@ -1,5 +1,7 @@
 //! `*/5 * * * *` -> whether it is a schedule, or what is wrong with it, in the words of `github.com/robfig/cron/v3` (`parser.go`).
 
+use api::time::go_duration;
+
 use super::timezone;
 
 /// A field's least and greatest number, and names of numbers from the least on.
@@ -17,7 +19,6 @@ const FIELDS: [Bounds; 5] = [
     Bounds { min: 0, max: 6, names: &["sun", "mon", "tue", "wed", "thu", "fri", "sat"] },
 ];
 const DESCRIPTORS: &[&str] = &["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
-const UNITS: &[&str] = &["ns", "us", "\u{b5}s", "\u{3bc}s", "ms", "s", "m", "h"];
 
 /// `ParseStandard`
 ///
@@ -51,7 +52,7 @@ pub fn check(schedule: &str) -> Result<(), String> {
 
 fn descriptor(text: &str) -> Result<(), String> {
     match text.strip_prefix("@every ") {
-        Some(every) => duration(every).map_err(|why| format!("failed to parse duration {text}: {why}")),
+        Some(every) => go_duration(every).map(drop).map_err(|why| format!("failed to parse duration {text}: {why}")),
         None if DESCRIPTORS.contains(&text) => Ok(()),
         None => Err(format!("unrecognized descriptor: {text}")),
     }
@@ -107,44 +108,6 @@ fn number(text: &str) -> Result<i64, String> {
         Ok(number) => Ok(number),
         Err(_) => Err(format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: {why}")),
     }
-}
-
-/// Go's `time.ParseDuration`, as far as it finds fault.
-fn duration(text: &str) -> Result<(), String> {
-    let invalid = || Err(format!("time: invalid duration {text:?}"));
-    let mut rest = text.strip_prefix(['+', '-']).unwrap_or(text);
-    if rest == "0" {
-        return Ok(());
-    }
-    if rest.is_empty() {
-        return invalid();
-    }
-    while !rest.is_empty() {
-        let amount = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let (number, behind) = rest.split_at(amount);
-        if !number.bytes().any(|b| b.is_ascii_digit()) || number.matches('.').count() > 1 {
-            return invalid();
-        }
-        let end = behind.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(behind.len());
-        let (unit, next) = behind.split_at(end);
-        match unit {
-            "" => return Err(format!("time: missing unit in duration {text:?}")),
-            known if UNITS.contains(&known) => {}
-            other => return Err(format!("time: unknown unit {other:?} in duration {text:?}")),
-        }
-        // Beyond some 292 years there is no duration.
-        let hours = match unit {
-            "h" => 1.0,
-            "m" => 60.0,
-            "s" => 3600.0,
-            _ => 3.6e6,
-        };
-        if number.parse::<f64>().unwrap_or(f64::MAX) / hours > 2_562_047.0 {
-            return invalid();
-        }
-        rest = next;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

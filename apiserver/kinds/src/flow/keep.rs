@@ -3,7 +3,11 @@
 //! Source: `pkg/registry/flowcontrol/rest/storage_flowcontrol.go`, `pkg/registry/flowcontrol/ensurer`; apiserver
 //! `pkg/util/flowcontrol/apf_controller.go` (`presyncFlowSchemaStatus`).
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use api::{GroupResource, Key, Status, time::Timestamp};
 use apiserver::{
@@ -11,16 +15,29 @@ use apiserver::{
     fairness::{Config, Limits},
     identity::User,
 };
+use futures::{StreamExt, stream};
 use serde_json::{Value, json};
-use tokio::{sync::Notify, time};
+use tokio::{
+    sync::Notify,
+    time::{self, Instant},
+};
 
-use super::{AUTO_UPDATE, DANGLING, GROUP, config, objects};
+use super::{
+    AUTO_UPDATE, DANGLING, config, digest,
+    drive::{Mirror, revisions},
+    levels, objects, schemas,
+};
 use crate::common::{Read, all_written, conditions, edit, read, settled};
 
 /// As upstream, where nothing has changed.
 const LOOK_EACH: Duration = Duration::from_secs(60);
 /// What changes at once is looked at once.
 const SETTLE: Duration = Duration::from_millis(200);
+/// Of one object's spec, or of one schema's status, in a minute (upstream: six).
+const WRITES_MAX: usize = 6;
+const MINUTE: Duration = Duration::from_secs(60);
+/// Writes in flight at one time.
+const PARALLEL: usize = 64;
 
 /// Whether an administrator's changes are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,18 +46,17 @@ enum Strategy {
     Mandatory,
 }
 
-/// Looks after them for as long as the server runs: when something has changed, and from time to time. `user` is who the server is to itself.
-pub async fn keep(engine: Arc<Engine>, user: User) {
-    let changed = Arc::new(Notify::new());
-    for resource in [levels(), schemas()] {
-        let changed = changed.clone();
-        engine.on_change(&resource, Arc::new(move |_| changed.notify_one()));
-    }
+/// Looks after them for as long as the server runs: when something has changed, which `driven` tells, and from time to time. `user` is who the
+/// server is to itself. Schemas are told of their levels where those drive the server (`tells`).
+pub async fn keep(engine: Arc<Engine>, user: User, driven: Arc<Notify>, tells: bool) {
+    let (mut seen, mut written) = (Seen::default(), Written::default());
     loop {
-        let _ = time::timeout(LOOK_EACH, changed.notified()).await;
+        let _ = time::timeout(LOOK_EACH, driven.notified()).await;
         time::sleep(SETTLE).await;
-        let ensured = ensure(&engine, &user).await;
-        if let Err(status) = tell_schemas(&engine, &user).await.and(ensured) {
+        seen.refresh(&engine);
+        let ensured = make(&engine, &user, &mut written).await.and(remove(&engine, &user, seen.unwanted()).await);
+        let told = if tells { tell_schemas(&engine, &user, &seen, &mut written).await } else { Ok(()) };
+        if let Err(status) = told.and(ensured) {
             tracing::warn!(error = status.message, "levels and flow schemas not brought up to date; trying again");
         }
     }
@@ -51,26 +67,120 @@ pub async fn keep(engine: Arc<Engine>, user: User) {
 /// # Errors
 /// The first write that failed, but for those that lost against another.
 pub async fn ensure(engine: &Arc<Engine>, user: &User) -> Result<(), Status> {
+    let made = make(engine, user, &mut Written::default()).await;
+    let mut seen = Seen::default();
+    seen.refresh(engine);
+    made.and(remove(engine, user, seen.unwanted()).await)
+}
+
+/// What is looked at of the objects, each read once per revision.
+#[derive(Default)]
+struct Seen {
+    levels: Mirror<SeenLevel>,
+    schemas: Mirror<SeenSchema>,
+}
+
+struct SeenLevel {
+    /// It is the server's own to change.
+    automatic: bool,
+    /// It is not broken: a broken one is as good as none.
+    stands: bool,
+}
+
+struct SeenSchema {
+    automatic: bool,
+    level: Box<str>,
+    /// What it has been told of its level, if that is all there is to tell.
+    is_there: Option<bool>,
+}
+
+impl Seen {
+    fn refresh(&mut self, engine: &Arc<Engine>) {
+        let (of_levels, of_schemas) = (engine.cached_list(&levels(), None), engine.cached_list(&schemas(), None));
+        self.levels.refresh(revisions(&of_levels), |object| SeenLevel::read(&object.value()));
+        self.schemas.refresh(revisions(&of_schemas), |object| SeenSchema::read(&object.value()));
+    }
+
+    /// What an older server has made.
+    fn unwanted(&self) -> Vec<(GroupResource, Key)> {
+        let config = config(Limits::default());
+        let level = |name: &str| config.levels.iter().any(|level| level.name == name);
+        let schema = |name: &str| config.schemas.iter().any(|schema| schema.name == name);
+        let of_schemas = self.schemas.all().filter(|(name, seen)| seen.automatic && !schema(name)).map(|(name, _)| (schemas(), name));
+        let of_levels = self.levels.all().filter(|(name, seen)| seen.automatic && !level(name)).map(|(name, _)| (levels(), name));
+        of_schemas.chain(of_levels).map(|(gr, name)| (gr, Key::new("", name))).collect()
+    }
+}
+
+impl SeenLevel {
+    fn read(object: &Value) -> Self {
+        Self { automatic: automatic(object) == Some(true), stands: digest::level(object).is_some() }
+    }
+}
+
+impl SeenSchema {
+    fn read(object: &Value) -> Self {
+        let level = object.at("spec").at("priorityLevelConfiguration").text("name");
+        let is_there = [true, false].into_iter().find(|is_there| is_told(object, &dangling(level, *is_there)));
+        Self { automatic: automatic(object) == Some(true), level: level.into(), is_there }
+    }
+}
+
+/// What was written in the last minute: servers that disagree about an object (one is being replaced by a newer one, say) do not write it
+/// again and again (`shouldDelayUpdate`).
+#[derive(Default)]
+struct Written(HashMap<String, VecDeque<Instant>>);
+
+impl Written {
+    /// Whether the object may be written; it counts as written then.
+    fn may(&mut self, name: &str) -> bool {
+        let now = Instant::now();
+        let times = self.0.entry(name.to_owned()).or_default();
+        while times.front().is_some_and(|at| now.duration_since(*at) > MINUTE) {
+            times.pop_front();
+        }
+        let may = times.len() < WRITES_MAX;
+        if may {
+            times.push_back(now);
+        }
+        may
+    }
+
+    /// Nothing is kept of what was not written for a minute.
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        self.0.retain(|_, times| times.back().is_some_and(|at| now.duration_since(*at) <= MINUTE));
+    }
+}
+
+async fn make(engine: &Arc<Engine>, user: &User, written: &mut Written) -> Result<(), Status> {
     let (all, mandatory) = (config(Limits::default()), Config::mandatory(Limits::default()));
     let strategy = |is_mandatory| if is_mandatory { Strategy::Mandatory } else { Strategy::Suggested };
     let fixed_level = |name: &str| strategy(mandatory.levels.iter().any(|level| level.name == name));
     let fixed_schema = |name: &str| strategy(mandatory.schemas.iter().any(|schema| schema.name == name));
     let of_levels = all.levels.iter().map(|level| (levels(), objects::level(level), fixed_level(&level.name)));
     let of_schemas = all.schemas.iter().map(|schema| (schemas(), objects::schema(schema), fixed_schema(&schema.name)));
-    let wanted: Vec<_> = of_levels.chain(of_schemas).collect();
-    let made: HashSet<(GroupResource, String)> = wanted.iter().map(|(gr, of, _)| (gr.clone(), read::name(of).to_owned())).collect();
-    let name = |of: &Value| read::name(of).to_owned();
-    let written = all_written(wanted.into_iter().map(|(gr, of, strategy)| (name(&of), each(engine, user, gr, of, strategy)))).await;
-    let mut unwanted: Vec<(GroupResource, Key)> = Vec::new();
-    for gr in [schemas(), levels()] {
-        let there = engine.cached_list(&gr, None).into_iter().filter(|object| automatic(&object.value()) == Some(true));
-        let keys = there.map(|object| (gr.clone(), object.key.clone()));
-        unwanted.extend(keys.filter(|(gr, key)| !made.contains(&(gr.clone(), key.name.clone()))));
-    }
+    written.sweep();
+    let due = of_levels.chain(of_schemas).filter(|(gr, of, strategy)| is_due(engine, gr, of, *strategy));
+    // What is missing is made, however often.
+    let due = due.filter(|(gr, of, _)| !is_there(engine, gr, of) || written.may(&format!("{}/{}", gr.resource, read::name(of))));
+    let due: Vec<_> = due.collect();
+    all_written(due.into_iter().map(|(gr, of, strategy)| (read::name(&of).to_owned(), each(engine, user, gr, of, strategy)))).await
+}
+
+fn is_there(engine: &Arc<Engine>, gr: &GroupResource, of: &Value) -> bool {
+    engine.cached(gr, &Key::new("", read::name(of))).is_some()
+}
+
+fn is_due(engine: &Arc<Engine>, gr: &GroupResource, wanted: &Value, strategy: Strategy) -> bool {
+    let found = engine.cached(gr, &Key::new("", read::name(wanted)));
+    found.is_none_or(|found| revised(&found.value(), wanted, strategy).is_some())
+}
+
+async fn remove(engine: &Arc<Engine>, user: &User, unwanted: Vec<(GroupResource, Key)>) -> Result<(), Status> {
     let deletions =
         unwanted.into_iter().map(|(gr, key)| (key.name.clone(), async move { settled(engine.delete(&gr, &key, json!({}), user).await) }));
-    let deleted = all_written(deletions).await;
-    written.and(deleted)
+    all_written(deletions).await
 }
 
 async fn each(engine: &Arc<Engine>, user: &User, gr: GroupResource, wanted: Value, strategy: Strategy) -> Result<(), Status> {
@@ -129,26 +239,25 @@ fn automatic(object: &Value) -> Option<bool> {
     }
 }
 
-/// Each schema's condition that says whether its level is missing. One after the other: none of them is in a hurry.
-async fn tell_schemas(engine: &Arc<Engine>, user: &User) -> Result<(), Status> {
-    let mut done = Ok(());
-    for schema in engine.cached_list(&schemas(), None) {
-        let object = schema.value();
-        let level = object.at("spec").at("priorityLevelConfiguration").text("name").to_owned();
-        let wanted = dangling(&level, engine.cached(&levels(), &Key::new("", &level)).is_some());
-        if is_told(&object, &wanted) {
-            continue;
+/// Each schema's condition that says whether its level is missing; some at a time, so that the store puts them into one commit.
+async fn tell_schemas(engine: &Arc<Engine>, user: &User, seen: &Seen, written: &mut Written) -> Result<(), Status> {
+    let stands = |level: &str| seen.levels.get(level).is_some_and(|level| level.stands);
+    let all = seen.schemas.all().map(|(name, schema)| (name, schema, stands(&schema.level)));
+    let due = all.filter(|(_, schema, is_there)| schema.is_there != Some(*is_there));
+    let due: Vec<_> = due.filter(|(name, ..)| written.may(&format!("flowschemas/{name}/status"))).collect();
+    let tells = due.into_iter().map(|(name, schema, is_there)| tell(engine, user, name, dangling(&schema.level, is_there)));
+    let told: Vec<Result<(), Status>> = stream::iter(tells).buffer_unordered(PARALLEL).collect().await;
+    told.into_iter().collect()
+}
+
+async fn tell(engine: &Arc<Engine>, user: &User, name: &str, wanted: Value) -> Result<(), Status> {
+    let change = |object: &mut Value| {
+        if let Some(status) = edit::make_child(object, "status") {
+            conditions::set(status, wanted.clone(), Timestamp::now());
         }
-        let change = |object: &mut Value| {
-            if let Some(status) = edit::make_child(object, "status") {
-                conditions::set(status, wanted.clone(), Timestamp::now());
-            }
-            Ok(())
-        };
-        let told = settled(engine.update(&schemas(), &schema.key, "status", user, &change).await.map(drop));
-        done = done.and(told);
-    }
-    done
+        Ok(())
+    };
+    settled(engine.update(&schemas(), &Key::new("", name), "status", user, &change).await.map(drop))
 }
 
 fn dangling(level: &str, is_there: bool) -> Value {
@@ -163,14 +272,6 @@ fn dangling(level: &str, is_there: bool) -> Value {
 fn is_told(schema: &Value, wanted: &Value) -> bool {
     let found = schema.at("status").list("conditions").iter().find(|c| c.text("type") == DANGLING);
     ["status", "reason", "message"].iter().all(|field| found.at(field) == wanted.at(field))
-}
-
-fn levels() -> GroupResource {
-    GroupResource::new(GROUP, "prioritylevelconfigurations")
-}
-
-fn schemas() -> GroupResource {
-    GroupResource::new(GROUP, "flowschemas")
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod classes;
 mod documents;
 mod door;
 mod fields;
+mod flows;
 mod limits;
 mod looks;
 mod own;

@@ -25,7 +25,7 @@ impl Authorizer for Everyone {
 pub struct Room {
     pub front: Front,
     pub engine: Arc<Engine>,
-    _group: Group,
+    pub group: Group,
 }
 
 impl Room {
@@ -34,7 +34,7 @@ impl Room {
         let auth = Auth { authorizers: vec![Arc::new(Everyone)], ..auth };
         let engine = Engine::new(Arc::new(store::memory::Memory::new()), kinds, auth, group.clone());
         engine.ready().await;
-        Self { front: front::service(engine.clone()), engine, _group: group }
+        Self { front: front::service(engine.clone()), engine, group }
     }
 
     pub async fn send(&self, method: &str, path: &str, body: Value) -> (u16, Value) {

@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, ffi::OsString, net::IpAddr, path::PathBuf, time
 
 use anyhow::{Context, bail};
 use api::k8s::api::core::v1::Taint;
-use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, builder::ArgPredicate};
+use clap::{Arg, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, builder::ArgPredicate};
 use serde_json::{Map, Value, json};
 
 pub use audit::AuditFlags;
@@ -146,6 +146,9 @@ pub struct ServerFlags {
     pub nodes: NodesFlags,
     #[command(flatten)]
     pub servers: ServersFlags,
+    /// All flags and their values, for `/flagz`: no secrets.
+    #[arg(skip)]
+    pub shown: BTreeMap<String, String>,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -347,8 +350,30 @@ impl Cli {
             Some(path) => with_file(command, &read_file(&path)?).with_context(|| format!("config file {}", path.display()))?,
             None => command,
         };
-        Ok(Cli::from_arg_matches(&command.get_matches_from(args)).unwrap_or_else(|e| e.exit()))
+        let matches = command.clone().get_matches_from(args);
+        let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+        let shown = matches.subcommand().and_then(|(verb, given)| Some(shown(command.find_subcommand(verb)?, given)));
+        match &mut cli.verb {
+            Verb::Server(server) => server.shown = shown.unwrap_or_default(),
+            Verb::Up(up) => up.server.shown = shown.unwrap_or_default(),
+            _ => {}
+        }
+        Ok(cli)
     }
+}
+
+/// Names and values of all flags of a verb; of a secret it is told that it is one, as upstream tells it.
+fn shown(verb: &Command, given: &ArgMatches) -> BTreeMap<String, String> {
+    let flags = verb.get_arguments().filter(|arg| !matches!(arg.get_long(), None | Some("help" | "version")));
+    let value = |arg: &Arg| {
+        let given = given.get_raw(arg.get_id().as_str()).into_iter().flatten();
+        given.map(|value| value.to_string_lossy().into_owned()).collect::<Vec<_>>().join(",")
+    };
+    let told = |arg: &Arg| match value(arg) {
+        text if !text.is_empty() && arg.is_hide_env_values_set() => "CLASSIFIED".to_owned(),
+        text => text,
+    };
+    flags.filter_map(|arg| Some((arg.get_long()?.to_owned(), told(arg)))).collect()
 }
 
 fn read_file(path: &PathBuf) -> anyhow::Result<Map<String, Value>> {
@@ -619,6 +644,19 @@ mod tests {
         assert!(parse("{}", &["skiff", "server", "--max-requests-inflight=-1"]).is_err());
         let Verb::Server(server) = parse("enable-priority-and-fairness: false\n", &["skiff", "server"]).unwrap().verb else { panic!() };
         assert!(!server.limits().fair);
+    }
+
+    #[test]
+    fn what_is_shown_of_the_flags_is_no_secret() {
+        let command = with_environment(Cli::command());
+        let secret = "abcdef.0123456789abcdef";
+        let args = ["skiff", "server", "--secure-port=7443", "--tls-san=a,b", "--tls-san=c", "--agent-token", secret];
+        let matches = command.clone().try_get_matches_from(args).unwrap();
+        let shown = shown(command.find_subcommand("server").unwrap(), matches.subcommand().unwrap().1);
+        let of = |name: &str| shown.get(name).map(String::as_str);
+        assert_eq!([of("secure-port"), of("tls-san"), of("request-timeout")], [Some("7443"), Some("a,b,c"), Some("60s")]);
+        assert_eq!([of("agent-token"), of("token"), of("help")], [Some("CLASSIFIED"), Some(""), None]);
+        assert!(shown.values().all(|value| !value.contains(secret)));
     }
 
     #[test]

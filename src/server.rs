@@ -27,6 +27,7 @@ use apiserver::{
     connect::Agents,
     discovery::Discovery,
     engine::Engine,
+    fairness,
     front::{Builder, Front},
     health::{Health, Latch},
     metrics::Metrics,
@@ -34,6 +35,7 @@ use apiserver::{
     serve,
     tls::Tls,
     version,
+    zpages::ZPages,
 };
 use client::leader::{Clock, Guard};
 use kinds::auth::{self, OpenId, Tokens};
@@ -67,6 +69,9 @@ use crate::{
 
 /// A silent TCP connection is asked whether it is still there (upstream: `defaultKeepAlivePeriod`, `server/secure_serving.go`).
 const TCP_SILENCE: Duration = Duration::from_secs(180);
+
+/// What `/statusz` leads to.
+const PAGES: [&str; 8] = ["/debug", "/flagz", "/healthz", "/livez", "/metrics", "/readyz", "/statusz", "/version"];
 
 /// A running control plane.
 pub struct Control {
@@ -104,6 +109,7 @@ impl Control {
     /// Resolves once `/readyz` says ok.
     pub async fn start(flags: &ServerFlags, progress: &Progress) -> anyhow::Result<Self> {
         let config = kinds_config(flags)?;
+        some_seats(&flags.limits())?;
         let dirs = Dirs::new(flags.common.data_dir.as_deref());
         dirs.claim()?;
         let instance = Instance::start(&dirs)?;
@@ -144,6 +150,7 @@ impl Control {
         let (health, reached) = (Health::new(&group), SocketAddr::new(advertised, flags.secure_port));
         health.grants(flags.protection.livez_grace_period);
         let (front, started) = mount(front, &health, &tokens, reached, etcd, store.condition());
+        let front = front.mount(ZPages::new(flags.shown.clone(), &PAGES).routes());
         let front = front.mount(kinds::node::tunnel::routes(&agents, &group)).build();
         engine.ready().await;
         Box::pin(kinds::service::bootstrap(&engine, &config)).await;
@@ -393,6 +400,15 @@ pub fn kinds_config(flags: &ServerFlags) -> anyhow::Result<kinds::Config> {
     })
 }
 
+/// Upstream's check of `--max-requests-inflight` and its like (`server/options/feature.go`).
+fn some_seats(limits: &fairness::Limits) -> anyhow::Result<()> {
+    let fairness::Limits { reading, mutating, fair } = limits;
+    if *fair && reading + mutating == 0 {
+        bail!("--max-requests-inflight={reading} and --max-mutating-requests-inflight={mutating}: they must add up to something positive");
+    }
+    Ok(())
+}
+
 fn port_range(text: &str) -> anyhow::Result<RangeInclusive<u16>> {
     let parsed = text.split_once('-').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
     match parsed {
@@ -428,6 +444,12 @@ pub fn cluster_dns(config: &kinds::Config) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_are_some_seats() {
+        let limits = |reading, fair| some_seats(&fairness::Limits { reading, mutating: 0, fair });
+        assert!(limits(1, true).is_ok() && limits(0, false).is_ok() && limits(0, true).is_err());
+    }
 
     #[test]
     fn port_ranges() {

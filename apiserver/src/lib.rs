@@ -27,6 +27,7 @@ mod stall;
 pub mod tls;
 pub mod version;
 pub mod wire;
+pub mod zpages;
 
 pub use engine::{identity, kind};
 pub use front::{Front, service};

@@ -66,10 +66,10 @@ impl Entry {
 
     /// Waits for its turn, a quarter of what the request may take in all from `since` on (`getRequestWaitContext`).
     pub(super) async fn sit(&self, seats: usize, since: Instant) -> Result<(), Status> {
-        let (fairness, is_long) = (&self.front.fairness, self.info.is_long_running());
+        let fairness = &self.front.fairness;
         let is_fair = fairness.is_fair();
         // Where it is first come, first served, streams are not counted (`WithMaxInFlightLimit`).
-        if !is_fair && is_long {
+        if !is_fair && self.info.is_long_running() {
             return Ok(());
         }
         let kind = if self.info.is_mutating() { RequestKind::Mutating } else { RequestKind::ReadOnly };

@@ -161,20 +161,16 @@ async fn make(engine: &Arc<Engine>, user: &User, written: &mut Written) -> Resul
     let of_levels = all.levels.iter().map(|level| (levels(), objects::level(level), fixed_level(&level.name)));
     let of_schemas = all.schemas.iter().map(|schema| (schemas(), objects::schema(schema), fixed_schema(&schema.name)));
     written.sweep();
-    let due = of_levels.chain(of_schemas).filter(|(gr, of, strategy)| is_due(engine, gr, of, *strategy));
-    // What is missing is made, however often.
-    let due = due.filter(|(gr, of, _)| !is_there(engine, gr, of) || written.may(&format!("{}/{}", gr.resource, read::name(of))));
-    let due: Vec<_> = due.collect();
+    let mut due = Vec::new();
+    for (gr, of, strategy) in of_levels.chain(of_schemas) {
+        // What is missing is made, however often.
+        let found = engine.cached(&gr, &Key::new("", read::name(&of))).map(|found| found.value());
+        let is_due = found.as_ref().is_none_or(|found| revised(found, &of, strategy).is_some());
+        if is_due && (found.is_none() || written.may(&format!("{}/{}", gr.resource, read::name(&of)))) {
+            due.push((gr, of, strategy));
+        }
+    }
     all_written(due.into_iter().map(|(gr, of, strategy)| (read::name(&of).to_owned(), each(engine, user, gr, of, strategy)))).await
-}
-
-fn is_there(engine: &Arc<Engine>, gr: &GroupResource, of: &Value) -> bool {
-    engine.cached(gr, &Key::new("", read::name(of))).is_some()
-}
-
-fn is_due(engine: &Arc<Engine>, gr: &GroupResource, wanted: &Value, strategy: Strategy) -> bool {
-    let found = engine.cached(gr, &Key::new("", read::name(wanted)));
-    found.is_none_or(|found| revised(&found.value(), wanted, strategy).is_some())
 }
 
 async fn remove(engine: &Arc<Engine>, user: &User, unwanted: Vec<(GroupResource, Key)>) -> Result<(), Status> {
@@ -241,23 +237,26 @@ fn automatic(object: &Value) -> Option<bool> {
 
 /// Each schema's condition that says whether its level is missing; some at a time, so that the store puts them into one commit.
 async fn tell_schemas(engine: &Arc<Engine>, user: &User, seen: &Seen, written: &mut Written) -> Result<(), Status> {
-    let stands = |level: &str| seen.levels.get(level).is_some_and(|level| level.stands);
-    let all = seen.schemas.all().map(|(name, schema)| (name, schema, stands(&schema.level)));
-    let due = all.filter(|(_, schema, is_there)| schema.is_there != Some(*is_there));
-    let due: Vec<_> = due.filter(|(name, ..)| written.may(&format!("flowschemas/{name}/status"))).collect();
-    let tells = due.into_iter().map(|(name, schema, is_there)| tell(engine, user, name, dangling(&schema.level, is_there)));
+    let mut due = Vec::new();
+    for (name, schema) in seen.schemas.all() {
+        let is_there = seen.levels.get(&schema.level).is_some_and(|level| level.stands);
+        if schema.is_there != Some(is_there) && written.may(&format!("flowschemas/{name}/status")) {
+            due.push((name.to_owned(), dangling(&schema.level, is_there)));
+        }
+    }
+    let tells = due.into_iter().map(|(name, wanted)| tell(engine, user, name, wanted));
     let told: Vec<Result<(), Status>> = stream::iter(tells).buffer_unordered(PARALLEL).collect().await;
     told.into_iter().collect()
 }
 
-async fn tell(engine: &Arc<Engine>, user: &User, name: &str, wanted: Value) -> Result<(), Status> {
+async fn tell(engine: &Arc<Engine>, user: &User, name: String, wanted: Value) -> Result<(), Status> {
     let change = |object: &mut Value| {
         if let Some(status) = edit::make_child(object, "status") {
             conditions::set(status, wanted.clone(), Timestamp::now());
         }
         Ok(())
     };
-    settled(engine.update(&schemas(), &Key::new("", name), "status", user, &change).await.map(drop))
+    settled(engine.update(&schemas(), &Key::new("", &name), "status", user, &change).await.map(drop))
 }
 
 fn dangling(level: &str, is_there: bool) -> Value {

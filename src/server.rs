@@ -142,15 +142,13 @@ impl Control {
         let engine = Engine::new(store.clone(), kinds, auth, group.clone());
         let agents = Arc::<Agents>::default();
         agents.follow(&certs, &group)?;
-        let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).timeouts(flags.protection.timeouts());
-        let front = front.agents(agents.clone()).auditor(auditor);
+        let front = builder(&engine, flags).agents(agents.clone()).auditor(auditor);
         if let Some(condition) = store.condition() {
             group.spawn_vital("store", store_ends(condition));
         }
-        let (health, reached) = (Health::new(&group), SocketAddr::new(advertised, flags.secure_port));
+        let health = Health::new(&group);
         health.grants(flags.protection.livez_grace_period);
-        let (front, started) = mount(front, &health, &tokens, reached, etcd, store.condition());
-        let front = front.mount(ZPages::new(flags.shown.clone(), &PAGES).routes());
+        let (front, started) = mount(front, &health, &tokens, SocketAddr::new(advertised, flags.secure_port), etcd, store.condition());
         let front = front.mount(kinds::node::tunnel::routes(&agents, &group)).build();
         engine.ready().await;
         Box::pin(kinds::service::bootstrap(&engine, &config)).await;
@@ -160,10 +158,8 @@ impl Control {
         let port = listener.local_addr()?.port();
         let local = if flags.bind_address.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { flags.bind_address };
         let address = SocketAddr::new(local, port);
-        group.spawn_vital(
-            "api server",
-            Box::pin(serve::serve(listener, seats, tls, front.clone(), group.clone(), flags.protection.goaway_chance)),
-        );
+        let serving = serve::serve(listener, seats, tls, front.clone(), group.clone(), flags.protection.goaway_chance);
+        group.spawn_vital("api server", Box::pin(serving));
 
         let (admin, reached) = (certs.admin_kubeconfig(&format!("https://{address}")), SocketAddr::new(advertised, port));
         write_kubeconfig(&dirs, &kubeconfig::kept(admin.clone(), reached, &BTreeSet::new()))?;
@@ -177,13 +173,18 @@ impl Control {
         Box::pin(control.welcome(agent_token.as_ref(), flags, &config)).await?;
         started.done();
         let rooms = control.rooms(flags, &config, advertised);
-        control.group.spawn_loop("claims of services", kinds::service::keep_claims(control.engine.clone(), config));
-        control.group.spawn_loop("api services", kinds::apiservice::register::keep(control.engine.clone(), auth::system_user()));
+        control.spawn_keepers(config);
         control.spawn_flows(flags.enable_priority_and_fairness);
-        control.group.spawn_loop("system namespaces", auth::keep_namespaces(control.engine.clone()));
         *control.leading.lock() = Some(Leading::start(rooms, election));
         progress.step(&format!("API ready (https://{address})"));
         Ok(control)
+    }
+
+    /// What the server makes of itself is kept as it must be.
+    fn spawn_keepers(&self, config: kinds::Config) {
+        self.group.spawn_loop("claims of services", kinds::service::keep_claims(self.engine.clone(), config));
+        self.group.spawn_loop("api services", kinds::apiservice::register::keep(self.engine.clone(), auth::system_user()));
+        self.group.spawn_loop("system namespaces", auth::keep_namespaces(self.engine.clone()));
     }
 
     /// Levels and flow schemas drive the server, and are kept as they must be.
@@ -346,6 +347,12 @@ fn tokens(flags: &ServerFlags, has_etcd: bool) -> anyhow::Result<(Option<Token>,
         );
     }
     Ok((token, agent_token))
+}
+
+/// The front, as the flags have it.
+fn builder(engine: &Arc<Engine>, flags: &ServerFlags) -> Builder {
+    let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).timeouts(flags.protection.timeouts());
+    front.mount(ZPages::new(flags.shown.clone(), &PAGES).routes())
 }
 
 /// The paths that are about no resource. The latch is part of `/readyz`, and so is a store that may be away.

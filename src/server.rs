@@ -32,6 +32,7 @@ use apiserver::{
     engine::Engine,
     fairness,
     front::{Builder, Front},
+    front_proxy::RequestHeader,
     health::{Health, Latch},
     kind::Kind,
     metrics::Metrics,
@@ -154,8 +155,7 @@ impl Control {
         let engine = Engine::with_rest(store.clone(), at_rest.clone(), kinds, auth, group.clone());
         let delegations = Arc::<Delegations>::default();
         delegations.believe(believed.clone());
-        let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).timeouts(flags.protection.timeouts());
-        let front = front.agents(agents.clone()).auditor(auditor).delegations(delegations.clone());
+        let front = builder(&engine, flags).agents(agents.clone()).auditor(auditor).delegations(delegations.clone());
         if let Some(condition) = store.condition() {
             group.spawn_vital("store", store_ends(condition));
         }
@@ -165,7 +165,6 @@ impl Control {
         flags.at_rest.keep(&at_rest, &group, &health);
         health.grants(flags.protection.livez_grace_period);
         let (front, started) = mount(front, issuer, &health, etcd, store.condition());
-        let front = front.mount(ZPages::new(flags.shown.clone(), &PAGES).routes());
         let front = front.mount(kinds::node::tunnel::routes(&agents, &group)).build();
         engine.ready().await;
         Box::pin(kinds::service::bootstrap(&engine, &config)).await;
@@ -177,10 +176,8 @@ impl Control {
         let port = listener.local_addr()?.port();
         let local = if flags.bind_address.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { flags.bind_address };
         let address = SocketAddr::new(local, port);
-        group.spawn_vital(
-            "api server",
-            Box::pin(serve::serve(listener, seats, tls, front.clone(), group.clone(), flags.protection.goaway_chance)),
-        );
+        let serving = serve::serve(listener, seats, tls, front.clone(), group.clone(), flags.protection.goaway_chance);
+        group.spawn_vital("api server", Box::pin(serving));
 
         let (admin, reached) = (certs.admin_kubeconfig(&format!("https://{address}")), SocketAddr::new(advertised, port));
         write_kubeconfig(&dirs, &kubeconfig::kept(admin.clone(), reached, &BTreeSet::new()))?;
@@ -194,21 +191,22 @@ impl Control {
         Box::pin(control.welcome(agent_token.as_ref(), flags, &config)).await?;
         started.done();
         let rooms = control.rooms(flags, &config, advertised);
-        control.group.spawn_loop("claims of services", kinds::service::keep_claims(control.engine.clone(), config));
-        control.group.spawn_loop("api services", kinds::apiservice::register::keep(control.engine.clone(), auth::system_user()));
-        let trust = authentication_trust::Trust { client_ca: control.certs.ca().to_owned(), request_header: believed };
-        control.group.spawn_loop("authentication trust", authentication_trust::keep(control.engine.clone(), auth::system_user(), trust));
+        control.spawn_keepers(config, tokens, believed);
         control.spawn_flows(flags.enable_priority_and_fairness);
-        control.group.spawn_loop("system namespaces", auth::keep_namespaces(control.engine.clone()));
-        control.keep_token_secrets(tokens);
         *control.leading.lock() = Some(Leading::start(rooms, election));
         progress.step(&format!("API ready (https://{address})"));
         Ok(control)
     }
 
-    fn keep_token_secrets(&self, tokens: Arc<Tokens>) {
-        let keeping = auth::keep_token_secrets(self.engine.clone(), tokens, self.certs.ca().to_owned());
-        self.group.spawn_loop("secrets of tokens", keeping);
+    /// What the server makes of itself is kept as it must be.
+    fn spawn_keepers(&self, config: kinds::Config, tokens: Arc<Tokens>, believed: Arc<RequestHeader>) {
+        let trust = authentication_trust::Trust { client_ca: self.certs.ca().to_owned(), request_header: believed };
+        self.group.spawn_loop("claims of services", kinds::service::keep_claims(self.engine.clone(), config));
+        self.group.spawn_loop("api services", kinds::apiservice::register::keep(self.engine.clone(), auth::system_user()));
+        self.group.spawn_loop("authentication trust", authentication_trust::keep(self.engine.clone(), auth::system_user(), trust));
+        self.group.spawn_loop("system namespaces", auth::keep_namespaces(self.engine.clone()));
+        let secrets = auth::keep_token_secrets(self.engine.clone(), tokens, self.certs.ca().to_owned());
+        self.group.spawn_loop("secrets of tokens", secrets);
     }
 
     /// Levels and flow schemas drive the server, and are kept as they must be.
@@ -390,6 +388,12 @@ fn tokens(flags: &ServerFlags, has_etcd: bool) -> anyhow::Result<(Option<Token>,
         );
     }
     Ok((token, agent_token))
+}
+
+/// The front, as the flags have it.
+fn builder(engine: &Arc<Engine>, flags: &ServerFlags) -> Builder {
+    let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).timeouts(flags.protection.timeouts());
+    front.mount(ZPages::new(flags.shown.clone(), &PAGES).routes())
 }
 
 /// The paths that are about no resource. The latch is part of `/readyz`, and so is a store that may be away.

@@ -509,14 +509,14 @@ mod tests {
             let data = frames.recv().await?;
             Some((Ok::<_, Infallible>(hyper::body::Frame::data(data)), frames))
         });
-        let body_of = http_body_util::StreamBody::new(Box::pin(frames));
+        let body_of = BodyExt::boxed_unsync(http_body_util::StreamBody::new(Box::pin(frames)));
         let request = http::Request::post("https://x/").header("x-read", "1").body(body_of).unwrap();
         let reply = sender.send_request(request);
         body.send(Bytes::from_static(b"abc")).await.unwrap();
+        // Those that come before the word arrives are served.
         let told = async {
-            while !sender.is_closed() {
-                tokio::task::yield_now().await;
-            }
+            let another = || http::Request::get("https://x/").body(BodyExt::boxed_unsync(Empty::<Bytes>::new())).unwrap();
+            while sender.clone().send_request(another()).await.is_ok() {}
         };
         tokio::pin!(reply);
         tokio::select! {

@@ -83,7 +83,8 @@ impl Entry {
 
     /// Many watchers are told of what was written: the seat stays taken for as long as that takes, and nobody waits for it.
     pub(super) fn linger(&self) {
-        let (Some(Telling { lasts, .. }), Some(permit)) = (self.telling, self.holds.permit()) else { return };
+        let Some(Telling { lasts, .. }) = self.telling else { return };
+        let Some(permit) = self.holds.permit() else { return };
         self.engine.group().spawn(async move {
             tokio::time::sleep(lasts).await;
             drop(permit);

@@ -135,7 +135,7 @@ mod tests {
         let same = merged(vec![of("ours")], &BTreeSet::new(), own);
         assert_eq!(same.definitions.keys().collect::<Vec<_>>(), ["Thing"]);
         let other = merged(vec![of("theirs"), of("third")], &BTreeSet::new(), own);
-        assert_eq!(other.definitions.keys().collect::<Vec<_>>(), ["Meta_v2", "Meta_v3", "Thing"]);
+        assert_eq!(other.definitions.keys().collect::<Vec<_>>(), ["Meta_v2", "Meta_v3", "Thing", "Thing_v2"]);
         assert_eq!(other.definitions["Thing"]["properties"]["metadata"]["$ref"], "#/definitions/Meta_v2");
         let ours = merged(vec![of("ours")], &BTreeSet::from(["/apis/a/v1/things".to_owned()]), own);
         assert!(ours.paths.is_empty());

@@ -1,7 +1,7 @@
 //! Command line, environment, file -> flags. Every flag is also `SKIFF_<NAME>` and a key of the `--config` file, in that order.
 
-mod at_rest;
 mod admission;
+mod at_rest;
 mod audit;
 mod front_proxy;
 mod given;
@@ -22,8 +22,8 @@ use clap::{Arg, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parse
 use serde_json::{Map, Value, json};
 
 pub use self::identity::{AuthenticationFlags, AuthorizationFlags};
-pub use at_rest::AtRestFlags;
 pub use admission::AdmissionFlags;
+pub use at_rest::AtRestFlags;
 pub use audit::AuditFlags;
 pub use front_proxy::FrontProxyFlags;
 pub use given::Given;

@@ -24,8 +24,8 @@ use crate::{
 };
 
 pub use dial::{Agents, addresses, is_global_unicast};
-pub use page::page;
 pub(crate) use dial::{Anybody, plain as go_words};
+pub use page::page;
 pub use tunnel::Tunnels;
 
 /// How long the other end may take until its reply begins. Streams begin at once; a proxied page may think.

@@ -69,7 +69,8 @@ async fn may_hold_up(review: &Review<'_>, owner: &Value) -> Result<(), Status> {
         let namespace = if one.scope == Scope::Namespaced { review.ctx.namespace } else { "" };
         let name = owner.text("name");
         let asked = Attributes { group: &one.group, version: &one.version, resource: &one.plural, namespace, name, ..finalizers(review) };
-        allowed(review, &asked, "cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on").await?;
+        allowed(review, &asked, "cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on")
+            .await?;
     }
     Ok(())
 }

@@ -81,7 +81,8 @@ fn devices(ctx: &Ctx<'_>, new: Option<&Value>, old: Option<&Value>, causes: &mut
     }
     for driver in drivers {
         let asked = |verb| Attributes { verb, subresource: "driver", name: driver, ..asked(ctx) };
-        let refusals: Result<Vec<Status>, ()> = verbs.iter().map(|verb| allowed_at_once(ctx.engine, &asked(verb)).err().ok_or(())).collect();
+        let refusals: Result<Vec<Status>, ()> =
+            verbs.iter().map(|verb| allowed_at_once(ctx.engine, &asked(verb)).err().ok_or(())).collect();
         // One that is allowed is enough.
         let Ok(refusals) = refusals else { continue };
         let first = refusals.first().map_or("", |status| &status.message);

@@ -65,7 +65,7 @@ pub struct Older {
 impl Older {
     fn is(&self, kind: &Kind, api_version: &str) -> bool {
         let is_of = |version: &&str| api_version.strip_suffix(*version).and_then(|rest| rest.strip_suffix('/')) == Some(self.group);
-        self.group == kind.group && self.kind == kind.kind && self.versions.iter().any(|version| is_of(version))
+        self.group == kind.group && self.kind == kind.kind && self.versions.iter().any(is_of)
     }
 }
 

@@ -212,9 +212,9 @@ mod tests {
             ("jwt: [{issuer: {url: 'https://a#b', audiences: [x]}}]", "URL must not contain a fragment"),
             ("jwt: [{issuer: {url: 'https://a', discoveryURL: 'https://a/', audiences: [x]}}]", "discoveryURL must be different from URL"),
             ("jwt: [{issuer: {url: 'https://a'}}]", "at least one jwt[0].issuer.audiences is required"),
-            ("jwt: [{issuer: {url: 'https://a', audiences: [x, y]}}]", "audienceMatchPolicy must be MatchAny for multiple audiences"),
+            ("jwt: [{issuer: {url: 'https://a', audiences: [x, z]}}]", "audienceMatchPolicy must be MatchAny for multiple audiences"),
             (
-                "jwt: [{issuer: {url: 'https://a', audiences: [x], certificateAuthority: y}}]",
+                "jwt: [{issuer: {url: 'https://a', audiences: [x], certificateAuthority: z}}]",
                 "jwt[0].issuer.certificateAuthority: Invalid value",
             ),
             ("jwt: [{issuer: {url: 'https://a', audiences: [x], egressSelectorType: cluster}}]", "egress selectors are not supported"),

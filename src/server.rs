@@ -29,6 +29,7 @@ use apiserver::{
     discovery::Discovery,
     engine::Engine,
     front::{Builder, Front},
+    front_proxy::RequestHeader,
     health::{Health, Latch},
     metrics::Metrics,
     openapi::OpenApi,
@@ -136,8 +137,7 @@ impl Control {
         let engine = Engine::new(store.clone(), kinds, auth, group.clone());
         let agents = Arc::<Agents>::default();
         agents.follow(&certs, &group)?;
-        let delegations = Arc::<Delegations>::default();
-        delegations.believe(believed.clone());
+        let delegations = delegations(&believed);
         let front = Front::builder(engine.clone()).fairness(kinds::flow::config(flags.limits())).agents(agents.clone()).auditor(auditor);
         let front = front.delegations(delegations.clone());
         if let Some(condition) = store.condition() {
@@ -168,8 +168,7 @@ impl Control {
         let rooms = control.rooms(flags, &config, advertised);
         control.group.spawn_loop("claims of services", kinds::service::keep_claims(control.engine.clone(), config));
         control.group.spawn_loop("api services", kinds::apiservice::register::keep(control.engine.clone(), auth::system_user()));
-        let trust = authentication_trust::Trust { client_ca: control.certs.ca().to_owned(), request_header: believed };
-        control.group.spawn_loop("authentication trust", authentication_trust::keep(control.engine.clone(), auth::system_user(), trust));
+        control.group.spawn_loop("authentication trust", control.keep_trust(believed));
         control.group.spawn_loop("flow schemas", kinds::flow::keep::keep(control.engine.clone(), auth::system_user()));
         control.group.spawn_loop("system namespaces", auth::keep_namespaces(control.engine.clone()));
         *control.leading.lock() = Some(Leading::start(rooms, election));
@@ -237,6 +236,12 @@ impl Control {
         Ok(())
     }
 
+    /// Aggregated API servers are told whom this one believes.
+    fn keep_trust(&self, believed: Arc<RequestHeader>) -> impl Future<Output = ()> + Send + 'static {
+        let trust = authentication_trust::Trust { client_ca: self.certs.ca().to_owned(), request_header: believed };
+        authentication_trust::keep(self.engine.clone(), auth::system_user(), trust)
+    }
+
     fn rooms(&self, flags: &ServerFlags, kinds: &kinds::Config, advertised: IpAddr) -> Rooms {
         let config = controllers::Config {
             cluster_cidrs: flags.cluster_cidr.list().to_vec(),
@@ -257,6 +262,12 @@ impl Control {
             host_name: host_name(),
         }
     }
+}
+
+fn delegations(believed: &Arc<RequestHeader>) -> Arc<Delegations> {
+    let delegations = Arc::<Delegations>::default();
+    delegations.believe(believed.clone());
+    delegations
 }
 
 /// Aggregated API servers are known before anything is served.

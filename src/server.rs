@@ -153,8 +153,7 @@ impl Control {
         agents.follow(&certs, &group)?;
         let kinds = all_kinds(flags, &config, &tokens, &agents);
         let engine = Engine::with_rest(store.clone(), at_rest.clone(), kinds, auth, group.clone());
-        let delegations = Arc::<Delegations>::default();
-        delegations.believe(believed.clone());
+        let delegations = delegations(&believed);
         let front = builder(&engine, flags).agents(agents.clone()).auditor(auditor).delegations(delegations.clone());
         if let Some(condition) = store.condition() {
             group.spawn_vital("store", store_ends(condition));
@@ -200,10 +199,9 @@ impl Control {
 
     /// What the server makes of itself is kept as it must be.
     fn spawn_keepers(&self, config: kinds::Config, tokens: Arc<Tokens>, believed: Arc<RequestHeader>) {
-        let trust = authentication_trust::Trust { client_ca: self.certs.ca().to_owned(), request_header: believed };
         self.group.spawn_loop("claims of services", kinds::service::keep_claims(self.engine.clone(), config));
         self.group.spawn_loop("api services", kinds::apiservice::register::keep(self.engine.clone(), auth::system_user()));
-        self.group.spawn_loop("authentication trust", authentication_trust::keep(self.engine.clone(), auth::system_user(), trust));
+        self.group.spawn_loop("authentication trust", self.keep_trust(believed));
         self.group.spawn_loop("system namespaces", auth::keep_namespaces(self.engine.clone()));
         let secrets = auth::keep_token_secrets(self.engine.clone(), tokens, self.certs.ca().to_owned());
         self.group.spawn_loop("secrets of tokens", secrets);
@@ -282,6 +280,11 @@ impl Control {
         Ok(())
     }
 
+    /// Aggregated API servers are told whom this one believes.
+    fn keep_trust(&self, believed: Arc<RequestHeader>) -> impl Future<Output = ()> + Send + use<> {
+        authentication_trust::keep(self.engine.clone(), auth::system_user(), trust)
+    }
+
     fn rooms(&self, flags: &ServerFlags, kinds: &kinds::Config, advertised: IpAddr) -> Rooms {
         let config = controllers::Config {
             cluster_cidrs: flags.cluster_cidr.list().to_vec(),
@@ -302,6 +305,12 @@ impl Control {
             host_name: host_name(),
         }
     }
+}
+
+fn delegations(believed: &Arc<RequestHeader>) -> Arc<Delegations> {
+    let delegations = Arc::<Delegations>::default();
+    delegations.believe(believed.clone());
+    delegations
 }
 
 /// Aggregated API servers are known before anything is served.

@@ -119,10 +119,7 @@ fn certificates(bundles: &[&str], now: Timestamp) -> String {
 /// As Go writes the names of headers.
 fn canonical(name: &str) -> String {
     let mut is_first = true;
-    let letter = |c: char| {
-        let shown = if std::mem::replace(&mut is_first, c == '-') { c.to_ascii_uppercase() } else { c };
-        shown
-    };
+    let letter = |c: char| if std::mem::replace(&mut is_first, c == '-') { c.to_ascii_uppercase() } else { c };
     name.chars().map(letter).collect()
 }
 

@@ -141,8 +141,8 @@ fn is_empty<T>(list: &Option<Vec<T>>) -> bool {
 impl Documents {
     /// The `APIVersionDiscovery` as it is shown.
     pub fn discovery(&self, version: &str) -> Arc<Value> {
-        let shown = self.found.as_ref().and_then(|found| serde_json::to_value(found).ok()).unwrap_or_else(|| json!({"version": version}));
-        let mut shown = shown;
+        let found = self.found.as_ref().and_then(|found| serde_json::to_value(found).ok());
+        let mut shown = found.unwrap_or_else(|| json!({"version": version}));
         shown["freshness"] = if self.is_current { "Current" } else { "Stale" }.into();
         Arc::new(shown)
     }

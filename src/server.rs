@@ -127,6 +127,7 @@ impl Control {
         let auth = auth::chain(&tokens);
         let mut kinds = kinds::all(&config, &tokens);
         kinds.push(Arc::new(apiextensions::kind()));
+        kinds::sort(&mut kinds);
         let engine = Engine::new(store.clone(), kinds, auth, group.clone());
         let agents = Arc::<Agents>::default();
         agents.follow(&certs, &group)?;

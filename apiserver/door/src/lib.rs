@@ -49,6 +49,7 @@ impl Door {
         let tokens = Arc::new(tokens);
         let mut kinds = kinds::all(&config(), &tokens);
         kinds.push(Arc::new(apiextensions::kind()));
+        kinds::sort(&mut kinds);
         let engine = Engine::new(store, kinds, auth::chain(&tokens), group.clone());
         let (certs, agents) = (Arc::new(certs), Arc::<Agents>::default());
         agents.follow(&certs, group).expect("the certificates are whole");

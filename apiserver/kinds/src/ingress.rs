@@ -6,7 +6,7 @@ mod validate;
 use std::{borrow::Cow, collections::BTreeSet};
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Kind, Strategy, names};
+use apiserver::kind::{Column, Ctx, Kind, MetaCheck, Strategy, names};
 use serde_json::{Value, json};
 
 use crate::{
@@ -77,6 +77,10 @@ impl Strategy for Ingresses {
             }
             _ => Vec::new(),
         }
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Field, Kind, Strategy};
+use apiserver::kind::{Column, Ctx, Field, Kind, MetaCheck, Strategy};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Map, Value};
 
@@ -53,6 +53,10 @@ impl Strategy for Secrets {
     fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
         common::unchanged(new.at("type"), old.at("type"), Path::new("type"), causes);
         immutable(new, old, &["data"], causes);
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

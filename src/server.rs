@@ -454,6 +454,7 @@ fn all_kinds(flags: &ServerFlags, config: &kinds::Config, tokens: &Arc<Tokens>, 
     if !flags.disable.contains(&Addon::MetricsServer) {
         all.extend(kinds::metrics::kinds(agents).map(Arc::new));
     }
+    kinds::sort(&mut all);
     all
 }
 

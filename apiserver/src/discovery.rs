@@ -24,8 +24,10 @@ use crate::{
     body::{Response, empty, full},
     delegation::{Delegations, Table},
     engine::Engine,
+    front::{negotiate::Format, render},
     kind::Kind,
     non_resource::{Router, non_resource_routes},
+    schema::Schema,
     wire,
 };
 
@@ -85,7 +87,9 @@ impl Discovery {
             return Some(wire::reply(StatusCode::OK, "application/json", full(pages.root().to_string())));
         }
         let pages = self.pages(engine.kinds());
-        let legacy = pages.legacy.get(path)?;
+        let Some(legacy) = pages.legacy.get(path) else {
+            return pages.has_built_in_above(path).then(|| wire::refusal(&Status::no_such_path()));
+        };
         if request.method != Method::GET && request.method != Method::HEAD {
             return Some(wire::refusal(&Status::new(
                 405,
@@ -140,14 +144,34 @@ impl Pages {
         json!({ "paths": paths })
     }
 
+    /// Whether upstream's routes of a group lie above the path: these say what is not there as objects are said not to be.
+    fn has_built_in_above(&self, path: &str) -> bool {
+        let group = match path.split('/').collect::<Vec<_>>().as_slice() {
+            ["", "api", _] => "",
+            ["", "apis", group, _] => group,
+            _ => return false,
+        };
+        self.kinds.iter().any(|kind| kind.group == group && matches!(kind.schema, Schema::BuiltIn { .. }))
+    }
+
+    /// One that has the definitions of all tables.
+    fn schema(&self) -> Schema {
+        self.kinds.iter().map(|kind| &kind.schema).find(|schema| schema.has_protobuf()).cloned().unwrap_or(Schema::Open)
+    }
+
     fn reply(&self, path: &str, legacy: &Bytes, request: &Parts) -> Response {
         let accept = request.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("*/*");
         match choose(accept) {
             Some(Form::Aggregated(version)) => match self.aggregated.iter().find(|((root, v), _)| *root == path && *v == version) {
-                Some((_, page)) => page.reply(version, request),
-                None => plain(path, legacy, request),
+                Some((_, page)) => page.reply(request),
+                // Of one group there is none.
+                None => wire::refusal(&Status::not_acceptable(ACCEPTED)),
             },
             Some(Form::Plain) => plain(path, legacy, request),
+            Some(Form::Encoded(format)) => match serde_json::from_slice(legacy) {
+                Ok(document) => render::encoded(&self.schema(), format, StatusCode::OK, &document),
+                Err(error) => wire::refusal(&Status::internal(error)),
+            },
             None => wire::refusal(&Status::not_acceptable(ACCEPTED)),
         }
     }
@@ -161,13 +185,10 @@ impl Page {
         Self { bytes, etag }
     }
 
-    fn reply(&self, version: &'static str, request: &Parts) -> Response {
+    fn reply(&self, request: &Parts) -> Response {
         let known = request.headers.get(header::IF_NONE_MATCH) == Some(&self.etag);
-        let mut response = if known {
-            Response::new(empty())
-        } else {
-            wire::reply(StatusCode::OK, aggregated::media_type(version), full(self.bytes.clone()))
-        };
+        let mut response =
+            if known { Response::new(empty()) } else { wire::reply(StatusCode::OK, aggregated::MEDIA_TYPE, full(self.bytes.clone())) };
         if known {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
         }
@@ -183,6 +204,8 @@ impl Page {
 enum Form {
     Plain,
     Aggregated(&'static str),
+    /// Plain, in another syntax.
+    Encoded(Format),
 }
 
 /// The first clause of `Accept` that can be served.
@@ -190,10 +213,14 @@ fn choose(accept: &str) -> Option<Form> {
     accept.split(',').find_map(|clause| {
         let mut parts = clause.split(';').map(str::trim);
         let media = parts.next().unwrap_or_default();
-        if !matches!(media, "" | "*/*" | "application/*" | "application/json") {
-            return None;
-        }
         let parameters: HashMap<&str, &str> = parts.filter_map(|p| p.split_once('=')).collect();
+        let encoded = |format| (!parameters.contains_key("as")).then_some(Form::Encoded(format));
+        match media {
+            "" | "*/*" | "application/*" | "application/json" => {}
+            "application/yaml" => return encoded(Format::Yaml),
+            "application/vnd.kubernetes.protobuf" => return encoded(Format::Protobuf),
+            _ => return None,
+        }
         match parameters.get("as") {
             None => Some(Form::Plain),
             Some(&"APIGroupDiscoveryList") if parameters.get("g") == Some(&"apidiscovery.k8s.io") => {

@@ -10,20 +10,21 @@ mod deleting;
 pub(crate) mod encoded;
 mod impersonate;
 mod info;
-mod negotiate;
+pub(crate) mod negotiate;
 mod options;
 mod patch;
 mod pieces;
 mod protobuf;
 pub(crate) mod query;
 mod reading;
-mod render;
+pub(crate) mod render;
 mod route;
 mod scale;
 mod seats;
 mod stream;
 mod watching;
 mod writing;
+mod yaml;
 
 use std::{
     convert::Infallible,
@@ -436,12 +437,24 @@ impl Call {
         }
         let served = match &self.route {
             Ok(served) => served,
-            Err(none) => return none.reply(),
+            Err(none) => return none.reply(&self.info),
         };
+        if let Some(refusal) = self.unroutable(served) {
+            return Ok(refusal);
+        }
         if let Some(text) = served.kind.strategy.deprecation() {
-            self.notes.warn(vec![text.to_owned()]);
+            self.notes.warn(vec![text.into_owned()]);
         }
         if self.info.subresource.is_empty() { self.whole(served, body).await } else { self.part(served, body).await }
+    }
+
+    /// What upstream's router says where no route gives what is accepted; custom kinds have no routes of their own there, and streams any form.
+    fn unroutable(&self, served: &Served) -> Option<Response> {
+        let is_stream = served.kind.subresource(&self.info.subresource).is_some_and(|sub| matches!(sub.handler, Handler::Connect(_)));
+        if is_stream || !served.kind.schema.has_protobuf() {
+            return None;
+        }
+        negotiate::unroutable(&self.parts.headers)
     }
 
     /// To the audit event.

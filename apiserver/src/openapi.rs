@@ -7,6 +7,7 @@ mod definitions;
 mod gnostic;
 mod merge;
 mod operations;
+mod parameters;
 mod v2;
 mod v3;
 
@@ -67,7 +68,10 @@ struct CachedDocuments {
 enum Document {
     V2,
     V2Gnostic,
-    V3 { group: String, version: String },
+    /// Of a group version, or of a path beside them: `apis/apps/v1`, `version`.
+    V3 {
+        place: String,
+    },
 }
 
 impl OpenApi {
@@ -111,6 +115,10 @@ impl OpenApi {
                 paths.insert(path, json!({"serverRelativeURL": url}));
             }
         }
+        for place in operations::of_no_kind(kinds).iter().map(place) {
+            let url = format!("/openapi/v3/{place}?hash={}", hash_of_place(place));
+            paths.insert(place.to_owned(), json!({"serverRelativeURL": url}));
+        }
         json!({"paths": paths})
     }
 
@@ -130,16 +138,18 @@ impl OpenApi {
 
     async fn v3(&self, world: World, place: &str, request: &Parts) -> Result<Option<Response>, Status> {
         let of: Vec<Arc<Kind>> = world.kinds.iter().filter(|k| path(k) == place).cloned().collect();
-        let Some(first) = of.first() else { return Ok(None) };
+        if of.is_empty() && !operations::of_no_kind(&world.kinds).iter().any(|operation| self::place(operation) == place) {
+            return Ok(None);
+        }
         if choose(request, &[JSON]).is_none() {
             return Err(Status::not_acceptable(&[JSON]));
         }
-        let etag = hash(of.iter());
+        let etag = if of.is_empty() { hash_of_place(place) } else { hash(of.iter()) };
         let asked = request.uri.query().unwrap_or_default().split('&').find_map(|p| p.strip_prefix("hash="));
         if asked.is_some_and(|hash| !hash.is_empty() && hash != etag) {
             return Ok(Some(moved(&format!("/openapi/v3/{place}?hash={etag}"))));
         }
-        let document = Document::V3 { group: first.group.to_string(), version: first.version.to_string() };
+        let document = Document::V3 { place: place.to_owned() };
         let mut response = match known(request, &etag) {
             true => not_modified(),
             false => packed(request, JSON, self.document(world, document).await?)?,
@@ -241,25 +251,42 @@ fn build(world: &World, wanted: &Document) -> std::io::Result<Bytes> {
     };
     // Of another group's kinds nothing is said in version 3.
     let is_in = |kind: &&Arc<Kind>| match wanted {
-        Document::V3 { group, version } => kind.group == *group && kind.version == *version,
+        Document::V3 { place } => path(kind) == *place,
         Document::V2 | Document::V2Gnostic => true,
     };
-    let own: Vec<(&str, String)> =
-        kinds.iter().filter(is_in).filter_map(|kind| Some((kind.schema.name(), kind.schema.definition(version)?))).collect();
+    let told: Vec<Arc<Kind>> = kinds.iter().filter(is_in).cloned().collect();
+    let own: Vec<(&str, String)> = told.iter().filter_map(|kind| Some((kind.schema.name(), kind.schema.definition(version)?))).collect();
     let all = definitions::Definitions::of(&text, &own)?;
     let mut out = GzEncoder::new(Vec::new(), Compression::default());
     let others = || {
         let documents = world.documents();
         let paths: BTreeSet<String> =
-            if documents.is_empty() { BTreeSet::new() } else { v2::paths(&all, kinds).into_iter().map(|(path, _)| path).collect() };
-        merge::merged(documents, &paths, |name| all.value(name))
+            if documents.is_empty() { BTreeSet::new() } else { operations::paths(v2::operations(&all, kinds)).into_keys().collect() };
+        merge::merged(documents, &paths, |name| all.value_in_v2(name))
     };
     match wanted {
-        Document::V2 => v2::write(&mut out, &all, kinds, &others())?,
-        Document::V2Gnostic => out.write_all(&gnostic::encode(&all, kinds, &others())?)?,
-        Document::V3 { group, version } => v3::write(&mut out, &all, kinds, group, version)?,
+        Document::V2 => v2::write(&mut out, &all, &told, &others())?,
+        Document::V2Gnostic => out.write_all(&gnostic::encode(&all, &told, &others())?)?,
+        Document::V3 { place } => {
+            let mut operations = operations::of_no_kind(kinds);
+            operations.retain(|operation| self::place(operation) == place);
+            operations.extend(operations::of_kinds(&told, &all));
+            let names = told.first().map_or(("", ""), |kind| (kind.group.as_ref(), kind.version.as_ref()));
+            v3::write(&mut out, &all, operations, definitions::custom_lists(&all, &told), names)?;
+        }
     }
     Ok(out.finish()?.into())
+}
+
+/// Where version 3 tells of an operation that is about no kind.
+fn place(operation: &operations::Operation) -> &str {
+    operation.path.trim_matches('/')
+}
+
+/// Its document changes with the binary only.
+fn hash_of_place(place: &str) -> String {
+    let digest = Sha256::digest(format!("{place} {}", crate::version::GIT_VERSION));
+    digest.iter().map(|b| format!("{b:02X}")).collect()
 }
 
 /// `api/v1`, `apis/apps/v1`.

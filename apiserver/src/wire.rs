@@ -35,6 +35,14 @@ pub fn not_found() -> Response {
     text(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
+/// What upstream's router (go-restful) answers where a path has nothing of what is accepted.
+pub fn unroutable(served: &[&str]) -> Response {
+    let status = Status::new(406, "NotAcceptable", format!("406: Not Acceptable\n\nAvailable representations: {}", served.join(", ")));
+    let mut body = status.body();
+    body["details"] = Value::Object(serde_json::Map::new());
+    told(json(StatusCode::NOT_ACCEPTABLE, &body), &status, body)
+}
+
 /// The reply to a failed request: the `metav1.Status` as JSON, with `Retry-After` where it says so.
 pub fn refusal(status: &Status) -> Response {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

@@ -59,7 +59,7 @@ const ALWAYS: &[&str] = &[
     "template",
     "updateStrategy",
 ];
-/// RawExtensions that are none either.
+/// RawExtensions that are none either, and owned as a whole (`__untyped_atomic_` there).
 const RAW: &[(&str, &str)] = &[("io.k8s.api.apps.v1.ControllerRevision", "data")];
 /// But these are.
 const POINTERS: &[(&str, &str)] = &[
@@ -85,7 +85,7 @@ const KEY_DEFAULTS: &[(&str, &str, &str)] = &[
 pub fn render(definitions: &BTreeMap<String, Value>, wire: &str) -> String {
     let (zeros, keys) = (Zeros::of(wire), keys(definitions));
     let mut out = String::new();
-    for (name, definition) in definitions.iter().filter(|(name, _)| leaf(name).is_none()) {
+    for (name, definition) in definitions.iter().filter(|(name, definition)| leaf(name).is_none() && !is_apart(name, definition)) {
         let atomic = if definition["x-kubernetes-map-type"] == "atomic" { " atomic" } else { "" };
         writeln!(out, "={name}{atomic}").expect("writing to memory");
         for (field, property) in definition["properties"].as_object().into_iter().flatten() {
@@ -95,11 +95,18 @@ pub fn render(definitions: &BTreeMap<String, Value>, wire: &str) -> String {
             let is_object = typ.starts_with('@') && ALWAYS.contains(&field.as_str()) && !POINTERS.contains(&(name.as_str(), field.as_str()))
                 || RAW.contains(&(name.as_str(), field.as_str()));
             let is_key = typ.starts_with(['s', 'i', 'l']) && !zero && keys.contains(&(name.as_str(), field.as_str())) && !POINTER_KEYS.contains(&field.as_str());
+            let semantics = if RAW.contains(&(name.as_str(), field.as_str())) { " atomic-map".into() } else { semantics(property) };
             let mark = if zero { "~" } else if is_object || is_key { "!" } else { "" };
-            writeln!(out, "{field} {mark}{typ}{}", semantics(property)).expect("writing to memory");
+            writeln!(out, "{field} {mark}{typ}{}", semantics).expect("writing to memory");
         }
     }
     out
+}
+
+/// Lists of kinds and frames of watches are never read.
+fn is_apart(name: &str, definition: &Value) -> bool {
+    let has_list_meta = definition["properties"]["metadata"]["$ref"] == format!("#/definitions/{META}ListMeta");
+    has_list_meta && definition["properties"]["items"].is_object() || name == format!("{META}WatchEvent")
 }
 
 /// Definitions and those of their fields that are keys of lists.

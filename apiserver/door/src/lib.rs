@@ -51,6 +51,7 @@ impl Door {
         all.push(Arc::new(apiextensions::kind()));
         let (certs, agents) = (Arc::new(certs), Arc::<Agents>::default());
         all.extend(kinds::metrics::kinds(&agents).map(Arc::new));
+        kinds::sort(&mut all);
         let engine = Engine::new(store, all, auth::chain(&tokens), group.clone());
         agents.follow(&certs, group).expect("the certificates are whole");
         let front = Front::builder(engine.clone()).fairness(kinds::flow::config(fairness::Limits::default())).agents(agents.clone());

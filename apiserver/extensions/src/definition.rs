@@ -134,6 +134,15 @@ impl Strategy for Definitions {
         object.at("metadata").at("deletionTimestamp").is_none()
     }
 
+    fn has_own_deletion(&self) -> bool {
+        true
+    }
+
+    /// The first one only marks.
+    fn collects_garbage(&self, object: &Value) -> bool {
+        object.at("metadata").at("deletionTimestamp").is_some()
+    }
+
     fn begin_delete(&self, ctx: &Ctx<'_>, object: &mut Value) {
         if let Some(metadata) = edit::child(object, "metadata") {
             // Upstream marks it by itself: no grace, no other generation.

@@ -2,7 +2,7 @@
 //!
 //! Source: apiextensions-apiserver `pkg/registry/customresource`, `pkg/apiserver/customresource_handler.go`.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use api::{
     Gvk, Status,
@@ -305,6 +305,10 @@ impl Strategy for CustomResources {
         self.whole(new, Some(old), judged, causes);
     }
 
+    fn deprecation(&self) -> Option<Cow<'static, str>> {
+        self.warning.clone().map(Cow::Owned)
+    }
+
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
         let finalizers =
             |object: &Value| object.at("metadata").list("finalizers").iter().filter_map(Value::as_str).map(str::to_owned).collect();
@@ -313,7 +317,7 @@ impl Strategy for CustomResources {
         added.retain(|finalizer| !had.contains(finalizer));
         added.sort();
         added.dedup();
-        self.warning.iter().cloned().chain(added.iter().flat_map(|finalizer| finalizer_warnings(finalizer))).collect()
+        added.iter().flat_map(|finalizer| finalizer_warnings(finalizer)).collect()
     }
 
     fn unconditional_update(&self) -> bool {

@@ -1,6 +1,6 @@
 //! Binding -> the pod gets its node. Source: `pkg/registry/core/pod/storage/storage.go`, `BindingREST`.
 
-use api::{GroupResource, Gvk, Key, Status, field_errors::FieldErrors, time::Timestamp};
+use api::{GroupResource, Key, Status, field_errors::FieldErrors, time::Timestamp};
 use apiserver::kind::{Action, Ctx, Kind, Storage, Strategy, names};
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -60,7 +60,9 @@ pub fn success() -> Value {
 async fn bind(ctx: &Ctx<'_>, name: &str, binding: &Value) -> Result<(), Status> {
     let causes = problems(binding);
     if !causes.is_empty() {
-        return Err(Status::invalid(&Gvk::new("", "v1", "Binding"), name, &causes));
+        // Upstream hands on the errors as they are.
+        let texts: Vec<String> = causes.0.iter().map(|cause| cause.text()).collect();
+        return Err(Status::new(500, "", if texts.len() == 1 { texts.concat() } else { format!("[{}]", texts.join(", ")) }));
     }
     let (pods, key) = (GroupResource::new("", "pods"), Key::new(ctx.namespace, name));
     let now = ctx.now;
@@ -77,7 +79,7 @@ fn problems(binding: &Value) -> FieldErrors {
     let (target, mut causes) = (binding.at("target"), FieldErrors::default());
     let kind = target.text("kind");
     if !matches!(kind, "" | "Node") {
-        causes.not_supported("target.kind", kind, &["Node", "<empty>"]);
+        causes.not_supported_as("target.kind", kind, "supported values: \"Node\", \"<empty>\"");
     }
     if target.text("name").is_empty() {
         causes.required("target.name", "");
@@ -125,7 +127,9 @@ fn preconditions(pod: &Value, binding: &Value) -> Result<(), Status> {
     for (field, word) in [("uid", "UID"), ("resourceVersion", "ResourceVersion")] {
         let (wanted, found) = (binding.at("metadata").text(field), pod.at("metadata").text(field));
         if !wanted.is_empty() && wanted != found {
-            let why = format!("Precondition failed: {word} in precondition: {wanted}, {word} in object meta: {found}");
+            let failed = format!("Precondition failed: {word} in precondition: {wanted}, {word} in object meta: {found}");
+            let key = format!("/registry/pods/{}/{name}", pod.at("metadata").text("namespace"));
+            let why = format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {failed}");
             return Err(Status::conflict(&GroupResource::new("", "pods"), name, &why));
         }
     }
@@ -143,7 +147,7 @@ mod tests {
     #[test]
     fn a_binding_needs_a_node() {
         let texts: Vec<String> = problems(&json!({"target": {"kind": "Pod"}})).0.iter().map(|c| c.text()).collect();
-        assert_eq!(texts, [r#"target.kind: Unsupported value: "Pod": supported values: "<empty>", "Node""#, "target.name: Required value"]);
+        assert_eq!(texts, [r#"target.kind: Unsupported value: "Pod": supported values: "Node", "<empty>""#, "target.name: Required value"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use api::{
     human,
     time::{Timestamp, rfc3339},
 };
-use apiserver::kind::{Column, Ctx, Field, Handler, Kind, Scope, Strategy, Subresource, names};
+use apiserver::kind::{Column, Ctx, Field, Handler, Kind, MetaCheck, Scope, Strategy, Subresource, names};
 use serde_json::{Map, Value, json};
 
 use crate::common::{
@@ -131,6 +131,10 @@ impl Strategy for Requests {
     fn validate_subresource(&self, subresource: &str, new: &Value, old: &Value, causes: &mut FieldErrors) {
         let way = if subresource == "approval" { validate::Way::Approval } else { validate::Way::Status };
         validate::updated(new, old, way, causes);
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

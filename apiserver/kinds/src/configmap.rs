@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Kind, Strategy, names};
+use apiserver::kind::{Column, Kind, MetaCheck, Strategy, names};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::Value;
 
@@ -41,12 +41,17 @@ impl Strategy for ConfigMaps {
         }
         size += bytes_map(object, "binaryData", causes);
         if size > SIZE_MAX {
-            causes.too_long("", SIZE_MAX);
+            // Upstream's path of nothing.
+            causes.too_long("[]", SIZE_MAX);
         }
     }
 
     fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
         immutable(new, old, &["data", "binaryData"], causes);
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

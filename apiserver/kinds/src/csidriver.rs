@@ -143,6 +143,10 @@ impl Strategy for CsiDrivers {
         false
     }
 
+    fn returns_deleted(&self) -> bool {
+        true
+    }
+
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         let spec = object.at("spec");
         let flag = |name: &str| Value::from(spec.flag(name).unwrap_or(name == "attachRequired"));

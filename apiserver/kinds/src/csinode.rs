@@ -6,7 +6,7 @@ use std::{
 };
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Kind, Scope, Strategy};
+use apiserver::kind::{Column, Kind, MetaCheck, Scope, Strategy};
 use serde_json::Value;
 
 use crate::common::{self, Path, Read, edit, name_rules, not_negative, read, table, unchanged, well_formed};
@@ -69,6 +69,14 @@ impl Strategy for CsiNodes {
 
     fn unconditional_update(&self) -> bool {
         false
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Create
+    }
+
+    fn returns_deleted(&self) -> bool {
+        true
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

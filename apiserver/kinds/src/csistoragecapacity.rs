@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Kind, Strategy};
+use apiserver::kind::{Column, Kind, MetaCheck, Strategy};
 use serde_json::Value;
 
 use crate::{
@@ -14,19 +14,8 @@ use crate::{
 
 const TOPOLOGY: Path<'static> = Path::new("nodeTopology");
 const CLASS: Path<'static> = Path::new("storageClassName");
-const COLUMNS: &[Column] = &[
-    table::NAME_COLUMN,
-    table::column(
-        "StorageClassName",
-        "string",
-        "storageClassName represents the name of the StorageClass that the reported capacity applies to. It must meet the same requirements as the name of a StorageClass object (non-empty, DNS subdomain). If that object no longer exists, the CSIStorageCapacity object is obsolete and should be removed by its creator. This field is immutable.",
-    ),
-    table::column(
-        "Capacity",
-        "string",
-        "capacity is the value reported by the CSI driver in its GetCapacityResponse for a GetCapacityRequest with topology and parameters that match the previous fields.\n\nThe semantic is currently (CSI spec 1.2) defined as: The available capacity, in bytes, of the storage that can be used to provision volumes. If not set, that information is currently unavailable.",
-    ),
-];
+/// Upstream has no columns of its own for it.
+const COLUMNS: &[Column] = &[table::NAME_COLUMN, table::CREATED_COLUMN];
 
 pub fn kind() -> Kind {
     Kind {
@@ -78,9 +67,12 @@ impl Strategy for CsiStorageCapacities {
         false
     }
 
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
+    }
+
     fn cells(&self, object: &Value, _now: Timestamp) -> Vec<Value> {
-        let capacity = object.at("capacity").cloned().unwrap_or_else(|| "<unset>".into());
-        vec![read::name(object).into(), object.text("storageClassName").into(), capacity]
+        vec![read::name(object).into(), object.at("metadata").text("creationTimestamp").into()]
     }
 }
 

@@ -98,6 +98,10 @@ impl Strategy for DaemonSets {
         }
         default_to(spec, "revisionHistoryLimit", 10);
         podtemplate::default_within(spec);
+        // Upstream's internal type has a field for it, which is written out as the annotation whatever it is.
+        if object.pointer("/metadata/annotations").at(GENERATION).is_none() {
+            set_generation(object, 0);
+        }
     }
 
     fn prepare_create(&self, _ctx: &Ctx<'_>, object: &mut Value) {

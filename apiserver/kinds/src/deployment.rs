@@ -114,6 +114,11 @@ impl Strategy for DeploymentStrategy {
         podtemplate::warnings(new, old)
     }
 
+    /// `PrepareForUpdate`, in upstream's strategy.
+    fn counted_metadata(&self) -> &'static [&'static str] {
+        &["annotations"]
+    }
+
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         let [names, images] = containers_cells(object.pointer("/spec/template/spec"));
         let ready = format!("{}/{}", count(object, "/status/readyReplicas"), count(object, "/spec/replicas"));

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Kind, Name, Storage, Strategy, names};
+use apiserver::kind::{Column, Kind, MetaCheck, Name, Storage, Strategy, names};
 use serde_json::Value;
 
 use crate::{
@@ -42,8 +42,8 @@ impl Strategy for Endpoints {
         }
     }
 
-    fn deprecation(&self) -> Option<&'static str> {
-        Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+    fn deprecation(&self) -> Option<Name> {
+        Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into())
     }
 
     fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
@@ -59,6 +59,10 @@ impl Strategy for Endpoints {
 
     fn create_on_update(&self) -> bool {
         true
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

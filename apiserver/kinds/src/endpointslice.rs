@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::BTreeSet};
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Kind, Strategy};
+use apiserver::kind::{Column, Ctx, Kind, MetaCheck, Strategy};
 use serde_json::Value;
 
 use crate::{
@@ -83,6 +83,15 @@ impl Strategy for EndpointSlices {
             warnings.extend(addresses.filter_map(|(j, ip)| net::ip_warning(&format!("endpoints[{i}].addresses[{j}]"), ip)));
         }
         warnings
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Create
+    }
+
+    /// `PrepareForUpdate`, in upstream's strategy.
+    fn counted_metadata(&self) -> &'static [&'static str] {
+        &["labels"]
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

@@ -5,7 +5,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use api::{field_errors::FieldErrors, human, time::Timestamp};
-use apiserver::kind::{Column, Conversion, Field, Kind, Name, Storage, Strategy, names};
+use apiserver::kind::{Column, Conversion, Field, Kind, MetaCheck, Name, Storage, Strategy, names};
 use serde_json::Value;
 
 use crate::common::{self, Read, read, table};
@@ -105,6 +105,14 @@ impl Strategy for CoreEvents {
         validate::always(object, Shape::Core, causes);
     }
 
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::None
+    }
+
+    fn collects_garbage(&self, _object: &Value) -> bool {
+        false
+    }
+
     fn create_on_update(&self) -> bool {
         true
     }
@@ -126,6 +134,10 @@ impl Strategy for Events {
 
     fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
         validate::update(&to_core(new.clone()), &to_core(old.clone()), causes);
+    }
+
+    fn collects_garbage(&self, _object: &Value) -> bool {
+        false
     }
 
     fn create_on_update(&self) -> bool {

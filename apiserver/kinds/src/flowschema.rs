@@ -6,7 +6,7 @@ mod rules;
 use std::{borrow::Cow, collections::HashSet};
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Kind, Scope, Strategy};
+use apiserver::kind::{Column, Ctx, Kind, MetaCheck, Scope, Strategy};
 use serde_json::{Value, json};
 
 use crate::{
@@ -104,6 +104,10 @@ impl Strategy for FlowSchemas {
 
     fn validate_subresource(&self, _subresource: &str, new: &Value, _old: &Value, causes: &mut FieldErrors) {
         conditions(new, causes);
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Create
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

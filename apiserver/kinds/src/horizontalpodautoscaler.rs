@@ -113,7 +113,14 @@ impl Strategy for Autoscalers {
 
 impl Strategy for OldAutoscalers {
     fn default(&self, object: &mut Value) {
-        make_child(object, "spec").into_iter().for_each(|spec| default_to(spec, "minReplicas", 1));
+        let is_told_of_metrics = convert::has_metrics(object);
+        if let Some(spec) = make_child(object, "spec") {
+            default_to(spec, "minReplicas", 1);
+            // Upstream does so as it converts.
+            if !is_told_of_metrics {
+                default_to(spec, "targetCPUUtilizationPercentage", UTILIZATION);
+            }
+        }
     }
 
     fn validate_create(&self, object: &Value, causes: &mut FieldErrors) {

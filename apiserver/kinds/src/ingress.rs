@@ -6,7 +6,7 @@ mod validate;
 use std::{borrow::Cow, collections::BTreeSet};
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Kind, Name, Storage, Strategy, names};
+use apiserver::kind::{Column, Ctx, Kind, MetaCheck, Name, Storage, Strategy, names};
 use serde_json::{Value, json};
 
 use crate::{
@@ -78,6 +78,10 @@ impl Strategy for Ingresses {
             }
             _ => Vec::new(),
         }
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

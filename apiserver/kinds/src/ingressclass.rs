@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Kind, Scope, Strategy};
+use apiserver::kind::{Column, Kind, MetaCheck, Scope, Strategy};
 use serde_json::Value;
 
 use crate::common::{self, Path, Read, edit, name_rules, read, table, unchanged, well_formed};
@@ -53,6 +53,10 @@ impl Strategy for IngressClasses {
 
     fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
         unchanged(new.at("spec").at("controller"), old.at("spec").at("controller"), CONTROLLER, causes);
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Kind, Scope, Strategy, names};
+use apiserver::kind::{Column, Kind, MetaCheck, Scope, Strategy, names};
 use serde_json::Value;
 
 use crate::{
@@ -65,8 +65,13 @@ impl Strategy for IpAddresses {
         unchanged(new.at("spec").at("parentRef"), old.at("spec").at("parentRef"), PARENT, causes);
     }
 
-    fn cells(&self, object: &Value, _now: Timestamp) -> Vec<Value> {
-        vec![read::name(object).into(), parent_cell(object).into()]
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
+    }
+
+    /// One more than there are columns, as upstream's.
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        vec![read::name(object).into(), parent_cell(object).into(), table::age(object, now)]
     }
 }
 

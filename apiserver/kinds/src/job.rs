@@ -9,7 +9,7 @@ pub mod validate;
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, human, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Field, Kind, Strategy, names};
+use apiserver::kind::{Column, Ctx, Field, Kind, MetaCheck, Strategy, names};
 use serde_json::Value;
 
 use crate::{
@@ -116,6 +116,16 @@ impl Strategy for Jobs {
 
     fn orphans_by_default(&self) -> bool {
         true
+    }
+
+    fn deletion_warning(&self) -> Option<&'static str> {
+        Some(
+            "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning",
+        )
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

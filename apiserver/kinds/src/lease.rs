@@ -3,10 +3,14 @@
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Kind, Strategy};
+use apiserver::kind::{Column, Ctx, Kind, Strategy};
 use serde_json::Value;
 
-use crate::common::{self, Path, Read, name_rules, not_negative, read, table, well_formed};
+use crate::common::{
+    self, Path, Read,
+    edit::{child, remove},
+    name_rules, not_negative, read, table, well_formed,
+};
 
 const COLUMNS: &[Column] = &[
     table::NAME_COLUMN,
@@ -23,7 +27,20 @@ pub fn kind() -> Kind {
 
 struct Leases;
 
+/// Of elections that are coordinated, which is off by default (feature gate `CoordinatedLeaderElection`).
+const COORDINATED: [&str; 2] = ["strategy", "preferredHolder"];
+
 impl Strategy for Leases {
+    fn prepare_create(&self, _ctx: &Ctx<'_>, object: &mut Value) {
+        COORDINATED.into_iter().for_each(|field| child(object, "spec").into_iter().for_each(|spec| remove(spec, field)));
+    }
+
+    fn prepare_update(&self, _ctx: &Ctx<'_>, new: &mut Value, old: &Value) {
+        for field in COORDINATED.into_iter().filter(|field| old.at("spec").at(field).is_none()) {
+            child(new, "spec").into_iter().for_each(|spec| remove(spec, field));
+        }
+    }
+
     fn validate(&self, object: &Value, causes: &mut FieldErrors) {
         let (spec, path) = (object.at("spec"), Path::new("spec"));
         if let Some(seconds) = spec.int("leaseDurationSeconds").filter(|s| *s <= 0) {

@@ -157,9 +157,13 @@ pub fn all(config: &Config, tokens: &Arc<auth::Tokens>) -> Vec<Arc<Kind>> {
         kind.subresources.push(auth::token_subresource(tokens));
     }
     let mut all: Vec<Arc<Kind>> = kinds.into_iter().map(Arc::new).chain(auth::kinds()).collect();
-    // Discovery shows groups in the order of their priorities.
-    all.sort_by_key(|kind| apiservice::register::rank(&kind.group));
+    sort(&mut all);
     all
+}
+
+/// Discovery shows groups in the order of their priorities.
+pub fn sort(kinds: &mut [Arc<Kind>]) {
+    kinds.sort_by_key(|kind| apiservice::register::rank(&kind.group));
 }
 
 /// All built-in kinds, for `Engine::new`.

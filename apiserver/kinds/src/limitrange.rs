@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::BTreeSet};
 
 use api::{field_errors::FieldErrors, quantity::Quantity, time::Timestamp};
-use apiserver::kind::{Column, Kind, Strategy, names};
+use apiserver::kind::{Column, Kind, MetaCheck, Strategy, names};
 use serde_json::{Map, Value};
 
 use crate::common::{
@@ -54,6 +54,19 @@ impl Strategy for LimitRanges {
 
     fn create_on_update(&self) -> bool {
         true
+    }
+
+    /// Upstream gives one a name.
+    fn prepare_name(&self, object: &mut Value) {
+        if read::name(object).is_empty() && object.at("metadata").text("generateName").is_empty() {
+            edit::make_child(object, "metadata")
+                .into_iter()
+                .for_each(|metadata| edit::set(metadata, "name", uuid::Uuid::new_v4().to_string()));
+        }
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Create
     }
 
     fn cells(&self, object: &Value, _now: Timestamp) -> Vec<Value> {

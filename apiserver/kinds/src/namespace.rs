@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use api::{Gvk, field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Field, Handler, Kind, Scope, Strategy, Subresource, names};
+use apiserver::kind::{Column, Ctx, Field, Handler, Kind, MetaCheck, Scope, Strategy, Subresource, names};
 use serde_json::{Value, json};
 
 use crate::common::{self, Path, Read, edit, name_rules, read, table, well_formed};
@@ -91,13 +91,25 @@ impl Strategy for Namespaces {
     }
 
     fn begin_delete(&self, _ctx: &Ctx<'_>, object: &mut Value) {
+        if let Some(metadata) = edit::child(object, "metadata") {
+            // Upstream marks it by itself: no grace.
+            edit::remove(metadata, "deletionGracePeriodSeconds");
+        }
         if let Some(status) = edit::make_child(object, "status") {
             edit::set(status, "phase", "Terminating");
         }
     }
 
+    fn has_own_deletion(&self) -> bool {
+        true
+    }
+
     fn holds_deletion(&self, object: &Value) -> bool {
         finalizers(object).next().is_some()
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

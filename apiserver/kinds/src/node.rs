@@ -9,7 +9,7 @@ use api::{
     quantity::Quantity,
     time::Timestamp,
 };
-use apiserver::kind::{Column, Ctx, Field, Kind, Name, Scope, Storage, Strategy, names};
+use apiserver::kind::{Column, Ctx, Field, Kind, MetaCheck, Name, Scope, Storage, Strategy, names};
 use serde_json::{Value, json};
 
 use crate::{
@@ -113,6 +113,10 @@ impl Strategy for Nodes {
         let networks = spec.list("podCIDRs").iter().enumerate();
         warnings.extend(networks.filter_map(|(i, v)| net::cidr_warning(&format!("spec.podCIDRs[{i}]"), v.as_str()?)));
         warnings
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

@@ -9,7 +9,7 @@ use api::{
     field_errors::FieldErrors,
     time::{Timestamp, rfc3339},
 };
-use apiserver::kind::{Column, Ctx, Kind, Strategy, names};
+use apiserver::kind::{Column, Ctx, Kind, MetaCheck, Strategy, names};
 use serde_json::{Value, json};
 
 use crate::{
@@ -142,6 +142,14 @@ impl Strategy for Volumes {
         let old = OLD_TYPES.iter().filter(|(name, ..)| spec.at(name).is_some());
         out.extend(old.map(|(_, at, text)| format!("spec.{at}: {text}")));
         out
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
+    }
+
+    fn returns_deleted(&self) -> bool {
+        true
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

@@ -8,7 +8,7 @@ pub mod validate;
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Kind, Strategy, names};
+use apiserver::kind::{Column, Ctx, Kind, MetaCheck, Strategy, names};
 use serde_json::{Value, json};
 
 use crate::common::{
@@ -128,6 +128,14 @@ impl Strategy for Claims {
         }
         out.extend(spec_warnings(new.at("spec"), Path::new("spec")));
         out
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
+    }
+
+    fn returns_deleted(&self) -> bool {
+        true
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use api::{Gvk, field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Connect, Ctx, Field, Grace, Handler, Kind, Strategy, Subresource, names};
+use apiserver::kind::{Connect, Ctx, Field, Grace, Handler, Kind, MetaCheck, Strategy, Subresource, names};
 use serde_json::Value;
 
 use crate::{
@@ -112,12 +112,28 @@ impl Strategy for PodStrategy {
         let spec = object.at("spec");
         let ended = matches!(text_at(object, "/status/phase"), "Failed" | "Succeeded");
         if spec.text("nodeName").is_empty() || ended {
-            return Grace::Now;
+            return Grace::Seconds(0);
         }
-        match requested.or(spec.int("terminationGracePeriodSeconds")).unwrap_or(0) {
-            0 => Grace::Now,
-            seconds => Grace::Seconds(if seconds < 0 { 1 } else { seconds }),
-        }
+        let seconds = requested.or(spec.int("terminationGracePeriodSeconds")).unwrap_or(0);
+        Grace::Seconds(if seconds < 0 { 1 } else { seconds })
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
+    }
+
+    /// `podSuccessConditions` and `podFailedConditions`, of upstream's printers.
+    fn row_conditions(&self, object: &Value) -> Option<Value> {
+        let (reason, message) = match object.at("status").text("phase") {
+            "Succeeded" => ("Succeeded", "The pod has completed successfully."),
+            "Failed" => ("Failed", "The pod failed."),
+            _ => return None,
+        };
+        Some(serde_json::json!([{"type": "Completed", "status": "True", "reason": reason, "message": message}]))
+    }
+
+    fn returns_deleted(&self) -> bool {
+        true
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
@@ -178,12 +194,12 @@ mod tests {
         let pod =
             |node: &str, phase: &str| json!({"spec": {"nodeName": node, "terminationGracePeriodSeconds": 30}, "status": {"phase": phase}});
         let cases = [
-            (pod("", "Pending"), None, Grace::Now),
+            (pod("", "Pending"), None, Grace::Seconds(0)),
             (pod("n", "Running"), None, Grace::Seconds(30)),
             (pod("n", "Running"), Some(5), Grace::Seconds(5)),
-            (pod("n", "Running"), Some(0), Grace::Now),
+            (pod("n", "Running"), Some(0), Grace::Seconds(0)),
             (pod("n", "Running"), Some(-1), Grace::Seconds(1)),
-            (pod("n", "Failed"), Some(5), Grace::Now),
+            (pod("n", "Failed"), Some(5), Grace::Seconds(0)),
         ];
         for (object, requested, wanted) in cases {
             assert_eq!(PodStrategy.grace(&object, requested), wanted, "{object} {requested:?}");

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Kind, Strategy, names};
+use apiserver::kind::{Column, Kind, MetaCheck, Strategy, names};
 use serde_json::{Value, json};
 
 use crate::common::{
@@ -78,6 +78,15 @@ impl Strategy for Budgets {
         for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
             not_negative(status.int(field), path.field(field), causes);
         }
+    }
+
+    /// Upstream looks at no more of it.
+    fn name_error(&self, name: &str) -> Option<String> {
+        apiserver::names::path_segment_error(name)
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::None
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

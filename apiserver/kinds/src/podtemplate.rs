@@ -53,6 +53,10 @@ impl Strategy for PodTemplates {
         new.at("template").filter(|_| is_new).map(|template| pod::warnings::of(template, TEMPLATE)).unwrap_or_default()
     }
 
+    fn returns_deleted(&self) -> bool {
+        true
+    }
+
     fn cells(&self, object: &Value, _now: Timestamp) -> Vec<Value> {
         let template = object.at("template");
         let [names, images] = table::containers_cells(template.at("spec"));
@@ -136,10 +140,11 @@ pub fn runs_always(template: Option<&Value>, kind: &str, path: Path<'_>, causes:
 /// Selector and template of an `apps/v1` workload.
 pub fn validate_selected(spec: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {
     let (found, at) = (spec.at("selector"), path.field("selector"));
+    let mut is_readable = true;
     match found {
         None => causes.required(at, ""),
         Some(value) => {
-            selector::well_formed(found, at, causes);
+            is_readable = selector::is_readable(found, at, causes);
             if selector::is_empty(found) {
                 causes.invalid(at, value.clone(), "empty selector is invalid for deployment");
             }
@@ -147,9 +152,12 @@ pub fn validate_selected(spec: Option<&Value>, path: Path<'_>, causes: &mut Fiel
     }
     let template = spec.at("template");
     match selector::matches(found, template.at("metadata").at("labels")) {
-        Err(_) => causes.invalid(at, found.cloned().unwrap_or(Value::Null), "invalid label selector"),
-        // Without a selector there is nothing to match against: upstream's empty-handed selector matches nothing but is not empty.
-        Ok(matches) => validate_running(template, matches || selector::is_empty(found), "ReplicaSet", path.field("template"), causes),
+        // Upstream's empty-handed selector (nil) matches nothing, and is not empty.
+        Ok(matches) if is_readable => {
+            let is_empty = found.is_some() && selector::is_empty(found);
+            validate_running(template, matches || is_empty, "ReplicaSet", path.field("template"), causes);
+        }
+        _ => causes.invalid(at, found.cloned().unwrap_or(Value::Null), "invalid label selector"),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Kind, Scope, Strategy};
+use apiserver::kind::{Column, Kind, MetaCheck, Scope, Strategy};
 use serde_json::Value;
 
 use crate::common::{self, Path, Read, edit, name_rules, not_supported, read, selector, table, well_formed};
@@ -75,6 +75,10 @@ impl Strategy for Roles {
         }
     }
 
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
+    }
+
     fn cells(&self, object: &Value, _: Timestamp) -> Vec<Value> {
         vec![read::name(object).into(), object.at("metadata").text("creationTimestamp").into()]
     }
@@ -90,7 +94,7 @@ impl Strategy for Bindings {
     }
 
     fn default(&self, object: &mut Value) {
-        if let Some(reference) = edit::child(object, "roleRef") {
+        if let Some(reference) = edit::make_child(object, "roleRef") {
             edit::default_text(reference, "apiGroup", GROUP);
         }
         for subject in edit::each(object, "subjects") {
@@ -124,6 +128,10 @@ impl Strategy for Bindings {
         if !read::same(new.at("roleRef"), old.at("roleRef")) {
             causes.invalid("roleRef", new.at("roleRef").cloned().unwrap_or_default(), "cannot change roleRef");
         }
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::HashSet};
 
 use api::{GroupResource, field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Kind, Scope, Strategy};
+use apiserver::kind::{Column, Kind, MetaCheck, Scope, Strategy};
 use serde_json::Value;
 
 use crate::{
@@ -65,6 +65,10 @@ impl Strategy for RuntimeClasses {
 
     fn unconditional_update(&self) -> bool {
         false
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

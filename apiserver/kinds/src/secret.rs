@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Field, Kind, Strategy};
+use apiserver::kind::{Column, Ctx, Field, Kind, MetaCheck, Strategy};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Map, Value};
 
@@ -57,6 +57,10 @@ impl Strategy for Secrets {
 
     fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
         (new.text("type") == "kubernetes.io/tls").then(|| no_pem(new)).flatten().into_iter().collect()
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

@@ -101,6 +101,9 @@ impl Strategy for Services {
 
     /// A label, since `RelaxedServiceNameValidation` (on since 1.36).
     fn name_error(&self, name: &str) -> Option<String> {
+        if name.contains('.') {
+            return Some("must not contain dots".into());
+        }
         apiserver::names::label_error(name)
     }
 
@@ -126,6 +129,10 @@ impl Strategy for Services {
 
     fn claimant(&self) -> Option<&dyn Claimant> {
         Some(self)
+    }
+
+    fn returns_deleted(&self) -> bool {
+        true
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

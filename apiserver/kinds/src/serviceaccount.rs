@@ -1,7 +1,7 @@
 //! ServiceAccount: the strategy of identities for pods. Source: `pkg/registry/core/serviceaccount/strategy.go`.
 
 use api::time::Timestamp;
-use apiserver::kind::{Ctx, Kind, Strategy, names};
+use apiserver::kind::{Ctx, Kind, MetaCheck, Strategy, names};
 use serde_json::{Value, json};
 
 use crate::common::{self, Read, edit, table};
@@ -35,6 +35,14 @@ impl Strategy for ServiceAccounts {
         vec![format!(
             "metadata.annotations[{MOUNTABLE}]: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets"
         )]
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
+    }
+
+    fn returns_deleted(&self) -> bool {
+        true
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use api::{GroupResource, field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Kind, Scope, Strategy, names};
+use apiserver::kind::{Column, Kind, MetaCheck, Scope, Strategy, names};
 use serde_json::Value;
 
 use crate::{
@@ -83,6 +83,14 @@ impl Strategy for StorageClasses {
             terms.flat_map(|(i, term)| term.list("matchLabelExpressions").iter().enumerate().map(move |(j, e)| (i, j, e.text("key"))));
         let warned = keys.filter_map(|(i, j, key)| Some((i, j, pod::warnings::deprecated_node_label(key)?)));
         warned.map(|(i, j, text)| format!("allowedTopologies[{i}].matchLabelExpressions[{j}].key: {text}")).collect()
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
+    }
+
+    fn returns_deleted(&self) -> bool {
+        true
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Ctx, Kind, Name, Scope, Strategy};
+use apiserver::kind::{Column, Ctx, Kind, MetaCheck, Name, Scope, Strategy};
 use serde_json::{Value, json};
 
 use crate::{
@@ -97,6 +97,14 @@ impl Strategy for VolumeAttachments {
     fn validate_subresource(&self, _subresource: &str, new: &Value, old: &Value, causes: &mut FieldErrors) {
         self.validate(new, causes);
         self.validate_update(new, old, causes);
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Create
+    }
+
+    fn returns_deleted(&self) -> bool {
+        true
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use api::{field_errors::FieldErrors, time::Timestamp};
-use apiserver::kind::{Column, Kind, Scope, Strategy, names};
+use apiserver::kind::{Column, Kind, MetaCheck, Scope, Strategy, names};
 use serde_json::Value;
 
 use crate::{
@@ -46,6 +46,14 @@ impl Strategy for VolumeAttributesClasses {
             }
         }
         self.validate_create(new, causes);
+    }
+
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Both
+    }
+
+    fn returns_deleted(&self) -> bool {
+        true
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

@@ -12,14 +12,9 @@ use crate::{
 };
 
 /// Versions of `apidiscovery.k8s.io` that are served, the best first.
-pub const VERSIONS: [&str; 2] = ["v2", "v2beta1"];
+pub const VERSIONS: [&str; 1] = ["v2"];
 
-pub fn media_type(version: &str) -> &'static str {
-    match version {
-        "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-        _ => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
-    }
-}
+pub const MEDIA_TYPE: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// `root` is `/api` (the core group) or `/apis` (all others); `groups` come with their versions, in order.
 pub fn document(kinds: &[Arc<Kind>], table: &Table, groups: &[(&str, Vec<&str>)], (root, version): (&str, &str)) -> Value {
@@ -40,7 +35,7 @@ fn group(kinds: &[Arc<Kind>], table: &Table, name: &str, versions: &[&str]) -> V
             json!({"version": version, "resources": list, "freshness": "Current"})
         })
         .collect();
-    let metadata = if name.is_empty() { json!({"creationTimestamp": null}) } else { json!({"name": name, "creationTimestamp": null}) };
+    let metadata = if name.is_empty() { json!({}) } else { json!({"name": name}) };
     json!({"metadata": metadata, "versions": versions})
 }
 

@@ -116,7 +116,7 @@ fn the_first_form_that_can_be_served_is_chosen() {
     let table = [
         (all, Some(Form::Aggregated("v2"))),
         ("application/json;g=apidiscovery.k8s.io;v=v9;as=APIGroupDiscoveryList,application/json", Some(Form::Plain)),
-        ("application/vnd.kubernetes.protobuf", None),
+        ("application/vnd.kubernetes.protobuf", Some(Form::Encoded(Format::Protobuf))),
         ("*/*", Some(Form::Plain)),
     ];
     for (accept, form) in table {
@@ -128,7 +128,7 @@ fn the_first_form_that_can_be_served_is_chosen() {
 fn a_known_etag_is_answered_with_304() {
     let pages = Pages::of(table(), Arc::default());
     let ask = |etag: Option<&HeaderValue>| {
-        let mut request = http::Request::get("/apis").header(header::ACCEPT, aggregated::media_type("v2"));
+        let mut request = http::Request::get("/apis").header(header::ACCEPT, aggregated::MEDIA_TYPE);
         if let Some(etag) = etag {
             request = request.header(header::IF_NONE_MATCH, etag);
         }
@@ -136,7 +136,7 @@ fn a_known_etag_is_answered_with_304() {
         pages.reply("/apis", pages.legacy.get("/apis").unwrap(), &parts)
     };
     let first = ask(None);
-    assert_eq!(first.headers()[header::CONTENT_TYPE], aggregated::media_type("v2"));
+    assert_eq!(first.headers()[header::CONTENT_TYPE], aggregated::MEDIA_TYPE);
     assert_eq!(ask(first.headers().get(header::ETAG)).status(), StatusCode::NOT_MODIFIED);
 }
 

@@ -13,7 +13,7 @@ use super::{
     form, managed_fields, meta,
     object::Object,
 };
-use crate::kind::{Claimant, Kind, Storage};
+use crate::kind::{Claimant, Kind, MetaCheck, Storage};
 
 /// How often a generated name is drawn before the conflict is the caller's.
 const NAME_ATTEMPTS: usize = 8;
@@ -31,6 +31,7 @@ pub(crate) async fn create(ctx: &Ctx<'_>, mut object: Value) -> Result<Arc<Objec
     if !meta::text(&object, "resourceVersion").is_empty() {
         return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
     }
+    kind.strategy.prepare_name(&mut object);
     let base = meta::text(&object, "generateName").to_owned();
     if base.is_empty() || !meta::text(&object, "name").is_empty() {
         return Box::pin(create_named(ctx, object)).await;
@@ -77,10 +78,17 @@ pub(super) async fn create_named(ctx: &Ctx<'_>, mut object: Value) -> Result<Arc
     kind.schema.complete(&mut object);
     let mut causes = FieldErrors::default();
     let typed = meta::typed(&object).map_err(|why| form::mistyped(kind, &why))?;
+    // Upstream's strategies look at the metadata first; those that do not are refused for it when all else is right.
+    let looks_at_meta = kind.strategy.meta_check() != MetaCheck::None;
+    if looks_at_meta {
+        meta::validate(kind, &typed, &mut causes);
+    }
     kind.strategy.validate_request(ctx, &object, None, &mut causes);
     kind.strategy.validate(&object, &mut causes);
     kind.strategy.validate_create(&object, &mut causes);
-    meta::validate(kind, &typed, &mut causes);
+    if !looks_at_meta && causes.is_empty() {
+        meta::validate(kind, &typed, &mut causes);
+    }
     refuse_invalid(kind, &name, &causes)?;
     ctx.warn(kind.strategy.warnings(&object, None));
     admit::validate(ctx, Some(&object), None).await?;
@@ -141,6 +149,17 @@ async fn put(ctx: &Ctx<'_>, key: &Key, object: &Value, claims: Claims) -> Result
     }
 }
 
+/// Told of the kind that the object is kept as: upstream asks its internal type.
 pub(super) fn refuse_invalid(kind: &Kind, name: &str, causes: &FieldErrors) -> Result<(), Status> {
-    if causes.is_empty() { Ok(()) } else { Err(Status::invalid(&kind.gvk(), name, causes)) }
+    if causes.is_empty() {
+        return Ok(());
+    }
+    let mut gvk = kind.gvk();
+    match &kind.storage {
+        Storage::As { group, .. } => gvk.group = group.to_string(),
+        // The kind stands in no internal object.
+        Storage::Nowhere => gvk.kind.clear(),
+        Storage::Kept { .. } => {}
+    }
+    Err(Status::invalid(&gvk, name, causes))
 }

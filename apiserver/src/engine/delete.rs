@@ -18,7 +18,7 @@ use super::{
     object::Object,
     update::{Tries, erase, replace},
 };
-use crate::kind::{Grace, Kind};
+use crate::kind::{Grace, Kind, Storage};
 
 /// `metav1.DeleteOptions`, read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,7 +41,8 @@ enum Fate {
     /// Its deletion is under way already.
     Stays,
     Marked(Value),
-    Goes,
+    /// What it was in the end, where that is another than what is stored: a kind with grace periods is marked first.
+    Goes(Option<Value>),
 }
 
 impl Options {
@@ -95,10 +96,13 @@ pub(crate) async fn delete(ctx: &Ctx<'_>, options: &Options) -> Result<Deleted, 
         let shown = form::view(served, current.clone());
         match fate(ctx, &object, options) {
             Fate::Stays => return Ok(Deleted { object: shown.await?, gone: false }),
-            Fate::Goes if ctx.dry_run => return Ok(Deleted { object: shown.await?, gone: true }),
-            Fate::Goes => {
-                if erase(ctx, &current).await? {
-                    return Ok(Deleted { object: shown.await?, gone: true });
+            Fate::Goes(last) => {
+                if ctx.dry_run || erase(ctx, &current).await? {
+                    let object = match last {
+                        Some(last) => form::loose(ctx.key(), &last),
+                        None => shown.await?,
+                    };
+                    return Ok(Deleted { object, gone: true });
                 }
             }
             Fate::Marked(marked) if marked == object => return Ok(Deleted { object: shown.await?, gone: false }),
@@ -116,20 +120,26 @@ pub(crate) async fn delete(ctx: &Ctx<'_>, options: &Options) -> Result<Deleted, 
 }
 
 fn check_preconditions(kind: &Kind, object: &Value, options: &Options) -> Result<(), Status> {
-    let gr = GroupResource::new(&kind.group, &kind.kind);
     let name = meta::text(object, "name");
     let (uid, version) = (meta::text(object, "uid"), meta::text(object, "resourceVersion"));
+    let own = kind.strategy.has_own_deletion();
+    // Told of the kind that it is kept as, as in `refuse_invalid`.
+    let group = if let Storage::As { group, .. } = &kind.storage { group } else { &kind.group };
+    let gr = if own { kind.group_resource() } else { GroupResource::new(group, &kind.kind) };
+    let fails = |what: &str, wanted: &str, is: &str, perhaps: &str| {
+        let why = match own {
+            true => format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {is}"),
+            false => format!(
+                "the {what} in the precondition ({wanted}) does not match the {what} in record ({is}). The object might have been {perhaps}"
+            ),
+        };
+        Status::conflict(&gr, name, &why)
+    };
     if let Some(wanted) = options.uid.as_deref().filter(|wanted| *wanted != uid) {
-        let why = format!(
-            "the UID in the precondition ({wanted}) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
-        );
-        return Err(Status::conflict(&gr, name, &why));
+        return Err(fails("UID", wanted, uid, "deleted and then recreated"));
     }
     if let Some(wanted) = options.resource_version.as_deref().filter(|wanted| *wanted != version) {
-        let why = format!(
-            "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({version}). The object might have been modified"
-        );
-        return Err(Status::conflict(&gr, name, &why));
+        return Err(fails("ResourceVersion", wanted, version, "modified"));
     }
     Ok(())
 }
@@ -151,10 +161,12 @@ fn fate(ctx: &Ctx<'_>, object: &Value, options: &Options) -> Fate {
             }
         },
     };
-    set_finalizers(&mut marked, strategy.orphans_by_default(), options);
+    if strategy.collects_garbage(object) {
+        set_finalizers(&mut marked, strategy.orphans_by_default(), options);
+    }
     let held = !meta::finalizers(&marked).is_empty() || strategy.holds_deletion(&marked);
     if !held && graceful.unwrap_or_default() == 0 {
-        return Fate::Goes;
+        return Fate::Goes(graceful.map(|_| marked));
     }
     if graceful.is_none() && meta::field(object, "deletionTimestamp").is_none() {
         meta::mark_deleted(&mut marked, ctx.now, 0);

@@ -217,6 +217,18 @@ pub enum Grace {
     Seconds(i64),
 }
 
+/// Which of upstream's functions a kind's own `ValidateUpdate` calls on the metadata, after those that are called for every kind
+/// (`rest.BeforeUpdate`): a refusal tells what is wrong as often as it was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetaCheck {
+    None,
+    /// `ValidateObjectMeta`, as of a new object.
+    Create,
+    /// `ValidateObjectMetaUpdate`.
+    Update,
+    Both,
+}
+
 /// The strategy of one kind: a unit struct in one file of `kinds`. Every hook has the default that most kinds want.
 ///
 /// The order of a write is: decode, `default`, mutating admission, `prepare_*`, `validate*`, validating admission, [`Claimant::claim`], store.
@@ -229,6 +241,9 @@ pub trait Strategy: Send + Sync {
     fn upgrade(&self) -> Option<fn(Value) -> Value> {
         None
     }
+
+    /// What of `PrepareForCreate` names an object that nobody has named.
+    fn prepare_name(&self, _object: &mut Value) {}
 
     /// Strategy's `PrepareForCreate`: drops what a creator may not set (the engine has already emptied `status` where a status subresource exists).
     fn prepare_create(&self, _ctx: &Ctx<'_>, _object: &mut Value) {}
@@ -262,11 +277,16 @@ pub trait Strategy: Send + Sync {
     /// Runs after [`Strategy::validate`] of the new object.
     fn validate_update(&self, _new: &Value, _old: &Value, _causes: &mut FieldErrors) {}
 
+    /// See [`MetaCheck`]. Writes to subresources are [`MetaCheck::Update`].
+    fn meta_check(&self) -> MetaCheck {
+        MetaCheck::Update
+    }
+
     /// Instead of the two above, for a write to `subresource`.
     fn validate_subresource(&self, _subresource: &str, _new: &Value, _old: &Value, _causes: &mut FieldErrors) {}
 
     /// What every request for the kind is warned of (`APILifecycleDeprecated`).
-    fn deprecation(&self) -> Option<&'static str> {
+    fn deprecation(&self) -> Option<Cow<'static, str>> {
         None
     }
 
@@ -308,6 +328,21 @@ pub trait Strategy: Send + Sync {
         false
     }
 
+    /// Whether its deletion puts finalizers of garbage collection (`DefaultGarbageCollectionPolicy` is not `Unsupported`).
+    fn collects_garbage(&self, _object: &Value) -> bool {
+        true
+    }
+
+    /// What a deletion is warned of that does not say what becomes of dependents.
+    fn deletion_warning(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Whether upstream's storage deletes the kind in its own way: it looks at the preconditions itself, and the first deletion only marks.
+    fn has_own_deletion(&self) -> bool {
+        false
+    }
+
     /// Whether a creator may bring a status (upstream's strategy does not reset it).
     fn created_with_status(&self) -> bool {
         false
@@ -324,6 +359,16 @@ pub trait Strategy: Send + Sync {
     /// For kinds that are kept nowhere and read all the same.
     fn derived(&self) -> Option<&dyn Derived> {
         None
+    }
+
+    /// What a table's row tells of the object as a whole (`TableRowCondition`): a list, where there is something.
+    fn row_conditions(&self, _object: &Value) -> Option<Value> {
+        None
+    }
+
+    /// Parts of the metadata whose changes make a generation, too.
+    fn counted_metadata(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// The reply to a create of a kind that is kept nowhere.

@@ -3,7 +3,13 @@
 use std::sync::Arc;
 
 use api::{Key, Status};
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine as _, alphabet,
+    engine::{
+        DecodePaddingMode,
+        general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD},
+    },
+};
 use serde::{Deserialize, Serialize};
 use store::{Range, Rev};
 
@@ -44,13 +50,23 @@ pub(crate) struct Listed {
     pub remaining: Option<usize>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
 struct Token {
     #[serde(rename = "v")]
     version: String,
     rv: Rev,
     start: String,
 }
+
+/// As Go's decoder, which overlooks what the last character has too much.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::URL_SAFE,
+    GeneralPurposeConfig::new()
+        .with_encode_padding(false)
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::RequireNone),
+);
 
 /// `limit` 0 is none.
 pub(crate) async fn list(engine: &Engine, served: &Served, selection: &Selection, when: &When, limit: usize) -> Result<Listed, Status> {
@@ -164,8 +180,11 @@ fn encode(rev: Rev, last: &Key) -> String {
 }
 
 fn decode(token: &str) -> Result<Token, Status> {
-    let bad = |why: String| Status::bad_request(format!("continue key is not valid{why}"));
-    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|error| bad(format!(": {error}")))?;
+    let bad = |why: String| Status::bad_request(format!("invalid continue token: continue key is not valid{why}"));
+    let bytes = LENIENT.decode(token).map_err(|error| bad(format!(": {error}")))?;
+    if let Some(first) = bytes.first().filter(|first| **first != b'{') {
+        return Err(bad(format!(": invalid character '{}' looking for beginning of value", char::from(*first))));
+    }
     let token: Token = serde_json::from_slice(&bytes).map_err(|error| bad(format!(": {error}")))?;
     if token.version != "meta.k8s.io/v1" {
         return Err(bad(format!(": server does not recognize this encoded version {}", token.version)));

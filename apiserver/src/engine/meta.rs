@@ -13,8 +13,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    kind::{Kind, Scope},
+    kind::{Kind, MetaCheck, Scope},
     names,
+    schema::Schema,
 };
 
 pub(super) const ANNOTATIONS_BYTES_MAX: usize = 256 << 10;
@@ -157,12 +158,45 @@ pub(crate) fn validate(kind: &Kind, meta: &ObjectMeta, causes: &mut FieldErrors)
     }
     validate_common(meta, causes);
     validate_finalizers(meta, causes);
+    if kind.strategy.meta_check() != MetaCheck::None {
+        validate_names_of_finalizers(kind, meta, causes);
+    }
+}
+
+/// What `rest.BeforeUpdate` finds, and then the kind's own `ValidateUpdate`.
+pub(crate) fn validate_update(kind: &Kind, (new, old): (&Value, &Value), meta: &ObjectMeta, check: MetaCheck, causes: &mut FieldErrors) {
+    let as_new = |causes: &mut FieldErrors| {
+        validate_common(meta, causes);
+        validate_finalizers(meta, causes);
+    };
+    as_new(causes);
+    validate_change(new, old, meta, causes);
+    if matches!(check, MetaCheck::Create | MetaCheck::Both) {
+        as_new(causes);
+        validate_names_of_finalizers(kind, meta, causes);
+    }
+    if matches!(check, MetaCheck::Update | MetaCheck::Both) {
+        validate_change(new, old, meta, causes);
+        validate_names_of_finalizers(kind, meta, causes);
+    }
+}
+
+/// `validateKubeFinalizerName`: kinds of the binary's own look at them more closely.
+fn validate_names_of_finalizers(kind: &Kind, meta: &ObjectMeta, causes: &mut FieldErrors) {
+    const STANDARD: [&str; 3] = ["kubernetes", ORPHAN, FOREGROUND];
+    if !matches!(kind.schema, Schema::BuiltIn { .. }) {
+        return;
+    }
+    for (i, name) in meta.finalizers.iter().flatten().enumerate() {
+        if !name.contains('/') && !STANDARD.contains(&name.as_str()) {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            causes.invalid(format!("metadata.finalizers[{i}]"), name.as_str(), why);
+        }
+    }
 }
 
 /// `ValidateObjectMetaUpdate`.
-pub(crate) fn validate_update(new: &Value, old: &Value, meta: &ObjectMeta, causes: &mut FieldErrors) {
-    // Upstream goes through these twice (`rest.BeforeUpdate`, and each strategy), and tells so.
-    validate_common(meta, causes);
+fn validate_change(new: &Value, old: &Value, meta: &ObjectMeta, causes: &mut FieldErrors) {
     if field(old, "deletionTimestamp").is_some() {
         let had: HashSet<String> = finalizers(old).into_iter().collect();
         let extra: Vec<String> = finalizers(new).into_iter().filter(|f| !had.contains(f)).map(|f| format!("{f:?}")).collect();
@@ -179,7 +213,6 @@ pub(crate) fn validate_update(new: &Value, old: &Value, meta: &ObjectMeta, cause
         }
     }
     validate_common(meta, causes);
-    validate_finalizers(meta, causes);
 }
 
 fn validate_common(meta: &ObjectMeta, causes: &mut FieldErrors) {

@@ -6,7 +6,10 @@ use std::{collections::HashMap, sync::Arc};
 use api::{GroupResource, Gvr};
 
 use super::cache::Cache;
-use crate::kind::{Conversion, Kind, Name, Storage};
+use crate::{
+    kind::{Conversion, Kind, Name, Storage},
+    schema::Schema,
+};
 
 /// One kind as served, with the cache of the kind it is kept as. `cache` is `None` for kinds that are kept nowhere.
 #[derive(Clone)]
@@ -127,6 +130,11 @@ impl Registry {
     /// Whether anything is served under the group and version.
     pub fn serves(&self, group: &str, version: &str) -> bool {
         self.served.iter().any(|served| served.kind.group == group && served.kind.version == version && served.kind.is_served())
+    }
+
+    /// Whether the group has kinds of the binary's own.
+    pub fn has_built_in(&self, group: &str) -> bool {
+        self.served.iter().any(|served| served.kind.group == group && matches!(served.kind.schema, Schema::BuiltIn { .. }))
     }
 
     /// The first in table order of those versions that serve the resource.

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     identity::Operation,
-    kind::{Handler, Kind, ScalePaths},
+    kind::{Handler, Kind, MetaCheck, ScalePaths},
 };
 
 /// How often a write is tried against others before it is refused as a conflict: many may want the same small object at once.
@@ -95,7 +95,10 @@ async fn round(ctx: &Ctx<'_>, edit: &Edit<'_>, missing: Missing<'_>) -> Result<R
     ctx.kind.schema.complete(&mut old);
     let mut new = prepared(ctx, edited(ctx, &old, edit).await?, &old);
     validated(ctx, &new, &old)?;
-    ctx.warn(strategy.warnings(&new, Some(&old)));
+    // Strategies of subresources have none (`WarningsOnUpdate`); a scale goes through the object's own.
+    if ctx.subresource.is_empty() || scale_paths(ctx).is_some() {
+        ctx.warn(strategy.warnings(&new, Some(&old)));
+    }
     reviewed(ctx, &new, &old).await?;
     if is_unchanged(&new, &old) && !ctx.engine.is_stale(ctx.served, &current).await? {
         return Ok(Round::Done(Updated { object: form::view(ctx.served, current).await?, created: false }));
@@ -191,9 +194,12 @@ fn check_version(ctx: &Ctx<'_>, new: &mut Value, old: &Value) -> Result<(), Stat
     let name = meta::text(old, "name");
     let (current, given) = (meta::text(old, "resourceVersion"), meta::text(new, "resourceVersion"));
     let (uid, wanted) = (meta::text(old, "uid"), meta::text(new, "uid"));
-    if !wanted.is_empty() && wanted != uid {
+    // A patch comes with no preconditions: what it makes of the uid is validated.
+    if !wanted.is_empty() && wanted != uid && ctx.verb != "patch" {
         let failed = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}");
         let key = ctx.served.cache.as_ref().map(|cache| cache.store_key(&ctx.key())).unwrap_or_default();
+        // A dry run does not reach the store, which puts its root in front.
+        let key = key.strip_prefix("/registry").filter(|_| ctx.dry_run).unwrap_or(&key);
         let why = format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {failed}");
         return Err(Status::conflict(&gr, name, &why));
     }
@@ -236,7 +242,8 @@ fn prepared(ctx: &Ctx<'_>, new: Value, old: &Value) -> Value {
         }
     }
     // A status leaves the rest as it is.
-    if kind.generation && !matches!(handler, Some(Handler::Status)) && has_other_content(&new, old, uncounted(kind)) {
+    let changes = has_other_content(&new, old, uncounted(kind)) || has_other_metadata(&new, old, kind.strategy.counted_metadata());
+    if kind.generation && !matches!(handler, Some(Handler::Status)) && changes {
         let generation = meta::field(old, "generation").and_then(Value::as_i64).unwrap_or_default();
         meta::of(&mut new).insert("generation".into(), (generation + 1).into());
     }
@@ -275,11 +282,18 @@ fn has_other_content(new: &Value, old: &Value, uncounted: &[&str]) -> bool {
     parts(new).count() != parts(old).count() || parts(new).any(|(name, value)| old.get(name).is_none_or(|was| !is_same(value, was)))
 }
 
+/// Whether one of these maps of the metadata is changed; empty is as absent.
+fn has_other_metadata(new: &Value, old: &Value, counted: &[&str]) -> bool {
+    let map = |object, name| meta::field(object, name).and_then(Value::as_object).filter(|map| !map.is_empty());
+    counted.iter().any(|name| map(new, name) != map(old, name))
+}
+
 fn validated(ctx: &Ctx<'_>, new: &Value, old: &Value) -> Result<(), Status> {
     let kind = ctx.kind;
     let typed = meta::typed(new).map_err(|why| form::mistyped(kind, &why))?;
     let mut causes = FieldErrors::default();
-    meta::validate_update(new, old, &typed, &mut causes);
+    let check = if ctx.subresource.is_empty() { kind.strategy.meta_check() } else { MetaCheck::Update };
+    meta::validate_update(kind, (new, old), &typed, check, &mut causes);
     kind.strategy.validate_request(ctx, new, Some(old), &mut causes);
     match kind.subresource(ctx.subresource).map(|sub| &sub.handler) {
         None | Some(Handler::Scale(_)) => {

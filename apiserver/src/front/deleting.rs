@@ -38,6 +38,9 @@ impl Call {
         let output = negotiate::output(&self.parts.headers, &self.query, &served.kind.schema)?;
         let (value, dry_run) = self.delete_options(served, body).await?;
         let options = Options::read(&value)?;
+        if options.policy.is_none() && options.orphan_dependents.is_none() {
+            self.notes.warn(kind.strategy.deletion_warning().map(str::to_owned).into_iter().collect());
+        }
         let ctx = self.ctx(served, Operation::Delete, &self.info.name, &value, dry_run);
         let deleted = Box::pin(delete::delete(&ctx, &options)).await?;
         // 202 is for old clients that asked for a cascade in the old way.

@@ -6,7 +6,7 @@ use api::Status;
 use http::{HeaderMap, HeaderName, header};
 
 use super::query::Query;
-use crate::schema::Schema;
+use crate::{body::Response, schema::Schema, wire};
 
 const ACCEPTED: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 const STREAMED: [&str; 2] = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
@@ -68,6 +68,10 @@ pub(crate) fn output(headers: &HeaderMap, query: &Query, schema: &Schema) -> Res
     let accept = text(headers, &header::ACCEPT);
     let found = offers(&accept).into_iter().find_map(|one| one_output(one, query).filter(takes));
     let mut found = found.ok_or_else(|| Status::not_acceptable(&ACCEPTED))?;
+    if matches!(found.transform, Transform::Table { .. }) && include(query).is_none() {
+        let why = format!("includeObject: Invalid value: {:?}: must be 'Metadata', 'Object', 'None', or empty", query.get("includeObject"));
+        return Err(Status::bad_request(format!("Unable to convert to Table as requested: {why}")));
+    }
     if found.format == Format::Json && pretty(headers, query) {
         found.format = Format::Pretty;
     }
@@ -89,6 +93,19 @@ pub(crate) fn refusal(headers: &HeaderMap, query: &Query) -> Option<Format> {
     let is_plain = |one: &str| !one.split(';').skip(1).any(|param| ["as=", "g=", "v="].iter().any(|name| param.trim().starts_with(name)));
     let found = offers(&accept).into_iter().filter(|one| is_plain(one)).find_map(|one| one_output(one, query))?;
     Some(if found.format == Format::Json && pretty(headers, query) { Format::Pretty } else { found.format })
+}
+
+/// go-restful's own refusal, which comes before ours: of what is accepted nothing is anything or named as it is served.
+pub(crate) fn unroutable(headers: &HeaderMap) -> Option<Response> {
+    let accept = text(headers, &header::ACCEPT);
+    let fits = |one: &str| {
+        let media = one.split(';').next().unwrap_or_default().trim();
+        media == "*/*" || ACCEPTED.contains(&media)
+    };
+    if accept.is_empty() || accept.split(',').any(fits) {
+        return None;
+    }
+    Some(wire::unroutable(&ACCEPTED))
 }
 
 /// What is accepted, the best first (`goautoneg.ParseAccept`).
@@ -162,7 +179,7 @@ fn one_output(offer: &str, query: &Query) -> Option<Output> {
     }
     let transform = match param("as") {
         None => Transform::Plain,
-        Some("Table") if known => Transform::Table { version, include: include(query)? },
+        Some("Table") if known => Transform::Table { version, include: include(query).unwrap_or(Include::Metadata) },
         Some("PartialObjectMetadata" | "PartialObjectMetadataList") if known => Transform::Partial { version },
         Some(_) => return None,
     };

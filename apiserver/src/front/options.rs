@@ -40,11 +40,16 @@ impl ListOptions {
         let (fields, labels) = (fields.map_err(Status::bad_request)?, labels.map_err(Status::bad_request)?);
         let selection = Selection::new(&served.kind, served.stored_kind(), info.place(), labels, fields)?;
         check(query, info.verb == "watch")?;
-        let limit = query.number("limit")?.unwrap_or_default();
+        // What the cache has is given whole (`shouldDelegateList`, in upstream's cacher).
+        let is_any = query.get("resourceVersion") == "0" && query.get("continue").is_empty();
+        let limit = query.number("limit")?.filter(|_| !is_any).unwrap_or_default();
         Ok(Self {
             selection,
             limit: usize::try_from(limit).unwrap_or(usize::MAX),
-            when: when(query, limit > 0)?,
+            when: when(query, limit > 0).map_err(|status| match query.get("resourceVersion") {
+                text if info.verb == "watch" && status.message.starts_with("invalid resource version: ") => bad_version_of_watch(text),
+                _ => status,
+            })?,
             bookmarks: query.flag("allowWatchBookmarks"),
             send_initial: query.optional_flag("sendInitialEvents"),
             timeout_seconds: query.number("timeoutSeconds")?,
@@ -70,6 +75,12 @@ pub(super) fn when(query: &Query, paged: bool) -> Result<When, Status> {
         "" if paged && rev > 0 => Ok(When::Exactly(rev)),
         _ => Ok(When::NotOlderThan(rev)),
     }
+}
+
+/// A watch says it as an error that is no Status.
+fn bad_version_of_watch(text: &str) -> Status {
+    let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+    Status::new(500, "", format!("resourceVersion: Invalid value: {text:?}: {why}"))
 }
 
 fn bad_version(text: &str) -> Status {
@@ -165,7 +176,7 @@ impl WriteOptions {
         for (at, c) in manager.char_indices().filter(|(_, c)| !is_printed(*c)) {
             causes.invalid("fieldManager", manager, &format!("invalid character U+{:04X} (at position {at})", u32::from(c)));
         }
-        let dry_run: Vec<&str> = query.all("dryRun").filter(|value| !value.is_empty()).collect();
+        let dry_run: Vec<&str> = query.all("dryRun").collect();
         if dry_run.iter().any(|value| *value != "All") {
             causes.not_supported("dryRun", json!(dry_run), &["All"]);
         }

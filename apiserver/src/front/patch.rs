@@ -115,7 +115,15 @@ fn first_document(body: &[u8]) -> &[u8] {
 }
 
 fn map(value: Value) -> Result<Value, Status> {
-    if value.is_object() { Ok(value) } else { Err(Status::bad_request("error decoding patch: the patch must be a JSON object")) }
+    match value {
+        Value::Object(_) => Ok(value),
+        Value::Null => Err(Status::bad_request("Invalid JSON Patch")),
+        other => {
+            let word = crate::schema::word(&other);
+            let why = format!("json: cannot unmarshal {word} into Go value of type map[string]interface {{}}");
+            Err(Status::bad_request(format!("error decoding patch: {why}")))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -12,13 +12,13 @@ use api::time::Timestamp;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::StatusCode;
 use http_body::{Frame, SizeHint};
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     negotiate::{Format, Output, Transform},
     render::{self, ListMeta},
     stream::{CHUNK_BYTES, GZIP_BYTES_MIN},
+    yaml,
 };
 use crate::{
     body::{BoxError, Response, boxed, full},
@@ -41,7 +41,18 @@ pub(crate) async fn reply(
 ) -> Response {
     let media_type = if output.format == Format::Yaml { "application/yaml" } else { "application/json" };
     let (served, output, turns) = (served.clone(), output.clone(), lane.turns());
-    let mut pieces = Pieces { served, output, now, objects, turns, next: 0, begun: BytesMut::new(), parsed_bytes: 0, is_done: false };
+    let mut pieces = Pieces {
+        served,
+        output,
+        now,
+        objects,
+        turns,
+        next: 0,
+        begun: BytesMut::new(),
+        parsed_bytes: 0,
+        yaml_end: String::new(),
+        is_done: false,
+    };
     pieces.begin(meta);
     // As much as shows whether it is worth compressing.
     let size = usize::try_from(GZIP_BYTES_MIN).unwrap_or(CHUNK_BYTES) + 1;
@@ -68,6 +79,8 @@ struct Pieces {
     next: usize,
     /// What has been written and not yet sent.
     begun: BytesMut,
+    /// In YAML, what comes behind the list.
+    yaml_end: String,
     /// Since others had their turn.
     parsed_bytes: usize,
     is_done: bool,
@@ -120,15 +133,21 @@ impl Pieces {
             let text = match self.output.format {
                 Format::Json | Format::Protobuf => format!("{head}\n"),
                 Format::Pretty => pretty(&head),
-                Format::Yaml => yaml(&head),
+                Format::Yaml => yaml::write(&head),
             };
             return self.begun.put_slice(text.as_bytes());
         }
         let text = match self.output.format {
             Format::Json | Format::Protobuf => format!("{},\"{list}\":[", cut(&head.to_string(), "}")),
             Format::Pretty => format!("{},\n  \"{list}\": [", cut(&pretty(&head), "\n}")),
-            Format::Yaml if self.objects.is_empty() => format!("{}{list}: []\n", yaml(&head)),
-            Format::Yaml => format!("{}{list}:\n", yaml(&head)),
+            Format::Yaml => {
+                // In order: what comes behind the list is its end.
+                let (before, behind): (Map<_, _>, Map<_, _>) =
+                    head.as_object().into_iter().flatten().map(|(k, v)| (k.clone(), v.clone())).partition(|(name, _)| name.as_str() < list);
+                self.yaml_end = if behind.is_empty() { String::new() } else { yaml::write(&Value::Object(behind)) };
+                let nothing = if self.objects.is_empty() { " []" } else { "" };
+                format!("{}{list}:{nothing}\n", yaml::write(&Value::Object(before)))
+            }
         };
         self.begun.put_slice(text.as_bytes());
     }
@@ -152,10 +171,10 @@ impl Pieces {
         while out.len() < size && self.parsed_bytes < PARSED_BYTES_MAX && (weight == Weight::Heavy || self.weight() == Weight::Light) {
             let Some(object) = self.objects.get(self.next).cloned() else {
                 let end = match (self.output.format, self.next) {
+                    (Format::Yaml, _) => self.yaml_end.as_str(),
                     (Format::Json | Format::Protobuf, _) => "]}\n",
                     (Format::Pretty, 0) => "]\n}",
                     (Format::Pretty, _) => "\n  ]\n}",
-                    (Format::Yaml, _) => "",
                 };
                 out.put_slice(end.as_bytes());
                 self.is_done = true;
@@ -188,7 +207,7 @@ impl Pieces {
                 out.put_slice(b"\n    ");
                 out.put_slice(line.as_bytes());
             }),
-            Format::Yaml => out.put_slice(yaml(&[item]).as_bytes()),
+            Format::Yaml => out.put_slice(yaml::write(&Value::Array(vec![item])).as_bytes()),
         }
     }
 }
@@ -200,10 +219,6 @@ fn with_nothing(mut head: Value) -> Value {
 
 fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
-}
-
-fn yaml<T: Serialize>(value: &T) -> String {
-    serde_yaml::to_string(value).unwrap_or_default()
 }
 
 fn cut<'a>(text: &'a str, end: &str) -> &'a str {

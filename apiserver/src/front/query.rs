@@ -1,6 +1,6 @@
 //! A query string -> its decoded pairs, as Go's `net/url` reads them.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, num::IntErrorKind};
 
 use api::Status;
 
@@ -55,10 +55,11 @@ impl Query {
         match self.get(key) {
             "" => Ok(None),
             // A negative limit or timeout is none, as upstream's readers take it.
-            text => text
-                .parse::<i64>()
-                .map(|n| Some(n.max(0).unsigned_abs()))
-                .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
+            text => text.parse::<i64>().map(|n| Some(n.max(0).unsigned_abs())).map_err(|error| {
+                let too_much = matches!(error.kind(), IntErrorKind::PosOverflow | IntErrorKind::NegOverflow);
+                let why = if too_much { "value out of range" } else { "invalid syntax" };
+                Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: {why}"))
+            }),
         }
     }
 }

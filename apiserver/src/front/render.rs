@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     negotiate::{Format, Include, Output, Transform},
-    protobuf,
+    protobuf, yaml,
 };
 use crate::{
     body::{Response, full},
@@ -30,6 +30,8 @@ pub(crate) struct ListMeta {
     /// Empty for none.
     pub token: String,
     pub remaining: Option<usize>,
+    /// Whether an empty token is told (lists of custom resources: `unstructured.UnstructuredList`).
+    pub tells_no_token: bool,
 }
 
 /// Whether a table carries its column definitions.
@@ -45,7 +47,7 @@ impl ListMeta {
         if self.rev > 0 {
             meta.insert("resourceVersion".into(), self.rev.to_string().into());
         }
-        if !self.token.is_empty() {
+        if !self.token.is_empty() || self.tells_no_token {
             meta.insert("continue".into(), self.token.as_str().into());
         }
         if let Some(remaining) = self.remaining {
@@ -74,7 +76,8 @@ pub(crate) fn transformed(kind: &Kind, transform: &Transform, object: Value, hea
         Transform::Plain => object,
         Transform::Partial { version } => partial(version, &object),
         Transform::Table { version, include } => {
-            let meta = json!({"resourceVersion": object.pointer("/metadata/resourceVersion").cloned().unwrap_or_default()});
+            let rev = object.pointer("/metadata/resourceVersion").filter(|rev| !rev.is_null());
+            let meta = rev.map_or_else(|| json!({}), |rev| json!({"resourceVersion": rev}));
             table(kind, version, *include, meta, object, headers, now)
         }
     }
@@ -107,7 +110,7 @@ pub(crate) fn encoded(schema: &Schema, format: Format, code: StatusCode, value: 
             wire::reply(code, "application/json", full(text))
         }
         Format::Protobuf => protobuf::reply(code, protobuf::value(schema, value)),
-        Format::Yaml => wire::reply(code, "application/yaml", full(serde_yaml::to_string(value).unwrap_or_default())),
+        Format::Yaml => wire::reply(code, "application/yaml", full(yaml::write(value))),
     }
 }
 
@@ -169,12 +172,18 @@ fn column(column: &crate::kind::Column) -> Value {
 
 fn row(kind: &Kind, version: &str, include: Include, object: Value, now: Timestamp) -> Value {
     let cells = kind.strategy.cells(&object, now);
+    let conditions = kind.strategy.row_conditions(&object);
     let shown = match include {
         Include::None => Value::Null,
         Include::Metadata => partial(version, &object),
         Include::Object => object,
     };
-    json!({"cells": cells, "object": shown})
+    let mut row = json!({"cells": cells});
+    if let Some(conditions) = conditions {
+        row["conditions"] = conditions;
+    }
+    row["object"] = shown;
+    row
 }
 
 /// `Warning: 299 - "text"` for each text, once. Source: apiserver `pkg/endpoints/filters/warning.go`.

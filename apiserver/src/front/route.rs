@@ -2,7 +2,7 @@
 //!
 //! Source: apiserver `pkg/endpoints/installer.go`, `pkg/server/handler.go`.
 
-use api::Status;
+use api::{GroupResource, Status};
 use http::Method;
 
 use super::info::RequestInfo;
@@ -10,6 +10,7 @@ use crate::{
     body::Response,
     engine::registry::{Registry, Served},
     kind::{Handler, Kind, Scope, Subresource},
+    schema::Schema,
     wire,
 };
 
@@ -22,6 +23,8 @@ pub(crate) enum NoRoute {
     Unknown,
     /// The path is there for other methods.
     Method,
+    /// The path is below an object of a custom kind, which has no such part.
+    NoPart,
     /// A part of a path that names something is empty.
     NoName,
     NoNamespace,
@@ -30,10 +33,11 @@ pub(crate) enum NoRoute {
 impl NoRoute {
     /// # Errors
     /// All but the plain text that upstream's mux says.
-    pub fn reply(self) -> Result<Response, Status> {
+    pub fn reply(self, info: &RequestInfo) -> Result<Response, Status> {
         Err(match self {
             Self::Nowhere => return Ok(wire::not_found()),
             Self::Unknown => Status::no_such_path(),
+            Self::NoPart => Status::not_found(&GroupResource::new(&info.group, &info.resource), &info.name),
             Self::Method => Status::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource"),
             Self::NoName => Status::bad_request("name must be provided"),
             Self::NoNamespace => Status::bad_request("Namespace parameter required."),
@@ -48,6 +52,8 @@ pub(crate) fn find(registry: &Registry, info: &RequestInfo) -> Result<Served, No
     match registry.find(&info.group, &info.version, &info.resource).filter(|served| served.kind.is_served()) {
         Some(served) => fits(&served.kind, info).map(|()| served.clone()),
         None if registry.serves(&info.group, &info.version) => Err(NoRoute::Unknown),
+        // Below a group of the binary's own, what is not there is said as objects are said not to be.
+        None if registry.has_built_in(&info.group) => Err(NoRoute::Unknown),
         None => Err(NoRoute::Nowhere),
     }
 }
@@ -59,13 +65,14 @@ fn fits(kind: &Kind, info: &RequestInfo) -> Result<(), NoRoute> {
         Scope::Cluster => !form.below_namespace,
         Scope::Namespaced => form.below_namespace || form.depth == 1,
     };
+    let is_custom = matches!(kind.schema, Schema::Custom(_));
     if !placed || info.verb == "proxy" {
-        return Err(NoRoute::Unknown);
+        return Err(if is_custom { NoRoute::Nowhere } else { NoRoute::Unknown });
     }
     match form.depth {
         1 => collection(kind, info),
         2 => item(kind, info),
-        _ => part(kind.subresource(&info.subresource).ok_or(NoRoute::Unknown)?, info),
+        _ => part(kind.subresource(&info.subresource).ok_or(if is_custom { NoRoute::NoPart } else { NoRoute::Unknown })?, info),
     }?;
     let whole = form.depth == 1 && info.method == Method::GET;
     match () {

@@ -447,17 +447,17 @@ impl Watcher {
 
     fn put_bookmark(&mut self, rev: Rev, annotations: Value, out: &mut BytesMut) {
         let kind = &self.served.kind;
-        let mut meta = json!({"resourceVersion": rev.to_string(), "creationTimestamp": null});
+        let mut meta = json!({"resourceVersion": rev.to_string()});
         if annotations.as_object().is_some_and(|map| !map.is_empty()) {
             meta["annotations"] = annotations;
         }
         let object = json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": meta});
         let transformed = match &self.transform {
-            // The row tells the client about the bookmark; the kind's cells would be of nothing.
+            // The row tells the client about the bookmark; the kind's cells are of nothing.
             Transform::Table { version, .. } => json!({
                 "kind": "Table", "apiVersion": format!("meta.k8s.io/{version}"),
                 "metadata": {"resourceVersion": rev.to_string()}, "columnDefinitions": null,
-                "rows": [{"cells": [], "object": {
+                "rows": [{"cells": kind.strategy.cells(&object, Timestamp::now()), "object": {
                     "kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": object["metadata"],
                 }}],
             }),

@@ -243,7 +243,7 @@ impl Call {
         }
         if given.is_empty() {
             return Err(Status::bad_request(format!(
-                "the name of the object ({given} based on URL) was undeterminable: name must be provided"
+                "the name of the object ({wanted} based on URL) was undeterminable: name must be provided"
             )));
         }
         Err(Status::bad_request(format!("the name of the object ({given}) does not match the name on the URL ({wanted})")))

@@ -11,12 +11,14 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::kind::{Kind, Subresource};
 
-const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
+pub const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 const MARK: &str = "#/definitions/";
 
 /// Definitions by name, as text that is parsed only where needed.
 pub struct Definitions<'t> {
     all: BTreeMap<&'t str, &'t RawValue>,
+    /// Of kinds that the binary does not have.
+    custom: BTreeSet<&'t str>,
 }
 
 /// The definitions of the built-in kinds, where there are such among `kinds`.
@@ -34,7 +36,7 @@ impl<'t> Definitions<'t> {
         for (name, definition) in own {
             all.insert(*name, serde_json::from_str(definition)?);
         }
-        Ok(Self { all })
+        Ok(Self { all, custom: own.iter().map(|(name, _)| *name).collect() })
     }
 
     pub fn text(&self, name: &str) -> Option<&'t str> {
@@ -45,24 +47,28 @@ impl<'t> Definitions<'t> {
         self.text(name).and_then(|text| serde_json::from_str(text).ok())
     }
 
+    /// As version 2 has it: it knows no defaults. Custom ones have been made for it.
+    pub fn value_in_v2(&self, name: &str) -> Option<Value> {
+        let mut value = self.value(name)?;
+        if !self.custom.contains(name) {
+            without_defaults(&mut value);
+        }
+        Some(value)
+    }
+
     /// The definition of a subresource's body: its own, or that of the object.
     pub fn of_body(&self, kind: &Kind, sub: &Subresource) -> Option<&'t str> {
         let schema = if sub.body == kind.gvk() { &kind.schema } else { &sub.schema };
         self.all.get_key_value(schema.name()).map(|(name, _)| *name)
     }
 
-    /// All that `kinds` need, with what their definitions refer to.
-    pub fn needed(&self, kinds: &[Arc<Kind>]) -> BTreeSet<&str> {
-        let own = ["DeleteOptions", "Status", "Patch", "ListMeta"].map(|name| format!("{META}{name}"));
-        let mut open: Vec<&str> = own.iter().filter_map(|name| self.all.get_key_value(name.as_str()).map(|(name, _)| *name)).collect();
-        for kind in kinds {
-            open.extend(self.all.get_key_value(kind.schema.name()).map(|(name, _)| *name));
-            open.extend(kind.subresources.iter().filter_map(|sub| self.of_body(kind, sub)));
-        }
+    /// `roots`, with what their definitions refer to.
+    pub fn needed<'r>(&self, roots: impl IntoIterator<Item = &'r str>) -> BTreeSet<&'t str> {
+        let known = |name: &str| self.all.get_key_value(name).map(|(name, _)| *name);
+        let mut open: Vec<&str> = roots.into_iter().filter_map(known).collect();
         let mut found = BTreeSet::new();
         while let Some(name) = open.pop() {
             if found.insert(name) {
-                let known = |name: &str| self.all.get_key_value(name).map(|(name, _)| *name);
                 open.extend(self.text(name).into_iter().flat_map(references).filter_map(known));
             }
         }
@@ -70,17 +76,27 @@ impl<'t> Definitions<'t> {
     }
 }
 
-/// The definition of a kind's list, which the published types do not describe.
-pub fn list(kind: &Kind) -> (String, Value) {
+/// Definitions of the lists of custom kinds: their own definitions tell nothing of them.
+pub fn custom_lists(all: &Definitions<'_>, kinds: &[Arc<Kind>]) -> Vec<(String, Value)> {
+    let has_none = |kind: &&Arc<Kind>| {
+        kind.serves("list") && all.text(kind.schema.name()).is_some() && all.text(&format!("{}List", kind.schema.name())).is_none()
+    };
+    kinds.iter().filter(has_none).map(|kind| list(kind)).collect()
+}
+
+fn list(kind: &Kind) -> (String, Value) {
     let name = format!("{}List", kind.schema.name());
     let own = kind.kind.as_ref();
     let value = json!({
-        "description": format!("{own}List is a list of {own} objects."),
+        "description": format!("{own}List is a list of {own}"),
         "type": "object",
         "required": ["items"],
         "properties": {
             "apiVersion": {"type": "string", "description": "The version of this representation of the list."},
-            "items": {"type": "array", "items": {"$ref": format!("{MARK}{}", kind.schema.name())}, "description": format!("The {} objects.", own)},
+            "items": {
+                "type": "array", "items": {"$ref": format!("{MARK}{}", kind.schema.name())},
+                "description": format!("List of {}.", kind.plural),
+            },
             "kind": {"type": "string", "description": "The kind of the list."},
             "metadata": {"$ref": format!("{MARK}{META}ListMeta"), "description": "Standard list metadata."},
         },
@@ -89,10 +105,18 @@ pub fn list(kind: &Kind) -> (String, Value) {
     (name, value)
 }
 
-/// Lists of the kinds that can be listed and have a definition.
-pub fn lists(all: &Definitions<'_>, kinds: &[Arc<Kind>]) -> Vec<(String, Value)> {
-    let listable = |kind: &&Arc<Kind>| kind.serves("list") && all.text(kind.schema.name()).is_some();
-    kinds.iter().filter(listable).map(|kind| list(kind)).collect()
+/// Of a schema and those within it; a property may have that name itself.
+fn without_defaults(schema: &mut Value) {
+    let Some(map) = schema.as_object_mut() else { return };
+    map.shift_remove("default");
+    if let Some(Value::Object(properties)) = map.get_mut("properties") {
+        properties.values_mut().for_each(without_defaults);
+    }
+    for within in ["items", "additionalProperties"] {
+        if let Some(schema) = map.get_mut(within) {
+            without_defaults(schema);
+        }
+    }
 }
 
 fn references(text: &str) -> impl Iterator<Item = &str> {

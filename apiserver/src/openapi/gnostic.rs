@@ -7,13 +7,15 @@ use std::{io, sync::Arc};
 use serde_json::{Map, Value};
 
 use super::{
-    definitions::{Definitions, lists},
+    definitions::{Definitions, custom_lists},
     merge::Merged,
-    v2,
+    operations, v2,
 };
 use crate::kind::Kind;
 
 pub fn encode(all: &Definitions<'_>, kinds: &[Arc<Kind>], others: &Merged) -> io::Result<Vec<u8>> {
+    let operations = v2::operations(all, kinds);
+    let needed = all.needed(operations::named(&operations).into_iter().chain([v2::list_meta().as_str()]));
     let mut document = Message::default();
     document.text(1, "2.0");
     document.nested(2, |m| {
@@ -22,18 +24,23 @@ pub fn encode(all: &Definitions<'_>, kinds: &[Arc<Kind>], others: &Merged) -> io
         m.text(2, str_of(&info, "version"));
     });
     document.nested(8, |m| {
-        let own = v2::paths(all, kinds);
-        for (path, item) in own.iter().chain(&others.paths) {
+        for (path, item) in operations::paths(operations) {
+            let item = v2::path_item(&item, &mut |parameter| parameter);
+            m.named(2, &path, |m| path_item(m, &item));
+        }
+        for (path, item) in &others.paths {
             m.named(2, path, |m| path_item(m, item));
         }
     });
     document.nested(9, |m| {
-        for name in all.needed(kinds) {
-            let value = all.value(name).unwrap_or_default();
+        for name in needed {
+            let value = all.value_in_v2(name).unwrap_or_default();
             m.named(1, name, |m| schema(m, &value));
         }
-        let lists = lists(all, kinds);
-        for (name, value) in lists.iter().map(|(name, value)| (name, value)).chain(&others.definitions) {
+        for (name, value) in custom_lists(all, kinds) {
+            m.named(1, &name, |m| schema(m, &value));
+        }
+        for (name, value) in &others.definitions {
             m.named(1, name, |m| schema(m, value));
         }
     });
@@ -114,6 +121,7 @@ fn schema(m: &mut Message, value: &Value) {
     m.text(2, str_of(value, "format"));
     m.text(4, str_of(value, "description"));
     m.texts(19, &value["required"]);
+    value["enum"].as_array().into_iter().flatten().for_each(|one| m.any(20, one));
     match &value["additionalProperties"] {
         Value::Null => {}
         Value::Bool(allowed) => m.nested(21, |m| m.flag(2, &Value::Bool(*allowed))),
@@ -132,7 +140,7 @@ fn schema(m: &mut Message, value: &Value) {
 }
 
 fn path_item(m: &mut Message, item: &Value) {
-    for (field, method) in [(2, "get"), (3, "put"), (4, "post"), (5, "delete"), (8, "patch")] {
+    for (field, method) in [(2, "get"), (3, "put"), (4, "post"), (5, "delete"), (6, "options"), (7, "head"), (8, "patch")] {
         if item[method].is_object() {
             m.nested(field, |m| operation(m, &item[method]));
         }

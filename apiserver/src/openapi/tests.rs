@@ -68,9 +68,17 @@ fn definitions() -> &'static Tables {
         "io.k8s.apimachinery.pkg.util.intstr.IntOrString": {"type": "string", "format": "int-or-string"},
         "io.k8s.api.x.v1.Unused": {"type": "object"},
     });
-    for name in ["DeleteOptions", "Status", "Patch", "ListMeta"] {
+    for name in ["DeleteOptions", "Status", "Patch", "ListMeta", "WatchEvent", "APIResourceList"] {
         all[format!("{meta}{name}")] = json!({"type": "object"});
     }
+    let kinds = ["", "apps", "x.k8s.io"].map(|group| json!({"group": group, "version": "v1", "kind": "DeleteOptions"}));
+    all[format!("{meta}DeleteOptions")]["x-kubernetes-group-version-kind"] = json!(kinds);
+    let list = json!({"$ref": format!("#/definitions/{meta}ListMeta"), "default": {}});
+    all["io.k8s.api.x.v1.ThingList"] = json!({"type": "object", "properties": {"metadata": list, "default": {"type": "string", "default": ""}},
+        "x-kubernetes-group-version-kind": [{"group": "x.k8s.io", "version": "v1", "kind": "ThingList"}]});
+    let parameter = |name: &str| json!({"name": name, "type": "string", "description": "A parameter."});
+    all["#patch"] = ["dryRun", "fieldManager", "fieldValidation", "force"].map(parameter).into_iter().collect();
+    all["#list"] = ["continue", "limit"].map(parameter).into_iter().collect();
     let mut out = GzEncoder::new(Vec::new(), Compression::fast());
     out.write_all(all.to_string().as_bytes()).unwrap();
     Box::leak(Box::new(Tables::new("", "", Vec::leak(out.finish().unwrap()))))
@@ -84,7 +92,7 @@ fn built(wanted: &Document) -> Vec<u8> {
 
 #[test]
 fn v3_has_operations_that_name_the_kind_and_schemas_that_close() {
-    let document: Value = serde_json::from_slice(&built(&Document::V3 { group: "x.k8s.io".into(), version: "v1".into() })).unwrap();
+    let document: Value = serde_json::from_slice(&built(&Document::V3 { place: "apis/x.k8s.io/v1".into() })).unwrap();
     let patch = &document["paths"]["/apis/x.k8s.io/v1/namespaces/{namespace}/things/{name}"]["patch"];
     assert_eq!(patch["x-kubernetes-group-version-kind"], json!({"group": "x.k8s.io", "version": "v1", "kind": "Thing"}));
     assert_eq!(patch["operationId"], "patchXV1NamespacedThing");
@@ -95,6 +103,14 @@ fn v3_has_operations_that_name_the_kind_and_schemas_that_close() {
     let spec = &schemas["io.k8s.api.x.v1.Thing"]["properties"]["spec"];
     assert_eq!(*spec, json!({"description": "Its spec.", "allOf": [{"$ref": "#/components/schemas/io.k8s.api.x.v1.Spec"}]}));
     assert_eq!(schemas["io.k8s.apimachinery.pkg.util.intstr.IntOrString"]["oneOf"][0]["type"], "integer");
+    assert_eq!(schemas["io.k8s.api.x.v1.ThingList"]["properties"]["metadata"]["default"], json!({}));
+    let deletes = &schemas["io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"]["x-kubernetes-group-version-kind"];
+    assert_eq!(deletes.as_array().unwrap().len(), 2, "{deletes}");
+    let watch = &document["paths"]["/apis/x.k8s.io/v1/watch/things"];
+    assert_eq!((&watch["get"]["x-kubernetes-action"], watch["get"].get("parameters")), (&json!("watchlist"), None));
+    let shared: Vec<&str> = watch["parameters"].as_array().unwrap().iter().filter_map(|p| p["name"].as_str()).collect();
+    assert_eq!(shared, ["continue", "limit", "pretty"]);
+    assert!(document["paths"]["/apis/x.k8s.io/v1/"]["get"].is_object());
     let text = document.to_string();
     for reference in text.split("#/components/schemas/").skip(1).filter_map(|rest| rest.split('"').next()) {
         assert!(schemas.contains_key(reference), "{reference}");
@@ -106,8 +122,10 @@ fn v2_has_the_definitions_as_they_are() {
     let document: Value = serde_json::from_slice(&built(&Document::V2)).unwrap();
     assert_eq!(document["definitions"]["io.k8s.api.x.v1.Spec"]["properties"]["names"]["x-kubernetes-list-type"], "set");
     assert_eq!(document["definitions"]["io.k8s.api.x.v1.ThingList"]["x-kubernetes-group-version-kind"][0]["kind"], "ThingList");
+    let list = &document["definitions"]["io.k8s.api.x.v1.ThingList"]["properties"];
+    assert_eq!((list["metadata"].get("default"), &list["default"]), (None, &json!({"type": "string"})));
     let paths = document["paths"].as_object().unwrap();
-    assert!(paths.contains_key("/apis/x.k8s.io/v1/things"));
+    assert!(paths.contains_key("/apis/x.k8s.io/v1/things") && paths.contains_key("/version/"));
     assert_eq!(paths["/apis/x.k8s.io/v1/namespaces/{namespace}/things"]["delete"]["x-kubernetes-action"], "deletecollection");
 }
 

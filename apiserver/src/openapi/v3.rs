@@ -1,27 +1,35 @@
-//! Definitions and operations -> the OpenAPI v3 document of one group version.
+//! Definitions and operations -> the OpenAPI v3 document of one group version, or of one path beside them.
 
-use std::{
-    io::{self, Write},
-    sync::Arc,
-};
+use std::io::{self, Write};
 
 use serde_json::{Map, Value, json};
 
 use super::{
-    definitions::{Definitions, lists},
-    operations::{MEDIA, Operation, PATCHES, Parameter, operations},
-    v2::{info, shared},
+    definitions::{Definitions, META},
+    operations::{self, Operation, PathItem},
+    parameters::Parameter,
+    v2::{about, info},
 };
-use crate::kind::Kind;
 
-pub fn write(out: &mut impl Write, all: &Definitions<'_>, kinds: &[Arc<Kind>], group: &str, version: &str) -> io::Result<()> {
-    let kinds: Vec<Arc<Kind>> = kinds.iter().filter(|k| k.group == group && k.version == version).cloned().collect();
+/// `lists` are definitions that `all` does not have. `group` and `version` are empty for what has none.
+pub fn write(
+    out: &mut impl Write,
+    all: &Definitions<'_>,
+    operations: Vec<Operation>,
+    lists: Vec<(String, Value)>,
+    (group, version): (&str, &str),
+) -> io::Result<()> {
+    let list_meta = super::v2::list_meta();
+    let more = (!lists.is_empty()).then_some(list_meta.as_str());
+    let needed = all.needed(operations::named(&operations).into_iter().chain(more));
+    let paths: Map<String, Value> = operations::paths(operations).iter().map(|(path, item)| (path.clone(), path_item(item))).collect();
     write!(out, r#"{{"openapi":"3.0.0","info":{},"paths":"#, info())?;
-    serde_json::to_writer(&mut *out, &paths(all, &kinds))?;
+    serde_json::to_writer(&mut *out, &paths)?;
     write!(out, r#","components":{{"securitySchemes":{},"schemas":{{"#, schemes())?;
-    let needed = all.needed(&kinds).into_iter().filter_map(|name| all.value(name).map(|value| (name.to_owned(), value)));
+    let needed = needed.into_iter().filter_map(|name| all.value(name).map(|value| (name.to_owned(), value)));
     let mut separator = "";
-    for (name, value) in needed.chain(lists(all, &kinds)) {
+    for (name, mut value) in needed.chain(lists) {
+        keep_kinds_of(&name, &mut value, group, version);
         write!(out, "{separator}{}:{}", json!(name), schema(&name, value))?;
         separator = ",";
     }
@@ -32,54 +40,56 @@ fn schemes() -> Value {
     json!({"BearerToken": {"type": "apiKey", "name": "authorization", "in": "header", "description": "Bearer Token authentication"}})
 }
 
-fn paths(all: &Definitions<'_>, kinds: &[Arc<Kind>]) -> Map<String, Value> {
-    let mut paths = Map::new();
-    for operation in kinds.iter().flat_map(|kind| operations(kind, all)) {
-        let item = paths.entry(operation.path.clone()).or_insert_with(|| json!({"parameters": shared(&operation.path, parameter)}));
-        item[operation.method] = method(&operation);
+fn path_item(item: &PathItem) -> Value {
+    let mut out = Map::new();
+    if !item.shared.is_empty() {
+        out.insert("parameters".into(), item.shared.iter().map(Parameter::v3).collect::<Vec<_>>().into());
     }
-    paths
-}
-
-fn parameter(parameter: &Parameter, place: &str) -> Value {
-    let mut out = json!({
-        "name": parameter.name, "in": place, "description": parameter.description, "schema": {"type": parameter.typ, "uniqueItems": true},
-    });
-    if place == "path" {
-        out["required"] = true.into();
+    for operation in &item.operations {
+        out.insert(operation.method.into(), method(operation));
     }
-    out
+    out.into()
 }
 
 fn method(operation: &Operation) -> Value {
-    let reply = match &operation.reply {
-        Some(name) => json!({"description": "OK", "content": content(name, &MEDIA)}),
-        None => json!({"description": "OK", "content": {"*/*": {"schema": {"type": "string"}}}}),
+    let content = |code: &str| {
+        let schema = match &operation.reply {
+            Some(name) => json!({"$ref": format!("#/components/schemas/{name}")}),
+            None => json!({"type": "string"}),
+        };
+        json!({"description": operations::reason(code), "content": content(operation.produces, &schema)})
     };
-    let mut responses: Map<String, Value> = operation.codes.iter().map(|code| ((*code).to_owned(), reply.clone())).collect();
+    let mut responses: Map<String, Value> = operation.codes.iter().map(|code| ((*code).to_owned(), content(code))).collect();
     responses.insert("401".into(), json!({"description": "Unauthorized"}));
     let mut out = json!({
-        "operationId": operation.id, "description": operation.description, "tags": [operation.tag],
-        "parameters": operation.parameters.iter().map(|p| parameter(p, "query")).collect::<Vec<_>>(), "responses": responses,
-        "x-kubernetes-action": operation.action,
-        "x-kubernetes-group-version-kind": {"group": operation.gvk.group, "version": operation.gvk.version, "kind": operation.gvk.kind},
+        "operationId": operation.id, "description": operation.description, "tags": [operation.tag], "responses": responses,
     });
+    about(operation, &mut out);
+    if !operation.parameters.is_empty() {
+        out["parameters"] = operation.parameters.iter().map(Parameter::v3).collect::<Vec<_>>().into();
+    }
     if let Some(body) = &operation.body {
-        let media: &[&str] = if operation.action == "patch" { &PATCHES } else { &["*/*"] };
-        out["requestBody"] = json!({"content": content(body, media)});
-        if !matches!(operation.action, "delete" | "deletecollection") {
+        out["requestBody"] =
+            json!({"content": self::content(operation.consumes, &json!({"$ref": format!("#/components/schemas/{body}")}))});
+        if operation.method != "delete" {
             out["requestBody"]["required"] = true.into();
         }
     }
     out
 }
 
-fn content(name: &str, media: &[&str]) -> Value {
-    media
-        .iter()
-        .map(|m| ((*m).to_owned(), json!({"schema": {"$ref": format!("#/components/schemas/{name}")}})))
-        .collect::<Map<_, _>>()
-        .into()
+fn content(media: &[&str], schema: &Value) -> Value {
+    media.iter().map(|media| ((*media).to_owned(), json!({"schema": schema}))).collect::<Map<_, _>>().into()
+}
+
+/// Some definitions are of a kind in every group: of these, the document's own is told, and that of none.
+fn keep_kinds_of(name: &str, definition: &mut Value, group: &str, version: &str) {
+    if !name.starts_with(META) {
+        return;
+    }
+    if let Some(Value::Array(kinds)) = definition.get_mut("x-kubernetes-group-version-kind") {
+        kinds.retain(|kind| kind["group"] == "" || kind["group"] == group && kind["version"] == version);
+    }
 }
 
 /// A v2 definition in v3's form.

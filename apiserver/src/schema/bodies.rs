@@ -37,9 +37,11 @@ impl Schema {
     pub fn strategic_merge(&self, original: &mut Value, patch: Value) -> Result<(), Status> {
         match self {
             Self::BuiltIn { .. } => smp::apply(&self.structure().ok_or_else(|| self.missing())?, original, patch),
-            Self::Open | Self::Custom(_) => {
-                Err(Status::unsupported_media_type(&["application/json-patch+json", "application/merge-patch+json"]))
-            }
+            Self::Open | Self::Custom(_) => Err(Status::unsupported_media_type(&[
+                "application/json-patch+json",
+                "application/merge-patch+json",
+                "application/apply-patch+yaml",
+            ])),
         }
     }
 

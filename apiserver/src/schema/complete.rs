@@ -38,6 +38,14 @@ impl Zeros {
     }
 }
 
+fn is_many(typ: Type) -> bool {
+    matches!(typ, Type::List(_) | Type::Map(_))
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty)
+}
+
 /// Completes an object of definition `at`.
 pub(super) struct Completer<'t> {
     pub table: &'t Table,
@@ -54,8 +62,13 @@ impl Completer<'_> {
             }
         }
         for (name, zero) in self.zeros.of(self.table, self.wire, at) {
-            if !map.contains_key(name.as_ref()) {
-                map.insert(name.to_string(), zero.clone());
+            match map.get_mut(name.as_ref()) {
+                None => drop(map.insert(name.to_string(), zero.clone())),
+                // What is kept as protobuf comes back without: Go knows no empty lists there.
+                Some(value) if zero.is_null() && is_empty(value) && definition.field(name).is_some_and(|field| is_many(field.typ)) => {
+                    *value = Value::Null;
+                }
+                Some(_) => {}
             }
         }
     }

@@ -20,6 +20,10 @@ const CONTROLLERS: &str = "controllers";
 /// So is how soon the garbage collector lets go of what is orphaned: these see it before or after.
 const COLLECTED: [&str; 2] = ["delete-ReplicationController/again", "delete-ReplicationController/held-get"];
 
+/// What the requests or the configuration name otherwise than when the answers were recorded: classes of volumes (two, so that nothing binds), the issuer.
+const RENAMED: [(&str, &str); 3] =
+    [("none-c", "none"), ("none-v", "none"), ("https://kubernetes.default.svc.cluster.local", "https://kubernetes.default.svc")];
+
 #[test]
 fn answers_differ_from_a_stock_servers_only_where_the_ledger_says() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -54,6 +58,9 @@ fn compared(server: &Server) -> Vec<Verdict> {
     run.arg(shared.join("run.py")).arg(format!("https://127.0.0.1:{}", server.port()));
     run.args([certificate, key, shared.join("corpus.jsonl"), mine.clone()]).args(["--without", CONTROLLERS]);
     finished(run, |code| code == Some(0));
+    let answers = fs::read_to_string(&mine).expect("the player wrote the answers");
+    let answers = RENAMED.iter().fold(answers, |text, (ours, stocks)| text.replace(ours, stocks));
+    fs::write(&mine, answers).expect("a folder of our own");
     let mut compare = Command::new("python3");
     compare.arg(shared.join("cmp.py")).args([shared.join("stock.jsonl"), mine]).arg("--out").arg(&verdicts);
     // 1: something differs.

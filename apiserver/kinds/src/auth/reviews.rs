@@ -116,7 +116,7 @@ impl Strategy for AccessReview {
         let spec = object.at("spec");
         let (resource, path) = (spec.at("resourceAttributes"), spec.at("nonResourceAttributes"));
         if let (Some(_), Some(path)) = (resource, path) {
-            causes.invalid("spec.nonResourceAttributes", path.clone(), "cannot be specified in combination with resourceAttributes");
+            causes.invalid("spec.nonResourceAttributes", internal_path(path), "cannot be specified in combination with resourceAttributes");
         }
         if resource.is_none() && path.is_none() {
             let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
@@ -125,6 +125,7 @@ impl Strategy for AccessReview {
         if !matches!(self, Self::Own) && spec.text("user").is_empty() && spec.list("groups").is_empty() {
             causes.invalid("spec.user", "", "at least one of user or group must be specified");
         }
+        metadata_causes(object, matches!(self, Self::Local), causes);
         for selector in ["fieldSelector", "labelSelector"] {
             selector_causes(resource.at(selector), &format!("spec.resourceAttributes.{selector}"), causes);
         }
@@ -158,6 +159,23 @@ impl Strategy for AccessReview {
     }
 }
 
+/// What is asked has no name or labels; of a namespace's own review its namespace is known.
+fn metadata_causes(object: &Value, is_local: bool, causes: &mut FieldErrors) {
+    let mut metadata = object.object("metadata").cloned().unwrap_or_default();
+    let known = ["creationTimestamp", "managedFields"].into_iter().chain(is_local.then_some("namespace"));
+    known.for_each(|name| drop(metadata.shift_remove(name)));
+    metadata.retain(|_, value| !value.is_null());
+    if !metadata.is_empty() {
+        let why = if is_local { "must be empty except for namespace" } else { "must be empty" };
+        causes.invalid("metadata", Value::Object(metadata), why);
+    }
+}
+
+/// As upstream's internal type is written.
+fn internal_path(attributes: &Value) -> Value {
+    json!({"Path": attributes.text("path"), "Verb": attributes.text("verb")})
+}
+
 struct SelfSubjectRulesReview;
 
 #[async_trait]
@@ -179,6 +197,9 @@ impl Strategy for SelfSubjectRulesReview {
             incomplete |= rules.incomplete;
             errors.extend(Some(rules.error).filter(|e| !e.is_empty()));
         }
+        // Upstream answers with an object of its own.
+        object["metadata"] = json!({});
+        object["spec"] = json!({});
         object["status"] = json!({"resourceRules": Value::Null, "nonResourceRules": Value::Null, "incomplete": incomplete});
         // Moved: `json!` copies.
         object["status"]["resourceRules"] = Value::Array(resource);
@@ -304,7 +325,7 @@ fn local_causes(object: &Value, resource: Option<&Value>, path: Option<&Value>, 
         causes.invalid("spec.resourceAttributes.namespace", asked, "must match metadata.namespace");
     }
     if let Some(path) = path {
-        causes.invalid("spec.nonResourceAttributes", path.clone(), "disallowed on this kind of request");
+        causes.invalid("spec.nonResourceAttributes", internal_path(path), "disallowed on this kind of request");
     }
 }
 

@@ -60,7 +60,7 @@ pub fn request_bytes(object: &Value) -> Vec<u8> {
 pub fn created(object: &Value, causes: &mut FieldErrors) {
     let (spec, path) = (object.at("spec"), Path::new("spec"));
     if let Err(why) = request::look(&request_bytes(object)) {
-        causes.invalid(path.field("request"), spec.text("request"), &why);
+        causes.invalid(path.field("request"), spec.at("request").cloned().unwrap_or_default(), &why);
     }
     usages(spec.list("usages"), path.field("usages"), causes);
     signer(spec.text("signerName"), path.field("signerName"), causes);

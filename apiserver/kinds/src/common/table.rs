@@ -21,6 +21,8 @@ pub const NAME_COLUMN: Column = Column {
     priority: 0,
 };
 pub const AGE_COLUMN: Column = column("Age", "string", AGE);
+/// With the name, of what has no printer of its own (`rest.NewDefaultTableConvertor`).
+pub const CREATED_COLUMN: Column = column("Created At", "date", AGE);
 /// With [`IMAGES_COLUMN`], for what has a pod template; filled by [`containers_cells`].
 pub const CONTAINERS_COLUMN: Column = wide("Containers", "string", "Names of each container in the template.");
 pub const IMAGES_COLUMN: Column = wide("Images", "string", "Images referenced by each container in the template.");

@@ -20,7 +20,12 @@ pub fn to_core(event: Value) -> Value {
 
 /// Leaves what is in the other shape already.
 pub fn to_events(event: Value) -> Value {
-    renamed(event, |name| NAMES.iter().find(|(core, _)| *core == name).map(|(_, events)| *events))
+    let mut event = renamed(event, |name| NAMES.iter().find(|(core, _)| *core == name).map(|(_, events)| *events));
+    // Always there in `v1`, and left out where they are empty here.
+    if let Some(fields) = event.as_object_mut() {
+        fields.retain(|name, value| !(matches!(name.as_str(), "reportingController" | "reportingInstance") && *value == ""));
+    }
+    event
 }
 
 fn renamed(event: Value, other: impl Fn(&str) -> Option<&'static str>) -> Value {

@@ -62,6 +62,12 @@ pub fn to_v1(mut object: Value) -> Value {
     object
 }
 
+/// Whether an autoscaler of v1 has metrics that v1 has no field for.
+pub fn has_metrics(object: &Value) -> bool {
+    let told = object.at("metadata").at("annotations").text(METRICS);
+    serde_json::from_str::<Vec<Value>>(told).is_ok_and(|metrics| !metrics.is_empty())
+}
+
 /// Leaves what is in v2 already.
 pub fn to_v2(mut object: Value) -> Value {
     if object.text("apiVersion") == "autoscaling/v2" {

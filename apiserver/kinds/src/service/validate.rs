@@ -370,7 +370,11 @@ fn internal_traffic(service: &Value, causes: &mut FieldErrors) {
     }
     let known = ["PreferClose", "PreferSameZone", "PreferSameNode"];
     match spec.at("trafficDistribution").and_then(Value::as_str) {
-        Some(other) if !known.contains(&other) => causes.not_supported(SPEC.field("trafficDistribution"), other, &known),
+        // In upstream's order.
+        Some(other) if !known.contains(&other) => {
+            let why = "supported values: \"PreferClose\", \"PreferSameZone\", \"PreferSameNode\"";
+            causes.not_supported_as(SPEC.field("trafficDistribution"), other, why);
+        }
         _ => {}
     }
 }

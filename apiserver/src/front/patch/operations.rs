@@ -25,7 +25,14 @@ pub(super) fn read(value: Value) -> Result<Patch, Status> {
         let why = format!("The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {count}");
         return Err(Status::too_large(format!("Request entity too large: {why}")));
     }
-    serde_json::from_value(value).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))
+    let is_list = value.is_array();
+    if !is_list {
+        let word = crate::schema::word(&value);
+        let why = format!("json: cannot unmarshal {word} into Go value of type []handlers.jsonPatchOp");
+        return Err(Status::bad_request(format!("error decoding patch: {why}")));
+    }
+    // What is no operation is found when it is applied.
+    serde_json::from_value(value).map_err(|error| unfit(&error.to_string()))
 }
 
 /// The steps that one request has taken, with all its tries.
@@ -51,11 +58,35 @@ impl Work {
     fn all(&mut self, patch: &Patch, object: &mut Value) -> Result<(), Status> {
         for operation in &patch.0 {
             self.charge(operation, object)?;
+            match operation {
+                // As upstream's library (evanphx/json-patch) takes them: a key of an object may be replaced that is not there, and is null then.
+                PatchOperation::Replace(replace) if put_new(object, &replace.path, &replace.value) => continue,
+                PatchOperation::Test(test) if test.value.is_null() && is_missing_key(object, &test.path) => continue,
+                _ => {}
+            }
             // What is changed half is thrown away.
             json_patch::patch_unsafe(object, std::slice::from_ref(operation)).map_err(|error| unfit(&error.to_string()))?;
         }
         Ok(())
     }
+}
+
+/// Whether the path is of a key that an object does not have.
+fn is_missing_key(object: &Value, path: &Pointer) -> bool {
+    let Some((parent, last)) = path.split_back() else { return false };
+    let parent = object.pointer(parent.as_str()).and_then(Value::as_object);
+    parent.is_some_and(|parent| !parent.contains_key(last.decoded().as_ref()))
+}
+
+/// Puts the value where an object has no such key. False: that is not so.
+fn put_new(object: &mut Value, path: &Pointer, value: &Value) -> bool {
+    if !is_missing_key(object, path) {
+        return false;
+    }
+    let Some((parent, last)) = path.split_back() else { return false };
+    let Some(Value::Object(parent)) = object.pointer_mut(parent.as_str()) else { return false };
+    parent.insert(last.decoded().into_owned(), value.clone());
+    true
 }
 
 fn unfit(why: &str) -> Status {
@@ -155,6 +186,24 @@ mod tests {
         assert_eq!(run(&mut json!({"a": ["x"]}), doubling), Err(422));
         let many = vec![json!({"op": "remove", "path": "/a"}); OPERATIONS_MAX + 1];
         assert_eq!(run(&mut object, many), Err(413));
+    }
+
+    #[test]
+    fn missing_keys_may_be_replaced_and_are_null() {
+        let mut object = json!({"a": {}, "l": [1]});
+        let replaced = json!([{"op": "replace", "path": "/a/b~1c", "value": 1}, {"op": "test", "path": "/a/x", "value": null}]);
+        assert_eq!(run(&mut object, replaced.as_array().unwrap().clone()), Ok(()));
+        assert_eq!(object["a"], json!({"b/c": 1}));
+        for refused in [
+            json!({"op": "replace", "path": "/l/7", "value": 1}),
+            json!({"op": "replace", "path": "/x/y", "value": 1}),
+            json!({"op": "test", "path": "/a/x", "value": 1}),
+            json!({"op": "dance", "path": "/a"}),
+            json!({"path": "/a"}),
+        ] {
+            assert_eq!(run(&mut object, vec![refused.clone()]), Err(422), "{refused}");
+        }
+        assert_eq!(read(json!({})).map_err(|status| status.code).err(), Some(400));
     }
 
     #[test]

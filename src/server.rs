@@ -282,6 +282,7 @@ impl Control {
 
     /// Aggregated API servers are told whom this one believes.
     fn keep_trust(&self, believed: Arc<RequestHeader>) -> impl Future<Output = ()> + Send + use<> {
+        let trust = authentication_trust::Trust { client_ca: self.certs.ca().to_owned(), request_header: believed };
         authentication_trust::keep(self.engine.clone(), auth::system_user(), trust)
     }
 

@@ -84,8 +84,8 @@ pub(crate) async fn authorize_also(engine: &Engine, info: &RequestInfo, user: &U
     }
 }
 
-/// May this be done, where a write asks for more than its request said? For validation, which waits for nobody: authorizers that ask somebody
-/// outside have no opinion here.
+/// May this be done, where a write asks for more than its request said? For validation, which cannot wait: a webhook among the
+/// authorizers keeps a thread meanwhile.
 ///
 /// # Errors
 /// 403 in upstream's words.

@@ -116,7 +116,7 @@ mod tests {
     fn a_mebibyte_is_the_limit() {
         assert!(texts(&json!({"data": {"a": "x".repeat(SIZE_MAX)}}), None).is_empty());
         let over = texts(&json!({"data": {"a": "x".repeat(SIZE_MAX), "b": "y"}}), None);
-        assert_eq!(over, [": Too long: may not be more than 1048576 bytes"]);
+        assert_eq!(over, ["[]: Too long: may not be more than 1048576 bytes"]);
     }
 
     #[test]

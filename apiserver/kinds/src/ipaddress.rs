@@ -145,7 +145,10 @@ mod tests {
         let cell = |parent: Value| {
             IpAddresses.cells(&json!({"metadata": {"name": "10.0.0.1"}, "spec": {"parentRef": parent}}), Timestamp::UNIX_EPOCH)
         };
-        assert_eq!(cell(json!({"resource": "services", "namespace": "a", "name": "b"})), [json!("10.0.0.1"), json!("services/a/b")]);
+        assert_eq!(
+            cell(json!({"resource": "services", "namespace": "a", "name": "b"})),
+            [json!("10.0.0.1"), json!("services/a/b"), json!("<unknown>")]
+        );
         assert_eq!(cell(json!({"group": "Example.com", "resource": "gateways", "name": "b"}))[1], "gateways.example.com/b");
         assert_eq!(cell(Value::Null)[1], "<none>");
     }

@@ -126,7 +126,8 @@ mod tests {
     fn selectors_must_be_there_match_and_stay() {
         let mut none = object();
         none["spec"]["selector"] = Value::Null;
-        assert_eq!(texts(|c| ReplicaSetStrategy.validate(&none, c)), ["spec.selector: Required value"]);
+        let unmatched = "spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: `selector` does not match template `labels`";
+        assert_eq!(texts(|c| ReplicaSetStrategy.validate(&none, c)), ["spec.selector: Required value", unmatched]);
         let mut other = object();
         other["spec"]["selector"] = json!({"matchLabels": {"app": "x"}});
         let wanted = r#"spec.template.metadata.labels: Invalid value: {"app":"web"}: `selector` does not match template `labels`"#;

@@ -75,7 +75,8 @@ impl Call {
 
     /// JSON of objects as they are, and of their metadata, is made of the cached bytes; all else of parsed objects, one at a time.
     pub(super) async fn listed(&self, served: &Served, output: &Output, mut listed: Listed) -> Result<Response, Status> {
-        let tells_no_token = output.transform == Transform::Plain && matches!(served.kind.schema, Schema::Custom(_));
+        let is_custom = matches!(served.kind.schema, Schema::Custom(_)) && served.kind.strategy.derived().is_none();
+        let tells_no_token = output.transform == Transform::Plain && is_custom;
         let meta = ListMeta { rev: listed.rev, token: listed.token, remaining: listed.remaining, tells_no_token };
         // Objects of custom kinds are most often as their schema would have them.
         let mut is_shown = !served.converts() || listed.objects.iter().all(|object| form::is_as_stored(served, object));

@@ -145,6 +145,7 @@ impl Control {
         let etcd = has_etcd.then(|| store.clone());
         if let Some(etcd) = &etcd {
             group.spawn_loop("compaction", compact_by_one(etcd.clone()));
+            group.spawn_loop("older servers' writes", moved::keep(etcd.clone()));
         }
         let tokens = Arc::new(Tokens::of(flags.authentication.tokens(certs.service_account_key())?));
         let mut auth = Box::pin(identity::chain(&flags.authentication, &flags.authorization, &tokens, &group)).await?;

@@ -286,6 +286,7 @@ async fn serve(front: Front, request: Request, asking: Asking, access: &Access) 
             return Err(status);
         }
     };
+    auth::forget(&mut parts.headers, front.delegations.believed().as_deref());
     let audit = audited::begun(&front, access, &info, &parts, &user).await?;
     let user = match impersonate::acting(&engine, &info, &parts.headers, &user).await? {
         None => user,
@@ -418,6 +419,7 @@ impl Entry {
             user: &self.user,
             path: &self.info.path,
             is_long_running: self.info.is_long_running(),
+            is_exempt: self.class.is_exempt(),
             audit_id: access::id_of(request.headers()),
             believed: self.front.delegations.believed(),
         };

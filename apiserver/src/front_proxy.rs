@@ -97,7 +97,12 @@ pub(crate) fn strip_standard(headers: &mut HeaderMap) {
 /// # Errors
 /// 500 for a user whose words do not fit into a header: nobody else is told of in their place.
 pub(crate) fn tell(headers: &mut HeaderMap, user: &User) -> Result<(), Status> {
-    let value = |text: &str| HeaderValue::from_bytes(text.as_bytes()).map_err(|_| Status::internal("the user does not fit into a header"));
+    // Whoever reads a header takes blanks off its ends: that would be another name.
+    let is_kept = |text: &str| text.trim_matches([' ', '\t']) == text;
+    let value = |text: &str| {
+        let value = HeaderValue::from_bytes(text.as_bytes()).ok().filter(|_| is_kept(text));
+        value.ok_or_else(|| Status::internal("the user does not fit into a header"))
+    };
     strip_standard(headers);
     headers.insert(USER, value(&user.name)?);
     if !user.uid.is_empty() {
@@ -169,8 +174,10 @@ mod tests {
         assert!(told.contains_key("x-remote-extra-example.com%2fa%25b") && told.contains_key("x-other"), "{told:?}");
         strip_standard(&mut told);
         assert_eq!(told.len(), 1);
-        let unfit = User { name: "a\nb".into(), ..User::default() };
-        assert_eq!(tell(&mut HeaderMap::new(), &unfit).unwrap_err().code, 500);
+        for unfit in ["a\nb", " system:masters", "a\t"] {
+            let unfit = User { name: "a".into(), groups: vec![unfit.into()], ..User::default() };
+            assert_eq!(tell(&mut HeaderMap::new(), &unfit).unwrap_err().code, 500);
+        }
     }
 
     #[test]

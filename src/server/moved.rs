@@ -1,9 +1,14 @@
 //! Objects where earlier versions of this server kept them -> where upstream does: before anything is served.
 
+use std::{sync::Arc, time::Duration};
+
 use store::{Error, Expect, Op, Outcome, Range, Store, Txn};
 
 /// Under `/registry/`: where they were, and are.
 const MOVED: [(&str, &str); 2] = [("ingresses/", "ingress/"), ("apiservices/", "apiregistration.k8s.io/apiservices/")];
+
+/// How often an older server's writes are looked for.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// Another server may do the same, or have made the object anew: then its own stays.
 ///
@@ -23,6 +28,16 @@ pub async fn settle(store: &dyn Store) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// An older server that runs beside goes on writing where it always did: what it makes is found here too, a minute later at most.
+pub async fn keep(store: Arc<dyn Store>) {
+    loop {
+        tokio::time::sleep(AGAIN).await;
+        if let Err(error) = settle(&*store).await {
+            tracing::warn!(%error, "objects that an older server wrote where they were kept once are not moved yet");
+        }
+    }
 }
 
 #[cfg(test)]

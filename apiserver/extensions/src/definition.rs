@@ -138,6 +138,11 @@ impl Strategy for Definitions {
         true
     }
 
+    /// Its own has no domain.
+    fn checks_names_of_finalizers(&self) -> bool {
+        false
+    }
+
     /// The first one only marks.
     fn collects_garbage(&self, object: &Value) -> bool {
         object.at("metadata").at("deletionTimestamp").is_some()

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
+    sync::Semaphore,
     task::block_in_place,
 };
 
@@ -27,6 +28,9 @@ use crate::{
 const KEPT_BYTES_MAX: usize = 10_000;
 /// How long one request waits, attempts and all.
 const WAIT_BOUND: Duration = Duration::from_secs(30);
+/// Questions that are asked at once by threads that wait for them, as validation does: fewer than there are threads.
+const THREADS_MAX: usize = 16;
+static AT_ONCE: Semaphore = Semaphore::const_new(THREADS_MAX);
 
 /// One webhook.
 pub struct WebhookAuthorizer {
@@ -142,6 +146,10 @@ impl Authorizer for WebhookAuthorizer {
             // Nobody else would run meanwhile.
             return self.failed(String::new()).decision;
         }
+        // A thread that waits here drives no connection: were all of them here, no answer would ever be read.
+        let Ok(_place) = AT_ONCE.try_acquire() else {
+            return self.failed("too many questions wait for the authorization webhook".into()).decision;
+        };
         block_in_place(|| handle.block_on(self.verdict(attributes))).decision
     }
 

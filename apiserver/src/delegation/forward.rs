@@ -48,6 +48,8 @@ pub(crate) struct Asked<'a> {
     /// Decoded: what was authorized is what is asked.
     pub path: &'a str,
     pub is_long_running: bool,
+    /// Of a priority level without bounds.
+    pub is_exempt: bool,
     pub audit_id: HeaderValue,
     /// Front proxies' headers, as they are called here.
     pub believed: Option<Arc<RequestHeader>>,
@@ -86,8 +88,8 @@ async fn send(delegate: &Arc<Delegate>, group: &Group, asked: &Asked<'_>, mut re
     })?;
     let wants_upgrade = connect::headers::wants_upgrade(request.headers());
     let sort = if asked.is_long_running || wants_upgrade { Sort::Stream } else { Sort::Request };
-    let seat = Place::take(delegate, sort, &asked.user.name)
-        .ok_or_else(|| (StatusCode::TOO_MANY_REQUESTS, "Too many requests, please try again later.".to_owned()))?;
+    let too_many = || (StatusCode::TOO_MANY_REQUESTS, "Too many requests, please try again later.".to_owned());
+    let seat = if asked.is_exempt { None } else { Some(Place::take(delegate, sort, &asked.user.name).ok_or_else(too_many)?) };
     let ours = wants_upgrade.then(|| upgrade::on(&mut request));
     let request = outgoing(&place, asked, request, wants_upgrade).map_err(refused)?;
     let not_reached = |why: String| (StatusCode::SERVICE_UNAVAILABLE, format!("error trying to reach service: {why}"));
@@ -110,7 +112,7 @@ async fn send(delegate: &Arc<Delegate>, group: &Group, asked: &Asked<'_>, mut re
         return Err((StatusCode::BAD_GATEWAY, "the backend attempted to redirect this request, which is not permitted".into()));
     }
     strip_hop(answer.headers_mut());
-    Ok(answer.map(|body| boxed(Passed::new(body, sort, Some(seat)))))
+    Ok(answer.map(|body| boxed(Passed::new(body, sort, seat))))
 }
 
 fn refused(status: Status) -> Refused {
@@ -245,7 +247,7 @@ mod tests {
         let mut believed = RequestHeader::standard(String::new());
         believed.username = vec![HeaderName::from_static("x-custom-user")];
         let audit_id = HeaderValue::from_static("id");
-        Asked { user, path, is_long_running: false, audit_id, believed: Some(Arc::new(believed)) }
+        Asked { user, path, is_long_running: false, is_exempt: false, audit_id, believed: Some(Arc::new(believed)) }
     }
 
     #[test]

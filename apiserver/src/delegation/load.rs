@@ -36,7 +36,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// `None` where there are too many, or too many of this user's: nobody takes more than half.
+    /// `None` where there are too many, or too many of this user's: nobody takes more than an eighth.
     pub fn take(delegate: &Arc<Delegate>, sort: Sort, user: &str) -> Option<Self> {
         let has_room = delegate.load.lock().of(sort).take(user, if sort == Sort::Stream { STREAMS_MAX } else { REQUESTS_MAX });
         has_room.then(|| Self { delegate: delegate.clone(), sort, user: user.to_owned() })
@@ -60,7 +60,7 @@ impl Load {
 
 impl Shared {
     fn take(&mut self, user: &str, most: usize) -> bool {
-        if self.all >= most || self.by_user.get(user).is_some_and(|own| *own >= most / 2) {
+        if self.all >= most || self.by_user.get(user).is_some_and(|own| *own >= most / 8) {
             return false;
         }
         self.all += 1;
@@ -84,13 +84,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_takes_more_than_half_and_all_is_given_back() {
+    fn nobody_takes_more_than_an_eighth_and_all_is_given_back() {
         let mut shared = Shared::default();
-        let taken = |shared: &mut Shared, user: &str| (0..10).filter(|_| shared.take(user, 8)).count();
-        assert_eq!([taken(&mut shared, "a"), taken(&mut shared, "b"), taken(&mut shared, "c")], [4, 4, 0]);
+        let taken = |shared: &mut Shared, user: &str| (0..10).filter(|_| shared.take(user, 16)).count();
+        let all = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
+        assert_eq!(all.map(|user| taken(&mut shared, user)), [2, 2, 2, 2, 2, 2, 2, 2, 0]);
         shared.give_back("a");
-        assert_eq!(taken(&mut shared, "c"), 1);
-        ["a", "a", "a", "b", "b", "b", "b", "c"].iter().for_each(|user| shared.give_back(user));
+        assert_eq!(taken(&mut shared, "i"), 1);
+        shared.give_back("i");
+        shared.give_back("a");
+        all[1..8].iter().for_each(|user| (0..2).for_each(|_| shared.give_back(user)));
         assert_eq!((shared.all, shared.by_user.len()), (0, 0));
     }
 }

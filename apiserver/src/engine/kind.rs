@@ -338,6 +338,12 @@ pub trait Strategy: Send + Sync {
         None
     }
 
+    /// Whether a finalizer has to be a standard one or to have a domain: upstream's packages that use the core group's checks of metadata, and not the
+    /// generic ones, ask for it.
+    fn checks_names_of_finalizers(&self) -> bool {
+        true
+    }
+
     /// Whether upstream's storage deletes the kind in its own way: it looks at the preconditions itself, and the first deletion only marks.
     fn has_own_deletion(&self) -> bool {
         false

@@ -184,7 +184,7 @@ pub(crate) fn validate_update(kind: &Kind, (new, old): (&Value, &Value), meta: &
 /// `validateKubeFinalizerName`: kinds of the binary's own look at them more closely.
 fn validate_names_of_finalizers(kind: &Kind, meta: &ObjectMeta, causes: &mut FieldErrors) {
     const STANDARD: [&str; 3] = ["kubernetes", ORPHAN, FOREGROUND];
-    if !matches!(kind.schema, Schema::BuiltIn { .. }) {
+    if !matches!(kind.schema, Schema::BuiltIn { .. }) || !kind.strategy.checks_names_of_finalizers() {
         return;
     }
     for (i, name) in meta.finalizers.iter().flatten().enumerate() {

@@ -4,18 +4,20 @@ use std::{borrow::Cow, sync::Arc};
 
 use api::{GroupResource, Status};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use http::{HeaderMap, header, request::Parts};
+use http::{HeaderMap, HeaderValue, header, request::Parts};
 
 use super::info::RequestInfo;
 use crate::{
     audit::Audit,
     engine::Engine,
-    front_proxy::FrontProxy,
+    front_proxy::{self, FrontProxy, RequestHeader},
     identity::{ANONYMOUS, Attributes, Decision, Peer, UNAUTHENTICATED, User, Verdict},
 };
 
 /// Of each word of a request that its refusal repeats. No name of an object is longer.
 const REPEATED_BYTES_MAX: usize = 1024;
+/// A browser's token, among the protocols of a WebSocket.
+const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 
 /// The user behind the request: as a front proxy says, by client certificate, by bearer token, or nobody in particular.
 ///
@@ -31,7 +33,11 @@ pub(crate) async fn authenticate(engine: &Arc<Engine>, parts: &Parts) -> Result<
     if let Some(user) = parts.extensions.get::<Peer>().and_then(|peer| peer.certificate.as_ref()) {
         return Ok(User::authenticated(user.clone()));
     }
-    match bearer(&parts.headers)?.or_else(|| of_protocol(&parts.headers)) {
+    let token = match bearer(&parts.headers)? {
+        None => of_protocol(&parts.headers)?,
+        token => token,
+    };
+    match token {
         Some(token) => by_token(engine, &token).await.map(|user| User::authenticated(user.into())),
         None if engine.auth.anonymous.is_let_in(parts.uri.path()) => Ok(anonymous().into()),
         None => Err(Status::unauthorized()),
@@ -125,15 +131,45 @@ fn bearer(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, Status> {
 
 /// The token that a browser sends among the protocols that its WebSocket may speak (`pkg/authentication/request/websocket/protocol.go`): it can send no
 /// header of its own. The word is none of the protocols that are spoken here, so that it is never chosen and answered.
-fn of_protocol(headers: &HeaderMap) -> Option<Cow<'_, str>> {
-    const PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
+///
+/// # Errors
+/// 401 for a token that cannot be read, for a second one, and for one without a protocol that could be spoken.
+fn of_protocol(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, Status> {
     if !headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket")) {
-        return None;
+        return Ok(None);
     }
-    let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|value| value.to_str().ok());
-    let encoded = offered.flat_map(|value| value.split(',')).find_map(|word| word.trim().strip_prefix(PREFIX))?;
-    let token = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(encoded).ok()?).ok()?;
-    (!token.is_empty()).then_some(token.into())
+    let mut encoded = offered(headers).filter_map(|word| word.strip_prefix(TOKEN_PROTOCOL));
+    let Some(first) = encoded.next() else { return Ok(None) };
+    if encoded.next().is_some() || offered(headers).all(|word| word.starts_with(TOKEN_PROTOCOL)) {
+        return Err(Status::unauthorized());
+    }
+    let token = BASE64_URL_SAFE_NO_PAD.decode(first).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let token = token.ok_or_else(Status::unauthorized)?;
+    Ok((!token.is_empty()).then_some(token.into()))
+}
+
+/// The words of `Sec-WebSocket-Protocol`.
+fn offered(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let lines = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|value| value.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(str::trim)
+}
+
+/// Takes out what said who asks, now that it is known: whoever is called in the course of the request (a pod, a node, another API server) is not to
+/// read it. `Authorization` goes where calls are made: what is served here may look at it.
+pub(super) fn forget(headers: &mut HeaderMap, believed: Option<&RequestHeader>) {
+    front_proxy::strip_standard(headers);
+    if let Some(believed) = believed {
+        believed.strip(headers);
+    }
+    if !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
+        return;
+    }
+    let kept: Vec<&str> = offered(headers).filter(|word| !word.starts_with(TOKEN_PROTOCOL)).collect();
+    let kept = HeaderValue::try_from(kept.join(", ")).ok().filter(|kept| !kept.is_empty());
+    headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
+    if let Some(kept) = kept {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, kept);
+    }
 }
 
 async fn by_token(engine: &Arc<Engine>, token: &str) -> Result<User, Status> {
@@ -259,10 +295,31 @@ mod tests {
             HeaderMap::from_iter(pairs.map(|(name, value)| (name, value.parse().unwrap())))
         };
         let offered = format!("v4.channel.k8s.io, base64url.bearer.authorization.k8s.io.{}", BASE64_URL_SAFE_NO_PAD.encode("a.b.c"));
-        assert_eq!(of_protocol(&headers("WebSocket", &offered)).as_deref(), Some("a.b.c"));
-        assert_eq!(of_protocol(&headers("SPDY/3.1", &offered)), None);
-        for none in ["v4.channel.k8s.io", "base64url.bearer.authorization.k8s.io.", "base64url.bearer.authorization.k8s.io.!"] {
-            assert_eq!(of_protocol(&headers("websocket", none)), None, "{none}");
+        assert_eq!(of_protocol(&headers("WebSocket", &offered)).unwrap().as_deref(), Some("a.b.c"));
+        for none in [("SPDY/3.1", offered.as_str()), ("websocket", "v4"), ("websocket", "v4, base64url.bearer.authorization.k8s.io.")] {
+            assert_eq!(of_protocol(&headers(none.0, none.1)).unwrap(), None, "{none:?}");
         }
+        let alone = offered.split(", ").nth(1).unwrap();
+        for bad in [alone, "v4, base64url.bearer.authorization.k8s.io.!", &format!("{offered}, {alone}")] {
+            assert_eq!(of_protocol(&headers("websocket", bad)).unwrap_err().code, 401, "{bad}");
+        }
+    }
+
+    #[test]
+    fn who_asks_is_forgotten_once_it_is_known() {
+        let mut believed = RequestHeader::standard(String::new());
+        believed.username = vec!["x-user".parse().unwrap()];
+        let pairs = [
+            ("sec-websocket-protocol", "chat, base64url.bearer.authorization.k8s.io.YQ, v2"),
+            ("x-remote-user", "a"),
+            ("x-user", "b"),
+            ("x-keep", "c"),
+        ];
+        let mut headers = HeaderMap::from_iter(pairs.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())));
+        forget(&mut headers, Some(&believed));
+        assert_eq!(
+            (headers.len(), &headers["sec-websocket-protocol"], &headers["x-keep"]),
+            (2, &"chat, v2".parse().unwrap(), &"c".parse().unwrap())
+        );
     }
 }

@@ -62,7 +62,7 @@ async fn all_causes_are_told() {
     object["metadata"]["finalizers"] = json!(["no slash or dot!"]);
     let status = room.post(THINGS, &object).await.refused(422, r#"Thing.test.io "Bad_Name" is invalid: ["#);
     let fields: Vec<&str> = status["details"]["causes"].as_array().unwrap().iter().map(|c| c["field"].as_str().unwrap()).collect();
-    assert_eq!(fields, ["spec.size", "metadata.name", "metadata.labels", "metadata.labels", "metadata.finalizers"]);
+    assert_eq!(fields, ["metadata.name", "metadata.labels", "metadata.labels", "metadata.finalizers", "spec.size"]);
 }
 
 #[tokio::test]

@@ -1,10 +1,9 @@
 //! A stored APIService -> where its group version is served, leniently: another server may have stored it.
 
 use api::Key;
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
 
-use crate::common::Read;
+use crate::common::{Read, webhook::bundle};
 
 /// As upstream where nothing is said.
 const PORT: u16 = 443;
@@ -71,6 +70,6 @@ impl ServiceReference {
     /// # Errors
     /// It is no base64.
     pub fn ca_bundle(&self) -> Result<Vec<u8>, String> {
-        STANDARD.decode(&self.ca_bundle).map_err(|error| format!("caBundle: {error}"))
+        bundle(&self.ca_bundle).map_err(|error| format!("caBundle: {error}"))
     }
 }

@@ -29,12 +29,20 @@ pub async fn keep_token_secrets(engine: Arc<Engine>, tokens: Arc<Tokens>, ca: St
     waiting.follow(&engine);
     loop {
         waiting.some.notified().await;
+        // One that cannot be written holds up no other: all are looked at before it comes again.
+        let mut later = Vec::new();
         while let Some(what) = waiting.next() {
             if let Err(status) = Box::pin(look(&engine, &tokens, &ca, &what)).await {
-                tracing::warn!(?what, error = status.message, "failed to look after the secrets of tokens; trying again");
-                waiting.add(what);
-                tokio::time::sleep(RETRY_PAUSE).await;
+                tracing::warn!(?what, error = status.message, "failed to look after the secrets of tokens");
+                // What is refused as it stands is looked at when it changes.
+                if !matches!(status.code, 400 | 403 | 413 | 422) {
+                    later.push(what);
+                }
             }
+        }
+        if !later.is_empty() {
+            tokio::time::sleep(RETRY_PAUSE).await;
+            later.into_iter().for_each(|what| waiting.add(what));
         }
     }
 }

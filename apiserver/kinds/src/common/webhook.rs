@@ -1,11 +1,20 @@
 //! Where a webhook is called -> what is wrong with it. Source: apiserver `pkg/util/webhook/validation.go`.
 
 use api::field_errors::FieldErrors;
+use base64::{DecodeError, Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
 
 use super::{Path, Read, name_rules, require};
 
 const FORM: &str = "; desired format: https://host[/path]";
+
+/// PEM of a `caBundle`, of base64 as Go reads it: line breaks are passed over.
+///
+/// # Errors
+/// It is no base64.
+pub fn bundle(text: &str) -> Result<Vec<u8>, DecodeError> {
+    STANDARD.decode(text.replace(['\r', '\n'], ""))
+}
 
 /// A `clientConfig` with exactly one of `url` and `service`.
 pub fn client(client: Option<&Value>, path: Path<'_>, causes: &mut FieldErrors) {

@@ -12,7 +12,6 @@ use apiserver::{
     engine::{Engine, Object, Viewed},
     outbound::{Callee, Resolve},
 };
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -22,7 +21,7 @@ use crate::{
         expressions::{Asks, Condition, Environment, Program, Wanted},
         policies::matching::{MatchPolicy, NamedRule},
     },
-    common::selector,
+    common::{selector, webhook::bundle},
     service,
 };
 
@@ -200,7 +199,7 @@ impl ClientConfig {
     /// # Errors
     /// It names nobody who can be called.
     pub fn callee(&self, engine: &Arc<Engine>) -> Result<Callee, String> {
-        let ca = STANDARD.decode(self.ca_bundle.as_deref().unwrap_or_default()).map_err(|error| format!("caBundle: {error}"))?;
+        let ca = bundle(self.ca_bundle.as_deref().unwrap_or_default()).map_err(|error| format!("caBundle: {error}"))?;
         if let Some(service) = &self.service {
             let port = service.port.unwrap_or(443);
             let name = format!("{}.{}.svc", service.name, service.namespace);

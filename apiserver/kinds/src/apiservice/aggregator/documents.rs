@@ -3,7 +3,7 @@
 //! Sources: kube-aggregator `pkg/apiserver/handler_discovery.go`, `pkg/controllers/openapi`, `pkg/controllers/openapiv3`; apiserver
 //! `ConvertGroupVersionIntoToDiscovery` (`pkg/endpoints/groupversion.go`).
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use apiserver::{
     delegation::{Asking, Delegate, Fetched},
@@ -284,12 +284,12 @@ fn complete(mut of: VersionDiscovery) -> VersionDiscovery {
 }
 
 fn converted(legacy: Vec<LegacyResource>) -> Vec<ResourceDiscovery> {
-    let mut all: Vec<ResourceDiscovery> = Vec::new();
+    let (mut all, mut places) = (Vec::<ResourceDiscovery>::new(), HashMap::<String, usize>::new());
     for of in legacy {
         let response_kind = Some(GroupVersionKind { group: of.group, version: of.version, kind: of.kind });
         let scope = if of.namespaced { "Namespaced" } else { "Cluster" }.to_owned();
         let (name, sub) = of.name.split_once('/').map_or((of.name.as_str(), None), |(name, sub)| (name, Some(sub)));
-        let at = all.iter().position(|there| there.resource == name).unwrap_or_else(|| {
+        let at = *places.entry(name.to_owned()).or_insert_with(|| {
             all.push(ResourceDiscovery { resource: name.to_owned(), scope: scope.clone(), ..ResourceDiscovery::default() });
             all.len() - 1
         });

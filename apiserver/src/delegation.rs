@@ -3,7 +3,7 @@
 //! Source: kube-aggregator `pkg/apiserver`.
 
 mod forward;
-mod load;
+mod places;
 
 use std::{
     collections::HashMap,
@@ -31,7 +31,7 @@ use crate::{
     identity::User,
     outbound::{Origin, Trusts},
 };
-use load::Load;
+use places::Load;
 
 /// What the front, discovery and OpenAPI look at. Cheap where nobody else serves anything.
 #[derive(Default)]
@@ -158,7 +158,7 @@ impl Delegate {
         let Reached { name, server_name, ca_bundle, insecure, shown, may_be_called } = reached;
         let origin = ca_bundle
             .and_then(|ca_bundle| Origin::new(group, &Trusts { server_name, ca_bundle: &ca_bundle, insecure, shown, may_be_called }));
-        let places = ArcSwap::from_pointee(Err("no endpoints are known yet".to_owned()));
+        let places = ArcSwap::from_pointee(Err("no addresses are known yet".to_owned()));
         Self { name: name.to_owned(), origin, places, is_available: AtomicBool::new(false), load: Mutex::default() }
     }
 
@@ -182,7 +182,7 @@ impl Delegate {
         match &**self.places.load() {
             Ok(places) => {
                 let at = usize::try_from(rand::random::<u32>()).unwrap_or_default().checked_rem(places.len()).unwrap_or_default();
-                places.get(at).cloned().ok_or_else(|| "no endpoints available".to_owned())
+                places.get(at).cloned().ok_or_else(|| "no addresses available".to_owned())
             }
             Err(why) => Err(why.clone()),
         }
@@ -302,7 +302,7 @@ mod tests {
         delegate.is_at(Ok(vec!["10.0.0.1:443".into(), "10.0.0.2:443".into()]));
         assert!(delegate.place().is_ok_and(|place| place.starts_with("10.0.0.")));
         delegate.is_at(Ok(Vec::new()));
-        assert_eq!(delegate.place(), Err("no endpoints available".into()));
+        assert_eq!(delegate.place(), Err("no addresses available".into()));
         delegate.is_at(Err("gone".into()));
         assert_eq!(delegate.place(), Err("gone".into()));
     }

@@ -20,6 +20,7 @@ mod width;
 
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::{
     hash::RandomState,

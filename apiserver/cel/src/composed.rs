@@ -10,7 +10,7 @@ use std::{
 use super::{
     eval::Run,
     syntax::Expr,
-    value::{Evaluated, Failure, V},
+    value::{Evaluated, Failure, V, Variables},
 };
 
 /// One of them; an error where it cannot be compiled.
@@ -50,10 +50,10 @@ impl<'v> Composed<'v> {
     pub fn spend(&self, cost: u64) {
         self.left.set(self.left.get().saturating_sub(cost));
     }
+}
 
-    /// # Errors
-    /// It does not compile, has no value, or does too much.
-    pub fn get(self: &Rc<Self>, name: &str) -> Evaluated<'v> {
+impl<'v> Variables<'v> for Composed<'v> {
+    fn get(self: Rc<Self>, name: &str) -> Evaluated<'v> {
         if let Some(done) = self.done.borrow().get(name) {
             return done.clone();
         }

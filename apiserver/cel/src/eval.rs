@@ -3,6 +3,7 @@
 use std::{cmp::Ordering, rc::Rc};
 
 use super::{
+    authorization,
     compare::{equal, order},
     functions,
     syntax::{Expr, Macro, Node, Optional},
@@ -90,8 +91,8 @@ impl<'v> Run<'v> {
     fn select(&mut self, operand: V<'v>, name: &str) -> Evaluated<'v> {
         match operand {
             V::Optional(_) => Ok(V::Optional(self.present(&operand, name)?.map(Rc::new))),
-            V::Variables(composed) => composed.get(name),
-            V::Authorizer(authority) if name == "requestResource" => Ok(authority.of_request()),
+            V::Variables(all) => all.clone().get(name),
+            V::Authorizer(authority) if name == "requestResource" => Ok(authorization::of_request(&authority)),
             V::Fields(..) | V::Map(_) | V::Message(_) => {
                 self.meter.select(&operand, name)?.ok_or_else(|| Failure::Error(format!("no such key: {name}")))
             }
@@ -105,7 +106,7 @@ impl<'v> Run<'v> {
         match operand {
             V::Optional(None) => Ok(None),
             V::Optional(Some(value)) => self.meter.select(value, name),
-            V::Variables(composed) => composed.get(name).map(Some),
+            V::Variables(all) => all.clone().get(name).map(Some),
             other => self.meter.select(other, name),
         }
     }

@@ -4,11 +4,11 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
-    authorization::{Authority, Check, Judge, Verdict},
     check::Checker,
     composed::{Composed, Named},
     eval::Run,
     json::{check_names, to_json},
+    judge::{Authority, Check, Judge, Verdict},
     parser::parse,
     types::{Resource, T},
     value::{Failure, V},

@@ -1,13 +1,12 @@
 //! Values while a rule runs: those of the object are read where they stand.
 
-use std::{collections::HashMap, net::IpAddr, ops::Deref, rc::Rc, sync::Arc};
+use std::{collections::HashMap, fmt, net::IpAddr, ops::Deref, rc::Rc, sync::Arc};
 
 use api::{quantity::Quantity, read::Read, time::Timestamp};
 use serde_json::{Map, Value};
 
 use super::{
-    authorization::{Authority, Check, Verdict},
-    composed::Composed,
+    judge::{Authority, Check, Verdict},
     syntax::Literal,
     types::unescaped,
 };
@@ -47,7 +46,14 @@ pub enum V<'v> {
     /// A literal with a name, and its fields.
     Message(Rc<Message<'v>>),
     /// What composed expressions are selected from.
-    Variables(Rc<Composed<'v>>),
+    Variables(Rc<dyn Variables<'v> + 'v>),
+}
+
+/// Expressions with names, worked out when they are asked for.
+pub trait Variables<'v>: fmt::Debug {
+    /// # Errors
+    /// It does not compile, has no value, or does too much.
+    fn get(self: Rc<Self>, name: &str) -> Evaluated<'v>;
 }
 
 /// `Object.spec{replicas: 1}`

@@ -16,11 +16,13 @@ mod static_tokens;
 mod testing;
 mod token_webhook;
 mod webhook_authorizer;
+mod webhook_config;
 
 pub use authentication::{AuthenticationConfig, Jwts};
-pub use authorization::{AlwaysAllow, AlwaysDeny, AuthorizationConfig, AuthorizerConfig, BuiltIn, Chain, Type, WebhookConfig};
+pub use authorization::{AlwaysAllow, AlwaysDeny, AuthorizationConfig, AuthorizerConfig, BuiltIn, Chain, Type};
 pub use duration::parse as duration;
 pub use file::Reload;
 pub use oidc::{ClaimMappings, ClaimRule, Issuer, JwtAuthenticator, Mapping};
 pub use static_tokens::StaticTokens;
 pub use token_webhook::TokenWebhook;
+pub use webhook_config::WebhookConfig;

@@ -17,11 +17,11 @@ use tokio::{
 };
 
 use crate::{
-    authorization::WebhookConfig,
     cache::Answers,
     expressions::{About, Makes, Program},
     remote::Remote,
     token_webhook::or_default,
+    webhook_config::WebhookConfig,
 };
 
 /// Of what who asks chooses: what is longer is not kept (`maxControlledAttrCacheSize`).

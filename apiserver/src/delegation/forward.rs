@@ -19,7 +19,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::{
     Delegate,
-    load::{Place, Sort},
+    places::{Place, Sort},
     refusal,
 };
 use crate::{

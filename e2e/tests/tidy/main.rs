@@ -84,7 +84,12 @@ fn tasks_belong_to_groups() {
 #[test]
 fn the_engine_names_no_kind() {
     let engine: Vec<Source> = product().into_iter().filter(|s| s.path.starts_with("apiserver/src/")).collect();
-    none(&lines(&engine, |l| source::words(l).any(tables::names_a_kind)));
+    // Upstream's words about a file, repeated as they are.
+    const QUOTED: [&str; 2] = ["such as 'secrets' and '*.'", "secrets must be base64 encoded"];
+    none(&lines(&engine, |l| {
+        let own = QUOTED.iter().fold(l.to_owned(), |line, quoted| line.replace(quoted, ""));
+        source::words(&own).any(tables::names_a_kind)
+    }));
 }
 
 #[test]

@@ -1,3 +1,4 @@
+use std::time::Duration;
 use std::path::PathBuf;
 
 use apiserver::identity::Auth;

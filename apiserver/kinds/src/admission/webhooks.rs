@@ -9,11 +9,11 @@ pub(crate) mod rules;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use api::{GroupResource, Key, Status, selector::Labels};
+use api::Status;
 use apiserver::{
     engine::{Engine, View},
     front::json_patch,
-    identity::{Admission, Operation, Review},
+    identity::{Admission, Review},
     kind::{Ctx, Kind},
     outbound::Unanswered,
 };
@@ -30,10 +30,9 @@ use self::{
 use super::{
     expressions::{Authorizers, CONDITIONS_COST_MAX, Evaluation, Scope},
     forbidden,
-    policies::matching::matched,
-    request::{self, Versioned, converted_back, is_namespace},
+    policies::matching::{matched, selects_namespace, selects_object},
+    request::{self, Versioned, converted_back},
 };
-use crate::common::Read;
 
 const MUTATING: &str = "MutatingAdmissionWebhook";
 
@@ -221,47 +220,6 @@ async fn is_asked(hook: &Hook, review: &Review<'_>) -> Result<Option<Arc<Kind>>,
 async fn shown<'a>(review: &'a Review<'_>, hook: &Hook, kind: &Arc<Kind>) -> Result<Versioned<'a>, Failed> {
     let failed = |status: Status| Failed::Calling(format!("failed calling webhook {:?}: {}", hook.name, status.message));
     Versioned::of(review, kind).await.map_err(failed)
-}
-
-/// `MatchNamespaceSelector`
-pub(crate) fn selects_namespace(selector: &Result<Option<Labels>, String>, review: &Review<'_>) -> Result<bool, Status> {
-    let selector = match selector {
-        Ok(Some(selector)) if !selector.is_empty() => selector,
-        Ok(_) => return Ok(true),
-        Err(why) => return Err(Status::internal(why.clone())),
-    };
-    let ctx = review.ctx;
-    let is_of_namespace = is_namespace(ctx);
-    if is_of_namespace && matches!(ctx.operation, Operation::Create | Operation::Update) && ctx.subresource.is_empty() {
-        // Nobody else knows of it yet.
-        return Ok(selects(selector, review.object.as_deref()));
-    }
-    let name = if is_of_namespace { ctx.name } else { ctx.namespace };
-    if name.is_empty() {
-        return Ok(true);
-    }
-    let namespaces = GroupResource::new("", "namespaces");
-    match ctx.engine.cached(&namespaces, &Key::new("", name)) {
-        Some(namespace) => Ok(selector.matches_with(|key| namespace.label(key))),
-        None => Err(Status::not_found(&namespaces, name)),
-    }
-}
-
-/// `MatchObjectSelector`: the new object or the old one.
-pub(crate) fn selects_object(selector: &Result<Option<Labels>, String>, review: &Review<'_>) -> Result<bool, Status> {
-    match selector {
-        Ok(Some(selector)) if !selector.is_empty() => {
-            let objects = [review.object.as_deref(), review.old];
-            Ok(objects.into_iter().any(|object| object.is_some() && selects(selector, object)))
-        }
-        Ok(_) => Ok(true),
-        Err(why) => Err(Status::internal(why.clone())),
-    }
-}
-
-fn selects(selector: &Labels, object: Option<&Value>) -> bool {
-    let labels = object.at("metadata").at("labels");
-    selector.matches_with(|key| labels.and_then(|labels| labels.get(key)).and_then(Value::as_str))
 }
 
 /// Whether the webhook changed the object.

@@ -14,10 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{
-    system_user,
-    tokens::{Audiences, Tokens},
-};
+use super::{audiences::Audiences, system_user};
 use crate::common::Read;
 
 /// `iss` of these tokens, whatever the others' is.
@@ -84,12 +81,10 @@ impl Claims {
 ///
 /// # Errors
 /// In upstream's words.
-pub(super) async fn known(tokens: &Tokens, engine: &Arc<Engine>, token: &str, audiences: &[String]) -> Result<Known, String> {
-    let claims = tokens.signed::<Claims>(token)?;
+pub(super) async fn known(engine: &Arc<Engine>, token: &str, claims: Claims, audiences: Vec<String>) -> Result<Known, String> {
     if claims.iss != ISSUER {
         return Err(format!("token issuer {:?} is invalid", claims.iss));
     }
-    let audiences = tokens.audiences(&claims.aud, audiences)?;
     claims.check()?;
     let cached = |resource: &str, name: &str| engine.cached(&GroupResource::new("", resource), &Key::new(&claims.namespace, name));
     let secret = cached("secrets", &claims.secret).filter(|secret| !secret.is_deleting()).ok_or("Token has been invalidated")?;

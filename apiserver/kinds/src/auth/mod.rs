@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::admission;
 
+pub mod audiences;
 pub mod bootstrap;
 pub mod bootstrap_tokens;
 mod covers;

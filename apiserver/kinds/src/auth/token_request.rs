@@ -16,7 +16,10 @@ use apiserver::{
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::tokens::{Audiences, Bound, Claims, Reference, Tokens, TokensConfig};
+use super::{
+    audiences::Audiences,
+    tokens::{Bound, Claims, Reference, Tokens, TokensConfig},
+};
 use crate::common::{Read, read};
 
 /// A token lives this long where the asker does not say.

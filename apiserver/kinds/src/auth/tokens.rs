@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::legacy;
+use super::{audiences::Audiences, legacy};
 
 /// Clocks may differ by this much (`jwt.DefaultLeeway`).
 const LEEWAY_SECONDS: i64 = 60;
@@ -61,11 +61,6 @@ pub struct Claims {
     pub nbf: i64,
     pub sub: String,
 }
-
-/// A list, or a single string, as JWTs have it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Audiences(pub Vec<String>);
 
 /// The private claims: what the token is bound to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -229,25 +224,12 @@ impl Authenticator for Tokens {
     async fn token(&self, engine: &Arc<Engine>, token: &str, audiences: &[String]) -> Result<Option<Known>, Status> {
         let refused = |why| Status::new(401, "Unauthorized", why);
         if issuer_of(token).is_some_and(|issuer| issuer == legacy::ISSUER) {
-            return Box::pin(legacy::known(self, engine, token, audiences)).await.map(Some).map_err(refused);
+            let claims = self.signed::<legacy::Claims>(token).map_err(refused)?;
+            let audiences = self.audiences(&claims.aud, audiences).map_err(refused)?;
+            return Box::pin(legacy::known(engine, token, claims, audiences)).await.map(Some).map_err(refused);
         }
         let find = |resource: &str, key: &Key| found(engine, resource, key);
         self.verify(token, audiences, Timestamp::now(), &find).map_err(refused)
-    }
-}
-
-impl<'de> Deserialize<'de> for Audiences {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Either {
-            One(String),
-            Many(Vec<String>),
-        }
-        Ok(Self(match Either::deserialize(deserializer)? {
-            Either::One(one) => vec![one],
-            Either::Many(many) => many,
-        }))
     }
 }
 

@@ -92,7 +92,7 @@ async fn a_token_ends_with_its_account() {
     let made = engine.create(&accounts, "default", account.clone(), &system_user()).await.unwrap();
     let now = api::time::Timestamp::now().as_second();
     let claims = auth::tokens::Claims {
-        aud: auth::tokens::Audiences(vec![auth::ISSUER.into()]),
+        aud: auth::audiences::Audiences(vec![auth::ISSUER.into()]),
         exp: now + 600,
         iat: now,
         iss: auth::ISSUER.into(),

@@ -152,7 +152,9 @@ proptest! {
             strategy.validate_subresource("status", &new, &old, &mut causes);
             let _ = (strategy.warnings(&new, None), strategy.warnings(&new, Some(&old)), strategy.grace(&new, None), strategy.holds_deletion(&new));
             let cells = strategy.cells(&new, now);
-            prop_assert!(kind.storage == apiserver::kind::Storage::Nowhere || cells.len() == kind.columns.len(), "{} cells", kind.kind);
+            // Upstream's printer of IPAddresses writes an age that no column is for.
+            let columns = kind.columns.len() + usize::from(kind.kind == "IPAddress");
+            prop_assert!(kind.storage == apiserver::kind::Storage::Nowhere || cells.len() == columns, "{} cells", kind.kind);
         }
     }
 }

@@ -3,14 +3,17 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use api::selector::Labels;
-use apiserver::{identity::Review, kind::Kind};
+use api::{GroupResource, Key, Status, selector::Labels};
+use apiserver::{
+    identity::{Operation, Review},
+    kind::Kind,
+};
 use serde_json::Value;
 
 use crate::{
-    admission::webhooks::{
-        rules::{About, Rule},
-        selects_namespace, selects_object,
+    admission::{
+        request::is_namespace,
+        webhooks::rules::{About, Rule},
     },
     common::{Read, selector},
 };
@@ -108,6 +111,47 @@ impl MatchResources {
             None => Ok(Some(kind)),
         }
     }
+}
+
+/// `MatchNamespaceSelector`
+pub(crate) fn selects_namespace(selector: &Result<Option<Labels>, String>, review: &Review<'_>) -> Result<bool, Status> {
+    let selector = match selector {
+        Ok(Some(selector)) if !selector.is_empty() => selector,
+        Ok(_) => return Ok(true),
+        Err(why) => return Err(Status::internal(why.clone())),
+    };
+    let ctx = review.ctx;
+    let is_of_namespace = is_namespace(ctx);
+    if is_of_namespace && matches!(ctx.operation, Operation::Create | Operation::Update) && ctx.subresource.is_empty() {
+        // Nobody else knows of it yet.
+        return Ok(selects(selector, review.object.as_deref()));
+    }
+    let name = if is_of_namespace { ctx.name } else { ctx.namespace };
+    if name.is_empty() {
+        return Ok(true);
+    }
+    let namespaces = GroupResource::new("", "namespaces");
+    match ctx.engine.cached(&namespaces, &Key::new("", name)) {
+        Some(namespace) => Ok(selector.matches_with(|key| namespace.label(key))),
+        None => Err(Status::not_found(&namespaces, name)),
+    }
+}
+
+/// `MatchObjectSelector`: the new object or the old one.
+pub(crate) fn selects_object(selector: &Result<Option<Labels>, String>, review: &Review<'_>) -> Result<bool, Status> {
+    match selector {
+        Ok(Some(selector)) if !selector.is_empty() => {
+            let objects = [review.object.as_deref(), review.old];
+            Ok(objects.into_iter().any(|object| object.is_some() && selects(selector, object)))
+        }
+        Ok(_) => Ok(true),
+        Err(why) => Err(Status::internal(why.clone())),
+    }
+}
+
+fn selects(selector: &Labels, object: Option<&Value>) -> bool {
+    let labels = object.at("metadata").at("labels");
+    selector.matches_with(|key| labels.and_then(|labels| labels.get(key)).and_then(Value::as_str))
 }
 
 fn matched_by(rules: &[NamedRule], policy: MatchPolicy, review: &Review<'_>) -> bool {

@@ -49,7 +49,7 @@ pub use claims::Claims;
 pub use context::{Ctx, Manager, ManagerOperation};
 pub use object::Object;
 pub use own_request::{OWN_USER, OwnRequest};
-pub use view::{TooMuch, VIEW_BYTES_MAX, View, Viewed};
+pub use view::{Unseen, VIEW_BYTES_MAX, View, Viewed};
 
 use crate::{
     at_rest::AtRest,

@@ -334,8 +334,8 @@ impl Serving {
 
     /// Done: none is left.
     async fn delete_all(&self, resource: &GroupResource) -> Outcome {
-        // Another server may have made some just now.
-        if self.engine.fresh().await.is_err() {
+        // Another server may have made some just now, and what cannot be decrypted is there although it is not cached.
+        if self.engine.fresh().await.is_err() || self.engine.whole(resource).is_err() {
             return Outcome::Again;
         }
         let there = self.engine.cached_list(resource, None).into_iter().filter(|object| !object.is_deleting());
@@ -348,7 +348,8 @@ impl Serving {
             .filter(|done| std::future::ready(done.as_ref().is_err_and(|status| status.code != 404)))
             .count()
             .await;
-        if failed == 0 && self.engine.cached_list(resource, None).is_empty() { Outcome::Done } else { Outcome::Again }
+        let is_empty = self.engine.whole(resource).is_ok() && self.engine.cached_list(resource, None).is_empty();
+        if failed == 0 && is_empty { Outcome::Done } else { Outcome::Again }
     }
 }
 

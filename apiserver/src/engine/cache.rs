@@ -199,6 +199,11 @@ impl Cache {
         self.state.read().objects.get(tail).filter(|object| object.rev == entry.rev).cloned()
     }
 
+    /// What is cached of what the store has under `key`, as of whichever revision.
+    pub fn known(&self, key: &str) -> Option<Arc<Object>> {
+        self.state.read().objects.get(key.strip_prefix(&self.prefix)?).cloned()
+    }
+
     fn parse(&self, tail: &str, entry: &Entry) -> Option<Arc<Object>> {
         let parsed = Object::from_stored(&self.kind, self.key(tail)?, &entry.value, entry.rev);
         match parsed {

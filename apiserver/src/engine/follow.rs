@@ -64,8 +64,12 @@ async fn load(engine: &Arc<Engine>) -> Result<Rev, Error> {
         }
     }
     for cache in registry.caches() {
-        let entries = engine.opened(cache, by_cache.remove(&*cache.prefix).unwrap_or_default()).await;
+        let stored = by_cache.remove(&*cache.prefix).unwrap_or_default();
+        let (entries, is_open) = engine.opened(cache, stored).await;
         cache.reload(&entries, page.rev);
+        if is_open {
+            engine.locked.set(&cache.prefix, Vec::new());
+        }
     }
     if unserved > 0 {
         tracing::warn!(count = unserved, "store holds objects of kinds that are not served");
@@ -124,6 +128,8 @@ fn written(event: &Event) -> Option<&Bytes> {
 fn apply<'a>(engine: &Engine, events: impl Iterator<Item = &'a Event>) {
     let registry = engine.registry.load();
     let mut newest = 0;
+    // Written in a form that can be read: told once the caches have it.
+    let mut open: Vec<(&Arc<Cache>, &Arc<str>)> = Vec::new();
     let mut by_cache: HashMap<&str, (&Arc<Cache>, Vec<Write>)> = HashMap::new();
     for event in events {
         newest = newest.max(event.rev());
@@ -134,15 +140,21 @@ fn apply<'a>(engine: &Engine, events: impl Iterator<Item = &'a Event>) {
         };
         match entry {
             Ok(entry) => {
-                engine.locked.forget(&cache.prefix, event.key());
+                if engine.locked.is_any() {
+                    open.push((cache, event.key()));
+                }
                 let write = Write { key: event.key().clone(), rev: event.rev(), entry };
                 by_cache.entry(&cache.prefix).or_insert_with(|| (cache, Vec::new())).1.push(write);
             }
-            Err(why) => engine.locked.note(&cache.prefix, event.key(), why),
+            Err(why) => {
+                open.retain(|(_, key)| *key != event.key());
+                engine.locked.note(&cache.prefix, event.key(), why);
+            }
         }
     }
     for (cache, writes) in by_cache.into_values() {
         cache.apply(writes);
     }
+    open.into_iter().for_each(|(cache, key)| engine.locked.forget(&cache.prefix, key));
     engine.applied.send_modify(|rev| *rev = (*rev).max(newest));
 }

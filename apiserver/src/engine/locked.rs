@@ -1,5 +1,7 @@
 //! Objects whose bytes cannot be opened (their key is not to be had, or was taken out of the configuration): their kind is neither listed nor
-//! watched, since it would look as if they were gone. Others are served.
+//! watched, since it would look as if they were gone, and who reads caches in this process is told so ([`Engine::whole`]). Others are served.
+//!
+//! A kind is locked before its cache lacks something, and unlocked after the cache has all: who finds it whole and then reads misses nothing.
 //!
 //! Upstream fails such lists as well (`unable to transform key`, apiserver `pkg/storage/etcd3/store.go`).
 
@@ -35,9 +37,13 @@ pub(crate) struct Locked {
 }
 
 impl Locked {
+    pub fn is_any(&self) -> bool {
+        self.is_any.load(Ordering::Acquire)
+    }
+
     /// All of a cache that are locked.
     pub fn set(&self, prefix: &str, locked: Vec<(Arc<str>, String)>) {
-        if locked.is_empty() && !self.is_any.load(Ordering::Acquire) {
+        if locked.is_empty() && !self.is_any() {
             return;
         }
         if let Some((key, why)) = locked.first() {
@@ -57,9 +63,9 @@ impl Locked {
         self.change(|all| drop(all.entry(prefix.to_owned()).or_default().insert(key.clone(), why)));
     }
 
-    /// It was written anew, or is gone.
+    /// It was written anew, or is gone, and the cache has that.
     pub fn forget(&self, prefix: &str, key: &str) {
-        if self.is_any.load(Ordering::Acquire) {
+        if self.is_any() {
             self.change(|all| {
                 if let Some(locked) = all.get_mut(prefix) {
                     locked.remove(key);
@@ -81,7 +87,7 @@ impl Locked {
     /// # Errors
     /// 500 for what is not listed.
     pub fn check(&self, prefix: &str) -> Result<(), Status> {
-        if !self.is_any.load(Ordering::Acquire) {
+        if !self.is_any() {
             return Ok(());
         }
         let all = self.by_cache.lock();
@@ -107,7 +113,7 @@ pub(super) fn untransformed(key: &str, why: &str) -> Status {
 pub(super) async fn retry(engine: Arc<Engine>) {
     loop {
         engine.locked.some.notified().await;
-        while engine.locked.is_any.load(Ordering::Acquire) {
+        while engine.locked.is_any() {
             tokio::time::sleep(RETRY).await;
             if is_one_open(&engine).await {
                 engine.locked.opened.notify_one();
@@ -123,7 +129,12 @@ async fn is_one_open(engine: &Engine) -> bool {
             engine.locked.set(&prefix, Vec::new());
             continue;
         };
-        let Ok(Some(entry)) = engine.store.get(&key).await else { continue };
+        let entry = match engine.store.get(&key).await {
+            Ok(Some(entry)) => entry,
+            // It went without anybody being told, while its kind was not served: nothing else would unlock that.
+            Ok(None) => return true,
+            Err(_) => continue,
+        };
         engine.at_rest.learn(std::iter::once(&entry.value)).await;
         if engine.plain(cache, entry).is_ok() {
             return true;

@@ -2,7 +2,7 @@
 
 use std::{iter, sync::Arc};
 
-use api::Status;
+use api::{GroupResource, Status};
 use bytes::Bytes;
 use store::Entry;
 
@@ -39,19 +39,41 @@ impl Engine {
         Ok(cache.object(&entry))
     }
 
-    /// All that the store has of a cache, as it is cached. What cannot be opened is left out, and locks its kind.
-    pub(super) async fn opened(&self, cache: &Cache, entries: Vec<Entry>) -> Vec<Entry> {
+    /// All that the store has of a cache, as it is cached. What cannot be opened locks its kind, and stays what the cache knew of it: it is there, so
+    /// nobody may be told that it is gone. And whether all can be opened: the kind is to be unlocked then, after its cache has that.
+    pub(super) async fn opened(&self, cache: &Cache, entries: Vec<Entry>) -> (Vec<Entry>, bool) {
         self.at_rest.learn(entries.iter().map(|entry| &entry.value)).await;
         let (mut plain, mut locked) = (Vec::with_capacity(entries.len()), Vec::new());
         for entry in entries {
             let key = entry.key.clone();
             match self.plain(cache, entry) {
                 Ok(entry) => plain.push(entry),
-                Err(why) => locked.push((key, why)),
+                Err(why) => {
+                    let old = cache.known(&key);
+                    plain.extend(old.map(|old| Entry { key: key.clone(), value: old.stored().clone(), rev: old.rev }));
+                    locked.push((key, why));
+                }
             }
         }
-        self.locked.set(&cache.prefix, locked);
-        plain
+        let is_open = locked.is_empty();
+        if !is_open {
+            self.locked.set(&cache.prefix, locked);
+        }
+        (plain, is_open)
+    }
+
+    /// Whether the cache of a resource has all that the store has of it. Who takes what is not cached as a sign that it is nowhere asks this first:
+    /// what cannot be decrypted is in the store all the same. Costs one load where there is no such thing. Of what is not served there is nothing.
+    ///
+    /// # Errors
+    /// 500 that names what cannot be decrypted.
+    pub fn whole(&self, gr: &GroupResource) -> Result<(), Status> {
+        if !self.locked.is_any() {
+            return Ok(());
+        }
+        let registry = self.registry.load();
+        let cache = registry.resource(gr).and_then(|served| served.cache.as_ref());
+        cache.map_or(Ok(()), |cache| self.locked.check(&cache.prefix))
     }
 
     /// Whether an update writes the object although it changes nothing: it stands there in another form than is written now.

@@ -112,7 +112,8 @@ impl<'a> Filling<'a> {
         for (cache, _) in &self.caches {
             let range = Range { prefix: cache.prefix.clone(), ..Range::default() };
             let page = self.engine.store.range(range).await.map_err(form::store_error)?;
-            let entries = self.engine.opened(cache, page.entries).await;
+            // Not unlocked here: until this cache is the one that is read, its predecessor may lack something. Who tries again finds out.
+            let (entries, _) = self.engine.opened(cache, page.entries).await;
             cache.fill(&entries, page.rev);
         }
         Ok(())

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use api::GroupResource;
+use api::{GroupResource, Status};
 use parking_lot::RwLock;
 
 use super::{Change, Engine, Object};
@@ -27,11 +27,32 @@ pub trait Viewed: Send + Sync + Sized + 'static {
 /// What is kept, by namespace (the cluster's under the empty one).
 pub struct View<T> {
     places: Arc<RwLock<HashMap<Box<str>, Place<T>>>>,
+    /// What is followed.
+    of: OnceLock<GroupResource>,
 }
 
 /// There is more in the namespace than is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooMuch;
+struct TooMuch;
+
+/// Why what there is cannot be looked at.
+#[derive(Clone, Debug)]
+pub enum Unseen {
+    /// There is more in the namespace than [`VIEW_BYTES_MAX`].
+    TooMuch,
+    /// Some of the resource cannot be decrypted: nobody knows what it says, nor where it applies.
+    Locked(Status),
+}
+
+impl Unseen {
+    /// The refusal of what depends on it; `too_much` is in the words of who asks.
+    pub fn status(self, too_much: impl FnOnce() -> Status) -> Status {
+        match self {
+            Self::TooMuch => too_much(),
+            Self::Locked(status) => status,
+        }
+    }
+}
 
 /// One namespace.
 struct Place<T> {
@@ -45,7 +66,7 @@ struct Place<T> {
 
 impl<T> Default for View<T> {
     fn default() -> Self {
-        Self { places: Arc::default() }
+        Self { places: Arc::default(), of: OnceLock::new() }
     }
 }
 
@@ -58,6 +79,7 @@ impl<T> Default for Place<T> {
 impl<T: Viewed> View<T> {
     /// Begins to follow the resource: before anything is served.
     pub fn follow(&self, engine: &Arc<Engine>, gr: &GroupResource) {
+        self.of.get_or_init(|| gr.clone());
         let places = self.places.clone();
         engine.on_change(gr, Arc::new(move |change| changed(&places, change)));
     }
@@ -65,8 +87,14 @@ impl<T: Viewed> View<T> {
     /// All of one namespace, in the order of names; as new as what this process has acknowledged.
     ///
     /// # Errors
-    /// [`TooMuch`] where there is more than [`VIEW_BYTES_MAX`].
-    pub fn of(&self, namespace: &str) -> Result<Arc<[Arc<T>]>, TooMuch> {
+    /// [`Unseen`]: never less than there is.
+    pub fn of(&self, engine: &Engine, namespace: &str) -> Result<Arc<[Arc<T>]>, Unseen> {
+        // First: what is locked after this was seen before.
+        self.of.get().map_or(Ok(()), |gr| engine.whole(gr)).map_err(Unseen::Locked)?;
+        self.kept(namespace).map_err(|TooMuch| Unseen::TooMuch)
+    }
+
+    fn kept(&self, namespace: &str) -> Result<Arc<[Arc<T>]>, TooMuch> {
         let places = self.places.read();
         let Some(place) = places.get(namespace) else { return Ok(Arc::default()) };
         if !place.left_out.is_empty() {
@@ -149,7 +177,7 @@ mod tests {
     }
 
     fn lengths(view: &View<Length>) -> Result<Vec<usize>, TooMuch> {
-        view.of("a").map(|all| all.iter().map(|length| length.0).collect())
+        view.kept("a").map(|all| all.iter().map(|length| length.0).collect())
     }
 
     #[test]
@@ -176,7 +204,7 @@ mod tests {
             change(None, object(name, half - OBJECT_BYTES));
         }
         assert_eq!(lengths(&view), Err(TooMuch));
-        assert!(view.of("b").is_ok(), "others are not told");
+        assert!(view.kept("b").is_ok(), "others are not told");
         assert_eq!(view.places.read()["a"].bytes, VIEW_BYTES_MAX);
         change(object("x", half - OBJECT_BYTES), object("x", 0));
         assert_eq!(lengths(&view), Err(TooMuch));

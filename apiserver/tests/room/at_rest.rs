@@ -1,8 +1,18 @@
 //! Objects that do not stand in the store as they are shown: encrypted, with keys that change, are not to be had, or are somebody else's.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use apiserver::at_rest::{AtRest, Encryption, Media};
+use api::{GroupResource, Key};
+use apiserver::{
+    at_rest::{AtRest, Encryption, Media},
+    engine::{Change, Object, Unseen, View, Viewed},
+};
 use bytes::Bytes;
 use serde_json::json;
 use store::{Range, Store, memory::Memory};
@@ -118,6 +128,63 @@ async fn what_no_key_opens_fails_its_kind_alone_until_one_does() {
     until_listed(&room, 200).await;
     assert_eq!(room.get(THINGS).await.ok(200)["items"].as_array().map(Vec::len), Some(2));
     room.delete(&format!("{THINGS}/a"), &json!({})).await.ok(200);
+}
+
+struct Named;
+
+impl Viewed for Named {
+    fn read(_: &Object) -> Self {
+        Self
+    }
+
+    fn bytes(&self) -> usize {
+        0
+    }
+}
+
+#[tokio::test]
+async fn what_no_key_opens_is_not_gone_for_who_reads_caches() {
+    let (store, things) = (Arc::new(Memory::new()), GroupResource::new("test.io", "things"));
+    let [one, two, three] = [aes("one", 'a'), aes("two", 'b'), aes("three", 'c')];
+    room(&store, &AtRest::new(Some(encryption(&one).await), Media::Json)).await.thing("a", &json!({})).await;
+    let at_rest = AtRest::new(Some(encryption(&format!("{two}, {one}")).await), Media::Json);
+    let room_of_two = room(&store, &at_rest).await;
+    let (engine, view, gone) = (&room_of_two.engine, View::<Named>::default(), Arc::new(AtomicUsize::default()));
+    view.follow(engine, &things);
+    let counted = gone.clone();
+    let count = move |change: &Change| {
+        counted.fetch_add(usize::from(change.new.is_none()), Ordering::SeqCst);
+    };
+    engine.on_change(&things, Arc::new(count));
+    let cached = |name: &str| engine.cached(&things, &Key::new("default", name));
+    let seen = || view.of(engine, "default").map(|all| all.len());
+    assert!(engine.whole(&things).is_ok() && matches!(seen(), Ok(1)));
+
+    // A key goes; another server writes with one that comes later: then all is read anew, but for what the lost key had closed.
+    at_rest.change(Arc::new(encryption(&two).await));
+    room(&store, &AtRest::new(Some(encryption(&three).await), Media::Json)).await.thing("b", &json!({})).await;
+    assert!(engine.whole(&things).is_err_and(|status| status.message.contains("things/default/b")));
+    at_rest.change(Arc::new(encryption(&format!("{two}, {three}")).await));
+    for _ in 0..200 {
+        if cached("b").is_some() && engine.whole(&things).is_err_and(|status| status.message.contains("things/default/a")) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(cached("a").is_some() && cached("b").is_some(), "what was known stays");
+    assert_eq!(gone.load(Ordering::SeqCst), 0, "nobody is told that it is gone");
+    assert!(matches!(seen(), Err(Unseen::Locked(status)) if status.message.contains("unable to transform key")));
+    assert!(engine.whole(&GroupResource::new("test.io", "places")).is_ok(), "others are whole");
+    assert!(engine.whole(&GroupResource::new("test.io", "nothing")).is_ok(), "there is none of what is not served");
+
+    // A server that never could read it knows at least that there is something.
+    let stranger = room(&store, &AtRest::new(Some(encryption(&two).await), Media::Json)).await;
+    assert!(stranger.engine.cached_list(&things, None).is_empty() && stranger.engine.whole(&things).is_err());
+
+    at_rest.change(Arc::new(encryption(&format!("{two}, {three}, {one}")).await));
+    until_listed(&room_of_two, 200).await;
+    assert!(engine.whole(&things).is_ok() && matches!(seen(), Ok(2)));
+    assert_eq!(gone.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]

@@ -64,8 +64,9 @@ impl DefaultClass {
     }
 
     /// The newest of the default ones; of several as old, the first by name.
-    fn default(&self) -> Result<Option<Arc<Class>>, Status> {
-        let all = self.classes.of("").map_err(|_| Status::internal("there are more classes than can be looked through"))?;
+    fn default(&self, engine: &Engine) -> Result<Option<Arc<Class>>, Status> {
+        let all = self.classes.of(engine, "");
+        let all = all.map_err(|unseen| unseen.status(|| Status::internal("there are more classes than can be looked through")))?;
         let marked = all.iter().filter(|class| class.is_default);
         Ok(marked.min_by_key(|class| (Reverse(&class.created), &class.name)).cloned())
     }
@@ -91,7 +92,7 @@ impl Admission for DefaultClass {
         if is_annotated || object.at("spec").at(self.field).is_some() {
             return Ok(());
         }
-        if let (Some(class), Some(spec)) = (self.default()?, make_child(object, "spec")) {
+        if let (Some(class), Some(spec)) = (self.default(review.ctx.engine)?, make_child(object, "spec")) {
             set(spec, self.field, class.name.as_str());
         }
         Ok(())

@@ -11,7 +11,7 @@ use std::{
 
 use api::{GroupResource, Status, quantity::Quantity};
 use apiserver::{
-    engine::{Engine, TooMuch, View},
+    engine::{Engine, View},
     identity::{Admission, Operation, Review},
     pace::{LOOK_BYTES, Turn},
 };
@@ -87,7 +87,7 @@ impl Admission for LimitRanger {
 impl LimitRanger {
     fn ranges(&self, review: &Review<'_>) -> Result<Arc<[Arc<Range>]>, Status> {
         let why = "the LimitRanges of this namespace are too large to be looked through";
-        self.ranges.of(review.ctx.namespace).map_err(|_: TooMuch| forbidden(review, why))
+        self.ranges.of(review.ctx.engine, review.ctx.namespace).map_err(|unseen| unseen.status(|| forbidden(review, why)))
     }
 }
 

@@ -15,7 +15,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use api::Status;
 use apiserver::{
-    engine::{Engine, View},
+    engine::{Engine, Unseen, View},
     identity::Review,
 };
 use parking_lot::RwLock;
@@ -66,13 +66,15 @@ impl Source {
     /// What may have a say in a write; `None` where nothing has.
     ///
     /// # Errors
-    /// There is more of it than is looked at with one request.
+    /// There is more of it than is looked at with one request, or some cannot be decrypted.
     fn hooks(&self, review: &Review<'_>) -> Result<Option<Arc<Hooks>>, Status> {
         if is_excluded(review) {
             return Ok(None);
         }
-        let too_much = |_| Status::internal("there are more admission policies and bindings than can be looked at");
-        let (policies, bindings) = (self.policies.of("").map_err(too_much)?, self.bindings.of("").map_err(too_much)?);
+        let too_much = || Status::internal("there are more admission policies and bindings than can be looked at");
+        let unseen = |why: Unseen| why.status(too_much);
+        let engine = review.ctx.engine;
+        let (policies, bindings) = (self.policies.of(engine, "").map_err(unseen)?, self.bindings.of(engine, "").map_err(unseen)?);
         if policies.is_empty() || bindings.is_empty() {
             return Ok(None);
         }

@@ -63,7 +63,7 @@ impl Admission for Priority {
             return Ok(());
         }
         let Some(class) = review.object.as_deref().filter(|c| c.is_true("globalDefault")) else { return Ok(()) };
-        match self.default_class()? {
+        match self.default_class(review.ctx.engine)? {
             Some(other) if review.ctx.operation == Operation::Create || other.name != read::name(class) => {
                 let name = other.name;
                 Err(forbidden(review, &format!("PriorityClass {name} is already marked as default. Only one default can exist")))
@@ -79,7 +79,7 @@ impl Priority {
         let wanted = pod.at("spec").text("priorityClassName");
         let class = if wanted.is_empty() {
             let none = || PriorityClass { name: String::new(), value: 0, policy: Some("PreemptLowerPriority".into()), is_default: false };
-            self.default_class()?.unwrap_or_else(none)
+            self.default_class(review.ctx.engine)?.unwrap_or_else(none)
         } else {
             let found = review.ctx.engine.cached(&classes(), &Key::new("", wanted));
             let found = found.ok_or_else(|| forbidden(review, &format!("no PriorityClass with name {wanted} was found")))?;
@@ -89,8 +89,9 @@ impl Priority {
     }
 
     /// Of several the one with the lowest value.
-    fn default_class(&self) -> Result<Option<PriorityClass>, Status> {
-        let all = self.classes.of("").map_err(|_| Status::internal("there are more PriorityClasses than can be looked through"))?;
+    fn default_class(&self, engine: &Engine) -> Result<Option<PriorityClass>, Status> {
+        let all = self.classes.of(engine, "");
+        let all = all.map_err(|unseen| unseen.status(|| Status::internal("there are more PriorityClasses than can be looked through")))?;
         Ok(all.iter().filter(|class| class.is_default).min_by_key(|class| class.value).map(|class| PriorityClass::clone(class)))
     }
 }

@@ -167,7 +167,7 @@ impl Admission for ValidatingAdmissionWebhook {
 /// What has a say in writes. Of the configurations themselves none of them sees any, nor of what the API server writes of its own: who is behind them may not run before it is done.
 ///
 /// # Errors
-/// There is more of them than is looked at with one request.
+/// There is more of them than is looked at with one request, or some cannot be decrypted.
 fn all(view: &View<Configuration>, review: &Review<'_>) -> Result<Arc<[Arc<Configuration>]>, Status> {
     let of_admission = ["WebhookConfiguration", "AdmissionPolicy", "AdmissionPolicyBinding"];
     let kind = review.ctx.kind;
@@ -177,7 +177,8 @@ fn all(view: &View<Configuration>, review: &Review<'_>) -> Result<Arc<[Arc<Confi
     if kind.group == "admissionregistration.k8s.io" && of_admission.iter().any(|end| kind.kind.ends_with(end)) {
         return Ok(Arc::default());
     }
-    view.of("").map_err(|_| Status::internal("there are more webhook configurations than can be looked at"))
+    let too_much = || Status::internal("there are more webhook configurations than can be looked at");
+    view.of(review.ctx.engine, "").map_err(|unseen| unseen.status(too_much))
 }
 
 /// Whether a webhook may send a patch.

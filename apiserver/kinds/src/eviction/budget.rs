@@ -6,7 +6,7 @@ use api::{
     time::{Timestamp, rfc3339},
 };
 use apiserver::{
-    engine::{Object, TooMuch, View, Viewed},
+    engine::{Object, Unseen, View, Viewed},
     kind::Ctx,
 };
 use serde::Deserialize;
@@ -71,8 +71,8 @@ pub(super) enum Answer {
 /// # Errors
 /// 429 where the budget does not allow it, 500 where there are several budgets.
 pub(super) async fn ask(ctx: &Ctx<'_>, guards: &View<Guard>, pod: &Value, dry: bool) -> Result<Answer, Status> {
-    let too_much = |_: TooMuch| Status::new(500, "", "The PodDisruptionBudgets of this namespace are too large to be looked through.");
-    let all = guards.of(ctx.namespace).map_err(too_much)?;
+    let too_much = || Status::new(500, "", "The PodDisruptionBudgets of this namespace are too large to be looked through.");
+    let all = guards.of(ctx.engine, ctx.namespace).map_err(|unseen: Unseen| unseen.status(too_much))?;
     let mut guarding = all.iter().filter(|guard| guard.guards(pod)).map(|guard| guard.name.as_str());
     let name = match (guarding.next(), guarding.next()) {
         (None, _) => return Ok(Answer::Allowed),

@@ -95,7 +95,7 @@ impl Allocator {
     pub async fn node_ports(&self, engine: &Arc<Engine>) -> Result<Stored, Status> {
         let Some(stored) = Stored::read(engine, &self.node_ports).await? else {
             engine.fresh().await?;
-            return Ok(Stored::of_services(engine, &self.node_ports));
+            return Stored::of_services(engine, &self.node_ports);
         };
         if stored.allocation.range != spell(&self.node_ports) {
             // Another server has another range.
@@ -217,7 +217,11 @@ impl Stored {
     }
 
     /// As the Services in the cache have it.
-    pub fn of_services(engine: &Engine, range: &RangeInclusive<u16>) -> Self {
+    ///
+    /// # Errors
+    /// 500 where some Services cannot be decrypted: their ports would be free.
+    pub fn of_services(engine: &Engine, range: &RangeInclusive<u16>) -> Result<Self, Status> {
+        engine.whole(&objects::services())?;
         let mut ports = Ports::new(range.clone());
         for service in engine.cached_list(&objects::services(), None) {
             let value = service.value();
@@ -234,7 +238,7 @@ impl Stored {
                 }
             }
         }
-        Self { rev: None, allocation: Allocation::new(range, super::bitmap::Bitmap::default()), ports }
+        Ok(Self { rev: None, allocation: Allocation::new(range, super::bitmap::Bitmap::default()), ports })
     }
 
     /// What is stored under the same key, and the ports of another.

@@ -241,6 +241,8 @@ impl<'a> Repair<'a> {
             }
             _ => {}
         }
+        // It may belong to one that cannot be decrypted now.
+        self.engine.whole(&objects::services())?;
         tracing::warn!(ns = service.namespace, name = service.name, %address, "IPAddress of a cluster IP belongs to something else; repairing");
         self.remove(&there).await?;
         Ok(self.engine.cached(&objects::ip_addresses(), &there.key).is_none())
@@ -266,6 +268,11 @@ impl<'a> Repair<'a> {
 
     /// Addresses that the allocator has given to Services that do not have them.
     async fn orphans(&self) {
+        // A Service that cannot be decrypted has its addresses all the same.
+        if let Err(status) = self.engine.whole(&objects::services()) {
+            tracing::error!(error = status.message, "leaked IPAddresses cannot be told from others, and stay");
+            return;
+        }
         let now = Timestamp::now();
         for there in self.engine.cached_list(&objects::ip_addresses(), None) {
             let Ok(address) = there.key.name.parse() else { continue };
@@ -295,7 +302,7 @@ impl<'a> Repair<'a> {
         for _ in 0..REPAIRS_MAX {
             let stored = Stored::read(self.engine, range).await?;
             self.engine.fresh().await?;
-            let wanted = Stored::of_services(self.engine, range);
+            let wanted = Stored::of_services(self.engine, range)?;
             let stored = match stored {
                 Some(stored) => stored.with_ports(wanted.ports),
                 None => wanted,

@@ -43,6 +43,32 @@ fn owned_by(address: &str, created: &str, managed_by: &str, service: &str) -> (S
 }
 
 #[tokio::test]
+async fn what_a_service_has_that_cannot_be_decrypted_stays_claimed() {
+    const KEY: &str = "/registry/services/specs/default/locked";
+    let shared = Shared::memory();
+    let store = shared.open().await;
+    let first = Server::start(store.clone(), &small()).await;
+    first.bootstrap().await;
+    let made = first.make("locked", json!({"type": "NodePort", "clusterIP": "10.96.0.7"})).await;
+    assert_eq!(made.0, 201, "{made:?}");
+    let (key, address) = owned_by("10.96.0.7", OLD, "ipallocator.k8s.io", "locked");
+    put(&*store, &key, address).await;
+    let (before, plain) = (check(&*store).await, store.get(KEY).await.unwrap().unwrap().value);
+    assert_eq!((before.addresses.len(), before.ports.len()), (1, 1));
+    // As the store has it after its key was taken out of the configuration.
+    put(&*store, KEY, "k8s:enc:aesgcm:v1:lost:?").await;
+    let second = Server::start(shared.open().await, &small()).await;
+    second.bootstrap().await;
+    assert_eq!(claimed(&*store).await, before);
+    // Another one neither takes the address for its own, nor is it nobody's.
+    let taken = second.make("other", json!({"clusterIP": "10.96.0.7"})).await;
+    assert_eq!((taken.0, message(&taken).contains("already allocated")), (422, true), "{taken:?}");
+    put(&*store, KEY, plain).await;
+    second.bootstrap().await;
+    assert_eq!(check(&*store).await, before);
+}
+
+#[tokio::test]
 async fn services_of_an_older_server_get_their_claims_whoever_starts_first() {
     let (shared, store) = older().await;
     let moved = json!({

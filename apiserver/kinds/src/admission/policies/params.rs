@@ -81,6 +81,8 @@ impl Parsed {
             Scope::Cluster => "",
         };
         let gr = kind.group_resource();
+        // What cannot be decrypted is not absent: the policy would not apply.
+        engine.whole(&gr).map_err(|status| status.message)?;
         let objects: Vec<Arc<Object>> = match &reference.selector {
             _ if !reference.name.is_empty() => engine.cached(&gr, &Key::new(place, &reference.name)).into_iter().collect(),
             Some(selector) => {

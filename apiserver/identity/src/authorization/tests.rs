@@ -1,5 +1,4 @@
-use std::time::Duration;
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use apiserver::identity::Auth;
 

@@ -70,7 +70,7 @@ use crate::{
 };
 pub use auth::allowed_at_once;
 pub use builder::Builder;
-pub use patch::json as json_patch;
+pub use patch::{PatchWork, json as json_patch, json_within as json_patch_within};
 
 use access::Access;
 use info::RequestInfo;

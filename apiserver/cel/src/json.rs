@@ -6,13 +6,13 @@ use serde_json::{Map, Number, Value};
 use super::{
     strings::shown,
     value::{Failure, V},
-    weight::weight,
+    weight::weigh_copy,
 };
 
 /// # Errors
-/// It holds what JSON has no word for, or is larger than `most`, in units of the meter.
-pub fn to_json(value: &V<'_>, most: u64) -> Result<Value, Failure> {
-    if weight(value, most) as u64 > most {
+/// It holds what JSON has no word for, or is larger than what is `left`, in units of the meter; what it is goes off.
+pub fn to_json(value: &V<'_>, left: &mut u64) -> Result<Value, Failure> {
+    if !weigh_copy(value, left) {
         return Err(Failure::Cost);
     }
     json(value)

@@ -273,7 +273,7 @@ fn admitted(source: &str) -> Result<(String, u64), String> {
         Failure::Error(why) => why,
         Failure::Cost => "cost".into(),
     })?;
-    let json = to_json(&found, 1_000_000).map_err(|failure| format!("{failure:?}"))?;
+    let json = to_json(&found, &mut 1_000_000).map_err(|failure| format!("{failure:?}"))?;
     check_names(&found)?;
     Ok((json.to_string(), 10_000_000 - composed.left()))
 }

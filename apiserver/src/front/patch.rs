@@ -77,6 +77,18 @@ pub fn json(operations: Value, object: &mut Value) -> Result<(), Status> {
     operations::apply(&operations::read(operations)?, object, &Spent::default())
 }
 
+/// What patches have done that share the bounds of one.
+#[derive(Default)]
+pub struct PatchWork(operations::Work);
+
+/// The same within the bounds that are left of `work`.
+///
+/// # Errors
+/// As those of [`json`]; 422 and 413, too, where all of them together copy too much or are too much work.
+pub fn json_within(operations: Value, object: &mut Value, work: &mut PatchWork) -> Result<(), Status> {
+    work.0.apply(&operations::read(operations)?, object)
+}
+
 /// Whether it is applied, and with whose fields told apart.
 pub(crate) fn is_apply(headers: &HeaderMap) -> bool {
     media_type(headers) == APPLY

@@ -3,6 +3,7 @@
 //! Sources: apiserver `pkg/admission/plugin/cel/{compile,condition,activation,composition}.go`, `pkg/admission/plugin/webhook/matchconditions`.
 
 use std::{
+    collections::HashMap,
     rc::Rc,
     sync::{Arc, LazyLock},
 };
@@ -49,8 +50,10 @@ pub(crate) struct Environment<'s> {
     object: T<'s>,
     params: Option<T<'s>>,
     makes_patches: bool,
-    /// Those that go by `variables`, with the depth of each; `None` where there is no such word.
-    variables: Option<Vec<(String, T<'s>, usize)>>,
+    /// Those that go by `variables`; `None` where there is no such word. Shared with the scope of every expression: there may be as many of these.
+    variables: Option<Rc<Vec<(String, T<'s>)>>>,
+    /// How deep each of them is; of two with one name the later.
+    depths: HashMap<String, usize>,
 }
 
 /// An expression as somebody wrote it, compiled.
@@ -101,7 +104,7 @@ impl Environment<'static> {
 impl<'s> Environment<'s> {
     /// Of objects of one type.
     pub fn of(object: T<'s>) -> Self {
-        Self { object, params: None, makes_patches: false, variables: None }
+        Self { object, params: None, makes_patches: false, variables: None, depths: HashMap::new() }
     }
 
     #[must_use]
@@ -127,7 +130,9 @@ impl<'s> Environment<'s> {
     pub fn variable(&mut self, name: &str, source: &str) -> Result<Expr, String> {
         let found = self.checked(source, Asks::Authorizer);
         let (typ, depth) = found.as_ref().map_or((T::Dyn, 1), |(_, typ, depth)| (typ.clone(), *depth));
-        self.variables.get_or_insert_default().push((name.to_owned(), typ, depth));
+        // Nobody shares them now, so that nothing is copied.
+        Rc::make_mut(self.variables.get_or_insert_default()).push((name.to_owned(), typ));
+        self.depths.insert(name.to_owned(), depth);
         found.map(|(expr, ..)| expr)
     }
 
@@ -173,10 +178,9 @@ impl<'s> Environment<'s> {
             checker = checker.making_patches();
         }
         let typ = checker.check(&expr).map_err(failed)?;
-        let known = self.variables.as_deref().unwrap_or_default();
         let below = cel::selected_from(&expr, "variables").into_iter();
-        let deepest = below.filter_map(|name| known.iter().rev().find(|(known, ..)| known == name)).map(|(.., depth)| *depth).max();
-        let depth = cel::depth(&expr) + deepest.unwrap_or(0);
+        let deepest = below.filter_map(|name| self.depths.get(name)).max();
+        let depth = cel::depth(&expr) + deepest.copied().unwrap_or(0);
         if depth > COMPOSED_DEPTH_MAX {
             return Err(format!("compilation failed: variables nest too deep: {depth} levels, at most {COMPOSED_DEPTH_MAX}"));
         }
@@ -196,8 +200,7 @@ impl<'s> Environment<'s> {
             scope.push(("authorizer", T::Library(AUTHORIZER)));
         }
         if let Some(variables) = &self.variables {
-            let known = variables.iter().map(|(name, typ, _)| (name.clone(), typ.clone())).collect();
-            scope.push(("variables", T::Variables(Rc::new(known))));
+            scope.push(("variables", T::Variables(variables.clone())));
         }
         scope.into_iter().map(|(name, typ)| (name.to_owned(), typ)).collect()
     }
@@ -335,5 +338,32 @@ impl Judge for Authorizers<'_> {
             Decision::Allow(reason) => Verdict { allowed: true, reason, error: None },
             Decision::Deny(reason) | Decision::NoOpinion(reason) => Verdict { allowed: false, reason, error: None },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A copy with each of a policy's expressions would cost as much as the square of their number.
+    #[test]
+    fn all_expressions_share_the_variables() {
+        let mut environment = Environment::new().composing();
+        for name in ["a", "b", "a"] {
+            assert!(environment.variable(name, "1 + 1").is_ok());
+        }
+        let shared = |environment: &Environment<'static>| match environment.scope(Asks::Nobody).pop() {
+            Some((_, T::Variables(all))) => all,
+            other => panic!("{other:?}"),
+        };
+        let (one, other) = (shared(&environment), shared(&environment));
+        assert!(Rc::ptr_eq(&one, &other));
+        assert_eq!(one.len(), 3);
+        drop((one, other));
+        let place = |environment: &Environment<'static>| environment.variables.as_ref().map(Rc::as_ptr);
+        let before = place(&environment);
+        assert!(environment.variable("c", "variables.a + variables.b").is_ok());
+        assert_eq!(place(&environment), before);
+        assert!(environment.compile("variables.c == 4", Wanted::Bool, Asks::Nobody).is_ok());
     }
 }

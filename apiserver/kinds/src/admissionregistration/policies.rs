@@ -13,7 +13,10 @@ use super::{
     required_word, word,
 };
 use crate::{
-    admission::expressions::{Asks, Environment, Wanted},
+    admission::{
+        expressions::{Asks, Environment, Wanted},
+        policies::policy::{BOUNDED, EXPRESSIONS_MAX},
+    },
     common::{
         self, Path, Read, conditions,
         edit::{default_to, keep_metadata, make_child, set},
@@ -100,12 +103,12 @@ impl Strategy for ValidatingPolicies {
     }
 
     fn validate_create(&self, object: &Value, causes: &mut FieldErrors) {
-        let environment = policy(object, None, causes);
+        let Some(environment) = policy(object, None, causes) else { return };
         rules(object, &environment, causes);
     }
 
     fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
-        let environment = policy(new, Some(old), causes);
+        let Some(environment) = policy(new, Some(old), causes) else { return };
         rules(new, &environment, causes);
     }
 
@@ -140,12 +143,12 @@ impl Strategy for MutatingPolicies {
     }
 
     fn validate_create(&self, object: &Value, causes: &mut FieldErrors) {
-        let environment = policy(object, None, causes);
+        let Some(environment) = policy(object, None, causes) else { return };
         mutations(object.at("spec"), environment, causes);
     }
 
     fn validate_update(&self, new: &Value, old: &Value, causes: &mut FieldErrors) {
-        let environment = policy(new, Some(old), causes);
+        let Some(environment) = policy(new, Some(old), causes) else { return };
         mutations(new.at("spec"), environment, causes);
     }
 
@@ -172,9 +175,13 @@ fn cells(object: &Value, field: &str, now: Timestamp) -> Vec<Value> {
     vec![read::name(object).into(), spec.list(field).len().into(), params.into(), table::age(object, now)]
 }
 
-/// What both have: when they fail, what they are about, conditions and variables. What their expressions may name comes back.
-fn policy(object: &Value, old: Option<&Value>, causes: &mut FieldErrors) -> Environment<'static> {
+/// What both have: when they fail, what they are about, conditions and variables. What their expressions may name comes back; nothing where there
+/// are too many of them, of which none is compiled.
+fn policy(object: &Value, old: Option<&Value>, causes: &mut FieldErrors) -> Option<Environment<'static>> {
     let spec = object.at("spec");
+    if is_too_long(spec, old, causes) {
+        return None;
+    }
     required_word(spec, "failurePolicy", FAILURE_POLICIES, SPEC, causes);
     if let Some(kind) = spec.at("paramKind") {
         param_kind(kind, SPEC.field("paramKind"), causes);
@@ -203,7 +210,23 @@ fn policy(object: &Value, old: Option<&Value>, causes: &mut FieldErrors) -> Envi
     for (i, variable) in variables.iter().enumerate() {
         self::variable(variable, &mut environment, SPEC.field("variables").index(i), causes);
     }
-    environment
+    Some(environment)
+}
+
+/// Whether there are more expressions than are compiled. What another server stored so keeps its spec, and may have its metadata changed.
+fn is_too_long(spec: Option<&Value>, old: Option<&Value>, causes: &mut FieldErrors) -> bool {
+    let is_kept = old.is_some_and(|old| read::same(spec, old.at("spec")));
+    let mut is_too_long = false;
+    for field in BOUNDED {
+        let count = spec.list(field).len();
+        if count > EXPRESSIONS_MAX {
+            is_too_long = true;
+            if !is_kept {
+                causes.too_many(SPEC.field(field), count, EXPRESSIONS_MAX);
+            }
+        }
+    }
+    is_too_long
 }
 
 fn variable(variable: &Value, environment: &mut Environment<'_>, path: Path<'_>, causes: &mut FieldErrors) {
@@ -460,6 +483,26 @@ mod tests {
         deletes["spec"]["matchConstraints"]["resourceRules"][0]["operations"] = json!(["DELETE"]);
         let wanted = r#"spec.matchConstraints.resourceRules.operations: Unsupported value: "DELETE": supported values: "*", "CONNECT", "CREATE", "UPDATE""#;
         assert_eq!(texts(|c| MutatingPolicies.validate_create(&deletes, c)), [wanted]);
+    }
+
+    #[test]
+    fn more_expressions_than_are_compiled_are_refused() {
+        let many = |count: usize| Value::from(vec![json!({"name": "a", "expression": "bad("}); count]);
+        let with = |field: &str, count: usize| {
+            of(json!({"validations": [{"expression": "true"}], "reinvocationPolicy": "Never",
+            "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "[]"}}], field: many(count)}))
+        };
+        for field in BOUNDED {
+            let (most, more) = (with(field, EXPRESSIONS_MAX), with(field, EXPRESSIONS_MAX + 1));
+            let wanted = [format!("spec.{field}: Too many: 1001: must have at most 1000 items")];
+            assert_eq!(texts(|c| ValidatingPolicies.validate_create(&more, c)), wanted);
+            assert_eq!(texts(|c| MutatingPolicies.validate_create(&more, c)), wanted);
+            assert_eq!(texts(|c| ValidatingPolicies.validate_update(&more, &most, c)), wanted);
+            let none: [&str; 0] = [];
+            assert_eq!(texts(|c| ValidatingPolicies.validate_update(&more, &more, c)), none);
+            let all: Vec<String> = texts(|c| ValidatingPolicies.validate_create(&most, c));
+            assert!(!all.iter().any(|text| text.contains("Too many")), "{all:?}");
+        }
     }
 
     #[test]

@@ -49,13 +49,15 @@ impl Spent {
 /// 422 where an operation does not fit the object or copies too much, 413 where all of them are too much work.
 pub(super) fn apply(patch: &Patch, object: &mut Value, spent: &Spent) -> Result<(), Status> {
     let mut work = Work { steps: spent.0.load(Ordering::Relaxed), copied_bytes: 0 };
-    let done = work.all(patch, object);
+    let done = work.apply(patch, object);
     spent.0.store(work.steps, Ordering::Relaxed);
     done
 }
 
 impl Work {
-    fn all(&mut self, patch: &Patch, object: &mut Value) -> Result<(), Status> {
+    /// # Errors
+    /// As those of [`apply`].
+    pub(super) fn apply(&mut self, patch: &Patch, object: &mut Value) -> Result<(), Status> {
         for operation in &patch.0 {
             self.charge(operation, object)?;
             match operation {
@@ -94,7 +96,9 @@ fn unfit(why: &str) -> Status {
     Status::new(422, "Invalid", "the server rejected our request due to an error in our request")
 }
 
-struct Work {
+/// What has been done so far.
+#[derive(Default)]
+pub(super) struct Work {
     steps: usize,
     copied_bytes: usize,
 }

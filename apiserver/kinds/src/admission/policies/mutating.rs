@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use api::Status;
 use apiserver::{
     engine::{Engine, merged},
-    front::json_patch,
+    front::{PatchWork, json_patch_within},
     identity::{Admission, Operation, Review},
     kind::Kind,
 };
@@ -29,8 +29,10 @@ use crate::{
 };
 
 const PLUGIN: &str = "MutatingAdmissionPolicy";
-/// What a patch may weigh, in units of cost.
-const PATCH_WEIGHT_MAX: u64 = POLICY_COST_MAX;
+/// What the patches of one policy may weigh together, in units of cost: ten bytes of text are one, so that this is twice the largest object.
+const PATCH_WEIGHT_MAX: u64 = 600_000;
+/// Operations of one patch: as many as one that a client sends may have.
+const OPERATIONS_MAX: usize = 10_000;
 
 /// See the module.
 #[derive(Default)]
@@ -52,6 +54,19 @@ struct Invocation<'h> {
     binding: &'h Binding,
     kind: Arc<Kind>,
     params: Option<Arc<Value>>,
+}
+
+/// What the mutations of one policy may still make of one object. Each begins with what the one before left, so that bounds of their own would bound
+/// nothing.
+struct Left {
+    weight: u64,
+    work: PatchWork,
+}
+
+impl Default for Left {
+    fn default() -> Self {
+        Self { weight: PATCH_WEIGHT_MAX, work: PatchWork::default() }
+    }
 }
 
 /// What is wrong with a policy, its binding or what they say.
@@ -196,10 +211,10 @@ async fn one(
         return Ok(());
     }
     let shown = Shown { review, request: &request, old: old.as_ref(), namespace, params: params.as_deref() };
-    let was = object.clone();
+    let (was, mut left) = (object.clone(), Left::default());
     for mutation in &policy.compiled().mutations {
         let Some(now) = &mut object else { break };
-        match shown.mutated(policy, kind, mutation, now) {
+        match shown.mutated(policy, kind, mutation, now, &mut left) {
             Ok(mut made) => {
                 // What is no object of the kind has no defaults of its.
                 if review.ctx.body().1 == review.ctx.kind.gvk() {
@@ -209,6 +224,8 @@ async fn one(
             }
             Err(why) => tell(policy, Some(binding), &why, "Invalid", wrong),
         }
+        // Each has a budget of its own, and there may be many.
+        tokio::task::yield_now().await;
     }
     if let Some(object) = object
         && was.as_ref() != Some(&object)
@@ -247,14 +264,14 @@ impl Shown<'_, '_> {
         self.with(object, |scope| conditions(policy.compiled(), scope, policy.ignores_failure))
     }
 
-    fn mutated(&self, policy: &Policy, kind: &Kind, mutation: &Mutation, object: &Value) -> Result<Value, String> {
+    fn mutated(&self, policy: &Policy, kind: &Kind, mutation: &Mutation, object: &Value, left: &mut Left) -> Result<Value, String> {
         let (program, is_patch) = match mutation {
             Mutation::Apply(program) => (program, false),
             Mutation::JsonPatch(program) => (program, true),
         };
-        let made = self.with(Some(object), |scope| worked_out(scope, policy, program))?;
+        let made = self.with(Some(object), |scope| worked_out(scope, policy, program, &mut left.weight))?;
         if is_patch {
-            return patched(object, made);
+            return patched(object, made, &mut left.work);
         }
         let mut patch = made;
         for field in ["apiVersion", "kind"] {
@@ -267,7 +284,7 @@ impl Shown<'_, '_> {
 }
 
 /// The JSON that a mutation's expression comes to.
-fn worked_out(scope: &Scope<'_>, policy: &Policy, program: &Program) -> Result<Value, String> {
+fn worked_out(scope: &Scope<'_>, policy: &Policy, program: &Program, weight: &mut u64) -> Result<Value, String> {
     if let Err(why) = &program.expr {
         return Err(why.clone());
     }
@@ -275,7 +292,7 @@ fn worked_out(scope: &Scope<'_>, policy: &Policy, program: &Program) -> Result<V
     let value = evaluation.run(program).map_err(|failed| match failed {
         Failed::Expression(why) | Failed::Budget(why) => why,
     })?;
-    let json = cel::to_json(&value, PATCH_WEIGHT_MAX).map_err(|failure| match failure {
+    let json = cel::to_json(&value, weight).map_err(|failure| match failure {
         Failure::Error(why) => why,
         Failure::Cost => "the value is too large".to_owned(),
     })?;
@@ -295,10 +312,13 @@ fn part<'v>(patch: &V<'v>, name: &str) -> Option<V<'v>> {
 }
 
 /// A patch that a test of its own does not let through changes nothing.
-fn patched(object: &Value, operations: Value) -> Result<Value, String> {
+fn patched(object: &Value, operations: Value, work: &mut PatchWork) -> Result<Value, String> {
     let Value::Array(operations) = operations else {
         return Err("type mismatch: JSONPatchType.expression should evaluate to array".into());
     };
+    if operations.len() > OPERATIONS_MAX {
+        return Err(format!("JSON Patch: {} operations, at most {OPERATIONS_MAX}", operations.len()));
+    }
     let mut out = object.clone();
     for operation in operations {
         let Value::Object(mut operation) = operation else {
@@ -315,10 +335,37 @@ fn patched(object: &Value, operations: Value) -> Result<Value, String> {
         if text(&operation, "from").is_empty() {
             operation.shift_remove("from");
         }
-        json_patch(json!([operation]), &mut out).map_err(|status| {
+        json_patch_within(json!([operation]), &mut out, work).map_err(|status| {
             let what = json!({"op": operation.get("op"), "path": operation.get("path")});
             format!("JSON Patch: {}: {what}", status.message)
         })?;
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn copies(count: usize) -> Value {
+        (0..count).map(|i| json!({"op": "copy", "from": "/data/x", "path": format!("/data/y{i}")})).collect()
+    }
+
+    #[test]
+    fn the_operations_of_a_policy_share_the_bounds_of_one_patch() {
+        let object = json!({"data": {"x": "x".repeat(1 << 20)}});
+        let mut work = PatchWork::default();
+        let made = patched(&object, copies(2), &mut work);
+        assert_eq!(made.map(|made| made["data"].as_object().map(Map::len)), Ok(Some(3)));
+        // One more would be too much with those of the mutation before.
+        assert!(patched(&object, copies(1), &mut work).is_err_and(|why| why.starts_with("JSON Patch: ")));
+        assert!(patched(&object, copies(8), &mut PatchWork::default()).is_err());
+    }
+
+    #[test]
+    fn a_patch_has_no_more_operations_than_a_clients() {
+        let tests = Value::from(vec![json!({"op": "test", "path": "/a"}); OPERATIONS_MAX + 1]);
+        let found = patched(&json!({}), tests, &mut PatchWork::default());
+        assert_eq!(found, Err("JSON Patch: 10001 operations, at most 10000".to_owned()));
+    }
 }

@@ -16,6 +16,11 @@ use crate::{
     common::{Read, read, selector},
 };
 
+/// Variables of a policy, its validations and its mutations, of each: whoever writes one has all of them compiled at once.
+pub(crate) const EXPRESSIONS_MAX: usize = 1_000;
+/// The lists that this is about.
+pub(crate) const BOUNDED: [&str; 3] = ["variables", "validations", "mutations"];
+
 /// A policy of either kind.
 pub(super) struct Policy {
     pub name: String,
@@ -112,6 +117,25 @@ impl Policy {
     }
 }
 
+/// The first list of a policy's spec that is longer than any is compiled.
+pub(super) fn too_long(spec: Option<&Value>) -> Option<&'static str> {
+    BOUNDED.into_iter().find(|field| spec.list(field).len() > EXPRESSIONS_MAX)
+}
+
+/// What stands for a policy that another server stored and that is too long here: it fails as a whole, as its failure policy says, since rules that
+/// are left out would let through what they refuse.
+fn refused(field: &str, conditions: Vec<Condition>) -> Compiled {
+    let program = || Program { source: String::new(), expr: Err(format!("more than {EXPRESSIONS_MAX} {field}")) };
+    let (message, reason) = (String::new(), String::new());
+    Compiled {
+        variables: Vec::new(),
+        conditions,
+        validations: vec![Validation { program: program(), message, message_expression: None, reason }],
+        annotations: Vec::new(),
+        mutations: vec![Mutation::Apply(program())],
+    }
+}
+
 /// All expressions of a policy's spec; those that cannot be compiled say why when they are asked.
 pub(crate) fn compile(spec: &Value, environment: &mut Environment<'_>) -> Compiled {
     let conditions = spec.list("matchConditions").iter().map(|condition| {
@@ -119,6 +143,9 @@ pub(crate) fn compile(spec: &Value, environment: &mut Environment<'_>) -> Compil
         Condition { program }
     });
     let conditions = conditions.collect();
+    if let Some(field) = too_long(Some(spec)) {
+        return refused(field, conditions);
+    }
     let variables = spec.list("variables").iter().map(|variable| {
         let name = variable.text("name").to_owned();
         let expr = environment.variable(&name, variable.text("expression"));
@@ -185,5 +212,29 @@ impl Viewed for Binding {
 
     fn bytes(&self) -> usize {
         self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_stored_policy_that_is_too_long_fails_as_a_whole() {
+        for field in BOUNDED {
+            let of = |count: usize| {
+                let many = vec![json!({"name": "a", "expression": "true"}); count];
+                compile(&json!({"validations": [{"expression": "true"}], field: many}), &mut Environment::new().composing())
+            };
+            let good = of(EXPRESSIONS_MAX);
+            assert!(good.validations.iter().all(|validation| validation.program.expr.is_ok()), "{field}");
+            let refused = of(EXPRESSIONS_MAX + 1);
+            let why = refused.validations.iter().map(|validation| validation.program.expr.as_ref().err().cloned());
+            assert_eq!(why.collect::<Vec<_>>(), [Some(format!("more than 1000 {field}"))]);
+            let [Mutation::Apply(mutation)] = refused.mutations.as_slice() else { panic!("one mutation") };
+            assert!(mutation.expr.is_err());
+        }
     }
 }

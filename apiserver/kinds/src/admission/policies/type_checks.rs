@@ -19,7 +19,7 @@ use cel::{Resource, T, schema::Node};
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
-use super::policy::kind_named;
+use super::policy::{kind_named, too_long};
 use crate::{
     admission::{expressions::Environment, webhooks::resource},
     auth::system_user,
@@ -30,6 +30,11 @@ use crate::{
 const TYPES_MAX: usize = 10;
 /// Before what failed is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// Text of all warnings about one policy, each of which quotes a line of its expression, for every kind: they stand in the policy, and the others are
+/// left out.
+const WARNINGS_BYTES_MAX: usize = 256 << 10;
+/// Of a validation, in the order in which they are told of.
+const FIELDS: [&str; 2] = ["expression", "messageExpression"];
 /// How deep a schema is read: some hold themselves.
 const SCHEMA_DEPTH_MAX: usize = 32;
 
@@ -74,7 +79,15 @@ async fn settle(engine: &Arc<Engine>, object: &Object) -> bool {
     if generation <= policy.at("status").int("observedGeneration").unwrap_or_default() {
         return true;
     }
-    let warnings = warnings(engine, policy.at("spec"));
+    // As many checks as the policy has expressions, times the kinds: no worker is to be held for that long.
+    let (at, spec) = (engine.clone(), policy.at("spec").cloned());
+    let warnings = match tokio::task::spawn_blocking(move || warnings(&at, spec.as_ref())).await {
+        Ok(warnings) => warnings,
+        Err(error) => {
+            tracing::warn!(policy = read::name(&policy), %error, "an admission policy's types cannot be checked");
+            return false;
+        }
+    };
     let status = move |value: &mut Value| {
         // Of a later spec the next round will tell.
         if value.at("metadata").int("generation") == Some(generation) {
@@ -92,7 +105,8 @@ async fn settle(engine: &Arc<Engine>, object: &Object) -> bool {
     };
     match engine.update(&policies(), &object.key, "status", &system_user(), &status).await {
         Ok(_) => true,
-        Err(status) if status.code == 404 => true,
+        // What is gone, or too large with its warnings: it would be so again.
+        Err(status) if matches!(status.code, 404 | 413) => true,
         Err(status) => {
             tracing::warn!(policy = read::name(&policy), %status, "type checks of an admission policy cannot be stored");
             false
@@ -102,31 +116,47 @@ async fn settle(engine: &Arc<Engine>, object: &Object) -> bool {
 
 /// One for each expression of which a kind that the policy is about has another type.
 fn warnings(engine: &Arc<Engine>, spec: Option<&Value>) -> Vec<Value> {
-    let kinds: Vec<(String, Option<Node>)> = kinds(engine, spec).iter().map(|kind| (shown(kind), node(kind))).collect();
+    // What is not compiled is not checked either.
+    if too_long(spec).is_some() {
+        return Vec::new();
+    }
     let param_kind = spec.at("paramKind").map(|kind| engine.kind_of(&kind_named(kind)));
     let params = param_kind.as_ref().map(|kind| kind.as_deref().and_then(node));
-    let mut out = Vec::new();
-    for (at, validation) in spec.list("validations").iter().enumerate() {
-        for field in ["expression", "messageExpression"] {
-            let source = validation.text(field);
-            if source.is_empty() {
-                continue;
-            }
-            let found = kinds.iter().filter_map(|(name, node)| {
-                let mut environment = Environment::of(typ(node.as_ref()));
-                environment = environment.with_params(params.as_ref().map(|params| typ(params.as_ref()))).composing();
-                for variable in spec.list("variables") {
-                    let _is_wrong = environment.variable(variable.text("name"), variable.text("expression"));
+    let (mut found, mut left): (BTreeMap<(usize, &str), Vec<String>>, _) = (BTreeMap::new(), WARNINGS_BYTES_MAX);
+    for kind in kinds(engine, spec) {
+        let (name, node) = (shown(&kind), node(&kind));
+        let environment = environment(node.as_ref(), params.as_ref(), spec);
+        for (at, validation) in spec.list("validations").iter().enumerate() {
+            for field in FIELDS {
+                let source = validation.text(field);
+                if source.is_empty() || left == 0 {
+                    continue;
                 }
-                environment.types(source).err().map(|why| format!("{name}: {why}\n"))
-            });
-            let found: Vec<String> = found.collect();
-            if !found.is_empty() {
-                out.push(json!({"fieldRef": format!("spec.validations[{at}].{field}"), "warning": found.join("\n")}));
+                if let Err(why) = environment.types(source) {
+                    let warning = format!("{name}: {why}\n");
+                    left = left.saturating_sub(warning.len());
+                    if left > 0 {
+                        found.entry((at, field)).or_default().push(warning);
+                    }
+                }
             }
         }
     }
-    out
+    let told = found.into_iter().map(|((at, field), why)| {
+        let (path, text) = (format!("spec.validations[{at}].{field}"), why.join("\n"));
+        json!({"fieldRef": path, "warning": text})
+    });
+    told.collect()
+}
+
+/// What all expressions about one kind may name: made once, since it has the types of all variables.
+fn environment<'s>(node: Option<&'s Node>, params: Option<&'s Option<Node>>, spec: Option<&Value>) -> Environment<'s> {
+    let params = params.map(|params| typ(params.as_ref()));
+    let mut environment = Environment::of(typ(node)).with_params(params).composing();
+    for variable in spec.list("variables") {
+        let _is_wrong = environment.variable(variable.text("name"), variable.text("expression"));
+    }
+    environment
 }
 
 fn typ(node: Option<&Node>) -> T<'_> {

@@ -39,7 +39,7 @@ impl Clients {
 
     /// `kopf run` of the operator, until it is killed or dropped.
     pub fn operator(&self) -> Child {
-        let args = ["-m", "kopf", "run", "--standalone", "--all-namespaces", "operator.py"];
+        let args = ["-m", "kopf", "run", "--standalone", "--all-namespaces", "flocks.py"];
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.operator_log()).expect("a file of our own");
         let errors = log.try_clone().expect("a descriptor can be doubled");
         let mut command = self.command("python");

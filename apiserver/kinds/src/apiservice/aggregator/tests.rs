@@ -102,6 +102,8 @@ impl World {
         world.service("thing", "space", world.thing.port).await;
         world.register(&world.spec(json!({}))).await;
         world.until_is("True", "Passed").await;
+        // What is written is heard of a moment later.
+        until("it is asked", || async { (world.get("/apis/things.example/v1").await.0 == 200).then_some(()) }).await;
         world
     }
 
@@ -312,7 +314,7 @@ async fn a_server_in_trouble_is_nobody_elses_trouble() {
         Request::get("/apis/things.example/v1/hang").extension(peer).body(Full::<Bytes>::default()).unwrap()
     };
     for n in 0..400 {
-        let (request, front) = (hang(if n % 2 == 0 { "a" } else { "b" }), front.clone());
+        let (request, front) = (hang(&format!("user-{}", n % 8)), front.clone());
         world.group.spawn(async move { drop(front.oneshot(request).await) });
     }
     until("all hang", || async { (world.thing.hanging.load(SeqCst) == 400).then_some(()) }).await;

@@ -62,7 +62,7 @@ fn issuer_error(issuer: &str) -> Result<(), String> {
         return Err("empty issuer URL".into());
     }
     let parsed = issuer.parse::<Uri>().ok();
-    if !parsed.is_some_and(|uri| uri.scheme_str() == Some("https")) {
+    if parsed.is_none_or(|uri| uri.scheme_str() != Some("https")) {
         return Err(format!("issuer URL must use https scheme, got: {issuer}"));
     }
     match () {

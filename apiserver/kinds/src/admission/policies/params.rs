@@ -28,10 +28,12 @@ pub(super) struct ParamRef {
 #[derive(Default)]
 pub(super) struct Parsed(Mutex<Kept>);
 
+/// Of which revision, as which kind shows it.
+type Shown = (u64, Arc<Kind>, Arc<Value>);
+
 #[derive(Default)]
 struct Kept {
-    /// By kind and key: of which revision, as which kind shows it.
-    values: HashMap<(Gvk, Key), (u64, Arc<Kind>, Arc<Value>)>,
+    values: HashMap<(Gvk, Key), Shown>,
     bytes: usize,
 }
 

@@ -51,9 +51,9 @@ pub enum Verb {
     /// Bring up a cluster on this machine: control plane and node in one process
     Up(Box<UpFlags>),
     /// Run the control plane alone, in the foreground (no root and no containerd needed)
-    Server(ServerFlags),
+    Server(Box<ServerFlags>),
     /// Make this machine a node of a cluster, in the foreground (--server, --token); or simulate nodes (--hollow N; no root and no containerd needed)
-    Agent(AgentVerbFlags),
+    Agent(Box<AgentVerbFlags>),
     /// Make, list and delete the tokens that machines join with
     Token(TokenFlags),
     /// Print a kubeconfig for the cluster administrator, or merge it into a file

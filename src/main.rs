@@ -49,9 +49,9 @@ fn run() -> anyhow::Result<ExitCode> {
         .map_err(|_| anyhow::anyhow!("a TLS provider was installed before main"))?;
     match cli.verb {
         Verb::Up(flags) => block_on(&flags.server.common.log_level.clone(), up::run(*flags))?,
-        Verb::Server(flags) => block_on(&flags.common.log_level.clone(), server::run(flags))?,
-        Verb::Agent(flags) if flags.hollow.hollow.is_some() => block_on(&flags.common.log_level.clone(), hollow::run(flags))?,
-        Verb::Agent(flags) => block_on(&flags.common.log_level.clone(), node::join::run(flags))?,
+        Verb::Server(flags) => block_on(&flags.common.log_level.clone(), server::run(*flags))?,
+        Verb::Agent(flags) if flags.hollow.hollow.is_some() => block_on(&flags.common.log_level.clone(), hollow::run(*flags))?,
+        Verb::Agent(flags) => block_on(&flags.common.log_level.clone(), node::join::run(*flags))?,
         Verb::Token(flags) => block_on("warn", token::run(flags))?,
         Verb::Kubeconfig(flags) => kubeconfig::run(&flags)?,
         Verb::Check(flags) => {

@@ -144,8 +144,7 @@ impl Control {
 
         let etcd = has_etcd.then(|| store.clone());
         if let Some(etcd) = &etcd {
-            group.spawn_loop("compaction", compact_by_one(etcd.clone()));
-            group.spawn_loop("older servers' writes", moved::keep(etcd.clone()));
+            beside_others(etcd, &group);
         }
         let tokens = Arc::new(Tokens::of(flags.authentication.tokens(certs.service_account_key())?));
         let mut auth = Box::pin(identity::chain(&flags.authentication, &flags.authorization, &tokens, &group)).await?;
@@ -159,8 +158,7 @@ impl Control {
         if let Some(condition) = store.condition() {
             group.spawn_vital("store", store_ends(condition));
         }
-        let url = format!("https://{}", SocketAddr::new(advertised, flags.secure_port));
-        let issuer = OpenId::new(&tokens, &url, flags.authentication.jwks_uri()?);
+        let issuer = issuer(flags, &tokens, advertised)?;
         let health = Health::new(&group);
         flags.at_rest.keep(&at_rest, &group, &health);
         health.grants(flags.protection.livez_grace_period);
@@ -171,15 +169,9 @@ impl Control {
         Box::pin(apiextensions::start(&engine)).await;
         kinds::admission::policies::type_checks::start(&engine);
         aggregate(&engine, &delegations, &certs, flags)?;
-        let listener = listen(flags).await.with_context(|| format!("port {} of {}", flags.secure_port, flags.bind_address))?;
-        let seats = Seats::new(Limits::for_files(serve::CONNECTIONS_MAX, files));
-        let port = listener.local_addr()?.port();
-        let local = if flags.bind_address.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { flags.bind_address };
-        let address = SocketAddr::new(local, port);
-        let serving = serve::serve(listener, seats, tls, front.clone(), group.clone(), flags.protection.goaway_chance);
-        group.spawn_vital("api server", Box::pin(serving));
+        let address = serving(flags, Seats::new(Limits::for_files(serve::CONNECTIONS_MAX, files)), tls, &front, &group).await?;
 
-        let (admin, reached) = (certs.admin_kubeconfig(&format!("https://{address}")), SocketAddr::new(advertised, port));
+        let (admin, reached) = (certs.admin_kubeconfig(&format!("https://{address}")), SocketAddr::new(advertised, address.port()));
         write_kubeconfig(&dirs, &kubeconfig::kept(admin.clone(), reached, &BTreeSet::new()))?;
         let (leading, endpoint_leases) = (Mutex::default(), None);
         let delay = flags.protection.shutdown_delay_duration;
@@ -307,6 +299,27 @@ impl Control {
             host_name: host_name(),
         }
     }
+}
+
+/// What a server does that is one of several over one etcd, or may be.
+fn beside_others(etcd: &Arc<dyn Store>, group: &Group) {
+    group.spawn_loop("compaction", compact_by_one(etcd.clone()));
+    group.spawn_loop("older servers' writes", moved::keep(etcd.clone()));
+}
+
+fn issuer(flags: &ServerFlags, tokens: &Arc<Tokens>, advertised: IpAddr) -> anyhow::Result<Option<OpenId>> {
+    let url = format!("https://{}", SocketAddr::new(advertised, flags.secure_port));
+    Ok(OpenId::new(tokens, &url, flags.authentication.jwks_uri()?))
+}
+
+/// Listens and serves; where that is on this machine.
+async fn serving(flags: &ServerFlags, seats: Arc<Seats>, tls: Arc<Tls>, front: &Front, group: &Group) -> anyhow::Result<SocketAddr> {
+    let listener = listen(flags).await.with_context(|| format!("port {} of {}", flags.secure_port, flags.bind_address))?;
+    let port = listener.local_addr()?.port();
+    let local = if flags.bind_address.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { flags.bind_address };
+    let serving = serve::serve(listener, seats, tls, front.clone(), group.clone(), flags.protection.goaway_chance);
+    group.spawn_vital("api server", Box::pin(serving));
+    Ok(SocketAddr::new(local, port))
 }
 
 fn delegations(believed: &Arc<RequestHeader>) -> Arc<Delegations> {

@@ -51,12 +51,11 @@ pub async fn chain(
     Ok(Auth { authenticators, authorizers: vec![chain], admission, anonymous })
 }
 
+/// Who knows bearers of JWTs, and who comes in as nobody in particular.
+type Jwted = (Option<Arc<dyn Authenticator>>, Option<Anonymous>);
+
 /// Those of the file, which is followed, or of the flags; and what the file says of nobody in particular.
-fn jwts(
-    flags: &AuthenticationFlags,
-    tokens: &Tokens,
-    group: &Group,
-) -> anyhow::Result<(Option<Arc<dyn Authenticator>>, Option<Anonymous>)> {
+fn jwts(flags: &AuthenticationFlags, tokens: &Tokens, group: &Group) -> anyhow::Result<Jwted> {
     let (audiences, issuers) = (&tokens.config().audiences, &tokens.config().issuers);
     let made = |config: &AuthenticationConfig, algorithms: &[Algorithm]| {
         Jwts::new(config, algorithms, audiences, issuers, group).map_err(anyhow::Error::msg)

@@ -28,7 +28,7 @@ async fn server(dir: &std::path::Path) -> Control {
 fn agent(server: Option<&str>, more: &[&str]) -> AgentVerbFlags {
     let args = ["skiff", "agent"].into_iter().chain(server.into_iter().flat_map(|url| ["--server", url])).chain(more.iter().copied());
     let Verb::Agent(flags) = Cli::read(args.map(std::ffi::OsString::from).collect::<Vec<_>>()).unwrap().verb else { panic!("an agent") };
-    flags
+    *flags
 }
 
 /// What it says that joins, or joins again.

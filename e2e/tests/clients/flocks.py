@@ -2,6 +2,7 @@
 
 import kopf
 import kubernetes
+from kubernetes.client.rest import ApiException
 
 GROUP, VERSION, PLURAL = "sky.example", "v1", "flocks"
 
@@ -28,15 +29,12 @@ def reconcile(name, namespace, spec, patch, meta, **_):
     wanted = child(name, spec["size"])
     kopf.adopt(wanted)
     core = kubernetes.client.CoreV1Api()
-    core.api_client.call_api(
-        f"/api/v1/namespaces/{namespace}/configmaps/{name}",
-        "PATCH",
-        query_params=[("fieldManager", "flock-operator"), ("force", "true")],
-        header_params={"Content-Type": "application/apply-patch+yaml", "Accept": "application/json"},
-        body=wanted,
-        auth_settings=["BearerToken"],
-        response_type="object",
-    )
+    try:
+        core.replace_namespaced_config_map(name, namespace, wanted)
+    except ApiException as error:
+        if error.status != 404:
+            raise kopf.TemporaryError(str(error), delay=1) from error
+        core.create_namespaced_config_map(namespace, wanted)
     patch.status["birds"] = spec["size"]
     patch.status["observedGeneration"] = meta["generation"]
 

@@ -161,6 +161,11 @@ const KEYWORDS: [&str; 21] = [
     "while",
 ];
 
+/// Whether the language keeps the word for itself: no variable can have it for a name.
+pub fn is_reserved(word: &str) -> bool {
+    KEYWORDS.contains(&word)
+}
+
 /// A name in a rule -> the field's name; `None` for what stands for none.
 pub fn unescaped(name: &str) -> Option<Cow<'_, str>> {
     if !name.contains("__") {

@@ -30,30 +30,6 @@ const PATCHES: &[&str] = &["ApplyConfiguration", "JSONPatch"];
 const ANNOTATIONS: usize = 20;
 const VALUE_BYTES: usize = 5 << 10;
 const NO_RULES: &str = "validations or auditAnnotations must contain at least one item";
-/// What CEL keeps for itself.
-const RESERVED: &[&str] = &[
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 const PARAM_KIND: Column =
     table::column("ParamKind", "string", "ParamKind specifies the kind of resources used to parameterize this policy");
 const VALIDATING: &[Column] = &[
@@ -255,7 +231,7 @@ fn is_there(of: &Value, field: &str, path: Path<'_>, causes: &mut FieldErrors) -
 
 fn is_identifier(name: &str) -> bool {
     let is_word = |b: u8| b == b'_' || b.is_ascii_alphanumeric();
-    name.bytes().all(is_word) && !name.starts_with(|c: char| c.is_ascii_digit()) && !RESERVED.contains(&name)
+    name.bytes().all(is_word) && !name.starts_with(|c: char| c.is_ascii_digit()) && !cel::is_reserved(name)
 }
 
 /// `validateParamKind`

@@ -4,6 +4,7 @@
 //! member is asked where one fails (`members`), a write without an answer is settled (`settle`), ranges of any size are read in pages
 //! (`pages`), watches resume (`watch`).
 
+mod flight;
 mod members;
 mod pages;
 mod settle;
@@ -15,10 +16,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use etcdpb::{CompactionRequest, Compare, LeaseGrantRequest, Options, RangeRequest, RequestOp, TxnRequest, response_op::Response};
-use tokio::{sync::Mutex, time::Instant};
+use tokio::time::Instant;
 
 pub use self::tls::Tls;
 use self::{
+    flight::Flight,
     members::{CALL_BOUND, Members, Patience},
     settle::Fence,
     tls::Files,
@@ -41,7 +43,7 @@ pub struct Etcd {
     members: Arc<Members>,
     fence: Fence,
     /// By TTL in seconds: a lease that is still shared.
-    leases: Mutex<HashMap<u64, Lease>>,
+    leases: Flight<HashMap<u64, Lease>>,
 }
 
 struct Lease {
@@ -64,7 +66,7 @@ pub async fn open(servers: &[String], tls: &Tls) -> Result<Etcd, Error> {
     let options = Options { connect_timeout: CONNECT_BOUND, keep_alive: KEEP_ALIVE, tls: files.as_ref().map(Files::options) };
     let members = Arc::new(Members::new(servers, &options)?);
     let why = match revision(&members, OPEN_BOUND).await {
-        Ok(_) => return Ok(Etcd { members, fence: Fence::default(), leases: Mutex::default() }),
+        Ok(_) => return Ok(Etcd { members, fence: Fence::default(), leases: Flight::default() }),
         Err(error) => error.to_string(),
     };
     let mut reasons = Vec::new();
@@ -189,28 +191,27 @@ impl Etcd {
     }
 
     async fn lease(&self, seconds: u64) -> Result<i64, Error> {
-        let mut leases = self.leases.lock().await;
-        if let Some(lease) = leases.get(&seconds)
-            && Instant::now() < lease.shared_until
-        {
-            return Ok(lease.id);
-        }
-        let shared = Duration::from_secs(seconds / LEASE_SHARED_PART).min(LEASE_SHARED_MAX);
-        let ttl = i64::try_from(seconds + shared.as_secs()).unwrap_or(i64::MAX);
-        let asked = self.members.call(CALL_BOUND, |member| {
-            let mut client = member.lease.clone();
-            async move { client.lease_grant(LeaseGrantRequest { ttl, id: 0 }).await }
-        });
-        let id = asked.await?.id;
-        leases.insert(seconds, Lease { id, shared_until: Instant::now() + shared });
-        Ok(id)
+        let shared =
+            |leases: &HashMap<u64, Lease>| leases.get(&seconds).filter(|lease| Instant::now() < lease.shared_until).map(|lease| lease.id);
+        let grant = async |leases: &mut HashMap<u64, Lease>| {
+            let shared = Duration::from_secs(seconds / LEASE_SHARED_PART).min(LEASE_SHARED_MAX);
+            let ttl = i64::try_from(seconds + shared.as_secs()).unwrap_or(i64::MAX);
+            let asked = self.members.call(CALL_BOUND, |member| {
+                let mut client = member.lease.clone();
+                async move { client.lease_grant(LeaseGrantRequest { ttl, id: 0 }).await }
+            });
+            let id = asked.await?.id;
+            leases.insert(seconds, Lease { id, shared_until: Instant::now() + shared });
+            Ok(id)
+        };
+        self.leases.join(shared, grant).await
     }
 
     /// A shared lease that etcd does not know any more (its clock and ours went apart) is not used again, and the write is.
     async fn without_lost_leases(&self, verdict: Verdict) -> Verdict {
         match verdict {
             Verdict::Final(Error::Unavailable(why)) if why.contains("lease not found") => {
-                self.leases.lock().await.clear();
+                self.leases.forget().await;
                 Verdict::NotDone(why)
             }
             other => other,

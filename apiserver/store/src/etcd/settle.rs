@@ -11,10 +11,10 @@ use std::{
 
 use etcdpb::{Compare, PutRequest, RequestOp};
 use futures::StreamExt;
-use tokio::sync::Mutex;
 
 use super::{
     Etcd,
+    flight::Flight,
     members::{CALL_BOUND, Members},
     watch::{Before, watch},
     words::{read, unchanged},
@@ -30,7 +30,7 @@ pub(super) struct Fence {
     /// Its last write as far as we know; a transaction that is refused for it learns better.
     known: AtomicU64,
     /// When we moved it last.
-    moved: Mutex<Rev>,
+    moved: Flight<Rev>,
 }
 
 impl Fence {
@@ -44,18 +44,17 @@ impl Fence {
 
     /// Moves it, whoever moved it before: every transaction that was sent until now is refused. Its revision.
     pub async fn seal(&self, members: &Members) -> Result<Rev, Error> {
-        let mut moved = self.moved.lock().await;
-        *moved = self.put(members).await?;
-        Ok(*moved)
+        self.moved.join(|_| None, async |moved| self.put(members, moved).await).await
     }
 
-    async fn put(&self, members: &Members) -> Result<Rev, Error> {
+    async fn put(&self, members: &Members, moved: &mut Rev) -> Result<Rev, Error> {
         let asked = members.call(CALL_BOUND, |member| {
             let mut kv = member.kv.clone();
             async move { kv.put(PutRequest { key: FENCE.into(), ..PutRequest::default() }).await }
         });
         let at = members.note(asked.await?.header.as_ref());
         self.learn(at);
+        *moved = at;
         Ok(at)
     }
 
@@ -85,12 +84,8 @@ impl Etcd {
 
     /// The fence's revision once it is not at `from` any more. Many wait for one move.
     async fn move_fence(&self, from: Rev) -> Result<Rev, Error> {
-        let mut moved = self.fence.moved.lock().await;
-        if *moved > from {
-            return Ok(*moved);
-        }
-        *moved = self.fence.put(&self.members).await?;
-        Ok(*moved)
+        let further = |moved: &Rev| Some(*moved).filter(|moved| *moved > from);
+        self.fence.moved.join(further, async |moved| self.fence.put(&self.members, moved).await).await
     }
 
     async fn look_back(&self, txn: &Txn, since: Rev, fence: Rev) -> Result<Option<Rev>, Error> {

@@ -45,7 +45,7 @@ pub async fn walk(server: &Server, clients: &Clients) {
     for gone in [DEPLOYMENT, KITE, "/api/v1/namespaces/sky/services/kite"] {
         assert_eq!(api.get(gone).await.status, 404, "{gone}");
     }
-    let left = clients.helm("list -n sky --all -o json").await.ok();
+    let left = clients.helm("list -n sky -o json").await.ok();
     assert_eq!(left.trim(), "[]");
     // As everywhere helm leaves definitions in place.
     assert_eq!(api.get("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/kites.sky.example").await.status, 200);

@@ -22,6 +22,8 @@ set -eu
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
 TOP=skiff-machines
+# Held while the top is filled or removed, which worlds share.
+LOCK=/run/$TOP.lock
 # Between looks at whether killed processes have left their cgroup, and how often.
 PAUSE=0.05
 TRIES=200
@@ -42,11 +44,14 @@ make_cgroup() {
 
 # path: this process into that cgroup of every tree.
 enter() {
-    for tree in $(trees); do
-        at=$tree
-        for part in $(echo "$1" | tr / ' '); do at=$at/$part; make_cgroup "$at"; done
-        echo 0 >"$at/cgroup.procs"
-    done
+    (
+        flock 8
+        for tree in $(trees); do
+            at=$tree
+            for part in $(echo "$1" | tr / ' '); do at=$at/$part; make_cgroup "$at"; done
+        done
+    ) 8>"$LOCK"
+    for tree in $(trees); do echo 0 >"$tree/$1/cgroup.procs"; done
 }
 
 # path: the processes in that cgroup and below it, in whatever tree.
@@ -311,10 +316,13 @@ list() {
 
 clear() {
     end_cgroup "$TOP/$WORLD"
-    for tree in $(trees); do
-        # Other worlds may have theirs there.
-        rmdir "$tree/$TOP" 2>/dev/null || true
-    done
+    (
+        flock 8
+        for tree in $(trees); do
+            # Other worlds may have theirs there.
+            rmdir "$tree/$TOP" 2>/dev/null || true
+        done
+    ) 8>"$LOCK"
     for path in /run/netns/"$WORLD"-*; do
         [ ! -e "$path" ] || end_netns "$(basename "$path")"
     done

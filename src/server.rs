@@ -59,7 +59,7 @@ use tokio::{
 
 use self::{
     authority::Ca,
-    compaction::compact_by_one,
+    compaction::{History, compact},
     endpoint_leases::EndpointLeases,
     leading::{Leading, Rooms, client_as},
 };
@@ -144,7 +144,7 @@ impl Control {
 
         let etcd = has_etcd.then(|| store.clone());
         if let Some(etcd) = &etcd {
-            beside_others(etcd, &group);
+            group.spawn_loop("older servers' writes", moved::keep(etcd.clone()));
         }
         let tokens = Arc::new(Tokens::of(flags.authentication.tokens(certs.service_account_key())?));
         let mut auth = Box::pin(identity::chain(&flags.authentication, &flags.authorization, &tokens, &group)).await?;
@@ -184,6 +184,8 @@ impl Control {
         started.done();
         let rooms = control.rooms(flags, &config, advertised);
         control.spawn_keepers(config, tokens, believed);
+        let history = if has_etcd { History::Shared } else { History::Own };
+        control.group.spawn_loop("compaction", compact(control.engine.clone(), control.store.clone(), history));
         control.spawn_flows(flags.enable_priority_and_fairness);
         *control.leading.lock() = Some(Leading::start(rooms, election));
         progress.step(&format!("API ready (https://{address})"));
@@ -299,12 +301,6 @@ impl Control {
             host_name: host_name(),
         }
     }
-}
-
-/// What a server does that is one of several over one etcd, or may be.
-fn beside_others(etcd: &Arc<dyn Store>, group: &Group) {
-    group.spawn_loop("compaction", compact_by_one(etcd.clone()));
-    group.spawn_loop("older servers' writes", moved::keep(etcd.clone()));
 }
 
 fn issuer(flags: &ServerFlags, tokens: &Arc<Tokens>, advertised: IpAddr) -> anyhow::Result<Option<OpenId>> {

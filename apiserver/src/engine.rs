@@ -31,7 +31,14 @@ pub(crate) mod update;
 mod view;
 mod wake;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use api::{GroupResource, Key, Status};
 use arc_swap::ArcSwap;
@@ -76,6 +83,8 @@ pub struct Engine {
     /// All caches have come this far.
     pub(crate) applied: watch::Sender<Rev>,
     pub(crate) loaded: watch::Sender<bool>,
+    /// Lists of before are refused.
+    pub(crate) forgotten: AtomicU64,
 }
 
 impl Engine {
@@ -99,6 +108,7 @@ impl Engine {
             stop,
             applied: watch::Sender::new(0),
             loaded: watch::Sender::new(false),
+            forgotten: AtomicU64::new(0),
         });
         engine.group.spawn_loop("watch cache", follow::run(engine.clone()));
         engine.group.spawn_loop("what cannot be decrypted", locked::retry(engine.clone()));
@@ -195,6 +205,11 @@ impl Engine {
     pub async fn delete(self: &Arc<Self>, gr: &GroupResource, key: &Key, options: Value, user: &User) -> Result<(), Status> {
         let own = OwnRequest { options, ..self.own_request(gr)? };
         own.delete(self, key, user).await
+    }
+
+    /// Lists as of a revision before `rev` are refused from now on, also those that could be told: so they are wherever the store was compacted.
+    pub fn forget(&self, rev: Rev) {
+        self.forgotten.fetch_max(rev, Ordering::Relaxed);
     }
 
     /// Resolves once everything that was in the store is in the caches.

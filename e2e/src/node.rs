@@ -11,7 +11,8 @@ use crate::{Options, Server, images, images::debian::said};
 /// What the node is called.
 pub const NAME: &str = "walk-node";
 /// Bridges, rules and ports are the machine's: one node at a time, whoever starts it. The file stays, its lock goes with the value.
-const LOCK: &str = "/tmp/skiff-node-test.lock";
+const LOCK: &str = "node-test";
+const LOCKS: &str = "/tmp";
 /// Where our containerd listens, below the data directory.
 const CONTAINERD: &str = "agent/run/containerd/containerd.sock";
 /// Apart from what a cluster of the developer's own uses.
@@ -40,9 +41,22 @@ pub fn claim() -> Claim {
 
 /// Held until the file is dropped.
 pub(crate) fn lock() -> File {
-    let file = File::options().create(true).append(true).open(LOCK).expect("a lock file in /tmp");
+    let file = lock_file(LOCK);
     file.lock().expect("a file can be locked");
     file
+}
+
+/// For those that leave alone what is the machine's; held until the file is dropped.
+pub(crate) fn lock_shared() -> File {
+    let file = lock_file(LOCK);
+    file.lock_shared().expect("a file can be locked");
+    file
+}
+
+/// Not locked yet.
+pub(crate) fn lock_file(name: &str) -> File {
+    let path = Path::new(LOCKS).join(format!("skiff-{name}.lock"));
+    File::options().create(true).append(true).open(path).expect("a lock file in /tmp")
 }
 
 /// `skiff up`, with all images imported.

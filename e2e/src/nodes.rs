@@ -7,7 +7,10 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -18,8 +21,9 @@ use crate::{
     process::{root, skiff, tools},
 };
 
-/// Network namespaces, links and cgroups of the tests' machines are named so: one world at a time, by the lock of [`node`].
-const WORLD: &str = "skt";
+/// Network namespaces, links and cgroups of the tests' machines are named so: a world at a time has each name, by a lock of its own. As many as
+/// this run side by side, none of them while a node is on this machine (the lock of [`node`]).
+const WORLDS: [&str; 2] = ["skt1", "skt2"];
 /// As `machine.sh` has it: below it each world has its cgroup.
 const MACHINES: &str = "/skiff-machines";
 const SCRIPT: &str = "deploy/machine.sh";
@@ -27,10 +31,12 @@ const PROVISION: &str = "deploy/provision.sh";
 
 /// Machines, and what connects them. Dropping it ends and removes them all; [`World::end`] proves it, too.
 pub struct World {
+    name: &'static str,
     dir: TempDir,
     before: BTreeSet<String>,
     is_abandoned: bool,
-    _locked: File,
+    /// Of this machine, and of the name.
+    locked: Arc<[File; 2]>,
 }
 
 /// One machine, which may be off.
@@ -44,7 +50,7 @@ pub struct Machine<'w> {
 /// Where a process of the tests listens, and from where it speaks.
 #[derive(Clone, Debug)]
 pub struct Net {
-    namespace: String,
+    world: &'static str,
     name: String,
     switch: String,
     address: String,
@@ -62,11 +68,30 @@ impl World {
     /// Waits for its turn, and removes what a killed test left.
     #[expect(clippy::new_without_default, reason = "it does much")]
     pub fn new() -> Self {
-        let locked = node::lock();
+        Self::with(node::lock_shared())
+    }
+
+    /// With nothing beside it: it may have a [`World::switch_here`].
+    pub fn alone() -> Self {
+        Self::with(node::lock())
+    }
+
+    fn with(machine: File) -> Self {
+        let names = WORLDS.map(|name| (name, node::lock_file(name)));
+        // Where all are taken, the first is waited for.
+        let free = names.iter().position(|(_, file)| file.try_lock().is_ok());
+        let (name, locked) = names.into_iter().nth(free.unwrap_or_default()).expect("one of them");
+        if free.is_none() {
+            locked.lock().expect("a file can be locked");
+        }
+        Self::named(name, Arc::new([machine, locked]))
+    }
+
+    fn named(name: &'static str, locked: Arc<[File; 2]>) -> Self {
         let dir = tempfile::Builder::new().prefix("skiff-world-").tempdir().expect("a temporary folder");
-        let mut world = Self { dir, before: BTreeSet::new(), is_abandoned: false, _locked: locked };
+        let mut world = Self { name, dir, before: BTreeSet::new(), is_abandoned: false, locked };
         world.script(&["clear"]);
-        world.before = traces();
+        world.before = traces(name);
         world
     }
 
@@ -84,7 +109,7 @@ impl World {
     /// A network of its own for processes that are started in it: see [`Net`]. It has an address in the switch, and no disk.
     pub fn net(&self, name: &str, switch: &str, address: &str) -> Net {
         self.script(&["router", name, &format!("{switch}={address}/24")]);
-        Net { namespace: format!("{WORLD}-{name}"), name: name.to_owned(), switch: switch.to_owned(), address: address.to_owned() }
+        Net { world: self.name, name: name.to_owned(), switch: switch.to_owned(), address: address.to_owned() }
     }
 
     /// Forwards between switches (`SWITCH=ADDRESS/LENGTH`); others are hidden from the switch of `nat=SWITCH`.
@@ -95,8 +120,9 @@ impl World {
     /// A line of shell in a router's network.
     pub fn at_router(&self, name: &str, line: &str) {
         let mut command = Command::new("ip");
-        let said =
-            Said::of(command.args(["netns", "exec", &format!("{WORLD}-{name}"), "sh", "-c", line]).output().expect("iproute2 is there"));
+        let said = Said::of(
+            command.args(["netns", "exec", &format!("{}-{name}", self.name), "sh", "-c", line]).output().expect("iproute2 is there"),
+        );
         assert!(said.ok, "at {name}: {line}:\n{}{}", said.out, said.err);
     }
 
@@ -142,13 +168,14 @@ impl World {
     /// Ends and removes everything, of which nothing must be left.
     pub fn end(self) {
         self.script(&["clear"]);
-        let left: Vec<String> = traces().difference(&self.before).cloned().chain(mounts_below(self.dir.path())).collect();
+        let left: Vec<String> = traces(self.name).difference(&self.before).cloned().chain(mounts_below(self.dir.path())).collect();
         assert!(left.is_empty(), "machine.sh clear left behind:\n{}", left.join("\n"));
     }
 
-    /// Leaves everything as it is, as a test does that is killed.
-    pub fn abandon(mut self) {
+    /// Leaves everything as it is, as a test does that is killed: the next world of this name.
+    pub fn abandon(mut self) -> Self {
         self.is_abandoned = true;
+        Self::named(self.name, self.locked.clone())
     }
 
     fn script(&self, args: &[&str]) -> String {
@@ -158,7 +185,7 @@ impl World {
     }
 
     fn try_script(&self, args: &[&str]) -> Said {
-        Said::of(script(args).output().expect("a shell script starts"))
+        Said::of(script(self.name, args).output().expect("a shell script starts"))
     }
 }
 
@@ -253,7 +280,7 @@ impl Machine<'_> {
         let out = self.world.dir.path().join(format!("background-{}", number()));
         let file = File::create(&out).expect("a file in our own folder");
         let errors = file.try_clone().expect("a file");
-        let mut command = script(&["exec", &self.name, "sh", "-c", line]);
+        let mut command = script(self.world.name, &["exec", &self.name, "sh", "-c", line]);
         let child = command.process_group(0).stdout(file).stderr(errors).spawn().expect("a shell script starts");
         Background { child, out }
     }
@@ -278,7 +305,7 @@ impl Net {
     /// Runs it there; the process is the program's own.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespace]).arg(program);
+        command.args(["netns", "exec", &format!("{}-{}", self.world, self.name)]).arg(program);
         command
     }
 
@@ -292,7 +319,7 @@ impl Net {
     }
 
     fn cable(&self, verb: &str) {
-        let said = Said::of(script(&[verb, &self.name, &self.switch]).output().expect("a shell script starts"));
+        let said = Said::of(script(self.world, &[verb, &self.name, &self.switch]).output().expect("a shell script starts"));
         assert!(said.ok, "machine.sh {verb} {}: {}", self.name, said.err);
     }
 }
@@ -326,9 +353,9 @@ impl Said {
     }
 }
 
-fn script(args: &[&str]) -> Command {
+fn script(world: &str, args: &[&str]) -> Command {
     let mut command = Command::new(root().join(SCRIPT));
-    command.arg(WORLD).args(args).stdin(Stdio::null()).env_remove("KUBECONFIG");
+    command.arg(world).args(args).stdin(Stdio::null()).env_remove("KUBECONFIG");
     command
 }
 
@@ -343,20 +370,20 @@ fn number() -> usize {
 }
 
 /// What machines leave on this one, beside what nodes leave.
-fn traces() -> BTreeSet<String> {
+fn traces(world: &str) -> BTreeSet<String> {
     let named = |dir: &str| {
         let entries = fs::read_dir(dir).into_iter().flatten().flatten();
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        names.filter(|name| name.starts_with(WORLD)).map(|name| format!("{dir}/{name}")).collect::<Vec<_>>()
+        names.filter(|name| name.starts_with(world)).map(|name| format!("{dir}/{name}")).collect::<Vec<_>>()
     };
-    let ours = node::traces().into_iter().filter(|trace| !is_of_others(trace));
+    let ours = node::traces().into_iter().filter(|trace| !is_of_others(world, trace));
     ours.chain(named("/run/netns")).chain(named("/sys/class/net")).collect()
 }
 
 /// A cgroup of another world, which comes and goes as it likes, or the one that all worlds share.
-fn is_of_others(trace: &str) -> bool {
+fn is_of_others(world: &str, trace: &str) -> bool {
     let below = trace.split_once(MACHINES).map(|(_, below)| below.trim_start_matches('/'));
-    below.is_some_and(|below| below.split('/').next() != Some(WORLD))
+    below.is_some_and(|below| below.split('/').next() != Some(world))
 }
 
 fn mounts_below(dir: &Path) -> Vec<String> {
@@ -372,15 +399,15 @@ mod tests {
     #[test]
     fn only_what_is_of_this_world_is_its_own() {
         for (trace, wanted) in [
-            ("cgroup /sys/fs/cgroup/memory/skiff-machines/skt", false),
-            ("cgroup /sys/fs/cgroup/skiff-machines/skt/a/init", false),
+            ("cgroup /sys/fs/cgroup/memory/skiff-machines/skt1", false),
+            ("cgroup /sys/fs/cgroup/skiff-machines/skt1/a/init", false),
             ("cgroup /sys/fs/cgroup/skiff-machines/skiff/a/kubepods", true),
             ("cgroup /sys/fs/cgroup/skiff-machines/skt2/a", true),
             ("cgroup /sys/fs/cgroup/skiff-machines", true),
             ("cgroup /sys/fs/cgroup/kubepods/pod1", false),
             ("link skiff0", false),
         ] {
-            assert_eq!(is_of_others(trace), wanted, "{trace}");
+            assert_eq!(is_of_others("skt1", trace), wanted, "{trace}");
         }
     }
 }

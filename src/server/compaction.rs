@@ -1,10 +1,12 @@
-//! Several servers over one etcd -> history forgotten once in five minutes, by one of them.
+//! History older than five minutes is forgotten: by each server of its own store, of an etcd by one of all that are over it.
 //!
 //! Source: `staging/src/k8s.io/apiserver/pkg/storage/etcd3/compact.go`. All compare and swap the same key as upstream's servers do, which may be among
-//! them: whoever finds it as it was five minutes ago compacts, the others take note of the revision at which somebody else did.
+//! them: whoever finds it as it was five minutes ago compacts, the others take note of the revision at which somebody else did. Lists of what is
+//! forgotten are refused from then on also where nothing has changed and they could be told: tokens of pages expire as elsewhere.
 
 use std::{sync::Arc, time::Duration};
 
+use apiserver::engine::Engine;
 use store::{Error, Expect, Op, Outcome, Rev, Store, Txn};
 
 /// Watches may resume from this far back, at least (upstream: `--etcd-compaction-interval`).
@@ -21,20 +23,41 @@ struct Compactor {
     then: Rev,
 }
 
-/// etcd keeps every revision until it is told otherwise; the embedded store bounds its own history.
-pub async fn compact_by_one(store: Arc<dyn Store>) {
+/// Whose history it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum History {
+    /// Of this server alone.
+    Own,
+    Shared,
+}
+
+pub async fn compact(engine: Arc<Engine>, store: Arc<dyn Store>, history: History) {
     let mut compactor = Compactor::default();
     loop {
         tokio::time::sleep(COMPACT_EACH).await;
-        match compactor.look(&*store).await {
-            Ok(Some(rev)) => tracing::debug!(rev, "history compacted"),
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%error, rev = compactor.then, "compaction failed; trying again in five minutes"),
+        let then = compactor.then;
+        let looked = match history {
+            History::Own => compactor.look_alone(&*store).await,
+            History::Shared => compactor.look(&*store).await,
+        };
+        match looked {
+            Ok(compacted) => {
+                engine.forget(then);
+                tracing::debug!(compacted, then, "history is older");
+            }
+            Err(error) => tracing::warn!(%error, rev = then, "compaction failed; trying again in five minutes"),
         }
     }
 }
 
 impl Compactor {
+    /// As [`Compactor::look`], where nobody else would.
+    async fn look_alone(&mut self, store: &dyn Store) -> Result<Option<Rev>, Error> {
+        let now = store.revision().await?;
+        let then = std::mem::replace(&mut self.then, now);
+        store.compact(then).await.map(|()| (then > 0).then_some(then))
+    }
+
     /// The revision below which history was forgotten, if it was our turn.
     async fn look(&mut self, store: &dyn Store) -> Result<Option<Rev>, Error> {
         let expect = if self.written == 0 { Expect::Absent } else { Expect::At(self.written) };
@@ -67,6 +90,19 @@ mod tests {
         let put = Op::Put { key: "/registry/x".into(), value: "1".into(), ttl: None };
         let Ok(Outcome::Done(rev)) = store.txn(Txn { expect: vec![], ops: vec![put] }).await else { panic!("it is written") };
         rev
+    }
+
+    #[tokio::test]
+    async fn what_is_ones_own_is_forgotten_by_oneself() {
+        let (store, mut server) = (Memory::new(), Compactor::default());
+        let first = write(&store).await;
+        assert_eq!(server.look_alone(&store).await.unwrap(), None);
+        write(&store).await;
+        assert_eq!(server.look_alone(&store).await.unwrap(), Some(first));
+        let then = write(&store).await - 1;
+        assert_eq!(server.look_alone(&store).await.unwrap(), Some(then));
+        assert!(matches!(store.range(Range { at: Some(first), ..Range::default() }).await, Err(Error::Compacted { .. })));
+        assert!(store.range(Range { at: Some(then), ..Range::default() }).await.is_ok(), "five minutes are kept");
     }
 
     #[tokio::test]

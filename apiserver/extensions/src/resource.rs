@@ -154,7 +154,7 @@ fn fields(versions: &[&Value]) -> Vec<Field> {
         let Some(pointer) = JsonPath::parse(path).and_then(|path| path.pointer()) else { continue };
         let label = Name::Owned(path.trim_start_matches('.').to_owned());
         if out.iter().all(|field| field.label != label) {
-            out.push(Field { label, pointer: Name::Owned(pointer), default: "".into(), lookup: Lookup::Scan });
+            out.push(Field { label, pointer: Name::Owned(pointer), default: "".into(), lookup: Lookup::Scan, instead: None });
         }
     }
     out

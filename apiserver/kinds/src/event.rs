@@ -52,7 +52,7 @@ const CORE_FIELDS: &[Field] = &[
     table::field("reason", "/reason", ""),
     table::field("reportingComponent", "/reportingComponent", ""),
     table::field("type", "/type", ""),
-    table::field("source", "/source/component", ""),
+    table::field_or("source", "/source/component", "reportingComponent"),
 ];
 /// Where they stand in what is stored.
 const EVENTS_FIELDS: &[Field] = &[
@@ -224,6 +224,13 @@ mod tests {
             (&json!("1s"), &json!("node"), &json!("c"), &json!("90s"), &json!(7))
         );
         assert_eq!(CoreEvents.cells(&json!({}), now)[0], "<unknown>");
+    }
+
+    #[test]
+    fn where_an_event_has_no_source_its_controller_is_looked_up() {
+        // `ToSelectableFields` (`registry/core/event/strategy.go`).
+        let source = CORE_FIELDS.iter().find(|field| field.label == "source").unwrap();
+        assert!(CORE_FIELDS.iter().any(|field| Some(&field.label) == source.instead.as_ref()));
     }
 
     #[test]

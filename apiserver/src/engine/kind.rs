@@ -197,6 +197,8 @@ pub struct Field {
     pub pointer: Name,
     pub default: Name,
     pub lookup: Lookup,
+    /// The label of another one, whose value is read where there is nothing here.
+    pub instead: Option<Name>,
 }
 
 /// How objects are found that have a certain value in a field.

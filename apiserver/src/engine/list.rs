@@ -1,6 +1,6 @@
 //! A list: objects at one revision, in pages over one snapshot. Source: apiserver `pkg/storage/continue.go`, KEP-365.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use api::{Key, Status};
 use base64::{
@@ -24,7 +24,10 @@ use super::{
 };
 use crate::pace::Turn;
 
-const CONTINUE_EXPIRED: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.";
+const EXPIRED: &str = "The resourceVersion for the provided list is too old.";
+const CONTINUE_EXPIRED: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
+/// A token's revision: whatever is the newest.
+const INCONSISTENT: i64 = -1;
 /// How many entries are read at a time where the store has to be searched.
 const READ_CHUNK: usize = 500;
 
@@ -55,7 +58,7 @@ pub(crate) struct Listed {
 struct Token {
     #[serde(rename = "v")]
     version: String,
-    rv: Rev,
+    rv: i64,
     start: String,
 }
 
@@ -77,12 +80,18 @@ pub(crate) async fn list(engine: &Engine, served: &Served, selection: &Selection
         When::Any => {}
         When::NotOlderThan(rev) => engine.reach(*rev).await?,
         When::Exactly(rev) => {
-            return at(engine, cache, selection, *rev, "", limit, "The resourceVersion for the provided list is too old.").await;
+            return at(engine, cache, selection, *rev, "", limit).await;
         }
         When::Continue(token) => {
             let token = decode(token)?;
             let after = token.start.strip_suffix('\0').unwrap_or(&token.start);
-            return at(engine, cache, selection, token.rv, after, limit, CONTINUE_EXPIRED).await;
+            let Ok(rev) = Rev::try_from(token.rv) else {
+                engine.fresh().await?;
+                let rev = *engine.applied.borrow();
+                return at(engine, cache, selection, rev, after, limit).await;
+            };
+            let listed = at(engine, cache, selection, rev, after, limit).await;
+            return listed.map_err(|error| if error.code == 410 { continue_expired(&token.start) } else { error });
         }
     }
     if let Some(key) = selection.single() {
@@ -129,16 +138,11 @@ fn page(objects: Arc<Vec<Arc<Object>>>, more: usize, rev: Rev, selection: &Selec
 }
 
 /// The state at exactly `rev`, after the key `after`.
-async fn at(
-    engine: &Engine,
-    cache: &Cache,
-    selection: &Selection,
-    rev: Rev,
-    after: &str,
-    limit: usize,
-    expired: &str,
-) -> Result<Listed, Status> {
+async fn at(engine: &Engine, cache: &Cache, selection: &Selection, rev: Rev, after: &str, limit: usize) -> Result<Listed, Status> {
     engine.reach(rev).await?;
+    if rev < engine.forgotten.load(Ordering::Relaxed) {
+        return Err(Status::gone(EXPIRED));
+    }
     if let Some(found) = cache.unchanged_since(rev, selection, after, limit) {
         let found = looked_through(found, selection, after, limit).await;
         return Ok(page(found.objects, found.more, rev, selection));
@@ -151,7 +155,7 @@ async fn at(
     let (mut objects, mut turn) = (Vec::new(), Turn::default());
     loop {
         let read = engine.store.range(range.clone()).await.map_err(|error| match error {
-            store::Error::Compacted { .. } => Status::gone(expired),
+            store::Error::Compacted { .. } => Status::gone(EXPIRED),
             other => form::store_error(other),
         })?;
         range.after = read.entries.last().map(|entry| entry.key.to_string());
@@ -174,8 +178,19 @@ async fn at(
     }
 }
 
+/// `handleCompactedErrorForPaging` (`etcd3/errors.go`): the rest can be had as it is now.
+fn continue_expired(start: &str) -> Status {
+    let mut status = Status::gone(CONTINUE_EXPIRED);
+    status.goes_on = Some(encoded(INCONSISTENT, start.to_owned()).into());
+    status
+}
+
 fn encode(rev: Rev, last: &Key) -> String {
-    let token = Token { version: "meta.k8s.io/v1".into(), rv: rev, start: format!("{}\0", Cache::tail(last)) };
+    encoded(i64::try_from(rev).unwrap_or(i64::MAX), format!("{}\0", Cache::tail(last)))
+}
+
+fn encoded(rv: i64, start: String) -> String {
+    let token = Token { version: "meta.k8s.io/v1".into(), rv, start };
     URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).expect("a token is plain data"))
 }
 
@@ -206,6 +221,9 @@ mod tests {
     fn tokens_come_back_as_they_went() {
         let token = decode(&encode(7, &Key::new("ns", "a"))).unwrap();
         assert_eq!((token.rv, token.start.as_str()), (7, "ns/a\0"));
+        let expired = continue_expired(&token.start);
+        let token = decode(expired.goes_on.as_deref().unwrap()).unwrap();
+        assert_eq!((token.rv, token.start.as_str()), (INCONSISTENT, "ns/a\0"));
         for bad in ["", "!!", "e30", &URL_SAFE_NO_PAD.encode(br#"{"v":"meta.k8s.io/v1","rv":0,"start":"a"}"#)] {
             assert_eq!(decode(bad).err().map(|status| status.code), Some(400), "{bad}");
         }

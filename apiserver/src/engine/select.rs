@@ -122,8 +122,15 @@ impl Source {
             Source::Name => &object.key.name,
             Source::Namespace => &object.key.namespace,
             Source::Field(at) => {
-                let default = kind.fields.get(at).map_or("", |field| &*field.default);
-                object.field(at).unwrap_or(default)
+                let field = kind.fields.get(at);
+                let own = object.field(at).unwrap_or(field.map_or("", |field| &*field.default));
+                match field.and_then(|field| field.instead.as_ref()) {
+                    Some(label) if own.is_empty() => {
+                        let other = kind.fields.iter().position(|field| field.label == *label);
+                        other.and_then(|at| object.field(at)).unwrap_or_default()
+                    }
+                    _ => own,
+                }
             }
         }
     }

@@ -20,6 +20,8 @@ pub use write::{Writer, enveloped};
 /// What a body begins with.
 pub const MAGIC: &[u8; 4] = b"k8s\0";
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
+/// Of a definition's schema, which contains itself.
+const SCHEMA: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
 const DEPTH_MAX: usize = 100;
 
 /// Field numbers by message.
@@ -237,19 +239,19 @@ impl Walk<'_> {
                 out.insert(name.to_owned(), list);
             }
             Type::List(at) => {
-                let value = self.value(self.table.element(at), payload, name, depth)?;
+                let value = self.value(self.table.element(at), Form::Plain, payload, name, depth)?;
                 if let Value::Array(list) = out.entry(name).or_insert_with(|| Value::Array(Vec::new())) {
                     list.push(value);
                 }
             }
             Type::Map(at) => {
-                let (key, value) = self.entry(self.table.element(at), payload, name, depth)?;
+                let (key, value) = self.entry(self.table.element(at), marks.form, payload, name, depth)?;
                 if let Value::Object(map) = out.entry(name).or_insert_with(|| Value::Object(Map::new())) {
                     map.insert(key, value);
                 }
             }
             typ => {
-                let value = self.value(typ, payload, name, depth)?;
+                let value = self.value(typ, marks.form, payload, name, depth)?;
                 if !(value.is_null() || marks.absent_if_zero && is_zero(&value)) {
                     out.insert(name.to_owned(), value);
                 }
@@ -258,7 +260,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn entry(&self, element: Type, payload: Payload<'_>, name: &str, depth: usize) -> Result<(String, Value), WireError> {
+    fn entry(&self, element: Type, form: Form, payload: Payload<'_>, name: &str, depth: usize) -> Result<(String, Value), WireError> {
         let mut key = String::new();
         let mut value = super::check::zero(element);
         let mut reader = Reader(payload.bytes(name)?);
@@ -267,7 +269,7 @@ impl Walk<'_> {
                 (1, _) => key = text(payload.bytes(name)?),
                 // A list within a map is a message of its own: `items` is its only field.
                 (2, Type::List(at)) => value = self.items(self.table.element(at), payload, name, depth)?,
-                (2, _) => value = self.value(element, payload, name, depth)?,
+                (2, _) => value = self.value(element, form, payload, name, depth)?,
                 _ => {}
             }
         }
@@ -279,13 +281,36 @@ impl Walk<'_> {
         let mut list = Vec::new();
         let mut items = Reader(payload.bytes(name)?);
         while let Some((_, item)) = items.field()? {
-            list.push(self.value(element, item, name, depth)?);
+            list.push(self.value(element, Form::Plain, item, name, depth)?);
         }
         Ok(Value::Array(list))
     }
 
-    fn value(&self, typ: Type, payload: Payload<'_>, name: &str, depth: usize) -> Result<Value, WireError> {
+    /// A schema, or what may stand in its place; `null` where there is neither. (`JSONSchemaPropsOrArray`, `OrBool` and `OrStringArray` of
+    /// apiextensions v1, and their `MarshalJSON`.)
+    fn schema_or(&self, form: Form, payload: Payload<'_>, name: &str, depth: usize) -> Result<Value, WireError> {
+        let typ = self.table.index(SCHEMA).map_or(Type::Any, Type::Object);
+        let (mut schema, mut list, mut is_allowed) = (None, Vec::new(), false);
+        let mut reader = Reader(payload.bytes(name)?);
+        while let Some((number, payload)) = reader.field()? {
+            match (form, number) {
+                (Form::SchemaOrBool, 1) => is_allowed = payload.number(name)? != 0,
+                (Form::SchemaOrBool, 2) | (_, 1) => schema = Some(self.value(typ, Form::Plain, payload, name, depth + 1)?),
+                (Form::SchemaOrArray, 2) => list.push(self.value(typ, Form::Plain, payload, name, depth + 1)?),
+                (Form::SchemaOrStrings, 2) => list.push(text(payload.bytes(name)?).into()),
+                _ => {}
+            }
+        }
+        Ok(match (form, schema) {
+            (Form::SchemaOrBool, None) => is_allowed.into(),
+            (_, schema) if list.is_empty() => schema.unwrap_or_default(),
+            _ => list.into(),
+        })
+    }
+
+    fn value(&self, typ: Type, form: Form, payload: Payload<'_>, name: &str, depth: usize) -> Result<Value, WireError> {
         Ok(match typ {
+            Type::Any if form != Form::Plain => self.schema_or(form, payload, name, depth)?,
             Type::String => text(payload.bytes(name)?).into(),
             Type::Bytes => STANDARD.encode(payload.bytes(name)?).into(),
             Type::Bool => (payload.number(name)? != 0).into(),

@@ -94,8 +94,14 @@ async fn another_selectable_field_makes_watchers_begin_anew_and_finds_all() {
     assert_eq!([watch.line().await, watch.line().await], ["ADDED a", "ADDED b"]);
     let mut selectable = widget("integer");
     let words = |text: &str| String::from(text).into();
-    selectable.fields =
-        vec![Field { label: words("spec.colour"), pointer: words("/spec/colour"), default: "".into(), lookup: Lookup::Index }].into();
+    selectable.fields = vec![Field {
+        label: words("spec.colour"),
+        pointer: words("/spec/colour"),
+        default: "".into(),
+        lookup: Lookup::Index,
+        instead: None,
+    }]
+    .into();
     selectable.columns =
         vec![Column { name: words("Colour"), typ: words("string"), format: "".into(), description: words("Its colour."), priority: 0 }]
             .into();
@@ -188,7 +194,7 @@ async fn who_gives_up_serving_leaves_nothing_half_done() {
 }
 
 fn field(label: &str, pointer: &str) -> Field {
-    Field { label: label.to_owned().into(), pointer: pointer.to_owned().into(), default: "".into(), lookup: Lookup::Index }
+    Field { label: label.to_owned().into(), pointer: pointer.to_owned().into(), default: "".into(), lookup: Lookup::Index, instead: None }
 }
 
 /// Who listens hears of each object once there is such a kind, whatever becomes of the way it is kept, and that all is gone when the kind goes.
@@ -264,7 +270,8 @@ async fn what_cannot_be_served_together_is_refused_and_changes_nothing() {
     assert!(room.engine.serve(vec![Arc::new(orphan)]).await.is_err());
     let mut unlike = widget("integer");
     unlike.fields =
-        vec![Field { label: "spec.size".into(), pointer: "/spec/size".into(), default: "".into(), lookup: Lookup::Scan }].into();
+        vec![Field { label: "spec.size".into(), pointer: "/spec/size".into(), default: "".into(), lookup: Lookup::Scan, instead: None }]
+            .into();
     unlike.storage = Storage::As { group: "test.io".into(), version: "v1".into(), plural: "things".into() };
     let refused = room.engine.serve(vec![Arc::new(unlike)]).await.unwrap_err();
     assert!(refused.message.contains("selectable fields"), "{refused}");
@@ -295,6 +302,7 @@ async fn nothing_is_lost_while_the_registry_is_swapped() {
                         pointer: "/spec/colour".into(),
                         default: "".into(),
                         lookup: Lookup::Index,
+                        instead: None,
                     }]
                     .into();
                 }

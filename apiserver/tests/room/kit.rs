@@ -116,6 +116,7 @@ pub fn thing_kind() -> Kind {
         pointer: "/spec/colour".into(),
         default: "".into(),
         lookup: apiserver::kind::Lookup::Index,
+        instead: None,
     }]
     .into();
     let verbs = || names(&["get", "patch", "update"]);

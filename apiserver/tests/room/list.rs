@@ -66,6 +66,28 @@ async fn pages_are_of_one_snapshot() {
 }
 
 #[tokio::test]
+async fn a_page_that_expired_goes_on_as_things_are_now() {
+    let room = filled(5).await;
+    let first = room.get(&format!("{THINGS}?limit=2")).await.ok(200);
+    let page = |token: &Value| format!("{THINGS}?limit=2&continue={}", token.as_str().unwrap());
+    let expired = page(&first["metadata"]["continue"]);
+    room.get(&expired).await.ok(200);
+    // The store was compacted; of these objects nothing has changed.
+    let newest = room.thing("t02a", &json!({})).await;
+    room.engine.forget(version(&newest));
+    let refused = room.get(&expired).await.refused(410, "use the continue token in this response");
+    let second = room.get(&page(&refused["metadata"]["continue"])).await.ok(200);
+    assert_eq!(names(&second), ["t02", "t02a"]);
+    assert_eq!(
+        (&second["metadata"]["resourceVersion"], &second["metadata"]["remainingItemCount"]),
+        (&newest["metadata"]["resourceVersion"], &json!(2))
+    );
+    assert_eq!(names(&room.get(&page(&second["metadata"]["continue"])).await.ok(200)), ["t03", "t04"]);
+    let exact = format!("{THINGS}?resourceVersion={}&resourceVersionMatch=Exact", version(&first));
+    room.get(&exact).await.refused(410, "The resourceVersion for the provided list is too old.");
+}
+
+#[tokio::test]
 async fn an_exact_revision_shows_the_past_and_a_compacted_one_is_gone() {
     let memory = store::memory::Memory::new();
     let shared: std::sync::Arc<dyn store::Store> = std::sync::Arc::new(memory);

@@ -66,9 +66,8 @@ fn what_a_killed_test_left_is_removed_by_the_next() {
     let left = World::new();
     left.switch("lan", None);
     left.machine("a", &["lan=10.8.0.10/24"]).sh("setsid sleep 1000 >/dev/null 2>&1 & for tree in $(find /sys/fs/cgroup -maxdepth 2 -name cgroup.procs); do mkdir ${tree%/*}/kubepods; done");
-    // Neither ended nor dropped. (The lock goes with the process; here it is given back.)
-    left.abandon();
-    let world = World::new();
+    // Neither ended nor dropped.
+    let world = left.abandon();
     assert!(world.running().is_empty());
     world.end();
 }

@@ -29,7 +29,7 @@ fn others(but: usize) -> Vec<usize> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn six_processes_are_killed_in_turn() {
-    let world = World::new();
+    let world = World::alone();
     let mut cluster = Cluster::start(&world).await;
     let everybody: Vec<usize> = (0..SERVERS).collect();
     cluster.endpoints_are(&everybody, LONG).await;

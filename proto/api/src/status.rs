@@ -16,13 +16,15 @@ pub struct Status {
     pub message: String,
     /// Boxed: a Status is what nearly everything may answer with.
     pub details: Box<Map<String, Value>>,
+    /// `metadata.continue`: a token with which a list can go on that cannot as it was.
+    pub goes_on: Option<Box<str>>,
 }
 
 pub type StatusResult<T> = Result<T, Status>;
 
 impl Status {
     pub fn new(code: u16, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self { code, reason: reason.into(), message: message.into(), details: Box::default() }
+        Self { code, reason: reason.into(), message: message.into(), details: Box::default(), goes_on: None }
     }
 
     pub fn not_found(gr: &GroupResource, name: &str) -> Self {
@@ -147,6 +149,9 @@ impl Status {
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message,
         });
+        if let Some(token) = &self.goes_on {
+            body["metadata"] = json!({"continue": token});
+        }
         if !self.reason.is_empty() {
             body["reason"] = self.reason.as_ref().into();
         }

@@ -50,12 +50,30 @@ pub const fn wide(name: &'static str, typ: &'static str, description: &'static s
 
 /// A selectable field that reads as `default` where absent.
 pub const fn field(label: &'static str, pointer: &'static str, default: &'static str) -> Field {
-    Field { label: Name::Borrowed(label), pointer: Name::Borrowed(pointer), default: Name::Borrowed(default), lookup: Lookup::Scan }
+    Field {
+        label: Name::Borrowed(label),
+        pointer: Name::Borrowed(pointer),
+        default: Name::Borrowed(default),
+        lookup: Lookup::Scan,
+        instead: None,
+    }
+}
+
+/// One that reads as another where it is empty.
+pub const fn field_or(label: &'static str, pointer: &'static str, other: &'static str) -> Field {
+    let [label, pointer, default] = [Name::Borrowed(label), Name::Borrowed(pointer), Name::Borrowed("")];
+    Field { label, pointer, default, lookup: Lookup::Scan, instead: Some(Name::Borrowed(other)) }
 }
 
 /// One by which many objects are found in small parts.
 pub const fn indexed(label: &'static str, pointer: &'static str) -> Field {
-    Field { label: Name::Borrowed(label), pointer: Name::Borrowed(pointer), default: Name::Borrowed(""), lookup: Lookup::Index }
+    Field {
+        label: Name::Borrowed(label),
+        pointer: Name::Borrowed(pointer),
+        default: Name::Borrowed(""),
+        lookup: Lookup::Index,
+        instead: None,
+    }
 }
 
 /// The cells of [`metadata_columns`].

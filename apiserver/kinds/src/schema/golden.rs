@@ -129,6 +129,22 @@ fn some_object() -> impl Strategy<Value = Value> {
     })
 }
 
+/// One in which each thing stands that may stand in a schema's place.
+fn some_schema() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![Just(json!({"type": "string"})), Just(json!({"type": "integer", "default": 3, "enum": [3, "x", null]}))];
+    leaf.prop_recursive(4, 30, 3, |inner| {
+        let some = || proptest::collection::vec(inner.clone(), 1..3);
+        prop_oneof![
+            inner.clone().prop_map(|schema| json!({"type": "array", "items": schema})),
+            some().prop_map(|schemas| json!({"items": schemas, "additionalItems": false, "allOf": schemas})),
+            (inner.clone(), any::<bool>())
+                .prop_map(|(schema, is_allowed)| json!({"additionalItems": schema, "additionalProperties": is_allowed})),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| json!({"properties": {"a": a, "b": {"additionalProperties": b}}})),
+            inner.clone().prop_map(|schema| json!({"dependencies": {"a": schema, "b": ["c", "d"]}, "not": {"items": {"type": "string"}}})),
+        ]
+    })
+}
+
 /// What upstream writes although the object has nothing there (a struct, a number that is no pointer) is read as that.
 fn covers(read: &Value, written: &Value) -> bool {
     match (read, written) {
@@ -186,6 +202,17 @@ proptest! {
         let mut again = Vec::new();
         TABLES.writer().write(at, back.to_string().as_bytes(), &mut again).unwrap();
         prop_assert_eq!(message, again);
+    }
+
+    #[test]
+    fn schemas_come_back_as_they_went(schema in some_schema()) {
+        let value = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": schema}}]}});
+        let at = TABLES.writer().definition("apiextensions.k8s.io/v1", "CustomResourceDefinition").unwrap();
+        let mut message = Vec::new();
+        TABLES.writer().write(at, value.to_string().as_bytes(), &mut message).unwrap();
+        let back = TABLES.protobuf("CustomResourceDefinition", &enveloped(&value, &message)).unwrap().value;
+        prop_assert!(covers(&back, &value), "{}\n{}", value, back);
     }
 
     #[test]

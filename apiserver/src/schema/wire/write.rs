@@ -17,13 +17,12 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{
-    Form, MAGIC, Table, Type, Wire,
+    Form, MAGIC, SCHEMA, Table, Type, Wire,
     layout::{self, BYTES, Layout, Part, VARINT, put_varint, wrap},
 };
 // What was taken as JSON can be written.
 use crate::parse::DEPTH_MAX;
 
-const SCHEMA: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
 /// `time.Time{}.Unix()`: no time at all.
 const ZERO_SECONDS: i64 = -62_135_596_800;
 

@@ -4,6 +4,7 @@ mod amount;
 mod bootstrap;
 mod catalog;
 mod certificates;
+mod cronjob;
 mod deployment;
 mod disruption;
 mod doomed;
@@ -103,6 +104,7 @@ const TABLE: &[Row] = &[
     ("replicaset-controller", "replicaset-controller", |s| s.run(replicaset::ReplicaSets::new(s.caches, &s.owned, s.config))),
     ("replication-controller", "replication-controller", |s| s.run(replicationcontroller::Controllers::new(s.caches, &s.owned, s.config))),
     ("deployment-controller", "deployment-controller", |s| s.run(deployment::Deployments::new(s.caches, &s.owned, s.config))),
+    ("cronjob-controller", "cronjob-controller", |s| s.run(cronjob::CronJobs::new(s.caches))),
     ("endpoint-controller", "endpoint-controller", |s| s.run(endpoints::Endpoints::new(s.caches, &s.selected))),
     ("endpointslice-controller", "endpoint-slice-controller", |s| s.run(endpointslice::EndpointSlices::new(s.caches, &s.selected))),
     ("namespace-controller", "namespace-controller", |s| s.run(namespace::Namespaces::new(s.caches, s.client()))),

@@ -9,6 +9,7 @@ use api::{
     k8s::{
         api::{
             apps::v1::{Deployment, ReplicaSet},
+            batch::v1::{CronJob, Job},
             certificates::v1::CertificateSigningRequest,
             coordination::v1::Lease,
             core::v1::{
@@ -138,10 +139,12 @@ objects![
     CertificateSigningRequest => CertificateSigningRequest,
     ClusterRole => ClusterRole,
     ConfigMap => ConfigMap,
+    CronJob => CronJob,
     Deployment => Deployment,
     Endpoints => Endpoints,
     EndpointSlice => EndpointSlice,
     IPAddress => IPAddress,
+    Job => Job,
     Lease => Lease,
     Namespace => Namespace,
     Node => Node,

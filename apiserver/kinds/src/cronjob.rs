@@ -1,6 +1,5 @@
 //! CronJob: jobs made at times that a schedule names. Source: `pkg/registry/batch/cronjob`, `pkg/apis/batch/v1/defaults.go`.
 
-mod schedule;
 mod timezone;
 
 use std::borrow::Cow;
@@ -140,7 +139,7 @@ fn spec(spec: Option<&Value>, old: Option<&Value>, causes: &mut FieldErrors) {
 }
 
 fn schedule_format(schedule: &str, had_zone: bool, has_field: bool, path: Path<'_>, causes: &mut FieldErrors) {
-    if let Err(why) = schedule::check(schedule) {
+    if let Err(why) = api::cron::Schedule::parse(schedule) {
         causes.invalid(path, schedule, &why);
     }
     match (schedule.contains("TZ"), had_zone) {

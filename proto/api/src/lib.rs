@@ -7,6 +7,7 @@
 pub mod annotations;
 pub mod bootstrap;
 pub mod certificate;
+pub mod cron;
 pub mod csr;
 pub mod faults;
 pub mod field_errors;
@@ -26,6 +27,7 @@ pub mod steps;
 pub mod task;
 pub mod time;
 pub mod tunnel;
+pub mod zone;
 
 pub use hex::hex;
 pub use k8s_openapi as k8s;

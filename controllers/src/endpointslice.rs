@@ -24,8 +24,9 @@ use crate::{
     services::{Backend, Port, Selected, is_headless},
 };
 
-const SERVICE: &str = "kubernetes.io/service-name";
-const MANAGED_BY: (&str, &str) = ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io");
+pub const SERVICE: &str = "kubernetes.io/service-name";
+pub const MANAGED: &str = "endpointslice.kubernetes.io/managed-by";
+const MANAGED_BY: (&str, &str) = (MANAGED, "endpointslice-controller.k8s.io");
 const HEADLESS: &str = "service.kubernetes.io/headless";
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// `--max-endpoints-per-slice`: upstream's default.
@@ -92,7 +93,7 @@ impl Controller for EndpointSlices {
 }
 
 /// Endpoints that share address family and ports share slices.
-type Group = (&'static str, Vec<Port>);
+pub type Group = (&'static str, Vec<Port>);
 
 fn plan(world: &World) -> Plan {
     let living = world.slices.iter().filter(|s| s.metadata.deletion_timestamp.is_none());
@@ -195,7 +196,7 @@ fn identity(endpoint: &Endpoint) -> String {
     format!("{uid}/{}", endpoint.addresses.join(","))
 }
 
-fn group_of(slice: &EndpointSlice) -> Group {
+pub fn group_of(slice: &EndpointSlice) -> Group {
     let ports = slice.ports.iter().flatten().map(|p| Port {
         name: p.name.clone().unwrap_or_default(),
         number: p.port.unwrap_or(0),
@@ -213,21 +214,22 @@ fn new_slice(service: &Service, (family, ports): &Group, endpoints: Vec<Endpoint
         owner_references: owner.map(|r| vec![r]),
         ..ObjectMeta::default()
     };
-    let ports: Vec<EndpointPort> = ports
-        .iter()
-        .map(|p| EndpointPort {
-            name: Some(p.name.clone()),
-            port: Some(p.number),
-            protocol: Some(p.protocol.clone()),
-            app_protocol: p.app_protocol.clone(),
-        })
-        .collect();
     EndpointSlice {
         metadata: labelled(service, metadata),
         address_type: (*family).into(),
         endpoints: Some(endpoints),
-        ports: (!ports.is_empty()).then_some(ports),
+        ports: ports_of(ports),
     }
+}
+
+pub fn ports_of(ports: &[Port]) -> Option<Vec<EndpointPort>> {
+    let port = |p: &Port| EndpointPort {
+        name: Some(p.name.clone()),
+        port: Some(p.number),
+        protocol: Some(p.protocol.clone()),
+        app_protocol: p.app_protocol.clone(),
+    };
+    (!ports.is_empty()).then(|| ports.iter().map(port).collect())
 }
 
 fn labelled(service: &Service, metadata: ObjectMeta) -> ObjectMeta {

@@ -10,6 +10,7 @@ mod disruption;
 mod doomed;
 mod endpoints;
 mod endpointslice;
+mod endpointslicemirroring;
 mod garbage;
 mod index;
 mod lasted;
@@ -107,6 +108,7 @@ const TABLE: &[Row] = &[
     ("cronjob-controller", "cronjob-controller", |s| s.run(cronjob::CronJobs::new(s.caches))),
     ("endpoint-controller", "endpoint-controller", |s| s.run(endpoints::Endpoints::new(s.caches, &s.selected))),
     ("endpointslice-controller", "endpoint-slice-controller", |s| s.run(endpointslice::EndpointSlices::new(s.caches, &s.selected))),
+    ("endpointslicemirroring-controller", "endpoint-slice-mirroring-controller", |s| s.run(endpointslicemirroring::Mirrors::new(s.caches))),
     ("namespace-controller", "namespace-controller", |s| s.run(namespace::Namespaces::new(s.caches, s.client()))),
     ("generic-garbage-collector", "garbage-collector-controller", |s| s.run(garbage::Garbage::new(s.client(), s.group))),
     ("node-controller", "node-controller", |s| s.run(nodelifecycle::NodeLifecycle::new(s.caches, &s.on_node, &s.config.nodes))),

@@ -71,8 +71,22 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
         .with_decode_padding_mode(DecodePaddingMode::RequireNone),
 );
 
-/// `limit` 0 is none.
+/// `limit` 0 is none. A page may have fewer, where only converted objects tell what is selected.
+///
+/// # Errors
+/// 410 for what is too old, 405 where nothing is listed; those of a conversion.
 pub(crate) async fn list(engine: &Engine, served: &Served, selection: &Selection, when: &When, limit: usize) -> Result<Listed, Status> {
+    let mut listed = list_stored(engine, served, selection, when, limit).await?;
+    if selection.is_of_shown() {
+        let asked = listed.objects.iter().map(|object| (object.clone(), object.rev)).collect();
+        let shown = form::views(served, asked).await?;
+        let taken = listed.objects.iter().zip(&shown).filter(|(_, (shown, _))| selection.matches_shown(shown));
+        listed.objects = Arc::new(taken.map(|(object, _)| object.clone()).collect());
+    }
+    Ok(listed)
+}
+
+async fn list_stored(engine: &Engine, served: &Served, selection: &Selection, when: &When, limit: usize) -> Result<Listed, Status> {
     let Some(cache) = &served.cache else { return Err(Status::method_not_allowed(&served.kind.group_resource(), "list")) };
     engine.locked.check(&cache.prefix)?;
     match when {

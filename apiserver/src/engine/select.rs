@@ -8,7 +8,7 @@ use api::{
 };
 
 use super::object::Object;
-use crate::kind::{Kind, Lookup, Scope};
+use crate::kind::{Conversion, Kind, Lookup, Scope};
 
 /// Who is told of changes: of those to objects with this value, or of all.
 pub(crate) type Interest<'a> = Option<(Source, &'a str)>;
@@ -23,6 +23,16 @@ pub(crate) struct Selection {
     equal: Vec<(Source, String)>,
     /// Values that a field may not have: as many as a URL has room for.
     unequal: Vec<(Source, HashSet<String>)>,
+    shown: Option<Box<Shown>>,
+}
+
+/// What is asked of fields of a kind whose objects may have to be converted by somebody else before it is known what they have there.
+#[derive(Clone)]
+struct Shown {
+    /// Of objects that were converted.
+    converted: Selection,
+    /// Of those that are stored in the version that is asked for.
+    kept: Selection,
 }
 
 /// Where a field's value comes from.
@@ -39,18 +49,47 @@ impl Selection {
     ///
     /// # Errors
     /// 400 for a field that the kind does not have.
-    pub fn new(kind: &Kind, stored: &Arc<Kind>, namespace: &str, labels: Labels, fields: Fields) -> Result<Self, Status> {
-        let (namespace, labels) = (namespace.to_owned(), Matcher::new(labels));
-        let mut selection = Self { kind: stored.clone(), namespace, labels, equal: Vec::new(), unequal: Vec::new() };
+    pub fn new(kind: &Arc<Kind>, stored: &Arc<Kind>, namespace: &str, labels: Labels, fields: Fields) -> Result<Self, Status> {
+        let mut selection = Self { namespace: namespace.to_owned(), labels: Matcher::new(labels), ..Self::of_all(stored) };
+        let is_remote = matches!(kind.conversion, Conversion::Remote(_));
+        let mut later = Vec::new();
         for term in fields.0 {
-            selection.add(Source::named(kind, stored, &term.field)?, term.equal, term.value);
+            match Source::named(kind, stored, &term.field)? {
+                Source::Field(_) if is_remote => later.push(term),
+                source => selection.add(source, term.equal, term.value),
+            }
+        }
+        if !later.is_empty() {
+            let of = |shown_by: &Arc<Kind>| {
+                let mut all = Self::of_all(shown_by);
+                for term in &later {
+                    all.add(Source::named(kind, shown_by, &term.field)?, term.equal, term.value.clone());
+                }
+                Ok::<_, Status>(all)
+            };
+            selection.shown = Some(Box::new(Shown { converted: of(kind)?, kept: of(stored)? }));
         }
         Ok(selection)
     }
 
+    fn of_all(kind: &Arc<Kind>) -> Self {
+        let (kind, labels) = (kind.clone(), Matcher::new(Labels::default()));
+        Self { kind, namespace: String::new(), labels, equal: Vec::new(), unequal: Vec::new(), shown: None }
+    }
+
+    /// Whether some of it can be told only once objects are converted: then [`Selection::matches`] takes more.
+    pub fn is_of_shown(&self) -> bool {
+        self.shown.is_some()
+    }
+
+    /// Of an object that [`Selection::matches`], as it is shown.
+    pub fn matches_shown(&self, shown: &Object) -> bool {
+        self.shown.as_ref().is_none_or(|terms| if shown.is_shown() { terms.converted.matches(shown) } else { terms.kept.matches(shown) })
+    }
+
     /// Whether it takes everything (of its namespace).
     pub fn is_all(&self) -> bool {
-        self.labels.is_empty() && self.equal.is_empty() && self.unequal.is_empty()
+        self.labels.is_empty() && self.equal.is_empty() && self.unequal.is_empty() && self.shown.is_none()
     }
 
     pub fn matches(&self, object: &Object) -> bool {

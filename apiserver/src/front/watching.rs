@@ -9,6 +9,7 @@ use std::{
 
 use api::{Status, time::Timestamp};
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::future::BoxFuture;
 use http::StatusCode;
 use http_body::Frame;
 use rand::Rng;
@@ -89,6 +90,38 @@ struct Watcher {
 
 /// One frame: its type, the object, and the revision it is shown under.
 type Tidings = (&'static str, Arc<Object>, Rev);
+
+/// What the selection may take of before and of after, and when that was.
+type Change = (Option<Arc<Object>>, Option<Arc<Object>>, Rev);
+
+/// The word for what was selected before, is now, or both.
+fn tell<T>(old: Option<T>, new: Option<T>) -> Option<(&'static str, T)> {
+    match (old, new) {
+        (None, Some(new)) => Some(("ADDED", new)),
+        (Some(_), Some(new)) => Some(("MODIFIED", new)),
+        (Some(old), None) => Some(("DELETED", old)),
+        (None, None) => None,
+    }
+}
+
+async fn told(served: Served, told: Vec<Tidings>) -> Result<Vec<Tidings>, Status> {
+    let (words, objects): (Vec<_>, Vec<_>) = told.into_iter().map(|(word, object, rev)| (word, (object, rev))).unzip();
+    let shown = form::views(&served, objects).await?;
+    Ok(words.into_iter().zip(shown).map(|(word, (object, rev))| (word, object, rev)).collect())
+}
+
+/// Where only what is shown tells what is selected.
+async fn told_as_shown(served: Served, selection: Selection, changes: Vec<Change>) -> Result<Vec<Tidings>, Status> {
+    let all = changes.iter().flat_map(|(old, new, rev)| old.iter().chain(new).map(|object| (object.clone(), *rev)));
+    let mut shown = form::views(&served, all.collect()).await?.into_iter().map(|(object, _)| object);
+    let mut out = Vec::new();
+    for (old, new, rev) in changes {
+        let mut seen = |object: Option<Arc<Object>>| object.and_then(|_| shown.next()).filter(|object| selection.matches_shown(object));
+        let (old, new) = (seen(old), seen(new));
+        out.extend(tell(old, new).map(|(word, object)| (word, object, rev)));
+    }
+    Ok(out)
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Framing {
@@ -207,7 +240,8 @@ impl Watcher {
         if wants_state && form::is_remote(&self.served) {
             let selected = snapshot.objects.iter().filter(|object| self.selection.matches(object));
             let shown = form::views(&self.served, selected.map(|object| (object.clone(), object.rev)).collect()).await?;
-            self.converted = shown.into_iter().map(|(object, rev)| ("ADDED", object, rev)).collect::<Vec<_>>().into_iter();
+            let shown = shown.into_iter().filter(|(object, _)| self.selection.matches_shown(object));
+            self.converted = shown.map(|(object, rev)| ("ADDED", object, rev)).collect::<Vec<_>>().into_iter();
         } else if wants_state {
             self.initial = snapshot.objects;
         }
@@ -301,22 +335,31 @@ impl Watcher {
     /// Asks for what is to be told of `events`, in a task of its own: nobody waits for it while a frame is polled.
     fn convert(&mut self, events: &[Arc<Event>]) {
         let news = events.iter().filter(|event| event.rev > self.seen);
-        let told: Vec<Tidings> =
-            news.filter_map(|event| self.tidings(event)).map(|(word, object, rev)| (word, object.clone(), rev)).collect();
-        if told.is_empty() {
-            return;
-        }
+        let served = self.served.clone();
+        let telling: BoxFuture<'static, Result<Vec<Tidings>, Status>> = if self.selection.is_of_shown() {
+            let matching = |object: &Option<Arc<Object>>| object.clone().filter(|object| self.selection.matches(object));
+            let changes = news.map(|event| (matching(&event.old), matching(&event.new), event.rev));
+            let changes: Vec<Change> = changes.filter(|(old, new, _)| old.is_some() || new.is_some()).collect();
+            if changes.is_empty() {
+                return;
+            }
+            Box::pin(told_as_shown(served, self.selection.clone(), changes))
+        } else {
+            let stored = news.filter_map(|event| self.tidings(event)).map(|(word, object, rev)| (word, object.clone(), rev));
+            let stored: Vec<Tidings> = stored.collect();
+            if stored.is_empty() {
+                return;
+            }
+            Box::pin(told(served, stored))
+        };
         let (mut done, converting) = oneshot::channel();
         self.converting = Some(converting);
-        let served = self.served.clone();
         self.engine.group.spawn(async move {
-            let (words, objects): (Vec<_>, Vec<_>) = told.into_iter().map(|(word, object, rev)| (word, (object, rev))).unzip();
             let shown = tokio::select! {
-                shown = form::views(&served, objects) => shown,
+                shown = telling => shown,
                 // Nobody watches any more.
                 () = done.closed() => return,
             };
-            let shown = shown.map(|shown| words.into_iter().zip(shown).map(|(word, (object, rev))| (word, object, rev)).collect());
             // Who watched may have gone just now.
             let _ = done.send(shown);
         });
@@ -407,14 +450,10 @@ impl Watcher {
 
     /// What the watcher is told of an event, if anything.
     fn tidings<'e>(&self, event: &'e Event) -> Option<(&'static str, &'e Arc<Object>, Rev)> {
-        let sees = |object: &Option<Arc<Object>>| object.as_ref().is_some_and(|object| self.selection.matches(object));
-        match (sees(&event.old), sees(&event.new), &event.new) {
-            (false, true, Some(new)) => Some(("ADDED", new, new.rev)),
-            (true, true, Some(new)) => Some(("MODIFIED", new, new.rev)),
-            // The last state, under the revision of its going.
-            (true, _, _) => event.old.as_ref().map(|old| ("DELETED", old, event.rev)),
-            _ => None,
-        }
+        let seen = |object: &'e Option<Arc<Object>>| object.as_ref().filter(|object| self.selection.matches(object));
+        let (word, object) = tell(seen(&event.old), seen(&event.new))?;
+        // The last state, under the revision of its going.
+        Some((word, object, if word == "DELETED" { event.rev } else { object.rev }))
     }
 
     fn put(&mut self, word: &str, object: &Object, rev: Rev, out: &mut BytesMut) {

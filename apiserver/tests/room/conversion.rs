@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use api::{Gvk, Status};
-use apiserver::kind::{Conversion, Converter, Kind, ReadStep, Scope, Storage};
+use apiserver::kind::{Conversion, Converter, Field, Kind, Lookup, ReadStep, Scope, Storage};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -46,6 +46,8 @@ async fn room() -> (Room, Arc<Hook>) {
     let stored = Storage::As { group: "test.io".into(), version: "v1".into(), plural: "things".into() };
     let mut third = kind("v3", "Thing", "things", Scope::Namespaced, stored);
     third.conversion = Conversion::Remote(hook.clone());
+    let (label, pointer) = ("spec.paint".into(), "/spec/paint".into());
+    third.fields = vec![Field { label, pointer, default: "".into(), lookup: Lookup::Scan, instead: None }].into();
     let room = Room::new().await;
     room.engine.serve(vec![Arc::new(third)]).await.unwrap();
     for name in ["a", "b", "c"] {
@@ -73,6 +75,33 @@ async fn what_waits_for_a_conversion_waits_alone_and_a_list_asks_once() {
     let table = room.raw("GET", THIRD, "", &[("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")]).await.ok(200);
     assert_eq!(table["rows"].as_array().map(Vec::len), Some(4));
     assert_eq!(room.get(&format!("{THIRD}/a")).await.ok(200)["spec"]["paint"], "red");
+}
+
+#[tokio::test]
+async fn fields_of_a_version_are_looked_up_in_what_it_shows() {
+    let (room, hook) = room().await;
+    hook.gate.add_permits(100);
+    room.patch(&format!("{THINGS}/b"), "merge-patch", &json!({"spec": {"colour": "blue"}})).await.ok(200);
+    let name = |item: &Value| item["metadata"]["name"].as_str().unwrap().to_owned();
+    let names = |list: Value| list["items"].as_array().unwrap().iter().map(name).collect::<Vec<_>>();
+    let list = async |selector: &str| names(room.get(&format!("{THIRD}?fieldSelector={selector}")).await.ok(200));
+    assert_eq!(list("spec.paint%3Dblue").await, ["b"]);
+    assert_eq!(list("spec.paint!%3Dblue").await, ["a", "c"]);
+    assert_eq!(list("spec.paint%3Dred,metadata.name%3Dc").await, ["c"]);
+    room.get(&format!("{THIRD}?fieldSelector=spec.colour%3Dred")).await.refused(400, "field label not supported: spec.colour");
+    // What enters the selection is new to its watchers, what leaves it is gone.
+    let mut watch = room.watch(&format!("{THIRD}?watch=true&fieldSelector=spec.paint%3Dblue")).await;
+    assert_eq!(watch.line().await, "ADDED b");
+    for (name, colour) in [("a", "blue"), ("c", "grey"), ("a", "grey")] {
+        room.patch(&format!("{THINGS}/{name}"), "merge-patch", &json!({"spec": {"colour": colour}})).await.ok(200);
+    }
+    room.patch(&format!("{THINGS}/b"), "merge-patch", &json!({"spec": {"size": 9}})).await.ok(200);
+    room.delete(&format!("{THINGS}/b"), &json!({})).await.ok(200);
+    let told = [watch.line().await, watch.line().await, watch.line().await, watch.line().await];
+    assert_eq!(told, ["ADDED a", "DELETED a", "MODIFIED b", "DELETED b"]);
+    // No more is deleted than is selected.
+    room.delete(&format!("{THIRD}?fieldSelector=spec.paint%3Dpink"), &json!({})).await.ok(200);
+    assert_eq!(list("spec.paint%3Dgrey").await, ["a", "c"]);
 }
 
 #[tokio::test]

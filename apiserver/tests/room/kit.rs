@@ -17,7 +17,7 @@ use apiserver::{
     engine::Engine,
     front::{self, Front},
     identity::{Admission, Attributes, Auth, Authenticator, Authorizer, Decision, Known, Peer, User},
-    kind::{Column, Conversion, Field, Grace, Handler, Kind, ScalePaths, Scope, Storage, Strategy, Subresource, names},
+    kind::{Column, Conversion, Field, Grace, Handler, Kind, Lookup, ScalePaths, Scope, Storage, Strategy, Subresource, names},
     schema::Schema,
 };
 use async_trait::async_trait;
@@ -111,14 +111,15 @@ pub fn kept(prefix: &'static str) -> Storage {
 pub fn thing_kind() -> Kind {
     let mut thing = kind("v1", "Thing", "things", Scope::Namespaced, kept("things"));
     thing.generation = true;
-    thing.fields = vec![Field {
-        label: "spec.colour".into(),
-        pointer: "/spec/colour".into(),
+    let field = |label: &'static str, pointer: &'static str, lookup| Field {
+        label: label.into(),
+        pointer: pointer.into(),
         default: "".into(),
-        lookup: apiserver::kind::Lookup::Index,
+        lookup,
         instead: None,
-    }]
-    .into();
+    };
+    // The second is another version's, under a label that nobody can name.
+    thing.fields = vec![field("spec.colour", "/spec/colour", Lookup::Index), field(" spec.paint", "/spec/paint", Lookup::Scan)].into();
     let verbs = || names(&["get", "patch", "update"]);
     let body = Gvk::new("test.io", "v1", "Thing");
     let scale =

@@ -166,8 +166,7 @@ impl<'s> Environment<'s> {
             Wanted::Object => "Object",
             Wanted::Patches => "list(JSONPatch)",
         };
-        let found = if matches!(typ, T::Null) { "null_type".to_owned() } else { typ.to_string() };
-        Err(format!("must evaluate to {must} but got {found}"))
+        Err(format!("must evaluate to {must} but got {}", typ.of_result()))
     }
 
     fn checked(&self, source: &str, asks: Asks) -> Result<(Expr, T<'s>, usize), String> {

@@ -16,8 +16,8 @@ use apiserver::{
     at_rest::AtRest,
     engine::Engine,
     front::{self, Front},
-    identity::{Admission, Attributes, Auth, Authenticator, Authorizer, Decision, Known, Peer, User},
-    kind::{Column, Conversion, Field, Grace, Handler, Kind, ScalePaths, Scope, Storage, Strategy, Subresource, names},
+    identity::{Admission, Attributes, Auth, Authenticator, Authorizer, Decision, Known, Peer, User, Verdict},
+    kind::{Column, Conversion, Field, Finalizers, Grace, Handler, Kind, ScalePaths, Scope, Storage, Strategy, Subresource, names},
     schema::Schema,
 };
 use async_trait::async_trait;
@@ -100,6 +100,7 @@ pub fn kind(version: &'static str, kind: &'static str, plural: &'static str, sco
         schema: Schema::Open,
         generation: false,
         strategy: Arc::new(Plain),
+        finalizers: Finalizers::Any,
     }
 }
 

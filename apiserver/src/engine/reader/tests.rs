@@ -17,7 +17,7 @@ use store::Entry;
 use super::*;
 use crate::{
     engine::{cache::Write, event_history::BYTES_MAX, select::Selection},
-    kind::{Conversion, Field, Kind, Lookup, Storage, Strategy, names},
+    kind::{Conversion, Field, Finalizers, Kind, Lookup, Storage, Strategy, names},
 };
 
 struct NoStrategy;
@@ -64,6 +64,7 @@ impl Written {
             fields: Cow::Owned(vec![Field { label: "spec.colour".into(), pointer: "/spec/colour".into(), default: "".into(), lookup }]),
             schema: crate::schema::Schema::Open,
             generation: false,
+            finalizers: Finalizers::Any,
             strategy: Arc::new(NoStrategy),
         };
         Self(Arc::new(Cache::new(Arc::new(kind), "things")), 0)

@@ -5,6 +5,7 @@ mod cluster_info;
 mod cluster_keys;
 mod compaction;
 mod endpoint_leases;
+mod ground;
 mod identity;
 mod leading;
 pub mod manifests;
@@ -59,8 +60,8 @@ use tokio::{
 
 use self::{
     authority::Ca,
-    compaction::compact_by_one,
     endpoint_leases::EndpointLeases,
+    ground::Ground,
     leading::{Leading, Rooms, client_as},
 };
 use crate::{
@@ -129,23 +130,8 @@ impl Control {
         let (auditor, at_rest) = (flags.audit.auditor()?, flags.at_rest.open().await?);
         let plugins = flags.admission.options()?;
 
-        let store = open_store(flags, &dirs).await?;
-        progress.step(&format!("store ({})", if has_etcd { "etcd" } else { &flags.storage_backend }));
-        if has_etcd {
-            cluster_keys::agree(&*store, &dirs.tls(), token.as_ref()).await?;
-        }
-        moved::settle(&*store).await?;
-        let certs = Arc::new(Certs::open(&dirs.tls(), &serving_names(flags, &config, advertised))?);
-        let believed = flags.front_proxy.believed(&certs)?;
-        let tls = Arc::new(Tls::with_front_proxies(&certs, Some(believed.clone())).context("the authority of front proxies")?);
-        certs.keep_fresh(&group);
-        tls.follow(&certs, &group);
-        progress.step(&format!("certificates ({})", dirs.tls().display()));
-
-        let etcd = has_etcd.then(|| store.clone());
-        if let Some(etcd) = &etcd {
-            beside_others(etcd, &group);
-        }
+        let names = serving_names(flags, &config, advertised);
+        let Ground { store, etcd, certs, tls, believed } = Ground::lay(flags, &dirs, &names, token.as_ref(), &group, progress).await?;
         let tokens = Arc::new(Tokens::of(flags.authentication.tokens(certs.service_account_key())?));
         let mut auth = Box::pin(identity::chain(&flags.authentication, &flags.authorization, &tokens, &group)).await?;
         auth.admission = plugins.arrange(auth.admission).map_err(anyhow::Error::msg)?;
@@ -301,12 +287,6 @@ impl Control {
     }
 }
 
-/// What a server does that is one of several over one etcd, or may be.
-fn beside_others(etcd: &Arc<dyn Store>, group: &Group) {
-    group.spawn_loop("compaction", compact_by_one(etcd.clone()));
-    group.spawn_loop("older servers' writes", moved::keep(etcd.clone()));
-}
-
 fn issuer(flags: &ServerFlags, tokens: &Arc<Tokens>, advertised: IpAddr) -> anyhow::Result<Option<OpenId>> {
     let url = format!("https://{}", SocketAddr::new(advertised, flags.secure_port));
     Ok(OpenId::new(tokens, &url, flags.authentication.jwks_uri()?))
@@ -448,18 +428,6 @@ fn mount(
         None => front,
     };
     (front, started)
-}
-
-async fn open_store(flags: &ServerFlags, dirs: &Dirs) -> anyhow::Result<Arc<dyn Store>> {
-    if !flags.etcd_servers.is_empty() {
-        let tls = store::etcd::Tls { ca: flags.etcd_cafile.clone(), cert: flags.etcd_certfile.clone(), key: flags.etcd_keyfile.clone() };
-        return Ok(Arc::new(store::etcd::open(&flags.etcd_servers, &tls).await?));
-    }
-    if flags.storage_backend == "memory" {
-        return Ok(Arc::new(store::memory::Memory::new()));
-    }
-    let dir = dirs.private_store()?;
-    Ok(Arc::new(tokio::task::spawn_blocking(move || store::redb::open(&dir)).await??))
 }
 
 /// All that is served: what is switched off is not.

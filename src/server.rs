@@ -60,6 +60,7 @@ use tokio::{
 
 use self::{
     authority::Ca,
+    compaction::compact_by_one,
     endpoint_leases::EndpointLeases,
     ground::Ground,
     leading::{Leading, Rooms, client_as},
@@ -131,7 +132,12 @@ impl Control {
         let plugins = flags.admission.options()?;
 
         let names = serving_names(flags, &config, advertised);
-        let Ground { store, etcd, certs, tls, believed } = Ground::lay(flags, &dirs, &names, token.as_ref(), &group, progress).await?;
+        let Ground { store, certs, tls, believed } = Ground::lay(flags, &dirs, &names, token.as_ref(), &group, progress).await?;
+
+        let etcd = has_etcd.then(|| store.clone());
+        if let Some(etcd) = &etcd {
+            beside_others(etcd, &group);
+        }
         let tokens = Arc::new(Tokens::of(flags.authentication.tokens(certs.service_account_key())?));
         let mut auth = Box::pin(identity::chain(&flags.authentication, &flags.authorization, &tokens, &group)).await?;
         auth.admission = plugins.arrange(auth.admission).map_err(anyhow::Error::msg)?;
@@ -285,6 +291,12 @@ impl Control {
             host_name: host_name(),
         }
     }
+}
+
+/// What a server does that is one of several over one etcd, or may be.
+fn beside_others(etcd: &Arc<dyn Store>, group: &Group) {
+    group.spawn_loop("compaction", compact_by_one(etcd.clone()));
+    group.spawn_loop("older servers' writes", moved::keep(etcd.clone()));
 }
 
 fn issuer(flags: &ServerFlags, tokens: &Arc<Tokens>, advertised: IpAddr) -> anyhow::Result<Option<OpenId>> {

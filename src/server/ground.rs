@@ -11,7 +11,7 @@ use apiserver::{
 };
 use store::Store;
 
-use super::{cluster_keys, compaction::compact_by_one, moved};
+use super::{cluster_keys, moved};
 use crate::{
     flags::ServerFlags,
     machine::{dirs::Dirs, progress::Progress},
@@ -19,8 +19,6 @@ use crate::{
 
 pub(super) struct Ground {
     pub store: Arc<dyn Store>,
-    /// The same, where it is etcd and other servers may use it.
-    pub etcd: Option<Arc<dyn Store>>,
     pub certs: Arc<Certs>,
     pub tls: Arc<Tls>,
     pub believed: Arc<RequestHeader>,
@@ -38,9 +36,9 @@ impl Ground {
         progress: &Progress,
     ) -> anyhow::Result<Self> {
         let store = open_store(flags, dirs).await?;
-        let etcd = (!flags.etcd_servers.is_empty()).then(|| store.clone());
-        progress.step(&format!("store ({})", if etcd.is_some() { "etcd" } else { &flags.storage_backend }));
-        if etcd.is_some() {
+        let has_etcd = !flags.etcd_servers.is_empty();
+        progress.step(&format!("store ({})", if has_etcd { "etcd" } else { &flags.storage_backend }));
+        if has_etcd {
             cluster_keys::agree(&*store, &dirs.tls(), token).await?;
         }
         moved::settle(&*store).await?;
@@ -50,17 +48,8 @@ impl Ground {
         certs.keep_fresh(group);
         tls.follow(&certs, group);
         progress.step(&format!("certificates ({})", dirs.tls().display()));
-        if let Some(etcd) = &etcd {
-            beside_others(etcd, group);
-        }
-        Ok(Self { store, etcd, certs, tls, believed })
+        Ok(Self { store, certs, tls, believed })
     }
-}
-
-/// What a server does that is one of several over one etcd, or may be.
-fn beside_others(etcd: &Arc<dyn Store>, group: &Group) {
-    group.spawn_loop("compaction", compact_by_one(etcd.clone()));
-    group.spawn_loop("older servers' writes", moved::keep(etcd.clone()));
 }
 
 async fn open_store(flags: &ServerFlags, dirs: &Dirs) -> anyhow::Result<Arc<dyn Store>> {
